@@ -1,0 +1,40 @@
+# Two commands are enough: `make demo` and `make test`. Each sets up what it needs in .venv.
+PYTHON ?= python3
+# A machine without a CUDA GPU gets this release first, so that nothing later pulls another build of torch.
+# Where the default index has CUDA builds only, name a CPU index: make setup TORCH_FLAGS="--index-url ..."
+TORCH ?= torch==2.13.0
+TORCH_FLAGS ?=
+BIN := .venv/bin
+
+.PHONY: setup demo test test-slow check format clean
+
+setup: .venv/.ready
+
+.venv/.ready: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -c "import torch" 2>/dev/null || command -v nvidia-smi >/dev/null || $(BIN)/python -m pip install --quiet $(TORCH_FLAGS) "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --editable ".[dev,heif]"
+	touch $@
+
+demo: setup
+	$(BIN)/tsuika demo --out runs/demo
+
+test: setup
+	$(BIN)/python -m pytest
+
+test-slow: setup
+	$(BIN)/python -m pytest -m slow
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv runs build dist

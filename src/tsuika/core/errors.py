@@ -1,0 +1,95 @@
+"""The error tree. Every error a user can cause has a stable code, an exit status, and says what, where, why, what to do.
+
+The words live in `messages.py`, in English and Japanese, keyed by the code.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from tsuika.core.messages import MESSAGES
+
+Lang = Literal["en", "ja"]
+
+_LABELS = {
+    "en": {"error": "error", "note": "note", "where": "where:", "why": "why:", "do": "do:"},
+    "ja": {"error": "エラー", "note": "お知らせ", "where": "場所:", "why": "原因:", "do": "対処:"},
+}
+
+
+class TsuikaError(Exception):
+    """Base of all errors that are not bugs.
+
+    `code` is a key of `MESSAGES`; `params` fill its placeholders; `where` names the file, key or picture.
+
+    Raises:
+        KeyError: the code has no message (a bug, caught by the tests).
+    """
+
+    exit_status: ClassVar[int] = 1
+
+    def __init__(self, code: str, *, where: object = "", **params: object) -> None:
+        self.code, self.where, self.params = code, str(where), params
+        MESSAGES[code]
+        super().__init__(self.describe())
+
+    def part(self, name: Literal["what", "why", "do"], lang: Lang = "en") -> str:
+        """One part of the message, filled in."""
+        return MESSAGES[self.code][lang][name].format(where=self.where, **self.params)
+
+    def describe(self, lang: Lang = "en") -> str:
+        """The whole block, as the terminal shows it."""
+        label = _LABELS[lang]
+        lines = [f"{label['error']}[{self.code}] {self.part('what', lang)}"]
+        if self.where:
+            lines.append(f"  {label['where']} {self.where}")
+        for part in ("why", "do"):
+            if text := self.part(part, lang):
+                lines.append(f"  {label[part]} {text}")
+        return "\n".join(lines)
+
+
+class RecipeError(TsuikaError):
+    """Wrong usage or recipe."""
+
+    exit_status = 2
+
+
+class PictureError(TsuikaError):
+    """The pictures cannot be used."""
+
+    exit_status = 3
+
+
+class ModelError(TsuikaError):
+    """A file or model is missing, refused or incompatible."""
+
+    exit_status = 4
+
+
+class FormatError(ModelError):
+    """A file is not what it should be, or a format cannot hold what it should."""
+
+
+class ResourceError(TsuikaError):
+    """Out of memory or disk."""
+
+    exit_status = 5
+
+
+class DivergedError(TsuikaError):
+    """Training met a non-finite number."""
+
+    exit_status = 6
+
+
+class NetworkError(TsuikaError):
+    """Network, licence or login needed."""
+
+    exit_status = 7
+
+
+class InterruptedRunError(TsuikaError):
+    """The run was interrupted and can be resumed."""
+
+    exit_status = 8

@@ -1,0 +1,116 @@
+"""What happens in a run, as frozen events: the command line, tests, `events.jsonl` and later the web app read one stream."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Event:
+    """Base of all events."""
+
+    def to_json(self) -> str:
+        """One line of `events.jsonl`."""
+        return json.dumps({"event": type(self).__name__, **asdict(self)}, ensure_ascii=False)
+
+
+@dataclass(frozen=True)
+class Started(Event):
+    """A run begins or goes on."""
+
+    method: str
+    family: str
+    pictures: int
+    steps: int
+    first_step: int
+    trainable: int  # scalars
+
+
+@dataclass(frozen=True)
+class Phase(Event):
+    """A named phase begins; `total` counts its units where known."""
+
+    name: str  # "load", "pictures", "encode", "train", "preview", "write", "report"
+    total: int = 0
+
+
+@dataclass(frozen=True)
+class Progress(Event):
+    """Units of the running phase that are done."""
+
+    phase: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Stepped(Event):
+    """One optimizer step is done."""
+
+    step: int  # steps done, from 1
+    loss: float  # weighted training loss, mean over the global batch
+    grad_norm: float
+    learning_rate: float
+    seconds: float  # of this step
+
+
+@dataclass(frozen=True)
+class Previewed(Event):
+    """A preview picture was written."""
+
+    step: int
+    prompt: str
+    seed: int
+    path: str  # relative to the run folder
+
+
+@dataclass(frozen=True)
+class Saved(Event):
+    """A saved state was written, whole."""
+
+    step: int
+    path: str
+
+
+@dataclass(frozen=True)
+class Warned(Event):
+    """Something was ignored or downgraded, and the user should know."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Written(Event):
+    """A result file was written, read back and found to do what the model does."""
+
+    path: str
+    format: str
+    sha256: str
+    largest_relative_error: float  # of any layer's ΔW against the model in memory
+
+
+@dataclass(frozen=True)
+class Finished(Event):
+    """The run is over."""
+
+    stopped_by: str  # "steps", "guard", "user", "diverged"
+    steps_done: int
+
+
+KINDS = {kind.__name__: kind for kind in (Started, Phase, Progress, Stepped, Previewed, Saved, Warned, Written, Finished)}
+
+
+def read(path: Path) -> list[Event]:
+    """The events of a run; a half-written last line (after a kill) is left out."""
+    events: list[Event] = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            row: dict[str, Any] = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        events.append(KINDS[row.pop("event")](**row))
+    return events

@@ -1,0 +1,103 @@
+"""What tsuika says to people when something is wrong: code -> language -> what, why, do. A table, kept in code order.
+
+RC recipe and usage, DS pictures, MD models, FM file formats, RS resources, TR training, NW network.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+Message = dict[str, dict[str, str]]
+
+
+def _m(en: tuple[str, str, str], ja: tuple[str, str, str]) -> Message:
+    parts = ("what", "why", "do")
+    return {"en": dict(zip(parts, en, strict=True)), "ja": dict(zip(parts, ja, strict=True))}
+
+
+MESSAGES: Final[dict[str, Message]] = {
+    "RC001": _m(
+        ("Unknown setting `{key}`", "There is no setting of this name.", "Did you mean `{nearest}`?"),
+        ("設定 `{key}` はありません", "その名前の設定は存在しません。", "`{nearest}` のことでしょうか?"),
+    ),
+    "RC002": _m(
+        ("Setting `{key}` cannot be `{found}`", "{why}", "Change `{key}` in the recipe or with --set {key}=…"),
+        ("設定 `{key}` を `{found}` にはできません", "{why}", "レシピまたは --set {key}=… で直してください"),
+    ),
+    "RC003": _m(
+        ("The recipe is not valid TOML", "{why}", "Correct the line named above."),
+        ("レシピがTOMLとして読めません", "{why}", "上の行を直してください。"),
+    ),
+    "RC004": _m(
+        ("`{found}` is not of the form key=value", "A setting needs a key, `=`, and a value.", "For example: --set train.steps=400"),
+        ("`{found}` は key=value の形ではありません", "設定には キー、`=`、値 が必要です。", "例: --set train.steps=400"),
+    ),
+    "RC005": _m(
+        ("{found} is needed", "Without it there is nothing to do.", "{do}"),
+        ("{found} が必要です", "これがないと始められません。", "{do}"),
+    ),
+    "RC006": _m(
+        ("The output folder is already in use", "It holds another run, and nothing is ever overwritten.", "Choose another --out, or go on with: tsuika resume {where}"),
+        ("出力フォルダーはすでに使われています", "別の学習結果があり、上書きはしません。", "別の --out を指定するか、tsuika resume {where} で続けてください"),
+    ),
+    "DS001": _m(
+        ("The picture folder does not exist", "No folder of this name was found.", "Check the path given with --images."),
+        ("画像フォルダーがありません", "その名前のフォルダーが見つかりません。", "--images のパスを確認してください。"),
+    ),
+    "DS002": _m(
+        ("{usable} of {total} pictures can be used; at least {needed} are needed", "{why}", "Add pictures, or look at the list of pictures left out: {report}"),
+        ("{total}枚中{usable}枚しか使えません(最低{needed}枚必要です)", "{why}", "画像を追加するか、除外された画像の一覧を確認してください: {report}"),
+    ),
+    "MD001": _m(
+        ("The base model was not found", "{why}", "Give a diffusers folder, a .safetensors or .ckpt file, a hub id, or `embedded`."),
+        ("ベースモデルが見つかりません", "{why}", "diffusers形式のフォルダー、.safetensors/.ckptファイル、ハブのID、または `embedded` を指定してください。"),
+    ),
+    "MD002": _m(
+        ("This file is not a Stable Diffusion model that tsuika knows", "Found: {found}", "Use an SD1.x, SD2.x or SDXL model."),
+        ("tsuikaが扱えるStable Diffusionモデルではありません", "見つかったもの: {found}", "SD1.x、SD2.x、SDXLのモデルを使ってください。"),
+    ),
+    "MD003": _m(
+        ("The file is damaged or not complete", "{why}", "Download or copy it again."),
+        ("ファイルが壊れているか、途中で切れています", "{why}", "もう一度ダウンロードまたはコピーしてください。"),
+    ),
+    "MD004": _m(
+        ("{artifact} was made for {found}, not for {expected}", "Layers of the two differ, so it would not work or do nothing.", "Use it with a {found} base."),
+        ("{artifact} は {found} 用で、{expected} には使えません", "層の形が違うため、動かないか効果がありません。", "{found} のベースモデルで使ってください。"),
+    ),
+    "MD005": _m(
+        ("The file holds more than numbers and was refused", "{why}", "Get it as .safetensors; a pickle can run programs when opened."),
+        ("数値以外のものを含むため、このファイルは開きません", "{why}", ".safetensors 版を入手してください。pickleは開くだけでプログラムを実行できます。"),
+    ),
+    "FM001": _m(
+        ("This file is of no format that tsuika can read here", "Found: {found}", "Expected: {expected}"),
+        ("この形式のファイルは読み込めません", "見つかったもの: {found}", "必要なもの: {expected}"),
+    ),
+    "FM002": _m(
+        ("{format} cannot hold this result", "{why}", "{do}"),
+        ("{format} 形式では保存できません", "{why}", "{do}"),
+    ),
+    "FM003": _m(
+        ("The written file does not do what the trained model does", "{why}", "This is a bug: please report it with the log file."),
+        ("書き出したファイルの効果が学習結果と一致しません", "{why}", "不具合です。ログを添えて報告してください。"),
+    ),
+    "RS001": _m(
+        ("Not enough memory", "{why}", "Try --set train.batch_size={smaller}, or --set train.gradient_checkpointing=true"),
+        ("メモリが足りません", "{why}", "--set train.batch_size={smaller} または --set train.gradient_checkpointing=true を試してください"),
+    ),
+    "RS002": _m(
+        ("Not enough disk space", "{why}", "Free some space or choose another --out."),
+        ("ディスクの空きが足りません", "{why}", "空きを作るか、別の --out を指定してください。"),
+    ),
+    "TR001": _m(
+        ("Training diverged at step {step}", "The loss of these pictures was not a finite number: {pictures}. The last good state (step {kept}) is kept.", "Try a third of the learning rate: --set train.learning_rate={rate}"),
+        ("ステップ{step}で学習が発散しました", "次の画像のロスが有限の数になりませんでした: {pictures}。直前の正常な状態(ステップ{kept})は残してあります。", "学習率を3分の1にしてみてください: --set train.learning_rate={rate}"),
+    ),
+    "TR002": _m(
+        ("There is nothing to go on from", "{why}", "Start a new run with: tsuika train"),
+        ("再開できる状態が見つかりません", "{why}", "tsuika train で新しく始めてください"),
+    ),
+    "NW001": _m(
+        ("The hub could not be reached or refused", "{why}", "Check the connection, the name and the licence; or give a folder or file on this machine."),
+        ("ハブに接続できないか、拒否されました", "{why}", "接続・名前・ライセンスを確認するか、手元のフォルダーかファイルを指定してください。"),
+    ),
+}  # fmt: skip

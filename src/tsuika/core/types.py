@@ -1,0 +1,239 @@
+"""The words that the rest of tsuika speaks: Model, Method, Attachment, Artifact, Batch, and what they hold.
+
+Shapes: B pictures, C latent channels, H x W latents, S tokens, D text width, P pooled width.
+Component names are diffusers' own (`unet`, `vae`, `text_encoder`, `text_encoder_2`); module paths inside a component are
+the canonical diffusers/transformers 4 paths (a CLIP text tower starts with `text_model.`, whatever transformers does).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+Role = Literal["unet.attn", "unet.ff", "unet.conv", "text.attn", "text.ff", "text.tokens"]
+Prediction = Literal["epsilon", "v_prediction"]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is true of every model of a family, and what a file of it looks like."""
+
+    family: str  # "sd1", "sd2", "sdxl"
+    title: str  # for people: "Stable Diffusion 1.x"
+    latent_channels: int
+    latent_scale: float
+    prediction: Prediction  # of the family's usual base; a Model carries its own
+    native_size_px: int
+    text_encoders: tuple[str, ...]  # component names, in the order their outputs are joined
+    kohya_text_prefixes: Mapping[str, str]  # component -> "lora_te", "lora_te1", ...
+    kohya_base_version: Mapping[Prediction, str]  # ss_base_model_version
+    modelspec: Mapping[Prediction, str]  # modelspec.architecture
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """Encoded prompts. `pooled_BP` and `time_ids_B6` are SDXL's; None elsewhere."""
+
+    tokens_BSD: Tensor
+    pooled_BP: Tensor | None = None
+    time_ids_B6: Tensor | None = None
+
+    def __getitem__(self, rows: slice | Sequence[int]) -> Conditioning:
+        def pick(value: Tensor | None) -> Tensor | None:
+            return None if value is None else value[rows]
+
+        return Conditioning(self.tokens_BSD[rows], pick(self.pooled_BP), pick(self.time_ids_B6))
+
+    @staticmethod
+    def join(parts: Sequence[Conditioning]) -> Conditioning:
+        """Stack along the batch; all parts must have the same tensors."""
+        import torch
+
+        def cat(values: Sequence[Tensor | None]) -> Tensor | None:
+            present = [value for value in values if value is not None]
+            return torch.cat(present) if present else None
+
+        tokens = torch.cat([part.tokens_BSD for part in parts])
+        return Conditioning(tokens, cat([p.pooled_BP for p in parts]), cat([p.time_ids_B6 for p in parts]))
+
+
+class Model(Protocol):
+    """A loaded Stable Diffusion, the same to every method whatever its family.
+
+    `unet`, `vae` and the text encoders are frozen (`requires_grad` False) and in `eval` mode when a family hands them out.
+    """
+
+    facts: Facts
+    prediction: Prediction
+    unet: nn.Module
+    vae: nn.Module
+    text_encoders: dict[str, nn.Module]  # component name -> module, in the family's order
+    tokenizers: dict[str, Any]  # "tokenizer", "tokenizer_2"
+    scheduler_config: dict[str, Any]  # as diffusers writes it
+    latent_scale: float
+    native_size_px: int
+    source: str  # where it came from: a path, a hub id, "embedded"
+    sha256: str | None  # of the single file it came from
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def components(self) -> dict[str, nn.Module]:
+        """`unet`, `vae` and every text encoder under its component name."""
+        ...
+
+    @property
+    def latent_factor(self) -> int:
+        """Pixels per latent, each way (8; 4 on the embedded base)."""
+        ...
+
+    def targets(self, role: Role) -> dict[str, list[str]]:
+        """Component name -> canonical module paths that play `role`."""
+        ...
+
+    def module(self, component: str, path: str) -> nn.Module:
+        """The module at a canonical path.
+
+        Raises:
+            KeyError: there is none.
+        """
+        ...
+
+    def encode_text(self, prompts: Sequence[str], *, size_px: tuple[int, int] | None = None) -> Conditioning:
+        """Prompts to conditioning, differentiable; `size_px` (width, height) fills SDXL's time ids."""
+        ...
+
+    def encode_images(self, pixels_B3HW: Tensor) -> Tensor:
+        """Pixels in -1..1 to scaled latents (B, C, H, W): the posterior mean."""
+        ...
+
+    def decode_latents(self, latents_BCHW: Tensor) -> Tensor:
+        """Scaled latents to pixels in -1..1 (B, 3, 8H, 8W), clamped."""
+        ...
+
+    def denoise(self, noisy_BCHW: Tensor, t_B: Tensor, cond: Conditioning) -> Tensor:
+        """The UNet's raw output (epsilon or v, as `prediction` says)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one optimizer step sees, before noise. Every latent of a batch has one size."""
+
+    latents_BCHW: Tensor
+    captions: tuple[str, ...]
+    names: tuple[str, ...]  # the pictures' names, for people
+    weight_B: Tensor  # loss weight of each picture: repeats, masks, prior preservation
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+
+@dataclass
+class Artifact:
+    """What a training run makes, without a file: named tensors of one method on one family.
+
+    LoRA tensors are named `<component>.<module path>.<part>` with canonical paths; parts as kohya's
+    (`lora_down.weight`, `lora_up.weight`, `alpha`, ...).
+    """
+
+    method: str
+    family: str
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ParamGroup:
+    """Trainable parameters that share a learning rate."""
+
+    name: str
+    params: list[nn.Parameter]
+    learning_rate: float
+
+
+class Attachment(Protocol):
+    """A method attached to a model: its trainable part, and how to take it off again."""
+
+    trains: frozenset[Role]  # any `text.*` role: text conditioning must not be cached
+
+    def param_groups(self) -> list[ParamGroup]: ...
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The trainable state by canonical name (live tensors, not copies)."""
+        ...
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Set the trainable state.
+
+        Raises:
+            KeyError: a name is missing or unknown.
+        """
+        ...
+
+    def set_strength(self, strength: float) -> None:
+        """0 is the base, bit for bit; 1 is as trained."""
+        ...
+
+    def detach(self) -> None:
+        """Give the model back exactly as it was."""
+        ...
+
+    def artifact(self) -> Artifact: ...
+
+
+class Method(Protocol):
+    """A way of fine-tuning: how it attaches to a model. Asks for roles, never for a family."""
+
+    name: str
+
+    def attach(self, model: Model, config: Any, generator: torch.Generator) -> Attachment:
+        """Attach freshly initialised: the model's outputs do not change yet."""
+        ...
+
+    def restore(self, model: Model, artifact: Artifact) -> Attachment:
+        """Attach what a file held, at strength 1.
+
+        Raises:
+            ModelError: it does not fit this model.
+        """
+        ...
+
+
+class Format(Protocol):
+    """A file format for artifacts."""
+
+    name: str
+
+    def sniff(self, path: Path) -> bool:
+        """Whether this file (or folder) is of this format, from its header alone."""
+        ...
+
+    def read(self, path: Path) -> Artifact: ...
+
+    def write(self, artifact: Artifact, path: Path, *, dtype: torch.dtype) -> None:
+        """Write whole or not at all.
+
+        Raises:
+            FormatError: the format cannot hold this artifact.
+        """
+        ...
+
+
+def canonical(component: str, path: str) -> str:
+    """A module path as transformers 4 and every client name it: CLIP towers begin with `text_model.`."""
+    if component.startswith("text_encoder") and not path.startswith(("text_model.", "text_projection")):
+        return f"text_model.{path}"
+    return path
+
+
+def count_params(params: Iterable[nn.Parameter]) -> int:
+    """Number of scalars."""
+    return sum(param.numel() for param in params)
