@@ -1,6 +1,6 @@
 """What tsuika says to people when something is wrong: code -> language -> what, why, do. A table, kept in code order.
 
-RC recipe and usage, DS pictures, MD models, FM file formats, RS resources, TR training, NW network.
+RC recipe and usage, DS pictures, MD models, FM file formats, RS resources, TR training, GN generation (notes), NW network.
 """
 
 from __future__ import annotations
@@ -68,6 +68,10 @@ MESSAGES: Final[dict[str, Message]] = {
         ("The file holds more than numbers and was refused", "{why}", "Get it as .safetensors; a pickle can run programs when opened."),
         ("数値以外のものを含むため、このファイルは開きません", "{why}", ".safetensors 版を入手してください。pickleは開くだけでプログラムを実行できます。"),
     ),
+    "MD006": _m(
+        ("No file for `{found}` was found", "Looked for it in: {folders}", "Check the name (nearest: {nearest}), or give the folder with --artifacts."),
+        ("`{found}` のファイルが見つかりません", "探した場所: {folders}", "名前を確認するか(近い名前: {nearest})、--artifacts でフォルダーを指定してください。"),
+    ),
     "FM001": _m(
         ("This file is of no format that tsuika can read here", "Found: {found}", "Expected: {expected}"),
         ("この形式のファイルは読み込めません", "見つかったもの: {found}", "必要なもの: {expected}"),
@@ -95,6 +99,26 @@ MESSAGES: Final[dict[str, Message]] = {
     "TR002": _m(
         ("There is nothing to go on from", "{why}", "Start a new run with: tsuika train"),
         ("再開できる状態が見つかりません", "{why}", "tsuika train で新しく始めてください"),
+    ),
+    "GN001": _m(
+        ("No font on this machine can show `{missing}`", "These characters are spelt out in the picture instead.", "Install a font that has them, for example Noto Sans CJK (Debian, Ubuntu: fonts-noto-cjk; Fedora: google-noto-sans-cjk-fonts)."),
+        ("`{missing}` を表示できるフォントがありません", "画像の中では別の綴りで表しています。", "Noto Sans CJK などのフォントを入れてください(Debian・Ubuntu: fonts-noto-cjk、Fedora: google-noto-sans-cjk-fonts)。"),
+    ),
+    "GN002": _m(
+        ("Sampler {sampler} cannot start from pure noise", "This base was trained down to zero terminal SNR, so dark and bright pictures come out flat.", "Use another sampler, for example Euler or DDIM."),
+        ("サンプラー {sampler} は純粋なノイズから始められません", "このベースモデルはゼロ終端SNRで学習されているため、明暗の幅が狭くなります。", "Euler や DDIM など、別のサンプラーを使ってください。"),
+    ),
+    "GN003": _m(
+        ("`{found}` in the prompt is not supported", "Tags other than lora and hypernet are left out; prompt editing and AND are read as plain text.", ""),
+        ("プロンプトの `{found}` には対応していません", "lora と hypernet 以外のタグは無視し、プロンプト編集と AND はただの文字として読みます。", ""),
+    ),
+    "GN004": _m(
+        ("Prompt weights are used without restoring the mean", "The mean of this text encoder's embeddings is too near to zero to be restored.", ""),
+        ("プロンプトの重みは平均値の補正なしで使います", "このテキストエンコーダーの埋め込みは平均がほぼ0で、補正できません。", ""),
+    ),
+    "GN005": _m(
+        ("{unmatched} of {total} tensors in {artifact} found no place in this base", "First of them: {first}", "Make sure that the file was made for this kind of base."),
+        ("{artifact} の{total}個のテンソルのうち{unmatched}個は、このベースモデルに合う場所がありません", "最初のもの: {first}", "このベースモデル用のファイルか確認してください。"),
     ),
     "NW001": _m(
         ("The hub could not be reached or refused", "{why}", "Check the connection, the name and the licence; or give a folder or file on this machine."),
