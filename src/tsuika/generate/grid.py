@@ -1,0 +1,190 @@
+"""A sheet of pictures with labelled rows and columns, in a font that can show the labels.
+
+Pillow's built-in font knows Latin only; kana and kanji need a font of the machine's. Knows nothing about how the
+pictures were made.
+"""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from tsuika.core.events import Warned
+from tsuika.generate.notes import note
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+FONT_PX = 15
+GAP_PX = 4
+PAD_PX = 6
+VIEW_PX = 160  # small pictures are enlarged by whole numbers up to about this
+MOST_ZOOM = 4
+_NOWHERE = "\U0010ffff"  # no font has it: what is drawn for it is what stands for a missing character
+
+# Beginnings of file names of fonts with kana and kanji, best first.
+_CJK_NAMES = (
+    "notosanscjk", "notosansjp", "notosansmonocjk", "sourcehansans", "ipaex", "ipag", "ipam", "takao", "vl-gothic",
+    "vl-pgothic", "biz-ud", "yugoth", "meiryo", "msgothic", "hiragino", "ヒラギノ", "mplus", "notoserifcjk",
+    "notoserifjp", "arial unicode", "arialuni", "droidsansfallback", "wqy", "unifont", "msyh", "malgun",
+)  # fmt: skip
+
+
+def grid(
+    pictures: Sequence[Image.Image | None],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    title: str = "",
+    *,
+    fonts: Sequence[Path] | None = None,
+) -> tuple[Image.Image, list[Warned]]:
+    """One RGB picture of all, and warnings.
+
+    `pictures` go row by row, one for each (row, column); None leaves a cell empty. Small ones are enlarged without
+    smoothing. `fonts` are the font files to choose from, the machine's own by default.
+
+    Raises:
+        ValueError: not rows x columns pictures.
+    """
+    if len(pictures) != len(rows) * len(columns) or not pictures:
+        raise ValueError(f"{len(pictures)} pictures for {len(rows)} rows x {len(columns)} columns")
+    font, warnings = choose_font([title, *rows, *columns], fonts)
+    shown = [None if picture is None else _enlarged(picture) for picture in pictures]
+    cell_width = max((picture.width for picture in shown if picture), default=VIEW_PX)
+    cell_height = max((picture.height for picture in shown if picture), default=VIEW_PX)
+
+    column_labels = [_wrap(label, font, cell_width) for label in columns]
+    row_labels = [_wrap(label, font, max(cell_width, VIEW_PX)) for label in rows]
+    gutter = max(_size(label, font)[0] for label in row_labels)
+    gutter += 2 * PAD_PX if gutter else 0
+    width = gutter + len(columns) * (cell_width + GAP_PX) + GAP_PX
+    title_label = _wrap(title, font, width - 2 * PAD_PX)
+    title_height = _size(title_label, font)[1] + 2 * PAD_PX if title else 0
+    header = max(_size(label, font)[1] for label in column_labels)
+    header += 2 * PAD_PX if header else 0
+    heights = [max(cell_height, _size(label, font)[1]) for label in row_labels]
+    height = title_height + header + sum(heights) + GAP_PX * (len(rows) + 1)
+
+    sheet = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(sheet)
+
+    def write(label: str, x: float, y: float) -> None:
+        label_width, label_height = _size(label, font)
+        place = (x - label_width / 2, y - label_height / 2)
+        draw.multiline_text(place, label, fill="black", font=font.font, align="center", spacing=GAP_PX)
+
+    write(title_label, width / 2, title_height / 2)
+    for number, label in enumerate(column_labels):
+        x = gutter + GAP_PX + number * (cell_width + GAP_PX)
+        write(label, x + cell_width / 2, title_height + header / 2)
+    top = title_height + header + GAP_PX
+    for row, (label, row_height) in enumerate(zip(row_labels, heights)):
+        write(label, gutter / 2, top + row_height / 2)
+        for column in range(len(columns)):
+            picture = shown[row * len(columns) + column]
+            if picture:
+                left = gutter + GAP_PX + column * (cell_width + GAP_PX)
+                place = left + (cell_width - picture.width) // 2, top + (row_height - picture.height) // 2
+                sheet.paste(picture, place)
+        top += row_height + GAP_PX
+    return sheet, warnings
+
+
+def _enlarged(picture: Image.Image) -> Image.Image:
+    zoom = min(MOST_ZOOM, max(1, math.floor(VIEW_PX / max(picture.size) + 0.5)))
+    return picture.convert("RGB").resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST)
+
+
+class _Speller:
+    """A font with a way to write what it lacks."""
+
+    def __init__(self, font: Font, lacks: frozenset[str]) -> None:
+        self.font, self.lacks = font, lacks
+
+    def spell(self, text: str) -> str:
+        return "".join(spelt(character) if character in self.lacks else character for character in text)
+
+
+def choose_font(labels: Iterable[str], fonts: Sequence[Path] | None = None) -> tuple[_Speller, list[Warned]]:
+    """The first font that can show every character, else the one that lacks fewest, with a warning that says so."""
+    characters = {character for label in labels for character in label if not character.isspace()}
+    best: Font = ImageFont.load_default(FONT_PX)
+    lacks = _lacking(best, characters)
+    for path in (machine_fonts() if fonts is None else fonts) if lacks else ():
+        try:
+            font = ImageFont.FreeTypeFont(path, FONT_PX)  # truetype() would look elsewhere for the name
+        except OSError:  # a damaged or bitmap-only font is not ours to repair
+            continue
+        missing = _lacking(font, characters)
+        if len(missing) < len(lacks):
+            best, lacks = font, missing
+        if not lacks:
+            break
+    warnings = [note("GN001", missing="".join(sorted(lacks))[:40])] if lacks else []
+    return _Speller(best, frozenset(lacks)), warnings
+
+
+def _lacking(font: Font, characters: Iterable[str]) -> set[str]:
+    nothing = _drawn(font, _NOWHERE)
+    return {character for character in characters if _drawn(font, character) in (nothing, None)}
+
+
+def _drawn(font: Font, character: str) -> tuple[tuple[int, int], bytes] | None:
+    """Size and pixels of a character; None where nothing is drawn."""
+    mask = font.getmask(character, mode="L")
+    pixels = bytes(mask)
+    return (mask.size, pixels) if any(pixels) else None
+
+
+def machine_fonts() -> list[Path]:
+    """Font files of this machine in their usual places on Linux, macOS and Windows, those for Japanese first."""
+    home = Path.home()
+    folders = (
+        Path("/usr/share/fonts"), Path("/usr/local/share/fonts"), home / ".local/share/fonts", home / ".fonts",
+        Path("/System/Library/Fonts"), Path("/Library/Fonts"), home / "Library/Fonts",
+        Path("C:/Windows/Fonts"), home / "AppData/Local/Microsoft/Windows/Fonts",
+    )  # fmt: skip
+    found = (path for folder in folders for path in folder.rglob("*"))
+    files = [path for path in found if path.suffix.lower() in (".ttf", ".ttc", ".otf")]
+
+    def rank(path: Path) -> tuple[int, bool, str]:
+        name = unicodedata.normalize("NFC", path.name).lower()
+        place = next((n for n, start in enumerate(_CJK_NAMES) if name.startswith(start)), len(_CJK_NAMES))
+        return place, "regular" not in name, name
+
+    return sorted(files, key=rank)
+
+
+def spelt(character: str) -> str:
+    """A character in ASCII: the sound of a kana, the code point of anything else."""
+    name = unicodedata.name(character, "")
+    if name.startswith(("HIRAGANA LETTER ", "KATAKANA LETTER ")):
+        return name.split()[-1].lower()
+    plain = unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode()
+    return plain or f"U+{ord(character):04X}"
+
+
+def _wrap(label: str, speller: _Speller, width: int) -> str:
+    """Break into lines no wider than `width` px: at spaces where they are, anywhere in a word that is too long."""
+    lines: list[str] = []
+    for paragraph in speller.spell(label).split("\n"):
+        line = ""
+        for character in paragraph:
+            if line and speller.font.getlength(line + character) > width:
+                head, space, tail = line.rpartition(" ")
+                lines.append(head if space and head else line)
+                line = tail if space and head else ""
+            line = (line + character) if line or not character.isspace() else line
+        lines.append(line)
+    return "\n".join(lines).strip("\n")
+
+
+def _size(label: str, speller: _Speller) -> tuple[int, int]:
+    if not label:
+        return 0, 0
+    draw = ImageDraw.Draw(Image.new("L", (1, 1)))
+    box = draw.multiline_textbbox((0, 0), label, font=speller.font, spacing=GAP_PX)
+    return math.ceil(box[2]), math.ceil(box[3])

@@ -1,0 +1,215 @@
+"""What a picture says about how it was made: the A1111 `parameters` text, and tsuika's own JSON beside it, in a PNG.
+
+Field order and quoting as the A1111 web UI writes them: a value with a comma, a colon or a line break is written as a
+JSON string. LoRA and hypernetwork tags stay in the prompt; the old `Hypernet` field is never written, since the web UI
+would add it to the prompt a second time.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tsuika.core import files
+from tsuika.core.errors import FormatError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+OWN_KEY = "tsuika"
+_SCHEDULES = ("Karras", "Exponential")  # A1111 >= 1.9 writes them apart from the sampler's name
+_NEGATIVE = "Negative prompt:"
+
+
+@dataclass(frozen=True)
+class PictureInfo:
+    """How a picture was made. Fields that are None, "" or empty are not written."""
+
+    prompt: str
+    negative: str = ""
+    steps: int | None = None
+    sampler: str | None = None  # with its schedule: "DPM++ 2M Karras"
+    cfg: float | None = None
+    seed: int | None = None
+    size_px: tuple[int, int] | None = None  # width, height
+    model_hash: str | None = None  # first 10 of the SHA-256
+    model: str | None = None
+    vae_hash: str | None = None
+    vae: str | None = None
+    clip_skip: int | None = None
+    rng: str | None = "CPU"
+    lora_hashes: Mapping[str, str] = field(default_factory=dict)  # name -> hash
+    ti_hashes: Mapping[str, str] = field(default_factory=dict)
+    version: str | None = None
+    extra: Mapping[str, str] = field(default_factory=dict)  # fields of other programs, as read
+
+
+def to_text(info: PictureInfo) -> str:
+    """The `parameters` text."""
+    sampler, schedule = _split_schedule(info.sampler)
+    fields: dict[str, object] = {
+        "Steps": info.steps,
+        "Sampler": sampler,
+        "Schedule type": schedule,
+        "CFG scale": None if info.cfg is None else f"{info.cfg:.12g}",
+        "Seed": info.seed,
+        "Size": None if info.size_px is None else f"{info.size_px[0]}x{info.size_px[1]}",
+        "Model hash": info.model_hash,
+        "Model": info.model,
+        "VAE hash": info.vae_hash,
+        "VAE": info.vae,
+        "Clip skip": info.clip_skip,
+        "RNG": info.rng,
+        "Lora hashes": ", ".join(f"{name}: {digest}" for name, digest in info.lora_hashes.items()),
+        "TI hashes": ", ".join(f"{name}: {digest}" for name, digest in info.ti_hashes.items()),
+        **info.extra,
+        "Version": info.version,
+    }
+    lines = [info.prompt]
+    if info.negative:
+        lines.append(f"{_NEGATIVE} {info.negative}")
+    lines.append(", ".join(f"{key}: {quote(str(value))}" for key, value in fields.items() if value not in (None, "")))
+    return "\n".join(lines)
+
+
+def quote(value: str) -> str:
+    """A field's value as it stands in the text: a JSON string where it would not be read back otherwise."""
+    if any(mark in value for mark in ",:\n") or value.startswith('"') or value != value.strip():
+        return json.dumps(value, ensure_ascii=False)
+    return value
+
+
+def from_text(text: str) -> PictureInfo:
+    """Read a `parameters` text, ours or another program's.
+
+    Text without fields is all prompt; unknown fields are `extra`. The text cannot tell a prompt's own line that begins
+    with "Negative prompt:" from the real one; the first one counts.
+    """
+    *lines, last = text.strip().split("\n")
+    fields = parse_fields(last)
+    if "Steps" not in fields:
+        lines, fields = [*lines, last], {}
+    start = next((number for number, line in enumerate(lines) if line.startswith(_NEGATIVE)), len(lines))
+    negative = "\n".join(lines[start:]).removeprefix(_NEGATIVE).strip()
+    schedule = fields.pop("Schedule type", None)
+    sampler = fields.pop("Sampler", None)
+    return PictureInfo(
+        prompt="\n".join(lines[:start]).strip(),
+        negative=negative,
+        steps=_whole(fields, "Steps"),
+        sampler=f"{sampler} {schedule}" if sampler and schedule in _SCHEDULES else sampler,
+        cfg=_real(fields, "CFG scale"),
+        seed=_whole(fields, "Seed"),
+        size_px=_size(fields),
+        model_hash=fields.pop("Model hash", None),
+        model=fields.pop("Model", None),
+        vae_hash=fields.pop("VAE hash", None),
+        vae=fields.pop("VAE", None),
+        clip_skip=_whole(fields, "Clip skip"),
+        rng=fields.pop("RNG", None),
+        lora_hashes=_hashes(fields.pop("Lora hashes", "")),
+        ti_hashes=_hashes(fields.pop("TI hashes", "")),
+        version=fields.pop("Version", None),
+        extra=fields,
+    )
+
+
+def parse_fields(line: str) -> dict[str, str]:
+    """`Key: value, Key: "quoted, value"` as a table, in order. What is not of this form ends the reading."""
+    decoder = json.JSONDecoder()
+    fields: dict[str, str] = {}
+    place = 0
+    while (colon := line.find(":", place)) >= 0:
+        key = line[place:colon].strip()
+        start = colon + 1 + (len(line[colon + 1 :]) - len(line[colon + 1 :].lstrip()))
+        end = -1
+        value = ""
+        if line.startswith('"', start):
+            try:
+                value, end = decoder.raw_decode(line, start)
+            except json.JSONDecodeError:
+                end = -1
+        if end < 0:
+            comma = line.find(",", start)
+            end = len(line) if comma < 0 else comma
+            value = line[start:end].strip()
+        if not key or "," in key:
+            break
+        fields[key] = value
+        comma = line.find(",", end)
+        if comma < 0:
+            break
+        place = comma + 1
+    return fields
+
+
+def _split_schedule(sampler: str | None) -> tuple[str | None, str | None]:
+    for schedule in _SCHEDULES:
+        if sampler and sampler.endswith(f" {schedule}"):
+            return sampler.removesuffix(f" {schedule}"), schedule
+    return sampler, None
+
+
+def _whole(fields: dict[str, str], key: str) -> int | None:
+    text = fields.get(key, "")
+    return int(fields.pop(key)) if text.removeprefix("-").isdecimal() else None
+
+
+def _real(fields: dict[str, str], key: str) -> float | None:
+    try:
+        value = float(fields.get(key, ""))
+    except ValueError:
+        return None
+    del fields[key]
+    return value
+
+
+def _size(fields: dict[str, str]) -> tuple[int, int] | None:
+    width, _, height = fields.get("Size", "").partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        return None
+    del fields["Size"]
+    return int(width), int(height)
+
+
+def _hashes(text: str) -> dict[str, str]:
+    pairs = (part.rpartition(": ") for part in text.split(", ") if ": " in part)
+    return {name: digest for name, _, digest in pairs}
+
+
+def write_png(path: Path, picture: Image, info: PictureInfo | None, own: Mapping[str, Any] | None = None) -> None:
+    """Write a PNG, whole or not at all, with `parameters` and, under `tsuika`, `own` as JSON with the exact prompts."""
+    from PIL.PngImagePlugin import PngInfo
+
+    chunks = PngInfo()
+    if info is not None:
+        chunks.add_text("parameters", to_text(info))  # Pillow writes iTXt (UTF-8) where Latin-1 does not do
+        own = {"prompt": info.prompt, "negative": info.negative, **(own or {})}
+    if own is not None:
+        chunks.add_text(OWN_KEY, json.dumps(dict(own), ensure_ascii=False))
+    with files.whole(path) as temporary:
+        picture.save(temporary, format="PNG", pnginfo=chunks)
+
+
+def read_png(path: Path) -> tuple[PictureInfo | None, dict[str, Any]]:
+    """What a PNG says; None and {} where it says nothing. The pixels are not decoded.
+
+    Raises:
+        FormatError: not a PNG (FM001), or its `tsuika` text is damaged (MD003).
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path, formats=["PNG"]) as picture:
+            texts = {key: value for key, value in picture.info.items() if isinstance(value, str)}
+    except UnidentifiedImageError as error:
+        raise FormatError("FM001", where=path, found=path.suffix or path.name, expected="PNG") from error
+    info = from_text(texts["parameters"]) if "parameters" in texts else None
+    try:
+        own = json.loads(texts.get(OWN_KEY, "{}"))
+    except json.JSONDecodeError as error:
+        raise FormatError("MD003", where=path, why=f"{OWN_KEY}: {error}") from error
+    return info, own if isinstance(own, dict) else {}

@@ -1,0 +1,162 @@
+"""Prompts in the syntax of the A1111 web UI: weights, `BREAK`, and the LoRA and hypernetwork tags.
+
+Knows no model and no tokenizer. The syntax is described on that program's wiki ("Attention/emphasis" and "Extra
+networks").
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from tsuika.core.errors import RecipeError
+
+ROUND = 1.1  # (x) multiplies by it, [x] divides by it
+
+_TAG = re.compile(r"<(\w+):([^<>]+)>")
+_NUMBER = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)"
+_TOKEN = re.compile(rf"\\[()\[\]\\]|:\s*({_NUMBER})\s*\)|[()\[\]]|[^\\()\[\]:]+|.", re.DOTALL)
+_BREAK = re.compile(r"\s*\bBREAK\b\s*")
+_EDIT = re.compile(r"(?<!\\)\[[^\[\]]*:[^\[\]]*:\s*[0-9.]+\s*\]|(?<!\\)\[[^\[\]]*\|[^\[\]]*\]|\bAND\b")
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """A stretch of plain text and how much it weighs; 1 is neutral."""
+
+    text: str
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Tag:
+    """An artifact that a prompt asks for by name."""
+
+    kind: Literal["lora", "hypernet"]
+    name: str
+    unet: float = 1.0
+    text: float = 1.0  # of the text encoders; a hypernetwork has `unet` only
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A parsed prompt. `sections`, at least one, are what `BREAK` separates; neighbours in one differ in weight."""
+
+    source: str
+    sections: tuple[tuple[Weighted, ...], ...]
+    tags: tuple[Tag, ...] = ()
+    ignored: tuple[str, ...] = ()  # what the syntax knows elsewhere and tsuika does not do: for a warning
+
+    @property
+    def text(self) -> str:
+        """What is left for a tokenizer that knows no weights."""
+        return " ".join("".join(part.text for part in section) for section in self.sections)
+
+    @property
+    def is_plain(self) -> bool:
+        """No weight other than 1 and no `BREAK`."""
+        return len(self.sections) == 1 and all(part.weight == 1 for part in self.sections[0])
+
+
+def parse(source: str) -> Prompt:
+    """Read a prompt. Never fails on brackets: those without a partner are text, those never closed reach to the end.
+
+    Raises:
+        RecipeError: a tag's strength is not a finite number (RC002).
+    """
+    tags: list[Tag] = []
+    ignored: list[str] = []
+
+    def take(match: re.Match[str]) -> str:
+        kind = match[1].lower()
+        if kind in ("lora", "hypernet"):
+            tag, unused = _tag("lora" if kind == "lora" else "hypernet", match[2], match[0])
+            tags.append(tag)
+            ignored.extend(unused)
+        else:
+            ignored.append(match[0])
+        return ""
+
+    text = _TAG.sub(take, source)
+    ignored += [match[0] for match in _EDIT.finditer(text)]
+    return Prompt(source, tuple(map(tuple, _sections(_weigh(text)))), tuple(tags), tuple(ignored))
+
+
+def _tag(kind: Literal["lora", "hypernet"], body: str, whole: str) -> tuple[Tag, list[str]]:
+    name, *rest = body.split(":")
+    given: dict[str, float] = {}
+    unused: list[str] = []
+    for place, value in zip(("te", "unet", "dyn"), [part for part in rest if "=" not in part], strict=False):
+        given[place] = _number(value, whole)
+    for part in (part for part in rest if "=" in part):
+        key, _, value = part.partition("=")
+        if key.strip() in ("te", "unet", "dyn"):
+            given[key.strip()] = _number(value, whole)
+        else:
+            unused.append(f"{part} in {whole}")
+    if "dyn" in given:
+        unused.append(f"dyn in {whole}")
+    text = given.get("te", 1.0)
+    return Tag(kind, name.strip(), given.get("unet", text), text), unused
+
+
+def _number(value: str, whole: str) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise RecipeError("RC002", key="prompt", found=whole, why=f"`{value.strip()}` != 0.8, 1, -0.5 …")
+    return number
+
+
+def _weigh(text: str) -> list[Weighted]:
+    parts: list[tuple[str, float]] = []
+    opened: dict[str, list[int]] = {"(": [], "[": []}  # where each still open bracket's text begins
+
+    def multiply(start: int, factor: float) -> None:
+        parts[start:] = [(piece, weight * factor) for piece, weight in parts[start:]]
+
+    for match in _TOKEN.finditer(text):
+        piece, number = match[0], match[1]
+        if len(piece) == 2 and piece[0] == "\\":
+            parts.append((piece[1], 1.0))
+        elif piece in opened:
+            opened[piece].append(len(parts))
+        elif number is not None and opened["("]:
+            multiply(opened["("].pop(), float(number))
+        elif piece == ")" and opened["("]:
+            multiply(opened["("].pop(), ROUND)
+        elif piece == "]" and opened["["]:
+            multiply(opened["["].pop(), 1 / ROUND)
+        else:
+            parts.append((piece, 1.0))
+    for start in opened["("]:
+        multiply(start, ROUND)
+    for start in opened["["]:
+        multiply(start, 1 / ROUND)
+    return list(_merge(parts))
+
+
+def _merge(parts: Sequence[tuple[str, float]]) -> Iterator[Weighted]:
+    text, weight = "", 1.0
+    for piece, factor in parts:
+        if text and factor != weight:
+            yield Weighted(text, weight)
+            text = ""
+        text, weight = text + piece, factor
+    yield Weighted(text, weight if text else 1.0)
+
+
+def _sections(parts: Sequence[Weighted]) -> list[list[Weighted]]:
+    sections: list[list[Weighted]] = [[]]
+    for part in parts:
+        for number, text in enumerate(_BREAK.split(part.text)):
+            if number:
+                sections.append([])
+            if text:
+                sections[-1].append(Weighted(text, part.weight))
+    return [section or [Weighted("")] for section in sections]

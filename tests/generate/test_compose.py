@@ -1,0 +1,132 @@
+"""Stacking artifacts of an invented method."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tsuika.core.errors import FormatError, ModelError
+from tsuika.core.events import Warned
+from tsuika.generate.compose import Wanted, compose, from_tags, locate
+from tsuika.generate.pipeline import sample, size_step
+from tsuika.generate.prompt import parse
+
+
+def state(model: Any) -> dict[str, torch.Tensor]:
+    return {
+        f"{component}.{name}": value.clone()
+        for component, module in model.components.items()
+        for name, value in module.state_dict().items()
+    }
+
+
+def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+def draw(model: Any) -> torch.Tensor:
+    return sample(model, "cat", seed=1, cfg=2, steps=2, sampler="Euler a", size_px=(size_step(model),) * 2)
+
+
+def test_stacked_in_order_and_given_back(sd1: Any, fake_formats: Any, fake_method: Any) -> None:
+    before = state(sd1)
+    wanted = [Wanted(Path("a"), 0.5), Wanted(Path("b"), 2.0)]
+    with compose(sd1, wanted, fake_formats, {"fake": fake_method}) as composition:
+        assert [part.wanted for part in composition.parts] == wanted
+        a, b = (fake_formats.held[name].tensors["unet.conv_in.weight"] for name in "ab")
+        expected = before["unet.conv_in.weight"] + 0.5 * a + 2.0 * b
+        torch.testing.assert_close(state(sd1)["unet.conv_in.weight"], expected)
+    assert fake_method.log == ["attach a", "attach b", "detach b", "detach a"]
+    assert same(state(sd1), before)
+    composition.detach()
+    assert fake_method.log[-1] == "detach a"
+
+
+def test_strength_0_is_the_base_bit_for_bit(sd1: Any, fake_formats: Any, fake_method: Any) -> None:
+    base = draw(sd1)
+    wanted = [Wanted(Path("a"), 0), Wanted(Path("both"), 0, 0)]
+    with compose(sd1, wanted, fake_formats, {"fake": fake_method}) as composition:
+        assert torch.equal(draw(sd1), base)
+        composition.set_strength(1, 1.0)
+        assert not torch.equal(draw(sd1), base)
+        composition.set_strength(1, 0)
+        assert torch.equal(draw(sd1), base)
+        assert composition.parts[1].wanted.strength == 0
+    assert torch.equal(draw(sd1), base)
+
+
+def test_text_and_unet_have_their_own_strengths(sd1: Any, fake_formats: Any, fake_method: Any) -> None:
+    before = state(sd1)
+    with compose(sd1, [Wanted(Path("both"), 0.5, 2.0)], fake_formats, {"fake": fake_method}):
+        after = state(sd1)
+        for name, delta in fake_formats.held["both"].tensors.items():
+            factor = 2.0 if name.startswith("text_encoder") else 0.5
+            torch.testing.assert_close(after[name], before[name] + factor * delta)
+    assert same(state(sd1), before)
+
+
+def test_what_matched_is_told(sd1: Any, fake_formats: Any, fake_method: Any) -> None:
+    told: list[Warned] = []
+    with compose(sd1, [Wanted(Path("a"))], fake_formats, {"fake": fake_method}, told.append) as composition:
+        (part,) = composition.parts
+    assert set(part.matched) == {"unet.conv_in.weight", "unet.conv_in.alpha"}
+    assert part.unmatched == ("unet.nowhere.other",)
+    assert [warning.code for warning in told] == ["GN005"]
+    assert "unet.nowhere.other" in told[0].message
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "code"),
+    [("other", ModelError, "MD004"), ("odd", FormatError, "FM001"), ("broken", ModelError, "MD003")],
+)
+def test_a_failure_gives_the_model_back(
+    sd1: Any, fake_formats: Any, fake_method: Any, name: str, error: type, code: str
+) -> None:
+    before = state(sd1)
+    with pytest.raises(error) as caught:
+        compose(sd1, [Wanted(Path("b")), Wanted(Path(name))], fake_formats, {"fake": fake_method})
+    assert caught.value.code == code
+    assert fake_method.log == ["attach b", "detach b"]
+    assert same(state(sd1), before)
+
+
+def test_an_error_inside_the_block_gives_the_model_back(sd1: Any, fake_formats: Any, fake_method: Any) -> None:
+    before = state(sd1)
+    with pytest.raises(ZeroDivisionError), compose(sd1, [Wanted(Path("a"))], fake_formats, {"fake": fake_method}):
+        1 / 0  # noqa: B018
+    assert same(state(sd1), before)
+
+
+def test_locate(tmp_path: Path) -> None:
+    deep = tmp_path / "runs" / "r1" / "artifacts"
+    deep.mkdir(parents=True)
+    tensors = {"x": torch.zeros(1)}
+    save_file(tensors, deep / "ついか犬 v1.0.safetensors")
+    save_file(tensors, deep / "0001.safetensors", {"ss_output_name": "mascot"})
+    save_file(tensors, tmp_path / "runs" / "same.safetensors")
+    save_file(tensors, deep / "same.safetensors")
+    (deep / "damaged.safetensors").write_bytes(b"no header")
+    (deep / "style.pt").write_bytes(b"")
+    assert locate("ついか犬 v1.0", [tmp_path]).name == "ついか犬 v1.0.safetensors"
+    assert locate("mascot", [tmp_path]).name == "0001.safetensors"
+    assert locate("same", [tmp_path]).parent.name == "runs"
+    assert locate("same", [deep, tmp_path]).parent == deep
+    with pytest.raises(ModelError) as error:
+        locate("mascott", [tmp_path])
+    assert error.value.code == "MD006"
+
+    tags = parse("<lora:mascot:0.8> <lora:same:0.2:0.4> <hypernet:style:0.6>").tags
+    one, two, three = from_tags(tags, [tmp_path])
+    assert (one.path.name, one.strength, one.text_strength) == ("0001.safetensors", 0.8, None)
+    assert (two.strength, two.text_strength) == (0.4, 0.2)
+    assert (three.path.name, three.strength, three.text_strength) == ("style.pt", 0.6, None)
+
+
+def test_locate_in_an_empty_folder(tmp_path: Path) -> None:
+    with pytest.raises(ModelError) as error:
+        locate("x", [tmp_path])
+    assert "x" in error.value.describe("ja")
