@@ -1,0 +1,475 @@
+"""The report of a run: one dataclass of results, as `report.json` and as one self-contained HTML page.
+
+The page holds its pictures, styles and curve itself and forbids every request to anywhere else. Knows Pillow, NumPy
+and Jinja; knows no model, no torch and no clock: everything it shows is handed in.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, partial
+from importlib.resources import files
+from pathlib import Path, PurePosixPath
+from typing import Any, Final, Literal
+
+import numpy as np
+from jinja2 import Environment, StrictUndefined, Template
+from markupsafe import Markup, escape
+from PIL import Image, ImageOps
+
+from tsuika.core.files import write_text
+from tsuika.evaluate.report_texts import TEXTS
+
+Language = Literal["en", "ja"]
+LANGUAGES: Final[tuple[Language, ...]] = ("en", "ja")
+PictureSource = Image.Image | Path
+
+THUMBNAIL_PX: Final = 160
+SAMPLE_PX: Final = 512
+THUMBNAILS_SHOWN: Final = 48
+CURVE_POINTS: Final = 600  # more would be narrower than a screen's pixels
+
+
+@dataclass(frozen=True)
+class TrainingPicture:
+    """A picture that was trained on."""
+
+    name: str
+    caption: str
+    image: PictureSource
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A picture that was not used, and why, in the user's language."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class BeforeAfter:
+    """One prompt drawn with the base and with the result, at the same seeds; `control`: the trigger is not in it."""
+
+    prompt: str
+    seeds: tuple[int, ...]
+    before: tuple[PictureSource, ...]
+    after: tuple[PictureSource, ...]
+    control: bool = False
+
+
+@dataclass(frozen=True)
+class Score:
+    """A measure, 0..1, more is better, one value a seed.
+
+    `key` is `likeness`, `adherence`, `controls` (prompts without the trigger), or a name of its own.
+    `truth` is what real pictures score, where that is known.
+    """
+
+    key: str
+    before: tuple[float, ...]
+    after: tuple[float, ...]
+    truth: float | None = None
+
+    @property
+    def verdict(self) -> str:
+        """`up`, `down`, `same` (within twice the standard error of the difference) or `unknown` (under two seeds)."""
+        count = min(len(self.before), len(self.after))
+        if count < 2:
+            return "unknown"
+        change = _mean(self.after) - _mean(self.before)
+        error = math.sqrt(_spread(self.before) ** 2 / len(self.before) + _spread(self.after) ** 2 / len(self.after))
+        return "same" if abs(change) <= 2 * error or change == 0 else "up" if change > 0 else "down"
+
+
+@dataclass(frozen=True)
+class WrittenFile:
+    """A result file. `path` is relative to the run folder; the error is None where it was not read back."""
+
+    path: str
+    format: str
+    size_bytes: int
+    sha256: str
+    largest_relative_error: float | None = None  # of any layer's ΔW against the model in memory
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something was ignored or downgraded, and the user should know."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """Everything the report says of a run."""
+
+    title: str
+    method: str
+    family: str
+    base: str  # as given with --base
+    trigger: str
+    example_prompt: str  # without any program's own syntax
+    stopped_by: str  # "steps", "guard", "user", "diverged"
+    steps_planned: int
+    steps_done: int
+    pictures: tuple[TrainingPicture, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+    recipe_toml: str = ""
+    losses: tuple[float, ...] = ()  # one a step, from step 1
+    best_step: int | None = None
+    range: Mapping[str, int | None] = field(default_factory=lambda: {"safe": None, "balanced": None, "likeness": None})
+    guard: Mapping[str, Any] | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)  # by phase, in order
+    images_per_second: float | None = None
+    peak_memory_bytes: int | None = None
+    device: str = ""
+    before_after: tuple[BeforeAfter, ...] = ()
+    yardstick: str = "embedded"  # what made the scores
+    scores: tuple[Score, ...] = ()
+    artifacts: tuple[WrittenFile, ...] = ()
+    command: str = ""
+    warnings: tuple[Notice, ...] = ()
+    made_with: str = "tsuika"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The content of `report.json`: plain values, no pictures, None for numbers that are not finite."""
+        plain: dict[str, Any] = {
+            "title": self.title,
+            "method": self.method,
+            "family": self.family,
+            "base": self.base,
+            "trigger": self.trigger,
+            "example_prompt": self.example_prompt,
+            "stopped_by": self.stopped_by,
+            "steps_planned": self.steps_planned,
+            "steps_done": self.steps_done,
+            "best_step": self.best_step,
+            "range": dict(self.range),
+            "guard": self.guard,
+            "seconds": dict(self.seconds),
+            "images_per_second": self.images_per_second,
+            "peak_memory_bytes": self.peak_memory_bytes,
+            "device": self.device,
+            "final_loss": smoothed(self.losses)[-1] if self.losses else None,
+            "pictures": [{"name": picture.name, "caption": picture.caption} for picture in self.pictures],
+            "left_out": [vars(picture) for picture in self.left_out],
+            "before_after": [
+                {"prompt": row.prompt, "seeds": row.seeds, "control": row.control} for row in self.before_after
+            ],
+            "yardstick": self.yardstick if self.scores else None,
+            "scores": {
+                score.key: {
+                    "before": {"mean": _mean(score.before), "spread": _spread(score.before), "values": score.before},
+                    "after": {"mean": _mean(score.after), "spread": _spread(score.after), "values": score.after},
+                    "truth": score.truth,
+                    "verdict": score.verdict,
+                }
+                for score in self.scores
+            },
+            "self_check": {"largest_relative_error": largest_error(self.artifacts)},
+            "artifacts": [vars(artifact) for artifact in self.artifacts],
+            "command": self.command,
+            "warnings": [vars(notice) for notice in self.warnings],
+            "made_with": self.made_with,
+        }
+        finite: dict[str, Any] = _finite(plain)
+        return finite
+
+    def to_json(self) -> str:
+        """The text of `report.json`."""
+        return json.dumps(self.as_dict(), ensure_ascii=False, indent=2, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float | np.floating):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else math.nan
+
+
+def _spread(values: Sequence[float]) -> float:
+    return float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+
+
+def largest_error(artifacts: Sequence[WrittenFile]) -> float | None:
+    """The largest relative error over all files; None unless every file was read back."""
+    errors = [artifact.largest_relative_error for artifact in artifacts]
+    known = [error for error in errors if error is not None]
+    return max(known) if known and len(known) == len(errors) else None
+
+
+def smoothed(losses: Sequence[float]) -> list[float]:
+    """A Gaussian average with a width of a fortieth of the run; steps that are not finite do not count."""
+    values = np.asarray(losses, float)
+    good = np.isfinite(values)
+    sigma = max(1.0, len(values) / 40)
+    reach = math.ceil(3 * sigma)
+    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+    total = np.convolve(np.where(good, values, 0.0), kernel)[reach : reach + len(values)]
+    weight = np.convolve(good.astype(float), kernel)[reach : reach + len(values)]
+    return [float(t / w) if w > 1e-9 else math.nan for t, w in zip(total, weight, strict=True)]
+
+
+def data_uri(image: PictureSource, side_px: int) -> str:
+    """A picture, at most `side_px` on its longer side, as a data URI: PNG up to 128 px, WebP above.
+
+    Raises:
+        OSError: the file is not there or no picture.
+    """
+    if isinstance(image, Path):
+        with Image.open(image) as opened:
+            return data_uri(ImageOps.exif_transpose(opened).convert("RGB"), side_px)
+    small = image.convert("RGB")
+    small.thumbnail((side_px, side_px), Image.Resampling.LANCZOS)
+    stream = io.BytesIO()
+    if max(small.size) <= 128:
+        small.save(stream, format="PNG", optimize=True)
+        kind = "png"
+    else:
+        small.save(stream, format="WEBP", quality=88)
+        kind = "webp"
+    return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The loss curve ready to draw: SVG paths in a 1000 x 300 box, and ticks as (percent, label)."""
+
+    raw: str
+    smooth: str
+    x_ticks: tuple[tuple[float, str], ...]
+    y_ticks: tuple[tuple[float, str], ...]
+    best: float | None  # percent
+
+
+def _nice_ticks(low: float, high: float, about: int) -> list[float]:
+    """Round numbers inside low..high."""
+    rough = (high - low) / about
+    power: float = 10.0 ** math.floor(math.log10(rough))
+    step = min((m * power for m in (1, 2, 2.5, 5, 10)), key=lambda candidate: abs(math.log(candidate / rough)))
+    return [k * step for k in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+
+
+def _path(steps: Sequence[float], heights: Sequence[float]) -> str:
+    words, pen_down = [], False
+    for x, y in zip(steps, heights, strict=True):
+        if math.isfinite(y):
+            words.append(f"{'L' if pen_down else 'M'}{x:.1f} {y:.1f}")
+        pen_down = math.isfinite(y)
+    return "".join(words)
+
+
+def curve(losses: Sequence[float], best_step: int | None = None) -> Curve | None:
+    """The training-loss curve; None if no loss is finite. Gaps stand for losses that were not finite."""
+    values = np.asarray(losses, float)
+    finite = values[np.isfinite(values)]
+    if not len(finite):
+        return None
+    # A lone spike must not flatten the curve: what lies above the 99th percentile is cut off at the frame.
+    low, high = float(finite.min()), float(np.percentile(finite, 99))
+    pad = 0.08 * (high - low) or 0.1 * abs(high) or 1.0
+    low, high = (max(0.0, low - pad) if low >= 0 else low - pad), high + pad
+    last = max(len(values), 2)
+
+    def x(step: float) -> float:
+        return (step - 1) / (last - 1) * 1000
+
+    def y(loss: float) -> float:
+        return min(max((high - loss) / (high - low), 0.0), 1.0) * 300 if math.isfinite(loss) else math.nan
+
+    bins = np.array_split(np.arange(len(values)), min(len(values), CURVE_POINTS))
+    if len(values) > CURVE_POINTS:  # lowest and highest of each bin keep the noise as wide as it is
+        picked = [int(i) for part in bins for i in sorted({_edge(values, part, 1.0), _edge(values, part, -1.0)})]
+    else:
+        picked = list(range(len(values)))
+    smooth, middles = smoothed(losses), [int(part[len(part) // 2]) for part in bins]
+    middles = sorted({0, *middles, len(values) - 1})
+    return Curve(
+        raw=_path([x(i + 1) for i in picked], [y(float(values[i])) for i in picked]),
+        smooth=_path([x(i + 1) for i in middles], [y(smooth[i]) for i in middles]),
+        x_ticks=tuple((x(tick) / 10, f"{tick:,.0f}") for tick in _nice_ticks(0, last, 5) if tick >= 1),
+        y_ticks=tuple((y(tick) / 3, f"{tick:.3g}") for tick in _nice_ticks(low, high, 4)),
+        best=x(best_step) / 10 if best_step else None,
+    )
+
+
+def _edge(values: Any, part: Any, sign: float) -> int:
+    return int(part[np.argmax(np.where(np.isfinite(values[part]), sign * values[part], -np.inf))])
+
+
+def text(key: str, language: Language, **values: object) -> str:
+    """A sentence of the table; a key of an open set (`phase.`, `score.`, ...) that is not in it names itself."""
+    sentence = TEXTS[language].get(key)
+    if sentence is None:
+        group, _, name = key.partition(".")
+        if group not in ("phase", "score", "method", "family", "stopped"):
+            raise KeyError(key)
+        return name
+    return sentence.format(**values)
+
+
+def _rich(sentence: str) -> Markup:
+    """Escaped, with `words in backticks` as code."""
+    return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(sentence))))  # noqa: S704 - escaped just before
+
+
+def _unbroken(paste: str) -> Markup:
+    """Text to paste whose words do not break at their hyphens; what is copied stays the same."""
+    return Markup("").join(
+        Markup("<span>{}</span>").format(word) if word.strip() else word for word in re.split(r"(\s+)", paste)
+    )
+
+
+def _both(key: str, **values: object) -> Markup:
+    """A sentence in every language; the page shows one. A value may be a dict of one word a language."""
+    parts = []
+    for language in LANGUAGES:
+        own = {name: value[language] if isinstance(value, dict) else value for name, value in values.items()}
+        parts.append(Markup('<span class="t" lang="{}">{}</span>').format(language, _rich(text(key, language, **own))))
+    return Markup("").join(parts)
+
+
+def _words(key: str) -> dict[str, str]:
+    return {language: text(key, language) for language in LANGUAGES}
+
+
+def duration(seconds: float) -> dict[str, str]:
+    """`3 min 12 s` and `3分12秒`."""
+    if seconds < 10:
+        return {"en": f"{seconds:.1f} s", "ja": f"{seconds:.1f}秒"}
+    whole = round(seconds)
+    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
+    if hours:
+        return {"en": f"{hours} h {minutes} min", "ja": f"{hours}時間{minutes}分"}
+    if minutes:
+        return {"en": f"{minutes} min {rest} s", "ja": f"{minutes}分{rest}秒"}
+    return {"en": f"{rest} s", "ja": f"{rest}秒"}
+
+
+def size(count: float) -> str:
+    """Bytes for people, decimal: `4.2 MB`."""
+    for unit in ("B", "kB", "MB"):
+        if round(count) < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
+def _share(error: float) -> str:
+    """A relative error in percent: `0.024 %`, `2e-07 %`."""
+    return f"{100 * error:.2g} %"
+
+
+@dataclass(frozen=True)
+class Use:
+    """How one program uses the result: what to say first, the folder, what to say then, and text to paste."""
+
+    program: str
+    intro: str  # keys of TEXTS, "" for none
+    folder: str
+    then: str
+    paste: str
+    note: str = ""
+
+
+def uses(data: ReportData) -> tuple[Use, ...]:
+    """How each program uses the result; empty for methods whose use is not described yet."""
+    loose = [artifact.path for artifact in data.artifacts if artifact.path.endswith(".safetensors")]
+    if data.method != "lora" or not loose:
+        return ()
+    file = PurePosixPath(loose[0])
+    pipeline = "StableDiffusionXLPipeline" if data.family == "sdxl" else "StableDiffusionPipeline"
+    base = "" if data.base == "embedded" else f"--base {shlex.quote(data.base)} "
+    single = data.base.endswith((".safetensors", ".ckpt"))
+    python = (
+        f"from diffusers import {pipeline}\n\n"
+        f"pipe = {pipeline}.{'from_single_file' if single else 'from_pretrained'}({json.dumps(data.base)})\n"
+        f"pipe.load_lora_weights({json.dumps(str(file.parent))}, weight_name={json.dumps(file.name)})\n"
+        f"pipe({json.dumps(data.example_prompt, ensure_ascii=False)}).images[0].save({json.dumps(file.stem + '.png')})"
+    )
+    command = (
+        f"tsuika generate {base}--prompt {shlex.quote(data.example_prompt)} --lora {shlex.quote(str(file))} "
+        f"--out {shlex.quote(file.stem + '.png')}"
+    )
+    programs = [
+        Use("tsuika", "", "", "use.tsuika", command),
+        Use(
+            "A1111 / Forge", "use.folder", "models/Lora/", "use.prompt",
+            f"{data.example_prompt} <lora:{file.stem}:1>", "use.a1111",
+        ),
+        Use("ComfyUI", "use.folder", "models/loras/", "use.comfyui", data.example_prompt),
+    ]  # fmt: skip
+    if data.base != "embedded":  # the embedded base has no address that diffusers could load
+        programs.append(Use("diffusers", "", "", "use.diffusers", python))
+    return tuple(programs)
+
+
+@cache
+def _template() -> Template:
+    source = files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(source)
+
+
+def render(data: ReportData, language: Language = "en") -> str:
+    """The report as one HTML page that needs nothing else; `language` is the one it opens in.
+
+    Raises:
+        OSError: a picture given as a path is not there or no picture.
+    """
+    likeness = next((score for score in data.scores if score.key == "likeness"), None)
+    program_files = [PurePosixPath(a.path).name for a in data.artifacts if a.path.endswith(".safetensors")]
+    return _template().render(
+        data=data,
+        language=language,
+        t=_both,
+        words=_words,
+        plain=partial(text, language=language),
+        has_why=lambda key: f"{key}.why" in TEXTS["en"],
+        duration=duration,
+        size=size,
+        share=_share,
+        unbroken=_unbroken,
+        mean=_mean,
+        spread=_spread,
+        percent=lambda value: min(max(value, 0.0), 1.0) * 100,
+        finite=math.isfinite,
+        number=lambda value: f"{value:.2f}",
+        likeness=likeness,
+        thumbnail=partial(data_uri, side_px=THUMBNAIL_PX),
+        sample=partial(data_uri, side_px=SAMPLE_PX),
+        thumbnails_shown=THUMBNAILS_SHOWN,
+        curve=curve(data.losses, data.best_step),
+        total_seconds=sum(data.seconds.values()),
+        largest_error=largest_error(data.artifacts),
+        uses=uses(data),
+        file_name=program_files[0] if program_files else "",
+    )
+
+
+def write(data: ReportData, run: Path, language: Language = "en") -> tuple[Path, Path]:
+    """Write `report.json` and `report.html` into a run folder, each whole or not at all; gives their paths.
+
+    Raises:
+        OSError: a picture cannot be read, or a file cannot be written.
+    """
+    numbers, page = run / "report.json", run / "report.html"
+    write_text(numbers, data.to_json())
+    write_text(page, render(data, language))
+    return numbers, page
