@@ -48,6 +48,14 @@ MESSAGES: Final[dict[str, Message]] = {
         ("{usable} of {total} pictures can be used; at least {needed} are needed", "{why}", "Add pictures, or look at the list of pictures left out: {report}"),
         ("{total}枚中{usable}枚しか使えません(最低{needed}枚必要です)", "{why}", "画像を追加するか、除外された画像の一覧を確認してください: {report}"),
     ),
+    "DS003": _m(
+        ("This picture cannot be used", "{why}", "Remove it from the folder, or save it again as PNG or JPEG."),
+        ("この画像は使えません", "{why}", "フォルダーから外すか、PNGまたはJPEGで保存し直してください。"),
+    ),
+    "DS004": _m(
+        ("The VAE turned this picture into numbers that are not finite", "{why}", "Half precision overflows in some VAEs: --set train.precision=fp32, or another VAE with --vae."),
+        ("VAEがこの画像を有限でない数に変換しました", "{why}", "半精度では桁あふれするVAEがあります。--set train.precision=fp32 か、--vae で別のVAEを試してください。"),
+    ),
     "MD001": _m(
         ("The base model was not found", "{why}", "Give a diffusers folder, a .safetensors or .ckpt file, a hub id, or `embedded`."),
         ("ベースモデルが見つかりません", "{why}", "diffusers形式のフォルダー、.safetensors/.ckptファイル、ハブのID、または `embedded` を指定してください。"),
@@ -83,6 +91,10 @@ MESSAGES: Final[dict[str, Message]] = {
     "FM003": _m(
         ("The written file does not do what the trained model does", "{why}", "This is a bug: please report it with the log file."),
         ("書き出したファイルの効果が学習結果と一致しません", "{why}", "不具合です。ログを添えて報告してください。"),
+    ),
+    "FM004": _m(
+        ("There is no such file", "Nothing was found under this name.", "Check the path."),
+        ("ファイルがありません", "その名前のファイルが見つかりません。", "パスを確認してください。"),
     ),
     "RS001": _m(
         ("Not enough memory", "{why}", "Try --set train.batch_size={smaller}, or --set train.gradient_checkpointing=true"),

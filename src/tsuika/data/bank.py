@@ -1,0 +1,247 @@
+"""`Bank`: all latents of a run in memory, by bucket, and which of them a step sees.
+
+Shapes: N pictures, V variants, B pictures of a batch, C x H x W latents.
+
+**The order.** A *pass* of a bucket is a shuffle of its pictures, each as often as its repeats say. Passes follow each
+other without a gap, and a batch takes the next B of that endless row: batches are always full, and a picture is drawn
+again only when all others of its bucket have been. A *round* has as many steps as there are pictures (with repeats);
+in it a bucket is visited exactly as often as it counts pictures, at stratified random places. So after every round of T
+steps each picture has been seen exactly `batch_size * repeats` times, and its share is near that at any time before.
+Everything is a function of (seed, step): a run that is resumed at any step sees what it would have seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeVar
+
+import torch
+from torch import Tensor
+
+from tsuika.core.config import Data
+from tsuika.core.events import Event, Progress, Warned
+from tsuika.core.seeds import generator
+from tsuika.core.types import Batch
+from tsuika.data.augment import variants
+from tsuika.data.bucket import Bucket
+from tsuika.data.cache import Encode, latents_of
+from tsuika.data.caption import vary
+from tsuika.data.manifest import Sample
+
+PHASE: Final = "encode"  # the name of the phase in `Progress` events
+
+_KEPT_ORDERS: Final = 64  # shuffles kept in memory per bank; any can be drawn again
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """The latents of one bucket."""
+
+    width: int  # px
+    height: int
+    samples: tuple[Sample, ...]
+    latents_NVCHW: Tensor
+
+    @property
+    def entries(self) -> tuple[int, ...]:
+        """Rows, each as often as its repeats say."""
+        return tuple(row for row, sample in enumerate(self.samples) for _ in range(sample.repeats))
+
+
+class Bank:
+    """Latents on their device and the order in which steps see them."""
+
+    def __init__(self, shelves: Sequence[Shelf], config: Data, device: torch.device) -> None:
+        """`device` is where batches are wanted; the shelves may lie elsewhere.
+
+        Raises:
+            ValueError: there is no picture.
+        """
+        self.shelves = tuple(shelves)
+        self.device = device
+        self._config = config
+        self._entries = tuple(torch.tensor(shelf.entries) for shelf in self.shelves)
+        self._orders: dict[tuple[int, ...], Tensor] = {}
+        if not self.round_steps:
+            raise ValueError("a bank needs at least one picture")
+
+    def __len__(self) -> int:
+        return sum(len(shelf.samples) for shelf in self.shelves)
+
+    @property
+    def round_steps(self) -> int:
+        """T: steps after which every picture has been seen exactly `batch_size * repeats` times."""
+        return sum(len(entries) for entries in self._entries)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all pictures, bucket by bucket."""
+        return tuple(sample.name for shelf in self.shelves for sample in shelf.samples)
+
+    @property
+    def nbytes(self) -> int:
+        """Of all latents."""
+        return sum(shelf.latents_NVCHW.nbytes for shelf in self.shelves)
+
+    @property
+    def distinct_captions(self) -> tuple[str, ...] | None:
+        """Every caption a batch can hold, for encoding them once; None where shuffled tags make too many."""
+        if self._config.shuffle_tags:
+            return None
+        captions = {sample.caption for shelf in self.shelves for sample in shelf.samples}
+        return tuple(sorted(captions | ({""} if self._config.caption_dropout > 0 else set())))
+
+    def batch(self, step: int, batch_size: int, seed: int) -> Batch:
+        """What step `step` (from 0) sees: a pure function of the arguments, in any order of calls.
+
+        Raises:
+            ValueError: a negative step, or an empty batch.
+        """
+        if step < 0 or batch_size < 1:
+            raise ValueError(f"step {step} with {batch_size} pictures: expected step >= 0 and at least one picture")
+        which, visit = self._visit(step, seed)
+        shelf, entries = self.shelves[which], self._entries[which]
+        rows: list[int] = []
+        for place in range(visit * batch_size, (visit + 1) * batch_size):
+            nth_pass, position = divmod(place, len(entries))
+            rows.append(int(self._pass(which, nth_pass, seed)[position]))
+        count = shelf.latents_NVCHW.shape[1]
+        # One draw for each place, by a generator of its own: a batch of 4 begins as a batch of 2 does.
+        draws = [
+            int(torch.randint(count, (), generator=generator(seed, "variant", step, i))) for i in range(batch_size)
+        ]
+        captions = tuple(
+            vary(shelf.samples[row].caption, self._config, generator(seed, "caption", step, i))
+            for i, row in enumerate(rows)
+        )
+        return self._collect(shelf, rows, draws, captions)
+
+    def plain(self) -> Iterator[Batch]:
+        """Each picture once, alone, without augmentation, its caption whole: for measuring."""
+        for shelf in self.shelves:
+            for row, sample in enumerate(shelf.samples):
+                yield self._collect(shelf, [row], [0], (sample.caption,))
+
+    def size_px_of(self, batch: Batch) -> tuple[int, int]:
+        """Width and height in px of a batch's pictures (SDXL's time ids).
+
+        Raises:
+            KeyError: no bucket has latents of this size.
+        """
+        for shelf in self.shelves:
+            if shelf.latents_NVCHW.shape[-2:] == batch.latents_BCHW.shape[-2:]:
+                return shelf.width, shelf.height
+        raise KeyError(tuple(batch.latents_BCHW.shape))
+
+    def _collect(self, shelf: Shelf, rows: Sequence[int], draws: Sequence[int], captions: tuple[str, ...]) -> Batch:
+        home = shelf.latents_NVCHW.device
+        latents = shelf.latents_NVCHW[torch.tensor(rows, device=home), torch.tensor(draws, device=home)]
+        samples = [shelf.samples[row] for row in rows]
+        weights = torch.tensor([sample.weight for sample in samples], dtype=torch.float32, device=self.device)
+        return Batch(latents.to(self.device), captions, tuple(sample.name for sample in samples), weights)
+
+    def _visit(self, step: int, seed: int) -> tuple[int, int]:
+        """The bucket of a step, and how many visits it has had before."""
+        nth_round, position = divmod(step, self.round_steps)
+        order = self._kept((0, seed, nth_round)) if len(self.shelves) > 1 else None
+        if order is None:
+            return 0, step
+        which = int(order[position])
+        return which, nth_round * len(self._entries[which]) + int((order[:position] == which).sum())
+
+    def _pass(self, which: int, nth_pass: int, seed: int) -> Tensor:
+        return self._kept((1, seed, which, nth_pass))
+
+    def _kept(self, key: tuple[int, ...]) -> Tensor:
+        if key not in self._orders:
+            if len(self._orders) >= _KEPT_ORDERS:
+                self._orders.pop(next(iter(self._orders)))
+            self._orders[key] = self._round_order(*key[1:]) if key[0] == 0 else self._pass_order(*key[1:])
+        return self._orders[key]
+
+    def _round_order(self, seed: int, nth_round: int) -> Tensor:
+        """The bucket of each step of a round: the j-th visit of a bucket with n visits lies in the j-th n-th of it."""
+        draw = generator(seed, "buckets", nth_round)
+        times, owners = [], []
+        for which, entries in enumerate(self._entries):
+            count = len(entries)
+            times.append((torch.arange(count) + torch.rand(count, generator=draw, dtype=torch.float64)) / count)
+            owners.append(torch.full((count,), which))
+        return torch.cat(owners)[torch.argsort(torch.cat(times), stable=True)]
+
+    def _pass_order(self, seed: int, which: int, nth_pass: int) -> Tensor:
+        entries = self._entries[which]
+        return entries[torch.randperm(len(entries), generator=generator(seed, "order", which, nth_pass))]
+
+
+def fill(
+    buckets: Sequence[Bucket],
+    config: Data,
+    encode: Encode,
+    *,
+    vae: str,
+    scale: float,
+    folder: Path | None,
+    device: torch.device,
+    seed: int = 0,
+    budget_bytes: int | None = None,
+) -> Generator[Event, None, Bank]:
+    """Encode or read everything; yields `Progress` and `Warned`, returns the bank (`bank = yield from fill(...)`).
+
+    Args:
+        buckets: the pictures by size.
+        config: `data.*` of the recipe; `config.cache` False keeps nothing on disk.
+        encode: pixels (1, 3, H, W) on the CPU to scaled latents.
+        vae: what identifies the encoder (see `cache.latents_of`).
+        scale: the latent scale that `encode` applies.
+        folder: where cache entries are kept.
+        device: where batches are wanted.
+        seed: of the augmentation; kept apart from the run's seed, another run on these pictures can use the cache.
+        budget_bytes: what the bank may take on `device`; a larger one stays on the CPU, with a warning.
+
+    Raises:
+        PictureError: a picture can no longer be read.
+        ModelError: the VAE gave numbers that are not finite (DS004).
+        ResourceError: the cache cannot be written (RS002).
+        ValueError: there is no picture.
+    """
+    folder = folder if config.cache else None
+    total, done = sum(len(bucket.samples) for bucket in buckets), 0
+    yield Progress(PHASE, 0, total)
+    stacks: list[Tensor] = []
+    for bucket in buckets:
+        parts: list[Tensor] = []
+        for sample in bucket.samples:
+            transforms = variants(sample, config, seed)
+            latents, problem = latents_of(sample, transforms, bucket.size, encode, vae=vae, scale=scale, folder=folder)
+            if problem:
+                yield Warned("cache-damaged", f"{sample.name}: {problem}; encoded again")
+            parts.append(latents)
+            done += 1
+            yield Progress(PHASE, done, total)
+        stacks.append(torch.stack(parts))
+    home = device
+    size = sum(stack.nbytes for stack in stacks)
+    if budget_bytes is not None and size > budget_bytes and device.type != "cpu":
+        home = torch.device("cpu")
+        spare = f"{budget_bytes / 2**20:.0f} MiB to spare on {device}"
+        yield Warned("bank-on-cpu", f"{size / 2**20:.0f} MiB of latents, {spare}: kept in main memory")
+    shelves = [
+        Shelf(bucket.width, bucket.height, bucket.samples, stack.to(home))
+        for bucket, stack in zip(buckets, stacks, strict=True)
+    ]
+    return Bank(shelves, config, device)
+
+
+def finish(events: Generator[Event, None, Result]) -> Result:
+    """The result of a generator whose events nobody wants."""
+    while True:
+        try:
+            next(events)
+        except StopIteration as stop:
+            result: Result = stop.value
+            return result

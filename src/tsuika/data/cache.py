@@ -1,0 +1,149 @@
+"""Encoded latents on disk: one file per picture, holding all of its variants. Knows no model: `encode` is passed in.
+
+Every variant is encoded by itself (batch 1). Convolutions may round differently in a batch, so this is what makes a
+latent a function of its key alone, the same bits whether it was cached, and with whatever other pictures it stands.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Final
+
+import PIL
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from tsuika.core.errors import ModelError, ResourceError
+from tsuika.core.files import whole, write_text
+from tsuika.data.augment import Transform, render
+from tsuika.data.manifest import Sample
+from tsuika.data.picture import UnusableError, read_picture
+from tsuika.data.scan import CACHE_MARK
+
+Encode = Callable[
+    [torch.Tensor], torch.Tensor
+]  # pixels (1, 3, H, W) in -1..1 on the CPU -> scaled latents (1, C, h, w)
+
+# Raise it when decoding, cropping or colours change what a picture becomes: old entries are then no longer found.
+PIPELINE: Final = 1
+TENSOR: Final = "latents_VCHW"
+_SIGNATURE: Final = "Signature: 8a477f597d28d172789f06886806bc55"  # bford.info/cachedir: backups pass such folders over
+
+
+def key_of(sample: Sample, vae: str, size: tuple[int, int], transforms: Sequence[Transform]) -> str:
+    """64 hex digits over everything that decides the latents: file content, VAE, size, transforms, library versions."""
+    facts = {
+        "pipeline": PIPELINE,
+        "pillow": PIL.__version__,
+        "torch": str(torch.__version__),
+        "picture": sample.sha256,
+        "vae": vae,
+        "size": list(size),
+        "transforms": [asdict(transform) for transform in transforms],
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def encoded(sample: Sample, transforms: Sequence[Transform], size: tuple[int, int], encode: Encode) -> torch.Tensor:
+    """All variants of one picture, fresh: (V, C, h, w) on the CPU, in the dtype that `encode` gives.
+
+    Raises:
+        UnusableError: the picture can no longer be read, or is not the one that was scanned.
+        ModelError: the VAE gave numbers that are not finite (DS004).
+    """
+    opened = read_picture(sample.path)
+    if opened.sha256 != sample.sha256:
+        raise UnusableError(sample.path, "unreadable", "the file has changed since the folder was read")
+    with torch.no_grad():
+        parts = [encode(render(opened.image, transform, size)[None]).detach().cpu() for transform in transforms]
+    latents = torch.cat(parts).contiguous()
+    if not torch.isfinite(latents).all():
+        raise ModelError("DS004", where=sample.name, why="NaN or infinity in the latents.")
+    return latents
+
+
+def write(path: Path, latents_VCHW: torch.Tensor, *, key: str, scale: float, vae: str) -> None:
+    """A cache entry, whole or not at all.
+
+    Raises:
+        ResourceError: the disk is full or not writable (RS002).
+    """
+    header = {"key": key, "scale": repr(scale), "vae": vae, "sha256": _checksum(latents_VCHW)}
+    try:
+        mark = path.parent / CACHE_MARK
+        if not mark.exists():
+            write_text(mark, f"{_SIGNATURE}\n# Latents encoded by tsuika; may be deleted at any time.\n")
+        with whole(path) as temporary:
+            save_file({TENSOR: latents_VCHW}, temporary, metadata=header)
+    except (OSError, SafetensorError) as error:
+        raise ResourceError("RS002", where=path, why=str(error)) from None
+
+
+def read(path: Path, *, key: str, scale: float, count: int) -> tuple[torch.Tensor | None, str]:
+    """The entry at `path`, or None and what is wrong with it (empty: there is no entry).
+
+    Checked: header, key, scale (the same VAE under another scale would raise no error and train nonsense), number of
+    variants, and the checksum of the numbers.
+    """
+    if not path.exists():
+        return None, ""
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            header = file.metadata() or {}
+            latents: torch.Tensor = file.get_tensor(TENSOR)
+    except (OSError, SafetensorError) as error:
+        return None, str(error)
+    if header.get("key") != key:
+        return None, "it belongs to another picture or setting"
+    if header.get("scale") != repr(scale):
+        return None, f"latent scale {header.get('scale')}, expected {scale!r}"
+    if latents.ndim != 4 or len(latents) != count or header.get("sha256") != _checksum(latents):
+        return None, "checksum does not match"
+    return latents, ""
+
+
+def latents_of(
+    sample: Sample,
+    transforms: Sequence[Transform],
+    size: tuple[int, int],
+    encode: Encode,
+    *,
+    vae: str,
+    scale: float,
+    folder: Path | None,
+) -> tuple[torch.Tensor, str]:
+    """All variants of one picture (V, C, h, w), from disk or fresh, and what was wrong with a damaged entry.
+
+    Args:
+        sample: the picture.
+        transforms: its variants.
+        size: width and height in px.
+        encode: one picture's pixels to scaled latents.
+        vae: what identifies the encoder: its weights' hash and the precision it runs at.
+        scale: the latent scale that `encode` applies.
+        folder: where entries are kept; None keeps nothing.
+
+    Raises:
+        UnusableError: the picture can no longer be read.
+        ModelError: the VAE gave numbers that are not finite (DS004).
+        ResourceError: the entry cannot be written (RS002).
+    """
+    if folder is None:
+        return encoded(sample, transforms, size, encode), ""
+    key = key_of(sample, vae, size, transforms)
+    path = folder / f"{key}.safetensors"
+    latents, problem = read(path, key=key, scale=scale, count=len(transforms))
+    if latents is None:
+        latents = encoded(sample, transforms, size, encode)
+        write(path, latents, key=key, scale=scale, vae=vae)
+    return latents, problem
+
+
+def _checksum(tensor: torch.Tensor) -> str:
+    flat = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
+    return hashlib.sha256(flat.numpy().tobytes()).hexdigest()

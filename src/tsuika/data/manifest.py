@@ -1,0 +1,105 @@
+"""What is known about a set of pictures: `Sample`, `Manifest`, and their JSON. Knows no pixels and no model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple
+
+CaptionSource = Literal["file", "file+trigger", "built"]
+
+# Why a picture was left out, or what was changed about it: code -> language -> words for people.
+REASONS: Final[dict[str, dict[str, str]]] = {
+    "unreadable": {"en": "cannot be read", "ja": "読み込めません"},
+    "empty": {"en": "empty file", "ja": "中身が空です"},
+    "not-a-picture": {"en": "not a picture", "ja": "画像ではありません"},
+    "damaged": {"en": "damaged or cut off", "ja": "壊れているか途中で切れています"},
+    "too-large": {"en": "too large", "ja": "大きすぎます"},
+    "too-small": {"en": "too small", "ja": "小さすぎます"},
+    "unsupported": {"en": "kind of picture not supported", "ja": "対応していない画像形式です"},
+    "no-repeats": {"en": "in a folder with 0 repeats", "ja": "繰り返し回数0のフォルダーにあります"},
+    "own-output": {"en": "folder written by tsuika, skipped", "ja": "tsuikaの出力フォルダーのため対象外です"},
+    "profile-ignored": {
+        "en": "colour profile ignored, taken as sRGB",
+        "ja": "カラープロファイルを無視しました(sRGB扱い)",
+    },
+    "exif-ignored": {"en": "EXIF ignored", "ja": "EXIFを無視しました"},
+    "caption-cp932": {"en": "caption read as cp932", "ja": "キャプションをcp932として読みました"},
+    "caption-unreadable": {"en": "caption file ignored", "ja": "キャプションファイルを無視しました"},
+    "caption-both": {"en": "two caption files, .txt used", "ja": "キャプションが2つあり、.txtを使いました"},
+    "caption-none": {"en": "no caption", "ja": "キャプションがありません"},
+}
+
+
+class LeftOut(NamedTuple):
+    """A file that is not trained on. `reason` is a key of `REASONS`; `words` are its particulars."""
+
+    path: Path
+    reason: str
+    words: str
+
+
+class Note(NamedTuple):
+    """Something about a used picture or folder that people should know. `code` is a key of `REASONS`."""
+
+    name: str
+    code: str
+    words: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One usable picture."""
+
+    path: Path
+    name: str  # relative to the picture folder, NFC, with `/`: for people
+    caption: str
+    width: int  # px, after EXIF orientation
+    height: int
+    repeats: int  # how often it counts in an epoch
+    sha256: str  # of the file's bytes
+    weight: float = 1.0  # loss weight
+    caption_source: CaptionSource = "built"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The pictures of a run, in order; what was left out and why; what else people should know."""
+
+    samples: tuple[Sample, ...]
+    quarantined: tuple[LeftOut, ...] = ()
+    notes: tuple[Note, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def subset(self, names: Collection[str]) -> Manifest:
+        """Only the samples of these names, in their order; the rest is not reported as left out."""
+        wanted = set(names)
+        return replace(self, samples=tuple(sample for sample in self.samples if sample.name in wanted))
+
+    def to_json(self) -> str:
+        """UTF-8 text; a file name that is not valid Unicode survives as JSON escapes."""
+        tables = {
+            "samples": [{**vars(sample), "path": str(sample.path)} for sample in self.samples],
+            "quarantined": [{**item._asdict(), "path": str(item.path)} for item in self.quarantined],
+            "notes": [note._asdict() for note in self.notes],
+        }
+        text = json.dumps(tables, ensure_ascii=False, indent=1)
+        return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+    @staticmethod
+    def from_json(text: str) -> Manifest:
+        """The inverse of `to_json`.
+
+        Raises:
+            ValueError: not JSON, or not a manifest (also KeyError, TypeError).
+        """
+        tables: dict[str, list[dict[str, Any]]] = json.loads(text)
+        return Manifest(
+            samples=tuple(Sample(**{**row, "path": Path(row["path"])}) for row in tables["samples"]),
+            quarantined=tuple(LeftOut(**{**row, "path": Path(row["path"])}) for row in tables["quarantined"]),
+            notes=tuple(Note(**row) for row in tables["notes"]),
+        )

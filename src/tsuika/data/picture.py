@@ -1,0 +1,258 @@
+"""One file to one sRGB picture: orientation, transparency, 16 bits, CMYK and colour profiles. Knows nothing of folders.
+
+Pixels are fully decoded, so a file that is cut off is found here and not in the middle of a run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from PIL import ExifTags, Image, ImageCms, ImageFile, UnidentifiedImageError
+
+from tsuika.core.errors import PictureError
+
+BACKGROUND: Final = (255, 255, 255)  # transparent pixels show this: white, as paper and web pages do
+MAX_PIXELS: Final = 178_956_970  # Pillow's own limit for refusing: 2 x Image.MAX_IMAGE_PIXELS, half a GiB of RGB
+MAX_FILE_BYTES: Final = 1 << 30
+
+# No SVG, EPS or PDF: those run programs or draw at any size. HEIF only where pillow-heif is installed.
+FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "HEIF")
+
+# EXIF 2.32, tag 0x0112: how the stored picture is turned to be looked at.
+_TURNS: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+# What Pillow's decoders raise on damaged or hostile files; our own code runs outside of the `try` that catches these.
+_DECODER_ERRORS: Final = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    LookupError,
+    TypeError,
+    ArithmeticError,
+    RuntimeError,
+    AttributeError,
+    AssertionError,
+)
+
+_HEIF_BRANDS: Final = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
+
+
+class UnusableError(PictureError):
+    """This picture cannot be used; `reason` is a key of `manifest.REASONS`, `words` its particulars."""
+
+    def __init__(self, path: object, reason: str, words: str) -> None:
+        self.reason, self.words = reason, words
+        super().__init__("DS003", where=path, why=words)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A decoded picture: mode RGB, upright, sRGB, 8 bits."""
+
+    image: Image.Image
+    sha256: str  # of the file's bytes
+    notes: tuple[tuple[str, str], ...]  # (code, words): what had to be ignored
+
+
+def open_picture(path: Path) -> Image.Image:
+    """The picture as people see it: RGB, 8 bits, sRGB, upright, on white, first frame.
+
+    Raises:
+        UnusableError: unreadable, damaged, not a picture, too large, or of an unsupported kind.
+    """
+    return read_picture(path).image
+
+
+def read_picture(path: Path) -> Opened:
+    """`open_picture`, with the file's hash and what had to be ignored. Hash and pixels come from one reading.
+
+    Raises:
+        UnusableError: as `open_picture`.
+    """
+    try:
+        if not path.is_file():
+            raise UnusableError(path, "unreadable", "not a regular file, or a link to nothing")
+        if (size := path.stat().st_size) > MAX_FILE_BYTES:
+            raise UnusableError(path, "too-large", f"{size / 1e9:.1f} GB; at most {MAX_FILE_BYTES / 1e9:.1f} GB")
+        content = path.read_bytes()
+    except OSError as error:
+        raise UnusableError(path, "unreadable", error.strerror or str(error)) from None
+    if not content:
+        raise UnusableError(path, "empty", "0 bytes")
+    image, notes = _decode(content, path)
+    image, more = _upright_srgb(image, path)
+    return Opened(image, hashlib.sha256(content).hexdigest(), (*notes, *more))
+
+
+def sniff(head: bytes) -> str | None:
+    """Which of `FORMATS` a file's first 16 bytes announce."""
+    if head[4:8] == b"ftyp":
+        brand = head[8:12]
+        return "AVIF" if brand in (b"avif", b"avis") else "HEIF" if brand in _HEIF_BRANDS else None
+    for magic, name in (
+        (b"\xff\xd8\xff", "JPEG"),
+        (b"\x89PNG\r\n\x1a\n", "PNG"),
+        (b"GIF87a", "GIF"),
+        (b"GIF89a", "GIF"),
+        (b"II*\x00", "TIFF"),
+        (b"MM\x00*", "TIFF"),
+        (b"II+\x00", "TIFF"),
+        (b"MM\x00+", "TIFF"),
+    ):
+        if head.startswith(magic):
+            return name
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "WEBP"
+    # "BM" alone is too common a beginning of text; bytes 6..9 of a BMP are reserved and zero.
+    return "BMP" if head[:2] == b"BM" and head[6:10] == b"\0\0\0\0" else None
+
+
+def readable_formats() -> tuple[str, ...]:
+    """Those of `FORMATS` that can be decoded on this machine."""
+    try:
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+    except ImportError:
+        pass
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+@contextmanager
+def _strict_decoding() -> Iterator[None]:
+    """Truncated files are errors whatever the program around us has set; Pillow's size warning is ours to give."""
+    before = ImageFile.LOAD_TRUNCATED_IMAGES
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = before
+
+
+def _decode(content: bytes, path: Path) -> tuple[Image.Image, tuple[tuple[str, str], ...]]:
+    """The first frame with its pixels, as stored, turned upright."""
+    announced, formats = sniff(content[:16]), readable_formats()
+    if announced and announced not in formats:
+        hint = (
+            "install pillow-heif: pip install 'tsuika[heif]'" if announced == "HEIF" else "Pillow was built without it"
+        )
+        raise UnusableError(path, "unsupported", f"{announced} cannot be read here; {hint}")
+    with _strict_decoding():
+        try:
+            image = Image.open(io.BytesIO(content), formats=formats)
+            if image.width * image.height > MAX_PIXELS:  # Pillow's own check may have been switched off
+                raise Image.DecompressionBombError
+            image.load()
+        except Image.DecompressionBombError:
+            raise UnusableError(path, "too-large", f"more than {MAX_PIXELS // 1_000_000} million pixels") from None
+        except UnidentifiedImageError:
+            if announced:
+                raise UnusableError(path, "damaged", f"begins like {announced}, but cannot be opened") from None
+            raise UnusableError(path, "not-a-picture", f"none of {', '.join(formats)}") from None
+        except _DECODER_ERRORS as error:
+            raise UnusableError(path, "damaged", f"{announced}: {str(error) or type(error).__name__}") from None
+        try:
+            # After load: Pillow turns TIFFs itself and then forgets the tag.
+            turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+        except _DECODER_ERRORS as error:
+            return image, (("exif-ignored", str(error) or type(error).__name__),)
+    return (image.transpose(turn) if turn is not None else image), ()
+
+
+def _upright_srgb(image: Image.Image, path: Path) -> tuple[Image.Image, tuple[tuple[str, str], ...]]:
+    """To 8-bit sRGB on the background."""
+    icc: bytes | None = image.info.get("icc_profile")
+    alpha: Image.Image | None = None
+    if image.mode.startswith("I;16"):
+        image, alpha = _from_16_bits(image)
+    elif image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        image, alpha = rgba.convert("RGB"), rgba.getchannel("A")
+    elif image.mode == "1":
+        image = image.convert("L")
+    elif image.mode in ("P", "YCbCr", "RGBX"):
+        image = image.convert("RGB")
+    if image.mode not in ("RGB", "L", "CMYK"):
+        # 32-bit and float pixels have no agreed white; guessing one would clip or dim the picture in silence.
+        raise UnusableError(path, "unsupported", f"pixels of kind {image.mode}; save it with 8 or 16 bits, RGB or grey")
+    notes: tuple[tuple[str, str], ...] = ()
+    if icc:
+        image, problem = _to_srgb(image, icc)
+        notes = (("profile-ignored", problem),) if problem else ()
+    # CMYK without a profile: R = (1-C)(1-K). Pillow has undone Adobe's inverted JPEGs by then.
+    image = image.convert("RGB")
+    if alpha is not None:
+        image = Image.composite(image, Image.new("RGB", image.size, BACKGROUND), alpha)
+    image.info = {}
+    return image, notes
+
+
+def _from_16_bits(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+    """65535 to 255 with rounding (Pillow's own conversion clips at 255), and the transparent value as alpha."""
+    value = np.asarray(image).astype(np.uint32)
+    grey = Image.fromarray(((value * 255 + 32767) // 65535).astype(np.uint8))
+    clear = image.info.get("transparency")
+    if not isinstance(clear, int):
+        return grey, None
+    return grey, Image.fromarray(np.where(value == clear, 0, 255).astype(np.uint8))
+
+
+def _to_srgb(image: Image.Image, icc: bytes) -> tuple[Image.Image, str]:
+    """Through the embedded profile to sRGB; or the picture as it was and why."""
+    modes = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
+    try:
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
+        space = str(profile.profile.xcolor_space).strip()
+        if space == "RGB" and image.mode == "L":
+            image = image.convert("RGB")
+        if modes.get(space) != image.mode:
+            return image, f"a {space} profile in a picture of kind {image.mode}"
+        transform = ImageCms.buildTransform(
+            profile,
+            ImageCms.createProfile("sRGB"),
+            image.mode,
+            "RGB",
+            ImageCms.Intent.RELATIVE_COLORIMETRIC,
+            # Unoptimised: lcms' tables for grey profiles are off by 10 of 255 in the dark (measured, linear grey).
+            ImageCms.Flags.BLACKPOINTCOMPENSATION | ImageCms.Flags.NOOPTIMIZE,
+        )
+        if image.mode == "RGB" and _changes_nothing(transform):
+            return image, ""
+        converted = ImageCms.applyTransform(image, transform)
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError) as error:
+        return image, str(error) or type(error).__name__
+    return (converted, "") if converted is not None else (image, "no conversion")
+
+
+def _changes_nothing(transform: ImageCms.ImageCmsTransform) -> bool:
+    """Whether it is sRGB by another name, as in most files with a profile: a conversion would only cost time."""
+    steps = np.arange(0, 256, 51, dtype=np.uint8)
+    grey = np.arange(256, dtype=np.uint8)
+    cube = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(1, -1, 3)
+    colours = np.concatenate([cube, np.stack([grey] * 3, axis=-1)[None]], axis=1)
+    converted = ImageCms.applyTransform(Image.fromarray(colours), transform)
+    return converted is not None and bool(np.abs(np.asarray(converted, np.int16) - colours).max() <= 1)

@@ -1,0 +1,211 @@
+"""A folder to a `Manifest`: usable pictures with captions, why others were left out. Originals are only read."""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+from typing import Final
+
+from tsuika.core.config import Data
+from tsuika.core.errors import PictureError
+from tsuika.core.files import write_text
+from tsuika.data import caption
+from tsuika.data.manifest import REASONS, LeftOut, Manifest, Note, Sample
+from tsuika.data.picture import UnusableError, read_picture, sniff
+
+SUFFIXES: Final = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif"}
+    | {".heic", ".heif", ".hif"}
+)
+# Named in the report instead of passed over. Raw files begin like TIFF and would give their thumbnail.
+FOREIGN: Final = frozenset(
+    {".svg", ".svgz", ".eps", ".ps", ".ai", ".pdf", ".psd", ".psb", ".xcf", ".kra", ".clip", ".jxl", ".jp2", ".ico"}
+    | {".tga", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"}
+)
+RUN_MARKS: Final = ("events.jsonl", "recipe.toml")  # a run folder of ours
+CACHE_MARK: Final = "CACHEDIR.TAG"  # bford.info/cachedir
+
+# Above this, `2024_summer` is a name and not a number of repeats.
+MAX_FOLDER_REPEATS: Final = 1000
+
+
+def natural_key(name: str) -> tuple[tuple[tuple[int, int, str], ...], str]:
+    """Sorts as people do: `2.png` before `10.png`, whatever the case or Unicode form."""
+    text = unicodedata.normalize("NFC", name)
+    parts = re.split(r"([0-9]+)", text.casefold())
+    return tuple((0, int(part), "") if part.isdigit() and part.isascii() else (1, 0, part) for part in parts), text
+
+
+def kohya_folder(names: Sequence[str]) -> tuple[int, str] | None:
+    """Repeats and words of the innermost folder called `N_words` as sd-scripts reads them; None: there is none."""
+    for name in reversed(names):
+        match = re.fullmatch(r"([0-9]{1,4})_(.*)", unicodedata.normalize("NFC", name), re.DOTALL)
+        if match and int(match[1]) <= MAX_FOLDER_REPEATS:
+            return int(match[1]), match[2].strip()
+    return None
+
+
+def scan(
+    folder: Path,
+    config: Data,
+    *,
+    size_px: int = 0,
+    needed: int = 1,
+    report: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Manifest:
+    """Every picture under `folder`, in natural order. Hidden files and our own run and cache folders are passed over.
+
+    Args:
+        folder: any folder; links are followed, each real folder once.
+        config: `data.*` of the recipe.
+        size_px: the training size where `config.size_px` is 0 (the base's own).
+        needed: how many usable pictures there must be.
+        report: where the manifest is written as JSON, also when too few are left.
+        progress: called with (pictures read, pictures found).
+
+    Raises:
+        PictureError: no such folder (DS001), or fewer than `needed` usable pictures (DS002).
+    """
+    if not folder.is_dir():
+        raise PictureError("DS001", where=folder)
+    least_px = config.min_size_px or (config.size_px or size_px) // 2
+    found = _Found()
+    _walk(folder, (folder.resolve().name,), "", found)
+    samples: list[Sample] = []
+    total = len(found.pictures)
+    for done, item in enumerate(sorted(found.pictures, key=lambda item: natural_key(item.name)), 1):
+        try:
+            samples.append(_sample(item, config, least_px, found.notes))
+        except UnusableError as error:
+            found.left_out.append(LeftOut(item.path, error.reason, error.words))
+        if progress:
+            progress(done, total)
+    manifest = Manifest(
+        tuple(samples),
+        tuple(sorted(found.left_out, key=lambda left: natural_key(str(left.path)))),
+        tuple(found.notes),
+    )
+    if report:
+        write_text(report, manifest.to_json())
+    if len(samples) < needed:
+        raise PictureError(
+            "DS002",
+            where=folder,
+            usable=len(samples),
+            total=len(samples) + len(manifest.quarantined),
+            needed=needed,
+            why=_why_too_few(manifest),
+            report=report or "tsuika check",
+        )
+    return manifest
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    path: Path
+    name: str
+    captions: dict[str, Path]
+    repeats: int
+    folder_words: str
+
+
+@dataclass
+class _Found:
+    pictures: list[_Candidate] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
+    seen: set[tuple[int, int]] = field(default_factory=set)  # (device, inode) of folders: links may form loops
+
+
+def _walk(folder: Path, names: tuple[str, ...], prefix: str, found: _Found) -> None:
+    try:
+        status = folder.stat()
+        if (status.st_dev, status.st_ino) in found.seen:
+            return
+        found.seen.add((status.st_dev, status.st_ino))
+        with os.scandir(folder) as listing:
+            entries = sorted(listing, key=lambda entry: natural_key(entry.name))
+    except OSError as error:
+        found.left_out.append(LeftOut(folder, "unreadable", error.strerror or str(error)))
+        return
+    if prefix and (own := _own_output({entry.name for entry in entries})):
+        found.notes.append(Note(prefix.rstrip("/"), "own-output", own))
+        return
+    captions: dict[str, dict[str, Path]] = {}
+    for entry in entries:
+        plain = PurePath(_for_people(entry.name))
+        if plain.suffix.lower() in caption.SUFFIXES and entry.is_file():
+            captions.setdefault(plain.stem, {})[plain.suffix.lower()] = Path(entry.path)
+    repeats, words = kohya_folder(names) or (1, "")
+    for entry in entries:
+        path, name = Path(entry.path), _for_people(entry.name)
+        if name.startswith("."):
+            continue
+        if entry.is_dir():
+            _walk(path, (*names, entry.name), f"{prefix}{name}/", found)
+        elif path.suffix.lower() in FOREIGN:
+            found.left_out.append(
+                LeftOut(path, "unsupported", f"{path.suffix} files are not supported; save it as PNG")
+            )
+        elif path.suffix.lower() in SUFFIXES or _is_picture(path):
+            if repeats == 0:
+                found.left_out.append(LeftOut(path, "no-repeats", f"folder {names[-1]}"))
+                continue
+            files = captions.get(PurePath(name).stem, {})
+            found.pictures.append(_Candidate(path, prefix + name, files, repeats, words))
+
+
+def _for_people(name: str) -> str:
+    """NFC, and bytes that are no UTF-8 replaced."""
+    return unicodedata.normalize("NFC", os.fsencode(name).decode("utf-8", "replace"))
+
+
+def _own_output(names: set[str]) -> str:
+    if all(mark in names for mark in RUN_MARKS):
+        return "a run folder"
+    return "a cache folder" if CACHE_MARK in names else ""
+
+
+def _is_picture(path: Path) -> bool:
+    """A picture by its first bytes, whatever it is called."""
+    try:
+        if not path.is_file():
+            return False
+        with path.open("rb") as stream:
+            return sniff(stream.read(16)) is not None
+    except OSError:
+        return False
+
+
+def _sample(item: _Candidate, config: Data, least_px: int, notes: list[Note]) -> Sample:
+    opened = read_picture(item.path)
+    width, height = opened.image.size
+    if min(width, height) < least_px:
+        raise UnusableError(item.path, "too-small", f"{width}x{height} px, below the {least_px} px minimum")
+    text, caption_notes = caption.read(item.captions)
+    words, source = caption.complete(text, config, item.folder_words)
+    if not words:
+        caption_notes.append(("caption-none", "no caption file, trigger or class word"))
+    notes.extend(Note(item.name, code, more) for code, more in (*opened.notes, *caption_notes))
+    repeats = item.repeats * config.repeats
+    return Sample(item.path, item.name, words, width, height, repeats, opened.sha256, caption_source=source)
+
+
+def _why_too_few(manifest: Manifest) -> str:
+    if not manifest.quarantined:
+        return "No pictures were found (JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF, HEIC)." if not manifest.samples else ""
+    counts = Counter(left.reason for left in manifest.quarantined)
+    return "Left out: " + ", ".join(f"{count} {REASONS[reason]['en']}" for reason, count in counts.items()) + "."
+
+
+def left_out_by_reason(manifest: Manifest) -> Iterator[tuple[str, tuple[LeftOut, ...]]]:
+    """Reason code and its files, most frequent first."""
+    counts = Counter(left.reason for left in manifest.quarantined)
+    for reason, _ in counts.most_common():
+        yield reason, tuple(left for left in manifest.quarantined if left.reason == reason)

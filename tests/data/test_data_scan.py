@@ -1,0 +1,231 @@
+"""Folders of every kind, and captions."""
+
+from __future__ import annotations
+
+import json
+import os
+import unicodedata
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from tsuika.core.config import Data
+from tsuika.core.errors import PictureError
+from tsuika.data import caption
+from tsuika.data.bucket import assign
+from tsuika.data.manifest import REASONS, Manifest
+from tsuika.data.report import report, summary
+from tsuika.data.scan import kohya_folder, natural_key, scan
+
+CONFIG = Data(trigger="sks", class_word="dog")
+
+
+def draw(path: Path, size: tuple[int, int] = (64, 64), colour: str = "red") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, colour).save(path)
+    return path
+
+
+def gen(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_recursive_natural_order_and_names(tmp_path: Path) -> None:
+    for name in ("10.png", "2.png", "b/1.PNG", "あ/写真.png", "noextension.png", ".hidden.png", ".git/x.png"):
+        draw(tmp_path / name)
+    (tmp_path / "noextension.png").rename(tmp_path / "noextension")
+    (tmp_path / "notes.md").write_text("no picture")
+    draw(tmp_path / unicodedata.normalize("NFD", "が.png"))
+    names = [sample.name for sample in scan(tmp_path, CONFIG).samples]
+    assert names == ["2.png", "10.png", "b/1.PNG", "noextension", "あ/写真.png", unicodedata.normalize("NFC", "が.png")]
+    assert natural_key("IMG_9.jpg") < natural_key("img_10.jpg")
+
+
+def test_links_in_loops_and_dangling(tmp_path: Path) -> None:
+    draw(tmp_path / "a" / "1.png")
+    (tmp_path / "a" / "up").symlink_to(tmp_path, target_is_directory=True)
+    (tmp_path / "b").symlink_to(tmp_path / "a", target_is_directory=True)
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    os.mkfifo(tmp_path / "pipe.png")  # opening it would wait for ever
+    manifest = scan(tmp_path, CONFIG)
+    assert [sample.name for sample in manifest.samples] == ["a/1.png"]
+    assert {left.path.name: left.reason for left in manifest.quarantined} == {
+        "gone.png": "unreadable",
+        "pipe.png": "unreadable",
+    }
+
+
+def test_own_outputs_are_passed_over_and_said(tmp_path: Path) -> None:
+    draw(tmp_path / "1.png")
+    draw(tmp_path / "run" / "samples" / "x.png")
+    draw(tmp_path / "cache" / "x.png")
+    for mark in ("run/events.jsonl", "run/recipe.toml", "cache/CACHEDIR.TAG"):
+        (tmp_path / mark).write_text("")
+    manifest = scan(tmp_path, CONFIG)
+    assert len(manifest) == 1
+    assert [(note.name, note.code) for note in manifest.notes] == [("cache", "own-output"), ("run", "own-output")]
+    assert len(scan(tmp_path / "run" / "samples", CONFIG)) == 1  # asked for by name
+
+
+def test_quarantine_goes_on_and_reports(tmp_path: Path) -> None:
+    folder, path = tmp_path / "写真", tmp_path / "out" / "left.json"
+    draw(folder / "good.png")
+    draw(folder / "small.png", (200, 20))
+    (folder / "empty.jpg").write_bytes(b"")
+    (folder / "text.jpg").write_text("hello")
+    (folder / "logo.svg").write_text("<svg/>")
+    (folder / "cut.png").write_bytes((folder / "good.png").read_bytes()[:-40])
+    seen: list[tuple[int, int]] = []
+    manifest = scan(folder, CONFIG, size_px=64, report=path, progress=lambda done, total: seen.append((done, total)))
+    reasons = {left.path.name: left.reason for left in manifest.quarantined}
+    assert reasons == {
+        "small.png": "too-small",
+        "empty.jpg": "empty",
+        "text.jpg": "not-a-picture",
+        "logo.svg": "unsupported",
+        "cut.png": "damaged",
+    }
+    assert set(reasons.values()) <= set(REASONS)
+    assert seen == [(i, 5) for i in range(1, 6)]
+    assert Manifest.from_json(path.read_text(encoding="utf-8")) == manifest
+    small = next(left for left in manifest.quarantined if left.reason == "too-small")
+    assert "200x20" in small.words and "32" in small.words
+    assert len(scan(folder, Data(min_size_px=20), size_px=64)) == 2
+
+    with pytest.raises(PictureError) as caught:
+        scan(folder, CONFIG, size_px=64, needed=2, report=path)
+    assert caught.value.code == "DS002" and caught.value.exit_status == 3
+    text = caught.value.describe()
+    assert "1 of 6" in text and str(path) in text and "1 empty file" in text
+    assert "6枚中1枚" in caught.value.describe("ja")
+
+
+def test_no_folder_and_no_pictures(tmp_path: Path) -> None:
+    for place in (tmp_path / "nowhere", draw(tmp_path / "file.png")):
+        with pytest.raises(PictureError) as caught:
+            scan(place, CONFIG)
+        assert caught.value.code == "DS001"
+    (tmp_path / "file.png").unlink()
+    with pytest.raises(PictureError) as caught:
+        scan(tmp_path, CONFIG)
+    assert caught.value.code == "DS002" and "No pictures" in str(caught.value)
+
+
+def test_manifest_json_survives_names_that_are_no_unicode(tmp_path: Path) -> None:
+    draw(tmp_path / "a.png").rename(os.fsdecode(os.fsencode(tmp_path) + b"/\x83\x65.png"))
+    manifest = scan(tmp_path, CONFIG)
+    text = manifest.to_json()
+    json.loads(text.encode("utf-8"))
+    assert Manifest.from_json(text) == manifest
+    assert manifest.subset([manifest.samples[0].name]).samples == manifest.samples
+    manifest.samples[0].name.encode("utf-8")
+
+
+def test_kohya_folders(tmp_path: Path) -> None:
+    for name in ("10_sks dog/a.png", "3_cat/deep/b.png", "0_none/c.png", "2024_summer/d.png", "plain/e.png"):
+        draw(tmp_path / name)
+    manifest = scan(tmp_path, Data(repeats=2))
+    found = {sample.name: (sample.repeats, sample.caption) for sample in manifest.samples}
+    assert found == {
+        "3_cat/deep/b.png": (6, "cat"),
+        "10_sks dog/a.png": (20, "sks dog"),
+        "2024_summer/d.png": (2, ""),
+        "plain/e.png": (2, ""),
+    }
+    assert [left.reason for left in manifest.quarantined] == ["no-repeats"]
+    assert {note.name for note in manifest.notes if note.code == "caption-none"} == {"2024_summer/d.png", "plain/e.png"}
+    assert kohya_folder(("1_a", "5_ＡＢ")) == (5, "ＡＢ")
+    assert kohya_folder(("a_5", "x5_y")) is None
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("赤い帽子, 犬".encode(), "赤い帽子, 犬"),
+        (b"\xef\xbb\xbf" + "赤い帽子".encode(), "赤い帽子"),
+        ("赤い帽子, ソ表".encode("cp932"), "赤い帽子, ソ表"),
+        ("赤い".encode("utf-16"), "赤い"),
+        (unicodedata.normalize("NFD", "がぎ é").encode(), unicodedata.normalize("NFC", "がぎ é")),
+        (b"red hat\r\nblue  sky\n\n", "red hat, blue sky"),
+        (b"A dog.\nIt sits,\nquietly", "A dog. It sits, quietly"),
+    ],
+)
+def test_caption_files(tmp_path: Path, content: bytes, expected: str) -> None:
+    draw(tmp_path / "犬.png")
+    (tmp_path / "犬.TXT").write_bytes(content)
+    sample = scan(tmp_path, Data()).samples[0]
+    assert (sample.caption, sample.caption_source) == (expected, "file")
+
+
+def test_caption_rules(tmp_path: Path) -> None:
+    for stem in "abcde":
+        draw(tmp_path / f"{stem}.png")
+    (tmp_path / "a.txt").write_text("a photo of SKS running")
+    (tmp_path / "b.caption").write_text("a dog that asks")
+    (tmp_path / "c.txt").write_text("sks from txt")
+    (tmp_path / "c.caption").write_text("sks from caption")
+    (tmp_path / "d.txt").write_text(" \n")
+    (tmp_path / "e.txt").write_bytes(b"\xff\x81 \x82")
+    manifest = scan(tmp_path, CONFIG)
+    assert [(sample.caption, sample.caption_source) for sample in manifest.samples] == [
+        ("a photo of SKS running", "file"),
+        ("sks, a dog that asks", "file+trigger"),
+        ("sks from txt", "file"),
+        ("sks dog", "built"),
+        ("sks dog", "built"),
+    ]
+    assert [(note.name, note.code) for note in manifest.notes] == [
+        ("c.png", "caption-both"),
+        ("e.png", "caption-unreadable"),
+    ]
+
+
+def test_has_word() -> None:
+    assert caption.has_word("a sks, dog", "SKS") and caption.has_word("sksの犬", "sks")
+    assert not caption.has_word("tasks", "sks") and not caption.has_word("sks1", "sks")
+    assert caption.has_word("赤いミクさん", "ミク")
+    assert caption.has_word("x c++ (a)", "c++ (a)")
+
+
+def test_shuffle_keeps_the_front_and_loses_nothing() -> None:
+    text = "sks, " + ", ".join(f"t{i}" for i in range(8))
+    seen = set()
+    for seed in range(50):
+        shuffled = caption.shuffle_tags(text, 2, gen(seed))
+        assert shuffled.startswith("sks, t0, ")
+        assert sorted(shuffled.split(", ")) == sorted(text.split(", "))
+        assert shuffled == caption.shuffle_tags(text, 2, gen(seed))
+        seen.add(shuffled)
+    assert len(seen) > 40
+    assert caption.shuffle_tags("one", 5, gen()) == "one"
+
+
+def test_dropout_share() -> None:
+    stream = gen()
+    dropped = sum(caption.drop("x", 0.2, stream) == "" for _ in range(2000))
+    assert abs(dropped - 400) < 5 * (2000 * 0.2 * 0.8) ** 0.5
+    assert caption.drop("x", 0, gen()) == "x" and caption.drop("x", 1, gen()) == ""
+    plain, shuffled = Data(caption_dropout=0.5), Data(caption_dropout=0.5, shuffle_tags=True)
+    for seed in range(30):  # the shuffle does not move the dropout
+        assert (caption.vary("a, b", plain, gen(seed)) == "") == (caption.vary("a, b", shuffled, gen(seed)) == "")
+
+
+def test_report_counts(tmp_path: Path) -> None:
+    for i in range(4):
+        draw(tmp_path / f"{i}.png", (64, 64) if i < 3 else (40, 80))
+    (tmp_path / "0.txt").write_text("sks in snow")
+    (tmp_path / "1.txt").write_text("in snow")
+    (tmp_path / "bad.png").write_text("x")
+    manifest = scan(tmp_path, CONFIG, size_px=64)
+    buckets = assign(manifest, size_px=64, step_px=8)
+    figures = summary(manifest, buckets, CONFIG)
+    keys = ("total", "usable", "left", "captions", "with_trigger", "added")
+    assert tuple(figures[key] for key in keys) == (5, 4, 1, 2, 4, 1)
+    assert json.loads(json.dumps(figures)) == figures
+    assert [item["name"] for item in figures["enlarged"]] == ["3.png"]
+    english, japanese = report(manifest, buckets, CONFIG), report(manifest, buckets, CONFIG, "ja")
+    assert "captions 2/4" in english and "trigger word in 4/4" in english and "64x64 px: 3 pictures" in english
+    assert "使える 4" in japanese and "画像ではありません" in japanese
+    assert "no trigger word" in report(manifest, buckets, Data())
