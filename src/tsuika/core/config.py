@@ -90,8 +90,8 @@ class Train(Section):
     """The loop."""
 
     steps: Annotated[int, Help("Optimizer steps", "学習ステップ数"), Field(ge=1, le=1_000_000)] = 800
-    batch_size: Annotated[int, Help("Pictures per step, over all processes", "1ステップあたりの画像数(全プロセス合計)"), Field(ge=1, le=4096)] = 4
-    accumulate: Annotated[int, _expert("Micro-batches per step: less memory, same result", "1ステップを分割する数(メモリ節約、結果は同じ)"), Field(ge=1, le=256)] = 1
+    batch_size: Annotated[int, Help("Pictures per forward pass, over all processes", "1回の計算で使う画像数(全プロセス合計)"), Field(ge=1, le=4096)] = 4
+    accumulate: Annotated[int, _expert("Batches per step: a step sees batch_size x accumulate pictures", "1ステップに使うバッチ数(1ステップの画像数 = batch_size x accumulate)"), Field(ge=1, le=256)] = 1
     learning_rate: Annotated[float, Help("Learning rate", "学習率"), Field(gt=0, le=10)] = 1e-4
     optimizer: Annotated[Literal["adamw", "adamw8bit", "prodigy", "schedule-free"], _expert("Optimizer", "オプティマイザー")] = "adamw"
     schedule: Annotated[Literal["cosine", "constant", "linear"], _expert("Learning-rate schedule after warm-up", "ウォームアップ後の学習率スケジュール")] = "cosine"
@@ -114,8 +114,9 @@ class Preview(Section):
 
     prompts: Annotated[tuple[str, ...], Help("Prompts to draw; `{trigger}` stands for the trigger word", "描くプロンプト。`{trigger}` はトリガーワードに置き換わります")] = ()
     every: Annotated[int, Help("Steps between previews; 0 = only before and after", "プレビューの間隔(ステップ)。0 = 学習前後のみ"), Field(ge=0)] = 0
+    num: Annotated[int, _expert("Pictures per prompt, at seed, seed + 1, ...", "プロンプトごとの枚数(シードを1ずつ増やします)"), Field(ge=1, le=64)] = 2
     seed: Annotated[int, _expert("Seed of the first preview", "プレビューのシード"), Field(ge=0)] = 1
-    steps: Annotated[int, _expert("Sampling steps", "サンプリングステップ数"), Field(ge=1, le=1000)] = 20
+    steps: Annotated[int, _expert("Sampling steps; 0 = the base's own default", "サンプリングステップ数。0 = ベースモデルの標準"), Field(ge=0, le=1000)] = 0
     cfg: Annotated[float, _expert("Guidance; 0 = the base's own default", "CFGスケール。0 = ベースモデルの標準"), Field(ge=0)] = 0.0
 
 

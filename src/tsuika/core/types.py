@@ -211,6 +211,7 @@ class Format(Protocol):
     """A file format for artifacts."""
 
     name: str
+    suffix: str  # of the file; empty where it is a folder
 
     def sniff(self, path: Path) -> bool:
         """Whether this file (or folder) is of this format, from its header alone."""

@@ -1,7 +1,7 @@
 """Make the embedded base again from nothing: tokenizer, VAE, then text encoder and UNet together.
 
     python -m tsuika.embedded.pretrain --work DIR            every stage, going on from what DIR holds
-    python -m tsuika.embedded.pretrain --work DIR --export   write the diffusers folder into the package
+    python -m tsuika.embedded.pretrain --work DIR --export FOLDER   write what is there as a diffusers folder
 
 Deterministic on one machine: every picture, noise and timestep is a function of (seed, step), so a killed run goes on
 from its last checkpoint to the same weights. Every picture is drawn fresh from the world (`world.py`); a drawn picture
@@ -14,6 +14,7 @@ import argparse
 import json
 import math
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -23,8 +24,9 @@ from typing import Any, Final
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from numpy.typing import NDArray
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -38,6 +40,7 @@ MAX_TOKENS: Final = 32
 START, END = "<|startoftext|>", "<|endoftext|>"
 BETAS: Final = (0.00085, 0.02)  # SD's scaled-linear, ended noisier: 16x16 latents leak their mean at SD's own 0.012
 TRAIN_TIMESTEPS: Final = 1000
+SAMPLING: Final = {"cfg": 3.0, "steps": 25, "sampler": "DDIM"}  # the base's own defaults
 
 
 @dataclass(frozen=True)
@@ -49,14 +52,14 @@ class Plan:
     vae_batch: int = 24
     vae_lr: float = 2e-3
     latent_noise: float = 0.03
-    unet_steps: int = 12000
+    unet_steps: int = 8400
     unet_batch: int = 32
     unet_lr: float = 1e-3
     unet_warmup: int = 300
     unet_decay: float = 0.3  # the last share of the steps, in which the rate falls to zero
     ema: float = 0.9995
     pool: int = 4096  # pictures drawn and encoded at a time ...
-    views: int = 4  # ... and how often each is seen, under fresh noise
+    views: int = 6  # ... and how often each is seen, under fresh noise
     caption_dropout: float = 0.1
     min_snr_gamma: float = 5.0
     thing_weight: float = 2.0  # loss weight of a latent under a thing, against 1 on the background
@@ -324,7 +327,7 @@ def batches(plan: Plan, start: int, vae: AutoencoderKL, scale: float, tokenizer:
         yield step, pool[0][rows], pool[1][rows], pool[2][rows]
 
 
-def train_unet(plan: Plan, work: Path, vae: AutoencoderKL, tokenizer: Any, compiled: bool) -> dict[str, Tensor]:
+def train_unet(plan: Plan, work: Path, vae: AutoencoderKL, tokenizer: Any) -> dict[str, Tensor]:
     """Train text encoder and UNet together on v-prediction; returns the averaged weights."""
     torch.manual_seed(plan.seed + 1)
     model = Generator(len(tokenizer))
@@ -338,7 +341,6 @@ def train_unet(plan: Plan, work: Path, vae: AutoencoderKL, tokenizer: Any, compi
     scale, alphas = latent_scale(plan, vae), alphas_cumprod()
     empty = tokenizer("", padding="max_length", max_length=MAX_TOKENS, return_tensors="pt").input_ids[0]
     live = dict(model.named_parameters())
-    run = torch.compile(model) if compiled else model
     began, seen, recent = time.monotonic(), start, []
     for step, latents, ids, weights in batches(plan, start, vae, scale, tokenizer):
         for group in optimizer.param_groups:
@@ -353,7 +355,7 @@ def train_unet(plan: Plan, work: Path, vae: AutoencoderKL, tokenizer: Any, compi
         noisy, target = a.sqrt() * latents + (1 - a).sqrt() * noise, a.sqrt() * noise - (1 - a).sqrt() * latents
         snr = a / (1 - a)
         with torch.autocast("cpu", torch.bfloat16):
-            output = run(noisy, t, ids)
+            output = model(noisy, t, ids)
         error = (output.float() - target).pow(2) * weights * (snr.clamp(max=plan.min_snr_gamma) / (snr + 1))
         loss = error.mean()
         optimizer.zero_grad(set_to_none=True)
@@ -374,6 +376,48 @@ def train_unet(plan: Plan, work: Path, vae: AutoencoderKL, tokenizer: Any, compi
     return average
 
 
+# --------------------------------------------------------------------------------------------------------------- export
+
+
+def export(plan: Plan, work: Path, folder: Path) -> None:
+    """Write what `work` holds as a diffusers folder in half precision, with the averaged weights."""
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(work / "tokenizer", folder / "tokenizer")
+    vae_state, unet_state = load(work / "vae.pt"), load(work / "unet.pt")
+    if vae_state is None or unet_state is None:
+        raise FileNotFoundError(f"{work}: train the VAE and the UNet first")
+    vae = new_vae()
+    vae.load_state_dict(vae_state["model"])
+    vae.register_to_config(scaling_factor=latent_scale(plan, vae.eval()))
+    vae.half().save_pretrained(folder / "vae")
+    model = Generator(len(json.loads((folder / "tokenizer/vocab.json").read_text(encoding="utf-8"))))
+    model.load_state_dict(unet_state["average"])
+    model.half()
+    model.unet.save_pretrained(folder / "unet")
+    text = model.text
+    text.config.save_pretrained(folder / "text_encoder")
+    config = json.loads((folder / "text_encoder/config.json").read_text())
+    config |= {"architectures": ["CLIPTextModel"], "dtype": "float16"}
+    (folder / "text_encoder/config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    # transformers 5 dropped a level of these names; every other program expects it
+    names = {f"text_model.{name.removeprefix('text_model.')}": value for name, value in text.state_dict().items()}
+    save_file({name: value.contiguous() for name, value in names.items()}, folder / "text_encoder/model.safetensors", {"format": "pt"})
+    DDIMScheduler(
+        num_train_timesteps=TRAIN_TIMESTEPS, beta_start=BETAS[0], beta_end=BETAS[1], beta_schedule="scaled_linear",
+        prediction_type="v_prediction", clip_sample=False, set_alpha_to_one=False, timestep_spacing="trailing",
+    ).save_pretrained(folder / "scheduler")  # fmt: skip
+    index = {
+        "_class_name": "StableDiffusionPipeline", "scheduler": ["diffusers", "DDIMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"],
+        "safety_checker": [None, None], "feature_extractor": [None, None], "image_encoder": [None, None],
+        "requires_safety_checker": False,
+    }  # fmt: skip
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+    made = {"unet_steps": unet_state["step"], "plan": asdict(plan)}
+    (folder / "tsuika.json").write_text(json.dumps({**SAMPLING, "made": made}, indent=2) + "\n")
+
+
 def main() -> None:
     """Run the stages that are not done yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -381,11 +425,14 @@ def main() -> None:
     parser.add_argument("--vae-steps", type=int, default=Plan.vae_steps)
     parser.add_argument("--unet-steps", type=int, default=Plan.unet_steps)
     parser.add_argument("--until", choices=("vae", "unet"), default="unet")
-    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--export", type=Path, help="Write the diffusers folder here instead of training.")
     options = parser.parse_args()
     work: Path = options.work
     work.mkdir(parents=True, exist_ok=True)
     plan = Plan(vae_steps=options.vae_steps, unet_steps=options.unet_steps)
+    if options.export:
+        export(plan, work, options.export)
+        return
     say(work, plan=asdict(plan), threads=torch.get_num_threads(), torch=torch.__version__, backgrounds=len(BACKGROUNDS))
     if not (work / "tokenizer/vocab.json").exists():
         train_tokenizer(work / "tokenizer", plan.seed)
@@ -394,7 +441,7 @@ def main() -> None:
         from transformers import CLIPTokenizer
 
         tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer")
-        train_unet(plan, work, vae, tokenizer, options.compile)
+        train_unet(plan, work, vae, tokenizer)
 
 
 if __name__ == "__main__":

@@ -230,7 +230,8 @@ def thing_mask(picture: Picture, size_px: int = SIZE_PX, source: GlyphSource = g
     return np.asarray(mask, np.float32) / 255
 
 
-def _article(words: str) -> str:
+def article(words: str) -> str:
+    """`a dog`, `an owl`, `pizza`."""
     if words in ("grapes", "ice cream", "pizza"):
         return words
     return f"an {words}" if words[0] in "aeiou" and not words.startswith("uni") else f"a {words}"
@@ -245,7 +246,7 @@ def where(background: str, choice: int = 0) -> str:
     if background in SCENES:
         wordings = SCENES[background]
         return wordings[choice % len(wordings)]
-    return (f"on {_article(background)} background", f"on {background}", f"in front of {_article(background)} wall")[choice % 3]
+    return (f"on {article(background)} background", f"on {background}", f"in front of {article(background)} wall")[choice % 3]
 
 
 @dataclass(frozen=True)
@@ -298,7 +299,7 @@ class World:
             for low, high, sizes in SIZE_WORDS:
                 if len(picture.things) == 1 and low <= placed.size < high and rng.random() < 0.8:
                     name = f"{rng.choice(sizes)} {name}"
-            phrases.append(_article(name))
+            phrases.append(article(name))
         what = " and ".join(phrases)
         place = where(picture.background, int(rng.integers(3)))
         style = rng.random()

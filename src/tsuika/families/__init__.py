@@ -1,0 +1,93 @@
+"""The families of Stable Diffusion that tsuika knows: what a file is, and how it becomes a `core.types.Model`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from tsuika.core.errors import ModelError
+from tsuika.families import detection, loading, sources
+from tsuika.families.common import Detected, Family, Geometry, StableDiffusion
+from tsuika.families.sd1 import SD1
+from tsuika.families.sd2 import SD2
+from tsuika.families.sdxl import SDXL
+from tsuika.families.weights import WEIGHT_SUFFIXES, open_weights
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["FAMILIES", "Detected", "Family", "Geometry", "StableDiffusion", "detect", "family", "load"]
+
+FAMILIES: Final[tuple[Family, ...]] = (SD1, SD2, SDXL)
+
+
+def family(name: str) -> Family:
+    """The family called `sd1`, `sd2` or `sdxl`.
+
+    Raises:
+        KeyError: there is none of this name.
+    """
+    return {row.facts.family: row for row in FAMILIES}[name]
+
+
+def detect(path: Path) -> Detected:
+    """What a diffusers folder or a single file is, from configs and header; no weights are read (but SD2's 320 numbers
+    that alone tell what it predicts).
+
+    Raises:
+        ModelError: not there (MD001), no Stable Diffusion (MD002), damaged (MD003), a pickle with code (MD005).
+    """
+    if path.is_dir():
+        return detection.detect_folder(FAMILIES, path)[1]
+    return detection.detect_single(FAMILIES, open_weights(path))[1]
+
+
+def load(
+    spec: str,
+    *,
+    tokenizer: str = "",
+    vae: str = "builtin",
+    device: torch.device,
+    dtype: torch.dtype,
+    embedded_path: Path | None = None,
+    geometry: Geometry | None = None,
+) -> StableDiffusion:
+    """A frozen model, ready to use.
+
+    Args:
+        spec: `embedded`, a diffusers folder, a single `.safetensors`/`.ckpt` file in the original layout, or a hub id.
+        tokenizer: Folder with `vocab.json` and `merges.txt`, or with `tokenizer/` and `tokenizer_2/`; empty: the
+            model's own, or for a single file CLIP's from the hub's cache or the hub.
+        vae: `builtin`, a file or a folder.
+        device: Where all parts go.
+        dtype: Of the UNet and the text encoders; the VAE is always float32.
+        embedded_path: The folder that `embedded` stands for.
+        geometry: Of a single file whose sizes are not its family's own.
+
+    Raises:
+        ModelError: as `detect`, or the model does not fit its family (MD003, MD004).
+        NetworkError: the hub is needed and does not answer.
+    """
+    wishes = loading.Wishes(tokenizer, vae, device, dtype)
+    if spec == "embedded":
+        if embedded_path is None:
+            raise ModelError("MD001", where=spec, why="The embedded base is not part of this installation.")
+        path = embedded_path
+    else:
+        path = Path(spec).expanduser()
+        if not path.exists():
+            path = _from_hub(spec)
+    if path.is_dir():
+        kind, found = detection.detect_folder(FAMILIES, path)
+        return loading.load_folder(kind, found, path, wishes, spec)
+    weights = open_weights(path)
+    kind, found = detection.detect_single(FAMILIES, weights)
+    return loading.load_single(kind, found, weights, geometry or kind.geometry(found.prediction), wishes)
+
+
+def _from_hub(spec: str) -> Path:
+    is_id = re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", spec) and not spec.lower().endswith(WEIGHT_SUFFIXES)
+    if not is_id:
+        raise ModelError("MD001", where=spec, why="There is no such file or folder, nor is it of the form owner/name.")
+    return sources.model_from_hub(spec)

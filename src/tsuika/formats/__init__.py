@@ -1,0 +1,46 @@
+"""File formats for artifacts. `FORMATS` is the whole list; a new format is one file and one entry."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from tsuika.core.errors import FormatError
+from tsuika.core.types import Format
+from tsuika.formats import common
+from tsuika.formats.common import RunFacts, count_tags, read_header
+from tsuika.formats.delta import delta, largest_relative_error
+from tsuika.formats.kohya_lora import KohyaLora
+from tsuika.formats.peft_lora import PeftLora
+
+FORMATS: Final[tuple[Format, ...]] = (KohyaLora(), PeftLora())
+
+__all__ = ["FORMATS", "RunFacts", "count_tags", "delta", "find", "largest_relative_error", "read_header"]
+
+
+def find(path: Path) -> Format:
+    """The format of a file or folder, from its header alone.
+
+    Raises:
+        FormatError: not there (FM004), damaged (MD003), a pickle (MD005), of no known format (FM001).
+    """
+    for known in FORMATS:
+        if known.sniff(path):
+            return known
+    expected = "a LoRA: kohya layout (.safetensors) or PEFT/diffusers layout (a folder)"
+    raise FormatError("FM001", where=path, found=_describe(path), expected=expected)
+
+
+def _describe(path: Path) -> str:
+    if path.is_dir():
+        names = sorted(child.name for child in path.iterdir())
+        return f"a folder with {', '.join(names[:5])}" if names else "an empty folder"
+    keys = common.read_header(path).tensors
+    if any(key.startswith("model.diffusion_model.") for key in keys):
+        return f"a whole model (checkpoint) with {len(keys)} tensors"
+    return f"safetensors with {len(keys)} tensors" + (f", such as `{min(keys)}`" if keys else "")
+
+
+def is_artifact(path: Path) -> bool:
+    """Whether some format of this list knows the file."""
+    return any(known.sniff(path) for known in FORMATS)

@@ -76,6 +76,8 @@ def defaults_for(model: Model, folder: Path | None = None) -> Defaults:
         return Defaults()
     try:
         said = json.loads(path.read_text(encoding="utf-8-sig"))
+        if not isinstance(said, dict):
+            raise TypeError(type(said).__name__)
         known = {key: said[key] for key in ("cfg", "steps", "sampler") if key in said}
         defaults = Defaults(**known)
         defaults = Defaults(float(defaults.cfg), int(defaults.steps), str(defaults.sampler))
@@ -235,7 +237,7 @@ def sample_latents(
     shape = (1, model.facts.latent_channels, height, width)
     noise_BCHW = torch.cat([torch.randn(shape, generator=generator) for generator in generators])
     scheduler.set_timesteps(steps, device=model.device)
-    latents_BCHW = noise_BCHW.to(model.device) * scheduler.init_noise_sigma
+    latents_BCHW: Tensor = noise_BCHW.to(model.device) * scheduler.init_noise_sigma
     takes_generator = "generator" in inspect.signature(scheduler.step).parameters
     extra = {"generator": list(generators)} if takes_generator else {}
     guide = None if uncond is None else uncond[[0] * len(generators)]

@@ -1,0 +1,5 @@
+"""`python -m tsuika` is `tsuika`."""
+
+from tsuika.cli.main import main
+
+main()

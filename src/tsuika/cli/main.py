@@ -1,0 +1,156 @@
+"""`tsuika`: parse, call `tsuika.api`, print. No logic, and no torch until a command runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from tsuika.cli import screen
+
+app = typer.Typer(
+    name="tsuika",
+    help="Additional training (追加学習) for Stable Diffusion: from a folder of pictures to a file that works in your program.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
+Out = Annotated[Path, typer.Option("--out", help="Run folder to make.")]
+BaseModel = Annotated[str, typer.Option("--base", help="embedded, a diffusers folder, a .safetensors/.ckpt file, or a hub id.")]
+
+
+@app.callback()
+def options(
+    lang: Annotated[str, typer.Option("--lang", help="Language of messages: en, ja or auto.")] = "auto",
+) -> None:
+    """Set what all commands share."""
+    screen.use_language(lang, os.environ.get("TSUIKA_LANG") or os.environ.get("LC_ALL") or os.environ.get("LANG") or "")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Folder to make.")] = Path("tsuika-demo"),
+    steps: Annotated[Optional[int], typer.Option("--steps", help="Training steps.")] = None,  # noqa: UP045 (typer, 3.10)
+    json: Json = False,
+) -> None:
+    """Teach the embedded base a new character, and show it before and after: a few minutes on 2 CPU cores."""
+    from tsuika import api
+
+    screen.follow(api.demo(out, steps=steps), out, as_json=json)
+
+
+@app.command()
+def train(
+    method: Annotated[str, typer.Argument(help="lora (more methods are coming).")] = "",
+    images: Annotated[str, typer.Option("--images", help="Folder of training images; never changed.")] = "",
+    out: Annotated[Optional[Path], typer.Option("--out", help="Run folder to make.")] = None,  # noqa: UP045
+    base: BaseModel = "",
+    trigger: Annotated[str, typer.Option("--trigger", help="Trigger word.")] = "",
+    class_word: Annotated[str, typer.Option("--class-word", help="Kind of thing: dog, character, style.")] = "",
+    recipe: Annotated[Optional[Path], typer.Option("--recipe", help="Recipe file (TOML).")] = None,  # noqa: UP045
+    set_: Annotated[Optional[list[str]], typer.Option("--set", help="Any setting: key=value (see: tsuika settings).")] = None,  # noqa: UP045
+    steps: Annotated[Optional[int], typer.Option("--steps", help="Training steps.")] = None,  # noqa: UP045
+    seed: Annotated[Optional[int], typer.Option("--seed", help="Seed.")] = None,  # noqa: UP045
+    vae: Annotated[str, typer.Option("--vae", help="builtin, a file or a folder.")] = "",
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, print the recipe, train nothing.")] = False,
+    json: Json = False,
+) -> None:
+    """Train on a folder of pictures."""
+    from tsuika.core import config
+    from tsuika.core.errors import RecipeError
+
+    tables = config.read_tables(recipe) if recipe else {}
+    flags = {
+        "method.name": method, "data.images": images, "base.model": base, "data.trigger": trigger,
+        "data.class_word": class_word, "train.steps": steps, "train.seed": seed, "base.vae": vae, "train.device": device,
+    }  # fmt: skip
+    tables = config.override(tables, {key: value for key, value in flags.items() if value not in ("", None)})
+    tables = config.override(tables, dict(config.parse_assignment(text) for text in set_ or ()))
+    built = config.build(tables, where=str(recipe or ""))
+    if out is None:
+        raise RecipeError("RC005", found="--out", do="tsuika train lora --images DIR --out RUN")
+    if dry_run:
+        from tsuika import api
+
+        screen.result(api.dry_run(built), as_json=json)
+        return
+    from tsuika import api
+
+    screen.follow(api.train(built, out), out, as_json=json)
+
+
+@app.command()
+def resume(run: Annotated[Path, typer.Argument(help="Run folder.")], json: Json = False) -> None:
+    """Go on exactly where a run stopped."""
+    from tsuika import api
+
+    screen.follow(api.resume(run), run, as_json=json)
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Option("--prompt", help="What to draw; A1111 syntax works.")],
+    out: Annotated[Path, typer.Option("--out", help="PNG file, or a folder for several.")],
+    negative: Annotated[str, typer.Option("--negative", help="What not to draw.")] = "",
+    base: BaseModel = "embedded",
+    lora: Annotated[Optional[list[str]], typer.Option("--lora", help="LoRA file, optionally :STRENGTH.")] = None,  # noqa: UP045
+    artifacts: Annotated[Path, typer.Option("--artifacts", help="Where names in prompts are looked up.")] = Path(),
+    vae: Annotated[str, typer.Option("--vae", help="builtin, a file or a folder.")] = "builtin",
+    tokenizer: Annotated[str, typer.Option("--tokenizer", help="Tokenizer folder, for a single-file base.")] = "",
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+    steps: Annotated[Optional[int], typer.Option("--steps", help="Sampling steps; default: the base's own.")] = None,  # noqa: UP045
+    cfg: Annotated[Optional[float], typer.Option("--cfg", help="Guidance; default: the base's own.")] = None,  # noqa: UP045
+    sampler: Annotated[Optional[str], typer.Option("--sampler", help="Sampler by its usual name.")] = None,  # noqa: UP045
+    size: Annotated[str, typer.Option("--size", help="WIDTHxHEIGHT; default: the base's own.")] = "",
+    num: Annotated[int, typer.Option("--num", min=1, help="How many pictures, at seed, seed + 1, ...")] = 1,
+    device: Annotated[str, typer.Option("--device")] = "auto",
+    json: Json = False,
+) -> None:
+    """Draw pictures, with any number of LoRA files at their strengths."""
+    from tsuika import api
+
+    done = api.generate(
+        prompt, out, negative=negative, base=base, lora=lora or (), artifacts=artifacts, vae=vae, tokenizer=tokenizer,
+        seed=seed, steps=steps, cfg=cfg, sampler=sampler, size=size, num=num, device=device,
+    )  # fmt: skip
+    screen.result(done, as_json=json)
+
+
+@app.command()
+def inspect(file: Annotated[Path, typer.Argument(help="Any model or LoRA file.")], json: Json = False) -> None:
+    """Say what a file is, from its header alone; nothing in it is ever run."""
+    from tsuika import api
+
+    screen.result(api.inspect(file), as_json=json)
+
+
+@app.command()
+def settings(
+    key: Annotated[str, typer.Argument(help="Show only settings whose key contains this.")] = "",
+    markdown: Annotated[bool, typer.Option("--markdown", help="As the settings page of the documentation.")] = False,
+) -> None:
+    """List every setting of a recipe with its default and meaning."""
+    from tsuika.cli import settings_page
+
+    screen.print_out(settings_page.markdown(screen.language(), key) if markdown else settings_page.table(screen.language(), key))
+
+
+@app.command()
+def doctor(json: Json = False) -> None:
+    """Say what this machine has: device, memory, disk, libraries."""
+    from tsuika import api
+
+    screen.result(api.doctor(), as_json=json)
+
+
+def main() -> None:
+    """The program: errors become one block and an exit status, never a traceback on the screen."""
+    screen.run(app, sys.argv[1:])

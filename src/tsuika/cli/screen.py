@@ -1,0 +1,180 @@
+"""What people see: progress and talk on stderr, results on stdout, errors as one block."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+import typer
+
+from tsuika.core.errors import Lang, TsuikaError
+from tsuika.core.events import Event, Finished, Phase, Previewed, Progress, Saved, Started, Stepped, Warned, Written
+
+_WORDS: dict[str, dict[Lang, str]] = {
+    "load": {"en": "Loading the base model", "ja": "ベースモデルを読み込んでいます"},
+    "pictures": {"en": "Looking at the pictures", "ja": "画像を調べています"},
+    "encode": {"en": "Encoding the pictures", "ja": "画像をエンコードしています"},
+    "train": {"en": "Training", "ja": "学習中"},
+    "preview": {"en": "Drawing previews", "ja": "プレビューを描いています"},
+    "compare": {"en": "Drawing before and after", "ja": "学習前後の絵を描いています"},
+    "write": {"en": "Writing and checking the files", "ja": "ファイルを書き出して確認しています"},
+    "report": {"en": "Writing the report", "ja": "レポートを書いています"},
+    "started": {
+        "en": "{method} on {family}: {pictures} pictures, {trainable:,} weights to train, steps {first_step}-{steps}",
+        "ja": "{family} に {method}: 画像 {pictures} 枚、学習する重み {trainable:,} 個、ステップ {first_step}〜{steps}",
+    },
+    "written": {
+        "en": "wrote {path} ({format}); read back, it does the same (largest ΔW difference {largest_relative_error:.1e})",
+        "ja": "{path} を書き出しました({format})。読み戻して効果を確認済み(ΔWの差は最大 {largest_relative_error:.1e})",
+    },
+    "note": {"en": "note", "ja": "お知らせ"},
+    "done": {"en": "Done. Look at {report}", "ja": "完了しました。{report} をご覧ください"},
+    "stopped": {
+        "en": "Stopped at step {step}; everything is saved. Go on with: tsuika resume {run}",
+        "ja": "ステップ{step}で止めました。保存済みです。続けるには: tsuika resume {run}",
+    },
+    "bug": {
+        "en": "This is a bug of ours. The details are in {log}; please report it.",
+        "ja": "tsuikaの不具合です。詳細は {log} にあります。報告をお願いします。",
+    },
+}
+_chosen: list[Lang] = ["en"]
+
+
+def use_language(wish: str, environment: str) -> None:
+    """Choose the language of messages; `auto` follows the environment."""
+    if wish not in ("en", "ja", "auto"):
+        raise typer.BadParameter("en, ja or auto")
+    _chosen[0] = "ja" if wish == "ja" or (wish == "auto" and environment.lower().startswith("ja")) else "en"
+
+
+def language() -> Lang:
+    """The language in use."""
+    return _chosen[0]
+
+
+def say(key: str, **values: object) -> str:
+    """A phrase in the language in use."""
+    return _WORDS[key][language()].format(**values)
+
+
+def print_out(text: str) -> None:
+    """A result, on stdout."""
+    sys.stdout.write(text + "\n")
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    return str(value) if isinstance(value, Path) else value
+
+
+def result(value: Mapping[str, Any], *, as_json: bool) -> None:
+    """A command's result: one JSON object, or lines for people."""
+    if as_json:
+        print_out(json.dumps(value, ensure_ascii=False, default=_plain))
+        return
+    for key, item in value.items():
+        if isinstance(item, Mapping):
+            print_out(f"{key}:")
+            for name, inner in item.items():
+                print_out(f"  {name}: {inner}")
+        elif isinstance(item, (list, tuple)):
+            print_out(f"{key}: {', '.join(map(str, item))}" if len(str(item)) < 100 else f"{key}:")
+            if len(str(item)) >= 100:
+                for inner in item:
+                    print_out(f"  {inner}")
+        else:
+            print_out(f"{key}: {item}" if "\n" not in str(item) else str(item))
+
+
+class _Stop:
+    """Ctrl+C and terminate end the run between two steps; a second one ends it at once."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._note)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        if self.signal is not None:
+            raise SystemExit(128 + number)
+        self.signal = number
+
+
+def follow(events: Iterator[Event], run: Path, *, as_json: bool) -> None:
+    """Show a run as it goes; at the end, its report as the result."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bar, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    stop, step, began = _Stop(), 0, time.monotonic()
+    columns = (
+        TextColumn("{task.description}"), BarColumn(bar_width=28), MofNCompleteColumn(), TextColumn("{task.fields[note]}"),
+        TimeRemainingColumn(compact=True),
+    )  # fmt: skip
+    with Bar(*columns, console=console, transient=not console.is_terminal, disable=not console.is_terminal) as bar:
+        task = None
+        for event in events:
+            match event:
+                case Phase(name=name, total=total):
+                    console.print(f"[dim]{time.monotonic() - began:6.1f} s[/dim]  {say(name)}")
+                    if task is not None:
+                        bar.remove_task(task)
+                    task = bar.add_task(say(name), total=total or None, note="") if total else None
+                case Progress(done=done, total=total) if task is not None:
+                    bar.update(task, completed=done, total=total)
+                case Stepped():
+                    step = event.step
+                    if task is not None:
+                        bar.update(task, completed=step, note=f"loss {event.loss:.4f}  {1 / max(event.seconds, 1e-9):.1f} step/s")
+                case Started():
+                    console.print(f"          {say('started', **asdict(event))}")
+                case Written():
+                    console.print(f"          {say('written', **asdict(event))}")
+                case Warned(code=code, message=message):
+                    console.print(f"{say('note')}[{code}] {message}", markup=False)
+                case Finished() | Saved() | Previewed() | _:
+                    pass
+            if stop.signal is not None and not isinstance(event, Finished):
+                events.close()  # type: ignore[attr-defined]
+                console.print(say("stopped", step=step, run=run))
+                raise SystemExit(128 + stop.signal)
+    report = run / "report.json"
+    if as_json:
+        print_out(report.read_text(encoding="utf-8").strip())
+    else:
+        console.print(say("done", report=run / "report.html"))
+        print_out(str(run))
+
+
+def run(app: typer.Typer, arguments: list[str]) -> None:
+    """Run the program and exit with its status."""
+    try:
+        app(arguments, standalone_mode=False)
+    except TsuikaError as error:
+        sys.stderr.write(error.describe(language()) + "\n")
+        raise SystemExit(error.exit_status) from None
+    except click.exceptions.Exit as leave:
+        raise SystemExit(leave.exit_code) from None
+    except click.exceptions.Abort:
+        raise SystemExit(130) from None
+    except click.ClickException as wrong:
+        wrong.show()
+        raise SystemExit(2) from None
+    except (SystemExit, KeyboardInterrupt):
+        raise
+    except Exception:  # noqa: BLE001 (the last line of defence: a bug becomes a log file and status 1)
+        log = Path("tsuika-error.log")
+        log.write_text(traceback.format_exc(), encoding="utf-8")
+        sys.stderr.write(say("bug", log=log.absolute()) + "\n")
+        raise SystemExit(1) from None

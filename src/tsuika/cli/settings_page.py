@@ -1,0 +1,46 @@
+"""The list of settings, from the recipe's own metadata."""
+
+from __future__ import annotations
+
+from tsuika.core.config import Setting, choices, settings
+from tsuika.core.errors import Lang
+
+_HEAD = {"en": ("Key", "Default", "What it is"), "ja": ("キー", "初期値", "説明")}
+_TITLE = {"en": "Settings", "ja": "設定一覧"}
+_NOTE = {
+    "en": "Every setting of a recipe. In a recipe file the part before the dot is the table; on the command line use "
+    "`--set key=value`. Made by `tsuika settings --markdown`.",
+    "ja": "レシピの全設定です。レシピファイルではドットの前がテーブル名、コマンドラインでは `--set key=value` で指定します。"
+    "このページは `tsuika --lang ja settings --markdown` で作られます。",
+}
+_EXPERT = {"en": " (expert)", "ja": "(上級)"}
+
+
+def _rows(lang: Lang, part: str) -> list[tuple[str, str, str]]:
+    def words(setting: Setting) -> str:
+        text = setting.help.ja if lang == "ja" else setting.help.en
+        allowed = choices(setting)
+        return (
+            text
+            + (f" [{setting.help.unit}]" if setting.help.unit else "")
+            + (f": {', '.join(allowed)}" if len(allowed) > 1 else "")
+            + (_EXPERT[lang] if setting.help.level == "expert" else "")
+        )
+
+    return [(s.key, str(s.default if s.default != "" else '""'), words(s)) for s in settings() if part in s.key]
+
+
+def markdown(lang: Lang, part: str = "") -> str:
+    """The settings page of the documentation."""
+    head = _HEAD[lang]
+    lines = [f"# {_TITLE[lang]}", "", _NOTE[lang], "", f"| {' | '.join(head)} |", "|---|---|---|"]
+    lines += [f"| `{key}` | `{default}` | {text} |" for key, default, text in _rows(lang, part)]
+    return "\n".join(lines) + "\n"
+
+
+def table(lang: Lang, part: str = "") -> str:
+    """The same for a terminal."""
+    rows = _rows(lang, part)
+    wide = max((len(key) for key, _, _ in rows), default=0)
+    middle = max((len(default) for _, default, _ in rows), default=0)
+    return "\n".join(f"{key:<{wide}}  {default:<{middle}}  {text}" for key, default, text in rows)

@@ -1,0 +1,63 @@
+"""A run folder: the names of what is in it, and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tsuika.core.errors import RecipeError
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """`RUN` of the command line's contract."""
+
+    root: Path
+
+    @property
+    def recipe(self) -> Path:
+        return self.root / "recipe.toml"
+
+    @property
+    def events(self) -> Path:
+        return self.root / "events.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    @property
+    def samples(self) -> Path:
+        return self.root / "samples"
+
+    @property
+    def artifacts(self) -> Path:
+        return self.root / "artifacts"
+
+    @property
+    def report_html(self) -> Path:
+        return self.root / "report.html"
+
+    @property
+    def report_json(self) -> Path:
+        return self.root / "report.json"
+
+    @property
+    def left_out(self) -> Path:
+        return self.root / "pictures.json"
+
+    @property
+    def log(self) -> Path:
+        return self.root / "log.txt"
+
+    def create(self) -> RunDir:
+        """Make a new run folder.
+
+        Raises:
+            RecipeError: RC006, it already holds something.
+        """
+        if self.root.exists() and any(self.root.iterdir()):
+            raise RecipeError("RC006", where=self.root)
+        for folder in (self.root, self.checkpoints, self.samples, self.artifacts):
+            folder.mkdir(parents=True, exist_ok=True)
+        return self

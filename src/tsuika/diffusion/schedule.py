@@ -1,0 +1,53 @@
+"""The forward process: how noise is mixed in at a timestep. Pure tensor functions.
+
+Shapes: T timesteps of the schedule, B pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def alphas_cumprod_T(config: Mapping[str, Any]) -> Tensor:
+    """Cumulative products of 1 - beta for a diffusers scheduler config, float32 (T,).
+
+    Betas as in Ho et al. 2020 (`linear`) and CompVis latent diffusion (`scaled_linear`); `rescale_betas_zero_snr` as in
+    Lin et al. 2023, algorithm 1.
+
+    Raises:
+        ValueError: a beta schedule that Stable Diffusion does not use.
+    """
+    count = int(config.get("num_train_timesteps", 1000))
+    start, end = float(config.get("beta_start", 0.00085)), float(config.get("beta_end", 0.012))
+    kind = config.get("beta_schedule", "scaled_linear")
+    if kind == "scaled_linear":
+        betas = torch.linspace(start**0.5, end**0.5, count, dtype=torch.float64) ** 2
+    elif kind == "linear":
+        betas = torch.linspace(start, end, count, dtype=torch.float64)
+    else:
+        raise ValueError(f"beta schedule {kind!r}")
+    alphas = torch.cumprod(1 - betas, dim=0)
+    if config.get("rescale_betas_zero_snr", False):
+        root = alphas.sqrt()
+        alphas = ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
+    return alphas.float()
+
+
+def stratified_timesteps(size: int, count: int, generator: torch.Generator) -> Tensor:
+    """One timestep from each of `size` equal strata of 0..count-1, in random order (size,).
+
+    The timestep explains most of the variance of a batch's loss; strata take that variance out of the gradient without
+    moving its mean.
+    """
+    strata = (torch.arange(size) + torch.rand(size, generator=generator)) / size
+    return (strata * count).long().clamp_(max=count - 1)[torch.randperm(size, generator=generator)]
+
+
+def add_noise(latents_BCHW: Tensor, noise_BCHW: Tensor, alphas_B: Tensor) -> Tensor:
+    """q(x_t | x_0): sqrt(a) x_0 + sqrt(1 - a) noise (Ho et al. 2020, equation 4)."""
+    a = alphas_B.view(-1, 1, 1, 1)
+    return a.sqrt() * latents_BCHW + (1 - a).sqrt() * noise_BCHW

@@ -1,0 +1,318 @@
+"""`StableDiffusion`, the one `core.types.Model` of SD1, SD2 and SDXL, and `Family`, the facts that tell them apart.
+
+What the three share is here; what differs is data in `sd1.py`, `sd2.py`, `sdxl.py`. Knows no files.
+
+Shapes: B pictures or prompts, S tokens, D text width, P pooled width, C latent channels, H x W pixels or latents.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from tsuika.core.types import Conditioning, Facts, Prediction, Role, canonical
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+Config = Mapping[str, Any]
+Shapes = Mapping[str, tuple[int, ...]]
+TextLayout = Literal["clip", "open_clip"]
+
+
+@dataclass(frozen=True)
+class TextTower:
+    """One text encoder of a family."""
+
+    component: str  # "text_encoder", "text_encoder_2"
+    projected: bool  # CLIPTextModelWithProjection, whose pooled output the UNet takes
+    layout: TextLayout  # key layout in single files
+    prefix: str  # in single files
+    padding: str  # the token that fills up short prompts; "" is the end token
+
+    @property
+    def tokenizer(self) -> str:
+        """The name of its tokenizer: "tokenizer", "tokenizer_2"."""
+        return self.component.replace("text_encoder", "tokenizer")
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The configs of a model's parts, as diffusers and transformers write them."""
+
+    unet: Config
+    vae: Config
+    text: Mapping[str, Config]  # component -> CLIPTextConfig
+    native_size_px: int
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family of models: facts, how to recognise it, its configs. A new family is one of these in `FAMILIES`."""
+
+    facts: Facts
+    towers: tuple[TextTower, ...]
+    penultimate: bool  # text conditioning is the last hidden state but one, without the final norm
+    geometry: Callable[[Prediction], Geometry]  # of the real models; single files carry no configs
+    tiny_geometry: Callable[[int, int], Geometry]  # (vocabulary, longest prompt in tokens) -> the same structure, small
+    is_single_file: Callable[[Shapes], bool]  # from tensor names and shapes
+    is_folder: Callable[[Config, Sequence[str]], bool]  # from unet/config.json and the names of the parts
+
+    def tiny(self, seed: int, tokenizer: Path, *, prediction: Prediction | None = None) -> StableDiffusion:
+        """A random model of the family's true structure with few weights, in float32 on the CPU.
+
+        Args:
+            seed: Decides every weight.
+            tokenizer: Folder with `vocab.json` and `merges.txt`.
+            prediction: What the model claims to predict; the family's usual if None.
+        """
+        import torch
+
+        tokenizers = {tower.tokenizer: open_tokenizer(tokenizer, tower, 77) for tower in self.towers}
+        words = tokenizers["tokenizer"]
+        geometry = self.tiny_geometry(len(words), min(int(words.model_max_length), 77))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            text = {t.component: build_text(geometry.text[t.component], projected=t.projected) for t in self.towers}
+            unet, vae = build_unet(geometry.unet), build_vae(geometry.vae)
+        claimed = prediction or self.facts.prediction
+        return StableDiffusion(
+            family=self, prediction=claimed, unet=unet, vae=vae, text_encoders=text, tokenizers=tokenizers,
+            scheduler_config=scheduler_config(claimed), latent_scale=float(geometry.vae["scaling_factor"]),
+            native_size_px=geometry.native_size_px, source=f"tiny {self.facts.family}, seed {seed}",
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Detected:
+    """What a file or folder is, from its header alone."""
+
+    facts: Facts
+    prediction: Prediction
+    kind: Literal["folder", "single-file"]
+    why_prediction: str  # what told: "scheduler_config.json", "model.yaml", ...
+    zero_terminal_snr: bool = False
+
+
+def build_unet(config: Config) -> nn.Module:
+    """A UNet of this config, with whatever initial weights the current torch context gives."""
+    from diffusers import UNet2DConditionModel
+
+    model: nn.Module = UNet2DConditionModel.from_config(dict(config))
+    return model
+
+
+def build_vae(config: Config) -> nn.Module:
+    """A VAE of this config."""
+    from diffusers import AutoencoderKL
+
+    model: nn.Module = AutoencoderKL.from_config(dict(config))
+    return model
+
+
+def build_text(config: Config, *, projected: bool) -> nn.Module:
+    """A CLIP text encoder of this config, with or without its projection."""
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    model: nn.Module = (CLIPTextModelWithProjection if projected else CLIPTextModel)(
+        CLIPTextConfig.from_dict(dict(config))
+    )
+    return model
+
+
+def open_tokenizer(folder: Path, tower: TextTower | None, max_tokens: int | None) -> Any:
+    """A CLIP tokenizer from local files; `tower` (when the folder does not say) decides the padding token."""
+    from transformers import CLIPTokenizer
+
+    extra = {"pad_token": tower.padding} if tower and tower.padding else {}
+    tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True, **extra)
+    if max_tokens is not None:
+        tokenizer.model_max_length = min(int(tokenizer.model_max_length), max_tokens)
+    return tokenizer
+
+
+def scheduler_config(prediction: Prediction, *, zero_terminal_snr: bool = False) -> dict[str, Any]:
+    """Stable Diffusion's noise schedule as a diffusers config. Source: CompVis `v1-inference.yaml` (linear_start,
+    linear_end, timesteps), the same in SD2's and SDXL's; beta "scaled_linear" is LDM's "linear" schedule.
+    """
+    return {
+        "_class_name": "DDIMScheduler", "num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012,
+        "beta_schedule": "scaled_linear", "clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1,
+        "timestep_spacing": "trailing" if zero_terminal_snr else "leading", "prediction_type": prediction,
+        "rescale_betas_zero_snr": zero_terminal_snr,
+    }  # fmt: skip
+
+
+# Roles by canonical module path. attn + ff together are what kohya's sd-scripts target by default (every Linear and 1x1
+# convolution of Transformer2DModel, CLIPAttention and CLIPMLP); conv adds ResnetBlock2D, Downsample2D, Upsample2D.
+_ROLES: dict[Role, str] = {
+    "unet.attn": r".*\.attentions\.\d+\.(proj_in|proj_out|transformer_blocks\.\d+\.attn[12]\.to_(q|k|v|out\.0))",
+    "unet.ff": r".*\.transformer_blocks\.\d+\.ff\.net\.(0\.proj|2)",
+    "unet.conv": r".*\.(resnets\.\d+\.(conv1|conv2|time_emb_proj|conv_shortcut)|(down|up)samplers\.0\.conv)",
+    "text.attn": r"text_model\.encoder\.layers\.\d+\.self_attn\.(q|k|v|out)_proj",
+    "text.ff": r"text_model\.encoder\.layers\.\d+\.mlp\.fc[12]",
+    "text.tokens": r"text_model\.embeddings\.token_embedding",
+}
+
+
+@dataclass
+class StableDiffusion:
+    """A loaded Stable Diffusion; see `core.types.Model`. Freezes its parts and puts them in `eval` mode.
+
+    The VAE stays in float32 whatever the rest is in: SDXL's overflows in float16, and latents are encoded once.
+    """
+
+    family: Family
+    prediction: Prediction
+    unet: nn.Module
+    vae: nn.Module
+    text_encoders: dict[str, nn.Module]
+    tokenizers: dict[str, Any]
+    scheduler_config: dict[str, Any]
+    latent_scale: float
+    native_size_px: int
+    source: str
+    sha256: str | None = None
+    facts: Facts = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.facts = self.family.facts
+        for module in self.components.values():
+            module.requires_grad_(False).eval()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the UNet lives."""
+        return next(self.unet.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the UNet computes in."""
+        return next(self.unet.parameters()).dtype
+
+    @property
+    def components(self) -> dict[str, nn.Module]:
+        """`unet`, `vae` and every text encoder under its component name."""
+        return {"unet": self.unet, "vae": self.vae, **self.text_encoders}
+
+    @property
+    def latent_factor(self) -> int:
+        """Pixels per latent, each way."""
+        return latent_factor(self.vae.config)  # type: ignore[arg-type]
+
+    def targets(self, role: Role) -> dict[str, list[str]]:
+        """Component name -> canonical module paths that play `role`, in module order. KeyError for an unknown role."""
+        pattern = re.compile(_ROLES[role])
+        chosen = {"unet": self.unet} if role.startswith("unet.") else self.text_encoders
+        found = {
+            component: [
+                path
+                for path in (canonical(component, name) for name, _ in module.named_modules())
+                if pattern.fullmatch(path)
+            ]
+            for component, module in chosen.items()
+        }
+        return {component: paths for component, paths in found.items() if paths}
+
+    def module(self, component: str, path: str) -> nn.Module:
+        """The module at a canonical path, whatever transformers calls it.
+
+        Raises:
+            KeyError: there is none.
+        """
+        root = self.components[component]
+        try:
+            return root.get_submodule(own_name(root, path))
+        except AttributeError:
+            raise KeyError(f"{component}.{path}") from None
+
+    def token_ids(self, prompts: Sequence[str], tokenizer: Any, length: int) -> Tensor:
+        """Prompts as (B, S) token ids with start and end, cut off or filled up to `length`."""
+        import torch
+
+        # A padding token that is also a character ("!" of SD2 and SDXL-G) must stay that character inside a prompt.
+        plain = tokenizer.pad_token not in (tokenizer.eos_token, tokenizer.bos_token)
+        rows = [
+            tokenizer(prompt, truncation=True, max_length=length, **({"split_special_tokens": True} if plain else {}))
+            for prompt in prompts
+        ]
+        padding = tokenizer.pad_token_id
+        return torch.tensor([ids + [padding] * (length - len(ids)) for ids in (row["input_ids"] for row in rows)])
+
+    def tokens_cut(self, prompt: str) -> int:
+        """How many tokens of the prompt the text encoders would never see; 0 when it fits."""
+        tokenizer = self.tokenizers["tokenizer"]
+        return max(0, len(tokenizer(prompt)["input_ids"]) - self._max_tokens("text_encoder"))
+
+    def _max_tokens(self, component: str) -> int:
+        positions = int(self.text_encoders[component].config.max_position_embeddings)  # type: ignore[union-attr, arg-type]
+        return min(int(self.tokenizers[component.replace("text_encoder", "tokenizer")].model_max_length), positions)
+
+    def encode_text(self, prompts: Sequence[str], *, size_px: tuple[int, int] | None = None) -> Conditioning:
+        """Prompts to conditioning, differentiable. Longer prompts are cut off (see `tokens_cut`).
+
+        SD1 and SD2 give the final hidden state after the final norm (SD2's 23 layers are open_clip's 24 without the
+        last: its penultimate state). SDXL joins both encoders' penultimate states, unnormed, and adds the second's
+        projection of the end token. Sources: Podell et al. 2023 (SDXL), 2.1; Stability's `FrozenOpenCLIPEmbedder`.
+
+        Args:
+            prompts: B texts.
+            size_px: (width, height) for SDXL's size conditioning, uncropped; the native size if None.
+        """
+        import torch
+
+        states, pooled_BP = [], None
+        for component, encoder in self.text_encoders.items():
+            tokenizer = self.tokenizers[component.replace("text_encoder", "tokenizer")]
+            ids_BS = self.token_ids(prompts, tokenizer, self._max_tokens(component)).to(self.device)
+            out = encoder(input_ids=ids_BS, output_hidden_states=self.family.penultimate, return_dict=True)
+            states.append(out.hidden_states[-2] if self.family.penultimate else out.last_hidden_state)
+            if hasattr(encoder, "text_projection"):
+                # transformers finds the end token as the highest id, which a word added to the vocabulary would be.
+                ends_B = (ids_BS == tokenizer.eos_token_id).int().argmax(-1)
+                rows_B = torch.arange(len(prompts), device=ids_BS.device)
+                pooled_BP = encoder.text_projection(out.last_hidden_state[rows_B, ends_B])  # type: ignore[operator]
+        tokens_BSD = torch.cat(states, dim=-1)
+        if pooled_BP is None:
+            return Conditioning(tokens_BSD)
+        width, height = size_px or (self.native_size_px, self.native_size_px)
+        ids = torch.tensor([[height, width, 0, 0, height, width]], device=self.device, dtype=torch.float32)
+        return Conditioning(tokens_BSD, pooled_BP, ids.repeat(len(prompts), 1))
+
+    def encode_images(self, pixels_B3HW: Tensor) -> Tensor:
+        """Pixels in -1..1, sides multiples of `latent_factor`, to scaled float32 latents: the posterior mean."""
+        weight = next(self.vae.parameters())
+        latents_BCHW: Tensor = self.vae.encode(pixels_B3HW.to(weight.device, weight.dtype)).latent_dist.mean  # type: ignore[operator]
+        return latents_BCHW * self.latent_scale
+
+    def decode_latents(self, latents_BCHW: Tensor) -> Tensor:
+        """Scaled latents to pixels (B, 3, H, W) in -1..1, clamped, in float32."""
+        weight = next(self.vae.parameters())
+        scaled_BCHW = latents_BCHW.to(weight.device, weight.dtype) / self.latent_scale
+        pixels_B3HW: Tensor = self.vae.decode(scaled_BCHW).sample  # type: ignore[operator]
+        return pixels_B3HW.clamp(-1, 1)
+
+    def denoise(self, noisy_BCHW: Tensor, t_B: Tensor, cond: Conditioning) -> Tensor:
+        """The UNet's raw output (epsilon or v) in the dtype of `noisy_BCHW`; `t_B` are training timesteps 0..999."""
+        dtype = self.dtype
+        added = {}
+        if cond.pooled_BP is not None and cond.time_ids_B6 is not None:
+            added = {"added_cond_kwargs": {"text_embeds": cond.pooled_BP.to(dtype), "time_ids": cond.time_ids_B6}}
+        out: Tensor = self.unet(noisy_BCHW.to(dtype), t_B, cond.tokens_BSD.to(dtype), return_dict=False, **added)[0]
+        return out.to(noisy_BCHW.dtype)
+
+
+def latent_factor(vae_config: Config) -> int:
+    """Pixels per latent, each way: every level of the VAE but the last halves the side."""
+    return int(2 ** (len(vae_config["block_out_channels"]) - 1))
+
+
+def own_name(module: nn.Module, name: str) -> str:
+    """A canonical name as this module spells it: transformers 5 dropped `text_model.` from CLIPTextModel alone."""
+    if name.startswith("text_model.") and not hasattr(module, "text_model"):
+        return name.removeprefix("text_model.")
+    return name

@@ -1,0 +1,161 @@
+"""The original (LDM, CompVis) key layout of single files: where each tensor of a diffusers model lies in it.
+
+The map is a function of names alone, so the same table reads, checks that nothing is missing or left over, and can
+write. Sources: CompVis/stable-diffusion `openaimodel.py` and `model.py` (UNet, VAE), mlfoundations/open_clip
+`transformer.py` (text towers of SD2 and SDXL), against diffusers' module names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor lies: the name without the component's prefix, and how it is packed there."""
+
+    name: str
+    third: int | None = None  # open_clip fuses q, k, v along the first axis
+    transposed: bool = False  # open_clip's text_projection is a bare matrix, input first
+
+    def under(self, prefix: str) -> Place:
+        """The same place with a component's prefix."""
+        return replace(self, name=prefix + self.name)
+
+
+_RESNET = {
+    "norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0", "conv2": "out_layers.3", "conv_shortcut": "skip_connection",
+}  # fmt: skip
+_UNET_ENDS = {
+    "conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2",
+    "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0", "add_embedding.linear_2": "label_emb.0.2",
+}  # fmt: skip
+_VAE_MIDDLE = {
+    "mid_block.resnets.0": "mid.block_1", "mid_block.resnets.1": "mid.block_2", "mid_block.attentions.0": "mid.attn_1",
+}  # fmt: skip
+_VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
+_OPEN_CLIP = {
+    "embeddings.token_embedding.weight": "token_embedding.weight",
+    "embeddings.position_embedding.weight": "positional_embedding",
+    "final_layer_norm.weight": "ln_final.weight",
+    "final_layer_norm.bias": "ln_final.bias",
+}
+_OPEN_CLIP_LAYER = {
+    "layer_norm1": "ln_1", "layer_norm2": "ln_2", "self_attn.out_proj": "attn.out_proj",
+    "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj",
+}  # fmt: skip
+
+
+def _resnet(rest: str) -> str:
+    part, _, end = rest.partition(".")
+    return f"{_RESNET[part]}.{end}"
+
+
+def unet_place(name: str, config: Mapping[str, Any]) -> Place:
+    """Where the UNet's tensor `name` lies.
+
+    Args:
+        name: As in `UNet2DConditionModel.state_dict()`.
+        config: That model's config; `layers_per_block` must be one number.
+
+    Raises:
+        KeyError: the layout has no place for such a tensor.
+    """
+    stem, _, end = name.rpartition(".")
+    if stem in _UNET_ENDS:
+        return Place(f"{_UNET_ENDS[stem]}.{end}")
+    layers = int(config["layers_per_block"])
+    if found := re.fullmatch(r"mid_block\.(resnets|attentions)\.(\d)\.(.+)", name):
+        kind, j, rest = found[1], int(found[2]), found[3]
+        return Place(
+            f"middle_block.{2 * j}.{_resnet(rest)}" if kind == "resnets" else f"middle_block.{2 * j + 1}.{rest}"
+        )
+    found = re.fullmatch(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.+)", name)
+    if found is None:
+        raise KeyError(name)
+    way, i, kind, j, rest = found[1], int(found[2]), found[3], int(found[4]), found[5]
+    if kind == "downsamplers":
+        return Place(f"input_blocks.{(layers + 1) * (i + 1)}.0.op.{rest.removeprefix('conv.')}")
+    if kind == "upsamplers":  # comes after the resnet and, where there is one, the attention
+        slot = 2 if "CrossAttn" in config["up_block_types"][i] else 1
+        return Place(f"output_blocks.{(layers + 1) * i + layers}.{slot}.{rest}")
+    block = f"input_blocks.{(layers + 1) * i + j + 1}" if way == "down" else f"output_blocks.{(layers + 1) * i + j}"
+    return Place(f"{block}.0.{_resnet(rest)}" if kind == "resnets" else f"{block}.1.{rest}")
+
+
+def vae_place(name: str, config: Mapping[str, Any]) -> Place:
+    """Where the VAE's tensor `name` (as in `AutoencoderKL.state_dict()`) lies."""
+    if name.startswith(("quant_conv.", "post_quant_conv.")):
+        return Place(name)
+    side, _, rest = name.partition(".")
+    for hf, ldm in _VAE_MIDDLE.items():
+        if rest.startswith(f"{hf}."):
+            stem, _, end = rest.removeprefix(f"{hf}.").rpartition(".")
+            part = _VAE_ATTENTION[stem] if "attn" in ldm else stem
+            return Place(f"{side}.{ldm}.{part}.{end}")
+    if found := re.fullmatch(r"(down|up)_blocks\.(\d+)\.(\w+)\.(\d+)\.(.+)", rest):
+        way, i, kind, j, rest = found[1], int(found[2]), found[3], int(found[4]), found[5]
+        level = i if way == "down" else len(config["block_out_channels"]) - 1 - i  # LDM counts up from the finest
+        part = (
+            f"block.{j}.{rest.replace('conv_shortcut', 'nin_shortcut')}" if kind == "resnets" else f"{way}sample.{rest}"
+        )
+        return Place(f"{side}.{way}.{level}.{part}")
+    return Place(f"{side}.{rest.replace('conv_norm_out', 'norm_out')}")
+
+
+def clip_place(name: str, config: Mapping[str, Any]) -> Place:
+    """CLIP-L towers keep transformers 4's names."""
+    del config
+    return Place(name)
+
+
+def open_clip_place(name: str, config: Mapping[str, Any]) -> Place:
+    """Where a canonical CLIP text tensor lies in an open_clip tower.
+
+    Raises:
+        KeyError: the layout has no place for such a tensor.
+    """
+    del config
+    if name == "text_projection.weight":
+        return Place("text_projection", transposed=True)
+    rest = name.removeprefix("text_model.")
+    if rest in _OPEN_CLIP:
+        return Place(_OPEN_CLIP[rest])
+    found = re.fullmatch(r"encoder\.layers\.(\d+)\.(.+)\.(weight|bias)", rest)
+    if found is None:
+        raise KeyError(name)
+    block, part, end = f"transformer.resblocks.{found[1]}", found[2], found[3]
+    if part in _OPEN_CLIP_LAYER:
+        return Place(f"{block}.{_OPEN_CLIP_LAYER[part]}.{end}")
+    return Place(f"{block}.attn.in_proj_{end}", third=("q", "k", "v").index(part.removeprefix("self_attn.")[0]))
+
+
+def take(tensor: Tensor, place: Place, shape: tuple[int, ...]) -> Tensor:
+    """The diffusers tensor of `shape` out of what lies at `place`; 1x1 convolutions and Linear are one another.
+
+    Raises:
+        ValueError: the stored tensor cannot have this shape; its message is the shape found.
+    """
+    if place.third is not None:
+        tensor = tensor.chunk(3)[place.third].clone()
+    if place.transposed:
+        tensor = tensor.T.contiguous()
+    if tuple(tensor.shape) != shape:
+        if _bare(tuple(tensor.shape)) != _bare(shape):
+            raise ValueError("x".join(map(str, tensor.shape)))
+        tensor = tensor.reshape(shape)
+    return tensor
+
+
+def _bare(shape: tuple[int, ...]) -> tuple[int, ...]:
+    while len(shape) > 2 and shape[-1] == 1:
+        shape = shape[:-1]
+    return shape

@@ -1,0 +1,76 @@
+"""Tokenizers and whole models from folders, from the hub's cache, or from the hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tsuika.core.errors import ModelError, NetworkError
+from tsuika.families.common import TextTower, open_tokenizer
+
+# CLIP's vocabulary, the same for all families; asked for only if a single file comes without tokenizer files.
+CLIP_TOKENIZER = "openai/clip-vit-large-patch14"
+CLIP_TOKENS = 77  # CLIP's context length, start and end included
+
+_MODEL_FILES = [
+    "model_index.json", "*/config.json", "scheduler/*.json", "tokenizer*/*.json", "tokenizer*/merges.txt",
+    "unet/diffusion_pytorch_model*", "vae/diffusion_pytorch_model*", "text_encoder*/model*",
+]  # fmt: skip
+_OTHER_FILES = ["*.bin", "*.fp16.*", "*.non_ema.*", "*.msgpack", "*.onnx*", "*.xml", "*flax*"]
+
+
+def find_tokenizer(folder: Path, name: str, tower: TextTower | None) -> Any:
+    """The tokenizer `name` (`tokenizer`, `tokenizer_2`) below or in a folder.
+
+    Args:
+        tower: Decides padding and length where the files may not say; None: the folder is the model's own and does.
+
+    Raises:
+        ModelError: none there, or not readable (MD003).
+    """
+    for place in (folder / name, folder / "tokenizer", folder):
+        has_merges = (place / "vocab.json").is_file() and (place / "merges.txt").is_file()
+        if has_merges or (place / "tokenizer.json").is_file():
+            try:
+                return open_tokenizer(place, tower, CLIP_TOKENS if tower else None)
+            except (OSError, ValueError, KeyError) as error:
+                raise ModelError("MD003", where=place, why=f"The tokenizer cannot be read: {error}.") from None
+    raise ModelError("MD003", where=folder, why="There is no tokenizer (vocab.json and merges.txt) in it.")
+
+
+def clip_tokenizer(where: Path) -> Path:
+    """CLIP's tokenizer from the hub's cache, else from the hub, for the single file `where`.
+
+    Raises:
+        NetworkError: it is in neither.
+    """
+    try:
+        return _snapshot(CLIP_TOKENIZER, ["vocab.json", "merges.txt", "tokenizer_config.json"], [])
+    except NetworkError as error:
+        why = (
+            f"A single file has no tokenizer, and {CLIP_TOKENIZER} is not on this machine. "
+            "--set base.tokenizer=FOLDER names a folder with vocab.json and merges.txt. "
+            f"{error.params['why']}"
+        )
+        raise NetworkError("NW001", where=where, why=why) from None
+
+
+def model_from_hub(name: str) -> Path:
+    """A diffusers folder of the hub, found in the cache or downloaded.
+
+    Raises:
+        NetworkError: not reachable, no such name, or not allowed.
+    """
+    return _snapshot(name, _MODEL_FILES, _OTHER_FILES)
+
+
+def _snapshot(name: str, wanted: list[str], unwanted: list[str]) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=unwanted))
+    # OSError takes in ConnectionError, OfflineModeIsEnabled, and LocalEntryNotFoundError (a FileNotFoundError).
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise NetworkError("NW001", where=name, why=lines[0]) from None

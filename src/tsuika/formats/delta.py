@@ -1,0 +1,111 @@
+"""What a LoRA does to a weight: ΔW, and how far two artifacts are apart in it. For the check after writing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from tsuika.core.types import Artifact
+from tsuika.formats import common
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def delta(artifact: Artifact) -> Iterator[tuple[str, str, Tensor]]:
+    """(component, canonical path, ΔW in fp32), sorted: what is added to each weight at strength 1.
+
+    Shapes are the weight's own, except convolutions of LoHa and LoKr, which come flat as (out, in * k * k).
+    Sources: LoRA, Hu et al. 2021, eq. 3; LoHa, LoKr and Tucker: LyCORIS, Yeh et al. 2024.
+
+    Raises:
+        FormatError: not a LoRA (FM002).
+        ValueError: DoRA, whose effect depends on the base's weights.
+    """
+    for (component, path), parts in common.layers(artifact, "ΔW").items():
+        if "dora_scale" in parts:
+            raise ValueError(f"{component}.{path} is DoRA: its effect depends on the base's weights")
+        yield component, path, _delta(parts)
+
+
+def largest_relative_error(a: Artifact, b: Artifact) -> float:
+    """The largest |ΔW_b - ΔW_a| / |ΔW_a| (Frobenius) over all layers; infinite where layers or shapes differ.
+
+    DoRA's magnitudes are compared in the same way, beside its low-rank part.
+
+    Raises:
+        FormatError: one is not a LoRA (FM002).
+    """
+    ours, theirs = common.layers(a, "ΔW"), common.layers(b, "ΔW")
+    if ours.keys() != theirs.keys():
+        return math.inf
+    largest = 0.0
+    for key, parts in ours.items():
+        largest = max(largest, _apart(_delta(parts), _delta(theirs[key])))
+        scales = parts.get("dora_scale"), theirs[key].get("dora_scale")
+        if scales[0] is not None and scales[1] is not None:
+            largest = max(largest, _apart(scales[0].float().flatten(), scales[1].float().flatten()))
+        elif scales != (None, None):
+            return math.inf
+    return largest
+
+
+def _apart(a: Tensor, b: Tensor) -> float:
+    if a.shape != b.shape:
+        return math.inf
+    size, error = float(a.double().norm()), float((b.double() - a.double()).norm())
+    if not math.isfinite(error):
+        return math.inf
+    return error / size if size else (0.0 if error == 0 else math.inf)
+
+
+def _delta(parts: Mapping[str, Tensor]) -> Tensor:
+    import torch
+
+    part = {name: tensor.detach().to("cpu", torch.float32) for name, tensor in parts.items()}
+    alpha = float(part["alpha"]) if "alpha" in part else None
+    if "lora_down.weight" in part:
+        rank, weight = part["lora_down.weight"].shape[0], _low_rank(part)
+    elif "hada_w1_a" in part:
+        rank, weight = part["hada_w1_b"].shape[0], _hadamard(part)
+    else:
+        factors = [part[name] for name in ("lokr_w2_b", "lokr_w1_b") if name in part]
+        rank, weight = (factors[0].shape[0] if factors else 0), _kronecker(part)
+    # Two full Kronecker factors have no rank: every program takes scale 1.
+    return weight * (alpha / rank) if alpha is not None and rank else weight
+
+
+def _low_rank(part: Mapping[str, Tensor]) -> Tensor:
+    import torch
+
+    down, up = part["lora_down.weight"], part["lora_up.weight"].flatten(1)
+    if (mid := part.get("lora_mid.weight")) is not None:
+        return torch.einsum("oa,abkl,bi->oikl", up, mid, down.flatten(1))
+    return (up @ down.flatten(1)).reshape(up.shape[0], *down.shape[1:])
+
+
+def _tucker(core: Tensor, outer: Tensor, inner: Tensor) -> Tensor:
+    import torch
+
+    return torch.einsum("ab...,ao,bi->oi...", core, outer, inner)
+
+
+def _hadamard(part: Mapping[str, Tensor]) -> Tensor:
+    first, second = (part[f"hada_w{n}_a"] for n in (1, 2))
+    if "hada_t1" in part:
+        return _tucker(part["hada_t1"], first, part["hada_w1_b"]) * _tucker(part["hada_t2"], second, part["hada_w2_b"])
+    return (first @ part["hada_w1_b"]) * (second @ part["hada_w2_b"])
+
+
+def _kronecker(part: Mapping[str, Tensor]) -> Tensor:
+    import torch
+
+    first = part["lokr_w1"] if "lokr_w1" in part else part["lokr_w1_a"] @ part["lokr_w1_b"]
+    if "lokr_w2" in part:
+        second = part["lokr_w2"]
+    elif "lokr_t2" in part:
+        second = _tucker(part["lokr_t2"], part["lokr_w2_a"], part["lokr_w2_b"])
+    else:
+        second = part["lokr_w2_a"] @ part["lokr_w2_b"]
+    return torch.kron(first, second.flatten(1).contiguous()) if second.ndim > 2 else torch.kron(first, second)

@@ -1,0 +1,334 @@
+"""A run from a recipe: where methods and families meet. Yields events; touches no screen.
+
+The order is the architecture page's: load the base, read the pictures, attach the method, encode, fit, write, read back.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+
+from tsuika import families, formats
+from tsuika.core import config
+from tsuika.core.config import Recipe
+from tsuika.core.errors import FormatError, InterruptedRunError, PictureError, RecipeError, ResourceError
+from tsuika.core.events import Event, Finished, Phase, Previewed, Saved, Started, Stepped, Warned, Written
+from tsuika.core.files import sha256, write_text
+from tsuika.core.rundir import RunDir
+from tsuika.core.seeds import generator
+from tsuika.core.types import Artifact, Model, count_params
+from tsuika.data import bank as banks
+from tsuika.data import bucket, scan
+from tsuika.data.manifest import Manifest
+from tsuika.methods import METHODS
+from tsuika.train import checkpoint
+from tsuika.train.loop import Fit, conditioner, fit
+
+Preview = Callable[[Model, Recipe, RunDir, int], Iterator[Previewed]]
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+LARGEST_ERROR = {"fp32": 1e-5, "fp16": 2e-3, "bf16": 1.6e-2}  # relative, of a layer's ΔW: twice the format's rounding
+MIN_PICTURES = 1
+
+
+@dataclass
+class Run:
+    """What a run has in hand; filled as it goes on, for the report at its end."""
+
+    recipe: Recipe
+    folder: RunDir
+    embedded: Path  # the folder of the base that ships with the package
+    preview: Preview | None = None
+    cache: Path | None = None
+    model: Model | None = None
+    manifest: Manifest | None = None
+    buckets: tuple[bucket.Bucket, ...] = ()
+    artifact: Artifact | None = None
+    written: list[Written] = field(default_factory=list)
+    stopped_by: str = "steps"
+    steps_done: int = 0
+
+
+def pick_device(wish: str) -> torch.device:
+    """`auto` is CUDA, then Apple's MPS, then the CPU.
+
+    Raises:
+        RecipeError: RC002, no such device here.
+    """
+    if wish == "auto":
+        wish = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(wish)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise RecipeError("RC002", key="train.device", found=wish, why=str(error).splitlines()[0]) from None
+    return device
+
+
+def pick_precision(wish: str, device: torch.device) -> str:
+    """`auto` is bf16 where the hardware multiplies it, fp16 on older CUDA, else fp32."""
+    if wish != "auto":
+        return wish
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():
+        return "bf16"
+    return "fp32"
+
+
+def accelerate_for(recipe: Recipe) -> Accelerator:
+    """Devices, processes and precision through Accelerate (one process, or as many as `accelerate launch` started)."""
+    device = pick_device(recipe.train.device)
+    precision = pick_precision(recipe.train.precision, device)
+    accelerator = Accelerator(
+        mixed_precision="no" if precision == "fp32" else precision, cpu=device.type == "cpu",
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+    )  # fmt: skip
+    if recipe.train.batch_size % accelerator.num_processes:
+        why = f"{accelerator.num_processes} processes share each batch, so it must be a multiple of that."
+        raise RecipeError("RC002", key="train.batch_size", found=recipe.train.batch_size, why=why)
+    return accelerator
+
+
+@contextmanager
+def clear_errors(recipe: Recipe, where: object) -> Iterator[None]:
+    """Out of memory and out of disk as tsuika's own errors."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        why = str(error).splitlines()[0] if str(error) else "The machine has no more memory."
+        raise ResourceError("RS001", where=where, why=why, smaller=max(1, recipe.train.batch_size // 2)) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise ResourceError("RS002", where=error.filename or where, why=error.strerror) from None
+
+
+def pictures(run: Run, model: Model) -> Iterator[Event]:
+    """Read and sort the pictures into `run.manifest` and `run.buckets`."""
+    data = run.recipe.data
+    size_px = data.size_px or model.native_size_px
+    step_px = model.latent_factor * 2 ** (len(model.unet.config.block_out_channels) - 1)
+    yield Phase("pictures")
+    if not data.images:
+        raise RecipeError("RC005", found="--images", do="tsuika train lora --images DIR --out RUN")
+    run.manifest = scan.scan(Path(data.images), data, size_px=size_px, needed=MIN_PICTURES, report=run.folder.left_out)
+    run.buckets = bucket.assign(run.manifest, size_px=size_px, step_px=step_px, buckets=data.buckets)
+    for left in run.manifest.quarantined:
+        yield Warned("DS-left-out", f"{left.path.name}: {left.words}")
+    for note in run.manifest.notes:
+        yield Warned(f"DS-{note.code}", f"{note.name}: {note.words}" if note.words else note.name)
+    if enlarged := bucket.enlarged(run.buckets, data.crop):
+        names = ", ".join(item.sample.name for item in enlarged[:3]) + (" …" if len(enlarged) > 3 else "")
+        yield Warned("DS-enlarged", f"{len(enlarged)} pictures are smaller than the training size and enlarged: {names}")
+
+
+def vae_identity(model: Model) -> str:
+    """What the cache knows the encoder by: a hash of its weights."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.vae.state_dict().items()):
+        if name.startswith(("encoder.", "quant_conv.")):
+            digest.update(name.encode() + value.detach().cpu().float().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def train(run: Run, *, resume: bool = False) -> Iterator[Event]:
+    """The whole run up to the written files. Closing the generator saves a state first.
+
+    Raises:
+        TsuikaError: whatever is wrong with recipe, pictures, model, machine.
+    """
+    with clear_errors(run.recipe, run.folder.root):
+        accelerator = accelerate_for(run.recipe)
+        yield from _train(run, accelerator, resume)
+
+
+def _train(run: Run, accelerator: Accelerator, resume: bool) -> Iterator[Event]:
+    recipe, main = run.recipe, accelerator.is_main_process
+    precision = "fp32" if accelerator.mixed_precision == "no" else str(accelerator.mixed_precision)
+    yield Phase("load")
+    model = run.model = families.load(
+        recipe.base.model, tokenizer=recipe.base.tokenizer, vae=recipe.base.vae, device=accelerator.device,
+        dtype=DTYPES[precision], embedded_path=run.embedded,
+    )  # fmt: skip
+    yield from pictures(run, model)
+    assert run.manifest is not None
+    if main:
+        write_text(run.folder.left_out, run.manifest.to_json())
+    yield Phase("encode", len(run.manifest))
+    bank = yield from banks.fill(
+        run.buckets, recipe.data, lambda pixels: model.encode_images(pixels.to(accelerator.device)).cpu(),
+        vae=vae_identity(model), scale=model.latent_scale, folder=run.cache, device=accelerator.device,
+    )  # fmt: skip
+    method = METHODS[recipe.method.name]
+    attachment = method.attach(model, recipe.method, generator(recipe.train.seed, "init"))
+    if recipe.train.gradient_checkpointing:
+        model.unet.enable_gradient_checkpointing()
+        model.unet.train()  # diffusers checkpoints in training mode only; its UNets have no dropout
+    if recipe.train.compile:
+        model.unet.compile()
+    fitting = Fit(
+        model, attachment, recipe, accelerator,
+        batch=lambda number: bank.batch(number, recipe.train.batch_size, recipe.train.seed),
+        condition=conditioner(model, attachment, bank.size_px_of),
+    )  # fmt: skip
+    if resume and (state := checkpoint.newest(run.folder.checkpoints)) is not None:
+        fitting.restore(state)
+    yield Started(
+        recipe.method.name, model.facts.family, len(bank), recipe.train.steps, fitting.step, count_params(fitting.params)
+    )
+    yield from _fit(run, fitting, main)
+    run.steps_done = fitting.step
+    if main:
+        with fitting.written_weights():
+            run.artifact = attachment.artifact()
+        run.artifact.metadata |= facts(run, model, len(bank)).metadata()
+        yield Phase("write")
+        yield from write(run, run.artifact)
+    attachment.detach()
+    yield Finished(run.stopped_by, run.steps_done)
+
+
+def _fit(run: Run, fitting: Fit, main: bool) -> Iterator[Event]:
+    """The loop with its saved states and previews."""
+    recipe, model = run.recipe, fitting.model
+    every = recipe.train.checkpoint_every or max(1, recipe.train.steps // 10)
+    prompts = bool(recipe.preview.prompts) and run.preview is not None and main
+
+    def preview() -> Iterator[Event]:
+        assert run.preview is not None
+        yield Phase("preview")
+        with fitting.written_weights():
+            yield from run.preview(model, recipe, run.folder, fitting.step)
+
+    if prompts and fitting.step == 0:
+        yield from preview()
+    saved = fitting.step
+    yield Phase("train", recipe.train.steps)
+    try:
+        for event in fit(fitting):
+            yield event
+            if main and isinstance(event, Stepped) and (event.step % every == 0 or event.step == recipe.train.steps):
+                path = checkpoint.save(run.folder.checkpoints, fitting.state(), keep=recipe.output.keep_states)
+                saved = event.step
+                yield Saved(event.step, path.name)
+            if prompts and recipe.preview.every and event.step % recipe.preview.every == 0 < recipe.train.steps - event.step:
+                yield from preview()
+                yield Phase("train", recipe.train.steps)
+    finally:  # also when the generator is closed (Ctrl+C) or the loss is not finite: the weights are the last good ones
+        if main and fitting.step > saved:
+            checkpoint.save(run.folder.checkpoints, fitting.state(), keep=recipe.output.keep_states)
+    if prompts:
+        yield from preview()
+
+
+def facts(run: Run, model: Model, pictures: int) -> formats.RunFacts:
+    """What a written file should say about the run."""
+    recipe, manifest, first = run.recipe, run.manifest, run.buckets[0]
+    assert manifest is not None
+    train, method = recipe.train, recipe.method
+    folder = Path(recipe.data.images).resolve().name
+    return formats.RunFacts(
+        name=name_of(run), trigger=recipe.data.trigger, date=_began(run.folder), prediction=model.prediction,
+        base_name=Path(model.source).name, base_sha256=model.sha256 or "", resolution=f"{first.width}x{first.height}",
+        rank=method.rank, alpha=method.alpha or method.rank, dropout=method.dropout, pictures=pictures,
+        steps=run.steps_done, max_steps=train.steps, batch_size=train.batch_size, accumulate=train.accumulate,
+        learning_rate=train.learning_rate, optimizer=train.optimizer, schedule=train.schedule,
+        warmup_steps=round(train.warmup * train.steps), min_snr_gamma=train.min_snr_gamma, noise_offset=train.noise_offset,
+        clip_norm=train.clip_norm, caption_dropout=recipe.data.caption_dropout, precision=train.precision,
+        gradient_checkpointing=train.gradient_checkpointing, cache_latents=True, clip_skip=1, seed=train.seed,
+        tag_frequency={folder: formats.count_tags(sample.caption for sample in manifest.samples)},
+        bucket_info={
+            "buckets": {
+                str(i): {"resolution": [b.width, b.height], "count": len(b.samples)} for i, b in enumerate(run.buckets)
+            }
+        },
+        dataset_dirs={folder: {"n_repeats": recipe.data.repeats, "img_count": pictures}},
+    )  # fmt: skip
+
+
+def _began(folder: RunDir) -> str:
+    """When the run was started: stands in its folder, so that a resumed run writes the same."""
+    stamp = folder.root / "started.txt"
+    if not stamp.exists():
+        write_text(stamp, datetime.now(timezone.utc).isoformat(timespec="seconds"))
+    return stamp.read_text(encoding="utf-8").strip()
+
+
+def name_of(run: Run) -> str:
+    """The result's name: the recipe's, else the run folder's."""
+    return run.recipe.output.name or run.folder.root.resolve().name
+
+
+def write(run: Run, artifact: Artifact) -> Iterator[Event]:
+    """Write the artifact in every format that holds it, read each file back, and compare every layer's ΔW.
+
+    Raises:
+        FormatError: FM003, a file does not do what the model in memory does.
+    """
+    dtype = DTYPES[run.recipe.output.dtype]
+    name = name_of(run)
+    for format_ in formats.FORMATS:
+        path = run.folder.artifacts / f"{name}{format_.suffix}"
+        try:
+            format_.write(artifact, path, dtype=dtype)
+        except FormatError as error:
+            if error.code != "FM002":
+                raise
+            yield Warned(error.code, error.describe())
+            continue
+        error_size = formats.largest_relative_error(artifact, format_.read(path))
+        if not error_size <= LARGEST_ERROR[run.recipe.output.dtype]:
+            raise FormatError("FM003", where=path, why=f"The largest relative difference of a layer is {error_size:.2g}.")
+        file = path if path.is_file() else next(path.glob("*.safetensors"))
+        done = Written(str(path.relative_to(run.folder.root)), format_.name, sha256(file), error_size)
+        run.written.append(done)
+        yield done
+
+
+def start(recipe: Recipe, folder: Path) -> RunDir:
+    """A new run folder with the complete recipe in it.
+
+    Raises:
+        RecipeError: RC006, the folder is in use; PictureError: DS001, there is no picture folder.
+    """
+    if recipe.data.images and not Path(recipe.data.images).is_dir():
+        raise PictureError("DS001", where=recipe.data.images)
+    run = RunDir(folder).create()
+    write_text(run.recipe, config.dump(recipe))
+    return run
+
+
+def reopen(folder: Path) -> tuple[Recipe, RunDir]:
+    """The recipe and folder of a run that goes on.
+
+    Raises:
+        InterruptedRunError: TR002, this is no run folder.
+    """
+    run = RunDir(folder)
+    if not run.recipe.is_file():
+        raise InterruptedRunError("TR002", where=folder, why="The folder holds no recipe.toml.")
+    for temporary in run.checkpoints.glob(".*.tmp"):
+        shutil.rmtree(temporary, ignore_errors=True)
+    return config.load(run.recipe), run
+
+
+def summary(run: Run) -> dict[str, Any]:
+    """What `--dry-run` shows."""
+    assert run.manifest is not None
+    return {
+        "pictures": len(run.manifest), "left_out": len(run.manifest.quarantined),
+        "buckets": [f"{b.width}x{b.height}: {len(b.samples)}" for b in run.buckets],
+        "captions": [f"{s.name}: {s.caption}" for s in run.manifest.samples],
+    }  # fmt: skip

@@ -1,0 +1,122 @@
+"""Saved states: whole or absent, checked by hash, enough to go on to the same bits.
+
+A state is a folder `step-000120/` with `tensors.safetensors` (weights, optimizer, average) and `manifest.json` (step,
+scheduler, hashes). It is written under a temporary name, flushed and renamed. Every random draw is a function of seed
+and step (`core.seeds`), so the step is also the state of the random generators and of the data order.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tsuika.core.files import sha256
+
+_PREFIX = "step-"
+
+
+@dataclass
+class State:
+    """Everything that training needs to go on."""
+
+    step: int
+    weights: dict[str, Tensor]
+    optimizer: dict[str, Any]  # a torch optimizer's state_dict
+    average: dict[str, Tensor] = field(default_factory=dict)
+
+
+def _flatten(optimizer: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """An optimizer's state as named tensors and plain JSON."""
+    tensors: dict[str, Tensor] = {}
+    plain: dict[str, Any] = {"param_groups": optimizer["param_groups"], "state": {}}
+    for index, row in optimizer["state"].items():
+        for name, value in row.items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer.{index}.{name}"] = value
+            else:
+                plain["state"].setdefault(str(index), {})[name] = value
+    return tensors, plain
+
+
+def _unflatten(tensors: dict[str, Tensor], plain: dict[str, Any]) -> dict[str, Any]:
+    state: dict[int, dict[str, Any]] = {int(index): dict(row) for index, row in plain["state"].items()}
+    for key, value in tensors.items():
+        _, index, name = key.split(".", 2)
+        state.setdefault(int(index), {})[name] = value
+    groups = [  # JSON has no tuples; torch's own states hold them (betas)
+        {name: tuple(v) if isinstance(v, list) and name != "params" else v for name, v in group.items()}
+        for group in plain["param_groups"]
+    ]
+    return {"state": state, "param_groups": groups}
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def save(folder: Path, state: State, *, keep: int) -> Path:
+    """Write `state` as `folder/step-N`, then drop the oldest states beyond `keep`."""
+    target = folder / f"{_PREFIX}{state.step:06d}"
+    temporary = folder / f".{target.name}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    tensors, plain = _flatten(state.optimizer)
+    tensors |= {f"weights.{name}": value for name, value in state.weights.items()}
+    tensors |= {f"average.{name}": value for name, value in state.average.items()}
+    file = temporary / "tensors.safetensors"
+    save_file({name: value.detach().contiguous().cpu().clone() for name, value in tensors.items()}, file)
+    manifest = {"version": 1, "step": state.step, "optimizer": plain, "sha256": sha256(file)}
+    (temporary / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    for path in (file, temporary / "manifest.json", temporary):
+        _flush(path)
+    if target.exists():  # left by a run that was killed after this step: the same bits
+        shutil.rmtree(target)
+    temporary.rename(target)
+    _flush(folder)
+    for old in sorted(folder.glob(f"{_PREFIX}*"))[:-keep]:
+        shutil.rmtree(old)
+    return target
+
+
+def load(path: Path) -> State | None:
+    """The state in a folder, or None where it is not whole (damaged, or tampered with)."""
+    try:
+        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+        if sha256(path / "tensors.safetensors") != manifest["sha256"]:
+            return None
+    except (OSError, json.JSONDecodeError, KeyError):
+        return None
+    tensors: dict[str, dict[str, Tensor]] = {"weights": {}, "average": {}}
+    optimizer: dict[str, Tensor] = {}
+    for name, value in load_file(path / "tensors.safetensors").items():
+        kind, _, rest = name.partition(".")
+        if kind == "optimizer":
+            optimizer[name] = value
+        else:
+            tensors[kind][rest] = value
+    return State(manifest["step"], tensors["weights"], _unflatten(optimizer, manifest["optimizer"]), tensors["average"])
+
+
+def newest(folder: Path) -> State | None:
+    """The newest whole state in a run's `checkpoints/`; a damaged one is passed over."""
+    for path in sorted(folder.glob(f"{_PREFIX}*"), reverse=True):
+        if (state := load(path)) is not None:
+            return state
+    return None
+
+
+def to_device(tensors: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """A state's tensors on a device."""
+    return {name: value.to(device) for name, value in tensors.items()}

@@ -1,0 +1,71 @@
+"""Optimizers and learning-rate schedules by name."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+from torch.optim import AdamW, Optimizer
+
+from tsuika.core.config import Train
+from tsuika.core.errors import RecipeError
+from tsuika.core.types import ParamGroup
+
+
+def rate(train: Train, step: int) -> float:
+    """The share (0..1) of the learning rate at a step (0-based): linear warm-up, then the schedule.
+
+    A pure function of the step, so a resumed run needs no scheduler state.
+    """
+    warmup = train.warmup * train.steps
+    if step + 1 < warmup:
+        return (step + 1) / warmup
+    progress = (step - warmup) / max(1.0, train.steps - warmup)
+    progress = min(1.0, max(0.0, progress))
+    if train.schedule == "constant" or train.optimizer in ("prodigy", "schedule-free"):
+        return 1.0
+    return 0.5 * (1 + math.cos(math.pi * progress)) if train.schedule == "cosine" else 1 - progress
+
+
+def build(train: Train, groups: Iterable[ParamGroup]) -> Optimizer:
+    """The optimizer over parameter groups, each remembering its own `base_lr`.
+
+    Raises:
+        RecipeError: RC002, the optimizer's package is not installed.
+    """
+    rows: list[dict[str, Any]] = [
+        {"params": group.params, "lr": group.learning_rate or train.learning_rate, "name": group.name} for group in groups
+    ]
+    for row in rows:
+        row["base_lr"] = row["lr"]
+    decay, betas = train.weight_decay, (0.9, 0.99)
+    if train.optimizer == "adamw":
+        return AdamW(rows, betas=betas, weight_decay=decay, foreach=True)
+    if train.optimizer == "adamw8bit":
+        optimizer: Optimizer = _package("bitsandbytes", train).optim.AdamW8bit(rows, betas=betas, weight_decay=decay)
+    elif train.optimizer == "prodigy":
+        optimizer = _package("prodigyopt", train).Prodigy(
+            rows, betas=betas, weight_decay=decay, safeguard_warmup=True, use_bias_correction=True
+        )
+    else:
+        optimizer = _package("schedulefree", train).AdamWScheduleFree(
+            rows, betas=betas, weight_decay=decay, warmup_steps=round(train.warmup * train.steps)
+        )
+    return optimizer
+
+
+def _package(name: str, train: Train) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise RecipeError(
+            "RC002", key="train.optimizer", found=train.optimizer, why=f"It needs a package: pip install {name} ({error})"
+        ) from None
+
+
+def trainable(groups: Iterable[ParamGroup]) -> list[nn.Parameter]:
+    """All parameters of the groups, in order."""
+    return [param for group in groups for param in group.params]

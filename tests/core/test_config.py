@@ -1,0 +1,71 @@
+"""The recipe: round trip, nearest-key errors, complete help."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tsuika.core import config
+from tsuika.core.errors import RecipeError
+
+
+def test_load_of_dump_is_the_same_recipe(tmp_path: Path) -> None:
+    tables = {"data": {"trigger": "ツイピ", "flip": True}, "method": {"rank": 7}, "preview": {"prompts": ["a # b", '"c"']}}
+    recipe = config.build(tables)
+    file = tmp_path / "r.toml"
+    for comments in (True, False):
+        file.write_text(config.dump(recipe, comments=comments), encoding="utf-8")
+        assert config.load(file) == recipe
+
+
+def test_every_setting_has_help_in_both_languages_and_no_two_the_same() -> None:
+    settings = list(config.settings())
+    leaves = sum(len(getattr(config.Recipe(), name).__class__.model_fields) for name in config.Recipe.model_fields if name != "version")
+    assert len(settings) == leaves - 1  # `method.name` is chosen by the command, not set
+    assert len({s.help.en for s in settings}) == len({s.help.ja for s in settings}) == len(settings)
+    assert all(s.help.ja != s.help.en and not s.help.ja.isascii() for s in settings)
+
+
+@pytest.mark.parametrize(
+    ("key", "nearest"), [("train.stepz", "train.steps"), ("train.lerning_rate", "train.learning_rate"), ("rank", "method.rank")]
+)
+def test_an_unknown_key_names_the_nearest(key: str, nearest: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        config.build(config.override({}, {key: 1}))
+    assert caught.value.code == "RC001" and nearest in caught.value.part("do")
+    assert caught.value.exit_status == 2
+
+
+@pytest.mark.parametrize("text", ["train.steps=0", "train.steps=many", "data.crop=0.1", "method.adapter=loha2"])
+def test_a_bad_value_names_the_key(text: str) -> None:
+    key, value = config.parse_assignment(text)
+    with pytest.raises(RecipeError) as caught:
+        config.build(config.override({}, {key: value}))
+    assert caught.value.code == "RC002" and key in caught.value.part("what")
+
+
+def test_assignments_are_toml_or_text() -> None:
+    assert config.parse_assignment("train.steps=4_00") == ("train.steps", 400)
+    assert config.parse_assignment("data.trigger=sks dog") == ("data.trigger", "sks dog")
+    assert config.parse_assignment('preview.prompts=["a", "b"]') == ("preview.prompts", ["a", "b"])
+    assert config.override({"train": {"steps": 1}}, {"train.steps": 2, "output.name": "x"}) == {
+        "train": {"steps": 2}, "output": {"name": "x"},
+    }  # fmt: skip
+    with pytest.raises(RecipeError):
+        config.parse_assignment("train.steps")
+
+
+def test_not_toml_is_a_clear_error(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.toml"
+    bad.write_text("steps = = 3")
+    with pytest.raises(RecipeError) as caught:
+        config.load(bad)
+    assert caught.value.code == "RC003" and str(bad) in str(caught.value)
+
+
+def test_the_core_needs_no_torch() -> None:
+    code = "import sys, tsuika.core.config, tsuika.core.errors, tsuika.core.events, tsuika.core.types; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

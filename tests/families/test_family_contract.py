@@ -1,0 +1,230 @@
+"""What every family must do, parametrised over `FAMILIES`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from family_files import single_file_tensors, tiny_geometry, write_folder, write_single
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from tsuika.core.errors import ModelError
+from tsuika.core.types import Conditioning, Model
+from tsuika.families import Family, StableDiffusion, detect, load
+
+CPU = torch.device("cpu")
+PROMPTS = ["a cat", "dog, cat! and a very long tail of words"]
+
+
+def outputs(model: Model) -> list[torch.Tensor]:
+    """Everything a model computes, on fixed inputs."""
+    draw = torch.Generator().manual_seed(0)
+    noisy = torch.randn(2, 4, 8, 8, generator=draw)
+    pixels = torch.rand(1, 3, 64, 32, generator=draw) * 2 - 1
+    with torch.no_grad():
+        cond = model.encode_text(PROMPTS, size_px=(96, 64))
+        latents = model.encode_images(pixels)
+        found = [cond.tokens_BSD, cond.pooled_BP, cond.time_ids_B6, latents, model.decode_latents(latents)]
+        found.append(model.denoise(noisy, torch.tensor([10, 900]), cond))
+    return [value for value in found if value is not None]
+
+
+def assert_same(one: list[torch.Tensor], other: list[torch.Tensor]) -> None:
+    assert len(one) == len(other)
+    for a, b in zip(one, other, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+def open_again(path: Path, words: Path, model: StableDiffusion) -> StableDiffusion:
+    return load(str(path), tokenizer=str(words), device=CPU, dtype=torch.float32, geometry=tiny_geometry(model))
+
+
+def test_it_is_a_model(tiny: StableDiffusion) -> None:
+    model: Model = tiny
+    assert tuple(model.text_encoders) == model.facts.text_encoders
+    assert list(model.components) == ["unet", "vae", *model.facts.text_encoders]
+    for module in model.components.values():
+        assert not module.training
+        assert not any(parameter.requires_grad for parameter in module.parameters())
+
+
+def test_shapes_and_ranges(tiny: StableDiffusion) -> None:
+    assert tiny.latent_factor == 8
+    pixels = torch.rand(2, 3, 64, 32) * 2 - 1
+    latents = tiny.encode_images(pixels)
+    assert latents.shape == (2, tiny.facts.latent_channels, 8, 4)
+    again = tiny.decode_latents(latents)
+    assert again.shape == pixels.shape
+    assert again.abs().max() <= 1
+    cond = tiny.encode_text(PROMPTS)
+    assert cond.tokens_BSD.shape == (2, 12, tiny.unet.config.cross_attention_dim)
+    assert tiny.denoise(latents, torch.tensor([1, 999]), cond).shape == latents.shape
+
+
+def test_the_seed_decides_every_weight(kind: Family, tiny: StableDiffusion, words: Path) -> None:
+    before = torch.random.get_rng_state()
+    assert_same(outputs(tiny), outputs(kind.tiny(3, words)))
+    assert not torch.equal(outputs(tiny)[0], outputs(kind.tiny(4, words))[0])
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize("old_style", [True, False])
+def test_a_folder_comes_back_the_same(tiny: StableDiffusion, tmp_path: Path, old_style: bool) -> None:
+    folder = write_folder(tiny, tmp_path / "model", old_style=old_style)
+    found = detect(folder)
+    assert (found.facts, found.prediction, found.kind) == (tiny.facts, tiny.prediction, "folder")
+    again = load(str(folder), device=CPU, dtype=torch.float32)
+    assert_same(outputs(tiny), outputs(again))
+    assert again.scheduler_config == tiny.scheduler_config
+    assert again.native_size_px == tiny.native_size_px
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])
+def test_a_single_file_comes_back_the_same(tiny: StableDiffusion, words: Path, tmp_path: Path, suffix: str) -> None:
+    path = write_single(tiny, tmp_path / f"model{suffix}")
+    found = detect(path)
+    assert (found.facts, found.kind) == (tiny.facts, "single-file")
+    again = open_again(path, words, tiny)
+    assert_same(outputs(tiny), outputs(again))
+    assert again.sha256 is not None
+    assert len(again.sha256) == 64
+
+
+def test_half_precision_computes_in_half_and_answers_in_full(tiny: StableDiffusion, tmp_path: Path) -> None:
+    folder = write_folder(tiny, tmp_path / "model", old_style=True)
+    half = load(str(folder), device=CPU, dtype=torch.bfloat16)
+    assert half.dtype == torch.bfloat16
+    assert next(half.vae.parameters()).dtype == torch.float32
+    for a, b in zip(outputs(tiny), outputs(half), strict=True):
+        torch.testing.assert_close(a, b.float(), rtol=0.1, atol=0.1)
+    cond = half.encode_text(PROMPTS)
+    assert half.denoise(torch.zeros(2, 4, 8, 8), torch.tensor([1, 2]), cond).dtype == torch.float32
+
+
+def test_targets_exist_and_are_what_methods_expect(tiny: StableDiffusion) -> None:
+    seen: set[tuple[str, str]] = set()
+    for role in ("unet.attn", "unet.ff", "unet.conv", "text.attn", "text.ff", "text.tokens"):
+        found = tiny.targets(role)  # type: ignore[arg-type]
+        assert found, role
+        for component, paths in found.items():
+            for path in paths:
+                module = tiny.module(component, path)
+                assert isinstance(module, nn.Embedding if role == "text.tokens" else nn.Linear | nn.Conv2d), path
+                assert path.startswith("text_model.") == (component != "unet")
+                assert (component, path) not in seen
+                seen.add((component, path))
+
+
+def test_an_unknown_path_is_a_key_error(tiny: StableDiffusion) -> None:
+    with pytest.raises(KeyError):
+        tiny.module("unet", "down_blocks.9.nothing")
+
+
+def test_text_is_differentiable(kind: Family, words: Path) -> None:
+    model = kind.tiny(1, words)
+    for component, paths in model.targets("text.tokens").items():
+        table = model.module(component, paths[0])
+        table.requires_grad_(True)
+        cond = model.encode_text(["cat"])
+        (cond.tokens_BSD.sum() + (0 if cond.pooled_BP is None else cond.pooled_BP.sum())).backward()
+        assert next(table.parameters()).grad.abs().sum() > 0  # type: ignore[union-attr]
+
+
+def test_rows_are_independent_of_their_neighbours(tiny: StableDiffusion) -> None:
+    both = tiny.encode_text(PROMPTS)
+    alone = Conditioning.join([tiny.encode_text([prompt]) for prompt in PROMPTS])
+    torch.testing.assert_close(both.tokens_BSD, alone.tokens_BSD)
+
+
+def test_long_prompts_are_counted(tiny: StableDiffusion) -> None:
+    assert tiny.tokens_cut("a cat") == 0
+    assert tiny.tokens_cut("cat " * 11) == 1  # eleven words, start and end, in a window of twelve
+
+
+def test_equal_to_the_diffusers_pipeline(tiny: StableDiffusion, tmp_path: Path) -> None:
+    from diffusers import DiffusionPipeline
+
+    folder = write_folder(tiny, tmp_path / "model", old_style=True)
+    pipe = DiffusionPipeline.from_pretrained(folder, local_files_only=True)
+    prompts = ["a cat", "dog and cat, walking along the street"]  # no "!": diffusers takes it for SD2's padding
+    theirs = pipe.encode_prompt(prompt=prompts, device=CPU, num_images_per_prompt=1, do_classifier_free_guidance=False)
+    ours = tiny.encode_text(prompts)
+    torch.testing.assert_close(ours.tokens_BSD, theirs[0])
+    noisy, t = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([3, 700])
+    added = {}
+    if ours.pooled_BP is not None:
+        torch.testing.assert_close(ours.pooled_BP, theirs[2])
+        side = tiny.native_size_px
+        ids = pipe._get_add_time_ids((side, side), (0, 0), (side, side), torch.float32, ours.pooled_BP.shape[1])
+        torch.testing.assert_close(ours.time_ids_B6, ids.repeat(2, 1))
+        added = {"added_cond_kwargs": {"text_embeds": theirs[2], "time_ids": ids.repeat(2, 1)}}
+    torch.testing.assert_close(tiny.denoise(noisy, t, ours), pipe.unet(noisy, t, theirs[0], **added).sample)
+
+
+def test_the_end_token_is_pooled_even_if_a_new_word_has_a_higher_id(words: Path) -> None:
+    from tsuika.families.sdxl import SDXL
+
+    model = SDXL.tiny(0, words)
+    tokenizer, encoder = model.tokenizers["tokenizer_2"], model.text_encoders["text_encoder_2"]
+    tokenizer.add_tokens(["zzmascot"])
+    encoder.resize_token_embeddings(len(tokenizer), mean_resizing=False)  # type: ignore[operator]
+    ids = model.token_ids(["zzmascot cat"], tokenizer, 12)
+    assert ids.max() > tokenizer.eos_token_id
+    states = encoder(input_ids=ids).last_hidden_state  # type: ignore[operator]
+    end = ids[0].tolist().index(tokenizer.eos_token_id)
+    expected = encoder.text_projection(states[:, end])  # type: ignore[operator]
+    tokenizer_1, encoder_1 = model.tokenizers["tokenizer"], model.text_encoders["text_encoder"]
+    tokenizer_1.add_tokens(["zzmascot"])
+    encoder_1.resize_token_embeddings(len(tokenizer_1), mean_resizing=False)  # type: ignore[operator]
+    torch.testing.assert_close(model.encode_text(["zzmascot cat"]).pooled_BP, expected)
+
+
+def test_padding_is_the_clients(tiny: StableDiffusion) -> None:
+    for tower in tiny.family.towers:
+        tokenizer = tiny.tokenizers[tower.tokenizer]
+        vocabulary = tokenizer.get_vocab()
+        ids = tiny.token_ids(["cat!"], tokenizer, 8)[0].tolist()
+        end = tokenizer.eos_token_id
+        padding = vocabulary["!"] if tower.padding else end
+        assert ids == [tokenizer.bos_token_id, vocabulary["cat</w>"], vocabulary["!</w>"], end, *[padding] * 4]
+
+
+# --------------------------------------------------------------------------------------------- what does not fit
+
+
+def test_a_lost_tensor_is_named(tiny: StableDiffusion, words: Path, tmp_path: Path) -> None:
+    for prefix in ("model.diffusion_model.", "first_stage_model.", tiny.family.towers[-1].prefix):
+        tensors = single_file_tensors(tiny)
+        lost = next(name for name in tensors if name.startswith(prefix) and name.endswith("weight"))
+        del tensors[lost]
+        save_file(tensors, tmp_path / "lost.safetensors")
+        with pytest.raises(ModelError) as caught:
+            open_again(tmp_path / "lost.safetensors", words, tiny)
+        assert caught.value.code in ("MD003", "MD002")
+        assert lost in str(caught.value) or caught.value.code == "MD002"
+
+
+def test_an_unknown_tensor_is_named(tiny: StableDiffusion, words: Path, tmp_path: Path) -> None:
+    extra = {"model.diffusion_model.input_blocks.1.0.adapter.weight": torch.zeros(3)}
+    path = write_single(tiny, tmp_path / "extra.safetensors", **extra)
+    with pytest.raises(ModelError, match="adapter") as caught:
+        open_again(path, words, tiny)
+    assert caught.value.code == "MD003"
+
+
+def test_another_size_is_named(tiny: StableDiffusion, words: Path, tmp_path: Path) -> None:
+    path = write_single(tiny, tmp_path / "small.safetensors")
+    with pytest.raises(ModelError, match=r"another model size|missing|no place") as caught:
+        load(str(path), tokenizer=str(words), device=CPU, dtype=torch.float32)
+    assert caught.value.code == "MD003"
+
+
+def test_a_random_text_encoder_never_passes(tiny: StableDiffusion, tmp_path: Path) -> None:
+    folder = write_folder(tiny, tmp_path / "model", old_style=True)
+    file = folder / "text_encoder" / "model.safetensors"
+    save_file({f"wrapped.{name}": tensor for name, tensor in load_file(file).items()}, file)
+    with pytest.raises(ModelError, match="text_encoder") as caught:
+        load(str(folder), device=CPU, dtype=torch.float32)
+    assert caught.value.code == "MD003"

@@ -1,0 +1,61 @@
+"""Saved states: whole or absent, and equal to what went in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tsuika.train import checkpoint
+
+
+def _state(step: int, seed: int = 0) -> checkpoint.State:
+    torch.manual_seed(seed)
+    model = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW([{"params": [model.weight], "lr": 0.1, "name": "a"}, {"params": [model.bias], "lr": 0.2, "name": "b"}])
+    for _ in range(3):
+        model(torch.randn(4, 3)).pow(2).mean().backward()
+        optimizer.step()
+    weights = {"w": model.weight.data, "b": model.bias.data}
+    return checkpoint.State(step, weights, optimizer.state_dict(), {name: value * 2 for name, value in weights.items()})
+
+
+def test_a_state_comes_back_bit_for_bit(tmp_path: Path) -> None:
+    state = _state(5)
+    checkpoint.save(tmp_path, state, keep=2)
+    back = checkpoint.newest(tmp_path)
+    assert back is not None and back.step == 5
+    for mine, theirs in ((state.weights, back.weights), (state.average, back.average)):
+        assert mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
+    optimizer = torch.optim.AdamW([{"params": [torch.zeros(2, 3)], "lr": 1}, {"params": [torch.zeros(2)], "lr": 1}])
+    optimizer.load_state_dict(back.optimizer)
+    again = optimizer.state_dict()
+    assert again["param_groups"] == state.optimizer["param_groups"]
+    for index, row in state.optimizer["state"].items():
+        assert all(torch.equal(row[name], again["state"][index][name]) for name in row)
+
+
+def test_only_the_newest_are_kept_and_a_damaged_one_is_passed_over(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        checkpoint.save(tmp_path, _state(step), keep=2)
+    assert [p.name for p in sorted(tmp_path.iterdir())] == ["step-000002", "step-000003"]
+    file = tmp_path / "step-000003/tensors.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    newest = checkpoint.newest(tmp_path)
+    assert newest is not None and newest.step == 2
+
+
+def test_a_write_that_fails_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint.save(tmp_path, _state(1), keep=2)
+
+    def full(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(checkpoint, "_flush", full)
+    with pytest.raises(OSError, match="disk full"):
+        checkpoint.save(tmp_path, _state(2), keep=2)
+    newest = checkpoint.newest(tmp_path)
+    assert newest is not None and newest.step == 1
