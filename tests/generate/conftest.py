@@ -49,53 +49,54 @@ def sd1(tiny_models: Mapping[str, Any]) -> Any:
     return tiny_models["sd1"]
 
 
-@dataclass
+@dataclass(eq=False)
 class FakeAttachment:
-    """Adds strength * tensor to weights of the model by name."""
+    """Weights of the model by name: base + the sum of strength * tensor over what is attached."""
 
     model: Any
     artifact_: Artifact
-    log: list[str]
+    method: FakeMethod
     strength: float = 1.0
-    kept: dict[str, torch.Tensor] = field(default_factory=dict)
-
-    def _weight(self, name: str) -> torch.Tensor:
-        component, _, path = name.partition(".")
-        return dict(self.model.components[component].named_parameters())[path].data
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        return {
-            name: value for name, value in self.artifact_.tensors.items() if not name.endswith((".alpha", ".other"))
-        }
-
-    def apply(self) -> None:
-        for name, delta in self.tensors().items():
-            weight = self._weight(name)
-            self.kept.setdefault(name, weight.clone())
-            weight.copy_(self.kept[name] + self.strength * delta)
+        kept = self.artifact_.tensors.items()
+        return {name: value for name, value in kept if not name.endswith((".alpha", ".other"))}
 
     def set_strength(self, strength: float) -> None:
         self.strength = strength
-        self.apply()
+        self.method.apply(self.model)
 
     def detach(self) -> None:
-        for name, weight in self.kept.items():
-            self._weight(name).copy_(weight)
-        self.log.append(f"detach {self.artifact_.metadata['name']}")
+        self.method.attached.remove(self)
+        self.method.apply(self.model)
+        self.method.log.append(f"detach {self.artifact_.metadata['name']}")
 
 
 @dataclass
 class FakeMethod:
-    """A method called `fake` that adds what the artifact holds."""
+    """A method called `fake` that adds what the artifacts hold."""
 
     log: list[str] = field(default_factory=list)
+    attached: list[FakeAttachment] = field(default_factory=list)
+    base: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def apply(self, model: Any) -> None:
+        for name, base in self.base.items():
+            component, _, path = name.partition(".")
+            deltas = [(one.strength, one.tensors()[name]) for one in self.attached if name in one.tensors()]
+            total = sum((strength * delta for strength, delta in deltas if strength), torch.zeros_like(base))
+            dict(model.components[component].named_parameters())[path].data.copy_(base + total)
 
     def restore(self, model: Any, artifact: Artifact) -> FakeAttachment:
         if "broken" in artifact.metadata["name"]:
             raise ModelError("MD003", where=artifact.metadata["name"], why="made so")
         self.log.append(f"attach {artifact.metadata['name']}")
-        attachment = FakeAttachment(model, artifact, self.log)
-        attachment.apply()
+        attachment = FakeAttachment(model, artifact, self)
+        for name in attachment.tensors():
+            component, _, path = name.partition(".")
+            self.base.setdefault(name, dict(model.components[component].named_parameters())[path].data.clone())
+        self.attached.append(attachment)
+        self.apply(model)
         return attachment
 
 

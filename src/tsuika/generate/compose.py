@@ -105,6 +105,9 @@ def compose(
     """
     with ExitStack() as stack:
         parts = [_attach(model, one, formats, methods, stack=stack, warn=warn) for one in wanted]
+        for part in parts:  # only now: peft activates the newest set of layers and switches off those before it
+            for attachment in part.attachments:
+                attachment.set_strength(_strength(attachment, part.wanted))
         return Composition(tuple(parts), stack.pop_all())
 
 
@@ -133,7 +136,6 @@ def _attach(
     for piece in _pieces(artifact):
         attachment = method.restore(model, piece)
         stack.callback(attachment.detach)
-        attachment.set_strength(_strength(attachment, wanted))
         attachments.append(attachment)
     matched, unmatched = _match(artifact, attachments)
     if unmatched and warn:
