@@ -26,7 +26,7 @@ from tsuika.generate.pipeline import (
     sample,
     size_step,
     to_pictures,
-)
+)from tsuika.generate.prompt import parse
 
 # Written out again from what each sampler's name means, not from SAMPLERS.
 REFERENCE: Mapping[str, tuple[str, dict[str, Any]]] = {
@@ -230,6 +230,6 @@ def test_defaults(tmp_path: Path) -> None:
 
 def test_no_gradients_and_no_changes(sd1: Any) -> None:
     before = {name: value.clone() for name, value in sd1.unet.state_dict().items()}
-    pixels = sample(sd1, "cat", steps=1, cfg=2, size_px=(size_step(sd1),) * 2)
+    pixels = sample(sd1, parse("cat"), steps=1, cfg=2, size_px=(size_step(sd1),) * 2)
     assert not pixels.requires_grad
     assert all(torch.equal(value, before[name]) for name, value in sd1.unet.state_dict().items())

@@ -141,7 +141,7 @@ def _known_sampler(name: str) -> str:
 
 def sample(
     model: Model,
-    prompts: str | Sequence[str | Prompt],
+    prompts: str | Prompt | Sequence[str | Prompt],
     *,
     negative: str = "",
     seed: int = 0,
@@ -181,7 +181,7 @@ def sample(
         raise RecipeError("RC002", key="cfg", found=cfg, why="7, 1.5, …")
 
     with torch.no_grad():
-        texts = [prompts] if isinstance(prompts, str) else list(prompts)
+        texts = [prompts] if isinstance(prompts, (str, Prompt)) else list(prompts)
         conds = [encode(model, text, size_px=size_px, warn=warn) for text in texts]
         uncond = None if cfg == 1 else encode(model, parse(negative), size_px=size_px, warn=warn)
         jobs = [(cond, seed + i) for cond in conds for i in range(num)]
