@@ -26,7 +26,8 @@ from tsuika.generate.pipeline import (
     sample,
     size_step,
     to_pictures,
-)from tsuika.generate.prompt import parse
+)
+from tsuika.generate.prompt import parse
 
 # Written out again from what each sampler's name means, not from SAMPLERS.
 REFERENCE: Mapping[str, tuple[str, dict[str, Any]]] = {
