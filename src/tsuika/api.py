@@ -87,7 +87,9 @@ def demo(out: Path, *, steps: int | None = None) -> Iterator[Event]:
     tables = config.override(tables, {"preview.prompts": prompts} | ({"train.steps": steps} if steps else {}))
     recipe = config.build(tables, where=str(DEMO_RECIPE))
     folder = assemble.start(recipe, out)
-    yield from _follow(_run(recipe, folder), resume=False, command=f"tsuika demo --out {out}-again", scorer=_mascot_scores)
+    yield from _follow(
+        _run(recipe, folder), resume=False, command=f"tsuika demo --out {out}-again", scorer=_mascot_scores
+    )
 
 
 def dry_run(recipe: Recipe) -> dict[str, Any]:
@@ -136,14 +138,14 @@ def _follow(run: assemble.Run, *, resume: bool, command: str, scorer: Scorer) ->
 def _preview(model: Model, recipe: Recipe, folder: RunDir, step: int) -> Iterator[Previewed]:
     """Draw the recipe's previews into `samples/`, at fixed seeds."""
     settings = recipe.preview
-    defaults = pipeline.defaults_for(model)
+    defaults = _defaults(model)
     for number, template in enumerate(preview_prompts(recipe)):
         prompt = template.replace("{trigger}", recipe.data.trigger)
         pixels = pipeline.sample(
             model, prompt, seed=settings.seed, num=settings.num, steps=settings.steps or None, cfg=settings.cfg or None,
-            batch_size=8,
+            defaults=defaults, batch_size=8,
         )  # fmt: skip
-        for i, picture in enumerate(to_pictures(pixels)):
+        for i, picture in enumerate(pipeline.to_pictures(pixels)):
             name = f"step-{step:06d}-{number:02d}-seed-{settings.seed + i}.png"
             info = png_info.PictureInfo(
                 prompt, steps=settings.steps or defaults.steps, sampler=defaults.sampler, cfg=settings.cfg or defaults.cfg,
@@ -163,10 +165,9 @@ def preview_prompts(recipe: Recipe) -> tuple[str, ...]:
     return (f"a {subject}", f"a {subject} on the beach", f"a {subject} in the snow", *control)
 
 
-def to_pictures(pixels_N3HW: torch.Tensor) -> list[Image.Image]:
-    """Pixels in -1..1 as 8-bit pictures."""
-    scaled = ((pixels_N3HW.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-    return [Image.fromarray(row) for row in scaled]
+def _defaults(model: Model) -> pipeline.Defaults:
+    """The base's own sampling defaults; the embedded base is called by name, so its folder is named here."""
+    return pipeline.defaults_for(model, EMBEDDED if model.source == "embedded" else None)
 
 
 def _report(run: assemble.Run, notes: outcome.Notes, command: str, scorer: Scorer) -> None:
@@ -232,10 +233,12 @@ def _mascot_scores(run: assemble.Run, rows: Sequence[report.BeforeAfter]) -> tup
         after = _by_seed([adherence(asked[row.prompt], row.after) for row in chosen])
         return report.Score(key, before, after, truth)
 
-    held_out = mascot.held_out(40, seed=1)
-    real = _by_seed([adherence(mascot.Prompt("", drawn.background), [Image.fromarray(drawn.pixels)]) for drawn in held_out])
+    real = [
+        adherence(mascot.Prompt(drawn.caption, drawn.background, drawn.companion), [Image.fromarray(drawn.pixels)])
+        for drawn in mascot.held_out(40, seed=1)
+    ]
     mine, controls = [row for row in rows if not row.control], [row for row in rows if row.control]
-    return (*_likeness(run, rows), score("adherence", mine, real[0]), score("controls", controls, None))
+    return (*_likeness(run, rows), score("adherence", mine, _by_seed(real)[0]), score("controls", controls, None))
 
 
 # ----------------------------------------------------------------------------------------------------------- generation
@@ -284,18 +287,21 @@ def generate(
     tagged = compose.from_tags(parsed.tags, [artifacts, artifacts / "runs"]) if parsed.tags else []
     wanted = [*(_wanted(text) for text in lora), *tagged]
     model = load(base, tokenizer=tokenizer, vae=vae, device=device, precision=precision)
-    defaults = pipeline.defaults_for(model)
+    defaults = _defaults(model)
     notes: list[str] = []
     with compose.compose(model, wanted, formats, METHODS, warn=lambda event: notes.append(event.message)) as together:
         pixels = pipeline.sample(
             model, parsed, negative=negative, seed=seed, num=num, steps=steps, cfg=cfg, sampler=sampler,
-            size_px=_size(size), warn=lambda event: notes.append(event.message),
+            size_px=_size(size), defaults=defaults, warn=lambda event: notes.append(event.message),
         )  # fmt: skip
-        matched = {part.wanted.path.name: f"{len(part.matched)} tensors matched, {len(part.unmatched)} not" for part in together.parts}
+        matched = {
+            part.wanted.path.name: f"{len(part.matched)} tensors matched, {len(part.unmatched)} not"
+            for part in together.parts
+        }
     names = [*(f"<lora:{one.path.stem}:{one.strength:g}>" for one in (_wanted(text) for text in lora))]
     hashes = {one.path.stem: sha256(one.path)[:10] for one in wanted if one.path.is_file()}
     written: list[str] = []
-    for i, picture in enumerate(to_pictures(pixels)):
+    for i, picture in enumerate(pipeline.to_pictures(pixels)):
         path = out if num == 1 and out.suffix.lower() == ".png" else _numbered(out, seed + i)
         info = png_info.PictureInfo(
             " ".join([prompt, *names]), negative, steps=steps or defaults.steps, sampler=sampler or defaults.sampler,
@@ -311,7 +317,9 @@ def _wanted(text: str) -> compose.Wanted:
     """`FILE` or `FILE:STRENGTH` (a Windows drive's colon is not one)."""
     head, colon, tail = text.rpartition(":")
     try:
-        return compose.Wanted(Path(head), float(tail)) if colon and not Path(text).exists() else compose.Wanted(Path(text))
+        return (
+            compose.Wanted(Path(head), float(tail)) if colon and not Path(text).exists() else compose.Wanted(Path(text))
+        )
     except ValueError:
         return compose.Wanted(Path(text))
 
@@ -350,7 +358,13 @@ def inspect(file: Path) -> dict[str, Any]:
             "tensors": len(artifact.tensors), "sha256": sha256(file) if file.is_file() else None, "metadata": metadata,
         }  # fmt: skip
     found = families.detect(file)
-    return {"kind": "base model", "family": found.facts.family, "title": found.facts.title, "prediction": found.prediction, "layout": found.kind}
+    return {
+        "kind": "base model",
+        "family": found.facts.family,
+        "title": found.facts.title,
+        "prediction": found.prediction,
+        "layout": found.kind,
+    }
 
 
 def doctor() -> dict[str, Any]:

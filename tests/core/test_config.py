@@ -13,7 +13,11 @@ from tsuika.core.errors import RecipeError
 
 
 def test_load_of_dump_is_the_same_recipe(tmp_path: Path) -> None:
-    tables = {"data": {"trigger": "ツイピ", "flip": True}, "method": {"rank": 7}, "preview": {"prompts": ["a # b", '"c"']}}
+    tables = {
+        "data": {"trigger": "ツイピ", "flip": True},
+        "method": {"rank": 7},
+        "preview": {"prompts": ["a # b", '"c"']},
+    }
     recipe = config.build(tables)
     file = tmp_path / "r.toml"
     for comments in (True, False):
@@ -23,14 +27,19 @@ def test_load_of_dump_is_the_same_recipe(tmp_path: Path) -> None:
 
 def test_every_setting_has_help_in_both_languages_and_no_two_the_same() -> None:
     settings = list(config.settings())
-    leaves = sum(len(getattr(config.Recipe(), name).__class__.model_fields) for name in config.Recipe.model_fields if name != "version")
+    leaves = sum(
+        len(getattr(config.Recipe(), name).__class__.model_fields)
+        for name in config.Recipe.model_fields
+        if name != "version"
+    )
     assert len(settings) == leaves - 1  # `method.name` is chosen by the command, not set
     assert len({s.help.en for s in settings}) == len({s.help.ja for s in settings}) == len(settings)
     assert all(s.help.ja != s.help.en and not s.help.ja.isascii() for s in settings)
 
 
 @pytest.mark.parametrize(
-    ("key", "nearest"), [("train.stepz", "train.steps"), ("train.lerning_rate", "train.learning_rate"), ("rank", "method.rank")]
+    ("key", "nearest"),
+    [("train.stepz", "train.steps"), ("train.lerning_rate", "train.learning_rate"), ("rank", "method.rank")],
 )
 def test_an_unknown_key_names_the_nearest(key: str, nearest: str) -> None:
     with pytest.raises(RecipeError) as caught:

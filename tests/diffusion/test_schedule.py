@@ -33,7 +33,9 @@ def test_noise_and_targets_are_those_of_diffusers() -> None:
     alphas = alphas_cumprod_T(CONFIGS[0])
     latents, noise = torch.randn(2, 5, 4, 3, 3, generator=torch.Generator().manual_seed(0)).unbind(0)
     t = torch.tensor([0, 3, 400, 901, 999])
-    torch.testing.assert_close(add_noise(latents, noise, alphas[t]), scheduler.add_noise(latents, noise, t), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        add_noise(latents, noise, alphas[t]), scheduler.add_noise(latents, noise, t), rtol=1e-4, atol=1e-5
+    )
     velocity = scheduler.get_velocity(latents, noise, t)
     torch.testing.assert_close(target("v_prediction", latents, noise, alphas[t]), velocity, rtol=1e-4, atol=1e-5)
     assert target("epsilon", latents, noise, alphas[t]) is noise

@@ -60,7 +60,7 @@ def test_training_pictures_keep_the_test_backgrounds_and_companions_back():
     assert {*mascot.TRAINED_BACKGROUNDS, *mascot.HELD_BACK_BACKGROUNDS} == set(world.BACKGROUNDS)
     drawn = mascot.pictures()
     names = {word for thing in KNOWN for word in thing.words if word != "star"}
-    for _, pixels, caption in drawn:
+    for _, pixels, caption, *_ in drawn:
         assert mascot.NAME in caption
         assert pixels.shape == (mascot.PICTURE_PX, mascot.PICTURE_PX, 3)
         assert " and " not in caption
@@ -93,7 +93,7 @@ def test_held_out_pictures_show_every_background_and_companions():
 def test_captions_with_left_and_right_tell_the_truth():
     pairs = [drawn for drawn in mascot.held_out(60, 3) if " and a " in drawn.caption]
     assert len(pairs) > 8
-    for _, pixels, caption in pairs:  # things are named from left to right; only the scarf is magenta
+    for _, pixels, caption, *_ in pairs:  # things are named from left to right; only the scarf is magenta
         red, green, blue = np.moveaxis(pixels.astype(int), -1, 0)
         scarf = (red > 180) & (green < 90) & (blue > 90) & (blue < 170)
         on_the_left = np.nonzero(scarf)[1].mean() < mascot.PICTURE_PX / 2
@@ -112,7 +112,7 @@ def test_write_puts_a_caption_beside_each_picture(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
         name for p in paths for name in (p.name, p.with_suffix(".txt").name)
     )
-    for path, (_, pixels, caption) in zip(paths, drawn):
+    for path, (_, pixels, caption, *_) in zip(paths, drawn):
         with Image.open(path) as image:
             assert np.array_equal(np.asarray(image), pixels)
         assert path.with_suffix(".txt").read_text(encoding="utf-8").strip() == caption

@@ -23,7 +23,9 @@ app = typer.Typer(
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 Out = Annotated[Path, typer.Option("--out", help="Run folder to make.")]
-BaseModel = Annotated[str, typer.Option("--base", help="embedded, a diffusers folder, a .safetensors/.ckpt file, or a hub id.")]
+BaseModel = Annotated[
+    str, typer.Option("--base", help="embedded, a diffusers folder, a .safetensors/.ckpt file, or a hub id.")
+]
 
 
 @app.callback()
@@ -55,12 +57,16 @@ def train(
     trigger: Annotated[str, typer.Option("--trigger", help="Trigger word.")] = "",
     class_word: Annotated[str, typer.Option("--class-word", help="Kind of thing: dog, character, style.")] = "",
     recipe: Annotated[Optional[Path], typer.Option("--recipe", help="Recipe file (TOML).")] = None,  # noqa: UP045
-    set_: Annotated[Optional[list[str]], typer.Option("--set", help="Any setting: key=value (see: tsuika settings).")] = None,  # noqa: UP045
+    set_: Annotated[
+        Optional[list[str]], typer.Option("--set", help="Any setting: key=value (see: tsuika settings).")
+    ] = None,  # noqa: UP045
     steps: Annotated[Optional[int], typer.Option("--steps", help="Training steps.")] = None,  # noqa: UP045
     seed: Annotated[Optional[int], typer.Option("--seed", help="Seed.")] = None,  # noqa: UP045
     vae: Annotated[str, typer.Option("--vae", help="builtin, a file or a folder.")] = "",
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.")] = "",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, print the recipe, train nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, print the recipe, train nothing.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Train on a folder of pictures."""
@@ -140,7 +146,9 @@ def settings(
     """List every setting of a recipe with its default and meaning."""
     from tsuika.cli import settings_page
 
-    screen.print_out(settings_page.markdown(screen.language(), key) if markdown else settings_page.table(screen.language(), key))
+    screen.print_out(
+        settings_page.markdown(screen.language(), key) if markdown else settings_page.table(screen.language(), key)
+    )
 
 
 @app.command()

@@ -136,7 +136,11 @@ def follow(events: Iterator[Event], run: Path, *, as_json: bool) -> None:
                 case Stepped():
                     step = event.step
                     if task is not None:
-                        bar.update(task, completed=step, note=f"loss {event.loss:.4f}  {1 / max(event.seconds, 1e-9):.1f} step/s")
+                        bar.update(
+                            task,
+                            completed=step,
+                            note=f"loss {event.loss:.4f}  {1 / max(event.seconds, 1e-9):.1f} step/s",
+                        )
                 case Started():
                     console.print(f"          {say('started', **asdict(event))}")
                 case Written():

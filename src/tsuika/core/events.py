@@ -101,7 +101,9 @@ class Finished(Event):
     steps_done: int
 
 
-KINDS = {kind.__name__: kind for kind in (Started, Phase, Progress, Stepped, Previewed, Saved, Warned, Written, Finished)}
+KINDS = {
+    kind.__name__: kind for kind in (Started, Phase, Progress, Stepped, Previewed, Saved, Warned, Written, Finished)
+}
 
 
 def read(path: Path) -> list[Event]:

@@ -52,18 +52,26 @@ def _train(encoder: Encoder, drill: Drill, loss_of: object, work: Path, name: st
         schedule.step()
         losses.append(float(loss))
         if (step + 1) % 100 == 0:
-            print(f"{name} {step + 1}/{drill.steps} loss {np.mean(losses[-100:]):.3f} {time.monotonic() - began:.0f} s", flush=True)
+            print(
+                f"{name} {step + 1}/{drill.steps} loss {np.mean(losses[-100:]):.3f} {time.monotonic() - began:.0f} s",
+                flush=True,
+            )
     save_file({key: value.half() for key, value in encoder.state_dict().items()}, work / f"{name}.safetensors")
 
 
 def _disturb(pixels: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
     """What samples do and renders do not: soften, shift the brightness, add noise."""
-    image = pixels.astype(np.float32)
+    image: NDArray[np.floating] = pixels.astype(np.float32)
     if rng.random() < 0.5:
         blurred = F.avg_pool2d(torch.from_numpy(image).permute(2, 0, 1)[None], 3, 1, 1)[0].permute(1, 2, 0).numpy()
         share = rng.uniform(0, 1)
         image = image * (1 - share) + blurred * share
-    image = (image - 128) * rng.uniform(0.85, 1.15) + 128 + rng.uniform(-12, 12) + rng.normal(0, rng.uniform(0, 8), image.shape)
+    image = (
+        (image - 128) * rng.uniform(0.85, 1.15)
+        + 128
+        + rng.uniform(-12, 12)
+        + rng.normal(0, rng.uniform(0, 8), image.shape)
+    )
     return np.clip(image, 0, 255).astype(np.uint8)
 
 
@@ -78,14 +86,18 @@ def train_yardstick(work: Path, steps: int) -> None:
     def loss_of(rng: np.random.Generator) -> Tensor:
         half = drill.batch // 2
         things = [KNOWN[i] for i in rng.choice(len(KNOWN), half // 2, replace=False)]
-        things += [everything[i] for i in len(KNOWN) + rng.choice(len(everything) - len(KNOWN), half // 2, replace=False)]
+        things += [
+            everything[i] for i in len(KNOWN) + rng.choice(len(everything) - len(KNOWN), half // 2, replace=False)
+        ]
         pictures = [world.picture(rng, thing=thing.name) for thing in things * 2]
         beside = rng.random(len(pictures)) < 0.15  # another thing next to it, smaller
         for i in np.flatnonzero(beside):
             own = pictures[i].things[0]
             other = KNOWN[rng.integers(len(KNOWN))].name
             left, right = Placed(own.thing, 0.46, 0.26), Placed(other, 0.46, 0.74)
-            pictures[i] = Picture(pictures[i].background, (left, right) if rng.random() < 0.5 else (right, left), pictures[i].seed)
+            pictures[i] = Picture(
+                pictures[i].background, (left, right) if rng.random() < 0.5 else (right, left), pictures[i].seed
+            )
         pixels = to_signal([_disturb(draw(picture), rng) for picture in pictures])
         unit, thing_logits, background_logits = encoder(pixels)
         scores = unit @ unit.T / 0.1
@@ -171,7 +183,9 @@ def exam_questions(per_thing: int, seed: int = 5) -> list[tuple[Thing, str]]:
     return questions
 
 
-def mark(judge: Encoder, pictures: list[NDArray[np.uint8]], questions: list[tuple[Thing, str]]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def mark(
+    judge: Encoder, pictures: list[NDArray[np.uint8]], questions: list[tuple[Thing, str]]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Per picture: is the thing right, is the background right."""
     with torch.no_grad():
         _, things, backgrounds = judge(to_signal(pictures))
@@ -181,7 +195,9 @@ def mark(judge: Encoder, pictures: list[NDArray[np.uint8]], questions: list[tupl
     return things.argmax(1).numpy() == wanted_things, backgrounds.argmax(1).numpy() == wanted_backgrounds
 
 
-def exam(work: Path, base: Path, per_thing: int, cfg: float, steps: int = 25, sheet: Path | None = None) -> dict[str, object]:
+def exam(
+    work: Path, base: Path, per_thing: int, cfg: float, steps: int = 25, sheet: Path | None = None
+) -> dict[str, object]:
     """Judge samples over the whole vocabulary, drawn by diffusers' own pipeline from the exported folder."""
     from diffusers import StableDiffusionPipeline
 
@@ -194,7 +210,9 @@ def exam(work: Path, base: Path, per_thing: int, cfg: float, steps: int = 25, sh
         prompts = [f"{article(thing.name)} {where(background)}" for thing, background in part]
         seeds = [torch.Generator().manual_seed(start + i) for i in range(len(part))]
         with torch.autocast("cpu", torch.bfloat16):
-            drawn = pipeline(prompts, num_inference_steps=steps, guidance_scale=cfg, generator=seeds, output_type="np").images
+            drawn = pipeline(
+                prompts, num_inference_steps=steps, guidance_scale=cfg, generator=seeds, output_type="np"
+            ).images
         pictures += list((np.clip(drawn, 0, 1) * 255).round().astype(np.uint8))
     right_thing, right_background = mark(examiner(work), pictures, questions)
     if sheet is not None:
@@ -229,14 +247,24 @@ def main() -> None:
     elif options.what == "question":
         print(json.dumps(question_yardstick(options.work), indent=1))
     elif options.what == "exam":
-        print(json.dumps(exam(options.work, options.base, options.per_thing, options.cfg, sheet=options.sheet), indent=1))
+        print(
+            json.dumps(exam(options.work, options.base, options.per_thing, options.cfg, sheet=options.sheet), indent=1)
+        )
     else:
         train_examiner(options.work, options.steps)
         rng, world = np.random.default_rng(31337), World(pairs=0)
         pictures = [world.picture(rng) for _ in range(512)]
         names = {thing.name: thing for thing in KNOWN}
-        right = mark(examiner(options.work), [draw(p) for p in pictures], [(names[p.things[0].thing], p.background) for p in pictures])
-        print(json.dumps({"fresh_things_right": float(right[0].mean()), "fresh_backgrounds_right": float(right[1].mean())}))
+        right = mark(
+            examiner(options.work),
+            [draw(p) for p in pictures],
+            [(names[p.things[0].thing], p.background) for p in pictures],
+        )
+        print(
+            json.dumps(
+                {"fresh_things_right": float(right[0].mean()), "fresh_backgrounds_right": float(right[1].mean())}
+            )
+        )
 
 
 if __name__ == "__main__":

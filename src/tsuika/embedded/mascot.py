@@ -232,6 +232,8 @@ class Drawn(NamedTuple):
     name: str  # file stem
     pixels: Pixels
     caption: str
+    background: str
+    companion: str = ""  # a known thing
 
 
 TRAINED_BACKGROUNDS: Final = ("white", "gray", "blue", "yellow", "pink", "green", "meadow", "beach", "room", "sky")
@@ -284,7 +286,9 @@ def _caption(picture: Picture, rng: np.random.Generator) -> str:
 
 
 def _draw(number: int, picture: Picture, rng: np.random.Generator) -> Drawn:
-    return Drawn(f"{TRIGGER}_{number:02d}", world.draw(picture, PICTURE_PX, source), _caption(picture, rng))
+    companion = next((placed.thing for placed in picture.things if not placed.thing.startswith(_PREFIX)), "")
+    pixels = world.draw(picture, PICTURE_PX, source)
+    return Drawn(f"{TRIGGER}_{number:02d}", pixels, _caption(picture, rng), picture.background, companion)
 
 
 def _spread(names: Sequence[str], count: int, rng: np.random.Generator) -> list[str]:
@@ -332,7 +336,7 @@ def held_out(count: int = 40, seed: int = 0, *, trained_backgrounds: bool = Fals
 def write(folder: Path, drawn: Sequence[Drawn] | None = None) -> list[Path]:
     """Write pictures (by default the training set) as PNG, each with its caption in a .txt; gives the PNGs' paths."""
     paths = []
-    for name, pixels, caption in pictures() if drawn is None else drawn:
+    for name, pixels, caption, *_ in pictures() if drawn is None else drawn:
         path = folder / f"{name}.png"
         with whole(path) as temporary:
             Image.fromarray(pixels).save(temporary, format="PNG", optimize=True)

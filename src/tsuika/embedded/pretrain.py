@@ -123,7 +123,9 @@ def train_tokenizer(folder: Path, seed: int, captions: int = 40_000, size: int =
         vocab_size=size, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False
     )
     tokenizer.train_from_iterator(texts, trainer)
-    merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in json.loads(tokenizer.to_str())["model"]["merges"]]
+    merges = [
+        pair if isinstance(pair, str) else " ".join(pair) for pair in json.loads(tokenizer.to_str())["model"]["merges"]
+    ]
     symbols = [*alphabet, *(f"{byte}</w>" for byte in alphabet), *("".join(merge.split(" ")) for merge in merges)]
     vocabulary = {symbol: i for i, symbol in enumerate(dict.fromkeys([*symbols, START, END]))}
     folder.mkdir(parents=True, exist_ok=True)
@@ -165,7 +167,9 @@ def _vae_pictures(plan: Plan, step: int, whole: bool) -> Tensor:
             field = rng.uniform(0, 255, (int(rng.integers(2, 9)),) * 2 + (3,))
             big = torch.from_numpy(field).permute(2, 0, 1)[None]
             mode = "nearest" if rng.random() < 0.3 else "bicubic"
-            pixels = F.interpolate(big, size=SIZE_PX, mode=mode)[0].permute(1, 2, 0).clamp(0, 255).numpy().astype(np.uint8)
+            pixels = (
+                F.interpolate(big, size=SIZE_PX, mode=mode)[0].permute(1, 2, 0).clamp(0, 255).numpy().astype(np.uint8)
+            )
             x, y = rng.integers(0, SIZE_PX // 2, 2)
         else:
             world = narrow if i % 3 else wide
@@ -233,7 +237,9 @@ def train_vae(plan: Plan, work: Path) -> AutoencoderKL:
             pace = (step + 1 - seen) / (time.monotonic() - began)
             began, seen = time.monotonic(), step + 1
             spread = [round(float(s), 2) for s in latents.float().std(dim=(0, 2, 3))]
-            say(work, stage="vae", step=step + 1, loss=float(loss), psnr_db=quality, steps_per_s=pace, latent_std=spread)
+            say(
+                work, stage="vae", step=step + 1, loss=float(loss), psnr_db=quality, steps_per_s=pace, latent_std=spread
+            )
             save(work / "vae.pt", {"model": vae.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1})
     return vae.eval().requires_grad_(False)
 
@@ -271,7 +277,8 @@ class Generator(torch.nn.Module):
 
     def forward(self, noisy_BCHW: Tensor, t_B: Tensor, ids_BS: Tensor) -> Tensor:
         cond_BSD = self.text(ids_BS)[0]
-        return self.unet(noisy_BCHW, t_B, cond_BSD, return_dict=False)[0]
+        output: Tensor = self.unet(noisy_BCHW, t_B, cond_BSD, return_dict=False)[0]
+        return output
 
 
 def alphas_cumprod() -> Tensor:
@@ -312,7 +319,9 @@ def rate(plan: Plan, step: int) -> float:
     return plan.unet_lr * min(1.0, (step + 1) / plan.unet_warmup) * falling
 
 
-def batches(plan: Plan, start: int, vae: AutoencoderKL, scale: float, tokenizer: Any) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
+def batches(
+    plan: Plan, start: int, vae: AutoencoderKL, scale: float, tokenizer: Any
+) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
     """(step, latents, ids, weights) from `start` on; a function of the plan and the step alone."""
     per_pool = plan.pool * plan.views // plan.unet_batch
     held, pool = -1, None
@@ -368,10 +377,17 @@ def train_unet(plan: Plan, work: Path, vae: AutoencoderKL, tokenizer: Any) -> di
         recent.append(float(loss))
         if (step + 1) % 100 == 0 or step + 1 == plan.unet_steps:
             pace = (step + 1 - seen) * plan.unet_batch / (time.monotonic() - began)
-            say(work, stage="unet", step=step + 1, loss=float(np.mean(recent)), pictures_per_s=pace, lr=rate(plan, step))
+            say(
+                work, stage="unet", step=step + 1, loss=float(np.mean(recent)), pictures_per_s=pace, lr=rate(plan, step)
+            )
             began, seen, recent = time.monotonic(), step + 1, []
         if (step + 1) % 250 == 0 or step + 1 == plan.unet_steps:
-            row = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "average": average, "step": step + 1}
+            row = {
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "average": average,
+                "step": step + 1,
+            }
             save(work / "unet.pt", row)
     return average
 
@@ -397,14 +413,18 @@ def export(plan: Plan, work: Path, folder: Path) -> None:
     text = model.text
     text.config.save_pretrained(folder / "text_encoder")
     config = json.loads((folder / "text_encoder/config.json").read_text())
-    config |= {"architectures": ["CLIPTextModel"], "dtype": "float16"}
+    config |= {"architectures": ["CLIPTextModel"], "dtype": "float32"}  # what it is loaded as, whatever the file holds
     (folder / "text_encoder/config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     # transformers 5 dropped a level of these names; every other program expects it
     names = {f"text_model.{name.removeprefix('text_model.')}": value for name, value in text.state_dict().items()}
-    save_file({name: value.contiguous() for name, value in names.items()}, folder / "text_encoder/model.safetensors", {"format": "pt"})
+    save_file(
+        {name: value.contiguous() for name, value in names.items()},
+        folder / "text_encoder/model.safetensors",
+        {"format": "pt"},
+    )
     DDIMScheduler(
         num_train_timesteps=TRAIN_TIMESTEPS, beta_start=BETAS[0], beta_end=BETAS[1], beta_schedule="scaled_linear",
-        prediction_type="v_prediction", clip_sample=False, set_alpha_to_one=False, timestep_spacing="trailing",
+        prediction_type="v_prediction", clip_sample=False, set_alpha_to_one=False, steps_offset=1, timestep_spacing="trailing",
     ).save_pretrained(folder / "scheduler")  # fmt: skip
     index = {
         "_class_name": "StableDiffusionPipeline", "scheduler": ["diffusers", "DDIMScheduler"],

@@ -111,7 +111,9 @@ def _blobs(
 
 def _gradient(top: tuple[int, int, int], bottom: tuple[int, int, int], size_px: int) -> NDArray[np.float32]:
     t = np.linspace(0, 1, size_px, dtype=np.float32)[:, None, None]
-    return np.broadcast_to(np.float32(top) * (1 - t) + np.float32(bottom) * t, (size_px, size_px, 3)).copy()
+    return np.broadcast_to(
+        np.asarray(top, np.float32) * (1 - t) + np.asarray(bottom, np.float32) * t, (size_px, size_px, 3)
+    ).copy()
 
 
 def _ground(
@@ -127,7 +129,7 @@ def _ground(
 
 
 def _paint(image: NDArray[np.float32], mask: NDArray[np.float32], colour: tuple[int, int, int]) -> None:
-    image[:] = image * (1 - mask[..., None]) + np.float32(colour) * mask[..., None]
+    image[:] = image * (1 - mask[..., None]) + np.asarray(colour, np.float32) * mask[..., None]
 
 
 def draw_background(name: str, seed: int, size_px: int = SIZE_PX) -> Pixels:
@@ -138,7 +140,7 @@ def draw_background(name: str, seed: int, size_px: int = SIZE_PX) -> Pixels:
     """
     rng = np.random.default_rng([seed, 1])
     if name in PLAIN:
-        colour = np.float32(PLAIN[name]) + rng.uniform(-7, 7, 3).astype(np.float32)
+        colour = np.asarray(PLAIN[name], np.float32) + rng.uniform(-7, 7, 3).astype(np.float32)
         return np.broadcast_to(np.clip(colour, 0, 255), (size_px, size_px, 3)).astype(np.uint8)
     horizon, phase = rng.uniform(0.6, 0.72), rng.uniform(0, 2 * np.pi)
     match name:
@@ -227,7 +229,7 @@ def thing_mask(picture: Picture, size_px: int = SIZE_PX, source: GlyphSource = g
     for placed in picture.things:
         stamp, corner = _stamp(placed, size_px, source)
         mask.paste(255, corner, stamp.getchannel("A"))
-    return np.asarray(mask, np.float32) / 255
+    return np.asarray(mask, np.float32) / np.float32(255)
 
 
 def article(words: str) -> str:
@@ -246,7 +248,9 @@ def where(background: str, choice: int = 0) -> str:
     if background in SCENES:
         wordings = SCENES[background]
         return wordings[choice % len(wordings)]
-    return (f"on {article(background)} background", f"on {background}", f"in front of {article(background)} wall")[choice % 3]
+    return (f"on {article(background)} background", f"on {background}", f"in front of {article(background)} wall")[
+        choice % 3
+    ]
 
 
 @dataclass(frozen=True)
@@ -267,7 +271,8 @@ class World:
         names = [thing or self.things[rng.integers(len(self.things))].name]
         if paired:
             names.append(self.things[rng.integers(len(self.things))].name)
-            sizes, xs = rng.uniform(0.42, 0.5, 2), (0.26, 0.74)
+            sizes = rng.uniform(0.42, 0.5, 2)
+            xs: tuple[float, ...] = (0.26, 0.74)
         else:
             kind = rng.random()
             low, high = (0.38, 0.5) if kind < 0.12 else (0.82, 0.95) if kind < 0.27 else (0.58, 0.8)

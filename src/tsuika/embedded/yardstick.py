@@ -54,7 +54,8 @@ class _Block(nn.Module):
         self.skip = nn.Identity() if narrow == wide and stride == 1 else nn.Conv2d(narrow, wide, 1, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.skip(x) + self.body(x)
+        out: Tensor = self.skip(x) + self.body(x)
+        return out
 
 
 @cache
@@ -71,7 +72,9 @@ def to_signal(pictures: Sequence[NDArray[np.uint8]]) -> Tensor:
     for picture in pictures:
         signal = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None].float() / 127.5 - 1
         if signal.shape[-2:] != (SIZE_PX, SIZE_PX):
-            signal = F.interpolate(signal, (SIZE_PX, SIZE_PX), mode="area" if signal.shape[-1] > SIZE_PX else "bilinear")
+            signal = F.interpolate(
+                signal, (SIZE_PX, SIZE_PX), mode="area" if signal.shape[-1] > SIZE_PX else "bilinear"
+            )
         rows.append(signal)
     return torch.cat(rows)
 
@@ -79,7 +82,8 @@ def to_signal(pictures: Sequence[NDArray[np.uint8]]) -> Tensor:
 def directions(pictures: Sequence[NDArray[np.uint8]]) -> Tensor:
     """Unit vectors (B, 128), one per picture: near each other when the same thing is shown."""
     with torch.no_grad():
-        return _encoder()(to_signal(pictures))[0]
+        unit: Tensor = _encoder()(to_signal(pictures))[0]
+    return unit
 
 
 def likeness(pictures: Sequence[NDArray[np.uint8]], references: Sequence[NDArray[np.uint8]]) -> Tensor:
@@ -95,7 +99,8 @@ def background_scores(pictures: Sequence[NDArray[np.uint8]], background: str) ->
         ValueError: no background of the embedded world has this name.
     """
     with torch.no_grad():
-        return _encoder()(to_signal(pictures))[2].softmax(1)[:, BACKGROUNDS.index(background)]
+        logits: Tensor = _encoder()(to_signal(pictures))[2]
+    return logits.softmax(1)[:, BACKGROUNDS.index(background)]
 
 
 def thing_scores(pictures: Sequence[NDArray[np.uint8]], thing: str) -> Tensor:
@@ -106,4 +111,5 @@ def thing_scores(pictures: Sequence[NDArray[np.uint8]], thing: str) -> Tensor:
     """
     names = [known.name for known in KNOWN]
     with torch.no_grad():
-        return _encoder()(to_signal(pictures))[1].sigmoid()[:, names.index(thing)]
+        logits: Tensor = _encoder()(to_signal(pictures))[1]
+    return logits.sigmoid()[:, names.index(thing)]

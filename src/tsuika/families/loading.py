@@ -40,7 +40,7 @@ Locate = Callable[[str], ldm.Place]  # a module's own tensor name -> its place i
 _UNET = "model.diffusion_model."
 _VAE_PREFIXES = ("first_stage_model.", "vae.", "")
 # Tensors that some programs write along and that no part needs.
-_NEEDLESS = re.compile(r".*position_ids|logit_scale|attn_mask|loss\..*|model_ema\..*")
+_NEEDLESS = re.compile(r"(.*\.)?(position_ids|logit_scale|attn_mask|(loss|model_ema)\..*)")
 _OLD_VAE_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # diffusers before 0.14
 
 

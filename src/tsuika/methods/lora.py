@@ -163,7 +163,9 @@ def _inject(
 
 def _peft_config(kind: str, rank: int, targets: list[str], dropout: float) -> Any:
     if kind in ("lora", "dora"):
-        return LoraConfig(r=rank, lora_alpha=rank, target_modules=targets, lora_dropout=dropout, use_dora=kind == "dora")
+        return LoraConfig(
+            r=rank, lora_alpha=rank, target_modules=targets, lora_dropout=dropout, use_dora=kind == "dora"
+        )
     if kind == "oft":
         return OFTConfig(r=0, oft_block_size=rank, target_modules=targets, module_dropout=dropout)
     config = LoHaConfig if kind == "loha" else LoKrConfig
@@ -171,7 +173,11 @@ def _peft_config(kind: str, rank: int, targets: list[str], dropout: float) -> An
 
 
 def _plan(model: Model, config: Config) -> tuple[dict[str, dict[str, tuple[int, float]]], frozenset[Role]]:
-    roles: list[Role] = [*UNET_ROLES, *(("unet.conv",) if config.conv else ()), *(TEXT_ROLES if config.text_encoder else ())]
+    roles: list[Role] = [
+        *UNET_ROLES,
+        *(("unet.conv",) if config.conv else ()),
+        *(TEXT_ROLES if config.text_encoder else ()),
+    ]
     ranks: dict[str, dict[str, tuple[int, float]]] = {}
     for role in roles:
         for component, paths in model.targets(role).items():
@@ -268,4 +274,6 @@ def _fits(module: nn.Module, parts: Mapping[str, Tensor]) -> bool:
     if weight is None or not {"lora_down.weight", "lora_up.weight"} <= parts.keys():
         return False
     down, up = parts["lora_down.weight"], parts["lora_up.weight"]
-    return down.shape[1] == weight.shape[1] and up.shape[0] == weight.shape[0] and down[0].numel() == weight[0].numel()
+    return bool(
+        down.shape[1] == weight.shape[1] and up.shape[0] == weight.shape[0] and down[0].numel() == weight[0].numel()
+    )

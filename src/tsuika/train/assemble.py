@@ -119,7 +119,8 @@ def pictures(run: Run, model: Model) -> Iterator[Event]:
     """Read and sort the pictures into `run.manifest` and `run.buckets`."""
     data = run.recipe.data
     size_px = data.size_px or model.native_size_px
-    step_px = model.latent_factor * 2 ** (len(model.unet.config.block_out_channels) - 1)
+    unet: Any = model.unet
+    step_px = model.latent_factor * 2 ** (len(unet.config.block_out_channels) - 1)
     yield Phase("pictures")
     if not data.images:
         raise RecipeError("RC005", found="--images", do="tsuika train lora --images DIR --out RUN")
@@ -131,7 +132,9 @@ def pictures(run: Run, model: Model) -> Iterator[Event]:
         yield Warned(f"DS-{note.code}", f"{note.name}: {note.words}" if note.words else note.name)
     if enlarged := bucket.enlarged(run.buckets, data.crop):
         names = ", ".join(item.sample.name for item in enlarged[:3]) + (" …" if len(enlarged) > 3 else "")
-        yield Warned("DS-enlarged", f"{len(enlarged)} pictures are smaller than the training size and enlarged: {names}")
+        yield Warned(
+            "DS-enlarged", f"{len(enlarged)} pictures are smaller than the training size and enlarged: {names}"
+        )
 
 
 def vae_identity(model: Model) -> str:
@@ -174,8 +177,9 @@ def _train(run: Run, accelerator: Accelerator, resume: bool) -> Iterator[Event]:
     method = METHODS[recipe.method.name]
     attachment = method.attach(model, recipe.method, generator(recipe.train.seed, "init"))
     if recipe.train.gradient_checkpointing:
-        model.unet.enable_gradient_checkpointing()
-        model.unet.train()  # diffusers checkpoints in training mode only; its UNets have no dropout
+        unet: Any = model.unet
+        unet.enable_gradient_checkpointing()
+        unet.train()  # diffusers checkpoints in training mode only; its UNets have no dropout
     if recipe.train.compile:
         model.unet.compile()
     fitting = Fit(
@@ -186,7 +190,12 @@ def _train(run: Run, accelerator: Accelerator, resume: bool) -> Iterator[Event]:
     if resume and (state := checkpoint.newest(run.folder.checkpoints)) is not None:
         fitting.restore(state)
     yield Started(
-        recipe.method.name, model.facts.family, len(bank), recipe.train.steps, fitting.step, count_params(fitting.params)
+        recipe.method.name,
+        model.facts.family,
+        len(bank),
+        recipe.train.steps,
+        fitting.step,
+        count_params(fitting.params),
     )
     yield from _fit(run, fitting, main)
     run.steps_done = fitting.step
@@ -223,7 +232,10 @@ def _fit(run: Run, fitting: Fit, main: bool) -> Iterator[Event]:
                 path = checkpoint.save(run.folder.checkpoints, fitting.state(), keep=recipe.output.keep_states)
                 saved = event.step
                 yield Saved(event.step, path.name)
-            if prompts and recipe.preview.every and event.step % recipe.preview.every == 0 < recipe.train.steps - event.step:
+            due = (
+                recipe.preview.every and fitting.step % recipe.preview.every == 0 and fitting.step < recipe.train.steps
+            )
+            if prompts and due:
                 yield from preview()
                 yield Phase("train", recipe.train.steps)
     finally:  # also when the generator is closed (Ctrl+C) or the loss is not finite: the weights are the last good ones
@@ -290,7 +302,9 @@ def write(run: Run, artifact: Artifact) -> Iterator[Event]:
             continue
         error_size = formats.largest_relative_error(artifact, format_.read(path))
         if not error_size <= LARGEST_ERROR[run.recipe.output.dtype]:
-            raise FormatError("FM003", where=path, why=f"The largest relative difference of a layer is {error_size:.2g}.")
+            raise FormatError(
+                "FM003", where=path, why=f"The largest relative difference of a layer is {error_size:.2g}."
+            )
         file = path if path.is_file() else next(path.glob("*.safetensors"))
         done = Written(str(path.relative_to(run.folder.root)), format_.name, sha256(file), error_size)
         run.written.append(done)

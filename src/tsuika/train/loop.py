@@ -98,7 +98,8 @@ class _Denoiser(nn.Module):
         self.run = model.denoise
 
     def forward(self, noisy_BCHW: Tensor, t_B: Tensor, cond: Conditioning) -> Tensor:
-        return self.run(noisy_BCHW, t_B, cond)
+        output: Tensor = self.run(noisy_BCHW, t_B, cond)
+        return output
 
 
 @dataclass(frozen=True)
@@ -164,9 +165,11 @@ def _backward(run: Fit, number: int) -> Tensor:
     loss = (error_B * weight_B).mean() / train.accumulate
     if not _finite(float(accelerator.reduce(loss.detach(), "mean"))):
         bad = ~torch.isfinite(error_B)
-        raise _diverged(run, tuple(name for name, is_bad in zip(mine_only.names, bad.tolist()) if is_bad) or batch.names)
+        named = tuple(name for name, is_bad in zip(mine_only.names, bad.tolist(), strict=True) if is_bad)
+        raise _diverged(run, named or batch.names)
     accelerator.backward(loss)
-    return loss.detach()
+    done: Tensor = loss.detach()
+    return done
 
 
 def _follow(run: Fit) -> None:

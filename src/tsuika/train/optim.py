@@ -37,7 +37,8 @@ def build(train: Train, groups: Iterable[ParamGroup]) -> Optimizer:
         RecipeError: RC002, the optimizer's package is not installed.
     """
     rows: list[dict[str, Any]] = [
-        {"params": group.params, "lr": group.learning_rate or train.learning_rate, "name": group.name} for group in groups
+        {"params": group.params, "lr": group.learning_rate or train.learning_rate, "name": group.name}
+        for group in groups
     ]
     for row in rows:
         row["base_lr"] = row["lr"]
@@ -62,7 +63,10 @@ def _package(name: str, train: Train) -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         raise RecipeError(
-            "RC002", key="train.optimizer", found=train.optimizer, why=f"It needs a package: pip install {name} ({error})"
+            "RC002",
+            key="train.optimizer",
+            found=train.optimizer,
+            why=f"It needs a package: pip install {name} ({error})",
         ) from None
 
 
