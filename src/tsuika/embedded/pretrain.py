@@ -52,7 +52,7 @@ class Plan:
     vae_batch: int = 24
     vae_lr: float = 2e-3
     latent_noise: float = 0.03
-    unet_steps: int = 8400
+    unet_steps: int = 5600
     unet_batch: int = 32
     unet_lr: float = 1e-3
     unet_warmup: int = 300
@@ -62,6 +62,7 @@ class Plan:
     views: int = 6  # ... and how often each is seen, under fresh noise
     caption_dropout: float = 0.1
     min_snr_gamma: float = 5.0
+    save_every: int = 250
     thing_weight: float = 2.0  # loss weight of a latent under a thing, against 1 on the background
 
 
@@ -381,7 +382,7 @@ def train_unet(plan: Plan, work: Path, vae: AutoencoderKL, tokenizer: Any) -> di
                 work, stage="unet", step=step + 1, loss=float(np.mean(recent)), pictures_per_s=pace, lr=rate(plan, step)
             )
             began, seen, recent = time.monotonic(), step + 1, []
-        if (step + 1) % 250 == 0 or step + 1 == plan.unet_steps:
+        if (step + 1) % plan.save_every == 0 or step + 1 == plan.unet_steps:
             row = {
                 "model": model.state_dict(),
                 "optimizer": optimizer.state_dict(),

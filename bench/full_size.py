@@ -1,0 +1,84 @@
+"""LoRA on SD1.5, SD2.1 and SDXL at their true geometry with random weights: it loads, trains, writes, and reads back.
+
+    python bench/full_size.py sd1|sd2|sdxl --tokenizer FOLDER --images FOLDER [--size 256] [--steps 3] [--work FOLDER]
+
+Builds the model in half precision, writes it as one file in the original layout, loads that file as a user's base, and
+trains a few LoRA steps through the ordinary command. Prints seconds by phase, peak memory and the written key counts.
+Random weights say nothing of quality; time and memory do not depend on the weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+
+def write_random(name: str, path: Path) -> None:
+    """A base of the family's true geometry with random half-precision weights, in the original layout."""
+    sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "families"))
+    from family_files import write_single
+
+    from tsuika.families import StableDiffusion, family
+    from tsuika.families.common import build_text, build_unet, build_vae
+
+    kind = family(name)
+    geometry = kind.geometry(kind.facts.prediction)
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.float16)
+    text = {t.component: build_text(geometry.text[t.component], projected=t.projected) for t in kind.towers}
+    unet, vae = build_unet(geometry.unet), build_vae(geometry.vae)
+    torch.set_default_dtype(torch.float32)
+    model = StableDiffusion(
+        family=kind, prediction=kind.facts.prediction, unet=unet, vae=vae, text_encoders=text, tokenizers={},
+        scheduler_config={}, latent_scale=kind.facts.latent_scale, native_size_px=geometry.native_size_px, source="",
+    )  # fmt: skip
+    write_single(model, path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("family", choices=("sd1", "sd2", "sdxl"))
+    parser.add_argument("--tokenizer", required=True, help="folder with CLIP's vocab.json and merges.txt")
+    parser.add_argument("--images", required=True)
+    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--work", type=Path, help="where the random base is kept; default: a temporary folder")
+    options = parser.parse_args()
+
+    from safetensors import safe_open
+
+    with tempfile.TemporaryDirectory() as temporary:
+        work = options.work or Path(temporary)
+        work.mkdir(parents=True, exist_ok=True)
+        base, out = work / f"{options.family}.safetensors", Path(temporary) / "run"
+        began = time.monotonic()
+        if not base.exists():
+            write_random(options.family, base)
+        print(f"{base.name}: {base.stat().st_size / 2**30:.2f} GiB, built in {time.monotonic() - began:.0f} s", flush=True)
+        command = [
+            sys.executable, "-m", "tsuika", "train", "lora", "--images", options.images, "--base", str(base), "--out", str(out),
+            "--trigger", "sks", "--class-word", "cat", "--steps", str(options.steps), "--json",
+            "--set", f"base.tokenizer={options.tokenizer}", "--set", f"data.size_px={options.size}",
+            "--set", "train.batch_size=1", "--set", "method.rank=4", "--set", "preview.num=1", "--set", "preview.steps=1",
+            "--set", 'preview.prompts=["a sks cat"]', "--set", "data.cache=false", "--set", "train.ema=0",
+        ]  # fmt: skip
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        report = json.loads((out / "report.json").read_text(encoding="utf-8"))
+        with safe_open(next(out.glob("artifacts/*.safetensors")), "pt") as file:
+            keys = len(list(file.keys()))
+    print("| phase | seconds |\n|---|---|")
+    for name, seconds in report["seconds"].items():
+        print(f"| {name} | {seconds:.1f} |")
+    print(f"\npeak memory {report['peak_memory_bytes'] / 2**30:.1f} GiB; {keys} tensors written; ", end="")
+    print(f"largest relative error {max(a['largest_relative_error'] for a in report['artifacts']):.1e}")
+
+
+if __name__ == "__main__":
+    main()
