@@ -24,13 +24,13 @@ from tsuika import families, formats
 from tsuika.core import config
 from tsuika.core.config import Recipe
 from tsuika.core.errors import ModelError, RecipeError
-from tsuika.core.events import Event, Phase, Previewed
+from tsuika.core.events import Event, Phase, Previewed, Warned
 from tsuika.core.files import sha256
 from tsuika.core.rundir import RunDir
 from tsuika.core.types import Model
 from tsuika.embedded import mascot, yardstick
 from tsuika.evaluate import outcome, report
-from tsuika.generate import compose, pipeline, png_info
+from tsuika.generate import compose, grid, pipeline, png_info
 from tsuika.generate.prompt import parse
 from tsuika.methods import METHODS
 from tsuika.train import assemble
@@ -62,7 +62,7 @@ def train(recipe: Recipe, out: Path) -> Iterator[Event]:
     Raises:
         TsuikaError: whatever is wrong; originals are never touched and nothing is overwritten.
     """
-    folder = assemble.start(recipe, out) if _is_main() else RunDir(out)
+    folder = _open_run(recipe, out)
     command = f"tsuika train --recipe {folder.recipe} --out {out}-again"
     yield from _follow(_run(recipe, folder), resume=False, command=command, scorer=_likeness)
 
@@ -86,7 +86,7 @@ def demo(out: Path, *, steps: int | None = None) -> Iterator[Event]:
     prompts = [prompt.text for prompt in mascot.TEST_PROMPTS]
     tables = config.override(tables, {"preview.prompts": prompts} | ({"train.steps": steps} if steps else {}))
     recipe = config.build(tables, where=str(DEMO_RECIPE))
-    folder = assemble.start(recipe, out)
+    folder = _open_run(recipe, out)
     yield from _follow(
         _run(recipe, folder), resume=False, command=f"tsuika demo --out {out}-again", scorer=_mascot_scores
     )
@@ -105,6 +105,11 @@ def dry_run(recipe: Recipe) -> dict[str, Any]:
         "base": model.facts.title, "prediction": model.prediction, **assemble.summary(run), "notes": notes,
         "recipe": config.dump(recipe, comments=False),
     }  # fmt: skip
+
+
+def _open_run(recipe: Recipe, out: Path) -> RunDir:
+    """A new run folder, made by the first of several processes."""
+    return assemble.start(recipe, out) if _is_main() else RunDir(out)
 
 
 def _run(recipe: Recipe, folder: RunDir) -> assemble.Run:
@@ -184,7 +189,21 @@ def _report(run: assemble.Run, notes: outcome.Notes, command: str, scorer: Score
         example_prompt=prompts[0].replace("{trigger}", recipe.data.trigger) if prompts else manifest.samples[0].caption,
         command=command,
     )  # fmt: skip
+    if rows:
+        warnings = _write_grid(run.folder.root / "before-after.png", rows)
+        for warning in warnings:
+            notes.add(warning)
     outcome.write_report(run.folder, recipe, notes, evidence)
+
+
+def _write_grid(path: Path, rows: Sequence[report.BeforeAfter]) -> list[Warned]:
+    """One picture to look at: a row a prompt, the base's pictures beside the result's at the same seeds."""
+    seeds = rows[0].seeds
+    columns = [*(f"before, seed {seed}" for seed in seeds), *(f"after, seed {seed}" for seed in seeds)]
+    cells = [Image.fromarray(_open(cell)) for row in rows for cell in (*row.before, *row.after)]
+    sheet, warnings = grid.grid(cells, [row.prompt for row in rows], columns)
+    png_info.write_png(path, sheet, None, {"prompts": [row.prompt for row in rows], "seeds": list(seeds)})
+    return warnings
 
 
 # -------------------------------------------------------------------------------------------------- embedded yardstick

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tomlkit
+
 from tsuika.core.config import Setting, choices, settings
 from tsuika.core.errors import Lang
 
@@ -27,7 +29,7 @@ def _rows(lang: Lang, part: str) -> list[tuple[str, str, str]]:
             + (_EXPERT[lang] if setting.help.level == "expert" else "")
         )
 
-    return [(s.key, str(s.default if s.default != "" else '""'), words(s)) for s in settings() if part in s.key]
+    return [(s.key, tomlkit.item(s.default).as_string(), words(s)) for s in settings() if part in s.key]
 
 
 def markdown(lang: Lang, part: str = "") -> str:
@@ -35,7 +37,7 @@ def markdown(lang: Lang, part: str = "") -> str:
     head = _HEAD[lang]
     lines = [f"# {_TITLE[lang]}", "", _NOTE[lang], "", f"| {' | '.join(head)} |", "|---|---|---|"]
     lines += [f"| `{key}` | `{default}` | {text} |" for key, default, text in _rows(lang, part)]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 def table(lang: Lang, part: str = "") -> str:

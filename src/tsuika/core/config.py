@@ -290,8 +290,8 @@ class Preview(Section):
     prompts: Annotated[
         tuple[str, ...],
         Help(
-            "Prompts to draw; `{trigger}` stands for the trigger word",
-            "描くプロンプト。`{trigger}` はトリガーワードに置き換わります",
+            "Prompts to draw; `{trigger}` stands for the trigger word; none = made from trigger and class word",
+            "描くプロンプト。`{trigger}` はトリガーワードに置き換わります。空 = トリガーワードと種類から作ります",
         ),
     ] = ()
     every: Annotated[
@@ -301,8 +301,11 @@ class Preview(Section):
     ] = 0
     num: Annotated[
         int,
-        _expert("Pictures per prompt, at seed, seed + 1, ...", "プロンプトごとの枚数(シードを1ずつ増やします)"),
-        Field(ge=1, le=64),
+        _expert(
+            "Pictures per prompt, at seed, seed + 1, ...; 0 = no previews",
+            "プロンプトごとの枚数(シードを1ずつ増やします)。0 = プレビューなし",
+        ),
+        Field(ge=0, le=64),
     ] = 2
     seed: Annotated[int, _expert("Seed of the first preview", "プレビューのシード"), Field(ge=0)] = 1
     steps: Annotated[
