@@ -13,7 +13,9 @@ from tsuika.train import checkpoint
 def _state(step: int, seed: int = 0) -> checkpoint.State:
     torch.manual_seed(seed)
     model = torch.nn.Linear(3, 2)
-    optimizer = torch.optim.AdamW([{"params": [model.weight], "lr": 0.1, "name": "a"}, {"params": [model.bias], "lr": 0.2, "name": "b"}])
+    optimizer = torch.optim.AdamW(
+        [{"params": [model.weight], "lr": 0.1, "name": "a"}, {"params": [model.bias], "lr": 0.2, "name": "b"}]
+    )
     for _ in range(3):
         model(torch.randn(4, 3)).pow(2).mean().backward()
         optimizer.step()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import time
@@ -114,9 +115,11 @@ class _Stop:
 def follow(events: Iterator[Event], run: Path, *, as_json: bool) -> None:
     """Show a run as it goes; at the end, its report as the result."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bar, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
 
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    is_first = os.environ.get("RANK", "0") == "0"  # of `accelerate launch`'s processes; the others are mute
+    console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not is_first)
     stop, step, began = _Stop(), 0, time.monotonic()
     columns = (
         TextColumn("{task.description}"), BarColumn(bar_width=28), MofNCompleteColumn(), TextColumn("{task.fields[note]}"),
@@ -154,6 +157,8 @@ def follow(events: Iterator[Event], run: Path, *, as_json: bool) -> None:
                 console.print(say("stopped", step=step, run=run))
                 raise SystemExit(128 + stop.signal)
     report = run / "report.json"
+    if not is_first:
+        return
     if as_json:
         print_out(report.read_text(encoding="utf-8").strip())
     else:

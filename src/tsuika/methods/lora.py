@@ -16,7 +16,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from tsuika.core.config import Lora as Config
-from tsuika.core.errors import ModelError, RecipeError
+from tsuika.core.errors import FormatError, ModelError, RecipeError
 from tsuika.core.types import Artifact, Model, ParamGroup, Role, canonical
 
 UNET_ROLES: tuple[Role, ...] = ("unet.attn", "unet.ff")
@@ -97,23 +97,34 @@ class LoraAttachment:
             target.copy_(tensors[name].reshape(target.shape))
 
     def set_strength(self, strength: float) -> None:
-        """Scale every layer's update; 0 takes the layers out of the sum, so the base's bits come out."""
+        """Scale every layer's update; 0 takes the layers out of the sum, so the base's bits come out.
+
+        Raises:
+            RecipeError: RC002, DoRA and OFT know no strength between.
+        """
+        if strength not in (0.0, 1.0) and self.kind in ("dora", "oft"):
+            raise RecipeError("RC002", key="strength", found=strength, why=f"{self.kind} works at strength 0 or 1 only")
         for slot in self.slots:
             if hasattr(slot.layer, "scaling"):
                 slot.layer.scaling[self.adapter] = slot.base_scale * strength
-            names = [name for name in slot.layer.active_adapters if name != self.adapter]
-            slot.layer._active_adapter = [*names, self.adapter] if strength else names  # peft has no per-layer switch
-        if strength not in (0.0, 1.0) and self.kind in ("dora", "oft"):
-            raise RecipeError("RC002", key="strength", found=strength, why=f"{self.kind} works at strength 0 or 1 only")
+            active = set(slot.layer.active_adapters) - {self.adapter} | ({self.adapter} if strength else set())
+            # peft has no per-layer switch; in one order, whatever was switched last: sums keep their bits
+            slot.layer._active_adapter = [name for name in slot.layer._all_available_adapter_names() if name in active]
 
     def detach(self) -> None:
-        """Remove this set of layers; the last one to go puts the base's own modules back."""
+        """Remove this set of layers; the last one to go puts the base's own modules back. Any order of sets will do."""
         for slot in self.slots:
-            slot.layer.delete_adapter(self.adapter)
-            if not slot.layer._all_available_adapter_names():
-                parent, _, leaf = slot.path.rpartition(".")
-                owner = self.model.module(slot.component, parent) if parent else self.model.components[slot.component]
-                setattr(owner, leaf, slot.layer.get_base_layer())
+            layer = slot.layer
+            # Switched off first, or peft would switch another set on and let it train.
+            layer._active_adapter = [name for name in layer.active_adapters if name != self.adapter]
+            layer.delete_adapter(self.adapter)
+            if layer._all_available_adapter_names():
+                continue
+            parent, _, leaf = slot.path.rpartition(".")
+            owner = self.model.module(slot.component, parent) if parent else self.model.components[slot.component]
+            while getattr(owner, leaf) is not layer:  # a set of another kind wraps this one
+                owner, leaf = getattr(owner, leaf), "base_layer"
+            setattr(owner, leaf, layer.base_layer)
         self.slots = []
 
     def artifact(self) -> Artifact:
@@ -125,14 +136,13 @@ class LoraAttachment:
         return Artifact("lora", self.model.facts.family, tensors, {"adapter": self.kind, **self.metadata})
 
 
+def _peft_layers(root: nn.Module) -> list[Any]:
+    return [module for module in root.modules() if isinstance(module, BaseTunerLayer)]
+
+
 def _fresh_name(model: Model) -> str:
-    taken = {
-        name
-        for component in model.components.values()
-        for module in component.modules()
-        if isinstance(module, BaseTunerLayer)
-        for name in module._all_available_adapter_names()
-    }
+    layers = [layer for component in model.components.values() for layer in _peft_layers(component)]
+    taken = {name for layer in layers for name in layer._all_available_adapter_names()}
     return next(f"tsuika{i}" for i in range(len(taken) + 1) if f"tsuika{i}" not in taken)
 
 
@@ -143,18 +153,26 @@ def _inject(
     name, slots = _fresh_name(model), []
     for component, wanted in ranks.items():
         root = model.components[component]
+        active = [(layer, list(layer.active_adapters)) for layer in _peft_layers(root)]
+        training = [param for param in root.parameters() if param.requires_grad]
         real = {id(module): path for path, module in root.named_modules()}
         by_rank: dict[int, list[str]] = {}
         for path, (rank, _) in wanted.items():
             by_rank.setdefault(rank, []).append(real[id(model.module(component, path))])
         for rank, targets in by_rank.items():  # peft's own rank patterns cost a regex per pair of layers
             inject_adapter_in_model(_peft_config(kind, rank, targets, dropout), root, name)
+        del root.peft_config  # peft's note of the last call
         root.requires_grad_(False)
+        for param in training:
+            param.requires_grad_(True)
+        for layer, names in active:  # peft has switched off what was there
+            layer._active_adapter = [*names, name] if name in layer._all_available_adapter_names() else names
         for path, (rank, alpha) in wanted.items():
             layer = model.module(component, path)
             if not isinstance(layer, BaseTunerLayer):
                 raise TypeError(f"peft left {component}.{path} unchanged")
-            slot = Slot(component, path, layer, rank, alpha, alpha / rank)
+            whole = kind == "lokr" and name in layer.lokr_w1 and name in layer.lokr_w2  # no factor, so no rank:
+            slot = Slot(component, path, layer, rank, alpha, 1.0 if whole else alpha / rank)  # every program takes 1
             if hasattr(layer, "scaling"):
                 layer.scaling[name] = slot.base_scale
             slots.append(slot)
@@ -173,6 +191,9 @@ def _peft_config(kind: str, rank: int, targets: list[str], dropout: float) -> An
 
 
 def _plan(model: Model, config: Config) -> tuple[dict[str, dict[str, tuple[int, float]]], frozenset[Role]]:
+    if config.adapter == "oft" and config.conv:
+        why = "peft's OFT adds up overlapping windows of 3x3 convolutions, so it would not start as the base."
+        raise RecipeError("RC002", key="method.conv", found=True, why=why)
     roles: list[Role] = [
         *UNET_ROLES,
         *(("unet.conv",) if config.conv else ()),
@@ -196,6 +217,9 @@ def attach(model: Model, config: Config, generator: torch.Generator) -> LoraAtta
     """LoRA on attention and feed-forward layers (and convolutions, text encoders, as configured); changes no output yet.
 
     Down-projections are Kaiming-uniform (as peft and kohya have it) from `generator`, up-projections zero.
+
+    Raises:
+        RecipeError: RC002, OFT on convolutions.
     """
     ranks, roles = _plan(model, config)
     with torch.random.fork_rng(devices=[]):
@@ -215,37 +239,61 @@ def restore(model: Model, artifact: Artifact) -> LoraAttachment:
 
     Raises:
         ModelError: MD004, a layer is missing on this model or has another shape.
+        FormatError: FM001, a layer has parts that this kind of adapter has not, or not all of them.
     """
     kind = artifact.metadata.get("adapter") or _kind_of(artifact)
-    layers: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in artifact.tensors.items():
-        for part in (*PARTS[kind].values(), "alpha"):
-            if name.endswith(f".{part}"):
-                layers.setdefault(name.removesuffix(f".{part}"), {})[part] = tensor
+    layers = _layers(kind, artifact)
     ranks: dict[str, dict[str, tuple[int, float]]] = {}
-    for key, parts in layers.items():
-        component, _, path = key.partition(".")
-        rank = _rank_of(kind, parts)
-        alpha = float(parts["alpha"]) if "alpha" in parts else float(rank)
-        try:
-            module = model.module(component, path)
-            fits = kind != "lora" or _fits(module, parts)
-        except KeyError:
-            fits = False
-        if not fits:
+    for (component, path), parts in layers.items():
+        if not _fits(model, component, path, kind, parts):
             raise ModelError(
-                "MD004", where=key, artifact="This LoRA", found=artifact.family or "another model",
+                "MD004", where=f"{component}.{path}", artifact="This LoRA", found=artifact.family or "another model",
                 expected=model.facts.title,
             )  # fmt: skip
-        ranks.setdefault(component, {})[canonical(component, path)] = (rank, alpha)
+        rank = _rank_of(kind, parts)
+        ranks.setdefault(component, {})[path] = (rank, float(parts["alpha"]) if "alpha" in parts else float(rank))
     with torch.random.fork_rng(devices=[]):
         adapter, slots = _inject(model, kind, ranks, 0.0)
     attachment = LoraAttachment(model, adapter, kind, slots, frozenset(), metadata=dict(artifact.metadata))
-    attachment.load({name: value for name, value in artifact.tensors.items() if not name.endswith(".alpha")})
-    for slot in slots:
-        for _, param in attachment._parameters(slot):
-            param.requires_grad_(False)
+    if kind in ("loha", "lokr"):
+        for slot in slots:
+            _place(slot, adapter, kind, layers[slot.component, slot.path])
+    attachment.load({
+        f"{component}.{path}.{part}": value
+        for (component, path), parts in layers.items() for part, value in parts.items() if part != "alpha"
+    })  # fmt: skip
     return attachment
+
+
+def _layers(kind: str, artifact: Artifact) -> dict[tuple[str, str], dict[str, Tensor]]:
+    """The artifact's tensors by (component, canonical path), then by part."""
+    layers: dict[tuple[str, str], dict[str, Tensor]] = {}
+    known = (*PARTS[kind].values(), "alpha")
+    for name, tensor in artifact.tensors.items():
+        part = next((part for part in known if name.endswith(f".{part}")), None)
+        if part is None:
+            raise FormatError(
+                "FM001", where=name, found=name.rpartition(".")[2], expected=f"{kind}: {', '.join(known)}"
+            )
+        component, _, path = name.removesuffix(f".{part}").partition(".")
+        layers.setdefault((component, canonical(component, path)), {})[part] = tensor
+    for (component, path), parts in layers.items():
+        if kind in ("lora", "dora", "oft") and (missing := set(PARTS[kind].values()) - parts.keys()):
+            found = f"a layer without {', '.join(sorted(missing))}"
+            raise FormatError("FM001", where=f"{component}.{path}", found=found, expected=f"{kind}: {', '.join(known)}")
+    return layers
+
+
+def _place(slot: Slot, adapter: str, kind: str, parts: Mapping[str, Tensor]) -> None:
+    """Make room for a file's own tensors where peft has guessed others: LoHa and LoKr can be split in several ways."""
+    weight = slot.layer.get_base_layer().weight
+    for attribute, part in PARTS[kind].items():
+        holder = getattr(slot.layer, attribute)
+        if adapter in holder:
+            del holder[adapter]
+        if part in parts:
+            empty = torch.empty(parts[part].shape, device=weight.device, dtype=weight.dtype)
+            holder[adapter] = nn.Parameter(empty, requires_grad=False)
 
 
 def _kind_of(artifact: Artifact) -> str:
@@ -268,12 +316,37 @@ def _rank_of(kind: str, parts: Mapping[str, Tensor]) -> int:
     return int(factor.shape[0]) if factor is not None else max(parts["lokr_w2"].shape)
 
 
-def _fits(module: nn.Module, parts: Mapping[str, Tensor]) -> bool:
+def _fits(model: Model, component: str, path: str, kind: str, parts: Mapping[str, Tensor]) -> bool:
+    """Whether the layer is there, and its weight has the shape that these parts make."""
+    try:
+        module = model.module(component, path)
+        shape = _shape_of(kind, parts)
+    except (KeyError, IndexError):
+        return False
     base = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
     weight = getattr(base, "weight", None)
-    if weight is None or not {"lora_down.weight", "lora_up.weight"} <= parts.keys():
+    if weight is None or (kind == "dora" and parts["dora_scale"].numel() != len(weight)):
         return False
-    down, up = parts["lora_down.weight"], parts["lora_up.weight"]
-    return bool(
-        down.shape[1] == weight.shape[1] and up.shape[0] == weight.shape[0] and down[0].numel() == weight[0].numel()
-    )
+    out, inside = len(weight), weight[0].numel()
+    return shape[1] == inside if kind == "oft" else shape == (out, inside)
+
+
+def _shape_of(kind: str, part: Mapping[str, Tensor]) -> tuple[int, int]:
+    """(out, in * kernel) of the weight that an update is for; OFT, which turns inputs, says nothing of outputs (0)."""
+    if kind in ("lora", "dora"):
+        return part["lora_up.weight"].shape[0], part["lora_down.weight"][0].numel()
+    if kind == "oft":
+        return 0, part["oft_R"].shape[0] * _rank_of(kind, part)
+    if kind == "loha":
+        return _product(part["hada_w1_a"], part["hada_w1_b"], part.get("hada_t1"))
+    first = _product(part["lokr_w1_a"], part["lokr_w1_b"], None) if "lokr_w1_a" in part else part["lokr_w1"].shape
+    if "lokr_w2" in part:
+        second = (part["lokr_w2"].shape[0], part["lokr_w2"][0].numel())
+    else:
+        second = _product(part["lokr_w2_a"], part["lokr_w2_b"], part.get("lokr_t2"))
+    return first[0] * second[0], first[1] * second[1]
+
+
+def _product(a: Tensor, b: Tensor, core: Tensor | None) -> tuple[int, int]:
+    """Shape of a @ b, or of a Tucker product with its core (rank, rank, kernel...)."""
+    return (a.shape[0], b.shape[1]) if core is None else (a.shape[1], b.shape[1] * core.shape[2:].numel())

@@ -11,7 +11,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -91,9 +90,11 @@ def accelerate_for(recipe: Recipe) -> Accelerator:
     """Devices, processes and precision through Accelerate (one process, or as many as `accelerate launch` started)."""
     device = pick_device(recipe.train.device)
     precision = pick_precision(recipe.train.precision, device)
+    # SDXL reads text before the last layer, and a whole adapter can drop out.
+    sometimes_unused = recipe.method.text_encoder or recipe.method.dropout > 0
     accelerator = Accelerator(
         mixed_precision="no" if precision == "fp32" else precision, cpu=device.type == "cpu",
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=sometimes_unused)],
     )  # fmt: skip
     if recipe.train.batch_size % accelerator.num_processes:
         why = f"{accelerator.num_processes} processes share each batch, so it must be a multiple of that."
@@ -115,8 +116,8 @@ def clear_errors(recipe: Recipe, where: object) -> Iterator[None]:
         raise ResourceError("RS002", where=error.filename or where, why=error.strerror) from None
 
 
-def pictures(run: Run, model: Model) -> Iterator[Event]:
-    """Read and sort the pictures into `run.manifest` and `run.buckets`."""
+def pictures(run: Run, model: Model, *, report: Path | None = None) -> Iterator[Event]:
+    """Read and sort the pictures into `run.manifest` and `run.buckets`; what was found is written to `report`."""
     data = run.recipe.data
     size_px = data.size_px or model.native_size_px
     unet: Any = model.unet
@@ -124,7 +125,7 @@ def pictures(run: Run, model: Model) -> Iterator[Event]:
     yield Phase("pictures")
     if not data.images:
         raise RecipeError("RC005", found="--images", do="tsuika train lora --images DIR --out RUN")
-    run.manifest = scan.scan(Path(data.images), data, size_px=size_px, needed=MIN_PICTURES, report=run.folder.left_out)
+    run.manifest = scan.scan(Path(data.images), data, size_px=size_px, needed=MIN_PICTURES, report=report)
     run.buckets = bucket.assign(run.manifest, size_px=size_px, step_px=step_px, buckets=data.buckets)
     for left in run.manifest.quarantined:
         yield Warned("DS-left-out", f"{left.path.name}: {left.words}")
@@ -165,16 +166,20 @@ def _train(run: Run, accelerator: Accelerator, resume: bool) -> Iterator[Event]:
         recipe.base.model, tokenizer=recipe.base.tokenizer, vae=recipe.base.vae, device=accelerator.device,
         dtype=DTYPES[precision], embedded_path=run.embedded,
     )  # fmt: skip
-    yield from pictures(run, model)
+    yield from pictures(run, model, report=run.folder.left_out if main else None)
     assert run.manifest is not None
-    if main:
-        write_text(run.folder.left_out, run.manifest.to_json())
     yield Phase("encode", len(run.manifest))
     bank = yield from banks.fill(
         run.buckets, recipe.data, lambda pixels: model.encode_images(pixels.to(accelerator.device)).cpu(),
         vae=vae_identity(model), scale=model.latent_scale, folder=run.cache, device=accelerator.device,
     )  # fmt: skip
     method = METHODS[recipe.method.name]
+    if recipe.train.optimizer == "schedule-free" and (recipe.train.ema or recipe.train.schedule != "constant"):
+        yield Warned(
+            "TR-schedule-free", "Schedule-free averages weights by itself: train.ema and train.schedule are not used."
+        )
+    elif recipe.train.optimizer == "prodigy" and recipe.train.schedule != "constant":
+        yield Warned("TR-prodigy", "Prodigy finds its rate by itself: train.schedule is not used after the warm-up.")
     attachment = method.attach(model, recipe.method, generator(recipe.train.seed, "init"))
     if recipe.train.gradient_checkpointing:
         unet: Any = model.unet
@@ -213,7 +218,7 @@ def _fit(run: Run, fitting: Fit, main: bool) -> Iterator[Event]:
     """The loop with its saved states and previews."""
     recipe, model = run.recipe, fitting.model
     every = recipe.train.checkpoint_every or max(1, recipe.train.steps // 10)
-    prompts = bool(recipe.preview.prompts) and run.preview is not None and main
+    prompts = recipe.preview.num > 0 and run.preview is not None and main
 
     def preview() -> Iterator[Event]:
         assert run.preview is not None
@@ -246,13 +251,13 @@ def _fit(run: Run, fitting: Fit, main: bool) -> Iterator[Event]:
 
 
 def facts(run: Run, model: Model, pictures: int) -> formats.RunFacts:
-    """What a written file should say about the run."""
+    """What a written file should say about the run. No date: the same recipe gives the same bytes, whenever it runs."""
     recipe, manifest, first = run.recipe, run.manifest, run.buckets[0]
     assert manifest is not None
     train, method = recipe.train, recipe.method
     folder = Path(recipe.data.images).resolve().name
     return formats.RunFacts(
-        name=name_of(run), trigger=recipe.data.trigger, date=_began(run.folder), prediction=model.prediction,
+        name=name_of(run), trigger=recipe.data.trigger, prediction=model.prediction,
         base_name=Path(model.source).name, base_sha256=model.sha256 or "", resolution=f"{first.width}x{first.height}",
         rank=method.rank, alpha=method.alpha or method.rank, dropout=method.dropout, pictures=pictures,
         steps=run.steps_done, max_steps=train.steps, batch_size=train.batch_size, accumulate=train.accumulate,
@@ -268,14 +273,6 @@ def facts(run: Run, model: Model, pictures: int) -> formats.RunFacts:
         },
         dataset_dirs={folder: {"n_repeats": recipe.data.repeats, "img_count": pictures}},
     )  # fmt: skip
-
-
-def _began(folder: RunDir) -> str:
-    """When the run was started: stands in its folder, so that a resumed run writes the same."""
-    stamp = folder.root / "started.txt"
-    if not stamp.exists():
-        write_text(stamp, datetime.now(timezone.utc).isoformat(timespec="seconds"))
-    return stamp.read_text(encoding="utf-8").strip()
 
 
 def name_of(run: Run) -> str:

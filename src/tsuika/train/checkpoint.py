@@ -85,7 +85,7 @@ def save(folder: Path, state: State, *, keep: int) -> Path:
         shutil.rmtree(target)
     temporary.rename(target)
     _flush(folder)
-    for old in sorted(folder.glob(f"{_PREFIX}*"))[:-keep]:
+    for old in _by_step(folder)[:-keep]:
         shutil.rmtree(old)
     return target
 
@@ -109,9 +109,13 @@ def load(path: Path) -> State | None:
     return State(manifest["step"], tensors["weights"], _unflatten(optimizer, manifest["optimizer"]), tensors["average"])
 
 
+def _by_step(folder: Path) -> list[Path]:
+    return sorted(folder.glob(f"{_PREFIX}*"), key=lambda path: int(path.name.removeprefix(_PREFIX)))
+
+
 def newest(folder: Path) -> State | None:
     """The newest whole state in a run's `checkpoints/`; a damaged one is passed over."""
-    for path in sorted(folder.glob(f"{_PREFIX}*"), reverse=True):
+    for path in reversed(_by_step(folder)):
         if (state := load(path)) is not None:
             return state
     return None

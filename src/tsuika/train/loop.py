@@ -51,7 +51,7 @@ class Fit:
         self.denoiser, self.optimizer = self.accelerator.prepare(denoiser, optimizer)
         if hasattr(optimizer, "train"):  # schedule-free starts in its training state by hand
             optimizer.train()
-        if self.recipe.train.ema:
+        if self.recipe.train.ema and self.recipe.train.optimizer != "schedule-free":  # which averages by itself
             self.average = {name: value.clone() for name, value in self.attachment.tensors().items()}
 
     def state(self) -> State:
@@ -68,25 +68,28 @@ class Fit:
 
     @contextmanager
     def written_weights(self) -> Iterator[None]:
-        """The weights that will be written: averaged, or the schedule-free optimizer's own."""
+        """The weights that will be written: averaged, or the schedule-free optimizer's own; nothing drops out.
+
+        Afterwards training goes on with the same bits as if nobody had looked.
+        """
+        modules = [module for component in self.model.components.values() for module in component.modules()]
+        modes = [(module, module.training) for module in modules]
+        live = {name: value.clone() for name, value in self.attachment.tensors().items()}
         inner = getattr(self.optimizer, "optimizer", self.optimizer)
         if hasattr(inner, "eval"):
             inner.eval()
-            yield
-            inner.train()
-            return
-        self._swap()
+        elif self.average:
+            self.attachment.load(self.average)
+        for module in modules:
+            module.training = False
         try:
             yield
         finally:
-            self._swap()
-
-    def _swap(self) -> None:
-        live = self.attachment.tensors()
-        for name, value in self.average.items():
-            held = live[name].clone()
-            live[name].copy_(value)
-            value.copy_(held)
+            for module, mode in modes:
+                module.training = mode
+            if hasattr(inner, "eval"):
+                inner.train()
+            self.attachment.load(live)
 
 
 class _Denoiser(nn.Module):
@@ -141,7 +144,7 @@ def fit(run: Fit) -> Iterator[Event]:
         loss = float(accelerator.reduce(total, "mean"))
         norm = accelerator.clip_grad_norm_(run.params, train.clip_norm or float("inf"))
         size = float(norm) if norm is not None else 0.0
-        if not _finite(size) and train.precision != "fp16":  # fp16's scaler skips such a step by itself
+        if not _finite(size) and accelerator.mixed_precision != "fp16":  # fp16's scaler skips such a step by itself
             raise _diverged(run, run.batch(run.step * train.accumulate).names)
         run.optimizer.step()
         run.step += 1
@@ -164,8 +167,9 @@ def _backward(run: Fit, number: int) -> Tensor:
     weight_B = min_snr_weight(run.model.prediction, a_B, train.min_snr_gamma) * mine_only.weight_B
     loss = (error_B * weight_B).mean() / train.accumulate
     if not _finite(float(accelerator.reduce(loss.detach(), "mean"))):
-        bad = ~torch.isfinite(error_B)
-        named = tuple(name for name, is_bad in zip(mine_only.names, bad.tolist(), strict=True) if is_bad)
+        bad = (~torch.isfinite(accelerator.gather(error_B.detach()))).tolist()  # process by process
+        names = [name for i in range(accelerator.num_processes) for name in batch.names[i :: accelerator.num_processes]]
+        named = tuple(name for name, is_bad in zip(names, bad, strict=True) if is_bad)
         raise _diverged(run, named or batch.names)
     accelerator.backward(loss)
     done: Tensor = loss.detach()

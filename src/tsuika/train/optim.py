@@ -14,18 +14,23 @@ from tsuika.core.config import Train
 from tsuika.core.errors import RecipeError
 from tsuika.core.types import ParamGroup
 
+TEXT_SHARE = 0.1  # of the main rate, where the recipe gives text encoders none of their own (config.Lora)
+FREE = ("prodigy", "schedule-free")  # these keep no schedule
+
 
 def rate(train: Train, step: int) -> float:
     """The share (0..1) of the learning rate at a step (0-based): linear warm-up, then the schedule.
 
     A pure function of the step, so a resumed run needs no scheduler state.
     """
+    if train.optimizer == "schedule-free":  # warms up by itself
+        return 1.0
     warmup = train.warmup * train.steps
     if step + 1 < warmup:
         return (step + 1) / warmup
     progress = (step - warmup) / max(1.0, train.steps - warmup)
     progress = min(1.0, max(0.0, progress))
-    if train.schedule == "constant" or train.optimizer in ("prodigy", "schedule-free"):
+    if train.schedule == "constant" or train.optimizer in FREE:
         return 1.0
     return 0.5 * (1 + math.cos(math.pi * progress)) if train.schedule == "cosine" else 1 - progress
 
@@ -34,14 +39,16 @@ def build(train: Train, groups: Iterable[ParamGroup]) -> Optimizer:
     """The optimizer over parameter groups, each remembering its own `base_lr`.
 
     Raises:
-        RecipeError: RC002, the optimizer's package is not installed.
+        RecipeError: RC002, the optimizer's package is not installed, or it cannot have two rates.
     """
-    rows: list[dict[str, Any]] = [
-        {"params": group.params, "lr": group.learning_rate or train.learning_rate, "name": group.name}
-        for group in groups
-    ]
-    for row in rows:
-        row["base_lr"] = row["lr"]
+    rows: list[dict[str, Any]] = []
+    for group in groups:
+        main = train.learning_rate * (TEXT_SHARE if group.name == "text" and train.optimizer != "prodigy" else 1)
+        lr = group.learning_rate or main
+        rows.append({"params": group.params, "lr": lr, "base_lr": lr, "name": group.name})
+    if train.optimizer == "prodigy" and len({row["lr"] for row in rows}) > 1:
+        why = "Prodigy finds one rate for all weights, so the text encoders cannot have another."
+        raise RecipeError("RC002", key="method.text_learning_rate", found=rows[-1]["lr"], why=why)
     decay, betas = train.weight_decay, (0.9, 0.99)
     if train.optimizer == "adamw":
         return AdamW(rows, betas=betas, weight_decay=decay, foreach=True)

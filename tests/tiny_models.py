@@ -1,0 +1,68 @@
+"""Tiny models, their outputs, and pictures in memory, for the tests of methods and training."""
+
+from __future__ import annotations
+
+import sys
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+
+import torch
+from torch import Tensor
+
+from tsuika.core.types import Batch, Model
+from tsuika.families import FAMILIES, StableDiffusion
+
+sys.path.append(str(Path(__file__).parent / "families"))
+from family_files import write_folder, write_tokenizer
+
+__all__ = ["FAMILY_NAMES", "bits", "draw_pictures", "outputs", "picture_batch", "tiny", "write_folder"]
+
+FAMILY_NAMES = tuple(row.facts.family for row in FAMILIES)
+CAPTIONS = ("a cat", "a dog")
+
+
+@cache
+def _words() -> Path:
+    return write_tokenizer(Path(mkdtemp(prefix="tsuika-test-")))
+
+
+def tiny(family: str, seed: int = 3) -> StableDiffusion:
+    """A fresh tiny model."""
+    return next(row for row in FAMILIES if row.facts.family == family).tiny(seed, _words())
+
+
+def outputs(model: Model) -> Tensor:
+    """What the UNet says to two prompts, text encoders included, as one row of numbers."""
+    noisy_BCHW = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        cond = model.encode_text(CAPTIONS)
+        out = model.denoise(noisy_BCHW, torch.tensor([5, 600]), cond)
+    return torch.cat([out.flatten(), cond.tokens_BSD.flatten()])
+
+
+def bits(model: Model) -> dict[str, Tensor]:
+    """Copies of every weight and buffer of the model, by component and name."""
+    components = model.components.items()
+    return {f"{part}.{name}": value.clone() for part, root in components for name, value in root.state_dict().items()}
+
+
+def picture_batch(number: int, size: int = 2) -> Batch:
+    """`size` of four pictures in turn, as latents; a function of the number."""
+    rows = [(number * size + i) % 4 for i in range(size)]
+    latents = [torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(100 + row)) for row in rows]
+    names = tuple(f"{row}.png" for row in rows)
+    return Batch(torch.stack(latents), tuple(CAPTIONS[row % 2] for row in rows), names, torch.ones(size))
+
+
+def draw_pictures(folder: Path, count: int = 4) -> Path:
+    """Pictures of 64x64 px with captions."""
+    from PIL import Image
+
+    folder.mkdir(parents=True)
+    for i in range(count):
+        image = Image.new("RGB", (64, 64), (40 * i, 200 - 30 * i, 120))
+        image.paste((255, 255, 40 * i), (8 * i, 8, 8 * i + 20, 40))
+        image.save(folder / f"{i}.png")
+        (folder / f"{i}.txt").write_text(CAPTIONS[i % 2], encoding="utf-8")
+    return folder

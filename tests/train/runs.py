@@ -1,0 +1,52 @@
+"""A tiny base on disk, pictures, and the program's command for a short run on them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from tiny_models import draw_pictures, tiny, write_folder
+
+PROGRAM = (sys.executable, "-m", "tsuika")
+
+
+def make_place(folder: Path) -> tuple[Path, Path]:
+    """A diffusers folder with a tiny SD1, and a folder with four pictures."""
+    return write_folder(tiny("sd1"), folder / "base", old_style=True), draw_pictures(folder / "pictures")
+
+
+def settings(**more: Any) -> dict[str, Any]:
+    """Settings of a short run, by dotted key."""
+    keys = {f"{section}.{name}": value for section, row in more.items() for name, value in row.items()}
+    return {
+        "train.steps": 4, "train.batch_size": 2, "train.precision": "fp32", "train.device": "cpu", "method.rank": 2,
+        "data.variants": 1, "output.name": "result", "preview.num": 0, **keys,
+    }  # fmt: skip
+
+
+def arguments(base: Path, pictures: Path, out: Path, **more: Any) -> list[str]:
+    """`train ...` for the program."""
+    pairs = [part for key, value in settings(**more).items() for part in ("--set", f"{key}={json.dumps(value)}")]
+    return ["train", "lora", "--base", str(base), "--images", str(pictures), "--out", str(out), *pairs]
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """One thread, no network, a cache of its own."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "XDG_CACHE_HOME": str(folder / "cache")}
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file under a folder, by relative path."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def rows(run: Path, kind: str) -> list[dict[str, Any]]:
+    """Whole lines of `events.jsonl` of one kind of event."""
+    log = run / "events.jsonl"
+    lines = log.read_text(encoding="utf-8").split("\n")[:-1] if log.exists() else []
+    return [row for row in map(json.loads, lines) if row["event"] == kind]

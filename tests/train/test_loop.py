@@ -1,0 +1,251 @@
+"""The loop: it learns, says what it does, stops at numbers that are not finite, and goes on to the same bits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tiny_models import picture_batch, tiny
+from tsuika.core.config import Lora, Recipe, Train
+from tsuika.core.errors import DivergedError, RecipeError
+from tsuika.core.events import Stepped
+from tsuika.core.seeds import generator
+from tsuika.core.types import Batch
+from tsuika.diffusion.schedule import add_noise
+from tsuika.diffusion.targets import min_snr_weight, target
+from tsuika.methods import lora
+from tsuika.train import checkpoint, optim
+from tsuika.train.assemble import accelerate_for
+from tsuika.train.loop import Fit, conditioner, draw, fit
+
+SIZE = (64, 64)
+
+
+def recipe(method: Lora | None = None, **train: Any) -> Recipe:
+    settings = {"steps": 6, "batch_size": 2, "learning_rate": 1e-3, "precision": "fp32", "device": "cpu", **train}
+    return Recipe(method=method or Lora(rank=2), train=Train(**settings))
+
+
+def start(what: Recipe, *, family: str = "sd1", batch: Callable[[int], Batch] | None = None) -> Fit:
+    model = tiny(family)
+    attachment = lora.attach(model, what.method, generator(what.train.seed, "init"))
+    source = batch or (lambda number: picture_batch(number, what.train.batch_size))
+    return Fit(model, attachment, what, accelerate_for(what), source, conditioner(model, attachment, lambda _: SIZE))
+
+
+def weights(run: Fit) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in run.attachment.tensors().items()}
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def losses(run: Fit) -> list[float]:
+    return [event.loss for event in fit(run) if isinstance(event, Stepped)]
+
+
+def micro_loss(run: Fit, number: int) -> Tensor:
+    """The loss of a micro-batch, from the formulas."""
+    train, batch = run.recipe.train, run.batch(number)
+    draws = draw(run.recipe, number, batch.latents_BCHW, len(run.alphas_T))
+    a_B = run.alphas_T[draws.t_B]
+    noisy = add_noise(batch.latents_BCHW, draws.noise_BCHW, a_B)
+    output = run.model.denoise(noisy, draws.t_B, run.model.encode_text(batch.captions, size_px=SIZE))
+    error_B = (output - target(run.model.prediction, batch.latents_BCHW, draws.noise_BCHW, a_B)).pow(2).mean((1, 2, 3))
+    return (error_B * min_snr_weight(run.model.prediction, a_B, train.min_snr_gamma) * batch.weight_B).mean()
+
+
+def test_it_learns_and_says_so() -> None:
+    run = start(recipe(steps=25, learning_rate=1e-2, batch_size=4, clip_norm=1.0, ema=0.0))
+    with torch.no_grad():
+        before = sum(float(micro_loss(run, number)) for number in range(1000, 1004))
+    events = list(fit(run))
+    with torch.no_grad():
+        after = sum(float(micro_loss(run, number)) for number in range(1000, 1004))
+    assert after < 0.9 * before
+    assert all(isinstance(event, Stepped) for event in events)
+    assert [event.step for event in events] == list(range(1, 26))
+    assert all(event.loss > 0 and event.grad_norm > 0 and event.seconds > 0 for event in events)
+    rates = [event.learning_rate for event in events]
+    assert rates == [1e-2 * optim.rate(run.recipe.train, step) for step in range(25)]
+
+
+def test_a_step_is_the_mean_over_its_batches() -> None:
+    """`accumulate` = 2: the gradient and the loss are the means over micro-batches 2n and 2n + 1."""
+    run = start(recipe(steps=1, accumulate=2, clip_norm=0))
+    expected = (micro_loss(run, 0) + micro_loss(run, 1)) / 2
+    wanted = torch.autograd.grad(expected, run.params)
+    (event,) = fit(run)
+    assert event.loss == pytest.approx(float(expected), rel=1e-5)
+    for param, gradient in zip(run.params, wanted, strict=True):
+        assert param.grad is not None
+        torch.testing.assert_close(param.grad, gradient, rtol=1e-4, atol=1e-7)
+    norm = torch.stack([gradient.norm() for gradient in wanted]).norm()
+    assert event.grad_norm == pytest.approx(float(norm), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("family", "settings"),
+    [
+        ("sd2", {"min_snr_gamma": 5.0, "noise_offset": 0.1, "schedule": "linear"}),
+        ("sdxl", {"min_snr_gamma": 0.0, "clip_norm": 0.0, "ema": 0.0, "schedule": "constant", "warmup": 0.5}),
+        ("sd1", {"accumulate": 2, "weight_decay": 0.1, "batch_size": 3}),
+    ],
+)
+def test_settings_run(family: str, settings: dict[str, Any]) -> None:
+    assert all(loss == loss and loss > 0 for loss in losses(start(recipe(steps=2, **settings), family=family)))
+
+
+def test_the_average_follows_and_is_lent_for_a_while() -> None:
+    run = start(recipe(steps=4, ema=0.5, learning_rate=1e-2))
+    expected = weights(run)
+    for event in fit(run):
+        decay = min(0.5, (1 + event.step) / (10 + event.step))
+        now = run.attachment.tensors()
+        expected = {name: decay * value + (1 - decay) * now[name] for name, value in expected.items()}
+    for name, value in run.average.items():
+        torch.testing.assert_close(value, expected[name])
+    live, average = weights(run), {name: value.clone() for name, value in run.average.items()}
+    assert not same(live, average)
+    with run.written_weights():
+        assert same(weights(run), average)
+    assert same(weights(run), live)
+    assert same(run.average, average)
+
+
+def test_nothing_drops_out_of_what_is_written() -> None:
+    run = start(recipe(Lora(rank=2, dropout=0.5), steps=1))
+    list(fit(run))
+    modes = [module.training for module in run.model.unet.modules()]
+    batch = picture_batch(0)
+
+    def said() -> Tensor:
+        with torch.no_grad():
+            return run.model.denoise(batch.latents_BCHW, torch.tensor([500, 500]), run.condition(batch))
+
+    assert not torch.equal(said(), said())
+    with run.written_weights():
+        assert torch.equal(said(), said())
+    assert [module.training for module in run.model.unet.modules()] == modes
+
+
+PACKAGES = {"prodigy": "prodigyopt", "schedule-free": "schedulefree"}
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "prodigy", "schedule-free"])
+def test_goes_on_to_the_same_bits(optimizer: str, tmp_path: Path) -> None:
+    """With dropout, an average, text encoders, and a look at the written weights in between."""
+    if optimizer in PACKAGES:
+        pytest.importorskip(PACKAGES[optimizer])
+    method = Lora(rank=2, dropout=0.3, text_encoder=optimizer == "adamw")
+    rate = 1.0 if optimizer == "prodigy" else 1e-2
+    what = recipe(method, steps=4, optimizer=optimizer, learning_rate=rate, ema=0.9, warmup=0.3)
+    whole = start(what)
+    list(fit(whole))
+
+    first = start(what)
+    events = fit(first)
+    next(events)
+    next(events)
+    with first.written_weights():
+        looked = weights(first)
+    assert not same(looked, weights(first))
+    next(events)
+    events.close()  # type: ignore[attr-defined]
+    checkpoint.save(tmp_path, first.state(), keep=1)
+
+    second = start(what)
+    state = checkpoint.newest(tmp_path)
+    assert state is not None
+    second.restore(state)
+    assert [event.step for event in fit(second) if isinstance(event, Stepped)] == [4]
+    assert same(weights(whole), weights(second))
+    with whole.written_weights(), second.written_weights():
+        assert same(weights(whole), weights(second))
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_numbers_that_are_not_finite_end_the_run_and_harm_nothing(accumulate: int) -> None:
+    def poisoned(number: int) -> Batch:
+        batch = picture_batch(number)
+        if number == 2 * accumulate - 1:  # the second step's last: 2.png and 3.png
+            batch.latents_BCHW[[i for i, name in enumerate(batch.names) if name == "2.png"]] = torch.nan
+        return batch
+
+    run = start(recipe(accumulate=accumulate), batch=poisoned)
+    events = fit(run)
+    next(events)
+    good, average = weights(run), {name: value.clone() for name, value in run.average.items()}
+    with pytest.raises(DivergedError) as caught:
+        next(events)
+    assert (caught.value.code, caught.value.exit_status) == ("TR001", 6)
+    assert "2.png" in str(caught.value)
+    assert "3.png" not in str(caught.value)
+    assert run.step == 1
+    assert same(weights(run), good)
+    assert same(run.average, average)
+
+
+def test_gradient_checkpointing_changes_only_the_memory() -> None:
+    plain = start(recipe(Lora(rank=2, dropout=0.2), steps=3))
+    saving = start(recipe(Lora(rank=2, dropout=0.2), steps=3))
+    unet: Any = saving.model.unet
+    unet.enable_gradient_checkpointing()
+    unet.train()
+    assert losses(saving) == pytest.approx(losses(plain), rel=1e-5)
+
+
+@pytest.mark.parametrize("text", [False, True])
+def test_captions_are_encoded_once_unless_a_text_encoder_trains(text: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = start(recipe(Lora(rank=2, text_encoder=text), steps=3, accumulate=2))
+    asked: list[str] = []
+    real = run.model.encode_text
+
+    def counting(prompts: Any, **more: Any) -> Any:
+        asked.extend(prompts)
+        return real(prompts, **more)
+
+    monkeypatch.setattr(run.model, "encode_text", counting)
+    list(fit(run))
+    seen = [caption for number in range(6) for caption in run.batch(number).captions]
+    assert sorted(asked) == sorted(seen if text else set(seen))
+
+
+# ------------------------------------------------------------------------------------------------------------- optim
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
+def test_the_rate_rises_and_falls(schedule: Any) -> None:
+    train = Train(steps=100, warmup=0.2, schedule=schedule)
+    shares = [optim.rate(train, step) for step in range(100)]
+    assert shares[:20] == sorted(shares[:20])
+    assert shares[0] == pytest.approx(1 / 20)
+    assert max(shares) == pytest.approx(1)
+    assert shares[20:] == sorted(shares[20:], reverse=True)
+    assert shares[-1] == (1 if schedule == "constant" else pytest.approx(0, abs=0.02))
+
+
+def test_text_encoders_learn_at_a_tenth_or_at_their_own_rate() -> None:
+    model = tiny("sd1")
+    for own, expected in ((0.0, 1e-4), (3e-5, 3e-5)):
+        attachment = lora.attach(model, Lora(rank=1, text_encoder=True, text_learning_rate=own), generator(0, "init"))
+        groups = optim.build(Train(learning_rate=1e-3), attachment.param_groups()).param_groups
+        assert {group["name"]: group["lr"] for group in groups} == {"unet": 1e-3, "text": pytest.approx(expected)}
+        attachment.detach()
+
+
+def test_prodigy_has_one_rate() -> None:
+    pytest.importorskip("prodigyopt")
+    model = tiny("sd1")
+    train = Train(optimizer="prodigy", learning_rate=1.0)
+    attachment = lora.attach(model, Lora(rank=1, text_encoder=True), generator(0, "init"))
+    assert {group["lr"] for group in optim.build(train, attachment.param_groups()).param_groups} == {1.0}
+    attachment.text_learning_rate = 0.5
+    with pytest.raises(RecipeError, match="text_learning_rate"):
+        optim.build(train, attachment.param_groups())

@@ -1,0 +1,54 @@
+"""Two processes are one: the same losses at the same global batch, and only the first writes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from runs import PROGRAM, arguments, environment, hashes, make_place, rows
+
+from tsuika.core.config import Recipe, Train
+from tsuika.core.errors import RecipeError
+from tsuika.train.assemble import accelerate_for
+
+# `--multi_gpu` also where there are only CPUs: without it Accelerate starts one process.
+LAUNCH = (
+    sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
+    "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
+    "-m", "tsuika",
+)  # fmt: skip
+PATIENCE_S = 240  # on a busy machine
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no gloo over local sockets here")
+def test_two_processes_are_one(tmp_path: Path) -> None:
+    base, pictures = make_place(tmp_path)
+    results = {}
+    for name, program in (("one", PROGRAM), ("two", LAUNCH)):
+        words = arguments(
+            base, pictures, tmp_path / name, train={"steps": 4, "batch_size": 4, "accumulate": 2},
+            method={"text_encoder": True}, preview={"num": 1, "steps": 1, "prompts": ["a cat"]},
+        )  # fmt: skip
+        done = subprocess.run(
+            [*program, *words, "--json"], cwd=tmp_path, env=environment(tmp_path), text=True, capture_output=True,
+            timeout=PATIENCE_S, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        results[name] = json.loads(done.stdout)  # one object: the second process says nothing
+    one, two = ([row["loss"] for row in rows(tmp_path / name, "Stepped")] for name in ("one", "two"))
+    assert len(one) == 4
+    assert two == pytest.approx(one, rel=1e-5)
+    assert len(rows(tmp_path / "two", "Started")) == 1
+    assert hashes(tmp_path / "two").keys() == hashes(tmp_path / "one").keys()
+    assert results["one"]["steps_done"] == results["two"]["steps_done"] == 4
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from accelerate import Accelerator
+
+    monkeypatch.setattr(Accelerator, "num_processes", 2)
+    with pytest.raises(RecipeError, match="batch_size"):
+        accelerate_for(Recipe(train=Train(batch_size=3, device="cpu", precision="fp32")))

@@ -1,0 +1,163 @@
+"""A whole run through the program, in this process: what it writes, what it refuses, what it prints."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+from runs import arguments, hashes, make_place, rows
+
+from tsuika.cli import screen
+from tsuika.cli.main import app
+
+KEYS = {  # of report.json, from the command line's contract
+    "method", "family", "stopped_by", "steps_done", "best_step", "range", "guard", "seconds", "images_per_second",
+    "peak_memory_bytes", "artifacts", "warnings",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    make_place(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def apart(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache and a working folder of the tests' own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(place / "cache"))
+    monkeypatch.chdir(place)
+
+
+def program(*words: str) -> int:
+    """The program's exit status."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        screen.run(app, ["--lang", "en", *words])
+    except SystemExit as leave:
+        return int(leave.code or 0)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    return 0
+
+
+def words(place: Path, name: str) -> list[str]:
+    more = {"train": {"steps": 3, "gradient_checkpointing": True}}
+    preview = {"num": 1, "steps": 1, "prompts": ["a cat"]}
+    return arguments(place / "base", place / "pictures", place / name, preview=preview, **more)
+
+
+@pytest.fixture(scope="module")
+def done(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(place / "cache"))
+        patch.chdir(place)
+        originals = hashes(place / "pictures"), hashes(place / "base")
+        assert program(*words(place, "first")) == 0
+        assert (hashes(place / "pictures"), hashes(place / "base")) == originals
+    return place / "first"
+
+
+def test_the_run_folder_is_the_contracts(done: Path) -> None:
+    names = {path.name for path in done.iterdir()}
+    assert {"recipe.toml", "events.jsonl", "report.json", "report.html", "samples", "checkpoints", "artifacts"} <= names
+    report = json.loads((done / "report.json").read_text(encoding="utf-8"))
+    assert report.keys() >= KEYS
+    assert (report["method"], report["family"], report["stopped_by"], report["steps_done"]) == (
+        "lora",
+        "sd1",
+        "steps",
+        3,
+    )
+    assert [row["step"] for row in rows(done, "Stepped")] == [1, 2, 3]
+    assert len(list((done / "samples").glob("*.png"))) == 2  # before and after
+    assert (done / "artifacts/result.safetensors").is_file()
+    assert (done / "artifacts/result").is_dir()
+    for artifact in report["artifacts"]:
+        assert (done / artifact["path"]).exists()
+        assert len(artifact["sha256"]) == 64
+
+
+def test_the_recipe_repeats_the_run(done: Path, place: Path) -> None:
+    assert program("train", "--recipe", str(done / "recipe.toml"), "--out", str(place / "again")) == 0
+    assert hashes(place / "again/artifacts") == hashes(done / "artifacts")
+    assert (place / "again/recipe.toml").read_bytes() == (done / "recipe.toml").read_bytes()
+
+
+def test_json_is_one_object_on_stdout(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also shows that a run that has ended can be gone on with: it only writes its result again."""
+    before = hashes(done / "artifacts")
+    assert program("resume", str(done), "--json") == 0
+    out = capsys.readouterr().out
+    assert json.loads(out)["steps_done"] == 3
+    assert hashes(done / "artifacts") == before
+
+
+def test_a_folder_in_use_is_left_alone(done: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = hashes(done)
+    assert program(*words(place, "first")) == 2
+    assert "RC006" in capsys.readouterr().err
+    assert hashes(done) == before
+
+
+def test_dry_run_writes_nothing(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = hashes(place)
+    assert program(*words(place, "dry"), "--dry-run", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["pictures"] == 4
+    assert hashes(place) == before
+    assert not (place / "dry").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "code"),
+    [
+        ({"--images": "nowhere"}, 3, "DS001"),
+        ({"--images": "empty"}, 3, "DS002"),
+        ({"--base": "nowhere/at/all"}, 4, "MD001"),
+        ({"--set": "train.stepz=3"}, 2, "RC001"),
+        ({"--set": "train.steps=0"}, 2, "RC002"),
+        ({"--set": "train.device=abacus"}, 2, "RC002"),
+        ({"--nonsense": "1"}, 2, "nonsense"),
+    ],
+)
+def test_what_is_wrong_is_told_with_its_status(
+    change: dict[str, str], status: int, code: str, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place / "empty").mkdir(exist_ok=True)
+    wrong = [part for pair in change.items() for part in pair]
+    assert program(*words(place, f"wrong-{code}-{status}"), *wrong) == status
+    told = capsys.readouterr()
+    assert code in told.err
+    assert "Traceback" not in told.err
+    assert not told.out
+
+
+def test_resume_of_nothing_is_told(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert program("resume", str(place / "pictures")) == 8
+    assert "TR002" in capsys.readouterr().err
+
+
+def test_numbers_that_are_not_finite_are_status_6_and_can_be_gone_on_from(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tsuika.data.bank import Bank
+
+    real = Bank._collect
+
+    def poisoned(self: Bank, *arguments: object) -> object:
+        batch = real(self, *arguments)  # type: ignore[arg-type]
+        batch.latents_BCHW[[i for i, name in enumerate(batch.names) if name == "2.png"]] = float("nan")
+        return batch
+
+    monkeypatch.setattr(Bank, "_collect", poisoned)
+    assert program(*words(place, "diverged")) == 6
+    told = capsys.readouterr().err
+    assert "TR001" in told
+    assert "2.png" in told
+    assert "3.png" not in told
