@@ -20,14 +20,15 @@ def _state(step: int, seed: int = 0) -> checkpoint.State:
         model(torch.randn(4, 3)).pow(2).mean().backward()
         optimizer.step()
     weights = {"w": model.weight.data, "b": model.bias.data}
-    return checkpoint.State(step, weights, optimizer.state_dict(), {name: value * 2 for name, value in weights.items()})
+    average = {name: value * 2 for name, value in weights.items()}
+    return checkpoint.State(step, weights, optimizer.state_dict(), average, {"scale": 512.0, "_growth_tracker": 3})
 
 
 def test_a_state_comes_back_bit_for_bit(tmp_path: Path) -> None:
     state = _state(5)
     checkpoint.save(tmp_path, state, keep=2)
     back = checkpoint.newest(tmp_path)
-    assert back is not None and back.step == 5
+    assert back is not None and back.step == 5 and back.scaler == state.scaler
     for mine, theirs in ((state.weights, back.weights), (state.average, back.average)):
         assert mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
     optimizer = torch.optim.AdamW([{"params": [torch.zeros(2, 3)], "lr": 1}, {"params": [torch.zeros(2)], "lr": 1}])
@@ -48,6 +49,13 @@ def test_only_the_newest_are_kept_and_a_damaged_one_is_passed_over(tmp_path: Pat
     file.write_bytes(data)
     newest = checkpoint.newest(tmp_path)
     assert newest is not None and newest.step == 2
+
+
+def test_newest_is_by_number_not_by_name(tmp_path: Path) -> None:
+    for step in (999_999, 1_000_000):
+        checkpoint.save(tmp_path, _state(step), keep=1)
+    newest = checkpoint.newest(tmp_path)
+    assert newest is not None and newest.step == 1_000_000
 
 
 def test_a_write_that_fails_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

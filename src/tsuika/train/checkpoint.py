@@ -31,6 +31,7 @@ class State:
     weights: dict[str, Tensor]
     optimizer: dict[str, Any]  # a torch optimizer's state_dict
     average: dict[str, Tensor] = field(default_factory=dict)
+    scaler: dict[str, Any] = field(default_factory=dict)  # fp16's loss scale, plain numbers
 
 
 def _flatten(optimizer: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -77,7 +78,7 @@ def save(folder: Path, state: State, *, keep: int) -> Path:
     tensors |= {f"average.{name}": value for name, value in state.average.items()}
     file = temporary / "tensors.safetensors"
     save_file({name: value.detach().contiguous().cpu().clone() for name, value in tensors.items()}, file)
-    manifest = {"version": 1, "step": state.step, "optimizer": plain, "sha256": sha256(file)}
+    manifest = {"version": 1, "step": state.step, "optimizer": plain, "scaler": state.scaler, "sha256": sha256(file)}
     (temporary / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     for path in (file, temporary / "manifest.json", temporary):
         _flush(path)
@@ -106,7 +107,10 @@ def load(path: Path) -> State | None:
             optimizer[name] = value
         else:
             tensors[kind][rest] = value
-    return State(manifest["step"], tensors["weights"], _unflatten(optimizer, manifest["optimizer"]), tensors["average"])
+    return State(
+        manifest["step"], tensors["weights"], _unflatten(optimizer, manifest["optimizer"]), tensors["average"],
+        manifest["scaler"],
+    )  # fmt: skip
 
 
 def _by_step(folder: Path) -> list[Path]:

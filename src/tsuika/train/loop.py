@@ -56,13 +56,17 @@ class Fit:
 
     def state(self) -> State:
         """What a saved state must hold."""
-        return State(self.step, self.attachment.tensors(), self.optimizer.state_dict(), self.average)
+        scaler = self.accelerator.scaler
+        plain = scaler.state_dict() if scaler is not None else {}
+        return State(self.step, self.attachment.tensors(), self.optimizer.state_dict(), self.average, plain)
 
     def restore(self, state: State) -> None:
         """Go on from a saved state."""
         self.step = state.step
         self.attachment.load(state.weights)
         self.optimizer.load_state_dict(state.optimizer)
+        if self.accelerator.scaler is not None and state.scaler:
+            self.accelerator.scaler.load_state_dict(state.scaler)
         for name, value in state.average.items():
             self.average[name].copy_(value)
 
