@@ -75,8 +75,9 @@ def single_file_tensors(model: StableDiffusion) -> dict[str, Tensor]:
     """The model in the original layout, as CompVis, Stability and open_clip wrote it."""
     tensors: dict[str, Tensor] = {}
     thirds: dict[str, dict[int, Tensor]] = {}
+    own = {component: module.state_dict() for component, module in model.components.items()}
     for component, name, place in places(model):
-        tensor = model.components[component].state_dict()[name]
+        tensor = own[component][name]
         if place.third is not None:
             thirds.setdefault(place.name, {})[place.third] = tensor
         elif component == "vae" and ".attn_1." in place.name and tensor.ndim == 2:

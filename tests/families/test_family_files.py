@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from family_files import VAE, places, single_file_tensors, tiny_geometry, write_folder, write_single
+from family_files import VAE, single_file_tensors, tiny_geometry, write_folder, write_single
 from safetensors.torch import save_file
 
 from tsuika.core.errors import ModelError, NetworkError
@@ -337,6 +337,6 @@ def test_linear_and_1x1_convolution_are_one_another(words: Path, tmp_path: Path)
         tensors[name] = tensors[name][:, :, None, None].clone()
     save_file(tensors, tmp_path / "conv.safetensors")
     again = as_single(tmp_path / "conv.safetensors", words, model, "builtin")
-    for component, name, _ in places(model):
-        own = model.components[component].state_dict()[name]
-        assert torch.equal(own, again.components[component].state_dict()[name])
+    for component, module in model.components.items():
+        found = again.components[component].state_dict()
+        assert all(torch.equal(tensor, found[name]) for name, tensor in module.state_dict().items())
