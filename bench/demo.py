@@ -42,7 +42,9 @@ def run_demo(steps: int | None) -> None:
     for name, seconds in report["seconds"].items():
         print(f"| {name} | {seconds:.1f} |")
     print(f"| all | {sum(report['seconds'].values()):.1f} |")
-    print(f"\n{report['images_per_second']:.1f} images/s in training, peak memory {report['peak_memory_bytes'] / 2**20:.0f} MiB")
+    print(
+        f"\n{report['images_per_second']:.1f} images/s in training, peak memory {report['peak_memory_bytes'] / 2**20:.0f} MiB"
+    )
     for key, score in (report["scores"] or {}).items():
         print(f"{key}: {score['before']['mean']:.3f} -> {score['after']['mean']:.3f} ({score['verdict']})")
 

@@ -61,7 +61,9 @@ def main() -> None:
         began = time.monotonic()
         if not base.exists():
             write_random(options.family, base)
-        print(f"{base.name}: {base.stat().st_size / 2**30:.2f} GiB, built in {time.monotonic() - began:.0f} s", flush=True)
+        print(
+            f"{base.name}: {base.stat().st_size / 2**30:.2f} GiB, built in {time.monotonic() - began:.0f} s", flush=True
+        )
         command = [
             sys.executable, "-m", "tsuika", "train", "lora", "--images", options.images, "--base", str(base), "--out", str(out),
             "--trigger", "sks", "--class-word", "cat", "--steps", str(options.steps), "--json",

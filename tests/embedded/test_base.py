@@ -44,7 +44,7 @@ def test_diffusers_loads_it_and_draws_with_it() -> None:
     assert all(name.startswith("text_model.") for name in names)  # as every other program expects
 
 
-def test_the_vae_keeps_fresh_pictures(model) -> None:  # noqa: ANN001
+def test_the_vae_keeps_fresh_pictures(model) -> None:
     """The aim is 27 dB; the card has the figure over many pictures."""
     _, pixels = pretrain.fresh_pictures(seed=4242, count=48)
     with torch.no_grad():
@@ -54,11 +54,14 @@ def test_the_vae_keeps_fresh_pictures(model) -> None:  # noqa: ANN001
     assert 0.7 < float(latents.std()) < 1.4  # unit variance, or the noise schedule is wrong for it
 
 
-def test_samples_have_the_background_that_was_asked_for(model) -> None:  # noqa: ANN001
+def test_samples_have_the_background_that_was_asked_for(model) -> None:
     """Far above chance (1 in 22), by a judge that has never seen a sample."""
     asked = ["snow", "night", "beach", "red", "blue", "yellow", "meadow", "black"]
     prompts = [f"{article('cat')} {where(name)}" for name in asked]
-    pictures = [np.asarray(p) for p in pipeline.to_pictures(pipeline.sample(model, prompts, steps=10, defaults=api._defaults(model)))]
+    pictures = [
+        np.asarray(p)
+        for p in pipeline.to_pictures(pipeline.sample(model, prompts, steps=10, defaults=api._defaults(model)))
+    ]
     scores = [float(yardstick.background_scores([p], name)[0]) for p, name in zip(pictures, asked)]
     assert np.mean(np.array(scores) > 0.5) >= 0.75
 
@@ -71,7 +74,9 @@ def test_the_yardstick_tells_things_apart_with_the_background_held_equal() -> No
         first, second = rng.choice(len(things), 2, replace=False)
         here, there = rng.choice(BACKGROUNDS, 2, replace=False)
         wanted = [(first, here), (first, there), (second, here)]
-        unit = yardstick.directions([draw(world.picture(rng, thing=things[i].name, background=str(b))) for i, b in wanted])
+        unit = yardstick.directions(
+            [draw(world.picture(rng, thing=things[i].name, background=str(b))) for i, b in wanted]
+        )
         nearer.append(float(unit[0] @ unit[1]) > float(unit[0] @ unit[2]))
     assert np.mean(nearer) > 0.9
 

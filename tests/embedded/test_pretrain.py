@@ -11,7 +11,9 @@ from transformers import CLIPTokenizer
 
 from tsuika.embedded import pretrain
 
-PLAN = pretrain.Plan(seed=1, vae_steps=2, vae_batch=2, unet_steps=4, unet_batch=2, unet_warmup=2, pool=4, views=2, save_every=2)
+PLAN = pretrain.Plan(
+    seed=1, vae_steps=2, vae_batch=2, unet_steps=4, unet_batch=2, unet_warmup=2, pool=4, views=2, save_every=2
+)
 
 
 class KilledError(Exception):

@@ -6,7 +6,18 @@ import numpy as np
 import pytest
 
 from tsuika.embedded.things import KNOWN, by_name, strangers
-from tsuika.embedded.world import BACKGROUNDS, PLAIN, SCENES, Picture, Placed, World, draw, draw_background, glyph, thing_mask
+from tsuika.embedded.world import (
+    BACKGROUNDS,
+    PLAIN,
+    SCENES,
+    Picture,
+    Placed,
+    World,
+    draw,
+    draw_background,
+    glyph,
+    thing_mask,
+)
 
 
 def test_the_same_seed_draws_the_same_picture_and_another_seed_another() -> None:
@@ -23,7 +34,7 @@ def test_a_picture_differs_from_its_background_only_under_the_mask(background: s
     mask = thing_mask(picture)
     assert not changed[mask == 0].any()
     assert changed[mask == 1].mean() > 0.9
-    assert 0 <= mask.min() and mask.max() <= 1
+    assert mask.min() >= 0 and mask.max() <= 1
 
 
 def test_every_thing_has_a_glyph_of_its_own_name() -> None:
@@ -43,7 +54,7 @@ def test_captions_name_what_is_there() -> None:
         caption = world.caption(picture, rng)
         words = [by_name()[placed.thing] for placed in picture.things]
         assert all(any(word in caption for word in (*thing.words, thing.kind)) for thing in words)
-        grounds = SCENES[picture.background] if picture.background in SCENES else (picture.background,)
+        grounds = SCENES.get(picture.background, (picture.background,))
         named = any(ground.removeprefix("on ") in caption or ground in caption for ground in grounds)
         assert named or caption.count(" ") <= 8  # a few captions leave the background out
 

@@ -39,7 +39,7 @@ def options(
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option("--out", help="Folder to make.")] = Path("tsuika-demo"),
-    steps: Annotated[Optional[int], typer.Option("--steps", help="Training steps.")] = None,  # noqa: UP045 (typer, 3.10)
+    steps: Annotated[Optional[int], typer.Option("--steps", help="Training steps.")] = None,
     json: Json = False,
 ) -> None:
     """Teach the embedded base a new character, and show it before and after: a few minutes on 2 CPU cores."""
@@ -52,16 +52,16 @@ def demo(
 def train(
     method: Annotated[str, typer.Argument(help="lora (more methods are coming).")] = "",
     images: Annotated[str, typer.Option("--images", help="Folder of training images; never changed.")] = "",
-    out: Annotated[Optional[Path], typer.Option("--out", help="Run folder to make.")] = None,  # noqa: UP045
+    out: Annotated[Optional[Path], typer.Option("--out", help="Run folder to make.")] = None,
     base: BaseModel = "",
     trigger: Annotated[str, typer.Option("--trigger", help="Trigger word.")] = "",
     class_word: Annotated[str, typer.Option("--class-word", help="Kind of thing: dog, character, style.")] = "",
-    recipe: Annotated[Optional[Path], typer.Option("--recipe", help="Recipe file (TOML).")] = None,  # noqa: UP045
+    recipe: Annotated[Optional[Path], typer.Option("--recipe", help="Recipe file (TOML).")] = None,
     set_: Annotated[
         Optional[list[str]], typer.Option("--set", help="Any setting: key=value (see: tsuika settings).")
-    ] = None,  # noqa: UP045
-    steps: Annotated[Optional[int], typer.Option("--steps", help="Training steps.")] = None,  # noqa: UP045
-    seed: Annotated[Optional[int], typer.Option("--seed", help="Seed.")] = None,  # noqa: UP045
+    ] = None,
+    steps: Annotated[Optional[int], typer.Option("--steps", help="Training steps.")] = None,
+    seed: Annotated[Optional[int], typer.Option("--seed", help="Seed.")] = None,
     vae: Annotated[str, typer.Option("--vae", help="builtin, a file or a folder.")] = "",
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.")] = "",
     dry_run: Annotated[
@@ -107,14 +107,14 @@ def generate(
     out: Annotated[Path, typer.Option("--out", help="PNG file, or a folder for several.")],
     negative: Annotated[str, typer.Option("--negative", help="What not to draw.")] = "",
     base: BaseModel = "embedded",
-    lora: Annotated[Optional[list[str]], typer.Option("--lora", help="LoRA file, optionally :STRENGTH.")] = None,  # noqa: UP045
+    lora: Annotated[Optional[list[str]], typer.Option("--lora", help="LoRA file, optionally :STRENGTH.")] = None,
     artifacts: Annotated[Path, typer.Option("--artifacts", help="Where names in prompts are looked up.")] = Path(),
     vae: Annotated[str, typer.Option("--vae", help="builtin, a file or a folder.")] = "builtin",
     tokenizer: Annotated[str, typer.Option("--tokenizer", help="Tokenizer folder, for a single-file base.")] = "",
     seed: Annotated[int, typer.Option("--seed")] = 0,
-    steps: Annotated[Optional[int], typer.Option("--steps", help="Sampling steps; default: the base's own.")] = None,  # noqa: UP045
-    cfg: Annotated[Optional[float], typer.Option("--cfg", help="Guidance; default: the base's own.")] = None,  # noqa: UP045
-    sampler: Annotated[Optional[str], typer.Option("--sampler", help="Sampler by its usual name.")] = None,  # noqa: UP045
+    steps: Annotated[Optional[int], typer.Option("--steps", help="Sampling steps; default: the base's own.")] = None,
+    cfg: Annotated[Optional[float], typer.Option("--cfg", help="Guidance; default: the base's own.")] = None,
+    sampler: Annotated[Optional[str], typer.Option("--sampler", help="Sampler by its usual name.")] = None,
     size: Annotated[str, typer.Option("--size", help="WIDTHxHEIGHT; default: the base's own.")] = "",
     num: Annotated[int, typer.Option("--num", min=1, help="How many pictures, at seed, seed + 1, ...")] = 1,
     device: Annotated[str, typer.Option("--device")] = "auto",

@@ -52,7 +52,7 @@ class Plan:
     vae_batch: int = 24
     vae_lr: float = 2e-3
     latent_noise: float = 0.03
-    unet_steps: int = 5600
+    unet_steps: int = 5200
     unet_batch: int = 32
     unet_lr: float = 1e-3
     unet_warmup: int = 300
