@@ -14,7 +14,8 @@ from runs import PROGRAM, arguments, environment, hashes, make_place, rows
 
 from tsuika.train import checkpoint
 
-PATIENCE_S = 240  # on a busy machine
+PATIENCE_S = 120  # on a busy machine
+STEPS = 20
 # The program, but so slow in flushing a saved state that a kill can hit it there.
 SLOW_TO_SAVE = """
 import time
@@ -36,7 +37,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def train_arguments(place: Path, name: str) -> list[str]:
     return arguments(
         place / "base", place / "pictures", place / name,
-        train={"steps": 16, "checkpoint_every": 3, "accumulate": 2}, method={"rank": 2, "dropout": 0.2},
+        train={"steps": STEPS, "checkpoint_every": 3}, method={"rank": 2, "dropout": 0.2},
     )  # fmt: skip
 
 
@@ -63,44 +64,54 @@ def finish(process: subprocess.Popen[str]) -> None:
     assert process.returncode == 0, told
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
-def test_killed_stopped_and_killed_again_it_ends_with_the_same_bits(place: Path) -> None:
-    finish(begin(place, *train_arguments(place, "whole")))
-
-    run = place / "broken"
-    first = begin(place, *train_arguments(place, "broken"))
-    assert interrupt(first, lambda: len(rows(run, "Stepped")) >= 5, signal.SIGINT) == 130
-    state = checkpoint.newest(run / "checkpoints")
-    assert state is not None
-    assert state.step == rows(run, "Stepped")[-1]["step"] < 16  # Ctrl+C saves what is done
-
-    slow = (sys.executable, "-c", SLOW_TO_SAVE)
-    writing = begin(place, "resume", str(run), program=slow)
-    status = interrupt(writing, lambda: any((run / "checkpoints").glob(".*.tmp")), signal.SIGKILL)
-    assert status == -signal.SIGKILL
-    assert any((run / "checkpoints").glob(".*.tmp"))  # half a state, which must not count
-    assert checkpoint.newest(run / "checkpoints") is not None
-
-    done = len(rows(run, "Stepped"))
-    stepping = begin(place, "resume", str(run))
-    assert interrupt(stepping, lambda: len(rows(run, "Stepped")) >= done + 4, signal.SIGKILL) == -signal.SIGKILL
-
-    finish(begin(place, "resume", str(run)))
-    assert not any((run / "checkpoints").glob(".*"))
-    assert hashes(run / "artifacts") == hashes(place / "whole/artifacts")
-    by_step = {row["step"]: row["loss"] for row in rows(run, "Stepped")}
-    assert by_step == {row["step"]: row["loss"] for row in rows(place / "whole", "Stepped")}
+def stepped(run: Path) -> list[int]:
+    return [row["step"] for row in rows(run, "Stepped")]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
-def test_killed_before_its_first_state_or_while_writing_the_result(place: Path) -> None:
-    if not (place / "whole/report.json").exists():
-        finish(begin(place, *train_arguments(place, "whole")))
-    run = place / "early-and-late"
-    early = begin(place, *train_arguments(place, "early-and-late"))
-    assert interrupt(early, lambda: (run / "recipe.toml").exists(), signal.SIGKILL) == -signal.SIGKILL
-    late = begin(place, "resume", str(run))
-    wrote = lambda: any(row["name"] == "write" for row in rows(run, "Phase"))  # noqa: E731
-    assert interrupt(late, wrote, signal.SIGKILL) == -signal.SIGKILL
-    finish(begin(place, "resume", str(run)))
-    assert hashes(run / "artifacts") == hashes(place / "whole/artifacts")
+def test_killed_and_stopped_again_and_again_it_ends_with_the_same_bits(place: Path) -> None:
+    """Killed before its first state, stopped by Ctrl+C, killed in a save, between two steps, and in the last writing."""
+    whole, run = place / "whole", place / "broken"
+    states, killed = run / "checkpoints", -signal.SIGKILL
+    undisturbed = begin(place, *train_arguments(place, "whole"))
+    try:
+        early = begin(place, *train_arguments(place, "broken"))
+        assert interrupt(early, lambda: bool(rows(run, "Started")), signal.SIGKILL) == killed
+        assert checkpoint.newest(states) is None
+
+        stopped = begin(place, "resume", str(run))
+        assert interrupt(stopped, lambda: len(stepped(run)) >= 4, signal.SIGINT) == 130
+        state = checkpoint.newest(states)
+        assert state is not None
+        assert state.step == stepped(run)[-1] < STEPS  # Ctrl+C saves what is done
+
+        saving = begin(place, "resume", str(run), program=(sys.executable, "-c", SLOW_TO_SAVE))
+        assert interrupt(saving, lambda: any(states.glob(".*.tmp")), signal.SIGKILL) == killed
+        assert any(states.glob(".*.tmp"))  # half a state, which must not count
+        newest = checkpoint.newest(states)
+        assert newest is not None
+        assert newest.step == state.step < stepped(run)[-1]
+
+        between = begin(place, "resume", str(run))
+        seen = len(stepped(run))
+        assert interrupt(between, lambda: len(stepped(run)) >= seen + 2, signal.SIGKILL) == killed
+        assert stepped(run)[-1] < STEPS
+
+        writing = begin(place, "resume", str(run))
+        assert (
+            interrupt(writing, lambda: "write" in [row["name"] for row in rows(run, "Phase")], signal.SIGKILL) == killed
+        )
+        assert not (run / "report.json").exists()
+
+        finish(begin(place, "resume", str(run)))
+        finish(undisturbed)
+    finally:
+        undisturbed.kill()
+    assert not any(states.glob(".*"))
+    assert hashes(run / "artifacts")
+    assert hashes(run / "artifacts") == hashes(whole / "artifacts")
+    losses = {row["step"]: row["loss"] for row in rows(whole, "Stepped")}
+    assert list(losses) == list(range(1, STEPS + 1))
+    assert {(row["step"], row["loss"]) for row in rows(run, "Stepped")} == set(
+        losses.items()
+    )  # also of steps done twice

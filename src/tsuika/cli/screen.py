@@ -14,7 +14,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import click
 import typer
 
 from tsuika.core.errors import Lang, TsuikaError
@@ -49,6 +48,8 @@ _WORDS: dict[str, dict[Lang, str]] = {
     },
 }
 _chosen: list[Lang] = ["en"]
+# What the parser complains of. By name, since typer brings its own copy of click or uses click itself, by version.
+_Complaint: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 
 def use_language(wish: str, environment: str) -> None:
@@ -169,21 +170,21 @@ def follow(events: Iterator[Event], run: Path, *, as_json: bool) -> None:
 def run(app: typer.Typer, arguments: list[str]) -> None:
     """Run the program and exit with its status."""
     try:
-        app(arguments, standalone_mode=False)
+        status = app(arguments, standalone_mode=False)
     except TsuikaError as error:
         sys.stderr.write(error.describe(language()) + "\n")
         raise SystemExit(error.exit_status) from None
-    except click.exceptions.Exit as leave:
+    except typer.Exit as leave:
         raise SystemExit(leave.exit_code) from None
-    except click.exceptions.Abort:
+    except (typer.Abort, KeyboardInterrupt):
         raise SystemExit(130) from None
-    except click.ClickException as wrong:
-        wrong.show()
+    except _Complaint as wrong:
+        wrong.show()  # type: ignore[attr-defined]
         raise SystemExit(2) from None
-    except (SystemExit, KeyboardInterrupt):
-        raise
     except Exception:  # noqa: BLE001 (the last line of defence: a bug becomes a log file and status 1)
         log = Path("tsuika-error.log")
         log.write_text(traceback.format_exc(), encoding="utf-8")
         sys.stderr.write(say("bug", log=log.absolute()) + "\n")
         raise SystemExit(1) from None
+    if isinstance(status, int) and status:  # typer hands a status (130 of Ctrl+C, among others) back like a result
+        raise SystemExit(status)

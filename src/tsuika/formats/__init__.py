@@ -9,13 +9,15 @@ from tsuika.core.errors import FormatError
 from tsuika.core.types import Format
 from tsuika.formats import common
 from tsuika.formats.common import RunFacts, count_tags, read_header
-from tsuika.formats.delta import delta, largest_relative_error
+from tsuika.formats.delta import delta, largest_relative_error, relative_errors
 from tsuika.formats.kohya_lora import KohyaLora
 from tsuika.formats.peft_lora import PeftLora
 
 FORMATS: Final[tuple[Format, ...]] = (KohyaLora(), PeftLora())
 
-__all__ = ["FORMATS", "RunFacts", "count_tags", "delta", "find", "largest_relative_error", "read_header"]
+__all__ = [
+    "FORMATS", "RunFacts", "count_tags", "delta", "find", "largest_relative_error", "read_header", "relative_errors",
+]  # fmt: skip
 
 
 def find(path: Path) -> Format:

@@ -30,7 +30,12 @@ def delta(artifact: Artifact) -> Iterator[tuple[str, str, Tensor]]:
 
 
 def largest_relative_error(a: Artifact, b: Artifact) -> float:
-    """The largest |ΔW_b - ΔW_a| / |ΔW_a| (Frobenius) over all layers; infinite where layers or shapes differ.
+    """The largest of `relative_errors`; 0 where there are no layers."""
+    return max(relative_errors(a, b).values(), default=0.0)
+
+
+def relative_errors(a: Artifact, b: Artifact) -> dict[tuple[str, str], float]:
+    """|ΔW_b - ΔW_a| / |ΔW_a| (Frobenius) of each layer by (component, path); infinite where layers or shapes differ.
 
     DoRA's magnitudes are compared in the same way, beside its low-rank part.
 
@@ -38,17 +43,15 @@ def largest_relative_error(a: Artifact, b: Artifact) -> float:
         FormatError: one is not a LoRA (FM002).
     """
     ours, theirs = common.layers(a, "ΔW"), common.layers(b, "ΔW")
-    if ours.keys() != theirs.keys():
-        return math.inf
-    largest = 0.0
-    for key, parts in ours.items():
-        largest = max(largest, _apart(_delta(parts), _delta(theirs[key])))
-        scales = parts.get("dora_scale"), theirs[key].get("dora_scale")
+    errors = dict.fromkeys(ours.keys() ^ theirs.keys(), math.inf)
+    for key in ours.keys() & theirs.keys():
+        errors[key] = _apart(_delta(ours[key]), _delta(theirs[key]))
+        scales = ours[key].get("dora_scale"), theirs[key].get("dora_scale")
         if scales[0] is not None and scales[1] is not None:
-            largest = max(largest, _apart(scales[0].float().flatten(), scales[1].float().flatten()))
-        elif scales != (None, None):
-            return math.inf
-    return largest
+            errors[key] = max(errors[key], _apart(scales[0].float().flatten(), scales[1].float().flatten()))
+        elif (scales[0] is None) != (scales[1] is None):
+            errors[key] = math.inf
+    return errors
 
 
 def _apart(a: Tensor, b: Tensor) -> float:
