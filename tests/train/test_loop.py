@@ -65,11 +65,10 @@ def test_it_learns_and_says_so() -> None:
     run = start(recipe(steps=25, learning_rate=1e-2, batch_size=4, clip_norm=1.0, ema=0.0))
     with torch.no_grad():
         before = sum(float(micro_loss(run, number)) for number in range(1000, 1004))
-    events = list(fit(run))
+    events = [event for event in fit(run) if isinstance(event, Stepped)]
     with torch.no_grad():
         after = sum(float(micro_loss(run, number)) for number in range(1000, 1004))
     assert after < 0.9 * before
-    assert all(isinstance(event, Stepped) for event in events)
     assert [event.step for event in events] == list(range(1, 26))
     assert all(event.loss > 0 and event.grad_norm > 0 and event.seconds > 0 for event in events)
     rates = [event.learning_rate for event in events]
@@ -82,6 +81,7 @@ def test_a_step_is_the_mean_over_its_batches() -> None:
     expected = (micro_loss(run, 0) + micro_loss(run, 1)) / 2
     wanted = torch.autograd.grad(expected, run.params)
     (event,) = fit(run)
+    assert isinstance(event, Stepped)
     assert event.loss == pytest.approx(float(expected), rel=1e-5)
     for param, gradient in zip(run.params, wanted, strict=True):
         assert param.grad is not None
@@ -106,6 +106,7 @@ def test_the_average_follows_and_is_lent_for_a_while() -> None:
     run = start(recipe(steps=4, ema=0.5, learning_rate=1e-2))
     expected = weights(run)
     for event in fit(run):
+        assert isinstance(event, Stepped)
         decay = min(0.5, (1 + event.step) / (10 + event.step))
         now = run.attachment.tensors()
         expected = {name: decay * value + (1 - decay) * now[name] for name, value in expected.items()}

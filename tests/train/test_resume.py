@@ -15,7 +15,7 @@ from runs import PROGRAM, arguments, environment, hashes, make_place, rows
 from tsuika.train import checkpoint
 
 PATIENCE_S = 120  # on a busy machine
-STEPS = 20
+STEPS = 16
 # The program, but so slow in flushing a saved state that a kill can hit it there.
 SLOW_TO_SAVE = """
 import time

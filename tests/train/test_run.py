@@ -7,10 +7,12 @@ import signal
 from pathlib import Path
 
 import pytest
+import typer
 from runs import arguments, hashes, make_place, rows
 
 from tsuika.cli import screen
 from tsuika.cli.main import app
+from tsuika.train import assemble
 
 KEYS = {  # of report.json, from the command line's contract
     "method", "family", "stopped_by", "steps_done", "best_step", "range", "guard", "seconds", "images_per_second",
@@ -78,6 +80,7 @@ def test_the_run_folder_is_the_contracts(done: Path) -> None:
     assert len(list((done / "samples").glob("*.png"))) == 2  # before and after
     assert (done / "artifacts/result.safetensors").is_file()
     assert (done / "artifacts/result").is_dir()
+    assert all(row["largest_relative_error"] <= assemble.LARGEST_ERROR["fp16"] for row in rows(done, "Written"))
     for artifact in report["artifacts"]:
         assert (done / artifact["path"]).exists()
         assert len(artifact["sha256"]) == 64
@@ -136,6 +139,20 @@ def test_what_is_wrong_is_told_with_its_status(
     assert code in told.err
     assert "Traceback" not in told.err
     assert not told.out
+
+
+@pytest.mark.parametrize(("leave", "status"), [(typer.Exit(7), 7), (typer.Abort(), 130), (KeyboardInterrupt(), 130)])
+def test_ways_to_leave(leave: BaseException, status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def leaving() -> None:
+        raise leave
+
+    monkeypatch.setattr("tsuika.api.doctor", leaving)
+    assert program("doctor") == status
+
+
+def test_help_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert program("--help") == 0
+    assert "train" in capsys.readouterr().out
 
 
 def test_resume_of_nothing_is_told(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
