@@ -70,7 +70,7 @@ def to_signal(pictures: Sequence[NDArray[np.uint8]]) -> Tensor:
     """(H, W, 3) byte pictures of any size to (B, 3, 64, 64) in -1..1."""
     rows = []
     for picture in pictures:
-        signal = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None].float() / 127.5 - 1
+        signal = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 127.5 - 1
         if signal.shape[-2:] != (SIZE_PX, SIZE_PX):
             signal = F.interpolate(
                 signal, (SIZE_PX, SIZE_PX), mode="area" if signal.shape[-1] > SIZE_PX else "bilinear"
@@ -104,7 +104,9 @@ def background_scores(pictures: Sequence[NDArray[np.uint8]], background: str) ->
 
 
 def thing_scores(pictures: Sequence[NDArray[np.uint8]], thing: str) -> Tensor:
-    """The yardstick's probability (B,) that the named known thing is in the picture, alone or beside others.
+    """How sure (B,) the yardstick is, 0..1, that the named known thing is in the picture, alone or beside others.
+
+    It orders well and is too careful: a clear render often gets less than 0.5. Read it beside what real pictures score.
 
     Raises:
         ValueError: the thing is not in the vocabulary.
