@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,7 +17,7 @@ from tiny_models import FAMILY_NAMES, bits, outputs, picture_batch, tiny
 from tsuika import formats
 from tsuika.core.config import Lora
 from tsuika.core.errors import FormatError, ModelError, RecipeError
-from tsuika.core.types import Attachment, Model, canonical
+from tsuika.core.types import Artifact, Attachment, Model, canonical
 from tsuika.diffusion.schedule import add_noise, alphas_cumprod_T
 from tsuika.diffusion.targets import target
 from tsuika.methods import METHODS
@@ -40,21 +41,32 @@ OPTIONS: dict[str, Lora] = {
     "oft-text": Lora(rank=4, adapter="oft", text_encoder=True),
 }
 SETTINGS = {**KINDS, **OPTIONS}
+# Families differ in their layers, kinds in what they do to one: LoRA on every family, each kind with all options on one.
 CASES = [
-    *((name, "sd1") for name in SETTINGS),
+    *((name, "sd1") for name in OPTIONS if name != "alpha"),
     *(("text", family) for family in FAMILY_NAMES[1:]),
-    *((f"{kind}-conv-text", "sdxl") for kind in ("dora", "loha", "lokr")),
-    ("oft-text", "sd2"),
+    ("dora", "sdxl"),
 ]
+ATTACHED: list[Any] = []  # every set a test has made, so that one that fails leaves the shared models as they were
 
 
 def attach(model: Model, name: str, seed: int = 0) -> Any:
     settings = SETTINGS[name]
-    return METHODS[settings.name].attach(model, settings, torch.Generator().manual_seed(seed))
+    ATTACHED.append(METHODS[settings.name].attach(model, settings, torch.Generator().manual_seed(seed)))
+    return ATTACHED[-1]
 
 
 def restore(model: Model, artifact: Any) -> Any:
-    return METHODS[artifact.method].restore(model, artifact)
+    ATTACHED.append(METHODS[artifact.method].restore(model, artifact))
+    return ATTACHED[-1]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_stays() -> Iterator[None]:
+    before = len(ATTACHED)
+    yield
+    while len(ATTACHED) > before:
+        ATTACHED.pop().detach()
 
 
 def disturb(attachment: Attachment, seed: int = 1) -> None:
@@ -66,29 +78,51 @@ def disturb(attachment: Attachment, seed: int = 1) -> None:
 
 def loss_of(model: Model) -> Callable[[], Tensor]:
     """The loss on one picture, always with the same noise and timesteps."""
-    latents = picture_batch(0, 1).latents_BCHW.repeat(4, 1, 1, 1)
-    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(7))
-    t_B = torch.tensor([50, 300, 550, 900])
+    latents = picture_batch(0, 1).latents_BCHW.repeat(2, 1, 1, 1)
+    noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(7)).expand_as(latents)
+    t_B = torch.tensor([50, 550])
     a_B = alphas_cumprod_T(model.scheduler_config)[t_B]
     wanted = target(model.prediction, latents, noise, a_B)
 
     def loss() -> Tensor:
-        cond = model.encode_text(["a cat"] * 4)
+        cond = model.encode_text(["a cat"] * 2)
         return (model.denoise(add_noise(latents, noise, a_B), t_B, cond) - wanted).pow(2).mean()
 
     return loss
 
 
-def train(model: Model, attachment: Attachment, steps: int, rate: float = 1e-2) -> list[float]:
+def fit(attachment: Attachment, loss: Callable[[], Tensor], steps: int, rate: float) -> list[float]:
+    """Loss at every step."""
     params = [param for group in attachment.param_groups() for param in group.params]
-    optimizer, loss, losses = torch.optim.Adam(params, rate), loss_of(model), []
+    optimizer, losses = torch.optim.Adam(params, rate), []
     for _ in range(steps):
         optimizer.zero_grad()
         value = loss()
         value.backward()
         optimizer.step()
-        losses.append(float(value))
+        losses.append(float(value.detach()))
     return losses
+
+
+def train(model: Model, attachment: Attachment, steps: int) -> None:
+    fit(attachment, loss_of(model), steps, rate=1e-2)
+
+
+@contextmanager
+def frozen(attachment: Attachment) -> Iterator[None]:
+    params = [param for group in attachment.param_groups() for param in group.params]
+    for param in params:
+        param.requires_grad_(False)
+    yield
+    for param in params:
+        param.requires_grad_(True)
+
+
+def same(one: Artifact, other: Artifact) -> bool:
+    """Whether two artifacts are one to `restore`."""
+    if one.metadata.get("adapter") != other.metadata.get("adapter") or one.tensors.keys() != other.tensors.keys():
+        return False
+    return all(torch.equal(value, other.tensors[key]) for key, value in one.tensors.items())
 
 
 def layers_of(attachment: Any) -> list[tuple[str, str, Any]]:
@@ -187,9 +221,13 @@ def test_strength(life: Life) -> None:
 def test_an_artifact_and_its_files_do_what_the_model_did(life: Life, tmp_path: Path) -> None:
     artifact = life.attachment.artifact()
     assert (artifact.method, artifact.family) == (life.settings.name, life.model.facts.family)
+    # What is restored is frozen, and torch multiplies by weights that train through another kernel: freeze to compare.
+    with frozen(life.attachment):
+        said = outputs(life.model)
+    torch.testing.assert_close(said, life.trained, rtol=0, atol=1e-5)
     life.attachment.set_strength(0)
     back = restore(life.model, artifact)
-    assert torch.equal(outputs(life.model), life.trained)
+    assert torch.equal(outputs(life.model), said)
     again = back.artifact()
     back.detach()
     assert again.tensors.keys() == artifact.tensors.keys()
@@ -203,8 +241,11 @@ def test_an_artifact_and_its_files_do_what_the_model_did(life: Life, tmp_path: P
             assert error.code == "FM002"
             continue
         held.append(format_.name)
-        back = restore(life.model, formats.find(path).read(path))
-        torch.testing.assert_close(outputs(life.model), life.trained, rtol=0, atol=1e-5)
+        read = formats.find(path).read(path)
+        if same(read, artifact):
+            continue
+        back = restore(life.model, read)
+        torch.testing.assert_close(outputs(life.model), said, rtol=0, atol=1e-5)
         back.detach()
     assert bool(held) == (life.settings.adapter != "oft")
     assert len(held) == len(formats.FORMATS) or life.settings.adapter != "lora"
@@ -225,7 +266,7 @@ def test_the_artifacts_change_of_a_weight_is_pefts_own(life: Life) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "family"), [("text", "sd1"), ("dora-conv-text", "sdxl"), ("lokr-conv-text", "sd1"), ("oft", "sd2")]
+    ("name", "family"), [("text", "sd1"), ("dora-conv-text", "sd1"), ("lokr-conv-text", "sd1"), ("oft", "sd1")]
 )
 def test_the_base_comes_back(name: str, family: str) -> None:
     model = shared(family)
@@ -256,14 +297,30 @@ def test_the_generator_decides_the_start(name: str) -> None:
     assert not all(torch.equal(first[key], other[key]) for key in first)
 
 
-@pytest.mark.parametrize(("name", "family"), [*((name, "sd1") for name in KINDS), ("text", "sdxl")])
-def test_learns_one_picture_by_heart(name: str, family: str) -> None:
-    model = shared(family)
+@pytest.mark.parametrize("name", KINDS)
+def test_learns_one_picture_by_heart(name: str) -> None:
+    model = shared("sd1")
     attachment = attach(model, name)
-    losses = train(model, attachment, 25, rate=2e-2)
-    attachment.detach()
+    losses = fit(attachment, loss_of(model), steps=15, rate=1e-1 if name == "oft" else 5e-2)  # rotations turn slowly
     assert losses[-1] < losses[0] / 2
-    assert min(losses) == min(losses[-10:])
+    assert min(losses) == min(losses[-5:])
+
+
+@pytest.mark.parametrize("family", FAMILY_NAMES[1:])
+def test_learns_what_another_set_does(family: str) -> None:
+    """Within reach by construction, however little the layers of a tiny model with random weights can change."""
+    model = shared(family)
+    noisy_BCHW, t_B = picture_batch(0, 2).latents_BCHW, torch.tensor([50, 550])
+
+    def said() -> Tensor:
+        return model.denoise(noisy_BCHW, t_B, model.encode_text(["a cat", "a dog"]))
+
+    teacher = attach(model, "text", seed=1)
+    disturb(teacher)
+    wanted = said().detach()
+    teacher.detach()
+    losses = fit(attach(model, "text"), lambda: (said() - wanted).pow(2).mean(), steps=12, rate=1e-2)
+    assert losses[-1] < losses[0] / 4
 
 
 # ------------------------------------------------------------------------------------------------------- stacking
@@ -425,8 +482,6 @@ def test_splits_of_other_programs_are_read() -> None:
             f"unet.{canonical('unet', path)}.{name}": 0.3 * torch.randn(shape, generator=draw)
             for name, shape in shapes.items()
         }
-
-    from tsuika.core.types import Artifact
 
     tucker = parts(
         hada_w1_a=(2, out), hada_w1_b=(2, inside), hada_t1=(2, 2, *kernel),

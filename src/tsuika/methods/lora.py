@@ -175,6 +175,8 @@ def _inject(
             slot = Slot(component, path, layer, rank, alpha, 1.0 if whole else alpha / rank)  # every program takes 1
             if hasattr(layer, "scaling"):
                 layer.scaling[name] = slot.base_scale
+            if isinstance(base := layer.get_base_layer(), nn.Conv2d):
+                slot.layer.groups = base.groups  # peft's LoRA asks it of what it wraps, be that another kind's layer
             slots.append(slot)
     return name, slots
 
