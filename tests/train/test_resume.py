@@ -37,7 +37,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def train_arguments(place: Path, name: str) -> list[str]:
     return arguments(
         place / "base", place / "pictures", place / name,
-        train={"steps": STEPS, "checkpoint_every": 3}, method={"rank": 2, "dropout": 0.2},
+        train={"steps": STEPS, "checkpoint_every": 4}, method={"rank": 2, "dropout": 0.2},
     )  # fmt: skip
 
 
@@ -70,17 +70,18 @@ def stepped(run: Path) -> list[int]:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
 def test_killed_and_stopped_again_and_again_it_ends_with_the_same_bits(place: Path) -> None:
-    """Killed before its first state, stopped by Ctrl+C, killed in a save, between two steps, and in the last writing."""
+    """Killed in its first steps, stopped by Ctrl+C, killed in a save with later steps lost, and in the last writing."""
     whole, run = place / "whole", place / "broken"
     states, killed = run / "checkpoints", -signal.SIGKILL
     undisturbed = begin(place, *train_arguments(place, "whole"))
     try:
         early = begin(place, *train_arguments(place, "broken"))
-        assert interrupt(early, lambda: bool(rows(run, "Started")), signal.SIGKILL) == killed
-        assert checkpoint.newest(states) is None
+        assert interrupt(early, lambda: len(stepped(run)) >= 2, signal.SIGKILL) == killed
+        assert stepped(run)[-1] < STEPS
 
+        seen = len(stepped(run))
         stopped = begin(place, "resume", str(run))
-        assert interrupt(stopped, lambda: len(stepped(run)) >= 4, signal.SIGINT) == 130
+        assert interrupt(stopped, lambda: len(stepped(run)) >= seen + 2, signal.SIGINT) == 130
         state = checkpoint.newest(states)
         assert state is not None
         assert state.step == stepped(run)[-1] < STEPS  # Ctrl+C saves what is done
@@ -91,11 +92,6 @@ def test_killed_and_stopped_again_and_again_it_ends_with_the_same_bits(place: Pa
         newest = checkpoint.newest(states)
         assert newest is not None
         assert newest.step == state.step < stepped(run)[-1]
-
-        between = begin(place, "resume", str(run))
-        seen = len(stepped(run))
-        assert interrupt(between, lambda: len(stepped(run)) >= seen + 2, signal.SIGKILL) == killed
-        assert stepped(run)[-1] < STEPS
 
         writing = begin(place, "resume", str(run))
         assert (
