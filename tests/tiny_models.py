@@ -24,7 +24,8 @@ CAPTIONS = ("a cat", "a dog")
 
 @cache
 def _words() -> Path:
-    return write_tokenizer(Path(mkdtemp(prefix="tsuika-test-")))
+    folder: Path = write_tokenizer(Path(mkdtemp(prefix="tsuika-test-")))
+    return folder
 
 
 def tiny(family: str, seed: int = 3) -> StableDiffusion:

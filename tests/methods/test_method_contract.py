@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,7 @@ KINDS: dict[str, Lora] = {
 }
 OPTIONS: dict[str, Lora] = {
     "alpha": Lora(rank=4, alpha=1.5),
-    "rank-stabilized": Lora(rank=4, alpha=2, rank_stabilized=True),
-    "conv": Lora(rank=4, alpha=2, conv=True, conv_rank=2),
+    "conv-rank-stabilized": Lora(rank=4, alpha=2, rank_stabilized=True, conv=True, conv_rank=2),
     "text": Lora(rank=2, text_encoder=True),
     "dora-conv-text": Lora(rank=2, alpha=1, adapter="dora", conv=True, text_encoder=True),
     "loha-conv-text": Lora(rank=2, alpha=1, adapter="loha", conv=True, text_encoder=True),
@@ -98,7 +97,7 @@ def fit(attachment: Attachment, loss: Callable[[], Tensor], steps: int, rate: fl
     for _ in range(steps):
         optimizer.zero_grad()
         value = loss()
-        value.backward()
+        torch.autograd.backward(value)
         optimizer.step()
         losses.append(float(value.detach()))
     return losses
@@ -287,7 +286,7 @@ def test_the_base_comes_back(name: str, family: str) -> None:
     assert torch.equal(outputs(model), said)
 
 
-@pytest.mark.parametrize("name", ["lora", "dora", "loha", "lokr"])
+@pytest.mark.parametrize("name", ["lora", "lokr"])
 def test_the_generator_decides_the_start(name: str) -> None:
     sets = [attach(shared("sd1"), name, seed) for seed in (1, 1, 2)]
     first, same, other = ({key: value.clone() for key, value in one.tensors().items()} for one in sets)
@@ -306,20 +305,20 @@ def test_learns_one_picture_by_heart(name: str) -> None:
     assert min(losses) == min(losses[-5:])
 
 
-@pytest.mark.parametrize("family", FAMILY_NAMES[1:])
-def test_learns_what_another_set_does(family: str) -> None:
-    """Within reach by construction, however little the layers of a tiny model with random weights can change."""
-    model = shared(family)
+def test_learns_what_another_set_does() -> None:
+    """Within reach by construction, however little the layers of a tiny SDXL with random weights can change."""
+    model = shared("sdxl")
     noisy_BCHW, t_B = picture_batch(0, 2).latents_BCHW, torch.tensor([50, 550])
 
     def said() -> Tensor:
-        return model.denoise(noisy_BCHW, t_B, model.encode_text(["a cat", "a dog"]))
+        out_BCHW: Tensor = model.denoise(noisy_BCHW, t_B, model.encode_text(["a cat", "a dog"]))
+        return out_BCHW
 
     teacher = attach(model, "text", seed=1)
     disturb(teacher)
     wanted = said().detach()
     teacher.detach()
-    losses = fit(attach(model, "text"), lambda: (said() - wanted).pow(2).mean(), steps=12, rate=1e-2)
+    losses = fit(attach(model, "text"), lambda: (said() - wanted).pow(2).mean(), steps=8, rate=1e-2)
     assert losses[-1] < losses[0] / 4
 
 
@@ -372,8 +371,10 @@ def test_two_sets_add_up_each_at_its_strength(one: str, two: str) -> None:
     second.detach()
 
 
-@pytest.mark.parametrize("kinds", [("lora", "alpha"), ("dora", "lora"), ("oft", "loha")])
-@pytest.mark.parametrize("first_goes_first", [True, False])
+@pytest.mark.parametrize(
+    ("kinds", "first_goes_first"),
+    [(("lora", "alpha"), True), (("dora", "lora"), False), (("oft", "loha"), True), (("oft", "loha"), False)],
+)
 def test_two_sets_go_in_any_order(kinds: tuple[str, str], first_goes_first: bool) -> None:
     model = shared("sd1")
     base, names = outputs(model), [name for name, _ in model.unet.named_modules()]
@@ -418,13 +419,22 @@ def test_a_frozen_set_stays_frozen_beside_one_that_trains() -> None:
 # ------------------------------------------------------------------------------------------------ what does not fit
 
 
-@pytest.mark.parametrize("name", KINDS)
-@pytest.mark.parametrize(("made_for", "used_on"), [("sd1", "sdxl")])
-def test_another_family_is_refused_and_leaves_nothing(name: str, made_for: str, used_on: str) -> None:
-    attachment = attach(shared(made_for), name)
-    artifact = attachment.artifact()
+@cache
+def _made(name: str) -> Artifact:
+    attachment = attach(shared("sd1"), name)
+    artifact: Artifact = attachment.artifact()
     attachment.detach()
-    model = shared(used_on)
+    return artifact
+
+
+def made_for_sd1(name: str) -> Artifact:
+    """The artifact of a fresh set, with a dictionary of tensors for the test to change."""
+    return replace(_made(name), tensors=dict(_made(name).tensors))
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_another_family_is_refused_and_leaves_nothing(name: str) -> None:
+    artifact, model = made_for_sd1(name), shared("sdxl")
     modules = [name for name, _ in model.unet.named_modules()]
     with pytest.raises(ModelError) as caught:
         restore(model, artifact)
@@ -434,10 +444,7 @@ def test_another_family_is_refused_and_leaves_nothing(name: str, made_for: str, 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_another_shape_is_refused(name: str) -> None:
-    model = shared("sd1")
-    attachment = attach(model, name)
-    artifact = attachment.artifact()
-    attachment.detach()
+    model, artifact = shared("sd1"), made_for_sd1(name)
     inputs = {
         "lora": "lora_down.weight",
         "dora": "lora_down.weight",
@@ -455,10 +462,7 @@ def test_another_shape_is_refused(name: str) -> None:
 
 
 def test_a_part_that_is_unknown_or_missing_is_named() -> None:
-    model = shared("sd1")
-    attachment = attach(model, "lora")
-    artifact = attachment.artifact()
-    attachment.detach()
+    model, artifact = shared("sd1"), made_for_sd1("lora")
     key = next(key for key in artifact.tensors if key.endswith("lora_up.weight"))
     mid = key.replace("lora_up", "lora_mid")
     artifact.tensors[mid] = torch.zeros(3, 3, 1, 1)
