@@ -68,7 +68,8 @@ def main() -> None:
             sys.executable, "-m", "tsuika", "train", "lora", "--images", options.images, "--base", str(base), "--out", str(out),
             "--trigger", "sks", "--class-word", "cat", "--steps", str(options.steps), "--json",
             "--set", f"base.tokenizer={options.tokenizer}", "--set", f"data.size_px={options.size}",
-            "--set", "train.batch_size=1", "--set", "method.rank=4", "--set", "preview.num=0", "--set", "data.cache=false", "--set", "train.ema=0",
+            "--set", "train.batch_size=1", "--set", "method.rank=4", "--set", "preview.num=0", "--set", "data.cache=false",
+            "--set", "train.ema=0",
         ]  # fmt: skip
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         report = json.loads((out / "report.json").read_text(encoding="utf-8"))

@@ -118,7 +118,7 @@ def write_report(folder: RunDir, recipe: Recipe, notes: Notes, evidence: Evidenc
         title=recipe.output.name or folder.root.resolve().name, method=notes.started.method, family=notes.started.family,
         base=evidence.base, trigger=recipe.data.trigger, example_prompt=evidence.example_prompt,
         stopped_by=notes.finished.stopped_by, steps_planned=recipe.train.steps, steps_done=notes.finished.steps_done,
-        best_step=notes.finished.steps_done, pictures=evidence.pictures, left_out=evidence.left_out,
+        pictures=evidence.pictures, left_out=evidence.left_out,
         recipe_toml=config.dump(recipe), losses=tuple(notes.losses), seconds=notes.seconds,
         images_per_second=len(notes.losses) * per_step / notes.step_seconds if notes.step_seconds else None,
         peak_memory_bytes=peak_memory_bytes(), device=evidence.device, before_after=evidence.before_after,
