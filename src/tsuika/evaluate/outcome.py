@@ -11,7 +11,6 @@ from pathlib import Path
 from tsuika.core import config
 from tsuika.core.config import Recipe
 from tsuika.core.events import Event, Finished, Phase, Previewed, Started, Stepped, Warned, Written
-from tsuika.core.files import write_text
 from tsuika.core.rundir import RunDir
 from tsuika.evaluate import report
 
@@ -125,8 +124,7 @@ def write_report(folder: RunDir, recipe: Recipe, notes: Notes, evidence: Evidenc
         scores=evidence.scores, artifacts=files, command=evidence.command,
         warnings=tuple(report.Notice(w.code, w.message) for w in notes.warned),
     )  # fmt: skip
-    write_text(folder.report_json, data.to_json())
-    write_text(folder.report_html, report.render(data))
+    report.write(data, folder.root)
     return data
 
 

@@ -10,7 +10,7 @@ import hashlib
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,6 @@ class Run:
     manifest: Manifest | None = None
     buckets: tuple[bucket.Bucket, ...] = ()
     artifact: Artifact | None = None
-    written: list[Written] = field(default_factory=list)
     stopped_by: str = "steps"
     steps_done: int = 0
 
@@ -331,9 +330,7 @@ def write(run: Run, artifact: Artifact) -> Iterator[Event]:
         solid = [e for layer, e in errors.items() if ".".join(layer) not in faint]
         error_size = max(solid or errors.values(), default=0.0)
         file = path if path.is_file() else next(path.glob("*.safetensors"))
-        done = Written(str(path.relative_to(run.folder.root)), format_.name, sha256(file), error_size)
-        run.written.append(done)
-        yield done
+        yield Written(str(path.relative_to(run.folder.root)), format_.name, sha256(file), error_size)
 
 
 def start(recipe: Recipe, folder: Path) -> RunDir:

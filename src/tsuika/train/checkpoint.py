@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -123,8 +122,3 @@ def newest(folder: Path) -> State | None:
         if (state := load(path)) is not None:
             return state
     return None
-
-
-def to_device(tensors: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    """A state's tensors on a device."""
-    return {name: value.to(device) for name, value in tensors.items()}
