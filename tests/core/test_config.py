@@ -10,6 +10,7 @@ import pytest
 
 from tsuika.core import config
 from tsuika.core.errors import RecipeError
+from tsuika.core.methods import METHOD_SECTIONS, MethodSection
 
 
 def test_load_of_dump_is_the_same_recipe(tmp_path: Path) -> None:
@@ -27,13 +28,17 @@ def test_load_of_dump_is_the_same_recipe(tmp_path: Path) -> None:
 
 def test_every_setting_has_help_in_both_languages_and_no_two_the_same() -> None:
     settings = list(config.settings())
-    leaves = sum(
-        len(getattr(config.Recipe(), name).__class__.model_fields)
-        for name in config.Recipe.model_fields
-        if name != "version"
-    )
-    assert len(settings) == leaves - 1  # `method.name` is chosen by the command, not set
-    assert len({s.help.en for s in settings}) == len({s.help.ja for s in settings}) == len(settings)
+    fields = [
+        section.annotation for name, section in config.Recipe.model_fields.items() if name not in ("version", "method")
+    ]
+    leaves = sum(len(section.model_fields) for section in fields)  # type: ignore[union-attr]
+    own = sum(len(section.model_fields) - 1 for section in METHOD_SECTIONS)  # `method.name` is chosen by the command
+    assert len(settings) == leaves + own
+    for method in map(config.method_name, METHOD_SECTIONS):  # two methods may have the same setting
+        seen = [s for s in settings if s.method in ("", method)]
+        assert (
+            len({s.key for s in seen}) == len({s.help.en for s in seen}) == len({s.help.ja for s in seen}) == len(seen)
+        )
     assert all(s.help.ja != s.help.en and not s.help.ja.isascii() for s in settings)
 
 
@@ -46,6 +51,27 @@ def test_an_unknown_key_names_the_nearest(key: str, nearest: str) -> None:
         config.build(config.override({}, {key: 1}))
     assert caught.value.code == "RC001" and nearest in caught.value.part("do")
     assert caught.value.exit_status == 2
+
+
+@pytest.mark.parametrize("section", METHOD_SECTIONS, ids=config.method_name)
+def test_a_method_brings_its_own_defaults_and_the_recipe_overrules_them(section: type[MethodSection]) -> None:
+    name = config.method_name(section)
+    recipe = config.build({"method": {"name": name}})
+    assert type(recipe.method) is section
+    for dotted, value in section.defaults.items():
+        part, _, leaf = dotted.partition(".")
+        assert getattr(getattr(recipe, part), leaf) == value
+        assert value != getattr(getattr(config.Recipe(), part), leaf), "then it need not be said"
+    assert config.build({"method": {"name": name}, "train": {"steps": 7}}).train.steps == 7
+
+
+def test_a_setting_of_another_method_and_an_unknown_method_are_refused() -> None:
+    with pytest.raises(RecipeError) as caught:
+        config.build({"method": {"name": "hypernetwork", "rank": 4}})
+    assert caught.value.code == "RC001" and "method.rank" in caught.value.part("what")
+    with pytest.raises(RecipeError) as caught:
+        config.build({"method": {"name": "loar"}})
+    assert caught.value.code == "RC002" and "dreambooth" in caught.value.part("why")
 
 
 @pytest.mark.parametrize("text", ["train.steps=0", "train.steps=many", "data.crop=0.1", "method.adapter=loha2"])

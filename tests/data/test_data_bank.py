@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tsuika.core.config import Data
 from tsuika.core.errors import ModelError, ResourceError, TsuikaError
 from tsuika.core.events import Event, Progress, Warned
 from tsuika.core.files import sha256
+from tsuika.core.sections import Data
 from tsuika.data.augment import Transform, variants
 from tsuika.data.bank import Bank, Shelf, fill, finish
 from tsuika.data.bucket import assign

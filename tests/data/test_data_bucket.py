@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from tsuika.core.config import Data
 from tsuika.core.errors import RecipeError
+from tsuika.core.sections import Data
 from tsuika.data.augment import LUMA, Transform, recolour, render, variants
 from tsuika.data.bucket import MERGE_KEEPS, assign, enlarged, kept_share, nearest, sizes
 from tsuika.data.manifest import Manifest, Sample

@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from tsuika.core.config import Data
 from tsuika.core.errors import PictureError
+from tsuika.core.sections import Data
 from tsuika.data import caption
 from tsuika.data.bucket import assign
 from tsuika.data.manifest import REASONS, Manifest

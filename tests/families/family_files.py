@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tsuika.core.types import canonical
-from tsuika.families import Geometry, StableDiffusion, ldm
+from tsuika.diffusion import ldm
+from tsuika.families import Geometry, StableDiffusion
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 UNET, VAE = "model.diffusion_model.", "first_stage_model."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -163,29 +164,37 @@ def test_equal_to_the_diffusers_pipeline(tiny: StableDiffusion, tmp_path: Path) 
     torch.testing.assert_close(tiny.denoise(noisy, t, ours), pipe.unet(noisy, t, theirs[0], **added).sample)
 
 
-def test_the_end_token_is_pooled_even_if_a_new_word_has_a_higher_id(words: Path) -> None:
-    from tsuika.families.sdxl import SDXL
-
-    model = SDXL.tiny(0, words)
-    tokenizer, encoder = model.tokenizers["tokenizer_2"], model.text_encoders["text_encoder_2"]
-    tokenizer.add_tokens(["zzmascot"])
-    encoder.resize_token_embeddings(len(tokenizer), mean_resizing=False)  # type: ignore[operator]
-    ids = model.token_ids(["zzmascot cat"], tokenizer, 12)
-    assert ids.max() > tokenizer.eos_token_id
-    states = encoder(input_ids=ids).last_hidden_state  # type: ignore[operator]
-    end = ids[0].tolist().index(tokenizer.eos_token_id)
-    expected = encoder.text_projection(states[:, end])  # type: ignore[operator]
-    tokenizer_1, encoder_1 = model.tokenizers["tokenizer"], model.text_encoders["text_encoder"]
-    tokenizer_1.add_tokens(["zzmascot"])
-    encoder_1.resize_token_embeddings(len(tokenizer_1), mean_resizing=False)  # type: ignore[operator]
-    torch.testing.assert_close(model.encode_text(["zzmascot cat"]).pooled_BP, expected)
+def test_new_words_are_their_vectors(tiny: StableDiffusion) -> None:
+    """Against an encoder whose table really grew, in transformers' own way."""
+    said, grown = tiny.encode_text(["a cat", "a dog"]), copy.deepcopy(tiny)
+    generator = torch.Generator().manual_seed(0)
+    vectors: dict[str, torch.Tensor] = {}
+    for tower in tiny.family.towers:
+        table = tiny.module(tower.component, "text_model.embeddings.token_embedding")
+        vectors[tower.component] = torch.randn(2, table.weight.shape[1], generator=generator)  # type: ignore[arg-type, index]
+        tokenizer, encoder = grown.tokenizers[tower.tokenizer], grown.text_encoders[tower.component]
+        first = len(table.weight)  # type: ignore[arg-type]
+        assert tokenizer.add_tokens(["tsuipi", "tsuipi2"]) == 2 and tokenizer.convert_tokens_to_ids("tsuipi") == first
+        encoder.resize_token_embeddings(len(tokenizer), mean_resizing=False)  # type: ignore[operator]
+        grown_table = grown.module(tower.component, "text_model.embeddings.token_embedding")
+        grown_table.weight.data[first:] = vectors[tower.component]  # type: ignore[index, union-attr, operator]
+    tiny.words["Tsuipi"] = vectors
+    mine = tiny.encode_text(["a cat tsuipi", "TSUIPI, a dog", "a tsuipistan"])
+    theirs = grown.encode_text(["a cat tsuipi tsuipi2", "tsuipi tsuipi2 , a dog"])
+    torch.testing.assert_close(mine.tokens_BSD[:2], theirs.tokens_BSD)
+    if mine.pooled_BP is not None:
+        torch.testing.assert_close(mine.pooled_BP[:2], theirs.pooled_BP)  # type: ignore[arg-type]
+    assert tiny.count_tokens("a cat tsuipi") == tuple([4] * len(tiny.family.towers))
+    del tiny.words["Tsuipi"]
+    assert torch.equal(mine.tokens_BSD[2], tiny.encode_text(["a tsuipistan"]).tokens_BSD[0])  # no word by itself
+    assert torch.equal(tiny.encode_text(["a cat", "a dog"]).tokens_BSD, said.tokens_BSD)
 
 
 def test_padding_is_the_clients(tiny: StableDiffusion) -> None:
     for tower in tiny.family.towers:
         tokenizer = tiny.tokenizers[tower.tokenizer]
         vocabulary = tokenizer.get_vocab()
-        ids = tiny.token_ids(["cat!"], tokenizer, 8)[0].tolist()
+        ids = tiny.token_ids(["cat!"], tower.component, 8)[0].tolist()
         end = tokenizer.eos_token_id
         padding = vocabulary["!"] if tower.padding else end
         assert ids == [tokenizer.bos_token_id, vocabulary["cat</w>"], vocabulary["!</w>"], end, *[padding] * 4]

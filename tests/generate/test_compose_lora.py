@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tsuika import formats
-from tsuika.core.config import Lora
+from tsuika.core.methods import Lora
 from tsuika.formats.kohya_lora import KohyaLora
 from tsuika.generate.compose import Wanted, compose
 from tsuika.generate.pipeline import sample, size_step

@@ -97,9 +97,8 @@ def test_chunks_end_at_a_comma_that_is_near(sd1: Any) -> None:
 
 def test_japanese_without_spaces_is_cut_and_nothing_is_lost(sd1: Any) -> None:
     text = "白い砂浜に立つ犬、" * 20
-    tokenizers = list(sd1.tokenizers.values())
     section = parse(text).sections[0]
-    chunks = encode_part._chunks(section, tokenizers, 75)
+    chunks = encode_part._chunks(section, sd1.count_tokens, 75)
     assert "".join(word.text for chunk in chunks for word in chunk) == text
     for chunk in chunks:
         assert len(ids(sd1, " ".join(word.text for word in chunk))) == sum(word.longest for word in chunk) <= 75

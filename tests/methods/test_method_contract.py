@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from tiny_models import FAMILY_NAMES, bits, outputs, picture_batch, tiny
 from tsuika import formats
-from tsuika.core.config import Lora
 from tsuika.core.errors import FormatError, ModelError, RecipeError
+from tsuika.core.methods import Lora
 from tsuika.core.types import Artifact, Attachment, Model, canonical
 from tsuika.diffusion.schedule import add_noise, alphas_cumprod_T
 from tsuika.diffusion.targets import target

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from tiny_models import picture_batch, tiny
-from tsuika.core.config import Lora, Recipe, Train
+from tsuika.core.config import Recipe
 from tsuika.core.errors import DivergedError, RecipeError
 from tsuika.core.events import Stepped
+from tsuika.core.methods import Lora
+from tsuika.core.sections import Train
 from tsuika.core.seeds import generator
 from tsuika.core.types import Batch
 from tsuika.diffusion.schedule import add_noise

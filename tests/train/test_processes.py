@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from runs import PROGRAM, arguments, environment, hashes, make_place, rows
 
-from tsuika.core.config import Recipe, Train
+from tsuika.core.config import Recipe
 from tsuika.core.errors import RecipeError
+from tsuika.core.sections import Train
 from tsuika.train.assemble import accelerate_for
 
 # `--multi_gpu` also where there are only CPUs: without it Accelerate starts one process.

@@ -11,10 +11,12 @@ import torch
 
 from tiny_models import tiny
 from tsuika import formats
-from tsuika.core.config import Data, Lora, Output, Recipe
+from tsuika.core.config import Recipe
 from tsuika.core.errors import FormatError
 from tsuika.core.events import Event, Warned, Written
+from tsuika.core.methods import Lora
 from tsuika.core.rundir import RunDir
+from tsuika.core.sections import Data, Output
 from tsuika.core.seeds import generator
 from tsuika.core.types import Artifact, Format
 from tsuika.methods import lora
@@ -78,7 +80,7 @@ def test_a_file_that_does_something_else_is_refused(
     real: Format = formats.FORMATS[0]
 
     class Careless:
-        name, suffix = real.name, real.suffix
+        name, method, suffix = real.name, real.method, real.suffix
 
         def write(self, what: Artifact, path: Path, *, dtype: torch.dtype) -> None:
             real.write(

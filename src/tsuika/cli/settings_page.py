@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import tomlkit
 
-from tsuika.core.config import Setting, choices, settings
+from tsuika.core.config import Setting, choices, method_name, settings
 from tsuika.core.errors import Lang
+from tsuika.core.methods import METHOD_SECTIONS
 
 _HEAD = {"en": ("Key", "Default", "What it is"), "ja": ("キー", "初期値", "説明")}
 _TITLE = {"en": "Settings", "ja": "設定一覧"}
@@ -15,10 +16,20 @@ _NOTE = {
     "ja": "レシピの全設定です。レシピファイルではドットの前がテーブル名、コマンドラインでは `--set key=value` で指定します。"
     "このページは `tsuika --lang ja settings --markdown` で作られます。",
 }
+_OF_METHOD = {
+    "en": "Settings of `{name}` alone.",
+    "ja": "`{name}` だけの設定です。",
+}
+_DEFAULTS = {
+    "en": "With this method these begin at: {defaults}.",
+    "ja": "この方法では次の初期値になります: {defaults}。",
+}
 _EXPERT = {"en": " (expert)", "ja": "(上級)"}
 
 
-def _rows(lang: Lang, part: str) -> list[tuple[str, str, str]]:
+def _rows(lang: Lang, part: str) -> list[tuple[str, str, str, str]]:
+    """(method or nothing, key, default, words)"""
+
     def words(setting: Setting) -> str:
         text = setting.help.ja if lang == "ja" else setting.help.en
         allowed = choices(setting)
@@ -29,20 +40,32 @@ def _rows(lang: Lang, part: str) -> list[tuple[str, str, str]]:
             + (_EXPERT[lang] if setting.help.level == "expert" else "")
         )
 
-    return [(s.key, tomlkit.item(s.default).as_string(), words(s)) for s in settings() if part in s.key]
+    return [(s.method, s.key, _value(s.default), words(s)) for s in settings() if part in s.key]
+
+
+def _value(value: object) -> str:
+    return tomlkit.item(value).as_string()
 
 
 def markdown(lang: Lang, part: str = "") -> str:
-    """The settings page of the documentation."""
-    head = _HEAD[lang]
-    lines = [f"# {_TITLE[lang]}", "", _NOTE[lang], "", f"| {' | '.join(head)} |", "|---|---|---|"]
-    lines += [f"| `{key}` | `{default}` | {text} |" for key, default, text in _rows(lang, part)]
+    """The settings page of the documentation: what all methods share, then each method's own."""
+    head, rows = _HEAD[lang], _rows(lang, part)
+    lines = [f"# {_TITLE[lang]}", "", _NOTE[lang]]
+    for section in (None, *METHOD_SECTIONS):
+        name = method_name(section) if section else ""
+        if section:
+            lines += ["", f"## {name}", "", _OF_METHOD[lang].format(name=name)]
+            if section.defaults:
+                defaults = ", ".join(f"`{key} = {_value(value)}`" for key, value in section.defaults.items())
+                lines += ["", _DEFAULTS[lang].format(defaults=defaults)]
+        lines += ["", f"| {' | '.join(head)} |", "|---|---|---|"]
+        lines += [f"| `{key}` | `{default}` | {text} |" for method, key, default, text in rows if method == name]
     return "\n".join(lines)
 
 
 def table(lang: Lang, part: str = "") -> str:
     """The same for a terminal."""
-    rows = _rows(lang, part)
+    rows = [(f"{key} ({method})" if method else key, default, text) for method, key, default, text in _rows(lang, part)]
     wide = max((len(key) for key, _, _ in rows), default=0)
     middle = max((len(default) for _, default, _ in rows), default=0)
     return "\n".join(f"{key:<{wide}}  {default:<{middle}}  {text}" for key, default, text in rows)

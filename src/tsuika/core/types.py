@@ -80,6 +80,8 @@ class Model(Protocol):
     native_size_px: int
     source: str  # where it came from: a path, a hub id, "embedded"
     sha256: str | None  # of the single file it came from
+    words: dict[str, Mapping[str, Tensor]]  # new word -> component -> its vectors (n, D); see `encode_text`
+    spare: dict[str, Tensor]  # of a single file, by full name there: what no part needs but clients look for (SD2)
 
     @property
     def device(self) -> torch.device: ...
@@ -107,7 +109,14 @@ class Model(Protocol):
         ...
 
     def encode_text(self, prompts: Sequence[str], *, size_px: tuple[int, int] | None = None) -> Conditioning:
-        """Prompts to conditioning, differentiable; `size_px` (width, height) fills SDXL's time ids."""
+        """Prompts to conditioning, differentiable; `size_px` (width, height) fills SDXL's time ids.
+
+        A word of `words` (any case, standing by itself) is its vectors, one token each, and not text.
+        """
+        ...
+
+    def count_tokens(self, text: str) -> tuple[int, ...]:
+        """Tokens of a text in each text encoder, start and end not counted; a new word counts its vectors."""
         ...
 
     def encode_images(self, pixels_B3HW: Tensor) -> Tensor:
@@ -140,8 +149,13 @@ class Batch:
 class Artifact:
     """What a training run makes, without a file: named tensors of one method on one family.
 
-    LoRA tensors are named `<component>.<module path>.<part>` with canonical paths; parts as kohya's
-    (`lora_down.weight`, `lora_up.weight`, `alpha`, ...).
+    Tensor names, with canonical module paths:
+
+    - lora: `<component>.<module path>.<part>`, parts as kohya's (`lora_down.weight`, `lora_up.weight`, `alpha`, ...)
+    - textual-inversion: `<word>.<component>`, (vectors, text width)
+    - hypernetwork: `<width>.<k|v>.<module path in the net>`, e.g. `768.k.linear.0.weight`; A1111's header fields, as
+      JSON, in the metadata (`layer_structure`, `activation_func`, `is_layer_norm`, `activate_output`, ...)
+    - dreambooth: `<component>.<parameter path>` of the whole model (`model_tensors`); its configs in the metadata
     """
 
     method: str
@@ -152,7 +166,7 @@ class Artifact:
 
 @dataclass(frozen=True)
 class ParamGroup:
-    """Trainable parameters that share a learning rate."""
+    """Trainable parameters that share a learning rate (0: the recipe's)."""
 
     name: str
     params: list[nn.Parameter]
@@ -208,9 +222,10 @@ class Method(Protocol):
 
 
 class Format(Protocol):
-    """A file format for artifacts."""
+    """A file format for artifacts of one method."""
 
-    name: str
+    name: str  # as in `tsuika convert --to`
+    method: str
     suffix: str  # of the file; empty where it is a folder
 
     def sniff(self, path: Path) -> bool:
@@ -233,6 +248,15 @@ def canonical(component: str, path: str) -> str:
     if component.startswith("text_encoder") and not path.startswith(("text_model.", "text_projection")):
         return f"text_model.{path}"
     return path
+
+
+def model_tensors(model: Model) -> dict[str, Tensor]:
+    """Every weight of a model by `<component>.<canonical parameter path>`, live; no non-persistent buffers."""
+    return {
+        f"{component}.{canonical(component, name)}": value
+        for component, module in model.components.items()
+        for name, value in module.state_dict().items()
+    }
 
 
 def count_params(params: Iterable[nn.Parameter]) -> int:

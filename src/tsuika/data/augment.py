@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from tsuika.core.config import Data
+from tsuika.core.sections import Data
 from tsuika.core.seeds import generator
 from tsuika.data.manifest import Sample
 

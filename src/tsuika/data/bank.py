@@ -20,8 +20,8 @@ from typing import Final, TypeVar
 import torch
 from torch import Tensor
 
-from tsuika.core.config import Data
 from tsuika.core.events import Event, Progress, Warned
+from tsuika.core.sections import Data
 from tsuika.core.seeds import generator
 from tsuika.core.types import Batch
 from tsuika.data.augment import variants

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from tsuika.core.config import Data
+from tsuika.core.sections import Data
 from tsuika.data.manifest import CaptionSource
 
 if TYPE_CHECKING:

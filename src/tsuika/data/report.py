@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final, Literal
 
-from tsuika.core.config import Data
+from tsuika.core.sections import Data
 from tsuika.data.bucket import Bucket, enlarged
 from tsuika.data.caption import has_word
 from tsuika.data.manifest import REASONS, Manifest

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Final
 
-from tsuika.core.config import Data
 from tsuika.core.errors import PictureError
 from tsuika.core.files import write_text
+from tsuika.core.sections import Data
 from tsuika.data import caption
 from tsuika.data.manifest import REASONS, LeftOut, Manifest, Note, Sample
 from tsuika.data.picture import UnusableError, read_picture, sniff

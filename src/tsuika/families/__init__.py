@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tsuika.core.errors import ModelError
+from tsuika.core.weights import WEIGHT_SUFFIXES, open_weights
 from tsuika.families import detection, loading, sources
 from tsuika.families.common import Detected, Family, Geometry, StableDiffusion
 from tsuika.families.sd1 import SD1
 from tsuika.families.sd2 import SD2
 from tsuika.families.sdxl import SDXL
-from tsuika.families.weights import WEIGHT_SUFFIXES, open_weights
 
 if TYPE_CHECKING:
     import torch

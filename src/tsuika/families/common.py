@@ -8,7 +8,8 @@ Shapes: B pictures or prompts, S tokens, D text width, P pooled width, C latent 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -37,7 +38,7 @@ class TextTower:
     @property
     def tokenizer(self) -> str:
         """The name of its tokenizer: "tokenizer", "tokenizer_2"."""
-        return self.component.replace("text_encoder", "tokenizer")
+        return _tokenizer_of(self.component)
 
 
 @dataclass(frozen=True)
@@ -177,6 +178,8 @@ class StableDiffusion:
     native_size_px: int
     source: str
     sha256: str | None = None
+    words: dict[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    spare: dict[str, Tensor] = field(default_factory=dict)
     facts: Facts = field(init=False)
 
     def __post_init__(self) -> None:
@@ -230,30 +233,89 @@ class StableDiffusion:
         except AttributeError:
             raise KeyError(f"{component}.{path}") from None
 
-    def token_ids(self, prompts: Sequence[str], tokenizer: Any, length: int) -> Tensor:
+    def token_ids(self, prompts: Sequence[str], component: str, length: int) -> Tensor:
         """Prompts as (B, S) token ids with start and end, cut off or filled up to `length`."""
         import torch
 
+        tokenizer = self.tokenizers[_tokenizer_of(component)]
+        rows = []
+        for prompt in prompts:
+            ids = [tokenizer.bos_token_id, *self._ids(prompt, component)[: length - 2], tokenizer.eos_token_id]
+            rows.append(ids + [tokenizer.pad_token_id] * (length - len(ids)))
+        return torch.tensor(rows)
+
+    def _ids(self, text: str, component: str) -> list[int]:
+        """Token ids of a text, without start and end. New words are found as they stand, in any case, before the
+        tokenizer sees the rest; their vectors count on from the end of the vocabulary, in the order of `words`."""
+        tokenizer = self.tokenizers[_tokenizer_of(component)]
         # A padding token that is also a character ("!" of SD2 and SDXL-G) must stay that character inside a prompt.
-        plain = tokenizer.pad_token not in (tokenizer.eos_token, tokenizer.bos_token)
-        rows = [
-            tokenizer(prompt, truncation=True, max_length=length, **({"split_special_tokens": True} if plain else {}))
-            for prompt in prompts
-        ]
-        padding = tokenizer.pad_token_id
-        return torch.tensor([ids + [padding] * (length - len(ids)) for ids in (row["input_ids"] for row in rows)])
+        is_character = tokenizer.pad_token not in (tokenizer.eos_token, tokenizer.bos_token)
+        extra = {"split_special_tokens": True} if is_character else {}
+
+        def plain(part: str) -> list[int]:
+            ids: list[int] = tokenizer(part, add_special_tokens=False, verbose=False, **extra)["input_ids"]
+            return ids
+
+        places: dict[str, range] = {}
+        first = len(self._table(component).weight)
+        for word, vectors in self.words.items():
+            if component in vectors:
+                places[word.casefold()] = range(first, first + len(vectors[component]))
+                first += len(vectors[component])
+        if not places:
+            return plain(text)
+        found = "|".join(re.escape(word) for word in sorted(places, key=len, reverse=True))
+        parts = re.split(rf"(?<![A-Za-z0-9_])({found})(?![A-Za-z0-9_])", text, flags=re.IGNORECASE)
+        ids: list[int] = []
+        for number, part in enumerate(parts):
+            ids += places[part.casefold()] if number % 2 else plain(part) if part.strip() else []
+        return ids
+
+    def _table(self, component: str) -> nn.Embedding:
+        return self.module(component, "text_model.embeddings.token_embedding")  # type: ignore[return-value]
+
+    def count_tokens(self, text: str) -> tuple[int, ...]:
+        """Tokens of a text in each text encoder, start and end not counted; a new word counts its vectors."""
+        return tuple(len(self._ids(text, component)) for component in self.text_encoders)
 
     def tokens_cut(self, prompt: str) -> int:
         """How many tokens of the prompt the text encoders would never see; 0 when it fits."""
-        tokenizer = self.tokenizers["tokenizer"]
-        return max(0, len(tokenizer(prompt)["input_ids"]) - self._max_tokens("text_encoder"))
+        room = self._max_tokens("text_encoder") - 2
+        return max(0, max(self.count_tokens(prompt)) - room)
+
+    @contextmanager
+    def _reading_words(self, component: str) -> Iterator[None]:
+        """While it is open, ids beyond the encoder's vocabulary are looked up in `words`; its own table stays whole."""
+        import torch
+        from torch.nn import functional
+
+        vectors = [word[component] for word in self.words.values() if component in word]
+        if not vectors:
+            yield
+            return
+        table = self._table(component)
+        known, new_ND = table.weight, torch.cat(vectors)
+
+        def look_up(ids_BS: Tensor) -> Tensor:
+            size = len(known)
+            old_BSD = functional.embedding(ids_BS.clamp(max=size - 1), known)
+            new_BSD = new_ND[(ids_BS - size).clamp(min=0)].to(old_BSD)
+            return torch.where((ids_BS >= size)[..., None], new_BSD, old_BSD)
+
+        table.forward = look_up  # type: ignore[method-assign, assignment]
+        try:
+            yield
+        finally:
+            del table.forward
 
     def _max_tokens(self, component: str) -> int:
         positions = int(self.text_encoders[component].config.max_position_embeddings)  # type: ignore[union-attr, arg-type]
-        return min(int(self.tokenizers[component.replace("text_encoder", "tokenizer")].model_max_length), positions)
+        return min(int(self.tokenizers[_tokenizer_of(component)].model_max_length), positions)
 
     def encode_text(self, prompts: Sequence[str], *, size_px: tuple[int, int] | None = None) -> Conditioning:
         """Prompts to conditioning, differentiable. Longer prompts are cut off (see `tokens_cut`).
+
+        A new word (see `words`) becomes its vectors, one token each.
 
         SD1 and SD2 give the final hidden state after the final norm (SD2's 23 layers are open_clip's 24 without the
         last: its penultimate state). SDXL joins both encoders' penultimate states, unnormed, and adds the second's
@@ -267,13 +329,14 @@ class StableDiffusion:
 
         states, pooled_BP = [], None
         for component, encoder in self.text_encoders.items():
-            tokenizer = self.tokenizers[component.replace("text_encoder", "tokenizer")]
-            ids_BS = self.token_ids(prompts, tokenizer, self._max_tokens(component)).to(self.device)
-            out = encoder(input_ids=ids_BS, output_hidden_states=self.family.penultimate, return_dict=True)
+            ids_BS = self.token_ids(prompts, component, self._max_tokens(component)).to(self.device)
+            with self._reading_words(component):
+                out = encoder(input_ids=ids_BS, output_hidden_states=self.family.penultimate, return_dict=True)
             states.append(out.hidden_states[-2] if self.family.penultimate else out.last_hidden_state)
             if hasattr(encoder, "text_projection"):
                 # transformers finds the end token as the highest id, which a word added to the vocabulary would be.
-                ends_B = (ids_BS == tokenizer.eos_token_id).int().argmax(-1)
+                end = self.tokenizers[_tokenizer_of(component)].eos_token_id
+                ends_B = (ids_BS == end).int().argmax(-1)
                 rows_B = torch.arange(len(prompts), device=ids_BS.device)
                 pooled_BP = encoder.text_projection(out.last_hidden_state[rows_B, ends_B])  # type: ignore[operator]
         tokens_BSD = torch.cat(states, dim=-1)
@@ -304,6 +367,10 @@ class StableDiffusion:
             added = {"added_cond_kwargs": {"text_embeds": cond.pooled_BP.to(dtype), "time_ids": cond.time_ids_B6}}
         out: Tensor = self.unet(noisy_BCHW.to(dtype), t_B, cond.tokens_BSD.to(dtype), return_dict=False, **added)[0]
         return out.to(noisy_BCHW.dtype)
+
+
+def _tokenizer_of(component: str) -> str:
+    return component.replace("text_encoder", "tokenizer")
 
 
 def latent_factor(vae_config: Config) -> int:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from tsuika.core.errors import ModelError
 from tsuika.core.types import Prediction
+from tsuika.core.weights import Weights, describe, few, read_json
 from tsuika.families.common import Detected, Family
-from tsuika.families.weights import Weights, describe, few, read_json
 
 _V_BIAS_STD = 0.09  # SD2 v models lie above; ComfyUI tells them apart by this layer and number
 _V_BIAS = "model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias"

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING
 from tsuika.core import files
 from tsuika.core.errors import ModelError
 from tsuika.core.types import canonical
-from tsuika.families import ldm, sources
+from tsuika.core.weights import Weights, describe, few, open_folder, open_weights, read_json
+from tsuika.diffusion import ldm
+from tsuika.families import sources
 from tsuika.families.common import (
     Config,
     Detected,
@@ -29,7 +31,6 @@ from tsuika.families.common import (
     latent_factor,
     scheduler_config,
 )
-from tsuika.families.weights import Weights, describe, few, open_folder, open_weights, read_json
 
 if TYPE_CHECKING:
     import torch

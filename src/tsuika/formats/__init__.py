@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from tsuika.core.errors import FormatError
-from tsuika.core.types import Format
+from tsuika.core.types import Artifact, Format
 from tsuika.formats import common
 from tsuika.formats.common import RunFacts, count_tags, read_header
 from tsuika.formats.delta import delta, largest_relative_error, relative_errors
@@ -16,8 +17,30 @@ from tsuika.formats.peft_lora import PeftLora
 FORMATS: Final[tuple[Format, ...]] = (KohyaLora(), PeftLora())
 
 __all__ = [
-    "FORMATS", "RunFacts", "count_tags", "delta", "find", "largest_relative_error", "read_header", "relative_errors",
+    "FORMATS", "RunFacts", "count_tags", "delta", "find", "for_method", "is_artifact", "largest_relative_error", "pieces",
+    "read_header", "relative_errors",
 ]  # fmt: skip
+
+
+def for_method(method: str) -> tuple[Format, ...]:
+    """The formats that hold results of a method, the main one first."""
+    return tuple(known for known in FORMATS if known.method == method)
+
+
+def pieces(artifact: Artifact, name: str) -> dict[str, Artifact]:
+    """What goes into a file each, by file stem: everything in one called `name`, but several new words one by one.
+
+    Programs call a new word by its file's name, so that is the word.
+    """
+    words = {key.rpartition(".")[0] for key in artifact.tensors} if artifact.method == "textual-inversion" else set()
+    if len(words) < 2:
+        return {name: artifact}
+    return {
+        word: replace(
+            artifact, tensors={key: value for key, value in artifact.tensors.items() if key.rpartition(".")[0] == word}
+        )
+        for word in sorted(words)
+    }
 
 
 def find(path: Path) -> Format:

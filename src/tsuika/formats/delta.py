@@ -34,23 +34,29 @@ def largest_relative_error(a: Artifact, b: Artifact) -> float:
     return max(relative_errors(a, b).values(), default=0.0)
 
 
-def relative_errors(a: Artifact, b: Artifact) -> dict[tuple[str, str], float]:
-    """|ΔW_b - ΔW_a| / |ΔW_a| (Frobenius) of each layer by (component, path); infinite where layers or shapes differ.
+def relative_errors(a: Artifact, b: Artifact) -> dict[str, float]:
+    """How far b is from a by layer (`unet.mid_block...`), or by tensor where the method is not LoRA.
 
-    DoRA's magnitudes are compared in the same way, beside its low-rank part.
+    LoRA: |ΔW_b - ΔW_a| / |ΔW_a| (Frobenius); DoRA's magnitudes are compared in the same way, beside its low-rank part.
+    Infinite where layers or shapes differ.
 
     Raises:
-        FormatError: one is not a LoRA (FM002).
+        FormatError: one is a LoRA of a kind without ΔW (FM002).
     """
+    if a.method != "lora":
+        names = dict.fromkeys(a.tensors.keys() ^ b.tensors.keys(), math.inf)
+        shared = a.tensors.keys() & b.tensors.keys()
+        return names | {name: _apart(a.tensors[name], b.tensors[name]) for name in shared}
     ours, theirs = common.layers(a, "ΔW"), common.layers(b, "ΔW")
-    errors = dict.fromkeys(ours.keys() ^ theirs.keys(), math.inf)
+    errors = {".".join(key): math.inf for key in ours.keys() ^ theirs.keys()}
     for key in ours.keys() & theirs.keys():
-        errors[key] = _apart(_delta(ours[key]), _delta(theirs[key]))
+        error = _apart(_delta(ours[key]), _delta(theirs[key]))
         scales = ours[key].get("dora_scale"), theirs[key].get("dora_scale")
         if scales[0] is not None and scales[1] is not None:
-            errors[key] = max(errors[key], _apart(scales[0].float().flatten(), scales[1].float().flatten()))
+            error = max(error, _apart(scales[0].float().flatten(), scales[1].float().flatten()))
         elif (scales[0] is None) != (scales[1] is None):
-            errors[key] = math.inf
+            error = math.inf
+        errors[".".join(key)] = error
     return errors
 
 

@@ -280,6 +280,7 @@ class KohyaLora:
     """The format. See `core.types.Format`."""
 
     name = "kohya"
+    method = "lora"
     suffix = ".safetensors"
 
     def sniff(self, path: Path) -> bool:

@@ -90,6 +90,7 @@ class PeftLora:
     """The format. `path` is the folder; a `.safetensors` path is the file itself. See `core.types.Format`."""
 
     name = "diffusers"
+    method = "lora"
     suffix = ""
 
     def sniff(self, path: Path) -> bool:

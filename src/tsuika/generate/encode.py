@@ -6,6 +6,7 @@ times its weight, then the mean of the chunk put back. Shapes: S tokens, D text 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ from tsuika.generate.prompt import Prompt, Weighted, parse
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+Count = Callable[[str], tuple[int, ...]]  # a text's tokens in each text encoder
 
 COMMA_REACH = 20  # tokens: a chunk ends at a comma if one is this near (A1111's setting "comma padding backtrack")
 
@@ -45,9 +48,8 @@ def encode(
     if warn:
         for found in prompt.ignored:
             warn(note("GN003", found=found))
-    tokenizers = _tokenizers(model)
-    limit = _limit(model, tokenizers)
-    chunks = [chunk for section in prompt.sections for chunk in _chunks(section, tokenizers, limit)]
+    limit = _limit(model)
+    chunks = [chunk for section in prompt.sections for chunk in _chunks(section, model.count_tokens, limit)]
     if prompt.is_plain and len(chunks) == 1:
         return model.encode_text([prompt.text], size_px=size_px)
     parts = [_encode_chunk(model, chunk, size_px, warn) for chunk in chunks]
@@ -55,39 +57,29 @@ def encode(
     return Conditioning(tokens_BSD, parts[0].pooled_BP, parts[0].time_ids_B6)
 
 
-def _tokenizers(model: Model) -> list[Any]:
-    return [model.tokenizers[name.replace("text_encoder", "tokenizer")] for name in model.text_encoders]
-
-
-def _limit(model: Model, tokenizers: list[Any]) -> int:
+def _limit(model: Model) -> int:
     """Tokens in a chunk, without the two that begin and end it."""
-    lengths = [int(tokenizer.model_max_length) for tokenizer in tokenizers]
+    names = [name.replace("text_encoder", "tokenizer") for name in model.text_encoders]
+    lengths = [int(model.tokenizers[name].model_max_length) for name in names]
     for encoder in model.text_encoders.values():  # a tokenizer without a stated length says 10^30
         config: Any = getattr(encoder, "config", None)
         lengths.append(int(getattr(config, "max_position_embeddings", lengths[0])))
     return min(lengths) - 2
 
 
-def _count(tokenizer: Any, text: str) -> int:
-    # "!" is also the padding token of SD2 and of SDXL's second encoder; inside a prompt it is a character.
-    padded_by_character = tokenizer.pad_token not in (tokenizer.eos_token, tokenizer.bos_token)
-    extra = {"split_special_tokens": True} if padded_by_character else {}
-    return len(tokenizer(text, add_special_tokens=False, verbose=False, **extra)["input_ids"])
-
-
-def _words(section: tuple[Weighted, ...], tokenizers: list[Any], limit: int) -> list[Word]:
+def _words(section: tuple[Weighted, ...], count: Count, limit: int) -> list[Word]:
     """CLIP's tokens never reach over a space, so words may be counted one by one and joined again by spaces."""
     words: list[Word] = []
     for part in section:
         for text in part.text.split():
-            for piece in _fit(text, tokenizers, limit):
-                words.append(Word(piece, part.weight, tuple(_count(tokenizer, piece) for tokenizer in tokenizers)))
+            for piece in _fit(text, count, limit):
+                words.append(Word(piece, part.weight, count(piece)))
     return words
 
 
-def _fit(text: str, tokenizers: list[Any], limit: int) -> list[str]:
+def _fit(text: str, count: Count, limit: int) -> list[str]:
     """Cut a word that is longer than a chunk (Japanese has no spaces) into pieces that are not."""
-    if len(text) < 2 or max(_count(tokenizer, text) for tokenizer in tokenizers) <= limit:
+    if len(text) < 2 or max(count(text)) <= limit:
         return [text]
     cut = len(text) // 2
     for mark in "、。,.・":  # better there, if one is in the middle half
@@ -95,13 +87,13 @@ def _fit(text: str, tokenizers: list[Any], limit: int) -> list[str]:
         if found > 0:
             cut = found + 1
             break
-    return _fit(text[:cut], tokenizers, limit) + _fit(text[cut:], tokenizers, limit)
+    return _fit(text[:cut], count, limit) + _fit(text[cut:], count, limit)
 
 
-def _chunks(section: tuple[Weighted, ...], tokenizers: list[Any], limit: int) -> list[list[Word]]:
+def _chunks(section: tuple[Weighted, ...], count: Count, limit: int) -> list[list[Word]]:
     chunks: list[list[Word]] = [[]]
     used = 0
-    for word in _words(section, tokenizers, limit):
+    for word in _words(section, count, limit):
         if used + word.longest > limit:
             carried = _after_comma(chunks[-1])
             chunks[-1] = chunks[-1][: len(chunks[-1]) - len(carried)]

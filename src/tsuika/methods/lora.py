@@ -15,8 +15,8 @@ from peft import LoHaConfig, LoKrConfig, LoraConfig, OFTConfig, inject_adapter_i
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from tsuika.core.config import Lora as Config
 from tsuika.core.errors import FormatError, ModelError, RecipeError
+from tsuika.core.methods import Lora as Config
 from tsuika.core.types import Artifact, Model, ParamGroup, Role, canonical
 
 UNET_ROLES: tuple[Role, ...] = ("unet.attn", "unet.ff")

@@ -21,9 +21,10 @@ from accelerate.utils import DistributedDataParallelKwargs
 from tsuika import families, formats
 from tsuika.core import config
 from tsuika.core.config import Recipe
-from tsuika.core.errors import FormatError, InterruptedRunError, PictureError, RecipeError, ResourceError
+from tsuika.core.errors import FormatError, InterruptedRunError, ModelError, PictureError, RecipeError, ResourceError
 from tsuika.core.events import Event, Finished, Phase, Previewed, Saved, Started, Stepped, Warned, Written
 from tsuika.core.files import sha256, write_text
+from tsuika.core.methods import Lora
 from tsuika.core.rundir import RunDir
 from tsuika.core.seeds import generator
 from tsuika.core.types import Artifact, Model, count_params
@@ -90,11 +91,9 @@ def accelerate_for(recipe: Recipe) -> Accelerator:
     """Devices, processes and precision through Accelerate (one process, or as many as `accelerate launch` started)."""
     device = pick_device(recipe.train.device)
     precision = pick_precision(recipe.train.precision, device)
-    # SDXL reads text before the last layer, and a whole adapter can drop out.
-    sometimes_unused = recipe.method.text_encoder or recipe.method.dropout > 0
     accelerator = Accelerator(
         mixed_precision="no" if precision == "fp32" else precision, cpu=device.type == "cpu",
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=sometimes_unused)],
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=recipe.method.some_unused)],
     )  # fmt: skip
     if recipe.train.batch_size % accelerator.num_processes:
         why = f"{accelerator.num_processes} processes share each batch, so it must be a multiple of that."
@@ -173,6 +172,8 @@ def _train(run: Run, accelerator: Accelerator, resume: bool) -> Iterator[Event]:
         run.buckets, recipe.data, lambda pixels: model.encode_images(pixels.to(accelerator.device)).cpu(),
         vae=vae_identity(model), scale=model.latent_scale, folder=run.cache, device=accelerator.device,
     )  # fmt: skip
+    for text in recipe.base.artifacts:
+        yield from lay(text, model)
     method = METHODS[recipe.method.name]
     if recipe.train.optimizer == "schedule-free" and (recipe.train.ema or recipe.train.schedule != "constant"):
         yield Warned(
@@ -212,6 +213,31 @@ def _train(run: Run, accelerator: Accelerator, resume: bool) -> Iterator[Event]:
         yield from write(run, run.artifact)
     attachment.detach()
     yield Finished(run.stopped_by, run.steps_done)
+
+
+def lay(text: str, model: Model) -> Iterator[Event]:
+    """Put a finished result, `FILE` or `FILE:STRENGTH`, on the base, frozen, for the whole run.
+
+    Raises:
+        FormatError, ModelError: it cannot be read, or does not fit this base.
+    """
+    path, strength = split_strength(text)
+    artifact = formats.find(path).read(path)
+    if artifact.family != model.facts.family:
+        raise ModelError(
+            "MD004", where=path, artifact=path.name, found=artifact.family, expected=model.facts.family
+        )  # fmt: skip
+    METHODS[artifact.method].restore(model, artifact).set_strength(strength)
+    yield Phase("load")
+
+
+def split_strength(text: str) -> tuple[Path, float]:
+    """`FILE` or `FILE:STRENGTH` (a Windows drive's colon is not one)."""
+    head, colon, tail = text.rpartition(":")
+    try:
+        return (Path(head), float(tail)) if colon and not Path(text).exists() else (Path(text), 1.0)
+    except ValueError:
+        return Path(text), 1.0
 
 
 def _fit(run: Run, fitting: Fit, main: bool) -> Iterator[Event]:
@@ -255,11 +281,14 @@ def facts(run: Run, model: Model, pictures: int) -> formats.RunFacts:
     recipe, manifest, first = run.recipe, run.manifest, run.buckets[0]
     assert manifest is not None
     train, method = recipe.train, recipe.method
+    rank, alpha, dropout = (
+        (method.rank, method.alpha, method.dropout) if isinstance(method, Lora) else (None, None, None)
+    )
     folder = Path(recipe.data.images).resolve().name
     return formats.RunFacts(
         name=name_of(run), trigger=recipe.data.trigger, prediction=model.prediction,
         base_name=Path(model.source).name, base_sha256=model.sha256 or "", resolution=f"{first.width}x{first.height}",
-        rank=method.rank, alpha=method.alpha or method.rank, dropout=method.dropout, pictures=pictures,
+        rank=rank, alpha=alpha or rank, dropout=dropout, pictures=pictures,
         steps=run.steps_done, max_steps=train.steps, batch_size=train.batch_size, accumulate=train.accumulate,
         learning_rate=train.learning_rate, optimizer=train.optimizer, schedule=train.schedule,
         warmup_steps=round(train.warmup * train.steps), min_snr_gamma=train.min_snr_gamma, noise_offset=train.noise_offset,
@@ -281,7 +310,7 @@ def name_of(run: Run) -> str:
 
 
 def faint_layers(artifact: Artifact, dtype: torch.dtype, limit: float) -> frozenset[str]:
-    """Layers whose ΔW `dtype` cannot hold to a relative error of `limit`, because its numbers are near dtype's smallest.
+    """What `dtype` cannot hold to a relative error of `limit`, because its numbers are near dtype's smallest.
 
     A layer that learns nothing but rounding noise is like that: attention over a single position, for one.
     """
@@ -294,43 +323,44 @@ def faint_layers(artifact: Artifact, dtype: torch.dtype, limit: float) -> frozen
         errors = formats.relative_errors(artifact, replace(artifact, tensors=tensors))
     except FormatError:  # a kind without ΔW: also for the formats to refuse
         return frozenset()
-    return frozenset(".".join(layer) for layer, error in errors.items() if limit < error <= FAINT_ERROR)
+    return frozenset(layer for layer, error in errors.items() if limit < error <= FAINT_ERROR)
 
 
 def write(run: Run, artifact: Artifact) -> Iterator[Event]:
-    """Write the artifact in every format that holds it, read each file back, and compare every layer's ΔW.
+    """Write the artifact in every format for its method, read each file back, and compare what they do.
 
     Raises:
         FormatError: FM003, a file does not do what the model in memory does.
     """
     dtype, limit = DTYPES[run.recipe.output.dtype], LARGEST_ERROR[run.recipe.output.dtype]
-    name, faint = name_of(run), faint_layers(artifact, dtype, limit)
+    faint = faint_layers(artifact, dtype, limit)
     if faint:
         yield Warned(
             "TR-faint",
             f"{len(faint)} layers have learnt so little that {run.recipe.output.dtype} cannot hold it exactly, such as"
             f" {min(faint)}; output.dtype = fp32 can.",
         )
-    for format_ in formats.FORMATS:
-        path = run.folder.artifacts / f"{name}{format_.suffix}"
-        try:
-            format_.write(artifact, path, dtype=dtype)
-        except FormatError as error:
-            if error.code != "FM002":
-                raise
-            yield Warned(error.code, error.describe())
-            continue
-        errors = formats.relative_errors(artifact, format_.read(path))
-        wrong = {
-            layer: e for layer, e in errors.items() if not e <= (FAINT_ERROR if ".".join(layer) in faint else limit)
-        }
-        if wrong:
-            worst = max(wrong.values())
-            raise FormatError("FM003", where=path, why=f"The largest relative difference of a layer is {worst:.2g}.")
-        solid = [e for layer, e in errors.items() if ".".join(layer) not in faint]
-        error_size = max(solid or errors.values(), default=0.0)
-        file = path if path.is_file() else next(path.glob("*.safetensors"))
-        yield Written(str(path.relative_to(run.folder.root)), format_.name, sha256(file), error_size)
+    for stem, piece in formats.pieces(artifact, name_of(run)).items():
+        for format_ in formats.for_method(piece.method):
+            path = run.folder.artifacts / f"{stem}{format_.suffix}"
+            try:
+                format_.write(piece, path, dtype=dtype)
+            except FormatError as error:
+                if error.code != "FM002":
+                    raise
+                yield Warned(error.code, error.describe())
+                continue
+            errors = formats.relative_errors(piece, format_.read(path))
+            wrong = {layer: e for layer, e in errors.items() if not e <= (FAINT_ERROR if layer in faint else limit)}
+            if wrong:
+                worst = max(wrong.values())
+                raise FormatError(
+                    "FM003", where=path, why=f"The largest relative difference of a layer is {worst:.2g}."
+                )
+            solid = [e for layer, e in errors.items() if layer not in faint]
+            error_size = max(solid or errors.values(), default=0.0)
+            file = path if path.is_file() else next(path.rglob("*.safetensors"))
+            yield Written(str(path.relative_to(run.folder.root)), format_.name, sha256(file), error_size)
 
 
 def start(recipe: Recipe, folder: Path) -> RunDir:

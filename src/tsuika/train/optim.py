@@ -10,8 +10,8 @@ from typing import Any
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
-from tsuika.core.config import Train
 from tsuika.core.errors import RecipeError
+from tsuika.core.sections import Train
 from tsuika.core.types import ParamGroup
 
 TEXT_SHARE = 0.1  # of the main rate, where the recipe gives text encoders none of their own (config.Lora)

@@ -129,13 +129,18 @@ def _open_safetensors(path: Path, size: int) -> Weights:
     return Weights(path, shapes, metadata, handle.get_tensor)
 
 
-def _open_pickle(path: Path) -> Weights:
+def load_pickle(path: Path) -> Any:
+    """What a torch file holds: tensors and plain values only; nothing in it is ever run.
+
+    Raises:
+        ModelError: damaged (MD003), a pickle that asks for more than that (MD005).
+    """
     import torch
 
     in_zip = zipfile.is_zipfile(path)
     try:
         # Only the old, not zipped layout cannot be mapped into memory.
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=in_zip)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=in_zip)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL\s+(\S+)", str(error)) or re.search(
             r"(?:type|class|function)\s+['\"]?([\w.]+)", str(error)
@@ -154,6 +159,12 @@ def _open_pickle(path: Path) -> Weights:
     ) as error:
         line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError("MD003", where=path, why=f"It is no complete torch file: {line}.") from None
+
+
+def _open_pickle(path: Path) -> Weights:
+    import torch
+
+    content = load_pickle(path)
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     tensors = (

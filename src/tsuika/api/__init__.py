@@ -1,0 +1,17 @@
+"""What tsuika can do, as functions: the only door for the command line and the web app.
+
+Every command of the program is a function here of the same name. Training functions are generators of events; close one
+to stop the run (a state is saved first).
+"""
+
+from __future__ import annotations
+
+from tsuika.api.drawing import generate
+from tsuika.api.files import inspect
+from tsuika.api.machine import doctor
+from tsuika.api.models import EMBEDDED, load
+from tsuika.api.training import DEMO_PICTURES, DEMO_RECIPE, demo, dry_run, resume, train
+
+__all__ = [
+    "DEMO_PICTURES", "DEMO_RECIPE", "EMBEDDED", "demo", "doctor", "dry_run", "generate", "inspect", "load", "resume", "train",
+]  # fmt: skip

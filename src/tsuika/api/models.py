@@ -1,0 +1,31 @@
+"""Base models, ready to draw with."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+from tsuika import families
+from tsuika.core.types import Model
+from tsuika.generate import pipeline
+from tsuika.train import assemble
+
+EMBEDDED = Path(str(files("tsuika.embedded"))) / "base"
+
+
+def load(
+    base: str = "embedded", *, tokenizer: str = "", vae: str = "builtin", device: str = "auto", precision: str = "auto"
+) -> Model:
+    """A base model, ready to draw with.
+
+    Raises:
+        ModelError: missing, damaged or of no known family; NetworkError: the hub was needed and could not be reached.
+    """
+    place = assemble.pick_device(device)
+    dtype = assemble.DTYPES[assemble.pick_precision(precision, place)]
+    return families.load(base, tokenizer=tokenizer, vae=vae, device=place, dtype=dtype, embedded_path=EMBEDDED)
+
+
+def defaults_of(model: Model) -> pipeline.Defaults:
+    """The base's own sampling defaults; the embedded base is called by name, so its folder is named here."""
+    return pipeline.defaults_for(model, EMBEDDED if model.source == "embedded" else None)

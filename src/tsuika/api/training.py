@@ -1,0 +1,179 @@
+"""Training runs: their events, their previews, and the report at their end."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from tsuika.api.models import EMBEDDED, defaults_of, load
+from tsuika.core import config
+from tsuika.core.config import Recipe
+from tsuika.core.events import Event, Phase, Previewed, Warned
+from tsuika.core.rundir import RunDir
+from tsuika.core.types import Model
+from tsuika.embedded import mascot
+from tsuika.evaluate import outcome, report, scores
+from tsuika.generate import grid, pipeline, png_info
+from tsuika.train import assemble
+
+DEMO_PICTURES = Path(str(files("tsuika.embedded"))) / "pictures"
+DEMO_RECIPE = Path(str(files("tsuika.embedded"))) / "demo.toml"
+
+
+def cache_folder() -> Path:
+    """Where encoded pictures are kept between runs: the platform's cache folder."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tsuika" / "latents"
+
+
+def _is_main() -> bool:
+    return os.environ.get("RANK", "0") == "0"  # set by `accelerate launch` for each process
+
+
+def train(recipe: Recipe, out: Path) -> Iterator[Event]:
+    """Train by a recipe into a new run folder.
+
+    Raises:
+        TsuikaError: whatever is wrong; originals are never touched and nothing is overwritten.
+    """
+    folder = _open_run(recipe, out)
+    command = f"tsuika train --recipe {folder.recipe} --out {out}-again"
+    yield from _follow(_run(recipe, folder), resume=False, command=command, scorer=scores.likeness)
+
+
+def resume(out: Path) -> Iterator[Event]:
+    """Go on exactly where a run stopped: the result has the same bits as if it had not.
+
+    Raises:
+        InterruptedRunError: TR002, this is no run folder.
+    """
+    recipe, folder = assemble.reopen(out)
+    command = f"tsuika train --recipe {folder.recipe} --out {out}-again"
+    is_demo = Path(recipe.data.images) == DEMO_PICTURES
+    scorer = scores.mascot_scores if is_demo else scores.likeness
+    yield from _follow(_run(recipe, folder), resume=True, command=command, scorer=scorer)
+
+
+def demo(out: Path, *, steps: int | None = None) -> Iterator[Event]:
+    """Teach the embedded base a character it has never seen, from the bundled pictures, and compare before and after."""
+    tables = config.override(config.read_tables(DEMO_RECIPE), {"data.images": str(DEMO_PICTURES)})
+    prompts = [prompt.text for prompt in mascot.TEST_PROMPTS]
+    tables = config.override(tables, {"preview.prompts": prompts} | ({"train.steps": steps} if steps else {}))
+    recipe = config.build(tables, where=str(DEMO_RECIPE))
+    folder = _open_run(recipe, out)
+    yield from _follow(
+        _run(recipe, folder), resume=False, command=f"tsuika demo --out {out}-again", scorer=scores.mascot_scores
+    )
+
+
+def dry_run(recipe: Recipe) -> dict[str, Any]:
+    """Load the base and read the pictures; what a run would see. Trains nothing, writes nothing.
+
+    Raises:
+        TsuikaError: what the run would raise.
+    """
+    run = assemble.Run(recipe, RunDir(Path("dry-run")), EMBEDDED)
+    model = load(recipe.base.model, tokenizer=recipe.base.tokenizer, vae=recipe.base.vae)
+    notes = [str(event) for event in assemble.pictures(run, model) if not isinstance(event, Phase)]
+    return {
+        "base": model.facts.title, "prediction": model.prediction, **assemble.summary(run), "notes": notes,
+        "recipe": config.dump(recipe, comments=False),
+    }  # fmt: skip
+
+
+def _open_run(recipe: Recipe, out: Path) -> RunDir:
+    """A new run folder, made by the first of several processes."""
+    return assemble.start(recipe, out) if _is_main() else RunDir(out)
+
+
+def _run(recipe: Recipe, folder: RunDir) -> assemble.Run:
+    return assemble.Run(recipe, folder, EMBEDDED, preview=_preview, cache=cache_folder())
+
+
+def _follow(run: assemble.Run, *, resume: bool, command: str, scorer: scores.Scorer) -> Iterator[Event]:
+    """A run's events, also kept in its `events.jsonl` and, at the end, told in its report."""
+    notes = outcome.Notes()
+    if resume and run.folder.events.exists():
+        for event in outcome.past(run.folder.events):
+            notes.add(event)
+    events = assemble.train(run, resume=resume)
+    log = run.folder.events.open("a", encoding="utf-8") if _is_main() else None
+    try:
+        for event in events:
+            notes.add(event)
+            if log is not None:
+                log.write(event.to_json() + "\n")
+                log.flush()
+            yield event
+        if _is_main():
+            yield Phase("report")
+            _report(run, notes, command, scorer)
+    finally:
+        events.close()  # type: ignore[attr-defined]
+        if log is not None:
+            log.close()
+
+
+def _preview(model: Model, recipe: Recipe, folder: RunDir, step: int) -> Iterator[Previewed]:
+    """Draw the recipe's previews into `samples/`, at fixed seeds."""
+    settings = recipe.preview
+    defaults = defaults_of(model)
+    for number, template in enumerate(preview_prompts(recipe)):
+        prompt = template.replace("{trigger}", recipe.data.trigger)
+        pixels = pipeline.sample(
+            model, prompt, seed=settings.seed, num=settings.num, steps=settings.steps or None, cfg=settings.cfg or None,
+            defaults=defaults, batch_size=8,
+        )  # fmt: skip
+        for i, picture in enumerate(pipeline.to_pictures(pixels)):
+            name = f"step-{step:06d}-{number:02d}-seed-{settings.seed + i}.png"
+            info = png_info.PictureInfo(
+                prompt, steps=settings.steps or defaults.steps, sampler=defaults.sampler, cfg=settings.cfg or defaults.cfg,
+                seed=settings.seed + i, size_px=picture.size,
+            )  # fmt: skip
+            png_info.write_png(folder.samples / name, picture, info)
+            yield Previewed(step, prompt, settings.seed + i, f"samples/{name}")
+
+
+def preview_prompts(recipe: Recipe) -> tuple[str, ...]:
+    """The recipe's prompts; without any, the subject alone and in two places, and its class without the trigger."""
+    data = recipe.data
+    subject = " ".join(word for word in (data.trigger, data.class_word) if word)
+    if recipe.preview.prompts or not subject:
+        return recipe.preview.prompts
+    control = (f"a {data.class_word} on the beach",) if data.class_word and data.trigger else ()
+    return (f"a {subject}", f"a {subject} on the beach", f"a {subject} in the snow", *control)
+
+
+def _report(run: assemble.Run, notes: outcome.Notes, command: str, scorer: scores.Scorer) -> None:
+    recipe, manifest = run.recipe, run.manifest
+    assert manifest is not None and run.model is not None
+    controls = frozenset(prompt.text for prompt in mascot.TEST_PROMPTS if not prompt.mascot)
+    rows = outcome.before_after(notes.previews, run.folder.root, controls)
+    prompts = preview_prompts(recipe)
+    evidence = outcome.Evidence(
+        base=recipe.base.model, device=str(run.model.device),
+        pictures=tuple(report.TrainingPicture(s.name, s.caption, s.path) for s in manifest.samples),
+        left_out=tuple(report.LeftOut(item.path.name, item.words) for item in manifest.quarantined),
+        before_after=rows, scores=scorer(recipe, [sample.path for sample in manifest.samples], rows) if rows else (),
+        example_prompt=prompts[0].replace("{trigger}", recipe.data.trigger) if prompts else manifest.samples[0].caption,
+        command=command,
+    )  # fmt: skip
+    if rows:
+        warnings = _write_grid(run.folder.root / "before-after.png", rows)
+        for warning in warnings:
+            notes.add(warning)
+    outcome.write_report(run.folder, recipe, notes, evidence)
+
+
+def _write_grid(path: Path, rows: Sequence[report.BeforeAfter]) -> list[Warned]:
+    """One picture to look at: a row a prompt, the base's pictures beside the result's at the same seeds."""
+    seeds = rows[0].seeds
+    columns = [*(f"before, seed {seed}" for seed in seeds), *(f"after, seed {seed}" for seed in seeds)]
+    cells = [Image.fromarray(scores.pixels(cell)) for row in rows for cell in (*row.before, *row.after)]
+    sheet, warnings = grid.grid(cells, [row.prompt for row in rows], columns)
+    png_info.write_png(path, sheet, None, {"prompts": [row.prompt for row in rows], "seeds": list(seeds)})
+    return warnings

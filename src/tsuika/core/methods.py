@@ -1,0 +1,200 @@
+"""The recipe's `[method]` section, one class a method: what it learns with, and what it changes in the other defaults.
+
+A new method is one class here, in `METHOD_SECTIONS`, and one file in `tsuika.methods`. Imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Final, Literal
+
+from pydantic import Field, field_validator
+
+from tsuika.core.sections import Help, Section, expert
+
+Activation = Literal["linear", "relu", "leakyrelu", "elu", "swish", "tanh", "sigmoid", "softsign", "mish"]
+
+
+class MethodSection(Section):
+    """What every method's section has beside its own settings."""
+
+    defaults: ClassVar[Mapping[str, Any]] = {}  # dotted key -> this method's default, where it is not the common one
+
+    @property
+    def some_unused(self) -> bool:
+        """Whether a step may leave some trained weights out, which several processes must know beforehand."""
+        return False
+
+
+class Lora(MethodSection):
+    """Low-rank adaptation (Hu et al. 2021) and its relatives, through peft."""
+
+    name: Literal["lora"] = "lora"
+    adapter: Annotated[
+        Literal["lora", "dora", "loha", "lokr", "oft"],
+        expert(
+            "Kind of adapter; only `lora` loads in every program",
+            "アダプターの種類。すべてのソフトで使えるのは `lora` だけです",
+        ),
+    ] = "lora"
+    rank: Annotated[
+        int,
+        Help("Rank (dim): how much can be learnt, and the file's size", "次元数(rank): 覚えられる量とファイルサイズ"),
+        Field(ge=1, le=1024),
+    ] = 16
+    alpha: Annotated[
+        float, expert("Scale is alpha / rank; 0 = same as rank", "倍率は alpha / rank。0 = rankと同じ"), Field(ge=0)
+    ] = 0.0
+    rank_stabilized: Annotated[
+        bool,
+        expert("rsLoRA: scale by alpha / sqrt(rank) (Kalajdzievski 2023)", "rsLoRA: 倍率を alpha / sqrt(rank) にする"),
+    ] = False
+    conv: Annotated[bool, expert("Adapt convolutions as well (LoCon)", "畳み込み層も学習する(LoCon)")] = False
+    conv_rank: Annotated[
+        int,
+        expert("Rank of 3x3 convolutions; 0 = same as rank", "3x3畳み込みの次元数。0 = rankと同じ"),
+        Field(ge=0, le=1024),
+    ] = 0
+    text_encoder: Annotated[bool, Help("Train the text encoders as well", "テキストエンコーダーも学習する")] = False
+    text_learning_rate: Annotated[
+        float,
+        expert(
+            "Learning rate of the text encoders; 0 = a tenth of the main one",
+            "テキストエンコーダーの学習率。0 = 全体の10分の1",
+        ),
+        Field(ge=0, le=1),
+    ] = 0.0
+    dropout: Annotated[
+        float, expert("Dropout inside the adapter", "アダプター内のドロップアウト率"), Field(ge=0, lt=1)
+    ] = 0.0
+
+    @property
+    def some_unused(self) -> bool:
+        """SDXL reads text before the last layer, and a whole adapter can drop out."""
+        return self.text_encoder or self.dropout > 0
+
+
+class TextualInversion(MethodSection):
+    """New words: vectors in the text encoders' vocabulary (Gal et al. 2023), nothing else."""
+
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "train.steps": 1000, "train.optimizer": "riemannian", "train.learning_rate": 5e-3, "train.ema": 0.0,
+        "data.template": "object", "data.caption_dropout": 0.0,
+    }  # fmt: skip
+
+    name: Literal["textual-inversion"] = "textual-inversion"
+    words: Annotated[
+        tuple[str, ...],
+        expert(
+            "The new words, if there are several; none = the trigger word",
+            "新しい単語(複数の場合)。空 = トリガーワード",
+        ),
+    ] = ()
+    vectors: Annotated[
+        int,
+        Help(
+            "Vectors per word: more can hold more, and take more room in the prompt",
+            "1単語あたりのベクトル数。多いほど多くを覚え、プロンプトの枠を多く使います",
+        ),
+        Field(ge=1, le=16),
+    ] = 1
+    init: Annotated[
+        str,
+        Help(
+            "What the vectors start from: a word, several words, or `noise`; empty = the class word, or noise without one",
+            "ベクトルの初期値: 単語、複数の単語、または `noise`。空 = class word(なければ noise)",
+        ),
+    ] = ""
+
+    @property
+    def some_unused(self) -> bool:
+        """A batch whose captions were all dropped holds no new word."""
+        return True
+
+
+class DreamBooth(MethodSection):
+    """The whole UNet, and the text encoders if wished (Ruiz et al. 2023): a new checkpoint."""
+
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "train.learning_rate": 2e-6, "train.ema": 0.0, "data.caption_dropout": 0.0,
+    }  # fmt: skip
+
+    name: Literal["dreambooth"] = "dreambooth"
+    text_encoder: Annotated[bool, Help("Train the text encoders as well", "テキストエンコーダーも学習する")] = False
+    text_learning_rate: Annotated[
+        float,
+        expert(
+            "Learning rate of the text encoders; 0 = a tenth of the main one",
+            "テキストエンコーダーの学習率。0 = 全体の10分の1",
+        ),
+        Field(ge=0, le=1),
+    ] = 0.0
+    weights: Annotated[
+        Literal["fp32", "bf16"],
+        expert(
+            "Trained weights: fp32, or bf16 with stochastic rounding, which takes half the memory",
+            "学習する重みの精度: fp32、または確率的丸めつきのbf16(メモリは半分)",
+        ),
+    ] = "fp32"
+
+    @property
+    def some_unused(self) -> bool:
+        """SDXL reads text before the last layer."""
+        return self.text_encoder
+
+
+class Hypernetwork(MethodSection):
+    """Small networks before the keys and values of attention, in the structure of the A1111 web UI."""
+
+    defaults: ClassVar[Mapping[str, Any]] = {"train.steps": 4000}
+
+    name: Literal["hypernetwork"] = "hypernetwork"
+    sizes: Annotated[
+        Literal["cross", "all"],
+        Help(
+            "Where: `cross` = attention to the text only, `all` = self-attention as well",
+            "適用先: `cross` = テキストへのアテンションのみ、`all` = セルフアテンションも含む",
+        ),
+    ] = "cross"
+    layer_structure: Annotated[
+        tuple[float, ...],
+        Help(
+            "Widths of the layers as multiples of the input's; begins and ends with 1",
+            "各層の幅(入力に対する倍率)。最初と最後は1",
+        ),
+    ] = (1.0, 2.0, 1.0)
+    activation: Annotated[Activation, Help("Activation between the layers", "層の間の活性化関数")] = "linear"
+    activate_output: Annotated[
+        bool, expert("Activation after the last layer, too", "最終層の後にも活性化関数を使う")
+    ] = False
+    layer_norm: Annotated[bool, expert("Layer normalisation after each layer", "各層の後にレイヤー正規化を入れる")] = (
+        False
+    )
+    dropout: Annotated[
+        tuple[float, ...],
+        expert(
+            "Dropout after each layer, one number for each of the layer structure; none = off. Never in the written file",
+            "各層の後のドロップアウト率(layer_structure と同じ数)。空 = なし。書き出すファイルには入りません",
+        ),
+    ] = ()
+    init: Annotated[
+        Literal["Normal", "KaimingUniform", "KaimingNormal", "XavierUniform", "XavierNormal"],
+        expert("How weights start", "重みの初期化方法"),
+    ] = "Normal"
+    zero_last: Annotated[
+        bool,
+        expert(
+            "Start the last layer at zero, so that training starts exactly at the base",
+            "最終層を0で始める(学習開始時はベースモデルと完全に同じ)",
+        ),
+    ] = True
+
+    @field_validator("layer_structure")
+    @classmethod
+    def _ends_in_one(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if len(value) < 2 or value[0] != 1 or value[-1] != 1 or min(value) <= 0:
+            raise ValueError("it must begin and end with 1, with numbers above 0 between, e.g. [1, 2, 1]")
+        return value
+
+
+METHOD_SECTIONS: Final[tuple[type[MethodSection], ...]] = (Lora, TextualInversion, DreamBooth, Hypernetwork)

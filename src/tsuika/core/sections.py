@@ -1,0 +1,317 @@
+"""The recipe's sections that are the same for every method: base, pictures, loop, previews, output.
+
+Each field carries its help (English and Japanese, unit, everyday or expert). Imports no torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Level = Literal["everyday", "expert"]
+
+
+@dataclass(frozen=True)
+class Help:
+    """What a setting is, for people."""
+
+    en: str
+    ja: str
+    unit: str = ""
+    level: Level = "everyday"
+
+
+def expert(en: str, ja: str, unit: str = "") -> Help:
+    return Help(en, ja, unit, "expert")
+
+
+class Section(BaseModel):
+    """A frozen part of the recipe; unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class Base(Section):
+    """The model that is trained on."""
+
+    model: Annotated[
+        str,
+        Help(
+            "Base model: `embedded`, a diffusers folder, a .safetensors/.ckpt file, or a hub id",
+            "ベースモデル: `embedded`、diffusersフォルダー、.safetensors/.ckptファイル、ハブのID",
+        ),
+    ] = "embedded"
+    tokenizer: Annotated[
+        str,
+        expert(
+            "Folder with the tokenizer files, for a single-file base without network",
+            "単一ファイルのベースをオフラインで使うときのトークナイザーのフォルダー",
+        ),
+    ] = ""
+    vae: Annotated[str, Help("VAE: `builtin`, a file or a folder", "VAE: `builtin`、ファイル、フォルダー")] = "builtin"
+    artifacts: Annotated[
+        tuple[str, ...],
+        expert(
+            "Finished results laid on the base before training, as FILE or FILE:STRENGTH; they stay as they are",
+            "学習前にベースに重ねる完成済みの結果(FILE または FILE:強さ)。それ自体は変わりません",
+        ),
+    ] = ()
+
+
+class Data(Section):
+    """The pictures and what is done to them."""
+
+    images: Annotated[
+        str,
+        Help(
+            "Folder of training images, searched recursively; never changed",
+            "学習用画像のフォルダー(サブフォルダーも探します。元の画像は変更しません)",
+        ),
+    ] = ""
+    trigger: Annotated[
+        str,
+        Help(
+            "Trigger word: the new word that calls up what is learnt",
+            "トリガーワード: 学習した内容を呼び出す新しい単語",
+        ),
+    ] = ""
+    class_word: Annotated[
+        str,
+        Help(
+            "What kind of thing it is: `dog`, `character`, `style`", "種類を表す言葉: `dog`、`character`、`style` など"
+        ),
+    ] = ""
+    template: Annotated[
+        Literal["none", "object", "style"],
+        expert(
+            "Wording of pictures without a caption file: the trigger alone, or varied sentences for an object or a style",
+            "キャプションのない画像の文: トリガーワードのみ、または物・画風向けのいろいろな文",
+        ),
+    ] = "none"
+    reg_images: Annotated[
+        str,
+        Help(
+            "Folder of pictures of the class without the subject (regularization images), for prior preservation",
+            "正則化画像のフォルダー(同じ種類で学習対象ではない画像)。種類の知識を保ちます",
+        ),
+    ] = ""
+    reg_generate: Annotated[
+        int,
+        Help(
+            "Draw this many class pictures with the base where no folder is given; 0 = no prior preservation",
+            "フォルダーがないとき、ベースモデルで描く正則化画像の数。0 = 正則化なし",
+        ),
+        Field(ge=0, le=10_000),
+    ] = 0
+    reg_weight: Annotated[
+        float,
+        expert("Weight of class pictures in the loss", "正則化画像の損失の重み"),
+        Field(ge=0, le=10),
+    ] = 1.0
+    size_px: Annotated[
+        int,
+        Help(
+            "Training size: side of a square with the same area; 0 = the base's own",
+            "学習サイズ(同じ面積の正方形の一辺)。0 = ベースモデルの標準",
+            "px",
+        ),
+        Field(ge=0, le=4096),
+    ] = 0
+    min_size_px: Annotated[
+        int,
+        expert(
+            "Smaller pictures are left out; 0 = half the training size",
+            "これより小さい画像は使いません。0 = 学習サイズの半分",
+            "px",
+        ),
+        Field(ge=0),
+    ] = 0
+    buckets: Annotated[
+        bool,
+        expert(
+            "Train each picture near its own aspect ratio instead of cropping to a square",
+            "正方形に切り抜かず、画像の縦横比ごとにサイズ分け(バケット)する",
+        ),
+    ] = True
+    repeats: Annotated[
+        int,
+        expert(
+            "How often each picture counts in an epoch (times a kohya folder's own number)",
+            "1エポックでの各画像の繰り返し回数(kohya形式フォルダーの数と掛け合わせます)",
+        ),
+        Field(ge=1, le=10_000),
+    ] = 1
+    caption_dropout: Annotated[
+        float,
+        expert(
+            "Share of steps with an empty caption, which keeps guidance (CFG) working",
+            "キャプションを空にする割合(CFGの効きを保ちます)",
+        ),
+        Field(ge=0, le=1),
+    ] = 0.05
+    shuffle_tags: Annotated[bool, expert("Shuffle comma-separated tags", "カンマ区切りのタグをシャッフルする")] = False
+    keep_tokens: Annotated[
+        int, expert("Tags at the front that are never shuffled", "シャッフルしない先頭タグの数"), Field(ge=0)
+    ] = 1
+    flip: Annotated[
+        bool,
+        Help(
+            "Mirror half of the variants; leave off for text or one-sided things",
+            "左右反転した画像も使う(文字や左右非対称のものではオフ)",
+        ),
+    ] = False
+    crop: Annotated[
+        float,
+        expert(
+            "Random crop: the smallest share of the side that is kept; 1 = no crop",
+            "ランダム切り抜きで残す辺の割合の下限。1 = 切り抜かない",
+        ),
+        Field(gt=0.3, le=1),
+    ] = 1.0
+    rotate_deg: Annotated[
+        float,
+        expert("Random rotation, up to this angle either way", "ランダム回転の最大角度", "°"),
+        Field(ge=0, le=45),
+    ] = 0.0
+    colour: Annotated[
+        float,
+        expert(
+            "Random brightness, contrast and saturation, up to this share",
+            "明るさ・コントラスト・彩度をランダムに変える幅",
+        ),
+        Field(ge=0, le=0.5),
+    ] = 0.0
+    variants: Annotated[
+        int,
+        expert("Augmented variants encoded and cached per picture", "画像1枚あたりキャッシュする拡張バリエーション数"),
+        Field(ge=1, le=64),
+    ] = 8
+    cache: Annotated[
+        bool, expert("Keep encoded latents on disk between runs", "エンコード済みlatentを次回のためディスクに残す")
+    ] = True
+
+
+class Train(Section):
+    """The loop."""
+
+    steps: Annotated[int, Help("Optimizer steps", "学習ステップ数"), Field(ge=1, le=1_000_000)] = 800
+    batch_size: Annotated[
+        int,
+        Help("Pictures per forward pass, over all processes", "1回の計算で使う画像数(全プロセス合計)"),
+        Field(ge=1, le=4096),
+    ] = 4
+    accumulate: Annotated[
+        int,
+        expert(
+            "Batches per step: a step sees batch_size x accumulate pictures",
+            "1ステップに使うバッチ数(1ステップの画像数 = batch_size x accumulate)",
+        ),
+        Field(ge=1, le=256),
+    ] = 1
+    learning_rate: Annotated[float, Help("Learning rate", "学習率"), Field(gt=0, le=10)] = 1e-4
+    optimizer: Annotated[
+        Literal["adamw", "adamw8bit", "adafactor", "prodigy", "schedule-free", "riemannian"],
+        expert(
+            "Optimizer; `riemannian` turns vectors without changing their length, for new words only",
+            "オプティマイザー。`riemannian` はベクトルの長さを変えずに向きだけを学習します(新しい単語専用)",
+        ),
+    ] = "adamw"
+    schedule: Annotated[
+        Literal["cosine", "constant", "linear"],
+        expert("Learning-rate schedule after warm-up", "ウォームアップ後の学習率スケジュール"),
+    ] = "cosine"
+    warmup: Annotated[float, expert("Warm-up, as a share of the steps", "ウォームアップの割合"), Field(ge=0, lt=1)] = (
+        0.05
+    )
+    weight_decay: Annotated[float, expert("Decoupled weight decay", "重み減衰"), Field(ge=0)] = 0.0
+    clip_norm: Annotated[
+        float, expert("Largest gradient norm; 0 = no clipping", "勾配ノルムの上限。0 = 制限なし"), Field(ge=0)
+    ] = 1.0
+    ema: Annotated[
+        float,
+        expert("Exponential moving average of the weights; 0 = off", "重みの指数移動平均(EMA)。0 = オフ"),
+        Field(ge=0, lt=1),
+    ] = 0.99
+    min_snr_gamma: Annotated[
+        float, expert("Min-SNR loss weighting (Hang et al. 2023); 0 = off", "Min-SNR損失重み。0 = オフ"), Field(ge=0)
+    ] = 5.0
+    noise_offset: Annotated[
+        float,
+        expert("Per-channel constant added to the noise", "ノイズに足すチャンネルごとのオフセット"),
+        Field(ge=0, le=1),
+    ] = 0.0
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16", "fp16"],
+        expert(
+            "Precision the base is computed in; trained weights stay fp32 unless the method says otherwise",
+            "凍結したベースの計算精度(学習する重みはfp32のまま)",
+        ),
+    ] = "auto"
+    gradient_checkpointing: Annotated[
+        bool, expert("Trade a third more time for less memory", "時間を3分の1ほど余計に使ってメモリを節約する")
+    ] = False
+    compile: Annotated[
+        bool, expert("Compile the UNet; pays only on long runs", "UNetをコンパイルする(長い学習のみ有効)")
+    ] = False
+    device: Annotated[
+        str, expert("`auto`, `cpu`, `cuda`, `cuda:1`, `mps`", "`auto`、`cpu`、`cuda`、`cuda:1`、`mps`")
+    ] = "auto"
+    seed: Annotated[
+        int,
+        Help("Same recipe, same seed, same machine: same result", "同じレシピ・同じシード・同じ機械なら同じ結果"),
+        Field(ge=0),
+    ] = 0
+    checkpoint_every: Annotated[
+        int,
+        expert("Steps between saved states; 0 = ten in a run", "途中保存の間隔(ステップ)。0 = 全体で10回"),
+        Field(ge=0),
+    ] = 0
+
+
+class Preview(Section):
+    """Pictures drawn while training, at fixed seeds."""
+
+    prompts: Annotated[
+        tuple[str, ...],
+        Help(
+            "Prompts to draw; `{trigger}` stands for the trigger word; none = made from trigger and class word",
+            "描くプロンプト。`{trigger}` はトリガーワードに置き換わります。空 = トリガーワードと種類から作ります",
+        ),
+    ] = ()
+    every: Annotated[
+        int,
+        Help("Steps between previews; 0 = only before and after", "プレビューの間隔(ステップ)。0 = 学習前後のみ"),
+        Field(ge=0),
+    ] = 0
+    num: Annotated[
+        int,
+        expert(
+            "Pictures per prompt, at seed, seed + 1, ...; 0 = no previews",
+            "プロンプトごとの枚数(シードを1ずつ増やします)。0 = プレビューなし",
+        ),
+        Field(ge=0, le=64),
+    ] = 2
+    seed: Annotated[int, expert("Seed of the first preview", "プレビューのシード"), Field(ge=0)] = 1
+    steps: Annotated[
+        int,
+        expert("Sampling steps; 0 = the base's own default", "サンプリングステップ数。0 = ベースモデルの標準"),
+        Field(ge=0, le=1000),
+    ] = 0
+    cfg: Annotated[
+        float, expert("Guidance; 0 = the base's own default", "CFGスケール。0 = ベースモデルの標準"), Field(ge=0)
+    ] = 0.0
+
+
+class Output(Section):
+    """What is written."""
+
+    name: Annotated[
+        str,
+        Help("File name of the result; empty = the run folder's name", "結果のファイル名。空 = 出力フォルダーの名前"),
+    ] = ""
+    dtype: Annotated[
+        Literal["fp16", "bf16", "fp32"], expert("Precision of the written file", "書き出すファイルの精度")
+    ] = "fp16"
+    keep_states: Annotated[int, expert("Saved states to keep", "残す途中保存の数"), Field(ge=1)] = 2
