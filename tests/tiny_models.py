@@ -33,11 +33,11 @@ def tiny(family: str, seed: int = 3) -> StableDiffusion:
     return next(row for row in FAMILIES if row.facts.family == family).tiny(seed, _words())
 
 
-def outputs(model: Model) -> Tensor:
+def outputs(model: Model, prompts: tuple[str, str] = CAPTIONS) -> Tensor:
     """What the UNet says to two prompts, text encoders included, as one row of numbers."""
     noisy_BCHW = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        cond = model.encode_text(CAPTIONS)
+        cond = model.encode_text(prompts)
         out = model.denoise(noisy_BCHW, torch.tensor([5, 600]), cond)
     return torch.cat([out.flatten(), cond.tokens_BSD.flatten()])
 
@@ -48,12 +48,12 @@ def bits(model: Model) -> dict[str, Tensor]:
     return {f"{part}.{name}": value.clone() for part, root in components for name, value in root.state_dict().items()}
 
 
-def picture_batch(number: int, size: int = 2) -> Batch:
+def picture_batch(number: int, size: int = 2, captions: tuple[str, str] = CAPTIONS) -> Batch:
     """`size` of four pictures in turn, as latents; a function of the number."""
     rows = [(number * size + i) % 4 for i in range(size)]
     latents = [torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(100 + row)) for row in rows]
     names = tuple(f"{row}.png" for row in rows)
-    return Batch(torch.stack(latents), tuple(CAPTIONS[row % 2] for row in rows), names, torch.ones(size))
+    return Batch(torch.stack(latents), tuple(captions[row % 2] for row in rows), names, torch.ones(size))
 
 
 def draw_pictures(folder: Path, count: int = 4) -> Path:
