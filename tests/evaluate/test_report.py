@@ -112,7 +112,7 @@ def test_both_languages_have_the_same_keys_and_placeholders():
 
 def test_no_word_of_the_table_is_unused():
     here = Path(tsuika.evaluate.__file__).parent
-    source = (here / "report.html.j2").read_text(encoding="utf-8") + (here / "report.py").read_text(encoding="utf-8")
+    source = "".join((here / name).read_text(encoding="utf-8") for name in ("report.html.j2", "report.py", "uses.py"))
     built = ("method.", "family.", "stopped.", "phase.", "score.", "verdict.")  # their last part comes from the data
     assert not [
         key
@@ -254,18 +254,6 @@ def test_every_file_must_have_been_read_back_for_the_self_check():
     assert report.largest_error((unchecked, checked.artifacts[1])) is None
     page = _Page(report.render(_data(artifacts=(unchecked, checked.artifacts[1])))).text
     assert TEXTS["en"]["files.unchecked"] in page
-
-
-def test_each_program_is_told_its_own_folder_and_syntax():
-    uses = {use.program: use for use in report.uses(_data())}
-    assert uses["A1111 / Forge"].folder == "models/Lora/"
-    assert uses["A1111 / Forge"].paste.endswith("<lora:tsuipi:1>")
-    assert uses["ComfyUI"].folder == "models/loras/"
-    assert "<lora" not in uses["ComfyUI"].paste  # ComfyUI would read it as words of the prompt
-    compile(uses["diffusers"].paste, "diffusers", "exec")
-    assert "--base some/base" in uses["tsuika"].paste
-    assert "diffusers" not in {use.program for use in report.uses(_data(base="embedded"))}
-    assert report.uses(_data(method="hypernetwork")) == ()
 
 
 def test_text_to_paste_is_copied_as_it_is():

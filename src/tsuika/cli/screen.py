@@ -33,8 +33,8 @@ _WORDS: dict[str, dict[Lang, str]] = {
         "ja": "{family} に {method}: 画像 {pictures} 枚、学習する重み {trainable:,} 個、ステップ {first_step}〜{steps}",
     },
     "written": {
-        "en": "wrote {path} ({format}); read back, it does the same (largest ΔW difference {largest_relative_error:.1e})",
-        "ja": "{path} を書き出しました({format})。読み戻して効果を確認済み(ΔWの差は最大 {largest_relative_error:.1e})",
+        "en": "wrote {path} ({format}); read back, it does the same (largest relative difference {largest_relative_error:.1e})",
+        "ja": "{path} を書き出しました({format})。読み戻して効果を確認済み(相対的な差は最大 {largest_relative_error:.1e})",
     },
     "note": {"en": "note", "ja": "お知らせ"},
     "done": {"en": "Done. Look at {report}", "ja": "完了しました。{report} をご覧ください"},

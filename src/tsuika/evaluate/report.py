@@ -11,12 +11,11 @@ import io
 import json
 import math
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from importlib.resources import files
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -26,6 +25,7 @@ from PIL import Image, ImageOps
 
 from tsuika.core.files import write_text
 from tsuika.evaluate.report_texts import TEXTS
+from tsuika.evaluate.uses import Result, uses
 
 Language = Literal["en", "ja"]
 LANGUAGES: Final[tuple[Language, ...]] = ("en", "ja")
@@ -97,7 +97,7 @@ class WrittenFile:
     format: str
     size_bytes: int
     sha256: str
-    largest_relative_error: float | None = None  # of any layer's ΔW against the model in memory
+    largest_relative_error: float | None = None  # of any layer against the model in memory
 
 
 @dataclass(frozen=True)
@@ -376,50 +376,6 @@ def _share(error: float) -> str:
     return f"{100 * error:.2g} %"
 
 
-@dataclass(frozen=True)
-class Use:
-    """How one program uses the result: what to say first, the folder, what to say then, and text to paste."""
-
-    program: str
-    intro: str  # keys of TEXTS, "" for none
-    folder: str
-    then: str
-    paste: str
-    note: str = ""
-
-
-def uses(data: ReportData) -> tuple[Use, ...]:
-    """How each program uses the result; empty for methods whose use is not described yet."""
-    loose = [artifact.path for artifact in data.artifacts if artifact.path.endswith(".safetensors")]
-    if data.method != "lora" or not loose:
-        return ()
-    file = PurePosixPath(loose[0])
-    pipeline = "StableDiffusionXLPipeline" if data.family == "sdxl" else "StableDiffusionPipeline"
-    base = "" if data.base == "embedded" else f"--base {shlex.quote(data.base)} "
-    single = data.base.endswith((".safetensors", ".ckpt"))
-    python = (
-        f"from diffusers import {pipeline}\n\n"
-        f"pipe = {pipeline}.{'from_single_file' if single else 'from_pretrained'}({json.dumps(data.base)})\n"
-        f"pipe.load_lora_weights({json.dumps(str(file.parent))}, weight_name={json.dumps(file.name)})\n"
-        f"pipe({json.dumps(data.example_prompt, ensure_ascii=False)}).images[0].save({json.dumps(file.stem + '.png')})"
-    )
-    command = (
-        f"tsuika generate {base}--prompt {shlex.quote(data.example_prompt)} --lora {shlex.quote(str(file))} "
-        f"--out {shlex.quote(file.stem + '.png')}"
-    )
-    programs = [
-        Use("tsuika", "", "", "use.tsuika", command),
-        Use(
-            "A1111 / Forge", "use.folder", "models/Lora/", "use.prompt",
-            f"{data.example_prompt} <lora:{file.stem}:1>", "use.a1111",
-        ),
-        Use("ComfyUI", "use.folder", "models/loras/", "use.comfyui", data.example_prompt),
-    ]  # fmt: skip
-    if data.base != "embedded":  # the embedded base has no address that diffusers could load
-        programs.append(Use("diffusers", "", "", "use.diffusers", python))
-    return tuple(programs)
-
-
 @cache
 def _template() -> Template:
     source = files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8")
@@ -434,7 +390,9 @@ def render(data: ReportData, language: Language = "en") -> str:
         OSError: a picture given as a path is not there or no picture.
     """
     likeness = next((score for score in data.scores if score.key == "likeness"), None)
-    program_files = [PurePosixPath(a.path).name for a in data.artifacts if a.path.endswith(".safetensors")]
+    result = Result(
+        data.method, data.family, data.base, data.trigger, data.example_prompt, tuple(a.path for a in data.artifacts)
+    )
     return _template().render(
         data=data,
         language=language,
@@ -458,8 +416,7 @@ def render(data: ReportData, language: Language = "en") -> str:
         curve=curve(data.losses, data.best_step),
         total_seconds=sum(data.seconds.values()),
         largest_error=largest_error(data.artifacts),
-        uses=uses(data),
-        file_name=program_files[0] if program_files else "",
+        uses=uses(result),
     )
 
 

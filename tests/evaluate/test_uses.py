@@ -1,0 +1,74 @@
+"""What each program is told: its own folder, its own syntax, and only what it can do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tsuika.core import config
+from tsuika.core.methods import METHOD_SECTIONS
+from tsuika.evaluate.report_texts import TEXTS
+from tsuika.evaluate.uses import Result, Use, uses
+
+FILES = {
+    "lora": ("artifacts/hero.safetensors", "artifacts/hero"),
+    "textual-inversion": ("artifacts/hero.safetensors", "artifacts/hero.pt"),
+    "dreambooth": ("artifacts/hero.safetensors", "artifacts/hero"),
+    "hypernetwork": ("artifacts/hero.pt", "artifacts/hero.safetensors"),
+}
+METHODS = [config.method_name(section) for section in METHOD_SECTIONS]
+
+
+def told(method: str, **changes: Any) -> dict[str, Use]:
+    plain = {"family": "sd1", "base": "some/base", "trigger": "zuzu", "prompt": "a Zuzu cat", "paths": FILES[method]}
+    return {use.program: use for use in uses(Result(method, **{**plain, **changes}))}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_is_told_with_words_in_both_languages(method: str) -> None:
+    programs = told(method)
+    assert {"tsuika", "ComfyUI"} < programs.keys()
+    for use in programs.values():
+        for key in filter(None, (use.intro, use.then, use.note)):
+            assert key in TEXTS["en"] and key in TEXTS["ja"]
+        assert bool(use.intro) == bool(use.file) == bool(use.folder)
+    if method != "hypernetwork":
+        compile(programs["diffusers"].paste, "diffusers", "exec")
+
+
+def test_a_lora() -> None:
+    programs = told("lora")
+    assert programs["A1111 / Forge"].folder == "models/Lora/"
+    assert programs["A1111 / Forge"].paste.endswith("<lora:hero:1>")
+    assert programs["ComfyUI"].folder == "models/loras/"
+    assert "<lora" not in programs["ComfyUI"].paste  # ComfyUI would read it as words of the prompt
+    assert "--base some/base" in programs["tsuika"].paste
+    assert "diffusers" not in told("lora", base="embedded")
+
+
+def test_a_new_word_is_called_by_its_files_name() -> None:
+    programs = told("textual-inversion")
+    assert programs["A1111 / Forge"].paste == "a hero cat" and programs["A1111 / Forge"].folder == "embeddings/"
+    assert programs["ComfyUI"].paste == "a embedding:hero cat"
+    assert "--embedding artifacts/hero.safetensors" in programs["tsuika"].paste
+    sdxl = told("textual-inversion", family="sdxl")["diffusers"].paste
+    compile(sdxl, "diffusers", "exec")
+    assert "clip_l" in sdxl and "tokenizer_2" in sdxl
+
+
+def test_a_checkpoint_is_the_base() -> None:
+    programs = told("dreambooth")
+    assert "--base artifacts/hero " in programs["tsuika"].paste and "some/base" not in programs["tsuika"].paste
+    assert programs["ComfyUI"].file == "hero.safetensors"
+
+
+def test_forge_is_not_promised_a_hypernetwork() -> None:
+    programs = told("hypernetwork")
+    assert programs.keys() == {"tsuika", "A1111", "ComfyUI"}
+    assert programs["A1111"].file == programs["ComfyUI"].file == "hero.pt"
+    assert programs["A1111"].paste.endswith("<hypernet:hero:1>")
+
+
+def test_without_files_nothing_is_said() -> None:
+    assert told("lora", paths=()) == {}
