@@ -17,36 +17,33 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from tsuika.core.files import whole, write_text
 from tsuika.core.seeds import derive
 from tsuika.embedded import world
+from tsuika.embedded.shapes import Canvas, Shade
 from tsuika.embedded.things import KNOWN
-from tsuika.embedded.world import GLYPH_PX, PLAIN, SCENES, SIZE_WORDS, Picture, Pixels, Placed
+from tsuika.embedded.world import PLAIN, SCENES, SIZE_WORDS, Picture, Pixels, Placed
 
 TRIGGER: Final = "tsuipi"
 CLASS_WORD: Final = "character"
 NAME: Final = f"{TRIGGER} {CLASS_WORD}"
 
-SUPERSAMPLING: Final = 4
 PICTURE_PX: Final = (
     128  # twice the embedded base's native side: an ordinary picture set is larger than the training size
 )
 
-Colour = tuple[int, int, int]
-Point = tuple[float, float]
-
 # Teal with magenta and orange is a combination none of the known things has.
-TEAL: Final[tuple[Colour, Colour]] = ((64, 214, 200), (8, 150, 150))  # lit from above: top, bottom
-TEAL_FAR: Final[tuple[Colour, Colour]] = ((22, 172, 166), (4, 122, 128))
-CREAM: Final[tuple[Colour, Colour]] = ((255, 250, 228), (250, 230, 190))
-ORANGE: Final[tuple[Colour, Colour]] = ((255, 178, 52), (244, 116, 20))
-MAGENTA: Final[tuple[Colour, Colour]] = ((240, 62, 148), (200, 28, 112))
-WHITE: Final[tuple[Colour, Colour]] = ((255, 255, 255), (240, 236, 246))
-CHEEK: Final[tuple[Colour, Colour]] = ((255, 150, 170), (250, 130, 156))
-INK: Final[tuple[Colour, Colour]] = ((46, 32, 58), (30, 20, 42))
-TONGUE: Final[tuple[Colour, Colour]] = ((255, 112, 120), (236, 84, 100))
+TEAL: Final[Shade] = ((64, 214, 200), (8, 150, 150))  # lit from above: top, bottom
+TEAL_FAR: Final[Shade] = ((22, 172, 166), (4, 122, 128))
+CREAM: Final[Shade] = ((255, 250, 228), (250, 230, 190))
+ORANGE: Final[Shade] = ((255, 178, 52), (244, 116, 20))
+MAGENTA: Final[Shade] = ((240, 62, 148), (200, 28, 112))
+WHITE: Final[Shade] = ((255, 255, 255), (240, 236, 246))
+CHEEK: Final[Shade] = ((255, 150, 170), (250, 130, 156))
+INK: Final[Shade] = ((46, 32, 58), (30, 20, 42))
+TONGUE: Final[Shade] = ((255, 112, 120), (236, 84, 100))
 
 
 @dataclass(frozen=True)
@@ -74,69 +71,7 @@ POSES: Final[dict[str, Pose]] = {
 }
 
 
-class _Canvas:
-    """Shapes with a soft vertical shade, in glyph pixels, drawn SUPERSAMPLING times larger."""
-
-    def __init__(self) -> None:
-        self.side = GLYPH_PX * SUPERSAMPLING
-        self.image = Image.new("RGBA", (self.side, self.side))
-
-    def polygon(
-        self, points: Sequence[Point], shade: tuple[Colour, Colour], inside: Image.Image | None = None
-    ) -> Image.Image:
-        """Fill a polygon, only `inside` a mask if given; gives its mask."""
-        mask = Image.new("L", (self.side, self.side))
-        scaled = [(x * SUPERSAMPLING, y * SUPERSAMPLING) for x, y in points]
-        ImageDraw.Draw(mask).polygon(scaled, fill=255)
-        if inside is not None:
-            mask = Image.composite(mask, Image.new("L", mask.size), inside)
-        top, bottom = min(y for _, y in scaled), max(y for _, y in scaled)
-        t = np.clip((np.arange(self.side) - top) / max(1.0, bottom - top), 0, 1)[:, None]
-        column = np.array(shade[0]) * (1 - t) + np.array(shade[1]) * t
-        paint = Image.fromarray(column.astype(np.uint8)[:, None, :]).resize(
-            (self.side, self.side), Image.Resampling.NEAREST
-        )
-        self.image.paste(paint, (0, 0), mask)
-        return mask
-
-    def blob(
-        self, x: float, y: float, rx: float, ry: float, shade: tuple[Colour, Colour], *,
-        square: float = 2.0, pear: float = 0.0, tilt_deg: float = 0.0, inside: Image.Image | None = None,
-    ) -> Image.Image:  # fmt: skip
-        """A superellipse (exponent `square`), `pear`-shaped (wider below) and tilted."""
-        points = []
-        cos_tilt, sin_tilt = math.cos(math.radians(tilt_deg)), math.sin(math.radians(tilt_deg))
-        for angle in np.linspace(0, 2 * np.pi, 180, endpoint=False):
-            c, s = math.cos(angle), math.sin(angle)
-            dx = math.copysign(abs(c) ** (2 / square), c) * rx * (1 + pear * s)
-            dy = math.copysign(abs(s) ** (2 / square), s) * ry
-            points.append((x + dx * cos_tilt - dy * sin_tilt, y + dx * sin_tilt + dy * cos_tilt))
-        return self.polygon(points, shade, inside)
-
-    def stroke(self, path: Sequence[Point], widths: tuple[float, float], shade: tuple[Colour, Colour]) -> None:
-        """A round-ended line along a quadratic curve (three points), from one width to another."""
-        (x0, y0), (x1, y1), (x2, y2) = path
-        left, right = [], []
-        for t in np.linspace(0, 1, 40):
-            x = (1 - t) ** 2 * x0 + 2 * t * (1 - t) * x1 + t * t * x2
-            y = (1 - t) ** 2 * y0 + 2 * t * (1 - t) * y1 + t * t * y2
-            dx = 2 * (1 - t) * (x1 - x0) + 2 * t * (x2 - x1)
-            dy = 2 * (1 - t) * (y1 - y0) + 2 * t * (y2 - y1)
-            half = (widths[0] * (1 - t) + widths[1] * t) / 2 / math.hypot(dx, dy)
-            left.append((x - dy * half, y + dx * half))
-            right.append((x + dy * half, y - dx * half))
-        end = math.atan2(left[-1][1] - y2, left[-1][0] - x2)
-        radius = widths[1] / 2
-        cap = [(x2 + radius * math.cos(end - a), y2 + radius * math.sin(end - a)) for a in np.linspace(0, np.pi, 16)]
-        self.polygon([*left, *cap, *reversed(right)], shade)
-
-    def reduced(self) -> Image.Image:
-        """The glyph, GLYPH_PX square."""
-        # Averaging colours weighted by alpha: no dark fringe where the glyph meets its background.
-        return self.image.resize((GLYPH_PX, GLYPH_PX), Image.Resampling.BOX)
-
-
-def _arm(canvas: _Canvas, side: int, angle_deg: float, y: float) -> None:
+def _arm(canvas: Canvas, side: int, angle_deg: float, y: float) -> None:
     """`side` -1: the picture's left."""
     angle = math.radians(angle_deg)
     x = 56 + side * 19
@@ -147,7 +82,7 @@ def _arm(canvas: _Canvas, side: int, angle_deg: float, y: float) -> None:
     canvas.blob(hand[0], hand[1], 7, 7, ORANGE)
 
 
-def _face(canvas: _Canvas, pose: Pose, y: float) -> None:
+def _face(canvas: Canvas, pose: Pose, y: float) -> None:
     x = 56 + pose.look * 5
     canvas.blob(x, y + 4, 29, 19.5, CREAM, square=2.3)
     for side in (-1, 1):
@@ -168,7 +103,7 @@ def _face(canvas: _Canvas, pose: Pose, y: float) -> None:
         canvas.stroke(((x - 6, y + 10.5), (x, y + 18), (x + 6, y + 10.5)), (3, 3), INK)
 
 
-def _scarf(canvas: _Canvas, y: float) -> None:
+def _scarf(canvas: Canvas, y: float) -> None:
     """Magenta and white stripes round the neck, one end hanging on the picture's right."""
     end = canvas.polygon([(66, y), (80, y - 1), (83, y + 23), (70, y + 25)], MAGENTA)
     for k in (0, 1):
@@ -188,7 +123,7 @@ def glyph(pose: str = "standing") -> Image.Image:
         KeyError: there is no such pose.
     """
     how = POSES[pose]
-    canvas = _Canvas()
+    canvas = Canvas()
     drop = 5 if how.sitting else 0
     head_y, neck_y, body_y = 45 + drop, 69 + drop, 83 + drop
     head_x = 56 + how.look * 3
