@@ -1,9 +1,10 @@
-"""LoRA on SD1.5, SD2.1 and SDXL at their true geometry with random weights: it loads, trains, writes, and reads back.
+"""Each method on SD1.5, SD2.1 and SDXL at true geometry with random weights: it loads, trains, writes, and reads back.
 
-    python bench/full_size.py sd1|sd2|sdxl --tokenizer FOLDER --images FOLDER [--size 256] [--steps 3] [--work FOLDER]
+    python bench/full_size.py sd1|sd2|sdxl --method lora|textual-inversion|dreambooth|hypernetwork
+        --tokenizer FOLDER --images FOLDER [--size 256] [--steps 3] [--work FOLDER] [--set key=value]...
 
 Builds the model in half precision, writes it as one file in the original layout, loads that file as a user's base, and
-trains a few LoRA steps through the ordinary command. Prints seconds by phase, peak memory and the written key counts.
+trains a few steps through the ordinary command. Prints seconds by phase, peak memory, and the files with their sizes.
 Random weights say nothing of quality; time and memory do not depend on the weights.
 """
 
@@ -18,6 +19,15 @@ import time
 from pathlib import Path
 
 import torch
+
+
+# What a person with little memory would choose.
+SETTINGS = {
+    "lora": ["method.rank=4"],
+    "textual-inversion": ["method.vectors=2"],
+    "dreambooth": ["method.weights=bf16", "train.optimizer=adafactor", "train.gradient_checkpointing=true"],
+    "hypernetwork": ["method.sizes=all"],
+}
 
 
 def write_random(name: str, path: Path) -> None:
@@ -45,14 +55,14 @@ def write_random(name: str, path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("family", choices=("sd1", "sd2", "sdxl"))
+    parser.add_argument("--method", choices=SETTINGS, default="lora")
+    parser.add_argument("--set", action="append", default=[], metavar="key=value")
     parser.add_argument("--tokenizer", required=True, help="folder with CLIP's vocab.json and merges.txt")
     parser.add_argument("--images", required=True)
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--work", type=Path, help="where the random base is kept; default: a temporary folder")
     options = parser.parse_args()
-
-    from safetensors import safe_open
 
     with tempfile.TemporaryDirectory() as temporary:
         work = options.work or Path(temporary)
@@ -64,22 +74,37 @@ def main() -> None:
         print(
             f"{base.name}: {base.stat().st_size / 2**30:.2f} GiB, built in {time.monotonic() - began:.0f} s", flush=True
         )
+        settings = [
+            f"base.tokenizer={options.tokenizer}", f"data.size_px={options.size}", "train.batch_size=1", "train.ema=0",
+            "preview.num=0", "data.cache=false", "data.variants=1", *SETTINGS[options.method], *options.set,
+        ]  # fmt: skip
         command = [
-            sys.executable, "-m", "tsuika", "train", "lora", "--images", options.images, "--base", str(base), "--out", str(out),
-            "--trigger", "sks", "--class-word", "cat", "--steps", str(options.steps), "--json",
-            "--set", f"base.tokenizer={options.tokenizer}", "--set", f"data.size_px={options.size}",
-            "--set", "train.batch_size=1", "--set", "method.rank=4", "--set", "preview.num=0", "--set", "data.cache=false",
-            "--set", "train.ema=0",
+            sys.executable, "-m", "tsuika", "train", options.method, "--images", options.images, "--base", str(base),
+            "--out", str(out), "--trigger", "sks", "--class-word", "cat", "--steps", str(options.steps), "--json",
+            *(word for setting in settings for word in ("--set", setting)),
         ]  # fmt: skip
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         report = json.loads((out / "report.json").read_text(encoding="utf-8"))
-        with safe_open(next(out.glob("artifacts/*.safetensors")), "pt") as file:
-            keys = len(list(file.keys()))
+        sizes = {
+            path.relative_to(out): path.stat().st_size for path in sorted(out.glob("artifacts/**/*")) if path.is_file()
+        }
+        tensors = {path: count(out / path) for path in sizes if path.suffix == ".safetensors"}
     print("| phase | seconds |\n|---|---|")
     for name, seconds in report["seconds"].items():
         print(f"| {name} | {seconds:.1f} |")
-    print(f"\npeak memory {report['peak_memory_bytes'] / 2**30:.1f} GiB; {keys} tensors written; ", end="")
+    print("\n| file | size | tensors |\n|---|---|---|")
+    for path, size in sizes.items():
+        print(f"| {path.relative_to('artifacts')} | {size / 2**20:,.2f} MiB | {tensors.get(path, '')} |")
+    print(f"\npeak memory {report['peak_memory_bytes'] / 2**30:.1f} GiB; ", end="")
     print(f"largest relative error {max(a['largest_relative_error'] for a in report['artifacts']):.1e}")
+
+
+def count(path: Path) -> int:
+    """Tensors in a file."""
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        return len(list(file.keys()))
 
 
 if __name__ == "__main__":
