@@ -19,19 +19,21 @@ def make_place(folder: Path) -> tuple[Path, Path]:
     return write_folder(tiny("sd1"), folder / "base", old_style=True), draw_pictures(folder / "pictures")
 
 
-def settings(**more: Any) -> dict[str, Any]:
-    """Settings of a short run, by dotted key."""
-    keys = {f"{section}.{name}": value for section, row in more.items() for name, value in row.items()}
+def settings(name: str = "lora", **more: Any) -> dict[str, Any]:
+    """Settings of a short run of a method, by dotted key."""
+    keys = {f"{section}.{leaf}": value for section, row in more.items() for leaf, value in row.items()}
+    small = {"method.rank": 2} if name == "lora" else {}
     return {
-        "train.steps": 4, "train.batch_size": 2, "train.precision": "fp32", "train.device": "cpu", "method.rank": 2,
+        "train.steps": 4, "train.batch_size": 2, "train.precision": "fp32", "train.device": "cpu", **small,
         "data.variants": 1, "output.name": "result", "preview.num": 0, **keys,
     }  # fmt: skip
 
 
-def arguments(base: Path, pictures: Path, out: Path, **more: Any) -> list[str]:
+def arguments(base: Path, pictures: Path, out: Path, name: str = "lora", **more: Any) -> list[str]:
     """`train ...` for the program."""
-    pairs = [part for key, value in settings(**more).items() for part in ("--set", f"{key}={json.dumps(value)}")]
-    return ["train", "lora", "--base", str(base), "--images", str(pictures), "--out", str(out), *pairs]
+    pairs = [part for key, value in settings(name, **more).items() for part in ("--set", f"{key}={json.dumps(value)}")]
+    words = ["--base", str(base), "--images", str(pictures), "--out", str(out), "--trigger", "zuzu"]
+    return ["train", name, *words, *pairs]
 
 
 def environment(folder: Path) -> dict[str, str]:

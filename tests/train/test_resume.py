@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from runs import PROGRAM, arguments, environment, hashes, make_place, rows
 
+from tsuika.methods import METHODS
 from tsuika.train import checkpoint
 
 PATIENCE_S = 120  # on a busy machine
@@ -19,6 +20,7 @@ STEPS = 16
 # The program, but so slow in flushing a saved state that a kill can hit it there.
 SLOW_TO_SAVE = """
 import time
+from tsuika.methods import METHODS
 from tsuika.train import checkpoint
 flush = checkpoint._flush
 checkpoint._flush = lambda path: (time.sleep(0.3), flush(path))
@@ -111,3 +113,21 @@ def test_killed_and_stopped_again_and_again_it_ends_with_the_same_bits(place: Pa
     assert {(row["step"], row["loss"]) for row in rows(run, "Stepped")} == set(
         losses.items()
     )  # also of steps done twice
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "lora"])
+def test_each_other_method_survives_a_kill(place: Path, method: str) -> None:
+    train = {"steps": 8, "checkpoint_every": 3}
+    whole, run = place / f"{method}-whole", place / f"{method}-broken"
+    undisturbed = begin(place, *arguments(place / "base", place / "pictures", whole, method, train=train))
+    try:
+        killed = begin(place, *arguments(place / "base", place / "pictures", run, method, train=train))
+        assert interrupt(killed, lambda: len(stepped(run)) >= 4, signal.SIGKILL) == -signal.SIGKILL
+        assert stepped(run)[-1] < 8
+        finish(begin(place, "resume", str(run)))
+        finish(undisturbed)
+    finally:
+        undisturbed.kill()
+    assert hashes(run / "artifacts")
+    assert hashes(run / "artifacts") == hashes(whole / "artifacts")
