@@ -11,10 +11,11 @@ from tsuika.core.types import Artifact, Format
 from tsuika.formats import common
 from tsuika.formats.common import RunFacts, count_tags, read_header
 from tsuika.formats.delta import delta, largest_relative_error, relative_errors
+from tsuika.formats.hypernetwork import A1111Hypernetwork, NativeHypernetwork
 from tsuika.formats.kohya_lora import KohyaLora
 from tsuika.formats.peft_lora import PeftLora
 
-FORMATS: Final[tuple[Format, ...]] = (KohyaLora(), PeftLora())
+FORMATS: Final[tuple[Format, ...]] = (KohyaLora(), PeftLora(), A1111Hypernetwork(), NativeHypernetwork())
 
 __all__ = [
     "FORMATS", "RunFacts", "count_tags", "delta", "find", "for_method", "is_artifact", "largest_relative_error", "pieces",

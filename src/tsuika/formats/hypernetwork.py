@@ -1,0 +1,265 @@
+"""Hypernetworks: A1111's `.pt`, which A1111 and ComfyUI apply, and our `.safetensors` without a pickle.
+
+An artifact's names are those of the exported net, without dropout; its metadata holds every header field of A1111.
+ComfyUI leaves dropout on when it generates, so no file of ours has any: a foreign net's modules are numbered anew.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, get_args
+
+from tsuika.core.errors import FormatError
+from tsuika.core.files import whole
+from tsuika.core.methods import Activation
+from tsuika.core.types import Artifact
+from tsuika.core.weights import load_pickle
+from tsuika.formats import common
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+_DEFAULTS: Final[dict[str, Any]] = {  # what A1111 assumes where a file does not say
+    "layer_structure": [1, 2, 1], "activation_func": "linear", "is_layer_norm": False,
+    "weight_initialization": "Normal", "activate_output": True,
+}  # fmt: skip
+_FAMILIES: Final = {768: "sd1", 1024: "sd2", 2048: "sdxl"}  # by the width of the text
+_NAME: Final = re.compile(r"(\d+)\.([kv])\.linear\.(\d+)\.(weight|bias)")
+_PICKLED: Final = re.compile(rb"linear(\.\d+|1)\.(weight|bias)")  # in the pickle's head; strings in it are plain
+_HEAD_BYTES: Final = 1 << 16
+_EXPECTED: Final = "a hypernetwork in A1111's layout"
+_OWN: Final = ("format", "method", "family", *common.NOTES_OF_READING)
+
+Net = dict[str, "Tensor"]  # `linear.0.weight` -> tensor, in the order of the modules
+
+
+class A1111Hypernetwork:
+    """The `.pt`: a pickled dictionary of header fields and, by width, a pair of state dicts. See `core.types.Format`."""
+
+    name = "a1111"
+    method = "hypernetwork"
+    suffix = ".pt"
+
+    def sniff(self, path: Path) -> bool:
+        """Whether a pickle's head has a name of such a net; nothing is unpickled."""
+        if not path.is_file():
+            return False
+        with path.open("rb") as stream:
+            head = stream.read(_HEAD_BYTES)
+        return head.startswith((b"\x80", b"PK\x03\x04")) and _PICKLED.search(head) is not None
+
+    def read(self, path: Path) -> Artifact:
+        """The artifact, tensors in the file's dtype. What A1111 assumes is filled in where the header is silent.
+
+        Raises:
+            ModelError: damaged (MD003), a pickle with code in it (MD005); nothing is run.
+            FormatError: no hypernetwork, an unknown activation, or nets that do not fit the header (FM001).
+        """
+        content = load_pickle(path)
+        if not isinstance(content, dict):
+            raise FormatError("FM001", where=path, found=f"a pickled {type(content).__name__}", expected=_EXPECTED)
+        header = _header(path, content)
+        tensors: dict[str, Tensor] = {}
+        for width, pair in content.items():
+            if not isinstance(width, int):
+                continue
+            if not isinstance(pair, tuple | list) or len(pair) < 2:
+                raise FormatError("FM001", where=path, found=f"`{width}`: {type(pair).__name__}", expected=_EXPECTED)
+            for side, state in zip("kv", pair, strict=False):
+                net = _in_order(path, f"{width}.{side}", state)
+                tensors |= _numbered(path, f"{width}.{side}", net, width, header)
+        if not tensors:
+            raise FormatError("FM001", where=path, found="no networks under whole-number keys", expected=_EXPECTED)
+        family, evidence = _family(tensors, str(content.get("optional_info")))
+        metadata = {name: json.dumps(value) for name, value in header.items()} | {common.FAMILY_FROM: evidence}
+        facts = {
+            "steps": content.get("step"),
+            "name": content.get("name"),
+            "base_name": content.get("sd_checkpoint_name"),
+        }
+        metadata |= {fact: str(value) for fact, value in facts.items() if value is not None}
+        return Artifact(self.method, family, tensors, metadata)
+
+    def write(self, artifact: Artifact, path: Path, *, dtype: torch.dtype) -> None:
+        """Write whole or not at all, with every field, in the old layout of torch files.
+
+        A1111 refuses the members that today's torch adds to a zip; fields that are left out mean different things to
+        A1111 and ComfyUI; ComfyUI goes by the order of the tensors.
+
+        Raises:
+            FormatError: no hypernetwork, or one that does not fit its header (FM001, FM002).
+        """
+        import torch
+
+        header, nets = _checked(artifact, self.name)
+        ready = common.cast({f"{key}.{name}": value for key, net in nets.items() for name, value in net.items()},
+                            dtype, self.name)  # fmt: skip
+        states = {key: {name: ready[f"{key}.{name}"] for name in net} for key, net in nets.items()}
+        facts = artifact.metadata
+        content: dict[Any, Any] = {
+            "step": int(facts.get("steps", "0")), "name": facts.get("name", path.stem), **header,
+            "sd_checkpoint": facts.get("base_sha256", "")[:10] or None, "sd_checkpoint_name": facts.get("base_name"),
+            "optional_info": f"tsuika {artifact.family}",
+        }  # fmt: skip
+        for width in sorted({int(key.partition(".")[0]) for key in nets}):
+            content[width] = (states[f"{width}.k"], states[f"{width}.v"])
+        with whole(path) as temporary:
+            torch.save(content, temporary, _use_new_zipfile_serialization=False)
+
+
+class NativeHypernetwork:
+    """Ours: the artifact's own names, everything else in the header. See `core.types.Format`."""
+
+    name = "native"
+    method = "hypernetwork"
+    suffix = ".safetensors"
+
+    def sniff(self, path: Path) -> bool:
+        """Whether the header says so."""
+        if not path.is_file():
+            return False
+        try:
+            return common.read_header(path).metadata.get("method") == self.method
+        except FormatError:
+            return False
+
+    def read(self, path: Path) -> Artifact:
+        """The artifact, tensors in the file's dtype.
+
+        Raises:
+            FormatError: damaged (MD003, MD005), or not what its header says (FM001).
+        """
+        header = common.read_header(path)
+        metadata = {key: text for key, text in header.metadata.items() if key not in _OWN}
+        tensors = common.load_tensors(path)
+        family, evidence = header.metadata.get("family", ""), "metadata"
+        if not family:
+            family, evidence = _family(tensors, "")
+        artifact = Artifact(self.method, family, tensors, metadata | {common.FAMILY_FROM: evidence})
+        _checked(artifact, str(path))
+        return artifact
+
+    def write(self, artifact: Artifact, path: Path, *, dtype: torch.dtype) -> None:
+        """Write whole or not at all.
+
+        Raises:
+            FormatError: no hypernetwork, or one that does not fit its header (FM001, FM002).
+        """
+        header, _ = _checked(artifact, self.name)
+        metadata = {key: text for key, text in artifact.metadata.items() if key not in _OWN}
+        metadata |= {name: json.dumps(value) for name, value in header.items()}
+        metadata |= {"format": "pt", "method": self.method, "family": artifact.family}
+        common.save_tensors(path, common.cast(artifact.tensors, dtype, self.name), dict(sorted(metadata.items())))
+
+
+def _header(where: object, fields: Mapping[Any, Any]) -> dict[str, Any]:
+    """A1111's header fields as they hold for a net without dropout, in plain Python types."""
+    found = {name: default if fields.get(name) is None else fields[name] for name, default in _DEFAULTS.items()}
+    structure, activation = found["layer_structure"], found["activation_func"]
+    if activation not in get_args(Activation):
+        expected = f"an activation that A1111 and ComfyUI know: {', '.join(get_args(Activation))}"
+        raise FormatError("FM001", where=where, found=f"the activation `{activation}`", expected=expected)
+    if not isinstance(structure, tuple | list) or not all(isinstance(width, int | float) for width in structure):
+        raise FormatError("FM001", where=where, found=f"layer_structure {structure!r}", expected="a list of numbers")
+    return {
+        "layer_structure": list(structure), "activation_func": activation, "is_layer_norm": bool(found["is_layer_norm"]),
+        "weight_initialization": str(found["weight_initialization"]), "activate_output": bool(found["activate_output"]),
+        "use_dropout": False, "dropout_structure": [0.0] * len(structure), "last_layer_dropout": False,
+    }  # fmt: skip
+
+
+def _layout(width: int, header: Mapping[str, Any]) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """(index, shape of the weight) of every module with weights: Linear [activation] [LayerNorm], layer by layer."""
+    sizes = [int(width * multiple) for multiple in header["layer_structure"]]
+    index = 0
+    for i, (inside, out) in enumerate(pairwise(sizes), start=1):
+        yield index, (out, inside)
+        index += 1
+        if header["activation_func"] != "linear" and (i < len(sizes) - 1 or header["activate_output"]):
+            index += 1
+        if header["is_layer_norm"]:
+            yield index, (out,)
+            index += 1
+
+
+def _in_order(where: object, key: str, state: Any) -> list[tuple[int, str, Tensor]]:
+    """(index, "weight" or "bias", tensor) of a state dict, sorted, weights first; also for the names before Nov 2022."""
+    import torch
+
+    if not isinstance(state, Mapping):
+        raise FormatError("FM001", where=where, found=f"`{key}`: {type(state).__name__}", expected=_EXPECTED)
+    net = []
+    for name, tensor in state.items():
+        match = re.fullmatch(r"linear\.?(\d+)\.(weight|bias)", str(name))
+        if match is None or not isinstance(tensor, torch.Tensor):
+            raise FormatError("FM001", where=where, found=f"`{key}.{name}`", expected=_EXPECTED)
+        net.append((int(match[1]), match[2], tensor))
+    return sorted(net, key=lambda entry: (entry[0], entry[1] == "bias"))
+
+
+def _numbered(
+    where: object, key: str, net: list[tuple[int, str, Tensor]], width: int, header: Mapping[str, Any]
+) -> Net:
+    """A net under its exported names `<key>.linear.{i}...`: dropout in a foreign file only shifts the numbers."""
+    layout = list(_layout(width, header))
+    wanted = [
+        (index, part, shape if part == "weight" else shape[:1])
+        for index, shape in layout
+        for part in ("weight", "bias")
+    ]
+    found = [tuple(tensor.shape) for _, _, tensor in net]
+    if [(part, shape) for _, part, shape in wanted] != [(n[1], s) for n, s in zip(net, found, strict=True)]:
+        expected = ", ".join(f"{part} {list(shape)}" for _, part, shape in wanted)
+        raise FormatError(
+            "FM001", where=where, found=f"`{key}` with {', '.join(f'{n[1]} {list(s)}' for n, s in zip(net, found, strict=True))}",
+            expected=f"{expected} (layer_structure {header['layer_structure']})",
+        )  # fmt: skip
+    return {
+        f"{key}.linear.{index}.{part}": tensor for (index, part, _), (_, _, tensor) in zip(wanted, net, strict=True)
+    }
+
+
+def _checked(artifact: Artifact, format_name: str) -> tuple[dict[str, Any], dict[str, Net]]:
+    """Header fields and nets by `<width>.<k|v>`, if the artifact is what its header says.
+
+    Raises:
+        FormatError: FM002, it is of another method; FM001, it does not fit its header.
+    """
+    if artifact.method != "hypernetwork":
+        why = f"It is of method `{artifact.method}`, and this format is for hypernetworks."
+        raise FormatError("FM002", format=format_name, why=why, do="Choose another format.")
+    try:
+        header = _header(format_name, {name: json.loads(artifact.metadata[name]) for name in _DEFAULTS})
+    except (KeyError, ValueError) as error:
+        raise FormatError("FM001", where=format_name, found=str(error), expected="A1111's header fields") from None
+    states: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in artifact.tensors.items():
+        if (match := _NAME.fullmatch(name)) is None:
+            raise FormatError(
+                "FM001", where=format_name, found=f"`{name}`", expected="names like 768.k.linear.0.weight"
+            )
+        key = f"{match[1]}.{match[2]}"
+        states.setdefault(key, {})[name.removeprefix(f"{key}.")] = tensor
+    nets: dict[str, Net] = {}
+    for width in {key.partition(".")[0] for key in states}:
+        for side in "kv":
+            key = f"{width}.{side}"
+            numbered = _numbered(format_name, key, _in_order(format_name, key, states.get(key, {})), int(width), header)
+            nets[key] = {name.removeprefix(f"{key}."): tensor for name, tensor in numbered.items()}
+            if strange := nets[key].keys() ^ states[key].keys():
+                raise FormatError("FM001", where=format_name, found=f"`{key}.{min(strange)}`", expected=_EXPECTED)
+    return header, nets
+
+
+def _family(tensors: Mapping[str, Tensor], info: str) -> tuple[str, str]:
+    """The family and where it shows: our note, the width of the text, or nothing (SD1 is assumed)."""
+    if noted := re.fullmatch(r"tsuika (sd1|sd2|sdxl)", info):
+        return noted[1], "metadata"
+    widths = {int(name.partition(".")[0]) for name in tensors}
+    known = [family for width, family in _FAMILIES.items() if width in widths]
+    return (known[0], "shapes") if known else ("sd1", "default")
