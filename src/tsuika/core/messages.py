@@ -40,6 +40,10 @@ MESSAGES: Final[dict[str, Message]] = {
         ("The output folder is already in use", "It holds another run, and nothing is ever overwritten.", "Choose another --out, or go on with: tsuika resume {where}"),
         ("出力フォルダーはすでに使われています", "別の学習結果があり、上書きはしません。", "別の --out を指定するか、tsuika resume {where} で続けてください"),
     ),
+    "RC007": _m(
+        ("The output exists already", "Nothing is overwritten unasked.", "Choose another --out, or add --overwrite."),
+        ("出力先はすでに存在します", "指示がない限り上書きはしません。", "別の --out を指定するか、--overwrite を付けてください。"),
+    ),
     "DS001": _m(
         ("The picture folder does not exist", "No folder of this name was found.", "Check the path given with --images."),
         ("画像フォルダーがありません", "その名前のフォルダーが見つかりません。", "--images のパスを確認してください。"),
@@ -80,6 +84,14 @@ MESSAGES: Final[dict[str, Message]] = {
         ("No file for `{found}` was found", "Looked for it in: {folders}", "Check the name (nearest: {nearest}), or give the folder with --artifacts."),
         ("`{found}` のファイルが見つかりません", "探した場所: {folders}", "名前を確認するか(近い名前: {nearest})、--artifacts でフォルダーを指定してください。"),
     ),
+    "MD007": _m(
+        ("The word `{word}` is new in two results at once", "A prompt could mean only one of them.", "Use one of the two, or rename one of the files."),
+        ("単語 `{word}` が2つの学習結果で重なっています", "プロンプトではどちらか一方しか使えません。", "どちらか一方だけを使うか、ファイル名を変えてください。"),
+    ),
+    "MD008": _m(
+        ("The word `{word}` cannot be used in a prompt", "It holds a space, a comma, a colon, a slash or a bracket.", "Rename the file: where a file names no word, its own name is the word. Letters, digits, `-` and `_` are best."),
+        ("単語 `{word}` はプロンプトで使えません", "空白・カンマ・コロン・スラッシュ・括弧のいずれかが含まれています。", "ファイル名を変えてください(単語の指定がないファイルでは、ファイル名が単語になります)。英数字、`-`、`_` をおすすめします。"),
+    ),
     "FM001": _m(
         ("This file is of no format that tsuika can read here", "Found: {found}", "Expected: {expected}"),
         ("この形式のファイルは読み込めません", "見つかったもの: {found}", "必要なもの: {expected}"),
@@ -95,6 +107,10 @@ MESSAGES: Final[dict[str, Message]] = {
     "FM004": _m(
         ("There is no such file", "Nothing was found under this name.", "Check the path."),
         ("ファイルがありません", "その名前のファイルが見つかりません。", "パスを確認してください。"),
+    ),
+    "FM005": _m(
+        ("This cannot be done with these files", "{why}", "{do}"),
+        ("これらのファイルではできません", "{why}", "{do}"),
     ),
     "RS001": _m(
         ("Not enough memory", "{why}", "Try --set train.batch_size={smaller}, or --set train.gradient_checkpointing=true"),
@@ -131,6 +147,14 @@ MESSAGES: Final[dict[str, Message]] = {
     "GN005": _m(
         ("{unmatched} of {total} tensors in {artifact} found no place in this base", "First of them: {first}", "Make sure that the file was made for this kind of base."),
         ("{artifact} の{total}個のテンソルのうち{unmatched}個は、このベースモデルに合う場所がありません", "最初のもの: {first}", "このベースモデル用のファイルか確認してください。"),
+    ),
+    "GN006": _m(
+        ("{artifact} is not used", "{why}", "Move it out of the folders where names are looked up, or rename it."),
+        ("{artifact} は使いません", "{why}", "名前を探すフォルダーの外に移すか、名前を変えてください。"),
+    ),
+    "GN007": _m(
+        ("Two embeddings answer to the word `{word}`", "They are {first} and {second}.", "Leave one of them out, or rename its file."),
+        ("単語 `{word}` に対応する埋め込みが2つあります", "{first} と {second} です。", "どちらかを外すか、ファイル名を変えてください。"),
     ),
     "NW001": _m(
         ("The hub could not be reached or refused", "{why}", "Check the connection, the name and the licence; or give a folder or file on this machine."),

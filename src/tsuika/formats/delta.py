@@ -29,7 +29,7 @@ def delta(artifact: Artifact) -> Iterator[tuple[str, str, Tensor]]:
     for (component, path), parts in common.layers(artifact, "ΔW").items():
         if "dora_scale" in parts:
             raise ValueError(f"{component}.{path} is DoRA: its effect depends on the base's weights")
-        yield component, path, _delta(parts)
+        yield component, path, layer_delta(parts)
 
 
 def largest_relative_error(a: Artifact, b: Artifact) -> float:
@@ -63,7 +63,7 @@ def relative_errors(a: Artifact, b: Artifact) -> dict[str, float]:
     return errors
 
 
-def factors(parts: Mapping[str, Tensor]) -> tuple[Tensor, Tensor] | None:
+def factors_of(parts: Mapping[str, Tensor]) -> tuple[Tensor, Tensor] | None:
     """(up, down) in float64 with ΔW = up @ down: (out, r), (r, in * kernel), the scale in `up`.
 
     None where a layer is not plain LoRA (LoHa, LoKr, Tucker). A DoRA's magnitudes are not looked at.
@@ -89,9 +89,9 @@ def _low_rank_norm(up: Tensor, down: Tensor) -> float:
 def _layers_apart(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
     import torch
 
-    ours, theirs = factors(a), factors(b)
+    ours, theirs = factors_of(a), factors_of(b)
     if ours is None or theirs is None:
-        return _apart(_delta(a), _delta(b))
+        return _apart(layer_delta(a), layer_delta(b))
     if len(ours[0]) != len(theirs[0]) or a["lora_down.weight"].shape[1:] != b["lora_down.weight"].shape[1:]:
         return math.inf
     stacked = torch.cat([theirs[0], -ours[0]], dim=1), torch.cat([theirs[1], ours[1]])
@@ -114,7 +114,8 @@ def _ratio(error: float, size: float) -> float:
     return error / size if size else (0.0 if error == 0 else math.inf)
 
 
-def _delta(parts: Mapping[str, Tensor]) -> Tensor:
+def layer_delta(parts: Mapping[str, Tensor]) -> Tensor:
+    """ΔW of one layer in fp32, shaped as `delta` says; a DoRA's low-rank part alone."""
     import torch
 
     part = {name: tensor.detach().to("cpu", torch.float32) for name, tensor in parts.items()}
