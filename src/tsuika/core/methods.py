@@ -5,12 +5,14 @@ A new method is one class here, in `METHOD_SECTIONS`, and one file in `tsuika.me
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, ClassVar, Final, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
-from tsuika.core.sections import Help, Section, expert
+from tsuika.core.errors import RecipeError
+from tsuika.core.sections import Data, Help, Section, expert
 
 Activation = Literal["linear", "relu", "leakyrelu", "elu", "swish", "tanh", "sigmoid", "softsign", "mish"]
 
@@ -24,6 +26,14 @@ class MethodSection(Section):
     def some_unused(self) -> bool:
         """Whether a step may leave some trained weights out, which several processes must know beforehand."""
         return False
+
+    def completed(self, data: Data) -> MethodSection:
+        """This section with what it takes over from the pictures' section.
+
+        Raises:
+            RecipeError: what it needs is missing (RC005) or cannot be used (RC002).
+        """
+        return self
 
 
 class Lora(MethodSection):
@@ -111,6 +121,39 @@ class TextualInversion(MethodSection):
         """A batch whose captions were all dropped holds no new word."""
         return True
 
+    def completed(self, data: Data) -> MethodSection:
+        """Words from the trigger word, and where they start from the class word, where this section is silent."""
+        words = self.words or tuple(filter(None, [data.trigger.strip()]))
+        if not words:
+            raise RecipeError("RC005", found="--trigger", do="tsuika train textual-inversion --trigger WORD …")
+        check_words(words, key="method.words" if self.words else "data.trigger")
+        return self.model_copy(update={"words": words, "init": self.init or data.class_word or "noise"})
+
+
+def is_usable_word(word: str) -> bool:
+    """Whether a prompt can hold it as one word: nothing that separates words, or that the prompt syntax reads."""
+    return bool(word) and re.search(r"[\s,:|()\[\]{}\\/]", word) is None
+
+
+def check_words(words: Iterable[str], *, key: str = "method.words") -> None:
+    """New words must be usable in a prompt, and each its own.
+
+    Raises:
+        RecipeError: RC002, names the word.
+    """
+    seen: set[str] = set()
+    for word in words:
+        if not is_usable_word(word):
+            why = (
+                "A new word has no spaces, commas, colons, slashes or brackets; letters, digits, `-` and `_` are best."
+            )
+            raise RecipeError("RC002", key=key, found=word, why=why)
+        if word.casefold() in seen:
+            raise RecipeError(
+                "RC002", key=key, found=word, why="It is there twice (upper and lower case are the same)."
+            )
+        seen.add(word.casefold())
+
 
 class DreamBooth(MethodSection):
     """The whole UNet, and the text encoders if wished (Ruiz et al. 2023): a new checkpoint."""
@@ -165,16 +208,25 @@ class Hypernetwork(MethodSection):
     ] = (1.0, 2.0, 1.0)
     activation: Annotated[Activation, Help("Activation between the layers", "層の間の活性化関数")] = "linear"
     activate_output: Annotated[
-        bool, expert("Activation after the last layer, too", "最終層の後にも活性化関数を使う")
+        bool,
+        expert(
+            "Activation after the last layer, too; ComfyUI needs it where `layer_norm` is on",
+            "最終層の後にも活性化関数を使う。`layer_norm` が有効なとき、ComfyUIではこれが必要です",
+        ),
     ] = False
-    layer_norm: Annotated[bool, expert("Layer normalisation after each layer", "各層の後にレイヤー正規化を入れる")] = (
-        False
-    )
+    layer_norm: Annotated[
+        bool,
+        expert(
+            "Layer normalisation after each layer; for the same pictures in ComfyUI, set `activate_output` as well",
+            "各層の後にレイヤー正規化を入れる。ComfyUIでも同じ結果にするには `activate_output` も有効にしてください",
+        ),
+    ] = False
     dropout: Annotated[
         tuple[float, ...],
         expert(
-            "Dropout after each layer, one number for each of the layer structure; none = off. Never in the written file",
-            "各層の後のドロップアウト率(layer_structure と同じ数)。空 = なし。書き出すファイルには入りません",
+            "Dropout after each layer, one number for each of the layer structure, the first 0; none = off. Never in the"
+            " written file",
+            "各層の後のドロップアウト率(layer_structure と同じ数で、最初は0)。空 = なし。書き出すファイルには入りません",
         ),
     ] = ()
     init: Annotated[
@@ -194,6 +246,14 @@ class Hypernetwork(MethodSection):
     def _ends_in_one(cls, value: tuple[float, ...]) -> tuple[float, ...]:
         if len(value) < 2 or value[0] != 1 or value[-1] != 1 or min(value) <= 0:
             raise ValueError("it must begin and end with 1, with numbers above 0 between, e.g. [1, 2, 1]")
+        return value
+
+    @field_validator("dropout")
+    @classmethod
+    def _one_for_each_width(cls, value: tuple[float, ...], info: ValidationInfo) -> tuple[float, ...]:
+        count = len(info.data.get("layer_structure", value))
+        if value and (len(value) != count or value[0] != 0 or min(value) < 0 or max(value) >= 1):
+            raise ValueError(f"it must be {count} numbers from 0 to below 1, the first 0, e.g. [0, 0.1, 0]")
         return value
 
 

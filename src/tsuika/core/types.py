@@ -7,6 +7,7 @@ the canonical diffusers/transformers 4 paths (a CLIP text tower starts with `tex
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,6 +82,7 @@ class Model(Protocol):
     source: str  # where it came from: a path, a hub id, "embedded"
     sha256: str | None  # of the single file it came from
     words: dict[str, Mapping[str, Tensor]]  # new word -> component -> its vectors (n, D); see `encode_text`
+    word_weights: dict[str, float]  # new word -> its weight in prompts where pictures are drawn; 1 where not named
     spare: dict[str, Tensor]  # of a single file, by full name there: what no part needs but clients look for (SD2)
 
     @property
@@ -171,6 +173,7 @@ class ParamGroup:
     name: str
     params: list[nn.Parameter]
     learning_rate: float
+    directions: bool = False  # rows are vectors that may learn their direction alone (`train.riemannian`)
 
 
 class Attachment(Protocol):
@@ -248,6 +251,12 @@ def canonical(component: str, path: str) -> str:
     if component.startswith("text_encoder") and not path.startswith(("text_model.", "text_projection")):
         return f"text_model.{path}"
     return path
+
+
+def split_words(text: str, words: Iterable[str]) -> list[str]:
+    """Text and new words in turn: every second piece is one of `words`, in any case, standing by itself."""
+    found = "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True))
+    return re.split(rf"(?<![A-Za-z0-9_])({found})(?![A-Za-z0-9_])", text, flags=re.IGNORECASE) if found else [text]
 
 
 def model_tensors(model: Model) -> dict[str, Tensor]:

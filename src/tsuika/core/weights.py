@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tsuika.core.errors import ModelError
+from tsuika.core.files import whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,10 +85,10 @@ def open_weights(path: Path) -> Weights:
         raise ModelError("MD001", where=path, why=f"It cannot be read: {error.strerror}.") from None
     if size == 0:
         raise ModelError("MD003", where=path, why="The file is empty (0 bytes).")
+    if len(head) > 8 and head[8:9] == b"{":  # first: a safetensors header of 128 bytes begins as a pickle does
+        return _open_safetensors(path, size)
     if head.startswith(b"PK\x03\x04") or head.startswith(_PICKLE):
         return _open_pickle(path)
-    if len(head) > 8 and head[8:9] == b"{":
-        return _open_safetensors(path, size)
     raise ModelError("MD002", where=path, found=_name_bytes(head))
 
 
@@ -159,6 +160,42 @@ def load_pickle(path: Path) -> Any:
     ) as error:
         line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError("MD003", where=path, why=f"It is no complete torch file: {line}.") from None
+
+
+def is_pickle(path: Path) -> bool:
+    """Whether a file begins as torch's pickles do, zipped or not (and not as safetensors, whose length may look so)."""
+    with path.open("rb") as stream:
+        head = stream.read(9)
+    return head.startswith((b"PK\x03\x04", _PICKLE)) and head[8:] != b"{"
+
+
+def save_pickle(content: Any, path: Path) -> None:
+    """Write tensors (on the CPU) and plain values as a torch file in the old layout, whole or not at all.
+
+    The A1111 web UI refuses the zip members that today's torch writes. `torch.save` can write this layout, too, but names
+    storages by their addresses in memory; here they are counted, so that the same content gives the same bytes.
+    """
+    import torch
+
+    storages: dict[int, tuple[str, torch.UntypedStorage, int]] = {}  # by address: name, bytes, numbers in it
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, item: Any) -> Any:
+            if not isinstance(item, torch.storage.TypedStorage):
+                return None
+            count, kind = item._size(), getattr(torch, item._pickle_storage_type())  # type: ignore[no-untyped-call]
+            name, *_ = storages.setdefault(item._cdata, (str(len(storages)), item._untyped_storage, count))
+            return "storage", kind, name, "cpu", count, None
+
+    sizes = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
+    with whole(path) as temporary, temporary.open("wb") as stream:
+        for part in (0x1950A86A20F9469CFC6C, 1001, sizes):  # magic number, version: torch.serialization's own
+            pickle.dump(part, stream, protocol=2)
+        Pickler(stream, protocol=2).dump(content)
+        pickle.dump([name for name, *_ in storages.values()], stream, protocol=2)
+        for _, storage, count in storages.values():
+            stream.write(count.to_bytes(8, "little"))
+            stream.write(torch.tensor([], dtype=torch.uint8).set_(storage).numpy().tobytes())
 
 
 def _open_pickle(path: Path) -> Weights:

@@ -1,6 +1,9 @@
-"""`Bank`: all latents of a run in memory, by bucket, and which of them a step sees.
+"""`Bank`: all latents of a run, by bucket, and which of them a step sees.
 
 Shapes: N pictures, V variants, B pictures of a batch, C x H x W latents.
+
+**Memory.** With `data.cache` on, latents are the cache's files mapped into memory: the system reads what a step takes
+and may drop it again, so hundreds of pictures need no more memory than ten. With it off, everything is held.
 
 **The order.** A *pass* of a bucket is a shuffle of its pictures, each as often as its repeats say. Passes follow each
 other without a gap, and a batch takes the next B of that endless row: batches are always full, and a picture is drawn
@@ -27,7 +30,7 @@ from tsuika.core.types import Batch
 from tsuika.data.augment import variants
 from tsuika.data.bucket import Bucket
 from tsuika.data.cache import Encode, latents_of
-from tsuika.data.caption import vary
+from tsuika.data.caption import vary, wordings
 from tsuika.data.manifest import Sample
 
 PHASE: Final = "encode"  # the name of the phase in `Progress` events
@@ -44,7 +47,7 @@ class Shelf:
     width: int  # px
     height: int
     samples: tuple[Sample, ...]
-    latents_NVCHW: Tensor
+    latents_NVCHW: tuple[Tensor, ...]  # of each picture (V, C, H, W), on the CPU
 
     @property
     def entries(self) -> tuple[int, ...]:
@@ -53,10 +56,10 @@ class Shelf:
 
 
 class Bank:
-    """Latents on their device and the order in which steps see them."""
+    """Latents and the order in which steps see them."""
 
     def __init__(self, shelves: Sequence[Shelf], config: Data, device: torch.device) -> None:
-        """`device` is where batches are wanted; the shelves may lie elsewhere.
+        """`device` is where batches are wanted.
 
         Raises:
             ValueError: there is no picture.
@@ -84,15 +87,16 @@ class Bank:
 
     @property
     def nbytes(self) -> int:
-        """Of all latents."""
-        return sum(shelf.latents_NVCHW.nbytes for shelf in self.shelves)
+        """Of all latents, in memory or mapped."""
+        return sum(latents_VCHW.nbytes for shelf in self.shelves for latents_VCHW in shelf.latents_NVCHW)
 
     @property
     def distinct_captions(self) -> tuple[str, ...] | None:
         """Every caption a batch can hold, for encoding them once; None where shuffled tags make too many."""
         if self._config.shuffle_tags:
             return None
-        captions = {sample.caption for shelf in self.shelves for sample in shelf.samples}
+        samples = [sample for shelf in self.shelves for sample in shelf.samples]
+        captions = {text for one in samples for text in wordings(one.caption, one.caption_source, self._config)}
         return tuple(sorted(captions | ({""} if self._config.caption_dropout > 0 else set())))
 
     def batch(self, step: int, batch_size: int, seed: int) -> Batch:
@@ -109,14 +113,14 @@ class Bank:
         for place in range(visit * batch_size, (visit + 1) * batch_size):
             nth_pass, position = divmod(place, len(entries))
             rows.append(int(self._pass(which, nth_pass, seed)[position]))
-        count = shelf.latents_NVCHW.shape[1]
+        count = len(shelf.latents_NVCHW[0])
         # One draw for each place, by a generator of its own: a batch of 4 begins as a batch of 2 does.
         draws = [
             int(torch.randint(count, (), generator=generator(seed, "variant", step, i))) for i in range(batch_size)
         ]
         captions = tuple(
-            vary(shelf.samples[row].caption, self._config, generator(seed, "caption", step, i))
-            for i, row in enumerate(rows)
+            vary(sample.caption, self._config, generator(seed, "caption", step, i), sample.caption_source)
+            for i, sample in enumerate(shelf.samples[row] for row in rows)
         )
         return self._collect(shelf, rows, draws, captions)
 
@@ -133,13 +137,12 @@ class Bank:
             KeyError: no bucket has latents of this size.
         """
         for shelf in self.shelves:
-            if shelf.latents_NVCHW.shape[-2:] == batch.latents_BCHW.shape[-2:]:
+            if shelf.latents_NVCHW[0].shape[-2:] == batch.latents_BCHW.shape[-2:]:
                 return shelf.width, shelf.height
         raise KeyError(tuple(batch.latents_BCHW.shape))
 
     def _collect(self, shelf: Shelf, rows: Sequence[int], draws: Sequence[int], captions: tuple[str, ...]) -> Batch:
-        home = shelf.latents_NVCHW.device
-        latents = shelf.latents_NVCHW[torch.tensor(rows, device=home), torch.tensor(draws, device=home)]
+        latents = torch.stack([shelf.latents_NVCHW[row][draw] for row, draw in zip(rows, draws, strict=True)])
         samples = [shelf.samples[row] for row in rows]
         weights = torch.tensor([sample.weight for sample in samples], dtype=torch.float32, device=self.device)
         return Batch(latents.to(self.device), captions, tuple(sample.name for sample in samples), weights)
@@ -188,7 +191,6 @@ def fill(
     folder: Path | None,
     device: torch.device,
     seed: int = 0,
-    budget_bytes: int | None = None,
 ) -> Generator[Event, None, Bank]:
     """Encode or read everything; yields `Progress` and `Warned`, returns the bank (`bank = yield from fill(...)`).
 
@@ -201,7 +203,6 @@ def fill(
         folder: where cache entries are kept.
         device: where batches are wanted.
         seed: of the augmentation; kept apart from the run's seed, another run on these pictures can use the cache.
-        budget_bytes: what the bank may take on `device`; a larger one stays on the CPU, with a warning.
 
     Raises:
         PictureError: a picture can no longer be read.
@@ -212,7 +213,7 @@ def fill(
     folder = folder if config.cache else None
     total, done = sum(len(bucket.samples) for bucket in buckets), 0
     yield Progress(PHASE, 0, total)
-    stacks: list[Tensor] = []
+    shelves: list[Shelf] = []
     for bucket in buckets:
         parts: list[Tensor] = []
         for sample in bucket.samples:
@@ -223,17 +224,7 @@ def fill(
             parts.append(latents)
             done += 1
             yield Progress(PHASE, done, total)
-        stacks.append(torch.stack(parts))
-    home = device
-    size = sum(stack.nbytes for stack in stacks)
-    if budget_bytes is not None and size > budget_bytes and device.type != "cpu":
-        home = torch.device("cpu")
-        spare = f"{budget_bytes / 2**20:.0f} MiB to spare on {device}"
-        yield Warned("bank-on-cpu", f"{size / 2**20:.0f} MiB of latents, {spare}: kept in main memory")
-    shelves = [
-        Shelf(bucket.width, bucket.height, bucket.samples, stack.to(home))
-        for bucket, stack in zip(buckets, stacks, strict=True)
-    ]
+        shelves.append(Shelf(bucket.width, bucket.height, bucket.samples, tuple(parts)))
     return Bank(shelves, config, device)
 
 

@@ -2,7 +2,8 @@
 
 Rules, in order: `NAME.txt` wins over `NAME.caption`; an empty file counts as none; without a file the caption is
 `TRIGGER CLASS`, or what a kohya folder is called. A caption file without the trigger word gets it in front:
-`TRIGGER, caption`.
+`TRIGGER, caption`. With a template, a picture without a file is called by the trigger word alone (which must learn what
+the class word would say), in a new sentence at every visit.
 """
 
 from __future__ import annotations
@@ -20,6 +21,24 @@ if TYPE_CHECKING:
     import torch
 
 SUFFIXES: Final = (".txt", ".caption")  # the first one found is used
+
+# Sentences around a word, by `data.template`: neutral about place, quality and number of things. They name media in
+# turn, so that the word need not mean one; a style's speak of drawings of any kind of thing.
+TEMPLATES: Final[Mapping[str, tuple[str, ...]]] = {
+    "none": ("{}",),
+    "object": (
+        "{}", "a photo of {}", "a picture of {}", "a drawing of {}", "an image showing {}", "{} in a photograph",
+        "a close view of {}", "{} seen from afar", "one {}", "the {} in the middle", "this is {}", "here is {} again",
+        "a plain picture of {}", "a photo with {} in it", "a bright photo of {}", "a dim photo of {}",
+        "a sketch of {}", "an illustration with {}", "{} on a background", "a snapshot of {}",
+    ),
+    "style": (
+        "in the style of {}", "a picture in {} style", "a drawing in {} style", "an image made in the {} way",
+        "something drawn in {} style", "a thing, {} style", "a scene in the style of {}", "a figure in {} style",
+        "a {} style illustration", "a {} style picture of something", "artwork in the manner of {}", "{} style",
+        "a small picture in {} style", "a sketch in the style of {}", "any subject, drawn in {} style",
+    ),
+}  # fmt: skip
 
 _BYTE_ORDER_MARKS: Final = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
 _SENTENCE_END: Final = ".,;:!?。、,!?"
@@ -82,7 +101,8 @@ def complete(found: str | None, config: Data, folder_words: str = "") -> tuple[s
     """The caption to train with; `folder_words` is what a kohya folder is called (`sks dog` of `10_sks dog`)."""
     trigger = normalise(config.trigger)
     if found is None:
-        built = " ".join(filter(None, (trigger, normalise(config.class_word))))
+        class_word = normalise(config.class_word)
+        built = " ".join(filter(None, (trigger, class_word))) if config.template == "none" else trigger or class_word
         return built or normalise(folder_words), "built"
     if trigger and not has_word(found, trigger):
         return f"{trigger}, {found}", "file+trigger"
@@ -106,9 +126,20 @@ def drop(caption: str, share: float, generator: torch.Generator) -> str:
     return "" if torch.rand((), generator=generator, dtype=torch.float64).item() < share else caption
 
 
-def vary(caption: str, config: Data, generator: torch.Generator) -> str:
-    """One visit's caption. Dropout is drawn first, so that switching the shuffle on does not move it."""
+def wordings(caption: str, source: CaptionSource, config: Data) -> tuple[str, ...]:
+    """What a picture can be called: its caption, or where no file says it, the template's sentences around it."""
+    if source != "built" or not caption:
+        return (caption,)
+    return tuple(sentence.replace("{}", caption) for sentence in TEMPLATES[config.template])
+
+
+def vary(caption: str, config: Data, generator: torch.Generator, source: CaptionSource = "file") -> str:
+    """One visit's caption. Dropout is drawn first, so that switching template or shuffle on does not move it."""
+    import torch
+
     varied = drop(caption, config.caption_dropout, generator)
+    if len(choices := wordings(varied, source, config)) > 1:
+        varied = choices[int(torch.randint(len(choices), (), generator=generator))]
     if varied and config.shuffle_tags:
         varied = shuffle_tags(varied, config.keep_tokens, generator)
     return varied

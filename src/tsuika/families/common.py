@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tsuika.core.types import Conditioning, Facts, Prediction, Role, canonical
+from tsuika.core.types import Conditioning, Facts, Prediction, Role, canonical, split_words
 
 if TYPE_CHECKING:
     import torch
@@ -179,6 +179,7 @@ class StableDiffusion:
     source: str
     sha256: str | None = None
     words: dict[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    word_weights: dict[str, float] = field(default_factory=dict)
     spare: dict[str, Tensor] = field(default_factory=dict)
     facts: Facts = field(init=False)
 
@@ -264,10 +265,8 @@ class StableDiffusion:
                 first += len(vectors[component])
         if not places:
             return plain(text)
-        found = "|".join(re.escape(word) for word in sorted(places, key=len, reverse=True))
-        parts = re.split(rf"(?<![A-Za-z0-9_])({found})(?![A-Za-z0-9_])", text, flags=re.IGNORECASE)
         ids: list[int] = []
-        for number, part in enumerate(parts):
+        for number, part in enumerate(split_words(text, places)):
             ids += places[part.casefold()] if number % 2 else plain(part) if part.strip() else []
         return ids
 

@@ -6,11 +6,11 @@ times its weight, then the mean of the chunk put back. Shapes: S tokens, D text 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from tsuika.core.types import Conditioning, Model
+from tsuika.core.types import Conditioning, Model, split_words
 from tsuika.generate.notes import Warn, note
 from tsuika.generate.prompt import Prompt, Weighted, parse
 
@@ -40,6 +40,7 @@ def encode(
 ) -> Conditioning:
     """One prompt, batch 1. A plain prompt that fits into one chunk is `model.encode_text([text])`, bit for bit.
 
+    A new word's strength (`Model.word_weights`) multiplies its weight in the prompt, as `(word:0.8)` does.
     `size_px` is (width, height), for SDXL. Pooled embeddings are those of the first chunk, not weighted, as in A1111.
     """
     import torch
@@ -48,6 +49,7 @@ def encode(
     if warn:
         for found in prompt.ignored:
             warn(note("GN003", found=found))
+    prompt = replace(prompt, sections=tuple(_at_strength(part, model.word_weights) for part in prompt.sections))
     limit = _limit(model)
     chunks = [chunk for section in prompt.sections for chunk in _chunks(section, model.count_tokens, limit)]
     if prompt.is_plain and len(chunks) == 1:
@@ -55,6 +57,18 @@ def encode(
     parts = [_encode_chunk(model, chunk, size_px, warn) for chunk in chunks]
     tokens_BSD = torch.cat([part.tokens_BSD for part in parts], dim=1)
     return Conditioning(tokens_BSD, parts[0].pooled_BP, parts[0].time_ids_B6)
+
+
+def _at_strength(section: tuple[Weighted, ...], strengths: Mapping[str, float]) -> tuple[Weighted, ...]:
+    """The section with each new word of another strength than 1 as a part of its own, at that weight."""
+    changed = {word.casefold(): strength for word, strength in strengths.items() if strength != 1}
+    if not changed:
+        return section
+    return tuple(
+        Weighted(text, part.weight * changed[text.casefold()] if number % 2 else part.weight)
+        for part in section
+        for number, text in enumerate(split_words(part.text, changed))
+    )
 
 
 def _limit(model: Model) -> int:

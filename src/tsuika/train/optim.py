@@ -7,12 +7,15 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
 from tsuika.core.errors import RecipeError
 from tsuika.core.sections import Train
 from tsuika.core.types import ParamGroup
+from tsuika.train import riemannian
+from tsuika.train.rounding import StochasticRounding
 
 TEXT_SHARE = 0.1  # of the main rate, where the recipe gives text encoders none of their own (config.Lora)
 FREE = ("prodigy", "schedule-free")  # these keep no schedule
@@ -41,6 +44,9 @@ def build(train: Train, groups: Iterable[ParamGroup]) -> Optimizer:
     Raises:
         RecipeError: RC002, the optimizer's package is not installed, or it cannot have two rates.
     """
+    groups = list(groups)
+    if train.optimizer == "riemannian":
+        return riemannian.build(train, groups)
     rows: list[dict[str, Any]] = []
     for group in groups:
         main = train.learning_rate * (TEXT_SHARE if group.name == "text" and train.optimizer != "prodigy" else 1)
@@ -49,11 +55,24 @@ def build(train: Train, groups: Iterable[ParamGroup]) -> Optimizer:
     if train.optimizer == "prodigy" and len({row["lr"] for row in rows}) > 1:
         why = "Prodigy finds one rate for all weights, so the text encoders cannot have another."
         raise RecipeError("RC002", key="method.text_learning_rate", found=rows[-1]["lr"], why=why)
+    if all(param.dtype == torch.float32 for row in rows for param in row["params"]):
+        return _choose(train, rows)
+    if train.optimizer in FREE:
+        why = "It works on all weights together, and bf16 weights are stepped one by one; adafactor takes least memory."
+        raise RecipeError("RC002", key="train.optimizer", found=train.optimizer, why=why)
+    return StochasticRounding(rows, lambda one: _choose(train, one), train.seed)
+
+
+def _choose(train: Train, rows: list[dict[str, Any]]) -> Optimizer:
     decay, betas = train.weight_decay, (0.9, 0.99)
     if train.optimizer == "adamw":
         return AdamW(rows, betas=betas, weight_decay=decay, foreach=True)
     if train.optimizer == "adamw8bit":
         optimizer: Optimizer = _package("bitsandbytes", train).optim.AdamW8bit(rows, betas=betas, weight_decay=decay)
+    elif train.optimizer == "adafactor":  # Shazeer & Stern 2018, at the recipe's rate instead of its own
+        optimizer = _package("transformers.optimization", train).Adafactor(
+            rows, weight_decay=decay, scale_parameter=False, relative_step=False, warmup_init=False
+        )
     elif train.optimizer == "prodigy":
         optimizer = _package("prodigyopt", train).Prodigy(
             rows, betas=betas, weight_decay=decay, safeguard_warmup=True, use_bias_correction=True

@@ -1,0 +1,151 @@
+"""What the formats of new words share: one word and its vectors in and out of an artifact, family and facts of a file.
+
+Shapes: n vectors, D text width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from tsuika.core import weights
+from tsuika.core.errors import FormatError, ModelError
+from tsuika.core.types import Artifact
+from tsuika.formats import common
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+METHOD: Final = "textual-inversion"
+COMPONENTS: Final = ("text_encoder", "text_encoder_2")
+SDXL: Final = ("clip_l", "clip_g")  # every client's names of the two
+FAMILIES: Final = {1: ("sd1", "sd2"), 2: ("sdxl",)}  # by the number of text encoders
+MAX_BYTES: Final = 1 << 24  # of a file that can be a word: 16 vectors of SDXL in fp32 take 131 kB
+_WIDTHS: Final = {768: "sd1", 1024: "sd2"}
+_ARCHITECTURES: Final = {
+    "sd1": "stable-diffusion-v1", "sd2": "stable-diffusion-v2-512", "sdxl": "stable-diffusion-xl-v1-base"
+}  # fmt: skip
+
+
+def split(artifact: Artifact, format_name: str) -> tuple[str, dict[str, Tensor]]:
+    """The word, and its vectors (n, D) by component, in the encoders' order.
+
+    Raises:
+        FormatError: FM002, not a new word, several, or without some text encoder's vectors.
+    """
+    if artifact.method != METHOD:
+        why = f"It is of method `{artifact.method}`, and this format is for new words."
+        raise FormatError("FM002", format=format_name, why=why, do="Choose another format.")
+    parts = {name.rpartition(".")[::2]: vectors for name, vectors in artifact.tensors.items()}
+    words = {word for word, _ in parts}
+    if len(words) != 1:
+        why = f"It holds {len(words)} words, and programs take one from a file: {', '.join(sorted(words))}."
+        raise FormatError("FM002", format=format_name, why=why, do="Write each word into a file of its own.")
+    count = 2 if artifact.family == "sdxl" else 1
+    by_component = {component: vectors for (_, component), vectors in parts.items()}
+    if set(by_component) != set(COMPONENTS[:count]):
+        why = (
+            f"{artifact.family} needs vectors for {', '.join(COMPONENTS[:count])}; there are {', '.join(by_component)}."
+        )
+        raise FormatError("FM002", format=format_name, why=why, do="Train the word again, or correct its family.")
+    return words.pop(), {component: by_component[component] for component in COMPONENTS[:count]}
+
+
+def join(path: Path, word: str, tensors: Mapping[str, Any], facts: Mapping[str, str]) -> Artifact:
+    """An artifact of one word; `facts` may name its family, else its widths do.
+
+    Args:
+        path: where it came from, for errors.
+        word: the word; the file's name where empty.
+        tensors: component -> vectors, (n, D) or (D).
+        facts: text metadata of the file.
+
+    Raises:
+        FormatError: MD003, these are no vectors, or not finite.
+    """
+    import torch
+
+    vectors: dict[str, Tensor] = {}
+    for component, value in tensors.items():
+        if not isinstance(value, torch.Tensor) or not value.is_floating_point() or value.ndim not in (1, 2):
+            shape = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
+            raise FormatError("MD003", where=path, why=f"Found: {shape} instead of a row of vectors.")
+        vectors[component] = value.detach().reshape(-1, value.shape[-1]) if value.numel() else value
+        if not value.numel() or not torch.isfinite(value).all():
+            why = "Found: a number that is not finite." if value.numel() else "Found: no vectors."
+            raise FormatError("MD003", where=path, why=why)
+    if len({len(value) for value in vectors.values()}) > 1:
+        why = f"Found: {' and '.join(str(len(value)) for value in vectors.values())} vectors for one word."
+        raise FormatError("MD003", where=path, why=why)
+    family, evidence = _family(vectors, facts)
+    named = {f"{word or path.stem}.{component}": value for component, value in vectors.items()}
+    return Artifact(METHOD, family, named, {**facts, common.FAMILY_FROM: evidence})
+
+
+def _family(vectors: Mapping[str, Tensor], facts: Mapping[str, str]) -> tuple[str, str]:
+    if (named := facts.get("family", "")) in FAMILIES[len(vectors)]:
+        return named, "metadata"
+    if len(vectors) == 2:
+        return "sdxl", "shapes"
+    width = next(iter(vectors.values())).shape[1]
+    return (_WIDTHS[width], "shapes") if width in _WIDTHS else ("sd1", "default")
+
+
+def header(artifact: Artifact, word: str) -> dict[str, str]:
+    """Text metadata of a safetensors file, sorted; what the artifact brought from another file stays."""
+    facts = artifact.metadata
+    kept = {key: text for key, text in facts.items() if key.startswith(("ss_", "modelspec."))}
+    made = {
+        "family": artifact.family, "method": METHOD, "word": word,
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": f"{_ARCHITECTURES[artifact.family]}/textual-inversion",
+        "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
+        "modelspec.title": facts.get("title") or facts.get("name") or word,
+        "modelspec.trigger_phrase": word,
+    }  # fmt: skip
+    spec = {"description", "author", "license", "date", "resolution"}
+    made |= {f"modelspec.{fact}": facts[fact] for fact in spec if facts.get(fact)}
+    if steps := facts.get("steps"):
+        made["ss_steps"] = steps
+    return dict(sorted((kept | made).items()))
+
+
+def pickled(path: Path) -> Any:
+    """What a small torch file holds, running nothing of it; None where it is something else, or refused."""
+    if not path.is_file() or path.stat().st_size > MAX_BYTES or not weights.is_pickle(path):
+        return None
+    try:
+        return weights.load_pickle(path)
+    except ModelError:
+        return None
+
+
+def header_of(path: Path) -> common.Header | None:
+    """The header of a safetensors file; None where it is something else."""
+    if not path.is_file():
+        return None
+    try:
+        return common.read_header(path)
+    except FormatError:
+        return None
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """Tensors and text metadata of a safetensors file or of a torch file that is a plain table.
+
+    Raises:
+        FormatError, ModelError: not there, damaged, or a pickle with more than tensors in it.
+    """
+    if not (path.is_file() and weights.is_pickle(path)):
+        metadata = common.read_header(path).metadata
+        return common.load_tensors(path), metadata
+    content = weights.load_pickle(path)
+    return (content if isinstance(content, dict) else {"": content}), {}
+
+
+def unknown(path: Path, names: Any) -> FormatError:
+    """The error for a file of no layout of new words."""
+    keys = ", ".join(sorted(map(str, names))[:5]) if hasattr(names, "__iter__") else type(names).__name__
+    expected = "an embedding: `emb_params`, `clip_l` and `clip_g`, A1111's .pt, or diffusers' learned_embeds"
+    return FormatError("FM001", where=path, found=keys or "nothing", expected=expected)

@@ -1,0 +1,84 @@
+"""A new word as the A1111 web UI saves it: a `.pt`, a table with the vectors under `string_to_param["*"]`.
+
+SDXL's is the table `clip_l`, `clip_g`. Written in torch's old layout, which A1111's check for harmful files lets pass;
+plain tensors only, which every other client's reader wants.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from tsuika.core import weights
+from tsuika.core.errors import FormatError
+from tsuika.core.types import Artifact
+from tsuika.formats import common, embedding
+
+if TYPE_CHECKING:
+    import torch
+
+_PLACEHOLDER: Final = "*"
+_PLACEHOLDER_ID: Final = 265  # CLIP's token id of `*</w>`, as A1111 writes it
+
+
+class A1111Embedding:
+    """The format. See `core.types.Format`."""
+
+    name = "a1111"
+    method = embedding.METHOD
+    suffix = ".pt"
+
+    def sniff(self, path: Path) -> bool:
+        """Whether a torch file holds A1111's table."""
+        content = embedding.pickled(path)
+        return isinstance(content, dict) and ("string_to_param" in content or set(embedding.SDXL) <= content.keys())
+
+    def read(self, path: Path) -> Artifact:
+        """The word is the inner `name`, else the file's. A table of an unknown width counts as SD1 (`family_from`).
+
+        Raises:
+            FormatError: damaged (MD003), or of another layout (FM001).
+            ModelError: a pickle with more than tensors in it (MD005).
+        """
+        content: Any = weights.load_pickle(path)
+        if not isinstance(content, dict) or not self.sniff(path):
+            raise embedding.unknown(path, content)
+        facts = {
+            fact: str(content[key])
+            for key, fact in (("step", "steps"), ("sd_checkpoint_name", "base_name"), ("family", "family"))
+            if content.get(key) is not None
+        }
+        word = content.get("name")
+        vectors = {
+            component: content.get(name) for component, name in zip(embedding.COMPONENTS, embedding.SDXL, strict=True)
+        }
+        if "string_to_param" in content:
+            table = content["string_to_param"]
+            if not isinstance(table, dict) or len(table) != 1:
+                raise FormatError("MD003", where=path, why="Found: `string_to_param` is not a table of one word.")
+            vectors = {"text_encoder": next(iter(table.values()))}
+        return embedding.join(path, word if isinstance(word, str) else "", vectors, facts)
+
+    def write(self, artifact: Artifact, path: Path, *, dtype: torch.dtype) -> None:
+        """Write whole or not at all; the same artifact gives the same bytes.
+
+        Raises:
+            FormatError: FM002, not one word, or numbers that `dtype` cannot hold.
+        """
+        word, vectors = embedding.split(artifact, self.name)
+        ready = {name: value.clone() for name, value in common.cast(vectors, dtype, self.name).items()}  # no views
+        facts = artifact.metadata
+        about = {
+            "name": word, "step": int(facts.get("steps", 0)), "sd_checkpoint": None,
+            "sd_checkpoint_name": facts.get("base_name"),
+        }  # fmt: skip
+        content: dict[str, Any]
+        if len(ready) == 2:
+            content = {**dict(zip(embedding.SDXL, ready.values(), strict=True)), **about}
+        else:
+            content = {
+                "string_to_token": {_PLACEHOLDER: _PLACEHOLDER_ID},
+                "string_to_param": {_PLACEHOLDER: ready["text_encoder"]},
+                **about,
+            }
+        weights.save_pickle(content, path)

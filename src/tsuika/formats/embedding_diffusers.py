@@ -1,0 +1,99 @@
+"""A new word as diffusers' training scripts save it: a folder with `learned_embeds.safetensors`, one key, the word.
+
+SDXL's second encoder has a file of its own, `learned_embeds_2`, which only diffusers reads. Read, too: the single files,
+as `.safetensors` or `.bin`, of whatever name.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from tsuika.core.errors import FormatError
+from tsuika.core.types import Artifact
+from tsuika.formats import common, embedding
+
+if TYPE_CHECKING:
+    import torch
+
+STEMS: Final = ("learned_embeds", "learned_embeds_2")
+
+
+def _files(path: Path) -> list[Path]:
+    """The encoders' files, in their order: of a folder, or of a single file whose neighbour may be the second."""
+    if path.is_dir():
+        found = [[path / f"{stem}{suffix}" for suffix in (".safetensors", ".bin")] for stem in STEMS]
+        first = [next((file for file in choice if file.is_file()), None) for choice in found]
+        return [file for file in first if file is not None] if first[0] is not None else []
+    second = path.with_name(f"{STEMS[1]}{path.suffix}")
+    return [path, second] if path.stem == STEMS[0] and second.is_file() else [path]
+
+
+def _is_table(names: Any) -> bool:
+    """One key, which no other layout of a single tensor uses."""
+    key = next(iter(names), None)
+    return len(names) == 1 and isinstance(key, str) and key not in ("emb_params", "string_to_param", "state_dict")
+
+
+class DiffusersEmbedding:
+    """The format. See `core.types.Format`."""
+
+    name = "diffusers"
+    method = embedding.METHOD
+    suffix = ""
+
+    def sniff(self, path: Path) -> bool:
+        """Whether every file holds one tensor of one or two dimensions, under a name of its own."""
+        found = _files(path)
+        return bool(found) and all(self._sniff_file(file) for file in found)
+
+    def _sniff_file(self, path: Path) -> bool:
+        if (header := embedding.header_of(path)) is not None:
+            infos = list(header.tensors.values())
+            return _is_table(header.tensors) and len(infos[0].shape) in (1, 2) and infos[0].end <= embedding.MAX_BYTES
+        content = embedding.pickled(path)
+        return (
+            isinstance(content, dict)
+            and _is_table(content)
+            and getattr(content[next(iter(content))], "ndim", 0) in (1, 2)
+        )
+
+    def read(self, path: Path) -> Artifact:
+        """The word is the key.
+
+        Raises:
+            FormatError: damaged (MD003), or of another layout (FM001).
+            ModelError: a pickle with more than tensors in it (MD005).
+        """
+        vectors: dict[str, Any] = {}
+        word = ""
+        facts: dict[str, str] = {}
+        for component, file in zip(embedding.COMPONENTS, _files(path), strict=False):
+            tensors, metadata = embedding.load_tensors(file)
+            if not _is_table(tensors):
+                raise embedding.unknown(file, tensors)
+            ((key, vectors[component]),) = tensors.items()
+            if not isinstance(key, str) or (word and key != word):
+                raise FormatError(
+                    "MD003", where=file, why=f"Found: the word `{key}`, which is `{word}` in the first file."
+                )
+            word, facts = key, {**metadata, **facts}
+        if not vectors:
+            raise embedding.unknown(path, ())
+        return embedding.join(path, word, vectors, facts)
+
+    def write(self, artifact: Artifact, path: Path, *, dtype: torch.dtype) -> None:
+        """A folder, or for SD1 and SD2 the file itself where `path` ends in `.safetensors`.
+
+        Raises:
+            FormatError: FM002, not one word, or numbers that `dtype` cannot hold.
+        """
+        word, vectors = embedding.split(artifact, self.name)
+        if path.suffix == ".safetensors" and len(vectors) > 1:
+            why = "SDXL needs two files in this layout."
+            raise FormatError("FM002", format=self.name, why=why, do="Give a folder.")
+        ready = common.cast(vectors, dtype, self.name)
+        metadata = embedding.header(artifact, word)
+        for stem, tensor in zip(STEMS, ready.values(), strict=False):
+            file = path if path.suffix == ".safetensors" else path / f"{stem}.safetensors"
+            common.save_tensors(file, {word: tensor}, metadata)

@@ -1,0 +1,169 @@
+"""Textual Inversion: new words as vectors beside the text encoders' vocabulary (Gal et al. 2023), nothing else.
+
+Knows a model only through `core.types.Model`; a word is an entry of `Model.words`, so no row of the vocabulary can move.
+Shapes: V rows of the vocabulary, n vectors of a word, D text width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tsuika.core.errors import ModelError, RecipeError
+from tsuika.core.methods import TextualInversion as Config
+from tsuika.core.methods import check_words, is_usable_word
+from tsuika.core.types import Artifact, Model, ParamGroup, Role
+
+NOISE = "noise"  # as `Config.init`: not a word to start from
+
+
+@dataclass
+class WordAttachment:
+    """New words on a model. See `core.types.Attachment`."""
+
+    model: Model
+    words: dict[str, dict[str, nn.Parameter]]  # word -> component -> (n, D)
+    trains: frozenset[Role]
+    metadata: dict[str, str] = field(default_factory=dict)
+
+    def param_groups(self) -> list[ParamGroup]:
+        """One group; its rows may be trained by direction alone."""
+        params = [vectors for word in self.words.values() for vectors in word.values()]
+        return [ParamGroup("words", params, 0.0, directions=True)]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """`<word>.<component>`, live."""
+        return {f"{word}.{part}": nD.data for word, parts in self.words.items() for part, nD in parts.items()}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Copy tensors in; names must match exactly."""
+        mine = self.tensors()
+        if mine.keys() != tensors.keys():
+            raise KeyError(sorted(mine.keys() ^ tensors.keys())[:3])
+        for name, target in mine.items():
+            target.copy_(tensors[name])
+
+    def set_strength(self, strength: float) -> None:
+        """At 0 the words are unknown again; else it is their weight in a prompt where pictures are drawn."""
+        self.detach()
+        if strength:
+            _enter(self.model, self.words)
+            self.model.word_weights.update(dict.fromkeys(self.words, strength))
+
+    def detach(self) -> None:
+        """Take the words out of the model."""
+        for word, vectors in self.words.items():
+            if self.model.words.get(word) is vectors:  # at strength 0 another set may hold the word
+                del self.model.words[word]
+                self.model.word_weights.pop(word, None)
+
+    def artifact(self) -> Artifact:
+        """Copies, float32, on the CPU."""
+        tensors = {name: value.detach().to("cpu", torch.float32, copy=True) for name, value in self.tensors().items()}
+        return Artifact("textual-inversion", self.model.facts.family, tensors, dict(self.metadata))
+
+
+def attach(model: Model, config: Config, generator: torch.Generator) -> WordAttachment:
+    """New words, `config.vectors` vectors each in every text encoder; prompts without them mean what they meant.
+
+    `config.words` must be filled in (`Config.completed`). Vectors start as `config.init`'s tokens in turn, bit for bit;
+    where there are more tokens than vectors, neighbours are averaged and brought to the vocabulary's mean norm, since a
+    mean of vectors is shorter than they are. Noise is drawn from `generator` with the vocabulary's mean and deviation,
+    at the same norm.
+
+    Raises:
+        RecipeError: no words (RC005); a word that a prompt cannot hold, that is already new, or no token in `init` (RC002).
+    """
+    if not config.words:
+        raise RecipeError("RC005", found="method.words", do="tsuika train textual-inversion --trigger WORD …")
+    check_words(config.words)
+    if taken := _taken(model, config.words):
+        why = "A result that was laid on the base has this word already."
+        raise RecipeError("RC002", key="method.words", found=taken, why=why)
+    words = {
+        word: {
+            component: nn.Parameter(_start(model, component, table_VD, config, generator))
+            for component, table_VD in _tables(model).items()
+        }
+        for word in config.words
+    }
+    _enter(model, words)
+    return WordAttachment(model, words, frozenset({"text.tokens"}))
+
+
+def restore(model: Model, artifact: Artifact) -> WordAttachment:
+    """The words of a file, at strength 1, frozen.
+
+    Raises:
+        ModelError: another width, or not one set of vectors for each text encoder (MD004); a word that is already new
+            on this model (MD007), or that a prompt cannot hold (MD008).
+    """
+    tables = _tables(model)
+    words: dict[str, dict[str, nn.Parameter]] = {}
+    for name, vectors_nD in artifact.tensors.items():
+        word, _, component = name.rpartition(".")
+        if component not in tables or vectors_nD.shape[1:] != tables[component].shape[1:]:
+            raise _misfit(model, artifact, name)
+        fresh_nD = vectors_nD.detach().to(tables[component].device, torch.float32, copy=True)
+        words.setdefault(word, {})[component] = nn.Parameter(fresh_nD, requires_grad=False)
+    for word, parts in words.items():
+        if parts.keys() != tables.keys():
+            raise _misfit(model, artifact, word)
+        if not is_usable_word(word):
+            raise ModelError("MD008", word=word)
+    _enter(model, words)
+    return WordAttachment(model, words, frozenset(), dict(artifact.metadata))
+
+
+def _misfit(model: Model, artifact: Artifact, where: str) -> ModelError:
+    return ModelError(
+        "MD004", where=where, artifact="This embedding", found=artifact.family or "another model",
+        expected=model.facts.title,
+    )  # fmt: skip
+
+
+def _taken(model: Model, words: Any) -> str | None:
+    known = {word.casefold() for word in model.words}
+    return next((word for word in words if word.casefold() in known), None)
+
+
+def _enter(model: Model, words: dict[str, dict[str, nn.Parameter]]) -> None:
+    if taken := _taken(model, words):
+        raise ModelError("MD007", word=taken)
+    model.words.update(words)
+
+
+def _tables(model: Model) -> dict[str, Tensor]:
+    """Each text encoder's vocabulary (V, D) by component."""
+    tables = {}
+    for component, (path,) in model.targets("text.tokens").items():
+        layer: Any = model.module(component, path)
+        tables[component] = layer.weight.detach()
+    return tables
+
+
+def _start(model: Model, component: str, table_VD: Tensor, config: Config, generator: torch.Generator) -> Tensor:
+    """What the vectors of one word are before training, (n, D) float32."""
+    if config.init in ("", NOISE):
+        known_VD = table_VD.float()
+        drawn_nD = torch.randn(config.vectors, known_VD.shape[1], generator=generator).to(known_VD.device)
+        return _at_usual_norm(known_VD.mean(0) + known_VD.std(0) * drawn_nD, known_VD)
+    tokenizer = model.tokenizers[component.replace("text_encoder", "tokenizer")]
+    ids = tokenizer(config.init, add_special_tokens=False, verbose=False)["input_ids"]
+    if not ids:
+        raise RecipeError("RC002", key="method.init", found=config.init, why="There is no word in it.")
+    tokens_TD = table_VD[torch.tensor(ids, device=table_VD.device)].float()
+    if len(ids) <= config.vectors:
+        return tokens_TD[torch.arange(config.vectors, device=table_VD.device) % len(ids)].clone()
+    groups = torch.tensor_split(tokens_TD, config.vectors)
+    return _at_usual_norm(torch.stack([group_TD.mean(0) for group_TD in groups]), table_VD.float())
+
+
+def _at_usual_norm(vectors_nD: Tensor, known_VD: Tensor) -> Tensor:
+    usual = float(known_VD.norm(dim=1).mean())
+    scaled_nD: Tensor = vectors_nD * (usual / vectors_nD.norm(dim=1, keepdim=True))
+    return scaled_nD
