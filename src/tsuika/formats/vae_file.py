@@ -1,0 +1,187 @@
+"""A VAE by itself: one file in the original (LDM) layout without a prefix, as every program takes it, or a diffusers folder.
+
+Both are read in all spellings: with the prefix that it has inside a checkpoint, or with diffusers' names in one file. An
+artifact has method `vae`, diffusers' names, and diffusers' config as JSON in the metadata (`vae_config`).
+Not in `FORMATS`: a VAE is part of a base and is laid on nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from tsuika.core.errors import FormatError, ModelError
+from tsuika.core.files import write_text
+from tsuika.core.types import Artifact
+from tsuika.core.weights import Weights, few, open_folder, open_weights, read_json
+from tsuika.diffusion import ldm
+from tsuika.formats import common
+
+if TYPE_CHECKING:
+    import torch
+
+CONFIG: Final = "vae_config"
+WEIGHTS: Final = "diffusion_pytorch_model"
+_PREFIXES: Final = ("first_stage_model.", "vae.", "")
+_NEEDLESS: Final = re.compile(r"(loss|model_ema)\..*")  # what training left; A1111 skips the same
+_LEVEL: Final = re.compile(r"encoder\.down(?:_blocks)?\.(\d+)\.(?:block|resnets)\.(\d+)\.conv1\.weight")
+_OLD_ATTENTION: Final = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # diffusers < 0.14
+_GROUPS: Final = 32  # of every norm, CompVis `model.py`
+
+
+class VaeFile:
+    """One `.safetensors`. See `core.types.Format`."""
+
+    name = "single-file"
+    method = "vae"
+    suffix = ".safetensors"
+
+    def sniff(self, path: Path) -> bool:
+        """Whether a file of weights has a decoder and no UNet.
+
+        Raises:
+            ModelError: not weights, damaged, or a pickle with code in it (MD002, MD003, MD005).
+        """
+        return path.is_file() and _prefix(open_weights(path)) is not None
+
+    def read(self, path: Path) -> Artifact:
+        """The VAE; its config is told by the shapes, but for the latent scale, which no such file holds.
+
+        Raises:
+            ModelError: not weights, damaged, or with code in it; FormatError: no VAE (FM001), or not whole (MD003).
+        """
+        weights = open_weights(path)
+        if (prefix := _prefix(weights)) is None:
+            expected = "a VAE (encoder, decoder, quant_conv, post_quant_conv)"
+            raise FormatError("FM001", where=path, found=f"{len(weights.shapes)} tensors", expected=expected)
+        shapes = {name.removeprefix(prefix): shape for name, shape in weights.shapes.items() if name.startswith(prefix)}
+        config = _config(path, shapes)
+        return _artifact(weights, prefix, config, dict(weights.metadata))
+
+    def write(self, artifact: Artifact, path: Path, *, dtype: torch.dtype) -> None:
+        """Write whole or not at all; attention as 1x1 convolutions, which A1111 and kohya demand.
+
+        Raises:
+            FormatError: no VAE, or `dtype` cannot hold its numbers (FM002).
+        """
+        config = _own_config(artifact, self.name)
+        tensors = {}
+        for name, tensor in artifact.tensors.items():
+            place = ldm.vae_place(name, config).name
+            tensors[place] = tensor[:, :, None, None] if ".attn_1." in place and tensor.ndim == 2 else tensor
+        common.save_tensors(path, common.cast(tensors, dtype, self.name), {"format": "pt"})
+
+
+class VaeFolder:
+    """`config.json` and `diffusion_pytorch_model.safetensors`. See `core.types.Format`."""
+
+    name = "diffusers"
+    method = "vae"
+    suffix = ""
+
+    def sniff(self, path: Path) -> bool:
+        """Whether the folder's config says so."""
+        file = path / "config.json"
+        return file.is_file() and read_json(file).get("_class_name") == "AutoencoderKL"
+
+    def read(self, path: Path) -> Artifact:
+        """The VAE with its config.
+
+        Raises:
+            ModelError: a file is missing, damaged or a pickle with code in it; FormatError: not whole (MD003).
+        """
+        return _artifact(open_folder(path, WEIGHTS), "", read_json(path / "config.json"), {})
+
+    def write(self, artifact: Artifact, path: Path, *, dtype: torch.dtype) -> None:
+        """Write the weights, then the config without which the folder is none.
+
+        Raises:
+            FormatError: no VAE, or `dtype` cannot hold its numbers (FM002).
+        """
+        config = _own_config(artifact, self.name)
+        ready = common.cast(artifact.tensors, dtype, self.name)
+        common.save_tensors(path / f"{WEIGHTS}.safetensors", ready, {"format": "pt"})
+        write_text(path / "config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+VAE_FORMATS: Final = (VaeFile(), VaeFolder())
+
+
+def _prefix(weights: Weights) -> str | None:
+    """What stands before a lone VAE's names; None where it is something else, or part of a whole model."""
+    if weights.starts("model.diffusion_model."):
+        return None
+    wanted = ("decoder.conv_in.weight", "encoder.conv_in.weight", "post_quant_conv.weight")
+    return next((p for p in _PREFIXES if all(f"{p}{name}" in weights.shapes for name in wanted)), None)
+
+
+def _own_config(artifact: Artifact, format_name: str) -> dict[str, Any]:
+    if artifact.method != "vae":
+        why = f"It is of method `{artifact.method}`, and this format is for VAEs."
+        raise FormatError("FM002", format=format_name, why=why, do="Choose another format.")
+    config: dict[str, Any] = json.loads(artifact.metadata[CONFIG])
+    return config
+
+
+def _config(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    """diffusers' config of a VAE with these shapes, without its latent scale."""
+    found = {(int(m[1]), int(m[2])): shape[0] for name, shape in shapes.items() if (m := _LEVEL.fullmatch(name))}
+    levels = sorted({level for level, _ in found})
+    if not levels or levels != [*range(len(levels))] or any((level, 0) not in found for level in levels):
+        raise FormatError("MD003", where=path, why="Found: an encoder of which levels are missing.")
+    widths = [found[level, 0] for level in levels]
+    return {
+        "_class_name": "AutoencoderKL", "in_channels": shapes["encoder.conv_in.weight"][1],
+        "out_channels": shapes["decoder.conv_out.weight"][0] if "decoder.conv_out.weight" in shapes else 3,
+        "latent_channels": shapes["post_quant_conv.weight"][1], "block_out_channels": widths,
+        "layers_per_block": sum(level == 0 for level, _ in found),
+        "down_block_types": ["DownEncoderBlock2D"] * len(levels), "up_block_types": ["UpDecoderBlock2D"] * len(levels),
+        "act_fn": "silu",
+        "norm_num_groups": _GROUPS if all(width % _GROUPS == 0 for width in widths) else min(widths),
+    }  # fmt: skip
+
+
+def _artifact(weights: Weights, prefix: str, config: dict[str, Any], metadata: dict[str, str]) -> Artifact:
+    """All of the VAE's tensors by diffusers' names; nothing may be missing or left over."""
+    names = {name for name in weights.shapes if name.startswith(prefix)}
+    stored = {_current(name.removeprefix(prefix)): name for name in names}
+    is_diffusers = any(name.startswith("decoder.up_blocks.") for name in stored)
+    shapes = _shapes(weights.path, config)
+    places = {
+        name: stored.get(name, name) if is_diffusers else prefix + ldm.vae_place(name, config).name for name in shapes
+    }
+    if missing := set(places.values()) - names:
+        why = f"Found: {len(missing)} of {len(places)} tensors are missing ({few(missing)})."
+        raise FormatError("MD003", where=weights.path, why=why)
+    extra = names - set(places.values())
+    if unknown := {name for name in extra if not _NEEDLESS.fullmatch(name.removeprefix(prefix))}:
+        raise FormatError("MD003", where=weights.path, why=f"Found: tensors that no VAE has ({few(unknown)}).")
+    tensors = {}
+    for name, place in places.items():
+        try:
+            tensors[name] = ldm.take(weights.tensor(place), ldm.Place(place), shapes[name])
+        except ValueError as error:
+            raise FormatError("MD003", where=weights.path, why=f"Found: `{place}` is {error}.") from None
+    return Artifact("vae", "", tensors, {**metadata, CONFIG: json.dumps(config)})
+
+
+def _current(name: str) -> str:
+    if found := re.fullmatch(r"(.+attentions\.\d+)\.(query|key|value|proj_attn)\.(weight|bias)", name):
+        return f"{found[1]}.{_OLD_ATTENTION[found[2]]}.{found[3]}"
+    return name
+
+
+def _shapes(path: Path, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """What diffusers expects of this config; no weights are allocated."""
+    import torch
+    from diffusers import AutoencoderKL
+
+    try:
+        with torch.device("meta"):
+            model = AutoencoderKL.from_config(dict(config))
+    except (ValueError, TypeError, KeyError) as error:
+        raise ModelError("MD003", where=path, why=f"Its config fits no VAE: {error}.") from None
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
