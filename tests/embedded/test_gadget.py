@@ -4,7 +4,7 @@ from tsuika.embedded import gadget, world, yardstick
 from tsuika.embedded.things import KNOWN, by_name
 
 
-def test_lantern_is_none_of_the_things_and_clearly_itself():
+def test_ball_is_none_of_the_things_and_clearly_itself():
     assert gadget.TRIGGER not in by_name()
     mine = [drawn.pixels for drawn in gadget.held_out(22)]
     training = [drawn.pixels for drawn in gadget.pictures()]

@@ -1,7 +1,8 @@
-"""The object of the textual-inversion example: a paper lantern that no model has seen, drawn from shapes by this file.
+"""The object of the textual-inversion example: a temari (a hand ball) no model has seen, drawn from shapes by this file.
 
-A 64 px base can only compose what it knows, so the lantern's outline is near a known one (a round body), and its colours
-and bands are its own: a violet body, a broad cream band, golden caps.
+A 64 px base can only compose what it knows, so the outline is one it has (a ball), and the colours are a combination
+that no known thing has: a yellow cap and a violet bowl with a broad cream band between. Other colours were tried and left:
+the yardstick took a violet lantern with a cream band for a unicorn.
 
 Knows Pillow, NumPy and the embedded world; no model.
 """
@@ -20,34 +21,35 @@ from tsuika.embedded.mascot import PICTURE_PX, Drawn
 from tsuika.embedded.shapes import Canvas, Shade
 from tsuika.embedded.world import SCENES, Picture, Placed
 
-TRIGGER: Final = "chochin"
-CLASS_WORD: Final = "lantern"
+TRIGGER: Final = "temari"
+CLASS_WORD: Final = "ball"
 
-VIOLET: Final[Shade] = ((150, 84, 214), (104, 40, 168))
-CREAM: Final[Shade] = ((255, 248, 220), (250, 232, 186))
-GOLD: Final[Shade] = ((255, 210, 74), (232, 160, 24))
-RIB: Final[Shade] = ((92, 34, 150), (70, 20, 120))
+YELLOW: Final[Shade] = ((255, 218, 84), (246, 180, 34))
+CREAM: Final[Shade] = ((255, 250, 228), (250, 236, 196))
+VIOLET: Final[Shade] = ((142, 74, 208), (96, 36, 158))
+THREAD: Final[Shade] = ((224, 68, 92), (200, 44, 72))
 
 TRAINED_BACKGROUNDS: Final = ("white", "green", "light blue", "beach", "room")
 
 
 @cache
 def glyph() -> Image.Image:
-    """The lantern: RGBA, world.GLYPH_PX square."""
+    """The ball: RGBA, world.GLYPH_PX square."""
     canvas = Canvas()
-    canvas.stroke(((56, 14), (56, 8), (56, 3)), (5, 5), GOLD)
-    canvas.stroke(((56, 96), (56, 102), (56, 108)), (9, 13), GOLD)
-    body = canvas.blob(56, 56, 45, 40, VIOLET, square=2.5)
-    canvas.polygon([(6, 41), (106, 41), (106, 71), (6, 71)], CREAM, body)
-    for y in (30, 82):
-        canvas.polygon([(6, y - 1.5), (106, y - 1.5), (106, y + 1.5), (6, y + 1.5)], RIB, body)
-    for y in (15, 97):
-        canvas.blob(56, y, 24, 7, GOLD, square=5)
+    body = canvas.blob(56, 56, 47, 47, YELLOW)
+    canvas.polygon([(0, 56), (112, 56), (112, 112), (0, 112)], VIOLET, body)
+    band = [
+        (9 + x, 56 + side * (12 + 4 * (1 - (x / 47 - 1) ** 2))) for side in (-1, 1) for x in range(-10, 110, 5)[::side]
+    ]
+    canvas.polygon(band, CREAM, body)
+    for x in (25, 56, 87):  # stitched diamonds
+        canvas.polygon([(x - 8, 56), (x, 47), (x + 8, 56), (x, 65)], THREAD, body)
+    canvas.blob(38, 24, 11, 5, CREAM, tilt_deg=-32, inside=body)
     return canvas.reduced()
 
 
 def source(name: str) -> Image.Image:
-    """The world's glyphs and the lantern (by its trigger), for `world.draw`."""
+    """The world's glyphs and the ball (by its trigger), for `world.draw`."""
     return glyph() if name == TRIGGER else world.glyph(name)
 
 
@@ -71,17 +73,17 @@ TEST_PROMPTS: Final[tuple[Prompt, ...]] = (
 
 
 def pictures(count: int = 5, seed: int = 0) -> list[Drawn]:
-    """The training set: the lantern alone on TRAINED_BACKGROUNDS in turn, without captions; PICTURE_PX square."""
+    """The training set: the ball alone on TRAINED_BACKGROUNDS in turn, without captions; PICTURE_PX square."""
     return _drawn([TRAINED_BACKGROUNDS[i % len(TRAINED_BACKGROUNDS)] for i in range(count)], seed, "training")
 
 
 def held_out(count: int = 44, seed: int = 0) -> list[Drawn]:
-    """Fresh pictures of the lantern on every background, none of them in any training set."""
+    """Fresh pictures of the ball on every background, none of them in any training set."""
     return _drawn([world.BACKGROUNDS[i % len(world.BACKGROUNDS)] for i in range(count)], seed, "held-out")
 
 
 def _drawn(backgrounds: list[str], seed: int, purpose: str) -> list[Drawn]:
-    rng = np.random.default_rng(derive(seed, f"lantern {purpose} pictures"))
+    rng = np.random.default_rng(derive(seed, f"temari {purpose} pictures"))
     drawn = []
     for number, background in enumerate(backgrounds, 1):
         size = float(rng.uniform(0.6, 0.85))

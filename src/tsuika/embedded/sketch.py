@@ -86,6 +86,12 @@ def scenes(count: int, seed: int, things: tuple[Thing, ...]) -> list[Picture]:
     return pictures
 
 
+def again(picture: Picture, seed: int) -> Picture:
+    """The same thing on the same background, placed afresh: another right answer to the same prompt."""
+    rng = np.random.default_rng(derive(seed, "style picture again", picture.seed))
+    return World(**_CALM).picture(rng, thing=picture.things[0].thing, background=picture.background)
+
+
 def caption(picture: Picture) -> str:
     """`a cat on the beach, in hanga style`."""
     return f"{subject(picture)}, in {TRIGGER} {CLASS_WORD}"
