@@ -71,7 +71,8 @@ def build(
 
 def same(one: Bank, other: Bank) -> bool:
     return one.names == other.names and all(
-        torch.equal(a.latents_NVCHW, b.latents_NVCHW) for a, b in zip(one.shelves, other.shelves, strict=True)
+        torch.equal(torch.stack(a.latents_NVCHW), torch.stack(b.latents_NVCHW))
+        for a, b in zip(one.shelves, other.shelves, strict=True)
     )
 
 
@@ -103,7 +104,8 @@ def test_latents_do_not_depend_on_company(folder: Path, tmp_path: Path) -> None:
 
 def test_damaged_entries_are_encoded_again(folder: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
-    good, _, _ = build(folder, cache)
+    good, _, _ = build(folder, None)
+    build(folder, cache)
     entries = sorted(cache.glob("*.safetensors"))
     whole = entries[0].read_bytes()
     flipped = bytearray(whole)
@@ -205,7 +207,8 @@ def shelves(counts: dict[tuple[int, int], list[int]], variant_count: int = 2) ->
             values.append([[number], [number + 0.5]][:variant_count])
             number += 1
         latents = torch.tensor(values).reshape(len(samples), variant_count, 1, 1, 1)
-        made.append(Shelf(width, height, tuple(samples), latents.expand(-1, -1, 4, height // 8, width // 8).clone()))
+        latents = latents.expand(-1, -1, 4, height // 8, width // 8).clone()
+        made.append(Shelf(width, height, tuple(samples), tuple(latents)))
     return made
 
 
@@ -303,21 +306,26 @@ def test_plain_and_sizes() -> None:
             bank.batch(step, size, 0)
 
 
-def test_a_bank_too_large_for_its_device_stays_in_main_memory(folder: Path) -> None:
-    encode, _ = encoder()
-    buckets = assign(scan(folder, CONFIG), size_px=32, step_px=8)
-    elsewhere = torch.device("meta")
-    stream = fill(buckets, CONFIG, encode, vae="v", scale=1.0, folder=None, device=elsewhere, budget_bytes=1)
-    events: list[Event] = []
-    bank: Bank | None = None
-    while bank is None:
-        try:
-            events.append(next(stream))
-        except StopIteration as stop:
-            bank = stop.value
-    assert isinstance(events[-1], Warned) and events[-1].code == "bank-on-cpu"
-    assert all(shelf.latents_NVCHW.device == CPU for shelf in bank.shelves)
-    assert bank.batch(0, 1, 0).latents_BCHW.device == elsewhere
+def spans_of(folder: Path) -> list[tuple[int, int]]:
+    """Addresses at which files of a folder are mapped into this process."""
+    lines = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
+    ends = [line.split()[0].split("-") for line in lines if str(folder) in line]
+    return [(int(begin, 16), int(end, 16)) for begin, end in ends]
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").is_file(), reason="Linux says what is mapped")
+def test_latents_are_the_files_of_the_cache(folder: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    for _ in ("encoded", "from the cache"):
+        bank, _, _ = build(folder, cache)
+        spans = spans_of(cache)
+        for latents in (latents for shelf in bank.shelves for latents in shelf.latents_NVCHW):
+            begin = latents.data_ptr()
+            assert any(first <= begin and begin + latents.nbytes <= last for first, last in spans)
+    held, _, _ = build(folder, None)
+    for path in cache.glob("*.safetensors"):
+        path.unlink()
+    assert same(bank, held)
 
 
 @pytest.mark.skipif(not PHOTOS.is_dir(), reason="the shared photographs are not beside this checkout")

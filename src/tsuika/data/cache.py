@@ -88,7 +88,8 @@ def read(path: Path, *, key: str, scale: float, count: int) -> tuple[torch.Tenso
     """The entry at `path`, or None and what is wrong with it (empty: there is no entry).
 
     Checked: header, key, scale (the same VAE under another scale would raise no error and train nonsense), number of
-    variants, and the checksum of the numbers.
+    variants, and the checksum of the numbers. The tensor is the file, mapped: memory that the system can take back.
+    Entries are only ever replaced by whole new files, so a mapping outlives what happens under its name.
     """
     if not path.exists():
         return None, ""
@@ -146,4 +147,4 @@ def latents_of(
 
 def _checksum(tensor: torch.Tensor) -> str:
     flat = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
-    return hashlib.sha256(flat.numpy().tobytes()).hexdigest()
+    return hashlib.sha256(flat.numpy().data).hexdigest()
