@@ -32,7 +32,9 @@ VERMILION: Final = (206, 62, 38)
 HELD_OUT: Final[tuple[Thing, ...]] = KNOWN[4::3]  # 20 things of every kind, in no style picture
 TRAINED: Final[tuple[Thing, ...]] = tuple(thing for thing in KNOWN if thing not in HELD_OUT)
 
-_CALM: Final = {"max_tilt_deg": 6.0, "jitter": 0.04, "pairs": 0.0}
+
+def _calm(things: tuple[Thing, ...] = KNOWN) -> World:
+    return World(things=things, max_tilt_deg=6.0, jitter=0.04, pairs=0.0)
 
 
 def stylise(picture: Picture, size_px: int = PICTURE_PX, source: GlyphSource = world.glyph) -> Pixels:
@@ -72,13 +74,14 @@ def _outline(mask: NDArray[np.float32], size_px: int) -> NDArray[np.float32]:
     solid = Image.fromarray((mask * 255).astype(np.uint8))
     wide = np.asarray(solid.filter(ImageFilter.MaxFilter(2 * radius + 1)), np.float32)
     narrow = np.asarray(solid.filter(ImageFilter.MinFilter(2 * radius + 1)), np.float32)
-    return (wide - narrow) / 255
+    line: NDArray[np.float32] = (wide - narrow) / np.float32(255)
+    return line
 
 
 def scenes(count: int, seed: int, things: tuple[Thing, ...]) -> list[Picture]:
     """Calm pictures of one thing each, things and backgrounds about equally often; not yet in the style."""
     rng = np.random.default_rng(derive(seed, "style pictures"))
-    maker = World(things=things, **_CALM)
+    maker = _calm(things)
     pictures = []
     for i in range(count):
         background = world.BACKGROUNDS[int(rng.integers(len(world.BACKGROUNDS)))]
@@ -89,7 +92,7 @@ def scenes(count: int, seed: int, things: tuple[Thing, ...]) -> list[Picture]:
 def again(picture: Picture, seed: int) -> Picture:
     """The same thing on the same background, placed afresh: another right answer to the same prompt."""
     rng = np.random.default_rng(derive(seed, "style picture again", picture.seed))
-    return World(**_CALM).picture(rng, thing=picture.things[0].thing, background=picture.background)
+    return _calm().picture(rng, thing=picture.things[0].thing, background=picture.background)
 
 
 def caption(picture: Picture) -> str:
