@@ -7,13 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from tsuika.core.errors import FormatError, ModelError
 from tsuika.core.events import Warned
-from tsuika.generate.compose import Wanted, compose, from_tags, locate
+from tsuika.generate.compose import Wanted, compose
 from tsuika.generate.pipeline import sample, size_step
-from tsuika.generate.prompt import parse
 
 
 def state(model: Any) -> dict[str, torch.Tensor]:
@@ -99,34 +97,3 @@ def test_an_error_inside_the_block_gives_the_model_back(sd1: Any, fake_formats: 
     with pytest.raises(ZeroDivisionError), compose(sd1, [Wanted(Path("a"))], fake_formats, {"fake": fake_method}):
         1 / 0  # noqa: B018
     assert same(state(sd1), before)
-
-
-def test_locate(tmp_path: Path) -> None:
-    deep = tmp_path / "runs" / "r1" / "artifacts"
-    deep.mkdir(parents=True)
-    tensors = {"x": torch.zeros(1)}
-    save_file(tensors, deep / "ついか犬 v1.0.safetensors")
-    save_file(tensors, deep / "0001.safetensors", {"ss_output_name": "mascot"})
-    save_file(tensors, tmp_path / "runs" / "same.safetensors")
-    save_file(tensors, deep / "same.safetensors")
-    (deep / "damaged.safetensors").write_bytes(b"no header")
-    (deep / "style.pt").write_bytes(b"")
-    assert locate("ついか犬 v1.0", [tmp_path]).name == "ついか犬 v1.0.safetensors"
-    assert locate("mascot", [tmp_path]).name == "0001.safetensors"
-    assert locate("same", [tmp_path]).parent.name == "runs"
-    assert locate("same", [deep, tmp_path]).parent == deep
-    with pytest.raises(ModelError) as error:
-        locate("mascott", [tmp_path])
-    assert error.value.code == "MD006"
-
-    tags = parse("<lora:mascot:0.8> <lora:same:0.2:0.4> <hypernet:style:0.6>").tags
-    one, two, three = from_tags(tags, [tmp_path])
-    assert (one.path.name, one.strength, one.text_strength) == ("0001.safetensors", 0.8, None)
-    assert (two.strength, two.text_strength) == (0.4, 0.2)
-    assert (three.path.name, three.strength, three.text_strength) == ("style.pt", 0.6, None)
-
-
-def test_locate_in_an_empty_folder(tmp_path: Path) -> None:
-    with pytest.raises(ModelError) as error:
-        locate("x", [tmp_path])
-    assert "x" in error.value.describe("ja")

@@ -10,8 +10,11 @@ from tsuika.api.drawing import generate
 from tsuika.api.files import inspect
 from tsuika.api.machine import doctor
 from tsuika.api.models import EMBEDDED, load
+from tsuika.api.sheets import CellDrawn, SheetWritten, grid
 from tsuika.api.training import DEMO_PICTURES, DEMO_RECIPE, demo, dry_run, resume, train
+from tsuika.generate.drawing import Drawing
 
 __all__ = [
-    "DEMO_PICTURES", "DEMO_RECIPE", "EMBEDDED", "demo", "doctor", "dry_run", "generate", "inspect", "load", "resume", "train",
+    "DEMO_PICTURES", "DEMO_RECIPE", "EMBEDDED", "CellDrawn", "Drawing", "SheetWritten", "demo", "doctor", "dry_run",
+    "generate", "grid", "inspect", "load", "resume", "train",
 ]  # fmt: skip

@@ -1,79 +1,237 @@
-"""`generate`: pictures of prompts, with artifacts at their strengths."""
+"""`generate`: pictures of a drawing, with artifacts at their strengths."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from importlib.metadata import version
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
-from tsuika import formats
+from PIL import Image
+from torch import nn
+
+from tsuika import families, formats
 from tsuika.api.models import defaults_of, load
 from tsuika.core.errors import RecipeError
-from tsuika.core.files import sha256
+from tsuika.core.events import Warned
+from tsuika.core.files import sha256, split_strength
+from tsuika.core.types import Model
 from tsuika.generate import compose, pipeline, png_info
-from tsuika.generate.prompt import parse
+from tsuika.generate.combination import Combination, describe
+from tsuika.generate.compose import Composition, Wanted
+from tsuika.generate.drawing import Drawing
+from tsuika.generate.lookup import Library
+from tsuika.generate.prompt import Tag, parse, without_tags
 from tsuika.methods import METHODS
-from tsuika.train import assemble
+
+_FLAGS = {"lora": compose.LORA, "embedding": compose.EMBEDDING, "hypernetwork": compose.HYPERNETWORK, "more": ""}
 
 
-def generate(
-    prompt: str,
-    out: Path,
-    *,
-    negative: str = "",
-    base: str = "embedded",
-    lora: Sequence[str] = (),
-    artifacts: Path = Path(),
-    vae: str = "builtin",
-    tokenizer: str = "",
-    seed: int = 0,
-    steps: int | None = None,
-    cfg: float | None = None,
-    sampler: str | None = None,
-    size: str = "",
-    num: int = 1,
-    device: str = "auto",
-    precision: str = "auto",
-) -> dict[str, Any]:
-    """Draw `num` pictures of a prompt with artifacts at their strengths; returns what was written and what matched.
+def generate(drawing: Drawing, out: Path, *, num: int = 1) -> dict[str, Any]:
+    """Draw `num` pictures, at seed, seed + 1, ...: into the file `out` if it is one `.png`, else into that folder.
 
-    `lora` entries are `FILE` or `FILE:STRENGTH`; `<lora:NAME:0.8>` in the prompt works too, looked up in `artifacts`.
+    Returns what was written (`pictures`), what lies on the base and where it meets (`artifacts`, `refused`,
+    `conflicts`, see `generate.combination`), and `notes`.
 
     Raises:
         TsuikaError: a file that is missing or made for another family, a size or sampler that cannot be.
     """
-    parsed = parse(prompt)
-    tagged = compose.from_tags(parsed.tags, [artifacts, artifacts / "runs"]) if parsed.tags else []
-    wanted = [*(_wanted(text) for text in lora), *tagged]
-    model = load(base, tokenizer=tokenizer, vae=vae, device=device, precision=precision)
-    defaults = defaults_of(model)
-    notes: list[str] = []
-    with compose.compose(model, wanted, formats, METHODS, warn=lambda event: notes.append(event.message)) as together:
-        pixels = pipeline.sample(
-            model, parsed, negative=negative, seed=seed, num=num, steps=steps, cfg=cfg, sampler=sampler,
-            size_px=_size(size), defaults=defaults, warn=lambda event: notes.append(event.message),
-        )  # fmt: skip
-        matched = {
-            part.wanted.path.name: f"{len(part.matched)} tensors matched, {len(part.unmatched)} not"
-            for part in together.parts
-        }
-    names = [*(f"<lora:{one.path.stem}:{one.strength:g}>" for one in (_wanted(text) for text in lora))]
-    hashes = {one.path.stem: sha256(one.path)[:10] for one in wanted if one.path.is_file()}
     written: list[str] = []
-    for i, picture in enumerate(pipeline.to_pictures(pixels)):
-        path = out if num == 1 and out.suffix.lower() == ".png" else _numbered(out, seed + i)
-        info = png_info.PictureInfo(
-            " ".join([prompt, *names]), negative, steps=steps or defaults.steps, sampler=sampler or defaults.sampler,
-            cfg=defaults.cfg if cfg is None else cfg, seed=seed + i, size_px=picture.size,
-            model=Path(model.source).name, model_hash=(model.sha256 or "")[:10] or None, lora_hashes=hashes,
+    with Easel() as easel:
+        combination = easel.set_up(drawing)
+        for number, picture in enumerate(easel.draw(drawing, num)):
+            one = replace(drawing, seed=drawing.seed + number)
+            path = out if num == 1 and out.suffix.lower() == ".png" else _numbered(out, one.seed)
+            png_info.write_png(path, picture, easel.info(one, picture.size), easel.own(one))
+            written.append(str(path))
+    return {"pictures": written, **asdict(combination), "notes": easel.notes}
+
+
+def _numbered(out: Path, seed: int) -> Path:
+    folder = out.with_suffix("") if out.suffix.lower() == ".png" else out
+    return folder / f"{seed:05d}.png"
+
+
+class Easel:
+    """A base with artifacts on it that goes from one drawing to the next and loads only what differs.
+
+    `notes` are the warnings so far, each once.
+    """
+
+    def __init__(self) -> None:
+        self.notes: list[Warned] = []
+        self._base: tuple[str, ...] = ()
+        self._model: Model | None = None
+        self._vaes: dict[str, nn.Module] = {}
+        self._composition: Composition | None = None
+        self._libraries: dict[Path | None, Library] = {}
+        self._hashes: dict[str, str | None] = {}
+
+    def __enter__(self) -> Easel:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._take_off()
+
+    @property
+    def model(self) -> Model:
+        """The base that is set up."""
+        assert self._model is not None, "set_up comes first"
+        return self._model
+
+    def set_up(self, drawing: Drawing) -> Combination:
+        """Make the model ready for a drawing, and tell what is on it.
+
+        Raises:
+            TsuikaError: a file that is missing, or that does not fit.
+        """
+        wanted = self._wanted(drawing)
+        self._set_base(drawing)
+        self._set_vae(drawing)
+        return describe(self._set_artifacts(wanted))
+
+    def draw(self, drawing: Drawing, num: int = 1) -> list[Image.Image]:
+        """Pictures of what was set up, at seed, seed + 1, ...
+
+        Raises:
+            RecipeError: size, steps, num or sampler that cannot be (RC002).
+        """
+        pixels = pipeline.sample(
+            self.model, parse(drawing.prompt), negative=drawing.negative, seed=drawing.seed, num=num, steps=drawing.steps,
+            cfg=drawing.cfg, sampler=drawing.sampler, size_px=_size(drawing.size), defaults=defaults_of(self.model),
+            warn=self._note,
         )  # fmt: skip
-        png_info.write_png(path, picture, info, {"base": base, "vae": vae})
-        written.append(str(path))
-    return {"pictures": written, "artifacts": matched, "notes": notes}
+        return pipeline.to_pictures(pixels)
+
+    def info(self, drawing: Drawing, size_px: tuple[int, int]) -> png_info.PictureInfo:
+        """What the picture's `parameters` say: the prompt has a tag for every artifact at the strength it was drawn."""
+        defaults, parts = defaults_of(self.model), self._parts()
+        tags = [_tag(part.wanted, part.method) for part in parts if part.method in _TAGS]
+        prompt = " ".join([without_tags(drawing.prompt), *map(str, tags)])
+        hashes: dict[str, dict[str, str]] = {method: {} for method in _FLAGS.values()}
+        for part in parts:
+            if part.method in hashes and (digest := self._short(part)):
+                hashes[part.method][part.wanted.called or part.wanted.path.stem] = digest
+        vae = None if drawing.vae == "builtin" else drawing.vae
+        return png_info.PictureInfo(
+            prompt, drawing.negative, steps=drawing.steps or defaults.steps, sampler=drawing.sampler or defaults.sampler,
+            cfg=defaults.cfg if drawing.cfg is None else drawing.cfg, seed=drawing.seed, size_px=size_px,
+            model=Path(self.model.source).name, model_hash=(self.model.sha256 or "")[:10] or None,
+            vae=vae and Path(vae).name, vae_hash=vae and self._vae_hash(vae), lora_hashes=hashes[compose.LORA],
+            ti_hashes=hashes[compose.EMBEDDING], version=f"tsuika {version('tsuika')}",
+        )  # fmt: skip
+
+    def own(self, drawing: Drawing) -> dict[str, Any]:
+        """The recipe of the combination, for tsuika's own text in a picture: files by name and hash, no folders."""
+        assert self._composition is not None, "set_up comes first"
+        told = asdict(describe(self._composition))
+        for key, fields in (("artifacts", ("file",)), ("refused", ("file",)), ("conflicts", ("first", "second"))):
+            told[key] = [{**row, **{name: Path(row[name]).name for name in fields}} for row in told[key]]
+        return {"prompt": drawing.prompt, "base": _public(drawing.base), "vae": _public(drawing.vae), **told}
+
+    def _wanted(self, drawing: Drawing) -> list[Wanted]:
+        flags = [
+            Wanted(*split_strength(text), method=method)
+            for flag, method in _FLAGS.items()
+            for text in getattr(drawing, flag)
+        ]
+        library = self._library(drawing.artifacts)
+        parsed = parse(drawing.prompt)
+        flags += library.tagged(parsed.tags) if parsed.tags else []
+        at_hand = {one.path.stem for one in flags}
+        texts = [parsed.text, parse(drawing.negative).text]
+        wanted = [*flags, *library.embeddings(texts, formats, at_hand, self._note)]
+        for name, strength in drawing.strengths:
+            known = [one.path.stem for one in wanted]
+            if name not in ("", *known) or not wanted:
+                why = f"{name or '–'} ≠ {', '.join(known) or '–'}"
+                raise RecipeError("RC002", key="strength", found=strength, why=why)
+            wanted = [
+                replace(one, strength=strength, text_strength=None) if name in ("", one.path.stem) else one
+                for one in wanted
+            ]
+        return wanted
+
+    def _library(self, folder: Path | None) -> Library:
+        if folder not in self._libraries:
+            self._libraries[folder] = Library([folder] if folder else [Path(), Path("runs")])
+        return self._libraries[folder]
+
+    def _set_base(self, drawing: Drawing) -> None:
+        asked = (drawing.base, drawing.tokenizer, drawing.device, drawing.precision)
+        if asked == self._base:
+            return
+        self._take_off()
+        self._model, self._vaes, self._base = None, {}, ()  # the old one goes before the new one comes
+        self._model = _load(drawing)
+        self._vaes, self._base = {drawing.vae: self._model.vae}, asked
+
+    def _set_vae(self, drawing: Drawing) -> None:
+        if drawing.vae not in self._vaes:
+            own = drawing.vae == "builtin"
+            self._vaes[drawing.vae] = _load(drawing).vae if own else families.load_vae(self.model, drawing.vae)
+        self.model.vae = self._vaes[drawing.vae]
+
+    def _set_artifacts(self, wanted: list[Wanted]) -> Composition:
+        def files(many: list[Wanted]) -> list[Wanted]:
+            return [replace(one, strength=1.0, text_strength=None) for one in many]
+
+        now = [*(part.wanted for part in self._parts())]
+        if self._composition and not self._composition.refused and files(now) == files(wanted):
+            for number, (old, new) in enumerate(zip(now, wanted)):
+                if old != new:
+                    self._composition.set_strength(number, new.strength, new.text_strength)
+            return self._composition
+        self._take_off()
+        self._composition = compose.compose(self.model, wanted, formats, METHODS, warn=self._note)
+        return self._composition
+
+    def _parts(self) -> tuple[compose.Part, ...]:
+        return self._composition.parts if self._composition else ()
+
+    def _take_off(self) -> None:
+        if self._composition:
+            self._composition.detach()
+            self._composition = None
+
+    def _short(self, part: compose.Part) -> str | None:
+        key = str(part.wanted.path)
+        if key not in self._hashes:
+            self._hashes[key] = png_info.short_hash(part.wanted.path, part.sha256, lora=part.method == compose.LORA)
+        return self._hashes[key]
+
+    def _vae_hash(self, vae: str) -> str | None:
+        if vae not in self._hashes:
+            path = Path(vae).expanduser()
+            self._hashes[vae] = sha256(path)[:10] if path.is_file() else None
+        return self._hashes[vae]
+
+    def _note(self, warned: Warned) -> None:
+        if warned not in self.notes:
+            self.notes.append(warned)
 
 
-def _wanted(text: str) -> compose.Wanted:
-    return compose.Wanted(*assemble.split_strength(text))
+_TAGS: Mapping[str, Any] = {compose.LORA: "lora", compose.HYPERNETWORK: "hypernet"}
+
+
+def _tag(wanted: Wanted, method: str) -> Tag:
+    text = wanted.strength if wanted.text_strength is None else wanted.text_strength
+    return Tag(_TAGS[method], wanted.path.stem, wanted.strength, text)
+
+
+def _load(drawing: Drawing) -> Model:
+    return load(
+        drawing.base, tokenizer=drawing.tokenizer, vae=drawing.vae, device=drawing.device, precision=drawing.precision
+    )  # fmt: skip
+
+
+def _public(spec: str) -> str:
+    """A path without its folders; a word or a hub id as it is."""
+    return Path(spec).name if Path(spec).expanduser().exists() else spec
 
 
 def _size(text: str) -> tuple[int, int] | None:
@@ -83,8 +241,3 @@ def _size(text: str) -> tuple[int, int] | None:
     if not (width.isdecimal() and height.isdecimal()):
         raise RecipeError("RC002", key="size", found=text, why="WIDTHxHEIGHT, e.g. 512x768")
     return int(width), int(height)
-
-
-def _numbered(out: Path, seed: int) -> Path:
-    folder = out.with_suffix("") if out.suffix.lower() == ".png" else out
-    return folder / f"{seed:05d}.png"

@@ -9,7 +9,8 @@ from typing import Annotated, Optional
 
 import typer
 
-from tsuika.cli import screen
+from tsuika.cli import drawing, screen
+from tsuika.cli.flags import BaseModel, Json, Vae
 
 app = typer.Typer(
     name="tsuika",
@@ -20,12 +21,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
-Out = Annotated[Path, typer.Option("--out", help="Run folder to make.")]
-BaseModel = Annotated[
-    str, typer.Option("--base", help="embedded, a diffusers folder, a .safetensors/.ckpt file, or a hub id.")
-]
 
 
 @app.callback()
@@ -50,7 +45,7 @@ def demo(
 
 @app.command()
 def train(
-    method: Annotated[str, typer.Argument(help="lora (more methods are coming).")] = "",
+    method: Annotated[str, typer.Argument(help="lora | textual-inversion | dreambooth | hypernetwork.")] = "",
     images: Annotated[str, typer.Option("--images", help="Folder of training images; never changed.")] = "",
     out: Annotated[Optional[Path], typer.Option("--out", help="Run folder to make.")] = None,
     base: BaseModel = "",
@@ -62,7 +57,10 @@ def train(
     ] = None,
     steps: Annotated[Optional[int], typer.Option("--steps", help="Training steps.")] = None,
     seed: Annotated[Optional[int], typer.Option("--seed", help="Seed.")] = None,
-    vae: Annotated[str, typer.Option("--vae", help="builtin, a file or a folder.")] = "",
+    reg_images: Annotated[
+        str, typer.Option("--reg-images", help="Folder of class pictures without the subject (prior preservation).")
+    ] = "",
+    vae: Vae = "",
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.")] = "",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, print the recipe, train nothing.")
@@ -76,7 +74,8 @@ def train(
     tables = config.read_tables(recipe) if recipe else {}
     flags = {
         "method.name": method, "data.images": images, "base.model": base, "data.trigger": trigger,
-        "data.class_word": class_word, "train.steps": steps, "train.seed": seed, "base.vae": vae, "train.device": device,
+        "data.class_word": class_word, "data.reg_images": reg_images, "train.steps": steps,
+        "train.seed": seed, "base.vae": vae, "train.device": device,
     }  # fmt: skip
     tables = config.override(tables, {key: value for key, value in flags.items() if value not in ("", None)})
     tables = config.override(tables, dict(config.parse_assignment(text) for text in set_ or ()))
@@ -101,33 +100,8 @@ def resume(run: Annotated[Path, typer.Argument(help="Run folder.")], json: Json 
     screen.follow(api.resume(run), run, as_json=json)
 
 
-@app.command()
-def generate(
-    prompt: Annotated[str, typer.Option("--prompt", help="What to draw; A1111 syntax works.")],
-    out: Annotated[Path, typer.Option("--out", help="PNG file, or a folder for several.")],
-    negative: Annotated[str, typer.Option("--negative", help="What not to draw.")] = "",
-    base: BaseModel = "embedded",
-    lora: Annotated[Optional[list[str]], typer.Option("--lora", help="LoRA file, optionally :STRENGTH.")] = None,
-    artifacts: Annotated[Path, typer.Option("--artifacts", help="Where names in prompts are looked up.")] = Path(),
-    vae: Annotated[str, typer.Option("--vae", help="builtin, a file or a folder.")] = "builtin",
-    tokenizer: Annotated[str, typer.Option("--tokenizer", help="Tokenizer folder, for a single-file base.")] = "",
-    seed: Annotated[int, typer.Option("--seed")] = 0,
-    steps: Annotated[Optional[int], typer.Option("--steps", help="Sampling steps; default: the base's own.")] = None,
-    cfg: Annotated[Optional[float], typer.Option("--cfg", help="Guidance; default: the base's own.")] = None,
-    sampler: Annotated[Optional[str], typer.Option("--sampler", help="Sampler by its usual name.")] = None,
-    size: Annotated[str, typer.Option("--size", help="WIDTHxHEIGHT; default: the base's own.")] = "",
-    num: Annotated[int, typer.Option("--num", min=1, help="How many pictures, at seed, seed + 1, ...")] = 1,
-    device: Annotated[str, typer.Option("--device")] = "auto",
-    json: Json = False,
-) -> None:
-    """Draw pictures, with any number of LoRA files at their strengths."""
-    from tsuika import api
-
-    done = api.generate(
-        prompt, out, negative=negative, base=base, lora=lora or (), artifacts=artifacts, vae=vae, tokenizer=tokenizer,
-        seed=seed, steps=steps, cfg=cfg, sampler=sampler, size=size, num=num, device=device,
-    )  # fmt: skip
-    screen.result(done, as_json=json)
+app.command()(drawing.generate)
+app.command()(drawing.grid)
 
 
 @app.command()

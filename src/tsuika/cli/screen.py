@@ -9,6 +9,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from types import FrameType
@@ -23,6 +24,7 @@ _WORDS: dict[str, dict[Lang, str]] = {
     "load": {"en": "Loading the base model", "ja": "ベースモデルを読み込んでいます"},
     "pictures": {"en": "Looking at the pictures", "ja": "画像を調べています"},
     "encode": {"en": "Encoding the pictures", "ja": "画像をエンコードしています"},
+    "class-pictures": {"en": "Drawing pictures of the class", "ja": "正則化画像を描いています"},
     "train": {"en": "Training", "ja": "学習中"},
     "preview": {"en": "Drawing previews", "ja": "プレビューを描いています"},
     "compare": {"en": "Drawing before and after", "ja": "学習前後の絵を描いています"},
@@ -35,6 +37,16 @@ _WORDS: dict[str, dict[Lang, str]] = {
     "written": {
         "en": "wrote {path} ({format}); read back, it does the same (largest relative difference {largest_relative_error:.1e})",
         "ja": "{path} を書き出しました({format})。読み戻して効果を確認済み(相対的な差は最大 {largest_relative_error:.1e})",
+    },
+    "grid": {"en": "Drawing the sheet", "ja": "比較表を描いています"},
+    "artifact": {
+        "en": "{file}: {method}, strength {strength:g}, {matched} tensors matched, {unmatched} not",
+        "ja": "{file}: {method}、強さ {strength:g}、使えたテンソル {matched} 個、合わないもの {unmatched} 個",
+    },
+    "words": {"en": "; its words: {words}", "ja": "。呼び出す単語: {words}"},
+    "conflict": {
+        "en": "{first} and {second} both change {layers} layers, {example} among them: their effects add up",
+        "ja": "{first} と {second} は同じ {layers} 層({example} など)を変えます。効果は足し合わされます",
     },
     "note": {"en": "note", "ja": "お知らせ"},
     "done": {"en": "Done. Look at {report}", "ja": "完了しました。{report} をご覧ください"},
@@ -99,6 +111,51 @@ def result(value: Mapping[str, Any], *, as_json: bool) -> None:
             print_out(f"{key}: {item}" if "\n" not in str(item) else str(item))
 
 
+def note(warned: Warned) -> str:
+    """A warning, in the language in use."""
+    return f"{say('note')}[{warned.code}] {warned.words(language())}"
+
+
+def combined(value: Mapping[str, Any], *, as_json: bool) -> None:
+    """The pictures that were drawn, and what was on the base."""
+    if as_json:
+        result(value, as_json=True)
+        return
+    for row in value["artifacts"]:
+        words = say("words", words=", ".join(row["words"])) if row["words"] else ""
+        sys.stderr.write(say("artifact", **row) + words + "\n")
+    for row in value["conflicts"]:
+        sys.stderr.write(say("conflict", **row) + "\n")
+    for warned in value["notes"]:
+        sys.stderr.write(note(warned) + "\n")
+    for path in value["pictures"]:
+        print_out(path)
+
+
+def cells(events: Iterator[Event], *, as_json: bool) -> None:
+    """Show a sheet as it is drawn; what is done is on it also when it is stopped."""
+    from tsuika.api import CellDrawn, SheetWritten
+
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that the sheet is written
+    notes: list[Warned] = []
+    drawn: list[CellDrawn] = []
+    with closing(events):  # type: ignore[type-var]
+        for event in events:
+            match event:
+                case Phase(name=name):
+                    sys.stderr.write(say(name) + "\n")
+                case Warned():
+                    notes.append(event)
+                    sys.stderr.write(note(event) + "\n")
+                case CellDrawn():
+                    drawn.append(event)
+                    sys.stderr.write(f"{event.done:4}/{event.total}  {' · '.join(event.labels)}  {event.path}\n")
+                case SheetWritten() if as_json:
+                    result({"sheet": event.path, "cells": drawn, "notes": notes}, as_json=True)
+                case SheetWritten():
+                    print_out(event.path)
+
+
 class _Stop:
     """Ctrl+C and terminate end the run between two steps; a second one ends it at once."""
 
@@ -149,8 +206,8 @@ def follow(events: Iterator[Event], run: Path, *, as_json: bool) -> None:
                     console.print(f"          {say('started', **asdict(event))}")
                 case Written():
                     console.print(f"          {say('written', **asdict(event))}")
-                case Warned(code=code, message=message):
-                    console.print(f"{say('note')}[{code}] {message}", markup=False)
+                case Warned():
+                    console.print(note(event), markup=False)
                 case Finished() | Saved() | Previewed() | _:
                     pass
             if stop.signal is not None and not isinstance(event, Finished):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from tsuika.core.messages import MESSAGES
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,16 @@ class Warned(Event):
     """Something was ignored or downgraded, and the user should know."""
 
     code: str
-    message: str
+    message: str  # in English
+    params: Mapping[str, object] = field(default_factory=dict, compare=False)  # of the code's message, if it has one
+
+    def words(self, lang: str) -> str:
+        """The message in a language, where the table of messages has it; else in English."""
+        if not self.params or self.code not in MESSAGES:
+            return self.message
+        parts = [MESSAGES[self.code][lang][part].format(**self.params) for part in ("what", "why", "do")]
+        what, *rest = (part for part in parts if part)
+        return f"{what}。{''.join(rest)}" if lang == "ja" else f"{what}. {' '.join(rest)}".strip()
 
 
 @dataclass(frozen=True)

@@ -40,3 +40,12 @@ def _slow(stream: object) -> str:  # Python 3.10 has no hashlib.file_digest
     for block in iter(lambda: stream.read(1 << 20), b""):  # type: ignore[attr-defined]
         digest.update(block)
     return digest.hexdigest()
+
+
+def split_strength(text: str) -> tuple[Path, float]:
+    """`FILE` or `FILE:STRENGTH` (a Windows drive's colon is not one); the strength is 1 by default."""
+    head, colon, tail = text.rpartition(":")
+    try:
+        return (Path(head), float(tail)) if colon and not Path(text).exists() else (Path(text), 1.0)
+    except ValueError:
+        return Path(text), 1.0

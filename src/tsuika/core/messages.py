@@ -41,8 +41,8 @@ MESSAGES: Final[dict[str, Message]] = {
         ("出力フォルダーはすでに使われています", "別の学習結果があり、上書きはしません。", "別の --out を指定するか、tsuika resume {where} で続けてください"),
     ),
     "RC007": _m(
-        ("The output exists already", "Nothing is overwritten unasked.", "Choose another --out, or add --overwrite."),
-        ("出力先はすでに存在します", "指示がない限り上書きはしません。", "別の --out を指定するか、--overwrite を付けてください。"),
+        ("The output exists already", "Nothing is overwritten unasked.", "Choose another --out, or add --overwrite (files only)."),
+        ("出力先はすでに存在します", "指示がない限り上書きはしません。", "別の --out を指定するか、--overwrite を付けてください(ファイルのみ)。"),
     ),
     "DS001": _m(
         ("The picture folder does not exist", "No folder of this name was found.", "Check the path given with --images."),
@@ -151,10 +151,6 @@ MESSAGES: Final[dict[str, Message]] = {
     "GN006": _m(
         ("{artifact} is not used", "{why}", "Move it out of the folders where names are looked up, or rename it."),
         ("{artifact} は使いません", "{why}", "名前を探すフォルダーの外に移すか、名前を変えてください。"),
-    ),
-    "GN007": _m(
-        ("Two embeddings answer to the word `{word}`", "They are {first} and {second}.", "Leave one of them out, or rename its file."),
-        ("単語 `{word}` に対応する埋め込みが2つあります", "{first} と {second} です。", "どちらかを外すか、ファイル名を変えてください。"),
     ),
     "NW001": _m(
         ("The hub could not be reached or refused", "{why}", "Check the connection, the name and the licence; or give a folder or file on this machine."),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tsuika.core.errors import ModelError
+from tsuika.core.types import Model
 from tsuika.core.weights import WEIGHT_SUFFIXES, open_weights
 from tsuika.families import detection, loading, sources
 from tsuika.families.common import Detected, Family, Geometry, StableDiffusion
@@ -16,8 +17,20 @@ from tsuika.families.sdxl import SDXL
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
-__all__ = ["FAMILIES", "Detected", "Family", "Geometry", "StableDiffusion", "detect", "family", "load"]
+__all__ = [
+    "FAMILIES",
+    "Detected",
+    "Family",
+    "Geometry",
+    "StableDiffusion",
+    "detect",
+    "family",
+    "load",
+    "load_vae",
+    "read_back",
+]
 
 FAMILIES: Final[tuple[Family, ...]] = (SD1, SD2, SDXL)
 
@@ -84,6 +97,39 @@ def load(
     weights = open_weights(path)
     kind, found = detection.detect_single(FAMILIES, weights)
     return loading.load_single(kind, found, weights, geometry or kind.geometry(found.prediction), wishes)
+
+
+def read_back(path: Path, like: StableDiffusion, *, dtype: torch.dtype) -> StableDiffusion:
+    """The model that was just written at `path`, on the CPU, of the sizes and (for a single file) tokenizers of `like`.
+
+    Raises:
+        ModelError: the file is not whole, or not of this family and these sizes (MD002, MD003).
+    """
+    import torch
+
+    geometry = Geometry(
+        unet=dict(like.unet.config),  # type: ignore[arg-type]
+        vae={**like.vae.config, "scaling_factor": like.latent_scale},  # type: ignore[dict-item]
+        text={component: encoder.config.to_dict() for component, encoder in like.text_encoders.items()},  # type: ignore[union-attr, operator]
+        native_size_px=like.native_size_px,
+    )
+    wishes = loading.Wishes("", "builtin", torch.device("cpu"), dtype, like.tokenizers)
+    if path.is_dir():
+        kind, found = detection.detect_folder(FAMILIES, path)
+        return loading.load_folder(kind, found, path, wishes, str(path))
+    weights = open_weights(path)
+    kind, found = detection.detect_single(FAMILIES, weights)
+    return loading.load_single(kind, found, weights, geometry, wishes)
+
+
+def load_vae(model: Model, vae: str) -> nn.Module:
+    """Another VAE for a loaded base, from a file or folder; the base's latent scale stays in force.
+
+    Raises:
+        ModelError: no such file (MD001), no VAE (MD002), damaged (MD003), or one of other latents (MD004).
+    """
+    config = dict(model.vae.config)  # type: ignore[arg-type]
+    return loading.other_vae(family(model.facts.family), config, vae, model.device)
 
 
 def _from_hub(spec: str) -> Path:

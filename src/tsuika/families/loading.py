@@ -7,10 +7,10 @@ silent failure of this field. The families are an argument: this file knows how 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tsuika.core import files
 from tsuika.core.errors import ModelError
@@ -53,6 +53,7 @@ class Wishes:
     vae: str
     device: torch.device
     dtype: torch.dtype
+    tokenizers: Mapping[str, Any] = field(default_factory=dict)  # of a single file, where they are at hand
 
 
 def _fill(
@@ -133,7 +134,11 @@ def load_folder(family: Family, found: Detected, folder: Path, wishes: Wishes, s
         for tower in family.towers
     }
     own_vae = wishes.vae == "builtin"
-    vae = _vae_of_folder(folder / "vae", wishes.device) if own_vae else _other_vae(family, vae_config, wishes)
+    vae = (
+        _vae_of_folder(folder / "vae", wishes.device)
+        if own_vae
+        else other_vae(family, vae_config, wishes.vae, wishes.device)
+    )
     side = unet_config.get("sample_size") or family.facts.native_size_px // latent_factor(vae_config)
     return StableDiffusion(
         family=family, prediction=found.prediction, unet=unet, vae=vae, text_encoders=text, tokenizers=tokenizers,
@@ -168,20 +173,32 @@ def load_single(
         ModelError: a part is missing or does not fit (MD003).
         NetworkError: no tokenizer was given, cached or to be had.
     """
-    words = Path(wishes.tokenizer) if wishes.tokenizer else sources.clip_tokenizer(weights.path)
-    tokenizers = {t.tokenizer: sources.find_tokenizer(words, t.tokenizer, t) for t in family.towers}
+    tokenizers = dict(wishes.tokenizers)
+    if not tokenizers:
+        words = Path(wishes.tokenizer) if wishes.tokenizer else sources.clip_tokenizer(weights.path)
+        tokenizers = {t.tokenizer: sources.find_tokenizer(words, t.tokenizer, t) for t in family.towers}
     unet = _fill(
         lambda: build_unet(geometry.unet), weights, _under(_UNET, ldm.unet_place, geometry.unet),
         theirs=weights.names(_UNET), part="unet", device=wishes.device, dtype=wishes.dtype,
     )  # fmt: skip
     text = {t.component: _text_of_single(t, weights, geometry.text[t.component], wishes) for t in family.towers}
     own_vae = wishes.vae == "builtin"
-    vae = _vae_of_file(weights, geometry.vae, wishes.device) if own_vae else _other_vae(family, geometry.vae, wishes)
+    vae = (
+        _vae_of_file(weights, geometry.vae, wishes.device)
+        if own_vae
+        else other_vae(family, geometry.vae, wishes.vae, wishes.device)
+    )
+    spare = {
+        name: weights.tensor(name).to("cpu", copy=True)
+        for t in family.towers if t.layout == "open_clip"
+        for name in weights.names(t.prefix)
+        if name == f"{t.prefix}logit_scale" or not _is_read(name[len(t.prefix) :], t, geometry.text[t.component])
+    }  # fmt: skip
     return StableDiffusion(
         family=family, prediction=found.prediction, unet=unet, vae=vae, text_encoders=text, tokenizers=tokenizers,
         scheduler_config=scheduler_config(found.prediction, zero_terminal_snr=found.zero_terminal_snr),
         latent_scale=float(geometry.vae["scaling_factor"]), native_size_px=geometry.native_size_px,
-        source=str(weights.path), sha256=files.sha256(weights.path),
+        source=str(weights.path), sha256=files.sha256(weights.path), spare=spare,
     )  # fmt: skip
 
 
@@ -245,26 +262,26 @@ def _vae_name(name: str) -> str:
     return name
 
 
-def _other_vae(family: Family, config: Config, wishes: Wishes) -> nn.Module:
+def other_vae(family: Family, config: Config, vae: str, device: torch.device) -> nn.Module:
     """A VAE from elsewhere for a base whose own has `config`; the base's latent scale stays in force.
 
     Raises:
         ModelError: no such file (MD001), no VAE (MD002), or one of other latents (MD004).
     """
-    path = Path(wishes.vae).expanduser()
+    path = Path(vae).expanduser()
     if path.is_dir():
         folder = path / "vae" if (path / "vae" / "config.json").is_file() else path
         own = read_json(folder / "config.json")
         if own.get("_class_name", "AutoencoderKL") != "AutoencoderKL":
             raise ModelError("MD002", where=folder, found=f"a {own['_class_name']}, where an AutoencoderKL is expected")
         _check_latents(path, own, config, family)
-        return _vae_of_folder(folder, wishes.device)
+        return _vae_of_folder(folder, device)
     weights = open_weights(path)
     key = next((name for name in weights.shapes if re.fullmatch(r"(.+\.)?post_quant_conv\.weight", name)), None)
     if key is None:
         raise ModelError("MD002", where=path, found=describe(weights))
     _check_latents(path, {**config, "latent_channels": weights.shapes[key][1]}, config, family)
-    return _vae_of_file(weights, config, wishes.device)
+    return _vae_of_file(weights, config, device)
 
 
 def _check_latents(path: Path, given: Config, base: Config, family: Family) -> None:

@@ -93,6 +93,17 @@ def grid(
     return sheet, warnings
 
 
+def stack(sheets: Sequence[Image.Image]) -> Image.Image:
+    """Sheets of one size as one picture: side by side if they are tall, else one below the other."""
+    width, height = max(sheet.width for sheet in sheets), max(sheet.height for sheet in sheets)
+    across = height > width
+    size = (width * len(sheets), height) if across else (width, height * len(sheets))
+    whole = Image.new("RGB", size, "white")
+    for number, sheet in enumerate(sheets):
+        whole.paste(sheet, (number * width, 0) if across else (0, number * height))
+    return whole
+
+
 def _enlarged(picture: Image.Image) -> Image.Image:
     zoom = min(MOST_ZOOM, max(1, math.floor(VIEW_PX / max(picture.size) + 0.5)))
     return picture.convert("RGB").resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST)

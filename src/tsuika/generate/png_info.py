@@ -7,7 +7,9 @@ would add it to the prompt a second time.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,8 +65,8 @@ def to_text(info: PictureInfo) -> str:
         "VAE": info.vae,
         "Clip skip": info.clip_skip,
         "RNG": info.rng,
-        "Lora hashes": ", ".join(f"{name}: {digest}" for name, digest in info.lora_hashes.items()),
-        "TI hashes": ", ".join(f"{name}: {digest}" for name, digest in info.ti_hashes.items()),
+        "Lora hashes": _listed(info.lora_hashes),
+        "TI hashes": _listed(info.ti_hashes),
         **info.extra,
         "Version": info.version,
     }
@@ -73,6 +75,11 @@ def to_text(info: PictureInfo) -> str:
         lines.append(f"{_NEGATIVE} {info.negative}")
     lines.append(", ".join(f"{key}: {quote(str(value))}" for key, value in fields.items() if value not in (None, "")))
     return "\n".join(lines)
+
+
+def _listed(hashes: Mapping[str, str]) -> str:
+    """`name: hash` pairs; a comma or colon in a name would not be read back, so A1111 leaves it out."""
+    return ", ".join(f"{re.sub('[,:]', '', name)}: {digest}" for name, digest in hashes.items())
 
 
 def quote(value: str) -> str:
@@ -178,6 +185,26 @@ def _size(fields: dict[str, str]) -> tuple[int, int] | None:
 def _hashes(text: str) -> dict[str, str]:
     pairs = (part.rpartition(": ") for part in text.split(", ") if ": " in part)
     return {name: digest for name, _, digest in pairs}
+
+
+def short_hash(path: Path, sha256: str | None, *, lora: bool) -> str | None:
+    """A file's hash as the A1111 web UI shows it; None of a folder.
+
+    Of a LoRA the first 12 digits of the SHA-256 of a safetensors file behind its header (kohya's `sshs_model_hash`), of
+    anything else the first 10 of the file's own.
+    """
+    if sha256 is None or not path.is_file():
+        return None
+    if not lora:
+        return sha256[:10]
+    if path.suffix.lower() != ".safetensors":
+        return sha256[:12]
+    with path.open("rb") as file:
+        file.seek(int.from_bytes(file.read(8), "little"), 1)
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()[:12]
 
 
 def write_png(path: Path, picture: Image, info: PictureInfo | None, own: Mapping[str, Any] | None = None) -> None:

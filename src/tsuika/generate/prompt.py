@@ -40,6 +40,10 @@ class Tag:
     unet: float = 1.0
     text: float = 1.0  # of the text encoders; a hypernetwork has `unet` only
 
+    def __str__(self) -> str:
+        text = f"{self.text:g}:{self.unet:g}" if self.text != self.unet and self.kind == "lora" else f"{self.unet:g}"
+        return f"<{self.kind}:{self.name}:{text}>"
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -83,6 +87,11 @@ def parse(source: str) -> Prompt:
     text = _TAG.sub(take, source)
     ignored += [match[0] for match in _EDIT.finditer(text)]
     return Prompt(source, tuple(map(tuple, _sections(_weigh(text)))), tuple(tags), tuple(ignored))
+
+
+def without_tags(source: str) -> str:
+    """A prompt without its LoRA and hypernetwork tags; all else stays as it was written."""
+    return _TAG.sub(lambda match: "" if match[1].lower() in ("lora", "hypernet") else match[0], source).rstrip()
 
 
 def _tag(kind: Literal["lora", "hypernet"], body: str, whole: str) -> tuple[Tag, list[str]]:

@@ -1,0 +1,119 @@
+"""`grid`: a sheet of pictures along up to three axes, drawn cell by cell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from tsuika.api.drawing import Easel
+from tsuika.core.events import Event, Phase, Warned
+from tsuika.generate import axes, png_info
+from tsuika.generate.axes import Axis, parse_axis
+from tsuika.generate.drawing import Drawing
+from tsuika.generate.grid import grid as lay_out
+from tsuika.generate.grid import stack
+
+CELLS = "cells"  # the folder of single pictures beside the sheet
+SHEET = "grid.png"
+
+
+@dataclass(frozen=True)
+class CellDrawn(Event):
+    """A picture of the sheet is done."""
+
+    done: int
+    total: int
+    labels: tuple[str, ...]  # its value on x, y and z
+    place: tuple[int, ...]  # its number on x, y and z
+    seed: int
+    path: str  # of its own file; empty where only the sheet is kept
+
+
+@dataclass(frozen=True)
+class SheetWritten(Event):
+    """The sheet is written; cells that were not drawn are left empty."""
+
+    path: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """A picture and how it was made."""
+
+    picture: Image.Image
+    info: png_info.PictureInfo
+    own: dict[str, Any]
+
+
+def grid(drawing: Drawing, out: Path, *, x: str, y: str = "", z: str = "") -> Iterator[Event]:
+    """Draw a sheet: `out` is the PNG, or a folder for `grid.png` and every picture in `cells/`.
+
+    `x` runs along a row, `y` down, and each value of `z` has a sheet of its own in the same picture; each is
+    `AXIS=V1,V2,...` (see `generate.axes`). What is expensive changes least often, whichever axis it is on. Closing the
+    generator, or an error, still writes the sheet of what is done.
+
+    Raises:
+        TsuikaError: an axis or value that cannot be, and what `generate` raises.
+    """
+    chosen = [axes.spread(parse_axis(text), drawing) for text in (x, y, z) if text]
+    places = axes.order(chosen)
+    plan = {place: _at(chosen, place, drawing) for place in places}
+    only_sheet = out.suffix.lower() == ".png"
+    cells: dict[tuple[int, ...], _Cell] = {}
+    yield Phase("grid", len(places))
+    with Easel() as easel:
+        told = 0
+        try:
+            for place, one in plan.items():
+                easel.set_up(one)
+                (picture,) = easel.draw(one)
+                cell = cells[place] = _Cell(picture, easel.info(one, picture.size), easel.own(one))
+                path = None if only_sheet else out / CELLS / f"{'-'.join(f'{number:03d}' for number in place)}.png"
+                labels = tuple(axis.labels[number] for axis, number in zip(chosen, place))
+                if path:
+                    png_info.write_png(path, picture, cell.info, {**cell.own, "cell": labels})
+                yield from easel.notes[told:]
+                told = len(easel.notes)
+                yield CellDrawn(len(cells), len(places), labels, place, one.seed, str(path or ""))
+        finally:
+            sheet = out if only_sheet else out / SHEET
+            warnings = _write(sheet, chosen, cells) if cells else []
+        yield from warnings
+        yield SheetWritten(str(sheet), len(cells), len(places))
+
+
+def _at(chosen: Sequence[Axis], place: Sequence[int], drawing: Drawing) -> Drawing:
+    for axis, number in zip(chosen, place):
+        drawing = axis.put(number, drawing)
+    return drawing
+
+
+def _write(path: Path, chosen: Sequence[Axis], cells: dict[tuple[int, ...], _Cell]) -> list[Warned]:
+    """The sheet, with the text of its first picture, the axes in the words of the A1111 web UI, and every cell's own."""
+    rows = chosen[1].labels if len(chosen) > 1 else ("",)
+    sheets, warnings = [], []
+    for number, title in enumerate(chosen[2].labels if len(chosen) > 2 else ("",)):
+        pictures = []
+        for row in range(len(rows)):
+            for column in range(len(chosen[0].values)):
+                cell = cells.get((column, row, number)[: len(chosen)])
+                pictures.append(cell.picture if cell else None)
+        sheet, warned = lay_out(pictures, rows, chosen[0].labels, title)
+        sheets.append(sheet)
+        warnings += [one for one in warned if one not in warnings]
+    first = cells[min(cells)]
+    told = {"Script": "X/Y/Z plot"}
+    for letter, axis in zip("XYZ", chosen):
+        told |= {f"{letter} Type": axis.name, f"{letter} Values": ", ".join(map(str, axis.values))}
+    own = {
+        "axes": [asdict(axis) for axis in chosen],
+        "cells": [{"place": place, "seed": cell.info.seed, **cell.own} for place, cell in sorted(cells.items())],
+    }
+    png_info.write_png(path, stack(sheets), replace(first.info, extra=told), own)
+    return warnings
