@@ -19,7 +19,7 @@ from tsuika.core.types import Model
 from tsuika.embedded import mascot
 from tsuika.evaluate import outcome, report, scores
 from tsuika.generate import grid, pipeline, png_info
-from tsuika.train import assemble
+from tsuika.train import assemble, class_pictures
 
 DEMO_PICTURES = Path(str(files("tsuika.embedded"))) / "pictures"
 DEMO_RECIPE = Path(str(files("tsuika.embedded"))) / "demo.toml"
@@ -91,7 +91,7 @@ def _open_run(recipe: Recipe, out: Path) -> RunDir:
 
 
 def _run(recipe: Recipe, folder: RunDir) -> assemble.Run:
-    return assemble.Run(recipe, folder, EMBEDDED, preview=_preview, cache=cache_folder())
+    return assemble.Run(recipe, folder, EMBEDDED, preview=_preview, draw=_draw_class, cache=cache_folder())
 
 
 def _follow(run: assemble.Run, *, resume: bool, command: str, scorer: scores.Scorer) -> Iterator[Event]:
@@ -136,6 +136,15 @@ def _preview(model: Model, recipe: Recipe, folder: RunDir, step: int) -> Iterato
             )  # fmt: skip
             png_info.write_png(folder.samples / name, picture, info)
             yield Previewed(step, prompt, settings.seed + i, f"samples/{name}")
+
+
+def _draw_class(model: Model, wish: class_pictures.Wish) -> list[Image.Image]:
+    """Pictures for prior preservation."""
+    pixels = pipeline.sample(
+        model, wish.prompt, seed=wish.seed, num=wish.num, size_px=(wish.size_px, wish.size_px),
+        defaults=defaults_of(model), batch_size=wish.num,
+    )  # fmt: skip
+    return pipeline.to_pictures(pixels)
 
 
 def preview_prompts(recipe: Recipe) -> tuple[str, ...]:

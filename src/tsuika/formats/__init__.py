@@ -9,23 +9,31 @@ from typing import Final
 from tsuika.core.errors import FormatError
 from tsuika.core.types import Artifact, Format
 from tsuika.formats import common
-from tsuika.formats.common import RunFacts, count_tags, read_header
+from tsuika.formats.checkpoint import SingleFile
+from tsuika.formats.common import RunFacts, WriteOnly, count_tags, read_header
 from tsuika.formats.delta import delta, largest_relative_error, relative_errors
+from tsuika.formats.diffusers_folder import DiffusersFolder
+from tsuika.formats.embedding_a1111 import A1111Embedding
+from tsuika.formats.embedding_diffusers import DiffusersEmbedding
+from tsuika.formats.embedding_kohya import KohyaEmbedding
 from tsuika.formats.hypernetwork import A1111Hypernetwork, NativeHypernetwork
 from tsuika.formats.kohya_lora import KohyaLora
 from tsuika.formats.peft_lora import PeftLora
 
-FORMATS: Final[tuple[Format, ...]] = (KohyaLora(), PeftLora(), A1111Hypernetwork(), NativeHypernetwork())
+FORMATS: Final[tuple[Format, ...]] = (
+    KohyaLora(), PeftLora(), KohyaEmbedding(), A1111Embedding(), DiffusersEmbedding(), A1111Hypernetwork(), NativeHypernetwork(),
+)  # fmt: skip
+CHECKPOINTS: Final[tuple[Format, ...]] = (SingleFile(), DiffusersFolder())  # written only: `families` opens them
 
 __all__ = [
-    "FORMATS", "RunFacts", "count_tags", "delta", "find", "for_method", "is_artifact", "largest_relative_error", "pieces",
-    "read_header", "relative_errors",
+    "CHECKPOINTS", "FORMATS", "RunFacts", "WriteOnly", "count_tags", "delta", "find", "for_method", "is_artifact",
+    "largest_relative_error", "pieces", "read_header", "relative_errors",
 ]  # fmt: skip
 
 
 def for_method(method: str) -> tuple[Format, ...]:
     """The formats that hold results of a method, the main one first."""
-    return tuple(known for known in FORMATS if known.method == method)
+    return tuple(known for known in (*FORMATS, *CHECKPOINTS) if known.method == method)
 
 
 def pieces(artifact: Artifact, name: str) -> dict[str, Artifact]:

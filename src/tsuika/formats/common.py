@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -203,16 +203,27 @@ def _header_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) ->
     return len(raw).to_bytes(8, "little") + raw
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+def save_tensors(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+    make: Callable[[str], Tensor] | None = None,
+) -> None:
     """Write fp16, bf16 or fp32 tensors as safetensors, whole or not at all.
 
     The same input gives the same bytes (the safetensors library shuffles metadata), and the header JSON begins with
     `{"`, which A1111 demands.
+
+    Args:
+        path: The file.
+        tensors: By name, on the CPU; on the meta device with `make`.
+        metadata: Of the header.
+        make: A name to its numbers, asked for one after the other, so that a whole model is never there twice.
     """
     with files.whole(path) as temporary, temporary.open("wb") as stream:
         stream.write(_header_bytes(tensors, metadata))
-        for _, tensor in _ordered(tensors):
-            stream.write(_bytes(tensor))
+        for name, tensor in _ordered(tensors):
+            stream.write(_bytes(make(name) if make else tensor))
 
 
 def data_hash(tensors: Mapping[str, Tensor]) -> str:
@@ -393,6 +404,28 @@ class RunFacts:
             elif value is not None and value != "":
                 result[field.name] = str(value)
         return result
+
+
+class WriteOnly:
+    """The reading half of `core.types.Format` for whole models: they are bases, which `families` opens."""
+
+    def sniff(self, path: Path) -> bool:
+        """Never: a whole model is no artifact that could be laid on another."""
+        del path
+        return False
+
+    def notes(self, artifact: Artifact) -> Iterator[str]:
+        """What people should know about a file of this artifact."""
+        del artifact
+        yield from ()
+
+    def read(self, path: Path) -> Artifact:
+        """Refuses.
+
+        Raises:
+            FormatError: always (FM001).
+        """
+        raise FormatError("FM001", where=path, found="a whole model (checkpoint)", expected="a file to use with a base")
 
 
 def count_tags(captions: Iterable[str]) -> dict[str, int]:

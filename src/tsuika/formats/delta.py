@@ -105,7 +105,8 @@ def _layers_apart(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
 def _apart(a: Tensor, b: Tensor) -> float:
     if a.shape != b.shape:
         return math.inf
-    return _ratio(float((b.double() - a.double()).norm()), float(a.double().norm()))
+    a, b = (tensor.detach().to("cpu").double() for tensor in (a, b))
+    return _ratio(float((b - a).norm()), float(a.norm()))
 
 
 def _ratio(error: float, size: float) -> float:

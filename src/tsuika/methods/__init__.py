@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from tsuika.methods import lora
+from tsuika.methods import dreambooth, hypernetwork, lora, textual_inversion
 
-METHODS: dict[str, ModuleType] = {"lora": lora}
+METHODS: dict[str, ModuleType] = {
+    "lora": lora, "textual-inversion": textual_inversion, "dreambooth": dreambooth, "hypernetwork": hypernetwork,
+}  # fmt: skip

@@ -8,9 +8,10 @@ from __future__ import annotations
 import errno
 import hashlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,18 @@ from tsuika.core import config
 from tsuika.core.config import Recipe
 from tsuika.core.errors import FormatError, InterruptedRunError, ModelError, PictureError, RecipeError, ResourceError
 from tsuika.core.events import Event, Finished, Phase, Previewed, Saved, Started, Stepped, Warned, Written
-from tsuika.core.files import sha256, write_text
+from tsuika.core.files import sha256, split_strength, write_text
 from tsuika.core.methods import Lora
 from tsuika.core.rundir import RunDir
 from tsuika.core.seeds import generator
-from tsuika.core.types import Artifact, Model, count_params
+from tsuika.core.types import Artifact, Format, Model, count_params, model_tensors
 from tsuika.data import bank as banks
 from tsuika.data import bucket, scan
+from tsuika.data.bank import Bank
 from tsuika.data.manifest import Manifest
+from tsuika.data.prior import Preserving
 from tsuika.methods import METHODS
-from tsuika.train import checkpoint
+from tsuika.train import checkpoint, class_pictures
 from tsuika.train.loop import Fit, conditioner, fit
 
 Preview = Callable[[Model, Recipe, RunDir, int], Iterator[Previewed]]
@@ -51,6 +54,7 @@ class Run:
     folder: RunDir
     embedded: Path  # the folder of the base that ships with the package
     preview: Preview | None = None
+    draw: class_pictures.Draw | None = None
     cache: Path | None = None
     model: Model | None = None
     manifest: Manifest | None = None
@@ -160,6 +164,8 @@ def train(run: Run, *, resume: bool = False) -> Iterator[Event]:
 def _train(run: Run, accelerator: Accelerator, resume: bool) -> Iterator[Event]:
     recipe, main = run.recipe, accelerator.is_main_process
     precision = "fp32" if accelerator.mixed_precision == "no" else str(accelerator.mixed_precision)
+    settings = recipe.method.completed(recipe.data)
+    preserving = class_pictures.wanted(recipe.data)
     yield Phase("load")
     model = run.model = families.load(
         recipe.base.model, tokenizer=recipe.base.tokenizer, vae=recipe.base.vae, device=accelerator.device,
@@ -168,12 +174,14 @@ def _train(run: Run, accelerator: Accelerator, resume: bool) -> Iterator[Event]:
     yield from pictures(run, model, report=run.folder.left_out if main else None)
     assert run.manifest is not None
     yield Phase("encode", len(run.manifest))
-    bank = yield from banks.fill(
-        run.buckets, recipe.data, lambda pixels: model.encode_images(pixels.to(accelerator.device)).cpu(),
+    fill = partial(
+        banks.fill, encode=lambda pixels: model.encode_images(pixels.to(accelerator.device)).cpu(),
         vae=vae_identity(model), scale=model.latent_scale, folder=run.cache, device=accelerator.device,
     )  # fmt: skip
+    subject: Bank = yield from fill(run.buckets, recipe.data)
     for text in recipe.base.artifacts:
         yield from lay(text, model)
+    bank = (yield from preserve(run, subject, fill, accelerator)) if preserving else subject
     method = METHODS[recipe.method.name]
     if recipe.train.optimizer == "schedule-free" and (recipe.train.ema or recipe.train.schedule != "constant"):
         yield Warned(
@@ -181,7 +189,7 @@ def _train(run: Run, accelerator: Accelerator, resume: bool) -> Iterator[Event]:
         )
     elif recipe.train.optimizer == "prodigy" and recipe.train.schedule != "constant":
         yield Warned("TR-prodigy", "Prodigy finds its rate by itself: train.schedule is not used after the warm-up.")
-    attachment = method.attach(model, recipe.method, generator(recipe.train.seed, "init"))
+    attachment = method.attach(model, settings, generator(recipe.train.seed, "init"))
     if recipe.train.gradient_checkpointing:
         unet: Any = model.unet
         unet.enable_gradient_checkpointing()
@@ -206,13 +214,31 @@ def _train(run: Run, accelerator: Accelerator, resume: bool) -> Iterator[Event]:
     yield from _fit(run, fitting, main)
     run.steps_done = fitting.step
     if main:
-        with fitting.written_weights():
+        with fitting.written_weights():  # a whole model is written from the live weights
             run.artifact = attachment.artifact()
-        run.artifact.metadata |= facts(run, model, len(bank)).metadata()
-        yield Phase("write")
-        yield from write(run, run.artifact)
+            run.artifact.metadata |= facts(run, model, len(bank)).metadata()
+            yield Phase("write")
+            yield from write(run, run.artifact)
     attachment.detach()
     yield Finished(run.stopped_by, run.steps_done)
+
+
+def preserve(
+    run: Run, bank: Bank, encode: class_pictures.Encoded, accelerator: Accelerator
+) -> Generator[Event, None, Preserving]:
+    """The bank with class pictures behind it: the recipe's folder, or what the first of several processes draws."""
+    assert run.model is not None
+    data, folder = run.recipe.data, Path(run.recipe.data.reg_images)
+    if not data.reg_images:
+        assert run.draw is not None
+        keep = run.cache.parent if run.cache is not None and data.cache else run.folder.root
+        with accelerator.main_process_first():
+            folder = yield from class_pictures.drawn(
+                run.model, data, keep / "class_pictures", run.draw,
+                size_px=data.size_px or run.model.native_size_px, seed=run.recipe.train.seed,
+            )  # fmt: skip
+    joined = yield from class_pictures.fill(folder, run.buckets, bank, data, encode)
+    return joined
 
 
 def lay(text: str, model: Model) -> Iterator[Event]:
@@ -229,15 +255,6 @@ def lay(text: str, model: Model) -> Iterator[Event]:
         )  # fmt: skip
     METHODS[artifact.method].restore(model, artifact).set_strength(strength)
     yield Phase("load")
-
-
-def split_strength(text: str) -> tuple[Path, float]:
-    """`FILE` or `FILE:STRENGTH` (a Windows drive's colon is not one)."""
-    head, colon, tail = text.rpartition(":")
-    try:
-        return (Path(head), float(tail)) if colon and not Path(text).exists() else (Path(text), 1.0)
-    except ValueError:
-        return Path(text), 1.0
 
 
 def _fit(run: Run, fitting: Fit, main: bool) -> Iterator[Event]:
@@ -314,16 +331,18 @@ def faint_layers(artifact: Artifact, dtype: torch.dtype, limit: float) -> frozen
 
     A layer that learns nothing but rounding noise is like that: attention over a single position, for one.
     """
-    tensors = {
-        key: value if key.endswith(".alpha") else value.to(dtype).float() for key, value in artifact.tensors.items()
-    }
-    if not all(bool(value.isfinite().all()) for value in tensors.values()):  # too large: for the formats to refuse
-        return frozenset()
-    try:
-        errors = formats.relative_errors(artifact, replace(artifact, tensors=tensors))
-    except FormatError:  # a kind without ΔW: also for the formats to refuse
-        return frozenset()
-    return frozenset(layer for layer, error in errors.items() if limit < error <= FAINT_ERROR)
+    whole = artifact.method == "lora"  # whose layers have several tensors; else one by one, a checkpoint is large
+    found: set[str] = set()
+    for part in [artifact.tensors] if whole else [{key: value} for key, value in artifact.tensors.items()]:
+        tensors = {key: value if key.endswith(".alpha") else value.to(dtype).float() for key, value in part.items()}
+        if not all(bool(value.isfinite().all()) for value in tensors.values()):  # too large: for the formats to refuse
+            return frozenset()
+        try:
+            errors = formats.relative_errors(replace(artifact, tensors=part), replace(artifact, tensors=tensors))
+        except FormatError:  # a kind without ΔW: also for the formats to refuse
+            return frozenset()
+        found |= {layer for layer, error in errors.items() if limit < error <= FAINT_ERROR}
+    return frozenset(found)
 
 
 def write(run: Run, artifact: Artifact) -> Iterator[Event]:
@@ -337,7 +356,7 @@ def write(run: Run, artifact: Artifact) -> Iterator[Event]:
     if faint:
         yield Warned(
             "TR-faint",
-            f"{len(faint)} layers have learnt so little that {run.recipe.output.dtype} cannot hold it exactly, such as"
+            f"{len(faint)} layers hold numbers too small for {run.recipe.output.dtype} to keep exactly, such as"
             f" {min(faint)}; output.dtype = fp32 can.",
         )
     for stem, piece in formats.pieces(artifact, name_of(run)).items():
@@ -350,7 +369,9 @@ def write(run: Run, artifact: Artifact) -> Iterator[Event]:
                     raise
                 yield Warned(error.code, error.describe())
                 continue
-            errors = formats.relative_errors(piece, format_.read(path))
+            if isinstance(format_, formats.WriteOnly):
+                yield from (Warned("FM-note", f"{path.name}: {note}") for note in format_.notes(piece))
+            errors = _errors(run, piece, format_, path)
             wrong = {layer: e for layer, e in errors.items() if not e <= (FAINT_ERROR if layer in faint else limit)}
             if wrong:
                 worst = max(wrong.values())
@@ -361,6 +382,23 @@ def write(run: Run, artifact: Artifact) -> Iterator[Event]:
             error_size = max(solid or errors.values(), default=0.0)
             file = path if path.is_file() else next(path.rglob("*.safetensors"))
             yield Written(str(path.relative_to(run.folder.root)), format_.name, sha256(file), error_size)
+
+
+def _errors(run: Run, piece: Artifact, format_: Format, path: Path) -> dict[str, float]:
+    """How far what was read back is from what was to be written, by layer or tensor; a whole model is loaded as one.
+
+    Raises:
+        ModelError: the file is no model of this family (MD002, MD003).
+        FormatError: FM003, it says that it predicts something else.
+    """
+    if not isinstance(format_, formats.WriteOnly):
+        return formats.relative_errors(piece, format_.read(path))
+    assert isinstance(run.model, families.StableDiffusion)
+    again = families.read_back(path, run.model, dtype=DTYPES[run.recipe.output.dtype])
+    if again.prediction != piece.metadata["prediction"]:
+        raise FormatError("FM003", where=path, why=f"It is read as a model that predicts {again.prediction}.")
+    used = {name: value for name, value in piece.tensors.items() if not name.startswith("spare.")}
+    return formats.relative_errors(replace(piece, tensors=used), replace(piece, tensors=model_tensors(again)))
 
 
 def start(recipe: Recipe, folder: Path) -> RunDir:

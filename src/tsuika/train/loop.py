@@ -78,8 +78,9 @@ class Fit:
         """
         modules = [module for component in self.model.components.values() for module in component.modules()]
         modes = [(module, module.training) for module in modules]
-        live = {name: value.clone() for name, value in self.attachment.tensors().items()}
         inner = getattr(self.optimizer, "optimizer", self.optimizer)
+        lent = hasattr(inner, "eval") or bool(self.average)  # else they are the live ones, and need no copy
+        live = {name: value.clone() for name, value in self.attachment.tensors().items()} if lent else {}
         if hasattr(inner, "eval"):
             inner.eval()
         elif self.average:
@@ -93,7 +94,8 @@ class Fit:
                 module.training = mode
             if hasattr(inner, "eval"):
                 inner.train()
-            self.attachment.load(live)
+            if lent:
+                self.attachment.load(live)
 
 
 class _Denoiser(nn.Module):

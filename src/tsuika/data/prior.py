@@ -1,0 +1,78 @@
+"""Prior preservation: beside the pictures of the subject, as many of its class (Ruiz et al. 2023, 3.2).
+
+Every batch of B pictures becomes one of 2B: the second half are class pictures of the same size, with a loss weight of
+their own. A class picture is called by its own caption file, or by the class; never by the trigger word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from tsuika.core.sections import Data
+from tsuika.core.seeds import derive
+from tsuika.core.types import Batch
+from tsuika.data.bank import Bank
+from tsuika.data.bucket import Bucket, nearest
+from tsuika.data.manifest import Manifest
+
+
+def class_caption(class_word: str) -> str:
+    """What a picture of the class is drawn from and called."""
+    return f"a {class_word}" if class_word else ""
+
+
+def settings(data: Data) -> Data:
+    """How class pictures are read: the recipe's way, without trigger word and augmentation."""
+    return data.model_copy(
+        update={
+            "trigger": "", "class_word": class_caption(data.class_word), "template": "none", "repeats": 1, "variants": 1,
+            "flip": False, "crop": 1.0, "rotate_deg": 0.0, "colour": 0.0,
+        }
+    )  # fmt: skip
+
+
+def assign(manifest: Manifest, buckets: Sequence[Bucket]) -> tuple[Bucket, ...]:
+    """Class pictures in the sizes of the subject's buckets, each in the one nearest to its shape.
+
+    A size that is nearest to none of them takes all of them, cropped: no batch goes without.
+    """
+    choices = [bucket.size for bucket in buckets]
+    home = [nearest(sample.width, sample.height, choices) for sample in manifest.samples]
+    chosen = {
+        size: tuple(sample for sample, own in zip(manifest.samples, home, strict=True) if own == size)
+        for size in choices
+    }
+    return tuple(Bucket(*size, samples or manifest.samples) for size, samples in chosen.items())
+
+
+@dataclass(frozen=True)
+class Preserving:
+    """Two banks as one: every batch of the subject's, and as many class pictures of its size behind it.
+
+    Within a size class pictures come in shuffled passes, drawn from by step.
+    """
+
+    subject: Bank
+    classes: Mapping[tuple[int, int], Bank]  # (width, height) in px -> the class pictures of that size
+    weight: float  # of a class picture in the loss
+
+    def __len__(self) -> int:
+        return len(self.subject)
+
+    def size_px_of(self, batch: Batch) -> tuple[int, int]:
+        """Width and height in px of a batch's pictures."""
+        return self.subject.size_px_of(batch)
+
+    def batch(self, step: int, batch_size: int, seed: int) -> Batch:
+        """What step `step` sees, 2 x `batch_size` pictures: a pure function of the arguments."""
+        mine = self.subject.batch(step, batch_size, seed)
+        theirs = self.classes[self.size_px_of(mine)].batch(step, batch_size, derive(seed, "class pictures"))
+        return Batch(
+            torch.cat([mine.latents_BCHW, theirs.latents_BCHW]),
+            mine.captions + theirs.captions,
+            mine.names + theirs.names,
+            torch.cat([mine.weight_B, theirs.weight_B * self.weight]),
+        )

@@ -1,0 +1,224 @@
+"""DreamBooth: the whole UNet, and the text encoders if wished, learn the subject (Ruiz et al. 2023).
+
+What prior preservation needs, pictures of the class, comes with the data. Knows a model only through `core.types.Model`.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tsuika.core.errors import ModelError
+from tsuika.core.methods import DreamBooth as Config
+from tsuika.core.types import Artifact, Model, ParamGroup, Role, canonical
+
+UNET_ROLES: tuple[Role, ...] = ("unet.attn", "unet.ff", "unet.conv")
+TEXT_ROLES: tuple[Role, ...] = ("text.attn", "text.ff", "text.tokens")
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+SPARE = "spare"  # stands for a component in an artifact's names: tensors that no part needs, see `Model.spare`
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One parameter: its place in the model, what the base had there, and what stands there instead."""
+
+    component: str
+    path: str  # canonical
+    owner: nn.Module
+    leaf: str
+    base: nn.Parameter
+    trained: nn.Parameter
+
+    @property
+    def key(self) -> str:
+        return f"{self.component}.{self.path}"
+
+    def put(self, param: nn.Parameter) -> None:
+        """Let the model compute with `param`."""
+        self.owner._parameters[self.leaf] = param
+
+
+@dataclass
+class DreamBoothAttachment:
+    """Other weights in the place of the base's. See `core.types.Attachment`.
+
+    The base's own parameters are kept, so strength 0 and `detach` give them back themselves. Of several attachments of
+    this kind on one model, the last one must go first; LoRA layers may come and go in any order.
+    """
+
+    model: Model
+    slots: list[Slot]
+    trains: frozenset[Role]
+    text_learning_rate: float = 0.0
+    metadata: dict[str, str] = field(default_factory=dict)
+
+    def param_groups(self) -> list[ParamGroup]:
+        """UNet and text encoders, each at its own rate."""
+        groups: dict[str, list[nn.Parameter]] = {}
+        for slot in self.slots:
+            name = "text" if slot.component.startswith("text_encoder") else "unet"
+            groups.setdefault(name, []).append(slot.trained)
+        rates = {"unet": 0.0, "text": self.text_learning_rate}
+        return [ParamGroup(name, params, rates[name]) for name, params in groups.items()]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every trained tensor by its artifact name, live."""
+        return {slot.key: slot.trained.data for slot in self.slots}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Copy tensors in; names must match exactly."""
+        mine = self.tensors()
+        if mine.keys() != tensors.keys():
+            raise KeyError(sorted(mine.keys() ^ tensors.keys())[:3])
+        for name, target in mine.items():
+            target.copy_(tensors[name])
+
+    def set_strength(self, strength: float) -> None:
+        """W0 + strength (W1 - W0); at 0 the base's own parameters stand in their places, at 1 the trained ones."""
+        for slot in self.slots:
+            if strength in (0.0, 1.0):
+                slot.put(slot.trained if strength else slot.base)
+            else:
+                mixed = torch.lerp(slot.base.detach().float(), slot.trained.detach().float(), strength)
+                slot.put(nn.Parameter(mixed.to(slot.trained.dtype), requires_grad=False))
+
+    def detach(self) -> None:
+        """Put the base's own parameters back."""
+        for slot in self.slots:
+            slot.put(slot.base)
+        self.slots = []
+
+    def artifact(self) -> Artifact:
+        """The whole model with the trained weights in it: live tensors, not copies, as it is too large to hold twice.
+
+        Adapters that lie on the model are not in it.
+        """
+        trained = self.tensors()
+        tensors = {
+            f"{component}.{path}": trained.get(f"{component}.{path}", owner._parameters[leaf].data)  # type: ignore[union-attr]
+            for component, root in self.model.components.items()
+            for path, owner, leaf in own_parameters(component, root)
+        }
+        tensors |= {f"{SPARE}.{name}": value for name, value in self.model.spare.items()}
+        return Artifact("dreambooth", self.model.facts.family, tensors, describe(self.model) | self.metadata)
+
+
+def own_parameters(component: str, root: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
+    """(canonical path, owning module, leaf name) of a component's parameters, without those of adapters around them."""
+
+    def walk(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module, str]]:
+        while isinstance(inner := getattr(module, "base_layer", None), nn.Module):  # a wrapper, as peft's layers are
+            module = inner
+        for leaf, param in module._parameters.items():
+            if param is not None:
+                yield canonical(component, f"{path}{leaf}"), module, leaf
+        for name, child in module.named_children():
+            yield from walk(child, f"{path}{name}.")
+
+    return walk(root, "")
+
+
+def describe(model: Model) -> dict[str, str]:
+    """What a file writer needs beside the weights, as JSON by name: configs of all parts, noise schedule, tokenizers."""
+    configs: dict[str, Any] = {
+        "unet_config": _plain(model.unet), "vae_config": _plain(model.vae),
+        **{f"{name}_config": _plain(encoder) for name, encoder in model.text_encoders.items()},
+        "scheduler_config": model.scheduler_config, "latent_scale": model.latent_scale,
+        "native_size_px": model.native_size_px,
+        **{f"{name}_files": _files(tokenizer) for name, tokenizer in model.tokenizers.items()},
+    }  # fmt: skip
+    return {"prediction": model.prediction} | {name: json.dumps(value) for name, value in configs.items()}
+
+
+def _plain(module: nn.Module) -> dict[str, Any]:
+    """A part's config with what diffusers and transformers write into `config.json`."""
+    config: Any = module.config
+    made = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+    made = {name: value for name, value in made.items() if not name.startswith("_") or name == "_class_name"}
+    if hasattr(config, "to_dict"):
+        return {**made, "architectures": [type(module).__name__]}
+    return {"_class_name": type(module).__name__, **made}
+
+
+def _files(tokenizer: Any) -> dict[str, str]:
+    """A tokenizer's files, by name: also `vocab.json` and `merges.txt`, which older readers need and newer ones drop."""
+    words = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in words["merges"]]
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        config = json.loads((Path(folder) / "tokenizer_config.json").read_text(encoding="utf-8"))
+    here_only = ("is_local", "local_files_only", "backend")  # how it was opened
+    config = {name: value for name, value in config.items() if name not in here_only}
+    special = {name: config[name] for name in ("bos_token", "eos_token", "unk_token", "pad_token") if name in config}
+    return {
+        "vocab.json": json.dumps(words["vocab"], ensure_ascii=False),
+        "merges.txt": "\n".join(["#version: 0.2", *merges]) + "\n",
+        "tokenizer_config.json": json.dumps(config, indent=2),
+        "special_tokens_map.json": json.dumps(special, indent=2),
+    }
+
+
+def attach(model: Model, config: Config, generator: torch.Generator) -> DreamBoothAttachment:
+    """Copies of the UNet's (and the text encoders') weights in their place, trainable, in `config.weights` precision.
+
+    The model's outputs do not change where it was loaded in that precision; a bf16 base with fp32 weights, or the other
+    way round, computes the same numbers with another rounding.
+    """
+    del generator  # nothing starts at random
+    dtype = DTYPES[config.weights]
+    parts = {"unet": model.unet} | (model.text_encoders if config.text_encoder else {})
+    slots = []
+    for component, root in parts.items():
+        for path, owner, leaf in list(own_parameters(component, root)):
+            base: Any = owner._parameters[leaf]
+            trained = nn.Parameter(base.detach().to(dtype, copy=True))
+            slots.append(Slot(component, path, owner, leaf, base, trained))
+    attachment = DreamBoothAttachment(
+        model, slots, frozenset((*UNET_ROLES, *(TEXT_ROLES if config.text_encoder else ()))), config.text_learning_rate
+    )
+    attachment.set_strength(1.0)
+    return attachment
+
+
+def restore(model: Model, artifact: Artifact) -> DreamBoothAttachment:
+    """Lay the UNet and the text encoders of a whole model over this one, frozen, in this one's precision.
+
+    The VAE stays: it is the latent space that both share.
+
+    Raises:
+        ModelError: MD004, a tensor is missing, unknown, or of another shape.
+    """
+    parts = {name: root for name, root in model.components.items() if name != "vae"}
+    places = {
+        f"{component}.{path}": (component, path, owner, leaf)
+        for component, root in parts.items()
+        for path, owner, leaf in own_parameters(component, root)
+    }
+    given = {name: value for name, value in artifact.tensors.items() if name.partition(".")[0] not in ("vae", SPARE)}
+    whole = {name.partition(".")[0] for name in given}
+    wanted = {name for name in places if name.partition(".")[0] in whole}
+    wrong = wanted ^ given.keys() | {
+        name for name in wanted & given.keys()
+        if given[name].shape != places[name][2]._parameters[places[name][3]].shape  # type: ignore[union-attr]
+    }  # fmt: skip
+    if wrong or artifact.family != model.facts.family:
+        raise ModelError(
+            "MD004", where=min(wrong, default=artifact.family), artifact="This checkpoint",
+            found=artifact.family or "another model", expected=model.facts.title,
+        )  # fmt: skip
+    slots = []
+    for name, tensor in given.items():
+        component, path, owner, leaf = places[name]
+        base: Any = owner._parameters[leaf]
+        laid = nn.Parameter(tensor.to(base.device, base.dtype, copy=True), requires_grad=False)
+        slots.append(Slot(component, path, owner, leaf, base, laid))
+    attachment = DreamBoothAttachment(model, slots, frozenset(), metadata=dict(artifact.metadata))
+    attachment.set_strength(1.0)
+    return attachment
