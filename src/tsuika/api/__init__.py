@@ -6,15 +6,17 @@ to stop the run (a state is saved first).
 
 from __future__ import annotations
 
+from tsuika.api.converting import convert
 from tsuika.api.drawing import generate
 from tsuika.api.files import inspect
 from tsuika.api.machine import doctor
+from tsuika.api.merging import extract, merge, resize
 from tsuika.api.models import EMBEDDED, load
 from tsuika.api.sheets import CellDrawn, SheetWritten, grid
 from tsuika.api.training import DEMO_PICTURES, DEMO_RECIPE, demo, dry_run, resume, train
 from tsuika.generate.drawing import Drawing
 
 __all__ = [
-    "DEMO_PICTURES", "DEMO_RECIPE", "EMBEDDED", "CellDrawn", "Drawing", "SheetWritten", "demo", "doctor", "dry_run",
-    "generate", "grid", "inspect", "load", "resume", "train",
+    "DEMO_PICTURES", "DEMO_RECIPE", "EMBEDDED", "CellDrawn", "Drawing", "SheetWritten", "convert", "demo", "doctor",
+    "dry_run", "extract", "generate", "grid", "inspect", "load", "merge", "resize", "resume", "train",
 ]  # fmt: skip

@@ -1,0 +1,101 @@
+"""Results of the file tools, written and read back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from tsuika import families, formats
+from tsuika.core.errors import FormatError, RecipeError
+from tsuika.core.files import sha256
+from tsuika.core.types import Artifact, Format, Model, model_tensors
+from tsuika.methods import METHODS
+from tsuika.train import assemble
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+NAMES = {dtype: name for name, dtype in assemble.DTYPES.items()}
+
+
+def free(out: Path, original: Path, *, overwrite: bool, suffix: str = "") -> None:
+    """Make sure that `out` may be written.
+
+    Raises:
+        RecipeError: it exists and may not be overwritten, or is the original itself (RC007); another suffix is
+            needed (RC005).
+    """
+    if suffix and out.suffix.lower() != suffix:
+        raise RecipeError("RC005", found=f"An --out that ends in {suffix}", do=f"For example: --out {out.stem}{suffix}")
+    is_original = out.exists() and original.exists() and out.samefile(original)
+    if out.exists() and (out.is_dir() or not overwrite or is_original):
+        raise RecipeError("RC007", where=out)
+
+
+def number_type(wish: str, tensors: Mapping[str, Tensor]) -> str:
+    """fp16, bf16 or fp32: as wished, else what most numbers of the file are in (fp32 for any other type).
+
+    Raises:
+        RecipeError: no such type (RC002).
+    """
+    if wish:
+        if wish not in assemble.DTYPES:
+            raise RecipeError("RC002", key="dtype", found=wish, why=f"one of {', '.join(assemble.DTYPES)}")
+        return wish
+    largest = max(tensors.values(), key=lambda tensor: tensor.numel())
+    return NAMES.get(largest.dtype, "fp32")
+
+
+def write(artifact: Artifact, format_: Format, out: Path, dtype: str) -> dict[str, Any]:
+    """Write an artifact, read the file back, and compare what the two do.
+
+    Raises:
+        FormatError: the format cannot hold it (FM002), or the file does not do the same (FM003).
+    """
+    format_.write(artifact, out, dtype=assemble.DTYPES[dtype])
+    limit = assemble.LARGEST_ERROR[dtype]
+    faint = assemble.faint_layers(artifact, assemble.DTYPES[dtype], limit)
+    errors = formats.relative_errors(artifact, format_.read(out))
+    wrong = {name: e for name, e in errors.items() if not e <= (assemble.FAINT_ERROR if name in faint else limit)}
+    if wrong:
+        worst = max(wrong, key=lambda name: wrong[name])
+        raise FormatError("FM003", where=out, why=f"`{worst}` differs by {wrong[worst]:.2g} of its size.")
+    return {
+        **_about(out, format_, dtype), "layers": len(errors),
+        "largest_relative_error": max((e for name, e in errors.items() if name not in faint), default=0.0),
+        **({"too_faint_for_dtype": sorted(faint)} if faint else {}),
+    }  # fmt: skip
+
+
+def write_model(model: Model, format_: Format, out: Path, dtype: str, facts: Mapping[str, str]) -> dict[str, Any]:
+    """The same of a whole model: every number must be there again, rounded to `dtype` once.
+
+    Raises:
+        FormatError: the format cannot hold it (FM002), or the file does not hold the same (FM003).
+    """
+    assert isinstance(model, families.StableDiffusion)
+    tensors = model_tensors(model)
+    spare = {f"spare.{name}": tensor for name, tensor in model.spare.items()}
+    metadata = METHODS["dreambooth"].describe(model) | facts
+    wanted = assemble.DTYPES[dtype]
+    format_.write(Artifact("dreambooth", model.facts.family, tensors | spare, metadata), out, dtype=wanted)
+    back = model_tensors(families.read_back(out, model, dtype=wanted))
+    wrong = [name for name, tensor in tensors.items() if not torch.equal(back[name].to(wanted), tensor.to(wanted))]
+    if wrong:
+        raise FormatError("FM003", where=out, why=f"{len(wrong)} tensors differ, such as `{wrong[0]}`.")
+    return {**_about(out, format_, dtype), "tensors": len(tensors), "largest_relative_error": 0.0}
+
+
+def _about(out: Path, format_: Format, dtype: str) -> dict[str, Any]:
+    file = out if out.is_file() else min(out.rglob("*.safetensors"))
+    return {"out": str(out), "format": format_.name, "dtype": dtype, "sha256": sha256(file)}
+
+
+def told(errors: Mapping[str, float]) -> str:
+    """Layers' relative errors, for people: the median and the largest."""
+    values = torch.tensor(sorted(errors.values()))
+    worst = max(errors, key=lambda name: errors[name])
+    return f"median {float(values.median()):.2g}, largest {errors[worst]:.2g} ({worst})"
