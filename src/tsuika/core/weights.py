@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import struct
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -138,10 +139,11 @@ def load_pickle(path: Path) -> Any:
     """
     import torch
 
-    in_zip = zipfile.is_zipfile(path)
+    # The old, not zipped layout cannot be mapped into memory; and of a path, torch takes the name for the content.
+    mapped = zipfile.is_zipfile(path) and path.suffix.lower() != ".safetensors"
     try:
-        # Only the old, not zipped layout cannot be mapped into memory.
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=in_zip)
+        with path.open("rb") as stream:
+            return torch.load(path if mapped else stream, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL\s+(\S+)", str(error)) or re.search(
             r"(?:type|class|function)\s+['\"]?([\w.]+)", str(error)
@@ -156,6 +158,9 @@ def load_pickle(path: Path) -> Any:
         AttributeError,
         IndexError,
         OSError,
+        AssertionError,
+        TypeError,
+        struct.error,
         zipfile.BadZipFile,
     ) as error:
         line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

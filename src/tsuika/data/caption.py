@@ -34,9 +34,9 @@ TEMPLATES: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "style": (
         "in the style of {}", "a picture in {} style", "a drawing in {} style", "an image made in the {} way",
-        "something drawn in {} style", "a thing, {} style", "a scene in the style of {}", "a figure in {} style",
+        "something drawn in {} style", "a thing in {} style", "a scene in the style of {}", "a figure in {} style",
         "a {} style illustration", "a {} style picture of something", "artwork in the manner of {}", "{} style",
-        "a small picture in {} style", "a sketch in the style of {}", "any subject, drawn in {} style",
+        "a small picture in {} style", "a sketch in the style of {}", "any subject drawn in {} style",
     ),
 }  # fmt: skip
 

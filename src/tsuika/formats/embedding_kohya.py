@@ -1,6 +1,6 @@
 """A new word as every client takes it: a `.safetensors` with `emb_params`, or `clip_l` and `clip_g` (SDXL).
 
-Also read: the same in a torch file, and the names of an early diffusers script, `text_encoders_0` and `_1`.
+Also read: the names of an early diffusers script, `text_encoders_0` and `_1`.
 """
 
 from __future__ import annotations
@@ -30,21 +30,19 @@ class KohyaEmbedding:
 
     def sniff(self, path: Path) -> bool:
         """Whether the keys are one of the known sets."""
-        if (header := embedding.header_of(path)) is not None:
-            return _layout(header.tensors) is not None
-        content = embedding.pickled(path)
-        return isinstance(content, dict) and _layout(content) is not None
+        header = embedding.header_of(path)
+        return header is not None and _layout(header.tensors) is not None
 
     def read(self, path: Path) -> Artifact:
         """The word is the header's `word`, else the file's name.
 
         Raises:
-            FormatError: damaged (MD003), or of another layout (FM001).
-            ModelError: a pickle with more than tensors in it (MD005).
+            FormatError: damaged (MD003), a pickle (MD005), or of another layout (FM001).
         """
-        tensors, metadata = embedding.load_tensors(path)
-        if (layout := _layout(tensors)) is None:
-            raise embedding.unknown(path, tensors)
+        header = common.read_header(path)
+        if (layout := _layout(header.tensors)) is None:
+            raise embedding.unknown(path, header.tensors)
+        tensors, metadata = common.load_tensors(path), header.metadata
         vectors = {component: tensors[name] for component, name in zip(embedding.COMPONENTS, layout, strict=False)}
         return embedding.join(path, metadata.get("word", ""), vectors, metadata)
 
