@@ -71,6 +71,18 @@ class Previewed(Event):
 
 
 @dataclass(frozen=True)
+class Judged(Event):
+    """The guard has looked at the held-out pictures and come to a verdict."""
+
+    step: int
+    verdict: str  # "go", "warn", "stop"
+    code: str  # of the message that says why
+    params: Mapping[str, object]  # of that message
+    check: Mapping[str, Any]  # `guard.reading.Check` as JSON: enough to come to the same verdict again
+    evidence: Mapping[str, Any]  # what the report shows: gain with its interval, gaps, best step, range
+
+
+@dataclass(frozen=True)
 class Saved(Event):
     """A saved state was written, whole."""
 
@@ -114,7 +126,8 @@ class Finished(Event):
 
 
 KINDS = {
-    kind.__name__: kind for kind in (Started, Phase, Progress, Stepped, Previewed, Saved, Warned, Written, Finished)
+    kind.__name__: kind
+    for kind in (Started, Phase, Progress, Stepped, Previewed, Judged, Saved, Warned, Written, Finished)
 }
 
 

@@ -1,6 +1,7 @@
 """What tsuika says to people when something is wrong: code -> language -> what, why, do. A table, kept in code order.
 
-RC recipe and usage, DS pictures, MD models, FM file formats, RS resources, TR training, GN generation (notes), NW network.
+RC recipe and usage, DS pictures, MD models, FM file formats, RS resources, TR training, GD guard, GN generation (notes),
+NW network.
 """
 
 from __future__ import annotations
@@ -128,6 +129,66 @@ MESSAGES: Final[dict[str, Message]] = {
         ("There is nothing to go on from", "{why}", "Start a new run with: tsuika train"),
         ("再開できる状態が見つかりません", "{why}", "tsuika train で新しく始めてください"),
     ),
+    "GD001": _m(
+        ("Stopped at step {step}: the loss is no longer a finite number", "The state of step {best} is kept (0 is the untrained base).", "Try a third of the learning rate: --set train.learning_rate={rate}"),
+        ("ステップ{step}で停止: ロスが有限の数ではなくなりました", "ステップ{best}の状態を残してあります(0は学習前)。", "学習率を3分の1にしてみてください: --set train.learning_rate={rate}"),
+    ),
+    "GD002": _m(
+        ("Stopped at step {step}: held-out pictures are now served worse than by the untrained base ({percent} loss)", "The state of step {best} is kept (0 is the untrained base).", "Try a third of the learning rate: --set train.learning_rate={rate}"),
+        ("ステップ{step}で停止: 検証用画像のロスが学習前より悪くなりました({percent})", "ステップ{best}の状態を残してあります(0は学習前)。", "学習率を3分の1にしてみてください: --set train.learning_rate={rate}"),
+    ),
+    "GD003": _m(
+        ("Stopped at step {step}: even the training pictures get worse from check to check", "The learning rate is too high. The state of step {best} is kept (0 is the untrained base).", "Try a third of it: --set train.learning_rate={rate}"),
+        ("ステップ{step}で停止: 学習用画像のロスまで上がり続けています", "学習率が高すぎます。ステップ{best}の状態を残してあります(0は学習前)。", "3分の1にしてみてください: --set train.learning_rate={rate}"),
+    ),
+    "GD004": _m(
+        ("Stopped at step {step}: nothing has been learnt", "Neither the training pictures nor the held-out ones are better than with the untrained base.", "Check the captions, the trigger word and the VAE, or raise the learning rate."),
+        ("ステップ{step}で停止: 何も学習できていません", "学習用画像でも検証用画像でも、学習前より良くなっていません。", "キャプション、トリガーワード、VAEを確認するか、学習率を上げてください。"),
+    ),
+    "GD005": _m(
+        ("Stopped at step {step}: what is learnt does not carry over to pictures that were held out", "Training pictures: {train} loss; held-out pictures: {percent}.", "Check that all pictures show the same thing and that the captions fit; add more varied pictures, or lower the learning rate."),
+        ("ステップ{step}で停止: 学習した内容が検証用画像に生かされていません", "学習用画像のロスは{train}、検証用画像は{percent}です。", "すべての画像が同じ対象で、キャプションが合っているか確認してください。もっと変化のある画像を足すか、学習率を下げるのも有効です。"),
+    ),
+    "GD006": _m(
+        ("Stopped at step {step}: nothing has been gained on held-out pictures since step {best}", "Step {best} is the best ({gain} loss against the base); training on would only memorize the pictures.", ""),
+        ("ステップ{step}で停止: ステップ{best}以降、検証用画像での改善がありません", "ステップ{best}が最良です(学習前に比べてロス{gain})。これ以上続けても、画像を丸暗記するだけです。", ""),
+    ),
+    "GD007": _m(
+        ("The training pictures are being memorized (step {step})", "They are ahead of held-out pictures by {gap_mid} in detail and {gap_high} in layout.", "Use the state of step {best}, or an earlier one."),
+        ("学習用画像を丸暗記し始めています(ステップ{step})", "検証用画像との差は、細部で{gap_mid}、構図で{gap_high}です。", "ステップ{best}か、それより前の状態を使ってください。"),
+    ),
+    "GD008": _m(
+        ("Still learning at step {step}: held-out pictures have never been better ({percent} loss against the base)", "", ""),
+        ("ステップ{step}: まだ学習が進んでいます。検証用画像は今が最良です(学習前に比べてロス{percent})", "", ""),
+    ),
+    "GD009": _m(
+        ("Step {step}: training goes on soundly, but no picture is held out, so overfitting cannot be seen", "Training pictures: {percent} loss against the base.", ""),
+        ("ステップ{step}: 学習は正常に進んでいますが、検証用画像がないため過学習は判断できません", "学習用画像のロスは学習前に比べて{percent}です。", ""),
+    ),
+    "GD010": _m(
+        ("Unrelated prompts change as much as the trained ones (step {step})", "The model forgets other things.", "Lower the strength or the learning rate, or use regularization images: --set data.reg_generate=100"),
+        ("関係のないプロンプトの結果まで同じくらい変わっています(ステップ{step})", "ほかの知識が失われつつあります。", "強さか学習率を下げるか、正則化画像を使ってください: --set data.reg_generate=100"),
+    ),
+    "GD011": _m(
+        ("Step {step}: held-out pictures are not yet better than with the base ({percent} loss)", "", ""),
+        ("ステップ{step}: 検証用画像はまだ学習前より良くなっていません(ロス{percent})", "", ""),
+    ),
+    "GD012": _m(
+        ("Step {step}: no gain on held-out pictures since step {best}; waiting a little longer", "", ""),
+        ("ステップ{step}: ステップ{best}以降、検証用画像での改善がありません。もう少し様子を見ます", "", ""),
+    ),
+    "GD013": _m(
+        ("{found} pictures that differ are too few to hold one out: no validation can be trusted", "All of them are trained on. The guard watches for divergence and for damage to unrelated prompts only; the step count is what the recipe says.", "With 4 or more different pictures overfitting can be seen; 10 or more are better."),
+        ("異なる画像が{found}枚では、検証用に分けられません(信頼できる検証はできません)", "すべての画像を学習に使います。監視するのは発散と、関係のないプロンプトへの影響だけで、ステップ数はレシピのとおりです。", "異なる画像が4枚以上あれば過学習を判断できます。10枚以上がおすすめです。"),
+    ),
+    "GD014": _m(
+        ("{held_out} of {found} pictures are held out to see overfitting", "They are: {names}", "To train on all of them: --guard off"),
+        ("過学習を調べるため、{found}枚のうち{held_out}枚を検証用に分けました", "検証用の画像: {names}", "すべて学習に使うには: --guard off"),
+    ),
+    "GD015": _m(
+        ("{names} show the same picture", "Copies, crops and mirrored copies never stand on both sides of the split.", ""),
+        ("{names} は同じ画像とみなしました", "コピー、切り抜き、左右反転した画像は、学習用と検証用に分かれないようにします。", ""),
+    ),
     "GN001": _m(
         ("No font on this machine can show `{missing}`", "These characters are spelt out in the picture instead.", "Install a font that has them, for example Noto Sans CJK (Debian, Ubuntu: fonts-noto-cjk; Fedora: google-noto-sans-cjk-fonts)."),
         ("`{missing}` を表示できるフォントがありません", "画像の中では別の綴りで表しています。", "Noto Sans CJK などのフォントを入れてください(Debian・Ubuntu: fonts-noto-cjk、Fedora: google-noto-sans-cjk-fonts)。"),
@@ -149,8 +210,8 @@ MESSAGES: Final[dict[str, Message]] = {
         ("{artifact} の{total}個のテンソルのうち{unmatched}個は、このベースモデルに合う場所がありません", "最初のもの: {first}", "このベースモデル用のファイルか確認してください。"),
     ),
     "GN006": _m(
-        ("{artifact} is not used", "{why}", "Move it out of the folders where names are looked up, or rename it."),
-        ("{artifact} は使いません", "{why}", "名前を探すフォルダーの外に移すか、名前を変えてください。"),
+        ("{artifact} is not used", "{why}.", "Move it out of the folders where names are looked up, or rename it."),
+        ("{artifact} は使いません", "{why_ja}。", "名前を探すフォルダーの外に移すか、名前を変えてください。"),
     ),
     "NW001": _m(
         ("The hub could not be reached or refused", "{why}", "Check the connection, the name and the licence; or give a folder or file on this machine."),

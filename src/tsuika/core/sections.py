@@ -304,6 +304,47 @@ class Preview(Section):
     ] = 0.0
 
 
+class Guard(Section):
+    """Overfitting: what is measured, and whether it may end the run."""
+
+    mode: Annotated[
+        Literal["on", "warn", "off"],
+        Help(
+            "Guard against overfitting: stop when nothing is gained any more, warn only, or off",
+            "過学習ガード: `on` は改善がなくなったら停止、`warn` は警告のみ、`off` は使わない",
+        ),
+    ] = "on"
+    folds: Annotated[
+        int,
+        Help(
+            "Cross-validation folds; 0 = hold pictures out from 10 on, leave one out in turn from 4 to 9",
+            "交差検証の分割数。0 = 自動(10枚以上は一部を検証用に分け、4〜9枚は1枚ずつ順に外す)",
+        ),
+        Field(ge=0, le=50),
+    ] = 0
+    held_out: Annotated[
+        float,
+        expert("Share of the pictures that is held out (two at least)", "検証用に分ける画像の割合(最低2枚)"),
+        Field(gt=0, le=0.5),
+    ] = 0.15
+    patience: Annotated[
+        float,
+        expert(
+            "How long to wait for a better step, as a share of the best step so far",
+            "改善がないとき待つ長さ(それまでの最良ステップに対する割合)",
+        ),
+        Field(gt=0, le=10),
+    ] = 0.5
+    overhead: Annotated[
+        float,
+        expert(
+            "Most time the guard's measurements may take, as a share of the training time; 0 = no limit",
+            "ガードの測定に使う時間の上限(学習時間に対する割合)。0 = 制限なし",
+        ),
+        Field(ge=0, le=1),
+    ] = 0.04
+
+
 class Output(Section):
     """What is written."""
 

@@ -1,0 +1,305 @@
+"""Numbers to a verdict: go on, warn, stop, and why. No torch, no clock: the same checks give the same verdicts.
+
+R(s) is the mean log ratio of the held-out pictures' loss to the base's at step s in the middle range of timesteps, H(s)
+in the high-noise range; a gap is held-out minus train. `pp` are percentage points of a ratio: 0.01. Constants marked
+[18 runs] come from 18 dense public training logs of SD1.5 (spacepxl/demystifying-sd-finetuning, 10-270 pictures) and
+were chosen on them; those marked [proposed] wait for the benchmark on ground truth.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from typing import Any, Final, Literal
+
+from tsuika.core.messages import MESSAGES
+from tsuika.guard.reading import Check, Estimate, Grid, estimate, halves, jsonable, mean, minus
+
+FIRST_CHECK: Final = 50  # [18 runs]
+CHECKS_AT_LEAST: Final = 8  # a run shorter than 8 x 50 steps is first looked at after an eighth of it [proposed]
+RATIO: Final = 1.2  # of a check's step to the one before: 12 checks a run, 0.01 % regret [18 runs]
+MIN_STEPS: Final = 150  # never stopped for lack of gain before this and a tenth of the run [18 runs]
+MIN_SHARE: Final = 0.1
+DIVERGED: Final = 0.05  # R above this is worse than any useful state of the logs [18 runs]
+RISING_CHECKS: Final = 3
+RISE: Final = 0.02  # the train probe's rise over these that counts: above the jitter of 1.6 pp at high rates [18 runs]
+MEMORISING_HIGH: Final = 0.10  # high-noise gap, twice in a row: 0.6-1.4 pp at the optimum, 38-51 overtrained [one run]
+MEMORISING_MID: Final = 0.25  # 5.5 pp at the optimum, 120 overtrained [one run]
+NOTHING: Final = -0.001  # a gain of less than 0.1 pp after a third of the run is none [proposed]
+NOTHING_AFTER: Final = 1 / 3
+LIKENESS_REACH: Final = 2.5  # usable checkpoints spanned 1-3 times the best step (demystifying-sd-finetuning)
+UNSELECTIVE: Final = 1.0  # unrelated prompts change as much as the trained ones [proposed]
+
+Kind = Literal["go", "warn", "stop"]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a user can set."""
+
+    patience: float = 0.5  # stop when this share of the best step has gone by without a better one [18 runs]
+    min_checks: int = 3  # and at least so many checks [18 runs]
+    overhead: float = 0.04  # of the training time, for all checks together
+
+
+@dataclass(frozen=True)
+class Range:
+    """Steps to choose from; 0 is the untrained base."""
+
+    safe: int  # the earliest that cannot be told from the best (one standard error)
+    balanced: int  # the best
+    likeness: int  # the latest without an alarm, at most 2.5 times the best: nearer to the pictures, less varied
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The numbers behind a verdict, as the report shows them; None where there is nothing to measure them by."""
+
+    step: int
+    held_out: Estimate | None
+    train: float | None
+    gap_mid: float | None
+    gap_high: float | None
+    drift: float | None
+    selectivity: float | None  # change on training captions by change on unrelated prompts
+    best_step: int
+    best: Estimate | None  # at the best step, by draws that had no part in choosing it
+    range: Range
+    overhead: float | None  # seconds of checks by seconds of training so far
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the guard thinks of a run; only the loop acts on it."""
+
+    kind: Kind
+    code: str  # in `core.messages`
+    params: Mapping[str, object] = field(compare=False)
+    evidence: Evidence
+
+    def words(self, lang: str) -> str:
+        """Why, and what to do about it, in `en` or `ja`."""
+        parts = [MESSAGES[self.code][lang][part].format(**self.params) for part in ("what", "why", "do")]
+        stop, gap = ("。", "") if lang == "ja" else (".", " ")
+        what, *rest = (part for part in parts if part)
+        return gap.join([f"{what}{stop}", *rest])
+
+
+def ladder(steps: int) -> tuple[int, ...]:
+    """Steps at which a run of `steps` may be checked: geometric, the last step always among them."""
+    rungs = [max(1, min(FIRST_CHECK, -(-steps // CHECKS_AT_LEAST)))]
+    while rungs[-1] < steps:
+        rungs.append(math.ceil(round(RATIO * rungs[-1], 9)))
+    return (*(rung for rung in rungs if rung < steps), steps)
+
+
+class Judge:
+    """Hears the checks of one run in order. Its whole state is `checks`: replaying them gives the same verdicts."""
+
+    def __init__(self, steps: int, learning_rate: float, rule: Rule | None = None, overlap: float = 0.0) -> None:
+        """`steps` is the run's longest length; `overlap` as `reading.estimate`, for folds."""
+        self.steps = steps
+        self.rule = rule or Rule()
+        self.checks: list[Check] = []
+        self.verdicts: list[Verdict] = []
+        self._learning_rate = learning_rate
+        self._overlap = overlap
+        self._ladder = ladder(steps)
+        self._range = Range(0, 0, 0)
+        self._kept: frozenset[int] = frozenset()
+
+    @property
+    def keep(self) -> frozenset[int]:
+        """Steps whose weights may still be wanted: the range, and what it has been while it moved on.
+
+        No later verdict names a step that was let go.
+        """
+        now = self._range
+        between = {step for step in self._kept if now.safe <= step <= now.balanced}
+        return frozenset(between | {now.safe, now.balanced, now.likeness}) - {0}
+
+    def next_step(self) -> int | None:
+        """When to check again; None after the last step.
+
+        The next rung of a fixed ladder at which all checks together stay within the share of the training time; so
+        small changes in speed do not move the checks.
+        """
+        last = self.checks[-1] if self.checks else None
+        later = [rung for rung in self._ladder if last is None or rung > last.step]
+        if last is None or not later:
+            return later[0] if later else None
+        if not last.train_s or not self.rule.overhead:
+            return later[0]
+        one = last.guard_s / len(self.checks)
+        earliest = (last.guard_s + one) / self.rule.overhead / (last.train_s / last.step)
+        return next((rung for rung in later if rung >= earliest), later[-1])
+
+    def hear(self, check: Check) -> Verdict:
+        """Judge a run by all of its checks so far.
+
+        Raises:
+            ValueError: not later than the check before, or its probes are not the same.
+        """
+        if self.checks and check.step <= self.checks[-1].step:
+            raise ValueError(f"check at step {check.step} after one at step {self.checks[-1].step}")
+        if self.checks and len(check.reading.held_out) != len(self.checks[0].reading.held_out):
+            raise ValueError("the held-out probes have changed")
+        self.checks.append(check)
+        best = self._best()
+        self._range = self._selected(best)
+        self._kept = self.keep
+        verdict = self._verdict(self._evidence(best))
+        self.verdicts.append(verdict)
+        return verdict
+
+    def report(self) -> dict[str, Any]:
+        """The curve with its intervals, gaps and alarms, and the range, for `report.json`."""
+        alarms = [{"step": v.evidence.step, "code": v.code} for v in self.verdicts if v.kind != "go"]
+        tables: dict[str, Any] = jsonable(
+            {
+                "curve": [asdict(verdict.evidence) for verdict in self.verdicts],
+                "range": asdict(self._range),
+                "alarms": alarms,
+                "rule": asdict(self.rule),
+            }
+        )
+        return tables
+
+    def _usable(self) -> list[Check]:
+        return [one for one in self.checks if one.reading.held_out.finite and one.reading.train.finite]
+
+    def _best(self) -> Check | None:
+        """The check with the smallest R on the choosing half, None while that is the base; the earlier of equals."""
+        held = [one for one in self._usable() if len(one.reading.held_out)]
+        lowest = min(held, key=lambda one: mean(halves(one.reading.held_out.mid)[0]), default=None)
+        return lowest if lowest and mean(halves(lowest.reading.held_out.mid)[0]) < 0 else None
+
+    def _selected(self, best: Check | None) -> Range:
+        usable = self._usable()
+        if not self.checks[0].reading.held_out.mid:  # nothing to choose by: the latest state that is sound
+            latest = usable[-1].step if usable else 0
+            return Range(latest, latest, latest)
+        if best is None:
+            return Range(0, 0, 0)
+        there = (one for one in usable if one.step in self._kept or one is best)
+        safe = next(one.step for one in there if self._within_one_error(one, best))
+        likeness = best.step
+        for i, one in enumerate(usable):
+            if one.step > best.step:
+                if one.step > LIKENESS_REACH * best.step or _memorising(usable[: i + 1]) or _unselective(one):
+                    break
+                likeness = one.step
+        return Range(safe, best.step, likeness)
+
+    def _within_one_error(self, one: Check, best: Check) -> bool:
+        if one is best:
+            return True
+        worse = estimate(minus(one.reading.held_out.mid, best.reading.held_out.mid), self._overlap)
+        return worse.mean <= worse.se and mean(one.reading.held_out.mid) < 0
+
+    def _evidence(self, best: Check | None) -> Evidence:
+        check = self.checks[-1]
+        held, train = check.reading.held_out, check.reading.train
+        drift, own = check.reading.drift, check.reading.own_drift
+        return Evidence(
+            step=check.step,
+            held_out=estimate(held.mid, self._overlap) if len(held) else None,
+            train=mean(train.mid) if len(train) else None,
+            gap_mid=_gap(held.mid, train.mid),
+            gap_high=_gap(held.high, train.high),
+            drift=drift,
+            selectivity=own / drift if drift and own is not None else None,
+            best_step=self._range.balanced,
+            best=estimate(halves(best.reading.held_out.mid)[1], self._overlap) if best else None,
+            range=self._range,
+            overhead=check.guard_s / check.train_s if check.train_s else None,
+        )
+
+    def _verdict(self, now: Evidence) -> Verdict:
+        check = self.checks[-1]
+        params: dict[str, object] = {
+            "step": now.step, "best": now.best_step, "rate": f"{self._learning_rate / 3:.2g}",
+            "percent": _percent(now.held_out.mean if now.held_out else now.train),
+            "gain": _percent(now.best.mean if now.best else None), "train": _percent(now.train),
+            "gap_mid": _percent(now.gap_mid), "gap_high": _percent(now.gap_high),
+        }  # fmt: skip
+
+        def say(kind: Kind, code: str) -> Verdict:
+            return Verdict(kind, code, params, now)
+
+        if not (check.reading.held_out.finite and check.reading.train.finite):
+            return say("stop", "GD001")
+        if self._train_rises():
+            return say("stop", "GD003")
+        if now.held_out is None:
+            return say("warn", "GD010") if _unselective(check) else say("go", "GD009")
+        if now.held_out.mean > DIVERGED:
+            return say("stop", "GD002")
+        soon = now.step < max(MIN_STEPS, MIN_SHARE * self.steps)
+        late = not soon and now.step >= NOTHING_AFTER * self.steps
+        if late and self._nothing(now):
+            return say("stop", "GD004")
+        if not soon and self._exhausted(now):
+            if now.best is not None and now.best.mean < NOTHING:
+                return say("stop", "GD006")
+            if late:  # not before: the wobble around zero of a slow start is no optimum
+                return say("stop", "GD005")
+        if _memorising(self._usable()):
+            return say("warn", "GD007")
+        if _unselective(check):
+            return say("warn", "GD010")
+        if now.best is None:
+            return say("go", "GD011")
+        return say("go", "GD008" if now.best_step == now.step else "GD012")
+
+    def _exhausted(self, now: Evidence) -> bool:
+        """Whether the best step is so long ago that a better one is not to be hoped for."""
+        since = sum(one.step > now.best_step for one in self.checks)
+        return since >= self.rule.min_checks and now.step - now.best_step >= self.rule.patience * now.best_step
+
+    def _train_rises(self) -> bool:
+        """Whether the pictures that are trained on have got worse at each of the last checks, and by more than jitter."""
+        curve = [mean(one.reading.train.mid) for one in self.checks if len(one.reading.train)]
+        last = curve[-RISING_CHECKS - 1 :]
+        rising = len(last) > RISING_CHECKS and all(a < b for a, b in pairwise(last))
+        return rising and last[-1] - last[0] > RISE
+
+    def _nothing(self, now: Evidence) -> bool:
+        """Whether neither the held-out pictures nor those trained on show a gain.
+
+        Few pictures have wide intervals, so the interval alone would call slow learning nothing: the pictures that are
+        trained on must agree.
+        """
+        trained = [mean(one.reading.train.mid) for one in self._usable() if len(one.reading.train)]
+        unseen = now.best is None or not now.best.high < NOTHING
+        return unseen and (not trained or min(trained) > NOTHING)
+
+
+def replay(judge: Judge, checks: Sequence[Check]) -> list[Verdict]:
+    """The verdicts of a run that is resumed or read again."""
+    return [judge.hear(check) for check in checks]
+
+
+def _gap(held_out: Grid, train: Grid) -> float | None:
+    return mean(held_out) - mean(train) if held_out and train else None
+
+
+def _memorising(checks: Sequence[Check]) -> bool:
+    """By the middle gap of the last check that has one, or the high-noise gap of the last two."""
+    readings = [one.reading for one in checks if len(one.reading.train) and len(one.reading.held_out)][-2:]
+    mid = [_gap(one.held_out.mid, one.train.mid) for one in readings[-1:]]
+    high = [_gap(one.held_out.high, one.train.high) for one in readings]
+    twice = len(high) == 2 and all(gap is not None and gap > MEMORISING_HIGH for gap in high)
+    return twice or any(gap is not None and gap > MEMORISING_MID for gap in mid)
+
+
+def _unselective(check: Check) -> bool:
+    drift, own = check.reading.drift, check.reading.own_drift
+    return bool(drift) and own is not None and own < UNSELECTIVE * float(drift or 0)
+
+
+def _percent(value: float | None) -> str:
+    """A log ratio as people read it: `-1.4 %`."""
+    return "?" if value is None or not math.isfinite(value) else f"{100 * math.expm1(min(value, 50)):+.1f} %"

@@ -1,0 +1,228 @@
+"""What the guard measures: the loss of a few fixed draws, and how far the model has drifted on unrelated prompts.
+
+Everything is fixed once, by the pictures' contents alone: latents without augmentation, captions without dropout, noise,
+timesteps. The same weights give the same numbers to the bit, and two states differ by nothing but what was learnt.
+Knows a model by `core.types` only; the caller sees to it that the weights that will be written are the ones measured.
+
+Shapes: B draws of one forward pass, C latent channels, H x W latents, T timesteps of the schedule.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from tsuika.core.seeds import generator
+from tsuika.core.types import Attachment, Conditioning, Model
+from tsuika.diffusion.schedule import add_noise, alphas_cumprod_T
+from tsuika.diffusion.targets import target
+from tsuika.guard.reading import Grid, Ratios, Reading
+
+# Of 1000. The midpoints of six strata of 50..700, where 88 % of the held-out signal lies in 18 public training logs of
+# SD1.5; and two in the high-noise range, where layouts are memorised (T-LoRA, AAAI 2026).
+MID: Final = (104, 213, 321, 429, 538, 646)
+HIGH: Final = (775, 925)
+PATH: Final = (925, 646, 321, 104)  # from noise towards a picture: where drift is measured
+
+CONTROLS: Final = (
+    "a photo of a dog", "a red car on a street", "a portrait of an old man", "a bowl of fruit on a table",
+    "a house by a lake", "a city at night", "a mountain under a blue sky", "a drawing of a flower",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A picture to measure by."""
+
+    key: str  # the content's hash: fixes the noise, whatever the picture is called and whichever run it is in
+    latents_CHW: Tensor  # scaled, the posterior mean, without augmentation
+    caption: str  # whole: no dropout, no shuffling
+    size_px: tuple[int, int]  # width, height
+
+
+@dataclass(frozen=True)
+class _Draw:
+    """One forward pass of one sample."""
+
+    noisy_CHW: Tensor
+    target_CHW: Tensor
+    t: int
+    caption: str
+    size_px: tuple[int, int]
+
+
+def controls_for(class_word: str) -> tuple[str, ...]:
+    """The unrelated prompts, less those that name the class that is trained."""
+    return tuple(text for text in CONTROLS if not set(class_word.casefold().split()) & set(text.split()))
+
+
+class Probe:
+    """The fixed draws of a run and the base's answers to them."""
+
+    def __init__(
+        self,
+        model: Model,
+        attachment: Attachment,
+        held_out: Sequence[Subject],
+        train: Sequence[Subject],
+        *,
+        controls: Sequence[str] = CONTROLS,
+        chunk: int = 16,
+        autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> None:
+        """Fix the draws and measure the base, which is the model at strength 0; afterwards it is at strength 1.
+
+        Args:
+            model: with `attachment` on it, both in evaluation mode.
+            attachment: what is trained, at strength 1.
+            held_out: pictures that nobody trains on; may be none.
+            train: some that are trained on; as many as are held out make a fair twin.
+            controls: unrelated prompts, for drift; none: drift is not measured.
+            chunk: samples of a forward pass. Another number may give other last bits.
+            autocast: the precision that training computes in.
+
+        Raises:
+            ValueError: no picture at all.
+        """
+        if not (held_out or train):
+            raise ValueError("a probe needs at least one picture")
+        self._model, self._attachment = model, attachment
+        self._chunk, self._autocast = chunk, autocast
+        self._trains_text = any(role.startswith("text.") for role in attachment.trains)
+        self._encoded: dict[tuple[str, tuple[int, int]], Conditioning] = {}
+        self._alphas_T = alphas_cumprod_T(model.scheduler_config)
+        count = len(self._alphas_T)
+        self._timesteps = tuple(t * count // 1000 for t in (*MID, *HIGH))
+        self._held_out, self._train = self._draws(held_out), self._draws(train)
+        attachment.set_strength(0)
+        try:
+            with torch.no_grad():
+                self._base = self._losses(self._held_out), self._losses(self._train)
+                size = (train or held_out)[0].size_px if controls else (0, 0)
+                shape = (train or held_out)[0].latents_CHW.shape if controls else torch.Size()
+                own = list(dict.fromkeys(one.caption for one in train))[: len(controls)]
+                self._controls = self._path(controls, shape, size)
+                self._own = self._path(own, shape, size) if controls else []
+        finally:
+            attachment.set_strength(1)
+        self._encoded.clear()
+
+    def measure(self, *, train: bool = True, drift: bool = True) -> Reading:
+        """What the model in its present state makes of the draws, relative to the base.
+
+        Args:
+            train: whether to measure the pictures that are trained on.
+            drift: whether to measure how far unrelated prompts and training captions have moved.
+        """
+        with torch.no_grad():
+            held_out = self._ratios(self._losses(self._held_out), self._base[0])
+            twin = self._ratios(self._losses(self._train), self._base[1]) if train else Ratios()
+            if not drift:
+                return Reading(held_out, twin)
+            return Reading(held_out, twin, self._moved(self._controls), self._moved(self._own))
+
+    @property
+    def draws(self) -> int:
+        """Forward passes of single samples that a full measurement takes."""
+        return sum(map(len, (self._held_out, self._train, self._controls, self._own)))
+
+    def _draws(self, subjects: Sequence[Subject]) -> list[_Draw]:
+        """Picture by picture, each at every timestep."""
+        device = self._model.device
+        draws = []
+        for one in subjects:
+            clean_BCHW = one.latents_CHW.float().cpu()[None]
+            for k, t in enumerate(self._timesteps):
+                noise_BCHW = torch.randn(clean_BCHW.shape, generator=generator(0, f"guard/{one.key}", k))
+                a_B = self._alphas_T[t][None]
+                noisy = add_noise(clean_BCHW, noise_BCHW, a_B)[0].to(device)
+                wanted = target(self._model.prediction, clean_BCHW, noise_BCHW, a_B)[0].to(device)
+                draws.append(_Draw(noisy, wanted, t, one.caption, one.size_px))
+        return draws
+
+    def _path(self, captions: Sequence[str], shape: torch.Size, size_px: tuple[int, int]) -> list[_Draw]:
+        """One draw a caption, spread over PATH, on the base's own way from pure noise (DDIM, Song et al. 2021, eq. 12).
+
+        The target is what the base says there.
+        """
+        if not captions:
+            return []
+        noise = [torch.randn(shape, generator=generator(0, "guard/path", i)) for i in range(len(captions))]
+        noisy_BCHW = torch.stack(noise).to(self._model.device)
+        steps = [t * len(self._alphas_T) // 1000 for t in PATH]
+        draws: dict[int, _Draw] = {}
+        for place, t in enumerate(steps):
+            here = [_Draw(x, x, t, caption, size_px) for x, caption in zip(noisy_BCHW, captions, strict=True)]
+            said_BCHW = self._said(here)
+            for i in range(place, len(captions), len(steps)):
+                draws[i] = _Draw(noisy_BCHW[i], said_BCHW[i], t, captions[i], size_px)
+            if place + 1 < len(steps):
+                a, following = self._alphas_T[t], self._alphas_T[steps[place + 1]]
+                if self._model.prediction == "epsilon":
+                    noise_BCHW = said_BCHW
+                    clean_BCHW = (noisy_BCHW - (1 - a).sqrt() * said_BCHW) / a.sqrt()
+                else:  # v (Salimans & Ho 2022, appendix D)
+                    noise_BCHW = a.sqrt() * said_BCHW + (1 - a).sqrt() * noisy_BCHW
+                    clean_BCHW = a.sqrt() * noisy_BCHW - (1 - a).sqrt() * said_BCHW
+                noisy_BCHW = following.sqrt() * clean_BCHW + (1 - following).sqrt() * noise_BCHW
+        return [draws[i] for i in range(len(captions))]
+
+    def _losses(self, draws: Sequence[_Draw]) -> list[float]:
+        """Mean squared error of each draw, unweighted."""
+        if not draws:
+            return []
+        errors: dict[int, Tensor] = {}
+        for rows in self._batches(draws):
+            said_BCHW = self._said([draws[row] for row in rows])
+            wanted_BCHW = torch.stack([draws[row].target_CHW for row in rows])
+            errors |= zip(rows, (said_BCHW - wanted_BCHW).pow(2).flatten(1).mean(1), strict=True)
+        losses: list[float] = torch.stack([errors[row] for row in range(len(draws))]).tolist()
+        return losses
+
+    def _moved(self, draws: Sequence[_Draw]) -> float | None:
+        """Mean of ||now - base||^2 / ||base||^2 over draws of `_path`."""
+        if not draws:
+            return None
+        sizes = [float(draw.target_CHW.pow(2).mean()) for draw in draws]
+        return sum(loss / size for loss, size in zip(self._losses(draws), sizes, strict=True)) / len(draws)
+
+    def _batches(self, draws: Sequence[_Draw]) -> list[list[int]]:
+        """Rows of draws that go through together: one size of latents, at most a chunk, always the same ones."""
+        sizes: dict[torch.Size, list[int]] = {}
+        for row, draw in enumerate(draws):
+            sizes.setdefault(draw.noisy_CHW.shape, []).append(row)
+        return [
+            rows[start : start + self._chunk] for rows in sizes.values() for start in range(0, len(rows), self._chunk)
+        ]
+
+    def _said(self, draws: Sequence[_Draw]) -> Tensor:
+        """What the model predicts, float32 (B, C, H, W); all draws of one size."""
+        with self._autocast():
+            cond = self._encode([(draw.caption, draw.size_px) for draw in draws])
+            t_B = torch.tensor([draw.t for draw in draws], device=self._model.device)
+            return self._model.denoise(torch.stack([draw.noisy_CHW for draw in draws]), t_B, cond).float()
+
+    def _encode(self, wanted: Sequence[tuple[str, tuple[int, int]]]) -> Conditioning:
+        """Each caption alone, so that its numbers do not depend on its neighbours; kept where no text role trains."""
+        held = {} if self._trains_text else self._encoded
+        for caption, size_px in dict.fromkeys(wanted):
+            if (caption, size_px) not in held:
+                held[caption, size_px] = self._model.encode_text([caption], size_px=size_px)
+        return Conditioning.join([held[one] for one in wanted])
+
+    def _ratios(self, now: Sequence[float], base: Sequence[float]) -> Ratios:
+        logs = [_log(loss) - _log(of_base) for loss, of_base in zip(now, base, strict=True)]
+        width = len(self._timesteps)
+        rows = [tuple(logs[start : start + width]) for start in range(0, len(logs), width)]
+        mid: Grid = tuple(row[: len(MID)] for row in rows)
+        return Ratios(mid, tuple(row[len(MID) :] for row in rows))
+
+
+def _log(loss: float) -> float:
+    return math.log(loss) if 0 < loss < math.inf else math.nan

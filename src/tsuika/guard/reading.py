@@ -1,0 +1,145 @@
+"""What a check has measured, and what can be said of it: means, gaps, intervals. Plain numbers; no torch, no clock.
+
+Every number of a grid is the log ratio of one draw's loss to the base's loss on the same draw: 0 is the base, -0.01 is
+1 % better. The same noise on both sides takes out nearly all of the variance.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean, stdev
+from typing import Any, Final, Literal
+
+Grid = tuple[tuple[float, ...], ...]  # a row per picture, a column per timestep
+
+# Two-sided 95 % points of Student's t for 1..30 degrees of freedom; beyond, 1.96 + 2.37/df is right to 0.003.
+_T95: Final = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
+    2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
+)  # fmt: skip
+
+ENOUGH_PICTURES: Final = 4  # from here on an interval over pictures is narrow enough to say something (t = 3.2)
+
+
+def t95(freedom: int) -> float:
+    """The factor on a standard error for a 95 % interval; infinite without a degree of freedom."""
+    if freedom < 1:
+        return math.inf
+    return _T95[freedom - 1] if freedom <= len(_T95) else 1.96 + 2.37 / freedom
+
+
+@dataclass(frozen=True)
+class Ratios:
+    """Log ratios of a set of pictures in the middle and in the high-noise range."""
+
+    mid: Grid = ()
+    high: Grid = ()
+
+    def __len__(self) -> int:
+        return len(self.mid)
+
+    @property
+    def finite(self) -> bool:
+        return all(math.isfinite(value) for row in (*self.mid, *self.high) for value in row)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a probe has measured on one state of the weights; no held-out pictures where there are too few."""
+
+    held_out: Ratios
+    train: Ratios = Ratios()  # as many pictures that are trained on; empty where it was not measured this time
+    drift: float | None = None  # relative squared change of what the base says to unrelated prompts
+    own_drift: float | None = None  # the same on training captions
+
+
+@dataclass(frozen=True)
+class Check:
+    """A reading in the course of a run."""
+
+    step: int
+    reading: Reading
+    guard_s: float = 0.0  # seconds spent on checks since the run began, this one included
+    train_s: float = 0.0  # seconds spent on training steps since the run began
+
+    def to_json(self) -> dict[str, Any]:
+        """For `events.jsonl`; what is not finite becomes None, for JSON has no such numbers."""
+        tables: dict[str, Any] = jsonable(asdict(self))
+        return tables
+
+    @staticmethod
+    def from_json(tables: Mapping[str, Any]) -> Check:
+        """The inverse of `to_json` (KeyError, TypeError: not a check)."""
+        reading = dict(tables["reading"])
+        for name in ("held_out", "train"):
+            reading[name] = Ratios(**{part: _grid(rows) for part, rows in reading[name].items()})
+        return Check(tables["step"], Reading(**reading), tables["guard_s"], tables["train_s"])
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with its 95 % interval, and what the interval speaks of.
+
+    `pictures`: more pictures like these; the one to hope for. `draws`: these very pictures at other timesteps, which
+    says nothing about pictures nobody has seen, and is all that fewer than four pictures allow.
+    """
+
+    mean: float
+    se: float  # standard error
+    low: float
+    high: float
+    kind: Literal["pictures", "draws"]
+
+
+def estimate(grid: Grid, overlap: float = 0.0) -> Estimate:
+    """The mean of a grid with at least one picture.
+
+    Args:
+        grid: log ratios, or differences of them.
+        overlap: held-out pictures by training pictures of a fold, where rows come from different folds: their errors
+            are correlated (Nadeau & Bengio 2003); 0 for a plain hold-out set.
+    """
+    over_pictures = len(grid) >= ENOUGH_PICTURES
+    values = [fmean(row) for row in grid] if over_pictures else [fmean(column) for column in zip(*grid, strict=True)]
+    mean, count = fmean(values), len(values)
+    if count < 2 or not math.isfinite(mean):
+        se, half = math.inf, math.inf
+    else:
+        se = stdev(values) * math.sqrt(1 / count + (overlap if over_pictures else 0.0))
+        half = t95(count - 1) * se
+    return Estimate(mean, se, mean - half, mean + half, "pictures" if over_pictures else "draws")
+
+
+def minus(left: Grid, right: Grid) -> Grid:
+    """Paired differences, draw by draw."""
+    return tuple(tuple(a - b for a, b in zip(one, other, strict=True)) for one, other in zip(left, right, strict=True))
+
+
+def mean(grid: Grid) -> float:
+    """Over all draws; every picture has as many."""
+    return fmean(value for row in grid for value in row)
+
+
+def halves(grid: Grid) -> tuple[Grid, Grid]:
+    """Even and odd timesteps: the best step is chosen by the first half and reported by the second.
+
+    The smallest of several noisy numbers is too small on average; numbers that had no part in the choice are not.
+    """
+    if not grid or len(grid[0]) < 2:
+        return grid, grid
+    return tuple(row[0::2] for row in grid), tuple(row[1::2] for row in grid)
+
+
+def jsonable(value: Any) -> Any:
+    """Tuples to lists, numbers that are not finite to None."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: jsonable(one) for key, one in value.items()}
+    return [jsonable(one) for one in value] if isinstance(value, Sequence) and not isinstance(value, str) else value
+
+
+def _grid(rows: Sequence[Sequence[float | None]]) -> Grid:
+    return tuple(tuple(math.nan if value is None else value for value in row) for row in rows)

@@ -1,0 +1,283 @@
+"""The judge: hand-computed numbers, and what it does on curves whose optimum is known."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from tsuika.core.messages import MESSAGES
+from tsuika.guard.judge import Judge, Range, Rule, Verdict, ladder, replay
+from tsuika.guard.reading import Check, Ratios, Reading, estimate, halves, mean, t95
+
+Curve = Callable[[int], float]
+FREE = Rule(overhead=0)
+
+
+def grid(value: float, pictures: int = 2, timesteps: int = 6, spread: float = 0.0) -> tuple[tuple[float, ...], ...]:
+    """`value` on average, with picture and timestep effects that cancel."""
+    return tuple(
+        tuple(value + spread * ((i - (pictures - 1) / 2) + (k - (timesteps - 1) / 2)) for k in range(timesteps))
+        for i in range(pictures)
+    )
+
+
+def check(step: int, held: float, train: float | None = None, *, high_gap: float = 0.0, pictures: int = 2) -> Check:
+    twin = held if train is None else train
+    return Check(
+        step,
+        Reading(
+            Ratios(grid(held, pictures), grid(high_gap, pictures, 2)), Ratios(grid(twin), grid(0.0, 2, 2)), 0.1, 0.5
+        ),
+    )
+
+
+def run(held: Curve, train: Curve | None = None, steps: int = 2000, rule: Rule = FREE) -> tuple[Judge, list[Verdict]]:
+    """A run that ends where the judge says stop."""
+    judge = Judge(steps, 1e-4, rule)
+    verdicts: list[Verdict] = []
+    while (step := judge.next_step()) is not None:
+        verdicts.append(judge.hear(check(step, held(step), train(step) if train else held(step))))
+        if verdicts[-1].kind == "stop":
+            break
+    return judge, verdicts
+
+
+def u_shape(best: float, depth: float = 0.02) -> Curve:
+    """A parabola from 0 down to -depth at `best`, back at 0 at twice that, then rising without end."""
+    return lambda step: depth * ((step / best - 1) ** 2 - 1)
+
+
+def test_numbers_of_a_check_worked_by_hand() -> None:
+    rows = ((-0.01, -0.03), (-0.02, -0.04))
+    low = estimate(rows)  # columns: -0.015, -0.035
+    assert low.kind == "draws" and low.mean == pytest.approx(-0.025)
+    assert low.se == pytest.approx(0.01) and low.high == pytest.approx(-0.025 + 12.706 * 0.01)
+    many = estimate(((0.0,), (0.02,), (0.04,), (0.06,)))  # deviation 0.02582, of the mean 0.01291
+    assert many.kind == "pictures" and many.mean == pytest.approx(0.03)
+    assert many.se == pytest.approx(0.012910, rel=1e-4) and many.low == pytest.approx(0.03 - 3.182 * 0.012910, rel=1e-4)
+    # Leave-one-out of 5: sqrt(1/5 + 1/4) against sqrt(1/5), Nadeau & Bengio.
+    five = ((0.0,), (0.1,), (0.2,), (0.3,), (0.4,))
+    assert estimate(five, overlap=1 / 4).se / estimate(five).se == pytest.approx(1.5)
+    assert estimate(((0.1,),)).high == math.inf
+
+
+def test_gaps_and_the_two_halves_worked_by_hand() -> None:
+    held = Ratios(((-0.01, -0.05, -0.03, -0.07),), ((0.02, 0.04),))
+    twin = Ratios(((-0.06, -0.06, -0.06, -0.06),), ((-0.01, -0.03),))
+    now = Judge(100, 1e-4, FREE).hear(Check(10, Reading(held, twin, 0.2, 0.5))).evidence
+    assert now.gap_mid == pytest.approx(-0.04 + 0.06) and now.gap_high == pytest.approx(0.03 + 0.02)
+    assert now.selectivity == pytest.approx(2.5) and now.best_step == 10
+    assert now.best is not None and now.best.mean == pytest.approx(-0.06)  # the odd half: -0.05 and -0.07
+    assert halves(held.mid) == (((-0.01, -0.03),), ((-0.05, -0.07),))
+
+
+@pytest.mark.parametrize("freedom", [1, 3, 11, 30, 40, 59, 200])
+def test_points_of_students_t(freedom: int) -> None:
+    """Against the integral of the density, by Simpson's rule."""
+    point, pieces = t95(freedom), 20_000
+    scale = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)) / math.sqrt(freedom * math.pi)
+    width = point / pieces
+    weights = [1] + [4, 2] * ((pieces - 2) // 2) + [4, 1]
+    inside = sum(w * (1 + (i * width) ** 2 / freedom) ** (-(freedom + 1) / 2) for i, w in enumerate(weights))
+    assert 2 * scale * inside * width / 3 == pytest.approx(0.95, abs=1e-3)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 60, 100, 300, 500, 1500, 20_000])
+def test_checks_are_few_and_end_with_the_run(steps: int) -> None:
+    rungs = ladder(steps)
+    assert rungs[-1] == steps and list(rungs) == sorted(set(rungs)) and rungs[0] >= 1
+    assert len(rungs) <= 12 + math.log(steps + 1, 1.2) / 2
+    assert rungs[0] == 50 if steps >= 400 else rungs[0] <= -(-steps // 8)
+
+
+@pytest.mark.parametrize("best", [90, 150, 400, 1000, 3000])
+@pytest.mark.parametrize("depth", [0.002, 0.02, 0.3])
+def test_a_u_shaped_curve_is_stopped_with_little_regret(best: float, depth: float) -> None:
+    curve = u_shape(best, depth)
+    judge, verdicts = run(curve, lambda s: -1e-5 * s, steps=10_000)
+    final = verdicts[-1]
+    assert final.kind == "stop" and final.code in ("GD006", "GD002")
+    chosen = final.evidence.best_step
+    # At worst the optimum is midway between checks at a and 1.2 a, rounded up to whole steps.
+    assert curve(chosen) - -depth <= depth * (0.1 / 1.1 + 1 / best) ** 2
+    assert judge.checks[-1].step <= 1.2 * max(1000, 1.8 * best)  # at the first check after both waits are over
+
+
+def test_a_falling_curve_is_never_stopped() -> None:
+    for curve in (lambda s: -1e-5 * s, lambda s: -0.02 * (1 - math.exp(-s / 300)), lambda s: -0.5 * math.log1p(s)):
+        judge, verdicts = run(curve, steps=3000)
+        assert {one.kind for one in verdicts} == {"go"} and judge.checks[-1].step == 3000
+        assert verdicts[-1].evidence.best_step == 3000 and judge.next_step() is None
+
+
+def test_nothing_is_stopped_for_lack_of_gain_before_the_least_number_of_steps() -> None:
+    for steps in (100, 400, 1500, 5000):
+        _, verdicts = run(lambda s: -0.01 if s <= 60 else -0.005, steps=steps)
+        stops = [one.evidence.step for one in verdicts if one.kind == "stop"]
+        assert all(step >= max(150, steps / 10) for step in stops) and (stops or steps < 150)
+
+
+def test_the_smallest_gain_counts() -> None:
+    """No least gain: a threshold of 0.1 pp multiplies the regret (delta is 0)."""
+    _, verdicts = run(lambda s: -0.01 - 1e-9 * s, steps=3000)
+    assert verdicts[-1].evidence.best_step == 3000 and verdicts[-1].kind == "go"
+
+
+def test_patience_is_relative_to_the_best_step_and_in_checks() -> None:
+    rows = [check(step, -0.02 if step == 1000 else -0.01) for step in (800, 1000, 1100, 1200, 1300, 1499, 1500)]
+    kinds = [one.kind for one in replay(Judge(4000, 1e-4, FREE), rows)]
+    assert kinds == ["go"] * 6 + ["stop"]
+    sparse = [check(step, -0.02 if step == 1000 else -0.01) for step in (1000, 1600, 1900, 2500)]
+    assert [one.kind for one in replay(Judge(4000, 1e-4, FREE), sparse)] == ["go", "go", "go", "stop"]
+
+
+@pytest.mark.parametrize("where", ["held_out", "train"])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_stops_and_the_best_step_stays(where: str, bad: float) -> None:
+    judge = Judge(1000, 3e-4, FREE)
+    judge.hear(check(50, -0.01))
+    broken = Ratios(((bad,) * 6,) * 2, ((0.0, 0.0),) * 2)
+    reading = replace(check(60, -0.02).reading, **{where: broken})
+    verdict = judge.hear(Check(60, reading))
+    assert (verdict.kind, verdict.code, verdict.evidence.best_step) == ("stop", "GD001", 50)
+    assert "1e-04" in verdict.words("en") or "0.0001" in verdict.words("en")
+
+
+def test_divergence_stops_at_once() -> None:
+    judge = Judge(1000, 1e-4, FREE)
+    assert judge.hear(check(50, 0.04)).kind == "go"
+    assert judge.hear(check(60, 0.051)).code == "GD002"
+
+
+def test_training_pictures_that_get_worse_stop_the_run_but_jitter_does_not() -> None:
+    rise = [-0.02, -0.01, 0.0, 0.01]
+    verdicts = replay(Judge(2000, 1e-4, FREE), [check(50 + 10 * i, -0.03 + r / 9, r) for i, r in enumerate(rise)])
+    assert [one.kind for one in verdicts] == ["go", "go", "go", "stop"] and verdicts[-1].code == "GD003"
+    jitter = [check(50 + 10 * i, -0.03, -0.02 + 0.004 * i) for i in range(5)]
+    assert {one.kind for one in replay(Judge(2000, 1e-4, FREE), jitter)} == {"go"}
+
+
+def test_nothing_learnt_is_said_after_a_third_and_not_where_the_training_pictures_improve() -> None:
+    judge, verdicts = run(lambda s: -1e-5, steps=1500)
+    assert verdicts[-1].code == "GD004" and 500 <= judge.checks[-1].step < 650
+    _, verdicts = run(lambda s: 0.01, lambda s: -1e-4 * s, steps=1500)
+    assert verdicts[-1].code == "GD005"
+    _, verdicts = run(lambda s: -1e-5 * s, lambda s: -1e-5 * s, steps=1500)
+    assert verdicts[-1].kind == "go"
+
+
+def test_memorising_is_said_and_ends_the_range() -> None:
+    rows = [check(100, -0.03), check(120, -0.04, high_gap=0.02), check(144, -0.039, high_gap=0.11)]
+    rows += [check(173, -0.038, high_gap=0.12), check(208, -0.037, high_gap=0.13)]
+    judge = Judge(1000, 1e-4, FREE)
+    verdicts = replay(judge, rows)
+    assert [one.code for one in verdicts] == ["GD008", "GD008", "GD012", "GD007", "GD006"]
+    assert verdicts[-1].evidence.range == Range(120, 120, 144)
+    assert replay(Judge(1000, 1e-4, FREE), [check(100, -0.03, -0.29)])[0].code == "GD007"
+
+
+def test_the_range_lies_in_order_and_its_weights_are_kept() -> None:
+    draws = random.Random(5)
+    for _ in range(60):
+        best, noise = draws.uniform(60, 800), draws.uniform(0, 0.01)
+        curve = u_shape(best, draws.uniform(0.005, 0.05))
+        judge, held = Judge(3000, 1e-4, FREE), frozenset[int]()
+        while (step := judge.next_step()) is not None:
+            values = tuple(tuple(curve(step) + draws.gauss(0, noise) for _ in range(6)) for _ in range(3))
+            verdict = judge.hear(Check(step, Reading(Ratios(values, values), Ratios(values, values), 0.1, 0.5)))
+            found = verdict.evidence.range
+            assert {found.safe, found.balanced, found.likeness} - {0} <= held | {step}  # nothing that was let go
+            assert judge.keep <= held | {step}
+            held = judge.keep
+            assert found.safe <= found.balanced <= found.likeness <= 2.5 * found.balanced
+            if verdict.kind == "stop":
+                break
+
+
+def test_one_standard_error_makes_the_safe_step_earlier() -> None:
+    flat = [check(100, -0.02, pictures=5), check(120, -0.0201, pictures=5)]
+    assert replay(Judge(1000, 1e-4, FREE), flat)[-1].evidence.range.safe == 120  # no noise: the difference is real
+    wobbling = (0.002, -0.002, 0.001, -0.001, 0.0001)
+    held = Ratios(tuple((-0.0201 + w,) * 6 for w in wobbling), flat[1].reading.held_out.high)
+    noisy = [flat[0], Check(120, replace(flat[1].reading, held_out=held))]
+    assert replay(Judge(1000, 1e-4, FREE), noisy)[-1].evidence.range == Range(100, 120, 120)
+
+
+def test_drift_on_unrelated_prompts_is_a_warning() -> None:
+    reading = replace(check(50, -0.01).reading, drift=0.3, own_drift=0.2)
+    assert Judge(1000, 1e-4, FREE).hear(Check(50, reading)).code == "GD010"
+
+
+def test_without_held_out_pictures_only_divergence_stops() -> None:
+    judge = Judge(600, 1e-4, FREE)
+    rows = [Check(s, Reading(Ratios(), Ratios(grid(-0.001 * s), grid(0, 2, 2)))) for s in ladder(600)]
+    verdicts = replay(judge, rows)
+    assert {one.code for one in verdicts} == {"GD009"} and verdicts[-1].evidence.range == Range(600, 600, 600)
+    assert verdicts[-1].evidence.held_out is None and judge.keep == {600}
+
+
+def test_order_of_pictures_and_of_timesteps_within_a_half_changes_nothing() -> None:
+    draws = random.Random(1)
+    rows = []
+    for step in ladder(1500):
+        base = u_shape(200)(step)
+        held, twin = ([[base + draws.gauss(0, 0.01) for _ in range(6)] for _ in range(5)] for _ in range(2))
+        rows.append((step, held, twin))
+
+    def verdicts(pictures: list[int], order: list[int]) -> list[Verdict]:
+        def turn(values: list[list[float]]) -> tuple[tuple[float, ...], ...]:
+            return tuple(tuple(values[i][k] for k in order) for i in pictures)
+
+        checks = [Check(s, Reading(Ratios(turn(h), turn(h)), Ratios(turn(t), turn(t)), 0.1, 0.5)) for s, h, t in rows]
+        return replay(Judge(1500, 1e-4, FREE), checks)
+
+    plain = verdicts([0, 1, 2, 3, 4], [0, 1, 2, 3, 4, 5])
+    assert verdicts([3, 1, 4, 0, 2], [4, 1, 0, 5, 2, 3]) == plain
+    assert {one.kind for one in plain} == {"go", "stop"}
+
+
+def test_checks_stay_within_their_share_of_the_time_and_on_the_ladder() -> None:
+    for guard_s, step_s in ((1.0, 0.1), (0.2, 0.3), (3.0, 0.05)):
+        judge, spent = Judge(5000, 1e-4, Rule(overhead=0.04)), 0.0
+        while (step := judge.next_step()) is not None:
+            spent += guard_s
+            row = check(step, -1e-5 * step)
+            judge.hear(Check(step, row.reading, spent, step * step_s))
+            if len(judge.checks) > 1 and step < 5000:  # the first tells what a check costs; the last is always made
+                assert spent <= 0.04 * step * step_s + 1e-9
+        assert {one.step for one in judge.checks} <= set(ladder(5000))
+        assert judge.verdicts[-1].evidence.overhead == pytest.approx(spent / (5000 * step_s))
+
+
+def test_a_run_read_back_from_its_events_gives_the_same_verdicts_and_report() -> None:
+    judge, verdicts = run(u_shape(200), lambda s: -1e-5 * s)
+    lines = [json.dumps(one.to_json(), allow_nan=False) for one in judge.checks]
+    again = Judge(2000, 1e-4, FREE)
+    assert replay(again, [Check.from_json(json.loads(line)) for line in lines]) == verdicts
+    assert again.report() == judge.report() and json.dumps(judge.report(), allow_nan=False)
+    assert again.report()["alarms"][-1]["code"] == "GD006"
+    broken = Check(7, Reading(Ratios(((math.nan,),), ())))
+    assert math.isnan(mean(Check.from_json(json.loads(json.dumps(broken.to_json()))).reading.held_out.mid))
+
+
+def test_checks_that_do_not_belong_together_are_refused() -> None:
+    judge = Judge(1000, 1e-4)
+    judge.hear(check(50, -0.01))
+    for wrong in (check(50, -0.01), check(60, -0.01, pictures=3)):
+        with pytest.raises(ValueError, match=r"check at|changed"):
+            judge.hear(wrong)
+
+
+def test_every_outcome_has_a_sentence_in_both_languages() -> None:
+    curves = (u_shape(200), lambda s: 0.2, lambda s: -1e-6, lambda s: -1e-4 * s)
+    said = {one.code: one for curve in curves for one in run(curve, lambda s: -1e-6 * s)[1]}
+    assert {"GD002", "GD004", "GD006", "GD008", "GD012"} <= said.keys()
+    for verdict in said.values():
+        en, ja = verdict.words("en"), verdict.words("ja")
+        assert "{" not in en + ja and en.isascii() and en.rstrip().endswith((".", "5")) and "。" in ja
+    assert {f"GD{i:03d}" for i in range(1, 13)} <= MESSAGES.keys()
