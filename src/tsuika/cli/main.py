@@ -9,7 +9,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from tsuika.cli import drawing, screen
+from tsuika.cli import drawing, screen, tools
 from tsuika.cli.flags import BaseModel, Json, Vae
 
 app = typer.Typer(
@@ -102,6 +102,7 @@ def resume(run: Annotated[Path, typer.Argument(help="Run folder.")], json: Json 
 
 app.command()(drawing.generate)
 app.command()(drawing.grid)
+tools.register(app)
 
 
 @app.command()
