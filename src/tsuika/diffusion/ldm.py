@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
+# In the header of a file that tsuika wrote: the parts' configs as JSON. Other files are of their family's one true size.
+CONFIGS = "tsuika.configs"
+
 
 @dataclass(frozen=True)
 class Place:

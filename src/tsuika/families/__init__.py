@@ -76,7 +76,7 @@ def load(
         device: Where all parts go.
         dtype: Of the UNet and the text encoders; the VAE is always float32.
         embedded_path: The folder that `embedded` stands for.
-        geometry: Of a single file whose sizes are not its family's own.
+        geometry: Of a single file whose sizes are not its family's own, and that does not say so.
 
     Raises:
         ModelError: as `detect`, or the model does not fit its family (MD003, MD004).
@@ -96,7 +96,8 @@ def load(
         return loading.load_folder(kind, found, path, wishes, spec)
     weights = open_weights(path)
     kind, found = detection.detect_single(FAMILIES, weights)
-    return loading.load_single(kind, found, weights, geometry or kind.geometry(found.prediction), wishes)
+    geometry = geometry or loading.noted_geometry(weights) or kind.geometry(found.prediction)
+    return loading.load_single(kind, found, weights, geometry, wishes)
 
 
 def read_back(path: Path, like: StableDiffusion, *, dtype: torch.dtype) -> StableDiffusion:

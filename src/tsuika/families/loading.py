@@ -6,6 +6,7 @@ silent failure of this field. The families are an argument: this file knows how 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -162,6 +163,23 @@ def _text_of_folder(folder: Path, tower: TextTower, wishes: Wishes) -> nn.Module
 
 
 # -------------------------------------------------------------------------------------------------------- single files
+
+
+def noted_geometry(weights: Weights) -> Geometry | None:
+    """The sizes that a single file written by tsuika gives; None: it gives none.
+
+    Raises:
+        ModelError: they cannot be read (MD003).
+    """
+    text = weights.metadata.get(ldm.CONFIGS)
+    if text is None:
+        return None
+    try:
+        noted = json.loads(text)
+        towers = {key.removesuffix("_config"): noted[key] for key in noted if key.startswith("text_encoder")}
+        return Geometry(noted["unet_config"], noted["vae_config"], towers, int(noted["native_size_px"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError("MD003", where=weights.path, why=f"Its {ldm.CONFIGS} cannot be read: {error!r}.") from None
 
 
 def load_single(

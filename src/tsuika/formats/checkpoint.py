@@ -34,6 +34,7 @@ _TOWERS: Final = {  # family -> component -> (prefix, whether in open_clip's lay
         "text_encoder_2": ("conditioner.embedders.1.model.", True),
     },
 }
+_SIZES: Final = ("unet_config", "vae_config", "text_encoder_config", "text_encoder_2_config", "native_size_px")
 _LOGIT_SCALE: Final = math.log(100)  # CLIP's upper limit, which trained models reach (Radford et al. 2021, 2.5)
 
 
@@ -152,6 +153,7 @@ def header_metadata(artifact: Artifact) -> dict[str, str]:
         "modelspec.title": facts.get("title") or facts.get("name") or "DreamBooth",
         "modelspec.resolution": facts.get("resolution") or f"{native}x{native}",
         "modelspec.prediction_type": "v" if v else "epsilon",
+        ldm.CONFIGS: json.dumps({name: json.loads(facts[name]) for name in sorted(facts) if name in _SIZES}),
         **{f"modelspec.{key}": facts[fact] for key, fact in optional.items() if facts.get(fact)},
     }
     return dict(sorted(made.items()))

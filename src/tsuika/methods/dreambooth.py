@@ -128,7 +128,7 @@ def own_parameters(component: str, root: nn.Module) -> Iterator[tuple[str, nn.Mo
 def describe(model: Model) -> dict[str, str]:
     """What a file writer needs beside the weights, as JSON by name: configs of all parts, noise schedule, tokenizers."""
     configs: dict[str, Any] = {
-        "unet_config": _plain(model.unet), "vae_config": _plain(model.vae),
+        "unet_config": _plain(model.unet), "vae_config": {**_plain(model.vae), "scaling_factor": model.latent_scale},
         **{f"{name}_config": _plain(encoder) for name, encoder in model.text_encoders.items()},
         "scheduler_config": model.scheduler_config, "latent_scale": model.latent_scale,
         "native_size_px": model.native_size_px,

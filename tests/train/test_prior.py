@@ -1,0 +1,177 @@
+"""Prior preservation: class pictures beside the subject's, from a folder or drawn by the base, step for step the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from runs import make_place
+
+from tiny_models import tiny
+from tsuika.core import config
+from tsuika.core.config import Recipe
+from tsuika.core.errors import RecipeError
+from tsuika.core.events import Event, Stepped, Written
+from tsuika.core.sections import Data
+from tsuika.core.types import Batch
+from tsuika.data import bank as banks
+from tsuika.data import bucket, scan
+from tsuika.data.bank import Bank
+from tsuika.data.prior import Preserving
+from tsuika.train import assemble, class_pictures
+from tsuika.train.class_pictures import Wish
+
+DATA = Data(trigger="zuzu", class_word="dog", size_px=64, min_size_px=1, cache=False, variants=1, caption_dropout=0.0)
+
+
+def paint(folder: Path, sizes: Sequence[tuple[int, int]], shade: int) -> Path:
+    """Plain pictures of a grey that tells them from the others."""
+    folder.mkdir(parents=True)
+    for number, size in enumerate(sizes):
+        Image.new("RGB", size, (shade + number,) * 3).save(folder / f"{number}.png")
+    return folder
+
+
+def encode(pixels_B3HW: torch.Tensor) -> torch.Tensor:
+    """One latent for 8x8 pixels, that still shows the grey."""
+    return torch.nn.functional.avg_pool2d(pixels_B3HW, 8)
+
+
+def fill(buckets: Sequence[bucket.Bucket], data: Data) -> Any:
+    return banks.fill(buckets, data, encode, vae="", scale=1.0, folder=None, device=torch.device("cpu"))
+
+
+def make(folder: Path, *, weight: float = 1.0) -> Preserving:
+    """Three wide and two tall pictures of the subject, four wide ones of the class."""
+    subject = scan.scan(paint(folder / "subject", [(96, 48)] * 3 + [(48, 96)] * 2, 10), DATA)
+    buckets = bucket.assign(subject, size_px=64, step_px=16)
+    classes = paint(folder / "classes", [(96, 48)] * 4, 200)
+    (classes / "0.txt").write_text("a dog on the beach", encoding="utf-8")
+    data = DATA.model_copy(update={"reg_images": str(classes), "reg_weight": weight})
+    bank: Bank = banks.finish(fill(buckets, data))
+    made: Preserving = banks.finish(class_pictures.fill(classes, buckets, bank, data, fill))
+    return made
+
+
+def is_class(batch: Batch) -> list[bool]:
+    return [bool(latent.mean() > 0) for latent in batch.latents_BCHW]
+
+
+def test_every_batch_has_as_many_class_pictures_of_its_size(tmp_path: Path) -> None:
+    both = make(tmp_path, weight=0.25)
+    assert len(both) == 5
+    seen: set[str] = set()
+    shapes = set()
+    for step in range(20):
+        batch, alone = both.batch(step, 2, 7), both.subject.batch(step, 2, 7)
+        assert is_class(batch) == [False, False, True, True]
+        assert torch.equal(batch.latents_BCHW[:2], alone.latents_BCHW)
+        assert batch.weight_B.tolist() == [1.0, 1.0, 0.25, 0.25]
+        assert batch.captions[:2] == alone.captions == ("zuzu dog", "zuzu dog")
+        assert not any("zuzu" in caption for caption in batch.captions[2:])
+        seen |= set(zip(batch.names[2:], batch.captions[2:], strict=True))
+        shapes.add(both.size_px_of(batch))
+    assert seen == {("0.png", "a dog on the beach"), *((f"{i}.png", "a dog") for i in (1, 2, 3))}
+    assert len(shapes) == 2
+
+
+def test_a_batch_is_a_function_of_its_step(tmp_path: Path) -> None:
+    one, other = make(tmp_path / "one"), make(tmp_path / "other")
+    forwards = [one.batch(step, 2, 3) for step in range(12)]
+    backwards = [other.batch(step, 2, 3) for step in reversed(range(12))][::-1]
+    for first, second in zip(forwards, backwards, strict=True):
+        assert torch.equal(first.latents_BCHW, second.latents_BCHW)
+        assert (first.captions, first.names) == (second.captions, second.names)
+    assert any(a.names[2:] != one.batch(step, 2, 4).names[2:] for step, a in enumerate(forwards))
+
+
+def test_a_class_word_is_needed_to_draw_or_name_class_pictures(tmp_path: Path) -> None:
+    assert not class_pictures.wanted(Data())
+    with pytest.raises(RecipeError) as caught:
+        class_pictures.wanted(Data(reg_generate=4))
+    assert caught.value.code == "RC005"
+    nameless = Data(size_px=64, min_size_px=1, cache=False, trigger="zuzu")
+    manifest = scan.scan(paint(tmp_path / "subject", [(64, 64)], 10), nameless)
+    buckets = bucket.assign(manifest, size_px=64, step_px=16)
+    bank: Bank = banks.finish(fill(buckets, nameless))
+    classes = paint(tmp_path / "classes", [(64, 64)], 200)
+    with pytest.raises(RecipeError) as caught:
+        banks.finish(class_pictures.fill(classes, buckets, bank, nameless, fill))
+    assert caught.value.code == "RC005"
+
+
+def grey(_: Any, wish: Wish) -> list[Image.Image]:
+    return [Image.new("RGB", (wish.size_px,) * 2, (wish.seed + i & 255,) * 3) for i in range(wish.num)]
+
+
+def test_pictures_are_drawn_once_for_a_base_and_a_class(tmp_path: Path) -> None:
+    wishes: list[Wish] = []
+
+    def draw(model: Any, wish: Wish) -> list[Image.Image]:
+        wishes.append(wish)
+        return grey(model, wish)
+
+    model, data = tiny("sd1"), Data(class_word="dog", reg_generate=6)
+
+    def drawn(on: Any = model, of: Data = data) -> Path:
+        made: Path = banks.finish(class_pictures.drawn(on, of, tmp_path, draw, size_px=64, seed=0))
+        return made
+
+    folder = drawn()
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert len(files) == 6
+    assert {wish.prompt for wish in wishes} == {"a dog"}
+    assert len(set(files.values())) == 6
+    wishes.clear()
+    assert drawn() == folder
+    assert not wishes
+    (folder / "00005.png").unlink()
+    assert {path.name: path.read_bytes() for path in drawn().iterdir()} == files
+    assert len(wishes) == 1
+    others = {drawn(tiny("sd1", seed=4)), drawn(of=Data(class_word="cat", reg_generate=6)), folder}
+    assert len(others) == 3
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return make_place(tmp_path_factory.mktemp("place"))
+
+
+def recipe(place: tuple[Path, Path], weights: str) -> Recipe:
+    base, images = map(str, place)
+    return config.build({
+        "base": {"model": base}, "method": {"name": "dreambooth", "weights": weights, "text_encoder": True},
+        "data": {"images": images, "class_word": "dog", "trigger": "zuzu", "reg_generate": 3, "variants": 1},
+        "train": {"steps": 4, "batch_size": 2, "precision": "fp32", "device": "cpu", "checkpoint_every": 2,
+                  "learning_rate": 1e-3},
+        "preview": {"num": 0}, "output": {"name": "result"},
+    })  # fmt: skip
+
+
+@pytest.mark.parametrize("weights", ["fp32", "bf16"])
+def test_a_stopped_run_goes_on_to_the_same_file(weights: str, place: tuple[Path, Path], tmp_path: Path) -> None:
+    """The whole way: class pictures, training, a checkpoint written and read back; stopped, the same bytes come out."""
+    what = recipe(place, weights)
+
+    def run(name: str, *, stop_at: int = 0, resume: bool = False) -> list[Event]:
+        folder = assemble.reopen(tmp_path / name)[1] if resume else assemble.start(what, tmp_path / name)
+        training = assemble.train(assemble.Run(what, folder, tmp_path, draw=grey), resume=resume)
+        seen: list[Event] = []
+        for event in training:
+            seen.append(event)
+            if stop_at and isinstance(event, Stepped) and event.step == stop_at:
+                training.close()  # type: ignore[attr-defined]
+        return seen
+
+    written = [event for event in run("whole") if isinstance(event, Written)]
+    assert [event.format for event in written] == ["single-file", "diffusers"]
+    run("stopped", stop_at=3)
+    run("stopped", resume=True)
+    for file in ("result.safetensors", "result/unet/diffusion_pytorch_model.safetensors"):
+        assert (tmp_path / "whole/artifacts" / file).read_bytes() == (
+            tmp_path / "stopped/artifacts" / file
+        ).read_bytes()
