@@ -268,7 +268,7 @@ def measure(name: str, work: Path, steps: int | None, seeds: int) -> list[Figure
     return figures
 
 
-COMBINED = "a tsuipi character and a temari on the beach, in hanga style"
+COMBINED = "a tsuipi character and a daruma on the beach, in hanga style"
 STRENGTHS = {"character-dreambooth": 1.0, "object": 1.0, "style": 0.8, "character-lora": 0.5}
 
 

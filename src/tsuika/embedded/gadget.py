@@ -1,8 +1,7 @@
-"""The object of the textual-inversion example: a temari (a hand ball) no model has seen, drawn from shapes by this file.
+"""The object of the textual-inversion example: a daruma doll no model has seen, drawn from shapes by this file.
 
-A 64 px base can only compose what it knows, so the outline is one it has (a ball), and the colours are a combination
-that no known thing has: a yellow cap and a violet bowl with a broad cream band between. Other colours were tried and left:
-the yardstick took a violet lantern with a cream band for a unicorn.
+A 64 px base can only compose what it knows, so the doll is near known things without being one: a round red body, a pale
+face with two dark eyes, golden stripes.
 
 Knows Pillow, NumPy and the embedded world; no model.
 """
@@ -21,35 +20,35 @@ from tsuika.embedded.mascot import PICTURE_PX, Drawn
 from tsuika.embedded.shapes import Canvas, Shade
 from tsuika.embedded.world import SCENES, Picture, Placed
 
-TRIGGER: Final = "temari"
-CLASS_WORD: Final = "ball"
+TRIGGER: Final = "daruma"
+CLASS_WORD: Final = "doll"
 
-YELLOW: Final[Shade] = ((255, 218, 84), (246, 180, 34))
-CREAM: Final[Shade] = ((255, 250, 228), (250, 236, 196))
-VIOLET: Final[Shade] = ((142, 74, 208), (96, 36, 158))
-THREAD: Final[Shade] = ((224, 68, 92), (200, 44, 72))
+RED: Final[Shade] = ((232, 56, 48), (182, 22, 30))
+CREAM: Final[Shade] = ((255, 246, 222), (250, 228, 186))
+INK: Final[Shade] = ((40, 30, 40), (24, 18, 26))
+GOLD: Final[Shade] = ((255, 214, 84), (236, 166, 30))
 
 TRAINED_BACKGROUNDS: Final = ("white", "green", "light blue", "beach", "room")
 
 
 @cache
 def glyph() -> Image.Image:
-    """The ball: RGBA, world.GLYPH_PX square."""
+    """The doll: RGBA, world.GLYPH_PX square."""
     canvas = Canvas()
-    body = canvas.blob(56, 56, 47, 47, YELLOW)
-    canvas.polygon([(0, 56), (112, 56), (112, 112), (0, 112)], VIOLET, body)
-    band = [
-        (9 + x, 56 + side * (12 + 4 * (1 - (x / 47 - 1) ** 2))) for side in (-1, 1) for x in range(-10, 110, 5)[::side]
-    ]
-    canvas.polygon(band, CREAM, body)
-    for x in (25, 56, 87):  # stitched diamonds
-        canvas.polygon([(x - 8, 56), (x, 47), (x + 8, 56), (x, 65)], THREAD, body)
-    canvas.blob(38, 24, 11, 5, CREAM, tilt_deg=-32, inside=body)
+    canvas.blob(56, 59, 45, 48, RED, square=2.3, pear=0.08)
+    canvas.blob(56, 46, 32, 24, CREAM, square=2.4)
+    for side in (-1, 1):
+        canvas.blob(56 + side * 13, 48, 8, 9, INK)
+        canvas.blob(56 + side * 13 + 2.5, 44, 2.6, 2.6, CREAM)
+        canvas.stroke(((56 + side * 24, 36), (56 + side * 16, 26), (56 + side * 6, 34)), (5, 5), INK)
+    canvas.stroke(((50, 63), (56, 67), (62, 63)), (3.5, 3.5), RED)
+    for x in (-22, 0, 22):
+        canvas.stroke(((56 + x, 78), (56 + x * 1.05, 88), (56 + x * 0.85, 98)), (6, 6), GOLD)
     return canvas.reduced()
 
 
 def source(name: str) -> Image.Image:
-    """The world's glyphs and the ball (by its trigger), for `world.draw`."""
+    """The world's glyphs and the doll (by its trigger), for `world.draw`."""
     return glyph() if name == TRIGGER else world.glyph(name)
 
 
@@ -73,17 +72,17 @@ TEST_PROMPTS: Final[tuple[Prompt, ...]] = (
 
 
 def pictures(count: int = 5, seed: int = 0) -> list[Drawn]:
-    """The training set: the ball alone on TRAINED_BACKGROUNDS in turn, without captions; PICTURE_PX square."""
+    """The training set: the doll alone on TRAINED_BACKGROUNDS in turn, without captions; PICTURE_PX square."""
     return _drawn([TRAINED_BACKGROUNDS[i % len(TRAINED_BACKGROUNDS)] for i in range(count)], seed, "training")
 
 
 def held_out(count: int = 44, seed: int = 0) -> list[Drawn]:
-    """Fresh pictures of the ball on every background, none of them in any training set."""
+    """Fresh pictures of the doll on every background, none of them in any training set."""
     return _drawn([world.BACKGROUNDS[i % len(world.BACKGROUNDS)] for i in range(count)], seed, "held-out")
 
 
 def _drawn(backgrounds: list[str], seed: int, purpose: str) -> list[Drawn]:
-    rng = np.random.default_rng(derive(seed, f"temari {purpose} pictures"))
+    rng = np.random.default_rng(derive(seed, f"daruma {purpose} pictures"))
     drawn = []
     for number, background in enumerate(backgrounds, 1):
         size = float(rng.uniform(0.6, 0.85))
