@@ -43,7 +43,7 @@ def test_every_setting_is_one_row_of_three_cells(lang: str) -> None:
     assert all(row.count("|") == 4 for row in rows)
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("train", "--help"), ("settings",)])
+@pytest.mark.parametrize("arguments", [("--help",), ("train", "--help"), ("grid", "--help"), ("settings",)])
 def test_help_loads_no_heavy_library(arguments: tuple[str, ...]) -> None:
     told = program(*arguments, python=("-X", "importtime")).stderr
     loaded = {line.rsplit("|", 1)[1].strip().partition(".")[0] for line in told.splitlines() if line.count("|") == 2}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -95,7 +96,7 @@ def test_labels() -> None:
 
 
 def changes(places: list[tuple[int, ...]], axis: int) -> int:
-    return sum(one[axis] != two[axis] for one, two in zip(places, places[1:]))
+    return sum(one[axis] != two[axis] for one, two in pairwise(places))
 
 
 def test_the_expensive_axis_changes_least_wherever_it_stands() -> None:

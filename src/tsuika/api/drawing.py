@@ -180,12 +180,15 @@ class Easel:
         def files(many: list[Wanted]) -> list[Wanted]:
             return [replace(one, strength=1.0, text_strength=None) for one in many]
 
-        now = [*(part.wanted for part in self._parts())]
-        if self._composition and not self._composition.refused and files(now) == files(wanted):
-            for number, (old, new) in enumerate(zip(now, wanted)):
-                if old != new:
-                    self._composition.set_strength(number, new.strength, new.text_strength)
-            return self._composition
+        if self._composition:
+            now = [part.wanted for part in self._composition.parts]
+            refused = files([one.wanted for one in self._composition.refused])
+            usable = [one for one, neutral in zip(wanted, files(wanted)) if neutral not in refused]
+            if files(now) == files(usable):
+                for number, (old, new) in enumerate(zip(now, usable)):
+                    if old != new:
+                        self._composition.set_strength(number, new.strength, new.text_strength)
+                return self._composition
         self._take_off()
         self._composition = compose.compose(self.model, wanted, formats, METHODS, warn=self._note)
         return self._composition

@@ -31,11 +31,11 @@ class Kind:
     """How an axis' values are read, and how much work it is to go from one to the next."""
 
     type: type[str] | type[int] | type[float]
-    cost: int  # 0: draw; 1: set a number; 2: read an artifact or a VAE; 3: load a base
+    cost: int  # 0: draw; 1: set a strength, or change to a VAE that is kept; 2: read artifacts; 3: load a base
 
 
 KINDS: Final[Mapping[str, Kind]] = {
-    "base": Kind(str, 3), "vae": Kind(str, 2), "artifact": Kind(str, 2), "step": Kind(str, 2), "strength": Kind(float, 1),
+    "base": Kind(str, 3), "vae": Kind(str, 1), "artifact": Kind(str, 2), "step": Kind(str, 2), "strength": Kind(float, 1),
     "prompt": Kind(str, 0), "negative": Kind(str, 0), "seed": Kind(int, 0), "cfg": Kind(float, 0),
     "steps": Kind(int, 0), "sampler": Kind(str, 0), "size": Kind(str, 0),
 }  # fmt: skip
@@ -62,7 +62,7 @@ class Axis:
         """What stands beside the pictures."""
         texts = [f"{value:g}" if isinstance(value, float) else str(value) for value in self.values]
         if self.name in ("base", "vae", "artifact"):
-            stems = [Path(text).stem for text in texts]
+            stems = [_short(text) for text in texts]
             return tuple(stems if len(set(stems)) == len(stems) else texts)
         if self.name in ("prompt", "negative"):
             return tuple(texts)
@@ -92,6 +92,12 @@ class Axis:
             raise _wrong("prompt", searched, "The first value must be a part of the prompt: it is what gets replaced.")
         prompt, negative = (text.replace(searched, value) for text in (drawing.prompt, drawing.negative))
         return replace(drawing, prompt=prompt, negative=negative)
+
+
+def _short(text: str) -> str:
+    """A file without its folder and ending, and its strength if one is given."""
+    path, strength = split_strength(text)
+    return path.stem if strength == 1 else f"{path.stem}:{strength:g}"
 
 
 def parse_axis(text: str) -> Axis:

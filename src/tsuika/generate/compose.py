@@ -16,7 +16,7 @@ from tsuika.core import files
 from tsuika.core.errors import FormatError, ModelError
 from tsuika.core.methods import is_usable_word
 from tsuika.core.types import Artifact, Attachment, Model, canonical
-from tsuika.generate.notes import Warn, note
+from tsuika.generate.notes import Warn, note, refusal
 
 LORA, EMBEDDING, HYPERNETWORK = "lora", "textual-inversion", "hypernetwork"
 
@@ -133,7 +133,7 @@ def compose(
                     raise
                 refused.append(Refused(one, error))
                 if warn:
-                    warn(note("GN006", artifact=one.path.name, why=error.part("what")))
+                    warn(refusal(one.path, error))
         for part in parts:  # only now: peft activates the newest set of layers and switches off those before it
             for attachment in part.attachments:
                 attachment.set_strength(_strength(attachment, part.wanted))

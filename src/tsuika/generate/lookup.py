@@ -15,18 +15,19 @@ from pathlib import Path
 from tsuika.core.errors import ModelError
 from tsuika.core.types import split_words
 from tsuika.generate.compose import EMBEDDING, HYPERNETWORK, LORA, Formats, Wanted
-from tsuika.generate.notes import Warn, note
+from tsuika.generate.notes import Warn, refusal
 from tsuika.generate.prompt import Tag
 
 SUFFIXES = (".safetensors", ".pt", ".ckpt", ".bin")  # of two files of one name, the first is taken
-DEEPEST = 6  # folders below the one that is searched: enough for any collection, and a wrong folder ends soon
+DEEPEST = 4  # folders below the one that is searched: runs/NAME/artifacts is 3, and a home folder has no end
 _STEP = re.compile(r"(.+?)[-_](?:step)?s?([0-9]{2,})")  # of file names: mascot-000500, mascot-step00000500
 
 
 class Library:
     """The artifact files below some folders. They are listed once, when first asked for.
 
-    Folders are searched in order; in each, a shorter path wins. Hidden folders are passed over.
+    Folders are searched in order; in each, a shorter path wins. Hidden folders and those more than
+    `DEEPEST` below are passed over.
     """
 
     def __init__(self, folders: Sequence[Path]) -> None:
@@ -88,7 +89,7 @@ class Library:
                 method = formats.find(path).method
             except ModelError as error:
                 if error.code != "FM001" and warn:
-                    warn(note("GN006", artifact=path.name, why=error.part("what")))
+                    warn(refusal(path, error))
                 continue
             if method == EMBEDDING:
                 seen.add(word)

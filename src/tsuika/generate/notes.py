@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
+from tsuika.core.errors import TsuikaError
 from tsuika.core.events import Warned
 
 Warn = Callable[[Warned], None]
@@ -18,3 +20,8 @@ def note(code: str, **params: object) -> Warned:
     """
     warned = Warned(code, "", params)
     return replace(warned, message=warned.words("en"))
+
+
+def refusal(path: Path, error: TsuikaError) -> Warned:
+    """A file that was found by its name and is not used."""
+    return note("GN006", artifact=path.name, why=error.part("what"), why_ja=error.part("what", "ja"))

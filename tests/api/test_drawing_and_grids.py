@@ -1,0 +1,150 @@
+"""`generate` and `grid` on the embedded base, at two steps a picture."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tsuika import api, formats
+from tsuika.api import CellDrawn, Drawing, SheetWritten
+from tsuika.api import drawing as drawing_module
+from tsuika.core.errors import ModelError, RecipeError
+from tsuika.core.methods import Lora, TextualInversion
+from tsuika.generate import png_info
+from tsuika.methods import METHODS
+
+A_CAT = Drawing("a red cat", steps=2, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LoRA and an embedding of the embedded base, with random weights."""
+    model, folder = api.load(device="cpu"), tmp_path_factory.mktemp("artifacts")
+    words = TextualInversion(words=("tsuipi",), vectors=2, init="noise")
+    for name, method, config in (("style", "lora", Lora(rank=2)), ("ついぴ", "textual-inversion", words)):
+        attachment = METHODS[method].attach(model, config, torch.Generator().manual_seed(0))
+        for tensor in attachment.tensors().values():
+            tensor.add_(0.3 * torch.randn(tensor.shape, generator=torch.Generator().manual_seed(1)))
+        kind = formats.for_method(method)[0]
+        kind.write(attachment.artifact(), folder / f"{name}{kind.suffix}", dtype=torch.float32)
+        attachment.detach()
+    return folder
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The bases that are loaded."""
+    seen: list[str] = []
+    real = drawing_module.load
+
+    def load(base: str, **options: Any) -> Any:
+        seen.append(base)
+        return real(base, **options)
+
+    monkeypatch.setattr(drawing_module, "load", load)
+    return seen
+
+
+def pixels(path: str | Path) -> np.ndarray[Any, Any]:
+    with Image.open(path) as picture:
+        return np.asarray(picture)
+
+
+def test_generate_tells_what_it_stacked(folder: Path, tmp_path: Path) -> None:
+    asked = Drawing("a ついぴ cat <lora:style:0.5>", artifacts=folder, steps=2, device="cpu")
+    done = api.generate(asked, tmp_path / "cat.png")
+    json.dumps(done, default=str)
+    assert [(Path(row["file"]).stem, row["method"], row["strength"]) for row in done["artifacts"]] == [
+        ("style", "lora", 0.5), ("ついぴ", "textual-inversion", 1.0),
+    ]  # fmt: skip
+    assert all(row["matched"] and not row["unmatched"] for row in done["artifacts"])
+    assert done["refused"] == done["conflicts"] == ()
+    info, own = png_info.read_png(tmp_path / "cat.png")
+    assert info is not None
+    assert info.prompt == asked.prompt
+    assert info.ti_hashes == {"ついぴ": done["artifacts"][1]["sha256"][:10]}
+    assert info.lora_hashes.keys() == {"style"}
+    assert [row["file"] for row in own["artifacts"]] == ["style.safetensors", "ついぴ.safetensors"]
+    assert str(folder) not in (tmp_path / "cat.png").read_bytes().decode("latin-1")
+
+    base = api.generate(Drawing("a ついぴ cat", artifacts=tmp_path, steps=2, device="cpu"), tmp_path / "base.png")
+    off = api.generate(
+        Drawing("a ついぴ cat", lora=(f"{folder / 'style.safetensors'}:0",), embedding=(f"{folder / 'ついぴ.safetensors'}:0",),
+                artifacts=tmp_path, steps=2, device="cpu"),
+        tmp_path / "off.png",
+    )  # fmt: skip
+    assert (pixels(base["pictures"][0]) == pixels(off["pictures"][0])).all()
+    assert (pixels(base["pictures"][0]) != pixels(done["pictures"][0])).any()
+
+
+def test_every_cell_is_the_picture_that_generate_draws(folder: Path, tmp_path: Path, loads: list[str]) -> None:
+    style = folder / "style.safetensors"
+    events = list(
+        api.grid(A_CAT, tmp_path / "sheet", x="strength=0,1", y=f"artifact={style},{style}:0.5", z="prompt=red,blue")
+    )
+    assert loads == ["embedded"]
+    cells = {event.place: event for event in events if isinstance(event, CellDrawn)}
+    assert len(cells) == 8
+    assert [cells[place].done for place in sorted(cells, key=lambda place: cells[place].done)] == list(range(1, 9))
+    assert cells[1, 0, 1].labels == ("strength 1", "style", "blue")
+    assert (pixels(cells[0, 0, 0].path) == pixels(cells[0, 1, 0].path)).all()  # the base, twice
+    alone = api.generate(
+        Drawing("a blue cat", lora=(str(style),), steps=2, device="cpu", artifacts=tmp_path), tmp_path / "alone.png"
+    )
+    assert (pixels(cells[1, 1, 1].path) == pixels(alone["pictures"][0])).all()
+    info, own = png_info.read_png(Path(cells[1, 1, 1].path))
+    assert info is not None
+    assert info.prompt == "a blue cat <lora:style:1>"  # the strength that was drawn
+    assert own["artifacts"][0]["strength"] == 1.0
+
+    assert isinstance(events[-1], SheetWritten)
+    assert (events[-1].done, events[-1].total) == (8, 8)
+    info, own = png_info.read_png(tmp_path / "sheet" / "grid.png")
+    assert info is not None
+    assert info.extra["X Type"] == "strength"
+    assert info.extra["Y Values"] == f"{style}, {style}:0.5"
+    assert [cell["place"] for cell in own["cells"]] == [list(place) for place in sorted(cells)]
+
+
+def test_what_is_done_when_it_is_stopped_is_on_the_sheet(tmp_path: Path) -> None:
+    sheet = tmp_path / "sheet.png"
+    events = api.grid(A_CAT, sheet, x="seed=1-3", y="cfg=1,2")
+    first = next(event for event in events if isinstance(event, CellDrawn))
+    assert not sheet.exists()
+    events.close()  # type: ignore[attr-defined]
+    assert list(tmp_path.iterdir()) == [sheet]
+    assert first.path == ""
+    _, own = png_info.read_png(sheet)
+    assert [cell["place"] for cell in own["cells"]] == [[0, 0]]
+    white = (pixels(sheet) == 255).all(axis=-1).mean()
+    assert 5 / 6 * 0.7 < white < 1  # five of six places are empty
+
+
+def test_vaes_are_kept_and_change_the_pixels_only(tmp_path: Path, loads: list[str]) -> None:
+    model = api.load(device="cpu")
+    with torch.no_grad():
+        model.vae.get_parameter("decoder.conv_out.bias").add_(0.2)
+    model.vae.save_pretrained(tmp_path / "bright")  # type: ignore[operator]
+    events = api.grid(A_CAT, tmp_path / "sheet", x=f"vae=builtin,{tmp_path / 'bright'}", y="seed=1,2")
+    cells = {event.place: pixels(event.path).mean() for event in events if isinstance(event, CellDrawn)}
+    assert loads == ["embedded"]
+    for row in (0, 1):
+        assert cells[1, row] > cells[0, row]
+
+
+def test_what_cannot_be_is_said_before_anything_is_drawn(tmp_path: Path, loads: list[str]) -> None:
+    for x in ("seed=x", "prompt=green,blue", "step=1", "nothing=1"):
+        with pytest.raises(RecipeError):
+            list(api.grid(A_CAT, tmp_path / "sheet", x=x))
+    assert loads == []
+    with pytest.raises(RecipeError, match="strength"):
+        list(api.grid(A_CAT, tmp_path / "sheet", x="strength=0,1"))  # of nothing
+    with pytest.raises(ModelError):
+        api.generate(Drawing("x <lora:nowhere:1>", artifacts=tmp_path), tmp_path / "x.png")
+    assert list(tmp_path.iterdir()) == []
