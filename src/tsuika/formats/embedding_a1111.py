@@ -1,7 +1,7 @@
 """A new word as the A1111 web UI saves it: a `.pt`, a table with the vectors under `string_to_param["*"]`.
 
-SDXL's is the table `clip_l`, `clip_g`. Written in torch's old layout, which A1111's check for harmful files lets pass;
-plain tensors only, which every other client's reader wants.
+SDXL's is the table `clip_l`, `clip_g` and nothing else, as A1111 takes every entry for vectors. Written in torch's old
+layout, which A1111's check for harmful files lets pass; plain tensors only, which every other client's reader wants.
 """
 
 from __future__ import annotations
@@ -63,22 +63,22 @@ class A1111Embedding:
         """Write whole or not at all; the same artifact gives the same bytes.
 
         Raises:
-            FormatError: FM002, not one word, or numbers that `dtype` cannot hold.
+            FormatError: FM002, not one word, numbers that `dtype` cannot hold, or SDXL's under another name than the word.
         """
         word, vectors = embedding.split(artifact, self.name)
+        if len(vectors) == 2 and path.stem != word:
+            why = "SDXL's has no place for the word, so the file's name is the word."
+            raise FormatError("FM002", format=self.name, why=why, do=f"Call the file {word}{self.suffix}.")
         ready = {name: value.clone() for name, value in common.cast(vectors, dtype, self.name).items()}  # no views
         facts = artifact.metadata
-        about = {
-            "name": word, "step": int(facts.get("steps", 0)), "sd_checkpoint": None,
-            "sd_checkpoint_name": facts.get("base_name"),
-        }  # fmt: skip
         content: dict[str, Any]
         if len(ready) == 2:
-            content = {**dict(zip(embedding.SDXL, ready.values(), strict=True)), **about}
+            content = dict(zip(embedding.SDXL, ready.values(), strict=True))
         else:
             content = {
                 "string_to_token": {_PLACEHOLDER: _PLACEHOLDER_ID},
                 "string_to_param": {_PLACEHOLDER: ready["text_encoder"]},
-                **about,
-            }
+                "name": word, "step": int(facts.get("steps", 0)), "sd_checkpoint": None,
+                "sd_checkpoint_name": facts.get("base_name"),
+            }  # fmt: skip
         weights.save_pickle(content, path)
