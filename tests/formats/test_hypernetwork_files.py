@@ -21,7 +21,8 @@ from tsuika.core.errors import FormatError, ModelError, TsuikaError
 from tsuika.core.methods import Hypernetwork
 from tsuika.core.types import Artifact
 from tsuika.formats import hypernetwork as files
-from tsuika.methods import hypernetwork
+from tsuika.generate.compose import Wanted, compose
+from tsuika.methods import METHODS, hypernetwork
 
 A1111, NATIVE = formats.for_method("hypernetwork")
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -266,6 +267,22 @@ def with_norms(width: int) -> dict[str, Tensor]:
         f"linear.{i}.{part}": torch.randn(shape if part == "weight" else shape[:1])
         for i, shape in sizes.items() for part in ("weight", "bias")
     }  # fmt: skip
+
+
+def test_stacked_from_files_with_a_width_too_many_said(model: Any, tmp_path: Path) -> None:
+    base, path = outputs(model), tmp_path / "style.pt"
+    attachment = trained(model, CONFIGS["deep"])
+    artifact, said = attachment.artifact(), outputs(model)
+    attachment.detach()
+    strange = artifact_of(CONFIGS["deep"]).tensors
+    A1111.write(replace(artifact, tensors=artifact.tensors | strange), path, dtype=torch.float32)
+    with compose(model, [Wanted(path)], formats, METHODS) as composition:
+        (part,) = composition.parts
+        assert set(part.matched) == artifact.tensors.keys() and set(part.unmatched) == strange.keys()
+        assert torch.equal(outputs(model), said)
+        composition.set_strength(0, 0.0)
+        assert torch.equal(outputs(model), base)
+    assert torch.equal(outputs(model), base)
 
 
 class Payload:

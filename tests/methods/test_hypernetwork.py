@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from tiny_models import FAMILY_NAMES, bits, outputs, tiny
 from tsuika.core.errors import FormatError, ModelError, RecipeError
 from tsuika.core.methods import Activation, Hypernetwork, Lora
+from tsuika.core.types import count_params
+from tsuika.families import FAMILIES, StableDiffusion
+from tsuika.families.common import build_unet
 from tsuika.methods import hypernetwork, lora
 
 DEEP = Hypernetwork(sizes="all", layer_structure=(1, 2, 4, 2, 1), activation="swish")
@@ -92,6 +95,26 @@ def test_initial_weights_come_from_the_generator_alone() -> None:
     pairs = [(one.tensors()[name], other.tensors()[name], different.tensors()[name]) for name in one.tensors()]
     assert all(torch.equal(a, b) and (not a.any() or not torch.equal(a, c)) for a, b, c in pairs)
     for attachment in (one, other, different):
+        attachment.detach()
+
+
+@pytest.mark.parametrize(
+    ("family", "text", "channels"), [("sd1", 768, (320, 640, 1280)), ("sd2", 1024, (320, 640, 1280)), ("sdxl", 2048, (640, 1280))]
+)  # fmt: skip
+def test_widths_of_the_real_models(family: str, text: int, channels: tuple[int, ...]) -> None:
+    kind = next(row for row in FAMILIES if row.facts.family == family)
+    with torch.device("meta"):
+        unet = build_unet(kind.geometry(kind.facts.prediction).unet)
+    model = StableDiffusion(
+        family=kind, prediction=kind.facts.prediction, unet=unet, vae=nn.Module(), text_encoders={}, tokenizers={},
+        scheduler_config={}, latent_scale=1, native_size_px=512, source="",
+    )  # fmt: skip
+    for sizes, widths in (("cross", (text,)), ("all", (*channels, text))):
+        attachment = attach(model, Hypernetwork(sizes=sizes))
+        assert {width for width, _ in attachment.nets} == set(widths)
+        # A pair of nets of two layers, d -> 2d -> d, with biases.
+        wanted = sum(2 * (4 * width**2 + 3 * width) for width in widths)
+        assert count_params(attachment.param_groups()[0].params) == wanted
         attachment.detach()
 
 
