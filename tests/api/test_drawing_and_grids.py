@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,13 @@ from PIL import Image
 from tsuika import api, formats
 from tsuika.api import CellDrawn, Drawing, SheetWritten
 from tsuika.api import drawing as drawing_module
-from tsuika.core.errors import ModelError, RecipeError
+from tsuika.core.errors import FormatError, ModelError, RecipeError
 from tsuika.core.methods import Lora, TextualInversion
+from tsuika.core.rundir import RunDir
 from tsuika.generate import png_info
 from tsuika.methods import METHODS
+from tsuika.train import checkpoint
+from tsuika.train.checkpoint import State
 
 A_CAT = Drawing("a red cat", steps=2, device="cpu")
 
@@ -124,6 +128,29 @@ def test_what_is_done_when_it_is_stopped_is_on_the_sheet(tmp_path: Path) -> None
     assert [cell["place"] for cell in own["cells"]] == [[0, 0]]
     white = (pixels(sheet) == 255).all(axis=-1).mean()
     assert 5 / 6 * 0.7 < white < 1  # five of six places are empty
+
+
+def test_a_run_step_by_step(tmp_path: Path) -> None:
+    run, model = RunDir(tmp_path / "run").create(), api.load(device="cpu")
+    attachment = METHODS["lora"].attach(model, Lora(rank=2), torch.Generator().manual_seed(0))
+    kohya = formats.for_method("lora")[0]
+    for step, file in ((5, tmp_path / "five.safetensors"), (9, run.artifacts / "run.safetensors")):
+        for tensor in attachment.tensors().values():
+            tensor.add_(0.2 * torch.randn(tensor.shape, generator=torch.Generator().manual_seed(step)))
+        kohya.write(attachment.artifact(), file, dtype=torch.float32)
+        checkpoint.save(run.checkpoints, State(step, attachment.tensors(), {"param_groups": [], "state": {}}), keep=9)
+    drawing = replace(A_CAT, lora=(f"{run.artifacts / 'run.safetensors'}:0.5",))
+    cells = [event for event in api.grid(drawing, tmp_path / "sheet", x="step=all") if isinstance(event, CellDrawn)]
+    assert [cell.labels for cell in cells] == [("step 5",), ("step 9",), ("step last",)]
+    five = api.generate(replace(A_CAT, lora=(f"{tmp_path / 'five.safetensors'}:0.5",)), tmp_path / "five.png")
+    assert (pixels(cells[0].path) == pixels(five["pictures"][0])).all()
+    assert (pixels(cells[1].path) == pixels(cells[2].path)).all()
+    assert (pixels(cells[0].path) != pixels(cells[1].path)).any()
+
+    (run.checkpoints / "step-000005" / "tensors.safetensors").write_bytes(b"")
+    with pytest.raises(FormatError) as error:
+        list(api.grid(drawing, tmp_path / "again", x="step=5"))
+    assert error.value.code == "MD003"
 
 
 def test_vaes_are_kept_and_change_the_pixels_only(tmp_path: Path, loads: list[str]) -> None:

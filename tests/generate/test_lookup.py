@@ -121,3 +121,9 @@ def test_saved_steps(tmp_path: Path) -> None:
         found = saved_steps(tmp_path / name)
         assert {step: path.name for step, path in found.items()} == expected
         assert list(found) == [500, 900, None]
+    result = touch(tmp_path / "run" / "artifacts" / "m.safetensors")
+    (tmp_path / "run" / "checkpoints" / "step-000120").mkdir(parents=True)
+    assert [(step, path.name) for step, path in saved_steps(result).items()] == [
+        (120, "step-000120"),
+        (None, result.name),
+    ]

@@ -12,7 +12,8 @@ from typing import Any
 from PIL import Image
 from torch import nn
 
-from tsuika import families, formats
+from tsuika import families
+from tsuika.api import states
 from tsuika.api.models import defaults_of, load
 from tsuika.core.errors import RecipeError
 from tsuika.core.events import Warned
@@ -144,7 +145,7 @@ class Easel:
         flags += library.tagged(parsed.tags) if parsed.tags else []
         at_hand = {one.path.stem for one in flags}
         texts = [parsed.text, parse(drawing.negative).text]
-        wanted = [*flags, *library.embeddings(texts, formats, at_hand, self._note)]
+        wanted = [*flags, *library.embeddings(texts, states, at_hand, self._note)]
         for name, strength in drawing.strengths:
             known = [one.path.stem for one in wanted]
             if name not in ("", *known) or not wanted:
@@ -190,7 +191,7 @@ class Easel:
                         self._composition.set_strength(number, new.strength, new.text_strength)
                 return self._composition
         self._take_off()
-        self._composition = compose.compose(self.model, wanted, formats, METHODS, warn=self._note)
+        self._composition = compose.compose(self.model, wanted, states, METHODS, warn=self._note)
         return self._composition
 
     def _parts(self) -> tuple[compose.Part, ...]:

@@ -100,7 +100,8 @@ class Library:
 def saved_steps(path: Path) -> dict[int | None, Path]:
     """The files of one training at different steps, as training programs name them; None is the one without a number.
 
-    `mascot-000500.safetensors` and `mascot-step00000900.safetensors` go with `mascot.safetensors`.
+    `mascot-000500.safetensors` and `mascot-step00000900.safetensors` go with `mascot.safetensors`; so do the saved states
+    of a run (folders) with its result.
     """
 
     def split(path: Path) -> tuple[str, int | None]:
@@ -108,7 +109,9 @@ def saved_steps(path: Path) -> dict[int | None, Path]:
         return (match[1], int(match[2])) if match else (path.stem, None)
 
     name, _ = split(path)
-    found = {split(other)[1]: other for other in path.parent.glob(f"*{path.suffix}") if split(other)[0] == name}
+    states = path.parent.parent.glob("checkpoints/step-*") if path.parent.name == "artifacts" else ()
+    found: dict[int | None, Path] = {int(state.name.removeprefix("step-")): state for state in states}
+    found |= {split(other)[1]: other for other in path.parent.glob(f"*{path.suffix}") if split(other)[0] == name}
     return dict(sorted(found.items(), key=lambda item: (item[0] is None, item[0] or 0)))
 
 

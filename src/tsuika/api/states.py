@@ -1,0 +1,64 @@
+"""Artifacts in files, and the saved states of a run as artifacts, so that a training can be seen step by step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from tsuika import formats
+from tsuika.core.errors import FormatError
+from tsuika.core.rundir import RunDir
+from tsuika.core.types import Artifact
+from tsuika.train import checkpoint
+
+
+class Source(Protocol):
+    """What an artifact can be read from."""
+
+    @property
+    def method(self) -> str: ...
+
+    def read(self, path: Path) -> Artifact: ...
+
+
+@dataclass(frozen=True)
+class SavedState:
+    """The results of a run, with the weights of one of its saved states."""
+
+    results: tuple[Path, ...]
+
+    @property
+    def method(self) -> str:
+        """That of the run."""
+        return formats.find(self.results[0]).method
+
+    def read(self, path: Path) -> Artifact:
+        """The artifact as it would have been written at that step (with averaged weights, where the run averages).
+
+        Raises:
+            FormatError: the state is not whole, or of another training than the results (MD003).
+        """
+        state = checkpoint.load(path)
+        artifacts = [formats.find(result).read(result) for result in self.results]
+        tensors = {name: value for artifact in artifacts for name, value in artifact.tensors.items()}
+        if state is None or not state.weights.keys() <= tensors.keys():
+            why = "The saved state is not whole, or the results beside it are of another training."
+            raise FormatError("MD003", where=path, why=why)
+        return replace(artifacts[0], tensors={**tensors, **state.weights, **state.average})
+
+
+def find(path: Path) -> Source:
+    """The format of a file or folder; the folder of a saved state is one too.
+
+    Raises:
+        FormatError: as `formats.find`; FM004, a run without results.
+    """
+    if not (path / "manifest.json").is_file():
+        return formats.find(path)
+    run = RunDir(path.parent.parent)
+    results = [file for file in sorted(run.artifacts.glob("*")) if file.is_file() and formats.is_artifact(file)]
+    if not results:
+        raise FormatError("FM004", where=run.artifacts)
+    first = formats.find(results[0])
+    return SavedState(tuple(file for file in results if formats.find(file).name == first.name))
