@@ -304,7 +304,9 @@ def test_a_merge_file_does_the_sum(models, tmp_path) -> None:
     assert_same(deltas(tmp_path / "sum.safetensors"), {key: 0.5 * ours[key] - 2 * theirs[key] for key in ours})
     assert done["largest_relative_error"] < 1e-6
     api.merge([f"{first}:0.5", f"{second}:-2"], tmp_path / "two-ranks.safetensors", rank=2)
-    assert api.inspect(tmp_path / "two-ranks.safetensors")["rank"].keys() == {"2"}
+    told = api.inspect(tmp_path / "two-ranks.safetensors")
+    assert told["rank"].keys() == {"2"}
+    assert told["name"] == told["metadata"]["modelspec.title"] == "two-ranks"
 
 
 def test_a_lora_merged_into_a_base_comes_out_again(models, small, tmp_path) -> None:

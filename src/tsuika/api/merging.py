@@ -63,6 +63,7 @@ def merge(
     if into:
         return _into(shares, into, out, tokenizer=tokenizer, dtype=dtype or "fp16")
     merged, errors = lowrank.merge(shares, rank=rank)
+    _rename(merged, out)
     done = writing.write(merged, target, out, writing.number_type(dtype, shares[0].artifact.tensors))
     about = {"merged": [str(text) for text in files], "rank": rank or "the sum of all"}
     return {**about, "error_of_rank": writing.told(errors) if rank else "none: the sum is exact", **done}
@@ -121,6 +122,7 @@ def resize(
     writing.free(out, file, overwrite=overwrite)
     artifact = _named(file)
     small, errors = lowrank.compress(artifact, rank=rank, error=None if energy is None else math.sqrt(1 - energy))
+    _rename(small, out)
     done = writing.write(small, _target(out), out, writing.number_type(dtype, artifact.tensors))
     ranks = [tensor.shape[0] for name, tensor in small.tensors.items() if name.endswith(".lora_down.weight")]
     return {
@@ -170,8 +172,9 @@ def extract(
     convolutions: tuple[Role, ...] = ("unet.conv",) if conv_rank else ()
     roles: tuple[Role, ...] = (*_ROLES, *convolutions, *(_TEXT_ROLES if text_encoder else ()))
     made = lowrank.extract(ours, theirs, theirs.layers(roles), family=family, rank=rank, conv_rank=conv_rank or None)
+    _rename(made.artifact, out)
     made.artifact.metadata.update(
-        name=out.stem, prediction=theirs.found.prediction, base_name=Path(base).name,
+        prediction=theirs.found.prediction, base_name=Path(base).name,
         description=f"Extracted from {Path(tuned).name}",
     )  # fmt: skip
     done = writing.write(made.artifact, _target(out), out, dtype)
@@ -196,3 +199,9 @@ def _named(file: Path) -> Artifact:
         raise FormatError("FM001", where=file, found=f"a {artifact.method}", expected="a LoRA")
     artifact.metadata.setdefault("name", file.stem)
     return artifact
+
+
+def _rename(artifact: Artifact, out: Path) -> None:
+    """Call it as its file: A1111 takes no name that two files have."""
+    artifact.metadata.pop("title", None)
+    artifact.metadata["name"] = out.stem
