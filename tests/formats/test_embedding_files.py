@@ -134,7 +134,7 @@ def test_the_keys_are_the_clients(tmp_path: Path) -> None:
         about = {"name": "tsuipi", "step": 12, "sd_checkpoint": None, "sd_checkpoint_name": "some-base"}
         if family == "sdxl":
             assert held.keys() == keys  # A1111 takes every entry for vectors, so the word has no place but the name
-            with pytest.raises(FormatError, match="tsuipi.pt"):
+            with pytest.raises(FormatError, match=r"tsuipi\.pt"):
                 A1111Embedding().write(word(family), tmp_path / "x.pt", dtype=torch.float32)
         else:
             value = held.pop("string_to_param")
@@ -239,10 +239,17 @@ def test_an_attack_is_refused_and_does_not_run(suffix: str, old: bool, tmp_path:
         for reader in (A1111Embedding(), KohyaEmbedding(), DiffusersEmbedding()):
             with pytest.raises(ModelError, match="MD005"):
                 reader.read(path)
-    path.write_bytes(pickle.dumps(attack))
-    with pytest.raises(ModelError):
-        formats.find(path)
+    for protocol in range(6):
+        path.write_bytes(pickle.dumps(attack, protocol))
+        with pytest.raises(FormatError):
+            formats.find(path)
     assert not touched.exists()
+
+
+def test_another_table_is_described(tmp_path: Path) -> None:
+    path = put(tmp_path / "x.pt", {"first": L, "second": L})
+    with pytest.raises(FormatError, match=r"(?s)FM001.*2 tensors"):
+        formats.find(path)
 
 
 def test_an_attack_is_real(tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from tsuika.core.errors import FormatError
+from tsuika.core import weights
+from tsuika.core.errors import FormatError, ModelError
 from tsuika.core.types import Artifact, Format
 from tsuika.formats import common
 from tsuika.formats.checkpoint import SingleFile
@@ -56,12 +57,13 @@ def find(path: Path) -> Format:
     """The format of a file or folder, from its header alone.
 
     Raises:
-        FormatError: not there (FM004), damaged (MD003), a pickle (MD005), of no known format (FM001).
+        FormatError: not there (FM004), damaged (MD003), a pickle with more than tensors (MD005), or without them (MD002),
+            of no known format (FM001).
     """
     for known in FORMATS:
         if known.sniff(path):
             return known
-    expected = "a LoRA: kohya layout (.safetensors) or PEFT/diffusers layout (a folder)"
+    expected = "a LoRA (kohya's .safetensors, diffusers' folder), an embedding (.safetensors, .pt, .bin) or a hypernetwork"
     raise FormatError("FM001", where=path, found=_describe(path), expected=expected)
 
 
@@ -69,6 +71,11 @@ def _describe(path: Path) -> str:
     if path.is_dir():
         names = sorted(child.name for child in path.iterdir())
         return f"a folder with {', '.join(names[:5])}" if names else "an empty folder"
+    if path.is_file() and weights.is_pickle(path):
+        try:
+            return weights.describe(weights.open_weights(path))
+        except ModelError as error:
+            raise FormatError(error.code, where=path, **error.params) from None
     keys = common.read_header(path).tensors
     if any(key.startswith("model.diffusion_model.") for key in keys):
         return f"a whole model (checkpoint) with {len(keys)} tensors"

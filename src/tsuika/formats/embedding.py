@@ -121,6 +121,20 @@ def pickled(path: Path) -> Any:
         return None
 
 
+def load_pickle(path: Path) -> Any:
+    """What a torch file holds, running nothing of it.
+
+    Raises:
+        FormatError: not there (FM004), damaged (MD003), a pickle with more than tensors in it (MD005).
+    """
+    if not path.is_file():
+        raise FormatError("FM004", where=path)
+    try:
+        return weights.load_pickle(path)
+    except ModelError as error:
+        raise FormatError(error.code, where=path, **error.params) from None
+
+
 def header_of(path: Path) -> common.Header | None:
     """The header of a safetensors file; None where it is something else."""
     if not path.is_file():
@@ -135,12 +149,12 @@ def load_tensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """Tensors and text metadata of a safetensors file or of a torch file that is a plain table.
 
     Raises:
-        FormatError, ModelError: not there, damaged, or a pickle with more than tensors in it.
+        FormatError: not there (FM004), damaged (MD003), a pickle with more than tensors in it (MD005).
     """
     if not (path.is_file() and weights.is_pickle(path)):
         metadata = common.read_header(path).metadata
         return common.load_tensors(path), metadata
-    content = weights.load_pickle(path)
+    content = load_pickle(path)
     return (content if isinstance(content, dict) else {"": content}), {}
 
 

@@ -21,6 +21,10 @@ _PLACEHOLDER: Final = "*"
 _PLACEHOLDER_ID: Final = 265  # CLIP's token id of `*</w>`, as A1111 writes it
 
 
+def _is_table(content: Any) -> bool:
+    return isinstance(content, dict) and ("string_to_param" in content or set(embedding.SDXL) <= content.keys())
+
+
 class A1111Embedding:
     """The format. See `core.types.Format`."""
 
@@ -30,18 +34,16 @@ class A1111Embedding:
 
     def sniff(self, path: Path) -> bool:
         """Whether a torch file holds A1111's table."""
-        content = embedding.pickled(path)
-        return isinstance(content, dict) and ("string_to_param" in content or set(embedding.SDXL) <= content.keys())
+        return _is_table(embedding.pickled(path))
 
     def read(self, path: Path) -> Artifact:
         """The word is the inner `name`, else the file's. A table of an unknown width counts as SD1 (`family_from`).
 
         Raises:
-            FormatError: damaged (MD003), or of another layout (FM001).
-            ModelError: a pickle with more than tensors in it (MD005).
+            FormatError: damaged (MD003), a pickle with more than tensors in it (MD005), or of another layout (FM001).
         """
-        content: Any = weights.load_pickle(path)
-        if not isinstance(content, dict) or not self.sniff(path):
+        content: Any = embedding.load_pickle(path)
+        if not _is_table(content):
             raise embedding.unknown(path, content)
         facts = {
             fact: str(content[key])

@@ -6,6 +6,7 @@ as `.safetensors` or `.bin`, of whatever name.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,6 +17,7 @@ from tsuika.formats import common, embedding
 if TYPE_CHECKING:
     import torch
 
+_WIDTHS: Final = (768, 1024, 1280)
 STEMS: Final = ("learned_embeds", "learned_embeds_2")
 
 
@@ -29,10 +31,18 @@ def _files(path: Path) -> list[Path]:
     return [path, second] if path.stem == STEMS[0] and second.is_file() else [path]
 
 
-def _is_table(names: Any) -> bool:
-    """One key, which no other layout of a single tensor uses."""
-    key = next(iter(names), None)
-    return len(names) == 1 and isinstance(key, str) and key not in ("emb_params", "string_to_param", "state_dict")
+def _shapes(table: Mapping[Any, Any]) -> dict[Any, tuple[int, ...]]:
+    return {key: tuple(getattr(value, "shape", ())) for key, value in table.items()}
+
+
+def _is_table(shapes: Mapping[Any, tuple[int, ...]], *, is_ours: bool = False) -> bool:
+    """One key that can be a word, over vectors of a width that some text encoder has (any, where our header says so)."""
+    if len(shapes) != 1:
+        return False
+    ((key, shape),) = shapes.items()
+    if not isinstance(key, str) or key in ("emb_params", "string_to_param") or key.endswith((".weight", ".bias")):
+        return False
+    return len(shape) in (1, 2) and (is_ours or shape[-1] in _WIDTHS)
 
 
 class DiffusersEmbedding:
@@ -49,31 +59,26 @@ class DiffusersEmbedding:
 
     def _sniff_file(self, path: Path) -> bool:
         if (header := embedding.header_of(path)) is not None:
-            infos = list(header.tensors.values())
-            return _is_table(header.tensors) and len(infos[0].shape) in (1, 2) and infos[0].end <= embedding.MAX_BYTES
+            shapes = {name: info.shape for name, info in header.tensors.items()}
+            return _is_table(shapes, is_ours=header.metadata.get("method") == self.method)
         content = embedding.pickled(path)
-        return (
-            isinstance(content, dict)
-            and _is_table(content)
-            and getattr(content[next(iter(content))], "ndim", 0) in (1, 2)
-        )
+        return isinstance(content, dict) and _is_table(_shapes(content))
 
     def read(self, path: Path) -> Artifact:
         """The word is the key.
 
         Raises:
-            FormatError: damaged (MD003), or of another layout (FM001).
-            ModelError: a pickle with more than tensors in it (MD005).
+            FormatError: damaged (MD003), a pickle with more than tensors in it (MD005), or of another layout (FM001).
         """
         vectors: dict[str, Any] = {}
         word = ""
         facts: dict[str, str] = {}
         for component, file in zip(embedding.COMPONENTS, _files(path), strict=False):
             tensors, metadata = embedding.load_tensors(file)
-            if not _is_table(tensors):
+            if not _is_table(_shapes(tensors), is_ours=metadata.get("method") == self.method):
                 raise embedding.unknown(file, tensors)
             ((key, vectors[component]),) = tensors.items()
-            if not isinstance(key, str) or (word and key != word):
+            if word and key != word:
                 raise FormatError(
                     "MD003", where=file, why=f"Found: the word `{key}`, which is `{word}` in the first file."
                 )
