@@ -89,10 +89,14 @@ def weights_of(base: str) -> Stored:
     Raises:
         ModelError: not there (MD001), or no base.
     """
+    return open_stored(families.FAMILIES, _path_of(base))
+
+
+def _path_of(base: str) -> Path:
     path = EMBEDDED if base == "embedded" else Path(base).expanduser()
     if not path.exists():
         raise ModelError("MD001", where=base, why="There is no such file or folder.")
-    return open_stored(families.FAMILIES, path)
+    return path
 
 
 def _target(to: str, method: str, known: tuple[Format, ...]) -> Format:
@@ -145,7 +149,7 @@ def _with_scale(artifact: Artifact, to: str, base: str) -> tuple[Artifact, list[
         return artifact, []
     notes = []
     if base:
-        config["scaling_factor"] = _LATENT_SCALES[families.detect(Path(base)).facts.family]
+        config["scaling_factor"] = _LATENT_SCALES[families.detect(_path_of(base)).facts.family]
     else:
         config["scaling_factor"] = _LATENT_SCALES["sd1"]
         notes.append(

@@ -352,7 +352,8 @@ def _truncate(layer: _Layer, rank: int | None, error: float | None) -> tuple[_La
 
 
 def _split(change_OI: Tensor, inner: tuple[int, ...], rank: int | None, error: float | None) -> tuple[_Layer, float]:
-    """The same of a whole ΔW, through the eigenvectors of its smaller Gram matrix: several times as fast as an SVD.
+    """The same of a whole ΔW, through the eigenvectors of its smaller Gram matrix: for long matrices much faster than an
+    SVD (10240x1280 in 1.4 s on one core).
 
     Squaring blurs directions weaker than 1e-8 of the strongest. They only matter to errors of that size, and the error
     is measured on ΔW itself.
