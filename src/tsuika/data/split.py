@@ -1,0 +1,111 @@
+"""Which pictures are held out to see overfitting: by group, so that no picture's copy stands on the other side.
+
+A function of the groups and a seed, recorded as JSON beside the run. Below four different pictures there is no split
+that could be trusted; from four to nine each is left out in turn; from ten on some are held out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Literal
+
+from tsuika.core.seeds import generator
+from tsuika.data.manifest import Manifest
+
+LEAST_TO_HOLD_OUT: Final = 10  # different pictures
+LEAST_TO_LEAVE_OUT: Final = 4
+LEAST_HELD_OUT: Final = 2
+SHARE: Final = 0.15
+
+Kind = Literal["none", "folds", "hold-out"]
+Group = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Split:
+    """What is held out, by names. `none` has no part, `hold-out` one, `folds` one for each fold."""
+
+    kind: Kind
+    parts: tuple[Group, ...]  # held-out names
+    groups: tuple[Group, ...]  # all names, those of the same picture together
+    seed: int
+
+    def held_out(self, manifest: Manifest, fold: int = 0) -> Manifest:
+        """The samples to measure by; none where there is no split."""
+        return manifest.subset(self.parts[fold] if self.parts else ())
+
+    def train(self, manifest: Manifest, fold: int = 0) -> Manifest:
+        """The samples to train on; all of them where there is no split."""
+        out = set(self.parts[fold]) if self.parts else set()
+        return manifest.subset([sample.name for sample in manifest.samples if sample.name not in out])
+
+    def twins(self, fold: int = 0) -> Group:
+        """As many pictures to train on as are held out, for the train probe: one of each group first, seeded."""
+        out = set(self.parts[fold]) if self.parts else set()
+        inside = [group for group in _shuffled(self.groups, self.seed, "guard twins", fold) if not out & set(group)]
+        most = max(map(len, inside), default=0)
+        ranked = [group[place] for place in range(most) for group in inside if place < len(group)]
+        return tuple(ranked[: max(len(out), LEAST_HELD_OUT)])
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), ensure_ascii=False, indent=1)
+
+    @staticmethod
+    def from_json(text: str) -> Split:
+        """The inverse of `to_json`.
+
+        Raises:
+            ValueError: not JSON, or not a split (also KeyError, TypeError).
+        """
+        row: dict[str, Any] = json.loads(text)
+        parts, groups = (tuple(map(tuple, row[name])) for name in ("parts", "groups"))
+        return Split(row["kind"], parts, groups, row["seed"])
+
+
+def split(groups: Sequence[Group], seed: int, *, folds: int = 0, share: float = SHARE, count: int = 0) -> Split:
+    """Hold pictures out, or deal them into folds; every group stays on one side.
+
+    Args:
+        groups: every name once, as `dedupe.groups` gives them.
+        seed: of the choice.
+        folds: 0 decides by the number of groups; else as many folds (at most one for each group), however many there are.
+        share: of the pictures to hold out; at least two pictures.
+        count: of the pictures to hold out, instead of a share.
+
+    Raises:
+        ValueError: a name twice, or one fold only.
+    """
+    names = [name for group in groups for name in group]
+    if len(set(names)) != len(names) or folds == 1 or folds < 0:
+        raise ValueError(f"{folds} folds of {len(names)} names, {len(set(names))} of them different")
+    everything = tuple(map(tuple, groups))
+    order = _shuffled(everything, seed, "guard split")
+    if len(order) < (2 if folds else LEAST_TO_LEAVE_OUT):
+        return Split("none", (), everything, seed)
+    if folds or len(order) < LEAST_TO_HOLD_OUT:
+        dealt: list[list[str]] = [[] for _ in range(min(folds or len(order), len(order)))]
+        # The largest groups first, each to the fold that has the fewest pictures: no fold is empty.
+        for group in sorted(order, key=len, reverse=True):
+            fewest: list[str] = min(dealt, key=len)
+            fewest.extend(group)
+        return Split("folds", tuple(map(tuple, dealt)), everything, seed)
+    wanted = count or max(LEAST_HELD_OUT, round(share * len(names)))
+    out: list[str] = []
+    for group in order:
+        if len(out) + len(group) <= wanted:
+            out.extend(group)
+    if not out:  # every picture has more copies than there is room for
+        smallest: Group = min(order, key=len)
+        out.extend(smallest)
+    return Split("hold-out", (tuple(out),), everything, seed)
+
+
+def _shuffled(groups: Sequence[Group], seed: int, purpose: str, *numbers: int) -> list[Group]:
+    """In an order that hangs on the names and the seed, not on the order they came in."""
+    import torch
+
+    rows = sorted(groups)
+    order = torch.randperm(len(rows), generator=generator(seed, purpose, *numbers)).tolist()
+    return [rows[row] for row in order]

@@ -1,0 +1,223 @@
+"""Copies are found however they were made, different pictures are not joined, and the split never leaks."""
+
+from __future__ import annotations
+
+import io
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageEnhance
+
+from tsuika.data.dedupe import Look, groups, join, pairs, windows
+from tsuika.data.manifest import Manifest, Sample
+from tsuika.data.split import Split, split
+from tsuika.embedded import world
+
+Change = Callable[[Image.Image, random.Random], Image.Image]
+
+
+def scene(seed: int, size: tuple[int, int] = (220, 180)) -> Image.Image:
+    """Photo-like: smooth shading, soft shapes of all sizes, texture; hardly a pixel is clipped."""
+    rng = np.random.default_rng(seed)
+    width, height = size
+    pixels = np.zeros((height, width, 3))
+    for cells in (2, 3, 5, 9, 17, 40):
+        layer = Image.fromarray(rng.integers(0, 256, (cells, cells, 3), np.uint8)).resize(
+            size, Image.Resampling.BICUBIC
+        )
+        pixels += (np.asarray(layer, np.float64) - 127) / cells**0.7
+    return Image.fromarray(np.clip(pixels * 0.5 + 110, 0, 255).astype(np.uint8))
+
+
+def crop(area: float) -> Change:
+    def cut(image: Image.Image, draw: random.Random) -> Image.Image:
+        aspect = draw.uniform(max(area, 0.8), min(1 / area, 1.25)) ** 0.5
+        w, h = min(1.0, area**0.5 * aspect), min(1.0, area**0.5 / aspect)
+        x, y = draw.uniform(0, 1 - w), draw.uniform(0, 1 - h)
+        width, height = image.size
+        return image.crop((round(x * width), round(y * height), round((x + w) * width), round((y + h) * height)))
+
+    return cut
+
+
+def jpeg(image: Image.Image, _: random.Random) -> Image.Image:
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=40)
+    return Image.open(stream).convert("RGB")
+
+
+def mirror(image: Image.Image, _: random.Random) -> Image.Image:
+    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+
+
+CHANGES: dict[str, Change] = {
+    "exact": lambda image, _: image.copy(),
+    "jpeg": jpeg,
+    "smaller": lambda image, _: image.resize((image.width // 2, image.height // 2)),
+    "squashed": lambda image, _: image.resize((image.width, image.height * 17 // 20)),
+    "mirrored": mirror,
+    "crop 80 %": crop(0.8),
+    "crop 60 %": crop(0.6),
+    "crop 60 % mirrored": lambda image, draw: mirror(crop(0.6)(image, draw), draw),
+    "brighter": lambda image, _: ImageEnhance.Brightness(image).enhance(1.3),
+    "darker": lambda image, _: ImageEnhance.Brightness(image).enhance(0.6),
+    "crop 65 % brighter jpeg": lambda image, draw: jpeg(
+        ImageEnhance.Brightness(crop(0.65)(image, draw)).enhance(1.15), draw
+    ),
+}
+
+
+def write(folder: Path, images: dict[str, Image.Image]) -> Manifest:
+    samples = []
+    for name, image in images.items():
+        path = folder / f"{name}.png"
+        image.save(path)
+        samples.append(Sample(path, path.name, "", *image.size, repeats=1, sha256=str(hash(path.read_bytes()))))
+    return Manifest(tuple(samples))
+
+
+def drawn(count: int) -> list[Image.Image]:
+    rng, made = np.random.default_rng(3), world.World()
+    return [Image.fromarray(world.draw(made.picture(rng), 128)) for _ in range(count)]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_copy_is_joined_with_its_picture(change: str, tmp_path: Path) -> None:
+    draw = random.Random(change)
+    images: dict[str, Image.Image] = {}
+    for i, image in enumerate([scene(1), scene(2, (150, 240)), drawn(1)[0]]):
+        images[f"{i}"] = image
+        images[f"{i} copy"] = CHANGES[change](image, draw)
+    found = groups(write(tmp_path, images))
+    assert found == tuple((f"{i}.png", f"{i} copy.png") for i in range(3))
+
+
+def test_different_pictures_stay_apart() -> None:
+    images = [*(scene(seed) for seed in range(12)), *drawn(12)]
+    assert [one for one in pairs([Look(image) for image in images]) if one[2].same] == []
+
+
+def test_real_photographs_of_one_subject_stay_apart_and_their_copies_do_not(photos: Path) -> None:
+    """Among them a burst before one wall, and pictures with the same black bars."""
+    images = [Image.open(path).convert("RGB") for path in sorted(photos.glob("*/*.jpg"))]
+    assert [one[:2] for one in pairs([Look(image) for image in images]) if one[2].same] == []
+    draw = random.Random(0)
+    for number, image in enumerate(images[::5]):
+        change = list(CHANGES.values())[number % len(CHANGES)]
+        ((_, _, likeness),) = pairs([Look(image), Look(change(image, draw))])
+        assert likeness.same, (number, likeness)
+
+
+@pytest.fixture
+def photos() -> Path:
+    folder = next(
+        (up / "shared" / "data" / "photos" for up in Path(__file__).parents if (up / "shared").is_dir()), None
+    )
+    if folder is None or not folder.is_dir():
+        pytest.skip("needs the photographs")
+    return folder
+
+
+def test_flat_pictures_are_joined_only_with_their_own_copies(tmp_path: Path) -> None:
+    images = {name: Image.new("RGB", (64, 64), colour) for name, colour in
+              (("red", "red"), ("red again", "red"), ("blue", "blue"))}  # fmt: skip
+    assert groups(write(tmp_path, images)) == (("red.png", "red again.png"), ("blue.png",))
+
+
+def test_an_encoder_can_join_what_pixels_do_not(tmp_path: Path) -> None:
+    manifest = write(tmp_path, {name: scene(i) for i, name in enumerate("abc")})
+    brightness = {round(float(np.asarray(scene(i)).mean()), 6): i for i in range(3)}
+    vectors = ((1.0, 0.0), (0.0, 1.0), (1.0, 0.1))
+
+    def embed(image: Image.Image) -> tuple[float, ...]:
+        return vectors[brightness[round(float(np.asarray(image).mean()), 6)]]
+
+    assert groups(manifest, embed) == (("a.png", "c.png"), ("b.png",))
+    assert groups(manifest) == (("a.png",), ("b.png",), ("c.png",))
+
+
+def test_windows_reach_every_crop() -> None:
+    boxes = windows()
+    draw = random.Random(2)
+    for _ in range(200):
+        area = draw.uniform(0.6, 1)
+        w = draw.uniform(area, 1)
+        h = area / w
+        x, y = draw.uniform(0, 1 - w), draw.uniform(0, 1 - h)
+        assert np.abs(boxes - (x, y, x + w, y + h)).max(1).min() < 0.08
+    assert ((boxes >= 0) & (boxes <= 1 + 1e-9)).all() and len(windows(1.0)) == 1
+
+
+def test_chains_are_one_group() -> None:
+    assert join(6, [(0, 3), (4, 3), (1, 2)]) == [[0, 3, 4], [1, 2], [5]]
+    assert join(3, []) == [[0], [1], [2]] and join(0, []) == []
+
+
+def test_no_copy_ever_stands_on_the_other_side(tmp_path: Path) -> None:
+    """Ten pictures, each with altered copies; whatever the seed and the kind of split."""
+    draw, images, owner = random.Random(0), {}, {}
+    for i in range(10):
+        original = scene(100 + i)
+        for name, change in draw.sample(list(CHANGES.items()), i % 3):
+            images[f"{i} {name}".replace("%", "")] = change(original, draw)
+        images[f"{i}"] = original
+    manifest = write(tmp_path, images)
+    owner = {name: name.split()[0].removesuffix(".png") for name in (sample.name for sample in manifest.samples)}
+    found = groups(manifest)
+    assert len(found) == 10
+    for seed in range(20):
+        for folds in (0, 2, 3, 10, 40):
+            made = split(found, seed, folds=folds)
+            for fold, part in enumerate(made.parts):
+                held, kept = made.held_out(manifest, fold), made.train(manifest, fold)
+                assert {one.name for one in held.samples} == set(part)
+                inside, outside = ({owner[one.name] for one in some.samples} for some in (kept, held))
+                assert outside and inside and not inside & outside
+                assert len(held) + len(kept) == len(manifest)
+                assert set(made.twins(fold)) <= {one.name for one in kept.samples}
+            if made.kind == "folds":
+                assert sorted(name for part in made.parts for name in part) == sorted(images_names(manifest))
+
+
+def images_names(manifest: Manifest) -> list[str]:
+    return [sample.name for sample in manifest.samples]
+
+
+@pytest.mark.parametrize(
+    ("different", "kind", "parts"),
+    [(1, "none", 0), (3, "none", 0), (4, "folds", 4), (9, "folds", 9), (10, "hold-out", 1), (60, "hold-out", 1)],
+)
+def test_the_kind_of_split_hangs_on_the_number_of_different_pictures(different: int, kind: str, parts: int) -> None:
+    singles = [(f"{i}",) for i in range(different)]
+    made = split(singles, 0)
+    assert (made.kind, len(made.parts)) == (kind, parts)
+    if kind == "hold-out":
+        assert len(made.parts[0]) == max(2, round(0.15 * different)) == len(made.twins())
+    copies = [*singles[:-1], tuple(f"{different - 1} {copy}" for copy in range(30))]  # copies are no new pictures
+    assert split(copies, 0).kind == kind
+
+
+def test_the_split_hangs_on_names_and_seed_only_and_survives_json() -> None:
+    some = [(f"{i}", f"{i} copy") if i % 3 == 0 else (f"{i}",) for i in range(20)]
+    made = split(some, 7)
+    assert {name for part in split(some[::-1], 7).parts for name in part} == set(made.parts[0])
+    assert len({split(some, seed).parts for seed in range(10)}) > 5
+    assert Split.from_json(made.to_json()) == made
+    assert len(split(some, 7, count=5).parts[0]) == 5 and made.twins() == Split.from_json(made.to_json()).twins()
+
+
+def test_wrong_groups_are_refused() -> None:
+    for wrong, folds in ((("a", "b"), 1), (("a", "a"), 0)):
+        with pytest.raises(ValueError, match="folds of"):
+            split([(name,) for name in wrong], 0, folds=folds)
+
+
+def test_repeats_and_captions_come_along(tmp_path: Path) -> None:
+    manifest = write(tmp_path, {f"{i}": scene(i) for i in range(4)})
+    manifest = replace(manifest, samples=tuple(replace(one, caption=one.name, repeats=3) for one in manifest.samples))
+    kept = split([(one.name,) for one in manifest.samples], 0).train(manifest, 1)
+    assert len(kept) == 3 and all(one.repeats == 3 and one.caption == one.name for one in kept.samples)

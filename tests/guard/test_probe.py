@@ -1,0 +1,201 @@
+"""The probe: zero at the base, the same bits for the same state, and numbers that the definition gives."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tiny_models import FAMILY_NAMES, bits, tiny
+from tsuika.core import config
+from tsuika.core.seeds import generator
+from tsuika.core.types import Attachment, Model
+from tsuika.diffusion.schedule import alphas_cumprod_T
+from tsuika.guard.probe import HIGH, MID, Probe, Subject, controls_for
+from tsuika.guard.reading import Ratios, Reading, mean
+from tsuika.methods import METHODS
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "lora": {"rank": 2},
+    "textual-inversion": {"words": ("zuzu",), "vectors": 2, "init": "noise"},
+    "dreambooth": {},
+    "hypernetwork": {},
+}
+
+
+def subjects(count: int, first: int = 0, sizes: Sequence[int] = (8,)) -> list[Subject]:
+    return [
+        Subject(f"{i:064x}", latents(i, sizes[i % len(sizes)]), f"a zuzu {'cat' if i % 2 else 'dog'}", (64, 64))
+        for i in range(first, first + count)
+    ]
+
+
+def latents(number: int, side: int) -> Tensor:
+    return torch.randn(4, 8, side, generator=torch.Generator().manual_seed(number))
+
+
+def attach(model: Model, method: str) -> Attachment:
+    section = config.build({"method": {"name": method, **SETTINGS[method]}}).method
+    made: Attachment = METHODS[method].attach(model, section, generator(0, "init"))
+    return made
+
+
+def move(attachment: Attachment, by: float, seed: int = 1) -> None:
+    """As if something had been learnt."""
+    source = torch.Generator().manual_seed(seed)
+    state = attachment.tensors()
+    attachment.load(
+        {name: value + by * torch.randn(value.shape, generator=source).to(value.dtype) for name, value in state.items()}
+    )
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_every_method_is_zero_at_the_base_and_moves_with_its_weights(method: str, family: str) -> None:
+    model = tiny(family)
+    attachment = attach(model, method)
+    probe = Probe(model, attachment, subjects(2), subjects(2, 10), controls=("a cat", "a dog"))
+    first = probe.measure()
+    before = bits(model)
+    if method == "textual-inversion":  # its word is new text to the base, so that it differs before any step
+        assert first.drift == 0.0
+    else:
+        assert first == Reading(Ratios(zeros(2, 6), zeros(2, 2)), Ratios(zeros(2, 6), zeros(2, 2)), 0.0, 0.0)
+    assert all(torch.equal(value, before[name]) for name, value in bits(model).items())
+    move(attachment, 0.1)
+    moved = probe.measure()
+    assert moved.held_out != first.held_out and moved.train != first.train and moved.held_out.finite
+    assert (moved.drift == 0.0) == (method == "textual-inversion") and moved.own_drift
+    assert probe.measure() == moved
+
+
+def zeros(rows: int, columns: int) -> tuple[tuple[float, ...], ...]:
+    return ((0.0,) * columns,) * rows
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_same_state_in_a_fresh_process_gives_the_same_bits(method: str) -> None:
+    readings = []
+    for _ in range(2):
+        torch.manual_seed(len(readings))  # global random state has no part in it
+        model = tiny("sd1")
+        attachment = attach(model, method)
+        probe = Probe(model, attachment, subjects(3, sizes=(8, 16)), subjects(3, 10))
+        move(attachment, 0.05)
+        readings.append(probe.measure())
+    assert readings[0] == readings[1]
+
+
+def test_a_probe_built_late_is_the_probe_built_early() -> None:
+    """As on resume: the base is measured with the trained weights there, at strength 0."""
+    for method in METHODS:
+        model = tiny("sd1")
+        attachment = attach(model, method)
+        early = Probe(model, attachment, subjects(2), subjects(2, 10))
+        move(attachment, 0.1)
+        state = {name: value.clone() for name, value in attachment.tensors().items()}
+        late = Probe(model, attachment, subjects(2), subjects(2, 10))
+        assert late.measure() == early.measure()
+        assert all(torch.equal(value, state[name]) for name, value in attachment.tensors().items())
+
+
+@pytest.mark.parametrize("family", ["sd1", "sd2"])
+def test_numbers_are_those_of_the_definition(family: str) -> None:
+    """Loss of one draw after another, computed from the formulas of the forward process."""
+    model = tiny(family)
+    attachment = attach(model, "lora")
+    subject = subjects(1)[0]
+    probe = Probe(model, attachment, [subject], [], controls=())
+    move(attachment, 0.3)
+    found = probe.measure().held_out
+
+    def losses() -> list[float]:
+        cond = model.encode_text([subject.caption], size_px=subject.size_px)
+        rows = []
+        for k, t in enumerate((*MID, *HIGH)):
+            a = float(alphas_cumprod_T(model.scheduler_config)[t])
+            noise = torch.randn(1, 4, 8, 8, generator=generator(0, f"guard/{subject.key}", k))
+            clean = subject.latents_CHW[None]
+            with torch.no_grad():
+                said = model.denoise(math.sqrt(a) * clean + math.sqrt(1 - a) * noise, torch.tensor([t]), cond)
+            v = math.sqrt(a) * noise - math.sqrt(1 - a) * clean
+            rows.append(float((said - (noise if model.prediction == "epsilon" else v)).pow(2).mean()))
+        return rows
+
+    now = losses()
+    attachment.set_strength(0)
+    expected = [math.log(one / base) for one, base in zip(now, losses())]
+    assert [*found.mid[0], *found.high[0]] == pytest.approx(expected, rel=1e-3, abs=1e-5)
+
+
+def test_noise_belongs_to_the_content_and_not_to_the_place() -> None:
+    model = tiny("sd1")
+    attachment = attach(model, "lora")
+    some = subjects(4)
+    forward = Probe(model, attachment, some, [], controls=(), chunk=8)
+    backward = Probe(model, attachment, some[::-1], [], controls=(), chunk=8)
+    move(attachment, 0.3)
+    one, other = forward.measure().held_out, backward.measure().held_out
+    assert one.mid == other.mid[::-1] and one.high == other.high[::-1]
+    assert len(set(one.mid)) == 4
+
+
+def test_the_size_of_a_chunk_changes_only_the_last_bits() -> None:
+    model = tiny("sd1")
+    attachment = attach(model, "lora")
+    whole, small = (Probe(model, attachment, subjects(3), [], controls=(), chunk=n) for n in (64, 5))
+    move(attachment, 0.3)
+    assert mean(whole.measure().held_out.mid) == pytest.approx(mean(small.measure().held_out.mid), abs=1e-5)
+
+
+def test_training_on_the_held_out_pictures_shows() -> None:
+    """A model that is moved towards a picture's own answers gets better on it."""
+    model = tiny("sd1")
+    attachment = attach(model, "lora")
+    subject = subjects(1)[0]
+    probe = Probe(model, attachment, [subject], [], controls=())
+    params = [param for group in attachment.param_groups() for param in group.params]
+    optimizer = torch.optim.Adam(params, lr=1e-2)
+    alphas = alphas_cumprod_T(model.scheduler_config)
+    cond = model.encode_text([subject.caption], size_px=(64, 64))
+    source = torch.Generator().manual_seed(0)
+    for _ in range(30):
+        t_B = torch.randint(50, 700, (8,), generator=source)
+        noise = torch.randn(8, 4, 8, 8, generator=source)
+        a = alphas[t_B].view(-1, 1, 1, 1)
+        rows = type(cond).join([cond] * 8)
+        error = model.denoise(a.sqrt() * subject.latents_CHW + (1 - a).sqrt() * noise, t_B, rows) - noise
+        optimizer.zero_grad()
+        error.pow(2).mean().backward()
+        optimizer.step()
+    assert mean(probe.measure().held_out.mid) < -0.01
+
+
+def test_what_is_not_asked_for_is_not_measured() -> None:
+    model = tiny("sd1")
+    attachment = attach(model, "lora")
+    probe = Probe(model, attachment, subjects(1), subjects(1, 5))
+    assert probe.draws == 8 + 8 + 8 + 1
+    reading = probe.measure(train=False, drift=False)
+    assert len(reading.train) == 0 and reading.drift is None
+    alone = Probe(model, attachment, [], subjects(2), controls=()).measure()
+    assert len(alone.held_out) == 0 and len(alone.train) == 2 and alone.drift is None
+    with pytest.raises(ValueError, match="at least one"):
+        Probe(model, attachment, [], [])
+
+
+def test_a_broken_model_gives_a_reading_that_is_not_finite() -> None:
+    model = tiny("sd1")
+    attachment = attach(model, "lora")
+    probe = Probe(model, attachment, subjects(1), [], controls=())
+    attachment.load({name: torch.full_like(value, math.nan) for name, value in attachment.tensors().items()})
+    assert not probe.measure().held_out.finite
+
+
+def test_prompts_that_name_the_class_are_no_controls() -> None:
+    assert len(controls_for("")) == 8
+    assert all("dog" not in text.split() for text in controls_for("Dog")) and len(controls_for("dog")) == 7
