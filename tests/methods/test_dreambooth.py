@@ -139,8 +139,7 @@ def test_a_bf16_base_learns_in_fp32_masters_and_computes_without_autocast() -> N
     assert torch.equal(outputs(model), plain)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
-@pytest.mark.parametrize("weights", ["fp32", "bf16"])
+@pytest.mark.parametrize(("weights", "optimizer"), [("bf16", "adamw"), ("fp32", "adafactor"), ("bf16", "adafactor")])
 def test_goes_on_to_the_same_bits(weights: str, optimizer: str, tmp_path: Path) -> None:
     what = recipe(weights, text_encoder=True, optimizer=optimizer, ema=0.5 if optimizer == "adamw" else 0.0)
     whole = start(what, tiny("sd1"))

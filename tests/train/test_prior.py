@@ -14,7 +14,7 @@ from runs import make_place
 from tiny_models import tiny
 from tsuika.core import config
 from tsuika.core.config import Recipe
-from tsuika.core.errors import RecipeError
+from tsuika.core.errors import PictureError, RecipeError
 from tsuika.core.events import Event, Stepped, Written
 from tsuika.core.sections import Data
 from tsuika.core.types import Batch
@@ -94,6 +94,8 @@ def test_a_class_word_is_needed_to_draw_or_name_class_pictures(tmp_path: Path) -
     with pytest.raises(RecipeError) as caught:
         class_pictures.wanted(Data(reg_generate=4))
     assert caught.value.code == "RC005"
+    with pytest.raises(PictureError):
+        class_pictures.wanted(Data(reg_images=str(tmp_path / "nowhere")))
     nameless = Data(size_px=64, min_size_px=1, cache=False, trigger="zuzu")
     manifest = scan.scan(paint(tmp_path / "subject", [(64, 64)], 10), nameless)
     buckets = bucket.assign(manifest, size_px=64, step_px=16)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tsuika.core.errors import RecipeError
+from tsuika.core.errors import PictureError, RecipeError
 from tsuika.core.events import Event, Phase, Warned
 from tsuika.core.files import whole
 from tsuika.core.sections import Data
@@ -43,8 +43,11 @@ def wanted(data: Data) -> bool:
     """Whether the recipe asks for prior preservation.
 
     Raises:
-        RecipeError: RC005, class pictures are to be drawn or called by a class word, and there is none.
+        RecipeError: RC005, class pictures are to be drawn, and there is no class word.
+        PictureError: DS001, there is no such folder of them.
     """
+    if data.reg_images and not Path(data.reg_images).is_dir():
+        raise PictureError("DS001", where=data.reg_images)
     if data.reg_generate and not data.reg_images and not data.class_word:
         raise RecipeError("RC005", found="--class", do="--set data.class_word=dog")
     return bool(data.reg_images or data.reg_generate)
