@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from tsuika.core.sections import Data, Train
 from tsuika.core.types import Artifact, Model
 from tsuika.generate.encode import encode
 from tsuika.methods import textual_inversion
-from tsuika.train import optim, riemannian
+from tsuika.train import checkpoint, optim, riemannian
 from tsuika.train.assemble import accelerate_for
 from tsuika.train.loop import Fit, conditioner, fit
 
@@ -111,6 +112,23 @@ def test_only_the_vectors_move(family: str, optimizer: str) -> None:
         if optimizer == "riemannian":
             torch.testing.assert_close(value.norm(dim=1), start[name].norm(dim=1))
     assert fitting.attachment.trains == {"text.tokens"}
+
+
+def test_it_goes_on_from_a_saved_state_to_the_same_bits(tmp_path: Path) -> None:
+    whole = run(tiny("sd1"), "riemannian", steps=6)
+    list(fit(whole))
+    first = run(tiny("sd1"), "riemannian", steps=6)
+    for event in fit(first):
+        if event.step == 3:
+            break
+    checkpoint.save(tmp_path, first.state(), keep=1)
+    second = run(tiny("sd1"), "riemannian", steps=6)
+    state = checkpoint.newest(tmp_path)
+    assert state is not None
+    second.restore(state)
+    list(fit(second))
+    (ours,), (theirs,) = (one.attachment.tensors().values() for one in (second, whole))
+    assert torch.equal(ours, theirs)
 
 
 def test_a_caption_without_the_word_is_no_error() -> None:
