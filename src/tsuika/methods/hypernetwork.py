@@ -5,9 +5,8 @@ this width: `to_k` sees x + net_k(x) * strength, `to_v` sees x + net_v(x) * stre
 UNet's channels are as wide as the text, a net works on both. Several hypernetworks work one after another, in the order
 of attaching. Knows a model only through `core.types.Model`.
 
-The UNet's parameters and state dict stay its own: the nets live in the attention processors, which call the former
-processor with an attention whose `to_k` and `to_v` read through the nets. So it does not matter whether LoRA wraps these
-layers before or after.
+The attention processors call the former processor with an attention whose `to_k` and `to_v` read through the nets. So
+it does not matter whether LoRA wraps these layers before or after. The nets themselves are a submodule of the UNet, once.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ class Net(nn.Module):
     """One network of (..., width) to (..., width): `linear` in A1111's order of modules, without dropout.
 
     Dropout changes no index, so parameters have the names of the written file; `drops` holds it by the index of the
-    module that it follows, not as a submodule (see `HypernetworkAttachment.place`).
+    module that it follows, not as a submodule: `HypernetworkAttachment.place` puts it beside the nets.
     """
 
     def __init__(self, width: int, config: Config) -> None:
@@ -130,7 +129,7 @@ class HypernetworkAttachment:
     metadata: dict[str, str] = field(default_factory=dict)
     strength: float = 1.0
     _attentions: list[Any] = field(default_factory=list)
-    _switch: str = ""  # the UNet's submodule that holds the dropouts
+    _home: str = ""  # the UNet's submodule that holds the nets
 
     def through(self, side: Side, x: Tensor) -> Tensor:
         """What keys or values see instead of x (..., width), in x's dtype; the nets count in float32 or autocast's."""
@@ -147,13 +146,11 @@ class HypernetworkAttachment:
                 attention.set_processor(_Processor(attention.processor))
             attention.processor.sets.append(self)
             self._attentions.append(attention)
-        # As submodules of the UNet, dropouts follow its train() and eval(); they hold no parameters.
-        if drops := [drop for net in self.nets.values() for drop in net.drops.values()]:
-            unet = self.model.unet
-            self._switch = next(
-                name for i in range(len(unet._modules) + 1) if not hasattr(unet, name := f"hypernetwork_dropout_{i}")
-            )
-            unet.add_module(self._switch, nn.ModuleList(drops))
+        unet = self.model.unet
+        names = (f"hypernetwork_{i}" for i in range(len(unet._modules) + 1))
+        self._home = next(name for name in names if not hasattr(unet, name))
+        drops = [drop for net in self.nets.values() for drop in net.drops.values()]
+        unet.add_module(self._home, nn.ModuleList([*self.nets.values(), *drops]))
 
     def param_groups(self) -> list[ParamGroup]:
         """One group, at the recipe's rate."""
@@ -187,9 +184,9 @@ class HypernetworkAttachment:
             if not processor.sets:
                 attention.set_processor(processor.former)
         self._attentions = []
-        if self._switch:
-            delattr(self.model.unet, self._switch)
-            self._switch = ""
+        if self._home:
+            delattr(self.model.unet, self._home)
+            self._home = ""
 
     def artifact(self) -> Artifact:
         """Tensors (copies, float32, CPU) without dropout, and A1111's header fields."""
@@ -249,7 +246,7 @@ def restore(model: Model, artifact: Artifact) -> HypernetworkAttachment:
     """Attach a hypernetwork that came from a file, at strength 1, frozen; widths that this model has not are left out.
 
     Raises:
-        ModelError: MD004, the model has none of its widths.
+        ModelError: MD004, it is of another family, or the model has none of its widths.
         FormatError: FM001, no hypernetwork, or tensors that are not of the structure in its header.
     """
     try:
@@ -266,7 +263,7 @@ def restore(model: Model, artifact: Artifact) -> HypernetworkAttachment:
             raise FormatError("FM001", where=artifact.method, found=name, expected="names like 768.k.linear.0.weight")
         by_width.setdefault(int(match[1]), {})[name] = tensor
     fitting = by_width.keys() & {width for _, width, _ in _attentions(model)}
-    if not fitting:
+    if artifact.family != model.facts.family or not fitting:
         raise ModelError(
             "MD004", where=f"widths {', '.join(map(str, sorted(by_width)))}", artifact="This hypernetwork",
             found=artifact.family or "another model", expected=model.facts.title,
