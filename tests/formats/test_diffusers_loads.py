@@ -9,7 +9,7 @@ from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from peft.tuners.lora import LoraLayer
 
 from tsuika.core.types import canonical
-from tsuika.formats import FORMATS, delta
+from tsuika.formats import delta, for_method
 
 COMPONENTS = ("unet", "text_encoder", "text_encoder_2")
 
@@ -40,7 +40,7 @@ def applied(pipe) -> dict[tuple[str, str], torch.Tensor]:
 
 
 @pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
-@pytest.mark.parametrize("format_", FORMATS, ids=lambda f: f.name)
+@pytest.mark.parametrize("format_", for_method("lora"), ids=lambda f: f.name)
 @pytest.mark.parametrize("conv", [False, True])
 def test_diffusers_adds_the_deltas_we_meant(family: str, format_, conv: bool, tmp_path) -> None:
     pipe = pipeline(family)

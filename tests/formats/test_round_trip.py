@@ -14,9 +14,9 @@ from safetensors import safe_open
 
 from tsuika.core.errors import FormatError
 from tsuika.core.types import Artifact
-from tsuika.formats import FORMATS, RunFacts, count_tags, delta, find, largest_relative_error
+from tsuika.formats import RunFacts, count_tags, delta, find, for_method, largest_relative_error
 from tsuika.formats.kohya_lora import KohyaLora
-from tsuika.formats.peft_lora import PeftLora
+from tsuika.formats.peft_lora import WEIGHTS, PeftLora
 
 GEOMETRY = {
     "sd1": samples.TINY["sd1"],
@@ -46,7 +46,7 @@ def full_layer(key: str) -> Artifact:
 
 @pytest.mark.parametrize("dtype", EPS, ids=str)
 @pytest.mark.parametrize("name", GEOMETRY)
-@pytest.mark.parametrize("format_", FORMATS, ids=lambda f: f.name)
+@pytest.mark.parametrize("format_", for_method("lora"), ids=lambda f: f.name)
 def test_what_is_read_is_what_was_written(format_, name, dtype, layers, tmp_path) -> None:
     family = "sd1" if name == "embedded" else name
     for seed in range(2):
@@ -73,7 +73,7 @@ def test_what_is_read_is_what_was_written(format_, name, dtype, layers, tmp_path
 
 def test_the_same_artifact_gives_the_same_bytes(layers, tmp_path) -> None:
     facts = RunFacts(name="x", steps=3, tag_frequency={"a": {"cat": 2}}).metadata()
-    for format_ in FORMATS:
+    for format_ in for_method("lora"):
         written = []
         for i in range(2):
             made = samples.artifact("sd1", layers["sd1"])
@@ -183,16 +183,20 @@ def test_relatives_of_lora_keep_their_parts(kind: str, tmp_path) -> None:
         assert not (tmp_path / "folder").exists()
 
 
-def test_dora_changes_shape_with_the_layout(tmp_path) -> None:
-    made = one(**random_parts(KINDS["dora"]))
-    PeftLora().write(made, tmp_path / "folder", dtype=torch.float32)
-    back = PeftLora().read(tmp_path / "folder")
-    name = next(name for name in back.tensors if name.endswith("dora_scale"))
-    assert back.tensors[name].shape == (8,)  # PEFT's
-    KohyaLora().write(back, tmp_path / "a.safetensors", dtype=torch.float32)
-    assert torch.equal(KohyaLora().read(tmp_path / "a.safetensors").tensors[name], made.tensors[name])
-    with pytest.raises(ValueError, match="DoRA"):
-        next(delta(made))
+def test_dora_magnitudes_have_each_layouts_shape(tmp_path) -> None:
+    """Also of a square convolution, where (1, out, 1, 1) would be read as the inputs' elsewhere."""
+    conv = {"lora_down__weight": (4, 8, 3, 3), "lora_up__weight": (8, 4, 1, 1), "dora_scale": (8, 1, 1, 1)}
+    for shapes, peft in ((KINDS["dora"], (8,)), (conv, (1, 8, 1, 1))):
+        made, folder = one(**random_parts(shapes)), tmp_path / str(len(peft))
+        PeftLora().write(made, folder, dtype=torch.float32)
+        (stored,) = (v for k, v in safetensors.torch.load_file(folder / WEIGHTS).items() if k.endswith("lora_magnitude_vector"))
+        assert stored.shape == peft
+        back = PeftLora().read(folder)
+        name = next(name for name in back.tensors if name.endswith("dora_scale"))
+        KohyaLora().write(back, folder / "a.safetensors", dtype=torch.float32)
+        assert torch.equal(KohyaLora().read(folder / "a.safetensors").tensors[name], made.tensors[name])
+        with pytest.raises(ValueError, match="DoRA"):
+            next(delta(made))
 
 
 def test_delta_is_what_the_layers_compute() -> None:
