@@ -116,6 +116,15 @@ def test_every_cell_is_the_picture_that_generate_draws(folder: Path, tmp_path: P
     assert [cell["place"] for cell in own["cells"]] == [list(place) for place in sorted(cells)]
 
 
+def test_none_stands_beside_an_artifact_at_its_strengths(folder: Path, tmp_path: Path) -> None:
+    style = folder / "style.safetensors"
+    events = api.grid(A_CAT, tmp_path / "sheet", x="strength:style=0,1", y=f"artifact=none,{style}")
+    cells = {event.place: pixels(event.path) for event in events if isinstance(event, CellDrawn)}
+    assert (cells[0, 0] == cells[1, 0]).all()
+    assert (cells[0, 0] == cells[0, 1]).all()
+    assert (cells[0, 0] != cells[1, 1]).any()
+
+
 def test_what_is_done_when_it_is_stopped_is_on_the_sheet(tmp_path: Path) -> None:
     sheet = tmp_path / "sheet.png"
     events = api.grid(A_CAT, sheet, x="seed=1-3", y="cfg=1,2")
@@ -166,12 +175,12 @@ def test_vaes_are_kept_and_change_the_pixels_only(tmp_path: Path, loads: list[st
 
 
 def test_what_cannot_be_is_said_before_anything_is_drawn(tmp_path: Path, loads: list[str]) -> None:
-    for x in ("seed=x", "prompt=green,blue", "step=1", "nothing=1"):
+    for x in ("seed=x", "prompt=green,blue", "step=1", "nothing=1", "sampler=Euler,Eulr", "strength=0,1"):
         with pytest.raises(RecipeError):
             list(api.grid(A_CAT, tmp_path / "sheet", x=x))
+    with pytest.raises(ModelError):
+        list(api.grid(A_CAT, tmp_path / "sheet", x="prompt=red,<lora:nowhere:1>"))
     assert loads == []
-    with pytest.raises(RecipeError, match="strength"):
-        list(api.grid(A_CAT, tmp_path / "sheet", x="strength=0,1"))  # of nothing
     with pytest.raises(ModelError):
         api.generate(Drawing("x <lora:nowhere:1>", artifacts=tmp_path), tmp_path / "x.png")
     assert list(tmp_path.iterdir()) == []

@@ -89,7 +89,7 @@ def test_steps_of_a_training_are_the_files_beside_it(tmp_path: Path) -> None:
 
 def test_labels() -> None:
     assert parse_axis("strength=0,0.50").labels == ("strength 0", "strength 0.5")
-    assert parse_axis("strength:犬=1").labels == ("strength of 犬 1",)
+    assert parse_axis("strength:犬=1").labels == ("犬 strength 1",)
     assert parse_axis("artifact=none,a/x.pt,b/y.pt").labels == ("none", "x", "y")
     assert parse_axis("artifact=a/x.pt,b/x.pt").labels == ("a/x.pt", "b/x.pt")
     assert parse_axis("prompt=cat,ついか犬").labels == ("cat", "ついか犬")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -41,6 +41,7 @@ def generate(drawing: Drawing, out: Path, *, num: int = 1) -> dict[str, Any]:
     """
     written: list[str] = []
     with Easel() as easel:
+        check_strengths([drawing], easel.wanted(drawing))
         combination = easel.set_up(drawing)
         for number, picture in enumerate(easel.draw(drawing, num)):
             one = replace(drawing, seed=drawing.seed + number)
@@ -90,7 +91,7 @@ class Easel:
         Raises:
             TsuikaError: a file that is missing, or that does not fit.
         """
-        wanted = self._wanted(drawing)
+        wanted = self.wanted(drawing)
         self._set_base(drawing)
         self._set_vae(drawing)
         return describe(self._set_artifacts(wanted))
@@ -134,7 +135,12 @@ class Easel:
             told[key] = [{**row, **{name: Path(row[name]).name for name in fields}} for row in told[key]]
         return {"prompt": drawing.prompt, "base": _public(drawing.base), "vae": _public(drawing.vae), **told}
 
-    def _wanted(self, drawing: Drawing) -> list[Wanted]:
+    def wanted(self, drawing: Drawing) -> list[Wanted]:
+        """The artifacts of a drawing: by flag, by tag, by word.
+
+        Raises:
+            ModelError: a tag names none (MD006).
+        """
         flags = [
             Wanted(*split_strength(text), method=method)
             for flag, method in _FLAGS.items()
@@ -143,14 +149,10 @@ class Easel:
         library = self._library(drawing.artifacts)
         parsed = parse(drawing.prompt)
         flags += library.tagged(parsed.tags) if parsed.tags else []
-        at_hand = {one.path.stem for one in flags}
+        at_hand = {one.path.stem for one in flags if one.method in (compose.EMBEDDING, "")}
         texts = [parsed.text, parse(drawing.negative).text]
         wanted = [*flags, *library.embeddings(texts, states, at_hand, self._note)]
         for name, strength in drawing.strengths:
-            known = [one.path.stem for one in wanted]
-            if name not in ("", *known) or not wanted:
-                why = f"{name or '–'} ≠ {', '.join(known) or '–'}"
-                raise RecipeError("RC002", key="strength", found=strength, why=why)
             wanted = [
                 replace(one, strength=strength, text_strength=None) if name in ("", one.path.stem) else one
                 for one in wanted
@@ -217,6 +219,19 @@ class Easel:
     def _note(self, warned: Warned) -> None:
         if warned not in self.notes:
             self.notes.append(warned)
+
+
+def check_strengths(drawings: Iterable[Drawing], wanted: Iterable[Wanted]) -> None:
+    """Every strength is of some artifact.
+
+    Raises:
+        RecipeError: one is of none (RC002).
+    """
+    known = {one.path.stem for one in wanted}
+    for name, strength in {pair for drawing in drawings for pair in drawing.strengths}:
+        if name not in known and (name or not known):
+            why = f"{name or '–'} ≠ {', '.join(sorted(known)) or '–'}"
+            raise RecipeError("RC002", key="strength", found=strength, why=why)
 
 
 _TAGS: Mapping[str, Any] = {compose.LORA: "lora", compose.HYPERNETWORK: "hypernet"}

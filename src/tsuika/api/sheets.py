@@ -9,13 +9,14 @@ from typing import Any
 
 from PIL import Image
 
-from tsuika.api.drawing import Easel
+from tsuika.api.drawing import Easel, check_strengths
 from tsuika.core.events import Event, Phase, Warned
 from tsuika.generate import axes, png_info
 from tsuika.generate.axes import Axis, parse_axis
 from tsuika.generate.drawing import Drawing
 from tsuika.generate.grid import grid as lay_out
 from tsuika.generate.grid import stack
+from tsuika.generate.pipeline import known_sampler
 
 CELLS = "cells"  # the folder of single pictures beside the sheet
 SHEET = "grid.png"
@@ -66,8 +67,11 @@ def grid(drawing: Drawing, out: Path, *, x: str, y: str = "", z: str = "") -> It
     plan = {place: _at(chosen, place, drawing) for place in places}
     only_sheet = out.suffix.lower() == ".png"
     cells: dict[tuple[int, ...], _Cell] = {}
-    yield Phase("grid", len(places))
     with Easel() as easel:
+        check_strengths(plan.values(), [wanted for one in plan.values() for wanted in easel.wanted(one)])
+        for sampler in {one.sampler for one in plan.values() if one.sampler}:
+            known_sampler(sampler)
+        yield Phase("grid", len(places))
         told = 0
         try:
             for place, one in plan.items():

@@ -66,7 +66,7 @@ class Axis:
             return tuple(stems if len(set(stems)) == len(stems) else texts)
         if self.name in ("prompt", "negative"):
             return tuple(texts)
-        return tuple(f"{self.name}{' of ' + self.of if self.of else ''} {text}" for text in texts)
+        return tuple(f"{self.of} {self.name} {text}".strip() for text in texts)
 
     def put(self, number: int, drawing: Drawing) -> Drawing:
         """The drawing at this axis' value of that number.

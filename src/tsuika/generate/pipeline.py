@@ -83,7 +83,7 @@ def defaults_for(model: Model, folder: Path | None = None) -> Defaults:
         defaults = Defaults(float(defaults.cfg), int(defaults.steps), str(defaults.sampler))
     except (ValueError, TypeError) as error:
         raise RecipeError("RC002", where=path, key="tsuika.json", found=path.name, why=str(error)) from error
-    _known_sampler(defaults.sampler)
+    known_sampler(defaults.sampler)
     return defaults
 
 
@@ -115,7 +115,7 @@ def make_scheduler(model: Model, sampler: str, warn: Warn | None = None) -> Any:
     """
     import diffusers
 
-    chosen = SAMPLERS[_known_sampler(sampler)]
+    chosen = SAMPLERS[known_sampler(sampler)]
     cls = getattr(diffusers, chosen.scheduler)
     config = model.scheduler_config
     takes = inspect.signature(cls.__init__).parameters
@@ -130,7 +130,12 @@ def make_scheduler(model: Model, sampler: str, warn: Warn | None = None) -> Any:
     return cls(**options, **chosen.options)
 
 
-def _known_sampler(name: str) -> str:
+def known_sampler(name: str) -> str:
+    """The name, if it is a sampler's.
+
+    Raises:
+        RecipeError: no sampler of this name; names the nearest (RC002).
+    """
     if name not in SAMPLERS:
         import difflib
 
