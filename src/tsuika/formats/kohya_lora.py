@@ -375,11 +375,6 @@ def _representable(parts: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str,
 
 
 def _dora_column(parts: Mapping[str, Tensor]) -> Tensor:
-    """peft's magnitudes, (out) or (1, out, 1, 1), as LyCORIS has them: (out, 1[, 1, 1])."""
-    scale, down, up = parts["dora_scale"], parts.get("lora_down.weight"), parts.get("lora_up.weight")
-    if down is None or up is None:
-        return scale
-    is_row_of_peft = scale.ndim == 4 and scale.shape[0] == 1 and scale.shape[1] == up.shape[0] != down.shape[1]
-    if scale.ndim == 1 or is_row_of_peft:
-        return scale.reshape(-1, *[1] * (down.ndim - 1))
-    return scale
+    """Magnitudes of outputs as LyCORIS has them, (out, 1[, 1, 1])."""
+    scale, down = parts["dora_scale"], parts.get("lora_down.weight")
+    return scale.reshape(-1, *[1] * (down.ndim - 1)) if scale.ndim == 1 and down is not None else scale

@@ -284,12 +284,8 @@ def _laid(weight: Tensor, parts: Mapping[str, Tensor], strength: float, name: st
 
 
 def _magnitude_axis(scale: Tensor, weight: Tensor) -> int:
-    """0 (outputs), or 1 (inputs) as old LyCORIS had them: (1, in) and (1, in, 1, 1).
-
-    peft's own convolutions have (1, out, 1, 1); where inputs and outputs are as many, that is taken for peft's.
-    """
-    is_row = scale.ndim > 1 and scale.shape[0] == 1 and scale.shape[1] == weight.shape[1]
-    return 1 if is_row and (scale.ndim == 2 or weight.shape[0] != weight.shape[1]) else 0
+    """0: of outputs, (out[, 1...]); 1: of inputs, (1, in[, 1, 1]), as old LyCORIS had them."""
+    return 0 if scale.ndim == 1 or len(scale) == len(weight) else 1
 
 
 def _refuse_dora(name: str, parts: Mapping[str, Tensor]) -> None:

@@ -133,6 +133,10 @@ class PeftLora:
             )
         loaded = common.load_tensors(weights)
         tensors = {name: loaded[key] for name, key in names.items()}
+        for name in [name for name in tensors if name.endswith(".dora_scale")]:  # PEFT: (out) or (1, out, 1, 1)
+            down = tensors.get(f"{name.removesuffix('dora_scale')}lora_down.weight")
+            if down is not None:
+                tensors[name] = tensors[name].reshape(-1, *[1] * (down.ndim - 1))
         common.check_shapes(weights, tensors)
         _add_alphas(weights, header.metadata, tensors)
         metadata = {key: text for key, text in header.metadata.items() if key not in _OWN}
@@ -190,7 +194,7 @@ def _refuse_foreign(layers: Mapping[str, Mapping[str, Tensor]], format_name: str
 def _magnitudes(parts: Mapping[str, Tensor]) -> Tensor:
     """LyCORIS' (out, 1[, 1, 1]) as PEFT has it: (out) or, for a convolution, (1, out, 1, 1)."""
     scale, down, out = parts["dora_scale"], parts["lora_down.weight"], parts["lora_up.weight"].shape[0]
-    if scale.numel() != out or (scale.ndim > 1 and scale.shape[0] == 1 and down.shape[1] == out and down.ndim == 2):
+    if not len(scale) == scale.numel() == out:
         why = "Its DoRA magnitudes are on the input axis, as old LyCORIS wrote them; PEFT's are on the output axis."
         raise FormatError("FM002", format=PeftLora.name, why=why, do="Use the kohya format.")
     return scale.reshape(out) if down.ndim == 2 else scale.reshape(1, out, *[1] * (down.ndim - 2))

@@ -131,6 +131,9 @@ class LoraAttachment:
         """Tensors (copies, float32, CPU) with each layer's effective alpha."""
         tensors = {name: value.detach().to("cpu", torch.float32, copy=True) for name, value in self.tensors().items()}
         for slot in self.slots:
+            if self.kind == "dora":  # peft has (out) and, for convolutions, (1, out, 1, 1), which means inputs elsewhere
+                ones = [1] * (slot.layer.get_base_layer().weight.ndim - 1)
+                tensors[f"{slot.key}.dora_scale"] = tensors[f"{slot.key}.dora_scale"].reshape(-1, *ones)
             if self.kind != "oft":
                 tensors[f"{slot.key}.alpha"] = torch.tensor(slot.alpha, dtype=torch.float32)
         return Artifact("lora", self.model.facts.family, tensors, {"adapter": self.kind, **self.metadata})
@@ -327,8 +330,10 @@ def _fits(model: Model, component: str, path: str, kind: str, parts: Mapping[str
         return False
     base = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
     weight = getattr(base, "weight", None)
-    if weight is None or (kind == "dora" and parts["dora_scale"].numel() != len(weight)):
+    if weight is None:
         return False
+    if kind == "dora" and not len(parts["dora_scale"]) == parts["dora_scale"].numel() == len(weight):
+        return False  # magnitudes of inputs, as old LyCORIS had them: peft has none
     out, inside = len(weight), weight[0].numel()
     return shape[1] == inside if kind == "oft" else shape == (out, inside)
 
