@@ -90,6 +90,8 @@ def measure(options: argparse.Namespace) -> list[Check]:
                 reading = probe.measure()
             guard_s += time.monotonic() - began
             checks.append(Check(event.step, reading, guard_s, train_s))
+            if options.out:
+                options.out.write_text(json.dumps([one.to_json() for one in checks]), encoding="utf-8")
             held, twin = estimate(reading.held_out.mid), mean(reading.train.mid)
             print(
                 f"| {event.step} | {100 * held.mean:+.2f} ± {100 * (held.high - held.mean):.2f} | {100 * twin:+.2f} "
@@ -174,8 +176,6 @@ def main() -> None:
             "| step | held out, pp (95 %) | train, pp | high-noise gap, pp | drift, % | own drift, % |\n|" + "---|" * 6
         )
         checks = measure(options)
-        if options.out:
-            options.out.write_text(json.dumps([one.to_json() for one in checks]), encoding="utf-8")
     compare(checks, checks[-1].step)
 
 

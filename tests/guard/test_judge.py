@@ -179,6 +179,9 @@ def test_memorising_is_said_and_ends_the_range() -> None:
     assert [one.code for one in verdicts] == ["GD008", "GD008", "GD012", "GD007", "GD006"]
     assert verdicts[-1].evidence.range == Range(120, 120, 144)
     assert replay(Judge(1000, 1e-4, FREE), [check(100, -0.03, -0.29)])[0].code == "GD007"
+    # Where more is gained than the limit, a gap below the gain is no alarm.
+    assert replay(Judge(1000, 1e-4, FREE), [check(100, -0.3, -0.56)])[0].code == "GD008"
+    assert replay(Judge(1000, 1e-4, FREE), [check(100, -0.3, -0.61)])[0].code == "GD007"
 
 
 def test_the_range_lies_in_order_and_its_weights_are_kept() -> None:
@@ -209,7 +212,7 @@ def test_one_standard_error_makes_the_safe_step_earlier() -> None:
 
 
 def test_drift_on_unrelated_prompts_is_a_warning() -> None:
-    reading = replace(check(50, -0.01).reading, drift=0.3, own_drift=0.2)
+    reading = replace(check(50, -0.01).reading, drift=0.5, own_drift=0.2)
     assert Judge(1000, 1e-4, FREE).hear(Check(50, reading)).code == "GD010"
 
 

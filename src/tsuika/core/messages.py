@@ -166,8 +166,8 @@ MESSAGES: Final[dict[str, Message]] = {
         ("ステップ{step}: 学習は正常に進んでいますが、検証用画像がないため過学習は判断できません", "学習用画像のロスは学習前に比べて{percent}です。", ""),
     ),
     "GD010": _m(
-        ("Unrelated prompts change as much as the trained ones (step {step})", "The model forgets other things.", "Lower the strength or the learning rate, or use regularization images: --set data.reg_generate=100"),
-        ("関係のないプロンプトの結果まで同じくらい変わっています(ステップ{step})", "ほかの知識が失われつつあります。", "強さか学習率を下げるか、正則化画像を使ってください: --set data.reg_generate=100"),
+        ("Unrelated prompts change far more than the trained ones (step {step})", "The model forgets other things.", "Lower the strength or the learning rate, or use regularization images: --set data.reg_generate=100"),
+        ("関係のないプロンプトの結果のほうが大きく変わっています(ステップ{step})", "ほかの知識が失われつつあります。", "強さか学習率を下げるか、正則化画像を使ってください: --set data.reg_generate=100"),
     ),
     "GD011": _m(
         ("Step {step}: held-out pictures are not yet better than with the base ({percent} loss)", "", ""),
@@ -211,7 +211,7 @@ MESSAGES: Final[dict[str, Message]] = {
     ),
     "GN006": _m(
         ("{artifact} is not used", "{why}.", "Move it out of the folders where names are looked up, or rename it."),
-        ("{artifact} は使いません", "{why_ja}。", "名前を探すフォルダーの外に移すか、名前を変えてください。"),
+        ("{artifact} は使いません", "{why}。", "名前を探すフォルダーの外に移すか、名前を変えてください。"),
     ),
     "NW001": _m(
         ("The hub could not be reached or refused", "{why}", "Check the connection, the name and the licence; or give a folder or file on this machine."),
