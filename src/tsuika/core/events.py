@@ -99,10 +99,15 @@ class Warned(Event):
     params: Mapping[str, object] = field(default_factory=dict, compare=False)  # of the code's message, if it has one
 
     def words(self, lang: str) -> str:
-        """The message in a language, where the table of messages has it; else in English."""
+        """The message in a language, where the table of messages has it; else in English.
+
+        A parameter `why_ja` stands in for `why` in Japanese.
+        """
         if not self.params or self.code not in MESSAGES:
             return self.message
-        parts = [MESSAGES[self.code][lang][part].format(**self.params) for part in ("what", "why", "do")]
+        own = {name.removesuffix(f"_{lang}"): value for name, value in self.params.items() if name.endswith(f"_{lang}")}
+        params = {**self.params, **own}
+        parts = [MESSAGES[self.code][lang][part].format(**params) for part in ("what", "why", "do")]
         what, *rest = (part for part in parts if part)
         return f"{what}。{''.join(rest)}" if lang == "ja" else f"{what}. {' '.join(rest)}".strip()
 
