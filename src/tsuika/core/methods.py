@@ -88,7 +88,8 @@ class TextualInversion(MethodSection):
     """New words: vectors in the text encoders' vocabulary (Gal et al. 2023), nothing else."""
 
     defaults: ClassVar[Mapping[str, Any]] = {
-        "train.steps": 1000, "train.optimizer": "riemannian", "train.learning_rate": 5e-3, "train.ema": 0.0,
+        # radians a step: what Kim et al. 2026 use for SDXL
+        "train.steps": 1000, "train.optimizer": "riemannian", "train.learning_rate": 1e-2, "train.ema": 0.0,
         "data.template": "object", "data.caption_dropout": 0.0,
     }  # fmt: skip
 
