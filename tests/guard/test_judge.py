@@ -148,6 +148,12 @@ def test_a_loss_that_is_not_finite_stops_and_the_best_step_stays(where: str, bad
     assert "1e-04" in verdict.words("en") or "0.0001" in verdict.words("en")
 
 
+def test_a_bad_start_that_gets_better_is_not_divergence() -> None:
+    """New words begin as noise."""
+    verdicts = replay(Judge(1000, 1e-4, FREE), [check(50, 0.3), check(60, 0.2), check(72, 0.06), check(87, -0.01)])
+    assert [one.code for one in verdicts] == ["GD011", "GD011", "GD011", "GD008"]
+
+
 def test_divergence_stops_at_once() -> None:
     judge = Judge(1000, 1e-4, FREE)
     assert judge.hear(check(50, 0.04)).kind == "go"

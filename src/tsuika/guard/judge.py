@@ -22,7 +22,7 @@ CHECKS_AT_LEAST: Final = 8  # a run shorter than 8 x 50 steps is first looked at
 RATIO: Final = 1.2  # of a check's step to the one before: 12 checks a run, 0.01 % regret [18 runs]
 MIN_STEPS: Final = 150  # never stopped for lack of gain before this and a tenth of the run [18 runs]
 MIN_SHARE: Final = 0.1
-DIVERGED: Final = 0.05  # R above this is worse than any useful state of the logs [18 runs]
+DIVERGED: Final = 0.05  # R above this and not falling is worse than any useful state of the logs [18 runs]
 RISING_CHECKS: Final = 3
 RISE: Final = 0.02  # the train probe's rise over these that counts: above the jitter of 1.6 pp at high rates [18 runs]
 MEMORISING_HIGH: Final = 0.10  # high-noise gap, twice in a row: 0.6-1.4 pp at the optimum, 38-51 overtrained [one run]
@@ -236,7 +236,9 @@ class Judge:
             return say("stop", "GD003")
         if now.held_out is None:
             return say("warn", "GD010") if _unselective(check) else say("go", "GD009")
-        if now.held_out.mean > DIVERGED:
+        before = [one.evidence.held_out for one in self.verdicts[-1:]]
+        worse = all(one is not None and one.mean <= now.held_out.mean for one in before)
+        if now.held_out.mean > DIVERGED and before and worse:  # not while it falls: a new word starts as noise
             return say("stop", "GD002")
         soon = now.step < max(MIN_STEPS, MIN_SHARE * self.steps)
         late = not soon and now.step >= NOTHING_AFTER * self.steps
