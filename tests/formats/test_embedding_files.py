@@ -141,16 +141,6 @@ def test_the_keys_are_the_clients(tmp_path: Path) -> None:
             assert held == {"string_to_token": {"*": 265}, **about}
             assert list(value) == ["*"]
             assert type(value["*"]) is torch.Tensor
-        # A1111 refuses what today's torch puts into a zip; the layout without one passes.
-        assert (tmp_path / "tsuipi.pt").read_bytes()[:2] == b"\x80\x02"
-
-
-def test_torch_takes_our_old_layout_for_its_own(tmp_path: Path) -> None:
-    A1111Embedding().write(word("sdxl"), tmp_path / "tsuipi.pt", dtype=torch.bfloat16)
-    for weights_only in (True, False):
-        held = torch.load(tmp_path / "tsuipi.pt", weights_only=weights_only)
-        assert torch.equal(held["clip_g"], rows(1280).bfloat16())
-        assert held["clip_l"].dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])

@@ -35,7 +35,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "train": {"learning_rate": 0.1},
     },
     "dreambooth": {"method": {}, "train": {"learning_rate": 1e-3}},
-    "hypernetwork": {"method": {}, "train": {"learning_rate": 1e-2}},
+    "hypernetwork": {"method": {"sizes": "all", "init": "KaimingNormal"}, "train": {"learning_rate": 1e-2}},
 }
 PLAIN, ASKED = ("a cat", "a dog"), ("a zuzu cat", "zuzu")  # only Textual Inversion answers to its word alone
 CASES = [(method, family) for method in METHODS for family in FAMILY_NAMES]

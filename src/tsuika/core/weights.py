@@ -5,6 +5,7 @@ Knows the containers (safetensors, torch pickles) and how to name a file that is
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 import re
@@ -174,33 +175,24 @@ def is_pickle(path: Path) -> bool:
     return head.startswith((b"PK\x03\x04", _PICKLE)) and head[8:] != b"{"
 
 
-def save_pickle(content: Any, path: Path) -> None:
-    """Write tensors (on the CPU) and plain values as a torch file in the old layout, whole or not at all.
+_MEMBERS = re.compile(r"[^/]+/(data\.pkl|version|data/\d+)")  # of a torch file: what every A1111 lets pass
 
-    The A1111 web UI refuses the zip members that today's torch writes. `torch.save` can write this layout, too, but names
-    storages by their addresses in memory; here they are counted, so that the same content gives the same bytes.
+
+def save_pickle(content: Any, path: Path) -> None:
+    """Write tensors and plain values as a torch file that old and new programs open, whole or not at all.
+
+    The same content gives the same bytes. A1111's guard refuses a file with the members that torch adds today
+    (`.format_version`, `.storage_alignment`, ...), and torch's old layout has memory addresses in it.
     """
     import torch
 
-    storages: dict[int, tuple[str, torch.UntypedStorage, int]] = {}  # by address: name, bytes, numbers in it
-
-    class Pickler(pickle.Pickler):
-        def persistent_id(self, item: Any) -> Any:
-            if not isinstance(item, torch.storage.TypedStorage):
-                return None
-            count, kind = item._size(), getattr(torch, item._pickle_storage_type())  # type: ignore[no-untyped-call]
-            name, *_ = storages.setdefault(item._cdata, (str(len(storages)), item._untyped_storage, count))
-            return "storage", kind, name, "cpu", count, None
-
-    sizes = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
-    with whole(path) as temporary, temporary.open("wb") as stream:
-        for part in (0x1950A86A20F9469CFC6C, 1001, sizes):  # magic number, version: torch.serialization's own
-            pickle.dump(part, stream, protocol=2)
-        Pickler(stream, protocol=2).dump(content)
-        pickle.dump([name for name, *_ in storages.values()], stream, protocol=2)
-        for _, storage, count in storages.values():
-            stream.write(count.to_bytes(8, "little"))
-            stream.write(torch.tensor([], dtype=torch.uint8).set_(storage).numpy().tobytes())
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    with (
+        zipfile.ZipFile(buffer) as full, whole(path) as temporary, zipfile.ZipFile(temporary, "w") as bare,
+    ):  # fmt: skip
+        for name in filter(_MEMBERS.fullmatch, full.namelist()):
+            bare.writestr(zipfile.ZipInfo(name), full.read(name))  # dated 1980, not compressed
 
 
 def _open_pickle(path: Path) -> Weights:

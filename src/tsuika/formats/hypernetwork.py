@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, get_args
 
 from tsuika.core.errors import FormatError
-from tsuika.core.files import whole
 from tsuika.core.methods import Activation
 from tsuika.core.types import Artifact
-from tsuika.core.weights import load_pickle
+from tsuika.core.weights import load_pickle, save_pickle
 from tsuika.formats import common
 
 if TYPE_CHECKING:
@@ -86,16 +85,13 @@ class A1111Hypernetwork:
         return Artifact(self.method, family, tensors, metadata)
 
     def write(self, artifact: Artifact, path: Path, *, dtype: torch.dtype) -> None:
-        """Write whole or not at all, with every field, in the old layout of torch files.
+        """Write whole or not at all, with every field.
 
-        A1111 refuses the members that today's torch adds to a zip; fields that are left out mean different things to
-        A1111 and ComfyUI; ComfyUI goes by the order of the tensors.
+        Fields that are left out mean different things to A1111 and ComfyUI; ComfyUI goes by the order of the tensors.
 
         Raises:
             FormatError: no hypernetwork, or one that does not fit its header (FM001, FM002).
         """
-        import torch
-
         header, nets = _checked(artifact, self.name)
         ready = common.cast({f"{key}.{name}": value for key, net in nets.items() for name, value in net.items()},
                             dtype, self.name)  # fmt: skip
@@ -108,8 +104,7 @@ class A1111Hypernetwork:
         }  # fmt: skip
         for width in sorted({int(key.partition(".")[0]) for key in nets}):
             content[width] = (states[f"{width}.k"], states[f"{width}.v"])
-        with whole(path) as temporary:
-            torch.save(content, temporary, _use_new_zipfile_serialization=False)
+        save_pickle(content, path)
 
 
 class NativeHypernetwork:
