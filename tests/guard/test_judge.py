@@ -182,7 +182,7 @@ def test_memorising_is_said_and_ends_the_range() -> None:
     rows += [check(173, -0.038, high_gap=0.12), check(208, -0.037, high_gap=0.13)]
     judge = Judge(1000, 1e-4, FREE)
     verdicts = replay(judge, rows)
-    assert [one.code for one in verdicts] == ["GD008", "GD008", "GD012", "GD007", "GD006"]
+    assert [one.code for one in verdicts] == ["GD008", "GD008", "GD010", "GD007", "GD006"]
     assert verdicts[-1].evidence.range == Range(120, 120, 144)
     assert replay(Judge(1000, 1e-4, FREE), [check(100, -0.03, -0.29)])[0].code == "GD007"
     # Where more is gained than the limit, a gap below the gain is no alarm.
@@ -215,11 +215,6 @@ def test_one_standard_error_makes_the_safe_step_earlier() -> None:
     held = Ratios(tuple((-0.0201 + w,) * 6 for w in wobbling), flat[1].reading.held_out.high)
     noisy = [flat[0], Check(120, replace(flat[1].reading, held_out=held))]
     assert replay(Judge(1000, 1e-4, FREE), noisy)[-1].evidence.range == Range(100, 120, 120)
-
-
-def test_drift_on_unrelated_prompts_is_a_warning() -> None:
-    reading = replace(check(50, -0.01).reading, drift=0.5, own_drift=0.2)
-    assert Judge(1000, 1e-4, FREE).hear(Check(50, reading)).code == "GD010"
 
 
 def test_without_held_out_pictures_only_divergence_stops() -> None:
@@ -285,8 +280,8 @@ def test_checks_that_do_not_belong_together_are_refused() -> None:
 def test_every_outcome_has_a_sentence_in_both_languages() -> None:
     curves = (u_shape(200), lambda s: 0.2, lambda s: -1e-6, lambda s: -1e-4 * s)
     said = {one.code: one for curve in curves for one in run(curve, lambda s: -1e-6 * s)[1]}
-    assert {"GD002", "GD004", "GD006", "GD008", "GD012"} <= said.keys()
+    assert {"GD002", "GD004", "GD006", "GD008", "GD010"} <= said.keys()
     for verdict in said.values():
         en, ja = verdict.words("en"), verdict.words("ja")
         assert "{" not in en + ja and en.isascii() and en.rstrip().endswith((".", "5")) and "。" in ja
-    assert {f"GD{i:03d}" for i in range(1, 13)} <= MESSAGES.keys()
+    assert {f"GD{i:03d}" for i in range(1, 15)} <= MESSAGES.keys()

@@ -166,26 +166,22 @@ MESSAGES: Final[dict[str, Message]] = {
         ("ステップ{step}: 学習は正常に進んでいますが、検証用画像がないため過学習は判断できません", "学習用画像のロスは学習前に比べて{percent}です。", ""),
     ),
     "GD010": _m(
-        ("Unrelated prompts change far more than the trained ones (step {step})", "The model forgets other things.", "Lower the strength or the learning rate, or use regularization images: --set data.reg_generate=100"),
-        ("関係のないプロンプトの結果のほうが大きく変わっています(ステップ{step})", "ほかの知識が失われつつあります。", "強さか学習率を下げるか、正則化画像を使ってください: --set data.reg_generate=100"),
+        ("Step {step}: no gain on held-out pictures since step {best}; waiting a little longer", "", ""),
+        ("ステップ{step}: ステップ{best}以降、検証用画像での改善がありません。もう少し様子を見ます", "", ""),
     ),
     "GD011": _m(
         ("Step {step}: held-out pictures are not yet better than with the base ({percent} loss)", "", ""),
         ("ステップ{step}: 検証用画像はまだ学習前より良くなっていません(ロス{percent})", "", ""),
     ),
     "GD012": _m(
-        ("Step {step}: no gain on held-out pictures since step {best}; waiting a little longer", "", ""),
-        ("ステップ{step}: ステップ{best}以降、検証用画像での改善がありません。もう少し様子を見ます", "", ""),
+        ("{found} pictures that differ are too few to hold one out: no validation can be trusted", "All of them are trained on. The guard can only see divergence; the step count is what the recipe says.", "With 4 or more different pictures overfitting can be seen; 10 or more are better."),
+        ("異なる画像が{found}枚では、検証用に分けられません(信頼できる検証はできません)", "すべての画像を学習に使います。判断できるのは発散だけで、ステップ数はレシピのとおりです。", "異なる画像が4枚以上あれば過学習を判断できます。10枚以上がおすすめです。"),
     ),
     "GD013": _m(
-        ("{found} pictures that differ are too few to hold one out: no validation can be trusted", "All of them are trained on. The guard watches for divergence and for damage to unrelated prompts only; the step count is what the recipe says.", "With 4 or more different pictures overfitting can be seen; 10 or more are better."),
-        ("異なる画像が{found}枚では、検証用に分けられません(信頼できる検証はできません)", "すべての画像を学習に使います。監視するのは発散と、関係のないプロンプトへの影響だけで、ステップ数はレシピのとおりです。", "異なる画像が4枚以上あれば過学習を判断できます。10枚以上がおすすめです。"),
-    ),
-    "GD014": _m(
         ("{held_out} of {found} pictures are held out to see overfitting", "They are: {names}", "To train on all of them: --guard off"),
         ("過学習を調べるため、{found}枚のうち{held_out}枚を検証用に分けました", "検証用の画像: {names}", "すべて学習に使うには: --guard off"),
     ),
-    "GD015": _m(
+    "GD014": _m(
         ("{names} show the same picture", "Copies, crops and mirrored copies never stand on both sides of the split.", ""),
         ("{names} は同じ画像とみなしました", "コピー、切り抜き、左右反転した画像は、学習用と検証用に分かれないようにします。", ""),
     ),

@@ -30,7 +30,6 @@ MEMORISING_MID: Final = 0.25  # 5.5 pp at the optimum, 120 overtrained [one run]
 NOTHING: Final = -0.001  # a gain of less than 0.1 pp after a third of the run is none [proposed]
 NOTHING_AFTER: Final = 1 / 3
 LIKENESS_REACH: Final = 2.5  # usable checkpoints spanned 1-3 times the best step (demystifying-sd-finetuning)
-UNSELECTIVE: Final = 0.5  # unrelated prompts change twice as much as trained ones; a sound run had 0.7-0.95 [demo]
 
 Kind = Literal["go", "warn", "stop"]
 
@@ -63,7 +62,7 @@ class Evidence:
     gap_mid: float | None
     gap_high: float | None
     drift: float | None
-    selectivity: float | None  # change on training captions by change on unrelated prompts
+    selectivity: float | None  # change on training captions by change on unrelated prompts; reported, not judged
     best_step: int
     best: Estimate | None  # at the best step, by draws that had no part in choosing it
     range: Range
@@ -189,7 +188,7 @@ class Judge:
         for i, one in enumerate(usable):
             if one.step > best.step:
                 memorising = _memorising(usable[: i + 1], _gain(best))
-                if one.step > LIKENESS_REACH * best.step or memorising or _unselective(one):
+                if one.step > LIKENESS_REACH * best.step or memorising:
                     break
                 likeness = one.step
         return Range(safe, best.step, likeness)
@@ -235,7 +234,7 @@ class Judge:
         if self._train_rises():
             return say("stop", "GD003")
         if now.held_out is None:
-            return say("warn", "GD010") if _unselective(check) else say("go", "GD009")
+            return say("go", "GD009")
         before = [one.evidence.held_out for one in self.verdicts[-1:]]
         worse = all(one is not None and one.mean <= now.held_out.mean for one in before)
         if now.held_out.mean > DIVERGED and before and worse:  # not while it falls: a new word starts as noise
@@ -251,11 +250,9 @@ class Judge:
                 return say("stop", "GD005")
         if _memorising(self._usable(), _gain(best)):
             return say("warn", "GD007")
-        if _unselective(check):
-            return say("warn", "GD010")
         if now.best is None:
             return say("go", "GD011")
-        return say("go", "GD008" if now.best_step == now.step else "GD012")
+        return say("go", "GD008" if now.best_step == now.step else "GD010")
 
     def _exhausted(self, now: Evidence) -> bool:
         """Whether the best step is so long ago that a better one is not to be hoped for."""
@@ -304,11 +301,6 @@ def _memorising(checks: Sequence[Check], gain: float) -> bool:
     high = [_gap(one.held_out.high, one.train.high) for one in readings]
     twice = len(high) == 2 and all(gap is not None and gap > max(MEMORISING_HIGH, gain) for gap in high)
     return twice or any(gap is not None and gap > max(MEMORISING_MID, gain) for gap in mid)
-
-
-def _unselective(check: Check) -> bool:
-    drift, own = check.reading.drift, check.reading.own_drift
-    return bool(drift) and own is not None and own < UNSELECTIVE * float(drift or 0)
 
 
 def _percent(value: float | None) -> str:
