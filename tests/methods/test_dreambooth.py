@@ -66,14 +66,14 @@ def test_everything_trains_that_should_and_nothing_else(family: str, text_encode
     training = start(what, model)
     assert torch.equal(outputs(model), silent)
     parts = ["unet", *(model.text_encoders if text_encoder else [])]
-    whole = model_tensors(model)
+    whole = {name: value.clone() for name, value in model_tensors(model).items()}
     assert training.attachment.tensors().keys() == {n for n in whole if n.partition(".")[0] in parts}
     rates = {group["name"]: group["base_lr"] for group in training.optimizer.param_groups}
     text = {"text": pytest.approx(1e-3 * optim.TEXT_SHARE)} if text_encoder else {}
     assert rates == {"unet": 1e-3, **text}
     run(training, 1)
-    changed = {name for name, value in model_tensors(model).items() if not torch.equal(value, whole[name].clone())}
-    assert not any(name.startswith("vae.") for name in changed)
+    changed = {name for name, value in model_tensors(model).items() if not torch.equal(value, whole[name])}
+    assert {name.partition(".")[0] for name in changed} == set(parts)
     training.attachment.detach()
     assert all(parameters(model)[name] is param for name, param in before.items())
     assert torch.equal(outputs(model), silent)
@@ -94,35 +94,33 @@ def test_strength_goes_from_the_base_to_what_was_trained(family: str) -> None:
     assert all(torch.equal(value, trained[name]) for name, value in bits(model).items())
 
 
-@pytest.mark.parametrize("under", [True, False])
-def test_adapters_come_and_go_in_any_order(under: bool) -> None:
+@pytest.mark.parametrize(("under", "lora_goes_first"), [(True, True), (True, False), (False, False)])
+def test_adapters_come_and_go_in_any_order(under: bool, lora_goes_first: bool) -> None:
     """A LoRA attached before (`under`) or after, and taken off first or last."""
-    for lora_first_off in (True, False):
-        model = tiny("sd1")
-        before, plain = parameters(model), outputs(model)
-
-        def add_lora(on: StableDiffusion = model) -> lora.LoraAttachment:
-            made = lora.attach(on, Lora(rank=2, conv=True), generator(0, "init"))
-            made.load({name: torch.full_like(value, 0.05) for name, value in made.tensors().items()})
-            return made
-
-        if under:
-            adapter, whole = add_lora(), shaken(model)
-        else:
-            whole, adapter = shaken(model), add_lora()
-        names = model_tensors(tiny("sd1")).keys()
-        assert whole.artifact().tensors.keys() == names
-        both = outputs(model)
-        whole.set_strength(0.0)
-        adapter.set_strength(0.0)
-        assert torch.equal(outputs(model), plain)
-        whole.set_strength(1.0)
-        adapter.set_strength(1.0)
-        assert torch.equal(outputs(model), both)
-        for attachment in (adapter, whole) if lora_first_off else (whole, adapter):
-            attachment.detach()  # type: ignore[attr-defined]
-        assert parameters(model).keys() == before.keys()
-        assert all(parameters(model)[name] is param for name, param in before.items())
+    model = tiny("sd1")
+    before, names, plain = parameters(model), model_tensors(model).keys(), outputs(model)
+    whole = None if under else shaken(model)
+    adapter = lora.attach(model, Lora(rank=2), generator(0, "init"))
+    adapter.load({name: torch.full_like(value, 0.05) for name, value in adapter.tensors().items()})
+    whole = whole or shaken(model)
+    assert whole.artifact().tensors.keys() == names
+    both = outputs(model)
+    whole.set_strength(0.0)
+    alone = outputs(model)
+    adapter.set_strength(0.0)
+    assert torch.equal(outputs(model), plain)
+    whole.set_strength(1.0)
+    adapter.set_strength(1.0)
+    assert torch.equal(outputs(model), both)
+    if lora_goes_first:
+        adapter.detach()
+        whole.detach()
+    else:
+        whole.detach()
+        assert torch.equal(outputs(model), alone)
+        adapter.detach()
+    assert parameters(model).keys() == before.keys()
+    assert all(parameters(model)[name] is param for name, param in before.items())
 
 
 def test_a_bf16_base_learns_in_fp32_masters_and_computes_without_autocast() -> None:
@@ -139,7 +137,7 @@ def test_a_bf16_base_learns_in_fp32_masters_and_computes_without_autocast() -> N
     assert torch.equal(outputs(model), plain)
 
 
-@pytest.mark.parametrize(("weights", "optimizer"), [("bf16", "adamw"), ("fp32", "adafactor"), ("bf16", "adafactor")])
+@pytest.mark.parametrize(("weights", "optimizer"), [("bf16", "adamw"), ("fp32", "adafactor")])
 def test_goes_on_to_the_same_bits(weights: str, optimizer: str, tmp_path: Path) -> None:
     what = recipe(weights, text_encoder=True, optimizer=optimizer, ema=0.5 if optimizer == "adamw" else 0.0)
     whole = start(what, tiny("sd1"))
