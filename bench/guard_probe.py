@@ -2,7 +2,7 @@
 
     python bench/guard_probe.py [--pictures 10] [--population 60] [--steps 300] [--batch 8] [--rate 2e-3] [--seed 0]
                                 [--out curve.json]
-    python bench/guard_probe.py --read curve.json
+    python bench/guard_probe.py --read curve.json --steps 300
 
 Trains a LoRA on a few pictures of the mascot. At every check the loss relative to the base is measured on fresh
 pictures of the same distribution, the population. Then many small probes are drawn from the population, each is judged
@@ -174,7 +174,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--population", type=int, default=60)
     parser.add_argument("--out", type=Path, help="where the checks go, after each of them")
-    parser.add_argument("--read", type=Path, help="checks of an earlier run, instead of training")
+    parser.add_argument("--read", type=Path, help="checks of an earlier run of so many --steps, instead of training")
     options = parser.parse_args()
     if options.read:
         checks = [Check.from_json(row) for row in json.loads(options.read.read_text(encoding="utf-8"))]
@@ -183,7 +183,7 @@ def main() -> None:
             "| step | held out, pp (95 %) | train, pp | high-noise gap, pp | drift, % | own drift, % |\n|" + "---|" * 6
         )
         checks = measure(options)
-    compare(checks, checks[-1].step)
+    compare(checks, options.steps)
 
 
 if __name__ == "__main__":
