@@ -48,14 +48,14 @@ def test_layers_too_faint_for_the_format_are_told_and_the_others_still_checked(t
     warned, written = split(write(tmp_path, artifact({0: FAINT, 3: FAINT})))
     assert [warning.code for warning in warned] == ["TR-faint"]
     assert warned[0].message.startswith("2 layers")
-    assert len(written) == len(formats.FORMATS)
+    assert len(written) == len(formats.for_method("lora"))
     assert all(0 < row.largest_relative_error <= assemble.LARGEST_ERROR["fp16"] for row in written)
 
 
 def test_alphas_that_the_format_rounds_change_nothing_of_this(tmp_path: Path) -> None:
     made = artifact({0: FAINT, 3: FAINT}, settings=Lora(rank=3, alpha=1 / 3, rank_stabilized=True))
     _, written = split(write(tmp_path, made))
-    assert len(written) == len(formats.FORMATS)
+    assert len(written) == len(formats.for_method("lora"))
 
 
 def test_a_format_that_holds_it_is_silent(tmp_path: Path) -> None:
