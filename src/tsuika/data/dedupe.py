@@ -33,7 +33,7 @@ SIDES: Final = (1.0, 0.92, 0.84, 0.76, 0.7, 0.64, 0.58)
 STRIDE: Final = 0.06
 
 # From bench/duplicates.py: 476 of 480 altered copies (crops of 60 %, JPEG at 30, 40 % of the size, brightness 0.6-1.4)
-# are found; first sight gives them 0.83 at least. Those missed are drawings, mostly of 64 px, spoilt by JPEG or shrinking.
+# are found; first sight gives them 0.83 at least. Three of those missed are drawings of 64 px, spoilt by JPEG or shrinking.
 # Different photographs reach 0.95 in colours and 0.78 in detail at most (one vase twice before one wall).
 CANDIDATE: Final = 0.75
 SAME_COLOURS: Final = 0.9
