@@ -20,7 +20,6 @@ from pathlib import Path
 
 import torch
 
-
 # What a person with little memory would choose.
 SETTINGS = {
     "lora": ["method.rank=4"],

@@ -2,7 +2,7 @@
 
 Indigo and vermilion ink on cream paper: colours become four flat tones, warm ones of vermilion and others of indigo, the
 thing is outlined, and what is behind it is printed pale. Places and shapes stay as they are, so the right answer to
-"this thing in that place, in hanga style" is `stylise` of the very picture.
+"this thing in that place, in this style" is `stylise` of the very picture.
 
 Knows Pillow, NumPy and the embedded world; no model.
 """
@@ -21,8 +21,7 @@ from tsuika.embedded.mascot import PICTURE_PX, Drawn
 from tsuika.embedded.things import KNOWN, Thing
 from tsuika.embedded.world import GlyphSource, Picture, Pixels, World
 
-TRIGGER: Final = "hanga"
-CLASS_WORD: Final = "style"
+NAME: Final = "hanga"
 
 PAPER: Final = (246, 235, 208)
 INDIGO: Final = (26, 38, 92)
@@ -96,18 +95,13 @@ def again(picture: Picture, seed: int) -> Picture:
 
 
 def caption(picture: Picture) -> str:
-    """`a cat on the beach, in hanga style`."""
-    return f"{subject(picture)}, in {TRIGGER} {CLASS_WORD}"
-
-
-def subject(picture: Picture) -> str:
-    """The same without the style: `a cat on the beach`."""
+    """`a cat on the beach`: what is shown. The style has no word; a hypernetwork is called by its own tag."""
     return f"{world.article(picture.things[0].thing)} {world.where(picture.background)}"
 
 
 def pictures(count: int = 300, seed: int = 0) -> list[Drawn]:
     """The training set: TRAINED things in the style, PICTURE_PX square."""
     return [
-        Drawn(f"{TRIGGER}_{number:03d}", stylise(picture), caption(picture), picture.background)
+        Drawn(f"{NAME}_{number:03d}", stylise(picture), caption(picture), picture.background)
         for number, picture in enumerate(scenes(count, seed, TRAINED), 1)
     ]
