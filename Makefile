@@ -20,8 +20,9 @@ setup: .venv/.ready
 demo: setup
 	$(BIN)/tsuika demo --out runs/demo
 
+# One process a core with one thread each: threads of several processes on the same cores wait for one another.
 test: setup
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow

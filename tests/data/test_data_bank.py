@@ -289,7 +289,6 @@ def test_batch_holds_what_it_names() -> None:
                 assert sorted(batch.captions[i].split(", ")) == sorted(["sks", f"a{number}", "b", "c"])
     assert abs(kinds[0.0] - total / 2) < 5 * (total / 4) ** 0.5
     assert abs(empty - 0.4 * total) < 5 * (total * 0.24) ** 0.5
-    assert bank.distinct_captions is None
 
 
 def test_plain_and_sizes() -> None:
@@ -298,7 +297,6 @@ def test_plain_and_sizes() -> None:
     assert tuple(batch.names[0] for batch in plain) == bank.names and len(bank) == len(plain) == 19
     assert all(batch.captions[0] and batch.latents_BCHW.unique().item() == int(batch.names[0][1:]) for batch in plain)
     assert bank.size_px_of(plain[0]) == (64, 64)
-    assert bank.distinct_captions is not None and "" in bank.distinct_captions and len(bank.distinct_captions) == 20
     with pytest.raises(KeyError):
         bank.size_px_of(replace(plain[0], latents_BCHW=torch.zeros(1, 4, 1, 1)))
     for step, size in ((-1, 1), (0, 0)):

@@ -64,13 +64,6 @@ def test_dropout_drops_the_same_visits_with_a_template() -> None:
         assert dropped[0] == dropped[1]
 
 
-def test_every_caption_of_a_batch_is_among_the_distinct_ones() -> None:
-    these = bank(config("style", caption_dropout=0.1), None, "a chair")
-    known = these.distinct_captions
-    assert known is not None
-    assert {text for step in range(200) for text in these.batch(step, 2, 0).captions} <= set(known)
-
-
 def test_without_a_template_nothing_changes() -> None:
     assert complete(None, config("none")) == ("tsuipi dog", "built")
     assert complete(None, config()) == ("tsuipi", "built")

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 
@@ -34,7 +36,7 @@ def test_distance_falls_steadily_on_the_way_into_the_style(sets):
         style.distance([((1 - t) * a + t * b).astype(np.uint8) for a, b in zip(plain, printed)], printed)
         for t in (0, 0.25, 0.5, 0.75, 1)
     ]
-    assert all(near < far for far, near in zip(way, way[1:]))
+    assert all(near < far for far, near in itertools.pairwise(way))
 
 
 def test_a_plain_shift_of_all_colours_is_seen_and_so_are_blurred_contours(sets):

@@ -358,3 +358,17 @@ def test_what_the_formats_cannot_hold(tmp_path: Path) -> None:
             with pytest.raises(FormatError, match=code):
                 form.write(wrong, path, dtype=torch.float16)
         assert not path.exists()
+
+
+def test_a_header_whose_length_looks_like_a_pickle_is_none(tmp_path: Path) -> None:
+    """Header lengths are multiples of 8: one in 32 begins with the byte that begins a pickle."""
+    artifact = artifact_of(next(iter(CONFIGS.values())))
+    path, sizes = tmp_path / "a.safetensors", set()
+    for padding in range(0, 264, 8):
+        NATIVE.write(
+            replace(artifact, metadata={**artifact.metadata, "comment": "x" * padding}), path, dtype=torch.float32
+        )
+        sizes.add(path.read_bytes()[0])
+        assert formats.find(path) is NATIVE
+        assert NATIVE.read(path).tensors.keys() == artifact.tensors.keys()
+    assert 0x80 in sizes

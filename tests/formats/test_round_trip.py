@@ -189,7 +189,9 @@ def test_dora_magnitudes_have_each_layouts_shape(tmp_path) -> None:
     for shapes, peft in ((KINDS["dora"], (8,)), (conv, (1, 8, 1, 1))):
         made, folder = one(**random_parts(shapes)), tmp_path / str(len(peft))
         PeftLora().write(made, folder, dtype=torch.float32)
-        (stored,) = (v for k, v in safetensors.torch.load_file(folder / WEIGHTS).items() if k.endswith("lora_magnitude_vector"))
+        (stored,) = (
+            v for k, v in safetensors.torch.load_file(folder / WEIGHTS).items() if k.endswith("lora_magnitude_vector")
+        )
         assert stored.shape == peft
         back = PeftLora().read(folder)
         name = next(name for name in back.tensors if name.endswith("dora_scale"))

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from tsuika import formats
 from tsuika.core.errors import FormatError, ModelError
 from tsuika.core.events import Warned
 from tsuika.core.types import Artifact
@@ -62,11 +63,21 @@ def test_locate(tmp_path: Path) -> None:
     assert error.value.code == "MD006"
 
     tags = parse("<lora:mascot:0.8> <lora:same:0.2:0.4> <hypernet:style:0.6>").tags
-    one, two, three = library.tagged(tags)
+    one, two, three = library.tagged(tags, formats)
     assert (one.path.name, one.strength, one.text_strength, one.method) == ("0001.safetensors", 0.8, None, "lora")
     assert (two.strength, two.text_strength) == (0.4, 0.2)
     assert (three.path.name, three.strength, three.text_strength) == ("style.pt", 0.6, None)
     assert three.method == "hypernetwork"
+
+
+def test_a_file_of_another_method_that_has_the_name_is_passed_over(tmp_path: Path) -> None:
+    for folder, key in (("a", "emb_params"), ("b", "lora_unet_mid_block_attentions_0_proj_in.lora_down.weight")):
+        (tmp_path / folder).mkdir()
+        save_file({key: torch.zeros(1, 768)}, tmp_path / folder / "hero.safetensors")
+    (wanted,) = Library([tmp_path]).tagged(parse("<lora:hero:1>").tags, formats)
+    assert wanted.path.parent.name == "b"
+    (wanted,) = Library([tmp_path]).tagged(parse("<hypernet:hero:1>").tags, formats)
+    assert wanted.path.parent.name == "a"  # none is one: the first is named when it is refused
 
 
 def test_locate_in_an_empty_folder(tmp_path: Path) -> None:

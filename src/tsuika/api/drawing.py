@@ -148,7 +148,7 @@ class Easel:
         ]
         library = self._library(drawing.artifacts)
         parsed = parse(drawing.prompt)
-        flags += library.tagged(parsed.tags) if parsed.tags else []
+        flags += library.tagged(parsed.tags, states) if parsed.tags else []
         at_hand = {one.path.stem for one in flags if one.method in (compose.EMBEDDING, "")}
         texts = [parsed.text, parse(drawing.negative).text]
         wanted = [*flags, *library.embeddings(texts, states, at_hand, self._note)]

@@ -81,7 +81,7 @@ def train(
     tables = config.override(tables, dict(config.parse_assignment(text) for text in set_ or ()))
     built = config.build(tables, where=str(recipe or ""))
     if out is None:
-        raise RecipeError("RC005", found="--out", do="tsuika train lora --images DIR --out RUN")
+        raise RecipeError("RC005", found="--out", do=f"tsuika train {built.method.name} --images DIR --out RUN")
     if dry_run:
         from tsuika import api
 

@@ -35,10 +35,6 @@ class RunDir:
         return self.root / "artifacts"
 
     @property
-    def report_html(self) -> Path:
-        return self.root / "report.html"
-
-    @property
     def report_json(self) -> Path:
         return self.root / "report.json"
 

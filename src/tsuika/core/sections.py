@@ -246,7 +246,7 @@ class Train(Section):
         Literal["auto", "fp32", "bf16", "fp16"],
         expert(
             "Precision the base is computed in; trained weights stay fp32 unless the method says otherwise",
-            "凍結したベースの計算精度(学習する重みはfp32のまま)",
+            "ベースの計算精度(学習する重みは、方法の設定で変えないかぎりfp32)",
         ),
     ] = "auto"
     gradient_checkpointing: Annotated[

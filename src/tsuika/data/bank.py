@@ -30,7 +30,7 @@ from tsuika.core.types import Batch
 from tsuika.data.augment import variants
 from tsuika.data.bucket import Bucket
 from tsuika.data.cache import Encode, latents_of
-from tsuika.data.caption import vary, wordings
+from tsuika.data.caption import vary
 from tsuika.data.manifest import Sample
 
 PHASE: Final = "encode"  # the name of the phase in `Progress` events
@@ -89,15 +89,6 @@ class Bank:
     def nbytes(self) -> int:
         """Of all latents, in memory or mapped."""
         return sum(latents_VCHW.nbytes for shelf in self.shelves for latents_VCHW in shelf.latents_NVCHW)
-
-    @property
-    def distinct_captions(self) -> tuple[str, ...] | None:
-        """Every caption a batch can hold, for encoding them once; None where shuffled tags make too many."""
-        if self._config.shuffle_tags:
-            return None
-        samples = [sample for shelf in self.shelves for sample in shelf.samples]
-        captions = {text for one in samples for text in wordings(one.caption, one.caption_source, self._config)}
-        return tuple(sorted(captions | ({""} if self._config.caption_dropout > 0 else set())))
 
     def batch(self, step: int, batch_size: int, seed: int) -> Batch:
         """What step `step` (from 0) sees: a pure function of the arguments, in any order of calls.

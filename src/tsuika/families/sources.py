@@ -49,7 +49,7 @@ def clip_tokenizer(where: Path) -> Path:
     except NetworkError as error:
         why = (
             f"A single file has no tokenizer, and {CLIP_TOKENIZER} is not on this machine. "
-            "--set base.tokenizer=FOLDER names a folder with vocab.json and merges.txt. "
+            "Name a folder with vocab.json and merges.txt: --tokenizer FOLDER, or in training --set base.tokenizer=FOLDER. "
             f"{error.params['why']}"
         )
         raise NetworkError("NW001", where=where, why=why) from None

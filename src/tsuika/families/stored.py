@@ -12,7 +12,7 @@ from tsuika.core.errors import ModelError
 from tsuika.core.types import Role, canonical
 from tsuika.core.weights import Weights, few, open_folder, open_weights, read_json
 from tsuika.diffusion import ldm
-from tsuika.families import detection
+from tsuika.families import detection, loading
 from tsuika.families.common import _ROLES, Detected, Family, Geometry, build_text, build_unet
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def _folder(families: Sequence[Family], folder: Path) -> Stored:
 def _single(families: Sequence[Family], path: Path, geometry: Geometry | None) -> Stored:
     weights = open_weights(path)
     family, found = detection.detect_single(families, weights)
-    sizes = geometry or family.geometry(found.prediction)
+    sizes = geometry or loading.noted_geometry(weights) or family.geometry(found.prediction)
     stored = Stored(found)
     prefix = "model.diffusion_model."
     unet = _empty(lambda: build_unet(sizes.unet))

@@ -63,7 +63,9 @@ def find(path: Path) -> Format:
     for known in FORMATS:
         if known.sniff(path):
             return known
-    expected = "a LoRA (kohya's .safetensors, diffusers' folder), an embedding (.safetensors, .pt, .bin) or a hypernetwork"
+    expected = (
+        "a LoRA (kohya's .safetensors, diffusers' folder), an embedding (.safetensors, .pt, .bin) or a hypernetwork"
+    )
     raise FormatError("FM001", where=path, found=_describe(path), expected=expected)
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, get_args
 from tsuika.core.errors import FormatError
 from tsuika.core.methods import Activation
 from tsuika.core.types import Artifact
-from tsuika.core.weights import load_pickle, save_pickle
+from tsuika.core.weights import is_pickle, load_pickle, save_pickle
 from tsuika.formats import common
 
 if TYPE_CHECKING:
@@ -46,11 +46,10 @@ class A1111Hypernetwork:
 
     def sniff(self, path: Path) -> bool:
         """Whether a pickle's head has a name of such a net; nothing is unpickled."""
-        if not path.is_file():
+        if not path.is_file() or not is_pickle(path):
             return False
         with path.open("rb") as stream:
-            head = stream.read(_HEAD_BYTES)
-        return head.startswith((b"\x80", b"PK\x03\x04")) and _PICKLED.search(head) is not None
+            return _PICKLED.search(stream.read(_HEAD_BYTES)) is not None
 
     def read(self, path: Path) -> Artifact:
         """The artifact, tensors in the file's dtype. What A1111 assumes is filled in where the header is silent.

@@ -8,11 +8,11 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Collection, Iterator, Sequence
-from functools import cached_property
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 
-from tsuika.core.errors import ModelError
+from tsuika.core.errors import ModelError, TsuikaError
 from tsuika.core.types import split_words
 from tsuika.generate.compose import EMBEDDING, HYPERNETWORK, LORA, Formats, Wanted
 from tsuika.generate.notes import Warn, refusal
@@ -42,24 +42,24 @@ class Library:
 
         return list(dict.fromkeys(path for folder in self.folders for path in sorted(_walk(folder), key=rank)))
 
-    def locate(self, name: str) -> Path:
+    def locate(self, name: str, fits: Callable[[Path], bool] = lambda path: True) -> Path:
         """The artifact called `name`: a file's stem, or the `ss_output_name` in a safetensors header.
+
+        Of several files of one name, the first that `fits`, else the first, so that it can be said what it is.
 
         Raises:
             ModelError: nothing of that name (MD006, names the nearest).
         """
-        for path in self.files:
-            if path.stem == name:
-                return path
-        for path in self.files:
-            if path.suffix.lower() == ".safetensors" and _output_name(path) == name:
-                return path
+        named = [path for path in self.files if path.stem == name]
+        named = named or [path for path in self.files if path.suffix == ".safetensors" and _output_name(path) == name]
+        if named:
+            return next(filter(fits, named), named[0])
         nearest = difflib.get_close_matches(name, {path.stem for path in self.files}, n=1, cutoff=0.0)
         folders = ", ".join(map(str, self.folders))
         raise ModelError("MD006", found=name, folders=folders, nearest=nearest[0] if nearest else "–")
 
-    def tagged(self, tags: Sequence[Tag]) -> list[Wanted]:
-        """What a prompt's tags ask for.
+    def tagged(self, tags: Sequence[Tag], formats: Formats) -> list[Wanted]:
+        """What a prompt's tags ask for; a file of another method which has the name is passed over.
 
         Raises:
             ModelError: nothing of a tag's name (MD006).
@@ -68,7 +68,8 @@ class Library:
         for tag in tags:
             one_number = tag.kind == "hypernet" or tag.text == tag.unet
             method = HYPERNETWORK if tag.kind == "hypernet" else LORA
-            wanted.append(Wanted(self.locate(tag.name), tag.unet, None if one_number else tag.text, method))
+            path = self.locate(tag.name, partial(_is_of, formats, method))
+            wanted.append(Wanted(path, tag.unet, None if one_number else tag.text, method))
         return wanted
 
     def embeddings(
@@ -113,6 +114,13 @@ def saved_steps(path: Path) -> dict[int | None, Path]:
     found: dict[int | None, Path] = {int(state.name.removeprefix("step-")): state for state in states}
     found |= {split(other)[1]: other for other in path.parent.glob(f"*{path.suffix}") if split(other)[0] == name}
     return dict(sorted(found.items(), key=lambda item: (item[0] is None, item[0] or 0)))
+
+
+def _is_of(formats: Formats, method: str, path: Path) -> bool:
+    try:
+        return formats.find(path).method == method
+    except TsuikaError:  # not the file that is looked for; reading it as an artifact says what is wrong with it
+        return False
 
 
 def _walk(folder: Path) -> Iterator[Path]:

@@ -1,4 +1,4 @@
-"""The methods, by name. A new one is one file and one entry here (and its settings in `core.config`)."""
+"""The methods, by name. A new one is one file and one entry here (and its settings in `core.methods`)."""
 
 from __future__ import annotations
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from tsuika.core.errors import ModelError
 from tsuika.core.methods import DreamBooth as Config
 from tsuika.core.types import Artifact, Model, ParamGroup, Role, canonical
+from tsuika.methods.common import copy_in
 
 UNET_ROLES: tuple[Role, ...] = ("unet.attn", "unet.ff", "unet.conv")
 TEXT_ROLES: tuple[Role, ...] = ("text.attn", "text.ff", "text.tokens")
@@ -74,11 +75,7 @@ class DreamBoothAttachment:
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Copy tensors in; names must match exactly."""
-        mine = self.tensors()
-        if mine.keys() != tensors.keys():
-            raise KeyError(sorted(mine.keys() ^ tensors.keys())[:3])
-        for name, target in mine.items():
-            target.copy_(tensors[name])
+        copy_in(self.tensors(), tensors)
 
     def set_strength(self, strength: float) -> None:
         """W0 + strength (W1 - W0); at 0 the base's own parameters stand in their places, at 1 the trained ones."""

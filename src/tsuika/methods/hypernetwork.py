@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from tsuika.core.errors import FormatError, ModelError, RecipeError
 from tsuika.core.methods import Hypernetwork as Config
 from tsuika.core.types import Artifact, Model, ParamGroup, Role
+from tsuika.methods.common import copy_in
 
 Side = Literal["k", "v"]
 SIDES: Final[tuple[Side, ...]] = ("k", "v")
@@ -166,11 +167,7 @@ class HypernetworkAttachment:
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Copy tensors in; names must match exactly."""
-        mine = self.tensors()
-        if mine.keys() != tensors.keys():
-            raise KeyError(sorted(mine.keys() ^ tensors.keys())[:3])
-        for name, target in mine.items():
-            target.copy_(tensors[name])
+        copy_in(self.tensors(), tensors)
 
     def set_strength(self, strength: float) -> None:
         """Scale what the nets add; 0 does not ask them."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from tsuika.core.errors import FormatError, ModelError, RecipeError
 from tsuika.core.methods import Lora as Config
 from tsuika.core.types import Artifact, Model, ParamGroup, Role, canonical
+from tsuika.methods.common import copy_in
 
 UNET_ROLES: tuple[Role, ...] = ("unet.attn", "unet.ff")
 TEXT_ROLES: tuple[Role, ...] = ("text.attn", "text.ff")
@@ -90,11 +91,7 @@ class LoraAttachment:
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Copy tensors in; names must match exactly."""
-        mine = self.tensors()
-        if mine.keys() != tensors.keys():
-            raise KeyError(sorted(mine.keys() ^ tensors.keys())[:3])
-        for name, target in mine.items():
-            target.copy_(tensors[name].reshape(target.shape))
+        copy_in(self.tensors(), tensors)
 
     def set_strength(self, strength: float) -> None:
         """Scale every layer's update; 0 takes the layers out of the sum, so the base's bits come out.
@@ -131,7 +128,9 @@ class LoraAttachment:
         """Tensors (copies, float32, CPU) with each layer's effective alpha."""
         tensors = {name: value.detach().to("cpu", torch.float32, copy=True) for name, value in self.tensors().items()}
         for slot in self.slots:
-            if self.kind == "dora":  # peft has (out) and, for convolutions, (1, out, 1, 1), which means inputs elsewhere
+            if (
+                self.kind == "dora"
+            ):  # peft has (out) and, for convolutions, (1, out, 1, 1), which means inputs elsewhere
                 ones = [1] * (slot.layer.get_base_layer().weight.ndim - 1)
                 tensors[f"{slot.key}.dora_scale"] = tensors[f"{slot.key}.dora_scale"].reshape(-1, *ones)
             if self.kind != "oft":

@@ -17,6 +17,7 @@ from tsuika.core.errors import ModelError, RecipeError
 from tsuika.core.methods import TextualInversion as Config
 from tsuika.core.methods import check_words, is_usable_word
 from tsuika.core.types import Artifact, Model, ParamGroup, Role
+from tsuika.methods.common import copy_in
 
 NOISE = "noise"  # as `Config.init`: not a word to start from
 
@@ -41,11 +42,7 @@ class WordAttachment:
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Copy tensors in; names must match exactly."""
-        mine = self.tensors()
-        if mine.keys() != tensors.keys():
-            raise KeyError(sorted(mine.keys() ^ tensors.keys())[:3])
-        for name, target in mine.items():
-            target.copy_(tensors[name])
+        copy_in(self.tensors(), tensors)
 
     def set_strength(self, strength: float) -> None:
         """At 0 the words are unknown again; else it is their weight in a prompt where pictures are drawn."""

@@ -127,7 +127,7 @@ def pictures(run: Run, model: Model, *, report: Path | None = None) -> Iterator[
     step_px = model.latent_factor * 2 ** (len(unet.config.block_out_channels) - 1)
     yield Phase("pictures")
     if not data.images:
-        raise RecipeError("RC005", found="--images", do="tsuika train lora --images DIR --out RUN")
+        raise RecipeError("RC005", found="--images", do=f"tsuika train {run.recipe.method.name} --images DIR --out RUN")
     run.manifest = scan.scan(Path(data.images), data, size_px=size_px, needed=MIN_PICTURES, report=report)
     run.buckets = bucket.assign(run.manifest, size_px=size_px, step_px=step_px, buckets=data.buckets)
     for left in run.manifest.quarantined:
@@ -180,7 +180,7 @@ def _train(run: Run, accelerator: Accelerator, resume: bool) -> Iterator[Event]:
     )  # fmt: skip
     subject: Bank = yield from fill(run.buckets, recipe.data)
     for text in recipe.base.artifacts:
-        yield from lay(text, model)
+        lay(text, model)
     bank = (yield from preserve(run, subject, fill, accelerator)) if preserving else subject
     method = METHODS[recipe.method.name]
     if recipe.train.optimizer == "schedule-free" and (recipe.train.ema or recipe.train.schedule != "constant"):
@@ -241,7 +241,7 @@ def preserve(
     return joined
 
 
-def lay(text: str, model: Model) -> Iterator[Event]:
+def lay(text: str, model: Model) -> None:
     """Put a finished result, `FILE` or `FILE:STRENGTH`, on the base, frozen, for the whole run.
 
     Raises:
@@ -254,7 +254,6 @@ def lay(text: str, model: Model) -> Iterator[Event]:
             "MD004", where=path, artifact=path.name, found=artifact.family, expected=model.facts.family
         )  # fmt: skip
     METHODS[artifact.method].restore(model, artifact).set_strength(strength)
-    yield Phase("load")
 
 
 def _fit(run: Run, fitting: Fit, main: bool) -> Iterator[Event]:

@@ -49,7 +49,7 @@ def wanted(data: Data) -> bool:
     if data.reg_images and not Path(data.reg_images).is_dir():
         raise PictureError("DS001", where=data.reg_images)
     if data.reg_generate and not data.reg_images and not data.class_word:
-        raise RecipeError("RC005", found="--class", do="--set data.class_word=dog")
+        raise RecipeError("RC005", found="--class-word", do="--class-word dog")
     return bool(data.reg_images or data.reg_generate)
 
 

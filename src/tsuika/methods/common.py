@@ -1,0 +1,19 @@
+"""What the methods share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+
+def copy_in(mine: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
+    """Copy tensors into live ones of the same names, in their shapes.
+
+    Raises:
+        KeyError: a name is missing or unknown.
+    """
+    if mine.keys() != given.keys():
+        raise KeyError(sorted(mine.keys() ^ given.keys())[:3])
+    for name, target in mine.items():
+        target.copy_(given[name].reshape(target.shape))
