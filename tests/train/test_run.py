@@ -12,7 +12,7 @@ from runs import arguments, hashes, make_place, rows
 
 from tsuika.cli import screen
 from tsuika.cli.main import app
-from tsuika.train import assemble
+from tsuika.train import writing
 
 KEYS = {  # of report.json, from the command line's contract
     "method", "family", "stopped_by", "steps_done", "best_step", "range", "guard", "seconds", "images_per_second",
@@ -80,7 +80,7 @@ def test_the_run_folder_is_the_contracts(done: Path) -> None:
     assert len(list((done / "samples").glob("*.png"))) == 2  # before and after
     assert (done / "artifacts/result.safetensors").is_file()
     assert (done / "artifacts/result").is_dir()
-    assert all(row["largest_relative_error"] <= assemble.LARGEST_ERROR["fp16"] for row in rows(done, "Written"))
+    assert all(row["largest_relative_error"] <= writing.LARGEST_ERROR["fp16"] for row in rows(done, "Written"))
     for artifact in report["artifacts"]:
         assert (done / artifact["path"]).exists()
         assert len(artifact["sha256"]) == 64

@@ -11,16 +11,14 @@ import torch
 
 from tiny_models import tiny
 from tsuika import formats
-from tsuika.core.config import Recipe
 from tsuika.core.errors import FormatError
 from tsuika.core.events import Event, Warned, Written
 from tsuika.core.methods import Lora
 from tsuika.core.rundir import RunDir
-from tsuika.core.sections import Data, Output
 from tsuika.core.seeds import generator
 from tsuika.core.types import Artifact, Format
 from tsuika.methods import lora
-from tsuika.train import assemble
+from tsuika.train import writing
 
 FAINT, SOLID = 6e-8, 1e-3  # fp16's smallest number is 6e-8
 
@@ -35,9 +33,7 @@ def artifact(sizes: Mapping[int, float], otherwise: float = SOLID, settings: Lor
 
 
 def write(folder: Path, what: Artifact, dtype: str = "fp16") -> list[Event]:
-    recipe = Recipe(data=Data(images=str(folder)), output=Output(name="result", dtype=dtype))  # type: ignore[arg-type]
-    run = assemble.Run(recipe, RunDir(folder / "run").create(), folder)
-    return list(assemble.write(run, what))
+    return list(writing.write(what, RunDir(folder / "run").create(), name="result", precision=dtype, model=None))
 
 
 def split(events: list[Event]) -> tuple[list[Warned], list[Written]]:
@@ -49,7 +45,7 @@ def test_layers_too_faint_for_the_format_are_told_and_the_others_still_checked(t
     assert [warning.code for warning in warned] == ["TR-faint"]
     assert warned[0].message.startswith("2 layers")
     assert len(written) == len(formats.for_method("lora"))
-    assert all(0 < row.largest_relative_error <= assemble.LARGEST_ERROR["fp16"] for row in written)
+    assert all(0 < row.largest_relative_error <= writing.LARGEST_ERROR["fp16"] for row in written)
 
 
 def test_alphas_that_the_format_rounds_change_nothing_of_this(tmp_path: Path) -> None:
@@ -61,7 +57,7 @@ def test_alphas_that_the_format_rounds_change_nothing_of_this(tmp_path: Path) ->
 def test_a_format_that_holds_it_is_silent(tmp_path: Path) -> None:
     warned, written = split(write(tmp_path, artifact({0: FAINT}), dtype="fp32"))
     assert not warned
-    assert all(row.largest_relative_error <= assemble.LARGEST_ERROR["fp32"] for row in written)
+    assert all(row.largest_relative_error <= writing.LARGEST_ERROR["fp32"] for row in written)
 
 
 def test_when_all_are_faint_the_true_difference_is_told(tmp_path: Path) -> None:

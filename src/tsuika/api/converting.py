@@ -19,7 +19,7 @@ from tsuika.core.types import Artifact, Format
 from tsuika.core.weights import Weights, open_weights
 from tsuika.families.stored import Stored, open_stored
 from tsuika.formats import common, lowrank, vae_file
-from tsuika.train import assemble
+from tsuika.train.device import DTYPES
 
 PLAIN_RANK = 64  # of a plain LoRA that stands in for another kind; FORMATS of the field rarely go beyond
 _PLAIN_ERROR = 1e-3  # where a smaller rank reaches this, it is taken: half precision is no finer
@@ -173,7 +173,7 @@ def _model(file: Path, to: str, out: Path, *, dtype: str, tokenizer: str, overwr
 
 def _repack(weights: Weights, out: Path, dtype: str, found: families.Detected) -> dict[str, Any]:
     """A single file as `.safetensors`, every tensor as it is under its own name (in another number type, if wished)."""
-    wanted = assemble.DTYPES[writing.number_type(dtype, {})] if dtype else None
+    wanted = DTYPES[writing.number_type(dtype, {})] if dtype else None
     tensors = {}
     for name in weights.shapes:
         tensor = weights.tensor(name)

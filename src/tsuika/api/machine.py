@@ -12,14 +12,14 @@ from typing import Any
 import torch
 
 from tsuika.api.models import EMBEDDED
-from tsuika.train import assemble
+from tsuika.train.device import pick_device, pick_precision
 
 
 def doctor() -> dict[str, Any]:
     """The machine, the libraries, the device, free memory and disk."""
     names = ("tsuika", "torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "pillow", "numpy")
     optional = ("bitsandbytes", "prodigyopt", "schedulefree", "pillow-heif")
-    place = assemble.pick_device("auto")
+    place = pick_device("auto")
 
     def version(name: str) -> str:
         try:
@@ -32,6 +32,6 @@ def doctor() -> dict[str, Any]:
         "python": platform.python_version(), "system": platform.platform(), "cores": os.cpu_count(),
         "memory_gib": round(memory / 2**30, 1), "disk_free_gib": round(shutil.disk_usage(Path.cwd()).free / 2**30, 1),
         "device": torch.cuda.get_device_name() if place.type == "cuda" else place.type,
-        "precision": assemble.pick_precision("auto", place), "embedded_base": (EMBEDDED / "model_index.json").is_file(),
+        "precision": pick_precision("auto", place), "embedded_base": (EMBEDDED / "model_index.json").is_file(),
         "libraries": {name: version(name) for name in (*names, *optional)},
     }  # fmt: skip

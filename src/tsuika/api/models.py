@@ -8,7 +8,7 @@ from pathlib import Path
 from tsuika import families
 from tsuika.core.types import Model
 from tsuika.generate import pipeline
-from tsuika.train import assemble
+from tsuika.train.device import DTYPES, pick_device, pick_precision
 
 EMBEDDED = Path(str(files("tsuika.embedded"))) / "base"
 
@@ -21,8 +21,8 @@ def load(
     Raises:
         ModelError: missing, damaged or of no known family; NetworkError: the hub was needed and could not be reached.
     """
-    place = assemble.pick_device(device)
-    dtype = assemble.DTYPES[assemble.pick_precision(precision, place)]
+    place = pick_device(device)
+    dtype = DTYPES[pick_precision(precision, place)]
     return families.load(base, tokenizer=tokenizer, vae=vae, device=place, dtype=dtype, embedded_path=EMBEDDED)
 
 

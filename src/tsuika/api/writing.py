@@ -13,12 +13,13 @@ from tsuika.core.errors import FormatError, RecipeError
 from tsuika.core.files import sha256
 from tsuika.core.types import Artifact, Format, Model, model_tensors
 from tsuika.methods import METHODS
-from tsuika.train import assemble
+from tsuika.train.device import DTYPES
+from tsuika.train.writing import FAINT_ERROR, LARGEST_ERROR, faint_layers
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-NAMES = {dtype: name for name, dtype in assemble.DTYPES.items()}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 def free(out: Path, original: Path, *, overwrite: bool, suffix: str = "") -> None:
@@ -42,8 +43,8 @@ def number_type(wish: str, tensors: Mapping[str, Tensor]) -> str:
         RecipeError: no such type (RC002).
     """
     if wish:
-        if wish not in assemble.DTYPES:
-            raise RecipeError("RC002", key="dtype", found=wish, why=f"one of {', '.join(assemble.DTYPES)}")
+        if wish not in DTYPES:
+            raise RecipeError("RC002", key="dtype", found=wish, why=f"one of {', '.join(DTYPES)}")
         return wish
     largest = max(tensors.values(), key=lambda tensor: tensor.numel())
     return NAMES.get(largest.dtype, "fp32")
@@ -55,11 +56,11 @@ def write(artifact: Artifact, format_: Format, out: Path, dtype: str) -> dict[st
     Raises:
         FormatError: the format cannot hold it (FM002), or the file does not do the same (FM003).
     """
-    format_.write(artifact, out, dtype=assemble.DTYPES[dtype])
-    limit = assemble.LARGEST_ERROR[dtype]
-    faint = assemble.faint_layers(artifact, assemble.DTYPES[dtype], limit)
+    format_.write(artifact, out, dtype=DTYPES[dtype])
+    limit = LARGEST_ERROR[dtype]
+    faint = faint_layers(artifact, DTYPES[dtype], limit)
     errors = formats.relative_errors(artifact, format_.read(out))
-    wrong = {name: e for name, e in errors.items() if not e <= (assemble.FAINT_ERROR if name in faint else limit)}
+    wrong = {name: e for name, e in errors.items() if not e <= (FAINT_ERROR if name in faint else limit)}
     if wrong:
         worst = max(wrong, key=lambda name: wrong[name])
         raise FormatError("FM003", where=out, why=f"`{worst}` differs by {wrong[worst]:.2g} of its size.")
@@ -80,7 +81,7 @@ def write_model(model: Model, format_: Format, out: Path, dtype: str, facts: Map
     tensors = model_tensors(model)
     spare = {f"spare.{name}": tensor for name, tensor in model.spare.items()}
     metadata = METHODS["dreambooth"].describe(model) | facts
-    wanted = assemble.DTYPES[dtype]
+    wanted = DTYPES[dtype]
     format_.write(Artifact("dreambooth", model.facts.family, tensors | spare, metadata), out, dtype=wanted)
     back = model_tensors(families.read_back(out, model, dtype=wanted))
     wrong = [name for name, tensor in tensors.items() if not torch.equal(back[name].to(wanted), tensor.to(wanted))]

@@ -10,7 +10,7 @@ import hashlib
 import shutil
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,27 +22,25 @@ from accelerate.utils import DistributedDataParallelKwargs
 from tsuika import families, formats
 from tsuika.core import config
 from tsuika.core.config import Recipe
-from tsuika.core.errors import FormatError, InterruptedRunError, ModelError, PictureError, RecipeError, ResourceError
-from tsuika.core.events import Event, Finished, Phase, Previewed, Saved, Started, Stepped, Warned, Written
-from tsuika.core.files import sha256, split_strength, write_text
+from tsuika.core.errors import InterruptedRunError, ModelError, PictureError, RecipeError, ResourceError
+from tsuika.core.events import Event, Finished, Phase, Previewed, Saved, Started, Stepped, Warned
+from tsuika.core.files import split_strength, write_text
 from tsuika.core.methods import Lora
 from tsuika.core.rundir import RunDir
 from tsuika.core.seeds import generator
-from tsuika.core.types import Artifact, Format, Model, count_params, model_tensors
+from tsuika.core.types import Artifact, Model, count_params
 from tsuika.data import bank as banks
 from tsuika.data import bucket, scan
 from tsuika.data.bank import Bank
 from tsuika.data.manifest import Manifest
 from tsuika.data.prior import Preserving
 from tsuika.methods import METHODS
-from tsuika.train import checkpoint, class_pictures
+from tsuika.train import checkpoint, class_pictures, writing
+from tsuika.train.device import DTYPES, pick_device, pick_precision
 from tsuika.train.loop import Fit, conditioner, fit
 
 Preview = Callable[[Model, Recipe, RunDir, int], Iterator[Previewed]]
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-LARGEST_ERROR = {"fp32": 1e-5, "fp16": 2e-3, "bf16": 1.6e-2}  # relative, of a layer's ΔW: twice the format's rounding
-FAINT_ERROR = 2.0  # the same for layers that the format cannot hold: rounding at most doubles a number or drops it
 MIN_PICTURES = 1
 
 
@@ -62,33 +60,6 @@ class Run:
     artifact: Artifact | None = None
     stopped_by: str = "steps"
     steps_done: int = 0
-
-
-def pick_device(wish: str) -> torch.device:
-    """`auto` is CUDA, then Apple's MPS, then the CPU.
-
-    Raises:
-        RecipeError: RC002, no such device here.
-    """
-    if wish == "auto":
-        wish = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(wish)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise RecipeError("RC002", key="train.device", found=wish, why=str(error).splitlines()[0]) from None
-    return device
-
-
-def pick_precision(wish: str, device: torch.device) -> str:
-    """`auto` is bf16 where the hardware multiplies it, fp16 on older CUDA, else fp32."""
-    if wish != "auto":
-        return wish
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():
-        return "bf16"
-    return "fp32"
 
 
 def accelerate_for(recipe: Recipe) -> Accelerator:
@@ -218,7 +189,9 @@ def _train(run: Run, accelerator: Accelerator, resume: bool) -> Iterator[Event]:
             run.artifact = attachment.artifact()
             run.artifact.metadata |= facts(run, model, len(bank)).metadata()
             yield Phase("write")
-            yield from write(run, run.artifact)
+            yield from writing.write(
+                run.artifact, run.folder, name=name_of(run), precision=recipe.output.dtype, model=model
+            )
     attachment.detach()
     yield Finished(run.stopped_by, run.steps_done)
 
@@ -323,81 +296,6 @@ def facts(run: Run, model: Model, pictures: int) -> formats.RunFacts:
 def name_of(run: Run) -> str:
     """The result's name: the recipe's, else the run folder's."""
     return run.recipe.output.name or run.folder.root.resolve().name
-
-
-def faint_layers(artifact: Artifact, dtype: torch.dtype, limit: float) -> frozenset[str]:
-    """What `dtype` cannot hold to a relative error of `limit`, because its numbers are near dtype's smallest.
-
-    A layer that learns nothing but rounding noise is like that: attention over a single position, for one.
-    """
-    whole = artifact.method == "lora"  # whose layers have several tensors; else one by one, a checkpoint is large
-    found: set[str] = set()
-    for part in [artifact.tensors] if whole else [{key: value} for key, value in artifact.tensors.items()]:
-        tensors = {key: value if key.endswith(".alpha") else value.to(dtype).float() for key, value in part.items()}
-        if not all(bool(value.isfinite().all()) for value in tensors.values()):  # too large: for the formats to refuse
-            return frozenset()
-        try:
-            errors = formats.relative_errors(replace(artifact, tensors=part), replace(artifact, tensors=tensors))
-        except FormatError:  # a kind without ΔW: also for the formats to refuse
-            return frozenset()
-        found |= {layer for layer, error in errors.items() if limit < error <= FAINT_ERROR}
-    return frozenset(found)
-
-
-def write(run: Run, artifact: Artifact) -> Iterator[Event]:
-    """Write the artifact in every format for its method, read each file back, and compare what they do.
-
-    Raises:
-        FormatError: FM003, a file does not do what the model in memory does.
-    """
-    dtype, limit = DTYPES[run.recipe.output.dtype], LARGEST_ERROR[run.recipe.output.dtype]
-    faint = faint_layers(artifact, dtype, limit)
-    if faint:
-        yield Warned(
-            "TR-faint",
-            f"{len(faint)} layers hold numbers too small for {run.recipe.output.dtype} to keep exactly, such as"
-            f" {min(faint)}; output.dtype = fp32 can.",
-        )
-    for stem, piece in formats.pieces(artifact, name_of(run)).items():
-        for format_ in formats.for_method(piece.method):
-            path = run.folder.artifacts / f"{stem}{format_.suffix}"
-            try:
-                format_.write(piece, path, dtype=dtype)
-            except FormatError as error:
-                if error.code != "FM002":
-                    raise
-                yield Warned(error.code, error.describe())
-                continue
-            if isinstance(format_, formats.WriteOnly):
-                yield from (Warned("FM-note", f"{path.name}: {note}") for note in format_.notes(piece))
-            errors = _errors(run, piece, format_, path)
-            wrong = {layer: e for layer, e in errors.items() if not e <= (FAINT_ERROR if layer in faint else limit)}
-            if wrong:
-                worst = max(wrong.values())
-                raise FormatError(
-                    "FM003", where=path, why=f"The largest relative difference of a layer is {worst:.2g}."
-                )
-            solid = [e for layer, e in errors.items() if layer not in faint]
-            error_size = max(solid or errors.values(), default=0.0)
-            file = path if path.is_file() else next(path.rglob("*.safetensors"))
-            yield Written(str(path.relative_to(run.folder.root)), format_.name, sha256(file), error_size)
-
-
-def _errors(run: Run, piece: Artifact, format_: Format, path: Path) -> dict[str, float]:
-    """How far what was read back is from what was to be written, by layer or tensor; a whole model is loaded as one.
-
-    Raises:
-        ModelError: the file is no model of this family (MD002, MD003).
-        FormatError: FM003, it says that it predicts something else.
-    """
-    if not isinstance(format_, formats.WriteOnly):
-        return formats.relative_errors(piece, format_.read(path))
-    assert isinstance(run.model, families.StableDiffusion)
-    again = families.read_back(path, run.model, dtype=DTYPES[run.recipe.output.dtype])
-    if again.prediction != piece.metadata["prediction"]:
-        raise FormatError("FM003", where=path, why=f"It is read as a model that predicts {again.prediction}.")
-    used = {name: value for name, value in piece.tensors.items() if not name.startswith("spare.")}
-    return formats.relative_errors(replace(piece, tensors=used), replace(piece, tensors=model_tensors(again)))
 
 
 def start(recipe: Recipe, folder: Path) -> RunDir:

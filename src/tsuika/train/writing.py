@@ -1,0 +1,106 @@
+"""Results into files: every format of the method, each file read back and compared with what was trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from tsuika import families, formats
+from tsuika.core.errors import FormatError
+from tsuika.core.events import Event, Warned, Written
+from tsuika.core.files import sha256
+from tsuika.core.rundir import RunDir
+from tsuika.core.types import Artifact, Format, Model, model_tensors
+from tsuika.train.device import DTYPES
+
+# Relative, of a layer's ΔW or a tensor: twice the format's rounding.
+LARGEST_ERROR: Final = {"fp32": 1e-5, "fp16": 2e-3, "bf16": 1.6e-2}
+FAINT_ERROR: Final = (
+    2.0  # the same for layers that the format cannot hold: rounding at most doubles a number or drops it
+)
+
+
+def faint_layers(artifact: Artifact, dtype: torch.dtype, limit: float) -> frozenset[str]:
+    """What `dtype` cannot hold to a relative error of `limit`, because its numbers are near dtype's smallest.
+
+    A layer that learns nothing but rounding noise is like that: attention over a single position, for one.
+    """
+    whole = artifact.method == "lora"  # whose layers have several tensors; else one by one, a checkpoint is large
+    found: set[str] = set()
+    for part in [artifact.tensors] if whole else [{key: value} for key, value in artifact.tensors.items()]:
+        tensors = {key: value if key.endswith(".alpha") else value.to(dtype).float() for key, value in part.items()}
+        if not all(bool(value.isfinite().all()) for value in tensors.values()):  # too large: for the formats to refuse
+            return frozenset()
+        try:
+            errors = formats.relative_errors(replace(artifact, tensors=part), replace(artifact, tensors=tensors))
+        except FormatError:  # a kind without ΔW: also for the formats to refuse
+            return frozenset()
+        found |= {layer for layer, error in errors.items() if limit < error <= FAINT_ERROR}
+    return frozenset(found)
+
+
+def write(artifact: Artifact, folder: RunDir, *, name: str, precision: str, model: Model | None) -> Iterator[Event]:
+    """Write the artifact in every format for its method, read each file back, and compare what they do.
+
+    Args:
+        name: Of the files, without suffix.
+        precision: A key of `DTYPES`.
+        model: What it was trained on; a whole model is read back as one like it.
+
+    Raises:
+        FormatError: FM003, a file does not do what the model in memory does.
+    """
+    dtype, limit = DTYPES[precision], LARGEST_ERROR[precision]
+    faint = faint_layers(artifact, dtype, limit)
+    if faint:
+        yield Warned(
+            "TR-faint",
+            f"{len(faint)} layers hold numbers too small for {precision} to keep exactly, such as"
+            f" {min(faint)}; output.dtype = fp32 can.",
+        )
+    for stem, piece in formats.pieces(artifact, name).items():
+        for format_ in formats.for_method(piece.method):
+            path = folder.artifacts / f"{stem}{format_.suffix}"
+            try:
+                format_.write(piece, path, dtype=dtype)
+            except FormatError as error:
+                if error.code != "FM002":
+                    raise
+                yield Warned(error.code, error.describe())
+                continue
+            if isinstance(format_, formats.WriteOnly):
+                yield from (Warned("FM-note", f"{path.name}: {note}") for note in format_.notes(piece))
+            errors = _errors(piece, format_, path, dtype=dtype, model=model)
+            wrong = {layer: e for layer, e in errors.items() if not e <= (FAINT_ERROR if layer in faint else limit)}
+            if wrong:
+                worst = max(wrong.values())
+                raise FormatError(
+                    "FM003", where=path, why=f"The largest relative difference of a layer is {worst:.2g}."
+                )
+            solid = [e for layer, e in errors.items() if layer not in faint]
+            error_size = max(solid or errors.values(), default=0.0)
+            file = path if path.is_file() else next(path.rglob("*.safetensors"))
+            yield Written(str(path.relative_to(folder.root)), format_.name, sha256(file), error_size)
+
+
+def _errors(
+    piece: Artifact, format_: Format, path: Path, *, dtype: torch.dtype, model: Model | None
+) -> dict[str, float]:
+    """How far what was read back is from what was to be written, by layer or tensor; a whole model is loaded as one.
+
+    Raises:
+        ModelError: the file is no model of this family (MD002, MD003).
+        FormatError: FM003, it says that it predicts something else.
+    """
+    if not isinstance(format_, formats.WriteOnly):
+        return formats.relative_errors(piece, format_.read(path))
+    assert isinstance(model, families.StableDiffusion)
+    again = families.read_back(path, model, dtype=dtype)
+    if again.prediction != piece.metadata["prediction"]:
+        raise FormatError("FM003", where=path, why=f"It is read as a model that predicts {again.prediction}.")
+    used = {name: value for name, value in piece.tensors.items() if not name.startswith("spare.")}
+    return formats.relative_errors(replace(piece, tensors=used), replace(piece, tensors=model_tensors(again)))
