@@ -246,6 +246,14 @@ def test_extracting_is_the_best_of_its_rank_and_says_what_it_leaves_out() -> Non
     assert found.energy == pytest.approx(held / (held + lost + left**2 + 20), rel=1e-9)
 
 
+def test_a_weight_that_was_only_rounded_has_not_changed() -> None:
+    base = weights(4)
+    tuned = {name: value.half() for name, value in base.items()}
+    tuned[f"{CONV}.weight"] = (base[f"{CONV}.weight"] + 0.1).half()
+    found = extract(tuned, base, SHAPES, family="sd1", rank=2)
+    assert found.errors.keys() == {CONV} and not found.left_out
+
+
 def test_extracting_refuses_twins_and_strangers() -> None:
     with pytest.raises(FormatError, match="FM005"):
         extract(weights(1), weights(1), SHAPES, family="sd1", rank=2)

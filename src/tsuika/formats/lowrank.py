@@ -185,6 +185,8 @@ def extract(
     Raises:
         FormatError: the two are not of one structure, or do not differ in these layers (FM005).
     """
+    import torch
+
     if strangers := tuned.keys() ^ base.keys():
         why = f"{len(strangers)} weights are in only one of the two, such as `{min(strangers)}`."
         raise FormatError("FM005", why=why, do="Give two checkpoints of one family.")
@@ -196,11 +198,11 @@ def extract(
         if ours.shape != theirs.shape:
             why = f"`{name}` has the shape {tuple(ours.shape)} in one and {tuple(theirs.shape)} in the other."
             raise FormatError("FM005", why=why, do="Give two checkpoints of one family.")
-        if not ours.is_floating_point():
+        # A weight that was only rounded on its way into a half-precision file has not changed.
+        if not ours.is_floating_point() or torch.equal(ours, theirs.to(ours.dtype)):
             continue
         change = ours.detach().to("cpu").double() - theirs.detach().to("cpu").double()
-        if not (size := float(change.norm())):
-            continue
+        size = float(change.norm())
         total += size**2
         layer_name = name.removesuffix(".weight")
         if layer_name == name or layer_name not in layers or change.ndim < 2:
