@@ -74,8 +74,9 @@ def main() -> None:
             f"{base.name}: {base.stat().st_size / 2**30:.2f} GiB, built in {time.monotonic() - began:.0f} s", flush=True
         )
         settings = [
-            f"base.tokenizer={options.tokenizer}", f"data.size_px={options.size}", "train.batch_size=1", "train.ema=0",
-            "preview.num=0", "data.cache=false", "data.variants=1", *SETTINGS[options.method], *options.set,
+            f"base.tokenizer={options.tokenizer}", f"data.size_px={options.size}", "data.cache=false", "data.variants=1",
+            "train.batch_size=1", "train.ema=0", "train.checkpoint_every=1000", "preview.num=0",
+            *SETTINGS[options.method], *options.set,
         ]  # fmt: skip
         command = [
             sys.executable, "-m", "tsuika", "train", options.method, "--images", options.images, "--base", str(base),

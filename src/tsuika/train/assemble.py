@@ -184,6 +184,7 @@ def _train(run: Run, accelerator: Accelerator, resume: bool) -> Iterator[Event]:
     )
     yield from _fit(run, fitting, main)
     run.steps_done = fitting.step
+    fitting.optimizer.zero_grad(set_to_none=True)  # reading a whole model back needs the room
     if main:
         with fitting.written_weights():  # a whole model is written from the live weights
             run.artifact = attachment.artifact()

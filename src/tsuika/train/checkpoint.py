@@ -66,6 +66,12 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
+def _alone(value: Tensor) -> Tensor:
+    """On the CPU, the only one in its memory, as safetensors wants it; a copy only where it must be: models are large."""
+    plain = value.detach().cpu().contiguous()
+    return plain if plain.untyped_storage().nbytes() == plain.nbytes else plain.clone()
+
+
 def save(folder: Path, state: State, *, keep: int) -> Path:
     """Write `state` as `folder/step-N`, then drop the oldest states beyond `keep`."""
     target = folder / f"{_PREFIX}{state.step:06d}"
@@ -76,7 +82,7 @@ def save(folder: Path, state: State, *, keep: int) -> Path:
     tensors |= {f"weights.{name}": value for name, value in state.weights.items()}
     tensors |= {f"average.{name}": value for name, value in state.average.items()}
     file = temporary / "tensors.safetensors"
-    save_file({name: value.detach().contiguous().cpu().clone() for name, value in tensors.items()}, file)
+    save_file({name: _alone(value) for name, value in tensors.items()}, file)
     manifest = {"version": 1, "step": state.step, "optimizer": plain, "scaler": state.scaler, "sha256": sha256(file)}
     (temporary / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     for path in (file, temporary / "manifest.json", temporary):
