@@ -16,7 +16,7 @@ from family_files import VAE, single_file_tensors, tiny_geometry, write_folder, 
 from safetensors.torch import save_file
 
 from tsuika.core.errors import ModelError, NetworkError
-from tsuika.families import SD1, SD2, SDXL, StableDiffusion, detect, load
+from tsuika.families import SD1, SD2, SDXL, StableDiffusion, detect, load, load_vae
 
 CPU = torch.device("cpu")
 
@@ -268,6 +268,12 @@ def test_another_vae_from_every_layout(sd1: StableDiffusion, sd1_file: Path, wor
         model = as_single(sd1_file, words, sd1, str(tmp_path / name))
         assert model.latent_scale == sd1.latent_scale
         torch.testing.assert_close(model.encode_images(pixels) / model.latent_scale, expected)
+
+
+def test_a_vae_that_is_not_there_is_called_a_vae(sd1: StableDiffusion) -> None:
+    with pytest.raises(ModelError) as caught:
+        load_vae(sd1, "no/such.vae.safetensors")
+    assert caught.value.code == "MD009"
 
 
 def test_a_vae_of_other_latents_is_refused(sd1: StableDiffusion, sd1_file: Path, words: Path, tmp_path: Path) -> None:

@@ -93,6 +93,10 @@ MESSAGES: Final[dict[str, Message]] = {
         ("The word `{word}` cannot be used in a prompt", "It holds a space, a comma, a colon, a slash or a bracket.", "Rename the file: where a file names no word, its own name is the word. Letters, digits, `-` and `_` are best."),
         ("単語 `{word}` はプロンプトで使えません", "空白・カンマ・コロン・スラッシュ・括弧のいずれかが含まれています。", "ファイル名を変えてください(単語の指定がないファイルでは、ファイル名が単語になります)。英数字、`-`、`_` をおすすめします。"),
     ),
+    "MD009": _m(
+        ("The VAE was not found", "There is no such file or folder.", "Give `builtin`, a file or a folder on this machine."),
+        ("VAEが見つかりません", "その名前のファイルもフォルダーもありません。", "`builtin`、または手元のファイルかフォルダーを指定してください。"),
+    ),
     "FM001": _m(
         ("This file is of no format that tsuika can read here", "Found: {found}", "Expected: {expected}"),
         ("この形式のファイルは読み込めません", "見つかったもの: {found}", "必要なもの: {expected}"),

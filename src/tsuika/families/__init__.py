@@ -127,7 +127,7 @@ def load_vae(model: Model, vae: str) -> nn.Module:
     """Another VAE for a loaded base, from a file or folder; the base's latent scale stays in force.
 
     Raises:
-        ModelError: no such file (MD001), no VAE (MD002), damaged (MD003), or one of other latents (MD004).
+        ModelError: no such file (MD009), no VAE (MD002), damaged (MD003), or one of other latents (MD004).
     """
     config = dict(model.vae.config)  # type: ignore[arg-type]
     return loading.other_vae(family(model.facts.family), config, vae, model.device)

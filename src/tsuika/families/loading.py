@@ -284,9 +284,11 @@ def other_vae(family: Family, config: Config, vae: str, device: torch.device) ->
     """A VAE from elsewhere for a base whose own has `config`; the base's latent scale stays in force.
 
     Raises:
-        ModelError: no such file (MD001), no VAE (MD002), or one of other latents (MD004).
+        ModelError: no such file (MD009), no VAE (MD002), or one of other latents (MD004).
     """
     path = Path(vae).expanduser()
+    if not path.exists():
+        raise ModelError("MD009", where=vae)
     if path.is_dir():
         folder = path / "vae" if (path / "vae" / "config.json").is_file() else path
         own = read_json(folder / "config.json")
