@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections import ChainMap
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tsuika.core.errors import ModelError
 from tsuika.core.types import Model
 from tsuika.core.weights import WEIGHT_SUFFIXES, open_weights
-from tsuika.families import detection, loading, sources
+from tsuika.families import detection, loading, sources, stored
 from tsuika.families.common import Detected, Family, Geometry, StableDiffusion
 from tsuika.families.sd1 import SD1
 from tsuika.families.sd2 import SD2
@@ -17,7 +19,7 @@ from tsuika.families.sdxl import SDXL
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
+    from torch import Tensor, nn
 
 __all__ = [
     "FAMILIES",
@@ -30,6 +32,7 @@ __all__ = [
     "load",
     "load_vae",
     "read_back",
+    "written",
 ]
 
 FAMILIES: Final[tuple[Family, ...]] = (SD1, SD2, SDXL)
@@ -108,19 +111,37 @@ def read_back(path: Path, like: StableDiffusion, *, dtype: torch.dtype) -> Stabl
     """
     import torch
 
-    geometry = Geometry(
-        unet=dict(like.unet.config),  # type: ignore[arg-type]
-        vae={**like.vae.config, "scaling_factor": like.latent_scale},  # type: ignore[dict-item]
-        text={component: encoder.config.to_dict() for component, encoder in like.text_encoders.items()},  # type: ignore[union-attr, operator]
-        native_size_px=like.native_size_px,
-    )
     wishes = loading.Wishes("", "builtin", torch.device("cpu"), dtype, like.tokenizers)
     if path.is_dir():
         kind, found = detection.detect_folder(FAMILIES, path)
         return loading.load_folder(kind, found, path, wishes, str(path))
     weights = open_weights(path)
     kind, found = detection.detect_single(FAMILIES, weights)
-    return loading.load_single(kind, found, weights, geometry, wishes)
+    return loading.load_single(kind, found, weights, _geometry_of(like), wishes)
+
+
+def _geometry_of(model: StableDiffusion) -> Geometry:
+    return Geometry(
+        unet=dict(model.unet.config),  # type: ignore[arg-type]
+        vae={**model.vae.config, "scaling_factor": model.latent_scale},  # type: ignore[dict-item]
+        text={component: encoder.config.to_dict() for component, encoder in model.text_encoders.items()},  # type: ignore[union-attr, operator]
+        native_size_px=model.native_size_px,
+    )
+
+
+def written(path: Path, like: StableDiffusion) -> tuple[Detected, Mapping[str, Tensor]]:
+    """What a model that was just written at `path` is, and its weights by canonical name, read when asked for.
+
+    Args:
+        path: A diffusers folder or a single file.
+        like: A model of the same family and sizes.
+
+    Raises:
+        ModelError: it is not whole, or of another family (MD002, MD003).
+    """
+    weights = stored.open_stored(FAMILIES, path, geometry=_geometry_of(like))
+    vae = {f"vae.{name}": value for name, value in load_vae(like, str(path)).state_dict().items()}
+    return weights.found, ChainMap(vae, weights)  # type: ignore[arg-type]
 
 
 def load_vae(model: Model, vae: str) -> nn.Module:

@@ -12,7 +12,7 @@ from tsuika.core.types import Artifact, Format
 from tsuika.formats import common
 from tsuika.formats.checkpoint import SingleFile
 from tsuika.formats.common import RunFacts, WriteOnly, count_tags, read_header
-from tsuika.formats.delta import delta, largest_relative_error, relative_errors
+from tsuika.formats.delta import delta, largest_relative_error, relative_errors, tensor_errors
 from tsuika.formats.diffusers_folder import DiffusersFolder
 from tsuika.formats.embedding_a1111 import A1111Embedding
 from tsuika.formats.embedding_diffusers import DiffusersEmbedding
@@ -28,7 +28,7 @@ CHECKPOINTS: Final[tuple[Format, ...]] = (SingleFile(), DiffusersFolder())  # wr
 
 __all__ = [
     "CHECKPOINTS", "FORMATS", "RunFacts", "WriteOnly", "count_tags", "delta", "find", "for_method", "is_artifact",
-    "largest_relative_error", "pieces", "read_header", "relative_errors",
+    "largest_relative_error", "pieces", "read_header", "relative_errors", "tensor_errors",
 ]  # fmt: skip
 
 

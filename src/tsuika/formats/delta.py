@@ -47,9 +47,7 @@ def relative_errors(a: Artifact, b: Artifact) -> dict[str, float]:
         FormatError: one is a LoRA of a kind without ΔW (FM002).
     """
     if a.method != "lora":
-        names = dict.fromkeys(a.tensors.keys() ^ b.tensors.keys(), math.inf)
-        shared = a.tensors.keys() & b.tensors.keys()
-        return names | {name: _apart(a.tensors[name], b.tensors[name]) for name in shared}
+        return tensor_errors(a.tensors, b.tensors)
     ours, theirs = common.layers(a, "ΔW"), common.layers(b, "ΔW")
     errors = {".".join(key): math.inf for key in ours.keys() ^ theirs.keys()}
     for key in ours.keys() & theirs.keys():
@@ -84,6 +82,12 @@ def _low_rank_norm(up: Tensor, down: Tensor) -> float:
     import torch
 
     return float((torch.linalg.qr(up, mode="r").R @ down).norm())
+
+
+def tensor_errors(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> dict[str, float]:
+    """|b - a| / |a| (Frobenius) by name, infinite where a name is in one only; each tensor is asked for once."""
+    shared = a.keys() & b.keys()
+    return dict.fromkeys(a.keys() ^ b.keys(), math.inf) | {name: _apart(a[name], b[name]) for name in shared}
 
 
 def _layers_apart(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:

@@ -14,7 +14,7 @@ from tsuika.core.errors import FormatError
 from tsuika.core.events import Event, Warned, Written
 from tsuika.core.files import sha256
 from tsuika.core.rundir import RunDir
-from tsuika.core.types import Artifact, Format, Model, model_tensors
+from tsuika.core.types import Artifact, Format, Model
 from tsuika.train.device import DTYPES
 
 # Relative, of a layer's ΔW or a tensor: twice the format's rounding.
@@ -74,7 +74,7 @@ def write(artifact: Artifact, folder: RunDir, *, name: str, precision: str, mode
                 continue
             if isinstance(format_, formats.WriteOnly):
                 yield from (Warned("FM-note", f"{path.name}: {note}") for note in format_.notes(piece))
-            errors = _errors(piece, format_, path, dtype=dtype, model=model)
+            errors = _errors(piece, format_, path, model)
             wrong = {layer: e for layer, e in errors.items() if not e <= (FAINT_ERROR if layer in faint else limit)}
             if wrong:
                 worst = max(wrong.values())
@@ -87,10 +87,10 @@ def write(artifact: Artifact, folder: RunDir, *, name: str, precision: str, mode
             yield Written(str(path.relative_to(folder.root)), format_.name, sha256(file), error_size)
 
 
-def _errors(
-    piece: Artifact, format_: Format, path: Path, *, dtype: torch.dtype, model: Model | None
-) -> dict[str, float]:
-    """How far what was read back is from what was to be written, by layer or tensor; a whole model is loaded as one.
+def _errors(piece: Artifact, format_: Format, path: Path, model: Model | None) -> dict[str, float]:
+    """How far what was read back is from what was to be written, by layer or tensor.
+
+    A whole model is read tensor by tensor: a second one may not fit beside the first.
 
     Raises:
         ModelError: the file is no model of this family (MD002, MD003).
@@ -99,8 +99,8 @@ def _errors(
     if not isinstance(format_, formats.WriteOnly):
         return formats.relative_errors(piece, format_.read(path))
     assert isinstance(model, families.StableDiffusion)
-    again = families.read_back(path, model, dtype=dtype)
-    if again.prediction != piece.metadata["prediction"]:
-        raise FormatError("FM003", where=path, why=f"It is read as a model that predicts {again.prediction}.")
+    found, weights = families.written(path, model)
+    if found.prediction != piece.metadata["prediction"]:
+        raise FormatError("FM003", where=path, why=f"It is read as a model that predicts {found.prediction}.")
     used = {name: value for name, value in piece.tensors.items() if not name.startswith("spare.")}
-    return formats.relative_errors(replace(piece, tensors=used), replace(piece, tensors=model_tensors(again)))
+    return formats.tensor_errors(used, weights)
