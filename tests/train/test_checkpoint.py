@@ -69,3 +69,18 @@ def test_a_write_that_fails_leaves_nothing_half_written(tmp_path: Path, monkeypa
         checkpoint.save(tmp_path, _state(2), keep=2)
     newest = checkpoint.newest(tmp_path)
     assert newest is not None and newest.step == 1
+
+
+def test_a_table_in_an_optimizers_table_comes_back(tmp_path: Path) -> None:
+    """As bitsandbytes' 8-bit optimizers have it."""
+    shared = torch.rand(256)  # one for all parameters
+    inner = {"state1": torch.arange(4, dtype=torch.uint8), "map": shared, "bits": 8}
+    state = {0: {"step": 3, "quant": inner}, 1: {"step": 3, "quant": {"map": shared}}}
+    optimizer = {"state": state, "param_groups": [{"params": [0, 1], "betas": (0.9, 0.99)}]}
+    checkpoint.save(tmp_path, checkpoint.State(1, {"w": torch.zeros(2)}, optimizer), keep=1)
+    back = checkpoint.newest(tmp_path)
+    assert back is not None and back.optimizer["param_groups"] == optimizer["param_groups"]
+    row, other = (back.optimizer["state"][index] for index in (0, 1))
+    assert row["step"] == 3 and row["quant"]["bits"] == 8
+    assert torch.equal(row["quant"]["state1"], inner["state1"])
+    assert torch.equal(row["quant"]["map"], shared) and torch.equal(other["quant"]["map"], shared)

@@ -38,19 +38,31 @@ def _flatten(optimizer: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, An
     tensors: dict[str, Tensor] = {}
     plain: dict[str, Any] = {"param_groups": optimizer["param_groups"], "state": {}}
     for index, row in optimizer["state"].items():
-        for name, value in row.items():
-            if isinstance(value, Tensor):
-                tensors[f"optimizer.{index}.{name}"] = value
-            else:
-                plain["state"].setdefault(str(index), {})[name] = value
+        for name, value in row.items():  # bitsandbytes keeps a table in the table
+            inner = (
+                {f"{name}.{part}": held for part, held in value.items()} if isinstance(value, dict) else {name: value}
+            )
+            for path, held in inner.items():
+                if isinstance(held, Tensor):
+                    tensors[f"optimizer.{index}.{path}"] = held
+                else:
+                    plain["state"].setdefault(str(index), {})[path] = held
     return tensors, plain
 
 
 def _unflatten(tensors: dict[str, Tensor], plain: dict[str, Any]) -> dict[str, Any]:
-    state: dict[int, dict[str, Any]] = {int(index): dict(row) for index, row in plain["state"].items()}
-    for key, value in tensors.items():
-        _, index, name = key.split(".", 2)
-        state.setdefault(int(index), {})[name] = value
+    flat = {(int(index), path): value for index, row in plain["state"].items() for path, value in row.items()}
+    for key, tensor in tensors.items():
+        _, index, path = key.split(".", 2)
+        flat[int(index), path] = tensor
+    state: dict[int, dict[str, Any]] = {}
+    for (number, place), value in flat.items():
+        name, dot, part = place.partition(".")
+        row = state.setdefault(number, {})
+        if dot:
+            row.setdefault(name, {})[part] = value
+        else:
+            row[name] = value
     groups = [  # JSON has no tuples; torch's own states hold them (betas)
         {name: tuple(v) if isinstance(v, list) and name != "params" else v for name, v in group.items()}
         for group in plain["param_groups"]
@@ -66,10 +78,17 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _alone(value: Tensor) -> Tensor:
-    """On the CPU, the only one in its memory, as safetensors wants it; a copy only where it must be: models are large."""
-    plain = value.detach().cpu().contiguous()
-    return plain if plain.untyped_storage().nbytes() == plain.nbytes else plain.clone()
+def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """On the CPU, each in memory of its own, as safetensors wants it; copies only where it must be: models are large."""
+    result: dict[str, Tensor] = {}
+    taken: set[int] = set()
+    for name, value in tensors.items():
+        plain = value.detach().cpu().contiguous()
+        memory = plain.untyped_storage()
+        alone = memory.nbytes() == plain.nbytes and memory.data_ptr() not in taken
+        result[name] = plain if alone else plain.clone()
+        taken.add(memory.data_ptr())
+    return result
 
 
 def save(folder: Path, state: State, *, keep: int) -> Path:
@@ -82,7 +101,7 @@ def save(folder: Path, state: State, *, keep: int) -> Path:
     tensors |= {f"weights.{name}": value for name, value in state.weights.items()}
     tensors |= {f"average.{name}": value for name, value in state.average.items()}
     file = temporary / "tensors.safetensors"
-    save_file({name: _alone(value) for name, value in tensors.items()}, file)
+    save_file(_apart(tensors), file)
     manifest = {"version": 1, "step": state.step, "optimizer": plain, "scaler": state.scaler, "sha256": sha256(file)}
     (temporary / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     for path in (file, temporary / "manifest.json", temporary):
