@@ -9,8 +9,7 @@ import pytest
 
 from tsuika.api import CellDrawn, SheetWritten
 from tsuika.cli import screen
-from tsuika.core.events import Event, Phase
-from tsuika.generate.notes import note
+from tsuika.core.events import Event, Phase, note
 
 CELL = CellDrawn(1, 2, ("seed 1", "ついか犬"), (0, 0), 1, "out/cells/000-000.png")
 USED = {

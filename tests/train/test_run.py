@@ -178,3 +178,20 @@ def test_numbers_that_are_not_finite_are_status_6_and_can_be_gone_on_from(
     assert "TR001" in told
     assert "2.png" in told
     assert "3.png" not in told
+
+
+def test_a_new_word_that_no_caption_holds_is_told(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The captions say `a cat` and `a dog`, with the trigger in front."""
+    pairs = (
+        "train.steps=1",
+        "preview.num=0",
+        'method.words=["zuzu", "mimi"]',
+        "train.device=cpu",
+        "train.precision=fp32",
+    )
+    command = ["train", "textual-inversion", "--trigger", "zuzu", "--base", str(place / "base")]
+    command += ["--images", str(place / "pictures"), "--out", str(place / "unheard")]
+    assert program("--lang", "ja", *command, *(word for pair in pairs for word in ("--set", pair))) == 0
+    told = capsys.readouterr().err
+    assert "mimi" in told and "キャプション" in told
+    assert [row["params"] for row in rows(place / "unheard", "Warned") if row["code"] == "TR003"] == [{"word": "mimi"}]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +110,16 @@ class Warned(Event):
         parts = [MESSAGES[self.code][lang][part].format(**params) for part in ("what", "why", "do")]
         what, *rest = (part for part in parts if part)
         return f"{what}。{''.join(rest)}" if lang == "ja" else f"{what}. {' '.join(rest)}".strip()
+
+
+def note(code: str, **params: object) -> Warned:
+    """What happened, why, and what to do, in one message; `Warned.words` has it in other languages.
+
+    Raises:
+        KeyError: the code has no message, or a placeholder no value.
+    """
+    warned = Warned(code, "", params)
+    return replace(warned, message=warned.words("en"))
 
 
 @dataclass(frozen=True)

@@ -133,6 +133,10 @@ MESSAGES: Final[dict[str, Message]] = {
         ("There is nothing to go on from", "{why}", "Start a new run with: tsuika train"),
         ("再開できる状態が見つかりません", "{why}", "tsuika train で新しく始めてください"),
     ),
+    "TR003": _m(
+        ("The new word `{word}` stands in no caption", "So it learns nothing.", "Write it into the captions of its pictures."),
+        ("新しい単語 `{word}` はどのキャプションにもありません", "そのため何も学習しません。", "その画像のキャプションに書き加えてください。"),
+    ),
     "GD001": _m(
         ("Stopped at step {step}: the loss is no longer a finite number", "The state of step {best} is kept (0 is the untrained base).", "Try a third of the learning rate: --set train.learning_rate={rate}"),
         ("ステップ{step}で停止: ロスが有限の数ではなくなりました", "ステップ{best}の状態を残してあります(0は学習前)。", "学習率を3分の1にしてみてください: --set train.learning_rate={rate}"),

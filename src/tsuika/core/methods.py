@@ -23,6 +23,11 @@ class MethodSection(Section):
     defaults: ClassVar[Mapping[str, Any]] = {}  # dotted key -> this method's default, where it is not the common one
 
     @property
+    def new_words(self) -> tuple[str, ...]:
+        """Words that must stand in captions, or nothing is learnt of them."""
+        return ()
+
+    @property
     def some_unused(self) -> bool:
         """Whether a step may leave some trained weights out, which several processes must know beforehand."""
         return False
@@ -116,6 +121,11 @@ class TextualInversion(MethodSection):
             "ベクトルの初期値: 単語、複数の単語、または `noise`。空 = class word(なければ noise)",
         ),
     ] = ""
+
+    @property
+    def new_words(self) -> tuple[str, ...]:
+        """All of them."""
+        return self.words
 
     @property
     def some_unused(self) -> bool:

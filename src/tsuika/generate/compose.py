@@ -14,9 +14,10 @@ from typing import Protocol
 
 from tsuika.core import files
 from tsuika.core.errors import FormatError, ModelError
+from tsuika.core.events import note
 from tsuika.core.methods import is_usable_word
 from tsuika.core.types import Artifact, Attachment, Model, canonical
-from tsuika.generate.notes import Warn, note, refusal
+from tsuika.generate.notes import Warn, refusal
 
 LORA, EMBEDDING, HYPERNETWORK = "lora", "textual-inversion", "hypernetwork"
 

@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from tsuika.core.events import note
 from tsuika.core.types import Conditioning, Model, split_words
-from tsuika.generate.notes import Warn, note
+from tsuika.generate.notes import Warn
 from tsuika.generate.prompt import Prompt, Weighted, parse
 
 if TYPE_CHECKING:

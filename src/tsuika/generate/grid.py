@@ -13,8 +13,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from tsuika.core.events import Warned
-from tsuika.generate.notes import note
+from tsuika.core.events import Warned, note
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 

@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from tsuika.core.errors import TsuikaError
-from tsuika.core.events import Warned
+from tsuika.core.events import Warned, note
 
 Warn = Callable[[Warned], None]
-
-
-def note(code: str, **params: object) -> Warned:
-    """What happened, why, and what to do, in one message; `Warned.words` has it in other languages.
-
-    Raises:
-        KeyError: the code has no message, or a placeholder no value.
-    """
-    warned = Warned(code, "", params)
-    return replace(warned, message=warned.words("en"))
 
 
 def refusal(path: Path, error: TsuikaError) -> Warned:

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tsuika.core.errors import RecipeError
+from tsuika.core.events import note
 from tsuika.core.types import Conditioning, Model
 from tsuika.generate.encode import encode
-from tsuika.generate.notes import Warn, note
+from tsuika.generate.notes import Warn
 from tsuika.generate.prompt import Prompt, parse
 
 if TYPE_CHECKING:

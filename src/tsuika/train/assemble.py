@@ -23,7 +23,7 @@ from tsuika import families, formats
 from tsuika.core import config
 from tsuika.core.config import Recipe
 from tsuika.core.errors import InterruptedRunError, ModelError, PictureError, RecipeError, ResourceError
-from tsuika.core.events import Event, Finished, Phase, Previewed, Saved, Started, Stepped, Warned
+from tsuika.core.events import Event, Finished, Phase, Previewed, Saved, Started, Stepped, Warned, note
 from tsuika.core.files import split_strength, write_text
 from tsuika.core.methods import Lora
 from tsuika.core.rundir import RunDir
@@ -32,6 +32,7 @@ from tsuika.core.types import Artifact, Model, count_params
 from tsuika.data import bank as banks
 from tsuika.data import bucket, scan
 from tsuika.data.bank import Bank
+from tsuika.data.caption import has_word
 from tsuika.data.manifest import Manifest
 from tsuika.data.prior import Preserving
 from tsuika.methods import METHODS
@@ -103,8 +104,8 @@ def pictures(run: Run, model: Model, *, report: Path | None = None) -> Iterator[
     run.buckets = bucket.assign(run.manifest, size_px=size_px, step_px=step_px, buckets=data.buckets)
     for left in run.manifest.quarantined:
         yield Warned("DS-left-out", f"{left.path.name}: {left.words}")
-    for note in run.manifest.notes:
-        yield Warned(f"DS-{note.code}", f"{note.name}: {note.words}" if note.words else note.name)
+    for seen in run.manifest.notes:
+        yield Warned(f"DS-{seen.code}", f"{seen.name}: {seen.words}" if seen.words else seen.name)
     if enlarged := bucket.enlarged(run.buckets, data.crop):
         names = ", ".join(item.sample.name for item in enlarged[:3]) + (" …" if len(enlarged) > 3 else "")
         yield Warned(
@@ -144,6 +145,8 @@ def _train(run: Run, accelerator: Accelerator, resume: bool) -> Iterator[Event]:
     )  # fmt: skip
     yield from pictures(run, model, report=run.folder.left_out if main else None)
     assert run.manifest is not None
+    captions = [sample.caption for sample in run.manifest.samples]
+    yield from (note("TR003", word=w) for w in settings.new_words if not any(has_word(text, w) for text in captions))
     yield Phase("encode", len(run.manifest))
     fill = partial(
         banks.fill, encode=lambda pixels: model.encode_images(pixels.to(accelerator.device)).cpu(),
