@@ -14,7 +14,7 @@ from tsuika.core.files import sha256
 from tsuika.core.types import Artifact, Format, Model, model_tensors
 from tsuika.methods import METHODS
 from tsuika.train.device import DTYPES
-from tsuika.train.writing import FAINT_ERROR, LARGEST_ERROR, faint_layers
+from tsuika.train.writing import faint_layers, largest_error
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,16 +57,11 @@ def write(artifact: Artifact, format_: Format, out: Path, dtype: str) -> dict[st
         FormatError: the format cannot hold it (FM002), or the file does not do the same (FM003).
     """
     format_.write(artifact, out, dtype=DTYPES[dtype])
-    limit = LARGEST_ERROR[dtype]
-    faint = faint_layers(artifact, DTYPES[dtype], limit)
+    faint = faint_layers(artifact, dtype)
     errors = formats.relative_errors(artifact, format_.read(out))
-    wrong = {name: e for name, e in errors.items() if not e <= (FAINT_ERROR if name in faint else limit)}
-    if wrong:
-        worst = max(wrong, key=lambda name: wrong[name])
-        raise FormatError("FM003", where=out, why=f"`{worst}` differs by {wrong[worst]:.2g} of its size.")
     return {
         **_about(out, format_, dtype), "layers": len(errors),
-        "largest_relative_error": max((e for name, e in errors.items() if name not in faint), default=0.0),
+        "largest_relative_error": largest_error(errors, faint, dtype, out),
         **({"too_faint_for_dtype": sorted(faint)} if faint else {}),
     }  # fmt: skip
 

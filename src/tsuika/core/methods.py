@@ -17,6 +17,18 @@ from tsuika.core.sections import Data, Help, Section, expert
 Activation = Literal["linear", "relu", "leakyrelu", "elu", "swish", "tanh", "sigmoid", "softsign", "mish"]
 
 
+# Settings of methods that can train text encoders.
+TextEncoder = Annotated[bool, Help("Train the text encoders as well", "テキストエンコーダーも学習する")]
+TextLearningRate = Annotated[
+    float,
+    expert(
+        "Learning rate of the text encoders; 0 = a tenth of the main one",
+        "テキストエンコーダーの学習率。0 = 全体の10分の1",
+    ),
+    Field(ge=0, le=1),
+]
+
+
 class MethodSection(Section):
     """What every method's section has beside its own settings."""
 
@@ -70,15 +82,8 @@ class Lora(MethodSection):
         expert("Rank of 3x3 convolutions; 0 = same as rank", "3x3畳み込みの次元数。0 = rankと同じ"),
         Field(ge=0, le=1024),
     ] = 0
-    text_encoder: Annotated[bool, Help("Train the text encoders as well", "テキストエンコーダーも学習する")] = False
-    text_learning_rate: Annotated[
-        float,
-        expert(
-            "Learning rate of the text encoders; 0 = a tenth of the main one",
-            "テキストエンコーダーの学習率。0 = 全体の10分の1",
-        ),
-        Field(ge=0, le=1),
-    ] = 0.0
+    text_encoder: TextEncoder = False
+    text_learning_rate: TextLearningRate = 0.0
     dropout: Annotated[
         float, expert("Dropout inside the adapter", "アダプター内のドロップアウト率"), Field(ge=0, lt=1)
     ] = 0.0
@@ -174,15 +179,8 @@ class DreamBooth(MethodSection):
     }  # fmt: skip
 
     name: Literal["dreambooth"] = "dreambooth"
-    text_encoder: Annotated[bool, Help("Train the text encoders as well", "テキストエンコーダーも学習する")] = False
-    text_learning_rate: Annotated[
-        float,
-        expert(
-            "Learning rate of the text encoders; 0 = a tenth of the main one",
-            "テキストエンコーダーの学習率。0 = 全体の10分の1",
-        ),
-        Field(ge=0, le=1),
-    ] = 0.0
+    text_encoder: TextEncoder = False
+    text_learning_rate: TextLearningRate = 0.0
     weights: Annotated[
         Literal["fp32", "bf16"],
         expert(

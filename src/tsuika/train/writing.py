@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
-
-import torch
 
 from tsuika import families, formats
 from tsuika.core.errors import FormatError
@@ -24,11 +22,12 @@ FAINT_ERROR: Final = (
 )
 
 
-def faint_layers(artifact: Artifact, dtype: torch.dtype, limit: float) -> frozenset[str]:
-    """What `dtype` cannot hold to a relative error of `limit`, because its numbers are near dtype's smallest.
+def faint_layers(artifact: Artifact, precision: str) -> frozenset[str]:
+    """What `precision` cannot hold to its relative error, because the numbers are near its smallest.
 
     A layer that learns nothing but rounding noise is like that: attention over a single position, for one.
     """
+    dtype, limit = DTYPES[precision], LARGEST_ERROR[precision]
     whole = artifact.method == "lora"  # whose layers have several tensors; else one by one, a checkpoint is large
     found: set[str] = set()
     for part in [artifact.tensors] if whole else [{key: value} for key, value in artifact.tensors.items()]:
@@ -54,8 +53,7 @@ def write(artifact: Artifact, folder: RunDir, *, name: str, precision: str, mode
     Raises:
         FormatError: FM003, a file does not do what the model in memory does.
     """
-    dtype, limit = DTYPES[precision], LARGEST_ERROR[precision]
-    faint = faint_layers(artifact, dtype, limit)
+    dtype, faint = DTYPES[precision], faint_layers(artifact, precision)
     if faint:
         yield Warned(
             "TR-faint",
@@ -75,16 +73,24 @@ def write(artifact: Artifact, folder: RunDir, *, name: str, precision: str, mode
             if isinstance(format_, formats.WriteOnly):
                 yield from (Warned("FM-note", f"{path.name}: {note}") for note in format_.notes(piece))
             errors = _errors(piece, format_, path, model)
-            wrong = {layer: e for layer, e in errors.items() if not e <= (FAINT_ERROR if layer in faint else limit)}
-            if wrong:
-                worst = max(wrong.values())
-                raise FormatError(
-                    "FM003", where=path, why=f"The largest relative difference of a layer is {worst:.2g}."
-                )
-            solid = [e for layer, e in errors.items() if layer not in faint]
-            error_size = max(solid or errors.values(), default=0.0)
+            error_size = largest_error(errors, faint, precision, path)
             file = path if path.is_file() else next(path.rglob("*.safetensors"))
             yield Written(str(path.relative_to(folder.root)), format_.name, sha256(file), error_size)
+
+
+def largest_error(errors: Mapping[str, float], faint: Collection[str], precision: str, path: Path) -> float:
+    """The largest relative error of what `precision` can hold.
+
+    Raises:
+        FormatError: FM003, the file at `path` does not do what it should.
+    """
+    limit = LARGEST_ERROR[precision]
+    wrong = {name: error for name, error in errors.items() if not error <= (FAINT_ERROR if name in faint else limit)}
+    if wrong:
+        worst = max(wrong, key=lambda name: wrong[name])
+        raise FormatError("FM003", where=path, why=f"`{worst}` differs by {wrong[worst]:.2g} of its size.")
+    solid = [error for name, error in errors.items() if name not in faint]
+    return max(solid or errors.values(), default=0.0)
 
 
 def _errors(piece: Artifact, format_: Format, path: Path, model: Model | None) -> dict[str, float]:
