@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,28 @@ class Judged(Event):
     check: Mapping[str, Any]  # `guard.reading.Check` as JSON: enough to come to the same verdict again
     evidence: Mapping[str, Any]  # what the report shows: gain with its interval, gaps, best step, range
 
+    def words(self, lang: str) -> str:
+        """Why, and what to do about it."""
+        return _words(self.code, self.params, lang)
+
+
+@dataclass(frozen=True)
+class Chosen(Event):
+    """The guard has looked and says how long the run that is kept will be; `Stepped` begins at 1 again after it."""
+
+    kind: str  # how pictures were kept back: "hold-out", "folds", or "none" where they are too few
+    look_step: int  # the best step of the look, in which some pictures were not trained on; 0 is the untrained base
+    step: int  # the same for the run on all pictures, which needs a little more
+    range: Mapping[str, int]  # `safe`, `balanced`, `likeness`, in steps of the run on all pictures
+    code: str  # of the message that says why; empty for none
+    params: Mapping[str, object]  # of that message
+    held_out: Sequence[str] = ()  # names of the pictures that were kept back; of all of them for folds
+    folds: int = 0
+
+    def words(self, lang: str) -> str:
+        """What was chosen and why."""
+        return _words(self.code, self.params, lang)
+
 
 @dataclass(frozen=True)
 class Saved(Event):
@@ -103,13 +125,16 @@ class Warned(Event):
 
         A parameter `why_ja` stands in for `why` in Japanese.
         """
-        if not self.params or self.code not in MESSAGES:
-            return self.message
-        own = {name.removesuffix(f"_{lang}"): value for name, value in self.params.items() if name.endswith(f"_{lang}")}
-        params = {**self.params, **own}
-        parts = [MESSAGES[self.code][lang][part].format(**params) for part in ("what", "why", "do")]
-        what, *rest = (part for part in parts if part)
-        return f"{what}。{''.join(rest)}" if lang == "ja" else f"{what}. {' '.join(rest)}".strip()
+        return _words(self.code, self.params, lang) if self.params and self.code in MESSAGES else self.message
+
+
+def _words(code: str, params: Mapping[str, object], lang: str) -> str:
+    if code not in MESSAGES:
+        return code
+    own = {name.removesuffix(f"_{lang}"): value for name, value in params.items() if name.endswith(f"_{lang}")}
+    parts = [MESSAGES[code][lang][part].format(**{**params, **own}) for part in ("what", "why", "do")]
+    what, *rest = (part for part in parts if part)
+    return f"{what}。{''.join(rest)}" if lang == "ja" else f"{what}. {' '.join(rest)}".strip()
 
 
 def note(code: str, **params: object) -> Warned:
@@ -142,7 +167,7 @@ class Finished(Event):
 
 KINDS = {
     kind.__name__: kind
-    for kind in (Started, Phase, Progress, Stepped, Previewed, Judged, Saved, Warned, Written, Finished)
+    for kind in (Started, Phase, Progress, Stepped, Previewed, Judged, Chosen, Saved, Warned, Written, Finished)
 }
 
 

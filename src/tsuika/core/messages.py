@@ -6,6 +6,7 @@ NW network.
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 Message = dict[str, dict[str, str]]
@@ -222,3 +223,8 @@ MESSAGES: Final[dict[str, Message]] = {
         ("ハブに接続できないか、拒否されました", "{why}", "接続・名前・ライセンスを確認するか、手元のフォルダーかファイルを指定してください。"),
     ),
 }  # fmt: skip
+
+
+def percent(log_ratio: float) -> str:
+    """A log ratio of losses as people read it: `-1.4 %`; above thousandfold it is only called so."""
+    return f"{100 * math.expm1(log_ratio):+.1f} %" if log_ratio < math.log(1000) else "> 1000×"
