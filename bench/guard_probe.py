@@ -123,7 +123,7 @@ def compare(checks: Sequence[Check], steps: int) -> None:
             rest = [row for row in everyone if row not in rows]
             twin_rows = drawing.sample(range(len(checks[0].reading.train)), min(size, len(checks[0].reading.train)))
             truth = {0: 0.0} | {one.step: mean(part(one.reading.held_out, rest).mid) for one in checks}
-            judge, stopped = Judge(steps, 1e-3, Rule(overhead=0)), steps
+            judge, stopped = Judge(steps, 1e-3, Rule()), steps
             for one in checks:
                 reading = Reading(
                     part(one.reading.held_out, rows), part(one.reading.train, twin_rows), one.reading.drift,

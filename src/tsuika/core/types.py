@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -204,6 +205,21 @@ class Attachment(Protocol):
         ...
 
     def artifact(self) -> Artifact: ...
+
+
+class Lanes(Protocol):
+    """Several attachments of one method on one model, each for its own rows of a batch."""
+
+    def route(self, lanes: Sequence[int]) -> AbstractContextManager[None]:
+        """While open, block i of len(lanes) equal blocks of samples goes through attachment lanes[i].
+
+        For the UNet, forward and backward; the attachments' own strengths do not matter inside.
+        """
+        ...
+
+    def alone(self, lane: int | None) -> AbstractContextManager[None]:
+        """While open, this attachment alone is at strength 1, or none of them: for text, probes and previews."""
+        ...
 
 
 class Method(Protocol):

@@ -40,7 +40,6 @@ class Rule:
 
     patience: float = 0.5  # stop when this share of the best step has gone by without a better one [18 runs]
     min_checks: int = 3  # and at least so many checks [18 runs]
-    overhead: float = 0.04  # of the training time, for all checks together
 
 
 @dataclass(frozen=True)
@@ -86,26 +85,44 @@ class Verdict:
         return gap.join([f"{what}{stop}", *rest])
 
 
-def ladder(steps: int) -> tuple[int, ...]:
+def ladder(steps: int, ratio: float = RATIO) -> tuple[int, ...]:
     """Steps at which a run of `steps` may be checked: geometric, the last step always among them."""
     rungs = [max(1, min(FIRST_CHECK, -(-steps // CHECKS_AT_LEAST)))]
     while rungs[-1] < steps:
-        rungs.append(math.ceil(round(RATIO * rungs[-1], 9)))
+        rungs.append(math.ceil(round(ratio * rungs[-1], 9)))
     return (*(rung for rung in rungs if rung < steps), steps)
+
+
+def affordable(steps: int, checks: int) -> tuple[int, ...]:
+    """The densest ladder with no more than so many checks (CHECKS_AT_LEAST where that is more).
+
+    Counted beforehand, not timed on the way: the same recipe is checked at the same steps, however fast the machine is.
+    """
+    ratio = RATIO
+    while len(ladder(steps, ratio)) > max(checks, CHECKS_AT_LEAST):
+        ratio += 0.02
+    return ladder(steps, ratio)
 
 
 class Judge:
     """Hears the checks of one run in order. Its whole state is `checks`: replaying them gives the same verdicts."""
 
-    def __init__(self, steps: int, learning_rate: float, rule: Rule | None = None, overlap: float = 0.0) -> None:
-        """`steps` is the run's longest length; `overlap` as `reading.estimate`, for folds."""
+    def __init__(
+        self,
+        steps: int,
+        learning_rate: float,
+        rule: Rule | None = None,
+        overlap: float = 0.0,
+        rungs: Sequence[int] = (),
+    ) -> None:
+        """`steps` is the run's longest length; `overlap` as `reading.estimate`, for folds; `rungs` when to check."""
         self.steps = steps
         self.rule = rule or Rule()
         self.checks: list[Check] = []
         self.verdicts: list[Verdict] = []
         self._learning_rate = learning_rate
         self._overlap = overlap
-        self._ladder = ladder(steps)
+        self._rungs = tuple(rungs) or ladder(steps)
         self._range = Range(0, 0, 0)
         self._kept: frozenset[int] = frozenset()
 
@@ -120,20 +137,9 @@ class Judge:
         return frozenset(between | {now.safe, now.balanced, now.likeness}) - {0}
 
     def next_step(self) -> int | None:
-        """When to check again; None after the last step.
-
-        The next rung of a fixed ladder at which all checks together stay within the share of the training time; so
-        small changes in speed do not move the checks.
-        """
-        last = self.checks[-1] if self.checks else None
-        later = [rung for rung in self._ladder if last is None or rung > last.step]
-        if last is None or not later:
-            return later[0] if later else None
-        if not last.train_s or not self.rule.overhead:
-            return later[0]
-        one = last.guard_s / len(self.checks)
-        earliest = (last.guard_s + one) / self.rule.overhead / (last.train_s / last.step)
-        return next((rung for rung in later if rung >= earliest), later[-1])
+        """When to check again; None after the last check."""
+        last = self.checks[-1].step if self.checks else 0
+        return next((rung for rung in self._rungs if rung > last), None)
 
     def hear(self, check: Check) -> Verdict:
         """Judge a run by all of its checks so far.

@@ -6,8 +6,8 @@ Shapes: B pictures of this process in one micro-batch, C latent channels, H x W 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from tsuika.core.config import Recipe
 from tsuika.core.errors import DivergedError
-from tsuika.core.events import Event, Stepped
+from tsuika.core.events import Stepped
 from tsuika.core.seeds import derive, generator
-from tsuika.core.types import Attachment, Batch, Conditioning, Model
+from tsuika.core.types import Attachment, Batch, Conditioning, Lanes, Model
 from tsuika.diffusion.schedule import add_noise, alphas_cumprod_T, stratified_timesteps
 from tsuika.diffusion.targets import min_snr_weight, target
 from tsuika.train import optim
@@ -40,9 +40,11 @@ class Fit:
     batch: BatchSource
     condition: Conditioner
     step: int = 0
+    last_step: int = 0  # where `fit` ends; 0: the recipe's steps. The learning rate's schedule does not hang on it
     average: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.last_step = self.last_step or self.recipe.train.steps
         groups = self.attachment.param_groups()
         self.params = optim.trainable(groups)
         self.alphas_T = alphas_cumprod_T(self.model.scheduler_config).to(self.model.device)
@@ -130,56 +132,115 @@ def draw(recipe: Recipe, step: int, like_BCHW: Tensor, timesteps: int) -> Draws:
     return Draws(t_B.to(like_BCHW.device), noise.to(like_BCHW.device))
 
 
-def fit(run: Fit) -> Iterator[Event]:
-    """Train from `run.step` to the recipe's last step, yielding `Stepped` after each; close it to stop.
+def fit(run: Fit) -> Iterator[Stepped]:
+    """Train from `run.step` to `run.last_step`, yielding `Stepped` after each step; close it to stop.
 
     Raises:
         DivergedError: a loss or gradient is not finite; the weights are still the last good ones.
     """
-    train, accelerator = run.recipe.train, run.accelerator
-    while run.step < train.steps:
+    yield from fit_together([run])
+
+
+def fit_together(runs: Sequence[Fit], lanes: Lanes | None = None) -> Iterator[Stepped]:
+    """Train several attachments of one model in lockstep, in one forward pass; events are those of the last run.
+
+    Each run has its own batches, optimizer, clipping and average, so each comes out as it would alone, but for rounding.
+
+    Args:
+        runs: at the same step, with as many steps and pictures in each.
+        lanes: takes block i of a batch through the attachment of run i; None for a single run.
+
+    Raises:
+        DivergedError: a loss or gradient of any of them is not finite; the weights are still the last good ones.
+    """
+    head = runs[-1]
+    train, accelerator = head.recipe.train, head.accelerator
+    while head.step < head.last_step:
         began = time.monotonic()
-        torch.manual_seed(derive(train.seed, "dropout", run.step, accelerator.process_index))
-        share = optim.rate(train, run.step)
-        for group in run.optimizer.param_groups:
-            group["lr"] = group["base_lr"] * share
-        run.optimizer.zero_grad(set_to_none=True)
-        total = torch.zeros((), device=run.model.device)
+        torch.manual_seed(derive(train.seed, "dropout", head.step, accelerator.process_index))
+        for run in runs:
+            share = optim.rate(run.recipe.train, run.step)
+            for group in run.optimizer.param_groups:
+                group["lr"] = group["base_lr"] * share
+            run.optimizer.zero_grad(set_to_none=True)
+        totals = [torch.zeros((), device=head.model.device) for _ in runs]
         for part in range(train.accumulate):
-            total += _backward(run, run.step * train.accumulate + part)
-        loss = float(accelerator.reduce(total, "mean"))
-        norm = accelerator.clip_grad_norm_(run.params, train.clip_norm or float("inf"))
-        size = float(norm) if norm is not None else 0.0
-        if not _finite(size) and accelerator.mixed_precision != "fp16":  # fp16's scaler skips such a step by itself
-            raise _diverged(run, run.batch(run.step * train.accumulate).names)
-        run.optimizer.step()
-        run.step += 1
-        _follow(run)
-        yield Stepped(run.step, loss, size, train.learning_rate * share, time.monotonic() - began)
+            for row, loss in enumerate(_backward(runs, lanes, part)):
+                totals[row] += loss
+        losses = [float(accelerator.reduce(total, "mean")) for total in totals]
+        sizes = [_clip(run) for run in runs]
+        for run in runs:
+            run.optimizer.step()
+            run.step += 1
+            _follow(run)
+        rate = head.recipe.train.learning_rate * optim.rate(head.recipe.train, head.step - 1)
+        yield Stepped(head.step, losses[-1], sizes[-1], rate, time.monotonic() - began)
 
 
-def _backward(run: Fit, number: int) -> Tensor:
-    """Forward and backward of one micro-batch; returns this process's share of the step's loss."""
-    train, accelerator = run.recipe.train, run.accelerator
-    batch = run.batch(number)
-    draws = draw(run.recipe, number, batch.latents_BCHW, len(run.alphas_T))
+def _clip(run: Fit) -> float:
+    """Clip a run's gradients; returns their norm before."""
+    norm = run.accelerator.clip_grad_norm_(run.params, run.recipe.train.clip_norm or float("inf"))
+    size = float(norm) if norm is not None else 0.0
+    if not _finite(size) and run.accelerator.mixed_precision != "fp16":  # fp16's scaler skips such a step by itself
+        raise _diverged(run, run.batch(run.step * run.recipe.train.accumulate).names)
+    return size
+
+
+def _backward(runs: Sequence[Fit], lanes: Lanes | None, part: int) -> list[Tensor]:
+    """Forward and backward of a micro-batch of each run; returns this process's share of each step's loss."""
+    numbers = [run.step * run.recipe.train.accumulate + part for run in runs]
+    batches = [run.batch(number) for run, number in zip(runs, numbers, strict=True)]
+    losses: dict[int, Tensor] = {}
+    sizes: dict[torch.Size, list[int]] = {}
+    for row, batch in enumerate(batches):
+        sizes.setdefault(batch.latents_BCHW.shape, []).append(row)
+    for rows in sizes.values():  # pictures of one size go through together
+        with lanes.route(rows) if lanes is not None else nullcontext():
+            joined = _losses(
+                [runs[row] for row in rows], [numbers[row] for row in rows], [batches[row] for row in rows]
+            )
+            runs[rows[0]].accelerator.backward(torch.stack(joined).sum())
+        losses |= zip(rows, (loss.detach() for loss in joined), strict=True)
+    return [losses[row] for row in range(len(runs))]
+
+
+def _losses(runs: Sequence[Fit], numbers: Sequence[int], batches: Sequence[Batch]) -> list[Tensor]:
+    """The weighted loss of each run on its micro-batch, in one forward pass."""
+    head = runs[0]
+    accelerator, alphas_T = head.accelerator, head.alphas_T
     mine = slice(accelerator.process_index, None, accelerator.num_processes)
-    latents, noise, t_B = batch.latents_BCHW[mine], draws.noise_BCHW[mine], draws.t_B[mine]
-    a_B = run.alphas_T[t_B]
-    mine_only = Batch(latents, batch.captions[mine], batch.names[mine], batch.weight_B[mine])
+    draws = [
+        draw(run.recipe, number, batch.latents_BCHW, len(alphas_T))
+        for run, number, batch in zip(runs, numbers, batches, strict=True)
+    ]
+    parts = [Batch(b.latents_BCHW[mine], b.captions[mine], b.names[mine], b.weight_B[mine]) for b in batches]
+    latents = torch.cat([batch.latents_BCHW for batch in parts])
+    noise = torch.cat([one.noise_BCHW[mine] for one in draws])
+    t_B = torch.cat([one.t_B[mine] for one in draws])
+    a_B = alphas_T[t_B]
     with accelerator.autocast():
-        output = run.denoiser(add_noise(latents, noise, a_B), t_B, run.condition(mine_only))
-    error_B = (output.float() - target(run.model.prediction, latents, noise, a_B)).pow(2).flatten(1).mean(1)
-    weight_B = min_snr_weight(run.model.prediction, a_B, train.min_snr_gamma) * mine_only.weight_B
-    loss = (error_B * weight_B).mean() / train.accumulate
-    if not _finite(float(accelerator.reduce(loss.detach(), "mean"))):
-        bad = (~torch.isfinite(accelerator.gather(error_B.detach()))).tolist()  # process by process
-        names = [name for i in range(accelerator.num_processes) for name in batch.names[i :: accelerator.num_processes]]
-        named = tuple(name for name, is_bad in zip(names, bad, strict=True) if is_bad)
-        raise _diverged(run, named or batch.names)
-    accelerator.backward(loss)
-    done: Tensor = loss.detach()
-    return done
+        cond = Conditioning.join([run.condition(batch) for run, batch in zip(runs, parts, strict=True)])
+        output = head.denoiser(add_noise(latents, noise, a_B), t_B, cond)
+    error_B = (output.float() - target(head.model.prediction, latents, noise, a_B)).pow(2).flatten(1).mean(1)
+    losses = []
+    for run, batch, whole, error, a in zip(
+        runs, parts, batches, error_B.chunk(len(runs)), a_B.chunk(len(runs)), strict=True
+    ):
+        train = run.recipe.train
+        weight_B = min_snr_weight(run.model.prediction, a, train.min_snr_gamma) * batch.weight_B
+        loss = (error * weight_B).mean() / train.accumulate
+        if not _finite(float(accelerator.reduce(loss.detach(), "mean"))):
+            raise _diverged(run, _not_finite(run, error, whole.names))
+        losses.append(loss)
+    return losses
+
+
+def _not_finite(run: Fit, error_B: Tensor, names: tuple[str, ...]) -> tuple[str, ...]:
+    """The pictures, of all processes, whose error is not finite; all of them where only their mean is not."""
+    bad = (~torch.isfinite(run.accelerator.gather(error_B.detach()))).tolist()  # process by process
+    shares = run.accelerator.num_processes
+    ordered = [name for i in range(shares) for name in names[i::shares]]
+    return tuple(name for name, is_bad in zip(ordered, bad, strict=True) if is_bad) or names
 
 
 def _follow(run: Fit) -> None:
