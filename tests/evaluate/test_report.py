@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import tsuika.evaluate
-from tsuika.evaluate import report
+from tsuika.evaluate import chart, report, wording
 from tsuika.evaluate.report_texts import TEXTS
 
 NASTY = "<script>alert('x')</script> \"&amp;\" https://example.org/{steps}"
@@ -101,7 +101,7 @@ def _fields(sentence):
 
 
 def test_both_languages_have_the_same_keys_and_placeholders():
-    assert set(TEXTS) == set(report.LANGUAGES)
+    assert set(TEXTS) == set(wording.LANGUAGES)
     assert list(TEXTS["en"]) == list(TEXTS["ja"])
     for key in TEXTS["en"]:
         assert _fields(TEXTS["en"][key]) == _fields(TEXTS["ja"][key]), key
@@ -112,7 +112,8 @@ def test_both_languages_have_the_same_keys_and_placeholders():
 
 def test_no_word_of_the_table_is_unused():
     here = Path(tsuika.evaluate.__file__).parent
-    source = "".join((here / name).read_text(encoding="utf-8") for name in ("report.html.j2", "report.py", "uses.py"))
+    files = [*here.glob("*.j2"), *(path for path in here.glob("*.py") if path.name != "report_texts.py")]
+    source = "".join(path.read_text(encoding="utf-8") for path in files)
     built = ("method.", "family.", "stopped.", "phase.", "score.", "verdict.")  # their last part comes from the data
     assert not [
         key
@@ -136,7 +137,7 @@ def test_the_page_asks_the_network_for_nothing(data):
     assert page.tags.count("script") == 1
 
 
-@pytest.mark.parametrize("language", report.LANGUAGES)
+@pytest.mark.parametrize("language", wording.LANGUAGES)
 def test_a_language_shows_its_own_words_only(language):
     text = _Page(report.render(_data(), language), language).text
     japanese = re.findall(r"[\u3040-\u30ff]", text.replace(TEXTS[language]["language"], ""))
@@ -196,12 +197,12 @@ def test_pictures_come_back_out_of_their_data_uris(tmp_path):
 
 @pytest.mark.parametrize("count", [1, 2, 40, 601, 5000])
 def test_smoothing_keeps_a_constant_and_calms_noise(count):
-    assert np.allclose(report.smoothed([0.4] * count), 0.4)
+    assert np.allclose(chart.smoothed([0.4] * count), 0.4)
     noise = np.random.default_rng(1).normal(1, 0.1, count)
     if count > 100:
-        assert np.std(report.smoothed(noise)) < 0.4 * np.std(noise)
+        assert np.std(chart.smoothed(noise)) < 0.4 * np.std(noise)
     with_gap = [0.4] * count + [float("nan")] + [0.4] * count
-    assert np.allclose(report.smoothed(with_gap), 0.4)
+    assert np.allclose(chart.smoothed(with_gap), 0.4)
 
 
 def _points(path):
@@ -212,7 +213,7 @@ def _points(path):
 def test_the_curve_stays_in_its_frame_and_runs_to_the_right(count):
     losses = np.random.default_rng(2).exponential(0.3, count)
     losses[count // 2] = 50  # a spike
-    drawn = report.curve(losses.tolist(), best_step=max(1, count // 3))
+    drawn = chart.curve(losses.tolist(), best_step=max(1, count // 3))
     for path in (drawn.raw, drawn.smooth):
         xs, ys = zip(*_points(path))
         assert list(xs) == sorted(xs)
@@ -220,7 +221,7 @@ def test_the_curve_stays_in_its_frame_and_runs_to_the_right(count):
         assert max(ys) <= 300
         assert xs[0] <= 2  # within one bin of the ends
         assert count == 1 or xs[-1] >= 998
-        assert len(xs) <= 2 * report.CURVE_POINTS + 2
+        assert len(xs) <= 2 * chart.CURVE_POINTS + 2
     assert all(0 <= at <= 100 for at, _ in (*drawn.x_ticks, *drawn.y_ticks))
     assert 0 <= drawn.best <= 100
     labels = [float(label) for _, label in drawn.y_ticks]
@@ -230,9 +231,9 @@ def test_the_curve_stays_in_its_frame_and_runs_to_the_right(count):
 
 
 def test_a_curve_has_gaps_where_losses_were_not_finite_and_none_without_losses():
-    assert report.curve([]) is None
-    assert report.curve([float("nan")] * 3) is None
-    assert report.curve([0.5, float("nan"), 0.4, 0.3]).raw.count("M") == 2
+    assert chart.curve([]) is None
+    assert chart.curve([float("nan")] * 3) is None
+    assert chart.curve([0.5, float("nan"), 0.4, 0.3]).raw.count("M") == 2
     for losses in ((), (float("nan"),), (0.5,), (0.5, 0.5)):
         _Page(report.render(replace(BARE, losses=losses)))
 
@@ -258,7 +259,7 @@ def test_every_file_must_have_been_read_back_for_the_self_check():
 
 def test_text_to_paste_is_copied_as_it_is():
     sentence = "tsuika train --out a-b\n  'x  y' <lora:a:1>"
-    page = _Page(str(report._unbroken(sentence)))
+    page = _Page(str(wording.unbroken(sentence)))
     assert "".join(page.words) == sentence
 
 
@@ -272,14 +273,14 @@ def test_text_to_paste_is_copied_as_it_is():
     ],
 )
 def test_durations_read_well(seconds, en, ja):
-    assert report.duration(seconds) == {"en": en, "ja": ja}
+    assert wording.duration(seconds) == {"en": en, "ja": ja}
 
 
 @pytest.mark.parametrize(
     ("count", "words"), [(999, "999 B"), (1_840_220, "1.8 MB"), (999_999, "1.0 MB"), (6_500_000_000, "6.5 GB")]
 )
 def test_sizes_read_well(count, words):
-    assert report.size(count) == words
+    assert wording.size(count) == words
 
 
 def test_write_puts_both_files_into_the_run(tmp_path):

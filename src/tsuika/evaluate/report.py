@@ -10,31 +10,28 @@ import base64
 import io
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 from jinja2 import Environment, StrictUndefined, Template
-from markupsafe import Markup, escape
 from PIL import Image, ImageOps
 
 from tsuika.core.files import write_text
+from tsuika.evaluate.chart import curve, smoothed
 from tsuika.evaluate.report_texts import TEXTS
 from tsuika.evaluate.uses import Result, uses
+from tsuika.evaluate.wording import Language, both, duration, size, text, unbroken, words
 
-Language = Literal["en", "ja"]
-LANGUAGES: Final[tuple[Language, ...]] = ("en", "ja")
 PictureSource = Image.Image | Path
 
 THUMBNAIL_PX: Final = 160
 SAMPLE_PX: Final = 512
 THUMBNAILS_SHOWN: Final = 48
-CURVE_POINTS: Final = 600  # more would be narrower than a screen's pixels
 
 
 @dataclass(frozen=True)
@@ -214,18 +211,6 @@ def largest_error(artifacts: Sequence[WrittenFile]) -> float | None:
     return max(known) if known and len(known) == len(errors) else None
 
 
-def smoothed(losses: Sequence[float]) -> list[float]:
-    """A Gaussian average with a width of a fortieth of the run; steps that are not finite do not count."""
-    values = np.asarray(losses, float)
-    good = np.isfinite(values)
-    sigma = max(1.0, len(values) / 40)
-    reach = math.ceil(3 * sigma)
-    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
-    total = np.convolve(np.where(good, values, 0.0), kernel)[reach : reach + len(values)]
-    weight = np.convolve(good.astype(float), kernel)[reach : reach + len(values)]
-    return [float(t / w) if w > 1e-9 else math.nan for t, w in zip(total, weight, strict=True)]
-
-
 def data_uri(image: PictureSource, side_px: int) -> str:
     """A picture, at most `side_px` on its longer side, as a data URI: PNG up to 128 px, WebP above.
 
@@ -245,130 +230,6 @@ def data_uri(image: PictureSource, side_px: int) -> str:
         small.save(stream, format="WEBP", quality=88)
         kind = "webp"
     return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
-
-
-@dataclass(frozen=True)
-class Curve:
-    """The loss curve ready to draw: SVG paths in a 1000 x 300 box, and ticks as (percent, label)."""
-
-    raw: str
-    smooth: str
-    x_ticks: tuple[tuple[float, str], ...]
-    y_ticks: tuple[tuple[float, str], ...]
-    best: float | None  # percent
-
-
-def _nice_ticks(low: float, high: float, about: int) -> list[float]:
-    """Round numbers inside low..high."""
-    rough = (high - low) / about
-    power: float = 10.0 ** math.floor(math.log10(rough))
-    step = min((m * power for m in (1, 2, 2.5, 5, 10)), key=lambda candidate: abs(math.log(candidate / rough)))
-    return [k * step for k in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
-
-
-def _path(steps: Sequence[float], heights: Sequence[float]) -> str:
-    words, pen_down = [], False
-    for x, y in zip(steps, heights, strict=True):
-        if math.isfinite(y):
-            words.append(f"{'L' if pen_down else 'M'}{x:.1f} {y:.1f}")
-        pen_down = math.isfinite(y)
-    return "".join(words)
-
-
-def curve(losses: Sequence[float], best_step: int | None = None) -> Curve | None:
-    """The training-loss curve; None if no loss is finite. Gaps stand for losses that were not finite."""
-    values = np.asarray(losses, float)
-    finite = values[np.isfinite(values)]
-    if not len(finite):
-        return None
-    # A lone spike must not flatten the curve: what lies above the 99th percentile is cut off at the frame.
-    low, high = float(finite.min()), float(np.percentile(finite, 99))
-    pad = 0.08 * (high - low) or 0.1 * abs(high) or 1.0
-    low, high = (max(0.0, low - pad) if low >= 0 else low - pad), high + pad
-    last = max(len(values), 2)
-
-    def x(step: float) -> float:
-        return (step - 1) / (last - 1) * 1000
-
-    def y(loss: float) -> float:
-        return min(max((high - loss) / (high - low), 0.0), 1.0) * 300 if math.isfinite(loss) else math.nan
-
-    bins = np.array_split(np.arange(len(values)), min(len(values), CURVE_POINTS))
-    if len(values) > CURVE_POINTS:  # lowest and highest of each bin keep the noise as wide as it is
-        picked = [int(i) for part in bins for i in sorted({_edge(values, part, 1.0), _edge(values, part, -1.0)})]
-    else:
-        picked = list(range(len(values)))
-    smooth, middles = smoothed(losses), [int(part[len(part) // 2]) for part in bins]
-    middles = sorted({0, *middles, len(values) - 1})
-    return Curve(
-        raw=_path([x(i + 1) for i in picked], [y(float(values[i])) for i in picked]),
-        smooth=_path([x(i + 1) for i in middles], [y(smooth[i]) for i in middles]),
-        x_ticks=tuple((x(tick) / 10, f"{tick:,.0f}") for tick in _nice_ticks(0, last, 5) if tick >= 1),
-        y_ticks=tuple((y(tick) / 3, f"{tick:.3g}") for tick in _nice_ticks(low, high, 4)),
-        best=x(best_step) / 10 if best_step else None,
-    )
-
-
-def _edge(values: Any, part: Any, sign: float) -> int:
-    return int(part[np.argmax(np.where(np.isfinite(values[part]), sign * values[part], -np.inf))])
-
-
-def text(key: str, language: Language, **values: object) -> str:
-    """A sentence of the table; a key of an open set (`phase.`, `score.`, ...) that is not in it names itself."""
-    sentence = TEXTS[language].get(key)
-    if sentence is None:
-        group, _, name = key.partition(".")
-        if group not in ("phase", "score", "method", "family", "stopped"):
-            raise KeyError(key)
-        return name
-    return sentence.format(**values)
-
-
-def _rich(sentence: str) -> Markup:
-    """Escaped, with `words in backticks` as code."""
-    return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(sentence))))  # noqa: S704 - escaped just before
-
-
-def _unbroken(paste: str) -> Markup:
-    """Text to paste whose words do not break at their hyphens; what is copied stays the same."""
-    return Markup("").join(
-        Markup("<span>{}</span>").format(word) if word.strip() else word for word in re.split(r"(\s+)", paste)
-    )
-
-
-def _both(key: str, **values: object) -> Markup:
-    """A sentence in every language; the page shows one. A value may be a dict of one word a language."""
-    parts = []
-    for language in LANGUAGES:
-        own = {name: value[language] if isinstance(value, dict) else value for name, value in values.items()}
-        parts.append(Markup('<span class="t" lang="{}">{}</span>').format(language, _rich(text(key, language, **own))))
-    return Markup("").join(parts)
-
-
-def _words(key: str) -> dict[str, str]:
-    return {language: text(key, language) for language in LANGUAGES}
-
-
-def duration(seconds: float) -> dict[str, str]:
-    """`3 min 12 s` and `3分12秒`."""
-    if seconds < 10:
-        return {"en": f"{seconds:.1f} s", "ja": f"{seconds:.1f}秒"}
-    whole = round(seconds)
-    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
-    if hours:
-        return {"en": f"{hours} h {minutes} min", "ja": f"{hours}時間{minutes}分"}
-    if minutes:
-        return {"en": f"{minutes} min {rest} s", "ja": f"{minutes}分{rest}秒"}
-    return {"en": f"{rest} s", "ja": f"{rest}秒"}
-
-
-def size(count: float) -> str:
-    """Bytes for people, decimal: `4.2 MB`."""
-    for unit in ("B", "kB", "MB"):
-        if round(count) < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} GB"
 
 
 def _share(error: float) -> str:
@@ -396,14 +257,14 @@ def render(data: ReportData, language: Language = "en") -> str:
     return _template().render(
         data=data,
         language=language,
-        t=_both,
-        words=_words,
+        t=both,
+        words=words,
         plain=partial(text, language=language),
         has_why=lambda key: f"{key}.why" in TEXTS["en"],
         duration=duration,
         size=size,
         share=_share,
-        unbroken=_unbroken,
+        unbroken=unbroken,
         mean=_mean,
         spread=_spread,
         percent=lambda value: min(max(value, 0.0), 1.0) * 100,
