@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 
 from tsuika.core.errors import RecipeError
 from tsuika.core.methods import METHOD_SECTIONS, DreamBooth, Hypernetwork, Lora, MethodSection, TextualInversion
-from tsuika.core.sections import Base, Data, Help, Output, Preview, Section, Train
+from tsuika.core.sections import Base, Data, Guard, Help, Output, Preview, Regularize, Section, Train
 
 AnyMethod = Annotated[Lora | TextualInversion | DreamBooth | Hypernetwork, Field(discriminator="name")]
 
@@ -32,6 +32,8 @@ class Recipe(Section):
     data: Data = Data()
     method: AnyMethod = Lora()
     train: Train = Train()
+    regularize: Regularize = Regularize()
+    guard: Guard = Guard()
     preview: Preview = Preview()
     output: Output = Output()
 

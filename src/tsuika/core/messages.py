@@ -46,6 +46,30 @@ MESSAGES: Final[dict[str, Message]] = {
         ("The output exists already", "Nothing is overwritten unasked.", "Choose another --out, or add --overwrite (files only)."),
         ("出力先はすでに存在します", "指示がない限り上書きはしません。", "別の --out を指定するか、--overwrite を付けてください(ファイルのみ)。"),
     ),
+    "RC008": _m(
+        ("L1 cannot be used on the vectors of a new word", "Its zeros depend on the axes of the embedding space, which mean nothing by themselves.", "Use regularize.l2, which pulls the vectors towards where they began: --set regularize.l1=0"),
+        ("新しい単語のベクトルにL1正則化は使えません", "どの成分が0になるかは埋め込み空間の軸の取り方で決まり、軸そのものに意味がないためです。", "ベクトルを初期値へ引き戻す regularize.l2 を使ってください: --set regularize.l1=0"),
+    ),
+    "RC009": _m(
+        ("`{key}` does not apply to what is trained here", "It measures a plain difference of weights; a hypernetwork, or an adapter other than `lora`, is none.", "Use regularize.l2: --set {key}=0"),
+        ("ここで学習するものに `{key}` は使えません", "重みの差として測れるものが対象で、ハイパーネットワークや `lora` 以外のアダプターは当てはまりません。", "regularize.l2 を使ってください: --set {key}=0"),
+    ),
+    "RC010": _m(
+        ("`regularize.l1` does not go with `train.ema`", "The average of weights that are zero now and then is never zero.", "Switch one of them off: --set train.ema=0"),
+        ("`regularize.l1` と `train.ema` は同時に使えません", "時々0になる重みの平均は0にならないためです。", "どちらかをオフにしてください: --set train.ema=0"),
+    ),
+    "RC011": _m(
+        ("The settings of `regularize` do not go with the optimizer `schedule-free`", "It keeps its weights in two places and would undo what is done to one.", "Choose another optimizer: --set train.optimizer=adamw"),
+        ("`regularize` の設定はオプティマイザー `schedule-free` と同時に使えません", "重みを2か所に持つため、一方への変更が打ち消されます。", "別のオプティマイザーを選んでください: --set train.optimizer=adamw"),
+    ),
+    "RC012": _m(
+        ("`regularize.max_norm` does not go with the optimizer `riemannian`", "It keeps the length of vectors anyway.", "Switch it off: --set regularize.max_norm=0"),
+        ("`regularize.max_norm` はオプティマイザー `riemannian` と同時に使えません", "ベクトルの長さはもともと変わらないためです。", "オフにしてください: --set regularize.max_norm=0"),
+    ),
+    "RC013": _m(
+        ("A hypernetwork that ends in a sigmoid cannot be pulled towards the base", "Its output is never zero, so it never leaves the base as it is.", "Set method.activate_output=false, or choose another activation."),
+        ("最後がsigmoidのハイパーネットワークはベースモデルへ引き戻せません", "出力が0にならず、ベースモデルと同じ状態がないためです。", "method.activate_output=false にするか、別の活性化関数を選んでください。"),
+    ),
     "DS001": _m(
         ("The picture folder does not exist", "No folder of this name was found.", "Check the path given with --images."),
         ("画像フォルダーがありません", "その名前のフォルダーが見つかりません。", "--images のパスを確認してください。"),
@@ -138,6 +162,10 @@ MESSAGES: Final[dict[str, Message]] = {
         ("The new word `{word}` stands in no caption", "So it learns nothing.", "Write it into the captions of its pictures."),
         ("新しい単語 `{word}` はどのキャプションにもありません", "そのため何も学習しません。", "その画像のキャプションに書き加えてください。"),
     ),
+    "TR004": _m(
+        ("Weight decay does next to nothing here", "Learning rate x train.weight_decay x steps is {strength}: the whole run takes this share off the weights.", "Leave it at 0; regularize.l2 is a penalty whose strength does not depend on the learning rate."),
+        ("この設定では重み減衰の効果はほとんどありません", "学習率 x train.weight_decay x ステップ数は{strength}で、全ステップを通して重みがこの割合だけ小さくなります。", "0のままで構いません。学習率によらない正則化には regularize.l2 を使ってください。"),
+    ),
     "GD001": _m(
         ("Stopped at step {step}: the loss is no longer a finite number", "The state of step {best} is kept (0 is the untrained base).", "Try a third of the learning rate: --set train.learning_rate={rate}"),
         ("ステップ{step}で停止: ロスが有限の数ではなくなりました", "ステップ{best}の状態を残してあります(0は学習前)。", "学習率を3分の1にしてみてください: --set train.learning_rate={rate}"),
@@ -187,12 +215,24 @@ MESSAGES: Final[dict[str, Message]] = {
         ("異なる画像が{found}枚では、検証用に分けられません(信頼できる検証はできません)", "すべての画像を学習に使います。判断できるのは発散だけで、ステップ数はレシピのとおりです。", "異なる画像が4枚以上あれば過学習を判断できます。10枚以上がおすすめです。"),
     ),
     "GD013": _m(
-        ("{held_out} of {found} pictures are held out to see overfitting", "They are: {names}", "To train on all of them: --guard off"),
-        ("過学習を調べるため、{found}枚のうち{held_out}枚を検証用に分けました", "検証用の画像: {names}", "すべて学習に使うには: --guard off"),
+        ("{held_out} of {found} pictures are held out to see overfitting", "They are: {names}", "{then}"),
+        ("過学習を調べるため、{found}枚のうち{held_out}枚を検証用に分けました", "検証用の画像: {names}", "{then}"),
     ),
     "GD014": _m(
         ("{names} show the same picture", "Copies, crops and mirrored copies never stand on both sides of the split.", ""),
         ("{names} は同じ画像とみなしました", "コピー、切り抜き、左右反転した画像は、学習用と検証用に分かれないようにします。", ""),
+    ),
+    "GD015": _m(
+        ("Cross-validation: {folds} folds of {found} pictures, each trained without the pictures that it is judged by", "They learn side by side with the run on all pictures, so a step computes {times} times as much.", "Fewer folds are quicker: --folds 2; none: --guard off"),
+        ("交差検証: {found}枚の画像を{folds}分割し、それぞれ検証用の画像を除いて学習します", "全画像での学習と並行して進めるため、1ステップの計算量は{times}倍になります。", "速くするには分割数を減らすか(--folds 2)、ガードをオフにしてください(--guard off)。"),
+    ),
+    "GD016": _m(
+        ("Cross-validation: {folds} folds of {found} pictures, one after another", "{why}", "Fewer folds are quicker: --folds 2; none: --guard off"),
+        ("交差検証: {found}枚の画像を{folds}分割し、順番に学習します", "{why}", "速くするには分割数を減らすか(--folds 2)、ガードをオフにしてください(--guard off)。"),
+    ),
+    "GD017": _m(
+        ("No step was better on held-out pictures than the untrained base", "The file holds step {step}, which did least harm. Do not expect much of it.", "Check that all pictures show the same thing and that the captions fit, or lower the learning rate."),
+        ("検証用画像では、どのステップも学習前より良くなりませんでした", "ファイルには影響が最も小さかったステップ{step}を保存しました。効果は期待できません。", "すべての画像が同じ対象で、キャプションが合っているか確認してください。学習率を下げるのも有効です。"),
     ),
     "GN001": _m(
         ("No font on this machine can show `{missing}`", "These characters are spelt out in the picture instead.", "Install a font that has them, for example Noto Sans CJK (Debian, Ubuntu: fonts-noto-cjk; Fedora: google-noto-sans-cjk-fonts)."),

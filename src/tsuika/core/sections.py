@@ -270,6 +270,44 @@ class Train(Section):
     ] = 0
 
 
+class Regularize(Section):
+    """Penalties on what is learnt, as steps of their own after the optimizer's (`train.penalize`).
+
+    All three act on weights. Prior preservation (`data.reg_images`, `data.reg_generate`) is the same wish as `l2` on what
+    the model does with pictures of the class, at twice the time.
+    """
+
+    l2: Annotated[
+        float,
+        expert(
+            "L2 towards the base: without gradients, this alone would shrink the update to exp(-l2) of itself over the"
+            " whole run, whatever rate and steps; 0 = off",
+            "ベースモデルへ引き戻すL2正則化。勾配がなければ、学習による変化は全ステップで exp(-l2) 倍に縮みます"
+            "(学習率やステップ数によりません)。0 = オフ",
+        ),
+        Field(ge=0),
+    ] = 0.0
+    l1: Annotated[
+        float,
+        expert(
+            "L1, proximal: this share of each optimizer step is taken back, and what does not pull steadily stays exactly"
+            " at the base (ranks of a LoRA, nets of a hypernetwork, single weights in DreamBooth); 0 = off, 1 = nothing"
+            " is learnt",
+            "L1正則化(近接法): 各ステップの変化のうちこの割合を戻し、一貫した勾配のない部分をベースモデルのまま残します"
+            "(LoRAではランク、ハイパーネットワークではネット、DreamBoothでは個々の重み)。0 = オフ、1 = 何も学習しない",
+        ),
+        Field(ge=0),
+    ] = 0.0
+    max_norm: Annotated[
+        float,
+        expert(
+            "Largest norm of what is added to the weight of any layer (new words: of any vector); 0 = no limit",
+            "各層の重みに加わる変化のノルムの上限(新しい単語では各ベクトルの長さの上限)。0 = 制限なし",
+        ),
+        Field(ge=0),
+    ] = 0.0
+
+
 class Preview(Section):
     """Pictures drawn while training, at fixed seeds."""
 
@@ -343,6 +381,21 @@ class Guard(Section):
         ),
         Field(ge=0, le=1),
     ] = 0.04
+    refit: Annotated[
+        bool,
+        expert(
+            "Afterwards train on all pictures to the step that was chosen; false = keep the run without the held-out ones",
+            "選んだステップまで全画像で学習し直す。false = 検証用画像を除いた学習結果をそのまま使う",
+        ),
+    ] = True
+    lanes: Annotated[
+        int,
+        expert(
+            "Folds in one forward pass; fewer take less memory; 0 = all of them",
+            "同時に計算する分割数。少ないほどメモリを節約できます。0 = すべて",
+        ),
+        Field(ge=0, le=51),
+    ] = 0
 
 
 class Output(Section):

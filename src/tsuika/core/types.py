@@ -177,12 +177,44 @@ class ParamGroup:
     directions: bool = False  # rows are vectors that may learn their direction alone (`train.riemannian`)
 
 
+UpdateKind = Literal["weights", "factors", "network", "vectors", "adapter"]
+
+
+@dataclass(frozen=True)
+class Update:
+    """What training changes at one place of the base, in the terms of penalties on its size (`guard.penalties`).
+
+    Nothing is changed where `params` are at `start`; in between, what is changed shrinks as they come nearer (for all
+    kinds but "adapter" in proportion, with everything else held).
+
+    - weights: stand in the place of the base's, which are `start`
+    - factors: ΔW = scale * params[0] @ down, (out, rank) and (rank, in), with the axes of a kernel behind
+    - network: the last layer of a network whose output is added
+    - vectors: rows of meaning, in a space whose axes mean nothing by themselves
+    - adapter: anything else that is nothing at `start`
+    """
+
+    kind: UpdateKind
+    params: list[nn.Parameter]
+    start: list[Tensor] = field(default_factory=list)  # empty: zeros
+    down: nn.Parameter | None = None
+    scale: float = 1.0
+
+
 class Attachment(Protocol):
     """A method attached to a model: its trainable part, and how to take it off again."""
 
     trains: frozenset[Role]  # any `text.*` role: text conditioning must not be cached
 
     def param_groups(self) -> list[ParamGroup]: ...
+
+    def updates(self) -> list[Update]:
+        """What training changes, place by place; to be asked before it does, as the start is what is there now.
+
+        Raises:
+            RecipeError: these settings never give the base back.
+        """
+        ...
 
     def tensors(self) -> dict[str, Tensor]:
         """The trainable state by canonical name (live tensors, not copies)."""
@@ -208,17 +240,24 @@ class Attachment(Protocol):
 
 
 class Lanes(Protocol):
-    """Several attachments of one method on one model, each for its own rows of a batch."""
+    """Several attachments of one method on one model, each for its own rows of a batch: folds, or trials of a search.
+
+    A lane is the place of an attachment in the order given. Parameters stay those of the attachments, each with its own
+    optimizer; only passes through the model are shared. The attachments' strengths are in these hands from now on: 0
+    where no context is open.
+    """
 
     def route(self, lanes: Sequence[int]) -> AbstractContextManager[None]:
-        """While open, block i of len(lanes) equal blocks of samples goes through attachment lanes[i].
+        """While open, UNet passes over len(lanes) equal blocks of samples take block i through attachment lanes[i].
 
-        For the UNet, forward and backward; the attachments' own strengths do not matter inside.
+        At strength 1, whatever `alone` says. What else lies on the model acts on every row. Keep it open for the
+        backward pass too, as gradient checkpointing runs the forward pass again. Text is encoded with `alone`, before
+        or inside.
         """
         ...
 
     def alone(self, lane: int | None) -> AbstractContextManager[None]:
-        """While open, this attachment alone is at strength 1, or none of them: for text, probes and previews."""
+        """While open, only this attachment is at strength 1 (None: none of them): probes, previews, encoding text."""
         ...
 
 

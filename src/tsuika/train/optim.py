@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -12,12 +12,14 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 
 from tsuika.core.errors import RecipeError
+from tsuika.core.events import Warned, note
 from tsuika.core.sections import Train
 from tsuika.core.types import ParamGroup
 from tsuika.train import riemannian
 from tsuika.train.rounding import StochasticRounding
 
 TEXT_SHARE = 0.1  # of the main rate, where the recipe gives text encoders none of their own (config.Lora)
+PLACEBO = 0.01  # weight decay that takes less than a hundredth of the weights in a whole run is told to be nothing
 FREE = ("prodigy", "schedule-free")  # these keep no schedule
 
 
@@ -36,6 +38,31 @@ def rate(train: Train, step: int) -> float:
     if train.schedule == "constant" or train.optimizer in FREE:
         return 1.0
     return 0.5 * (1 + math.cos(math.pi * progress)) if train.schedule == "cosine" else 1 - progress
+
+
+def total_rate(train: Train) -> float:
+    """The sum of `rate` over the run: how many steps at the full learning rate it is worth."""
+    return sum(rate(train, step) for step in range(train.steps))
+
+
+def current_rate(group: Mapping[str, Any]) -> float:
+    """The learning rate that a parameter group of an optimizer is at now; Prodigy's own factor included."""
+    return float(group["lr"] * group.get("d", 1.0))
+
+
+def weight_decay_over_run(train: Train) -> float | None:
+    """Weight decay without a unit: the sum over the run of learning rate * decay, so that it alone leaves exp(-this).
+
+    None: Prodigy, whose rates show only while it runs.
+    """
+    return None if train.optimizer == "prodigy" else train.weight_decay * train.learning_rate * total_rate(train)
+
+
+def notes(train: Train) -> Iterator[Warned]:
+    """What is set and does next to nothing: weight decay below `PLACEBO` over the run (TR004)."""
+    strength = weight_decay_over_run(train)
+    if train.weight_decay and strength is not None and strength < PLACEBO:
+        yield note("TR004", strength=f"{strength:.2g}")
 
 
 def build(train: Train, groups: Iterable[ParamGroup]) -> Optimizer:
