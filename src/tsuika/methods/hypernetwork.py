@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Final, Literal
@@ -23,8 +24,8 @@ from torch import Tensor, nn
 
 from tsuika.core.errors import FormatError, ModelError, RecipeError
 from tsuika.core.methods import Hypernetwork as Config
-from tsuika.core.types import Artifact, Model, ParamGroup, Role
-from tsuika.methods.common import copy_in
+from tsuika.core.types import Artifact, Model, ParamGroup, Role, Update
+from tsuika.methods.common import SideBySide, copy_in
 
 Side = Literal["k", "v"]
 SIDES: Final[tuple[Side, ...]] = ("k", "v")
@@ -65,6 +66,10 @@ class Net(nn.Module):
                 x = self.drops[i](x)
         return x
 
+    def last(self) -> list[nn.Parameter]:
+        """The parameters that the output is proportional to (or an activation of something that is)."""
+        return list([module for module in self.linear if isinstance(module, nn.Linear | nn.LayerNorm)][-1].parameters())
+
     def start(self, kind: str, *, zero_last: bool) -> None:
         """Initial weights of A1111's kinds; biases 0. With `zero_last` the net's output is 0."""
         draw: Callable[[Tensor], object] = {
@@ -89,7 +94,7 @@ class Net(nn.Module):
 class _Reading:
     """An attention as its processor sees it: keys and values are read through nets, the rest is the attention's."""
 
-    def __init__(self, attention: Any, sets: list[HypernetworkAttachment]) -> None:
+    def __init__(self, attention: Any, sets: list[HypernetworkAttachment | _Router]) -> None:
         self._attention, self._sets = attention, sets
 
     def __getattr__(self, name: str) -> Any:
@@ -112,7 +117,7 @@ class _Processor:
 
     def __init__(self, former: Any) -> None:
         self.former = former
-        self.sets: list[HypernetworkAttachment] = []
+        self.sets: list[HypernetworkAttachment | _Router] = []
 
     def __call__(self, attention: Any, *args: Any, **kwargs: Any) -> Tensor:
         result: Tensor = self.former(_Reading(attention, self.sets), *args, **kwargs)
@@ -134,8 +139,12 @@ class HypernetworkAttachment:
 
     def through(self, side: Side, x: Tensor) -> Tensor:
         """What keys or values see instead of x (..., width), in x's dtype; the nets count in float32 or autocast's."""
-        net = self.nets.get((x.shape[-1], side)) if self.strength else None
-        return x if net is None else x + (net(x.float()) * self.strength).to(x.dtype)
+        return self.at(self.strength, side, x)
+
+    def at(self, strength: float, side: Side, x: Tensor) -> Tensor:
+        """The same at any strength."""
+        net = self.nets.get((x.shape[-1], side)) if strength else None
+        return x if net is None else x + (net(x.float()) * strength).to(x.dtype)
 
     def place(self) -> None:
         """Put the nets before every attention that reads one of their widths."""
@@ -156,6 +165,16 @@ class HypernetworkAttachment:
     def param_groups(self) -> list[ParamGroup]:
         """One group, at the recipe's rate."""
         return [ParamGroup("unet", [param for net in self.nets.values() for param in net.parameters()], 0.0)]
+
+    def updates(self) -> list[Update]:
+        """Each net by its last layer: at zero it adds nothing, and the layers before can still learn.
+
+        Raises:
+            RecipeError: RC013, a sigmoid comes after the last layer.
+        """
+        if any(isinstance(net.linear[-1], nn.Sigmoid) for net in self.nets.values()):
+            raise RecipeError("RC013")
+        return [Update("network", net.last()) for net in self.nets.values()]
 
     def tensors(self) -> dict[str, Tensor]:
         """Every weight by its artifact name, live."""
@@ -189,6 +208,36 @@ class HypernetworkAttachment:
         """Tensors (copies, float32, CPU) without dropout, and A1111's header fields."""
         tensors = {name: value.detach().to("cpu", torch.float32, copy=True) for name, value in self.tensors().items()}
         return Artifact("hypernetwork", self.model.facts.family, tensors, {**_header(self.config), **self.metadata})
+
+
+@dataclass(eq=False)
+class _Router:
+    """Equal blocks of rows, each through its own hypernetwork at strength 1."""
+
+    lanes: Sequence[HypernetworkAttachment]
+
+    def through(self, side: Side, x: Tensor) -> Tensor:
+        """As `HypernetworkAttachment.through`."""
+        blocks = x.unflatten(0, (len(self.lanes), -1))
+        return torch.cat([one.at(1.0, side, block) for one, block in zip(self.lanes, blocks, strict=True)])
+
+
+@contextmanager
+def _routed(lanes: Sequence[HypernetworkAttachment]) -> Iterator[None]:
+    router = _Router(lanes)
+    processors = {id(attention.processor): attention.processor for one in lanes for attention in one._attentions}
+    for processor in processors.values():
+        processor.sets.insert(min(i for i, one in enumerate(processor.sets) if one in lanes), router)
+    try:
+        yield
+    finally:
+        for processor in processors.values():
+            processor.sets.remove(router)
+
+
+def side_by_side(attachments: Sequence[HypernetworkAttachment]) -> SideBySide[HypernetworkAttachment]:
+    """Lanes of any structure. With dropout, or nets that drop other values than in a run of their own, see the recipe."""
+    return SideBySide(attachments, _routed)
 
 
 def _attentions(model: Model) -> Iterator[tuple[Any, int, bool]]:

@@ -6,19 +6,22 @@ Also DoRA, LoHa, LoKr and OFT where peft has them. Knows a model only through `c
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from peft import LoHaConfig, LoKrConfig, LoraConfig, OFTConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from tsuika.core.errors import FormatError, ModelError, RecipeError
 from tsuika.core.methods import Lora as Config
-from tsuika.core.types import Artifact, Model, ParamGroup, Role, canonical
-from tsuika.methods.common import copy_in
+from tsuika.core.types import Artifact, Model, ParamGroup, Role, Update, canonical
+from tsuika.methods.common import SideBySide, copy_in
 
 UNET_ROLES: tuple[Role, ...] = ("unet.attn", "unet.ff")
 TEXT_ROLES: tuple[Role, ...] = ("text.attn", "text.ff")
@@ -37,6 +40,9 @@ PARTS: dict[str, dict[str, str]] = {
     },
     "oft": {"oft_R": "oft_R"},
 }  # fmt: skip
+
+# Of the parts of a layer one of these is zero at the start, as peft has it.
+BEGIN_AT_ZERO = ("lora_up.weight", "hada_w2_b", "lokr_w1", "lokr_w1_a", "oft_R")
 
 
 @dataclass
@@ -84,6 +90,22 @@ class LoraAttachment:
             groups.setdefault(name, []).extend(param for _, param in self._parameters(slot))
         rates = {"unet": self.learning_rate, "text": self.text_learning_rate}
         return [ParamGroup(name, params, rates[name]) for name, params in groups.items()]
+
+    def updates(self) -> list[Update]:
+        """Each layer by the factor that begins at zero: there it is the base's, and the other factor can still learn.
+
+        Any factor scales the product; this one alone, since the other is random at the start and no update at all.
+        """
+        return [self._update(dict(self._parameters(slot)), slot.base_scale) for slot in self.slots]
+
+    def _update(self, parts: Mapping[str, nn.Parameter], scale: float) -> Update:
+        zero = next(parts[name] for name in BEGIN_AT_ZERO if name in parts)
+        if self.kind == "lora":
+            return Update("factors", [zero], down=parts["lora_down.weight"], scale=scale)
+        if self.kind == "dora":
+            magnitude = parts["dora_scale"]
+            return Update("adapter", [zero, magnitude], [torch.zeros_like(zero), magnitude.detach().clone()])
+        return Update("adapter", [zero])
 
     def tensors(self) -> dict[str, Tensor]:
         """Every trained tensor by its artifact name, live."""
@@ -136,6 +158,51 @@ class LoraAttachment:
             if self.kind != "oft":
                 tensors[f"{slot.key}.alpha"] = torch.tensor(slot.alpha, dtype=torch.float32)
         return Artifact("lora", self.model.facts.family, tensors, {"adapter": self.kind, **self.metadata})
+
+
+@contextmanager
+def _routed(lanes: Sequence[LoraAttachment]) -> Iterator[None]:
+    adapters = [one.adapter for one in lanes]
+    together = list(zip(*([slot for slot in one.slots if slot.component == "unet"] for one in lanes), strict=True))
+    try:
+        for slots in together:
+            slots[0].layer.forward = partial(_forward, slots, adapters)
+        yield
+    finally:
+        for slots in together:
+            vars(slots[0].layer).pop("forward", None)
+
+
+def _forward(slots: Sequence[Slot], adapters: Sequence[str], x: Tensor) -> Tensor:
+    """A layer, block i of x (K blocks, ...) with the i-th adapter; smaller ranks are filled up with zeros."""
+    layer = slots[0].layer
+    result: Tensor = type(layer).forward(layer, x)  # the base, and other sets on every row
+    downs = pad_sequence([layer.lora_A[name].weight for name in adapters], batch_first=True)  # (K, rank, in, ...)
+    scaled = [
+        layer.lora_B[name].weight.flatten(1).mT * slot.base_scale for name, slot in zip(adapters, slots, strict=True)
+    ]
+    ups = pad_sequence(scaled, batch_first=True)  # (K, rank, out)
+    blocks = x.to(downs.dtype).unflatten(0, (len(slots), -1))
+    base = layer.get_base_layer()
+    if isinstance(base, nn.Conv2d):
+        convolve = partial(nn.functional.conv2d, stride=base.stride, padding=base.padding)
+        update = torch.einsum("kbrhw,kro->kbohw", torch.vmap(convolve)(blocks, downs), ups)
+    else:
+        update = blocks.flatten(1, -2) @ downs.mT @ ups
+    return (result + update.reshape(result.shape)).to(result.dtype)
+
+
+def side_by_side(attachments: Sequence[LoraAttachment]) -> SideBySide[LoraAttachment]:
+    """Lanes of kind `lora` on the same layers, without dropout, of any ranks and alphas.
+
+    Raises:
+        ValueError: another kind, or other layers.
+    """
+    if {one.kind for one in attachments} != {"lora"}:
+        raise ValueError("only adapters of kind lora can stand side by side")
+    if len({tuple(id(slot.layer) for slot in one.slots) for one in attachments}) != 1:
+        raise ValueError("lanes must adapt the same layers")
+    return SideBySide(attachments, _routed)
 
 
 def _peft_layers(root: nn.Module) -> list[Any]:

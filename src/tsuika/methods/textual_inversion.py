@@ -6,7 +6,8 @@ Shapes: V rows of the vocabulary, n vectors of a word, D text width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,8 +17,8 @@ from torch import Tensor, nn
 from tsuika.core.errors import ModelError, RecipeError
 from tsuika.core.methods import TextualInversion as Config
 from tsuika.core.methods import check_words, is_usable_word
-from tsuika.core.types import Artifact, Model, ParamGroup, Role
-from tsuika.methods.common import copy_in
+from tsuika.core.types import Artifact, Model, ParamGroup, Role, Update
+from tsuika.methods.common import SideBySide, copy_in
 
 NOISE = "noise"  # as `Config.init`: not a word to start from
 
@@ -35,6 +36,11 @@ class WordAttachment:
         """One group; its rows may be trained by direction alone."""
         params = [vectors for word in self.words.values() for vectors in word.values()]
         return [ParamGroup("words", params, 0.0, directions=True)]
+
+    def updates(self) -> list[Update]:
+        """Each word in each text encoder."""
+        params = [vectors for word in self.words.values() for vectors in word.values()]
+        return [Update("vectors", [vectors_nD], [vectors_nD.detach().clone()]) for vectors_nD in params]
 
     def tensors(self) -> dict[str, Tensor]:
         """`<word>.<component>`, live."""
@@ -90,6 +96,14 @@ def attach(model: Model, config: Config, generator: torch.Generator) -> WordAtta
     }
     _enter(model, words)
     return WordAttachment(model, words, frozenset({"text.tokens"}))
+
+
+def side_by_side(attachments: Sequence[WordAttachment]) -> SideBySide[WordAttachment]:
+    """Lanes that hold the same words, each with its own vectors: attach one after another, the former at strength 0.
+
+    All that differs between them is in the text, which is encoded lane by lane.
+    """
+    return SideBySide(attachments, lambda _: nullcontext())
 
 
 def restore(model: Model, artifact: Artifact) -> WordAttachment:
