@@ -127,6 +127,7 @@ def plot(
     losses: Sequence[float] = (),
     marks: Mapping[str, int | None] | None = None,
     span: tuple[int, int] | None = None,
+    cap: bool = False,
 ) -> Plot | None:
     """Lines over steps, in percent; None if no value is finite.
 
@@ -136,13 +137,13 @@ def plot(
         losses: one a step from step 1; drawn thin and behind, to a scale of their own.
         marks: steps to mark, by name.
         span: steps between which the ground is shaded.
+        cap: what a diverged run rises to may leave the frame, so as not to flatten the dip that one looks for.
     """
     values = [value for points in lines.values() for _, value in points if value is not None and math.isfinite(value)]
     if not values:
         return None
     low, high = min(0.0, *values), max(0.0, *values)
-    # What a diverged run rises to must not flatten the dip that one looks for.
-    cut = high if high > max(10.0, -3 * low) else None
+    cut = high if cap and high > max(10.0, -3 * low) else None
     high = max(10.0, -3 * low) if cut is not None else high
     ends = [end for _, *both in band for end in both if end is not None and math.isfinite(end)]
     reach = 0.6 * (high - low) or 1.0

@@ -10,22 +10,26 @@ from pathlib import Path
 
 from tsuika.core import config
 from tsuika.core.config import Recipe
-from tsuika.core.events import Event, Finished, Phase, Previewed, Started, Stepped, Warned, Written
+from tsuika.core.events import Chosen, Event, Finished, Judged, Phase, Previewed, Started, Stepped, Warned, Written
 from tsuika.core.rundir import RunDir
-from tsuika.evaluate import report
+from tsuika.evaluate import report, report_guard
 
 
 @dataclass
 class Notes:
     """Collects a run's events. Phases are timed from their first event to the next phase's."""
 
-    losses: list[float] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)  # of the run that is kept
+    look_losses: list[float] = field(default_factory=list)  # of the guard's run before it
+    judged: list[Judged] = field(default_factory=list)
+    chosen: Chosen | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     warned: list[Warned] = field(default_factory=list)
     written: list[Written] = field(default_factory=list)
     previews: list[Previewed] = field(default_factory=list)
     started: Started | None = None
     finished: Finished | None = None
+    steps_timed: int = 0
     step_seconds: float = 0.0
     _phase: str = ""
     _since: float = 0.0
@@ -41,7 +45,14 @@ class Notes:
             case Stepped(step=step, loss=loss, seconds=seconds):
                 del self.losses[step - 1 :]  # steps done again after a kill count once
                 self.losses.append(loss)
+                self.steps_timed += 1
                 self.step_seconds += seconds
+            case Judged(step=step):
+                self.judged = [one for one in self.judged if one.step < step] + [event]
+            case Chosen():
+                if self.chosen is None:
+                    self.look_losses, self.losses = self.losses, []
+                self.chosen = event
             case Warned():
                 self.warned.append(event)
             case Written():
@@ -109,6 +120,8 @@ def write_report(folder: RunDir, recipe: Recipe, notes: Notes, evidence: Evidenc
     """Write `report.json` and `report.html`; returns what they say."""
     assert notes.started is not None and notes.finished is not None
     per_step = recipe.train.batch_size * recipe.train.accumulate
+    guard = report_guard.told(notes.judged, notes.chosen, recipe.guard.model_dump())
+    best_step, steps = report_guard.best(guard)
     files = tuple(
         report.WrittenFile(w.path, w.format, _size(folder.root / w.path), w.sha256, w.largest_relative_error)
         for w in notes.written
@@ -118,8 +131,9 @@ def write_report(folder: RunDir, recipe: Recipe, notes: Notes, evidence: Evidenc
         base=evidence.base, trigger=recipe.data.trigger, example_prompt=evidence.example_prompt,
         stopped_by=notes.finished.stopped_by, steps_planned=recipe.train.steps, steps_done=notes.finished.steps_done,
         pictures=evidence.pictures, left_out=evidence.left_out,
-        recipe_toml=config.dump(recipe), losses=tuple(notes.losses), seconds=notes.seconds,
-        images_per_second=len(notes.losses) * per_step / notes.step_seconds if notes.step_seconds else None,
+        recipe_toml=config.dump(recipe), losses=tuple(notes.losses), look_losses=tuple(notes.look_losses),
+        best_step=best_step, range=steps, guard=guard, seconds=notes.seconds,
+        images_per_second=notes.steps_timed * per_step / notes.step_seconds if notes.step_seconds else None,
         peak_memory_bytes=peak_memory_bytes(), device=evidence.device, before_after=evidence.before_after,
         scores=evidence.scores, artifacts=files, command=evidence.command,
         warnings=tuple(report.Notice(w.code, w.message) for w in notes.warned),
@@ -136,4 +150,4 @@ def past(events: Path) -> list[Event]:
     """What a run did before it was stopped, as far as its saved state stands; its phases' times are not counted."""
     from tsuika.core.events import read
 
-    return [event for event in read(events) if isinstance(event, Stepped | Previewed)]
+    return [event for event in read(events) if isinstance(event, Stepped | Previewed | Judged | Chosen)]

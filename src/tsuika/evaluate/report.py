@@ -6,8 +6,6 @@ and Jinja; knows no model, no torch and no clock: everything it shows is handed 
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -18,16 +16,15 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined, Template
-from PIL import Image, ImageOps
+from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 
 from tsuika.core.files import write_text
+from tsuika.evaluate import report_guard
 from tsuika.evaluate.chart import curve, smoothed
+from tsuika.evaluate.inline import PictureSource, data_uri
 from tsuika.evaluate.report_texts import TEXTS
 from tsuika.evaluate.uses import Result, uses
 from tsuika.evaluate.wording import Language, both, duration, size, text, unbroken, words
-
-PictureSource = Image.Image | Path
 
 THUMBNAIL_PX: Final = 160
 SAMPLE_PX: Final = 512
@@ -124,7 +121,8 @@ class ReportData:
     losses: tuple[float, ...] = ()  # one a step, from step 1
     best_step: int | None = None
     range: Mapping[str, int | None] = field(default_factory=lambda: {"safe": None, "balanced": None, "likeness": None})
-    guard: Mapping[str, Any] | None = None
+    guard: Mapping[str, Any] | None = None  # of `report_guard.told`
+    look_losses: tuple[float, ...] = ()  # of the guard's trial run, where `losses` are of a second one
     seconds: Mapping[str, float] = field(default_factory=dict)  # by phase, in order
     images_per_second: float | None = None
     peak_memory_bytes: int | None = None
@@ -211,27 +209,6 @@ def largest_error(artifacts: Sequence[WrittenFile]) -> float | None:
     return max(known) if known and len(known) == len(errors) else None
 
 
-def data_uri(image: PictureSource, side_px: int) -> str:
-    """A picture, at most `side_px` on its longer side, as a data URI: PNG up to 128 px, WebP above.
-
-    Raises:
-        OSError: the file is not there or no picture.
-    """
-    if isinstance(image, Path):
-        with Image.open(image) as opened:
-            return data_uri(ImageOps.exif_transpose(opened).convert("RGB"), side_px)
-    small = image.convert("RGB")
-    small.thumbnail((side_px, side_px), Image.Resampling.LANCZOS)
-    stream = io.BytesIO()
-    if max(small.size) <= 128:
-        small.save(stream, format="PNG", optimize=True)
-        kind = "png"
-    else:
-        small.save(stream, format="WEBP", quality=88)
-        kind = "webp"
-    return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
-
-
 def _share(error: float) -> str:
     """A relative error in percent: `0.024 %`, `2e-07 %`."""
     return f"{100 * error:.2g} %"
@@ -239,9 +216,12 @@ def _share(error: float) -> str:
 
 @cache
 def _template() -> Template:
-    source = files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(source)
+    folder = files(__package__)
+    loader = FunctionLoader(lambda name: folder.joinpath(name).read_text(encoding="utf-8"))
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=loader
+    )
+    return environment.get_template("report.html.j2")
 
 
 def render(data: ReportData, language: Language = "en") -> str:
@@ -251,9 +231,11 @@ def render(data: ReportData, language: Language = "en") -> str:
         OSError: a picture given as a path is not there or no picture.
     """
     likeness = next((score for score in data.scores if score.key == "likeness"), None)
-    result = Result(
-        data.method, data.family, data.base, data.trigger, data.example_prompt, tuple(a.path for a in data.artifacts)
-    )
+    paths = [artifact.path for artifact in data.artifacts]
+    roles = {path: report_guard.role(path, paths) for path in paths}
+    main = tuple(path for path in paths if roles[path] == "balanced")
+    result = Result(data.method, data.family, data.base, data.trigger, data.example_prompt, main)
+    alarms = {alarm["code"]: alarm for alarm in reversed(data.guard["alarms"])} if data.guard else {}
     return _template().render(
         data=data,
         language=language,
@@ -278,6 +260,10 @@ def render(data: ReportData, language: Language = "en") -> str:
         total_seconds=sum(data.seconds.values()),
         largest_error=largest_error(data.artifacts),
         uses=uses(result),
+        guard=data.guard,
+        guard_view=report_guard.view(data.guard, data.look_losses or data.losses) if data.guard else None,
+        earlier_alarms=[alarm for alarm in alarms.values() if alarm != data.guard["alarms"][-1]] if data.guard else [],
+        roles=roles,
     )
 
 
