@@ -135,9 +135,9 @@ def view(guard: Mapping[str, Any], losses: Sequence[float]) -> View:
         },
         band=[(row["step"], _percent(row["low"]), _percent(row["high"])) for row in curve],
         losses=losses,
-        marks={"best": guard["best_step"], "stop": guard["stopped_at"]},
+        marks={"best": guard["best_step"] or None, "stop": guard["stopped_at"]},
         span=shaded,
-        cap=True,
+        cap=any(_is_number(row["mean"]) and row["mean"] < 0 for row in curve),
     )
     gaps = plot({
         "drift": [(row["step"], None if row["drift"] is None else 100 * row["drift"]) for row in guard["gaps"]],
