@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tsuika.api import CellDrawn, SheetWritten
 from tsuika.cli import screen
-from tsuika.core.events import Event, Phase, note
+from tsuika.core.events import Chosen, Event, Judged, Phase, note
 
 CELL = CellDrawn(1, 2, ("seed 1", "ついか犬"), (0, 0), 1, "out/cells/000-000.png")
 USED = {
@@ -79,3 +81,51 @@ def test_the_combination_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     told = json.loads(capsys.readouterr().out)
     assert told["artifacts"] == [USED]
     assert told["notes"][0]["code"] == "GN003"
+
+
+def judged(step: int, verdict: str, code: str, held_out: dict[str, object] | None, best: int) -> Judged:
+    params = {
+        "step": step,
+        "best": best,
+        "gain": "-12.0 %",
+        "gap_mid": "+60.0 %",
+        "gap_high": "+40.0 %",
+        "percent": "-1 %",
+    }
+    evidence = {"held_out": held_out, "train": math.log(0.7), "best_step": best}
+    return Judged(step, verdict, code, params, {}, evidence)
+
+
+def follow(folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    held = {"mean": math.log(0.88), "low": math.log(0.85), "high": math.log(0.91)}
+    events = [
+        judged(50, "go", "GD011", held | {"low": None, "high": None}, 0), judged(100, "go", "GD008", held, 100),
+        judged(150, "warn", "GD007", held, 100), judged(180, "warn", "GD007", held, 100),
+        judged(220, "stop", "GD006", held, 100), judged(260, "go", "GD009", None, 0),
+        Chosen("hold-out", 100, 113, {"safe": 90, "balanced": 113, "likeness": 150}, "", {}),
+    ]  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(screen.signal, "signal", lambda *_: None)  # Ctrl+C stays the test runner's
+        screen.follow(iter(events), folder, as_json=False)
+    return capsys.readouterr().err
+
+
+def test_checks_of_the_guard_are_a_line_each_and_an_alarm_is_told_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = follow(tmp_path, capsys)
+    lines = [line.strip() for line in told.splitlines()]
+    assert lines[0].startswith("step 50: held-out -12.0 % (– … –), training -30.0 %; nothing better")
+    assert lines[1] == "step 100: held-out -12.0 % (-15.0 % … -9.0 %), training -30.0 %; best so far: step 100"
+    assert [line for line in lines if line.startswith("note[GD007]")] == [lines[3]]
+    assert sum("note[" in line for line in lines) == 2
+    assert "step 260: training -30.0 %; no picture is held out" in lines
+    assert "to step 113 (safe 90, balanced 113, likeness 150)" in told
+
+
+@pytest.mark.usefixtures("japanese")
+def test_checks_of_the_guard_in_japanese(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = follow(tmp_path, capsys)
+    assert "ステップ100: 検証用 -12.0 %(-15.0 %〜-9.0 %)、学習用 -30.0 %。これまでの最良: ステップ100" in told
+    assert "お知らせ[GD006] ステップ220で停止" in told
+    assert "ステップ113まで" in told

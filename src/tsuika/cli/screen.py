@@ -18,7 +18,21 @@ from typing import Any
 import typer
 
 from tsuika.core.errors import Lang, TsuikaError
-from tsuika.core.events import Event, Finished, Phase, Previewed, Progress, Saved, Started, Stepped, Warned, Written
+from tsuika.core.events import (
+    Chosen,
+    Event,
+    Finished,
+    Judged,
+    Phase,
+    Previewed,
+    Progress,
+    Saved,
+    Started,
+    Stepped,
+    Warned,
+    Written,
+)
+from tsuika.core.messages import percent
 
 _WORDS: dict[str, dict[Lang, str]] = {
     "load": {"en": "Loading the base model", "ja": "ベースモデルを読み込んでいます"},
@@ -47,6 +61,23 @@ _WORDS: dict[str, dict[Lang, str]] = {
     "conflict": {
         "en": "{first} and {second} both change {layers} layers, {example} among them: their effects add up",
         "ja": "{first} と {second} は同じ {layers} 層({example} など)を変えます。効果は足し合わされます",
+    },
+    "checked": {
+        "en": "step {step:,}: held-out {held_out}, training {train}; best so far: step {best:,}",
+        "ja": "ステップ{step:,}: 検証用 {held_out}、学習用 {train}。これまでの最良: ステップ{best:,}",
+    },
+    "checked.base": {
+        "en": "step {step:,}: held-out {held_out}, training {train}; nothing better than the base yet",
+        "ja": "ステップ{step:,}: 検証用 {held_out}、学習用 {train}。まだ学習前より良くなっていません",
+    },
+    "checked.blind": {
+        "en": "step {step:,}: training {train}; no picture is held out",
+        "ja": "ステップ{step:,}: 学習用 {train}(検証用の画像はありません)",
+    },
+    "interval": {"en": "{mean} ({low} … {high})", "ja": "{mean}({low}〜{high})"},
+    "chosen": {
+        "en": "all pictures are trained on now, to step {step:,} (safe {safe:,}, balanced {balanced:,}, likeness {likeness:,})",
+        "ja": "これからすべての画像でステップ{step:,}まで学習します(安全 {safe:,}、バランス {balanced:,}、再現重視 {likeness:,})",
     },
     "note": {"en": "note", "ja": "お知らせ"},
     "done": {"en": "Done. Look at {report}", "ja": "完了しました。{report} をご覧ください"},
@@ -116,6 +147,16 @@ def note(warned: Warned) -> str:
     return f"{say('note')}[{warned.code}] {warned.words(language())}"
 
 
+def checked(event: Judged) -> str:
+    """A check of the guard, in one line: losses against the base's, with the held-out one's 95 % interval."""
+    evidence = event.evidence
+    held, best, train = evidence["held_out"], evidence["best_step"], percent(evidence["train"])
+    if held is None:
+        return say("checked.blind", step=event.step, train=train)
+    words = say("interval", **{key: percent(held[key]) for key in ("mean", "low", "high")})
+    return say("checked" if best else "checked.base", step=event.step, held_out=words, train=train, best=best)
+
+
 def combined(value: Mapping[str, Any], *, as_json: bool) -> None:
     """The pictures that were drawn, and what was on the base."""
     if as_json:
@@ -178,7 +219,7 @@ def follow(events: Iterator[Event], run: Path, *, as_json: bool) -> None:
 
     is_first = os.environ.get("RANK", "0") == "0"  # of `accelerate launch`'s processes; the others are mute
     console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not is_first)
-    stop, step, began = _Stop(), 0, time.monotonic()
+    stop, step, began, said = _Stop(), 0, time.monotonic(), ""
     columns = (
         TextColumn("{task.description}"), BarColumn(bar_width=28), MofNCompleteColumn(), TextColumn("{task.fields[note]}"),
         TimeRemainingColumn(compact=True),
@@ -208,6 +249,16 @@ def follow(events: Iterator[Event], run: Path, *, as_json: bool) -> None:
                     console.print(f"          {say('written', **asdict(event))}")
                 case Warned():
                     console.print(note(event), markup=False)
+                case Judged():
+                    console.print(f"          {checked(event)}", markup=False)
+                    if event.verdict != "go" and event.code != said:  # the same alarm once
+                        console.print(f"{say('note')}[{event.code}] {event.words(language())}", markup=False)
+                    said = event.code
+                case Chosen():
+                    if event.code:
+                        console.print(f"{say('note')}[{event.code}] {event.words(language())}", markup=False)
+                    if event.kind != "none" and event.step:
+                        console.print(f"          {say('chosen', step=event.step, **event.range)}", markup=False)
                 case Finished() | Saved() | Previewed() | _:
                     pass
             if stop.signal is not None and not isinstance(event, Finished):

@@ -265,6 +265,8 @@ MESSAGES: Final[dict[str, Message]] = {
 }  # fmt: skip
 
 
-def percent(log_ratio: float) -> str:
-    """A log ratio of losses as people read it: `-1.4 %`; above thousandfold it is only called so."""
+def percent(log_ratio: float | None) -> str:
+    """A log ratio of losses as people read it: `-1.4 %`; a dash for none, and above thousandfold it is only called so."""
+    if log_ratio is None or not math.isfinite(log_ratio):
+        return "–"
     return f"{100 * math.expm1(log_ratio):+.1f} %" if log_ratio < math.log(1000) else "> 1000×"

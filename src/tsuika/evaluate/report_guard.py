@@ -151,8 +151,8 @@ def view(guard: Mapping[str, Any], losses: Sequence[float]) -> View:
         gaps=gaps,
         rows=tuple(
             Row(
-                f"{row['step']:,}", _interval(at.get(row["step"])), _shown(trained.get(row["step"])), _shown(row["mid"]),
-                _shown(row["high"]), f"{100 * row['drift']:.1f} %" if _is_number(row["drift"]) else "–",
+                f"{row['step']:,}", _interval(at.get(row["step"])), percent(trained.get(row["step"])), percent(row["mid"]),
+                percent(row["high"]), f"{100 * row['drift']:.1f} %" if _is_number(row["drift"]) else "–",
             )
             for row in guard["gaps"]
         ),
@@ -179,13 +179,9 @@ def _percent(value: float | None) -> float | None:
     return 100 * math.expm1(min(value, 50.0)) if value is not None and math.isfinite(value) else None
 
 
-def _shown(value: float | None) -> str:
-    return percent(value) if value is not None and math.isfinite(value) else "–"
-
-
 def _interval(row: Mapping[str, Any] | None) -> str:
     if row is None:
         return "–"
     if not (_is_number(row["low"]) and _is_number(row["high"])):
-        return _shown(row["mean"])
-    return f"{_shown(row['mean'])} ({_shown(row['low'])} … {_shown(row['high'])})"
+        return percent(row["mean"])
+    return f"{percent(row['mean'])} ({percent(row['low'])} … {percent(row['high'])})"
