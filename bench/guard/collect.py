@@ -1,0 +1,359 @@
+"""Curves to judge stopping rules by: every lane of every configuration, and the truth beside it. Decides nothing.
+
+    python bench/guard/collect.py --out DIR [--seeds 3] [--only lora/mascot/5/0] [--scale 1.0]
+
+A configuration is (method, concept, number of pictures, seed). Its lanes are trained one after another by the product's
+own loop: the folds that leave one picture out or the lane that holds some out, as `data.split` says, and the lane that
+learns from all pictures. At every rung of a dense ladder each fold lane's held-out pictures are measured by the
+product's own probe, and the all-pictures lane by fresh pictures that nobody trains on: the truth. One JSON file a
+configuration, written whole when it is done: the collector can be stopped and goes on where it was, and several
+processes can share a folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+
+from tsuika import families
+from tsuika.api import EMBEDDED
+from tsuika.core import config
+from tsuika.core.config import Recipe
+from tsuika.core.files import write_text
+from tsuika.core.seeds import derive, generator
+from tsuika.core.types import Batch, Model
+from tsuika.data import bank as banks
+from tsuika.data import bucket, scan
+from tsuika.data.bank import Bank, Shelf
+from tsuika.data.split import SHARE, Split, split
+from tsuika.diffusion.schedule import add_noise
+from tsuika.diffusion.targets import target
+from tsuika.embedded import gadget, mascot, sketch
+from tsuika.guard import probe as probes
+from tsuika.guard.probe import Probe, Subject
+from tsuika.guard.reading import Ratios
+from tsuika.methods import METHODS
+from tsuika.train.assemble import accelerate_for
+from tsuika.train.device import DTYPES
+from tsuika.train.loop import Fit, conditioner, draw, fit
+
+RECIPES = Path(__file__).parents[2] / "examples"
+RECIPE = {
+    "lora": "character-lora", "textual-inversion": "object-textual-inversion",
+    "dreambooth": "character-dreambooth", "hypernetwork": "style-hypernetwork",
+}  # fmt: skip
+CONCEPTS = {
+    "lora": ("mascot", "sketch"), "textual-inversion": ("gadget", "mascot"),
+    "dreambooth": ("mascot", "gadget"), "hypernetwork": ("sketch", "mascot"),
+}  # fmt: skip
+WORDS = {
+    "mascot": {"data.trigger": mascot.TRIGGER, "data.class_word": mascot.CLASS_WORD},
+    "gadget": {"data.trigger": gadget.TRIGGER, "data.class_word": gadget.CLASS_WORD},
+    "sketch": {"data.trigger": "", "data.class_word": ""},
+}
+INIT = {"mascot": "robot", "gadget": "tomato"}
+COUNTS = (3, 5, 10, 20, 50)
+HYPERNETWORK_COUNTS = (50, 300)
+# Steps at 3 pictures, the power of n they grow with, and the learning rate: the truth has its best well inside.
+BUDGET = {
+    "lora": (80, 0.2, 3e-3), "textual-inversion": (70, 0.1, 4e-2),
+    "dreambooth": (80, 0.2, 6e-4), "hypernetwork": (60, 0.2, 2.5e-3),
+}  # fmt: skip
+BATCH = 4
+EMA = 0.9  # 0.98 in the examples, whose runs are five times as long
+MOST_HELD_OUT = 12
+FIRST, RATIO = 8, 1.2  # of the ladder
+COARSE = 4  # fold lanes meet the fresh pictures at every so many rungs
+POPULATION = 16
+TWINS = 8  # most pictures of the all-pictures lane's train probe
+FIXED_EVERY = 2  # steps between losses of DVAR's fixed batch
+CHUNK = 40
+
+
+@dataclass(frozen=True)
+class Configuration:
+    method: str
+    concept: str
+    pictures: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.method}/{self.concept}/{self.pictures}/{self.seed}"
+
+    @property
+    def steps(self) -> int:
+        steps, power, _ = BUDGET[self.method]
+        return round(steps * (min(self.pictures, 50) / 3) ** power)
+
+
+def plan(seeds: int) -> list[Configuration]:
+    """Everything, in the order of work: a whole seed first, and in it few pictures first."""
+    every = [
+        Configuration(method, concept, count, seed)
+        for seed in range(seeds)
+        for method in RECIPE
+        for concept in CONCEPTS[method]
+        for count in (HYPERNETWORK_COUNTS if method == "hypernetwork" else COUNTS)
+    ]
+    return sorted(every, key=lambda one: (one.seed, one.pictures))
+
+
+def drawn(concept: str, count: int, seed: int) -> list[mascot.Drawn]:
+    """Pictures of a concept, alike in distribution whatever their number and seed."""
+    if concept == "mascot":
+        return mascot.pictures(count, seed)
+    if concept == "gadget":
+        return gadget.pictures(count, seed)
+    order = np.random.default_rng(derive(seed, "bench things")).permutation(len(sketch.TRAINED))
+    scenes = sketch.scenes(count, seed, tuple(sketch.TRAINED[i] for i in order))
+    return [
+        mascot.Drawn(f"{sketch.NAME}_{i:03d}", sketch.stylise(scene), sketch.caption(scene), scene.background)
+        for i, scene in enumerate(scenes, 1)
+    ]
+
+
+def recipe_of(one: Configuration, steps: int, rate: float) -> Recipe:
+    """The method's example recipe, with a smaller batch and this bench's budget."""
+    tables = config.read_tables(RECIPES / f"{RECIPE[one.method]}.toml")
+    settings = {
+        "data.images": "bench", "data.cache": False, "data.flip": True, "train.steps": steps, "train.batch_size": BATCH,
+        "train.learning_rate": rate, "train.seed": one.seed, "train.device": "cpu", "train.schedule": "constant",
+        **WORDS[one.concept],
+    }  # fmt: skip
+    if one.method == "lora":
+        settings["method.rank"] = 16
+    if one.method != "textual-inversion":
+        settings["train.ema"] = EMA
+    if one.method == "textual-inversion":
+        settings["method.init"] = INIT[one.concept]
+    return config.build(config.override(tables, settings))
+
+
+def bank_of(model: Model, pictures: Sequence[mascot.Drawn], recipe: Recipe) -> Bank:
+    with tempfile.TemporaryDirectory() as folder:
+        mascot.write(Path(folder), pictures)
+        manifest = scan.scan(Path(folder), recipe.data, size_px=model.native_size_px, needed=1)
+        buckets = bucket.assign(manifest, size_px=model.native_size_px, step_px=8)
+
+        def encode(pixels: torch.Tensor) -> torch.Tensor:
+            return model.encode_images(pixels).float()
+
+        filling = banks.fill(
+            buckets, recipe.data, encode, vae="embedded", scale=model.latent_scale, folder=None, device=model.device
+        )
+        return banks.finish(filling)
+
+
+def part_of(bank: Bank, names: Sequence[str], recipe: Recipe) -> Bank:
+    """The bank of some of its pictures."""
+    wanted, shelves = set(names), []
+    for shelf in bank.shelves:
+        rows = [row for row, sample in enumerate(shelf.samples) if sample.name in wanted]
+        if rows:
+            samples = tuple(shelf.samples[row] for row in rows)
+            shelves.append(replace(shelf, samples=samples, latents_NVCHW=tuple(shelf.latents_NVCHW[r] for r in rows)))
+    assert all(isinstance(shelf, Shelf) for shelf in shelves)
+    return Bank(shelves, recipe.data, bank.device)
+
+
+def subjects(bank: Bank, names: Sequence[str] | None = None, key: str = "train") -> list[Subject]:
+    every = {
+        b.names[0]: Subject(f"{key}/{b.names[0]}", b.latents_BCHW[0], b.captions[0], bank.size_px_of(b))
+        for b in bank.plain()
+    }
+    return [every[name] for name in (names or every)]
+
+
+def ladder(steps: int) -> list[int]:
+    rungs = [FIRST]
+    while rungs[-1] < steps:
+        rungs.append(max(rungs[-1] + 1, math.ceil(round(RATIO * rungs[-1], 9))))
+    return [*(rung for rung in rungs if rung < steps), steps]
+
+
+@dataclass(frozen=True)
+class Lane:
+    kind: str  # "fold", "hold-out" or "all"
+    names: tuple[str, ...]  # trained on
+    held_out: tuple[str, ...] = ()
+    twins: tuple[str, ...] = ()
+
+
+def lanes_of(bank: Bank, one: Configuration) -> Iterator[Lane]:
+    """As `data.split` has it; three pictures are left out in turn as well, and DreamBooth makes two folds."""
+    groups = [(name,) for name in bank.names]  # drawn apart, so no two are copies
+    few = len(groups) < 10
+    folds = (2 if one.method == "dreambooth" else len(groups)) if few else 0
+    count = MOST_HELD_OUT if SHARE * len(groups) > MOST_HELD_OUT else 0
+    how: Split = split(groups, one.seed, folds=folds, count=count)
+    for fold, part in enumerate(how.parts):
+        rest = tuple(name for name in bank.names if name not in part)
+        yield Lane("fold" if few else "hold-out", rest, part, how.twins(fold))
+    yield Lane("all", tuple(bank.names), twins=tuple(bank.names)[:TWINS])
+
+
+def rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return round(value, 6) if math.isfinite(value) else None
+    if isinstance(value, Ratios):
+        return rounded(asdict(value))
+    if isinstance(value, dict):
+        return {key: rounded(inner) for key, inner in value.items()}
+    return [rounded(inner) for inner in value] if isinstance(value, (list, tuple)) else value
+
+
+class Bench:
+    """One model and its accelerator, used for every configuration in turn."""
+
+    def __init__(self, precision: str = "auto") -> None:
+        first = recipe_of(Configuration("lora", "mascot", 3, 0), 8, 1e-3)
+        train = first.train.model_copy(update={"precision": precision})
+        self.accelerator = accelerate_for(first.model_copy(update={"train": train}))
+        self.precision = "fp32" if self.accelerator.mixed_precision == "no" else self.accelerator.mixed_precision
+        self.model = families.load(
+            "embedded", tokenizer="", vae="builtin", device=self.accelerator.device, dtype=DTYPES[self.precision],
+            embedded_path=EMBEDDED,
+        )  # fmt: skip
+
+    def run(self, one: Configuration, *, steps: int, rate: float, only: str = "") -> dict[str, Any]:
+        began = time.monotonic()
+        recipe = recipe_of(one, steps, rate)
+        bank = bank_of(self.model, drawn(one.concept, one.pictures, one.seed), recipe)
+        fresh = bank_of(self.model, drawn(one.concept, POPULATION, 1000 + one.seed), recipe)
+        population = subjects(fresh, key="fresh")
+        lanes = [
+            self.lane(recipe, bank, lane, population) for lane in lanes_of(bank, one) if not only or lane.kind == only
+        ]
+        return {
+            **asdict(one), "steps": steps, "rate": rate, "batch": BATCH, "precision": self.precision,
+            "ema": recipe.train.ema, "schedule": recipe.train.schedule, "optimizer": recipe.train.optimizer,
+            "seconds": round(time.monotonic() - began, 1), "lanes": lanes,
+        }  # fmt: skip
+
+    def lane(self, recipe: Recipe, bank: Bank, lane: Lane, population: Sequence[Subject]) -> dict[str, Any]:
+        """Train one lane and read it at every rung."""
+        part = part_of(bank, lane.names, recipe)
+        attachment = METHODS[recipe.method.name].attach(
+            self.model, recipe.method.completed(recipe.data), generator(recipe.train.seed, "init")
+        )
+        try:
+            run = Fit(
+                self.model, attachment, recipe, self.accelerator,
+                batch=lambda number: part.batch(number, BATCH, recipe.train.seed),
+                condition=conditioner(self.model, attachment, part.size_px_of),
+            )  # fmt: skip
+
+            def probe(held: Sequence[Subject], train: Sequence[Subject], **more: Any) -> Probe:
+                return Probe(
+                    self.model, attachment, held, train, chunk=CHUNK, autocast=self.accelerator.autocast, **more
+                )
+
+            twins = subjects(bank, lane.twins, "twin")
+            with mock.patch.object(probes, "HIGH", ()):  # the truth is asked for in the middle range only
+                truth = probe(population, (), controls=())
+            own = probe(subjects(bank, lane.held_out) if lane.held_out else (), twins)
+            fixed = Fixed(run, part) if lane.kind == "all" else None
+            rungs, rows, losses, batch_losses = ladder(recipe.train.steps), [], [], []
+            train_s = 0.0
+            for event in fit(run):
+                losses.append(event.loss)
+                train_s += event.seconds
+                if fixed and event.step % FIXED_EVERY == 1:
+                    batch_losses.append((event.step, fixed.loss()))
+                if event.step not in rungs:
+                    continue
+                coarse = (rungs.index(event.step)) % COARSE == 0 or event.step == rungs[-1]
+                started = time.monotonic()
+                with run.written_weights():
+                    mine = own.measure(drift=coarse)
+                    own_s = time.monotonic() - started
+                    there = truth.measure(train=False, drift=False) if coarse or lane.kind == "all" else None
+                rows.append({
+                    "step": event.step, "held_out": mine.held_out, "train": mine.train,
+                    "population": there.held_out if there else None, "drift": mine.drift, "own_drift": mine.own_drift,
+                    "train_s": train_s, "probe_s": own_s, "truth_s": time.monotonic() - started - own_s,
+                })  # fmt: skip
+            return rounded({
+                "kind": lane.kind, "trained_on": len(lane.names), "held_out": lane.held_out, "rungs": rows,
+                "base": {"held_out": own._base[0], "train": own._base[1], "population": truth._base[0]},
+                "losses": losses if lane.kind == "all" else [], "fixed_batch": batch_losses,
+                "probe_draws": own.draws, "train_s": train_s,
+            })  # fmt: skip
+        finally:
+            attachment.detach()
+
+
+class Fixed:
+    """DVAR's yardstick: one batch of training pictures, its noise and timesteps never changed; the live weights."""
+
+    def __init__(self, run: Fit, bank: Bank) -> None:
+        self._run = run
+        self._batch: Batch = bank.batch(0, BATCH, 12345)
+        draws = draw(run.recipe, 1_000_000, self._batch.latents_BCHW, len(run.alphas_T))
+        self._t_B, self._noise = draws.t_B, draws.noise_BCHW
+
+    def loss(self) -> float:
+        run, latents = self._run, self._batch.latents_BCHW
+        a_B = run.alphas_T[self._t_B]
+        with torch.no_grad(), run.accelerator.autocast():
+            output = run.model.denoise(add_noise(latents, self._noise, a_B), self._t_B, run.condition(self._batch))
+        return float((output.float() - target(run.model.prediction, latents, self._noise, a_B)).pow(2).mean())
+
+
+def claim(path: Path) -> bool:
+    """Take a configuration for this process; one whose owner is gone is free again."""
+    with suppress(FileExistsError):
+        with path.open("x") as lock:
+            lock.write(str(os.getpid()))
+        return True
+    with suppress(FileNotFoundError, ValueError, ProcessLookupError):
+        owner = int(path.read_text())
+        os.kill(owner, 0)
+        return owner == os.getpid()
+    with suppress(FileNotFoundError):
+        path.unlink()
+    return claim(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", default="", help="method/concept/pictures/seed, or the beginning of it")
+    parser.add_argument("--steps", type=int, default=0, help="instead of the plan's, for a trial")
+    parser.add_argument("--rate", type=float, default=0, help="instead of the plan's, for a trial")
+    parser.add_argument("--lane", default="", help="only this kind of lane, for a trial")
+    parser.add_argument("--precision", default="auto")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+    bench = Bench(options.precision)
+    for one in plan(options.seeds):
+        path = options.out / f"{one.name.replace('/', '-')}.json"
+        lock = path.with_suffix(".lock")
+        if not one.name.startswith(options.only) or path.exists() or not claim(lock):
+            continue
+        if not path.exists():
+            rate = options.rate or BUDGET[one.method][2]
+            result = bench.run(one, steps=options.steps or one.steps, rate=rate, only=options.lane)
+            write_text(path, json.dumps(result))
+            print(f"{time.strftime('%H:%M:%S')} {one.name}: {result['seconds']} s", flush=True)
+        lock.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    main()
