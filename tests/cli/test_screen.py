@@ -120,7 +120,7 @@ def test_checks_of_the_guard_are_a_line_each_and_an_alarm_is_told_once(
     assert [line for line in lines if line.startswith("note[GD007]")] == [lines[3]]
     assert sum("note[" in line for line in lines) == 2
     assert "step 260: training -30.0 %; no picture is held out" in lines
-    assert "to step 113 (safe 90, balanced 113, likeness 150)" in told
+    assert "step 113 (safe 90, likeness 150)" in told
 
 
 @pytest.mark.usefixtures("japanese")
@@ -128,4 +128,4 @@ def test_checks_of_the_guard_in_japanese(tmp_path: Path, capsys: pytest.CaptureF
     told = follow(tmp_path, capsys)
     assert "ステップ100: 検証用 -12.0 %(-15.0 %〜-9.0 %)、学習用 -30.0 %。これまでの最良: ステップ100" in told
     assert "お知らせ[GD006] ステップ220で停止" in told
-    assert "ステップ113まで" in told
+    assert "ファイルに選んだステップ: 113" in told

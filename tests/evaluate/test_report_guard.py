@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tsuika.core import config
-from tsuika.core.events import Chosen, Event, Finished, Judged, Started, Stepped, Written, read
+from tsuika.core.events import Chosen, Event, Finished, Judged, Previewed, Started, Stepped, Written, read
 from tsuika.core.messages import MESSAGES
 from tsuika.core.rundir import RunDir
 from tsuika.evaluate import outcome, report, report_guard
@@ -270,7 +270,8 @@ def test_a_guard_that_only_warns_has_stopped_nothing(tmp_path):
 
 
 def test_files_of_the_range_are_called_so_and_the_main_one_is_used(tmp_path):
-    data = told(tmp_path, OVERFITTED, chosen(OVERFITTED), files=("mycat-safe", "mycat-likeness", "mycat"))
+    choice = replace(chosen(OVERFITTED), range={"safe": 150, "balanced": 220, "likeness": 330})
+    data = told(tmp_path, OVERFITTED, choice, files=("mycat-safe", "mycat-likeness", "mycat"))
     html = report.render(data)
     files = html[html.index(TEXTS["en"]["files"]) :]
     for name in ("mycat-safe", "mycat-likeness", "mycat"):
@@ -291,8 +292,9 @@ def test_files_of_the_range_are_called_so_and_the_main_one_is_used(tmp_path):
         ("artifacts/a-safe.safetensors", ["artifacts/a.safetensors", "artifacts/a-safe.safetensors"], "safe"),
         ("artifacts/a-likeness/", ["artifacts/a.safetensors", "artifacts/a-likeness/"], "likeness"),
         ("artifacts/v1.5-safe/", ["artifacts/v1.5/", "artifacts/v1.5-safe/"], "safe"),
-        ("artifacts/a-safe.safetensors", ["artifacts/a-safe.safetensors"], "balanced"),  # it is just called so
-        ("artifacts/a.safetensors", ["artifacts/a.safetensors", "artifacts/a-safe.safetensors"], "balanced"),
+        ("artifacts/a-balanced.pt", ["artifacts/a.pt", "artifacts/a-balanced.pt"], "balanced"),
+        ("artifacts/a-safe.safetensors", ["artifacts/a-safe.safetensors"], ""),  # it is just called so
+        ("artifacts/a.safetensors", ["artifacts/a.safetensors", "artifacts/a-safe.safetensors"], ""),
     ],
 )
 def test_roles_of_files(path, paths, role):
@@ -311,11 +313,54 @@ def test_a_run_that_is_resumed_counts_its_checks_once():
         notes.add(event)
     assert notes.judged == OVERFITTED
     looked, choice = stepped(100), chosen(OVERFITTED)
+    for sitting in (stepped(60), stepped(60)[30:]):  # killed at step 40, before its state was saved and after
+        notes = outcome.Notes()
+        for event in [*looked, choice, *stepped(40), choice, *sitting]:
+            notes.add(event)
+        assert len(notes.look_losses) == 100
+        assert len(notes.losses) == 60
+
+
+def test_a_choice_that_no_second_training_follows_leaves_the_losses_where_they_are():
+    looked, choice = stepped(100), chosen(OVERFITTED, "folds")
     notes = outcome.Notes()
-    for event in [*looked, choice, *stepped(40), choice, *stepped(60)]:  # killed at 40, before its state was saved
+    for event in [*looked, choice, *stepped(120)[100:]]:  # the run on all pictures has learnt beside its folds
         notes.add(event)
-    assert len(notes.look_losses) == 100
-    assert len(notes.losses) == 60
+    assert len(notes.losses) == 120
+    assert not notes.look_losses
+
+
+def test_before_and_after_shows_the_step_that_was_kept_not_the_highest():
+    previews = [Previewed(step, "a cat", 1, f"{step}.png") for step in (0, 100, 200, 150)]
+    (row,) = outcome.before_after(previews, Path())
+    assert row.before == (Path("0.png"),)
+    assert row.after == (Path("150.png"),)
+
+
+def test_the_page_says_what_the_file_was_trained_on(tmp_path):
+    choice = chosen(OVERFITTED)
+    for settings, kind, key in (
+        ((), "hold-out", "guard.longer"),
+        ((("guard.refit", False),), "hold-out", "guard.gone"),
+        ((("guard.mode", "warn"),), "hold-out", "guard.gone"),
+        ((("guard.mode", "warn"),), "folds", "guard.longer"),
+    ):
+        data = told(tmp_path, OVERFITTED, replace(choice, kind=kind, folds=4), settings=settings)
+        text = words(page(data), "en")
+        for sentence in ("guard.longer", "guard.gone"):
+            assert (TEXTS["en"][sentence].split(",")[0] in text) == (sentence == key)
+    same = replace(choice, step=choice.look_step)
+    assert TEXTS["en"]["guard.all"] in words(page(told(tmp_path, OVERFITTED, same)), "en")
+
+
+def test_a_file_of_the_last_step_is_not_called_the_best(tmp_path):
+    data = told(tmp_path, OVERFITTED, chosen(OVERFITTED), files=("mycat", "mycat-balanced"))
+    late = replace(data, steps_done=STEPS)
+    for one, is_last in ((late, True), (data, False)):
+        section = page(one)
+        cards = section.findall(".//div[@class='range']/div")
+        assert ("mycat.safetensors" in [code.text for code in cards[1].iter("code")]) != is_last
+        assert (TEXTS["en"]["guard.last"].split(",")[0] in words(section, "en")) == is_last
 
 
 def test_many_names_are_counted_not_listed(tmp_path):

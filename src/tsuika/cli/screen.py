@@ -39,6 +39,7 @@ _WORDS: dict[str, dict[Lang, str]] = {
     "pictures": {"en": "Looking at the pictures", "ja": "画像を調べています"},
     "encode": {"en": "Encoding the pictures", "ja": "画像をエンコードしています"},
     "class-pictures": {"en": "Drawing pictures of the class", "ja": "正則化画像を描いています"},
+    "look": {"en": "Training, and looking for the best step", "ja": "学習しながら、最良のステップを探しています"},
     "train": {"en": "Training", "ja": "学習中"},
     "preview": {"en": "Drawing previews", "ja": "プレビューを描いています"},
     "compare": {"en": "Drawing before and after", "ja": "学習前後の絵を描いています"},
@@ -76,8 +77,8 @@ _WORDS: dict[str, dict[Lang, str]] = {
     },
     "interval": {"en": "{mean} ({low} … {high})", "ja": "{mean}({low}〜{high})"},
     "chosen": {
-        "en": "all pictures are trained on now, to step {step:,} (safe {safe:,}, balanced {balanced:,}, likeness {likeness:,})",
-        "ja": "これからすべての画像でステップ{step:,}まで学習します(安全 {safe:,}、バランス {balanced:,}、再現重視 {likeness:,})",
+        "en": "chosen for your file: step {balanced:,} (safe {safe:,}, likeness {likeness:,})",
+        "ja": "ファイルに選んだステップ: {balanced:,}(安全 {safe:,}、再現重視 {likeness:,})",
     },
     "note": {"en": "note", "ja": "お知らせ"},
     "done": {"en": "Done. Look at {report}", "ja": "完了しました。{report} をご覧ください"},
@@ -255,10 +256,10 @@ def follow(events: Iterator[Event], run: Path, *, as_json: bool) -> None:
                         console.print(f"{say('note')}[{event.code}] {event.words(language())}", markup=False)
                     said = event.code
                 case Chosen():
-                    if event.code:
+                    if event.code and event.code != said:
                         console.print(f"{say('note')}[{event.code}] {event.words(language())}", markup=False)
-                    if event.kind != "none" and event.step:
-                        console.print(f"          {say('chosen', step=event.step, **event.range)}", markup=False)
+                    if event.kind != "none":
+                        console.print(f"          {say('chosen', **event.range)}", markup=False)
                 case Finished() | Saved() | Previewed() | _:
                     pass
             if stop.signal is not None and not isinstance(event, Finished):

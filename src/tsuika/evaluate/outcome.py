@@ -43,6 +43,8 @@ class Notes:
             case Started():
                 self.started = event
             case Stepped(step=step, loss=loss, seconds=seconds):
+                if step == 1 and self.chosen is not None and not self.look_losses:
+                    self.look_losses, self.losses = self.losses, []
                 del self.losses[step - 1 :]  # steps done again after a kill count once
                 self.losses.append(loss)
                 self.steps_timed += 1
@@ -50,8 +52,6 @@ class Notes:
             case Judged(step=step):
                 self.judged = [one for one in self.judged if one.step < step] + [event]
             case Chosen():
-                if self.chosen is None:
-                    self.look_losses, self.losses = self.losses, []
                 self.chosen = event
             case Warned():
                 self.warned.append(event)
@@ -101,10 +101,13 @@ def peak_memory_bytes() -> int | None:
 def before_after(
     previews: Sequence[Previewed], root: Path, controls: frozenset[str] = frozenset()
 ) -> tuple[report.BeforeAfter, ...]:
-    """Previews of step 0 beside those of the last step, prompt by prompt, at the same seeds."""
+    """Previews of step 0 beside the last ones, prompt by prompt, at the same seeds.
+
+    The last ones are not those of the highest step: the run may have gone on past the one that was chosen.
+    """
     if not previews:
         return ()
-    last = max(event.step for event in previews)
+    last = previews[-1].step
     by: Mapping[tuple[str, int, int], Path] = {(e.prompt, e.seed, e.step): root / e.path for e in previews}
     rows: list[report.BeforeAfter] = []
     for prompt in dict.fromkeys(event.prompt for event in previews):

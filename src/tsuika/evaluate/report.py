@@ -233,7 +233,7 @@ def render(data: ReportData, language: Language = "en") -> str:
     likeness = next((score for score in data.scores if score.key == "likeness"), None)
     paths = [artifact.path for artifact in data.artifacts]
     roles = {path: report_guard.role(path, paths) for path in paths}
-    main = tuple(path for path in paths if roles[path] == "balanced")
+    main = tuple(path for path in paths if not roles[path])
     result = Result(data.method, data.family, data.base, data.trigger, data.example_prompt, main)
     alarms = {alarm["code"]: alarm for alarm in reversed(data.guard["alarms"])} if data.guard else {}
     return _template().render(
@@ -264,6 +264,8 @@ def render(data: ReportData, language: Language = "en") -> str:
         guard_view=report_guard.view(data.guard, data.look_losses or data.losses) if data.guard else None,
         earlier_alarms=[alarm for alarm in alarms.values() if alarm != data.guard["alarms"][-1]] if data.guard else [],
         roles=roles,
+        steps_of={path: data.range.get(role) if role else data.steps_done for path, role in roles.items()},
+        train_seconds=sum(data.seconds.get(phase, 0.0) for phase in ("look", "train")),
     )
 
 

@@ -55,7 +55,10 @@ def told(judged: Sequence[Judged], chosen: Chosen | None, rule: Mapping[str, Any
         "best": held[-1]["best"] if held else None,
         "range": dict(held[-1]["range"]) if held else dict.fromkeys(RANGE),
         "stopped_at": last.step if last and stopped else None,
-        "all_pictures": {"step": chosen.step, "range": dict(chosen.range)} if chosen and held else None,
+        "file": {
+            "all_pictures": chosen.kind == "folds" or (rule["mode"] == "on" and rule["refit"]),
+            "look_step": chosen.look_step, "best_step": chosen.step, "range": dict(chosen.range),
+        } if chosen and held else None,
         "overhead": rows[-1]["overhead"] if rows else None,
         "sentence": {language: _sentence(last, chosen, rule, language) for language in LANGUAGES},
         "rule": dict(rule),
@@ -68,7 +71,7 @@ def _sentence(
     parts = [last.words(language)] if last else []
     if last and last.verdict == "stop" and rule["mode"] == "warn":
         parts.append(text("guard.warned", language))
-    if chosen and chosen.code:
+    if chosen and chosen.code and not (last and chosen.code == last.code):
         parts.append(chosen.words(language))
     return ("" if language == "ja" else " ").join(parts)
 
@@ -77,18 +80,18 @@ def best(guard: Mapping[str, Any] | None) -> tuple[int | None, dict[str, int | N
     """The best step and the range of the run that made the files; None for what nothing was held out to measure."""
     if guard is None or not guard["curve"]:
         return None, dict.fromkeys(RANGE)
-    if (final := guard["all_pictures"]) is not None:
-        return final["step"], {name: final["range"].get(name) for name in RANGE}
+    if (file := guard["file"]) is not None:
+        return file["best_step"], {name: file["range"].get(name) for name in RANGE}
     return guard["best_step"], {name: guard["range"].get(name) for name in RANGE}
 
 
 def role(path: str, paths: Sequence[str]) -> str:
-    """`safe` or `likeness` for a file NAME-safe or NAME-likeness beside a NAME, else `balanced`."""
+    """`safe`, `balanced` or `likeness` for a file NAME-safe and so on beside a NAME, else empty: the NAME itself."""
     names = {_name(other) for other in paths}
-    for wish in ("safe", "likeness"):
+    for wish in RANGE:
         if _name(path).removesuffix(f"-{wish}") in names - {_name(path)}:
             return wish
-    return "balanced"
+    return ""
 
 
 def _name(path: str) -> str:
