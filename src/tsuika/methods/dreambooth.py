@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from tsuika.core.errors import ModelError
 from tsuika.core.methods import DreamBooth as Config
-from tsuika.core.types import Artifact, Model, ParamGroup, Role, canonical
+from tsuika.core.types import Artifact, Model, ParamGroup, Role, Update, canonical
 from tsuika.methods.common import copy_in
 
 UNET_ROLES: tuple[Role, ...] = ("unet.attn", "unet.ff", "unet.conv")
@@ -68,6 +68,10 @@ class DreamBoothAttachment:
             groups.setdefault(name, []).append(slot.trained)
         rates = {"unet": 0.0, "text": self.text_learning_rate}
         return [ParamGroup(name, params, rates[name]) for name, params in groups.items()]
+
+    def updates(self) -> list[Update]:
+        """Every tensor for itself; its start is the base's own."""
+        return [Update("weights", [slot.trained], [slot.base.detach()]) for slot in self.slots]
 
     def tensors(self) -> dict[str, Tensor]:
         """Every trained tensor by its artifact name, live."""
