@@ -87,26 +87,31 @@ class Outcome:
         return math.hypot(*(float(one.norm()) for one in self.changes))
 
 
+Keys = tuple[tuple[str, Any], ...]
+
+
 @cache
-def trained(
-    method: str, family: str = "sd1", *, keys: tuple[tuple[str, Any], ...] = (), **regularize: float
-) -> Outcome:
+def attached(method: str, family: str, keys: Keys) -> tuple[Any, Attachment, dict[str, Tensor], Tensor]:
+    """A model, what is attached to it, how that begins, and what the model then says: the base, for any method."""
+    model = tiny(family)
+    attachment = attach(model, recipe(method, {}, **dict(keys)))
+    start = {name: value.clone() for name, value in attachment.tensors().items()}
+    return model, attachment, start, outputs(model, ASKED)
+
+
+def untrained(method: str, family: str = "sd1", *, keys: Keys = ()) -> Outcome:
+    *_, start, said = attached(method, family, keys)
+    return Outcome(said, start, [])
+
+
+@cache
+def trained(method: str, family: str = "sd1", *, keys: Keys = (), **regularize: float) -> Outcome:
     """Runs are asked for again by other tests, so they are kept."""
-    model, what = tiny(family), recipe(method, regularize, **dict(keys))
-    attachment = attach(model, what)
-    learn(model, attachment, what)
+    model, attachment, start, _ = attached(method, family, keys)
+    attachment.load(start)
+    learn(model, attachment, recipe(method, regularize, **dict(keys)))
     tensors = {name: value.clone() for name, value in attachment.tensors().items()}
     return Outcome(outputs(model, ASKED), tensors, changes(method, model, attachment))
-
-
-@cache
-def untrained(method: str, family: str = "sd1", *, keys: tuple[tuple[str, Any], ...] = ()) -> Outcome:
-    """The base; with the words as they begin where there are new ones."""
-    model = tiny(family)
-    if method != "textual-inversion":
-        return Outcome(outputs(model, ASKED), {}, [])
-    attachment = attach(model, recipe(method, {}, **dict(keys)))
-    return Outcome(outputs(model, ASKED), attachment.tensors(), [])
 
 
 def changes(method: str, model: Any, attachment: Any) -> list[Tensor]:
