@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
+LEAST_PERCENT: Final = 0.3  # what small fine-tunes gain; a frame of less would show noise as a curve
 CURVE_POINTS: Final = 600  # more would be narrower than a screen's pixels
 
 
@@ -142,14 +143,14 @@ def plot(
     values = [value for points in lines.values() for _, value in points if value is not None and math.isfinite(value)]
     if not values:
         return None
-    low, high = min(0.0, *values), max(0.0, *values)
+    low, high = min(-LEAST_PERCENT, *values), max(LEAST_PERCENT / 2, *values)
     cut = high if cap and high > max(10.0, -3 * low) else None
     high = max(10.0, -3 * low) if cut is not None else high
     ends = [end for _, *both in band for end in both if end is not None and math.isfinite(end)]
-    reach = 0.6 * (high - low) or 1.0
+    reach = 0.6 * (high - low)
     low = max(min([low, *ends]), low - reach)
     high = min(max([high, *ends]), high + reach) if cut is None else high
-    pad = 0.06 * (high - low) or 0.5
+    pad = 0.06 * (high - low)
     low, high = low - pad, high + pad
     last = max([step for points in lines.values() for step, _ in points] + [len(losses), 1])
 

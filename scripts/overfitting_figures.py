@@ -1,0 +1,227 @@
+"""Draws the figures of docs/overfitting.md from measured runs; nothing in them is invented.
+
+    python scripts/overfitting_figures.py DATA [--out docs/pictures]
+
+DATA holds a folder for each figure of FIGURES, with one file of `bench/guard/collect.py` in it. The guard hears the
+checks of such a run where it would have made them; the thin line is the truth, measured on pictures that nobody trained
+on and no user has. Prints what was drawn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any, Final
+
+from tsuika.core.messages import percent
+from tsuika.evaluate.chart import Curve, Plot, curve, plot
+from tsuika.guard.judge import Judge, Verdict
+from tsuika.guard.reading import Check, Grid, Ratios, Reading, mean
+from tsuika.train.watch import joined
+
+FIGURES: Final = ("overfitted", "healthy", "diverged", "nothing")
+WIDTH, LEFT, RIGHT, HEIGHT, GAP = 760, 66, 18, 230, 78
+
+WORDS: Final = {
+    "held": ("held-out pictures", "検証用画像"),
+    "train": ("training pictures, measured in the same way", "学習用画像(同じ方法で測定)"),
+    "truth": ("the truth: fresh pictures", "真の値: 学習にも検証にも使わない画像"),
+    "mid": ("gap in detail", "細部の差"),
+    "high": ("gap in layout", "構図の差"),
+    "drift": ("drift on unrelated prompts", "ほかへの影響"),
+    "raw": ("loss of each step", "各ステップのロス"),
+    "smooth": ("smoothed", "ならした値"),
+    "loss": ("Training loss", "学習ロス"),
+    "curves": ("Loss against the untrained base", "学習前と比べたロス"),
+    "gaps": ("Signs of memorizing", "丸暗記の兆候"),
+    "step": ("step", "ステップ"),
+    "best": ("best: {}", "最良: {}"),
+    "stop": ("the guard stops: {}", "ガードが停止: {}"),
+}
+STYLE: Final = """
+  .card { fill: #fff; stroke: #e6e1d8 } text { font: 12px system-ui, "Hiragino Sans", "Yu Gothic UI", "Noto Sans CJK JP", sans-serif; fill: #6b6776 }
+  .title { font-size: 14px; font-weight: 600; fill: #23212b } .line { stroke: #e6e1d8 } .zero { stroke: #6b6776 } .span { fill: #f3efe8 }
+  path { fill: none; stroke-linejoin: round } .raw { stroke: #a09aa8; stroke-width: .8; opacity: .5 } .smooth { stroke: #a09aa8; stroke-width: 2.5 }
+  .band { fill: #0b8a86; opacity: .16 } .held, .mid { stroke: #0b8a86; stroke-width: 2.5 } .train { stroke: #7c5cc4; stroke-width: 2; stroke-dasharray: 7 5 }
+  .truth { stroke: #23212b; stroke-width: 1.2 } .high { stroke: #b4560c; stroke-width: 2.5; stroke-dasharray: 7 5 }
+  .drift { stroke: #6b6776; stroke-width: 2; stroke-dasharray: 1 5; stroke-linecap: round }
+  .dots { stroke-width: 6; stroke-dasharray: none; stroke-linecap: round } .truth.dots { stroke-width: 3 }
+  .best { stroke: #23212b; stroke-width: 1.5; stroke-dasharray: 5 4 } .stop { stroke: #b4560c; stroke-width: 2 }
+  text.mark { paint-order: stroke; stroke: #fff; stroke-width: 4px; stroke-linejoin: round; fill: #23212b } text.of-stop { fill: #b4560c }
+  @media (prefers-color-scheme: dark) {
+    .card { fill: #1e1d25; stroke: #33313d } text { fill: #a5a1b3 } .title { fill: #eceaf2 } .line { stroke: #33313d } .zero { stroke: #a5a1b3 } .span { fill: #282630 }
+    .band { fill: #3fd0c4 } .held, .mid { stroke: #3fd0c4 } .train { stroke: #b7a0f5 } .truth, .best { stroke: #eceaf2 } .high, .stop { stroke: #f5b067 }
+    text.mark { stroke: #1e1d25; fill: #eceaf2 } text.of-stop { fill: #f5b067 }
+  }"""  # noqa: E501
+
+
+@dataclass(frozen=True)
+class Told:
+    """A run as the guard would have heard it."""
+
+    verdicts: tuple[Verdict, ...]  # to the end of the run, whatever was said
+    stopped: Verdict | None  # the first that says stop
+    truth: tuple[tuple[int, float], ...]
+    losses: tuple[float, ...]
+
+    @property
+    def last(self) -> Verdict:
+        """What a user would have been told at the end."""
+        return self.stopped or self.verdicts[-1]
+
+
+def ratios(table: dict[str, Any] | None) -> Ratios:
+    def grid(rows: Sequence[Sequence[float | None]]) -> Grid:
+        return tuple(tuple(math.nan if value is None else value for value in row) for row in rows)
+
+    return Ratios(grid(table["mid"]), grid(table["high"])) if table else Ratios()
+
+
+def read(path: Path) -> Told:
+    """One configuration: its hold-out lane, or its folds as one."""
+    run = json.loads(path.read_text(encoding="utf-8"))
+    lanes = [lane for lane in run["lanes"] if lane["kind"] != "all"]
+    folds = len(lanes) if lanes[0]["kind"] == "fold" else 0
+    judge = Judge(run["steps"], run["rate"], overlap=1 / (folds - 1) if folds > 1 else 0.0)
+    truth, losses = [], next((lane["losses"] for lane in run["lanes"] if lane["losses"]), [])
+    for rows in zip(*(lane["rungs"] for lane in lanes), strict=True):
+        step = rows[0]["step"]
+        fresh = [mean(ratios(row["population"]).mid) for row in rows if row["population"]]
+        if fresh:
+            truth.append((step, 100 * math.expm1(sum(fresh) / len(fresh))))
+        due = judge.next_step()
+        if due is None or step < due:
+            continue
+        readings = [
+            Reading(ratios(row["held_out"]), ratios(row["train"]), row["drift"], row["own_drift"]) for row in rows
+        ]
+        judge.hear(Check(step, joined(readings)))
+    stopped = next((verdict for verdict in judge.verdicts if verdict.kind == "stop"), None)
+    return Told(tuple(judge.verdicts), stopped, tuple(truth), tuple(losses))
+
+
+def curves(told: Told) -> Plot:
+    """Held-out pictures, training pictures and the truth."""
+    seen = [verdict.evidence for verdict in told.verdicts]
+    best = told.last.evidence.range
+    drawn = plot(
+        {
+            "truth": told.truth,
+            "train": [(one.step, _percent(one.train)) for one in seen],
+            "held": [(one.step, _percent(one.held_out.mean if one.held_out else None)) for one in seen],
+        },
+        band=[
+            (one.step, _percent(one.held_out.low), _percent(one.held_out.high)) for one in seen if one.held_out
+        ],
+        marks={"best": best.balanced or None, "stop": told.stopped.evidence.step if told.stopped else None},
+        span=(best.safe, best.likeness) if best.balanced else None,
+        cap=bool(best.balanced),
+    )  # fmt: skip
+    assert drawn is not None
+    return drawn
+
+
+def gaps(told: Told) -> Plot:
+    """What training pictures are ahead by, and drift."""
+    seen = [verdict.evidence for verdict in told.verdicts]
+    drawn = plot({
+        "drift": [(one.step, None if one.drift is None else 100 * one.drift) for one in seen],
+        "mid": [(one.step, _percent(one.gap_mid)) for one in seen],
+        "high": [(one.step, _percent(one.gap_high)) for one in seen],
+    })  # fmt: skip
+    assert drawn is not None
+    return drawn
+
+
+def _percent(value: float | None) -> float | None:
+    return 100 * math.expm1(min(value, 50.0)) if value is not None and math.isfinite(value) else None
+
+
+def figure(panels: Sequence[tuple[str, Plot | Curve]], steps: dict[str, int], language: int) -> str:
+    """Panels one above the other, as an SVG file that stands alone."""
+    inner = WIDTH - LEFT - RIGHT
+    parts = [
+        f'<rect class="card" x=".5" y=".5" width="{WIDTH - 1}" height="{len(panels) * (HEIGHT + GAP) - 1}" rx="12"/>'
+    ]
+
+    def word(key: str) -> str:
+        return WORDS[key][language]
+
+    for number, (title, panel) in enumerate(panels):
+        top = number * (HEIGHT + GAP) + 38
+        high = HEIGHT - 20
+        lines = panel.lines if isinstance(panel, Plot) else (("raw", panel.raw), ("smooth", panel.smooth))
+        parts.append(f'<text class="title" x="16" y="{top - 16}">{escape(word(title))}</text>')
+        if isinstance(panel, Plot) and panel.span:
+            left, right = (LEFT + place * inner / 100 for place in panel.span)
+            parts.append(f'<rect class="span" x="{left:.1f}" y="{top}" width="{right - left:.1f}" height="{high}"/>')
+        for place, label in panel.y_ticks:
+            y = top + place * high / 100
+            parts.append(f'<path class="line" d="M{LEFT} {y:.1f}h{inner}"/>')
+            parts.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{label}</text>')
+        if isinstance(panel, Plot):
+            parts.append(f'<path class="zero" d="M{LEFT} {top + panel.zero * high / 100:.1f}h{inner}"/>')
+        box = f'x="{LEFT}" y="{top}" width="{inner}" height="{high}" viewBox="0 0 1000 300" preserveAspectRatio="none"'
+        paths = "".join(f'<path class="{kind}" vector-effect="non-scaling-stroke" d="{path}"/>' for kind, path in lines)
+        parts.append(f"<svg {box}>{paths}</svg>")
+        for place, label in panel.x_ticks:
+            parts.append(
+                f'<text x="{LEFT + place * inner / 100:.1f}" y="{top + high + 17}" text-anchor="middle">{label}</text>'
+            )
+        parts.append(f'<text x="16" y="{top + high + 17}">{escape(word("step"))}</text>')
+        for row, (mark, place) in enumerate(panel.marks.items() if isinstance(panel, Plot) else ()):
+            x, before = LEFT + place * inner / 100, place >= 50
+            parts.append(f'<path class="{mark}" d="M{x:.1f} {top}v{high}"/>')
+            parts.append(
+                f'<text class="mark of-{mark}" x="{x + (-7 if before else 7):.1f}" y="{top + 13 + 17 * row}" '
+                f'text-anchor="{"end" if before else "start"}">{escape(word(mark).format(steps[mark]))}</text>'
+            )
+        x, y = LEFT, top + high + 40
+        for key in reversed([kind for kind, _ in lines if kind in WORDS]):
+            parts.append(
+                f'<path class="{key}" d="M{x} {y - 4}h24"/><text x="{x + 30}" y="{y}">{escape(word(key))}</text>'
+            )
+            x += 62 + (13 if language else 7) * len(word(key))
+    whole = len(panels) * (HEIGHT + GAP)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {whole}" width="{WIDTH}" height="{whole}" role="img">'
+        f"<style>{STYLE}\n</style>\n" + "\n".join(parts) + "\n</svg>\n"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "docs" / "pictures")
+    options = parser.parse_args()
+    for name in FIGURES:
+        if not (found := sorted((options.data / name).glob("*.json"))):
+            continue
+        told = read(found[0])
+        last = told.last.evidence
+        steps = {"best": last.range.balanced, "stop": told.stopped.evidence.step if told.stopped else 0}
+        panels: list[tuple[str, Plot | Curve]] = [("curves", curves(told))]
+        if name == "overfitted":
+            panels.append(("gaps", gaps(told)))
+        for language, suffix in enumerate(("", ".ja")):
+            path = options.out / f"overfitting-{name}{suffix}.svg"
+            path.write_text(figure(panels, steps, language), encoding="utf-8")
+        if name == "overfitted" and (raw := curve(told.losses)) is not None:
+            for language, suffix in enumerate(("", ".ja")):
+                path = options.out / f"overfitting-loss{suffix}.svg"
+                path.write_text(figure([("loss", raw)], {}, language), encoding="utf-8")
+        lowest = min(told.truth, key=lambda point: point[1], default=(0, math.nan))
+        held = last.best.mean if last.best else None
+        print(
+            f"{name}: {found[0].stem}; best {last.range.balanced} ({percent(held)}), range {last.range.safe}-{last.range.likeness}, "
+            f"stop {steps['stop']} ({told.last.code}), truth best at {lowest[0]} ({lowest[1]:+.1f} %), end {told.truth[-1]}"
+        )
+
+
+if __name__ == "__main__":
+    main()
