@@ -13,12 +13,13 @@ from PIL import Image
 from tsuika.core.config import Recipe
 from tsuika.embedded import mascot, yardstick
 from tsuika.evaluate import report
+from tsuika.evaluate.inline import PictureSource
 
 # (recipe, training pictures, before and after) -> figures
 Scorer = Callable[[Recipe, Sequence[Path], Sequence[report.BeforeAfter]], tuple[report.Score, ...]]
 
 
-def pixels(source: report.PictureSource) -> NDArray[np.uint8]:
+def pixels(source: PictureSource) -> NDArray[np.uint8]:
     """A picture as (H, W, 3) bytes."""
     image = Image.open(source) if isinstance(source, Path) else source
     return np.asarray(image.convert("RGB"))
@@ -51,7 +52,7 @@ def mascot_scores(
     """Likeness to the mascot, adherence of its pictures to the prompt, and the control prompts."""
     asked = {prompt.text: prompt for prompt in mascot.TEST_PROMPTS}
 
-    def adherence(prompt: mascot.Prompt, pictures: Sequence[report.PictureSource]) -> list[float]:
+    def adherence(prompt: mascot.Prompt, pictures: Sequence[PictureSource]) -> list[float]:
         drawn = [pixels(picture) for picture in pictures]
         scores = [yardstick.background_scores(drawn, prompt.background)]
         if prompt.companion:

@@ -1,0 +1,145 @@
+"""The end check: every drawing beside the training picture that it is nearest to, the worst first.
+
+Two measures. `similarity` needs no encoder: the correlation of small thumbnails, colour by colour, as they are or
+mirrored. It sees layouts, and so copies, and it decides. `likeness` is an encoder's cosine, where one knows this base's
+pictures: a subject that was learnt well is like its pictures by that measure, copied or not, so it is shown and decides
+nothing. Both stand beside what the base drew at the same prompt and seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from tsuika.evaluate.inline import PictureSource, opened
+from tsuika.guard.memorise import Resemblance, resemblances
+
+if TYPE_CHECKING:
+    from tsuika.evaluate.report import BeforeAfter, TrainingPicture
+
+Pixels = NDArray[np.uint8]  # (H, W, 3)
+Encode = Callable[[Sequence[Pixels]], Tensor]  # pictures to unit vectors (B, D)
+
+THUMB_PX: Final = 32
+FAINT: Final = 2.0  # grey levels: a picture of less deviation is flat, and resembles nothing
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A drawing and the training picture that it is nearest to."""
+
+    prompt: str
+    seed: int
+    drawing: PictureSource
+    picture: str  # the training picture's name
+    image: PictureSource  # and the picture
+    resemblance: Resemblance  # by thumbnails; rows count drawings and training pictures
+    likeness: Resemblance | None = None  # by the encoder: its own nearest picture
+    of_training: bool = False  # the prompt is a training caption
+
+    @property
+    def copies(self) -> bool:
+        return self.resemblance.copies
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, without the pictures."""
+        return {
+            "prompt": self.prompt, "seed": self.seed, "picture": self.picture, "of_training": self.of_training,
+            "copies": self.copies, "similarity": self.resemblance.to_json(),
+            "likeness": self.likeness and self.likeness.to_json(),
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Lookalikes:
+    """What the end check has found; the worst pair first."""
+
+    pairs: tuple[Pair, ...]
+    encoder: str = ""  # what made the likenesses; empty: nothing, pixels alone were compared
+
+    @property
+    def copies(self) -> int:
+        """How many drawings copy a training picture."""
+        return sum(pair.copies for pair in self.pairs)
+
+    @property
+    def asked_captions(self) -> bool:
+        """Whether training captions were drawn, where copying shows first."""
+        return any(pair.of_training for pair in self.pairs)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `report.json`."""
+        return {
+            "drawings": len(self.pairs), "copies": self.copies, "asked_captions": self.asked_captions,
+            "encoder": self.encoder or None, "pairs": [pair.as_dict() for pair in self.pairs],
+        }  # fmt: skip
+
+
+def find(
+    rows: Sequence[BeforeAfter],
+    pictures: Sequence[TrainingPicture],
+    encode: Encode | None = None,
+    *,
+    encoder: str = "",
+    captions: Collection[str] = (),
+) -> Lookalikes | None:
+    """Compare all drawings of the result with all training pictures; None where there is nothing to compare.
+
+    Args:
+        rows: drawings of the base and of the result at the same prompts and seeds.
+        pictures: what was trained on.
+        encode: an encoder that knows this base's pictures, if there is one.
+        encoder: its name.
+        captions: prompts that are training captions.
+
+    Raises:
+        OSError: a picture cannot be read.
+    """
+    drawn = [
+        (row, seed, before, after)
+        for row in rows
+        for seed, before, after in zip(row.seeds, row.before, row.after, strict=True)
+    ]
+    if not drawn or not pictures:
+        return None
+    size_px = opened(drawn[0][3]).size
+    # As they were trained on: the middle, in the shape of the drawings.
+    trained = [ImageOps.fit(opened(one.image), size_px) for one in pictures]
+    sides = [opened(one[3]) for one in drawn], [opened(one[2]) for one in drawn]  # of the result, of the base
+    found = resemblances(*(similarity(side, trained) for side in sides))
+    likenesses: Sequence[Resemblance | None] = [None] * len(drawn)
+    if encode is not None:
+        references_ND = encode([np.asarray(one) for one in trained])
+        likenesses = resemblances(*(encode([np.asarray(one) for one in side]) @ references_ND.T for side in sides))
+    pairs = [
+        Pair(
+            row.prompt, seed, after, pictures[one.picture].name, pictures[one.picture].image, one, likeness,
+            row.prompt in captions,
+        )
+        for (row, seed, _, after), one, likeness in zip(drawn, found, likenesses, strict=True)
+    ]  # fmt: skip
+    pairs.sort(key=lambda pair: (-pair.copies, -pair.resemblance.similarity, pair.prompt, pair.seed))
+    return Lookalikes(tuple(pairs), encoder if encode is not None else "")
+
+
+def similarity(drawings: Sequence[Image.Image], pictures: Sequence[Image.Image]) -> Tensor:
+    """Correlations of thumbnails (S, N), the larger of as it is and mirrored; 1 is equal up to brightness and contrast."""
+    drawings_SD, pictures_ND = _thumbnails(drawings), _thumbnails(pictures)
+    mirrored_ND = _thumbnails([ImageOps.mirror(one) for one in pictures])
+    return torch.maximum(drawings_SD @ pictures_ND.T, drawings_SD @ mirrored_ND.T)
+
+
+def _thumbnails(images: Sequence[Image.Image]) -> Tensor:
+    """(B, D): the mean of each colour taken out, of length 1; flat ones shorter."""
+    side = (THUMB_PX, THUMB_PX)
+    small = np.stack([np.asarray(image.resize(side, Image.Resampling.BOX), np.float64) for image in images])
+    flat_BD = torch.from_numpy(small - small.mean((1, 2), keepdims=True)).flatten(1)
+    unit_BD: Tensor = flat_BD / flat_BD.norm(dim=1, keepdim=True).clamp_min(FAINT * flat_BD.shape[1] ** 0.5)
+    return unit_BD

@@ -1,0 +1,242 @@
+"""Does the result copy its training pictures? Signals that need no held-out picture.
+
+- `resemblances`: each sample beside the training picture it is nearest to, by whatever measure the caller brings, and
+  beside what the base drew at the same prompt and seed.
+- `leaks`: what the model makes of pure noise under a training caption. Layouts are learnt by heart at high noise (T-LoRA,
+  AAAI 2026), where the mean squared error hardly sees it; a picture that is there before the first step of a drawing was.
+- `Leak.pull`, in the same forward passes: how far the text moves the prediction (Wen et al. ICLR 2024, section 4).
+
+Every number is relative to the base's: what the base does by itself is no copying. Knows a model by `core.types` only; no
+file, no picture format, no encoder.
+
+Shapes: S samples, N training pictures, B draws of one forward pass, C latent channels, H x W latents.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from statistics import fmean
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from tsuika.core.seeds import generator
+from tsuika.core.types import Attachment, Conditioning, Model
+from tsuika.diffusion.schedule import alphas_cumprod_T
+from tsuika.guard.probe import CONTROLS, Subject
+from tsuika.guard.reading import jsonable
+
+SEEDS: Final = 4  # noises a caption
+
+# For thumbnails, from bench/memorise.py (docs/log.md, 2026-11-21).
+COPY_RATIO: Final = 0.5
+COPY_SIMILARITY: Final = 0.93  # where there is one training picture, or two of the nearest, and so no ratio
+
+
+@dataclass(frozen=True)
+class Resemblance:
+    """A sample and the training picture that it is nearest to, in a measure where 1 is equal."""
+
+    sample: int  # row
+    picture: int  # row of the training picture
+    similarity: float
+    ratio: float  # of the distances to the nearest and the second nearest, 0..1: near 0 is one picture and no other
+    base: float | None = None  # the base's sample of the same prompt and seed, to the picture nearest to that
+
+    @property
+    def copies(self) -> bool:
+        """Whether it is the picture, by far: what merely shows the subject is like several. Of thumbnails only."""
+        return self.ratio <= COPY_RATIO or self.similarity >= COPY_SIMILARITY
+
+    @property
+    def excess(self) -> float | None:
+        """How much nearer than the base's sample is to its own nearest: 0 where the weights are the base's."""
+        return None if self.base is None else self.similarity - self.base
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; what is not finite becomes None."""
+        tables: dict[str, Any] = jsonable(asdict(self) | {"excess": self.excess})
+        return tables
+
+
+def resemblances(similarity_SN: Tensor, base_SN: Tensor | None = None) -> tuple[Resemblance, ...]:
+    """Each sample's nearest training picture, in the order of the samples.
+
+    Args:
+        similarity_SN: of each sample to each training picture: a cosine or a correlation, so that 1 is equal and
+            sqrt(2 - 2 similarity) is a distance.
+        base_SN: the same for the base's samples, at the same prompts and seeds.
+
+    Raises:
+        ValueError: no training picture, or another number of samples of the base.
+    """
+    if similarity_SN.ndim != 2 or not similarity_SN.shape[1]:
+        raise ValueError(f"similarities of shape {tuple(similarity_SN.shape)}: expected samples x training pictures")
+    if base_SN is not None and base_SN.shape != similarity_SN.shape:
+        raise ValueError(f"{tuple(base_SN.shape)} similarities of the base, {tuple(similarity_SN.shape)} of the result")
+    base = [None] * len(similarity_SN) if base_SN is None else base_SN.max(1).values.tolist()
+    found = []
+    for row, (values_N, of_base) in enumerate(zip(similarity_SN.double(), base, strict=True)):
+        order = values_N.sort(descending=True, stable=True)
+        nearest, *others = (math.sqrt(max(0.0, 2 - 2 * value)) for value in order.values[:2].tolist())
+        ratio = nearest / others[0] if others and others[0] else 1.0
+        found.append(Resemblance(row, int(order.indices[0]), float(order.values[0]), ratio, of_base))
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class Leak:
+    """What pure noise becomes under one training caption, in the mean over noises."""
+
+    key: str  # the picture's, whose caption it is
+    nearest: str  # the training picture that the prediction is nearest to
+    cosine: float  # to it, -1..1
+    base: float  # of the base's prediction, to the picture nearest to that
+    pull: (
+        float  # log of how much further than the base's the text moves the prediction, less the same of control prompts
+    )
+
+    @property
+    def excess(self) -> float:
+        return self.cosine - self.base
+
+
+@dataclass(frozen=True)
+class Leaks:
+    """All training captions that were tried."""
+
+    leaks: tuple[Leak, ...]
+
+    @property
+    def worst(self) -> float:
+        """The largest excess."""
+        return max(leak.excess for leak in self.leaks)
+
+    @property
+    def pull(self) -> float:
+        return fmean(leak.pull for leak in self.leaks)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; what is not finite becomes None."""
+        rows = [asdict(leak) | {"excess": leak.excess} for leak in self.leaks]
+        tables: dict[str, Any] = jsonable({"leaks": rows, "worst": self.worst, "pull": self.pull})
+        return tables
+
+
+def leaks(
+    model: Model,
+    attachment: Attachment,
+    train: Sequence[Subject],
+    *,
+    asked: Sequence[Subject] | None = None,
+    controls: Sequence[str] = CONTROLS[:3],
+    seeds: int = SEEDS,
+    autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
+) -> Leaks:
+    """Look for training pictures in what the model, and its base, predict from pure noise; ends at strength 1.
+
+    Costs 4 forward passes of `seeds` samples for each caption asked and each control. Deterministic: the noise depends
+    on the picture's key alone.
+
+    Args:
+        model: with `attachment` on it, both in evaluation mode.
+        attachment: what was trained, at strength 1; strength 0 is the base.
+        train: pictures that were trained on; all of them are looked for.
+        asked: whose captions are tried; by default all of `train`.
+        controls: prompts that have nothing to do with the training, for the pull.
+        seeds: noises for each caption.
+        autocast: the precision that training computes in.
+
+    Raises:
+        ValueError: no training picture.
+    """
+    asked = train if asked is None else asked
+    if not (train and asked):
+        raise ValueError("leaks need at least one training picture and one caption")
+    shape, size_px = asked[0].latents_CHW.shape, asked[0].size_px
+    wanted = [(f"leak/{one.key}", one.caption, one.latents_CHW.shape, one.size_px) for one in asked]
+    wanted += [(f"leak/control/{text}", text, shape, size_px) for text in controls]
+    now: list[_Said] = []
+    base: list[_Said] = []
+    try:
+        for strength, kept in ((0.0, base), (1.0, now)):
+            attachment.set_strength(strength)
+            with torch.no_grad(), autocast():
+                kept += [_from_noise(model, *one, seeds=seeds) for one in wanted]
+    finally:
+        attachment.set_strength(1)
+    pulls = [math.log(here.pull / there.pull) if here.pull and there.pull else 0.0 for here, there in zip(now, base)]
+    common = fmean(pulls[len(asked) :]) if controls else 0.0
+    found = []
+    for one, here, there, pull in zip(asked, now, base, pulls):
+        cosine, nearest = _nearest(here.clean_BCHW, train)
+        found.append(Leak(one.key, nearest, cosine, _nearest(there.clean_BCHW, train)[0], pull - common))
+    return Leaks(tuple(found))
+
+
+@dataclass(frozen=True)
+class _Said:
+    """The answer to pure noise."""
+
+    clean_BCHW: Tensor  # x0-hat, as `clean_from_noise` gives it
+    pull: float  # mean ||output with text - output without||
+
+
+def _from_noise(
+    model: Model, purpose: str, caption: str, shape: torch.Size, size_px: tuple[int, int], *, seeds: int
+) -> _Said:
+    noise_BCHW = torch.stack([torch.randn(shape, generator=generator(0, purpose, i)) for i in range(seeds)])
+    noise_BCHW = noise_BCHW.to(model.device)
+    alphas_T = alphas_cumprod_T(model.scheduler_config)
+    t = last_timestep(model.prediction, alphas_T)
+    texts = [model.encode_text([text], size_px=size_px) for text in ("", caption)]
+    t_B = torch.full((seeds,), t, device=model.device)
+    without_BCHW, with_BCHW = (
+        model.denoise(noise_BCHW, t_B, Conditioning.join([text] * seeds)).float() for text in texts
+    )
+    clean_BCHW = clean_from_noise(model.prediction, noise_BCHW, with_BCHW, float(alphas_T[t]))
+    return _Said(clean_BCHW.cpu(), float((with_BCHW - without_BCHW).flatten(1).norm(dim=1).mean()))
+
+
+def last_timestep(prediction: str, alphas_T: Tensor) -> int:
+    """The noisiest timestep that says something of x_0: with epsilon at zero SNR the output does not."""
+    return len(alphas_T) - 1 if prediction != "epsilon" else int((alphas_T > 0).sum()) - 1
+
+
+def clean_from_noise(prediction: str, noise_BCHW: Tensor, output_BCHW: Tensor, alpha: float) -> Tensor:
+    """The direction of x0-hat from an output for pure noise, float32 (B, C, H, W), without its part along the noise.
+
+    v: x_0 = sqrt(a) x - sqrt(1 - a) v. Epsilon: x_0 = (x - sqrt(1 - a) epsilon) / sqrt(a), the small difference of two
+    large vectors (1 / sqrt(a) is 15 for SD1). That a network's epsilon is one part in a hundred too short would already
+    put a seventh of the noise itself into x0-hat. A training picture is independent of the noise, so what lies along it is
+    error, and is taken out; it carries one of C x H x W directions. The factor 1 / sqrt(a) is left out: only the direction counts.
+    """
+    a = alpha
+    if prediction == "epsilon":
+        clean_BCHW = noise_BCHW - math.sqrt(1 - a) * output_BCHW
+    else:
+        clean_BCHW = math.sqrt(a) * noise_BCHW - math.sqrt(1 - a) * output_BCHW
+    clean, noise = clean_BCHW.flatten(1), noise_BCHW.flatten(1)
+    along_B1 = (clean * noise).sum(1, keepdim=True) / noise.pow(2).sum(1, keepdim=True)
+    return (clean - along_B1 * noise).view_as(clean_BCHW)
+
+
+def _nearest(clean_BCHW: Tensor, train: Sequence[Subject]) -> tuple[float, str]:
+    """The mean cosine over draws to the picture of this size that it is largest for; and that picture's key."""
+    best = (-1.0, "")
+    here = _layout(clean_BCHW)
+    for one in train:
+        if one.latents_CHW.shape == clean_BCHW.shape[1:]:
+            there = _layout(one.latents_CHW.float().cpu()[None])
+            best = max(best, (float((here * there).sum(1).mean()), one.key))
+    return best
+
+
+def _layout(latents_BCHW: Tensor) -> Tensor:
+    """Unit vectors of latents without the mean of each channel: where things are, not how bright it all is."""
+    centred = latents_BCHW - latents_BCHW.mean((-1, -2), keepdim=True)
+    return torch.nn.functional.normalize(centred.flatten(1), dim=1)

@@ -1,0 +1,132 @@
+"""The end check on pictures whose truth is known, and its section of the report."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageEnhance, ImageOps
+
+from tsuika.embedded import mascot, yardstick
+from tsuika.evaluate import lookalikes
+from tsuika.evaluate.report import BeforeAfter, TrainingPicture
+from tsuika.evaluate.report_lookalikes import TEXTS, lookalikes_html
+
+
+def images(drawn: Sequence[mascot.Drawn], side: int = 64) -> list[Image.Image]:
+    return [Image.fromarray(one.pixels).resize((side, side), Image.Resampling.BOX) for one in drawn]
+
+
+TRAINING = [TrainingPicture(f"{i}.png", f"a picture {i}", one) for i, one in enumerate(images(mascot.pictures(8), 128))]
+FRESH = images(mascot.held_out(40, trained_backgrounds=True))
+
+
+def row(after: Sequence[Image.Image], before: Sequence[Image.Image], prompt: str = "a tsuipi") -> BeforeAfter:
+    return BeforeAfter(prompt, tuple(range(len(after))), tuple(before), tuple(after))
+
+
+def found(rows: Sequence[BeforeAfter], **more: object) -> lookalikes.Lookalikes:
+    checked = lookalikes.find(rows, TRAINING, **more)  # type: ignore[arg-type]
+    assert checked is not None
+    return checked
+
+
+@pytest.mark.parametrize(
+    "alter",
+    [
+        lambda image: image,
+        ImageOps.mirror,
+        lambda image: ImageEnhance.Brightness(image).enhance(0.8),
+        lambda image: image.resize((24, 24)).resize((64, 64), Image.Resampling.BICUBIC),
+    ],
+)
+def test_a_copy_is_found_with_its_picture_and_stands_first(alter) -> None:
+    copy = alter(images(mascot.pictures(8))[5])
+    checked = found([row([*FRESH[:3], copy], FRESH[4:8])])
+    worst = checked.pairs[0]
+    assert worst.drawing is copy and worst.picture == "5.png" and worst.resemblance.similarity > 0.9
+    assert worst.copies and checked.copies == 1
+    assert worst.resemblance.base is not None and worst.resemblance.base < 0.9
+
+
+def test_an_equal_picture_is_1() -> None:
+    pixels = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))
+    assert float(lookalikes.similarity([pixels], [pixels])) == pytest.approx(1)
+    flat = Image.new("RGB", (64, 64), "white")
+    assert float(lookalikes.similarity([flat], [flat])) == 0
+
+
+def test_fresh_true_pictures_are_hardly_ever_taken_for_copies() -> None:
+    """The subject learnt to perfection, and nothing copied."""
+    assert found([row(FRESH, FRESH)]).copies <= len(FRESH) // 20
+
+
+def test_where_the_result_is_the_base_nothing_is_in_excess() -> None:
+    checked = found([row(FRESH[:6], FRESH[:6])], encode=yardstick.directions, encoder="embedded")
+    assert {pair.resemblance.excess for pair in checked.pairs} == {0.0}
+    assert {pair.likeness.excess for pair in checked.pairs if pair.likeness} == {0.0}
+
+
+def test_every_drawing_has_a_pair_and_the_same_again_gives_the_same() -> None:
+    rows = [row(FRESH[:3], FRESH[3:6]), row(FRESH[6:8], FRESH[8:10], "a picture 2")]
+    checked = found(rows, captions=["a picture 2"], encode=yardstick.directions, encoder="embedded")
+    assert sorted((pair.prompt, pair.seed) for pair in checked.pairs) == [
+        *(("a picture 2", seed) for seed in (0, 1)), *(("a tsuipi", seed) for seed in (0, 1, 2))
+    ]  # fmt: skip
+    assert [pair.of_training for pair in checked.pairs] == [pair.prompt == "a picture 2" for pair in checked.pairs]
+    again = found(rows, captions=["a picture 2"], encode=yardstick.directions, encoder="embedded")
+    assert again.as_dict() == checked.as_dict()
+    told = json.loads(json.dumps(checked.as_dict(), allow_nan=False))
+    assert told["drawings"] == 5 and told["asked_captions"] and told["encoder"] == "embedded"
+
+
+def test_nothing_to_compare() -> None:
+    assert lookalikes.find([], TRAINING) is None and lookalikes.find([row(FRESH[:1], FRESH[:1])], []) is None
+
+
+def test_pictures_of_another_shape_are_compared_as_they_are_trained_on(tmp_path: Path) -> None:
+    """The middle of a wide picture, from a file."""
+    square = images(mascot.pictures(8), 128)[5]
+    wide = Image.new("RGB", (256, 128), "orange")
+    wide.paste(square, (64, 0))
+    wide.save(tmp_path / "wide.png")
+    checked = lookalikes.find(
+        [row([square.resize((64, 64))], FRESH[:1])], [TrainingPicture("wide.png", "", tmp_path / "wide.png"), *TRAINING[:3]]
+    )  # fmt: skip
+    assert checked is not None and checked.pairs[0].picture == "wide.png" and checked.pairs[0].copies
+
+
+def test_the_section_says_it_in_both_languages_and_asks_for_nothing() -> None:
+    nasty = '<script>alert("x")</script>'
+    checked = found([row([*FRESH[:8], images(mascot.pictures(8))[1]], FRESH[:9], nasty)])
+    for language in ("en", "ja"):
+        page = lookalikes_html(checked, language)
+        for words in TEXTS.values():
+            assert words["title"] in page and words["no-encoder"] in page and words["no-captions"] in page
+            assert words["some"].format(copies=1, drawings=9) in page
+        assert nasty not in page and page.count("<figure>") == 12
+        assert not re.search(r'(src|href)="(?!data:)', page)
+        assert page.count("<div") == page.count("</div>") and page.count("<span") == page.count("</span>")
+    clean = lookalikes_html(found([row(FRESH[:2], FRESH[:2], "a picture 2")], captions=["a picture 2"]), "en")
+    for words in TEXTS.values():
+        assert words["none"].format(drawings=2) in clean and words["captions"] in clean
+    assert ' class="copy"' not in clean
+
+
+def test_both_languages_have_the_same_sentences() -> None:
+    assert TEXTS["en"].keys() == TEXTS["ja"].keys()
+    for key, sentence in TEXTS["en"].items():
+        assert set(re.findall(r"{(\w+)}", sentence)) == set(re.findall(r"{(\w+)}", TEXTS["ja"][key]))
+
+
+def test_the_encoders_numbers_stand_beside_and_decide_nothing() -> None:
+    """An encoder to which everything is the same picture makes no copies."""
+    blind = lambda pictures: torch.ones(len(pictures), 1)  # noqa: E731
+    checked = found([row(FRESH[:3], FRESH[3:6])], encode=blind, encoder="blind")
+    assert checked.copies == 0 and all(pair.likeness and pair.likeness.similarity == 1 for pair in checked.pairs)
+    assert TEXTS["en"]["encoder"] in lookalikes_html(checked, "en")
