@@ -13,7 +13,7 @@ import argparse
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -161,6 +161,8 @@ class Rule:
     statistic: str = "log"  # or "loss", "snr": mean loss, plain or min-SNR-weighted, by the base's
     pick: str = "min"  # or "smooth", "safe", "middle"
     one_lane: bool = False  # hear one fold only
+    pictures: int = 99  # most held-out pictures of a fold that are measured, and as many twins
+    affordable: bool = False  # at the steps, and of as many pictures, as the product's 4 % allow
     twin: bool = True  # measure training pictures as well, for the overhead
 
 
@@ -185,17 +187,19 @@ def snr_weights() -> Floats:
 
 def heard(run: Run, rule: Rule) -> tuple[Floats, Floats, Floats]:
     """Steps (S,), what is minimised (S,), and the same picture by picture (S, pictures)."""
-    key = (rule.columns, rule.statistic, rule.one_lane)
+    key = (rule.columns, rule.statistic, rule.one_lane, rule.pictures)
     if key not in run.memo:
         folds = run.folds[:1] if rule.one_lane else run.folds
         parts = []
         for fold in folds:
-            logs = np.concatenate([fold.held_out.values, fold.held_high], axis=2)[..., list(rule.columns)]
+            logs = np.concatenate([fold.held_out.values, fold.held_high], axis=2)[
+                :, : rule.pictures, list(rule.columns)
+            ]
             if rule.statistic == "log":
                 parts.append(logs.mean(2))
             else:
                 weight = snr_weights()[list(rule.columns)] if rule.statistic == "snr" else 1.0
-                base = fold.base[:, list(rule.columns)] * weight
+                base = fold.base[: rule.pictures, list(rule.columns)] * weight
                 parts.append((np.exp(logs) * base).mean(2) / base.mean() - 1)
         rows = np.concatenate(parts, axis=1)
         run.memo[key] = run.folds[0].held_out.steps, rows.mean(1), rows
@@ -203,15 +207,37 @@ def heard(run: Run, rule: Rule) -> tuple[Floats, Floats, Floats]:
     return found
 
 
+def afforded(run: Run) -> tuple[int, list[int]]:
+    """Pictures of each side in a check, and recorded rungs, as the product's budget for such a run has them."""
+    from tsuika.core import config
+    from tsuika.train.course import budget
+
+    if "afforded" not in run.memo:
+        tables = {"method": {"name": run.method}, "train": {"steps": run.steps * STEP_SCALE, "batch_size": run.batch}}
+        count, side_by_side = len(run.folds), run.kind == "fold" and run.method != "dreambooth"
+        runs, eyes = (count + 1, count) if side_by_side else (1, 1)
+        allowed = budget(config.build(tables), run.folds[0].held_out.values.shape[1], runs, eyes)
+        logs = np.log(run.folds[0].held_out.steps)
+        near = {int(abs(logs - math.log(rung / STEP_SCALE)).argmin()) for rung in allowed.rungs}
+        run.memo["afforded"] = allowed.pictures, sorted(near)
+    found: tuple[int, list[int]] = run.memo["afforded"]
+    return found
+
+
 def play(run: Run, rule: Rule) -> Outcome:
     """The run until the rule stops it."""
+    if rule.affordable:
+        rule = replace(rule, pictures=afforded(run)[0])
     steps, values, rows = heard(run, rule)
     first = rule.first * run.steps
     rungs = [i for i in range(0, len(steps)) if steps[i] >= first][:: rule.every]
     if rungs[-1] != len(steps) - 1:
         rungs.append(len(steps) - 1)
+    if rule.affordable:
+        rungs = afforded(run)[1]
     folds = 1 if rule.one_lane else len(run.folds)
-    pictures = rows.shape[1] + (sum(fold.twin.values.shape[1] for fold in run.folds[:folds]) if rule.twin else 0)
+    twins = sum(min(fold.twin.values.shape[1], max(2, rule.pictures)) for fold in run.folds[:folds])
+    pictures = rows.shape[1] + (twins if rule.twin else 0)
     best, stop, seen = -1, steps[-1], 0
     for place, i in enumerate(rungs):
         seen += 1
@@ -274,7 +300,7 @@ def judged(run: Run, one_lane: bool = False, **settings: Any) -> Judged:
     assert verdict is not None
     now = verdict.evidence
     half = now.best.high - now.best.mean if now.best else math.inf
-    return Judged(now.best_step / STEP_SCALE, now.step / STEP_SCALE, verdict.code, half)
+    return Judged(judge.chosen.balanced / STEP_SCALE, now.step / STEP_SCALE, verdict.code, half)
 
 
 # Other ways to choose a step; each gives (step kept, step of the stop) of the all-pictures lane --------------------------
@@ -432,6 +458,9 @@ VARIANTS: dict[str, Rule] = {
     "earliest within one standard error": Rule(columns=MID, pick="safe"),
     "middle of those within one standard error": Rule(columns=MID, pick="middle"),
     "one fold only": Rule(columns=MID, one_lane=True),
+    **{f"{p} held-out pictures at most": Rule(columns=MID, pictures=p) for p in (1, 2, 4)},
+    "what 4 % of a usual run affords": Rule(columns=MID, affordable=True),
+    "the same, by half of the draws": Rule(affordable=True),
     "never stops (best of the whole run)": Rule(columns=MID, patience=1e9),
 }
 
@@ -462,6 +491,42 @@ def variant_table(runs: Sequence[Run]) -> str:
         "forward passes of checks, by training's",
     )  # fmt: skip
     return table(head, rows)
+
+
+COLUMNS = {1: (2,), 2: (1, 4), 3: (1, 3, 5), 6: MID}
+
+
+def probe_table(runs: Sequence[Run]) -> str:
+    """How to spend forward passes: pictures against timesteps.
+
+    Some of the fresh pictures play the held-out ones of the all-pictures lane, the others are the truth; drawn many
+    times. The whole curve is heard, so nothing but the choice of the step is compared.
+    """
+    drawing = np.random.default_rng(0)
+    draws = [drawing.permutation(16) for _ in range(60)]
+    rows = []
+    for count, columns in product((1, 2, 4, 8), COLUMNS):
+        regrets, away = [], []
+        for run in runs:
+            for order in draws:
+                held, rest = order[:count], order[8:]
+                heard_ = run.truth.values[:, held][:, :, list(COLUMNS[columns])].mean((1, 2))
+                truth = run.truth.values[:, rest].mean((1, 2))
+                regrets.append(truth[heard_.argmin()] - truth.min())
+                away.append(abs(math.log(run.truth.steps[heard_.argmin()] / run.truth.steps[truth.argmin()])))
+        rows.append(
+            (
+                count,
+                columns,
+                count * columns,
+                f"{100 * np.mean(regrets):.2f}",
+                f"{100 * np.quantile(regrets, 0.9):.2f}",
+                f"{math.exp(np.mean(away)):.2f}",
+            )
+        )
+    return table(
+        ("held-out pictures", "timesteps", "passes a check", "regret, pp", "90 %", "step off by a factor of"), rows
+    )
 
 
 GRID = [
@@ -674,7 +739,8 @@ def main() -> None:
     runs = [read(path) for path in sorted(options.folder.glob("*.json"))]
     parts = {
         "The guard's whole procedure": main_table, "From folds to all pictures: regret, pp": refit_table,
-        "Against other ways": baseline_table, "Rules": variant_table, "Chosen on one half, told by the other": cross_validated,
+        "Against other ways": baseline_table, "Rules": variant_table,
+        "Pictures or timesteps": probe_table, "Chosen on one half, told by the other": cross_validated,
         "Intervals": coverage_table, "Worse than training to the budget's end": worse_table,
         "Growth of the best step with the pictures": exponent_line,
     }  # fmt: skip
