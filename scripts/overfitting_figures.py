@@ -13,23 +13,25 @@ import argparse
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from typing import Any, Final
 
 from tsuika.core.messages import percent
 from tsuika.evaluate.chart import Curve, Plot, curve, plot
-from tsuika.guard.judge import Judge, Verdict
+from tsuika.guard.judge import Judge, Range, Verdict
 from tsuika.guard.reading import Check, Grid, Ratios, Reading, mean
 from tsuika.train.watch import joined
 
 FIGURES: Final = ("overfitted", "healthy", "diverged", "nothing")
 WIDTH, LEFT, RIGHT, HEIGHT, GAP = 760, 66, 18, 230, 78
 
+COUNTS_AS: Final = 10  # the judge's constants in steps are meant for runs ten times as long (bench/guard/README.md)
+
 WORDS: Final = {
     "held": ("held-out pictures", "検証用画像"),
-    "train": ("training pictures, measured in the same way", "学習用画像(同じ方法で測定)"),
+    "train": ("training pictures", "学習用画像"),
     "truth": ("the truth: fresh pictures", "真の値: 学習にも検証にも使わない画像"),
     "mid": ("gap in detail", "細部の差"),
     "high": ("gap in layout", "構図の差"),
@@ -62,7 +64,7 @@ STYLE: Final = """
 
 @dataclass(frozen=True)
 class Told:
-    """A run as the guard would have heard it."""
+    """A run as the guard would have heard it, in steps of the bench."""
 
     verdicts: tuple[Verdict, ...]  # to the end of the run, whatever was said
     stopped: Verdict | None  # the first that says stop
@@ -87,7 +89,7 @@ def read(path: Path) -> Told:
     run = json.loads(path.read_text(encoding="utf-8"))
     lanes = [lane for lane in run["lanes"] if lane["kind"] != "all"]
     folds = len(lanes) if lanes[0]["kind"] == "fold" else 0
-    judge = Judge(run["steps"], run["rate"], overlap=1 / (folds - 1) if folds > 1 else 0.0)
+    judge = Judge(COUNTS_AS * run["steps"], run["rate"], overlap=1 / (folds - 1) if folds > 1 else 0.0)
     truth, losses = [], next((lane["losses"] for lane in run["lanes"] if lane["losses"]), [])
     for rows in zip(*(lane["rungs"] for lane in lanes), strict=True):
         step = rows[0]["step"]
@@ -95,14 +97,24 @@ def read(path: Path) -> Told:
         if fresh:
             truth.append((step, 100 * math.expm1(sum(fresh) / len(fresh))))
         due = judge.next_step()
-        if due is None or step < due:
+        if due is None or COUNTS_AS * step < due:
             continue
         readings = [
             Reading(ratios(row["held_out"]), ratios(row["train"]), row["drift"], row["own_drift"]) for row in rows
         ]
-        judge.hear(Check(step, joined(readings)))
-    stopped = next((verdict for verdict in judge.verdicts if verdict.kind == "stop"), None)
-    return Told(tuple(judge.verdicts), stopped, tuple(truth), tuple(losses))
+        judge.hear(Check(COUNTS_AS * step, joined(readings)))
+    verdicts = tuple(map(in_bench_steps, judge.verdicts))
+    stopped = next((verdict for verdict in verdicts if verdict.kind == "stop"), None)
+    return Told(verdicts, stopped, tuple(truth), tuple(losses))
+
+
+def in_bench_steps(verdict: Verdict) -> Verdict:
+    now = verdict.evidence
+    safe, balanced, likeness = (step // COUNTS_AS for step in (now.range.safe, now.range.balanced, now.range.likeness))
+    there = Range(safe, balanced, likeness)
+    return replace(
+        verdict, evidence=replace(now, step=now.step // COUNTS_AS, best_step=now.best_step // COUNTS_AS, range=there)
+    )
 
 
 def curves(told: Told) -> Plot:

@@ -99,9 +99,11 @@ def told(
         if isinstance(event, Written):
             (tmp_path / event.path).write_bytes(b"12")
         notes.add(event)
-    return outcome.write_report(
-        RunDir(tmp_path), recipe, notes, outcome.Evidence("embedded", "cpu", (), (), (), (), "a mycat", "")
-    )
+    evidence = outcome.Evidence(
+        base="embedded", device="cpu", pictures=(), left_out=(), before_after=(), scores=(), lookalikes=None,
+        example_prompt="a mycat", command="",
+    )  # fmt: skip
+    return outcome.write_report(RunDir(tmp_path), recipe, notes, evidence)
 
 
 def at(checks: Sequence[Judged]) -> dict[int, Judged]:
@@ -353,13 +355,24 @@ def test_the_page_says_what_the_file_was_trained_on(tmp_path):
     assert TEXTS["en"]["guard.all"] in words(page(told(tmp_path, OVERFITTED, same)), "en")
 
 
+def test_steps_that_are_the_same_share_a_card(tmp_path):
+    for steps, cards in (((220, 220, 330), 2), ((220, 220, 220), 1), ((150, 220, 220), 2), ((150, 220, 330), 3)):
+        named = dict(zip(("safe", "balanced", "likeness"), steps))
+        section = page(told(tmp_path, OVERFITTED, replace(chosen(OVERFITTED), range=named)))
+        shown = section.findall(".//div[@class='range']/div")
+        assert len(shown) == cards
+        assert sum(card.get("class") == "chosen" for card in shown) == 1
+        for name in ("safe", "balanced", "likeness"):
+            assert TEXTS["en"][f"guard.{name}"] in words(section, "en")
+
+
 def test_a_file_of_the_last_step_is_not_called_the_best(tmp_path):
     data = told(tmp_path, OVERFITTED, chosen(OVERFITTED), files=("mycat", "mycat-balanced"))
     late = replace(data, steps_done=STEPS)
     for one, is_last in ((late, True), (data, False)):
         section = page(one)
-        cards = section.findall(".//div[@class='range']/div")
-        assert ("mycat.safetensors" in [code.text for code in cards[1].iter("code")]) != is_last
+        (card,) = section.findall(".//div[@class='range']/div[@class='chosen']")
+        assert ("mycat.safetensors" in [code.text for code in card.iter("code")]) != is_last
         assert (TEXTS["en"]["guard.last"].split(",")[0] in words(section, "en")) == is_last
 
 

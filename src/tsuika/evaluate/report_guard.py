@@ -115,6 +115,7 @@ class Row:
 class View:
     """What the page shows of the guard."""
 
+    cards: tuple[tuple[int, tuple[str, ...]], ...]  # steps of the range, and what they are called
     curves: Plot | None
     gaps: Plot | None
     rows: tuple[Row, ...]
@@ -130,7 +131,9 @@ def view(guard: Mapping[str, Any], losses: Sequence[float]) -> View:
     """Curves and words of the part `guard` of `report.json`; `losses` are those of the run that was checked."""
     curve, names = guard["curve"], guard["split"]["held_out"]
     steps, value = guard["range"], guard["best"] or {}
-    shaded = (steps["safe"], steps["likeness"]) if steps["balanced"] else None
+    shaded = (steps["safe"], steps["likeness"]) if steps["safe"] != steps["likeness"] else None
+    of_file = best(guard)[1]
+    known = [(name, step) for name, step in of_file.items() if step is not None]
     curves = plot(
         {
             "train": [(row["step"], _percent(row["mean"])) for row in guard["train"]],
@@ -150,6 +153,9 @@ def view(guard: Mapping[str, Any], losses: Sequence[float]) -> View:
     at = {row["step"]: row for row in curve}
     trained = {row["step"]: row["mean"] for row in guard["train"]}
     return View(
+        cards=tuple(
+            (step, tuple(name for name, other in known if other == step)) for step in dict.fromkeys(s for _, s in known)
+        ),
         curves=curves,
         gaps=gaps,
         rows=tuple(
