@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from tsuika.embedded import mascot, yardstick
 from tsuika.evaluate import lookalikes
-from tsuika.evaluate.report import BeforeAfter, TrainingPicture
+from tsuika.evaluate.report import BeforeAfter, ReportData, TrainingPicture, render
 from tsuika.evaluate.report_lookalikes import TEXTS, lookalikes_html
 
 
@@ -116,6 +117,15 @@ def test_the_section_says_it_in_both_languages_and_asks_for_nothing() -> None:
     for words in TEXTS.values():
         assert words["none"].format(drawings=2) in clean and words["captions"] in clean
     assert ' class="copy"' not in clean
+
+
+def test_the_report_holds_it_on_the_page_and_in_numbers() -> None:
+    checked = found([row(FRESH[:2], FRESH[:2])])
+    data = ReportData("Bare", "lora", "sd1", "embedded", "", "a cat", "steps", 10, 10)
+    told = json.loads(replace(data, lookalikes=checked).to_json())["lookalikes"]
+    assert told == json.loads(json.dumps(checked.as_dict())) and json.loads(data.to_json())["lookalikes"] is None
+    title = TEXTS["en"]["title"]
+    assert title in render(replace(data, lookalikes=checked)) and title not in render(data)
 
 
 def test_both_languages_have_the_same_sentences() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,14 @@ from tsuika.core.config import Recipe
 from tsuika.core.events import Event, Phase, Previewed, Warned
 from tsuika.core.rundir import RunDir
 from tsuika.core.types import Model
-from tsuika.embedded import mascot
-from tsuika.evaluate import outcome, report, scores
+from tsuika.embedded import mascot, yardstick
+from tsuika.evaluate import lookalikes, outcome, report, scores
 from tsuika.generate import grid, pipeline, png_info
 from tsuika.train import assemble, class_pictures
 
 DEMO_PICTURES = Path(str(files("tsuika.embedded"))) / "pictures"
 DEMO_RECIPE = Path(str(files("tsuika.embedded"))) / "demo.toml"
+CAPTIONS = 4  # training captions that are drawn beside the previews, once each
 
 
 def cache_folder() -> Path:
@@ -91,7 +93,9 @@ def _open_run(recipe: Recipe, out: Path) -> RunDir:
 
 
 def _run(recipe: Recipe, folder: RunDir) -> assemble.Run:
-    return assemble.Run(recipe, folder, EMBEDDED, preview=_preview, draw=_draw_class, cache=cache_folder())
+    run = assemble.Run(recipe, folder, EMBEDDED, draw=_draw_class, cache=cache_folder())
+    run.preview = partial(_preview, run)
+    return run
 
 
 def _follow(run: assemble.Run, *, resume: bool, command: str, scorer: scores.Scorer) -> Iterator[Event]:
@@ -118,14 +122,16 @@ def _follow(run: assemble.Run, *, resume: bool, command: str, scorer: scores.Sco
             log.close()
 
 
-def _preview(model: Model, recipe: Recipe, folder: RunDir, step: int) -> Iterator[Previewed]:
-    """Draw the recipe's previews into `samples/`, at fixed seeds."""
+def _preview(run: assemble.Run, model: Model, recipe: Recipe, folder: RunDir, step: int) -> Iterator[Previewed]:
+    """Draw the recipe's previews into `samples/`, at fixed seeds; and some training captions, for the check on copying."""
     settings = recipe.preview
     defaults = defaults_of(model)
-    for number, template in enumerate(preview_prompts(recipe)):
-        prompt = template.replace("{trigger}", recipe.data.trigger)
+    wanted = [
+        (template.replace("{trigger}", recipe.data.trigger), settings.num) for template in preview_prompts(recipe)
+    ]
+    for number, (prompt, num) in enumerate([*wanted, *((caption, 1) for caption in _captions(run))]):
         pixels = pipeline.sample(
-            model, prompt, seed=settings.seed, num=settings.num, steps=settings.steps or None, cfg=settings.cfg or None,
+            model, prompt, seed=settings.seed, num=num, steps=settings.steps or None, cfg=settings.cfg or None,
             defaults=defaults, batch_size=8,
         )  # fmt: skip
         for i, picture in enumerate(pipeline.to_pictures(pixels)):
@@ -157,19 +163,33 @@ def preview_prompts(recipe: Recipe) -> tuple[str, ...]:
     return (f"a {subject}", f"a {subject} on the beach", f"a {subject} in the snow", *control)
 
 
+def _captions(run: assemble.Run) -> list[str]:
+    """A few captions of the training pictures that no preview draws anyhow: where copying shows first."""
+    assert run.manifest is not None
+    prompts = {prompt.replace("{trigger}", run.recipe.data.trigger) for prompt in preview_prompts(run.recipe)}
+    captions = [text for text in dict.fromkeys(s.caption for s in run.manifest.samples) if text and text not in prompts]
+    return captions[:: max(1, -(-len(captions) // CAPTIONS))]
+
+
 def _report(run: assemble.Run, notes: outcome.Notes, command: str, scorer: scores.Scorer) -> None:
     recipe, manifest = run.recipe, run.manifest
     assert manifest is not None and run.model is not None
     controls = frozenset(prompt.text for prompt in mascot.TEST_PROMPTS if not prompt.mascot)
-    rows = outcome.before_after(notes.previews, run.folder.root, controls)
+    drawn, captions = outcome.before_after(notes.previews, run.folder.root, controls), _captions(run)
+    rows = tuple(row for row in drawn if row.prompt not in captions)
     prompts = preview_prompts(recipe)
+    pictures = tuple(report.TrainingPicture(s.name, s.caption, s.path) for s in manifest.samples)
+    encode = yardstick.directions if recipe.base.model == "embedded" else None
     evidence = outcome.Evidence(
         base=recipe.base.model, device=str(run.model.device),
-        pictures=tuple(report.TrainingPicture(s.name, s.caption, s.path) for s in manifest.samples),
+        pictures=pictures,
         left_out=tuple(report.LeftOut(item.path.name, item.words) for item in manifest.quarantined),
         before_after=rows, scores=scorer(recipe, [sample.path for sample in manifest.samples], rows) if rows else (),
         example_prompt=prompts[0].replace("{trigger}", recipe.data.trigger) if prompts else manifest.samples[0].caption,
         command=command,
+        lookalikes=lookalikes.find(
+            drawn, pictures, encode, encoder=recipe.base.model, captions={picture.caption for picture in pictures}
+        ),
     )  # fmt: skip
     if rows:
         warnings = _write_grid(run.folder.root / "before-after.png", rows)

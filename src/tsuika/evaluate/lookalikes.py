@@ -109,15 +109,22 @@ def find(
     ]
     if not drawn or not pictures:
         return None
-    size_px = opened(drawn[0][3]).size
-    # As they were trained on: the middle, in the shape of the drawings.
-    trained = [ImageOps.fit(opened(one.image), size_px) for one in pictures]
-    sides = [opened(one[3]) for one in drawn], [opened(one[2]) for one in drawn]  # of the result, of the base
-    found = resemblances(*(similarity(side, trained) for side in sides))
+    drawings = [opened(one[3]) for one in drawn] + [opened(one[2]) for one in drawn]  # of the result, then of the base
+    size_px = drawings[0].size
+    trained: list[Pixels] = []
+    thumbnails = []
+    for picture in pictures:  # one at a time: there may be thousands, of any size
+        # As it was trained on: the middle, in the shape of the drawings.
+        image = ImageOps.fit(opened(picture.image, max(size_px)), size_px)
+        thumbnails.append(image.resize((THUMB_PX, THUMB_PX), Image.Resampling.BOX))
+        if encode is not None:
+            trained.append(np.asarray(image))
+    alike_SN = similarity(drawings, thumbnails)
+    found = resemblances(alike_SN[: len(drawn)], alike_SN[len(drawn) :])
     likenesses: Sequence[Resemblance | None] = [None] * len(drawn)
     if encode is not None:
-        references_ND = encode([np.asarray(one) for one in trained])
-        likenesses = resemblances(*(encode([np.asarray(one) for one in side]) @ references_ND.T for side in sides))
+        alike_SN = encode([np.asarray(one) for one in drawings]) @ encode(trained).T
+        likenesses = resemblances(alike_SN[: len(drawn)], alike_SN[len(drawn) :])
     pairs = [
         Pair(
             row.prompt, seed, after, pictures[one.picture].name, pictures[one.picture].image, one, likeness,

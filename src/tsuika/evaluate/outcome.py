@@ -13,6 +13,7 @@ from tsuika.core.config import Recipe
 from tsuika.core.events import Chosen, Event, Finished, Judged, Phase, Previewed, Started, Stepped, Warned, Written
 from tsuika.core.rundir import RunDir
 from tsuika.evaluate import report, report_guard
+from tsuika.evaluate.lookalikes import Lookalikes
 
 
 @dataclass
@@ -82,6 +83,7 @@ class Evidence:
     scores: tuple[report.Score, ...]
     example_prompt: str
     command: str
+    lookalikes: Lookalikes | None = None
 
 
 def peak_memory_bytes() -> int | None:
@@ -138,7 +140,7 @@ def write_report(folder: RunDir, recipe: Recipe, notes: Notes, evidence: Evidenc
         best_step=best_step, range=steps, guard=guard, seconds=notes.seconds,
         images_per_second=notes.steps_timed * per_step / notes.step_seconds if notes.step_seconds else None,
         peak_memory_bytes=peak_memory_bytes(), device=evidence.device, before_after=evidence.before_after,
-        scores=evidence.scores, artifacts=files, command=evidence.command,
+        scores=evidence.scores, lookalikes=evidence.lookalikes, artifacts=files, command=evidence.command,
         warnings=tuple(report.Notice(w.code, w.message) for w in notes.warned),
     )  # fmt: skip
     report.write(data, folder.root)

@@ -19,9 +19,10 @@ import numpy as np
 from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 
 from tsuika.core.files import write_text
-from tsuika.evaluate import report_guard
+from tsuika.evaluate import report_guard, report_lookalikes
 from tsuika.evaluate.chart import curve, smoothed
 from tsuika.evaluate.inline import PictureSource, data_uri
+from tsuika.evaluate.lookalikes import Lookalikes
 from tsuika.evaluate.report_texts import TEXTS
 from tsuika.evaluate.uses import Result, uses
 from tsuika.evaluate.wording import Language, both, duration, size, text, unbroken, words
@@ -130,6 +131,7 @@ class ReportData:
     before_after: tuple[BeforeAfter, ...] = ()
     yardstick: str = "embedded"  # what made the scores
     scores: tuple[Score, ...] = ()
+    lookalikes: Lookalikes | None = None  # None: nothing was compared
     artifacts: tuple[WrittenFile, ...] = ()
     command: str = ""
     warnings: tuple[Notice, ...] = ()
@@ -170,6 +172,7 @@ class ReportData:
                 }
                 for score in self.scores
             },
+            "lookalikes": self.lookalikes and self.lookalikes.as_dict(),
             "self_check": {"largest_relative_error": largest_error(self.artifacts)},
             "artifacts": [vars(artifact) for artifact in self.artifacts],
             "command": self.command,
@@ -261,6 +264,7 @@ def render(data: ReportData, language: Language = "en") -> str:
         largest_error=largest_error(data.artifacts),
         uses=uses(result),
         guard=data.guard,
+        lookalikes=report_lookalikes.lookalikes_html(data.lookalikes, language) if data.lookalikes else "",
         guard_view=report_guard.view(data.guard, data.look_losses or data.losses) if data.guard else None,
         earlier_alarms=[alarm for alarm in alarms.values() if alarm != data.guard["alarms"][-1]] if data.guard else [],
         roles=roles,
