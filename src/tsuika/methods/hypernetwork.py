@@ -218,7 +218,7 @@ class _Router:
 
     def through(self, side: Side, x: Tensor) -> Tensor:
         """As `HypernetworkAttachment.through`."""
-        blocks = x.unflatten(0, (len(self.lanes), -1))
+        blocks = torch.unflatten(x, 0, (len(self.lanes), -1))
         return torch.cat([one.at(1.0, side, block) for one, block in zip(self.lanes, blocks, strict=True)])
 
 
@@ -236,7 +236,13 @@ def _routed(lanes: Sequence[HypernetworkAttachment]) -> Iterator[None]:
 
 
 def side_by_side(attachments: Sequence[HypernetworkAttachment]) -> SideBySide[HypernetworkAttachment]:
-    """Lanes of any structure. With dropout, or nets that drop other values than in a run of their own, see the recipe."""
+    """Lanes of any structure.
+
+    Raises:
+        ValueError: dropout, which would drop other values than in a run of its own.
+    """
+    if any(net.drops for one in attachments for net in one.nets.values()):
+        raise ValueError("hypernetworks with dropout cannot stand side by side")
     return SideBySide(attachments, _routed)
 
 

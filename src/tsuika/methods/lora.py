@@ -126,9 +126,12 @@ class LoraAttachment:
         for slot in self.slots:
             if hasattr(slot.layer, "scaling"):
                 slot.layer.scaling[self.adapter] = slot.base_scale * strength
-            active = set(slot.layer.active_adapters) - {self.adapter} | ({self.adapter} if strength else set())
-            # peft has no per-layer switch; in one order, whatever was switched last: sums keep their bits
-            slot.layer._active_adapter = [name for name in slot.layer._all_available_adapter_names() if name in active]
+            active = [name for name in slot.layer.active_adapters if name != self.adapter]
+            if strength:
+                active.append(self.adapter)
+            if len(active) > 1:  # in one order, whatever was switched last: sums keep their bits
+                active = [name for name in slot.layer._all_available_adapter_names() if name in active]
+            slot.layer._active_adapter = active  # peft has no per-layer switch
 
     def detach(self) -> None:
         """Remove this set of layers; the last one to go puts the base's own modules back. Any order of sets will do."""
@@ -166,7 +169,7 @@ def _routed(lanes: Sequence[LoraAttachment]) -> Iterator[None]:
     together = list(zip(*([slot for slot in one.slots if slot.component == "unet"] for one in lanes), strict=True))
     try:
         for slots in together:
-            slots[0].layer.forward = partial(_forward, slots, adapters)
+            vars(slots[0].layer)["forward"] = partial(_forward, slots, adapters)
         yield
     finally:
         for slots in together:
@@ -182,7 +185,7 @@ def _forward(slots: Sequence[Slot], adapters: Sequence[str], x: Tensor) -> Tenso
         layer.lora_B[name].weight.flatten(1).mT * slot.base_scale for name, slot in zip(adapters, slots, strict=True)
     ]
     ups = pad_sequence(scaled, batch_first=True)  # (K, rank, out)
-    blocks = x.to(downs.dtype).unflatten(0, (len(slots), -1))
+    blocks = torch.unflatten(x.to(downs.dtype), 0, (len(slots), -1))
     base = layer.get_base_layer()
     if isinstance(base, nn.Conv2d):
         convolve = partial(nn.functional.conv2d, stride=base.stride, padding=base.padding)
@@ -193,13 +196,15 @@ def _forward(slots: Sequence[Slot], adapters: Sequence[str], x: Tensor) -> Tenso
 
 
 def side_by_side(attachments: Sequence[LoraAttachment]) -> SideBySide[LoraAttachment]:
-    """Lanes of kind `lora` on the same layers, without dropout, of any ranks and alphas.
+    """Lanes of kind `lora` on the same layers, of any ranks and alphas.
 
     Raises:
-        ValueError: another kind, or other layers.
+        ValueError: another kind, other layers, or dropout, which would drop other values than in a run of its own.
     """
     if {one.kind for one in attachments} != {"lora"}:
         raise ValueError("only adapters of kind lora can stand side by side")
+    if any(isinstance(slot.layer.lora_dropout[one.adapter], nn.Dropout) for one in attachments for slot in one.slots):
+        raise ValueError("adapters with dropout cannot stand side by side")
     if len({tuple(id(slot.layer) for slot in one.slots) for one in attachments}) != 1:
         raise ValueError("lanes must adapt the same layers")
     return SideBySide(attachments, _routed)
