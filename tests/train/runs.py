@@ -25,7 +25,7 @@ def settings(name: str = "lora", **more: Any) -> dict[str, Any]:
     small = {"method.rank": 2} if name == "lora" else {}
     return {
         "train.steps": 4, "train.batch_size": 2, "train.precision": "fp32", "train.device": "cpu", **small,
-        "data.variants": 1, "output.name": "result", "preview.num": 0, **keys,
+        "data.variants": 1, "output.name": "result", "preview.num": 0, "guard.mode": "off", **keys,
     }  # fmt: skip
 
 

@@ -61,6 +61,12 @@ def train(
         str, typer.Option("--reg-images", help="Folder of class pictures without the subject (prior preservation).")
     ] = "",
     vae: Vae = "",
+    guard: Annotated[
+        str, typer.Option("--guard", help="on: stop when nothing is gained any more; warn: only say so; off.")
+    ] = "",
+    folds: Annotated[
+        Optional[int], typer.Option("--folds", help="Cross-validation folds; 0 chooses by the number of pictures.")
+    ] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.")] = "",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, print the recipe, train nothing.")
@@ -75,7 +81,7 @@ def train(
     flags = {
         "method.name": method, "data.images": images, "base.model": base, "data.trigger": trigger,
         "data.class_word": class_word, "data.reg_images": reg_images, "train.steps": steps,
-        "train.seed": seed, "base.vae": vae, "train.device": device,
+        "train.seed": seed, "base.vae": vae, "train.device": device, "guard.mode": guard, "guard.folds": folds,
     }  # fmt: skip
     tables = config.override(tables, {key: value for key, value in flags.items() if value not in ("", None)})
     tables = config.override(tables, dict(config.parse_assignment(text) for text in set_ or ()))

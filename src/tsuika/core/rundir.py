@@ -39,6 +39,15 @@ class RunDir:
         return self.root / "report.json"
 
     @property
+    def guard(self) -> Path:
+        return self.root / "guard"
+
+    @property
+    def has_states(self) -> bool:
+        """Whether there is a saved state to go on from."""
+        return any(self.root.glob("checkpoints/step-*")) or any(self.root.glob("guard/look-*"))
+
+    @property
     def left_out(self) -> Path:
         return self.root / "pictures.json"
 

@@ -15,7 +15,7 @@ Everything is a function of (seed, step): a run that is resumed at any step sees
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, TypeVar
@@ -120,6 +120,21 @@ class Bank:
         for shelf in self.shelves:
             for row, sample in enumerate(shelf.samples):
                 yield self._collect(shelf, [row], [0], (sample.caption,))
+
+    def only(self, names: Collection[str]) -> Bank:
+        """A bank of some of the pictures, with the same latents.
+
+        Raises:
+            ValueError: none of them is here.
+        """
+        shelves = []
+        for shelf in self.shelves:
+            rows = [row for row, sample in enumerate(shelf.samples) if sample.name in names]
+            samples = tuple(shelf.samples[row] for row in rows)
+            latents = tuple(shelf.latents_NVCHW[row] for row in rows)
+            if rows:
+                shelves.append(replace(shelf, samples=samples, latents_NVCHW=latents))
+        return Bank(shelves, self._config, self.device)
 
     def size_px_of(self, batch: Batch) -> tuple[int, int]:
         """Width and height in px of a batch's pictures (SDXL's time ids).

@@ -6,8 +6,8 @@ their own. A class picture is called by its own caption file, or by the class; n
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -61,6 +61,18 @@ class Preserving:
 
     def __len__(self) -> int:
         return len(self.subject)
+
+    def only(self, names: Collection[str]) -> Preserving:
+        """The same with some of the subject's pictures.
+
+        Raises:
+            ValueError: none of them is here.
+        """
+        return replace(self, subject=self.subject.only(names))
+
+    def plain(self) -> Iterator[Batch]:
+        """Each picture of the subject once, for measuring."""
+        return self.subject.plain()
 
     def size_px_of(self, batch: Batch) -> tuple[int, int]:
         """Width and height in px of a batch's pictures."""

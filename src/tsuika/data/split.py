@@ -41,6 +41,11 @@ class Split:
         out = set(self.parts[fold]) if self.parts else set()
         return manifest.subset([sample.name for sample in manifest.samples if sample.name not in out])
 
+    def inside(self, fold: int = 0) -> Group:
+        """Names to train on; all of them where there is no split."""
+        out = set(self.parts[fold]) if self.parts else set()
+        return tuple(name for group in self.groups for name in group if name not in out)
+
     def twins(self, fold: int = 0) -> Group:
         """As many pictures to train on as are held out, for the train probe: one of each group first, seeded."""
         out = set(self.parts[fold]) if self.parts else set()

@@ -132,9 +132,18 @@ class Judge:
 
         No later verdict names a step that was let go.
         """
-        now = self._range
+        now = self.chosen
         between = {step for step in self._kept if now.safe <= step <= now.balanced}
         return frozenset(between | {now.safe, now.balanced, now.likeness}) - {0}
+
+    @property
+    def chosen(self) -> Range:
+        """The range; where nothing is better than the base, the check that is least worse; 0 where none is sound."""
+        usable = [one for one in self._usable() if len(one.reading.held_out)]
+        if self._range.balanced or not usable:
+            return self._range
+        least = min(usable, key=lambda one: mean(one.reading.held_out.mid)).step
+        return Range(least, least, least)
 
     def next_step(self) -> int | None:
         """When to check again; None after the last check."""

@@ -23,22 +23,22 @@ from tsuika import families, formats
 from tsuika.core import config
 from tsuika.core.config import Recipe
 from tsuika.core.errors import InterruptedRunError, ModelError, PictureError, RecipeError, ResourceError
-from tsuika.core.events import Event, Finished, Phase, Previewed, Saved, Started, Stepped, Warned, note
+from tsuika.core.events import Event, Finished, Phase, Previewed, Warned, note
 from tsuika.core.files import split_strength, write_text
 from tsuika.core.methods import Lora
 from tsuika.core.rundir import RunDir
-from tsuika.core.seeds import generator
-from tsuika.core.types import Artifact, Model, count_params
+from tsuika.core.types import Artifact, Model
 from tsuika.data import bank as banks
-from tsuika.data import bucket, scan
+from tsuika.data import bucket, dedupe, scan
 from tsuika.data.bank import Bank
 from tsuika.data.caption import has_word
 from tsuika.data.manifest import Manifest
 from tsuika.data.prior import Preserving
 from tsuika.methods import METHODS
-from tsuika.train import checkpoint, class_pictures, writing
+from tsuika.train import class_pictures, course, guarded, writing
 from tsuika.train.device import DTYPES, pick_device, pick_precision
-from tsuika.train.loop import Fit, conditioner, fit
+from tsuika.train.ground import Ground
+from tsuika.train.loop import Fit
 
 Preview = Callable[[Model, Recipe, RunDir, int], Iterator[Previewed]]
 
@@ -55,6 +55,7 @@ class Run:
     preview: Preview | None = None
     draw: class_pictures.Draw | None = None
     cache: Path | None = None
+    embed: dedupe.Embed | None = None  # an encoder to tell copies by, beside the look of them
     model: Model | None = None
     manifest: Manifest | None = None
     buckets: tuple[bucket.Bucket, ...] = ()
@@ -156,48 +157,72 @@ def _train(run: Run, accelerator: Accelerator, resume: bool) -> Iterator[Event]:
     for text in recipe.base.artifacts:
         lay(text, model)
     bank = (yield from preserve(run, subject, fill, accelerator)) if preserving else subject
-    method = METHODS[recipe.method.name]
     if recipe.train.optimizer == "schedule-free" and (recipe.train.ema or recipe.train.schedule != "constant"):
         yield Warned(
             "TR-schedule-free", "Schedule-free averages weights by itself: train.ema and train.schedule are not used."
         )
     elif recipe.train.optimizer == "prodigy" and recipe.train.schedule != "constant":
         yield Warned("TR-prodigy", "Prodigy finds its rate by itself: train.schedule is not used after the warm-up.")
-    attachment = method.attach(model, settings, generator(recipe.train.seed, "init"))
+    if not (resume and run.folder.has_states):
+        yield from _preview(run, main, 0)
     if recipe.train.gradient_checkpointing:
         unet: Any = model.unet
         unet.enable_gradient_checkpointing()
         unet.train()  # diffusers checkpoints in training mode only; its UNets have no dropout
     if recipe.train.compile:
         model.unet.compile()
-    fitting = Fit(
-        model, attachment, recipe, accelerator,
-        batch=lambda number: bank.batch(number, recipe.train.batch_size, recipe.train.seed),
-        condition=conditioner(model, attachment, bank.size_px_of),
-    )  # fmt: skip
-    if resume and (state := checkpoint.newest(run.folder.checkpoints)) is not None:
-        fitting.restore(state)
-    yield Started(
-        recipe.method.name,
-        model.facts.family,
-        len(bank),
-        recipe.train.steps,
-        fitting.step,
-        count_params(fitting.params),
-    )
-    yield from _fit(run, fitting, main)
-    run.steps_done = fitting.step
+    if main:
+        run.folder.guard.mkdir(exist_ok=True)
+    ground = Ground(recipe, settings, model, accelerator, run.manifest, bank, run.folder)
+    ground.after = partial(_previews, run, main)
+    with accelerator.main_process_first():
+        way = course.plan(
+            recipe, run.manifest, run.folder.guard, alone=course.why_alone(recipe, accelerator), embed=run.embed
+        )
+    yield from way.notes
+    result = yield from guarded.train(ground, way, resume=resume)
+    fitting = result.run
+    run.steps_done, run.stopped_by = result.step, result.stopped_by
     fitting.optimizer.zero_grad(set_to_none=True)  # reading a whole model back needs the room
+    with fitting.written_weights():
+        yield from _preview(run, main, result.step)
     if main:
         with fitting.written_weights():  # a whole model is written from the live weights
-            run.artifact = attachment.artifact()
-            run.artifact.metadata |= facts(run, model, len(bank)).metadata()
             yield Phase("write")
-            yield from writing.write(
-                run.artifact, run.folder, name=name_of(run), precision=recipe.output.dtype, model=model
-            )
-    attachment.detach()
-    yield Finished(run.stopped_by, run.steps_done)
+            run.artifact = yield from _write(run, fitting, len(bank), name_of(run))
+        for name, step in result.others.items():
+            assert result.kept is not None
+            fitting.attachment.load(result.kept.load(step))
+            run.steps_done = step
+            yield from _write(run, fitting, len(bank), f"{name_of(run)}-{name}")
+    fitting.attachment.detach()
+    yield Finished(run.stopped_by, result.step)
+
+
+def _write(run: Run, fitting: Fit, pictures: int, name: str) -> Generator[Event, None, Artifact]:
+    """The weights on a fit's attachment into files."""
+    artifact = fitting.attachment.artifact()
+    assert run.model is not None
+    artifact.metadata |= facts(run, run.model, pictures, name).metadata()
+    yield from writing.write(artifact, run.folder, name=name, precision=run.recipe.output.dtype, model=run.model)
+    return artifact
+
+
+def _preview(run: Run, main: bool, step: int) -> Iterator[Event]:
+    """Previews of the model as it stands."""
+    if main and run.preview is not None and run.recipe.preview.num > 0:
+        assert run.model is not None
+        yield Phase("preview")
+        yield from run.preview(run.model, run.recipe, run.folder, step)
+
+
+def _previews(run: Run, main: bool, step: int, fitting: Fit) -> Iterator[Event]:
+    """Previews in the course of a training, where the recipe wants them after this step."""
+    every = run.recipe.preview.every
+    if every and step % every == 0 and main and run.preview is not None and run.recipe.preview.num > 0:
+        with fitting.written_weights():
+            yield from _preview(run, main, step)
+        yield Phase("train", fitting.last_step)
 
 
 def preserve(
@@ -233,43 +258,7 @@ def lay(text: str, model: Model) -> None:
     METHODS[artifact.method].restore(model, artifact).set_strength(strength)
 
 
-def _fit(run: Run, fitting: Fit, main: bool) -> Iterator[Event]:
-    """The loop with its saved states and previews."""
-    recipe, model = run.recipe, fitting.model
-    every = recipe.train.checkpoint_every or max(1, recipe.train.steps // 10)
-    prompts = recipe.preview.num > 0 and run.preview is not None and main
-
-    def preview() -> Iterator[Event]:
-        assert run.preview is not None
-        yield Phase("preview")
-        with fitting.written_weights():
-            yield from run.preview(model, recipe, run.folder, fitting.step)
-
-    if prompts and fitting.step == 0:
-        yield from preview()
-    saved = fitting.step
-    yield Phase("train", recipe.train.steps)
-    try:
-        for event in fit(fitting):
-            yield event
-            if main and isinstance(event, Stepped) and (event.step % every == 0 or event.step == recipe.train.steps):
-                path = checkpoint.save(run.folder.checkpoints, fitting.state(), keep=recipe.output.keep_states)
-                saved = event.step
-                yield Saved(event.step, path.name)
-            due = (
-                recipe.preview.every and fitting.step % recipe.preview.every == 0 and fitting.step < recipe.train.steps
-            )
-            if prompts and due:
-                yield from preview()
-                yield Phase("train", recipe.train.steps)
-    finally:  # also when the generator is closed (Ctrl+C) or the loss is not finite: the weights are the last good ones
-        if main and fitting.step > saved:
-            checkpoint.save(run.folder.checkpoints, fitting.state(), keep=recipe.output.keep_states)
-    if prompts:
-        yield from preview()
-
-
-def facts(run: Run, model: Model, pictures: int) -> formats.RunFacts:
+def facts(run: Run, model: Model, pictures: int, name: str) -> formats.RunFacts:
     """What a written file should say about the run. No date: the same recipe gives the same bytes, whenever it runs."""
     recipe, manifest, first = run.recipe, run.manifest, run.buckets[0]
     assert manifest is not None
@@ -279,7 +268,7 @@ def facts(run: Run, model: Model, pictures: int) -> formats.RunFacts:
     )
     folder = Path(recipe.data.images).resolve().name
     return formats.RunFacts(
-        name=name_of(run), trigger=recipe.data.trigger, prediction=model.prediction,
+        name=name, trigger=recipe.data.trigger, prediction=model.prediction,
         base_name=Path(model.source).name, base_sha256=model.sha256 or "", resolution=f"{first.width}x{first.height}",
         rank=rank, alpha=alpha or rank, dropout=dropout, pictures=pictures,
         steps=run.steps_done, max_steps=train.steps, batch_size=train.batch_size, accumulate=train.accumulate,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,7 @@ def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def save(folder: Path, state: State, *, keep: int) -> Path:
     """Write `state` as `folder/step-N`, then drop the oldest states beyond `keep`."""
-    target = folder / f"{_PREFIX}{state.step:06d}"
+    target = place(folder, state.step)
     temporary = folder / f".{target.name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -110,8 +111,8 @@ def save(folder: Path, state: State, *, keep: int) -> Path:
         shutil.rmtree(target)
     temporary.rename(target)
     _flush(folder)
-    for old in _by_step(folder)[:-keep]:
-        shutil.rmtree(old)
+    for old in sorted(steps(folder))[:-keep]:
+        shutil.rmtree(place(folder, old))
     return target
 
 
@@ -137,13 +138,26 @@ def load(path: Path) -> State | None:
     )  # fmt: skip
 
 
-def _by_step(folder: Path) -> list[Path]:
-    return sorted(folder.glob(f"{_PREFIX}*"), key=lambda path: int(path.name.removeprefix(_PREFIX)))
+def place(folder: Path, step: int) -> Path:
+    """Where the state of a step lies."""
+    return folder / f"{_PREFIX}{step:06d}"
+
+
+def steps(folder: Path) -> set[int]:
+    """Of which there are states, whole or not."""
+    return {int(path.name.removeprefix(_PREFIX)) for path in folder.glob(f"{_PREFIX}*")}
 
 
 def newest(folder: Path) -> State | None:
     """The newest whole state in a run's `checkpoints/`; a damaged one is passed over."""
-    for path in reversed(_by_step(folder)):
-        if (state := load(path)) is not None:
-            return state
-    return None
+    return next(iter(newest_together([folder])), None)
+
+
+def newest_together(folders: Sequence[Path]) -> list[State]:
+    """A state from each folder, all of the newest step that is whole in every one; none where there is no such step."""
+    common = set.intersection(*map(steps, folders))
+    for step in sorted(common, reverse=True):
+        states = [state for state in (load(place(folder, step)) for folder in folders) if state is not None]
+        if len(states) == len(folders):
+            return states
+    return []

@@ -42,6 +42,7 @@ class Fit:
     step: int = 0
     last_step: int = 0  # where `fit` ends; 0: the recipe's steps. The learning rate's schedule does not hang on it
     average: dict[str, Tensor] = field(default_factory=dict)
+    settled: bool = False  # whether the attachment already has the weights that will be written; nobody trains on
 
     def __post_init__(self) -> None:
         self.last_step = self.last_step or self.recipe.train.steps
@@ -81,11 +82,13 @@ class Fit:
         modules = [module for component in self.model.components.values() for module in component.modules()]
         modes = [(module, module.training) for module in modules]
         inner = getattr(self.optimizer, "optimizer", self.optimizer)
-        lent = hasattr(inner, "eval") or bool(self.average)  # else they are the live ones, and need no copy
+        lent = not self.settled and (
+            hasattr(inner, "eval") or bool(self.average)
+        )  # else they are the live ones, and need no copy
         live = {name: value.clone() for name, value in self.attachment.tensors().items()} if lent else {}
-        if hasattr(inner, "eval"):
+        if lent and hasattr(inner, "eval"):
             inner.eval()
-        elif self.average:
+        elif lent:
             self.attachment.load(self.average)
         for module in modules:
             module.training = False
@@ -94,7 +97,7 @@ class Fit:
         finally:
             for module, mode in modes:
                 module.training = mode
-            if hasattr(inner, "eval"):
+            if lent and hasattr(inner, "eval"):
                 inner.train()
             if lent:
                 self.attachment.load(live)
@@ -141,7 +144,7 @@ def fit(run: Fit) -> Iterator[Stepped]:
     yield from fit_together([run])
 
 
-def fit_together(runs: Sequence[Fit], lanes: Lanes | None = None) -> Iterator[Stepped]:
+def fit_together(runs: Sequence[Fit], lanes: Lanes | None = None, at_once: int = 0) -> Iterator[Stepped]:
     """Train several attachments of one model in lockstep, in one forward pass; events are those of the last run.
 
     Each run has its own batches, optimizer, clipping and average, so each comes out as it would alone, but for rounding.
@@ -149,6 +152,7 @@ def fit_together(runs: Sequence[Fit], lanes: Lanes | None = None) -> Iterator[St
     Args:
         runs: at the same step, with as many steps and pictures in each.
         lanes: takes block i of a batch through the attachment of run i; None for a single run.
+        at_once: runs in one forward pass at most, for less memory; 0: all of them.
 
     Raises:
         DivergedError: a loss or gradient of any of them is not finite; the weights are still the last good ones.
@@ -165,7 +169,7 @@ def fit_together(runs: Sequence[Fit], lanes: Lanes | None = None) -> Iterator[St
             run.optimizer.zero_grad(set_to_none=True)
         totals = [torch.zeros((), device=head.model.device) for _ in runs]
         for part in range(train.accumulate):
-            for row, loss in enumerate(_backward(runs, lanes, part)):
+            for row, loss in enumerate(_backward(runs, lanes, part, at_once)):
                 totals[row] += loss
         losses = [float(accelerator.reduce(total, "mean")) for total in totals]
         sizes = [_clip(run) for run in runs]
@@ -186,7 +190,7 @@ def _clip(run: Fit) -> float:
     return size
 
 
-def _backward(runs: Sequence[Fit], lanes: Lanes | None, part: int) -> list[Tensor]:
+def _backward(runs: Sequence[Fit], lanes: Lanes | None, part: int, at_once: int) -> list[Tensor]:
     """Forward and backward of a micro-batch of each run; returns this process's share of each step's loss."""
     numbers = [run.step * run.recipe.train.accumulate + part for run in runs]
     batches = [run.batch(number) for run, number in zip(runs, numbers, strict=True)]
@@ -194,7 +198,9 @@ def _backward(runs: Sequence[Fit], lanes: Lanes | None, part: int) -> list[Tenso
     sizes: dict[torch.Size, list[int]] = {}
     for row, batch in enumerate(batches):
         sizes.setdefault(batch.latents_BCHW.shape, []).append(row)
-    for rows in sizes.values():  # pictures of one size go through together
+    most = at_once or len(runs)
+    together = [same[i : i + most] for same in sizes.values() for i in range(0, len(same), most)]
+    for rows in together:  # pictures of one size
         with lanes.route(rows) if lanes is not None else nullcontext():
             joined = _losses(
                 [runs[row] for row in rows], [numbers[row] for row in rows], [batches[row] for row in rows]

@@ -1,0 +1,176 @@
+"""How a run is guarded: what is held out, whether folds can learn side by side, and how much may be measured."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from accelerate import Accelerator
+
+from tsuika.core.config import Recipe
+from tsuika.core.events import Warned, note
+from tsuika.core.files import write_text
+from tsuika.data import dedupe, split
+from tsuika.data.manifest import Manifest
+from tsuika.guard.judge import affordable
+from tsuika.methods import METHODS
+
+MOST_MEASURED: Final = 8  # pictures of each side in a check
+CHECKS: Final = 10  # that a budget of forward passes should allow before more pictures are measured in each
+CONTROLS: Final = 4  # unrelated prompts, and as many training captions
+PASSES: Final = 8  # of a picture in a check: one for each timestep
+STEP_PASSES: Final = 2.5  # what training on a picture takes, in forward passes without gradient
+FOLDS_IN_TURN: Final = 2  # where every fold is a training of its own, by default
+LONGER: Final = (
+    0.55  # the best step grows with the number of pictures to this power (18 runs of SD1.5, 10-270 pictures)
+)
+
+Way = Literal["off", "none", "hold-out", "lanes", "turns"]
+
+
+@dataclass(frozen=True)
+class Course:
+    """How a run goes about it."""
+
+    way: Way
+    split: split.Split
+    notes: tuple[Warned, ...] = ()
+
+    def longer(self, step: int, most: int) -> int:
+        """The step of a training on all pictures that is as far as a step of the look; `most` at most."""
+        every = sum(map(len, self.split.groups))
+        return min(most, max(step, round(step * math.pow(every / len(self.split.inside()), LONGER))))
+
+    @property
+    def overlap(self) -> float:
+        """Held-out pictures by training pictures of a fold (`guard.reading.estimate`); 0 without folds."""
+        return len(self.split.parts[0]) / len(self.split.inside()) if self.folds else 0.0
+
+    @property
+    def folds(self) -> int:
+        """Parts of the pictures that are held out in turn."""
+        return len(self.split.parts) if self.way in ("lanes", "turns") else 0
+
+
+def plan(
+    recipe: Recipe, manifest: Manifest, folder: Path, *, alone: str = "", embed: dedupe.Embed | None = None
+) -> Course:
+    """What is held back, and how. The split is kept in `folder` and read again when a run goes on.
+
+    Args:
+        alone: why folds cannot learn side by side; empty where they can.
+        embed: an encoder to tell copies by, beside the look of them.
+    """
+    guard = recipe.guard
+    if guard.mode == "off":
+        return Course("off", split.Split("none", (), (), 0))
+    file = folder / "split.json"
+    if file.exists():
+        parted = split.Split.from_json(file.read_text(encoding="utf-8"))
+    else:
+        groups = dedupe.groups(manifest, embed)
+        in_turn = alone and not guard.folds and split.LEAST_TO_LEAVE_OUT <= len(groups) < split.LEAST_TO_HOLD_OUT
+        folds = FOLDS_IN_TURN if in_turn else guard.folds
+        parted = split.split(groups, recipe.train.seed, folds=folds, share=guard.held_out)
+        write_text(file, parted.to_json())
+    notes = [note("GD014", names=", ".join(group)) for group in parted.groups if len(group) > 1]
+    found = len(manifest)
+    if parted.kind == "folds" and alone and not refits(recipe):  # there is one training only
+        parted = replace(parted, kind="hold-out", parts=parted.parts[:1])
+    if parted.kind == "none":
+        notes.append(note("GD012", found=len(parted.groups)))
+        return Course("none", parted, tuple(notes))
+    if parted.kind == "hold-out":
+        out = parted.parts[0]
+        then = _THEN["refit" if refits(recipe) else "gone"]
+        notes.append(
+            note("GD013", held_out=len(out), found=found, names=", ".join(out), then=then["en"], then_ja=then["ja"])
+        )
+        return Course("hold-out", parted, tuple(notes))
+    folds = len(parted.parts)
+    if alone:
+        why = _WHY_ALONE[alone]
+        notes.append(note("GD016", folds=folds, found=found, why=why["en"], why_ja=why["ja"]))
+        return Course("turns", parted, tuple(notes))
+    notes.append(note("GD015", folds=folds, found=found, times=folds + 1))
+    return Course("lanes", parted, tuple(notes))
+
+
+_THEN: Final[dict[str, dict[str, str]]] = {
+    "refit": {
+        "en": "Once the best step is known, the result is trained on all pictures.",
+        "ja": "最良のステップが分かったら、すべての画像で学習し直します。",
+    },
+    "gone": {
+        "en": "The result does without them. To train on all pictures: --guard on, or --guard off",
+        "ja": "これらは学習に使いません。すべて使うには: --guard on または --guard off",
+    },
+}
+_WHY_ALONE: Final[dict[str, dict[str, str]]] = {
+    "method": {
+        "en": "They cannot learn side by side, since each changes the whole model.",
+        "ja": "この方法はモデル全体を変えるため、並行して学習できません。",
+    },
+    "adapter": {
+        "en": "Only plain LoRA layers can learn side by side.",
+        "ja": "並行して学習できるのは通常のLoRA層だけです。",
+    },
+    "dropout": {
+        "en": "With dropout they cannot learn side by side and come out as they would alone.",
+        "ja": "ドロップアウトを使う場合、並行して学習すると結果が変わるためです。",
+    },
+    "machine": {
+        "en": "With several processes, fp16 or a compiled UNet they cannot learn side by side.",
+        "ja": "複数プロセス、fp16、コンパイル済みUNetでは並行して学習できません。",
+    },
+}  # fmt: skip
+
+
+def why_alone(recipe: Recipe, accelerator: Accelerator) -> str:
+    """Why attachments cannot learn side by side, as a key of the words above; empty where they can."""
+    method: Any = recipe.method
+    if not hasattr(METHODS[recipe.method.name], "side_by_side"):
+        return "method"
+    if getattr(method, "adapter", "lora") != "lora":
+        return "adapter"
+    if method.model_dump().get("dropout"):
+        return "dropout"
+    busy = accelerator.num_processes > 1 or accelerator.mixed_precision == "fp16" or recipe.train.compile
+    return "machine" if busy else ""
+
+
+def refits(recipe: Recipe) -> bool:
+    """Whether the result is trained on all pictures after a look without some."""
+    return recipe.guard.mode == "on" and recipe.guard.refit
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much a check may measure, and when: counted in forward passes, so that no clock has a say."""
+
+    pictures: int  # of each side in a check
+    rungs: tuple[int, ...]
+
+
+def budget(recipe: Recipe, held_out: int, runs: int = 1, eyes: int = 1) -> Budget:
+    """What `guard.overhead` allows.
+
+    Args:
+        held_out: pictures that could be measured, by each eye.
+        runs: fits in lockstep.
+        eyes: of them that are measured.
+    """
+    train, share = recipe.train, recipe.guard.overhead
+    per_picture = 2 * PASSES * eyes  # a held-out picture and its twin
+    fixed = 2 * CONTROLS
+    most = min(MOST_MEASURED, max(1, held_out))
+    a_step = train.batch_size * train.accumulate * runs * STEP_PASSES * (2 if _preserves(recipe) else 1)
+    passes = (share or 1.0) * train.steps * a_step
+    pictures = max(min(2, most), min(most, int((passes / CHECKS - fixed) / per_picture)))
+    return Budget(pictures, affordable(train.steps, int(passes / (pictures * per_picture + fixed))))
+
+
+def _preserves(recipe: Recipe) -> bool:
+    return bool(recipe.data.reg_images or recipe.data.reg_generate)

@@ -1,0 +1,255 @@
+"""A run under guard: who learns beside whom, when it ends, and which weights are kept.
+
+A *look* trains without some pictures and finds the best step by them: once without a few (hold-out), or by folds, each
+without its own, in lockstep beside the run on all pictures or, where that cannot be, one after another. Then the result
+is trained on *all* pictures, a little longer, since there is more to learn.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from tsuika.core.events import Chosen, Event, Phase, note
+from tsuika.core.types import Attachment, Batch, Conditioning, Lanes
+from tsuika.guard.judge import Judge, Range, Rule
+from tsuika.guard.reading import Check
+from tsuika.methods import METHODS
+from tsuika.train import checkpoint
+from tsuika.train.course import CONTROLS, Course, budget, refits
+from tsuika.train.ground import Ground
+from tsuika.train.loop import Conditioner, Fit, conditioner
+from tsuika.train.stage import Kept, Stage
+from tsuika.train.watch import Eye, Watch, joined, judged
+
+DIVERGED: Final = ("GD001", "GD002", "GD003")
+SMALL: Final = 2**29  # bytes: what a step's weights may take to be kept and written; a whole model's are more
+
+Events = Generator[Event, None, "Result"]
+Look = Generator[Event, None, Judge]
+
+
+@dataclass
+class Result:
+    """What a run has come to. The weights to write are on the fit's attachment, at strength 1."""
+
+    run: Fit
+    step: int
+    stopped_by: str = "steps"
+    others: dict[str, int] = field(default_factory=dict)  # "safe", "likeness", ... -> another step worth a file
+    kept: Kept | None = None  # where their weights are
+
+
+def train(ground: Ground, course: Course, *, resume: bool) -> Events:
+    """The whole training; afterwards no other attachment than the result's is on the model."""
+    if course.way == "lanes":
+        return (yield from _in_lanes(ground, course, resume))
+    if course.way in ("hold-out", "turns") and refits(ground.recipe):
+        judge = yield from (_without_some if course.way == "hold-out" else _in_turn)(ground, course, resume)
+        return (yield from _on_all(ground, course, judge, resume))
+    return (yield from _once(ground, course, resume))
+
+
+def _once(ground: Ground, course: Course, resume: bool) -> Events:
+    """One training, on all pictures or without those held out; watched unless the guard is off."""
+    holds_out = bool(course.split.parts)
+    run = ground.fit(ground.attach(), course.split.inside() if holds_out else None)
+    stage = ground.stage([run], [ground.folder.checkpoints], after=lambda step: ground.after(step, run))
+    if course.way != "off":
+        stage.watch, stage.obeys = _watch(ground, course, [(run, 0)], "checks.json"), ground.recipe.guard.mode == "on"
+        stage.kept = Kept(ground.folder.guard / "kept") if holds_out and _small(run) else None
+    if resume:
+        stage.resume()
+    yield ground.started(run)
+    yield Phase("train", run.last_step)
+    yield from stage.go()
+    if stage.watch is None or not holds_out:
+        return Result(run, run.step, _stopped_by(stage))
+    chosen = stage.watch.judge.chosen
+    yield from _choose(course, stage.watch.judge, chosen)
+    return _result(run, chosen, stage, _stopped_by(stage), takes_last=not stage.obeys)
+
+
+def _without_some(ground: Ground, course: Course, resume: bool, fold: int = 0) -> Look:
+    """A look without one part of the pictures."""
+    states, done = ground.folder.guard / f"look-{fold}", ground.folder.guard / f"look-{fold}.done"
+    run = ground.fit(ground.attach(), course.split.inside(fold))
+    watch = _watch(ground, course, [(run, fold)], f"checks-{fold}.json")
+    stage = ground.stage([run], [states], watch=watch)
+    if done.exists():
+        watch.go_on_from(run.last_step)
+    elif resume:
+        stage.resume()
+    if not fold:
+        yield ground.started(run)
+    if not done.exists():
+        yield Phase("look", run.last_step)
+        yield from stage.go()
+        if run.accelerator.is_main_process:
+            done.touch()
+            shutil.rmtree(states, ignore_errors=True)  # the checks are all that is needed of it
+    run.attachment.detach()
+    return watch.judge
+
+
+def _in_turn(ground: Ground, course: Course, resume: bool) -> Look:
+    """A look by folds, one after another; judged together by the steps that all of them have reached."""
+    parts: list[list[Check]] = []
+    for fold in range(course.folds):
+        judge = yield from _without_some(ground, course, resume, fold)
+        parts.append(judge.checks)
+    together = _judge(ground, course, [check.step for check in min(parts, key=len)])
+    for checks in zip(*parts, strict=False):
+        seconds = sum(check.guard_s for check in checks), sum(check.train_s for check in checks)
+        check = Check(checks[0].step, joined([check.reading for check in checks]), *seconds)
+        yield judged(together.hear(check), check)
+    return together
+
+
+def _on_all(ground: Ground, course: Course, judge: Judge, resume: bool) -> Events:
+    """The result, trained on all pictures to the step that a look has chosen."""
+    run = ground.fit(ground.attach())
+    wanted = _longer(ground, course, judge.chosen)
+    run.last_step = wanted.likeness if _small(run) else wanted.balanced
+    stage = ground.stage([run], [ground.folder.checkpoints], after=lambda step: ground.after(step, run))
+    if _small(run):
+        stage.kept, stage.keep = Kept(ground.folder.guard / "kept"), _steps(wanted)
+    if resume:
+        stage.resume()
+    yield from _choose(course, judge, wanted)
+    yield Phase("train", run.last_step)
+    yield from stage.go()
+    return _result(run, wanted, stage, "diverged" if judge.verdicts[-1].code in DIVERGED else "guard")
+
+
+def _in_lanes(ground: Ground, course: Course, resume: bool) -> Events:
+    """Folds in lockstep beside the run on all pictures, which goes on alone where the best step asks for it."""
+    recipe, folder, count = ground.recipe, ground.folder, course.folds
+    attachments = []
+    for _ in range(count + 1):
+        attachments.append(ground.attach())
+        attachments[-1].set_strength(0)  # the next one may have the same words
+    method: Any = METHODS[recipe.method.name]
+    lanes: Lanes = method.side_by_side(attachments)
+    reads = [_reader(ground, lanes, lane, one) for lane, one in enumerate(attachments)]
+    runs = [
+        ground.fit(one, course.split.inside(lane) if lane < count else None, reads[lane])
+        for lane, one in enumerate(attachments)
+    ]
+    everything = runs[-1]
+
+    def after(step: int) -> Iterator[Event]:
+        with lanes.alone(count):
+            yield from ground.after(step, everything)
+
+    watch = _watch(ground, course, [(run, lane) for lane, run in enumerate(runs)], "checks.json", lanes)
+    stage = ground.stage(
+        runs, [folder.guard / f"look-{lane}" for lane in range(count + 1)], lanes=lanes, at_once=recipe.guard.lanes,
+        watch=watch, obeys=recipe.guard.mode == "on", after=after,
+        kept=Kept(folder.guard / "kept"), kept_at=lambda step: course.longer(step, recipe.train.steps),
+    )  # fmt: skip
+    if resume:
+        stage.resume()
+    yield ground.started(everything)
+    yield Phase("look", everything.last_step)
+    yield from stage.go()
+    for attachment in attachments[:-1]:
+        attachment.detach()
+    attachments[-1].set_strength(1)
+    wanted = _longer(ground, course, watch.judge.chosen)
+    yield from _choose(course, watch.judge, wanted)
+    if everything.accelerator.is_main_process:
+        checkpoint.save(folder.checkpoints, everything.state(), keep=recipe.output.keep_states)
+    if stage.obeys and everything.step < max(_steps(wanted)):
+        everything.last_step = max(_steps(wanted))
+        alone = ground.stage([everything], [folder.checkpoints], kept=stage.kept, keep=_steps(wanted))
+        yield Phase("train", everything.last_step)
+        yield from alone.go()
+    return _result(everything, wanted, stage, _stopped_by(stage), takes_last=not stage.obeys)
+
+
+def _reader(ground: Ground, lanes: Lanes, lane: int, attachment: Attachment) -> Conditioner:
+    """Captions as one lane's text encoders and words have them."""
+    encode = conditioner(ground.model, attachment, ground.pictures.size_px_of)
+
+    def read(batch: Batch) -> Conditioning:
+        with lanes.alone(lane):
+            return encode(batch)
+
+    return read
+
+
+def _watch(
+    ground: Ground, course: Course, runs: Sequence[tuple[Fit, int]], file: str, lanes: Lanes | None = None
+) -> Watch:
+    """Probes on fits and the folds they are without, and their judge. Drift is the last one's.
+
+    A fit beyond the folds is on all pictures.
+    """
+    split = course.split
+    parts = [split.parts[fold] if fold < len(split.parts) else () for _, fold in runs]
+    allowed = budget(ground.recipe, max(map(len, parts)), len(runs), sum(map(bool, parts)) or 1)
+    eyes = []
+    for lane, ((run, fold), part) in enumerate(zip(runs, parts, strict=True)):
+        out = part[: allowed.pictures]
+        twins = split.twins(min(fold, max(0, len(split.parts) - 1)))[: len(out) or 2]
+        with lanes.alone(lane) if lanes is not None else nullcontext():
+            probe = ground.probe(run, out, twins, CONTROLS if lane == len(runs) - 1 else 0)
+        eyes.append(Eye(run, probe, lane, twins=bool(out) or len(runs) == 1))
+    return Watch(eyes, _judge(ground, course, allowed.rungs), ground.folder.guard / file, lanes)
+
+
+def _judge(ground: Ground, course: Course, rungs: Sequence[int]) -> Judge:
+    train, rule = ground.recipe.train, Rule(patience=ground.recipe.guard.patience)
+    return Judge(train.steps, train.learning_rate, rule, course.overlap, rungs)
+
+
+def _longer(ground: Ground, course: Course, chosen: Range) -> Range:
+    """A look's steps as those of the training on all pictures."""
+    safe, balanced, likeness = (
+        course.longer(step, ground.recipe.train.steps) for step in (chosen.safe, chosen.balanced, chosen.likeness)
+    )
+    return Range(safe, balanced, likeness)
+
+
+def _steps(steps: Range) -> frozenset[int]:
+    return frozenset({steps.safe, steps.balanced, steps.likeness})
+
+
+def _small(run: Fit) -> bool:
+    return sum(param.nbytes for param in run.params) < SMALL
+
+
+def _stopped_by(stage: Stage) -> str:
+    if stage.watch is None or not stage.obeys or stage.watch.verdict is None or not stage.watch.ended:
+        return "steps"
+    return "diverged" if stage.watch.verdict.code in DIVERGED else "guard"
+
+
+def _choose(course: Course, judge: Judge, steps: Range) -> Iterator[Event]:
+    """What the look has come to, with its last verdict's words, and a warning where nothing was gained."""
+    last = judge.verdicts[-1]
+    out = tuple(name for part in course.split.parts for name in part)
+    named = {"safe": steps.safe, "balanced": steps.balanced, "likeness": steps.likeness}
+    kind = "folds" if course.folds else course.split.kind
+    yield Chosen(kind, judge.chosen.balanced, steps.balanced, named, last.code, dict(last.params), out, course.folds)
+    if last.evidence.range.balanced == 0:
+        yield note("GD017", step=steps.balanced)
+
+
+def _result(run: Fit, steps: Range, stage: Stage, stopped_by: str, *, takes_last: bool = False) -> Result:
+    """The best step's weights onto the attachment, and the other steps that are worth a file."""
+    result, kept = Result(run, run.step, stopped_by, kept=stage.kept), stage.kept
+    if kept is None:
+        return result
+    run.accelerator.wait_for_everyone()  # the first process keeps them
+    if not takes_last and steps.balanced in kept and steps.balanced != run.step:
+        run.attachment.load(kept.load(steps.balanced))
+        run.settled, result.step = True, steps.balanced
+    named = {"balanced": steps.balanced, "safe": steps.safe, "likeness": steps.likeness}
+    others = {step: name for name, step in reversed(named.items()) if step in kept and step != result.step}
+    result.others = {name: step for step, name in others.items()}
+    return result

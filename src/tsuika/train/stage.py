@@ -1,0 +1,123 @@
+"""A stretch of training with all that goes on beside it: saved states, the guard's checks, weights worth keeping."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tsuika.core.events import Event, Saved
+from tsuika.core.files import whole
+from tsuika.core.types import Lanes
+from tsuika.train import checkpoint
+from tsuika.train.loop import Fit, fit_together
+from tsuika.train.watch import Watch
+
+
+class Kept:
+    """Weights of single steps as they would be written, one file each."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def path(self, step: int) -> Path:
+        return self._folder / f"step-{step:06d}.safetensors"
+
+    def __contains__(self, step: int) -> bool:
+        return self.path(step).exists()
+
+    def save(self, step: int, run: Fit) -> None:
+        """Keep a fit's weights under a step's name."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with run.written_weights(), whole(self.path(step)) as temporary:
+            tensors = {name: value.detach().cpu().contiguous() for name, value in run.attachment.tensors().items()}
+            save_file(tensors, temporary)
+
+    def load(self, step: int) -> Mapping[str, Tensor]:
+        """The weights of a step."""
+        tensors: dict[str, Tensor] = load_file(self.path(step))
+        return tensors
+
+    def only(self, steps: frozenset[int]) -> None:
+        """Drop all others."""
+        for path in self._folder.glob("step-*.safetensors"):
+            if path not in {self.path(step) for step in steps}:
+                path.unlink()
+
+
+@dataclass
+class Stage:
+    """Fits in lockstep from where they are to their last step, or to the judge's stop."""
+
+    runs: Sequence[Fit]  # events are the last one's
+    states: Sequence[Path]  # where the states of each are saved
+    every: int  # steps between saved states
+    keep_states: int
+    lanes: Lanes | None = None
+    at_once: int = 0
+    watch: Watch | None = None
+    obeys: bool = True  # whether the judge's stop ends it
+    kept: Kept | None = None  # of the last run
+    keep: frozenset[int] | None = None  # which steps; None: those that the judge would keep
+    kept_at: Callable[[int], int] = field(default=lambda step: step)  # a step of the judge's -> the one that is kept
+    after: Callable[[int], Iterator[Event]] = field(default=lambda step: iter(()))  # what else is done after a step
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        return self.runs[-1].step
+
+    @property
+    def _main(self) -> bool:
+        return bool(self.runs[-1].accelerator.is_main_process)
+
+    def resume(self) -> None:
+        """Go on from the newest step of which every fit has a whole state."""
+        states = checkpoint.newest_together(self.states)
+        for run, state in zip(self.runs, states, strict=False):
+            run.restore(state)
+        if self.watch is not None:
+            self.watch.go_on_from(self.step)
+
+    def go(self) -> Iterator[Event]:
+        """Train. Closing it saves the states first."""
+        saved = self.step
+        try:
+            if self.watch is not None and self.obeys and self.watch.ended:
+                return
+            for event in fit_together(self.runs, self.lanes, self.at_once):
+                yield event
+                verdict = self.watch.after(event.step, event.seconds) if self.watch is not None else None
+                if verdict is not None:
+                    yield verdict
+                self._keep(event.step)
+                last = event.step == self.runs[-1].last_step
+                ending = last or (verdict is not None and verdict.verdict == "stop" and self.obeys)
+                if self._main and (event.step % self.every == 0 or ending):
+                    yield self._save()
+                    saved = event.step
+                if ending:
+                    return
+                yield from self.after(event.step)
+        finally:  # also when the generator is closed (Ctrl+C) or the loss is not finite: the weights are the last good ones
+            if self._main and self.step > saved:
+                self._save()
+
+    def _keep(self, step: int) -> None:
+        if self.kept is None or not self._main:
+            return
+        if self.keep is not None:
+            wanted = self.keep
+        else:
+            wanted = frozenset(map(self.kept_at, self.watch.judge.keep)) if self.watch is not None else frozenset()
+        if step in wanted and step not in self.kept:
+            self.kept.save(step, self.runs[-1])
+        self.kept.only(wanted)
+
+    def _save(self) -> Saved:
+        for run, folder in zip(self.runs, self.states, strict=True):
+            path = checkpoint.save(folder, run.state(), keep=self.keep_states)
+        return Saved(self.step, path.name)
