@@ -24,6 +24,7 @@ from tsuika.diffusion.schedule import add_noise, alphas_cumprod_T, stratified_ti
 from tsuika.diffusion.targets import min_snr_weight, target
 from tsuika.train import optim
 from tsuika.train.checkpoint import State
+from tsuika.train.penalize import Penalties
 
 BatchSource = Callable[[int], Batch]  # global micro-batch number -> batch, a pure function
 Conditioner = Callable[[Batch], Conditioning]
@@ -46,6 +47,7 @@ class Fit:
 
     def __post_init__(self) -> None:
         self.last_step = self.last_step or self.recipe.train.steps
+        self.penalties = Penalties(self.recipe, self.attachment)
         groups = self.attachment.param_groups()
         self.params = optim.trainable(groups)
         self.alphas_T = alphas_cumprod_T(self.model.scheduler_config).to(self.model.device)
@@ -175,6 +177,7 @@ def fit_together(runs: Sequence[Fit], lanes: Lanes | None = None, at_once: int =
         sizes = [_clip(run) for run in runs]
         for run in runs:
             run.optimizer.step()
+            run.penalties.apply(run.step, run.optimizer.param_groups)
             run.step += 1
             _follow(run)
         rate = head.recipe.train.learning_rate * optim.rate(head.recipe.train, head.step - 1)
