@@ -17,6 +17,7 @@ from tsuika.embedded import mascot, yardstick
 from tsuika.evaluate import lookalikes
 from tsuika.evaluate.report import BeforeAfter, ReportData, TrainingPicture, render
 from tsuika.evaluate.report_lookalikes import TEXTS, lookalikes_html
+from tsuika.guard.memorise import Leak, Leaks
 
 
 def images(drawn: Sequence[mascot.Drawn], side: int = 64) -> list[Image.Image]:
@@ -126,6 +127,15 @@ def test_the_report_holds_it_on_the_page_and_in_numbers() -> None:
     assert told == json.loads(json.dumps(checked.as_dict())) and json.loads(data.to_json())["lookalikes"] is None
     title = TEXTS["en"]["title"]
     assert title in render(replace(data, lookalikes=checked)) and title not in render(data)
+
+
+@pytest.mark.parametrize(("cosine", "recalled"), [(0.9, 1), (0.5, 0)])
+def test_what_comes_out_of_noise_is_told(cosine: float, recalled: int) -> None:
+    leaks = Leaks((Leak("a", "a", cosine, 0.4, 0.1), Leak("b", "a", 0.4, 0.4, 0.0)))
+    checked = found([row(FRESH[:2], FRESH[:2])], leaks=leaks)
+    page, kind = lookalikes_html(checked, "en"), "leak" if recalled else "no-leak"
+    assert all(words[kind].format(recalled=recalled, asked=2) in page for words in TEXTS.values())
+    assert checked.as_dict()["from_noise"]["recalled"] == recalled
 
 
 def test_both_languages_have_the_same_sentences() -> None:

@@ -126,7 +126,7 @@ def test_a_planted_copy_is_found(prediction: str) -> None:
     found = leaks(stub, stub, train)  # type: ignore[arg-type]
     planted = found.leaks[2]
     assert planted.nearest == "picture 2" and planted.cosine > 0.98
-    assert found.worst == planted.excess > 0.2
+    assert found.worst == planted.excess > 0.2 and found.recalled == planted.recalls == 1
     assert {one.excess for one in found.leaks} - {planted.excess} == {0.0}
     assert planted.pull != 0 and {one.pull for one in found.leaks if one is not planted} == {0.0}
 

@@ -19,7 +19,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from tsuika.evaluate.inline import PictureSource, opened
-from tsuika.guard.memorise import Resemblance, resemblances
+from tsuika.guard.memorise import Leaks, Resemblance, resemblances
 
 if TYPE_CHECKING:
     from tsuika.evaluate.report import BeforeAfter, TrainingPicture
@@ -63,6 +63,7 @@ class Lookalikes:
 
     pairs: tuple[Pair, ...]
     encoder: str = ""  # what made the likenesses; empty: nothing, pixels alone were compared
+    leaks: Leaks | None = None  # what training captions call up from pure noise, where that was measured
 
     @property
     def copies(self) -> int:
@@ -78,7 +79,8 @@ class Lookalikes:
         """For `report.json`."""
         return {
             "drawings": len(self.pairs), "copies": self.copies, "asked_captions": self.asked_captions,
-            "encoder": self.encoder or None, "pairs": [pair.as_dict() for pair in self.pairs],
+            "encoder": self.encoder or None, "from_noise": self.leaks and self.leaks.to_json(),
+            "pairs": [pair.as_dict() for pair in self.pairs],
         }  # fmt: skip
 
 
@@ -89,6 +91,7 @@ def find(
     *,
     encoder: str = "",
     captions: Collection[str] = (),
+    leaks: Leaks | None = None,
 ) -> Lookalikes | None:
     """Compare all drawings of the result with all training pictures; None where there is nothing to compare.
 
@@ -98,6 +101,7 @@ def find(
         encode: an encoder that knows this base's pictures, if there is one.
         encoder: its name.
         captions: prompts that are training captions.
+        leaks: what the model makes of pure noise, to be told along with the drawings.
 
     Raises:
         OSError: a picture cannot be read.
@@ -133,7 +137,7 @@ def find(
         for (row, seed, _, after), one, likeness in zip(drawn, found, likenesses, strict=True)
     ]  # fmt: skip
     pairs.sort(key=lambda pair: (-pair.copies, -pair.resemblance.similarity, pair.prompt, pair.seed))
-    return Lookalikes(tuple(pairs), encoder if encode is not None else "")
+    return Lookalikes(tuple(pairs), encoder if encode is not None else "", leaks)
 
 
 def similarity(drawings: Sequence[Image.Image], pictures: Sequence[Image.Image]) -> Tensor:

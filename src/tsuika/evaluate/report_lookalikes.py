@@ -22,6 +22,8 @@ TEXTS: Final[dict[str, dict[str, str]]] = {
         "none": "None of the {drawings} drawings compared reproduces a training picture.",
         "captions": "Among them are drawings of training captions, where copying shows first.",
         "no-captions": "No training caption was drawn, where copying shows first; so this says little of prompts that are worded like one.",
+        "leak": "{recalled} of the {asked} training captions tried call up a training picture before the first step of a drawing, out of pure noise: its layout is learnt by heart.",
+        "no-leak": "None of the {asked} training captions tried calls up a training picture out of pure noise.",
         "how": "Each drawing stands beside the training picture it is most like, the most alike first. Similarity compares the pixels of small thumbnails, also mirrored: 1 is the same picture. What the base drew at the same prompt and seed is given beside it.",
         "encoder": "“Same subject” is what the encoder of the embedded base sees. A subject that was learnt well is high there, copied or not.",
         "no-encoder": "No encoder knows what this base draws, so pixels alone were compared.",
@@ -40,6 +42,8 @@ TEXTS: Final[dict[str, dict[str, str]]] = {
         "none": "比べた{drawings}枚の中に、学習画像を再現したものはありません。",
         "captions": "再現がいちばん先に現れる、学習キャプションで描いた画像も含みます。",
         "no-captions": "再現がいちばん先に現れる学習キャプションでは描いていません。そのため、それに近い言葉のプロンプトについては、ほとんど何も言えません。",
+        "leak": "試した学習キャプション{asked}件のうち{recalled}件は、描き始める前のただのノイズから、もう学習画像を呼び出します。構図を丸ごと覚えています。",
+        "no-leak": "試した学習キャプション{asked}件の中に、ただのノイズから学習画像を呼び出すものはありません。",
         "how": "描いた画像を、いちばん似ている学習画像と並べています。似ているものが先です。類似度は小さな縮小画像の画素を左右反転も含めて比べたもので、1は同じ画像です。同じプロンプトとシードでベースモデルが描いた画像の値を添えています。",
         "encoder": "「同じ対象」は内蔵ベースモデルのエンコーダーによる値です。対象をよく学習していれば、再現でなくても高くなります。",
         "no-encoder": "このベースモデルの絵を知るエンコーダーがないため、画素だけを比べました。",
@@ -74,8 +78,12 @@ def lookalikes_html(pairs: Lookalikes, lang: str) -> str:
         OSError: a picture is not there or no picture.
     """
     counted = {"copies": pairs.copies, "drawings": len(pairs.pairs)}
+    leak = Markup("")
+    if pairs.leaks:
+        told = {"recalled": pairs.leaks.recalled, "asked": len(pairs.leaks.leaks)}
+        leak = _both("leak" if pairs.leaks.recalled else "no-leak", **told)
     return Markup(
-        '{style}<section class="card{note}"><h2>{title}</h2><p>{verdict} {asked}</p>'
+        '{style}<section class="card{note}"><h2>{title}</h2><p>{verdict} {asked} {leak}</p>'
         '<p class="soft small">{how} {encoder}</p><div class="alike">{shown}</div></section>\n'
     ).format(
         style=_STYLE,
@@ -83,6 +91,7 @@ def lookalikes_html(pairs: Lookalikes, lang: str) -> str:
         title=_both("title"),
         verdict=_both("some" if pairs.copies else "none", **counted),
         asked=_both("captions" if pairs.asked_captions else "no-captions"),
+        leak=leak,
         how=_both("how"),
         encoder=_both("encoder" if pairs.encoder else "no-encoder"),
         shown=Markup("").join(_pair(pair, lang) for pair in pairs.pairs[:SHOWN]),

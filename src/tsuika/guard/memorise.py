@@ -35,6 +35,7 @@ SEEDS: Final = 4  # noises a caption
 # For thumbnails, from bench/memorise.py (docs/log.md, 2026-11-21).
 COPY_RATIO: Final = 0.5
 COPY_SIMILARITY: Final = 0.93  # where there is one training picture, or two of the nearest, and so no ratio
+LEAK: Final = 0.28
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,13 @@ class Leak:
 
     @property
     def excess(self) -> float:
+        """How much nearer than the base's: 0 where the weights are the base's."""
         return self.cosine - self.base
+
+    @property
+    def recalls(self) -> bool:
+        """Whether the caption alone calls up a training picture."""
+        return self.excess > LEAK
 
 
 @dataclass(frozen=True)
@@ -110,6 +117,11 @@ class Leaks:
     """All training captions that were tried."""
 
     leaks: tuple[Leak, ...]
+
+    @property
+    def recalled(self) -> int:
+        """How many captions call up a training picture."""
+        return sum(leak.recalls for leak in self.leaks)
 
     @property
     def worst(self) -> float:
@@ -123,7 +135,9 @@ class Leaks:
     def to_json(self) -> dict[str, Any]:
         """Plain values; what is not finite becomes None."""
         rows = [asdict(leak) | {"excess": leak.excess} for leak in self.leaks]
-        tables: dict[str, Any] = jsonable({"leaks": rows, "worst": self.worst, "pull": self.pull})
+        tables: dict[str, Any] = jsonable(
+            {"recalled": self.recalled, "worst": self.worst, "pull": self.pull, "leaks": rows}
+        )
         return tables
 
 
