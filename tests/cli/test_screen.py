@@ -102,7 +102,7 @@ def follow(folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
         judged(50, "go", "GD011", held | {"low": None, "high": None}, 0), judged(100, "go", "GD008", held, 100),
         judged(150, "warn", "GD007", held, 100), judged(180, "warn", "GD007", held, 100),
         judged(220, "stop", "GD006", held, 100), judged(260, "go", "GD009", None, 0),
-        Chosen("hold-out", 100, 113, {"safe": 90, "balanced": 113, "likeness": 150}, "", {}),
+        Chosen("hold-out", 100, 113, {"safe": 90, "balanced": 113, "likeness": 150}, "GD006", {"step": 220}),  # said already
     ]  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(screen.signal, "signal", lambda *_: None)  # Ctrl+C stays the test runner's

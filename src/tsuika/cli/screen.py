@@ -254,7 +254,7 @@ def follow(events: Iterator[Event], run: Path, *, as_json: bool) -> None:
                     console.print(f"          {checked(event)}", markup=False)
                     if event.verdict != "go" and event.code != said:  # the same alarm once
                         console.print(f"{say('note')}[{event.code}] {event.words(language())}", markup=False)
-                    said = event.code
+                        said = event.code
                 case Chosen():
                     if event.code and event.code != said:
                         console.print(f"{say('note')}[{event.code}] {event.words(language())}", markup=False)
