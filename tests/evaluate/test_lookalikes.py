@@ -92,11 +92,14 @@ def test_nothing_to_compare() -> None:
 
 
 def test_pictures_of_another_shape_are_compared_as_they_are_trained_on(tmp_path: Path) -> None:
-    """The middle of a wide picture, from a file."""
-    square = images(mascot.pictures(8), 128)[5]
-    wide = Image.new("RGB", (256, 128), "orange")
-    wide.paste(square, (64, 0))
+    """The middle of a wide picture, from a file; what is transparent is white, whatever colour it hides."""
+    cutout = Image.new("RGBA", (128, 128), (0, 0, 0, 0))
+    cutout.paste(Image.new("RGBA", (50, 70), "teal"), (30, 40))
+    wide = Image.new("RGBA", (256, 128), "orange")
+    wide.paste(cutout, (64, 0))
     wide.save(tmp_path / "wide.png")
+    square = Image.new("RGB", (128, 128), "white")
+    square.paste(cutout, mask=cutout)
     checked = lookalikes.find(
         [row([square.resize((64, 64))], FRESH[:1])], [TrainingPicture("wide.png", "", tmp_path / "wide.png"), *TRAINING[:3]]
     )  # fmt: skip

@@ -29,15 +29,13 @@ def data_uri(image: PictureSource, side_px: int) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
 
 
-def opened(image: PictureSource, least_px: int = 0) -> Image.Image:
-    """A picture of one's own to work on: upright, RGB. A JPEG file may come smaller, but not below `least_px` a side.
+def opened(image: PictureSource) -> Image.Image:
+    """A picture of one's own to work on: upright, RGB.
 
     Raises:
         OSError: the file is not there or no picture.
     """
     if isinstance(image, Path):
         with Image.open(image) as file:
-            if least_px:
-                file.draft("RGB", (least_px, least_px))
             return ImageOps.exif_transpose(file).convert("RGB")
     return image.convert("RGB").copy()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from tsuika.data.picture import open_picture
 from tsuika.evaluate.inline import PictureSource, opened
 from tsuika.guard.memorise import Leaks, Resemblance, resemblances
 
@@ -104,7 +106,8 @@ def find(
         leaks: what the model makes of pure noise, to be told along with the drawings.
 
     Raises:
-        OSError: a picture cannot be read.
+        OSError: a drawing cannot be read.
+        UnusableError: a training picture can no longer be read.
     """
     drawn = [
         (row, seed, before, after)
@@ -118,8 +121,9 @@ def find(
     trained: list[Pixels] = []
     thumbnails = []
     for picture in pictures:  # one at a time: there may be thousands, of any size
-        # As it was trained on: the middle, in the shape of the drawings.
-        image = ImageOps.fit(opened(picture.image, max(size_px)), size_px)
+        source = picture.image
+        image = open_picture(source) if isinstance(source, Path) else source.convert("RGB")
+        image = ImageOps.fit(image, size_px)  # as it was trained on: the middle, in the shape of the drawings
         thumbnails.append(image.resize((THUMB_PX, THUMB_PX), Image.Resampling.BOX))
         if encode is not None:
             trained.append(np.asarray(image))
