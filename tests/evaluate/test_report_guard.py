@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tsuika.core import config
-from tsuika.core.events import Chosen, Event, Finished, Judged, Previewed, Started, Stepped, Written, read
+from tsuika.core.events import Chosen, Event, Finished, Judged, Previewed, Started, Stepped, Written, note, read
 from tsuika.core.messages import MESSAGES
 from tsuika.core.rundir import RunDir
 from tsuika.evaluate import outcome, report, report_guard
@@ -25,6 +25,10 @@ from tsuika.guard.reading import Check, Grid, Ratios, Reading, jsonable, mean
 
 Value = Callable[[int], float]
 STEPS = 600
+EVIDENCE = outcome.Evidence(
+    base="embedded", device="cpu", pictures=(), left_out=(), before_after=(), scores=(), lookalikes=None,
+    example_prompt="a mycat", command="",
+)  # fmt: skip
 
 
 def grid(value: float, pictures: int, timesteps: int) -> Grid:
@@ -99,11 +103,7 @@ def told(
         if isinstance(event, Written):
             (tmp_path / event.path).write_bytes(b"12")
         notes.add(event)
-    evidence = outcome.Evidence(
-        base="embedded", device="cpu", pictures=(), left_out=(), before_after=(), scores=(), lookalikes=None,
-        example_prompt="a mycat", command="",
-    )  # fmt: skip
-    return outcome.write_report(RunDir(tmp_path), recipe, notes, evidence)
+    return outcome.write_report(RunDir(tmp_path), recipe, notes, EVIDENCE)
 
 
 def at(checks: Sequence[Judged]) -> dict[int, Judged]:
@@ -374,6 +374,19 @@ def test_a_file_of_the_last_step_is_not_called_the_best(tmp_path):
         (card,) = section.findall(".//div[@class='range']/div[@class='chosen']")
         assert ("mycat.safetensors" in [code.text for code in card.iter("code")]) != is_last
         assert (TEXTS["en"]["guard.last"].split(",")[0] in words(section, "en")) == is_last
+
+
+def test_warnings_are_told_in_both_languages(tmp_path):
+    told(tmp_path, OVERFITTED)
+    warned = note("GD012", found=3)
+    notes = outcome.Notes(warned=[warned], started=Started("lora", "sd1", 3, 4, 1, 100), finished=Finished("steps", 4))
+    data = outcome.write_report(RunDir(tmp_path), config.build({}), notes, EVIDENCE)
+    html = report.render(data)
+    for language in ("en", "ja"):
+        assert f'lang="{language}">{warned.words(language)}</span>' in html
+    assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["warnings"] == [
+        {"code": "GD012", "message": warned.words("en"), "message_ja": warned.words("ja")}
+    ]
 
 
 def test_many_names_are_counted_not_listed(tmp_path):

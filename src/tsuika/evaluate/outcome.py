@@ -141,7 +141,7 @@ def write_report(folder: RunDir, recipe: Recipe, notes: Notes, evidence: Evidenc
         images_per_second=notes.steps_timed * per_step / notes.step_seconds if notes.step_seconds else None,
         peak_memory_bytes=peak_memory_bytes(), device=evidence.device, before_after=evidence.before_after,
         scores=evidence.scores, lookalikes=evidence.lookalikes, artifacts=files, command=evidence.command,
-        warnings=tuple(report.Notice(w.code, w.message) for w in notes.warned),
+        warnings=tuple(report.Notice(w.code, w.message, w.words("ja")) for w in notes.warned),
     )  # fmt: skip
     report.write(data, folder.root)
     return data

@@ -101,6 +101,7 @@ class Notice:
 
     code: str
     message: str
+    message_ja: str = ""  # empty: there is none
 
 
 @dataclass(frozen=True)
