@@ -16,7 +16,6 @@ import torch
 from peft import LoHaConfig, LoKrConfig, LoraConfig, OFTConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 from tsuika.core.errors import FormatError, ModelError, RecipeError
 from tsuika.core.methods import Lora as Config
@@ -177,22 +176,32 @@ def _routed(lanes: Sequence[LoraAttachment]) -> Iterator[None]:
 
 
 def _forward(slots: Sequence[Slot], adapters: Sequence[str], x: Tensor) -> Tensor:
-    """A layer, block i of x (K blocks, ...) with the i-th adapter; smaller ranks are filled up with zeros."""
-    layer = slots[0].layer
+    """A layer, block i of x (K blocks, ...) with the i-th adapter."""
+    layer, rank = slots[0].layer, max(slot.rank for slot in slots)
     result: Tensor = type(layer).forward(layer, x)  # the base, and other sets on every row
-    downs = pad_sequence([layer.lora_A[name].weight for name in adapters], batch_first=True)  # (K, rank, in, ...)
-    scaled = [
-        layer.lora_B[name].weight.flatten(1).mT * slot.base_scale for name, slot in zip(adapters, slots, strict=True)
-    ]
-    ups = pad_sequence(scaled, batch_first=True)  # (K, rank, out)
+    downs = torch.stack([_widened(layer.lora_A[name].weight, 0, rank) for name in adapters])  # (K, rank, in, ...)
+    ups = torch.stack([  # (K, out, rank)
+        _widened(layer.lora_B[name].weight.flatten(1), 1, rank, slot.base_scale)
+        for name, slot in zip(adapters, slots, strict=True)
+    ])  # fmt: skip
     blocks = torch.unflatten(x.to(downs.dtype), 0, (len(slots), -1))
     base = layer.get_base_layer()
     if isinstance(base, nn.Conv2d):
         convolve = partial(nn.functional.conv2d, stride=base.stride, padding=base.padding)
-        update = torch.einsum("kbrhw,kro->kbohw", torch.vmap(convolve)(blocks, downs), ups)
+        update = torch.einsum("kbrhw,kor->kbohw", torch.vmap(convolve)(blocks, downs), ups)
     else:
-        update = blocks.flatten(1, -2) @ downs.mT @ ups
+        update = blocks.flatten(1, -2) @ downs.mT @ ups.mT
     return (result + update.reshape(result.shape)).to(result.dtype)
+
+
+def _widened(weight: Tensor, dim: int, size: int, scale: float = 1.0) -> Tensor:
+    """Filled up with zeros: rows or columns of a rank that add nothing."""
+    if scale != 1.0:
+        weight = weight * scale
+    if weight.shape[dim] < size:
+        zeros = weight.new_zeros([size - n if i == dim else n for i, n in enumerate(weight.shape)])
+        weight = torch.cat([weight, zeros], dim)
+    return weight
 
 
 def side_by_side(attachments: Sequence[LoraAttachment]) -> SideBySide[LoraAttachment]:
