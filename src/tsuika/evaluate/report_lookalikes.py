@@ -77,23 +77,20 @@ def lookalikes_html(pairs: Lookalikes, lang: str) -> str:
     Raises:
         OSError: a picture is not there or no picture.
     """
-    counted = {"copies": pairs.copies, "drawings": len(pairs.pairs)}
-    leak = Markup("")
+    verdict = ["some" if pairs.copies else "none", "captions" if pairs.asked_captions else "no-captions"]
+    values: dict[str, object] = {"copies": pairs.copies, "drawings": len(pairs.pairs)}
     if pairs.leaks:
-        told = {"recalled": pairs.leaks.recalled, "asked": len(pairs.leaks.leaks)}
-        leak = _both("leak" if pairs.leaks.recalled else "no-leak", **told)
+        verdict.append("leak" if pairs.leaks.recalled else "no-leak")
+        values |= {"recalled": pairs.leaks.recalled, "asked": len(pairs.leaks.leaks)}
     return Markup(
-        '{style}<section class="card{note}"><h2>{title}</h2><p>{verdict} {asked} {leak}</p>'
-        '<p class="soft small">{how} {encoder}</p><div class="alike">{shown}</div></section>\n'
+        '{style}<section class="card{note}"><h2>{title}</h2><p>{verdict}</p><p class="soft small">{how}</p>'
+        '<div class="alike">{shown}</div></section>\n'
     ).format(
         style=_STYLE,
         note=" note" if pairs.copies else "",
         title=_both("title"),
-        verdict=_both("some" if pairs.copies else "none", **counted),
-        asked=_both("captions" if pairs.asked_captions else "no-captions"),
-        leak=leak,
-        how=_both("how"),
-        encoder=_both("encoder" if pairs.encoder else "no-encoder"),
+        verdict=_both(*verdict, **values),
+        how=_both("how", "encoder" if pairs.encoder else "no-encoder"),
         shown=Markup("").join(_pair(pair, lang) for pair in pairs.pairs[:SHOWN]),
     )
 
@@ -132,9 +129,10 @@ def _number(key: str, value: float, base: float | None) -> Markup:
     return Markup("<span>{} <b>{:.2f}</b>{}</span>").format(_both(key), value, beside)
 
 
-def _both(key: str, **values: object) -> Markup:
-    """A sentence in every language; the page shows one."""
+def _both(*keys: str, **values: object) -> Markup:
+    """Sentences in every language, of which the page shows one; Japanese has no space between them."""
+    said = {language: [TEXTS[language][key].format(**values) for key in keys] for language in LANGUAGES}
     return Markup("").join(
-        Markup('<span class="t" lang="{}">{}</span>').format(language, TEXTS[language][key].format(**values))
-        for language in LANGUAGES
+        Markup('<span class="t" lang="{}">{}</span>').format(language, ("" if language == "ja" else " ").join(parts))
+        for language, parts in said.items()
     )
