@@ -22,6 +22,8 @@ from tsuika.core.seeds import generator
 from tsuika.core.types import Attachment, ParamGroup, Update
 from tsuika.methods import METHODS
 from tsuika.train import optim
+from tsuika.train.assemble import accelerate_for
+from tsuika.train.loop import Fit, conditioner, fit
 from tsuika.train.penalize import Penalties
 
 INF = math.inf
@@ -196,6 +198,26 @@ def test_new_words_that_turn_keep_their_length() -> None:
         torch.testing.assert_close(now_nD.norm(dim=-1), start_nD.norm(dim=-1))
         apart.append(float(torch.nn.functional.cosine_similarity(now_nD, start_nD).clamp(-1, 1).acos().mean()))
     assert apart[0] > apart[1] > 0
+
+
+@pytest.mark.parametrize("method", ["textual-inversion", "lora"])
+def test_a_resumed_run_is_pulled_to_the_same_start(method: str) -> None:
+    """The loop's own way: what a state brings back is no start."""
+
+    def begin() -> Fit:
+        what = recipe(method, {"l2": 2.0}, **{"train.steps": 4, "train.precision": "fp32", "train.device": "cpu"})
+        model = tiny("sd1")
+        attachment = attach(model, what)
+        told = conditioner(model, attachment, lambda _: (64, 64))
+        return Fit(model, attachment, what, accelerate_for(what), lambda n: picture_batch(n, 2, ASKED), told)
+
+    whole, broken, resumed = begin(), begin(), begin()
+    list(fit(whole))
+    list(itertools.islice(fit(broken), 2))
+    resumed.restore(broken.state())
+    list(fit(resumed))
+    there = resumed.attachment.tensors()
+    assert all(torch.equal(value, there[name]) for name, value in whole.attachment.tensors().items())
 
 
 # What follows is about the strengths, on weights without a model.
