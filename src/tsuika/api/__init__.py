@@ -12,11 +12,12 @@ from tsuika.api.files import inspect
 from tsuika.api.machine import doctor
 from tsuika.api.merging import extract, merge, resize
 from tsuika.api.models import EMBEDDED, load
+from tsuika.api.rates import RateFound, find_rate
 from tsuika.api.sheets import CellDrawn, SheetWritten, grid
 from tsuika.api.training import DEMO_PICTURES, DEMO_RECIPE, demo, dry_run, resume, train
 from tsuika.generate.drawing import Drawing
 
 __all__ = [
-    "DEMO_PICTURES", "DEMO_RECIPE", "EMBEDDED", "CellDrawn", "Drawing", "SheetWritten", "convert", "demo", "doctor",
-    "dry_run", "extract", "generate", "grid", "inspect", "load", "merge", "resize", "resume", "train",
+    "DEMO_PICTURES", "DEMO_RECIPE", "EMBEDDED", "CellDrawn", "Drawing", "RateFound", "SheetWritten", "convert", "demo", "doctor",
+    "dry_run", "extract", "find_rate", "generate", "grid", "inspect", "load", "merge", "resize", "resume", "train",
 ]  # fmt: skip

@@ -44,7 +44,7 @@ def train(recipe: Recipe, out: Path) -> Iterator[Event]:
     """
     folder = _open_run(recipe, out)
     command = f"tsuika train --recipe {folder.recipe} --out {out}-again"
-    yield from _follow(_run(recipe, folder), resume=False, command=command, scorer=scores.likeness)
+    yield from _follow(run_of(recipe, folder), resume=False, command=command, scorer=scores.likeness)
 
 
 def resume(out: Path) -> Iterator[Event]:
@@ -57,7 +57,7 @@ def resume(out: Path) -> Iterator[Event]:
     command = f"tsuika train --recipe {folder.recipe} --out {out}-again"
     is_demo = Path(recipe.data.images) == DEMO_PICTURES
     scorer = scores.mascot_scores if is_demo else scores.likeness
-    yield from _follow(_run(recipe, folder), resume=True, command=command, scorer=scorer)
+    yield from _follow(run_of(recipe, folder), resume=True, command=command, scorer=scorer)
 
 
 def demo(out: Path, *, steps: int | None = None) -> Iterator[Event]:
@@ -68,7 +68,7 @@ def demo(out: Path, *, steps: int | None = None) -> Iterator[Event]:
     recipe = config.build(tables, where=str(DEMO_RECIPE))
     folder = _open_run(recipe, out)
     yield from _follow(
-        _run(recipe, folder), resume=False, command=f"tsuika demo --out {out}-again", scorer=scores.mascot_scores
+        run_of(recipe, folder), resume=False, command=f"tsuika demo --out {out}-again", scorer=scores.mascot_scores
     )
 
 
@@ -92,7 +92,8 @@ def _open_run(recipe: Recipe, out: Path) -> RunDir:
     return assemble.start(recipe, out) if _is_main() else RunDir(out)
 
 
-def _run(recipe: Recipe, folder: RunDir) -> assemble.Run:
+def run_of(recipe: Recipe, folder: RunDir) -> assemble.Run:
+    """A run as this door gives it: with previews, class pictures and the cache of encoded ones."""
     run = assemble.Run(recipe, folder, EMBEDDED, draw=_draw_class, cache=cache_folder())
     run.preview = partial(_preview, run)
     return run

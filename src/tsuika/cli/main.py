@@ -9,7 +9,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from tsuika.cli import drawing, screen, tools
+from tsuika.cli import drawing, screen, searching, tools
 from tsuika.cli.flags import BaseModel, Json, Vae
 
 app = typer.Typer(
@@ -109,6 +109,7 @@ def resume(run: Annotated[Path, typer.Argument(help="Run folder.")], json: Json 
 app.command()(drawing.generate)
 app.command()(drawing.grid)
 tools.register(app)
+searching.register(app)
 
 
 @app.command()

@@ -43,6 +43,7 @@ _WORDS: dict[str, dict[Lang, str]] = {
     "train": {"en": "Training", "ja": "学習中"},
     "preview": {"en": "Drawing previews", "ja": "プレビューを描いています"},
     "compare": {"en": "Drawing before and after", "ja": "学習前後の絵を描いています"},
+    "compare-settings": {"en": "Trying the settings", "ja": "設定を試しています"},
     "write": {"en": "Writing and checking the files", "ja": "ファイルを書き出して確認しています"},
     "report": {"en": "Writing the report", "ja": "レポートを書いています"},
     "started": {
@@ -80,6 +81,11 @@ _WORDS: dict[str, dict[Lang, str]] = {
         "en": "chosen for your file: step {balanced:,} (safe {safe:,}, likeness {likeness:,})",
         "ja": "ファイルに選んだステップ: {balanced:,}(安全 {safe:,}、再現重視 {likeness:,})",
     },
+    "rate": {
+        "en": "{rate:>8.2g}   step {step:,}: {held_out}{remark}",
+        "ja": "{rate:>8.2g}   ステップ{step:,}: {held_out}{remark}",
+    },
+    "rate.diverged": {"en": "; diverged", "ja": "、発散"},
     "note": {"en": "note", "ja": "お知らせ"},
     "done": {"en": "Done. Look at {report}", "ja": "完了しました。{report} をご覧ください"},
     "stopped": {
@@ -154,8 +160,13 @@ def checked(event: Judged) -> str:
     held, best, train = evidence["held_out"], evidence["best_step"], percent(evidence["train"])
     if held is None:
         return say("checked.blind", step=event.step, train=train)
-    words = say("interval", **{key: percent(held[key]) for key in ("mean", "low", "high")})
+    words = _interval(held)
     return say("checked" if best else "checked.base", step=event.step, held_out=words, train=train, best=best)
+
+
+def _interval(estimate: Mapping[str, Any]) -> str:
+    """A loss against the base's, with its 95 % interval."""
+    return say("interval", **{key: percent(estimate[key]) for key in ("mean", "low", "high")})
 
 
 def combined(value: Mapping[str, Any], *, as_json: bool) -> None:
@@ -196,6 +207,29 @@ def cells(events: Iterator[Event], *, as_json: bool) -> None:
                     result({"sheet": event.path, "cells": drawn, "notes": notes}, as_json=True)
                 case SheetWritten():
                     print_out(event.path)
+
+
+def found(events: Iterator[Event], *, as_json: bool) -> None:
+    """Show a learning-rate test as it goes; at the end a line for each rate at its best, and what to take."""
+    from tsuika.api import RateFound
+
+    for event in events:
+        match event:
+            case Phase(name=name):
+                sys.stderr.write(say(name) + "\n")
+            case Warned():
+                sys.stderr.write(note(event) + "\n")
+            case RateFound() if as_json:
+                result({**asdict(event), "words": event.words(language())}, as_json=True)
+            case RateFound():
+                for row in event.rates:
+                    best = min(row["curve"], key=lambda point: point["mean"], default=None)
+                    remark = say("rate.diverged") if row["diverged"] else ""
+                    words = _interval(best) if best else "–"
+                    print_out(
+                        say("rate", rate=row["rate"], step=best["step"] if best else 0, held_out=words, remark=remark)
+                    )
+                print_out(event.words(language()))
 
 
 class _Stop:

@@ -70,6 +70,26 @@ MESSAGES: Final[dict[str, Message]] = {
         ("A hypernetwork that ends in a sigmoid cannot be pulled towards the base", "Its output is never zero, so it never leaves the base as it is.", "Set method.activate_output=false, or choose another activation."),
         ("最後がsigmoidのハイパーネットワークはベースモデルへ引き戻せません", "出力が0にならず、ベースモデルと同じ状態がないためです。", "method.activate_output=false にするか、別の活性化関数を選んでください。"),
     ),
+    "RC020": _m(
+        ("There is no learning rate to find: the optimizer {found} finds it by itself", "Its rate is a factor on what it finds, best left at 1.", "Choose another optimizer: --set {key}=adamw"),
+        ("オプティマイザー {found} は学習率を自動で決めるため、探す必要はありません", "設定する学習率はその倍率で、1のままが最適です。", "探すには別のオプティマイザーを選んでください: --set {key}=adamw"),
+    ),
+    "RC021": _m(
+        ("`--over {found}` cannot be searched", "{why}", "For example: --over train.learning_rate=1e-4..3e-3 --over method.rank=8,16,32"),
+        ("`--over {found}` では探索できません", "{why}", "例: --over train.learning_rate=1e-4..3e-3 --over method.rank=8,16,32"),
+    ),
+    "RC022": _m(
+        ("A search needs the package optuna", "It is not installed here ({why}).", "pip install \"tsuika[search]\", or pip install optuna"),
+        ("探索にはoptunaパッケージが必要です", "インストールされていません({why})。", "pip install \"tsuika[search]\" または pip install optuna を実行してください"),
+    ),
+    "RC023": _m(
+        ("The output folder holds another search", "Its recipe or what is searched over differs: {why}", "Give the same settings to go on with it, or choose another --out."),
+        ("出力フォルダーには別の探索があります", "レシピまたは探索する設定が異なります: {why}", "同じ設定で続けるか、別の --out を指定してください。"),
+    ),
+    "RC024": _m(
+        ("A search needs held-out pictures to compare by", "{why}", "Give at least 4 different pictures, and leave --guard on."),
+        ("探索には、比較に使う検証用画像が必要です", "{why}", "異なる画像を4枚以上用意し、ガードはオンのままにしてください。"),
+    ),
     "DS001": _m(
         ("The picture folder does not exist", "No folder of this name was found.", "Check the path given with --images."),
         ("画像フォルダーがありません", "その名前のフォルダーが見つかりません。", "--images のパスを確認してください。"),
@@ -233,6 +253,34 @@ MESSAGES: Final[dict[str, Message]] = {
     "GD017": _m(
         ("No step was better on held-out pictures than the untrained base", "The file holds step {step}, which did least harm. Do not expect much of it.", "Check that all pictures show the same thing and that the captions fit, or lower the learning rate."),
         ("検証用画像では、どのステップも学習前より良くなりませんでした", "ファイルには影響が最も小さかったステップ{step}を保存しました。効果は期待できません。", "すべての画像が同じ対象で、キャプションが合っているか確認してください。学習率を下げるのも有効です。"),
+    ),
+    "GD020": _m(
+        ("Best of the rates that were tried: {rate} (loss {gain} after {after} steps)", "Estimates: at this rate, held constant, a run is at its best near step {best}; over your {run} steps with their schedule a rate of {slower} comes to the same.", "--set train.learning_rate={slower}; or {rate} and fewer steps"),
+        ("試した中で最良の学習率: {rate}({after}ステップ後のロス{gain})", "推定では、この学習率のまま進めると最良になるのはステップ{best}付近です。設定中の{run}ステップとスケジュールでは、学習率{slower}が同じ学習量に当たります。", "--set train.learning_rate={slower} とするか、{rate} でステップ数を減らしてください"),
+    ),
+    "GD021": _m(
+        ("Best of the rates that were tried: {rate} (loss {gain} after {after} steps)", "None of them was past its best after {steps} steps, so how many steps it needs cannot be told.", "--set train.learning_rate={rate}"),
+        ("試した中で最良の学習率: {rate}({after}ステップ後のロス{gain})", "{steps}ステップではどの学習率も改善が続いていたため、必要なステップ数は推定できません。", "--set train.learning_rate={rate}"),
+    ),
+    "GD022": _m(
+        ("No learning rate from {lowest} to {highest} can be recommended", "After {steps} steps none of them is better than the untrained model by more than chance.", "Try more steps (--steps) or other rates (--rates), and check the captions and the trigger word."),
+        ("{lowest}から{highest}の範囲では、おすすめできる学習率がありません", "{steps}ステップでは、学習前より偶然以上に良くなったものがありません。", "ステップ数(--steps)を増やすか、別の学習率(--rates)を試してください。キャプションとトリガーワードも確認してください。"),
+    ),
+    "GD023": _m(
+        ("Learning rates {rates} are tried for {steps} steps each", "They are judged by {measured} of the {found} pictures, which are not trained on here.", ""),
+        ("学習率 {rates} を{steps}ステップずつ試します", "{found}枚のうち{measured}枚は学習に使わず、比較に使います。", ""),
+    ),
+    "GD024": _m(
+        ("Learning rates {rates} are tried for {steps} steps each", "{found} different pictures are too few to hold one out: the rates are judged by pictures that are trained on, which cannot show overfitting.", ""),
+        ("学習率 {rates} を{steps}ステップずつ試します", "異なる画像が{found}枚では検証用に分けられないため、学習に使う画像で比較します(過学習は分かりません)。", ""),
+    ),
+    "GD025": _m(
+        ("Trial {number} is left out", "{why}", ""),
+        ("試行{number}は除外しました", "{why}", ""),
+    ),
+    "GD026": _m(
+        ("{count} trials are being run by other processes", "The result below is without them.", "The same command shows it again once they are done."),
+        ("ほかのプロセスが{count}件の試行を実行中です", "下の結果には含まれていません。", "終わってから同じコマンドを実行すると、すべて含めた結果を表示します。"),
     ),
     "GN001": _m(
         ("No font on this machine can show `{missing}`", "These characters are spelt out in the picture instead.", "Install a font that has them, for example Noto Sans CJK (Debian, Ubuntu: fonts-noto-cjk; Fedora: google-noto-sans-cjk-fonts)."),

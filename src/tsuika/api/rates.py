@@ -1,0 +1,32 @@
+"""The learning-rate finder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from tsuika.api.training import run_of
+from tsuika.core.config import Recipe
+from tsuika.core.events import Event
+from tsuika.core.rundir import RunDir
+from tsuika.train import rates as finder
+from tsuika.train.rates import RateFound
+
+__all__ = ["RateFound", "find_rate"]
+
+
+def find_rate(recipe: Recipe, *, rates: Sequence[float] = (), steps: int = finder.STEPS) -> Iterator[Event]:
+    """Try learning rates for a few steps each on the recipe's pictures; the last event is `RateFound`. Keeps no file.
+
+    Args:
+        recipe: as for `train`; its own learning rate is the middle of what is tried.
+        rates: to try instead of those around the recipe's.
+        steps: of each.
+
+    Raises:
+        RecipeError: RC020, the optimizer finds its rate by itself.
+        TsuikaError: whatever a run of this recipe would raise.
+    """
+    with TemporaryDirectory(prefix="tsuika-") as scratch:
+        yield from finder.find(run_of(recipe, RunDir(Path(scratch))), rates, steps)

@@ -1,0 +1,67 @@
+"""`find-rate` and `search`: parse, call `tsuika.api`, print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from tsuika.cli import screen
+from tsuika.cli.flags import BaseModel, Json
+
+Method = Annotated[str, typer.Argument(help="lora | textual-inversion | dreambooth | hypernetwork.")]
+Images = Annotated[str, typer.Option("--images", help="Folder of training images; never changed.")]
+Trigger = Annotated[str, typer.Option("--trigger", help="Trigger word.")]
+ClassWord = Annotated[str, typer.Option("--class-word", help="Kind of thing: dog, character, style.")]
+RecipeFile = Annotated[Optional[Path], typer.Option("--recipe", help="Recipe file (TOML).")]
+Set = Annotated[Optional[list[str]], typer.Option("--set", help="Any setting: key=value (see: tsuika settings).")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.")]
+
+
+def _tables(recipe: Path | None, set_: list[str] | None, **flags: str) -> dict[str, Any]:
+    """A recipe file, then flags, then settings, as nested tables."""
+    from tsuika.core import config
+
+    tables = config.read_tables(recipe) if recipe else {}
+    given = {key.replace("__", "."): value for key, value in flags.items() if value}
+    return config.override(config.override(tables, given), dict(map(config.parse_assignment, set_ or ())))
+
+
+def find_rate(
+    method: Method = "",
+    images: Images = "",
+    base: BaseModel = "",
+    trigger: Trigger = "",
+    class_word: ClassWord = "",
+    recipe: RecipeFile = None,
+    set_: Set = None,
+    rates: Annotated[
+        str, typer.Option("--rates", help="Rates to try, e.g. 1e-4,3e-4,1e-3; default: around the recipe's.")
+    ] = "",
+    steps: Annotated[int, typer.Option("--steps", min=8, help="Steps of each.")] = 48,
+    device: Device = "",
+    json: Json = False,
+) -> None:
+    """Find a learning rate: a few steps at several rates, judged by pictures that are held out. Keeps no file."""
+    from tsuika import api
+    from tsuika.core import config
+
+    tables = _tables(
+        recipe, set_, method__name=method, data__images=images, base__model=base, data__trigger=trigger,
+        data__class_word=class_word, train__device=device,
+    )  # fmt: skip
+    try:
+        tried = tuple(float(text) for text in rates.split(",") if text)
+    except ValueError:
+        raise typer.BadParameter(rates, param_hint="--rates") from None
+    if any(not 0 < rate <= 10 for rate in tried):
+        raise typer.BadParameter("rates lie between 0 and 10", param_hint="--rates")
+    built = config.build(tables, where=str(recipe or ""))
+    screen.found(api.find_rate(built, rates=tried, steps=steps), as_json=json)
+
+
+def register(app: typer.Typer) -> None:
+    """Put these commands on the program."""
+    for command in (find_rate,):
+        app.command()(command)

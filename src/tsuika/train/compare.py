@@ -1,0 +1,194 @@
+"""Several settings tried from the same start on the same pictures, measured by the same draws.
+
+Side by side in one forward pass where the method has lanes, else one after another. Who leaves early is the caller's word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Final
+
+from accelerate import Accelerator
+
+from tsuika import families
+from tsuika.core.config import Recipe
+from tsuika.core.errors import DivergedError
+from tsuika.core.events import Event, Phase, Progress
+from tsuika.core.types import Attachment, Batch, Conditioning, Lanes
+from tsuika.data import bank as banks
+from tsuika.guard.reading import Check
+from tsuika.methods import METHODS
+from tsuika.train import assemble, class_pictures
+from tsuika.train.course import why_alone
+from tsuika.train.device import DTYPES
+from tsuika.train.ground import Ground
+from tsuika.train.loop import Conditioner, Fit, conditioner, fit, fit_together
+
+PHASE: Final = "compare-settings"  # the name of the phase in `Progress` events
+
+Hear = Callable[[int, Check | None], bool]  # the place of a recipe, a check (None: it diverged) -> whether it goes on
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Names of pictures."""
+
+    inside: Sequence[str]  # to train on
+    held_out: Sequence[str] = ()  # to measure by
+    twins: Sequence[str] = ()  # of those inside, to measure as well
+
+
+def prepare(run: assemble.Run, accelerator: Accelerator) -> Generator[Event, None, Ground]:
+    """Base and pictures, loaded, encoded and kept in memory, as a run of this recipe would have them."""
+    recipe = run.recipe
+    precision = "fp32" if accelerator.mixed_precision == "no" else str(accelerator.mixed_precision)
+    settings = recipe.method.completed(recipe.data)
+    preserving = class_pictures.wanted(recipe.data)
+    yield Phase("load")
+    model = run.model = families.load(
+        recipe.base.model, tokenizer=recipe.base.tokenizer, vae=recipe.base.vae, device=accelerator.device,
+        dtype=DTYPES[precision], embedded_path=run.embedded,
+    )  # fmt: skip
+    yield from assemble.pictures(run, model)
+    assert run.manifest is not None
+    yield Phase("encode", len(run.manifest))
+    fill = partial(
+        banks.fill, encode=lambda pixels: model.encode_images(pixels.to(accelerator.device)).cpu(),
+        vae=assemble.vae_identity(model), scale=model.latent_scale, folder=run.cache, device=accelerator.device,
+    )  # fmt: skip
+    subject = yield from fill(run.buckets, recipe.data)
+    for text in recipe.base.artifacts:
+        assemble.lay(text, model)
+    bank = (yield from assemble.preserve(run, subject, fill, accelerator)) if preserving else subject
+    if recipe.train.gradient_checkpointing:
+        unet: Any = model.unet
+        unet.enable_gradient_checkpointing()
+        unet.train()
+    return Ground(recipe, settings, model, accelerator, run.manifest, bank, run.folder)
+
+
+def compare(
+    ground: Ground, recipes: Sequence[Recipe], steps: Sequence[int], sides: Sides, hear: Hear
+) -> Iterator[Event]:
+    """Train by each recipe and measure after each of `steps`; nothing is left on the model.
+
+    Args:
+        ground: model and pictures. The recipes may differ from its own in `train` and `method`, but for what pictures
+            a batch holds and, where they learn side by side, which layers are trained.
+        recipes: what to try.
+        steps: when to measure, rising; 0 is before the first step.
+        sides: who is trained on and who is measured.
+        hear: told of each check, or once of a divergence; whoever gets False for an answer is out.
+    """
+    grounds = [replace(ground, recipe=one, settings=one.method.completed(one.data)) for one in recipes]
+    alone = any(why_alone(one, ground.accelerator) for one in recipes)
+    yield from (_in_turn if alone else _side_by_side)(grounds, steps, sides, hear)
+
+
+def _side_by_side(grounds: Sequence[Ground], steps: Sequence[int], sides: Sides, hear: Hear) -> Iterator[Event]:
+    yield Phase(PHASE, steps[-1])
+    attachments: list[Attachment] = []
+    for ground in grounds:
+        attachments.append(ground.attach())
+        attachments[-1].set_strength(0)  # the next one may have the same words
+    method: Any = METHODS[grounds[0].recipe.method.name]
+    lanes: Lanes = method.side_by_side(attachments)
+    runs = [
+        ground.fit(attachment, sides.inside, _reader(ground, lanes, lane, attachment))
+        for lane, (ground, attachment) in enumerate(zip(grounds, attachments, strict=True))
+    ]
+    with lanes.alone(0):
+        probe = grounds[0].probe(runs[0], sides.held_out, sides.twins, 0)
+    still_in = list(range(len(runs)))
+    try:
+        for step in steps:
+            for lane in (yield from _advance(runs, lanes, still_in, grounds[0].recipe.guard.lanes, step)):
+                still_in.remove(lane)
+                hear(lane, None)
+            for lane in tuple(still_in):
+                with lanes.alone(lane), runs[lane].written_weights():
+                    reading = probe.measure(train=bool(sides.twins), drift=False)
+                if not hear(lane, Check(step, reading)):
+                    still_in.remove(lane)
+            if not still_in:
+                return
+    finally:
+        for attachment in attachments:
+            attachment.detach()
+
+
+def _advance(
+    runs: Sequence[Fit], lanes: Lanes, still_in: Sequence[int], at_once: int, step: int
+) -> Generator[Event, None, list[int]]:
+    """Train those that are in up to a step; returns those that diverge on the way, who stay where they are."""
+    gone: list[int] = []
+    while going := [lane for lane in still_in if lane not in gone and runs[lane].step < step]:
+        for lane in going:
+            runs[lane].last_step = step
+        try:
+            for event in fit_together([runs[lane] for lane in going], _Some(lanes, going), at_once):
+                yield Progress(PHASE, event.step, step)
+        except DivergedError:  # nobody has moved; one step of each by itself tells who it is
+            gone += [lane for lane in going if not _takes_a_step(runs[lane], _Some(lanes, [lane]))]
+    return gone
+
+
+def _takes_a_step(run: Fit, lane: Lanes) -> bool:
+    run.last_step = run.step + 1
+    try:
+        next(fit_together([run], lane))
+    except DivergedError:
+        return False
+    return True
+
+
+def _in_turn(grounds: Sequence[Ground], steps: Sequence[int], sides: Sides, hear: Hear) -> Iterator[Event]:
+    yield Phase(PHASE, len(grounds) * steps[-1])
+    probe = None
+    for number, ground in enumerate(grounds):
+        attachment = ground.attach()
+        run = ground.fit(attachment, sides.inside)
+        probe = probe or ground.probe(run, sides.held_out, sides.twins, 0)
+        try:
+            for step in steps:
+                run.last_step = step
+                for event in fit(run) if run.step < step else ():
+                    yield Progress(PHASE, number * steps[-1] + event.step, len(grounds) * steps[-1])
+                with run.written_weights():
+                    reading = probe.measure(train=bool(sides.twins), drift=False)
+                if not hear(number, Check(step, reading)):
+                    break
+        except DivergedError:
+            hear(number, None)
+        finally:
+            attachment.detach()
+
+
+@dataclass(frozen=True)
+class _Some:
+    """The lanes of those that are still in, by their place among them."""
+
+    lanes: Lanes
+    which: Sequence[int]
+
+    def route(self, lanes: Sequence[int]) -> AbstractContextManager[None]:
+        """See `core.types.Lanes`."""
+        return self.lanes.route([self.which[lane] for lane in lanes])
+
+    def alone(self, lane: int | None) -> AbstractContextManager[None]:
+        """See `core.types.Lanes`."""
+        return self.lanes.alone(None if lane is None else self.which[lane])
+
+
+def _reader(ground: Ground, lanes: Lanes, lane: int, attachment: Attachment) -> Conditioner:
+    """Captions as one lane's text encoders and words have them."""
+    encode = conditioner(ground.model, attachment, ground.pictures.size_px_of)
+
+    def read(batch: Batch) -> Conditioning:
+        with lanes.alone(lane):
+            return encode(batch)
+
+    return read
