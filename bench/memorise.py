@@ -110,11 +110,11 @@ def collect(run: Run, work: Path) -> None:
 
     torch.set_num_threads(1)
     steps = run.stops[-1]
-    method = {"method.rank": 32, "method.conv": True} if run.method == "lora" else {}
+    settings = {"rank": 32, "conv": True} if run.method == "lora" else {}
     recipe = config.build(
         {
             "data": {"trigger": run.words.split()[1], "class_word": run.words.split()[2], "variants": 1},
-            "method": {"name": run.method} | {key.partition(".")[2]: value for key, value in method.items()},
+            "method": {"name": run.method, **settings},
             "train": {
                 "steps": steps, "learning_rate": run.rate, "precision": "fp32", "device": "cpu", "ema": 0.98,
                 "batch_size": run.batch, "schedule": "constant", "seed": 0,
@@ -141,7 +141,7 @@ def collect(run: Run, work: Path) -> None:
             for batch in bank.plain()
         ]
 
-    train, fresh = drawn(run, run.pictures, "train"), drawn(run, max(HELD_OUT, min(run.pictures, 12)), "held-out")
+    train, fresh = drawn(run, run.pictures, "train"), drawn(run, HELD_OUT, "held-out")
     bank = bank_of(train)
     twins, held = subjects(bank, "train "), subjects(bank_of(fresh), "held ")
     attachment = METHODS[run.method].attach(model, recipe.method.completed(recipe.data), generator(0, "init"))
@@ -150,13 +150,10 @@ def collect(run: Run, work: Path) -> None:
         batch=lambda number: bank.batch(number, recipe.train.batch_size, 0),
         condition=conditioner(model, attachment, bank.size_px_of),
     )  # fmt: skip
-    probe = Probe(model, attachment, held[:HELD_OUT], twins[:HELD_OUT], chunk=32)
+    probe = Probe(model, attachment, held, twins[:HELD_OUT], chunk=32)
     captions = list(dict.fromkeys(one.caption for one in train))
     prompts = captions + [f"{run.words} {world.where(place)}" for place in NEW]
-    arrays: dict[str, NDArray[Any]] = {
-        "train_latents": torch.stack([one.latents_CHW for one in twins]).numpy(),
-        "fresh_latents": torch.stack([one.latents_CHW for one in held]).numpy(),
-    }
+    arrays: dict[str, NDArray[Any]] = {"train_latents": torch.stack([one.latents_CHW for one in twins]).numpy()}
     said: dict[str, Any] = {"prompts": prompts, "trained": len(captions), "checks": []}
 
     def keep(stop: int) -> float:

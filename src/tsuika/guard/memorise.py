@@ -32,8 +32,8 @@ from tsuika.guard.reading import jsonable
 
 SEEDS: Final = 4  # noises a caption
 
-# From bench/memorise.py on the embedded base (docs/log.md, 2026-11-21); 1 % of what is no copy lies beyond each. The first
-# two are for thumbnails: 0.4 % of fresh true pictures, which nothing has copied, are taken for copies.
+# From bench/memorise.py on the embedded base (docs/log.md, 2026-11-21): at most 1 % of what is no copy lies beyond each.
+# The first two are for thumbnails; 0.4 % of fresh true pictures, which nothing has copied, are taken for copies.
 COPY_RATIO: Final = 0.5
 COPY_SIMILARITY: Final = 0.93  # where there is one training picture, or two of the nearest, and so no ratio
 LEAK: Final = 0.28  # excess cosine; finds 81 % of the captions that copy
@@ -228,7 +228,8 @@ def clean_from_noise(prediction: str, noise_BCHW: Tensor, output_BCHW: Tensor, a
     v: x_0 = sqrt(a) x - sqrt(1 - a) v. Epsilon: x_0 = (x - sqrt(1 - a) epsilon) / sqrt(a), the small difference of two
     large vectors (1 / sqrt(a) is 15 for SD1). That a network's epsilon is one part in a hundred too short would already
     put a seventh of the noise itself into x0-hat. A training picture is independent of the noise, so what lies along it is
-    error, and is taken out; it carries one of C x H x W directions. The factor 1 / sqrt(a) is left out: only the direction counts.
+    error, and is taken out; it carries one of C x H x W directions. The factor 1 / sqrt(a) is left out, for only the
+    direction counts.
     """
     a = alpha
     if prediction == "epsilon":
