@@ -1,10 +1,11 @@
 """Draws the figures of docs/overfitting.md from measured runs; nothing in them is invented.
 
+    python scripts/overfitting_figures.py DATA --measure     # trains; some minutes a figure
     python scripts/overfitting_figures.py DATA [--out docs/pictures]
 
-DATA holds a folder for each figure of FIGURES, with one file of `bench/guard/collect.py` in it. The guard hears the
-checks of such a run where it would have made them; the thin line is the truth, measured on pictures that nobody trained
-on and no user has. Prints what was drawn.
+The runs are those of RUNS: a LoRA of the mascot, trained and measured as `bench/guard/collect.py` does. DATA holds a file
+for each. The guard hears the checks of such a run where it would have made them; the thin line is the truth, measured on
+fresh pictures that no user has. Prints what was drawn.
 """
 
 from __future__ import annotations
@@ -12,19 +13,25 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from typing import Any, Final
 
+from tsuika.core.files import write_text
 from tsuika.core.messages import percent
 from tsuika.evaluate.chart import Curve, Plot, curve, plot
 from tsuika.guard.judge import Judge, Range, Verdict
 from tsuika.guard.reading import Check, Grid, Ratios, Reading, mean
-from tsuika.train.watch import joined
 
-FIGURES: Final = ("overfitted", "healthy", "diverged", "nothing")
+# Pictures, the share of them that is held out, learning rate, steps.
+RUNS: Final = {
+    "overfitted": (12, 0.5, 2e-3, 200), "nothing": (12, 0.5, 1e-7, 40), "diverged": (12, 0.5, 1.5e-2, 40),
+    "healthy": (50, 0.15, 2e-3, 80),
+}  # fmt: skip
 WIDTH, LEFT, RIGHT, HEIGHT, GAP = 760, 66, 18, 230, 78
 
 COUNTS_AS: Final = 10  # the judge's constants in steps are meant for runs ten times as long (bench/guard/README.md)
@@ -68,13 +75,39 @@ class Told:
 
     verdicts: tuple[Verdict, ...]  # to the end of the run, whatever was said
     stopped: Verdict | None  # the first that says stop
-    truth: tuple[tuple[int, float], ...]
+    truth: tuple[tuple[int, float | None], ...]
     losses: tuple[float, ...]
 
     @property
     def last(self) -> Verdict:
         """What a user would have been told at the end."""
         return self.stopped or self.verdicts[-1]
+
+
+def measure(folder: Path) -> None:
+    """Train what is not in the folder yet."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "bench" / "guard"))
+    import collect
+
+    folder.mkdir(parents=True, exist_ok=True)
+    collect.torch.set_num_threads(1)
+    bench = collect.Bench()
+    for name, (pictures, share, rate, steps) in RUNS.items():
+        if (path := folder / f"{name}.json").exists():
+            continue
+        one = collect.Configuration("lora", "mascot", pictures, 0)
+        recipe = collect.recipe_of(one, steps, rate)
+        bank = collect.bank_of(bench.model, collect.drawn(one.concept, pictures, one.seed), recipe)
+        fresh = collect.bank_of(bench.model, collect.drawn(one.concept, collect.POPULATION, 1000), recipe)
+        parted = collect.split([(file,) for file in bank.names], one.seed, share=share)
+        out = parted.parts[0]
+        rest = tuple(file for file in bank.names if file not in out)
+        lane = collect.Lane("all", rest, out, parted.twins(0))  # of this kind losses and the truth are kept
+        lanes = [bench.lane(recipe, bank, lane, collect.subjects(fresh, key="fresh"))]
+        write_text(
+            path, json.dumps({"steps": steps, "rate": rate, "recipe": recipe.model_dump(mode="json"), "lanes": lanes})
+        )
+        print(f"{time.strftime('%H:%M:%S')} {name}", flush=True)
 
 
 def ratios(table: dict[str, Any] | None) -> Ratios:
@@ -85,27 +118,19 @@ def ratios(table: dict[str, Any] | None) -> Ratios:
 
 
 def read(path: Path) -> Told:
-    """One configuration: its hold-out lane, or its folds as one."""
+    """A run of RUNS."""
     run = json.loads(path.read_text(encoding="utf-8"))
-    lanes = [lane for lane in run["lanes"] if lane["kind"] != "all"]
-    folds = len(lanes) if lanes[0]["kind"] == "fold" else 0
-    judge = Judge(COUNTS_AS * run["steps"], run["rate"], overlap=1 / (folds - 1) if folds > 1 else 0.0)
-    truth, losses = [], next((lane["losses"] for lane in run["lanes"] if lane["losses"]), [])
-    for rows in zip(*(lane["rungs"] for lane in lanes), strict=True):
-        step = rows[0]["step"]
-        fresh = [mean(ratios(row["population"]).mid) for row in rows if row["population"]]
-        if fresh:
-            truth.append((step, 100 * math.expm1(sum(fresh) / len(fresh))))
-        due = judge.next_step()
-        if due is None or COUNTS_AS * step < due:
-            continue
-        readings = [
-            Reading(ratios(row["held_out"]), ratios(row["train"]), row["drift"], row["own_drift"]) for row in rows
-        ]
-        judge.hear(Check(COUNTS_AS * step, joined(readings)))
+    (lane,) = run["lanes"]
+    judge, truth = Judge(COUNTS_AS * run["steps"], run["rate"]), []
+    for row in lane["rungs"]:
+        step, due = row["step"], judge.next_step()
+        truth.append((step, _percent(mean(ratios(row["population"]).mid))))
+        if due is not None and COUNTS_AS * step >= due:
+            reading = Reading(ratios(row["held_out"]), ratios(row["train"]), row["drift"], row["own_drift"])
+            judge.hear(Check(COUNTS_AS * step, reading))
     verdicts = tuple(map(in_bench_steps, judge.verdicts))
     stopped = next((verdict for verdict in verdicts if verdict.kind == "stop"), None)
-    return Told(verdicts, stopped, tuple(truth), tuple(losses))
+    return Told(verdicts, stopped, tuple(truth), tuple(lane["losses"]))
 
 
 def in_bench_steps(verdict: Verdict) -> Verdict:
@@ -142,7 +167,7 @@ def gaps(told: Told) -> Plot:
     """What training pictures are ahead by, and drift."""
     seen = [verdict.evidence for verdict in told.verdicts]
     drawn = plot({
-        "drift": [(one.step, None if one.drift is None else 100 * one.drift) for one in seen],
+        "drift": [(one.step, 100 * one.drift) for one in seen if one.drift is not None],
         "mid": [(one.step, _percent(one.gap_mid)) for one in seen],
         "high": [(one.step, _percent(one.gap_high)) for one in seen],
     })  # fmt: skip
@@ -210,11 +235,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "docs" / "pictures")
+    parser.add_argument("--measure", action="store_true", help="train what DATA lacks, and draw nothing")
     options = parser.parse_args()
-    for name in FIGURES:
-        if not (found := sorted((options.data / name).glob("*.json"))):
+    if options.measure:
+        measure(options.data)
+        return
+    for name in RUNS:
+        if not (file := options.data / f"{name}.json").exists():
+            print(f"{name}: not measured yet")
             continue
-        told = read(found[0])
+        told = read(file)
         last = told.last.evidence
         steps = {"best": last.range.balanced, "stop": told.stopped.evidence.step if told.stopped else 0}
         panels: list[tuple[str, Plot | Curve]] = [("curves", curves(told))]
@@ -227,11 +257,11 @@ def main() -> None:
             for language, suffix in enumerate(("", ".ja")):
                 path = options.out / f"overfitting-loss{suffix}.svg"
                 path.write_text(figure([("loss", raw)], {}, language), encoding="utf-8")
-        lowest = min(told.truth, key=lambda point: point[1], default=(0, math.nan))
+        known = [(value, step) for step, value in told.truth if value is not None]
         held = last.best.mean if last.best else None
         print(
-            f"{name}: {found[0].stem}; best {last.range.balanced} ({percent(held)}), range {last.range.safe}-{last.range.likeness}, "
-            f"stop {steps['stop']} ({told.last.code}), truth best at {lowest[0]} ({lowest[1]:+.1f} %), end {told.truth[-1]}"
+            f"{name}: best {last.range.balanced} ({percent(held)}), range {last.range.safe}-{last.range.likeness}, "
+            f"stop {steps['stop']} ({told.last.code}); the truth: best {min(known)}, at the end {told.truth[-1]}, at all {told.truth}"
         )
 
 

@@ -146,7 +146,7 @@ def view(guard: Mapping[str, Any], losses: Sequence[float]) -> View:
         cap=any(_is_number(row["mean"]) and row["mean"] < 0 for row in curve),
     )
     gaps = plot({
-        "drift": [(row["step"], None if row["drift"] is None else 100 * row["drift"]) for row in guard["gaps"]],
+        "drift": [(row["step"], 100 * row["drift"]) for row in guard["gaps"] if row["drift"] is not None],
         "mid": [(row["step"], _percent(row["mid"])) for row in guard["gaps"]],
         "high": [(row["step"], _percent(row["high"])) for row in guard["gaps"]],
     })  # fmt: skip
