@@ -9,7 +9,7 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tsuika.core.events import Event, Saved
+from tsuika.core.events import Event, Judged, Saved
 from tsuika.core.files import whole
 from tsuika.core.types import Lanes
 from tsuika.train import checkpoint
@@ -86,14 +86,15 @@ class Stage:
         """Train. Closing it saves the states first."""
         saved = self.step
         try:
+            if verdict := self._look(0.0):  # that was cut short
+                yield verdict
             if self.watch is not None and self.obeys and self.watch.ended:
                 return
             for event in fit_together(self.runs, self.lanes, self.at_once):
+                verdict = self._look(event.seconds)
                 yield event
-                verdict = self.watch.after(event.step, event.seconds) if self.watch is not None else None
                 if verdict is not None:
                     yield verdict
-                self._keep(event.step)
                 last = event.step == self.runs[-1].last_step
                 ending = last or (verdict is not None and verdict.verdict == "stop" and self.obeys)
                 if self._main and (event.step % self.every == 0 or ending):
@@ -105,6 +106,12 @@ class Stage:
         finally:  # also when the generator is closed (Ctrl+C) or the loss is not finite: the weights are the last good ones
             if self._main and self.step > saved:
                 self._save()
+
+    def _look(self, seconds: float) -> Judged | None:
+        """What the guard makes of a step that took so long, if it is one to check; and weights worth keeping."""
+        verdict = self.watch.after(self.step, seconds) if self.watch is not None else None
+        self._keep(self.step)
+        return verdict
 
     def _keep(self, step: int) -> None:
         if self.kept is None or not self._main:

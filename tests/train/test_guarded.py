@@ -1,0 +1,241 @@
+"""Runs under guard: who sees which picture, what is chosen, what is written, and that a stop changes no bit of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from runs import hashes, settings
+from safetensors.torch import load_file
+
+from tiny_models import tiny, write_folder
+from tsuika.core import config
+from tsuika.core.config import Recipe
+from tsuika.core.errors import RecipeError
+from tsuika.core.events import Chosen, Event, Finished, Judged, Saved, Started, Stepped, Warned, Written
+from tsuika.core.rundir import RunDir
+from tsuika.data.bank import Bank
+from tsuika.guard.judge import FIRST_CHECK, Judge
+from tsuika.methods import METHODS
+from tsuika.train import assemble, course, guarded
+
+LANES = [name for name in METHODS if hasattr(METHODS[name], "side_by_side")]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("guarded")
+    write_folder(tiny("sd1"), folder / "base", old_style=True)
+    noise = np.random.default_rng(0)
+    for count in (3, 4, 10):
+        pictures = folder / f"pictures-{count}"
+        pictures.mkdir()
+        for i in range(count):  # 64 px of large blocks, so that none resembles another
+            blocks = noise.integers(0, 255, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(blocks).resize((64, 64), Image.Resampling.NEAREST).save(pictures / f"{i}.png")
+            (pictures / f"{i}.txt").write_text("a zuzu cat", encoding="utf-8")
+    return folder
+
+
+def recipe(place: Path, count: int, method: str = "lora", **more: Any) -> Recipe:
+    keys = settings(
+        method,
+        train={"steps": 8, "batch_size": 2, "learning_rate": 1e-2, "schedule": "constant", **more.pop("train", {})},
+    )
+    keys |= {
+        "method.name": method, "base.model": str(place / "base"), "data.images": str(place / f"pictures-{count}"),
+        "data.trigger": "zuzu", "guard.mode": "on", **more,
+    }  # fmt: skip
+    return config.build(config.override({}, keys))
+
+
+def begin(recipe: Recipe, out: Path, place: Path) -> assemble.Run:
+    return assemble.Run(recipe, assemble.start(recipe, out), Path("nowhere"), cache=place / "cache")
+
+
+def through(recipe: Recipe, out: Path, place: Path) -> list[Event]:
+    return list(assemble.train(begin(recipe, out, place)))
+
+
+def of(events: list[Event], kind: type[Any]) -> list[Any]:
+    return [event for event in events if isinstance(event, kind)]
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> dict[frozenset[str], set[str]]:
+    """Which pictures were trained on, by which pictures the bank has."""
+    found: dict[frozenset[str], set[str]] = {}
+    batch = Bank.batch
+
+    def spying(self: Bank, *args: Any) -> Any:
+        result = batch(self, *args)
+        found.setdefault(frozenset(self.names), set()).update(result.names)
+        return result
+
+    monkeypatch.setattr(Bank, "batch", spying)
+    return found
+
+
+def test_pictures_are_held_out_and_then_all_are_trained_on(place: Path, tmp_path: Path, seen: Any) -> None:
+    events = through(recipe(place, 10), tmp_path / "run", place)
+    (chosen,) = of(events, Chosen)
+    out = set(chosen.held_out)
+    assert chosen.kind == "hold-out" and len(out) == 2
+    look = next(trained for bank, trained in seen.items() if not out & bank)
+    assert len(seen) == 2 and not look & out and len(look) == 8
+    assert out <= seen[frozenset(f"{i}.png" for i in range(10))]
+    at = events.index(chosen)
+    before, after = of(events[:at], Stepped), of(events[at:], Stepped)
+    assert [event.step for event in before] == list(range(1, before[-1].step + 1))
+    assert [event.step for event in after] == list(range(1, after[-1].step + 1))
+    assert of(events, Finished)[-1].steps_done == chosen.step
+    assert of(events, Judged) and {event.check["step"] for event in of(events, Judged)} <= {e.step for e in before}
+    split = json.loads((tmp_path / "run" / "guard" / "split.json").read_text())
+    assert set(split["parts"][0]) == out
+
+
+@pytest.mark.parametrize("method", LANES)
+def test_folds_learn_beside_the_run_on_all_pictures(place: Path, tmp_path: Path, seen: Any, method: str) -> None:
+    events = through(recipe(place, 4, method), tmp_path / "run", place)
+    (chosen,) = of(events, Chosen)
+    everyone = frozenset(f"{i}.png" for i in range(4))
+    assert chosen.kind == "folds" and chosen.folds == 4 and set(chosen.held_out) == everyone
+    assert set(seen) == {everyone, *(everyone - {name} for name in everyone)}
+    assert all(trained <= bank for bank, trained in seen.items())
+    rows = of(events, Judged)[-1].check["reading"]
+    assert len(rows["held_out"]["mid"]) == len(rows["train"]["mid"]) == 4
+    assert of(events, Judged)[-1].evidence["held_out"]["kind"] == "pictures"
+
+
+@pytest.mark.parametrize("method", LANES)
+def test_the_lane_of_all_pictures_is_the_run_without_a_guard(place: Path, tmp_path: Path, method: str) -> None:
+    """Same steps, within rounding: neighbours in the batch change nothing."""
+    more = {"output.dtype": "fp32", "train.learning_rate": 1e-3}
+    files = []
+    for mode in ("off", "warn"):
+        events = through(recipe(place, 4, method, **more, **{"guard.mode": mode}), tmp_path / mode, place)
+        path = next(e.path for e in of(events, Written) if e.path.endswith("result.safetensors"))
+        files.append(load_file(tmp_path / mode / path))
+    plain, lane = files
+    assert plain.keys() == lane.keys() and of(events, Finished)[-1].stopped_by == "steps"
+    trained = [name for name in plain if not name.endswith(".alpha")]
+    whole, other = (torch.cat([one[name].flatten().float() for name in trained]) for one in files)
+    assert (whole - other).norm() <= 1e-3 * whole.norm()
+
+
+def test_a_whole_model_learns_in_two_folds_one_after_another(place: Path, tmp_path: Path, seen: Any) -> None:
+    events = through(recipe(place, 4, "dreambooth", train={"steps": 4, "learning_rate": 1e-4}), tmp_path / "run", place)
+    (chosen,) = of(events, Chosen)
+    assert chosen.kind == "folds" and chosen.folds == 2 and sorted(map(len, seen)) == [2, 2, 4]
+    assert [event.code for event in of(events, Warned) if event.code == "GD016"]
+    assert len(of(events, Judged)[-1].check["reading"]["held_out"]["mid"]) == 4
+    assert of(events, Finished)[-1].steps_done == chosen.step
+    assert not list((tmp_path / "run" / "guard").glob("look-*/step-*")), "states of a look that is over take room"
+
+
+def test_too_few_pictures_say_so_and_are_all_trained_on(place: Path, tmp_path: Path, seen: Any) -> None:
+    events = through(recipe(place, 3), tmp_path / "run", place)
+    assert "GD012" in [event.code for event in of(events, Warned)] and not of(events, Chosen)
+    assert list(map(len, seen)) == [3] and of(events, Finished)[-1] == Finished("steps", 8)
+    assert {event.verdict for event in of(events, Judged)} == {"go"}
+
+
+def test_warn_stops_nothing_and_keeps_the_last_step(place: Path, tmp_path: Path, seen: Any) -> None:
+    events = through(recipe(place, 10, **{"guard.mode": "warn"}), tmp_path / "run", place)
+    (chosen,) = of(events, Chosen)
+    assert list(map(len, seen)) == [8], "without a refit the held-out pictures stay out"
+    assert of(events, Finished)[-1] == Finished("steps", 8) and of(events, Stepped)[-1].step == 8
+    names = {Path(event.path).name for event in of(events, Written)}
+    assert chosen.step == 8 or "result-balanced.safetensors" in names
+
+
+def test_off_measures_nothing(place: Path, tmp_path: Path) -> None:
+    events = through(recipe(place, 10, **{"guard.mode": "off"}), tmp_path / "run", place)
+    assert not of(events, Judged) and not of(events, Chosen) and of(events, Finished)[-1].steps_done == 8
+
+
+class Stopping(Judge):
+    """Says stop at its third check, and takes the first for the best."""
+
+    def hear(self, check: Any) -> Any:
+        from dataclasses import replace
+
+        from tsuika.guard.judge import Range
+
+        verdict = super().hear(check)
+        first = self.checks[0].step
+        self._range = Range(first, first, self.checks[min(1, len(self.checks) - 1)].step)
+        kind = "stop" if len(self.checks) >= 3 else "go"
+        verdict = replace(verdict, kind=kind, code="GD006", evidence=replace(verdict.evidence, range=self._range))
+        self.verdicts[-1] = verdict
+        return verdict
+
+
+@pytest.mark.parametrize(("count", "method"), [(10, "lora"), (4, "lora"), (4, "textual-inversion"), (10, "dreambooth")])
+def test_stopped_and_gone_on_to_the_same_bits(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, method: str
+) -> None:
+    """The generator is closed at a check, between two and in the refit; everything is read from disk again."""
+    monkeypatch.setattr(guarded, "Judge", Stopping)
+    wish = recipe(place, count, method, train={"checkpoint_every": 2, "learning_rate": 1e-3, "steps": 6})
+    calm = through(wish, tmp_path / "calm", place)
+    assert of(calm, Finished)[-1].stopped_by == "guard"
+    out = tmp_path / "disturbed"
+    run = begin(wish, out, place)
+    events: list[Event] = []
+    for sitting in range(4):
+        stream: Iterator[Event] = assemble.train(run, resume=sitting > 0)
+        left = (1, 3, 2, 1000)[sitting]  # steps of this sitting
+        for event in stream:
+            events.append(event)
+            left -= isinstance(event, Stepped)
+            if not left:
+                break
+        stream.close()  # type: ignore[attr-defined]
+        if isinstance(events[-1], Finished):
+            break
+        run = assemble.Run(*assemble.reopen(out), Path("nowhere"), cache=place / "cache")
+    assert of(events, Finished)[-1] == of(calm, Finished)[-1]
+    assert of(events, Chosen)[-1] == of(calm, Chosen)[-1]
+    for part in ("artifacts", "guard/kept"):
+        assert hashes(out / part) == hashes(tmp_path / "calm" / part)
+    written = {Path(event.path).name for event in of(calm, Written)}
+    chosen = of(calm, Chosen)[-1]
+    likeness = {"result-likeness.safetensors"} if chosen.range["likeness"] != chosen.step else set()
+    assert {"result.safetensors", *likeness} <= written
+
+
+@pytest.mark.parametrize("overhead", [0.01, 0.04, 0.2])
+@pytest.mark.parametrize("steps", [800, 3000, 20_000])
+@pytest.mark.parametrize("held_out", [1, 2, 3, 12])
+def test_checks_keep_to_their_budget_or_to_the_least_that_is_of_use(overhead: float, steps: int, held_out: int) -> None:
+    from tsuika.guard.judge import CHECKS_AT_LEAST
+
+    made = config.build({"train": {"steps": steps}, "guard": {"overhead": overhead}})
+    plan = course.budget(made, held_out)
+    a_check = 2 * course.PASSES * plan.pictures + 2 * course.CONTROLS
+    spent = a_check * len(plan.rungs) / (steps * made.train.batch_size * course.STEP_PASSES)
+    assert 1 <= plan.pictures <= held_out and plan.rungs[0] <= FIRST_CHECK and plan.rungs[-1] == steps
+    assert spent <= overhead or (plan.pictures <= 2 and len(plan.rungs) <= CHECKS_AT_LEAST)
+    wider = [later / earlier for earlier, later in pairwise(plan.rungs[:-1])]
+    assert not wider or min(wider) >= 1.2
+
+
+def test_a_batch_that_nobody_can_share_is_refused(place: Path) -> None:
+    with pytest.raises(RecipeError):
+        recipe(place, 4, **{"guard.folds": -1})
+
+
+def test_states_are_saved_for_every_lane(place: Path, tmp_path: Path) -> None:
+    events = through(recipe(place, 4, train={"checkpoint_every": 2, "steps": 4}), tmp_path / "run", place)
+    saved = {event.step for event in of(events, Saved)}
+    folders = sorted(path.name for path in (tmp_path / "run" / "guard").glob("look-*"))
+    assert {2, 4} <= saved and folders == [f"look-{i}" for i in range(5)]
+    assert RunDir(tmp_path / "run").has_states and of(events, Started)[0].pictures == 4
