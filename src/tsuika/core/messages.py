@@ -235,8 +235,8 @@ MESSAGES: Final[dict[str, Message]] = {
         ("異なる画像が{found}枚では、検証用に分けられません(信頼できる検証はできません)", "すべての画像を学習に使います。判断できるのは発散だけで、ステップ数はレシピのとおりです。", "異なる画像が4枚以上あれば過学習を判断できます。10枚以上がおすすめです。"),
     ),
     "GD013": _m(
-        ("{held_out} of {found} pictures are held out to see overfitting", "They are: {names}", "{then}"),
-        ("過学習を調べるため、{found}枚のうち{held_out}枚を検証用に分けました", "検証用の画像: {names}", "{then}"),
+        ("{held_out} of {found} pictures are held out to see overfitting", "They are: {names}.", "{then}"),
+        ("過学習を調べるため、{found}枚のうち{held_out}枚を検証用に分けました", "検証用の画像: {names}。", "{then}"),
     ),
     "GD014": _m(
         ("{names} show the same picture", "Copies, crops and mirrored copies never stand on both sides of the split.", ""),
