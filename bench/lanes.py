@@ -1,13 +1,14 @@
 """Lanes against separate runs: how much time one pass for K attachments takes, and how far apart the weights end.
 
     python bench/lanes.py [--method lora|hypernetwork|textual-inversion] [--base embedded|wide] [--lanes 3 5]
-                          [--batch 1] [--steps 4] [--rounds 5] [--set key=value]...
+                          [--batch 1] [--steps 4] [--rounds 5] [--double] [--set key=value]...
 
 Trains K attachments on different pictures of the mascot in lockstep (`train.loop.fit_together`) and K others of the same
 start one after another (`train.loop.fit`), both through the ordinary loop with its optimizer, clipping and averages. They
 take turns, a few steps each, so that whatever else the machine does falls on both; times are of the processor, medians
 over the rounds, which follow one that does not count. `wide` is the embedded base with a random UNet of SD1.5's blocks
-at half its width (its attention at every resolution but the last, two layers a block).
+at half its width (its attention at every resolution but the last, two layers a block). `--double` (LoRA) computes in
+float64: Adam enlarges the rounding of gradients near zero, and this tells such differences from others.
 """
 
 from __future__ import annotations
@@ -92,9 +93,12 @@ def compare(options: argparse.Namespace, count: int) -> None:
 
     model = load(options.base)
     tables = {"method": {"name": options.method}, "data": {"trigger": "tsuipi"}}
-    recipe = config.build(config.override(tables, dict(map(config.parse_assignment, options.set))))
+    plain = {"train.ema": 0.0} if options.double else {}
+    recipe = config.build(config.override(tables, plain | dict(map(config.parse_assignment, options.set))))
     together, lanes = fits(model, recipe, count, options.batch)
     alone, singles = fits(model, recipe, count, options.batch)
+    if options.double:
+        model.unet.double()
     began = [weights(run) for run in alone]
 
     def side_by_side() -> None:
@@ -136,6 +140,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--double", action="store_true")
     parser.add_argument("--set", action="append", default=[], metavar="key=value")
     options = parser.parse_args()
     for count in options.lanes:

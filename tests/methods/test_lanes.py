@@ -221,6 +221,23 @@ def test_what_is_laid_on_the_base_acts_on_every_row(kind: str) -> None:
 
 
 @pytest.mark.parametrize("case", ["conv-sd1"], indirect=True)
+def test_in_double_precision_gradients_agree_to_the_last_digits(case: tuple[Any, list[Attachment], Lanes]) -> None:
+    """So what is left in float32 is rounding."""
+    model, attachments, lanes = case
+    model.unet.double()
+    try:
+        one_by_one(model, attachments, (0, 1, 2), backward)
+        wanted = gradients(attachments)
+        together(model, lanes, (0, 1, 2), backward)
+        found = gradients(attachments)
+    finally:
+        model.unet.float()
+    for one, other in zip(found, wanted, strict=True):
+        whole = max(value.norm() for value in other.values())
+        assert all((one[i] - value).norm() <= 1e-12 * whole for i, value in other.items())
+
+
+@pytest.mark.parametrize("case", ["conv-sd1"], indirect=True)
 def test_autocast(case: tuple[Any, list[Attachment], Lanes]) -> None:
     """In half precision the difference to separate passes is that of rounding, not of another computation."""
     model, attachments, lanes = case
