@@ -77,9 +77,11 @@ def test_the_run_folder_is_the_contracts(done: Path) -> None:
         3,
     )
     assert [row["step"] for row in rows(done, "Stepped")] == [1, 2, 3]
-    # Before and after: of the prompt, and of the training caption that is not the prompt.
-    assert sorted(row["prompt"] for row in rows(done, "Previewed")) == ["a cat"] * 2 + ["a dog"] * 2
-    assert len(list((done / "samples").glob("*.png"))) == 4
+    # Before and after: of the prompt, and of both training captions.
+    assert sorted(row["prompt"] for row in rows(done, "Previewed")) == sorted(
+        ["a cat", "zuzu, a cat", "zuzu, a dog"] * 2
+    )
+    assert len(list((done / "samples").glob("*.png"))) == 6
     assert (done / "artifacts/result.safetensors").is_file()
     assert (done / "artifacts/result").is_dir()
     assert all(row["largest_relative_error"] <= writing.LARGEST_ERROR["fp16"] for row in rows(done, "Written"))
