@@ -184,6 +184,8 @@ def test_without_held_out_pictures_nothing_is_called_best(tmp_path):
         text = words(page(data), "en")
         assert TEXTS["en"]["guard.split.none"] in text
         assert TEXTS["en"]["guard.line.held"] not in text
+        assert TEXTS["en"]["guard.gaps"] not in text
+        assert TEXTS["en"]["guard.drift.intro"] in text
     assert "3" in data.guard["sentence"]["en"].split("too few")[0][-60:]
 
 
