@@ -178,8 +178,8 @@ def test_nothing_learnt_is_said_after_a_third_and_not_where_the_training_picture
 
 
 def test_memorising_is_said_and_ends_the_range() -> None:
-    rows = [check(100, -0.03), check(120, -0.04, high_gap=0.02), check(144, -0.039, high_gap=0.11)]
-    rows += [check(173, -0.038, high_gap=0.12), check(208, -0.037, high_gap=0.13)]
+    rows = [check(100, -0.03), check(120, -0.04, high_gap=0.02), check(144, -0.039, high_gap=0.33)]
+    rows += [check(173, -0.038, high_gap=0.36), check(208, -0.037, high_gap=0.39)]
     judge = Judge(1000, 1e-4, FREE)
     verdicts = replay(judge, rows)
     assert [one.code for one in verdicts] == ["GD008", "GD008", "GD010", "GD007", "GD006"]

@@ -189,7 +189,8 @@ def _report(run: assemble.Run, notes: outcome.Notes, command: str, scorer: score
         example_prompt=prompts[0].replace("{trigger}", recipe.data.trigger) if prompts else manifest.samples[0].caption,
         command=command,
         lookalikes=lookalikes.find(
-            drawn, pictures, encode, encoder=recipe.base.model, captions={picture.caption for picture in pictures}
+            drawn, pictures, encode, encoder=recipe.base.model, captions={picture.caption for picture in pictures},
+            leaks=run.leaks,
         ),
     )  # fmt: skip
     if rows:

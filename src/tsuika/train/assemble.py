@@ -34,8 +34,9 @@ from tsuika.data.bank import Bank
 from tsuika.data.caption import has_word
 from tsuika.data.manifest import Manifest
 from tsuika.data.prior import Preserving
+from tsuika.guard.memorise import Leaks
 from tsuika.methods import METHODS
-from tsuika.train import class_pictures, course, guarded, writing
+from tsuika.train import class_pictures, course, guarded, optim, writing
 from tsuika.train.device import DTYPES, pick_device, pick_precision
 from tsuika.train.ground import Ground
 from tsuika.train.loop import Fit
@@ -62,6 +63,7 @@ class Run:
     artifact: Artifact | None = None
     stopped_by: str = "steps"
     steps_done: int = 0
+    leaks: Leaks | None = None
 
 
 def accelerate_for(recipe: Recipe) -> Accelerator:
@@ -157,6 +159,7 @@ def _train(run: Run, accelerator: Accelerator, resume: bool) -> Iterator[Event]:
     for text in recipe.base.artifacts:
         lay(text, model)
     bank = (yield from preserve(run, subject, fill, accelerator)) if preserving else subject
+    yield from optim.notes(recipe.train)
     if recipe.train.optimizer == "schedule-free" and (recipe.train.ema or recipe.train.schedule != "constant"):
         yield Warned(
             "TR-schedule-free", "Schedule-free averages weights by itself: train.ema and train.schedule are not used."
@@ -186,6 +189,8 @@ def _train(run: Run, accelerator: Accelerator, resume: bool) -> Iterator[Event]:
     fitting.optimizer.zero_grad(set_to_none=True)  # reading a whole model back needs the room
     with fitting.written_weights():
         yield from _preview(run, main, result.step)
+        if main and recipe.guard.mode != "off":
+            run.leaks = ground.leaks(fitting)
     if main:
         with fitting.written_weights():  # a whole model is written from the live weights
             yield Phase("write")
@@ -325,4 +330,5 @@ def summary(run: Run) -> dict[str, Any]:
         "pictures": len(run.manifest), "left_out": len(run.manifest.quarantined),
         "buckets": [f"{b.width}x{b.height}: {len(b.samples)}" for b in run.buckets],
         "captions": [f"{s.name}: {s.caption}" for s in run.manifest.samples],
+        "weight_decay_over_run": optim.weight_decay_over_run(run.recipe.train),
     }  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from accelerate import Accelerator
 
@@ -18,10 +18,13 @@ from tsuika.core.types import Attachment, Model, count_params
 from tsuika.data.bank import Bank
 from tsuika.data.manifest import Manifest
 from tsuika.data.prior import Preserving
+from tsuika.guard.memorise import Leaks, leaks
 from tsuika.guard.probe import Probe, Subject, controls_for
 from tsuika.methods import METHODS
 from tsuika.train.loop import Conditioner, Fit, conditioner
 from tsuika.train.stage import Stage
+
+LEAKS_ASKED: Final = 8  # captions
 
 Pictures = Bank | Preserving
 
@@ -78,6 +81,12 @@ class Ground:
                 self.model, run.attachment, self.subjects(held_out), self.subjects(train), controls=words,
                 autocast=self.accelerator.autocast,
             )  # fmt: skip
+
+    def leaks(self, run: Fit) -> Leaks:
+        """What a few training captions call up out of pure noise; `run` has the weights that will be written."""
+        train = self.subjects([sample.name for sample in self.manifest.samples])
+        asked = list({one.caption: one for one in train}.values())[:LEAKS_ASKED]
+        return leaks(self.model, run.attachment, train, asked=asked, autocast=self.accelerator.autocast)
 
     def stage(self, runs: Sequence[Fit], states: Sequence[Path], **more: Any) -> Stage:
         """The fits with their saved states."""
