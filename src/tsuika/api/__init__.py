@@ -13,11 +13,13 @@ from tsuika.api.machine import doctor
 from tsuika.api.merging import extract, merge, resize
 from tsuika.api.models import EMBEDDED, load
 from tsuika.api.rates import RateFound, find_rate
+from tsuika.api.searching import Searched, TrialEnded, TrialStarted, search
 from tsuika.api.sheets import CellDrawn, SheetWritten, grid
 from tsuika.api.training import DEMO_PICTURES, DEMO_RECIPE, demo, dry_run, resume, train
 from tsuika.generate.drawing import Drawing
 
 __all__ = [
-    "DEMO_PICTURES", "DEMO_RECIPE", "EMBEDDED", "CellDrawn", "Drawing", "RateFound", "SheetWritten", "convert", "demo", "doctor",
-    "dry_run", "extract", "find_rate", "generate", "grid", "inspect", "load", "merge", "resize", "resume", "train",
+    "DEMO_PICTURES", "DEMO_RECIPE", "EMBEDDED", "CellDrawn", "Drawing", "RateFound", "Searched", "SheetWritten",
+    "TrialEnded", "TrialStarted", "convert", "demo", "doctor", "dry_run", "extract", "find_rate", "generate", "grid",
+    "inspect", "load", "merge", "resize", "resume", "search", "train",
 ]  # fmt: skip

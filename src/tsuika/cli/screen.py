@@ -86,6 +86,27 @@ _WORDS: dict[str, dict[Lang, str]] = {
         "ja": "{rate:>8.2g}   ステップ{step:,}: {held_out}{remark}",
     },
     "rate.diverged": {"en": "; diverged", "ja": "、発散"},
+    "trial": {"en": "trial {number} (of {total}): {params}", "ja": "試行{number}(全{total}件): {params}"},
+    "trial.done": {"en": "step {step:,}: {value}", "ja": "ステップ{step:,}: {value}"},
+    "trial.nothing": {"en": "nothing gained", "ja": "改善なし"},
+    "trial.pruned": {"en": "given up", "ja": "途中で打ち切り"},
+    "trial.diverged": {"en": "diverged", "ja": "発散"},
+    "trial.failed": {"en": "failed", "ja": "失敗"},
+    "trial.running": {"en": "running", "ja": "実行中"},
+    "trial.best": {"en": "take this", "ja": "おすすめ"},
+    "trial.near": {"en": "as good, within the error", "ja": "誤差の範囲で同等"},
+    "searched": {
+        "en": "Held-out loss against the base, ± one standard error. Train with: tsuika train --recipe {recipe} --out RUN",
+        "ja": "ベースに対する検証用ロス(± 標準誤差)。学習するには: tsuika train --recipe {recipe} --out RUN",
+    },
+    "searched.nothing": {
+        "en": "No trial was better on held-out pictures than the untrained base.",
+        "ja": "検証用画像で学習前より良くなった試行はありません。",
+    },
+    "search.stopped": {
+        "en": "Stopped; everything is saved. The same command goes on.",
+        "ja": "止めました。保存済みです。同じコマンドで続きから始められます。",
+    },
     "note": {"en": "note", "ja": "お知らせ"},
     "done": {"en": "Done. Look at {report}", "ja": "完了しました。{report} をご覧ください"},
     "stopped": {
@@ -230,6 +251,56 @@ def found(events: Iterator[Event], *, as_json: bool) -> None:
                         say("rate", rate=row["rate"], step=best["step"] if best else 0, held_out=words, remark=remark)
                     )
                 print_out(event.words(language()))
+
+
+def searched(events: Iterator[Event], *, as_json: bool) -> None:
+    """Show a search trial by trial; at the end a table, the best first."""
+    from tsuika.api import Searched, TrialEnded, TrialStarted
+
+    stop, noted = _Stop(), set[str]()
+    for event in events:
+        match event:
+            case TrialStarted(number=number, total=total, params=params):
+                words = ", ".join(f"{key}={_short(value)}" for key, value in params.items())
+                sys.stderr.write(say("trial", number=number, total=total, params=words) + "\n")
+            case TrialEnded():
+                sys.stderr.write(f"    {_outcome(asdict(event))}\n")
+            case Judged():
+                sys.stderr.write(f"    {checked(event)}\n")
+            case Warned() if event.message not in noted:  # the same in every trial
+                noted.add(event.message)
+                sys.stderr.write(note(event) + "\n")
+            case Searched() if as_json:
+                result(asdict(event), as_json=True)
+            case Searched():
+                for row in event.trials:
+                    near = (
+                        "trial.best"
+                        if row["number"] == event.best
+                        else "trial.near"
+                        if row["number"] in event.near
+                        else ""
+                    )
+                    words = ", ".join(f"{key}={_short(value)}" for key, value in row["params"].items())
+                    print_out(f"{row['number']:4}  {words}  {_outcome(row)}" + (f"  <- {say(near)}" if near else ""))
+                print_out(say("searched", recipe=event.recipe) if event.recipe else say("searched.nothing"))
+        if stop.signal is not None and not isinstance(event, Searched):
+            events.close()  # type: ignore[attr-defined]
+            sys.stderr.write(say("search.stopped") + "\n")
+            raise SystemExit(128 + stop.signal)
+
+
+def _outcome(trial: Mapping[str, Any]) -> str:
+    """What a trial has come to: its best step and what was gained there."""
+    if trial["value"] is None:
+        return say("trial.nothing" if trial["state"] == "done" else f"trial.{trial['state']}")
+    error = "" if trial["se"] is None else f" ± {100 * trial['se']:.1f}"
+    words = say("trial.done", step=trial["step"], value=percent(trial["value"]) + error)
+    return words if trial["state"] == "done" else f"{words}; {say('trial.' + trial['state'])}"
+
+
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 class _Stop:

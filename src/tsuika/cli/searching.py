@@ -61,7 +61,47 @@ def find_rate(
     screen.found(api.find_rate(built, rates=tried, steps=steps), as_json=json)
 
 
+def search(
+    out: Annotated[Path, typer.Option("--out", help="Folder of the search; the same command goes on with it.")],
+    over: Annotated[
+        list[str],
+        typer.Option("--over", help="A setting and its values (8,16,32) or range (1e-4..3e-3); as often as you like."),
+    ],
+    method: Method = "",
+    images: Images = "",
+    base: BaseModel = "",
+    trigger: Trigger = "",
+    class_word: ClassWord = "",
+    recipe: RecipeFile = None,
+    set_: Set = None,
+    steps: Annotated[Optional[int], typer.Option("--steps", help="Training steps of each trial, at most.")] = None,
+    trials: Annotated[
+        int, typer.Option("--trials", min=0, help="Trials in all; 0: every combination of values, or 16 with a range.")
+    ] = 0,
+    timeout: Annotated[
+        Optional[float], typer.Option("--timeout", min=0, help="Seconds after which no new trial begins.")
+    ] = None,
+    device: Device = "",
+    json: Json = False,
+) -> None:
+    """Search settings by short runs under guard, and write the best ones as a recipe.
+
+    Several processes (one a GPU, each with its --device) may run the same command at once.
+    """
+    from tsuika import api
+    from tsuika.core import config
+
+    tables = _tables(
+        recipe, set_, method__name=method, data__images=images, base__model=base, data__trigger=trigger,
+        data__class_word=class_word, train__device=device,
+    )  # fmt: skip
+    if steps is not None:
+        tables = config.override(tables, {"train.steps": steps})
+    built = config.build(tables, where=str(recipe or ""))
+    screen.searched(api.search(built, out, over, trials=trials, timeout_s=timeout), as_json=json)
+
+
 def register(app: typer.Typer) -> None:
     """Put these commands on the program."""
-    for command in (find_rate,):
+    for command in (find_rate, search):
         app.command()(command)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,3 +50,37 @@ def split_strength(text: str) -> tuple[Path, float]:
         return (Path(head), float(tail)) if colon and not Path(text).exists() else (Path(text), 1.0)
     except ValueError:
         return Path(text), 1.0
+
+
+@contextmanager
+def locked(path: Path, *, wait: bool = False) -> Iterator[bool]:
+    """Hold a file for this process alone; it is free again when the block, or the process, ends, however it ends.
+
+    Args:
+        path: of the lock; made if need be, and left empty.
+        wait: until nobody else holds it.
+
+    Yields:
+        Whether it is held: False where another process holds it and we do not wait.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b") as stream:
+        try:
+            _lock(stream.fileno(), wait)
+        except OSError:
+            if wait:
+                raise
+            yield False
+            return
+        yield True
+
+
+def _lock(handle: int, wait: bool) -> None:
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.locking(handle, msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)  # LK_LOCK gives up after ten seconds
+    else:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

@@ -1,0 +1,320 @@
+"""A search over settings: ordinary runs under guard, chosen by Optuna, compared by what the guard has measured.
+
+Everything is in the search's folder: `search.db` (Optuna's study, SQLite), `trials/` (run folders), `recipe.toml` (what all
+trials share), and at the end `search.json` and `best.toml`. Several processes may work in one folder.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from tsuika.api import search_space, training
+from tsuika.api.search_space import Over
+from tsuika.core import config
+from tsuika.core.config import Recipe
+from tsuika.core.errors import DivergedError, RecipeError, ResourceError
+from tsuika.core.events import Event, Judged, note
+from tsuika.core.files import locked, write_text
+from tsuika.core.rundir import RunDir
+from tsuika.core.seeds import derive
+from tsuika.evaluate import trials as results
+from tsuika.evaluate.trials import Trial
+from tsuika.guard.reading import jsonable
+
+if TYPE_CHECKING:
+    import optuna
+
+TRIALS: Final = 16  # where a setting has a range
+WORST: Final = 1.0  # what Optuna is told of a run that diverged: e times the base's loss
+PRUNE_AFTER: Final = 1 / 3  # of the steps, and
+PRUNE_FROM: Final = 4  # finished trials: before that a median says little
+
+
+@dataclass(frozen=True)
+class TrialStarted(Event):
+    """A trial begins, or goes on."""
+
+    number: int
+    total: int
+    params: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class TrialEnded(Event):
+    """A trial is over."""
+
+    number: int
+    state: str  # "done", "pruned", "diverged", "failed"
+    value: float | None  # log ratio of the held-out loss to the base's
+    se: float | None
+    step: int
+
+
+@dataclass(frozen=True)
+class Searched(Event):
+    """The search is over, or as far as it was asked to go."""
+
+    best: int | None  # the trial to take; None: no trial is better than the base
+    near: list[int]  # trials that cannot be told from the best one
+    recipe: str  # `best.toml`; empty where there is none
+    trials: list[dict[str, Any]] = field(default_factory=list)
+
+
+def search(
+    recipe: Recipe, out: Path, over: Sequence[str], *, trials: int = 0, timeout_s: float | None = None
+) -> Iterator[Event]:
+    """Search settings by runs under guard, or go on with a search; the last event is `Searched`.
+
+    Each trial is a run folder without a refit and without previews. The same call goes on where it stopped, repeats no
+    trial, and may run in several processes at once (each with a `train.device` of its own).
+
+    Args:
+        recipe: what all trials share.
+        out: the search's folder; a new one, or one of the same search.
+        over: settings and their values, as `search_space.read` takes them.
+        trials: in all; 0: all points where every setting has a list of values, else TRIALS.
+        timeout_s: after this no new trial begins.
+
+    Raises:
+        RecipeError: RC021, what cannot be searched; RC022, Optuna is missing; RC023, another search's folder; RC024, there
+            is no held-out picture.
+        TsuikaError: whatever is wrong with pictures, base or machine.
+    """
+    overs = [search_space.read(text, recipe) for text in over]
+    if not overs or len({one.key for one in overs}) != len(overs):
+        raise RecipeError("RC021", found=" ".join(over), why="Each setting once, and at least one, is needed.")
+    if recipe.guard.mode == "off":
+        raise RecipeError("RC024", why="The guard is off.")
+    began = time.monotonic()
+    searching = _Search(recipe, out, overs, trials)
+    while timeout_s is None or time.monotonic() - began < timeout_s:
+        with ExitStack() as held:
+            trial = searching.next(held)
+            if trial is None:
+                break
+            yield from searching.run(trial)
+    yield from searching.finish()
+
+
+class _Search:
+    """One process's hand in a search."""
+
+    def __init__(self, recipe: Recipe, out: Path, overs: Sequence[Over], trials: int) -> None:
+        self._recipe, self._out, self._overs = recipe, out, overs
+        points = search_space.grid(overs)
+        self._total = trials or len(points) or TRIALS
+        self._optuna = _optuna()
+        out.mkdir(parents=True, exist_ok=True)
+        with locked(self._lock, wait=True):
+            self._study = self._open(points if len(points) <= self._total else [])
+
+    @property
+    def _lock(self) -> Path:
+        return self._out / "trials" / "next.lock"
+
+    def _open(self, points: Sequence[dict[str, Any]]) -> optuna.Study:
+        optuna = self._optuna
+        storage = optuna.storages.RDBStorage(
+            f"sqlite:///{(self._out / 'search.db').absolute()}", engine_kwargs={"connect_args": {"timeout": 60}}
+        )
+        study = optuna.create_study(
+            storage=storage, study_name="search", load_if_exists=True, direction="minimize",
+            sampler=_sampler(self._recipe.train.seed),
+            pruner=optuna.pruners.MedianPruner(PRUNE_FROM, round(PRUNE_AFTER * self._recipe.train.steps)),
+        )  # fmt: skip
+        shared = self._recipe.model_copy(update={"train": self._recipe.train.model_copy(update={"device": "auto"})})
+        told = {"recipe": config.dump(shared, comments=False), "over": "\n".join(map(str, self._overs))}
+        before = study.user_attrs
+        for key, text in told.items():
+            if before.get(key, text) != text:
+                lines = zip(before[key].splitlines(), text.splitlines(), strict=False)
+                a, b = next((pair for pair in lines if pair[0] != pair[1]), ("", "more or fewer settings"))
+                raise RecipeError("RC023", where=self._out, why=f"{a} / {b}")
+            study.set_user_attr(key, text)
+        if not before:
+            write_text(self._out / "recipe.toml", config.dump(shared))
+        for point in points:
+            study.enqueue_trial(point, skip_if_exists=True)
+        return study
+
+    def next(self, held: ExitStack) -> optuna.Trial | None:
+        """The next trial, locked for this process until `held` ends; None where all are done or in other hands."""
+        states = self._optuna.trial.TrialState
+        with locked(self._lock, wait=True):
+            for one in self._study.get_trials(deepcopy=False, states=(states.RUNNING,)):
+                with locked(self._lock_of(one.number)) as abandoned:
+                    if abandoned:  # its process is gone: the same settings in the same folder, under the next number
+                        self._study.tell(one.number, state=states.FAIL)
+                        attrs = {"folder": one.user_attrs.get("folder", _name(one.number))}
+                        if one.params.keys() == {over.key for over in self._overs}:
+                            self._study.enqueue_trial(one.params, user_attrs=attrs)
+            known = self._study.get_trials(deepcopy=False)
+            waiting = any(one.state == states.WAITING for one in known)
+            counted = [one for one in known if one.state != states.FAIL or "why" in one.user_attrs]
+            if not waiting and len(counted) >= self._total:
+                return None
+            trial = self._study.ask()
+            held.enter_context(locked(self._lock_of(trial.number)))
+            for over in self._overs:
+                _suggest(trial, over)
+            if "folder" not in trial.user_attrs:
+                trial.set_user_attr("folder", _name(trial.number))
+        return trial
+
+    def _lock_of(self, number: int) -> Path:
+        return self._out / "trials" / f"{_name(number)}.lock"
+
+    def run(self, trial: optuna.Trial) -> Iterator[Event]:
+        """One trial; closing it leaves a run that the next process goes on with."""
+        folder = self._out / "trials" / trial.user_attrs["folder"]
+        yield TrialStarted(trial.number, self._total, dict(trial.params))
+        state, why = "done", ""
+        try:
+            if (yield from self._follow(trial, folder)):
+                state = "pruned"
+        except DivergedError as error:
+            state, why = "diverged", error.part("what")
+        except ResourceError as error:
+            if error.code != "RS001":  # out of memory: less of it may fit
+                raise
+            state, why = "failed", f"{error.part('what')}. {error.part('why')}"
+        if why:
+            yield note("GD025", number=trial.number, why=why)
+        found = results.measured(folder) if state != "failed" else {}
+        trial.set_user_attr("state", state)
+        trial.set_user_attr("why", why)
+        states = self._optuna.trial.TrialState
+        if state in ("done", "diverged"):
+            worst = WORST if state == "diverged" else self._standing(folder)
+            self._study.tell(trial, found.get("value", worst))
+        else:
+            self._study.tell(trial, state=states.PRUNED if state == "pruned" else states.FAIL)
+        yield TrialEnded(trial.number, state, found.get("value"), found.get("se"), found.get("step", 0))
+
+    def _standing(self, folder: Path) -> float:
+        heard = results.heard(folder)
+        return min(WORST, results.standing(heard[-1])) if heard else WORST
+
+    def _follow(self, trial: optuna.Trial, folder: Path) -> Generator[Event, None, bool]:
+        """The run's events; returns whether it was given up."""
+        run, told = RunDir(folder), set()
+        for judged in results.heard(folder):  # of an earlier sitting
+            trial.report(results.standing(judged), judged.step)
+            told.add(judged.step)
+        if run.report_json.exists():
+            return False
+        again = run.recipe.exists()
+        events = training.resume(folder) if again else training.train(self._of(trial.params), folder)
+        try:
+            for event in events:
+                yield event
+                if not isinstance(event, Judged) or event.step in told:
+                    continue
+                if event.evidence["held_out"] is None:
+                    raise RecipeError("RC024", why="Fewer than four different pictures were found.")
+                trial.report(results.standing(event), event.step)
+                if event.verdict != "stop" and trial.should_prune():
+                    return True
+        finally:
+            events.close()  # type: ignore[attr-defined]
+        return False
+
+    def _of(self, params: dict[str, Any]) -> Recipe:
+        """A trial's recipe."""
+        own = {"guard.mode": "on", "guard.refit": False, "preview.num": 0, "output.name": ""}
+        return search_space.apply(self._recipe, {**params, **own})
+
+    def finish(self) -> Iterator[Event]:
+        """Write what was found."""
+        found = [self._read(one) for one in self._study.get_trials(deepcopy=False) if self._counts(one)]
+        running = sum(one.state == "running" for one in found)
+        if running:
+            yield note("GD026", count=running)
+        best, near = results.choose(found), [one.number for one in results.near_the_best(found)]
+        path = self._out / "best.toml"
+        if best is not None:
+            write_text(path, config.dump(search_space.apply(self._recipe, best.params)))
+        rows = []
+        for one in sorted(
+            found, key=lambda one: (one.value is None or one.state != "done", one.value or 0.0, one.number)
+        ):
+            row = asdict(one)
+            del row["grid"], row["probes"]
+            rows.append(jsonable(row))
+        event = Searched(best.number if best else None, near, str(path) if best else "", rows)
+        write_text(self._out / "search.json", json.dumps(asdict(event), ensure_ascii=False, indent=1))
+        yield event
+
+    def _counts(self, one: optuna.trial.FrozenTrial) -> bool:
+        """Neither waiting nor handed on under another number."""
+        states = self._optuna.trial.TrialState
+        return one.state != states.WAITING and (one.state != states.FAIL or "why" in one.user_attrs)
+
+    def _read(self, one: optuna.trial.FrozenTrial) -> Trial:
+        name = one.user_attrs.get("folder", _name(one.number))
+        state = one.user_attrs.get(
+            "state", "running" if one.state == self._optuna.trial.TrialState.RUNNING else "failed"
+        )
+        folder = self._out / "trials" / name
+        numbers = results.measured(folder) if state in ("done", "pruned", "diverged") else {}
+        recipe = search_space.apply(self._recipe, one.params)
+        return Trial(
+            one.number, one.params, state, **numbers, learning_rate=recipe.train.learning_rate,
+            rank=getattr(recipe.method, "rank", 0), folder=f"trials/{name}", why=one.user_attrs.get("why", ""),
+        )  # fmt: skip
+
+
+def _name(number: int) -> str:
+    return f"{number:03d}"
+
+
+def _suggest(trial: optuna.Trial, over: Over) -> None:
+    if over.choices:
+        trial.suggest_categorical(over.key, over.choices)
+    elif over.whole:
+        trial.suggest_int(over.key, int(over.low), int(over.high), log=over.log)
+    else:
+        trial.suggest_float(over.key, over.low, over.high, log=over.log)
+
+
+def _optuna() -> Any:
+    """The package, silenced.
+
+    Raises:
+        RecipeError: RC022, it is not installed.
+    """
+    try:
+        import optuna
+    except ImportError as error:
+        raise RecipeError("RC022", why=error) from None
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return optuna
+
+
+def _sampler(seed: int) -> Any:
+    """TPE (Bergstra et al. 2011), seeded anew for each trial by its number.
+
+    So what a trial tries hangs on the trials that are finished, not on how often or in how many processes the search was
+    started; one generator, seeded once, would draw its first settings again in each of them.
+    """
+    from optuna.samplers import BaseSampler, TPESampler
+
+    class Sampler(BaseSampler):
+        def infer_relative_search_space(self, study: Any, trial: Any) -> dict[str, Any]:
+            return {}
+
+        def sample_relative(self, study: Any, trial: Any, search_space: Any) -> dict[str, Any]:
+            return {}
+
+        def sample_independent(self, study: Any, trial: Any, param_name: str, param_distribution: Any) -> Any:
+            own = derive(seed, f"search {param_name}", trial.number) % 2**32
+            sampler = TPESampler(seed=own, n_startup_trials=PRUNE_FROM)
+            return sampler.sample_independent(study, trial, param_name, param_distribution)
+
+    return Sampler()
