@@ -362,7 +362,10 @@ class Guard(Section):
     ] = 0
     held_out: Annotated[
         float,
-        expert("Share of the pictures that is held out (two at least)", "検証用に分ける画像の割合(最低2枚)"),
+        expert(
+            "Share of the pictures that is held out (12 at most; at least 4, or 2 where they are not trained on afterwards)",
+            "検証用に分ける画像の割合(最大12枚。最低4枚、あとで全画像を学習しない場合は2枚)",
+        ),
         Field(gt=0, le=0.5),
     ] = 0.15
     patience: Annotated[

@@ -17,6 +17,10 @@ from tsuika.data.manifest import Manifest
 from tsuika.guard.judge import affordable
 from tsuika.methods import METHODS
 
+LEAST_HELD_OUT: Final = (
+    4  # where all are trained on afterwards, so that it costs none: intervals over pictures begin here
+)
+MOST_HELD_OUT: Final = 12
 MOST_MEASURED: Final = 8  # pictures of each side in a check
 CHECKS: Final = 10  # that a budget of forward passes should allow before more pictures are measured in each
 CONTROLS: Final = 4  # unrelated prompts, and as many training captions
@@ -73,7 +77,8 @@ def plan(
         groups = dedupe.groups(manifest, embed)
         in_turn = alone and not guard.folds and split.LEAST_TO_LEAVE_OUT <= len(groups) < split.LEAST_TO_HOLD_OUT
         folds = FOLDS_IN_TURN if in_turn else guard.folds
-        parted = split.split(groups, recipe.train.seed, folds=folds, share=guard.held_out)
+        count = min(MOST_HELD_OUT, max(LEAST_HELD_OUT if refits(recipe) else 0, round(guard.held_out * len(manifest))))
+        parted = split.split(groups, recipe.train.seed, folds=folds, count=max(split.LEAST_HELD_OUT, count))
         write_text(file, parted.to_json())
     notes = [note("GD014", names=", ".join(group)) for group in parted.groups if len(group) > 1]
     found = len(manifest)
