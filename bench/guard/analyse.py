@@ -32,6 +32,7 @@ STEP_SCALE = 10  # the bench's runs are a tenth of usual ones; the judge's const
 EXPONENT = 0.55  # of n / (n - 1), from a fold's best step to the one for all pictures
 BACKWARD = {"lora": 2.15, "textual-inversion": 2.08, "dreambooth": 3.0, "hypernetwork": 2.5}  # a step by a forward pass
 METHODS = tuple(BACKWARD)
+LEAST = 4  # pictures; with fewer the product trusts no validation
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,13 @@ class Run:
         """What the true curve gains at its best."""
         return max(0.0, -float(self.truth.mean().min()))
 
+    @property
+    def a_rung_off(self) -> float:
+        """What it costs to end one rung beside the best: the jitter of weights that learn at a high rate."""
+        means = self.truth.mean()
+        i = int(means.argmin())
+        return float(np.mean([means[j] - means[i] for j in (i - 1, i + 1) if 0 <= j < len(means)]))
+
     def regret(self, step: float) -> float:
         return self.truth.at(step) + self.gain
 
@@ -115,9 +123,10 @@ class Run:
         )
 
 
-def read(path: Path) -> Run:
-    """A configuration from its file."""
+def read(path: Path, folds_of: Path | None = None) -> Run:
+    """A configuration from its file; `folds_of`: another file, whose folds stand in for its own."""
     tables = json.loads(path.read_text(encoding="utf-8"))
+    looks = json.loads(folds_of.read_text(encoding="utf-8"))["lanes"] if folds_of else tables["lanes"]
 
     def curve(lane: Mapping[str, Any], what: str) -> Curve:
         rows = [row for row in lane["rungs"] if row[what] and row[what]["mid"]]
@@ -134,13 +143,13 @@ def read(path: Path) -> Run:
             lane["trained_on"], curve(lane, "held_out"), high(lane, "held_out"), curve(lane, "train"), high(lane, "train"),
             np.array(lane["base"]["held_out"], dtype=float).reshape(len(lane["held_out"]), -1), curve(lane, "population"),
         )
-        for lane in tables["lanes"] if lane["kind"] != "all"
+        for lane in looks if lane["kind"] != "all"
     )  # fmt: skip
     whole = next(lane for lane in tables["lanes"] if lane["kind"] == "all")
     return Run(
         *(tables[key] for key in ("method", "concept", "pictures", "seed", "steps", "batch", "rate")), folds,
         curve(whole, "population"), curve(whole, "train"), np.array(whole["losses"]), np.array(whole["fixed_batch"]),
-        tables["lanes"][0]["kind"],
+        looks[0]["kind"],
     )  # fmt: skip
 
 
@@ -159,7 +168,7 @@ class Rule:
     columns: tuple[int, ...] = (0, 2, 4)  # timesteps the best step is chosen by
     measured: int = 8  # timesteps measured, for the overhead
     statistic: str = "log"  # or "loss", "snr": mean loss, plain or min-SNR-weighted, by the base's
-    pick: str = "min"  # or "smooth", "safe", "middle"
+    pick: str = "min"  # or "smooth", "parabola", "bagged", "safe", "middle"
     one_lane: bool = False  # hear one fold only
     pictures: int = 99  # most held-out pictures of a fold that are measured, and as many twins
     affordable: bool = False  # at the steps, and of as many pictures, as the product's 4 % allow
@@ -260,12 +269,29 @@ def _picked(steps: Floats, values: Floats, rows: Floats, known: Sequence[int], b
         curve = values[list(known)]
         padded = np.concatenate([curve[:1], curve, curve[-1:]])
         return float(steps[known[int(((padded[:-2] + 2 * padded[1:-1] + padded[2:]) / 4).argmin())]])
+    if pick == "parabola":
+        return _vertex(np.log(steps[list(known)]), values[list(known)])
+    if pick == "bagged" and rows.shape[1] > 1:
+        curves = rows[list(known)]
+        without = (curves.sum(1, keepdims=True) - curves) / (rows.shape[1] - 1)  # each picture left out in turn
+        return float(np.exp(np.log(steps[list(known)])[without.argmin(0)].mean()))
     if pick in ("safe", "middle") and rows.shape[1] > 1:
         worse = rows[list(known)] - rows[best]
         error = worse.std(1, ddof=1) / math.sqrt(rows.shape[1])
         near = [i for place, i in enumerate(known) if i == best or worse[place].mean() <= error[place]]
         return float(steps[near[0]]) if pick == "safe" else float(math.sqrt(steps[near[0]] * steps[near[-1]]))
     return float(steps[best])
+
+
+def _vertex(logs: Floats, values: Floats) -> float:
+    """The bottom of the parabola through the values within a factor of 2.1 of the smallest."""
+    low = logs[values.argmin()]
+    near = abs(logs - low) <= math.log(2.1)
+    if near.sum() < 4:
+        return float(math.exp(low))
+    a, b, _ = np.polyfit(logs[near], values[near], 2)
+    inside = float(np.clip(-b / (2 * a), logs[near][0], logs[near][-1])) if a > 0 else float(low)
+    return math.exp(inside)
 
 
 def refitted(run: Run, step: float, exponent: float = EXPONENT) -> float:
@@ -368,41 +394,79 @@ def lane_truth(run: Run, step: float) -> float:
     return run.truth.at(step) + interpolated(lane.steps, away, step)
 
 
+def trusted(runs: Sequence[Run]) -> list[Run]:
+    """Those with enough pictures for the product to validate by."""
+    return [run for run in runs if run.pictures >= LEAST]
+
+
 def main_table(runs: Sequence[Run]) -> str:
     rows = []
     groups = [(m, n) for m in METHODS for n in sorted({r.pictures for r in runs if r.method == m})]
     for method, n in [*groups, *((m, 0) for m in METHODS), ("all", 0)]:
-        some = [run for run in runs if method in (run.method, "all") and n in (run.pictures, 0)]
+        some = (
+            [run for run in trusted(runs) if method in (run.method, "all")]
+            if not n
+            else [run for run in runs if run.method == method and run.pictures == n]
+        )
         if not some:
             continue
         steps = {run: judged(run) for run in some}
         regrets = [run.regret(kept(run)) for run in some]
         rows.append((
-            method, n or "all", len(some), f"{np.mean([run.truth.best() / run.steps for run in some]):.2f}",
+            method, n or f">= {LEAST}", len(some), f"{np.mean([run.truth.best() / run.steps for run in some]):.2f}",
             f"{100 * np.mean([run.gain for run in some]):.1f}", pp(regrets), lost_share(some, regrets),
             pp([run.fair_regret(kept(run)) for run in some]), f"{100 * max(regrets):.2f}",
             percent([1 - steps[run].stop / run.steps for run in some]),
-            pp([run.regret(run.steps) for run in some]),
+            pp([run.regret(run.steps) for run in some]), pp([run.a_rung_off for run in some]),
         ))  # fmt: skip
     head = (
         "method", "pictures", "runs", "true best, share of budget", "gain, pp", "regret, pp", "share of the gain",
-        "cross-fitted regret, pp", "worst, pp", "steps saved", "budget's end: regret, pp",
+        "cross-fitted regret, pp", "worst, pp", "steps saved", "budget's end: regret, pp", "a rung beside the best: regret, pp",
     )  # fmt: skip
     return table(head, rows)
 
 
 def refit_table(runs: Sequence[Run]) -> str:
     rows = []
-    for n in (*sorted({run.pictures for run in runs}), 0):
-        some = [run for run in runs if n in (run.pictures, 0)]
+    groups = [("all", n) for n in sorted({run.pictures for run in runs})] + [(m, 0) for m in (*METHODS, "all")]
+    for method, n in groups:
+        some = [
+            run for run in (runs if n else trusted(runs)) if method in (run.method, "all") and n in (run.pictures, 0)
+        ]
         cells = [pp([run.regret(kept(run, exponent)) for run in some]) for exponent in (0, EXPONENT, 1)]
         lane = [lane_truth(run, judged(run).best) + run.gain for run in some if run.kind == "hold-out"]
         one = [run.regret(refitted(run, judged(run, one_lane=True).best)) for run in some if run.kind == "fold"]
         pooled = [run.regret(kept(run)) for run in some if run.kind == "fold"]
-        rows.append((n or "all", len(some), *cells, pp(lane), pp(pooled), pp(one)))
+        rows.append((method, n or f">= {LEAST}", len(some), *cells, pp(lane), pp(pooled), pp(one)))
     head = (
-        "pictures", "runs", "exponent 0", f"{EXPONENT}", "1", "no refit: the hold-out lane itself",
+        "method", "pictures", "runs", "exponent 0", f"{EXPONENT}", "1", "no refit: the hold-out lane itself",
         "folds pooled", "one fold only",
+    )  # fmt: skip
+    return table(head, rows)
+
+
+def against_folds(folder: Path, other: Path) -> str:
+    """One hold-out set against folds of the same pictures."""
+    rows = []
+    for path in sorted(other.glob("*.json")):
+        held, folds = read(folder / path.name), read(folder / path.name, path)
+        cells = [f"{100 * run.regret(kept(run)):.2f}" for run in (held, folds)]
+        cells += [
+            f"{100 * run.regret(refitted(run, play(run, Rule(columns=MID, pick='bagged')).best)):.2f}"
+            for run in (held, folds)
+        ]
+        counts = [sum(fold.held_out.values.shape[1] for fold in run.folds) for run in (held, folds)]
+        rows.append(
+            (
+                held.name,
+                counts[0],
+                f"{len(folds.folds)} x {counts[1] // len(folds.folds)}",
+                f"{100 * held.gain:.1f}",
+                *cells,
+            )
+        )
+    head = (
+        "run", "held out", "folds", "gain, pp", "hold-out: regret, pp", "folds: regret, pp", "hold-out, bagged", "folds, bagged",
     )  # fmt: skip
     return table(head, rows)
 
@@ -457,6 +521,8 @@ VARIANTS: dict[str, Rule] = {
     "smoothed curve": Rule(columns=MID, pick="smooth"),
     "earliest within one standard error": Rule(columns=MID, pick="safe"),
     "middle of those within one standard error": Rule(columns=MID, pick="middle"),
+    "bottom of a parabola": Rule(columns=MID, pick="parabola"),
+    "mean of the choices without each picture": Rule(columns=MID, pick="bagged"),
     "one fold only": Rule(columns=MID, one_lane=True),
     **{f"{p} held-out pictures at most": Rule(columns=MID, pictures=p) for p in (1, 2, 4)},
     "what 4 % of a usual run affords": Rule(columns=MID, affordable=True),
@@ -537,7 +603,7 @@ GRID = [
         (1, 2, 3),
         ((0, 2, 4), MID, (*MID, 6, 7)),
         (0.0, 0.2),
-        ("min", "smooth", "middle"),
+        ("min", "smooth", "parabola", "bagged"),
     )
 ]
 
@@ -731,9 +797,13 @@ def svg_rules(runs: Sequence[Run]) -> str:
     )
 
 
+EVERY = (main_table, refit_table, coverage_table, worse_table)  # told with fewer pictures, too
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--folds", type=Path, help="folder of runs of `collect.py --folds K --lane fold`")
     parser.add_argument("--plots", type=Path, help="folder for the SVG files")
     options = parser.parse_args()
     runs = [read(path) for path in sorted(options.folder.glob("*.json"))]
@@ -746,8 +816,10 @@ def main() -> None:
     }  # fmt: skip
     print(f"{len(runs)} runs, {len({run.seed for run in runs})} seeds")
     for title, make in parts.items():
-        print(f"\n### {title}\n\n{make(runs)}")
-    if options.plots:
+        print(f"\n### {title}\n\n{make(runs if make in EVERY else trusted(runs))}")
+    if options.folds:
+        print(f"\n### Folds where the product holds out\n\n{against_folds(options.folder, options.folds)}")
+    if options.plots and runs:
         options.plots.mkdir(parents=True, exist_ok=True)
         first = min(run.seed for run in runs)
         shown = [run for run in runs if run.seed == first]

@@ -77,6 +77,16 @@ def test_truth_is_read_between_rungs_and_the_base_is_zero(analyse: ModuleType) -
     assert left <= run.truth.at(float(run.truth.steps[3:5].mean())) <= right
 
 
+@pytest.mark.parametrize("pick", ["smooth", "parabola", "bagged"])
+def test_other_ways_to_pick_agree_on_a_clean_curve(analyse: ModuleType, pick: str) -> None:
+    run = run_with(analyse, best=40)
+    plain = analyse.play(run, analyse.Rule(columns=analyse.MID)).best
+    other = analyse.play(run, analyse.Rule(columns=analyse.MID, pick=pick)).best
+    assert abs(math.log(other / plain)) <= math.log(1.2)
+    if pick == "parabola":
+        assert other == pytest.approx(40 * (4 / 5) ** analyse.EXPONENT, rel=1e-6)
+
+
 def test_the_guard_beats_the_end_of_an_overfitted_run(analyse: ModuleType) -> None:
     run = run_with(analyse, best=25)
     assert run.regret(analyse.kept(run)) < run.regret(run.steps)
