@@ -25,7 +25,10 @@ def analyse() -> ModuleType:
 
 
 def run_with(analyse: ModuleType, *, best: float, pictures: int = 5, noise: float = 0.0, offset: float = 0.0):
-    """Parabolas in log steps: the truth is best at `best`, each fold where n - 1 pictures would be; pictures that are trained on go on falling."""
+    """Parabolas in log steps: the truth is best at `best`, each fold where n - 1 pictures would be.
+
+    Pictures that are trained on go on falling.
+    """
     rng = np.random.default_rng(0)
     steps = np.unique(np.ceil(8 * 1.2 ** np.arange(20)))
     shrunk = best * ((pictures - 1) / pictures) ** analyse.EXPONENT
