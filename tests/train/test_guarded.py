@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from tsuika.core.errors import RecipeError
 from tsuika.core.events import Chosen, Event, Finished, Judged, Saved, Started, Stepped, Warned, Written
 from tsuika.core.rundir import RunDir
 from tsuika.data.bank import Bank
-from tsuika.guard.judge import FIRST_CHECK, Judge
+from tsuika.guard.judge import CHECKS_AT_LEAST, FIRST_CHECK, Judge, Range
 from tsuika.methods import METHODS
 from tsuika.train import assemble, course, guarded
 
@@ -165,10 +166,6 @@ class Stopping(Judge):
     """Says stop at its third check, and takes the first for the best."""
 
     def hear(self, check: Any) -> Any:
-        from dataclasses import replace
-
-        from tsuika.guard.judge import Range
-
         verdict = super().hear(check)
         first = self.checks[0].step
         self._range = Range(first, first, self.checks[min(1, len(self.checks) - 1)].step)
@@ -212,12 +209,38 @@ def test_stopped_and_gone_on_to_the_same_bits(
     assert {"result.safetensors", *likeness} <= written
 
 
+class TakingTheLast(Stopping):
+    """Says stop at its third check, and takes that for the best."""
+
+    def hear(self, check: Any) -> Any:
+        verdict = super().hear(check)
+        self._range = Range(check.step, check.step, check.step)
+        return verdict
+
+
+@pytest.mark.parametrize("method", LANES)
+def test_the_run_on_all_pictures_goes_on_alone(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    monkeypatch.setattr(guarded, "Judge", TakingTheLast)
+    more = {"output.dtype": "fp32", "train.ema": 0.0}
+    train = {"learning_rate": 1e-3, "warmup": 0.0, "steps": 8}
+    wish = recipe(place, 4, method, train=train, **more, **{"guard.folds": 2})
+    events = through(wish, tmp_path / "lanes", place)
+    (chosen,) = of(events, Chosen)
+    assert chosen.look_step == 3 and chosen.step == 4 == of(events, Finished)[-1].steps_done
+    plain = recipe(place, 4, method, train={**train, "steps": 4}, **more, **{"guard.mode": "off"})
+    through(plain, tmp_path / "plain", place)
+    one, other = (load_file(tmp_path / name / "artifacts" / "result.safetensors") for name in ("lanes", "plain"))
+    trained = [name for name in one if not name.endswith(".alpha")]
+    mine, wanted = (torch.cat([file[name].flatten().float() for name in trained]) for file in (one, other))
+    assert (mine - wanted).norm() <= 1e-3 * wanted.norm()
+
+
 @pytest.mark.parametrize("overhead", [0.01, 0.04, 0.2])
 @pytest.mark.parametrize("steps", [800, 3000, 20_000])
 @pytest.mark.parametrize("held_out", [1, 2, 3, 12])
 def test_checks_keep_to_their_budget_or_to_the_least_that_is_of_use(overhead: float, steps: int, held_out: int) -> None:
-    from tsuika.guard.judge import CHECKS_AT_LEAST
-
     made = config.build({"train": {"steps": steps}, "guard": {"overhead": overhead}})
     plan = course.budget(made, held_out)
     a_check = 2 * course.PASSES * plan.pictures + 2 * course.CONTROLS

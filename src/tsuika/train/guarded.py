@@ -159,6 +159,7 @@ def _in_lanes(ground: Ground, course: Course, resume: bool) -> Events:
     for attachment in attachments[:-1]:
         attachment.detach()
     attachments[-1].set_strength(1)
+    everything.condition = conditioner(ground.model, attachments[-1], ground.pictures.size_px_of)
     wanted = _longer(ground, course, watch.judge.chosen)
     yield from _choose(course, watch.judge, wanted)
     if everything.accelerator.is_main_process:
