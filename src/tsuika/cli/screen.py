@@ -260,6 +260,8 @@ def searched(events: Iterator[Event], *, as_json: bool) -> None:
     stop, noted = _Stop(), set[str]()
     for event in events:
         match event:
+            case Phase(name="compare-settings"):
+                sys.stderr.write(say("compare-settings") + "\n")
             case TrialStarted(number=number, total=total, params=params):
                 words = ", ".join(f"{key}={_short(value)}" for key, value in params.items())
                 sys.stderr.write(say("trial", number=number, total=total, params=words) + "\n")

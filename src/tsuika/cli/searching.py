@@ -81,6 +81,9 @@ def search(
     timeout: Annotated[
         Optional[float], typer.Option("--timeout", min=0, help="Seconds after which no new trial begins.")
     ] = None,
+    lanes: Annotated[
+        bool, typer.Option("--lanes", help="A few learning rates and ranks side by side in one process; not resumable.")
+    ] = False,
     device: Device = "",
     json: Json = False,
 ) -> None:
@@ -98,7 +101,8 @@ def search(
     if steps is not None:
         tables = config.override(tables, {"train.steps": steps})
     built = config.build(tables, where=str(recipe or ""))
-    screen.searched(api.search(built, out, over, trials=trials, timeout_s=timeout), as_json=json)
+    events = api.search(built, out, over, trials=trials, timeout_s=timeout, lanes=lanes)
+    screen.searched(events, as_json=json)
 
 
 def register(app: typer.Typer) -> None:

@@ -90,6 +90,10 @@ MESSAGES: Final[dict[str, Message]] = {
         ("A search needs held-out pictures to compare by", "{why}", "Give at least 4 different pictures, and leave --guard on."),
         ("探索には、比較に使う検証用画像が必要です", "{why}", "異なる画像を4枚以上用意し、ガードはオンのままにしてください。"),
     ),
+    "RC025": _m(
+        ("This cannot be searched side by side", "It takes lists of values of learning rate, rank, alpha or penalties; plain LoRA layers without dropout, new words or a hypernetwork; one process, no fp16, no compiled UNet.", "Leave --lanes out: the trials then run one after another."),
+        ("この探索は並行して実行できません", "学習率・rank・alpha・正則化の値の一覧だけが対象です。また、ドロップアウトなしの通常のLoRA、新しい単語、ハイパーネットワークのいずれかで、1プロセス、fp16なし、UNetのコンパイルなしの場合に限ります。", "--lanes を外すと、試行を1つずつ実行します。"),
+    ),
     "DS001": _m(
         ("The picture folder does not exist", "No folder of this name was found.", "Check the path given with --images."),
         ("画像フォルダーがありません", "その名前のフォルダーが見つかりません。", "--images のパスを確認してください。"),
@@ -281,6 +285,10 @@ MESSAGES: Final[dict[str, Message]] = {
     "GD026": _m(
         ("{count} trials are being run by other processes", "The result below is without them.", "The same command shows it again once they are done."),
         ("ほかのプロセスが{count}件の試行を実行中です", "下の結果には含まれていません。", "終わってから同じコマンドを実行すると、すべて含めた結果を表示します。"),
+    ),
+    "GD027": _m(
+        ("{points} settings learn side by side, judged by {held_out} of the {found} pictures, which are not trained on here", "The worse half leaves after a third of the steps.", ""),
+        ("{points}通りの設定を並行して学習し、{found}枚のうち{held_out}枚(学習には使いません)で比較します", "ステップの3分の1で、成績の悪い半分を打ち切ります。", ""),
     ),
     "GN001": _m(
         ("No font on this machine can show `{missing}`", "These characters are spelt out in the picture instead.", "Install a font that has them, for example Noto Sans CJK (Debian, Ubuntu: fonts-noto-cjk; Fedora: google-noto-sans-cjk-fonts)."),

@@ -13,6 +13,7 @@ from tsuika.core import events
 from tsuika.core.events import Judged, Warned
 from tsuika.core.rundir import RunDir
 from tsuika.data.split import Split
+from tsuika.guard.judge import Judge
 from tsuika.guard.reading import Check, Grid, estimate, minus
 
 State = Literal["done", "pruned", "diverged", "failed", "running"]
@@ -70,6 +71,18 @@ def measured(folder: Path) -> dict[str, Any]:
     probes = json.dumps([split.parts, len(grid)], ensure_ascii=False)
     value, se = evidence["best"]["mean"], evidence["best"]["se"]
     return {"value": value, "se": se, "step": best.step, "grid": grid, "probes": probes, "overlap": overlap}
+
+
+def of_judge(judge: Judge, probes: str) -> dict[str, Any]:
+    """As `measured`, of a judge that has heard a run on one split; `probes` names what its draws are of."""
+    evidence = judge.verdicts[-1].evidence if judge.verdicts else None
+    if evidence is None or evidence.best is None:
+        return {}
+    best = next(check for check in judge.checks if check.step == evidence.best_step)
+    return {
+        "value": evidence.best.mean, "se": evidence.best.se, "step": best.step, "grid": best.reading.held_out.mid,
+        "probes": probes,
+    }  # fmt: skip
 
 
 def near_the_best(trials: Sequence[Trial]) -> list[Trial]:
