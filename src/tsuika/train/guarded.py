@@ -122,7 +122,9 @@ def _on_all(ground: Ground, course: Course, judge: Judge, resume: bool) -> Event
     yield from _choose(course, judge, wanted)
     yield Phase("train", run.last_step)
     yield from stage.go()
-    return _result(run, wanted, stage, "diverged" if judge.verdicts[-1].code in DIVERGED else "guard")
+    last = judge.verdicts[-1]
+    ended = "guard" if last.kind == "stop" or run.last_step < ground.recipe.train.steps else "steps"
+    return _result(run, wanted, stage, "diverged" if last.code in DIVERGED else ended)
 
 
 def _in_lanes(ground: Ground, course: Course, resume: bool) -> Events:
