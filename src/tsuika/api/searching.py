@@ -168,7 +168,9 @@ class _Search:
                 with locked(self._lock_of(one.number)) as abandoned:
                     if abandoned:  # its process is gone: the same settings in the same folder, under the next number
                         self._study.tell(one.number, state=states.FAIL)
-                        attrs = {"folder": one.user_attrs.get("folder", _name(one.number))}
+                        folder = one.user_attrs.get("folder", _name(one.number))
+                        begun = RunDir(self._out / "trials" / folder).recipe.exists()
+                        attrs = {"folder": folder} if begun else {}
                         if one.params.keys() == {over.key for over in self._overs}:
                             self._study.enqueue_trial(one.params, user_attrs=attrs)
             known = self._study.get_trials(deepcopy=False)
