@@ -29,7 +29,7 @@ from tsuika.core.methods import Lora
 from tsuika.core.rundir import RunDir
 from tsuika.core.types import Artifact, Model
 from tsuika.data import bank as banks
-from tsuika.data import bucket, dedupe, scan
+from tsuika.data import bucket, scan
 from tsuika.data.bank import Bank
 from tsuika.data.caption import has_word
 from tsuika.data.manifest import Manifest
@@ -56,7 +56,6 @@ class Run:
     preview: Preview | None = None
     draw: class_pictures.Draw | None = None
     cache: Path | None = None
-    embed: dedupe.Embed | None = None  # an encoder to tell copies by, beside the look of them
     model: Model | None = None
     manifest: Manifest | None = None
     buckets: tuple[bucket.Bucket, ...] = ()
@@ -179,9 +178,7 @@ def _train(run: Run, accelerator: Accelerator, resume: bool) -> Iterator[Event]:
     ground = Ground(recipe, settings, model, accelerator, run.manifest, bank, run.folder)
     ground.after = partial(_previews, run, main)
     with accelerator.main_process_first():
-        way = course.plan(
-            recipe, run.manifest, run.folder.guard, alone=course.why_alone(recipe, accelerator), embed=run.embed
-        )
+        way = course.plan(recipe, run.manifest, run.folder.guard, course.why_alone(recipe, accelerator))
     yield from way.notes
     result = yield from guarded.train(ground, way, resume=resume)
     fitting = result.run

@@ -58,14 +58,11 @@ class Course:
         return len(self.split.parts) if self.way in ("lanes", "turns") else 0
 
 
-def plan(
-    recipe: Recipe, manifest: Manifest, folder: Path, *, alone: str = "", embed: dedupe.Embed | None = None
-) -> Course:
+def plan(recipe: Recipe, manifest: Manifest, folder: Path, alone: str = "") -> Course:
     """What is held back, and how. The split is kept in `folder` and read again when a run goes on.
 
     Args:
         alone: why folds cannot learn side by side; empty where they can.
-        embed: an encoder to tell copies by, beside the look of them.
     """
     guard = recipe.guard
     if guard.mode == "off":
@@ -74,7 +71,7 @@ def plan(
     if file.exists():
         parted = split.Split.from_json(file.read_text(encoding="utf-8"))
     else:
-        groups = dedupe.groups(manifest, embed)
+        groups = dedupe.groups(manifest)
         in_turn = alone and not guard.folds and split.LEAST_TO_LEAVE_OUT <= len(groups) < split.LEAST_TO_HOLD_OUT
         folds = FOLDS_IN_TURN if in_turn else guard.folds
         count = min(MOST_HELD_OUT, max(LEAST_HELD_OUT if refits(recipe) else 0, round(guard.held_out * len(manifest))))
