@@ -55,7 +55,7 @@ def hold(run: assemble.Run, points: Sequence[Recipe]) -> Generator[Event, None, 
             raise RecipeError("RC025")
         ground = yield from compare.prepare(run, accelerator)
         assert run.manifest is not None
-        sides, allowed = _sides(dedupe.groups(run.manifest, run.embed), recipe)
+        sides, allowed = _sides(dedupe.groups(run.manifest), recipe)
         yield note("GD027", held_out=len(sides.held_out), found=len(run.manifest), points=len(points))
         rule = Rule(patience=recipe.guard.patience)
         entrants = [

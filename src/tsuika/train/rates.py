@@ -148,7 +148,7 @@ def find(run: assemble.Run, rates: Sequence[float] = (), steps: int = STEPS) -> 
         accelerator = assemble.accelerate_for(recipe)
         ground = yield from compare.prepare(run, accelerator)
         assert run.manifest is not None
-        groups = dedupe.groups(run.manifest, run.embed)
+        groups = dedupe.groups(run.manifest)
         sides = _sides(groups, recipe.train.seed)
         yield _announced(rates, steps, sides, len(groups))
         tried = [_at(recipe, rate, steps) for rate in rates]
