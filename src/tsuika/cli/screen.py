@@ -240,6 +240,8 @@ def found(events: Iterator[Event], *, as_json: bool) -> None:
                 sys.stderr.write(say(name) + "\n")
             case Warned():
                 sys.stderr.write(note(event) + "\n")
+            case Progress(phase="compare-settings", done=done, total=total):
+                _count(done, total)
             case RateFound() if as_json:
                 result({**asdict(event), "words": event.words(language())}, as_json=True)
             case RateFound():
@@ -253,6 +255,12 @@ def found(events: Iterator[Event], *, as_json: bool) -> None:
                 print_out(event.words(language()))
 
 
+def _count(done: int, total: int) -> None:
+    """Steps done, in one line that is written over; only where somebody looks on."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r    {done}/{total}" + ("\n" if done == total else ""))
+
+
 def searched(events: Iterator[Event], *, as_json: bool) -> None:
     """Show a search trial by trial; at the end a table, the best first."""
     from tsuika.api import Searched, TrialEnded, TrialStarted
@@ -262,6 +270,8 @@ def searched(events: Iterator[Event], *, as_json: bool) -> None:
         match event:
             case Phase(name="compare-settings"):
                 sys.stderr.write(say("compare-settings") + "\n")
+            case Progress(phase="compare-settings", done=done, total=total):
+                _count(done, total)
             case TrialStarted(number=number, total=total, params=params):
                 words = ", ".join(f"{key}={_short(value)}" for key, value in params.items())
                 sys.stderr.write(say("trial", number=number, total=total, params=words) + "\n")
