@@ -181,11 +181,11 @@ def checked(event: Judged) -> str:
     held, best, train = evidence["held_out"], evidence["best_step"], percent(evidence["train"])
     if held is None:
         return say("checked.blind", step=event.step, train=train)
-    words = _interval(held)
+    words = interval(held)
     return say("checked" if best else "checked.base", step=event.step, held_out=words, train=train, best=best)
 
 
-def _interval(estimate: Mapping[str, Any]) -> str:
+def interval(estimate: Mapping[str, Any]) -> str:
     """A loss against the base's, with its 95 % interval."""
     return say("interval", **{key: percent(estimate[key]) for key in ("mean", "low", "high")})
 
@@ -230,92 +230,7 @@ def cells(events: Iterator[Event], *, as_json: bool) -> None:
                     print_out(event.path)
 
 
-def found(events: Iterator[Event], *, as_json: bool) -> None:
-    """Show a learning-rate test as it goes; at the end a line for each rate at its best, and what to take."""
-    from tsuika.api import RateFound
-
-    for event in events:
-        match event:
-            case Phase(name=name):
-                sys.stderr.write(say(name) + "\n")
-            case Warned():
-                sys.stderr.write(note(event) + "\n")
-            case Progress(phase="compare-settings", done=done, total=total):
-                _count(done, total)
-            case RateFound() if as_json:
-                result({**asdict(event), "words": event.words(language())}, as_json=True)
-            case RateFound():
-                for row in event.rates:
-                    best = min(row["curve"], key=lambda point: point["mean"], default=None)
-                    remark = say("rate.diverged") if row["diverged"] else ""
-                    words = _interval(best) if best else "–"
-                    print_out(
-                        say("rate", rate=row["rate"], step=best["step"] if best else 0, held_out=words, remark=remark)
-                    )
-                print_out(event.words(language()))
-
-
-def _count(done: int, total: int) -> None:
-    """Steps done, in one line that is written over; only where somebody looks on."""
-    if sys.stderr.isatty():
-        sys.stderr.write(f"\r    {done}/{total}" + ("\n" if done == total else ""))
-
-
-def searched(events: Iterator[Event], *, as_json: bool) -> None:
-    """Show a search trial by trial; at the end a table, the best first."""
-    from tsuika.api import Searched, TrialEnded, TrialStarted
-
-    stop, noted = _Stop(), set[str]()
-    for event in events:
-        match event:
-            case Phase(name="compare-settings"):
-                sys.stderr.write(say("compare-settings") + "\n")
-            case Progress(phase="compare-settings", done=done, total=total):
-                _count(done, total)
-            case TrialStarted(number=number, total=total, params=params):
-                words = ", ".join(f"{key}={_short(value)}" for key, value in params.items())
-                sys.stderr.write(say("trial", number=number, total=total, params=words) + "\n")
-            case TrialEnded():
-                sys.stderr.write(f"    {_outcome(asdict(event))}\n")
-            case Judged():
-                sys.stderr.write(f"    {checked(event)}\n")
-            case Warned() if event.message not in noted:  # the same in every trial
-                noted.add(event.message)
-                sys.stderr.write(note(event) + "\n")
-            case Searched() if as_json:
-                result(asdict(event), as_json=True)
-            case Searched():
-                for row in event.trials:
-                    near = (
-                        "trial.best"
-                        if row["number"] == event.best
-                        else "trial.near"
-                        if row["number"] in event.near
-                        else ""
-                    )
-                    words = ", ".join(f"{key}={_short(value)}" for key, value in row["params"].items())
-                    print_out(f"{row['number']:4}  {words}  {_outcome(row)}" + (f"  <- {say(near)}" if near else ""))
-                print_out(say("searched", recipe=event.recipe) if event.recipe else say("searched.nothing"))
-        if stop.signal is not None and not isinstance(event, Searched):
-            events.close()  # type: ignore[attr-defined]
-            sys.stderr.write(say("search.stopped") + "\n")
-            raise SystemExit(128 + stop.signal)
-
-
-def _outcome(trial: Mapping[str, Any]) -> str:
-    """What a trial has come to: its best step and what was gained there."""
-    if trial["value"] is None:
-        return say("trial.nothing" if trial["state"] == "done" else f"trial.{trial['state']}")
-    error = "" if trial["se"] is None else f" ± {100 * trial['se']:.1f}"
-    words = say("trial.done", step=trial["step"], value=percent(trial["value"]) + error)
-    return words if trial["state"] == "done" else f"{words}; {say('trial.' + trial['state'])}"
-
-
-def _short(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-class _Stop:
+class Stop:
     """Ctrl+C and terminate end the run between two steps; a second one ends it at once."""
 
     def __init__(self) -> None:
@@ -337,7 +252,7 @@ def follow(events: Iterator[Event], run: Path, *, as_json: bool) -> None:
 
     is_first = os.environ.get("RANK", "0") == "0"  # of `accelerate launch`'s processes; the others are mute
     console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not is_first)
-    stop, step, began, said = _Stop(), 0, time.monotonic(), ""
+    stop, step, began, said = Stop(), 0, time.monotonic(), ""
     columns = (
         TextColumn("{task.description}"), BarColumn(bar_width=28), MofNCompleteColumn(), TextColumn("{task.fields[note]}"),
         TimeRemainingColumn(compact=True),
