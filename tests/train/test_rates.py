@@ -187,6 +187,19 @@ def test_side_by_side_is_in_turn(place: Path, monkeypatch: pytest.MonkeyPatch) -
             assert mean(a.train.mid) == pytest.approx(mean(b.train.mid), abs=1e-5)
 
 
+@pytest.mark.parametrize(("steps", "code"), [(1000, "GD020"), (20, "GD028")])
+def test_the_budget_is_spread_over_the_recipes_own_steps(steps: int, code: str) -> None:
+    """Constant after no warm-up, rate x steps is the budget; too few steps cannot spend it at a rate that is safe."""
+    built = config.build({"train": {"steps": steps, "schedule": "constant", "warmup": 0.0}})
+    curves = [straight(rate, 0.05) for rate in rates.around(1e-3)]
+    told = rates._told_of(built, curves, compare.Sides(("a",), ("b",)), 48)
+    assert told.rate_for_steps is not None and told.budget is not None and told.rate is not None
+    assert told.rate_for_steps * steps == pytest.approx(told.budget)
+    assert told.code == code
+    assert (told.rate_for_steps <= told.rate) == (code == "GD020")
+    assert all(told.words(lang) for lang in ("en", "ja"))
+
+
 def test_prodigy_is_refused(place: Path) -> None:
     with pytest.raises(RecipeError) as caught:
         list(api.find_rate(recipe(place, **{"train.optimizer": "prodigy"})))

@@ -290,6 +290,10 @@ MESSAGES: Final[dict[str, Message]] = {
         ("{points} settings learn side by side, judged by {held_out} of the {found} pictures, which are not trained on here", "The worse half leaves after a third of the steps.", ""),
         ("{points}通りの設定を並行して学習し、{found}枚のうち{held_out}枚(学習には使いません)で比較します", "ステップの3分の1で、成績の悪い半分を打ち切ります。", ""),
     ),
+    "GD028": _m(
+        ("Best of the rates that were tried: {rate} (loss {gain} after {after} steps)", "Estimate: at this rate, held constant, a run is at its best near step {best}; your {run} steps with their schedule end before that.", "--set train.learning_rate={rate}, and more steps"),
+        ("試した中で最良の学習率: {rate}({after}ステップ後のロス{gain})", "推定では、この学習率のまま進めると最良になるのはステップ{best}付近です。設定中の{run}ステップとスケジュールでは、その手前で終わります。", "--set train.learning_rate={rate} とし、ステップ数を増やしてください"),
+    ),
     "GN001": _m(
         ("No font on this machine can show `{missing}`", "These characters are spelt out in the picture instead.", "Install a font that has them, for example Noto Sans CJK (Debian, Ubuntu: fonts-noto-cjk; Fedora: google-noto-sans-cjk-fonts)."),
         ("`{missing}` を表示できるフォントがありません", "画像の中では別の綴りで表しています。", "Noto Sans CJK などのフォントを入れてください(Debian・Ubuntu: fonts-noto-cjk、Fedora: google-noto-sans-cjk-fonts)。"),

@@ -74,7 +74,8 @@ class RateFound(Event):
     rate: float | None
     steps: int | None  # estimate: the best step at this rate, held constant
     budget: float | None  # estimate: rate x steps of the best step
-    rate_for_steps: float | None  # estimate: the rate at which the recipe's own steps and schedule spend the budget
+    rate_for_steps: float | None  # estimate: the rate at which the recipe's own steps and schedule spend the budget;
+    # above `rate` where they are too few
     measured: str  # "held-out", or "training" where there are too few pictures to hold one out
     pictures: int  # that were measured
     code: str  # of the message that says what was found
@@ -206,15 +207,15 @@ def _curve(recipe: Recipe, heard: Sequence[Check], diverged: bool) -> Curve:
 
 def _told_of(recipe: Recipe, curves: Sequence[Curve], sides: compare.Sides, steps: int) -> RateFound:
     found = suggest(curves)
-    share = optim.total_rate(recipe.train)
-    slower = min(found.rate, found.budget / share) if found.rate and found.budget else None
+    spread = found.budget / optim.total_rate(recipe.train) if found.budget else None
     params: dict[str, object] = {"steps": steps, "lowest": _short(curves[0].rate), "highest": _short(curves[-1].rate)}
     code = "GD022"
     if found.rate is not None and found.gain is not None:
-        code = "GD020" if slower else "GD021"
+        enough = spread is not None and spread <= found.rate
+        code = "GD021" if spread is None else "GD020" if enough else "GD028"
         params |= {
             "rate": _short(found.rate), "gain": percent(found.gain.mean), "after": found.after, "best": found.steps or "?",
-            "slower": _short(slower), "run": recipe.train.steps,
+            "slower": _short(spread), "run": recipe.train.steps,
         }  # fmt: skip
     rows = []
     for curve in curves:
@@ -222,6 +223,6 @@ def _told_of(recipe: Recipe, curves: Sequence[Curve], sides: compare.Sides, step
         rows.append(jsonable({"rate": curve.rate, "diverged": curve.diverged, "safe": curve.safe, "curve": points}))
     measured = sides.held_out or sides.twins
     return RateFound(
-        found.rate, found.steps, found.budget, slower, "held-out" if sides.held_out else "training", len(measured),
+        found.rate, found.steps, found.budget, spread, "held-out" if sides.held_out else "training", len(measured),
         code, params, rows,
     )  # fmt: skip
