@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from itertools import product
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +29,7 @@ from tsuika.guard.reading import Check, Ratios, Reading, estimate
 Floats = NDArray[np.float64]
 
 STEP_SCALE = 10  # the bench's runs are a tenth of usual ones; the judge's constants in steps are meant for those
+EXPONENTS = (0, 0.55, 1, 1.5)
 EXPONENT = 0.55  # of n / (n - 1), from a fold's best step to the one for all pictures
 BACKWARD = {"lora": 2.15, "textual-inversion": 2.08, "dreambooth": 3.0, "hypernetwork": 2.5}  # a step by a forward pass
 METHODS = tuple(BACKWARD)
@@ -433,13 +434,13 @@ def refit_table(runs: Sequence[Run]) -> str:
         some = [
             run for run in (runs if n else trusted(runs)) if method in (run.method, "all") and n in (run.pictures, 0)
         ]
-        cells = [pp([run.regret(kept(run, exponent)) for run in some]) for exponent in (0, EXPONENT, 1)]
+        cells = [pp([run.regret(kept(run, exponent)) for run in some]) for exponent in EXPONENTS]
         lane = [lane_truth(run, judged(run).best) + run.gain for run in some if run.kind == "hold-out"]
         one = [run.regret(refitted(run, judged(run, one_lane=True).best)) for run in some if run.kind == "fold"]
         pooled = [run.regret(kept(run)) for run in some if run.kind == "fold"]
         rows.append((method, n or f">= {LEAST}", len(some), *cells, pp(lane), pp(pooled), pp(one)))
     head = (
-        "method", "pictures", "runs", "exponent 0", f"{EXPONENT}", "1", "no refit: the hold-out lane itself",
+        "method", "pictures", "runs", *(f"exponent {power}" for power in EXPONENTS), "no refit: the hold-out lane itself",
         "folds pooled", "one fold only",
     )  # fmt: skip
     return table(head, rows)
@@ -468,6 +469,36 @@ def against_folds(folder: Path, other: Path) -> str:
     head = (
         "run", "held out", "folds", "gain, pp", "hold-out: regret, pp", "folds: regret, pp", "hold-out, bagged", "folds, bagged",
     )  # fmt: skip
+    return table(head, rows)
+
+
+def lanes_table(runs: Sequence[Run]) -> str:
+    """How many of the folds that leave one picture out are enough: all choices of K of them."""
+    rows = []
+    for method in METHODS:
+        some = [
+            run
+            for run in trusted(runs)
+            if run.method == method and run.kind == "fold" and len(run.folds) == run.pictures
+        ]
+        for count in sorted({k for run in some for k in (1, 2, 3, len(run.folds))}):
+            regrets, parts = [], 0
+            for run in some:
+                for chosen in combinations(run.folds, count):
+                    part = replace(run, folds=chosen, memo={})
+                    regrets.append(run.regret(refitted(run, play(part, Rule(columns=MID)).best)))
+                    parts += 1
+            rows.append(
+                (
+                    method,
+                    count,
+                    len(some),
+                    pp(regrets),
+                    f"{100 * max(regrets):.1f}",
+                    lost_share([r for r in some for _ in range(parts // len(some))], regrets),
+                )
+            )
+    head = ("method", "folds heard", "runs", "regret, pp (± over choices)", "worst, pp", "share of the gain")
     return table(head, rows)
 
 
@@ -645,7 +676,7 @@ def coverage_table(runs: Sequence[Run]) -> str:
     rows = []
     for kind, n in [("fold", 3), ("fold", 5), *(("hold-out", n) for n in (10, 20, 50, 300)), ("hold-out", 0)]:
         some = [run for run in runs if run.kind == kind and n in (run.pictures, 0)]
-        hits, wide, naive, errors, halves, kinds = [], [], [], [], [], set()
+        hits, wide, naive, errors, halves, biases, kinds = [], [], [], [], [], [], set()
         for run in some:
             first = run.folds[0]
             overlap = first.held_out.values.shape[1] / first.trained_on if len(run.folds) > 1 else 0.0
@@ -662,11 +693,12 @@ def coverage_table(runs: Sequence[Run]) -> str:
                 errors.append(says.mean - truth)
                 halves.append(says.high - says.mean)
                 kinds.add(says.kind)
+            biases.append(float(np.mean(errors[-len(first.truth.steps) :])))
         if hits:
             rows.append((
                 "leave-one-out, pooled" if kind == "fold" else "hold-out", n or "all", len(some), len(hits), "/".join(sorted(kinds)),
                 percent(hits), percent(naive), percent(wide), f"{100 * np.mean(halves):.1f}", f"{100 * np.std(errors):.1f}",
-                pp(errors),
+                pp(biases),
             ))  # fmt: skip
     head = (
         "readings", "pictures", "runs", "readings of them", "interval over", "holds the truth", "without fold overlap",
@@ -809,7 +841,7 @@ def main() -> None:
     runs = [read(path) for path in sorted(options.folder.glob("*.json"))]
     parts = {
         "The guard's whole procedure": main_table, "From folds to all pictures: regret, pp": refit_table,
-        "Against other ways": baseline_table, "Rules": variant_table,
+        "How many folds": lanes_table, "Against other ways": baseline_table, "Rules": variant_table,
         "Pictures or timesteps": probe_table, "Chosen on one half, told by the other": cross_validated,
         "Intervals": coverage_table, "Worse than training to the budget's end": worse_table,
         "Growth of the best step with the pictures": exponent_line,
