@@ -119,7 +119,7 @@ def test_nothing_is_stopped_for_lack_of_gain_before_the_least_number_of_steps() 
     for steps in (100, 400, 1500, 5000):
         _, verdicts = run(lambda s: -0.01 if s <= 60 else -0.005, steps=steps)
         stops = [one.evidence.step for one in verdicts if one.kind == "stop"]
-        assert all(step >= max(150, steps / 10) for step in stops) and (stops or steps < 150)
+        assert all(step >= max(min(150, 0.3 * steps), steps / 10) for step in stops) and stops
 
 
 def test_the_smallest_gain_counts() -> None:

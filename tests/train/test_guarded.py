@@ -228,8 +228,8 @@ def test_the_run_on_all_pictures_goes_on_alone(
     wish = recipe(place, 4, method, train=train, **more, **{"guard.folds": 2})
     events = through(wish, tmp_path / "lanes", place)
     (chosen,) = of(events, Chosen)
-    assert chosen.look_step == 3 and chosen.step == 4 == of(events, Finished)[-1].steps_done
-    plain = recipe(place, 4, method, train={**train, "steps": 4}, **more, **{"guard.mode": "off"})
+    assert chosen.look_step == 3 and chosen.step == 6 == of(events, Finished)[-1].steps_done
+    plain = recipe(place, 4, method, train={**train, "steps": 6}, **more, **{"guard.mode": "off"})
     through(plain, tmp_path / "plain", place)
     one, other = (load_file(tmp_path / name / "artifacts" / "result.safetensors") for name in ("lanes", "plain"))
     trained = [name for name in one if not name.endswith(".alpha")]

@@ -22,6 +22,7 @@ CHECKS_AT_LEAST: Final = 8  # a run shorter than 8 x 50 steps is first looked at
 RATIO: Final = 1.2  # of a check's step to the one before: 12 checks a run, 0.01 % regret [18 runs]
 MIN_STEPS: Final = 150  # never stopped for lack of gain before this and a tenth of the run [18 runs]
 MIN_SHARE: Final = 0.1
+MIN_SHORT: Final = 0.3  # instead of MIN_STEPS in a run that is too short for it [proposed]
 DIVERGED: Final = 0.05  # R above this and not falling is worse than any useful state of the logs [18 runs]
 RISING_CHECKS: Final = 3
 RISE: Final = 0.02  # the train probe's rise over these that counts: above the jitter of 1.6 pp at high rates [18 runs]
@@ -256,7 +257,7 @@ class Judge:
         worse = all(one is not None and one.mean <= now.held_out.mean for one in before)
         if now.held_out.mean > DIVERGED and before and worse:  # not while it falls: a new word starts as noise
             return say("stop", "GD002")
-        soon = now.step < max(MIN_STEPS, MIN_SHARE * self.steps)
+        soon = now.step < max(min(MIN_STEPS, MIN_SHORT * self.steps), MIN_SHARE * self.steps)
         late = not soon and now.step >= NOTHING_AFTER * self.steps
         if late and self._nothing(now):
             return say("stop", "GD004")
