@@ -97,7 +97,9 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> Runs:
 
 
 def recipe(**more: Any) -> Recipe:
-    return config.build(config.override({}, {"train.steps": STEPS, "data.images": "pictures", **more}))
+    return config.build(
+        config.override({}, {"train.steps": STEPS, "train.precision": "fp32", "data.images": "pictures", **more})
+    )
 
 
 def last(events: Iterator[Event]) -> api.Searched:
@@ -328,7 +330,7 @@ def lanes(monkeypatch: pytest.MonkeyPatch) -> dict[float, list[int]]:
 
     monkeypatch.setattr(contest.compare, "prepare", prepare)
     monkeypatch.setattr(contest.compare, "compare", compare_)
-    monkeypatch.setattr(contest.dedupe, "groups", lambda manifest, embed: manifest)
+    monkeypatch.setattr(contest.dedupe, "groups", lambda manifest: manifest)
     return measured
 
 
