@@ -200,3 +200,14 @@ def test_a_broken_model_gives_a_reading_that_is_not_finite() -> None:
 def test_prompts_that_name_the_class_are_no_controls() -> None:
     assert len(controls_for("")) == 8
     assert all("dog" not in text.split() for text in controls_for("Dog")) and len(controls_for("dog")) == 7
+
+
+def test_few_timesteps_are_some_of_all() -> None:
+    model = tiny("sd1")
+    attachment = attach(model, "lora")
+    whole, half = (Probe(model, attachment, subjects(2), [], controls=(), few=few) for few in (False, True))
+    move(attachment, 0.1)
+    every, some = whole.measure().held_out, half.measure().held_out
+    assert half.draws == whole.draws // 2
+    for mid, high, all_mid, all_high in zip(some.mid, some.high, every.mid, every.high, strict=True):
+        assert mid == pytest.approx(all_mid[::2], abs=1e-5) and high == pytest.approx(all_high[1:], abs=1e-5)

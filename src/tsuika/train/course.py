@@ -22,9 +22,10 @@ LEAST_HELD_OUT: Final = (
 )
 MOST_HELD_OUT: Final = 12
 MOST_MEASURED: Final = 8  # pictures of each side in a check
+LEAST_MEASURED: Final = 4
 CHECKS: Final = 10  # that a budget of forward passes should allow before more pictures are measured in each
 CONTROLS: Final = 4  # unrelated prompts, and as many training captions
-PASSES: Final = 8  # of a picture in a check: one for each timestep
+PASSES: Final = 8  # of a picture in a check: one for each timestep; or half of them
 STEP_PASSES: Final = 2.5  # what training on a picture takes, in forward passes without gradient
 FOLDS_IN_TURN: Final = 2  # where every fold is a training of its own, by default
 # The best step grows with the number of pictures to this power: as many passes over each picture. bench/guard: 1.8 pp of
@@ -153,11 +154,12 @@ class Budget:
     """How much a check may measure, and when: counted in forward passes, so that no clock has a say."""
 
     pictures: int  # of each side in a check
+    few: bool  # whether at half of the timesteps
     rungs: tuple[int, ...]
 
 
 def budget(recipe: Recipe, held_out: int, runs: int = 1, eyes: int = 1) -> Budget:
-    """What `guard.overhead` allows.
+    """What `guard.overhead` allows, counted over the whole run; at the least 4 pictures in each of a few checks.
 
     Args:
         held_out: pictures that could be measured, by each eye.
@@ -165,14 +167,15 @@ def budget(recipe: Recipe, held_out: int, runs: int = 1, eyes: int = 1) -> Budge
         eyes: of them that are measured.
     """
     train, share = recipe.train, recipe.guard.overhead
-    per_picture = 2 * PASSES * eyes  # a held-out picture and its twin
-    fixed = 2 * CONTROLS
+    preserves = bool(recipe.data.reg_images or recipe.data.reg_generate)
+    a_step = train.batch_size * train.accumulate * runs * STEP_PASSES * (2 if preserves else 1)
+    passes, fixed = (share or 1.0) * train.steps * a_step, 2 * CONTROLS
     most = min(MOST_MEASURED, max(1, held_out))
-    a_step = train.batch_size * train.accumulate * runs * STEP_PASSES * (2 if _preserves(recipe) else 1)
-    passes = (share or 1.0) * train.steps * a_step
-    pictures = max(min(2, most), min(most, int((passes / CHECKS - fixed) / per_picture)))
-    return Budget(pictures, affordable(train.steps, int(passes / (pictures * per_picture + fixed))))
 
+    def cost(pictures: int, few: bool) -> int:
+        return 2 * pictures * eyes * (PASSES // 2 if few else PASSES) + fixed  # held-out pictures and as many twins
 
-def _preserves(recipe: Recipe) -> bool:
-    return bool(recipe.data.reg_images or recipe.data.reg_generate)
+    least = min(LEAST_MEASURED, most)
+    choices = [(pictures, few) for pictures in range(most, least - 1, -1) for few in (False, True)]
+    pictures, few = next((one for one in choices if cost(*one) * CHECKS <= passes), (least, True))
+    return Budget(pictures, few, affordable(train.steps, int(passes / cost(pictures, few))))

@@ -73,12 +73,14 @@ class Ground:
             for name in names
         ]
 
-    def probe(self, run: Fit, held_out: Sequence[str], train: Sequence[str], controls: int) -> Probe:
-        """A probe on a fit; `run`'s attachment must be at strength 1."""
+    def probe(
+        self, run: Fit, held_out: Sequence[str], train: Sequence[str], controls: int, *, few: bool = False
+    ) -> Probe:
+        """A probe on a fit, at half of the timesteps if `few`; `run`'s attachment must be at strength 1."""
         words = controls_for(self.recipe.data.class_word)[:controls]
         with run.written_weights():
             return Probe(
-                self.model, run.attachment, self.subjects(held_out), self.subjects(train), controls=words,
+                self.model, run.attachment, self.subjects(held_out), self.subjects(train), controls=words, few=few,
                 autocast=self.accelerator.autocast,
             )  # fmt: skip
 

@@ -200,7 +200,7 @@ def _watch(
         out = part[: allowed.pictures]
         twins = split.twins(min(fold, max(0, len(split.parts) - 1)))[: len(out) or 2]
         with lanes.alone(lane) if lanes is not None else nullcontext():
-            probe = ground.probe(run, out, twins, CONTROLS if lane == len(runs) - 1 else 0)
+            probe = ground.probe(run, out, twins, CONTROLS if lane == len(runs) - 1 else 0, few=allowed.few)
         eyes.append(Eye(run, probe, lane, twins=bool(out) or len(runs) == 1))
     return Watch(eyes, _judge(ground, course, allowed.rungs), ground.folder.guard / file, lanes)
 
