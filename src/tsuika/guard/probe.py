@@ -143,8 +143,8 @@ class Probe:
         draws = []
         for one in subjects:
             clean_BCHW = one.latents_CHW.float().cpu()[None]
-            for k, t in enumerate(self._timesteps):
-                noise_BCHW = torch.randn(clean_BCHW.shape, generator=generator(0, f"guard/{one.key}", k))
+            for t in self._timesteps:
+                noise_BCHW = torch.randn(clean_BCHW.shape, generator=generator(0, f"guard/{one.key}", t))
                 a_B = self._alphas_T[t][None]
                 noisy = add_noise(clean_BCHW, noise_BCHW, a_B)[0].to(device)
                 wanted = target(self._model.prediction, clean_BCHW, noise_BCHW, a_B)[0].to(device)
