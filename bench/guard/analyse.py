@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tsuika.guard.judge import Judge
+from tsuika.guard.judge import MIN_SHARE, Judge
 from tsuika.guard.judge import Rule as JudgeRule
 from tsuika.guard.reading import Check, Ratios, Reading, estimate
 
@@ -165,7 +165,7 @@ class Rule:
     min_checks: int = 3
     every: int = 1  # of the recorded rungs, which lie 1.2 apart: 2 is a ladder of 1.44, 3 of 1.73, 4 of 2.07
     first: float = 0.0  # no check before this share of the budget
-    not_before: float = 0.0  # no stop before this share of the budget
+    not_before: float = MIN_SHARE  # no stop before this share of the budget
     columns: tuple[int, ...] = (0, 2, 4)  # timesteps the best step is chosen by
     measured: int = 8  # timesteps measured, for the overhead
     statistic: str = "log"  # or "loss", "snr": mean loss, plain or min-SNR-weighted, by the base's
@@ -543,7 +543,7 @@ VARIANTS: dict[str, Rule] = {
         for k, c in ((2, 2), (2, 3), (3, 1), (3, 2), (4, 1), (4, 2))
     },
     **{f"all draws, first check at {f:.0%}": Rule(columns=MID, first=f) for f in (0.15, 0.25)},
-    **{f"all draws, no stop before {f:.0%}": Rule(columns=MID, not_before=f) for f in (0.2, 0.3, 0.4)},
+    **{f"all draws, no stop before {f:.0%}": Rule(columns=MID, not_before=f) for f in (0.0, 0.1, 0.3, 0.4)},
     "all draws, no train probe": Rule(columns=MID, twin=False),
     "3 timesteps measured (t 104, 321, 538)": Rule(columns=(0, 2, 4), measured=3),
     "3 timesteps measured (t 213, 429, 646)": Rule(columns=(1, 3, 5), measured=3),
