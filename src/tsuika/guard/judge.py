@@ -21,7 +21,9 @@ FIRST_CHECK: Final = 50  # [18 runs]
 CHECKS_AT_LEAST: Final = 8  # a run shorter than 8 x 50 steps is first looked at after an eighth of it [proposed]
 RATIO: Final = 1.2  # of a check's step to the one before: 12 checks a run, 0.01 % regret [18 runs]
 MIN_STEPS: Final = 150  # never stopped for lack of gain before this [18 runs]
-MIN_SHARE: Final = 0.2  # nor before this share of the run: 1.4 pp of regret against 2.4, 6 at worst against 26 (bench/guard)
+MIN_SHARE: Final = (
+    0.2  # nor before this share of the run: a limit for safety, after one run of 23 that wobbled (bench/guard)
+)
 MIN_SHORT: Final = 0.3  # instead of MIN_STEPS in a run that is too short for it [proposed]
 DIVERGED: Final = 0.05  # R above this and not falling is worse than any useful state of the logs [18 runs]
 RISING_CHECKS: Final = 3
