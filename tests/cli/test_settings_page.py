@@ -78,7 +78,11 @@ def test_both_readmes_show_the_same_commands() -> None:
 
 
 def test_the_readmes_commands_exist() -> None:
-    known = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+    known = {
+        (command.name or command.callback.__name__).replace("_", "-")
+        for command in app.registered_commands
+        if command.callback
+    }
     shown = {
         word for line in commands(READMES["en"]) for word in re.findall(r"\btsuika (?:--lang \w+ )?([a-z][\w-]*)", line)
     }

@@ -150,7 +150,7 @@ def last(events: Iterator[Event]) -> RateFound:
 
 def test_on_a_tiny_model_the_rate_that_learns_is_found_and_nothing_is_left(place: Path) -> None:
     before = sorted(place.rglob("*"))
-    found = last(api.find_rate(recipe(place), rates=(1e30, 1e-2, 1e-5), steps=12))
+    found = last(api.find_rate(recipe(place), rates=(1e30, 1e-2, 1e-5), steps=24))
     assert found.rate == 1e-2
     assert (found.measured, found.pictures) == ("held-out", 2)
     assert [row["diverged"] for row in found.rates] == [False, False, True]

@@ -176,6 +176,9 @@ def budget(recipe: Recipe, held_out: int, runs: int = 1, eyes: int = 1) -> Budge
         return 2 * pictures * eyes * (PASSES // 2 if few else PASSES) + fixed  # held-out pictures and as many twins
 
     least = min(LEAST_MEASURED, most)
-    choices = [(pictures, few) for pictures in range(most, least - 1, -1) for few in (False, True)]
-    pictures, few = next((one for one in choices if cost(*one) * CHECKS <= passes), (least, True))
+    enough = least * eyes >= LEAST_MEASURED  # else the interval speaks of timesteps, and needs them all
+    choices = [
+        (pictures, few) for pictures in range(most, least - 1, -1) for few in ((False, True) if enough else (False,))
+    ]
+    pictures, few = next((one for one in choices if cost(*one) * CHECKS <= passes), (least, enough))
     return Budget(pictures, few, affordable(train.steps, int(passes / cost(pictures, few))))
