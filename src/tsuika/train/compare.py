@@ -17,7 +17,7 @@ from tsuika import families
 from tsuika.core.config import Recipe
 from tsuika.core.errors import DivergedError
 from tsuika.core.events import Event, Phase, Progress
-from tsuika.core.types import Attachment, Batch, Conditioning, Lanes
+from tsuika.core.types import Attachment, Lanes
 from tsuika.data import bank as banks
 from tsuika.guard.reading import Check
 from tsuika.methods import METHODS
@@ -25,7 +25,7 @@ from tsuika.train import assemble, class_pictures
 from tsuika.train.course import why_alone
 from tsuika.train.device import DTYPES
 from tsuika.train.ground import Ground
-from tsuika.train.loop import Conditioner, Fit, conditioner, fit, fit_together
+from tsuika.train.loop import Fit, fit, fit_together
 
 PHASE: Final = "compare-settings"  # the name of the phase in `Progress` events
 
@@ -97,7 +97,7 @@ def _side_by_side(grounds: Sequence[Ground], steps: Sequence[int], sides: Sides,
     method: Any = METHODS[grounds[0].recipe.method.name]
     lanes: Lanes = method.side_by_side(attachments)
     runs = [
-        ground.fit(attachment, sides.inside, _reader(ground, lanes, lane, attachment))
+        ground.fit(attachment, sides.inside, ground.reader(lanes, lane, attachment))
         for lane, (ground, attachment) in enumerate(zip(grounds, attachments, strict=True))
     ]
     with lanes.alone(0):
@@ -181,14 +181,3 @@ class _Some:
     def alone(self, lane: int | None) -> AbstractContextManager[None]:
         """See `core.types.Lanes`."""
         return self.lanes.alone(None if lane is None else self.which[lane])
-
-
-def _reader(ground: Ground, lanes: Lanes, lane: int, attachment: Attachment) -> Conditioner:
-    """Captions as one lane's text encoders and words have them."""
-    encode = conditioner(ground.model, attachment, ground.pictures.size_px_of)
-
-    def read(batch: Batch) -> Conditioning:
-        with lanes.alone(lane):
-            return encode(batch)
-
-    return read

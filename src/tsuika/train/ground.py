@@ -14,7 +14,7 @@ from tsuika.core.events import Event, Started
 from tsuika.core.methods import MethodSection
 from tsuika.core.rundir import RunDir
 from tsuika.core.seeds import generator
-from tsuika.core.types import Attachment, Model, count_params
+from tsuika.core.types import Attachment, Batch, Conditioning, Lanes, Model, count_params
 from tsuika.data.bank import Bank
 from tsuika.data.manifest import Manifest
 from tsuika.data.prior import Preserving
@@ -59,6 +59,16 @@ class Ground:
             batch=lambda number: pictures.batch(number, train.batch_size, train.seed),
             condition=read or conditioner(self.model, attachment, pictures.size_px_of),
         )  # fmt: skip
+
+    def reader(self, lanes: Lanes, lane: int, attachment: Attachment) -> Conditioner:
+        """Captions as one lane's text encoders and words have them."""
+        encode = conditioner(self.model, attachment, self.pictures.size_px_of)
+
+        def read(batch: Batch) -> Conditioning:
+            with lanes.alone(lane):
+                return encode(batch)
+
+        return read
 
     def subjects(self, names: Sequence[str]) -> list[Subject]:
         """Pictures to measure by."""

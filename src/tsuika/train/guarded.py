@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from tsuika.core.events import Chosen, Event, Phase, note
-from tsuika.core.types import Attachment, Batch, Conditioning, Lanes
+from tsuika.core.types import Lanes
 from tsuika.guard.judge import Judge, Range, Rule
 from tsuika.guard.reading import Check
 from tsuika.methods import METHODS
 from tsuika.train import checkpoint
 from tsuika.train.course import CONTROLS, Course, budget, refits
 from tsuika.train.ground import Ground
-from tsuika.train.loop import Conditioner, Fit, conditioner
+from tsuika.train.loop import Fit, conditioner
 from tsuika.train.stage import Kept, Stage
 from tsuika.train.watch import Eye, Watch, joined, judged
 
@@ -136,7 +136,7 @@ def _in_lanes(ground: Ground, course: Course, resume: bool) -> Events:
         attachments[-1].set_strength(0)  # the next one may have the same words
     method: Any = METHODS[recipe.method.name]
     lanes: Lanes = method.side_by_side(attachments)
-    reads = [_reader(ground, lanes, lane, one) for lane, one in enumerate(attachments)]
+    reads = [ground.reader(lanes, lane, one) for lane, one in enumerate(attachments)]
     runs = [
         ground.fit(one, course.split.inside(lane) if lane < count else None, reads[lane])
         for lane, one in enumerate(attachments)
@@ -172,17 +172,6 @@ def _in_lanes(ground: Ground, course: Course, resume: bool) -> Events:
         yield Phase("train", everything.last_step)
         yield from alone.go()
     return _result(everything, wanted, stage, _stopped_by(stage), takes_last=not stage.obeys)
-
-
-def _reader(ground: Ground, lanes: Lanes, lane: int, attachment: Attachment) -> Conditioner:
-    """Captions as one lane's text encoders and words have them."""
-    encode = conditioner(ground.model, attachment, ground.pictures.size_px_of)
-
-    def read(batch: Batch) -> Conditioning:
-        with lanes.alone(lane):
-            return encode(batch)
-
-    return read
 
 
 def _watch(
