@@ -10,354 +10,36 @@ what that true curve gains at its best.
 from __future__ import annotations
 
 import argparse
-import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cache
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations, product
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from curves import Run, read
+from plots import svg_curves, svg_rules
+from rules import (
+    BASELINES,
+    GRID,
+    METHODS,
+    MID,
+    VARIANTS,
+    Rule,
+    cost,
+    judged,
+    kept,
+    lane_truth,
+    outcome,
+    play,
+    refitted,
+)
 
-from tsuika.guard.judge import MIN_SHARE, Judge
-from tsuika.guard.judge import Rule as JudgeRule
-from tsuika.guard.reading import Check, Ratios, Reading, estimate
+from tsuika.guard.reading import estimate
 
-Floats = NDArray[np.float64]
-
-STEP_SCALE = 10  # the bench's runs are a tenth of usual ones; the judge's constants in steps are meant for those
 EXPONENTS = (0, 0.55, 1, 1.5)
-EXPONENT = 1.0  # of n / (n - 1), from a fold's best step to the one for all pictures; `train.course.LONGER`
-BACKWARD = {"lora": 2.15, "textual-inversion": 2.08, "dreambooth": 3.0, "hypernetwork": 2.5}  # a step by a forward pass
-METHODS = tuple(BACKWARD)
+
 LEAST = 4  # pictures; with fewer the product trusts no validation
-
-
-@dataclass(frozen=True)
-class Curve:
-    """Log ratios at rungs: steps (S,), values (S, pictures, timesteps)."""
-
-    steps: Floats
-    values: Floats
-
-    def mean(self) -> Floats:
-        return self.values.mean((1, 2))
-
-    def at(self, step: float, pictures: Sequence[int] | None = None) -> float:
-        """At any step: linear in log steps between rungs, 0 at the base."""
-        values = self.values if pictures is None else self.values[:, list(pictures)]
-        return interpolated(self.steps, values.mean((1, 2)), step)
-
-    def best(self, pictures: Sequence[int] | None = None) -> float:
-        """The rung with the smallest mean, 0 where none is better than the base."""
-        values = (self.values if pictures is None else self.values[:, list(pictures)]).mean((1, 2))
-        return float(self.steps[values.argmin()]) if values.min() < 0 else 0.0
-
-
-def interpolated(steps: Floats, values: Floats, step: float) -> float:
-    if step <= steps[0]:
-        return float(values[0] * max(step, 0) / steps[0])
-    return float(np.interp(math.log(step), np.log(steps), values))
-
-
-@dataclass(frozen=True)
-class Fold:
-    trained_on: int
-    held_out: Curve
-    held_high: Floats  # (S, pictures, timesteps)
-    twin: Curve
-    twin_high: Floats
-    base: Floats  # (pictures, 6 + 2), the base's own losses
-    truth: Curve  # of this very lane, at few rungs
-
-
-@dataclass(frozen=True, eq=False)
-class Run:
-    """One configuration."""
-
-    method: str
-    concept: str
-    pictures: int
-    seed: int
-    steps: int
-    batch: int
-    rate: float
-    folds: tuple[Fold, ...]
-    truth: Curve
-    twin: Curve  # of the all-pictures lane
-    losses: Floats  # raw training loss, step by step
-    fixed: Floats  # (ticks, 2): step, loss of DVAR's batch
-    kind: str = "hold-out"
-    memo: dict[Any, Any] = field(default_factory=dict, repr=False)
-
-    @property
-    def name(self) -> str:
-        return f"{self.method}/{self.concept}/{self.pictures}/{self.seed}"
-
-    @property
-    def gain(self) -> float:
-        """What the true curve gains at its best."""
-        return max(0.0, -float(self.truth.mean().min()))
-
-    @property
-    def a_rung_off(self) -> float:
-        """What it costs to end one rung beside the best: the jitter of weights that learn at a high rate."""
-        means = self.truth.mean()
-        i = int(means.argmin())
-        return float(np.mean([means[j] - means[i] for j in (i - 1, i + 1) if 0 <= j < len(means)]))
-
-    def regret(self, step: float) -> float:
-        return self.truth.at(step) + self.gain
-
-    def fair_regret(self, step: float) -> float:
-        """The same, the best step found on one half of the fresh pictures and compared on the other, both ways.
-
-        The minimum of a measured curve is too low on average; this one is not, but the step found is not quite the best.
-        """
-        count = self.truth.values.shape[1]
-        sides = range(0, count, 2), range(1, count, 2)
-        return float(
-            np.mean([self.truth.at(step, b) - self.truth.at(self.truth.best(a), b) for a, b in (sides, sides[::-1])])
-        )
-
-
-def read(path: Path, folds_of: Path | None = None) -> Run:
-    """A configuration from its file; `folds_of`: another file, whose folds stand in for its own."""
-    tables = json.loads(path.read_text(encoding="utf-8"))
-    looks = json.loads(folds_of.read_text(encoding="utf-8"))["lanes"] if folds_of else tables["lanes"]
-
-    def curve(lane: Mapping[str, Any], what: str) -> Curve:
-        rows = [row for row in lane["rungs"] if row[what] and row[what]["mid"]]
-        return Curve(
-            np.array([row["step"] for row in rows], dtype=float),
-            np.array([row[what]["mid"] for row in rows], dtype=float),
-        )
-
-    def high(lane: Mapping[str, Any], what: str) -> Floats:
-        return np.array([row[what]["high"] for row in lane["rungs"]], dtype=float)
-
-    folds = tuple(
-        Fold(
-            lane["trained_on"], curve(lane, "held_out"), high(lane, "held_out"), curve(lane, "train"), high(lane, "train"),
-            np.array(lane["base"]["held_out"], dtype=float).reshape(len(lane["held_out"]), -1), curve(lane, "population"),
-        )
-        for lane in looks if lane["kind"] != "all"
-    )  # fmt: skip
-    whole = next(lane for lane in tables["lanes"] if lane["kind"] == "all")
-    return Run(
-        *(tables[key] for key in ("method", "concept", "pictures", "seed", "steps", "batch", "rate")), folds,
-        curve(whole, "population"), curve(whole, "train"), np.array(whole["losses"]), np.array(whole["fixed_batch"]),
-        looks[0]["kind"],
-    )  # fmt: skip
-
-
-# What a rule may be made of ---------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Rule:
-    """A rule by its parts; the defaults are the guard's."""
-
-    patience: float = 0.5
-    min_checks: int = 3
-    every: int = 1  # of the recorded rungs, which lie 1.2 apart: 2 is a ladder of 1.44, 3 of 1.73, 4 of 2.07
-    first: float = 0.0  # no check before this share of the budget
-    not_before: float = MIN_SHARE  # no stop before this share of the budget
-    columns: tuple[int, ...] = (0, 2, 4)  # timesteps the best step is chosen by
-    measured: int = 8  # timesteps measured, for the overhead
-    statistic: str = "log"  # or "loss", "snr": mean loss, plain or min-SNR-weighted, by the base's
-    pick: str = "min"  # or "smooth", "parabola", "bagged", "safe", "middle"
-    one_lane: bool = False  # hear one fold only
-    pictures: int = 99  # most held-out pictures of a fold that are measured, and as many twins
-    affordable: bool = False  # at the steps, and of as many pictures, as the product's 4 % allow
-    twin: bool = True  # measure training pictures as well, for the overhead
-
-
-class Outcome(NamedTuple):
-    best: float  # step of the folds
-    stop: float
-    passes: float  # forward passes of single samples for all checks
-
-
-@cache
-def snr_weights() -> Floats:
-    """Min-SNR weights of the eight timesteps on the embedded base."""
-    from tsuika.api import EMBEDDED
-    from tsuika.diffusion.schedule import alphas_cumprod_T
-    from tsuika.diffusion.targets import min_snr_weight
-    from tsuika.guard.probe import HIGH, MID
-
-    config = json.loads((EMBEDDED / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
-    alphas = alphas_cumprod_T(config)[[t * len(alphas_cumprod_T(config)) // 1000 for t in (*MID, *HIGH)]]
-    return np.array(min_snr_weight("v_prediction", alphas, 5.0).tolist())
-
-
-def heard(run: Run, rule: Rule) -> tuple[Floats, Floats, Floats]:
-    """Steps (S,), what is minimised (S,), and the same picture by picture (S, pictures)."""
-    key = (rule.columns, rule.statistic, rule.one_lane, rule.pictures)
-    if key not in run.memo:
-        folds = run.folds[:1] if rule.one_lane else run.folds
-        parts = []
-        for fold in folds:
-            logs = np.concatenate([fold.held_out.values, fold.held_high], axis=2)[
-                :, : rule.pictures, list(rule.columns)
-            ]
-            if rule.statistic == "log":
-                parts.append(logs.mean(2))
-            else:
-                weight = snr_weights()[list(rule.columns)] if rule.statistic == "snr" else 1.0
-                base = fold.base[: rule.pictures, list(rule.columns)] * weight
-                parts.append((np.exp(logs) * base).mean(2) / base.mean() - 1)
-        rows = np.concatenate(parts, axis=1)
-        run.memo[key] = run.folds[0].held_out.steps, rows.mean(1), rows
-    found: tuple[Floats, Floats, Floats] = run.memo[key]
-    return found
-
-
-def afforded(run: Run) -> tuple[int, list[int]]:
-    """Pictures of each side in a check, and recorded rungs, as the product's budget for such a run has them."""
-    from tsuika.core import config
-    from tsuika.train.course import budget
-
-    if "afforded" not in run.memo:
-        tables = {"method": {"name": run.method}, "train": {"steps": run.steps * STEP_SCALE, "batch_size": run.batch}}
-        count, side_by_side = len(run.folds), run.kind == "fold" and run.method != "dreambooth"
-        runs, eyes = (count + 1, count) if side_by_side else (1, 1)
-        allowed = budget(config.build(tables), run.folds[0].held_out.values.shape[1], runs, eyes)
-        logs = np.log(run.folds[0].held_out.steps)
-        near = {int(abs(logs - math.log(rung / STEP_SCALE)).argmin()) for rung in allowed.rungs}
-        run.memo["afforded"] = allowed.pictures, sorted(near)
-    found: tuple[int, list[int]] = run.memo["afforded"]
-    return found
-
-
-def play(run: Run, rule: Rule) -> Outcome:
-    """The run until the rule stops it."""
-    if rule.affordable:
-        rule = replace(rule, pictures=afforded(run)[0])
-    steps, values, rows = heard(run, rule)
-    first = rule.first * run.steps
-    rungs = [i for i in range(0, len(steps)) if steps[i] >= first][:: rule.every]
-    if rungs[-1] != len(steps) - 1:
-        rungs.append(len(steps) - 1)
-    if rule.affordable:
-        rungs = afforded(run)[1]
-    folds = 1 if rule.one_lane else len(run.folds)
-    twins = sum(min(fold.twin.values.shape[1], max(2, rule.pictures)) for fold in run.folds[:folds])
-    pictures = rows.shape[1] + (twins if rule.twin else 0)
-    best, stop, seen = -1, steps[-1], 0
-    for place, i in enumerate(rungs):
-        seen += 1
-        if values[i] < min(0.0, values[best] if best >= 0 else 0.0):
-            best, since = i, 0
-        elif best >= 0:
-            since = place - rungs.index(best)
-            waited = steps[i] - steps[best] >= rule.patience * steps[best]
-            if since >= rule.min_checks and waited and steps[i] >= rule.not_before * run.steps:
-                stop = steps[i]
-                break
-    known = rungs[:seen]
-    return Outcome(_picked(steps, values, rows, known, best, rule.pick), float(stop), seen * pictures * rule.measured)
-
-
-def _picked(steps: Floats, values: Floats, rows: Floats, known: Sequence[int], best: int, pick: str) -> float:
-    if best < 0:
-        return 0.0
-    if pick == "smooth":
-        curve = values[list(known)]
-        padded = np.concatenate([curve[:1], curve, curve[-1:]])
-        return float(steps[known[int(((padded[:-2] + 2 * padded[1:-1] + padded[2:]) / 4).argmin())]])
-    if pick == "parabola":
-        return _vertex(np.log(steps[list(known)]), values[list(known)])
-    if pick == "bagged" and rows.shape[1] > 1:
-        curves = rows[list(known)]
-        without = (curves.sum(1, keepdims=True) - curves) / (rows.shape[1] - 1)  # each picture left out in turn
-        return float(np.exp(np.log(steps[list(known)])[without.argmin(0)].mean()))
-    if pick in ("safe", "middle") and rows.shape[1] > 1:
-        worse = rows[list(known)] - rows[best]
-        error = worse.std(1, ddof=1) / math.sqrt(rows.shape[1])
-        near = [i for place, i in enumerate(known) if i == best or worse[place].mean() <= error[place]]
-        return float(steps[near[0]]) if pick == "safe" else float(math.sqrt(steps[near[0]] * steps[near[-1]]))
-    return float(steps[best])
-
-
-def _vertex(logs: Floats, values: Floats) -> float:
-    """The bottom of the parabola through the values within a factor of 2.1 of the smallest."""
-    low = logs[values.argmin()]
-    near = abs(logs - low) <= math.log(2.1)
-    if near.sum() < 4:
-        return float(math.exp(low))
-    a, b, _ = np.polyfit(logs[near], values[near], 2)
-    inside = float(np.clip(-b / (2 * a), logs[near][0], logs[near][-1])) if a > 0 else float(low)
-    return math.exp(inside)
-
-
-def refitted(run: Run, step: float, exponent: float = EXPONENT) -> float:
-    """From the folds' best step to the one for all pictures, at most the budget."""
-    return min(run.steps, step * (run.pictures / run.folds[0].trained_on) ** exponent)
-
-
-class Judged(NamedTuple):
-    best: float
-    stop: float
-    code: str
-    half: float  # of the interval at the best step
-
-
-def judged(run: Run, one_lane: bool = False, **settings: Any) -> Judged:
-    """The product's own judge on the folds' readings, pooled."""
-    folds = run.folds[:1] if one_lane else run.folds
-    overlap = folds[0].held_out.values.shape[1] / folds[0].trained_on if len(folds) > 1 else 0.0
-    judge = Judge(run.steps * STEP_SCALE, run.rate, JudgeRule(**settings), overlap)
-    verdict = None
-    for i, step in enumerate(folds[0].held_out.steps):
-        held, twin = (
-            Ratios(
-                tuple(tuple(row) for fold in folds for row in getattr(fold, name).values[i]),
-                tuple(tuple(row) for fold in folds for row in getattr(fold, high)[i]),
-            )
-            for name, high in (("held_out", "held_high"), ("twin", "twin_high"))
-        )
-        verdict = judge.hear(Check(int(step) * STEP_SCALE, Reading(held, twin)))
-        if verdict.kind == "stop":
-            break
-    assert verdict is not None
-    now = verdict.evidence
-    half = now.best.high - now.best.mean if now.best else math.inf
-    return Judged(judge.chosen.balanced / STEP_SCALE, now.step / STEP_SCALE, verdict.code, half)
-
-
-# Other ways to choose a step; each gives (step kept, step of the stop) of the all-pictures lane --------------------------
-
-
-def dvar(run: Run, window: int, threshold: float) -> tuple[float, float]:
-    """Stop when the variance of the last `window` ticks is below a share of the variance of all (Voronov et al. 2023)."""
-    ticks, losses = run.fixed[:, 0], run.fixed[:, 1]
-    for n in range(window, len(losses) + 1):
-        if losses[:n].var() and losses[n - window : n].var() / losses[:n].var() < threshold:
-            return float(ticks[n - 1]), float(ticks[n - 1])
-    return float(run.steps), float(run.steps)
-
-
-def train_minimum(run: Run, smooth: float = 0.0) -> tuple[float, float]:
-    """The smallest raw training loss; `smooth` is the window of a moving mean, as a share of the run."""
-    width = max(1, round(smooth * run.steps))
-    means = np.convolve(run.losses, np.ones(width) / width, "valid")
-    return float(means.argmin() + width), float(run.steps)
-
-
-def train_probe(run: Run) -> tuple[float, float]:
-    return run.twin.best(), float(run.steps)
-
-
-def share_of_budget(share: float) -> Callable[[Run], tuple[float, float]]:
-    return lambda run: (share * run.steps, share * run.steps)
-
-
-# Tables -----------------------------------------------------------------------------------------------------------------
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -381,18 +63,6 @@ def lost_share(runs: Sequence[Run], regrets: Sequence[float]) -> str:
     """Of what can be gained, over all of these runs together."""
     total = sum(run.gain for run in runs)
     return f"{100 * sum(regrets) / total:.1f} %" if total else "–"
-
-
-def kept(run: Run, exponent: float = EXPONENT, **settings: Any) -> float:
-    """The step that the guard's whole procedure ends with."""
-    return refitted(run, judged(run, **settings).best, exponent)
-
-
-def lane_truth(run: Run, step: float) -> float:
-    """The true value of the first fold's lane: its few rungs give the distance to the all-pictures lane."""
-    lane = run.folds[0].truth
-    away = np.array([value - run.truth.at(at) for at, value in zip(lane.steps, lane.mean())])
-    return run.truth.at(step) + interpolated(lane.steps, away, step)
 
 
 def trusted(runs: Sequence[Run]) -> list[Run]:
@@ -502,19 +172,6 @@ def lanes_table(runs: Sequence[Run]) -> str:
     return table(head, rows)
 
 
-BASELINES: dict[str, Callable[[Run], tuple[float, float]]] = {
-    "budget's end": share_of_budget(1.0),
-    "half of the budget": share_of_budget(0.5),
-    "a quarter of the budget": share_of_budget(0.25),
-    "DVAR, W = 10 ticks of 2 steps, 0.15": lambda run: dvar(run, 10, 0.15),
-    "DVAR, W = 20 ticks of 2 steps, 0.15": lambda run: dvar(run, 20, 0.15),
-    "DVAR, W = 10 ticks of 2 steps, 0.4": lambda run: dvar(run, 10, 0.4),
-    "raw training loss, smallest": train_minimum,
-    "raw training loss, moving mean over 10 %": lambda run: train_minimum(run, 0.1),
-    "train probe, smallest": train_probe,
-}
-
-
 def baseline_table(runs: Sequence[Run]) -> str:
     def row(name: str, steps: Mapping[Run, tuple[float, float]]) -> tuple[object, ...]:
         regrets = {run: run.regret(steps[run][0]) for run in runs}
@@ -530,52 +187,6 @@ def baseline_table(runs: Sequence[Run]) -> str:
 
 def early_table(runs: Sequence[Run]) -> str:
     return baseline_table([run for run in runs if run.gain and run.truth.best() <= 0.75 * run.steps])
-
-
-MID = tuple(range(6))
-VARIANTS: dict[str, Rule] = {
-    "default (by half of the draws)": Rule(),
-    "by all draws": Rule(columns=MID),
-    **{f"all draws, patience {p}": Rule(columns=MID, patience=p) for p in (0.0, 0.25, 0.75, 1.0, 2.0)},
-    **{f"all draws, min. {c} checks": Rule(columns=MID, min_checks=c) for c in (1, 2, 4, 5)},
-    **{
-        f"all draws, ladder {1.2**k:.2f}, min. {c} checks": Rule(columns=MID, every=k, min_checks=c)
-        for k, c in ((2, 2), (2, 3), (3, 1), (3, 2), (4, 1), (4, 2))
-    },
-    **{f"all draws, first check at {f:.0%}": Rule(columns=MID, first=f) for f in (0.15, 0.25)},
-    **{f"all draws, no stop before {f:.0%}": Rule(columns=MID, not_before=f) for f in (0.0, 0.1, 0.3, 0.4)},
-    "all draws, no train probe": Rule(columns=MID, twin=False),
-    "3 timesteps measured (t 104, 321, 538)": Rule(columns=(0, 2, 4), measured=3),
-    "3 timesteps measured (t 213, 429, 646)": Rule(columns=(1, 3, 5), measured=3),
-    "2 timesteps measured (t 213, 538)": Rule(columns=(1, 4), measured=2),
-    "low three (t 104, 213, 321)": Rule(columns=(0, 1, 2), measured=3),
-    "upper three (t 429, 538, 646)": Rule(columns=(3, 4, 5), measured=3),
-    "all eight, high ones too": Rule(columns=(*MID, 6, 7)),
-    "plain loss": Rule(columns=MID, statistic="loss"),
-    "min-SNR-weighted loss": Rule(columns=MID, statistic="snr"),
-    "smoothed curve": Rule(columns=MID, pick="smooth"),
-    "earliest within one standard error": Rule(columns=MID, pick="safe"),
-    "middle of those within one standard error": Rule(columns=MID, pick="middle"),
-    "bottom of a parabola": Rule(columns=MID, pick="parabola"),
-    "mean of the choices without each picture": Rule(columns=MID, pick="bagged"),
-    "one fold only": Rule(columns=MID, one_lane=True),
-    **{f"{p} held-out pictures at most": Rule(columns=MID, pictures=p) for p in (1, 2, 4)},
-    "what 4 % of a usual run affords": Rule(columns=MID, affordable=True),
-    "the same, by half of the draws": Rule(affordable=True),
-    "never stops (best of the whole run)": Rule(columns=MID, patience=1e9),
-}
-
-
-def outcome(run: Run, rule: Rule) -> tuple[float, float, float, float]:
-    """Regret, share of the budget that was run, overhead of the checks by what was run, regret at exponent 0."""
-    key = ("outcome", rule)
-    if key not in run.memo:
-        done = play(run, rule)
-        folds = 1 if rule.one_lane else len(run.folds)
-        share = done.passes / (folds * done.stop * run.batch * BACKWARD[run.method])
-        run.memo[key] = (run.regret(refitted(run, done.best)), done.stop / run.steps, share, run.regret(done.best))
-    found: tuple[float, float, float, float] = run.memo[key]
-    return found
 
 
 def variant_table(runs: Sequence[Run]) -> str:
@@ -628,25 +239,6 @@ def probe_table(runs: Sequence[Run]) -> str:
     return table(
         ("held-out pictures", "timesteps", "passes a check", "regret, pp", "90 %", "step off by a factor of"), rows
     )
-
-
-GRID = [
-    Rule(patience=patience, min_checks=checks, every=every, columns=columns, not_before=not_before, pick=pick)
-    for patience, checks, every, columns, not_before, pick in product(
-        (0.25, 0.5, 0.75, 1.0),
-        (2, 3, 4),
-        (1, 2, 3),
-        ((0, 2, 4), MID, (*MID, 6, 7)),
-        (0.0, 0.2),
-        ("min", "smooth", "parabola", "bagged"),
-    )
-]
-
-
-def cost(run: Run, rule: Rule) -> float:
-    """What is minimised by the choice of a rule: regret by gain, and a twentieth of the budget's share that was run."""
-    regret, ran, *_ = outcome(run, rule)
-    return regret / max(run.gain, 0.02) + 0.05 * ran
 
 
 def cross_validated(runs: Sequence[Run]) -> str:
@@ -746,91 +338,6 @@ def exponent_line(runs: Sequence[Run]) -> str:
             slope = np.polyfit(np.log([r.pictures for r in some]), np.log([r.truth.best() for r in some]), 1)[0]
             lines.append(f"{method} n^{slope:.2f} ({len(some)} runs)")
     return "; ".join(lines)
-
-
-# Plots ------------------------------------------------------------------------------------------------------------------
-
-
-def svg_curves(runs: Sequence[Run]) -> str:
-    """Small panels: the truth, what the guard heard with its interval, the train probe, and what was chosen."""
-    width, height, columns = 300, 190, 3
-    panels = []
-    for place, run in enumerate(runs):
-        ox, oy = (place % columns) * width, (place // columns) * height
-        steps = run.folds[0].held_out.steps
-        pooled = np.concatenate([fold.held_out.values for fold in run.folds], axis=1)
-        twins = np.concatenate([fold.twin.values for fold in run.folds], axis=1).mean((1, 2))
-        says = [estimate(tuple(map(tuple, rows))) for rows in pooled]
-        low = 1.05 * min(twins.min(), run.truth.mean().min(), pooled.mean((1, 2)).min())
-        top = max(0.02, pooled.mean((1, 2)).max(), run.truth.mean().max())
-
-        def x(step: float, ox: float = ox, run: Run = run) -> float:
-            return ox + 40 + (width - 55) * math.log(max(step, 6) / 6) / math.log(run.steps / 6)
-
-        def y(value: float, oy: float = oy, low: float = low, top: float = top) -> float:
-            return oy + 24 + (height - 54) * (top - min(max(value, low), top)) / (top - low)
-
-        def path(xs: Iterable[float], ys: Iterable[float], x: Any = x, y: Any = y) -> str:
-            return " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in zip(xs, ys))
-
-        band = path([*steps, *steps[::-1]], [*(s.high for s in says), *(s.low for s in says[::-1])])
-        found = judged(run)
-        step = refitted(run, found.best)
-        panels.append(
-            f'<text x="{ox + 40}" y="{oy + 15}" class="t">{run.name}</text>'
-            f'<polygon points="{band}" class="band"/><polyline points="{path(steps, twins)}" class="twin"/>'
-            f'<polyline points="{path(steps, pooled.mean((1, 2)))}" class="held"/>'
-            f'<polyline points="{path(run.truth.steps, run.truth.mean())}" class="truth"/>'
-            f'<line x1="{x(found.stop):.1f}" x2="{x(found.stop):.1f}" y1="{oy + 24}" y2="{oy + height - 30}" class="stop"/>'
-            f'<circle cx="{x(step):.1f}" cy="{y(run.truth.at(step)):.1f}" r="4" class="kept"/>'
-            f'<text x="{ox + 36}" y="{y(0) + 4:.1f}" class="n" text-anchor="end">0</text>'
-            f'<text x="{ox + 36}" y="{y(low) + 4:.1f}" class="n" text-anchor="end">{100 * low:.0f}</text>'
-            + "".join(
-                f'<text x="{x(tick):.1f}" y="{oy + height - 14}" class="n" text-anchor="middle">{tick}</text>'
-                for tick in (8, 20, 50, 100, 200) if tick <= run.steps
-            )
-        )  # fmt: skip
-    total = math.ceil(len(runs) / columns) * height + 26
-    style = (
-        ".t{font:12px sans-serif;fill:#333}.n{font:10px sans-serif;fill:#666}polyline{fill:none;stroke-width:1.8}"
-        ".band{fill:#2a6fb0;opacity:.15}.held{stroke:#2a6fb0}.twin{stroke:#bbb}.truth{stroke:#111}"
-        ".stop{stroke:#c33;stroke-dasharray:4 3}.kept{fill:#c33}"
-    )
-    legend = (
-        "black: truth (all pictures); blue: held out, 95 %; grey: train probe; red: guard's stop (line), step kept (dot). "
-        "x: steps, y: pp"
-    )
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{columns * width}" height="{total}" '
-        f'viewBox="0 0 {columns * width} {total}"><style>{style}</style><rect width="100%" height="100%" fill="#fff"/>'
-        f'{"".join(panels)}<text x="40" y="{total - 8}" class="n">{legend}</text></svg>\n'
-    )
-
-
-def svg_rules(runs: Sequence[Run]) -> str:
-    """Mean regret of each rule and each other way, as bars with standard errors."""
-    bars: list[tuple[str, list[float], str]] = [("the guard", [run.regret(kept(run)) for run in runs], "#c33")]
-    bars += [(name, [outcome(run, rule)[0] for run in runs], "#2a6fb0") for name, rule in VARIANTS.items()]
-    bars += [(name, [run.regret(f(run)[0]) for run in runs], "#999") for name, f in BASELINES.items()]
-    bars.sort(key=lambda bar: float(np.mean(bar[1])))
-    longest = max(float(np.mean(values)) for _, values, _ in bars)
-    rows = []
-    for place, (name, values, colour) in enumerate(bars):
-        y, mean = 8 + 19 * place, float(np.mean(values))
-        error = float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else 0.0
-        long, more = 420 * mean / longest, 420 * error / longest
-        rows.append(
-            f'<text x="300" y="{y + 11}" text-anchor="end">{name}</text>'
-            f'<rect x="306" y="{y}" width="{long:.1f}" height="13" fill="{colour}"/>'
-            f'<line x1="{306 + long - more:.1f}" x2="{306 + long + more:.1f}" y1="{y + 6.5}" y2="{y + 6.5}" stroke="#111"/>'
-            f'<text x="{312 + long + more:.1f}" y="{y + 11}">{100 * mean:.2f}</text>'
-        )
-    total = 8 + 19 * len(bars) + 24
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="820" height="{total}" viewBox="0 0 820 {total}">'
-        f'<style>text{{font:11px sans-serif;fill:#222}}</style><rect width="100%" height="100%" fill="#fff"/>{"".join(rows)}'
-        f'<text x="306" y="{total - 8}">mean regret, pp, ± standard error; {len(runs)} runs</text></svg>\n'
-    )
 
 
 EVERY = (main_table, refit_table, coverage_table, worse_table)  # told with fewer pictures, too

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import math
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 
-PATH = Path(__file__).parents[2] / "bench" / "guard" / "analyse.py"
+FOLDER = Path(__file__).parents[2] / "bench" / "guard"
 
 
 @pytest.fixture(scope="module")
 def analyse() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("bench_guard_analyse", PATH)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    """All of the analysis under one name: a script's folder is on its own path."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(FOLDER)
+        parts = [importlib.import_module(name) for name in ("curves", "rules", "analyse")]
+    whole = ModuleType("bench_guard")
+    for part in parts:
+        vars(whole).update(vars(part))
+    return whole
 
 
 def run_with(analyse: ModuleType, *, best: float, pictures: int = 5, noise: float = 0.0, offset: float = 0.0):
