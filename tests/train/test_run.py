@@ -12,6 +12,7 @@ from runs import arguments, hashes, make_place, rows
 
 from tsuika.cli import screen
 from tsuika.cli.main import app
+from tsuika.formats import KohyaLora, delta
 from tsuika.train import writing
 
 KEYS = {  # of report.json, from the command line's contract
@@ -88,6 +89,16 @@ def test_the_run_folder_is_the_contracts(done: Path) -> None:
     for artifact in report["artifacts"]:
         assert (done / artifact["path"]).exists()
         assert len(artifact["sha256"]) == 64
+
+
+def test_a_limit_on_the_layers_is_told_where_other_programs_look_for_it(place: Path, done: Path) -> None:
+    limit = {"regularize": {"max_norm": 0.003}, "train": {"steps": 1, "learning_rate": 1e-2, "warmup": 0.0}}
+    assert program(*arguments(place / "base", place / "pictures", place / "limited", **limit)) == 0
+    limited, free = (KohyaLora().read(run / "artifacts" / "result.safetensors") for run in (place / "limited", done))
+    assert limited.metadata["ss_scale_weight_norms"] == "0.003"
+    assert "ss_scale_weight_norms" not in free.metadata
+    norms = [float(change.float().norm()) for _, _, change in delta(limited)]
+    assert 0 < max(norms) <= 0.00301
 
 
 def test_the_recipe_repeats_the_run(done: Path, place: Path) -> None:

@@ -382,6 +382,7 @@ class RunFacts:
     min_snr_gamma: float | None = None
     noise_offset: float | None = None
     clip_norm: float | None = None
+    max_norm: float | None = None  # of a layer's ΔW; None: no limit
     caption_dropout: float | None = None
     precision: str = ""  # "fp16", "bf16", "no"
     gradient_checkpointing: bool | None = None

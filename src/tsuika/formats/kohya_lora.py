@@ -172,6 +172,7 @@ _FACTS: Final = {
     "learning_rate": "ss_learning_rate", "unet_learning_rate": "ss_unet_lr", "text_learning_rate": "ss_text_encoder_lr",
     "optimizer": "ss_optimizer", "schedule": "ss_lr_scheduler", "warmup_steps": "ss_lr_warmup_steps",
     "min_snr_gamma": "ss_min_snr_gamma", "noise_offset": "ss_noise_offset", "clip_norm": "ss_max_grad_norm",
+    "max_norm": "ss_scale_weight_norms",
     "caption_dropout": "ss_caption_dropout_rate", "precision": "ss_mixed_precision",
     "gradient_checkpointing": "ss_gradient_checkpointing", "cache_latents": "ss_cache_latents",
     "clip_skip": "ss_clip_skip", "max_token_length": "ss_max_token_length", "seed": "ss_seed",

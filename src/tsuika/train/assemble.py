@@ -276,7 +276,8 @@ def facts(run: Run, model: Model, pictures: int, name: str) -> formats.RunFacts:
         steps=run.steps_done, max_steps=train.steps, batch_size=train.batch_size, accumulate=train.accumulate,
         learning_rate=train.learning_rate, optimizer=train.optimizer, schedule=train.schedule,
         warmup_steps=round(train.warmup * train.steps), min_snr_gamma=train.min_snr_gamma, noise_offset=train.noise_offset,
-        clip_norm=train.clip_norm, caption_dropout=recipe.data.caption_dropout, precision=train.precision,
+        clip_norm=train.clip_norm, max_norm=recipe.regularize.max_norm or None,
+        caption_dropout=recipe.data.caption_dropout, precision=train.precision,
         gradient_checkpointing=train.gradient_checkpointing, cache_latents=True, clip_skip=1, seed=train.seed,
         tag_frequency={folder: formats.count_tags(sample.caption for sample in manifest.samples)},
         bucket_info={
