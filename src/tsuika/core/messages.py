@@ -1,7 +1,7 @@
 """What tsuika says to people when something is wrong: code -> language -> what, why, do. A table, kept in code order.
 
-RC recipe and usage, DS pictures, MD models, FM file formats, RS resources, TR training, GD guard, GN generation (notes),
-NW network.
+RC recipe and usage, DS pictures, MD models, FM file formats, RS resources, TR training, GD guard, EV evaluation, GN
+generation (notes), NW network.
 """
 
 from __future__ import annotations
@@ -293,6 +293,34 @@ MESSAGES: Final[dict[str, Message]] = {
     "GD028": _m(
         ("Best of the rates that were tried: {rate} (loss {gain} after {after} steps)", "Estimate: at this rate, held constant, a run is at its best near step {best}; your {run} steps with their schedule end before that.", "--set train.learning_rate={rate}, and more steps"),
         ("試した中で最良の学習率: {rate}({after}ステップ後のロス{gain})", "推定では、この学習率のまま進めると最良になるのはステップ{best}付近です。設定中の{run}ステップとスケジュールでは、その手前で終わります。", "--set train.learning_rate={rate} とし、ステップ数を増やしてください"),
+    ),
+    "EV001": _m(
+        ("This cannot be opened as an image encoder", "{why}", "Name a CLIP, SigLIP or DINOv2 by its hub id or folder, with weights as .safetensors; e.g. --encoder openai/clip-vit-base-patch32"),
+        ("画像エンコーダーとして開けません", "{why}", "CLIP、SigLIP、DINOv2 を、ハブのIDまたはフォルダーで指定してください(重みは .safetensors)。例: --encoder openai/clip-vit-base-patch32"),
+    ),
+    "EV002": _m(
+        ("No encoder knows what this base draws, so likeness to the training pictures, adherence to the prompt and drift are not measured", "The embedded yardstick knows the embedded base only. Copies and diversity need no encoder and are measured.", "Name one: --encoder openai/clip-vit-base-patch32 (all of it) or --encoder facebook/dinov2-small (finer likeness, no adherence); a hub id or a folder."),
+        ("このベースモデルの絵を知るエンコーダーがないため、学習用画像との近さ、プロンプトへの忠実さ、ほかへの影響は測れません", "内蔵の物差しは内蔵ベースモデル専用です。丸写しと多様さはエンコーダーなしで測ります。", "エンコーダーを指定してください: --encoder openai/clip-vit-base-patch32(すべて測定)または --encoder facebook/dinov2-small(近さの判定が細かく、忠実さは測れません)。ハブのIDかフォルダーです。"),
+    ),
+    "EV003": _m(
+        ("{encoder} has no text tower, so adherence to the prompt is not measured", "It sees pictures only; the best trade is then judged by likeness and diversity.", "A CLIP or SigLIP measures it: --encoder openai/clip-vit-base-patch32"),
+        ("{encoder} は文章を読めないため、プロンプトへの忠実さは測れません", "画像だけを見るエンコーダーです。おすすめの設定は近さと多様さで判断します。", "CLIP や SigLIP なら測れます: --encoder openai/clip-vit-base-patch32"),
+    ),
+    "EV004": _m(
+        ("This run holds nothing to evaluate", "{why}", "Finish it first: tsuika resume {where}"),
+        ("この学習には評価できるものがありません", "{why}", "先に学習を終えてください: tsuika resume {where}"),
+    ),
+    "EV005": _m(
+        ("The evaluation is not in a report page", "{why}", "Its numbers are in evaluation.json, its pictures in the folder evaluation."),
+        ("評価をレポートのページに入れられませんでした", "{why}", "数値は evaluation.json、画像は evaluation フォルダーにあります。"),
+    ),
+    "EV006": _m(
+        ("There is no kept step {found}", "This run keeps: {kept}.", "Choose among them, or keep more when training: --set output.keep_states=9"),
+        ("ステップ {found} は残っていません", "この学習に残っているもの: {kept}。", "この中から選ぶか、学習時に残す数を増やしてください: --set output.keep_states=9"),
+    ),
+    "EV007": _m(
+        ("Some of the training pictures have changed or are gone", "{why}", "The evaluation compares with the pictures that are there now. Give their place with --images DIR."),
+        ("学習用画像の一部が変わったか、なくなっています", "{why}", "評価は今ある画像と比べます。場所は --images DIR で指定できます。"),
     ),
     "GN001": _m(
         ("No font on this machine can show `{missing}`", "These characters are spelt out in the picture instead.", "Install a font that has them, for example Noto Sans CJK (Debian, Ubuntu: fonts-noto-cjk; Fedora: google-noto-sans-cjk-fonts)."),
