@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -175,13 +176,18 @@ class Stopping(Judge):
         return verdict
 
 
-@pytest.mark.parametrize(("count", "method"), [(10, "lora"), (4, "lora"), (4, "textual-inversion"), (10, "dreambooth")])
+@pytest.mark.parametrize(
+    ("count", "method", "refit"),
+    [(10, "lora", True), (4, "lora", True), (4, "textual-inversion", True), (10, "dreambooth", True), (10, "dreambooth", False)],
+)  # fmt: skip
 def test_stopped_and_gone_on_to_the_same_bits(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, method: str
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, method: str, refit: bool
 ) -> None:
     """The generator is closed at a check, between two and in the refit; everything is read from disk again."""
     monkeypatch.setattr(guarded, "Judge", Stopping)
-    wish = recipe(place, count, method, train={"checkpoint_every": 2, "learning_rate": 1e-3, "steps": 6})
+    monkeypatch.setattr(guarded, "SMALL", guarded.SMALL if refit else 0)
+    train = {"checkpoint_every": 2, "learning_rate": 1e-3, "steps": 6}
+    wish = recipe(place, count, method, train=train, **{"guard.refit": refit})
     calm = through(wish, tmp_path / "calm", place)
     assert of(calm, Finished)[-1].stopped_by == "guard"
     out = tmp_path / "disturbed"
@@ -205,8 +211,31 @@ def test_stopped_and_gone_on_to_the_same_bits(
         assert hashes(out / part) == hashes(tmp_path / "calm" / part)
     written = {Path(event.path).name for event in of(calm, Written)}
     chosen = of(calm, Chosen)[-1]
-    likeness = {"result-likeness.safetensors"} if chosen.range["likeness"] != chosen.step else set()
+    several = refit and chosen.range["likeness"] != chosen.step  # a large model's best step alone is kept
+    likeness = {"result-likeness.safetensors"} if several else set()
     assert {"result.safetensors", *likeness} <= written
+
+
+@pytest.mark.parametrize("method", ["lora", "dreambooth"])
+def test_without_a_refit_the_best_steps_weights_are_written(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """Those of a run that ends there, on the pictures that were not held out; also of a model too large to keep often."""
+    monkeypatch.setattr(guarded, "Judge", Stopping)
+    monkeypatch.setattr(guarded, "SMALL", 0 if method == "dreambooth" else guarded.SMALL)
+    train = {"learning_rate": 1e-3, "warmup": 0.0}
+    events = through(recipe(place, 10, method, train=train, **{"guard.refit": False}), tmp_path / "run", place)
+    (chosen,) = of(events, Chosen)
+    best = of(events, Finished)[-1].steps_done
+    assert best == chosen.step == chosen.look_step < of(events, Stepped)[-1].step
+    kept = sorted((tmp_path / "run" / "guard" / "kept").glob("*"))
+    assert len(kept) == (1 if method == "dreambooth" else len(set(chosen.range.values())))
+    inside = place / f"inside-{method}"
+    shutil.copytree(place / "pictures-10", inside, ignore=lambda *_: [*chosen.held_out])
+    more = {"data.images": str(inside), "guard.mode": "off"}
+    through(recipe(place, 10, method, train={**train, "steps": best}, **more), tmp_path / "plain", place)
+    one, other = (load_file(tmp_path / name / "artifacts" / "result.safetensors") for name in ("run", "plain"))
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 class TakingTheLast(Stopping):

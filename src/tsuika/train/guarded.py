@@ -26,7 +26,9 @@ from tsuika.train.stage import Kept, Stage
 from tsuika.train.watch import Eye, Watch, joined, judged
 
 DIVERGED: Final = ("GD001", "GD002", "GD003")
-SMALL: Final = 2**29  # bytes: what a step's weights may take to be kept and written; a whole model's are more
+# Bytes: what a step's weights may take for several steps to be kept and written. A whole model's are more: of it the best
+# step alone is, where it may turn out to lie behind.
+SMALL: Final = 2**29
 
 Events = Generator[Event, None, "Result"]
 Look = Generator[Event, None, Judge]
@@ -60,7 +62,8 @@ def _once(ground: Ground, course: Course, resume: bool) -> Events:
     stage = ground.stage([run], [ground.folder.checkpoints], after=lambda step: ground.after(step, run))
     if course.way != "off":
         stage.watch, stage.obeys = _watch(ground, course, [(run, 0)], "checks.json"), ground.recipe.guard.mode == "on"
-        stage.kept = Kept(ground.folder.guard / "kept") if holds_out and _small(run) else None
+        if holds_out and (_small(run) or stage.obeys):
+            stage.kept, stage.only_best = Kept(ground.folder.guard / "kept"), not _small(run)
     if resume:
         stage.resume()
     yield ground.started(run)

@@ -61,6 +61,7 @@ class Stage:
     watch: Watch | None = None
     obeys: bool = True  # whether the judge's stop ends it
     kept: Kept | None = None  # of the last run
+    only_best: bool = False  # whether of the judge's steps the best alone is kept
     keep: frozenset[int] | None = None  # which steps; None: those that the judge would keep
     kept_at: Callable[[int], int] = field(default=lambda step: step)  # a step of the judge's -> the one that is kept
     after: Callable[[int], Iterator[Event]] = field(default=lambda step: iter(()))  # what else is done after a step
@@ -116,13 +117,18 @@ class Stage:
     def _keep(self, step: int) -> None:
         if self.kept is None or not self._main:
             return
-        if self.keep is not None:
-            wanted = self.keep
-        else:
-            wanted = frozenset(map(self.kept_at, self.watch.judge.keep)) if self.watch is not None else frozenset()
+        wanted = self.keep if self.keep is not None else self._wanted()
         if step in wanted and step not in self.kept:
             self.kept.save(step, self.runs[-1])
         self.kept.only(wanted)
+
+    def _wanted(self) -> frozenset[int]:
+        """Steps that the judge may still choose."""
+        if self.watch is None:
+            return frozenset()
+        judge = self.watch.judge
+        best = judge.chosen.balanced  # the last check's, or what it was before
+        return frozenset({best} - {0} if self.only_best else map(self.kept_at, judge.keep))
 
     def _save(self) -> Saved:
         for run, folder in zip(self.runs, self.states, strict=True):
