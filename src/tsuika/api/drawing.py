@@ -14,7 +14,7 @@ from torch import nn
 
 from tsuika import families
 from tsuika.api import states
-from tsuika.api.models import defaults_of, load
+from tsuika.api.models import EMBEDDED, defaults_of, load
 from tsuika.core.errors import RecipeError
 from tsuika.core.events import Warned
 from tsuika.core.files import sha256, split_strength
@@ -175,8 +175,7 @@ class Easel:
 
     def _set_vae(self, drawing: Drawing) -> None:
         if drawing.vae not in self._vaes:
-            own = drawing.vae == "builtin"
-            self._vaes[drawing.vae] = _load(drawing).vae if own else families.load_vae(self.model, drawing.vae)
+            self._vaes[drawing.vae] = families.load_vae(self.model, drawing.vae, embedded_path=EMBEDDED)
         self.model.vae = self._vaes[drawing.vae]
 
     def _set_artifacts(self, wanted: list[Wanted]) -> Composition:

@@ -10,4 +10,4 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on std
 BaseModel = Annotated[
     str, typer.Option("--base", help="embedded, a diffusers folder, a .safetensors/.ckpt file, or a hub id.")
 ]
-Vae = Annotated[str, typer.Option("--vae", help="builtin, a file or a folder.")]
+Vae = Annotated[str, typer.Option("--vae", help="builtin (or builtin:NAME), a file, a folder, or a hub id.")]

@@ -143,8 +143,12 @@ MESSAGES: Final[dict[str, Message]] = {
         ("単語 `{word}` はプロンプトで使えません", "空白・カンマ・コロン・スラッシュ・括弧のいずれかが含まれています。", "ファイル名を変えてください(単語の指定がないファイルでは、ファイル名が単語になります)。英数字、`-`、`_` をおすすめします。"),
     ),
     "MD009": _m(
-        ("The VAE was not found", "There is no such file or folder.", "Give `builtin`, a file or a folder on this machine."),
-        ("VAEが見つかりません", "その名前のファイルもフォルダーもありません。", "`builtin`、または手元のファイルかフォルダーを指定してください。"),
+        ("The VAE was not found", "There is no such file or folder.", "Give `builtin`, a file, a folder or a hub id."),
+        ("VAEが見つかりません", "その名前のファイルもフォルダーもありません。", "`builtin`、ファイル、フォルダー、またはハブのIDを指定してください。"),
+    ),
+    "MD010": _m(
+        ("The base has no VAE called `{found}`", "It has: {known}.", "Give one of these, a file, a folder or a hub id."),
+        ("このベースモデルに `{found}` というVAEはありません", "使えるもの: {known}。", "このいずれか、ファイル、フォルダー、またはハブのIDを指定してください。"),
     ),
     "FM001": _m(
         ("This file is of no format that tsuika can read here", "Found: {found}", "Expected: {expected}"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import ChainMap
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from tsuika.core.errors import ModelError
 from tsuika.core.types import Model
-from tsuika.core.weights import WEIGHT_SUFFIXES, open_weights
+from tsuika.core.weights import open_weights
 from tsuika.families import detection, loading, sources, stored
 from tsuika.families.common import Detected, Family, Geometry, StableDiffusion
 from tsuika.families.sd1 import SD1
@@ -31,6 +30,7 @@ __all__ = [
     "family",
     "load",
     "load_vae",
+    "place",
     "read_back",
     "written",
 ]
@@ -75,7 +75,7 @@ def load(
         spec: `embedded`, a diffusers folder, a single `.safetensors`/`.ckpt` file in the original layout, or a hub id.
         tokenizer: Folder with `vocab.json` and `merges.txt`, or with `tokenizer/` and `tokenizer_2/`; empty: the
             model's own, or for a single file CLIP's from the hub's cache or the hub.
-        vae: `builtin`, a file or a folder.
+        vae: `builtin`, `builtin:NAME` for another one that the base ships, a file, a folder or a hub id.
         device: Where all parts go.
         dtype: Of the UNet and the text encoders; the VAE is always float32.
         embedded_path: The folder that `embedded` stands for.
@@ -86,14 +86,7 @@ def load(
         NetworkError: the hub is needed and does not answer.
     """
     wishes = loading.Wishes(tokenizer, vae, device, dtype)
-    if spec == "embedded":
-        if embedded_path is None:
-            raise ModelError("MD001", where=spec, why="The embedded base is not part of this installation.")
-        path = embedded_path
-    else:
-        path = Path(spec).expanduser()
-        if not path.exists():
-            path = _from_hub(spec)
+    path = place(spec, embedded_path)
     if path.is_dir():
         kind, found = detection.detect_folder(FAMILIES, path)
         return loading.load_folder(kind, found, path, wishes, spec)
@@ -144,18 +137,32 @@ def written(path: Path, like: StableDiffusion) -> tuple[Detected, Mapping[str, T
     return weights.found, ChainMap(vae, weights)  # type: ignore[arg-type]
 
 
-def load_vae(model: Model, vae: str) -> nn.Module:
-    """Another VAE for a loaded base, from a file or folder; the base's latent scale stays in force.
+def load_vae(model: Model, vae: str, *, embedded_path: Path | None = None) -> nn.Module:
+    """Another VAE for a loaded base, named as in `load`; the base's latent scale stays in force.
 
     Raises:
-        ModelError: no such file (MD009), no VAE (MD002), damaged (MD003), or one of other latents (MD004).
+        ModelError: no such file (MD009), none of this name in the base (MD010), no VAE (MD002), damaged (MD003), or
+            one of other latents (MD004).
+        NetworkError: the hub is needed and does not answer.
     """
     config = dict(model.vae.config)  # type: ignore[arg-type]
+    if loading.is_own(vae):
+        return loading.own_vae(place(model.source, embedded_path), config, vae, model.device)
     return loading.other_vae(family(model.facts.family), config, vae, model.device)
 
 
-def _from_hub(spec: str) -> Path:
-    is_id = re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", spec) and not spec.lower().endswith(WEIGHT_SUFFIXES)
-    if not is_id:
+def place(spec: str, embedded_path: Path | None) -> Path:
+    """The folder or file that a base's name stands for; see `load`.
+
+    Raises:
+        ModelError: there is none (MD001); NetworkError: the hub is needed and does not answer.
+    """
+    if spec == "embedded":
+        if embedded_path is None:
+            raise ModelError("MD001", where=spec, why="The embedded base is not part of this installation.")
+        return embedded_path
+    if (path := Path(spec).expanduser()).exists():
+        return path
+    if not sources.is_hub_id(spec):
         raise ModelError("MD001", where=spec, why="There is no such file or folder, nor is it of the form owner/name.")
     return sources.model_from_hub(spec)

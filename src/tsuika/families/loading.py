@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 Locate = Callable[[str], ldm.Place]  # a module's own tensor name -> its place in the file, by full name there
 
+BUILTIN = "builtin"  # as a VAE: the base's own
 _UNET = "model.diffusion_model."
 _VAE_PREFIXES = ("first_stage_model.", "vae.", "")
 # Tensors that some programs write along and that no part needs.
@@ -134,10 +135,9 @@ def load_folder(family: Family, found: Detected, folder: Path, wishes: Wishes, s
         tower.tokenizer: sources.find_tokenizer(words, tower.tokenizer, tower if wishes.tokenizer else None)
         for tower in family.towers
     }
-    own_vae = wishes.vae == "builtin"
     vae = (
-        _vae_of_folder(folder / "vae", wishes.device)
-        if own_vae
+        own_vae(folder, vae_config, wishes.vae, wishes.device)
+        if is_own(wishes.vae)
         else other_vae(family, vae_config, wishes.vae, wishes.device)
     )
     side = unet_config.get("sample_size") or family.facts.native_size_px // latent_factor(vae_config)
@@ -200,10 +200,9 @@ def load_single(
         theirs=weights.names(_UNET), part="unet", device=wishes.device, dtype=wishes.dtype,
     )  # fmt: skip
     text = {t.component: _text_of_single(t, weights, geometry.text[t.component], wishes) for t in family.towers}
-    own_vae = wishes.vae == "builtin"
     vae = (
-        _vae_of_file(weights, geometry.vae, wishes.device)
-        if own_vae
+        own_vae(weights.path, geometry.vae, wishes.vae, wishes.device)
+        if is_own(wishes.vae)
         else other_vae(family, geometry.vae, wishes.vae, wishes.device)
     )
     spare = {
@@ -247,11 +246,48 @@ def _is_read(name: str, tower: TextTower, config: Config) -> bool:
 # ----------------------------------------------------------------------------------------------------------------- VAE
 
 
+def is_own(vae: str) -> bool:
+    """Whether it is a VAE that comes with the base: `builtin`, or `builtin:NAME` for another that it ships."""
+    return vae == BUILTIN or vae.startswith(f"{BUILTIN}:")
+
+
+def variants(base: Path) -> list[str]:
+    """The names of the other VAEs that a base ships: folders `vae-NAME` in it."""
+    return sorted(path.name.removeprefix("vae-") for path in base.glob("vae-*") if path.is_dir())
+
+
+def own_vae(base: Path, config: Config, vae: str, device: torch.device) -> nn.Module:
+    """The VAE in a base's folder or single file, or another that the folder ships.
+
+    That one's folder holds what differs; the rest, as a rule the encoder, is the base's own.
+
+    Raises:
+        ModelError: none of this name (MD010), damaged or without a VAE (MD003).
+    """
+    if base.is_file():
+        if vae != BUILTIN:
+            raise ModelError("MD010", where=base, found=vae, known=BUILTIN)
+        return _vae_of_file(open_weights(base), config, device)
+    weights = open_folder(base / "vae", "diffusion_pytorch_model")
+    if vae != BUILTIN:
+        if (name := vae.removeprefix(f"{BUILTIN}:")) not in variants(base):
+            known = ", ".join([BUILTIN, *(f"{BUILTIN}:{one}" for one in variants(base))])
+            raise ModelError("MD010", where=base, found=vae, known=known)
+        own, other = weights, open_folder(base / f"vae-{name}", "diffusion_pytorch_model")
+        shapes = {**own.shapes, **other.shapes}
+        weights = replace(
+            other, shapes=shapes, tensor=lambda key: (other if key in other.shapes else own).tensor(key)
+        )  # fmt: skip
+    return _filled_vae(config, weights, device)
+
+
 def _vae_of_folder(folder: Path, device: torch.device) -> nn.Module:
+    return _filled_vae(read_json(folder / "config.json"), open_folder(folder, "diffusion_pytorch_model"), device)
+
+
+def _filled_vae(config: Config, weights: Weights, device: torch.device) -> nn.Module:
     import torch
 
-    config = read_json(folder / "config.json")
-    weights = open_folder(folder, "diffusion_pytorch_model")
     return _fill(
         lambda: build_vae(config), weights, _unchanged(weights, _vae_name),
         theirs=list(weights.shapes), part="vae", device=device, dtype=torch.float32,
@@ -285,10 +321,13 @@ def other_vae(family: Family, config: Config, vae: str, device: torch.device) ->
 
     Raises:
         ModelError: no such file (MD009), no VAE (MD002), or one of other latents (MD004).
+        NetworkError: the hub is needed and does not answer.
     """
     path = Path(vae).expanduser()
     if not path.exists():
-        raise ModelError("MD009", where=vae)
+        if not sources.is_hub_id(vae):
+            raise ModelError("MD009", where=vae)
+        path = sources.vae_from_hub(vae)
     if path.is_dir():
         folder = path / "vae" if (path / "vae" / "config.json").is_file() else path
         own = read_json(folder / "config.json")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 from tsuika.core.errors import ModelError, NetworkError
+from tsuika.core.weights import WEIGHT_SUFFIXES
 from tsuika.families.common import TextTower, open_tokenizer
 
 # CLIP's vocabulary, the same for all families; asked for only if a single file comes without tokenizer files.
@@ -16,6 +18,7 @@ _MODEL_FILES = [
     "model_index.json", "*/config.json", "scheduler/*.json", "tokenizer*/*.json", "tokenizer*/merges.txt",
     "unet/diffusion_pytorch_model*", "vae/diffusion_pytorch_model*", "text_encoder*/model*",
 ]  # fmt: skip
+_VAE_FILES = [f"{folder}{name}" for folder in ("", "vae/") for name in ("config.json", "diffusion_pytorch_model*")]
 _OTHER_FILES = ["*.bin", "*.fp16.*", "*.non_ema.*", "*.msgpack", "*.onnx*", "*.xml", "*flax*"]
 
 
@@ -62,6 +65,20 @@ def model_from_hub(name: str) -> Path:
         NetworkError: not reachable, no such name, or not allowed.
     """
     return _snapshot(name, _MODEL_FILES, _OTHER_FILES)
+
+
+def vae_from_hub(name: str) -> Path:
+    """The diffusers folder of a VAE, or of a model that has one, found in the hub's cache or downloaded.
+
+    Raises:
+        NetworkError: as `model_from_hub`.
+    """
+    return _snapshot(name, _VAE_FILES, _OTHER_FILES)
+
+
+def is_hub_id(spec: str) -> bool:
+    """Whether this is of the form owner/name, and not a weight file's name."""
+    return bool(re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", spec)) and not spec.lower().endswith(WEIGHT_SUFFIXES)
 
 
 def _snapshot(name: str, wanted: list[str], unwanted: list[str]) -> Path:

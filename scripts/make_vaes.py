@@ -1,0 +1,136 @@
+"""Make the embedded base's two other VAEs again: its own, with the decoder tuned for texture or for clean colour.
+
+    python scripts/make_vaes.py --work DIR                      tune both on fresh renders of the embedded world
+    python scripts/make_vaes.py --work DIR --measure            measure them and the base's own on other fresh renders
+    python scripts/make_vaes.py --work DIR --export             put their decoders into the package, in half precision
+
+Deterministic on one machine and build of torch. What is fitted and how: `tsuika.vae.tune`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from tsuika import api
+from tsuika.core.files import whole
+from tsuika.embedded.things import KNOWN, strangers
+from tsuika.embedded.world import SIZE_PX, World, draw
+from tsuika.vae import metrics, roundtrip, tune
+from tsuika.vae.bootstrap import paired
+
+SEED: Final = 20261122
+STEPS: Final = {"texture": 600, "colour": 600}
+BATCH: Final = 16
+CROP_PX: Final = 32
+RATE: Final = 4e-4
+JUDGED, MEASURED = 48, 400  # pictures that choose the step, and those that the figures are of
+WIDE: Final = World(things=(*KNOWN, *strangers()), max_tilt_deg=25, jitter=0.2)
+
+
+def renders(count: int, *stream: int) -> Tensor:
+    """Fresh pictures (count, 3, 64, 64), a function of the stream; every twelfth a field of colours and edges."""
+    rng = np.random.default_rng([SEED, *stream])
+    pictures = []
+    for number in range(count):
+        if number % 12 == 11:
+            field = torch.from_numpy(rng.uniform(-1, 1, (1, 3) + (int(rng.integers(2, 9)),) * 2)).float()
+            mode = "nearest" if rng.random() < 0.3 else "bicubic"
+            pictures.append(nn.functional.interpolate(field, size=SIZE_PX, mode=mode).clamp(-1, 1))
+        else:
+            world = World() if number % 2 else WIDE
+            pixels = torch.from_numpy(draw(world.picture(rng)).copy()).permute(2, 0, 1)
+            pictures.append(pixels[None].float() / 127.5 - 1)
+    return torch.cat(pictures)
+
+
+def crops(step: int) -> Tensor:
+    """What a step trains on: a random part of each of BATCH fresh pictures."""
+    rng = np.random.default_rng([SEED, 4, step])
+    corners = rng.integers(0, SIZE_PX - CROP_PX + 1, (BATCH, 2))
+    return torch.stack(
+        [one[:, y : y + CROP_PX, x : x + CROP_PX] for one, (y, x) in zip(renders(BATCH, 2, step), corners, strict=True)]
+    )
+
+
+def make(name: tune.Purpose, work: Path, steps: int) -> None:
+    """Tune one decoder and keep it in float32."""
+    vae = api.load("embedded", device="cpu", precision="fp32").vae
+    kept = list(renders(JUDGED, 1).split(1))
+    settings = tune.Settings(
+        name, steps, BATCH, RATE, average=0.995, check_every=50, patience=6, seed=SEED, half=True
+    )  # fmt: skip
+    began = time.process_time()
+    fitted = tune.fit(
+        vae, crops, lambda one: tune.loss_on(one, kept, name), settings,
+        lambda step, value: print(name, step, f"{value:.5f}", f"{time.process_time() - began:.0f} s", flush=True),
+    )  # fmt: skip
+    decoder = {f"decoder.{key}": value for key, value in vae.decoder.state_dict().items()}
+    with whole(work / f"{name}.safetensors") as path:
+        save_file(decoder, path)
+    facts = {"best_step": fitted.best_step, "steps": fitted.steps_done, "checks": fitted.checks,
+             "processor_s": round(time.process_time() - began)}  # fmt: skip
+    (work / f"{name}.json").write_text(json.dumps(facts))
+
+
+def measure(work: Path) -> None:
+    """Every measure on fresh renders: the mean, and the difference from the base's own with its 95 % interval."""
+    vae = api.load("embedded", device="cpu", precision="fp32").vae
+    fresh = renders(MEASURED, 3)
+    own = vae.decoder.state_dict()
+    rows: dict[str, list[dict[str, float]]] = {}
+    for name in ("builtin", *STEPS):
+        if name != "builtin":
+            tuned = load_file(work / f"{name}.safetensors")
+            vae.decoder.load_state_dict({key.removeprefix("decoder."): v.half() for key, v in tuned.items()})
+        else:
+            vae.decoder.load_state_dict(own)
+        rows[name] = [
+            row for part in fresh.split(16)
+            for row in metrics.measure(roundtrip.decode(vae, roundtrip.encode(vae, part)), part)
+        ]  # fmt: skip
+    for name, one in rows.items():
+        for key in metrics.MEASURES:
+            difference = paired([row[key] for row in one], [row[key] for row in rows["builtin"]], seed=SEED)
+            print(f"{name:8} {key:14} {metrics.mean(one, key):9.4f}  {difference.low:+.4f} .. {difference.high:+.4f}")
+
+
+def export(work: Path) -> None:
+    """The decoders as they ship: half precision, beside the base's own VAE."""
+    for name in STEPS:
+        tensors = {key: value.half() for key, value in load_file(work / f"{name}.safetensors").items()}
+        folder = api.EMBEDDED / f"vae-{name}"
+        with whole(folder / "diffusion_pytorch_model.safetensors") as path:
+            save_file(tensors, path, {"format": "pt"})
+
+
+def main() -> None:
+    """Parse and run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--only", choices=tune.PURPOSES)
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--measure", action="store_true")
+    parser.add_argument("--export", action="store_true")
+    arguments = parser.parse_args()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    if arguments.measure:
+        measure(arguments.work)
+    elif arguments.export:
+        export(arguments.work)
+    else:
+        for name, steps in STEPS.items():
+            if arguments.only in (None, name):
+                make(name, arguments.work, arguments.steps or steps)  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    main()

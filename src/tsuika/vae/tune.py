@@ -1,0 +1,170 @@
+"""Fine-tuning a VAE's decoder on pictures. The encoder and `quant_conv` stay bit for bit, and so do all latents.
+
+Every draw is a function of (seed, step). The loss has no learnt judge: absolute and squared error, error of the
+gradients (Mathieu et al. 2016, "Deep multi-scale video prediction beyond mean square error"), and by purpose the error
+of local contrast (`metrics.log_contrasts`; a decoder that minimises pixel errors alone is too smooth) or of colour (CIE94,
+a smooth forerunner of CIEDE2000).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tsuika.core.seeds import generator
+from tsuika.vae import metrics, roundtrip
+
+Purpose = Literal["balanced", "texture", "colour"]
+PURPOSES: Final[tuple[Purpose, ...]] = ("balanced", "texture", "colour")
+# What must be better on pictures never seen, by purpose; more is better for PSNR alone.
+PROOF: Final = {"balanced": "psnr", "texture": "texture_error", "colour": "colour"}
+
+_WEIGHTS: Final = {  # of local contrast and of colour, beside an L1 of 0.02 to 0.06
+    "balanced": (0.02, 0.002),
+    "texture": (0.3, 0.002),
+    "colour": (0.0, 0.03),
+}
+# Drawn latents are never quite those of a picture; without noise a decoder learns to lean on their last digits.
+_LATENT_NOISE: Final = 0.03  # of the latents' standard deviation
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to fit."""
+
+    purpose: Purpose = "balanced"
+    steps: int = 600
+    batch: int = 4
+    learning_rate: float = 1e-4
+    average: float = 0.99  # of the weights over steps
+    check_every: int = 50
+    patience: int = 4  # checks without gain, after which to stop
+    seed: int = 0
+    half: bool = False  # bf16 for the decoder's own computing
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a fit has come to; step 0 is the decoder as it was."""
+
+    best_step: int
+    steps_done: int
+    checks: tuple[tuple[int, float], ...]  # step, loss on the pictures kept for stopping
+
+
+def loss(output_B3HW: Tensor, target_B3HW: Tensor, purpose: Purpose) -> Tensor:
+    """What a fit makes smaller: a scalar, differentiable also where colours are equal."""
+    rows = F.l1_loss(output_B3HW.diff(dim=-2), target_B3HW.diff(dim=-2))
+    columns = F.l1_loss(output_B3HW.diff(dim=-1), target_B3HW.diff(dim=-1))
+    total = F.l1_loss(output_B3HW, target_B3HW) + 1.5 * F.mse_loss(output_B3HW, target_B3HW) + 0.5 * (rows + columns)
+    contrast, colour = _WEIGHTS[purpose]
+    lab, truth = metrics.to_lab(output_B3HW), metrics.to_lab(target_B3HW)
+    if contrast:
+        pairs = zip(metrics.log_contrasts(lab[:, :1]), metrics.log_contrasts(truth[:, :1]), strict=True)
+        total = total + contrast * torch.stack([(a - b).abs().mean() for a, b in pairs]).mean()
+    return total + colour * _cie94(lab, truth).mean()
+
+
+def _cie94(lab_B3HW: Tensor, truth_B3HW: Tensor) -> Tensor:
+    """Colour difference (B, H, W), weighted by the original's chroma. Source: CIE 116-1995."""
+    (l1, a1, b1), (l2, a2, b2) = truth_B3HW.unbind(1), lab_B3HW.unbind(1)
+    c1, c2 = (a1**2 + b1**2 + 1e-6).sqrt(), (a2**2 + b2**2 + 1e-6).sqrt()
+    chroma = (c2 - c1) ** 2
+    hue = ((a2 - a1) ** 2 + (b2 - b1) ** 2 - chroma).clamp(min=0)
+    return ((l2 - l1) ** 2 + chroma / (1 + 0.045 * c1) ** 2 + hue / (1 + 0.015 * c1) ** 2 + 1e-4).sqrt()
+
+
+@torch.no_grad()
+def loss_on(vae: nn.Module, pictures: list[Tensor], purpose: Purpose) -> float:
+    """Mean loss over whole pictures (1, 3, H, W)."""
+    device = next(vae.parameters()).device
+    losses = []
+    for picture in pictures:
+        target = picture.to(device)
+        output = roundtrip.decode(vae, roundtrip.encode(vae, target))
+        losses.append(float(loss(output.clamp(-1, 1), target, purpose)))
+    return math.fsum(losses) / len(losses)
+
+
+def fit(
+    vae: nn.Module,
+    draw: Callable[[int], Tensor],
+    judge: Callable[[nn.Module], float],
+    settings: Settings,
+    progress: Callable[[int, float], None] | None = None,
+) -> Fitted:
+    """Train `vae.decoder` in place; it ends as the average of weights that the judge found best (as it was, if none).
+
+    Args:
+        vae: in float32, frozen.
+        draw: step -> pictures (B, 3, H, W) to train on.
+        judge: of a VAE, by pictures that `draw` never gives; less is better.
+        settings: how.
+        progress: called with the step and the judge's number.
+
+    Raises:
+        FloatingPointError: the loss is not finite; the decoder is as it was.
+    """
+    decoder: nn.Module = vae.decoder  # type: ignore[assignment]
+    device = next(decoder.parameters()).device
+    start = {name: value.clone() for name, value in decoder.state_dict().items()}
+    average = copy.deepcopy(decoder).requires_grad_(False)
+    decoder.requires_grad_(True)
+    optimizer = torch.optim.AdamW(
+        decoder.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=0.0
+    )  # fmt: skip
+
+    def judged() -> float:
+        vae.decoder = average
+        try:
+            return judge(vae)
+        finally:
+            vae.decoder = decoder
+
+    best, best_step, step = start, 0, 0
+    checks = [(0, judged())]
+    try:
+        for step in range(1, settings.steps + 1):
+            for group in optimizer.param_groups:
+                group["lr"] = settings.learning_rate * _schedule(step, settings.steps)
+            target = draw(step).to(device)
+            latents = roundtrip.encode(vae, target)
+            noise = torch.randn(latents.shape, generator=generator(settings.seed, "vae tune noise", step)).to(device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=settings.half):
+                output = vae.decode(latents + _LATENT_NOISE * latents.std() * noise).sample  # type: ignore[operator]
+            value = loss(output.float(), target, settings.purpose)
+            if not value.isfinite():
+                best, best_step = start, 0
+                raise FloatingPointError(step)
+            optimizer.zero_grad(set_to_none=True)
+            value.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
+            optimizer.step()
+            keep = min(settings.average, (1 + step) / (10 + step))  # early weights do not linger
+            for mean, now in zip(average.parameters(), decoder.parameters(), strict=True):
+                mean.lerp_(now.detach(), 1 - keep)
+            if step % settings.check_every == 0 or step == settings.steps:
+                checks.append((step, judged()))
+                if progress:
+                    progress(step, checks[-1][1])
+                if checks[-1][1] < min(number for _, number in checks[:-1]):
+                    best = {name: value.clone() for name, value in average.state_dict().items()}
+                    best_step = step
+                elif step - best_step >= settings.patience * settings.check_every:
+                    break
+    finally:
+        decoder.load_state_dict(best)
+        decoder.requires_grad_(False)
+    return Fitted(best_step, step, tuple(checks))
+
+
+def _schedule(step: int, steps: int) -> float:
+    """A twentieth of the steps up, then a half cosine down to a hundredth."""
+    return min(1.0, step / max(1, steps / 20)) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / steps)))
