@@ -11,9 +11,10 @@ import struct
 import warnings
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Final
 
 import numpy as np
@@ -140,17 +141,31 @@ def readable_formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
+_strictness = Lock()
+_warnings = ExitStack()
+_strict_threads: list[bool] = []  # one entry a thread that decodes: what LOAD_TRUNCATED_IMAGES was for the first
+
+
 @contextmanager
 def _strict_decoding() -> Iterator[None]:
-    """Truncated files are errors whatever the program around us has set; Pillow's size warning is ours to give."""
-    before = ImageFile.LOAD_TRUNCATED_IMAGES
-    ImageFile.LOAD_TRUNCATED_IMAGES = False
-    try:
-        with warnings.catch_warnings():
+    """Truncated files are errors whatever the program around us has set; Pillow's size warning is ours to give.
+
+    Both are settings of the whole process: the first thread makes them, the last one undoes them.
+    """
+    with _strictness:
+        if not _strict_threads:
+            _warnings.enter_context(warnings.catch_warnings())
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            yield
+        _strict_threads.append(ImageFile.LOAD_TRUNCATED_IMAGES)
+        ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        yield
     finally:
-        ImageFile.LOAD_TRUNCATED_IMAGES = before
+        with _strictness:
+            if len(_strict_threads) == 1:
+                ImageFile.LOAD_TRUNCATED_IMAGES = _strict_threads[0]
+                _warnings.close()
+            del _strict_threads[-1]
 
 
 def _decode(content: bytes, path: Path) -> tuple[Image.Image, tuple[tuple[str, str], ...]]:

@@ -7,6 +7,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Final
@@ -16,7 +17,7 @@ from tsuika.core.files import write_text
 from tsuika.core.sections import Data
 from tsuika.data import caption
 from tsuika.data.manifest import REASONS, LeftOut, Manifest, Note, Sample
-from tsuika.data.picture import UnusableError, read_picture, sniff
+from tsuika.data.picture import Opened, UnusableError, read_picture, sniff
 
 SUFFIXES: Final = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif"}
@@ -58,6 +59,8 @@ def scan(
     needed: int = 1,
     report: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
+    visit: Callable[[str, Opened], None] | None = None,
+    workers: int = 1,
 ) -> Manifest:
     """Every picture under `folder`, in natural order. Hidden files and our own run and cache folders are passed over.
 
@@ -68,6 +71,8 @@ def scan(
         needed: how many usable pictures there must be.
         report: where the manifest is written as JSON, also when too few are left.
         progress: called with (pictures read, pictures found).
+        visit: called with each usable picture's name and pixels while they are at hand, from any of the workers.
+        workers: threads that read pictures.
 
     Raises:
         PictureError: no such folder (DS001), or fewer than `needed` usable pictures (DS002).
@@ -78,14 +83,23 @@ def scan(
     found = _Found()
     _walk(folder, (folder.resolve().name,), "", found)
     samples: list[Sample] = []
-    total = len(found.pictures)
-    for done, item in enumerate(sorted(found.pictures, key=lambda item: natural_key(item.name)), 1):
+
+    def read(item: _Candidate) -> tuple[Sample, list[Note]] | LeftOut:
         try:
-            samples.append(_sample(item, config, least_px, found.notes))
+            return _sample(item, config, least_px, visit)
         except UnusableError as error:
-            found.left_out.append(LeftOut(item.path, error.reason, error.words))
-        if progress:
-            progress(done, total)
+            return LeftOut(item.path, error.reason, error.words)
+
+    items = sorted(found.pictures, key=lambda item: natural_key(item.name))
+    with ThreadPoolExecutor(workers) as pool:
+        for done, one in enumerate(pool.map(read, items) if workers > 1 else map(read, items), 1):
+            if isinstance(one, LeftOut):
+                found.left_out.append(one)
+            else:
+                samples.append(one[0])
+                found.notes.extend(one[1])
+            if progress:
+                progress(done, len(items))
     manifest = Manifest(
         tuple(samples),
         tuple(sorted(found.left_out, key=lambda left: natural_key(str(left.path)))),
@@ -183,7 +197,9 @@ def _is_picture(path: Path) -> bool:
         return False
 
 
-def _sample(item: _Candidate, config: Data, least_px: int, notes: list[Note]) -> Sample:
+def _sample(
+    item: _Candidate, config: Data, least_px: int, visit: Callable[[str, Opened], None] | None
+) -> tuple[Sample, list[Note]]:
     opened = read_picture(item.path)
     width, height = opened.image.size
     if min(width, height) < least_px:
@@ -192,9 +208,12 @@ def _sample(item: _Candidate, config: Data, least_px: int, notes: list[Note]) ->
     words, source = caption.complete(text, config, item.folder_words)
     if not words:
         caption_notes.append(("caption-none", "no caption file, trigger or class word"))
-    notes.extend(Note(item.name, code, more) for code, more in (*opened.notes, *caption_notes))
+    if visit:
+        visit(item.name, opened)
+    notes = [Note(item.name, code, more) for code, more in (*opened.notes, *caption_notes)]
     repeats = item.repeats * config.repeats
-    return Sample(item.path, item.name, words, width, height, repeats, opened.sha256, caption_source=source)
+    sample = Sample(item.path, item.name, words, width, height, repeats, opened.sha256, caption_source=source)
+    return sample, notes
 
 
 def _why_too_few(manifest: Manifest) -> str:

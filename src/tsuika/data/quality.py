@@ -1,0 +1,223 @@
+"""What can be measured of one picture's pixels: detail, exposure, bars, pixel repetition. Knows no set and no threshold
+but those of a single measurement; what is too little is judged against the set, in `check`.
+
+Detail is what a picture loses when it is shrunk and enlarged again, as a share of the contrast where contrast is
+strongest: the same for a photograph and a flat drawing, whose edges are all the detail there is.
+
+Shapes: H x W grey levels 0..255, K cells of CELL x CELL pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+Floats = NDArray[np.float32]
+Sides = tuple[int, int, int, int]  # left, top, right, bottom, px
+
+ANALYSIS_PX: Final = 512  # sharpness is compared at this size (side of a square of the same area), as SD1 would see it
+REGION_PX: Final = 512  # detail at full size is measured in the sharpest part of this side
+CELL: Final = 8
+STRONGEST: Final = 0.2  # share of cells, those of the most contrast, that detail is measured in
+LEAST_CONTRAST: Final = 3.0  # grey levels (root mean square over these cells): below, there is nothing to measure
+EXPOSURE_PX: Final = 160
+
+CLIPPED: Final = 252  # of 255, any channel
+WHITE: Final = 250  # all channels
+BLACK: Final = 12  # all channels
+
+BAR_RANGE: Final = 14  # grey levels within a row of an even bar; JPEG leaves some
+BAR_LEAST: Final = 0.02  # of the side
+BAR_STEP: Final = 14  # grey levels between bar and picture ...
+BAR_UNEVEN: Final = 0.05  # how much thicker one of a pair may be, of both
+BAR_EDGE: Final = 0.55  # ... along this share of the edge: an object on an even background does not do that
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Measures of one picture."""
+
+    sharpness: float  # detail at ANALYSIS_PX, ~0.3; nan: no contrast to tell by
+    crispness: float  # detail at full size and a small step, ~0.15; nan as above
+    detail: float  # share of the side that would hold all the detail, 0..1
+    repeated: int  # each pixel stands this often, each way; 1: no
+    clipped: float  # share with a channel at its end
+    white: float
+    black: float
+    white_frame: float  # share of the outermost pixels that are clipped
+    brightest: float  # grey level of the 99th percentile
+    median: float
+    flat: float  # share of pixels equal to their neighbours, among those neither black nor white: drawings
+    bars: Sides  # even bars of one colour on opposite sides
+
+
+def measure(image: Image.Image) -> Quality:
+    """All measures of an RGB picture."""
+    found = bars(np.asarray(image.convert("L")))
+    if any(found):
+        left, top, right, bottom = found
+        image = image.crop((left, top, image.width - right, image.height - bottom))
+    grey = image.convert("L")
+    scale = min(1.0, ANALYSIS_PX / (grey.width * grey.height) ** 0.5)
+    small = _resized(grey, scale, Image.Resampling.LANCZOS) if scale < 1 else grey
+    sharpness, loss = _detail(small, 2)
+    region = _sharpest(grey, loss, scale)
+    pixels = np.asarray(region, np.int16)
+    return Quality(
+        sharpness, _detail(region, 1.25)[0], _detail_share(region), _repeated(pixels), *_exposure(image),
+        _flat(image), found,
+    )  # fmt: skip
+
+
+def _resized(grey: Image.Image, scale: float, how: Image.Resampling) -> Image.Image:
+    return grey.resize((max(1, round(grey.width * scale)), max(1, round(grey.height * scale))), how)
+
+
+def _cells(pixels_HW: Floats) -> Floats:
+    """Means over cells of CELL x CELL pixels (K); what is left over at the right and below is dropped."""
+    height, width = (side // CELL for side in pixels_HW.shape)
+    rows = pixels_HW[: height * CELL, : width * CELL].reshape(height, CELL, width * CELL).sum(1)
+    means: Floats = rows.reshape(height * width, CELL).sum(1) / CELL**2
+    return means
+
+
+def _detail(grey: Image.Image, factor: float) -> tuple[float, Floats]:
+    """What shrinking by `factor` loses, as a share of the strongest contrast (nan: none); and the loss, squared (K)."""
+    back = _resized(grey, 1 / factor, Image.Resampling.BICUBIC).resize(grey.size, Image.Resampling.BICUBIC)
+    pixels = np.asarray(grey, np.float32)
+    loss_K = _cells(np.square(pixels - np.asarray(back, np.float32)))
+    if len(loss_K) < 1 / STRONGEST:
+        return float("nan"), np.zeros(0, np.float32)
+    contrast_K = _cells(np.square(pixels)) - np.square(_cells(pixels))
+    strong = contrast_K >= np.quantile(contrast_K, 1 - STRONGEST)
+    contrast = float(contrast_K[strong].mean())
+    if contrast < LEAST_CONTRAST**2:
+        return float("nan"), loss_K
+    return float(np.sqrt(loss_K[strong].mean() / contrast)), loss_K
+
+
+def _sharpest(grey: Image.Image, loss_K: Floats, scale: float) -> Image.Image:
+    """The part, at most REGION_PX each way, that has most detail; whole pictures of that size stay whole."""
+    if max(grey.size) <= REGION_PX or not loss_K.size:
+        return grey.crop((0, 0, min(grey.width, REGION_PX), min(grey.height, REGION_PX)))
+    columns = max(1, round(grey.width * scale)) // CELL
+    rows = len(loss_K) // columns
+    table = np.pad(loss_K.reshape(rows, columns).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+    side = max(1, round(REGION_PX * scale / CELL))
+    high, wide = min(side, rows), min(side, columns)
+    sums = table[high:, wide:] - table[:-high, wide:] - table[high:, :-wide] + table[:-high, :-wide]
+    row, column = np.unravel_index(int(sums.argmax()), sums.shape)
+    width, height = min(REGION_PX, grey.width), min(REGION_PX, grey.height)
+    left = min(round(int(column) * CELL / scale), grey.width - width)
+    top = min(round(int(row) * CELL / scale), grey.height - height)
+    return grey.crop((left, top, left + width, top + height))
+
+
+def _detail_share(region: Image.Image) -> float:
+    """1 over the factor by which the picture can be shrunk until it is as crisp as pictures are.
+
+    A crisp picture loses 0.3 when halved (measured on photographs and drawings); one that was enlarged loses as much
+    only when it is shrunk further. Read it as "about".
+    """
+    crisp, before, step = 0.3, 0.0, 2
+    while step <= 16:
+        lost, _ = _detail(region, step)
+        if not lost < crisp:  # also nan
+            if step == 2:
+                return 1.0
+            share = (crisp - before) / max(lost - before, 1e-6)
+            return float(2 / (step / 2 * 2**share))
+        before, step = lost, step * 2
+    return 1 / 16
+
+
+def _repeated(pixels_HW: NDArray[np.int16]) -> int:
+    """By what whole factor a picture was enlarged by repeating pixels, 1..8; JPEG afterwards hides it little."""
+    steps_x = np.abs(np.diff(pixels_HW, axis=1)).mean(0)
+    steps_y = np.abs(np.diff(pixels_HW, axis=0)).mean(1)
+    for factor in range(8, 1, -1):
+        shares = []
+        for steps in (steps_x, steps_y):
+            phases = [steps[phase::factor] for phase in range(factor)]
+            means = np.array([phase.mean() if phase.size else 0.0 for phase in phases])
+            seam = int(means.argmax())
+            # Edges on one grid line alone (a drawing's only contour) prove nothing: most lines must be seams.
+            common = float((phases[seam] > 0.5 * means[seam]).mean()) if phases[seam].size >= 8 else 0.0
+            rest = float(np.delete(means, seam).mean())
+            shares.append(rest / means[seam] if means[seam] > 0.5 and common > 0.4 else 1.0)
+        if max(shares) < 0.3:
+            return factor
+    return 1
+
+
+def _exposure(image: Image.Image) -> tuple[float, float, float, float, float, float]:
+    scale = min(1.0, EXPOSURE_PX / max(image.size))
+    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    pixels = np.asarray(image.resize(size, Image.Resampling.NEAREST))  # means would hide what is clipped
+    most, least = pixels.max(2), pixels.min(2)
+    clipped = most >= CLIPPED
+    frame = np.concatenate([clipped[0], clipped[-1], clipped[:, 0], clipped[:, -1]])
+    grey = pixels @ np.array([0.299, 0.587, 0.114], np.float32)
+    brightest, median = np.quantile(grey, (0.99, 0.5))
+    return (
+        float(clipped.mean()), float((least >= WHITE).mean()), float((most <= BLACK).mean()), float(frame.mean()),
+        float(brightest), float(median),
+    )  # fmt: skip
+
+
+def _flat(image: Image.Image) -> float:
+    """Whichever is more common, pixels equal to their left or to their upper neighbour: gradients have one of the two."""
+    width, height = (min(side, REGION_PX) for side in image.size)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    pixels = np.asarray(image.crop((left, top, left + width, top + height)))
+    inner = pixels[1::3, 1:]
+    toned = ((inner > BLACK) & (inner < WHITE - 5)).any(2)
+    beside, above = (inner == pixels[1::3, :-1]).all(2), (inner == pixels[:-1:3, 1:][: len(inner)]).all(2)
+    return max(float((toned & even).sum() / max(toned.sum(), 1)) for even in (beside, above))
+
+
+def bars(pixels_HW: NDArray[np.uint8]) -> Sides:
+    """Even bars left and right, or above and below, of one colour each pair: (left, top, right, bottom) in px.
+
+    A bar ends in an edge along most of its length; an even background with an object in it does not.
+    """
+    across = [_bar(pixels_HW.T), _bar(pixels_HW.T[::-1])]
+    upright = [_bar(pixels_HW), _bar(pixels_HW[::-1])]
+    found = [0, 0, 0, 0]
+    for pair, places in ((across, (0, 2)), (upright, (1, 3))):
+        (first, level), (second, other) = pair
+        if (
+            first
+            and second
+            and abs(level - other) <= 6
+            and abs(first - second) <= max(2, BAR_UNEVEN * (first + second))
+        ):
+            found[places[0]], found[places[1]] = first, second
+    left, top, right, bottom = found
+    height, width = pixels_HW.shape
+    if (width - left - right) * (height - top - bottom) < 0.1 * width * height:
+        return (0, 0, 0, 0)
+    return (left, top, right, bottom)
+
+
+def _bar(rows_HW: NDArray[np.uint8]) -> tuple[int, float]:
+    """Thickness of the even bar above, and its grey level."""
+    height = len(rows_HW)
+    level, thick, least = float(np.median(rows_HW[0])), 0, max(2, round(BAR_LEAST * height))
+    for first in range(0, height // 2, least):
+        near = np.abs(rows_HW[first : min(first + least, height // 2)].astype(np.int16) - level)
+        even = (near > BAR_RANGE).mean(1) <= 0.02
+        thick += int(even.size if even.all() else even.argmin())
+        if not even.all():
+            break
+    else:
+        return 0, level
+    if thick < least:
+        return 0, level
+    ahead = rows_HW[thick : thick + 2 + height // 64].astype(np.int16)  # JPEG blurs the edge
+    step = (np.abs(ahead - level) > BAR_STEP).mean(1)
+    return (thick, level) if step.size and float(step.max()) >= BAR_EDGE else (0, level)
