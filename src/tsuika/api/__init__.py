@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from tsuika.api.converting import convert
 from tsuika.api.drawing import generate
+from tsuika.api.evaluating import Evaluated, evaluate
 from tsuika.api.files import inspect
 from tsuika.api.machine import doctor
 from tsuika.api.merging import extract, merge, resize
@@ -16,10 +17,11 @@ from tsuika.api.rates import RateFound, find_rate
 from tsuika.api.searching import Searched, TrialEnded, TrialStarted, search
 from tsuika.api.sheets import CellDrawn, SheetWritten, grid
 from tsuika.api.training import DEMO_PICTURES, DEMO_RECIPE, demo, dry_run, resume, train
+from tsuika.api.vaes import bake_vae, compare_vae, tune_vae
 from tsuika.generate.drawing import Drawing
 
 __all__ = [
-    "DEMO_PICTURES", "DEMO_RECIPE", "EMBEDDED", "CellDrawn", "Drawing", "RateFound", "Searched", "SheetWritten",
-    "TrialEnded", "TrialStarted", "convert", "demo", "doctor", "dry_run", "extract", "find_rate", "generate", "grid",
-    "inspect", "load", "merge", "resize", "resume", "search", "train",
+    "DEMO_PICTURES", "DEMO_RECIPE", "EMBEDDED", "CellDrawn", "Drawing", "Evaluated", "RateFound", "Searched", "SheetWritten",
+    "TrialEnded", "TrialStarted", "bake_vae", "compare_vae", "convert", "demo", "doctor", "dry_run", "evaluate", "extract", "find_rate", "generate", "grid",
+    "inspect", "load", "merge", "resize", "resume", "search", "train", "tune_vae",
 ]  # fmt: skip

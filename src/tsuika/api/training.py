@@ -14,6 +14,7 @@ from PIL import Image
 from tsuika.api.models import EMBEDDED, defaults_of, load
 from tsuika.core import config
 from tsuika.core.config import Recipe
+from tsuika.core.errors import Lang
 from tsuika.core.events import Event, Phase, Previewed, Warned
 from tsuika.core.rundir import RunDir
 from tsuika.core.types import Model
@@ -36,18 +37,18 @@ def _is_main() -> bool:
     return os.environ.get("RANK", "0") == "0"  # set by `accelerate launch` for each process
 
 
-def train(recipe: Recipe, out: Path) -> Iterator[Event]:
-    """Train by a recipe into a new run folder.
+def train(recipe: Recipe, out: Path, *, language: Lang | None = None) -> Iterator[Event]:
+    """Train by a recipe into a new run folder; its report opens in `language`, or in the browser's.
 
     Raises:
         TsuikaError: whatever is wrong; originals are never touched and nothing is overwritten.
     """
     folder = _open_run(recipe, out)
     command = f"tsuika train --recipe {folder.recipe} --out {out}-again"
-    yield from _follow(run_of(recipe, folder), resume=False, command=command, scorer=scores.likeness)
+    yield from _follow(run_of(recipe, folder), resume=False, command=command, scorer=scores.likeness, language=language)
 
 
-def resume(out: Path) -> Iterator[Event]:
+def resume(out: Path, *, language: Lang | None = None) -> Iterator[Event]:
     """Go on exactly where a run stopped: the result has the same bits as if it had not.
 
     Raises:
@@ -57,10 +58,10 @@ def resume(out: Path) -> Iterator[Event]:
     command = f"tsuika train --recipe {folder.recipe} --out {out}-again"
     is_demo = Path(recipe.data.images) == DEMO_PICTURES
     scorer = scores.mascot_scores if is_demo else scores.likeness
-    yield from _follow(run_of(recipe, folder), resume=True, command=command, scorer=scorer)
+    yield from _follow(run_of(recipe, folder), resume=True, command=command, scorer=scorer, language=language)
 
 
-def demo(out: Path, *, steps: int | None = None) -> Iterator[Event]:
+def demo(out: Path, *, steps: int | None = None, language: Lang | None = None) -> Iterator[Event]:
     """Teach the embedded base a character it has never seen, from the bundled pictures, and compare before and after."""
     tables = config.override(config.read_tables(DEMO_RECIPE), {"data.images": str(DEMO_PICTURES)})
     prompts = [prompt.text for prompt in mascot.TEST_PROMPTS]
@@ -68,8 +69,9 @@ def demo(out: Path, *, steps: int | None = None) -> Iterator[Event]:
     recipe = config.build(tables, where=str(DEMO_RECIPE))
     folder = _open_run(recipe, out)
     yield from _follow(
-        run_of(recipe, folder), resume=False, command=f"tsuika demo --out {out}-again", scorer=scores.mascot_scores
-    )
+        run_of(recipe, folder), resume=False, command=f"tsuika demo --out {out}-again", scorer=scores.mascot_scores,
+        language=language,
+    )  # fmt: skip
 
 
 def dry_run(recipe: Recipe) -> dict[str, Any]:
@@ -99,7 +101,9 @@ def run_of(recipe: Recipe, folder: RunDir) -> assemble.Run:
     return run
 
 
-def _follow(run: assemble.Run, *, resume: bool, command: str, scorer: scores.Scorer) -> Iterator[Event]:
+def _follow(
+    run: assemble.Run, *, resume: bool, command: str, scorer: scores.Scorer, language: Lang | None
+) -> Iterator[Event]:
     """A run's events, also kept in its `events.jsonl` and, at the end, told in its report."""
     notes = outcome.Notes()
     if resume and run.folder.events.exists():
@@ -116,7 +120,7 @@ def _follow(run: assemble.Run, *, resume: bool, command: str, scorer: scores.Sco
             yield event
         if _is_main():
             yield Phase("report")
-            _report(run, notes, command, scorer)
+            _report(run, notes, command, scorer, language)
     finally:
         events.close()  # type: ignore[attr-defined]
         if log is not None:
@@ -172,7 +176,9 @@ def _captions(run: assemble.Run) -> list[str]:
     return captions[:: max(1, -(-len(captions) // CAPTIONS))]
 
 
-def _report(run: assemble.Run, notes: outcome.Notes, command: str, scorer: scores.Scorer) -> None:
+def _report(
+    run: assemble.Run, notes: outcome.Notes, command: str, scorer: scores.Scorer, language: Lang | None
+) -> None:
     recipe, manifest = run.recipe, run.manifest
     assert manifest is not None and run.model is not None
     controls = frozenset(prompt.text for prompt in mascot.TEST_PROMPTS if not prompt.mascot)
@@ -197,7 +203,7 @@ def _report(run: assemble.Run, notes: outcome.Notes, command: str, scorer: score
         warnings = _write_grid(run.folder.root / "before-after.png", rows)
         for warning in warnings:
             notes.add(warning)
-    outcome.write_report(run.folder, recipe, notes, evidence)
+    outcome.write_report(run.folder, recipe, notes, evidence, language)
 
 
 def _write_grid(path: Path, rows: Sequence[report.BeforeAfter]) -> list[Warned]:

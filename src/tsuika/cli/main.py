@@ -9,7 +9,8 @@ from typing import Annotated, Optional
 
 import typer
 
-from tsuika.cli import drawing, screen, searching, tools
+from tsuika.cli import drawing, evaluate, screen, searching, tools
+from tsuika.cli import vae as vae_commands
 from tsuika.cli.flags import BaseModel, Json, Vae
 
 app = typer.Typer(
@@ -40,7 +41,7 @@ def demo(
     """Teach the embedded base a new character, and show it before and after: a few minutes on 2 CPU cores."""
     from tsuika import api
 
-    screen.follow(api.demo(out, steps=steps), out, as_json=json)
+    screen.follow(api.demo(out, steps=steps, language=screen.page_language()), out, as_json=json)
 
 
 @app.command()
@@ -95,7 +96,7 @@ def train(
         return
     from tsuika import api
 
-    screen.follow(api.train(built, out), out, as_json=json)
+    screen.follow(api.train(built, out, language=screen.page_language()), out, as_json=json)
 
 
 @app.command()
@@ -103,13 +104,15 @@ def resume(run: Annotated[Path, typer.Argument(help="Run folder.")], json: Json 
     """Go on exactly where a run stopped."""
     from tsuika import api
 
-    screen.follow(api.resume(run), run, as_json=json)
+    screen.follow(api.resume(run, language=screen.page_language()), run, as_json=json)
 
 
 app.command()(drawing.generate)
 app.command()(drawing.grid)
+app.command()(evaluate.evaluate)
 tools.register(app)
 searching.register(app)
+app.add_typer(vae_commands.app, name="vae")
 
 
 @app.command()

@@ -86,6 +86,7 @@ _WORDS: dict[str, dict[Lang, str]] = {
         "ja": "{rate:>8.2g}   ステップ{step:,}: {held_out}{remark}",
     },
     "rate.diverged": {"en": "; diverged", "ja": "、発散"},
+    "rate.left": {"en": "; left early", "ja": "、途中で打ち切り"},
     "trial": {"en": "trial {number} (of {total}): {params}", "ja": "試行{number}(全{total}件): {params}"},
     "trial.done": {"en": "step {step:,}: {value}", "ja": "ステップ{step:,}: {value}"},
     "trial.nothing": {"en": "nothing gained", "ja": "改善なし"},
@@ -119,6 +120,7 @@ _WORDS: dict[str, dict[Lang, str]] = {
     },
 }
 _chosen: list[Lang] = ["en"]
+_asked: list[Lang | None] = [None]  # for, by flag or environment
 # What the parser complains of. By name, since typer brings its own copy of click or uses click itself, by version.
 _Complaint: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
@@ -127,12 +129,19 @@ def use_language(wish: str, environment: str) -> None:
     """Choose the language of messages; `auto` follows the environment."""
     if wish not in ("en", "ja", "auto"):
         raise typer.BadParameter("en, ja or auto")
-    _chosen[0] = "ja" if wish == "ja" or (wish == "auto" and environment.lower().startswith("ja")) else "en"
+    said = environment.lower()[:2] if wish == "auto" else wish
+    _asked[0] = "ja" if said == "ja" else "en" if said == "en" else None
+    _chosen[0] = _asked[0] or "en"
 
 
 def language() -> Lang:
     """The language in use."""
     return _chosen[0]
+
+
+def page_language() -> Lang | None:
+    """That which a page opens in; None, which leaves it to the browser, where nobody has asked for one."""
+    return _asked[0]
 
 
 def say(key: str, **values: object) -> str:

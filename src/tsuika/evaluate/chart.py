@@ -36,7 +36,7 @@ class Curve:
     best: float | None  # percent
 
 
-def _nice_ticks(low: float, high: float, about: int) -> list[float]:
+def nice_ticks(low: float, high: float, about: int) -> list[float]:
     """Round numbers inside low..high."""
     rough = (high - low) / about
     power: float = 10.0 ** math.floor(math.log10(rough))
@@ -73,8 +73,8 @@ def curve(losses: Sequence[float], best_step: int | None = None) -> Curve | None
     return Curve(
         raw=_raw(values, x),
         smooth=_path([x(i + 1) for i in middles], [y(smooth[i]) for i in middles]),
-        x_ticks=tuple((x(tick) / 10, f"{tick:,.0f}") for tick in _nice_ticks(0, last, 5) if tick >= 1),
-        y_ticks=tuple((y(tick) / 3, f"{tick:.3g}") for tick in _nice_ticks(low, high, 4)),
+        x_ticks=tuple((x(tick) / 10, f"{tick:,.0f}") for tick in nice_ticks(0, last, 5) if tick >= 1),
+        y_ticks=tuple((y(tick) / 3, f"{tick:.3g}") for tick in nice_ticks(low, high, 4)),
         best=x(best_step) / 10 if best_step else None,
     )
 
@@ -172,8 +172,8 @@ def plot(
         drawn += [(name, _path(xs, ys)), (f"{name} dots", dots)]
     return Plot(
         lines=tuple((name, path) for name, path in drawn if path),
-        x_ticks=tuple((x(tick) / 10, f"{tick:,.0f}") for tick in _nice_ticks(0, last, 5) if tick >= 1),
-        y_ticks=tuple((y(tick) / 3, f"{tick:+.3g} %" if tick else "0 %") for tick in _nice_ticks(low, high, 4)),
+        x_ticks=tuple((x(tick) / 10, f"{tick:,.0f}") for tick in nice_ticks(0, last, 5) if tick >= 1),
+        y_ticks=tuple((y(tick) / 3, f"{tick:+.3g} %" if tick else "0 %") for tick in nice_ticks(low, high, 4)),
         zero=y(0.0) / 3,
         marks={name: x(step) / 10 for name, step in (marks or {}).items() if step is not None},
         span=(x(span[0]) / 10, min(x(span[1]) / 10, 100.0)) if span else None,

@@ -9,9 +9,8 @@ nothing. Both stand beside what the base drew at the same prompt and seed.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from tsuika.data.picture import open_picture
 from tsuika.evaluate.inline import PictureSource, opened
+from tsuika.evaluate.pairs import Lookalikes, Pair
 from tsuika.guard.memorise import Leaks, Resemblance, resemblances
 
 if TYPE_CHECKING:
@@ -31,59 +31,6 @@ Encode = Callable[[Sequence[Pixels]], Tensor]  # pictures to unit vectors (B, D)
 
 THUMB_PX: Final = 32
 FAINT: Final = 2.0  # grey levels: a picture of less deviation is flat, and resembles nothing
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A drawing and the training picture that it is nearest to."""
-
-    prompt: str
-    seed: int
-    drawing: PictureSource
-    picture: str  # the training picture's name
-    image: PictureSource  # and the picture
-    resemblance: Resemblance  # by thumbnails; rows count drawings and training pictures
-    likeness: Resemblance | None = None  # by the encoder: its own nearest picture
-    of_training: bool = False  # the prompt is a training caption
-
-    @property
-    def copies(self) -> bool:
-        return self.resemblance.copies
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, without the pictures."""
-        return {
-            "prompt": self.prompt, "seed": self.seed, "picture": self.picture, "of_training": self.of_training,
-            "copies": self.copies, "similarity": self.resemblance.to_json(),
-            "likeness": self.likeness and self.likeness.to_json(),
-        }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Lookalikes:
-    """What the end check has found; the worst pair first."""
-
-    pairs: tuple[Pair, ...]
-    encoder: str = ""  # what made the likenesses; empty: nothing, pixels alone were compared
-    leaks: Leaks | None = None  # what training captions call up from pure noise, where that was measured
-
-    @property
-    def copies(self) -> int:
-        """How many drawings copy a training picture."""
-        return sum(pair.copies for pair in self.pairs)
-
-    @property
-    def asked_captions(self) -> bool:
-        """Whether training captions were drawn, where copying shows first."""
-        return any(pair.of_training for pair in self.pairs)
-
-    def as_dict(self) -> dict[str, Any]:
-        """For `report.json`."""
-        return {
-            "drawings": len(self.pairs), "copies": self.copies, "asked_captions": self.asked_captions,
-            "encoder": self.encoder or None, "from_noise": self.leaks and self.leaks.to_json(),
-            "pairs": [pair.as_dict() for pair in self.pairs],
-        }  # fmt: skip
 
 
 def find(
@@ -117,14 +64,11 @@ def find(
     if not drawn or not pictures:
         return None
     drawings = [opened(one[3]) for one in drawn] + [opened(one[2]) for one in drawn]  # of the result, then of the base
-    size_px = drawings[0].size
     trained: list[Pixels] = []
     thumbnails = []
     for picture in pictures:  # one at a time: there may be thousands, of any size
-        source = picture.image
-        image = open_picture(source) if isinstance(source, Path) else source.convert("RGB")
-        image = ImageOps.fit(image, size_px)  # as it was trained on: the middle, in the shape of the drawings
-        thumbnails.append(image.resize((THUMB_PX, THUMB_PX), Image.Resampling.BOX))
+        image = as_trained(picture.image, drawings[0].size)
+        thumbnails.append(thumbnail(image))
         if encode is not None:
             trained.append(np.asarray(image))
     alike_SN = similarity(drawings, thumbnails)
@@ -144,6 +88,20 @@ def find(
     return Lookalikes(tuple(pairs), encoder if encode is not None else "", leaks)
 
 
+def as_trained(source: PictureSource, size_px: tuple[int, int]) -> Image.Image:
+    """A training picture about as it was trained on: its middle, in the shape of the drawings.
+
+    Raises:
+        UnusableError: the picture can no longer be read.
+    """
+    image = open_picture(source) if isinstance(source, Path) else source.convert("RGB")
+    return ImageOps.fit(image, size_px)
+
+
+def thumbnail(image: Image.Image) -> Image.Image:
+    return image.resize((THUMB_PX, THUMB_PX), Image.Resampling.BOX)
+
+
 def similarity(drawings: Sequence[Image.Image], pictures: Sequence[Image.Image]) -> Tensor:
     """Correlations of thumbnails (S, N), the larger of as it is and mirrored; 1 is equal up to brightness and contrast."""
     drawings_SD, pictures_ND = _thumbnails(drawings), _thumbnails(pictures)
@@ -153,8 +111,7 @@ def similarity(drawings: Sequence[Image.Image], pictures: Sequence[Image.Image])
 
 def _thumbnails(images: Sequence[Image.Image]) -> Tensor:
     """(B, D): the mean of each colour taken out, of length 1; flat ones shorter."""
-    side = (THUMB_PX, THUMB_PX)
-    small = np.stack([np.asarray(image.resize(side, Image.Resampling.BOX), np.float64) for image in images])
+    small = np.stack([np.asarray(thumbnail(image), np.float64) for image in images])
     flat_BD = torch.from_numpy(small - small.mean((1, 2), keepdims=True)).flatten(1)
     unit_BD: Tensor = flat_BD / flat_BD.norm(dim=1, keepdim=True).clamp_min(FAINT * flat_BD.shape[1] ** 0.5)
     return unit_BD

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from tsuika.core import config
 from tsuika.core.config import Recipe
+from tsuika.core.errors import Lang
 from tsuika.core.events import Chosen, Event, Finished, Judged, Phase, Previewed, Started, Stepped, Warned, Written
 from tsuika.core.rundir import RunDir
 from tsuika.evaluate import report, report_guard
-from tsuika.evaluate.lookalikes import Lookalikes
+from tsuika.evaluate.pairs import Lookalikes
 
 
 @dataclass
@@ -121,8 +122,10 @@ def before_after(
     return tuple(rows)
 
 
-def write_report(folder: RunDir, recipe: Recipe, notes: Notes, evidence: Evidence) -> report.ReportData:
-    """Write `report.json` and `report.html`; returns what they say."""
+def write_report(
+    folder: RunDir, recipe: Recipe, notes: Notes, evidence: Evidence, language: Lang | None = None
+) -> report.ReportData:
+    """Write `report.json` and `report.html`, which opens in `language` or in the browser's; returns what they say."""
     assert notes.started is not None and notes.finished is not None
     per_step = recipe.train.batch_size * recipe.train.accumulate
     guard = report_guard.told(notes.judged, notes.chosen, recipe.guard.model_dump())
@@ -143,7 +146,7 @@ def write_report(folder: RunDir, recipe: Recipe, notes: Notes, evidence: Evidenc
         scores=evidence.scores, lookalikes=evidence.lookalikes, artifacts=files, command=evidence.command,
         warnings=tuple(report.Notice(w.code, w.message, w.words("ja")) for w in notes.warned),
     )  # fmt: skip
-    report.write(data, folder.root)
+    report.write(data, folder.root, language)
     return data
 
 

@@ -22,7 +22,7 @@ from tsuika.core.files import write_text
 from tsuika.evaluate import report_guard, report_lookalikes
 from tsuika.evaluate.chart import curve, smoothed
 from tsuika.evaluate.inline import PictureSource, data_uri
-from tsuika.evaluate.lookalikes import Lookalikes
+from tsuika.evaluate.pairs import Lookalikes
 from tsuika.evaluate.report_texts import TEXTS
 from tsuika.evaluate.uses import Result, uses
 from tsuika.evaluate.wording import Language, both, duration, size, text, unbroken, words
@@ -228,8 +228,10 @@ def _template() -> Template:
     return environment.get_template("report.html.j2")
 
 
-def render(data: ReportData, language: Language = "en") -> str:
-    """The report as one HTML page that needs nothing else; `language` is the one it opens in.
+def render(data: ReportData, language: Language | None = None) -> str:
+    """The report as one HTML page that needs nothing else.
+
+    It opens in `language`, or where that is None in the browser's; once its reader has switched, in what was chosen.
 
     Raises:
         OSError: a picture given as a path is not there or no picture.
@@ -245,7 +247,7 @@ def render(data: ReportData, language: Language = "en") -> str:
         language=language,
         t=both,
         words=words,
-        plain=partial(text, language=language),
+        plain=partial(text, language=language or "en"),
         has_why=lambda key: f"{key}.why" in TEXTS["en"],
         duration=duration,
         size=size,
@@ -265,7 +267,7 @@ def render(data: ReportData, language: Language = "en") -> str:
         largest_error=largest_error(data.artifacts),
         uses=uses(result),
         guard=data.guard,
-        lookalikes=report_lookalikes.lookalikes_html(data.lookalikes, language) if data.lookalikes else "",
+        lookalikes=report_lookalikes.lookalikes_html(data.lookalikes, language or "en") if data.lookalikes else "",
         guard_view=report_guard.view(data.guard, data.look_losses or data.losses) if data.guard else None,
         earlier_alarms=[alarm for alarm in alarms.values() if alarm != data.guard["alarms"][-1]] if data.guard else [],
         roles=roles,
@@ -274,7 +276,21 @@ def render(data: ReportData, language: Language = "en") -> str:
     )
 
 
-def write(data: ReportData, run: Path, language: Language = "en") -> tuple[Path, Path]:
+def with_evaluation(page: str, section: str) -> str:
+    """A report page with an evaluation in it, in place of an earlier one.
+
+    Raises:
+        ValueError: the page has no place for one.
+    """
+    begin, end = "<!-- evaluation -->", "<!-- /evaluation -->"
+    before, found, rest = page.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not (found and closed):
+        raise ValueError("no place for an evaluation")
+    return f"{before}{begin}\n{section}\n{end}{after}"
+
+
+def write(data: ReportData, run: Path, language: Language | None = None) -> tuple[Path, Path]:
     """Write `report.json` and `report.html` into a run folder, each whole or not at all; gives their paths.
 
     Raises:

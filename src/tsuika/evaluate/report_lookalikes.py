@@ -9,7 +9,7 @@ from typing import Final
 from markupsafe import Markup
 
 from tsuika.evaluate.inline import data_uri
-from tsuika.evaluate.lookalikes import Lookalikes, Pair
+from tsuika.evaluate.pairs import Lookalikes, Pair
 from tsuika.evaluate.wording import LANGUAGES
 
 SHOWN: Final = 6

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Final, Literal
 
 from markupsafe import Markup, escape
@@ -36,13 +37,21 @@ def unbroken(paste: str) -> Markup:
     )
 
 
+def spans(sentences: Mapping[str, str]) -> Markup:
+    """A sentence that is there in every language; the page shows one."""
+    return Markup("").join(
+        Markup('<span class="t" lang="{}">{}</span>').format(language, _rich(sentences[language]))
+        for language in LANGUAGES
+    )
+
+
 def both(key: str, **values: object) -> Markup:
-    """A sentence in every language; the page shows one. A value may be a dict of one word a language."""
-    parts = []
+    """A sentence of the table in every language. A value may be a dict of one word a language."""
+    said = {}
     for language in LANGUAGES:
         own = {name: value[language] if isinstance(value, dict) else value for name, value in values.items()}
-        parts.append(Markup('<span class="t" lang="{}">{}</span>').format(language, _rich(text(key, language, **own))))
-    return Markup("").join(parts)
+        said[language] = text(key, language, **own)
+    return spans(said)
 
 
 def words(key: str) -> dict[str, str]:

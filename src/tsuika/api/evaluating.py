@@ -1,0 +1,199 @@
+"""`evaluate`: what a run was worth, measured on drawings of its kept steps at several strengths."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from PIL import Image
+
+from tsuika.api.kept import Studio, choose, kept
+from tsuika.core.config import Recipe
+from tsuika.core.errors import ModelError, RecipeError
+from tsuika.core.events import Event, Phase, Progress, Warned, note
+from tsuika.core.files import write_text
+from tsuika.core.rundir import RunDir
+from tsuika.data import scan
+from tsuika.data.manifest import Manifest
+from tsuika.evaluate import encoders, prompts, report, report_evaluation, verdict
+from tsuika.evaluate.encoders import Encoder
+from tsuika.evaluate.evaluation import WORST, Evaluation
+from tsuika.evaluate.measures import Ruler
+from tsuika.evaluate.verdict import Point
+from tsuika.generate import grid, png_info
+from tsuika.train import assemble
+
+STRENGTHS: Final = (0.5, 0.75, 1.0)
+SEEDS: Final = 4
+KEPT: Final = 3  # kept steps that are compared where the user names none
+
+First = Mapping[str, Image.Image]  # prompt -> its picture at the first seed
+
+
+@dataclass(frozen=True)
+class Evaluated(Event):
+    """The evaluation is written."""
+
+    numbers: str  # path of evaluation.json
+    page: str  # of report.html with the evaluation in it; empty where there is no such page
+    sheets: tuple[str, ...]  # of what was drawn
+    evaluation: Mapping[str, Any]  # the content of evaluation.json
+
+
+def evaluate(
+    run: Path,
+    *,
+    encoder: str = "",
+    own_prompts: Path | None = None,
+    seeds: int = SEEDS,
+    strengths: Sequence[float] = STRENGTHS,
+    steps: Sequence[int] = (),
+    images: Path | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+) -> Iterator[Event]:
+    """Draw with the base and with a run's kept steps, measure, and come to a verdict.
+
+    Writes `evaluation.json` into the run folder, a section into its `report.html`, and sheets into `evaluation/`. All that is
+    drawn is kept there, so that an evaluation that was stopped goes on, to the same result.
+
+    Args:
+        run: the folder of a finished run.
+        encoder: `embedded`, a folder, or a hub id of a CLIP, SigLIP, DINOv2, ...; by default the embedded yardstick where
+            the base is the embedded one, else none: then only copies and diversity are measured.
+        own_prompts: a file with a prompt a line, see `evaluate.prompts.asked`.
+        seeds: pictures a prompt.
+        strengths: that every kept step is drawn at.
+        steps: which kept steps; by default the results, and saved states up to three of them in all.
+        images: where the training pictures are now, if not where the recipe says.
+        device: as for training.
+        precision: as for training.
+
+    Raises:
+        TsuikaError: no finished run, an encoder that cannot be had, no training pictures, a file that does not fit.
+    """
+    recipe, folder = assemble.reopen(run)
+    if seeds < 1:
+        raise RecipeError("RC002", key="seeds", found=seeds, why="≥ 1")
+    if not strengths:
+        raise RecipeError("RC002", key="strengths", found="–", why="0.5, 0.75, 1")
+    chosen = choose(kept(folder), steps, KEPT)
+    yield Phase("load")
+    with Studio(recipe, folder.root / "evaluation", range(1, seeds + 1), device=device, precision=precision) as studio:
+        eye, notes = _encoder(encoder, recipe, studio)
+        yield Phase("pictures")
+        manifest = scan.scan(images or Path(recipe.data.images), recipe.data, size_px=studio.model.native_size_px)
+        notes += _changes(folder, manifest)
+        yield from notes
+        asked = prompts.asked(
+            recipe.data, recipe.preview, [sample.caption for sample in manifest.samples],
+            embedded=recipe.base.model == encoders.EMBEDDED, own=own_prompts,
+        )  # fmt: skip
+        texts = [one.text for one in asked]
+        spots = [(one, strength) for one in chosen for strength in sorted(set(strengths))]
+        total, done = len(texts) * (1 + len(spots)), 0
+        yield Phase("evaluate", total)
+        ruler, points, worst, shown = None, [], [], []
+        for one, strength in [(None, 0.0), *spots]:
+            drawn: dict[str, list[Image.Image]] = {}
+            for text, pictures in studio.draw(texts, one, strength):
+                drawn[text] = pictures
+                done += 1
+                yield Progress("evaluate", done, total)
+            if ruler is None:
+                trained = [(sample.name, sample.path) for sample in manifest.samples]
+                ruler = Ruler(eye, asked, drawn, studio.seeds, trained, recipe.data)
+            tables, pairs = ruler.measure(drawn)
+            file = str(one.paths[0].relative_to(folder.root)) if one else ""
+            points.append(
+                Point(one.name if one else "", file, one.step if one else 0, strength, tables, bool(one and one.main))
+            )
+            worst.append(tuple(pairs[:WORST]))
+            shown.append({text: pictures[0] for text, pictures in drawn.items()})
+        notes += studio.notes
+    yield from studio.notes
+
+    yield Phase("report")
+    assert ruler is not None
+    base, *rest = points
+    found = verdict.judge(base.tables, rest, ruler.scale)
+    evaluation = Evaluation(
+        recipe.output.name or folder.root.resolve().name, recipe.data.trigger, eye.name if eye else "", asked, studio.seeds,
+        base.tables, tuple(rest), ruler.scale, found, worst[1 + found.main],
+        tuple({"code": one.code, "en": one.words("en"), "ja": one.words("ja")} for one in notes),
+    )  # fmt: skip
+    sheets, warnings = _sheets(folder, evaluation, shown)
+    numbers = folder.root / "evaluation.json"
+    write_text(numbers, evaluation.to_json())
+    page = folder.root / "report.html"
+    if warned := _into_page(page, report_evaluation.section(evaluation, shown)):
+        warnings.append(warned)
+    yield from warnings
+    yield Evaluated(
+        str(numbers), "" if warned else str(page), tuple(map(str, sheets)), json.loads(evaluation.to_json())
+    )  # fmt: skip
+
+
+def _encoder(name: str, recipe: Recipe, studio: Studio) -> tuple[Encoder | None, list[Warned]]:
+    """The encoder, and what cannot be measured with it.
+
+    Raises:
+        ModelError: EV001, it is none, or the yardstick was asked for where it knows nothing; NetworkError: the hub.
+    """
+    embedded = recipe.base.model == encoders.EMBEDDED
+    if name == encoders.EMBEDDED and not embedded:
+        raise ModelError(
+            "EV001", where=name, why="The embedded yardstick knows what the embedded base draws and no more."
+        )
+    name = name or (encoders.EMBEDDED if embedded else "")
+    if not name:
+        return None, [note("EV002")]
+    eye = encoders.load(name, studio.model.device)
+    return eye, [] if eye.reads else [note("EV003", encoder=name)]
+
+
+def _changes(folder: RunDir, manifest: Manifest) -> list[Warned]:
+    """Whether the pictures are still those that were trained on."""
+    try:
+        was = Manifest.from_json(folder.left_out.read_text(encoding="utf-8"))
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    then, now = ({sample.sha256 for sample in one.samples} for one in (was, manifest))
+    if then == now:
+        return []
+    return [note("EV007", why=f"-{len(then - now)} +{len(now - then)} ({len(then)} → {len(now)})")]
+
+
+def _sheets(folder: RunDir, evaluation: Evaluation, shown: Sequence[First]) -> tuple[list[Path], list[Warned]]:
+    """For each kept step a sheet of all prompts at all strengths, beside the base, at the first seed."""
+    rows = [one.text for one in evaluation.asked]
+    base, *drawn = shown
+    paths: list[Path] = []
+    warnings: list[Warned] = []
+    for state, step in dict.fromkeys((point.state, point.step) for point in evaluation.points):
+        mine = [(point, first) for point, first in zip(evaluation.points, drawn, strict=True) if point.state == state]
+        columns = ["base", *(f"{point.strength:g}" for point, _ in mine)]
+        cells = [first[text] for text in rows for first in (base, *(first for _, first in mine))]
+        sheet, warned = grid.grid(cells, rows, columns, f"{state} (step {step:,})")
+        paths.append(folder.root / "evaluation" / f"{state}.png")
+        png_info.write_png(
+            paths[-1], sheet, None, {"prompts": rows, "strengths": columns[1:], "seed": evaluation.seeds[0]}
+        )
+        warnings += [one for one in warned if one not in warnings]
+    return paths, warnings
+
+
+def _into_page(page: Path, section: str) -> Warned | None:
+    """Put the section into the report page, in place of an earlier one; a note where there is no page to put it into."""
+    try:
+        text = report.with_evaluation(page.read_text(encoding="utf-8"), section)
+    except OSError:
+        return note("EV005", why=f"{page.name} is not there.", why_ja=f"{page.name} がありません。")
+    except ValueError:
+        why = f"{page.name} is of an older tsuika and has no place for it."
+        return note("EV005", why=why, why_ja=f"{page.name} は古いtsuikaのもので、入れる場所がありません。")
+    write_text(page, text)
+    return None

@@ -1,0 +1,189 @@
+"""What looks at pictures in an evaluation: the embedded yardstick, or any image encoder that transformers can open.
+
+An encoder gives unit vectors of pictures; one with a text tower also says how well a picture fits a text. Files are
+opened as safetensors only, and no code of a repository is ever run.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from tsuika.core.errors import ModelError, NetworkError
+from tsuika.embedded import world, yardstick
+from tsuika.embedded.things import KNOWN
+
+Vectors = NDArray[np.float64]  # (B, D), rows of length 1
+
+EMBEDDED: Final = "embedded"
+CHUNK: Final = 16
+_FILES: Final = ["*.json", "*.txt", "*.model", "*.safetensors"]
+
+
+class Encoder(Protocol):
+    """Something that knows what pictures show."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def reads(self) -> bool:
+        """Whether it has a text tower."""
+        ...
+
+    def subjects(self, pictures: Sequence[Image.Image]) -> Vectors:
+        """What is shown, as far as the encoder can leave the rest aside: for likeness to the training pictures."""
+        ...
+
+    def scenes(self, pictures: Sequence[Image.Image]) -> Vectors:
+        """All that is shown: for how far pictures have moved."""
+        ...
+
+    def fit(self, pictures: Sequence[Image.Image], texts: Sequence[str]) -> NDArray[np.float64]:
+        """How well each picture fits each text (B, T), more is better; nan where the text says nothing to the encoder."""
+        ...
+
+
+class Yardstick:
+    """The embedded yardstick. It knows the embedded world only; see `tsuika.embedded.yardstick`."""
+
+    name = EMBEDDED
+    reads = True
+
+    def subjects(self, pictures: Sequence[Image.Image]) -> Vectors:
+        return yardstick.directions(_arrays(pictures)).double().numpy()
+
+    def scenes(self, pictures: Sequence[Image.Image]) -> Vectors:
+        """The thing's direction beside the square roots of the backgrounds' probabilities, which have length 1 too."""
+        arrays = _arrays(pictures)
+        backgrounds = torch.stack([yardstick.background_scores(arrays, name) for name in world.BACKGROUNDS], 1)
+        both = torch.cat([yardstick.directions(arrays), backgrounds.sqrt()], 1)
+        return F.normalize(both.double(), dim=1).numpy()
+
+    def fit(self, pictures: Sequence[Image.Image], texts: Sequence[str]) -> NDArray[np.float64]:
+        """The mean of its probabilities for the background and the known things that a text names."""
+        arrays, columns = _arrays(pictures), []
+        for text in texts:
+            background, things = named(text)
+            scores = [yardstick.background_scores(arrays, background)] if background else []
+            scores += [yardstick.thing_scores(arrays, thing) for thing in things]
+            columns.append(torch.stack(scores).mean(0) if scores else torch.full((len(arrays),), torch.nan))
+        return torch.stack(columns, 1).double().numpy()
+
+
+def named(text: str) -> tuple[str, tuple[str, ...]]:
+    """The background (empty for none) and the known things that a prompt of the embedded world names."""
+    rest = f" {text.casefold()} "
+    background = ""
+    wordings = {world.where(name, choice): name for name in world.BACKGROUNDS for choice in range(3)}
+    for words in sorted(wordings, key=len, reverse=True):
+        if re.search(rf"\b{re.escape(words)}\b", rest):
+            background, rest = wordings[words], rest.replace(words, " ", 1)
+            break
+    things = []
+    for words, name in sorted(
+        ((words, thing.name) for thing in KNOWN for words in thing.words), key=lambda row: -len(row[0])
+    ):
+        if re.search(rf"\b{re.escape(words)}\b", rest):
+            things.append(name)
+            rest = re.sub(rf"\b{re.escape(words)}\b", " ", rest)
+    return background, tuple(dict.fromkeys(things))
+
+
+class Transformer:
+    """CLIP, SigLIP, DINOv2 or another image encoder of transformers."""
+
+    def __init__(self, name: str, model: Any, processor: Any, tokenizer: Any, device: torch.device) -> None:
+        self.name, self._model, self._processor, self._tokenizer = name, model, processor, tokenizer
+        self._device = device
+        self.reads = tokenizer is not None
+
+    def subjects(self, pictures: Sequence[Image.Image]) -> Vectors:
+        return self._images(pictures).double().numpy()
+
+    scenes = subjects
+
+    def fit(self, pictures: Sequence[Image.Image], texts: Sequence[str]) -> NDArray[np.float64]:
+        """Cosines of pictures and texts: CLIP-T, where the encoder is a CLIP."""
+        return (self._images(pictures) @ self._texts(texts).T).double().numpy()
+
+    def _images(self, pictures: Sequence[Image.Image]) -> Tensor:
+        parts = []
+        for start in range(0, len(pictures), CHUNK):
+            batch = self._processor(images=list(pictures[start : start + CHUNK]), return_tensors="pt").to(self._device)
+            with torch.no_grad():
+                own = hasattr(self._model, "get_image_features")
+                parts.append(_vectors(self._model.get_image_features(**batch) if own else self._model(**batch)))
+        return torch.cat(parts)
+
+    def _texts(self, texts: Sequence[str]) -> Tensor:
+        length = self._model.config.text_config.max_position_embeddings
+        # SigLIP learnt from texts of full length only; others mask what is behind the end.
+        padding = "max_length" if self._model.config.model_type.startswith("siglip") else True
+        tokens = self._tokenizer(
+            list(texts), padding=padding, truncation=True, max_length=length, return_tensors="pt"
+        ).to(self._device)  # fmt: skip
+        with torch.no_grad():
+            return _vectors(self._model.get_text_features(**tokens))
+
+
+def _vectors(output: Any) -> Tensor:
+    """Unit vectors on the CPU from what a tower returns: a tensor, or an output with a pooled part or a class token."""
+    if not isinstance(output, Tensor):
+        pooled = getattr(output, "pooler_output", None)
+        output = output.last_hidden_state[:, 0] if pooled is None else pooled
+    return F.normalize(output.float().cpu(), dim=1)
+
+
+def load(name: str, device: torch.device) -> Encoder:
+    """An encoder by name: `embedded`, a folder, or a hub id.
+
+    Raises:
+        NetworkError: NW001, no such folder, and the hub does not have it or cannot be reached.
+        ModelError: EV001, it is no image encoder that transformers can open from safetensors.
+    """
+    if name == EMBEDDED:
+        return Yardstick()
+    folder = Path(name).expanduser()
+    return _open(name, folder if folder.is_dir() else _downloaded(name), device)
+
+
+def _downloaded(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=_FILES))
+    # OSError takes in ConnectionError, OfflineModeIsEnabled, and LocalEntryNotFoundError (a FileNotFoundError).
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise NetworkError("NW001", where=name, why=lines[0]) from None
+
+
+def _open(name: str, folder: Path, device: torch.device) -> Encoder:
+    from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
+
+    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        config = AutoConfig.from_pretrained(folder, **options)
+        processor = AutoImageProcessor.from_pretrained(folder, **options)
+        model = AutoModel.from_pretrained(folder, config=config, use_safetensors=True, dtype=torch.float32, **options)
+        reads = hasattr(model, "get_text_features")
+        tokenizer = AutoTokenizer.from_pretrained(folder, **options) if reads else None
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise ModelError("EV001", where=folder, why=lines[0]) from None
+    return Transformer(name, model.eval().requires_grad_(False).to(device), processor, tokenizer, device)
+
+
+def _arrays(pictures: Sequence[Image.Image]) -> list[NDArray[np.uint8]]:
+    return [np.asarray(picture.convert("RGB")) for picture in pictures]

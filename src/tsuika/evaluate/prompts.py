@@ -1,0 +1,114 @@
+"""What an evaluation draws: prompts of what was trained, prompts that have nothing to do with it, training captions.
+
+The sentences for other bases than the embedded one are plain scenes that any Stable Diffusion knows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from tsuika.core.errors import RecipeError
+from tsuika.core.sections import Data, Preview
+
+Group = Literal["subject", "unrelated", "captions"]
+
+CAPTIONS: Final = 4  # training captions that are drawn, for copies show there first
+
+_SCENES: Final = (
+    "in the snow",
+    "on the beach",
+    "in a forest",
+    "at night in a city",
+    "under a blue sky",
+    "next to a cat",
+)
+_STYLED: Final = ("a house", "a cat", "a portrait of a woman", "a city street", "a bowl of fruit", "a mountain lake")
+_UNRELATED: Final = (
+    "a photo of a dog", "a red car on a street", "a bowl of fruit on a table", "a house by a lake", "a drawing of a flower",
+    "a portrait of an old man",
+)  # fmt: skip
+# Inside the embedded base's vocabulary: half of the places and one companion, so that there is something to follow.
+_EMBEDDED_SCENES: Final = (
+    "in the snow", "at night", "under the sea", "on a red background", "in the forest", "and a cat on the beach",
+)  # fmt: skip
+_EMBEDDED_STYLED: Final = ("a house", "a cat", "a tree", "a car", "a mushroom", "an owl")
+_EMBEDDED_UNRELATED: Final = (
+    "a cat in the snow", "a frog on a purple background", "a car on the beach", "an owl at night",
+)  # fmt: skip
+_UNRELATED_SHOWN: Final = 4
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A prompt that is drawn."""
+
+    text: str
+    group: Group
+
+
+def asked(
+    data: Data, preview: Preview, captions: Sequence[str], *, embedded: bool, own: Path | None = None
+) -> tuple[Asked, ...]:
+    """The prompts of an evaluation, in order, each once.
+
+    Without `own`, the prompts of the recipe's previews if it has any, else scenes made from trigger and class word; where
+    there is neither, training captions stand in.
+
+    Args:
+        captions: of the training pictures; a few of them are drawn.
+        embedded: the base is the one that ships with tsuika, which knows few words.
+        own: a file with one prompt a line (`#` begins a comment, `{trigger}` stands for the trigger word). Those without
+            the trigger word count as unrelated; if none is, the built-in unrelated ones are drawn too.
+
+    Raises:
+        RecipeError: RC005, the file is missing or has no prompt of the subject.
+    """
+    subject = " ".join(word for word in (data.trigger, data.class_word) if word)
+    texts = _read(own, data.trigger) if own else [text.replace("{trigger}", data.trigger) for text in preview.prompts]
+    about = [text for text in texts if not data.trigger or _has(text, data.trigger)]
+    others = [text for text in texts if text not in about]
+    if own and not about:
+        raise RecipeError("RC005", where=own, found=f"A prompt with `{data.trigger}`", do=f"Add a line: a {subject}")
+    if not about and subject:
+        style = "style" in data.class_word.casefold().split()
+        scenes, things = (_EMBEDDED_SCENES, _EMBEDDED_STYLED) if embedded else (_SCENES, _STYLED)
+        about = [f"{thing}, {subject}" for thing in things] if style else [f"a {subject} {scene}" for scene in scenes]
+    drawn = list(dict.fromkeys(text for text in captions if text))
+    drawn = drawn[:: max(1, -(-len(drawn) // CAPTIONS))]
+    about = about or drawn
+    taught = set(data.class_word.casefold().split())
+    known = [text for text in (_EMBEDDED_UNRELATED if embedded else _UNRELATED) if not taught & set(text.split())]
+    others = others or known[:_UNRELATED_SHOWN]
+    groups: tuple[tuple[Group, list[str]], ...] = (("subject", about), ("unrelated", others), ("captions", drawn))
+    found: dict[str, Asked] = {}
+    for group, texts in groups:
+        for text in texts:
+            found.setdefault(text, Asked(text, group))
+    return tuple(found.values())
+
+
+def _has(text: str, word: str) -> bool:
+    return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE) is not None
+
+
+def _read(path: Path, trigger: str) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError("RC005", where=path, found="--prompts FILE", do=str(error)) from None
+    texts = [line.strip().replace("{trigger}", trigger) for line in lines]
+    return list(dict.fromkeys(text for text in texts if text and not text.startswith("#")))
+
+
+def without_subject(text: str, data: Data) -> str:
+    """The prompt as an encoder understands it that has never heard the trigger word: the class word alone."""
+    if not data.trigger:
+        return text
+    plain = re.sub(
+        rf"(?<!\w){re.escape(data.trigger)}(?!\w)", "" if data.class_word else "thing", text, flags=re.IGNORECASE
+    )
+    return re.sub(r"\s+", " ", plain).strip()

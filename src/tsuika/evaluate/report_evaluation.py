@@ -1,0 +1,236 @@
+"""An evaluation as a section of the report page, in both languages; all it shows is handed in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from importlib.resources import files
+from typing import Any, Final
+
+import numpy as np
+from jinja2 import Environment, StrictUndefined, Template
+from markupsafe import Markup
+from PIL import Image
+
+from tsuika.evaluate.bootstrap import Interval, Table, interval
+from tsuika.evaluate.chart import nice_ticks
+from tsuika.evaluate.evaluation import MEASURES, Evaluation
+from tsuika.evaluate.evaluation_texts import TEXTS
+from tsuika.evaluate.inline import data_uri
+from tsuika.evaluate.measures import Tables
+from tsuika.evaluate.verdict import Judgement, Point, difference
+from tsuika.evaluate.verdict_words import sentences, signed
+from tsuika.evaluate.wording import LANGUAGES, spans
+
+SIDE_PX: Final = 192
+ROWS: Final = 4  # prompts of a sheet
+TONES: Final = 4
+
+First = Mapping[str, Image.Image]  # prompt -> its picture at the first seed
+
+
+def section(evaluation: Evaluation, shown: Sequence[First]) -> str:
+    """The section as HTML; `shown` are the pictures of the base, then of every point."""
+    states = list(dict.fromkeys((point.state, point.step) for point in evaluation.points))
+    tones = {state: number % TONES for number, (state, _) in enumerate(states)}
+    columns = [name for name in MEASURES if getattr(evaluation.points[0].tables, name) is not None]
+    real = evaluation.scale.real
+    return _template().render(
+        t=_both,
+        said=spans,
+        word=lambda name: {language: TEXTS[language][name] for language in LANGUAGES},
+        grade=evaluation.verdict.grade,
+        verdict=spans({language: sentences(evaluation, language) for language in LANGUAGES}),
+        notes=evaluation.notes,
+        plot=_plot(evaluation, tones),
+        tones=[(tones[state], state, f"{step:,}") for state, step in states],
+        columns=columns,
+        rows=_rows(evaluation, columns),
+        prompts=len([one for one in evaluation.asked if one.group == "subject"]),
+        seeds=len(evaluation.seeds),
+        real=f"{real:.2f}" if real is not None else "",
+        sheets=_sheets(evaluation, shown, states),
+        shown=_shown,
+        doubles=evaluation.worst,
+        picture=partial(data_uri, side_px=SIDE_PX),
+        encoder=evaluation.encoder,
+    )
+
+
+@cache
+def _template() -> Template:
+    text = files(__package__).joinpath("report_evaluation.html.j2").read_text(encoding="utf-8")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(text)
+
+
+def _both(key: str, **values: Any) -> Markup:
+    """A sentence in every language; a value may be a dict of one word a language."""
+    return spans({
+        language: TEXTS[language][key].format(
+            **{name: value[language] if isinstance(value, dict) else value for name, value in values.items()}
+        )
+        for language in LANGUAGES
+    })  # fmt: skip
+
+
+def _rows(evaluation: Evaluation, columns: Sequence[str]) -> list[dict[str, Any]]:
+    verdict, base = evaluation.verdict, evaluation.base
+    rows = [_row(evaluation, columns, base, None, None)]
+    for number, (point, judgement) in enumerate(zip(evaluation.points, verdict.judgements, strict=True)):
+        row = _row(evaluation, columns, point.tables, point, judgement)
+        rows.append(row | {"main": number == verdict.main, "best": number == verdict.best})
+    return rows
+
+
+def _row(
+    evaluation: Evaluation, columns: Sequence[str], tables: Tables, point: Point | None, judgement: Judgement | None
+) -> dict[str, Any]:
+    cells = []
+    for name in columns:
+        table: Table | None = getattr(tables, name)
+        value = None if table is None else interval(table)
+        if value is None or (name == "drift" and point is None):
+            cells.append(("–", "", False))
+            continue
+        ends, seed = "", evaluation.scale.other_seed
+        if name == "drift":
+            ends = f"({100 * value.mean / seed:.0f} %)" if seed else ""
+        elif point is not None:
+            ends = _ends(difference(table, getattr(evaluation.base, name)))
+        cells.append(
+            (
+                f"{value.mean:.3f}" if name == "drift" else f"{value.mean:.2f}",
+                ends,
+                judgement is not None and name in judgement.dear,
+            )
+        )
+    return {
+        "state": point.state if point else "", "step": f"{point.step:,}" if point else "",
+        "strength": f"{point.strength:g}" if point else "–", "cells": cells, "main": False, "best": False,
+        "copies": f"{int(tables.copies.sum())} / {tables.copies.size}", "copying": judgement is not None and judgement.copying,
+    }  # fmt: skip
+
+
+def _ends(change: Interval | None) -> str:
+    if change is None or change.low is None or change.high is None:
+        return ""
+    return f"{signed(change.low)} … {signed(change.high)}"
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A point of the plot; places and lengths in percent of the frame."""
+
+    tone: str
+    label: str
+    x: float
+    y: float
+    best: bool = False
+    bar_x: tuple[float, float] | None = None  # where it begins, how long it is
+    bar_y: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Likeness against adherence (diversity, where no encoder reads), ready to draw."""
+
+    y_name: str
+    dots: tuple[Dot, ...]
+    lines: tuple[tuple[str, str], ...]  # tone, SVG path in a box of 1000 x 1000
+    x_ticks: tuple[tuple[float, str], ...]
+    y_ticks: tuple[tuple[float, str], ...]
+    real: float | None  # percent of the width
+
+
+def _plot(evaluation: Evaluation, tones: Mapping[str, int]) -> Plot | None:
+    base = evaluation.base
+    y_name = "adherence" if base.adherence is not None else "diversity"
+    spots: list[tuple[str, str, bool, Interval, Interval]] = []
+    for number, point in enumerate((None, *evaluation.points)):
+        tables = point.tables if point else base
+        x, y = (_mean(getattr(tables, name)) for name in ("fidelity", y_name))
+        if x is None or y is None:
+            return None
+        state, label = (str(tones[point.state]), f"{point.strength:g}") if point else ("base", "")
+        spots.append((state, label, evaluation.verdict.best == number - 1 and point is not None, x, y))
+    across, up = (_frame([ends for spot in spots for ends in _span(spot[axis])]) for axis in (3, 4))  # type: ignore[arg-type]
+
+    def at(value: float, frame: tuple[float, float]) -> float:
+        return round(min(max((value - frame[0]) / (frame[1] - frame[0]), 0.0), 1.0) * 100, 2)
+
+    dots = []
+    for tone, label, best, x, y in spots:
+        (left, right), (low, high) = _span(x), _span(y)
+        bar_x = (at(left, across), round(at(right, across) - at(left, across), 2)) if x.low is not None else None
+        bar_y = (100 - at(high, up), round(at(high, up) - at(low, up), 2)) if y.low is not None else None
+        dots.append(Dot(tone, label, at(x.mean, across), round(100 - at(y.mean, up), 2), best, bar_x, bar_y))
+    lines = []
+    for tone in dict.fromkeys(dot.tone for dot in dots[1:]):
+        path = [dots[0], *(dot for dot in dots[1:] if dot.tone == tone)]
+        lines.append((tone, "M" + "L".join(f"{10 * dot.x:.0f} {10 * dot.y:.0f}" for dot in path)))
+    real = evaluation.scale.real
+    return Plot(
+        y_name, tuple(dots), tuple(lines),
+        tuple((at(tick, across), f"{tick:.3g}") for tick in nice_ticks(*across, 5)),
+        tuple((round(100 - at(tick, up), 2), f"{tick:.3g}") for tick in nice_ticks(*up, 5)),
+        at(real, across) if real is not None and across[0] < real < across[1] else None,
+    )  # fmt: skip
+
+
+def _mean(table: Table | None) -> Interval | None:
+    return None if table is None else interval(table)
+
+
+def _span(value: Interval) -> tuple[float, float]:
+    return (value.mean if value.low is None else value.low, value.mean if value.high is None else value.high)
+
+
+def _frame(values: Sequence[float]) -> tuple[float, float]:
+    low, high = float(np.min(values)), float(np.max(values))
+    pad = 0.08 * (high - low) or 0.05
+    return low - pad, high + pad
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A few prompts of one kept step, from the base through every strength."""
+
+    state: str
+    step: str
+    open: bool
+    strengths: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[Image.Image, ...]], ...]
+
+
+def _sheets(evaluation: Evaluation, shown: Sequence[First], states: Sequence[tuple[str, int]]) -> list[Sheet]:
+    """That of the best trade first, or of the main result; of prompts, those of the subject, and an unrelated one."""
+    verdict = evaluation.verdict
+    first = evaluation.points[verdict.main if verdict.best is None else verdict.best].state
+    about = [one.text for one in evaluation.asked if one.group == "subject"]
+    texts = about[: ROWS - 1] + [one.text for one in evaluation.asked if one.group == "unrelated"][:1]
+    sheets = []
+    for state, step in sorted(states, key=lambda one: one[0] != first):
+        mine = [
+            (point, pictures)
+            for point, pictures in zip(evaluation.points, shown[1:], strict=True)
+            if point.state == state
+        ]
+        rows = tuple((text, (shown[0][text], *(pictures[text] for _, pictures in mine))) for text in texts)
+        sheets.append(
+            Sheet(state, f"{step:,}", state == first, tuple(f"{point.strength:g}" for point, _ in mine), rows)
+        )
+    return sheets
+
+
+def _shown(sheet: Sheet) -> Markup:
+    cells = [Markup('<div class="head">{} · {}</div>').format(sheet.state, _both("step", step=sheet.step))]
+    cells += [Markup('<div class="head">{}</div>').format(word) for word in (_both("base"), *sheet.strengths)]
+    for text, pictures in sheet.rows:
+        cells.append(Markup('<div class="prompt">{}</div>').format(text))
+        for picture, strength in zip(pictures, ("0", *sheet.strengths), strict=True):
+            cells.append(Markup('<img src="{}" alt="{}">').format(data_uri(picture, SIDE_PX), f"{text} ({strength})"))
+    return Markup('<div class="sheet" style="--columns:{}">{}</div>').format(
+        1 + len(sheet.strengths), Markup("").join(cells)
+    )
