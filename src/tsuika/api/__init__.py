@@ -6,6 +6,7 @@ to stop the run (a state is saved first).
 
 from __future__ import annotations
 
+from tsuika.api.advising import advise
 from tsuika.api.converting import convert
 from tsuika.api.drawing import generate
 from tsuika.api.evaluating import Evaluated, evaluate
@@ -21,7 +22,8 @@ from tsuika.api.vaes import bake_vae, compare_vae, tune_vae
 from tsuika.generate.drawing import Drawing
 
 __all__ = [
-    "DEMO_PICTURES", "DEMO_RECIPE", "EMBEDDED", "CellDrawn", "Drawing", "Evaluated", "RateFound", "Searched", "SheetWritten",
-    "TrialEnded", "TrialStarted", "bake_vae", "compare_vae", "convert", "demo", "doctor", "dry_run", "evaluate", "extract", "find_rate", "generate", "grid",
-    "inspect", "load", "merge", "resize", "resume", "search", "train", "tune_vae",
+    "DEMO_PICTURES", "DEMO_RECIPE", "EMBEDDED", "CellDrawn", "Drawing", "Evaluated", "RateFound", "Searched",
+    "SheetWritten", "TrialEnded", "TrialStarted", "advise", "bake_vae", "compare_vae", "convert", "demo", "doctor",
+    "dry_run", "evaluate", "extract", "find_rate", "generate", "grid", "inspect", "load", "merge", "resize", "resume",
+    "search", "train", "tune_vae",
 ]  # fmt: skip

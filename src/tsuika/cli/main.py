@@ -9,7 +9,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from tsuika.cli import drawing, evaluate, screen, searching, tools
+from tsuika.cli import advise, drawing, evaluate, screen, searching, tools
 from tsuika.cli import vae as vae_commands
 from tsuika.cli.flags import BaseModel, Json, Vae
 
@@ -107,6 +107,7 @@ def resume(run: Annotated[Path, typer.Argument(help="Run folder.")], json: Json 
     screen.follow(api.resume(run, language=screen.page_language()), run, as_json=json)
 
 
+app.command()(advise.advise)
 app.command()(drawing.generate)
 app.command()(drawing.grid)
 app.command()(evaluate.evaluate)

@@ -1,7 +1,7 @@
 """What tsuika says to people when something is wrong: code -> language -> what, why, do. A table, kept in code order.
 
 RC recipe and usage, DS pictures, MD models, FM file formats, RS resources, TR training, GD guard, EV evaluation, GN
-generation (notes), NW network.
+generation (notes), NW network, VA VAEs.
 """
 
 from __future__ import annotations
@@ -93,6 +93,10 @@ MESSAGES: Final[dict[str, Message]] = {
     "RC025": _m(
         ("This cannot be searched side by side", "It takes lists of values of learning rate, rank, alpha or penalties; plain LoRA layers without dropout, new words or a hypernetwork; one process, no fp16, no compiled UNet.", "Leave --lanes out: the trials then run one after another."),
         ("この探索は並行して実行できません", "学習率・rank・alpha・正則化の値の一覧だけが対象です。また、ドロップアウトなしの通常のLoRA、新しい単語、ハイパーネットワークのいずれかで、1プロセス、fp16なし、UNetのコンパイルなしの場合に限ります。", "--lanes を外すと、試行を1つずつ実行します。"),
+    ),
+    "RC026": _m(
+        ("Nothing keeps within these limits", "{why}", "Raise --vram-gb or --max-file-mb, or leave --for out."),
+        ("この条件に収まる方法がありません", "{why_ja}", "--vram-gb や --max-file-mb を大きくするか、--for を外してください。"),
     ),
     "DS001": _m(
         ("The picture folder does not exist", "No folder of this name was found.", "Check the path given with --images."),
@@ -353,6 +357,74 @@ MESSAGES: Final[dict[str, Message]] = {
     "NW001": _m(
         ("The hub could not be reached or refused", "{why}", "Check the connection, the name and the licence; or give a folder or file on this machine."),
         ("ハブに接続できないか、拒否されました", "{why}", "接続・名前・ライセンスを確認するか、手元のフォルダーかファイルを指定してください。"),
+    ),
+    "VA001": _m(
+        ("{vae} overflows in {precision}", "Its layers reach {largest}, more than {precision} can hold, so programs that decode in half precision show black pictures.", "Run it in {fallback} or fp32 (A1111: --no-half-vae; ComfyUI: --bf16-vae or --fp32-vae)."),
+        ("{vae} は{precision}で桁あふれします", "層の値が{largest}に達し、{precision}で表せる範囲を超えるため、半精度でデコードするプログラムでは真っ黒な画像になります。", "{fallback}かfp32で使ってください(A1111は --no-half-vae、ComfyUIは --bf16-vae または --fp32-vae)。"),
+    ),
+    "VA002": _m(
+        ("{vae} gives numbers that are not finite", "{broken} of {total} pictures came out broken, in fp32 too.", "The file is damaged: get it again."),
+        ("{vae} の出力が有限の数になりません", "{total}枚中{broken}枚が、fp32でも壊れた画像になりました。", "ファイルが壊れています。入手し直してください。"),
+    ),
+    "VA003": _m(
+        ("{vae} is a VAE for another kind of base", "Its latents have nothing to do with those of this base (correlation {correlation}); what this base draws comes out {lost} dB worse than it could. Such a VAE loads without any error: an SDXL VAE on SD1, for example.", "Use it with the base it was made for."),
+        ("{vae} は別の種類のベースモデル用のVAEです", "潜在表現がこのベースモデルのものと対応していません(相関{correlation})。このベースモデルの絵は、本来より{lost} dB悪くなります。SD1にSDXLのVAEを使った場合などで、エラーは出ません。", "対応するベースモデルで使ってください。"),
+    ),
+    "VA004": _m(
+        ("{vae} expects latents {factor} times as large as this base makes them", "Its scale is another one; what this base draws comes out {lost} dB worse than it could, and training would see latents of the wrong size. No program says so.", "Use a VAE made for this base."),
+        ("{vae} の潜在表現の大きさは、このベースモデルの{factor}倍です", "スケールが違うため、このベースモデルの絵は本来より{lost} dB悪くなり、学習にも合わない大きさの潜在表現が使われます。どのプログラムもエラーを出しません。", "このベースモデル用のVAEを使ってください。"),
+    ),
+    "VA005": _m(
+        ("The config of {vae} names the latent scale {found}; this base uses {expected}", "The base's scale is used here, as in every program.", "If colours or contrast look wrong, use a VAE made for this base."),
+        ("{vae} の設定にある潜在表現のスケールは{found}、このベースモデルは{expected}です", "ここでは(どのプログラムでも)ベースモデルのスケールを使います。", "色やコントラストがおかしいときは、このベースモデル用のVAEを使ってください。"),
+    ),
+    "VA006": _m(
+        ("{vae} washes colours out", "Of the originals' chroma {chroma} % is left, of their range from dark to light {range} %.", "Use another VAE."),
+        ("{vae} では色があせます", "元の画像に比べて、彩度は{chroma} %、明暗の幅は{range} %になります。", "別のVAEを使ってください。"),
+    ),
+    "VA007": _m(
+        ("{vae} gives black or flat pictures", "Next to nothing of the originals' range from dark to light is left.", "Use another VAE, or a higher precision."),
+        ("{vae} の出力は真っ黒か単色です", "元の画像の明暗がほとんど残りません。", "別のVAEを使うか、精度を上げてください。"),
+    ),
+    "VA008": _m(
+        ("{vae} shows seams when it decodes in tiles", "With tiles of {tile} px the worst hundredth of the pixels differs by ΔE {difference}.", "Decode whole pictures where memory allows, or use larger tiles with more overlap."),
+        ("{vae} はタイル分割でデコードすると継ぎ目が見えます", "{tile} pxのタイルで、差の大きい1 %の画素がΔE {difference}変わります。", "メモリが足りるなら分割せずにデコードするか、タイルと重なりを大きくしてください。"),
+    ),
+    "VA009": _m(
+        ("{vae} gives numbers that are not finite in {precision}", "It was measured in {fallback} instead.", "Run it in {fallback}."),
+        ("{vae} は{precision}では有限の数になりません", "代わりに{fallback}で測りました。", "{fallback}で使ってください。"),
+    ),
+    "VA010": _m(
+        ("{vae} has another encoder than the base's own VAE", "So latents and training are affected, not only how pictures look: train with it and draw with it, or do neither.", ""),
+        ("{vae} はエンコーダーがベースモデルのVAEと異なります", "見た目だけでなく潜在表現と学習にも影響します。学習と生成の両方で使うか、どちらでも使わないようにしてください。", ""),
+    ),
+    "VA011": _m(
+        ("{found} different pictures are too few to tell VAEs apart", "An interval needs at least {needed}; ten or more are good.", ""),
+        ("異なる画像が{found}枚では、VAEの差を判断できません", "区間を求めるには{needed}枚以上必要です。10枚以上をおすすめします。", ""),
+    ),
+    "VA012": _m(
+        ("{shown} of {found} pictures are compared", "They are taken evenly from the folder.", "For all: --max-pictures {found}"),
+        ("{found}枚のうち{shown}枚で比較します", "フォルダー全体から均等に選びます。", "すべて使うには: --max-pictures {found}"),
+    ),
+    "VA013": _m(
+        ("{count} pictures were cut to sides that are multiples of {multiple} px", "VAEs take no others; programs cut or stretch them too.", ""),
+        ("{count}枚の画像は、{multiple} pxの倍数になるように端を切りました", "VAEが扱えるのはその大きさだけです。ほかのプログラムでも切るか伸縮されます。", ""),
+    ),
+    "VA020": _m(
+        ("The tuned decoder is not better than before, so nothing was written", "On {proof} held-out pictures {measure} changed by {mean} ({low} to {high}; {direction} is better).", "Give more or other pictures, another --purpose, or keep the VAE that you have. To have the file anyway: --keep-anyway"),
+        ("調整したデコーダーは元より良くならなかったため、何も書き出しませんでした", "検証用画像{proof}枚で、{measure}の変化は{mean}({low}〜{high}、{direction_ja}ほど良い)です。", "画像を増やすか変える、--purpose を変える、または今のVAEをそのまま使ってください。それでも書き出すには: --keep-anyway"),
+    ),
+    "VA021": _m(
+        ("{found} different pictures are too few to tune a VAE", "At least {needed} are needed: some are held out to choose the step and others to prove the gain.", "Add pictures; copies and crops of one picture count once."),
+        ("異なる画像が{found}枚では、VAEを調整できません", "ステップを選ぶ画像と効果を確かめる画像を学習から分けるため、{needed}枚以上必要です。", "画像を追加してください。同じ画像のコピーや切り抜きは1枚と数えます。"),
+    ),
+    "VA022": _m(
+        ("Tuning diverged at step {step}", "The loss was not a finite number; nothing was written.", "Try a third of the learning rate: --learning-rate {rate}"),
+        ("ステップ{step}で調整が発散しました", "ロスが有限の数になりませんでした。何も書き出していません。", "学習率を3分の1にしてみてください: --learning-rate {rate}"),
+    ),
+    "VA023": _m(
+        ("{measure} became worse: {mean} ({low} to {high})", "That is what the gain costs on the held-out pictures.", "Compare the two with: tsuika vae compare"),
+        ("{measure} は悪くなりました: {mean}({low}〜{high})", "検証用画像で見た、改善の代償です。", "tsuika vae compare で見比べてください。"),
     ),
 }  # fmt: skip
 

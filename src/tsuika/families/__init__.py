@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections import ChainMap
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tsuika.core.errors import ModelError
-from tsuika.core.types import Model
-from tsuika.core.weights import open_weights
+from tsuika.core.types import Facts, Model
+from tsuika.core.weights import open_weights, read_json
 from tsuika.families import detection, loading, sources, stored
-from tsuika.families.common import Detected, Family, Geometry, StableDiffusion
+from tsuika.families.common import Config, Detected, Family, Geometry, StableDiffusion, latent_factor
 from tsuika.families.sd1 import SD1
 from tsuika.families.sd2 import SD2
 from tsuika.families.sdxl import SDXL
@@ -25,9 +26,11 @@ __all__ = [
     "Detected",
     "Family",
     "Geometry",
+    "LatentSpace",
     "StableDiffusion",
     "detect",
     "family",
+    "latent_space",
     "load",
     "load_vae",
     "place",
@@ -149,6 +152,47 @@ def load_vae(model: Model, vae: str, *, embedded_path: Path | None = None) -> nn
     if loading.is_own(vae):
         return loading.own_vae(place(model.source, embedded_path), config, vae, model.device)
     return loading.other_vae(family(model.facts.family), config, vae, model.device)
+
+
+@dataclass(frozen=True)
+class LatentSpace:
+    """What a base's UNet works in, and so what a VAE must fit."""
+
+    path: Path
+    facts: Facts
+    config: Config  # of its own VAE
+    scale: float
+    native_size_px: int
+
+    def load_vae(self, vae: str, device: torch.device) -> nn.Module:
+        """The base's own VAE or another, named as in `load`; nothing else of the base is loaded.
+
+        Raises:
+            ModelError, NetworkError: as `load_vae`.
+        """
+        if loading.is_own(vae):
+            return loading.own_vae(self.path, self.config, vae, device)
+        return loading.other_vae(family(self.facts.family), self.config, vae, device)
+
+
+def latent_space(spec: str, *, embedded_path: Path | None = None) -> LatentSpace:
+    """What a base, named as in `load`, works in; from configs and headers alone.
+
+    Raises:
+        ModelError: no base (MD001, MD002), damaged (MD003); NetworkError: the hub is needed and does not answer.
+    """
+    path = place(spec, embedded_path)
+    found = detect(path)
+    if path.is_dir():
+        config, unet = read_json(path / "vae" / "config.json"), read_json(path / "unet" / "config.json")
+        scale = float(config.get("scaling_factor", SD1.facts.latent_scale))  # diffusers' default
+        side = unet.get("sample_size") or found.facts.native_size_px // latent_factor(config)
+        native = (side if isinstance(side, int) else max(side)) * latent_factor(config)
+        return LatentSpace(path, found.facts, config, scale, native)
+    kind = family(found.facts.family)
+    geometry = loading.noted_geometry(open_weights(path)) or kind.geometry(found.prediction)
+    scale = float(geometry.vae["scaling_factor"])
+    return LatentSpace(path, found.facts, geometry.vae, scale, geometry.native_size_px)
 
 
 def place(spec: str, embedded_path: Path | None) -> Path:

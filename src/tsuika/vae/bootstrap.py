@@ -38,7 +38,7 @@ def interval(
     (expanded percentile interval).
 
     Args:
-        values: finite.
+        values: no interval can be told where one is not finite.
         groups: which pictures are the same one, by number; none: all differ.
         level: of the interval, in 0..1.
         seed: of the draws.
@@ -47,7 +47,7 @@ def interval(
     labels = np.arange(len(numbers)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
     count = int(labels.max()) + 1 if len(labels) else 0
     mean = float(numbers.mean()) if len(numbers) else math.nan
-    if count < LEAST:
+    if count < LEAST or not np.isfinite(numbers).all():
         return Interval(mean, -math.inf, math.inf)
     sums, sizes = np.bincount(labels, numbers), np.bincount(labels)
     picked = np.random.default_rng(seed).integers(0, count, (RESAMPLES, count))

@@ -1,0 +1,325 @@
+"""`compare_vae`, `bake_vae`, `tune_vae`: which VAE suits these pictures; a base with it inside; a decoder of one's own."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from tsuika import families
+from tsuika.api import writing
+from tsuika.api.models import EMBEDDED
+from tsuika.core.errors import DivergedError, FormatError, PictureError, RecipeError
+from tsuika.core.events import Event, Phase, Progress, Warned, note
+from tsuika.core.files import sha256, write_text
+from tsuika.core.sections import Data
+from tsuika.core.seeds import generator
+from tsuika.core.types import Artifact
+from tsuika.core.weights import read_json
+from tsuika.data import dedupe, scan
+from tsuika.data.manifest import Manifest
+from tsuika.data.picture import open_picture
+from tsuika.evaluate.inline import data_uri
+from tsuika.families import LatentSpace
+from tsuika.formats import common, vae_file
+from tsuika.train.device import DTYPES, pick_device
+from tsuika.vae import bake, compare, faults, metrics, proof, report, roundtrip, tune
+from tsuika.vae.bootstrap import LEAST
+from tsuika.vae.compare import Candidate, Picture
+
+MAX_PICTURES: Final = 32
+_LEAST_PX: Final = 16  # a little over SSIM's window
+_TEST_PX: Final = 128  # of the test picture by which `bake_vae` compares latents
+Say = Callable[[Event], None]
+
+
+def compare_vae(
+    vaes: Sequence[str],
+    images: Path,
+    *,
+    base: str = "embedded",
+    size_px: int = 0,
+    max_pictures: int = MAX_PICTURES,
+    precision: str = "fp32",
+    device: str = "auto",
+    seed: int = 0,
+    out: Path | None = None,
+    lang: str = "en",
+    overwrite: bool = False,
+    say: Say | None = None,
+) -> dict[str, Any]:
+    """Encode and decode pictures with several VAEs and the base's own, and say which to take for what.
+
+    Args:
+        vaes: `builtin:NAME`, files, folders or hub ids; the base's own is always compared.
+        images: folder of pictures; only read.
+        base: whose latents they must fit.
+        size_px: of the shorter side; larger pictures are made smaller. 0: the base's own size.
+        max_pictures: taken evenly where there are more.
+        precision: fp32, bf16 or fp16; falls back to the next, and says so, where numbers are not finite.
+        device: auto, cpu, cuda, ...
+        seed: of the resampling.
+        out: an HTML page with crops and difference maps; none is written without.
+        lang: in which the page opens.
+        overwrite: replace `out`.
+        say: called with events: `Phase`, `Progress`, `Warned`.
+
+    Returns:
+        `compare.Comparison.as_dict`, and base, family, size_px, page, notes.
+
+    Raises:
+        TsuikaError: no such folder or VAE, one of other latents, no usable pictures, a page that exists.
+    """
+    if precision not in DTYPES:
+        raise RecipeError("RC002", key="precision", found=precision, why=f"one of {', '.join(DTYPES)}")
+    if out is not None:
+        writing.free(out, images, overwrite=overwrite, suffix=".html")
+    hear = _Ear(say)
+    hear(Phase("load"))
+    place, space = pick_device(device), families.latent_space(base, embedded_path=EMBEDDED)
+    own, *others = (_candidate(space, name, place) for name in dict.fromkeys(("builtin", *vaes)))
+    hear(Phase("pictures"))
+    size = size_px or space.native_size_px
+    manifest = scan.scan(images, Data(min_size_px=_LEAST_PX))
+    if len(manifest) > max_pictures > 0:
+        hear(note("VA012", shown=max_pictures, found=len(manifest)))
+        rows = manifest.samples
+        evenly = tuple(rows[number * len(rows) // max_pictures] for number in range(max_pictures))
+        manifest = replace(manifest, samples=evenly)
+    numbers = {name: number for number, group in enumerate(dedupe.groups(manifest)) for name in group}
+    prepared = _prepared(manifest, size, roundtrip.factor(own.vae), hear)
+    pictures = [Picture(name, pixels, numbers[name]) for name, pixels in prepared.items()]
+    pictures.sort(key=lambda one: one.pixels_13HW.shape)  # those of one size go through together
+    different = len({picture.group for picture in pictures})
+    if different < LEAST:
+        hear(note("VA011", found=different, needed=LEAST))
+    total = len(pictures) * (1 + len(others))
+    hear(Phase("compare-vaes", total))
+    compared = compare.compare(
+        own, others, pictures, scale=space.scale, precision=precision, seed=seed, tell=hear,
+        progress=lambda done, of: hear(Progress("compare-vaes", done, of)),
+    )  # fmt: skip
+    told: dict[str, Any] = {
+        "base": base,
+        "family": space.facts.family,
+        "size_px": size,
+        **compared.as_dict(),
+        "page": None,
+    }
+    if out is not None:
+        page = report.render(compared, pictures, base=base, size_px=size, lang=lang, inline=data_uri)
+        write_text(out, page)
+        told["page"] = str(out)
+    return {**told, "notes": hear.notes}
+
+
+def bake_vae(base: str, vae: str, out: Path, *, overwrite: bool = False) -> dict[str, Any]:
+    """Write a copy of a base with another VAE in the place of its own; all other numbers stay, bit for bit.
+
+    Args:
+        base: a single file or a diffusers folder, or a name as in `load`; only read.
+        vae: named as in `load`.
+        out: a `.safetensors` file for a single file, a new folder for a folder.
+        overwrite: replace `out`, if it is a file.
+
+    Returns:
+        base, vae, out, format, family, tensors (put in), dtype, sha256, notes.
+
+    Raises:
+        FormatError: the base has no VAE of these layers (FM005), its number type cannot hold this (FM002), or what was
+            written does not read back the same (FM003); ModelError: no such base or VAE, or one of other latents.
+        RecipeError: `out` exists (RC007).
+    """
+    cpu, space = torch.device("cpu"), families.latent_space(base, embedded_path=EMBEDDED)
+    writing.free(out, space.path, overwrite=overwrite, suffix=".safetensors" if space.path.is_file() else "")
+    own, new = _candidate(space, "builtin", cpu), _candidate(space, vae, cpu)
+    tensors = new.vae.state_dict()
+    facts = {"tsuika.vae": Path(vae).name, "tsuika.vae_hash": common.data_hash(tensors)}
+    count = bake.bake(space.path, tensors, space.config, out, facts)
+    back = space.load_vae(str(out), cpu).state_dict()
+    dtype = proof.narrowest(back.values())
+    wrong = [name for name, value in tensors.items() if not torch.equal(value.to(dtype), back[name].to(dtype))]
+    if wrong:
+        raise FormatError("FM003", where=out, why=f"{len(wrong)} tensors differ, such as `{wrong[0]}`.")
+    hear = _Ear(None)
+    for warned in _fit_notes(own, new, space):
+        hear(warned)
+    file = out if out.is_file() else min((out / "vae").glob("*.safetensors"))
+    return {
+        "base": base, "vae": vae, "out": str(out), "format": "single-file" if out.is_file() else "diffusers",
+        "family": space.facts.family, "tensors": count, "dtype": writing.NAMES[dtype], "sha256": sha256(file),
+        "notes": hear.notes,
+    }  # fmt: skip
+
+
+def _fit_notes(own: Candidate, new: Candidate, space: LatentSpace) -> list[Warned]:
+    """What `compare_vae` would find in the latents, told by a test picture of coloured noise of all scales."""
+    scales = (4, 16, 64, _TEST_PX)
+    noise = [torch.rand(1, 3, n, n, generator=generator(0, "vae test", n)) * 2 - 1 for n in scales]
+    big = [nn.functional.interpolate(one, size=_TEST_PX, mode="bilinear") for one in noise]
+    picture = (sum(big[1:], big[0]) / 2).clamp(-1, 1)
+    latents = [roundtrip.encode(one.vae, picture) for one in (own, new)]
+    encoder = roundtrip.encoders(own.vae, new.vae)
+    quality = [float(metrics.psnr(roundtrip.decode(new.vae, one).clamp(-1, 1), picture)) for one in latents]
+    found = faults.latents(latents[:1], latents[1:], space.scale)
+    misfit = faults.misfit(new.name, encoder, found, quality[1] - quality[0], 1.0)
+    scale = faults.scale_note(new.name, new.scale, space.scale)
+    return [one for one in (misfit, scale, note("VA010", vae=new.name) if encoder == "other" else None) if one]
+
+
+def tune_vae(
+    images: Path,
+    out: Path,
+    *,
+    base: str = "embedded",
+    vae: str = "builtin",
+    purpose: str = "balanced",
+    steps: int = 600,
+    batch: int = 4,
+    crop_px: int = 256,
+    size_px: int = 0,
+    learning_rate: float = 0.0,
+    precision: str = "auto",
+    device: str = "auto",
+    seed: int = 0,
+    keep_anyway: bool = False,
+    overwrite: bool = False,
+    say: Say | None = None,
+) -> dict[str, Any]:
+    """Fine-tune a VAE's decoder on pictures, and write it if it is better on pictures that had no part in it.
+
+    The encoder stays bit for bit, and so do all latents: bases, LoRA and caches go on working. Deterministic by seed on
+    one machine.
+
+    Args:
+        images: folder of pictures, twelve different ones or more; only read.
+        out: a `.safetensors` file (the layout that every program takes), or a new folder for diffusers.
+        base: whose latents they are.
+        vae: to begin with, named as in `load`.
+        purpose: balanced, texture or colour: what the loss prefers, and what must become better (`tune.PROOF`).
+        steps: at most; it ends earlier where the pictures kept for choosing gain nothing.
+        batch: crops a step.
+        crop_px: side of the crops.
+        size_px: of the pictures' shorter side; 0: the base's own size.
+        learning_rate: 0: by the decoder's width.
+        precision: of the decoder's computing while it learns: auto, bf16 or fp32.
+        device: auto, cpu, cuda, ...
+        seed: of split and draws.
+        keep_anyway: write it, better or not.
+        overwrite: replace `out`, if it is a file.
+        say: called with events: `Phase`, `Progress`, `Warned`.
+
+    Returns:
+        out, dtype, purpose, proven, best_step, steps_done, pictures (train, choose, prove), measures (before, after,
+        change with its interval), sha256, notes.
+
+    Raises:
+        PictureError: too few pictures (VA021), or it is not better, and nothing was written (VA020).
+        DivergedError: the loss is not finite (VA022).
+        TsuikaError: no such folder, base or VAE; `out` exists.
+    """
+    if purpose not in tune.PURPOSES:
+        raise RecipeError("RC002", key="purpose", found=purpose, why=f"one of {', '.join(tune.PURPOSES)}")
+    format_ = next(one for one in vae_file.VAE_FORMATS if one.suffix == out.suffix.lower() or not one.suffix)
+    writing.free(out, images, overwrite=overwrite, suffix=format_.suffix)
+    hear = _Ear(say)
+    hear(Phase("load"))
+    place, space = pick_device(device), families.latent_space(base, embedded_path=EMBEDDED)
+    start = _candidate(space, vae, place).vae
+    hear(Phase("pictures"))
+    manifest = scan.scan(images, Data(min_size_px=_LEAST_PX))
+    groups = dedupe.groups(manifest)
+    parts = proof.parts(groups, seed)
+    factor = roundtrip.factor(start)
+    pictures = _prepared(manifest, size_px or space.native_size_px, factor, hear)
+    measured = [pictures[name] for name in parts.prove]
+    before = proof.measured(start, measured)
+    settings = tune.Settings(
+        purpose, steps, batch, learning_rate or tune.rate(start), check_every=max(1, min(50, steps // 4)), seed=seed,
+        half=precision == "bf16" or (precision == "auto" and place.type == "cuda"),
+    )  # fmt: skip
+    hear(Phase("tune-vae", steps))
+    choose = [pictures[name] for name in parts.choose]
+    try:
+        fitted = tune.fit(
+            start, tune.crops([pictures[name] for name in parts.train], settings, crop_px // factor * factor),
+            lambda one: tune.loss_on(one, choose, purpose), settings,
+            lambda step, _: hear(Progress("tune-vae", step, steps)),
+        )  # fmt: skip
+    except FloatingPointError as error:
+        raise DivergedError("VA022", step=error.args[0], rate=f"{settings.learning_rate / 3:.1g}") from None
+    hear(Phase("prove", len(measured)))
+    dtype = proof.narrowest(roundtrip.encoder_tensors(start).values())
+    proof.rounded(start, dtype)
+    numbers = {name: number for number, group in enumerate(groups) for name in group}
+    shown = proof.prove(before, proof.measured(start, measured), [numbers[name] for name in parts.prove], purpose, seed)
+    for name in shown.costs:
+        hear(note("VA023", measure=name, **proof.words(shown.changes[name])))
+    if not (shown.is_better or keep_anyway):
+        upwards = bool(metrics.MEASURES[shown.measure])
+        raise PictureError(
+            "VA020", proof=len(measured), measure=shown.measure, direction="more" if upwards else "less",
+            direction_ja="大きい" if upwards else "小さい", **proof.words(shown.changes[shown.measure]),
+        )  # fmt: skip
+    hear(Phase("write"))
+    config = {**dict(space.config), **dict(roundtrip.config(start)), "scaling_factor": space.scale}
+    config["_class_name"] = "AutoencoderKL"
+    tensors = {name: value.cpu() for name, value in start.state_dict().items()}
+    artifact = Artifact("vae", space.facts.family, tensors, {vae_file.CONFIG: json.dumps(config)})
+    done = writing.write(artifact, format_, out, writing.NAMES[dtype])
+    return {
+        "out": done["out"], "format": done["format"], "dtype": done["dtype"], "purpose": purpose,
+        "proven": shown.is_better, "best_step": fitted.best_step, "steps_done": fitted.steps_done,
+        "learning_rate": settings.learning_rate,
+        "pictures": {name: len(getattr(parts, name)) for name in ("train", "choose", "prove")},
+        "measures": {
+            name: {"before": shown.before[name], "after": shown.after[name],
+                   "change": {key: value if math.isfinite(value) else None for key, value in vars(change).items()}}
+            for name, change in shown.changes.items()
+        },
+        "sha256": done["sha256"], "notes": hear.notes,
+    }  # fmt: skip
+
+
+class _Ear:
+    """Passes events on and keeps the warnings."""
+
+    def __init__(self, say: Say | None) -> None:
+        self.notes: list[Warned] = []
+        self._say = say
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Warned):
+            self.notes.append(event)
+        if self._say:
+            self._say(event)
+
+
+def _candidate(space: LatentSpace, name: str, device: torch.device) -> Candidate:
+    path = Path(name).expanduser()
+    scale = None
+    if path.is_dir():  # a single file names no scale
+        folder = path / "vae" if (path / "vae" / "config.json").is_file() else path
+        scale = read_json(folder / "config.json").get("scaling_factor")
+    vae = space.load_vae(name, device).requires_grad_(False).eval()
+    return Candidate(name, vae, scale, sha256(path) if path.is_file() else None)
+
+
+def _prepared(manifest: Manifest, size_px: int, factor: int, hear: Say) -> dict[str, Tensor]:
+    """The pictures as a VAE takes them, by name."""
+    pictures, cut = {}, 0
+    for sample in manifest.samples:
+        image = open_picture(sample.path)
+        fitted = roundtrip.fitted(image, size_px, factor)
+        scale = min(1.0, size_px / min(image.size))
+        cut += any(abs(have * scale - kept) >= 1 for have, kept in zip(image.size, fitted.size, strict=True))
+        pictures[sample.name] = roundtrip.to_signal(fitted)
+    if cut:
+        hear(note("VA013", count=cut, multiple=factor))
+    return pictures

@@ -1,0 +1,141 @@
+"""A VAE put into a base in the place of its own; everything else stays as it is, byte for byte.
+
+Same names, shapes and number types in the same places: only the numbers of the VAE and the header's text differ.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from tsuika.core.errors import FormatError
+from tsuika.core.files import whole
+from tsuika.core.weights import Weights, few, is_pickle, open_folder, open_weights
+from tsuika.diffusion import ldm
+from tsuika.formats import common
+
+WEIGHTS: Final = "diffusion_pytorch_model"
+_PREFIXES: Final = ("first_stage_model.", "vae.")
+_CHUNK: Final = 1 << 24
+
+
+def bake(
+    base: Path, vae: Mapping[str, Tensor], config: Mapping[str, Any], out: Path, facts: Mapping[str, str]
+) -> int:  # fmt: skip
+    """Write a copy of a base with another VAE; gives the number of tensors that were put in.
+
+    Args:
+        base: a single file (`.safetensors` or a torch file) or a diffusers folder; only read.
+        vae: diffusers' names.
+        config: diffusers' config of the base's own VAE.
+        out: a `.safetensors` file for a file, a new folder for a folder.
+        facts: for the header: what was put in.
+
+    Raises:
+        FormatError: the base has no VAE, or one of other layers (FM005), or its number type cannot hold this (FM002).
+    """
+    if base.is_file():
+        return _file(open_weights(base), vae, config, out, facts)
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        shutil.copytree(base, temporary)
+        count = _folder(base / "vae", vae, temporary / "vae", facts)
+        temporary.rename(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return count
+
+
+def _folder(own: Path, vae: Mapping[str, Tensor], out: Path, facts: Mapping[str, str]) -> int:
+    files = sorted(own.glob(f"{WEIGHTS}*.safetensors"))
+    if any("-of-" in file.name for file in files):
+        raise _cannot(own, "Its weights are in several files.")
+    for old in out.glob(f"{WEIGHTS}*"):
+        old.unlink()
+    if not files:  # a torch file
+        weights = open_folder(own, WEIGHTS)
+        tensors = {name: weights.tensor(name) for name in weights.shapes}
+        tensors |= _fitted(weights, dict(vae), own)
+        common.save_tensors(out / f"{WEIGHTS}.safetensors", tensors, {"format": "pt", **facts})
+    for file in files:
+        weights = open_weights(file)
+        replace_tensors(file, out / file.name, _fitted(weights, dict(vae), own), facts)
+    return len(vae)
+
+
+def _file(
+    weights: Weights, vae: Mapping[str, Tensor], config: Mapping[str, Any], out: Path, facts: Mapping[str, str]
+) -> int:  # fmt: skip
+    prefix = next((one for one in _PREFIXES if weights.starts(f"{one}decoder.")), None)
+    if prefix is None:
+        raise _cannot(weights.path, "There is no VAE in it to be replaced.")
+    is_diffusers = weights.starts(f"{prefix}decoder.up_blocks.")
+    places = {
+        prefix + (name if is_diffusers else ldm.vae_place(name, config).name): tensor for name, tensor in vae.items()
+    }
+    tensors = _fitted(weights, places, weights.path)
+    if is_pickle(weights.path):
+        _save({**{name: weights.tensor(name) for name in weights.shapes}, **tensors}, out, {"format": "pt", **facts})
+    else:
+        replace_tensors(weights.path, out, tensors, facts)
+    yaml = weights.path.with_suffix(".yaml")
+    if yaml.is_file() and not out.with_suffix(".yaml").exists():  # there programs read what the model predicts
+        with whole(out.with_suffix(".yaml")) as copy:
+            shutil.copyfile(yaml, copy)
+    return len(tensors)
+
+
+def _save(tensors: Mapping[str, Tensor], out: Path, metadata: dict[str, str]) -> None:
+    from safetensors.torch import save_file
+
+    with whole(out) as temporary:  # torch files share storages, which safetensors refuses
+        save_file({k: v.clone(memory_format=torch.contiguous_format) for k, v in tensors.items()}, temporary, metadata)
+
+
+def _fitted(weights: Weights, tensors: dict[str, Tensor], where: Path) -> dict[str, Tensor]:
+    """Tensors in the shapes and number types of those in the file."""
+    if missing := tensors.keys() - weights.shapes.keys():
+        raise _cannot(where, f"Its own VAE has no {few(missing)}.")
+    fitted = {}
+    for name, tensor in tensors.items():
+        own = weights.tensor(name)
+        if own.numel() != tensor.numel():
+            raise _cannot(where, f"`{name}` has another size in its own VAE.")
+        fitted[name] = common.cast({name: tensor.cpu().reshape(own.shape)}, own.dtype, "single-file")[name].contiguous()
+    return fitted
+
+
+def replace_tensors(source: Path, out: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> None:
+    """Copy a safetensors file with other numbers in some tensors and `facts` added to its metadata.
+
+    Args:
+        source: of which all other bytes of the data are kept.
+        out: written whole or not at all.
+        tensors: of the shapes and number types that they have in the source.
+        facts: metadata.
+    """
+    with source.open("rb") as given, whole(out) as temporary, temporary.open("wb") as made:
+        header: dict[str, Any] = json.loads(given.read(int.from_bytes(given.read(8), "little")))
+        header["__metadata__"] = {**header.get("__metadata__", {}), **facts}
+        raw = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+        raw += b" " * (-len(raw) % 8)
+        made.write(len(raw).to_bytes(8, "little") + raw)
+        begin = made.tell()
+        shutil.copyfileobj(given, made, _CHUNK)
+        for name, tensor in tensors.items():
+            first, last = header[name]["data_offsets"]
+            content = tensor.contiguous().view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
+            assert len(content) == last - first
+            made.seek(begin + first)
+            made.write(content)
+
+
+def _cannot(where: Path, why: str) -> FormatError:
+    return FormatError("FM005", where=where, why=why, do="Use the VAE beside the base instead, with --vae.")

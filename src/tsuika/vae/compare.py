@@ -1,0 +1,336 @@
+"""Several VAEs on the same pictures: how well each gives them back, at what cost, what is wrong with it, which to take.
+
+Differences are from the base's own VAE, picture by picture: pictures differ among themselves by more than VAEs do.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from tsuika.core.events import Warned, note
+from tsuika.vae import faults, metrics, roundtrip
+from tsuika.vae.bootstrap import Interval, interval, paired
+
+# What people want of a VAE -> the measure that says so; less is better.
+PURPOSES: Final[Mapping[str, str]] = {"texture": "texture_error", "colour": "colour", "lines": "colour_p95"}
+_DTYPES: Final = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+_FALLBACKS: Final = {"fp16": "bf16", "bf16": "fp32"}
+_BATCH_PIXELS: Final = 512 * 512
+_PROBED: Final = 2  # batches whose every layer is watched
+_GAIN_PICTURES: Final = 4
+_LEAST_TILE_PX: Final = 256  # no program cuts smaller ones
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A VAE to compare: in float32, frozen."""
+
+    name: str
+    vae: nn.Module
+    scale: float | None = None  # the latent scale that its own config names
+    sha256: str | None = None  # of its file
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture to compare by; `group` is the same for copies of one picture."""
+
+    name: str
+    pixels_13HW: Tensor
+    group: int
+
+
+@dataclass
+class Result:
+    """What was found out about one VAE."""
+
+    name: str
+    encoder: roundtrip.Encoders
+    precision: str  # in which the pictures were measured
+    rows: list[dict[str, float]]  # `metrics.measure`, one a picture
+    with_base: list[float]  # PSNR of the base's latents decoded by it, dB
+    latents: faults.Latents
+    encode_s_per_megapixel: float
+    decode_s_per_megapixel: float
+    memory_bytes: int
+    largest_activation: float
+    seams: float | None
+    sha256: str | None
+    findings: list[Warned] = field(default_factory=list)
+    against: dict[str, Interval] = field(default_factory=dict)  # differences from the base's own; empty for that one
+    pictures: list[NDArray[Any]] = field(default_factory=list)  # (H, W, 3) bytes, what it made of each picture
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether nothing keeps it from being recommended."""
+        return not any(one.code in faults.SERIOUS for one in self.findings)
+
+    def means(self) -> dict[str, Interval]:
+        """Every measure with its interval over pictures; measures that are not finite for some picture stay so."""
+        return {name: _mean(self.rows, name) for name in metrics.MEASURES}
+
+
+@dataclass(frozen=True)
+class Advice:
+    """Which VAE to take for a purpose; `vae` is the base's own where none is better."""
+
+    purpose: str
+    measure: str
+    vae: str
+    better_by: Interval | None  # positive: by how much less the error is than with the base's own
+    as_good: tuple[str, ...] = ()  # others that the pictures cannot tell from it
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All results, the base's own VAE first."""
+
+    results: tuple[Result, ...]
+    advice: tuple[Advice, ...]
+    pareto: tuple[str, ...]  # names of sound VAEs that none beats at both colour and texture
+    names: tuple[str, ...]  # of the pictures
+    different: int  # pictures, copies counted once
+    level: float  # of the intervals of differences
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, without pictures; None for what is not finite."""
+        return {
+            "pictures": len(self.names), "different_pictures": self.different,
+            "vaes": [_told(one) for one in self.results],
+            "advice": {
+                one.purpose: {"vae": one.vae, "measure": one.measure, "as_good": list(one.as_good),
+                              "better_by": one.better_by and _numbers(one.better_by)}
+                for one in self.advice
+            },
+            "pareto": list(self.pareto), "interval_level": self.level,
+        }  # fmt: skip
+
+
+def compare(
+    own: Candidate,
+    others: Sequence[Candidate],
+    pictures: Sequence[Picture],
+    *,
+    scale: float,
+    precision: str = "fp32",
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+    tell: Callable[[Warned], None] | None = None,
+) -> Comparison:
+    """Measure every VAE on every picture.
+
+    Args:
+        own: the base's.
+        others: to compare with it.
+        pictures: with sides that all of them take, in order of size for speed.
+        scale: the base's latent scale.
+        precision: fp32, bf16 or fp16; where it gives numbers that are not finite, the next one is taken, and told.
+        seed: of the resampling.
+        progress: called with (pictures done, pictures in all).
+        tell: called with every finding.
+    """
+    total = len(pictures) * (1 + len(others))
+    results: list[Result] = []
+    base_latents: list[Tensor] = []
+    for candidate in (own, *others):
+
+        def step(done: int, before: int = len(results)) -> None:
+            if progress:
+                progress(before * len(pictures) + done, total)
+
+        result, found = _run(candidate, own, pictures, base_latents, scale, precision, step)
+        base_latents = base_latents or found
+        results.append(result)
+    groups = [picture.group for picture in pictures]
+    level = 1 - 0.05 / max(1, len(others))  # all intervals of a measure hold together (Bonferroni)
+    first = results[0]
+    for result in results[1:]:
+        result.against = {
+            name: paired(_column(result, name), _column(first, name), groups, level=level, seed=seed)
+            for name in metrics.MEASURES
+        }
+    for result in results:
+        result.findings += faults.looks(result.name, result.rows, result.against or None)
+        if tell:
+            for warned in result.findings:
+                tell(warned)
+    advice = tuple(_advise(purpose, results, groups, level, seed) for purpose in PURPOSES)
+    names = tuple(picture.name for picture in pictures)
+    return Comparison(tuple(results), advice, _pareto(results), names, len(set(groups)), level)
+
+
+def _run(
+    candidate: Candidate, own: Candidate, pictures: Sequence[Picture], base_latents: list[Tensor], scale: float,
+    precision: str, step: Callable[[int], None],
+) -> tuple[Result, list[Tensor]]:  # fmt: skip
+    findings: list[Warned] = []
+    stacks = list(roundtrip.batches([one.pixels_13HW for one in pictures], _most(pictures)))
+    loads = [faults.load(candidate.vae, stack[:1]) for stack in stacks[:_PROBED]]
+    largest = max(load.largest for load in loads)
+    if math.isfinite(largest) and any(load.overflows_fp16 for load in loads):
+        findings.append(note("VA001", vae=candidate.name, precision="fp16", fallback="bf16", largest=f"{largest:.2g}"))
+    while True:
+        vae = candidate.vae if precision == "fp32" else copy.deepcopy(candidate.vae).to(_DTYPES[precision])
+        passed = _pass(vae, stacks, step)
+        if passed.is_finite or precision == "fp32":
+            break
+        findings.append(note("VA009", vae=candidate.name, precision=precision, fallback=_FALLBACKS[precision]))
+        precision = _FALLBACKS[precision]
+    encoder = "same" if candidate is own else roundtrip.encoders(own.vae, candidate.vae)
+    base_latents = base_latents or passed.latents
+    compared = faults.latents(base_latents, passed.latents, scale)
+    if encoder == "other":
+        crossed = [roundtrip.decode(candidate.vae, stack).cpu() for stack in base_latents]
+        with_base = [v for out, stack in zip(crossed, stacks) for v in metrics.psnr(out.clamp(-1, 1), stack).tolist()]
+    else:
+        with_base = [row["psnr"] for row in passed.rows]
+    if candidate is not own and passed.is_finite:
+        gain = _decoder_gain(candidate.vae, base_latents, stacks) if encoder != "other" else 1.0
+        lost = _finite_mean([row["psnr"] for row in passed.rows]) - _finite_mean(with_base)
+        if found := faults.misfit(candidate.name, encoder, compared, lost, gain):
+            findings.append(found)
+        if encoder == "other":
+            findings.append(note("VA010", vae=candidate.name))
+        if warned := faults.scale_note(candidate.name, candidate.scale, scale):
+            findings.append(warned)
+    seam = None
+    tile = faults.tile_px(candidate.vae)
+    if (
+        tile >= _LEAST_TILE_PX
+        and passed.is_finite
+        and sum(one[0, 0].numel() * len(one) for one in stacks) >= 4 * (1.5 * tile) ** 2
+    ):
+        seam = faults.seams(candidate.vae, stacks[-1][-1:])
+        if seam is not None and (seen := faults.seam_note(candidate.name, seam, candidate.vae)):
+            findings.append(seen)
+    megapixels = sum(stack[:, 0].numel() for stack in stacks) / 1e6
+    result = Result(
+        candidate.name, encoder, precision, passed.rows, with_base, compared, passed.encode_s / megapixels,
+        passed.decode_s / megapixels, passed.peak_bytes or max(load.memory_bytes for load in loads), largest, seam,
+        candidate.sha256, findings, pictures=passed.pictures,
+    )  # fmt: skip
+    return result, passed.latents
+
+
+@dataclass
+class _Passed:
+    rows: list[dict[str, float]]
+    latents: list[Tensor]
+    pictures: list[NDArray[Any]]
+    encode_s: float
+    decode_s: float
+    peak_bytes: int | None
+
+    @property
+    def is_finite(self) -> bool:
+        return all(math.isfinite(row["colour"]) for row in self.rows)
+
+
+def _pass(vae: nn.Module, stacks: Sequence[Tensor], step: Callable[[int], None]) -> _Passed:
+    device = next(vae.parameters()).device
+    is_cuda = device.type == "cuda"
+    done = _Passed([], [], [], 0.0, 0.0, None)
+    if is_cuda:
+        torch.cuda.reset_peak_memory_stats(device)
+    for stack in stacks:
+        began = _now(device)
+        latents = roundtrip.encode(vae, stack)
+        middle = _now(device)
+        output = roundtrip.decode(vae, latents)
+        ended = _now(device)
+        done.encode_s, done.decode_s = done.encode_s + middle - began, done.decode_s + ended - middle
+        done.rows += metrics.measure(output, stack.to(output.device))
+        done.latents.append(latents.cpu())
+        done.pictures += [roundtrip.to_bytes(one) for one in output]
+        step(len(done.rows))
+    if is_cuda:
+        done.peak_bytes = torch.cuda.max_memory_allocated(device)
+    return done
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def _most(pictures: Sequence[Picture]) -> int:
+    return max(1, min(8, _BATCH_PIXELS // max(one.pixels_13HW[0, 0].numel() for one in pictures)))
+
+
+def _decoder_gain(vae: nn.Module, base_latents: Sequence[Tensor], stacks: Sequence[Tensor]) -> float:
+    return faults.decoder_gain(vae, base_latents[0][:_GAIN_PICTURES], stacks[0][:_GAIN_PICTURES])
+
+
+def _column(result: Result, name: str) -> list[float]:
+    return [row[name] for row in result.rows]
+
+
+def _finite_mean(values: Sequence[float]) -> float:
+    finite = [value for value in values if math.isfinite(value)]
+    return math.fsum(finite) / len(finite) if finite else 0.0
+
+
+def _mean(rows: Sequence[Mapping[str, float]], name: str) -> Interval:
+    values = [row[name] for row in rows]
+    if not all(map(math.isfinite, values)):
+        mean = metrics.mean(rows, name)
+        return Interval(mean, mean, mean)
+    return interval(values)
+
+
+def _advise(
+    purpose: str, results: Sequence[Result], groups: Sequence[int], level: float, seed: int
+) -> Advice:  # fmt: skip
+    """The best of those whose error is below the base's own by more than chance."""
+    measure, own = PURPOSES[purpose], results[0]
+    better = [one for one in results[1:] if one.is_sound and one.against[measure].sign < 0]
+    if not better:
+        return Advice(purpose, measure, own.name, None)
+    best = min(better, key=lambda one: metrics.mean(one.rows, measure))
+    rivals = tuple(
+        one.name for one in better
+        if one is not best
+        and paired(_column(one, measure), _column(best, measure), groups, level=level, seed=seed).sign == 0
+    )  # fmt: skip
+    gain = best.against[measure]
+    return Advice(purpose, measure, best.name, Interval(-gain.mean, -gain.high, -gain.low), rivals)
+
+
+def _pareto(results: Sequence[Result]) -> tuple[str, ...]:
+    points = {
+        one.name: tuple(metrics.mean(one.rows, name) for name in ("colour", "texture_error"))
+        for one in results
+        if one.is_sound
+    }
+    return tuple(
+        name for name, here in points.items()
+        if not any(all(a <= b for a, b in zip(there, here)) and there != here for there in points.values())
+    )  # fmt: skip
+
+
+def _numbers(one: Interval) -> dict[str, float | None]:
+    return {key: value if math.isfinite(value) else None for key, value in vars(one).items()}
+
+
+def _told(one: Result) -> dict[str, Any]:
+    return {
+        "vae": one.name, "encoder": one.encoder, "sound": one.is_sound, "precision": one.precision, "sha256": one.sha256,
+        "findings": [{"code": w.code, "message": w.message, "params": dict(w.params)} for w in one.findings],
+        "measures": {name: _numbers(value) for name, value in one.means().items()},
+        "against_builtin": {name: _numbers(value) for name, value in one.against.items()},
+        "psnr_on_the_base_s_latents": _numbers(_mean([{"psnr": v} for v in one.with_base], "psnr")),
+        "latents": vars(one.latents), "encode_s_per_megapixel": one.encode_s_per_megapixel,
+        "decode_s_per_megapixel": one.decode_s_per_megapixel, "memory_bytes": one.memory_bytes,
+        "largest_activation": one.largest_activation if math.isfinite(one.largest_activation) else None,
+        "seams": one.seams,
+    }  # fmt: skip

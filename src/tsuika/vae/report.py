@@ -1,0 +1,232 @@
+"""A comparison as one self-contained HTML page: advice, numbers, colour against texture, crops and difference maps."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+from importlib.resources import files
+from typing import Any, Final
+
+import numpy as np
+import torch
+from jinja2 import Environment, StrictUndefined, Template
+from markupsafe import Markup, escape
+from numpy.typing import NDArray
+from PIL import Image
+
+from tsuika.core.events import Warned
+from tsuika.vae import metrics, roundtrip
+from tsuika.vae.compare import Comparison, Picture, Result
+from tsuika.vae.report_texts import TEXTS
+
+SHOWN: Final = 4  # pictures
+CROP_PX: Final = 128
+_BRIGHT: Final = 10.0  # CIEDE2000 at the bright end of a difference map
+# Dark violet over red to yellow, evenly brighter: positions, and sRGB there.
+_STOPS: Final = (
+    (0.0, 0.25, 0.5, 0.75, 1.0),
+    ((10, 8, 30), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)),
+)
+_COLUMNS: Final = ("psnr", "ssim", "colour", "colour_p95", "chroma", "texture", "texture_error")
+Inline = Callable[..., str]
+
+
+def render(
+    comparison: Comparison, pictures: Sequence[Picture], *, base: str, size_px: int, lang: str, inline: Inline
+) -> str:  # fmt: skip
+    """The page, opening in `lang`.
+
+    Args:
+        comparison: with its results' pictures.
+        pictures: the originals, in the same order.
+        base: as the user named it.
+        size_px: of the shorter sides.
+        lang: en or ja.
+        inline: picture, `side_px` -> data URI.
+    """
+    return _template().render(
+        lang=lang, t=_both, word=partial(_word, lang), comparison=comparison, base=base, size_px=size_px, columns=_COLUMNS,
+        cells=partial(_cell, comparison), plot=_plot(comparison), rows=_rows(comparison, pictures),
+        uri=partial(inline, side_px=2 * CROP_PX), found=_found, number=_number, size=_size,
+        findings=[warned for one in comparison.results for warned in one.findings],
+    )  # fmt: skip
+
+
+@cache
+def _template() -> Template:
+    text = files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8")
+    return Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(
+        text
+    )
+
+
+def _word(lang: str, key: str) -> str:
+    return TEXTS[lang][key]
+
+
+def _both(key: str, **values: object) -> Markup:
+    """A sentence in both languages, of which the page shows one; values may hold one word for each."""
+    spans = []
+    for lang, table in TEXTS.items():
+        own = {name: value[lang] if isinstance(value, dict) else value for name, value in values.items()}
+        spans.append(Markup('<span class="t" lang="{}">{}</span>').format(lang, table[key].format(**own)))
+    return Markup("").join(spans)
+
+
+def _found(warned: Warned) -> Markup:
+    """A finding, `words in backticks` and flags as code."""
+    spans = []
+    for lang in TEXTS:
+        text = re.sub(r"(?<![\w-])(--[\w-]+)", r"<code>\1</code>", str(escape(warned.words(lang))))
+        spans.append(Markup('<span class="t" lang="{}">{}</span>').format(lang, Markup(text)))  # noqa: S704 - escaped above
+    return Markup("").join(spans)
+
+
+def _number(value: float, digits: int = 3) -> str:
+    if not math.isfinite(value):
+        return "∞" if value > 0 else "–"
+    return f"{value:.{digits}g}" if abs(value) < 100 else f"{value:.0f}"
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e6:.0f} MB" if count < 1e9 else f"{count / 1e9:.1f} GB"
+
+
+def _cell(comparison: Comparison, result: Result, name: str) -> dict[str, Any]:
+    """A number of the table, its difference from the base's own, and whether that is better, worse or neither."""
+    digits = 4 if name in ("psnr", "ssim") else 3
+    cell: dict[str, Any] = {"mean": _number(metrics.mean(result.rows, name), digits), "change": "", "verdict": ""}
+    if result.against:
+        change = result.against[name]
+        cell["change"] = f"{_signed(change.low)} … {_signed(change.high)}" if math.isfinite(change.low) else "?"
+        better = metrics.MEASURES[name]
+        if better is None:  # nearer to 1 is better
+            mean, own = (
+                abs(math.log(max(metrics.mean(one.rows, name), 1e-9))) for one in (result, comparison.results[0])
+            )
+            cell["verdict"] = "" if change.sign == 0 else "better" if mean < own else "worse"
+        elif change.sign:
+            cell["verdict"] = "better" if (change.sign > 0) == better else "worse"
+    return cell
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.2g}" if math.isfinite(value) else "?"
+
+
+# ------------------------------------------------------------------------------------------------------ the two errors
+
+_WIDTH, _HEIGHT = 640, 340
+_LEFT, _TOP, _RIGHT, _BOTTOM = 64, 18, 616, 290
+
+
+def _plot(comparison: Comparison) -> dict[str, Any] | None:
+    """Colour against texture error, in a box of 640 x 340; None where fewer than two VAEs gave numbers."""
+    points = {
+        one.name: (metrics.mean(one.rows, "colour"), metrics.mean(one.rows, "texture_error"), one.is_sound)
+        for one in comparison.results
+    }
+    points = {name: point for name, point in points.items() if all(map(math.isfinite, point[:2]))}
+    if len(points) < 2:
+        return None
+    spans = [_frame([point[axis] for point in points.values()]) for axis in (0, 1)]
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        (x0, x1), (y0, y1) = spans
+        return (
+            _LEFT + (x - x0) / (x1 - x0) * (_RIGHT - _LEFT), _BOTTOM - (y - y0) / (y1 - y0) * (_BOTTOM - _TOP)
+        )  # fmt: skip
+
+    dots, taken = [], list[tuple[float, float]]()
+    for name, (x, y, is_sound) in sorted(points.items(), key=lambda item: item[1][1]):
+        left, top = at(x, y)
+        is_right = left > (_LEFT + _RIGHT) / 2
+        height = top + 4
+        while any(abs(height - other) < 15 and abs(left - beside) < 220 for beside, other in taken):
+            height -= 15
+        taken.append((left, height))
+        dots.append({"name": name, "x": left, "y": top, "label_y": height, "anchor": "end" if is_right else "start",
+                     "label_x": left - 10 if is_right else left + 10, "sound": is_sound})  # fmt: skip
+    front = sorted(at(*points[name][:2]) for name in comparison.pareto if name in points)
+    ticks = [[(at(v, spans[1][0])[0], _number(v)) for v in _ticks(*spans[0])],
+             [(at(spans[0][0], v)[1], _number(v)) for v in _ticks(*spans[1])]]  # fmt: skip
+    return {"dots": dots, "front": " ".join(f"{x:.1f},{y:.1f}" for x, y in front), "ticks": ticks}
+
+
+def _frame(values: Sequence[float]) -> tuple[float, float]:
+    low, high = min(values), max(values)
+    pad = 0.15 * (high - low) or 0.1 * abs(high) or 1.0
+    return max(0.0, low - pad), high + pad
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    rough = (high - low) / 5
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough)
+    return [k * step for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
+# ------------------------------------------------------------------------------------------------------------ pictures
+
+
+def _rows(comparison: Comparison, pictures: Sequence[Picture]) -> list[dict[str, Any]]:
+    """The pictures on which sound VAEs differ most, one of each group, cut to where they do."""
+    shown = [one for one in comparison.results if one.is_sound] or list(comparison.results)
+    spread = [
+        max(one.rows[n]["colour"] for one in shown) - min(one.rows[n]["colour"] for one in shown)
+        for n in range(len(pictures))
+    ]
+    order = sorted(range(len(pictures)), key=lambda n: -spread[n] if math.isfinite(spread[n]) else 0.0)
+    rows: list[dict[str, Any]] = []
+    groups: set[int] = set()
+    for number in order:
+        if len(rows) == SHOWN or pictures[number].group in groups:
+            continue
+        groups.add(pictures[number].group)
+        rows.append(_row(comparison, shown, pictures[number], number))
+    return rows
+
+
+def _row(comparison: Comparison, shown: Sequence[Result], picture: Picture, number: int) -> dict[str, Any]:
+    original = roundtrip.to_bytes(picture.pixels_13HW[0])
+    maps = {one.name: _difference(one.pictures[number], original) for one in comparison.results}
+    stack = np.stack([maps[one.name] for one in shown])
+    top, left = _busiest(stack.max(0) - stack.min(0) if len(stack) > 1 else stack[0])
+    cut = (slice(top, top + CROP_PX), slice(left, left + CROP_PX))
+    return {
+        "name": picture.name, "original": Image.fromarray(original[cut]),
+        "vaes": [
+            {"name": one.name, "crop": Image.fromarray(one.pictures[number][cut]), "map": _heat(maps[one.name][cut]),
+             "colour": one.rows[number]["colour"]}
+            for one in comparison.results
+        ],
+    }  # fmt: skip
+
+
+def _difference(made: NDArray[Any], original: NDArray[Any]) -> NDArray[np.float32]:
+    first, second = (metrics.to_lab(roundtrip.to_signal(Image.fromarray(one))) for one in (made, original))
+    with torch.no_grad():
+        return metrics.ciede2000(first, second)[0].numpy()
+
+
+def _busiest(difference_HW: NDArray[Any]) -> tuple[int, int]:
+    """Top and left of the crop with the largest sum."""
+    height, width = (max(0, side - CROP_PX) for side in difference_HW.shape)
+    table = np.pad(difference_HW, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
+    tops, lefts = np.arange(0, height + 1, 8), np.arange(0, width + 1, 8)
+    bottoms, rights = (np.minimum(first + CROP_PX, side) for first, side in zip((tops, lefts), difference_HW.shape))
+    sums = (
+        table[np.ix_(bottoms, rights)] - table[np.ix_(tops, rights)] - table[np.ix_(bottoms, lefts)]
+        + table[np.ix_(tops, lefts)]
+    )  # fmt: skip
+    row, column = np.unravel_index(int(sums.argmax()), sums.shape)
+    return int(tops[row]), int(lefts[column])
+
+
+def _heat(difference_HW: NDArray[Any]) -> Image.Image:
+    share = np.clip(difference_HW / _BRIGHT, 0, 1)
+    places, colours = _STOPS
+    planes = [np.interp(share, places, [colour[plane] for colour in colours]) for plane in range(3)]
+    return Image.fromarray(np.stack(planes, -1).round().astype(np.uint8))
