@@ -1,0 +1,174 @@
+"""What a training step keeps in memory and how much it computes, from a UNet's shapes alone: no weights, no arithmetic.
+
+The UNet is built on the meta device and run once; what autograd keeps for the backward pass is counted, and so are the
+floating-point operations. A real network of Stable Diffusion takes many seconds to go through, so those three are in `KNOWN`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+# What learns: only what the UNet reads (new words, a hypernetwork), layers beside attention and feed-forward ones, everything.
+Trained = Literal["text", "adapter", "all"]
+METHOD_TRAINS: Final[Mapping[str, Trained]] = {
+    "textual-inversion": "text", "hypernetwork": "text", "lora": "adapter", "dreambooth": "all",
+}  # fmt: skip
+_ADAPTED: Final = re.compile(
+    r".*\.attentions\.\d+\.(proj_in|proj_out|transformer_blocks\.\d+\.(attn[12]\.to_(q|k|v|out\.0)|ff\.net\.(0\.proj|2)))"
+)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A training step on one picture."""
+
+    kept_bytes: Mapping[Trained, float]  # for the backward pass, at two bytes a number
+    checkpointed_bytes: Mapping[Trained, float]  # the same with gradient checkpointing, at its highest
+    forward_flop: float
+    size_px: int
+    times: Mapping[Trained, float]  # forward and backward, by forward
+
+    def at(self, size_px: int) -> Step:
+        """Of a picture of another size: everything but attention's weights grows with the area."""
+        factor = (size_px / self.size_px) ** 2
+        return Step(
+            {key: value * factor for key, value in self.kept_bytes.items()},
+            {key: value * factor for key, value in self.checkpointed_bytes.items()},
+            self.forward_flop * factor, size_px, self.times,
+        )  # fmt: skip
+
+
+TIMES: Final[Mapping[Trained, float]] = {"text": 2.08, "adapter": 2.17, "all": 3.0}
+
+# What `count` says of these UNets, per picture of their native size: going through the real ones takes a minute.
+# From `python bench/activations.py`.
+KNOWN: Final[Mapping[str, Step]] = {
+    "embedded": Step(
+        {"text": 3767936.0, "adapter": 4486656.0, "all": 4816128.0},
+        {"text": 1090688.0, "adapter": 1242880.0, "all": 1295360.0}, 1118568448.0, 64, TIMES,
+    ),
+    "sd1": Step(
+        {"text": 736305664.0, "adapter": 916549632.0, "all": 934997504.0},
+        {"text": 187468032.0, "adapter": 208557824.0, "all": 211217920.0}, 803273441280.0, 512, TIMES,
+    ),
+    "sd2": Step(
+        {"text": 1553815424.0, "adapter": 2057314176.0, "all": 2098740608.0},
+        {"text": 323619072.0, "adapter": 469020928.0, "all": 474998784.0}, 2149105745920.0, 768, TIMES,
+    ),
+    "sdxl": Step(
+        {"text": 5126723456.0, "adapter": 6710454144.0, "all": 6875799424.0},
+        {"text": 537396864.0, "adapter": 642865024.0, "all": 658741376.0}, 6761236398080.0, 1024, TIMES,
+    ),
+}  # fmt: skip
+
+
+def count(config: Mapping[str, Any], size_px: int, latent_factor: int = 8) -> Step:
+    """Go through a UNet of this config with one picture.
+
+    Args:
+        config: as diffusers writes it.
+        size_px: side of the picture.
+        latent_factor: pixels by latent cell.
+    """
+    import torch
+    from diffusers import UNet2DConditionModel
+
+    with torch.device("meta"):
+        unet: nn.Module = UNet2DConditionModel.from_config(dict(config))
+    unet.to(torch.bfloat16)
+    kept: dict[Trained, float] = {}
+    thrifty: dict[Trained, float] = {}
+    flop = 0.0
+    for trained in ("text", "adapter", "all"):
+        for name, module in unet.named_modules():
+            for leaf, param in module.named_parameters(recurse=False):
+                adapted = trained == "adapter" and leaf == "weight" and _ADAPTED.fullmatch(name)
+                param.requires_grad_(trained == "all" or bool(adapted))
+        kept[trained], thrifty[trained], flop = _once(unet, config, size_px // latent_factor)
+    return Step(kept, thrifty, flop, size_px, TIMES)
+
+
+@contextmanager
+def _instead(attend: Callable[..., Tensor]) -> Iterator[None]:
+    """Let attention be computed by `attend`."""
+    from torch.nn import functional
+
+    own = functional.scaled_dot_product_attention
+    functional.scaled_dot_product_attention = attend
+    try:
+        yield
+    finally:
+        functional.scaled_dot_product_attention = own
+
+
+def _once(unet: Any, config: Mapping[str, Any], side: int) -> tuple[float, float, float]:
+    """Bytes kept, bytes at the highest with checkpointing, and FLOP, of one forward pass."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    def empty(*shape: int) -> Tensor:
+        return torch.empty(shape, dtype=torch.bfloat16, device="meta")
+
+    own = {param.untyped_storage()._cdata for param in unet.parameters()}
+    seen: dict[int, Any] = {}  # holds the storages, so that no address is used twice
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            seen[storage._cdata] = storage
+        return tensor
+
+    def held() -> int:
+        return sum(storage.nbytes() for storage in seen.values())
+
+    units: list[tuple[int, int]] = []  # what each part that can be checkpointed keeps, and its input
+    before: dict[int, int] = {}
+
+    def enter(module: nn.Module, _: Any) -> None:
+        before[id(module)] = held()
+
+    def leave(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        units.append((held() - before[id(module)], output.numel() * output.element_size()))
+
+    hooks = []
+    for module in unet.modules():
+        if type(module).__name__ in ("ResnetBlock2D", "BasicTransformerBlock"):  # diffusers checkpoints these
+            hooks += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
+    text = empty(1, 77, int(config["cross_attention_dim"])).requires_grad_(True)
+    more: dict[str, Any] = {}
+    if config.get("addition_embed_type") == "text_time":
+        sizes = 6 * int(config["addition_time_embed_dim"])
+        pooled = int(config["projection_class_embeddings_input_dim"]) - sizes
+        more = {"added_cond_kwargs": {"text_embeds": empty(1, pooled), "time_ids": empty(1, 6)}}
+    attended: list[float] = []
+
+    class Attention(torch.autograd.Function):
+        """Keeps what the fused kernels keep: on the meta device torch would write out every attention matrix."""
+
+        @staticmethod
+        def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            attended.append(4.0 * query.numel() * key.shape[-2])  # two products, two operations each
+            output = torch.empty_like(query)
+            ctx.save_for_backward(query, key, value, output)
+            return output
+
+    def attend(query: Tensor, key: Tensor, value: Tensor, **_: Any) -> Tensor:
+        result: Tensor = Attention.apply(query, key, value)  # type: ignore[no-untyped-call]
+        return result
+
+    counter = FlopCounterMode(display=False)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), counter, _instead(attend):
+        unet(empty(1, 4, side, side), torch.zeros(1, device="meta"), encoder_hidden_states=text, **more)
+    for hook in hooks:
+        hook.remove()
+    total = held()
+    inside = [kept for kept, _ in units]
+    highest = total - sum(inside) + sum(size for _, size in units) + max(inside, default=0)
+    return float(total), float(min(total, highest)), float(counter.get_total_flops()) + sum(attended)

@@ -1,0 +1,119 @@
+"""The base that advice is for: its family and sizes, from headers alone, whether it lies here or is only named."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from tsuika import families
+from tsuika.core.errors import ModelError
+from tsuika.core.types import Prediction, canonical
+from tsuika.core.weights import read_json
+from tsuika.families import Family, Geometry
+
+if TYPE_CHECKING:
+    from tsuika.families import StableDiffusion
+
+NAMES: Final = ("sd1", "sd2", "sdxl")  # in place of a base that is not here
+_HUB_ID: Final = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+
+
+@dataclass(frozen=True)
+class Base:
+    """What is known of a base without its weights."""
+
+    name: str  # as it was given; goes into recipes
+    family: Family
+    prediction: Prediction
+    geometry: Geometry
+    at_hand: bool  # False: no file of it was seen
+    guessed: bool = False  # the family is told from the name alone
+
+    @property
+    def is_embedded(self) -> bool:
+        """The small base in the box, whose world is not that of photographs."""
+        return self.name == "embedded"
+
+    @property
+    def size_px(self) -> int:
+        return self.geometry.native_size_px
+
+    @property
+    def latent_factor(self) -> int:
+        """Pixels by latent cell, each way."""
+        return int(2 ** (len(self.geometry.vae["block_out_channels"]) - 1))
+
+    @cached_property
+    def outline(self) -> StableDiffusion:
+        """The model's modules without weights, on the meta device: names, shapes, roles."""
+        import torch
+
+        from tsuika.families.common import StableDiffusion, build_text, build_unet, build_vae, scheduler_config
+
+        geometry = self.geometry
+        with torch.device("meta"):
+            return StableDiffusion(
+                family=self.family, prediction=self.prediction, unet=build_unet(geometry.unet), vae=build_vae(geometry.vae),
+                text_encoders={
+                    t.component: build_text(geometry.text[t.component], projected=t.projected) for t in self.family.towers
+                },
+                tokenizers={}, scheduler_config=scheduler_config(self.prediction),
+                latent_scale=self.family.facts.latent_scale, native_size_px=geometry.native_size_px, source=self.name,
+            )  # fmt: skip
+
+    def numbers(self, component: str) -> int:
+        """How many weights a component has."""
+        return sum(param.numel() for param in self.outline.components[component].parameters())
+
+
+def look(name: str, embedded: Path) -> Base:
+    """The base called `name`: `embedded`, a folder, a file, a hub id; or `sd1`, `sd2`, `sdxl` for one that is not here.
+
+    Raises:
+        ModelError: no such file, and no name of that kind either (MD001); no Stable Diffusion (MD002, MD003, MD005).
+    """
+    path = embedded if name == "embedded" else Path(name).expanduser()
+    if path.exists():
+        found = families.detect(path)
+        kind = families.family(found.facts.family)
+        geometry = _of_folder(path, kind) if path.is_dir() else kind.geometry(found.prediction)
+        return Base(name, kind, found.prediction, geometry, at_hand=True)
+    if name not in NAMES and not _HUB_ID.fullmatch(name):
+        raise ModelError(
+            "MD001", where=name, why=f"There is no such file or folder. Without one: --base {', '.join(NAMES)}"
+        )
+    kind = families.family(name if name in NAMES else _guess(name))
+    prediction = kind.facts.prediction
+    return Base(name, kind, prediction, kind.geometry(prediction), at_hand=False, guessed=name not in NAMES)
+
+
+def _guess(hub_id: str) -> str:
+    lowered = hub_id.lower()
+    if "xl" in lowered:
+        return "sdxl"
+    return "sd2" if re.search(r"diffusion-2|sd-?2", lowered) else "sd1"
+
+
+def _of_folder(folder: Path, kind: Family) -> Geometry:
+    unet, vae = (read_json(folder / part / "config.json") for part in ("unet", "vae"))
+    text: dict[str, Mapping[str, Any]] = {
+        tower.component: read_json(folder / tower.component / "config.json") for tower in kind.towers
+    }
+    factor = 2 ** (len(vae["block_out_channels"]) - 1)
+    return Geometry(unet, vae, text, native_size_px=int(unet["sample_size"]) * factor)
+
+
+def layers(base: Base, roles: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+    """`<component>.<path>` of the layers that play these roles -> the weight's shape."""
+    outline = base.outline
+    found = {}
+    for role in roles:
+        for component, paths in outline.targets(role).items():  # type: ignore[arg-type]
+            for path in paths:
+                weight: Any = outline.module(component, path).weight
+                found[f"{component}.{canonical(component, path)}"] = tuple(weight.shape)
+    return found

@@ -1,0 +1,254 @@
+"""`advise`: which method for these pictures, on this base, on this machine."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from tsuika import families
+from tsuika.advise import estimate, evidence, programs, rules, telling
+from tsuika.advise.base import Base, look
+from tsuika.advise.estimate import Machine, Measured
+from tsuika.advise.evidence import GOALS, Goal, Statement
+from tsuika.advise.recipes import Subject
+from tsuika.api.models import EMBEDDED
+from tsuika.api.training import cache_folder
+from tsuika.core.config import Recipe
+from tsuika.core.errors import RecipeError
+from tsuika.core.files import write_text
+from tsuika.core.sections import Data
+from tsuika.core.seeds import generator
+from tsuika.core.types import Batch, Model
+from tsuika.data import dedupe, scan
+from tsuika.data.manifest import Manifest
+from tsuika.methods import METHODS
+from tsuika.train import assemble
+from tsuika.train.device import DTYPES, pick_device, pick_precision
+from tsuika.train.loop import Fit, conditioner, fit
+
+TIMED_STEPS = 3  # after one to warm up
+KEPT_S = 86_400.0  # a measurement is used again for a day
+SMALL = 100_000_000  # weights: what a CPU is asked to try for real
+GIB = 2**30
+
+
+def advise(
+    images: Path,
+    goal: str,
+    *,
+    base: str = "embedded",
+    vram_gb: float | None = None,
+    max_file_mb: float | None = None,
+    program: str = "",
+    trigger: str = "",
+    class_word: str = "",
+    device: str = "auto",
+    measure: bool = True,
+    out: Path | None = None,
+) -> dict[str, Any]:
+    """One recommendation and two alternatives, each with a recipe, what it takes here, and the evidence.
+
+    Args:
+        images: the pictures; only read.
+        goal: character, style, object or concept.
+        base: as for `train`; also `sdxl` and the like, for one that is not here.
+        vram_gb: memory of a GPU that it must fit into, in 10^9 bytes; None: of this machine.
+        max_file_mb: largest file, in 10^6 bytes.
+        program: where the result must work.
+        measure: run a few training steps for the time, some seconds; False: only what was measured within a day.
+        out: a folder for the recipes, `1-METHOD.toml` and so on; the result then names them (`recipe_file`).
+
+    Raises:
+        RecipeError: RC002, no such goal or program; RC026, nothing keeps within the limits.
+        TsuikaError: pictures or base cannot be used.
+    """
+    if goal not in GOALS:
+        raise RecipeError("RC002", key="--goal", found=goal, why=f"The goals are: {', '.join(GOALS)}")
+    known = look(base, EMBEDDED)
+    manifest = scan.scan(images, Data(images=str(images)), size_px=known.size_px, needed=assemble.MIN_PICTURES)
+    subject = Subject(
+        goal, str(images), len(dedupe.groups(manifest)), base, trigger.strip(), class_word.strip(), _captioned(manifest),
+        known.is_embedded,
+    )  # fmt: skip
+    machine = machine_for(known, device, measure)
+    limit = machine.memory_gib * GIB / 1e9 if vram_gb is None else vram_gb
+    wish = rules.Wish(subject, _goal(goal), limit, max_file_mb, programs.program(program))
+    counted = machine if vram_gb is None else replace(machine, device="cuda", precision="bf16")
+    step = estimate.step_of(known)
+    with _Bench(known, machine, measure) as bench:
+        found = rules.advise(
+            wish, known, evidence.measured(),
+            lambda recipe: estimate.estimate(known, recipe, counted, subject.pictures, step, bench.measured),
+            lambda recipe: estimate.memory_gib(known, recipe, counted, subject.pictures, step),
+        )  # fmt: skip
+    notes = tuple(_notes(known, subject, machine, vram_gb, manifest))
+    result = telling.to_dict(replace(found, notes=notes), machine)
+    for number, option in enumerate([result["recommendation"], *result["alternatives"]], start=1):
+        if out is not None:
+            path = out / f"{number}-{option['method']}.toml"
+            write_text(path, option["recipe"])
+            option["recipe_file"] = str(path)
+    return result
+
+
+def _goal(text: str) -> Goal:
+    return next(goal for goal in GOALS if goal == text)
+
+
+def _captioned(manifest: Manifest) -> bool:
+    return all(sample.caption_source != "built" for sample in manifest.samples)
+
+
+def machine_for(base: Base, device: str, measure: bool) -> Machine:
+    """The machine, with the speed it has in layers of the base's size where real steps cannot be tried."""
+    place = pick_device(device)
+    precision = pick_precision("auto", place)
+    if place.type == "cuda":
+        memory: float = torch.cuda.get_device_properties(place).total_memory
+        name = torch.cuda.get_device_name(place)
+    else:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 8 * GIB
+        name = f"{place.type}, {torch.get_num_threads()} threads"
+    machine = Machine(place.type, name, precision, memory / GIB)
+    if _tried(base, machine) or not measure:
+        return machine
+    return replace(machine, flop_per_s=_flop_per_s(base, place, precision))
+
+
+def _tried(base: Base, machine: Machine) -> bool:
+    """Whether real steps are quick enough to try."""
+    return base.at_hand and (machine.device != "cpu" or base.numbers("unet") < SMALL)
+
+
+def _flop_per_s(base: Base, device: torch.device, precision: str) -> float:
+    """Operations a second, forward and backward, in a convolution and a projection as the middle of the UNet has them."""
+    channels = int(base.geometry.unet["block_out_channels"][1])
+    side = base.size_px // base.latent_factor // 2
+    dtype = DTYPES[precision]
+    convolution = torch.nn.Conv2d(channels, channels, 3, padding=1, device=device, dtype=dtype)
+    projection = torch.nn.Linear(channels, 4 * channels, device=device, dtype=dtype)
+    x_BCHW = torch.randn(1, channels, side, side, device=device, dtype=dtype, requires_grad=True)
+    operations = 3 * 2 * side**2 * channels**2 * (9 + 4)
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        projection(convolution(x_BCHW).flatten(2).mT).float().pow(2).sum().backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - began)
+    return operations / min(times[1:])
+
+
+def _notes(
+    base: Base, subject: Subject, machine: Machine, vram_gb: float | None, manifest: Manifest
+) -> list[Statement]:
+    found = []
+    if not base.at_hand:
+        title = base.family.facts.title
+        told = ("guessed from its name", "名前から推定") if base.guessed else ("as you say", "指定どおり")
+        found.append(Statement(
+            f"The base is not on this machine; it is taken for a {title} ({told[0]}). Times are scaled from operations.",
+            f"ベースモデルはこのマシンにありません。{title}とみなし({told[1]})、時間は演算量から見積もりました。", "known",
+        ))  # fmt: skip
+    if vram_gb is not None and machine.device == "cpu":
+        found.append(Statement(
+            "Memory is for a GPU of that size; times are for this machine, which has none, and a GPU is much quicker.",
+            "メモリは指定のGPU向け、時間はGPUのないこのマシンでの見積もりです。GPUでははるかに速くなります。", "known",
+        ))  # fmt: skip
+    if len(manifest) > subject.pictures:
+        found.append(Statement(
+            f"{len(manifest)} pictures, {subject.pictures} of them different; near-duplicates count once.",
+            f"画像{len(manifest)}枚のうち異なるものは{subject.pictures}枚です(ほぼ同じ画像は1枚と数えます)。", "known",
+        ))  # fmt: skip
+    if not subject.trigger:
+        found.append(Statement(
+            "No --trigger was given: change the word in the recipe to one of your own.",
+            "--trigger の指定がありません。レシピ内の単語をお好みのものに変えてください。", "known",
+        ))  # fmt: skip
+    return found
+
+
+class _Bench:
+    """A base for a few real steps of each recipe; loaded only if something must be measured."""
+
+    def __init__(self, base: Base, machine: Machine, wanted: bool) -> None:
+        self.base, self.machine, self.wanted = base, machine, wanted and _tried(base, machine)
+        self._model: Model | None = None
+        self._file = cache_folder().parent / "speed.json"
+
+    def __enter__(self) -> _Bench:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._model = None
+
+    def measured(self, recipe: Recipe) -> Measured | None:
+        """Seconds a step, measured now or within a day."""
+        key = json.dumps([
+            self.machine.name, self.machine.precision, importlib.metadata.version("torch"), self.base.name,
+            recipe.method.model_dump(mode="json"), recipe.train.batch_size, recipe.train.optimizer,
+            recipe.train.gradient_checkpointing, bool(recipe.data.reg_generate or recipe.data.reg_images),
+        ])  # fmt: skip
+        known = self._known()
+        if key in known and time.time() - known[key]["at"] < KEPT_S:
+            return Measured(known[key]["step_s"], known[key]["peak_bytes"])
+        if not self.wanted:
+            return None
+        found = self._run(recipe)
+        row = {"at": time.time(), "step_s": found.step_s, "peak_bytes": found.peak_bytes}
+        write_text(self._file, json.dumps({**known, key: row}))
+        return found
+
+    def _known(self) -> dict[str, dict[str, Any]]:
+        try:
+            found: dict[str, dict[str, Any]] = json.loads(self._file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # none yet, or cut off: it is measured again
+            return {}
+        return found
+
+    def _run(self, recipe: Recipe) -> Measured:
+        accelerator = assemble.accelerate_for(recipe)
+        if self._model is None:
+            base = recipe.base
+            self._model = families.load(
+                base.model, tokenizer=base.tokenizer, vae=base.vae, device=accelerator.device,
+                dtype=DTYPES[self.machine.precision], embedded_path=EMBEDDED,
+            )  # fmt: skip
+        model, train = self._model, recipe.train
+        side = self.base.size_px // self.base.latent_factor
+        rows = train.batch_size * (2 if recipe.data.reg_generate or recipe.data.reg_images else 1)
+        latents_BCHW = torch.randn(rows, model.facts.latent_channels, side, side, generator=generator(0, "advise"))
+        batch = Batch(
+            latents_BCHW.to(model.device), (f"a {recipe.data.trigger}",) * rows, ("",) * rows,
+            torch.ones(rows, device=model.device),
+        )  # fmt: skip
+        settings = recipe.method.completed(recipe.data)
+        attachment = METHODS[recipe.method.name].attach(model, settings, generator(0, "init"))
+        unet: Any = model.unet
+        try:
+            if train.gradient_checkpointing:
+                unet.enable_gradient_checkpointing()
+                unet.train()
+            size = (self.base.size_px, self.base.size_px)
+            run = Fit(
+                model, attachment, recipe, accelerator, batch=lambda _: batch,
+                condition=conditioner(model, attachment, lambda _: size), last_step=TIMED_STEPS + 1,
+            )  # fmt: skip
+            on_gpu = accelerator.device.type == "cuda"
+            if on_gpu:
+                torch.cuda.reset_peak_memory_stats(accelerator.device)
+            steps = [event.seconds / train.accumulate for event in fit(run)]
+            peak = torch.cuda.max_memory_reserved(accelerator.device) if on_gpu else None
+        finally:
+            attachment.detach()
+            unet.disable_gradient_checkpointing()
+            unet.eval()
+        return Measured(median(steps[1:]), peak)
