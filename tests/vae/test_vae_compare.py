@@ -7,8 +7,8 @@ import math
 
 import pytest
 import torch
-from toy_vaes import Toy, blurred, noisy, pale, pictures
 from torch import nn
+from toy_vaes import Toy, blurred, noisy, pale, pictures
 
 from tsuika.core.errors import ModelError
 from tsuika.vae import faults, metrics, roundtrip

@@ -1,0 +1,174 @@
+"""Baking and tuning on tiny models of every family, through the API."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tiny_models import tiny
+from tsuika import api, families
+from tsuika.api import writing
+from tsuika.core.errors import FormatError, ModelError, PictureError, RecipeError
+from tsuika.core.weights import Weights, open_weights
+from tsuika.formats import CHECKPOINTS, vae_file
+from tsuika.vae import bake, roundtrip
+
+
+def write_base(family: str, folder: Path, kind: str, seed: int = 3) -> Path:
+    """A tiny base in half precision, as a single file or a diffusers folder."""
+    path = folder / (f"{family}.safetensors" if kind == "single-file" else family)
+    format_ = next(one for one in CHECKPOINTS if one.name == kind)
+    writing.write_model(tiny(family, seed), format_, path, "fp16", {"title": "tiny"})
+    return path
+
+
+def write_vae(family: str, folder: Path, kind: str, seed: int = 5) -> Path:
+    """The VAE of another tiny model, as a file by itself (in the layout that A1111 takes) or in a base."""
+    import json
+
+    from tsuika.core.types import Artifact
+
+    if kind == "in-a-base":
+        return write_base(family, folder / "other", "single-file", seed)
+    vae = tiny(family, seed).vae
+    path = folder / f"{kind}.vae.safetensors"
+    artifact = Artifact("vae", family, dict(vae.state_dict()), {vae_file.CONFIG: json.dumps(dict(vae.config))})
+    vae_file.VaeFile().write(artifact, path, dtype=torch.float32)
+    if kind == "ckpt":
+        weights = open_weights(path)
+        path = folder / "model.vae.ckpt"
+        torch.save({"state_dict": {name: weights.tensor(name) for name in weights.shapes}}, path)
+    return path
+
+
+def numbers(weights: Weights) -> dict[str, torch.Tensor]:
+    return {name: weights.tensor(name) for name in weights.shapes}
+
+
+@pytest.mark.parametrize(("family", "kind"), [("sd1", "ckpt"), ("sd2", "file"), ("sdxl", "in-a-base")])
+def test_a_baked_file_differs_in_its_vae_alone(family: str, kind: str, tmp_path: Path) -> None:
+    base, vae = write_base(family, tmp_path, "single-file"), write_vae(family, tmp_path, kind)
+    before = base.read_bytes()
+    done = api.bake_vae(str(base), str(vae), tmp_path / "out.safetensors")
+    old, new = open_weights(base), open_weights(tmp_path / "out.safetensors")
+    first, second = numbers(old), numbers(new)
+    assert base.read_bytes() == before and list(first) == list(second)
+    inside = {name for name in first if name.startswith("first_stage_model.")}
+    assert done["tensors"] == len(inside) > 100
+    for name, tensor in first.items():
+        assert tensor.dtype == second[name].dtype and tensor.shape == second[name].shape
+        assert torch.equal(tensor, second[name]) or name in inside, name
+    assert sum(not torch.equal(first[name], second[name]) for name in inside) > len(inside) / 2
+    assert new.metadata["tsuika.vae"] == vae.name and old.metadata.items() <= new.metadata.items()
+    space = families.latent_space(str(tmp_path / "out.safetensors"))
+    assert torch.equal(
+        space.load_vae("builtin", torch.device("cpu")).state_dict()["decoder.conv_in.weight"],
+        tiny(family, 5).vae.state_dict()["decoder.conv_in.weight"].half().float(),
+    )
+
+
+def test_a_baked_folder_differs_in_its_vae_alone(tmp_path: Path) -> None:
+    family = "sd2"
+    base, vae = write_base(family, tmp_path, "diffusers"), write_vae(family, tmp_path, "file")
+    api.bake_vae(str(base), str(vae), tmp_path / "out")
+    files = sorted(path.relative_to(base) for path in base.rglob("*") if path.is_file())
+    assert files == sorted(
+        path.relative_to(tmp_path / "out") for path in (tmp_path / "out").rglob("*") if path.is_file()
+    )
+    changed = [file for file in files if (base / file).read_bytes() != (tmp_path / "out" / file).read_bytes()]
+    assert changed == [Path("vae/diffusion_pytorch_model.safetensors")]
+    made = families.load(str(tmp_path / "out"), device=torch.device("cpu"), dtype=torch.float32).vae.state_dict()
+    assert all(
+        torch.equal(made[name], value.half().float()) for name, value in tiny(family, 5).vae.state_dict().items()
+    )
+
+
+def test_a_torch_checkpoint_becomes_safetensors(tmp_path: Path) -> None:
+    base, vae = write_base("sd1", tmp_path, "single-file"), write_vae("sd1", tmp_path, "file")
+    old = tmp_path / "old.ckpt"
+    content = numbers(open_weights(base)) | {"cond_stage_model.position_ids": torch.arange(7)}
+    torch.save({"state_dict": content, "global_step": 5}, old)
+    with pytest.raises(RecipeError, match="RC005"):
+        api.bake_vae(str(old), str(vae), tmp_path / "out.ckpt")
+    other = tiny("sd1", 5).vae
+    bake.bake(old, other.state_dict(), dict(other.config), tmp_path / "out.safetensors", {"tsuika.vae": "x"})
+    made = numbers(open_weights(tmp_path / "out.safetensors"))
+    assert made.keys() == content.keys() and torch.equal(made["cond_stage_model.position_ids"], torch.arange(7))
+    changed = {name for name in content if not torch.equal(made[name], content[name])}
+    assert changed and all(name.startswith("first_stage_model.") for name in changed)
+
+
+def test_what_cannot_be_baked_is_refused(tmp_path: Path) -> None:
+    base, vae = write_base("sd1", tmp_path, "single-file"), write_vae("sd1", tmp_path, "file")
+    with pytest.raises(RecipeError, match="RC007"):
+        api.bake_vae(str(base), str(vae), base, overwrite=True)
+    with pytest.raises(ModelError, match="MD009"):
+        api.bake_vae(str(base), "no/such.safetensors", tmp_path / "out.safetensors")
+    other = api.EMBEDDED / "vae"  # latents at a quarter of the size, not an eighth
+    with pytest.raises(ModelError, match="MD004"):
+        api.bake_vae(str(base), str(other), tmp_path / "out.safetensors")
+    wide = tmp_path / "wide.safetensors"
+    from safetensors.torch import save_file
+
+    tensors = numbers(open_weights(vae))
+    tensors["decoder.conv_in.weight"] *= 1e9
+    save_file(tensors, wide)
+    with pytest.raises(FormatError, match="FM002"):
+        api.bake_vae(str(base), str(wide), tmp_path / "out.safetensors")
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def draw(folder: Path, count: int, side: int = 48) -> Path:
+    """Different soft pictures of a few colours."""
+    folder.mkdir()
+    rng = np.random.default_rng(4)
+    for number in range(count):
+        small = Image.fromarray(rng.integers(0, 255, (4, 4, 3), dtype=np.uint8))
+        small.resize((side, side), Image.Resampling.BICUBIC).save(folder / f"{number}.png")
+    return folder
+
+
+def test_tuning_leaves_the_encoder_alone_and_repeats_itself(tmp_path: Path) -> None:
+    """A tiny VAE with random weights: anything is better than it, and so the gain is proven."""
+    base, images = write_base("sd1", tmp_path, "diffusers"), draw(tmp_path / "images", 14)
+    said = []
+    done = api.tune_vae(
+        images, tmp_path / "a.safetensors", base=str(base), steps=30, batch=2, learning_rate=3e-3, size_px=32,
+        say=said.append,
+    )  # fmt: skip
+    assert done["proven"] and done["dtype"] == "fp16" and done["best_step"] > 0
+    assert done["pictures"]["train"] + done["pictures"]["choose"] + done["pictures"]["prove"] == 14
+    assert done["measures"]["psnr"]["change"]["low"] > 0
+    space = families.latent_space(str(base))
+    own, tuned = (space.load_vae(name, torch.device("cpu")) for name in ("builtin", str(tmp_path / "a.safetensors")))
+    assert roundtrip.encoders(own, tuned) == "same"
+    same = [name for name, value in own.state_dict().items() if torch.equal(value, tuned.state_dict()[name])]
+    assert {name.split(".")[0] for name in own.state_dict() if name not in same} == {"decoder"}
+    api.tune_vae(
+        images, tmp_path / "b.safetensors", base=str(base), steps=30, batch=2, learning_rate=3e-3, size_px=32
+    )  # fmt: skip
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+    assert {type(event).__name__ for event in said} >= {"Phase", "Progress"}
+
+
+def test_tuning_that_gains_nothing_writes_nothing(tmp_path: Path) -> None:
+    base, images = write_base("sd1", tmp_path, "diffusers"), draw(tmp_path / "images", 14)
+    asked = {"base": str(base), "steps": 4, "batch": 1, "learning_rate": 1e-12, "size_px": 32}
+    with pytest.raises(PictureError) as caught:
+        api.tune_vae(images, tmp_path / "a.safetensors", **asked)
+    assert caught.value.code == "VA020" and not (tmp_path / "a.safetensors").exists()
+    done = api.tune_vae(images, tmp_path / "folder", keep_anyway=True, **asked)
+    assert not done["proven"] and (tmp_path / "folder" / "config.json").is_file()
+
+
+def test_too_few_pictures_to_tune_are_refused(tmp_path: Path) -> None:
+    images = draw(tmp_path / "images", 11)
+    for number in range(3):  # copies do not count
+        Image.open(images / "0.png").transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(images / f"copy{number}.png")
+    with pytest.raises(PictureError) as caught:
+        api.tune_vae(images, tmp_path / "a.safetensors")
+    assert caught.value.code == "VA021" and caught.value.params["found"] == 11
