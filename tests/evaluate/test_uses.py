@@ -44,7 +44,22 @@ def test_a_lora() -> None:
     assert programs["ComfyUI"].folder == "models/loras/"
     assert "<lora" not in programs["ComfyUI"].paste  # ComfyUI would read it as words of the prompt
     assert "--base some/base" in programs["tsuika"].paste
-    assert "diffusers" not in told("lora", base="embedded")
+    assert not {"diffusers", "sd-scripts"} & told("lora", base="embedded").keys()  # neither can load that base
+
+
+@pytest.mark.parametrize(("method", "option"), [
+    ("lora", "--network_weights artifacts/hero.safetensors"),
+    ("textual-inversion", "--textual_inversion_embeddings artifacts/hero.safetensors"),
+    ("dreambooth", "--ckpt artifacts/hero.safetensors"),
+])  # fmt: skip
+def test_sd_scripts(method: str, option: str) -> None:
+    plain, sdxl = (
+        told(method, family=family, base="/bases/my base.safetensors")["sd-scripts"] for family in ("sd1", "sdxl")
+    )
+    assert option in plain.paste and "--sdxl" not in plain.paste and "--sdxl" in sdxl.paste
+    if method != "dreambooth":
+        assert "--ckpt '/bases/my base.safetensors'" in plain.paste
+    assert "--v2" in told(method, family="sd2")["sd-scripts"].paste
 
 
 def test_a_new_word_is_called_by_its_files_name() -> None:

@@ -143,7 +143,7 @@ def note(code: str, **params: object) -> Warned:
     Raises:
         KeyError: the code has no message, or a placeholder no value.
     """
-    warned = Warned(code, "", params)
+    warned = Warned(code, "", params or {"code": code})  # without any, `words` takes the message for somebody's own
     return replace(warned, message=warned.words("en"))
 
 

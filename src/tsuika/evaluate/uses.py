@@ -1,7 +1,7 @@
 """How each program uses a run's result: which folder it goes into, and what to type there.
 
 Folders, prompt syntax and what each program cannot do: A1111's and Forge's `models/` trees, ComfyUI's `models/` tree and
-nodes, diffusers' loaders.
+nodes, diffusers' loaders, sd-scripts' gen_img.py and its options.
 """
 
 from __future__ import annotations
@@ -69,6 +69,25 @@ def _python(result: Result, lines: Sequence[str], source: str = "", prompt: str 
     ])  # fmt: skip
 
 
+def _sd_scripts(result: Result, options: Sequence[str], source: str = "", prompt: str = "") -> Iterator[Use]:
+    """sd-scripts' own drawing program; the embedded base is none that it could open."""
+    if result.base == "embedded" and not source:
+        return
+    family = {"sd2": ["--v2"], "sdxl": ["--sdxl"]}.get(result.family, [])
+    words = [
+        "python",
+        "gen_img.py",
+        "--ckpt",
+        source or result.base,
+        *family,
+        *options,
+        "--prompt",
+        prompt or result.prompt,
+    ]
+    command = " ".join(map(shlex.quote, [*words, "--outdir", "out", "--sdpa"]))
+    yield Use("sd-scripts", "", "", "", "use.sd-scripts", command, "use.sd-scripts.v" if result.family == "sd2" else "")
+
+
 def _of_lora(result: Result) -> Iterator[Use]:
     if (file := _first(result.paths, ".safetensors")) is None:
         return
@@ -79,6 +98,7 @@ def _of_lora(result: Result) -> Iterator[Use]:
     if result.base != "embedded":  # the embedded base has no address that diffusers could load
         load = f"pipe.load_lora_weights({json.dumps(str(file.parent))}, weight_name={json.dumps(file.name)})"
         yield Use("diffusers", "", "", "", "use.diffusers", _python(result, [load]))
+    yield from _sd_scripts(result, ["--network_module", "networks.lora", "--network_weights", str(file)])
 
 
 def _of_embedding(result: Result) -> Iterator[Use]:
@@ -106,6 +126,7 @@ def _of_embedding(result: Result) -> Iterator[Use]:
         else:
             lines = [f"pipe.load_textual_inversion({where}, token={token})"]
         yield Use("diffusers", "", "", "", "use.diffusers", _python(result, lines, prompt=asking(file.stem)))
+    yield from _sd_scripts(result, ["--textual_inversion_embeddings", str(file)], prompt=asking(file.stem))
 
 
 def _of_checkpoint(result: Result) -> Iterator[Use]:
@@ -124,6 +145,8 @@ def _of_checkpoint(result: Result) -> Iterator[Use]:
     )
     yield Use("ComfyUI", file.name, "use.folder", "models/checkpoints/", "use.checkpoint", result.prompt)
     yield Use("diffusers", "", "", "", "use.diffusers", _python(result, [], source=str(folder or file)))
+    if result.base != "embedded":
+        yield from _sd_scripts(result, [], source=str(file))
 
 
 def _of_hypernetwork(result: Result) -> Iterator[Use]:

@@ -47,7 +47,7 @@ def spans(sentences: Mapping[str, str]) -> Markup:
 
 def both(key: str, **values: object) -> Markup:
     """A sentence of the table in every language. A value may be a dict of one word a language."""
-    said = {}
+    said: dict[str, str] = {}
     for language in LANGUAGES:
         own = {name: value[language] if isinstance(value, dict) else value for name, value in values.items()}
         said[language] = text(key, language, **own)

@@ -1,0 +1,155 @@
+"""`evaluate` on a run of one step: strength 0 is the base, what was drawn is not drawn again, and refusals are clear."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tsuika import api
+from tsuika.core import config
+from tsuika.core.errors import InterruptedRunError, ModelError, NetworkError, PictureError, RecipeError
+from tsuika.core.events import Progress, Warned
+from tsuika.embedded import gadget, mascot
+from tsuika.generate import pipeline
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with two kept steps, its prompts and its pictures; nothing of it is evaluated yet."""
+    root = tmp_path_factory.mktemp("evaluate")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(root / "cache"))
+        (root / "pictures").mkdir()
+        mascot.write(root / "pictures", gadget.pictures(3))
+        recipe = config.build(
+            {
+                "data": {"images": str(root / "pictures"), "trigger": "daruma"}, "guard": {"mode": "off"},
+                "method": {"name": "lora", "rank": 1},
+                "train": {
+                    "steps": 2, "batch_size": 1, "device": "cpu", "precision": "fp32", "checkpoint_every": 1,
+                    "learning_rate": 0.01,
+                },
+                "preview": {"num": 0, "steps": 1},
+            }
+        )  # fmt: skip
+        for _ in api.train(recipe, root / "run"):
+            pass
+    (root / "prompts.txt").write_text(
+        "a {trigger} in the snow\na {trigger} at night\na cat on the beach\n", encoding="utf-8"
+    )
+    return root
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    """A copy of it: what is evaluated is written there."""
+    shutil.copytree(trained / "run", tmp_path / "run")
+    return tmp_path / "run"
+
+
+def evaluate(run: Path, trained: Path, **options: Any) -> tuple[dict[str, Any], list[Warned]]:
+    wanted = {"own_prompts": trained / "prompts.txt", "seeds": 2, "device": "cpu", "precision": "fp32"} | options
+    *events, last = api.evaluate(run, **wanted)
+    assert isinstance(last, api.Evaluated)
+    return dict(last.evaluation), [event for event in events if isinstance(event, Warned)]
+
+
+def test_strength_nought_is_the_base_and_a_second_time_nothing_is_drawn(
+    run: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, warned = evaluate(run, trained, strengths=(0, 1), steps=(1, 2))
+    assert not warned and [(one["step"], one["strength"]) for one in found["points"]] == [
+        (1, 0),
+        (1, 1),
+        (2, 0),
+        (2, 1),
+    ]
+    for point in found["points"]:
+        moved = point["drift"]["mean"] > 0
+        assert moved == (point["strength"] > 0)
+        for name in ("fidelity", "adherence", "others", "diversity"):
+            change = point[name]["difference"]
+            if not moved:
+                assert (change["mean"], change["low"], change["high"]) == (0, 0, 0)
+    text = (run / "evaluation.json").read_text(encoding="utf-8")
+    assert json.loads(text) == found and found["verdict"]["sentence"]["ja"]
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert page.count('id="evaluation"') == 1 and found["verdict"]["sentence"]["en"].split(".")[0] in page
+    assert {path.name for path in (run / "evaluation").glob("*.png")} == {"run.png", "step-000001.png"}
+
+    cells = sorted((run / "evaluation").glob("*/*.png"))
+    prompts = sum(map(len, found["prompts"].values()))
+    assert len(cells) == prompts * 5 and prompts == 6  # base and four points
+    lost = cells[7]
+    lost.unlink()  # as if it had been killed there
+    drawn: list[str] = []
+    sample = pipeline.sample
+
+    def counted(model: Any, text: str, **options: Any) -> Any:
+        drawn.append(text)
+        return sample(model, text, **options)
+
+    monkeypatch.setattr(pipeline, "sample", counted)
+    evaluate(run, trained, strengths=(0, 1), steps=(1, 2))
+    assert len(drawn) == 1 and lost.is_file()
+    assert (run / "evaluation.json").read_text(encoding="utf-8") == text
+    assert (run / "report.html").read_text(encoding="utf-8") == page
+
+
+def test_closing_it_keeps_what_is_drawn(run: Path, trained: Path) -> None:
+    events = api.evaluate(
+        run, own_prompts=trained / "prompts.txt", seeds=1, strengths=(1,), device="cpu", precision="fp32"
+    )
+    for event in events:
+        if isinstance(event, Progress) and event.done == 2:
+            break
+    events.close()  # type: ignore[attr-defined]
+    assert len(list((run / "evaluation").glob("*/*.png"))) == 2 and not (run / "evaluation.json").exists()
+
+
+def test_a_base_that_nothing_knows_gets_no_invented_numbers(run: Path, trained: Path) -> None:
+    """The embedded base by its path is a base like any other."""
+    recipe = config.load(run / "recipe.toml")
+    base = recipe.base.model_copy(update={"model": str(api.EMBEDDED)})
+    (run / "recipe.toml").write_text(config.dump(recipe.model_copy(update={"base": base})), encoding="utf-8")
+    found, warned = evaluate(run, trained, strengths=(1,), seeds=1, images=trained / "pictures")
+    assert [one.code for one in warned] == ["EV002"] and found["encoder"] is None
+    assert "--encoder" in warned[0].words("en") and "--encoder" in warned[0].words("ja")
+    for point in (found["base"], *found["points"]):
+        assert point["fidelity"] is point["adherence"] is point["others"] is point["drift"] is None
+    assert found["verdict"]["grade"] == "unmeasured" and found["notes"][0]["code"] == "EV002"
+    with pytest.raises(ModelError) as refused:
+        evaluate(run, trained, encoder="embedded")
+    assert refused.value.code == "EV001"
+    with pytest.raises(NetworkError) as network:
+        evaluate(run, trained, encoder="nobody/no-such-encoder")
+    assert (network.value.code, network.value.exit_status) == ("NW001", 7)
+
+
+def test_refusals(run: Path, trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError) as step:
+        evaluate(run, trained, steps=(7,))
+    assert step.value.code == "EV006" and "1, 2" in str(step.value)
+    for wrong in ({"seeds": 0}, {"strengths": ()}):
+        with pytest.raises(RecipeError):
+            evaluate(run, trained, **wrong)
+    with pytest.raises(PictureError) as gone:
+        evaluate(run, trained, images=tmp_path / "nowhere")
+    assert gone.value.code == "DS001"
+    with pytest.raises(InterruptedRunError):
+        evaluate(tmp_path, trained)
+    (run / "report.json").unlink()
+    with pytest.raises(InterruptedRunError) as unfinished:
+        evaluate(run, trained)
+    assert unfinished.value.code == "EV004" and unfinished.value.exit_status == 8
+
+
+def test_changed_pictures_and_a_missing_page_are_told(run: Path, trained: Path, tmp_path: Path) -> None:
+    mascot.write(tmp_path / "others", gadget.pictures(2))
+    (run / "report.html").unlink()
+    _, warned = evaluate(run, trained, images=tmp_path / "others", strengths=(1,), seeds=1)
+    assert [one.code for one in warned] == ["EV007", "EV005"]
