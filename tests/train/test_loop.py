@@ -77,6 +77,38 @@ def test_it_learns_and_says_so() -> None:
     assert rates == [1e-2 * optim.rate(run.recipe.train, step) for step in range(25)]
 
 
+def test_going_on_from_weights_falls_to_nothing_and_forgets_the_optimizer() -> None:
+    first = start(recipe(steps=12, learning_rate=1e-2, ema=0.9, schedule="constant"))
+    for _ in fit(first):
+        pass
+    with first.written_weights():
+        weights = {name: value.clone() for name, value in first.attachment.tensors().items()}
+    again = start(recipe(steps=12, learning_rate=1e-2, ema=0.9, schedule="linear", warmup=0.0))
+    again.begin_at(12, weights, 20)
+    assert all(torch.equal(value, weights[name]) for name, value in again.attachment.tensors().items())
+    assert all(torch.equal(value, weights[name]) for name, value in again.average.items())
+    assert not again.optimizer.state_dict()["state"]
+    events = list(fit(again))
+    assert [event.step for event in events] == list(range(13, 21))
+    rates = [event.learning_rate for event in events]
+    assert rates[0] == 1e-2 and rates == sorted(rates, reverse=True) and 0 < rates[-1] < 2e-3
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
+def test_a_steady_rate_falls_when_it_is_told_to(schedule: str) -> None:
+    run = start(recipe(steps=40, schedule=schedule, warmup=0.1))
+    run.fall_from, run.last_step = 20, 30
+
+    def at(step: int) -> float:
+        run.step = step
+        return run.rate
+
+    assert [at(step) for step in range(4, 20)] == [1.0] * 16
+    end = [at(step) for step in range(21, 30)]
+    assert end == ([1.0] * 9 if schedule == "constant" else sorted(end, reverse=True)) and at(1) == 0.5
+    assert end[-1] == 1 or end[-1] < 0.2
+
+
 def test_a_step_is_the_mean_over_its_batches() -> None:
     """`accumulate` = 2: the gradient and the loss are the means over micro-batches 2n and 2n + 1."""
     run = start(recipe(steps=1, accumulate=2, clip_norm=0))

@@ -57,12 +57,13 @@ def train(attachment: Attachment, what: Recipe, loss: Callable[[], Tensor]) -> N
     groups = attachment.param_groups()
     penalties, optimizer = Penalties(what, attachment), optim.build(what.train, groups)
     for step in range(what.train.steps):
+        share = optim.rate(what.train, step)
         for group in optimizer.param_groups:
-            group["lr"] = group["base_lr"] * optim.rate(what.train, step)
+            group["lr"] = group["base_lr"] * share
         optimizer.zero_grad()
         torch.autograd.backward(loss())
         optimizer.step()
-        penalties.apply(step, optimizer.param_groups)
+        penalties.apply(step, share, optimizer.param_groups)
 
 
 def learn(model: Any, attachment: Attachment, what: Recipe) -> None:
@@ -246,7 +247,7 @@ def apply_all(what: Recipe, bare: Any, rates: list[float] | None = None, first: 
     penalties = Penalties(what, bare)
     for step in range(first, last or what.train.steps):
         share = optim.rate(what.train, step)
-        penalties.apply(step, [{"lr": rate * share} for rate in rates or [what.train.learning_rate]])
+        penalties.apply(step, share, [{"lr": rate * share} for rate in rates or [what.train.learning_rate]])
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "constant", "linear"])

@@ -6,7 +6,7 @@ Shapes: B pictures of this process in one micro-batch, C latent channels, H x W 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -42,6 +42,10 @@ class Fit:
     condition: Conditioner
     step: int = 0
     last_step: int = 0  # where `fit` ends; 0: the recipe's steps. The learning rate's schedule does not hang on it
+    # From which step on the rate follows the recipe's schedule, down to the last step; until then it is steady. None: the
+    # recipe's schedule over the recipe's steps.
+    fall_from: int | None = None
+    first_step: int = 0  # where this optimizer began
     average: dict[str, Tensor] = field(default_factory=dict)
     settled: bool = False  # whether the attachment already has the weights that will be written; nobody trains on
 
@@ -58,6 +62,24 @@ class Fit:
             optimizer.train()
         if self.recipe.train.ema and self.recipe.train.optimizer != "schedule-free":  # which averages by itself
             self.average = {name: value.clone() for name, value in self.attachment.tensors().items()}
+
+    @property
+    def rate(self) -> float:
+        """The share (0..1) of the learning rate at the next step."""
+        train, step = self.recipe.train, self.step
+        if self.fall_from is None:
+            return optim.rate(train, step)
+        if step < self.fall_from:
+            return optim.steady(train, step)
+        return optim.falling(train, step - self.fall_from, self.last_step - self.fall_from)
+
+    def begin_at(self, step: int, weights: Mapping[str, Tensor], last_step: int) -> None:
+        """Go on from the weights of a step with a new optimizer, the rate falling to nothing at `last_step`."""
+        self.step = self.first_step = self.fall_from = step
+        self.last_step = last_step
+        self.attachment.load(weights)
+        for name in self.average:
+            self.average[name].copy_(weights[name])
 
     def state(self) -> State:
         """What a saved state must hold."""
@@ -164,8 +186,8 @@ def fit_together(runs: Sequence[Fit], lanes: Lanes | None = None, at_once: int =
     while head.step < head.last_step:
         began = time.monotonic()
         torch.manual_seed(derive(train.seed, "dropout", head.step, accelerator.process_index))
-        for run in runs:
-            share = optim.rate(run.recipe.train, run.step)
+        shares = [run.rate for run in runs]
+        for run, share in zip(runs, shares, strict=True):
             for group in run.optimizer.param_groups:
                 group["lr"] = group["base_lr"] * share
             run.optimizer.zero_grad(set_to_none=True)
@@ -175,13 +197,12 @@ def fit_together(runs: Sequence[Fit], lanes: Lanes | None = None, at_once: int =
                 totals[row] += loss
         losses = [float(accelerator.reduce(total, "mean")) for total in totals]
         sizes = [_clip(run) for run in runs]
-        for run in runs:
+        for run, share in zip(runs, shares, strict=True):
             run.optimizer.step()
-            run.penalties.apply(run.step, run.optimizer.param_groups)
+            run.penalties.apply(run.step, share, run.optimizer.param_groups)
             run.step += 1
             _follow(run)
-        rate = head.recipe.train.learning_rate * optim.rate(head.recipe.train, head.step - 1)
-        yield Stepped(head.step, losses[-1], sizes[-1], rate, time.monotonic() - began)
+        yield Stepped(head.step, losses[-1], sizes[-1], train.learning_rate * shares[-1], time.monotonic() - began)
 
 
 def _clip(run: Fit) -> float:
@@ -255,7 +276,8 @@ def _not_finite(run: Fit, error_B: Tensor, names: tuple[str, ...]) -> tuple[str,
 def _follow(run: Fit) -> None:
     """Move the average after the weights; early steps count more, so that it is not held back by the start."""
     if run.average:
-        decay = min(run.recipe.train.ema, (1 + run.step) / (10 + run.step))
+        done = run.step - run.first_step
+        decay = min(run.recipe.train.ema, (1 + done) / (10 + done))
         live = run.attachment.tensors()
         names = list(run.average)
         torch._foreach_lerp_([run.average[n] for n in names], [live[n] for n in names], 1 - decay)

@@ -40,6 +40,16 @@ def rate(train: Train, step: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * progress)) if train.schedule == "cosine" else 1 - progress
 
 
+def steady(train: Train, step: int) -> float:
+    """The share at a step of a run whose end is not known: warm-up, then the whole rate."""
+    return rate(train.model_copy(update={"schedule": "constant"}), step)
+
+
+def falling(train: Train, step: int, steps: int) -> float:
+    """The share at a step of the last `steps`, which take the schedule to its end; warmed up again."""
+    return rate(train.model_copy(update={"steps": steps}), step)
+
+
 def total_rate(train: Train) -> float:
     """The sum of `rate` over the run: how many steps at the full learning rate it is worth."""
     return sum(rate(train, step) for step in range(train.steps))

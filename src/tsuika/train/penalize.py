@@ -50,11 +50,12 @@ class Penalties:
         self._all_rates = optim.total_rate(recipe.train)
 
     @torch.no_grad()
-    def apply(self, step: int, groups: Sequence[Mapping[str, Any]]) -> None:
+    def apply(self, step: int, share: float, groups: Sequence[Mapping[str, Any]]) -> None:
         """What follows the optimizer's step number `step` (from 0); the same on every process.
 
         Args:
-            step: Decides L2's dose, by the schedule, and the random bits where bf16 weights are rounded.
+            step: Decides the random bits where bf16 weights are rounded.
+            share: Of the learning rate (0..1) at this step: decides L2's dose.
             groups: The optimizer's parameter groups, with the learning rates of this step.
         """
         settings, train = self._settings, self._train
@@ -64,7 +65,7 @@ class Penalties:
             if settings.l1:
                 values = _l1(update.kind, values, starts, settings.l1 * optim.current_rate(groups[group]))
             if settings.l2:
-                kept = penalties.kept_by_l2(settings.l2 * optim.rate(train, step) / self._all_rates)
+                kept = penalties.kept_by_l2(settings.l2 * share / self._all_rates)
                 turn = update.kind == "vectors" and train.optimizer == "riemannian"
                 pull = penalties.along_sphere if turn else penalties.towards
                 values = [pull(value, start, kept) for value, start in zip(values, starts, strict=True)]
