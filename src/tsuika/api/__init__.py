@@ -7,6 +7,7 @@ to stop the run (a state is saved first).
 from __future__ import annotations
 
 from tsuika.api.advising import advise
+from tsuika.api.checking import check, clean, contact_sheet
 from tsuika.api.converting import convert
 from tsuika.api.drawing import generate
 from tsuika.api.evaluating import Evaluated, evaluate
@@ -23,7 +24,8 @@ from tsuika.generate.drawing import Drawing
 
 __all__ = [
     "DEMO_PICTURES", "DEMO_RECIPE", "EMBEDDED", "CellDrawn", "Drawing", "Evaluated", "RateFound", "Searched",
-    "SheetWritten", "TrialEnded", "TrialStarted", "advise", "bake_vae", "compare_vae", "convert", "demo", "doctor",
+    "SheetWritten", "TrialEnded", "TrialStarted", "advise", "bake_vae", "check", "clean",
+    "compare_vae", "contact_sheet", "convert", "demo", "doctor",
     "dry_run", "evaluate", "extract", "find_rate", "generate", "grid", "inspect", "load", "merge", "resize", "resume",
     "search", "train", "tune_vae",
 ]  # fmt: skip

@@ -9,7 +9,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from tsuika.cli import advise, drawing, evaluate, screen, searching, tools
+from tsuika.cli import advise, check, drawing, evaluate, screen, searching, tools
 from tsuika.cli import vae as vae_commands
 from tsuika.cli.flags import BaseModel, Json, Vae
 
@@ -108,6 +108,7 @@ def resume(run: Annotated[Path, typer.Argument(help="Run folder.")], json: Json 
 
 
 app.command()(advise.advise)
+app.command()(check.check)
 app.command()(drawing.generate)
 app.command()(drawing.grid)
 app.command()(evaluate.evaluate)

@@ -10,9 +10,10 @@ Shapes: N windows, K x K cells, P the side of a thumbnail, 3 colours.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Final
 
 import numpy as np
@@ -32,17 +33,25 @@ LEAST_AREA: Final = 0.55  # of a crop that is looked for: finds those of 60 % an
 SIDES: Final = (1.0, 0.92, 0.84, 0.76, 0.7, 0.64, 0.58)
 STRIDE: Final = 0.06
 
-# From bench/duplicates.py: 476 of 480 altered copies (crops of 60 %, JPEG at 30, 40 % of the size, brightness 0.6-1.4)
-# are found; first sight gives them 0.83 at least. Three of those missed are drawings of 64 px, spoilt by JPEG or shrinking.
-# Different photographs reach 0.95 in colours and 0.78 in detail at most (one vase twice before one wall).
+# From bench/duplicates.py: all of 192 altered copies (crops of 60 %, JPEG at 30, 40 % of the size, brightness 0.6-1.4) are
+# found; first sight gives them 0.86 at least, and but for drawings of 64 px their detail is 0.9 at least. Different
+# photographs reach 0.96 in colours and 0.84 in detail at most (one vase twice before one wall).
 CANDIDATE: Final = 0.75
 SAME_COLOURS: Final = 0.9
-SAME_DETAIL: Final = 0.8
+SAME_DETAIL: Final = 0.88
 # Smooth pictures hardly have any detail, and JPEG takes that; then the colours must agree all but entirely.
 EQUAL_COLOURS: Final = 0.985
 SMOOTH_DETAIL: Final = 0.5
 FAINT: Final = 2.0  # grey levels: below this deviation a picture is flat and resembles nothing but its own copies
+WORTH_ALIGNING: Final = 0.85  # of cells in grey, coarsely aligned; copies reach 0.9 in colours, finely aligned
+# Drawings of one kind are all alike at first sight: in large sets only each picture's nearest are looked at closely.
+MANY: Final = 300
+NEAREST: Final = 8
 SAME_VECTOR: Final = 0.97  # cosine, where an encoder is asked
+
+
+# One way, the other way, or not at all, for two opposite sides; not at all comes first, so that a tie stays.
+_MOVES: Final = np.array([(one, other) for one in (0.0, -1.0, 1.0) for other in (0.0, -1.0, 1.0)])
 
 
 @dataclass(frozen=True)
@@ -72,7 +81,17 @@ class Look:
 
     def windows(self, boxes_N4: Floats) -> NDArray[np.float32]:
         """Normalised grey cells of windows (N, COARSE * COARSE)."""
-        return _normal(_grey(_cells(_summed(self.pixels_PP3.astype(np.float64)), boxes_N4, COARSE)))
+        across, which_x = np.unique(boxes_N4[:, ::2], axis=0, return_inverse=True)
+        upright, which_y = np.unique(boxes_N4[:, 1::2], axis=0, return_inverse=True)
+        grid_YKXK = _grid(self.grey_PP, across, upright, COARSE)
+        cells_NKK = grid_YKXK.transpose(0, 2, 1, 3)[which_y.ravel(), which_x.ravel()]
+        return _normal(cells_NKK[..., None])
+
+    @cached_property
+    def grey_PP(self) -> NDArray[np.float32]:
+        """Mean of the three colours."""
+        grey: NDArray[np.float32] = self.pixels_PP3.mean(2, dtype=np.float32)
+        return grey
 
 
 def windows(least_area: float = LEAST_AREA) -> Floats:
@@ -87,52 +106,108 @@ def windows(least_area: float = LEAST_AREA) -> Floats:
 
 
 def likeness(part: Look, frame: Look, mirrored: bool, box: Sequence[float]) -> Likeness:
-    """How `part` matches `frame` best near a window: its four sides are moved, ever more finely, while it helps."""
+    """How `part` matches `frame` best near a window: its four sides are moved, ever more finely, while it helps.
+
+    Where a coarse alignment already shows two different pictures, its correlation stands for colours, and detail is 0.
+    """
+    grey = part.grey_PP[:, ::-1] if mirrored else part.grey_PP
+    here, score = _align(grey, frame.grey_PP, np.array(box, np.float64), COARSE, (0.03, 0.015))
+    if score < WORTH_ALIGNING:
+        return Likeness(score, 0.0)
+    here, _ = _align(grey, frame.grey_PP, here, FINE, (0.015, 0.0075, 0.004))
     pixels = part.pixels_PP3[:, ::-1] if mirrored else part.pixels_PP3
     whole_1KK3 = _cells(_summed(pixels.astype(np.float64)), np.array([[0.0, 0.0, 1.0, 1.0]]), FINE)
-    wanted = _normal(whole_1KK3)[0]
-    table = _summed(frame.pixels_PP3.astype(np.float64))
-    grey_table, grey_wanted = table.mean(2, keepdims=True), _normal(_grey(whole_1KK3))[0]
-    here = np.array(box, np.float64)
-    for step in (0.03, 0.015, 0.0075, 0.004):
-        for _ in range(3):
-            around_N4 = np.clip(here + step * _moves(), 0, 1)
-            scores = _normal(_cells(grey_table, around_N4, FINE)) @ grey_wanted
-            found = int(scores.argmax())
-            if np.array_equal(around_N4[found], here):
-                break
-            here = around_N4[found]
-    there_1KK3 = _cells(table, here[None], FINE)
+    there_1KK3 = _cells(_summed(frame.pixels_PP3.astype(np.float64)), here[None], FINE)
     detail = _normal(_detail(there_1KK3), FAINT / 3) @ _normal(_detail(whole_1KK3), FAINT / 3)[0]
-    return Likeness(float((_normal(there_1KK3) @ wanted)[0]), float(detail[0]))
+    return Likeness(float((_normal(there_1KK3) @ _normal(whole_1KK3)[0])[0]), float(detail[0]))
 
 
-def pairs(looks: Sequence[Look], *, crops: bool = True) -> list[tuple[int, int, Likeness]]:
+def _align(
+    part_PP: NDArray[np.float32], frame_PP: NDArray[np.float32], box: Floats, count: int, steps: Sequence[float]
+) -> tuple[Floats, float]:
+    """The window near `box` whose `count` x `count` cells correlate best with the whole part's; and that correlation."""
+    whole = np.array([[0.0, 1.0]])
+    wanted_KK = _normal(_grid(part_PP, whole, whole, count).reshape(1, count, count, 1)).reshape(count, count)
+    here, best = box, 0.0
+    for step in steps:
+        for _ in range(3):
+            across, upright = (np.clip(here[side::2] + step * _MOVES, 0, 1) for side in (0, 1))
+            grid_9K9K = _grid(frame_PP, across, upright, count)
+            mean_99 = grid_9K9K.mean((1, 3))
+            deviation_99 = np.sqrt(np.maximum(np.square(grid_9K9K).mean((1, 3)) - np.square(mean_99), 0))
+            # The wanted cells have mean 0, so that the window's own mean drops out.
+            scores_99 = np.einsum("ykxl,kl->yx", grid_9K9K, wanted_KK) / np.maximum(deviation_99, FAINT) / count
+            y, x = divmod(int(scores_99.argmax()), len(_MOVES))
+            best = float(scores_99[y, x])
+            if x == y == 0:
+                break
+            here = np.array([across[x, 0], upright[y, 0], across[x, 1], upright[y, 1]])
+    return here, best
+
+
+def pairs(
+    looks: Sequence[Look], *, crops: bool = True, progress: Callable[[int, int], None] | None = None
+) -> list[tuple[int, int, Likeness]]:
     """All pairs that are alike at first sight, each once, with what a closer look says.
 
     Args:
         looks: the pictures.
-        crops: whether crops are looked for; without, only whole frames are compared, which takes seconds for thousands.
+        crops: whether crops are looked for; without, only whole frames are compared.
+        progress: called with (steps done, steps in all).
     """
     boxes_N4 = windows() if crops else windows(1.0)
     wholes_MD = np.concatenate([look.whole_2D for look in looks]) if looks else np.zeros((0, 1), np.float32)
     best: dict[tuple[int, int], tuple[float, int, int, bool, int]] = {}
+    bounds_ML = _bounds(wholes_MD)
     for frame, look in enumerate(looks):
-        scores_NM = look.windows(boxes_N4) @ wholes_MD.T
-        places = scores_NM.argmax(0)
-        for row in np.flatnonzero(scores_NM.max(0) >= CANDIDATE).tolist():
-            part, mirrored = divmod(row, 2)
-            if part == frame:
+        cells_ND = look.windows(boxes_N4)
+        rows = np.flatnonzero((_bounds(cells_ND) @ bounds_ML.T).max(0) >= CANDIDATE)
+        rows = rows[rows // 2 != frame]
+        scores_NR = cells_ND @ wholes_MD[rows].T
+        for column, place in enumerate(scores_NR.argmax(0).tolist()):
+            score = float(scores_NR[place, column])
+            if score < CANDIDATE:
                 continue
+            part, mirrored = divmod(int(rows[column]), 2)
             pair = (min(part, frame), max(part, frame))
-            score = float(scores_NM[places[row], row])
-            best[pair] = max(
-                best.get(pair, (0.0, 0, 0, False, 0)), (score, part, frame, bool(mirrored), int(places[row]))
-            )
-    return [
-        (*pair, likeness(looks[part], looks[frame], mirrored, boxes_N4[place]))
-        for pair, (_, part, frame, mirrored, place) in sorted(best.items())
-    ]
+            best[pair] = max(best.get(pair, (0.0, 0, 0, False, 0)), (score, part, frame, bool(mirrored), place))
+        if progress:
+            progress(frame + 1, 2 * len(looks))
+    chosen = sorted(best) if len(looks) <= MANY else _nearest({pair: one[0] for pair, one in best.items()})
+    found = []
+    for done, pair in enumerate(chosen, 1):
+        _, part, frame, mirrored, place = best[pair]
+        found.append((*pair, likeness(looks[part], looks[frame], mirrored, boxes_N4[place])))
+        if progress:
+            progress(len(looks) + done * len(looks) // len(chosen), 2 * len(looks))
+    return found
+
+
+def _nearest(scores: Mapping[tuple[int, int], float]) -> list[tuple[int, int]]:
+    """The pairs that are among the NEAREST of one of their two."""
+    counts: Counter[int] = Counter()
+    kept = []
+    for pair in sorted(scores, key=lambda pair: (-scores[pair], pair)):
+        if min(counts[pair[0]], counts[pair[1]]) < NEAREST:
+            kept.append(pair)
+            counts.update(pair)
+    return sorted(kept)
+
+
+def _bounds(cells_MD: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Short rows whose products are upper bounds of the products of rows of cells (Cauchy-Schwarz on what is left out)."""
+    low_ML = cells_MD @ _smooth()
+    rest_M = np.sqrt(np.maximum(np.square(cells_MD).sum(1) - np.square(low_ML).sum(1), 0))
+    return np.concatenate([low_ML, rest_M[:, None]], axis=1)
+
+
+@cache
+def _smooth() -> NDArray[np.float32]:
+    """The lowest cosines of COARSE x COARSE cells as columns, orthonormal."""
+    angle = np.pi / COARSE * (np.arange(COARSE) + 0.5)[:, None] * np.arange(COARSE // 2)
+    waves = (np.cos(angle) / np.sqrt(COARSE / 2)).astype(np.float32)
+    waves[:, 0] = COARSE**-0.5
+    return np.kron(waves, waves)
 
 
 def groups(manifest: Manifest, embed: Embed | None = None, *, crops: bool = True) -> tuple[tuple[str, ...], ...]:
@@ -187,11 +262,21 @@ def _places(side: float) -> list[float]:
     return [float(place) for place in np.linspace(0, 1 - side, count)]
 
 
-@cache
-def _moves() -> Floats:
-    """The four sides each one way, the other way, or not at all; not at all comes first, so that a tie stays."""
-    moves = np.array(np.meshgrid(*[[0.0, -1.0, 1.0]] * 4, indexing="ij")).reshape(4, -1).T
-    return np.ascontiguousarray(moves)
+def _grid(pixels_PP: NDArray[np.float32], across_X2: Floats, upright_Y2: Floats, count: int) -> NDArray[np.float32]:
+    """Exact means of `count` x `count` cells of all windows between these sides: (Y, count, X, count)."""
+    rows, columns = (_weights(sides, count) for sides in (upright_Y2, across_X2))
+    cells = np.asarray(rows @ pixels_PP @ columns.T, np.float32)
+    return cells.reshape(len(upright_Y2), count, len(across_X2), count)
+
+
+def _weights(sides_N2: Floats, count: int) -> NDArray[np.float32]:
+    """What each pixel of a row counts in the means of cells between sides at any fraction of a pixel (N * count, P)."""
+    low, high = sides_N2[:, :1], np.maximum(sides_N2[:, 1:], sides_N2[:, :1] + 1e-6)
+    edges = (low + (high - low) * np.linspace(0, 1, count + 1)) * THUMB_PX
+    first, last, pixel = edges[:, :-1, None], edges[:, 1:, None], np.arange(THUMB_PX)
+    shares = np.clip(np.minimum(last, pixel + 1) - np.maximum(first, pixel), 0, None) / (last - first)
+    weights: NDArray[np.float32] = shares.reshape(-1, THUMB_PX).astype(np.float32)
+    return weights
 
 
 def _summed(pixels_PPC: Floats) -> Floats:
@@ -230,7 +315,7 @@ def _detail(cells_NKKC: Floats) -> Floats:
     return np.asarray(cells_NKKC - around / 9, np.float64)
 
 
-def _normal(cells_NKKC: Floats, faint: float = FAINT) -> NDArray[np.float32]:
+def _normal(cells_NKKC: Floats | NDArray[np.float32], faint: float = FAINT) -> NDArray[np.float32]:
     """Rows of mean 0 (in each colour) and length 1, so that a product of two is their correlation; faint ones shorter."""
     flat = (cells_NKKC - cells_NKKC.mean((1, 2), keepdims=True)).reshape(len(cells_NKKC), -1)
     deviation = np.sqrt((flat**2).mean(1, keepdims=True))

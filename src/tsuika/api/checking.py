@@ -1,0 +1,120 @@
+"""Whether pictures are fit to be trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tsuika import families
+from tsuika.api.models import EMBEDDED
+from tsuika.core.config import Recipe
+from tsuika.core.errors import ModelError
+from tsuika.core.sections import Data
+from tsuika.core.weights import read_json
+from tsuika.data import check as checks
+from tsuika.data import check_fix
+from tsuika.data.check_fix import Cleaned
+from tsuika.data.check_report import Report
+from tsuika.evaluate import contact_sheet as sheets
+from tsuika.families.sources import find_tokenizer
+
+Tokenize = Callable[[str], list[str]]
+
+STEP_PX = 64  # of all published SD1, SD2 and SDXL: VAE factor 8, UNet halving 3 times
+
+
+def check(
+    folder: Path,
+    *,
+    base: str = "embedded",
+    trigger: str = "",
+    class_word: str = "",
+    size_px: int = 0,
+    recipe: Recipe | None = None,
+    progress: checks.Progress | None = None,
+    workers: int = 0,
+) -> Report:
+    """What is wrong with the pictures of a folder and how varied they are; nothing is changed.
+
+    Args:
+        folder: as for `train`.
+        base: whose training size and tokenizer are judged by; it is not loaded. A hub id must be on this machine.
+        trigger: the trigger word.
+        class_word: what kind of thing it is.
+        size_px: another training size than the base's own.
+        recipe: its `data` section and base stand where the arguments above are not given.
+        progress: called with what is being done (`pictures`, `compare`), done, of.
+        workers: threads; 0: as many as there are cores.
+
+    Raises:
+        PictureError: no such folder (DS001).
+        ModelError: the base is not there or no Stable Diffusion model (MD001, MD002).
+        RecipeError: `size_px` does not suit the base (RC002).
+    """
+    data = recipe.data if recipe else Data()
+    given = {"trigger": trigger, "class_word": class_word, "size_px": size_px}
+    data = data.model_copy(update={key: value for key, value in given.items() if value})
+    if recipe and base == "embedded":
+        base = recipe.base.model
+    size, step, tokenize = _facts(base, recipe.base.tokenizer if recipe else "")
+    return checks.check(
+        folder, data, size_px=size, step_px=step, base=base, tokenize=tokenize, tokenizer=base if tokenize else "",
+        progress=progress, workers=workers,
+    )  # fmt: skip
+
+
+def clean(report: Report, out: Path) -> Cleaned:
+    """A copy of the checked folder without what cannot be used and without near-duplicates; originals stay as they are.
+
+    Raises:
+        RecipeError: `out` is there already (RC007), or lies in the picture folder (RC002).
+    """
+    return check_fix.clean(report, out)
+
+
+def contact_sheet(report: Report, file: Path) -> Path:
+    """All pictures on one HTML page with their faults, worst first."""
+    return sheets.write(report, file)
+
+
+def _facts(base: str, tokenizer: str) -> tuple[int, int, Tokenize | None]:
+    """Training size, step of sizes, tokenizer (None: there is none on this machine), without loading the model."""
+    path = _place(base)
+    found = families.detect(path)
+    size, step = found.facts.native_size_px, STEP_PX
+    if path.is_dir():
+        unet, vae = read_json(path / "unet" / "config.json"), read_json(path / "vae" / "config.json")
+        factor = 2 ** (len(vae["block_out_channels"]) - 1)
+        side = unet.get("sample_size") or size // factor
+        size, step = (side if isinstance(side, int) else max(side)) * factor, _step(unet, factor)
+    where = Path(tokenizer) if tokenizer else path
+    return size, step, _tokenize(where) if where.is_dir() else None
+
+
+def _place(base: str) -> Path:
+    path = EMBEDDED if base == "embedded" else Path(base)
+    if path.exists():
+        return path
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(base, local_files_only=True))
+    except (HFValidationError, LocalEntryNotFoundError, OSError):
+        why = "It is neither a file or folder nor in the hub's cache. A check needs only its size: give --size instead."
+        raise ModelError("MD001", where=base, why=why) from None
+
+
+def _step(unet: dict[str, Any], factor: int) -> int:
+    return int(factor * 2 ** (len(unet["block_out_channels"]) - 1))
+
+
+def _tokenize(folder: Path) -> Tokenize:
+    opened = find_tokenizer(folder, "tokenizer", None)
+
+    def tokenize(text: str) -> list[str]:
+        pieces: list[str] = opened.tokenize(text)
+        return pieces
+
+    return tokenize

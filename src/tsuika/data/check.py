@@ -1,0 +1,358 @@
+"""A folder of pictures, judged: what training would leave out, what a person should look at, how varied the set is.
+
+Blur, enlargement and exposure are judged against the set's own median, never absolutely: a set of soft watercolours or of
+flat drawings is as it is. The thresholds are measured by `bench/check.py`. Originals are only read.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePath
+from statistics import median
+from typing import Final
+
+import numpy as np
+
+from tsuika.core.sections import Data
+from tsuika.data import bucket, check_captions, check_variety, dedupe, scan
+from tsuika.data.check_report import (
+    LEVELS,
+    CheckedPicture,
+    Finding,
+    Fit,
+    Level,
+    MethodWants,
+    Report,
+    Size,
+    Variety,
+)
+from tsuika.data.manifest import Manifest, Sample
+from tsuika.data.picture import Opened
+from tsuika.data.quality import Quality, measure
+
+Progress = Callable[[str, int, int], None]  # what is being done (`pictures`, `compare`), done, of
+
+FEWEST: Final = 4  # pictures, below which there is no median to judge by
+
+# Against the set's median, and never where the picture is as crisp as most are; from bench/check.py.
+BLURRED: Final = 0.45
+BLURRED_MOST: Final = 0.16
+ENLARGED: Final = 0.6
+ENLARGED_MOST: Final = 0.095
+# Share of pixels with a channel at its end, at least, and above the set's median.
+OVEREXPOSED: Final = 0.18
+OVEREXPOSED_ABOVE: Final = 0.15
+WHITE_FRAME: Final = 0.8  # clipped all around: a white background, not an exposure
+# Grey level of the brightest hundredth, at most, and against the set's median.
+UNDEREXPOSED: Final = 120.0
+UNDEREXPOSED_SHARE: Final = 0.62
+DRAWN: Final = 0.6  # share of even pixels from which a picture counts as a drawing, whose tones are meant
+
+ODD_ASPECT: Final = bucket.MERGE_KEEPS  # share of a picture that its bucket must show
+MUCH_ENLARGED: Final = 1.25
+SAME_BACKGROUND: Final = 0.5  # share of pictures
+EMPTY_TAIL: Final = 256  # bytes of nothing at the end of a JPEG: a download that broke off
+
+# How many different pictures: the rules of thumb that tutorials give, confronted with measurements by `advise`.
+WANTS: Final = (("textual-inversion", 3, 5), ("dreambooth", 10, 20), ("lora", 20, 50), ("hypernetwork", 200, 5000))
+BASE_SIZES: Final = (512, 768, 1024)  # SD1, SD2, SDXL
+
+
+@dataclass(frozen=True)
+class _Seen:
+    look: dedupe.Look
+    quality: Quality
+    empty_tail: bool
+
+
+def check(
+    folder: Path,
+    config: Data,
+    *,
+    size_px: int,
+    step_px: int = 64,
+    base: str = "",
+    tokenize: check_captions.Tokenize | None = None,
+    tokenizer: str = "",
+    progress: Progress | None = None,
+    workers: int = 0,
+) -> Report:
+    """Everything that can be told of the pictures in a folder.
+
+    Args:
+        folder: as `scan`.
+        config: `data.*` of the recipe: trigger, class word, sizes.
+        size_px: the training size, where `config.size_px` is 0.
+        step_px: what sides must be multiples of.
+        base: its name, for the report.
+        tokenize: the base's tokenizer; None: captions' lengths and words are not judged.
+        tokenizer: its name, for the report.
+        progress: called while pictures are read and compared.
+        workers: threads; 0: as many as there are cores.
+
+    Raises:
+        PictureError: no such folder (DS001).
+        RecipeError: `size_px` does not suit the model (RC002).
+    """
+    size_px, workers = config.size_px or size_px, workers or os.cpu_count() or 1
+    seen: dict[str, _Seen] = {}
+
+    def visit(name: str, opened: Opened) -> None:
+        seen[name] = _Seen(dedupe.Look(opened.image), measure(opened.image), False)
+
+    def read(done: int, total: int) -> None:
+        if progress:
+            progress("pictures", done, total)
+
+    manifest = scan.scan(folder, config, size_px=size_px, needed=0, progress=read, visit=visit, workers=workers)
+    samples = manifest.samples
+    for sample in samples:
+        if _has_empty_tail(sample.path):
+            seen[sample.name] = replace(seen[sample.name], empty_tail=True)
+    looks = [seen[sample.name].look for sample in samples]
+    qualities = {sample.name: seen[sample.name].quality for sample in samples}
+
+    def compare(done: int, total: int) -> None:
+        if progress:
+            progress("compare", done, total)
+
+    alike = [(i, j) for i, j, found in dedupe.pairs(looks, progress=compare) if found.same]
+    duplicates = _duplicates(samples, qualities, alike)
+    buckets = bucket.assign(manifest, size_px=size_px, step_px=step_px, buckets=config.buckets)
+    captions, about_captions = check_captions.check(manifest, config, tokenize, tokenizer)
+    variety, about_variety = _variety(samples, looks, duplicates)
+    findings = [
+        *_nothing(manifest), *_left_out(manifest, folder), *_of_files(manifest, seen), *_of_pixels(samples, qualities, size_px),
+        *_of_sizes(buckets, config.crop), *_of_duplicates(duplicates), *about_captions, *about_variety,
+    ]  # fmt: skip
+    return Report(
+        folder=folder, base=base, size_px=size_px,
+        pictures=_pictures(manifest, folder, qualities, tokenize),
+        findings=tuple(sorted(findings, key=lambda found: (LEVELS.index(found.level), -len(found.pictures)))),
+        duplicates=duplicates, captions=captions, variety=variety,
+        sizes=tuple(Size(one.width, one.height, len(one.samples)) for one in buckets),
+        large_enough={
+            side: sum(sample.width * sample.height >= side * side for sample in samples)
+            for side in sorted({size_px, *BASE_SIZES})
+        },
+        methods=tuple(MethodWants(name, low, high, _fit(variety.different, low, high)) for name, low, high in WANTS),  # type: ignore[arg-type]
+        not_judged=_not_judged(qualities, tokenize),
+    )  # fmt: skip
+
+
+def _fit(count: int, low: int, high: int) -> Fit:
+    return "few" if count < low else "many" if count > high else "right"
+
+
+def _has_empty_tail(path: Path) -> bool:
+    """Whether a JPEG ends in nothing: decoders fill the rest with grey and do not complain."""
+    with path.open("rb") as stream:
+        if stream.read(3) != b"\xff\xd8\xff":
+            return False
+        stream.seek(max(0, path.stat().st_size - EMPTY_TAIL))
+        return not stream.read().strip(b"\0")
+
+
+def _name(path: Path, folder: Path) -> str:
+    try:
+        return PurePath(path.relative_to(folder)).as_posix()
+    except ValueError:  # through a link
+        return path.name
+
+
+def _nothing(manifest: Manifest) -> list[Finding]:
+    if manifest.samples:
+        return []
+    return [Finding("nothing-usable", "unusable", (), {"left": len(manifest.quarantined)})]
+
+
+def _left_out(manifest: Manifest, folder: Path) -> list[Finding]:
+    return [
+        Finding(reason, "unusable", tuple(_name(left.path, folder) for left in group), {"words": group[0].words})
+        for reason, group in scan.left_out_by_reason(manifest)
+    ]
+
+
+def _of_files(manifest: Manifest, seen: Mapping[str, _Seen]) -> list[Finding]:
+    """Of files that can be used, but are not quite in order."""
+    found = []
+    if tails := tuple(name for name, one in seen.items() if one.empty_tail):
+        found.append(Finding("empty-tail", "look", tails))
+    for code in ("profile-ignored", "exif-ignored", "own-output"):
+        if notes := [note for note in manifest.notes if note.code == code]:
+            found.append(Finding(code, "note", tuple(note.name for note in notes), {"words": notes[0].words}))
+    return found
+
+
+def _middle(values: Sequence[float]) -> float:
+    known = [value for value in values if not np.isnan(value)]
+    return median(known) if len(known) >= FEWEST else 0.0
+
+
+def _of_pixels(samples: Sequence[Sample], qualities: Mapping[str, Quality], size_px: int) -> list[Finding]:
+    """Blurred, enlarged, badly exposed, barred."""
+    every = list(qualities.values())
+    sharp, crisp = _middle([one.sharpness for one in every]), _middle([one.crispness for one in every])
+    found = []
+    blurred = tuple(
+        name for name, one in qualities.items() if one.sharpness < min(BLURRED * sharp, BLURRED_MOST)
+    )  # a comparison with nan is false
+    if blurred:
+        found.append(Finding("blurred", "look", blurred, {"others": sharp}))
+    enlarged = {
+        sample.name: _detail_px(sample, qualities[sample.name])
+        for sample in samples
+        if sample.name not in blurred and _is_enlarged(qualities[sample.name], crisp)
+    }
+    for level, names in (
+        ("look", tuple(name for name, px in enlarged.items() if px < size_px)),
+        ("note", tuple(name for name, px in enlarged.items() if px >= size_px)),
+    ):
+        if names:
+            smallest = min(enlarged[name] for name in names)
+            found.append(Finding("upscaled", level, names, {"detail_px": smallest, "size_px": size_px}))  # type: ignore[arg-type]
+    toned = {name: one for name, one in qualities.items() if one.flat < DRAWN}
+    clipped, brightest = _middle([one.clipped for one in every]), _middle([one.brightest for one in every])
+    over = tuple(
+        name
+        for name, one in toned.items()
+        if one.clipped >= max(OVEREXPOSED, clipped + OVEREXPOSED_ABOVE) and one.white_frame < WHITE_FRAME
+    )
+    under = tuple(
+        name
+        for name, one in toned.items()
+        if one.brightest <= min(UNDEREXPOSED, UNDEREXPOSED_SHARE * (brightest or 255.0))
+    )
+    if over:
+        share = max(qualities[name].clipped for name in over)
+        found.append(Finding("overexposed", "look", over, {"share": round(100 * share)}))
+    if under:
+        level_ = round(min(qualities[name].brightest for name in under))
+        found.append(Finding("underexposed", "look", under, {"grey": level_}))
+    if barred := tuple(name for name, one in qualities.items() if any(one.bars)):
+        found.append(Finding("bars", "look", barred))
+    return found
+
+
+def _is_enlarged(one: Quality, middle: float) -> bool:
+    return one.repeated > 1 or one.crispness < min(ENLARGED * middle, ENLARGED_MOST)
+
+
+def _detail_px(sample: Sample, quality: Quality) -> int:
+    share = min(quality.detail, 1 / quality.repeated)
+    return round(share * math.sqrt(sample.width * sample.height))
+
+
+def _of_sizes(buckets: Sequence[bucket.Bucket], crop: float) -> list[Finding]:
+    found = []
+    odd = {
+        sample.name: bucket.kept_share(sample, one.size)
+        for one in buckets
+        for sample in one.samples
+        if bucket.kept_share(sample, one.size) < ODD_ASPECT
+    }
+    if odd:
+        found.append(Finding("odd-aspect", "look", tuple(odd), {"kept": round(100 * min(odd.values()))}))
+    factors = {item.sample.name: item.factor for item in bucket.enlarged(buckets, crop)}
+    levels: tuple[tuple[Level, bool], ...] = (("look", True), ("note", False))
+    for level, much in levels:
+        if names := tuple(name for name, factor in factors.items() if (factor >= MUCH_ENLARGED) == much):
+            found.append(Finding("small", level, names, {"factor": round(max(factors[name] for name in names), 2)}))
+    return found
+
+
+def _duplicates(
+    samples: Sequence[Sample], qualities: Mapping[str, Quality], alike: Sequence[tuple[int, int]]
+) -> tuple[tuple[str, ...], ...]:
+    """Groups of two and more: the one with most detail, and those that show the same as it. Not a chain: each of a
+    group is alike to its first, so that leaving the others out loses nothing."""
+    contents: dict[str, int] = {}
+    equal = [(contents.setdefault(sample.sha256, i), i) for i, sample in enumerate(samples)]
+    near: dict[int, set[int]] = {}
+    for i, j in (*alike, *(pair for pair in equal if pair[0] != pair[1])):
+        near.setdefault(i, set()).add(j)
+        near.setdefault(j, set()).add(i)
+
+    def worth(row: int) -> tuple[float, int]:
+        one, quality = samples[row], qualities[samples[row].name]
+        return -one.width * one.height * quality.detail**2, row
+
+    taken: set[int] = set()
+    groups = []
+    for row in sorted(near, key=worth):
+        if row in taken:
+            continue
+        others = sorted(near[row] - taken)
+        taken |= {row, *others}
+        if others:
+            groups.append((row, *others))
+    return tuple(tuple(samples[row].name for row in group) for group in sorted(groups))
+
+
+def _of_duplicates(groups: Sequence[Sequence[str]]) -> list[Finding]:
+    if not groups:
+        return []
+    redundant = tuple(name for group in groups for name in group[1:])
+    return [Finding("near-duplicate", "look", redundant, {"of": {name: g[0] for g in groups for name in g[1:]}})]
+
+
+def _variety(
+    samples: Sequence[Sample], looks: Sequence[dedupe.Look], duplicates: Sequence[Sequence[str]]
+) -> tuple[Variety, list[Finding]]:
+    redundant = {name for group in duplicates for name in group[1:]}
+    rows = [row for row, sample in enumerate(samples) if sample.name not in redundant]
+    if not rows:
+        return Variety(0, 0, 0.0, 0.0, 0.0, 0.0), []
+    features = check_variety.features([looks[row] for row in rows])
+    groups = check_variety.backgrounds(features.frame_ND)
+    share = len(groups[0]) / len(rows)
+    variety = Variety(len(rows), len(groups), round(share, 3), *check_variety.spreads(features))
+    if len(rows) < FEWEST or share < SAME_BACKGROUND:
+        return variety, []
+    names = tuple(samples[rows[i]].name for i in groups[0])
+    return variety, [Finding("same-background", "note", names, {"different": len(rows)})]
+
+
+def _pictures(
+    manifest: Manifest, folder: Path, qualities: Mapping[str, Quality], tokenize: check_captions.Tokenize | None
+) -> tuple[CheckedPicture, ...]:
+    sharp = _middle([one.sharpness for one in qualities.values()])
+    rows = [CheckedPicture(_name(left.path, folder), left.path, False) for left in manifest.quarantined]
+    for sample in manifest.samples:
+        one = qualities[sample.name]
+        relative = 0.0 if not sharp or np.isnan(one.sharpness) else round(one.sharpness / sharp, 3)
+        tokens = len(tokenize(sample.caption)) if tokenize else None
+        rows.append(
+            CheckedPicture(
+                name=sample.name,
+                path=sample.path,
+                usable=True,
+                width=sample.width,
+                height=sample.height,
+                caption=sample.caption,
+                caption_source=sample.caption_source,
+                tokens=tokens,
+                sharpness=relative,
+                detail_px=_detail_px(sample, one),
+                bars=one.bars,
+                drawn=one.flat >= DRAWN,
+                dark=round(one.black, 3),
+                bright=round(one.white, 3),
+            )
+        )
+    return tuple(sorted(rows, key=lambda row: scan.natural_key(row.name)))
+
+
+def _not_judged(qualities: Mapping[str, Quality], tokenize: check_captions.Tokenize | None) -> tuple[str, ...]:
+    """Keys of `check_words.NOT_JUDGED`."""
+    found = ["text"]
+    if len(qualities) < FEWEST:
+        found.append("few")
+    if any(one.flat >= DRAWN for one in qualities.values()):
+        found.append("drawn")
+    if tokenize is None:
+        found.append("tokens")
+    return tuple(found)

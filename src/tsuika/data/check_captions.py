@@ -1,0 +1,151 @@
+"""What is wrong with a set's captions. Knows no pixels; the tokenizer is passed in."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from tsuika.core.sections import Data
+from tsuika.data import caption
+from tsuika.data.check_report import Captions, Finding
+from tsuika.data.manifest import Manifest, Sample
+
+Tokenize = Callable[[str], Sequence[str]]  # a text's pieces, start and end not among them
+
+CLIP_ROOM: Final = 75  # tokens between start and end, of 77; Radford et al. 2021
+TORN_PIECES: Final = 3  # a word of three pieces and more shares hardly a meaning with what the base has learnt
+FEWEST: Final = 4  # captions, below which nothing is said of what they share
+LONGEST_PHRASE: Final = 5
+SHOWN: Final = 8
+_WORD: Final = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
+# Words that stand in most English sentences and name nothing.
+_SMALL: Final = {
+    "a", "an", "the", "of", "in", "on", "at", "to", "with", "and", "or", "by", "for", "from", "is", "are", "it", "its",
+    "this", "that", "as", "up", "into", "over", "under", "some", "one",
+}  # fmt: skip
+
+
+def check(
+    manifest: Manifest, config: Data, tokenize: Tokenize | None, tokenizer: str
+) -> tuple[Captions, list[Finding]]:
+    """Counts, and findings."""
+    samples, trigger = manifest.samples, caption.normalise(config.trigger)
+    written = [sample for sample in samples if sample.caption_source != "built"]
+    pieces = _pieces(samples, tokenize) if tokenize else {}
+    torn = {word: found for word, found in pieces.items() if _is_torn(word, found)}
+    longest = {sample.name: len(tokenize(sample.caption)) for sample in samples} if tokenize else {}
+    common = _common([sample.caption for sample in written], trigger, caption.normalise(config.class_word))
+    without = tuple(sample.name for sample in samples if not sample.caption)
+    has_trigger = [s for s in samples if trigger and caption.has_word(s.caption, trigger)]
+    facts = Captions(
+        from_files=len(written), without=len(without), different=len({sample.caption for sample in samples}),
+        trigger=trigger, with_trigger=sum(sample.caption_source != "file+trigger" for sample in has_trigger),
+        tokenizer=tokenizer, longest_tokens=max(longest.values(), default=0), torn=torn, common=common,
+    )  # fmt: skip
+    findings = [*_read_oddly(manifest), *_missing(samples, without, written), *_identical(written, len(samples))]
+    if long := tuple(name for name, count in longest.items() if count > CLIP_ROOM):
+        most = max(longest[name] for name in long)
+        findings.append(Finding("caption-long", "look", long, {"tokens": most, "room": CLIP_ROOM}))
+    if added := tuple(sample.name for sample in samples if sample.caption_source == "file+trigger"):
+        values = {"trigger": trigger, "with_trigger": facts.with_trigger, "usable": len(samples)}
+        findings.append(Finding("trigger-missing", "note", added, values))
+    if common:
+        findings.append(Finding("caption-common", "note", (), {"phrases": _listed(common)}))
+    findings += _words_of(torn, trigger, written)
+    return facts, findings
+
+
+def _read_oddly(manifest: Manifest) -> list[Finding]:
+    """What `scan` noted of caption files."""
+    found = []
+    for code, level in (("caption-unreadable", "look"), ("caption-cp932", "note"), ("caption-both", "note")):
+        if names := tuple(note.name for note in manifest.notes if note.code == code):
+            found.append(Finding(code, level, names))  # type: ignore[arg-type]
+    return found
+
+
+def _missing(samples: Sequence[Sample], without: tuple[str, ...], written: Sequence[Sample]) -> list[Finding]:
+    empty = {sample.name for sample in samples if sample.caption_source == "built" and _has_file(sample)}
+    built = tuple(s.name for s in samples if s.caption_source == "built" and s.name not in empty)
+    found = []
+    if empty:
+        found.append(Finding("caption-empty", "look", tuple(s.name for s in samples if s.name in empty)))
+    if none := tuple(name for name in without if name not in empty):
+        found.append(Finding("caption-none", "look", none))
+    elif built and written:
+        found.append(Finding("caption-built", "note", built))
+    return found
+
+
+def _has_file(sample: Sample) -> bool:
+    return any(sample.path.with_suffix(suffix).is_file() for suffix in caption.SUFFIXES)
+
+
+def _identical(written: Sequence[Sample], usable: int) -> list[Finding]:
+    """Pictures that share a caption file's text; if all do, it is one finding about the set."""
+    names: dict[str, list[str]] = {}
+    for sample in written:
+        names.setdefault(sample.caption.casefold(), []).append(sample.name)
+    if len(names) == 1 and len(written) >= FEWEST and len(written) == usable:
+        return [Finding("caption-all-identical", "look", (), {"caption": written[0].caption})]
+    shared = {text: group for text, group in names.items() if len(group) > 1}
+    if not shared:
+        return []
+    among = {name for group in shared.values() for name in group}
+    in_order = tuple(sample.name for sample in written if sample.name in among)
+    return [Finding("caption-identical", "note", in_order, {"groups": sorted(shared.values(), key=len, reverse=True)})]
+
+
+def _pieces(samples: Sequence[Sample], tokenize: Tokenize) -> dict[str, tuple[str, ...]]:
+    words = Counter(word for sample in samples for word in _WORD.findall(sample.caption.casefold()))
+    return {word: tuple(piece.removesuffix("</w>") for piece in tokenize(word)) for word, _ in words.most_common()}
+
+
+def _is_torn(word: str, pieces: Sequence[str]) -> bool:
+    return word.isascii() and not any(sign.isdigit() for sign in word) and len(pieces) >= TORN_PIECES
+
+
+def _words_of(torn: Mapping[str, Sequence[str]], trigger: str, written: Sequence[Sample]) -> list[Finding]:
+    """Words that the base does not know: torn ones, and other scripts, which CLIP reads byte by byte."""
+    found = []
+    if strange := {word: pieces for word, pieces in torn.items() if word != trigger.casefold()}:
+        shown = [f"{word} ({'|'.join(pieces)})" for word, pieces in list(strange.items())[:SHOWN]]
+        more = len(strange) - len(shown)
+        words = ", ".join(shown) + (f" +{more}" if more else "")
+        names = tuple(s.name for s in written if strange.keys() & set(_WORD.findall(s.caption.casefold())))
+        found.append(Finding("caption-torn", "note", names, {"words": words, "count_words": len(strange)}))
+    if foreign := tuple(s.name for s in written if any(sign.isalpha() and ord(sign) > 0x24F for sign in s.caption)):
+        found.append(Finding("caption-foreign", "look", foreign))
+    return found
+
+
+def _common(captions: Sequence[str], trigger: str, class_word: str) -> tuple[str, ...]:
+    """The longest phrases that stand in every caption, but for trigger, class word and small words."""
+    if len(captions) < FEWEST or len(set(captions)) < 2:
+        return ()
+    own = {word for text in (trigger, class_word) for word in _WORD.findall(text.casefold())}
+    listed = [_WORD.findall(text.casefold()) for text in captions]
+    found: list[tuple[str, ...]] = []
+    for length in range(LONGEST_PHRASE, 0, -1):
+        shared = set(_runs(listed[0], length))
+        for words in listed[1:]:
+            shared &= set(_runs(words, length))
+        for run in _runs(listed[0], length):
+            naming = [word for word in run if word not in _SMALL and word not in own]
+            if run in shared and naming and not any(_within(run, longer) for longer in found):
+                found.append(run)
+    return tuple(" ".join(run) for run in found)
+
+
+def _runs(words: Sequence[str], length: int) -> list[tuple[str, ...]]:
+    return [tuple(words[i : i + length]) for i in range(len(words) - length + 1)]
+
+
+def _within(run: tuple[str, ...], longer: tuple[str, ...]) -> bool:
+    return run in _runs(longer, len(run))
+
+
+def _listed(phrases: Sequence[str]) -> str:
+    return ", ".join(f"“{phrase}”" for phrase in phrases[:SHOWN])

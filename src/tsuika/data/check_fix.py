@@ -1,0 +1,143 @@
+"""A cleaned copy of a checked folder: only what can be mended without a person's eye. Originals are only read."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from PIL import ExifTags, Image
+
+from tsuika.core.errors import RecipeError
+from tsuika.core.files import whole, write_text
+from tsuika.data import caption
+from tsuika.data.check_report import CheckedPicture, Report
+from tsuika.data.picture import open_picture
+
+LIST: Final = "left-out.tsv"
+# What the copy mends by itself; whatever else asks for a look is left for a person.
+MENDED: Final = frozenset({"near-duplicate", "bars"})
+
+
+@dataclass(frozen=True)
+class LeftOutPicture:
+    """A picture that is not in the copy. `code` is a key of `check_words.FAULTS`."""
+
+    name: str
+    code: str
+    instead: str = ""  # of a near-duplicate: the one that was kept
+
+
+@dataclass(frozen=True)
+class Mended:
+    """A picture that was saved anew, without loss, as PNG. `changes`: `turned`, `cropped`."""
+
+    name: str
+    written: str
+    changes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """What was done."""
+
+    out: Path
+    kept: int  # pictures in the copy
+    left_out: tuple[LeftOutPicture, ...]
+    mended: tuple[Mended, ...]
+    recoded: tuple[str, ...]  # pictures whose caption was saved anew as UTF-8
+    to_look_at: tuple[str, ...]  # pictures of the copy that still want a person's eye
+
+
+def clean(report: Report, out: Path) -> Cleaned:
+    """Write the copy, or where `out` ends in `.tsv` or `.txt`, only the list of what should be left out.
+
+    Left out: what cannot be used, and of near-duplicates all but the best. Turned upright by EXIF and without even bars:
+    as PNG. Captions: as UTF-8 in one line. Everything else is copied byte for byte, in the same subfolders.
+
+    Raises:
+        RecipeError: `out` is there already (RC007), or lies in the picture folder (RC002).
+    """
+    folder, place = report.folder.resolve(), out.resolve()
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise RecipeError("RC007", where=out)
+    if place == folder or folder in place.parents:
+        raise RecipeError("RC002", key="--out", found=out, why="The copy would lie among the originals.")
+    left_out = tuple(_left_out(report))
+    rows = [f"{left.name}\t{left.code}\t{left.instead}".rstrip() for left in left_out]
+    text = "\n".join(["# picture\treason\tkept instead", *rows]) + "\n"
+    if out.suffix.lower() in (".tsv", ".txt"):
+        write_text(out, text)
+        return Cleaned(out, 0, left_out, (), (), ())
+    without = {left.name for left in left_out}
+    kept = [picture for picture in report.usable if picture.name not in without]
+    taken: set[str] = set()
+    mended, recoded = [], []
+    for picture in kept:
+        changes = tuple(_changes(picture))
+        name = _target(picture.name, bool(changes), taken)
+        target = out / name
+        with whole(target) as temporary:
+            if changes:
+                _mend(picture).save(temporary, format="PNG")
+            else:
+                shutil.copyfile(picture.path, temporary)
+        if changes:
+            mended.append(Mended(picture.name, name, changes))
+        if _write_caption(picture, target):
+            recoded.append(picture.name)
+    write_text(out / LIST, text)
+    names = {picture.name for picture in kept}
+    still = {
+        name
+        for finding in report.findings
+        if finding.level == "look" and finding.code not in MENDED
+        for name in finding.pictures
+    }
+    to_look_at = tuple(name for name in report.to_look_at if name in names & still)
+    return Cleaned(out, len(kept), left_out, tuple(mended), tuple(recoded), to_look_at)
+
+
+def _left_out(report: Report) -> Iterator[LeftOutPicture]:
+    for finding in report.findings:
+        if finding.level == "unusable":
+            yield from (LeftOutPicture(name, finding.code) for name in finding.pictures)
+        elif finding.code == "near-duplicate":
+            yield from (LeftOutPicture(name, finding.code, finding.values["of"][name]) for name in finding.pictures)
+
+
+def _changes(picture: CheckedPicture) -> Iterator[str]:
+    with Image.open(picture.path) as file:
+        if file.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9):
+            yield "turned"
+    if any(picture.bars):
+        yield "cropped"
+
+
+def _mend(picture: CheckedPicture) -> Image.Image:
+    image = open_picture(picture.path)
+    left, top, right, bottom = picture.bars
+    return image.crop((left, top, image.width - right, image.height - bottom))
+
+
+def _target(name: str, as_png: bool, taken: set[str]) -> str:
+    """The name in the copy. Two pictures of one stem would share a caption file, so the later one keeps its suffix."""
+    path = PurePosixPath(name)
+    wanted = path.with_suffix(".png") if as_png else path
+    if str(path.with_suffix("")).casefold() in taken:
+        wanted = path.with_name(f"{path.name}{'.png' if as_png else path.suffix}")
+    taken.add(str(wanted.with_suffix("")).casefold())
+    return str(wanted)
+
+
+def _write_caption(picture: CheckedPicture, target: Path) -> bool:
+    """The caption as UTF-8 beside the copy; whether its encoding was another. Nothing where there was no caption file."""
+    if picture.caption_source == "built":
+        return False
+    files = {suffix: picture.path.with_suffix(suffix) for suffix in caption.SUFFIXES}
+    found = {suffix: path for suffix, path in files.items() if path.is_file()}
+    text = caption.read(found)[0] if found else None
+    write_text(target.with_suffix(".txt"), (text or picture.caption) + "\n")
+    return bool(found) and caption.decode(next(iter(found.values())).read_bytes())[1] != "utf-8"
