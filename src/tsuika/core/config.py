@@ -19,7 +19,8 @@ from pydantic.fields import FieldInfo
 
 from tsuika.core.errors import RecipeError
 from tsuika.core.methods import METHOD_SECTIONS, DreamBooth, Hypernetwork, Lora, MethodSection, TextualInversion
-from tsuika.core.sections import Base, Data, Guard, Help, Output, Preview, Regularize, Section, Train
+from tsuika.core.section import Help, Section
+from tsuika.core.sections import Base, Data, Guard, Output, Preview, Regularize, Train
 
 AnyMethod = Annotated[Lora | TextualInversion | DreamBooth | Hypernetwork, Field(discriminator="name")]
 

@@ -12,7 +12,8 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from tsuika.core.errors import RecipeError
-from tsuika.core.sections import Data, Help, Section, expert
+from tsuika.core.section import Help, Section, expert
+from tsuika.core.sections import Data
 
 Activation = Literal["linear", "relu", "leakyrelu", "elu", "swish", "tanh", "sigmoid", "softsign", "mish"]
 

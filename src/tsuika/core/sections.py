@@ -5,32 +5,11 @@ Each field carries its help (English and Japanese, unit, everyday or expert). Im
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-Level = Literal["everyday", "expert"]
-
-
-@dataclass(frozen=True)
-class Help:
-    """What a setting is, for people."""
-
-    en: str
-    ja: str
-    unit: str = ""
-    level: Level = "everyday"
-
-
-def expert(en: str, ja: str, unit: str = "") -> Help:
-    return Help(en, ja, unit, "expert")
-
-
-class Section(BaseModel):
-    """A frozen part of the recipe; unknown keys are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+from tsuika.core.section import Help, Section, expert
 
 
 class Base(Section):

@@ -17,28 +17,14 @@ from peft import LoHaConfig, LoKrConfig, LoraConfig, OFTConfig, inject_adapter_i
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from tsuika.core.errors import FormatError, ModelError, RecipeError
+from tsuika.core.errors import ModelError, RecipeError
 from tsuika.core.methods import Lora as Config
-from tsuika.core.types import Artifact, Model, ParamGroup, Role, Update, canonical
+from tsuika.core.types import Artifact, Model, ParamGroup, Role, Update
 from tsuika.methods.common import SideBySide, copy_in
+from tsuika.methods.lora_parts import PARTS, kind_of, layers_of, rank_of, shape_of
 
 UNET_ROLES: tuple[Role, ...] = ("unet.attn", "unet.ff")
 TEXT_ROLES: tuple[Role, ...] = ("text.attn", "text.ff")
-
-# peft's parameter dictionaries of a layer -> the part's name in an Artifact (LyCORIS' and kohya's names).
-PARTS: dict[str, dict[str, str]] = {
-    "lora": {"lora_A": "lora_down.weight", "lora_B": "lora_up.weight"},
-    "dora": {"lora_A": "lora_down.weight", "lora_B": "lora_up.weight", "lora_magnitude_vector": "dora_scale"},
-    "loha": {
-        "hada_w1_a": "hada_w1_a", "hada_w1_b": "hada_w1_b", "hada_w2_a": "hada_w2_a", "hada_w2_b": "hada_w2_b",
-        "hada_t1": "hada_t1", "hada_t2": "hada_t2",
-    },
-    "lokr": {
-        "lokr_w1": "lokr_w1", "lokr_w1_a": "lokr_w1_a", "lokr_w1_b": "lokr_w1_b", "lokr_w2": "lokr_w2",
-        "lokr_w2_a": "lokr_w2_a", "lokr_w2_b": "lokr_w2_b", "lokr_t2": "lokr_t2",
-    },
-    "oft": {"oft_R": "oft_R"},
-}  # fmt: skip
 
 # Of the parts of a layer one of these is zero at the start, as peft has it.
 BEGIN_AT_ZERO = ("lora_up.weight", "hada_w2_b", "lokr_w1", "lokr_w1_a", "oft_R")
@@ -326,8 +312,8 @@ def restore(model: Model, artifact: Artifact) -> LoraAttachment:
         ModelError: MD004, a layer is missing on this model or has another shape.
         FormatError: FM001, a layer has parts that this kind of adapter has not, or not all of them.
     """
-    kind = artifact.metadata.get("adapter") or _kind_of(artifact)
-    layers = _layers(kind, artifact)
+    kind = artifact.metadata.get("adapter") or kind_of(artifact)
+    layers = layers_of(kind, artifact)
     ranks: dict[str, dict[str, tuple[int, float]]] = {}
     for (component, path), parts in layers.items():
         if not _fits(model, component, path, kind, parts):
@@ -335,7 +321,7 @@ def restore(model: Model, artifact: Artifact) -> LoraAttachment:
                 "MD004", where=f"{component}.{path}", artifact="This LoRA", found=artifact.family or "another model",
                 expected=model.facts.title,
             )  # fmt: skip
-        rank = _rank_of(kind, parts)
+        rank = rank_of(kind, parts)
         ranks.setdefault(component, {})[path] = (rank, float(parts["alpha"]) if "alpha" in parts else float(rank))
     with torch.random.fork_rng(devices=[]):
         adapter, slots = _inject(model, kind, ranks, 0.0)
@@ -350,25 +336,6 @@ def restore(model: Model, artifact: Artifact) -> LoraAttachment:
     return attachment
 
 
-def _layers(kind: str, artifact: Artifact) -> dict[tuple[str, str], dict[str, Tensor]]:
-    """The artifact's tensors by (component, canonical path), then by part."""
-    layers: dict[tuple[str, str], dict[str, Tensor]] = {}
-    known = (*PARTS[kind].values(), "alpha")
-    for name, tensor in artifact.tensors.items():
-        part = next((part for part in known if name.endswith(f".{part}")), None)
-        if part is None:
-            raise FormatError(
-                "FM001", where=name, found=name.rpartition(".")[2], expected=f"{kind}: {', '.join(known)}"
-            )
-        component, _, path = name.removesuffix(f".{part}").partition(".")
-        layers.setdefault((component, canonical(component, path)), {})[part] = tensor
-    for (component, path), parts in layers.items():
-        if kind in ("lora", "dora", "oft") and (missing := set(PARTS[kind].values()) - parts.keys()):
-            found = f"a layer without {', '.join(sorted(missing))}"
-            raise FormatError("FM001", where=f"{component}.{path}", found=found, expected=f"{kind}: {', '.join(known)}")
-    return layers
-
-
 def _place(slot: Slot, adapter: str, kind: str, parts: Mapping[str, Tensor]) -> None:
     """Make room for a file's own tensors where peft has guessed others: LoHa and LoKr can be split in several ways."""
     weight = slot.layer.get_base_layer().weight
@@ -381,31 +348,11 @@ def _place(slot: Slot, adapter: str, kind: str, parts: Mapping[str, Tensor]) -> 
             holder[adapter] = nn.Parameter(empty, requires_grad=False)
 
 
-def _kind_of(artifact: Artifact) -> str:
-    names = " ".join(artifact.tensors)
-    for kind, mark in (("dora", ".dora_scale"), ("loha", ".hada_"), ("lokr", ".lokr_"), ("oft", ".oft_")):
-        if mark in names:
-            return kind
-    return "lora"
-
-
-def _rank_of(kind: str, parts: Mapping[str, Tensor]) -> int:
-    if kind in ("lora", "dora"):
-        return int(parts["lora_down.weight"].shape[0])
-    if kind == "loha":
-        return int(parts["hada_w1_b"].shape[0])
-    if kind == "oft":
-        size = int(parts["oft_R"].shape[-1])
-        return round((1 + math.sqrt(1 + 8 * size)) / 2)
-    factor = next((parts[name] for name in ("lokr_w2_b", "lokr_w1_b") if name in parts), None)
-    return int(factor.shape[0]) if factor is not None else max(parts["lokr_w2"].shape)
-
-
 def _fits(model: Model, component: str, path: str, kind: str, parts: Mapping[str, Tensor]) -> bool:
     """Whether the layer is there, and its weight has the shape that these parts make."""
     try:
         module = model.module(component, path)
-        shape = _shape_of(kind, parts)
+        shape = shape_of(kind, parts)
     except (KeyError, IndexError):
         return False
     base = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
@@ -416,24 +363,3 @@ def _fits(model: Model, component: str, path: str, kind: str, parts: Mapping[str
         return False  # magnitudes of inputs, as old LyCORIS had them: peft has none
     out, inside = len(weight), weight[0].numel()
     return shape[1] == inside if kind == "oft" else shape == (out, inside)
-
-
-def _shape_of(kind: str, part: Mapping[str, Tensor]) -> tuple[int, int]:
-    """(out, in * kernel) of the weight that an update is for; OFT, which turns inputs, says nothing of outputs (0)."""
-    if kind in ("lora", "dora"):
-        return part["lora_up.weight"].shape[0], part["lora_down.weight"][0].numel()
-    if kind == "oft":
-        return 0, part["oft_R"].shape[0] * _rank_of(kind, part)
-    if kind == "loha":
-        return _product(part["hada_w1_a"], part["hada_w1_b"], part.get("hada_t1"))
-    first = _product(part["lokr_w1_a"], part["lokr_w1_b"], None) if "lokr_w1_a" in part else part["lokr_w1"].shape
-    if "lokr_w2" in part:
-        second = (part["lokr_w2"].shape[0], part["lokr_w2"][0].numel())
-    else:
-        second = _product(part["lokr_w2_a"], part["lokr_w2_b"], part.get("lokr_t2"))
-    return first[0] * second[0], first[1] * second[1]
-
-
-def _product(a: Tensor, b: Tensor, core: Tensor | None) -> tuple[int, int]:
-    """Shape of a @ b, or of a Tucker product with its core (rank, rank, kernel...)."""
-    return (a.shape[0], b.shape[1]) if core is None else (a.shape[1], b.shape[1] * core.shape[2:].numel())

@@ -1,0 +1,95 @@
+"""What an artifact's tensors say of the adapter they are of: its kind, its layers, their ranks and shapes. No model.
+
+Parts have LyCORIS' and kohya's names.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from tsuika.core.errors import FormatError
+from tsuika.core.types import Artifact, canonical
+
+# peft's parameter dictionaries of a layer -> the part's name in an Artifact (LyCORIS' and kohya's names).
+PARTS: dict[str, dict[str, str]] = {
+    "lora": {"lora_A": "lora_down.weight", "lora_B": "lora_up.weight"},
+    "dora": {"lora_A": "lora_down.weight", "lora_B": "lora_up.weight", "lora_magnitude_vector": "dora_scale"},
+    "loha": {
+        "hada_w1_a": "hada_w1_a", "hada_w1_b": "hada_w1_b", "hada_w2_a": "hada_w2_a", "hada_w2_b": "hada_w2_b",
+        "hada_t1": "hada_t1", "hada_t2": "hada_t2",
+    },
+    "lokr": {
+        "lokr_w1": "lokr_w1", "lokr_w1_a": "lokr_w1_a", "lokr_w1_b": "lokr_w1_b", "lokr_w2": "lokr_w2",
+        "lokr_w2_a": "lokr_w2_a", "lokr_w2_b": "lokr_w2_b", "lokr_t2": "lokr_t2",
+    },
+    "oft": {"oft_R": "oft_R"},
+}  # fmt: skip
+
+
+def kind_of(artifact: Artifact) -> str:
+    """The kind of adapter, a key of PARTS, by the names of its tensors."""
+    names = " ".join(artifact.tensors)
+    for kind, mark in (("dora", ".dora_scale"), ("loha", ".hada_"), ("lokr", ".lokr_"), ("oft", ".oft_")):
+        if mark in names:
+            return kind
+    return "lora"
+
+
+def layers_of(kind: str, artifact: Artifact) -> dict[tuple[str, str], dict[str, Tensor]]:
+    """The artifact's tensors by (component, canonical path), then by part.
+
+    Raises:
+        FormatError: FM001, a layer has parts that this kind of adapter has not, or not all of them.
+    """
+    layers: dict[tuple[str, str], dict[str, Tensor]] = {}
+    known = (*PARTS[kind].values(), "alpha")
+    for name, tensor in artifact.tensors.items():
+        part = next((part for part in known if name.endswith(f".{part}")), None)
+        if part is None:
+            raise FormatError(
+                "FM001", where=name, found=name.rpartition(".")[2], expected=f"{kind}: {', '.join(known)}"
+            )
+        component, _, path = name.removesuffix(f".{part}").partition(".")
+        layers.setdefault((component, canonical(component, path)), {})[part] = tensor
+    for (component, path), parts in layers.items():
+        if kind in ("lora", "dora", "oft") and (missing := set(PARTS[kind].values()) - parts.keys()):
+            found = f"a layer without {', '.join(sorted(missing))}"
+            raise FormatError("FM001", where=f"{component}.{path}", found=found, expected=f"{kind}: {', '.join(known)}")
+    return layers
+
+
+def rank_of(kind: str, parts: Mapping[str, Tensor]) -> int:
+    """The rank of a layer; of OFT the size of its blocks."""
+    if kind in ("lora", "dora"):
+        return int(parts["lora_down.weight"].shape[0])
+    if kind == "loha":
+        return int(parts["hada_w1_b"].shape[0])
+    if kind == "oft":
+        size = int(parts["oft_R"].shape[-1])
+        return round((1 + math.sqrt(1 + 8 * size)) / 2)
+    factor = next((parts[name] for name in ("lokr_w2_b", "lokr_w1_b") if name in parts), None)
+    return int(factor.shape[0]) if factor is not None else max(parts["lokr_w2"].shape)
+
+
+def shape_of(kind: str, part: Mapping[str, Tensor]) -> tuple[int, int]:
+    """(out, in * kernel) of the weight that an update is for; OFT, which turns inputs, says nothing of outputs (0)."""
+    if kind in ("lora", "dora"):
+        return part["lora_up.weight"].shape[0], part["lora_down.weight"][0].numel()
+    if kind == "oft":
+        return 0, part["oft_R"].shape[0] * rank_of(kind, part)
+    if kind == "loha":
+        return _product(part["hada_w1_a"], part["hada_w1_b"], part.get("hada_t1"))
+    first = _product(part["lokr_w1_a"], part["lokr_w1_b"], None) if "lokr_w1_a" in part else part["lokr_w1"].shape
+    if "lokr_w2" in part:
+        second = (part["lokr_w2"].shape[0], part["lokr_w2"][0].numel())
+    else:
+        second = _product(part["lokr_w2_a"], part["lokr_w2_b"], part.get("lokr_t2"))
+    return first[0] * second[0], first[1] * second[1]
+
+
+def _product(a: Tensor, b: Tensor, core: Tensor | None) -> tuple[int, int]:
+    """Shape of a @ b, or of a Tucker product with its core (rank, rank, kernel...)."""
+    return (a.shape[0], b.shape[1]) if core is None else (a.shape[1], b.shape[1] * core.shape[2:].numel())
