@@ -150,7 +150,7 @@ def _plot(evaluation: Evaluation, tones: Mapping[str, int]) -> Plot | None:
     spots: list[tuple[str, str, bool, Interval, Interval]] = []
     for number, point in enumerate((None, *evaluation.points)):
         tables = point.tables if point else base
-        x, y = (_mean(getattr(tables, name)) for name in ("fidelity", y_name))
+        x, y = (_placed(getattr(tables, name), getattr(base, name)) for name in ("fidelity", y_name))
         if x is None or y is None:
             return None
         state, label = (str(tones[point.state]), f"{point.strength:g}") if point else ("base", "")
@@ -179,8 +179,13 @@ def _plot(evaluation: Evaluation, tones: Mapping[str, int]) -> Plot | None:
     )  # fmt: skip
 
 
-def _mean(table: Table | None) -> Interval | None:
-    return None if table is None else interval(table)
+def _placed(table: Table | None, base: Table | None) -> Interval | None:
+    """A mean, with the interval of its difference from the base's around it: prompts differ more than that says."""
+    value, change = None if table is None else interval(table), difference(table, base)
+    if value is None or change is None or change.low is None or change.high is None or table is base:
+        return value and Interval(value.mean)
+    shift = value.mean - change.mean
+    return Interval(value.mean, change.low + shift, change.high + shift)
 
 
 def _span(value: Interval) -> tuple[float, float]:
