@@ -315,8 +315,8 @@ MESSAGES: Final[dict[str, Message]] = {
         ("{encoder} は文章を読めないため、プロンプトへの忠実さは測れません", "画像だけを見るエンコーダーです。おすすめの設定は近さと多様さで判断します。", "CLIP や SigLIP なら測れます: --encoder openai/clip-vit-base-patch32"),
     ),
     "EV004": _m(
-        ("This run holds nothing to evaluate", "{why}", "Finish it first: tsuika resume {where}"),
-        ("この学習には評価できるものがありません", "{why}", "先に学習を終えてください: tsuika resume {where}"),
+        ("This run holds nothing to evaluate", "It has not ended yet (there is no report.json), or its results have been moved away.", "Finish it first: tsuika resume {where}"),
+        ("この学習には評価できるものがありません", "まだ終わっていないか(report.json がありません)、結果のファイルが移されています。", "先に学習を終えてください: tsuika resume {where}"),
     ),
     "EV005": _m(
         ("The evaluation is not in a report page", "{why}", "Its numbers are in evaluation.json, its pictures in the folder evaluation."),
