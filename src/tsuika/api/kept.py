@@ -51,9 +51,7 @@ def kept(folder: RunDir) -> list[Kept]:
     try:
         told: dict[str, Any] = json.loads(folder.report_json.read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError):
-        raise InterruptedRunError(
-            "EV004", where=folder.root, why="There is no report.json: it has not ended."
-        ) from None
+        raise InterruptedRunError("EV004", where=folder.root) from None
     files = [row["path"] for row in told["artifacts"]]
     by_role: dict[str, dict[str, list[Path]]] = {}
     for row in told["artifacts"]:
@@ -68,7 +66,7 @@ def kept(folder: RunDir) -> list[Kept]:
         step = told["range"].get(wish) if wish else told["steps_done"]
         found.append(Kept(paths[0].stem if paths[0].is_file() else paths[0].name, tuple(paths), step or 0, not wish))
     if not found:
-        raise InterruptedRunError("EV004", where=folder.root, why="None of the files that its report names is there.")
+        raise InterruptedRunError("EV004", where=folder.root)
     found.sort(key=lambda one: (not one.main, one.step))
     for path in sorted(folder.checkpoints.glob("step-*")):
         found.append(Kept(path.name, (path,), int(path.name.removeprefix("step-"))))
