@@ -89,6 +89,7 @@ PAIRS = (
     Pair("character DreamBooth + object word", ("dreambooth", "textual-inversion"), ("character", "object"), "both"),
 )  # fmt: skip
 PAIR_COUNT = 16  # pictures of each result of a pair
+STRENGTHS = ((1.0, 0.0), (0.5, 0.0), (0.0, 1.0), (0.0, 0.5), (1.0, 1.0), (0.5, 1.0), (1.0, 0.5), (0.5, 0.5))
 
 
 @dataclass(frozen=True)
@@ -232,26 +233,27 @@ class Bench(collect.Bench):
             return path.stat().st_size
 
     def pair(self, pair: Pair, seed: int, folder: Path) -> dict[str, Any]:
-        """Two results on the base, and each of them alone, on pictures that need both."""
-        found: dict[str, Any] = {"pair": pair.name, "seed": seed}
+        """Two results on the base at several strengths, on pictures that need both; 0 is one of them alone."""
         cell = Cell("lora", pair.goals[0], PAIR_COUNT, seed)
-        fresh = self.bank(cell, goals.joint(pair.scene, FRESH, seed), plain=True)
-        for name, taken in {"first": (0,), "second": (1,), "both": (0, 1)}.items():
-            parts = []
-            for i in taken:
-                kept = torch.load(kept_path(folder, pair.methods[i], pair.goals[i], seed), weights_only=True)
-                parts.append(METHODS[pair.methods[i]].restore(self.model, Artifact(**kept)))
-            stack = Stack(parts)
-            try:
-                probe = self.probe(stack, fresh, goals.UNRELATED)
-                reading = probe.measure(train=False)
-                drawn = self.draw(goals.joint_prompts(pair.scene), 2)
-                sheet(folder / "pictures" / f"{pair.name.replace(' ', '-')}-{name}-{seed}.png", drawn)
-                scores = goals.joint_scores(pair.scene, drawn)
-                found[name] = {"mid": reading.held_out.mid, "drift": reading.drift, "scores": scores._asdict()}
-            finally:
-                stack.detach()
-        return collect.rounded(found)
+        fresh = self.bank(cell, goals.joint(pair.scene, 2 * FRESH, seed), plain=True)
+        parts = []
+        for method, goal in zip(pair.methods, pair.goals, strict=True):
+            kept = torch.load(kept_path(folder, method, goal, seed), weights_only=True)
+            parts.append(METHODS[method].restore(self.model, Artifact(**kept)))
+        stack, rows = Stack(parts), []
+        try:
+            probe = self.probe(stack, fresh)
+            for strengths in STRENGTHS:
+                stack.mix(strengths)
+                row = {"strengths": strengths, "mid": probe.measure(train=False, drift=False).held_out.mid}
+                if set(strengths) <= {0.0, 1.0}:
+                    drawn = self.draw(goals.joint_prompts(pair.scene), 2)
+                    sheet(folder / "pictures" / f"{Pairing(pair, seed).name.replace('/', '-')}-{strengths}.png", drawn)
+                    row["scores"] = goals.joint_scores(pair.scene, drawn)._asdict()
+                rows.append(row)
+        finally:
+            stack.detach()
+        return collect.rounded({"pair": pair.name, "seed": seed, "rows": rows})
 
 
 class Stack:
@@ -263,7 +265,10 @@ class Stack:
         self.set_strength(1)  # peft activates the newest set of layers only
 
     def set_strength(self, strength: float) -> None:
-        for part in self.parts:
+        self.mix([strength] * len(self.parts))
+
+    def mix(self, strengths: Sequence[float]) -> None:
+        for part, strength in zip(self.parts, strengths, strict=True):
             part.set_strength(strength)
 
     def detach(self) -> None:

@@ -25,7 +25,7 @@ Cell = dict[str, Any]
 def load(folder: Path) -> tuple[list[Cell], list[Cell]]:
     """Cells, with their grids made relative to the one base of each goal and seed; and pairs."""
     rows = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
-    cells, pairs = [row for row in rows if "goal" in row], [row for row in rows if "pair" in row]
+    cells, pairs = [row for row in rows if "goal" in row], [row for row in rows if "pair" in row and "rows" in row]
     plain = {(one["goal"], one["seed"]): one["base"] for one in cells if one["method"] in ("lora", "dreambooth")}
     cells = [one for one in cells if (one["goal"], one["seed"]) in plain]
     for one in cells:
@@ -97,16 +97,30 @@ def paired(mine: dict[int, Cell], theirs: dict[int, Cell]) -> dict[str, float]:
 
 
 def pair_row(name: str, pairs: Sequence[Cell]) -> dict[str, Any]:
+    """Strengths are chosen on every other fresh picture, and told by the rest."""
     ones = [pair for pair in pairs if pair["pair"] == name]
-    sides = {side: told(estimate([line for one in ones for line in one[side]["mid"]])) for side in SIDES}
-    better = "first" if sides["first"]["mean"] >= sides["second"]["mean"] else "second"
-    gaps = [line for one in ones for line in minus(one["both"]["mid"], one[better]["mid"])]
-    scores = {
-        f"{side}_{key}": round(fmean(one[side]["scores"][key] for one in ones), 3)
-        for side in SIDES
-        for key in ("fidelity", "adherence")
-    }
-    return {"name": name, "seeds": len(ones), **sides, "over_best_alone": told(estimate(gaps)), **scores}
+    sides = {"first": (1, 0), "second": (0, 1), "both": (1, 1)}  # which are above zero
+
+    def rows(one: Cell, side: tuple[int, int]) -> list[Cell]:
+        return [row for row in one["rows"] if tuple(int(strength > 0) for strength in row["strengths"]) == side]
+
+    def best(one: Cell, *wanted: tuple[int, int]) -> Cell:
+        return min((row for side in wanted for row in rows(one, side)), key=lambda row: value(row["mid"][0::2]))
+
+    picked = {side: [best(one, zeros) for one in ones] for side, zeros in sides.items()}
+    alone = [best(one, sides["first"], sides["second"]) for one in ones]
+    gaps = [
+        line
+        for both, single in zip(picked["both"], alone, strict=True)
+        for line in minus(tuple(both["mid"][1::2]), tuple(single["mid"][1::2]))
+    ]
+    row: dict[str, Any] = {"name": name, "seeds": len(ones), "over_best_alone": told(estimate(gaps))}
+    for side, chosen in picked.items():
+        row[side] = told(estimate([line for one in chosen for line in one["mid"][1::2]]))
+        row[f"{side}_strengths"] = chosen[0]["strengths"]
+        full = [next(r for r in rows(one, sides[side]) if set(r["strengths"]) <= {0.0, 1.0}) for one in ones]
+        row[f"{side}_fidelity"] = round(fmean(one["scores"]["fidelity"] for one in full), 3)
+    return row
 
 
 def read(folder: Path, write: Path | None) -> None:

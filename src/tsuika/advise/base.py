@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from tsuika import families
 from tsuika.core.errors import ModelError
@@ -18,6 +18,7 @@ from tsuika.families import Family, Geometry
 if TYPE_CHECKING:
     from tsuika.families import StableDiffusion
 
+T = TypeVar("T")
 NAMES: Final = ("sd1", "sd2", "sdxl")  # in place of a base that is not here
 _HUB_ID: Final = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
@@ -32,6 +33,7 @@ class Base:
     geometry: Geometry
     at_hand: bool  # False: no file of it was seen
     guessed: bool = False  # the family is told from the name alone
+    memo: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)  # what was counted once
 
     @property
     def is_embedded(self) -> bool:
@@ -67,7 +69,16 @@ class Base:
 
     def numbers(self, component: str) -> int:
         """How many weights a component has."""
-        return sum(param.numel() for param in self.outline.components[component].parameters())
+        return self.once(
+            f"numbers {component}", lambda: sum(p.numel() for p in self.outline.components[component].parameters())
+        )
+
+    def once(self, key: str, make: Callable[[], T]) -> T:
+        """What `make` gives, made once for this base."""
+        if key not in self.memo:
+            self.memo[key] = make()
+        found: T = self.memo[key]
+        return found
 
 
 def look(name: str, embedded: Path) -> Base:
@@ -109,6 +120,10 @@ def _of_folder(folder: Path, kind: Family) -> Geometry:
 
 def layers(base: Base, roles: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
     """`<component>.<path>` of the layers that play these roles -> the weight's shape."""
+    return base.once(f"layers {roles}", lambda: _layers(base, roles))
+
+
+def _layers(base: Base, roles: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
     outline = base.outline
     found = {}
     for role in roles:

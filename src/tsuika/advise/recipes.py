@@ -106,12 +106,25 @@ def steps_of(subject: Subject, method: str) -> int:
     return 10 * round(exact / 10)
 
 
-def recipe_of(subject: Subject, candidate: Candidate, thrift: Thrift = Thrift()) -> tuple[Recipe, str]:
-    """The checked recipe, and the same as a short TOML with a comment above what people may want to change.
+def recipe_of(subject: Subject, candidate: Candidate, thrift: Thrift = Thrift()) -> Recipe:
+    """The checked recipe."""
+    return config.build(_tables(subject, candidate, thrift))
 
-    Raises:
-        RecipeError: a word that cannot be used.
-    """
+
+def toml_of(subject: Subject, candidate: Candidate, thrift: Thrift = Thrift()) -> str:
+    """The same recipe as a short TOML: only what differs from the defaults."""
+    document = tomlkit.document()
+    document.add(tomlkit.comment(f"Advised by tsuika for {subject.pictures} pictures of a {subject.goal}."))
+    document.add(tomlkit.comment("tsuika train --recipe THIS-FILE --out RUN   (every setting: tsuika settings)"))
+    for name, values in _tables(subject, candidate, thrift).items():
+        table = tomlkit.table()
+        for key, value in values.items():
+            table.add(key, value)
+        document.add(name, table)
+    return tomlkit.dumps(document)
+
+
+def _tables(subject: Subject, candidate: Candidate, thrift: Thrift) -> dict[str, Any]:
     method, usual = candidate.method, 8 if subject.embedded else 4
     batch = thrift.batch or usual
     trigger = trigger_of(subject, method)
@@ -138,23 +151,10 @@ def recipe_of(subject: Subject, candidate: Candidate, thrift: Thrift = Thrift())
         settings |= {"method.weights": "bf16", "train.optimizer": "adafactor"}
     settings["output.name"] = f"{usable}-{method}" if method != "textual-inversion" else usable
     silent = {"data.trigger": "", "data.class_word": "", "train.accumulate": 1}
-    tables = config.override({}, {key: value for key, value in settings.items() if silent.get(key, ...) != value})
-    return config.build(tables), _toml(tables, subject)
+    return config.override({}, {key: value for key, value in settings.items() if silent.get(key, ...) != value})
 
 
 def _real(subject: Subject, method: str) -> Mapping[str, Any]:
     if method == "dreambooth" and subject.goal in ("character", "object"):
         return {"data.reg_generate": _PRIOR}
     return {"method.rank": 16} if method == "lora" else {}
-
-
-def _toml(tables: Mapping[str, Any], subject: Subject) -> str:
-    document = tomlkit.document()
-    document.add(tomlkit.comment(f"Advised by tsuika for {subject.pictures} pictures of a {subject.goal}."))
-    document.add(tomlkit.comment("tsuika train --recipe THIS-FILE --out RUN   (every setting: tsuika settings)"))
-    for name, values in tables.items():
-        table = tomlkit.table()
-        for key, value in values.items():
-            table.add(key, value)
-        document.add(name, table)
-    return tomlkit.dumps(document)

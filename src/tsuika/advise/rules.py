@@ -155,13 +155,12 @@ def _fit(
         ))  # fmt: skip
     smallest, least = 0.0, 0.0
     for candidate in _candidates(method, wish.subject.embedded)[start:]:
-        recipe, _ = recipes.recipe_of(wish.subject, candidate)
-        size = sizes.file_bytes(base, recipe)
+        size = sizes.file_bytes(base, recipes.recipe_of(wish.subject, candidate))
         smallest = size / 1e6
         if wish.max_file_mb is not None and smallest > wish.max_file_mb:
             continue
         for thrift in recipes.ways(candidate, embedded=wish.subject.embedded):
-            least = memory(recipes.recipe_of(wish.subject, candidate, thrift)[0]) * 2**30 / 1e9
+            least = memory(recipes.recipe_of(wish.subject, candidate, thrift)) * 2**30 / 1e9
             if wish.vram_gb is None or least <= wish.vram_gb:
                 return candidate, thrift, size
     if wish.max_file_mb is not None and smallest > wish.max_file_mb:
@@ -183,7 +182,8 @@ def _option(
     wish: Wish, base: Base, row: dict[str, Cell], method: str, candidate: Candidate, thrift: Thrift, size: int,
     estimate: Estimator,
 ) -> Option:  # fmt: skip
-    recipe, toml = recipes.recipe_of(wish.subject, candidate, thrift)
+    recipe = recipes.recipe_of(wish.subject, candidate, thrift)
+    toml = recipes.toml_of(wish.subject, candidate, thrift)
     programs, cell = works_in(method, embedded=wish.subject.embedded), row.get(method)
     reasons = for_it(wish.goal, wish.subject.pictures, method, row, size, programs)
     return Option(

@@ -28,6 +28,10 @@ _HEADER_BYTES: Final = 125  # of a tensor in a safetensors header: its name, typ
 
 def shapes(base: Base, recipe: Recipe) -> Shapes:
     """The tensors that are trained, by the names of `core.types.Artifact`."""
+    return base.once(f"shapes {recipe.method} {recipe.data.trigger}", lambda: _shapes(base, recipe))
+
+
+def _shapes(base: Base, recipe: Recipe) -> Shapes:
     method = recipe.method
     if isinstance(method, Lora):
         return _lora(base, method)
@@ -85,6 +89,11 @@ def file_bytes(base: Base, recipe: Recipe) -> int:
     """The size of the main file of a result, in bytes; of a DreamBooth result a good estimate, of the others exact but
     for what a run notes in the header.
     """
+    key = f"bytes {recipe.method} {recipe.data.trigger} {recipe.output.dtype} {recipe.output.name}"
+    return base.once(key, lambda: _file_bytes(base, recipe))
+
+
+def _file_bytes(base: Base, recipe: Recipe) -> int:
     found = shapes(base, recipe)
     if isinstance(recipe.method, DreamBooth):
         every = model_tensors(base.outline)

@@ -22,13 +22,13 @@ from tsuika.advise.recipes import Subject
 from tsuika.api.models import EMBEDDED
 from tsuika.api.training import cache_folder
 from tsuika.core.config import Recipe
-from tsuika.core.errors import RecipeError
+from tsuika.core.errors import PictureError, RecipeError
 from tsuika.core.files import write_text
 from tsuika.core.sections import Data
 from tsuika.core.seeds import generator
 from tsuika.core.types import Batch, Model
-from tsuika.data import dedupe, scan
-from tsuika.data.manifest import Manifest
+from tsuika.data import check as checks
+from tsuika.data.check_report import Report
 from tsuika.methods import METHODS
 from tsuika.train import assemble
 from tsuika.train.device import DTYPES, pick_device, pick_precision
@@ -36,6 +36,7 @@ from tsuika.train.loop import Fit, conditioner, fit
 
 TIMED_STEPS = 3  # after one to warm up
 KEPT_S = 86_400.0  # a measurement is used again for a day
+HALF, MANY = 0.5, 4  # share of pictures with one background, and from how many pictures on that says something
 SMALL = 100_000_000  # weights: what a CPU is asked to try for real
 GIB = 2**30
 
@@ -73,9 +74,13 @@ def advise(
     if goal not in GOALS:
         raise RecipeError("RC002", key="--goal", found=goal, why=f"The goals are: {', '.join(GOALS)}")
     known = look(base, EMBEDDED)
-    manifest = scan.scan(images, Data(images=str(images)), size_px=known.size_px, needed=assemble.MIN_PICTURES)
+    data = Data(images=str(images), trigger=trigger.strip(), class_word=class_word.strip())
+    report = checks.check(images, data, size_px=known.size_px, base=base)
+    if not report.usable:
+        why = f"→ tsuika check {images}"
+        raise PictureError("DS002", where=images, usable=0, total=report.total, needed=1, why=why, report=images)
     subject = Subject(
-        goal, str(images), len(dedupe.groups(manifest)), base, trigger.strip(), class_word.strip(), _captioned(manifest),
+        goal, str(images), report.different, base, trigger.strip(), class_word.strip(), _captioned(report),
         known.is_embedded,
     )  # fmt: skip
     machine = machine_for(known, device, measure)
@@ -89,7 +94,7 @@ def advise(
             lambda recipe: estimate.estimate(known, recipe, counted, subject.pictures, step, bench.measured),
             lambda recipe: estimate.memory_gib(known, recipe, counted, subject.pictures, step),
         )  # fmt: skip
-    notes = tuple(_notes(known, subject, machine, vram_gb, manifest))
+    notes = tuple(_notes(known, subject, machine, vram_gb, report))
     result = telling.to_dict(replace(found, notes=notes), machine)
     for number, option in enumerate([result["recommendation"], *result["alternatives"]], start=1):
         if out is not None:
@@ -103,8 +108,8 @@ def _goal(text: str) -> Goal:
     return next(goal for goal in GOALS if goal == text)
 
 
-def _captioned(manifest: Manifest) -> bool:
-    return all(sample.caption_source != "built" for sample in manifest.samples)
+def _captioned(report: Report) -> bool:
+    return all(picture.caption_source != "built" for picture in report.usable)
 
 
 def machine_for(base: Base, device: str, measure: bool) -> Machine:
@@ -147,9 +152,7 @@ def _flop_per_s(base: Base, device: torch.device, precision: str) -> float:
     return operations / min(times[1:])
 
 
-def _notes(
-    base: Base, subject: Subject, machine: Machine, vram_gb: float | None, manifest: Manifest
-) -> list[Statement]:
+def _notes(base: Base, subject: Subject, machine: Machine, vram_gb: float | None, report: Report) -> list[Statement]:
     found = []
     if not base.at_hand:
         title = base.family.facts.title
@@ -163,10 +166,25 @@ def _notes(
             "Memory is for a GPU of that size; times are for this machine, which has none, and a GPU is much quicker.",
             "メモリは指定のGPU向け、時間はGPUのないこのマシンでの見積もりです。GPUでははるかに速くなります。", "known",
         ))  # fmt: skip
-    if len(manifest) > subject.pictures:
+    usable = len(report.usable)
+    if usable > subject.pictures:
         found.append(Statement(
-            f"{len(manifest)} pictures, {subject.pictures} of them different; near-duplicates count once.",
-            f"画像{len(manifest)}枚のうち異なるものは{subject.pictures}枚です(ほぼ同じ画像は1枚と数えます)。", "known",
+            f"{usable} pictures, {subject.pictures} of them different; near-duplicates count once.",
+            f"画像{usable}枚のうち異なるものは{subject.pictures}枚です(ほぼ同じ画像は1枚と数えます)。", "known",
+        ))  # fmt: skip
+    if report.to_look_at or report.total > usable:
+        doubtful = len(report.to_look_at) + report.total - usable
+        found.append(Statement(
+            f"{doubtful} of {report.total} pictures should be looked at first: tsuika check {report.folder}",
+            f"先に確認したい画像が{report.total}枚中{doubtful}枚あります: tsuika check {report.folder}", "known",
+        ))  # fmt: skip
+    if subject.goal != "style" and subject.pictures >= MANY and report.variety.same_background >= HALF:
+        share = 100 * report.variety.same_background
+        found.append(Statement(
+            f"{share:.0f} % of the pictures share one background, which will be learnt along: add others, or name it in the"
+            " captions.",
+            f"画像の{share:.0f}%が同じような背景で、背景まで覚えてしまいます。別の背景の画像を加えるか、キャプションに背景を書いてください。",
+            "known",
         ))  # fmt: skip
     if not subject.trigger:
         found.append(Statement(

@@ -1,0 +1,89 @@
+"""The tables of docs/advise.md and docs/advise.ja.md: what is advised in twelve situations, and the measurements behind it.
+
+    python scripts/advice_table.py [--check]
+
+Replaces what stands between `<!-- advice -->` and `<!-- /advice -->`. With --check writes nothing and fails if it would.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from tsuika.advise import estimate, evidence, reasons, rules
+from tsuika.advise.base import look
+from tsuika.advise.estimate import Machine
+from tsuika.advise.evidence import GOALS, METHODS, Cell, Statement
+from tsuika.advise.recipes import Subject
+from tsuika.api import EMBEDDED
+
+DOCS = Path(__file__).parent.parent / "docs"
+COUNTS = (4, 16, 100)
+MACHINE = Machine("cpu", "", "bf16", 1000.0)
+HEADS = {
+    "en": ("goal", "pictures", "recommended", "alternatives", "gain of each method, % (95 % interval)"),
+    "ja": ("目的", "枚数", "おすすめ", "ほかの選択肢", "各方法の改善 %(95%区間)"),
+}
+RULES = {"en": "What became of the rules of thumb:", "ja": "一般に言われる目安の検証結果:"}
+COMBINED = {"en": "Two results laid together:", "ja": "2つの結果を重ねた場合:"}
+
+
+def gains(row: dict[str, Cell], lang: str) -> str:
+    """Every method's, the best first; bold where it is the best or cannot be told from it."""
+    ordered = sorted((row[method] for method in METHODS if method in row), key=lambda cell: -cell.gain.mean)
+    parts = []
+    for cell in ordered:
+        text = f"{reasons.title(cell.method, lang)} {cell.gain.mean:.0f} ({cell.gain.low:.0f} … {cell.gain.high:.0f})"
+        even = cell.against is not None and not cell.against.is_sure
+        parts.append(f"**{text}**" if cell is ordered[0] or even else text)
+    return ", ".join(parts) or "–"
+
+
+def lines(lang: str) -> Iterator[str]:
+    table, base = evidence.measured(), look("embedded", EMBEDDED)
+    step = estimate.step_of(base)
+    yield f"| {' | '.join(HEADS[lang])} |"
+    yield "|" + "---|" * len(HEADS[lang])
+    told: dict[str, list[Statement]] = {"rules": [], "combined": []}
+    for goal in GOALS:
+        for count in COUNTS:
+            subject = Subject(goal, "pictures", count, "embedded", trigger="zoka", embedded=True)
+            found = rules.advise(
+                rules.Wish(subject, goal), base, table,
+                lambda recipe, n=count: estimate.estimate(base, recipe, MACHINE, n, step),
+                lambda recipe, n=count: estimate.memory_gib(base, recipe, MACHINE, n, step),
+            )  # fmt: skip
+            names = [reasons.title(option.method, lang) for option in found.options]
+            words = reasons.GOAL_WORDS[goal][lang == "ja"].removeprefix("a ").removeprefix("an ")
+            row = table.row(goal, count)
+            exact = {method: cell for method, cell in row.items() if cell.pictures == count}
+            yield f"| {words} | {count} | {names[0]} | {', '.join(names[1:])} | {gains(exact, lang)} |"
+            told["rules"] += [one for one in found.folklore if one.strength == "measured" and one not in told["rules"]]
+            told["combined"] += [one for one in found.combine if one not in told["combined"]]
+    for title, statements in ((RULES[lang], told["rules"]), (COMBINED[lang], told["combined"])):
+        if statements:
+            yield f"\n{title}\n"
+            yield from (f"- {one.words(lang)}" for one in statements)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    options = parser.parse_args()
+    for lang, name in (("en", "advise.md"), ("ja", "advise.ja.md")):
+        path = DOCS / name
+        text = path.read_text(encoding="utf-8")
+        body = "\n".join(lines(lang))
+        fresh = re.sub(
+            r"(<!-- advice -->\n).*?(<!-- /advice -->)", lambda m, b=body: f"{m[1]}{b}\n{m[2]}", text, flags=re.DOTALL
+        )
+        if fresh != text and options.check:
+            sys.exit(f"{name} is not what {Path(__file__).name} writes")
+        path.write_text(fresh, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

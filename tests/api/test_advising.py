@@ -1,0 +1,84 @@
+"""`advise` from pictures to recipes: as a function, and as a command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from tsuika import api
+from tsuika.cli import screen
+from tsuika.cli.main import app
+from tsuika.core import config
+from tsuika.core.errors import PictureError, RecipeError
+from tsuika.embedded import gadget, mascot
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Large enough for every base."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for path in mascot.write(folder, gadget.pictures(5)):
+        Image.open(path).resize((512, 512), Image.Resampling.LANCZOS).save(path)
+    return folder
+
+
+def test_advice_starts(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    found = api.advise(pictures, "object", trigger="zoka", out=tmp_path / "advice", measure=False)
+    options = [found["recommendation"], *found["alternatives"]]
+    assert len({option["method"] for option in options}) == 3 and found["pictures"] == 5
+    json.dumps(found)
+    for option in options:
+        recipe = config.load(Path(option["recipe_file"]))
+        assert recipe.method.name == option["method"]
+    seen = api.dry_run(recipe)
+    assert seen["pictures"] == 5 and all("zoka" in caption for caption in seen["captions"])
+
+
+def test_the_time_is_measured_once_a_day(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    limits = {"trigger": "zoka", "max_file_mb": 0.02}  # a new word is all that fits
+    first = api.advise(pictures, "object", **limits)
+    again = api.advise(pictures, "object", **limits, measure=False)
+    kept = first["recommendation"]
+    assert kept["method"] == "textual-inversion" and kept["time_basis"] == "measured" and kept["seconds"] > 0
+    assert again["recommendation"]["step_seconds"] == kept["step_seconds"]
+
+
+def test_what_cannot_be(pictures: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="character, style, object, concept"):
+        api.advise(pictures, "landscape")
+    with pytest.raises(RecipeError, match="A1111"):
+        api.advise(pictures, "style", program="Paint", measure=False)
+    with pytest.raises(RecipeError) as nothing:
+        api.advise(pictures, "style", max_file_mb=1e-6, measure=False)
+    assert nothing.value.code == "RC026" and nothing.value.describe("ja")
+    with pytest.raises(PictureError):
+        api.advise(tmp_path, "style", measure=False)
+
+
+@pytest.mark.parametrize("lang", ["en", "ja"])
+def test_on_the_terminal(lang: str, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(screen, "_chosen", [lang])
+    arguments = [
+        "advise",
+        "--images",
+        str(pictures),
+        "--goal",
+        "object",
+        "--base",
+        "sd1",
+        "--vram-gb",
+        "8",
+        "--no-measure",
+    ]
+    shown = CliRunner().invoke(app, ["--lang", lang, *arguments])
+    assert shown.exit_code == 0, shown.output
+    assert ("Recommended" if lang == "en" else "おすすめ") in shown.stdout
+    plain = CliRunner().invoke(app, [*arguments, "--json"])
+    assert json.loads(plain.stdout)["limits"]["vram_gb"] == 8
