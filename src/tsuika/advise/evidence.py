@@ -95,12 +95,15 @@ class Table:
     pairs: tuple[Pair, ...] = field(default=())
 
     def row(self, goal: str, pictures: int) -> dict[str, Cell]:
-        """Method -> cell at the measured number of pictures that is nearest to this one, by ratio."""
-        counts = {cell.pictures for cell in self.cells if cell.goal == goal}
-        if not counts:
+        """Method -> cell at the nearest number of pictures, by ratio, at which every method was measured."""
+        by_count: dict[int, dict[str, Cell]] = {}
+        for cell in self.cells:
+            if cell.goal == goal:
+                by_count.setdefault(cell.pictures, {})[cell.method] = cell
+        whole = sorted(count for count, row in by_count.items() if row.keys() >= set(METHODS))
+        if not whole:
             return {}
-        near = min(sorted(counts), key=lambda count: max(count / max(1, pictures), pictures / count))
-        return {cell.method: cell for cell in self.cells if (cell.goal, cell.pictures) == (goal, near)}
+        return by_count[min(whole, key=lambda count: max(count / max(1, pictures), pictures / count))]
 
 
 def _interval(row: Mapping[str, float]) -> Interval:

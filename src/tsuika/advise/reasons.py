@@ -265,9 +265,10 @@ def _count_verdict(rule: Rule, table: Table, goal: str, pictures: int) -> Statem
     if len(curve) < 2:
         return Statement(f"{en}: not measured here yet.", f"{ja}: まだ測定していません。", "folklore")
     gains = ", ".join(f"{one.pictures}: {one.gain.mean:.0f} %" for one in curve)
+    of = GOAL_WORDS[goal]
     return Statement(
-        f"{en}: measured gain by number of pictures: {gains}.",
-        f"{ja}: 画像の枚数ごとの改善: {gains}。",
+        f"{en}: measured gain for {of[0]} by number of pictures: {gains}.",
+        f"{ja}: {of[1]}での画像の枚数ごとの改善: {gains}。",
         "measured",
         BENCH,
     )

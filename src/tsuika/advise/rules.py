@@ -78,9 +78,13 @@ class Advice:
 
 
 def order(table: Table, goal: str, pictures: int) -> list[str]:
-    """The methods from the best down, by what was measured; the rest after these, by publications."""
+    """The methods from the best down, by what was measured; the rest after these, by publications.
+
+    Next after the equals come those that are not far, and the one whose pictures were most like the real thing.
+    """
     row = {method: cell for method, cell in table.row(goal, pictures).items() if method in METHODS}
     best = max((cell.gain.mean for cell in row.values()), default=0.0)
+    likest = "" if goal == "style" else max(row, key=lambda method: row[method].fidelity, default="")
 
     def tier(method: str) -> tuple[int, float, int]:
         if method not in row:
@@ -90,7 +94,8 @@ def order(table: Table, goal: str, pictures: int) -> list[str]:
         even = cell.against is not None and not cell.against.is_sure
         if lost <= NEAR * best or even:
             return (0, float(cell.bytes), 0)
-        return (1 if lost <= FAR * best else 2, lost, 0)
+        merit = lost <= FAR * best or (method == likest and cell.gain.low > 0)
+        return (1 if merit else 2, lost, 0)
 
     return sorted(METHODS, key=tier)
 
