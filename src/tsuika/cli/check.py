@@ -185,9 +185,9 @@ def _table(report: Report, console: Console, shown: int) -> None:
     lang = screen.language()
     styles = {"unusable": "bold red", "look": "yellow", "note": "dim"}
     table = Table(box=box.SIMPLE_HEAD, show_lines=True, expand=True, pad_edge=False)
-    table.add_column(_say("fault"), ratio=3, min_width=16)
+    table.add_column(_say("fault"), ratio=3, min_width=16, overflow="fold")
     table.add_column(_say("names"), ratio=3, overflow="fold")
-    table.add_column(_say("why"), ratio=6)
+    table.add_column(_say("why"), ratio=6, overflow="fold")
     for finding in report.findings:
         head = Text(check_words.what(finding, lang), style=styles[finding.level])
         head.append(f"\n{_say(finding.level)}" + (f" · {len(finding.pictures)}" if finding.pictures else ""), "dim")

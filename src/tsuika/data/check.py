@@ -45,11 +45,15 @@ ENLARGED_MOST: Final = 0.095
 # Share of pixels with a channel at its end, at least, and above the set's median.
 OVEREXPOSED: Final = 0.18
 OVEREXPOSED_ABOVE: Final = 0.15
-WHITE_FRAME: Final = 0.8  # clipped all around: a white background, not an exposure
+# Clipped all around and not in the middle: something before a white background.
+WHITE_FRAME: Final = 0.8
+WHITE_MIDDLE: Final = 0.3
 # Grey level of the brightest hundredth, at most, and against the set's median.
 UNDEREXPOSED: Final = 120.0
 UNDEREXPOSED_SHARE: Final = 0.62
-DRAWN: Final = 0.6  # share of even pixels from which a picture counts as a drawing, whose tones are meant
+# Share of even pixels from which a picture, or (its median) a set counts as drawn, and its tones as meant.
+DRAWN: Final = 0.6
+DRAWN_SET: Final = 0.45  # lower, as JPEG leaves fewer
 
 ODD_ASPECT: Final = bucket.MERGE_KEEPS  # share of a picture that its bucket must show
 MUCH_ENLARGED: Final = 1.25
@@ -214,12 +218,14 @@ def _of_pixels(samples: Sequence[Sample], qualities: Mapping[str, Quality], size
         if names:
             smallest = min(enlarged[name] for name in names)
             found.append(Finding("upscaled", level, names, {"detail_px": smallest, "size_px": size_px}))  # type: ignore[arg-type]
-    toned = {name: one for name, one in qualities.items() if one.flat < DRAWN}
+    drawn = median(one.flat for one in every) >= DRAWN_SET if every else False
+    toned = {name: one for name, one in qualities.items() if one.flat < DRAWN and not drawn}
     clipped, brightest = _middle([one.clipped for one in every]), _middle([one.brightest for one in every])
     over = tuple(
         name
         for name, one in toned.items()
-        if one.clipped >= max(OVEREXPOSED, clipped + OVEREXPOSED_ABOVE) and one.white_frame < WHITE_FRAME
+        if one.clipped >= max(OVEREXPOSED, clipped + OVEREXPOSED_ABOVE)
+        and not (one.white_frame >= WHITE_FRAME and one.clipped_middle < WHITE_MIDDLE)
     )
     under = tuple(
         name

@@ -72,7 +72,9 @@ def _missing(samples: Sequence[Sample], without: tuple[str, ...], written: Seque
     found = []
     if empty:
         found.append(Finding("caption-empty", "look", tuple(s.name for s in samples if s.name in empty)))
-    if none := tuple(name for name in without if name not in empty):
+    if len(without) == len(samples) > 1 and not empty:
+        found.append(Finding("caption-none-all", "look"))
+    elif none := tuple(name for name in without if name not in empty):
         found.append(Finding("caption-none", "look", none))
     elif built and written:
         found.append(Finding("caption-built", "note", built))
@@ -125,26 +127,20 @@ def _common(captions: Sequence[str], trigger: str, class_word: str) -> tuple[str
     """The longest phrases that stand in every caption, but for trigger, class word and small words."""
     if len(captions) < FEWEST or len(set(captions)) < 2:
         return ()
-    own = {word for text in (trigger, class_word) for word in _WORD.findall(text.casefold())}
+    idle = {word for text in (trigger, class_word) for word in _WORD.findall(text.casefold())} | _SMALL
     listed = [_WORD.findall(text.casefold()) for text in captions]
     found: list[tuple[str, ...]] = []
     for length in range(LONGEST_PHRASE, 0, -1):
-        shared = set(_runs(listed[0], length))
-        for words in listed[1:]:
-            shared &= set(_runs(words, length))
+        shared = set(_runs(listed[0], length)).intersection(*(_runs(words, length) for words in listed[1:]))
         for run in _runs(listed[0], length):
-            naming = [word for word in run if word not in _SMALL and word not in own]
-            if run in shared and naming and not any(_within(run, longer) for longer in found):
+            naming = run[0] not in idle and run[-1] not in idle
+            if run in shared and naming and not any(run in _runs(longer, length) for longer in found):
                 found.append(run)
     return tuple(" ".join(run) for run in found)
 
 
 def _runs(words: Sequence[str], length: int) -> list[tuple[str, ...]]:
     return [tuple(words[i : i + length]) for i in range(len(words) - length + 1)]
-
-
-def _within(run: tuple[str, ...], longer: tuple[str, ...]) -> bool:
-    return run in _runs(longer, len(run))
 
 
 def _listed(phrases: Sequence[str]) -> str:

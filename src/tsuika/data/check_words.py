@@ -37,8 +37,8 @@ FAULTS: Final[dict[str, dict[Lang, _Parts]]] = {
         ("大きすぎます", "{words}", "縮小して保存してください(学習時にはどのみち縮小されます)"),
     ),
     "too-small": _f(
-        ("too small", "{words}; enlarged so far, it would teach blur", "Find a larger original, or leave it out: --fix does"),
-        ("小さすぎます", "{words}。ここまで拡大すると、ぼやけを学習してしまいます", "大きい元画像を探すか、除外してください(--fix で除外できます)"),
+        ("too small", "It has less than half of the training size ({words}); enlarged so far, it would teach blur", "Find a larger original, or leave it out: --fix does"),
+        ("小さすぎます", "学習サイズの半分に足りません({words})。ここまで拡大すると、ぼやけを学習してしまいます", "大きい元画像を探すか、除外してください(--fix で除外できます)"),
     ),
     "unsupported": _f(
         ("kind of picture not supported", "{words}", "Save it as PNG or JPEG"),
@@ -61,7 +61,7 @@ FAULTS: Final[dict[str, dict[Lang, _Parts]]] = {
         ("小さい画像を拡大したか、全体に甘い画像です", "細部は約{detail_px} px分しかありません(学習サイズは {size_px} px)", "元画像を探してください。学習サイズのほうが小さければ問題ありません"),
     ),
     "overexposed": _f(
-        ("overexposed", "Up to {share} % of the pixels are at their limit, far more than is usual in this set: nothing is drawn there", "Make it darker from the original, or leave it out; ignore this if the white is meant"),
+        ("overexposed", "Up to {share} % of the pixels are at their limit, far more than is usual in this set: no detail is left there", "Make it darker from the original, or leave it out; ignore this if the white is meant"),
         ("露出オーバーです", "画素の最大{share}%が白飛びなどで上限に達していて、このセットの標準よりずっと多めです。そこには何も写っていません", "元データから暗めに現像し直すか、除外してください。意図した白なら、そのままで構いません"),
     ),
     "underexposed": _f(
@@ -87,6 +87,10 @@ FAULTS: Final[dict[str, dict[Lang, _Parts]]] = {
     "caption-none": _f(
         ("no caption", "There is neither a caption file nor a trigger or class word to say what it is", "Write NAME.txt beside NAME.png, or give --trigger and --class-word"),
         ("キャプションがありません", "キャプションファイルも、代わりになるトリガーワードや種類の言葉もありません", "画像と同じ名前の .txt を置くか、--trigger と --class-word を指定してください"),
+    ),
+    "caption-none-all": _f(
+        ("no captions", "No picture has a caption file, and there is neither a trigger nor a class word to call them by", "Give --trigger and --class-word; captions that say what else is in the picture help more (NAME.txt beside NAME.png)"),
+        ("キャプションがありません", "どの画像にもキャプションファイルがなく、代わりになるトリガーワードや種類の言葉もありません", "--trigger と --class-word を指定してください。対象以外に何が写っているかを書いたキャプション(画像と同じ名前の .txt)があれば、さらに効果的です"),
     ),
     "caption-built": _f(
         ("no caption file, while others have one", "It is called by the trigger or class word alone", "Write one, so that all are described alike"),

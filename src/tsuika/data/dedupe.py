@@ -39,6 +39,9 @@ STRIDE: Final = 0.06
 CANDIDATE: Final = 0.75
 SAME_COLOURS: Final = 0.9
 SAME_DETAIL: Final = 0.88
+SAME_HUES: Final = (
+    0.86  # a figure before white and before light blue: 0.84; brighter by 1.4, so that white is clipped: 0.89
+)
 # Smooth pictures hardly have any detail, and JPEG takes that; then the colours must agree all but entirely.
 EQUAL_COLOURS: Final = 0.985
 SMOOTH_DETAIL: Final = 0.5
@@ -58,13 +61,15 @@ _MOVES: Final = np.array([(one, other) for one in (0.0, -1.0, 1.0) for other in 
 class Likeness:
     """How alike two pictures are where they match best; 1 is equal."""
 
-    colours: float
+    colours: float  # each colour's deviations from its own mean
     detail: float
+    hues: float = 0.0  # deviations from one mean of all colours: what is recoloured is another picture
 
     @property
     def same(self) -> bool:
         detailed = self.colours >= SAME_COLOURS and self.detail >= SAME_DETAIL
-        return detailed or (self.colours >= EQUAL_COLOURS and self.detail >= SMOOTH_DETAIL)
+        smooth = self.colours >= EQUAL_COLOURS and self.detail >= SMOOTH_DETAIL
+        return self.hues >= SAME_HUES and (detailed or smooth)
 
 
 class Look:
@@ -119,7 +124,9 @@ def likeness(part: Look, frame: Look, mirrored: bool, box: Sequence[float]) -> L
     whole_1KK3 = _cells(_summed(pixels.astype(np.float64)), np.array([[0.0, 0.0, 1.0, 1.0]]), FINE)
     there_1KK3 = _cells(_summed(frame.pixels_PP3.astype(np.float64)), here[None], FINE)
     detail = _normal(_detail(there_1KK3), FAINT / 3) @ _normal(_detail(whole_1KK3), FAINT / 3)[0]
-    return Likeness(float((_normal(there_1KK3) @ _normal(whole_1KK3)[0])[0]), float(detail[0]))
+    colours = _normal(there_1KK3) @ _normal(whole_1KK3)[0]
+    there, whole = (cells.reshape(1, -1, 1, 1) for cells in (there_1KK3, whole_1KK3))
+    return Likeness(float(colours[0]), float(detail[0]), float((_normal(there) @ _normal(whole)[0])[0]))
 
 
 def _align(
@@ -156,7 +163,9 @@ def pairs(
         progress: called with (steps done, steps in all).
     """
     boxes_N4 = windows() if crops else windows(1.0)
-    wholes_MD = np.concatenate([look.whole_2D for look in looks]) if looks else np.zeros((0, 1), np.float32)
+    if not looks:
+        return []
+    wholes_MD = np.concatenate([look.whole_2D for look in looks])
     best: dict[tuple[int, int], tuple[float, int, int, bool, int]] = {}
     bounds_ML = _bounds(wholes_MD)
     for frame, look in enumerate(looks):

@@ -30,6 +30,8 @@ CLIPPED: Final = 252  # of 255, any channel
 WHITE: Final = 250  # all channels
 BLACK: Final = 12  # all channels
 
+SEAMS: Final = 0.3  # of the grid's lines must be seams for pixels to count as repeated
+
 BAR_RANGE: Final = 14  # grey levels within a row of an even bar; JPEG leaves some
 BAR_LEAST: Final = 0.02  # of the side
 BAR_STEP: Final = 14  # grey levels between bar and picture ...
@@ -49,6 +51,7 @@ class Quality:
     white: float
     black: float
     white_frame: float  # share of the outermost pixels that are clipped
+    clipped_middle: float  # share of pixels that are clipped in the middle quarter
     brightest: float  # grey level of the 99th percentile
     median: float
     flat: float  # share of pixels equal to their neighbours, among those neither black nor white: drawings
@@ -145,27 +148,29 @@ def _repeated(pixels_HW: NDArray[np.int16]) -> int:
             phases = [steps[phase::factor] for phase in range(factor)]
             means = np.array([phase.mean() if phase.size else 0.0 for phase in phases])
             seam = int(means.argmax())
-            # Edges on one grid line alone (a drawing's only contour) prove nothing: most lines must be seams.
-            common = float((phases[seam] > 0.5 * means[seam]).mean()) if phases[seam].size >= 8 else 0.0
+            # Edges on one grid line alone (a drawing's only contour) prove nothing.
+            lines = int((phases[seam] > 0.25 * means[seam]).sum())
             rest = float(np.delete(means, seam).mean())
-            shares.append(rest / means[seam] if means[seam] > 0.5 and common > 0.4 else 1.0)
+            shares.append(rest / means[seam] if means[seam] > 0.5 and lines >= SEAMS * phases[seam].size else 1.0)
         if max(shares) < 0.3:
             return factor
     return 1
 
 
-def _exposure(image: Image.Image) -> tuple[float, float, float, float, float, float]:
+def _exposure(image: Image.Image) -> tuple[float, float, float, float, float, float, float]:
     scale = min(1.0, EXPOSURE_PX / max(image.size))
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     pixels = np.asarray(image.resize(size, Image.Resampling.NEAREST))  # means would hide what is clipped
     most, least = pixels.max(2), pixels.min(2)
     clipped = most >= CLIPPED
     frame = np.concatenate([clipped[0], clipped[-1], clipped[:, 0], clipped[:, -1]])
+    height, width = clipped.shape
+    middle = clipped[height // 4 : height - height // 4, width // 4 : width - width // 4]
     grey = pixels @ np.array([0.299, 0.587, 0.114], np.float32)
     brightest, median = np.quantile(grey, (0.99, 0.5))
     return (
         float(clipped.mean()), float((least >= WHITE).mean()), float((most <= BLACK).mean()), float(frame.mean()),
-        float(brightest), float(median),
+        float(middle.mean()), float(brightest), float(median),
     )  # fmt: skip
 
 

@@ -71,7 +71,7 @@ def _card(picture: CheckedPicture, findings: list[Finding]) -> dict[str, Any]:
         "picture": picture,
         "findings": findings,
         "level": ("unusable", "look", "note", "fine")[worst],
-        "thumbnail": _thumbnail(picture) if picture.usable else "",
+        "thumbnail": _thumbnail(picture),
         "same_as": next((f.values["of"].get(picture.name, "") for f in findings if f.code == "near-duplicate"), ""),
     }
 
@@ -79,7 +79,7 @@ def _card(picture: CheckedPicture, findings: list[Finding]) -> dict[str, Any]:
 def _thumbnail(picture: CheckedPicture) -> str:
     try:
         return data_uri(open_picture(picture.path), THUMBNAIL_PX)
-    except PictureError:  # gone since it was checked
+    except PictureError:  # unreadable, or gone since it was checked
         return ""
 
 

@@ -1,0 +1,296 @@
+"""Planted faults are found in any set, clean pictures are left alone, and originals stay as they are."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFilter
+
+from tsuika.core.errors import PictureError, RecipeError
+from tsuika.core.sections import Data
+from tsuika.data import check_words
+from tsuika.data.check import check
+from tsuika.data.check_fix import LIST, clean
+from tsuika.data.check_report import Report
+from tsuika.data.manifest import REASONS
+from tsuika.data.quality import bars, measure
+from tsuika.embedded import mascot, sketch, world
+
+
+def textured(seed: int, size: tuple[int, int] = (320, 320)) -> Image.Image:
+    """Photo-like: shading, soft shapes of all sizes, texture to the last pixel; no clipping."""
+    rng = np.random.default_rng(seed)
+    width, height = size
+    pixels = rng.normal(0, 10, (height, width, 3))
+    for cells in (2, 4, 9, 20, 60, 150):
+        layer = Image.fromarray(rng.integers(0, 256, (cells, cells, 3), np.uint8)).resize(
+            size, Image.Resampling.BICUBIC
+        )
+        pixels += (np.asarray(layer, np.float64) - 127) / cells**0.35
+    return Image.fromarray(np.clip(pixels * 0.6 + 120, 4, 250).astype(np.uint8))
+
+
+def world_pictures(count: int) -> list[Image.Image]:
+    rng, made = np.random.default_rng(7), world.World()
+    return [Image.fromarray(world.draw(made.picture(rng), 128)) for _ in range(count)]
+
+
+SETS = {
+    "photo-like": lambda: [textured(seed) for seed in range(6)],
+    "mascot": lambda: [Image.fromarray(one.pixels) for one in mascot.pictures(6)],
+    "sketch": lambda: [Image.fromarray(one.pixels) for one in sketch.pictures(6)],
+    "world": lambda: world_pictures(6),
+}
+
+
+def write(folder: Path, images: Iterable[Image.Image]) -> Path:
+    folder.mkdir(exist_ok=True)
+    for number, image in enumerate(images):
+        image.save(folder / f"{number}.png")
+    return folder
+
+
+def look(folder: Path, **data: object) -> Report:
+    return check(folder, Data(**data), size_px=64, step_px=8, tokenize=str.split, tokenizer="words", workers=2)  # type: ignore[arg-type]
+
+
+def named(report: Report, code: str) -> set[str]:
+    return {name for finding in report.findings if finding.code == code for name in finding.pictures}
+
+
+def prints(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*.*")
+    }
+
+
+@pytest.mark.parametrize("kind", SETS)
+def test_clean_sets_have_no_fault_of_the_pixels(kind: str, tmp_path: Path) -> None:
+    report = look(write(tmp_path / "set", SETS[kind]()))
+    pixels = {"blurred", "upscaled", "overexposed", "underexposed", "bars", "near-duplicate"}
+    assert [finding for finding in report.findings if finding.code in pixels] == []
+    assert len(report.usable) == report.different == 6
+
+
+@pytest.mark.parametrize("kind", SETS)
+@pytest.mark.parametrize("sigma", [2, 4])
+def test_a_blurred_copy_is_found_among_sharp_pictures(kind: str, sigma: float, tmp_path: Path) -> None:
+    images = SETS[kind]()
+    images[3] = images[3].filter(ImageFilter.GaussianBlur(sigma))
+    report = look(write(tmp_path / "set", images))
+    assert named(report, "blurred") == {"3.png"}
+    assert "3.png" in report.to_look_at
+
+
+def test_a_set_that_is_soft_throughout_is_as_it_is(tmp_path: Path) -> None:
+    images = [textured(seed).filter(ImageFilter.GaussianBlur(2)) for seed in range(6)]
+    assert named(look(write(tmp_path / "set", images)), "blurred") == set()
+
+
+@pytest.mark.parametrize("kind", SETS)
+@pytest.mark.parametrize("how", [Image.Resampling.BICUBIC, Image.Resampling.BILINEAR, Image.Resampling.NEAREST])
+def test_an_enlarged_picture_is_found(kind: str, how: Image.Resampling, tmp_path: Path) -> None:
+    images = SETS[kind]()
+    width, height = images[1].size
+    images[1] = images[1].resize((width // 2, height // 2), Image.Resampling.LANCZOS).resize((width, height), how)
+    report = look(write(tmp_path / "set", images))
+    assert named(report, "upscaled") | named(report, "blurred") == {"1.png"}
+    found = {picture.name: picture.detail_px for picture in report.pictures}
+    assert found["1.png"] < 0.9 * width
+    assert all(px > 0.7 * width for name, px in found.items() if name != "1.png")
+
+
+def test_exposure_of_photographs_not_of_drawings(tmp_path: Path) -> None:
+    images = [textured(seed) for seed in range(8)]
+    images[2] = images[2].point(lambda value: min(255, round(value * 2.4)))
+    images[5] = images[5].point(lambda value: value // 5)
+    report = look(write(tmp_path / "photos", images))
+    assert named(report, "overexposed") == {"2.png"}
+    assert named(report, "underexposed") == {"5.png"}
+    flat = [Image.fromarray(one.pixels) for one in mascot.pictures(6)]
+    report = look(write(tmp_path / "drawings", flat))
+    assert named(report, "overexposed") | named(report, "underexposed") == set()
+    assert "drawn" in report.not_judged
+
+
+def test_files_that_cannot_be_used(tmp_path: Path) -> None:
+    folder = write(tmp_path / "set", [textured(seed) for seed in range(4)])
+    stream = io.BytesIO()
+    textured(9).save(stream, "JPEG")
+    content = stream.getvalue()
+    (folder / "cut.jpg").write_bytes(content[: len(content) // 2])
+    (folder / "zeros.jpg").write_bytes(content[: len(content) // 2] + bytes(len(content) // 2))
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "page.png").write_bytes(b"<html>")
+    textured(1, (20, 20)).save(folder / "tiny.png")
+    textured(2, (400, 60)).save(folder / "wide.png")
+    report = look(folder)
+    assert named(report, "damaged") | named(report, "empty-tail") == {"cut.jpg", "zeros.jpg"}
+    assert named(report, "empty") == {"empty.png"}
+    assert named(report, "not-a-picture") == {"page.png"}
+    assert named(report, "too-small") == {"tiny.png"}
+    assert named(report, "odd-aspect") == {"wide.png"}
+    assert {name for name in prints(folder) if name.endswith("g")} == {picture.name for picture in report.pictures}
+
+
+def test_the_best_of_near_duplicates_is_kept(tmp_path: Path) -> None:
+    image = textured(3, (400, 320))
+    folder = write(tmp_path / "set", [textured(seed) for seed in range(4)])
+    image.resize((200, 160), Image.Resampling.LANCZOS).save(folder / "a small.png")
+    image.save(folder / "b large.png")
+    image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).crop((20, 20, 380, 300)).save(folder / "c turned.jpg", quality=60)
+    report = look(folder)
+    assert report.duplicates == (("b large.png", "a small.png", "c turned.jpg"),)
+    assert report.different == 5
+
+
+@pytest.mark.parametrize("box", [(0, 40, 320, 280), (40, 0, 280, 320), (30, 30, 290, 290)])
+def test_bars_are_measured_to_the_pixel(box: tuple[int, int, int, int]) -> None:
+    whole = Image.new("RGB", (320, 320), (10, 10, 10))
+    whole.paste(textured(5).crop(box), box[:2])
+    assert bars(np.asarray(whole.convert("L"))) == (box[0], box[1], 320 - box[2], 320 - box[3])
+    assert not any(measure(textured(5)).bars)
+
+
+def test_captions(tmp_path: Path) -> None:
+    folder = write(tmp_path / "set", [textured(seed) for seed in range(8)])
+    words = ["red", "blue", "green", "yellow", "blue"]
+    for number, word in enumerate(words):
+        (folder / f"{number}.txt").write_text(f"tsuipi holding a {word} umbrella", encoding="utf-8")
+    (folder / "5.txt").write_text(" \n", encoding="utf-8")
+    (folder / "6.txt").write_bytes("tsuipi holding a umbrella, 犬".encode("cp932"))
+    (folder / "7.txt").write_text("holding a umbrella " + "word " * 90, encoding="utf-8")
+    report = look(folder, trigger="tsuipi")
+    assert named(report, "caption-empty") == {"5.png"}
+    assert named(report, "caption-cp932") == named(report, "caption-foreign") == {"6.png"}
+    assert named(report, "caption-long") == {"7.png"}
+    assert named(report, "caption-identical") == {"1.png", "4.png"}
+    assert named(report, "trigger-missing") == {"7.png"}
+    assert set(report.captions.common) == {"holding", "umbrella"}
+    assert (report.captions.from_files, report.captions.with_trigger) == (7, 7)  # the empty one is called by the trigger
+
+
+def test_words_that_are_torn_are_named_with_their_pieces(tmp_path: Path) -> None:
+    folder = write(tmp_path / "set", [textured(seed) for seed in range(4)])
+    for number in range(4):
+        (folder / f"{number}.txt").write_text(f"tsuipi frobnicator {number}", encoding="utf-8")
+    pieces = {"tsuipi": ["tsu", "ip", "i</w>"], "frobnicator": ["fro", "bni", "cator</w>"]}
+    report = check(
+        folder, Data(trigger="tsuipi"), size_px=64, step_px=8, tokenize=lambda text: pieces.get(text, [text])
+    )
+    assert report.captions.torn == {"tsuipi": ("tsu", "ip", "i"), "frobnicator": ("fro", "bni", "cator")}
+    (torn,) = (finding for finding in report.findings if finding.code == "caption-torn")
+    assert "frobnicator (fro|bni|cator)" in check_words.why(torn, "en")
+    assert "tsuipi" not in check_words.why(torn, "en")
+
+
+def test_one_caption_for_all_is_one_finding(tmp_path: Path) -> None:
+    folder = write(tmp_path / "set", [textured(seed) for seed in range(5)])
+    for number in range(5):
+        (folder / f"{number}.txt").write_text("a photo of tsuipi", encoding="utf-8")
+    codes = [finding.code for finding in look(folder).findings]
+    assert "caption-all-identical" in codes
+    assert "caption-identical" not in codes
+
+
+def test_one_background_behind_all_is_said(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    made = [world.World().picture(rng) for _ in range(8)]
+    same = [world.Picture("snow", one.things, 1) for one in made]
+    report = look(write(tmp_path / "same", [Image.fromarray(world.draw(one, 128)) for one in same]))
+    assert len(named(report, "same-background")) >= 6
+    other = [world.Picture(name, one.things, i) for i, (name, one) in enumerate(zip(world.BACKGROUNDS, made))]
+    spread = look(write(tmp_path / "other", [Image.fromarray(world.draw(one, 128)) for one in other]))
+    assert named(spread, "same-background") == set()
+    assert spread.variety.backgrounds > report.variety.backgrounds
+    assert spread.variety.palette > report.variety.palette
+
+
+def test_a_cleaned_copy_leaves_the_originals_alone(tmp_path: Path) -> None:
+    folder = write(tmp_path / "set", [textured(seed) for seed in range(4)])
+    (folder / "sub").mkdir()
+    textured(0).resize((200, 200)).save(folder / "sub" / "again.png")
+    (folder / "0.txt").write_bytes("ついか".encode("cp932"))
+    (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    textured(6, (300, 240)).save(folder / "1.jpg", exif=exif)
+    (folder / "1.txt").write_text("one", encoding="utf-8")
+    whole = Image.new("RGB", (320, 320))
+    whole.paste(textured(8).crop((0, 60, 320, 260)), (0, 60))
+    whole.save(folder / "sub" / "bars.png")
+    before, report = prints(folder), look(folder)
+    cleaned = clean(report, tmp_path / "out")
+    assert prints(folder) == before
+    assert {(left.name, left.code, left.instead) for left in cleaned.left_out} == {
+        ("broken.png", "damaged", ""),
+        ("sub/again.png", "near-duplicate", "0.png"),
+    }
+    assert {(one.name, one.changes) for one in cleaned.mended} == {
+        ("1.jpg", ("turned",)),
+        ("sub/bars.png", ("cropped",)),
+    }
+    assert cleaned.recoded == ("0.png",)
+    assert (tmp_path / "out" / "0.txt").read_text(encoding="utf-8") == "ついか\n"
+    assert (tmp_path / "out" / "2.png").read_bytes() == (folder / "2.png").read_bytes()
+    again = look(tmp_path / "out")
+    assert {picture.caption for picture in again.pictures if picture.name.startswith("1")} == {"one"}
+    sizes = {picture.name: (picture.width, picture.height) for picture in again.pictures}
+    assert (240, 300) in sizes.values()
+    assert sizes["sub/bars.png"] == (320, 200)
+    fixed = {"near-duplicate", "bars", "damaged", "caption-cp932"}
+    assert [finding for finding in again.findings if finding.code in fixed] == []
+    assert (tmp_path / "out" / LIST).read_text(encoding="utf-8").count("\n") == 3
+
+
+def test_where_a_copy_may_not_go(tmp_path: Path) -> None:
+    folder = write(tmp_path / "set", [textured(seed) for seed in range(2)])
+    report = look(folder)
+    with pytest.raises(RecipeError, match="RC002"):
+        clean(report, folder / "inside")
+    with pytest.raises(RecipeError, match="RC007"):
+        clean(report, tmp_path)
+    listed = clean(report, tmp_path / "list.tsv")
+    assert (tmp_path / "list.tsv").is_file()
+    assert listed.kept == 0
+
+
+def test_an_empty_folder_and_none_at_all(tmp_path: Path) -> None:
+    report = look(tmp_path)
+    assert [finding.code for finding in report.findings] == ["nothing-usable"]
+    assert report.usable == ()
+    assert json.loads(json.dumps(report.to_dict()))["usable"] == 0
+    with pytest.raises(PictureError, match="DS001"):
+        look(tmp_path / "missing")
+
+
+def test_every_fault_has_its_words_in_both_languages() -> None:
+    reasons = set(REASONS) - {"caption-none"}
+    assert reasons - set(check_words.FAULTS) == set()
+    for code, words in check_words.FAULTS.items():
+        assert len(words["en"]) == len(words["ja"]) == 3, code
+        fields = [{part for sentence in words[lang] for part in sentence.split("{")[1:]} for lang in ("en", "ja")]
+        assert {part.partition("}")[0] for part in fields[0]} == {part.partition("}")[0] for part in fields[1]}, code
+
+
+@pytest.fixture
+def photos() -> Path:
+    folder = next(
+        (up / "shared" / "data" / "photos" for up in Path(__file__).parents if (up / "shared").is_dir()), None
+    )
+    if folder is None or not folder.is_dir():
+        pytest.skip("needs the photographs")
+    return folder
+
+
+def test_photographs_and_their_faults(photos: Path) -> None:
+    """Four of them were padded with black bars by whoever published them; nothing else is barred or doubled."""
+    report = check(photos, Data(), size_px=512)
+    assert named(report, "bars") == {"cat2/00.jpg", "cat2/01.jpg", "cat2/04.jpg", "dog8/02.jpg"}
+    assert named(report, "near-duplicate") | named(report, "blurred") == set()
