@@ -344,14 +344,14 @@ def test_before_and_after_shows_the_step_that_was_kept_not_the_highest():
 def test_the_page_says_what_the_file_was_trained_on(tmp_path):
     choice = chosen(OVERFITTED)
     for settings, kind, key in (
-        ((), "hold-out", "guard.longer"),
+        ((), "hold-out", "guard.went_on"),
         ((("guard.refit", False),), "hold-out", "guard.gone"),
         ((("guard.mode", "warn"),), "hold-out", "guard.gone"),
         ((("guard.mode", "warn"),), "folds", "guard.longer"),
     ):
         data = told(tmp_path, OVERFITTED, replace(choice, kind=kind, folds=4), settings=settings)
         text = words(page(data), "en")
-        for sentence in ("guard.longer", "guard.gone"):
+        for sentence in ("guard.longer", "guard.went_on", "guard.gone"):
             assert (TEXTS["en"][sentence].split(",")[0] in text) == (sentence == key)
     same = replace(choice, step=choice.look_step)
     assert TEXTS["en"]["guard.all"] in words(page(told(tmp_path, OVERFITTED, same)), "en")

@@ -21,9 +21,9 @@ from tiny_models import tiny, write_folder
 from tsuika.core import config
 from tsuika.core.config import Recipe
 from tsuika.core.errors import RecipeError
-from tsuika.core.events import Chosen, Event, Finished, Judged, Saved, Started, Stepped, Warned, Written
-from tsuika.core.rundir import RunDir
+from tsuika.core.events import Chosen, Event, Finished, Judged, Started, Stepped, Warned, Written
 from tsuika.data.bank import Bank
+from tsuika.data.split import split
 from tsuika.guard.judge import CHECKS_AT_LEAST, FIRST_CHECK, Judge, Range
 from tsuika.methods import METHODS
 from tsuika.train import assemble, course, guarded
@@ -86,7 +86,8 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> dict[frozenset[str], set[str]]:
 
 
 def test_pictures_are_held_out_and_then_all_are_trained_on(place: Path, tmp_path: Path, seen: Any) -> None:
-    events = through(recipe(place, 10), tmp_path / "run", place)
+    train = {"schedule": "linear", "warmup": 0.0}
+    events = through(recipe(place, 10, train=train), tmp_path / "run", place)
     (chosen,) = of(events, Chosen)
     out = set(chosen.held_out)
     assert chosen.kind == "hold-out" and len(out) == 4
@@ -96,7 +97,12 @@ def test_pictures_are_held_out_and_then_all_are_trained_on(place: Path, tmp_path
     at = events.index(chosen)
     before, after = of(events[:at], Stepped), of(events[at:], Stepped)
     assert [event.step for event in before] == list(range(1, before[-1].step + 1))
-    assert [event.step for event in after] == list(range(1, after[-1].step + 1))
+    assert after[-1].step == chosen.step == 2 * chosen.look_step, "on from the best step, as many steps again"
+    whole = [event for event in after if event.step > chosen.look_step][-chosen.look_step :]
+    assert [event.step for event in whole] == list(range(chosen.look_step + 1, chosen.step + 1))
+    rates = [event.learning_rate for event in whole]
+    assert {event.learning_rate for event in before} == {1e-2} == {rates[0]}, "where a look ends is not known yet"
+    assert rates == sorted(set(rates), reverse=True)
     assert of(events, Finished)[-1].steps_done == chosen.step
     assert of(events, Judged) and {event.check["step"] for event in of(events, Judged)} <= {e.step for e in before}
     split = json.loads((tmp_path / "run" / "guard" / "split.json").read_text())
@@ -136,7 +142,7 @@ def test_a_whole_model_learns_in_two_folds_one_after_another(place: Path, tmp_pa
     events = through(recipe(place, 4, "dreambooth", train={"steps": 4, "learning_rate": 1e-4}), tmp_path / "run", place)
     (chosen,) = of(events, Chosen)
     assert chosen.kind == "folds" and chosen.folds == 2 and sorted(map(len, seen)) == [2, 2, 4]
-    assert [event.code for event in of(events, Warned) if event.code == "GD016"]
+    assert [event.code for event in of(events, Warned) if event.code == "GD029"]
     assert len(of(events, Judged)[-1].check["reading"]["held_out"]["mid"]) == 4
     assert of(events, Finished)[-1].steps_done == chosen.step
     assert not list((tmp_path / "run" / "guard").glob("look-*/step-*")), "states of a look that is over take room"
@@ -253,7 +259,7 @@ def test_the_run_on_all_pictures_goes_on_alone(
 ) -> None:
     monkeypatch.setattr(guarded, "Judge", TakingTheLast)
     more = {"output.dtype": "fp32", "train.ema": 0.0}
-    train = {"learning_rate": 1e-3, "warmup": 0.0, "steps": 8}
+    train = {"learning_rate": 1e-3, "warmup": 0.0, "steps": 8, "checkpoint_every": 1}
     wish = recipe(place, 4, method, train=train, **more, **{"guard.folds": 2})
     events = through(wish, tmp_path / "lanes", place)
     (chosen,) = of(events, Chosen)
@@ -264,6 +270,22 @@ def test_the_run_on_all_pictures_goes_on_alone(
     trained = [name for name in one if not name.endswith(".alpha")]
     mine, wanted = (torch.cat([file[name].flatten().float() for name in trained]) for file in (one, other))
     assert (mine - wanted).norm() <= 1e-3 * wanted.norm()
+
+    out = tmp_path / "disturbed"
+    stream = assemble.train(begin(wish, out, place))
+    steps = (event.step for event in stream if isinstance(event, Stepped))
+    while (before := next(steps)) < 5:  # two after the look
+        if before < 3:
+            states = {path.name for path in (out / "guard").glob("look-*")}
+            assert before == 1 or states == {"look-0", "look-1", "look-2"}
+    stream.close()  # type: ignore[attr-defined]
+    again = list(
+        assemble.train(assemble.Run(*assemble.reopen(out), Path("nowhere"), cache=place / "cache"), resume=True)
+    )
+    assert [event.step for event in of(again, Stepped)] == [6] and of(again, Started)[0].first_step == 5
+    assert of(again, Chosen) == [chosen] and of(again, Finished) == of(events, Finished)
+    assert hashes(out / "artifacts") == hashes(tmp_path / "lanes" / "artifacts")
+    assert not list((out / "guard").glob("look-*/*")), "states of a look that is over take room"
 
 
 @pytest.mark.parametrize("overhead", [0.01, 0.04, 0.2])
@@ -281,14 +303,18 @@ def test_checks_keep_to_their_budget_or_to_the_least_that_is_of_use(overhead: fl
     assert not wider or min(wider) >= 1.2
 
 
+@pytest.mark.parametrize("count", range(4, 10))
+@pytest.mark.parametrize("folds", [2, 3, 4])
+def test_all_pictures_are_trained_on_as_much_longer_as_a_fold_has_fewer(count: int, folds: int) -> None:
+    """By a power of all pictures to a fold's, on average, however unevenly they are dealt."""
+    parted = split([(f"{i}.png",) for i in range(count)], 0, folds=folds)
+    plain, whole = (course.Course("turns", parted, growth=growth) for growth in (1.0, 2.0))
+    more = folds / (folds - 1)
+    assert plain.longer(300, 10_000) == round(300 * more) and whole.longer(300, 10_000) == round(300 * more**2)
+    assert plain.longer(300, 301) == 301 and plain.longer(0, 301) == 0
+    assert plain.overlap == pytest.approx(1 / (folds - 1))
+
+
 def test_a_batch_that_nobody_can_share_is_refused(place: Path) -> None:
     with pytest.raises(RecipeError):
         recipe(place, 4, **{"guard.folds": -1})
-
-
-def test_states_are_saved_for_every_lane(place: Path, tmp_path: Path) -> None:
-    events = through(recipe(place, 4, train={"checkpoint_every": 2, "steps": 4}), tmp_path / "run", place)
-    saved = {event.step for event in of(events, Saved)}
-    folders = sorted(path.name for path in (tmp_path / "run" / "guard").glob("look-*"))
-    assert {2, 4} <= saved and folders == [f"look-{i}" for i in range(5)]
-    assert RunDir(tmp_path / "run").has_states and of(events, Started)[0].pictures == 4

@@ -41,6 +41,7 @@ _WORDS: dict[str, dict[Lang, str]] = {
     "class-pictures": {"en": "Drawing pictures of the class", "ja": "正則化画像を描いています"},
     "look": {"en": "Training, and looking for the best step", "ja": "学習しながら、最良のステップを探しています"},
     "train": {"en": "Training", "ja": "学習中"},
+    "variant": {"en": "Training one more of the range", "ja": "範囲のほかのステップからも学習しています"},
     "preview": {"en": "Drawing previews", "ja": "プレビューを描いています"},
     "compare": {"en": "Drawing before and after", "ja": "学習前後の絵を描いています"},
     "compare-settings": {"en": "Trying the settings", "ja": "設定を試しています"},

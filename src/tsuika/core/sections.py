@@ -366,8 +366,8 @@ class Guard(Section):
     refit: Annotated[
         bool,
         expert(
-            "Afterwards train on all pictures to the step that was chosen; false = keep the run without the held-out ones",
-            "選んだステップまで全画像で学習し直す。false = 検証用画像を除いた学習結果をそのまま使う",
+            "Afterwards the result learns from all pictures; false = keep the run without the held-out ones",
+            "そのあと全画像で学習する。false = 検証用画像を除いた学習結果をそのまま使う",
         ),
     ] = True
     lanes: Annotated[

@@ -22,7 +22,7 @@ class Notes:
     """Collects a run's events. Phases are timed from their first event to the next phase's."""
 
     losses: list[float] = field(default_factory=list)  # of the run that is kept
-    look_losses: list[float] = field(default_factory=list)  # of the guard's run before it
+    look_losses: list[float] = field(default_factory=list)  # of the guard's run without some pictures
     judged: list[Judged] = field(default_factory=list)
     chosen: Chosen | None = None
     seconds: dict[str, float] = field(default_factory=dict)
@@ -45,12 +45,15 @@ class Notes:
             case Started():
                 self.started = event
             case Stepped(step=step, loss=loss, seconds=seconds):
-                if step == 1 and self.chosen is not None and not self.look_losses:
-                    self.look_losses, self.losses = self.losses, []
-                del self.losses[step - 1 :]  # steps done again after a kill count once
-                self.losses.append(loss)
                 self.steps_timed += 1
                 self.step_seconds += seconds
+                if self._phase == "variant":  # neither the look nor the run that is kept
+                    return
+                goes_on = step == 1 or (self.chosen is not None and self.chosen.kind == "hold-out")
+                if self.chosen is not None and goes_on and not self.look_losses:
+                    self.look_losses = list(self.losses)
+                del self.losses[step - 1 :]  # steps done again after a kill, or by all pictures, count once
+                self.losses.append(loss)
             case Judged(step=step):
                 self.judged = [one for one in self.judged if one.step < step] + [event]
             case Chosen():
@@ -155,7 +158,7 @@ def _size(path: Path) -> int:
 
 
 def past(events: Path) -> list[Event]:
-    """What a run did before it was stopped, as far as its saved state stands; its phases' times are not counted."""
+    """What a run did before it was stopped, as far as its saved state stands."""
     from tsuika.core.events import read
 
-    return [event for event in read(events) if isinstance(event, Stepped | Previewed | Judged | Chosen)]
+    return [event for event in read(events) if isinstance(event, Phase | Stepped | Previewed | Judged | Chosen)]

@@ -31,6 +31,8 @@ FOLDS_IN_TURN: Final = 2  # where every fold is a training of its own, by defaul
 # The best step grows with the number of pictures to this power: as many passes over each picture. bench/guard: 1.5 pp of
 # regret against 2.0 with 0.55, which 18 runs of SD1.5 on 10-270 pictures suggest.
 LONGER: Final = 1.0
+# Steps by all pictures after a hold-out look, by the look's: bench/guard/continued.py; a half is cheaper and not always enough.
+AS_MANY: Final = 1.0
 
 Way = Literal["off", "none", "hold-out", "lanes", "turns"]
 
@@ -42,21 +44,31 @@ class Course:
     way: Way
     split: split.Split
     notes: tuple[Warned, ...] = ()
+    growth: float = 1.0  # `core.methods.MethodSection.growth`
 
     def longer(self, step: int, most: int) -> int:
         """The step of a training on all pictures that is as far as a step of the look; `most` at most."""
-        every = sum(map(len, self.split.groups))
-        return min(most, max(step, round(step * math.pow(every / len(self.split.inside()), LONGER))))
+        return min(most, max(step, round(step * math.pow(_more(self.split), self.growth))))
+
+    def with_all(self, step: int) -> int:
+        """The last step where a look's weights go on with all pictures."""
+        return step + round(AS_MANY * step)
 
     @property
     def overlap(self) -> float:
         """Held-out pictures by training pictures of a fold (`guard.reading.estimate`); 0 without folds."""
-        return len(self.split.parts[0]) / len(self.split.inside()) if self.folds else 0.0
+        return 1 / (self.folds - 1) if self.folds else 0.0
 
     @property
     def folds(self) -> int:
         """Parts of the pictures that are held out in turn."""
         return len(self.split.parts) if self.way in ("lanes", "turns") else 0
+
+
+def _more(parted: split.Split) -> float:
+    """All pictures by those that a fold has, on average; without a split 1."""
+    every, parts = sum(map(len, parted.groups)), max(1, len(parted.parts))
+    return every * parts / sum(len(parted.inside(part)) for part in range(parts))
 
 
 def plan(recipe: Recipe, manifest: Manifest, folder: Path, alone: str = "") -> Course:
@@ -79,7 +91,7 @@ def plan(recipe: Recipe, manifest: Manifest, folder: Path, alone: str = "") -> C
         parted = split.split(groups, recipe.train.seed, folds=folds, count=max(split.LEAST_HELD_OUT, count))
         write_text(file, parted.to_json())
     notes = [note("GD014", names=", ".join(group)) for group in parted.groups if len(group) > 1]
-    found = len(manifest)
+    found, growth = len(manifest), recipe.method.growth
     if parted.kind == "folds" and alone and not refits(recipe):  # there is one training only
         parted = replace(parted, kind="hold-out", parts=parted.parts[:1])
     if parted.kind == "none":
@@ -91,20 +103,21 @@ def plan(recipe: Recipe, manifest: Manifest, folder: Path, alone: str = "") -> C
         notes.append(
             note("GD013", held_out=len(out), found=found, names=", ".join(out), then=then["en"], then_ja=then["ja"])
         )
-        return Course("hold-out", parted, tuple(notes))
+        return Course("hold-out", parted, tuple(notes), growth)
     folds = len(parted.parts)
     if alone:
         why = _WHY_ALONE[alone]
-        notes.append(note("GD016", folds=folds, found=found, why=why["en"], why_ja=why["ja"]))
-        return Course("turns", parted, tuple(notes))
+        code, times = ("GD029", round(_more(parted) ** growth)) if folds == 2 else ("GD016", 1)
+        notes.append(note(code, folds=folds, found=found, times=times, why=why["en"], why_ja=why["ja"]))
+        return Course("turns", parted, tuple(notes), growth)
     notes.append(note("GD015", folds=folds, found=found, times=folds + 1))
-    return Course("lanes", parted, tuple(notes))
+    return Course("lanes", parted, tuple(notes), growth)
 
 
 _THEN: Final[dict[str, dict[str, str]]] = {
     "refit": {
-        "en": "Once the best step is known, the result is trained on all pictures.",
-        "ja": "最良のステップが分かったら、すべての画像で学習し直します。",
+        "en": "From the best step on, the result learns from all pictures.",
+        "ja": "最良のステップが分かったら、そこからすべての画像で学習を続けます。",
     },
     "gone": {
         "en": "The result does without them. To train on all pictures: --guard on, or --guard off",

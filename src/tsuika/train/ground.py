@@ -42,6 +42,13 @@ class Ground:
     folder: RunDir
     after: Callable[[int, Fit], Iterator[Event]] = field(default=lambda step, run: iter(()))
 
+    def checkpoint_gradients(self) -> None:
+        """Keep fewer activations for the backward pass, where the recipe wishes it; for training, not for drawing."""
+        if self.recipe.train.gradient_checkpointing:
+            unet: Any = self.model.unet
+            unet.enable_gradient_checkpointing()
+            unet.train()  # diffusers checkpoints in training mode only; its UNets have no dropout
+
     def attach(self) -> Attachment:
         """Freshly initialised: the same numbers each time."""
         recipe = self.recipe
@@ -50,14 +57,22 @@ class Ground:
         )
         return attachment
 
-    def fit(self, attachment: Attachment, names: Sequence[str] | None = None, read: Conditioner | None = None) -> Fit:
-        """A training of an attachment on some of the pictures, or on all."""
+    def fit(
+        self,
+        attachment: Attachment,
+        names: Sequence[str] | None = None,
+        read: Conditioner | None = None,
+        *,
+        steady: bool = False,
+    ) -> Fit:
+        """A training of an attachment on some of the pictures, or on all; `steady`: the rate does not fall by itself."""
         pictures = self.pictures if names is None else self.pictures.only(names)
         train = self.recipe.train
         return Fit(
             self.model, attachment, self.recipe, self.accelerator,
             batch=lambda number: pictures.batch(number, train.batch_size, train.seed),
             condition=read or conditioner(self.model, attachment, pictures.size_px_of),
+            fall_from=train.steps if steady else None,
         )  # fmt: skip
 
     def reader(self, lanes: Lanes, lane: int, attachment: Attachment) -> Conditioner:

@@ -1,8 +1,11 @@
 """A run under guard: who learns beside whom, when it ends, and which weights are kept.
 
 A *look* trains without some pictures and finds the best step by them: once without a few (hold-out), or by folds, each
-without its own, in lockstep beside the run on all pictures or, where that cannot be, one after another. Then the result
-is trained on *all* pictures, a little longer, since there is more to learn.
+without its own, in lockstep beside the run on all pictures or, where that cannot be, one after another. The result learns from *all*
+pictures: after a hold-out look it goes on with them from the best step, after folds they have a run of their own.
+
+The rate of a look that is gone on from is steady after the warm-up, as nobody knows yet where it ends; the schedule then
+takes it down to nothing. bench/guard/continued.py: better than starting again, in fewer steps.
 """
 
 from __future__ import annotations
@@ -10,12 +13,13 @@ from __future__ import annotations
 import shutil
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 from tsuika.core.events import Chosen, Event, Phase, note
 from tsuika.core.types import Lanes
-from tsuika.guard.judge import Judge, Range, Rule
+from tsuika.guard.judge import Judge, Range, Rule, replay
 from tsuika.guard.reading import Check
 from tsuika.methods import METHODS
 from tsuika.train import checkpoint
@@ -23,12 +27,15 @@ from tsuika.train.course import CONTROLS, Course, budget, refits
 from tsuika.train.ground import Ground
 from tsuika.train.loop import Fit, conditioner
 from tsuika.train.stage import Kept, Stage
-from tsuika.train.watch import Eye, Watch, joined, judged
+from tsuika.train.watch import Eye, Watch, joined, judged, read_checks
 
 DIVERGED: Final = ("GD001", "GD002", "GD003")
 # Bytes: what a step's weights may take for several steps to be kept and written. A whole model's are more: of it the best
 # step alone is, where it may turn out to lie behind.
 SMALL: Final = 2**29
+APART: Final = (
+    1.3  # by this factor: checks lie 1.2 apart, and one beside the best is no worse than jitter (bench/guard)
+)
 
 Events = Generator[Event, None, "Result"]
 Look = Generator[Event, None, Judge]
@@ -49,8 +56,12 @@ def train(ground: Ground, course: Course, *, resume: bool) -> Events:
     """The whole training; afterwards no other attachment than the result's is on the model."""
     if course.way == "lanes":
         return (yield from _in_lanes(ground, course, resume))
-    if course.way in ("hold-out", "turns") and refits(ground.recipe):
-        judge = yield from (_without_some if course.way == "hold-out" else _in_turn)(ground, course, resume)
+    if course.way == "hold-out" and refits(ground.recipe):
+        looked = Kept(ground.folder.guard / "look")
+        judge = yield from _without_some(ground, course, resume, kept=looked)
+        return (yield from _go_on(ground, course, judge, looked, resume))
+    if course.way == "turns" and refits(ground.recipe):
+        judge = yield from _in_turn(ground, course, resume)
         return (yield from _on_all(ground, course, judge, resume))
     return (yield from _once(ground, course, resume))
 
@@ -69,19 +80,21 @@ def _once(ground: Ground, course: Course, resume: bool) -> Events:
     yield ground.started(run)
     yield Phase("train", run.last_step)
     yield from stage.go()
-    if stage.watch is None or not holds_out:
-        return Result(run, run.step, _stopped_by(stage))
-    chosen = stage.watch.judge.chosen
-    yield from _choose(course, stage.watch.judge, chosen)
-    return _result(run, chosen, stage, _stopped_by(stage), takes_last=not stage.obeys)
+    if stage.watch is None:
+        return Result(run, run.step)
+    judge = stage.watch.judge
+    if not holds_out:
+        return Result(run, run.step, _stopped_by(judge, stage.obeys))
+    yield from _choose(course, judge, judge.chosen)
+    return _result(run, judge.chosen, stage.kept, _stopped_by(judge, stage.obeys), takes_last=not stage.obeys)
 
 
-def _without_some(ground: Ground, course: Course, resume: bool, fold: int = 0) -> Look:
-    """A look without one part of the pictures."""
-    states, done = ground.folder.guard / f"look-{fold}", ground.folder.guard / f"look-{fold}.done"
-    run = ground.fit(ground.attach(), course.split.inside(fold))
+def _without_some(ground: Ground, course: Course, resume: bool, fold: int = 0, kept: Kept | None = None) -> Look:
+    """A look without one part of the pictures; weights that the judge may choose are put into `kept`."""
+    states, done = _state_of(ground, fold), ground.folder.guard / f"look-{fold}.done"
+    run = ground.fit(ground.attach(), course.split.inside(fold), steady=kept is not None)
     watch = _watch(ground, course, [(run, fold)], f"checks-{fold}.json")
-    stage = ground.stage([run], [states], watch=watch)
+    stage = ground.stage([run], [states], watch=watch, kept=kept, only_best=not _small(run))
     if done.exists():
         watch.go_on_from(run.last_step)
     elif resume:
@@ -112,6 +125,47 @@ def _in_turn(ground: Ground, course: Course, resume: bool) -> Look:
     return together
 
 
+def _go_on(ground: Ground, course: Course, judge: Judge, looked: Kept, resume: bool) -> Events:
+    """The result: on from the look's weights by all pictures, as many steps again, while the rate falls.
+
+    Of the other steps of the range, those far enough away to differ go on in the same way, before it.
+    """
+    ground.accelerator.wait_for_everyone()  # the first process keeps the look's weights
+    chosen = judge.chosen
+    if chosen.balanced not in looked:  # none was sound
+        return (yield from _on_all(ground, course, judge, resume))
+    range_ = Range(*(s if s in looked and _apart(s, chosen.balanced) else chosen.balanced for s in astuple(chosen)))
+    wanted, kept = Range(*map(course.with_all, astuple(range_))), Kept(ground.folder.guard / "kept")
+    yield from _choose(course, judge, wanted)
+
+    def begun(step: int, states: Path) -> tuple[Fit, Stage]:
+        run = ground.fit(ground.attach(), steady=True)
+        run.begin_at(step, looked.load(step), course.with_all(step))
+        return run, ground.stage([run], [states])
+
+    for step in sorted({range_.safe, range_.likeness} - {range_.balanced}):
+        if (end := course.with_all(step)) in kept:
+            continue
+        run, stage = begun(step, states := _state_of(ground, step))
+        if resume:
+            stage.resume()
+        yield Phase("variant", end)
+        yield from stage.go()
+        if run.accelerator.is_main_process:
+            kept.save(end, run)
+            shutil.rmtree(states, ignore_errors=True)
+        run.attachment.detach()
+    run, stage = begun(range_.balanced, ground.folder.checkpoints)
+    stage.after = lambda step: ground.after(step, run)
+    if resume:
+        stage.resume()
+    yield Phase("train", run.last_step)
+    yield from stage.go()
+    last = judge.verdicts[-1]
+    ended = "diverged" if last.code in DIVERGED else "guard" if last.kind == "stop" else "steps"
+    return _result(run, wanted, kept, ended)
+
+
 def _on_all(ground: Ground, course: Course, judge: Judge, resume: bool) -> Events:
     """The result, trained on all pictures to the step that a look has chosen."""
     run = ground.fit(ground.attach())
@@ -127,12 +181,42 @@ def _on_all(ground: Ground, course: Course, judge: Judge, resume: bool) -> Event
     yield from stage.go()
     last = judge.verdicts[-1]
     ended = "guard" if last.kind == "stop" or run.last_step < ground.recipe.train.steps else "steps"
-    return _result(run, wanted, stage, "diverged" if last.code in DIVERGED else ended)
+    return _result(run, wanted, stage.kept, "diverged" if last.code in DIVERGED else ended)
 
 
 def _in_lanes(ground: Ground, course: Course, resume: bool) -> Events:
     """Folds in lockstep beside the run on all pictures, which goes on alone where the best step asks for it."""
-    recipe, folder, count = ground.recipe, ground.folder, course.folds
+    folder, obeys = ground.folder, ground.recipe.guard.mode == "on"
+    done = folder.guard / "look-lanes.done"
+    if over := done.exists():
+        everything, judge = ground.fit(ground.attach()), _heard_again(ground, course)
+    else:
+        everything, judge = yield from _side_by_side(ground, course, resume)
+    wanted = _longer(ground, course, judge.chosen)
+    kept = Kept(folder.guard / "kept")
+    alone = ground.stage(
+        [everything], [folder.checkpoints], kept=kept, keep=_steps(wanted),
+        after=lambda step: ground.after(step, everything),
+    )  # fmt: skip
+    if over:
+        alone.resume()
+        yield ground.started(everything)
+    else:
+        checkpoint.save(folder.checkpoints, everything.state(), keep=ground.recipe.output.keep_states)
+        done.touch()
+    for lane in range(course.folds + 1):  # the checks, and what goes on, are all that is needed of them
+        shutil.rmtree(_state_of(ground, lane), ignore_errors=True)
+    yield from _choose(course, judge, wanted)
+    if obeys and everything.step < max(_steps(wanted)):
+        everything.last_step = max(_steps(wanted))
+        yield Phase("train", everything.last_step)
+        yield from alone.go()
+    return _result(everything, wanted, kept, _stopped_by(judge, obeys), takes_last=not obeys)
+
+
+def _side_by_side(ground: Ground, course: Course, resume: bool) -> Generator[Event, None, tuple[Fit, Judge]]:
+    """The look in lanes; gives the fit on all pictures as it stands then, the folds gone."""
+    recipe, count = ground.recipe, course.folds
     attachments = []
     for _ in range(count + 1):
         attachments.append(ground.attach())
@@ -152,9 +236,9 @@ def _in_lanes(ground: Ground, course: Course, resume: bool) -> Events:
 
     watch = _watch(ground, course, [(run, lane) for lane, run in enumerate(runs)], "checks.json", lanes)
     stage = ground.stage(
-        runs, [folder.guard / f"look-{lane}" for lane in range(count + 1)], lanes=lanes, at_once=recipe.guard.lanes,
+        runs, [_state_of(ground, lane) for lane in range(count + 1)], lanes=lanes, at_once=recipe.guard.lanes,
         watch=watch, obeys=recipe.guard.mode == "on", after=after,
-        kept=Kept(folder.guard / "kept"), kept_at=lambda step: course.longer(step, recipe.train.steps),
+        kept=Kept(ground.folder.guard / "kept"), kept_at=lambda step: course.longer(step, recipe.train.steps),
     )  # fmt: skip
     if resume:
         stage.resume()
@@ -165,16 +249,19 @@ def _in_lanes(ground: Ground, course: Course, resume: bool) -> Events:
         attachment.detach()
     attachments[-1].set_strength(1)
     everything.condition = conditioner(ground.model, attachments[-1], ground.pictures.size_px_of)
-    wanted = _longer(ground, course, watch.judge.chosen)
-    yield from _choose(course, watch.judge, wanted)
-    if everything.accelerator.is_main_process:
-        checkpoint.save(folder.checkpoints, everything.state(), keep=recipe.output.keep_states)
-    if stage.obeys and everything.step < max(_steps(wanted)):
-        everything.last_step = max(_steps(wanted))
-        alone = ground.stage([everything], [folder.checkpoints], kept=stage.kept, keep=_steps(wanted))
-        yield Phase("train", everything.last_step)
-        yield from alone.go()
-    return _result(everything, wanted, stage, _stopped_by(stage), takes_last=not stage.obeys)
+    return everything, watch.judge
+
+
+def _heard_again(ground: Ground, course: Course) -> Judge:
+    """The judge of a look in lanes that is over."""
+    checks = read_checks(ground.folder.guard / "checks.json")
+    judge = _judge(ground, course, [check.step for check in checks])
+    replay(judge, checks)
+    return judge
+
+
+def _state_of(ground: Ground, lane: int) -> Path:
+    return ground.folder.guard / f"look-{lane}"
 
 
 def _watch(
@@ -214,14 +301,20 @@ def _steps(steps: Range) -> frozenset[int]:
     return frozenset({steps.safe, steps.balanced, steps.likeness})
 
 
+def _apart(step: int, best: int) -> bool:
+    """Whether the weights of two steps are worth telling apart."""
+    return max(step, best) >= APART * min(step, best) > 0
+
+
 def _small(run: Fit) -> bool:
     return sum(param.nbytes for param in run.params) < SMALL
 
 
-def _stopped_by(stage: Stage) -> str:
-    if stage.watch is None or not stage.obeys or stage.watch.verdict is None or not stage.watch.ended:
+def _stopped_by(judge: Judge, obeys: bool) -> str:
+    last = judge.verdicts[-1] if judge.verdicts else None
+    if last is None or last.kind != "stop" or not obeys:
         return "steps"
-    return "diverged" if stage.watch.verdict.code in DIVERGED else "guard"
+    return "diverged" if last.code in DIVERGED else "guard"
 
 
 def _choose(course: Course, judge: Judge, steps: Range) -> Iterator[Event]:
@@ -235,9 +328,9 @@ def _choose(course: Course, judge: Judge, steps: Range) -> Iterator[Event]:
         yield note("GD017", step=steps.balanced)
 
 
-def _result(run: Fit, steps: Range, stage: Stage, stopped_by: str, *, takes_last: bool = False) -> Result:
+def _result(run: Fit, steps: Range, kept: Kept | None, stopped_by: str, *, takes_last: bool = False) -> Result:
     """The best step's weights onto the attachment, and the other steps that are worth a file."""
-    result, kept = Result(run, run.step, stopped_by, kept=stage.kept), stage.kept
+    result = Result(run, run.step, stopped_by, kept=kept)
     if kept is None:
         return result
     run.accelerator.wait_for_everyone()  # the first process keeps them
