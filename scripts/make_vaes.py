@@ -28,11 +28,11 @@ from tsuika.vae import metrics, roundtrip, tune
 from tsuika.vae.bootstrap import paired
 
 SEED: Final = 20261122
-STEPS: Final = {"texture": 600, "colour": 600}
+STEPS: Final = {"texture": 350, "colour": 350}
 BATCH: Final = 16
 CROP_PX: Final = 32
 RATE: Final = 4e-4
-JUDGED, MEASURED = 48, 400  # pictures that choose the step, and those that the figures are of
+JUDGED, MEASURED = 32, 300  # pictures that choose the step, and those that the figures are of
 WIDE: Final = World(things=(*KNOWN, *strangers()), max_tilt_deg=25, jitter=0.2)
 
 
@@ -66,7 +66,7 @@ def make(name: tune.Purpose, work: Path, steps: int) -> None:
     vae = api.load("embedded", device="cpu", precision="fp32").vae
     kept = list(renders(JUDGED, 1).split(1))
     settings = tune.Settings(
-        name, steps, BATCH, RATE, average=0.995, check_every=50, patience=6, seed=SEED, half=True
+        name, steps, BATCH, RATE, average=0.995, check_every=50, patience=7, seed=SEED, half=True
     )  # fmt: skip
     began = time.process_time()
     fitted = tune.fit(

@@ -141,14 +141,16 @@ def compare(
     total = len(pictures) * (1 + len(others))
     results: list[Result] = []
     base_latents: list[Tensor] = []
+    own_db = math.inf
     for candidate in (own, *others):
 
         def step(done: int, before: int = len(results)) -> None:
             if progress:
                 progress(before * len(pictures) + done, total)
 
-        result, found = _run(candidate, own, pictures, base_latents, scale, precision, step)
-        base_latents = base_latents or found
+        result, found = _run(candidate, own, pictures, base_latents, own_db, scale, precision, step)
+        if not results:
+            base_latents, own_db = found, _mean_db(result.with_base)
         results.append(result)
     groups = [picture.group for picture in pictures]
     level = 1 - 0.05 / max(1, len(others))  # all intervals of a measure hold together (Bonferroni)
@@ -169,8 +171,8 @@ def compare(
 
 
 def _run(
-    candidate: Candidate, own: Candidate, pictures: Sequence[Picture], base_latents: list[Tensor], scale: float,
-    precision: str, step: Callable[[int], None],
+    candidate: Candidate, own: Candidate, pictures: Sequence[Picture], base_latents: list[Tensor], own_db: float,
+    scale: float, precision: str, step: Callable[[int], None],
 ) -> tuple[Result, list[Tensor]]:  # fmt: skip
     findings: list[Warned] = []
     stacks = list(roundtrip.batches([one.pixels_13HW for one in pictures], _most(pictures)))
@@ -194,8 +196,12 @@ def _run(
     else:
         with_base = [row["psnr"] for row in passed.rows]
     if candidate is not own and passed.is_finite:
-        gain = _decoder_gain(candidate.vae, base_latents, stacks) if encoder != "other" else 1.0
-        lost = _finite_mean([row["psnr"] for row in passed.rows]) - _finite_mean(with_base)
+        reached = _mean_db([row["psnr"] for row in passed.rows])
+        lost, gain = reached - _mean_db(with_base), 1.0
+        if encoder != "other" and reached < own_db - faults.MUCH_DB:
+            some = slice(_GAIN_PICTURES)
+            gain = faults.decoder_gain(candidate.vae, base_latents[0][some], stacks[0][some], own_db)
+            lost = own_db - reached if gain != 1 else 0.0
         if found := faults.misfit(candidate.name, encoder, compared, lost, gain):
             findings.append(found)
         if encoder == "other":
@@ -267,17 +273,14 @@ def _most(pictures: Sequence[Picture]) -> int:
     return max(1, min(8, _BATCH_PIXELS // max(one.pixels_13HW[0, 0].numel() for one in pictures)))
 
 
-def _decoder_gain(vae: nn.Module, base_latents: Sequence[Tensor], stacks: Sequence[Tensor]) -> float:
-    return faults.decoder_gain(vae, base_latents[0][:_GAIN_PICTURES], stacks[0][:_GAIN_PICTURES])
-
-
 def _column(result: Result, name: str) -> list[float]:
     return [row[name] for row in result.rows]
 
 
-def _finite_mean(values: Sequence[float]) -> float:
-    finite = [value for value in values if math.isfinite(value)]
-    return math.fsum(finite) / len(finite) if finite else 0.0
+def _mean_db(values: Sequence[float]) -> float:
+    """Over the pictures that came out at all; above 60 dB two pictures are equal."""
+    known = [min(value, 60.0) for value in values if not math.isnan(value)]
+    return math.fsum(known) / len(known) if known else 0.0
 
 
 def _mean(rows: Sequence[Mapping[str, float]], name: str) -> Interval:
@@ -312,9 +315,13 @@ def _pareto(results: Sequence[Result]) -> tuple[str, ...]:
         for one in results
         if one.is_sound
     }
+    # A hundredth less is no reason to call another one beaten.
     return tuple(
         name for name, here in points.items()
-        if not any(all(a <= b for a, b in zip(there, here)) and there != here for there in points.values())
+        if not any(
+            all(a <= b for a, b in zip(there, here)) and any(a < 0.99 * b for a, b in zip(there, here))
+            for there in points.values()
+        )
     )  # fmt: skip
 
 

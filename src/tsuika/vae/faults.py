@@ -28,9 +28,12 @@ _SAME_AXES: Final = 0.9  # correlation of latent channels; VAEs that were traine
 _SCALE: Final = 1.15
 _SHIFT: Final = 0.25  # standard deviations
 _FOREIGN_DB: Final = 3.0  # that a decoder loses on the base's latents against its own
-_GAINS: Final = (0.5, 0.715, 1.4, 2.0)  # 0.715: SDXL's latent scale by SD1's
-_GAIN_DB: Final = 1.0
+_GAINS: Final = (0.3, 0.45, 0.675, 1.0, 1.5, 2.25, 3.4)
+_PLAIN_GAIN: Final = 1.3  # nearer to 1, a decoder that is only pale is made better by larger latents, too
+_GOOD_DB: Final = 30.0
+MUCH_DB: Final = 1.0
 _PALE: Final = 0.97
+_PALER: Final = 0.02  # than the base's own, at least: less is not seen
 _OWN_PALE: Final = 0.9  # of the base's own, which there is nothing to compare with
 _FLAT: Final = 0.05
 _SEAM: Final = 3.0  # CIEDE2000 of the worst hundredth of pixels: seen without searching
@@ -80,7 +83,7 @@ def misfit(
         return note(OTHER_SCALE, vae=name, factor=f"{found.gain:.2f}", lost=f"{lost_db:.1f}")
     if best_gain != 1:
         return note(OTHER_SCALE, vae=name, factor=f"{best_gain:.2f}", lost=f"{lost_db:.1f}")
-    if lost_db > _FOREIGN_DB or (encoder == "other" and found.shift > _SHIFT and lost_db > _GAIN_DB):
+    if lost_db > _FOREIGN_DB or (encoder == "other" and found.shift > _SHIFT and lost_db > MUCH_DB):
         return note(OTHER_LATENTS, vae=name, lost=f"{lost_db:.1f}", correlation=f"{found.correlation:.2f}")
     return None
 
@@ -92,17 +95,29 @@ def scale_note(name: str, found: float | None, expected: float) -> Warned | None
     return note("VA005", vae=name, found=f"{found:g}", expected=f"{expected:g}")
 
 
-def decoder_gain(vae: nn.Module, latents_BCHW: Tensor, target_B3HW: Tensor) -> float:
-    """The factor on the base's latents with which this decoder gives the pictures best; 1 unless another is plainly better."""
+def decoder_gain(vae: nn.Module, latents_BCHW: Tensor, target_B3HW: Tensor, own_db: float) -> float:
+    """The factor on the base's latents with which this decoder is as good as the base's own; 1 where there is none.
+
+    Args:
+        vae: whose decoder is much worse on these latents than the base's own.
+        latents_BCHW: the base's.
+        target_B3HW: the pictures.
+        own_db: PSNR of the base's own decoder.
+    """
     target = target_B3HW.cpu()
 
     def quality(gain: float) -> float:
         output = roundtrip.decode(vae, gain * latents_BCHW).cpu().clamp(-1, 1)
         return float(metrics.psnr(output, target).mean()) if output.isfinite().all() else -math.inf
 
-    as_it_is = quality(1.0)
-    best, gain = max((quality(gain), gain) for gain in _GAINS)
-    return gain if best > as_it_is + _GAIN_DB else 1.0
+    tried = {gain: quality(gain) for gain in _GAINS}
+    step = _GAINS[1] / _GAINS[0]
+    for _ in range(3):  # ever nearer to the best
+        best, step = max(tried, key=lambda gain: tried[gain]), math.sqrt(step)
+        tried |= {gain: quality(gain) for gain in (best / step, best * step)}
+    best = max(tried, key=lambda gain: tried[gain])
+    is_good = tried[best] > tried[1.0] + MUCH_DB and tried[best] > min(own_db, _GOOD_DB) - MUCH_DB
+    return best if is_good and max(best, 1 / best) > _PLAIN_GAIN else 1.0
 
 
 @dataclass(frozen=True)
@@ -157,7 +172,7 @@ def looks(name: str, rows: Sequence[Mapping[str, float]], against: Mapping[str, 
     if span < _FLAT:
         return [note(FLAT, vae=name)]
     for key, value in (("chroma", chroma), ("range", span)):
-        if value < (_PALE if against else _OWN_PALE) and (against is None or against[key].sign < 0):
+        if value < (_PALE if against else _OWN_PALE) and (against is None or against[key].high < -_PALER):
             return [note(PALE, vae=name, chroma=f"{100 * chroma:.0f}", range=f"{100 * span:.0f}")]
     return []
 
