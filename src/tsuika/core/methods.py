@@ -34,6 +34,9 @@ class MethodSection(Section):
     """What every method's section has beside its own settings."""
 
     defaults: ClassVar[Mapping[str, Any]] = {}  # dotted key -> this method's default, where it is not the common one
+    # The best step grows with the number of pictures to this power. 1: as many passes over each picture; bench/guard finds
+    # 1.5 pp of regret with it and 2.0 with the 0.55 that 18 runs of SD1.5 on 10-270 pictures suggest.
+    growth: ClassVar[float] = 1.0
 
     @property
     def new_words(self) -> tuple[str, ...]:
@@ -178,6 +181,9 @@ class DreamBooth(MethodSection):
     defaults: ClassVar[Mapping[str, Any]] = {
         "train.learning_rate": 2e-6, "train.ema": 0.0, "data.caption_dropout": 0.0,
     }  # fmt: skip
+    # Fewer pictures are overfitted much sooner: of 15 lanes without some, compared with those of all pictures, the true best
+    # step lay at a power of 2 (median; bench/guard, 3-10 pictures).
+    growth: ClassVar[float] = 2.0
 
     name: Literal["dreambooth"] = "dreambooth"
     text_encoder: TextEncoder = False
