@@ -68,7 +68,7 @@ def clean(report: Report, out: Path) -> Cleaned:
     """A copy of the checked folder without what cannot be used and without near-duplicates; originals stay as they are.
 
     Raises:
-        RecipeError: `out` is there already (RC007), or lies in the picture folder (RC002).
+        RecipeError: `out` is there already, or lies in the picture folder (DS005).
     """
     return check_fix.clean(report, out)
 

@@ -90,7 +90,11 @@ def check(
     """Look for faults in a folder of pictures: unreadable, small, blurred, near-duplicates, captions, variety."""
     from tsuika import api
     from tsuika.core import config
+    from tsuika.data import check_fix
 
+    copy = out or folder.resolve().with_name(f"{folder.resolve().name}-checked")
+    if fix:
+        check_fix.may_write(folder, copy)  # before minutes are spent
     with _Bar() as bar:
         report = api.check(
             folder, base=base, size_px=size, trigger=trigger, class_word=class_word,
@@ -98,8 +102,7 @@ def check(
         )  # fmt: skip
     cleaned = None
     if fix and report.usable:
-        resolved = folder.resolve()
-        cleaned = api.clean(report, out or resolved.with_name(f"{resolved.name}-checked"))
+        cleaned = api.clean(report, copy)
     if html:
         api.contact_sheet(report, html)
     if json:

@@ -99,8 +99,8 @@ MESSAGES: Final[dict[str, Message]] = {
         ("この条件に収まる方法がありません", "{why_ja}", "--vram-gb や --max-file-mb を大きくするか、--for を外してください。"),
     ),
     "DS001": _m(
-        ("The picture folder does not exist", "No folder of this name was found.", "Check the path given with --images."),
-        ("画像フォルダーがありません", "その名前のフォルダーが見つかりません。", "--images のパスを確認してください。"),
+        ("The picture folder does not exist", "No folder of this name was found.", "Check its path."),
+        ("画像フォルダーがありません", "その名前のフォルダーが見つかりません。", "パスを確認してください。"),
     ),
     "DS002": _m(
         ("{usable} of {total} pictures can be used; at least {needed} are needed", "{why}", "Add pictures, or look at the list of pictures left out: {report}"),
@@ -113,6 +113,10 @@ MESSAGES: Final[dict[str, Message]] = {
     "DS004": _m(
         ("The VAE turned this picture into numbers that are not finite", "{why}", "Half precision overflows in some VAEs: --set train.precision=fp32, or another VAE with --vae."),
         ("VAEがこの画像を有限でない数に変換しました", "{why}", "半精度では桁あふれするVAEがあります。--set train.precision=fp32 か、--vae で別のVAEを試してください。"),
+    ),
+    "DS005": _m(
+        ("The cleaned copy cannot be written there", "{why}", "Choose another place with --out."),
+        ("整理したコピーをそこには書けません", "{why}", "--out で別の場所を指定してください。"),
     ),
     "MD001": _m(
         ("The base model was not found", "{why}", "Give a diffusers folder, a .safetensors or .ckpt file, a hub id, or `embedded`."),

@@ -51,6 +51,18 @@ class Cleaned:
     to_look_at: tuple[str, ...]  # pictures of the copy that still want a person's eye
 
 
+def may_write(folder: Path, out: Path) -> None:
+    """Whether a cleaned copy of `folder` may be written to `out`.
+
+    Raises:
+        RecipeError: it is there already and not empty, or lies in the folder itself (DS005).
+    """
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise RecipeError("DS005", where=out, why="It is there already, and nothing is ever overwritten.")
+    if out.resolve() == folder.resolve() or folder.resolve() in out.resolve().parents:
+        raise RecipeError("DS005", where=out, why="It lies among the originals.")
+
+
 def clean(report: Report, out: Path) -> Cleaned:
     """Write the copy, or where `out` ends in `.tsv` or `.txt`, only the list of what should be left out.
 
@@ -58,13 +70,9 @@ def clean(report: Report, out: Path) -> Cleaned:
     as PNG. Captions: as UTF-8 in one line. Everything else is copied byte for byte, in the same subfolders.
 
     Raises:
-        RecipeError: `out` is there already (RC007), or lies in the picture folder (RC002).
+        RecipeError: as `may_write`.
     """
-    folder, place = report.folder.resolve(), out.resolve()
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise RecipeError("RC007", where=out)
-    if place == folder or folder in place.parents:
-        raise RecipeError("RC002", key="--out", found=out, why="The copy would lie among the originals.")
+    may_write(report.folder, out)
     left_out = tuple(_left_out(report))
     rows = [f"{left.name}\t{left.code}\t{left.instead}".rstrip() for left in left_out]
     text = "\n".join(["# picture\treason\tkept instead", *rows]) + "\n"
