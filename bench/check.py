@@ -1,6 +1,6 @@
 """How well `tsuika check` finds faults that were planted, and what it says of clean pictures.
 
-    python bench/check.py --photos FOLDER --out DIR [--half choose|report] [--read] [--speed N]
+    python bench/check.py --photos FOLDER --out DIR [--half choose|report] [--read] [--speed N] [--variety]
 
 FOLDER holds one folder of photographs per subject. Drawings are the embedded world's. Each set is a folder of 6 to 24
 pictures, some with one planted fault each; the rest is clean. A fault counts as found if the check names the picture for
@@ -27,7 +27,9 @@ from PIL import Image, ImageFilter
 
 from tsuika.core.files import write_text
 from tsuika.core.sections import Data
+from tsuika.data import check_variety
 from tsuika.data.check import check
+from tsuika.data.dedupe import Look
 from tsuika.embedded import gadget, mascot, sketch, world
 
 R = Image.Resampling
@@ -193,7 +195,7 @@ def plant(folder: Path, kind: str, seed: int, photos: Path | None) -> tuple[dict
         if fault:
             planted[name] = fault
         if words in BARRED:
-            sources.add(f"bars of {name}")
+            sources.add(f"bars of {row:02}")
         twins[f"{row:02}"] = words[words.find("[") :] if "[" in words else ""
         changed = CHANGES[fault](image, draw) if fault in CHANGES else image
         if fault == "tiny":
@@ -269,7 +271,7 @@ def read(out: Path, half: int) -> None:
                         if not good and f"twin {name[:2]}" in one["sources"]:
                             twins += 1  # neither right nor wrong
                             continue
-                    good |= code == "bars" and f"bars of {name}" in one["sources"]
+                    good |= code == "bars" and f"bars of {name[:2]}" in one["sources"]
                     if code == "caption-identical":
                         good |= f"caption of {Path(name).stem}" in one["sources"]
                     right[code] += good
@@ -290,6 +292,46 @@ def read(out: Path, half: int) -> None:
         print(f"\nNear-duplicates among pictures of one figure before one background, not counted: {twins}")
         for code, rows in examples.items():
             print(f"  false {code}: {'; '.join(rows[:8])}")
+
+
+def variety(photos: Path) -> None:
+    """What the spreads say of sets of known variety, and whether alike backgrounds are the same ones."""
+    draw, rng, made = random.Random(0), np.random.default_rng(0), world.World()
+    subjects = {name: some for half in (0, 1) for name, some in photographs(photos, half).items()}
+    every = [image for some in subjects.values() for image in some]
+    things = [made.picture(rng).things for _ in range(20)]
+    drawn = {
+        "scenes, all backgrounds": [world.Picture(world.BACKGROUNDS[i], one, i) for i, one in enumerate(things)],
+        "scenes, one background": [world.Picture("beach", one, i) for i, one in enumerate(things)],
+    }
+    sets = {
+        "one photograph, 8 crops": [cropped(every[0], 0.85, draw) for _ in range(8)], **subjects,
+        "all photographs": every,
+        **{name: [Image.fromarray(world.draw(one, 128)) for one in some] for name, some in drawn.items()},
+        **{name: [image for _, image in drawings(name, 20, 0)] for name in ("mascot", "sketch")},
+    }  # fmt: skip
+    print("| set | pictures | palette | composition | light | backgrounds | largest |\n|---|---|---|---|---|---|---|")
+    for name, images in sets.items():
+        found = check_variety.features([Look(image) for image in images])
+        groups = check_variety.backgrounds(found.frame_ND)
+        spreads = " | ".join(f"{value:.2f}" for value in check_variety.spreads(found))
+        print(f"| {name} | {len(images)} | {spreads} | {len(groups)} | {len(groups[0]) / len(images):.2f} |")
+    for name, pool in (("plain colours", tuple(world.PLAIN)), ("scenes", tuple(world.SCENES))):
+        labels = [pool[i % len(pool)] for i in range(60)]
+        looks = [
+            Look(Image.fromarray(world.draw(world.Picture(b, made.picture(rng).things, i), 128)))
+            for i, b in enumerate(labels)
+        ]
+        frames = check_variety.features(looks).frame_ND
+        right = wrong = missed = 0
+        for i in range(60):
+            alike = check_variety.apart(frames[i], frames) < check_variety.OTHER_BACKGROUND
+            same = np.array([label == labels[i] for label in labels])
+            others = np.arange(60) > i
+            right += int((alike & same & others).sum())
+            wrong += int((alike & ~same & others).sum())
+            missed += int((~alike & same & others).sum())
+        print(f"pairs of pictures on {name}: same background found {right}, wrongly {wrong}, missed {missed}")
 
 
 def speed(photos: Path, count: int) -> None:
@@ -323,9 +365,12 @@ def main() -> None:
     parser.add_argument("--half", choices=["choose", "report"], help="only this half")
     parser.add_argument("--read", action="store_true")
     parser.add_argument("--speed", type=int, default=0)
+    parser.add_argument("--variety", action="store_true")
     options = parser.parse_args()
     halves = {"choose": 0, "report": 1}
-    if options.speed:
+    if options.variety:
+        variety(options.photos)
+    elif options.speed:
         speed(options.photos, options.speed)
     elif options.read:
         read(options.out, halves[options.half or "report"])

@@ -45,9 +45,9 @@ ENLARGED_MOST: Final = 0.095
 # Share of pixels with a channel at its end, at least, and above the set's median.
 OVEREXPOSED: Final = 0.18
 OVEREXPOSED_ABOVE: Final = 0.15
-# Clipped all around and not in the middle: something before a white background.
-WHITE_FRAME: Final = 0.8
-WHITE_MIDDLE: Final = 0.3
+TINTED: Final = (
+    0.025  # of the clipped pixels: too much light clips colours one after the other, a white backdrop all at once
+)
 # Grey level of the brightest hundredth, at most, and against the set's median.
 UNDEREXPOSED: Final = 120.0
 UNDEREXPOSED_SHARE: Final = 0.62
@@ -224,8 +224,7 @@ def _of_pixels(samples: Sequence[Sample], qualities: Mapping[str, Quality], size
     over = tuple(
         name
         for name, one in toned.items()
-        if one.clipped >= max(OVEREXPOSED, clipped + OVEREXPOSED_ABOVE)
-        and not (one.white_frame >= WHITE_FRAME and one.clipped_middle < WHITE_MIDDLE)
+        if one.clipped >= max(OVEREXPOSED, clipped + OVEREXPOSED_ABOVE) and one.tinted >= TINTED
     )
     under = tuple(
         name

@@ -21,8 +21,8 @@ FRAME: Final = 0.12  # of the side: what lies at the edge of a picture is taken 
 BINS: Final = 4  # of each of three colours
 # CIELAB units, mean over the strips of the frame, in which two backgrounds differ at least; from bench/check.py.
 OTHER_BACKGROUND: Final = 12.0
-# Mean over pairs on six sets of photographs thrown together (bench/check.py): what counts as 1.
-MIXED: Final = {"palette": 0.55, "composition": 0.9, "light": 18.0}
+# What photographs of six subjects thrown together have (bench/check.py --variety), and what counts as 1.
+MIXED: Final = {"palette": 0.32, "composition": 0.765, "light": 17.0}
 
 
 class Features(NamedTuple):

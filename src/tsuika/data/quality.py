@@ -50,8 +50,7 @@ class Quality:
     clipped: float  # share with a channel at its end
     white: float
     black: float
-    white_frame: float  # share of the outermost pixels that are clipped
-    clipped_middle: float  # share of pixels that are clipped in the middle quarter
+    tinted: float  # share of the clipped pixels that are not white: light too strong for a colour, no white background
     brightest: float  # grey level of the 99th percentile
     median: float
     flat: float  # share of pixels equal to their neighbours, among those neither black nor white: drawings
@@ -157,20 +156,18 @@ def _repeated(pixels_HW: NDArray[np.int16]) -> int:
     return 1
 
 
-def _exposure(image: Image.Image) -> tuple[float, float, float, float, float, float, float]:
+def _exposure(image: Image.Image) -> tuple[float, float, float, float, float, float]:
     scale = min(1.0, EXPOSURE_PX / max(image.size))
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     pixels = np.asarray(image.resize(size, Image.Resampling.NEAREST))  # means would hide what is clipped
     most, least = pixels.max(2), pixels.min(2)
     clipped = most >= CLIPPED
-    frame = np.concatenate([clipped[0], clipped[-1], clipped[:, 0], clipped[:, -1]])
-    height, width = clipped.shape
-    middle = clipped[height // 4 : height - height // 4, width // 4 : width - width // 4]
+    tinted = clipped & (least < WHITE - 2)
     grey = pixels @ np.array([0.299, 0.587, 0.114], np.float32)
     brightest, median = np.quantile(grey, (0.99, 0.5))
     return (
-        float(clipped.mean()), float((least >= WHITE).mean()), float((most <= BLACK).mean()), float(frame.mean()),
-        float(middle.mean()), float(brightest), float(median),
+        float(clipped.mean()), float((least >= WHITE).mean()), float((most <= BLACK).mean()),
+        float(tinted.sum() / max(clipped.sum(), 1)), float(brightest), float(median),
     )  # fmt: skip
 
 
