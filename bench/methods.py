@@ -261,7 +261,7 @@ class Stack:
 
     def __init__(self, parts: Sequence[Attachment]) -> None:
         self.parts = parts
-        self.trains = frozenset().union(*(part.trains for part in parts))
+        self.trains = frozenset({"text.tokens"})  # a word comes and goes with its strength: captions must not be kept
         self.set_strength(1)  # peft activates the newest set of layers only
 
     def set_strength(self, strength: float) -> None:

@@ -35,8 +35,8 @@ def test_advice_starts(pictures: Path, tmp_path: Path, monkeypatch: pytest.Monke
     for option in options:
         recipe = config.load(Path(option["recipe_file"]))
         assert recipe.method.name == option["method"]
-    seen = api.dry_run(recipe)
-    assert seen["pictures"] == 5 and all("zoka" in caption for caption in seen["captions"])
+        seen = api.dry_run(recipe)
+        assert seen["pictures"] == 5 and all("zoka" in caption for caption in seen["captions"])
 
 
 def test_the_time_is_measured_once_a_day(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,6 +42,10 @@ def _range(found: Interval, sign: str = "") -> str:
     return f"{found.mean:{sign}.0f} % ({found.low:{sign}.0f} … {found.high:{sign}.0f})"
 
 
+def _range_ja(found: Interval, sign: str = "") -> str:
+    return f"{found.mean:{sign}.0f}%({found.low:{sign}.0f}〜{found.high:{sign}.0f})"
+
+
 def _seeds(cell: Cell) -> tuple[str, str]:
     count = cell.seeds
     return f"{count} seed{'s' if count > 1 else ''}", f"シード{count}個"
@@ -67,11 +71,11 @@ def _gain(row: Mapping[str, Cell], method: str, seconds: float) -> Statement:
             f"{title(best.method, 'ja')}と誤差の範囲で同等",
         )
     else:
-        gain = f"{best.gain.mean:.0f} %"
-        place = f"where {title(best.method, 'en')} gained {gain}", f"最良の{title(best.method, 'ja')}は{gain}"
+        gain = f"{best.gain.mean:.0f}"
+        place = f"where {title(best.method, 'en')} gained {gain} %", f"最良の{title(best.method, 'ja')}は{gain}%"
     return Statement(
         f"It lowered the loss on fresh pictures by {_range(cell.gain)}, {place[0]} [{where[0]}].",
-        f"学習に使っていない画像での誤差を{_range(cell.gain)}下げました。{place[1]}です[{where[1]}]。", "measured", BENCH,
+        f"学習に使っていない画像での誤差を{_range_ja(cell.gain)}下げました。{place[1]}です[{where[1]}]。", "measured", BENCH,
     )  # fmt: skip
 
 
@@ -127,7 +131,7 @@ def against(
     if cell is not None and cell.gain.low <= 0:
         found.append(Statement(
             f"It gained next to nothing: {_range(cell.gain)} [{_where(cell, 18)[0]}].",
-            f"ほとんど改善がありませんでした: {_range(cell.gain)} [{_where(cell, 18)[1]}]。", "measured", BENCH,
+            f"ほとんど改善がありませんでした: {_range_ja(cell.gain)} [{_where(cell, 18)[1]}]。", "measured", BENCH,
         ))  # fmt: skip
     if cell is not None and cell.against is not None and cell.against.high < 0:
         found.append(Statement(
@@ -196,16 +200,15 @@ def combinations(table: Table, goal: str, method: str) -> tuple[Statement, ...]:
     for pair in sorted(table.pairs, key=lambda one: -one.over_best_alone.mean):
         if f"{goal} {name}" not in pair.name:
             continue
-        en, ja = (
-            joiner.join(parts) for joiner, parts in zip((" and ", "と"), zip(*map(_PARTS.get, pair.name.split(" + "))))
-        )
-        over = _range(pair.over_best_alone, "+")
+        parts = [_PARTS[part] for part in pair.name.split(" + ")]
+        en, ja = " and ".join(part[0] for part in parts), "と".join(part[1] for part in parts)
+        over, over_ja = _range(pair.over_best_alone, "+"), _range_ja(pair.over_best_alone, "+")
         if pair.won:
             words = (f"Lay {en} on the base together: {over} less loss than the better one alone.",
-                     f"{ja}を重ねて使えます。良いほう単独よりも誤差が{over}減りました。")  # fmt: skip
+                     f"{ja}を重ねて使えます。良いほう単独よりも誤差が{over_ja}減りました。")  # fmt: skip
         else:
             words = (f"Together, {en} were no better than one alone: {over}.",
-                     f"{ja}を重ねても、単独より良くはなりませんでした: {over}。")  # fmt: skip
+                     f"{ja}を重ねても、単独より良くはなりませんでした: {over_ja}。")  # fmt: skip
         found.append(Statement(*words, "measured", BENCH))
     found += _pivotal(table, goal)
     return tuple(found)
@@ -215,16 +218,16 @@ def _pivotal(table: Table, goal: str) -> list[Statement]:
     cell = next((one for one in table.cells if one.goal == goal and one.method == "textual-inversion + lora"), None)
     if cell is None or cell.against is None:
         return []
-    over = _range(cell.against, "+")
+    over, over_ja = _range(cell.against, "+"), _range_ja(cell.against, "+")
     if cell.against.low > 0:
         en = f"{over} less loss than any one method in the same time ({cell.pictures} pictures)."
-        ja = f"同じ時間でどの単独の方法よりも誤差が{over}減りました(画像{cell.pictures}枚)。"
+        ja = f"同じ時間でどの単独の方法よりも誤差が{over_ja}減りました(画像{cell.pictures}枚)。"
     else:
         en = f"no better than one method alone in the same time: {over} ({cell.pictures} pictures)."
-        ja = f"同じ時間の単独の方法より良くはなりませんでした: {over}(画像{cell.pictures}枚)。"
+        ja = f"同じ時間の単独の方法より良くはなりませんでした: {over_ja}(画像{cell.pictures}枚)。"
     words = (
         f"First a new word, then a LoRA on it (examples/pivotal-1-word.toml): {en}",
-        (f"先に新しい単語、次にその上でLoRAを学習(examples/pivotal-1-word.toml): {ja}"),
+        f"先に新しい単語、次にその上でLoRAを学習(examples/pivotal-1-word.toml): {ja}",
     )
     return [Statement(*words, "measured", BENCH)]
 
@@ -265,10 +268,11 @@ def _count_verdict(rule: Rule, table: Table, goal: str, pictures: int) -> Statem
     if len(curve) < 2:
         return Statement(f"{en}: not measured here yet.", f"{ja}: まだ測定していません。", "folklore")
     gains = ", ".join(f"{one.pictures}: {one.gain.mean:.0f} %" for one in curve)
+    gains_ja = "、".join(f"{one.pictures}枚 {one.gain.mean:.0f}%" for one in curve)
     of = GOAL_WORDS[goal]
     return Statement(
         f"{en}: measured gain for {of[0]} by number of pictures: {gains}.",
-        f"{ja}: {of[1]}での画像の枚数ごとの改善: {gains}。",
+        f"{ja}: {of[1]}での画像の枚数ごとの改善: {gains_ja}。",
         "measured",
         BENCH,
     )

@@ -58,6 +58,10 @@ _WORDS: Final[Mapping[str, Mapping[Lang, str]]] = {
     "published": {"en": "published", "ja": "文献"},
     "folklore": {"en": "hearsay", "ja": "通説"},
     "known": {"en": "fact", "ja": "事実"},
+    "busy": {
+        "en": "Looking at the pictures, and trying a few steps …",
+        "ja": "画像を調べ、数ステップ試しています…",
+    },
     "keep": {
         "en": "To keep the recipes: add --out FOLDER.",
         "ja": "レシピを保存するには --out フォルダー を付けてください。",
@@ -87,12 +91,15 @@ def advise(
     json: Json = False,
 ) -> None:
     """Say which method suits your pictures, with a recipe to start from, and on what evidence."""
-    from tsuika import api
+    from rich.console import Console
 
-    found = api.advise(
-        images, goal, base=base, vram_gb=vram_gb, max_file_mb=max_file_mb, program=program, trigger=trigger,
-        class_word=class_word, device=device, measure=measure, out=out,
-    )  # fmt: skip
+    with Console(stderr=True).status(_say("busy")):
+        from tsuika import api
+
+        found = api.advise(
+            images, goal, base=base, vram_gb=vram_gb, max_file_mb=max_file_mb, program=program, trigger=trigger,
+            class_word=class_word, device=device, measure=measure, out=out,
+        )  # fmt: skip
     if json:
         screen.result(found, as_json=True)
     else:
@@ -136,7 +143,7 @@ def _show_option(console: Console, option: Mapping[str, Any], number: int) -> No
     console.print(escape(words), style="bold green" if number == 0 else "bold")
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
-    table.add_column()
+    table.add_column(overflow="fold")  # Japanese has no spaces to wrap at
     for key, value in _facts(option):
         table.add_row(f"  {_say(key)}", escape(value))
     console.print(table)
@@ -169,7 +176,7 @@ def _list(console: Console, title: str, rows: Sequence[tuple[str, str]]) -> None
     table = Table.grid(padding=(0, 1))
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)
-    table.add_column()
+    table.add_column(overflow="fold")
     for strength, text in rows:
         colour = _COLOURS[strength]
         table.add_row("   ", f"[{colour}]{_say(strength):<9}[/{colour}]", escape(text))
