@@ -43,7 +43,12 @@ def render(report: Report) -> str:
     for finding in report.findings:
         for name in finding.pictures:
             about.setdefault(name, []).append(finding)
-    ordered = sorted(report.pictures, key=lambda one: -sum(_WEIGHT[found.level] for found in about.get(one.name, ())))
+    weights: dict[str, float] = {
+        one.name: sum(_WEIGHT[found.level] for found in about.get(one.name, ())) for one in report.pictures
+    }
+    for kept, *others in report.duplicates:  # beside its copies
+        weights[kept] = max(weights[kept], min(weights[name] for name in others) - 0.5)
+    ordered = sorted(report.pictures, key=lambda one: -weights[one.name])
     return _template().render(
         report=report,
         pictures=[_card(picture, about.get(picture.name, [])) for picture in ordered[:SHOWN]],
