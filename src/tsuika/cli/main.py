@@ -11,7 +11,19 @@ import typer
 
 from tsuika.cli import advise, check, drawing, evaluate, screen, searching, tools
 from tsuika.cli import vae as vae_commands
-from tsuika.cli.flags import BaseModel, Json, Vae
+from tsuika.cli.flags import (
+    BaseModel,
+    ClassWord,
+    Device,
+    Images,
+    Json,
+    Method,
+    RecipeFile,
+    Set,
+    Trigger,
+    Vae,
+    built,
+)
 
 app = typer.Typer(
     name="tsuika",
@@ -46,16 +58,14 @@ def demo(
 
 @app.command()
 def train(
-    method: Annotated[str, typer.Argument(help="lora | textual-inversion | dreambooth | hypernetwork.")] = "",
-    images: Annotated[str, typer.Option("--images", help="Folder of training images; never changed.")] = "",
+    method: Method = "",
+    images: Images = "",
     out: Annotated[Optional[Path], typer.Option("--out", help="Run folder to make.")] = None,
     base: BaseModel = "",
-    trigger: Annotated[str, typer.Option("--trigger", help="Trigger word.")] = "",
-    class_word: Annotated[str, typer.Option("--class-word", help="Kind of thing: dog, character, style.")] = "",
-    recipe: Annotated[Optional[Path], typer.Option("--recipe", help="Recipe file (TOML).")] = None,
-    set_: Annotated[
-        Optional[list[str]], typer.Option("--set", help="Any setting: key=value (see: tsuika settings).")
-    ] = None,
+    trigger: Trigger = "",
+    class_word: ClassWord = "",
+    recipe: RecipeFile = None,
+    set_: Set = None,
     steps: Annotated[Optional[int], typer.Option("--steps", help="Training steps.")] = None,
     seed: Annotated[Optional[int], typer.Option("--seed", help="Seed.")] = None,
     reg_images: Annotated[
@@ -68,35 +78,31 @@ def train(
     folds: Annotated[
         Optional[int], typer.Option("--folds", help="Cross-validation folds; 0 chooses by the number of pictures.")
     ] = None,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.")] = "",
+    device: Device = "",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, print the recipe, train nothing.")
     ] = False,
     json: Json = False,
 ) -> None:
     """Train on a folder of pictures."""
-    from tsuika.core import config
     from tsuika.core.errors import RecipeError
 
-    tables = config.read_tables(recipe) if recipe else {}
     flags = {
         "method.name": method, "data.images": images, "base.model": base, "data.trigger": trigger,
         "data.class_word": class_word, "data.reg_images": reg_images, "train.steps": steps,
         "train.seed": seed, "base.vae": vae, "train.device": device, "guard.mode": guard, "guard.folds": folds,
     }  # fmt: skip
-    tables = config.override(tables, {key: value for key, value in flags.items() if value not in ("", None)})
-    tables = config.override(tables, dict(config.parse_assignment(text) for text in set_ or ()))
-    built = config.build(tables, where=str(recipe or ""))
+    wish = built(recipe, flags, set_)
     if out is None:
-        raise RecipeError("RC005", found="--out", do=f"tsuika train {built.method.name} --images DIR --out RUN")
+        raise RecipeError("RC005", found="--out", do=f"tsuika train {wish.method.name} --images DIR --out RUN")
     if dry_run:
         from tsuika import api
 
-        screen.result(api.dry_run(built), as_json=json)
+        screen.result(api.dry_run(wish), as_json=json)
         return
     from tsuika import api
 
-    screen.follow(api.train(built, out, language=screen.page_language()), out, as_json=json)
+    screen.follow(api.train(wish, out, language=screen.page_language()), out, as_json=json)
 
 
 @app.command()

@@ -11,26 +11,9 @@ from typing import Annotated, Any, Optional
 import typer
 
 from tsuika.cli import screen
-from tsuika.cli.flags import BaseModel, Json
+from tsuika.cli.flags import BaseModel, ClassWord, Device, Images, Json, Method, RecipeFile, Set, Trigger, built
 from tsuika.core.events import Event, Judged, Phase, Progress, Warned
 from tsuika.core.messages import percent
-
-Method = Annotated[str, typer.Argument(help="lora | textual-inversion | dreambooth | hypernetwork.")]
-Images = Annotated[str, typer.Option("--images", help="Folder of training images; never changed.")]
-Trigger = Annotated[str, typer.Option("--trigger", help="Trigger word.")]
-ClassWord = Annotated[str, typer.Option("--class-word", help="Kind of thing: dog, character, style.")]
-RecipeFile = Annotated[Optional[Path], typer.Option("--recipe", help="Recipe file (TOML).")]
-Set = Annotated[Optional[list[str]], typer.Option("--set", help="Any setting: key=value (see: tsuika settings).")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.")]
-
-
-def _tables(recipe: Path | None, set_: list[str] | None, **flags: str) -> dict[str, Any]:
-    """A recipe file, then flags, then settings, as nested tables."""
-    from tsuika.core import config
-
-    tables = config.read_tables(recipe) if recipe else {}
-    given = {key.replace("__", "."): value for key, value in flags.items() if value}
-    return config.override(config.override(tables, given), dict(map(config.parse_assignment, set_ or ())))
 
 
 def find_rate(
@@ -50,20 +33,18 @@ def find_rate(
 ) -> None:
     """Find a learning rate: a few steps at several rates, judged by pictures that are held out. Keeps no file."""
     from tsuika import api
-    from tsuika.core import config
 
-    tables = _tables(
-        recipe, set_, method__name=method, data__images=images, base__model=base, data__trigger=trigger,
-        data__class_word=class_word, train__device=device,
-    )  # fmt: skip
+    flags = {
+        "method.name": method, "data.images": images, "base.model": base, "data.trigger": trigger,
+        "data.class_word": class_word, "train.device": device,
+    }  # fmt: skip
     try:
         tried = tuple(float(text) for text in rates.split(",") if text)
     except ValueError:
         raise typer.BadParameter(rates, param_hint="--rates") from None
     if any(not 0 < rate <= 10 for rate in tried):
         raise typer.BadParameter("rates lie between 0 and 10", param_hint="--rates")
-    built = config.build(tables, where=str(recipe or ""))
-    _found(api.find_rate(built, rates=tried, steps=steps), as_json=json)
+    _found(api.find_rate(built(recipe, flags, set_), rates=tried, steps=steps), as_json=json)
 
 
 def search(
@@ -97,16 +78,12 @@ def search(
     Several processes (one a GPU, each with its --device) may run the same command at once.
     """
     from tsuika import api
-    from tsuika.core import config
 
-    tables = _tables(
-        recipe, set_, method__name=method, data__images=images, base__model=base, data__trigger=trigger,
-        data__class_word=class_word, train__device=device,
-    )  # fmt: skip
-    if steps is not None:
-        tables = config.override(tables, {"train.steps": steps})
-    built = config.build(tables, where=str(recipe or ""))
-    events = api.search(built, out, over, trials=trials, timeout_s=timeout, lanes=lanes)
+    flags = {
+        "method.name": method, "data.images": images, "base.model": base, "data.trigger": trigger,
+        "data.class_word": class_word, "train.device": device, "train.steps": steps,
+    }  # fmt: skip
+    events = api.search(built(recipe, flags, set_), out, over, trials=trials, timeout_s=timeout, lanes=lanes)
     _searched(events, as_json=json)
 
 
@@ -132,7 +109,7 @@ def _found(events: Iterator[Event], *, as_json: bool) -> None:
 
 def _rate(row: Mapping[str, Any]) -> str:
     """A rate at its best check."""
-    remark = screen.say("rate.diverged") if row["diverged"] else ""
+    remark = screen.say("rate.diverged") if row["diverged"] else screen.say("rate.left") if row["left"] else ""
     if not row["curve"]:
         return screen.say("rate", rate=row["rate"], step=0, held_out="–", remark=remark)
     best = min(row["curve"], key=lambda point: point["mean"])
