@@ -107,6 +107,41 @@ def test_without_a_minimum_there_is_no_budget() -> None:
     assert found.budget is None and found.steps is None
 
 
+def until(curve: Curve, count: int) -> Curve:
+    return replace(curve, steps=curve.steps[:count], spent=curve.spent[:count], grids=curve.grids[:count])
+
+
+def raced(full: list[Curve]) -> list[Curve]:
+    """What is left of curves, given from the lowest rate up, where those leave that cannot win any more."""
+    racing = [until(curve, 0) for curve in full]
+    for count in range(1, len(full[0].steps)):
+        for i in reversed(range(len(full))):
+            if not racing[i].left:
+                racing[i] = until(full[i], count)
+                leaves = rates.too_high(racing[i]) or rates.behind(racing[i], racing, full[i].spent[-1])
+                racing[i] = replace(racing[i], left=leaves)
+    return [one if one.left else whole for one, whole in zip(racing, full, strict=True)]
+
+
+@pytest.mark.parametrize("scale", [0.03, 0.1, 0.3, 1, 3])
+@pytest.mark.parametrize("kind", ["straight", "descent"])
+def test_who_leaves_early_changes_no_suggestion_and_saves_work(kind: str, scale: float) -> None:
+    """From a tenth of the rate that is right to 30 times it, and from where the right one is the last or the first."""
+    tried = rates.around(scale * 0.01 if kind == "straight" else scale * 0.3)
+    full = [straight(rate, 0.2) if kind == "straight" else descent(rate) for rate in tried]
+    some = raced(full)
+    assert suggest(some).rate == suggest(full).rate
+    steps = [sum(one.steps[-1] for one in curves) for curves in (some, full)]
+    assert steps[0] <= 0.8 * steps[1]
+
+
+def test_what_comes_back_from_a_bad_start_stays() -> None:
+    """A new word begins as noise: worse than the start for a while, and better with each check."""
+    falling = Curve(1e-3, (4, 6, 9), (0.0, 0.0, 0.0), tuple(((value,) * DRAWS,) for value in (0.3, 0.2, 0.1)))
+    assert not any(rates.too_high(until(falling, count)) for count in (1, 2, 3))
+    assert rates.too_high(replace(falling, grids=falling.grids[::-1]))
+
+
 def test_checks_rise_from_the_start_to_the_last_step() -> None:
     for steps in (8, 20, 48, 100):
         rungs = rates.checks(steps)
@@ -162,7 +197,7 @@ def test_on_a_tiny_model_the_rate_that_learns_is_found_and_nothing_is_left(place
 def test_side_by_side_is_in_turn(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where one of them diverges on the way: the others come out as if it had never been there."""
     run = assemble.Run(recipe(place), RunDir(place / "none"), api.EMBEDDED, cache=place / "cache" / "x")
-    ground = finish(compare.prepare(run, assemble.accelerate_for(run.recipe)))
+    ground = finish(assemble.prepare(run, assemble.accelerate_for(run.recipe)))
     names = [f"{i}.png" for i in range(6)]
     sides = compare.Sides(names[:4], names[4:], names[:1])
 

@@ -135,8 +135,9 @@ def train(run: Run, *, resume: bool = False) -> Iterator[Event]:
         yield from _train(run, accelerator, resume)
 
 
-def _train(run: Run, accelerator: Accelerator, resume: bool) -> Iterator[Event]:
-    recipe, main = run.recipe, accelerator.is_main_process
+def prepare(run: Run, accelerator: Accelerator, *, report: Path | None = None) -> Generator[Event, None, Ground]:
+    """Base and pictures, loaded and encoded; what was found in the pictures' folder is written to `report`."""
+    recipe = run.recipe
     precision = "fp32" if accelerator.mixed_precision == "no" else str(accelerator.mixed_precision)
     settings = recipe.method.completed(recipe.data)
     preserving = class_pictures.wanted(recipe.data)
@@ -145,7 +146,7 @@ def _train(run: Run, accelerator: Accelerator, resume: bool) -> Iterator[Event]:
         recipe.base.model, tokenizer=recipe.base.tokenizer, vae=recipe.base.vae, device=accelerator.device,
         dtype=DTYPES[precision], embedded_path=run.embedded,
     )  # fmt: skip
-    yield from pictures(run, model, report=run.folder.left_out if main else None)
+    yield from pictures(run, model, report=report)
     assert run.manifest is not None
     captions = [sample.caption for sample in run.manifest.samples]
     yield from (note("TR003", word=w) for w in settings.new_words if not any(has_word(text, w) for text in captions))
@@ -158,6 +159,12 @@ def _train(run: Run, accelerator: Accelerator, resume: bool) -> Iterator[Event]:
     for text in recipe.base.artifacts:
         lay(text, model)
     bank = (yield from preserve(run, subject, fill, accelerator)) if preserving else subject
+    return Ground(recipe, settings, model, accelerator, run.manifest, bank, run.folder)
+
+
+def _train(run: Run, accelerator: Accelerator, resume: bool) -> Iterator[Event]:
+    recipe, main = run.recipe, accelerator.is_main_process
+    ground = yield from prepare(run, accelerator, report=run.folder.left_out if main else None)
     yield from optim.notes(recipe.train)
     if recipe.train.optimizer == "schedule-free" and (recipe.train.ema or recipe.train.schedule != "constant"):
         yield Warned(
@@ -167,18 +174,14 @@ def _train(run: Run, accelerator: Accelerator, resume: bool) -> Iterator[Event]:
         yield Warned("TR-prodigy", "Prodigy finds its rate by itself: train.schedule is not used after the warm-up.")
     if not (resume and run.folder.has_states):
         yield from _preview(run, main, 0)
-    if recipe.train.gradient_checkpointing:
-        unet: Any = model.unet
-        unet.enable_gradient_checkpointing()
-        unet.train()  # diffusers checkpoints in training mode only; its UNets have no dropout
+    ground.checkpoint_gradients()
     if recipe.train.compile:
-        model.unet.compile()
+        ground.model.unet.compile()
     if main:
         run.folder.guard.mkdir(exist_ok=True)
-    ground = Ground(recipe, settings, model, accelerator, run.manifest, bank, run.folder)
     ground.after = partial(_previews, run, main)
     with accelerator.main_process_first():
-        way = course.plan(recipe, run.manifest, run.folder.guard, course.why_alone(recipe, accelerator))
+        way = course.plan(recipe, ground.manifest, run.folder.guard, course.why_alone(recipe, accelerator))
     yield from way.notes
     result = yield from guarded.train(ground, way, resume=resume)
     fitting = result.run
@@ -191,12 +194,12 @@ def _train(run: Run, accelerator: Accelerator, resume: bool) -> Iterator[Event]:
     if main:
         with fitting.written_weights():  # a whole model is written from the live weights
             yield Phase("write")
-            run.artifact = yield from _write(run, fitting, len(bank), name_of(run))
+            run.artifact = yield from _write(run, fitting, len(ground.pictures), name_of(run))
         for name, step in result.others.items():
             assert result.kept is not None
             fitting.attachment.load(result.kept.load(step))
             run.steps_done = step
-            yield from _write(run, fitting, len(bank), f"{name_of(run)}-{name}")
+            yield from _write(run, fitting, len(ground.pictures), f"{name_of(run)}-{name}")
     fitting.attachment.detach()
     yield Finished(run.stopped_by, result.step)
 

@@ -8,22 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Final
 
-from accelerate import Accelerator
-
-from tsuika import families
 from tsuika.core.config import Recipe
 from tsuika.core.errors import DivergedError
 from tsuika.core.events import Event, Phase, Progress
 from tsuika.core.types import Attachment, Lanes
-from tsuika.data import bank as banks
+from tsuika.guard.probe import Probe
 from tsuika.guard.reading import Check
 from tsuika.methods import METHODS
-from tsuika.train import assemble, class_pictures
 from tsuika.train.course import why_alone
-from tsuika.train.device import DTYPES
 from tsuika.train.ground import Ground
 from tsuika.train.loop import Fit, fit, fit_together
 
@@ -39,35 +33,7 @@ class Sides:
     inside: Sequence[str]  # to train on
     held_out: Sequence[str] = ()  # to measure by
     twins: Sequence[str] = ()  # of those inside, to measure as well
-
-
-def prepare(run: assemble.Run, accelerator: Accelerator) -> Generator[Event, None, Ground]:
-    """Base and pictures, loaded, encoded and kept in memory, as a run of this recipe would have them."""
-    recipe = run.recipe
-    precision = "fp32" if accelerator.mixed_precision == "no" else str(accelerator.mixed_precision)
-    settings = recipe.method.completed(recipe.data)
-    preserving = class_pictures.wanted(recipe.data)
-    yield Phase("load")
-    model = run.model = families.load(
-        recipe.base.model, tokenizer=recipe.base.tokenizer, vae=recipe.base.vae, device=accelerator.device,
-        dtype=DTYPES[precision], embedded_path=run.embedded,
-    )  # fmt: skip
-    yield from assemble.pictures(run, model)
-    assert run.manifest is not None
-    yield Phase("encode", len(run.manifest))
-    fill = partial(
-        banks.fill, encode=lambda pixels: model.encode_images(pixels.to(accelerator.device)).cpu(),
-        vae=assemble.vae_identity(model), scale=model.latent_scale, folder=run.cache, device=accelerator.device,
-    )  # fmt: skip
-    subject = yield from fill(run.buckets, recipe.data)
-    for text in recipe.base.artifacts:
-        assemble.lay(text, model)
-    bank = (yield from assemble.preserve(run, subject, fill, accelerator)) if preserving else subject
-    if recipe.train.gradient_checkpointing:
-        unet: Any = model.unet
-        unet.enable_gradient_checkpointing()
-        unet.train()
-    return Ground(recipe, settings, model, accelerator, run.manifest, bank, run.folder)
+    few: bool = False  # whether at half of the timesteps
 
 
 def compare(
@@ -79,11 +45,13 @@ def compare(
         ground: model and pictures. The recipes may differ from its own in `train` and `method`, but for what pictures
             a batch holds and, where they learn side by side, which layers are trained.
         recipes: what to try.
-        steps: when to measure, rising; 0 is before the first step.
+        steps: when to measure, rising; 0 is before the first step, where recipes that differ in `train` alone are one:
+            measured once for all of them.
         sides: who is trained on and who is measured.
         hear: told of each check, or once of a divergence; whoever gets False for an answer is out.
     """
     grounds = [replace(ground, recipe=one, settings=one.method.completed(one.data)) for one in recipes]
+    ground.checkpoint_gradients()
     alone = any(why_alone(one, ground.accelerator) for one in recipes)
     yield from (_in_turn if alone else _side_by_side)(grounds, steps, sides, hear)
 
@@ -101,7 +69,8 @@ def _side_by_side(grounds: Sequence[Ground], steps: Sequence[int], sides: Sides,
         for lane, (ground, attachment) in enumerate(zip(grounds, attachments, strict=True))
     ]
     with lanes.alone(0):
-        probe = grounds[0].probe(runs[0], sides.held_out, sides.twins, 0)
+        probe = grounds[0].probe(runs[0], sides.held_out, sides.twins, 0, few=sides.few)
+    measure = _Measure(probe, bool(sides.twins))
     still_in = list(range(len(runs)))
     try:
         for step in steps:
@@ -109,9 +78,9 @@ def _side_by_side(grounds: Sequence[Ground], steps: Sequence[int], sides: Sides,
                 still_in.remove(lane)
                 hear(lane, None)
             for lane in tuple(still_in):
-                with lanes.alone(lane), runs[lane].written_weights():
-                    reading = probe.measure(train=bool(sides.twins), drift=False)
-                if not hear(lane, Check(step, reading)):
+                with lanes.alone(lane):
+                    check = measure(runs[lane])
+                if not hear(lane, check):
                     still_in.remove(lane)
             if not still_in:
                 return
@@ -147,24 +116,43 @@ def _takes_a_step(run: Fit, lane: Lanes) -> bool:
 
 def _in_turn(grounds: Sequence[Ground], steps: Sequence[int], sides: Sides, hear: Hear) -> Iterator[Event]:
     yield Phase(PHASE, len(grounds) * steps[-1])
-    probe = None
+    measure = None
     for number, ground in enumerate(grounds):
         attachment = ground.attach()
         run = ground.fit(attachment, sides.inside)
-        probe = probe or ground.probe(run, sides.held_out, sides.twins, 0)
+        measure = measure or _Measure(
+            ground.probe(run, sides.held_out, sides.twins, 0, few=sides.few), bool(sides.twins)
+        )
         try:
             for step in steps:
                 run.last_step = step
                 for event in fit(run) if run.step < step else ():
                     yield Progress(PHASE, number * steps[-1] + event.step, len(grounds) * steps[-1])
-                with run.written_weights():
-                    reading = probe.measure(train=bool(sides.twins), drift=False)
-                if not hear(number, Check(step, reading)):
+                if not hear(number, measure(run)):
                     break
         except DivergedError:
             hear(number, None)
         finally:
             attachment.detach()
+
+
+@dataclass
+class _Measure:
+    """A probe on whichever fit it is given, all of them of one kind."""
+
+    probe: Probe
+    twins: bool
+    start: Check | None = None
+
+    def __call__(self, run: Fit) -> Check:
+        """What the weights that would be written make of it; before the first step what the first fit's did."""
+        if run.step == 0 and self.start is not None:
+            return self.start
+        with run.written_weights():
+            check = Check(run.step, self.probe.measure(train=self.twins, drift=False))
+        if run.step == 0:
+            self.start = check
+        return check
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ def hold(run: assemble.Run, points: Sequence[Recipe]) -> Generator[Event, None, 
         accelerator = assemble.accelerate_for(recipe)
         if any(why_alone(one, accelerator) for one in points):
             raise RecipeError("RC025")
-        ground = yield from compare.prepare(run, accelerator)
+        ground = yield from assemble.prepare(run, accelerator)
         assert run.manifest is not None
         sides, allowed = _sides(dedupe.groups(run.manifest), recipe)
         yield note("GD027", held_out=len(sides.held_out), found=len(run.manifest), points=len(points))
@@ -94,4 +94,4 @@ def _sides(groups: Sequence[split.Group], recipe: Recipe) -> tuple[compare.Sides
         parted = split.Split("hold-out", (tuple(name for part in parts for name in part),), tuple(groups), seed)
     allowed = budget(recipe, len(parted.parts[0]))
     out = parted.parts[0][: allowed.pictures]
-    return compare.Sides(parted.inside(), out, parted.twins()[: len(out)]), allowed
+    return compare.Sides(parted.inside(), out, parted.twins()[: len(out)], allowed.few), allowed

@@ -3,12 +3,13 @@
 Smith (2017, "Cyclical Learning Rates") raises the rate within one run and watches the training loss, of which the
 timestep alone explains 95 % and more in diffusion training; here every rate has a short run of its own from the same
 start, and all are measured on the same draws (`guard.probe`), so that they differ by what was learnt and nothing else.
+Who cannot win any more leaves early.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
 from tsuika.core.config import Recipe
@@ -16,7 +17,7 @@ from tsuika.core.errors import RecipeError
 from tsuika.core.events import Event, Warned, note
 from tsuika.core.messages import percent
 from tsuika.data import dedupe, split
-from tsuika.guard.reading import Check, Estimate, Grid, estimate, halves, jsonable, mean, minus
+from tsuika.guard.reading import ENOUGH_PICTURES, Check, Estimate, Grid, estimate, halves, jsonable, mean, minus
 from tsuika.train import assemble, compare, optim
 
 STEPS: Final = 48  # of each rate
@@ -24,7 +25,9 @@ FACTOR: Final = 10**0.5  # between neighbours
 AROUND: Final = (-2, 3)  # from a tenth of the recipe's rate to thirty times it
 RATIO: Final = 1.5  # of a check's step to the one before
 FIRST_CHECK: Final = 4
-MEASURED: Final = 6  # pictures at most
+MEASURED: Final = 8  # pictures at most; from 4 on at half of the timesteps, as there is more to be had from pictures
+MATTERS: Final = 0.05  # of what is gained: a smaller difference is none, however sure
+WORSE: Final = 0.05  # log ratio to the start; above it, and not falling, a rate is too high
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class Curve:
     spent: tuple[float, ...] = ()  # sum of the learning rates of all steps up to each check
     grids: tuple[Grid, ...] = ()
     diverged: bool = False
+    left: bool = False  # before the last check, though it had not diverged
 
     @property
     def best(self) -> int | None:
@@ -49,11 +53,11 @@ class Curve:
 
     @property
     def turned(self) -> bool:
-        """Whether it has had a minimum: better than the start, and then worse than that by more than the error."""
+        """Whether it has had a minimum: better than the start, and then worse than that by more than a trifle."""
         if self.best is None or self.best == len(self.grids) - 1 or _told(self.grids[self.best]).high >= 0:
             return False
         after = estimate(minus(self.grids[-1], self.grids[self.best]))
-        return after.mean > after.se
+        return after.mean > _trifle(after, self.grids[self.best])
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,9 @@ class RateFound(Event):
     pictures: int  # that were measured
     code: str  # of the message that says what was found
     params: dict[str, object] = field(default_factory=dict)
-    rates: list[dict[str, Any]] = field(default_factory=list)  # rate, diverged, curve: step, mean, low, high, kind
+    rates: list[dict[str, Any]] = field(
+        default_factory=list
+    )  # rate, diverged, left, curve: step, mean, low, high, kind
 
     def words(self, lang: str) -> str:
         """What was found, and what to do."""
@@ -112,9 +118,14 @@ def _told(grid: Grid) -> Estimate:
     return estimate(halves(grid)[1])
 
 
+def _trifle(difference: Estimate, gain: Grid) -> float:
+    """The largest difference that counts for nothing: its standard error, or a small share of what is gained."""
+    return max(difference.se, MATTERS * abs(mean(gain)))
+
+
 def _equal(one: Grid, best: Grid) -> bool:
     worse = estimate(halves(minus(one, best))[1])
-    return worse.mean <= worse.se and _told(one).high < 0
+    return worse.mean <= _trifle(worse, best) and _told(one).high < 0
 
 
 def around(rate: float) -> tuple[float, ...]:
@@ -128,6 +139,32 @@ def checks(steps: int) -> tuple[int, ...]:
     while (before := round(rungs[0] / RATIO)) >= FIRST_CHECK:
         rungs.insert(0, before)
     return (0, *rungs)
+
+
+def too_high(curve: Curve) -> bool:
+    """Whether it is worse than the start and not on its way back; not told before its second check."""
+    last = [mean(grid) for grid in curve.grids[-2:]]
+    return len(last) == 2 and last[1] > WORSE and last[1] >= last[0]
+
+
+def behind(curve: Curve, others: Sequence[Curve], end: float) -> bool:
+    """Whether some other has been where this one will end, and has by now come further than that.
+
+    At rates that are not too high a run's state hangs on the sum of its rates, so a faster one shows what lies ahead.
+
+    Args:
+        curve: with a check at its end.
+        others: all of them; of each counts what it was up to the same step.
+        end: the sum of this one's rates over all of its steps.
+    """
+    for other in others:
+        seen = [i for i, step in enumerate(other.steps) if step <= curve.steps[-1]]
+        there = next((i for i in seen if other.spent[i] >= end), None)
+        if there is not None and there < (last := seen[-1]):
+            further = estimate(minus(other.grids[last], other.grids[there]))
+            if further.mean < -_trifle(further, other.grids[last]) and mean(other.grids[last]) < mean(curve.grids[-1]):
+                return True
+    return False
 
 
 def find(run: assemble.Run, rates: Sequence[float] = (), steps: int = STEPS) -> Iterator[Event]:
@@ -147,24 +184,34 @@ def find(run: assemble.Run, rates: Sequence[float] = (), steps: int = STEPS) -> 
     rates = sorted(set(rates)) or around(recipe.train.learning_rate)
     with assemble.clear_errors(recipe, recipe.data.images):
         accelerator = assemble.accelerate_for(recipe)
-        ground = yield from compare.prepare(run, accelerator)
+        ground = yield from assemble.prepare(run, accelerator)
         assert run.manifest is not None
         groups = dedupe.groups(run.manifest)
         sides = _sides(groups, recipe.train.seed)
         yield _announced(rates, steps, sides, len(groups))
-        tried = [_at(recipe, rate, steps) for rate in rates]
-        found: list[list[Check]] = [[] for _ in rates]
-        diverged: set[int] = set()
+        # From the highest down, so that at each check a rate is heard after those that are ahead of it.
+        tried = [_at(recipe, rate, steps) for rate in reversed(rates)]
+        curves = [Curve(one.train.learning_rate) for one in tried]
+        start: list[Grid] = []
 
         def hear(which: int, check: Check | None) -> bool:
             if check is None or not (check.reading.held_out.finite and check.reading.train.finite):
-                diverged.add(which)
+                curves[which] = replace(curves[which], diverged=True)
                 return False
-            found[which].append(check)
+            grid = check.reading.held_out.mid or check.reading.train.mid
+            if not check.step:
+                start[:] = [grid]
+                return True
+            curves[which] = _longer(curves[which], tried[which], check.step, minus(grid, start[0]))
+            if check.step < steps and (
+                too_high(curves[which]) or behind(curves[which], curves, _spent(tried[which], steps))
+            ):
+                curves[which] = replace(curves[which], left=True)
+                return False
             return True
 
         yield from compare.compare(ground, tried, checks(steps), sides, hear)
-    curves = [_curve(one, heard, i in diverged) for i, (one, heard) in enumerate(zip(tried, found, strict=True))]
+    curves.reverse()
     yield _told_of(recipe, curves, sides, steps)
 
 
@@ -175,7 +222,8 @@ def _sides(groups: Sequence[split.Group], seed: int) -> compare.Sides:
         return compare.Sides(everyone, (), [group[0] for group in groups])
     parts = split.split(groups, seed, folds=len(groups)).parts[: min(MEASURED, len(groups) // 3)]
     out = {name for part in parts for name in part}
-    return compare.Sides([name for name in everyone if name not in out], [part[0] for part in parts])
+    few = len(parts) >= ENOUGH_PICTURES  # below, intervals speak of timesteps, and need them all
+    return compare.Sides([name for name in everyone if name not in out], [part[0] for part in parts], few=few)
 
 
 def _short(rate: float | None) -> str:
@@ -195,14 +243,15 @@ def _at(recipe: Recipe, rate: float, steps: int) -> Recipe:
     return recipe.model_copy(update={"train": recipe.train.model_copy(update=changed)})
 
 
-def _curve(recipe: Recipe, heard: Sequence[Check], diverged: bool) -> Curve:
-    train = recipe.train
-    if not heard:
-        return Curve(train.learning_rate, diverged=diverged)
-    grids = [one.reading.held_out.mid or one.reading.train.mid for one in heard]
-    steps = tuple(one.step for one in heard[1:])
-    spent = tuple(train.learning_rate * sum(optim.rate(train, i) for i in range(step)) for step in steps)
-    return Curve(train.learning_rate, steps, spent, tuple(minus(grid, grids[0]) for grid in grids[1:]), diverged)
+def _longer(curve: Curve, recipe: Recipe, step: int, grid: Grid) -> Curve:
+    """A curve with one check more."""
+    spent = (*curve.spent, _spent(recipe, step))
+    return replace(curve, steps=(*curve.steps, step), spent=spent, grids=(*curve.grids, grid))
+
+
+def _spent(recipe: Recipe, step: int) -> float:
+    """The sum of the learning rates of all steps up to one."""
+    return recipe.train.learning_rate * sum(optim.rate(recipe.train, i) for i in range(step))
 
 
 def _told_of(recipe: Recipe, curves: Sequence[Curve], sides: compare.Sides, steps: int) -> RateFound:
@@ -220,7 +269,17 @@ def _told_of(recipe: Recipe, curves: Sequence[Curve], sides: compare.Sides, step
     rows = []
     for curve in curves:
         points = [{"step": step, **asdict(estimate(grid))} for step, grid in zip(curve.steps, curve.grids, strict=True)]
-        rows.append(jsonable({"rate": curve.rate, "diverged": curve.diverged, "safe": curve.safe, "curve": points}))
+        rows.append(
+            jsonable(
+                {
+                    "rate": curve.rate,
+                    "diverged": curve.diverged,
+                    "left": curve.left,
+                    "safe": curve.safe,
+                    "curve": points,
+                }
+            )
+        )
     measured = sides.held_out or sides.twins
     return RateFound(
         found.rate, found.steps, found.budget, spread, "held-out" if sides.held_out else "training", len(measured),
