@@ -26,6 +26,8 @@ STRONGEST: Final = 0.2  # share of cells, those of the most contrast, that detai
 LEAST_CONTRAST: Final = 3.0  # grey levels (root mean square over these cells): below, there is nothing to measure
 EXPOSURE_PX: Final = 160
 
+CRISP: Final = 0.15  # from here on a picture holds all the detail that its pixels can; dearer measures are not needed
+
 CLIPPED: Final = 252  # of 255, any channel
 WHITE: Final = 250  # all channels
 BLACK: Final = 12  # all channels
@@ -69,9 +71,10 @@ def measure(image: Image.Image) -> Quality:
     sharpness, loss = _detail(small, 2)
     region = _sharpest(grey, loss, scale)
     pixels = np.asarray(region, np.int16)
+    crispness = _detail(region, 1.25)[0]
+    share = _detail_share(region) if crispness < CRISP else 1.0
     return Quality(
-        sharpness, _detail(region, 1.25)[0], _detail_share(region), _repeated(pixels), *_exposure(image),
-        _flat(image), found,
+        sharpness, crispness, share, _repeated(pixels), *_exposure(image), _flat(image), found,
     )  # fmt: skip
 
 
@@ -176,9 +179,9 @@ def _flat(image: Image.Image) -> float:
     width, height = (min(side, REGION_PX) for side in image.size)
     left, top = (image.width - width) // 2, (image.height - height) // 2
     pixels = np.asarray(image.crop((left, top, left + width, top + height)))
-    inner = pixels[1::3, 1:]
+    inner = pixels[1::8, 1:]
     toned = ((inner > BLACK) & (inner < WHITE - 5)).any(2)
-    beside, above = (inner == pixels[1::3, :-1]).all(2), (inner == pixels[:-1:3, 1:][: len(inner)]).all(2)
+    beside, above = (inner == pixels[1::8, :-1]).all(2), (inner == pixels[:-1:8, 1:][: len(inner)]).all(2)
     return max(float((toned & even).sum() / max(toned.sum(), 1)) for even in (beside, above))
 
 
