@@ -235,6 +235,16 @@ def test_the_budget_is_spread_over_the_recipes_own_steps(steps: int, code: str) 
     assert all(told.words(lang) for lang in ("en", "ja"))
 
 
+def test_the_highest_rate_is_told_to_be_that() -> None:
+    """Where it may not be the best there is: it has not turned, so somebody should look above it."""
+    built = config.build({"train": {"steps": 100}})
+    for tried, code in (((1e-4, 1e-3), "GD030"), ((1e-3, 1e30), "GD021")):
+        curves = [replace(straight(min(rate, 1e-3), 1.0), rate=rate, diverged=rate > 1) for rate in tried]
+        told = rates._told_of(built, curves, compare.Sides(("a",), ("b",)), 48)
+        assert told.rate == 1e-3 and told.code == code
+        assert ("0.0032" in told.words("en")) == (code == "GD030")
+
+
 def test_prodigy_is_refused(place: Path) -> None:
     with pytest.raises(RecipeError) as caught:
         list(api.find_rate(recipe(place, **{"train.optimizer": "prodigy"})))

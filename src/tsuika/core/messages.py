@@ -310,6 +310,10 @@ MESSAGES: Final[dict[str, Message]] = {
         ("Cross-validation: {folds} folds of {found} pictures, one after another", "{why} Each fold has half of the pictures and overfits much sooner: the step for all of them is a rough estimate, {times} times theirs.", "Other folds: --folds K; none: --guard off"),
         ("交差検証: {found}枚の画像を{folds}分割し、順番に学習します", "{why}分割ごとに半分の画像だけで学習するため、過学習がかなり早く起こります。全画像でのステップ数は、その約{times}倍という大まかな推定です。", "分割数を変えるには --folds K、交差検証をしないには --guard off"),
     ),
+    "GD030": _m(
+        ("Best of the rates that were tried: {rate} (loss {gain} after {after} steps)", "It is the highest of them, and was not past its best after {steps} steps: a higher one may be better still.", "--set train.learning_rate={rate}; or try higher ones: --rates {higher}"),
+        ("試した中で最良の学習率: {rate}({after}ステップ後のロス{gain})", "試した中で最も高い学習率で、{steps}ステップではまだ改善が続いていました。もっと高い学習率のほうが良いかもしれません。", "--set train.learning_rate={rate} とするか、さらに高い学習率を試してください: --rates {higher}"),
+    ),
     "EV001": _m(
         ("This cannot be opened as an image encoder", "{why}", "Name a CLIP, SigLIP or DINOv2 by its hub id or folder, with weights as .safetensors; e.g. --encoder openai/clip-vit-base-patch32"),
         ("画像エンコーダーとして開けません", "{why}", "CLIP、SigLIP、DINOv2 を、ハブのIDまたはフォルダーで指定してください(重みは .safetensors)。例: --encoder openai/clip-vit-base-patch32"),

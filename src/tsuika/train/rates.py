@@ -261,10 +261,12 @@ def _told_of(recipe: Recipe, curves: Sequence[Curve], sides: compare.Sides, step
     code = "GD022"
     if found.rate is not None and found.gain is not None:
         enough = spread is not None and spread <= found.rate
-        code = "GD021" if spread is None else "GD020" if enough else "GD028"
+        highest = found.rate == curves[-1].rate
+        code = "GD020" if enough else "GD028" if spread is not None else "GD030" if highest else "GD021"
         params |= {
             "rate": _short(found.rate), "gain": percent(found.gain.mean), "after": found.after, "best": found.steps or "?",
             "slower": _short(spread), "run": recipe.train.steps,
+            "higher": ",".join(_short(found.rate * FACTOR**power) for power in range(3)),
         }  # fmt: skip
     rows = []
     for curve in curves:
