@@ -71,4 +71,4 @@ def test_nothing_usable_is_status_3(tmp_path: Path) -> None:
     assert json.loads(out)["usable"] == 0
     status, out = run("check", str(tmp_path), "--fix")
     assert status == 3
-    assert "no usable picture" in out
+    assert "no pictures" in out

@@ -265,7 +265,7 @@ def test_where_a_copy_may_not_go(tmp_path: Path) -> None:
 
 def test_an_empty_folder_and_none_at_all(tmp_path: Path) -> None:
     report = look(tmp_path)
-    assert [finding.code for finding in report.findings] == ["nothing-usable"]
+    assert [finding.code for finding in report.findings] == ["nothing-found"]
     assert report.usable == ()
     assert json.loads(json.dumps(report.to_dict()))["usable"] == 0
     with pytest.raises(PictureError, match="DS001"):

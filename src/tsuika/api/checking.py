@@ -42,7 +42,8 @@ def check(
         base: whose training size and tokenizer are judged by; it is not loaded. A hub id must be on this machine.
         trigger: the trigger word.
         class_word: what kind of thing it is.
-        size_px: another training size than the base's own.
+        size_px: another training size than the base's own. Where no base is named, it stands for a base that is not
+            here: captions are then not judged by anyone's tokenizer.
         recipe: its `data` section and base stand where the arguments above are not given.
         progress: called with what is being done (`pictures`, `compare`), done, of.
         workers: threads; 0: as many as there are cores.
@@ -58,6 +59,8 @@ def check(
     if recipe and base == "embedded":
         base = recipe.base.model
     size, step, tokenize = _facts(base, recipe.base.tokenizer if recipe else "")
+    if base == "embedded" and data.size_px and not data.size_px % STEP_PX and data.size_px > 2 * size:
+        base, step, tokenize = "", STEP_PX, None
     return checks.check(
         folder, data, size_px=size, step_px=step, base=base, tokenize=tokenize, tokenizer=base if tokenize else "",
         progress=progress, workers=workers,

@@ -135,7 +135,7 @@ def check(
     return Report(
         folder=folder, base=base, size_px=size_px,
         pictures=_pictures(manifest, folder, qualities, tokenize),
-        findings=tuple(sorted(findings, key=lambda found: (LEVELS.index(found.level), -len(found.pictures)))),
+        findings=tuple(sorted(findings, key=lambda found: (LEVELS.index(found.level), bool(found.pictures), -len(found.pictures)))),
         duplicates=duplicates, captions=captions, variety=variety,
         sizes=tuple(Size(one.width, one.height, len(one.samples)) for one in buckets),
         large_enough={
@@ -170,7 +170,8 @@ def _name(path: Path, folder: Path) -> str:
 def _nothing(manifest: Manifest) -> list[Finding]:
     if manifest.samples:
         return []
-    return [Finding("nothing-usable", "unusable", (), {"left": len(manifest.quarantined)})]
+    left = len(manifest.quarantined)
+    return [Finding("nothing-usable" if left else "nothing-found", "unusable", (), {"left": left})]
 
 
 def _left_out(manifest: Manifest, folder: Path) -> list[Finding]:

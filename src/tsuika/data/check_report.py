@@ -56,7 +56,7 @@ class Captions:
     without: int  # neither a file nor a trigger or class word to build one from
     different: int  # different captions
     trigger: str
-    with_trigger: int  # before training puts it in front
+    with_trigger: int  # not counting those that training puts it in front of
     tokenizer: str  # whose tokens were counted; empty: nobody's
     longest_tokens: int
     torn: Mapping[str, tuple[str, ...]]  # word -> its pieces

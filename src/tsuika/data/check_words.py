@@ -156,9 +156,13 @@ FAULTS: Final[dict[str, dict[Lang, _Parts]]] = {
         ("the same background", "It stands behind {count} of {different} pictures (told from the colours along the edges) and will be learnt along with the subject", "Add pictures elsewhere, or name the background in the captions; fine for a style"),
         ("背景が同じです", "{different}枚中{count}枚の背景が同じに見えます(端の色から判断)。対象と一緒に学習されます", "別の場所の画像を足すか、キャプションに背景を書いてください。画風の学習なら問題ありません"),
     ),
+    "nothing-found": _f(
+        ("no pictures", "The folder and its subfolders hold no file that looks like a picture", "Put JPEG, PNG or WebP pictures into it, and check its path"),
+        ("画像がありません", "フォルダーにもサブフォルダーにも、画像らしいファイルがありません", "JPEG、PNG、WebPなどの画像を入れ、パスも確認してください"),
+    ),
     "nothing-usable": _f(
-        ("no usable picture", "{left} files were found that look like pictures, and none can be used", "Put JPEG, PNG or WebP pictures into the folder, and check its path"),
-        ("使える画像がありません", "画像らしいファイルは{left}個ありましたが、使えるものがありません", "JPEG、PNG、WebPなどの画像をフォルダーに入れ、パスも確認してください"),
+        ("no usable picture", "None of the {left} files that were found can be used", "See below why; save them again as JPEG or PNG, or find larger ones"),
+        ("使える画像がありません", "見つかった{left}個のファイルは、どれも使えません", "理由は下の表のとおりです。JPEGやPNGで保存し直すか、大きい画像を探してください"),
     ),
 }  # fmt: skip
 

@@ -36,7 +36,7 @@ STRIDE: Final = 0.06
 # From bench/duplicates.py: all of 192 altered copies (crops of 60 %, JPEG at 30, 40 % of the size, brightness 0.6-1.4) are
 # found; first sight gives them 0.86 at least, and but for drawings of 64 px their detail is 0.9 at least. Different
 # photographs reach 0.96 in colours and 0.84 in detail at most (one vase twice before one wall).
-CANDIDATE: Final = 0.75
+CANDIDATE: Final = 0.8
 SAME_COLOURS: Final = 0.9
 SAME_DETAIL: Final = 0.88
 SAME_HUES: Final = (
@@ -49,7 +49,7 @@ FAINT: Final = 2.0  # grey levels: below this deviation a picture is flat and re
 WORTH_ALIGNING: Final = 0.85  # of cells in grey, coarsely aligned; copies reach 0.9 in colours, finely aligned
 # Drawings of one kind are all alike at first sight: in large sets only each picture's nearest are looked at closely.
 MANY: Final = 300
-NEAREST: Final = 8
+NEAREST: Final = 5
 SAME_VECTOR: Final = 0.97  # cosine, where an encoder is asked
 
 
