@@ -29,13 +29,26 @@ COUNTS = (1, 3, 4, 9, 12, 30, 100, 2000)
 def cell(goal: str, pictures: int, method: str, gain: float, behind: float = -5.0, size: int = 1000) -> Cell:
     against = Interval(behind, behind - 2, behind + 2)
     return Cell(
-        goal, pictures, method, 3, Interval(gain, gain - 1, gain + 1), against, "lora", 0.5, 0.9, 0.01, 10.0, 60, size
+        goal,
+        pictures,
+        method,
+        3,
+        Interval(gain, gain - 1, gain + 1),
+        against,
+        "lora",
+        0.5,
+        0.9,
+        0.01,
+        10.0,
+        60,
+        size,
+        18.0,
     )
 
 
 def table(**gains: float) -> Table:
     names = {method.replace("-", "_"): method for method in METHODS}
-    return Table(18, tuple(cell(goal, 16, names[name], gain) for goal in GOALS for name, gain in gains.items()))
+    return Table(tuple(cell(goal, 16, names[name], gain) for goal in GOALS for name, gain in gains.items()))
 
 
 MEASURED = table(lora=40, textual_inversion=10, dreambooth=25, hypernetwork=20)
@@ -136,18 +149,18 @@ def test_the_best_measured_comes_first(bases: dict[str, Base]) -> None:
 
 def test_of_equals_the_smaller_file_comes_first() -> None:
     equal = [cell("object", 16, method, 30, size=10**number) for number, method in enumerate(reversed(METHODS))]
-    assert rules.order(Table(18, tuple(equal)), "object", 16) == list(reversed(METHODS))
+    assert rules.order(Table(tuple(equal)), "object", 16) == list(reversed(METHODS))
 
 
 def test_the_nearest_measured_number_of_pictures_is_asked() -> None:
     whole = [cell("style", count, method, count) for count in (4, 16, 100) for method in METHODS]
-    found = Table(18, (*whole, cell("style", 8, "lora", 90)))  # with 8, not every method was measured
+    found = Table((*whole, cell("style", 8, "lora", 90)))  # with 8, not every method was measured
     nearest = {n: found.row("style", n)["lora"].pictures for n in (1, 7, 9, 30, 50, 5000)}
     assert nearest == {1: 4, 7: 4, 9: 16, 30: 16, 50: 100, 5000: 100}
 
 
 def test_without_measurements_publications_decide(bases: dict[str, Base]) -> None:
-    found = advice(bases["sd1"], found=Table(18))
+    found = advice(bases["sd1"], found=Table())
     assert [option.method for option in found.options] == list(rules.DEFAULT_ORDER[:3])
     assert all(one.strength != "measured" for one in statements(found))
 
@@ -156,7 +169,7 @@ def test_combinations_are_praised_only_where_they_won(bases: dict[str, Base]) ->
     some = Interval(5, 4, 6)
     won = Pair("character LoRA + style LoRA", 3, some, some, some, Interval(4, 2, 6))
     lost = Pair("character LoRA + object LoRA", 3, some, some, some, Interval(-4, -6, -2))
-    told = advice(bases["embedded"], found=Table(18, MEASURED.cells, (won, lost))).combine
+    told = advice(bases["embedded"], found=Table(MEASURED.cells, (won, lost))).combine
     assert [("no better" in one.en) for one in told] == [False, True]
 
 

@@ -67,6 +67,7 @@ class Cell:
     best_s: float
     steps: int
     bytes: int
+    seconds: float  # of training that each method had
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,6 @@ class Pair:
 class Table:
     """Everything that was measured."""
 
-    seconds: float
     cells: tuple[Cell, ...] = ()
     pairs: tuple[Pair, ...] = field(default=())
 
@@ -117,6 +117,7 @@ def read(tables: Mapping[str, Any]) -> Table:
             row["goal"], row["pictures"], row["method"], row["seeds"], _interval(row["gain"]),
             _interval(row["against"]) if "against" in row else None, row.get("against", {}).get("method", ""),
             row["fidelity"], row["adherence"], row["drift"], row["best_s"], row["steps"], row["bytes"],
+            tables["seconds"],
         )
         for row in tables["cells"]
     )  # fmt: skip
@@ -126,7 +127,7 @@ def read(tables: Mapping[str, Any]) -> Table:
         )
         for row in tables["pairs"]
     )
-    return Table(tables["seconds"], cells, pairs)
+    return Table(cells, pairs)
 
 
 @cache

@@ -51,18 +51,18 @@ def _seeds(cell: Cell) -> tuple[str, str]:
     return f"{count} seed{'s' if count > 1 else ''}", f"シード{count}個"
 
 
-def _where(cell: Cell, table_seconds: float) -> tuple[str, str]:
+def _where(cell: Cell) -> tuple[str, str]:
     en, ja = _seeds(cell)
     goal = GOAL_WORDS[cell.goal]
     return (
-        f"{goal[0]}, {cell.pictures} pictures, {table_seconds:.0f} s of training each, {en}",
-        f"{goal[1]}、画像{cell.pictures}枚、学習時間は各{table_seconds:.0f}秒、{ja}",
+        f"{goal[0]}, {cell.pictures} pictures, {cell.seconds:.0f} s of training each, {en}",
+        f"{goal[1]}、画像{cell.pictures}枚、学習時間は各{cell.seconds:.0f}秒、{ja}",
     )
 
 
-def _gain(row: Mapping[str, Cell], method: str, seconds: float) -> Statement:
+def _gain(row: Mapping[str, Cell], method: str) -> Statement:
     cell, best = row[method], max(row.values(), key=lambda one: one.gain.mean)
-    where = _where(cell, seconds)
+    where = _where(cell)
     if cell is best:
         place = "the most of all methods", "全方法の中で最大"
     elif cell.against is not None and not cell.against.is_sure:
@@ -86,12 +86,11 @@ def for_it(
     row: Mapping[str, Cell],
     size: int,
     programs: Sequence[str],
-    seconds: float = 18,
 ) -> tuple[Statement, ...]:
     """What speaks for a method, the strongest evidence first."""
     found: list[Statement] = []
     if method in row and row[method].gain.low > 0:
-        found.append(_gain(row, method, seconds))
+        found.append(_gain(row, method))
         cell, others = row[method], [one for name, one in row.items() if name != method]
         if others and goal != "style" and cell.fidelity > max(one.fidelity for one in others):
             found.append(Statement(
@@ -130,8 +129,8 @@ def against(
     cell = row.get(method)
     if cell is not None and cell.gain.low <= 0:
         found.append(Statement(
-            f"It gained next to nothing: {_range(cell.gain)} [{_where(cell, 18)[0]}].",
-            f"ほとんど改善がありませんでした: {_range_ja(cell.gain)} [{_where(cell, 18)[1]}]。", "measured", BENCH,
+            f"It gained next to nothing: {_range(cell.gain)} [{_where(cell)[0]}].",
+            f"ほとんど改善がありませんでした: {_range_ja(cell.gain)} [{_where(cell)[1]}]。", "measured", BENCH,
         ))  # fmt: skip
     if cell is not None and cell.against is not None and cell.against.high < 0:
         found.append(Statement(

@@ -14,9 +14,9 @@ from typing import Final, NamedTuple
 from tsuika.advise import recipes, sizes
 from tsuika.advise.base import Base
 from tsuika.advise.estimate import Estimate
-from tsuika.advise.evidence import METHODS, RULES, Cell, Goal, Rule, Statement, Strength, Table
+from tsuika.advise.evidence import BENCH, METHODS, RULES, Cell, Goal, Rule, Statement, Strength, Table
 from tsuika.advise.programs import works_in
-from tsuika.advise.reasons import against, combinations, for_it, verdict
+from tsuika.advise.reasons import against, combinations, for_it, title, verdict
 from tsuika.advise.recipes import Candidate, Subject, Thrift
 from tsuika.core.config import Recipe
 from tsuika.core.errors import RecipeError
@@ -218,7 +218,7 @@ def _not_among(method: str, row: dict[str, Cell], best: Option) -> Statement:
     if cell is None or best.cell is None:
         return Statement("Others come first.", "ほかの方法を優先しました。", "folklore")
     return Statement(
-        f"It gained {cell.gain.mean:.0f} % where {best.method} gained {best.cell.gain.mean:.0f} %.",
-        f"改善は{cell.gain.mean:.0f}%で、{best.method}の{best.cell.gain.mean:.0f}%に及びませんでした。", "measured",
-        "bench/methods.py, docs/log.md",
+        f"It gained {cell.gain.mean:.0f} % where {title(best.method, 'en')} gained {best.cell.gain.mean:.0f} %.",
+        f"改善は{cell.gain.mean:.0f}%で、{title(best.method, 'ja')}の{best.cell.gain.mean:.0f}%に及びませんでした。", "measured",
+        BENCH,
     )  # fmt: skip

@@ -126,7 +126,7 @@ def _show(found: Mapping[str, Any]) -> None:
     _list(console, _say("combine"), [(one["strength"], one[screen.language()]) for one in found["combine"]])
     _list(console, _say("rules"), [(one["strength"], one[screen.language()]) for one in found["rules_of_thumb"]])
     left = [
-        (one["why"]["strength"], f"{one['method']}: {one['why'][screen.language()]}")
+        (one["why"]["strength"], f"{one['title'][screen.language()]}: {one['why'][screen.language()]}")
         for one in found["not_recommended"]
     ]
     _list(console, _say("left"), left)
