@@ -30,6 +30,7 @@ CRISP: Final = 0.15  # from here on a picture holds all the detail that its pixe
 
 CLIPPED: Final = 252  # of 255, any channel
 WHITE: Final = 250  # all channels
+COLOURED: Final = 240  # a channel below it beside one at its end: no white, whatever JPEG did
 BLACK: Final = 12  # all channels
 
 SEAMS: Final = 0.3  # of the grid's lines must be seams for pixels to count as repeated
@@ -165,7 +166,7 @@ def _exposure(image: Image.Image) -> tuple[float, float, float, float, float, fl
     pixels = np.asarray(image.resize(size, Image.Resampling.NEAREST))  # means would hide what is clipped
     most, least = pixels.max(2), pixels.min(2)
     clipped = most >= CLIPPED
-    tinted = clipped & (least < WHITE - 2)
+    tinted = clipped & (least < COLOURED)
     grey = pixels @ np.array([0.299, 0.587, 0.114], np.float32)
     brightest, median = np.quantile(grey, (0.99, 0.5))
     return (
