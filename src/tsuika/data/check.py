@@ -45,9 +45,8 @@ ENLARGED_MOST: Final = 0.095
 # Share of pixels with a channel at its end, at least, and above the set's median.
 OVEREXPOSED: Final = 0.18
 OVEREXPOSED_ABOVE: Final = 0.15
-TINTED: Final = (
-    0.025  # of the clipped pixels: too much light clips colours one after the other, a white backdrop all at once
-)
+# Share of the clipped pixels: too much light clips colours one after the other, a white backdrop all at once.
+TINTED: Final = 0.012
 # Grey level of the brightest hundredth, at most, and against the set's median.
 UNDEREXPOSED: Final = 120.0
 UNDEREXPOSED_SHARE: Final = 0.62
