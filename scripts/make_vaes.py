@@ -28,10 +28,14 @@ from tsuika.vae import metrics, roundtrip, tune
 from tsuika.vae.bootstrap import paired
 
 SEED: Final = 20261122
-STEPS: Final = {"texture": 350, "colour": 350}
-BATCH: Final = 16
-CROP_PX: Final = 32
-RATE: Final = 4e-4
+# Texture on crops at a rate that moves much; colour on whole pictures at one that moves little: after 350 steps on crops
+# at 4e-4 its loss on whole pictures was 0.206, against the 0.194 of the base's own.
+STEPS: Final = {"texture": 350, "colour": 180}
+BATCH: Final = {"texture": 16, "colour": 6}
+SIDE_PX: Final = {"texture": 32, "colour": SIZE_PX}
+RATE: Final = {"texture": 4e-4, "colour": 1e-4}
+AVERAGE: Final = {"texture": 0.995, "colour": 0.97}
+CHECK: Final = {"texture": 50, "colour": 30}
 JUDGED, MEASURED = 32, 300  # pictures that choose the step, and those that the figures are of
 WIDE: Final = World(things=(*KNOWN, *strangers()), max_tilt_deg=25, jitter=0.2)
 
@@ -52,12 +56,12 @@ def renders(count: int, *stream: int) -> Tensor:
     return torch.cat(pictures)
 
 
-def crops(step: int) -> Tensor:
-    """What a step trains on: a random part of each of BATCH fresh pictures."""
-    rng = np.random.default_rng([SEED, 4, step])
-    corners = rng.integers(0, SIZE_PX - CROP_PX + 1, (BATCH, 2))
+def crops(name: str, step: int) -> Tensor:
+    """What a step trains on: a random part of each of some fresh pictures."""
+    rng, side, count = np.random.default_rng([SEED, 4, step]), SIDE_PX[name], BATCH[name]
+    corners = rng.integers(0, SIZE_PX - side + 1, (count, 2))
     return torch.stack(
-        [one[:, y : y + CROP_PX, x : x + CROP_PX] for one, (y, x) in zip(renders(BATCH, 2, step), corners, strict=True)]
+        [one[:, y : y + side, x : x + side] for one, (y, x) in zip(renders(count, 2, step), corners, strict=True)]
     )
 
 
@@ -66,11 +70,11 @@ def make(name: tune.Purpose, work: Path, steps: int) -> None:
     vae = api.load("embedded", device="cpu", precision="fp32").vae
     kept = list(renders(JUDGED, 1).split(1))
     settings = tune.Settings(
-        name, steps, BATCH, RATE, average=0.995, check_every=50, patience=7, seed=SEED, half=True
+        name, steps, BATCH[name], RATE[name], AVERAGE[name], CHECK[name], patience=steps, seed=SEED, half=True
     )  # fmt: skip
     began = time.process_time()
     fitted = tune.fit(
-        vae, crops, lambda one: tune.loss_on(one, kept, name), settings,
+        vae, lambda step: crops(name, step), lambda one: tune.loss_on(one, kept, name), settings,
         lambda step, value: print(name, step, f"{value:.5f}", f"{time.process_time() - began:.0f} s", flush=True),
     )  # fmt: skip
     decoder = {f"decoder.{key}": value for key, value in vae.decoder.state_dict().items()}

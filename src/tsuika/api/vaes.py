@@ -83,7 +83,9 @@ def compare_vae(
     hear = _Ear(say)
     hear(Phase("load"))
     place, space = pick_device(device), families.latent_space(base, embedded_path=EMBEDDED)
-    own, *others = (_candidate(space, name, place) for name in dict.fromkeys(("builtin", *vaes)))
+    asked = list(dict.fromkeys(("builtin", *vaes)))
+    labels = _labels(asked)
+    own, *others = (replace(_candidate(space, name, place), name=labels[name]) for name in asked)
     hear(Phase("pictures"))
     size = size_px or space.native_size_px
     manifest = scan.scan(images, Data(min_size_px=_LEAST_PX))
@@ -113,7 +115,8 @@ def compare_vae(
         "page": None,
     }
     if out is not None:
-        page = report.render(compared, pictures, base=base, size_px=size, lang=lang, inline=data_uri)
+        shown = Path(base).name if Path(base).expanduser().exists() else base
+        page = report.render(compared, pictures, base=shown, size_px=size, lang=lang, inline=data_uri)
         write_text(out, page)
         told["page"] = str(out)
     return {**told, "notes": hear.notes}
@@ -301,6 +304,12 @@ class _Ear:
             self._say(event)
 
 
+def _labels(names: Sequence[str]) -> dict[str, str]:
+    """Files and folders without their folders, as long as these names differ; words and hub ids as they are."""
+    short = {name: Path(name).name if Path(name).expanduser().exists() else name for name in names}
+    return short if len(set(short.values())) == len(names) else {name: name for name in names}
+
+
 def _candidate(space: LatentSpace, name: str, device: torch.device) -> Candidate:
     path = Path(name).expanduser()
     scale = None
@@ -308,7 +317,7 @@ def _candidate(space: LatentSpace, name: str, device: torch.device) -> Candidate
         folder = path / "vae" if (path / "vae" / "config.json").is_file() else path
         scale = read_json(folder / "config.json").get("scaling_factor")
     vae = space.load_vae(name, device).requires_grad_(False).eval()
-    return Candidate(name, vae, scale, sha256(path) if path.is_file() else None)
+    return Candidate(name, vae, scale, sha256(path) if path.is_file() else None, source=name)
 
 
 def _prepared(manifest: Manifest, size_px: int, factor: int, hear: Say) -> dict[str, Tensor]:

@@ -34,10 +34,11 @@ _LEAST_TILE_PX: Final = 256  # no program cuts smaller ones
 class Candidate:
     """A VAE to compare: in float32, frozen."""
 
-    name: str
+    name: str  # for people
     vae: nn.Module
     scale: float | None = None  # the latent scale that its own config names
     sha256: str | None = None  # of its file
+    source: str = ""  # as the user named it, where that is longer
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class Result:
     largest_activation: float
     seams: float | None
     sha256: str | None
+    source: str
     findings: list[Warned] = field(default_factory=list)
     against: dict[str, Interval] = field(default_factory=dict)  # differences from the base's own; empty for that one
     pictures: list[NDArray[Any]] = field(default_factory=list)  # (H, W, 3) bytes, what it made of each picture
@@ -222,7 +224,7 @@ def _run(
     result = Result(
         candidate.name, encoder, precision, passed.rows, with_base, compared, passed.encode_s / megapixels,
         passed.decode_s / megapixels, passed.peak_bytes or max(load.memory_bytes for load in loads), largest, seam,
-        candidate.sha256, findings, pictures=passed.pictures,
+        candidate.sha256, candidate.source or candidate.name, findings, pictures=passed.pictures,
     )  # fmt: skip
     return result, passed.latents
 
@@ -331,7 +333,8 @@ def _numbers(one: Interval) -> dict[str, float | None]:
 
 def _told(one: Result) -> dict[str, Any]:
     return {
-        "vae": one.name, "encoder": one.encoder, "sound": one.is_sound, "precision": one.precision, "sha256": one.sha256,
+        "vae": one.name, "source": one.source, "encoder": one.encoder, "sound": one.is_sound,
+        "precision": one.precision, "sha256": one.sha256,
         "findings": [{"code": w.code, "message": w.message, "params": dict(w.params)} for w in one.findings],
         "measures": {name: _numbers(value) for name, value in one.means().items()},
         "against_builtin": {name: _numbers(value) for name, value in one.against.items()},
