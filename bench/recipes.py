@@ -1,6 +1,6 @@
 """What makes a fine-tune quicker: one setting changed at a time, judged by fresh pictures that nobody trains on.
 
-    python bench/recipes.py --out DIR [--only lora] [--seeds 1]     # trains; can be stopped, goes on where it was
+    python bench/recipes.py --out DIR [--only lora] [--like EMA,rank] [--seeds 1]     # trains; can be stopped, goes on where it was
     python bench/recipes.py --out DIR --read                        # the tables
 
 Every variant trains a method on one concept of the embedded world, past its best where the budget allows. At each rung of
@@ -206,6 +206,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", default="", help="methods, with commas")
+    parser.add_argument("--like", default="", help="variants whose names hold one of these, with commas")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--read", action="store_true")
     options = parser.parse_args()
@@ -219,7 +220,8 @@ def main() -> None:
             for number, (name, settings) in enumerate(variants(method, RUNS[method][3])):
                 path = options.out / f"{method}-{number:02d}-{seed}.json"
                 lock = path.with_suffix(".lock")
-                if path.exists() or lock.exists():
+                wanted = any(word in name for word in options.like.split(","))
+                if not wanted or path.exists() or lock.exists():
                     continue
                 lock.write_text(str(os.getpid()), encoding="utf-8")
                 began = time.monotonic()
