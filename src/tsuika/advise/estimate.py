@@ -18,6 +18,7 @@ from tsuika.core.methods import DreamBooth
 from tsuika.data.split import LEAST_TO_HOLD_OUT, LEAST_TO_LEAVE_OUT
 
 GIB: Final = 2**30
+IN_TURN: Final = 3  # trainings, one after another: two folds and the whole, where folds cannot learn side by side
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def trainings(pictures: int, method: str, mode: str) -> int:
         return 1
     if pictures >= LEAST_TO_HOLD_OUT:
         return 2  # without some, then with all
-    return 3 if method == "dreambooth" else pictures + 1
+    return IN_TURN if method == "dreambooth" else pictures + 1
 
 
 MARGIN: Final = 1.2  # on what is counted: workspaces, fragments, norms that are computed in float32
@@ -95,10 +96,10 @@ def memory_gib(base: Base, recipe: Recipe, machine: Machine, pictures: int, step
     trained = sizes.count(sizes.shapes(base, recipe))
     method, train = recipe.method, recipe.train
     lanes = trainings(pictures, method.name, recipe.guard.mode)
-    folds = lanes if lanes > 3 or (lanes == 3 and method.name != "dreambooth") else 1  # side by side
-    each = 4 + 4 + (0 if train.optimizer == "adafactor" else 8) + (4 if train.ema else 0)
-    if isinstance(method, DreamBooth) and method.weights == "bf16":
-        each = 2 + 2 + (0 if train.optimizer == "adafactor" else 8) + (2 if train.ema else 0)
+    folds = lanes if lanes > IN_TURN else 1  # side by side
+    number = 2 if isinstance(method, DreamBooth) and method.weights == "bf16" else 4
+    # Weight and gradient; moments; the average, and the live weights put by while that is looked at.
+    each = 2 * number + (0 if train.optimizer == "adafactor" else 8) + (2 * number if train.ema else 0)
     at_once = min(folds, recipe.guard.lanes or folds) * train.batch_size
     if recipe.data.reg_generate or recipe.data.reg_images:
         at_once *= 2

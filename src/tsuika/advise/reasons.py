@@ -38,12 +38,20 @@ def title(method: str, lang: str) -> str:
     return TITLES[method][lang == "ja"]
 
 
-def _range(found: Interval, sign: str = "") -> str:
-    return f"{found.mean:{sign}.0f} % ({found.low:{sign}.0f} … {found.high:{sign}.0f})"
+def _range(found: Interval) -> str:
+    return f"{found.mean:.0f} % ({found.low:.0f} … {found.high:.0f})"
 
 
-def _range_ja(found: Interval, sign: str = "") -> str:
-    return f"{found.mean:{sign}.0f}%({found.low:{sign}.0f}〜{found.high:{sign}.0f})"
+def _range_ja(found: Interval) -> str:
+    return f"{found.mean:.0f}%({found.low:.0f}〜{found.high:.0f})"
+
+
+def _small(found: Interval) -> tuple[str, str]:
+    """Where a per cent more or less matters; in both languages."""
+    return (
+        f"{found.mean:.1f} % ({found.low:.1f} … {found.high:.1f})",
+        f"{found.mean:.1f}%({found.low:.1f}〜{found.high:.1f})",
+    )
 
 
 def _seeds(cell: Cell) -> tuple[str, str]:
@@ -201,13 +209,13 @@ def combinations(table: Table, goal: str, method: str) -> tuple[Statement, ...]:
             continue
         parts = [_PARTS[part] for part in pair.name.split(" + ")]
         en, ja = " and ".join(part[0] for part in parts), "と".join(part[1] for part in parts)
-        over, over_ja = _range(pair.over_best_alone, "+"), _range_ja(pair.over_best_alone, "+")
+        over, over_ja = _small(pair.over_best_alone)
         if pair.won:
             words = (f"Lay {en} on the base together: {over} less loss than the better one alone.",
                      f"{ja}を重ねて使えます。良いほう単独よりも誤差が{over_ja}減りました。")  # fmt: skip
         else:
-            words = (f"Together, {en} were no better than one alone: {over}.",
-                     f"{ja}を重ねても、単独より良くはなりませんでした: {over_ja}。")  # fmt: skip
+            words = (f"Together, {en} were no better than one alone: {over} less loss.",
+                     f"{ja}を重ねても、単独より良くはなりませんでした(誤差の減少{over_ja})。")  # fmt: skip
         found.append(Statement(*words, "measured", BENCH))
     found += _pivotal(table, goal)
     return tuple(found)
@@ -217,13 +225,13 @@ def _pivotal(table: Table, goal: str) -> list[Statement]:
     cell = next((one for one in table.cells if one.goal == goal and one.method == "textual-inversion + lora"), None)
     if cell is None or cell.against is None:
         return []
-    over, over_ja = _range(cell.against, "+"), _range_ja(cell.against, "+")
+    over, over_ja = _small(cell.against)
     if cell.against.low > 0:
         en = f"{over} less loss than any one method in the same time ({cell.pictures} pictures)."
         ja = f"同じ時間でどの単独の方法よりも誤差が{over_ja}減りました(画像{cell.pictures}枚)。"
     else:
-        en = f"no better than one method alone in the same time: {over} ({cell.pictures} pictures)."
-        ja = f"同じ時間の単独の方法より良くはなりませんでした: {over_ja}(画像{cell.pictures}枚)。"
+        en = f"no better than one method alone in the same time: {over} less loss ({cell.pictures} pictures)."
+        ja = f"同じ時間の単独の方法より良くはなりませんでした(誤差の減少{over_ja}、画像{cell.pictures}枚)。"
     words = (
         f"First a new word, then a LoRA on it (examples/pivotal-1-word.toml): {en}",
         f"先に新しい単語、次にその上でLoRAを学習(examples/pivotal-1-word.toml): {ja}",
