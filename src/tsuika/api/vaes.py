@@ -265,10 +265,10 @@ def tune_vae(
     for name in shown.costs:
         hear(note("VA023", measure=name, **proof.words(shown.changes[name])))
     if not (shown.is_better or keep_anyway):
-        upwards = bool(metrics.MEASURES[shown.measure])
+        name = shown.measure
         raise PictureError(
-            "VA020", proof=len(measured), measure=shown.measure, direction="more" if upwards else "less",
-            direction_ja="大きい" if upwards else "小さい", **proof.words(shown.changes[shown.measure]),
+            "VA020", proof=len(measured), measure=name, before=f"{shown.before[name]:.4g}",
+            after=f"{shown.after[name]:.4g}", **proof.words(shown.changes[name]),
         )  # fmt: skip
     hear(Phase("write"))
     config = {**dict(space.config), **dict(roundtrip.config(start)), "scaling_factor": space.scale}

@@ -96,7 +96,7 @@ MESSAGES: Final[dict[str, Message]] = {
     ),
     "RC026": _m(
         ("Nothing keeps within these limits", "{why}", "Raise --vram-gb or --max-file-mb, or leave --for out."),
-        ("この条件に収まる方法がありません", "{why_ja}", "--vram-gb や --max-file-mb を大きくするか、--for を外してください。"),
+        ("この条件に収まる方法がありません", "{why}", "--vram-gb や --max-file-mb を大きくするか、--for を外してください。"),
     ),
     "DS001": _m(
         ("The picture folder does not exist", "No folder of this name was found.", "Check its path."),
@@ -423,8 +423,8 @@ MESSAGES: Final[dict[str, Message]] = {
         ("{count}枚の画像は、{multiple} pxの倍数になるように端を切りました", "VAEが扱えるのはその大きさだけです。ほかのプログラムでも切るか伸縮されます。", ""),
     ),
     "VA020": _m(
-        ("The tuned decoder is not better than before, so nothing was written", "On {proof} held-out pictures {measure} changed by {mean} ({low} to {high}; {direction} is better).", "Give more or other pictures, another --purpose, or keep the VAE that you have. To have the file anyway: --keep-anyway"),
-        ("調整したデコーダーは元より良くならなかったため、何も書き出しませんでした", "検証用画像{proof}枚で、{measure}の変化は{mean}({low}〜{high}、{direction_ja}ほど良い)です。", "画像を増やすか変える、--purpose を変える、または今のVAEをそのまま使ってください。それでも書き出すには: --keep-anyway"),
+        ("The tuned decoder is not better than before, so nothing was written", "On {proof} held-out pictures {measure} went from {before} to {after} (change: {low} to {high}).", "Give more or other pictures, another --purpose, or keep the VAE that you have. To have the file anyway: --keep-anyway"),
+        ("調整したデコーダーは元より良くならなかったため、何も書き出しませんでした", "検証用画像{proof}枚で、{measure}は{before}から{after}になりました(変化: {low}〜{high})。", "画像を増やすか変える、--purpose を変える、または今のVAEをそのまま使ってください。それでも書き出すには: --keep-anyway"),
     ),
     "VA021": _m(
         ("{found} different pictures are too few to tune a VAE", "At least {needed} are needed: some are held out to choose the step and others to prove the gain.", "Add pictures; copies and crops of one picture count once."),

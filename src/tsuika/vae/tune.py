@@ -29,7 +29,7 @@ PROOF: Final = {"balanced": "psnr", "texture": "texture_error", "colour": "colou
 _WEIGHTS: Final = {  # of local contrast and of colour, beside an L1 of 0.02 to 0.06
     "balanced": (0.02, 0.002),
     "texture": (0.3, 0.002),
-    "colour": (0.0, 0.03),
+    "colour": (0.0, 0.1),
 }
 # Drawn latents are never quite those of a picture; without noise a decoder learns to lean on their last digits.
 _LATENT_NOISE: Final = 0.03  # of the latents' standard deviation
