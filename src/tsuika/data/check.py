@@ -226,10 +226,10 @@ def _of_pixels(samples: Sequence[Sample], qualities: Mapping[str, Quality], size
         for name, one in toned.items()
         if one.clipped >= max(OVEREXPOSED, clipped + OVEREXPOSED_ABOVE) and one.tinted >= TINTED
     )
-    under = tuple(
+    under = tuple(  # of very dark photographs, JPEG leaves even areas, too
         name
-        for name, one in toned.items()
-        if one.brightest <= min(UNDEREXPOSED, UNDEREXPOSED_SHARE * (brightest or 255.0))
+        for name, one in qualities.items()
+        if not drawn and one.brightest <= min(UNDEREXPOSED, UNDEREXPOSED_SHARE * (brightest or 255.0))
     )
     if over:
         share = max(qualities[name].clipped for name in over)
