@@ -88,5 +88,5 @@ def test_one_seed_has_no_diversity_to_speak_of() -> None:
         found.diversity is None
         and found.fidelity is None
         and ruler.scale.real is None
-        and ruler.scale.other_seed is None
+        and ruler.scale.other_prompt is None
     )

@@ -93,7 +93,7 @@ def test_without_an_encoder_there_is_a_table_and_no_plot() -> None:
         return replace(found, fidelity=None, adherence=None, others=None, drift=None)  # type: ignore[type-var]
 
     points = tuple(replace(point, tables=blind(point.tables)) for point in evaluation.points)
-    base, scale = blind(BASE), replace(SCALE, real=None, other_seed=None)
+    base, scale = blind(BASE), replace(SCALE, real=None, other_prompt=None)
     found = judge(base, points, scale)  # type: ignore[arg-type]
     html = section(replace(evaluation, base=base, points=points, scale=scale, verdict=found, encoder=""), shown)  # type: ignore[arg-type]
     assert 'class="dot ' not in html and TEXTS["ja"]["diversity"] in html and TEXTS["en"]["how.encoder.none"] in html

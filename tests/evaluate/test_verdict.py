@@ -14,7 +14,7 @@ from tsuika.evaluate.verdict import COSTS, Point, judge
 from tsuika.evaluate.verdict_words import TEXTS, sentences
 
 PROMPTS, SEEDS = 6, 4
-SCALE = Scale(real=0.9, chance=0.0, other_seed=0.1)
+SCALE = Scale(real=0.9, chance=0.0, other_prompt=0.1)
 
 
 def table(mean: float, seed: int = 0, shape: tuple[int, int] = (PROMPTS, SEEDS), spread: float = 0.02) -> np.ndarray:

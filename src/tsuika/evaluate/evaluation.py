@@ -47,7 +47,7 @@ class Evaluation:
                 group: [one.text for one in self.asked if one.group == group] for group in ("subject", "unrelated", "captions")
             },
             "seeds": list(self.seeds),
-            "scale": {"real": self.scale.real, "chance": self.scale.chance, "other_seed": self.scale.other_seed},
+            "scale": {"real": self.scale.real, "chance": self.scale.chance, "other_prompt": self.scale.other_prompt},
             "base": _measures(self.base),
             "points": [
                 {

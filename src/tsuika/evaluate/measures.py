@@ -52,7 +52,7 @@ class Scale:
 
     real: float | None  # fidelity of training pictures to the others
     chance: float  # adherence of the base's drawings to the other prompts
-    other_seed: float | None  # drift between two seeds of the base: another picture altogether
+    other_prompt: float | None  # drift from one unrelated prompt to another in the base: another picture altogether
 
 
 class Ruler:
@@ -83,7 +83,7 @@ class Ruler:
                 references.append(image)
         self._references = encoder.subjects(references) if encoder else None
         self._scenes = self._of_scenes(base)
-        self.scale = Scale(_real(self._references), self._chance(base), _between_seeds(self._scenes, len(seeds)))
+        self.scale = Scale(_real(self._references), self._chance(base), _between_prompts(self._scenes, len(seeds)))
 
     def measure(self, drawn: Drawn) -> tuple[Tables, list[Pair]]:
         """The measures of drawings, and those that are nearest to a training picture, the nearest first."""
@@ -162,12 +162,12 @@ def _real(references: Vectors | None) -> float | None:
     return float(np.mean([one @ _centre((total - one)[None]) for one in references]))
 
 
-def _between_seeds(scenes: Vectors | None, seeds: int) -> float | None:
-    """How far two seeds of one prompt are apart in the base's drawings, in the mean."""
-    if scenes is None or seeds < 2:
+def _between_prompts(scenes: Vectors | None, seeds: int) -> float | None:
+    """How far the base's drawings of two prompts are apart at one seed, in the mean."""
+    if scenes is None or len(scenes) < 2 * seeds:
         return None
     by_prompt = scenes.reshape(-1, seeds, scenes.shape[1])
-    return float(np.mean([(1 - (one[a] @ one[b])) / 2 for one in by_prompt for a, b in combinations(range(seeds), 2)]))
+    return float(np.mean([((a - b) ** 2).sum(1) / 4 for a, b in combinations(by_prompt, 2)]))
 
 
 def _differences(pictures: Sequence[Image.Image]) -> float:

@@ -94,9 +94,9 @@ def _row(
         if value is None or (name == "drift" and point is None):
             cells.append(("–", "", False))
             continue
-        ends, seed = "", evaluation.scale.other_seed
+        ends, other = "", evaluation.scale.other_prompt
         if name == "drift":
-            ends = f"({100 * value.mean / seed:.0f} %)" if seed else ""
+            ends = f"({100 * value.mean / other:.0f} %)" if other else ""
         elif point is not None:
             ends = _ends(difference(table, getattr(evaluation.base, name)))
         cells.append(

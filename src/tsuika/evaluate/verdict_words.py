@@ -32,7 +32,7 @@ TEXTS: Final[dict[Language, dict[str, str]]] = {
         "diversity": "drawings of one prompt vary less ({before} → {after})",
         "no-copies": " None of {drawings} drawings copies a training picture.",
         "few-copies": " {copies} of {drawings} drawings resemble a training picture; that many may be chance.",
-        "drift": " Prompts that have nothing to do with it change by {share} of what another seed changes.",
+        "drift": " Drawings that have nothing to do with it have moved by {share} of what lies between two prompts.",
         "best.same": " As it is, at strength {strength}, it is the best trade of those tried.",
         "best": " The best trade of those tried is step {step} at strength {strength} ({state}).",
         "best.none": " No kept step and strength can be recommended.",
@@ -59,7 +59,7 @@ TEXTS: Final[dict[Language, dict[str, str]]] = {
         "diversity": "同じプロンプトの絵の多様さが減りました({before} → {after})",
         "no-copies": "描いた{drawings}枚の中に、学習用画像の丸写しはありません。",
         "few-copies": "描いた{drawings}枚のうち{copies}枚が学習用画像に似ていますが、偶然でもありうる数です。",
-        "drift": "関係のないプロンプトの絵の変化は、シードを変えたときの{share}です。",
+        "drift": "関係のないプロンプトの絵の変化は、別のプロンプトの絵との違いの{share}です。",
         "best.same": "試した中では、このファイルの強さ{strength}がいちばんおすすめです。",
         "best": "試した中でいちばんのおすすめは、ステップ{step}・強さ{strength}です({state})。",
         "best.none": "おすすめできるステップと強さはありません。",
@@ -87,10 +87,10 @@ def sentences(evaluation: Evaluation, language: Language) -> str:
         parts.append(f"{row.grade}.costs")
     if row.grade != "copies":
         parts.append("few-copies" if row.copies else "no-copies")
-    drift, seed = main.tables.drift, evaluation.scale.other_seed
-    if drift is not None and seed:
+    drift, other = main.tables.drift, evaluation.scale.other_prompt
+    if drift is not None and other:
         parts.append("drift")
-        numbers["share"] = f"{100 * float(drift.mean()) / seed:.0f} %"
+        numbers["share"] = f"{100 * float(drift.mean()) / other:.0f} %"
     if row.gain is not None:
         best = None if verdict.best is None else evaluation.points[verdict.best]
         parts.append("best.none" if best is None else "best.same" if verdict.best == verdict.main else "best")
