@@ -64,8 +64,10 @@ def summary(folder: Path) -> dict[str, Any]:
         by.items(), key=lambda item: (item[0][0], item[0][1], METHODS.index(item[0][2]))
     ):
         rivals = [
-            theirs for (g, c, m), theirs in by.items() if (g, c) == (goal, count) and m != method and theirs.keys() & seeds.keys()
-        ]  # fmt: skip
+            theirs
+            for (g, c, m), theirs in by.items()
+            if (g, c) == (goal, count) and m in METHODS[:4] and m != method and theirs.keys() & seeds.keys()
+        ]
         mine = list(seeds.values())
         gain = estimate([line for one in mine for line in one["best"]["mid"]])
         row = {

@@ -98,7 +98,7 @@ class Table:
         """Method -> cell at the nearest number of pictures, by ratio, at which every method was measured."""
         by_count: dict[int, dict[str, Cell]] = {}
         for cell in self.cells:
-            if cell.goal == goal:
+            if cell.goal == goal and cell.method in METHODS:
                 by_count.setdefault(cell.pictures, {})[cell.method] = cell
         whole = sorted(count for count, row in by_count.items() if row.keys() >= set(METHODS))
         if not whole:

@@ -248,8 +248,8 @@ def verdict(rule: Rule, table: Table, goal: str, pictures: int) -> Statement:
         "か".join(title(m, "ja") for m in rule.methods),
     ]
     en, ja = f"“{GOAL_WORDS[goal][0]}: {names[0]}”", f"「{GOAL_WORDS[goal][1]}には{names[1]}」"
-    row = {method: cell for method, cell in table.row(goal, pictures).items() if method in TITLES and "+" not in method}
-    if len(row) < 4:
+    row = table.row(goal, pictures)
+    if not row:
         return Statement(f"{en}: not measured here yet.", f"{ja}: まだ測定していません。", "folklore")
     best = max(row.values(), key=lambda cell: cell.gain.mean)
     mine = max((row[method] for method in rule.methods), key=lambda cell: cell.gain.mean)

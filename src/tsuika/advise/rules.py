@@ -63,6 +63,7 @@ class Unfit(NamedTuple):
 
     method: str
     why: Statement
+    short: str = ""  # the same in no language
 
 
 @dataclass(frozen=True)
@@ -77,23 +78,24 @@ class Advice:
     notes: tuple[Statement, ...] = field(default=())
 
 
-def order(table: Table, goal: str, pictures: int) -> list[str]:
+def order(table: Table, goal: str, pictures: int, *, embedded: bool = False) -> list[str]:
     """The methods from the best down, by what was measured; the rest after these, by publications.
 
     Next after the equals come those that are not far, and the one whose pictures were most like the real thing.
     """
-    row = {method: cell for method, cell in table.row(goal, pictures).items() if method in METHODS}
+    row = table.row(goal, pictures)
     best = max((cell.gain.mean for cell in row.values()), default=0.0)
     likest = "" if goal == "style" else max(row, key=lambda method: row[method].fidelity, default="")
 
     def tier(method: str) -> tuple[int, float, int]:
+        missing = -len(works_in(method, embedded=embedded))
         if method not in row:
             return (3, 0.0, DEFAULT_ORDER.index(method))
         cell = row[method]
         lost = best - cell.gain.mean
         even = cell.against is not None and not cell.against.is_sure
         if lost <= NEAR * best or even:
-            return (0, float(cell.bytes), 0)
+            return (0, missing, cell.bytes)
         merit = lost <= FAR * best or (method == likest and cell.gain.low > 0)
         return (1 if merit else 2, lost, 0)
 
@@ -113,7 +115,7 @@ def advise(wish: Wish, base: Base, table: Table, estimate: Estimator, memory: Ca
     options: list[Option] = []
     unfit: list[Unfit] = []
     row = table.row(wish.goal, wish.subject.pictures)
-    ranked = order(table, wish.goal, wish.subject.pictures)
+    ranked = order(table, wish.goal, wish.subject.pictures, embedded=wish.subject.embedded)
     for method in ranked:
         found = _fit(wish, base, method, memory)
         if isinstance(found, Unfit):
@@ -125,9 +127,7 @@ def advise(wish: Wish, base: Base, table: Table, estimate: Estimator, memory: Ca
     if len(options) < 3:  # a smaller result of a method that is there already
         options += _smaller(wish, base, row, options, estimate, memory, 3 - len(options))
     if not options:
-        raise RecipeError(
-            "RC026", why=" ".join(one.why.en for one in unfit), why_ja=" ".join(one.why.ja for one in unfit)
-        )
+        raise RecipeError("RC026", why=", ".join(f"{title(one.method, 'en')}: {one.short}" for one in unfit))
     shown = {option.method for option in options}
     left = [Unfit(m, _not_among(m, row, options[0])) for m in ranked if m not in shown | {one.method for one in unfit}]
     rules = tuple(
@@ -157,7 +157,7 @@ def _fit(
     if wish.program and wish.program not in programs:
         return Unfit(method, Statement(
             f"{wish.program} does not apply its results.", f"{wish.program}では使えません。", "known", "programs' own source",
-        ))  # fmt: skip
+        ), f"✕ {wish.program}")  # fmt: skip
     smallest, least = 0.0, 0.0
     for candidate in _candidates(method, wish.subject.embedded)[start:]:
         size = sizes.file_bytes(base, recipes.recipe_of(wish.subject, candidate))
@@ -172,11 +172,11 @@ def _fit(
         return Unfit(method, Statement(
             f"Its file has {_megabytes(smallest)} MB at least.", f"ファイルが最小でも{_megabytes(smallest)} MBになります。",
             "known", "counted from the base's shapes",
-        ))  # fmt: skip
+        ), f"≥ {_megabytes(smallest)} MB")  # fmt: skip
     return Unfit(method, Statement(
         f"It takes about {least:.1f} GB of memory at least.", f"メモリが少なくとも約{least:.1f} GB必要です。", "known",
         "counted from the base's shapes",
-    ))  # fmt: skip
+    ), f"≥ {least:.1f} GB")  # fmt: skip
 
 
 def _megabytes(size: float) -> str:
