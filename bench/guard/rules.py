@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from curves import Floats, Run, interpolated
 
+from tsuika.core import config
 from tsuika.guard.judge import MIN_SHARE, Judge
 from tsuika.guard.judge import Rule as JudgeRule
 from tsuika.guard.reading import Check, Ratios, Reading
 
 STEP_SCALE = 10  # the bench's runs are a tenth of usual ones; the judge's constants in steps are meant for those
 
-EXPONENT = 1.0  # of n / (n - 1), from a fold's best step to the one for all pictures; `train.course.LONGER`
 
 BACKWARD = {"lora": 2.15, "textual-inversion": 2.08, "dreambooth": 3.0, "hypernetwork": 2.5}  # a step by a forward pass
 
@@ -90,7 +90,6 @@ def heard(run: Run, rule: Rule) -> tuple[Floats, Floats, Floats]:
 
 def afforded(run: Run) -> tuple[int, list[int]]:
     """Pictures of each side in a check, and recorded rungs, as the product's budget for such a run has them."""
-    from tsuika.core import config
     from tsuika.train.course import budget
 
     if "afforded" not in run.memo:
@@ -166,9 +165,17 @@ def _vertex(logs: Floats, values: Floats) -> float:
     return math.exp(inside)
 
 
-def refitted(run: Run, step: float, exponent: float = EXPONENT) -> float:
-    """From the folds' best step to the one for all pictures, at most the budget."""
-    return min(run.steps, step * (run.pictures / run.folds[0].trained_on) ** exponent)
+def growth(method: str) -> float:
+    """The power of (all pictures by a fold's) that the product takes from a fold's best step to that of all pictures."""
+    section = config.method_section(method)
+    assert section is not None
+    return section.growth
+
+
+def refitted(run: Run, step: float, exponent: float | None = None) -> float:
+    """From the folds' best step to the one for all pictures, at most the budget; `exponent` instead of `growth`."""
+    more = run.pictures / np.mean([fold.trained_on for fold in run.folds])
+    return float(min(run.steps, step * more ** (growth(run.method) if exponent is None else exponent)))
 
 
 class Judged(NamedTuple):
@@ -201,7 +208,7 @@ def judged(run: Run, one_lane: bool = False, **settings: Any) -> Judged:
     return Judged(judge.chosen.balanced / STEP_SCALE, now.step / STEP_SCALE, verdict.code, half)
 
 
-def kept(run: Run, exponent: float = EXPONENT, **settings: Any) -> float:
+def kept(run: Run, exponent: float | None = None, **settings: Any) -> float:
     """The step that the guard's whole procedure ends with."""
     return refitted(run, judged(run, **settings).best, exponent)
 

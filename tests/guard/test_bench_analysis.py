@@ -32,7 +32,7 @@ def run_with(analyse: ModuleType, *, best: float, pictures: int = 5, noise: floa
     """
     rng = np.random.default_rng(0)
     steps = np.unique(np.ceil(8 * 1.2 ** np.arange(20)))
-    shrunk = best * ((pictures - 1) / pictures) ** analyse.EXPONENT
+    shrunk = best * ((pictures - 1) / pictures) ** analyse.growth("lora")
 
     def curve(at: float, count: int, columns: int = 6) -> np.ndarray:
         line = -0.2 + 0.1 * np.log(steps / at) ** 2
@@ -88,7 +88,7 @@ def test_other_ways_to_pick_agree_on_a_clean_curve(analyse: ModuleType, pick: st
     other = analyse.play(run, analyse.Rule(columns=analyse.MID, pick=pick)).best
     assert abs(math.log(other / plain)) <= math.log(1.2)
     if pick == "parabola":
-        assert other == pytest.approx(40 * (4 / 5) ** analyse.EXPONENT, rel=1e-6)
+        assert other == pytest.approx(40 * (4 / 5) ** analyse.growth("lora"), rel=1e-6)
 
 
 def test_the_guard_beats_the_end_of_an_overfitted_run(analyse: ModuleType) -> None:
