@@ -16,7 +16,7 @@ TEXTS: Final[dict[Language, dict[str, str]]] = {
     "en": {
         "good": "Better than the base at what you trained: {like}. Nothing else has measurably suffered.",
         "trade": "Better than the base at what you trained: {like}. It costs something: {costs}.",
-        "dear": "It draws what you trained ({like}), but at too high a price: {costs}.",
+        "dear": "It draws what you trained: {like}. But the price is too high: {costs}.",
         "copies": "It copies: {copies} of {drawings} drawings are a training picture again.",
         "copies.like": " Likeness: {like}.",
         "copies.costs": " It also costs: {costs}.",
@@ -43,7 +43,7 @@ TEXTS: Final[dict[Language, dict[str, str]]] = {
     "ja": {
         "good": "学習した対象は、学習前より良く描けます。{like}。ほかに測定で分かる悪化はありません。",
         "trade": "学習した対象は、学習前より良く描けます。{like}。ただし代償もあります: {costs}。",
-        "dear": "学習した対象は描けますが({like})、代償が大きすぎます: {costs}。",
+        "dear": "学習した対象は描けます。{like}。しかし、代償が大きすぎます: {costs}。",
         "copies": "学習用画像を丸写ししています。描いた{drawings}枚のうち{copies}枚が、学習用画像そのままです。",
         "copies.like": "{like}。",
         "copies.costs": "代償もあります: {costs}。",
