@@ -85,7 +85,7 @@ def apart(one_D: Floats, others_ND: Floats) -> Floats:
     distances = [
         np.sqrt(np.square(first - side).sum(2)).mean(1) for side in (second, second[:, [1, 0, 3, 2, 6, 7, 4, 5]])
     ]
-    return np.minimum(*distances)
+    return np.asarray(np.minimum(*distances), np.float32)
 
 
 def spreads(found: Features) -> tuple[float, float, float]:
