@@ -226,12 +226,17 @@ def _pivotal(table: Table, goal: str) -> list[Statement]:
     if cell is None or cell.against is None:
         return []
     over, over_ja = _small(cell.against)
+    of = GOAL_WORDS[goal]
     if cell.against.low > 0:
-        en = f"{over} less loss than any one method in the same time ({cell.pictures} pictures)."
-        ja = f"同じ時間でどの単独の方法よりも誤差が{over_ja}減りました(画像{cell.pictures}枚)。"
+        en = f"{over} less loss than any one method in the same time ({of[0]}, {cell.pictures} pictures)."
+        ja = f"同じ時間でどの単独の方法よりも誤差が{over_ja}減りました({of[1]}、画像{cell.pictures}枚)。"
     else:
-        en = f"no better than one method alone in the same time: {over} less loss ({cell.pictures} pictures)."
-        ja = f"同じ時間の単独の方法より良くはなりませんでした(誤差の減少{over_ja}、画像{cell.pictures}枚)。"
+        en = f"no better than one method alone in the same time: {over} less loss ({of[0]}, {cell.pictures} pictures)."
+        ja = f"同じ時間の単独の方法より良くはなりませんでした(誤差の減少{over_ja}、{of[1]}、画像{cell.pictures}枚)。"
+    likest = max((one.fidelity for one in table.row(goal, cell.pictures).values()), default=1.0)
+    if goal != "style" and cell.fidelity > likest:
+        en += f" But its pictures were most like the real thing ({cell.fidelity:.2f}, one method alone {likest:.2f} at most)."
+        ja += f"ただし、描いた絵は本物に最も似ていました({cell.fidelity:.2f}、単独では最高{likest:.2f})。"
     words = (
         f"First a new word, then a LoRA on it (examples/pivotal-1-word.toml): {en}",
         f"先に新しい単語、次にその上でLoRAを学習(examples/pivotal-1-word.toml): {ja}",
