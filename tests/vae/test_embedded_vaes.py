@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from tsuika import api, families
+from tsuika.api.drawing import Easel
 from tsuika.embedded.world import World, draw
 from tsuika.vae import metrics, roundtrip
 from tsuika.vae.bootstrap import paired
@@ -61,7 +62,7 @@ def test_colours_are_nearer_by_a_little() -> None:
 
 def test_drawings_go_from_one_to_the_other() -> None:
     """The same latents through each decoder; going back gives the base's own picture again, to the bit."""
-    with api.drawing.Easel() as easel:
+    with Easel() as easel:
         pictures = []
         for vae in ("builtin", "builtin:texture", "builtin:colour", "builtin"):
             drawing = api.Drawing("a cat on a red background", vae=vae, steps=2, seed=3, precision="fp32", device="cpu")
