@@ -113,6 +113,8 @@ def _cell(comparison: Comparison, result: Result, name: str) -> dict[str, Any]:
 
 
 def _signed(value: float) -> str:
+    if abs(value) < 5e-4:
+        return "0"
     return f"{value:+.2g}" if math.isfinite(value) else "?"
 
 
