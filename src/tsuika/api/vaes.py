@@ -141,7 +141,7 @@ def bake_vae(base: str, vae: str, out: Path, *, overwrite: bool = False) -> dict
     """
     cpu, space = torch.device("cpu"), families.latent_space(base, embedded_path=EMBEDDED)
     writing.free(out, space.path, overwrite=overwrite, suffix=".safetensors" if space.path.is_file() else "")
-    own, new = _candidate(space, "builtin", cpu), _candidate(space, vae, cpu)
+    own, new = (replace(_candidate(space, name, cpu), name=_labels([name])[name]) for name in ("builtin", vae))
     tensors = new.vae.state_dict()
     facts = {"tsuika.vae": Path(vae).name, "tsuika.vae_hash": common.data_hash(tensors)}
     count = bake.bake(space.path, tensors, space.config, out, facts)

@@ -77,14 +77,14 @@ def misfit(
         best_gain: by what the base's latents must be multiplied for its decoder (`decoder_gain`).
     """
     if encoder == "other" and abs(found.correlation) < _SAME_AXES:
-        return note(OTHER_LATENTS, vae=name, lost=f"{lost_db:.1f}", correlation=f"{found.correlation:.2f}")
+        return note(OTHER_LATENTS, vae=name, lost=f"{max(lost_db, 0.0):.1f}", correlation=f"{found.correlation:.2f}")
     off = max(found.gain, 1 / found.gain) if found.gain > 0 else math.inf
     if encoder == "other" and off > _SCALE:
-        return note(OTHER_SCALE, vae=name, factor=f"{found.gain:.2f}", lost=f"{lost_db:.1f}")
+        return note(OTHER_SCALE, vae=name, factor=f"{found.gain:.2f}", lost=f"{max(lost_db, 0.0):.1f}")
     if best_gain != 1:
-        return note(OTHER_SCALE, vae=name, factor=f"{best_gain:.2f}", lost=f"{lost_db:.1f}")
+        return note(OTHER_SCALE, vae=name, factor=f"{best_gain:.2f}", lost=f"{max(lost_db, 0.0):.1f}")
     if lost_db > _FOREIGN_DB or (encoder == "other" and found.shift > _SHIFT and lost_db > MUCH_DB):
-        return note(OTHER_LATENTS, vae=name, lost=f"{lost_db:.1f}", correlation=f"{found.correlation:.2f}")
+        return note(OTHER_LATENTS, vae=name, lost=f"{max(lost_db, 0.0):.1f}", correlation=f"{found.correlation:.2f}")
     return None
 
 
