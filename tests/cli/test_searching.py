@@ -19,7 +19,8 @@ CURVE = [
     {"step": 8, "mean": -0.05, "se": 0.01, "low": -0.08, "high": -0.02, "kind": "pictures"},
 ]
 RATES = [
-    {"rate": 1e-4, "diverged": False, "safe": True, "curve": CURVE}, {"rate": 1.0, "diverged": True, "safe": False, "curve": []},
+    {"rate": 1e-4, "diverged": False, "left": False, "safe": True, "curve": CURVE},
+    {"rate": 1.0, "diverged": True, "left": False, "safe": False, "curve": []},
 ]  # fmt: skip
 PARAMS = {"rate": "0.0001", "gain": "-4.9 %", "after": 8, "steps": 8, "lowest": "0.0001", "highest": "1"}
 ROW: dict[str, Any] = {

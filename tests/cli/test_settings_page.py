@@ -82,7 +82,7 @@ def test_the_readmes_commands_exist() -> None:
         (command.name or command.callback.__name__).replace("_", "-")
         for command in app.registered_commands
         if command.callback
-    }
+    } | {group.name for group in app.registered_groups}
     shown = {
         word for line in commands(READMES["en"]) for word in re.findall(r"\btsuika (?:--lang \w+ )?([a-z][\w-]*)", line)
     }

@@ -56,3 +56,9 @@ def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(Accelerator, "num_processes", 2)
     with pytest.raises(RecipeError, match="batch_size"):
         accelerate_for(Recipe(train=Train(batch_size=3, device="cpu", precision="fp32")))
+
+
+def test_a_run_may_compute_otherwise_than_the_one_before_it_in_the_same_process() -> None:
+    trains = [Train(device="cpu", precision=precision) for precision in ("fp32", "bf16", "fp32")]
+    modes = [accelerate_for(Recipe(train=train)).mixed_precision for train in trains]
+    assert modes == ["no", "bf16", "no"]

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
 
 from tsuika import families, formats
@@ -69,8 +70,11 @@ def accelerate_for(recipe: Recipe) -> Accelerator:
     """Devices, processes and precision through Accelerate (one process, or as many as `accelerate launch` started)."""
     device = pick_device(recipe.train.device)
     precision = pick_precision(recipe.train.precision, device)
+    mixed = "no" if precision == "fp32" else precision
+    if AcceleratorState._shared_state.get("_mixed_precision", mixed) != mixed:  # of a run in this process that is over
+        AcceleratorState._reset_state()
     accelerator = Accelerator(
-        mixed_precision="no" if precision == "fp32" else precision, cpu=device.type == "cpu",
+        mixed_precision=mixed, cpu=device.type == "cpu",
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=recipe.method.some_unused)],
     )  # fmt: skip
     if recipe.train.batch_size % accelerator.num_processes:
