@@ -29,7 +29,13 @@ class Base(Section):
             "単一ファイルのベースをオフラインで使うときのトークナイザーのフォルダー",
         ),
     ] = ""
-    vae: Annotated[str, Help("VAE: `builtin`, a file or a folder", "VAE: `builtin`、ファイル、フォルダー")] = "builtin"
+    vae: Annotated[
+        str,
+        Help(
+            "VAE: `builtin`, `builtin:NAME`, a file, a folder or a hub id",
+            "VAE: `builtin`、`builtin:名前`、ファイル、フォルダー、ハブのID",
+        ),
+    ] = "builtin"
     artifacts: Annotated[
         tuple[str, ...],
         expert(
@@ -199,7 +205,10 @@ class Train(Section):
     ] = "adamw"
     schedule: Annotated[
         Literal["cosine", "constant", "linear"],
-        expert("Learning-rate schedule after warm-up", "ウォームアップ後の学習率スケジュール"),
+        expert(
+            "Learning-rate schedule after warm-up; where pictures are held out and the guard is on, after the best step",
+            "ウォームアップ後の学習率スケジュール。検証用の画像を分けてガードを使うときは、最良のステップから先",
+        ),
     ] = "cosine"
     warmup: Annotated[float, expert("Warm-up, as a share of the steps", "ウォームアップの割合"), Field(ge=0, lt=1)] = (
         0.05
