@@ -122,6 +122,17 @@ def test_nothing_is_stopped_for_lack_of_gain_before_the_least_number_of_steps() 
         assert all(step >= max(min(150, 0.3 * steps), 0.2 * steps) for step in stops) and stops
 
 
+@pytest.mark.parametrize("falling", [True, False])
+def test_half_of_the_draws_alone_stops_nothing(falling: bool) -> None:
+    """The even timesteps, which choose, stand still from step 100 on."""
+    judge, last = Judge(4000, 1e-4, FREE), ""
+    while (step := judge.next_step()) is not None and last != "stop":
+        even, odd = -0.02 * min(1, step / 100), -1e-5 * (step if falling else min(step, 100))
+        rows = ((even, odd) * 3,) * 4
+        last = judge.hear(Check(step, Reading(Ratios(rows, ()), Ratios(rows, ()), 0.1, 0.5))).kind
+    assert (last == "stop") == (not falling)
+
+
 def test_the_smallest_gain_counts() -> None:
     """No least gain: a threshold of 0.1 pp multiplies the regret (delta is 0)."""
     _, verdicts = run(lambda s: -0.01 - 1e-9 * s, steps=3000)
