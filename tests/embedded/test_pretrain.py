@@ -41,6 +41,7 @@ def _train(work: Path, tokenizer: CLIPTokenizer) -> dict[str, torch.Tensor]:
     return pretrain.train_unet(PLAN, work, vae, tokenizer)
 
 
+@pytest.mark.slow
 def test_after_a_kill_it_goes_on_to_the_same_bits(
     tmp_path: Path, tokenizer: CLIPTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
