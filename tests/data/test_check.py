@@ -281,16 +281,6 @@ def test_every_fault_has_its_words_in_both_languages() -> None:
         assert {part.partition("}")[0] for part in fields[0]} == {part.partition("}")[0] for part in fields[1]}, code
 
 
-@pytest.fixture
-def photos() -> Path:
-    folder = next(
-        (up / "shared" / "data" / "photos" for up in Path(__file__).parents if (up / "shared").is_dir()), None
-    )
-    if folder is None or not folder.is_dir():
-        pytest.skip("needs the photographs")
-    return folder
-
-
 def test_photographs_and_their_faults(photos: Path) -> None:
     """Four of them were padded with black bars by whoever published them; nothing else is barred or doubled."""
     report = check(photos, Data(), size_px=512)

@@ -112,16 +112,6 @@ def test_real_photographs_of_one_subject_stay_apart_and_their_copies_do_not(phot
         assert likeness.same, (number, likeness)
 
 
-@pytest.fixture
-def photos() -> Path:
-    folder = next(
-        (up / "shared" / "data" / "photos" for up in Path(__file__).parents if (up / "shared").is_dir()), None
-    )
-    if folder is None or not folder.is_dir():
-        pytest.skip("needs the photographs")
-    return folder
-
-
 def test_flat_pictures_are_joined_only_with_their_own_copies(tmp_path: Path) -> None:
     images = {name: Image.new("RGB", (64, 64), colour) for name, colour in
               (("red", "red"), ("red again", "red"), ("blue", "blue"))}  # fmt: skip

@@ -107,7 +107,9 @@ def test_pictures_are_held_out_and_then_all_are_trained_on(place: Path, tmp_path
     assert rates == sorted(set(rates), reverse=True)
     assert of(events, Finished)[-1].steps_done == chosen.step
     assert of(events, Judged) and {event.check["step"] for event in of(events, Judged)} <= {e.step for e in before}
-    assert not (tmp_path / "run" / "guard" / "look").exists(), "weights of a look that is over take room"
+    run = assemble.Run(*assemble.reopen(tmp_path / "run"), Path("nowhere"), cache=place / "cache")
+    again = list(assemble.train(run, resume=True))
+    assert of(again, Chosen) == [chosen] and of(again, Finished) == of(events, Finished) and not of(again, Stepped)
     split = json.loads((tmp_path / "run" / "guard" / "split.json").read_text())
     assert set(split["parts"][0]) == out
 

@@ -204,7 +204,6 @@ def _train(run: Run, accelerator: Accelerator, resume: bool) -> Iterator[Event]:
             fitting.attachment.load(result.kept.load(step))
             run.steps_done = step
             yield from _write(run, fitting, len(ground.pictures), f"{name_of(run)}-{name}")
-        guarded.tidy(run.folder)
     fitting.attachment.detach()
     yield Finished(run.stopped_by, result.step)
 

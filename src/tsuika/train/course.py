@@ -28,9 +28,6 @@ CONTROLS: Final = 4  # unrelated prompts, and as many training captions
 PASSES: Final = 8  # of a picture in a check: one for each timestep; or half of them
 STEP_PASSES: Final = 2.5  # what training on a picture takes, in forward passes without gradient
 FOLDS_IN_TURN: Final = 2  # where every fold is a training of its own, by default
-# The best step grows with the number of pictures to this power: as many passes over each picture. bench/guard: 1.5 pp of
-# regret against 2.0 with 0.55, which 18 runs of SD1.5 on 10-270 pictures suggest.
-LONGER: Final = 1.0
 # Steps by all pictures after a hold-out look, by the look's: bench/guard/continued.py; a half is cheaper and not always enough.
 AS_MANY: Final = 1.0
 

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from tsuika.core.events import Chosen, Event, Phase, note
-from tsuika.core.rundir import RunDir
 from tsuika.core.types import Lanes
 from tsuika.guard.judge import Judge, Range, Rule, replay
 from tsuika.guard.reading import Check
@@ -65,11 +64,6 @@ def train(ground: Ground, course: Course, *, resume: bool) -> Events:
         judge = yield from _in_turn(ground, course, resume)
         return (yield from _on_all(ground, course, judge, resume))
     return (yield from _once(ground, course, resume))
-
-
-def tidy(folder: RunDir) -> None:
-    """Remove what only a run that is not finished needs."""
-    shutil.rmtree(folder.guard / "look", ignore_errors=True)
 
 
 def _once(ground: Ground, course: Course, resume: bool) -> Events:
