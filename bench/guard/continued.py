@@ -4,9 +4,8 @@
     python bench/guard/continued.py DIR --out DIR2 --read
 
 DIR is what `collect.py` wrote. For each of its hold-out runs the lane without the held-out pictures is trained to the step
-that the guard chose there; for each run with folds, the lane of all pictures to the step that they chose for it. From the
-weights that would be written there, a new optimizer goes on with all pictures for a share of as many steps: at the same
-rate, or with the rate falling to nothing. The fresh pictures judge it beside the refit that DIR holds already.
+that the guard chose there; for each run with folds, the lane of all pictures to the step that they chose for it. From
+there it goes on with all pictures in each of WAYS. The fresh pictures judge it beside the refit that DIR holds already.
 """
 
 from __future__ import annotations
@@ -14,6 +13,8 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,6 @@ from collect import Bench, Configuration, bank_of, drawn, lanes_of, part_of, rec
 from curves import Run, read
 from rules import judged, refitted
 
-from tsuika.core.config import Recipe
 from tsuika.core.files import write_text
 from tsuika.core.seeds import generator
 from tsuika.data.bank import Bank
@@ -36,8 +36,25 @@ from tsuika.guard.reading import Grid, mean
 from tsuika.methods import METHODS
 from tsuika.train.loop import Fit, conditioner, fit
 
-SHARES = (0.25, 0.5, 1.0)  # of the chosen step, by all pictures
-SCHEDULES = ("constant", "linear")
+
+@dataclass(frozen=True)
+class Way:
+    """How a run goes on."""
+
+    share: float = 1.0  # of the chosen step; 0: as many steps as starting again would take
+    schedule: str = "linear"
+    keeps: bool = (
+        False  # live weights, average and optimizer; else a new optimizer begins at the weights that would be written
+    )
+
+    def steps(self, look: Run, chosen: float) -> int:
+        return max(1, round(self.share * chosen if self.share else refitted(look, chosen)))
+
+
+WAYS = {
+    **{f"{schedule} {share}": Way(share, schedule) for schedule in ("constant", "linear") for share in (0.25, 0.5, 1.0)},
+    "kept 1.0": Way(keeps=True), "linear again": Way(0), "kept again": Way(0, keeps=True),
+}  # fmt: skip
 
 
 def started(done: Run) -> float:
@@ -46,8 +63,8 @@ def started(done: Run) -> float:
     return best if done.kind == "hold-out" else refitted(done, best)
 
 
-def run(bench: Bench, done: Run) -> dict[str, Any]:
-    """The truth at the chosen step, and after each of SHARES by each of SCHEDULES."""
+def run(bench: Bench, done: Run, ways: Sequence[str]) -> dict[str, Any]:
+    """The truth at the chosen step, and after each of the ways."""
     one = Configuration(done.method, done.concept, done.pictures, done.seed)
     chosen = round(started(done))
     recipe = recipe_of(one, chosen, done.rate)
@@ -58,11 +75,11 @@ def run(bench: Bench, done: Run) -> dict[str, Any]:
         bench.model, recipe.method.completed(recipe.data), generator(recipe.train.seed, "init")
     )
 
-    def fitting(recipe: Recipe, bank: Bank, first: int) -> Fit:
-        train = recipe.train
+    def fitting(bank: Bank, schedule: str) -> Fit:
+        train = recipe.train.model_copy(update={"schedule": schedule})
         return Fit(
-            bench.model, attachment, recipe, bench.accelerator,
-            batch=lambda number: bank.batch(first + number, train.batch_size, train.seed),
+            bench.model, attachment, recipe.model_copy(update={"train": train}), bench.accelerator, fall_from=chosen,
+            batch=lambda number: bank.batch(number, train.batch_size, train.seed),
             condition=conditioner(bench.model, attachment, bank.size_px_of),
         )  # fmt: skip
 
@@ -71,7 +88,7 @@ def run(bench: Bench, done: Run) -> dict[str, Any]:
             return truth.measure(train=False, drift=False).held_out.mid
 
     try:
-        look = fitting(recipe, part_of(every, lane.names, recipe), 0)
+        look = fitting(part_of(every, lane.names, recipe), "constant")
         with mock.patch.object(probes, "HIGH", ()):
             truth = Probe(
                 bench.model, attachment, subjects(fresh, key="fresh"), (), controls=(), chunk=collect.CHUNK,
@@ -80,15 +97,21 @@ def run(bench: Bench, done: Run) -> dict[str, Any]:
         for _ in fit(look):
             pass
         found: dict[str, Any] = {"look": measured(look)}
+        state = deepcopy(look.state())
         with look.written_weights():
             weights = {name: value.clone() for name, value in attachment.tensors().items()}
-        for schedule, share in product(SCHEDULES, SHARES):
-            attachment.load(weights)
-            train = recipe.train.model_copy(update={"steps": max(1, round(share * chosen)), "schedule": schedule})
-            more = fitting(recipe.model_copy(update={"train": train}), every, chosen)
+        for name in ways:
+            way = WAYS[name]
+            more = fitting(every, way.schedule)
+            last = chosen + way.steps(done, chosen)
+            if way.keeps:
+                more.restore(deepcopy(state))
+                more.last_step = last
+            else:
+                more.begin_at(chosen, weights, last)
             for _ in fit(more):
                 pass
-            found[f"{schedule} {share}"] = measured(more)
+            found[name] = measured(more)
         return found
     finally:
         attachment.detach()
@@ -105,9 +128,10 @@ def told(runs: Sequence[tuple[Run, dict[str, Any]]]) -> str:
     again = {run: refitted(run, judged(run).best) for run in looks}
     rows = [row("again from the base", [run.regret(again[run]) for run in looks], again.__getitem__)]
     rows.append(row("nothing", [mean(grids["look"]) + run.gain for run, grids in runs], lambda run: 0.0))
-    for schedule, share in product(SCHEDULES, SHARES):
-        regrets = [mean(grids[f"{schedule} {share}"]) + run.gain for run, grids in runs]
-        rows.append(row(f"+ {share:.0%}, {schedule}", regrets, lambda run, share=share: share * started(run)))
+    for name, way in WAYS.items():
+        if all(name in grids for _, grids in runs):
+            regrets = [mean(grids[name]) + run.gain for run, grids in runs]
+            rows.append(row(name, regrets, lambda run, way=way: way.steps(run, started(run))))
     return table(("after the look", "regret, pp", "share of the gain", "worst, pp", "steps by the look's"), rows)
 
 
@@ -116,6 +140,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", default="", help="method/concept/pictures/seed, or the beginning of it")
+    parser.add_argument("--ways", default=",".join(WAYS), help="what is not there yet of these is trained")
     parser.add_argument("--read", action="store_true")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -131,8 +156,10 @@ def main() -> None:
     bench = Bench()
     for one in looked:
         path = options.out / f"{one.name.replace('/', '-')}.json"
-        if one.name.startswith(options.only) and not path.exists() and judged(one).best:
-            write_text(path, json.dumps(run(bench, one)))
+        there = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        missing = [way for way in options.ways.split(",") if way not in there]
+        if one.name.startswith(options.only) and missing and judged(one).best:
+            write_text(path, json.dumps(there | run(bench, one, missing)))
             print(one.name, flush=True)
 
 

@@ -264,6 +264,21 @@ def test_l2_is_what_is_left_after_the_run_whatever_rate_and_steps(schedule: str,
     assert -0.8 - 1e-3 <= left <= -0.8 + slack + 1e-3
 
 
+@pytest.mark.parametrize("schedule", ["cosine", "constant"])
+def test_l2_is_what_is_left_after_both_parts_of_a_guarded_run(schedule: str) -> None:
+    """A look at a steady rate, then as many steps with all pictures."""
+    what = recipe("dreambooth", {"l2": 0.8}, **{"train.schedule": schedule, "train.steps": 300, "train.warmup": 0.1})
+    start = torch.zeros(50)
+    bare = weights(start + 0.1, start)
+    penalties = Penalties(what, bare, two_parts=True)
+    rates = [optim.steady(what.train, step) for step in range(300)]
+    rates += [optim.falling(what.train, step, 300) for step in range(300)]
+    for step, share in enumerate(rates):
+        penalties.apply(step, share, [{"lr": share}])
+    left = (bare.groups[0].params[0].double().mean() / 0.1).log().item()
+    assert -0.8 - 1e-3 <= left <= -0.8 + sum((0.8 * one / sum(rates)) ** 2 for one in rates) / 2 + 1e-3
+
+
 def test_l1_follows_the_rate_of_each_group() -> None:
     fast, slow = (nn.Parameter(torch.full((4,), 0.5)) for _ in range(2))
     updates = [Update("weights", [param], [torch.zeros(4)]) for param in (slow, fast)]  # not in the order of the groups

@@ -51,7 +51,7 @@ class Fit:
 
     def __post_init__(self) -> None:
         self.last_step = self.last_step or self.recipe.train.steps
-        self.penalties = Penalties(self.recipe, self.attachment, steady=self.fall_from is not None)
+        self.penalties = Penalties(self.recipe, self.attachment, two_parts=self.fall_from is not None)
         groups = self.attachment.param_groups()
         self.params = optim.trainable(groups)
         self.alphas_T = alphas_cumprod_T(self.model.scheduler_config).to(self.model.device)

@@ -34,13 +34,13 @@ from tsuika.train.rounding import round_stochastically
 class Penalties:
     """The penalties of a recipe on the updates of an attachment. With all strengths 0 there is nothing to do."""
 
-    def __init__(self, recipe: Recipe, attachment: Attachment, *, steady: bool = False) -> None:
+    def __init__(self, recipe: Recipe, attachment: Attachment, *, two_parts: bool = False) -> None:
         """To be made before anything is trained or restored: what is there now is the start of all updates.
 
         Args:
             recipe: Strengths, and the rates over which L2 is spread.
             attachment: Whose updates are meant.
-            steady: Whether the rates are to be counted without the schedule's fall.
+            two_parts: Whether as many steps again follow the recipe's, and only in these the rate falls.
 
         Raises:
             RecipeError: RC008-RC013, a penalty that means nothing for what is trained.
@@ -52,9 +52,10 @@ class Penalties:
         groups = {id(param): i for i, group in enumerate(attachment.param_groups()) for param in group.params}
         self._updates = [(groups[id(update.params[0])], update) for update in attachment.updates()]
         _check(recipe, {update.kind for _, update in self._updates})
-        self._all_rates = sum(
-            (optim.steady if steady else optim.rate)(recipe.train, step) for step in range(recipe.train.steps)
-        )
+        train = recipe.train
+        self._all_rates = optim.total_rate(train)
+        if two_parts:
+            self._all_rates += sum(optim.steady(train, step) for step in range(train.steps))
 
     @torch.no_grad()
     def apply(self, step: int, share: float, groups: Sequence[Mapping[str, Any]]) -> None:
