@@ -1,7 +1,9 @@
 """The tables of bench/methods, and the file of measurements that `tsuika advise` reads. No torch.
 
-A gain is the drop of the loss on fresh pictures against the base, in per cent of it, at the best of the checks; intervals of
-95 % are over fresh pictures of all seeds, paired where two methods are compared. They say nothing about other concepts.
+A gain is the drop of the loss on fresh pictures against the base, in per cent of it, at the best of the checks. A seed stands for
+other training pictures, other fresh ones and another start. Intervals of 95 % are over seeds, paired where two methods are
+compared; three seeds alone say little about their variance, so it is pooled over the goals and numbers of pictures of a method.
+They say nothing about other concepts.
 """
 
 from __future__ import annotations
@@ -9,15 +11,14 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from tsuika.core.files import write_text
-from tsuika.guard.reading import Estimate, Grid, estimate, minus
+from tsuika.guard.reading import Grid, estimate, minus, t95
 
-SIDES = ("first", "second", "both")
 METHODS = ("lora", "textual-inversion", "dreambooth", "hypernetwork", "textual-inversion + lora")
 Cell = dict[str, Any]
 
@@ -49,8 +50,28 @@ def percent(log_ratio: float) -> float:
     return round(100 * (1 - math.exp(log_ratio)), 2)
 
 
-def told(found: Estimate) -> dict[str, float]:
-    return {"mean": percent(found.mean), "low": percent(found.high), "high": percent(found.low)}
+def told(mean: float, half: float) -> dict[str, float]:
+    return {"mean": percent(mean), "low": percent(mean + half), "high": percent(mean - half)}
+
+
+BySeed = dict[int, Grid]
+
+
+class Spread:
+    """Means over seeds with their intervals, from what seeds differ by in all rows of a kind."""
+
+    def __init__(self, rows: Iterable[BySeed]) -> None:
+        several = [[value(grid) for grid in row.values()] for row in rows if len(row) > 1]
+        self._freedom = sum(len(values) - 1 for values in several)
+        squares = sum((one - fmean(values)) ** 2 for values in several for one in values)
+        self._variance = squares / max(1, self._freedom)
+
+    def told(self, row: BySeed) -> dict[str, float]:
+        """With one seed everywhere, the interval is over its fresh pictures."""
+        if not self._freedom:
+            found = estimate([line for grid in row.values() for line in grid])
+            return told(found.mean, found.high - found.mean)
+        return told(fmean(map(value, row.values())), t95(self._freedom) * math.sqrt(self._variance / len(row)))
 
 
 def summary(folder: Path) -> dict[str, Any]:
@@ -59,19 +80,16 @@ def summary(folder: Path) -> dict[str, Any]:
     by: dict[tuple[str, int, str], dict[int, Cell]] = defaultdict(dict)
     for one in cells:
         by[one["goal"], one["pictures"], one["method"]][one["seed"]] = one
+    gains = {key: {seed: one["best"]["mid"] for seed, one in seeds.items()} for key, seeds in by.items()}
+    against = {key: rival for key in gains if (rival := _against(key, gains))}
+    spread = {method: Spread(row for key, row in gains.items() if key[2] == method) for method in METHODS}
+    apart = {method: Spread(row for key, (_, row) in against.items() if key[2] == method) for method in METHODS}
     rows = []
-    for (goal, count, method), seeds in sorted(
-        by.items(), key=lambda item: (item[0][0], item[0][1], METHODS.index(item[0][2]))
-    ):
-        rivals = [
-            theirs
-            for (g, c, m), theirs in by.items()
-            if (g, c) == (goal, count) and m in METHODS[:4] and m != method and theirs.keys() & seeds.keys()
-        ]
+    for key, seeds in sorted(by.items(), key=lambda item: (item[0][0], item[0][1], METHODS.index(item[0][2]))):
+        goal, count, method = key
         mine = list(seeds.values())
-        gain = estimate([line for one in mine for line in one["best"]["mid"]])
         row = {
-            "goal": goal, "pictures": count, "method": method, "seeds": len(mine), "gain": told(gain),
+            "goal": goal, "pictures": count, "method": method, "seeds": len(mine), "gain": spread[method].told(gains[key]),
             "by_seed": [percent(value(one["best"]["mid"])) for one in mine],
             "early": percent(fmean(value(one["rows"][1]["mid"]) for one in mine)),
             "end": percent(fmean(value(one["rows"][-1]["mid"]) for one in mine)),
@@ -81,50 +99,68 @@ def summary(folder: Path) -> dict[str, Any]:
             "adherence": round(fmean(one["scores"]["adherence"] for one in mine), 3),
             "drift": round(fmean(one["best"]["drift"] for one in mine), 4), "bytes": round(fmean(one["bytes"] for one in mine)),
         }  # fmt: skip
-        if rivals:
-            best = min(rivals, key=lambda theirs: fmean(value(one["best"]["mid"]) for one in theirs.values()))
-            row["against"] = {"method": next(iter(best.values()))["method"], **paired(seeds, best)}
+        if key in against:
+            rival, gaps = against[key]
+            row["against"] = {"method": rival, **apart[method].told(gaps)}
         rows.append(row)
     return {
         "what": "bench/methods.py on the embedded base: drop of the loss on fresh pictures, per cent, best of six checks",
         "seconds": round(min((one["rows"][-1]["seconds"] for one in cells), default=0)),
         "cells": rows,
-        "pairs": [pair_row(name, pairs) for name in dict.fromkeys(pair["pair"] for pair in pairs)],
+        "pairs": pair_rows(pairs),
     }  # fmt: skip
 
 
-def paired(mine: dict[int, Cell], theirs: dict[int, Cell]) -> dict[str, float]:
-    """How much smaller my loss is than theirs, in per cent, on the same fresh pictures."""
-    common = sorted(mine.keys() & theirs.keys())
-    gaps = [line for seed in common for line in minus(mine[seed]["best"]["mid"], theirs[seed]["best"]["mid"])]
-    return told(estimate(gaps))
+def _against(key: tuple[str, int, str], gains: Mapping[tuple[str, int, str], BySeed]) -> tuple[str, BySeed] | None:
+    """The best of the other methods, and how much smaller this one's loss is on the same fresh pictures."""
+    mine = gains[key]
+    rivals = {
+        other[2]: row
+        for other, row in gains.items()
+        if other[:2] == key[:2] and other[2] in METHODS[:4] and other != key and row.keys() & mine.keys()
+    }
+    if not rivals:
+        return None
+    best = min(rivals, key=lambda method: fmean(map(value, rivals[method].values())))
+    return best, {seed: minus(mine[seed], rivals[best][seed]) for seed in sorted(mine.keys() & rivals[best].keys())}
 
 
-def pair_row(name: str, pairs: Sequence[Cell]) -> dict[str, Any]:
+SIDES = {"first": (1, 0), "second": (0, 1), "both": (1, 1)}  # which strengths are above zero
+
+
+def pair_rows(pairs: Sequence[Cell]) -> list[Cell]:
     """Strengths are chosen on every other fresh picture, and told by the rest."""
-    ones = [pair for pair in pairs if pair["pair"] == name]
-    sides = {"first": (1, 0), "second": (0, 1), "both": (1, 1)}  # which are above zero
 
-    def rows(one: Cell, side: tuple[int, int]) -> list[Cell]:
-        return [row for row in one["rows"] if tuple(int(strength > 0) for strength in row["strengths"]) == side]
+    def rows(one: Cell, side: str) -> list[Cell]:
+        return [row for row in one["rows"] if tuple(int(strength > 0) for strength in row["strengths"]) == SIDES[side]]
 
-    def best(one: Cell, *wanted: tuple[int, int]) -> Cell:
-        return min((row for side in wanted for row in rows(one, side)), key=lambda row: value(row["mid"][0::2]))
+    def best(one: Cell, *sides: str) -> Cell:
+        return min((row for side in sides for row in rows(one, side)), key=lambda row: value(row["mid"][0::2]))
 
-    picked = {side: [best(one, zeros) for one in ones] for side, zeros in sides.items()}
-    alone = [best(one, sides["first"], sides["second"]) for one in ones]
-    gaps = [
-        line
-        for both, single in zip(picked["both"], alone, strict=True)
-        for line in minus(tuple(both["mid"][1::2]), tuple(single["mid"][1::2]))
-    ]
-    row: dict[str, Any] = {"name": name, "seeds": len(ones), "over_best_alone": told(estimate(gaps))}
-    for side, chosen in picked.items():
-        row[side] = told(estimate([line for one in chosen for line in one["mid"][1::2]]))
-        row[f"{side}_strengths"] = chosen[0]["strengths"]
-        full = [next(r for r in rows(one, sides[side]) if set(r["strengths"]) <= {0.0, 1.0}) for one in ones]
-        row[f"{side}_fidelity"] = round(fmean(one["scores"]["fidelity"] for one in full), 3)
-    return row
+    def rest(row: Cell) -> Grid:
+        return tuple(row["mid"][1::2])
+
+    by_name: dict[str, dict[int, Cell]] = defaultdict(dict)
+    for pair in pairs:
+        by_name[pair["pair"]][pair["seed"]] = pair
+    sides = {
+        side: {name: {seed: rest(best(one, side)) for seed, one in ones.items()} for name, ones in by_name.items()}
+        for side in SIDES
+    }
+    over = {
+        name: {seed: minus(sides["both"][name][seed], rest(best(one, "first", "second"))) for seed, one in ones.items()}
+        for name, ones in by_name.items()
+    }
+    found = []
+    for name, ones in by_name.items():
+        row = {"name": name, "seeds": len(ones), "over_best_alone": Spread(over.values()).told(over[name])}
+        for side, gains in sides.items():
+            full = [next(r for r in rows(one, side) if set(r["strengths"]) <= {0.0, 1.0}) for one in ones.values()]
+            row[side] = Spread(gains.values()).told(gains[name])
+            row[f"{side}_strengths"] = [best(one, side)["strengths"] for one in ones.values()]
+            row[f"{side}_fidelity"] = round(fmean(one["scores"]["fidelity"] for one in full), 3)
+        found.append(row)
+    return found
 
 
 def read(folder: Path, write: Path | None) -> None:
