@@ -37,7 +37,7 @@ def gains(row: dict[str, Cell], lang: str) -> str:
     parts = []
     for cell in ordered:
         text = f"{reasons.title(cell.method, lang)} {cell.gain.mean:.0f} ({cell.gain.low:.0f} … {cell.gain.high:.0f})"
-        even = cell.against is not None and not cell.against.is_sure
+        even = cell.against is not None and not cell.against.sign
         parts.append(f"**{text}**" if cell is ordered[0] or even else text)
     return ", ".join(parts) or "–"
 

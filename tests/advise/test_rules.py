@@ -14,13 +14,14 @@ import tomlkit
 from tsuika.advise import estimate, evidence, recipes, rules
 from tsuika.advise.base import Base, look
 from tsuika.advise.estimate import Estimate, Machine
-from tsuika.advise.evidence import GOALS, METHODS, Cell, Interval, Pair, Statement, Table
+from tsuika.advise.evidence import GOALS, METHODS, Cell, Pair, Statement, Table
 from tsuika.advise.recipes import Subject
 from tsuika.advise.rules import Advice, Wish
 from tsuika.api import EMBEDDED
 from tsuika.core import config
 from tsuika.core.config import Recipe
 from tsuika.core.errors import RecipeError
+from tsuika.core.intervals import Interval
 
 GPU = Machine("cuda", "a GPU", "bf16", 24.0, 5e13)
 COUNTS = (1, 3, 4, 9, 12, 30, 100, 2000)

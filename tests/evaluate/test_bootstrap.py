@@ -14,12 +14,12 @@ def test_no_difference_has_no_width() -> None:
     table = RNG.normal(size=(6, 4))
     same = interval(table - table)
     assert same is not None and (same.mean, same.low, same.high) == (0, 0, 0)
-    assert not same.above and not same.below
+    assert same.sign == 0
 
 
 def test_one_picture_has_no_interval_and_none_has_nothing() -> None:
     one = interval(np.array([[0.3]]))
-    assert one is not None and one.mean == 0.3 and one.low is None and one.high is None and not one.above
+    assert one is not None and one.mean == 0.3 and not one.is_bounded and one.sign == 0
     assert interval(np.full((2, 3), np.nan)) is None
 
 
@@ -27,15 +27,15 @@ def test_the_width_is_that_of_the_mean_of_clusters() -> None:
     """Prompts that differ, seeds that do not: the standard error is the prompts' spread over the root of their number."""
     for count in (8, 30):
         prompts = RNG.normal(size=(count, 1))
-        found = interval(np.repeat(prompts, 4, axis=1))
-        assert found is not None and found.error == pytest.approx(prompts.std() / np.sqrt(count), rel=0.06)
+        draws = resampled(np.repeat(prompts, 4, axis=1))
+        assert draws.std() == pytest.approx(prompts.std() / np.sqrt(count), rel=0.06)
 
 
 def test_seeds_that_all_prompts_share_count_as_few() -> None:
     """What varies by seed alone has as many independent values as there are seeds, however many prompts are drawn."""
     seeds = RNG.normal(size=(1, 5))
-    found = interval(np.repeat(seeds, 40, axis=0))
-    assert found is not None and found.error == pytest.approx(seeds.std() / np.sqrt(5), rel=0.06)
+    draws = resampled(np.repeat(seeds, 40, axis=0))
+    assert draws.std() == pytest.approx(seeds.std() / np.sqrt(5), rel=0.06)
 
 
 def test_it_holds_the_truth_about_as_often_as_it_says() -> None:

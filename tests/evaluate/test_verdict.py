@@ -136,7 +136,7 @@ def test_steps_are_compared_at_equal_likeness() -> None:
     assert found is not None and found.fidelity == pytest.approx(0.5)
     assert [(name, step) for name, step, _ in found.states] == [("early", 60), ("mascot", 240)]
     assert [value.mean for _, _, value in found.states] == pytest.approx([0.8, 0.6])
-    assert found.lead.mean == pytest.approx(0.2) and found.lead.above
+    assert found.lead.mean == pytest.approx(0.2) and found.lead.sign > 0
     assert "step 60 follows prompts better than step 240" in sentences(told([*late, *early]), "en")
     alike = told([*early, *(replace(one, step=240, state="late") for one in early)]).verdict.matched
     assert alike is not None and (alike.lead.mean, alike.lead.low, alike.lead.high) == (0, 0, 0)

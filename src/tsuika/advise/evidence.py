@@ -12,6 +12,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, Final, Literal
 
+from tsuika.core.intervals import Interval
+
 Strength = Literal[
     "measured", "published", "folklore", "known"
 ]  # known: follows from the program itself, as a file's size
@@ -37,22 +39,9 @@ class Statement:
 
 
 @dataclass(frozen=True)
-class Interval:
-    """95 % over fresh pictures."""
-
-    mean: float
-    low: float
-    high: float
-
-    @property
-    def is_sure(self) -> bool:
-        """Whether it leaves out zero."""
-        return self.low > 0 or self.high < 0
-
-
-@dataclass(frozen=True)
 class Cell:
-    """A method on a goal with so many pictures, as bench/methods measured it. Gains are per cent of the base's loss."""
+    """A method on a goal with so many pictures, as bench/methods measured it. Gains are per cent of the base's loss, intervals
+    95 % over seeds."""
 
     goal: str
     pictures: int
@@ -84,7 +73,7 @@ class Pair:
     @property
     def won(self) -> bool:
         """Whether both together are surely better than either alone."""
-        return self.over_best_alone.low > 0
+        return self.over_best_alone.sign > 0
 
 
 @dataclass(frozen=True)

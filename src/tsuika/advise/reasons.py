@@ -11,7 +11,6 @@ from tsuika.advise.evidence import (
     PUBLISHED_AGAINST,
     PUBLISHED_FOR,
     Cell,
-    Interval,
     Rule,
     Statement,
     Table,
@@ -19,6 +18,7 @@ from tsuika.advise.evidence import (
     wanted,
 )
 from tsuika.advise.recipes import Subject, Thrift
+from tsuika.core.intervals import Interval
 
 TITLES: Final = {
     "lora": ("LoRA", "LoRA"), "textual-inversion": ("Textual Inversion", "Textual Inversion"),
@@ -73,7 +73,7 @@ def _gain(row: Mapping[str, Cell], method: str) -> Statement:
     where = _where(cell)
     if cell is best:
         place = "the most of all methods", "全方法の中で最大"
-    elif cell.against is not None and not cell.against.is_sure:
+    elif cell.against is not None and not cell.against.sign:
         place = (
             f"no less than {title(best.method, 'en')}, within the error",
             f"{title(best.method, 'ja')}と誤差の範囲で同等",
@@ -97,7 +97,7 @@ def for_it(
 ) -> tuple[Statement, ...]:
     """What speaks for a method, the strongest evidence first."""
     found: list[Statement] = []
-    if method in row and row[method].gain.low > 0:
+    if method in row and row[method].gain.sign > 0:
         found.append(_gain(row, method))
         cell, others = row[method], [one for name, one in row.items() if name != method]
         if others and goal != "style" and cell.fidelity > max(one.fidelity for one in others):
@@ -135,7 +135,7 @@ def against(
     """What speaks against it."""
     found: list[Statement] = []
     cell = row.get(method)
-    if cell is not None and cell.gain.low <= 0:
+    if cell is not None and cell.gain.sign <= 0:
         found.append(Statement(
             f"It gained next to nothing: {_range(cell.gain)} [{_where(cell)[0]}].",
             f"ほとんど改善がありませんでした: {_range_ja(cell.gain)} [{_where(cell)[1]}]。", "measured", BENCH,
@@ -227,7 +227,7 @@ def _pivotal(table: Table, goal: str) -> list[Statement]:
         return []
     over, over_ja = _small(cell.against)
     of = GOAL_WORDS[goal]
-    if cell.against.low > 0:
+    if cell.against.sign > 0:
         en = f"{over} less loss than any one method in the same time ({of[0]}, {cell.pictures} pictures)."
         ja = f"同じ時間でどの単独の方法よりも誤差が{over_ja}減りました({of[1]}、画像{cell.pictures}枚)。"
     else:
@@ -258,7 +258,7 @@ def verdict(rule: Rule, table: Table, goal: str, pictures: int) -> Statement:
         return Statement(f"{en}: not measured here yet.", f"{ja}: まだ測定していません。", "folklore")
     best = max(row.values(), key=lambda cell: cell.gain.mean)
     mine = max((row[method] for method in rule.methods), key=lambda cell: cell.gain.mean)
-    held = mine is best or (mine.against is not None and not mine.against.is_sure)
+    held = mine is best or (mine.against is not None and not mine.against.sign)
     gains = f"{title(mine.method, 'en')} {mine.gain.mean:.0f} %, {title(best.method, 'en')} {best.gain.mean:.0f} %"
     gains_ja = f"{title(mine.method, 'ja')} {mine.gain.mean:.0f}%、{title(best.method, 'ja')} {best.gain.mean:.0f}%"
     if mine is best:

@@ -93,10 +93,10 @@ def order(table: Table, goal: str, pictures: int, *, embedded: bool = False) -> 
             return (3, 0.0, DEFAULT_ORDER.index(method))
         cell = row[method]
         lost = best - cell.gain.mean
-        even = cell.against is not None and not cell.against.is_sure
+        even = cell.against is not None and not cell.against.sign
         if lost <= NEAR * best or even:
             return (0, missing, cell.bytes)
-        merit = lost <= FAR * best or (method == likest and cell.gain.low > 0)
+        merit = lost <= FAR * best or (method == likest and cell.gain.sign > 0)
         return (1 if merit else 2, lost, 0)
 
     return sorted(METHODS, key=tier)

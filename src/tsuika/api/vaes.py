@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from tsuika.api.models import EMBEDDED
 from tsuika.core.errors import DivergedError, FormatError, PictureError, RecipeError
 from tsuika.core.events import Event, Phase, Progress, Warned, note
 from tsuika.core.files import sha256, write_text
+from tsuika.core.intervals import finite
 from tsuika.core.sections import Data
 from tsuika.core.seeds import generator
 from tsuika.core.types import Artifact
@@ -282,8 +282,7 @@ def tune_vae(
         "learning_rate": settings.learning_rate,
         "pictures": {name: len(getattr(parts, name)) for name in ("train", "choose", "prove")},
         "measures": {
-            name: {"before": shown.before[name], "after": shown.after[name],
-                   "change": {key: value if math.isfinite(value) else None for key, value in vars(change).items()}}
+            name: {"before": finite(shown.before[name]), "after": finite(shown.after[name]), "change": change.as_dict()}
             for name, change in shown.changes.items()
         },
         "sha256": done["sha256"], "notes": hear.notes,

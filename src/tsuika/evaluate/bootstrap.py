@@ -9,37 +9,16 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tsuika.core.intervals import Interval
+
 Table = NDArray[np.float64]  # prompts x seeds; a prompt that was not measured is a row of nan
 DRAWS: Final = 2000
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean with its 95 % interval; the ends are None where there is only one picture."""
-
-    mean: float
-    low: float | None = None
-    high: float | None = None
-    error: float | None = None  # standard error
-
-    @property
-    def above(self) -> bool:
-        """Whether all of it lies above 0."""
-        return self.low is not None and self.low > 0
-
-    @property
-    def below(self) -> bool:
-        return self.high is not None and self.high < 0
-
-    def as_dict(self) -> dict[str, Any]:
-        return {"mean": self.mean, "low": self.low, "high": self.high}
 
 
 @cache
@@ -66,12 +45,12 @@ def interval(table: Table) -> Interval | None:
 
 
 def around(value: float, draws: NDArray[np.float64], *, alone: bool = False) -> Interval:
-    """A statistic with the interval that its resamples span."""
+    """A statistic with the 95 % interval that its resamples span; unbounded where it is `alone`, of one picture."""
     draws = draws[~np.isnan(draws)]
     if alone or not draws.size:
         return Interval(value)
     low, high = np.percentile(draws, (2.5, 97.5))
-    return Interval(value, float(low), float(high), float(draws.std()))
+    return Interval(value, float(low), float(high))
 
 
 def at_level(path_x: Sequence[Any], path_y: Sequence[Any], level: float) -> NDArray[np.float64]:

@@ -13,7 +13,8 @@ from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 from PIL import Image
 
-from tsuika.evaluate.bootstrap import Interval, Table, interval
+from tsuika.core.intervals import Interval
+from tsuika.evaluate.bootstrap import Table, interval
 from tsuika.evaluate.chart import nice_ticks
 from tsuika.evaluate.evaluation import MEASURES, Evaluation
 from tsuika.evaluate.evaluation_texts import TEXTS
@@ -114,7 +115,7 @@ def _row(
 
 
 def _ends(change: Interval | None) -> str:
-    if change is None or change.low is None or change.high is None:
+    if change is None or not change.is_bounded:
         return ""
     return f"{signed(change.low)} … {signed(change.high)}"
 
@@ -163,8 +164,8 @@ def _plot(evaluation: Evaluation, tones: Mapping[str, int]) -> Plot | None:
     dots = []
     for tone, label, best, x, y in spots:
         (left, right), (low, high) = _span(x), _span(y)
-        bar_x = (at(left, across), round(at(right, across) - at(left, across), 2)) if x.low is not None else None
-        bar_y = (100 - at(high, up), round(at(high, up) - at(low, up), 2)) if y.low is not None else None
+        bar_x = (at(left, across), round(at(right, across) - at(left, across), 2)) if x.is_bounded else None
+        bar_y = (100 - at(high, up), round(at(high, up) - at(low, up), 2)) if y.is_bounded else None
         dots.append(Dot(tone, label, at(x.mean, across), round(100 - at(y.mean, up), 2), best, bar_x, bar_y))
     lines = []
     for tone in dict.fromkeys(dot.tone for dot in dots[1:]):
@@ -182,14 +183,14 @@ def _plot(evaluation: Evaluation, tones: Mapping[str, int]) -> Plot | None:
 def _placed(table: Table | None, base: Table | None) -> Interval | None:
     """A mean, with the interval of its difference from the base's around it: prompts differ more than that says."""
     value, change = None if table is None else interval(table), difference(table, base)
-    if value is None or change is None or change.low is None or change.high is None or table is base:
+    if value is None or change is None or not change.is_bounded or table is base:
         return value and Interval(value.mean)
     shift = value.mean - change.mean
     return Interval(value.mean, change.low + shift, change.high + shift)
 
 
 def _span(value: Interval) -> tuple[float, float]:
-    return (value.mean if value.low is None else value.low, value.mean if value.high is None else value.high)
+    return (value.low, value.high) if value.is_bounded else (value.mean, value.mean)
 
 
 def _frame(values: Sequence[float]) -> tuple[float, float]:

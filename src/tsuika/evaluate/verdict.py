@@ -32,7 +32,8 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tsuika.evaluate.bootstrap import Interval, Table, around, at_level, interval, resampled
+from tsuika.core.intervals import Interval
+from tsuika.evaluate.bootstrap import Table, around, at_level, interval, resampled
 from tsuika.evaluate.measures import Scale, Tables
 
 LEAST: Final = 0.05
@@ -138,14 +139,14 @@ def _judge(base: Tables, tables: Tables, scale: Scale) -> Judgement:
         name: _left(getattr(tables, name), getattr(base, name), scale.chance if name == "adherence" else 0.0)
         for name in losses
     }
-    lost = tuple(name for name, value in losses.items() if value.below and left[name] <= 1 - LEAST)
+    lost = tuple(name for name, value in losses.items() if value.sign < 0 and left[name] <= 1 - LEAST)
     dear = tuple(name for name in lost if left[name] < (VARIED if name == "diversity" else KEPT))
     copies, drawings = int(tables.copies.sum()), tables.copies.size
     extra = copies - int(base.copies.sum())
     draws, score = _score(base, tables, scale)
     gain = difference(tables.fidelity, base.fidelity)
     return Judgement(
-        gain, gain is not None and gain.above and gain.mean >= LEAST * way(base, scale), losses, lost, dear, copies, drawings,
+        gain, gain is not None and gain.sign > 0 and gain.mean >= LEAST * way(base, scale), losses, lost, dear, copies, drawings,
         extra >= COPIES and extra >= COPIED * drawings, score, draws,
     )  # fmt: skip
 
@@ -218,7 +219,7 @@ def matched(base: Tables, points: Sequence[Point]) -> Matched | None:
         return None
     start = interval(next(iter(paths.values()))[0][0])
     level = min(max(float(np.nanmean(fidelity)) for fidelity, _ in path) for path in paths.values())
-    if start is None or level <= (start.mean if start.high is None else start.high):
+    if start is None or level <= (start.high if start.is_bounded else start.mean):
         return None
     values: list[tuple[tuple[str, int], float, Draws]] = []
     for key, path in paths.items():

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from tsuika.evaluate.bootstrap import Interval
+from tsuika.core.intervals import Interval
 from tsuika.evaluate.wording import Language
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def sentences(evaluation: Evaluation, language: Language) -> str:
     numbers: dict[str, object] = {
         "like": _like(evaluation, language), "costs": costs, "copies": row.copies, "drawings": row.drawings,
     }  # fmt: skip
-    parts: list[str] = ["less" if row.gain is not None and row.gain.below and row.grade == "nothing" else row.grade]
+    parts: list[str] = ["less" if row.gain is not None and row.gain.sign < 0 and row.grade == "nothing" else row.grade]
     if row.grade == "copies" and row.gain is not None:
         parts.append("copies.like")
     if row.grade in ("copies", "nothing") and row.lost:
@@ -98,7 +98,7 @@ def sentences(evaluation: Evaluation, language: Language) -> str:
             numbers |= {"step": f"{best.step:,}", "strength": f"{best.strength:g}", "state": best.state}
     if (equal := verdict.matched) is not None:
         first, second = equal.states[0], equal.states[1]
-        parts.append("matched" if equal.lead.above else "matched.same")
+        parts.append("matched" if equal.lead.sign > 0 else "matched.same")
         numbers |= {
             "level": f"{equal.fidelity:.2f}", "first": f"{first[1]:,}", "second": f"{second[1]:,}",
             "interval": _signed(equal.lead, language),
@@ -127,7 +127,7 @@ def _cost(evaluation: Evaluation, name: str, language: Language) -> str:
 
 def _signed(value: Interval, language: Language) -> str:
     """`+0.38, 95 %: +0.33 … +0.41`."""
-    if value.low is None or value.high is None:
+    if not value.is_bounded:
         return signed(value.mean)
     ends = (" … " if language == "en" else "〜").join((signed(value.low), signed(value.high)))
     return f"{signed(value.mean)}, 95 %: {ends}" if language == "en" else f"{signed(value.mean)}、95%区間 {ends}"

@@ -29,6 +29,11 @@ _ITEM_BITS: Final = {
     "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32, "C64": 64, "F64": 64, "I64": 64,
     "U64": 64,
 }  # fmt: skip
+_DTYPES: Final = {
+    "torch.float64": "F64", "torch.float32": "F32", "torch.float16": "F16", "torch.bfloat16": "BF16",
+    "torch.float8_e4m3fn": "F8_E4M3", "torch.float8_e5m2": "F8_E5M2", "torch.int64": "I64", "torch.int32": "I32",
+    "torch.int16": "I16", "torch.int8": "I8", "torch.uint8": "U8", "torch.bool": "BOOL",
+}  # fmt: skip
 _DISGUISES: Final = (  # first bytes -> (error code, what it is)
     (b"PK\x03\x04", "MD005", "it is a zip archive (a PyTorch pickle), whatever its name says"),
     (b"\x80", "MD005", "it is a Python pickle, whatever its name says"),
@@ -191,12 +196,11 @@ def _ordered(tensors: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
 
 
 def _header_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
-    names = {"torch.float16": "F16", "torch.bfloat16": "BF16", "torch.float32": "F32"}
     table: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     place = 0
     for name, tensor in _ordered(tensors):
         end = place + tensor.numel() * tensor.element_size()
-        table[name] = {"dtype": names[str(tensor.dtype)], "shape": list(tensor.shape), "data_offsets": [place, end]}
+        table[name] = {"dtype": _DTYPES[str(tensor.dtype)], "shape": list(tensor.shape), "data_offsets": [place, end]}
         place = end
     raw = json.dumps(table, ensure_ascii=False, separators=(",", ":")).encode()
     raw += b" " * (-len(raw) % 8)
@@ -209,7 +213,7 @@ def save_tensors(
     metadata: Mapping[str, str],
     make: Callable[[str], Tensor] | None = None,
 ) -> None:
-    """Write fp16, bf16 or fp32 tensors as safetensors, whole or not at all.
+    """Write tensors as safetensors, whole or not at all.
 
     The same input gives the same bytes (the safetensors library shuffles metadata), and the header JSON begins with
     `{"`, which A1111 demands.

@@ -82,7 +82,8 @@ def _file(
     }
     tensors = _fitted(weights, places, weights.path)
     if is_pickle(weights.path):
-        _save({**{name: weights.tensor(name) for name in weights.shapes}, **tensors}, out, {"format": "pt", **facts})
+        everything = {**{name: weights.tensor(name) for name in weights.shapes}, **tensors}
+        common.save_tensors(out, everything, {"format": "pt", **facts})
     else:
         replace_tensors(weights.path, out, tensors, facts)
     yaml = weights.path.with_suffix(".yaml")
@@ -90,13 +91,6 @@ def _file(
         with whole(out.with_suffix(".yaml")) as copy:
             shutil.copyfile(yaml, copy)
     return len(tensors)
-
-
-def _save(tensors: Mapping[str, Tensor], out: Path, metadata: dict[str, str]) -> None:
-    from safetensors.torch import save_file
-
-    with whole(out) as temporary:  # torch files share storages, which safetensors refuses
-        save_file({k: v.clone(memory_format=torch.contiguous_format) for k, v in tensors.items()}, temporary, metadata)
 
 
 def _fitted(weights: Weights, tensors: dict[str, Tensor], where: Path) -> dict[str, Tensor]:

@@ -4,34 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Final
 
 import numpy as np
 
+from tsuika.core.intervals import Interval
+
 RESAMPLES: Final = 4000
 LEAST: Final = 3  # different pictures, below which an interval says nothing
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean and where it lies; unbounded where there are too few pictures."""
-
-    mean: float
-    low: float
-    high: float
-
-    @property
-    def sign(self) -> int:
-        """1 or -1 where all of the interval is on that side of zero, else 0."""
-        return 1 if self.low > 0 else -1 if self.high < 0 else 0
 
 
 def interval(
     values: Sequence[float], groups: Sequence[int] | None = None, *, level: float = 0.95, seed: int = 0
 ) -> Interval:
-    """Of the mean of values, one a picture.
+    """Of the mean of values, one a picture; unbounded where there are too few pictures.
 
     The percentiles are set further out than the level, as a bootstrap of few pictures is too narrow by what Student's t
     is wider than the normal distribution. Source: Hesterberg 2015, "What teachers should know about the bootstrap", 5.2
@@ -48,7 +35,7 @@ def interval(
     count = int(labels.max()) + 1 if len(labels) else 0
     mean = float(numbers.mean()) if len(numbers) else math.nan
     if count < LEAST or not np.isfinite(numbers).all():
-        return Interval(mean, -math.inf, math.inf)
+        return Interval(mean)
     sums, sizes = np.bincount(labels, numbers), np.bincount(labels)
     picked = np.random.default_rng(seed).integers(0, count, (RESAMPLES, count))
     means = sums[picked].sum(1) / sizes[picked].sum(1)

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tsuika.core.events import Warned, note
+from tsuika.core.intervals import Interval, finite
 from tsuika.vae import faults, metrics, roundtrip
-from tsuika.vae.bootstrap import Interval, interval, paired
+from tsuika.vae.bootstrap import interval, paired
 
 # What people want of a VAE -> the measure that says so; less is better.
 PURPOSES: Final[Mapping[str, str]] = {"texture": "texture_error", "colour": "colour", "lines": "colour_p95"}
@@ -77,8 +78,8 @@ class Result:
         return not any(one.code in faults.SERIOUS for one in self.findings)
 
     def means(self) -> dict[str, Interval]:
-        """Every measure with its interval over pictures; measures that are not finite for some picture stay so."""
-        return {name: _mean(self.rows, name) for name in metrics.MEASURES}
+        """Every measure with its interval over pictures; none can be told where it is not finite for some picture."""
+        return {name: interval(_column(self, name)) for name in metrics.MEASURES}
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ class Comparison:
             "vaes": [_told(one) for one in self.results],
             "advice": {
                 one.purpose: {"vae": one.vae, "measure": one.measure, "as_good": list(one.as_good),
-                              "better_by": one.better_by and _numbers(one.better_by)}
+                              "better_by": one.better_by and one.better_by.as_dict()}
                 for one in self.advice
             },
             "pareto": list(self.pareto), "interval_level": self.level,
@@ -285,14 +286,6 @@ def _mean_db(values: Sequence[float]) -> float:
     return math.fsum(known) / len(known) if known else 0.0
 
 
-def _mean(rows: Sequence[Mapping[str, float]], name: str) -> Interval:
-    values = [row[name] for row in rows]
-    if not all(map(math.isfinite, values)):
-        mean = metrics.mean(rows, name)
-        return Interval(mean, mean, mean)
-    return interval(values)
-
-
 def _advise(
     purpose: str, results: Sequence[Result], groups: Sequence[int], level: float, seed: int
 ) -> Advice:  # fmt: skip
@@ -327,20 +320,17 @@ def _pareto(results: Sequence[Result]) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def _numbers(one: Interval) -> dict[str, float | None]:
-    return {key: value if math.isfinite(value) else None for key, value in vars(one).items()}
-
-
 def _told(one: Result) -> dict[str, Any]:
     return {
         "vae": one.name, "source": one.source, "encoder": one.encoder, "sound": one.is_sound,
         "precision": one.precision, "sha256": one.sha256,
         "findings": [{"code": w.code, "message": w.message, "params": dict(w.params)} for w in one.findings],
-        "measures": {name: _numbers(value) for name, value in one.means().items()},
-        "against_builtin": {name: _numbers(value) for name, value in one.against.items()},
-        "psnr_on_the_base_s_latents": _numbers(_mean([{"psnr": v} for v in one.with_base], "psnr")),
-        "latents": vars(one.latents), "encode_s_per_megapixel": one.encode_s_per_megapixel,
+        "measures": {name: value.as_dict() for name, value in one.means().items()},
+        "against_builtin": {name: value.as_dict() for name, value in one.against.items()},
+        "psnr_on_the_base_s_latents": interval(one.with_base).as_dict(),
+        "latents": {name: finite(value) for name, value in vars(one.latents).items()},
+        "encode_s_per_megapixel": one.encode_s_per_megapixel,
         "decode_s_per_megapixel": one.decode_s_per_megapixel, "memory_bytes": one.memory_bytes,
-        "largest_activation": one.largest_activation if math.isfinite(one.largest_activation) else None,
+        "largest_activation": finite(one.largest_activation),
         "seams": one.seams,
     }  # fmt: skip

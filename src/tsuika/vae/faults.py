@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from tsuika.core.events import Warned, note
+from tsuika.core.intervals import Interval
 from tsuika.vae import metrics, roundtrip
-from tsuika.vae.bootstrap import Interval
 
 BROKEN, OTHER_LATENTS, OTHER_SCALE, PALE, FLAT = "VA002", "VA003", "VA004", "VA006", "VA007"
 SERIOUS: Final = frozenset({BROKEN, OTHER_LATENTS, OTHER_SCALE, PALE, FLAT})

@@ -6,7 +6,6 @@ was chosen by a set of pictures looks better on it than it is.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -15,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from tsuika.core.errors import PictureError
+from tsuika.core.intervals import Interval
 from tsuika.data.split import Group, split
 from tsuika.vae import metrics, roundtrip
-from tsuika.vae.bootstrap import Interval, paired
+from tsuika.vae.bootstrap import paired
 from tsuika.vae.tune import PROOF, Purpose
 
 LEAST: Final = 12  # different pictures: seven or more to learn from, one or two to choose by, three to prove by
@@ -114,4 +114,4 @@ def rounded(vae: nn.Module, dtype: torch.dtype) -> None:
 
 def words(change: Interval) -> dict[str, str]:
     """An interval for a message: `mean`, `low`, `high`."""
-    return {key: f"{value:+.3f}" if math.isfinite(value) else "–" for key, value in vars(change).items()}
+    return {key: "–" if value is None else f"{value:+.3f}" for key, value in change.as_dict().items()}

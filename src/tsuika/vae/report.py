@@ -100,7 +100,7 @@ def _cell(comparison: Comparison, result: Result, name: str) -> dict[str, Any]:
     cell: dict[str, Any] = {"mean": _number(metrics.mean(result.rows, name), digits), "change": "", "verdict": ""}
     if result.against:
         change = result.against[name]
-        cell["change"] = f"{_signed(change.low)} … {_signed(change.high)}" if math.isfinite(change.low) else "?"
+        cell["change"] = f"{_signed(change.low)} … {_signed(change.high)}" if change.is_bounded else "?"
         better = metrics.MEASURES[name]
         if better is None:  # nearer to 1 is better
             mean, own = (
