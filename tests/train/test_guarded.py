@@ -25,6 +25,7 @@ from tsuika.core.events import Chosen, Event, Finished, Judged, Started, Stepped
 from tsuika.data.bank import Bank
 from tsuika.data.split import split
 from tsuika.guard.judge import CHECKS_AT_LEAST, FIRST_CHECK, Judge, Range
+from tsuika.guard.probe import PATH
 from tsuika.methods import METHODS
 from tsuika.train import assemble, course, guarded
 
@@ -302,9 +303,13 @@ def test_the_run_on_all_pictures_goes_on_alone(
 def test_checks_keep_to_their_budget_or_to_the_least_that_is_of_use(overhead: float, steps: int, held_out: int) -> None:
     made = config.build({"train": {"steps": steps}, "guard": {"overhead": overhead}})
     plan = course.budget(made, held_out)
-    a_check = 2 * course.PASSES // (2 if plan.few else 1) * plan.pictures + 2 * course.CONTROLS
-    spent = a_check * len(plan.rungs) / (steps * made.train.batch_size * course.STEP_PASSES)
+    a_side = course.PASSES // (2 if plan.few else 1)
+    a_check = a_side * (plan.pictures + plan.twins) + 2 * plan.controls
+    of_base = a_side * (plan.pictures + plan.twins) + 2 * plan.controls * len(PATH)
+    spent = (of_base + a_check * len(plan.rungs)) / (steps * made.train.batch_size * course.STEP_PASSES)
+    assert plan.share == pytest.approx(spent)
     assert 1 <= plan.pictures <= held_out and plan.rungs[0] <= FIRST_CHECK and plan.rungs[-1] == steps
+    assert plan.twins <= plan.pictures <= 2 * plan.twins and 1 <= plan.controls <= course.CONTROLS
     assert plan.few <= (held_out >= 4), "an interval over one timestep says nothing"
     assert spent <= overhead or (plan.pictures <= 4 and len(plan.rungs) <= CHECKS_AT_LEAST)
     wider = [later / earlier for earlier, later in pairwise(plan.rungs[:-1])]

@@ -94,4 +94,4 @@ def _sides(groups: Sequence[split.Group], recipe: Recipe) -> tuple[compare.Sides
         parted = split.Split("hold-out", (tuple(name for part in parts for name in part),), tuple(groups), seed)
     allowed = budget(recipe, len(parted.parts[0]))
     out = parted.parts[0][: allowed.pictures]
-    return compare.Sides(parted.inside(), out, parted.twins()[: len(out)], allowed.few), allowed
+    return compare.Sides(parted.inside(), out, parted.twins()[: allowed.twins], allowed.few), allowed

@@ -15,6 +15,7 @@ from tsuika.core.files import write_text
 from tsuika.data import dedupe, split
 from tsuika.data.manifest import Manifest
 from tsuika.guard.judge import affordable
+from tsuika.guard.probe import PATH
 from tsuika.methods import METHODS
 
 LEAST_HELD_OUT: Final = (
@@ -26,6 +27,7 @@ LEAST_MEASURED: Final = 4
 CHECKS: Final = 10  # that a budget of forward passes should allow before more pictures are measured in each
 CONTROLS: Final = 4  # unrelated prompts, and as many training captions
 PASSES: Final = 8  # of a picture in a check: one for each timestep; or half of them
+WHOLE_EVERY: Final = (1, 2, 4, 8)  # checks, counted from the last, that measure everything
 STEP_PASSES: Final = 2.5  # what training on a picture takes, in forward passes without gradient
 FOLDS_IN_TURN: Final = 2  # where every fold is a training of its own, by default
 # Steps by all pictures after a hold-out look, by the look's: bench/guard/continued.py; a half is cheaper and not always enough.
@@ -61,6 +63,11 @@ class Course:
         """Parts of the pictures that are held out in turn."""
         return len(self.split.parts) if self.way in ("lanes", "turns") else 0
 
+    def budget(self, recipe: Recipe) -> Budget:
+        """What a check of a look may measure, and when; the same for every fold."""
+        runs, eyes = (self.folds + 1, self.folds) if self.way == "lanes" else (1, 1)
+        return budget(recipe, max(map(len, self.split.parts), default=0), runs, eyes)
+
 
 def _more(parted: split.Split) -> float:
     """All pictures by those that a fold has, on average; without a split 1."""
@@ -74,9 +81,17 @@ def plan(recipe: Recipe, manifest: Manifest, folder: Path, alone: str = "") -> C
     Args:
         alone: why folds cannot learn side by side; empty where they can.
     """
-    guard = recipe.guard
-    if guard.mode == "off":
+    if recipe.guard.mode == "off":
         return Course("off", split.Split("none", (), (), 0))
+    course = _plan(recipe, manifest, folder, alone)
+    share, most = course.budget(recipe).share, recipe.guard.overhead
+    if not most or share <= most:
+        return course
+    return replace(course, notes=(*course.notes, note("GD031", share=f"{share:.0%}", most=f"{most:.0%}")))
+
+
+def _plan(recipe: Recipe, manifest: Manifest, folder: Path, alone: str) -> Course:
+    guard = recipe.guard
     file = folder / "split.json"
     if file.exists():
         parted = split.Split.from_json(file.read_text(encoding="utf-8"))
@@ -163,32 +178,48 @@ def refits(recipe: Recipe) -> bool:
 class Budget:
     """How much a check may measure, and when: counted in forward passes, so that no clock has a say."""
 
-    pictures: int  # of each side in a check
+    pictures: int  # held-out ones in a check
+    twins: int  # as many that are trained on, or half of that
+    controls: int  # unrelated prompts, and as many training captions
     few: bool  # whether at half of the timesteps
-    rungs: tuple[int, ...]
+    rungs: tuple[int, ...]  # steps of checks
+    share: float  # of the passes of the planned steps
 
 
 def budget(recipe: Recipe, held_out: int, runs: int = 1, eyes: int = 1) -> Budget:
     """What `guard.overhead` allows, counted over the whole run; at the least 4 pictures in each of a few checks.
+
+    What the best step is chosen by comes first: where there is too little for everything, half of the twins and prompts go.
 
     Args:
         held_out: pictures that could be measured, by each eye.
         runs: fits in lockstep.
         eyes: of them that are measured.
     """
-    train, share = recipe.train, recipe.guard.overhead
+    train = recipe.train
     preserves = bool(recipe.data.reg_images or recipe.data.reg_generate)
     a_step = train.batch_size * train.accumulate * runs * STEP_PASSES * (2 if preserves else 1)
-    passes, fixed = (share or 1.0) * train.steps * a_step, 2 * CONTROLS
+    training = train.steps * a_step
+    allowed = (recipe.guard.overhead or math.inf) * training
     most = min(MOST_MEASURED, max(1, held_out))
 
-    def cost(pictures: int, few: bool) -> int:
-        return 2 * pictures * eyes * (PASSES // 2 if few else PASSES) + fixed  # held-out pictures and as many twins
+    def cost(pictures: int, few: bool, coarse: bool, checks: int) -> int:
+        share = 2 if coarse else 1
+        sides = (pictures + -(-pictures // share)) * eyes * (PASSES // 2 if few else PASSES)
+        prompts = 2 * CONTROLS // share
+        return (1 + checks) * sides + (len(PATH) + checks) * prompts  # of the base, and of every check
 
     least = min(LEAST_MEASURED, most)
     enough = least * eyes >= LEAST_MEASURED  # else the interval speaks of timesteps, and needs them all
     choices = [
-        (pictures, few) for pictures in range(most, least - 1, -1) for few in ((False, True) if enough else (False,))
+        (pictures, few, coarse)
+        for pictures in range(most, least - 1, -1)
+        for few in ((False, True) if enough else (False,))
+        for coarse in (False, True)
     ]
-    pictures, few = next((one for one in choices if cost(*one) * CHECKS <= passes), (least, enough))
-    return Budget(pictures, few, affordable(train.steps, int(passes / cost(pictures, few))))
+    pictures, few, coarse = next((one for one in choices if cost(*one, CHECKS) <= allowed), choices[-1])
+    start, each = cost(pictures, few, coarse, 0), cost(pictures, few, coarse, 1) - cost(pictures, few, coarse, 0)
+    rungs = affordable(train.steps, int(min(train.steps, (allowed - start) / each)))
+    half = 2 if coarse else 1
+    share = (start + each * len(rungs)) / training
+    return Budget(pictures, -(-pictures // half), CONTROLS // half, few, rungs, share)

@@ -11,6 +11,7 @@ takes it down to nothing. bench/guard/continued.py: better than starting again, 
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import astuple, dataclass, field
@@ -23,7 +24,7 @@ from tsuika.guard.judge import Judge, Range, Rule, replay
 from tsuika.guard.reading import Check
 from tsuika.methods import METHODS
 from tsuika.train import checkpoint
-from tsuika.train.course import CONTROLS, Course, budget, refits
+from tsuika.train.course import Course, refits
 from tsuika.train.ground import Ground
 from tsuika.train.loop import Fit, conditioner
 from tsuika.train.stage import Kept, Stage
@@ -273,15 +274,16 @@ def _watch(
     """
     split = course.split
     parts = [split.parts[fold] if fold < len(split.parts) else () for _, fold in runs]
-    allowed = budget(ground.recipe, max(map(len, parts)), len(runs), sum(map(bool, parts)) or 1)
-    eyes = []
+    allowed = course.budget(ground.recipe)
+    eyes, began = [], time.monotonic()
     for lane, ((run, fold), part) in enumerate(zip(runs, parts, strict=True)):
         out = part[: allowed.pictures]
-        twins = split.twins(min(fold, max(0, len(split.parts) - 1)))[: len(out) or 2]
+        twins = split.twins(min(fold, max(0, len(split.parts) - 1)))[: allowed.twins if out else 2]
         with lanes.alone(lane) if lanes is not None else nullcontext():
-            probe = ground.probe(run, out, twins, CONTROLS if lane == len(runs) - 1 else 0, few=allowed.few)
+            probe = ground.probe(run, out, twins, allowed.controls if lane == len(runs) - 1 else 0, few=allowed.few)
         eyes.append(Eye(run, probe, lane, twins=bool(out) or len(runs) == 1))
-    return Watch(eyes, _judge(ground, course, allowed.rungs), ground.folder.guard / file, lanes)
+    judge, spent_s = _judge(ground, course, allowed.rungs), time.monotonic() - began
+    return Watch(eyes, judge, ground.folder.guard / file, lanes, spent_s)
 
 
 def _judge(ground: Ground, course: Course, rungs: Sequence[int]) -> Judge:

@@ -39,11 +39,13 @@ class Eye:
 class Watch:
     """Checks a run at the judge's steps. Its state is the file of its checks."""
 
-    def __init__(self, eyes: Sequence[Eye], judge: Judge, file: Path, lanes: Lanes | None = None) -> None:
-        """`file` holds the checks, as JSON; `lanes` where the fits are trained in lockstep."""
+    def __init__(
+        self, eyes: Sequence[Eye], judge: Judge, file: Path, lanes: Lanes | None = None, spent_s: float = 0.0
+    ) -> None:
+        """`file` holds the checks, as JSON; `lanes` where the fits are in lockstep; measuring the base took `spent_s`."""
         self.judge = judge
         self._eyes, self._lanes, self._file = eyes, lanes, file
-        self._train_s = self._guard_s = 0.0
+        self._train_s, self._guard_s = 0.0, spent_s
 
     @property
     def verdict(self) -> Verdict | None:
@@ -60,7 +62,8 @@ class Watch:
         checks = [check for check in read_checks(self._file) if check.step <= step]
         replay(self.judge, checks)
         if checks:
-            self._train_s, self._guard_s = checks[-1].train_s, checks[-1].guard_s
+            self._train_s = checks[-1].train_s
+            self._guard_s += checks[-1].guard_s  # the base was measured once more
 
     def after(self, step: int, seconds: float) -> Judged | None:
         """A check, if one is due after this step, which took so long."""
