@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from tsuika.data.dedupe import Look, likeness, pairs, windows
+from tsuika.data.dedupe import Look, Windows, likeness, pairs
 from tsuika.embedded import mascot, world
 
 
@@ -74,7 +74,7 @@ def main() -> None:
             f"| {joined or 'none'} | {time.monotonic() - began:.1f} s", flush=True,
         )  # fmt: skip
     print("\n| copy | found | least alike: first sight | colours | detail |\n|---|---|---|---|---|")
-    draw, rows, boxes = random.Random(0), {}, windows()
+    draw, rows, boxes = random.Random(0), {}, Windows()
     for images in sets.values():
         for image in images[: options.each]:
             whole = Look(image)
@@ -82,7 +82,8 @@ def main() -> None:
                 part = Look(copy)
                 scores = whole.windows(boxes) @ part.whole_2D.T
                 place, mirrored = np.unravel_index(scores.argmax(), scores.shape)
-                rows.setdefault(name, []).append((scores.max(), likeness(part, whole, bool(mirrored), boxes[place])))
+                (found,) = likeness([part], [whole], [bool(mirrored)], boxes.boxes_N4[[place]])
+                rows.setdefault(name, []).append((scores.max(), found))
     for name, row in rows.items():
         print(
             f"| {name} | {sum(one.same for _, one in row)} of {len(row)} | {min(score for score, _ in row):.2f} "

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from tsuika.data.dedupe import Look, groups, join, pairs, windows
+from tsuika.data.dedupe import BATCH, Look, Windows, groups, join, pairs
 from tsuika.data.manifest import Manifest, Sample
 from tsuika.data.split import Split, split
 from tsuika.embedded import world
@@ -131,7 +131,7 @@ def test_an_encoder_can_join_what_pixels_do_not(tmp_path: Path) -> None:
 
 
 def test_windows_reach_every_crop() -> None:
-    boxes = windows()
+    boxes = Windows().boxes_N4
     draw = random.Random(2)
     for _ in range(200):
         area = draw.uniform(0.6, 1)
@@ -139,7 +139,7 @@ def test_windows_reach_every_crop() -> None:
         h = area / w
         x, y = draw.uniform(0, 1 - w), draw.uniform(0, 1 - h)
         assert np.abs(boxes - (x, y, x + w, y + h)).max(1).min() < 0.08
-    assert ((boxes >= 0) & (boxes <= 1 + 1e-9)).all() and len(windows(1.0)) == 1
+    assert ((boxes >= 0) & (boxes <= 1 + 1e-9)).all() and len(Windows(1.0).boxes_N4) == 1
 
 
 def test_chains_are_one_group() -> None:
@@ -211,3 +211,14 @@ def test_repeats_and_captions_come_along(tmp_path: Path) -> None:
     manifest = replace(manifest, samples=tuple(replace(one, caption=one.name, repeats=3) for one in manifest.samples))
     kept = split([(one.name,) for one in manifest.samples], 0).train(manifest, 1)
     assert len(kept) == 3 and all(one.repeats == 3 and one.caption == one.name for one in kept.samples)
+
+
+def test_pairs_are_the_same_however_many_threads() -> None:
+    draw = random.Random(4)
+    images = [change(scene(seed), draw) for seed in range(2) for change in CHANGES.values()] + drawn(8)
+    looks, told = [Look(image) for image in images], []
+    alone = pairs(looks, workers=1)
+    assert len(alone) > BATCH
+    assert pairs(looks, workers=3, progress=lambda done, of: told.append((done, of))) == alone
+    assert told == sorted(told) and told[-1] == (2 * len(looks), 2 * len(looks))
+    assert pairs([], workers=3) == []

@@ -1,17 +1,21 @@
 """Which pictures show the same picture: copies, re-encodings, resizes, crops and mirrored copies, joined into groups.
 
 Two stages. A coarse one compares every picture (and its mirror image) with a few hundred windows of every other, as
-vectors of 12 x 12 grey cells: one matrix product a picture. What is alike there is aligned finely, and two correlations
-decide: of colours, and of fine detail, which pictures of one subject on one background do not share. Both are normalised,
-so that brightness and contrast do not matter. Means over a window of any size come from summed-area tables (Crow 1984).
+vectors of 12 x 12 grey cells: one matrix product a picture. What is alike there is aligned finely (`align`), and two
+correlations decide: of colours, and of fine detail, which pictures of one subject on one background do not share. Both
+are normalised, so that brightness and contrast do not matter.
+
+Both stages run on several threads. Each task is the same however many there are, so the pairs are, too.
 
 Shapes: N windows, K x K cells, P the side of a thumbnail, 3 colours.
 """
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Final
@@ -19,19 +23,27 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from threadpoolctl import threadpool_limits
 
+from tsuika.data import align
+from tsuika.data.align import FAINT, THUMB_PX, normal
 from tsuika.data.manifest import Manifest
 from tsuika.data.picture import open_picture
 
-Floats = NDArray[np.float64]
+Floats = NDArray[np.float32]
+Boxes = NDArray[np.float64]
 Embed = Callable[[Image.Image], Sequence[float]]  # a picture's vector, for an encoder's opinion
 
-THUMB_PX: Final = 96
 COARSE: Final = 12  # cells each way
 FINE: Final = 32
 LEAST_AREA: Final = 0.55  # of a crop that is looked for: finds those of 60 % and more
 SIDES: Final = (1.0, 0.92, 0.84, 0.76, 0.7, 0.64, 0.58)
 STRIDE: Final = 0.06
+# Cells, and how far is looked in each round of aligning. In 32 cells twice: looking far first finds more (bench/duplicates.py).
+FIRST: Final = (0.04, 0.03, 0.03, 0.02)
+CLOSER: Final = ((20, (0.02, 0.02, 0.015)), (FINE, (0.03, 0.03, 0.02)), (FINE, (0.01, 0.006, 0.006, 0.004, 0.004)))
+BATCH: Final = 32  # pairs that are aligned together; of the same size whatever the threads
+CHUNK: Final = 512  # pictures of a product that stays in the cache
 
 # From bench/duplicates.py: all of 192 altered copies (crops of 60 %, JPEG at 30, 40 % of the size, brightness 0.6-1.4) are
 # found; first sight gives them 0.86 at least, and but for drawings of 64 px their detail is 0.9 at least. Different
@@ -45,16 +57,11 @@ SAME_HUES: Final = (
 # Smooth pictures hardly have any detail, and JPEG takes that; then the colours must agree all but entirely.
 EQUAL_COLOURS: Final = 0.985
 SMOOTH_DETAIL: Final = 0.5
-FAINT: Final = 2.0  # grey levels: below this deviation a picture is flat and resembles nothing but its own copies
 WORTH_ALIGNING: Final = 0.85  # of cells in grey, coarsely aligned; copies reach 0.9 in colours, finely aligned
 # Drawings of one kind are all alike at first sight: in large sets only each picture's nearest are looked at closely.
 MANY: Final = 300
 NEAREST: Final = 5
 SAME_VECTOR: Final = 0.97  # cosine, where an encoder is asked
-
-
-# One way, the other way, or not at all, for two opposite sides; not at all comes first, so that a tie stays.
-_MOVES: Final = np.array([(one, other) for one in (0.0, -1.0, 1.0) for other in (0.0, -1.0, 1.0)])
 
 
 @dataclass(frozen=True)
@@ -77,83 +84,97 @@ class Look:
 
     def __init__(self, image: Image.Image) -> None:
         filter_ = Image.Resampling.BOX if min(image.size) >= 2 * THUMB_PX else Image.Resampling.BICUBIC
-        small = image.convert("RGB").resize((THUMB_PX, THUMB_PX), filter_)
-        self.pixels_PP3 = np.asarray(small)
-        tables = [_summed(pixels.astype(np.float64)) for pixels in (self.pixels_PP3, self.pixels_PP3[:, ::-1])]
-        whole = np.array([[0.0, 0.0, 1.0, 1.0]])
+        rgb = image if image.mode == "RGB" else image.convert("RGB")
+        self.pixels_PP3 = np.asarray(rgb.resize((THUMB_PX, THUMB_PX), filter_))
+        cells_KK = align.whole(self.grey_PP[None], COARSE)[0]
         # Row 0 as it is, row 1 mirrored.
-        self.whole_2D = np.concatenate([_normal(_grey(_cells(table, whole, COARSE))) for table in tables])
+        self.whole_2D = normal(np.stack([cells_KK, cells_KK[:, ::-1]])[..., None])
 
-    def windows(self, boxes_N4: Floats) -> NDArray[np.float32]:
+    def windows(self, boxes: Windows) -> Floats:
         """Normalised grey cells of windows (N, COARSE * COARSE)."""
-        across, which_x = np.unique(boxes_N4[:, ::2], axis=0, return_inverse=True)
-        upright, which_y = np.unique(boxes_N4[:, 1::2], axis=0, return_inverse=True)
-        grid_YKXK = _grid(self.grey_PP, across, upright, COARSE)
-        cells_NKK = grid_YKXK.transpose(0, 2, 1, 3)[which_y.ravel(), which_x.ravel()]
-        return _normal(cells_NKK[..., None])
+        grid = boxes.rows @ self.grey_PP @ boxes.columns.T
+        cells_YXKK = grid.reshape(len(boxes.rows) // COARSE, COARSE, -1, COARSE).transpose(0, 2, 1, 3)
+        cells_NKK = cells_YXKK[boxes.which_y, boxes.which_x]
+        return normal(np.asarray(cells_NKK[..., None], np.float32))
 
     @cached_property
-    def grey_PP(self) -> NDArray[np.float32]:
+    def grey_PP(self) -> Floats:
         """Mean of the three colours."""
-        grey: NDArray[np.float32] = self.pixels_PP3.mean(2, dtype=np.float32)
+        grey: Floats = self.pixels_PP3.mean(2, dtype=np.float32)
         return grey
 
 
-def windows(least_area: float = LEAST_AREA) -> Floats:
-    """Where a crop may lie in a picture: (N, 4), left, top, right, bottom as shares of the frame; the whole first."""
-    boxes = [(0.0, 0.0, 1.0, 1.0)]
-    for width in SIDES:
-        for height in SIDES:
-            if least_area <= width * height < 1:
-                lefts, tops = _places(width), _places(height)
-                boxes += [(x, y, x + width, y + height) for x in lefts for y in tops]
-    return np.array(boxes)
+class Windows:
+    """Where a crop may lie in a picture: the whole first.
+
+    Args:
+        least_area: of the smallest, as a share of the picture.
+    """
+
+    def __init__(self, least_area: float = LEAST_AREA) -> None:
+        boxes = [(0.0, 0.0, 1.0, 1.0)]
+        for width in SIDES:
+            for height in SIDES:
+                if least_area <= width * height < 1:
+                    lefts, tops = _places(width), _places(height)
+                    boxes += [(x, y, x + width, y + height) for x in lefts for y in tops]
+        self.boxes_N4: NDArray[np.float64] = np.array(boxes)
+        across, self.which_x = np.unique(self.boxes_N4[:, ::2], axis=0, return_inverse=True)
+        upright, self.which_y = np.unique(self.boxes_N4[:, 1::2], axis=0, return_inverse=True)
+        self.rows, self.columns = (align.weights(sides, COARSE).reshape(-1, THUMB_PX) for sides in (upright, across))
 
 
-def likeness(part: Look, frame: Look, mirrored: bool, box: Sequence[float]) -> Likeness:
-    """How `part` matches `frame` best near a window: its four sides are moved, ever more finely, while it helps.
+@dataclass(frozen=True, order=True)
+class Sight:
+    """Two pictures that are alike at first sight, ordered by how much."""
+
+    score: float
+    part: int  # row of the one that may be a crop ...
+    frame: int  # ... of this
+    mirrored: bool
+    place: int  # row of the window
+
+    @property
+    def pair(self) -> tuple[int, int]:
+        return min(self.part, self.frame), max(self.part, self.frame)
+
+
+def likeness(
+    parts: Sequence[Look], frames: Sequence[Look], mirrored: Sequence[bool], boxes_B4: Boxes
+) -> list[Likeness]:
+    """How parts match frames best near a window: its four sides are moved, ever more finely, while it helps.
 
     Where a coarse alignment already shows two different pictures, its correlation stands for colours, and detail is 0.
     """
-    grey = part.grey_PP[:, ::-1] if mirrored else part.grey_PP
-    here, score = _align(grey, frame.grey_PP, np.array(box, np.float64), COARSE, (0.03, 0.015))
-    if score < WORTH_ALIGNING:
-        return Likeness(score, 0.0)
-    here, _ = _align(grey, frame.grey_PP, here, FINE, (0.015, 0.0075, 0.004))
-    pixels = part.pixels_PP3[:, ::-1] if mirrored else part.pixels_PP3
-    whole_1KK3 = _cells(_summed(pixels.astype(np.float64)), np.array([[0.0, 0.0, 1.0, 1.0]]), FINE)
-    there_1KK3 = _cells(_summed(frame.pixels_PP3.astype(np.float64)), here[None], FINE)
-    detail = _normal(_detail(there_1KK3), FAINT / 3) @ _normal(_detail(whole_1KK3), FAINT / 3)[0]
-    colours = _normal(there_1KK3) @ _normal(whole_1KK3)[0]
-    there, whole = (cells.reshape(1, -1, 1, 1) for cells in (there_1KK3, whole_1KK3))
-    return Likeness(float(colours[0]), float(detail[0]), float((_normal(there) @ _normal(whole)[0])[0]))
-
-
-def _align(
-    part_PP: NDArray[np.float32], frame_PP: NDArray[np.float32], box: Floats, count: int, steps: Sequence[float]
-) -> tuple[Floats, float]:
-    """The window near `box` whose `count` x `count` cells correlate best with the whole part's; and that correlation."""
-    whole = np.array([[0.0, 1.0]])
-    wanted_KK = _normal(_grid(part_PP, whole, whole, count).reshape(1, count, count, 1)).reshape(count, count)
-    here, best = box, 0.0
-    for step in steps:
-        for _ in range(3):
-            across, upright = (np.clip(here[side::2] + step * _MOVES, 0, 1) for side in (0, 1))
-            grid_9K9K = _grid(frame_PP, across, upright, count)
-            mean_99 = grid_9K9K.mean((1, 3))
-            deviation_99 = np.sqrt(np.maximum(np.square(grid_9K9K).mean((1, 3)) - np.square(mean_99), 0))
-            # The wanted cells have mean 0, so that the window's own mean drops out.
-            scores_99 = np.einsum("ykxl,kl->yx", grid_9K9K, wanted_KK) / np.maximum(deviation_99, FAINT) / count
-            y, x = divmod(int(scores_99.argmax()), len(_MOVES))
-            best = float(scores_99[y, x])
-            if x == y == 0:
-                break
-            here = np.array([across[x, 0], upright[y, 0], across[x, 1], upright[y, 1]])
-    return here, best
+    turned = [-1 if one else 1 for one in mirrored]
+    greys = np.stack([look.grey_PP[:, ::turn] for look, turn in zip(parts, turned, strict=True)])
+    there = np.stack([look.grey_PP for look in frames])
+    here_B4, score_B = align.settle(greys, there, boxes_B4, COARSE, FIRST)
+    found = [Likeness(float(score), 0.0) for score in score_B]
+    near = np.flatnonzero(score_B >= WORTH_ALIGNING).tolist()
+    if not near:
+        return found
+    here_B4, greys, there = here_B4[near], greys[near], there[near]
+    for count, probes in CLOSER:
+        here_B4, _ = align.settle(greys, there, here_B4, count, probes)
+    pixels = np.stack([parts[row].pixels_PP3[:, :: turned[row]] for row in near]).astype(np.float32)
+    whole = align.window(pixels, np.tile([0.0, 0.0, 1.0, 1.0], (len(near), 1)), FINE)
+    shown = align.window(np.stack([frames[row].pixels_PP3 for row in near]).astype(np.float32), here_B4, FINE)
+    colours, detail, hues = (
+        np.einsum("bd,bd->b", normal(change(shown), faint), normal(change(whole), faint))
+        for change, faint in ((np.asarray, FAINT), (_detail, FAINT / 3), (_joined, FAINT))
+    )
+    for one, row in enumerate(near):
+        found[row] = Likeness(float(colours[one]), float(detail[one]), float(hues[one]))
+    return found
 
 
 def pairs(
-    looks: Sequence[Look], *, crops: bool = True, progress: Callable[[int, int], None] | None = None
+    looks: Sequence[Look],
+    *,
+    crops: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+    workers: int = 0,
 ) -> list[tuple[int, int, Likeness]]:
     """All pairs that are alike at first sight, each once, with what a closer look says.
 
@@ -161,35 +182,58 @@ def pairs(
         looks: the pictures.
         crops: whether crops are looked for; without, only whole frames are compared.
         progress: called with (steps done, steps in all).
+        workers: threads; 0: as many as there are cores.
     """
-    boxes_N4 = windows() if crops else windows(1.0)
     if not looks:
         return []
+    places, count = Windows() if crops else Windows(1.0), len(looks)
     wholes_MD = np.concatenate([look.whole_2D for look in looks])
-    best: dict[tuple[int, int], tuple[float, int, int, bool, int]] = {}
-    bounds_ML = _bounds(wholes_MD)
-    for frame, look in enumerate(looks):
-        cells_ND = look.windows(boxes_N4)
-        rows = np.flatnonzero((_bounds(cells_ND) @ bounds_ML.T).max(0) >= CANDIDATE)
-        rows = rows[rows // 2 != frame]
-        scores_NR = cells_ND @ wholes_MD[rows].T
-        for column, place in enumerate(scores_NR.argmax(0).tolist()):
-            score = float(scores_NR[place, column])
-            if score < CANDIDATE:
-                continue
-            part, mirrored = divmod(int(rows[column]), 2)
-            pair = (min(part, frame), max(part, frame))
-            best[pair] = max(best.get(pair, (0.0, 0, 0, False, 0)), (score, part, frame, bool(mirrored), place))
+    bounds_LM = np.ascontiguousarray(_bounds(wholes_MD).T)
+
+    def told(done: int, of: int, half: int) -> None:
         if progress:
-            progress(frame + 1, 2 * len(looks))
-    chosen = sorted(best) if len(looks) <= MANY else _nearest({pair: one[0] for pair, one in best.items()})
-    found = []
-    for done, pair in enumerate(chosen, 1):
-        _, part, frame, mirrored, place = best[pair]
-        found.append((*pair, likeness(looks[part], looks[frame], mirrored, boxes_N4[place])))
-        if progress:
-            progress(len(looks) + done * len(looks) // len(chosen), 2 * len(looks))
-    return found
+            progress(half * count + done * count // of, 2 * count)
+
+    def see(frame: int) -> list[Sight]:
+        return _first_sight(frame, looks[frame].windows(places), wholes_MD, bounds_LM)
+
+    def compare(some: Sequence[Sight]) -> list[Likeness]:
+        parts, frames = (
+            [looks[row] for row in rows] for rows in zip(*((one.part, one.frame) for one in some), strict=True)
+        )
+        boxes_B4 = places.boxes_N4[[one.place for one in some]]
+        return likeness(parts, frames, [one.mirrored for one in some], boxes_B4)
+
+    best: dict[tuple[int, int], Sight] = {}
+    # Threads of our own, whole tasks each: those of the matrix products would wait for each other.
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
+        for done, some in enumerate(pool.map(see, range(count)), 1):
+            for one in some:
+                if one.pair not in best or one > best[one.pair]:
+                    best[one.pair] = one
+            told(done, count, 0)
+        chosen = sorted(best) if count <= MANY else _nearest({pair: one.score for pair, one in best.items()})
+        batches = [[best[pair] for pair in chosen[row : row + BATCH]] for row in range(0, len(chosen), BATCH)]
+        found: list[Likeness] = []
+        for done, more in enumerate(pool.map(compare, batches), 1):
+            found += more
+            told(done, len(batches), 1)
+    return [(*pair, one) for pair, one in zip(chosen, found, strict=True)]
+
+
+def _first_sight(frame: int, cells_ND: Floats, wholes_MD: Floats, bounds_LM: Floats) -> list[Sight]:
+    """What resembles a window of a picture, with the window that it resembles most."""
+    bounds_NL = _bounds(cells_ND)
+    most_M = [(bounds_NL @ bounds_LM[:, row : row + CHUNK]).max(0) for row in range(0, len(wholes_MD), CHUNK)]
+    rows = np.flatnonzero(np.concatenate(most_M) >= CANDIDATE)
+    rows = rows[rows // 2 != frame]
+    scores_NR = cells_ND @ wholes_MD[rows].T
+    places = scores_NR.argmax(0)
+    scores = scores_NR[places, np.arange(len(rows))]
+    return [
+        Sight(float(scores[one]), int(rows[one]) // 2, frame, bool(rows[one] % 2), int(places[one]))
+        for one in np.flatnonzero(scores >= CANDIDATE)
+    ]
 
 
 def _nearest(scores: Mapping[tuple[int, int], float]) -> list[tuple[int, int]]:
@@ -203,7 +247,7 @@ def _nearest(scores: Mapping[tuple[int, int], float]) -> list[tuple[int, int]]:
     return sorted(kept)
 
 
-def _bounds(cells_MD: NDArray[np.float32]) -> NDArray[np.float32]:
+def _bounds(cells_MD: Floats) -> Floats:
     """Short rows whose products are upper bounds of the products of rows of cells (Cauchy-Schwarz on what is left out)."""
     low_ML = cells_MD @ _smooth()
     rest_M = np.sqrt(np.maximum(np.square(cells_MD).sum(1) - np.square(low_ML).sum(1), 0))
@@ -211,7 +255,7 @@ def _bounds(cells_MD: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 @cache
-def _smooth() -> NDArray[np.float32]:
+def _smooth() -> Floats:
     """The lowest cosines of COARSE x COARSE cells as columns, orthonormal."""
     angle = np.pi / COARSE * (np.arange(COARSE) + 0.5)[:, None] * np.arange(COARSE // 2)
     waves = (np.cos(angle) / np.sqrt(COARSE / 2)).astype(np.float32)
@@ -271,49 +315,9 @@ def _places(side: float) -> list[float]:
     return [float(place) for place in np.linspace(0, 1 - side, count)]
 
 
-def _grid(pixels_PP: NDArray[np.float32], across_X2: Floats, upright_Y2: Floats, count: int) -> NDArray[np.float32]:
-    """Exact means of `count` x `count` cells of all windows between these sides: (Y, count, X, count)."""
-    rows, columns = (_weights(sides, count) for sides in (upright_Y2, across_X2))
-    cells = np.asarray(rows @ pixels_PP @ columns.T, np.float32)
-    return cells.reshape(len(upright_Y2), count, len(across_X2), count)
-
-
-def _weights(sides_N2: Floats, count: int) -> NDArray[np.float32]:
-    """What each pixel of a row counts in the means of cells between sides at any fraction of a pixel (N * count, P)."""
-    low, high = sides_N2[:, :1], np.maximum(sides_N2[:, 1:], sides_N2[:, :1] + 1e-6)
-    edges = (low + (high - low) * np.linspace(0, 1, count + 1)) * THUMB_PX
-    first, last, pixel = edges[:, :-1, None], edges[:, 1:, None], np.arange(THUMB_PX)
-    shares = np.clip(np.minimum(last, pixel + 1) - np.maximum(first, pixel), 0, None) / (last - first)
-    weights: NDArray[np.float32] = shares.reshape(-1, THUMB_PX).astype(np.float32)
-    return weights
-
-
-def _summed(pixels_PPC: Floats) -> Floats:
-    """Sums of all pixels above and to the left, (P + 1, P + 1, C)."""
-    return np.pad(pixels_PPC.cumsum(0).cumsum(1), ((1, 0), (1, 0), (0, 0)))
-
-
-def _cells(table: Floats, boxes_N4: Floats, count: int) -> Floats:
-    """Exact means of `count` x `count` cells of windows at any fraction of a pixel: (N, K, K, C)."""
-    places = np.linspace(0, 1, count + 1)
-    low, high = boxes_N4[:, :2, None], boxes_N4[:, 2:, None]
-    edges_N2E = np.clip((low + (high - low) * places) * THUMB_PX, 0, THUMB_PX)
-    floor = np.minimum(edges_N2E.astype(np.int64), THUMB_PX - 1)
-    share = edges_N2E - floor
-    x, y = floor[:, 0, None, :], floor[:, 1, :, None]
-    dx, dy = share[:, 0, None, :, None], share[:, 1, :, None, None]
-    upper = table[y, x] * (1 - dx) + table[y, x + 1] * dx
-    lower = table[y + 1, x] * (1 - dx) + table[y + 1, x + 1] * dx
-    corners = upper * (1 - dy) + lower * dy
-    sums = np.diff(np.diff(corners, axis=1), axis=2)
-    sides_N2 = np.maximum(boxes_N4[:, 2:] - boxes_N4[:, :2], 1e-6) * THUMB_PX / count
-    means: Floats = sums / (sides_N2[:, 0] * sides_N2[:, 1])[:, None, None, None]
-    return means
-
-
-def _grey(cells_NKKC: Floats) -> Floats:
-    grey: Floats = cells_NKKC.mean(3, keepdims=True)
-    return grey
+def _joined(cells_NKKC: Floats) -> Floats:
+    """The colours as one: what is normalised then keeps their differences."""
+    return cells_NKKC.reshape(len(cells_NKKC), -1, 1, 1)
 
 
 def _detail(cells_NKKC: Floats) -> Floats:
@@ -321,12 +325,5 @@ def _detail(cells_NKKC: Floats) -> Floats:
     count = cells_NKKC.shape[1]
     padded = np.pad(cells_NKKC, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
     around = sum(padded[:, i : i + count, j : j + count] for i in range(3) for j in range(3))
-    return np.asarray(cells_NKKC - around / 9, np.float64)
-
-
-def _normal(cells_NKKC: Floats | NDArray[np.float32], faint: float = FAINT) -> NDArray[np.float32]:
-    """Rows of mean 0 (in each colour) and length 1, so that a product of two is their correlation; faint ones shorter."""
-    flat = (cells_NKKC - cells_NKKC.mean((1, 2), keepdims=True)).reshape(len(cells_NKKC), -1)
-    deviation = np.sqrt((flat**2).mean(1, keepdims=True))
-    rows: NDArray[np.float32] = (flat / np.maximum(deviation, faint) / np.sqrt(flat.shape[1])).astype(np.float32)
-    return rows
+    rest: Floats = cells_NKKC - around / 9
+    return rest
