@@ -14,9 +14,11 @@ from tsuika.core.types import Batch, Model
 from tsuika.families import FAMILIES, StableDiffusion
 
 sys.path.append(str(Path(__file__).parent / "families"))
-from family_files import write_folder, write_tokenizer
+from family_files import single_file_tensors, write_folder, write_tokenizer
 
-__all__ = ["FAMILY_NAMES", "bits", "draw_pictures", "outputs", "picture_batch", "tiny", "write_folder"]
+__all__ = [
+    "FAMILY_NAMES", "bits", "draw_pictures", "outputs", "picture_batch", "single_file_tensors", "tiny", "write_folder",
+]  # fmt: skip
 
 FAMILY_NAMES = tuple(row.facts.family for row in FAMILIES)
 CAPTIONS = ("a cat", "a dog")

@@ -17,7 +17,7 @@ from tsuika.api.models import EMBEDDED
 from tsuika.core.errors import DivergedError, FormatError, PictureError, RecipeError
 from tsuika.core.events import Event, Phase, Progress, Warned, note
 from tsuika.core.files import sha256, write_text
-from tsuika.core.intervals import finite
+from tsuika.core.plain import jsonable
 from tsuika.core.sections import Data
 from tsuika.core.seeds import generator
 from tsuika.core.types import Artifact
@@ -282,7 +282,7 @@ def tune_vae(
         "learning_rate": settings.learning_rate,
         "pictures": {name: len(getattr(parts, name)) for name in ("train", "choose", "prove")},
         "measures": {
-            name: {"before": finite(shown.before[name]), "after": finite(shown.after[name]), "change": change.as_dict()}
+            name: jsonable({"before": shown.before[name], "after": shown.after[name], "change": change})
             for name, change in shown.changes.items()
         },
         "sha256": done["sha256"], "notes": hear.notes,

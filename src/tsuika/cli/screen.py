@@ -10,7 +10,7 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -33,6 +33,7 @@ from tsuika.core.events import (
     Written,
 )
 from tsuika.core.messages import percent
+from tsuika.core.plain import jsonable
 
 _WORDS: dict[str, dict[Lang, str]] = {
     "load": {"en": "Loading the base model", "ja": "ベースモデルを読み込んでいます"},
@@ -155,16 +156,10 @@ def print_out(text: str) -> None:
     sys.stdout.write(text + "\n")
 
 
-def _plain(value: Any) -> Any:
-    if is_dataclass(value) and not isinstance(value, type):
-        return asdict(value)
-    return str(value) if isinstance(value, Path) else value
-
-
 def result(value: Mapping[str, Any], *, as_json: bool) -> None:
     """A command's result: one JSON object, or lines for people."""
     if as_json:
-        print_out(json.dumps(value, ensure_ascii=False, default=_plain))
+        print_out(json.dumps(jsonable(value), ensure_ascii=False, allow_nan=False))
         return
     for key, item in value.items():
         if isinstance(item, Mapping):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from tsuika.core.plain import jsonable
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -25,10 +27,6 @@ class Interval:
         return 1 if self.low > 0 else -1 if self.high < 0 else 0
 
     def as_dict(self) -> dict[str, float | None]:
-        """For JSON."""
-        return {"mean": finite(self.mean), "low": finite(self.low), "high": finite(self.high)}
-
-
-def finite(value: float) -> float | None:
-    """The number, or None for one that is not finite, as JSON has none of these."""
-    return value if math.isfinite(value) else None
+        """For JSON: None for what is not finite."""
+        plain: dict[str, float | None] = jsonable(self)
+        return plain

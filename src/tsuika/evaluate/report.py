@@ -19,6 +19,7 @@ import numpy as np
 from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 
 from tsuika.core.files import write_text
+from tsuika.core.plain import jsonable
 from tsuika.evaluate import report_guard, report_lookalikes
 from tsuika.evaluate.chart import curve, smoothed
 from tsuika.evaluate.inline import PictureSource, data_uri
@@ -180,22 +181,12 @@ class ReportData:
             "warnings": [vars(notice) for notice in self.warnings],
             "made_with": self.made_with,
         }
-        finite: dict[str, Any] = _finite(plain)
-        return finite
+        told: dict[str, Any] = jsonable(plain)
+        return told
 
     def to_json(self) -> str:
         """The text of `report.json`."""
         return json.dumps(self.as_dict(), ensure_ascii=False, indent=2, allow_nan=False) + "\n"
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float | np.floating):
-        return float(value) if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value
 
 
 def _mean(values: Sequence[float]) -> float:

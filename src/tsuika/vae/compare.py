@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tsuika.core.events import Warned, note
-from tsuika.core.intervals import Interval, finite
+from tsuika.core.intervals import Interval
+from tsuika.core.plain import jsonable
 from tsuika.vae import faults, metrics, roundtrip
 from tsuika.vae.bootstrap import interval, paired
 
@@ -106,16 +107,17 @@ class Comparison:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, without pictures; None for what is not finite."""
-        return {
+        plain: dict[str, Any] = jsonable({
             "pictures": len(self.names), "different_pictures": self.different,
             "vaes": [_told(one) for one in self.results],
             "advice": {
                 one.purpose: {"vae": one.vae, "measure": one.measure, "as_good": list(one.as_good),
-                              "better_by": one.better_by and one.better_by.as_dict()}
+                              "better_by": one.better_by}
                 for one in self.advice
             },
             "pareto": list(self.pareto), "interval_level": self.level,
-        }  # fmt: skip
+        })  # fmt: skip
+        return plain
 
 
 def compare(
@@ -324,13 +326,13 @@ def _told(one: Result) -> dict[str, Any]:
     return {
         "vae": one.name, "source": one.source, "encoder": one.encoder, "sound": one.is_sound,
         "precision": one.precision, "sha256": one.sha256,
-        "findings": [{"code": w.code, "message": w.message, "params": dict(w.params)} for w in one.findings],
-        "measures": {name: value.as_dict() for name, value in one.means().items()},
-        "against_builtin": {name: value.as_dict() for name, value in one.against.items()},
-        "psnr_on_the_base_s_latents": interval(one.with_base).as_dict(),
-        "latents": {name: finite(value) for name, value in vars(one.latents).items()},
+        "findings": one.findings,
+        "measures": one.means(),
+        "against_builtin": one.against,
+        "psnr_on_the_base_s_latents": interval(one.with_base),
+        "latents": one.latents,
         "encode_s_per_megapixel": one.encode_s_per_megapixel,
         "decode_s_per_megapixel": one.decode_s_per_megapixel, "memory_bytes": one.memory_bytes,
-        "largest_activation": finite(one.largest_activation),
+        "largest_activation": one.largest_activation,
         "seams": one.seams,
     }  # fmt: skip
