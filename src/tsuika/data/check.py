@@ -15,6 +15,7 @@ from statistics import median
 from typing import Final
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from tsuika.core.sections import Data
 from tsuika.data import bucket, check_captions, check_variety, dedupe, scan
@@ -110,7 +111,10 @@ def check(
         if progress:
             progress("pictures", done, total)
 
-    manifest = scan.scan(folder, config, size_px=size_px, needed=0, progress=read, visit=visit, workers=workers)
+    with threadpool_limits(
+        1, "blas"
+    ):  # one picture a thread: products of several threads each would be in each other's way
+        manifest = scan.scan(folder, config, size_px=size_px, needed=0, progress=read, visit=visit, workers=workers)
     samples = manifest.samples
     for sample in samples:
         if _has_empty_tail(sample.path):
@@ -122,7 +126,7 @@ def check(
         if progress:
             progress("compare", done, total)
 
-    alike = [(i, j) for i, j, found in dedupe.pairs(looks, progress=compare) if found.same]
+    alike = [(i, j) for i, j, found in dedupe.pairs(looks, progress=compare, workers=workers) if found.same]
     duplicates = _duplicates(samples, qualities, alike)
     buckets = bucket.assign(manifest, size_px=size_px, step_px=step_px, buckets=config.buckets)
     captions, about_captions = check_captions.check(manifest, config, tokenize, tokenizer)

@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from tsuika.data.resample import Kernel, resample
+
 Floats = NDArray[np.float32]
 Sides = tuple[int, int, int, int]  # left, top, right, bottom, px
 
@@ -62,25 +64,26 @@ class Quality:
 
 def measure(image: Image.Image) -> Quality:
     """All measures of an RGB picture."""
-    found = bars(np.asarray(image.convert("L")))
+    grey_HW = np.asarray(image.convert("L"))
+    found = bars(grey_HW)
     if any(found):
         left, top, right, bottom = found
         image = image.crop((left, top, image.width - right, image.height - bottom))
-    grey = image.convert("L")
-    scale = min(1.0, ANALYSIS_PX / (grey.width * grey.height) ** 0.5)
-    small = _resized(grey, scale, Image.Resampling.LANCZOS) if scale < 1 else grey
-    sharpness, loss = _detail(small, 2)
-    region = _sharpest(grey, loss, scale)
-    pixels = np.asarray(region, np.int16)
-    crispness = _detail(region, 1.25)[0]
-    share = _detail_share(region) if crispness < CRISP else 1.0
+        grey_HW = grey_HW[top : top + image.height, left : left + image.width]
+    scale = min(1.0, ANALYSIS_PX / grey_HW.size**0.5)
+    whole = _Detail(_resized(grey_HW, scale, "lanczos") if scale < 1 else grey_HW)
+    loss_K = whole.loss(2)
+    part = _Detail(_sharpest(grey_HW, loss_K, scale))
+    crispness = part.lost(1.25)
+    share = _detail_share(part) if crispness < CRISP else 1.0
     return Quality(
-        sharpness, crispness, share, _repeated(pixels), *_exposure(image), _flat(image), found,
+        whole.share(loss_K), crispness, share, _repeated(part.pixels_HW), *_exposure(image), _flat(image), found,
     )  # fmt: skip
 
 
-def _resized(grey: Image.Image, scale: float, how: Image.Resampling) -> Image.Image:
-    return grey.resize((max(1, round(grey.width * scale)), max(1, round(grey.height * scale))), how)
+def _resized(pixels_HW: Floats | NDArray[np.uint8], scale: float, kernel: Kernel) -> Floats:
+    height, width = (max(1, round(side * scale)) for side in pixels_HW.shape)
+    return resample(pixels_HW, height, width, kernel)
 
 
 def _cells(pixels_HW: Floats) -> Floats:
@@ -91,39 +94,55 @@ def _cells(pixels_HW: Floats) -> Floats:
     return means
 
 
-def _detail(grey: Image.Image, factor: float) -> tuple[float, Floats]:
-    """What shrinking by `factor` loses, as a share of the strongest contrast (nan: none); and the loss, squared (K)."""
-    back = _resized(grey, 1 / factor, Image.Resampling.BICUBIC).resize(grey.size, Image.Resampling.BICUBIC)
-    pixels = np.asarray(grey, np.float32)
-    loss_K = _cells(np.square(pixels - np.asarray(back, np.float32)))
-    if len(loss_K) < 1 / STRONGEST:
-        return float("nan"), np.zeros(0, np.float32)
-    contrast_K = _cells(np.square(pixels)) - np.square(_cells(pixels))
-    strong = contrast_K >= np.quantile(contrast_K, 1 - STRONGEST)
-    contrast = float(contrast_K[strong].mean())
-    if contrast < LEAST_CONTRAST**2:
-        return float("nan"), loss_K
-    return float(np.sqrt(loss_K[strong].mean() / contrast)), loss_K
+class _Detail:
+    """What a picture loses when it is shrunk and enlarged again."""
+
+    def __init__(self, pixels_HW: Floats | NDArray[np.uint8]) -> None:
+        self.pixels_HW = pixels_HW.astype(np.float32)
+        contrast_K = _cells(np.square(self.pixels_HW)) - np.square(_cells(self.pixels_HW))
+        self.contrast, self.strong_K = 0.0, np.zeros(0, np.bool_)
+        if len(contrast_K) >= 1 / STRONGEST:
+            self.strong_K = contrast_K >= np.quantile(contrast_K, 1 - STRONGEST)
+            self.contrast = float(contrast_K[self.strong_K].mean())
+
+    def loss(self, factor: float) -> Floats:
+        """What shrinking by `factor` loses in each cell, squared (K); too small pictures have none."""
+        if not self.strong_K.size:
+            return np.zeros(0, np.float32)
+        height, width = self.pixels_HW.shape
+        back_HW = resample(_resized(self.pixels_HW, 1 / factor, "cubic"), height, width, "cubic")
+        back_HW -= self.pixels_HW
+        return _cells(np.square(back_HW, out=back_HW))
+
+    def share(self, loss_K: Floats) -> float:
+        """The loss where contrast is strongest, as a share of that contrast; nan: there is none."""
+        if self.contrast < LEAST_CONTRAST**2:
+            return float("nan")
+        return float(np.sqrt(loss_K[self.strong_K].mean() / self.contrast))
+
+    def lost(self, factor: float) -> float:
+        """What shrinking by `factor` loses, as `share`."""
+        return self.share(self.loss(factor))
 
 
-def _sharpest(grey: Image.Image, loss_K: Floats, scale: float) -> Image.Image:
+def _sharpest(grey_HW: NDArray[np.uint8], loss_K: Floats, scale: float) -> NDArray[np.uint8]:
     """The part, at most REGION_PX each way, that has most detail; whole pictures of that size stay whole."""
-    if max(grey.size) <= REGION_PX or not loss_K.size:
-        return grey.crop((0, 0, min(grey.width, REGION_PX), min(grey.height, REGION_PX)))
-    columns = max(1, round(grey.width * scale)) // CELL
+    height, width = (min(REGION_PX, side) for side in grey_HW.shape)
+    if max(grey_HW.shape) <= REGION_PX or not loss_K.size:
+        return grey_HW[:height, :width]
+    columns = max(1, round(grey_HW.shape[1] * scale)) // CELL
     rows = len(loss_K) // columns
     table = np.pad(loss_K.reshape(rows, columns).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
     side = max(1, round(REGION_PX * scale / CELL))
     high, wide = min(side, rows), min(side, columns)
     sums = table[high:, wide:] - table[:-high, wide:] - table[high:, :-wide] + table[:-high, :-wide]
     row, column = np.unravel_index(int(sums.argmax()), sums.shape)
-    width, height = min(REGION_PX, grey.width), min(REGION_PX, grey.height)
-    left = min(round(int(column) * CELL / scale), grey.width - width)
-    top = min(round(int(row) * CELL / scale), grey.height - height)
-    return grey.crop((left, top, left + width, top + height))
+    left = min(round(int(column) * CELL / scale), grey_HW.shape[1] - width)
+    top = min(round(int(row) * CELL / scale), grey_HW.shape[0] - height)
+    return grey_HW[top : top + height, left : left + width]
 
 
-def _detail_share(region: Image.Image) -> float:
+def _detail_share(region: _Detail) -> float:
     """1 over the factor by which the picture can be shrunk until it is as crisp as pictures are.
 
     A crisp picture loses 0.3 when halved (measured on photographs and drawings); one that was enlarged loses as much
@@ -131,7 +150,7 @@ def _detail_share(region: Image.Image) -> float:
     """
     crisp, before, step = 0.3, 0.0, 2
     while step <= 16:
-        lost, _ = _detail(region, step)
+        lost = region.lost(step)
         if not lost < crisp:  # also nan
             if step == 2:
                 return 1.0
@@ -141,30 +160,33 @@ def _detail_share(region: Image.Image) -> float:
     return 1 / 16
 
 
-def _repeated(pixels_HW: NDArray[np.int16]) -> int:
+def _repeated(pixels_HW: Floats) -> int:
     """By what whole factor a picture was enlarged by repeating pixels, 1..8; JPEG afterwards hides it little."""
-    steps_x = np.abs(np.diff(pixels_HW, axis=1)).mean(0)
-    steps_y = np.abs(np.diff(pixels_HW, axis=0)).mean(1)
-    for factor in range(8, 1, -1):
-        shares = []
-        for steps in (steps_x, steps_y):
-            phases = [steps[phase::factor] for phase in range(factor)]
-            means = np.array([phase.mean() if phase.size else 0.0 for phase in phases])
-            seam = int(means.argmax())
-            # Edges on one grid line alone (a drawing's only contour) prove nothing.
-            lines = int((phases[seam] > 0.25 * means[seam]).sum())
-            rest = float(np.delete(means, seam).mean())
-            shares.append(rest / means[seam] if means[seam] > 0.5 and lines >= SEAMS * phases[seam].size else 1.0)
-        if max(shares) < 0.3:
-            return factor
-    return 1
+    across, upright = np.diff(pixels_HW, axis=1), np.diff(pixels_HW, axis=0)
+    steps_x, steps_y = np.abs(across, out=across).mean(0), np.abs(upright, out=upright).mean(1)
+    return next((factor for factor in range(8, 1, -1) if _seamed(steps_x, factor) and _seamed(steps_y, factor)), 1)
+
+
+def _seamed(steps: Floats, factor: int) -> bool:
+    """Whether neighbours differ on every `factor`-th line, and hardly elsewhere."""
+    phases = [steps[phase::factor] for phase in range(factor)]
+    means = np.array([phase.mean() if phase.size else 0.0 for phase in phases])
+    seam = int(means.argmax())
+    # Edges on one grid line alone (a drawing's only contour) prove nothing.
+    lines = int((phases[seam] > 0.25 * means[seam]).sum())
+    return (
+        bool(means[seam] > 0.5)
+        and lines >= SEAMS * phases[seam].size
+        and float(np.delete(means, seam).mean()) < 0.3 * means[seam]
+    )
 
 
 def _exposure(image: Image.Image) -> tuple[float, float, float, float, float, float]:
     scale = min(1.0, EXPOSURE_PX / max(image.size))
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     pixels = np.asarray(image.resize(size, Image.Resampling.NEAREST))  # means would hide what is clipped
-    most, least = pixels.max(2), pixels.min(2)
+    red, green, blue = (pixels[..., colour] for colour in range(3))  # reducing an axis of 3 is slow
+    most, least = np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
     clipped = most >= CLIPPED
     tinted = clipped & (least < COLOURED)
     grey = pixels @ np.array([0.299, 0.587, 0.114], np.float32)
@@ -180,10 +202,15 @@ def _flat(image: Image.Image) -> float:
     width, height = (min(side, REGION_PX) for side in image.size)
     left, top = (image.width - width) // 2, (image.height - height) // 2
     pixels = np.asarray(image.crop((left, top, left + width, top + height)))
-    inner = pixels[1::8, 1:]
-    toned = ((inner > BLACK) & (inner < WHITE - 5)).any(2)
-    beside, above = (inner == pixels[1::8, :-1]).all(2), (inner == pixels[:-1:8, 1:][: len(inner)]).all(2)
-    return max(float((toned & even).sum() / max(toned.sum(), 1)) for even in (beside, above))
+    inner, beside, above = pixels[1::8, 1:], pixels[1::8, :-1], pixels[:-1:8, 1:]
+    toned = np.zeros(inner.shape[:2], np.bool_)
+    even_x, even_y = ~toned, ~toned
+    for colour in range(3):  # reducing an axis of 3 is slow
+        one = inner[..., colour]
+        toned |= (one > BLACK) & (one < WHITE - 5)
+        even_x &= one == beside[..., colour]
+        even_y &= one == above[: len(inner), :, colour]
+    return max(float((toned & even).sum() / max(toned.sum(), 1)) for even in (even_x, even_y))
 
 
 def bars(pixels_HW: NDArray[np.uint8]) -> Sides:
