@@ -35,7 +35,7 @@ _WORDS = {
         "own": "the base's own", "same": "same encoder", "rounded": "same encoder (rounded)", "other": "another encoder",
         "head": "PSNR dB    SSIM  colour dE  worst 5%  chroma  detail  texture error  s/MP  encoder",
         "page": "Crops and difference maps as a page: add --out PAGE.html",
-        "tuned": "{measure}: {before:.4g} -> {after:.4g} ({low:+.3g} to {high:+.3g}) on pictures never seen; best step {step}",
+        "tuned": "{measure}: {before} -> {after} ({low} to {high}) on pictures never seen; best step {step}",
         "not-proven": "not proven better; written because of --keep-anyway",
     },
     "ja": {
@@ -50,10 +50,15 @@ _WORDS = {
         "other": "エンコーダーは別物",
         "head": "PSNR dB    SSIM    色差dE    上位5%    彩度    細部     質感の誤差  秒/MP  エンコーダー",
         "page": "切り抜きと差分を見るには: --out PAGE.html を付けてください",
-        "tuned": "{measure}: {before:.4g} -> {after:.4g}({low:+.3g}〜{high:+.3g}、学習に使っていない画像)。最良のステップ: {step}",
+        "tuned": "{measure}: {before} -> {after}({low}〜{high}、学習に使っていない画像)。最良のステップ: {step}",
         "not-proven": "改善は確認できませんでした(--keep-anyway により書き出しました)",
     },
 }  # fmt: skip
+
+_COLUMNS = (  # measure, form, width
+    ("psnr", ".2f", 7), ("ssim", ".4f", 7), ("colour", ".2f", 9), ("colour_p95", ".2f", 9), ("chroma", ".3f", 7),
+    ("texture", ".3f", 7), ("texture_error", ".3f", 14),
+)  # fmt: skip
 
 
 def _say(key: str, **values: object) -> str:
@@ -141,10 +146,9 @@ def tune(
         screen.result(done, as_json=True)
         return
     for name, row in done["measures"].items():
-        change = {key: float("nan") if row["change"][key] is None else row["change"][key] for key in ("low", "high")}
-        line = _say(
-            "tuned", measure=name, before=row["before"], after=row["after"], step=done["best_step"], **change
-        )  # fmt: skip
+        means = {key: _or_dash(row[key], ".4g") for key in ("before", "after")}
+        ends = {key: _or_dash(row["change"][key], "+.3g") for key in ("low", "high")}
+        line = _say("tuned", measure=name, step=done["best_step"], **means, **ends)
         sys.stderr.write(line + "\n")
     if not done["proven"]:
         sys.stderr.write(_say("not-proven") + "\n")
@@ -167,17 +171,15 @@ def _table(done: Mapping[str, Any]) -> None:
     screen.print_out(f"{'':{width}}  {_say('head')}")
     for number, row in enumerate(done["vaes"]):
         mean = {name: value["mean"] for name, value in row["measures"].items()}
-        cells = [
-            f"{_number(mean['psnr'], 2):>7}", f"{_number(mean['ssim'], 4):>7}", f"{_number(mean['colour'], 2):>9}",
-            f"{_number(mean['colour_p95'], 2):>9}", f"{_number(mean['chroma'], 3):>7}", f"{_number(mean['texture'], 3):>7}",
-            f"{_number(mean['texture_error'], 3):>14}", f"{row['decode_s_per_megapixel']:>5.1f}",
-        ]  # fmt: skip
+        cells = [f"{_or_dash(mean[name], form):>{wide}}" for name, form, wide in _COLUMNS]
+        cells.append(f"{row['decode_s_per_megapixel']:>5.1f}")
         encoder = _say("own" if number == 0 else row["encoder"])
         screen.print_out(f"{row['vae']:{width}}  {' '.join(cells)}  {encoder}")
 
 
-def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
+def _or_dash(value: float | None, form: str) -> str:
+    """A number as told; a dash for one that is not finite."""
+    return "-" if value is None else format(value, form)
 
 
 def _advice(purpose: str, row: Mapping[str, Any]) -> str:
