@@ -1,6 +1,7 @@
 """How well `tsuika check` finds faults that were planted, and what it says of clean pictures.
 
-    python bench/check.py --photos FOLDER --out DIR [--half choose|report] [--read] [--speed N] [--variety]
+    python bench/check.py --photos FOLDER --out DIR [--half choose|report] [--first SEED]
+                           [--faults NAME ...] [--kinds NAME ...] [--read] [--speed N] [--variety]
 
 FOLDER holds one folder of photographs per subject. Drawings are the embedded world's. Each set is a folder of 6 to 24
 pictures, some with one planted fault each; the rest is clean. A fault counts as found if the check names the picture for
@@ -19,7 +20,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -169,14 +170,16 @@ def save(image: Image.Image, path: Path, draw: random.Random) -> None:
         image.save(path)
 
 
-def plant(folder: Path, kind: str, seed: int, photos: Path | None) -> tuple[dict[str, str], set[str]]:
+def plant(
+    folder: Path, kind: str, seed: int, photos: Path | None, faults: Sequence[str]
+) -> tuple[dict[str, str], set[str]]:
     """Write a set. Gives name -> its fault (copies: the copy's own name), and the clean names that copies were made of."""
     draw = random.Random(f"{kind} {seed}")
     made = pictures(kind, seed, photos, draw)
     is_photo = "subject" in kind
-    names = [name for name in EXPECTED if is_photo or name not in TONES]
+    names = [name for name in faults if is_photo or name not in TONES]
     count = max(1, len(made) // 3)  # so that the set's median stays that of clean pictures
-    turn = draw.sample(names, len(names)) if count < 3 else names[seed // 2 * count % len(names) :] + names
+    turn = draw.sample(names, len(names)) if count < 3 else names[seed // 2 * count % len(names) :] + names * count
     chosen = turn[:count]
     rows = draw.sample(range(len(made)), count)
     planted, sources = {}, set()
@@ -233,9 +236,9 @@ def pieces(text: str) -> list[str]:
     return text.replace(",", " , ").split()
 
 
-def cell(kind: str, seed: int, photos: Path | None) -> dict[str, object]:
+def cell(kind: str, seed: int, photos: Path | None, faults: Sequence[str]) -> dict[str, object]:
     folder = Path(tempfile.mkdtemp())
-    planted, sources = plant(folder, kind, seed, photos)
+    planted, sources = plant(folder, kind, seed, photos, faults)
     began = time.process_time()
     report = check(folder, Data(), size_px=64, step_px=8, tokenize=pieces, tokenizer="words", workers=1)
     seconds = time.process_time() - began
@@ -361,6 +364,9 @@ def main() -> None:
     parser.add_argument("--photos", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=24, help="of each kind of set")
+    parser.add_argument("--first", type=int, default=0, help="seed")
+    parser.add_argument("--faults", nargs="+", default=list(EXPECTED), help="only these")
+    parser.add_argument("--kinds", nargs="+", help="of sets, only these")
     parser.add_argument("--half", choices=["choose", "report"], help="only this half")
     parser.add_argument("--read", action="store_true")
     parser.add_argument("--speed", type=int, default=0)
@@ -375,12 +381,12 @@ def main() -> None:
         read(options.out, halves[options.half or "report"])
     else:
         kinds = [*(["one subject", "many subjects"] if options.photos else []), "mascot", "gadget", "sketch", "world"]
-        for seed in range(options.seeds):
-            for kind in kinds:
+        for seed in range(options.first, options.first + options.seeds):
+            for kind in options.kinds or kinds:
                 path = options.out / f"{kind.replace(' ', '-')}-{seed:02}.json"
                 if path.exists() or (options.half and seed % 2 != halves[options.half]):
                     continue
-                write_text(path, json.dumps(cell(kind, seed, options.photos)))
+                write_text(path, json.dumps(cell(kind, seed, options.photos, options.faults)))
 
 
 if __name__ == "__main__":

@@ -88,6 +88,22 @@ def test_a_blurred_copy_is_found_among_sharp_pictures(kind: str, sigma: float, t
     assert "3.png" in report.to_look_at
 
 
+@pytest.mark.parametrize("kind", SETS)
+def test_a_picture_that_moved_is_found(kind: str, tmp_path: Path) -> None:
+    images = SETS[kind]()
+    pixels = np.asarray(images[4], np.float32)
+    images[4] = Image.fromarray(np.mean([np.roll(pixels, (i, i), (0, 1)) for i in range(9)], axis=0).astype(np.uint8))
+    report = look(write(tmp_path / "set", images))
+    assert named(report, "upscaled") | named(report, "blurred") == {"4.png"}
+
+
+def test_the_report_is_the_same_however_many_threads(tmp_path: Path) -> None:
+    images = world_pictures(8)
+    folder = write(tmp_path / "set", [*images, *(image.resize((100, 100)) for image in images[:4])])
+    alone, together = (check(folder, Data(), size_px=64, step_px=8, workers=workers) for workers in (1, 3))
+    assert alone == together and len(alone.duplicates) == 4
+
+
 def test_a_set_that_is_soft_throughout_is_as_it_is(tmp_path: Path) -> None:
     images = [textured(seed).filter(ImageFilter.GaussianBlur(2)) for seed in range(6)]
     assert named(look(write(tmp_path / "set", images)), "blurred") == set()

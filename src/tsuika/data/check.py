@@ -39,10 +39,10 @@ Progress = Callable[[str, int, int], None]  # what is being done (`pictures`, `c
 FEWEST: Final = 4  # pictures, below which there is no median to judge by
 
 # Against the set's median, and never where the picture is as crisp as most are; from bench/check.py.
-BLURRED: Final = 0.45
-BLURRED_MOST: Final = 0.16
-ENLARGED: Final = 0.6
-ENLARGED_MOST: Final = 0.095
+BLURRED: Final = 0.55
+BLURRED_MOST: Final = 0.17
+ENLARGED: Final = 0.65
+ENLARGED_MOST: Final = 0.1
 # Share of pixels with a channel at its end, at least, and above the set's median.
 OVEREXPOSED: Final = 0.18
 OVEREXPOSED_ABOVE: Final = 0.15
