@@ -122,6 +122,19 @@ def test_an_enlarged_picture_is_found(kind: str, how: Image.Resampling, tmp_path
     assert all(px > 0.7 * width for name, px in found.items() if name != "1.png")
 
 
+@pytest.mark.parametrize("how", [Image.Resampling.BICUBIC, Image.Resampling.BILINEAR])
+def test_a_set_that_is_enlarged_throughout_is_found_by_its_rhythm(how: Image.Resampling, tmp_path: Path) -> None:
+    made = []
+    for seed in range(5):  # noise of all sizes, none of it interpolated
+        noise = Image.fromarray(np.random.default_rng(seed).integers(0, 256, (320, 320, 3), np.uint8))
+        layers = [np.asarray(noise.filter(ImageFilter.GaussianBlur(sigma)), np.float32) - 128 for sigma in (1, 2, 8)]
+        made.append(Image.fromarray(np.clip(128 + layers[0] + 2 * layers[1] + 8 * layers[2], 0, 255).astype(np.uint8)))
+    shrunk = [image.resize((260, 260), Image.Resampling.LANCZOS) for image in made]
+    assert named(look(write(tmp_path / "shrunk", shrunk)), "upscaled") == set()
+    large = [image.resize((480, 480), how) for image in made]
+    assert len(named(look(write(tmp_path / "large", large)), "upscaled")) == 5
+
+
 def test_exposure_of_photographs_not_of_drawings(tmp_path: Path) -> None:
     images = [textured(seed) for seed in range(8)]
     images[2] = images[2].point(lambda value: min(255, round(value * 2.4)))

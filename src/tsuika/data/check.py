@@ -43,6 +43,8 @@ BLURRED: Final = 0.55
 BLURRED_MOST: Final = 0.17
 ENLARGED: Final = 0.65
 ENLARGED_MOST: Final = 0.1
+# In an enlarged picture, whatever the set; other photographs reach 5.4 (bench/check.py).
+INTERPOLATED: Final = 7.0
 # Share of pixels with a channel at its end, at least, and above the set's median.
 OVEREXPOSED: Final = 0.18
 OVEREXPOSED_ABOVE: Final = 0.15
@@ -247,7 +249,7 @@ def _of_pixels(samples: Sequence[Sample], qualities: Mapping[str, Quality], size
 
 
 def _is_enlarged(one: Quality, middle: float) -> bool:
-    return one.repeated > 1 or one.crispness < min(ENLARGED * middle, ENLARGED_MOST)
+    return one.repeated > 1 or one.interpolated >= INTERPOLATED or one.crispness < min(ENLARGED * middle, ENLARGED_MOST)
 
 
 def _detail_px(sample: Sample, quality: Quality) -> int:

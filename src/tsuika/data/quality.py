@@ -35,6 +35,10 @@ WHITE: Final = 250  # all channels
 COLOURED: Final = 240  # a channel below it beside one at its end: no white, whatever JPEG did
 BLACK: Final = 12  # all channels
 
+LEAST_RHYTHM_PX: Final = 256  # in shorter rows, chance is as loud
+RATES: Final = (0.1, 0.48)  # per px; 1 / factor, folded: of 1.11 to 1.92 and more
+MOST_STEP: Final = 20  # grey levels, so that a few edges do not outweigh all else
+
 SEAMS: Final = 0.3  # of the grid's lines must be seams for pixels to count as repeated
 
 BAR_RANGE: Final = 14  # grey levels within a row of an even bar; JPEG leaves some
@@ -51,6 +55,7 @@ class Quality:
     sharpness: float  # detail at ANALYSIS_PX, ~0.3; nan: no contrast to tell by
     crispness: float  # detail at full size and a small step, ~0.15; nan as above
     detail: float  # share of the side that would hold all the detail, 0..1
+    interpolated: float  # how clearly the rhythm of interpolation is heard, ~3 without; 0: crisp, not asked
     repeated: int  # each pixel stands this often, each way; 1: no
     clipped: float  # share with a channel at its end
     white: float
@@ -75,9 +80,9 @@ def measure(image: Image.Image) -> Quality:
     loss_K = whole.loss(2)
     part = _Detail(_sharpest(grey_HW, loss_K, scale))
     crispness = part.lost(1.25)
-    share = _detail_share(part) if crispness < CRISP else 1.0
+    share, rhythm = (_detail_share(part), _interpolated(part.pixels_HW)) if crispness < CRISP else (1.0, 0.0)
     return Quality(
-        whole.share(loss_K), crispness, share, _repeated(part.pixels_HW), *_exposure(image), _flat(image), found,
+        whole.share(loss_K), crispness, share, rhythm, _repeated(part.pixels_HW), *_exposure(image), _flat(image), found,
     )  # fmt: skip
 
 
@@ -158,6 +163,28 @@ def _detail_share(region: _Detail) -> float:
             return float(2 / (step / 2 * 2**share))
         before, step = lost, step * 2
     return 1 / 16
+
+
+def _interpolated(pixels_HW: Floats) -> float:
+    """How far a line stands out of the spectra of second differences, at one frequency across and upright.
+
+    Interpolated pixels are the smoother, the farther they lie from those they were made of, in a rhythm of the factor
+    (Gallagher 2005). A pattern in the picture seldom has the same one both ways; JPEG's, of eighths, is passed over.
+    """
+    shortest = min(pixels_HW.shape)
+    if shortest < LEAST_RHYTHM_PX:
+        return 0.0
+    rates = np.fft.rfftfreq(REGION_PX)
+    from_jpeg = np.abs(rates - np.round(8 * rates) / 8) <= 2.5 / shortest
+    heard = (rates > RATES[0]) & (rates < RATES[1]) & ~from_jpeg
+    lines = []
+    for rows in (pixels_HW, pixels_HW.T):
+        bends = np.abs(rows[:, 2:] - 2 * rows[:, 1:-1] + rows[:, :-2])
+        rhythm = np.minimum(bends, MOST_STEP, out=bends).mean(0)
+        rhythm -= np.convolve(np.pad(rhythm, 4, mode="edge"), np.full(9, 1 / 9, np.float32), "valid")
+        spectrum = np.abs(np.fft.rfft(rhythm * np.hanning(len(rhythm)), REGION_PX))[heard]
+        lines.append(spectrum / max(float(np.median(spectrum)), 1e-3))
+    return float(np.minimum(*lines).max())
 
 
 def _repeated(pixels_HW: Floats) -> int:
