@@ -315,8 +315,8 @@ MESSAGES: Final[dict[str, Message]] = {
         ("試した中で最良の学習率: {rate}({after}ステップ後のロス{gain})", "試した中で最も高い学習率で、{steps}ステップではまだ改善が続いていました。もっと高い学習率のほうが良いかもしれません。", "--set train.learning_rate={rate} とするか、さらに高い学習率を試してください: --rates {higher}"),
     ),
     "GD031": _m(
-        ("The guard's checks take up to {share} of this run's computing, more than guard.overhead ({most})", "The run is short: 4 pictures in 8 checks are the least that a best step can be told by. How much time they took is in the report.", "Nothing need be done; a larger batch or more steps make the share smaller, and --guard off does without"),
-        ("ガードの確認に、この学習の計算量の最大{share}を使います(guard.overhead の{most}を超えます)", "短い学習のためです。最良のステップを見分けるには、少なくとも4枚を8回測る必要があります。実際にかかった時間はレポートに載ります。", "そのままで構いません。バッチサイズやステップ数を増やすと割合は下がり、--guard off なら確認しません"),
+        ("The guard's checks took {took} of the training time, more than guard.overhead ({most})", "The run is short: 4 pictures in 8 checks are the least that a best step can be told by.", "Nothing need be done; a larger batch or more steps make the share smaller, and --guard off does without"),
+        ("ガードの確認に学習時間の{took}がかかりました(guard.overhead は{most})", "短い学習のためです。最良のステップを見分けるには、少なくとも4枚を8回測る必要があります。", "そのままで構いません。バッチサイズやステップ数を増やすと割合は下がり、--guard off なら確認しません"),
     ),
     "EV001": _m(
         ("This cannot be opened as an image encoder", "{why}", "Name a CLIP, SigLIP or DINOv2 by its hub id or folder, with weights as .safetensors; e.g. --encoder openai/clip-vit-base-patch32"),

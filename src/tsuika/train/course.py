@@ -28,10 +28,10 @@ CHECKS: Final = 10  # that a budget of forward passes should allow before more p
 CONTROLS: Final = 4  # unrelated prompts, and as many training captions
 PASSES: Final = 8  # of a picture in a check: one for each timestep; or half of them
 WHOLE_EVERY: Final = (1, 2, 4, 8)  # checks, counted from the last, that measure everything
-STEP_PASSES: Final = 2.5  # what training on a picture takes, in forward passes without gradient
+STEP_PASSES: Final = (
+    2.5  # what training on a picture takes at least, in forward passes without gradient; small batches take more
+)
 FOLDS_IN_TURN: Final = 2  # where every fold is a training of its own, by default
-# Steps by all pictures after a hold-out look, by the look's: bench/guard/continued.py; a half is cheaper and not always enough.
-AS_MANY: Final = 1.0
 
 Way = Literal["off", "none", "hold-out", "lanes", "turns"]
 
@@ -49,9 +49,12 @@ class Course:
         """The step of a training on all pictures that is as far as a step of the look; `most` at most."""
         return min(most, max(step, round(step * math.pow(_more(self.split), self.growth))))
 
-    def with_all(self, step: int) -> int:
-        """The last step where a look's weights go on with all pictures."""
-        return step + round(AS_MANY * step)
+    def with_all(self, step: int, most: int) -> int:
+        """The last step where a look's weights go on with all pictures: for as long as starting again would take.
+
+        bench/guard/continued.py: fewer steps are not always enough after a look that was short.
+        """
+        return step + self.longer(step, most)
 
     @property
     def overlap(self) -> float:
@@ -81,17 +84,9 @@ def plan(recipe: Recipe, manifest: Manifest, folder: Path, alone: str = "") -> C
     Args:
         alone: why folds cannot learn side by side; empty where they can.
     """
-    if recipe.guard.mode == "off":
-        return Course("off", split.Split("none", (), (), 0))
-    course = _plan(recipe, manifest, folder, alone)
-    share, most = course.budget(recipe).share, recipe.guard.overhead
-    if not most or share <= most:
-        return course
-    return replace(course, notes=(*course.notes, note("GD031", share=f"{share:.0%}", most=f"{most:.0%}")))
-
-
-def _plan(recipe: Recipe, manifest: Manifest, folder: Path, alone: str) -> Course:
     guard = recipe.guard
+    if guard.mode == "off":
+        return Course("off", split.Split("none", (), (), 0))
     file = folder / "split.json"
     if file.exists():
         parted = split.Split.from_json(file.read_text(encoding="utf-8"))
@@ -183,7 +178,6 @@ class Budget:
     controls: int  # unrelated prompts, and as many training captions
     few: bool  # whether at half of the timesteps
     rungs: tuple[int, ...]  # steps of checks
-    share: float  # of the passes of the planned steps
 
 
 def budget(recipe: Recipe, held_out: int, runs: int = 1, eyes: int = 1) -> Budget:
@@ -199,8 +193,7 @@ def budget(recipe: Recipe, held_out: int, runs: int = 1, eyes: int = 1) -> Budge
     train = recipe.train
     preserves = bool(recipe.data.reg_images or recipe.data.reg_generate)
     a_step = train.batch_size * train.accumulate * runs * STEP_PASSES * (2 if preserves else 1)
-    training = train.steps * a_step
-    allowed = (recipe.guard.overhead or math.inf) * training
+    allowed = (recipe.guard.overhead or math.inf) * train.steps * a_step
     most = min(MOST_MEASURED, max(1, held_out))
 
     def cost(pictures: int, few: bool, coarse: bool, checks: int) -> int:
@@ -221,5 +214,4 @@ def budget(recipe: Recipe, held_out: int, runs: int = 1, eyes: int = 1) -> Budge
     start, each = cost(pictures, few, coarse, 0), cost(pictures, few, coarse, 1) - cost(pictures, few, coarse, 0)
     rungs = affordable(train.steps, int(min(train.steps, (allowed - start) / each)))
     half = 2 if coarse else 1
-    share = (start + each * len(rungs)) / training
-    return Budget(pictures, -(-pictures // half), CONTROLS // half, few, rungs, share)
+    return Budget(pictures, -(-pictures // half), CONTROLS // half, few, rungs)

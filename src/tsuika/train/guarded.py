@@ -5,7 +5,7 @@ without its own, in lockstep beside the run on all pictures or, where that canno
 pictures: after a hold-out look it goes on with them from the best step, after folds they have a run of their own.
 
 The rate of a look that is gone on from is steady after the warm-up, as nobody knows yet where it ends; the schedule then
-takes it down to nothing. bench/guard/continued.py: better than starting again, in fewer steps.
+takes it down to nothing. bench/guard/continued.py: better than starting again.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def _once(ground: Ground, course: Course, resume: bool) -> Events:
     judge = stage.watch.judge
     if not holds_out:
         return Result(run, run.step, _stopped_by(judge, stage.obeys))
-    yield from _choose(course, judge, judge.chosen)
+    yield from _choose(ground, course, judge, judge.chosen)
     return _result(run, judge.chosen, stage.kept, _stopped_by(judge, stage.obeys), takes_last=not stage.obeys)
 
 
@@ -127,7 +127,7 @@ def _in_turn(ground: Ground, course: Course, resume: bool) -> Look:
 
 
 def _go_on(ground: Ground, course: Course, judge: Judge, looked: Kept, resume: bool) -> Events:
-    """The result: on from the look's weights by all pictures, as many steps again, while the rate falls.
+    """The result: on from the look's weights by all pictures, while the rate falls.
 
     Of the other steps of the range, those far enough away to differ go on in the same way, before it.
     """
@@ -136,16 +136,18 @@ def _go_on(ground: Ground, course: Course, judge: Judge, looked: Kept, resume: b
     if chosen.balanced not in looked:  # none was sound
         return (yield from _on_all(ground, course, judge, resume))
     range_ = Range(*(s if s in looked and _apart(s, chosen.balanced) else chosen.balanced for s in astuple(chosen)))
-    wanted, kept = Range(*map(course.with_all, astuple(range_))), Kept(ground.folder.guard / "kept")
-    yield from _choose(course, judge, wanted)
+    most = ground.recipe.train.steps
+    wanted = Range(*(course.with_all(step, most) for step in astuple(range_)))
+    kept = Kept(ground.folder.guard / "kept")
+    yield from _choose(ground, course, judge, wanted)
 
     def begun(step: int, states: Path) -> tuple[Fit, Stage]:
         run = ground.fit(ground.attach(), steady=True)
-        run.begin_at(step, looked.load(step), course.with_all(step))
+        run.begin_at(step, looked.load(step), course.with_all(step, most))
         return run, ground.stage([run], [states])
 
     for step in sorted({range_.safe, range_.likeness} - {range_.balanced}):
-        if (end := course.with_all(step)) in kept:
+        if (end := course.with_all(step, most)) in kept:
             continue
         run, stage = begun(step, states := _state_of(ground, step))
         if resume:
@@ -177,7 +179,7 @@ def _on_all(ground: Ground, course: Course, judge: Judge, resume: bool) -> Event
         stage.kept, stage.keep = Kept(ground.folder.guard / "kept"), _steps(wanted)
     if resume:
         stage.resume()
-    yield from _choose(course, judge, wanted)
+    yield from _choose(ground, course, judge, wanted)
     yield Phase("train", run.last_step)
     yield from stage.go()
     last = judge.verdicts[-1]
@@ -207,7 +209,7 @@ def _in_lanes(ground: Ground, course: Course, resume: bool) -> Events:
         done.touch()
     for lane in range(course.folds + 1):  # the checks, and what goes on, are all that is needed of them
         shutil.rmtree(_state_of(ground, lane), ignore_errors=True)
-    yield from _choose(course, judge, wanted)
+    yield from _choose(ground, course, judge, wanted)
     if obeys and everything.step < max(_steps(wanted)):
         everything.last_step = max(_steps(wanted))
         yield Phase("train", everything.last_step)
@@ -319,7 +321,7 @@ def _stopped_by(judge: Judge, obeys: bool) -> str:
     return "diverged" if last.code in DIVERGED else "guard"
 
 
-def _choose(course: Course, judge: Judge, steps: Range) -> Iterator[Event]:
+def _choose(ground: Ground, course: Course, judge: Judge, steps: Range) -> Iterator[Event]:
     """What the look has come to, with its last verdict's words, and a warning where nothing was gained."""
     last = judge.verdicts[-1]
     out = tuple(name for part in course.split.parts for name in part)
@@ -328,6 +330,9 @@ def _choose(course: Course, judge: Judge, steps: Range) -> Iterator[Event]:
     yield Chosen(kind, judge.chosen.balanced, steps.balanced, named, last.code, dict(last.params), out, course.folds)
     if last.evidence.range.balanced == 0:
         yield note("GD017", step=steps.balanced)
+    took, most = last.evidence.overhead or 0.0, ground.recipe.guard.overhead
+    if most and round(took, 2) > most:
+        yield note("GD031", took=f"{took:.0%}", most=f"{most:.0%}")
 
 
 def _result(run: Fit, steps: Range, kept: Kept | None, stopped_by: str, *, takes_last: bool = False) -> Result:

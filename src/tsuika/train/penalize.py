@@ -40,7 +40,7 @@ class Penalties:
         Args:
             recipe: Strengths, and the rates over which L2 is spread.
             attachment: Whose updates are meant.
-            two_parts: Whether as many steps again follow the recipe's, and only in these the rate falls.
+            two_parts: Whether as many steps again may follow the recipe's, and only in these the rate falls.
 
         Raises:
             RecipeError: RC008-RC013, a penalty that means nothing for what is trained.
