@@ -42,7 +42,8 @@ FEWEST: Final = 4  # pictures, below which there is no median to judge by
 BLURRED: Final = 0.55
 BLURRED_MOST: Final = 0.17
 ENLARGED: Final = 0.65
-ENLARGED_MOST: Final = 0.1
+ENLARGED_MOST: Final = 0.085  # soft photographs, not enlarged, have 0.094 ...
+ENLARGED_MOST_DRAWN: Final = 0.1  # ... and drawings 0.11
 # In an enlarged picture, whatever the set; other photographs reach 5.4 (bench/check.py).
 INTERPOLATED: Final = 7.0
 # Share of pixels with a channel at its end, at least, and above the set's median.
@@ -205,6 +206,7 @@ def _middle(values: Sequence[float]) -> float:
 def _of_pixels(samples: Sequence[Sample], qualities: Mapping[str, Quality], size_px: int) -> list[Finding]:
     """Blurred, enlarged, badly exposed, barred."""
     every = list(qualities.values())
+    drawn = median(one.flat for one in every) >= DRAWN_SET if every else False
     sharp, crisp = _middle([one.sharpness for one in every]), _middle([one.crispness for one in every])
     found = []
     blurred = tuple(
@@ -215,7 +217,7 @@ def _of_pixels(samples: Sequence[Sample], qualities: Mapping[str, Quality], size
     enlarged = {
         sample.name: _detail_px(sample, qualities[sample.name])
         for sample in samples
-        if sample.name not in blurred and _is_enlarged(qualities[sample.name], crisp)
+        if sample.name not in blurred and _is_enlarged(qualities[sample.name], crisp, drawn)
     }
     for level, names in (
         ("look", tuple(name for name, px in enlarged.items() if px < size_px)),
@@ -224,7 +226,6 @@ def _of_pixels(samples: Sequence[Sample], qualities: Mapping[str, Quality], size
         if names:
             smallest = min(enlarged[name] for name in names)
             found.append(Finding("upscaled", level, names, {"detail_px": smallest, "size_px": size_px}))  # type: ignore[arg-type]
-    drawn = median(one.flat for one in every) >= DRAWN_SET if every else False
     toned = {name: one for name, one in qualities.items() if one.flat < DRAWN and not drawn}
     clipped, brightest = _middle([one.clipped for one in every]), _middle([one.brightest for one in every])
     over = tuple(
@@ -248,8 +249,9 @@ def _of_pixels(samples: Sequence[Sample], qualities: Mapping[str, Quality], size
     return found
 
 
-def _is_enlarged(one: Quality, middle: float) -> bool:
-    return one.repeated > 1 or one.interpolated >= INTERPOLATED or one.crispness < min(ENLARGED * middle, ENLARGED_MOST)
+def _is_enlarged(one: Quality, middle: float, drawn: bool) -> bool:
+    most = ENLARGED_MOST_DRAWN if drawn or one.flat >= DRAWN else ENLARGED_MOST
+    return one.repeated > 1 or one.interpolated >= INTERPOLATED or one.crispness < min(ENLARGED * middle, most)
 
 
 def _detail_px(sample: Sample, quality: Quality) -> int:
