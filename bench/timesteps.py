@@ -99,8 +99,12 @@ def main() -> None:
 
     for steps in (0, TRAINED):
         if steps:
-            for _ in fit(fitting(BATCHES[0], GAMMAS[0])):
+            trained = fitting(BATCHES[0], GAMMAS[0])
+            for _ in fit(trained):
                 pass
+            with trained.written_weights():  # the average: at this rate the live ones jitter
+                average = {name: value.clone() for name, value in attachment.tensors().items()}
+            attachment.load(average)
         for batch_size, gamma in product(BATCHES, GAMMAS):
             run = fitting(batch_size, gamma)
             grams = [products(run, options.draws, one_by_one=each) for each in (False, True)]

@@ -16,12 +16,13 @@ import pytest
 from tsuika.core import config
 from tsuika.core.events import Chosen, Event, Finished, Judged, Previewed, Started, Stepped, Written, note, read
 from tsuika.core.messages import MESSAGES
+from tsuika.core.plain import jsonable
 from tsuika.core.rundir import RunDir
 from tsuika.evaluate import outcome, report, report_guard
 from tsuika.evaluate.chart import plot
 from tsuika.evaluate.report_texts import TEXTS
 from tsuika.guard.judge import Judge
-from tsuika.guard.reading import Check, Grid, Ratios, Reading, jsonable, mean
+from tsuika.guard.reading import Check, Grid, Ratios, Reading, mean
 
 Value = Callable[[int], float]
 STEPS = 600

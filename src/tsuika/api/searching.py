@@ -22,11 +22,11 @@ from tsuika.core.config import Recipe
 from tsuika.core.errors import DivergedError, RecipeError, ResourceError
 from tsuika.core.events import Event, Judged, note
 from tsuika.core.files import locked, write_text
+from tsuika.core.plain import jsonable
 from tsuika.core.rundir import RunDir
 from tsuika.core.seeds import derive
 from tsuika.evaluate import trials as results
 from tsuika.evaluate.trials import Trial
-from tsuika.guard.reading import jsonable
 from tsuika.train import contest as contests
 
 if TYPE_CHECKING:

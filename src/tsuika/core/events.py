@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from tsuika.core.messages import MESSAGES
+from tsuika.core.plain import jsonable
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class Event:
 
     def to_json(self) -> str:
         """One line of `events.jsonl`."""
-        return json.dumps({"event": type(self).__name__, **asdict(self)}, ensure_ascii=False)
+        return json.dumps({"event": type(self).__name__, **jsonable(self)}, ensure_ascii=False, allow_nan=False)
 
 
 @dataclass(frozen=True)

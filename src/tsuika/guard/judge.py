@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Final, Literal
 
 from tsuika.core.messages import MESSAGES
-from tsuika.guard.reading import Check, Estimate, Grid, estimate, halves, jsonable, mean, minus
+from tsuika.core.plain import jsonable
+from tsuika.guard.reading import Check, Estimate, Grid, estimate, halves, mean, minus
 
 FIRST_CHECK: Final = 50  # [18 runs]
 CHECKS_AT_LEAST: Final = 8  # a run shorter than 8 x 50 steps is first looked at after an eighth of it [proposed]
@@ -178,10 +179,10 @@ class Judge:
         alarms = [{"step": v.evidence.step, "code": v.code} for v in self.verdicts if v.kind != "go"]
         tables: dict[str, Any] = jsonable(
             {
-                "curve": [asdict(verdict.evidence) for verdict in self.verdicts],
-                "range": asdict(self._range),
+                "curve": [verdict.evidence for verdict in self.verdicts],
+                "range": self._range,
                 "alarms": alarms,
-                "rule": asdict(self.rule),
+                "rule": self.rule,
             }
         )
         return tables

@@ -24,11 +24,11 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from tsuika.core.plain import jsonable
 from tsuika.core.seeds import generator
 from tsuika.core.types import Attachment, Conditioning, Model
 from tsuika.diffusion.schedule import alphas_cumprod_T
 from tsuika.guard.probe import CONTROLS, Subject
-from tsuika.guard.reading import jsonable
 
 SEEDS: Final = 4  # noises a caption
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any, Final, Literal
+
+from tsuika.core.plain import jsonable
 
 Grid = tuple[tuple[float, ...], ...]  # a row per picture, a column per timestep
 
@@ -66,7 +68,7 @@ class Check:
 
     def to_json(self) -> dict[str, Any]:
         """For `events.jsonl`; what is not finite becomes None, for JSON has no such numbers."""
-        tables: dict[str, Any] = jsonable(asdict(self))
+        tables: dict[str, Any] = jsonable(self)
         return tables
 
     @staticmethod
@@ -130,15 +132,6 @@ def halves(grid: Grid) -> tuple[Grid, Grid]:
     if not grid or len(grid[0]) < 2:
         return grid, grid
     return tuple(row[0::2] for row in grid), tuple(row[1::2] for row in grid)
-
-
-def jsonable(value: Any) -> Any:
-    """Tuples to lists, numbers that are not finite to None."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: jsonable(one) for key, one in value.items()}
-    return [jsonable(one) for one in value] if isinstance(value, Sequence) and not isinstance(value, str) else value
 
 
 def _grid(rows: Sequence[Sequence[float | None]]) -> Grid:

@@ -16,8 +16,9 @@ from tsuika.core.config import Recipe
 from tsuika.core.errors import RecipeError
 from tsuika.core.events import Event, Warned, note
 from tsuika.core.messages import percent
+from tsuika.core.plain import jsonable
 from tsuika.data import dedupe, split
-from tsuika.guard.reading import ENOUGH_PICTURES, Check, Estimate, Grid, estimate, halves, jsonable, mean, minus
+from tsuika.guard.reading import ENOUGH_PICTURES, Check, Estimate, Grid, estimate, halves, mean, minus
 from tsuika.train import assemble, compare, optim
 
 STEPS: Final = 48  # of each rate

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,11 @@ from accelerate.utils import broadcast_object_list
 
 from tsuika.core.events import Judged
 from tsuika.core.files import write_text
+from tsuika.core.plain import jsonable
 from tsuika.core.types import Lanes
 from tsuika.guard.judge import Judge, Verdict, replay
 from tsuika.guard.probe import Probe
-from tsuika.guard.reading import Check, Ratios, Reading, jsonable
+from tsuika.guard.reading import Check, Ratios, Reading
 from tsuika.train.loop import Fit
 
 
@@ -91,7 +92,7 @@ def read_checks(file: Path) -> list[Check]:
 
 def judged(verdict: Verdict, check: Check) -> Judged:
     """A verdict as an event."""
-    evidence: dict[str, Any] = jsonable(asdict(verdict.evidence))
+    evidence: dict[str, Any] = jsonable(verdict.evidence)
     return Judged(check.step, verdict.kind, verdict.code, dict(verdict.params), check.to_json(), evidence)
 
 
