@@ -222,3 +222,6 @@ def test_pairs_are_the_same_however_many_threads() -> None:
     assert pairs(looks, workers=3, progress=lambda done, of: told.append((done, of))) == alone
     assert told == sorted(told) and told[-1] == (2 * len(looks), 2 * len(looks))
     assert pairs([], workers=3) == []
+    told.clear()
+    pairs(looks[:1], progress=lambda done, of: told.append((done, of)))
+    assert told[-1] == (2, 2)
