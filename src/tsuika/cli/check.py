@@ -48,7 +48,7 @@ _WORDS: Final[dict[str, dict[Lang, str]]] = {
         "ja": "キャプション: ファイルから {from_files}件、異なるもの {different}件。"
         "トリガー `{trigger}` は {with_trigger}件。最長 {longest}トークン",
     },
-    "methods": {"en": "Pictures wanted: {methods}", "ja": "方法ごとの目安: {methods}"},
+    "methods": {"en": "Pictures wanted (rules of thumb): {methods}", "ja": "方法ごとの目安: {methods}"},
     "few": {"en": "too few", "ja": "足りません"},
     "right": {"en": "right", "ja": "ちょうどよい"},
     "many": {"en": "more than needed", "ja": "十分(多め)"},
