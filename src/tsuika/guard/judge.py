@@ -28,7 +28,7 @@ MIN_SHARE: Final = (
 MIN_SHORT: Final = 0.3  # instead of MIN_STEPS in a run that is too short for it [proposed]
 DIVERGED: Final = 0.05  # R above this and not falling is worse than any useful state of the logs [18 runs]
 RISING_CHECKS: Final = 3
-RISE: Final = 0.02  # the train probe's rise over these that counts: above the jitter of 1.6 pp at high rates [18 runs]
+RISE: Final = 0.02  # that counts: above the jitter of 1.6 pp of the train probe at high rates [18 runs]
 # High-noise gap, twice in a row: 0.6-1.4 pp at the optimum of one SD1.5 run and 38-51 overtrained; on the embedded base
 # 11-21 at the optimum without a copy, and copying begins at 33-51 (bench/memorise.py).
 MEMORISING_HIGH: Final = 0.30
@@ -256,9 +256,7 @@ class Judge:
             return say("stop", "GD003")
         if now.held_out is None:
             return say("go", "GD009")
-        before = [one.evidence.held_out for one in self.verdicts[-1:]]
-        worse = all(one is not None and one.mean <= now.held_out.mean for one in before)
-        if now.held_out.mean > DIVERGED and before and worse:  # not while it falls: a new word starts as noise
+        if self._diverges():
             return say("stop", "GD002")
         soon = now.step < max(min(MIN_STEPS, MIN_SHORT * self.steps), MIN_SHARE * self.steps)
         late = not soon and now.step >= NOTHING_AFTER * self.steps
@@ -285,6 +283,16 @@ class Judge:
         best = max(now.best_step, min(held, key=lambda one: mean(one.reading.held_out.mid)).step)
         since = sum(one.step > best for one in self.checks)
         return since >= self.rule.min_checks and now.step - best >= self.rule.patience * best
+
+    def _diverges(self) -> bool:
+        """Whether held-out pictures are far worse than with the base and do not get better: by more than jitter, or for two checks.
+
+        A new word starts as noise, and falls with a wobble.
+        """
+        curve = [mean(one.reading.held_out.mid) for one in self.checks]
+        lowest = min(curve)
+        stays = curve.index(lowest) < len(curve) - 2
+        return curve[-1] > DIVERGED and (curve[-1] - lowest > RISE or stays)
 
     def _train_rises(self) -> bool:
         """Whether the pictures that are trained on have got worse at each of the last checks, and by more than jitter."""
