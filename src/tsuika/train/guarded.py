@@ -34,6 +34,7 @@ DIVERGED: Final = ("GD001", "GD002", "GD003")
 # Bytes: what a step's weights may take for several steps to be kept and written. A whole model's are more: of it the best
 # step alone is, where it may turn out to lie behind.
 SMALL: Final = 2**29
+MUCH: Final = 1.5  # times `guard.overhead`: what is a little over it is no news
 APART: Final = (
     1.3  # by this factor: checks lie 1.2 apart, and one beside the best is no worse than jitter (bench/guard)
 )
@@ -331,7 +332,7 @@ def _choose(ground: Ground, course: Course, judge: Judge, steps: Range) -> Itera
     if last.evidence.range.balanced == 0:
         yield note("GD017", step=steps.balanced)
     took, most = last.evidence.overhead or 0.0, ground.recipe.guard.overhead
-    if most and round(took, 2) > most:
+    if most and took > MUCH * most:
         yield note("GD031", took=f"{took:.0%}", most=f"{most:.0%}")
 
 
