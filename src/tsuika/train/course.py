@@ -27,10 +27,8 @@ LEAST_MEASURED: Final = 4
 CHECKS: Final = 10  # that a budget of forward passes should allow before more pictures are measured in each
 CONTROLS: Final = 4  # unrelated prompts, and as many training captions
 PASSES: Final = 8  # of a picture in a check: one for each timestep; or half of them
-WHOLE_EVERY: Final = (1, 2, 4, 8)  # checks, counted from the last, that measure everything
-STEP_PASSES: Final = (
-    2.5  # what training on a picture takes at least, in forward passes without gradient; small batches take more
-)
+# What training on a picture takes at least, in forward passes without gradient; small batches take more.
+STEP_PASSES: Final = 2.5
 FOLDS_IN_TURN: Final = 2  # where every fold is a training of its own, by default
 
 Way = Literal["off", "none", "hold-out", "lanes", "turns"]
