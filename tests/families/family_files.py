@@ -12,10 +12,22 @@ from torch import Tensor
 
 from tsuika.core.types import canonical
 from tsuika.diffusion import ldm
-from tsuika.families import Geometry, StableDiffusion
+from tsuika.families import Family, Geometry, StableDiffusion
+from tsuika.families.common import build_text, build_unet, build_vae, scheduler_config
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
+
+
+def at_full_size(kind: Family) -> StableDiffusion:
+    """The family at its true size, without tokenizers, on torch's current device and in its current number type."""
+    geometry = kind.geometry(kind.facts.prediction)
+    text = {t.component: build_text(geometry.text[t.component], projected=t.projected) for t in kind.towers}
+    return StableDiffusion(
+        family=kind, prediction=kind.facts.prediction, unet=build_unet(geometry.unet), vae=build_vae(geometry.vae),
+        text_encoders=text, tokenizers={}, scheduler_config=scheduler_config(kind.facts.prediction),
+        latent_scale=kind.facts.latent_scale, native_size_px=geometry.native_size_px, source="",
+    )  # fmt: skip
 
 
 def write_tokenizer(folder: Path, *, pad: str = END, max_tokens: int = 12) -> Path:

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from family_files import UNET, VAE, places, single_file_tensors, write_single
+from family_files import UNET, VAE, at_full_size, places, single_file_tensors, write_single
 
 from tsuika.core.types import Role
 from tsuika.families import Family, StableDiffusion, load
-from tsuika.families.common import build_text, build_unet, build_vae
 
 CLIP = Path(__file__).resolve().parents[3] / "shared" / "data" / "clip-tokenizer"
 
@@ -26,14 +25,8 @@ MILLIONS = {"sd1": (859.5, 83.7, [123.1]), "sd2": (865.9, 83.7, [340.4]), "sdxl"
 @pytest.fixture(scope="module")
 def full(kind: Family) -> StableDiffusion:
     """The family at its true size, without weights."""
-    geometry = kind.geometry(kind.facts.prediction)
     with torch.device("meta"):
-        text = {t.component: build_text(geometry.text[t.component], projected=t.projected) for t in kind.towers}
-        unet, vae = build_unet(geometry.unet), build_vae(geometry.vae)
-    return StableDiffusion(
-        family=kind, prediction=kind.facts.prediction, unet=unet, vae=vae, text_encoders=text, tokenizers={},
-        scheduler_config={}, latent_scale=kind.facts.latent_scale, native_size_px=geometry.native_size_px, source="",
-    )  # fmt: skip
+        return at_full_size(kind)
 
 
 def test_targets_are_kohyas(full: StableDiffusion) -> None:
@@ -123,21 +116,15 @@ def test_the_map_moves_every_weight_where_diffusers_does(tiny: StableDiffusion) 
 @pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])
 def test_a_full_size_file_loads_without_network(kind: Family, tmp_path: Path, suffix: str) -> None:
     """Random half-precision weights at the true size (2 to 7 GB on disk): loads, and one small denoising step works."""
-    geometry = kind.geometry(kind.facts.prediction)
     before = torch.get_default_dtype()
     try:
         torch.set_default_dtype(torch.float16)
-        text = {t.component: build_text(geometry.text[t.component], projected=t.projected) for t in kind.towers}
-        unet, vae = build_unet(geometry.unet), build_vae(geometry.vae)
+        made = at_full_size(kind)
     finally:
         torch.set_default_dtype(before)
-    made = StableDiffusion(
-        family=kind, prediction=kind.facts.prediction, unet=unet, vae=vae, text_encoders=text, tokenizers={},
-        scheduler_config={}, latent_scale=kind.facts.latent_scale, native_size_px=geometry.native_size_px, source="",
-    )  # fmt: skip
     path = write_single(made, tmp_path / f"full{suffix}")
-    probe = next(iter(unet.parameters())).detach().clone()
-    del made, text, unet, vae
+    probe = next(iter(made.unet.parameters())).detach().clone()
+    del made
     model = load(str(path), tokenizer=str(CLIP), device=torch.device("cpu"), dtype=torch.bfloat16)
     assert torch.equal(next(iter(model.unet.parameters())), probe.to(torch.bfloat16))
     with torch.no_grad():

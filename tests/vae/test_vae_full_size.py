@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from tiny_models import single_file_tensors
+from tiny_models import at_full_size, single_file_tensors
 from tsuika import api, families
 from tsuika.core.errors import PictureError
 from tsuika.core.events import Warned
@@ -27,7 +27,7 @@ from tsuika.core.types import Artifact
 from tsuika.core.weights import open_weights
 from tsuika.diffusion import ldm
 from tsuika.families import Family, StableDiffusion
-from tsuika.families.common import build_text, build_unet, build_vae, scheduler_config
+from tsuika.families.common import build_vae
 from tsuika.formats import vae_file
 from tsuika.vae import bake, faults, metrics, roundtrip
 from tsuika.vae.compare import Candidate, Picture, compare
@@ -43,18 +43,6 @@ _NAMES = {torch.float16: "F16", torch.float32: "F32", torch.int64: "I64"}
 def random_vae(kind: Family, seed: int) -> nn.Module:
     torch.manual_seed(seed)
     return build_vae(kind.geometry(kind.facts.prediction).vae).eval().requires_grad_(False)
-
-
-def without_weights(kind: Family) -> StableDiffusion:
-    geometry = kind.geometry(kind.facts.prediction)
-    with torch.device("meta"):
-        text = {t.component: build_text(geometry.text[t.component], projected=t.projected) for t in kind.towers}
-        unet, vae = build_unet(geometry.unet), build_vae(geometry.vae)
-    return StableDiffusion(
-        family=kind, prediction=kind.facts.prediction, unet=unet, vae=vae, text_encoders=text, tokenizers={},
-        scheduler_config=scheduler_config(kind.facts.prediction), latent_scale=kind.facts.latent_scale,
-        native_size_px=geometry.native_size_px, source="",
-    )  # fmt: skip
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], *, holes: bool = False) -> None:
@@ -83,7 +71,8 @@ def write(path: Path, tensors: Mapping[str, Tensor], *, holes: bool = False) -> 
 
 def write_base(kind: Family, layout: str, folder: Path, *, holes: bool = False) -> Path:
     """A base with random bits (or nothing) and a VAE of random numbers."""
-    model = without_weights(kind)
+    with torch.device("meta"):
+        model = at_full_size(kind)
     model.vae = random_vae(kind, 1)
     if layout == "folder":
         return write_folder(model, folder / "base", holes=holes)

@@ -114,9 +114,8 @@ def check(
         if progress:
             progress("pictures", done, total)
 
-    with threadpool_limits(
-        1, "blas"
-    ):  # one picture a thread: products of several threads each would be in each other's way
+    # One picture a thread: products of several threads each would be in each other's way.
+    with threadpool_limits(1, "blas"):
         manifest = scan.scan(folder, config, size_px=size_px, needed=0, progress=read, visit=visit, workers=workers)
     samples = manifest.samples
     for sample in samples:
