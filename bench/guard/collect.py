@@ -1,6 +1,6 @@
 """Curves to judge stopping rules by: every lane of every configuration, and the truth beside it. Decides nothing.
 
-    python bench/guard/collect.py --out DIR [--seeds 3] [--only lora/mascot/5/0] [--scale 1.0]
+    python bench/guard/collect.py --out DIR [--seeds 3] [--only lora/mascot/5/0] [--longer 2]
 
 A configuration is (method, concept, number of pictures, seed). Its lanes are trained one after another by the product's
 own loop: the folds that leave one picture out or the lane that holds some out, as `data.split` says, and the lane that
@@ -360,6 +360,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", default="", help="method/concept/pictures/seed, or the beginning of it")
+    parser.add_argument("--longer", type=float, default=1, help="times the plan's steps")
     parser.add_argument("--steps", type=int, default=0, help="instead of the plan's, for a trial")
     parser.add_argument("--rate", type=float, default=0, help="instead of the plan's, for a trial")
     parser.add_argument("--lane", default="", help="only this kind of lane, for a trial")
@@ -376,7 +377,8 @@ def main() -> None:
             continue
         if not path.exists():
             rate = options.rate or one.rate
-            result = bench.run(one, steps=options.steps or one.steps, rate=rate, only=options.lane, folds=options.folds)
+            steps = options.steps or round(options.longer * one.steps)
+            result = bench.run(one, steps=steps, rate=rate, only=options.lane, folds=options.folds)
             write_text(path, json.dumps(result))
             print(f"{time.strftime('%H:%M:%S')} {one.name}: {result['seconds']} s", flush=True)
         lock.unlink(missing_ok=True)

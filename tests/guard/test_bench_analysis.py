@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -18,7 +20,7 @@ def analyse() -> ModuleType:
     """All of the analysis under one name: a script's folder is on its own path."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(FOLDER)
-        parts = [importlib.import_module(name) for name in ("curves", "rules", "analyse")]
+        parts = [importlib.import_module(name) for name in ("curves", "rules", "analyse", "whole")]
     whole = ModuleType("bench_guard")
     for part in parts:
         vars(whole).update(vars(part))
@@ -111,3 +113,27 @@ def test_intervals_over_pictures_hold_a_truth_of_the_same_kind(analyse: ModuleTy
     text = analyse.coverage_table(runs)
     assert "leave-one-out" in text
     assert analyse.worse_table(runs).startswith("0 of")
+
+
+def test_a_result_is_known_after_folds_and_where_a_look_went_on(analyse: ModuleType, tmp_path: Path) -> None:
+    folds = run_with(analyse, best=25)
+    look = replace(run_with(analyse, best=25, pictures=10), kind="hold-out", memo={})
+    assert list(analyse.ends([folds, look], tmp_path)) == [folds]
+    (tmp_path / "lora-mascot-10-0.json").write_text(json.dumps({analyse.GOES_ON: [[-0.3], [-0.1]]}))
+    found = analyse.ends([folds, look], tmp_path)
+    assert found[folds] == folds.regret(analyse.kept(folds))
+    assert found[look] == pytest.approx(look.gain - 0.2)
+
+
+def test_more_planned_steps_save_more_where_the_run_was_stopped(analyse: ModuleType) -> None:
+    """A stop depends on the plan only by what must not be stopped before; one that never came is not known."""
+    early, late = run_with(analyse, best=25), replace(run_with(analyse, best=400), memo={})
+    once, twice = (
+        [cell.strip() for cell in row.split("|")[1:-1]]
+        for row in analyse.planned_table([early, late], {}).splitlines() if "| all |" in row
+    )  # fmt: skip
+    assert (once[2], twice[2]) == ("2 of 2", "1 of 2")
+    stop = analyse.judged(replace(early, steps=2 * early.steps, memo={})).stop
+    assert twice[5] == f"{100 * (1 - stop / (2 * early.steps)):.0f} %"
+    longer = {late.name: replace(late, steps=2 * late.steps, memo={})}
+    assert "| 2 of 2 |" in analyse.planned_table([late, late], longer).splitlines()[-1]

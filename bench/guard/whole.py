@@ -1,0 +1,122 @@
+"""The guard's whole procedure against the truth: the look, and what follows it.
+
+    python bench/guard/whole.py DIR --continued DIR2 [--longer DIR3]
+
+DIR is what `collect.py` wrote, DIR2 what `continued.py` made of its hold-out runs, DIR3 what `collect.py --longer 2` wrote
+of some of them. After folds the lane of all pictures is taken at the step that they chose; after a hold-out look the
+weights go on with all pictures (`continued.py`, "linear again").
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from analyse import lost_share, percent, pp, table, trusted
+from curves import Run, read
+from rules import METHODS, judged, kept, refitted
+
+from tsuika.guard.reading import mean
+
+GOES_ON = "linear again"
+PLANNED = (1, 2)  # times the bench's own budget
+
+
+def steps_of_all(run: Run) -> float:
+    """Steps from the first to the result; folds that learn side by side count once."""
+    found = judged(run)
+    then = refitted(run, found.best)
+    if run.kind == "hold-out":
+        return found.stop + then
+    return max(found.stop, then) if run.method != "dreambooth" else len(run.folds) * found.stop + then
+
+
+def ends(runs: Sequence[Run], continued: Path) -> dict[Run, float]:
+    """Regret of the result where it is known: hold-out runs that went on, and folds."""
+    found = {}
+    for run in runs:
+        path = continued / f"{run.name.replace('/', '-')}.json"
+        if run.kind == "fold":
+            found[run] = run.regret(kept(run))
+        elif path.exists() and (grids := json.loads(path.read_text(encoding="utf-8"))).get(GOES_ON):
+            found[run] = mean(grids[GOES_ON]) + run.gain
+        elif not judged(run).best:
+            found[run] = run.gain
+    return found
+
+
+def procedure_table(regrets: Mapping[Run, float]) -> str:
+    """As it is, by method and by kind of look."""
+    groups = {
+        "all": list(regrets), **{method: [run for run in regrets if run.method == method] for method in METHODS},
+        **{
+            f"{kind}, {n} pictures": [run for run in regrets if (run.kind, run.pictures) == (kind, n)]
+            for kind, n in sorted({(run.kind, run.pictures) for run in regrets})
+        },
+    }  # fmt: skip
+    rows = []
+    for name, some in groups.items():
+        if some:
+            mine = [regrets[run] for run in some]
+            end = [run.regret(run.steps) for run in some]
+            better = [last - own for last, own in zip(end, mine)]
+            rows.append((
+                name, len(some), f"{100 * np.mean([run.gain for run in some]):.1f}", pp(mine), lost_share(some, mine),
+                f"{100 * max(mine):.1f}", pp([run.regret(kept(run)) for run in some]), pp(end), pp(better),
+            ))  # fmt: skip
+    head = (
+        "runs", "of them", "gain, pp", "regret, pp", "share of the gain", "worst, pp", "had it started again: regret, pp",
+        "budget's end: regret, pp", "better than the budget's end by, pp",
+    )  # fmt: skip
+    return table(head, rows)
+
+
+def planned_table(runs: Sequence[Run], longer: Mapping[str, Run]) -> str:
+    """Had more steps been planned: a stop inside what was recorded is the same, whatever would have come after it."""
+    rows = []
+    for factor in PLANNED:
+        some = []
+        for run in runs:
+            plan = factor * run.steps
+            recorded = longer.get(run.name, run) if factor > 1 else run
+            planned = replace(recorded, steps=plan, memo={})
+            if recorded.steps >= plan or judged(planned).stop < recorded.steps:
+                some.append(planned)
+        for method in (*METHODS, ""):
+            these = [run for run in some if method in (run.method, "")]
+            if these:
+                regrets = [run.regret(kept(run)) for run in these]
+                rows.append((
+                    factor, method or "all", f"{len(these)} of {sum(method in (run.method, '') for run in runs)}",
+                    f"{np.mean([run.truth.best() / run.steps for run in these]):.2f}",
+                    percent([1 - run.truth.best() / run.steps for run in these]),
+                    percent([1 - judged(run).stop / run.steps for run in these]),
+                    percent([1 - steps_of_all(run) / run.steps for run in these]), pp(regrets), lost_share(these, regrets),
+                ))  # fmt: skip
+    head = (
+        "planned, by the bench's budget", "method", "runs known", "true best, share of the plan", "saved by stopping there",
+        "saved by the guard's look", "saved with what follows", "had it started again: regret, pp", "share of the gain",
+    )  # fmt: skip
+    return table(head, rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--continued", type=Path, required=True)
+    parser.add_argument("--longer", type=Path)
+    options = parser.parse_args()
+    runs = trusted([read(path) for path in sorted(options.folder.glob("*.json"))])
+    regrets = ends(runs, options.continued)
+    print(f"{len(runs)} runs; not continued: {', '.join(run.name for run in runs if run not in regrets) or 'none'}\n")
+    print(f"### As it is\n\n{procedure_table(regrets)}\n")
+    longer = [read(path) for path in sorted(options.longer.glob("*.json"))] if options.longer else []
+    print(f"### Had more steps been planned\n\n{planned_table(runs, {run.name: run for run in longer})}")
+
+
+if __name__ == "__main__":
+    main()
