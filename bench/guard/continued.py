@@ -42,6 +42,7 @@ class Way:
     """How a run goes on."""
 
     share: float = 1.0  # of the chosen step; 0: as many steps as starting again would take
+    since: float = 1.0  # of the chosen step, where it begins
     schedule: str = "linear"
     keeps: bool = (
         False  # live weights, average and optimizer; else a new optimizer begins at the weights that would be written
@@ -54,6 +55,7 @@ class Way:
 WAYS = {
     **{f"{schedule} {share}": Way(share, schedule) for schedule in ("constant", "linear") for share in (0.25, 0.5, 1.0)},
     "kept 1.0": Way(keeps=True), "linear again": Way(0), "kept again": Way(0, keeps=True),
+    "half linear 0.5": Way(0.5, since=0.5), "half linear 1.0": Way(1.0, since=0.5),
 }  # fmt: skip
 
 
@@ -75,10 +77,10 @@ def run(bench: Bench, done: Run, ways: Sequence[str]) -> dict[str, Any]:
         bench.model, recipe.method.completed(recipe.data), generator(recipe.train.seed, "init")
     )
 
-    def fitting(bank: Bank, schedule: str) -> Fit:
+    def fitting(bank: Bank, schedule: str, fall_from: int) -> Fit:
         train = recipe.train.model_copy(update={"schedule": schedule})
         return Fit(
-            bench.model, attachment, recipe.model_copy(update={"train": train}), bench.accelerator, fall_from=chosen,
+            bench.model, attachment, recipe.model_copy(update={"train": train}), bench.accelerator, fall_from=fall_from,
             batch=lambda number: bank.batch(number, train.batch_size, train.seed),
             condition=conditioner(bench.model, attachment, bank.size_px_of),
         )  # fmt: skip
@@ -88,27 +90,32 @@ def run(bench: Bench, done: Run, ways: Sequence[str]) -> dict[str, Any]:
             return truth.measure(train=False, drift=False).held_out.mid
 
     try:
-        look = fitting(part_of(every, lane.names, recipe), "constant")
+        look = fitting(part_of(every, lane.names, recipe), "constant", chosen)
         with mock.patch.object(probes, "HIGH", ()):
             truth = Probe(
                 bench.model, attachment, subjects(fresh, key="fresh"), (), controls=(), chunk=collect.CHUNK,
                 autocast=bench.accelerator.autocast,
             )  # fmt: skip
-        for _ in fit(look):
-            pass
-        found: dict[str, Any] = {"look": measured(look)}
-        state = deepcopy(look.state())
-        with look.written_weights():
-            weights = {name: value.clone() for name, value in attachment.tensors().items()}
+        found: dict[str, Any] = {}
+        begins = {max(1, round(WAYS[name].since * chosen)) for name in ways}
+        states = {}
+        for event in fit(look):
+            if event.step in begins:
+                with look.written_weights():
+                    weights = {name: value.clone() for name, value in attachment.tensors().items()}
+                states[event.step] = weights, deepcopy(look.state())
+        found["look"] = measured(look)
         for name in ways:
             way = WAYS[name]
-            more = fitting(every, way.schedule)
-            last = chosen + way.steps(done, chosen)
+            begin = max(1, round(way.since * chosen))
+            weights, state = states[begin]
+            more = fitting(every, way.schedule, begin)
+            last = begin + way.steps(done, chosen)
             if way.keeps:
                 more.restore(deepcopy(state))
                 more.last_step = last
             else:
-                more.begin_at(chosen, weights, last)
+                more.begin_at(begin, weights, last)
             for _ in fit(more):
                 pass
             found[name] = measured(more)
