@@ -42,11 +42,10 @@ class Way:
     """How a run goes on."""
 
     share: float = 1.0  # of the chosen step; 0: as many steps as starting again would take
-    since: float = 1.0  # of the chosen step, where it begins
     schedule: str = "linear"
-    keeps: bool = (
-        False  # live weights, average and optimizer; else a new optimizer begins at the weights that would be written
-    )
+    # Live weights, average and optimizer; else a new optimizer begins at the weights that would be written.
+    keeps: bool = False
+    since: float = 1.0  # of the chosen step, where it begins
 
     def steps(self, look: Run, chosen: float) -> int:
         return max(1, round(self.share * chosen if self.share else refitted(look, chosen)))
