@@ -2,6 +2,7 @@
 
     python bench/memorise.py collect --work DIR [--only NAME ...]     train, draw, measure; DIR keeps it all
     python bench/memorise.py analyse --work DIR                       truth, ROC and thresholds, from what DIR holds
+    ... --seed 1 --work DIR2                                          other pictures and weights to begin with
 
 Copying is provoked (few pictures, many steps) and, at early stops and with more pictures, avoided.
 
@@ -62,6 +63,7 @@ RUNS: Final = (
     Run("creature-3", "tsuipi/waving", "a tsuipi character", 3, (75, 200)),
     Run("doll-6", "daruma", "a daruma doll", 6, (25, 75, 200, 400)),
     Run("creature-4-dreambooth", "tsuipi/waving", "a tsuipi character", 4, (50, 200), 3e-4, "dreambooth"),
+    Run("doll-6-hypernetwork", "daruma", "a daruma doll", 6, (75, 200, 400), 2e-3, "hypernetwork"),
 )
 
 
@@ -79,12 +81,12 @@ def picture(thing: str, background: str, seed: int, number: int, purpose: str) -
     return world.draw(world.Picture(background, (placed,), int(rng.integers(1 << 31))), world.SIZE_PX, glyph)
 
 
-def drawn(run: Run, count: int, purpose: str) -> list[mascot.Drawn]:
+def drawn(run: Run, count: int, purpose: str, seed: int) -> list[mascot.Drawn]:
     """A picture set, backgrounds in turn."""
     places = [TRAINED[i % len(TRAINED)] for i in range(count)]
     return [
         mascot.Drawn(
-            f"{i:03d}", picture(run.thing, place, 0, i, purpose), f"{run.words} {world.where(place)}", place
+            f"{i:03d}", picture(run.thing, place, seed, i, purpose), f"{run.words} {world.where(place)}", place
         )
         for i, place in enumerate(places)
     ]  # fmt: skip
@@ -93,7 +95,7 @@ def drawn(run: Run, count: int, purpose: str) -> list[mascot.Drawn]:
 # --- collect ----------------------------------------------------------------------------------------------------------
 
 
-def collect(run: Run, work: Path) -> None:
+def collect(run: Run, work: Path, seed: int) -> None:
     """Train one run and keep samples, predictions from noise and the probe's readings of the base and at each stop."""
     import torch
     from accelerate import Accelerator
@@ -117,7 +119,7 @@ def collect(run: Run, work: Path) -> None:
             "method": {"name": run.method, **settings},
             "train": {
                 "steps": steps, "learning_rate": run.rate, "precision": "fp32", "device": "cpu", "ema": 0.98,
-                "batch_size": run.batch, "schedule": "constant", "seed": 0,
+                "batch_size": run.batch, "schedule": "constant", "seed": seed,
             },
         }
     )  # fmt: skip
@@ -141,13 +143,13 @@ def collect(run: Run, work: Path) -> None:
             for batch in bank.plain()
         ]
 
-    train, fresh = drawn(run, run.pictures, "train"), drawn(run, HELD_OUT, "held-out")
+    train, fresh = drawn(run, run.pictures, "train", seed), drawn(run, HELD_OUT, "held-out", seed)
     bank = bank_of(train)
     twins, held = subjects(bank, "train "), subjects(bank_of(fresh), "held ")
-    attachment = METHODS[run.method].attach(model, recipe.method.completed(recipe.data), generator(0, "init"))
+    attachment = METHODS[run.method].attach(model, recipe.method.completed(recipe.data), generator(seed, "init"))
     fitting = Fit(
         model, attachment, recipe, Accelerator(mixed_precision="no", cpu=True),
-        batch=lambda number: bank.batch(number, recipe.train.batch_size, 0),
+        batch=lambda number: bank.batch(number, recipe.train.batch_size, seed),
         condition=conditioner(model, attachment, bank.size_px_of),
     )  # fmt: skip
     probe = Probe(model, attachment, held, twins[:HELD_OUT], chunk=32)
@@ -262,7 +264,7 @@ def judge(samples_S: NDArray[Any], train_N: NDArray[Any], fresh_F: NDArray[Any])
     return found
 
 
-def analyse(run: Run, work: Path) -> tuple[list[Row], list[Row]]:
+def analyse(run: Run, work: Path, seed: int) -> tuple[list[Row], list[Row]]:
     """Rows of samples, and rows of training captions (truth: of at least half of the samples); prints a line a stop."""
     import torch
     from PIL import Image
@@ -275,12 +277,12 @@ def analyse(run: Run, work: Path) -> tuple[list[Row], list[Row]]:
     from tsuika.guard.reading import Check, mean
 
     arrays, said = np.load(work / f"{run.name}.npz"), json.loads((work / f"{run.name}.json").read_text("utf-8"))
-    train = drawn(run, run.pictures, "train")
+    train = drawn(run, run.pictures, "train", seed)
     places = [*dict.fromkeys(one.background for one in train), *NEW]
     pixels_N = np.stack([one.pixels for one in train])
     fresh = {
         place: np.stack([
-            picture(run.thing, place, 1, i, "fresh")
+            picture(run.thing, place, seed + 1, i, "fresh")
             for i in range(FRESH * max(1, sum(one.background == place for one in train)))
         ]) for place in places
     }  # fmt: skip
@@ -406,6 +408,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("collect", "analyse"))
     parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="*", default=[run.name for run in RUNS])
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
@@ -413,18 +416,25 @@ def main() -> None:
     if options.what == "collect":
         for run in chosen:
             if not (options.work / f"{run.name}.npz").exists():
-                collect(run, options.work)
+                collect(run, options.work, options.seed)
         return
+    from tsuika.guard import memorise
+    from tsuika.guard.judge import MEMORISING_HIGH
+
     print(
         "| run | step | held out, pp | copies: trained captions | new captions | similarity | excess | encoder excess "
         "| leak excess | pull | gap, mid, pp | gap, high, pp |\n|" + "---|" * 12
     )
-    found = [analyse(run, options.work) for run in chosen if (options.work / f"{run.name}.npz").exists()]
-    samples, captions = ([row for part in side for row in part] for side in zip(*found, strict=True))
+    told = [analyse(run, options.work, options.seed) for run in chosen if (options.work / f"{run.name}.npz").exists()]
+    samples, captions = ([row for part in side for row in part] for side in zip(*told, strict=True))
     report(samples, "Samples of all prompts")
     for words, truth in (("copies", True), ("others", False), ("unclear", None)):
         kind = [row.flagged for row in samples if row.copy is truth]
         print(f"The rule of `Resemblance.copies` flags {sum(kind)} of {len(kind)} {words}.")
+    for name, limit in (("leak: excess", memorise.LEAK), ("gap_high", MEMORISING_HIGH)):
+        over = [[row.signals[name] > limit for row in captions if row.copy is truth] for truth in (True, False)]
+        found, false = (f"{sum(part)} of {len(part)}" for part in over)
+        print(f"{name} is above the product's {limit} for {found} training captions that copy and {false} others.")
     report([row for row in samples if row.trained], "Samples of training captions")
     report(captions, "Training captions")
 
