@@ -18,7 +18,7 @@ from tsuika.core.files import sha256, whole
 from tsuika.core.types import Artifact, Format
 from tsuika.core.weights import Weights, open_weights
 from tsuika.families.stored import Stored, open_stored
-from tsuika.formats import common, lowrank, vae_file
+from tsuika.formats import common, container, lowrank, vae_file
 from tsuika.train.device import DTYPES
 
 PLAIN_RANK = 64  # of a plain LoRA that stands in for another kind; FORMATS of the field rarely go beyond
@@ -178,7 +178,7 @@ def _repack(weights: Weights, out: Path, dtype: str, found: families.Detected) -
     for name in weights.shapes:
         tensor = weights.tensor(name)
         if wanted is not None and tensor.is_floating_point():
-            tensor = common.cast({name: tensor}, wanted, "single-file")[name]
+            tensor = container.cast({name: tensor}, wanted, "single-file")[name]
         tensors[name] = tensor.clone(memory_format=torch.contiguous_format)  # torch files share storages
     metadata = dict(weights.metadata) | {"format": "pt"}
     notes = []

@@ -16,7 +16,7 @@ from tsuika.core.files import sha256
 from tsuika.core.rundir import RunDir
 from tsuika.core.types import Artifact
 from tsuika.core.weights import Weights, is_pickle, open_folder, open_weights, read_json
-from tsuika.formats import common
+from tsuika.formats import common, container
 from tsuika.formats.vae_file import CONFIG, VAE_FORMATS
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def inspect(file: Path) -> dict[str, Any]:
             "family_from": artifact.metadata.get(common.FAMILY_FROM, ""), "format": known.name, **described(artifact),
             **{fact: artifact.metadata[fact] for fact in _FACTS if artifact.metadata.get(fact)},
             "tensors": len(artifact.tensors), "dtype": _dtypes(artifact.tensors.values()), **_hashes(file),
-            "metadata": common.read_header(file).metadata if _is_safetensors(file) else artifact.metadata,
+            "metadata": container.read_header(file).metadata if _is_safetensors(file) else artifact.metadata,
         }  # fmt: skip
     for vae in VAE_FORMATS:
         if vae.sniff(file):

@@ -27,7 +27,7 @@ from tsuika.data.manifest import Manifest
 from tsuika.data.picture import open_picture
 from tsuika.evaluate.inline import data_uri
 from tsuika.families import LatentSpace
-from tsuika.formats import common, vae_file
+from tsuika.formats import container, vae_file
 from tsuika.train.device import DTYPES, pick_device
 from tsuika.vae import bake, compare, faults, metrics, proof, report, roundtrip, tune
 from tsuika.vae.bootstrap import LEAST
@@ -143,7 +143,7 @@ def bake_vae(base: str, vae: str, out: Path, *, overwrite: bool = False) -> dict
     writing.free(out, space.path, overwrite=overwrite, suffix=".safetensors" if space.path.is_file() else "")
     own, new = (replace(_candidate(space, name, cpu), name=_labels([name])[name]) for name in ("builtin", vae))
     tensors = new.vae.state_dict()
-    facts = {"tsuika.vae": Path(vae).name, "tsuika.vae_hash": common.data_hash(tensors)}
+    facts = {"tsuika.vae": Path(vae).name, "tsuika.vae_hash": container.data_hash(tensors)}
     count = bake.bake(space.path, tensors, space.config, out, facts)
     back = space.load_vae(str(out), cpu).state_dict()
     dtype = proof.narrowest(back.values())

@@ -9,9 +9,9 @@ from typing import Final
 from tsuika.core import weights
 from tsuika.core.errors import FormatError, ModelError
 from tsuika.core.types import Artifact, Format
-from tsuika.formats import common
 from tsuika.formats.checkpoint import SingleFile
-from tsuika.formats.common import RunFacts, WriteOnly, count_tags, read_header
+from tsuika.formats.common import RunFacts, WriteOnly, count_tags
+from tsuika.formats.container import read_header
 from tsuika.formats.delta import delta, largest_relative_error, relative_errors, tensor_errors
 from tsuika.formats.diffusers_folder import DiffusersFolder
 from tsuika.formats.embedding_a1111 import A1111Embedding
@@ -78,7 +78,7 @@ def _describe(path: Path) -> str:
             return weights.describe(weights.open_weights(path))
         except ModelError as error:
             raise FormatError(error.code, where=path, **error.params) from None
-    keys = common.read_header(path).tensors
+    keys = read_header(path).tensors
     if any(key.startswith("model.diffusion_model.") for key in keys):
         return f"a whole model (checkpoint) with {len(keys)} tensors"
     return f"safetensors with {len(keys)} tensors" + (f", such as `{min(keys)}`" if keys else "")

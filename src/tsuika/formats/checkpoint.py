@@ -18,7 +18,7 @@ from tsuika.core.errors import FormatError
 from tsuika.core.files import write_text
 from tsuika.core.types import Artifact
 from tsuika.diffusion import ldm
-from tsuika.formats import common
+from tsuika.formats import common, container
 
 if TYPE_CHECKING:
     import torch
@@ -181,9 +181,9 @@ class SingleFile(common.WriteOnly):
         def make(name: str) -> Tensor:
             if name not in planned:
                 return torch.empty(0, dtype=dtype)
-            return common.cast({name: planned[name].numbers()}, dtype, self.name)[name]
+            return container.cast({name: planned[name].numbers()}, dtype, self.name)[name]
 
-        common.save_tensors(path, empty, header_metadata(artifact), make)
+        container.save_tensors(path, empty, header_metadata(artifact), make)
         if artifact.metadata.get("prediction") == "v_prediction":
             write_text(path.with_suffix(".yaml"), yaml_text(artifact))
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tsuika.core.errors import FormatError
 from tsuika.core.types import Artifact
-from tsuika.formats import common
+from tsuika.formats import common, container
 
 if TYPE_CHECKING:
     import torch
@@ -66,9 +66,9 @@ class DiffusersFolder(common.WriteOnly):
             empty = {name: torch.empty(t.shape, dtype=dtype, device="meta") for name, t in tensors.items()}
 
             def make(name: str, tensors: dict[str, torch.Tensor] = tensors) -> torch.Tensor:
-                return common.cast({name: tensors[name]}, dtype, self.name)[name]
+                return container.cast({name: tensors[name]}, dtype, self.name)[name]
 
-            common.save_tensors(folder / component / f"{stem}.safetensors", empty, {"format": "pt"}, make)
+            container.save_tensors(folder / component / f"{stem}.safetensors", empty, {"format": "pt"}, make)
             index[component] = (
                 ["transformers", config["architectures"][0]] if is_text else ["diffusers", config["_class_name"]]
             )

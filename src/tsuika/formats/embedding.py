@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tsuika.core import weights
 from tsuika.core.errors import FormatError, ModelError
 from tsuika.core.types import Artifact
-from tsuika.formats import common
+from tsuika.formats import common, container
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -135,12 +135,12 @@ def load_pickle(path: Path) -> Any:
         raise FormatError(error.code, where=path, **error.params) from None
 
 
-def header_of(path: Path) -> common.Header | None:
+def header_of(path: Path) -> container.Header | None:
     """The header of a safetensors file; None where it is something else."""
     if not path.is_file():
         return None
     try:
-        return common.read_header(path)
+        return container.read_header(path)
     except FormatError:
         return None
 
@@ -152,8 +152,8 @@ def load_tensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
         FormatError: not there (FM004), damaged (MD003), a pickle with more than tensors in it (MD005).
     """
     if not (path.is_file() and weights.is_pickle(path)):
-        metadata = common.read_header(path).metadata
-        return common.load_tensors(path), metadata
+        metadata = container.read_header(path).metadata
+        return container.load_tensors(path), metadata
     content = load_pickle(path)
     return (content if isinstance(content, dict) else {"": content}), {}
 

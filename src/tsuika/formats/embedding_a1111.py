@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tsuika.core import weights
 from tsuika.core.errors import FormatError
 from tsuika.core.types import Artifact
-from tsuika.formats import common, embedding
+from tsuika.formats import container, embedding
 
 if TYPE_CHECKING:
     import torch
@@ -71,7 +71,7 @@ class A1111Embedding:
         if len(vectors) == 2 and path.stem != word:
             why = "SDXL's has no place for the word, so the file's name is the word."
             raise FormatError("FM002", format=self.name, why=why, do=f"Call the file {word}{self.suffix}.")
-        ready = {name: value.clone() for name, value in common.cast(vectors, dtype, self.name).items()}  # no views
+        ready = {name: value.clone() for name, value in container.cast(vectors, dtype, self.name).items()}  # no views
         facts = artifact.metadata
         content: dict[str, Any]
         if len(ready) == 2:

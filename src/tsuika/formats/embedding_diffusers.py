@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tsuika.core.errors import FormatError
 from tsuika.core.types import Artifact
-from tsuika.formats import common, embedding
+from tsuika.formats import container, embedding
 
 if TYPE_CHECKING:
     import torch
@@ -97,8 +97,8 @@ class DiffusersEmbedding:
         if path.suffix == ".safetensors" and len(vectors) > 1:
             why = "SDXL needs two files in this layout."
             raise FormatError("FM002", format=self.name, why=why, do="Give a folder.")
-        ready = common.cast(vectors, dtype, self.name)
+        ready = container.cast(vectors, dtype, self.name)
         metadata = embedding.header(artifact, word)
         for stem, tensor in zip(STEMS, ready.values(), strict=False):
             file = path if path.suffix == ".safetensors" else path / f"{stem}.safetensors"
-            common.save_tensors(file, {word: tensor}, metadata)
+            container.save_tensors(file, {word: tensor}, metadata)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from tsuika.core.types import Artifact
-from tsuika.formats import common, embedding
+from tsuika.formats import container, embedding
 
 if TYPE_CHECKING:
     import torch
@@ -39,10 +39,10 @@ class KohyaEmbedding:
         Raises:
             FormatError: damaged (MD003), a pickle (MD005), or of another layout (FM001).
         """
-        header = common.read_header(path)
+        header = container.read_header(path)
         if (layout := _layout(header.tensors)) is None:
             raise embedding.unknown(path, header.tensors)
-        tensors, metadata = common.load_tensors(path), header.metadata
+        tensors, metadata = container.load_tensors(path), header.metadata
         vectors = {component: tensors[name] for component, name in zip(embedding.COMPONENTS, layout, strict=False)}
         return embedding.join(path, metadata.get("word", ""), vectors, metadata)
 
@@ -54,6 +54,6 @@ class KohyaEmbedding:
         """
         word, vectors = embedding.split(artifact, self.name)
         names = embedding.SDXL if len(vectors) == 2 else ("emb_params",)
-        ready = common.cast(dict(zip(names, vectors.values(), strict=True)), dtype, self.name)
+        ready = container.cast(dict(zip(names, vectors.values(), strict=True)), dtype, self.name)
         metadata = embedding.header(artifact, word)
-        common.save_tensors(path, ready, metadata | {"modelspec.hash_sha256": f"0x{common.data_hash(ready)}"})
+        container.save_tensors(path, ready, metadata | {"modelspec.hash_sha256": f"0x{container.data_hash(ready)}"})

@@ -17,7 +17,7 @@ from tsuika.core.errors import FormatError
 from tsuika.core.methods import Activation
 from tsuika.core.types import Artifact
 from tsuika.core.weights import is_pickle, load_pickle, save_pickle
-from tsuika.formats import common
+from tsuika.formats import common, container
 
 if TYPE_CHECKING:
     import torch
@@ -92,7 +92,7 @@ class A1111Hypernetwork:
             FormatError: no hypernetwork, or one that does not fit its header (FM001, FM002).
         """
         header, nets = _checked(artifact, self.name)
-        ready = common.cast({f"{key}.{name}": value for key, net in nets.items() for name, value in net.items()},
+        ready = container.cast({f"{key}.{name}": value for key, net in nets.items() for name, value in net.items()},
                             dtype, self.name)  # fmt: skip
         states = {key: {name: ready[f"{key}.{name}"] for name in net} for key, net in nets.items()}
         facts = artifact.metadata
@@ -118,7 +118,7 @@ class NativeHypernetwork:
         if not path.is_file():
             return False
         try:
-            return common.read_header(path).metadata.get("method") == self.method
+            return container.read_header(path).metadata.get("method") == self.method
         except FormatError:
             return False
 
@@ -128,9 +128,9 @@ class NativeHypernetwork:
         Raises:
             FormatError: damaged (MD003, MD005), or not what its header says (FM001).
         """
-        header = common.read_header(path)
+        header = container.read_header(path)
         metadata = {key: text for key, text in header.metadata.items() if key not in _OWN}
-        tensors = common.load_tensors(path)
+        tensors = container.load_tensors(path)
         family, evidence = header.metadata.get("family", ""), "metadata"
         if not family:
             family, evidence = _family(tensors, "")
@@ -148,7 +148,7 @@ class NativeHypernetwork:
         metadata = {key: text for key, text in artifact.metadata.items() if key not in _OWN}
         metadata |= {name: json.dumps(value) for name, value in header.items()}
         metadata |= {"format": "pt", "method": self.method, "family": artifact.family}
-        common.save_tensors(path, common.cast(artifact.tensors, dtype, self.name), dict(sorted(metadata.items())))
+        container.save_tensors(path, container.cast(artifact.tensors, dtype, self.name), dict(sorted(metadata.items())))
 
 
 def _header(where: object, fields: Mapping[Any, Any]) -> dict[str, Any]:

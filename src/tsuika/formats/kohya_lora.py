@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tsuika.core.errors import FormatError
 from tsuika.core.types import Artifact
-from tsuika.formats import common
+from tsuika.formats import common, container
 
 if TYPE_CHECKING:
     import torch
@@ -289,7 +289,7 @@ class KohyaLora:
         if not path.is_file():
             return False
         try:
-            header = common.read_header(path)
+            header = container.read_header(path)
         except FormatError:
             return False
         return any(re.match(r"lora_(unet|te[12]?)_\w+\.", key) for key in header.tensors)
@@ -302,7 +302,7 @@ class KohyaLora:
         Raises:
             FormatError: damaged (MD003, MD005), nothing in it is understood (FM001).
         """
-        header = common.read_header(path)
+        header = container.read_header(path)
         names: dict[str, str] = {}
         unread: list[str] = []
         for key in header.tensors:
@@ -318,7 +318,7 @@ class KohyaLora:
             found = f"{len(unread)} tensors such as `{unread[0]}`" if unread else "no tensors"
             expected = "a LoRA for SD1.x, SD2.x or SDXL with kohya names"
             raise FormatError("FM001", where=path, found=found, expected=expected)
-        loaded = common.load_tensors(path)
+        loaded = container.load_tensors(path)
         tensors = {name: loaded[key] for name, key in names.items()}
         common.check_shapes(path, tensors)
         tensors |= {name: tensor.reshape(()) for name, tensor in tensors.items() if name.endswith(".alpha")}
@@ -348,16 +348,16 @@ class KohyaLora:
                 raise FormatError("FM002", format=self.name, why=why, do="Choose another format or other layers.")
             for part, tensor in _representable(parts, dtype).items():
                 tensors[f"{key}.{part}"] = tensor
-        ready = common.cast(tensors, dtype, self.name)
+        ready = container.cast(tensors, dtype, self.name)
         metadata = header_metadata(artifact, layers)
         training_only = {key: text for key, text in metadata.items() if key.startswith("ss_")}
-        data_hash = common.data_hash(ready)
+        data_hash = container.data_hash(ready)
         metadata |= {
             "modelspec.hash_sha256": f"0x{data_hash}",
             "sshs_model_hash": data_hash,
-            "sshs_legacy_hash": common.legacy_hash(ready, training_only),
+            "sshs_legacy_hash": container.legacy_hash(ready, training_only),
         }
-        common.save_tensors(path, ready, metadata)
+        container.save_tensors(path, ready, metadata)
 
 
 def _representable(parts: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:

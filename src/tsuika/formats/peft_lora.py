@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tsuika.core.errors import FormatError
 from tsuika.core.types import Artifact, canonical
-from tsuika.formats import common
+from tsuika.formats import common, container
 
 if TYPE_CHECKING:
     import torch
@@ -99,7 +99,7 @@ class PeftLora:
         if not weights.is_file():
             return False
         try:
-            header = common.read_header(weights)
+            header = container.read_header(weights)
         except FormatError:
             return False
         return any(_split_key(key) for key in header.tensors)
@@ -113,7 +113,7 @@ class PeftLora:
             FormatError: damaged (MD003, MD005), nothing in it is understood (FM001).
         """
         weights = _weights(path)
-        header = common.read_header(weights)
+        header = container.read_header(weights)
         names: dict[str, str] = {}
         unread = []
         for key in header.tensors:
@@ -131,7 +131,7 @@ class PeftLora:
             raise FormatError(
                 "FM001", where=weights, found=found, expected="a LoRA for SD1.x, SD2.x or SDXL with diffusers names"
             )
-        loaded = common.load_tensors(weights)
+        loaded = container.load_tensors(weights)
         tensors = {name: loaded[key] for name, key in names.items()}
         for name in [name for name in tensors if name.endswith(".dora_scale")]:  # PEFT: (out) or (1, out, 1, 1)
             down = tensors.get(f"{name.removesuffix('dora_scale')}lora_down.weight")
@@ -173,8 +173,8 @@ class PeftLora:
         kept = {k: text for k, text in artifact.metadata.items() if k not in stale and not k.startswith("sshs_")}
         kept |= {"format": "pt", "family": artifact.family, "method": artifact.method}
         kept[_CONFIG] = json.dumps(configs, sort_keys=True)
-        ready = common.cast(tensors, dtype, self.name)
-        common.save_tensors(_weights(path), ready, dict(sorted(kept.items())))
+        ready = container.cast(tensors, dtype, self.name)
+        container.save_tensors(_weights(path), ready, dict(sorted(kept.items())))
 
 
 def _weights(path: Path) -> Path:

@@ -18,7 +18,7 @@ from tsuika.core.files import write_text
 from tsuika.core.types import Artifact
 from tsuika.core.weights import Weights, few, open_folder, open_weights, read_json
 from tsuika.diffusion import ldm
-from tsuika.formats import common
+from tsuika.formats import container
 
 if TYPE_CHECKING:
     import torch
@@ -72,7 +72,7 @@ class VaeFile:
         for name, tensor in artifact.tensors.items():
             place = ldm.vae_place(name, config).name
             tensors[place] = tensor[:, :, None, None] if ".attn_1." in place and tensor.ndim == 2 else tensor
-        common.save_tensors(path, common.cast(tensors, dtype, self.name), {"format": "pt"})
+        container.save_tensors(path, container.cast(tensors, dtype, self.name), {"format": "pt"})
 
 
 class VaeFolder:
@@ -102,8 +102,8 @@ class VaeFolder:
             FormatError: no VAE, or `dtype` cannot hold its numbers (FM002).
         """
         config = _own_config(artifact, self.name)
-        ready = common.cast(artifact.tensors, dtype, self.name)
-        common.save_tensors(path / f"{WEIGHTS}.safetensors", ready, {"format": "pt"})
+        ready = container.cast(artifact.tensors, dtype, self.name)
+        container.save_tensors(path / f"{WEIGHTS}.safetensors", ready, {"format": "pt"})
         write_text(path / "config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 

@@ -19,7 +19,7 @@ from tsuika.core.errors import FormatError
 from tsuika.core.files import whole
 from tsuika.core.weights import Weights, few, is_pickle, open_folder, open_weights
 from tsuika.diffusion import ldm
-from tsuika.formats import common
+from tsuika.formats import container
 
 WEIGHTS: Final = "diffusion_pytorch_model"
 _PREFIXES: Final = ("first_stage_model.", "vae.")
@@ -63,7 +63,7 @@ def _folder(own: Path, vae: Mapping[str, Tensor], out: Path, facts: Mapping[str,
         weights = open_folder(own, WEIGHTS)
         tensors = {name: weights.tensor(name) for name in weights.shapes}
         tensors |= _fitted(weights, dict(vae), own)
-        common.save_tensors(out / f"{WEIGHTS}.safetensors", tensors, {"format": "pt", **facts})
+        container.save_tensors(out / f"{WEIGHTS}.safetensors", tensors, {"format": "pt", **facts})
     for file in files:
         weights = open_weights(file)
         replace_tensors(file, out / file.name, _fitted(weights, dict(vae), own), facts)
@@ -83,7 +83,7 @@ def _file(
     tensors = _fitted(weights, places, weights.path)
     if is_pickle(weights.path):
         everything = {**{name: weights.tensor(name) for name in weights.shapes}, **tensors}
-        common.save_tensors(out, everything, {"format": "pt", **facts})
+        container.save_tensors(out, everything, {"format": "pt", **facts})
     else:
         replace_tensors(weights.path, out, tensors, facts)
     yaml = weights.path.with_suffix(".yaml")
@@ -102,7 +102,9 @@ def _fitted(weights: Weights, tensors: dict[str, Tensor], where: Path) -> dict[s
         own = weights.tensor(name)
         if own.numel() != tensor.numel():
             raise _cannot(where, f"`{name}` has another size in its own VAE.")
-        fitted[name] = common.cast({name: tensor.cpu().reshape(own.shape)}, own.dtype, "single-file")[name].contiguous()
+        fitted[name] = container.cast({name: tensor.cpu().reshape(own.shape)}, own.dtype, "single-file")[
+            name
+        ].contiguous()
     return fitted
 
 
