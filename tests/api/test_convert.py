@@ -135,7 +135,7 @@ def test_dora_becomes_a_plain_lora_only_if_asked(models, tmp_path) -> None:
     with pytest.raises(FormatError, match="--base"):
         api.convert(file, "diffusers", tmp_path / "no", lossy=True)
     done = api.convert(file, "diffusers", tmp_path / "plain", lossy=True, rank=10_000, base=str(base))
-    assert "plain LoRA" in done["notes"][0]
+    assert "plain LoRA" in done["notes"][0].message
     plain = PeftLora().read(tmp_path / "plain")
     assert not any(name.endswith("dora_scale") for name in plain.tensors)
     own, made = model_tensors(model), lora(model, dora=True)
@@ -156,7 +156,7 @@ def test_unread_keys_are_left_out_only_if_asked(models, tmp_path) -> None:
     with pytest.raises(FormatError, match="--lossy"):
         api.convert(tmp_path / "odd.safetensors", "kohya", tmp_path / "b.safetensors")
     done = api.convert(tmp_path / "odd.safetensors", "kohya", tmp_path / "b.safetensors", lossy=True)
-    assert "stranger.weight" in done["notes"][0]
+    assert "stranger.weight" in done["notes"][0].message
     assert "stranger.weight" not in load_file(tmp_path / "b.safetensors")
 
 

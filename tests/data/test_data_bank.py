@@ -116,7 +116,7 @@ def test_damaged_entries_are_encoded_again(folder: Path, tmp_path: Path) -> None
     entries[3].write_bytes(whole)  # another picture's
     again, events, calls = build(folder, cache)
     assert len(calls) == 4 * 3
-    assert [event.code for event in events if isinstance(event, Warned)] == ["cache-damaged"] * 4
+    assert [event.code for event in events if isinstance(event, Warned)] == ["DS009"] * 4
     assert same(good, again)
     assert not build(folder, cache)[2]
     _, events, calls = build(folder, cache, scale=0.25)

@@ -15,7 +15,7 @@ from tsuika.core.errors import PictureError
 from tsuika.core.sections import Data
 from tsuika.data import caption
 from tsuika.data.bucket import assign
-from tsuika.data.manifest import REASONS, Manifest
+from tsuika.data.manifest import REASONS, LeftOut, Manifest, Note
 from tsuika.data.report import report, summary
 from tsuika.data.scan import kohya_folder, natural_key, scan
 
@@ -229,3 +229,13 @@ def test_report_counts(tmp_path: Path) -> None:
     assert "captions 2/4" in english and "trigger word in 4/4" in english and "64x64 px: 3 pictures" in english
     assert "使える 4" in japanese and "画像ではありません" in japanese
     assert "no trigger word" in report(manifest, buckets, Data())
+
+
+def test_what_was_left_out_is_told_in_both_languages() -> None:
+    left = tuple(LeftOut(Path("a.svg"), reason, "12 px") for reason in REASONS)
+    told = list(Manifest((), left, tuple(Note("b.png", reason, "") for reason in REASONS)).remarks())
+    assert [one.code for one in told] == ["DS006"] * len(REASONS) + ["DS007"] * len(REASONS)
+    for one, words in zip(told, 2 * [*REASONS.values()]):
+        for lang in ("en", "ja"):
+            assert words[lang] in one.words(lang)
+            assert ("12 px" in one.words(lang)) == (one.code == "DS006")

@@ -42,7 +42,7 @@ def split(events: list[Event]) -> tuple[list[Warned], list[Written]]:
 
 def test_layers_too_faint_for_the_format_are_told_and_the_others_still_checked(tmp_path: Path) -> None:
     warned, written = split(write(tmp_path, artifact({0: FAINT, 3: FAINT})))
-    assert [warning.code for warning in warned] == ["TR-faint"]
+    assert [warning.code for warning in warned] == ["TR005"]
     assert warned[0].message.startswith("2 layers")
     assert len(written) == len(formats.for_method("lora"))
     assert all(0 < row.largest_relative_error <= writing.LARGEST_ERROR["fp16"] for row in written)
@@ -62,7 +62,7 @@ def test_a_format_that_holds_it_is_silent(tmp_path: Path) -> None:
 
 def test_when_all_are_faint_the_true_difference_is_told(tmp_path: Path) -> None:
     warned, written = split(write(tmp_path, artifact({}, otherwise=FAINT)))
-    assert [warning.code for warning in warned] == ["TR-faint"]
+    assert [warning.code for warning in warned] == ["TR005"]
     assert all(row.largest_relative_error > 0.1 for row in written)
 
 

@@ -14,6 +14,7 @@ from tsuika import families, formats
 from tsuika.api import writing
 from tsuika.api.models import EMBEDDED, load
 from tsuika.core.errors import FormatError, ModelError
+from tsuika.core.events import Warned, note
 from tsuika.core.files import sha256, whole
 from tsuika.core.types import Artifact, Format
 from tsuika.core.weights import Weights, open_weights
@@ -68,7 +69,7 @@ def convert(
         artifact = source.read(file)
         target = _target(to, artifact.method, formats.for_method(artifact.method))
         writing.free(out, file, overwrite=overwrite, suffix=target.suffix)
-        notes: list[str] = []
+        notes: list[Warned] = []
         if artifact.method == "lora":
             artifact = _ready(artifact, target.name, lossy=lossy, rank=rank, base=base, notes=notes)
         done = writing.write(artifact, target, out, writing.number_type(dtype, artifact.tensors))
@@ -112,7 +113,7 @@ def _target(to: str, method: str, known: tuple[Format, ...]) -> Format:
     )
 
 
-def _ready(artifact: Artifact, to: str, *, lossy: bool, rank: int, base: str, notes: list[str]) -> Artifact:
+def _ready(artifact: Artifact, to: str, *, lossy: bool, rank: int, base: str, notes: list[Warned]) -> Artifact:
     """A LoRA as it will be written: as it is, or with `lossy` as a plain one with every key understood."""
     kind = common.adapter(artifact.tensors)
     is_plain = kind == "lora" and not any(name.endswith(".lora_mid.weight") for name in artifact.tensors)
@@ -126,7 +127,7 @@ def _ready(artifact: Artifact, to: str, *, lossy: bool, rank: int, base: str, no
             raise FormatError("FM002", format=to, why=why, do="Use --to kohya, or make it a plain LoRA: --lossy")
         return artifact
     if unread:
-        notes.append(f"Left out, not understood: {unread}")
+        notes.append(note("FM007", keys=unread))
         artifact = replace(artifact, metadata={k: v for k, v in artifact.metadata.items() if k != common.UNREAD})
     if is_plain:
         return artifact
@@ -136,13 +137,11 @@ def _ready(artifact: Artifact, to: str, *, lossy: bool, rank: int, base: str, no
     plain, errors = lowrank.compress(
         artifact, rank=rank, error=_PLAIN_ERROR, base=weights_of(base) if kind == "dora" else None
     )
-    notes.append(
-        f"{kind} became a plain LoRA of rank {rank} at most; relative error of a layer: {writing.told(errors)}."
-    )
+    notes.append(note("FM008", kind=kind, rank=rank, error=writing.told(errors)))
     return plain
 
 
-def _with_scale(artifact: Artifact, to: str, base: str) -> tuple[Artifact, list[str]]:
+def _with_scale(artifact: Artifact, to: str, base: str) -> tuple[Artifact, list[Warned]]:
     """A VAE with the latent scale that a diffusers folder names and a single file does not."""
     config = json.loads(artifact.metadata[vae_file.CONFIG])
     if to != "diffusers" or "scaling_factor" in config:
@@ -152,9 +151,7 @@ def _with_scale(artifact: Artifact, to: str, base: str) -> tuple[Artifact, list[
         config["scaling_factor"] = _LATENT_SCALES[families.detect(_path_of(base)).facts.family]
     else:
         config["scaling_factor"] = _LATENT_SCALES["sd1"]
-        notes.append(
-            "The file does not say its latent scale; 0.18215 (SD1, SD2) is written. For SDXL: --base SDXL-BASE"
-        )
+        notes.append(note("FM009"))
     return replace(artifact, metadata={**artifact.metadata, vae_file.CONFIG: json.dumps(config)}), notes
 
 
@@ -188,7 +185,7 @@ def _repack(weights: Weights, out: Path, dtype: str, found: families.Detected) -
         if yaml.is_file() and not out.with_suffix(".yaml").exists():
             with whole(out.with_suffix(".yaml")) as copy:
                 copy.write_bytes(yaml.read_bytes())
-            notes.append(f"{yaml.name} went along: programs read there that the model predicts v.")
+            notes.append(note("FM010", file=yaml.name))
     with whole(out) as temporary:
         save_file(tensors, temporary, metadata)
     back = open_weights(out)

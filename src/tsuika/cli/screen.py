@@ -195,6 +195,15 @@ def interval(estimate: Mapping[str, Any]) -> str:
     return say("interval", **{key: percent(estimate[key]) for key in ("mean", "low", "high")})
 
 
+def told(value: Mapping[str, Any], *, as_json: bool) -> None:
+    """A result with its notes, which go beside it."""
+    if not as_json:
+        for warned in value["notes"]:
+            sys.stderr.write(note(warned) + "\n")
+        value = {key: inner for key, inner in value.items() if key != "notes"}
+    result(value, as_json=as_json)
+
+
 def combined(value: Mapping[str, Any], *, as_json: bool) -> None:
     """The pictures that were drawn, and what was on the base."""
     if as_json:

@@ -37,7 +37,7 @@ def convert(
     done = api.convert(
         file, to, out, dtype=dtype, lossy=lossy, rank=rank, base=base, tokenizer=tokenizer, overwrite=overwrite
     )
-    screen.result(done, as_json=json)
+    screen.told(done, as_json=json)
 
 
 def merge(

@@ -110,9 +110,7 @@ def bake(
     from tsuika import api
 
     done = api.bake_vae(base, vae, out, overwrite=overwrite)
-    for warned in done["notes"]:
-        sys.stderr.write(screen.note(warned) + "\n")
-    screen.result(done if json else {key: value for key, value in done.items() if key != "notes"}, as_json=json)
+    screen.told(done, as_json=json)
 
 
 @app.command()

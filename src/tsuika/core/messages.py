@@ -118,6 +118,22 @@ MESSAGES: Final[dict[str, Message]] = {
         ("The cleaned copy cannot be written there", "{why}", "Choose another place with --out."),
         ("整理したコピーをそこには書けません", "{why}", "--out で別の場所を指定してください。"),
     ),
+    "DS006": _m(
+        ("{name} is left out: {reason}", "{words}", ""),
+        ("{name} は使いません: {reason}", "{words}", ""),
+    ),
+    "DS007": _m(
+        ("Noticed about {name}: {reason}", "{words}", ""),
+        ("{name} について: {reason}", "{words}", ""),
+    ),
+    "DS008": _m(
+        ("{count} pictures are smaller than the training size and are enlarged", "They are: {names}.", "Where you have larger originals, take those: blur is learnt, too."),
+        ("{count}枚の画像は学習サイズより小さいため拡大します", "対象: {names}。", "大きい元画像があれば差し替えてください。ぼけも学習されてしまいます。"),
+    ),
+    "DS009": _m(
+        ("What was stored of {name} cannot be used", "{why}", "It is encoded again."),
+        ("{name} の保存済みデータは使えません", "{why}", "もう一度エンコードします。"),
+    ),
     "MD001": _m(
         ("The base model was not found", "{why}", "Give a diffusers folder, a .safetensors or .ckpt file, a hub id, or `embedded`."),
         ("ベースモデルが見つかりません", "{why}", "diffusers形式のフォルダー、.safetensors/.ckptファイル、ハブのID、または `embedded` を指定してください。"),
@@ -178,6 +194,26 @@ MESSAGES: Final[dict[str, Message]] = {
         ("This cannot be done with these files", "{why}", "{do}"),
         ("これらのファイルではできません", "{why}", "{do}"),
     ),
+    "FM006": _m(
+        ("{file} has copies in place of the text encoder's last block and projection", "The base came without them. Nothing computes with them, but programs look for these tensors.", ""),
+        ("{file} では、テキストエンコーダーの最終ブロックと射影を複製で補いました", "元のモデルになかったためです。計算には使われませんが、これらのテンソルを探すプログラムがあります。", ""),
+    ),
+    "FM007": _m(
+        ("Keys that were not understood are left out", "They are: {keys}", ""),
+        ("理解できないキーは書き出しません", "対象: {keys}", ""),
+    ),
+    "FM008": _m(
+        ("{kind} became a plain LoRA of rank {rank} at most", "Relative error of a layer: {error}.", ""),
+        ("{kind} をrank {rank}以下の通常のLoRAにしました", "層ごとの相対誤差: {error}。", ""),
+    ),
+    "FM009": _m(
+        ("0.18215 (SD1, SD2) is written as the latent scale", "The file does not say its own.", "For SDXL: --base SDXL-BASE"),
+        ("潜在表現のスケールとして0.18215(SD1、SD2)を書き込みました", "ファイルに記載がないためです。", "SDXLの場合: --base SDXLのモデル"),
+    ),
+    "FM010": _m(
+        ("{file} went along", "Programs read there that the model predicts v.", ""),
+        ("{file} も書き出しました", "モデルがvを予測することを、プログラムはここから読み取ります。", ""),
+    ),
     "RS001": _m(
         ("Not enough memory", "{why}", "Try --set train.batch_size={smaller}, or --set train.gradient_checkpointing=true"),
         ("メモリが足りません", "{why}", "--set train.batch_size={smaller} または --set train.gradient_checkpointing=true を試してください"),
@@ -201,6 +237,18 @@ MESSAGES: Final[dict[str, Message]] = {
     "TR004": _m(
         ("Weight decay does next to nothing here", "Learning rate x train.weight_decay x steps is {strength}: the whole run takes this share off the weights.", "Leave it at 0; regularize.l2 is a penalty whose strength does not depend on the learning rate."),
         ("この設定では重み減衰の効果はほとんどありません", "学習率 x train.weight_decay x ステップ数は{strength}で、全ステップを通して重みがこの割合だけ小さくなります。", "0のままで構いません。学習率によらない正則化には regularize.l2 を使ってください。"),
+    ),
+    "TR005": _m(
+        ("{count} layers hold numbers too small for {precision} to keep exactly, such as {layer}", "", "If it matters: --set output.dtype=fp32"),
+        ("{precision} では正確に保てない小さな値の層が{count}個あります({layer} など)", "", "気になる場合: --set output.dtype=fp32"),
+    ),
+    "TR006": _m(
+        ("train.ema and train.schedule are not used", "Schedule-free averages weights by itself.", ""),
+        ("train.ema と train.schedule は使いません", "schedule-freeは重みの平均を自分で取るためです。", ""),
+    ),
+    "TR007": _m(
+        ("train.schedule is not used after the warm-up", "Prodigy finds its rate by itself.", ""),
+        ("ウォームアップ後は train.schedule を使いません", "Prodigyが学習率を自分で決めるためです。", ""),
     ),
     "GD001": _m(
         ("Stopped at step {step}: the loss is no longer a finite number", "The state of step {best} is kept (0 is the untrained base).", "Try a third of the learning rate: --set train.learning_rate={rate}"),

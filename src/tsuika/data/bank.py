@@ -23,7 +23,7 @@ from typing import Final, TypeVar
 import torch
 from torch import Tensor
 
-from tsuika.core.events import Event, Progress, Warned
+from tsuika.core.events import Event, Progress, note
 from tsuika.core.sections import Data
 from tsuika.core.seeds import generator
 from tsuika.core.types import Batch
@@ -230,7 +230,7 @@ def fill(
         for sample in bucket.samples:
             latents_VCHW, problem = latents(sample, bucket.size)
             if problem:
-                yield Warned("cache-damaged", f"{sample.name}: {problem}; encoded again")
+                yield note("DS009", name=sample.name, why=problem)
             if folder is None:
                 parts.append(latents_VCHW)
             done += 1

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
+
+from tsuika.core.events import Warned, note
 
 CaptionSource = Literal["file", "file+trigger", "built"]
 
@@ -80,6 +82,13 @@ class Manifest:
         wanted = set(names)
         return replace(self, samples=tuple(sample for sample in self.samples if sample.name in wanted))
 
+    def remarks(self) -> Iterator[Warned]:
+        """What people should know: pictures left out (DS006), and what was changed about others (DS007)."""
+        for path, reason, words in self.quarantined:
+            yield _remark("DS006", path.name, reason, words)
+        for name, reason, words in self.notes:
+            yield _remark("DS007", name, reason, words)
+
     def to_json(self) -> str:
         """UTF-8 text; a file name that is not valid Unicode survives as JSON escapes."""
         tables = {
@@ -103,3 +112,8 @@ class Manifest:
             quarantined=tuple(LeftOut(**{**row, "path": Path(row["path"])}) for row in tables["quarantined"]),
             notes=tuple(Note(**row) for row in tables["notes"]),
         )
+
+
+def _remark(code: str, name: str, reason: str, words: str) -> Warned:
+    said = REASONS[reason]
+    return note(code, name=name, reason=said["en"], reason_ja=said["ja"], words=words)

@@ -188,13 +188,10 @@ class SingleFile(common.WriteOnly):
             write_text(path.with_suffix(".yaml"), yaml_text(artifact))
 
     def notes(self, artifact: Artifact) -> Iterator[str]:
-        """What people should know about a file of this artifact."""
+        """Codes of what people should know about a file of this artifact; their messages name the `file`."""
         kept = any(name.startswith("spare.") for name in artifact.tensors)
         if artifact.family == "sd2" and not kept:
-            yield (
-                "The base came without the text encoder's last block and projection, which nothing computes with; copies"
-                " stand in for them, as programs look for these tensors."
-            )
+            yield "FM006"
 
 
 # ---------------------------------------------------------------------------------------------------------- the .yaml

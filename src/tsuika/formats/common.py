@@ -200,7 +200,7 @@ class WriteOnly:
         return False
 
     def notes(self, artifact: Artifact) -> Iterator[str]:
-        """What people should know about a file of this artifact."""
+        """Codes of what people should know about a file of this artifact; their messages name the `file`."""
         del artifact
         yield from ()
 

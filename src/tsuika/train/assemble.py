@@ -24,7 +24,7 @@ from tsuika import families, formats
 from tsuika.core import config
 from tsuika.core.config import Recipe
 from tsuika.core.errors import InterruptedRunError, ModelError, PictureError, RecipeError, ResourceError
-from tsuika.core.events import Event, Finished, Phase, Previewed, Warned, note
+from tsuika.core.events import Event, Finished, Phase, Previewed, note
 from tsuika.core.files import split_strength, write_text
 from tsuika.core.methods import Lora
 from tsuika.core.rundir import RunDir
@@ -108,15 +108,10 @@ def pictures(run: Run, model: Model, *, report: Path | None = None) -> Iterator[
         raise RecipeError("RC005", found="--images", do=f"tsuika train {run.recipe.method.name} --images DIR --out RUN")
     run.manifest = scan.scan(Path(data.images), data, size_px=size_px, needed=MIN_PICTURES, report=report)
     run.buckets = bucket.assign(run.manifest, size_px=size_px, step_px=step_px, buckets=data.buckets)
-    for left in run.manifest.quarantined:
-        yield Warned("DS-left-out", f"{left.path.name}: {left.words}")
-    for seen in run.manifest.notes:
-        yield Warned(f"DS-{seen.code}", f"{seen.name}: {seen.words}" if seen.words else seen.name)
+    yield from run.manifest.remarks()
     if enlarged := bucket.enlarged(run.buckets, data.crop):
         names = ", ".join(item.sample.name for item in enlarged[:3]) + (" …" if len(enlarged) > 3 else "")
-        yield Warned(
-            "DS-enlarged", f"{len(enlarged)} pictures are smaller than the training size and enlarged: {names}"
-        )
+        yield note("DS008", count=len(enlarged), names=names)
 
 
 def vae_identity(model: Model) -> str:
@@ -171,11 +166,9 @@ def _train(run: Run, accelerator: Accelerator, resume: bool) -> Iterator[Event]:
     ground = yield from prepare(run, accelerator, report=run.folder.left_out if main else None)
     yield from optim.notes(recipe.train)
     if recipe.train.optimizer == "schedule-free" and (recipe.train.ema or recipe.train.schedule != "constant"):
-        yield Warned(
-            "TR-schedule-free", "Schedule-free averages weights by itself: train.ema and train.schedule are not used."
-        )
+        yield note("TR006")
     elif recipe.train.optimizer == "prodigy" and recipe.train.schedule != "constant":
-        yield Warned("TR-prodigy", "Prodigy finds its rate by itself: train.schedule is not used after the warm-up.")
+        yield note("TR007")
     if not (resume and run.folder.has_states):
         yield from _preview(run, main, 0)
     ground.checkpoint_gradients()

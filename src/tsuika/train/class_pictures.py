@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tsuika.core.errors import PictureError, RecipeError
-from tsuika.core.events import Event, Phase, Warned
+from tsuika.core.events import Event, Phase
 from tsuika.core.files import whole
 from tsuika.core.sections import Data
 from tsuika.core.seeds import derive
@@ -99,8 +99,7 @@ def fill(
     """
     settings = prior.settings(data)
     manifest = scan.scan(folder, settings)
-    for left in manifest.quarantined:
-        yield Warned("DS-left-out", f"{left.path.name}: {left.words}")
+    yield from manifest.remarks()
     if nameless := [sample.name for sample in manifest.samples if not sample.caption]:
         raise RecipeError(
             "RC005", found="--class", do=f"--set data.class_word=dog, or a text file beside {nameless[0]}"

@@ -9,7 +9,7 @@ from typing import Final
 
 from tsuika import families, formats
 from tsuika.core.errors import FormatError
-from tsuika.core.events import Event, Warned, Written
+from tsuika.core.events import Event, Written, note
 from tsuika.core.files import sha256
 from tsuika.core.rundir import RunDir
 from tsuika.core.types import Artifact, Format, Model
@@ -55,11 +55,7 @@ def write(artifact: Artifact, folder: RunDir, *, name: str, precision: str, mode
     """
     dtype, faint = DTYPES[precision], faint_layers(artifact, precision)
     if faint:
-        yield Warned(
-            "TR-faint",
-            f"{len(faint)} layers hold numbers too small for {precision} to keep exactly, such as"
-            f" {min(faint)}; output.dtype = fp32 can.",
-        )
+        yield note("TR005", count=len(faint), precision=precision, layer=min(faint))
     for stem, piece in formats.pieces(artifact, name).items():
         for format_ in formats.for_method(piece.method):
             path = folder.artifacts / f"{stem}{format_.suffix}"
@@ -68,10 +64,10 @@ def write(artifact: Artifact, folder: RunDir, *, name: str, precision: str, mode
             except FormatError as error:
                 if error.code != "FM002":
                     raise
-                yield Warned(error.code, error.describe())
+                yield note(error.code, **error.params)
                 continue
             if isinstance(format_, formats.WriteOnly):
-                yield from (Warned("FM-note", f"{path.name}: {note}") for note in format_.notes(piece))
+                yield from (note(code, file=path.name) for code in format_.notes(piece))
             errors = _errors(piece, format_, path, model)
             error_size = largest_error(errors, faint, precision, path)
             file = path if path.is_file() else next(path.rglob("*.safetensors"))
