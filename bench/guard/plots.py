@@ -23,7 +23,8 @@ def svg_curves(runs: Sequence[Run]) -> str:
         pooled = np.concatenate([fold.held_out.values for fold in run.folds], axis=1)
         twins = np.concatenate([fold.twin.values for fold in run.folds], axis=1).mean((1, 2))
         says = [estimate(tuple(map(tuple, rows))) for rows in pooled]
-        low = 1.05 * min(twins.min(), run.truth.mean().min(), pooled.mean((1, 2)).min())
+        low = 1.25 * min(run.truth.mean().min(), pooled.mean((1, 2)).min())
+        shown = np.logical_and.accumulate(twins > low)
         top = max(0.02, pooled.mean((1, 2)).max(), run.truth.mean().max())
 
         def x(step: float, ox: float = ox, run: Run = run) -> float:
@@ -40,7 +41,7 @@ def svg_curves(runs: Sequence[Run]) -> str:
         step = refitted(run, found.best)
         panels.append(
             f'<text x="{ox + 40}" y="{oy + 15}" class="t">{run.name}</text>'
-            f'<polygon points="{band}" class="band"/><polyline points="{path(steps, twins)}" class="twin"/>'
+            f'<polygon points="{band}" class="band"/><polyline points="{path(steps[shown], twins[shown])}" class="twin"/>'
             f'<polyline points="{path(steps, pooled.mean((1, 2)))}" class="held"/>'
             f'<polyline points="{path(run.truth.steps, run.truth.mean())}" class="truth"/>'
             f'<line x1="{x(found.stop):.1f}" x2="{x(found.stop):.1f}" y1="{oy + 24}" y2="{oy + height - 30}" class="stop"/>'
@@ -59,8 +60,8 @@ def svg_curves(runs: Sequence[Run]) -> str:
         ".stop{stroke:#c33;stroke-dasharray:4 3}.kept{fill:#c33}"
     )
     legend = (
-        "black: truth (all pictures); blue: held out, 95 %; grey: train probe; red: guard's stop (line), step kept (dot). "
-        "x: steps, y: pp"
+        "black: truth (all pictures); blue: held out, 95 %; grey: train probe; red: guard's stop (line), step kept (dot), had "
+        "it started again. x: steps, y: pp"
     )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{columns * width}" height="{total}" '
