@@ -16,6 +16,7 @@ from tsuika.core.errors import ModelError, RecipeError
 from tsuika.core.events import Event, Phase, Progress, Warned, note
 from tsuika.core.files import write_text
 from tsuika.core.rundir import RunDir
+from tsuika.core.words import Words
 from tsuika.data import scan
 from tsuika.data.manifest import Manifest
 from tsuika.evaluate import encoders, prompts, report, report_evaluation, verdict
@@ -191,9 +192,9 @@ def _into_page(page: Path, section: str) -> Warned | None:
     try:
         text = report.with_evaluation(page.read_text(encoding="utf-8"), section)
     except OSError:
-        return note("EV005", why=f"{page.name} is not there.", why_ja=f"{page.name} がありません。")
+        return note("EV005", why=Words(f"{page.name} is not there.", f"{page.name} がありません。"))
     except ValueError:
         why = f"{page.name} is of an older tsuika and has no place for it."
-        return note("EV005", why=why, why_ja=f"{page.name} は古いtsuikaのもので、入れる場所がありません。")
+        return note("EV005", why=Words(why, f"{page.name} は古いtsuikaのもので、入れる場所がありません。"))
     write_text(page, text)
     return None

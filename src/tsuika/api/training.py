@@ -14,10 +14,10 @@ from PIL import Image
 from tsuika.api.models import EMBEDDED, defaults_of, load
 from tsuika.core import config
 from tsuika.core.config import Recipe
-from tsuika.core.errors import Lang
 from tsuika.core.events import Event, Phase, Previewed, Warned
 from tsuika.core.rundir import RunDir
 from tsuika.core.types import Model
+from tsuika.core.words import Lang
 from tsuika.embedded import mascot, yardstick
 from tsuika.evaluate import lookalikes, outcome, report, scores
 from tsuika.generate import grid, pipeline, png_info

@@ -10,7 +10,7 @@ import typer
 
 from tsuika.cli import screen
 from tsuika.cli.flags import BaseModel, Json
-from tsuika.core.errors import Lang
+from tsuika.core.words import Lang
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -11,7 +11,7 @@ import typer
 
 from tsuika.cli import screen
 from tsuika.cli.flags import BaseModel, ClassWord, Json, RecipeFile, Trigger
-from tsuika.core.errors import Lang
+from tsuika.core.words import Lang
 
 if TYPE_CHECKING:
     from rich.console import Console

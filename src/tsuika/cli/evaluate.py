@@ -13,8 +13,8 @@ import typer
 
 from tsuika.cli import screen
 from tsuika.cli.flags import Json
-from tsuika.core.errors import Lang
 from tsuika.core.events import Event, Phase, Progress, Warned
+from tsuika.core.words import Lang
 
 _WORDS: dict[str, dict[Lang, str]] = {
     "load": {"en": "Loading the base model", "ja": "ベースモデルを読み込んでいます"},

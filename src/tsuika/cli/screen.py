@@ -17,7 +17,7 @@ from typing import Any
 
 import typer
 
-from tsuika.core.errors import Lang, TsuikaError
+from tsuika.core.errors import TsuikaError
 from tsuika.core.events import (
     Chosen,
     Event,
@@ -34,6 +34,7 @@ from tsuika.core.events import (
 )
 from tsuika.core.messages import percent
 from tsuika.core.plain import jsonable
+from tsuika.core.words import Lang
 
 _WORDS: dict[str, dict[Lang, str]] = {
     "load": {"en": "Loading the base model", "ja": "ベースモデルを読み込んでいます"},

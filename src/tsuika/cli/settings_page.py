@@ -5,8 +5,8 @@ from __future__ import annotations
 import tomlkit
 
 from tsuika.core.config import Setting, choices, method_name, settings
-from tsuika.core.errors import Lang
 from tsuika.core.methods import METHOD_SECTIONS
+from tsuika.core.words import Lang
 
 _HEAD = {"en": ("Key", "Default", "What it is"), "ja": ("キー", "初期値", "説明")}
 _TITLE = {"en": "Settings", "ja": "設定一覧"}

@@ -5,11 +5,10 @@ The words live in `messages.py`, in English and Japanese, keyed by the code.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from tsuika.core.messages import MESSAGES
-
-Lang = Literal["en", "ja"]
+from tsuika.core.words import PARTS, Lang, Part, filled
 
 _LABELS = {
     "en": {"error": "error", "note": "note", "where": "where:", "why": "why:", "do": "do:"},
@@ -33,9 +32,9 @@ class TsuikaError(Exception):
         MESSAGES[code]
         super().__init__(self.describe())
 
-    def part(self, name: Literal["what", "why", "do"], lang: Lang = "en") -> str:
+    def part(self, name: Part, lang: Lang = "en") -> str:
         """One part of the message, filled in."""
-        return MESSAGES[self.code][lang][name].format(where=self.where, **self.params)
+        return filled(self.code, name, {"where": self.where, **self.params}, lang)
 
     def describe(self, lang: Lang = "en") -> str:
         """The whole block, as the terminal shows it."""
@@ -43,7 +42,7 @@ class TsuikaError(Exception):
         lines = [f"{label['error']}[{self.code}] {self.part('what', lang)}"]
         if self.where:
             lines.append(f"  {label['where']} {self.where}")
-        for part in ("why", "do"):
+        for part in PARTS[1:]:
             if text := self.part(part, lang):
                 lines.append(f"  {label[part]} {text}")
         return "\n".join(lines)

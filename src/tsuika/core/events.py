@@ -10,6 +10,7 @@ from typing import Any
 
 from tsuika.core.messages import MESSAGES
 from tsuika.core.plain import jsonable
+from tsuika.core.words import sentence
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class Judged(Event):
 
     def words(self, lang: str) -> str:
         """Why, and what to do about it."""
-        return _words(self.code, self.params, lang)
+        return sentence(self.code, self.params, lang)
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ class Chosen(Event):
 
     def words(self, lang: str) -> str:
         """What was chosen and why."""
-        return _words(self.code, self.params, lang)
+        return sentence(self.code, self.params, lang) if self.code else ""
 
 
 @dataclass(frozen=True)
@@ -122,20 +123,8 @@ class Warned(Event):
     params: Mapping[str, object] = field(default_factory=dict, compare=False)  # of the code's message, if it has one
 
     def words(self, lang: str) -> str:
-        """The message in a language, where the table of messages has it; else in English.
-
-        A parameter `why_ja` stands in for `why` in Japanese.
-        """
-        return _words(self.code, self.params, lang) if self.params and self.code in MESSAGES else self.message
-
-
-def _words(code: str, params: Mapping[str, object], lang: str) -> str:
-    if code not in MESSAGES:
-        return code
-    own = {name.removesuffix(f"_{lang}"): value for name, value in params.items() if name.endswith(f"_{lang}")}
-    parts = [MESSAGES[code][lang][part].format(**{**params, **own}) for part in ("what", "why", "do")]
-    what, *rest = (part for part in parts if part)
-    return f"{what}。{''.join(rest)}" if lang == "ja" else f"{what}. {' '.join(rest)}".strip()
+        """The message in a language, where the table of messages has it; else in English."""
+        return sentence(self.code, self.params, lang) if self.params and self.code in MESSAGES else self.message
 
 
 def note(code: str, **params: object) -> Warned:

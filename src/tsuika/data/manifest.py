@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
 from tsuika.core.events import Warned, note
+from tsuika.core.words import Words
 
 CaptionSource = Literal["file", "file+trigger", "built"]
 
@@ -115,5 +116,4 @@ class Manifest:
 
 
 def _remark(code: str, name: str, reason: str, words: str) -> Warned:
-    said = REASONS[reason]
-    return note(code, name=name, reason=said["en"], reason_ja=said["ja"], words=words)
+    return note(code, name=name, reason=Words(**REASONS[reason]), words=words)

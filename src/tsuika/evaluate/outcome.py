@@ -10,9 +10,9 @@ from pathlib import Path
 
 from tsuika.core import config
 from tsuika.core.config import Recipe
-from tsuika.core.errors import Lang
 from tsuika.core.events import Chosen, Event, Finished, Judged, Phase, Previewed, Started, Stepped, Warned, Written
 from tsuika.core.rundir import RunDir
+from tsuika.core.words import Lang
 from tsuika.evaluate import report, report_guard
 from tsuika.evaluate.pairs import Lookalikes
 

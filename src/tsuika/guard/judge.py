@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Final, Literal
 
-from tsuika.core.messages import MESSAGES
 from tsuika.core.plain import jsonable
+from tsuika.core.words import sentence
 from tsuika.guard.reading import Check, Estimate, Grid, estimate, halves, mean, minus
 
 FIRST_CHECK: Final = 50  # [18 runs]
@@ -85,10 +85,7 @@ class Verdict:
 
     def words(self, lang: str) -> str:
         """Why, and what to do about it, in `en` or `ja`."""
-        parts = [MESSAGES[self.code][lang][part].format(**self.params) for part in ("what", "why", "do")]
-        stop, gap = ("。", "") if lang == "ja" else (".", " ")
-        what, *rest = (part for part in parts if part)
-        return gap.join([f"{what}{stop}", *rest])
+        return sentence(self.code, self.params, lang)
 
 
 def ladder(steps: int, ratio: float = RATIO) -> tuple[int, ...]:

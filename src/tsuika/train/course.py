@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from tsuika.core.config import Recipe
 from tsuika.core.events import Warned, note
 from tsuika.core.files import write_text
+from tsuika.core.words import Words
 from tsuika.data import dedupe, split
 from tsuika.data.manifest import Manifest
 from tsuika.guard.judge import affordable
@@ -105,48 +106,46 @@ def plan(recipe: Recipe, manifest: Manifest, folder: Path, alone: str = "") -> C
     if parted.kind == "hold-out":
         out = parted.parts[0]
         then = _THEN["refit" if refits(recipe) else "gone"]
-        notes.append(
-            note("GD013", held_out=len(out), found=found, names=", ".join(out), then=then["en"], then_ja=then["ja"])
-        )
+        notes.append(note("GD013", held_out=len(out), found=found, names=", ".join(out), then=then))
         return Course("hold-out", parted, tuple(notes), growth)
     folds = len(parted.parts)
     if alone:
         why = _WHY_ALONE[alone]
         code, times = ("GD029", round(_more(parted) ** growth)) if folds == 2 else ("GD016", 1)
-        notes.append(note(code, folds=folds, found=found, times=times, why=why["en"], why_ja=why["ja"]))
+        notes.append(note(code, folds=folds, found=found, times=times, why=why))
         return Course("turns", parted, tuple(notes), growth)
     notes.append(note("GD015", folds=folds, found=found, times=folds + 1))
     return Course("lanes", parted, tuple(notes), growth)
 
 
-_THEN: Final[dict[str, dict[str, str]]] = {
-    "refit": {
-        "en": "From the best step on, the result learns from all pictures.",
-        "ja": "最良のステップが分かったら、そこからすべての画像で学習を続けます。",
-    },
-    "gone": {
-        "en": "The result does without them. To train on all pictures: --guard on, or --guard off",
-        "ja": "これらは学習に使いません。すべて使うには: --guard on または --guard off",
-    },
+_THEN: Final[dict[str, Words]] = {
+    "refit": Words(
+        "From the best step on, the result learns from all pictures.",
+        "最良のステップが分かったら、そこからすべての画像で学習を続けます。",
+    ),
+    "gone": Words(
+        "The result does without them. To train on all pictures: --guard on, or --guard off",
+        "これらは学習に使いません。すべて使うには: --guard on または --guard off",
+    ),
 }
-_WHY_ALONE: Final[dict[str, dict[str, str]]] = {
-    "method": {
-        "en": "They cannot learn side by side, since each changes the whole model.",
-        "ja": "この方法はモデル全体を変えるため、並行して学習できません。",
-    },
-    "adapter": {
-        "en": "Only plain LoRA layers can learn side by side.",
-        "ja": "並行して学習できるのは通常のLoRA層だけです。",
-    },
-    "dropout": {
-        "en": "With dropout they cannot learn side by side and come out as they would alone.",
-        "ja": "ドロップアウトを使う場合、並行して学習すると結果が変わるためです。",
-    },
-    "machine": {
-        "en": "With several processes, fp16 or a compiled UNet they cannot learn side by side.",
-        "ja": "複数プロセス、fp16、コンパイル済みUNetでは並行して学習できません。",
-    },
-}  # fmt: skip
+_WHY_ALONE: Final[dict[str, Words]] = {
+    "method": Words(
+        "They cannot learn side by side, since each changes the whole model.",
+        "この方法はモデル全体を変えるため、並行して学習できません。",
+    ),
+    "adapter": Words(
+        "Only plain LoRA layers can learn side by side.",
+        "並行して学習できるのは通常のLoRA層だけです。",
+    ),
+    "dropout": Words(
+        "With dropout they cannot learn side by side and come out as they would alone.",
+        "ドロップアウトを使う場合、並行して学習すると結果が変わるためです。",
+    ),
+    "machine": Words(
+        "With several processes, fp16 or a compiled UNet they cannot learn side by side.",
+        "複数プロセス、fp16、コンパイル済みUNetでは並行して学習できません。",
+    ),
+}
 
 
 def why_alone(recipe: Recipe, accelerator: Accelerator) -> str:
