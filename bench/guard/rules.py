@@ -8,15 +8,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from curves import Floats, Run, interpolated
+from curves import Floats, Fold, Run, interpolated
 
 from tsuika.core import config
 from tsuika.guard.judge import MIN_SHARE, Judge
-from tsuika.guard.judge import Rule as JudgeRule
 from tsuika.guard.reading import Check, Ratios, Reading
+from tsuika.train.course import Budget, budget
 
 STEP_SCALE = 10  # the bench's runs are a tenth of usual ones; the judge's constants in steps are meant for those
 
@@ -88,10 +88,8 @@ def heard(run: Run, rule: Rule) -> tuple[Floats, Floats, Floats]:
     return found
 
 
-def afforded(run: Run) -> tuple[int, list[int]]:
-    """Pictures of each side in a check, and recorded rungs, as the product's budget for such a run has them."""
-    from tsuika.train.course import budget
-
+def afforded(run: Run) -> tuple[Budget, list[int]]:
+    """What a check may measure as the product plans it for such a run, and the recorded rungs nearest to its own."""
     if "afforded" not in run.memo:
         tables = {"method": {"name": run.method}, "train": {"steps": run.steps * STEP_SCALE, "batch_size": run.batch}}
         count, side_by_side = len(run.folds), run.kind == "fold" and run.method != "dreambooth"
@@ -99,15 +97,15 @@ def afforded(run: Run) -> tuple[int, list[int]]:
         allowed = budget(config.build(tables), run.folds[0].held_out.values.shape[1], runs, eyes)
         logs = np.log(run.folds[0].held_out.steps)
         near = {int(abs(logs - math.log(rung / STEP_SCALE)).argmin()) for rung in allowed.rungs}
-        run.memo["afforded"] = allowed.pictures, sorted(near)
-    found: tuple[int, list[int]] = run.memo["afforded"]
+        run.memo["afforded"] = allowed, sorted(near)
+    found: tuple[Budget, list[int]] = run.memo["afforded"]
     return found
 
 
 def play(run: Run, rule: Rule) -> Outcome:
     """The run until the rule stops it."""
     if rule.affordable:
-        rule = replace(rule, pictures=afforded(run)[0])
+        rule = replace(rule, pictures=afforded(run)[0].pictures)
     steps, values, rows = heard(run, rule)
     first = rule.first * run.steps
     rungs = [i for i in range(0, len(steps)) if steps[i] >= first][:: rule.every]
@@ -185,21 +183,41 @@ class Judged(NamedTuple):
     half: float  # of the interval at the best step
 
 
-def judged(run: Run, one_lane: bool = False, **settings: Any) -> Judged:
-    """The product's own judge on the folds' readings, pooled."""
-    folds = run.folds[:1] if one_lane else run.folds
-    overlap = folds[0].held_out.values.shape[1] / folds[0].trained_on if len(folds) > 1 else 0.0
-    judge = Judge(run.steps * STEP_SCALE, run.rate, JudgeRule(**settings), overlap)
-    verdict = None
-    for i, step in enumerate(folds[0].held_out.steps):
-        held, twin = (
-            Ratios(
-                tuple(tuple(row) for fold in folds for row in getattr(fold, name).values[i]),
-                tuple(tuple(row) for fold in folds for row in getattr(fold, high)[i]),
-            )
-            for name, high in (("held_out", "held_high"), ("twin", "twin_high"))
+def judged(run: Run, one_lane: bool = False, everything: bool = False) -> Judged:
+    """The product's own judge on the folds' readings, pooled.
+
+    Args:
+        run: what it hears of: at the steps, and of the pictures and timesteps, that the product's 4 % allow for such a run.
+        one_lane: of one fold only.
+        everything: at every rung, and of every picture at every timestep, whatever it costs.
+    """
+    key = ("judged", one_lane, everything)
+    if key not in run.memo:
+        run.memo[key] = _judged(run, run.folds[:1] if one_lane else run.folds, everything)
+    found: Judged = run.memo[key]
+    return found
+
+
+def _judged(run: Run, folds: Sequence[Fold], everything: bool) -> Judged:
+    allowed, rungs = afforded(run)
+    pictures, twins, few = allowed.pictures, allowed.twins, allowed.few
+    if everything:
+        pictures, twins, few, rungs = 99, 99, False, list(range(len(folds[0].held_out.steps)))
+    mid, high = (slice(None, None, 2), slice(1, None)) if few else (slice(None), slice(None))  # as `guard.probe` has it
+
+    def ratios(grid: Sequence[Floats], above: Sequence[Floats], count: int) -> Ratios:
+        return Ratios(
+            tuple(tuple(row[mid]) for rows in grid for row in rows[:count]),
+            tuple(tuple(row[high]) for rows in above for row in rows[:count]),
         )
-        verdict = judge.hear(Check(int(step) * STEP_SCALE, Reading(held, twin)))
+
+    overlap = folds[0].held_out.values.shape[1] / folds[0].trained_on if len(folds) > 1 else 0.0
+    judge = Judge(run.steps * STEP_SCALE, run.rate, overlap=overlap)
+    verdict = None
+    for i in rungs:
+        held = ratios([fold.held_out.values[i] for fold in folds], [fold.held_high[i] for fold in folds], pictures)
+        twin = ratios([fold.twin.values[i] for fold in folds], [fold.twin_high[i] for fold in folds], twins)
+        verdict = judge.hear(Check(int(folds[0].held_out.steps[i]) * STEP_SCALE, Reading(held, twin)))
         if verdict.kind == "stop":
             break
     assert verdict is not None
@@ -208,9 +226,9 @@ def judged(run: Run, one_lane: bool = False, **settings: Any) -> Judged:
     return Judged(judge.chosen.balanced / STEP_SCALE, now.step / STEP_SCALE, verdict.code, half)
 
 
-def kept(run: Run, exponent: float | None = None, **settings: Any) -> float:
-    """The step that the guard's whole procedure ends with."""
-    return refitted(run, judged(run, **settings).best, exponent)
+def kept(run: Run, exponent: float | None = None) -> float:
+    """The step of all pictures that the guard's best step stands for."""
+    return refitted(run, judged(run).best, exponent)
 
 
 def lane_truth(run: Run, step: float) -> float:
