@@ -31,7 +31,7 @@ def free(out: Path, original: Path, *, overwrite: bool, suffix: str = "") -> Non
             needed (RC005).
     """
     if suffix and out.suffix.lower() != suffix:
-        found = Words(f"An --out that ends in {suffix}", f"{suffix} で終わる --out ")
+        found = Words(f"An --out that ends in {suffix}", f"{suffix} で終わる --out")
         do = Words(f"For example: --out {out.stem}{suffix}", f"例: --out {out.stem}{suffix}")
         raise RecipeError("RC005", found=found, do=do)
     is_original = out.exists() and original.exists() and out.samefile(original)
