@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import ast
+import builtins
 import json
+import re
 import string
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 
 import pytest
 
+import tsuika
 from tsuika.core.errors import ModelError, TsuikaError
 from tsuika.core.events import note
 from tsuika.core.messages import MESSAGES
@@ -48,3 +54,82 @@ def test_what_goes_into_a_message_can_have_two_languages() -> None:
     assert why.ja in error.describe("ja") and why not in error.describe("ja")
     assert why in told.message and why.ja in told.words("ja")
     assert json.loads(told.to_json())["params"] == {"why": why}
+
+
+def test_no_message_is_filled_with_english_alone() -> None:
+    root = Path(tsuika.__file__).parent
+    files = {path.relative_to(root): path.read_text(encoding="utf-8") for path in sorted(root.rglob("*.py"))}
+    assert [(str(path), phrase) for path, source in files.items() for phrase in _english_alone(source)] == []
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("raise FormatError('MD003', where=path, why='The file is empty.')", ["The file is empty."]),
+        ("raise FormatError('MD003', why=f'{count} tensors are missing.')", ["{} tensors are missing."]),
+        ("yield note('GD025', why='Left out: ' + names)", ["Left out: "]),
+        ("raise UnusableError(path, 'damaged', 'cut off' if short else Words('too long', '長すぎます'))", ["cut off"]),
+        ("def f():\n    why = 'It is no JSON.'\n    raise ModelError('MD003', why=why)", ["It is no JSON."]),
+        ("_WHY = 'It is no JSON.'\ndef f():\n    raise ModelError('MD003', why=_WHY)", ["It is no JSON."]),
+        ("def f(why) -> FormatError: ...\nraise f('It is no JSON.')", ["It is no JSON."]),
+        ("raise ModelError('MD003', why=Words('It is no JSON.', 'JSONではありません。'))", []),
+        ("raise ModelError('MD003', where='a file', found='fp16, bf16', do='tsuika train lora --out RUN')", []),
+        ("raise ValueError('it must begin and end with 1')", []),
+    ],
+)  # fmt: skip
+def test_english_alone_is_seen(source: str, found: list[str]) -> None:
+    assert list(_english_alone(source)) == found
+
+
+def _english_alone(source: str) -> Iterator[str]:
+    """Phrases that go into a message and are in no `Words`: said in place, or by a name of the function or module."""
+    tree = ast.parse(source)
+    tellers = {"note", "Note", "LeftOut"} | {
+        node.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef) and isinstance(node.returns, ast.Name) and _is_ours(node.returns.id)
+    }
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    within = {id(inner): function for function in functions for inner in ast.walk(function)}  # the innermost comes last
+    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+        if name in tellers or _is_ours(name):
+            scope = within.get(id(call))
+            said = _assigned(tree.body) | _assigned(ast.walk(scope) if scope else ())
+            for value in (*call.args, *(keyword.value for keyword in call.keywords if keyword.arg != "where")):
+                yield from _phrases(value, said)
+
+
+def _is_ours(name: str) -> bool:
+    return name.endswith("Error") and not hasattr(builtins, name)
+
+
+def _assigned(nodes: Iterable[ast.AST]) -> dict[str, list[ast.expr]]:
+    """What is assigned to each name."""
+    found: dict[str, list[ast.expr]] = {}
+    for node in nodes:
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+            for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+                several = isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple)
+                pairs = zip(target.elts, node.value.elts, strict=False) if several else [(target, node.value)]
+                for name, value in pairs:
+                    if isinstance(name, ast.Name):
+                        found.setdefault(name.id, []).append(value)
+    return found
+
+
+def _phrases(node: ast.AST, said: Mapping[str, list[ast.expr]]) -> Iterator[str]:
+    if isinstance(node, ast.Call):  # `Words`, or what the types of another function answer for
+        return
+    if isinstance(node, ast.Name):
+        for value in said.get(node.id, ()):
+            yield from _phrases(value, {})
+    elif isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Constant) and isinstance(node.value, str)):
+        parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+        text = "".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in parts)
+        is_command = text.removeprefix("→ ").startswith("tsuika ")
+        if re.search(r"(?<![\w-])[A-Za-z]{2,} [a-z]{2,}", text) and not is_command:
+            yield text
+    else:
+        for child in ast.iter_child_nodes(node):
+            yield from _phrases(child, said)

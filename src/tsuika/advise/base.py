@@ -13,6 +13,7 @@ from tsuika import families
 from tsuika.core.errors import ModelError
 from tsuika.core.types import Prediction, canonical
 from tsuika.core.weights import read_json
+from tsuika.core.words import Words
 from tsuika.families import Family, Geometry
 
 if TYPE_CHECKING:
@@ -94,9 +95,12 @@ def look(name: str, embedded: Path) -> Base:
         geometry = _of_folder(path, kind) if path.is_dir() else kind.geometry(found.prediction)
         return Base(name, kind, found.prediction, geometry, at_hand=True)
     if name not in NAMES and not _HUB_ID.fullmatch(name):
-        raise ModelError(
-            "MD001", where=name, why=f"There is no such file or folder. Without one: --base {', '.join(NAMES)}"
+        names = ", ".join(NAMES)
+        why = Words(
+            f"There is no such file or folder. Without one: --base {names}",
+            f"その名前のファイルもフォルダーもありません。手元にない場合: --base {names}",
         )
+        raise ModelError("MD001", where=name, why=why)
     kind = families.family(name if name in NAMES else _guess(name))
     prediction = kind.facts.prediction
     return Base(name, kind, prediction, kind.geometry(prediction), at_hand=False, guessed=name not in NAMES)

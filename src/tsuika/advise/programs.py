@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from tsuika.core.errors import RecipeError
+from tsuika.core.words import Words
 
 PROGRAMS: Final = ("tsuika", "A1111", "Forge", "ComfyUI", "diffusers")
 _ALIASES: Final[Mapping[str, str]] = {
@@ -24,7 +25,10 @@ def program(name: str) -> str:
     if not name:
         return ""
     if (found := _ALIASES.get(name.casefold())) is None:
-        raise RecipeError("RC002", key="--for", found=name, why=f"The programs are: {', '.join(PROGRAMS)}")
+        known = ", ".join(PROGRAMS)
+        raise RecipeError(
+            "RC002", key="--for", found=name, why=Words(f"The programs are: {known}", f"使えるもの: {known}")
+        )
     return found
 
 

@@ -20,6 +20,7 @@ from tsuika.advise.reasons import against, combinations, for_it, title, verdict
 from tsuika.advise.recipes import Candidate, Subject, Thrift
 from tsuika.core.config import Recipe
 from tsuika.core.errors import RecipeError
+from tsuika.core.words import Words
 
 NEAR: Final = 0.1  # of the best gain: within this, programs and file size decide
 FAR: Final = 0.35
@@ -127,7 +128,8 @@ def advise(wish: Wish, base: Base, table: Table, estimate: Estimator, memory: Ca
     if len(options) < 3:  # a smaller result of a method that is there already
         options += _smaller(wish, base, row, options, estimate, memory, 3 - len(options))
     if not options:
-        raise RecipeError("RC026", why=", ".join(f"{title(one.method, 'en')}: {one.short}" for one in unfit))
+        en, ja = (", ".join(f"{title(one.method, lang)}: {one.short}" for one in unfit) for lang in ("en", "ja"))
+        raise RecipeError("RC026", why=Words(en, ja))
     shown = {option.method for option in options}
     left = [Unfit(m, _not_among(m, row, options[0])) for m in ranked if m not in shown | {one.method for one in unfit}]
     rules = tuple(

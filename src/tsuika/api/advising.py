@@ -27,6 +27,7 @@ from tsuika.core.files import write_text
 from tsuika.core.sections import Data
 from tsuika.core.seeds import generator
 from tsuika.core.types import Batch, Model
+from tsuika.core.words import Words
 from tsuika.data import check as checks
 from tsuika.data.check_report import Report
 from tsuika.methods import METHODS
@@ -73,7 +74,10 @@ def advise(
         TsuikaError: pictures or base cannot be used.
     """
     if goal not in GOALS:
-        raise RecipeError("RC002", key="--goal", found=goal, why=f"The goals are: {', '.join(GOALS)}")
+        goals = ", ".join(GOALS)
+        raise RecipeError(
+            "RC002", key="--goal", found=goal, why=Words(f"The goals are: {goals}", f"使えるもの: {goals}")
+        )
     known = look(base, EMBEDDED)
     data = Data(images=str(images), trigger=trigger.strip(), class_word=class_word.strip())
     report = checks.check(images, data, size_px=known.size_px, base=base)

@@ -12,6 +12,7 @@ from tsuika.core.config import Recipe
 from tsuika.core.errors import ModelError
 from tsuika.core.sections import Data
 from tsuika.core.weights import read_json
+from tsuika.core.words import Words
 from tsuika.data import check as checks
 from tsuika.data import check_fix
 from tsuika.data.check_fix import Cleaned
@@ -105,7 +106,11 @@ def _place(base: str) -> Path:
     try:
         return Path(snapshot_download(base, local_files_only=True))
     except (HFValidationError, LocalEntryNotFoundError, OSError):
-        why = "It is neither a file or folder nor in the hub's cache. A check needs only its size: give --size instead."
+        why = Words(
+            "It is neither a file or folder nor in the hub's cache. A check needs only its size: give --size instead.",
+            "ファイルでもフォルダーでもなく、ハブのキャッシュにもありません。"
+            "チェックに必要なのはサイズだけなので、代わりに --size を指定してください。",
+        )
         raise ModelError("MD001", where=base, why=why) from None
 
 

@@ -18,6 +18,7 @@ from tsuika.core.events import Warned, note
 from tsuika.core.files import sha256, whole
 from tsuika.core.types import Artifact, Format
 from tsuika.core.weights import Weights, open_weights
+from tsuika.core.words import Words
 from tsuika.families.stored import Stored, open_stored
 from tsuika.formats import common, container, lowrank, vae_file
 from tsuika.train.device import DTYPES
@@ -96,7 +97,11 @@ def weights_of(base: str) -> Stored:
 def _path_of(base: str) -> Path:
     path = EMBEDDED if base == "embedded" else Path(base).expanduser()
     if not path.exists():
-        raise ModelError("MD001", where=base, why="There is no such file or folder.")
+        raise ModelError(
+            "MD001",
+            where=base,
+            why=Words("There is no such file or folder.", "その名前のファイルもフォルダーもありません。"),
+        )
     return path
 
 
@@ -108,8 +113,11 @@ def _target(to: str, method: str, known: tuple[Format, ...]) -> Format:
     raise FormatError(
         "FM002",
         format=to,
-        why=f"It is no format for {method}.",
-        do=f"Choose --to {' or '.join(f.name for f in known)}.",
+        why=Words(f"It is no format for {method}.", f"{method} 用の形式ではありません。"),
+        do=Words(
+            f"Choose --to {' or '.join(f.name for f in known)}.",
+            f"--to {' か '.join(f.name for f in known)} を選んでください。",
+        ),
     )
 
 
@@ -120,11 +128,24 @@ def _ready(artifact: Artifact, to: str, *, lossy: bool, rank: int, base: str, no
     unread = artifact.metadata.get(common.UNREAD)
     if not lossy:
         if unread:
-            why = f"The file has keys that were not understood: {unread[:200]}"
-            raise FormatError("FM002", format=to, why=why, do="Go without them: --lossy")
+            why = Words(
+                f"The file has keys that were not understood: {unread[:200]}",
+                f"ファイルに理解できないキーがあります: {unread[:200]}",
+            )
+            raise FormatError(
+                "FM002", format=to, why=why, do=Words("Go without them: --lossy", "除いて進めるには: --lossy")
+            )
         if to == "diffusers" and not is_plain and kind != "dora":
-            why = f"diffusers loads plain LoRA only, and this is {kind if kind != 'lora' else 'of Tucker form'}."
-            raise FormatError("FM002", format=to, why=why, do="Use --to kohya, or make it a plain LoRA: --lossy")
+            this = Words(kind) if kind != "lora" else Words("of Tucker form", "Tucker形式")
+            why = Words(
+                f"diffusers loads plain LoRA only, and this is {this}.",
+                f"diffusersが読めるのは通常のLoRAだけですが、これは{this.ja}です。",
+            )
+            do = Words(
+                "Use --to kohya, or make it a plain LoRA: --lossy",
+                "--to kohya を使うか、通常のLoRAにしてください: --lossy",
+            )
+            raise FormatError("FM002", format=to, why=why, do=do)
         return artifact
     if unread:
         notes.append(note("FM007", keys=unread))
@@ -132,8 +153,11 @@ def _ready(artifact: Artifact, to: str, *, lossy: bool, rank: int, base: str, no
     if is_plain:
         return artifact
     if kind == "dora" and not base:
-        why = "What DoRA does depends on the base's weights."
-        raise FormatError("FM002", format=to, why=why, do="Name the base it was trained on: --base BASE")
+        why = Words("What DoRA does depends on the base's weights.", "DoRAの効果はベースモデルの重みで決まります。")
+        do = Words(
+            "Name the base it was trained on: --base BASE", "学習に使ったベースモデルを指定してください: --base BASE"
+        )
+        raise FormatError("FM002", format=to, why=why, do=do)
     plain, errors = lowrank.compress(
         artifact, rank=rank, error=_PLAIN_ERROR, base=weights_of(base) if kind == "dora" else None
     )
@@ -190,7 +214,8 @@ def _repack(weights: Weights, out: Path, dtype: str, found: families.Detected) -
         save_file(tensors, temporary, metadata)
     back = open_weights(out)
     if back.shapes != weights.shapes or not all(torch.equal(back.tensor(name), tensors[name]) for name in tensors):
-        raise FormatError("FM003", where=out, why="Tensors differ from what was written.")
+        why = Words("Tensors differ from what was written.", "テンソルが書き込んだものと異なります。")
+        raise FormatError("FM003", where=out, why=why)
     return {
         "out": str(out), "format": "single-file", "dtype": dtype or "as it was", "tensors": len(tensors),
         "largest_relative_error": 0.0, "sha256": sha256(out), "notes": notes,

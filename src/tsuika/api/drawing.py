@@ -19,6 +19,7 @@ from tsuika.core.errors import RecipeError
 from tsuika.core.events import Warned
 from tsuika.core.files import sha256, split_strength
 from tsuika.core.types import Model
+from tsuika.core.words import Words
 from tsuika.generate import compose, pipeline, png_info
 from tsuika.generate.combination import Combination, describe
 from tsuika.generate.compose import Composition, Wanted
@@ -257,5 +258,6 @@ def _size(text: str) -> tuple[int, int] | None:
         return None
     width, _, height = text.lower().partition("x")
     if not (width.isdecimal() and height.isdecimal()):
-        raise RecipeError("RC002", key="size", found=text, why="WIDTHxHEIGHT, e.g. 512x768")
+        why = Words("WIDTHxHEIGHT, e.g. 512x768", "幅x高さの形にしてください(例: 512x768)。")
+        raise RecipeError("RC002", key="size", found=text, why=why)
     return int(width), int(height)

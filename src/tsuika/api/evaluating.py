@@ -146,9 +146,11 @@ def _encoder(name: str, recipe: Recipe, studio: Studio) -> tuple[Encoder | None,
     """
     embedded = recipe.base.model == encoders.EMBEDDED
     if name == encoders.EMBEDDED and not embedded:
-        raise ModelError(
-            "EV001", where=name, why="The embedded yardstick knows what the embedded base draws and no more."
+        why = Words(
+            "The embedded yardstick knows what the embedded base draws and no more.",
+            "内蔵の物差しで測れるのは、内蔵ベースモデルの絵だけです。",
         )
+        raise ModelError("EV001", where=name, why=why)
     name = name or (encoders.EMBEDDED if embedded else "")
     if not name:
         return None, [note("EV002")]

@@ -16,6 +16,7 @@ from tsuika.core.files import sha256
 from tsuika.core.rundir import RunDir
 from tsuika.core.types import Artifact
 from tsuika.core.weights import Weights, is_pickle, open_folder, open_weights, read_json
+from tsuika.core.words import Words
 from tsuika.formats import common, container
 from tsuika.formats.vae_file import CONFIG, VAE_FORMATS
 
@@ -36,7 +37,11 @@ def inspect(file: Path) -> dict[str, Any]:
         ModelError: not there (MD001), damaged (MD003), a pickle with code in it (MD005), of no known kind (MD002).
     """
     if not file.exists():
-        raise ModelError("MD001", where=file, why="There is no such file or folder.")
+        raise ModelError(
+            "MD001",
+            where=file,
+            why=Words("There is no such file or folder.", "その名前のファイルもフォルダーもありません。"),
+        )
     if file.is_dir() and RunDir(file).recipe.is_file():
         return _run(RunDir(file))
     if formats.is_artifact(file):

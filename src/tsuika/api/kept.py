@@ -22,6 +22,7 @@ from tsuika.core.events import Warned
 from tsuika.core.files import sha256, split_strength
 from tsuika.core.rundir import RunDir
 from tsuika.core.types import Artifact, Attachment, Model, model_tensors
+from tsuika.core.words import Words
 from tsuika.evaluate.report_guard import role
 from tsuika.generate import compose, pipeline, png_info
 from tsuika.generate.compose import Composition, Wanted
@@ -208,7 +209,11 @@ class Studio:
         family = self.model.facts.family
         if (path / "manifest.json").is_file():
             if (state := checkpoint.load(path)) is None:
-                raise FormatError("MD003", where=path, why="The saved state is not whole.")
+                raise FormatError(
+                    "MD003",
+                    where=path,
+                    why=Words("The saved state is not whole.", "保存された状態が完全ではありません。"),
+                )
             return Artifact(DREAMBOOTH, family, {**state.weights, **state.average})
         device, precision = self._asked
         tuned = load(str(path), tokenizer=self._recipe.base.tokenizer, device=device, precision=precision)

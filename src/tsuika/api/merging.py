@@ -14,6 +14,7 @@ from tsuika.api.models import load
 from tsuika.core.errors import FormatError, ModelError, RecipeError
 from tsuika.core.files import split_strength
 from tsuika.core.types import Artifact, Format, Role, model_tensors
+from tsuika.core.words import Words
 from tsuika.formats import lowrank
 
 if TYPE_CHECKING:
@@ -53,9 +54,8 @@ def merge(
     """
     wanted = [split_strength(text) for text in files]
     if not wanted:
-        raise RecipeError(
-            "RC005", found="A LoRA file", do="tsuika merge A.safetensors:0.8 B.safetensors --out C.safetensors"
-        )
+        do = "tsuika merge A.safetensors:0.8 B.safetensors --out C.safetensors"
+        raise RecipeError("RC005", found=Words("A LoRA file", "LoRAのファイル"), do=do)
     target = _target(out)
     for path, _ in wanted:
         writing.free(out, path, overwrite=overwrite)
@@ -73,7 +73,7 @@ def _into(shares: Sequence[lowrank.Share], into: str, out: Path, *, tokenizer: s
     model = load(into, tokenizer=tokenizer, device="cpu", precision="fp32")
     for share in shares:
         if share.artifact.family != model.facts.family:
-            name = share.artifact.metadata.get("name", "This LoRA")
+            name = share.artifact.metadata.get("name", Words("This LoRA", "このLoRA"))
             raise ModelError(
                 "MD004", where=into, artifact=name, found=share.artifact.family, expected=model.facts.family
             )
@@ -116,9 +116,11 @@ def resize(
         RecipeError: neither rank nor energy (RC005), an energy out of range (RC002), `out` exists (RC007).
     """
     if rank is None and energy is None:
-        raise RecipeError("RC005", found="--rank or --energy", do=f"tsuika resize {file} --rank 8 --out {out}")
+        found = Words("--rank or --energy", "--rank か --energy")
+        raise RecipeError("RC005", found=found, do=f"tsuika resize {file} --rank 8 --out {out}")
     if energy is not None and not 0 < energy <= 1:
-        raise RecipeError("RC002", key="energy", found=energy, why="above 0, at most 1")
+        why = Words("above 0, at most 1", "0より大きく、1以下にしてください。")
+        raise RecipeError("RC002", key="energy", found=energy, why=why)
     writing.free(out, file, overwrite=overwrite)
     artifact = _named(file)
     small, errors = lowrank.compress(artifact, rank=rank, error=None if energy is None else math.sqrt(1 - energy))
@@ -196,7 +198,9 @@ def _named(file: Path) -> Artifact:
     """The LoRA in a file; called as the file is, where it has no name of its own."""
     artifact = formats.find(file).read(file)
     if artifact.method != "lora":
-        raise FormatError("FM001", where=file, found=f"a {artifact.method}", expected="a LoRA")
+        raise FormatError(
+            "FM001", where=file, found=Words(f"a {artifact.method}", artifact.method), expected=Words("a LoRA", "LoRA")
+        )
     artifact.metadata.setdefault("name", file.stem)
     return artifact
 

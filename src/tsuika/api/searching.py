@@ -25,6 +25,7 @@ from tsuika.core.files import locked, write_text
 from tsuika.core.plain import jsonable
 from tsuika.core.rundir import RunDir
 from tsuika.core.seeds import derive
+from tsuika.core.words import Words
 from tsuika.evaluate import trials as results
 from tsuika.evaluate.trials import Trial
 from tsuika.train import contest as contests
@@ -102,9 +103,12 @@ def search(
     """
     overs = [search_space.read(text, recipe) for text in over]
     if not overs or len({one.key for one in overs}) != len(overs):
-        raise RecipeError("RC021", found=" ".join(over), why="Each setting once, and at least one, is needed.")
+        why = Words(
+            "Each setting once, and at least one, is needed.", "設定を1つ以上、同じものは1回だけ指定してください。"
+        )
+        raise RecipeError("RC021", found=" ".join(over), why=why)
     if recipe.guard.mode == "off":
-        raise RecipeError("RC024", why="The guard is off.")
+        raise RecipeError("RC024", why=Words("The guard is off.", "ガードがオフです。"))
     if lanes:
         yield from _side_by_side(recipe, out, overs)
         return
@@ -151,8 +155,9 @@ class _Search:
         for key, text in told.items():
             if before.get(key, text) != text:
                 lines = zip(before[key].splitlines(), text.splitlines(), strict=False)
-                a, b = next((pair for pair in lines if pair[0] != pair[1]), ("", "more or fewer settings"))
-                raise RecipeError("RC023", where=self._out, why=f"{a} / {b}")
+                other = Words(" / more or fewer settings", "設定の数が異なります")
+                why = next((f"{one} / {two}" for one, two in lines if one != two), other)
+                raise RecipeError("RC023", where=self._out, why=why)
             study.set_user_attr(key, text)
         if not before:
             write_text(self._out / "recipe.toml", config.dump(shared))
@@ -198,11 +203,17 @@ class _Search:
             if (yield from self._follow(trial, folder)):
                 state = "pruned"
         except DivergedError as error:
-            state, why = "diverged", error.part("what")
+            state, why = "diverged", Words(error.part("what"), error.part("what", "ja"))
         except ResourceError as error:
             if error.code != "RS001":  # out of memory: less of it may fit
                 raise
-            state, why = "failed", f"{error.part('what')}. {error.part('why')}"
+            state, why = (
+                "failed",
+                Words(
+                    f"{error.part('what')}. {error.part('why')}",
+                    f"{error.part('what', 'ja')}。{error.part('why', 'ja')}",
+                ),
+            )
         if why:
             yield note("GD025", number=trial.number, why=why)
         found = results.measured(folder) if state != "failed" else {}
@@ -236,7 +247,8 @@ class _Search:
                 if not isinstance(event, Judged) or event.step in told:
                     continue
                 if event.evidence["held_out"] is None:
-                    raise RecipeError("RC024", why="Fewer than four different pictures were found.")
+                    why = Words("Fewer than four different pictures were found.", "異なる画像が4枚未満です。")
+                    raise RecipeError("RC024", why=why)
                 trial.report(results.standing(event), event.step)
                 if event.verdict != "stop" and trial.should_prune():
                     return True

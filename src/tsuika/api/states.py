@@ -10,6 +10,7 @@ from tsuika import formats
 from tsuika.core.errors import FormatError
 from tsuika.core.rundir import RunDir
 from tsuika.core.types import Artifact
+from tsuika.core.words import Words
 from tsuika.train import checkpoint
 
 
@@ -43,7 +44,10 @@ class SavedState:
         artifacts = [formats.find(result).read(result) for result in self.results]
         tensors = {name: value for artifact in artifacts for name, value in artifact.tensors.items()}
         if state is None or not state.weights.keys() <= tensors.keys():
-            why = "The saved state is not whole, or the results beside it are of another training."
+            why = Words(
+                "The saved state is not whole, or the results beside it are of another training.",
+                "保存された状態が完全ではないか、一緒にある学習結果が別の学習のものです。",
+            )
             raise FormatError("MD003", where=path, why=why)
         return replace(artifacts[0], tensors={**tensors, **state.weights, **state.average})
 

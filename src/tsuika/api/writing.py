@@ -12,6 +12,7 @@ from tsuika import families, formats
 from tsuika.core.errors import FormatError, RecipeError
 from tsuika.core.files import sha256
 from tsuika.core.types import Artifact, Format, Model, model_tensors
+from tsuika.core.words import Words
 from tsuika.methods import METHODS
 from tsuika.train.device import DTYPES
 from tsuika.train.writing import faint_layers, largest_error
@@ -30,7 +31,9 @@ def free(out: Path, original: Path, *, overwrite: bool, suffix: str = "") -> Non
             needed (RC005).
     """
     if suffix and out.suffix.lower() != suffix:
-        raise RecipeError("RC005", found=f"An --out that ends in {suffix}", do=f"For example: --out {out.stem}{suffix}")
+        found = Words(f"An --out that ends in {suffix}", f"{suffix} で終わる --out")
+        do = Words(f"For example: --out {out.stem}{suffix}", f"例: --out {out.stem}{suffix}")
+        raise RecipeError("RC005", found=found, do=do)
     is_original = out.exists() and original.exists() and out.samefile(original)
     if out.exists() and (out.is_dir() or not overwrite or is_original):
         raise RecipeError("RC007", where=out)
@@ -44,7 +47,8 @@ def number_type(wish: str, tensors: Mapping[str, Tensor]) -> str:
     """
     if wish:
         if wish not in DTYPES:
-            raise RecipeError("RC002", key="dtype", found=wish, why=f"one of {', '.join(DTYPES)}")
+            known = ", ".join(DTYPES)
+            raise RecipeError("RC002", key="dtype", found=wish, why=Words(f"one of {known}", f"使えるもの: {known}"))
         return wish
     largest = max(tensors.values(), key=lambda tensor: tensor.numel())
     return NAMES.get(largest.dtype, "fp32")
@@ -81,7 +85,11 @@ def write_model(model: Model, format_: Format, out: Path, dtype: str, facts: Map
     back = model_tensors(families.read_back(out, model, dtype=wanted))
     wrong = [name for name, tensor in tensors.items() if not torch.equal(back[name].to(wanted), tensor.to(wanted))]
     if wrong:
-        raise FormatError("FM003", where=out, why=f"{len(wrong)} tensors differ, such as `{wrong[0]}`.")
+        why = Words(
+            f"{len(wrong)} tensors differ, such as `{wrong[0]}`.",
+            f"{len(wrong)}個のテンソルが異なります(`{wrong[0]}` など)。",
+        )
+        raise FormatError("FM003", where=out, why=why)
     return {**_about(out, format_, dtype), "tensors": len(tensors), "largest_relative_error": 0.0}
 
 
@@ -90,8 +98,9 @@ def _about(out: Path, format_: Format, dtype: str) -> dict[str, Any]:
     return {"out": str(out), "format": format_.name, "dtype": dtype, "sha256": sha256(file)}
 
 
-def told(errors: Mapping[str, float]) -> str:
+def told(errors: Mapping[str, float]) -> Words:
     """Layers' relative errors, for people: the median and the largest."""
     values = torch.tensor(sorted(errors.values()))
     worst = max(errors, key=lambda name: errors[name])
-    return f"median {float(values.median()):.2g}, largest {errors[worst]:.2g} ({worst})"
+    median, largest = f"{float(values.median()):.2g}", f"{errors[worst]:.2g}"
+    return Words(f"median {median}, largest {largest} ({worst})", f"中央値{median}、最大{largest}({worst})")

@@ -21,6 +21,7 @@ from tsuika.core.errors import RecipeError
 from tsuika.core.methods import METHOD_SECTIONS, DreamBooth, Hypernetwork, Lora, MethodSection, TextualInversion
 from tsuika.core.section import Help, Section
 from tsuika.core.sections import Base, Data, Guard, Output, Preview, Regularize, Train
+from tsuika.core.words import Words
 
 AnyMethod = Annotated[Lora | TextualInversion | DreamBooth | Hypernetwork, Field(discriminator="name")]
 
@@ -111,7 +112,11 @@ def build(data: Mapping[str, Any], where: str = "") -> Recipe:
         if first["type"] == "union_tag_invalid":
             known = ", ".join(map(method_name, METHOD_SECTIONS))
             raise RecipeError(
-                "RC002", where=where, key="method.name", found=name, why=f"The methods are: {known}"
+                "RC002",
+                where=where,
+                key="method.name",
+                found=name,
+                why=Words(f"The methods are: {known}", f"使えるもの: {known}"),
             ) from None
         raise RecipeError("RC002", where=where, key=key, found=first["input"], why=first["msg"]) from None
 

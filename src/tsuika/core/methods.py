@@ -14,6 +14,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from tsuika.core.errors import RecipeError
 from tsuika.core.section import Help, Section, expert
 from tsuika.core.sections import Data
+from tsuika.core.words import Words
 
 Activation = Literal["linear", "relu", "leakyrelu", "elu", "swish", "tanh", "sigmoid", "softsign", "mish"]
 
@@ -164,14 +165,17 @@ def check_words(words: Iterable[str], *, key: str = "method.words") -> None:
     seen: set[str] = set()
     for word in words:
         if not is_usable_word(word):
-            why = (
-                "A new word has no spaces, commas, colons, slashes or brackets; letters, digits, `-` and `_` are best."
+            why = Words(
+                "A new word has no spaces, commas, colons, slashes or brackets; letters, digits, `-` and `_` are best.",
+                "新しい単語に空白・カンマ・コロン・スラッシュ・括弧は使えません。英数字、`-`、`_` をおすすめします。",
             )
             raise RecipeError("RC002", key=key, found=word, why=why)
         if word.casefold() in seen:
-            raise RecipeError(
-                "RC002", key=key, found=word, why="It is there twice (upper and lower case are the same)."
+            why = Words(
+                "It is there twice (upper and lower case are the same).",
+                "同じ単語が2回あります(大文字と小文字は区別しません)。",
             )
+            raise RecipeError("RC002", key=key, found=word, why=why)
         seen.add(word.casefold())
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from tsuika.core.errors import ModelError
 from tsuika.core.files import whole
+from tsuika.core.words import Words
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,30 +28,47 @@ _MAX_HEADER = 100_000_000  # bytes; the safetensors reader's own limit
 _PICKLE = b"\x80"
 
 # A file that is no weights at all, by its first bytes.
-_MAGIC: tuple[tuple[bytes, str], ...] = (
-    (b"GGUF", "a GGUF file (quantised weights of another program)"),
-    (b"version https://git-lfs", "a Git LFS pointer: the real file was not downloaded (git lfs pull)"),
-    (b"\x89PNG", "a PNG picture"),
-    (b"\xff\xd8\xff", "a JPEG picture"),
-    (b"RIFF", "a WebP picture or a sound"),
-    (b"%PDF", "a PDF"),
-    (b"7z\xbc\xaf", "a 7z archive: unpack it first"),
-    (b"Rar!", "a RAR archive: unpack it first"),
-    (b"\x1f\x8b", "a gzip archive: unpack it first"),
+_MAGIC: tuple[tuple[bytes, Words], ...] = (
+    (
+        b"GGUF",
+        Words(
+            "a GGUF file (quantised weights of another program)", "GGUFファイル(ほかのプログラム用に量子化された重み)"
+        ),
+    ),
+    (
+        b"version https://git-lfs",
+        Words(
+            "a Git LFS pointer: the real file was not downloaded (git lfs pull)",
+            "Git LFSのポインター(本体がダウンロードされていません。git lfs pull を実行してください)",
+        ),
+    ),
+    (b"\x89PNG", Words("a PNG picture", "PNG画像")),
+    (b"\xff\xd8\xff", Words("a JPEG picture", "JPEG画像")),
+    (b"RIFF", Words("a WebP picture or a sound", "WebP画像または音声")),
+    (b"%PDF", Words("a PDF", "PDF")),
+    (b"7z\xbc\xaf", Words("a 7z archive: unpack it first", "7z書庫(先に展開してください)")),
+    (b"Rar!", Words("a RAR archive: unpack it first", "RAR書庫(先に展開してください)")),
+    (b"\x1f\x8b", Words("a gzip archive: unpack it first", "gzip書庫(先に展開してください)")),
 )
 
 # Weights that are not a whole Stable Diffusion, by a piece of a tensor name. The first match names the file.
-_KINDS: tuple[tuple[str, str], ...] = (
-    (r"^lora_(unet|te\d?)_|\.lora_(up|down|A|B)\.|\.lora\.(up|down)\.|\.(hada|lokr)_w1|\.oft_(blocks|diag)", "a LoRA"),
-    (r"^control_model\.|^controlnet_cond_embedding|^input_hint_block", "a ControlNet"),
-    (r"^(emb_params|string_to_param\.|clip_[lg]$)", "a Textual Inversion embedding"),
-    (r"(^|\.)double_blocks\.\d|(^|\.)single_blocks\.\d", "a Flux model"),
-    (r"(^|\.)joint_blocks\.\d", "a Stable Diffusion 3 model"),
-    (r"^conditioner\.embedders\.0\.model\.", "the SDXL refiner"),
-    (r"^(edm_mean|edm_std|edm_vpred\.)", "an SDXL made for EDM sampling (Playground, CosXL)"),
-    (r"^(down_blocks|up_blocks|mid_block)\.", "a UNet alone, in diffusers layout"),
-    (r"^(first_stage_model\.)?(encoder|decoder)\.(down|up|mid|conv_in)", "a VAE"),
-    (r"^(text_model|encoder\.layers|embeddings\.token_embedding)\b", "a text encoder alone"),
+_KINDS: tuple[tuple[str, Words], ...] = (
+    (
+        r"^lora_(unet|te\d?)_|\.lora_(up|down|A|B)\.|\.lora\.(up|down)\.|\.(hada|lokr)_w1|\.oft_(blocks|diag)",
+        Words("a LoRA", "LoRA"),
+    ),
+    (r"^control_model\.|^controlnet_cond_embedding|^input_hint_block", Words("a ControlNet", "ControlNet")),
+    (r"^(emb_params|string_to_param\.|clip_[lg]$)", Words("a Textual Inversion embedding", "Textual Inversionの埋め込み")),
+    (r"(^|\.)double_blocks\.\d|(^|\.)single_blocks\.\d", Words("a Flux model", "Fluxのモデル")),
+    (r"(^|\.)joint_blocks\.\d", Words("a Stable Diffusion 3 model", "Stable Diffusion 3のモデル")),
+    (r"^conditioner\.embedders\.0\.model\.", Words("the SDXL refiner", "SDXLのrefiner")),
+    (
+        r"^(edm_mean|edm_std|edm_vpred\.)",
+        Words("an SDXL made for EDM sampling (Playground, CosXL)", "EDMサンプリング用のSDXL(Playground、CosXL)"),
+    ),
+    (r"^(down_blocks|up_blocks|mid_block)\.", Words("a UNet alone, in diffusers layout", "UNetのみ(diffusers形式)")),
+    (r"^(first_stage_model\.)?(encoder|decoder)\.(down|up|mid|conv_in)", Words("a VAE", "VAE")),
+    (r"^(text_model|encoder\.layers|embeddings\.token_embedding)\b", Words("a text encoder alone", "テキストエンコーダーのみ")),
 )  # fmt: skip
 _UNET = "model.diffusion_model."
 
@@ -84,9 +102,12 @@ def open_weights(path: Path) -> Weights:
         with path.open("rb") as stream:
             head = stream.read(512)
     except OSError as error:
-        raise ModelError("MD001", where=path, why=f"It cannot be read: {error.strerror}.") from None
+        why = Words(f"It cannot be read: {error.strerror}.", f"読み込めません: {error.strerror}。")
+        raise ModelError("MD001", where=path, why=why) from None
     if size == 0:
-        raise ModelError("MD003", where=path, why="The file is empty (0 bytes).")
+        raise ModelError(
+            "MD003", where=path, why=Words("The file is empty (0 bytes).", "ファイルの中身が空です(0バイト)。")
+        )
     if len(head) > 8 and head[8:9] == b"{":  # first: a safetensors header of 128 bytes begins as a pickle does
         return _open_safetensors(path, size)
     if head.startswith(b"PK\x03\x04") or head.startswith(_PICKLE):
@@ -94,16 +115,20 @@ def open_weights(path: Path) -> Weights:
     raise ModelError("MD002", where=path, found=_name_bytes(head))
 
 
-def _name_bytes(head: bytes) -> str:
+def _name_bytes(head: bytes) -> Words:
     for magic, name in _MAGIC:
         if head.startswith(magic):
             return name
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith((b"<!doctype html", b"<html", b"<?xml", b"<head")):
-        return "a web page: an error page was saved instead of the model"
+        return Words(
+            "a web page: an error page was saved instead of the model",
+            "Webページ(モデルではなくエラーページが保存されています)",
+        )
     if text.startswith((b"{", b"[")):
-        return "a JSON text"
-    return f"data of an unknown kind, beginning with {head[:8].hex(' ')}"
+        return Words("a JSON text", "JSONテキスト")
+    begin = head[:8].hex(" ")
+    return Words(f"data of an unknown kind, beginning with {begin}", f"{begin} で始まる未知のデータ")
 
 
 def _open_safetensors(path: Path, size: int) -> Weights:
@@ -112,7 +137,10 @@ def _open_safetensors(path: Path, size: int) -> Weights:
     with path.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         if length > min(size - 8, _MAX_HEADER):
-            why = f"Its header should be {length:,} bytes long, but the whole file has {size:,}."
+            why = Words(
+                f"Its header should be {length:,} bytes long, but the whole file has {size:,}.",
+                f"ヘッダーだけで{length:,}バイトあるはずですが、ファイル全体が{size:,}バイトです。",
+            )
             raise ModelError("MD003", where=path, why=why)
         raw = stream.read(length)
     try:
@@ -121,9 +149,13 @@ def _open_safetensors(path: Path, size: int) -> Weights:
         shapes = {name: tuple(entry["shape"]) for name, entry in header.items()}
         end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise ModelError("MD003", where=path, why=f"Its safetensors header cannot be read: {error}.") from None
+        why = Words(f"Its safetensors header cannot be read: {error}.", f"safetensorsのヘッダーが読めません: {error}。")
+        raise ModelError("MD003", where=path, why=why) from None
     if (needed := 8 + length + end) != size:
-        why = f"It should be {needed:,} bytes long and has {size:,}."
+        why = Words(
+            f"It should be {needed:,} bytes long and has {size:,}.",
+            f"{needed:,}バイトあるはずですが、{size:,}バイトです。",
+        )
         raise ModelError("MD003", where=path, why=why)
     try:
         handle = safe_open(path, framework="pt")
@@ -149,8 +181,12 @@ def load_pickle(path: Path) -> Any:
         found = re.search(r"GLOBAL\s+(\S+)", str(error)) or re.search(
             r"(?:type|class|function)\s+['\"]?([\w.]+)", str(error)
         )
-        names = found.group(1) if found else "something that is not a tensor"
-        raise ModelError("MD005", where=path, why=f"The pickle asks for: {names}. Nothing of it was run.") from None
+        asked = Words(found[1]) if found else Words("something that is not a tensor", "テンソルではないもの")
+        why = Words(
+            f"The pickle asks for: {asked}. Nothing of it was run.",
+            f"pickleが求めているもの: {asked.ja}。何も実行していません。",
+        )
+        raise ModelError("MD005", where=path, why=why) from None
     except (
         RuntimeError,
         EOFError,
@@ -165,7 +201,8 @@ def load_pickle(path: Path) -> Any:
         zipfile.BadZipFile,
     ) as error:
         line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError("MD003", where=path, why=f"It is no complete torch file: {line}.") from None
+        why = Words(f"It is no complete torch file: {line}.", f"torchのファイルとして完全ではありません: {line}。")
+        raise ModelError("MD003", where=path, why=why) from None
 
 
 def is_pickle(path: Path) -> bool:
@@ -205,7 +242,10 @@ def _open_pickle(path: Path) -> Weights:
         {str(k): v for k, v in content.items() if isinstance(v, torch.Tensor)} if isinstance(content, dict) else {}
     )
     if not tensors:
-        raise ModelError("MD002", where=path, found=f"a pickle without tensors ({type(content).__name__})")
+        kind = type(content).__name__
+        raise ModelError(
+            "MD002", where=path, found=Words(f"a pickle without tensors ({kind})", f"テンソルのないpickle({kind})")
+        )
     return Weights(path, {name: tuple(value.shape) for name, value in tensors.items()}, {}, tensors.__getitem__)
 
 
@@ -226,7 +266,8 @@ def open_folder(folder: Path, stem: str) -> Weights:
         index = folder / f"{name}.index.json"
         if index.is_file():
             return _open_shards(index)
-    raise ModelError("MD003", where=folder, why=f"There is no {stem}.safetensors in it.")
+    why = Words(f"There is no {stem}.safetensors in it.", f"{stem}.safetensors がありません。")
+    raise ModelError("MD003", where=folder, why=why)
 
 
 def _open_shards(index: Path) -> Weights:
@@ -234,7 +275,11 @@ def _open_shards(index: Path) -> Weights:
     parts = {name: open_weights(index.with_name(name)) for name in sorted(set(places.values()))}
     owner = {tensor: parts[name] for tensor, name in places.items()}
     if lost := [tensor for tensor, part in owner.items() if tensor not in part.shapes]:
-        raise ModelError("MD003", where=index, why=f"Tensors are not in the part that should hold them: {few(lost)}.")
+        why = Words(
+            f"Tensors are not in the part that should hold them: {few(lost)}.",
+            f"分割されたファイルにあるはずのテンソルがありません: {few(lost).ja}。",
+        )
+        raise ModelError("MD003", where=index, why=why)
     shapes = {tensor: part.shapes[tensor] for tensor, part in owner.items()}
     return Weights(index, shapes, {}, lambda name: owner[name].tensor(name))
 
@@ -248,15 +293,20 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ModelError("MD003", where=path, why=f"It cannot be read: {error.strerror}.") from None
+        why = Words(f"It cannot be read: {error.strerror}.", f"読み込めません: {error.strerror}。")
+        raise ModelError("MD003", where=path, why=why) from None
     except ValueError as error:
-        raise ModelError("MD003", where=path, why=f"It is no JSON: {error}.") from None
+        raise ModelError(
+            "MD003", where=path, why=Words(f"It is no JSON: {error}.", f"JSONではありません: {error}。")
+        ) from None
     if not isinstance(value, dict):
-        raise ModelError("MD003", where=path, why=f"It holds a JSON {type(value).__name__}, not an object.")
+        kind = type(value).__name__
+        why = Words(f"It holds a JSON {kind}, not an object.", f"中身がJSONの{kind}で、オブジェクトではありません。")
+        raise ModelError("MD003", where=path, why=why)
     return value
 
 
-def describe(weights: Weights) -> str:
+def describe(weights: Weights) -> Words:
     """What a file of tensors is, in words, for an error message."""
     names = list(weights.shapes)
     for pattern, kind in _KINDS:
@@ -264,14 +314,25 @@ def describe(weights: Weights) -> str:
             return kind
     channels = weights.shapes.get(f"{_UNET}input_blocks.0.0.weight", (0, 4))[1]
     if channels != 4:
-        return f"a model with {channels} input channels (inpainting, depth or editing), where 4 are expected"
+        return of_channels(channels)
     if weights.starts(_UNET):
-        return "a UNet without a text encoder that tsuika knows"
-    return f"{len(names)} tensors of no known kind: {few(names)}"
+        return Words("a UNet without a text encoder that tsuika knows", "既知のテキストエンコーダーがないUNet")
+    shown = few(names)
+    return Words(
+        f"{len(names)} tensors of no known kind: {shown}", f"種類の分からない{len(names)}個のテンソル: {shown.ja}"
+    )
 
 
-def few(names: Iterable[str], count: int = 3) -> str:
+def of_channels(channels: int) -> Words:
+    """What a model is, for an error message, whose UNet does not take a latent's four channels."""
+    return Words(
+        f"a model with {channels} input channels (inpainting, depth or editing), where 4 are expected",
+        f"入力が{channels}チャンネルのモデル(インペイント・深度・編集用。必要なのは4チャンネル)",
+    )
+
+
+def few(names: Iterable[str], count: int = 3) -> Words:
     """The first few names, and how many more there are."""
     names = sorted(names)
-    more = f" and {len(names) - count} more" if len(names) > count else ""
-    return ", ".join(names[:count]) + more
+    shown, more = ", ".join(names[:count]), len(names) - count
+    return Words(f"{shown} and {more} more", f"{shown} ほか{more}個") if more > 0 else Words(shown)

@@ -39,5 +39,9 @@ def filled(code: str, part: Part, params: Mapping[str, object], lang: str) -> st
     Raises:
         KeyError: the code has no message, or a gap no value.
     """
-    own = {name: value.ja if lang == "ja" and isinstance(value, Words) else value for name, value in params.items()}
-    return MESSAGES[code][lang][part].format(**own)
+    return MESSAGES[code][lang][part].format(**in_language(params, lang))
+
+
+def in_language(values: Mapping[str, object], lang: str) -> dict[str, object]:
+    """Values as they go into a text of a language: of `Words` the right ones."""
+    return {name: value.ja if lang == "ja" and isinstance(value, Words) else value for name, value in values.items()}

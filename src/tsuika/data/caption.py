@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tsuika.core.sections import Data
+from tsuika.core.words import Words
 from tsuika.data.manifest import CaptionSource
 
 if TYPE_CHECKING:
@@ -85,9 +86,10 @@ def read(files: Mapping[str, Path]) -> tuple[str | None, list[tuple[str, str]]]:
     found = [files[suffix] for suffix in SUFFIXES if suffix in files]
     if not found:
         return None, []
-    path, notes = found[0], []
+    path = found[0]
+    notes: list[tuple[str, str]] = []
     if len(found) > 1:
-        notes.append(("caption-both", f"{found[1].name} not used"))
+        notes.append(("caption-both", Words(f"{found[1].name} not used", f"{found[1].name} は使いません")))
     try:
         text, encoding = decode(path.read_bytes())
     except (OSError, UnicodeDecodeError) as error:

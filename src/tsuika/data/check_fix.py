@@ -12,6 +12,7 @@ from PIL import ExifTags, Image
 
 from tsuika.core.errors import RecipeError
 from tsuika.core.files import whole, write_text
+from tsuika.core.words import Words
 from tsuika.data import caption
 from tsuika.data.check_report import CheckedPicture, Report
 from tsuika.data.picture import open_picture
@@ -58,9 +59,12 @@ def may_write(folder: Path, out: Path) -> None:
         RecipeError: it is there already and not empty, or lies in the folder itself (DS005).
     """
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise RecipeError("DS005", where=out, why="It is there already, and nothing is ever overwritten.")
+        why = Words("It is there already, and nothing is ever overwritten.", "すでに存在し、上書きはしません。")
+        raise RecipeError("DS005", where=out, why=why)
     if out.resolve() == folder.resolve() or folder.resolve() in out.resolve().parents:
-        raise RecipeError("DS005", where=out, why="It lies among the originals.")
+        raise RecipeError(
+            "DS005", where=out, why=Words("It lies among the originals.", "元の画像のフォルダーの中にあります。")
+        )
 
 
 def clean(report: Report, out: Path) -> Cleaned:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final, Literal
 
+from tsuika.core.words import in_language
 from tsuika.data.check_report import Finding, Report
 
 Lang = Literal["en", "ja"]
@@ -186,23 +187,23 @@ NOT_JUDGED: Final[dict[str, dict[Lang, str]]] = {
 }
 
 
-def _values(finding: Finding) -> dict[str, Any]:
-    return {"count": len(finding.pictures), **finding.values}
+def _values(finding: Finding, lang: Lang) -> dict[str, Any]:
+    return in_language({"count": len(finding.pictures), **finding.values}, lang)
 
 
 def what(finding: Finding, lang: Lang) -> str:
     """The fault in a few words."""
-    return FAULTS[finding.code][lang][0].format(**_values(finding))
+    return FAULTS[finding.code][lang][0].format(**_values(finding, lang))
 
 
 def why(finding: Finding, lang: Lang) -> str:
     """Why it is one, with the numbers it stands on."""
-    return FAULTS[finding.code][lang][1].format(**_values(finding))
+    return FAULTS[finding.code][lang][1].format(**_values(finding, lang))
 
 
 def todo(finding: Finding, lang: Lang) -> str:
     """What can be done."""
-    return FAULTS[finding.code][lang][2].format(**_values(finding))
+    return FAULTS[finding.code][lang][2].format(**_values(finding, lang))
 
 
 def spread(share: float, lang: Lang) -> str:

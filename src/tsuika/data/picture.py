@@ -21,6 +21,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageFile, UnidentifiedImageError
 
 from tsuika.core.errors import PictureError
+from tsuika.core.words import Words
 
 BACKGROUND: Final = (255, 255, 255)  # transparent pixels show this: white, as paper and web pages do
 MAX_PIXELS: Final = 178_956_970  # Pillow's own limit for refusing: 2 x Image.MAX_IMAGE_PIXELS, half a GiB of RGB
@@ -93,14 +94,16 @@ def read_picture(path: Path) -> Opened:
     """
     try:
         if not path.is_file():
-            raise UnusableError(path, "unreadable", "not a regular file, or a link to nothing")
+            words = Words("not a regular file, or a link to nothing", "通常のファイルではないか、リンク先がありません")
+            raise UnusableError(path, "unreadable", words)
         if (size := path.stat().st_size) > MAX_FILE_BYTES:
-            raise UnusableError(path, "too-large", f"{size / 1e9:.1f} GB; at most {MAX_FILE_BYTES / 1e9:.1f} GB")
+            found, most = f"{size / 1e9:.1f} GB", f"{MAX_FILE_BYTES / 1e9:.1f} GB"
+            raise UnusableError(path, "too-large", Words(f"{found}; at most {most}", f"{found}(最大{most})"))
         content = path.read_bytes()
     except OSError as error:
         raise UnusableError(path, "unreadable", error.strerror or str(error)) from None
     if not content:
-        raise UnusableError(path, "empty", "0 bytes")
+        raise UnusableError(path, "empty", Words("0 bytes", "0バイト"))
     image, notes = _decode(content, path)
     image, more = _upright_srgb(image, path)
     return Opened(image, hashlib.sha256(content).hexdigest(), (*notes, *more))
@@ -172,10 +175,14 @@ def _decode(content: bytes, path: Path) -> tuple[Image.Image, tuple[tuple[str, s
     """The first frame with its pixels, as stored, turned upright."""
     announced, formats = sniff(content[:16]), readable_formats()
     if announced and announced not in formats:
-        hint = (
-            "install pillow-heif: pip install 'tsuika[heif]'" if announced == "HEIF" else "Pillow was built without it"
+        install = Words(
+            "install pillow-heif: pip install 'tsuika[heif]'",
+            "pillow-heifをインストールしてください: pip install 'tsuika[heif]'",
         )
-        raise UnusableError(path, "unsupported", f"{announced} cannot be read here; {hint}")
+        missing = Words("Pillow was built without it", "Pillowがこの形式なしでビルドされています")
+        hint = install if announced == "HEIF" else missing
+        words = Words(f"{announced} cannot be read here; {hint}", f"ここでは{announced}を読めません。{hint.ja}")
+        raise UnusableError(path, "unsupported", words)
     with _strict_decoding():
         try:
             image = Image.open(io.BytesIO(content), formats=formats)
@@ -183,11 +190,17 @@ def _decode(content: bytes, path: Path) -> tuple[Image.Image, tuple[tuple[str, s
                 raise Image.DecompressionBombError
             image.load()
         except Image.DecompressionBombError:
-            raise UnusableError(path, "too-large", f"more than {MAX_PIXELS // 1_000_000} million pixels") from None
+            most = MAX_PIXELS // 1_000_000
+            words = Words(f"more than {most} million pixels", f"{most}メガピクセルを超えています")
+            raise UnusableError(path, "too-large", words) from None
         except UnidentifiedImageError:
             if announced:
-                raise UnusableError(path, "damaged", f"begins like {announced}, but cannot be opened") from None
-            raise UnusableError(path, "not-a-picture", f"none of {', '.join(formats)}") from None
+                words = Words(
+                    f"begins like {announced}, but cannot be opened", f"先頭は{announced}の形ですが、開けません"
+                )
+                raise UnusableError(path, "damaged", words) from None
+            words = Words(f"none of {', '.join(formats)}", f"{'、'.join(formats)}のいずれでもありません")
+            raise UnusableError(path, "not-a-picture", words) from None
         except _DECODER_ERRORS as error:
             raise UnusableError(path, "damaged", f"{announced}: {str(error) or type(error).__name__}") from None
         try:
@@ -213,7 +226,11 @@ def _upright_srgb(image: Image.Image, path: Path) -> tuple[Image.Image, tuple[tu
         image = image.convert("RGB")
     if image.mode not in ("RGB", "L", "CMYK"):
         # 32-bit and float pixels have no agreed white; guessing one would clip or dim the picture in silence.
-        raise UnusableError(path, "unsupported", f"pixels of kind {image.mode}; save it with 8 or 16 bits, RGB or grey")
+        words = Words(
+            f"pixels of kind {image.mode}; save it with 8 or 16 bits, RGB or grey",
+            f"画素の種類が{image.mode}です。8または16ビットのRGBかグレースケールで保存してください",
+        )
+        raise UnusableError(path, "unsupported", words)
     notes: tuple[tuple[str, str], ...] = ()
     if icc:
         image, problem = _to_srgb(image, icc)
@@ -245,7 +262,10 @@ def _to_srgb(image: Image.Image, icc: bytes) -> tuple[Image.Image, str]:
         if space == "RGB" and image.mode == "L":
             image = image.convert("RGB")
         if modes.get(space) != image.mode:
-            return image, f"a {space} profile in a picture of kind {image.mode}"
+            return image, Words(
+                f"a {space} profile in a picture of kind {image.mode}",
+                f"{image.mode}の画像に{space}のプロファイルが付いています",
+            )
         transform = ImageCms.buildTransform(
             profile,
             ImageCms.createProfile("sRGB"),
@@ -260,7 +280,7 @@ def _to_srgb(image: Image.Image, icc: bytes) -> tuple[Image.Image, str]:
         converted = ImageCms.applyTransform(image, transform)
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError) as error:
         return image, str(error) or type(error).__name__
-    return (converted, "") if converted is not None else (image, "no conversion")
+    return (converted, "") if converted is not None else (image, Words("no conversion", "変換できませんでした"))
 
 
 def _changes_nothing(transform: ImageCms.ImageCmsTransform) -> bool:

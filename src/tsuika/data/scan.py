@@ -15,6 +15,7 @@ from typing import Final
 from tsuika.core.errors import PictureError
 from tsuika.core.files import write_text
 from tsuika.core.sections import Data
+from tsuika.core.words import Words
 from tsuika.data import caption
 from tsuika.data.manifest import REASONS, LeftOut, Manifest, Note, Sample
 from tsuika.data.picture import Opened, UnusableError, read_picture, sniff
@@ -165,11 +166,20 @@ def _walk(folder: Path, names: tuple[str, ...], prefix: str, found: _Found) -> N
             _walk(path, (*names, entry.name), f"{prefix}{name}/", found)
         elif path.suffix.lower() in FOREIGN:
             found.left_out.append(
-                LeftOut(path, "unsupported", f"{path.suffix} files are not supported; save it as PNG")
+                LeftOut(
+                    path,
+                    "unsupported",
+                    Words(
+                        f"{path.suffix} files are not supported; save it as PNG",
+                        f"{path.suffix} ファイルには対応していません。PNGで保存してください",
+                    ),
+                )
             )
         elif path.suffix.lower() in SUFFIXES or _is_picture(path):
             if repeats == 0:
-                found.left_out.append(LeftOut(path, "no-repeats", f"folder {names[-1]}"))
+                found.left_out.append(
+                    LeftOut(path, "no-repeats", Words(f"folder {names[-1]}", f"フォルダー {names[-1]}"))
+                )
                 continue
             files = captions.get(PurePath(name).stem, {})
             found.pictures.append(_Candidate(path, prefix + name, files, repeats, words))
@@ -182,8 +192,8 @@ def _for_people(name: str) -> str:
 
 def _own_output(names: set[str]) -> str:
     if all(mark in names for mark in RUN_MARKS):
-        return "a run folder"
-    return "a cache folder" if CACHE_MARK in names else ""
+        return Words("a run folder", "学習結果のフォルダー")
+    return Words("a cache folder", "キャッシュのフォルダー") if CACHE_MARK in names else ""
 
 
 def _is_picture(path: Path) -> bool:
@@ -203,11 +213,18 @@ def _sample(
     opened = read_picture(item.path)
     width, height = opened.image.size
     if min(width, height) < least_px:
-        raise UnusableError(item.path, "too-small", f"{width}x{height} px, below the {least_px} px minimum")
+        small = Words(
+            f"{width}x{height} px, below the {least_px} px minimum", f"{width}x{height} px、最低でも{least_px} px必要"
+        )
+        raise UnusableError(item.path, "too-small", small)
     text, caption_notes = caption.read(item.captions)
     words, source = caption.complete(text, config, item.folder_words)
     if not words:
-        caption_notes.append(("caption-none", "no caption file, trigger or class word"))
+        none = Words(
+            "no caption file, trigger or class word",
+            "キャプションファイルもトリガーワードも種類の言葉もありません",
+        )
+        caption_notes.append(("caption-none", none))
     if visit:
         visit(item.name, opened)
     notes = [Note(item.name, code, more) for code, more in (*opened.notes, *caption_notes)]
@@ -218,9 +235,16 @@ def _sample(
 
 def _why_too_few(manifest: Manifest) -> str:
     if not manifest.quarantined:
-        return "No pictures were found (JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF, HEIC)." if not manifest.samples else ""
+        none = Words(
+            "No pictures were found (JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF, HEIC).",
+            "画像が見つかりません(JPEG、PNG、WebP、BMP、TIFF、GIF、AVIF、HEIC)。",
+        )
+        return none if not manifest.samples else ""
     counts = Counter(left.reason for left in manifest.quarantined)
-    return "Left out: " + ", ".join(f"{count} {REASONS[reason]['en']}" for reason, count in counts.items()) + "."
+    return Words(
+        "Left out: " + ", ".join(f"{count} {REASONS[reason]['en']}" for reason, count in counts.items()) + ".",
+        "使わない画像: " + "、".join(f"{REASONS[reason]['ja']}({count}件)" for reason, count in counts.items()) + "。",
+    )
 
 
 def left_out_by_reason(manifest: Manifest) -> Iterator[tuple[str, tuple[LeftOut, ...]]]:

@@ -13,6 +13,7 @@ from typing import Final, Literal
 
 from tsuika.core.errors import RecipeError
 from tsuika.core.sections import Data, Preview
+from tsuika.core.words import Words
 
 Group = Literal["subject", "unrelated", "captions"]
 
@@ -72,7 +73,9 @@ def asked(
     about = [text for text in texts if not data.trigger or _has(text, data.trigger)]
     others = [text for text in texts if text not in about]
     if own and not about:
-        raise RecipeError("RC005", where=own, found=f"A prompt with `{data.trigger}`", do=f"Add a line: a {subject}")
+        missing = Words(f"A prompt with `{data.trigger}`", f"`{data.trigger}` を含むプロンプト")
+        do = Words(f"Add a line: a {subject}", f"1行追加してください: a {subject}")
+        raise RecipeError("RC005", where=own, found=missing, do=do)
     if not about and subject:
         style = "style" in data.class_word.casefold().split()
         scenes, things = (_EMBEDDED_SCENES, _EMBEDDED_STYLED) if embedded else (_SCENES, _STYLED)

@@ -44,10 +44,11 @@ class TrainingPicture:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A picture that was not used, and why, in the user's language."""
+    """A picture that was not used, and why."""
 
     name: str
     reason: str
+    reason_ja: str = ""  # empty: it is of no language
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from tsuika.core.errors import ModelError
 from tsuika.core.types import Facts, Model
 from tsuika.core.weights import open_weights, read_json
+from tsuika.core.words import Words
 from tsuika.families import detection, loading, sources, stored
 from tsuika.families.common import Config, Detected, Family, Geometry, StableDiffusion, latent_factor
 from tsuika.families.sd1 import SD1
@@ -203,10 +204,18 @@ def place(spec: str, embedded_path: Path | None) -> Path:
     """
     if spec == "embedded":
         if embedded_path is None:
-            raise ModelError("MD001", where=spec, why="The embedded base is not part of this installation.")
+            why = Words(
+                "The embedded base is not part of this installation.",
+                "このインストールには内蔵ベースモデルが含まれていません。",
+            )
+            raise ModelError("MD001", where=spec, why=why)
         return embedded_path
     if (path := Path(spec).expanduser()).exists():
         return path
     if not sources.is_hub_id(spec):
-        raise ModelError("MD001", where=spec, why="There is no such file or folder, nor is it of the form owner/name.")
+        why = Words(
+            "There is no such file or folder, nor is it of the form owner/name.",
+            "その名前のファイルもフォルダーもなく、owner/name の形でもありません。",
+        )
+        raise ModelError("MD001", where=spec, why=why)
     return sources.model_from_hub(spec)

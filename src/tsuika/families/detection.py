@@ -11,7 +11,8 @@ from pathlib import Path
 
 from tsuika.core.errors import ModelError
 from tsuika.core.types import Prediction
-from tsuika.core.weights import Weights, describe, few, read_json
+from tsuika.core.weights import Weights, describe, few, of_channels, read_json
+from tsuika.core.words import Words
 from tsuika.families.common import Detected, Family
 
 _V_BIAS_STD = 0.09  # SD2 v models lie above; ComfyUI tells them apart by this layer and number
@@ -25,30 +26,36 @@ def detect_folder(families: Sequence[Family], folder: Path) -> tuple[Family, Det
         raise ModelError("MD002", where=folder, found=_name_folder(folder))
     unet = read_json(unet_config)
     if (channels := unet.get("in_channels", 4)) != 4:
-        found = f"a model with {channels} input channels (inpainting, depth or editing), where 4 are expected"
-        raise ModelError("MD002", where=folder, found=found)
+        raise ModelError("MD002", where=folder, found=of_channels(channels))
     parts = [entry.name for entry in sorted(folder.iterdir()) if entry.is_dir()]
     for family in families:
         if family.is_folder(unet, parts):
             scheduler = folder / "scheduler" / "scheduler_config.json"
             raw = read_json(scheduler).get("prediction_type", "epsilon")  # epsilon is diffusers' default
             return family, Detected(family.facts, _prediction(raw, scheduler), "folder", scheduler.name)
-    found = f"a diffusers folder with {', '.join(parts)} and a {unet.get('_class_name', 'network')} of no known family"
+    listed, network = ", ".join(parts), unet.get("_class_name", "network")
+    found = Words(
+        f"a diffusers folder with {listed} and a {network} of no known family",
+        f"{listed} と未知の種類の{network}があるdiffusers形式のフォルダー",
+    )
     raise ModelError("MD002", where=folder, found=found)
 
 
-def _name_folder(folder: Path) -> str:
+def _name_folder(folder: Path) -> Words:
     names = sorted(entry.name for entry in folder.iterdir())
     if "model_index.json" in names:
         pipeline = read_json(folder / "model_index.json").get("_class_name", "pipeline")
-        return f"a diffusers folder of a {pipeline} without unet/"
+        return Words(
+            f"a diffusers folder of a {pipeline} without unet/", f"unet/ のない{pipeline}のdiffusers形式のフォルダー"
+        )
     if "adapter_config.json" in names:
-        return "a folder with a LoRA (PEFT layout)"
+        return Words("a folder with a LoRA (PEFT layout)", "LoRAのフォルダー(PEFT形式)")
     if "config.json" in names:
         config = read_json(folder / "config.json")
         kind = config.get("_class_name") or ", ".join(map(str, config.get("architectures") or ["unknown"]))
-        return f"a folder with one part of a model ({kind})"
-    return f"a folder with {few(names)}" if names else "an empty folder"
+        return Words(f"a folder with one part of a model ({kind})", f"モデルの一部だけのフォルダー({kind})")
+    holding = Words(f"a folder with {few(names)}", f"{few(names).ja} のあるフォルダー")
+    return holding if names else Words("an empty folder", "空のフォルダー")
 
 
 def _prediction(raw: object, where: Path) -> Prediction:
@@ -56,7 +63,11 @@ def _prediction(raw: object, where: Path) -> Prediction:
         return "epsilon"
     if raw in ("v_prediction", "v"):
         return "v_prediction"
-    raise ModelError("MD002", where=where, found=f"a model that predicts {raw!r}, where epsilon or v is expected")
+    found = Words(
+        f"a model that predicts {raw!r}, where epsilon or v is expected",
+        f"{raw!r} を予測するモデル(必要なのはepsilonかv)",
+    )
+    raise ModelError("MD002", where=where, found=found)
 
 
 def detect_single(families: Sequence[Family], weights: Weights) -> tuple[Family, Detected]:

@@ -17,6 +17,7 @@ from tsuika.core import files
 from tsuika.core.errors import ModelError
 from tsuika.core.types import canonical
 from tsuika.core.weights import Weights, describe, few, open_folder, open_weights, read_json
+from tsuika.core.words import Words
 from tsuika.diffusion import ldm
 from tsuika.families import sources
 from tsuika.families.common import (
@@ -83,10 +84,18 @@ def _fill(
     places = {name: locate(name) for name in shapes}
     used = {place.name for place in places.values()}
     if missing := used - weights.shapes.keys():
-        why = f"{part}: {len(missing)} of {len(used)} tensors are missing ({few(missing)})."
+        shown = few(missing)
+        why = Words(
+            f"{part}: {len(missing)} of {len(used)} tensors are missing ({shown}).",
+            f"{part}: {len(used)}個のうち{len(missing)}個のテンソルがありません({shown.ja})。",
+        )
         raise ModelError("MD003", where=weights.path, why=why)
     if extra := {name for name in theirs if not _NEEDLESS.fullmatch(name)} - used:
-        why = f"{part}: {len(extra)} tensors have no place in this family ({few(extra)})."
+        shown = few(extra)
+        why = Words(
+            f"{part}: {len(extra)} tensors have no place in this family ({shown}).",
+            f"{part}: この種類のモデルに場所のないテンソルが{len(extra)}個あります({shown.ja})。",
+        )
         raise ModelError("MD003", where=weights.path, why=why)
     tensors = {}
     for name, place in places.items():
@@ -94,7 +103,10 @@ def _fill(
             taken = ldm.take(weights.tensor(place.name), place, shapes[name])
         except ValueError as error:
             expected = "x".join(map(str, shapes[name]))
-            why = f"{part}: {place.name} is {error}, where {expected} is expected: it is of another model size."
+            why = Words(
+                f"{part}: {place.name} is {error}, where {expected} is expected: it is of another model size.",
+                f"{part}: {place.name} の形が{error}です(必要なのは{expected})。別のサイズのモデルのものです。",
+            )
             raise ModelError("MD003", where=weights.path, why=why) from None
         # A copy, not a view of the mapped file: the file may change, and unaligned memory takes other CPU kernels.
         tensors[name] = taken.to(device, dtype, copy=True)
@@ -179,7 +191,8 @@ def noted_geometry(weights: Weights) -> Geometry | None:
         towers = {key.removesuffix("_config"): noted[key] for key in noted if key.startswith("text_encoder")}
         return Geometry(noted["unet_config"], noted["vae_config"], towers, int(noted["native_size_px"]))
     except (ValueError, KeyError, TypeError) as error:
-        raise ModelError("MD003", where=weights.path, why=f"Its {ldm.CONFIGS} cannot be read: {error!r}.") from None
+        why = Words(f"Its {ldm.CONFIGS} cannot be read: {error!r}.", f"{ldm.CONFIGS} が読めません: {error!r}。")
+        raise ModelError("MD003", where=weights.path, why=why) from None
 
 
 def load_single(
@@ -299,7 +312,10 @@ def _vae_of_file(weights: Weights, config: Config, device: torch.device) -> nn.M
 
     prefix = next((p for p in _VAE_PREFIXES if weights.starts(f"{p}decoder.")), None)
     if prefix is None:
-        why = "There is no VAE in it. Name one with --set base.vae=FILE."
+        why = Words(
+            "There is no VAE in it. Name one with --set base.vae=FILE.",
+            "VAEが含まれていません。--set base.vae=FILE で指定してください。",
+        )
         raise ModelError("MD003", where=weights.path, why=why)
     is_diffusers = weights.starts(f"{prefix}decoder.up_blocks.")
     return _fill(
@@ -332,7 +348,9 @@ def other_vae(family: Family, config: Config, vae: str, device: torch.device) ->
         folder = path / "vae" if (path / "vae" / "config.json").is_file() else path
         own = read_json(folder / "config.json")
         if own.get("_class_name", "AutoencoderKL") != "AutoencoderKL":
-            raise ModelError("MD002", where=folder, found=f"a {own['_class_name']}, where an AutoencoderKL is expected")
+            kind = own["_class_name"]
+            found = Words(f"a {kind}, where an AutoencoderKL is expected", f"{kind}(必要なのはAutoencoderKL)")
+            raise ModelError("MD002", where=folder, found=found)
         _check_latents(path, own, config, family)
         return _vae_of_folder(folder, device)
     weights = open_weights(path)
@@ -344,9 +362,12 @@ def other_vae(family: Family, config: Config, vae: str, device: torch.device) ->
 
 
 def _check_latents(path: Path, given: Config, base: Config, family: Family) -> None:
-    def words(config: Config) -> str:
-        return f"{config.get('latent_channels', 4)} latent channels at 1/{latent_factor(config)} size"
+    def words(config: Config) -> Words:
+        channels, factor = config.get("latent_channels", 4), latent_factor(config)
+        return Words(
+            f"{channels} latent channels at 1/{factor} size", f"潜在表現{channels}チャンネル・1/{factor}サイズ"
+        )
 
     if words(given) != words(base):
-        expected = f"{family.facts.title} with {words(base)}"
+        expected = Words(f"{family.facts.title} with {words(base)}", f"{family.facts.title}({words(base).ja})")
         raise ModelError("MD004", where=path, artifact=path.name, found=words(given), expected=expected)

@@ -8,6 +8,7 @@ from typing import Any
 
 from tsuika.core.errors import ModelError, NetworkError
 from tsuika.core.weights import WEIGHT_SUFFIXES
+from tsuika.core.words import Words
 from tsuika.families.common import TextTower, open_tokenizer
 
 # CLIP's vocabulary, the same for all families; asked for only if a single file comes without tokenizer files.
@@ -37,8 +38,13 @@ def find_tokenizer(folder: Path, name: str, tower: TextTower | None) -> Any:
             try:
                 return open_tokenizer(place, tower, CLIP_TOKENS if tower else None)
             except (OSError, ValueError, KeyError) as error:
-                raise ModelError("MD003", where=place, why=f"The tokenizer cannot be read: {error}.") from None
-    raise ModelError("MD003", where=folder, why="There is no tokenizer (vocab.json and merges.txt) in it.")
+                why = Words(f"The tokenizer cannot be read: {error}.", f"トークナイザーが読めません: {error}。")
+                raise ModelError("MD003", where=place, why=why) from None
+    why = Words(
+        "There is no tokenizer (vocab.json and merges.txt) in it.",
+        "トークナイザー(vocab.json と merges.txt)がありません。",
+    )
+    raise ModelError("MD003", where=folder, why=why)
 
 
 def clip_tokenizer(where: Path) -> Path:
@@ -50,10 +56,13 @@ def clip_tokenizer(where: Path) -> Path:
     try:
         return _snapshot(CLIP_TOKENIZER, ["vocab.json", "merges.txt", "tokenizer_config.json"], [])
     except NetworkError as error:
-        why = (
+        why = Words(
             f"A single file has no tokenizer, and {CLIP_TOKENIZER} is not on this machine. "
             "Name a folder with vocab.json and merges.txt: --tokenizer FOLDER, or in training --set base.tokenizer=FOLDER. "
-            f"{error.params['why']}"
+            f"{error.params['why']}",
+            f"単一ファイルにはトークナイザーがなく、{CLIP_TOKENIZER} もこのマシンにありません。"
+            "vocab.json と merges.txt のあるフォルダーを指定してください: --tokenizer FOLDER、"
+            f"学習では --set base.tokenizer=FOLDER。{error.params['why']}",
         )
         raise NetworkError("NW001", where=where, why=why) from None
 

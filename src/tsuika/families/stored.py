@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from tsuika.core.errors import ModelError
 from tsuika.core.types import Role, canonical
 from tsuika.core.weights import Weights, few, open_folder, open_weights, read_json
+from tsuika.core.words import Words
 from tsuika.diffusion import ldm
 from tsuika.families import detection, loading
 from tsuika.families.common import _ROLES, Detected, Family, Geometry, build_text, build_unet
@@ -33,7 +34,11 @@ class Stored(Mapping[str, "Tensor"]):
         try:
             return ldm.take(weights.tensor(place.name), place, shape)
         except ValueError as error:
-            why = f"{place.name} is {error}, where {'x'.join(map(str, shape))} is expected."
+            expected = "x".join(map(str, shape))
+            why = Words(
+                f"{place.name} is {error}, where {expected} is expected.",
+                f"{place.name} の形が{error}です(必要なのは{expected})。",
+            )
             raise ModelError("MD003", where=weights.path, why=why) from None
 
     def __iter__(self) -> Iterator[str]:
@@ -66,7 +71,11 @@ class Stored(Mapping[str, "Tensor"]):
         for name, shape in places.items():
             self._places[f"{component}.{name}"] = weights, locate(name), shape
         if missing := {locate(name).name for name in places} - weights.shapes.keys():
-            why = f"{component}: {len(missing)} tensors are missing ({few(missing)})."
+            shown = few(missing)
+            why = Words(
+                f"{component}: {len(missing)} tensors are missing ({shown}).",
+                f"{component}: {len(missing)}個のテンソルがありません({shown.ja})。",
+            )
             raise ModelError("MD003", where=weights.path, why=why)
 
 

@@ -9,6 +9,7 @@ from typing import Final
 from tsuika.core import weights
 from tsuika.core.errors import FormatError, ModelError
 from tsuika.core.types import Artifact, Format
+from tsuika.core.words import Words
 from tsuika.formats.checkpoint import SingleFile
 from tsuika.formats.common import RunFacts, WriteOnly, count_tags
 from tsuika.formats.container import read_header
@@ -63,16 +64,18 @@ def find(path: Path) -> Format:
     for known in FORMATS:
         if known.sniff(path):
             return known
-    expected = (
-        "a LoRA (kohya's .safetensors, diffusers' folder), an embedding (.safetensors, .pt, .bin) or a hypernetwork"
+    expected = Words(
+        "a LoRA (kohya's .safetensors, diffusers' folder), an embedding (.safetensors, .pt, .bin) or a hypernetwork",
+        "LoRA(kohyaの .safetensors、diffusersのフォルダー)、埋め込み(.safetensors、.pt、.bin)、ハイパーネットワークのいずれか",
     )
     raise FormatError("FM001", where=path, found=_describe(path), expected=expected)
 
 
-def _describe(path: Path) -> str:
+def _describe(path: Path) -> Words:
     if path.is_dir():
-        names = sorted(child.name for child in path.iterdir())
-        return f"a folder with {', '.join(names[:5])}" if names else "an empty folder"
+        names = ", ".join(sorted(child.name for child in path.iterdir())[:5])
+        holding = Words(f"a folder with {names}", f"{names} のあるフォルダー")
+        return holding if names else Words("an empty folder", "空のフォルダー")
     if path.is_file() and weights.is_pickle(path):
         try:
             return weights.describe(weights.open_weights(path))
@@ -80,8 +83,14 @@ def _describe(path: Path) -> str:
             raise FormatError(error.code, where=path, **error.params) from None
     keys = read_header(path).tensors
     if any(key.startswith("model.diffusion_model.") for key in keys):
-        return f"a whole model (checkpoint) with {len(keys)} tensors"
-    return f"safetensors with {len(keys)} tensors" + (f", such as `{min(keys)}`" if keys else "")
+        return Words(
+            f"a whole model (checkpoint) with {len(keys)} tensors",
+            f"{len(keys)}個のテンソルがあるモデル全体(チェックポイント)",
+        )
+    return Words(
+        f"safetensors with {len(keys)} tensors" + (f", such as `{min(keys)}`" if keys else ""),
+        f"{len(keys)}個のテンソルがあるsafetensors" + (f"(`{min(keys)}` など)" if keys else ""),
+    )
 
 
 def is_artifact(path: Path) -> bool:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tsuika.core.errors import FormatError
 from tsuika.core.files import write_text
 from tsuika.core.types import Artifact
+from tsuika.core.words import Words
 from tsuika.diffusion import ldm
 from tsuika.formats import common, container
 
@@ -63,7 +64,11 @@ def rows(artifact: Artifact) -> dict[str, Row]:
     configs = {key: json.loads(text) for key, text in artifact.metadata.items() if key.endswith("_config")}
     towers = _TOWERS.get(artifact.family)
     if artifact.method != "dreambooth" or towers is None:
-        raise _cannot(f"It is a {artifact.method} for {artifact.family}, and this format is for whole models.")
+        why = Words(
+            f"It is a {artifact.method} for {artifact.family}, and this format is for whole models.",
+            f"これは{artifact.family}用の{artifact.method}で、この形式はモデル全体用です。",
+        )
+        raise _cannot(why)
     found: dict[str, Row] = {}
     thirds: dict[str, dict[int, Tensor]] = {}
     for name, tensor in artifact.tensors.items():
@@ -79,7 +84,7 @@ def rows(artifact: Artifact) -> dict[str, Row]:
             else:
                 continue  # the base's spare tensors, below
         except (KeyError, TypeError):
-            raise _cannot(f"There is no place for `{name}`.") from None
+            raise _cannot(Words(f"There is no place for `{name}`.", f"`{name}` を入れる場所がありません。")) from None
         if place.third is not None:
             thirds.setdefault(place.name, {})[place.third] = tensor
         elif component == "vae" and ".attn_1." in place.name and tensor.ndim == 2:
@@ -121,8 +126,9 @@ def _unused(artifact: Artifact, found: Mapping[str, Row]) -> dict[str, Row]:
     return made
 
 
-def _cannot(why: str) -> FormatError:
-    return FormatError("FM002", format=SingleFile.name, why=why, do="Use the diffusers folder.")
+def _cannot(why: Words) -> FormatError:
+    do = Words("Use the diffusers folder.", "diffusers形式のフォルダーを使ってください。")
+    return FormatError("FM002", format=SingleFile.name, why=why, do=do)
 
 
 def markers(artifact: Artifact) -> tuple[str, ...]:

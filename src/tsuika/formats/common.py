@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from tsuika.core.errors import FormatError
 from tsuika.core.types import Artifact
+from tsuika.core.words import Words
 from tsuika.formats import container
 
 if TYPE_CHECKING:
@@ -48,20 +49,30 @@ def layers(artifact: Artifact, format_name: str) -> dict[tuple[str, str], dict[s
         FormatError: not a LoRA, or with tensors that are no part of one (FM002).
     """
     if artifact.method != "lora":
-        why = f"It is of method `{artifact.method}`, and this format is for LoRA."
-        raise FormatError("FM002", format=format_name, why=why, do="Choose another format.")
+        raise container.of_another_method(artifact.method, format_name, Words("LoRA", "LoRA"))
     result: dict[tuple[str, str], dict[str, Tensor]] = {}
     for name, tensor in sorted(artifact.tensors.items()):
         split = split_name(name)
         if split is None:
-            why = f"`{name}` is no part that this format knows (OFT, for instance, is not)."
-            raise FormatError("FM002", format=format_name, why=why, do="Train with adapter lora, loha, lokr or dora.")
+            why = Words(
+                f"`{name}` is no part that this format knows (OFT, for instance, is not).",
+                f"`{name}` はこの形式で扱えません(OFTなど)。",
+            )
+            do = Words(
+                "Train with adapter lora, loha, lokr or dora.",
+                "adapter を lora、loha、lokr、dora のいずれかにして学習してください。",
+            )
+            raise FormatError("FM002", format=format_name, why=why, do=do)
         component, path, part = split
         result.setdefault((component, path), {})[part] = tensor
     for (component, path), parts in result.items():
         if ("lora_down.weight" in parts) != ("lora_up.weight" in parts) or not parts.keys() - {"alpha", "dora_scale"}:
-            why = f"`{component}.{path}` has only {', '.join(parts)}."
-            raise FormatError("FM002", format=format_name, why=why, do="Give whole layers.")
+            why = Words(
+                f"`{component}.{path}` has only {', '.join(parts)}.",
+                f"`{component}.{path}` には {', '.join(parts)} しかありません。",
+            )
+            do = Words("Give whole layers.", "層のテンソルをすべてそろえてください。")
+            raise FormatError("FM002", format=format_name, why=why, do=do)
     return result
 
 
@@ -80,7 +91,26 @@ def check_shapes(path: Path, tensors: Mapping[str, Tensor]) -> None:
             up = tensors.get(f"{name.removesuffix('lora_down.weight')}lora_up.weight")
             fits = fits and up is not None and up.ndim >= 2 and up.shape[1:].numel() == tensor.shape[0] > 0
         if not fits:
-            raise container.damaged(path, f"`{name}` has the shape {tuple(tensor.shape)}, which fits nothing")
+            shape = tuple(tensor.shape)
+            why = Words(
+                f"`{name}` has the shape {shape}, which fits nothing", f"`{name}` の形{shape}に合うものがありません"
+            )
+            raise container.damaged(path, why)
+
+
+def doubled(path: Path, one: str, other: str) -> FormatError:
+    """The error where two keys of a file are the same tensor."""
+    why = Words(
+        f"`{one}` and `{other}`, two names of one tensor", f"`{one}` と `{other}` は同じテンソルの2つの名前です"
+    )
+    return container.damaged(path, why)
+
+
+def strange(unread: Sequence[str]) -> Words:
+    """What a file holds of which no key is understood."""
+    if not unread:
+        return Words("no tensors", "テンソルなし")
+    return Words(f"{len(unread)} tensors such as `{unread[0]}`", f"{len(unread)}個のテンソル(`{unread[0]}` など)")
 
 
 def refuse_unread(artifact: Artifact, format_name: str) -> None:
@@ -90,10 +120,15 @@ def refuse_unread(artifact: Artifact, format_name: str) -> None:
         FormatError: keys were left unread (FM002).
     """
     if unread := json.loads(artifact.metadata.get(UNREAD, "[]")):
-        why = f"It was read from a file with {len(unread)} keys that were not understood, such as `{unread[0]}`."
-        raise FormatError(
-            "FM002", format=format_name, why=why, do=f"Remove `{UNREAD}` from the metadata to go without them."
+        why = Words(
+            f"It was read from a file with {len(unread)} keys that were not understood, such as `{unread[0]}`.",
+            f"読み込んだファイルに、理解できないキーが{len(unread)}個あります(`{unread[0]}` など)。",
         )
+        do = Words(
+            f"Remove `{UNREAD}` from the metadata to go without them.",
+            f"除いて進めるには、メタデータから `{UNREAD}` を削除してください。",
+        )
+        raise FormatError("FM002", format=format_name, why=why, do=do)
 
 
 def adapter(names: Iterable[str]) -> str:
@@ -210,7 +245,9 @@ class WriteOnly:
         Raises:
             FormatError: always (FM001).
         """
-        raise FormatError("FM001", where=path, found="a whole model (checkpoint)", expected="a file to use with a base")
+        found = Words("a whole model (checkpoint)", "モデル全体(チェックポイント)")
+        expected = Words("a file to use with a base", "ベースモデルと組み合わせて使うファイル")
+        raise FormatError("FM001", where=path, found=found, expected=expected)
 
 
 def count_tags(captions: Iterable[str]) -> dict[str, int]:

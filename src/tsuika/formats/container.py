@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tsuika.core import files
 from tsuika.core.errors import FormatError
+from tsuika.core.words import Words
 
 if TYPE_CHECKING:
     import torch
@@ -32,11 +33,22 @@ _DTYPES: Final = {
     "torch.int16": "I16", "torch.int8": "I8", "torch.uint8": "U8", "torch.bool": "BOOL",
 }  # fmt: skip
 _DISGUISES: Final = (  # first bytes -> (error code, what it is)
-    (b"PK\x03\x04", "MD005", "it is a zip archive (a PyTorch pickle), whatever its name says"),
-    (b"\x80", "MD005", "it is a Python pickle, whatever its name says"),
-    (b"version https://git-lfs", "MD003", "it is a Git LFS pointer, not the file itself"),
-    (b"<", "MD003", "it is a web page (HTML or XML), probably a failed download"),
-)
+    (b"PK\x03\x04", "MD005", Words(
+        "it is a zip archive (a PyTorch pickle), whatever its name says",
+        "ファイル名に関わらず、中身はzip書庫(PyTorchのpickle)です",
+    )),
+    (b"\x80", "MD005", Words(
+        "it is a Python pickle, whatever its name says", "ファイル名に関わらず、中身はPythonのpickleです",
+    )),
+    (b"version https://git-lfs", "MD003", Words(
+        "it is a Git LFS pointer, not the file itself", "Git LFSのポインターで、ファイルの本体ではありません",
+    )),
+    (b"<", "MD003", Words(
+        "it is a web page (HTML or XML), probably a failed download",
+        "Webページ(HTMLまたはXML)です。ダウンロードに失敗した可能性があります",
+    )),
+)  # fmt: skip
+ANOTHER_FORMAT: Final = Words("Choose another format.", "別の形式を選んでください。")
 
 
 @dataclass(frozen=True)
@@ -74,36 +86,59 @@ def read_header(path: Path) -> Header:
         for magic, code, why in _DISGUISES:
             # A safetensors header whose length happens to start with such a byte has `{` right after the length.
             if first.lstrip().startswith(magic) and first[8:9] != b"{":
-                raise FormatError(code, where=path, why=f"Found: {why}.")
+                raise FormatError(code, where=path, why=_found(why))
         if size < 8:
-            raise damaged(path, f"it has only {size} bytes")
+            raise damaged(path, Words(f"it has only {size} bytes", f"{size}バイトしかありません"))
         length = int.from_bytes(first[:8], "little")
         if first[8:9] != b"{" and size > 8:
-            raise damaged(
-                path, f"not safetensors: the header does not begin with `{{` (first bytes {first[:16].hex(' ')})"
+            begin = first[:16].hex(" ")
+            why = Words(
+                f"not safetensors: the header does not begin with `{{` (first bytes {begin})",
+                f"safetensorsではありません: ヘッダーが `{{` で始まっていません(先頭のバイト: {begin})",
             )
+            raise damaged(path, why)
         if length > _MAX_HEADER_BYTES or length < 2:
-            raise damaged(path, f"a header of {length} bytes is declared")
+            why = Words(f"a header of {length} bytes is declared", f"ヘッダーの長さが{length}バイトとされています")
+            raise damaged(path, why)
         if 8 + length > size:
-            raise damaged(path, f"cut off in the header: it needs {8 + length} bytes, the file has {size}")
+            why = Words(
+                f"cut off in the header: it needs {8 + length} bytes, the file has {size}",
+                f"ヘッダーの途中で切れています: {8 + length}バイト必要ですが、ファイルは{size}バイトです",
+            )
+            raise damaged(path, why)
         stream.seek(8)
         raw = stream.read(length)
     try:
         table = json.loads(raw)
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise damaged(path, f"the header is not JSON ({error})") from None
+        why = Words(f"the header is not JSON ({error})", f"ヘッダーがJSONではありません({error})")
+        raise damaged(path, why) from None
     if not isinstance(table, dict):
-        raise damaged(path, "the header is not a table")
+        raise damaged(path, Words("the header is not a table", "ヘッダーが表になっていません"))
     metadata = table.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise damaged(path, "the metadata is not a table of strings")
+        why = Words("the metadata is not a table of strings", "メタデータが文字列の表になっていません")
+        raise damaged(path, why)
     tensors = {name: _tensor_info(path, name, entry) for name, entry in table.items()}
     _check_layout(path, tensors, size - 8 - length)
     return Header(metadata, tensors, 8 + length)
 
 
-def damaged(path: Path, why: str) -> FormatError:
-    return FormatError("MD003", where=path, why=f"Found: {why}.")
+def damaged(path: Path, why: Words) -> FormatError:
+    return FormatError("MD003", where=path, why=_found(why))
+
+
+def _found(why: Words) -> Words:
+    return Words(f"Found: {why}.", f"{why.ja}。")
+
+
+def of_another_method(method: str, format_name: str, kind: Words) -> FormatError:
+    """The error where a format for `kind` gets something else."""
+    why = Words(
+        f"It is of method `{method}`, and this format is for {kind}.",
+        f"種類は `{method}` で、この形式は{kind.ja}用です。",
+    )
+    return FormatError("FM002", format=format_name, why=why, do=ANOTHER_FORMAT)
 
 
 def _is_size(value: object) -> bool:
@@ -114,13 +149,24 @@ def _tensor_info(path: Path, name: str, entry: Any) -> TensorInfo:
     try:
         dtype, shape, (start, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
     except (TypeError, KeyError, ValueError):
-        raise damaged(path, f"the entry of tensor `{name}` is not complete") from None
+        why = Words(f"the entry of tensor `{name}` is not complete", f"テンソル `{name}` の項目が不完全です")
+        raise damaged(path, why) from None
     if not isinstance(dtype, str) or dtype not in _ITEM_BITS:
-        raise damaged(path, f"tensor `{name}` has the unknown number type {dtype!r}")
+        why = Words(
+            f"tensor `{name}` has the unknown number type {dtype!r}", f"テンソル `{name}` の数値型が未知の{dtype!r}です"
+        )
+        raise damaged(path, why)
     if not isinstance(shape, list) or not all(map(_is_size, [*shape, start, end])):
-        raise damaged(path, f"tensor `{name}` has an impossible shape or place")
+        why = Words(
+            f"tensor `{name}` has an impossible shape or place", f"テンソル `{name}` の形または位置があり得ない値です"
+        )
+        raise damaged(path, why)
     if end < start or (end - start) * 8 != math.prod(shape) * _ITEM_BITS[dtype]:
-        raise damaged(path, f"tensor `{name}` has {end - start} bytes, which does not fit {dtype} {shape}")
+        why = Words(
+            f"tensor `{name}` has {end - start} bytes, which does not fit {dtype} {shape}",
+            f"テンソル `{name}` は{end - start}バイトで、{dtype} {shape} に合いません",
+        )
+        raise damaged(path, why)
     return TensorInfo(dtype, tuple(shape), start, end)
 
 
@@ -128,12 +174,24 @@ def _check_layout(path: Path, tensors: Mapping[str, TensorInfo], data_bytes: int
     place = 0
     for name, info in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].end)):
         if info.start != place:
-            raise damaged(path, f"tensor `{name}` begins at byte {info.start} of the data instead of {place}")
+            why = Words(
+                f"tensor `{name}` begins at byte {info.start} of the data instead of {place}",
+                f"テンソル `{name}` がデータの{place}バイト目ではなく{info.start}バイト目から始まっています",
+            )
+            raise damaged(path, why)
         place = info.end
     if place > data_bytes:
-        raise damaged(path, f"cut off: the tensors need {place} bytes, the file has {data_bytes}")
+        why = Words(
+            f"cut off: the tensors need {place} bytes, the file has {data_bytes}",
+            f"途中で切れています: テンソルに{place}バイト必要ですが、ファイルには{data_bytes}バイトしかありません",
+        )
+        raise damaged(path, why)
     if place < data_bytes:
-        raise damaged(path, f"{data_bytes - place} bytes after the last tensor belong to nothing")
+        why = Words(
+            f"{data_bytes - place} bytes after the last tensor belong to nothing",
+            f"最後のテンソルの後に、どこにも属さない{data_bytes - place}バイトがあります",
+        )
+        raise damaged(path, why)
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
@@ -148,7 +206,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return dict(safetensors.torch.load_file(str(path)))
     except (safetensors.SafetensorError, OSError) as error:
-        raise damaged(path, str(error)) from None
+        raise damaged(path, Words(str(error))) from None
 
 
 def cast(tensors: Mapping[str, Tensor], dtype: torch.dtype, format_name: str) -> dict[str, Tensor]:
@@ -165,9 +223,14 @@ def cast(tensors: Mapping[str, Tensor], dtype: torch.dtype, format_name: str) ->
         if not torch.isfinite(result[name]).all():
             largest = tensor.detach().float().abs().max().item()
             if math.isfinite(largest):
-                why, do = f"`{name}` holds {largest:.3g}, too large for {dtype}.", "Write it as bf16 or fp32."
+                why = Words(
+                    f"`{name}` holds {largest:.3g}, too large for {dtype}.",
+                    f"`{name}` の値{largest:.3g}は、{dtype}には大きすぎます。",
+                )
+                do = Words("Write it as bf16 or fp32.", "bf16かfp32で書き出してください。")
             else:
-                why, do = f"`{name}` holds a number that is not finite.", "Use an earlier saved state."
+                why = Words(f"`{name}` holds a number that is not finite.", f"`{name}` に有限でない数があります。")
+                do = Words("Use an earlier saved state.", "前に保存された状態を使ってください。")
             raise FormatError("FM002", format=format_name, why=why, do=do)
     return result
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tsuika.core.errors import FormatError
 from tsuika.core.types import Artifact
+from tsuika.core.words import Words
 from tsuika.formats import common, container
 
 if TYPE_CHECKING:
@@ -37,8 +38,11 @@ class DiffusersFolder(common.WriteOnly):
             FormatError: not a whole model, or `dtype` cannot hold its numbers (FM002).
         """
         if artifact.method != "dreambooth" or artifact.family not in _PIPELINES:
-            why = f"It is a {artifact.method} for {artifact.family}, and this format is for whole models."
-            raise FormatError("FM002", format=self.name, why=why, do="Choose another format.")
+            why = Words(
+                f"It is a {artifact.method} for {artifact.family}, and this format is for whole models.",
+                f"これは{artifact.family}用の{artifact.method}で、この形式はモデル全体用です。",
+            )
+            raise FormatError("FM002", format=self.name, why=why, do=container.ANOTHER_FORMAT)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             self._write(artifact, temporary, dtype)

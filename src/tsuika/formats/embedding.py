@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tsuika.core import weights
 from tsuika.core.errors import FormatError, ModelError
 from tsuika.core.types import Artifact
+from tsuika.core.words import Words
 from tsuika.formats import common, container
 
 if TYPE_CHECKING:
@@ -35,20 +36,29 @@ def split(artifact: Artifact, format_name: str) -> tuple[str, dict[str, Tensor]]
         FormatError: FM002, not a new word, several, or without some text encoder's vectors.
     """
     if artifact.method != METHOD:
-        why = f"It is of method `{artifact.method}`, and this format is for new words."
-        raise FormatError("FM002", format=format_name, why=why, do="Choose another format.")
+        raise container.of_another_method(artifact.method, format_name, Words("new words", "新しい単語"))
     parts = {name.rpartition(".")[::2]: vectors for name, vectors in artifact.tensors.items()}
     words = {word for word, _ in parts}
     if len(words) != 1:
-        why = f"It holds {len(words)} words, and programs take one from a file: {', '.join(sorted(words))}."
-        raise FormatError("FM002", format=format_name, why=why, do="Write each word into a file of its own.")
+        listed = ", ".join(sorted(words))
+        why = Words(
+            f"It holds {len(words)} words, and programs take one from a file: {listed}.",
+            f"単語が{len(words)}個ありますが、プログラムは1つのファイルから1個しか読みません: {listed}。",
+        )
+        do = Words("Write each word into a file of its own.", "単語ごとに別のファイルへ書き出してください。")
+        raise FormatError("FM002", format=format_name, why=why, do=do)
     count = 2 if artifact.family == "sdxl" else 1
     by_component = {component: vectors for (_, component), vectors in parts.items()}
     if set(by_component) != set(COMPONENTS[:count]):
-        why = (
-            f"{artifact.family} needs vectors for {', '.join(COMPONENTS[:count])}; there are {', '.join(by_component)}."
+        needed, there = ", ".join(COMPONENTS[:count]), ", ".join(by_component)
+        why = Words(
+            f"{artifact.family} needs vectors for {needed}; there are {there}.",
+            f"{artifact.family} には {needed} のベクトルが必要ですが、あるのは {there} です。",
         )
-        raise FormatError("FM002", format=format_name, why=why, do="Train the word again, or correct its family.")
+        do = Words(
+            "Train the word again, or correct its family.", "単語を学習し直すか、family の記載を直してください。"
+        )
+        raise FormatError("FM002", format=format_name, why=why, do=do)
     return words.pop(), {component: by_component[component] for component in COMPONENTS[:count]}
 
 
@@ -70,14 +80,19 @@ def join(path: Path, word: str, tensors: Mapping[str, Any], facts: Mapping[str, 
     for component, value in tensors.items():
         if not isinstance(value, torch.Tensor) or not value.is_floating_point() or value.ndim not in (1, 2):
             shape = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
-            raise FormatError("MD003", where=path, why=f"Found: {shape} instead of a row of vectors.")
+            why = Words(f"{shape} instead of a row of vectors", f"ベクトルの並びではなく{shape}があります")
+            raise container.damaged(path, why)
         vectors[component] = value.detach().reshape(-1, value.shape[-1]) if value.numel() else value
         if not value.numel() or not torch.isfinite(value).all():
-            why = "Found: a number that is not finite." if value.numel() else "Found: no vectors."
-            raise FormatError("MD003", where=path, why=why)
+            endless = Words("a number that is not finite", "有限でない数があります")
+            raise container.damaged(path, endless if value.numel() else Words("no vectors", "ベクトルがありません"))
     if len({len(value) for value in vectors.values()}) > 1:
-        why = f"Found: {' and '.join(str(len(value)) for value in vectors.values())} vectors for one word."
-        raise FormatError("MD003", where=path, why=why)
+        counts = [str(len(value)) for value in vectors.values()]
+        why = Words(
+            f"{' and '.join(counts)} vectors for one word",
+            f"1つの単語のベクトルの数が一致しません({'と'.join(counts)})",
+        )
+        raise container.damaged(path, why)
     family, evidence = _family(vectors, facts)
     named = {f"{word or path.stem}.{component}": value for component, value in vectors.items()}
     return Artifact(METHOD, family, named, {**facts, common.FAMILY_FROM: evidence})
@@ -161,5 +176,8 @@ def load_tensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
 def unknown(path: Path, names: Any) -> FormatError:
     """The error for a file of no layout of new words."""
     keys = ", ".join(sorted(map(str, names))[:5]) if hasattr(names, "__iter__") else type(names).__name__
-    expected = "an embedding: `emb_params`, `clip_l` and `clip_g`, A1111's .pt, or diffusers' learned_embeds"
-    return FormatError("FM001", where=path, found=keys or "nothing", expected=expected)
+    expected = Words(
+        "an embedding: `emb_params`, `clip_l` and `clip_g`, A1111's .pt, or diffusers' learned_embeds",
+        "埋め込み(`emb_params`、`clip_l` と `clip_g`、A1111の .pt、diffusersの learned_embeds のいずれか)",
+    )
+    return FormatError("FM001", where=path, found=keys or Words("nothing", "なし"), expected=expected)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tsuika.core import weights
 from tsuika.core.errors import FormatError
 from tsuika.core.types import Artifact
+from tsuika.core.words import Words
 from tsuika.formats import container, embedding
 
 if TYPE_CHECKING:
@@ -57,7 +58,10 @@ class A1111Embedding:
         if "string_to_param" in content:
             table = content["string_to_param"]
             if not isinstance(table, dict) or len(table) != 1:
-                raise FormatError("MD003", where=path, why="Found: `string_to_param` is not a table of one word.")
+                why = Words(
+                    "`string_to_param` is not a table of one word", "`string_to_param` が1つの単語の表になっていません"
+                )
+                raise container.damaged(path, why)
             vectors = {"text_encoder": next(iter(table.values()))}
         return embedding.join(path, word if isinstance(word, str) else "", vectors, facts)
 
@@ -69,8 +73,12 @@ class A1111Embedding:
         """
         word, vectors = embedding.split(artifact, self.name)
         if len(vectors) == 2 and path.stem != word:
-            why = "SDXL's has no place for the word, so the file's name is the word."
-            raise FormatError("FM002", format=self.name, why=why, do=f"Call the file {word}{self.suffix}.")
+            why = Words(
+                "SDXL's has no place for the word, so the file's name is the word.",
+                "SDXL用には単語を入れる場所がなく、ファイル名が単語になります。",
+            )
+            do = Words(f"Call the file {word}{self.suffix}.", f"ファイル名を {word}{self.suffix} にしてください。")
+            raise FormatError("FM002", format=self.name, why=why, do=do)
         ready = {name: value.clone() for name, value in container.cast(vectors, dtype, self.name).items()}  # no views
         facts = artifact.metadata
         content: dict[str, Any]

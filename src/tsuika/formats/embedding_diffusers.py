@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tsuika.core.errors import FormatError
 from tsuika.core.types import Artifact
+from tsuika.core.words import Words
 from tsuika.formats import container, embedding
 
 if TYPE_CHECKING:
@@ -79,9 +80,11 @@ class DiffusersEmbedding:
                 raise embedding.unknown(file, tensors)
             ((key, vectors[component]),) = tensors.items()
             if word and key != word:
-                raise FormatError(
-                    "MD003", where=file, why=f"Found: the word `{key}`, which is `{word}` in the first file."
+                why = Words(
+                    f"the word `{key}`, which is `{word}` in the first file",
+                    f"単語が `{key}` ですが、最初のファイルでは `{word}` です",
                 )
+                raise container.damaged(file, why)
             word, facts = key, {**metadata, **facts}
         if not vectors:
             raise embedding.unknown(path, ())
@@ -95,8 +98,9 @@ class DiffusersEmbedding:
         """
         word, vectors = embedding.split(artifact, self.name)
         if path.suffix == ".safetensors" and len(vectors) > 1:
-            why = "SDXL needs two files in this layout."
-            raise FormatError("FM002", format=self.name, why=why, do="Give a folder.")
+            why = Words("SDXL needs two files in this layout.", "SDXLでは、この形式に2つのファイルが必要です。")
+            do = Words("Give a folder.", "フォルダーを指定してください。")
+            raise FormatError("FM002", format=self.name, why=why, do=do)
         ready = container.cast(vectors, dtype, self.name)
         metadata = embedding.header(artifact, word)
         for stem, tensor in zip(STEMS, ready.values(), strict=False):

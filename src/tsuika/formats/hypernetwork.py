@@ -17,6 +17,7 @@ from tsuika.core.errors import FormatError
 from tsuika.core.methods import Activation
 from tsuika.core.types import Artifact
 from tsuika.core.weights import is_pickle, load_pickle, save_pickle
+from tsuika.core.words import Words
 from tsuika.formats import common, container
 
 if TYPE_CHECKING:
@@ -31,7 +32,9 @@ _FAMILIES: Final = {768: "sd1", 1024: "sd2", 2048: "sdxl"}  # by the width of th
 _NAME: Final = re.compile(r"(\d+)\.([kv])\.linear\.(\d+)\.(weight|bias)")
 _PICKLED: Final = re.compile(rb"linear(\.\d+|1)\.(weight|bias)")  # in the pickle's head; strings in it are plain
 _HEAD_BYTES: Final = 1 << 16
-_EXPECTED: Final = "a hypernetwork in A1111's layout"
+_EXPECTED: Final = Words("a hypernetwork in A1111's layout", "A1111形式のハイパーネットワーク")
+_FIELDS: Final = Words("A1111's header fields", "A1111のヘッダー項目")
+_NAMES: Final = Words("names like 768.k.linear.0.weight", "768.k.linear.0.weight のような名前")
 _OWN: Final = ("format", "method", "family", *common.NOTES_OF_READING)
 
 Net = dict[str, "Tensor"]  # `linear.0.weight` -> tensor, in the order of the modules
@@ -60,7 +63,9 @@ class A1111Hypernetwork:
         """
         content = load_pickle(path)
         if not isinstance(content, dict):
-            raise FormatError("FM001", where=path, found=f"a pickled {type(content).__name__}", expected=_EXPECTED)
+            kind = type(content).__name__
+            found = Words(f"a pickled {kind}", f"pickleの{kind}")
+            raise FormatError("FM001", where=path, found=found, expected=_EXPECTED)
         header = _header(path, content)
         tensors: dict[str, Tensor] = {}
         for width, pair in content.items():
@@ -72,7 +77,8 @@ class A1111Hypernetwork:
                 net = _in_order(path, f"{width}.{side}", state)
                 tensors |= _numbered(path, f"{width}.{side}", net, width, header)
         if not tensors:
-            raise FormatError("FM001", where=path, found="no networks under whole-number keys", expected=_EXPECTED)
+            found = Words("no networks under whole-number keys", "整数のキーのネットワークがないもの")
+            raise FormatError("FM001", where=path, found=found, expected=_EXPECTED)
         family, evidence = _family(tensors, str(content.get("optional_info")))
         metadata = {name: json.dumps(value) for name, value in header.items()} | {common.FAMILY_FROM: evidence}
         facts = {
@@ -156,10 +162,15 @@ def _header(where: object, fields: Mapping[Any, Any]) -> dict[str, Any]:
     found = {name: default if fields.get(name) is None else fields[name] for name, default in _DEFAULTS.items()}
     structure, activation = found["layer_structure"], found["activation_func"]
     if activation not in get_args(Activation):
-        expected = f"an activation that A1111 and ComfyUI know: {', '.join(get_args(Activation))}"
-        raise FormatError("FM001", where=where, found=f"the activation `{activation}`", expected=expected)
+        known = ", ".join(get_args(Activation))
+        expected = Words(
+            f"an activation that A1111 and ComfyUI know: {known}", f"A1111とComfyUIで使える活性化関数: {known}"
+        )
+        named = Words(f"the activation `{activation}`", f"活性化関数 `{activation}`")
+        raise FormatError("FM001", where=where, found=named, expected=expected)
     if not isinstance(structure, tuple | list) or not all(isinstance(width, int | float) for width in structure):
-        raise FormatError("FM001", where=where, found=f"layer_structure {structure!r}", expected="a list of numbers")
+        numbers = Words("a list of numbers", "数値のリスト")
+        raise FormatError("FM001", where=where, found=f"layer_structure {structure!r}", expected=numbers)
     return {
         "layer_structure": list(structure), "activation_func": activation, "is_layer_norm": bool(found["is_layer_norm"]),
         "weight_initialization": str(found["weight_initialization"]), "activate_output": bool(found["activate_output"]),
@@ -209,10 +220,11 @@ def _numbered(
     found = [tuple(tensor.shape) for _, _, tensor in net]
     if [(part, shape) for _, part, shape in wanted] != [(n[1], s) for n, s in zip(net, found, strict=True)]:
         expected = ", ".join(f"{part} {list(shape)}" for _, part, shape in wanted)
+        has = ", ".join(f"{n[1]} {list(s)}" for n, s in zip(net, found, strict=True))
+        expected = f"{expected} (layer_structure {header['layer_structure']})"
         raise FormatError(
-            "FM001", where=where, found=f"`{key}` with {', '.join(f'{n[1]} {list(s)}' for n, s in zip(net, found, strict=True))}",
-            expected=f"{expected} (layer_structure {header['layer_structure']})",
-        )  # fmt: skip
+            "FM001", where=where, found=Words(f"`{key}` with {has}", f"`{key}`: {has}"), expected=expected
+        )
     return {
         f"{key}.linear.{index}.{part}": tensor for (index, part, _), (_, _, tensor) in zip(wanted, net, strict=True)
     }
@@ -225,18 +237,16 @@ def _checked(artifact: Artifact, format_name: str) -> tuple[dict[str, Any], dict
         FormatError: FM002, it is of another method; FM001, it does not fit its header.
     """
     if artifact.method != "hypernetwork":
-        why = f"It is of method `{artifact.method}`, and this format is for hypernetworks."
-        raise FormatError("FM002", format=format_name, why=why, do="Choose another format.")
+        kind = Words("hypernetworks", "ハイパーネットワーク")
+        raise container.of_another_method(artifact.method, format_name, kind)
     try:
         header = _header(format_name, {name: json.loads(artifact.metadata[name]) for name in _DEFAULTS})
     except (KeyError, ValueError) as error:
-        raise FormatError("FM001", where=format_name, found=str(error), expected="A1111's header fields") from None
+        raise FormatError("FM001", where=format_name, found=str(error), expected=_FIELDS) from None
     states: dict[str, dict[str, Tensor]] = {}
     for name, tensor in artifact.tensors.items():
         if (match := _NAME.fullmatch(name)) is None:
-            raise FormatError(
-                "FM001", where=format_name, found=f"`{name}`", expected="names like 768.k.linear.0.weight"
-            )
+            raise FormatError("FM001", where=format_name, found=f"`{name}`", expected=_NAMES)
         key = f"{match[1]}.{match[2]}"
         states.setdefault(key, {})[name.removeprefix(f"{key}.")] = tensor
     nets: dict[str, Net] = {}

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tsuika.core.errors import FormatError
 from tsuika.core.types import Artifact
+from tsuika.core.words import Words
 from tsuika.formats import common, container
 
 if TYPE_CHECKING:
@@ -311,13 +312,13 @@ class KohyaLora:
                 continue
             name = ".".join(split)
             if name in names:
-                why = f"Found: `{names[name]}` and `{key}`, two names of one tensor."
-                raise FormatError("MD003", where=path, why=why)
+                raise common.doubled(path, names[name], key)
             names[name] = key
         if not names:
-            found = f"{len(unread)} tensors such as `{unread[0]}`" if unread else "no tensors"
-            expected = "a LoRA for SD1.x, SD2.x or SDXL with kohya names"
-            raise FormatError("FM001", where=path, found=found, expected=expected)
+            expected = Words(
+                "a LoRA for SD1.x, SD2.x or SDXL with kohya names", "kohyaの名前が付いたSD1.x・SD2.x・SDXL用のLoRA"
+            )
+            raise FormatError("FM001", where=path, found=common.strange(unread), expected=expected)
         loaded = container.load_tensors(path)
         tensors = {name: loaded[key] for name, key in names.items()}
         common.check_shapes(path, tensors)
@@ -337,15 +338,22 @@ class KohyaLora:
         """
         common.refuse_unread(artifact, self.name)
         if artifact.family not in _PREFIXES:
-            why = f"There are no kohya names for the family `{artifact.family}`."
-            raise FormatError("FM002", format=self.name, why=why, do="Choose another format.")
+            why = Words(
+                f"There are no kohya names for the family `{artifact.family}`.",
+                f"モデルの種類 `{artifact.family}` にはkohyaの名前がありません。",
+            )
+            raise FormatError("FM002", format=self.name, why=why, do=container.ANOTHER_FORMAT)
         layers = common.layers(artifact, self.name)
         tensors: dict[str, Any] = {}
         for (component, module_path), parts in layers.items():
             key = layer_name(artifact.family, component, module_path)
             if key is None:
-                why = f"There is no kohya name for `{component}.{module_path}` of {artifact.family}."
-                raise FormatError("FM002", format=self.name, why=why, do="Choose another format or other layers.")
+                why = Words(
+                    f"There is no kohya name for `{component}.{module_path}` of {artifact.family}.",
+                    f"{artifact.family} の `{component}.{module_path}` にはkohyaの名前がありません。",
+                )
+                do = Words("Choose another format or other layers.", "別の形式か別の層を選んでください。")
+                raise FormatError("FM002", format=self.name, why=why, do=do)
             for part, tensor in _representable(parts, dtype).items():
                 tensors[f"{key}.{part}"] = tensor
         ready = container.cast(tensors, dtype, self.name)

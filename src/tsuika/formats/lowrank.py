@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from tsuika.core.errors import FormatError, ModelError
 from tsuika.core.types import Artifact
+from tsuika.core.words import Words
 from tsuika.formats import common
 from tsuika.formats.delta import factors_of, layer_delta
 
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 Key = tuple[str, str]  # component, canonical module path
 _NUMERICAL: Final = 1e-6  # relative; below it a part of a ΔW in float32 is that number type's rounding
 # What a file says of the training that made it, and what is no longer true once its numbers have changed.
+_THIS: Final = Words("This LoRA", "このLoRA")
+_OF_ONE_FAMILY: Final = Words(
+    "Give two checkpoints of one family.", "同じ種類のチェックポイントを2つ指定してください。"
+)
 _OUTDATED: Final = ("rank", "alpha", "adapter", "modelspec.date", "modelspec.hash_sha256")
 
 
@@ -95,12 +100,15 @@ def concatenate(shares: Sequence[Share]) -> Artifact:
                 layer = _exact(share.artifact.family, component, path, parts)
                 layers.setdefault((component, path), []).append(_balanced(layer, strength))
     if not layers:
-        raise FormatError("FM005", why="Nothing is left of them: all strengths are 0.", do="Give other strengths.")
+        why = Words("Nothing is left of them: all strengths are 0.", "強さがすべて0のため、何も残りません。")
+        raise FormatError("FM005", why=why, do=Words("Give other strengths.", "別の強さを指定してください。"))
     tensors: dict[Key, _Layer] = {}
     for key, pieces in layers.items():
         if len({(len(piece.up_OR), math.prod(piece.inner)) for piece in pieces}) > 1:
-            why = f"`{'.'.join(key)}` has different shapes in them."
-            raise FormatError("FM005", where=".".join(key), why=why, do="Merge LoRAs of one kind of base model.")
+            name = ".".join(key)
+            why = Words(f"`{name}` has different shapes in them.", f"`{name}` の形がファイルによって異なります。")
+            do = Words("Merge LoRAs of one kind of base model.", "同じ種類のベースモデル用のLoRAをマージしてください。")
+            raise FormatError("FM005", where=name, why=why, do=do)
         up, down = torch.cat([piece.up_OR for piece in pieces], 1), torch.cat([piece.down_RI for piece in pieces])
         tensors[key] = _Layer(up, down, max((piece.inner for piece in pieces), key=len))
     return _artifact(shares[0].artifact.family, tensors, _merged_metadata(shares))
@@ -188,16 +196,22 @@ def extract(
     import torch
 
     if strangers := tuned.keys() ^ base.keys():
-        why = f"{len(strangers)} weights are in only one of the two, such as `{min(strangers)}`."
-        raise FormatError("FM005", why=why, do="Give two checkpoints of one family.")
+        why = Words(
+            f"{len(strangers)} weights are in only one of the two, such as `{min(strangers)}`.",
+            f"{len(strangers)}個の重みが一方にしかありません(`{min(strangers)}` など)。",
+        )
+        raise FormatError("FM005", why=why, do=_OF_ONE_FAMILY)
     made: dict[Key, _Layer] = {}
     errors, left_out = {}, {}
     total = lost_of_total = 0.0
     for name in base:
         ours, theirs = tuned[name], base[name]
         if ours.shape != theirs.shape:
-            why = f"`{name}` has the shape {tuple(ours.shape)} in one and {tuple(theirs.shape)} in the other."
-            raise FormatError("FM005", why=why, do="Give two checkpoints of one family.")
+            why = Words(
+                f"`{name}` has the shape {tuple(ours.shape)} in one and {tuple(theirs.shape)} in the other.",
+                f"`{name}` の形が、一方では{tuple(ours.shape)}、もう一方では{tuple(theirs.shape)}です。",
+            )
+            raise FormatError("FM005", why=why, do=_OF_ONE_FAMILY)
         # A weight that was only rounded on its way into a half-precision file has not changed.
         if not ours.is_floating_point() or torch.equal(ours, theirs.to(ours.dtype)):
             continue
@@ -215,8 +229,15 @@ def extract(
         made[component, path], errors[layer_name] = _split(change.flatten(1), inner, at_most, error)
         lost_of_total += (errors[layer_name] * size) ** 2
     if not made:
-        why = "Their weights do not differ in any layer that a LoRA would have."
-        raise FormatError("FM005", why=why, do="Give a fine-tuned checkpoint first, then the base it began as.")
+        why = Words(
+            "Their weights do not differ in any layer that a LoRA would have.",
+            "LoRAにできるどの層でも、重みに違いがありません。",
+        )
+        do = Words(
+            "Give a fine-tuned checkpoint first, then the base it began as.",
+            "先にファインチューニング済みのチェックポイント、次に元のベースモデルを指定してください。",
+        )
+        raise FormatError("FM005", why=why, do=do)
     return Extracted(_artifact(family, made, {}), errors, 1 - lost_of_total / total, left_out)
 
 
@@ -248,8 +269,8 @@ def lay_on(base: Mapping[str, Tensor], shares: Sequence[Share]) -> Iterator[tupl
 def _weight(base: Mapping[str, Tensor], name: str, artifact: Artifact) -> Tensor:
     if f"{name}.weight" not in base:
         raise ModelError(
-            "MD004", where=name, artifact="This LoRA", found=artifact.family or "another model",
-            expected="this base (it has no such layer)",
+            "MD004", where=name, artifact=_THIS, found=artifact.family or Words("another model", "別の種類"),
+            expected=Words("this base (it has no such layer)", "この層がないこのベースモデル"),
         )  # fmt: skip
     return base[f"{name}.weight"].detach().to("cpu")
 
@@ -258,10 +279,10 @@ def _check_shape(artifact: Artifact, name: str, parts: Mapping[str, Tensor], wei
     factors = factors_of(parts)
     out, columns = (len(factors[0]), factors[1].shape[1]) if factors else layer_delta(parts).flatten(1).shape
     if (out, columns) != tuple(weight.flatten(1).shape):
-        raise ModelError(
-            "MD004", where=name, artifact="This LoRA", found=f"{artifact.family} ({out}x{columns})",
-            expected=f"a base whose layer is {'x'.join(map(str, weight.shape))}",
-        )  # fmt: skip
+        shape = "x".join(map(str, weight.shape))
+        expected = Words(f"a base whose layer is {shape}", f"層の形が{shape}のベースモデル")
+        found = f"{artifact.family} ({out}x{columns})"
+        raise ModelError("MD004", where=name, artifact=_THIS, found=found, expected=expected)
 
 
 def _laid(weight: Tensor, parts: Mapping[str, Tensor], strength: float, name: str) -> Tensor:
@@ -273,8 +294,11 @@ def _laid(weight: Tensor, parts: Mapping[str, Tensor], strength: float, name: st
     if "dora_scale" not in parts:
         return weight + strength * change.reshape(weight.shape)
     if strength != 1:
-        why = f"`{name}` is DoRA, which has no strength between 0 and 1."
-        raise FormatError("FM005", where=name, why=why, do="Give it strength 1.")
+        why = Words(
+            f"`{name}` is DoRA, which has no strength between 0 and 1.",
+            f"`{name}` はDoRAで、0と1の間の強さは使えません。",
+        )
+        raise FormatError("FM005", where=name, why=why, do=Words("Give it strength 1.", "強さを1にしてください。"))
     direction = weight + change.reshape(weight.shape)
     axis = _magnitude_axis(parts["dora_scale"], weight)
     others = [i for i in range(weight.ndim) if i != axis]
@@ -292,14 +316,20 @@ def _magnitude_axis(scale: Tensor, weight: Tensor) -> int:
 
 def _refuse_dora(name: str, parts: Mapping[str, Tensor]) -> None:
     if "dora_scale" in parts:
-        why = f"`{name}` is DoRA: what it does depends on the base's weights."
-        do = "Make it a plain LoRA first: tsuika convert FILE --to kohya --lossy --base BASE --out OUT"
+        why = Words(
+            f"`{name}` is DoRA: what it does depends on the base's weights.",
+            f"`{name}` はDoRAで、効果はベースモデルの重みで決まります。",
+        )
+        do = Words(
+            "Make it a plain LoRA first: tsuika convert FILE --to kohya --lossy --base BASE --out OUT",
+            "先に通常のLoRAにしてください: tsuika convert FILE --to kohya --lossy --base BASE --out OUT",
+        )
         raise FormatError("FM005", where=name, why=why, do=do)
 
 
 def _check_family(artifact: Artifact, family: str) -> None:
     if artifact.family != family:
-        name = artifact.metadata.get("name") or "One LoRA"
+        name = artifact.metadata.get("name") or Words("One LoRA", "LoRAの1つ")
         raise ModelError("MD004", where=name, artifact=name, found=artifact.family, expected=family)
 
 

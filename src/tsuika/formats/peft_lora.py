@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tsuika.core.errors import FormatError
 from tsuika.core.types import Artifact, canonical
+from tsuika.core.words import Words
 from tsuika.formats import common, container
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 WEIGHTS: Final = "pytorch_lora_weights.safetensors"  # the name that diffusers looks for
+_USE_KOHYA: Final = Words("Use the kohya format.", "kohya形式を使ってください。")
 _CONFIG: Final = "lora_adapter_metadata"
 _OWN: Final = ("format", _CONFIG, "family", "method")
 _FAMILIES: Final = ("sd1", "sd2", "sdxl")
@@ -122,15 +124,14 @@ class PeftLora:
                 continue
             name = ".".join(split)
             if name in names:
-                raise FormatError(
-                    "MD003", where=weights, why=f"Found: `{names[name]}` and `{key}`, two names of one tensor."
-                )
+                raise common.doubled(weights, names[name], key)
             names[name] = key
         if not names:
-            found = f"{len(unread)} tensors such as `{unread[0]}`" if unread else "no tensors"
-            raise FormatError(
-                "FM001", where=weights, found=found, expected="a LoRA for SD1.x, SD2.x or SDXL with diffusers names"
+            expected = Words(
+                "a LoRA for SD1.x, SD2.x or SDXL with diffusers names",
+                "diffusersの名前が付いたSD1.x・SD2.x・SDXL用のLoRA",
             )
+            raise FormatError("FM001", where=weights, found=common.strange(unread), expected=expected)
         loaded = container.load_tensors(weights)
         tensors = {name: loaded[key] for name, key in names.items()}
         for name in [name for name in tensors if name.endswith(".dora_scale")]:  # PEFT: (out) or (1, out, 1, 1)
@@ -182,21 +183,30 @@ def _weights(path: Path) -> Path:
 
 
 def _refuse_foreign(layers: Mapping[str, Mapping[str, Tensor]], format_name: str) -> None:
-    do = "Use the kohya format."
     for path, parts in layers.items():
         if "lora_down.weight" not in parts or "lora_mid.weight" in parts:
-            why = f"diffusers loads plain LoRA only; `{path}` has {', '.join(parts)}."
-            raise FormatError("FM002", format=format_name, why=why, do=do)
+            why = Words(
+                f"diffusers loads plain LoRA only; `{path}` has {', '.join(parts)}.",
+                f"diffusersが読めるのは通常のLoRAだけですが、`{path}` には {', '.join(parts)} があります。",
+            )
+            raise FormatError("FM002", format=format_name, why=why, do=_USE_KOHYA)
     if len({"dora_scale" in parts for parts in layers.values()}) > 1:
-        raise FormatError("FM002", format=format_name, why="Only some layers are DoRA; PEFT wants all or none.", do=do)
+        why = Words(
+            "Only some layers are DoRA; PEFT wants all or none.",
+            "一部の層だけがDoRAですが、PEFTではすべての層をDoRAにするか、1つもDoRAにしないかのどちらかです。",
+        )
+        raise FormatError("FM002", format=format_name, why=why, do=_USE_KOHYA)
 
 
 def _magnitudes(parts: Mapping[str, Tensor]) -> Tensor:
     """LyCORIS' (out, 1[, 1, 1]) as PEFT has it: (out) or, for a convolution, (1, out, 1, 1)."""
     scale, down, out = parts["dora_scale"], parts["lora_down.weight"], parts["lora_up.weight"].shape[0]
     if not len(scale) == scale.numel() == out:
-        why = "Its DoRA magnitudes are on the input axis, as old LyCORIS wrote them; PEFT's are on the output axis."
-        raise FormatError("FM002", format=PeftLora.name, why=why, do="Use the kohya format.")
+        why = Words(
+            "Its DoRA magnitudes are on the input axis, as old LyCORIS wrote them; PEFT's are on the output axis.",
+            "DoRAの大きさが、古いLyCORISのように入力軸で書かれています。PEFTでは出力軸です。",
+        )
+        raise FormatError("FM002", format=PeftLora.name, why=why, do=_USE_KOHYA)
     return scale.reshape(out) if down.ndim == 2 else scale.reshape(1, out, *[1] * (down.ndim - 2))
 
 
@@ -217,7 +227,10 @@ def _configs(path: Path, metadata: Mapping[str, str]) -> dict[str, dict[str, Any
     except (json.JSONDecodeError, RecursionError):
         flat = None
     if not isinstance(flat, dict):
-        raise FormatError("MD003", where=path, why=f"Found: `{_CONFIG}` in the header is not a JSON table.")
+        why = Words(
+            f"`{_CONFIG}` in the header is not a JSON table", f"ヘッダーの `{_CONFIG}` がJSONの表になっていません"
+        )
+        raise container.damaged(path, why)
     result: dict[str, dict[str, Any]] = {}
     for key, value in flat.items():
         component, _, field = key.partition(".")
@@ -229,16 +242,19 @@ def _alpha(path: Path, config: Mapping[str, Any], module_path: str, rank: int) -
     alpha: Any = config.get("lora_alpha", rank)
     patterns = config.get("alpha_pattern") or {}
     if not isinstance(patterns, dict):
-        raise FormatError("MD003", where=path, why="Found: `alpha_pattern` in the header is not a table.")
+        why = Words("`alpha_pattern` in the header is not a table", "ヘッダーの `alpha_pattern` が表になっていません")
+        raise container.damaged(path, why)
     for pattern, value in patterns.items():
         # PEFT takes regular expressions; running a stranger's is a risk, and writers only put paths there.
         plain = pattern.removeprefix("^").removesuffix("$").replace("\\.", ".")
         if not re.fullmatch(r"[\w.]+", plain):
-            expected = "layer paths in `alpha_pattern`"
-            raise FormatError("FM001", where=path, found=f"the regular expression `{pattern}`", expected=expected)
+            found = Words(f"the regular expression `{pattern}`", f"正規表現 `{pattern}`")
+            expected = Words("layer paths in `alpha_pattern`", "`alpha_pattern` の中の層のパス")
+            raise FormatError("FM001", where=path, found=found, expected=expected)
         if module_path == plain or module_path.endswith(f".{plain}"):
             alpha = value
             break
     if isinstance(alpha, bool) or not isinstance(alpha, int | float):
-        raise FormatError("MD003", where=path, why=f"Found: {alpha!r} as an alpha in the header.")
+        why = Words(f"{alpha!r} as an alpha in the header", f"ヘッダーのalphaが{alpha!r}です")
+        raise container.damaged(path, why)
     return float(alpha) * rank**0.5 if config.get("use_rslora") is True else float(alpha)

@@ -17,6 +17,7 @@ from tsuika.core.errors import FormatError, ModelError
 from tsuika.core.files import write_text
 from tsuika.core.types import Artifact
 from tsuika.core.weights import Weights, few, open_folder, open_weights, read_json
+from tsuika.core.words import Words
 from tsuika.diffusion import ldm
 from tsuika.formats import container
 
@@ -55,8 +56,12 @@ class VaeFile:
         """
         weights = open_weights(path)
         if (prefix := _prefix(weights)) is None:
-            expected = "a VAE (encoder, decoder, quant_conv, post_quant_conv)"
-            raise FormatError("FM001", where=path, found=f"{len(weights.shapes)} tensors", expected=expected)
+            found = Words(f"{len(weights.shapes)} tensors", f"{len(weights.shapes)}個のテンソル")
+            expected = Words(
+                "a VAE (encoder, decoder, quant_conv, post_quant_conv)",
+                "VAE(encoder、decoder、quant_conv、post_quant_conv)",
+            )
+            raise FormatError("FM001", where=path, found=found, expected=expected)
         shapes = {name.removeprefix(prefix): shape for name, shape in weights.shapes.items() if name.startswith(prefix)}
         config = _config(path, shapes)
         return _artifact(weights, prefix, config, dict(weights.metadata))
@@ -120,8 +125,7 @@ def _prefix(weights: Weights) -> str | None:
 
 def _own_config(artifact: Artifact, format_name: str) -> dict[str, Any]:
     if artifact.method != "vae":
-        why = f"It is of method `{artifact.method}`, and this format is for VAEs."
-        raise FormatError("FM002", format=format_name, why=why, do="Choose another format.")
+        raise container.of_another_method(artifact.method, format_name, Words("VAEs", "VAE"))
     config: dict[str, Any] = json.loads(artifact.metadata[CONFIG])
     return config
 
@@ -131,7 +135,8 @@ def _config(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]
     found = {(int(m[1]), int(m[2])): shape[0] for name, shape in shapes.items() if (m := _LEVEL.fullmatch(name))}
     levels = sorted({level for level, _ in found})
     if not levels or levels != [*range(len(levels))] or any((level, 0) not in found for level in levels):
-        raise FormatError("MD003", where=path, why="Found: an encoder of which levels are missing.")
+        why = Words("an encoder of which levels are missing", "エンコーダーの一部の階層がありません")
+        raise container.damaged(path, why)
     widths = [found[level, 0] for level in levels]
     return {
         "_class_name": "AutoencoderKL", "in_channels": shapes["encoder.conv_in.weight"][1],
@@ -154,17 +159,24 @@ def _artifact(weights: Weights, prefix: str, config: dict[str, Any], metadata: d
         name: stored.get(name, name) if is_diffusers else prefix + ldm.vae_place(name, config).name for name in shapes
     }
     if missing := set(places.values()) - names:
-        why = f"Found: {len(missing)} of {len(places)} tensors are missing ({few(missing)})."
-        raise FormatError("MD003", where=weights.path, why=why)
+        shown = few(missing)
+        why = Words(
+            f"{len(missing)} of {len(places)} tensors are missing ({shown})",
+            f"{len(places)}個のうち{len(missing)}個のテンソルがありません({shown.ja})",
+        )
+        raise container.damaged(weights.path, why)
     extra = names - set(places.values())
     if unknown := {name for name in extra if not _NEEDLESS.fullmatch(name.removeprefix(prefix))}:
-        raise FormatError("MD003", where=weights.path, why=f"Found: tensors that no VAE has ({few(unknown)}).")
+        shown = few(unknown)
+        why = Words(f"tensors that no VAE has ({shown})", f"VAEにはないテンソルがあります({shown.ja})")
+        raise container.damaged(weights.path, why)
     tensors = {}
     for name, place in places.items():
         try:
             tensors[name] = ldm.take(weights.tensor(place), ldm.Place(place), shapes[name])
         except ValueError as error:
-            raise FormatError("MD003", where=weights.path, why=f"Found: `{place}` is {error}.") from None
+            why = Words(f"`{place}` is {error}", f"`{place}` の形が{error}です")
+            raise container.damaged(weights.path, why) from None
     return Artifact("vae", "", tensors, {**metadata, CONFIG: json.dumps(config)})
 
 
@@ -183,5 +195,6 @@ def _shapes(path: Path, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]
         with torch.device("meta"):
             model = AutoencoderKL.from_config(dict(config))
     except (ValueError, TypeError, KeyError) as error:
-        raise ModelError("MD003", where=path, why=f"Its config fits no VAE: {error}.") from None
+        why = Words(f"Its config fits no VAE: {error}.", f"設定に合うVAEがありません: {error}。")
+        raise ModelError("MD003", where=path, why=why) from None
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from tsuika.core.errors import RecipeError
 from tsuika.core.files import split_strength
+from tsuika.core.words import Words
 from tsuika.generate.drawing import Drawing
 from tsuika.generate.lookup import saved_steps
 
@@ -89,7 +90,11 @@ class Axis:
         """A1111's "Prompt S/R": the first value is looked for, in both prompts, and each stands in its place."""
         searched = str(self.values[0])
         if searched not in drawing.prompt + "\n" + drawing.negative:
-            raise _wrong("prompt", searched, "The first value must be a part of the prompt: it is what gets replaced.")
+            why = Words(
+                "The first value must be a part of the prompt: it is what gets replaced.",
+                "最初の値は、プロンプトにある言葉にしてください。それがほかの値に置き換わります。",
+            )
+            raise _wrong("prompt", searched, why)
         prompt, negative = (text.replace(searched, value) for text in (drawing.prompt, drawing.negative))
         return replace(drawing, prompt=prompt, negative=negative)
 
@@ -113,10 +118,14 @@ def parse_axis(text: str) -> Axis:
         nearest = difflib.get_close_matches(name, KINDS, n=1, cutoff=0.0)[0]
         raise _wrong("axis", name, f"→ {nearest} ({', '.join(KINDS)})")
     if of and name != "strength":
-        raise _wrong("axis", text, "Only strength can be of one artifact: strength:NAME=0,0.5,1")
+        why = Words(
+            "Only strength can be of one artifact: strength:NAME=0,0.5,1",
+            "1つのファイルだけを対象にできるのは strength だけです: strength:NAME=0,0.5,1",
+        )
+        raise _wrong("axis", text, why)
     parts = [part.strip() for part in next(csv.reader([values], skipinitialspace=True), [])]
     if not equals or not any(parts):
-        raise _wrong("axis", text, f"It has no values: {name}=V1,V2")
+        raise _wrong("axis", text, Words(f"It has no values: {name}=V1,V2", f"値がありません: {name}=V1,V2"))
     kind = KINDS[name].type
     read = [value for part in parts for value in ([part] if kind is str else _numbers(name, part, kind))]
     return Axis(name, tuple(read), of.strip())
@@ -166,7 +175,11 @@ def _only_artifact(drawing: Drawing) -> tuple[str, Path, float]:
     fields = ("lora", "embedding", "hypernetwork", "more")
     given = [(key, *split_strength(text)) for key in fields for text in getattr(drawing, key)]
     if len(given) != 1:
-        raise _wrong("axis", "step", "It needs exactly one artifact whose steps they are, for example --lora FILE.")
+        why = Words(
+            "It needs exactly one artifact whose steps they are, for example --lora FILE.",
+            "どのファイルのステップかを、1つだけ指定してください。例: --lora FILE",
+        )
+        raise _wrong("axis", "step", why)
     return given[0]
 
 

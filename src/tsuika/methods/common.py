@@ -8,7 +8,9 @@ from typing import Generic, TypeVar
 
 from torch import Tensor
 
-from tsuika.core.types import Attachment
+from tsuika.core.errors import ModelError
+from tsuika.core.types import Artifact, Attachment, Model
+from tsuika.core.words import Words
 
 AnyAttachment = TypeVar("AnyAttachment", bound=Attachment)
 
@@ -23,6 +25,12 @@ def copy_in(mine: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
         raise KeyError(sorted(mine.keys() ^ given.keys())[:3])
     for name, target in mine.items():
         target.copy_(given[name].reshape(target.shape))
+
+
+def misfit(where: str, this: Words, artifact: Artifact, model: Model) -> ModelError:
+    """The error where an artifact is for another kind of model."""
+    found = artifact.family or Words("another model", "別の種類")
+    return ModelError("MD004", where=where, artifact=this, found=found, expected=model.facts.title)
 
 
 class SideBySide(Generic[AnyAttachment]):

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tsuika.core.errors import ModelError
 from tsuika.core.methods import DreamBooth as Config
 from tsuika.core.types import Artifact, Model, ParamGroup, Role, Update, canonical
-from tsuika.methods.common import copy_in
+from tsuika.core.words import Words
+from tsuika.methods.common import copy_in, misfit
 
 UNET_ROLES: tuple[Role, ...] = ("unet.attn", "unet.ff", "unet.conv")
 TEXT_ROLES: tuple[Role, ...] = ("text.attn", "text.ff", "text.tokens")
@@ -210,10 +210,8 @@ def restore(model: Model, artifact: Artifact) -> DreamBoothAttachment:
         if given[name].shape != places[name][2]._parameters[places[name][3]].shape  # type: ignore[union-attr]
     }  # fmt: skip
     if wrong or artifact.family != model.facts.family:
-        raise ModelError(
-            "MD004", where=min(wrong, default=artifact.family), artifact="This checkpoint",
-            found=artifact.family or "another model", expected=model.facts.title,
-        )  # fmt: skip
+        this = Words("This checkpoint", "このチェックポイント")
+        raise misfit(min(wrong, default=artifact.family), this, artifact, model)
     slots = []
     for name, tensor in given.items():
         component, path, owner, leaf = places[name]

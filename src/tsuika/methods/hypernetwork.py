@@ -22,10 +22,11 @@ from typing import Any, Final, Literal
 import torch
 from torch import Tensor, nn
 
-from tsuika.core.errors import FormatError, ModelError, RecipeError
+from tsuika.core.errors import FormatError, RecipeError
 from tsuika.core.methods import Hypernetwork as Config
 from tsuika.core.types import Artifact, Model, ParamGroup, Role, Update
-from tsuika.methods.common import SideBySide, copy_in
+from tsuika.core.words import Words
+from tsuika.methods.common import SideBySide, copy_in, misfit
 
 Side = Literal["k", "v"]
 SIDES: Final[tuple[Side, ...]] = ("k", "v")
@@ -278,9 +279,19 @@ def attach(model: Model, config: Config, generator: torch.Generator) -> Hypernet
     """
     if config.zero_last and config.activate_output and config.activation in ("relu", "sigmoid"):
         why = {
-            "sigmoid": "sigmoid(0) is 0.5, so training would not start at the base.",
-            "relu": "ReLU has no gradient at 0, so the last layer would stay at zero for ever.",
-        }[config.activation] + " Set method.zero_last = false or choose another activation."
+            "sigmoid": Words(
+                "sigmoid(0) is 0.5, so training would not start at the base. "
+                "Set method.zero_last = false or choose another activation.",
+                "sigmoid(0) は0.5のため、学習がベースモデルと同じ状態から始まりません。"
+                "method.zero_last = false にするか、別の活性化関数を選んでください。",
+            ),
+            "relu": Words(
+                "ReLU has no gradient at 0, so the last layer would stay at zero for ever. "
+                "Set method.zero_last = false or choose another activation.",
+                "ReLUは0での勾配がないため、最後の層がずっと0のままになります。"
+                "method.zero_last = false にするか、別の活性化関数を選んでください。",
+            ),
+        }[config.activation]
         raise RecipeError("RC002", key="method.activate_output", found=True, why=why)
     widths = {width for _, width, reads_text in _attentions(model) if reads_text or config.sizes == "all"}
     with torch.random.fork_rng(devices=[]):
@@ -308,18 +319,18 @@ def restore(model: Model, artifact: Artifact) -> HypernetworkAttachment:
             layer_norm=field_of["is_layer_norm"], activate_output=field_of["activate_output"],
         )  # fmt: skip
     except (KeyError, ValueError) as error:
-        raise FormatError("FM001", where=artifact.method, found=str(error), expected="A1111's header fields") from None
+        fields = Words("A1111's header fields", "A1111のヘッダー項目")
+        raise FormatError("FM001", where=artifact.method, found=str(error), expected=fields) from None
     by_width: dict[int, dict[str, Tensor]] = {}
     for name, tensor in artifact.tensors.items():
         if (match := _NAME.fullmatch(name)) is None:
-            raise FormatError("FM001", where=artifact.method, found=name, expected="names like 768.k.linear.0.weight")
+            names = Words("names like 768.k.linear.0.weight", "768.k.linear.0.weight のような名前")
+            raise FormatError("FM001", where=artifact.method, found=name, expected=names)
         by_width.setdefault(int(match[1]), {})[name] = tensor
     fitting = by_width.keys() & {width for _, width, _ in _attentions(model)}
     if artifact.family != model.facts.family or not fitting:
-        raise ModelError(
-            "MD004", where=f"widths {', '.join(map(str, sorted(by_width)))}", artifact="This hypernetwork",
-            found=artifact.family or "another model", expected=model.facts.title,
-        )  # fmt: skip
+        this = Words("This hypernetwork", "このハイパーネットワーク")
+        raise misfit(f"widths {', '.join(map(str, sorted(by_width)))}", this, artifact, model)
     with torch.random.fork_rng(devices=[]):
         nets = _nets(fitting, config)
     attachment = HypernetworkAttachment(model, config, nets, metadata=dict(artifact.metadata))
@@ -328,7 +339,8 @@ def restore(model: Model, artifact: Artifact) -> HypernetworkAttachment:
     for name in sorted(shapes.keys() | given.keys()):
         found = tuple(given[name].shape) if name in given else None
         if found != shapes.get(name):
-            expected = f"{shapes.get(name)}, by layer_structure {list(config.layer_structure)}"
+            shape, structure = shapes.get(name), list(config.layer_structure)
+            expected = Words(f"{shape}, by layer_structure {structure}", f"{shape}(layer_structure {structure} による)")
             raise FormatError("FM001", where=name, found=found, expected=expected)
     attachment.load(given)
     for net in nets.values():

@@ -17,10 +17,11 @@ from peft import LoHaConfig, LoKrConfig, LoraConfig, OFTConfig, inject_adapter_i
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from tsuika.core.errors import ModelError, RecipeError
+from tsuika.core.errors import RecipeError
 from tsuika.core.methods import Lora as Config
 from tsuika.core.types import Artifact, Model, ParamGroup, Role, Update
-from tsuika.methods.common import SideBySide, copy_in
+from tsuika.core.words import Words
+from tsuika.methods.common import SideBySide, copy_in, misfit
 from tsuika.methods.lora_parts import PARTS, kind_of, layers_of, rank_of, shape_of
 
 UNET_ROLES: tuple[Role, ...] = ("unet.attn", "unet.ff")
@@ -107,7 +108,8 @@ class LoraAttachment:
             RecipeError: RC002, DoRA and OFT know no strength between.
         """
         if strength not in (0.0, 1.0) and self.kind in ("dora", "oft"):
-            raise RecipeError("RC002", key="strength", found=strength, why=f"{self.kind} works at strength 0 or 1 only")
+            why = Words(f"{self.kind} works at strength 0 or 1 only", f"{self.kind} の強さは0か1だけです。")
+            raise RecipeError("RC002", key="strength", found=strength, why=why)
         for slot in self.slots:
             if hasattr(slot.layer, "scaling"):
                 slot.layer.scaling[self.adapter] = slot.base_scale * strength
@@ -263,7 +265,10 @@ def _peft_config(kind: str, rank: int, targets: list[str], dropout: float) -> An
 
 def _plan(model: Model, config: Config) -> tuple[dict[str, dict[str, tuple[int, float]]], frozenset[Role]]:
     if config.adapter == "oft" and config.conv:
-        why = "peft's OFT adds up overlapping windows of 3x3 convolutions, so it would not start as the base."
+        why = Words(
+            "peft's OFT adds up overlapping windows of 3x3 convolutions, so it would not start as the base.",
+            "peftのOFTは3x3畳み込みの重なり合う窓を足し合わせるため、ベースモデルと同じ状態から始まりません。",
+        )
         raise RecipeError("RC002", key="method.conv", found=True, why=why)
     roles: list[Role] = [
         *UNET_ROLES,
@@ -317,10 +322,7 @@ def restore(model: Model, artifact: Artifact) -> LoraAttachment:
     ranks: dict[str, dict[str, tuple[int, float]]] = {}
     for (component, path), parts in layers.items():
         if not _fits(model, component, path, kind, parts):
-            raise ModelError(
-                "MD004", where=f"{component}.{path}", artifact="This LoRA", found=artifact.family or "another model",
-                expected=model.facts.title,
-            )  # fmt: skip
+            raise misfit(f"{component}.{path}", Words("This LoRA", "このLoRA"), artifact, model)
         rank = rank_of(kind, parts)
         ranks.setdefault(component, {})[path] = (rank, float(parts["alpha"]) if "alpha" in parts else float(rank))
     with torch.random.fork_rng(devices=[]):

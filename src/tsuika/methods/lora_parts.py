@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tsuika.core.errors import FormatError
 from tsuika.core.types import Artifact, canonical
+from tsuika.core.words import Words
 
 # peft's parameter dictionaries of a layer -> the part's name in an Artifact (LyCORIS' and kohya's names).
 PARTS: dict[str, dict[str, str]] = {
@@ -56,7 +57,8 @@ def layers_of(kind: str, artifact: Artifact) -> dict[tuple[str, str], dict[str, 
         layers.setdefault((component, canonical(component, path)), {})[part] = tensor
     for (component, path), parts in layers.items():
         if kind in ("lora", "dora", "oft") and (missing := set(PARTS[kind].values()) - parts.keys()):
-            found = f"a layer without {', '.join(sorted(missing))}"
+            lacks = ", ".join(sorted(missing))
+            found = Words(f"a layer without {lacks}", f"{lacks} のない層")
             raise FormatError("FM001", where=f"{component}.{path}", found=found, expected=f"{kind}: {', '.join(known)}")
     return layers
 

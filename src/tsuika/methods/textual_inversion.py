@@ -18,7 +18,8 @@ from tsuika.core.errors import ModelError, RecipeError
 from tsuika.core.methods import TextualInversion as Config
 from tsuika.core.methods import check_words, is_usable_word
 from tsuika.core.types import Artifact, Model, ParamGroup, Role, Update
-from tsuika.methods.common import SideBySide, copy_in
+from tsuika.core.words import Words
+from tsuika.methods.common import SideBySide, copy_in, misfit
 
 NOISE = "noise"  # as `Config.init`: not a word to start from
 
@@ -85,7 +86,10 @@ def attach(model: Model, config: Config, generator: torch.Generator) -> WordAtta
         raise RecipeError("RC005", found="method.words", do="tsuika train textual-inversion --trigger WORD …")
     check_words(config.words)
     if taken := _taken(model, config.words):
-        why = "A result that was laid on the base has this word already."
+        why = Words(
+            "A result that was laid on the base has this word already.",
+            "ベースモデルに重ねた学習結果に、この単語がすでにあります。",
+        )
         raise RecipeError("RC002", key="method.words", found=taken, why=why)
     words = {
         word: {
@@ -131,10 +135,7 @@ def restore(model: Model, artifact: Artifact) -> WordAttachment:
 
 
 def _misfit(model: Model, artifact: Artifact, where: str) -> ModelError:
-    return ModelError(
-        "MD004", where=where, artifact="This embedding", found=artifact.family or "another model",
-        expected=model.facts.title,
-    )  # fmt: skip
+    return misfit(where, Words("This embedding", "この埋め込み"), artifact, model)
 
 
 def _taken(model: Model, words: Any) -> str | None:
@@ -166,7 +167,8 @@ def _start(model: Model, component: str, table_VD: Tensor, config: Config, gener
     tokenizer = model.tokenizers[component.replace("text_encoder", "tokenizer")]
     ids = tokenizer(config.init, add_special_tokens=False, verbose=False)["input_ids"]
     if not ids:
-        raise RecipeError("RC002", key="method.init", found=config.init, why="There is no word in it.")
+        why = Words("There is no word in it.", "単語が含まれていません。")
+        raise RecipeError("RC002", key="method.init", found=config.init, why=why)
     tokens_TD = table_VD[torch.tensor(ids, device=table_VD.device)].float()
     if len(ids) <= config.vectors:
         return tokens_TD[torch.arange(config.vectors, device=table_VD.device) % len(ids)].clone()

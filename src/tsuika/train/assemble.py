@@ -29,6 +29,7 @@ from tsuika.core.files import split_strength, write_text
 from tsuika.core.methods import Lora
 from tsuika.core.rundir import RunDir
 from tsuika.core.types import Artifact, Model
+from tsuika.core.words import Words
 from tsuika.data import bank as banks
 from tsuika.data import bucket, scan
 from tsuika.data.bank import Bank
@@ -78,7 +79,10 @@ def accelerate_for(recipe: Recipe) -> Accelerator:
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=recipe.method.some_unused)],
     )  # fmt: skip
     if recipe.train.batch_size % accelerator.num_processes:
-        why = f"{accelerator.num_processes} processes share each batch, so it must be a multiple of that."
+        why = Words(
+            f"{accelerator.num_processes} processes share each batch, so it must be a multiple of that.",
+            f"1つのバッチを{accelerator.num_processes}個のプロセスで分けるため、その倍数にしてください。",
+        )
         raise RecipeError("RC002", key="train.batch_size", found=recipe.train.batch_size, why=why)
     return accelerator
 
@@ -89,7 +93,8 @@ def clear_errors(recipe: Recipe, where: object) -> Iterator[None]:
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:
-        why = str(error).splitlines()[0] if str(error) else "The machine has no more memory."
+        none = Words("The machine has no more memory.", "このマシンのメモリに空きがありません。")
+        why = str(error).splitlines()[0] if str(error) else none
         raise ResourceError("RS001", where=where, why=why, smaller=max(1, recipe.train.batch_size // 2)) from None
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -315,7 +320,8 @@ def reopen(folder: Path) -> tuple[Recipe, RunDir]:
     """
     run = RunDir(folder)
     if not run.recipe.is_file():
-        raise InterruptedRunError("TR002", where=folder, why="The folder holds no recipe.toml.")
+        why = Words("The folder holds no recipe.toml.", "フォルダーに recipe.toml がありません。")
+        raise InterruptedRunError("TR002", where=folder, why=why)
     for temporary in run.checkpoints.glob(".*.tmp"):
         shutil.rmtree(temporary, ignore_errors=True)
     return config.load(run.recipe), run

@@ -15,6 +15,7 @@ from tsuika.core.files import whole
 from tsuika.core.sections import Data
 from tsuika.core.seeds import derive
 from tsuika.core.types import Model, model_tensors
+from tsuika.core.words import Words
 from tsuika.data import prior, scan
 from tsuika.data.bank import Bank
 from tsuika.data.bucket import Bucket
@@ -101,9 +102,11 @@ def fill(
     manifest = scan.scan(folder, settings)
     yield from manifest.remarks()
     if nameless := [sample.name for sample in manifest.samples if not sample.caption]:
-        raise RecipeError(
-            "RC005", found="--class", do=f"--set data.class_word=dog, or a text file beside {nameless[0]}"
+        do = Words(
+            f"--set data.class_word=dog, or a text file beside {nameless[0]}",
+            f"--set data.class_word=dog とするか、{nameless[0]} と同じ名前のテキストファイルを置いてください",
         )
+        raise RecipeError("RC005", found="--class", do=do)
     classes = {}
     for bucket in prior.assign(manifest, buckets):
         classes[bucket.size] = yield from encode([bucket], settings)

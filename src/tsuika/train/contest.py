@@ -11,6 +11,7 @@ from typing import Final, Literal
 from tsuika.core.config import Recipe
 from tsuika.core.errors import RecipeError
 from tsuika.core.events import Event, note
+from tsuika.core.words import Words
 from tsuika.data import dedupe, split
 from tsuika.guard.judge import Judge, Rule
 from tsuika.guard.reading import Check
@@ -86,7 +87,8 @@ def _sides(groups: Sequence[split.Group], recipe: Recipe) -> tuple[compare.Sides
     """The split of a run, but that four to nine pictures are not left out in turn: a third of them is held out."""
     seed = recipe.train.seed
     if len(groups) < split.LEAST_TO_LEAVE_OUT:
-        raise RecipeError("RC024", why="Fewer than four different pictures were found.")
+        why = Words("Fewer than four different pictures were found.", "異なる画像が4枚未満です。")
+        raise RecipeError("RC024", why=why)
     if len(groups) >= split.LEAST_TO_HOLD_OUT:
         parted = split.split(groups, seed, share=recipe.guard.held_out)
     else:

@@ -15,6 +15,7 @@ from tsuika.core.errors import RecipeError
 from tsuika.core.events import Warned, note
 from tsuika.core.sections import Train
 from tsuika.core.types import ParamGroup
+from tsuika.core.words import Words
 from tsuika.train import riemannian
 from tsuika.train.rounding import StochasticRounding
 
@@ -90,12 +91,18 @@ def build(train: Train, groups: Iterable[ParamGroup]) -> Optimizer:
         lr = group.learning_rate or main
         rows.append({"params": group.params, "lr": lr, "base_lr": lr, "name": group.name})
     if train.optimizer == "prodigy" and len({row["lr"] for row in rows}) > 1:
-        why = "Prodigy finds one rate for all weights, so the text encoders cannot have another."
+        why = Words(
+            "Prodigy finds one rate for all weights, so the text encoders cannot have another.",
+            "Prodigyはすべての重みの学習率を1つに決めるため、テキストエンコーダーだけ変えることはできません。",
+        )
         raise RecipeError("RC002", key="method.text_learning_rate", found=rows[-1]["lr"], why=why)
     if all(param.dtype == torch.float32 for row in rows for param in row["params"]):
         return _choose(train, rows)
     if train.optimizer in FREE:
-        why = "It works on all weights together, and bf16 weights are stepped one by one; adafactor takes least memory."
+        why = Words(
+            "It works on all weights together, and bf16 weights are stepped one by one; adafactor takes least memory.",
+            "すべての重みをまとめて扱いますが、bf16の重みは1つずつ更新します。メモリが最も少なく済むのは adafactor です。",
+        )
         raise RecipeError("RC002", key="train.optimizer", found=train.optimizer, why=why)
     return StochasticRounding(rows, lambda one: _choose(train, one), train.seed)
 
@@ -125,12 +132,11 @@ def _package(name: str, train: Train) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise RecipeError(
-            "RC002",
-            key="train.optimizer",
-            found=train.optimizer,
-            why=f"It needs a package: pip install {name} ({error})",
-        ) from None
+        why = Words(
+            f"It needs a package: pip install {name} ({error})",
+            f"パッケージが必要です: pip install {name}({error})",
+        )
+        raise RecipeError("RC002", key="train.optimizer", found=train.optimizer, why=why) from None
 
 
 def trainable(groups: Iterable[ParamGroup]) -> list[nn.Parameter]:

@@ -13,6 +13,7 @@ from tsuika.core.events import Event, Written, note
 from tsuika.core.files import sha256
 from tsuika.core.rundir import RunDir
 from tsuika.core.types import Artifact, Format, Model
+from tsuika.core.words import Words
 from tsuika.train.device import DTYPES
 
 # Relative, of a layer's ΔW or a tensor: twice the format's rounding.
@@ -84,7 +85,11 @@ def largest_error(errors: Mapping[str, float], faint: Collection[str], precision
     wrong = {name: error for name, error in errors.items() if not error <= (FAINT_ERROR if name in faint else limit)}
     if wrong:
         worst = max(wrong, key=lambda name: wrong[name])
-        raise FormatError("FM003", where=path, why=f"`{worst}` differs by {wrong[worst]:.2g} of its size.")
+        why = Words(
+            f"`{worst}` differs by {wrong[worst]:.2g} of its size.",
+            f"`{worst}` に、大きさに対して{wrong[worst]:.2g}の違いがあります。",
+        )
+        raise FormatError("FM003", where=path, why=why)
     solid = [error for name, error in errors.items() if name not in faint]
     return max(solid or errors.values(), default=0.0)
 
@@ -103,6 +108,10 @@ def _errors(piece: Artifact, format_: Format, path: Path, model: Model | None) -
     assert isinstance(model, families.StableDiffusion)
     found, weights = families.written(path, model)
     if found.prediction != piece.metadata["prediction"]:
-        raise FormatError("FM003", where=path, why=f"It is read as a model that predicts {found.prediction}.")
+        why = Words(
+            f"It is read as a model that predicts {found.prediction}.",
+            f"{found.prediction} を予測するモデルとして読み込まれます。",
+        )
+        raise FormatError("FM003", where=path, why=why)
     used = {name: value for name, value in piece.tensors.items() if not name.startswith("spare.")}
     return formats.tensor_errors(used, weights)

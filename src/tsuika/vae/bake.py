@@ -18,6 +18,7 @@ from torch import Tensor
 from tsuika.core.errors import FormatError
 from tsuika.core.files import whole
 from tsuika.core.weights import Weights, few, is_pickle, open_folder, open_weights
+from tsuika.core.words import Words
 from tsuika.diffusion import ldm
 from tsuika.formats import container
 
@@ -56,7 +57,7 @@ def bake(
 def _folder(own: Path, vae: Mapping[str, Tensor], out: Path, facts: Mapping[str, str]) -> int:
     files = sorted(own.glob(f"{WEIGHTS}*.safetensors"))
     if any("-of-" in file.name for file in files):
-        raise _cannot(own, "Its weights are in several files.")
+        raise _cannot(own, Words("Its weights are in several files.", "重みが複数のファイルに分かれています。"))
     for old in out.glob(f"{WEIGHTS}*"):
         old.unlink()
     if not files:  # a torch file
@@ -75,7 +76,7 @@ def _file(
 ) -> int:  # fmt: skip
     prefix = next((one for one in _PREFIXES if weights.starts(f"{one}decoder.")), None)
     if prefix is None:
-        raise _cannot(weights.path, "There is no VAE in it to be replaced.")
+        raise _cannot(weights.path, Words("There is no VAE in it to be replaced.", "置き換えるVAEが含まれていません。"))
     is_diffusers = weights.starts(f"{prefix}decoder.up_blocks.")
     places = {
         prefix + (name if is_diffusers else ldm.vae_place(name, config).name): tensor for name, tensor in vae.items()
@@ -96,12 +97,14 @@ def _file(
 def _fitted(weights: Weights, tensors: dict[str, Tensor], where: Path) -> dict[str, Tensor]:
     """Tensors in the shapes and number types of those in the file."""
     if missing := tensors.keys() - weights.shapes.keys():
-        raise _cannot(where, f"Its own VAE has no {few(missing)}.")
+        shown = few(missing)
+        raise _cannot(where, Words(f"Its own VAE has no {shown}.", f"元のVAEにないものがあります: {shown.ja}。"))
     fitted = {}
     for name, tensor in tensors.items():
         own = weights.tensor(name)
         if own.numel() != tensor.numel():
-            raise _cannot(where, f"`{name}` has another size in its own VAE.")
+            why = Words(f"`{name}` has another size in its own VAE.", f"元のVAEとは `{name}` のサイズが異なります。")
+            raise _cannot(where, why)
         fitted[name] = container.cast({name: tensor.cpu().reshape(own.shape)}, own.dtype, "single-file")[
             name
         ].contiguous()
@@ -133,5 +136,9 @@ def replace_tensors(source: Path, out: Path, tensors: Mapping[str, Tensor], fact
             made.write(content)
 
 
-def _cannot(where: Path, why: str) -> FormatError:
-    return FormatError("FM005", where=where, why=why, do="Use the VAE beside the base instead, with --vae.")
+def _cannot(where: Path, why: Words) -> FormatError:
+    do = Words(
+        "Use the VAE beside the base instead, with --vae.",
+        "ベースモデルには入れず、--vae で一緒に使ってください。",
+    )
+    return FormatError("FM005", where=where, why=why, do=do)
