@@ -45,9 +45,11 @@ class Way:
     schedule: str = "linear"
     # Live weights, average and optimizer; else a new optimizer begins at the weights that would be written.
     keeps: bool = False
-    since: float = 1.0  # of the chosen step, where it begins
+    since: float = 1.0  # of the chosen step, where it begins; 0: no look at all, a training over the whole budget
 
     def steps(self, look: Run, chosen: float) -> int:
+        if not self.since:
+            return look.steps
         return max(1, round(self.share * chosen if self.share else refitted(look, chosen)))
 
 
@@ -55,6 +57,7 @@ WAYS = {
     **{f"{schedule} {share}": Way(share, schedule) for schedule in ("constant", "linear") for share in (0.25, 0.5, 1.0)},
     "kept 1.0": Way(keeps=True), "linear again": Way(0), "kept again": Way(0, keeps=True),
     "half linear 0.5": Way(0.5, since=0.5), "half linear 1.0": Way(1.0, since=0.5),
+    "no look": Way(since=0),
 }  # fmt: skip
 
 
@@ -96,8 +99,8 @@ def run(bench: Bench, done: Run, ways: Sequence[str]) -> dict[str, Any]:
                 autocast=bench.accelerator.autocast,
             )  # fmt: skip
         found: dict[str, Any] = {}
-        begins = {max(1, round(WAYS[name].since * chosen)) for name in ways}
-        states = {}
+        begins = {round(WAYS[name].since * chosen) for name in ways}
+        states = {0: ({name: value.clone() for name, value in attachment.tensors().items()}, deepcopy(look.state()))}
         for event in fit(look):
             if event.step in begins:
                 with look.written_weights():
@@ -106,7 +109,7 @@ def run(bench: Bench, done: Run, ways: Sequence[str]) -> dict[str, Any]:
         found["look"] = measured(look)
         for name in ways:
             way = WAYS[name]
-            begin = max(1, round(way.since * chosen))
+            begin = round(way.since * chosen)
             weights, state = states[begin]
             more = fitting(every, way.schedule, begin)
             last = begin + way.steps(done, chosen)
