@@ -2,9 +2,10 @@
 
     python bench/guard/whole.py DIR --continued DIR2 [--longer DIR3]
 
-DIR is what `collect.py` wrote, DIR2 what `continued.py` made of its hold-out runs, DIR3 what `collect.py --longer 2` wrote
+DIR is what `collect.py` wrote, DIR2 what `continued.py` made of its hold-out runs ("linear again") and, to compare, of some
+runs ("no look"), DIR3 what `collect.py --longer 2` wrote
 of some of them. After folds the lane of all pictures is taken at the step that they chose; after a hold-out look the
-weights go on with all pictures (`continued.py`, "linear again").
+weights go on with all pictures.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from rules import METHODS, judged, kept, refitted
 
 from tsuika.guard.reading import mean
 
-GOES_ON = "linear again"
+GOES_ON, NO_LOOK = "linear again", "no look"
 PLANNED = (1, 2)  # times the bench's own budget
 
 
@@ -35,17 +36,22 @@ def steps_of_all(run: Run) -> float:
     return max(found.stop, then) if run.method != "dreambooth" else len(run.folds) * found.stop + then
 
 
-def ends(runs: Sequence[Run], continued: Path) -> dict[Run, float]:
+def continued(run: Run, folder: Path, way: str) -> float | None:
+    """Regret of what `continued.py` has made of a run in one way; None where it has not."""
+    path = folder / f"{run.name.replace('/', '-')}.json"
+    grids = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return mean(grids[way]) + run.gain if way in grids else None
+
+
+def ends(runs: Sequence[Run], folder: Path) -> dict[Run, float]:
     """Regret of the result where it is known: hold-out runs that went on, and folds."""
     found = {}
     for run in runs:
-        path = continued / f"{run.name.replace('/', '-')}.json"
-        if run.kind == "fold":
-            found[run] = run.regret(kept(run))
-        elif path.exists() and (grids := json.loads(path.read_text(encoding="utf-8"))).get(GOES_ON):
-            found[run] = mean(grids[GOES_ON]) + run.gain
-        elif not judged(run).best:
-            found[run] = run.gain
+        regret = run.regret(kept(run)) if run.kind == "fold" else continued(run, folder, GOES_ON)
+        if regret is None and not judged(run).best:
+            regret = run.gain
+        if regret is not None:
+            found[run] = regret
     return found
 
 
@@ -73,6 +79,36 @@ def procedure_table(regrets: Mapping[Run, float]) -> str:
         "budget's end: regret, pp", "better than the budget's end by, pp",
     )  # fmt: skip
     return table(head, rows)
+
+
+def no_look_table(regrets: Mapping[Run, float], folder: Path) -> str:
+    """Beside a training on all pictures over the whole budget whose rate falls, as most people train."""
+    rows = []
+    for run, mine in regrets.items():
+        other = continued(run, folder, NO_LOOK)
+        if other is not None:
+            rows.append((run.name, mine, other, run.regret(run.steps), steps_of_all(run) / run.steps))
+    told = [(name, *(f"{100 * cell:.2f}" for cell in cells[:3]), f"{cells[3]:.2f}") for name, *cells in rows]
+    if rows:
+        columns = list(zip(*rows))
+        told.append((f"mean of {len(rows)}", *(pp(column) for column in columns[1:4]), f"{np.mean(columns[4]):.2f}"))
+        told.append(("the guard less it", pp([row[1] - row[2] for row in rows]), "", "", ""))
+    head = (
+        "run",
+        "the guard: regret, pp",
+        "falling rate, whole budget",
+        "steady rate, whole budget",
+        "the guard's steps by the budget",
+    )
+    return table(head, told)
+
+
+def harmed(regrets: Mapping[Run, float]) -> str:
+    """Runs that end worse than at the budget's end, and by more than the interval at the best step says."""
+    worse = {run: regrets[run] - run.regret(run.steps) for run in regrets}
+    names = [f"{run.name} {100 * by:.1f} pp" for run, by in worse.items() if by > 0]
+    beyond = sum(by > judged(run).half for run, by in worse.items())
+    return f"Worse than the budget's end: {len(names)} of {len(regrets)} ({'; '.join(names)}); beyond the interval: {beyond}."
 
 
 def planned_table(runs: Sequence[Run], longer: Mapping[str, Run]) -> str:
@@ -113,7 +149,8 @@ def main() -> None:
     runs = trusted([read(path) for path in sorted(options.folder.glob("*.json"))])
     regrets = ends(runs, options.continued)
     print(f"{len(runs)} runs; not continued: {', '.join(run.name for run in runs if run not in regrets) or 'none'}\n")
-    print(f"### As it is\n\n{procedure_table(regrets)}\n")
+    print(f"### As it is\n\n{procedure_table(regrets)}\n\n{harmed(regrets)}\n")
+    print(f"### Against a falling rate over the whole budget\n\n{no_look_table(regrets, options.continued)}\n")
     longer = [read(path) for path in sorted(options.longer.glob("*.json"))] if options.longer else []
     print(f"### Had more steps been planned\n\n{planned_table(runs, {run.name: run for run in longer})}")
 
