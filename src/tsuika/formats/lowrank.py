@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 Key = tuple[str, str]  # component, canonical module path
 _NUMERICAL: Final = 1e-6  # relative; below it a part of a ΔW in float32 is that number type's rounding
-# What a file says of the training that made it, and what is no longer true once its numbers have changed.
 _THIS: Final = Words("This LoRA", "このLoRA")
 _OF_ONE_FAMILY: Final = Words(
     "Give two checkpoints of one family.", "同じ種類のチェックポイントを2つ指定してください。"
 )
+# What a file says of the training that made it, and what is no longer true once its numbers have changed.
 _OUTDATED: Final = ("rank", "alpha", "adapter", "modelspec.date", "modelspec.hash_sha256")
 
 
