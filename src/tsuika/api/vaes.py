@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tsuika import families
 from tsuika.api import writing
 from tsuika.api.models import EMBEDDED
-from tsuika.core.errors import DivergedError, FormatError, PictureError, RecipeError
+from tsuika.core.errors import DivergedError, PictureError
 from tsuika.core.events import Event, Phase, Progress, Warned, note
 from tsuika.core.files import sha256, write_text
 from tsuika.core.plain import jsonable
@@ -22,7 +22,6 @@ from tsuika.core.sections import Data
 from tsuika.core.seeds import generator
 from tsuika.core.types import Artifact
 from tsuika.core.weights import read_json
-from tsuika.core.words import Words
 from tsuika.data import dedupe, scan
 from tsuika.data.manifest import Manifest
 from tsuika.data.picture import open_picture
@@ -78,10 +77,7 @@ def compare_vae(
         TsuikaError: no such folder or VAE, one of other latents, no usable pictures, a page that exists.
     """
     if precision not in DTYPES:
-        known = ", ".join(DTYPES)
-        raise RecipeError(
-            "RC002", key="precision", found=precision, why=Words(f"one of {known}", f"使えるもの: {known}")
-        )
+        raise writing.no_such("precision", precision, DTYPES)
     if out is not None:
         writing.free(out, images, overwrite=overwrite, suffix=".html")
     hear = _Ear(say)
@@ -153,11 +149,7 @@ def bake_vae(base: str, vae: str, out: Path, *, overwrite: bool = False) -> dict
     dtype = proof.narrowest(back.values())
     wrong = [name for name, value in tensors.items() if not torch.equal(value.to(dtype), back[name].to(dtype))]
     if wrong:
-        why = Words(
-            f"{len(wrong)} tensors differ, such as `{wrong[0]}`.",
-            f"{len(wrong)}個のテンソルが異なります(`{wrong[0]}` など)。",
-        )
-        raise FormatError("FM003", where=out, why=why)
+        raise writing.differing(out, wrong)
     hear = _Ear(None)
     for warned in _fit_notes(own, new, space):
         hear(warned)
@@ -236,8 +228,7 @@ def tune_vae(
         TsuikaError: no such folder, base or VAE; `out` exists.
     """
     if purpose not in tune.PURPOSES:
-        known = ", ".join(tune.PURPOSES)
-        raise RecipeError("RC002", key="purpose", found=purpose, why=Words(f"one of {known}", f"使えるもの: {known}"))
+        raise writing.no_such("purpose", purpose, tune.PURPOSES)
     format_ = next(one for one in vae_file.VAE_FORMATS if one.suffix == out.suffix.lower() or not one.suffix)
     writing.free(out, images, overwrite=overwrite, suffix=format_.suffix)
     hear = _Ear(say)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +39,21 @@ def free(out: Path, original: Path, *, overwrite: bool, suffix: str = "") -> Non
         raise RecipeError("RC007", where=out)
 
 
+def no_such(key: str, found: str, known: Iterable[str]) -> RecipeError:
+    """The error where a setting is none of the names that there are."""
+    names = ", ".join(known)
+    return RecipeError("RC002", key=key, found=found, why=Words(f"one of {names}", f"使えるもの: {names}"))
+
+
+def differing(out: Path, wrong: Sequence[str]) -> FormatError:
+    """The error where tensors that were read back are not those that were written."""
+    why = Words(
+        f"{len(wrong)} tensors differ, such as `{wrong[0]}`.",
+        f"{len(wrong)}個のテンソルが異なります(`{wrong[0]}` など)。",
+    )
+    return FormatError("FM003", where=out, why=why)
+
+
 def number_type(wish: str, tensors: Mapping[str, Tensor]) -> str:
     """fp16, bf16 or fp32: as wished, else what most numbers of the file are in (fp32 for any other type).
 
@@ -47,8 +62,7 @@ def number_type(wish: str, tensors: Mapping[str, Tensor]) -> str:
     """
     if wish:
         if wish not in DTYPES:
-            known = ", ".join(DTYPES)
-            raise RecipeError("RC002", key="dtype", found=wish, why=Words(f"one of {known}", f"使えるもの: {known}"))
+            raise no_such("dtype", wish, DTYPES)
         return wish
     largest = max(tensors.values(), key=lambda tensor: tensor.numel())
     return NAMES.get(largest.dtype, "fp32")
@@ -85,11 +99,7 @@ def write_model(model: Model, format_: Format, out: Path, dtype: str, facts: Map
     back = model_tensors(families.read_back(out, model, dtype=wanted))
     wrong = [name for name, tensor in tensors.items() if not torch.equal(back[name].to(wanted), tensor.to(wanted))]
     if wrong:
-        why = Words(
-            f"{len(wrong)} tensors differ, such as `{wrong[0]}`.",
-            f"{len(wrong)}個のテンソルが異なります(`{wrong[0]}` など)。",
-        )
-        raise FormatError("FM003", where=out, why=why)
+        raise differing(out, wrong)
     return {**_about(out, format_, dtype), "tensors": len(tensors), "largest_relative_error": 0.0}
 
 
