@@ -1,6 +1,6 @@
 """After a look with some pictures held out: start again on all of them, or go on with all of them for a while?
 
-    python bench/guard/continued.py DIR --out DIR2 [--only lora/mascot/10/0]     # trains; goes on where it was
+    python bench/guard/continued.py DIR --out DIR2 [--only lora/mascot/10/0]     # trains; several can share DIR2
     python bench/guard/continued.py DIR --out DIR2 --read
 
 DIR is what `collect.py` wrote. For each of its hold-out runs the lane without the held-out pictures is trained to the step
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from unittest import mock
 import collect
 import torch
 from analyse import lost_share, pp, table, trusted
-from collect import Bench, Configuration, bank_of, drawn, lanes_of, part_of, recipe_of, subjects
+from collect import Bench, Configuration, bank_of, claim, drawn, lanes_of, part_of, recipe_of, subjects
 from curves import Run, read
 from rules import judged, refitted
 
@@ -165,11 +166,14 @@ def main() -> None:
     bench = Bench()
     for one in looked:
         path = options.out / f"{one.name.replace('/', '-')}.json"
+        lock = path.with_suffix(".lock")
+        if not one.name.startswith(options.only) or not judged(one).best or not claim(lock):
+            continue
         there = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        missing = [way for way in options.ways.split(",") if way not in there]
-        if one.name.startswith(options.only) and missing and judged(one).best:
+        if missing := [way for way in options.ways.split(",") if way not in there]:
             write_text(path, json.dumps(there | run(bench, one, missing)))
-            print(one.name, flush=True)
+            print(f"{time.strftime('%H:%M:%S')} {one.name}", flush=True)
+        lock.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":
