@@ -47,10 +47,11 @@ class Way:
     # Live weights, average and optimizer; else a new optimizer begins at the weights that would be written.
     keeps: bool = False
     since: float = 1.0  # of the chosen step, where it begins; 0: no look at all, a training over the whole budget
+    budgets: int = 1  # or over several of it, as one plans who does not know
 
     def steps(self, look: Run, chosen: float) -> int:
         if not self.since:
-            return look.steps
+            return self.budgets * look.steps
         return max(1, round(self.share * chosen if self.share else refitted(look, chosen)))
 
 
@@ -58,7 +59,7 @@ WAYS = {
     **{f"{schedule} {share}": Way(share, schedule) for schedule in ("constant", "linear") for share in (0.25, 0.5, 1.0)},
     "kept 1.0": Way(keeps=True), "linear again": Way(0), "kept again": Way(0, keeps=True),
     "half linear 0.5": Way(0.5, since=0.5), "half linear 1.0": Way(1.0, since=0.5),
-    "no look": Way(since=0),
+    "no look": Way(since=0), "no look x4": Way(since=0, budgets=4),
 }  # fmt: skip
 
 

@@ -1,17 +1,26 @@
-"""A tiny base on disk, pictures, and the program's command for a short run on them."""
+"""A tiny base on disk, pictures, and the program for a short run on them."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 import os
 import sys
+import time
+from functools import cache
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 from tiny_models import draw_pictures, tiny, write_folder
 
 PROGRAM = (sys.executable, "-m", "tsuika")
+# What every run imports, most of a short one's time.
+IMPORTED = (
+    "tsuika.api.training", "tsuika.cli.main", "diffusers.models.unets.unet_2d_condition",
+    "diffusers.models.autoencoders.autoencoder_kl", "transformers.models.clip.modeling_clip",
+)  # fmt: skip
 
 
 def make_place(folder: Path) -> tuple[Path, Path]:
@@ -39,6 +48,40 @@ def arguments(base: Path, pictures: Path, out: Path, name: str = "lora", **more:
 def environment(folder: Path) -> dict[str, str]:
     """One thread, no network, a cache of its own."""
     return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "XDG_CACHE_HOME": str(folder / "cache")}
+
+
+@cache
+def _forks() -> Any:
+    """Processes that begin with everything imported: a fork of a server that has done nothing else."""
+    forks = multiprocessing.get_context("forkserver")
+    forks.set_forkserver_preload(list(IMPORTED))
+    return forks
+
+
+def begin(place: Path, told: Path, *words: str, slow_saves: bool = False) -> BaseProcess:
+    """The program in a process of its own, which signals can hit; what it says goes into a file."""
+    process: BaseProcess = _forks().Process(target=_program, args=(place, told, words, slow_saves))
+    process.start()
+    return process
+
+
+def _program(place: Path, told: Path, words: tuple[str, ...], slow_saves: bool) -> None:
+    import torch
+
+    from tsuika.cli.main import main
+    from tsuika.train import checkpoint
+
+    with told.open("wb") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+    os.environ.update(environment(place))
+    os.chdir(place)
+    torch.set_num_threads(1)
+    if slow_saves:  # so slow in flushing a state that a kill can hit it there
+        flush = checkpoint._flush
+        checkpoint._flush = lambda path: (time.sleep(0.3), flush(path))[1]
+    sys.argv = ["tsuika", *words]
+    main()
 
 
 def hashes(folder: Path) -> dict[str, str]:

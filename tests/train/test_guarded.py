@@ -118,7 +118,7 @@ def test_pictures_are_held_out_and_then_all_are_trained_on(place: Path, tmp_path
 
 @pytest.mark.parametrize("method", LANES)
 def test_folds_learn_beside_the_run_on_all_pictures(place: Path, tmp_path: Path, seen: Any, method: str) -> None:
-    events = through(recipe(place, 4, method), tmp_path / "run", place)
+    events = through(recipe(place, 4, method, train={"steps": 4}), tmp_path / "run", place)
     (chosen,) = of(events, Chosen)
     everyone = frozenset(f"{i}.png" for i in range(4))
     assert chosen.kind == "folds" and chosen.folds == 4 and set(chosen.held_out) == everyone

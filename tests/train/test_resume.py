@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
-from runs import PROGRAM, arguments, environment, hashes, make_place, rows
+from runs import arguments, begin, hashes, make_place, rows
 
 from tsuika.train import checkpoint
 
 PATIENCE_S = 120  # on a busy machine
 STEPS = 16
-# The program, but so slow in flushing a saved state that a kill can hit it there.
-SLOW_TO_SAVE = """
-import time
-from tsuika.methods import METHODS
-from tsuika.train import checkpoint
-flush = checkpoint._flush
-checkpoint._flush = lambda path: (time.sleep(0.3), flush(path))
-from tsuika.cli.main import main
-main()
-"""
 
 
 @pytest.fixture(scope="module")
@@ -42,27 +33,22 @@ def train_arguments(place: Path, name: str) -> list[str]:
     )  # fmt: skip
 
 
-def begin(place: Path, *words: str, program: tuple[str, ...] = PROGRAM) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [*program, *words], cwd=place, env=environment(place), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-
-
-def interrupt(process: subprocess.Popen[str], when: Callable[[], bool], number: signal.Signals) -> int:
+def interrupt(process: BaseProcess, when: Callable[[], bool], number: signal.Signals) -> int | None:
     """Wait for a moment, send the signal, and return the status."""
     end = time.monotonic() + PATIENCE_S
     while not when():
-        assert process.poll() is None, f"ended before its moment: {process.communicate()}"
+        assert process.exitcode is None, "ended before its moment"
         assert time.monotonic() < end, "the moment never came"
         time.sleep(0.002)
-    process.send_signal(number)
-    process.communicate(timeout=PATIENCE_S)
-    return process.returncode
+    assert process.pid
+    os.kill(process.pid, number)
+    process.join(PATIENCE_S)
+    return process.exitcode
 
 
-def finish(process: subprocess.Popen[str]) -> None:
-    _, told = process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == 0, told
+def finish(process: BaseProcess, told: Path) -> None:
+    process.join(PATIENCE_S)
+    assert process.exitcode == 0, told.read_text(encoding="utf-8")
 
 
 def stepped(run: Path) -> list[int]:
@@ -74,34 +60,35 @@ def test_killed_and_stopped_again_and_again_it_ends_with_the_same_bits(place: Pa
     """Killed in its first steps, stopped by Ctrl+C, killed in a save with later steps lost, and in the last writing."""
     whole, run = place / "whole", place / "broken"
     states, killed = run / "checkpoints", -signal.SIGKILL
-    undisturbed = begin(place, *train_arguments(place, "whole"))
+    calm, told = place / "calm.txt", place / "told.txt"
+    undisturbed = begin(place, calm, *train_arguments(place, "whole"))
     try:
-        early = begin(place, *train_arguments(place, "broken"))
+        early = begin(place, told, *train_arguments(place, "broken"))
         assert interrupt(early, lambda: len(stepped(run)) >= 2, signal.SIGKILL) == killed
         assert stepped(run)[-1] < STEPS
 
         seen = len(stepped(run))
-        stopped = begin(place, "resume", str(run))
+        stopped = begin(place, told, "resume", str(run))
         assert interrupt(stopped, lambda: len(stepped(run)) >= seen + 2, signal.SIGINT) == 130
         state = checkpoint.newest(states)
         assert state is not None
         assert state.step == stepped(run)[-1] < STEPS  # Ctrl+C saves what is done
 
-        saving = begin(place, "resume", str(run), program=(sys.executable, "-c", SLOW_TO_SAVE))
+        saving = begin(place, told, "resume", str(run), slow_saves=True)
         assert interrupt(saving, lambda: any(states.glob(".*.tmp")), signal.SIGKILL) == killed
         assert any(states.glob(".*.tmp"))  # half a state, which must not count
         newest = checkpoint.newest(states)
         assert newest is not None
         assert newest.step == state.step < stepped(run)[-1]
 
-        writing = begin(place, "resume", str(run))
+        writing = begin(place, told, "resume", str(run))
         assert (
             interrupt(writing, lambda: "write" in [row["name"] for row in rows(run, "Phase")], signal.SIGKILL) == killed
         )
         assert not (run / "report.json").exists()
 
-        finish(begin(place, "resume", str(run)))
-        finish(undisturbed)
+        finish(begin(place, told, "resume", str(run)), told)
+        finish(undisturbed, calm)
     finally:
         undisturbed.kill()
     assert not any(states.glob(".*"))
@@ -122,13 +109,14 @@ def test_killed_and_stopped_again_and_again_it_ends_with_the_same_bits(place: Pa
 def test_each_other_method_survives_a_kill(place: Path, method: str) -> None:
     train = {"steps": 8, "checkpoint_every": 3}
     whole, run = place / f"{method}-whole", place / f"{method}-broken"
-    undisturbed = begin(place, *arguments(place / "base", place / "pictures", whole, method, train=train))
+    calm, told = place / "calm.txt", place / "told.txt"
+    undisturbed = begin(place, calm, *arguments(place / "base", place / "pictures", whole, method, train=train))
     try:
-        killed = begin(place, *arguments(place / "base", place / "pictures", run, method, train=train))
+        killed = begin(place, told, *arguments(place / "base", place / "pictures", run, method, train=train))
         assert interrupt(killed, lambda: len(stepped(run)) >= 4, signal.SIGKILL) == -signal.SIGKILL
         assert stepped(run)[-1] < 8
-        finish(begin(place, "resume", str(run)))
-        finish(undisturbed)
+        finish(begin(place, told, "resume", str(run)), told)
+        finish(undisturbed, calm)
     finally:
         undisturbed.kill()
     assert hashes(run / "artifacts")
