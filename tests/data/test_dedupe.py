@@ -197,7 +197,21 @@ def test_the_split_hangs_on_names_and_seed_only_and_survives_json() -> None:
     assert {name for part in split(some[::-1], 7).parts for name in part} == set(made.parts[0])
     assert len({split(some, seed).parts for seed in range(10)}) > 5
     assert Split.from_json(made.to_json()) == made
-    assert len(split(some, 7, count=5).parts[0]) == 5 and made.twins() == Split.from_json(made.to_json()).twins()
+    assert len(split(some, 7, count=5).witnesses()) == 5 and made.twins() == Split.from_json(made.to_json()).twins()
+
+
+@pytest.mark.parametrize("copies", [1, 2, 3, 7])
+@pytest.mark.parametrize("folds", [0, 2, 12])
+def test_copies_are_no_more_witnesses(copies: int, folds: int) -> None:
+    """However many copies there are: as many different pictures are held out, and each is measured once."""
+    made = split([tuple(f"{i} {copy}" for copy in range(copies)) for i in range(12)], 3, folds=folds, count=4)
+    for fold, part in enumerate(made.parts):
+        out = {name.split()[0] for name in part}
+        seen = [name.split()[0] for name in made.witnesses(fold)]
+        assert len(seen) == len(set(seen)) and set(seen) == out and len(part) == copies * len(out)
+        assert len(out) == (12 // folds if folds else 4)
+        twins = [name.split()[0] for name in made.twins(fold)]
+        assert len(twins) == len(set(twins)) == max(2, len(out)) and not out & set(twins)
 
 
 def test_wrong_groups_are_refused() -> None:

@@ -46,13 +46,18 @@ class Split:
         out = set(self.parts[fold]) if self.parts else set()
         return tuple(name for group in self.groups for name in group if name not in out)
 
+    def witnesses(self, fold: int = 0) -> Group:
+        """Held-out pictures to measure by: one of each group, since its copies would only say the same again."""
+        out = set(self.parts[fold]) if self.parts else set()
+        return tuple(group[0] for group in _shuffled(self.groups, self.seed, "guard split") if out & set(group))
+
     def twins(self, fold: int = 0) -> Group:
-        """As many pictures to train on as are held out, for the train probe: one of each group first, seeded."""
+        """As many pictures to train on as there are witnesses, for the train probe: one of each group first, seeded."""
         out = set(self.parts[fold]) if self.parts else set()
         inside = [group for group in _shuffled(self.groups, self.seed, "guard twins", fold) if not out & set(group)]
         most = max(map(len, inside), default=0)
         ranked = [group[place] for place in range(most) for group in inside if place < len(group)]
-        return tuple(ranked[: max(len(out), LEAST_HELD_OUT)])
+        return tuple(ranked[: max(len(self.witnesses(fold)), LEAST_HELD_OUT)])
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), ensure_ascii=False, indent=1)
@@ -76,8 +81,8 @@ def split(groups: Sequence[Group], seed: int, *, folds: int = 0, share: float = 
         groups: every name once, as `dedupe.groups` gives them.
         seed: of the choice.
         folds: 0 decides by the number of groups; else as many folds (at most one for each group), however many there are.
-        share: of the pictures to hold out; at least two pictures.
-        count: of the pictures to hold out, instead of a share.
+        share: of the different pictures to hold out; at least two, and never all.
+        count: of the different pictures to hold out, instead of a share.
 
     Raises:
         ValueError: a name twice, or one fold only.
@@ -91,20 +96,13 @@ def split(groups: Sequence[Group], seed: int, *, folds: int = 0, share: float = 
         return Split("none", (), everything, seed)
     if folds or len(order) < LEAST_TO_HOLD_OUT:
         dealt: list[list[str]] = [[] for _ in range(min(folds or len(order), len(order)))]
-        # The largest groups first, each to the fold that has the fewest pictures: no fold is empty.
+        # The largest groups first, each to the fold that has the fewest files: no fold is empty.
         for group in sorted(order, key=len, reverse=True):
             fewest: list[str] = min(dealt, key=len)
             fewest.extend(group)
         return Split("folds", tuple(map(tuple, dealt)), everything, seed)
-    wanted = count or max(LEAST_HELD_OUT, round(share * len(names)))
-    out: list[str] = []
-    for group in order:
-        if len(out) + len(group) <= wanted:
-            out.extend(group)
-    if not out:  # every picture has more copies than there is room for
-        smallest: Group = min(order, key=len)
-        out.extend(smallest)
-    return Split("hold-out", (tuple(out),), everything, seed)
+    wanted = min(count or max(LEAST_HELD_OUT, round(share * len(order))), len(order) - 1)
+    return Split("hold-out", (tuple(name for group in order[:wanted] for name in group),), everything, seed)
 
 
 def _shuffled(groups: Sequence[Group], seed: int, purpose: str, *numbers: int) -> list[Group]:

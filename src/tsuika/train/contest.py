@@ -94,6 +94,7 @@ def _sides(groups: Sequence[split.Group], recipe: Recipe) -> tuple[compare.Sides
     else:
         parts = split.split(groups, seed, folds=len(groups)).parts[: len(groups) // 3]
         parted = split.Split("hold-out", (tuple(name for part in parts for name in part),), tuple(groups), seed)
-    allowed = budget(recipe, len(parted.parts[0]))
-    out = parted.parts[0][: allowed.pictures]
+    witnesses = parted.witnesses()
+    allowed = budget(recipe, len(witnesses))
+    out = witnesses[: allowed.pictures]
     return compare.Sides(parted.inside(), out, parted.twins()[: allowed.twins], allowed.few), allowed

@@ -30,6 +30,7 @@ CONTROLS: Final = 4  # unrelated prompts, and as many training captions
 PASSES: Final = 8  # of a picture in a check: one for each timestep; or half of them
 # What training on a picture takes at least, in forward passes without gradient; small batches take more.
 STEP_PASSES: Final = 2.5
+SPLIT: Final = "split.json"  # in the run's `guard`
 FOLDS_IN_TURN: Final = 2  # where every fold is a training of its own, by default
 
 Way = Literal["off", "none", "hold-out", "lanes", "turns"]
@@ -68,7 +69,8 @@ class Course:
     def budget(self, recipe: Recipe) -> Budget:
         """What a check of a look may measure, and when; the same for every fold."""
         runs, eyes = (self.folds + 1, self.folds) if self.way == "lanes" else (1, 1)
-        return budget(recipe, max(map(len, self.split.parts), default=0), runs, eyes)
+        most = max((len(self.split.witnesses(fold)) for fold in range(len(self.split.parts))), default=0)
+        return budget(recipe, most, runs, eyes)
 
 
 def _more(parted: split.Split) -> float:
@@ -86,14 +88,14 @@ def plan(recipe: Recipe, manifest: Manifest, folder: Path, alone: str = "") -> C
     guard = recipe.guard
     if guard.mode == "off":
         return Course("off", split.Split("none", (), (), 0))
-    file = folder / "split.json"
+    file = folder / SPLIT
     if file.exists():
         parted = split.Split.from_json(file.read_text(encoding="utf-8"))
     else:
         groups = dedupe.groups(manifest)
         in_turn = alone and not guard.folds and split.LEAST_TO_LEAVE_OUT <= len(groups) < split.LEAST_TO_HOLD_OUT
         folds = FOLDS_IN_TURN if in_turn else guard.folds
-        count = min(MOST_HELD_OUT, max(LEAST_HELD_OUT if refits(recipe) else 0, round(guard.held_out * len(manifest))))
+        count = min(MOST_HELD_OUT, max(LEAST_HELD_OUT if refits(recipe) else 0, round(guard.held_out * len(groups))))
         parted = split.split(groups, recipe.train.seed, folds=folds, count=max(split.LEAST_HELD_OUT, count))
         write_text(file, parted.to_json())
     notes = [note("GD014", names=", ".join(group)) for group in parted.groups if len(group) > 1]

@@ -109,7 +109,7 @@ def _without_some(ground: Ground, course: Course, resume: bool, fold: int = 0, k
         if run.accelerator.is_main_process:
             done.touch()
             shutil.rmtree(states, ignore_errors=True)  # the checks are all that is needed of it
-    run.attachment.detach()
+    run.over()
     return watch.judge
 
 
@@ -148,9 +148,11 @@ def _go_on(ground: Ground, course: Course, judge: Judge, looked: Kept, resume: b
         return run, ground.stage([run], [states])
 
     for step in sorted({range_.safe, range_.likeness} - {range_.balanced}):
-        if (end := course.with_all(step, most)) in kept:
+        end, states = course.with_all(step, most), _state_of(ground, step)
+        if end in kept:
+            shutil.rmtree(states, ignore_errors=True)
             continue
-        run, stage = begun(step, states := _state_of(ground, step))
+        run, stage = begun(step, states)
         if resume:
             stage.resume()
         yield Phase("variant", end)
@@ -158,7 +160,7 @@ def _go_on(ground: Ground, course: Course, judge: Judge, looked: Kept, resume: b
         if run.accelerator.is_main_process:
             kept.save(end, run)
             shutil.rmtree(states, ignore_errors=True)
-        run.attachment.detach()
+        run.over()
     run, stage = begun(range_.balanced, ground.folder.checkpoints)
     stage.after = lambda step: ground.after(step, run)
     if resume:
@@ -206,7 +208,7 @@ def _in_lanes(ground: Ground, course: Course, resume: bool) -> Events:
         alone.resume()
         yield ground.started(everything)
     else:
-        checkpoint.save(folder.checkpoints, everything.state(), keep=ground.recipe.output.keep_states)
+        checkpoint.save(folder.checkpoints, everything.state())
         done.touch()
     for lane in range(course.folds + 1):  # the checks, and what goes on, are all that is needed of them
         shutil.rmtree(_state_of(ground, lane), ignore_errors=True)
@@ -276,7 +278,7 @@ def _watch(
     A fit beyond the folds is on all pictures.
     """
     split = course.split
-    parts = [split.parts[fold] if fold < len(split.parts) else () for _, fold in runs]
+    parts = [split.witnesses(fold) if fold < len(split.parts) else () for _, fold in runs]
     allowed = course.budget(ground.recipe)
     eyes, began = [], time.monotonic()
     for lane, ((run, fold), part) in enumerate(zip(runs, parts, strict=True)):
