@@ -16,7 +16,7 @@ from PIL import Image
 
 from tiny_models import tiny, write_folder
 from tsuika import api
-from tsuika.api import search_space, training
+from tsuika.api import search_space, searching, training
 from tsuika.core import config
 from tsuika.core.config import Recipe
 from tsuika.core.errors import DivergedError, RecipeError
@@ -36,10 +36,10 @@ NAMES = tuple((f"{i}.png",) for i in range(12))
 BEST_RATE = 1e-3
 
 
-def grid_at(level: float) -> Grid:
+def grid_at(level: float, timesteps: int = 6) -> Grid:
     """Draws around a level, always the same ones."""
     source = random.Random(0)
-    return tuple(tuple(level + source.gauss(0, 0.002) for _ in range(6)) for _ in range(PICTURES))
+    return tuple(tuple(level + source.gauss(0, 0.002) for _ in range(timesteps)) for _ in range(PICTURES))
 
 
 def gain(rate: float) -> float:
@@ -54,12 +54,15 @@ class Runs:
     begun: list[str] = field(default_factory=list)
     resumed: list[str] = field(default_factory=list)
     diverges_above: float = math.inf
+    untrainable: int = 0  # a rank
 
     def train(self, recipe: Recipe, folder: Path) -> Iterator[Event]:
         self.begun.append(folder.name)
         assert recipe.guard.mode == "on" and not recipe.guard.refit
         run = RunDir(folder).create()
         write_text(run.recipe, config.dump(recipe))
+        if recipe.method.model_dump().get("rank") == self.untrainable:
+            raise RecipeError("RC010")
         write_text(run.guard / "split.json", split.split(NAMES, 0).to_json())
         return self._go(run, 0)
 
@@ -69,11 +72,13 @@ class Runs:
         return self._go(RunDir(folder), done)
 
     def _go(self, run: RunDir, done: int) -> Iterator[Event]:
-        rate = config.load(run.recipe).train.learning_rate
+        train = config.load(run.recipe).train
+        rate, timesteps = train.learning_rate, 3 if train.batch_size == 1 else 6  # as a small budget of checks has it
         judge = Judge(STEPS, rate, rungs=RUNGS)
         for count, step in enumerate(RUNGS):
             level = -gain(rate) * step / STEPS
-            check = Check(step, Reading(Ratios(grid_at(level), grid_at(level)), Ratios(grid_at(level), grid_at(level))))
+            seen = Ratios(*(2 * [grid_at(level, timesteps)]))
+            check = Check(step, Reading(seen, seen))
             event = judged(judge.hear(check), check)
             if count < done:
                 continue
@@ -183,6 +188,42 @@ def test_a_trial_that_diverges_is_told_and_never_taken(runs: Runs, tmp_path: Pat
     states = {row["params"]["train.learning_rate"]: row["state"] for row in found.trials}
     assert states == {1e-4: "done", 3e-4: "done", 1e-3: "diverged", 1e-2: "diverged"}
     assert config.load(tmp_path / "s" / "best.toml").train.learning_rate == 3e-4
+
+
+def test_settings_that_do_not_go_together_are_a_failed_trial(runs: Runs, tmp_path: Path) -> None:
+    runs.untrainable = 16
+    over = ("method.rank=16,8",)
+    found = last(api.search(recipe(), tmp_path / "s", over))
+    assert {row["params"]["method.rank"]: row["state"] for row in found.trials} == {8: "done", 16: "failed"}
+    assert config.load(tmp_path / "s" / "best.toml") == search_space.apply(recipe(), {"method.rank": 8})
+    assert last(api.search(recipe(), tmp_path / "s", over)) == found and len(runs.begun) == 2
+
+
+def test_trials_that_were_measured_more_or_less_finely_are_compared(runs: Runs, tmp_path: Path) -> None:
+    found = last(api.search(recipe(), tmp_path / "s", ("train.batch_size=1,4",)))
+    assert {row["state"] for row in found.trials} == {"done"} and sorted(found.near) == [0, 1]
+
+
+@pytest.mark.parametrize("moment", ["asked", "over"])
+def test_a_kill_at_any_moment_costs_no_trial(
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """Before its settings are written down, and after its end has been, but before Optuna has heard of it."""
+    over = ("train.learning_rate=1e-4,1e-3",)
+
+    def killed(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            *((searching, "_suggest", killed) if moment == "asked" else (searching._Search, "_tell", killed))
+        )
+        with pytest.raises(KeyboardInterrupt):
+            last(api.search(recipe(), tmp_path / "s", over))
+    found = last(api.search(recipe(), tmp_path / "s", over))
+    assert sorted(row["params"]["train.learning_rate"] for row in found.trials) == [1e-4, 1e-3]
+    assert {row["state"] for row in found.trials} == {"done"}
+    assert len(runs.begun) == 2 == len({row["folder"] for row in found.trials}) and not runs.resumed
 
 
 def test_where_nothing_is_gained_there_is_no_best(runs: Runs, tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ LANES: Final = (  # what may differ from lane to lane
     "train.learning_rate", "train.weight_decay", "method.rank", "method.alpha", "regularize.l1", "regularize.l2",
     "regularize.max_norm",
 )  # fmt: skip
+UNTRAINABLE: Final = ("RC002", "RC008", "RC009", "RC010", "RC011", "RC012", "RC013")  # settings that do not go together
 WORST: Final = 1.0  # what Optuna is told of a run that diverged: e times the base's loss
 PRUNE_AFTER: Final = 1 / 3  # of the steps, and
 PRUNE_FROM: Final = 4  # finished trials: before that a median says little
@@ -171,13 +172,8 @@ class _Search:
         with locked(self._lock, wait=True):
             for one in self._study.get_trials(deepcopy=False, states=(states.RUNNING,)):
                 with locked(self._lock_of(one.number)) as abandoned:
-                    if abandoned:  # its process is gone: the same settings in the same folder, under the next number
-                        self._study.tell(one.number, state=states.FAIL)
-                        folder = one.user_attrs.get("folder", _name(one.number))
-                        begun = RunDir(self._out / "trials" / folder).recipe.exists()
-                        attrs = {"folder": folder} if begun else {}
-                        if one.params.keys() == {over.key for over in self._overs}:
-                            self._study.enqueue_trial(one.params, user_attrs=attrs)
+                    if abandoned:
+                        self._take_over(one)
             known = self._study.get_trials(deepcopy=False)
             waiting = any(one.state == states.WAITING for one in known)
             counted = [one for one in known if one.state != states.FAIL or "why" in one.user_attrs]
@@ -190,6 +186,20 @@ class _Search:
             if "folder" not in trial.user_attrs:
                 trial.set_user_attr("folder", _name(trial.number))
         return trial
+
+    def _take_over(self, one: optuna.trial.FrozenTrial) -> None:
+        """A trial whose process is gone: the same settings in the same folder, under the next number; if it was over, no more."""
+        folder = one.user_attrs.get("folder", _name(one.number))
+        if "why" in one.user_attrs:
+            self._tell(one.number, one.user_attrs["state"], self._out / "trials" / folder)
+            return
+        self._study.tell(one.number, state=self._optuna.trial.TrialState.FAIL)
+        begun = RunDir(self._out / "trials" / folder).recipe.exists()
+        point = one.system_attrs.get(
+            "fixed_params", one.params
+        )  # all that it was to try, of which params may be a part
+        if point.keys() == {over.key for over in self._overs}:
+            self._study.enqueue_trial(point, user_attrs={"folder": folder} if begun else {})
 
     def _lock_of(self, number: int) -> Path:
         return self._out / "trials" / f"{_name(number)}.lock"
@@ -204,28 +214,28 @@ class _Search:
                 state = "pruned"
         except DivergedError as error:
             state, why = "diverged", Words(error.part("what"), error.part("what", "ja"))
-        except ResourceError as error:
-            if error.code != "RS001":  # out of memory: less of it may fit
+        except (ResourceError, RecipeError) as error:
+            if error.code not in ("RS001", *UNTRAINABLE):  # out of memory: less of it may fit; so may other settings
                 raise
-            state, why = (
-                "failed",
-                Words(
-                    f"{error.part('what')}. {error.part('why')}",
-                    f"{error.part('what', 'ja')}。{error.part('why', 'ja')}",
-                ),
-            )
+            english, japanese = (f"{error.part('what', lang)}: {error.part('why', lang)}" for lang in ("en", "ja"))
+            state, why = "failed", Words(english, japanese)
         if why:
             yield note("GD025", number=trial.number, why=why)
-        found = results.measured(folder) if state != "failed" else {}
         trial.set_user_attr("state", state)
-        trial.set_user_attr("why", why)
+        trial.set_user_attr("why", why)  # with it, the trial counts, whatever becomes of this process
+        found = self._tell(trial.number, state, folder)
+        yield TrialEnded(trial.number, state, found.get("value"), found.get("se"), found.get("step", 0))
+
+    def _tell(self, number: int, state: str, folder: Path) -> dict[str, Any]:
+        """Optuna's part of a trial's end; returns what was measured."""
         states = self._optuna.trial.TrialState
+        found = results.measured(folder) if state != "failed" else {}
         if state in ("done", "diverged"):
             worst = WORST if state == "diverged" else self._standing(folder)
-            self._study.tell(trial, found.get("value", worst))
+            self._study.tell(number, found.get("value", worst))
         else:
-            self._study.tell(trial, state=states.PRUNED if state == "pruned" else states.FAIL)
-        yield TrialEnded(trial.number, state, found.get("value"), found.get("se"), found.get("step", 0))
+            self._study.tell(number, state=states.PRUNED if state == "pruned" else states.FAIL)
+        return found
 
     def _standing(self, folder: Path) -> float:
         heard = results.heard(folder)

@@ -63,12 +63,14 @@ def measured(folder: Path) -> dict[str, Any]:
     if not checks or checks[-1].evidence["best"] is None:
         return {}
     evidence = checks[-1].evidence
-    best = next(one for one in checks if one.step == evidence["best_step"])
+    best = next((one for one in checks if one.step == evidence["best_step"]), None)
+    if best is None:
+        return {}
     grid = Check.from_json(best.check).reading.held_out.mid
     split = Split.from_json((RunDir(folder).guard / "split.json").read_text(encoding="utf-8"))
     in_lanes = any(isinstance(one, Warned) and one.code == "GD015" for one in events.read(RunDir(folder).events))
     overlap = len(split.parts[0]) / len(split.inside()) if in_lanes else 0.0
-    probes = json.dumps([split.parts, len(grid)], ensure_ascii=False)
+    probes = json.dumps([split.parts, len(grid), len(grid[0])], ensure_ascii=False)  # pictures and timesteps
     value, se = evidence["best"]["mean"], evidence["best"]["se"]
     return {"value": value, "se": se, "step": best.step, "grid": grid, "probes": probes, "overlap": overlap}
 
