@@ -147,7 +147,7 @@ def test_a_run_step_by_step(tmp_path: Path) -> None:
         for tensor in attachment.tensors().values():
             tensor.add_(0.2 * torch.randn(tensor.shape, generator=torch.Generator().manual_seed(step)))
         kohya.write(attachment.artifact(), file, dtype=torch.float32)
-        checkpoint.save(run.checkpoints, State(step, attachment.tensors(), {"param_groups": [], "state": {}}), keep=9)
+        checkpoint.save(run.checkpoints, State(step, attachment.tensors(), {"param_groups": [], "state": {}}))
     drawing = replace(A_CAT, lora=(f"{run.artifacts / 'run.safetensors'}:0.5",))
     cells = [event for event in api.grid(drawing, tmp_path / "sheet", x="step=all") if isinstance(event, CellDrawn)]
     assert [cell.labels for cell in cells] == [("step 5",), ("step 9",), ("step last",)]

@@ -150,7 +150,7 @@ def test_goes_on_to_the_same_bits(weights: str, optimizer: str, tmp_path: Path) 
     run(half, 2)
     with half.written_weights():
         pass
-    checkpoint.save(tmp_path, half.state(), keep=1)
+    checkpoint.save(tmp_path, half.state())
     again = start(what, tiny("sd1"))
     state = checkpoint.newest(tmp_path)
     assert state is not None

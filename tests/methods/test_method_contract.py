@@ -220,7 +220,7 @@ def test_the_same_recipe_gives_the_same_bits_also_when_stopped_and_resumed(
     whole, broken = (start(method, family, steps=4) for _ in range(2))
     run(whole, 4)
     run(broken, 2)
-    checkpoint.save(tmp_path, broken.state(), keep=1)
+    checkpoint.save(tmp_path, broken.state())
     resumed = start(method, family, steps=4)
     state = checkpoint.newest(tmp_path)
     assert state is not None

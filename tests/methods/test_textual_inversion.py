@@ -121,7 +121,7 @@ def test_it_goes_on_from_a_saved_state_to_the_same_bits(tmp_path: Path) -> None:
     for event in fit(first):
         if event.step == 3:
             break
-    checkpoint.save(tmp_path, first.state(), keep=1)
+    checkpoint.save(tmp_path, first.state())
     second = run(tiny("sd1"), "riemannian", steps=6)
     state = checkpoint.newest(tmp_path)
     assert state is not None

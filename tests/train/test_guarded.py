@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from tiny_models import tiny, write_folder
 from tsuika.core import config
 from tsuika.core.config import Recipe
-from tsuika.core.errors import RecipeError
+from tsuika.core.errors import InterruptedRunError, RecipeError
 from tsuika.core.events import Chosen, Event, Finished, Judged, Started, Stepped, Warned, Written
 from tsuika.data.bank import Bank
 from tsuika.data.split import split
@@ -155,6 +155,32 @@ def test_a_whole_model_learns_in_two_folds_one_after_another(place: Path, tmp_pa
     assert not list((tmp_path / "run" / "guard").glob("look-*/step-*")), "states of a look that is over take room"
 
 
+@pytest.mark.parametrize("change", ["gone", "other", "words"])
+def test_a_run_does_not_go_on_with_other_pictures(place: Path, tmp_path: Path, change: str) -> None:
+    pictures = tmp_path / "pictures"
+    shutil.copytree(place / "pictures-10", pictures)
+    wish = recipe(place, 10, "textual-inversion", **{"data.images": str(pictures)}, train={"checkpoint_every": 1})
+    stream = assemble.train(begin(wish, tmp_path / "run", place))
+    next(event for event in stream if isinstance(event, Stepped))
+    stream.close()  # type: ignore[attr-defined]
+    if change == "gone":
+        (pictures / "3.png").unlink()
+    elif change == "other":
+        shutil.copy(pictures / "4.png", pictures / "3.png")
+    else:
+        (pictures / "3.txt").write_text("a zuzu cat in the snow", encoding="utf-8")
+    for _ in range(2):  # the second time as well
+        stream = assemble.train(assemble.Run(*assemble.reopen(tmp_path / "run"), Path("nowhere")), resume=True)
+        if change == "words":
+            noted = next(event for event in stream if isinstance(event, Warned) and event.code == "TR009")
+            assert "3.png" in noted.words("en") and "3.png" in noted.words("ja")
+            stream.close()  # type: ignore[attr-defined]
+        else:
+            with pytest.raises(InterruptedRunError, match=r"3\.png") as caught:
+                list(stream)
+            assert caught.value.code == "TR008"
+
+
 def test_too_few_pictures_say_so_and_are_all_trained_on(place: Path, tmp_path: Path, seen: Any) -> None:
     events = through(recipe(place, 3), tmp_path / "run", place)
     assert "GD012" in [event.code for event in of(events, Warned)] and not of(events, Chosen)
@@ -223,6 +249,8 @@ def test_stopped_and_gone_on_to_the_same_bits(
         run = assemble.Run(*assemble.reopen(out), Path("nowhere"), cache=place / "cache")
     assert of(events, Finished)[-1] == of(calm, Finished)[-1]
     assert of(events, Chosen)[-1] == of(calm, Chosen)[-1]
+    heard = [{event.step for event in of(some, Judged)} for some in (events, calm)]
+    assert heard[0] == heard[1], "a check whose event was not taken is told again"
     for part in ("artifacts", "guard/kept"):
         assert hashes(out / part) == hashes(tmp_path / "calm" / part)
     written = {Path(event.path).name for event in of(calm, Written)}

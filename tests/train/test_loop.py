@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,9 +23,10 @@ from tsuika.core.types import Batch
 from tsuika.diffusion.schedule import add_noise
 from tsuika.diffusion.targets import min_snr_weight, target
 from tsuika.methods import lora
-from tsuika.train import checkpoint, optim
+from tsuika.train import checkpoint, loop, optim
 from tsuika.train.assemble import accelerate_for
-from tsuika.train.loop import Fit, conditioner, draw, fit
+from tsuika.train.loop import Fit, _follow, conditioner, draw, fit
+from tsuika.train.stage import Stage
 
 SIZE = (64, 64)
 
@@ -170,6 +173,48 @@ def test_nothing_drops_out_of_what_is_written() -> None:
     assert [module.training for module in run.model.unet.modules()] == modes
 
 
+def test_an_average_of_bfloat16_weights_gets_there() -> None:
+    """A tenth of a small change is below bfloat16's gap: an average in bfloat16 would stand still."""
+    run = start(recipe(ema=0.9))
+    for param in run.params:
+        param.data = torch.ones_like(param, dtype=torch.bfloat16)
+    run.average = {name: value.float() for name, value in run.attachment.tensors().items()}
+    for param in run.params:
+        param.data *= 1 + 2**-7  # the next number
+    for run.step in range(1, 120):
+        _follow(run)
+    assert all(torch.allclose(value, torch.tensor(1 + 2**-7), atol=1e-4) for value in run.average.values())
+
+
+def test_a_fit_that_is_over_leaves_no_weights_behind() -> None:
+    """Neither in Accelerate, which holds what it has prepared, nor as gradients that the next one would clip."""
+    run = start(recipe(steps=1))
+    list(fit(run))
+    param, gradient = (weakref.ref(one) for one in (run.params[0], run.params[0].grad))
+    assert param() is not None and gradient() is not None
+    accelerator = run.accelerator
+    run.over()
+    del run
+    gc.collect()
+    assert param() is None and gradient() is None
+    assert accelerator is not None
+
+
+def test_half_a_step_is_never_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second Ctrl+C comes at any moment, also between the optimizer's step and its count."""
+    run = start(recipe(steps=8))
+    stage = Stage([run], [tmp_path], every=3, keep_states=2)
+
+    def interrupted(step: int, *_: Any) -> None:
+        if step == 4:
+            raise SystemExit(130)
+
+    monkeypatch.setattr(run.penalties, "apply", interrupted)
+    with pytest.raises(SystemExit):
+        list(stage.go())
+    assert checkpoint.steps(tmp_path) == {3} and run.step == 4
+
+
 PACKAGES = {"prodigy": "prodigyopt", "schedule-free": "schedulefree"}
 
 
@@ -193,11 +238,13 @@ def test_goes_on_to_the_same_bits(optimizer: str, tmp_path: Path) -> None:
     assert not same(looked, weights(first))
     next(events)
     events.close()  # type: ignore[attr-defined]
-    checkpoint.save(tmp_path, first.state(), keep=1)
+    with first.written_weights():
+        looked = weights(first)
+    checkpoint.save(tmp_path, first.state())
 
     second = start(what)
     state = checkpoint.newest(tmp_path)
-    assert state is not None
+    assert state is not None and same(state.average, looked), "who looks at saved states sees what would be written"
     second.restore(state)
     assert [event.step for event in fit(second) if isinstance(event, Stepped)] == [4]
     assert same(weights(whole), weights(second))
@@ -250,6 +297,21 @@ def test_captions_are_encoded_once_unless_a_text_encoder_trains(text: bool, monk
     list(fit(run))
     seen = [caption for number in range(6) for caption in run.batch(number).captions]
     assert sorted(asked) == sorted(seen if text else set(seen))
+
+
+def test_only_the_latest_captions_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With shuffled tags every caption is a new one."""
+    monkeypatch.setattr(loop, "CAPTIONS", 2)
+    model = tiny("sd1")
+    condition = conditioner(model, lora.attach(model, Lora(rank=1), generator(0, "init")), lambda _: SIZE)
+    asked: list[str] = []
+    real = model.encode_text
+    monkeypatch.setattr(model, "encode_text", lambda texts, **more: asked.extend(texts) or real(texts, **more))
+    for captions in (("a cat", "a dog"), ("a cat", "a fox"), ("a cat", "a dog"), ("a fox", "a dog")):
+        both = condition(picture_batch(0, captions=captions))
+        for row, caption in enumerate(captions):
+            assert torch.equal(both.tokens_BSD[row], real([caption], size_px=SIZE).tokens_BSD[0])
+    assert asked == ["a cat", "a dog", "a fox", "a dog", "a fox"]
 
 
 # ------------------------------------------------------------------------------------------------------------- optim

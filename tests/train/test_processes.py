@@ -6,13 +6,16 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from runs import PROGRAM, arguments, environment, hashes, make_place, rows
 
 from tsuika.core.config import Recipe
 from tsuika.core.errors import RecipeError
 from tsuika.core.sections import Train
+from tsuika.train import assemble
 from tsuika.train.assemble import accelerate_for
 
 # `--multi_gpu` also where there are only CPUs: without it Accelerate starts one process.
@@ -56,6 +59,20 @@ def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(Accelerator, "num_processes", 2)
     with pytest.raises(RecipeError, match="batch_size"):
         accelerate_for(Recipe(train=Train(batch_size=3, device="cpu", precision="fp32")))
+
+
+def test_the_device_that_is_named_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also the second GPU: Accelerate takes whichever is the current one. A launch gives each process its own."""
+    taken: list[object] = []
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    monkeypatch.setattr(assemble, "pick_device", torch.device)
+    wish = Recipe(train=Train(device="cuda:1", precision="fp32"))
+    accelerate_for(wish)
+    assert taken == [torch.device("cuda:1")]
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setattr(assemble, "Accelerator", lambda **_: SimpleNamespace(num_processes=1))
+    accelerate_for(wish)
+    assert taken == [torch.device("cuda:1")]
 
 
 def test_a_run_may_compute_otherwise_than_the_one_before_it_in_the_same_process() -> None:

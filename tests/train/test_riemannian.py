@@ -93,7 +93,7 @@ def test_it_goes_on_from_a_saved_state_to_the_same_bits(tmp_path: Path) -> None:
     whole, goal = start(), start(1).detach()
     optimizer = Riemannian([whole], 0.1)
     descend(whole, optimizer, goal, 3)
-    checkpoint.save(tmp_path, checkpoint.State(3, {"x": whole.detach()}, optimizer.state_dict()), keep=1)
+    checkpoint.save(tmp_path, checkpoint.State(3, {"x": whole.detach()}, optimizer.state_dict()))
     descend(whole, optimizer, goal, 4)
 
     state = checkpoint.newest(tmp_path)

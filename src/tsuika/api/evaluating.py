@@ -160,9 +160,8 @@ def _encoder(name: str, recipe: Recipe, studio: Studio) -> tuple[Encoder | None,
 
 def _changes(folder: RunDir, manifest: Manifest) -> list[Warned]:
     """Whether the pictures are still those that were trained on."""
-    try:
-        was = Manifest.from_json(folder.left_out.read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError, TypeError):
+    was = Manifest.read(folder.left_out)
+    if was is None:
         return []
     then, now = ({sample.sha256 for sample in one.samples} for one in (was, manifest))
     if then == now:

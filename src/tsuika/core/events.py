@@ -162,9 +162,9 @@ KINDS = {
 
 
 def read(path: Path) -> list[Event]:
-    """The events of a run; a half-written last line (after a kill) is left out."""
+    """The events of a run; a half-written last line (after a kill) is left out, wherever it was cut."""
     events: list[Event] = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             row: dict[str, Any] = json.loads(line)
         except json.JSONDecodeError:

@@ -250,6 +250,14 @@ MESSAGES: Final[dict[str, Message]] = {
         ("train.schedule is not used after the warm-up", "Prodigy finds its rate by itself.", ""),
         ("ウォームアップ後は train.schedule を使いません", "Prodigyが学習率を自分で決めるためです。", ""),
     ),
+    "TR008": _m(
+        ("The pictures are not those that this run began with", "{why}. Which are held out, and when each is learnt, was settled at its beginning.", "Put them back as they were, or start a new run with: tsuika train"),
+        ("画像がこの学習を始めたときと異なります", "{why}。どの画像を検証用に取り分け、いつ学習するかは開始時に決まっています。", "画像を元に戻すか、tsuika train で新しく始めてください"),
+    ),
+    "TR009": _m(
+        ("Captions have changed since this run began: {names}", "From here on the new ones are learnt, so it will not end as it would have.", ""),
+        ("この学習を始めたあとでキャプションが変わりました: {names}", "ここからは新しいキャプションで学習するため、元のまま続けた場合とは結果が変わります。", ""),
+    ),
     "GD001": _m(
         ("Stopped at step {step}: the loss is no longer a finite number", "The state of step {best} is kept (0 is the untrained base).", "Try a third of the learning rate: --set train.learning_rate={rate}"),
         ("ステップ{step}で停止: ロスが有限の数ではなくなりました", "ステップ{best}の状態を残してあります(0は学習前)。", "学習率を3分の1にしてみてください: --set train.learning_rate={rate}"),

@@ -101,6 +101,14 @@ class Manifest:
         return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
     @staticmethod
+    def read(path: Path) -> Manifest | None:
+        """From a file; None where there is none, or what is there is no manifest."""
+        try:
+            return Manifest.from_json(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    @staticmethod
     def from_json(text: str) -> Manifest:
         """The inverse of `to_json`.
 

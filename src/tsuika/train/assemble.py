@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 import shutil
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +25,7 @@ from tsuika import families, formats
 from tsuika.core import config
 from tsuika.core.config import Recipe
 from tsuika.core.errors import InterruptedRunError, ModelError, PictureError, RecipeError, ResourceError
-from tsuika.core.events import Event, Finished, Phase, Previewed, note
+from tsuika.core.events import Event, Finished, Phase, Previewed, Warned, note
 from tsuika.core.files import split_strength, write_text
 from tsuika.core.methods import Lora
 from tsuika.core.rundir import RunDir
@@ -70,10 +71,17 @@ class Run:
 def accelerate_for(recipe: Recipe) -> Accelerator:
     """Devices, processes and precision through Accelerate (one process, or as many as `accelerate launch` started)."""
     device = pick_device(recipe.train.device)
+    if (
+        device.type == "cuda" and device.index is not None and "LOCAL_RANK" not in os.environ
+    ):  # a process of a launch has its own
+        torch.cuda.set_device(device)  # what Accelerate takes
     precision = pick_precision(recipe.train.precision, device)
     mixed = "no" if precision == "fp32" else precision
-    if AcceleratorState._shared_state.get("_mixed_precision", mixed) != mixed:  # of a run in this process that is over
-        AcceleratorState._reset_state()
+    before: dict[str, Any] = AcceleratorState._shared_state  # of a run in this process that is over
+    if before:
+        elsewhere = before["device"].type != device.type
+        if elsewhere or before["_mixed_precision"] != mixed:
+            AcceleratorState._reset_state(reset_partial_state=elsewhere)
     accelerator = Accelerator(
         mixed_precision=mixed, cpu=device.type == "cpu",
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=recipe.method.some_unused)],
@@ -139,8 +147,15 @@ def train(run: Run, *, resume: bool = False) -> Iterator[Event]:
         yield from _train(run, accelerator, resume)
 
 
-def prepare(run: Run, accelerator: Accelerator, *, report: Path | None = None) -> Generator[Event, None, Ground]:
-    """Base and pictures, loaded and encoded; what was found in the pictures' folder is written to `report`."""
+def prepare(
+    run: Run, accelerator: Accelerator, *, report: Path | None = None, began_with: Manifest | None = None
+) -> Generator[Event, None, Ground]:
+    """Base and pictures, loaded and encoded; what was found in the pictures' folder is written to `report`.
+
+    Raises:
+        InterruptedRunError: TR008, the pictures are others than the run `began_with`.
+        TsuikaError: whatever is wrong with recipe, pictures, model.
+    """
     recipe = run.recipe
     precision = "fp32" if accelerator.mixed_precision == "no" else str(accelerator.mixed_precision)
     settings = recipe.method.completed(recipe.data)
@@ -152,6 +167,8 @@ def prepare(run: Run, accelerator: Accelerator, *, report: Path | None = None) -
     )  # fmt: skip
     yield from pictures(run, model, report=report)
     assert run.manifest is not None
+    if began_with is not None:
+        yield from _unchanged(began_with, run.manifest, recipe)
     captions = [sample.caption for sample in run.manifest.samples]
     yield from (note("TR003", word=w) for w in settings.new_words if not any(has_word(text, w) for text in captions))
     yield Phase("encode", len(run.manifest))
@@ -166,21 +183,47 @@ def prepare(run: Run, accelerator: Accelerator, *, report: Path | None = None) -
     return Ground(recipe, settings, model, accelerator, run.manifest, bank, run.folder)
 
 
+def _unchanged(before: Manifest, now: Manifest, recipe: Recipe) -> Iterator[Warned]:
+    """A run cannot go on with other pictures: what is held out, and which batch comes when, hang on them."""
+    then, there = ({sample.name: sample for sample in one.samples} for one in (before, now))
+    gone, new = sorted(then.keys() - there.keys()), sorted(there.keys() - then.keys())
+    both = [(then[name], there[name]) for name in then if name in there]
+    other = [was.name for was, is_ in both if (was.sha256, was.repeats) != (is_.sha256, is_.repeats)]
+    if gone or new or other:
+        found = [(gone, "Missing", "なくなった画像"), (new, "New", "増えた画像"), (other, "Changed", "変わった画像")]
+        why = Words(
+            "; ".join(f"{word}: {_some(names)}" for names, word, _ in found if names),
+            "、".join(f"{word}: {_some(names)}" for names, _, word in found if names),
+        )
+        raise InterruptedRunError("TR008", where=recipe.data.images, why=why)
+    if spoken := [was.name for was, is_ in both if was.caption != is_.caption]:
+        yield note("TR009", names=_some(spoken))
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" … ({len(names)})" if len(names) > 5 else "")
+
+
 def _train(run: Run, accelerator: Accelerator, resume: bool) -> Iterator[Event]:
     recipe, main = run.recipe, accelerator.is_main_process
-    ground = yield from prepare(run, accelerator, report=run.folder.left_out if main else None)
+    begun = resume and run.folder.has_states  # else it starts anew, with whatever pictures there are now
+    began_with = Manifest.read(run.folder.left_out) if begun else None
+    report = run.folder.left_out if main and began_with is None else None
+    ground = yield from prepare(run, accelerator, report=report, began_with=began_with)
     yield from optim.notes(recipe.train)
     if recipe.train.optimizer == "schedule-free" and (recipe.train.ema or recipe.train.schedule != "constant"):
         yield note("TR006")
     elif recipe.train.optimizer == "prodigy" and recipe.train.schedule != "constant":
         yield note("TR007")
-    if not (resume and run.folder.has_states):
+    if not begun:
         yield from _preview(run, main, 0)
     ground.checkpoint_gradients()
     if recipe.train.compile:
         ground.model.unet.compile()
     if main:
         run.folder.guard.mkdir(exist_ok=True)
+        if not begun:
+            (run.folder.guard / course.SPLIT).unlink(missing_ok=True)
     ground.after = partial(_previews, run, main)
     with accelerator.main_process_first():
         way = course.plan(recipe, ground.manifest, run.folder.guard, course.why_alone(recipe, accelerator))
@@ -322,8 +365,11 @@ def reopen(folder: Path) -> tuple[Recipe, RunDir]:
     if not run.recipe.is_file():
         why = Words("The folder holds no recipe.toml.", "フォルダーに recipe.toml がありません。")
         raise InterruptedRunError("TR002", where=folder, why=why)
-    for temporary in run.checkpoints.glob(".*.tmp"):
-        shutil.rmtree(temporary, ignore_errors=True)
+    for temporary in (*run.checkpoints.glob(".*.tmp"), *run.guard.glob("**/.*.tmp")):  # of a process that was killed
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)
     return config.load(run.recipe), run
 
 

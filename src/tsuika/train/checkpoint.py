@@ -30,7 +30,7 @@ class State:
     step: int
     weights: dict[str, Tensor]
     optimizer: dict[str, Any]  # a torch optimizer's state_dict
-    average: dict[str, Tensor] = field(default_factory=dict)
+    average: dict[str, Tensor] = field(default_factory=dict)  # what would be written, where `weights` are not
     scaler: dict[str, Any] = field(default_factory=dict)  # fp16's loss scale, plain numbers
 
 
@@ -92,8 +92,8 @@ def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return result
 
 
-def save(folder: Path, state: State, *, keep: int) -> Path:
-    """Write `state` as `folder/step-N`, then drop the oldest states beyond `keep`."""
+def save(folder: Path, state: State) -> Path:
+    """Write `state` as `folder/step-N`; later ones, left by a run that has gone on from before them, go."""
     target = place(folder, state.step)
     temporary = folder / f".{target.name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
@@ -111,9 +111,16 @@ def save(folder: Path, state: State, *, keep: int) -> Path:
         shutil.rmtree(target)
     temporary.rename(target)
     _flush(folder)
+    for stale in steps(folder):
+        if stale > state.step:
+            shutil.rmtree(place(folder, stale))
+    return target
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Drop the oldest states beyond so many."""
     for old in sorted(steps(folder))[:-keep]:
         shutil.rmtree(place(folder, old))
-    return target
 
 
 def load(path: Path) -> State | None:

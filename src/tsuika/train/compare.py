@@ -118,8 +118,7 @@ def _in_turn(grounds: Sequence[Ground], steps: Sequence[int], sides: Sides, hear
     yield Phase(PHASE, len(grounds) * steps[-1])
     measure = None
     for number, ground in enumerate(grounds):
-        attachment = ground.attach()
-        run = ground.fit(attachment, sides.inside)
+        run = ground.fit(ground.attach(), sides.inside)
         measure = measure or _Measure(
             ground.probe(run, sides.held_out, sides.twins, 0, few=sides.few), bool(sides.twins)
         )
@@ -133,7 +132,7 @@ def _in_turn(grounds: Sequence[Ground], steps: Sequence[int], sides: Sides, hear
         except DivergedError:
             hear(number, None)
         finally:
-            attachment.detach()
+            run.over()
 
 
 @dataclass

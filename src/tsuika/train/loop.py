@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import torch
 from accelerate import Accelerator
@@ -29,6 +29,8 @@ from tsuika.train.penalize import Penalties
 BatchSource = Callable[[int], Batch]  # global micro-batch number -> batch, a pure function
 Conditioner = Callable[[Batch], Conditioning]
 
+CAPTIONS: Final = 1024  # encoded ones that are held: 0.1 MB each (SD1) to 0.3 MB (SDXL). Shuffled tags are ever new
+
 
 @dataclass
 class Fit:
@@ -47,6 +49,7 @@ class Fit:
     fall_from: int | None = None
     first_step: int = 0  # where this optimizer began
     average: dict[str, Tensor] = field(default_factory=dict)
+    moving: bool = False  # whether a step has begun to change the weights and has not ended
     settled: bool = False  # whether the attachment already has the weights that will be written; nobody trains on
 
     def __post_init__(self) -> None:
@@ -55,13 +58,18 @@ class Fit:
         groups = self.attachment.param_groups()
         self.params = optim.trainable(groups)
         self.alphas_T = alphas_cumprod_T(self.model.scheduler_config).to(self.model.device)
+        if (scaler := self.accelerator.scaler) is not None:  # fp16's loss scale that an earlier fit ended with
+            scaler.load_state_dict(torch.amp.GradScaler(self.accelerator.device.type).state_dict())
         denoiser = _Denoiser(self.model, self.params)
         optimizer = optim.build(self.recipe.train, groups)
         self.denoiser, self.optimizer = self.accelerator.prepare(denoiser, optimizer)
         if hasattr(optimizer, "train"):  # schedule-free starts in its training state by hand
             optimizer.train()
         if self.recipe.train.ema and self.recipe.train.optimizer != "schedule-free":  # which averages by itself
-            self.average = {name: value.clone() for name, value in self.attachment.tensors().items()}
+            # In fp32: a hundredth of a small change is nothing in bf16, and the average would stand still.
+            self.average = {
+                name: value.to(torch.float32, copy=True) for name, value in self.attachment.tensors().items()
+            }
 
     @property
     def rate(self) -> float:
@@ -81,11 +89,21 @@ class Fit:
         for name in self.average:
             self.average[name].copy_(weights[name])
 
+    def over(self) -> None:
+        """Nobody trains on, nor reads its weights: let go of them. No other fit may be under way."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.attachment.detach()
+        self.accelerator.free_memory()
+
     def state(self) -> State:
         """What a saved state must hold."""
         scaler = self.accelerator.scaler
         plain = scaler.state_dict() if scaler is not None else {}
-        return State(self.step, self.attachment.tensors(), self.optimizer.state_dict(), self.average, plain)
+        average = self.average
+        if hasattr(self._inner, "eval"):  # schedule-free: what would be written is neither live nor kept
+            with self.written_weights():
+                average = {name: value.clone() for name, value in self.attachment.tensors().items()}
+        return State(self.step, self.attachment.tensors(), self.optimizer.state_dict(), average, plain)
 
     def restore(self, state: State) -> None:
         """Go on from a saved state."""
@@ -94,8 +112,13 @@ class Fit:
         self.optimizer.load_state_dict(state.optimizer)
         if self.accelerator.scaler is not None and state.scaler:
             self.accelerator.scaler.load_state_dict(state.scaler)
-        for name, value in state.average.items():
-            self.average[name].copy_(value)
+        for name, value in self.average.items():
+            value.copy_(state.average[name])
+
+    @property
+    def _inner(self) -> Any:
+        """The optimizer without accelerate's wrap."""
+        return getattr(self.optimizer, "optimizer", self.optimizer)
 
     @contextmanager
     def written_weights(self) -> Iterator[None]:
@@ -105,7 +128,7 @@ class Fit:
         """
         modules = [module for component in self.model.components.values() for module in component.modules()]
         modes = [(module, module.training) for module in modules]
-        inner = getattr(self.optimizer, "optimizer", self.optimizer)
+        inner = self._inner
         lent = not self.settled and (
             hasattr(inner, "eval") or bool(self.average)
         )  # else they are the live ones, and need no copy
@@ -197,11 +220,15 @@ def fit_together(runs: Sequence[Fit], lanes: Lanes | None = None, at_once: int =
                 totals[row] += loss
         losses = [float(accelerator.reduce(total, "mean")) for total in totals]
         sizes = [_clip(run) for run in runs]
+        for run in runs:
+            run.moving = True
         for run, share in zip(runs, shares, strict=True):
             run.optimizer.step()
             run.penalties.apply(run.step, share, run.optimizer.param_groups)
             run.step += 1
             _follow(run)
+        for run in runs:
+            run.moving = False
         yield Stepped(head.step, losses[-1], sizes[-1], train.learning_rate * shares[-1], time.monotonic() - began)
 
 
@@ -280,7 +307,7 @@ def _follow(run: Fit) -> None:
         decay = min(run.recipe.train.ema, (1 + done) / (10 + done))
         live = run.attachment.tensors()
         names = list(run.average)
-        torch._foreach_lerp_([run.average[n] for n in names], [live[n] for n in names], 1 - decay)
+        torch._foreach_lerp_([run.average[n] for n in names], [live[n].float() for n in names], 1 - decay)
 
 
 def _finite(value: float) -> bool:
@@ -295,7 +322,7 @@ def _diverged(run: Fit, pictures: tuple[str, ...]) -> DivergedError:
 
 
 def conditioner(model: Model, attachment: Attachment, size_px: Callable[[Batch], tuple[int, int]]) -> Conditioner:
-    """Captions to conditioning; encoded once each where no text role trains."""
+    """Captions to conditioning; encoded once each where no text role trains, the latest `CAPTIONS` of them."""
     trains_text = any(role.startswith("text.") for role in attachment.trains)
     held: dict[Any, Conditioning] = {}
 
@@ -303,12 +330,15 @@ def conditioner(model: Model, attachment: Attachment, size_px: Callable[[Batch],
         size = size_px(batch)
         if trains_text:
             return model.encode_text(batch.captions, size_px=size)
-        missing = [caption for caption in dict.fromkeys(batch.captions) if (caption, size) not in held]
-        if missing:
-            with torch.no_grad():
-                fresh = model.encode_text(missing, size_px=size)
-            for row, caption in enumerate(missing):
-                held[caption, size] = fresh[row : row + 1]
-        return Conditioning.join([held[caption, size] for caption in batch.captions])
+        for caption in dict.fromkeys(batch.captions):
+            if (caption, size) in held:
+                held[caption, size] = held.pop((caption, size))  # to the end: the first are the longest unused
+            else:  # by itself: its bits must not hang on which others were missing, as after a resume
+                with torch.no_grad():
+                    held[caption, size] = model.encode_text([caption], size_px=size)
+        found = Conditioning.join([held[caption, size] for caption in batch.captions])
+        while len(held) > CAPTIONS:
+            del held[next(iter(held))]
+        return found
 
     return encode

@@ -65,6 +65,7 @@ class Stage:
     keep: frozenset[int] | None = None  # which steps; None: those that the judge would keep
     kept_at: Callable[[int], int] = field(default=lambda step: step)  # a step of the judge's -> the one that is kept
     after: Callable[[int], Iterator[Event]] = field(default=lambda step: iter(()))  # what else is done after a step
+    _untold: Judged | None = None  # the verdict at the step that it goes on from, which nobody may have heard
 
     @property
     def step(self) -> int:
@@ -81,14 +82,15 @@ class Stage:
         for run, state in zip(self.runs, states, strict=False):
             run.restore(state)
         if self.watch is not None:
-            self.watch.go_on_from(self.step)
+            self._untold = self.watch.go_on_from(self.step)
 
     def go(self) -> Iterator[Event]:
         """Train. Closing it saves the states first."""
         saved = self.step
         try:
-            if verdict := self._look(0.0):  # that was cut short
-                yield verdict
+            for verdict in (self._untold, self._look(0.0)):  # or one that was cut short
+                if verdict is not None:
+                    yield verdict
             if self.watch is not None and self.obeys and self.watch.ended:
                 return
             for event in fit_together(self.runs, self.lanes, self.at_once):
@@ -105,7 +107,7 @@ class Stage:
                     return
                 yield from self.after(event.step)
         finally:  # also when the generator is closed (Ctrl+C) or the loss is not finite: the weights are the last good ones
-            if self._main and self.step > saved:
+            if self._main and self.step > saved and not any(run.moving for run in self.runs):
                 self._save()
 
     def _look(self, seconds: float) -> Judged | None:
@@ -132,5 +134,7 @@ class Stage:
 
     def _save(self) -> Saved:
         for run, folder in zip(self.runs, self.states, strict=True):
-            path = checkpoint.save(folder, run.state(), keep=self.keep_states)
+            path = checkpoint.save(folder, run.state())
+        for folder in self.states:  # not before all of them have this one
+            checkpoint.prune(folder, self.keep_states)
         return Saved(self.step, path.name)

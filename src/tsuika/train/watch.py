@@ -58,13 +58,15 @@ class Watch:
         """Whether the judge has said stop."""
         return self.verdict is not None and self.verdict.kind == "stop"
 
-    def go_on_from(self, step: int) -> None:
-        """Hear again what was checked up to a step of an earlier sitting."""
+    def go_on_from(self, step: int) -> Judged | None:
+        """Hear again what was checked up to a step of an earlier sitting; gives the verdict of that very step, if any."""
         checks = [check for check in read_checks(self._file) if check.step <= step]
         replay(self.judge, checks)
-        if checks:
-            self._train_s = checks[-1].train_s
-            self._guard_s += checks[-1].guard_s  # the base was measured once more
+        if not checks:
+            return None
+        self._train_s = checks[-1].train_s
+        self._guard_s += checks[-1].guard_s  # the base was measured once more
+        return judged(self.judge.verdicts[-1], checks[-1]) if checks[-1].step == step else None
 
     def after(self, step: int, seconds: float) -> Judged | None:
         """A check, if one is due after this step, which took so long."""
