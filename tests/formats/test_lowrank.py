@@ -10,7 +10,10 @@ from torch import Tensor
 
 from tsuika.core.errors import FormatError, ModelError
 from tsuika.core.types import Artifact
-from tsuika.formats.lowrank import Share, compress, concatenate, extract, lay_on, merge
+from tsuika.formats.lowrank.extracting import extract
+from tsuika.formats.lowrank.laying import Share, lay_on
+from tsuika.formats.lowrank.merging import concatenate, merge
+from tsuika.formats.lowrank.resizing import compress
 
 Q, CONV, DOWN = (
     "unet.mid_block.attentions.0.proj_in",

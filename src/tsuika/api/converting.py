@@ -20,7 +20,8 @@ from tsuika.core.types import Artifact, Format
 from tsuika.core.weights import Weights, open_weights
 from tsuika.core.words import Words
 from tsuika.families.stored import Stored, open_stored
-from tsuika.formats import common, container, lowrank, vae_file
+from tsuika.formats import common, container, vae_file
+from tsuika.formats.lowrank.resizing import compress
 from tsuika.train.device import DTYPES
 
 PLAIN_RANK = 64  # of a plain LoRA that stands in for another kind; FORMATS of the field rarely go beyond
@@ -158,9 +159,7 @@ def _ready(artifact: Artifact, to: str, *, lossy: bool, rank: int, base: str, no
             "Name the base it was trained on: --base BASE", "学習に使ったベースモデルを指定してください: --base BASE"
         )
         raise FormatError("FM002", format=to, why=why, do=do)
-    plain, errors = lowrank.compress(
-        artifact, rank=rank, error=_PLAIN_ERROR, base=weights_of(base) if kind == "dora" else None
-    )
+    plain, errors = compress(artifact, rank=rank, error=_PLAIN_ERROR, base=weights_of(base) if kind == "dora" else None)
     notes.append(note("FM008", kind=kind, rank=rank, error=writing.told(errors)))
     return plain
 

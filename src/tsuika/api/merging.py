@@ -15,7 +15,8 @@ from tsuika.core.errors import FormatError, ModelError, RecipeError
 from tsuika.core.files import split_strength
 from tsuika.core.types import Artifact, Format, Role, model_tensors
 from tsuika.core.words import Words
-from tsuika.formats import lowrank
+from tsuika.formats.lowrank import extracting, laying, merging, resizing
+from tsuika.formats.lowrank.laying import Share
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,17 +60,17 @@ def merge(
     target = _target(out)
     for path, _ in wanted:
         writing.free(out, path, overwrite=overwrite)
-    shares = [lowrank.Share(_named(path), strength) for path, strength in wanted]
+    shares = [Share(_named(path), strength) for path, strength in wanted]
     if into:
         return _into(shares, into, out, tokenizer=tokenizer, dtype=dtype or "fp16")
-    merged, errors = lowrank.merge(shares, rank=rank)
+    merged, errors = merging.merge(shares, rank=rank)
     _rename(merged, out)
     done = writing.write(merged, target, out, writing.number_type(dtype, shares[0].artifact.tensors))
     about = {"merged": [str(text) for text in files], "rank": rank or "the sum of all"}
     return {**about, "error_of_rank": writing.told(errors) if rank else "none: the sum is exact", **done}
 
 
-def _into(shares: Sequence[lowrank.Share], into: str, out: Path, *, tokenizer: str, dtype: str) -> dict[str, Any]:
+def _into(shares: Sequence[Share], into: str, out: Path, *, tokenizer: str, dtype: str) -> dict[str, Any]:
     model = load(into, tokenizer=tokenizer, device="cpu", precision="fp32")
     for share in shares:
         if share.artifact.family != model.facts.family:
@@ -79,7 +80,7 @@ def _into(shares: Sequence[lowrank.Share], into: str, out: Path, *, tokenizer: s
             )
     tensors: dict[str, Tensor] = model_tensors(model)
     changed = 0
-    for name, weight in lowrank.lay_on(tensors, shares):
+    for name, weight in laying.lay_on(tensors, shares):
         tensors[name].copy_(weight)
         changed += 1
     known = {format_.name: format_ for format_ in formats.for_method("dreambooth")}
@@ -88,7 +89,7 @@ def _into(shares: Sequence[lowrank.Share], into: str, out: Path, *, tokenizer: s
     return {"into": into, "weights_changed": changed, **writing.write_model(model, target, out, dtype, facts)}
 
 
-def _told(share: lowrank.Share) -> str:
+def _told(share: Share) -> str:
     return f"{share.artifact.metadata.get('name', 'a LoRA')} at {share.strength:g}"
 
 
@@ -123,7 +124,7 @@ def resize(
         raise RecipeError("RC002", key="energy", found=energy, why=why)
     writing.free(out, file, overwrite=overwrite)
     artifact = _named(file)
-    small, errors = lowrank.compress(artifact, rank=rank, error=None if energy is None else math.sqrt(1 - energy))
+    small, errors = resizing.compress(artifact, rank=rank, error=None if energy is None else math.sqrt(1 - energy))
     _rename(small, out)
     done = writing.write(small, _target(out), out, writing.number_type(dtype, artifact.tensors))
     ranks = [tensor.shape[0] for name, tensor in small.tensors.items() if name.endswith(".lora_down.weight")]
@@ -173,7 +174,7 @@ def extract(
     writing.free(out, Path(tuned), overwrite=overwrite)
     convolutions: tuple[Role, ...] = ("unet.conv",) if conv_rank else ()
     roles: tuple[Role, ...] = (*_ROLES, *convolutions, *(_TEXT_ROLES if text_encoder else ()))
-    made = lowrank.extract(ours, theirs, theirs.layers(roles), family=family, rank=rank, conv_rank=conv_rank or None)
+    made = extracting.extract(ours, theirs, theirs.layers(roles), family=family, rank=rank, conv_rank=conv_rank or None)
     _rename(made.artifact, out)
     made.artifact.metadata.update(
         prediction=theirs.found.prediction, base_name=Path(base).name,

@@ -1,0 +1,102 @@
+"""The LoRA of what fine-tuning changed in a base."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from tsuika.core.errors import FormatError
+from tsuika.core.types import Artifact
+from tsuika.core.words import Words
+from tsuika.formats.lowrank.layers import Key, Layer, artifact_of, split
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_OF_ONE_FAMILY: Final = Words(
+    "Give two checkpoints of one family.", "同じ種類のチェックポイントを2つ指定してください。"
+)
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """A LoRA out of two checkpoints, and what it does not hold of their difference."""
+
+    artifact: Artifact
+    errors: dict[str, float]  # of each layer, relative to its difference
+    energy: float  # share of the whole difference's squared norm that it holds, 0..1
+    left_out: dict[str, float]  # weights that differ and are no layer of it -> norm of their difference
+
+
+def extract(
+    tuned: Mapping[str, Tensor],
+    base: Mapping[str, Tensor],
+    layers: Collection[str],
+    *,
+    family: str,
+    rank: int,
+    conv_rank: int | None = None,
+    error: float | None = None,
+) -> Extracted:
+    """The LoRA of at most `rank` nearest to what fine-tuning changed. Weights are asked for one by one, and let go.
+
+    Args:
+        tuned: Weights by `<component>.<parameter path>`; may read each from its file when asked.
+        base: The same of the model that `tuned` began as.
+        layers: `<component>.<path>` of the modules that get a LoRA layer, if their weight differs.
+        family: "sd1", "sd2" or "sdxl".
+        rank: At most this for matrices and 1x1 convolutions.
+        conv_rank: At most this for larger convolutions; None: `rank`.
+        error: Largest relative error of a layer; if its rank is reached first, the error is larger.
+
+    Raises:
+        FormatError: the two are not of one structure, or do not differ in these layers (FM005).
+    """
+    import torch
+
+    if strangers := tuned.keys() ^ base.keys():
+        why = Words(
+            f"{len(strangers)} weights are in only one of the two, such as `{min(strangers)}`.",
+            f"{len(strangers)}個の重みが一方にしかありません(`{min(strangers)}` など)。",
+        )
+        raise FormatError("FM005", why=why, do=_OF_ONE_FAMILY)
+    made: dict[Key, Layer] = {}
+    errors, left_out = {}, {}
+    total = lost_of_total = 0.0
+    for name in base:
+        ours, theirs = tuned[name], base[name]
+        if ours.shape != theirs.shape:
+            why = Words(
+                f"`{name}` has the shape {tuple(ours.shape)} in one and {tuple(theirs.shape)} in the other.",
+                f"`{name}` の形が、一方では{tuple(ours.shape)}、もう一方では{tuple(theirs.shape)}です。",
+            )
+            raise FormatError("FM005", why=why, do=_OF_ONE_FAMILY)
+        # A weight that was only rounded on its way into a half-precision file has not changed.
+        if not ours.is_floating_point() or torch.equal(ours, theirs.to(ours.dtype)):
+            continue
+        change = ours.detach().to("cpu").double() - theirs.detach().to("cpu").double()
+        size = float(change.norm())
+        total += size**2
+        layer_name = name.removesuffix(".weight")
+        if layer_name == name or layer_name not in layers or change.ndim < 2:
+            left_out[name] = size
+            lost_of_total += size**2
+            continue
+        component, _, path = layer_name.partition(".")
+        inner = tuple(change.shape[1:])
+        at_most = conv_rank if conv_rank is not None and math.prod(inner[1:]) > 1 else rank
+        made[component, path], errors[layer_name] = split(change.flatten(1), inner, at_most, error)
+        lost_of_total += (errors[layer_name] * size) ** 2
+    if not made:
+        why = Words(
+            "Their weights do not differ in any layer that a LoRA would have.",
+            "LoRAにできるどの層でも、重みに違いがありません。",
+        )
+        do = Words(
+            "Give a fine-tuned checkpoint first, then the base it began as.",
+            "先にファインチューニング済みのチェックポイント、次に元のベースモデルを指定してください。",
+        )
+        raise FormatError("FM005", why=why, do=do)
+    return Extracted(artifact_of(family, made, {}), errors, 1 - lost_of_total / total, left_out)

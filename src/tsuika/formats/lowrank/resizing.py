@@ -1,0 +1,53 @@
+"""A LoRA of smaller rank, and any kind as plain LoRA."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
+
+from tsuika.core.types import Artifact
+from tsuika.formats import common
+from tsuika.formats.lowrank.layers import Key, Layer, artifact_of, nearest, split
+from tsuika.formats.lowrank.laying import changed, weight_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# What a file says of the training that made it, and what is no longer true once its numbers have changed.
+_OUTDATED: Final = ("rank", "alpha", "adapter", "modelspec.date", "modelspec.hash_sha256")
+
+
+def compress(
+    artifact: Artifact, *, rank: int | None = None, error: float | None = None, base: Mapping[str, Tensor] | None = None
+) -> tuple[Artifact, dict[str, float]]:
+    """The nearest plain LoRA of at most `rank`, and of the smallest rank whose error is at most `error`, layer by layer.
+
+    Nearest in the Frobenius norm (Eckart and Young 1936). Plain LoRA: QR of both factors and an SVD of the small core.
+    LoHa, LoKr, Tucker: SVD of ΔW. DoRA: SVD of what it makes of the base's weight, less that weight.
+
+    Args:
+        artifact: LoRA of any kind but OFT.
+        rank: At most this; None: whatever `error` asks, at most all there is.
+        error: Largest relative error of a layer's ΔW; if `rank` is reached first, the error is larger.
+        base: For DoRA: the base's weights by `<component>.<path>.weight`.
+
+    Returns:
+        The LoRA, and each layer's relative error |ΔW' - ΔW| / |ΔW|.
+
+    Raises:
+        FormatError: DoRA without a base (FM005), OFT (FM002), keys left unread (FM002).
+        ModelError: DoRA on a base that it does not fit (MD004).
+    """
+    common.refuse_unread(artifact, "resize")
+    layers: dict[Key, Layer] = {}
+    errors: dict[str, float] = {}
+    for key, parts in common.layers(artifact, "resize").items():
+        name = ".".join(key)
+        if "dora_scale" in parts and base is not None:
+            weight = weight_of(base, name, artifact)
+            change_OI = (changed(weight.double(), parts, 1.0, name) - weight.double()).flatten(1)
+            layers[key], errors[name] = split(change_OI, tuple(weight.shape[1:]), rank, error)
+        else:
+            layers[key], errors[name] = nearest(artifact.family, key, parts, rank, error)
+    metadata = {key: text for key, text in artifact.metadata.items() if key not in _OUTDATED}
+    return artifact_of(artifact.family, layers, metadata), errors
