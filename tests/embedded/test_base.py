@@ -11,12 +11,13 @@ import torch
 from safetensors import safe_open
 
 from tsuika import api
-from tsuika.embedded import judges, pretrain, yardstick
+from tsuika.embedded import judges, yardstick
+from tsuika.embedded.pretrain.vae import fresh_pictures, psnr
 from tsuika.embedded.things import KNOWN, strangers
 from tsuika.embedded.world import BACKGROUNDS, World, article, draw, where
 from tsuika.generate import pipeline
 
-FOLDER = Path(pretrain.__file__).parent
+FOLDER = Path(judges.__file__).parent
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +47,10 @@ def test_diffusers_loads_it_and_draws_with_it() -> None:
 
 def test_the_vae_keeps_fresh_pictures(model) -> None:
     """The aim is 27 dB; the card has the figure over many pictures."""
-    _, pixels = pretrain.fresh_pictures(seed=4242, count=48)
+    _, pixels = fresh_pictures(seed=4242, count=48)
     with torch.no_grad():
         latents = model.encode_images(pixels)
-        quality = pretrain.psnr(model.decode_latents(latents), pixels)
+        quality = psnr(model.decode_latents(latents), pixels)
     assert quality > 26
     assert 0.7 < float(latents.std()) < 1.4  # unit variance, or the noise schedule is wrong for it
 

@@ -9,11 +9,12 @@ import pytest
 import torch
 from transformers import CLIPTokenizer
 
-from tsuika.embedded import pretrain
+from tsuika.embedded.pretrain import common, unet
+from tsuika.embedded.pretrain.plan import Plan
+from tsuika.embedded.pretrain.tokenizer import train_tokenizer
+from tsuika.embedded.pretrain.vae import train_vae
 
-PLAN = pretrain.Plan(
-    seed=1, vae_steps=2, vae_batch=2, unet_steps=4, unet_batch=2, unet_warmup=2, pool=4, views=2, save_every=2
-)
+PLAN = Plan(seed=1, vae_steps=2, vae_batch=2, unet_steps=4, unet_batch=2, unet_warmup=2, pool=4, views=2, save_every=2)
 
 
 class KilledError(Exception):
@@ -23,7 +24,7 @@ class KilledError(Exception):
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> CLIPTokenizer:
     folder = tmp_path_factory.mktemp("tokenizer")
-    pretrain.train_tokenizer(folder, seed=1, captions=400, size=700)
+    train_tokenizer(folder, seed=1, captions=400, size=700)
     return CLIPTokenizer.from_pretrained(folder)
 
 
@@ -37,8 +38,8 @@ def test_the_tokenizer_is_clips_own_kind(tokenizer: CLIPTokenizer) -> None:
 
 def _train(work: Path, tokenizer: CLIPTokenizer) -> dict[str, torch.Tensor]:
     work.mkdir(exist_ok=True)
-    vae = pretrain.train_vae(PLAN, work)
-    return pretrain.train_unet(PLAN, work, vae, tokenizer)
+    vae = train_vae(PLAN, work)
+    return unet.train_unet(PLAN, work, vae, tokenizer)
 
 
 @pytest.mark.slow
@@ -46,18 +47,18 @@ def test_after_a_kill_it_goes_on_to_the_same_bits(
     tmp_path: Path, tokenizer: CLIPTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = _train(tmp_path / "whole", tokenizer)
-    rate = pretrain.rate
+    rate = unet.rate
 
-    def killed(plan: pretrain.Plan, step: int) -> float:
+    def killed(plan: Plan, step: int) -> float:
         if step == 3:
             raise KilledError
         return rate(plan, step)
 
-    monkeypatch.setattr(pretrain, "rate", killed)
+    monkeypatch.setattr(unet, "rate", killed)
     with pytest.raises(KilledError):
         _train(tmp_path / "killed", tokenizer)
-    monkeypatch.setattr(pretrain, "rate", rate)
-    state = pretrain.load(tmp_path / "killed/unet.pt")
+    monkeypatch.setattr(unet, "rate", rate)
+    state = common.load(tmp_path / "killed/unet.pt")
     assert state is not None and state["step"] == 2
     resumed = _train(tmp_path / "killed", tokenizer)
     assert whole.keys() == resumed.keys() and all(torch.equal(whole[name], resumed[name]) for name in whole)
@@ -65,5 +66,5 @@ def test_after_a_kill_it_goes_on_to_the_same_bits(
 
 def test_the_rate_warms_up_holds_and_ends_at_zero() -> None:
     plan = replace(PLAN, unet_steps=1000, unet_warmup=100, unet_decay=0.3)
-    rates = [pretrain.rate(plan, step) for step in range(1000)]
+    rates = [unet.rate(plan, step) for step in range(1000)]
     assert rates[0] < rates[50] < rates[100] == rates[699] == plan.unet_lr > rates[900] > rates[999] > 0

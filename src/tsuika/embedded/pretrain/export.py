@@ -1,0 +1,59 @@
+"""The base as a diffusers folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+from diffusers import DDIMScheduler
+from safetensors.torch import save_file
+
+from tsuika.embedded.pretrain.common import load
+from tsuika.embedded.pretrain.plan import BETAS, SAMPLING, TRAIN_TIMESTEPS, Plan
+from tsuika.embedded.pretrain.unet import Generator
+from tsuika.embedded.pretrain.vae import latent_scale, new_vae
+
+
+def export(plan: Plan, work: Path, folder: Path) -> None:
+    """Write what `work` holds as a diffusers folder in half precision, with the averaged weights."""
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(work / "tokenizer", folder / "tokenizer")
+    vae_state, unet_state = load(work / "vae.pt"), load(work / "unet.pt")
+    if vae_state is None or unet_state is None:
+        raise FileNotFoundError(f"{work}: train the VAE and the UNet first")
+    vae = new_vae()
+    vae.load_state_dict(vae_state["model"])
+    vae.register_to_config(scaling_factor=latent_scale(plan, vae.eval()))
+    vae.half().save_pretrained(folder / "vae")
+    model = Generator(len(json.loads((folder / "tokenizer/vocab.json").read_text(encoding="utf-8"))))
+    model.load_state_dict(unet_state["average"])
+    model.half()
+    model.unet.save_pretrained(folder / "unet")
+    text = model.text
+    text.config.save_pretrained(folder / "text_encoder")
+    config = json.loads((folder / "text_encoder/config.json").read_text())
+    config |= {"architectures": ["CLIPTextModel"], "dtype": "float32"}  # what it is loaded as, whatever the file holds
+    (folder / "text_encoder/config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    # transformers 5 dropped a level of these names; every other program expects it
+    names = {f"text_model.{name.removeprefix('text_model.')}": value for name, value in text.state_dict().items()}
+    save_file(
+        {name: value.contiguous() for name, value in names.items()},
+        folder / "text_encoder/model.safetensors",
+        {"format": "pt"},
+    )
+    DDIMScheduler(
+        num_train_timesteps=TRAIN_TIMESTEPS, beta_start=BETAS[0], beta_end=BETAS[1], beta_schedule="scaled_linear",
+        prediction_type="v_prediction", clip_sample=False, set_alpha_to_one=False, steps_offset=1, timestep_spacing="trailing",
+    ).save_pretrained(folder / "scheduler")  # fmt: skip
+    index = {
+        "_class_name": "StableDiffusionPipeline", "scheduler": ["diffusers", "DDIMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"],
+        "safety_checker": [None, None], "feature_extractor": [None, None], "image_encoder": [None, None],
+        "requires_safety_checker": False,
+    }  # fmt: skip
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+    made = {"unet_steps": unet_state["step"], "plan": asdict(plan)}
+    (folder / "tsuika.json").write_text(json.dumps({**SAMPLING, "made": made}, indent=2) + "\n")
