@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from typing import Any, Final
 
-from tsuika.core.words import in_language
+from tsuika.core.words import Lang, in_language
 from tsuika.data.check_report import Finding, Report
 
-Lang = Literal["en", "ja"]
 _Parts = tuple[str, str, str]
 
 

@@ -16,9 +16,9 @@ from markupsafe import Markup
 
 from tsuika.core.errors import PictureError
 from tsuika.core.files import write_text
+from tsuika.core.words import Lang
 from tsuika.data import check_words
 from tsuika.data.check_report import CheckedPicture, Finding, Report
-from tsuika.data.check_words import Lang
 from tsuika.data.picture import open_picture
 from tsuika.evaluate.inline import data_uri
 
