@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from tsuika.core.errors import RecipeError
-from tsuika.core.words import Words
+from tsuika.core.errors import no_such
 
 PROGRAMS: Final = ("tsuika", "A1111", "Forge", "ComfyUI", "diffusers")
 _ALIASES: Final[Mapping[str, str]] = {
@@ -25,10 +24,7 @@ def program(name: str) -> str:
     if not name:
         return ""
     if (found := _ALIASES.get(name.casefold())) is None:
-        known = ", ".join(PROGRAMS)
-        raise RecipeError(
-            "RC002", key="--for", found=name, why=Words(f"The programs are: {known}", f"使えるもの: {known}")
-        )
+        raise no_such("--for", name, PROGRAMS, what="programs")
     return found
 
 

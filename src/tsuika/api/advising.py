@@ -22,12 +22,11 @@ from tsuika.advise.recipes import Subject
 from tsuika.api.models import EMBEDDED
 from tsuika.api.training import cache_folder
 from tsuika.core.config import Recipe
-from tsuika.core.errors import PictureError, RecipeError
+from tsuika.core.errors import PictureError, no_such
 from tsuika.core.files import write_text
 from tsuika.core.sections import Data
 from tsuika.core.seeds import generator
 from tsuika.core.types import Batch, Model
-from tsuika.core.words import Words
 from tsuika.data import check as checks
 from tsuika.data.check_report import Report
 from tsuika.methods import METHODS
@@ -74,10 +73,7 @@ def advise(
         TsuikaError: pictures or base cannot be used.
     """
     if goal not in GOALS:
-        goals = ", ".join(GOALS)
-        raise RecipeError(
-            "RC002", key="--goal", found=goal, why=Words(f"The goals are: {goals}", f"使えるもの: {goals}")
-        )
+        raise no_such("--goal", goal, GOALS, what="goals")
     known = look(base, EMBEDDED)
     data = Data(images=str(images), trigger=trigger.strip(), class_word=class_word.strip())
     report = checks.check(images, data, size_px=known.size_px, base=base)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tsuika import families
 from tsuika.api import writing
 from tsuika.api.models import EMBEDDED
-from tsuika.core.errors import DivergedError, PictureError
+from tsuika.core.errors import DivergedError, PictureError, no_such
 from tsuika.core.events import Event, Phase, Progress, Warned, note
 from tsuika.core.files import sha256, write_text
 from tsuika.core.plain import jsonable
@@ -77,7 +77,7 @@ def compare_vae(
         TsuikaError: no such folder or VAE, one of other latents, no usable pictures, a page that exists.
     """
     if precision not in DTYPES:
-        raise writing.no_such("precision", precision, DTYPES)
+        raise no_such("precision", precision, DTYPES)
     if out is not None:
         writing.free(out, images, overwrite=overwrite, suffix=".html")
     hear = _Ear(say)
@@ -228,7 +228,7 @@ def tune_vae(
         TsuikaError: no such folder, base or VAE; `out` exists.
     """
     if purpose not in tune.PURPOSES:
-        raise writing.no_such("purpose", purpose, tune.PURPOSES)
+        raise no_such("purpose", purpose, tune.PURPOSES)
     format_ = next(one for one in vae_file.VAE_FORMATS if one.suffix == out.suffix.lower() or not one.suffix)
     writing.free(out, images, overwrite=overwrite, suffix=format_.suffix)
     hear = _Ear(say)

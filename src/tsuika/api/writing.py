@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from tsuika import families, formats
-from tsuika.core.errors import FormatError, RecipeError
+from tsuika.core.errors import FormatError, RecipeError, no_such
 from tsuika.core.files import sha256
 from tsuika.core.types import Artifact, Format, Model, model_tensors
 from tsuika.core.words import Words
@@ -37,12 +37,6 @@ def free(out: Path, original: Path, *, overwrite: bool, suffix: str = "") -> Non
     is_original = out.exists() and original.exists() and out.samefile(original)
     if out.exists() and (out.is_dir() or not overwrite or is_original):
         raise RecipeError("RC007", where=out)
-
-
-def no_such(key: str, found: str, known: Iterable[str]) -> RecipeError:
-    """The error where a setting is none of the names that there are."""
-    names = ", ".join(known)
-    return RecipeError("RC002", key=key, found=found, why=Words(f"one of {names}", f"使えるもの: {names}"))
 
 
 def differing(out: Path, wrong: Sequence[str]) -> FormatError:

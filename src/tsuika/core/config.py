@@ -17,11 +17,10 @@ import tomlkit.exceptions
 from pydantic import BaseModel, Field, ValidationError
 from pydantic.fields import FieldInfo
 
-from tsuika.core.errors import RecipeError
+from tsuika.core.errors import RecipeError, no_such
 from tsuika.core.methods import METHOD_SECTIONS, DreamBooth, Hypernetwork, Lora, MethodSection, TextualInversion
 from tsuika.core.section import Help, Section
 from tsuika.core.sections import Base, Data, Guard, Output, Preview, Regularize, Train
-from tsuika.core.words import Words
 
 AnyMethod = Annotated[Lora | TextualInversion | DreamBooth | Hypernetwork, Field(discriminator="name")]
 
@@ -110,14 +109,8 @@ def build(data: Mapping[str, Any], where: str = "") -> Recipe:
         if first["type"] == "extra_forbidden":
             raise RecipeError("RC001", where=where, key=key, nearest=_nearest(key)) from None
         if first["type"] == "union_tag_invalid":
-            known = ", ".join(map(method_name, METHOD_SECTIONS))
-            raise RecipeError(
-                "RC002",
-                where=where,
-                key="method.name",
-                found=name,
-                why=Words(f"The methods are: {known}", f"使えるもの: {known}"),
-            ) from None
+            known = map(method_name, METHOD_SECTIONS)
+            raise no_such("method.name", name, known, what="methods", where=where) from None
         raise RecipeError("RC002", where=where, key=key, found=first["input"], why=first["msg"]) from None
 
 

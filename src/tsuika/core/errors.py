@@ -5,10 +5,12 @@ The words live in `messages.py`, in English and Japanese, keyed by the code.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import ClassVar
 
 from tsuika.core.messages import MESSAGES
-from tsuika.core.words import PARTS, Lang, Part, filled
+from tsuika.core.words import PARTS, Lang, Part, Words, filled
 
 _LABELS = {
     "en": {"error": "error", "note": "note", "where": "where:", "why": "why:", "do": "do:"},
@@ -92,3 +94,17 @@ class InterruptedRunError(TsuikaError):
     """The run was interrupted and can be resumed."""
 
     exit_status = 8
+
+
+def no_such(key: str, found: object, known: Iterable[str], *, what: str = "", where: object = "") -> RecipeError:
+    """The error where a setting is none of the names that there are; `what` they are, in English."""
+    names = ", ".join(known)
+    why = Words(f"The {what} are: {names}" if what else f"one of {names}", f"使えるもの: {names}")
+    return RecipeError("RC002", where=where, key=key, found=found, why=why)
+
+
+def misspelt(key: str, found: str, known: Iterable[str]) -> RecipeError:
+    """The same, with the name first that is most like what was given."""
+    names = list(known)
+    nearest = get_close_matches(found, names, n=1, cutoff=0.0)[0]
+    return RecipeError("RC002", key=key, found=found, why=f"→ {nearest} ({', '.join(names)})")

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import csv
-import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
-from tsuika.core.errors import RecipeError
+from tsuika.core.errors import RecipeError, misspelt
 from tsuika.core.files import split_strength
 from tsuika.core.words import Words
 from tsuika.generate.drawing import Drawing
@@ -115,8 +114,7 @@ def parse_axis(text: str) -> Axis:
     name, _, of = name.strip().partition(":")
     name = name.strip().lower()
     if name not in KINDS:
-        nearest = difflib.get_close_matches(name, KINDS, n=1, cutoff=0.0)[0]
-        raise _wrong("axis", name, f"→ {nearest} ({', '.join(KINDS)})")
+        raise misspelt("axis", name, KINDS)
     if of and name != "strength":
         why = Words(
             "Only strength can be of one artifact: strength:NAME=0,0.5,1",

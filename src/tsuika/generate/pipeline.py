@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tsuika.core.errors import RecipeError
+from tsuika.core.errors import RecipeError, misspelt
 from tsuika.core.events import note
 from tsuika.core.types import Conditioning, Model
 from tsuika.generate.encode import encode
@@ -138,10 +138,7 @@ def known_sampler(name: str) -> str:
         RecipeError: no sampler of this name; names the nearest (RC002).
     """
     if name not in SAMPLERS:
-        import difflib
-
-        nearest = difflib.get_close_matches(name, SAMPLERS, n=1, cutoff=0.0)[0]
-        raise RecipeError("RC002", key="sampler", found=name, why=f"→ {nearest} ({', '.join(SAMPLERS)})")
+        raise misspelt("sampler", name, SAMPLERS)
     return name
 
 

@@ -47,19 +47,18 @@ def layers_of(kind: str, artifact: Artifact) -> dict[tuple[str, str], dict[str, 
     """
     layers: dict[tuple[str, str], dict[str, Tensor]] = {}
     known = (*PARTS[kind].values(), "alpha")
+    expected = f"{kind}: {', '.join(known)}"
     for name, tensor in artifact.tensors.items():
         part = next((part for part in known if name.endswith(f".{part}")), None)
         if part is None:
-            raise FormatError(
-                "FM001", where=name, found=name.rpartition(".")[2], expected=f"{kind}: {', '.join(known)}"
-            )
+            raise FormatError("FM001", where=name, found=name.rpartition(".")[2], expected=expected)
         component, _, path = name.removesuffix(f".{part}").partition(".")
         layers.setdefault((component, canonical(component, path)), {})[part] = tensor
     for (component, path), parts in layers.items():
         if kind in ("lora", "dora", "oft") and (missing := set(PARTS[kind].values()) - parts.keys()):
             lacks = ", ".join(sorted(missing))
             found = Words(f"a layer without {lacks}", f"{lacks} のない層")
-            raise FormatError("FM001", where=f"{component}.{path}", found=found, expected=f"{kind}: {', '.join(known)}")
+            raise FormatError("FM001", where=f"{component}.{path}", found=found, expected=expected)
     return layers
 
 
