@@ -24,15 +24,15 @@ MESSAGES: Final[dict[str, Message]] = {
     ),
     "RC002": _m(
         ("Setting `{key}` cannot be `{found}`", "{why}", "Change `{key}` in the recipe or with --set {key}=…"),
-        ("設定 `{key}` を `{found}` にはできません", "{why}", "レシピまたは --set {key}=… で直してください"),
+        ("設定 `{key}` を `{found}` にはできません", "{why}", "レシピまたは --set {key}=… で直してください。"),
     ),
     "RC003": _m(
         ("The recipe is not valid TOML", "{why}", "Correct the line named above."),
-        ("レシピがTOMLとして読めません", "{why}", "上の行を直してください。"),
+        ("レシピがTOMLとして読めません", "{why}", "上に示した行を直してください。"),
     ),
     "RC004": _m(
         ("`{found}` is not of the form key=value", "A setting needs a key, `=`, and a value.", "For example: --set train.steps=400"),
-        ("`{found}` は key=value の形ではありません", "設定には キー、`=`、値 が必要です。", "例: --set train.steps=400"),
+        ("`{found}` は key=value の形ではありません", "設定にはキー、`=`、値が必要です。", "例: --set train.steps=400"),
     ),
     "RC005": _m(
         ("{found} is needed", "Without it there is nothing to do.", "{do}"),
@@ -40,7 +40,7 @@ MESSAGES: Final[dict[str, Message]] = {
     ),
     "RC006": _m(
         ("The output folder is already in use", "It holds another run, and nothing is ever overwritten.", "Choose another --out, or go on with: tsuika resume {where}"),
-        ("出力フォルダーはすでに使われています", "別の学習結果があり、上書きはしません。", "別の --out を指定するか、tsuika resume {where} で続けてください"),
+        ("出力フォルダーはすでに使われています", "別の学習結果が入っています。上書きはしません。", "別の --out を指定するか、tsuika resume {where} で続けてください。"),
     ),
     "RC007": _m(
         ("The output exists already", "Nothing is overwritten unasked.", "Choose another --out, or add --overwrite (files only)."),
@@ -68,11 +68,11 @@ MESSAGES: Final[dict[str, Message]] = {
     ),
     "RC013": _m(
         ("A hypernetwork that ends in a sigmoid cannot be pulled towards the base", "Its output is never zero, so it never leaves the base as it is.", "Set method.activate_output=false, or choose another activation."),
-        ("最後がsigmoidのハイパーネットワークはベースモデルへ引き戻せません", "出力が0にならず、ベースモデルと同じ状態がないためです。", "method.activate_output=false にするか、別の活性化関数を選んでください。"),
+        ("出力の活性化関数がsigmoidのハイパーネットワークはベースモデルへ引き戻せません", "出力が0にならず、ベースモデルと同じ状態がないためです。", "method.activate_output=false にするか、別の活性化関数を選んでください。"),
     ),
     "RC020": _m(
         ("There is no learning rate to find: the optimizer {found} finds it by itself", "Its rate is a factor on what it finds, best left at 1.", "Choose another optimizer: --set {key}=adamw"),
-        ("オプティマイザー {found} は学習率を自動で決めるため、探す必要はありません", "設定する学習率はその倍率で、1のままが最適です。", "探すには別のオプティマイザーを選んでください: --set {key}=adamw"),
+        ("オプティマイザー {found} は学習率を自動で決めるため、探す必要はありません", "設定する学習率はその倍率になるため、1のままにするのが最適です。", "探すには別のオプティマイザーを選んでください: --set {key}=adamw"),
     ),
     "RC021": _m(
         ("`--over {found}` cannot be searched", "{why}", "For example: --over train.learning_rate=1e-4..3e-3 --over method.rank=8,16,32"),
@@ -80,7 +80,7 @@ MESSAGES: Final[dict[str, Message]] = {
     ),
     "RC022": _m(
         ("A search needs the package optuna", "It is not installed here ({why}).", "pip install \"tsuika[search]\", or pip install optuna"),
-        ("探索にはoptunaパッケージが必要です", "インストールされていません({why})。", "pip install \"tsuika[search]\" または pip install optuna を実行してください"),
+        ("探索にはoptunaパッケージが必要です", "インストールされていません({why})。", "pip install \"tsuika[search]\" または pip install optuna を実行してください。"),
     ),
     "RC023": _m(
         ("The output folder holds another search", "Its recipe or what is searched over differs: {why}", "Give the same settings to go on with it, or choose another --out."),
@@ -92,7 +92,7 @@ MESSAGES: Final[dict[str, Message]] = {
     ),
     "RC025": _m(
         ("This cannot be searched side by side", "It takes lists of values of learning rate, rank, alpha or penalties; plain LoRA layers without dropout, new words or a hypernetwork; one process, no fp16, no compiled UNet.", "Leave --lanes out: the trials then run one after another."),
-        ("この探索は並行して実行できません", "学習率・rank・alpha・正則化の値の一覧だけが対象です。また、ドロップアウトなしの通常のLoRA、新しい単語、ハイパーネットワークのいずれかで、1プロセス、fp16なし、UNetのコンパイルなしの場合に限ります。", "--lanes を外すと、試行を1つずつ実行します。"),
+        ("この探索は並行して実行できません", "対象は、学習率・rank・alpha・正則化の値を一覧で指定した場合だけです。また、ドロップアウトなしの通常のLoRA、新しい単語、ハイパーネットワークのいずれかを、1プロセスで、fp16とUNetのコンパイルを使わずに学習する場合に限ります。", "--lanes を外すと、試行を1つずつ実行します。"),
     ),
     "RC026": _m(
         ("Nothing keeps within these limits", "{why}", "Raise --vram-gb or --max-file-mb, or leave --for out."),
@@ -112,11 +112,11 @@ MESSAGES: Final[dict[str, Message]] = {
     ),
     "DS004": _m(
         ("The VAE turned this picture into numbers that are not finite", "{why}", "Half precision overflows in some VAEs: --set train.precision=fp32, or another VAE with --vae."),
-        ("VAEがこの画像を有限でない数に変換しました", "{why}", "半精度では桁あふれするVAEがあります。--set train.precision=fp32 か、--vae で別のVAEを試してください。"),
+        ("VAEでこの画像を変換すると、NaNまたは無限大になりました", "{why}", "VAEによっては、半精度で桁あふれします。--set train.precision=fp32 か、--vae で別のVAEを試してください。"),
     ),
     "DS005": _m(
         ("The cleaned copy cannot be written there", "{why}", "Choose another place with --out."),
-        ("整理したコピーをそこには書けません", "{why}", "--out で別の場所を指定してください。"),
+        ("整理したコピーをその場所には書き出せません", "{why}", "--out で別の場所を指定してください。"),
     ),
     "DS006": _m(
         ("{name} is left out: {reason}", "{words}", ""),
@@ -152,7 +152,7 @@ MESSAGES: Final[dict[str, Message]] = {
     ),
     "MD005": _m(
         ("The file holds more than numbers and was refused", "{why}", "Get it as .safetensors; a pickle can run programs when opened."),
-        ("数値以外のものを含むため、このファイルは開きません", "{why}", ".safetensors 版を入手してください。pickleは開くだけでプログラムを実行できます。"),
+        ("数値以外のものを含むため、このファイルは開きません", "{why}", ".safetensors 版を入手してください。pickleは、開くだけでプログラムが実行されるおそれがあります。"),
     ),
     "MD006": _m(
         ("No file for `{found}` was found", "Looked for it in: {folders}", "Check the name (nearest: {nearest}), or give the folder with --artifacts."),
@@ -160,7 +160,7 @@ MESSAGES: Final[dict[str, Message]] = {
     ),
     "MD007": _m(
         ("The word `{word}` is new in two results at once", "A prompt could mean only one of them.", "Use one of the two, or rename one of the files."),
-        ("単語 `{word}` が2つの学習結果で重なっています", "プロンプトではどちらか一方しか使えません。", "どちらか一方だけを使うか、ファイル名を変えてください。"),
+        ("単語 `{word}` が2つの学習結果の両方にあります", "プロンプトではどちらか一方の意味にしかなりません。", "どちらか一方だけを使うか、ファイル名を変えてください。"),
     ),
     "MD008": _m(
         ("The word `{word}` cannot be used in a prompt", "It holds a space, a comma, a colon, a slash or a bracket.", "Rename the file: where a file names no word, its own name is the word. Letters, digits, `-` and `_` are best."),
@@ -180,7 +180,7 @@ MESSAGES: Final[dict[str, Message]] = {
     ),
     "FM002": _m(
         ("{format} cannot hold this result", "{why}", "{do}"),
-        ("{format} 形式では保存できません", "{why}", "{do}"),
+        ("この結果は {format} 形式では保存できません", "{why}", "{do}"),
     ),
     "FM003": _m(
         ("The written file does not do what the trained model does", "{why}", "This is a bug: please report it with the log file."),
@@ -196,11 +196,11 @@ MESSAGES: Final[dict[str, Message]] = {
     ),
     "FM006": _m(
         ("{file} has copies in place of the text encoder's last block and projection", "The base came without them. Nothing computes with them, but programs look for these tensors.", ""),
-        ("{file} では、テキストエンコーダーの最終ブロックと射影を複製で補いました", "元のモデルになかったためです。計算には使われませんが、これらのテンソルを探すプログラムがあります。", ""),
+        ("{file} では、テキストエンコーダーの最終ブロックと射影を複製で補いました", "ベースモデルになかったためです。計算には使われませんが、これらのテンソルを探すソフトがあります。", ""),
     ),
     "FM007": _m(
         ("Keys that were not understood are left out", "They are: {keys}", ""),
-        ("理解できないキーは書き出しません", "対象: {keys}", ""),
+        ("認識できないキーは書き出しません", "対象: {keys}", ""),
     ),
     "FM008": _m(
         ("{kind} became a plain LoRA of rank {rank} at most", "Relative error of a layer: {error}.", ""),
@@ -212,11 +212,11 @@ MESSAGES: Final[dict[str, Message]] = {
     ),
     "FM010": _m(
         ("{file} went along", "Programs read there that the model predicts v.", ""),
-        ("{file} も書き出しました", "モデルがvを予測することを、プログラムはここから読み取ります。", ""),
+        ("{file} も書き出しました", "各ソフトは、v予測モデルであることをこのファイルから読み取ります。", ""),
     ),
     "RS001": _m(
         ("Not enough memory", "{why}", "Try --set train.batch_size={smaller}, or --set train.gradient_checkpointing=true"),
-        ("メモリが足りません", "{why}", "--set train.batch_size={smaller} または --set train.gradient_checkpointing=true を試してください"),
+        ("メモリが足りません", "{why}", "--set train.batch_size={smaller} または --set train.gradient_checkpointing=true を試してください。"),
     ),
     "RS002": _m(
         ("Not enough disk space", "{why}", "Free some space or choose another --out."),
@@ -224,15 +224,15 @@ MESSAGES: Final[dict[str, Message]] = {
     ),
     "TR001": _m(
         ("Training diverged at step {step}", "The loss of these pictures was not a finite number: {pictures}. The last good state (step {kept}) is kept.", "Try a third of the learning rate: --set train.learning_rate={rate}"),
-        ("ステップ{step}で学習が発散しました", "次の画像のロスが有限の数になりませんでした: {pictures}。直前の正常な状態(ステップ{kept})は残してあります。", "学習率を3分の1にしてみてください: --set train.learning_rate={rate}"),
+        ("ステップ{step}で学習が発散しました", "次の画像のロスがNaNまたは無限大になりました: {pictures}。最後の正常な状態(ステップ{kept})は残してあります。", "学習率を3分の1にしてみてください: --set train.learning_rate={rate}"),
     ),
     "TR002": _m(
         ("There is nothing to go on from", "{why}", "Start a new run with: tsuika train"),
-        ("再開できる状態が見つかりません", "{why}", "tsuika train で新しく始めてください"),
+        ("再開できる状態が見つかりません", "{why}", "tsuika train で新しく始めてください。"),
     ),
     "TR003": _m(
         ("The new word `{word}` stands in no caption", "So it learns nothing.", "Write it into the captions of its pictures."),
-        ("新しい単語 `{word}` はどのキャプションにもありません", "そのため何も学習しません。", "その画像のキャプションに書き加えてください。"),
+        ("新しい単語 `{word}` はどのキャプションにもありません", "そのため何も学習しません。", "対象の画像のキャプションに書き加えてください。"),
     ),
     "TR004": _m(
         ("Weight decay does next to nothing here", "Learning rate x train.weight_decay x steps is {strength}: the whole run takes this share off the weights.", "Leave it at 0; regularize.l2 is a penalty whose strength does not depend on the learning rate."),
@@ -240,15 +240,15 @@ MESSAGES: Final[dict[str, Message]] = {
     ),
     "TR005": _m(
         ("{count} layers hold numbers too small for {precision} to keep exactly, such as {layer}", "", "If it matters: --set output.dtype=fp32"),
-        ("{precision} では正確に保てない小さな値の層が{count}個あります({layer} など)", "", "気になる場合: --set output.dtype=fp32"),
+        ("{precision} では正確に表せないほど小さな値を含む層が{count}個あります({layer} など)", "", "気になる場合: --set output.dtype=fp32"),
     ),
     "TR006": _m(
         ("train.ema and train.schedule are not used", "Schedule-free averages weights by itself.", ""),
-        ("train.ema と train.schedule は使いません", "schedule-freeは重みの平均を自分で取るためです。", ""),
+        ("train.ema と train.schedule は使いません", "schedule-freeは自動で重みの平均を取るためです。", ""),
     ),
     "TR007": _m(
         ("train.schedule is not used after the warm-up", "Prodigy finds its rate by itself.", ""),
-        ("ウォームアップ後は train.schedule を使いません", "Prodigyが学習率を自分で決めるためです。", ""),
+        ("ウォームアップ後は train.schedule を使いません", "Prodigyは学習率を自動で決めるためです。", ""),
     ),
     "TR008": _m(
         ("The pictures are not those that this run began with", "{why}. Which are held out, and when each is learnt, was settled at its beginning.", "Put them back as they were, or start a new run with: tsuika train"),
@@ -260,7 +260,7 @@ MESSAGES: Final[dict[str, Message]] = {
     ),
     "GD001": _m(
         ("Stopped at step {step}: the loss is no longer a finite number", "The state of step {best} is kept (0 is the untrained base).", "Try a third of the learning rate: --set train.learning_rate={rate}"),
-        ("ステップ{step}で停止: ロスが有限の数ではなくなりました", "ステップ{best}の状態を残してあります(0は学習前)。", "学習率を3分の1にしてみてください: --set train.learning_rate={rate}"),
+        ("ステップ{step}で停止: ロスがNaNまたは無限大になりました", "ステップ{best}の状態を残してあります(0は学習前)。", "学習率を3分の1にしてみてください: --set train.learning_rate={rate}"),
     ),
     "GD002": _m(
         ("Stopped at step {step}: held-out pictures are now served worse than by the untrained base ({percent} loss)", "The state of step {best} is kept (0 is the untrained base).", "Try a third of the learning rate: --set train.learning_rate={rate}"),
@@ -276,7 +276,7 @@ MESSAGES: Final[dict[str, Message]] = {
     ),
     "GD005": _m(
         ("Stopped at step {step}: what is learnt does not carry over to pictures that were held out", "Training pictures: {train} loss; held-out pictures: {percent}.", "Check that all pictures show the same thing and that the captions fit; add more varied pictures, or lower the learning rate."),
-        ("ステップ{step}で停止: 学習した内容が検証用画像に生かされていません", "学習用画像のロスは{train}、検証用画像は{percent}です。", "すべての画像が同じ対象で、キャプションが合っているか確認してください。もっと変化のある画像を足すか、学習率を下げるのも有効です。"),
+        ("ステップ{step}で停止: 学習した内容が検証用画像には通用していません", "学習用画像のロスは{train}、検証用画像は{percent}です。", "すべての画像が同じ対象で、キャプションが合っているか確認してください。変化に富んだ画像を足すか、学習率を下げるのも有効です。"),
     ),
     "GD006": _m(
         ("Stopped at step {step}: nothing has been gained on held-out pictures since step {best}", "Step {best} is the best ({gain} loss against the base); training on would only memorize the pictures.", ""),
@@ -304,11 +304,11 @@ MESSAGES: Final[dict[str, Message]] = {
     ),
     "GD012": _m(
         ("{found} pictures that differ are too few to hold one out: no validation can be trusted", "All of them are trained on. The guard can only see divergence; the step count is what the recipe says.", "With 4 or more different pictures overfitting can be seen; 10 or more are better."),
-        ("異なる画像が{found}枚では、検証用に分けられません(信頼できる検証はできません)", "すべての画像を学習に使います。判断できるのは発散だけで、ステップ数はレシピのとおりです。", "異なる画像が4枚以上あれば過学習を判断できます。10枚以上がおすすめです。"),
+        ("異なる画像が{found}枚では少なすぎて、検証用に取り分けられません(信頼できる検証になりません)", "すべての画像を学習に使います。ガードが判断できるのは発散だけで、ステップ数はレシピのとおりです。", "異なる画像が4枚以上あれば過学習を判断できます。10枚以上がおすすめです。"),
     ),
     "GD013": _m(
         ("{held_out} of {found} pictures are held out to see overfitting", "They are: {names}.", "{then}"),
-        ("過学習を調べるため、{found}枚のうち{held_out}枚を検証用に分けました", "検証用の画像: {names}。", "{then}"),
+        ("過学習を調べるため、{found}枚のうち{held_out}枚を検証用に取り分けました", "検証用画像: {names}。", "{then}"),
     ),
     "GD014": _m(
         ("{names} show the same picture", "Copies, crops and mirrored copies never stand on both sides of the split.", ""),
@@ -316,7 +316,7 @@ MESSAGES: Final[dict[str, Message]] = {
     ),
     "GD015": _m(
         ("Cross-validation: {folds} folds of {found} pictures, each trained without the pictures that it is judged by", "They learn side by side with the run on all pictures, so a step computes {times} times as much.", "Fewer folds are quicker: --folds 2; none: --guard off"),
-        ("交差検証: {found}枚の画像を{folds}分割し、それぞれ検証用の画像を除いて学習します", "全画像での学習と並行して進めるため、1ステップの計算量は{times}倍になります。", "速くするには分割数を減らすか(--folds 2)、ガードをオフにしてください(--guard off)。"),
+        ("交差検証: {found}枚の画像を{folds}分割し、それぞれ検証用画像を除いて学習します", "全画像での学習と並行して進めるため、1ステップの計算量は{times}倍になります。", "速くするには分割数を減らすか(--folds 2)、ガードをオフにしてください(--guard off)。"),
     ),
     "GD016": _m(
         ("Cross-validation: {folds} folds of {found} pictures, one after another", "{why}", "Fewer folds are quicker: --folds 2; none: --guard off"),
@@ -324,11 +324,11 @@ MESSAGES: Final[dict[str, Message]] = {
     ),
     "GD017": _m(
         ("No step was better on held-out pictures than the untrained base", "The file holds step {step}, which did least harm. Do not expect much of it.", "Check that all pictures show the same thing and that the captions fit, or lower the learning rate."),
-        ("検証用画像では、どのステップも学習前より良くなりませんでした", "ファイルには影響が最も小さかったステップ{step}を保存しました。効果は期待できません。", "すべての画像が同じ対象で、キャプションが合っているか確認してください。学習率を下げるのも有効です。"),
+        ("検証用画像では、どのステップも学習前より良くなりませんでした", "ファイルには、悪影響が最も小さかったステップ{step}を保存しました。あまり効果は期待できません。", "すべての画像が同じ対象で、キャプションが合っているか確認してください。学習率を下げるのも有効です。"),
     ),
     "GD020": _m(
         ("Best of the rates that were tried: {rate} (loss {gain} after {after} steps)", "Estimates: at this rate, held constant, a run is at its best near step {best}; over your {run} steps with their schedule a rate of {slower} comes to the same.", "--set train.learning_rate={slower}; or {rate} and fewer steps"),
-        ("試した中で最良の学習率: {rate}({after}ステップ後のロス{gain})", "推定では、この学習率のまま進めると最良になるのはステップ{best}付近です。設定中の{run}ステップとスケジュールでは、学習率{slower}が同じ学習量に当たります。", "--set train.learning_rate={slower} とするか、{rate} でステップ数を減らしてください"),
+        ("試した中で最良の学習率: {rate}({after}ステップ後のロス{gain})", "推定では、この学習率のまま進めると最良になるのはステップ{best}付近です。設定中の{run}ステップとスケジュールでは、学習率{slower}で同じ学習量になります。", "--set train.learning_rate={slower} とするか、{rate} のままステップ数を減らしてください。"),
     ),
     "GD021": _m(
         ("Best of the rates that were tried: {rate} (loss {gain} after {after} steps)", "None of them was past its best after {steps} steps, so how many steps it needs cannot be told.", "--set train.learning_rate={rate}"),
@@ -336,15 +336,15 @@ MESSAGES: Final[dict[str, Message]] = {
     ),
     "GD022": _m(
         ("No learning rate from {lowest} to {highest} can be recommended", "After {steps} steps none of them is better than the untrained model by more than chance.", "Try more steps (--steps) or other rates (--rates), and check the captions and the trigger word."),
-        ("{lowest}から{highest}の範囲では、おすすめできる学習率がありません", "{steps}ステップでは、学習前より偶然以上に良くなったものがありません。", "ステップ数(--steps)を増やすか、別の学習率(--rates)を試してください。キャプションとトリガーワードも確認してください。"),
+        ("{lowest}から{highest}の範囲では、おすすめできる学習率がありません", "{steps}ステップでは、どの学習率でも学習前より偶然以上には良くなりませんでした。", "ステップ数(--steps)を増やすか、別の学習率(--rates)を試してください。キャプションとトリガーワードも確認してください。"),
     ),
     "GD023": _m(
         ("Learning rates {rates} are tried for {steps} steps each", "They are judged by {measured} of the {found} pictures, which are not trained on here.", ""),
-        ("学習率 {rates} を{steps}ステップずつ試します", "{found}枚のうち{measured}枚は学習に使わず、比較に使います。", ""),
+        ("学習率 {rates} を{steps}ステップずつ試します", "{found}枚のうち{measured}枚を検証用に取り分け、比較に使います。", ""),
     ),
     "GD024": _m(
         ("Learning rates {rates} are tried for {steps} steps each", "{found} different pictures are too few to hold one out: the rates are judged by pictures that are trained on, which cannot show overfitting.", ""),
-        ("学習率 {rates} を{steps}ステップずつ試します", "異なる画像が{found}枚では検証用に分けられないため、学習に使う画像で比較します(過学習は分かりません)。", ""),
+        ("学習率 {rates} を{steps}ステップずつ試します", "異なる画像が{found}枚では少なすぎて、検証用に取り分けられません。学習に使う画像で比較するため、過学習は分かりません。", ""),
     ),
     "GD025": _m(
         ("Trial {number} is left out", "{why}", ""),
@@ -360,11 +360,11 @@ MESSAGES: Final[dict[str, Message]] = {
     ),
     "GD028": _m(
         ("Best of the rates that were tried: {rate} (loss {gain} after {after} steps)", "Estimate: at this rate, held constant, a run is at its best near step {best}; your {run} steps with their schedule end before that.", "--set train.learning_rate={rate}, and more steps"),
-        ("試した中で最良の学習率: {rate}({after}ステップ後のロス{gain})", "推定では、この学習率のまま進めると最良になるのはステップ{best}付近です。設定中の{run}ステップとスケジュールでは、その手前で終わります。", "--set train.learning_rate={rate} とし、ステップ数を増やしてください"),
+        ("試した中で最良の学習率: {rate}({after}ステップ後のロス{gain})", "推定では、この学習率のまま進めると最良になるのはステップ{best}付近です。設定中の{run}ステップとスケジュールでは、その手前で終わります。", "--set train.learning_rate={rate} とし、ステップ数を増やしてください。"),
     ),
     "GD029": _m(
         ("Cross-validation: {folds} folds of {found} pictures, one after another", "{why} Each fold has half of the pictures and overfits much sooner: the step for all of them is a rough estimate, {times} times theirs.", "Other folds: --folds K; none: --guard off"),
-        ("交差検証: {found}枚の画像を{folds}分割し、順番に学習します", "{why}分割ごとに半分の画像だけで学習するため、過学習がかなり早く起こります。全画像でのステップ数は、その約{times}倍という大まかな推定です。", "分割数を変えるには --folds K、交差検証をしないには --guard off"),
+        ("交差検証: {found}枚の画像を{folds}分割し、順番に学習します", "{why}分割ごとに半分の画像だけで学習するため、過学習がかなり早く起こります。全画像でのステップ数は、その約{times}倍という大まかな推定です。", "分割数を変えるには --folds K、交差検証をやめるには --guard off"),
     ),
     "GD030": _m(
         ("Best of the rates that were tried: {rate} (loss {gain} after {after} steps)", "It is the highest of them, and was not past its best after {steps} steps: a higher one may be better still.", "--set train.learning_rate={rate}; or try higher ones: --rates {higher}"),
@@ -372,7 +372,7 @@ MESSAGES: Final[dict[str, Message]] = {
     ),
     "GD031": _m(
         ("The guard's checks took {took} of the training time, more than guard.overhead ({most})", "The run is short: 4 pictures in 8 checks are the least that a best step can be told by.", "Nothing need be done; a larger batch or more steps make the share smaller, and --guard off does without"),
-        ("ガードの確認に学習時間の{took}がかかりました(guard.overhead は{most})", "短い学習のためです。最良のステップを見分けるには、少なくとも4枚を8回測る必要があります。", "そのままで構いません。バッチサイズやステップ数を増やすと割合は下がり、--guard off なら確認しません"),
+        ("ガードの測定に学習時間の{took}がかかり、guard.overhead({most})を超えました", "短い学習のためです。最良のステップを見分けるには、少なくとも4枚の画像で8回測る必要があります。", "そのままで構いません。バッチサイズやステップ数を増やすと割合は下がります。--guard off では測定しません。"),
     ),
     "EV001": _m(
         ("This cannot be opened as an image encoder", "{why}", "Name a CLIP, SigLIP or DINOv2 by its hub id or folder, with weights as .safetensors; e.g. --encoder openai/clip-vit-base-patch32"),
@@ -380,15 +380,15 @@ MESSAGES: Final[dict[str, Message]] = {
     ),
     "EV002": _m(
         ("No encoder knows what this base draws, so likeness to the training pictures, adherence to the prompt and drift are not measured", "The embedded yardstick knows the embedded base only. Copies and diversity need no encoder and are measured.", "Name one: --encoder openai/clip-vit-base-patch32 (all of it) or --encoder facebook/dinov2-small (finer likeness, no adherence); a hub id or a folder."),
-        ("このベースモデルの絵を知るエンコーダーがないため、学習用画像との近さ、プロンプトへの忠実さ、ほかへの影響は測れません", "内蔵の物差しは内蔵ベースモデル専用です。丸写しと多様さはエンコーダーなしで測ります。", "エンコーダーを指定してください: --encoder openai/clip-vit-base-patch32(すべて測定)または --encoder facebook/dinov2-small(近さの判定が細かく、忠実さは測れません)。ハブのIDかフォルダーです。"),
+        ("このベースモデルの画像を評価できるエンコーダーがないため、学習用画像の再現度、プロンプトへの忠実さ、ほかへの影響は測れません", "同梱の評価モデルは同梱ベースモデル専用です。丸写しと多様さはエンコーダーなしで測ります。", "エンコーダーを指定してください: --encoder openai/clip-vit-base-patch32(すべて測定)または --encoder facebook/dinov2-small(再現度をより細かく測れますが、忠実さは測れません)。ハブのIDかフォルダーで指定します。"),
     ),
     "EV003": _m(
         ("{encoder} has no text tower, so adherence to the prompt is not measured", "It sees pictures only; the best trade is then judged by likeness and diversity.", "A CLIP or SigLIP measures it: --encoder openai/clip-vit-base-patch32"),
-        ("{encoder} は文章を読めないため、プロンプトへの忠実さは測れません", "画像だけを見るエンコーダーです。おすすめの設定は近さと多様さで判断します。", "CLIP や SigLIP なら測れます: --encoder openai/clip-vit-base-patch32"),
+        ("{encoder} は文章を読めないため、プロンプトへの忠実さは測れません", "画像だけを見るエンコーダーです。おすすめは再現度と多様さで判断します。", "CLIP や SigLIP なら測れます: --encoder openai/clip-vit-base-patch32"),
     ),
     "EV004": _m(
         ("This run holds nothing to evaluate", "It has not ended yet (there is no report.json), or its results have been moved away.", "Finish it first: tsuika resume {where}"),
-        ("この学習には評価できるものがありません", "まだ終わっていないか(report.json がありません)、結果のファイルが移されています。", "先に学習を終えてください: tsuika resume {where}"),
+        ("この学習には評価できるものがありません", "まだ終わっていないか(report.json がありません)、学習結果が移動されています。", "先に学習を終えてください: tsuika resume {where}"),
     ),
     "EV005": _m(
         ("The evaluation is not in a report page", "{why}", "Its numbers are in evaluation.json, its pictures in the folder evaluation."),
@@ -400,19 +400,19 @@ MESSAGES: Final[dict[str, Message]] = {
     ),
     "EV007": _m(
         ("Some of the training pictures have changed or are gone", "{why}", "The evaluation compares with the pictures that are there now. Give their place with --images DIR."),
-        ("学習用画像の一部が変わったか、なくなっています", "{why}", "評価は今ある画像と比べます。場所は --images DIR で指定できます。"),
+        ("学習用画像の一部が変わったか、なくなっています", "{why}", "評価では今ある画像と比べます。場所は --images DIR で指定できます。"),
     ),
     "GN001": _m(
         ("No font on this machine can show `{missing}`", "These characters are spelt out in the picture instead.", "Install a font that has them, for example Noto Sans CJK (Debian, Ubuntu: fonts-noto-cjk; Fedora: google-noto-sans-cjk-fonts)."),
-        ("`{missing}` を表示できるフォントがありません", "画像の中では別の綴りで表しています。", "Noto Sans CJK などのフォントを入れてください(Debian・Ubuntu: fonts-noto-cjk、Fedora: google-noto-sans-cjk-fonts)。"),
+        ("このマシンには `{missing}` を表示できるフォントがありません", "画像の中では、ローマ字や文字コードに置き換えて表します。", "Noto Sans CJK などのフォントを入れてください(Debian・Ubuntu: fonts-noto-cjk、Fedora: google-noto-sans-cjk-fonts)。"),
     ),
     "GN002": _m(
         ("Sampler {sampler} cannot start from pure noise", "This base was trained down to zero terminal SNR, so dark and bright pictures come out flat.", "Use another sampler, for example Euler or DDIM."),
-        ("サンプラー {sampler} は純粋なノイズから始められません", "このベースモデルはゼロ終端SNRで学習されているため、明暗の幅が狭くなります。", "Euler や DDIM など、別のサンプラーを使ってください。"),
+        ("サンプラー {sampler} は純粋なノイズから始められません", "このベースモデルはゼロ終端SNRで学習されているため、暗い画像や明るい画像の明暗が平板になります。", "Euler や DDIM など、別のサンプラーを使ってください。"),
     ),
     "GN003": _m(
         ("`{found}` in the prompt is not supported", "Tags other than lora and hypernet are left out; prompt editing and AND are read as plain text.", ""),
-        ("プロンプトの `{found}` には対応していません", "lora と hypernet 以外のタグは無視し、プロンプト編集と AND はただの文字として読みます。", ""),
+        ("プロンプトの `{found}` には対応していません", "lora と hypernet 以外のタグは無視し、プロンプト編集と AND は普通の文字として読みます。", ""),
     ),
     "GN004": _m(
         ("Prompt weights are used without restoring the mean", "The mean of this text encoder's embeddings is too near to zero to be restored.", ""),
@@ -420,7 +420,7 @@ MESSAGES: Final[dict[str, Message]] = {
     ),
     "GN005": _m(
         ("{unmatched} of {total} tensors in {artifact} found no place in this base", "First of them: {first}", "Make sure that the file was made for this kind of base."),
-        ("{artifact} の{total}個のテンソルのうち{unmatched}個は、このベースモデルに合う場所がありません", "最初のもの: {first}", "このベースモデル用のファイルか確認してください。"),
+        ("{artifact} の{total}個のテンソルのうち{unmatched}個は、このベースモデルのどこにも対応しません", "最初のもの: {first}", "この種類のベースモデル用のファイルか確認してください。"),
     ),
     "GN006": _m(
         ("{artifact} is not used", "{why}.", "Move it out of the folders where names are looked up, or rename it."),
@@ -428,27 +428,27 @@ MESSAGES: Final[dict[str, Message]] = {
     ),
     "NW001": _m(
         ("The hub could not be reached or refused", "{why}", "Check the connection, the name and the licence; or give a folder or file on this machine."),
-        ("ハブに接続できないか、拒否されました", "{why}", "接続・名前・ライセンスを確認するか、手元のフォルダーかファイルを指定してください。"),
+        ("ハブに接続できないか、ハブに拒否されました", "{why}", "接続・名前・ライセンスを確認するか、このマシンにあるフォルダーかファイルを指定してください。"),
     ),
     "VA001": _m(
         ("{vae} overflows in {precision}", "Its layers reach {largest}, more than {precision} can hold, so programs that decode in half precision show black pictures.", "Run it in {fallback} or fp32 (A1111: --no-half-vae; ComfyUI: --bf16-vae or --fp32-vae)."),
-        ("{vae} は{precision}で桁あふれします", "層の値が{largest}に達し、{precision}で表せる範囲を超えるため、半精度でデコードするプログラムでは真っ黒な画像になります。", "{fallback}かfp32で使ってください(A1111は --no-half-vae、ComfyUIは --bf16-vae または --fp32-vae)。"),
+        ("{vae} は{precision}で桁あふれします", "層の値が{largest}に達し、{precision}で表せる範囲を超えるため、半精度でデコードするソフトでは真っ黒な画像になります。", "{fallback}かfp32で使ってください(A1111は --no-half-vae、ComfyUIは --bf16-vae または --fp32-vae)。"),
     ),
     "VA002": _m(
         ("{vae} gives numbers that are not finite", "{broken} of {total} pictures came out broken, in fp32 too.", "The file is damaged: get it again."),
-        ("{vae} の出力が有限の数になりません", "{total}枚中{broken}枚が、fp32でも壊れた画像になりました。", "ファイルが壊れています。入手し直してください。"),
+        ("{vae} の出力がNaNまたは無限大になります", "{total}枚中{broken}枚が、fp32でも壊れた画像になりました。", "ファイルが壊れています。入手し直してください。"),
     ),
     "VA003": _m(
         ("{vae} is a VAE for another kind of base", "Its latents have nothing to do with those of this base (correlation {correlation}); what this base draws comes out {lost} dB worse than it could. Such a VAE loads without any error: an SDXL VAE on SD1, for example.", "Use it with the base it was made for."),
-        ("{vae} は別の種類のベースモデル用のVAEです", "潜在表現がこのベースモデルのものと対応していません(相関{correlation})。このベースモデルの絵は、本来より{lost} dB悪くなります。SD1にSDXLのVAEを使った場合などで、エラーは出ません。", "対応するベースモデルで使ってください。"),
+        ("{vae} は別の種類のベースモデル用のVAEです", "潜在表現がこのベースモデルのものと対応していません(相関{correlation})。このベースモデルの画像は、本来より{lost} dB悪くなります。SD1でSDXLのVAEを使った場合のように、このようなVAEはエラーなしで読み込まれます。", "対応するベースモデルで使ってください。"),
     ),
     "VA004": _m(
         ("{vae} expects latents {factor} times as large as this base makes them", "Its scale is another one; what this base draws comes out {lost} dB worse than it could, and training would see latents of the wrong size. No program says so.", "Use a VAE made for this base."),
-        ("{vae} の潜在表現の大きさは、このベースモデルの{factor}倍です", "スケールが違うため、このベースモデルの絵は本来より{lost} dB悪くなり、学習にも合わない大きさの潜在表現が使われます。どのプログラムもエラーを出しません。", "このベースモデル用のVAEを使ってください。"),
+        ("{vae} に必要な潜在表現の大きさは、このベースモデルの{factor}倍です", "スケールが違うため、このベースモデルの画像は本来より{lost} dB悪くなり、学習でも合わない大きさの潜在表現が使われます。どのソフトもエラーを出しません。", "このベースモデル用のVAEを使ってください。"),
     ),
     "VA005": _m(
         ("The config of {vae} names the latent scale {found}; this base uses {expected}", "The base's scale is used here, as in every program.", "If colours or contrast look wrong, use a VAE made for this base."),
-        ("{vae} の設定にある潜在表現のスケールは{found}、このベースモデルは{expected}です", "ここでは(どのプログラムでも)ベースモデルのスケールを使います。", "色やコントラストがおかしいときは、このベースモデル用のVAEを使ってください。"),
+        ("{vae} の設定にある潜在表現のスケールは{found}、このベースモデルは{expected}です", "ほかのソフトと同じく、ここでもベースモデルのスケールを使います。", "色やコントラストがおかしいときは、このベースモデル用のVAEを使ってください。"),
     ),
     "VA006": _m(
         ("{vae} washes colours out", "Of the originals' chroma {chroma} % is left, of their range from dark to light {range} %.", "Use another VAE."),
@@ -460,11 +460,11 @@ MESSAGES: Final[dict[str, Message]] = {
     ),
     "VA008": _m(
         ("{vae} shows seams when it decodes in tiles", "With tiles of {tile} px the worst hundredth of the pixels differs by ΔE {difference}.", "Decode whole pictures where memory allows, or use larger tiles with more overlap."),
-        ("{vae} はタイル分割でデコードすると継ぎ目が見えます", "{tile} pxのタイルで、差の大きい1 %の画素がΔE {difference}変わります。", "メモリが足りるなら分割せずにデコードするか、タイルと重なりを大きくしてください。"),
+        ("{vae} はタイル分割でデコードすると継ぎ目が見えます", "{tile} pxのタイルで、差が最も大きい1 %の画素で、ΔE {difference}の違いがあります。", "メモリが足りるなら分割せずにデコードするか、タイルと重なりを大きくしてください。"),
     ),
     "VA009": _m(
         ("{vae} gives numbers that are not finite in {precision}", "It was measured in {fallback} instead.", "Run it in {fallback}."),
-        ("{vae} は{precision}では有限の数になりません", "代わりに{fallback}で測りました。", "{fallback}で使ってください。"),
+        ("{vae} の出力が{precision}ではNaNまたは無限大になります", "代わりに{fallback}で測りました。", "{fallback}で使ってください。"),
     ),
     "VA010": _m(
         ("{vae} has another encoder than the base's own VAE", "So latents and training are affected, not only how pictures look: train with it and draw with it, or do neither.", ""),
@@ -480,7 +480,7 @@ MESSAGES: Final[dict[str, Message]] = {
     ),
     "VA013": _m(
         ("{count} pictures were cut to sides that are multiples of {multiple} px", "VAEs take no others; programs cut or stretch them too.", ""),
-        ("{count}枚の画像は、{multiple} pxの倍数になるように端を切りました", "VAEが扱えるのはその大きさだけです。ほかのプログラムでも切るか伸縮されます。", ""),
+        ("{count}枚の画像は、縦横が{multiple} pxの倍数になるように端を切り取りました", "VAEが扱えるのはその大きさだけです。ほかのソフトでも、切り取りか伸縮が行われます。", ""),
     ),
     "VA020": _m(
         ("The tuned decoder is not better than before, so nothing was written", "On {proof} held-out pictures {measure} went from {before} to {after} (change: {low} to {high}).", "Give more or other pictures, another --purpose, or keep the VAE that you have. To have the file anyway: --keep-anyway"),
@@ -492,11 +492,11 @@ MESSAGES: Final[dict[str, Message]] = {
     ),
     "VA022": _m(
         ("Tuning diverged at step {step}", "The loss was not a finite number; nothing was written.", "Try a third of the learning rate: --learning-rate {rate}"),
-        ("ステップ{step}で調整が発散しました", "ロスが有限の数になりませんでした。何も書き出していません。", "学習率を3分の1にしてみてください: --learning-rate {rate}"),
+        ("ステップ{step}で調整が発散しました", "ロスがNaNまたは無限大になりました。何も書き出していません。", "学習率を3分の1にしてみてください: --learning-rate {rate}"),
     ),
     "VA023": _m(
         ("{measure} became worse: {mean} ({low} to {high})", "That is what the gain costs on the held-out pictures.", "Compare the two with: tsuika vae compare"),
-        ("{measure} は悪くなりました: {mean}({low}〜{high})", "検証用画像で見た、改善の代償です。", "tsuika vae compare で見比べてください。"),
+        ("{measure} は悪くなりました: {mean}({low}〜{high})", "検証用画像で測った、改善の代償です。", "tsuika vae compare で見比べてください。"),
     ),
 }  # fmt: skip
 
