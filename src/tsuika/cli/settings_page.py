@@ -14,7 +14,7 @@ _NOTE = {
     "en": "Every setting of a recipe. In a recipe file the part before the dot is the table; on the command line use "
     "`--set key=value`. Made by `tsuika settings --markdown`.",
     "ja": "レシピの全設定です。レシピファイルではドットの前がテーブル名、コマンドラインでは `--set key=value` で指定します。"
-    "このページは `tsuika --lang ja settings --markdown` で作られます。",
+    "このページは `tsuika --lang ja settings --markdown` で作成しています。",
 }
 _OF_METHOD = {
     "en": "Settings of `{name}` alone.",

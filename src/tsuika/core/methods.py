@@ -25,7 +25,7 @@ TextLearningRate = Annotated[
     float,
     expert(
         "Learning rate of the text encoders; 0 = a tenth of the main one",
-        "テキストエンコーダーの学習率。0 = 全体の10分の1",
+        "テキストエンコーダーの学習率。0 = 全体の学習率の10分の1",
     ),
     Field(ge=0, le=1),
 ]
@@ -71,7 +71,10 @@ class Lora(MethodSection):
     ] = "lora"
     rank: Annotated[
         int,
-        Help("Rank (dim): how much can be learnt, and the file's size", "次元数(rank): 覚えられる量とファイルサイズ"),
+        Help(
+            "Rank (dim): how much can be learnt, and the file's size",
+            "rank(次元数): 覚えられる量とファイルサイズが決まります",
+        ),
         Field(ge=1, le=1024),
     ] = 16
     alpha: Annotated[
@@ -79,12 +82,15 @@ class Lora(MethodSection):
     ] = 0.0
     rank_stabilized: Annotated[
         bool,
-        expert("rsLoRA: scale by alpha / sqrt(rank) (Kalajdzievski 2023)", "rsLoRA: 倍率を alpha / sqrt(rank) にする"),
+        expert(
+            "rsLoRA: scale by alpha / sqrt(rank) (Kalajdzievski 2023)",
+            "rsLoRA: 倍率を alpha / sqrt(rank) にする(Kalajdzievski 2023)",
+        ),
     ] = False
     conv: Annotated[bool, expert("Adapt convolutions as well (LoCon)", "畳み込み層も学習する(LoCon)")] = False
     conv_rank: Annotated[
         int,
-        expert("Rank of 3x3 convolutions; 0 = same as rank", "3x3畳み込みの次元数。0 = rankと同じ"),
+        expert("Rank of 3x3 convolutions; 0 = same as rank", "3x3畳み込み層のrank(次元数)。0 = rankと同じ"),
         Field(ge=0, le=1024),
     ] = 0
     text_encoder: TextEncoder = False
@@ -120,7 +126,7 @@ class TextualInversion(MethodSection):
         int,
         Help(
             "Vectors per word: more can hold more, and take more room in the prompt",
-            "1単語あたりのベクトル数。多いほど多くを覚え、プロンプトの枠を多く使います",
+            "1単語あたりのベクトル数。多いほど多くのことを覚えられますが、プロンプトのトークン数も多く使います",
         ),
         Field(ge=1, le=16),
     ] = 1
@@ -128,7 +134,7 @@ class TextualInversion(MethodSection):
         str,
         Help(
             "What the vectors start from: a word, several words, or `noise`; empty = the class word, or noise without one",
-            "ベクトルの初期値: 単語、複数の単語、または `noise`。空 = class word(なければ noise)",
+            "ベクトルの初期値: 単語、複数の単語、または `noise`。空 = クラスワード(なければ `noise`)",
         ),
     ] = ""
 
@@ -196,7 +202,7 @@ class DreamBooth(MethodSection):
         Literal["fp32", "bf16"],
         expert(
             "Trained weights: fp32, or bf16 with stochastic rounding, which takes half the memory",
-            "学習する重みの精度: fp32、または確率的丸めつきのbf16(メモリは半分)",
+            "学習する重みの精度: fp32、または確率的丸め付きのbf16(メモリは半分)",
         ),
     ] = "fp32"
 
@@ -216,7 +222,7 @@ class Hypernetwork(MethodSection):
         Literal["cross", "all"],
         Help(
             "Where: `cross` = attention to the text only, `all` = self-attention as well",
-            "適用先: `cross` = テキストへのアテンションのみ、`all` = セルフアテンションも含む",
+            "適用先: `cross` = テキストへのアテンション(クロスアテンション)のみ、`all` = セルフアテンションも含む",
         ),
     ] = "cross"
     layer_structure: Annotated[

@@ -19,14 +19,14 @@ class Base(Section):
         str,
         Help(
             "Base model: `embedded`, a diffusers folder, a .safetensors/.ckpt file, or a hub id",
-            "ベースモデル: `embedded`、diffusersフォルダー、.safetensors/.ckptファイル、ハブのID",
+            "ベースモデル: `embedded`、diffusers形式のフォルダー、.safetensors/.ckptファイル、ハブのID",
         ),
     ] = "embedded"
     tokenizer: Annotated[
         str,
         expert(
             "Folder with the tokenizer files, for a single-file base without network",
-            "単一ファイルのベースをオフラインで使うときのトークナイザーのフォルダー",
+            "単一ファイルのベースモデルをオフラインで使うときの、トークナイザーのフォルダー",
         ),
     ] = ""
     vae: Annotated[
@@ -40,7 +40,7 @@ class Base(Section):
         tuple[str, ...],
         expert(
             "Finished results laid on the base before training, as FILE or FILE:STRENGTH; they stay as they are",
-            "学習前にベースに重ねる完成済みの結果(FILE または FILE:強さ)。それ自体は変わりません",
+            "学習前にベースモデルへ重ねる完成済みの学習結果(FILE または FILE:強さ)。重ねたものは変わりません",
         ),
     ] = ()
 
@@ -65,34 +65,35 @@ class Data(Section):
     class_word: Annotated[
         str,
         Help(
-            "What kind of thing it is: `dog`, `character`, `style`", "種類を表す言葉: `dog`、`character`、`style` など"
+            "What kind of thing it is: `dog`, `character`, `style`",
+            "クラスワード(対象の種類を表す言葉): `dog`、`character`、`style` など",
         ),
     ] = ""
     template: Annotated[
         Literal["none", "object", "style"],
         expert(
             "Wording of pictures without a caption file: the trigger alone, or varied sentences for an object or a style",
-            "キャプションのない画像の文: トリガーワードのみ、または物・画風向けのいろいろな文",
+            "キャプションファイルのない画像に付ける文: トリガーワードのみ、または物・画風向けのさまざまな文",
         ),
     ] = "none"
     reg_images: Annotated[
         str,
         Help(
             "Folder of pictures of the class without the subject (regularization images), for prior preservation",
-            "正則化画像のフォルダー(同じ種類で学習対象ではない画像)。種類の知識を保ちます",
+            "正則化画像のフォルダー(同じ種類で、学習対象の写っていない画像)。同じ種類のほかのものが変わるのを防ぎます",
         ),
     ] = ""
     reg_generate: Annotated[
         int,
         Help(
             "Draw this many class pictures with the base where no folder is given; 0 = no prior preservation",
-            "フォルダーがないとき、ベースモデルで描く正則化画像の数。0 = 正則化なし",
+            "フォルダーの指定がないとき、ベースモデルで生成する正則化画像の数。0 = 正則化画像を使わない",
         ),
         Field(ge=0, le=10_000),
     ] = 0
     reg_weight: Annotated[
         float,
-        expert("Weight of class pictures in the loss", "正則化画像の損失の重み"),
+        expert("Weight of class pictures in the loss", "ロスでの正則化画像の重み"),
         Field(ge=0, le=10),
     ] = 1.0
     size_px: Annotated[
@@ -117,14 +118,14 @@ class Data(Section):
         bool,
         expert(
             "Train each picture near its own aspect ratio instead of cropping to a square",
-            "正方形に切り抜かず、画像の縦横比ごとにサイズ分け(バケット)する",
+            "正方形に切り抜かず、各画像をその縦横比に近いサイズで学習する(バケット)",
         ),
     ] = True
     repeats: Annotated[
         int,
         expert(
             "How often each picture counts in an epoch (times a kohya folder's own number)",
-            "1エポックでの各画像の繰り返し回数(kohya形式フォルダーの数と掛け合わせます)",
+            "1エポックでの各画像の繰り返し回数(kohya形式フォルダーの回数と掛け合わせます)",
         ),
         Field(ge=1, le=10_000),
     ] = 1
@@ -132,7 +133,7 @@ class Data(Section):
         float,
         expert(
             "Share of steps with an empty caption, which keeps guidance (CFG) working",
-            "キャプションを空にする割合(CFGの効きを保ちます)",
+            "キャプションを空にするステップの割合(CFGの効きを保ちます)",
         ),
         Field(ge=0, le=1),
     ] = 0.05
@@ -144,37 +145,44 @@ class Data(Section):
         bool,
         Help(
             "Mirror half of the variants; leave off for text or one-sided things",
-            "左右反転した画像も使う(文字や左右非対称のものではオフ)",
+            "バリエーションの半分を左右反転する(文字や左右非対称のものではオフにしてください)",
         ),
     ] = False
     crop: Annotated[
         float,
         expert(
             "Random crop: the smallest share of the side that is kept; 1 = no crop",
-            "ランダム切り抜きで残す辺の割合の下限。1 = 切り抜かない",
+            "ランダム切り抜きで残す辺の長さの割合の下限。1 = 切り抜かない",
         ),
         Field(gt=0.3, le=1),
     ] = 1.0
     rotate_deg: Annotated[
         float,
-        expert("Random rotation, up to this angle either way", "ランダム回転の最大角度", "°"),
+        expert("Random rotation, up to this angle either way", "ランダム回転の最大角度(両方向)", "°"),
         Field(ge=0, le=45),
     ] = 0.0
     colour: Annotated[
         float,
         expert(
             "Random brightness, contrast and saturation, up to this share",
-            "明るさ・コントラスト・彩度をランダムに変える幅",
+            "明るさ・コントラスト・彩度をランダムに変える割合の上限",
         ),
         Field(ge=0, le=0.5),
     ] = 0.0
     variants: Annotated[
         int,
-        expert("Augmented variants encoded and cached per picture", "画像1枚あたりキャッシュする拡張バリエーション数"),
+        expert(
+            "Augmented variants encoded and cached per picture",
+            "画像1枚ごとにエンコードしてキャッシュする、データ拡張のバリエーション数",
+        ),
         Field(ge=1, le=64),
     ] = 8
     cache: Annotated[
-        bool, expert("Keep encoded latents on disk between runs", "エンコード済みlatentを次回のためディスクに残す")
+        bool,
+        expert(
+            "Keep encoded latents on disk between runs",
+            "エンコードした潜在表現(latent)を、次回の学習のためにディスクに残す",
+        ),
     ] = True
 
 
@@ -207,13 +215,13 @@ class Train(Section):
         Literal["cosine", "constant", "linear"],
         expert(
             "Learning-rate schedule after warm-up; where pictures are held out and the guard is on, after the best step",
-            "ウォームアップ後の学習率スケジュール。検証用の画像を分けてガードを使うときは、最良のステップから先",
+            "ウォームアップ後の学習率スケジュール。検証用に画像を取り分けてガードを使うときは、最良のステップから後",
         ),
     ] = "cosine"
-    warmup: Annotated[float, expert("Warm-up, as a share of the steps", "ウォームアップの割合"), Field(ge=0, lt=1)] = (
-        0.05
-    )
-    weight_decay: Annotated[float, expert("Decoupled weight decay", "重み減衰"), Field(ge=0)] = 0.0
+    warmup: Annotated[
+        float, expert("Warm-up, as a share of the steps", "ウォームアップ(全ステップに対する割合)"), Field(ge=0, lt=1)
+    ] = 0.05
+    weight_decay: Annotated[float, expert("Decoupled weight decay", "重み減衰(decoupled方式)"), Field(ge=0)] = 0.0
     clip_norm: Annotated[
         float, expert("Largest gradient norm; 0 = no clipping", "勾配ノルムの上限。0 = 制限なし"), Field(ge=0)
     ] = 1.0
@@ -223,37 +231,45 @@ class Train(Section):
         Field(ge=0, lt=1),
     ] = 0.99
     min_snr_gamma: Annotated[
-        float, expert("Min-SNR loss weighting (Hang et al. 2023); 0 = off", "Min-SNR損失重み。0 = オフ"), Field(ge=0)
+        float,
+        expert(
+            "Min-SNR loss weighting (Hang et al. 2023); 0 = off",
+            "Min-SNRによるロスの重み付け(Hang et al. 2023)。0 = オフ",
+        ),
+        Field(ge=0),
     ] = 5.0
     noise_offset: Annotated[
         float,
-        expert("Per-channel constant added to the noise", "ノイズに足すチャンネルごとのオフセット"),
+        expert("Per-channel constant added to the noise", "ノイズに加える、チャンネルごとの定数"),
         Field(ge=0, le=1),
     ] = 0.0
     precision: Annotated[
         Literal["auto", "fp32", "bf16", "fp16"],
         expert(
             "Precision the base is computed in; trained weights stay fp32 unless the method says otherwise",
-            "ベースの計算精度(学習する重みは、方法の設定で変えないかぎりfp32)",
+            "ベースモデルの計算精度(学習する重みは、方法ごとの設定で変えない限りfp32)",
         ),
     ] = "auto"
     gradient_checkpointing: Annotated[
-        bool, expert("Trade a third more time for less memory", "時間を3分の1ほど余計に使ってメモリを節約する")
+        bool, expert("Trade a third more time for less memory", "時間を3分の1ほど余計にかけて、メモリを節約する")
     ] = False
     compile: Annotated[
-        bool, expert("Compile the UNet; pays only on long runs", "UNetをコンパイルする(長い学習のみ有効)")
+        bool, expert("Compile the UNet; pays only on long runs", "UNetをコンパイルする(長い学習でのみ得になります)")
     ] = False
     device: Annotated[
         str, expert("`auto`, `cpu`, `cuda`, `cuda:1`, `mps`", "`auto`、`cpu`、`cuda`、`cuda:1`、`mps`")
     ] = "auto"
     seed: Annotated[
         int,
-        Help("Same recipe, same seed, same machine: same result", "同じレシピ・同じシード・同じ機械なら同じ結果"),
+        Help(
+            "Same recipe, same seed, same machine: same result",
+            "同じレシピ・同じシード・同じマシンなら同じ結果になります",
+        ),
         Field(ge=0),
     ] = 0
     checkpoint_every: Annotated[
         int,
-        expert("Steps between saved states; 0 = ten in a run", "途中保存の間隔(ステップ)。0 = 全体で10回"),
+        expert("Steps between saved states; 0 = ten in a run", "途中保存の間隔(ステップ数)。0 = 全体で10回"),
         Field(ge=0),
     ] = 0
 
@@ -271,7 +287,7 @@ class Regularize(Section):
             "L2 towards the base: without gradients, this alone would shrink the update to exp(-l2) of itself over the"
             " whole run, whatever rate and steps; 0 = off",
             "ベースモデルへ引き戻すL2正則化。勾配がなければ、学習による変化は全ステップで exp(-l2) 倍に縮みます"
-            "(学習率やステップ数によりません)。0 = オフ",
+            "(学習率やステップ数に関係なく)。0 = オフ",
         ),
         Field(ge=0),
     ] = 0.0
@@ -282,7 +298,7 @@ class Regularize(Section):
             " at the base (ranks of a LoRA, nets of a hypernetwork, single weights in DreamBooth); 0 = off, 1 = nothing"
             " is learnt",
             "L1正則化(近接法): 各ステップの変化のうちこの割合を戻し、一貫した勾配のない部分をベースモデルのまま残します"
-            "(LoRAではランク、ハイパーネットワークではネット、DreamBoothでは個々の重み)。0 = オフ、1 = 何も学習しない",
+            "(LoRAではrank、ハイパーネットワークではネット、DreamBoothでは個々の重みの単位)。0 = オフ、1 = 何も学習しない",
         ),
         Field(ge=0),
     ] = 0.0
@@ -303,12 +319,12 @@ class Preview(Section):
         tuple[str, ...],
         Help(
             "Prompts to draw; `{trigger}` stands for the trigger word; none = made from trigger and class word",
-            "描くプロンプト。`{trigger}` はトリガーワードに置き換わります。空 = トリガーワードと種類から作ります",
+            "プレビューのプロンプト。`{trigger}` はトリガーワードに置き換わります。空 = トリガーワードとクラスワードから作ります",
         ),
     ] = ()
     every: Annotated[
         int,
-        Help("Steps between previews; 0 = only before and after", "プレビューの間隔(ステップ)。0 = 学習前後のみ"),
+        Help("Steps between previews; 0 = only before and after", "プレビューの間隔(ステップ数)。0 = 学習前後のみ"),
         Field(ge=0),
     ] = 0
     num: Annotated[
@@ -319,7 +335,7 @@ class Preview(Section):
         ),
         Field(ge=0, le=64),
     ] = 2
-    seed: Annotated[int, expert("Seed of the first preview", "プレビューのシード"), Field(ge=0)] = 1
+    seed: Annotated[int, expert("Seed of the first preview", "最初のプレビューのシード"), Field(ge=0)] = 1
     steps: Annotated[
         int,
         expert("Sampling steps; 0 = the base's own default", "サンプリングステップ数。0 = ベースモデルの標準"),
@@ -344,7 +360,7 @@ class Guard(Section):
         int,
         Help(
             "Cross-validation folds; 0 = hold pictures out from 10 on, leave one out in turn from 4 to 9",
-            "交差検証の分割数。0 = 自動(10枚以上は一部を検証用に分け、4〜9枚は1枚ずつ順に外す)",
+            "交差検証の分割数。0 = 自動(10枚以上は一部を検証用に取り分け、4〜9枚は1枚ずつ順に外す)",
         ),
         Field(ge=0, le=50),
     ] = 0
@@ -352,7 +368,7 @@ class Guard(Section):
         float,
         expert(
             "Share of the pictures that is held out (12 at most; at least 4, or 2 where they are not trained on afterwards)",
-            "検証用に分ける画像の割合(最大12枚。最低4枚、あとで全画像を学習しない場合は2枚)",
+            "検証用に取り分ける画像の割合(最大12枚。最低4枚、あとでその画像を学習しない場合は2枚)",
         ),
         Field(gt=0, le=0.5),
     ] = 0.15
@@ -360,7 +376,7 @@ class Guard(Section):
         float,
         expert(
             "How long to wait for a better step, as a share of the best step so far",
-            "改善がないとき待つ長さ(それまでの最良ステップに対する割合)",
+            "改善を待つ長さ(それまでの最良のステップに対する割合)",
         ),
         Field(gt=0, le=10),
     ] = 0.5
@@ -376,14 +392,14 @@ class Guard(Section):
         bool,
         expert(
             "Afterwards the result learns from all pictures; false = keep the run without the held-out ones",
-            "そのあと全画像で学習する。false = 検証用画像を除いた学習結果をそのまま使う",
+            "最後に全画像で学習する。false = 検証用画像を除いた学習結果をそのまま使う",
         ),
     ] = True
     lanes: Annotated[
         int,
         expert(
             "Folds in one forward pass; fewer take less memory; 0 = all of them",
-            "同時に計算する分割数。少ないほどメモリを節約できます。0 = すべて",
+            "交差検証で同時に計算する分割数。少ないほどメモリを節約できます。0 = すべて",
         ),
         Field(ge=0, le=51),
     ] = 0
