@@ -41,14 +41,14 @@ _WORDS: Final[Mapping[str, Mapping[Lang, str]]] = {
     },
     "time.unknown": {
         "en": "{steps:,} steps at most; nothing was measured",
-        "ja": "最大{steps:,}ステップ(時間は未測定)",
+        "ja": "最大{steps:,}ステップ(何も測定していません)",
     },
     "twice": {
         "en": "; {trainings:g} trainings in all, for the overfitting guard",
         "ja": "、過学習ガードのため計{trainings:g}回分の学習",
     },
     "memory.counted": {"en": "about {memory:.1f} GB (counted)", "ja": "約{memory:.1f} GB(計算値)"},
-    "memory.measured": {"en": "about {memory:.1f} GB (measured here)", "ja": "約{memory:.1f} GB(実測)"},
+    "memory.measured": {"en": "about {memory:.1f} GB (measured here)", "ja": "約{memory:.1f} GB(このマシンで実測)"},
     "why": {"en": "Why", "ja": "理由"},
     "against": {"en": "Against it", "ja": "気をつけること"},
     "combine": {"en": "Combining", "ja": "組み合わせ"},

@@ -32,9 +32,9 @@ _WORDS: Final[dict[str, dict[Lang, str]]] = {
     "look": {"en": "to look at", "ja": "要確認"},
     "note": {"en": "note", "ja": "お知らせ"},
     "whole": {"en": "the set", "ja": "全体"},
-    "more": {"en": "and {count} more (--all names them)", "ja": "ほか{count}枚(--all で全部表示)"},
+    "more": {"en": "and {count} more (--all names them)", "ja": "ほか{count}枚(--all ですべて表示)"},
     "none": {"en": "No faults were found.", "ja": "問題は見つかりませんでした。"},
-    "sizes": {"en": "Sizes in training ({size_px} px): {sizes}", "ja": "サイズ分け({size_px} px): {sizes}"},
+    "sizes": {"en": "Sizes in training ({size_px} px): {sizes}", "ja": "学習時のサイズ分け({size_px} px): {sizes}"},
     "large": {"en": "Large enough for: {large}", "ja": "拡大せずに使える枚数: {large}"},
     "variety": {
         "en": "Variety (approximate): {different} different pictures, {backgrounds} backgrounds; "
@@ -46,9 +46,9 @@ _WORDS: Final[dict[str, dict[Lang, str]]] = {
         "en": "Captions: {from_files} from files, {different} different; trigger `{trigger}` in {with_trigger}; "
         "longest {longest} tokens",
         "ja": "キャプション: ファイルから {from_files}件、異なるもの {different}件。"
-        "トリガー `{trigger}` は {with_trigger}件。最長 {longest}トークン",
+        "トリガーワード `{trigger}` あり {with_trigger}件。最長 {longest}トークン",
     },
-    "methods": {"en": "Pictures wanted (rules of thumb): {methods}", "ja": "方法ごとの目安: {methods}"},
+    "methods": {"en": "Pictures wanted (rules of thumb): {methods}", "ja": "学習方法ごとの目安の枚数: {methods}"},
     "few": {"en": "too few", "ja": "足りません"},
     "right": {"en": "right", "ja": "ちょうどよい"},
     "many": {"en": "more than needed", "ja": "十分(多め)"},

@@ -18,27 +18,27 @@ from tsuika.core.words import Lang
 
 _WORDS: dict[str, dict[Lang, str]] = {
     "load": {"en": "Loading the base model", "ja": "ベースモデルを読み込んでいます"},
-    "pictures": {"en": "Looking at the training pictures", "ja": "学習用画像を読み込んでいます"},
-    "evaluate": {"en": "Drawing", "ja": "描いています"},
+    "pictures": {"en": "Looking at the training pictures", "ja": "学習用画像を調べています"},
+    "evaluate": {"en": "Drawing", "ja": "画像を生成しています"},
     "report": {"en": "Measuring done; writing", "ja": "測定が終わりました。書き出しています"},
     "base": {"en": "base", "ja": "ベース"},
     "steps": {"en": "step", "ja": "ステップ"},
     "strength": {"en": "strength", "ja": "強さ"},
-    "fidelity": {"en": "likeness", "ja": "近さ"},
+    "fidelity": {"en": "likeness", "ja": "再現度"},
     "adherence": {"en": "adherence", "ja": "忠実さ"},
-    "others": {"en": "others", "ja": "ほか"},
-    "drift": {"en": "drift", "ja": "影響"},
+    "others": {"en": "others", "ja": "ほかのプロンプト"},
+    "drift": {"en": "drift", "ja": "ほかへの影響"},
     "diversity": {"en": "diversity", "ja": "多様さ"},
     "copies": {"en": "copies", "ja": "丸写し"},
     "best": {"en": "best trade", "ja": "おすすめ"},
     "main": {"en": "as it is", "ja": "このまま"},
     "legend": {
         "en": "In brackets: 95 % interval of the difference from the base. What each number means: docs/evaluate.md",
-        "ja": "かっこ内はベースとの差の95%区間です。数値の意味: docs/evaluate.ja.md",
+        "ja": "かっこ内はベースモデルとの差の95%区間です。数値の意味: docs/evaluate.ja.md",
     },
     "stopped": {
         "en": "Stopped; what is drawn is kept. The same command goes on.",
-        "ja": "止めました。描いた絵は残っています。同じコマンドで続きから始められます。",
+        "ja": "止めました。生成した画像は残っています。同じコマンドで続きから再開できます。",
     },
 }
 

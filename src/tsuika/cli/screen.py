@@ -40,27 +40,27 @@ _WORDS: dict[str, dict[Lang, str]] = {
     "load": {"en": "Loading the base model", "ja": "ベースモデルを読み込んでいます"},
     "pictures": {"en": "Looking at the pictures", "ja": "画像を調べています"},
     "encode": {"en": "Encoding the pictures", "ja": "画像をエンコードしています"},
-    "class-pictures": {"en": "Drawing pictures of the class", "ja": "正則化画像を描いています"},
+    "class-pictures": {"en": "Drawing pictures of the class", "ja": "正則化画像を生成しています"},
     "look": {"en": "Training, and looking for the best step", "ja": "学習しながら、最良のステップを探しています"},
     "train": {"en": "Training", "ja": "学習中"},
-    "variant": {"en": "Training one more of the range", "ja": "範囲のほかのステップからも学習しています"},
-    "preview": {"en": "Drawing previews", "ja": "プレビューを描いています"},
-    "compare": {"en": "Drawing before and after", "ja": "学習前後の絵を描いています"},
+    "variant": {"en": "Training one more of the range", "ja": "範囲内のほかのステップからも学習しています"},
+    "preview": {"en": "Drawing previews", "ja": "プレビューを生成しています"},
+    "compare": {"en": "Drawing before and after", "ja": "学習前と学習後の画像を生成しています"},
     "compare-settings": {"en": "Trying the settings", "ja": "設定を試しています"},
     "write": {"en": "Writing and checking the files", "ja": "ファイルを書き出して確認しています"},
-    "report": {"en": "Writing the report", "ja": "レポートを書いています"},
+    "report": {"en": "Writing the report", "ja": "レポートを作成しています"},
     "started": {
         "en": "{method} on {family}: {pictures} pictures, {trainable:,} weights to train, steps {first_step}-{steps}",
-        "ja": "{family} に {method}: 画像 {pictures} 枚、学習する重み {trainable:,} 個、ステップ {first_step}〜{steps}",
+        "ja": "{family} で {method}: 画像 {pictures} 枚、学習する重み {trainable:,} 個、ステップ {first_step}〜{steps}",
     },
     "written": {
         "en": "wrote {path} ({format}); read back, it does the same (largest relative difference {largest_relative_error:.1e})",
-        "ja": "{path} を書き出しました({format})。読み戻して効果を確認済み(相対的な差は最大 {largest_relative_error:.1e})",
+        "ja": "{path} を書き出しました({format})。読み戻して、効果が同じことを確認しました(相対的な差は最大 {largest_relative_error:.1e})",
     },
-    "grid": {"en": "Drawing the sheet", "ja": "比較表を描いています"},
+    "grid": {"en": "Drawing the sheet", "ja": "比較表を作成しています"},
     "artifact": {
         "en": "{file}: {method}, strength {strength:g}, {matched} tensors matched, {unmatched} not",
-        "ja": "{file}: {method}、強さ {strength:g}、使えたテンソル {matched} 個、合わないもの {unmatched} 個",
+        "ja": "{file}: {method}、強さ {strength:g}、対応したテンソル {matched} 個、対応しないもの {unmatched} 個",
     },
     "words": {"en": "; its words: {words}", "ja": "。呼び出す単語: {words}"},
     "conflict": {
@@ -77,7 +77,7 @@ _WORDS: dict[str, dict[Lang, str]] = {
     },
     "checked.blind": {
         "en": "step {step:,}: training {train}; no picture is held out",
-        "ja": "ステップ{step:,}: 学習用 {train}(検証用の画像はありません)",
+        "ja": "ステップ{step:,}: 学習用 {train}(検証用画像はありません)",
     },
     "interval": {"en": "{mean} ({low} … {high})", "ja": "{mean}({low}〜{high})"},
     "chosen": {
@@ -101,7 +101,7 @@ _WORDS: dict[str, dict[Lang, str]] = {
     "trial.near": {"en": "as good, within the error", "ja": "誤差の範囲で同等"},
     "searched": {
         "en": "Held-out loss against the base, ± one standard error. Train with: tsuika train --recipe {recipe} --out RUN",
-        "ja": "ベースに対する検証用ロス(± 標準誤差)。学習するには: tsuika train --recipe {recipe} --out RUN",
+        "ja": "検証用画像のロス(学習前との比較、± 標準誤差)です。学習するには: tsuika train --recipe {recipe} --out RUN",
     },
     "searched.nothing": {
         "en": "No trial was better on held-out pictures than the untrained base.",
@@ -109,17 +109,17 @@ _WORDS: dict[str, dict[Lang, str]] = {
     },
     "search.stopped": {
         "en": "Stopped; everything is saved. The same command goes on.",
-        "ja": "止めました。保存済みです。同じコマンドで続きから始められます。",
+        "ja": "止めました。すべて保存済みです。同じコマンドで続きから再開できます。",
     },
     "note": {"en": "note", "ja": "お知らせ"},
     "done": {"en": "Done. Look at {report}", "ja": "完了しました。{report} をご覧ください"},
     "stopped": {
         "en": "Stopped at step {step}; everything is saved. Go on with: tsuika resume {run}",
-        "ja": "ステップ{step}で止めました。保存済みです。続けるには: tsuika resume {run}",
+        "ja": "ステップ{step}で止めました。すべて保存済みです。続けるには: tsuika resume {run}",
     },
     "bug": {
         "en": "This is a bug of ours. The details are in {log}; please report it.",
-        "ja": "tsuikaの不具合です。詳細は {log} にあります。報告をお願いします。",
+        "ja": "tsuikaの不具合です。詳細は {log} にあります。不具合の報告をお願いします。",
     },
 }
 _chosen: list[Lang] = ["en"]

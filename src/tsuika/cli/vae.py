@@ -41,7 +41,7 @@ _WORDS = {
     "ja": {
         "compare-vaes": "画像をVAEで潜在表現にして戻しています",
         "tune-vae": "デコーダーを調整しています",
-        "prove": "学習に使っていない画像で測っています",
+        "prove": "調整に使っていない画像で測っています",
         "texture": "質感", "colour": "色", "lines": "線画",
         "take": "{purpose}: {vae} がおすすめ(誤差が {mean:.3g} 小さい、{low:.3g}〜{high:.3g})",
         "as-good": "。この画像では同等: {names}",
@@ -50,8 +50,8 @@ _WORDS = {
         "other": "エンコーダーは別物",
         "head": "PSNR dB    SSIM    色差dE    上位5%    彩度    細部     質感の誤差  秒/MP  エンコーダー",
         "page": "切り抜きと差分を見るには: --out PAGE.html を付けてください",
-        "tuned": "{measure}: {before} -> {after}({low}〜{high}、学習に使っていない画像)。最良のステップ: {step}",
-        "not-proven": "改善は確認できませんでした(--keep-anyway により書き出しました)",
+        "tuned": "{measure}: {before} -> {after}({low}〜{high}、調整に使っていない画像)。最良のステップ: {step}",
+        "not-proven": "改善は確認できませんでした(--keep-anyway の指定により書き出しました)",
     },
 }  # fmt: skip
 
