@@ -60,7 +60,7 @@ def encoded(sample: Sample, transforms: Sequence[Transform], size: tuple[int, in
     opened = read_picture(sample.path)
     if opened.sha256 != sample.sha256:
         words = Words(
-            "the file has changed since the folder was read", "フォルダーを読み込んだ後にファイルが変わっています"
+            "the file has changed since the folder was read", "フォルダーを読み込んだ後にファイルが変更されています"
         )
         raise UnusableError(sample.path, "unreadable", words)
     with torch.no_grad():

@@ -179,9 +179,9 @@ def _decode(content: bytes, path: Path) -> tuple[Image.Image, tuple[tuple[str, s
             "install pillow-heif: pip install 'tsuika[heif]'",
             "pillow-heifをインストールしてください: pip install 'tsuika[heif]'",
         )
-        missing = Words("Pillow was built without it", "Pillowがこの形式なしでビルドされています")
+        missing = Words("Pillow was built without it", "インストールされているPillowがこの形式に対応していません")
         hint = install if announced == "HEIF" else missing
-        words = Words(f"{announced} cannot be read here; {hint}", f"ここでは{announced}を読めません。{hint.ja}")
+        words = Words(f"{announced} cannot be read here; {hint}", f"このマシンでは{announced}を読めません。{hint.ja}")
         raise UnusableError(path, "unsupported", words)
     with _strict_decoding():
         try:
@@ -196,7 +196,7 @@ def _decode(content: bytes, path: Path) -> tuple[Image.Image, tuple[tuple[str, s
         except UnidentifiedImageError:
             if announced:
                 words = Words(
-                    f"begins like {announced}, but cannot be opened", f"先頭は{announced}の形ですが、開けません"
+                    f"begins like {announced}, but cannot be opened", f"先頭のデータは{announced}ですが、開けません"
                 )
                 raise UnusableError(path, "damaged", words) from None
             words = Words(f"none of {', '.join(formats)}", f"{'、'.join(formats)}のいずれでもありません")

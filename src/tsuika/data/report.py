@@ -32,7 +32,7 @@ _WORDS: Final = {
         "buckets": "サイズ分け",
         "count": "{count}枚",
         "seen": "{count}枚(繰り返し込み {seen})",
-        "enlarged": "サイズに合わせて拡大した画像(ぼやけます)",
+        "enlarged": "学習サイズに合わせて拡大した画像(少しぼやけます)",
     },
 }
 

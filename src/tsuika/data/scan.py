@@ -222,7 +222,7 @@ def _sample(
     if not words:
         none = Words(
             "no caption file, trigger or class word",
-            "キャプションファイルもトリガーワードも種類の言葉もありません",
+            "キャプションファイルもトリガーワードもクラスワードもありません",
         )
         caption_notes.append(("caption-none", none))
     if visit:

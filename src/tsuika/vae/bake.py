@@ -139,6 +139,6 @@ def replace_tensors(source: Path, out: Path, tensors: Mapping[str, Tensor], fact
 def _cannot(where: Path, why: Words) -> FormatError:
     do = Words(
         "Use the VAE beside the base instead, with --vae.",
-        "ベースモデルには入れず、--vae で一緒に使ってください。",
+        "ベースモデルには組み込まず、--vae で一緒に使ってください。",
     )
     return FormatError("FM005", where=where, why=why, do=do)
