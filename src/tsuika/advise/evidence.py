@@ -141,11 +141,11 @@ PUBLISHED_FOR: Final[Mapping[tuple[str, str], Statement]] = {
     ),
     ("lora", "style"): Statement(
         "LoRA and its relatives learn styles in a comparison of 234 trained models.",
-        "234個の学習済みモデルの比較で、LoRA系の方法が画風を学習できると確認されています。", "published", _YEH,
+        "234個の学習済みモデルの比較で、LoRA系の方法で画風を学習できることが示されています。", "published", _YEH,
     ),
     ("textual-inversion", ""): Statement(
         "It was made for 3 to 5 pictures, and leaves the base untouched.",
-        "3〜5枚の画像のために作られた方法で、ベースモデルを変えません。", "published", _GAL,
+        "3〜5枚の画像で学習するために作られた方法で、ベースモデルを変えません。", "published", _GAL,
     ),
     ("dreambooth", ""): Statement(
         "DreamBooth shows the subject better than Textual Inversion: DINO 0.668 against 0.569; 68 % of users preferred it,"
@@ -155,7 +155,7 @@ PUBLISHED_FOR: Final[Mapping[tuple[str, str], Statement]] = {
     ),
     ("hypernetwork", ""): Statement(
         "Its makers report that it works with picture sets of varied size; they give no numbers.",
-        "開発元は、さまざまな枚数の画像で使えると述べていますが、数値は示していません。", "published", _NOVELAI,
+        "開発元は、さまざまな規模の画像セットで使えると報告していますが、数値は示していません。", "published", _NOVELAI,
     ),
 }  # fmt: skip
 

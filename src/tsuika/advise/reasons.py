@@ -104,13 +104,13 @@ def for_it(
             found.append(Statement(
                 f"Its pictures were the most like the real thing (likeness {cell.fidelity:.2f}, the next best"
                 f" {max(one.fidelity for one in others):.2f}; a few pictures, so take it as a hint).",
-                f"描いた絵が本物に最も似ていました(類似度{cell.fidelity:.2f}、次点{max(one.fidelity for one in others):.2f}。"
-                "枚数が少ないので目安です)。", "measured", BENCH,
+                f"生成画像が本物に最も似ていました(再現度{cell.fidelity:.2f}、次点{max(one.fidelity for one in others):.2f}。"
+                "枚数が少ないため、目安です)。", "measured", BENCH,
             ))  # fmt: skip
         if cell.drift < 0.005:
             found.append(Statement(
                 "Prompts without its word come out as before: nothing of the base changes.",
-                "専用の単語を使わないプロンプトの結果は変わりません。ベースモデルはそのままです。", "measured", BENCH,
+                "専用の単語を使わないプロンプトの結果は以前と同じです。ベースモデルはまったく変わりません。", "measured", BENCH,
             ))  # fmt: skip
     for key in ((method, goal), (method, "")):
         if key in PUBLISHED_FOR:
@@ -155,18 +155,18 @@ def against(
     if row and not base.is_embedded:
         found.append(Statement(
             "Measured on the small embedded base, not on yours: a hint, no proof.",
-            "測定は小さな内蔵ベースでのもので、お使いのベースモデルではありません。目安としてご覧ください。", "known", BENCH,
+            "お使いのベースモデルではなく、同梱の小さなベースモデルでの測定です。証明ではなく目安としてご覧ください。", "known", BENCH,
         ))  # fmt: skip
     low, high = wanted(method)
     if not low <= subject.pictures <= high:
         found.append(Statement(
             f"The rules of thumb want {low} to {high} pictures for it; there are {subject.pictures}.",
-            f"一般に{low}〜{high}枚が目安とされていますが、画像は{subject.pictures}枚です。", "folklore",
+            f"一般に{low}〜{high}枚が目安とされていますが、お使いの画像は{subject.pictures}枚です。", "folklore",
         ))  # fmt: skip
     if method in PUBLISHED_AGAINST:
         found.append(PUBLISHED_AGAINST[method])
     if size > 500_000_000:
-        found.append(Statement(f"The file is a whole model: {size / 1e9:.1f} GB.", f"ファイルはモデル全体で{size / 1e9:.1f} GBです。",
+        found.append(Statement(f"The file is a whole model: {size / 1e9:.1f} GB.", f"ファイルはモデル全体({size / 1e9:.1f} GB)です。",
                                "known", _COUNTED))  # fmt: skip
     if method == "hypernetwork" and not base.is_embedded:
         found.append(_FORGE)
@@ -179,15 +179,15 @@ def against(
 
 _FORGE: Final = Statement(
     "Forge lists hypernetworks but does not apply them; diffusers has no loader.",
-    "Forgeは一覧に表示しますが適用しません。diffusersには読み込み機能がありません。", "known", _MODULES,
+    "Forgeはハイパーネットワークを一覧に表示しますが、適用しません。diffusersには読み込み機能がありません。", "known", _MODULES,
 )  # fmt: skip
 _RECOMPUTES: Final = Statement(
     "To fit into the memory it recomputes much, which takes about a third more time.",
-    "メモリに収めるため再計算が増え、時間が3分の1ほど長くなります。", "known", _COUNTED,
+    "メモリに収めるために再計算が多くなり、時間が3分の1ほど長くなります。", "known", _COUNTED,
 )  # fmt: skip
 _TOO_FEW: Final = Statement(
     "With fewer than 4 pictures the guard cannot hold one out; stop early by eye.",
-    "4枚未満では検証用の画像を取り分けられません。早めに止めて目で確かめてください。", "known", "tsuika's guard",
+    "画像が4枚未満では、ガードが検証用に1枚も取り分けられません。目で確かめながら、早めに止めてください。", "known", "tsuika's guard",
 )  # fmt: skip
 # The parts that the pairs of bench/methods are made of.
 _PARTS: Final[Mapping[str, tuple[str, str]]] = {

@@ -160,7 +160,7 @@ def _notes(base: Base, subject: Subject, machine: Machine, vram_gb: float | None
         told = ("guessed from its name", "名前から推定") if base.guessed else ("as you say", "指定どおり")
         found.append(Statement(
             f"The base is not on this machine; it is taken for a {title} ({told[0]}). Times can only be rough.",
-            f"ベースモデルはこのマシンにありません。{title}とみなします({told[1]})。時間は大まかな値です。", "known",
+            f"ベースモデルがこのマシンにないため、{title}とみなします({told[1]})。時間は大まかな値です。", "known",
         ))  # fmt: skip
     if vram_gb is not None and machine.device == "cpu":
         found.append(Statement(
@@ -184,13 +184,13 @@ def _notes(base: Base, subject: Subject, machine: Machine, vram_gb: float | None
         found.append(Statement(
             f"{share:.0f} % of the pictures share one background, which will be learnt along: add others, or name it in the"
             " captions.",
-            f"画像の{share:.0f}%が同じような背景で、背景まで覚えてしまいます。別の背景の画像を加えるか、キャプションに背景を書いてください。",
+            f"画像の{share:.0f}%が同じような背景で、その背景まで学習してしまいます。別の背景の画像を加えるか、キャプションに背景を書いてください。",
             "known",
         ))  # fmt: skip
     if not subject.trigger:
         found.append(Statement(
             "No --trigger was given: change the word in the recipe to one of your own.",
-            "--trigger の指定がありません。レシピ内の単語をお好みのものに変えてください。", "known",
+            "--trigger の指定がありません。レシピ内の単語を、ご自分で決めたものに変えてください。", "known",
         ))  # fmt: skip
     return found
 
