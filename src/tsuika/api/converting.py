@@ -131,16 +131,16 @@ def _ready(artifact: Artifact, to: str, *, lossy: bool, rank: int, base: str, no
         if unread:
             why = Words(
                 f"The file has keys that were not understood: {unread[:200]}",
-                f"ファイルに理解できないキーがあります: {unread[:200]}",
+                f"ファイルに認識できないキーがあります: {unread[:200]}",
             )
             raise FormatError(
-                "FM002", format=to, why=why, do=Words("Go without them: --lossy", "除いて進めるには: --lossy")
+                "FM002", format=to, why=why, do=Words("Go without them: --lossy", "それらを除いて変換するには: --lossy")
             )
         if to == "diffusers" and not is_plain and kind != "dora":
             this = Words(kind) if kind != "lora" else Words("of Tucker form", "Tucker形式")
             why = Words(
                 f"diffusers loads plain LoRA only, and this is {this}.",
-                f"diffusersが読めるのは通常のLoRAだけですが、これは{this.ja}です。",
+                f"diffusersが読めるのは通常のLoRAだけですが、このファイルは{this.ja}です。",
             )
             do = Words(
                 "Use --to kohya, or make it a plain LoRA: --lossy",
@@ -154,7 +154,9 @@ def _ready(artifact: Artifact, to: str, *, lossy: bool, rank: int, base: str, no
     if is_plain:
         return artifact
     if kind == "dora" and not base:
-        why = Words("What DoRA does depends on the base's weights.", "DoRAの効果はベースモデルの重みで決まります。")
+        why = Words(
+            "What DoRA does depends on the base's weights.", "DoRAの効果はベースモデルの重みによって変わります。"
+        )
         do = Words(
             "Name the base it was trained on: --base BASE", "学習に使ったベースモデルを指定してください: --base BASE"
         )
@@ -213,7 +215,7 @@ def _repack(weights: Weights, out: Path, dtype: str, found: families.Detected) -
         save_file(tensors, temporary, metadata)
     back = open_weights(out)
     if back.shapes != weights.shapes or not all(torch.equal(back.tensor(name), tensors[name]) for name in tensors):
-        why = Words("Tensors differ from what was written.", "テンソルが書き込んだものと異なります。")
+        why = Words("Tensors differ from what was written.", "テンソルが、書き込んだものと異なります。")
         raise FormatError("FM003", where=out, why=why)
     return {
         "out": str(out), "format": "single-file", "dtype": dtype or "as it was", "tensors": len(tensors),

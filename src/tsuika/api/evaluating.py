@@ -148,7 +148,7 @@ def _encoder(name: str, recipe: Recipe, studio: Studio) -> tuple[Encoder | None,
     if name == encoders.EMBEDDED and not embedded:
         why = Words(
             "The embedded yardstick knows what the embedded base draws and no more.",
-            "内蔵の物差しで測れるのは、内蔵ベースモデルの絵だけです。",
+            "同梱の評価モデルで測れるのは、同梱ベースモデルの画像だけです。",
         )
         raise ModelError("EV001", where=name, why=why)
     name = name or (encoders.EMBEDDED if embedded else "")
@@ -196,6 +196,6 @@ def _into_page(page: Path, section: str) -> Warned | None:
         return note("EV005", why=Words(f"{page.name} is not there.", f"{page.name} がありません。"))
     except ValueError:
         why = f"{page.name} is of an older tsuika and has no place for it."
-        return note("EV005", why=Words(why, f"{page.name} は古いtsuikaのもので、入れる場所がありません。"))
+        return note("EV005", why=Words(why, f"{page.name} は古いtsuikaで作られたもので、入れる場所がありません。"))
     write_text(page, text)
     return None

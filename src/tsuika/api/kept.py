@@ -212,7 +212,7 @@ class Studio:
                 raise FormatError(
                     "MD003",
                     where=path,
-                    why=Words("The saved state is not whole.", "保存された状態が完全ではありません。"),
+                    why=Words("The saved state is not whole.", "途中保存のデータが不完全です。"),
                 )
             return Artifact(DREAMBOOTH, family, {**state.weights, **state.average})
         device, precision = self._asked

@@ -51,13 +51,15 @@ def read(text: str, recipe: Recipe) -> Over:
     key, equals, values = text.partition("=")
     key = key.strip().replace("-", "_")
     if not equals or not values.strip():
-        why = Words("A setting, `=`, and values or a range are needed.", "設定、`=`、値の一覧または範囲が必要です。")
+        why = Words(
+            "A setting, `=`, and values or a range are needed.", "設定のキー、`=`、値の一覧または範囲が必要です。"
+        )
         raise RecipeError("RC021", found=text, why=why)
     section = key.partition(".")[0]
     if key in FIXED or (section in Recipe.model_fields and section not in SECTIONS):
         why = Words(
             "Trials that differ in it would be measured by different things, or it changes nothing of what is learnt.",
-            "この設定が違うと試行ごとに測る対象が変わるか、学習の内容が何も変わりません。",
+            "この設定を変えると、試行ごとに測り方が変わってしまうか、学習の内容が何も変わりません。",
         )
         raise RecipeError("RC021", found=text, why=why)
     ends = RANGE.fullmatch(values)
@@ -85,7 +87,7 @@ def _range(key: str, ends: re.Match[str], text: str) -> Over:
     try:
         low, high = (int(end) if whole else float(end) for end in ends.group(1, 2))
     except ValueError:
-        why = Words("A range goes from a number to a number.", "範囲は数値から数値までです。")
+        why = Words("A range goes from a number to a number.", "範囲の両端は数値で指定してください。")
         raise RecipeError("RC021", found=text, why=why) from None
     if not low < high or (ends[3] == "log" and low <= 0):
         why = Words(

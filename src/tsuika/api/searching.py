@@ -104,9 +104,7 @@ def search(
     """
     overs = [search_space.read(text, recipe) for text in over]
     if not overs or len({one.key for one in overs}) != len(overs):
-        why = Words(
-            "Each setting once, and at least one, is needed.", "設定を1つ以上、同じものは1回だけ指定してください。"
-        )
+        why = Words("Each setting once, and at least one, is needed.", "設定を1つ以上、重複なく指定してください。")
         raise RecipeError("RC021", found=" ".join(over), why=why)
     if recipe.guard.mode == "off":
         raise RecipeError("RC024", why=Words("The guard is off.", "ガードがオフです。"))

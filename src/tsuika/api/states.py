@@ -46,7 +46,7 @@ class SavedState:
         if state is None or not state.weights.keys() <= tensors.keys():
             why = Words(
                 "The saved state is not whole, or the results beside it are of another training.",
-                "保存された状態が完全ではないか、一緒にある学習結果が別の学習のものです。",
+                "途中保存のデータが不完全か、一緒にある学習結果が別の学習のものです。",
             )
             raise FormatError("MD003", where=path, why=why)
         return replace(artifacts[0], tensors={**tensors, **state.weights, **state.average})

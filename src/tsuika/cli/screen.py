@@ -55,7 +55,7 @@ _WORDS: dict[str, dict[Lang, str]] = {
     },
     "written": {
         "en": "wrote {path} ({format}); read back, it does the same (largest relative difference {largest_relative_error:.1e})",
-        "ja": "{path} を書き出しました({format})。読み戻して、効果が同じことを確認しました(相対的な差は最大 {largest_relative_error:.1e})",
+        "ja": "{path} を書き出しました({format})。読み戻して同じ効果を確認済み(相対的な差は最大 {largest_relative_error:.1e})",
     },
     "grid": {"en": "Drawing the sheet", "ja": "比較表を作成しています"},
     "artifact": {

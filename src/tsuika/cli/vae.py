@@ -48,7 +48,7 @@ _WORDS = {
         "keep": "{purpose}: 差なし。内蔵VAEのままで構いません",
         "own": "ベースモデルのもの", "same": "エンコーダーは同じ", "rounded": "エンコーダーは同じ(丸めのみ)",
         "other": "エンコーダーは別物",
-        "head": "PSNR dB    SSIM    色差dE    上位5%    彩度    細部     質感の誤差  秒/MP  エンコーダー",
+        "head": "PSNR dB    SSIM    色差dE    最悪5%    彩度    細部     質感の誤差  秒/MP  エンコーダー",
         "page": "切り抜きと差分を見るには: --out PAGE.html を付けてください",
         "tuned": "{measure}: {before} -> {after}({low}〜{high}、調整に使っていない画像)。最良のステップ: {step}",
         "not-proven": "改善は確認できませんでした(--keep-anyway の指定により書き出しました)",

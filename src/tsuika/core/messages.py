@@ -148,7 +148,7 @@ MESSAGES: Final[dict[str, Message]] = {
     ),
     "MD004": _m(
         ("{artifact} was made for {found}, not for {expected}", "Layers of the two differ, so it would not work or do nothing.", "Use it with a {found} base."),
-        ("{artifact} は {found} 用で、{expected} には使えません", "層の形が違うため、動かないか効果がありません。", "{found} のベースモデルで使ってください。"),
+        ("{artifact} は {found} 用で、{expected} には使えません", "層の形状が違うため、動かないか、効果がありません。", "{found} のベースモデルで使ってください。"),
     ),
     "MD005": _m(
         ("The file holds more than numbers and was refused", "{why}", "Get it as .safetensors; a pickle can run programs when opened."),

@@ -128,7 +128,7 @@ def _name_bytes(head: bytes) -> Words:
     if text.startswith((b"{", b"[")):
         return Words("a JSON text", "JSONテキスト")
     begin = head[:8].hex(" ")
-    return Words(f"data of an unknown kind, beginning with {begin}", f"{begin} で始まる未知のデータ")
+    return Words(f"data of an unknown kind, beginning with {begin}", f"{begin} で始まる未知の種類のデータ")
 
 
 def _open_safetensors(path: Path, size: int) -> Weights:
@@ -184,7 +184,7 @@ def load_pickle(path: Path) -> Any:
         asked = Words(found[1]) if found else Words("something that is not a tensor", "テンソルではないもの")
         why = Words(
             f"The pickle asks for: {asked}. Nothing of it was run.",
-            f"pickleが求めているもの: {asked.ja}。何も実行していません。",
+            f"pickleが要求しているもの: {asked.ja}。何も実行していません。",
         )
         raise ModelError("MD005", where=path, why=why) from None
     except (
@@ -277,7 +277,7 @@ def _open_shards(index: Path) -> Weights:
     if lost := [tensor for tensor, part in owner.items() if tensor not in part.shapes]:
         why = Words(
             f"Tensors are not in the part that should hold them: {few(lost)}.",
-            f"分割されたファイルにあるはずのテンソルがありません: {few(lost).ja}。",
+            f"分割ファイルの、あるはずの場所にテンソルがありません: {few(lost).ja}。",
         )
         raise ModelError("MD003", where=index, why=why)
     shapes = {tensor: part.shapes[tensor] for tensor, part in owner.items()}
@@ -316,7 +316,7 @@ def describe(weights: Weights) -> Words:
     if channels != 4:
         return of_channels(channels)
     if weights.starts(_UNET):
-        return Words("a UNet without a text encoder that tsuika knows", "既知のテキストエンコーダーがないUNet")
+        return Words("a UNet without a text encoder that tsuika knows", "tsuikaの扱えるテキストエンコーダーがないUNet")
     shown = few(names)
     return Words(
         f"{len(names)} tensors of no known kind: {shown}", f"種類の分からない{len(names)}個のテンソル: {shown.ja}"

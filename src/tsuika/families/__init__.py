@@ -206,7 +206,7 @@ def place(spec: str, embedded_path: Path | None) -> Path:
         if embedded_path is None:
             why = Words(
                 "The embedded base is not part of this installation.",
-                "このインストールには内蔵ベースモデルが含まれていません。",
+                "インストールされているtsuikaには、同梱ベースモデルが含まれていません。",
             )
             raise ModelError("MD001", where=spec, why=why)
         return embedded_path

@@ -36,7 +36,7 @@ def detect_folder(families: Sequence[Family], folder: Path) -> tuple[Family, Det
     listed, network = ", ".join(parts), unet.get("_class_name", "network")
     found = Words(
         f"a diffusers folder with {listed} and a {network} of no known family",
-        f"{listed} と未知の種類の{network}があるdiffusers形式のフォルダー",
+        f"{listed} と未知の種類の{network}を含むdiffusers形式のフォルダー",
     )
     raise ModelError("MD002", where=folder, found=found)
 

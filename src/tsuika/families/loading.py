@@ -94,7 +94,7 @@ def _fill(
         shown = few(extra)
         why = Words(
             f"{part}: {len(extra)} tensors have no place in this family ({shown}).",
-            f"{part}: この種類のモデルに場所のないテンソルが{len(extra)}個あります({shown.ja})。",
+            f"{part}: この種類のモデルに対応しないテンソルが{len(extra)}個あります({shown.ja})。",
         )
         raise ModelError("MD003", where=weights.path, why=why)
     tensors = {}
@@ -105,7 +105,7 @@ def _fill(
             expected = "x".join(map(str, shapes[name]))
             why = Words(
                 f"{part}: {place.name} is {error}, where {expected} is expected: it is of another model size.",
-                f"{part}: {place.name} の形が{error}です(必要なのは{expected})。別のサイズのモデルのものです。",
+                f"{part}: {place.name} の形状が{error}です(必要なのは{expected})。大きさの違うモデルのものです。",
             )
             raise ModelError("MD003", where=weights.path, why=why) from None
         # A copy, not a view of the mapped file: the file may change, and unaligned memory takes other CPU kernels.

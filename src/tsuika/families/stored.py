@@ -37,7 +37,7 @@ class Stored(Mapping[str, "Tensor"]):
             expected = "x".join(map(str, shape))
             why = Words(
                 f"{place.name} is {error}, where {expected} is expected.",
-                f"{place.name} の形が{error}です(必要なのは{expected})。",
+                f"{place.name} の形状が{error}です(必要なのは{expected})。",
             )
             raise ModelError("MD003", where=weights.path, why=why) from None
 

@@ -56,7 +56,7 @@ def layers(artifact: Artifact, format_name: str) -> dict[tuple[str, str], dict[s
         if split is None:
             why = Words(
                 f"`{name}` is no part that this format knows (OFT, for instance, is not).",
-                f"`{name}` はこの形式で扱えません(OFTなど)。",
+                f"`{name}` はこの形式では扱えません(OFTなども同様です)。",
             )
             do = Words(
                 "Train with adapter lora, loha, lokr or dora.",
@@ -93,7 +93,7 @@ def check_shapes(path: Path, tensors: Mapping[str, Tensor]) -> None:
         if not fits:
             shape = tuple(tensor.shape)
             why = Words(
-                f"`{name}` has the shape {shape}, which fits nothing", f"`{name}` の形{shape}に合うものがありません"
+                f"`{name}` has the shape {shape}, which fits nothing", f"`{name}` の形状{shape}に合うものがありません"
             )
             raise container.damaged(path, why)
 
@@ -122,11 +122,11 @@ def refuse_unread(artifact: Artifact, format_name: str) -> None:
     if unread := json.loads(artifact.metadata.get(UNREAD, "[]")):
         why = Words(
             f"It was read from a file with {len(unread)} keys that were not understood, such as `{unread[0]}`.",
-            f"読み込んだファイルに、理解できないキーが{len(unread)}個あります(`{unread[0]}` など)。",
+            f"読み込んだファイルに、認識できないキーが{len(unread)}個あります(`{unread[0]}` など)。",
         )
         do = Words(
             f"Remove `{UNREAD}` from the metadata to go without them.",
-            f"除いて進めるには、メタデータから `{UNREAD}` を削除してください。",
+            f"それらを除いて進めるには、メタデータから `{UNREAD}` を削除してください。",
         )
         raise FormatError("FM002", format=format_name, why=why, do=do)
 

@@ -98,7 +98,7 @@ def read_header(path: Path) -> Header:
             )
             raise damaged(path, why)
         if length > _MAX_HEADER_BYTES or length < 2:
-            why = Words(f"a header of {length} bytes is declared", f"ヘッダーの長さが{length}バイトとされています")
+            why = Words(f"a header of {length} bytes is declared", f"ヘッダーの長さが{length}バイトと記録されています")
             raise damaged(path, why)
         if 8 + length > size:
             why = Words(
@@ -114,10 +114,10 @@ def read_header(path: Path) -> Header:
         why = Words(f"the header is not JSON ({error})", f"ヘッダーがJSONではありません({error})")
         raise damaged(path, why) from None
     if not isinstance(table, dict):
-        raise damaged(path, Words("the header is not a table", "ヘッダーが表になっていません"))
+        raise damaged(path, Words("the header is not a table", "ヘッダーがテーブルになっていません"))
     metadata = table.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        why = Words("the metadata is not a table of strings", "メタデータが文字列の表になっていません")
+        why = Words("the metadata is not a table of strings", "メタデータが文字列のテーブルになっていません")
         raise damaged(path, why)
     tensors = {name: _tensor_info(path, name, entry) for name, entry in table.items()}
     _check_layout(path, tensors, size - 8 - length)
@@ -158,7 +158,7 @@ def _tensor_info(path: Path, name: str, entry: Any) -> TensorInfo:
         raise damaged(path, why)
     if not isinstance(shape, list) or not all(map(_is_size, [*shape, start, end])):
         why = Words(
-            f"tensor `{name}` has an impossible shape or place", f"テンソル `{name}` の形または位置があり得ない値です"
+            f"tensor `{name}` has an impossible shape or place", f"テンソル `{name}` の形状または位置があり得ない値です"
         )
         raise damaged(path, why)
     if end < start or (end - start) * 8 != math.prod(shape) * _ITEM_BITS[dtype]:
@@ -229,8 +229,8 @@ def cast(tensors: Mapping[str, Tensor], dtype: torch.dtype, format_name: str) ->
                 )
                 do = Words("Write it as bf16 or fp32.", "bf16かfp32で書き出してください。")
             else:
-                why = Words(f"`{name}` holds a number that is not finite.", f"`{name}` に有限でない数があります。")
-                do = Words("Use an earlier saved state.", "前に保存された状態を使ってください。")
+                why = Words(f"`{name}` holds a number that is not finite.", f"`{name}` にNaNまたは無限大があります。")
+                do = Words("Use an earlier saved state.", "それより前の途中保存を使ってください。")
             raise FormatError("FM002", format=format_name, why=why, do=do)
     return result
 

@@ -43,7 +43,7 @@ def split(artifact: Artifact, format_name: str) -> tuple[str, dict[str, Tensor]]
         listed = ", ".join(sorted(words))
         why = Words(
             f"It holds {len(words)} words, and programs take one from a file: {listed}.",
-            f"単語が{len(words)}個ありますが、プログラムは1つのファイルから1個しか読みません: {listed}。",
+            f"単語が{len(words)}個ありますが、各ソフトは1つのファイルから1個しか読みません: {listed}。",
         )
         do = Words("Write each word into a file of its own.", "単語ごとに別のファイルへ書き出してください。")
         raise FormatError("FM002", format=format_name, why=why, do=do)
@@ -80,11 +80,11 @@ def join(path: Path, word: str, tensors: Mapping[str, Any], facts: Mapping[str, 
     for component, value in tensors.items():
         if not isinstance(value, torch.Tensor) or not value.is_floating_point() or value.ndim not in (1, 2):
             shape = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
-            why = Words(f"{shape} instead of a row of vectors", f"ベクトルの並びではなく{shape}があります")
+            why = Words(f"{shape} instead of a row of vectors", f"ベクトルを並べたものではなく、{shape}が入っています")
             raise container.damaged(path, why)
         vectors[component] = value.detach().reshape(-1, value.shape[-1]) if value.numel() else value
         if not value.numel() or not torch.isfinite(value).all():
-            endless = Words("a number that is not finite", "有限でない数があります")
+            endless = Words("a number that is not finite", "NaNまたは無限大があります")
             raise container.damaged(path, endless if value.numel() else Words("no vectors", "ベクトルがありません"))
     if len({len(value) for value in vectors.values()}) > 1:
         counts = [str(len(value)) for value in vectors.values()]

@@ -59,7 +59,8 @@ class A1111Embedding:
             table = content["string_to_param"]
             if not isinstance(table, dict) or len(table) != 1:
                 why = Words(
-                    "`string_to_param` is not a table of one word", "`string_to_param` が1つの単語の表になっていません"
+                    "`string_to_param` is not a table of one word",
+                    "`string_to_param` が1つの単語だけのテーブルになっていません",
                 )
                 raise container.damaged(path, why)
             vectors = {"text_encoder": next(iter(table.values()))}

@@ -98,7 +98,7 @@ class DiffusersEmbedding:
         """
         word, vectors = embedding.split(artifact, self.name)
         if path.suffix == ".safetensors" and len(vectors) > 1:
-            why = Words("SDXL needs two files in this layout.", "SDXLでは、この形式に2つのファイルが必要です。")
+            why = Words("SDXL needs two files in this layout.", "この形式では、SDXLの場合に2つのファイルが必要です。")
             do = Words("Give a folder.", "フォルダーを指定してください。")
             raise FormatError("FM002", format=self.name, why=why, do=do)
         ready = container.cast(vectors, dtype, self.name)

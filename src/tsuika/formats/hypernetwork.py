@@ -77,7 +77,7 @@ class A1111Hypernetwork:
                 net = _in_order(path, f"{width}.{side}", state)
                 tensors |= _numbered(path, f"{width}.{side}", net, width, header)
         if not tensors:
-            found = Words("no networks under whole-number keys", "整数のキーのネットワークがないもの")
+            found = Words("no networks under whole-number keys", "整数のキーを持つネットワークのないファイル")
             raise FormatError("FM001", where=path, found=found, expected=_EXPECTED)
         family, evidence = _family(tensors, str(content.get("optional_info")))
         metadata = {name: json.dumps(value) for name, value in header.items()} | {common.FAMILY_FROM: evidence}

@@ -204,7 +204,7 @@ def _magnitudes(parts: Mapping[str, Tensor]) -> Tensor:
     if not len(scale) == scale.numel() == out:
         why = Words(
             "Its DoRA magnitudes are on the input axis, as old LyCORIS wrote them; PEFT's are on the output axis.",
-            "DoRAの大きさが、古いLyCORISのように入力軸で書かれています。PEFTでは出力軸です。",
+            "DoRAのマグニチュードが、古いLyCORISと同じく入力軸で書かれています。PEFTでは出力軸です。",
         )
         raise FormatError("FM002", format=PeftLora.name, why=why, do=_USE_KOHYA)
     return scale.reshape(out) if down.ndim == 2 else scale.reshape(1, out, *[1] * (down.ndim - 2))
@@ -228,7 +228,7 @@ def _configs(path: Path, metadata: Mapping[str, str]) -> dict[str, dict[str, Any
         flat = None
     if not isinstance(flat, dict):
         why = Words(
-            f"`{_CONFIG}` in the header is not a JSON table", f"ヘッダーの `{_CONFIG}` がJSONの表になっていません"
+            f"`{_CONFIG}` in the header is not a JSON table", f"ヘッダーの `{_CONFIG}` がJSONのテーブルになっていません"
         )
         raise container.damaged(path, why)
     result: dict[str, dict[str, Any]] = {}
@@ -242,7 +242,9 @@ def _alpha(path: Path, config: Mapping[str, Any], module_path: str, rank: int) -
     alpha: Any = config.get("lora_alpha", rank)
     patterns = config.get("alpha_pattern") or {}
     if not isinstance(patterns, dict):
-        why = Words("`alpha_pattern` in the header is not a table", "ヘッダーの `alpha_pattern` が表になっていません")
+        why = Words(
+            "`alpha_pattern` in the header is not a table", "ヘッダーの `alpha_pattern` がテーブルになっていません"
+        )
         raise container.damaged(path, why)
     for pattern, value in patterns.items():
         # PEFT takes regular expressions; running a stranger's is a risk, and writers only put paths there.

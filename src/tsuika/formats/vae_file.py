@@ -175,7 +175,7 @@ def _artifact(weights: Weights, prefix: str, config: dict[str, Any], metadata: d
         try:
             tensors[name] = ldm.take(weights.tensor(place), ldm.Place(place), shapes[name])
         except ValueError as error:
-            why = Words(f"`{place}` is {error}", f"`{place}` の形が{error}です")
+            why = Words(f"`{place}` is {error}", f"`{place}` の形状が{error}です")
             raise container.damaged(weights.path, why) from None
     return Artifact("vae", "", tensors, {**metadata, CONFIG: json.dumps(config)})
 
@@ -195,6 +195,6 @@ def _shapes(path: Path, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]
         with torch.device("meta"):
             model = AutoencoderKL.from_config(dict(config))
     except (ValueError, TypeError, KeyError) as error:
-        why = Words(f"Its config fits no VAE: {error}.", f"設定に合うVAEがありません: {error}。")
+        why = Words(f"Its config fits no VAE: {error}.", f"この設定に合うVAEがありません: {error}。")
         raise ModelError("MD003", where=path, why=why) from None
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}

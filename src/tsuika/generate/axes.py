@@ -91,7 +91,7 @@ class Axis:
         if searched not in drawing.prompt + "\n" + drawing.negative:
             why = Words(
                 "The first value must be a part of the prompt: it is what gets replaced.",
-                "最初の値は、プロンプトにある言葉にしてください。それがほかの値に置き換わります。",
+                "最初の値は、プロンプトにある言葉にしてください。その言葉がほかの値に置き換わります。",
             )
             raise _wrong("prompt", searched, why)
         prompt, negative = (text.replace(searched, value) for text in (drawing.prompt, drawing.negative))

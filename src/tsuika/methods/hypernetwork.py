@@ -288,7 +288,7 @@ def attach(model: Model, config: Config, generator: torch.Generator) -> Hypernet
             "relu": Words(
                 "ReLU has no gradient at 0, so the last layer would stay at zero for ever. "
                 "Set method.zero_last = false or choose another activation.",
-                "ReLUは0での勾配がないため、最後の層がずっと0のままになります。"
+                "ReLUは0で勾配がなくなるため、最後の層がずっと0のままになります。"
                 "method.zero_last = false にするか、別の活性化関数を選んでください。",
             ),
         }[config.activation]

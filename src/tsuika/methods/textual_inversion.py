@@ -88,7 +88,7 @@ def attach(model: Model, config: Config, generator: torch.Generator) -> WordAtta
     if taken := _taken(model, config.words):
         why = Words(
             "A result that was laid on the base has this word already.",
-            "ベースモデルに重ねた学習結果に、この単語がすでにあります。",
+            "ベースモデルに重ねた学習結果が、この単語をすでに使っています。",
         )
         raise RecipeError("RC002", key="method.words", found=taken, why=why)
     words = {

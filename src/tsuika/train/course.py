@@ -123,11 +123,11 @@ def plan(recipe: Recipe, manifest: Manifest, folder: Path, alone: str = "") -> C
 _THEN: Final[dict[str, Words]] = {
     "refit": Words(
         "From the best step on, the result learns from all pictures.",
-        "最良のステップが分かったら、そこからすべての画像で学習を続けます。",
+        "最良のステップから先は、全画像で学習を続けます。",
     ),
     "gone": Words(
         "The result does without them. To train on all pictures: --guard on, or --guard off",
-        "これらは学習に使いません。すべて使うには: --guard on または --guard off",
+        "学習結果には、これらの画像を使いません。全画像で学習するには: --guard on または --guard off",
     ),
 }
 _WHY_ALONE: Final[dict[str, Words]] = {
@@ -141,11 +141,11 @@ _WHY_ALONE: Final[dict[str, Words]] = {
     ),
     "dropout": Words(
         "With dropout they cannot learn side by side and come out as they would alone.",
-        "ドロップアウトを使う場合、並行して学習すると結果が変わるためです。",
+        "ドロップアウトを使うと、並行して学習したときに、単独で学習した場合と同じ結果になりません。",
     ),
     "machine": Words(
         "With several processes, fp16 or a compiled UNet they cannot learn side by side.",
-        "複数プロセス、fp16、コンパイル済みUNetでは並行して学習できません。",
+        "複数プロセス、fp16、コンパイルしたUNetでは、並行して学習できません。",
     ),
 }
 

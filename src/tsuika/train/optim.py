@@ -93,7 +93,7 @@ def build(train: Train, groups: Iterable[ParamGroup]) -> Optimizer:
     if train.optimizer == "prodigy" and len({row["lr"] for row in rows}) > 1:
         why = Words(
             "Prodigy finds one rate for all weights, so the text encoders cannot have another.",
-            "Prodigyはすべての重みの学習率を1つに決めるため、テキストエンコーダーだけ変えることはできません。",
+            "Prodigyはすべての重みに共通の学習率を1つ決めるため、テキストエンコーダーだけ変えることはできません。",
         )
         raise RecipeError("RC002", key="method.text_learning_rate", found=rows[-1]["lr"], why=why)
     if all(param.dtype == torch.float32 for row in rows for param in row["params"]):

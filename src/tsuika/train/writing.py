@@ -87,7 +87,7 @@ def largest_error(errors: Mapping[str, float], faint: Collection[str], precision
         worst = max(wrong, key=lambda name: wrong[name])
         why = Words(
             f"`{worst}` differs by {wrong[worst]:.2g} of its size.",
-            f"`{worst}` に、大きさに対して{wrong[worst]:.2g}の違いがあります。",
+            f"`{worst}` に、値の大きさに対して{wrong[worst]:.2g}の違いがあります。",
         )
         raise FormatError("FM003", where=path, why=why)
     solid = [error for name, error in errors.items() if name not in faint]

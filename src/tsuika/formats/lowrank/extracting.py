@@ -70,7 +70,7 @@ def extract(
         if ours.shape != theirs.shape:
             why = Words(
                 f"`{name}` has the shape {tuple(ours.shape)} in one and {tuple(theirs.shape)} in the other.",
-                f"`{name}` の形が、一方では{tuple(ours.shape)}、もう一方では{tuple(theirs.shape)}です。",
+                f"`{name}` の形状が、一方では{tuple(ours.shape)}、もう一方では{tuple(theirs.shape)}です。",
             )
             raise FormatError("FM005", why=why, do=_OF_ONE_FAMILY)
         # A weight that was only rounded on its way into a half-precision file has not changed.
@@ -92,7 +92,7 @@ def extract(
     if not made:
         why = Words(
             "Their weights do not differ in any layer that a LoRA would have.",
-            "LoRAにできるどの層でも、重みに違いがありません。",
+            "LoRAの対象になるどの層にも、重みの違いがありません。",
         )
         do = Words(
             "Give a fine-tuned checkpoint first, then the base it began as.",

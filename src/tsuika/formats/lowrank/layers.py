@@ -144,7 +144,7 @@ def _refuse_dora(key: Key, parts: Mapping[str, Tensor]) -> None:
         name = ".".join(key)
         why = Words(
             f"`{name}` is DoRA: what it does depends on the base's weights.",
-            f"`{name}` はDoRAで、効果はベースモデルの重みで決まります。",
+            f"`{name}` はDoRAのため、効果はベースモデルの重みによって変わります。",
         )
         do = Words(
             "Make it a plain LoRA first: tsuika convert FILE --to kohya --lossy --base BASE --out OUT",

@@ -66,7 +66,7 @@ def weight_of(base: Mapping[str, Tensor], name: str, artifact: Artifact) -> Tens
     if f"{name}.weight" not in base:
         raise ModelError(
             "MD004", where=name, artifact=_THIS, found=artifact.family or Words("another model", "別の種類"),
-            expected=Words("this base (it has no such layer)", "この層がないこのベースモデル"),
+            expected=Words("this base (it has no such layer)", "対応する層のないこのベースモデル"),
         )  # fmt: skip
     return base[f"{name}.weight"].detach().to("cpu")
 
@@ -76,7 +76,7 @@ def _check_shape(artifact: Artifact, name: str, parts: Mapping[str, Tensor], wei
     out, columns = (len(factors[0]), factors[1].shape[1]) if factors else layer_delta(parts).flatten(1).shape
     if (out, columns) != tuple(weight.flatten(1).shape):
         shape = "x".join(map(str, weight.shape))
-        expected = Words(f"a base whose layer is {shape}", f"層の形が{shape}のベースモデル")
+        expected = Words(f"a base whose layer is {shape}", f"層の形状が{shape}のベースモデル")
         found = f"{artifact.family} ({out}x{columns})"
         raise ModelError("MD004", where=name, artifact=_THIS, found=found, expected=expected)
 
@@ -96,7 +96,7 @@ def changed(weight: Tensor, parts: Mapping[str, Tensor], strength: float, name: 
     if strength != 1:
         why = Words(
             f"`{name}` is DoRA, which has no strength between 0 and 1.",
-            f"`{name}` はDoRAで、0と1の間の強さは使えません。",
+            f"`{name}` はDoRAのため、0と1の間の強さは使えません。",
         )
         raise FormatError("FM005", where=name, why=why, do=Words("Give it strength 1.", "強さを1にしてください。"))
     direction = weight + change.reshape(weight.shape)

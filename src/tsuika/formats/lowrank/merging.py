@@ -42,7 +42,7 @@ def concatenate(shares: Sequence[Share]) -> Artifact:
     for key, pieces in layers.items():
         if len({(len(piece.up_OR), math.prod(piece.inner)) for piece in pieces}) > 1:
             name = ".".join(key)
-            why = Words(f"`{name}` has different shapes in them.", f"`{name}` の形がファイルによって異なります。")
+            why = Words(f"`{name}` has different shapes in them.", f"`{name}` の形状がファイルによって異なります。")
             do = Words("Merge LoRAs of one kind of base model.", "同じ種類のベースモデル用のLoRAをマージしてください。")
             raise FormatError("FM005", where=name, why=why, do=do)
         up, down = torch.cat([piece.up_OR for piece in pieces], 1), torch.cat([piece.down_RI for piece in pieces])
