@@ -68,7 +68,7 @@ MESSAGES: Final[dict[str, Message]] = {
     ),
     "RC013": _m(
         ("A hypernetwork that ends in a sigmoid cannot be pulled towards the base", "Its output is never zero, so it never leaves the base as it is.", "Set method.activate_output=false, or choose another activation."),
-        ("出力の活性化関数がsigmoidのハイパーネットワークはベースモデルへ引き戻せません", "出力が0にならず、ベースモデルと同じ状態がないためです。", "method.activate_output=false にするか、別の活性化関数を選んでください。"),
+        ("出力の活性化関数がsigmoidのハイパーネットワークは、ベースモデルへ引き戻せません", "出力が0にならず、ベースモデルと同じ状態がないためです。", "method.activate_output=false にするか、別の活性化関数を選んでください。"),
     ),
     "RC020": _m(
         ("There is no learning rate to find: the optimizer {found} finds it by itself", "Its rate is a factor on what it finds, best left at 1.", "Choose another optimizer: --set {key}=adamw"),
@@ -84,7 +84,7 @@ MESSAGES: Final[dict[str, Message]] = {
     ),
     "RC023": _m(
         ("The output folder holds another search", "Its recipe or what is searched over differs: {why}", "Give the same settings to go on with it, or choose another --out."),
-        ("出力フォルダーには別の探索があります", "レシピまたは探索する設定が異なります: {why}", "同じ設定で続けるか、別の --out を指定してください。"),
+        ("出力フォルダーには別の探索が入っています", "レシピまたは探索する設定が異なります: {why}", "同じ設定で続けるか、別の --out を指定してください。"),
     ),
     "RC024": _m(
         ("A search needs held-out pictures to compare by", "{why}", "Give at least 4 different pictures, and leave --guard on."),
@@ -128,7 +128,7 @@ MESSAGES: Final[dict[str, Message]] = {
     ),
     "DS008": _m(
         ("{count} pictures are smaller than the training size and are enlarged", "They are: {names}.", "Where you have larger originals, take those: blur is learnt, too."),
-        ("{count}枚の画像は学習サイズより小さいため拡大します", "対象: {names}。", "大きい元画像があれば差し替えてください。ぼけも学習されてしまいます。"),
+        ("{count}枚の画像は学習サイズより小さいため拡大します", "対象: {names}。", "大きい元画像があれば差し替えてください。ぼやけも学習されてしまいます。"),
     ),
     "DS009": _m(
         ("What was stored of {name} cannot be used", "{why}", "It is encoded again."),
@@ -384,7 +384,7 @@ MESSAGES: Final[dict[str, Message]] = {
     ),
     "EV003": _m(
         ("{encoder} has no text tower, so adherence to the prompt is not measured", "It sees pictures only; the best trade is then judged by likeness and diversity.", "A CLIP or SigLIP measures it: --encoder openai/clip-vit-base-patch32"),
-        ("{encoder} は文章を読めないため、プロンプトへの忠実さは測れません", "画像だけを見るエンコーダーです。おすすめは再現度と多様さで判断します。", "CLIP や SigLIP なら測れます: --encoder openai/clip-vit-base-patch32"),
+        ("{encoder} は文章を読めないため、プロンプトへの忠実さは測れません", "画像だけを見るエンコーダーです。おすすめのステップと強さは、再現度と多様さで判断します。", "CLIP や SigLIP なら測れます: --encoder openai/clip-vit-base-patch32"),
     ),
     "EV004": _m(
         ("This run holds nothing to evaluate", "It has not ended yet (there is no report.json), or its results have been moved away.", "Finish it first: tsuika resume {where}"),
@@ -408,7 +408,7 @@ MESSAGES: Final[dict[str, Message]] = {
     ),
     "GN002": _m(
         ("Sampler {sampler} cannot start from pure noise", "This base was trained down to zero terminal SNR, so dark and bright pictures come out flat.", "Use another sampler, for example Euler or DDIM."),
-        ("サンプラー {sampler} は純粋なノイズから始められません", "このベースモデルはゼロ終端SNRで学習されているため、暗い画像や明るい画像の明暗が平板になります。", "Euler や DDIM など、別のサンプラーを使ってください。"),
+        ("サンプラー {sampler} は純粋なノイズから始められません", "このベースモデルはゼロ終端SNRで学習されているため、このサンプラーでは暗い画像や明るい画像が平板になります。", "Euler や DDIM など、別のサンプラーを使ってください。"),
     ),
     "GN003": _m(
         ("`{found}` in the prompt is not supported", "Tags other than lora and hypernet are left out; prompt editing and AND are read as plain text.", ""),
@@ -440,7 +440,7 @@ MESSAGES: Final[dict[str, Message]] = {
     ),
     "VA003": _m(
         ("{vae} is a VAE for another kind of base", "Its latents have nothing to do with those of this base (correlation {correlation}); what this base draws comes out {lost} dB worse than it could. Such a VAE loads without any error: an SDXL VAE on SD1, for example.", "Use it with the base it was made for."),
-        ("{vae} は別の種類のベースモデル用のVAEです", "潜在表現がこのベースモデルのものと対応していません(相関{correlation})。このベースモデルの画像は、本来より{lost} dB悪くなります。SD1でSDXLのVAEを使った場合のように、このようなVAEはエラーなしで読み込まれます。", "対応するベースモデルで使ってください。"),
+        ("{vae} は別の種類のベースモデル用のVAEです", "潜在表現がこのベースモデルのものと対応していません(相関{correlation})。このベースモデルの画像は、本来より{lost} dB悪くなります。このようなVAEも、エラーなしで読み込まれます(SD1でSDXLのVAEを使った場合など)。", "対応するベースモデルで使ってください。"),
     ),
     "VA004": _m(
         ("{vae} expects latents {factor} times as large as this base makes them", "Its scale is another one; what this base draws comes out {lost} dB worse than it could, and training would see latents of the wrong size. No program says so.", "Use a VAE made for this base."),
@@ -460,7 +460,7 @@ MESSAGES: Final[dict[str, Message]] = {
     ),
     "VA008": _m(
         ("{vae} shows seams when it decodes in tiles", "With tiles of {tile} px the worst hundredth of the pixels differs by ΔE {difference}.", "Decode whole pictures where memory allows, or use larger tiles with more overlap."),
-        ("{vae} はタイル分割でデコードすると継ぎ目が見えます", "{tile} pxのタイルで、差が最も大きい1 %の画素で、ΔE {difference}の違いがあります。", "メモリが足りるなら分割せずにデコードするか、タイルと重なりを大きくしてください。"),
+        ("{vae} はタイル分割でデコードすると継ぎ目が見えます", "{tile} pxのタイルでは、差が最も大きい1 %の画素にΔE {difference}の違いがあります。", "メモリが足りるなら分割せずにデコードするか、タイルと重なりを大きくしてください。"),
     ),
     "VA009": _m(
         ("{vae} gives numbers that are not finite in {precision}", "It was measured in {fallback} instead.", "Run it in {fallback}."),
@@ -488,7 +488,7 @@ MESSAGES: Final[dict[str, Message]] = {
     ),
     "VA021": _m(
         ("{found} different pictures are too few to tune a VAE", "At least {needed} are needed: some are held out to choose the step and others to prove the gain.", "Add pictures; copies and crops of one picture count once."),
-        ("異なる画像が{found}枚では、VAEを調整できません", "ステップを選ぶ画像と効果を確かめる画像を学習から分けるため、{needed}枚以上必要です。", "画像を追加してください。同じ画像のコピーや切り抜きは1枚と数えます。"),
+        ("異なる画像が{found}枚では、VAEを調整できません", "ステップを選ぶ画像と効果を確かめる画像を学習用とは別に取り分けるため、{needed}枚以上必要です。", "画像を追加してください。同じ画像のコピーや切り抜きは1枚と数えます。"),
     ),
     "VA022": _m(
         ("Tuning diverged at step {step}", "The loss was not a finite number; nothing was written.", "Try a third of the learning rate: --learning-rate {rate}"),

@@ -376,7 +376,7 @@ class Guard(Section):
         float,
         expert(
             "How long to wait for a better step, as a share of the best step so far",
-            "改善を待つ長さ(それまでの最良のステップに対する割合)",
+            "改善を待つ長さ(それまでの最良のステップ数に対する割合)",
         ),
         Field(gt=0, le=10),
     ] = 0.5
