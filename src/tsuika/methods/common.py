@@ -29,7 +29,7 @@ def copy_in(mine: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
 
 def misfit(where: str, this: Words, artifact: Artifact, model: Model) -> ModelError:
     """The error where an artifact is for another kind of model."""
-    found = artifact.family or Words("another model", "別の種類のモデル")
+    found = artifact.family or Words("another model", "別の種類")
     return ModelError("MD004", where=where, artifact=this, found=found, expected=model.facts.title)
 
 
