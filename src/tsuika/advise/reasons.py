@@ -54,6 +54,13 @@ def _small(found: Interval) -> tuple[str, str]:
     )
 
 
+def _change(less: Interval) -> tuple[str, str]:
+    """Of the loss, by how much less it is; more is said as more."""
+    more = less.mean < 0
+    shown, shown_ja = _small(Interval(-less.mean, -less.high, -less.low) if more else less)
+    return f"{shown} {'more' if more else 'less'} loss", f"誤差は{shown_ja}{'増えました' if more else '減りました'}"
+
+
 def _seeds(cell: Cell) -> tuple[str, str]:
     count = cell.seeds
     return f"{count} seed{'s' if count > 1 else ''}", f"シード{count}個"
@@ -209,13 +216,13 @@ def combinations(table: Table, goal: str, method: str) -> tuple[Statement, ...]:
             continue
         parts = [_PARTS[part] for part in pair.name.split(" + ")]
         en, ja = " and ".join(part[0] for part in parts), "と".join(part[1] for part in parts)
-        over, over_ja = _small(pair.over_best_alone)
+        change, change_ja = _change(pair.over_best_alone)
         if pair.won:
-            words = (f"Lay {en} on the base together: {over} less loss than the better one alone.",
-                     f"{ja}を重ねて使えます。良いほう単独よりも誤差が{over_ja}減りました。")  # fmt: skip
+            words = (f"Lay {en} on the base together: {change} than the better one alone.",
+                     f"{ja}を重ねて使えます。良いほう単独よりも{change_ja}。")  # fmt: skip
         else:
-            words = (f"Together, {en} were no better than one alone: {over} less loss.",
-                     f"{ja}を重ねても、単独より良くはなりませんでした(誤差の減少{over_ja})。")  # fmt: skip
+            words = (f"Together, {en} were no better than one alone: {change}.",
+                     f"{ja}を重ねても、単独より良くはなりませんでした({change_ja})。")  # fmt: skip
         found.append(Statement(*words, "measured", BENCH))
     found += _pivotal(table, goal)
     return tuple(found)
@@ -225,18 +232,18 @@ def _pivotal(table: Table, goal: str) -> list[Statement]:
     cell = next((one for one in table.cells if one.goal == goal and one.method == "textual-inversion + lora"), None)
     if cell is None or cell.against is None:
         return []
-    over, over_ja = _small(cell.against)
+    change, change_ja = _change(cell.against)
     of = GOAL_WORDS[goal]
     if cell.against.sign > 0:
-        en = f"{over} less loss than any one method in the same time ({of[0]}, {cell.pictures} pictures)."
-        ja = f"同じ時間でどの単独の方法よりも誤差が{over_ja}減りました({of[1]}、画像{cell.pictures}枚)。"
+        en = f"{change} than any one method in the same time ({of[0]}, {cell.pictures} pictures)."
+        ja = f"同じ時間でどの単独の方法よりも{change_ja}({of[1]}、画像{cell.pictures}枚)。"
     else:
-        en = f"no better than one method alone in the same time: {over} less loss ({of[0]}, {cell.pictures} pictures)."
-        ja = f"同じ時間の単独の方法より良くはなりませんでした(誤差の減少{over_ja}、{of[1]}、画像{cell.pictures}枚)。"
+        en = f"no better than one method alone in the same time: {change} ({of[0]}, {cell.pictures} pictures)."
+        ja = f"同じ時間の単独の方法より良くはなりませんでした({change_ja}。{of[1]}、画像{cell.pictures}枚)。"
     likest = max((one.fidelity for one in table.row(goal, cell.pictures).values()), default=1.0)
     if goal != "style" and cell.fidelity > likest:
         en += f" But its pictures were most like the real thing ({cell.fidelity:.2f}, one method alone {likest:.2f} at most)."
-        ja += f"ただし、描いた絵は本物に最も似ていました({cell.fidelity:.2f}、単独では最高{likest:.2f})。"
+        ja += f"ただし、生成画像は本物に最も似ていました({cell.fidelity:.2f}、単独では最高{likest:.2f})。"
     words = (
         f"First a new word, then a LoRA on it (examples/pivotal-1-word.toml): {en}",
         f"先に新しい単語、次にその上でLoRAを学習(examples/pivotal-1-word.toml): {ja}",

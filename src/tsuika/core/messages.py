@@ -23,8 +23,8 @@ MESSAGES: Final[dict[str, Message]] = {
         ("設定 `{key}` はありません", "その名前の設定は存在しません。", "`{nearest}` のことでしょうか?"),
     ),
     "RC002": _m(
-        ("Setting `{key}` cannot be `{found}`", "{why}", "Change `{key}` in the recipe or with --set {key}=…"),
-        ("設定 `{key}` を `{found}` にはできません", "{why}", "レシピまたは --set {key}=… で直してください。"),
+        ("Setting `{key}` cannot be `{found}`", "{why}", "Give `{key}` another value: by its option, in the recipe or with --set."),
+        ("設定 `{key}` を `{found}` にはできません", "{why}", "オプション、レシピ、--set のいずれかで `{key}` に別の値を指定してください。"),
     ),
     "RC003": _m(
         ("The recipe is not valid TOML", "{why}", "Correct the line named above."),
@@ -91,7 +91,7 @@ MESSAGES: Final[dict[str, Message]] = {
         ("探索には、比較に使う検証用画像が必要です", "{why}", "異なる画像を4枚以上用意し、ガードはオンのままにしてください。"),
     ),
     "RC025": _m(
-        ("This cannot be searched side by side", "It takes lists of values of learning rate, rank, alpha or penalties; plain LoRA layers without dropout, new words or a hypernetwork; one process, no fp16, no compiled UNet.", "Leave --lanes out: the trials then run one after another."),
+        ("This cannot be searched side by side", "It takes lists of values, and of learning rate, rank, alpha or penalties only. What learns must be plain LoRA layers without dropout, new words, or a hypernetwork; in one process, without fp16 and without a compiled UNet.", "Leave --lanes out: the trials then run one after another."),
         ("この探索は並行して実行できません", "対象は、学習率・rank・alpha・正則化の値を一覧で指定した場合だけです。また、ドロップアウトなしの通常のLoRA、新しい単語、ハイパーネットワークのいずれかを、1プロセスで、fp16とUNetのコンパイルを使わずに学習する場合に限ります。", "--lanes を外すと、試行を1つずつ実行します。"),
     ),
     "RC026": _m(
@@ -147,8 +147,8 @@ MESSAGES: Final[dict[str, Message]] = {
         ("ファイルが壊れているか、途中で切れています", "{why}", "もう一度ダウンロードまたはコピーしてください。"),
     ),
     "MD004": _m(
-        ("{artifact} was made for {found}, not for {expected}", "Layers of the two differ, so it would not work or do nothing.", "Use it with a {found} base."),
-        ("{artifact} は {found} 用で、{expected} には使えません", "層の形状が違うため、動かないか、効果がありません。", "{found} のベースモデルで使ってください。"),
+        ("{artifact} was made for {found}, not for {expected}", "Layers of the two differ, so it would fail, or do nothing at all.", "Use it with the kind of base that it was made for."),
+        ("{artifact} は {found} 用で、{expected} には使えません", "層の形状が違うため、動かないか、効果がありません。", "作成時と同じ種類のベースモデルで使ってください。"),
     ),
     "MD005": _m(
         ("The file holds more than numbers and was refused", "{why}", "Get it as .safetensors; a pickle can run programs when opened."),
@@ -327,7 +327,7 @@ MESSAGES: Final[dict[str, Message]] = {
         ("検証用画像では、どのステップも学習前より良くなりませんでした", "ファイルには、悪影響が最も小さかったステップ{step}を保存しました。あまり効果は期待できません。", "すべての画像が同じ対象で、キャプションが合っているか確認してください。学習率を下げるのも有効です。"),
     ),
     "GD020": _m(
-        ("Best of the rates that were tried: {rate} (loss {gain} after {after} steps)", "Estimates: at this rate, held constant, a run is at its best near step {best}; over your {run} steps with their schedule a rate of {slower} comes to the same.", "--set train.learning_rate={slower}; or {rate} and fewer steps"),
+        ("Best of the rates that were tried: {rate} (loss {gain} after {after} steps)", "Estimates: at this rate, held constant, a run is at its best near step {best}; over your {run} steps with their schedule a rate of {slower} learns as much.", "--set train.learning_rate={slower}; or {rate} and fewer steps"),
         ("試した中で最良の学習率: {rate}({after}ステップ後のロス{gain})", "推定では、この学習率のまま進めると最良になるのはステップ{best}付近です。設定中の{run}ステップとスケジュールでは、学習率{slower}で同じ学習量になります。", "--set train.learning_rate={slower} とするか、{rate} のままステップ数を減らしてください。"),
     ),
     "GD021": _m(
@@ -379,7 +379,7 @@ MESSAGES: Final[dict[str, Message]] = {
         ("画像エンコーダーとして開けません", "{why}", "CLIP、SigLIP、DINOv2 を、ハブのIDまたはフォルダーで指定してください(重みは .safetensors)。例: --encoder openai/clip-vit-base-patch32"),
     ),
     "EV002": _m(
-        ("No encoder knows what this base draws, so likeness to the training pictures, adherence to the prompt and drift are not measured", "The embedded yardstick knows the embedded base only. Copies and diversity need no encoder and are measured.", "Name one: --encoder openai/clip-vit-base-patch32 (all of it) or --encoder facebook/dinov2-small (finer likeness, no adherence); a hub id or a folder."),
+        ("No encoder was named that knows what this base draws, so likeness to the training pictures, adherence to the prompt and drift are not measured", "The embedded yardstick knows the embedded base only. Copies and diversity need no encoder and are measured.", "Name one: --encoder openai/clip-vit-base-patch32 (all of it) or --encoder facebook/dinov2-small (finer likeness, no adherence); a hub id or a folder."),
         ("このベースモデルの画像を評価できるエンコーダーがないため、学習用画像の再現度、プロンプトへの忠実さ、ほかへの影響は測れません", "同梱の評価モデルは同梱ベースモデル専用です。丸写しと多様さはエンコーダーなしで測ります。", "エンコーダーを指定してください: --encoder openai/clip-vit-base-patch32(すべて測定)または --encoder facebook/dinov2-small(再現度をより細かく測れますが、忠実さは測れません)。ハブのIDかフォルダーで指定します。"),
     ),
     "EV003": _m(

@@ -68,7 +68,7 @@ TEXTS: Final[dict[str, dict[str, str]]] = {
         "guard.balanced": "Balanced",
         "guard.balanced.why": "The best step on pictures that were not trained on. Begin with this one.",
         "guard.likeness": "Likeness",
-        "guard.likeness.why": "The latest step without an alarm: nearer to your pictures, less varied.",
+        "guard.likeness.why": "The latest step before the guard gave a warning: nearer to your pictures, less varied.",
         "guard.curves": "Learnt, or only memorized?",
         "guard.split.none": "No picture was held out, so nothing here can tell learning from memorizing: the curve is of training pictures only.",
         "guard.split.folds": "Cross-validation with {folds} folds: in as many trainings, every picture was left out once. The curves are averages over them.",
