@@ -43,13 +43,17 @@ class SavedState:
         state = checkpoint.load(path)
         artifacts = [formats.find(result).read(result) for result in self.results]
         tensors = {name: value for artifact in artifacts for name, value in artifact.tensors.items()}
-        if state is None or not state.weights.keys() <= tensors.keys():
+        saved = {**state.weights, **state.average} if state is not None else {}
+        known = all(name in tensors and tensors[name].numel() == value.numel() for name, value in saved.items())
+        if state is None or not known:
             why = Words(
                 "The saved state is not whole, or the results beside it are of another training.",
                 "途中保存のデータが不完全か、一緒にある学習結果が別の学習のものです。",
             )
             raise FormatError("MD003", where=path, why=why)
-        return replace(artifacts[0], tensors={**tensors, **state.weights, **state.average})
+        # A state has the shapes of the model's own parameters: a convolution's DoRA scale is (1, out, 1, 1) there.
+        own = {name: value.reshape(tensors[name].shape) for name, value in saved.items()}
+        return replace(artifacts[0], tensors={**tensors, **own})
 
 
 def find(path: Path) -> Source:
