@@ -105,6 +105,32 @@ def test_what_cannot_be_had_says_why(tmp_path: Path) -> None:
     assert unknown.value.code == "EV001" and unknown.value.exit_status == 4
 
 
+def test_what_a_file_lacks_is_not_made_up(tmp_path: Path) -> None:
+    """Transformers fills it with random numbers: without a pooler the class token is taken, anything else is refused."""
+    import transformers as tf
+    from safetensors.torch import load_file, save_file
+
+    model = tf.ViTModel(tf.ViTConfig(**SEEING))
+    write(tmp_path, "dinov2")
+    model.save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    tensors = load_file(file)
+    save_file({name: value for name, value in tensors.items() if "pooler" not in name}, file, {"format": "pt"})
+    told = [encoders.load(str(tmp_path), CPU).subjects(PICTURES) for _ in range(2)]
+    assert np.array_equal(*told)
+    with torch.no_grad():
+        batch = encoders.load(str(tmp_path), CPU)._processor(images=PICTURES, return_tensors="pt")  # type: ignore[attr-defined]
+        token = torch.nn.functional.normalize(model.eval()(**batch).last_hidden_state[:, 0], dim=1)
+    assert np.allclose(told[0], token.numpy(), atol=1e-5)
+    save_file({name: value for name, value in tensors.items() if "layernorm" not in name}, file, {"format": "pt"})
+    file_bytes = file.read_bytes()
+    for broken in (file_bytes, file_bytes[: len(file_bytes) // 2]):
+        file.write_bytes(broken)
+        with pytest.raises(ModelError) as refused:
+            encoders.load(str(tmp_path), CPU)
+        assert refused.value.code == "EV001"
+
+
 def test_weights_that_could_run_code_are_not_opened(tmp_path: Path) -> None:
     write(tmp_path, "dinov2")
     (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")

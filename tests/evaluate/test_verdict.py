@@ -144,6 +144,21 @@ def test_steps_are_compared_at_equal_likeness() -> None:
     assert told([*early, point(BASE, 240)]).verdict.matched is None  # the other one has reached nothing
 
 
+def test_a_single_picture_leads_nobody() -> None:
+    """One prompt, one seed: every resample is the same, which is no certainty."""
+
+    def one(fidelity: float, adherence: float, step: int, strength: float = 1.0) -> Point:
+        found = tables(fidelity, adherence)
+        single = replace(found, fidelity=np.array([[fidelity]]), adherence=np.array([[adherence]]))
+        return point(single, step, strength, f"step-{step}", False)
+
+    base = replace(BASE, fidelity=np.array([[0.1]]), adherence=np.array([[0.8]]))
+    line = [one(0.3, 0.8, 60, 0.5), one(0.5, 0.8, 60), one(0.5, 0.6, 240, 0.5), one(0.9, 0.4, 240)]
+    matched = told(line, base).verdict.matched
+    assert matched is not None and matched.lead.mean == pytest.approx(0.2) and not matched.lead.is_bounded
+    assert not any(value.is_bounded for _, _, value in matched.states)
+
+
 def test_both_languages_say_the_same_things() -> None:
     import string
 

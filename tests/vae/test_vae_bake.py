@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from tsuika.api import writing
 from tsuika.core.errors import FormatError, ModelError, PictureError, RecipeError
 from tsuika.core.weights import Weights, open_weights
 from tsuika.formats import CHECKPOINTS, vae_file
-from tsuika.vae import bake, roundtrip
+from tsuika.vae import bake, proof, roundtrip
 
 
 def write_base(family: str, folder: Path, kind: str, seed: int = 3) -> Path:
@@ -85,6 +86,22 @@ def test_a_baked_folder_differs_in_its_vae_alone(tmp_path: Path) -> None:
     assert all(
         torch.equal(made[name], value.half().float()) for name, value in tiny(family, 5).vae.state_dict().items()
     )
+
+
+def test_a_folder_of_before_diffusers_0_14_keeps_its_names(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    base, vae = write_base("sd1", tmp_path, "diffusers"), write_vae("sd1", tmp_path, "file")
+    file = base / "vae" / "diffusion_pytorch_model.safetensors"
+    stored = {re.sub("|".join(map(re.escape, old)), lambda found: old[found[0]], name): tensor.contiguous()
+              for name, tensor in numbers(open_weights(file)).items()}  # fmt: skip
+    assert any("query" in name for name in stored)
+    save_file(stored, file)
+    api.bake_vae(str(base), str(vae), tmp_path / "out")
+    assert open_weights(tmp_path / "out/vae/diffusion_pytorch_model.safetensors").shapes.keys() == stored.keys()
+    made = families.load(str(tmp_path / "out"), device=torch.device("cpu"), dtype=torch.float32).vae.state_dict()
+    assert all(torch.equal(made[name], value.half().float()) for name, value in tiny("sd1", 5).vae.state_dict().items())
 
 
 def test_a_torch_checkpoint_becomes_safetensors(tmp_path: Path) -> None:
@@ -163,6 +180,14 @@ def test_tuning_that_gains_nothing_writes_nothing(tmp_path: Path) -> None:
     assert caught.value.code == "VA020" and not (tmp_path / "a.safetensors").exists()
     done = api.tune_vae(images, tmp_path / "folder", keep_anyway=True, **asked)
     assert not done["proven"] and (tmp_path / "folder" / "config.json").is_file()
+
+
+@pytest.mark.parametrize("copies", [1, 2, 5])
+def test_copies_take_no_pictures_from_learning(copies: int) -> None:
+    groups = [tuple(f"{i} {copy}" for copy in range(copies)) for i in range(12)]
+    dealt = proof.parts(groups, 0)
+    counts = [len({name.split()[0] for name in part}) for part in (dealt.train, dealt.choose, dealt.prove)]
+    assert counts == [7, 1, 4] and sum(map(len, (dealt.train, dealt.choose, dealt.prove))) == 12 * copies
 
 
 def test_too_few_pictures_to_tune_are_refused(tmp_path: Path) -> None:

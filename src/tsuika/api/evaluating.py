@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,8 +80,8 @@ def evaluate(
     recipe, folder = assemble.reopen(run)
     if seeds < 1:
         raise RecipeError("RC002", key="seeds", found=seeds, why="≥ 1")
-    if not strengths:
-        raise RecipeError("RC002", key="strengths", found="–", why="0.5, 0.75, 1")
+    if not strengths or not all(map(math.isfinite, strengths)):
+        raise RecipeError("RC002", key="strengths", found=", ".join(map(str, strengths)) or "–", why="0.5, 0.75, 1")
     chosen = choose(kept(folder), steps, KEPT)
     yield Phase("load")
     with Studio(recipe, folder.root / "evaluation", range(1, seeds + 1), device=device, precision=precision) as studio:

@@ -45,6 +45,7 @@ _VAE_MIDDLE = {
     "mid_block.resnets.0": "mid.block_1", "mid_block.resnets.1": "mid.block_2", "mid_block.attentions.0": "mid.attn_1",
 }  # fmt: skip
 _VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
+_OLD_VAE_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # diffusers before 0.14
 _OPEN_CLIP = {
     "embeddings.token_embedding.weight": "token_embedding.weight",
     "embeddings.position_embedding.weight": "positional_embedding",
@@ -92,6 +93,13 @@ def unet_place(name: str, config: Mapping[str, Any]) -> Place:
         return Place(f"output_blocks.{(layers + 1) * i + layers}.{slot}.{rest}")
     block = f"input_blocks.{(layers + 1) * i + j + 1}" if way == "down" else f"output_blocks.{(layers + 1) * i + j}"
     return Place(f"{block}.0.{_resnet(rest)}" if kind == "resnets" else f"{block}.1.{rest}")
+
+
+def current_vae_name(name: str) -> str:
+    """A tensor of a diffusers VAE, with whatever prefix, as `AutoencoderKL` calls it today."""
+    if found := re.fullmatch(r"(.+attentions\.\d+)\.(query|key|value|proj_attn)\.(weight|bias)", name):
+        return f"{found[1]}.{_OLD_VAE_ATTENTION[found[2]]}.{found[3]}"
+    return name
 
 
 def vae_place(name: str, config: Mapping[str, Any]) -> Place:

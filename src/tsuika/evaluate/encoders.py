@@ -7,7 +7,7 @@ opened as safetensors only, and no code of a repository is ever run.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -170,19 +170,35 @@ def _downloaded(name: str) -> Path:
 
 
 def _open(name: str, folder: Path, device: torch.device) -> Encoder:
+    from safetensors import SafetensorError
     from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
 
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
         config = AutoConfig.from_pretrained(folder, **options)
         processor = AutoImageProcessor.from_pretrained(folder, **options)
-        model = AutoModel.from_pretrained(folder, config=config, use_safetensors=True, dtype=torch.float32, **options)
+        model, loaded = AutoModel.from_pretrained(
+            folder, config=config, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **options
+        )
+        _complete(model, loaded["missing_keys"])
         reads = hasattr(model, "get_text_features")
         tokenizer = AutoTokenizer.from_pretrained(folder, **options) if reads else None
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ModelError("EV001", where=folder, why=lines[0]) from None
     return Transformer(name, model.eval().requires_grad_(False).to(device), processor, tokenizer, device)
+
+
+def _complete(model: Any, missing: Collection[str]) -> None:
+    """Transformers fills what a file lacks with random numbers. Without its pooler a model still has its class token.
+
+    Raises:
+        ValueError: more is missing than that.
+    """
+    if others := sorted(name for name in missing if not name.startswith("pooler.")):
+        raise ValueError(f"{len(others)} tensors are missing, such as {others[0]}")
+    if missing:
+        model.pooler = None
 
 
 def _arrays(pictures: Sequence[Image.Image]) -> list[NDArray[np.uint8]]:

@@ -42,7 +42,10 @@ def likeness(recipe: Recipe, pictures: Sequence[Path], rows: Sequence[report.Bef
         _by_seed([yardstick.likeness([pixels(p) for p in side], references).tolist() for side in column])
         for column in ([row.before for row in rows], [row.after for row in rows])
     ]
-    truth = float(np.mean([float(yardstick.likeness([r], references)[0]) for r in references]))
+    # Of each to the others: a mean that it is part of would be nearer to it than any drawing can be.
+    others = [[*references[:row], *references[row + 1 :]] for row in range(len(references))]
+    own = [float(yardstick.likeness([one], rest)[0]) for one, rest in zip(references, others, strict=True) if rest]
+    truth = float(np.mean(own)) if own else None
     return (report.Score("likeness", sides[0], sides[1], truth),)
 
 

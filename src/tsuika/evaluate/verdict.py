@@ -229,8 +229,10 @@ def matched(base: Tables, points: Sequence[Point]) -> Matched | None:
         # A resample whose line ends below the level has come as near to it as it can: its end.
         values.append((key, float(value), np.where(np.isnan(draws), resampled(ys[-1]), draws)))
     values.sort(key=lambda one: -one[1])
-    lead = around(values[0][1] - values[1][1], values[0][2] - values[1][2])
-    return Matched(level, tuple((name, step, around(value, draws)) for (name, step), value, draws in values), lead)
+    alone = any(int((~np.isnan(table)).sum()) < 2 for path in paths.values() for pair in path for table in pair)
+    lead = around(values[0][1] - values[1][1], values[0][2] - values[1][2], alone=alone)
+    found = tuple((name, step, around(value, draws, alone=alone)) for (name, step), value, draws in values)
+    return Matched(level, found, lead)
 
 
 def _pair(tables: Tables) -> tuple[Table, Table] | None:

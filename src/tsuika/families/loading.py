@@ -45,7 +45,6 @@ _UNET = "model.diffusion_model."
 _VAE_PREFIXES = ("first_stage_model.", "vae.", "")
 # Tensors that some programs write along and that no part needs.
 _NEEDLESS = re.compile(r"(.*\.)?(position_ids|logit_scale|attn_mask|(loss|model_ema)\..*)")
-_OLD_VAE_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # diffusers before 0.14
 
 
 @dataclass(frozen=True)
@@ -302,7 +301,7 @@ def _filled_vae(config: Config, weights: Weights, device: torch.device) -> nn.Mo
     import torch
 
     return _fill(
-        lambda: build_vae(config), weights, _unchanged(weights, _vae_name),
+        lambda: build_vae(config), weights, _unchanged(weights, ldm.current_vae_name),
         theirs=list(weights.shapes), part="vae", device=device, dtype=torch.float32,
     )  # fmt: skip
 
@@ -320,16 +319,10 @@ def _vae_of_file(weights: Weights, config: Config, device: torch.device) -> nn.M
     is_diffusers = weights.starts(f"{prefix}decoder.up_blocks.")
     return _fill(
         lambda: build_vae(config), weights,
-        _unchanged(weights, lambda name: _vae_name(name.removeprefix(prefix)))
+        _unchanged(weights, lambda name: ldm.current_vae_name(name.removeprefix(prefix)))
         if is_diffusers else _under(prefix, ldm.vae_place, config),
         theirs=weights.names(prefix), part="vae", device=device, dtype=torch.float32,
     )  # fmt: skip
-
-
-def _vae_name(name: str) -> str:
-    if found := re.fullmatch(r"(.+attentions\.\d+)\.(query|key|value|proj_attn)\.(weight|bias)", name):
-        return f"{found[1]}.{_OLD_VAE_ATTENTION[found[2]]}.{found[3]}"
-    return name
 
 
 def other_vae(family: Family, config: Config, vae: str, device: torch.device) -> nn.Module:

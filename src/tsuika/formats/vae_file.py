@@ -29,7 +29,6 @@ WEIGHTS: Final = "diffusion_pytorch_model"
 _PREFIXES: Final = ("first_stage_model.", "vae.", "")
 _NEEDLESS: Final = re.compile(r"(loss|model_ema)\..*")  # what training left; A1111 skips the same
 _LEVEL: Final = re.compile(r"encoder\.down(?:_blocks)?\.(\d+)\.(?:block|resnets)\.(\d+)\.conv1\.weight")
-_OLD_ATTENTION: Final = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # diffusers < 0.14
 _GROUPS: Final = 32  # of every norm, CompVis `model.py`
 
 
@@ -152,7 +151,7 @@ def _config(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]
 def _artifact(weights: Weights, prefix: str, config: dict[str, Any], metadata: dict[str, str]) -> Artifact:
     """All of the VAE's tensors by diffusers' names; nothing may be missing or left over."""
     names = {name for name in weights.shapes if name.startswith(prefix)}
-    stored = {_current(name.removeprefix(prefix)): name for name in names}
+    stored = {ldm.current_vae_name(name.removeprefix(prefix)): name for name in names}
     is_diffusers = any(name.startswith("decoder.up_blocks.") for name in stored)
     shapes = _shapes(weights.path, config)
     places = {
@@ -178,12 +177,6 @@ def _artifact(weights: Weights, prefix: str, config: dict[str, Any], metadata: d
             why = Words(f"`{place}` is {error}", f"`{place}` の形状が{error}です")
             raise container.damaged(weights.path, why) from None
     return Artifact("vae", "", tensors, {**metadata, CONFIG: json.dumps(config)})
-
-
-def _current(name: str) -> str:
-    if found := re.fullmatch(r"(.+attentions\.\d+)\.(query|key|value|proj_attn)\.(weight|bias)", name):
-        return f"{found[1]}.{_OLD_ATTENTION[found[2]]}.{found[3]}"
-    return name
 
 
 def _shapes(path: Path, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

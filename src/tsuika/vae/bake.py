@@ -95,7 +95,9 @@ def _file(
 
 
 def _fitted(weights: Weights, tensors: dict[str, Tensor], where: Path) -> dict[str, Tensor]:
-    """Tensors in the shapes and number types of those in the file."""
+    """Tensors in the shapes and number types of those in the file, under the names that they have there."""
+    stored = {ldm.current_vae_name(name): name for name in weights.shapes}
+    tensors = {stored.get(name, name): tensor for name, tensor in tensors.items()}
     if missing := tensors.keys() - weights.shapes.keys():
         shown = few(missing)
         raise _cannot(where, Words(f"Its own VAE has no {shown}.", f"元のVAEにないものがあります: {shown.ja}。"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 from statistics import NormalDist
 from typing import Final
 
@@ -22,7 +23,8 @@ def interval(
 
     The percentiles are set further out than the level, as a bootstrap of few pictures is too narrow by what Student's t
     is wider than the normal distribution. Source: Hesterberg 2015, "What teachers should know about the bootstrap", 5.2
-    (expanded percentile interval).
+    (expanded percentile interval). It is never narrower than Student's own: no resample leaves the range of the pictures,
+    in which the mean of three lies three times out of four only.
 
     Args:
         values: no interval can be told where one is not finite.
@@ -39,10 +41,11 @@ def interval(
     sums, sizes = np.bincount(labels, numbers), np.bincount(labels)
     picked = np.random.default_rng(seed).integers(0, count, (RESAMPLES, count))
     means = sums[picked].sum(1) / sizes[picked].sum(1)
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    tail = NormalDist().cdf(-math.sqrt(count / (count - 1)) * student(z, count - 1))
+    point, wider = student(level, count - 1), math.sqrt(count / (count - 1))
+    tail = NormalDist().cdf(-wider * point)
     low, high = np.quantile(means, [tail, 1 - tail])
-    return Interval(mean, float(low), float(high))
+    half = point * wider * float(np.sqrt(((sums - mean * sizes) ** 2).sum()) / sizes.sum())
+    return Interval(mean, min(float(low), mean - half), max(float(high), mean + half))
 
 
 def paired(
@@ -54,12 +57,27 @@ def paired(
     return interval(differences, groups, level=level, seed=seed)
 
 
-def student(z: float, freedom: int) -> float:
-    """The point of Student's t where the normal distribution has z. Source: Abramowitz & Stegun 1964, 26.7.5."""
-    terms = (
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
-    )
-    return z + sum(term / float(freedom) ** (power + 1) for power, term in enumerate(terms))
+@cache
+def student(level: float, freedom: int) -> float:
+    """The point up to which, on both sides of zero, Student's t has this share (0..1); beyond 300 degrees of freedom that of 300.
+
+    Source: Abramowitz & Stegun 1964, 26.7.3 and 26.7.4, bisected.
+    """
+    freedom = min(freedom, 300)
+
+    def within(t: float) -> float:
+        angle = math.atan(t / math.sqrt(freedom))
+        odd, square = freedom % 2, math.cos(angle) ** 2
+        term = math.cos(angle) if odd else 1.0
+        total = term if freedom > 1 else 0.0
+        for k in range(2 + odd, freedom - 1, 2):
+            term *= (k - 1) / k * square
+            total += term
+        share = math.sin(angle) * total
+        return 2 / math.pi * (angle + share) if odd else share
+
+    low, high = 0.0, 1e4
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if within(middle) < level else (low, middle)
+    return high

@@ -250,8 +250,10 @@ def _pass(vae: nn.Module, stacks: Sequence[Tensor], step: Callable[[int], None])
     device = next(vae.parameters()).device
     is_cuda = device.type == "cuda"
     done = _Passed([], [], [], 0.0, 0.0, None)
+    others = 0  # bytes of what else lies on the device, as do the other VAEs
     if is_cuda:
         torch.cuda.reset_peak_memory_stats(device)
+        others = torch.cuda.memory_allocated(device) - sum(param.nbytes for param in vae.parameters())
     for stack in stacks:
         began = _now(device)
         latents = roundtrip.encode(vae, stack)
@@ -264,7 +266,7 @@ def _pass(vae: nn.Module, stacks: Sequence[Tensor], step: Callable[[int], None])
         done.pictures += [roundtrip.to_bytes(one) for one in output]
         step(len(done.rows))
     if is_cuda:
-        done.peak_bytes = torch.cuda.max_memory_allocated(device)
+        done.peak_bytes = torch.cuda.max_memory_allocated(device) - others
     return done
 
 

@@ -109,10 +109,12 @@ def psnr(output_B3HW: Tensor, target_B3HW: Tensor) -> Tensor:
 
 
 def ssim(output_B3HW: Tensor, target_B3HW: Tensor) -> Tensor:
-    """Structural similarity (B,), Gaussian window of 11 px. Source: Wang et al. 2004."""
+    """Structural similarity (B,) of pictures in -1..1, Gaussian window of 11 px. Source: Wang et al. 2004."""
     from torchmetrics.functional.image import structural_similarity_index_measure
 
-    value = structural_similarity_index_measure(output_B3HW, target_B3HW, data_range=2.0, reduction="none")
+    # In 0..1: its luminance term compares means, and about a mean of zero every trifle would be a large part of it.
+    output, target = (output_B3HW + 1) / 2, (target_B3HW + 1) / 2
+    value = structural_similarity_index_measure(output, target, data_range=1.0, reduction="none")
     assert isinstance(value, Tensor)
     return value.reshape(-1)
 

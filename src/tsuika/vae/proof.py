@@ -20,7 +20,7 @@ from tsuika.vae import metrics, roundtrip
 from tsuika.vae.bootstrap import paired
 from tsuika.vae.tune import PROOF, Purpose
 
-LEAST: Final = 12  # different pictures: seven or more to learn from, one or two to choose by, three to prove by
+LEAST: Final = 12  # different pictures: seven or more to learn from, one or two to choose by, four to prove by
 _SHARE, _MOST = 0.4, 72  # held out
 
 
@@ -41,8 +41,7 @@ def parts(groups: Sequence[Group], seed: int) -> Parts:
     """
     if len(groups) < LEAST:
         raise PictureError("VA021", found=len(groups), needed=LEAST)
-    total = sum(map(len, groups))
-    dealt = split(groups, seed, count=min(_MOST, round(_SHARE * total)))
+    dealt = split(groups, seed, count=min(_MOST, round(_SHARE * len(groups))))
     out = set(dealt.parts[0])
     held = [group for group in groups if out & set(group)]
     first = max(1, len(held) // 3)
