@@ -91,7 +91,7 @@ def test_two_levels_off_in_grey_is_next_to_nothing() -> None:
     """Of 255, by the formula of Wang et al. on 0..1; around a mean of zero it would be half of everything."""
     grey, other = (torch.full((1, 3, 32, 32), level / 127.5 - 1) for level in (127.0, 129.0))
     a, b, c1 = 127 / 255, 129 / 255, 0.01**2
-    assert float(metrics.ssim(other, grey)) == pytest.approx((2 * a * b + c1) / (a * a + b * b + c1), abs=1e-5)
+    assert float(metrics.ssim(other, grey)) == pytest.approx((2 * a * b + c1) / (a * a + b * b + c1), abs=5e-4)
 
 
 def test_blur_loses_texture_and_grey_loses_colour() -> None:
