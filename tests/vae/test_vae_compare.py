@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -122,6 +123,9 @@ def test_copies_of_a_picture_do_not_make_an_interval_narrower() -> None:
     assert once.high - once.low == pytest.approx(twice.high - twice.low, rel=0.1)
     assert interval(values * 3, [0, 0, 0, 0] * 3) == Interval(2.0)
     assert paired([math.inf, 1.0, 2.0], [math.inf, 1.0, 2.0]).mean == 0
+    thrice = [replace(one, group=0) for one in pictures(3)]
+    (only,) = compare(Candidate("builtin", Toy()), [], thrice, scale=1.0).results
+    assert not any(found.is_bounded for found in only.means().values()), "three copies are one picture"
 
 
 def test_student_against_tables() -> None:

@@ -59,6 +59,7 @@ class Result:
     name: str
     encoder: roundtrip.Encoders
     precision: str  # in which the pictures were measured
+    groups: list[int]  # which pictures are the same one, by number
     rows: list[dict[str, float]]  # `metrics.measure`, one a picture
     with_base: list[float]  # PSNR of the base's latents decoded by it, dB
     latents: faults.Latents
@@ -80,7 +81,7 @@ class Result:
 
     def means(self) -> dict[str, Interval]:
         """Every measure with its interval over pictures; none can be told where it is not finite for some picture."""
-        return {name: interval(_column(self, name)) for name in metrics.MEASURES}
+        return {name: interval(_column(self, name), self.groups) for name in metrics.MEASURES}
 
 
 @dataclass(frozen=True)
@@ -225,7 +226,7 @@ def _run(
             findings.append(seen)
     megapixels = sum(stack[:, 0].numel() for stack in stacks) / 1e6
     result = Result(
-        candidate.name, encoder, precision, passed.rows, with_base, compared, passed.encode_s / megapixels,
+        candidate.name, encoder, precision, [one.group for one in pictures], passed.rows, with_base, compared, passed.encode_s / megapixels,
         passed.decode_s / megapixels, passed.peak_bytes or max(load.memory_bytes for load in loads), largest, seam,
         candidate.sha256, candidate.source or candidate.name, findings, pictures=passed.pictures,
     )  # fmt: skip
@@ -331,7 +332,7 @@ def _told(one: Result) -> dict[str, Any]:
         "findings": one.findings,
         "measures": one.means(),
         "against_builtin": one.against,
-        "psnr_on_the_base_s_latents": interval(one.with_base),
+        "psnr_on_the_base_s_latents": interval(one.with_base, one.groups),
         "latents": one.latents,
         "encode_s_per_megapixel": one.encode_s_per_megapixel,
         "decode_s_per_megapixel": one.decode_s_per_megapixel, "memory_bytes": one.memory_bytes,
