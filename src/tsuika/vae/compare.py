@@ -226,9 +226,10 @@ def _run(
             findings.append(seen)
     megapixels = sum(stack[:, 0].numel() for stack in stacks) / 1e6
     result = Result(
-        candidate.name, encoder, precision, [one.group for one in pictures], passed.rows, with_base, compared, passed.encode_s / megapixels,
-        passed.decode_s / megapixels, passed.peak_bytes or max(load.memory_bytes for load in loads), largest, seam,
-        candidate.sha256, candidate.source or candidate.name, findings, pictures=passed.pictures,
+        candidate.name, encoder, precision, [one.group for one in pictures], passed.rows, with_base, compared,
+        passed.encode_s / megapixels, passed.decode_s / megapixels,
+        passed.peak_bytes or max(load.memory_bytes for load in loads), largest, seam, candidate.sha256,
+        candidate.source or candidate.name, findings, pictures=passed.pictures,
     )  # fmt: skip
     return result, passed.latents
 
