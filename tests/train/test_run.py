@@ -141,6 +141,7 @@ def test_dry_run_writes_nothing(place: Path, capsys: pytest.CaptureFixture[str])
         ({"--set": "train.stepz=3"}, 2, "RC001"),
         ({"--set": "train.steps=0"}, 2, "RC002"),
         ({"--set": "train.device=abacus"}, 2, "RC002"),
+        ({"--set": "method.adapter=oft"}, 2, "RC002"),
         ({"--nonsense": "1"}, 2, "nonsense"),
     ],
 )

@@ -92,3 +92,12 @@ def test_a_file_that_does_something_else_is_refused(
     with pytest.raises(FormatError) as caught:
         write(tmp_path, made)
     assert caught.value.code == "FM003"
+
+
+def test_what_no_format_can_hold_is_an_error(tmp_path: Path) -> None:
+    """One format that cannot is a note; a run that would leave no file at all has not succeeded."""
+    warned, written = split(write(tmp_path / "one", artifact({}, settings=Lora(rank=2, adapter="loha"))))
+    assert [warning.code for warning in warned] == ["FM002"]
+    assert len(written) == len(formats.for_method("lora")) - 1
+    with pytest.raises(FormatError, match="FM002"):
+        write(tmp_path / "none", artifact({}, settings=Lora(rank=4, adapter="oft")))

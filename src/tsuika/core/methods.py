@@ -65,8 +65,8 @@ class Lora(MethodSection):
     adapter: Annotated[
         Literal["lora", "dora", "loha", "lokr", "oft"],
         expert(
-            "Kind of adapter; only `lora` loads in every program",
-            "アダプターの種類。すべてのソフトで使えるのは `lora` だけです",
+            "Kind of adapter; `oft` has no file format yet (from the library only), and only `lora` loads in every program",
+            "アダプターの種類。すべてのソフトで使えるのは `lora` だけです。`oft` は保存できる形式がなく、ライブラリー専用です",
         ),
     ] = "lora"
     rank: Annotated[

@@ -27,7 +27,7 @@ from tsuika.core.config import Recipe
 from tsuika.core.errors import InterruptedRunError, ModelError, PictureError, RecipeError, ResourceError
 from tsuika.core.events import Event, Finished, Phase, Previewed, Warned, note
 from tsuika.core.files import split_strength, write_text
-from tsuika.core.methods import Lora
+from tsuika.core.methods import Lora, MethodSection
 from tsuika.core.rundir import RunDir
 from tsuika.core.types import Artifact, Model
 from tsuika.core.words import Words
@@ -158,7 +158,7 @@ def prepare(
     """
     recipe = run.recipe
     precision = "fp32" if accelerator.mixed_precision == "no" else str(accelerator.mixed_precision)
-    settings = recipe.method.completed(recipe.data)
+    settings = settled(recipe)
     preserving = class_pictures.wanted(recipe.data)
     yield Phase("load")
     model = run.model = families.load(
@@ -181,6 +181,21 @@ def prepare(
         lay(text, model)
     bank = (yield from preserve(run, subject, fill, accelerator)) if preserving else subject
     return Ground(recipe, settings, model, accelerator, run.manifest, bank, run.folder)
+
+
+def settled(recipe: Recipe) -> MethodSection:
+    """The method's settings, complete.
+
+    Raises:
+        RecipeError: what it needs is missing (RC005) or cannot be used (RC002); what is learnt could not be kept (RC002).
+    """
+    if isinstance(recipe.method, Lora) and recipe.method.adapter == "oft":
+        why = Words(
+            "No file format can hold it yet, so nothing would be left of the training.",
+            "保存できるファイル形式がまだないため、学習しても結果が残りません。",
+        )
+        raise RecipeError("RC002", key="method.adapter", found=recipe.method.adapter, why=why)
+    return recipe.method.completed(recipe.data)
 
 
 def _unchanged(before: Manifest, now: Manifest, recipe: Recipe) -> Iterator[Warned]:
@@ -346,8 +361,9 @@ def start(recipe: Recipe, folder: Path) -> RunDir:
     """A new run folder with the complete recipe in it.
 
     Raises:
-        RecipeError: RC006, the folder is in use; PictureError: DS001, there is no picture folder.
+        RecipeError: RC006, the folder is in use; or as `settled`. PictureError: DS001, there is no picture folder.
     """
+    settled(recipe)
     if recipe.data.images and not Path(recipe.data.images).is_dir():
         raise PictureError("DS001", where=recipe.data.images)
     run = RunDir(folder).create()

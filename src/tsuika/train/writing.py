@@ -52,18 +52,20 @@ def write(artifact: Artifact, folder: RunDir, *, name: str, precision: str, mode
         model: What it was trained on; a whole model is read back as one like it.
 
     Raises:
-        FormatError: FM003, a file does not do what the model in memory does.
+        FormatError: FM003, a file does not do what the model in memory does; FM002, no format can hold it.
     """
     dtype, faint = DTYPES[precision], faint_layers(artifact, precision)
     if faint:
         yield note("TR005", count=len(faint), precision=precision, layer=min(faint))
     for stem, piece in formats.pieces(artifact, name).items():
-        for format_ in formats.for_method(piece.method):
+        left = len(known := formats.for_method(piece.method))
+        for format_ in known:
             path = folder.artifacts / f"{stem}{format_.suffix}"
             try:
                 format_.write(piece, path, dtype=dtype)
             except FormatError as error:
-                if error.code != "FM002":
+                left -= 1
+                if error.code != "FM002" or not left:  # a run that leaves no file has not succeeded
                     raise
                 yield note(error.code, **error.params)
                 continue
