@@ -20,6 +20,7 @@ from tsuika.core.methods import Lora
 from tsuika.core.types import Artifact, Attachment, Model, canonical
 from tsuika.diffusion.schedule import add_noise, alphas_cumprod_T
 from tsuika.diffusion.targets import target
+from tsuika.formats.delta import layer_delta
 from tsuika.methods import METHODS
 
 KINDS: dict[str, Lora] = {
@@ -505,6 +506,31 @@ def test_splits_of_other_programs_are_read() -> None:
         expected = with_weight(layer.get_base_layer(), weight + change.reshape(weight.shape), x)
         torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-5)
         attachment.detach()
+
+
+@pytest.mark.parametrize("first", ["w1", "w1_a w1_b"])
+@pytest.mark.parametrize("second", ["w2", "w2_a w2_b", "w2_a w2_b t2"])
+def test_the_scale_of_a_lokr_is_by_the_files_own_split(first: str, second: str) -> None:
+    """alpha / rank wherever there is a factor with a rank, 1 where there is none; peft would split otherwise."""
+    model = shared("sd1")
+    path = model.targets("unet.conv")["unet"][0]
+    weight: Any = model.module("unet", path).weight
+    out, inside, *kernel = weight.shape
+    is_tucker, rank = second.endswith("t2"), out  # of such a rank peft would make no factors at all
+    shapes = {
+        "w1": (2, 2), "w1_a": (2, rank), "w1_b": (rank, 2), "w2": (out // 2, inside // 2, *kernel),
+        "w2_a": (rank, out // 2) if is_tucker else (out // 2, rank),
+        "w2_b": (rank, inside // 2 * (1 if is_tucker else kernel[0] * kernel[1])), "t2": (rank, rank, *kernel),
+    }  # fmt: skip
+    draw, layer = torch.Generator().manual_seed(0), f"unet.{canonical('unet', path)}"
+    parts = {f"lokr_{part}": torch.randn(shapes[part], generator=draw) for part in f"{first} {second}".split()}
+    parts["alpha"] = torch.tensor(0.5)
+    attachment = restore(model, Artifact("lora", "sd1", {f"{layer}.{part}": value for part, value in parts.items()}))
+    (slot,) = attachment.slots
+    change = slot.layer.get_delta_weight(attachment.adapter)
+    torch.testing.assert_close(change, layer_delta(parts).reshape(weight.shape), rtol=1e-4, atol=1e-5)
+    attachment.set_strength(2)
+    torch.testing.assert_close(slot.layer.get_delta_weight(attachment.adapter), 2 * change)
 
 
 def test_oft_on_convolutions_is_refused() -> None:

@@ -242,14 +242,20 @@ def _inject(
             layer = model.module(component, path)
             if not isinstance(layer, BaseTunerLayer):
                 raise TypeError(f"peft left {component}.{path} unchanged")
-            whole = kind == "lokr" and name in layer.lokr_w1 and name in layer.lokr_w2  # no factor, so no rank:
-            slot = Slot(component, path, layer, rank, alpha, 1.0 if whole else alpha / rank)  # every program takes 1
-            if hasattr(layer, "scaling"):
-                layer.scaling[name] = slot.base_scale
+            slot = Slot(component, path, layer, rank, alpha, alpha / rank)
+            _scale(slot, name)
             if isinstance(base := layer.get_base_layer(), nn.Conv2d):
                 slot.layer.groups = base.groups  # peft's LoRA asks it of what it wraps, be that another kind's layer
             slots.append(slot)
     return name, slots
+
+
+def _scale(slot: Slot, adapter: str) -> None:
+    """Set a layer's scale by the parts that it has. LoKr of two whole factors has no rank: every program takes 1."""
+    whole = all(adapter in getattr(slot.layer, factor, ()) for factor in ("lokr_w1", "lokr_w2"))
+    slot.base_scale = 1.0 if whole else slot.alpha / slot.rank
+    if hasattr(slot.layer, "scaling"):
+        slot.layer.scaling[adapter] = slot.base_scale
 
 
 def _peft_config(kind: str, rank: int, targets: list[str], dropout: float) -> Any:
@@ -331,6 +337,7 @@ def restore(model: Model, artifact: Artifact) -> LoraAttachment:
     if kind in ("loha", "lokr"):
         for slot in slots:
             _place(slot, adapter, kind, layers[slot.component, slot.path])
+            _scale(slot, adapter)
     attachment.load({
         f"{component}.{path}.{part}": value
         for (component, path), parts in layers.items() for part, value in parts.items() if part != "alpha"
