@@ -127,6 +127,20 @@ def test_nothing_is_overwritten_unasked_and_the_original_never(models, tmp_path)
         api.convert(tmp_path / "none", "kohya", tmp_path / "c.safetensors")
 
 
+def test_a_base_that_is_read_is_never_replaced(models, tmp_path) -> None:
+    file, base = written(models["sd1"], tmp_path / "a.safetensors"), tmp_path / "base.safetensors"
+    base.write_bytes(b"a base")
+    for attempt in (
+        lambda: api.merge([str(file)], base, into=str(base), overwrite=True),
+        lambda: api.extract(str(file), str(base), base, overwrite=True),
+        lambda: api.extract(str(base), str(file), base, overwrite=True),
+        lambda: api.convert(file, "kohya", base, lossy=True, base=str(base), overwrite=True),
+    ):
+        with pytest.raises(RecipeError, match="RC007"):
+            attempt()
+    assert base.read_bytes() == b"a base"
+
+
 def test_dora_becomes_a_plain_lora_only_if_asked(models, tmp_path) -> None:
     """Merged into the base it was made for, the plain LoRA gives the weights that the DoRA gives."""
     model = models["sd1"]

@@ -66,11 +66,12 @@ def convert(
     """
     if not file.exists():
         raise FormatError("FM004", where=file)
+    bases = [Path(base).expanduser()] if base else []
     if formats.is_artifact(file):
         source = formats.find(file)
         artifact = source.read(file)
         target = _target(to, artifact.method, formats.for_method(artifact.method))
-        writing.free(out, file, overwrite=overwrite, suffix=target.suffix)
+        writing.free(out, file, *bases, overwrite=overwrite, suffix=target.suffix)
         notes: list[Warned] = []
         if artifact.method == "lora":
             artifact = _ready(artifact, target.name, lossy=lossy, rank=rank, base=base, notes=notes)
@@ -79,7 +80,7 @@ def convert(
     for vae in vae_file.VAE_FORMATS:
         if vae.sniff(file):
             target = _target(to, "vae", vae_file.VAE_FORMATS)
-            writing.free(out, file, overwrite=overwrite, suffix=target.suffix)
+            writing.free(out, file, *bases, overwrite=overwrite, suffix=target.suffix)
             artifact, notes = _with_scale(vae.read(file), target.name, base)
             done = writing.write(artifact, target, out, writing.number_type(dtype, artifact.tensors))
             return {"kind": "vae", "from": vae.name, **done, "notes": notes}

@@ -51,15 +51,15 @@ def merge(
     Raises:
         ModelError: LoRAs of different families, or of another than the base (MD004).
         FormatError: no LoRA (FM001), or one that is no sum (FM005).
-        RecipeError: `out` exists (RC007), `rank` with `into` (RC005).
+        RecipeError: `out` exists or is one of the files read (RC007), `rank` with `into` (RC005).
     """
     wanted = [split_strength(text) for text in files]
     if not wanted:
         do = "tsuika merge A.safetensors:0.8 B.safetensors --out C.safetensors"
         raise RecipeError("RC005", found=Words("A LoRA file", "LoRAのファイル"), do=do)
     target = _target(out)
-    for path, _ in wanted:
-        writing.free(out, path, overwrite=overwrite)
+    bases = [Path(into).expanduser()] if into else []
+    writing.free(out, *(path for path, _ in wanted), *bases, overwrite=overwrite)
     shares = [Share(_named(path), strength) for path, strength in wanted]
     if into:
         return _into(shares, into, out, tokenizer=tokenizer, dtype=dtype or "fp16")
@@ -164,14 +164,14 @@ def extract(
     Raises:
         ModelError: no model, or models of two families (MD004).
         FormatError: the two do not differ (FM005).
-        RecipeError: `out` exists (RC007).
+        RecipeError: `out` exists or is one of the two (RC007).
     """
+    writing.free(out, Path(tuned).expanduser(), Path(base).expanduser(), overwrite=overwrite)
     ours, theirs = weights_of(tuned), weights_of(base)
     family = theirs.found.facts.family
     if ours.found.facts.family != family:
         found = ours.found.facts.family
         raise ModelError("MD004", where=tuned, artifact=Path(tuned).name, found=found, expected=family)
-    writing.free(out, Path(tuned), overwrite=overwrite)
     convolutions: tuple[Role, ...] = ("unet.conv",) if conv_rank else ()
     roles: tuple[Role, ...] = (*_ROLES, *convolutions, *(_TEXT_ROLES if text_encoder else ()))
     made = extracting.extract(ours, theirs, theirs.layers(roles), family=family, rank=rank, conv_rank=conv_rank or None)

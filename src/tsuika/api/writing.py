@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
-def free(out: Path, original: Path, *, overwrite: bool, suffix: str = "") -> None:
+def free(out: Path, *originals: Path, overwrite: bool, suffix: str = "") -> None:
     """Make sure that `out` may be written.
 
     Raises:
-        RecipeError: it exists and may not be overwritten, or is the original itself (RC007); another suffix is
+        RecipeError: it exists and may not be overwritten, or is itself an original (RC007); another suffix is
             needed (RC005).
     """
     if suffix and out.suffix.lower() != suffix:
         found = Words(f"An --out that ends in {suffix}", f"{suffix} で終わる --out")
         do = Words(f"For example: --out {out.stem}{suffix}", f"例: --out {out.stem}{suffix}")
         raise RecipeError("RC005", found=found, do=do)
-    is_original = out.exists() and original.exists() and out.samefile(original)
+    is_original = out.exists() and any(path.exists() and out.samefile(path) for path in originals)
     if out.exists() and (out.is_dir() or not overwrite or is_original):
         raise RecipeError("RC007", where=out)
 
