@@ -238,6 +238,29 @@ def test_a_torch_checkpoint_becomes_safetensors_as_it_is(models, small, tmp_path
     assert {t.dtype for t in load_file(tmp_path / "half.safetensors").values()} == {torch.bfloat16}
 
 
+def test_a_yaml_beside_the_output_is_asked_for_and_never_left_to_speak_for_another_model(
+    models, small, tmp_path
+) -> None:
+    """It says what a model predicts, to us as to every program, so it belongs to the file of its name."""
+    folder = write_folder(models["sd1"], tmp_path / "base", old_style=True)
+    file, out, v = write_single(models["sd1"], tmp_path / "a.ckpt"), tmp_path / "b.safetensors", "parameterization: v\n"
+    for source in (folder, file):
+        out.unlink(missing_ok=True)
+        out.with_suffix(".yaml").write_text(v, encoding="utf-8")
+        with pytest.raises(RecipeError, match="RC007"):
+            api.convert(source, "single-file", out)
+        assert out.with_suffix(".yaml").read_text(encoding="utf-8") == v and not out.exists()
+        api.convert(source, "single-file", out, overwrite=True)
+        assert api.inspect(out)["prediction"] == "epsilon"
+    # Its own, beside the copy, is shared; one that would have to change is the original's.
+    file.with_suffix(".yaml").write_text(v, encoding="utf-8")
+    api.convert(file, "single-file", tmp_path / "a.safetensors")
+    assert file.with_suffix(".yaml").read_text(encoding="utf-8") == v
+    lora_file = written(models["sd1"], tmp_path / "lora.safetensors")
+    with pytest.raises(RecipeError, match="RC007"):
+        api.merge([str(lora_file)], tmp_path / "a.safetensors", into=str(file), overwrite=True)
+
+
 def test_a_vae_loses_its_prefix_and_becomes_a_folder(models, tmp_path) -> None:
     prefix = "first_stage_model."
     inside = {name: t for name, t in single_file_tensors(models["sdxl"]).items() if name.startswith(prefix)}

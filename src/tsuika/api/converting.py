@@ -21,6 +21,7 @@ from tsuika.core.weights import Weights, open_weights
 from tsuika.core.words import Words
 from tsuika.families.stored import Stored, open_stored
 from tsuika.formats import common, container, vae_file
+from tsuika.formats.checkpoint import copy_yaml
 from tsuika.formats.lowrank.resizing import compress
 from tsuika.train.device import DTYPES
 
@@ -184,9 +185,10 @@ def _with_scale(artifact: Artifact, to: str, base: str) -> tuple[Artifact, list[
 def _model(file: Path, to: str, out: Path, *, dtype: str, tokenizer: str, overwrite: bool) -> dict[str, Any]:
     found = families.detect(file)
     target = _target(to, "dreambooth", formats.for_method("dreambooth"))
-    writing.free(out, file, overwrite=overwrite, suffix=target.suffix)
+    copied = found.kind == target.name == "single-file"
+    writing.free_model(out, file, overwrite=overwrite, suffix=target.suffix, copied=copied)
     about = {"kind": "base model", "family": found.facts.family, "prediction": found.prediction, "from": found.kind}
-    if found.kind == "single-file" and target.name == "single-file":
+    if copied:
         return {**about, **_repack(open_weights(file), out, dtype, found)}
     stored = open_stored(families.FAMILIES, file)
     wanted = writing.number_type(dtype, {name: stored[name] for name in list(stored)[:1]})
@@ -207,13 +209,10 @@ def _repack(weights: Weights, out: Path, dtype: str, found: families.Detected) -
     notes = []
     if found.prediction == "v_prediction":
         metadata.setdefault("modelspec.prediction_type", "v")
-        yaml = weights.path.with_suffix(".yaml")
-        if yaml.is_file() and not out.with_suffix(".yaml").exists():
-            with whole(out.with_suffix(".yaml")) as copy:
-                copy.write_bytes(yaml.read_bytes())
-            notes.append(note("FM010", file=yaml.name))
     with whole(out) as temporary:
         save_file(tensors, temporary, metadata)
+    if copy_yaml(weights.path, out) and found.prediction == "v_prediction":
+        notes.append(note("FM010", file=weights.path.with_suffix(".yaml").name))
     back = open_weights(out)
     if back.shapes != weights.shapes or not all(torch.equal(back.tensor(name), tensors[name]) for name in tensors):
         why = Words("Tensors differ from what was written.", "テンソルが、書き込んだものと異なります。")

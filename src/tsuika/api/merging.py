@@ -59,7 +59,8 @@ def merge(
         raise RecipeError("RC005", found=Words("A LoRA file", "LoRAのファイル"), do=do)
     target = _target(out)
     bases = [Path(into).expanduser()] if into else []
-    writing.free(out, *(path for path, _ in wanted), *bases, overwrite=overwrite)
+    free = writing.free_model if into else writing.free
+    free(out, *(path for path, _ in wanted), *bases, overwrite=overwrite)
     shares = [Share(_named(path), strength) for path, strength in wanted]
     if into:
         return _into(shares, into, out, tokenizer=tokenizer, dtype=dtype or "fp16")

@@ -140,7 +140,8 @@ def bake_vae(base: str, vae: str, out: Path, *, overwrite: bool = False) -> dict
         RecipeError: `out` exists (RC007).
     """
     cpu, space = torch.device("cpu"), families.latent_space(base, embedded_path=EMBEDDED)
-    writing.free(out, space.path, overwrite=overwrite, suffix=".safetensors" if space.path.is_file() else "")
+    suffix = ".safetensors" if space.path.is_file() else ""
+    writing.free_model(out, space.path, overwrite=overwrite, suffix=suffix, copied=True)
     own, new = (replace(_candidate(space, name, cpu), name=_labels([name])[name]) for name in ("builtin", vae))
     tensors = new.vae.state_dict()
     facts = {"tsuika.vae": Path(vae).name, "tsuika.vae_hash": container.data_hash(tensors)}

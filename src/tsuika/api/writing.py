@@ -39,6 +39,23 @@ def free(out: Path, *originals: Path, overwrite: bool, suffix: str = "") -> None
         raise RecipeError("RC007", where=out)
 
 
+def free_model(out: Path, *originals: Path, overwrite: bool, suffix: str = "", copied: bool = False) -> None:
+    """`free` for a whole model: of a single file also the `.yaml` beside it, which says what the model predicts.
+
+    Args:
+        copied: The one original is copied together with its `.yaml`, so `out` may stand beside it and share that.
+
+    Raises:
+        RecipeError: as `free`.
+    """
+    free(out, *originals, overwrite=overwrite, suffix=suffix)
+    if out.suffix.lower() != ".safetensors":
+        return
+    yaml, theirs = out.with_suffix(".yaml"), [path.with_suffix(".yaml") for path in originals if path.is_file()]
+    if not (copied and yaml.exists() and any(path.exists() and yaml.samefile(path) for path in theirs)):
+        free(yaml, *theirs, overwrite=overwrite)
+
+
 def differing(out: Path, wrong: Sequence[str]) -> FormatError:
     """The error where tensors that were read back are not those that were written."""
     why = Words(

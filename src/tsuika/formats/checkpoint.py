@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from tsuika.core.errors import FormatError
-from tsuika.core.files import write_text
+from tsuika.core.files import whole, write_text
 from tsuika.core.types import Artifact
 from tsuika.core.words import Words
 from tsuika.diffusion import ldm
@@ -173,7 +173,8 @@ class SingleFile(common.WriteOnly):
     suffix = ".safetensors"
 
     def write(self, artifact: Artifact, path: Path, *, dtype: torch.dtype) -> None:
-        """Write whole or not at all, tensor by tensor; with `<stem>.yaml` beside it where the model predicts v.
+        """Write whole or not at all, tensor by tensor; with `<stem>.yaml` beside it where the model predicts v, else
+        without one: that of another model would be read as this one's.
 
         Raises:
             FormatError: the layout has no place for a tensor, or `dtype` cannot hold its numbers (FM002).
@@ -192,6 +193,8 @@ class SingleFile(common.WriteOnly):
         container.save_tensors(path, empty, header_metadata(artifact), make)
         if artifact.metadata.get("prediction") == "v_prediction":
             write_text(path.with_suffix(".yaml"), yaml_text(artifact))
+        else:
+            path.with_suffix(".yaml").unlink(missing_ok=True)
 
     def notes(self, artifact: Artifact) -> Iterator[str]:
         """Codes of what people should know about a file of this artifact; their messages name the `file`."""
@@ -201,6 +204,23 @@ class SingleFile(common.WriteOnly):
 
 
 # ---------------------------------------------------------------------------------------------------------- the .yaml
+
+
+def copy_yaml(source: Path, out: Path) -> bool:
+    """Give a copy of a single file the `.yaml` that stands beside the original, or none where there is none.
+
+    Returns:
+        Whether there was one to copy.
+    """
+    theirs, ours = source.with_suffix(".yaml"), out.with_suffix(".yaml")
+    if theirs.is_file() and ours.exists() and ours.samefile(theirs):  # the copy stands beside the original
+        return False
+    if not theirs.is_file():
+        ours.unlink(missing_ok=True)
+        return False
+    with whole(ours) as temporary:
+        temporary.write_bytes(theirs.read_bytes())
+    return True
 
 
 def yaml_text(artifact: Artifact) -> str:

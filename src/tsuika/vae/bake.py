@@ -21,6 +21,7 @@ from tsuika.core.weights import Weights, few, is_pickle, open_folder, open_weigh
 from tsuika.core.words import Words
 from tsuika.diffusion import ldm
 from tsuika.formats import container
+from tsuika.formats.checkpoint import copy_yaml
 
 WEIGHTS: Final = "diffusion_pytorch_model"
 _PREFIXES: Final = ("first_stage_model.", "vae.")
@@ -87,10 +88,7 @@ def _file(
         container.save_tensors(out, everything, {"format": "pt", **facts})
     else:
         replace_tensors(weights.path, out, tensors, facts)
-    yaml = weights.path.with_suffix(".yaml")
-    if yaml.is_file() and not out.with_suffix(".yaml").exists():  # there programs read what the model predicts
-        with whole(out.with_suffix(".yaml")) as copy:
-            shutil.copyfile(yaml, copy)
+    copy_yaml(weights.path, out)  # there programs read what the model predicts
     return len(tensors)
 
 
