@@ -77,6 +77,15 @@ def test_what_matched_is_told(sd1: Any, fake_formats: Any, fake_method: Any) -> 
     assert "unet.nowhere.other" in told[0].message
 
 
+def test_keys_that_were_not_understood_are_told(sd1: Any, fake_formats: Any, fake_method: Any) -> None:
+    told: list[Warned] = []
+    fake_formats.held["b"].metadata["unread_keys"] = '["strange.one", "strange.two"]'
+    with compose(sd1, [Wanted(Path("b"))], fake_formats, {"fake": fake_method}, told.append) as composition:
+        total = len(composition.parts[0].matched) + 2
+    assert [warning.code for warning in told] == ["GN005"]
+    assert f"2 of {total} tensors" in told[0].message and "strange.one" in told[0].message
+
+
 @pytest.mark.parametrize(
     ("name", "error", "code"),
     [("other", ModelError, "MD004"), ("odd", FormatError, "FM001"), ("broken", ModelError, "MD003")],

@@ -113,13 +113,19 @@ def strange(unread: Sequence[str]) -> Words:
     return Words(f"{len(unread)} tensors such as `{unread[0]}`", f"{len(unread)}個のテンソル(`{unread[0]}` など)")
 
 
+def unread_keys(artifact: Artifact) -> list[str]:
+    """The keys of the artifact's file that were not understood, and so are not in it."""
+    found: list[str] = json.loads(artifact.metadata.get(UNREAD, "[]"))
+    return found
+
+
 def refuse_unread(artifact: Artifact, format_name: str) -> None:
     """A file that was not read in full is not converted as if it had been.
 
     Raises:
         FormatError: keys were left unread (FM002).
     """
-    if unread := json.loads(artifact.metadata.get(UNREAD, "[]")):
+    if unread := unread_keys(artifact):
         why = Words(
             f"It was read from a file with {len(unread)} keys that were not understood, such as `{unread[0]}`.",
             f"読み込んだファイルに、認識できないキーが{len(unread)}個あります(`{unread[0]}` など)。",

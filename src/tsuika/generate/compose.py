@@ -17,6 +17,7 @@ from tsuika.core.errors import FormatError, ModelError
 from tsuika.core.events import note
 from tsuika.core.methods import is_usable_word
 from tsuika.core.types import Artifact, Attachment, Model, canonical
+from tsuika.formats.common import unread_keys
 from tsuika.generate.notes import Warn, refusal
 
 LORA, EMBEDDING, HYPERNETWORK = "lora", "textual-inversion", "hypernetwork"
@@ -164,9 +165,10 @@ class _Bench:
             attachments.append(attachment)
         shown = pieces[0] if artifact.method == EMBEDDING else artifact  # its tensors under the word they answer to
         matched, unmatched = _match(shown, attachments)
-        if unmatched and self.warn:
-            counts = {"unmatched": len(unmatched), "total": len(artifact.tensors)}
-            self.warn(note("GN005", artifact=wanted.path.name, first=unmatched[0], **counts))
+        lost = [*unmatched, *unread_keys(artifact)]  # what is not understood of a file has no effect either
+        if lost and self.warn:
+            counts = {"unmatched": len(lost), "total": len(matched) + len(lost)}
+            self.warn(note("GN005", artifact=wanted.path.name, first=lost[0], **counts))
         digest = files.sha256(wanted.path) if wanted.path.is_file() else None
         layers = self.layers.touched(artifact)
         return Part(

@@ -37,6 +37,7 @@ from tsuika.data.bank import Bank
 from tsuika.data.caption import has_word
 from tsuika.data.manifest import Manifest
 from tsuika.data.prior import Preserving
+from tsuika.formats.common import unread_keys
 from tsuika.guard.memorise import Leaks
 from tsuika.methods import METHODS
 from tsuika.train import class_pictures, course, guarded, optim, writing
@@ -178,7 +179,7 @@ def prepare(
     )  # fmt: skip
     subject: Bank = yield from fill(run.buckets, recipe.data)
     for text in recipe.base.artifacts:
-        lay(text, model)
+        yield from lay(text, model)
     bank = (yield from preserve(run, subject, fill, accelerator)) if preserving else subject
     return Ground(recipe, settings, model, accelerator, run.manifest, bank, run.folder)
 
@@ -308,8 +309,11 @@ def preserve(
     return joined
 
 
-def lay(text: str, model: Model) -> None:
+def lay(text: str, model: Model) -> Iterator[Warned]:
     """Put a finished result, `FILE` or `FILE:STRENGTH`, on the base, frozen, for the whole run.
+
+    Yields:
+        A warning where keys of the file were not understood, so that only a part of it has an effect.
 
     Raises:
         FormatError, ModelError: it cannot be read, or does not fit this base.
@@ -321,6 +325,9 @@ def lay(text: str, model: Model) -> None:
             "MD004", where=path, artifact=path.name, found=artifact.family, expected=model.facts.family
         )  # fmt: skip
     METHODS[artifact.method].restore(model, artifact).set_strength(strength)
+    if lost := unread_keys(artifact):
+        total = len(artifact.tensors) + len(lost)
+        yield note("GN005", artifact=path.name, first=lost[0], unmatched=len(lost), total=total)
 
 
 def facts(run: Run, model: Model, pictures: int, name: str) -> formats.RunFacts:
