@@ -164,6 +164,26 @@ def test_dora_becomes_a_plain_lora_only_if_asked(models, tmp_path) -> None:
         assert float((update.flatten(1).double() - expected).norm() / expected.norm()) < 1.1e-3
 
 
+def test_a_loha_with_magnitudes_becomes_a_plain_lora(models, tmp_path) -> None:
+    """DoRA's magnitudes on another kind of update: the base is needed as with DoRA, and then enough."""
+    model, name = models["sd1"], "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+    weight = model.module("unet", name).weight
+    (out, inside), draw = weight.shape, torch.Generator().manual_seed(0)
+    shapes = {"hada_w1_a": (out, 2), "hada_w1_b": (2, inside), "hada_w2_a": (out, 2), "hada_w2_b": (2, inside),
+              "dora_scale": (out, 1)}  # fmt: skip
+    parts = {part: torch.rand(shape, generator=draw) for part, shape in shapes.items()}
+    key = f"lora_unet_{name.replace('.', '_')}"
+    save_file({f"{key}.{part}": value for part, value in parts.items()}, tmp_path / "a.safetensors")
+    with pytest.raises(FormatError, match="--base"):
+        api.convert(tmp_path / "a.safetensors", "kohya", tmp_path / "b.safetensors", lossy=True)
+    base = str(write_folder(model, tmp_path / "base", old_style=False))
+    api.convert(tmp_path / "a.safetensors", "kohya", tmp_path / "b.safetensors", lossy=True, rank=1000, base=base)
+    (change,) = deltas(tmp_path / "b.safetensors").values()
+    laid = weight + (parts["hada_w1_a"] @ parts["hada_w1_b"]) * (parts["hada_w2_a"] @ parts["hada_w2_b"])
+    expected = (parts["dora_scale"] * laid / laid.norm(dim=1, keepdim=True) - weight).double()
+    assert float((change - expected).norm() / expected.norm()) < 1.1e-3
+
+
 def test_unread_keys_are_left_out_only_if_asked(models, tmp_path) -> None:
     tensors = load_file(written(models["sd1"], tmp_path / "a.safetensors")) | {"stranger.weight": torch.ones(2)}
     save_file(tensors, tmp_path / "odd.safetensors", {"ss_base_model_version": "sd_v1"})

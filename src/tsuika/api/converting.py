@@ -127,6 +127,7 @@ def _target(to: str, method: str, known: tuple[Format, ...]) -> Format:
 def _ready(artifact: Artifact, to: str, *, lossy: bool, rank: int, base: str, notes: list[Warned]) -> Artifact:
     """A LoRA as it will be written: as it is, or with `lossy` as a plain one with every key understood."""
     kind = common.adapter(artifact.tensors)
+    is_dora = any(name.endswith(".dora_scale") for name in artifact.tensors)  # LoHa and LoKr can be, too
     is_plain = kind == "lora" and not any(name.endswith(".lora_mid.weight") for name in artifact.tensors)
     unread = artifact.metadata.get(common.UNREAD)
     if not lossy:
@@ -155,7 +156,7 @@ def _ready(artifact: Artifact, to: str, *, lossy: bool, rank: int, base: str, no
         artifact = replace(artifact, metadata={k: v for k, v in artifact.metadata.items() if k != common.UNREAD})
     if is_plain:
         return artifact
-    if kind == "dora" and not base:
+    if is_dora and not base:
         why = Words(
             "What DoRA does depends on the base's weights.", "DoRAの効果はベースモデルの重みによって変わります。"
         )
@@ -163,7 +164,7 @@ def _ready(artifact: Artifact, to: str, *, lossy: bool, rank: int, base: str, no
             "Name the base it was trained on: --base BASE", "学習に使ったベースモデルを指定してください: --base BASE"
         )
         raise FormatError("FM002", format=to, why=why, do=do)
-    plain, errors = compress(artifact, rank=rank, error=_PLAIN_ERROR, base=weights_of(base) if kind == "dora" else None)
+    plain, errors = compress(artifact, rank=rank, error=_PLAIN_ERROR, base=weights_of(base) if is_dora else None)
     notes.append(note("FM008", kind=kind, rank=rank, error=writing.told(errors)))
     return plain
 
