@@ -190,6 +190,21 @@ def test_new_words_are_their_vectors(tiny: StableDiffusion) -> None:
     assert torch.equal(tiny.encode_text(["a cat", "a dog"]).tokens_BSD, said.tokens_BSD)
 
 
+@pytest.mark.parametrize(("word", "text"), [("Straße", "a straße"), ("istan", "an İSTAN, istan")])
+def test_new_words_are_found_whatever_their_case_folds_to(tiny: StableDiffusion, word: str, text: str) -> None:
+    """Letters that become two when the case is folded, and capitals that stand for another letter in other languages."""
+    tables = {
+        t.component: tiny.module(t.component, "text_model.embeddings.token_embedding") for t in tiny.family.towers
+    }
+    tiny.words[word] = {name: torch.zeros(3, table.weight.shape[1]) for name, table in tables.items()}  # type: ignore[arg-type, index]
+    try:
+        for name, table in tables.items():
+            size = len(table.weight)  # type: ignore[arg-type]
+            assert [i for i in tiny.token_ids([text], name, 40)[0].tolist() if i >= size] == [size, size + 1, size + 2]
+    finally:
+        del tiny.words[word]
+
+
 def test_padding_is_the_clients(tiny: StableDiffusion) -> None:
     for tower in tiny.family.towers:
         tokenizer = tiny.tokenizers[tower.tokenizer]

@@ -11,7 +11,7 @@ import torch
 from tsuika.core.events import Warned
 from tsuika.generate import encode as encode_part
 from tsuika.generate.encode import encode
-from tsuika.generate.prompt import parse
+from tsuika.generate.prompt import Weighted, parse
 
 FAMILIES = ("sd1", "sd2", "sdxl")
 
@@ -115,3 +115,9 @@ def test_unsupported_syntax_is_told(sd1: Any) -> None:
     encode(sd1, "cat <what:1>", warn=told.append)
     assert [warning.code for warning in told] == ["GN003"]
     assert "<what:1>" in told[0].message
+
+
+def test_a_words_strength_finds_it_whatever_its_case_folds_to() -> None:
+    section = encode_part._at_strength((Weighted("a STRAßE, istan and İstan", 1.0),), {"Straße": 0.5, "istan": 2.0})
+    assert [part.weight for part in section if part.text.casefold() in ("strasse", "istan")] == [0.5, 2.0]
+    assert "".join(part.text for part in section) == "a STRAßE, istan and İstan"

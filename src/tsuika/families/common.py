@@ -257,17 +257,20 @@ class StableDiffusion:
             ids: list[int] = tokenizer(part, add_special_tokens=False, verbose=False, **extra)["input_ids"]
             return ids
 
+        words = [word for word, vectors in self.words.items() if component in vectors]
         places: dict[str, range] = {}
         first = len(self._table(component).weight)
-        for word, vectors in self.words.items():
-            if component in vectors:
-                places[word.casefold()] = range(first, first + len(vectors[component]))
-                first += len(vectors[component])
-        if not places:
+        for word in words:
+            count = len(self.words[word][component])
+            places[word.casefold()] = range(first, first + count)
+            first += count
+        if not words:
             return plain(text)
         ids: list[int] = []
-        for number, part in enumerate(split_words(text, places)):
-            ids += places[part.casefold()] if number % 2 else plain(part) if part.strip() else []
+        # Looked for as they are written: folding the case makes two letters of some, such as the German sharp s.
+        for number, part in enumerate(split_words(text, words)):
+            place = places.get(part.casefold()) if number % 2 else None
+            ids += place or (plain(part) if part.strip() else [])
         return ids
 
     def _table(self, component: str) -> nn.Embedding:

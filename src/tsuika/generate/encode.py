@@ -62,13 +62,14 @@ def encode(
 
 def _at_strength(section: tuple[Weighted, ...], strengths: Mapping[str, float]) -> tuple[Weighted, ...]:
     """The section with each new word of another strength than 1 as a part of its own, at that weight."""
-    changed = {word.casefold(): strength for word, strength in strengths.items() if strength != 1}
-    if not changed:
+    words = [word for word, strength in strengths.items() if strength != 1]
+    if not words:
         return section
+    changed = {word.casefold(): strengths[word] for word in words}
     return tuple(
-        Weighted(text, part.weight * changed[text.casefold()] if number % 2 else part.weight)
+        Weighted(text, part.weight * (changed.get(text.casefold(), 1) if number % 2 else 1))
         for part in section
-        for number, text in enumerate(split_words(part.text, changed))
+        for number, text in enumerate(split_words(part.text, words))
     )
 
 
