@@ -12,11 +12,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from family_files import VAE, single_file_tensors, tiny_geometry, write_folder, write_single
+from family_files import (
+    END,
+    START,
+    VAE,
+    single_file_tensors,
+    tiny_geometry,
+    write_folder,
+    write_single,
+    write_tokenizer,
+)
 from safetensors.torch import save_file
 
 from tsuika.core.errors import ModelError, NetworkError
-from tsuika.families import SD1, SD2, SDXL, StableDiffusion, detect, load, load_vae
+from tsuika.families import SD1, SD2, SDXL, Family, StableDiffusion, detect, load, load_vae
 
 CPU = torch.device("cpu")
 
@@ -313,6 +322,17 @@ def test_a_hub_model_is_loaded_from_its_snapshot(
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **wanted: str(folder))
     model = load("someone/some-model", device=CPU, dtype=torch.float32)
     assert model.source == "someone/some-model"
+
+
+@pytest.mark.parametrize("kind", [SD1, SD2], ids=["sd1", "sd2"])
+@pytest.mark.parametrize("pad", ["!", END])
+def test_a_foreign_tokenizer_does_not_bring_its_padding(kind: Family, pad: str, tmp_path: Path) -> None:
+    """Each tower fills up as its own family does, whoever's folder it is; and a character stays one in a prompt."""
+    model = kind.tiny(0, write_tokenizer(tmp_path / "words", pad=pad))
+    vocabulary = model.tokenizers["tokenizer"].get_vocab()
+    *words, last = model.token_ids(["cat!"], "text_encoder", 8)[0].tolist()
+    assert words[:4] == [vocabulary[word] for word in (START, "cat</w>", "!</w>", END)]
+    assert last == vocabulary[kind.towers[0].padding or END]
 
 
 def test_tokenizer_folders_with_subfolders(sd1: StableDiffusion, sd1_file: Path, words: Path, tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ Config = Mapping[str, Any]
 Shapes = Mapping[str, tuple[int, ...]]
 TextLayout = Literal["clip", "open_clip"]
 
+_END = "<|endoftext|>"  # CLIP's end token
+
 
 @dataclass(frozen=True)
 class TextTower:
@@ -129,7 +131,7 @@ def open_tokenizer(folder: Path, tower: TextTower | None, max_tokens: int | None
     """A CLIP tokenizer from local files; `tower` (when the folder does not say) decides the padding token."""
     from transformers import CLIPTokenizer
 
-    extra = {"pad_token": tower.padding} if tower and tower.padding else {}
+    extra = {"pad_token": tower.padding or _END} if tower else {}  # whatever else a foreign folder says
     tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True, **extra)
     if max_tokens is not None:
         tokenizer.model_max_length = min(int(tokenizer.model_max_length), max_tokens)
