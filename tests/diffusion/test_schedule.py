@@ -6,6 +6,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
+from tsuika.core.errors import ModelError
 from tsuika.diffusion.schedule import add_noise, alphas_cumprod_T, stratified_timesteps
 from tsuika.diffusion.targets import min_snr_weight, target
 
@@ -13,6 +14,7 @@ CONFIGS = [
     {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000},
     {"beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear", "num_train_timesteps": 200},
     {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "rescale_betas_zero_snr": True},
+    {"trained_betas": [0.001 + 0.00002 * i for i in range(500)], "num_train_timesteps": 500},
 ]
 
 
@@ -24,7 +26,7 @@ def test_alphas_are_those_of_diffusers(config: dict[str, object]) -> None:
 
 
 def test_an_unknown_schedule_is_refused() -> None:
-    with pytest.raises(ValueError, match="squaredcos"):
+    with pytest.raises(ModelError, match="squaredcos"):
         alphas_cumprod_T({"beta_schedule": "squaredcos_cap_v2"})
 
 

@@ -146,6 +146,22 @@ def test_foreign_folders_are_named(sd1: StableDiffusion, tmp_path: Path) -> None
     refused(folder, "MD003", "JSON")
 
 
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("scheduler/scheduler_config.json", {"_class_name": "EDMDPMSolverMultistepScheduler"}),
+        ("vae/config.json", {"latents_mean": [-1.6, 1.1, -1.1, 0.6]}),
+    ],
+)
+def test_folders_made_for_edm_are_named(file: str, change: dict[str, object], words: Path, tmp_path: Path) -> None:
+    """An SDXL by its networks, but its pictures come out as rubbish with this noise and these latents."""
+    folder = write_folder(SDXL.tiny(0, words), tmp_path / "model", old_style=True)
+    assert detect(folder).facts.family == "sdxl"
+    config = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps({**config, **change}))
+    refused(folder, "MD002", "EDM")
+
+
 # ----------------------------------------------------------------------------------------------------------- dangerous
 
 

@@ -51,6 +51,8 @@ _MAGIC: tuple[tuple[bytes, Words], ...] = (
     (b"\x1f\x8b", Words("a gzip archive: unpack it first", "gzip書庫(先に展開してください)")),
 )
 
+EDM = Words("an SDXL made for EDM sampling (Playground, CosXL)", "EDMサンプリング用のSDXL(Playground、CosXL)")
+
 # Weights that are not a whole Stable Diffusion, by a piece of a tensor name. The first match names the file.
 _KINDS: tuple[tuple[str, Words], ...] = (
     (
@@ -62,10 +64,7 @@ _KINDS: tuple[tuple[str, Words], ...] = (
     (r"(^|\.)double_blocks\.\d|(^|\.)single_blocks\.\d", Words("a Flux model", "Fluxのモデル")),
     (r"(^|\.)joint_blocks\.\d", Words("a Stable Diffusion 3 model", "Stable Diffusion 3のモデル")),
     (r"^conditioner\.embedders\.0\.model\.", Words("the SDXL refiner", "SDXLのrefiner")),
-    (
-        r"^(edm_mean|edm_std|edm_vpred\.)",
-        Words("an SDXL made for EDM sampling (Playground, CosXL)", "EDMサンプリング用のSDXL(Playground、CosXL)"),
-    ),
+    (r"^(edm_mean|edm_std|edm_vpred\.)", EDM),
     (r"^(down_blocks|up_blocks|mid_block)\.", Words("a UNet alone, in diffusers layout", "UNetのみ(diffusers形式)")),
     (r"^(first_stage_model\.)?(encoder|decoder)\.(down|up|mid|conv_in)", Words("a VAE", "VAE")),
     (r"^(text_model|encoder\.layers|embeddings\.token_embedding)\b", Words("a text encoder alone", "テキストエンコーダーのみ")),

@@ -11,25 +11,34 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tsuika.core.errors import ModelError
+from tsuika.core.words import Words
+
 
 def alphas_cumprod_T(config: Mapping[str, Any]) -> Tensor:
     """Cumulative products of 1 - beta for a diffusers scheduler config, float32 (T,).
 
-    Betas as in Ho et al. 2020 (`linear`) and CompVis latent diffusion (`scaled_linear`); `rescale_betas_zero_snr` as in
-    Lin et al. 2023, algorithm 1.
+    Betas as in Ho et al. 2020 (`linear`) and CompVis latent diffusion (`scaled_linear`), or those that the config lists
+    (`trained_betas`); `rescale_betas_zero_snr` as in Lin et al. 2023, algorithm 1.
 
     Raises:
-        ValueError: a beta schedule that Stable Diffusion does not use.
+        ModelError: a beta schedule that Stable Diffusion does not use (MD002).
     """
     count = int(config.get("num_train_timesteps", 1000))
     start, end = float(config.get("beta_start", 0.00085)), float(config.get("beta_end", 0.012))
     kind = config.get("beta_schedule", "scaled_linear")
-    if kind == "scaled_linear":
+    if (listed := config.get("trained_betas")) is not None:
+        betas = torch.tensor(listed, dtype=torch.float64)
+    elif kind == "scaled_linear":
         betas = torch.linspace(start**0.5, end**0.5, count, dtype=torch.float64) ** 2
     elif kind == "linear":
         betas = torch.linspace(start, end, count, dtype=torch.float64)
     else:
-        raise ValueError(f"beta schedule {kind!r}")
+        found = Words(
+            f"a model with the noise schedule {kind!r}, where scaled_linear or linear is expected",
+            f"ノイズスケジュールが {kind!r} のモデル(必要なのはscaled_linearかlinear)",
+        )
+        raise ModelError("MD002", where="scheduler_config.json", found=found)
     alphas = torch.cumprod(1 - betas, dim=0)
     if config.get("rescale_betas_zero_snr", False):
         root = alphas.sqrt()

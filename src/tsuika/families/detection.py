@@ -11,9 +11,9 @@ from pathlib import Path
 
 from tsuika.core.errors import ModelError
 from tsuika.core.types import Prediction
-from tsuika.core.weights import Weights, describe, few, of_channels, read_json
+from tsuika.core.weights import EDM, Weights, describe, few, of_channels, read_json
 from tsuika.core.words import Words
-from tsuika.families.common import Detected, Family
+from tsuika.families.common import Config, Detected, Family
 
 _V_BIAS_STD = 0.09  # SD2 v models lie above; ComfyUI tells them apart by this layer and number
 _V_BIAS = "model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias"
@@ -31,7 +31,10 @@ def detect_folder(families: Sequence[Family], folder: Path) -> tuple[Family, Det
     for family in families:
         if family.is_folder(unet, parts):
             scheduler = folder / "scheduler" / "scheduler_config.json"
-            raw = read_json(scheduler).get("prediction_type", "epsilon")  # epsilon is diffusers' default
+            noise = read_json(scheduler)
+            if _is_edm(folder, noise):
+                raise ModelError("MD002", where=folder, found=EDM)
+            raw = noise.get("prediction_type", "epsilon")  # epsilon is diffusers' default
             return family, Detected(family.facts, _prediction(raw, scheduler), "folder", scheduler.name)
     listed, network = ", ".join(parts), unet.get("_class_name", "network")
     found = Words(
@@ -39,6 +42,13 @@ def detect_folder(families: Sequence[Family], folder: Path) -> tuple[Family, Det
         f"{listed} と未知の種類の{network}を含むdiffusers形式のフォルダー",
     )
     raise ModelError("MD002", where=folder, found=found)
+
+
+def _is_edm(folder: Path, noise: Config) -> bool:
+    """Whether it is made for EDM's preconditioning or its normalised latents, which nothing here computes."""
+    vae = folder / "vae" / "config.json"
+    normalised = vae.is_file() and read_json(vae).get("latents_mean") is not None
+    return normalised or str(noise.get("_class_name", "")).startswith("EDM")
 
 
 def _name_folder(folder: Path) -> Words:
