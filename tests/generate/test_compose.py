@@ -77,6 +77,12 @@ def test_what_matched_is_told(sd1: Any, fake_formats: Any, fake_method: Any) -> 
     assert "unet.nowhere.other" in told[0].message
 
 
+def test_an_assumed_family_is_no_fact(sd1: Any, fake_formats: Any, fake_method: Any) -> None:
+    fake_formats.held["other"].metadata["family_from"] = "default"
+    with compose(sd1, [Wanted(Path("other"))], fake_formats, {"fake": fake_method}) as composition:
+        assert composition.parts[0].matched
+
+
 def test_keys_that_were_not_understood_are_told(sd1: Any, fake_formats: Any, fake_method: Any) -> None:
     told: list[Warned] = []
     fake_formats.held["b"].metadata["unread_keys"] = '["strange.one", "strange.two"]'

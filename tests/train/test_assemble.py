@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from tiny_models import outputs, tiny
+from tsuika.core.errors import ModelError
 from tsuika.core.types import Model
 from tsuika.train import assemble
 
@@ -34,3 +36,15 @@ def test_a_result_that_is_laid_on_in_part_says_so(tmp_path: Path) -> None:
     (told,) = assemble.lay(f"{part}:0.5", model)
     assert told.code == "GN005" and "stranger.weight" in told.message and "1 of 3" in told.message
     assert not torch.equal(outputs(model), laid)
+
+
+def test_a_file_that_does_not_tell_its_family_fits_where_its_sizes_do(tmp_path: Path) -> None:
+    model = tiny("sdxl")
+    base = outputs(model)
+    assert list(assemble.lay(str(lora_file(tmp_path / "a.safetensors", model)), model)) == []
+    assert not torch.equal(outputs(model), base)
+    wide = {"lora_unet_mid_block_resnets_0_conv2.lora_down.weight": torch.ones(2, 999, 3, 3),
+            "lora_unet_mid_block_resnets_0_conv2.lora_up.weight": torch.ones(8, 2, 1, 1)}  # fmt: skip
+    with pytest.raises(ModelError) as caught:
+        list(assemble.lay(str(lora_file(tmp_path / "b.safetensors", model, **wide)), model))
+    assert caught.value.code == "MD004" and "sd1" not in str(caught.value)

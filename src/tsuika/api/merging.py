@@ -15,6 +15,7 @@ from tsuika.core.errors import FormatError, ModelError, RecipeError
 from tsuika.core.files import split_strength
 from tsuika.core.types import Artifact, Format, Role, model_tensors
 from tsuika.core.words import Words
+from tsuika.formats.common import as_told
 from tsuika.formats.lowrank import extracting, laying, merging, resizing
 from tsuika.formats.lowrank.laying import Share
 
@@ -74,7 +75,7 @@ def merge(
 def _into(shares: Sequence[Share], into: str, out: Path, *, tokenizer: str, dtype: str) -> dict[str, Any]:
     model = load(into, tokenizer=tokenizer, device="cpu", precision="fp32")
     for share in shares:
-        if share.artifact.family != model.facts.family:
+        if as_told(share.artifact).family not in (model.facts.family, ""):
             name = share.artifact.metadata.get("name", Words("This LoRA", "このLoRA"))
             raise ModelError(
                 "MD004", where=into, artifact=name, found=share.artifact.family, expected=model.facts.family

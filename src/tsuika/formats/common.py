@@ -9,7 +9,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -111,6 +111,11 @@ def strange(unread: Sequence[str]) -> Words:
     if not unread:
         return Words("no tensors", "テンソルなし")
     return Words(f"{len(unread)} tensors such as `{unread[0]}`", f"{len(unread)}個のテンソル(`{unread[0]}` など)")
+
+
+def as_told(artifact: Artifact) -> Artifact:
+    """The artifact as its file tells it: of no family where one was only assumed; then its sizes decide where it fits."""
+    return replace(artifact, family="") if artifact.metadata.get(FAMILY_FROM) == "default" else artifact
 
 
 def unread_keys(artifact: Artifact) -> list[str]:

@@ -17,7 +17,7 @@ from tsuika.core.errors import FormatError, ModelError
 from tsuika.core.events import note
 from tsuika.core.methods import is_usable_word
 from tsuika.core.types import Artifact, Attachment, Model, canonical
-from tsuika.formats.common import unread_keys
+from tsuika.formats.common import as_told, unread_keys
 from tsuika.generate.notes import Warn, refusal
 
 LORA, EMBEDDING, HYPERNETWORK = "lora", "textual-inversion", "hypernetwork"
@@ -176,7 +176,7 @@ class _Bench:
         )  # fmt: skip
 
     def _read(self, wanted: Wanted) -> Artifact:
-        artifact = self.formats.find(wanted.path).read(wanted.path)
+        artifact = as_told(self.formats.find(wanted.path).read(wanted.path))
         if artifact.method not in self.methods or wanted.method not in ("", artifact.method):
             expected = wanted.method or ", ".join(self.methods)
             raise FormatError("FM001", where=wanted.path, found=artifact.method, expected=expected)

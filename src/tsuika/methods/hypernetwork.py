@@ -328,7 +328,7 @@ def restore(model: Model, artifact: Artifact) -> HypernetworkAttachment:
             raise FormatError("FM001", where=artifact.method, found=name, expected=names)
         by_width.setdefault(int(match[1]), {})[name] = tensor
     fitting = by_width.keys() & {width for _, width, _ in _attentions(model)}
-    if artifact.family != model.facts.family or not fitting:
+    if artifact.family not in (model.facts.family, "") or not fitting:  # some files do not say; then their widths do
         this = Words("This hypernetwork", "このハイパーネットワーク")
         raise misfit(f"widths {', '.join(map(str, sorted(by_width)))}", this, artifact, model)
     with torch.random.fork_rng(devices=[]):

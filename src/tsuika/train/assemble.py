@@ -37,7 +37,7 @@ from tsuika.data.bank import Bank
 from tsuika.data.caption import has_word
 from tsuika.data.manifest import Manifest
 from tsuika.data.prior import Preserving
-from tsuika.formats.common import unread_keys
+from tsuika.formats.common import as_told, unread_keys
 from tsuika.guard.memorise import Leaks
 from tsuika.methods import METHODS
 from tsuika.train import class_pictures, course, guarded, optim, writing
@@ -319,8 +319,8 @@ def lay(text: str, model: Model) -> Iterator[Warned]:
         FormatError, ModelError: it cannot be read, or does not fit this base.
     """
     path, strength = split_strength(text)
-    artifact = formats.find(path).read(path)
-    if artifact.family != model.facts.family:
+    artifact = as_told(formats.find(path).read(path))
+    if artifact.family not in (model.facts.family, ""):
         raise ModelError(
             "MD004", where=path, artifact=path.name, found=artifact.family, expected=model.facts.family
         )  # fmt: skip
