@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 import zipfile
 from pathlib import Path
 
+import pytest
 import torch
 
-from tsuika.core.weights import load_pickle, save_pickle
+from tsuika.core.errors import ModelError
+from tsuika.core.weights import load_pickle, open_folder, save_pickle
 
 # What A1111 1.0 to 1.10 let pass (modules/safe.py there): anything else in the zip makes it call the file malicious.
 ALLOWED = re.compile(r"[^/]+/((data/\d+)|version|(data\.pkl))")
@@ -38,3 +41,13 @@ def test_torch_reads_it_and_the_bytes_are_the_same_again(tmp_path: Path) -> None
         assert held["name"] == "ツイピ" and held["step"] == 3
         assert torch.equal(held[768][0]["linear.0.weight"], torch.arange(6.0).reshape(2, 3))
         assert held["half"].dtype == torch.bfloat16 and torch.equal(held["half"], torch.ones(2).bfloat16())
+
+
+@pytest.mark.parametrize(
+    "places", [{"a": "../x"}, {"a": "b/c"}, {"a": ".."}, {"a": ""}, {"a": "b\0"}, {"a": 1}, ["a"], "a"]
+)
+def test_an_index_that_leads_elsewhere_is_damaged(places: object, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}), encoding="utf-8")
+    with pytest.raises(ModelError, match="weight_map") as caught:
+        open_folder(tmp_path, "model")
+    assert caught.value.code == "MD003"

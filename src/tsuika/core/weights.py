@@ -270,7 +270,13 @@ def open_folder(folder: Path, stem: str) -> Weights:
 
 
 def _open_shards(index: Path) -> Weights:
-    places: dict[str, str] = read_json(index).get("weight_map", {})
+    places = read_json(index).get("weight_map", {})
+    if not isinstance(places, dict) or not all(map(_is_beside, places.values())):
+        why = Words(
+            "Its `weight_map` is no table of tensors and the files beside it that hold them.",
+            "`weight_map` が、テンソルと同じフォルダーのファイル名との対応表になっていません。",
+        )
+        raise ModelError("MD003", where=index, why=why)
     parts = {name: open_weights(index.with_name(name)) for name in sorted(set(places.values()))}
     owner = {tensor: parts[name] for tensor, name in places.items()}
     if lost := [tensor for tensor, part in owner.items() if tensor not in part.shapes]:
@@ -281,6 +287,11 @@ def _open_shards(index: Path) -> Weights:
         raise ModelError("MD003", where=index, why=why)
     shapes = {tensor: part.shapes[tensor] for tensor, part in owner.items()}
     return Weights(index, shapes, {}, lambda name: owner[name].tensor(name))
+
+
+def _is_beside(name: object) -> bool:
+    """Whether it is a file's plain name, which leads nowhere else."""
+    return isinstance(name, str) and name.isprintable() and name not in ("", "..") and Path(name).name == name
 
 
 def read_json(path: Path) -> dict[str, Any]:
