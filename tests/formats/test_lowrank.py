@@ -262,3 +262,21 @@ def test_extracting_refuses_twins_and_strangers() -> None:
         extract(weights(1), weights(1), SHAPES, family="sd1", rank=2)
     with pytest.raises(FormatError, match="FM005"):
         extract(weights(1), {}, SHAPES, family="sd1", rank=2)
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_numbers_that_are_not_finite_are_refused(number: float) -> None:
+    broken = lora(1)
+    broken.tensors[f"{CONV}.lora_up.weight"][0] = number
+    weights = {f"{name}.weight": random(*shape, seed=i) for i, (name, shape) in enumerate(SHAPES.items())}
+    tuned = weights | {f"{CONV}.weight": weights[f"{CONV}.weight"] * number}
+    dora = Artifact("lora", "sd1", broken.tensors | {f"{CONV}.dora_scale": torch.ones(18, 1, 1, 1)}, {})
+    for attempt in (
+        lambda: compress(broken, rank=2),
+        lambda: concatenate([Share(broken)]),
+        lambda: compress(dora, rank=2, base=weights),
+        lambda: extract(tuned, weights, set(SHAPES), family="sd1", rank=2),
+    ):
+        with pytest.raises(FormatError, match=f"`{CONV}") as caught:
+            attempt()
+        assert caught.value.code == "FM005"

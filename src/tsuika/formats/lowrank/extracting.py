@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from tsuika.core.errors import FormatError
 from tsuika.core.types import Artifact
 from tsuika.core.words import Words
-from tsuika.formats.lowrank.layers import Key, Layer, artifact_of, split
+from tsuika.formats.lowrank.layers import Key, Layer, artifact_of, refuse_endless, split
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,7 +52,8 @@ def extract(
         error: Largest relative error of a layer; if its rank is reached first, the error is larger.
 
     Raises:
-        FormatError: the two are not of one structure, or do not differ in these layers (FM005).
+        FormatError: the two are not of one structure, do not differ in these layers, or hold numbers that are not
+            finite (FM005).
     """
     import torch
 
@@ -77,6 +78,7 @@ def extract(
         if not ours.is_floating_point() or torch.equal(ours, theirs.to(ours.dtype)):
             continue
         change = ours.detach().to("cpu").double() - theirs.detach().to("cpu").double()
+        refuse_endless(name, change)
         size = float(change.norm())
         total += size**2
         layer_name = name.removesuffix(".weight")

@@ -51,9 +51,10 @@ def exact(family: str, key: Key, parts: Mapping[str, Tensor]) -> Layer:
     """A layer as plain LoRA, of whatever rank that takes: itself, or the singular vectors of its ΔW, to 1e-6.
 
     Raises:
-        FormatError: it is DoRA (FM005).
+        FormatError: it is DoRA, or holds numbers that are not finite (FM005).
     """
     _refuse_dora(key, parts)
+    refuse_endless(".".join(key), *parts.values())
     return Layer.of(parts) or split(*_dense(family, key, parts), None, _NUMERICAL)[0]
 
 
@@ -63,9 +64,10 @@ def nearest(
     """The plain layer of at most `rank`, and of the smallest rank whose error is at most `error`; and its relative error.
 
     Raises:
-        FormatError: it is DoRA (FM005).
+        FormatError: it is DoRA, or holds numbers that are not finite (FM005).
     """
     _refuse_dora(key, parts)
+    refuse_endless(".".join(key), *parts.values())
     if (layer := Layer.of(parts)) is not None:
         return _truncate(layer, rank, error)
     return split(*_dense(family, key, parts), rank, error)
@@ -137,6 +139,20 @@ def _kept(values: Tensor, rank: int | None, error: float | None) -> int:
     tails = values.square().flip(0).cumsum(0).flip(0).sqrt()  # tails[k]: the error of keeping k
     needed = int((tails > (error or 1e-14) * float(tails[0])).sum())
     return max(1, needed if rank is None else min(needed, rank))
+
+
+def refuse_endless(name: str, *tensors: Tensor) -> None:
+    """Refuse numbers that no decomposition can be made of.
+
+    Raises:
+        FormatError: NaN or infinity in a layer (FM005).
+    """
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors):
+        why = Words(
+            f"`{name}` holds numbers that are not finite (NaN or infinity).", f"`{name}` にNaNまたは無限大があります。"
+        )
+        do = Words("The file is damaged: get it again.", "ファイルが壊れています。入手し直してください。")
+        raise FormatError("FM005", where=name, why=why, do=do)
 
 
 def _refuse_dora(key: Key, parts: Mapping[str, Tensor]) -> None:

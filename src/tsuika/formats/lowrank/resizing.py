@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from tsuika.core.types import Artifact
 from tsuika.formats import common
-from tsuika.formats.lowrank.layers import Key, Layer, artifact_of, nearest, split
+from tsuika.formats.lowrank.layers import Key, Layer, artifact_of, nearest, refuse_endless, split
 from tsuika.formats.lowrank.laying import changed, weight_of
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def compress(
         The LoRA, and each layer's relative error |ΔW' - ΔW| / |ΔW|.
 
     Raises:
-        FormatError: DoRA without a base (FM005), OFT (FM002), keys left unread (FM002).
+        FormatError: DoRA without a base, numbers that are not finite (FM005), OFT (FM002), keys left unread (FM002).
         ModelError: DoRA on a base that it does not fit (MD004).
     """
     common.refuse_unread(artifact, "resize")
@@ -45,6 +45,7 @@ def compress(
         name = ".".join(key)
         if "dora_scale" in parts and base is not None:
             weight = weight_of(base, name, artifact)
+            refuse_endless(name, weight, *parts.values())
             change_OI = (changed(weight.double(), parts, 1.0, name) - weight.double()).flatten(1)
             layers[key], errors[name] = split(change_OI, tuple(weight.shape[1:]), rank, error)
         else:
