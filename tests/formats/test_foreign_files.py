@@ -28,6 +28,10 @@ def kohya(*names: str, width: int = 768) -> dict[str, torch.Tensor]:
     }
 
 
+def parts(names: str) -> dict[str, torch.Tensor]:
+    return {f"lora_unet_mid_block_resnets_0_conv1.{name}": torch.ones(4, 4) for name in names.split()}
+
+
 @pytest.mark.parametrize(
     ("name", "width", "family", "layer"),
     [
@@ -143,8 +147,29 @@ def test_unknown_keys_are_told_and_block_rewriting(tmp_path) -> None:
         {"lora_unet_mid_block_resnets_0_conv1.lora_down.weight": torch.ones(4)},
         {"lora_unet_mid_block_resnets_0_conv1.lora_down.weight": torch.ones(4, 4)},
         kohya("lora_unet_mid_block_resnets_0_conv1") | {"lora_unet_mid_block_resnets_0_conv1.alpha": torch.ones(2)},
+        {"lora_unet_mid_block_resnets_0_conv1.lora_up.weight": torch.ones(4, 4)},
+        parts("hada_w1_a hada_w1_b hada_w2_a"),
+        parts("hada_w1_a hada_w1_b hada_w2_a hada_w2_b hada_t1"),
+        parts("lokr_w1 lokr_w2_a"),
+        parts("lokr_w1_b lokr_w2"),
+        parts("lokr_w2"),
+        parts("lokr_w1 lokr_w1_a lokr_w1_b lokr_w2"),
+        parts("lokr_w1 lokr_w2 lokr_t2"),
     ],
-    ids=["one layer twice", "vector", "down alone", "two alphas"],
+    ids=[
+        "one layer twice",
+        "vector",
+        "down alone",
+        "two alphas",
+        "up alone",
+        "half a loha",
+        "one core",
+        "half a factor",
+        "the other half",
+        "one factor",
+        "a factor twice",
+        "a core of nothing",
+    ],
 )
 def test_contradictions_are_refused(tensors: dict[str, torch.Tensor], tmp_path) -> None:
     save_file(tensors, tmp_path / "a.safetensors")

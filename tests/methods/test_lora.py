@@ -478,6 +478,17 @@ def test_a_part_that_is_unknown_or_missing_is_named() -> None:
         restore(model, artifact)
 
 
+@pytest.mark.parametrize(("kind", "part"), [("loha", "hada_w2_a"), ("lokr", "lokr_w1"), ("lokr", "lokr_w2_b")])
+def test_a_part_that_a_split_needs_is_named(kind: str, part: str) -> None:
+    artifact = made_for_sd1(kind)
+    del artifact.tensors[next(key for key in artifact.tensors if key.endswith(f".{part}"))]
+    with pytest.raises(FormatError, match=part) as caught:
+        restore(shared("sd1"), artifact)
+    assert caught.value.code == "FM001"
+    with pytest.raises(FormatError, match="FM002"):
+        list(formats.delta(artifact))
+
+
 def test_splits_of_other_programs_are_read() -> None:
     """Tucker cores and other Kronecker factors, as LyCORIS writes them, where peft would have chosen otherwise."""
     model = shared("sd1")

@@ -66,22 +66,44 @@ def layers(artifact: Artifact, format_name: str) -> dict[tuple[str, str], dict[s
         component, path, part = split
         result.setdefault((component, path), {})[part] = tensor
     for (component, path), parts in result.items():
-        if ("lora_down.weight" in parts) != ("lora_up.weight" in parts) or not parts.keys() - {"alpha", "dora_scale"}:
-            why = Words(
-                f"`{component}.{path}` has only {', '.join(parts)}.",
-                f"`{component}.{path}` には {', '.join(parts)} しかありません。",
-            )
+        if not is_whole(parts):
+            why = _only(f"{component}.{path}", parts)
             do = Words("Give whole layers.", "層のテンソルをすべてそろえてください。")
             raise FormatError("FM002", format=format_name, why=why, do=do)
     return result
+
+
+def is_whole(parts: Iterable[str]) -> bool:
+    """Whether these parts of a layer make an update, none of them missing and none twice."""
+    names = set(parts)
+    if any(name.startswith("hada_") for name in names):
+        return {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"} <= names and len(
+            {"hada_t1", "hada_t2"} & names
+        ) != 1
+    if any(name.startswith("lokr_") for name in names):  # each of the two factors whole, or as a product
+        halves = [{f"lokr_w{n}_a", f"lokr_w{n}_b"} & names for n in (1, 2)]
+        is_split = [f"lokr_w{n}" not in names for n in (1, 2)]
+        complete = all(len(two) == (2 if split else 0) for two, split in zip(halves, is_split, strict=True))
+        return complete and (is_split[1] or "lokr_t2" not in names)
+    return {"lora_down.weight", "lora_up.weight"} <= names
+
+
+def _only(layer: str, parts: Iterable[str]) -> Words:
+    listed = ", ".join(parts)
+    return Words(f"`{layer}` has only {listed}.", f"`{layer}` には {listed} しかありません。")
 
 
 def check_shapes(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Refuse what no program could apply.
 
     Raises:
-        FormatError: MD003, a matrix is not one, an alpha is not one number, down and up do not fit together.
+        FormatError: MD003, a matrix is not one, an alpha is not one number, down and up do not fit together, or a part
+            of a layer is missing.
     """
+    held: dict[str, list[str]] = {}
+    for component, layer, part in filter(None, map(split_name, tensors)):
+        if part not in ("alpha", "dora_scale"):
+            held.setdefault(f"{component}.{layer}", []).append(part)
     for name, tensor in tensors.items():
         if name.endswith(".alpha"):
             fits = tensor.numel() == 1
@@ -96,6 +118,9 @@ def check_shapes(path: Path, tensors: Mapping[str, Tensor]) -> None:
                 f"`{name}` has the shape {shape}, which fits nothing", f"`{name}` の形状{shape}に合うものがありません"
             )
             raise container.damaged(path, why)
+    for layer, parts in held.items():
+        if not is_whole(parts):
+            raise container.damaged(path, _only(layer, parts))
 
 
 def doubled(path: Path, one: str, other: str) -> FormatError:

@@ -55,11 +55,20 @@ def layers_of(kind: str, artifact: Artifact) -> dict[tuple[str, str], dict[str, 
         component, _, path = name.removesuffix(f".{part}").partition(".")
         layers.setdefault((component, canonical(component, path)), {})[part] = tensor
     for (component, path), parts in layers.items():
-        if kind in ("lora", "dora", "oft") and (missing := set(PARTS[kind].values()) - parts.keys()):
+        if missing := _needed(kind, parts) - parts.keys():
             lacks = ", ".join(sorted(missing))
             found = Words(f"a layer without {lacks}", f"{lacks} のない層")
             raise FormatError("FM001", where=f"{component}.{path}", found=found, expected=expected)
     return layers
+
+
+def _needed(kind: str, parts: Mapping[str, Tensor]) -> set[str]:
+    """The parts that a layer of this kind must have, as it is split: LoHa with cores or without, LoKr's factors whole or not."""
+    if kind == "lokr":
+        factors = {n: f"lokr_w{n}" in parts for n in (1, 2)}
+        return {f"lokr_w{n}{end}" for n, whole in factors.items() for end in (("",) if whole else ("_a", "_b"))}
+    cores = {"hada_t1", "hada_t2"}
+    return set(PARTS[kind].values()) - (set() if parts.keys() & cores else cores)
 
 
 def rank_of(kind: str, parts: Mapping[str, Tensor]) -> int:
