@@ -60,9 +60,9 @@ def percent(values: Sequence[float]) -> str:
 
 
 def lost_share(runs: Sequence[Run], regrets: Sequence[float]) -> str:
-    """Of what can be gained, over all of these runs together."""
+    """Of what can be gained, over all of these runs together; not told where that is less than a point a run."""
     total = sum(run.gain for run in runs)
-    return f"{100 * sum(regrets) / total:.1f} %" if total else "–"
+    return f"{100 * sum(regrets) / total:.1f} %" if total >= 0.01 * len(runs) else "–"
 
 
 def trusted(runs: Sequence[Run]) -> list[Run]:
