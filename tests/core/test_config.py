@@ -82,6 +82,14 @@ def test_a_bad_value_names_the_key(text: str) -> None:
     assert caught.value.code == "RC002" and key in caught.value.part("what")
 
 
+def test_one_fold_is_refused_in_both_languages() -> None:
+    assert [config.build({"guard": {"folds": folds}}).guard.folds for folds in (0, 2, 50)] == [0, 2, 50]
+    with pytest.raises(RecipeError) as caught:
+        config.build({"guard": {"folds": 1}}, where="r.toml")
+    assert (caught.value.code, caught.value.where) == ("RC002", "r.toml")
+    assert "0, or 2 to 50" in caught.value.part("why") and "2〜50" in caught.value.part("why", "ja")
+
+
 def test_assignments_are_toml_or_text() -> None:
     assert config.parse_assignment("train.steps=4_00") == ("train.steps", 400)
     assert config.parse_assignment("data.trigger=sks dog") == ("data.trigger", "sks dog")

@@ -111,7 +111,9 @@ def build(data: Mapping[str, Any], where: str = "") -> Recipe:
         if first["type"] == "union_tag_invalid":
             known = map(method_name, METHOD_SECTIONS)
             raise no_such("method.name", name, known, what="methods", where=where) from None
-        raise RecipeError("RC002", where=where, key=key, found=first["input"], why=first["msg"]) from None
+        ours = first.get("ctx", {}).get("error")  # of a validator of our own: its words, in both languages
+        why = ours.args[0] if isinstance(ours, ValueError) else first["msg"]
+        raise RecipeError("RC002", where=where, key=key, found=first["input"], why=why) from None
 
 
 def load(path: Path) -> Recipe:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from tsuika.core.section import Help, Section, expert
+from tsuika.core.words import Words
 
 
 class Base(Section):
@@ -403,6 +404,17 @@ class Guard(Section):
         ),
         Field(ge=0, le=51),
     ] = 0
+
+    @field_validator("folds")
+    @classmethod
+    def _more_than_one(cls, value: int) -> int:
+        if value == 1:
+            why = Words(
+                "It must be 0, or 2 to 50: one fold would train on nothing.",
+                "0、または2〜50で指定してください。1分割では学習に使う画像が残りません。",
+            )
+            raise ValueError(why)
+        return value
 
 
 class Output(Section):
