@@ -11,10 +11,11 @@ from string import Formatter
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 import tsuika.evaluate
-from tsuika.evaluate import chart, report, wording
+from tsuika.core.errors import PictureError
+from tsuika.evaluate import chart, inline, report, scores, wording
 from tsuika.evaluate.report_texts import TEXTS
 
 NASTY = "<script>alert('x')</script> \"&amp;\" https://example.org/{steps}"
@@ -194,8 +195,24 @@ def test_pictures_come_back_out_of_their_data_uris(tmp_path):
     with Image.open(io.BytesIO(base64.b64decode(coded))) as back:
         assert back.width == 160
         assert abs(back.height - 160 / 3) < 1
-    with pytest.raises(OSError, match="gone"):
+    with pytest.raises(PictureError, match="gone"):
         report.data_uri(tmp_path / "gone.png", 160)
+
+
+def test_training_pictures_are_shown_and_scored_as_they_were_trained_on(tmp_path):
+    """Turned by EXIF, on white, 16 bits scaled; EXIF that cannot be read is passed over."""
+    turned, clear, deep, odd = (tmp_path / name for name in ("turned.jpg", "clear.png", "deep.png", "odd.jpg"))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    _image(size=(64, 32)).save(turned, exif=exif)
+    Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(clear)
+    Image.fromarray(np.full((8, 8), 0x8080, np.uint16)).save(deep)
+    _image().save(odd, exif=b"Exif\0\0nonsense, and no TIFF")
+    for read in (lambda path: np.asarray(inline.opened(path)), scores.pixels):
+        assert read(turned).shape == (64, 32, 3)
+        assert (read(clear) == 255).all()
+        assert (read(deep) == 128).all()
+        assert read(odd).shape == (64, 64, 3)
 
 
 @pytest.mark.parametrize("count", [1, 2, 40, 601, 5000])

@@ -6,7 +6,9 @@ import base64
 import io
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image
+
+from tsuika.data.picture import open_picture
 
 PictureSource = Image.Image | Path
 
@@ -15,7 +17,7 @@ def data_uri(image: PictureSource, side_px: int) -> str:
     """A picture, at most `side_px` on its longer side, as a data URI: PNG up to 128 px, WebP above.
 
     Raises:
-        OSError: the file is not there or no picture.
+        UnusableError: the file is not there or no picture.
     """
     small = opened(image)
     small.thumbnail((side_px, side_px), Image.Resampling.LANCZOS)
@@ -30,12 +32,9 @@ def data_uri(image: PictureSource, side_px: int) -> str:
 
 
 def opened(image: PictureSource) -> Image.Image:
-    """A picture of one's own to work on: upright, RGB.
+    """A picture of one's own to work on, read as for training: upright, sRGB, on white.
 
     Raises:
-        OSError: the file is not there or no picture.
+        UnusableError: the file is not there or no picture.
     """
-    if isinstance(image, Path):
-        with Image.open(image) as file:
-            return ImageOps.exif_transpose(file).convert("RGB")
-    return image.convert("RGB").copy()
+    return open_picture(image) if isinstance(image, Path) else image.convert("RGB").copy()

@@ -9,7 +9,6 @@ nothing. Both stand beside what the base drew at the same prompt and seed.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -18,7 +17,6 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from tsuika.data.picture import open_picture
 from tsuika.evaluate.inline import PictureSource, opened
 from tsuika.evaluate.pairs import Lookalikes, Pair
 from tsuika.guard.memorise import Leaks, Resemblance, resemblances
@@ -53,8 +51,7 @@ def find(
         leaks: what the model makes of pure noise, to be told along with the drawings.
 
     Raises:
-        OSError: a drawing cannot be read.
-        UnusableError: a training picture can no longer be read.
+        UnusableError: a drawing or a training picture can no longer be read.
     """
     drawn = [
         (row, seed, before, after)
@@ -94,8 +91,7 @@ def as_trained(source: PictureSource, size_px: tuple[int, int]) -> Image.Image:
     Raises:
         UnusableError: the picture can no longer be read.
     """
-    image = open_picture(source) if isinstance(source, Path) else source.convert("RGB")
-    return ImageOps.fit(image, size_px)
+    return ImageOps.fit(opened(source), size_px)
 
 
 def thumbnail(image: Image.Image) -> Image.Image:

@@ -13,7 +13,7 @@ from PIL import Image
 from tsuika.core.config import Recipe
 from tsuika.embedded import mascot, yardstick
 from tsuika.evaluate import report
-from tsuika.evaluate.inline import PictureSource
+from tsuika.evaluate.inline import PictureSource, opened
 
 # (recipe, training pictures, before and after) -> figures
 Scorer = Callable[[Recipe, Sequence[Path], Sequence[report.BeforeAfter]], tuple[report.Score, ...]]
@@ -21,8 +21,7 @@ Scorer = Callable[[Recipe, Sequence[Path], Sequence[report.BeforeAfter]], tuple[
 
 def pixels(source: PictureSource) -> NDArray[np.uint8]:
     """A picture as (H, W, 3) bytes."""
-    image = Image.open(source) if isinstance(source, Path) else source
-    return np.asarray(image.convert("RGB"))
+    return np.asarray(opened(source))
 
 
 def _by_seed(rows: Sequence[Sequence[float]]) -> tuple[float, ...]:
