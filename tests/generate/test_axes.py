@@ -81,6 +81,8 @@ def test_steps_of_a_training_are_the_files_beside_it(tmp_path: Path) -> None:
     axis = spread(parse_axis("step=all"), drawing)
     assert axis.values == ("20", "100", "last")
     assert axis.put(1, drawing).embedding == (f"{tmp_path / 'm-000100.pt'}:0.5",)
+    strong = Drawing("x", embedding=(str(tmp_path / "m.pt"),), strengths=(("m", 0.2), ("", 0.3), ("other", 0.4)))
+    assert axis.put(0, strong).strengths == (("m-000020", 0.2), ("", 0.3), ("other", 0.4))
     with pytest.raises(RecipeError, match="20, 100, last"):
         parse_axis("step=7").put(0, drawing)
     with pytest.raises(RecipeError, match="one artifact"):

@@ -93,7 +93,8 @@ def grid(drawing: Drawing, out: Path, *, x: str, y: str = "", z: str = "") -> It
 
 
 def _at(chosen: Sequence[Axis], place: Sequence[int], drawing: Drawing) -> Drawing:
-    for axis, number in zip(chosen, place):
+    # Strengths first: they are by a file's name, and a step puts another file in its place.
+    for axis, number in sorted(zip(chosen, place), key=lambda pair: pair[0].name != "strength"):
         drawing = axis.put(number, drawing)
     return drawing
 

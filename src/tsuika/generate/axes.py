@@ -160,13 +160,17 @@ def spread(axis: Axis, drawing: Drawing) -> Axis:
 
 
 def _at_step(drawing: Drawing, value: str) -> Drawing:
-    """The drawing with its one artifact as it was at a step: of the files beside it, the one of that number."""
+    """The drawing with its one artifact as it was at a step: of the files beside it, the one of that number.
+
+    What is said of its strength by name is then said of that file.
+    """
     key, path, strength = _only_artifact(drawing)
     known = _steps(path)
     if value not in known:
         raise _wrong("step", value, f"{path.parent}: {', '.join(known)}")
     one: Any = (f"{known[value]}:{strength}",)
-    return replace(drawing, **{key: one})
+    strengths = tuple((known[value].stem if name == path.stem else name, set_to) for name, set_to in drawing.strengths)
+    return replace(drawing, strengths=strengths, **{key: one})
 
 
 def _only_artifact(drawing: Drawing) -> tuple[str, Path, float]:
