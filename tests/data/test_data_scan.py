@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -55,6 +57,48 @@ def test_links_in_loops_and_dangling(tmp_path: Path) -> None:
         "gone.png": "unreadable",
         "pipe.png": "unreadable",
     }
+
+
+def test_pictures_of_one_name_are_told_apart_whatever_the_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One name composed in two ways, and names that are no UTF-8; each keeps its own caption."""
+    files = {("が", "NFC"): "a", ("が", "NFD"): "b"}
+    for (name, form), text in files.items():
+        path = draw(tmp_path / unicodedata.normalize(form, f"{name}.png"))  # type: ignore[arg-type]
+        path.with_suffix(".txt").write_text(text)
+    for byte in (b"\x83", b"\x84"):
+        draw(tmp_path / "x.png").rename(os.fsdecode(os.fsencode(tmp_path) + b"/" + byte + b".png"))
+        (tmp_path / "y.png").write_bytes(b"")
+        (tmp_path / "y.png").rename(os.fsdecode(os.fsencode(tmp_path) + b"/z" + byte + b".png"))
+    first, real = scan(tmp_path, Data(trigger="sks")), os.scandir
+    names = [sample.name for sample in first.samples]
+    assert len(set(names)) == 4 and {"が.png", "\N{REPLACEMENT CHARACTER}.png"} <= set(names)
+    assert len({left.name for left in first.quarantined}) == 2
+    for name in (*names, *(left.name for left in first.quarantined)):
+        name.encode("utf-8")
+    for sample in first.samples:
+        text = sample.path.with_suffix(".txt")
+        assert sample.caption == ("sks, " + text.read_text() if text.exists() else "sks")
+
+    @contextmanager
+    def backwards(folder: Path) -> Iterator[list[os.DirEntry[str]]]:
+        with real(folder) as listing:
+            yield list(listing)[::-1]
+
+    monkeypatch.setattr(os, "scandir", backwards)
+    assert scan(tmp_path, Data(trigger="sks")) == first
+
+
+def test_links_that_lead_nowhere_at_all_are_left_out(tmp_path: Path) -> None:
+    draw(tmp_path / "1.png")
+    for name in ("2.png", "1.txt", "folder"):
+        (tmp_path / name).symlink_to(tmp_path / name)
+    manifest = scan(tmp_path, CONFIG)
+    assert [sample.name for sample in manifest.samples] == ["1.png"]
+    assert {left.name: left.reason for left in manifest.quarantined} == dict.fromkeys(
+        ("2.png", "1.txt", "folder"), "unreadable"
+    )
 
 
 def test_own_outputs_are_passed_over_and_said(tmp_path: Path) -> None:
@@ -232,7 +276,7 @@ def test_report_counts(tmp_path: Path) -> None:
 
 
 def test_what_was_left_out_is_told_in_both_languages() -> None:
-    left = tuple(LeftOut(Path("a.svg"), reason, "12 px") for reason in REASONS)
+    left = tuple(LeftOut(Path("b/a.svg"), reason, "12 px", "b/a.svg") for reason in REASONS)
     told = list(Manifest((), left, tuple(Note("b.png", reason, "") for reason in REASONS)).remarks())
     assert [one.code for one in told] == ["DS006"] * len(REASONS) + ["DS007"] * len(REASONS)
     for one, words in zip(told, 2 * [*REASONS.values()]):

@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePath
+from pathlib import Path
 from statistics import median
 from typing import Final
 
@@ -134,12 +134,12 @@ def check(
     captions, about_captions = check_captions.check(manifest, config, tokenize, tokenizer)
     variety, about_variety = _variety(samples, looks, duplicates)
     findings = [
-        *_nothing(manifest), *_left_out(manifest, folder), *_of_files(manifest, seen), *_of_pixels(samples, qualities, size_px),
+        *_nothing(manifest), *_left_out(manifest), *_of_files(manifest, seen), *_of_pixels(samples, qualities, size_px),
         *_of_sizes(buckets, config.crop), *_of_duplicates(duplicates), *about_captions, *about_variety,
     ]  # fmt: skip
     return Report(
         folder=folder, base=base, size_px=size_px,
-        pictures=_pictures(manifest, folder, qualities, tokenize),
+        pictures=_pictures(manifest, qualities, tokenize),
         findings=tuple(sorted(findings, key=lambda found: (LEVELS.index(found.level), bool(found.pictures), -len(found.pictures)))),
         duplicates=duplicates, captions=captions, variety=variety,
         sizes=tuple(Size(one.width, one.height, len(one.samples)) for one in buckets),
@@ -165,13 +165,6 @@ def _has_empty_tail(path: Path) -> bool:
         return not stream.read().strip(b"\0")
 
 
-def _name(path: Path, folder: Path) -> str:
-    try:
-        return PurePath(path.relative_to(folder)).as_posix()
-    except ValueError:  # through a link
-        return path.name
-
-
 def _nothing(manifest: Manifest) -> list[Finding]:
     if manifest.samples:
         return []
@@ -179,9 +172,9 @@ def _nothing(manifest: Manifest) -> list[Finding]:
     return [Finding("nothing-usable" if left else "nothing-found", "unusable", (), {"left": left})]
 
 
-def _left_out(manifest: Manifest, folder: Path) -> list[Finding]:
+def _left_out(manifest: Manifest) -> list[Finding]:
     return [
-        Finding(reason, "unusable", tuple(_name(left.path, folder) for left in group), {"words": group[0].words})
+        Finding(reason, "unusable", tuple(left.name for left in group), {"words": group[0].words})
         for reason, group in scan.left_out_by_reason(manifest)
     ]
 
@@ -329,10 +322,10 @@ def _variety(
 
 
 def _pictures(
-    manifest: Manifest, folder: Path, qualities: Mapping[str, Quality], tokenize: check_captions.Tokenize | None
+    manifest: Manifest, qualities: Mapping[str, Quality], tokenize: check_captions.Tokenize | None
 ) -> tuple[CheckedPicture, ...]:
     sharp = _middle([one.sharpness for one in qualities.values()])
-    rows = [CheckedPicture(_name(left.path, folder), left.path, False) for left in manifest.quarantined]
+    rows = [CheckedPicture(left.name, left.path, False) for left in manifest.quarantined]
     for sample in manifest.samples:
         one = qualities[sample.name]
         relative = 0.0 if not sharp or np.isnan(one.sharpness) else round(one.sharpness / sharp, 3)

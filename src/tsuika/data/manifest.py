@@ -42,6 +42,7 @@ class LeftOut(NamedTuple):
     path: Path
     reason: str
     words: str
+    name: str = ""  # as a sample's
 
 
 class Note(NamedTuple):
@@ -85,8 +86,8 @@ class Manifest:
 
     def remarks(self) -> Iterator[Warned]:
         """What people should know: pictures left out (DS006), and what was changed about others (DS007)."""
-        for path, reason, words in self.quarantined:
-            yield _remark("DS006", path.name, reason, words)
+        for _, reason, words, name in self.quarantined:
+            yield _remark("DS006", name, reason, words)
         for name, reason, words in self.notes:
             yield _remark("DS007", name, reason, words)
 

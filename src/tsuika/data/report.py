@@ -88,7 +88,7 @@ def report(manifest: Manifest, buckets: Sequence[Bucket], config: Data, lang: Li
     if manifest.quarantined:
         lines.append(f"{words['left']}:")
         for reason, items in left_out_by_reason(manifest):
-            lines += [f"  {item.path}: {REASONS[reason][lang]} ({item.words})" for item in items]
+            lines += [f"  {item.name}: {REASONS[reason][lang]} ({item.words})" for item in items]
     if manifest.notes:
         lines.append(f"{words['notes']}:")
         lines += [f"  {note.name}: {REASONS[note.code][lang]} ({note.words})" for note in manifest.notes]

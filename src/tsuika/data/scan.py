@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import unicodedata
@@ -82,14 +83,14 @@ def scan(
         raise PictureError("DS001", where=folder)
     least_px = config.min_size_px or (config.size_px or size_px) // 2
     found = _Found()
-    _walk(folder, (folder.resolve().name,), "", found)
+    _walk(folder, (_for_people(folder.resolve().name),), "", found)
     samples: list[Sample] = []
 
     def read(item: _Candidate) -> tuple[Sample, list[Note]] | LeftOut:
         try:
             return _sample(item, config, least_px, visit)
         except UnusableError as error:
-            return LeftOut(item.path, error.reason, error.words)
+            return LeftOut(item.path, error.reason, error.words, item.name)
 
     items = sorted(found.pictures, key=lambda item: natural_key(item.name))
     with ThreadPoolExecutor(workers) as pool:
@@ -145,49 +146,73 @@ def _walk(folder: Path, names: tuple[str, ...], prefix: str, found: _Found) -> N
             return
         found.seen.add((status.st_dev, status.st_ino))
         with os.scandir(folder) as listing:
-            entries = sorted(listing, key=lambda entry: natural_key(entry.name))
+            entries = sorted(listing, key=lambda entry: (natural_key(entry.name), os.fsencode(entry.name)))
     except OSError as error:
-        found.left_out.append(LeftOut(folder, "unreadable", error.strerror or str(error)))
+        found.left_out.append(_unreadable(folder, prefix.rstrip("/") or names[-1], error))
         return
     if prefix and (own := _own_output({entry.name for entry in entries})):
         found.notes.append(Note(prefix.rstrip("/"), "own-output", own))
         return
-    captions: dict[str, dict[str, Path]] = {}
+    named: list[tuple[os.DirEntry[str], str]] = []
+    taken: set[str] = set()
     for entry in entries:
-        plain = PurePath(_for_people(entry.name))
-        if plain.suffix.lower() in caption.SUFFIXES and entry.is_file():
-            captions.setdefault(plain.stem, {})[plain.suffix.lower()] = Path(entry.path)
-    repeats, words = kohya_folder(names) or (1, "")
-    for entry in entries:
-        path, name = Path(entry.path), _for_people(entry.name)
+        name = _own_name(entry.name, taken)
         if name.startswith("."):
             continue
+        try:
+            entry.is_dir()
+        except OSError as error:  # a link that leads in a circle or into a closed folder
+            found.left_out.append(_unreadable(Path(entry.path), prefix + name, error))
+        else:
+            named.append((entry, prefix + name))
+    captions: dict[str, dict[str, Path]] = {}
+    for entry, _ in named:
+        plain = PurePath(entry.name)
+        if plain.suffix.lower() in caption.SUFFIXES and entry.is_file():
+            for stem in (plain.stem, _composed(plain.stem)):  # the picture's may be composed otherwise
+                captions.setdefault(stem, {})[plain.suffix.lower()] = Path(entry.path)
+    repeats, words = kohya_folder(names) or (1, "")
+    for entry, name in named:
+        path = Path(entry.path)
         if entry.is_dir():
-            _walk(path, (*names, entry.name), f"{prefix}{name}/", found)
+            _walk(path, (*names, _for_people(entry.name)), f"{name}/", found)
         elif path.suffix.lower() in FOREIGN:
-            found.left_out.append(
-                LeftOut(
-                    path,
-                    "unsupported",
-                    Words(
-                        f"{path.suffix} files are not supported; save it as PNG",
-                        f"{path.suffix} ファイルには対応していません。PNGで保存してください",
-                    ),
-                )
+            unsupported = Words(
+                f"{path.suffix} files are not supported; save it as PNG",
+                f"{path.suffix} ファイルには対応していません。PNGで保存してください",
             )
+            found.left_out.append(LeftOut(path, "unsupported", unsupported, name))
         elif path.suffix.lower() in SUFFIXES or _is_picture(path):
             if repeats == 0:
-                found.left_out.append(
-                    LeftOut(path, "no-repeats", Words(f"folder {names[-1]}", f"フォルダー {names[-1]}"))
-                )
+                none = Words(f"folder {names[-1]}", f"フォルダー {names[-1]}")
+                found.left_out.append(LeftOut(path, "no-repeats", none, name))
                 continue
-            files = captions.get(PurePath(name).stem, {})
-            found.pictures.append(_Candidate(path, prefix + name, files, repeats, words))
+            files = captions.get(path.stem) or captions.get(_composed(path.stem), {})
+            found.pictures.append(_Candidate(path, name, files, repeats, words))
+
+
+def _unreadable(path: Path, name: str, error: OSError) -> LeftOut:
+    return LeftOut(path, "unreadable", error.strerror or str(error), name)
+
+
+def _own_name(name: str, taken: set[str]) -> str:
+    """For people, and no other entry's of this folder: two that look the same are told apart by a hash of their bytes."""
+    plain = PurePath(_for_people(name))
+    own, digest = str(plain), os.fsencode(name)
+    while own in taken:
+        digest = hashlib.sha256(digest).hexdigest().encode()
+        own = f"{plain.stem}-{digest[:8].decode()}{plain.suffix}"
+    taken.add(own)
+    return own
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
 
 def _for_people(name: str) -> str:
     """NFC, and bytes that are no UTF-8 replaced."""
-    return unicodedata.normalize("NFC", os.fsencode(name).decode("utf-8", "replace"))
+    return _composed(os.fsencode(name).decode("utf-8", "replace"))
 
 
 def _own_output(names: set[str]) -> str:
