@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tsuika.core import events
 from tsuika.core.events import Finished, Saved
+from tsuika.core.files import write_text
 
 
 def test_a_last_line_that_was_cut_anywhere_is_left_out(tmp_path: Path) -> None:
@@ -17,3 +18,12 @@ def test_a_last_line_that_was_cut_anywhere_is_left_out(tmp_path: Path) -> None:
         assert events.read(log) == [whole[1]] or end == len(first) - 1
     log.write_bytes(second + first)
     assert events.read(log) == whole[::-1]
+
+
+def test_a_name_that_is_no_unicode_can_be_logged_and_read_again(tmp_path: Path) -> None:
+    event = Saved(3, "\udc83.png")
+    log = tmp_path / "events.jsonl"
+    log.write_text(event.to_json() + "\n", encoding="utf-8")
+    assert events.read(log) == [event]
+    write_text(tmp_path / "page.html", event.path)
+    assert (tmp_path / "page.html").read_text(encoding="utf-8") == "\\udc83.png"

@@ -18,8 +18,9 @@ class Event:
     """Base of all events."""
 
     def to_json(self) -> str:
-        """One line of `events.jsonl`."""
-        return json.dumps({"event": type(self).__name__, **jsonable(self)}, ensure_ascii=False, allow_nan=False)
+        """One line of `events.jsonl`; what is no Unicode (of a file's name) stands there as JSON's escapes."""
+        text = json.dumps({"event": type(self).__name__, **jsonable(self)}, ensure_ascii=False, allow_nan=False)
+        return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 @dataclass(frozen=True)
