@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import typer
 
 from tsuika.api import CellDrawn, SheetWritten
 from tsuika.cli import screen
@@ -129,3 +131,59 @@ def test_checks_of_the_guard_in_japanese(tmp_path: Path, capsys: pytest.CaptureF
     assert "ステップ100: 検証用 -12.0 %(-15.0 %〜-9.0 %)、学習用 -30.0 %。これまでの最良: ステップ100" in told
     assert "お知らせ[GD006] ステップ220で停止" in told
     assert "ファイルに選んだステップ: 113" in told
+
+
+def ended(error: BaseException, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """The status and the words of a program that ends with an error."""
+    app = typer.Typer()
+
+    @app.command()
+    def work() -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as left:
+        screen.run(app, [])
+    return int(left.value.code or 0), capsys.readouterr().err
+
+
+def test_a_bug_is_logged_where_it_can_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here, temporary = tmp_path / "here", tmp_path / "temporary"
+    here.mkdir()
+    temporary.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    for folder in (here, temporary):
+        status, told = ended(ValueError("\udc83"), capsys)
+        assert status == 1 and str(folder / "tsuika-error.log") in told
+        assert "ValueError" in (folder / "tsuika-error.log").read_text(encoding="utf-8")
+        (folder / "tsuika-error.log").unlink()
+        (folder / "tsuika-error.log").mkdir()  # nothing can be written there any more
+    status, told = ended(ValueError("odd"), capsys)
+    assert status == 1 and "ValueError('odd')" in told and "Traceback" not in told
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (MemoryError(), "RS001"),
+        (type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory.\nMore"), "RS001"),
+        (OSError(errno.ENOSPC, "No space left on device", "a.png"), "RS002"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "RS002"),
+    ],
+)
+def test_what_runs_out_is_no_bug(
+    error: Exception, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, told = ended(error, capsys)
+    assert status == 5 and code in told
+    assert not list(tmp_path.iterdir())
+
+
+def test_names_that_are_no_unicode_can_be_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    app = typer.Typer()
+    app.command()(lambda: screen.result({"picture": "\udc83.png"}, as_json=True))
+    screen.run(app, [])
+    assert json.loads(capsys.readouterr().out) == {"picture": "\udc83.png"}

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
@@ -17,7 +19,7 @@ from typing import Any
 
 import typer
 
-from tsuika.core.errors import TsuikaError
+from tsuika.core.errors import TsuikaError, exhausted
 from tsuika.core.events import (
     Chosen,
     Event,
@@ -120,6 +122,10 @@ _WORDS: dict[str, dict[Lang, str]] = {
     "bug": {
         "en": "This is a bug of ours. The details are in {log}; please report it.",
         "ja": "tsuikaの不具合です。詳細は {log} にあります。不具合の報告をお願いします。",
+    },
+    "bug.unlogged": {
+        "en": "This is a bug of ours: {error}. Its details could not be written anywhere; please report it.",
+        "ja": "tsuikaの不具合です: {error}。詳細をどこにも書き出せませんでした。不具合の報告をお願いします。",
     },
 }
 _chosen: list[Lang] = ["en"]
@@ -325,6 +331,8 @@ def follow(events: Iterator[Event], run: Path, *, as_json: bool) -> None:
 
 def run(app: typer.Typer, arguments: list[str]) -> None:
     """Run the program and exit with its status."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may be no Unicode, or more than the terminal can show
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         status = app(arguments, standalone_mode=False)
     except TsuikaError as error:
@@ -337,10 +345,22 @@ def run(app: typer.Typer, arguments: list[str]) -> None:
     except _Complaint as wrong:
         wrong.show()  # type: ignore[attr-defined]
         raise SystemExit(2) from None
-    except Exception:  # noqa: BLE001 (the last line of defence: a bug becomes a log file and status 1)
-        log = Path("tsuika-error.log")
-        log.write_text(traceback.format_exc(), encoding="utf-8")
-        sys.stderr.write(say("bug", log=log.absolute()) + "\n")
+    except Exception as error:  # noqa: BLE001 (the last line of defence: a bug becomes a log file and status 1)
+        if ours := exhausted(error):
+            sys.stderr.write(ours.describe(language()) + "\n")
+            raise SystemExit(ours.exit_status) from None
+        log = _logged(traceback.format_exc())
+        sys.stderr.write((say("bug", log=log) if log else say("bug.unlogged", error=repr(error))) + "\n")
         raise SystemExit(1) from None
     if isinstance(status, int) and status:  # typer hands a status (130 of Ctrl+C, among others) back like a result
         raise SystemExit(status)
+
+
+def _logged(text: str) -> Path | None:
+    """The file that the details of a bug were written to: here, else where temporary files are; None: nowhere."""
+    for folder in (Path.cwd, lambda: Path(tempfile.gettempdir())):
+        with suppress(OSError):  # read-only, full, or gone
+            log = folder() / "tsuika-error.log"
+            log.write_text(text, encoding="utf-8", errors="backslashreplace")
+            return log
+    return None

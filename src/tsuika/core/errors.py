@@ -5,6 +5,7 @@ The words live in `messages.py`, in English and Japanese, keyed by the code.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import ClassVar
@@ -76,6 +77,23 @@ class ResourceError(TsuikaError):
     """Out of memory or disk."""
 
     exit_status = 5
+
+
+def exhausted(error: BaseException, *, where: object = "", do: str = "") -> ResourceError | None:
+    """The error of ours where memory (RS001) or disk (RS002) has run out; None where it is something else.
+
+    Torch's own is told by its name: nothing here imports torch.
+    """
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        none = Words("The machine has no more memory.", "このマシンのメモリに空きがありません。")
+        less = Words(
+            "Close other programs, or work on smaller pictures.",
+            "ほかのプログラムを終了するか、画像を小さくしてください。",
+        )
+        return ResourceError("RS001", where=where, why=str(error).partition("\n")[0] or none, do=do or less)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ResourceError("RS002", where=error.filename or where, why=error.strerror)
+    return None
 
 
 class DivergedError(TsuikaError):

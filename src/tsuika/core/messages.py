@@ -215,8 +215,8 @@ MESSAGES: Final[dict[str, Message]] = {
         ("{file} も書き出しました", "各ソフトは、v予測モデルであることをこのファイルから読み取ります。", ""),
     ),
     "RS001": _m(
-        ("Not enough memory", "{why}", "Try --set train.batch_size={smaller}, or --set train.gradient_checkpointing=true"),
-        ("メモリが足りません", "{why}", "--set train.batch_size={smaller} または --set train.gradient_checkpointing=true を試してください。"),
+        ("Not enough memory", "{why}", "{do}"),
+        ("メモリが足りません", "{why}", "{do}"),
     ),
     "RS002": _m(
         ("Not enough disk space", "{why}", "Free some space or choose another --out."),

@@ -5,7 +5,6 @@ The order is the architecture page's: load the base, read the pictures, attach t
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import shutil
@@ -24,7 +23,7 @@ from accelerate.utils import DistributedDataParallelKwargs
 from tsuika import families, formats
 from tsuika.core import config
 from tsuika.core.config import Recipe
-from tsuika.core.errors import InterruptedRunError, ModelError, PictureError, RecipeError, ResourceError
+from tsuika.core.errors import InterruptedRunError, ModelError, PictureError, RecipeError, exhausted
 from tsuika.core.events import Event, Finished, Phase, Previewed, Warned, note
 from tsuika.core.files import split_strength, write_text
 from tsuika.core.methods import Lora, MethodSection
@@ -101,14 +100,13 @@ def clear_errors(recipe: Recipe, where: object) -> Iterator[None]:
     """Out of memory and out of disk as tsuika's own errors."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        none = Words("The machine has no more memory.", "このマシンのメモリに空きがありません。")
-        why = str(error).splitlines()[0] if str(error) else none
-        raise ResourceError("RS001", where=where, why=why, smaller=max(1, recipe.train.batch_size // 2)) from None
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        smaller = max(1, recipe.train.batch_size // 2)
+        less = f"--set train.batch_size={smaller}", "--set train.gradient_checkpointing=true"
+        do = Words(f"Try {', or '.join(less)}", f"{' または '.join(less)} を試してください。")
+        if (ours := exhausted(error, where=where, do=do)) is None:
             raise
-        raise ResourceError("RS002", where=error.filename or where, why=error.strerror) from None
+        raise ours from None
 
 
 def pictures(run: Run, model: Model, *, report: Path | None = None) -> Iterator[Event]:
