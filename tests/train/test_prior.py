@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from PIL import Image
 from runs import make_place
 
@@ -16,6 +17,7 @@ from tsuika.core import config
 from tsuika.core.config import Recipe
 from tsuika.core.errors import PictureError, RecipeError
 from tsuika.core.events import Event, Stepped, Written
+from tsuika.core.rundir import RunDir
 from tsuika.core.sections import Data
 from tsuika.core.types import Batch
 from tsuika.data import bank as banks
@@ -136,6 +138,32 @@ def test_pictures_are_drawn_once_for_a_base_and_a_class(tmp_path: Path) -> None:
     assert len(wishes) == 1
     others = {drawn(tiny("sd1", seed=4)), drawn(of=Data(class_word="cat", reg_generate=6)), folder}
     assert len(others) == 3
+
+
+def test_what_lies_on_the_base_and_how_is_drawn_tell_class_pictures_apart(
+    place: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two runs share what they draw only where strength and content of `base.artifacts` and the settings are the same."""
+    lora, copy = tmp_path / "a.safetensors", tmp_path / "b" / "a.safetensors"
+    copy.parent.mkdir()
+    lora.write_bytes(b"one")
+    copy.write_bytes(b"one")
+    model, seen = tiny("sd1"), list[Path]()
+    monkeypatch.setattr(class_pictures, "fill", lambda folder, *_: seen.append(folder) or iter(()))
+
+    def drawn(steps: int, *artifacts: Path | str) -> Path:
+        what = recipe(place, "fp32")
+        what = what.model_copy(update={"base": what.base.model_copy(update={"artifacts": tuple(map(str, artifacts))})})
+        run = assemble.Run(what, RunDir(tmp_path / "run"), tmp_path, draw=grey, drawn_with=lambda _: steps, model=model)
+        list(assemble.preserve(run, None, fill, Accelerator(cpu=True)))  # type: ignore[arg-type]
+        return seen[-1]
+
+    first = drawn(25, lora)
+    assert drawn(25, lora) == drawn(25, f"{lora}:1") == drawn(25, copy) == first
+    others = [drawn(20, lora), drawn(25, f"{lora}:0.5"), drawn(25)]
+    lora.write_bytes(b"two")
+    others.append(drawn(25, lora))
+    assert len({first, *others}) == 5
 
 
 @pytest.fixture(scope="module")

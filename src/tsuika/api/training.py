@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -96,7 +97,7 @@ def _open_run(recipe: Recipe, out: Path) -> RunDir:
 
 def run_of(recipe: Recipe, folder: RunDir) -> assemble.Run:
     """A run as this door gives it: with previews, class pictures and the cache of encoded ones."""
-    run = assemble.Run(recipe, folder, EMBEDDED, draw=_draw_class, cache=cache_folder())
+    run = assemble.Run(recipe, folder, EMBEDDED, draw=_draw_class, drawn_with=_drawn_with, cache=cache_folder())
     run.preview = partial(_preview, run)
     return run
 
@@ -156,6 +157,10 @@ def _draw_class(model: Model, wish: class_pictures.Wish) -> list[Image.Image]:
         defaults=defaults_of(model), batch_size=wish.num,
     )  # fmt: skip
     return pipeline.to_pictures(pixels)
+
+
+def _drawn_with(model: Model) -> dict[str, Any]:
+    return asdict(defaults_of(model))
 
 
 def preview_prompts(recipe: Recipe) -> tuple[str, ...]:

@@ -58,6 +58,7 @@ class Run:
     embedded: Path  # the folder of the base that ships with the package
     preview: Preview | None = None
     draw: class_pictures.Draw | None = None
+    drawn_with: Callable[[Model], object] | None = None  # of `draw`: its settings for a base, as JSON can hold them
     cache: Path | None = None
     model: Model | None = None
     manifest: Manifest | None = None
@@ -297,11 +298,13 @@ def preserve(
     data, folder = run.recipe.data, Path(run.recipe.data.reg_images)
     if not data.reg_images:
         assert run.draw is not None
+        how = run.drawn_with(run.model) if run.drawn_with is not None else None
         keep = run.cache.parent if run.cache is not None and data.cache else run.folder.root
         with accelerator.main_process_first():
             folder = yield from class_pictures.drawn(
                 run.model, data, keep / "class_pictures", run.draw,
                 size_px=data.size_px or run.model.native_size_px, seed=run.recipe.train.seed,
+                also=(how, class_pictures.on_base(run.recipe.base.artifacts)),
             )  # fmt: skip
     joined = yield from class_pictures.fill(folder, run.buckets, bank, data, encode)
     return joined

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from tsuika.core.errors import PictureError, RecipeError
 from tsuika.core.events import Event, Phase
-from tsuika.core.files import whole
+from tsuika.core.files import sha256, split_strength, whole
 from tsuika.core.sections import Data
 from tsuika.core.seeds import derive
 from tsuika.core.types import Model, model_tensors
@@ -55,14 +55,15 @@ def wanted(data: Data) -> bool:
 
 
 def drawn(
-    model: Model, data: Data, folder: Path, draw: Draw, *, size_px: int, seed: int
+    model: Model, data: Data, folder: Path, draw: Draw, *, size_px: int, seed: int, also: Sequence[object] = ()
 ) -> Generator[Event, None, Path]:
     """The folder of `data.reg_generate` pictures of the class, below `folder`; only missing ones are drawn.
 
-    It is named after everything that decides the pictures, so another run on this base finds them.
+    It is named after everything that decides the pictures, so another run on this base finds them. What the model's
+    tensors do not tell stands in `also`, as JSON can hold it: how is drawn, what lies on the base at which strength.
     """
     wish = Wish(prior.class_caption(data.class_word), data.reg_generate, derive(seed, "class") % 2**31, size_px)
-    facts = [wish.prompt, wish.num, wish.seed, wish.size_px, fingerprint(model)]
+    facts = [wish.prompt, wish.num, wish.seed, wish.size_px, fingerprint(model), *also]
     place = folder / hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
     yield Phase("class-pictures", wish.num)
     place.mkdir(parents=True, exist_ok=True)
@@ -83,6 +84,15 @@ def fingerprint(model: Model) -> str:
         some = value.detach().flatten()[:: max(1, value.numel() // 64)].cpu().float()
         digest.update(f"{name} {tuple(value.shape)}".encode() + some.numpy().tobytes())
     return digest.hexdigest()
+
+
+def on_base(texts: Sequence[str]) -> list[tuple[str, list[str], float]]:
+    """Of each `FILE` or `FILE:STRENGTH` its name (which may be its word), its content (of a folder: of its files), its strength."""
+    found = []
+    for path, strength in map(split_strength, texts):
+        files = sorted(path.rglob("*")) if path.is_dir() else [path]
+        found.append((path.name, [sha256(file) for file in files if file.is_file()], strength))
+    return found
 
 
 def fill(
