@@ -281,6 +281,14 @@ def test_a_cleaned_copy_leaves_the_originals_alone(tmp_path: Path) -> None:
     assert (tmp_path / "out" / LIST).read_text(encoding="utf-8").count("\n") == 3
 
 
+def test_a_copy_of_a_picture_whose_exif_cannot_be_read_is_whole(tmp_path: Path) -> None:
+    folder = write(tmp_path / "set", [textured(seed) for seed in range(3)])
+    textured(7).save(folder / "odd.jpg", exif=b"Exif\0\0nonsense, and no TIFF")
+    cleaned = clean(look(folder), tmp_path / "out")
+    assert (cleaned.kept, cleaned.mended) == (4, ())
+    assert (tmp_path / "out" / "odd.jpg").read_bytes() == (folder / "odd.jpg").read_bytes()
+
+
 def test_where_a_copy_may_not_go(tmp_path: Path) -> None:
     folder = write(tmp_path / "set", [textured(seed) for seed in range(2)])
     report = look(folder)

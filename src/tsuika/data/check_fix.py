@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from PIL import ExifTags, Image
+from PIL import Image
 
 from tsuika.core.errors import RecipeError
 from tsuika.core.files import whole, write_text
 from tsuika.core.words import Words
 from tsuika.data import caption
 from tsuika.data.check_report import CheckedPicture, Report
-from tsuika.data.picture import open_picture
+from tsuika.data.picture import is_turned, open_picture
 
 LIST: Final = "left-out.tsv"
 # What the copy mends by itself; whatever else asks for a look is left for a person.
@@ -121,9 +121,8 @@ def _left_out(report: Report) -> Iterator[LeftOutPicture]:
 
 
 def _changes(picture: CheckedPicture) -> Iterator[str]:
-    with Image.open(picture.path) as file:
-        if file.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9):
-            yield "turned"
+    if is_turned(picture.path):
+        yield "turned"
     if any(picture.bars):
         yield "cropped"
 

@@ -109,6 +109,16 @@ def read_picture(path: Path) -> Opened:
     return Opened(image, hashlib.sha256(content).hexdigest(), (*notes, *more))
 
 
+def is_turned(path: Path) -> bool:
+    """Whether EXIF turns the picture; not where the EXIF cannot be read, as `read_picture` takes it."""
+    readable_formats()
+    try:
+        with Image.open(path) as file:
+            return file.getexif().get(ExifTags.Base.Orientation, 1) in _TURNS
+    except _DECODER_ERRORS:
+        return False
+
+
 def sniff(head: bytes) -> str | None:
     """Which of `FORMATS` a file's first 16 bytes announce."""
     if head[4:8] == b"ftyp":
