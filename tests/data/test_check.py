@@ -20,6 +20,7 @@ from tsuika.data.check_fix import LIST, clean
 from tsuika.data.check_report import Report
 from tsuika.data.manifest import REASONS
 from tsuika.data.quality import bars, measure
+from tsuika.data.scan import scan
 from tsuika.embedded import mascot, sketch, world
 
 
@@ -283,10 +284,22 @@ def test_a_cleaned_copy_leaves_the_originals_alone(tmp_path: Path) -> None:
 
 def test_a_copy_of_a_picture_whose_exif_cannot_be_read_is_whole(tmp_path: Path) -> None:
     folder = write(tmp_path / "set", [textured(seed) for seed in range(3)])
-    textured(7).save(folder / "odd.jpg", exif=b"Exif\0\0nonsense, and no TIFF")
+    textured(7).save(folder / "odd.png", exif=b"Exif\0\0nonsense, and no TIFF")
     cleaned = clean(look(folder), tmp_path / "out")
     assert (cleaned.kept, cleaned.mended) == (4, ())
-    assert (tmp_path / "out" / "odd.jpg").read_bytes() == (folder / "odd.jpg").read_bytes()
+    assert (tmp_path / "out" / "odd.png").read_bytes() == (folder / "odd.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("out", "inside"), [("copy", "10_sks dog/"), ("10_sks dog-checked", "10_sks dog/"), ("10_sks dog", "")]
+)
+def test_a_copy_keeps_the_repeats_and_words_of_a_folders_name(out: str, inside: str, tmp_path: Path) -> None:
+    folder = write(tmp_path / "10_sks dog", [textured(seed) for seed in range(2)])
+    clean(look(folder), tmp_path / "made" / out)
+    copy = scan(tmp_path / "made" / out, Data())
+    assert {sample.name: (sample.repeats, sample.caption) for sample in copy.samples} == {
+        f"{inside}{number}.png": (10, "sks dog") for number in range(2)
+    }
 
 
 def test_where_a_copy_may_not_go(tmp_path: Path) -> None:

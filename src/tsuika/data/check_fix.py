@@ -16,6 +16,7 @@ from tsuika.core.words import Words
 from tsuika.data import caption
 from tsuika.data.check_report import CheckedPicture, Report
 from tsuika.data.picture import is_turned, open_picture
+from tsuika.data.scan import kohya_folder
 
 LIST: Final = "left-out.tsv"
 # What the copy mends by itself; whatever else asks for a look is left for a person.
@@ -71,7 +72,8 @@ def clean(report: Report, out: Path) -> Cleaned:
     """Write the copy, or where `out` ends in `.tsv` or `.txt`, only the list of what should be left out.
 
     Left out: what cannot be used, and of near-duplicates all but the best. Turned upright by EXIF and without even bars:
-    as PNG. Captions: as UTF-8 in one line. Everything else is copied byte for byte, in the same subfolders.
+    as PNG. Captions: as UTF-8 in one line. Everything else is copied byte for byte, in the same subfolders; where the
+    folder's own name says repeats and words, in one of that name.
 
     Raises:
         RecipeError: as `may_write`.
@@ -85,11 +87,12 @@ def clean(report: Report, out: Path) -> Cleaned:
         return Cleaned(out, 0, left_out, (), (), ())
     without = {left.name for left in left_out}
     kept = [picture for picture in report.usable if picture.name not in without]
+    inside = _inside(report.folder.resolve().name, out.resolve().name)
     taken: set[str] = set()
     mended, recoded = [], []
     for picture in kept:
         changes = tuple(_changes(picture))
-        name = _target(picture.name, bool(changes), taken)
+        name = inside + _target(picture.name, bool(changes), taken)
         target = out / name
         with whole(target) as temporary:
             if changes:
@@ -131,6 +134,12 @@ def _mend(picture: CheckedPicture) -> Image.Image:
     image = open_picture(picture.path)
     left, top, right, bottom = picture.bars
     return image.crop((left, top, image.width - right, image.height - bottom))
+
+
+def _inside(name: str, out: str) -> str:
+    """The subfolder that keeps what a folder called `N_words` says, where the copy's own name says something else."""
+    said = kohya_folder([name])
+    return f"{name}/" if said is not None and said != kohya_folder([out]) else ""
 
 
 def _target(name: str, as_png: bool, taken: set[str]) -> str:
