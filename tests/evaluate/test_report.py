@@ -201,7 +201,7 @@ def test_pictures_come_back_out_of_their_data_uris(tmp_path):
 
 def test_training_pictures_are_shown_and_scored_as_they_were_trained_on(tmp_path):
     """Turned by EXIF, on white, 16 bits scaled; EXIF that cannot be read is passed over."""
-    turned, clear, deep, odd = (tmp_path / name for name in ("turned.jpg", "clear.png", "deep.png", "odd.jpg"))
+    turned, clear, deep, odd = (tmp_path / name for name in ("turned.jpg", "clear.png", "deep.png", "odd.png"))
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     _image(size=(64, 32)).save(turned, exif=exif)
