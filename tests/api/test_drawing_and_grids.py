@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -191,3 +193,50 @@ def test_what_cannot_be_is_said_before_anything_is_drawn(tmp_path: Path, loads: 
     with pytest.raises(ModelError):
         api.generate(Drawing("x <lora:nowhere:1>", artifacts=tmp_path), tmp_path / "x.png")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folders_pictures_are_written_as_they_are_drawn_and_none_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, seeds = drawing_module.pipeline.sample, list[int]()
+
+    def sample(*arguments: Any, **options: Any) -> Any:
+        if options["seed"] > 4:
+            raise KeyboardInterrupt
+        seeds.append(options["seed"])
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(drawing_module.pipeline, "sample", sample)
+    one_step = replace(A_CAT, steps=1)
+    for num in (1, 6):
+        with contextlib.suppress(KeyboardInterrupt):
+            api.generate(replace(one_step, seed=1), tmp_path / "many", num=num)
+    assert seeds == [1, 1]
+    names = ["00001-2.png", "00001.png", *(f"{seed:05d}.png" for seed in (2, 3, 4))]
+    assert sorted(path.name for path in (tmp_path / "many").iterdir()) == names
+    alone, among = (pixels(tmp_path / "many" / name).astype(int) for name in names[1::-1])
+    assert abs(alone - among).max() <= 2  # batched kernels round otherwise
+
+    file = tmp_path / "many/00002.png"
+    assert api.generate(one_step, file, overwrite=True)["pictures"] == [str(file)]
+    with pytest.raises(RecipeError, match="RC007"):
+        api.generate(one_step, file)
+
+
+def test_numbers_and_places_that_cannot_be_load_nothing(tmp_path: Path, loads: list[str]) -> None:
+    text = tmp_path / "notes.txt"
+    text.write_text("mine")
+    for change in ({"seed": -1}, {"seed": 2**64}, {"steps": 0}, {"steps": 1001}, {"cfg": math.nan}):
+        with pytest.raises(RecipeError, match="RC002"):
+            replace(A_CAT, **change)  # type: ignore[arg-type]
+    for drawing, out, num in (
+        (A_CAT, text, 1), (A_CAT, text / "x.png", 1), (A_CAT, tmp_path, 0), (replace(A_CAT, seed=2**64 - 1), tmp_path, 2),
+        (replace(A_CAT, lora=("style.safetensors:nan",)), tmp_path, 1),
+    ):  # fmt: skip
+        with pytest.raises(RecipeError, match="RC002"):
+            api.generate(drawing, out, num=num)
+    for out, x in ((text, "seed=1,2"), (tmp_path, "seed=-1,2"), (tmp_path, "steps=1,1001")):
+        with pytest.raises(RecipeError, match="RC002"):
+            list(api.grid(A_CAT, out, x=x))
+    assert loads == []
+    assert list(tmp_path.iterdir()) == [text]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from importlib.metadata import version
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -31,30 +32,59 @@ from tsuika.methods import METHODS
 _FLAGS = {"lora": compose.LORA, "embedding": compose.EMBEDDING, "hypernetwork": compose.HYPERNETWORK, "more": ""}
 
 
-def generate(drawing: Drawing, out: Path, *, num: int = 1) -> dict[str, Any]:
+def generate(drawing: Drawing, out: Path, *, num: int = 1, overwrite: bool = False) -> dict[str, Any]:
     """Draw `num` pictures, at seed, seed + 1, ...: into the file `out` if it is one `.png`, else into that folder.
+
+    In a folder a picture is called by its seed, and has a number behind it where one of that name is there. What is drawn
+    is written at once, a few pictures at a time.
 
     Returns what was written (`pictures`), what lies on the base and where it meets (`artifacts`, `refused`,
     `conflicts`, see `generate.combination`), and `notes`.
 
     Raises:
-        TsuikaError: a file that is missing or made for another family, a size or sampler that cannot be.
+        TsuikaError: a file that is missing or made for another family, a size, seed or sampler that cannot be, or an
+            `out` that is there already (RC007) and may not be replaced.
     """
+    if num < 1:
+        raise RecipeError("RC002", key="num", found=num, why="≥ 1")
+    last = replace(drawing, seed=drawing.seed + num - 1)  # this seed must be one, too
+    file = out if num == 1 and out.suffix.lower() == ".png" else None
+    if file and file.exists() and (file.is_dir() or not overwrite):
+        raise RecipeError("RC007", where=file)
+    folder = check_folder(file.parent if file else out.with_suffix("") if out.suffix.lower() == ".png" else out)
     written: list[str] = []
     with Easel() as easel:
         check_strengths([drawing], easel.wanted(drawing))
         combination = easel.set_up(drawing)
-        for number, picture in enumerate(easel.draw(drawing, num)):
-            one = replace(drawing, seed=drawing.seed + number)
-            path = out if num == 1 and out.suffix.lower() == ".png" else _numbered(out, one.seed)
-            png_info.write_png(path, picture, easel.info(one, picture.size), easel.own(one))
-            written.append(str(path))
+        for first in range(drawing.seed, last.seed + 1, pipeline.BATCH):
+            some = replace(drawing, seed=first)
+            for number, picture in enumerate(easel.draw(some, min(pipeline.BATCH, last.seed + 1 - first))):
+                one = replace(drawing, seed=first + number)
+                path = file or _unused(folder, one.seed)
+                png_info.write_png(path, picture, easel.info(one, picture.size), easel.own(one))
+                written.append(str(path))
     return {"pictures": written, **asdict(combination), "notes": easel.notes}
 
 
-def _numbered(out: Path, seed: int) -> Path:
-    folder = out.with_suffix("") if out.suffix.lower() == ".png" else out
-    return folder / f"{seed:05d}.png"
+def check_folder(out: Path) -> Path:
+    """The folder, if pictures can go there.
+
+    Raises:
+        RecipeError: it is a file (RC002).
+    """
+    if out.exists() and not out.is_dir():
+        why = Words(
+            "There is a file of this name; the pictures need a folder.",
+            "同じ名前のファイルがあります。フォルダーを指定してください。",
+        )
+        raise RecipeError("RC002", key="out", found=out, why=why)
+    return out
+
+
+def _unused(folder: Path, seed: int) -> Path:
+    """A name that no picture in the folder has: `00007.png`, else `00007-2.png`."""
+    names = (f"{seed:05d}{f'-{number}' if number > 1 else ''}.png" for number in count(1))
+    return next(path for path in map(folder.joinpath, names) if not path.exists())
 
 
 class Easel:

@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from tsuika.api.drawing import Easel, check_strengths
+from tsuika.api.drawing import Easel, check_folder, check_strengths
 from tsuika.core.events import Event, Phase, Warned
 from tsuika.generate import axes, png_info
 from tsuika.generate.axes import Axis, parse_axis
@@ -65,7 +65,8 @@ def grid(drawing: Drawing, out: Path, *, x: str, y: str = "", z: str = "") -> It
     chosen = [axes.spread(parse_axis(text), drawing) for text in (x, y, z) if text]
     places = axes.order(chosen)
     plan = {place: _at(chosen, place, drawing) for place in places}
-    only_sheet = out.suffix.lower() == ".png"
+    only_sheet = out.suffix.lower() == ".png" and not out.is_dir()
+    check_folder(out.parent if only_sheet else out)
     cells: dict[tuple[int, ...], _Cell] = {}
     with Easel() as easel:
         check_strengths(plan.values(), [wanted for one in plan.values() for wanted in easel.wanted(one)])

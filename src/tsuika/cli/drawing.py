@@ -61,6 +61,7 @@ def generate(
     sampler: Sampler = None,
     size: Size = "",
     num: Annotated[int, typer.Option("--num", min=1, help="How many pictures, at seed, seed + 1, ...")] = 1,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the --out file if there is one.")] = False,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
@@ -72,7 +73,7 @@ def generate(
         artifacts=artifacts, vae=vae, tokenizer=tokenizer, seed=seed, steps=steps, cfg=cfg, sampler=sampler, size=size,
         device=device,
     )  # fmt: skip
-    screen.combined(api.generate(drawing, out, num=num), as_json=json)
+    screen.combined(api.generate(drawing, out, num=num, overwrite=overwrite), as_json=json)
 
 
 def grid(

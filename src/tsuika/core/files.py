@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from tsuika.core.errors import RecipeError
 
 
 @contextmanager
@@ -44,12 +47,19 @@ def _slow(stream: object) -> str:  # Python 3.10 has no hashlib.file_digest
 
 
 def split_strength(text: str) -> tuple[Path, float]:
-    """`FILE` or `FILE:STRENGTH` (a Windows drive's colon is not one); the strength is 1 by default."""
+    """`FILE` or `FILE:STRENGTH` (a Windows drive's colon is not one); the strength is 1 by default.
+
+    Raises:
+        RecipeError: the strength is no finite number (RC002).
+    """
     head, colon, tail = text.rpartition(":")
     try:
-        return (Path(head), float(tail)) if colon and not Path(text).exists() else (Path(text), 1.0)
+        path, strength = (Path(head), float(tail)) if colon and not Path(text).exists() else (Path(text), 1.0)
     except ValueError:
         return Path(text), 1.0
+    if not math.isfinite(strength):
+        raise RecipeError("RC002", key="strength", found=text, why="0.8, 1, -0.5, …")
+    return path, strength
 
 
 @contextmanager

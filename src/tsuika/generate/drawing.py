@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
+
+from tsuika.core.errors import RecipeError
+
+LARGEST_SEED = 2**64 - 1  # that torch's generators take
+MOST_STEPS = 1000  # as many as the noise schedules of all bases have
 
 
 @dataclass(frozen=True)
@@ -34,3 +40,17 @@ class Drawing:
     size: str = ""  # WIDTHxHEIGHT in pixels
     device: str = "auto"
     precision: str = "auto"
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that cannot be before anything is loaded.
+
+        Raises:
+            RecipeError: RC002.
+        """
+        for key, value, fits, why in (
+            ("seed", self.seed, 0 <= self.seed <= LARGEST_SEED, f"0 … {LARGEST_SEED}"),
+            ("steps", self.steps, self.steps is None or 1 <= self.steps <= MOST_STEPS, f"1 … {MOST_STEPS}"),
+            ("cfg", self.cfg, self.cfg is None or math.isfinite(self.cfg), "7, 1.5, …"),
+        ):
+            if not fits:
+                raise RecipeError("RC002", key=key, found=value, why=why)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 OnStep = Callable[[int, int], None]  # steps done, steps in all
+BATCH = 4  # pictures that are drawn at once
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,7 @@ def sample(
     sampler: str | None = None,
     size_px: tuple[int, int] | None = None,
     defaults: Defaults | None = None,
-    batch_size: int = 4,
+    batch_size: int = BATCH,
     on_step: OnStep | None = None,
     warn: Warn | None = None,
 ) -> Tensor:
