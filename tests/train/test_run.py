@@ -132,6 +132,39 @@ def test_dry_run_writes_nothing(place: Path, capsys: pytest.CaptureFixture[str])
     assert not (place / "dry").exists()
 
 
+def test_dry_run_tells_its_notes_as_other_commands_do(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "pictures" / "cut.png").write_bytes(b"")
+    try:
+        assert program(*words(place, "dry"), "--dry-run") == 0
+    finally:
+        (place / "pictures" / "cut.png").unlink()
+    told = capsys.readouterr()
+    assert "note[DS006] cut.png is left out: empty file" in told.err
+    assert "Warned(" not in told.out + told.err and "pictures: 4" in told.out
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "code"),
+    [
+        ({"--set": 'method={name="textual-inversion", words=["a b"]}'}, 2, "RC002"),
+        ({"--set": "data.reg_generate=4"}, 2, "RC005"),
+        ({"--set": 'base.artifacts=["nowhere.safetensors"]'}, 4, "FM004"),
+        ({"--set": "train.device=abacus"}, 2, "RC002"),
+        ({"--out": "pictures"}, 2, "RC006"),
+        ({"--out": "pictures/1.png"}, 2, "RC006"),
+    ],
+)
+def test_dry_run_refuses_what_the_run_would(
+    change: dict[str, str], status: int, code: str, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = hashes(place)
+    wrong = [part for pair in change.items() for part in pair]
+    assert program(*words(place, "dry"), *wrong, "--dry-run") == status
+    told = capsys.readouterr()
+    assert code in told.err and not told.out
+    assert hashes(place) == before
+
+
 @pytest.mark.parametrize(
     ("change", "status", "code"),
     [

@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from tsuika.api.models import EMBEDDED, defaults_of, load
+from tsuika.api.models import EMBEDDED, defaults_of
 from tsuika.core import config
 from tsuika.core.config import Recipe
 from tsuika.core.events import Event, Phase, Previewed, Warned
@@ -22,7 +22,7 @@ from tsuika.core.words import Lang
 from tsuika.embedded import mascot, yardstick
 from tsuika.evaluate import lookalikes, outcome, report, scores
 from tsuika.generate import grid, pipeline, png_info
-from tsuika.train import assemble, class_pictures
+from tsuika.train import assemble, class_pictures, optim
 
 DEMO_PICTURES = Path(str(files("tsuika.embedded"))) / "pictures"
 DEMO_RECIPE = Path(str(files("tsuika.embedded"))) / "demo.toml"
@@ -75,18 +75,20 @@ def demo(out: Path, *, steps: int | None = None, language: Lang | None = None) -
     )  # fmt: skip
 
 
-def dry_run(recipe: Recipe) -> dict[str, Any]:
-    """Load the base and read the pictures; what a run would see. Trains nothing, writes nothing.
+def dry_run(recipe: Recipe, out: Path) -> dict[str, Any]:
+    """Load the base and read the pictures; what a run into `out` would see. Trains nothing, writes nothing.
 
     Raises:
         TsuikaError: what the run would raise.
     """
-    run = assemble.Run(recipe, RunDir(Path("dry-run")), EMBEDDED)
-    model = load(recipe.base.model, tokenizer=recipe.base.tokenizer, vae=recipe.base.vae)
-    notes = [str(event) for event in assemble.pictures(run, model) if not isinstance(event, Phase)]
+    assemble.may_start(recipe, out)
+    run = assemble.Run(recipe, RunDir(out), EMBEDDED)
+    with assemble.clear_errors(recipe, out):
+        events = [*assemble.gather(run, assemble.accelerate_for(recipe)), *optim.notes(recipe.train)]
+    assert run.model is not None
     return {
-        "base": model.facts.title, "prediction": model.prediction, **assemble.summary(run), "notes": notes,
-        "recipe": config.dump(recipe, comments=False),
+        "base": run.model.facts.title, "prediction": run.model.prediction, **assemble.summary(run),
+        "notes": [event for event in events if isinstance(event, Warned)], "recipe": config.dump(recipe, comments=False),
     }  # fmt: skip
 
 

@@ -98,7 +98,7 @@ def train(
     if dry_run:
         from tsuika import api
 
-        screen.result(api.dry_run(wish), as_json=json)
+        screen.told(api.dry_run(wish, out), as_json=json)
         return
     from tsuika import api
 

@@ -55,14 +55,22 @@ class RunDir:
     def log(self) -> Path:
         return self.root / "log.txt"
 
+    def check_free(self) -> None:
+        """Whether a new run may go there.
+
+        Raises:
+            RecipeError: RC006, it already holds something, or is a file.
+        """
+        if self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir())):
+            raise RecipeError("RC006", where=self.root)
+
     def create(self) -> RunDir:
         """Make a new run folder.
 
         Raises:
-            RecipeError: RC006, it already holds something.
+            RecipeError: as `check_free`.
         """
-        if self.root.exists() and any(self.root.iterdir()):
-            raise RecipeError("RC006", where=self.root)
+        self.check_free()
         for folder in (self.root, self.checkpoints, self.samples, self.artifacts):
             folder.mkdir(parents=True, exist_ok=True)
         return self

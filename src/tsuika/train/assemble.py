@@ -157,28 +157,16 @@ def prepare(
         TsuikaError: whatever is wrong with recipe, pictures, model.
     """
     recipe = run.recipe
-    precision = "fp32" if accelerator.mixed_precision == "no" else str(accelerator.mixed_precision)
-    settings = settled(recipe)
-    preserving = class_pictures.wanted(recipe.data)
-    yield Phase("load")
-    model = run.model = families.load(
-        recipe.base.model, tokenizer=recipe.base.tokenizer, vae=recipe.base.vae, device=accelerator.device,
-        dtype=DTYPES[precision], embedded_path=run.embedded,
-    )  # fmt: skip
-    yield from pictures(run, model, report=report)
-    assert run.manifest is not None
-    if began_with is not None:
-        yield from _unchanged(began_with, run.manifest, recipe)
-    captions = [sample.caption for sample in run.manifest.samples]
-    yield from (note("TR003", word=w) for w in settings.new_words if not any(has_word(text, w) for text in captions))
+    settings = yield from gather(run, accelerator, report=report, began_with=began_with)
+    model = run.model
+    assert model is not None and run.manifest is not None
     yield Phase("encode", len(run.manifest))
     fill = partial(
         banks.fill, encode=lambda pixels: model.encode_images(pixels.to(accelerator.device)).cpu(),
         vae=vae_identity(model), scale=model.latent_scale, folder=run.cache, device=accelerator.device,
     )  # fmt: skip
     subject: Bank = yield from fill(run.buckets, recipe.data)
-    for text in recipe.base.artifacts:
-        yield from lay(text, model)
+    preserving = class_pictures.wanted(recipe.data)
     bank = (yield from preserve(run, subject, fill, accelerator)) if preserving else subject
     return Ground(recipe, settings, model, accelerator, run.manifest, bank, run.folder)
 
@@ -196,6 +184,34 @@ def settled(recipe: Recipe) -> MethodSection:
         )
         raise RecipeError("RC002", key="method.adapter", found=recipe.method.adapter, why=why)
     return recipe.method.completed(recipe.data)
+
+
+def gather(
+    run: Run, accelerator: Accelerator, *, report: Path | None = None, began_with: Manifest | None = None
+) -> Generator[Event, None, MethodSection]:
+    """What is quick: the base with `base.artifacts` on it, and the pictures, into the run; gives the method's settings.
+
+    Raises:
+        InterruptedRunError, TsuikaError: as `prepare`.
+    """
+    recipe = run.recipe
+    precision = "fp32" if accelerator.mixed_precision == "no" else str(accelerator.mixed_precision)
+    settings = settled(recipe)
+    class_pictures.wanted(recipe.data)
+    yield Phase("load")
+    model = run.model = families.load(
+        recipe.base.model, tokenizer=recipe.base.tokenizer, vae=recipe.base.vae, device=accelerator.device,
+        dtype=DTYPES[precision], embedded_path=run.embedded,
+    )  # fmt: skip
+    for text in recipe.base.artifacts:
+        yield from lay(text, model)
+    yield from pictures(run, model, report=report)
+    assert run.manifest is not None
+    if began_with is not None:
+        yield from _unchanged(began_with, run.manifest, recipe)
+    captions = [sample.caption for sample in run.manifest.samples]
+    yield from (note("TR003", word=w) for w in settings.new_words if not any(has_word(text, w) for text in captions))
+    return settings
 
 
 def _unchanged(before: Manifest, now: Manifest, recipe: Recipe) -> Iterator[Warned]:
@@ -365,8 +381,8 @@ def name_of(run: Run) -> str:
     return run.recipe.output.name or run.folder.root.resolve().name
 
 
-def start(recipe: Recipe, folder: Path) -> RunDir:
-    """A new run folder with the complete recipe in it.
+def may_start(recipe: Recipe, folder: Path) -> None:
+    """Whether a run can begin there.
 
     Raises:
         RecipeError: RC006, the folder is in use; or as `settled`. PictureError: DS001, there is no picture folder.
@@ -374,6 +390,16 @@ def start(recipe: Recipe, folder: Path) -> RunDir:
     settled(recipe)
     if recipe.data.images and not Path(recipe.data.images).is_dir():
         raise PictureError("DS001", where=recipe.data.images)
+    RunDir(folder).check_free()
+
+
+def start(recipe: Recipe, folder: Path) -> RunDir:
+    """A new run folder with the complete recipe in it.
+
+    Raises:
+        RecipeError, PictureError: as `may_start`.
+    """
+    may_start(recipe, folder)
     run = RunDir(folder).create()
     write_text(run.recipe, config.dump(recipe))
     return run
