@@ -46,9 +46,8 @@ from tsuika.guard import probe as probes
 from tsuika.guard.probe import Probe, Subject
 from tsuika.guard.reading import Ratios
 from tsuika.methods import METHODS
-from tsuika.train.assemble import accelerate_for
 from tsuika.train.course import LEAST_HELD_OUT, MOST_HELD_OUT
-from tsuika.train.device import DTYPES
+from tsuika.train.device import DTYPES, accelerate_for
 from tsuika.train.loop import Fit, conditioner, draw, fit
 
 RECIPES = Path(__file__).parents[2] / "examples"

@@ -369,7 +369,7 @@ def lanes(monkeypatch: pytest.MonkeyPatch) -> dict[float, list[int]]:
                 if not hear(lane, reading):
                     del still_in[lane]
 
-    monkeypatch.setattr(contest.assemble, "prepare", prepare)
+    monkeypatch.setattr(contest.gather, "prepare", prepare)
     monkeypatch.setattr(contest.compare, "compare", compare_)
     monkeypatch.setattr(contest.dedupe, "groups", lambda manifest: manifest)
     return measured

@@ -19,7 +19,7 @@ from tsuika.core.types import Attachment, model_tensors
 from tsuika.families import StableDiffusion
 from tsuika.methods import dreambooth, lora
 from tsuika.train import checkpoint, optim
-from tsuika.train.assemble import accelerate_for
+from tsuika.train.gather import accelerate_for
 from tsuika.train.loop import Fit, conditioner, fit
 
 

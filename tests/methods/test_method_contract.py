@@ -24,7 +24,7 @@ from tsuika.core.seeds import generator
 from tsuika.core.types import Artifact, Attachment, Format, Model, model_tensors
 from tsuika.methods import METHODS
 from tsuika.train import checkpoint
-from tsuika.train.assemble import accelerate_for
+from tsuika.train.gather import accelerate_for
 from tsuika.train.loop import Fit, conditioner, fit
 
 # Small, and quick enough that three steps show.

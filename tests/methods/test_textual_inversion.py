@@ -17,7 +17,7 @@ from tsuika.core.types import Artifact, Model
 from tsuika.generate.encode import encode
 from tsuika.methods import textual_inversion
 from tsuika.train import checkpoint, optim, riemannian
-from tsuika.train.assemble import accelerate_for
+from tsuika.train.gather import accelerate_for
 from tsuika.train.loop import Fit, conditioner, fit
 
 

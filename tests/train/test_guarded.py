@@ -27,7 +27,7 @@ from tsuika.data.split import split
 from tsuika.guard.judge import CHECKS_AT_LEAST, FIRST_CHECK, Judge, Range
 from tsuika.guard.probe import PATH
 from tsuika.methods import METHODS
-from tsuika.train import assemble, course, guarded
+from tsuika.train import assemble, course, gather, guarded
 
 LANES = [name for name in METHODS if hasattr(METHODS[name], "side_by_side")]
 # LoRA attaches slowly: where another method asks the same of the run, it may wait. tests/methods asks it of the lanes.
@@ -61,8 +61,8 @@ def recipe(place: Path, count: int, method: str = "lora", **more: Any) -> Recipe
     return config.build(config.override({}, keys))
 
 
-def begin(recipe: Recipe, out: Path, place: Path) -> assemble.Run:
-    return assemble.Run(recipe, assemble.start(recipe, out), Path("nowhere"), cache=place / "cache")
+def begin(recipe: Recipe, out: Path, place: Path) -> gather.Run:
+    return gather.Run(recipe, assemble.start(recipe, out), Path("nowhere"), cache=place / "cache")
 
 
 def through(recipe: Recipe, out: Path, place: Path) -> list[Event]:
@@ -109,7 +109,7 @@ def test_pictures_are_held_out_and_then_all_are_trained_on(place: Path, tmp_path
     assert rates == sorted(set(rates), reverse=True)
     assert of(events, Finished)[-1].steps_done == chosen.step
     assert of(events, Judged) and {event.check["step"] for event in of(events, Judged)} <= {e.step for e in before}
-    run = assemble.Run(*assemble.reopen(tmp_path / "run"), Path("nowhere"), cache=place / "cache")
+    run = gather.Run(*assemble.reopen(tmp_path / "run"), Path("nowhere"), cache=place / "cache")
     again = list(assemble.train(run, resume=True))
     assert of(again, Chosen) == [chosen] and of(again, Finished) == of(events, Finished) and not of(again, Stepped)
     split = json.loads((tmp_path / "run" / "guard" / "split.json").read_text())
@@ -170,7 +170,7 @@ def test_a_run_does_not_go_on_with_other_pictures(place: Path, tmp_path: Path, c
     else:
         (pictures / "3.txt").write_text("a zuzu cat in the snow", encoding="utf-8")
     for _ in range(2):  # the second time as well
-        stream = assemble.train(assemble.Run(*assemble.reopen(tmp_path / "run"), Path("nowhere")), resume=True)
+        stream = assemble.train(gather.Run(*assemble.reopen(tmp_path / "run"), Path("nowhere")), resume=True)
         if change == "words":
             noted = next(event for event in stream if isinstance(event, Warned) and event.code == "TR009")
             assert "3.png" in noted.words("en") and "3.png" in noted.words("ja")
@@ -246,7 +246,7 @@ def test_stopped_and_gone_on_to_the_same_bits(
         stream.close()  # type: ignore[attr-defined]
         if isinstance(events[-1], Finished):
             break
-        run = assemble.Run(*assemble.reopen(out), Path("nowhere"), cache=place / "cache")
+        run = gather.Run(*assemble.reopen(out), Path("nowhere"), cache=place / "cache")
     assert of(events, Finished)[-1] == of(calm, Finished)[-1]
     assert of(events, Chosen)[-1] == of(calm, Chosen)[-1]
     heard = [{event.step for event in of(some, Judged)} for some in (events, calm)]
@@ -317,9 +317,7 @@ def test_the_run_on_all_pictures_goes_on_alone(
             states = {path.name for path in (out / "guard").glob("look-*")}
             assert before == 1 or states == {"look-0", "look-1", "look-2"}
     stream.close()  # type: ignore[attr-defined]
-    again = list(
-        assemble.train(assemble.Run(*assemble.reopen(out), Path("nowhere"), cache=place / "cache"), resume=True)
-    )
+    again = list(assemble.train(gather.Run(*assemble.reopen(out), Path("nowhere"), cache=place / "cache"), resume=True))
     assert [event.step for event in of(again, Stepped)] == [6] and of(again, Started)[0].first_step == 5
     assert of(again, Chosen) == [chosen] and of(again, Finished) == of(events, Finished)
     assert hashes(out / "artifacts") == hashes(tmp_path / "lanes" / "artifacts")

@@ -24,7 +24,7 @@ from tsuika.diffusion.schedule import add_noise
 from tsuika.diffusion.targets import min_snr_weight, target
 from tsuika.methods import lora
 from tsuika.train import checkpoint, loop, optim
-from tsuika.train.assemble import accelerate_for
+from tsuika.train.gather import accelerate_for
 from tsuika.train.loop import Fit, _follow, conditioner, draw, fit
 from tsuika.train.stage import Stage
 

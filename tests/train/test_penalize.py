@@ -22,7 +22,7 @@ from tsuika.core.seeds import generator
 from tsuika.core.types import Attachment, ParamGroup, Update
 from tsuika.methods import METHODS
 from tsuika.train import optim
-from tsuika.train.assemble import accelerate_for
+from tsuika.train.gather import accelerate_for
 from tsuika.train.loop import Fit, conditioner, fit
 from tsuika.train.penalize import Penalties
 

@@ -24,7 +24,7 @@ from tsuika.data import bank as banks
 from tsuika.data import bucket, scan
 from tsuika.data.bank import Bank
 from tsuika.data.prior import Preserving
-from tsuika.train import assemble, class_pictures
+from tsuika.train import assemble, class_pictures, gather
 from tsuika.train.class_pictures import Wish
 
 DATA = Data(trigger="zuzu", class_word="dog", size_px=64, min_size_px=1, cache=False, variants=1, caption_dropout=0.0)
@@ -154,8 +154,8 @@ def test_what_lies_on_the_base_and_how_is_drawn_tell_class_pictures_apart(
     def drawn(steps: int, *artifacts: Path | str) -> Path:
         what = recipe(place, "fp32")
         what = what.model_copy(update={"base": what.base.model_copy(update={"artifacts": tuple(map(str, artifacts))})})
-        run = assemble.Run(what, RunDir(tmp_path / "run"), tmp_path, draw=grey, drawn_with=lambda _: steps, model=model)
-        list(assemble.preserve(run, None, fill, Accelerator(cpu=True)))  # type: ignore[arg-type]
+        run = gather.Run(what, RunDir(tmp_path / "run"), tmp_path, draw=grey, drawn_with=lambda _: steps, model=model)
+        list(gather.preserve(run, None, fill, Accelerator(cpu=True)))  # type: ignore[arg-type]
         return seen[-1]
 
     first = drawn(25, lora)
@@ -189,7 +189,7 @@ def test_a_stopped_run_goes_on_to_the_same_file(weights: str, place: tuple[Path,
 
     def run(name: str, *, stop_at: int = 0, resume: bool = False) -> list[Event]:
         folder = assemble.reopen(tmp_path / name)[1] if resume else assemble.start(what, tmp_path / name)
-        training = assemble.train(assemble.Run(what, folder, tmp_path, draw=grey), resume=resume)
+        training = assemble.train(gather.Run(what, folder, tmp_path, draw=grey), resume=resume)
         seen: list[Event] = []
         for event in training:
             seen.append(event)

@@ -21,7 +21,8 @@ from tsuika.core.events import Event
 from tsuika.core.rundir import RunDir
 from tsuika.data.bank import finish
 from tsuika.guard.reading import Check, Reading, mean
-from tsuika.train import assemble, compare, rates
+from tsuika.train import compare, gather, rates
+from tsuika.train.gather import accelerate_for
 from tsuika.train.rates import Curve, RateFound, suggest
 
 CURVATURE, DRAWS, PICTURES = 1.0, 6, 5
@@ -196,8 +197,8 @@ def test_on_a_tiny_model_the_rate_that_learns_is_found_and_nothing_is_left(place
 
 def test_side_by_side_is_in_turn(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where one of them diverges on the way: the others come out as if it had never been there."""
-    run = assemble.Run(recipe(place), RunDir(place / "none"), api.EMBEDDED, cache=place / "cache" / "x")
-    ground = finish(assemble.prepare(run, assemble.accelerate_for(run.recipe)))
+    run = gather.Run(recipe(place), RunDir(place / "none"), api.EMBEDDED, cache=place / "cache" / "x")
+    ground = finish(gather.prepare(run, accelerate_for(run.recipe)))
     names = [f"{i}.png" for i in range(6)]
     sides = compare.Sides(names[:4], names[4:], names[:1])
 

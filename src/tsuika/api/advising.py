@@ -30,8 +30,8 @@ from tsuika.core.types import Batch, Model
 from tsuika.data import check as checks
 from tsuika.data.check_report import Report
 from tsuika.methods import METHODS
-from tsuika.train import assemble
 from tsuika.train.device import DTYPES, pick_device, pick_precision
+from tsuika.train.gather import accelerate_for
 from tsuika.train.loop import Fit, conditioner, fit
 
 TIMED_STEPS = 3  # after one to warm up
@@ -234,7 +234,7 @@ class _Bench:
         return found
 
     def _run(self, recipe: Recipe) -> Measured:
-        accelerator = assemble.accelerate_for(recipe)
+        accelerator = accelerate_for(recipe)
         if self._model is None:
             base = recipe.base
             self._model = families.load(

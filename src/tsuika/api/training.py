@@ -22,7 +22,7 @@ from tsuika.core.words import Lang
 from tsuika.embedded import mascot, yardstick
 from tsuika.evaluate import lookalikes, outcome, report, scores
 from tsuika.generate import grid, pipeline, png_info
-from tsuika.train import assemble, class_pictures, optim
+from tsuika.train import assemble, class_pictures, gather, optim
 
 DEMO_PICTURES = Path(str(files("tsuika.embedded"))) / "pictures"
 DEMO_RECIPE = Path(str(files("tsuika.embedded"))) / "demo.toml"
@@ -82,9 +82,9 @@ def dry_run(recipe: Recipe, out: Path) -> dict[str, Any]:
         TsuikaError: what the run would raise.
     """
     assemble.may_start(recipe, out)
-    run = assemble.Run(recipe, RunDir(out), EMBEDDED)
-    with assemble.clear_errors(recipe, out):
-        events = [*assemble.gather(run, assemble.accelerate_for(recipe)), *optim.notes(recipe.train)]
+    run = gather.Run(recipe, RunDir(out), EMBEDDED)
+    with gather.clear_errors(recipe, out):
+        events = [*gather.base_and_pictures(run, gather.accelerate_for(recipe)), *optim.notes(recipe.train)]
     assert run.model is not None
     return {
         "base": run.model.facts.title, "prediction": run.model.prediction, **assemble.summary(run),
@@ -97,15 +97,15 @@ def _open_run(recipe: Recipe, out: Path) -> RunDir:
     return assemble.start(recipe, out) if _is_main() else RunDir(out)
 
 
-def run_of(recipe: Recipe, folder: RunDir) -> assemble.Run:
+def run_of(recipe: Recipe, folder: RunDir) -> gather.Run:
     """A run as this door gives it: with previews, class pictures and the cache of encoded ones."""
-    run = assemble.Run(recipe, folder, EMBEDDED, draw=_draw_class, drawn_with=_drawn_with, cache=cache_folder())
+    run = gather.Run(recipe, folder, EMBEDDED, draw=_draw_class, drawn_with=_drawn_with, cache=cache_folder())
     run.preview = partial(_preview, run)
     return run
 
 
 def _follow(
-    run: assemble.Run, *, resume: bool, command: str, scorer: scores.Scorer, language: Lang | None
+    run: gather.Run, *, resume: bool, command: str, scorer: scores.Scorer, language: Lang | None
 ) -> Iterator[Event]:
     """A run's events, also kept in its `events.jsonl` and, at the end, told in its report."""
     notes = outcome.Notes()
@@ -130,7 +130,7 @@ def _follow(
             log.close()
 
 
-def _preview(run: assemble.Run, model: Model, recipe: Recipe, folder: RunDir, step: int) -> Iterator[Previewed]:
+def _preview(run: gather.Run, model: Model, recipe: Recipe, folder: RunDir, step: int) -> Iterator[Previewed]:
     """Draw the recipe's previews into `samples/`, at fixed seeds; and some training captions, for the check on copying."""
     settings = recipe.preview
     defaults = defaults_of(model)
@@ -175,7 +175,7 @@ def preview_prompts(recipe: Recipe) -> tuple[str, ...]:
     return (f"a {subject}", f"a {subject} on the beach", f"a {subject} in the snow", *control)
 
 
-def _captions(run: assemble.Run) -> list[str]:
+def _captions(run: gather.Run) -> list[str]:
     """A few captions of the training pictures that no preview draws anyhow: where copying shows first."""
     assert run.manifest is not None
     prompts = {prompt.replace("{trigger}", run.recipe.data.trigger) for prompt in preview_prompts(run.recipe)}
@@ -183,9 +183,7 @@ def _captions(run: assemble.Run) -> list[str]:
     return captions[:: max(1, -(-len(captions) // CAPTIONS))]
 
 
-def _report(
-    run: assemble.Run, notes: outcome.Notes, command: str, scorer: scores.Scorer, language: Lang | None
-) -> None:
+def _report(run: gather.Run, notes: outcome.Notes, command: str, scorer: scores.Scorer, language: Lang | None) -> None:
     recipe, manifest = run.recipe, run.manifest
     assert manifest is not None and run.model is not None
     controls = frozenset(prompt.text for prompt in mascot.TEST_PROMPTS if not prompt.mascot)

@@ -15,7 +15,7 @@ from tsuika.core.words import Words
 from tsuika.data import dedupe, split
 from tsuika.guard.judge import Judge, Rule
 from tsuika.guard.reading import Check
-from tsuika.train import assemble, compare
+from tsuika.train import compare, gather
 from tsuika.train.course import Budget, budget, why_alone
 
 HALVED_AT: Final = 1 / 3  # of the steps the worse half leaves (successive halving, Jamieson & Talwalkar 2016)
@@ -39,7 +39,7 @@ class Entrant:
         return max(0.0, evidence.held_out.mean) if evidence.held_out is not None else 0.0
 
 
-def hold(run: assemble.Run, points: Sequence[Recipe]) -> Generator[Event, None, list[Entrant]]:
+def hold(run: gather.Run, points: Sequence[Recipe]) -> Generator[Event, None, list[Entrant]]:
     """Train by each recipe until its judge says stop, the worse half leaving after a third of the steps.
 
     Args:
@@ -50,11 +50,11 @@ def hold(run: assemble.Run, points: Sequence[Recipe]) -> Generator[Event, None, 
         RecipeError: RC024, fewer than four different pictures; RC025, these cannot learn side by side.
     """
     recipe = run.recipe
-    with assemble.clear_errors(recipe, recipe.data.images):
-        accelerator = assemble.accelerate_for(recipe)
+    with gather.clear_errors(recipe, recipe.data.images):
+        accelerator = gather.accelerate_for(recipe)
         if any(why_alone(one, accelerator) for one in points):
             raise RecipeError("RC025")
-        ground = yield from assemble.prepare(run, accelerator)
+        ground = yield from gather.prepare(run, accelerator)
         assert run.manifest is not None
         sides, allowed = _sides(dedupe.groups(run.manifest), recipe)
         yield note("GD027", held_out=len(sides.held_out), found=len(run.manifest), points=len(points))

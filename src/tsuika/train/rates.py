@@ -19,7 +19,7 @@ from tsuika.core.messages import percent
 from tsuika.core.plain import jsonable
 from tsuika.data import dedupe, split
 from tsuika.guard.reading import ENOUGH_PICTURES, Check, Estimate, Grid, estimate, halves, mean, minus
-from tsuika.train import assemble, compare, optim
+from tsuika.train import compare, gather, optim
 
 STEPS: Final = 48  # of each rate
 FACTOR: Final = 10**0.5  # between neighbours
@@ -168,7 +168,7 @@ def behind(curve: Curve, others: Sequence[Curve], end: float) -> bool:
     return False
 
 
-def find(run: assemble.Run, rates: Sequence[float] = (), steps: int = STEPS) -> Iterator[Event]:
+def find(run: gather.Run, rates: Sequence[float] = (), steps: int = STEPS) -> Iterator[Event]:
     """Try learning rates on a recipe's pictures; the last event is `RateFound`. Writes nothing.
 
     Args:
@@ -183,9 +183,9 @@ def find(run: assemble.Run, rates: Sequence[float] = (), steps: int = STEPS) -> 
     if recipe.train.optimizer == "prodigy":
         raise RecipeError("RC020", key="train.optimizer", found="prodigy")
     rates = sorted(set(rates)) or around(recipe.train.learning_rate)
-    with assemble.clear_errors(recipe, recipe.data.images):
-        accelerator = assemble.accelerate_for(recipe)
-        ground = yield from assemble.prepare(run, accelerator)
+    with gather.clear_errors(recipe, recipe.data.images):
+        accelerator = gather.accelerate_for(recipe)
+        ground = yield from gather.prepare(run, accelerator)
         assert run.manifest is not None
         groups = dedupe.groups(run.manifest)
         sides = _sides(groups, recipe.train.seed)
