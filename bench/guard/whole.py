@@ -2,10 +2,10 @@
 
     python bench/guard/whole.py DIR --continued DIR2 [--longer DIR3]
 
-DIR is what `collect.py` wrote, DIR2 what `continued.py` made of its hold-out runs ("linear again") and, to compare, of some
-runs ("no look"), DIR3 what `collect.py --longer 2` wrote
-of some of them. After folds the lane of all pictures is taken at the step that they chose; after a hold-out look the
-weights go on with all pictures.
+DIR is what `collect.py` wrote, DIR2 what `continued.py` made of its hold-out runs ("linear again"), of those with folds ("half
+linear 1.0") and, to compare, of some runs ("no look"), DIR3 what `collect.py --longer 2` wrote of some of them. What goes on
+with all pictures while the rate falls are the weights of the look, after folds the lane of all pictures at half of the step
+that they chose for it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from rules import METHODS, judged, kept, refitted
 
 from tsuika.guard.reading import mean
 
-GOES_ON, NO_LOOK = "linear again", "no look"
+GOES_ON = {"hold-out": "linear again", "fold": "half linear 1.0"}
+NO_LOOK = "no look"
 PLANNED = (1, 2)  # times the bench's own budget
 
 
@@ -31,9 +32,11 @@ def steps_of_all(run: Run) -> float:
     """Steps from the first to the result; folds that learn side by side count once."""
     found = judged(run)
     then = refitted(run, found.best)
-    if run.kind == "hold-out":
-        return found.stop + then
-    return max(found.stop, then) if run.method != "dreambooth" else len(run.folds) * found.stop + then
+    if (
+        run.kind == "fold" and run.method == "dreambooth"
+    ):  # in turn, and half of the result's steps come before it goes on
+        return len(run.folds) * found.stop + 1.5 * then
+    return found.stop + then
 
 
 def continued(run: Run, folder: Path, way: str) -> float | None:
@@ -44,10 +47,10 @@ def continued(run: Run, folder: Path, way: str) -> float | None:
 
 
 def ends(runs: Sequence[Run], folder: Path) -> dict[Run, float]:
-    """Regret of the result where it is known: hold-out runs that went on, and folds."""
+    """Regret of the result where it is known."""
     found = {}
     for run in runs:
-        regret = run.regret(kept(run)) if run.kind == "fold" else continued(run, folder, GOES_ON)
+        regret = continued(run, folder, GOES_ON[run.kind])
         if regret is None and not judged(run).best:
             regret = run.gain
         if regret is not None:

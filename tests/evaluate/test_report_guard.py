@@ -326,15 +326,6 @@ def test_a_run_that_is_resumed_counts_its_checks_once():
         assert len(notes.losses) == 60
 
 
-def test_a_choice_that_no_second_training_follows_leaves_the_losses_where_they_are():
-    looked, choice = stepped(100), chosen(OVERFITTED, "folds")
-    notes = outcome.Notes()
-    for event in [*looked, choice, *stepped(120)[100:]]:  # the run on all pictures has learnt beside its folds
-        notes.add(event)
-    assert len(notes.losses) == 120
-    assert not notes.look_losses
-
-
 def test_before_and_after_shows_the_step_that_was_kept_not_the_highest():
     previews = [Previewed(step, "a cat", 1, f"{step}.png") for step in (0, 100, 200, 150)]
     (row,) = outcome.before_after(previews, Path())
@@ -349,10 +340,11 @@ def test_the_page_says_what_the_file_was_trained_on(tmp_path):
         ((("guard.refit", False),), "hold-out", "guard.gone"),
         ((("guard.mode", "warn"),), "hold-out", "guard.gone"),
         ((("guard.mode", "warn"),), "folds", "guard.longer"),
+        ((), "folds", "guard.folded"),
     ):
         data = told(tmp_path, OVERFITTED, replace(choice, kind=kind, folds=4), settings=settings)
         text = words(page(data), "en")
-        for sentence in ("guard.longer", "guard.went_on", "guard.gone"):
+        for sentence in ("guard.longer", "guard.folded", "guard.went_on", "guard.gone"):
             assert (TEXTS["en"][sentence].rpartition("}")[2] in text) == (sentence == key)
     same = replace(choice, step=choice.look_step)
     assert TEXTS["en"]["guard.all"] in words(page(told(tmp_path, OVERFITTED, same)), "en")

@@ -115,13 +115,15 @@ def test_intervals_over_pictures_hold_a_truth_of_the_same_kind(analyse: ModuleTy
     assert analyse.worse_table(runs).startswith("0 of")
 
 
-def test_a_result_is_known_after_folds_and_where_a_look_went_on(analyse: ModuleType, tmp_path: Path) -> None:
+def test_a_result_is_known_where_a_look_was_gone_on_from(analyse: ModuleType, tmp_path: Path) -> None:
     folds = run_with(analyse, best=25)
     look = replace(run_with(analyse, best=25, pictures=10), kind="hold-out", memo={})
-    assert list(analyse.ends([folds, look], tmp_path)) == [folds]
-    (tmp_path / "lora-mascot-10-0.json").write_text(json.dumps({analyse.GOES_ON: [[-0.3], [-0.1]]}))
+    assert not analyse.ends([folds, look], tmp_path)
+    grids = {"linear again": [[-0.3], [-0.1]], "half linear 1.0": [[-0.4], [-0.2]]}
+    for run in (folds, look):
+        (tmp_path / f"{run.name.replace('/', '-')}.json").write_text(json.dumps(grids))
     found = analyse.ends([folds, look], tmp_path)
-    assert found[folds] == folds.regret(analyse.kept(folds))
+    assert found[folds] == pytest.approx(folds.gain - 0.3)
     assert found[look] == pytest.approx(look.gain - 0.2)
 
 

@@ -21,7 +21,7 @@ from tiny_models import tiny, write_folder
 from tsuika.core import config
 from tsuika.core.config import Recipe
 from tsuika.core.errors import InterruptedRunError, RecipeError
-from tsuika.core.events import Chosen, Event, Finished, Judged, Started, Stepped, Warned, Written
+from tsuika.core.events import Chosen, Event, Finished, Judged, Stepped, Warned, Written
 from tsuika.data.bank import Bank
 from tsuika.data.split import split
 from tsuika.guard.judge import CHECKS_AT_LEAST, FIRST_CHECK, Judge, Range
@@ -292,36 +292,47 @@ class TakingTheLast(Stopping):
 
 
 @pytest.mark.parametrize("method", PATIENT)
-def test_the_run_on_all_pictures_goes_on_alone(
+def test_after_folds_the_result_goes_on_from_half_of_their_step(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
+    """The same from the run on all pictures beside them as from one after them; and to the bit after stops."""
     monkeypatch.setattr(guarded, "Judge", TakingTheLast)
-    more = {"output.dtype": "fp32", "train.ema": 0.0}
-    train = {"learning_rate": 1e-3, "warmup": 0.0, "steps": 8, "checkpoint_every": 1}
-    wish = recipe(place, 4, method, train=train, **more, **{"guard.folds": 2})
-    events = through(wish, tmp_path / "lanes", place)
-    (chosen,) = of(events, Chosen)
-    assert chosen.look_step == 3 and chosen.step == 6 == of(events, Finished)[-1].steps_done
-    plain = recipe(place, 4, method, train={**train, "steps": 6}, **more, **{"guard.mode": "off"})
-    through(plain, tmp_path / "plain", place)
-    one, other = (load_file(tmp_path / name / "artifacts" / "result.safetensors") for name in ("lanes", "plain"))
-    trained = [name for name in one if not name.endswith(".alpha")]
-    mine, wanted = (torch.cat([file[name].flatten().float() for name in trained]) for file in (one, other))
-    assert (mine - wanted).norm() <= 1e-3 * wanted.norm()
+    train = {"learning_rate": 1e-3, "warmup": 0.0, "steps": 8, "schedule": "linear", "checkpoint_every": 1}
+    more = {"output.dtype": "fp32", "train.ema": 0.0, "guard.folds": 2}
+    wish = recipe(place, 4, method, train=train, **more)
+    half, result = "guard/look/step-000003.safetensors", "artifacts/result.safetensors"
+    for way in ("lanes", "turns"):
+        if way == "turns":
+            monkeypatch.setattr(course, "why_alone", lambda *_: "machine")
+        events = through(wish, tmp_path / way, place)
+        (chosen,) = of(events, Chosen)
+        assert chosen.look_step == 3 and chosen.step == 9 == of(events, Finished)[-1].steps_done
+        at = events.index(chosen)
+        look, after = of(events[:at], Stepped), of(events[at:], Stepped)
+        lead = [1, 2, 3] if way == "turns" else []
+        assert [event.step for event in after] == [*lead, *range(4, 10)], "from half of 6 steps, 6 more"
+        assert {event.learning_rate for event in [*look, *after[: len(lead)]]} == {1e-3}
+        rates = [event.learning_rate for event in after[len(lead) :]]
+        assert rates == pytest.approx([1e-3 * left / 6 for left in range(6, 0, -1)])
+        assert not list((tmp_path / way / "guard").glob("look-*/*")), "states of a look that is over take room"
 
-    out = tmp_path / "disturbed"
-    stream = assemble.train(begin(wish, out, place))
-    steps = (event.step for event in stream if isinstance(event, Stepped))
-    while (before := next(steps)) < 5:  # two after the look
-        if before < 3:
-            states = {path.name for path in (out / "guard").glob("look-*")}
-            assert before == 1 or states == {"look-0", "look-1", "look-2"}
-    stream.close()  # type: ignore[attr-defined]
-    again = list(assemble.train(gather.Run(*assemble.reopen(out), Path("nowhere"), cache=place / "cache"), resume=True))
-    assert [event.step for event in of(again, Stepped)] == [6] and of(again, Started)[0].first_step == 5
-    assert of(again, Chosen) == [chosen] and of(again, Finished) == of(events, Finished)
-    assert hashes(out / "artifacts") == hashes(tmp_path / "lanes" / "artifacts")
-    assert not list((out / "guard").glob("look-*/*")), "states of a look that is over take room"
+        out = tmp_path / f"disturbed-{way}"
+        for left in (2, len(look), 4, 1000):  # in the look, after its end, while the rate falls
+            run = gather.Run(*assemble.reopen(out), Path("nowhere"), cache=place / "cache") if out.exists() else None
+            stream = assemble.train(run or begin(wish, out, place), resume=run is not None)
+            for event in stream:
+                left -= isinstance(event, Stepped)
+                if not left:
+                    break
+            stream.close()  # type: ignore[attr-defined]
+        assert isinstance(event, Finished) and event == of(events, Finished)[-1]
+        for part in ("artifacts", "guard/look"):
+            assert hashes(out / part) == hashes(tmp_path / way / part)
+    for path in (half, result):
+        beside, alone = (load_file(tmp_path / way / path) for way in ("lanes", "turns"))
+        trained = [name for name in alone if not name.endswith(".alpha")]
+        mine, wanted = (torch.cat([file[name].flatten().float() for name in trained]) for file in (beside, alone))
+        assert beside.keys() == alone.keys() and (mine - wanted).norm() <= 1e-3 * wanted.norm()
 
 
 @pytest.mark.parametrize("overhead", [0.01, 0.04, 0.2])

@@ -18,7 +18,7 @@ from tsuika.core.methods import DreamBooth
 from tsuika.data.split import LEAST_TO_HOLD_OUT, LEAST_TO_LEAVE_OUT
 
 GIB: Final = 2**30
-IN_TURN: Final = 3  # trainings, one after another: two folds and the whole, where folds cannot learn side by side
+FOLDS_IN_TURN: Final = 2  # where folds cannot learn side by side
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,21 @@ class Estimate:
     trained: int  # numbers that learn
 
 
-def trainings(pictures: int, method: str, mode: str) -> int:
+def lanes(pictures: int, method: str, mode: str) -> int:
+    """How many trainings the guard lets run side by side, by the number of different pictures."""
+    leaves_out = mode == "on" and LEAST_TO_LEAVE_OUT <= pictures < LEAST_TO_HOLD_OUT
+    return pictures + 1 if leaves_out and method != "dreambooth" else 1
+
+
+def trainings(pictures: int, method: str, mode: str) -> float:
     """How many trainings the guard makes of one, by the number of different pictures."""
     if mode != "on" or pictures < LEAST_TO_LEAVE_OUT:
         return 1
     if pictures >= LEAST_TO_HOLD_OUT:
         return 2  # without some, then with all
-    return IN_TURN if method == "dreambooth" else pictures + 1
+    together = lanes(pictures, method, mode)
+    # The folds and, from half of their step, the result; where they are trained in turn that half comes before it.
+    return together + 1 if together > 1 else FOLDS_IN_TURN + 1.5
 
 
 MARGIN: Final = 1.2  # on what is counted: workspaces, fragments, norms that are computed in float32
@@ -95,17 +103,16 @@ def memory_gib(base: Base, recipe: Recipe, machine: Machine, pictures: int, step
     )
     trained = sizes.count(sizes.shapes(base, recipe))
     method, train = recipe.method, recipe.train
-    lanes = trainings(pictures, method.name, recipe.guard.mode)
-    folds = lanes if lanes > IN_TURN else 1  # side by side
+    side_by_side = lanes(pictures, method.name, recipe.guard.mode)
     number = 2 if isinstance(method, DreamBooth) and method.weights == "bf16" else 4
     # Weight and gradient; moments; the average, and the live weights put by while that is looked at.
     each = 2 * number + (0 if train.optimizer == "adafactor" else 8) + (2 * number if train.ema else 0)
-    at_once = min(folds, recipe.guard.lanes or folds) * train.batch_size
+    at_once = min(side_by_side, recipe.guard.lanes or side_by_side) * train.batch_size
     if recipe.data.reg_generate or recipe.data.reg_images:
         at_once *= 2
     kind = METHOD_TRAINS[method.name]
     kept = (step.checkpointed_bytes if train.gradient_checkpointing else step.kept_bytes)[kind] * width / 2
-    training = weights + trained * each * folds + kept * at_once
+    training = weights + trained * each * side_by_side + kept * at_once
     if machine.device == "cpu":  # a file that is read through memory stands beside what is made of it
         training = max(training, 2 * weights)
     return (MARGIN * training + OVERHEAD_BYTES[machine.device]) / GIB

@@ -215,8 +215,8 @@ class Train(Section):
     schedule: Annotated[
         Literal["cosine", "constant", "linear"],
         expert(
-            "Learning-rate schedule after warm-up; where pictures are held out and the guard is on, after the best step",
-            "ウォームアップ後の学習率スケジュール。検証用に画像を取り分けてガードを使うときは、最良のステップから後",
+            "Learning-rate schedule after warm-up; where the guard looks for the best step, of the training that follows",
+            "ウォームアップ後の学習率スケジュール。ガードが最良のステップを探すときは、その後の学習に使う",
         ),
     ] = "cosine"
     warmup: Annotated[

@@ -49,8 +49,7 @@ class Notes:
                 self.step_seconds += seconds
                 if self._phase == "variant":  # neither the look nor the run that is kept
                     return
-                goes_on = step == 1 or (self.chosen is not None and self.chosen.kind == "hold-out")
-                if self.chosen is not None and goes_on and not self.look_losses:
+                if self.chosen is not None and not self.look_losses:
                     self.look_losses = list(self.losses)
                 del self.losses[step - 1 :]  # steps done again after a kill, or by all pictures, count once
                 self.losses.append(loss)

@@ -148,10 +148,15 @@ class Judge:
         least = min(usable, key=lambda one: mean(one.reading.held_out.mid)).step
         return Range(least, least, least)
 
+    @property
+    def to_come(self) -> frozenset[int]:
+        """Steps of the checks that are still due."""
+        last = self.checks[-1].step if self.checks else 0
+        return frozenset(rung for rung in self._rungs if rung > last)
+
     def next_step(self) -> int | None:
         """When to check again; None after the last check."""
-        last = self.checks[-1].step if self.checks else 0
-        return next((rung for rung in self._rungs if rung > last), None)
+        return min(self.to_come, default=None)
 
     def hear(self, check: Check) -> Verdict:
         """Judge a run by all of its checks so far.

@@ -49,12 +49,20 @@ class Course:
         """The step of a training on all pictures that is as far as a step of the look; `most` at most."""
         return min(most, max(step, round(step * math.pow(_more(self.split), self.growth))))
 
-    def with_all(self, step: int, most: int) -> int:
-        """The last step where a look's weights go on with all pictures: for as long as starting again would take.
+    def begins(self, step: int, most: int) -> int:
+        """The step at which the result takes up a look's weights, where the best step is `step`; 0 for 0.
+
+        After folds they are those of the run on all pictures, halfway: beyond that the rate was too high for too long
+        (bench/guard/continued.py).
+        """
+        return -(-self.longer(step, most) // 2) if self.folds else step
+
+    def ends(self, step: int, most: int) -> int:
+        """The step at which it is done: from there on, for as long as starting again would take.
 
         bench/guard/continued.py: fewer steps are not always enough after a look that was short.
         """
-        return step + self.longer(step, most)
+        return self.begins(step, most) + self.longer(step, most)
 
     @property
     def overlap(self) -> float:

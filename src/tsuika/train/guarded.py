@@ -1,18 +1,19 @@
 """A run under guard: who learns beside whom, when it ends, and which weights are kept.
 
 A *look* trains without some pictures and finds the best step by them: once without a few (hold-out), or by folds, each
-without its own, in lockstep beside the run on all pictures or, where that cannot be, one after another. The result learns from *all*
-pictures: after a hold-out look it goes on with them from the best step, after folds they have a run of their own.
+without its own, in lockstep beside a run on all pictures or, where that cannot be, one after another. The result learns
+from *all* pictures: it goes on from weights of the look, after folds from those of the run on all pictures at half of the
+step that they chose.
 
 The rate of a look that is gone on from is steady after the warm-up, as nobody knows yet where it ends; the schedule then
-takes it down to nothing. bench/guard/continued.py: better than starting again.
+takes it down to nothing. bench/guard/continued.py: better than starting again, and than the run on all pictures as it is.
 """
 
 from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
@@ -40,7 +41,8 @@ APART: Final = (
 )
 
 Events = Generator[Event, None, "Result"]
-Look = Generator[Event, None, Judge]
+# What it has come to, and whether weights are small enough for those of several steps to be kept.
+Look = Generator[Event, None, tuple[Judge, bool]]
 
 
 @dataclass
@@ -56,16 +58,12 @@ class Result:
 
 def train(ground: Ground, course: Course, *, resume: bool) -> Events:
     """The whole training; afterwards no other attachment than the result's is on the model."""
-    if course.way == "lanes":
-        return (yield from _in_lanes(ground, course, resume))
-    if course.way == "hold-out" and refits(ground.recipe):
+    look = _LOOKS.get(course.way)
+    if look is not None and refits(ground.recipe):
         looked = Kept(ground.folder.guard / "look")
-        judge = yield from _without_some(ground, course, resume, kept=looked)
-        return (yield from _go_on(ground, course, judge, looked, resume))
-    if course.way == "turns" and refits(ground.recipe):
-        judge = yield from _in_turn(ground, course, resume)
-        return (yield from _on_all(ground, course, judge, resume))
-    return (yield from _once(ground, course, resume))
+        judge, several = yield from look(ground, course, resume, looked)
+        return (yield from _go_on(ground, course, judge, looked, resume, several=several))
+    return (yield from (_beside_folds if course.way == "lanes" else _once)(ground, course, resume))
 
 
 def _once(ground: Ground, course: Course, resume: bool) -> Events:
@@ -76,7 +74,7 @@ def _once(ground: Ground, course: Course, resume: bool) -> Events:
     if course.way != "off":
         stage.watch, stage.obeys = _watch(ground, course, [(run, 0)], "checks.json"), ground.recipe.guard.mode == "on"
         if holds_out and (_small(run) or stage.obeys):
-            stage.kept, stage.only_best = Kept(ground.folder.guard / "kept"), not _small(run)
+            stage.kept, stage.only_best = _kept(ground), not _small(run)
     if resume:
         stage.resume()
     yield ground.started(run)
@@ -91,12 +89,21 @@ def _once(ground: Ground, course: Course, resume: bool) -> Events:
     return _result(run, judge.chosen, stage.kept, _stopped_by(judge, stage.obeys), takes_last=not stage.obeys)
 
 
-def _without_some(ground: Ground, course: Course, resume: bool, fold: int = 0, kept: Kept | None = None) -> Look:
-    """A look without one part of the pictures; weights that the judge may choose are put into `kept`."""
+def _beside_folds(ground: Ground, course: Course, resume: bool) -> Events:
+    """Without a refit: what has learnt from all pictures beside the folds is the result as it is."""
+    run, judge = yield from _in_lanes(ground, course, resume)
+    wanted = Range(*(course.longer(step, run.step) for step in astuple(judge.chosen)))
+    yield from _choose(ground, course, judge, wanted)
+    obeys = ground.recipe.guard.mode == "on"
+    return _result(run, wanted, _kept(ground), _stopped_by(judge, obeys), takes_last=not obeys)
+
+
+def _without_some(ground: Ground, course: Course, resume: bool, looked: Kept | None, fold: int = 0) -> Look:
+    """A look without one part of the pictures; weights that the judge may choose are put into `looked`."""
     states, done = _state_of(ground, fold), ground.folder.guard / f"look-{fold}.done"
-    run = ground.fit(ground.attach(), course.split.inside(fold), steady=kept is not None)
+    run = ground.fit(ground.attach(), course.split.inside(fold), steady=True)
     watch = _watch(ground, course, [(run, fold)], f"checks-{fold}.json")
-    stage = ground.stage([run], [states], watch=watch, kept=kept, only_best=not _small(run))
+    stage = ground.stage([run], [states], watch=watch, kept=looked, only_best=not _small(run))
     if done.exists():
         watch.go_on_from(run.last_step)
     elif resume:
@@ -110,45 +117,62 @@ def _without_some(ground: Ground, course: Course, resume: bool, fold: int = 0, k
             done.touch()
             shutil.rmtree(states, ignore_errors=True)  # the checks are all that is needed of it
     run.over()
-    return watch.judge
+    return watch.judge, _small(run)
 
 
-def _in_turn(ground: Ground, course: Course, resume: bool) -> Look:
+def _in_turn(ground: Ground, course: Course, resume: bool, _: Kept) -> Look:
     """A look by folds, one after another; judged together by the steps that all of them have reached."""
     parts: list[list[Check]] = []
     for fold in range(course.folds):
-        judge = yield from _without_some(ground, course, resume, fold)
+        judge, several = yield from _without_some(ground, course, resume, None, fold)
         parts.append(judge.checks)
     together = _judge(ground, course, [check.step for check in min(parts, key=len)])
     for checks in zip(*parts, strict=False):
         seconds = sum(check.guard_s for check in checks), sum(check.train_s for check in checks)
         check = Check(checks[0].step, joined([check.reading for check in checks]), *seconds)
         yield judged(together.hear(check), check)
-    return together
+    return together, several
 
 
-def _go_on(ground: Ground, course: Course, judge: Judge, looked: Kept, resume: bool) -> Events:
-    """The result: on from the look's weights by all pictures, while the rate falls.
+def _side_by_side(ground: Ground, course: Course, resume: bool, looked: Kept) -> Look:
+    """A look by folds in lockstep beside a run on all pictures, whose weights where the result may begin are put into `looked`."""
+    run, judge = yield from _in_lanes(ground, course, resume, looked)
+    run.over()
+    return judge, _small(run)
+
+
+_LOOKS: Final[dict[str, Callable[[Ground, Course, bool, Kept], Look]]] = {
+    "hold-out": _without_some,
+    "turns": _in_turn,
+    "lanes": _side_by_side,
+}
+
+
+def _go_on(ground: Ground, course: Course, judge: Judge, looked: Kept, resume: bool, *, several: bool) -> Events:
+    """The result: on from weights of the look by all pictures, while the rate falls.
 
     Of the other steps of the range, those far enough away to differ go on in the same way, before it.
     """
     ground.accelerator.wait_for_everyone()  # the first process keeps the look's weights
-    chosen = judge.chosen
-    if chosen.balanced not in looked:  # none was sound
-        return (yield from _on_all(ground, course, judge, resume))
-    range_ = Range(*(s if s in looked and _apart(s, chosen.balanced) else chosen.balanced for s in astuple(chosen)))
-    most = ground.recipe.train.steps
-    wanted = Range(*(course.with_all(step, most) for step in astuple(range_)))
-    kept = Kept(ground.folder.guard / "kept")
+    most, best = ground.recipe.train.steps, judge.chosen.balanced
+    range_ = Range(*(step if several and _apart(step, best) else best for step in astuple(judge.chosen)))
+    wanted = Range(*(course.ends(step, most) for step in astuple(range_)))
+    kept = _kept(ground)
     yield from _choose(ground, course, judge, wanted)
+    if course.way == "turns":
+        yield from _lead(ground, frozenset(course.begins(step, most) for step in astuple(range_)), looked, resume)
 
     def begun(step: int, states: Path) -> tuple[Fit, Stage]:
-        run = ground.fit(ground.attach(), steady=True)
-        run.begin_at(step, looked.load(step), course.with_all(step, most))
+        run, start = ground.fit(ground.attach(), steady=True), course.begins(step, most)
+        if step:
+            run.begin_at(start, looked.load(start), course.ends(step, most))
+        else:  # none was sound: the base as it was
+            run.last_step = 0
         return run, ground.stage([run], [states])
 
-    for step in sorted({range_.safe, range_.likeness} - {range_.balanced}):
-        end, states = course.with_all(step, most), _state_of(ground, step)
+    for step in sorted({range_.safe, range_.likeness} - {best}):
+        end = course.ends(step, most)
+        states = ground.folder.guard / f"variant-{end}"
         if end in kept:
             shutil.rmtree(states, ignore_errors=True)
             continue
@@ -161,7 +185,7 @@ def _go_on(ground: Ground, course: Course, judge: Judge, looked: Kept, resume: b
             kept.save(end, run)
             shutil.rmtree(states, ignore_errors=True)
         run.over()
-    run, stage = begun(range_.balanced, ground.folder.checkpoints)
+    run, stage = begun(best, ground.folder.checkpoints)
     stage.after = lambda step: ground.after(step, run)
     if resume:
         stage.resume()
@@ -172,57 +196,40 @@ def _go_on(ground: Ground, course: Course, judge: Judge, looked: Kept, resume: b
     return _result(run, wanted, kept, ended)
 
 
-def _on_all(ground: Ground, course: Course, judge: Judge, resume: bool) -> Events:
-    """The result, trained on all pictures to the step that a look has chosen."""
-    run = ground.fit(ground.attach())
-    wanted = _longer(ground, course, judge.chosen)
-    run.last_step = wanted.likeness if _small(run) else wanted.balanced
-    stage = ground.stage([run], [ground.folder.checkpoints], after=lambda step: ground.after(step, run))
-    if _small(run):
-        stage.kept, stage.keep = Kept(ground.folder.guard / "kept"), _steps(wanted)
+def _lead(ground: Ground, steps: frozenset[int], looked: Kept, resume: bool) -> Iterator[Event]:
+    """A run on all pictures that puts its weights at some steps into `looked`, where no lane has done so."""
+    if all(step in looked for step in steps - {0}):
+        return
+    run, states = ground.fit(ground.attach(), steady=True), ground.folder.guard / "lead"
+    run.last_step = max(steps)
+    stage = ground.stage([run], [states], kept=looked, keep=steps)
     if resume:
         stage.resume()
-    yield from _choose(ground, course, judge, wanted)
     yield Phase("train", run.last_step)
     yield from stage.go()
-    last = judge.verdicts[-1]
-    ended = "guard" if last.kind == "stop" or run.last_step < ground.recipe.train.steps else "steps"
-    return _result(run, wanted, stage.kept, "diverged" if last.code in DIVERGED else ended)
+    if run.accelerator.is_main_process:
+        shutil.rmtree(states, ignore_errors=True)
+    run.over()
+    ground.accelerator.wait_for_everyone()
 
 
-def _in_lanes(ground: Ground, course: Course, resume: bool) -> Events:
-    """Folds in lockstep beside the run on all pictures, which goes on alone where the best step asks for it."""
-    folder, obeys = ground.folder, ground.recipe.guard.mode == "on"
-    done = folder.guard / "look-lanes.done"
-    if over := done.exists():
-        everything, judge = ground.fit(ground.attach()), _heard_again(ground, course)
-    else:
-        everything, judge = yield from _side_by_side(ground, course, resume)
-    wanted = _longer(ground, course, judge.chosen)
-    kept = Kept(folder.guard / "kept")
-    alone = ground.stage(
-        [everything], [folder.checkpoints], kept=kept, keep=_steps(wanted),
-        after=lambda step: ground.after(step, everything),
-    )  # fmt: skip
-    if over:
-        alone.resume()
+def _in_lanes(
+    ground: Ground, course: Course, resume: bool, looked: Kept | None = None
+) -> Generator[Event, None, tuple[Fit, Judge]]:
+    """Folds in lockstep beside a run on all pictures; gives this one as it stands then, the folds gone.
+
+    Args:
+        looked: takes the weights where the result may begin; None: the run is the result, and falls by its schedule.
+    """
+    recipe, folder, count = ground.recipe, ground.folder, course.folds
+    most, done = recipe.train.steps, folder.guard / "look-lanes.done"
+    states = [_state_of(ground, lane) for lane in range(count + 1)]
+    if done.exists():
+        everything = ground.fit(ground.attach())
+        if looked is None:
+            ground.stage([everything], [folder.checkpoints]).resume()
         yield ground.started(everything)
-    else:
-        checkpoint.save(folder.checkpoints, everything.state())
-        done.touch()
-    for lane in range(course.folds + 1):  # the checks, and what goes on, are all that is needed of them
-        shutil.rmtree(_state_of(ground, lane), ignore_errors=True)
-    yield from _choose(ground, course, judge, wanted)
-    if obeys and everything.step < max(_steps(wanted)):
-        everything.last_step = max(_steps(wanted))
-        yield Phase("train", everything.last_step)
-        yield from alone.go()
-    return _result(everything, wanted, kept, _stopped_by(judge, obeys), takes_last=not obeys)
-
-
-def _side_by_side(ground: Ground, course: Course, resume: bool) -> Generator[Event, None, tuple[Fit, Judge]]:
-    """The look in lanes; gives the fit on all pictures as it stands then, the folds gone."""
-    recipe, count = ground.recipe, course.folds
+        return everything, _heard_again(ground, course)
     attachments = []
     for _ in range(count + 1):
         attachments.append(ground.attach())
@@ -231,21 +238,22 @@ def _side_by_side(ground: Ground, course: Course, resume: bool) -> Generator[Eve
     lanes: Lanes = method.side_by_side(attachments)
     reads = [ground.reader(lanes, lane, one) for lane, one in enumerate(attachments)]
     runs = [
-        ground.fit(one, course.split.inside(lane) if lane < count else None, reads[lane])
+        ground.fit(one, course.split.inside(lane) if lane < count else None, reads[lane], steady=looked is not None)
         for lane, one in enumerate(attachments)
     ]
     everything = runs[-1]
+    watch = _watch(ground, course, [(run, lane) for lane, run in enumerate(runs)], "checks.json", lanes)
+    stage = ground.stage(
+        runs, states, lanes=lanes, at_once=recipe.guard.lanes, watch=watch, obeys=recipe.guard.mode == "on",
+        kept=looked or _kept(ground), kept_at=lambda step: (course.begins if looked else course.longer)(step, most),
+    )  # fmt: skip
 
     def after(step: int) -> Iterator[Event]:
         with lanes.alone(count):
             yield from ground.after(step, everything)
 
-    watch = _watch(ground, course, [(run, lane) for lane, run in enumerate(runs)], "checks.json", lanes)
-    stage = ground.stage(
-        runs, [_state_of(ground, lane) for lane in range(count + 1)], lanes=lanes, at_once=recipe.guard.lanes,
-        watch=watch, obeys=recipe.guard.mode == "on", after=after,
-        kept=Kept(ground.folder.guard / "kept"), kept_at=lambda step: course.longer(step, recipe.train.steps),
-    )  # fmt: skip
+    if looked is None:
+        stage.after = after
     if resume:
         stage.resume()
     yield ground.started(everything)
@@ -255,6 +263,11 @@ def _side_by_side(ground: Ground, course: Course, resume: bool) -> Generator[Eve
         attachment.detach()
     attachments[-1].set_strength(1)
     everything.condition = conditioner(ground.model, attachments[-1], ground.pictures.size_px_of)
+    if looked is None:
+        checkpoint.save(folder.checkpoints, everything.state())
+    done.touch()
+    for state in states:  # the checks, and what goes on, are all that is needed of them
+        shutil.rmtree(state, ignore_errors=True)
     return everything, watch.judge
 
 
@@ -296,16 +309,9 @@ def _judge(ground: Ground, course: Course, rungs: Sequence[int]) -> Judge:
     return Judge(train.steps, train.learning_rate, rule, course.overlap, rungs)
 
 
-def _longer(ground: Ground, course: Course, chosen: Range) -> Range:
-    """A look's steps as those of the training on all pictures."""
-    safe, balanced, likeness = (
-        course.longer(step, ground.recipe.train.steps) for step in (chosen.safe, chosen.balanced, chosen.likeness)
-    )
-    return Range(safe, balanced, likeness)
-
-
-def _steps(steps: Range) -> frozenset[int]:
-    return frozenset({steps.safe, steps.balanced, steps.likeness})
+def _kept(ground: Ground) -> Kept:
+    """Weights that may become files."""
+    return Kept(ground.folder.guard / "kept")
 
 
 def _apart(step: int, best: int) -> bool:

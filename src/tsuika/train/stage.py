@@ -63,7 +63,9 @@ class Stage:
     kept: Kept | None = None  # of the last run
     only_best: bool = False  # whether of the judge's steps the best alone is kept
     keep: frozenset[int] | None = None  # which steps; None: those that the judge would keep
-    kept_at: Callable[[int], int] = field(default=lambda step: step)  # a step of the judge's -> the one that is kept
+    kept_at: Callable[[int], int] = field(
+        default=lambda step: step
+    )  # a step of the judge's -> the one that is kept, which may be earlier
     after: Callable[[int], Iterator[Event]] = field(default=lambda step: iter(()))  # what else is done after a step
     _untold: Judged | None = None  # the verdict at the step that it goes on from, which nobody may have heard
 
@@ -130,7 +132,7 @@ class Stage:
             return frozenset()
         judge = self.watch.judge
         best = judge.chosen.balanced  # the last check's, or what it was before
-        return frozenset({best} - {0} if self.only_best else map(self.kept_at, judge.keep))
+        return frozenset({best} - {0} if self.only_best else map(self.kept_at, judge.keep | judge.to_come))
 
     def _save(self) -> Saved:
         for run, folder in zip(self.runs, self.states, strict=True):
