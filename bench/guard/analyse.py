@@ -39,8 +39,6 @@ from tsuika.guard.reading import estimate
 
 EXPONENTS = (0, 0.55, 1, 1.5)
 
-LEAST = 4  # pictures; with fewer the product trusts no validation
-
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
@@ -65,26 +63,17 @@ def lost_share(runs: Sequence[Run], regrets: Sequence[float]) -> str:
     return f"{100 * sum(regrets) / total:.1f} %" if total >= 0.01 * len(runs) else "–"
 
 
-def trusted(runs: Sequence[Run]) -> list[Run]:
-    """Those with enough pictures for the product to validate by."""
-    return [run for run in runs if run.pictures >= LEAST]
-
-
 def main_table(runs: Sequence[Run]) -> str:
     rows = []
     groups = [(m, n) for m in METHODS for n in sorted({r.pictures for r in runs if r.method == m})]
     for method, n in [*groups, *((m, 0) for m in METHODS), ("all", 0)]:
-        some = (
-            [run for run in trusted(runs) if method in (run.method, "all")]
-            if not n
-            else [run for run in runs if run.method == method and run.pictures == n]
-        )
+        some = [run for run in runs if method in (run.method, "all") and n in (run.pictures, 0)]
         if not some:
             continue
         steps = {run: judged(run) for run in some}
         regrets = [run.regret(kept(run)) for run in some]
         rows.append((
-            method, n or f">= {LEAST}", len(some), f"{np.mean([run.truth.best() / run.steps for run in some]):.2f}",
+            method, n or "all", len(some), f"{np.mean([run.truth.best() / run.steps for run in some]):.2f}",
             f"{100 * np.mean([run.gain for run in some]):.1f}", pp(regrets), lost_share(some, regrets),
             pp([run.fair_regret(kept(run)) for run in some]), f"{100 * max(regrets):.2f}",
             percent([1 - steps[run].stop / run.steps for run in some]),
@@ -101,14 +90,12 @@ def refit_table(runs: Sequence[Run]) -> str:
     rows = []
     groups = [("all", n) for n in sorted({run.pictures for run in runs})] + [(m, 0) for m in (*METHODS, "all")]
     for method, n in groups:
-        some = [
-            run for run in (runs if n else trusted(runs)) if method in (run.method, "all") and n in (run.pictures, 0)
-        ]
+        some = [run for run in runs if method in (run.method, "all") and n in (run.pictures, 0)]
         cells = [pp([run.regret(kept(run, exponent)) for run in some]) for exponent in EXPONENTS]
         lane = [lane_truth(run, judged(run).best) + run.gain for run in some if run.kind == "hold-out"]
         one = [run.regret(refitted(run, judged(run, one_lane=True).best)) for run in some if run.kind == "fold"]
         pooled = [run.regret(kept(run)) for run in some if run.kind == "fold"]
-        rows.append((method, n or f">= {LEAST}", len(some), *cells, pp(lane), pp(pooled), pp(one)))
+        rows.append((method, n or "all", len(some), *cells, pp(lane), pp(pooled), pp(one)))
     head = (
         "method", "pictures", "runs", *(f"exponent {power}" for power in EXPONENTS), "no refit: the hold-out lane itself",
         "folds pooled", "one fold only",
@@ -145,30 +132,27 @@ def against_folds(folder: Path, other: Path) -> str:
 def lanes_table(runs: Sequence[Run]) -> str:
     """How many of the folds that leave one picture out are enough: all choices of K of them."""
     rows = []
-    for method in METHODS:
-        some = [
-            run
-            for run in trusted(runs)
-            if run.method == method and run.kind == "fold" and len(run.folds) == run.pictures
-        ]
-        for count in sorted({k for run in some for k in (1, 2, 3, len(run.folds))}):
+    left_out = [run for run in runs if run.kind == "fold" and len(run.folds) == run.pictures]
+    for method, n in sorted({(run.method, run.pictures) for run in left_out}):
+        some = [run for run in left_out if (run.method, run.pictures) == (method, n)]
+        for count in sorted({1, 2, 3, n}):
             regrets, parts = [], 0
             for run in some:
                 for chosen in combinations(run.folds, count):
                     part = replace(run, folds=chosen, memo={})
                     regrets.append(run.regret(refitted(run, play(part, Rule(columns=MID)).best)))
                     parts += 1
-            rows.append(
-                (
-                    method,
-                    count,
-                    len(some),
-                    pp(regrets),
-                    f"{100 * max(regrets):.1f}",
-                    lost_share([r for r in some for _ in range(parts // len(some))], regrets),
-                )
-            )
-    head = ("method", "folds heard", "runs", "regret, pp (± over choices)", "worst, pp", "share of the gain")
+            share = lost_share([run for run in some for _ in range(parts // len(some))], regrets)
+            rows.append((method, n, count, len(some), pp(regrets), f"{100 * max(regrets):.1f}", share))
+    head = (
+        "method",
+        "pictures",
+        "folds heard",
+        "runs",
+        "regret, pp (± over choices)",
+        "worst, pp",
+        "share of the gain",
+    )
     return table(head, rows)
 
 
@@ -343,9 +327,6 @@ def exponent_line(runs: Sequence[Run]) -> str:
     return "; ".join(lines)
 
 
-EVERY = (main_table, refit_table, coverage_table, worse_table)  # told with fewer pictures, too
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
@@ -363,7 +344,7 @@ def main() -> None:
     }  # fmt: skip
     print(f"{len(runs)} runs, {len({run.seed for run in runs})} seeds")
     for title, make in parts.items():
-        print(f"\n### {title}\n\n{make(runs if make in EVERY else trusted(runs))}")
+        print(f"\n### {title}\n\n{make(runs)}")
     if options.folds:
         print(f"\n### Folds where the product holds out\n\n{against_folds(options.folder, options.folds)}")
     if options.plots and runs:

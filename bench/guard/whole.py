@@ -2,10 +2,10 @@
 
     python bench/guard/whole.py DIR --continued DIR2 [--longer DIR3]
 
-DIR is what `collect.py` wrote, DIR2 what `continued.py` made of its hold-out runs ("linear again"), of those with folds ("half
-linear 1.0") and, to compare, of some runs ("no look"), DIR3 what `collect.py --longer 2` wrote of some of them. What goes on
-with all pictures while the rate falls are the weights of the look, after folds the lane of all pictures at half of the step
-that they chose for it.
+DIR is what `collect.py` wrote, DIR2 what `continued.py` made of its hold-out runs ("linear again"), of those with folds
+("half linear 1.0") and, to compare, of some runs ("no look", "no look x4"), DIR3 what `collect.py --longer 2` wrote of
+some of them. What goes on with all pictures while the rate falls are the weights of the look, after folds the lane of all
+pictures at half of the step that they chose for it.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from analyse import lost_share, percent, pp, table, trusted
+from analyse import lost_share, percent, pp, table
 from curves import Run, read
 from rules import METHODS, judged, kept, refitted
 
 from tsuika.guard.reading import mean
 
 GOES_ON = {"hold-out": "linear again", "fold": "half linear 1.0"}
-NO_LOOK = "no look"
-PLANNED = (1, 2)  # times the bench's own budget
+NO_LOOK = {1: "no look", 4: "no look x4"}  # by the planned steps, times the bench's own budget
+PLANNED = (1, 2, 4)
 
 
 def steps_of_all(run: Run) -> float:
@@ -88,7 +88,7 @@ def no_look_table(regrets: Mapping[Run, float], folder: Path) -> str:
     """Beside a training on all pictures over the whole budget whose rate falls, as most people train."""
     rows = []
     for run, mine in regrets.items():
-        other = continued(run, folder, NO_LOOK)
+        other = continued(run, folder, NO_LOOK[1])
         if other is not None:
             rows.append((run.name, mine, other, run.regret(run.steps), steps_of_all(run) / run.steps))
     told = [(name, *(f"{100 * cell:.2f}" for cell in cells[:3]), f"{cells[3]:.2f}") for name, *cells in rows]
@@ -143,17 +143,49 @@ def planned_table(runs: Sequence[Run], longer: Mapping[str, Run]) -> str:
     return table(head, rows)
 
 
+def too_long_table(runs: Sequence[Run], folder: Path) -> str:
+    """Four times the bench's budget planned: the guard beside a training without any, whose rate falls over the whole plan.
+
+    Runs whose look would have stopped inside what was recorded, and at the same best step, so that the result is known.
+    """
+    plan = max(NO_LOOK)
+    rows = []
+    for run in runs:
+        planned = replace(run, steps=plan * run.steps, memo={})
+        mine, other = continued(run, folder, GOES_ON[run.kind]), continued(run, folder, NO_LOOK[plan])
+        stopped = judged(planned).stop < run.steps and judged(planned).best == judged(run).best
+        if stopped and mine is not None and other is not None:
+            rows.append((run, mine, other, steps_of_all(planned) / planned.steps))
+    head = (
+        "method",
+        "runs",
+        "the guard: regret, pp",
+        "falling rate, whole plan",
+        "the guard less it",
+        "its steps by the plan",
+    )
+    told = []
+    for method in (*METHODS, ""):
+        some = [row for row in rows if method in (row[0].method, "")]
+        if some:
+            _, mine, other, steps = zip(*some)
+            less = [a - b for a, b in zip(mine, other)]
+            told.append((method or "all", len(some), pp(mine), pp(other), pp(less), f"{np.mean(steps):.2f}"))
+    return table(head, told)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--continued", type=Path, required=True)
     parser.add_argument("--longer", type=Path)
     options = parser.parse_args()
-    runs = trusted([read(path) for path in sorted(options.folder.glob("*.json"))])
+    runs = [read(path) for path in sorted(options.folder.glob("*.json"))]
     regrets = ends(runs, options.continued)
     print(f"{len(runs)} runs; not continued: {', '.join(run.name for run in runs if run not in regrets) or 'none'}\n")
     print(f"### As it is\n\n{procedure_table(regrets)}\n\n{harmed(regrets)}\n")
     print(f"### Against a falling rate over the whole budget\n\n{no_look_table(regrets, options.continued)}\n")
+    print(f"### Against it with a plan that is far too long\n\n{too_long_table(runs, options.continued)}\n")
     longer = [read(path) for path in sorted(options.longer.glob("*.json"))] if options.longer else []
     print(f"### Had more steps been planned\n\n{planned_table(runs, {run.name: run for run in longer})}")
 

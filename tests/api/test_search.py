@@ -20,7 +20,7 @@ from tsuika.api import search_space, searching, training
 from tsuika.core import config
 from tsuika.core.config import Recipe
 from tsuika.core.errors import DivergedError, RecipeError
-from tsuika.core.events import Event, Judged
+from tsuika.core.events import Event, Judged, note
 from tsuika.core.files import locked, write_text
 from tsuika.core.rundir import RunDir
 from tsuika.data import split
@@ -253,6 +253,21 @@ def test_without_optuna_it_says_what_to_install(tmp_path: Path, monkeypatch: pyt
         last(api.search(recipe(), tmp_path / "s", ("method.rank=8,16",)))
     assert caught.value.code == "RC022" and "pip install" in caught.value.part("do")
     assert not (tmp_path / "s").exists()
+
+
+def test_pictures_that_no_validation_can_be_trusted_by_are_refused(
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = runs.train
+
+    def warning(*args: Any) -> Iterator[Event]:
+        yield note("GD012", found=3, then="They are left out in turn all the same.")
+        yield from train(*args)
+
+    monkeypatch.setattr(training, "train", warning)
+    with pytest.raises(RecipeError) as caught:
+        last(api.search(recipe(), tmp_path / "s", ("method.rank=8,16",)))
+    assert caught.value.code == "RC024"
 
 
 def test_without_a_guard_there_is_nothing_to_compare_by(tmp_path: Path) -> None:

@@ -179,7 +179,15 @@ def images_names(manifest: Manifest) -> list[str]:
 
 @pytest.mark.parametrize(
     ("different", "kind", "parts"),
-    [(1, "none", 0), (3, "none", 0), (4, "folds", 4), (9, "folds", 9), (10, "hold-out", 1), (60, "hold-out", 1)],
+    [
+        (1, "none", 0),
+        (2, "none", 0),
+        (3, "folds", 3),
+        (4, "folds", 4),
+        (9, "folds", 9),
+        (10, "hold-out", 1),
+        (60, "hold-out", 1),
+    ],
 )
 def test_the_kind_of_split_hangs_on_the_number_of_different_pictures(different: int, kind: str, parts: int) -> None:
     singles = [(f"{i}",) for i in range(different)]

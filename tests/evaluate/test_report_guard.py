@@ -176,7 +176,10 @@ def test_best_step_and_range_are_those_of_the_run_that_made_the_files(tmp_path):
 
 
 def test_without_held_out_pictures_nothing_is_called_best(tmp_path):
-    for choice in (None, replace(chosen(UNSEEN, "none"), code="GD012", params={"found": 3})):
+    for choice in (
+        None,
+        replace(chosen(UNSEEN, "none"), code="GD012", params={"found": 2, "then": "All are trained on."}),
+    ):
         data = told(tmp_path, UNSEEN, choice)
         assert data.best_step is None
         assert set(data.range.values()) == {None}
@@ -187,7 +190,7 @@ def test_without_held_out_pictures_nothing_is_called_best(tmp_path):
         assert TEXTS["en"]["guard.line.held"] not in text
         assert TEXTS["en"]["guard.gaps"] not in text
         assert TEXTS["en"]["guard.drift.intro"] in text
-    assert "3" in data.guard["sentence"]["en"].split("too few")[0][-60:]
+    assert "2" in data.guard["sentence"]["en"].split("too few")[0][-60:]
 
 
 def test_without_a_guard_the_report_is_silent_about_it(tmp_path):
@@ -373,7 +376,7 @@ def test_a_file_of_the_last_step_is_not_called_the_best(tmp_path):
 
 def test_warnings_are_told_in_both_languages(tmp_path):
     told(tmp_path, OVERFITTED)
-    warned = note("GD012", found=3)
+    warned = note("GD012", found=2, then="All of them are trained on.")
     notes = outcome.Notes(warned=[warned], started=Started("lora", "sd1", 3, 4, 1, 100), finished=Finished("steps", 4))
     data = outcome.write_report(RunDir(tmp_path), config.build({}), notes, EVIDENCE)
     html = report.render(data)

@@ -39,7 +39,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("guarded")
     write_folder(tiny("sd1"), folder / "base", old_style=True)
     noise = np.random.default_rng(0)
-    for count in (3, 4, 10):
+    for count in (2, 3, 4, 10):
         pictures = folder / f"pictures-{count}"
         pictures.mkdir()
         for i in range(count):  # 64 px of large blocks, so that none resembles another
@@ -182,10 +182,18 @@ def test_a_run_does_not_go_on_with_other_pictures(place: Path, tmp_path: Path, c
 
 
 def test_too_few_pictures_say_so_and_are_all_trained_on(place: Path, tmp_path: Path, seen: Any) -> None:
-    events = through(recipe(place, 3), tmp_path / "run", place)
+    events = through(recipe(place, 2), tmp_path / "run", place)
     assert "GD012" in [event.code for event in of(events, Warned)] and not of(events, Chosen)
-    assert list(map(len, seen)) == [3] and of(events, Finished)[-1] == Finished("steps", 8)
+    assert list(map(len, seen)) == [2] and of(events, Finished)[-1] == Finished("steps", 8)
     assert {event.verdict for event in of(events, Judged)} == {"go"}
+
+
+def test_three_pictures_are_not_trusted_and_left_out_in_turn_all_the_same(place: Path, tmp_path: Path) -> None:
+    events = through(recipe(place, 3, "textual-inversion", train={"steps": 4}), tmp_path / "run", place)
+    assert [event.code for event in of(events, Warned)][:2] == ["GD012", "GD015"]
+    (chosen,) = of(events, Chosen)
+    assert chosen.folds == 3 and len(chosen.held_out) == 3
+    assert of(events, Judged)[-1].evidence["held_out"]["kind"] == "draws"
 
 
 def test_warn_stops_nothing_and_keeps_the_last_step(place: Path, tmp_path: Path, seen: Any) -> None:

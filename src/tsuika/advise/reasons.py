@@ -19,6 +19,7 @@ from tsuika.advise.evidence import (
 )
 from tsuika.advise.recipes import Subject, Thrift
 from tsuika.core.intervals import Interval
+from tsuika.data.split import LEAST_TO_TRUST
 
 TITLES: Final = {
     "lora": ("LoRA", "LoRA"), "textual-inversion": ("Textual Inversion", "Textual Inversion"),
@@ -179,7 +180,7 @@ def against(
         found.append(_FORGE)
     if thrift.checkpointing:
         found.append(_RECOMPUTES)
-    if subject.pictures < 4:
+    if subject.pictures < LEAST_TO_TRUST:
         found.append(_TOO_FEW)
     return tuple(found)
 
@@ -193,8 +194,8 @@ _RECOMPUTES: Final = Statement(
     "メモリに収めるために再計算が多くなり、時間が3分の1ほど長くなります。", "known", _COUNTED,
 )  # fmt: skip
 _TOO_FEW: Final = Statement(
-    "With fewer than 4 pictures the guard cannot hold one out; stop early by eye.",
-    "画像が4枚未満では、ガードが検証用に1枚も取り分けられません。目で確かめながら、早めに止めてください。", "known", "tsuika's guard",
+    "With fewer than 4 pictures no validation can be trusted; look at the previews, and rather stop too early.",
+    "画像が4枚未満では、信頼できる検証になりません。プレビューを見て、早めに止めてください。", "known", "tsuika's guard",
 )  # fmt: skip
 # The parts that the pairs of bench/methods are made of.
 _PARTS: Final[Mapping[str, tuple[str, str]]] = {

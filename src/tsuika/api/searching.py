@@ -20,7 +20,7 @@ from tsuika.api.search_space import Over
 from tsuika.core import config
 from tsuika.core.config import Recipe
 from tsuika.core.errors import DivergedError, RecipeError, ResourceError
-from tsuika.core.events import Event, Judged, note
+from tsuika.core.events import Event, Judged, Warned, note
 from tsuika.core.files import locked, write_text
 from tsuika.core.plain import jsonable
 from tsuika.core.rundir import RunDir
@@ -252,11 +252,11 @@ class _Search:
         try:
             for event in events:
                 yield event
-                if not isinstance(event, Judged) or event.step in told:
-                    continue
-                if event.evidence["held_out"] is None:
+                if isinstance(event, Warned) and event.code == "GD012":
                     why = Words("Fewer than four different pictures were found.", "異なる画像が4枚未満です。")
                     raise RecipeError("RC024", why=why)
+                if not isinstance(event, Judged) or event.step in told:
+                    continue
                 trial.report(results.standing(event), event.step)
                 if event.verdict != "stop" and trial.should_prune():
                     return True

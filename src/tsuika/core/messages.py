@@ -303,8 +303,8 @@ MESSAGES: Final[dict[str, Message]] = {
         ("ステップ{step}: 検証用画像はまだ学習前より良くなっていません(ロス{percent})", "", ""),
     ),
     "GD012": _m(
-        ("{found} pictures that differ are too few to hold one out: no validation can be trusted", "All of them are trained on. The guard can only see divergence; the step count is what the recipe says.", "With 4 or more different pictures overfitting can be seen; 10 or more are better."),
-        ("異なる画像が{found}枚では少なすぎて、検証用に取り分けられません(信頼できる検証になりません)", "すべての画像を学習に使います。ガードが判断できるのは発散だけで、ステップ数はレシピのとおりです。", "異なる画像が4枚以上あれば過学習を判断できます。10枚以上がおすすめです。"),
+        ("{found} pictures that differ are too few: no validation can be trusted", "{then}", "With 4 or more different pictures overfitting can be seen; 10 or more are better."),
+        ("異なる画像が{found}枚では少なすぎて、信頼できる検証になりません", "{then}", "異なる画像が4枚以上あれば過学習を判断できます。10枚以上がおすすめです。"),
     ),
     "GD013": _m(
         ("{held_out} of {found} pictures are held out to see overfitting", "They are: {names}.", "{then}"),

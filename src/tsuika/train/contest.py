@@ -86,7 +86,7 @@ def hold(run: gather.Run, points: Sequence[Recipe]) -> Generator[Event, None, li
 def _sides(groups: Sequence[split.Group], recipe: Recipe) -> tuple[compare.Sides, Budget]:
     """The split of a run, but that four to nine pictures are not left out in turn: a third of them is held out."""
     seed = recipe.train.seed
-    if len(groups) < split.LEAST_TO_LEAVE_OUT:
+    if len(groups) < split.LEAST_TO_TRUST:
         why = Words("Fewer than four different pictures were found.", "異なる画像が4枚未満です。")
         raise RecipeError("RC024", why=why)
     if len(groups) >= split.LEAST_TO_HOLD_OUT:

@@ -110,8 +110,9 @@ def plan(recipe: Recipe, manifest: Manifest, folder: Path, alone: str = "") -> C
     found, growth = len(manifest), recipe.method.growth
     if parted.kind == "folds" and alone and not refits(recipe):  # there is one training only
         parted = replace(parted, kind="hold-out", parts=parted.parts[:1])
+    if len(parted.groups) < split.LEAST_TO_TRUST:
+        notes.append(note("GD012", found=len(parted.groups), then=_THEN[parted.kind]))
     if parted.kind == "none":
-        notes.append(note("GD012", found=len(parted.groups)))
         return Course("none", parted, tuple(notes))
     if parted.kind == "hold-out":
         out = parted.parts[0]
@@ -129,6 +130,14 @@ def plan(recipe: Recipe, manifest: Manifest, folder: Path, alone: str = "") -> C
 
 
 _THEN: Final[dict[str, Words]] = {
+    "none": Words(
+        "All of them are trained on. The guard can only see divergence; the step count is what the recipe says.",
+        "すべての画像を学習に使います。ガードが判断できるのは発散だけで、ステップ数はレシピのとおりです。",
+    ),
+    "folds": Words(
+        "They are left out in turn all the same: what comes out is a rough guess at the best step, but better than none.",
+        "それでも順に外して調べます。最良のステップの大まかな見当ですが、何も調べないよりは良い結果になります。",
+    ),
     "refit": Words(
         "From the best step on, the result learns from all pictures.",
         "最良のステップから先は、全画像で学習を続けます。",

@@ -219,7 +219,7 @@ def find(run: gather.Run, rates: Sequence[float] = (), steps: int = STEPS) -> It
 def _sides(groups: Sequence[split.Group], seed: int) -> compare.Sides:
     """A third of the different pictures to measure by; below four of them those that are trained on."""
     everyone = [name for group in groups for name in group]
-    if len(groups) < split.LEAST_TO_LEAVE_OUT:
+    if len(groups) < split.LEAST_TO_TRUST:
         return compare.Sides(everyone, (), [group[0] for group in groups])
     parts = split.split(groups, seed, folds=len(groups)).parts[: min(MEASURED, len(groups) // 3)]
     out = {name for part in parts for name in part}
