@@ -299,7 +299,9 @@ class TakingTheLast(Stopping):
         return verdict
 
 
-@pytest.mark.parametrize("method", PATIENT)
+@pytest.mark.parametrize(
+    "method", ["textual-inversion", *(pytest.param(one, marks=pytest.mark.slow) for one in ("lora", "hypernetwork"))]
+)
 def test_after_folds_the_result_goes_on_from_half_of_their_step(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:

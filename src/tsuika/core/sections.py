@@ -360,8 +360,8 @@ class Guard(Section):
     folds: Annotated[
         int,
         Help(
-            "Cross-validation folds; 0 = hold pictures out from 10 on, leave one out in turn from 4 to 9",
-            "交差検証の分割数。0 = 自動(10枚以上は一部を検証用に取り分け、4〜9枚は1枚ずつ順に外す)",
+            "Cross-validation folds; 0 = hold pictures out from 10 on, leave one out in turn from 3 to 9",
+            "交差検証の分割数。0 = 自動(10枚以上は一部を検証用に取り分け、3〜9枚は1枚ずつ順に外す)",
         ),
         Field(ge=0, le=50),
     ] = 0
