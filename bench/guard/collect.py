@@ -38,7 +38,7 @@ from tsuika.core.types import Batch, Model
 from tsuika.data import bank as banks
 from tsuika.data import bucket, scan
 from tsuika.data.bank import Bank, Shelf
-from tsuika.data.split import SHARE, Split, split
+from tsuika.data.split import LEAST_TO_TRUST, SHARE, Split, split
 from tsuika.diffusion.schedule import add_noise
 from tsuika.diffusion.targets import target
 from tsuika.embedded import gadget, mascot, sketch
@@ -46,7 +46,7 @@ from tsuika.guard import probe as probes
 from tsuika.guard.probe import Probe, Subject
 from tsuika.guard.reading import Ratios
 from tsuika.methods import METHODS
-from tsuika.train.course import LEAST_HELD_OUT, MOST_HELD_OUT
+from tsuika.train.course import FOLDS_IN_TURN, LEAST_HELD_OUT, MOST_HELD_OUT
 from tsuika.train.device import DTYPES, accelerate_for
 from tsuika.train.loop import Fit, conditioner, draw, fit
 
@@ -216,10 +216,11 @@ class Lane:
 
 
 def lanes_of(bank: Bank, one: Configuration, folds: int = 0) -> Iterator[Lane]:
-    """As `data.split` has it; three pictures are left out in turn as well, and DreamBooth makes two folds."""
+    """As `data.split` and `train.course` have it."""
     groups = [(name,) for name in bank.names]  # drawn apart, so no two are copies
     few = folds > 0 or len(groups) < 10
-    folds = folds or ((2 if one.method == "dreambooth" else len(groups)) if few else 0)
+    in_turn = one.method == "dreambooth" and len(groups) >= LEAST_TO_TRUST
+    folds = folds or ((FOLDS_IN_TURN if in_turn else len(groups)) if few else 0)
     count = min(MOST_HELD_OUT, max(LEAST_HELD_OUT, round(SHARE * len(groups))))
     how: Split = split(groups, one.seed, folds=folds, count=count)
     for fold, part in enumerate(how.parts):

@@ -15,7 +15,7 @@ from tsuika.advise.activations import KNOWN, METHOD_TRAINS, Step, count
 from tsuika.advise.base import Base
 from tsuika.core.config import Recipe
 from tsuika.core.methods import DreamBooth
-from tsuika.data.split import LEAST_TO_HOLD_OUT, LEAST_TO_LEAVE_OUT
+from tsuika.data.split import LEAST_TO_HOLD_OUT, LEAST_TO_LEAVE_OUT, LEAST_TO_TRUST
 
 GIB: Final = 2**30
 FOLDS_IN_TURN: Final = 2  # where folds cannot learn side by side
@@ -71,7 +71,8 @@ def trainings(pictures: int, method: str, mode: str) -> float:
         return 2  # without some, then with all
     together = lanes(pictures, method, mode)
     # The folds and, from half of their step, the result; where they are trained in turn that half comes before it.
-    return together + 1 if together > 1 else FOLDS_IN_TURN + 1.5
+    folds = FOLDS_IN_TURN if pictures >= LEAST_TO_TRUST else pictures
+    return together + 1 if together > 1 else folds + 1.5
 
 
 MARGIN: Final = 1.2  # on what is counted: workspaces, fragments, norms that are computed in float32
