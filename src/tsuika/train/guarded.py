@@ -230,45 +230,51 @@ def _in_lanes(
             ground.stage([everything], [folder.checkpoints]).resume()
         yield ground.started(everything)
         return everything, _heard_again(ground, course)
-    attachments = []
-    for _ in range(count + 1):
-        attachments.append(ground.attach())
-        attachments[-1].set_strength(0)  # the next one may have the same words
-    method: Any = METHODS[recipe.method.name]
-    lanes: Lanes = method.side_by_side(attachments)
-    reads = [ground.reader(lanes, lane, one) for lane, one in enumerate(attachments)]
-    runs = [
-        ground.fit(one, course.split.inside(lane) if lane < count else None, reads[lane], steady=looked is not None)
-        for lane, one in enumerate(attachments)
-    ]
+    lanes, runs = _lanes(ground, course, steady=looked is not None)
     everything = runs[-1]
-    watch = _watch(ground, course, [(run, lane) for lane, run in enumerate(runs)], "checks.json", lanes)
-    stage = ground.stage(
-        runs, states, lanes=lanes, at_once=recipe.guard.lanes, watch=watch, obeys=recipe.guard.mode == "on",
-        kept=looked or _kept(ground), kept_at=lambda step: (course.begins if looked else course.longer)(step, most),
-    )  # fmt: skip
 
     def after(step: int) -> Iterator[Event]:
         with lanes.alone(count):
             yield from ground.after(step, everything)
 
+    watch = _watch(ground, course, [(run, lane) for lane, run in enumerate(runs)], "checks.json", lanes)
+    stage = ground.stage(
+        runs, states, lanes=lanes, at_once=recipe.guard.lanes, watch=watch, obeys=recipe.guard.mode == "on",
+    )  # fmt: skip
     if looked is None:
-        stage.after = after
+        stage.kept, stage.kept_at, stage.after = _kept(ground), lambda step: course.longer(step, most), after
+    else:
+        stage.kept, stage.kept_at = looked, lambda step: course.begins(step, most)
     if resume:
         stage.resume()
     yield ground.started(everything)
     yield Phase("look", everything.last_step)
     yield from stage.go()
-    for attachment in attachments[:-1]:
-        attachment.detach()
-    attachments[-1].set_strength(1)
-    everything.condition = conditioner(ground.model, attachments[-1], ground.pictures.size_px_of)
+    for run in runs[:-1]:
+        run.attachment.detach()
+    everything.attachment.set_strength(1)
+    everything.condition = conditioner(ground.model, everything.attachment, ground.pictures.size_px_of)
     if looked is None:
         checkpoint.save(folder.checkpoints, everything.state())
     done.touch()
     for state in states:  # the checks, and what goes on, are all that is needed of them
         shutil.rmtree(state, ignore_errors=True)
     return everything, watch.judge
+
+
+def _lanes(ground: Ground, course: Course, *, steady: bool) -> tuple[Lanes, list[Fit]]:
+    """A fit for each fold, and one on all pictures, on one model."""
+    attachments = []
+    for _ in range(course.folds + 1):
+        attachments.append(ground.attach())
+        attachments[-1].set_strength(0)  # the next one may have the same words
+    method: Any = METHODS[ground.recipe.method.name]
+    lanes: Lanes = method.side_by_side(attachments)
+    inside = [*(course.split.inside(fold) for fold in range(course.folds)), None]
+    return lanes, [
+        ground.fit(one, names, ground.reader(lanes, lane, one), steady=steady)
+        for lane, (one, names) in enumerate(zip(attachments, inside, strict=True))
+    ]
 
 
 def _heard_again(ground: Ground, course: Course) -> Judge:
