@@ -47,10 +47,9 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 def pp(values: Sequence[float]) -> str:
     """Mean ± standard error over configurations."""
-    if not len(values):
-        return "–"
-    error = np.std(values, ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    return f"{100 * np.mean(values):.2f} ± {100 * error:.2f}"
+    if len(values) < 2:
+        return f"{100 * values[0]:.2f}" if len(values) else "–"
+    return f"{100 * np.mean(values):.2f} ± {100 * np.std(values, ddof=1) / math.sqrt(len(values)):.2f}"
 
 
 def percent(values: Sequence[float]) -> str:

@@ -21,11 +21,13 @@ from analyse import lost_share, percent, pp, table
 from curves import Run, read
 from rules import METHODS, judged, kept, refitted
 
+from tsuika.data.split import LEAST_TO_HOLD_OUT
 from tsuika.guard.reading import mean
 
 GOES_ON = {"hold-out": "linear again", "fold": "half linear 1.0"}
 NO_LOOK = {1: "no look", 4: "no look x4"}  # by the planned steps, times the bench's own budget
 PLANNED = (1, 2, 4)
+MANY = 10**6  # pictures
 
 
 def steps_of_all(run: Run) -> float:
@@ -86,23 +88,22 @@ def procedure_table(regrets: Mapping[Run, float]) -> str:
 
 def no_look_table(regrets: Mapping[Run, float], folder: Path) -> str:
     """Beside a training on all pictures over the whole budget whose rate falls, as most people train."""
-    rows = []
-    for run, mine in regrets.items():
-        other = continued(run, folder, NO_LOOK[1])
-        if other is not None:
-            rows.append((run.name, mine, other, run.regret(run.steps), steps_of_all(run) / run.steps))
-    told = [(name, *(f"{100 * cell:.2f}" for cell in cells[:3]), f"{cells[3]:.2f}") for name, *cells in rows]
-    if rows:
-        columns = list(zip(*rows))
-        told.append((f"mean of {len(rows)}", *(pp(column) for column in columns[1:4]), f"{np.mean(columns[4]):.2f}"))
-        told.append(("the guard less it", pp([row[1] - row[2] for row in rows]), "", "", ""))
+    rows = [(run, mine, continued(run, folder, NO_LOOK[1])) for run, mine in regrets.items()]
+    known = [(run, mine, other) for run, mine, other in rows if other is not None]
+    groups = [(f"{n} pictures", n, n) for n in sorted({run.pictures for run, *_ in known}) if n < LEAST_TO_HOLD_OUT]
+    told = []
+    for name, least, most in [*groups, ("10 and more", LEAST_TO_HOLD_OUT, MANY), ("all", 0, MANY)]:
+        some = [row for row in known if least <= row[0].pictures <= most]
+        if some:
+            runs, mine, other = zip(*some)
+            told.append((
+                name, len(some), pp(mine), pp(other), pp([run.regret(run.steps) for run in runs]),
+                pp([a - b for a, b in zip(mine, other)]), f"{np.mean([steps_of_all(run) / run.steps for run in runs]):.2f}",
+            ))  # fmt: skip
     head = (
-        "run",
-        "the guard: regret, pp",
-        "falling rate, whole budget",
-        "steady rate, whole budget",
-        "the guard's steps by the budget",
-    )
+        "runs", "of them", "the guard: regret, pp", "falling rate, whole budget", "steady rate, whole budget",
+        "the guard less the falling rate", "its steps by the budget",
+    )  # fmt: skip
     return table(head, told)
 
 
