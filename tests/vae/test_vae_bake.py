@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from tsuika.api import writing
 from tsuika.core.errors import FormatError, ModelError, PictureError, RecipeError
 from tsuika.core.weights import Weights, open_weights
 from tsuika.formats import CHECKPOINTS, vae_file
-from tsuika.vae import bake, proof, roundtrip
+from tsuika.vae import bake, proof, roundtrip, tune
 
 
 def write_base(family: str, folder: Path, kind: str, seed: int = 3) -> Path:
@@ -197,3 +198,23 @@ def test_too_few_pictures_to_tune_are_refused(tmp_path: Path) -> None:
     with pytest.raises(PictureError) as caught:
         api.tune_vae(images, tmp_path / "a.safetensors")
     assert caught.value.code == "VA021" and caught.value.params["found"] == 11
+
+
+def test_small_pictures_do_not_make_all_crops_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, images = write_base("sd1", tmp_path, "diffusers"), draw(tmp_path / "images", 20)
+    for number in (0, 1, 2, 3):
+        Image.open(images / f"{number}.png").resize((24, 24)).save(images / f"{number}.png")
+    drawn: list[torch.Size] = []
+    crops = tune.crops
+
+    def seen(*args: Any) -> Any:
+        draw = crops(*args)
+        return lambda step: drawn.append((made := draw(step)).shape) or made
+
+    monkeypatch.setattr(tune, "crops", seen)
+    done = api.tune_vae(
+        images, tmp_path / "a.safetensors", base=str(base), steps=4, batch=2, size_px=32, keep_anyway=True
+    )  # fmt: skip
+    assert set(drawn) == {(2, 3, 32, 32)}
+    noted = [note.params["small"] for note in done["notes"] if note.code == "VA024"]
+    assert noted and done["pictures"]["train"] + noted[0] + done["pictures"]["choose"] + done["pictures"]["prove"] == 20

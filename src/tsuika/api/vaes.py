@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final
+from statistics import median_low
+from typing import Any, Final, overload
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +38,7 @@ from tsuika.vae.compare import Candidate, Picture
 MAX_PICTURES: Final = 32
 _LEAST_PX: Final = 16  # a little over SSIM's window
 _TEST_PX: Final = 128  # of the test picture by which `bake_vae` compares latents
+_KEPT: Final = 32  # pictures in memory while a VAE is tuned
 Say = Callable[[Event], None]
 
 
@@ -95,8 +98,8 @@ def compare_vae(
         evenly = tuple(rows[number * len(rows) // max_pictures] for number in range(max_pictures))
         manifest = replace(manifest, samples=evenly)
     numbers = {name: number for number, group in enumerate(dedupe.groups(manifest)) for name in group}
-    prepared = _prepared(manifest, size, roundtrip.factor(own.vae), hear)
-    pictures = [Picture(name, pixels, numbers[name]) for name, pixels in prepared.items()]
+    prepared = _Prepared(manifest, size, roundtrip.factor(own.vae), hear)
+    pictures = [Picture(name, prepared[name], numbers[name]) for name in prepared]
     pictures.sort(key=lambda one: one.pixels_13HW.shape)  # those of one size go through together
     different = len({picture.group for picture in pictures})
     if different < LEAST:
@@ -241,19 +244,19 @@ def tune_vae(
     groups = dedupe.groups(manifest)
     parts = proof.parts(groups, seed)
     factor = roundtrip.factor(start)
-    pictures = _prepared(manifest, size_px or space.native_size_px, factor, hear)
-    measured = [pictures[name] for name in parts.prove]
+    pictures = _Prepared(manifest, size_px or space.native_size_px, factor, hear)
+    crop_px, large = _crops(pictures, parts.train, crop_px // factor * factor, hear)
+    measured = pictures.of(parts.prove)
     before = proof.measured(start, measured)
     settings = tune.Settings(
         purpose, steps, batch, learning_rate or tune.rate(start), check_every=max(1, min(50, steps // 4)), seed=seed,
         half=precision == "bf16" or (precision == "auto" and place.type == "cuda"),
     )  # fmt: skip
     hear(Phase("tune-vae", steps))
-    choose = [pictures[name] for name in parts.choose]
+    choose = pictures.of(parts.choose)
     try:
         fitted = tune.fit(
-            start, tune.crops([pictures[name] for name in parts.train], settings, crop_px // factor * factor),
-            lambda one: tune.loss_on(one, choose, purpose), settings,
+            start, tune.crops(pictures.of(large), settings, crop_px), lambda one: tune.loss_on(one, choose, purpose), settings,
             lambda step, _: hear(Progress("tune-vae", step, steps)),
         )  # fmt: skip
     except FloatingPointError as error:
@@ -281,7 +284,7 @@ def tune_vae(
         "out": done["out"], "format": done["format"], "dtype": done["dtype"], "purpose": purpose,
         "proven": shown.is_better, "best_step": fitted.best_step, "steps_done": fitted.steps_done,
         "learning_rate": settings.learning_rate,
-        "pictures": {name: len(getattr(parts, name)) for name in ("train", "choose", "prove")},
+        "pictures": {"train": len(large), "choose": len(parts.choose), "prove": len(parts.prove)},
         "measures": {
             name: jsonable({"before": shown.before[name], "after": shown.after[name], "change": change})
             for name, change in shown.changes.items()
@@ -320,15 +323,62 @@ def _candidate(space: LatentSpace, name: str, device: torch.device) -> Candidate
     return Candidate(name, vae, scale, sha256(path) if path.is_file() else None, source=name)
 
 
-def _prepared(manifest: Manifest, size_px: int, factor: int, hear: Say) -> dict[str, Tensor]:
-    """The pictures as a VAE takes them, by name."""
-    pictures, cut = {}, 0
-    for sample in manifest.samples:
-        image = open_picture(sample.path)
-        fitted = roundtrip.fitted(image, size_px, factor)
-        scale = min(1.0, size_px / min(image.size))
-        cut += any(abs(have * scale - kept) >= 1 for have, kept in zip(image.size, fitted.size, strict=True))
-        pictures[sample.name] = roundtrip.to_signal(fitted)
-    if cut:
-        hear(note("VA013", count=cut, multiple=factor))
-    return pictures
+class _Prepared(Mapping[str, Tensor]):
+    """Pictures as a VAE takes them (1, 3, H, W), by name; read when they are asked for, the latest few kept."""
+
+    def __init__(self, manifest: Manifest, size_px: int, factor: int, hear: Say) -> None:
+        self._samples = {sample.name: sample for sample in manifest.samples}
+        self._size_px, self._factor = size_px, factor
+        self._read = lru_cache(_KEPT)(self._opened)
+        self.sizes: dict[str, tuple[int, int]] = {}
+        cut = 0
+        for name, sample in self._samples.items():
+            whole, self.sizes[name] = roundtrip.sizes((sample.width, sample.height), size_px, factor)
+            cut += whole != self.sizes[name]
+        if cut:
+            hear(note("VA013", count=cut, multiple=factor))
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._read(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._samples)
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def of(self, names: Sequence[str]) -> Sequence[Tensor]:
+        """Some of them, as a sequence that reads them when they are asked for."""
+        return _Some(self, names)
+
+    def _opened(self, name: str) -> Tensor:
+        return roundtrip.to_signal(
+            roundtrip.fitted(open_picture(self._samples[name].path), self._size_px, self._factor)
+        )
+
+
+class _Some(Sequence[Tensor]):
+    def __init__(self, pictures: _Prepared, names: Sequence[str]) -> None:
+        self._pictures, self._names = pictures, tuple(names)
+
+    @overload
+    def __getitem__(self, place: int) -> Tensor: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[Tensor]: ...
+    def __getitem__(self, place: int | slice) -> Tensor | Sequence[Tensor]:
+        if isinstance(place, slice):
+            return _Some(self._pictures, self._names[place])
+        return self._pictures[self._names[place]]
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def _crops(pictures: _Prepared, names: Sequence[str], side_px: int, hear: Say) -> tuple[int, list[str]]:
+    """The side of the crops, and the pictures that they fit into: half of them at least."""
+    sides = {name: min(pictures.sizes[name]) for name in names}
+    side_px = min(side_px, median_low(sides.values()))
+    large = [name for name in names if sides[name] >= side_px]
+    if len(large) < len(names):
+        hear(note("VA024", small=len(names) - len(large), found=len(names), side=side_px))
+    return side_px, large

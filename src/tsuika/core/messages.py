@@ -498,6 +498,10 @@ MESSAGES: Final[dict[str, Message]] = {
         ("{measure} became worse: {mean} ({low} to {high})", "That is what the gain costs on the held-out pictures.", "Compare the two with: tsuika vae compare"),
         ("{measure} は悪くなりました: {mean}({low}〜{high})", "検証用画像で測った、改善の代償です。", "tsuika vae compare で見比べてください。"),
     ),
+    "VA024": _m(
+        ("{small} of {found} pictures are smaller than the crops of {side} px and are not trained on", "Otherwise the smallest would decide the size of all crops.", "To train on them as well, give a smaller --crop."),
+        ("{found}枚のうち{small}枚は、切り抜き({side}px)より小さいため学習に使いません", "使うと、いちばん小さい画像に合わせて、すべての切り抜きが小さくなります。", "これらも使うには、--crop に小さい値を指定してください。"),
+    ),
 }  # fmt: skip
 
 

@@ -77,13 +77,19 @@ def fitted(image: Image.Image, size_px: int, multiple: int) -> Image.Image:
 
     Smaller pictures keep their size: enlarged ones have no texture of their own. At most twice as long as wide.
     """
-    scale = min(1.0, size_px / min(image.size))
-    width, height = (max(multiple, round(side * scale)) for side in image.size)
+    whole, kept = sizes(image.size, size_px, multiple)
+    small = image.resize(whole, Image.Resampling.LANCZOS) if size_px < min(image.size) else image
+    left, top = ((have - side) // 2 for have, side in zip(small.size, kept, strict=True))
+    return small.crop((left, top, left + kept[0], top + kept[1]))
+
+
+def sizes(size: tuple[int, int], size_px: int, multiple: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Width and height that `fitted` gives a picture, before the cut and after it."""
+    scale = min(1.0, size_px / min(size))
+    width, height = (max(multiple, round(side * scale)) for side in size)
     longest = 2 * min(width, height)
-    small = image.resize((width, height), Image.Resampling.LANCZOS) if scale < 1 else image
-    sides = tuple(max(multiple, min(side, longest) // multiple * multiple) for side in small.size)
-    left, top = ((have - side) // 2 for have, side in zip(small.size, sides, strict=True))
-    return small.crop((left, top, left + sides[0], top + sides[1]))
+    kept = tuple(max(multiple, min(side, longest) // multiple * multiple) for side in (width, height))
+    return (width, height), (kept[0], kept[1])
 
 
 def batches(pictures: list[Tensor], most: int) -> Iterator[Tensor]:

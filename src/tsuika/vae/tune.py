@@ -86,18 +86,17 @@ def rate(vae: nn.Module) -> float:
     return 1e-5 * math.pow(512 / max(roundtrip.config(vae)["block_out_channels"]), 2)
 
 
-def crops(pictures: Sequence[Tensor], settings: Settings, side_px: int) -> Callable[[int], Tensor]:
-    """What a step trains on: random crops of random pictures (1, 3, H, W), mirrored at random."""
-    side = min(side_px, *(min(picture.shape[-2:]) for picture in pictures))
+def crops(pictures: Sequence[Tensor], settings: Settings, side: int) -> Callable[[int], Tensor]:
+    """What a step trains on: random crops of random pictures (1, 3, H, W), mirrored at random; `side` px fit into all."""
 
     def draw(step: int) -> Tensor:
         source = generator(settings.seed, "vae tune", step)
         rows = torch.randint(len(pictures), (settings.batch,), generator=source).tolist()
         made = []
         for row in rows:
-            place = torch.rand(3, generator=source).tolist()
-            top, left = (int(share * (have - side + 1)) for share, have in zip(place, pictures[row].shape[-2:]))
-            crop = pictures[row][..., top : top + side, left : left + side]
+            picture, place = pictures[row], torch.rand(3, generator=source).tolist()
+            top, left = (int(share * (have - side + 1)) for share, have in zip(place, picture.shape[-2:]))
+            crop = picture[..., top : top + side, left : left + side]
             made.append(crop.flip(-1) if place[2] < 0.5 else crop)
         return torch.cat(made)
 
@@ -105,7 +104,7 @@ def crops(pictures: Sequence[Tensor], settings: Settings, side_px: int) -> Calla
 
 
 @torch.no_grad()
-def loss_on(vae: nn.Module, pictures: list[Tensor], purpose: Purpose) -> float:
+def loss_on(vae: nn.Module, pictures: Sequence[Tensor], purpose: Purpose) -> float:
     """Mean loss over whole pictures (1, 3, H, W)."""
     device = next(vae.parameters()).device
     losses = []
