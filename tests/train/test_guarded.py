@@ -325,19 +325,18 @@ def test_after_folds_the_result_goes_on_from_half_of_their_step(
         rates = [event.learning_rate for event in after[len(lead) :]]
         assert rates == pytest.approx([1e-3 * left / 6 for left in range(6, 0, -1)])
         assert not list((tmp_path / way / "guard").glob("look-*/*")), "states of a look that is over take room"
-
-        out = tmp_path / f"disturbed-{way}"
-        for left in (2, len(look), 4, 1000):  # in the look, after its end, while the rate falls
-            run = gather.Run(*assemble.reopen(out), Path("nowhere"), cache=place / "cache") if out.exists() else None
-            stream = assemble.train(run or begin(wish, out, place), resume=run is not None)
-            for event in stream:
-                left -= isinstance(event, Stepped)
-                if not left:
-                    break
-            stream.close()  # type: ignore[attr-defined]
-        assert isinstance(event, Finished) and event == of(events, Finished)[-1]
-        for part in ("artifacts", "guard/look"):
-            assert hashes(out / part) == hashes(tmp_path / way / part)
+    out = tmp_path / "disturbed"  # of the folds in turn; the stops above are of lanes
+    for left in (2, len(look), 4, 1000):  # in the look, after its end, while the rate falls
+        run = gather.Run(*assemble.reopen(out), Path("nowhere"), cache=place / "cache") if out.exists() else None
+        stream = assemble.train(run or begin(wish, out, place), resume=run is not None)
+        for event in stream:
+            left -= isinstance(event, Stepped)
+            if not left:
+                break
+        stream.close()  # type: ignore[attr-defined]
+    assert isinstance(event, Finished) and event == of(events, Finished)[-1]
+    for part in ("artifacts", "guard/look"):
+        assert hashes(out / part) == hashes(tmp_path / way / part)
     for path in (half, result):
         beside, alone = (load_file(tmp_path / way / path) for way in ("lanes", "turns"))
         trained = [name for name in alone if not name.endswith(".alpha")]
