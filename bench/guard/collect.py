@@ -38,7 +38,7 @@ from tsuika.core.types import Batch, Model
 from tsuika.data import bank as banks
 from tsuika.data import bucket, scan
 from tsuika.data.bank import Bank, Shelf
-from tsuika.data.split import LEAST_TO_TRUST, SHARE, Split, split
+from tsuika.data.split import FOLDS_IN_TURN, LEAST_TO_TRUST, SHARE, Split, split
 from tsuika.diffusion.schedule import add_noise
 from tsuika.diffusion.targets import target
 from tsuika.embedded import gadget, mascot, sketch
@@ -46,8 +46,9 @@ from tsuika.guard import probe as probes
 from tsuika.guard.probe import Probe, Subject
 from tsuika.guard.reading import Ratios
 from tsuika.methods import METHODS
-from tsuika.train.course import FOLDS_IN_TURN, LEAST_HELD_OUT, MOST_HELD_OUT
-from tsuika.train.device import DTYPES, accelerate_for
+from tsuika.train.course import LEAST_HELD_OUT, MOST_HELD_OUT
+from tsuika.train.device import DTYPES
+from tsuika.train.gather import accelerate_for
 from tsuika.train.loop import Fit, conditioner, draw, fit
 
 RECIPES = Path(__file__).parents[2] / "examples"

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 from analyse import lost_share, percent, pp, table
+from collect import CONCEPTS
 from curves import Run, read
 from rules import METHODS, judged, kept, refitted
 
@@ -60,6 +61,11 @@ def ends(runs: Sequence[Run], folder: Path) -> dict[Run, float]:
     return found
 
 
+def is_second(run: Run) -> bool:
+    """Whether it is of the concept of its seed that came after the rule was chosen."""
+    return CONCEPTS[run.method].index(run.concept) != run.seed % 2
+
+
 def procedure_table(regrets: Mapping[Run, float]) -> str:
     """As it is, by method and by kind of look."""
     groups = {
@@ -68,6 +74,8 @@ def procedure_table(regrets: Mapping[Run, float]) -> str:
             f"{kind}, {n} pictures": [run for run in regrets if (run.kind, run.pictures) == (kind, n)]
             for kind, n in sorted({(run.kind, run.pictures) for run in regrets})
         },
+        "20 pictures and more": [run for run in regrets if run.pictures >= 20],
+        "after the rule": [run for run in regrets if run.pictures == 3 or is_second(run)],
     }  # fmt: skip
     rows = []
     for name, some in groups.items():
@@ -105,6 +113,26 @@ def no_look_table(regrets: Mapping[Run, float], folder: Path) -> str:
         "the guard less the falling rate", "its steps by the budget",
     )  # fmt: skip
     return table(head, told)
+
+
+def folds_table(runs: Sequence[Run], folder: Path) -> str:
+    """After folds: the lane of all pictures at the step that they chose, on from half of it, and no folds at all."""
+    rows = []
+    known = [run for run in runs if run.kind == "fold" and continued(run, folder, NO_LOOK[1]) is not None]
+    groups = [(m, n) for n in sorted({run.pictures for run in known}) for m in (*METHODS, "")]
+    for method, n in [*groups, ("", 0)]:
+        some = [run for run in known if method in (run.method, "") and n in (run.pictures, 0)]
+        if some:
+            as_is = [run.regret(kept(run)) for run in some]
+            half, none = ([continued(run, folder, way) for run in some] for way in (GOES_ON["fold"], NO_LOOK[1]))
+            less = [[a - b for a, b in zip(half, other)] for other in (as_is, none)]
+            rows.append((method or "all", n or "all", len(some), *map(pp, (as_is, half, none, *less)),
+                         sum(by < 0 for by in less[1])))  # fmt: skip
+    head = (
+        "method", "pictures", "runs", "folds as they are: regret, pp", "from half", "falling rate, no folds",
+        "from half less folds", "from half less no folds", "better than no folds in",
+    )  # fmt: skip
+    return table(head, rows)
 
 
 def harmed(regrets: Mapping[Run, float]) -> str:
@@ -164,6 +192,7 @@ def too_long_table(runs: Sequence[Run], folder: Path) -> str:
         "falling rate, whole plan",
         "the guard less it",
         "its steps by the plan",
+        "better in",
     )
     told = []
     for method in (*METHODS, ""):
@@ -171,7 +200,17 @@ def too_long_table(runs: Sequence[Run], folder: Path) -> str:
         if some:
             _, mine, other, steps = zip(*some)
             less = [a - b for a, b in zip(mine, other)]
-            told.append((method or "all", len(some), pp(mine), pp(other), pp(less), f"{np.mean(steps):.2f}"))
+            told.append(
+                (
+                    method or "all",
+                    len(some),
+                    pp(mine),
+                    pp(other),
+                    pp(less),
+                    f"{np.mean(steps):.2f}",
+                    sum(by < 0 for by in less),
+                )
+            )
     return table(head, told)
 
 
@@ -186,6 +225,7 @@ def main() -> None:
     print(f"{len(runs)} runs; not continued: {', '.join(run.name for run in runs if run not in regrets) or 'none'}\n")
     print(f"### As it is\n\n{procedure_table(regrets)}\n\n{harmed(regrets)}\n")
     print(f"### Against a falling rate over the whole budget\n\n{no_look_table(regrets, options.continued)}\n")
+    print(f"### After folds\n\n{folds_table(runs, options.continued)}\n")
     print(f"### Against it with a plan that is far too long\n\n{too_long_table(runs, options.continued)}\n")
     longer = [read(path) for path in sorted(options.longer.glob("*.json"))] if options.longer else []
     print(f"### Had more steps been planned\n\n{planned_table(runs, {run.name: run for run in longer})}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import sys
 from pathlib import Path
@@ -10,6 +11,13 @@ import pytest
 
 PATH = Path(__file__).parents[2] / "bench" / "guard" / "collect.py"
 STEPS = 16
+
+
+@pytest.mark.parametrize("name", ["collect", "continued"])
+def test_the_bench_fits_the_product(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it imports is there; its long runs are marked slow."""
+    monkeypatch.syspath_prepend(PATH.parent)
+    assert importlib.import_module(name).main
 
 
 @pytest.mark.slow
