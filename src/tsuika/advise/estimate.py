@@ -15,10 +15,9 @@ from tsuika.advise.activations import KNOWN, METHOD_TRAINS, Step, count
 from tsuika.advise.base import Base
 from tsuika.core.config import Recipe
 from tsuika.core.methods import DreamBooth
-from tsuika.data.split import LEAST_TO_HOLD_OUT, LEAST_TO_LEAVE_OUT, LEAST_TO_TRUST
+from tsuika.data.split import FOLDS_IN_TURN, LEAST_TO_HOLD_OUT, LEAST_TO_LEAVE_OUT, LEAST_TO_TRUST
 
 GIB: Final = 2**30
-FOLDS_IN_TURN: Final = 2  # where folds cannot learn side by side
 
 
 @dataclass(frozen=True)

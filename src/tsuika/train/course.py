@@ -31,8 +31,6 @@ PASSES: Final = 8  # of a picture in a check: one for each timestep; or half of 
 # What training on a picture takes at least, in forward passes without gradient; small batches take more.
 STEP_PASSES: Final = 2.5
 SPLIT: Final = "split.json"  # in the run's `guard`
-# By default, where every fold is a training of its own and there are enough pictures for half of them to be trained on.
-FOLDS_IN_TURN: Final = 2
 
 Way = Literal["off", "none", "hold-out", "lanes", "turns"]
 
@@ -103,7 +101,7 @@ def plan(recipe: Recipe, manifest: Manifest, folder: Path, alone: str = "") -> C
     else:
         groups = dedupe.groups(manifest)
         in_turn = alone and not guard.folds and split.LEAST_TO_TRUST <= len(groups) < split.LEAST_TO_HOLD_OUT
-        folds = FOLDS_IN_TURN if in_turn else guard.folds
+        folds = split.FOLDS_IN_TURN if in_turn else guard.folds
         count = min(MOST_HELD_OUT, max(LEAST_HELD_OUT if refits(recipe) else 0, round(guard.held_out * len(groups))))
         parted = split.split(groups, recipe.train.seed, folds=folds, count=max(split.LEAST_HELD_OUT, count))
         write_text(file, parted.to_json())

@@ -63,9 +63,8 @@ class Stage:
     kept: Kept | None = None  # of the last run
     only_best: bool = False  # whether of the judge's steps the best alone is kept
     keep: frozenset[int] | None = None  # which steps; None: those that the judge would keep
-    kept_at: Callable[[int], int] = field(
-        default=lambda step: step
-    )  # a step of the judge's -> the one that is kept, which may be earlier
+    # A step of the judge's -> the one that is kept, which may be earlier.
+    kept_at: Callable[[int], int] = field(default=lambda step: step)
     after: Callable[[int], Iterator[Event]] = field(default=lambda step: iter(()))  # what else is done after a step
     _untold: Judged | None = None  # the verdict at the step that it goes on from, which nobody may have heard
 
