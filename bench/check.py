@@ -38,16 +38,36 @@ Change = Callable[[Image.Image, random.Random], Image.Image]
 
 # What finding answers for a planted fault. Pictures enlarged very much are blurred, too: either name is right.
 EXPECTED: Mapping[str, tuple[str, ...]] = {
-    "blur 1.5": ("blurred", "upscaled"), "blur 2": ("blurred", "upscaled"), "blur 4": ("blurred", "upscaled"),
-    "motion 9": ("blurred", "upscaled"), "enlarged x1.5": ("upscaled", "blurred"), "enlarged x2": ("upscaled", "blurred"),
-    "enlarged x3": ("upscaled", "blurred"), "pixels repeated": ("upscaled",), "2 stops over": ("overexposed",),
-    "3 stops over": ("overexposed",), "3 stops under": ("underexposed",), "4 stops under": ("underexposed",),
-    "bars": ("bars",), "copy": ("near-duplicate",), "mirrored": ("near-duplicate",), "crop 60-90 %": ("near-duplicate",),
-    "resized": ("near-duplicate",), "JPEG 40": ("near-duplicate",), "crop, mirrored, JPEG": ("near-duplicate",),
-    "cut off": ("damaged",), "tail of zeros": ("empty-tail", "damaged"), "no bytes": ("empty",), "no picture": ("not-a-picture",),
-    "tiny": ("too-small",), "very wide": ("odd-aspect",), "empty caption": ("caption-empty",),
-    "same caption": ("caption-identical",), "cp932 caption": ("caption-cp932",), "long caption": ("caption-long",),
-}  # fmt: skip
+    "blur 1.5": ("blurred", "upscaled"),
+    "blur 2": ("blurred", "upscaled"),
+    "blur 4": ("blurred", "upscaled"),
+    "motion 9": ("blurred", "upscaled"),
+    "enlarged x1.5": ("upscaled", "blurred"),
+    "enlarged x2": ("upscaled", "blurred"),
+    "enlarged x3": ("upscaled", "blurred"),
+    "pixels repeated": ("upscaled",),
+    "2 stops over": ("overexposed",),
+    "3 stops over": ("overexposed",),
+    "3 stops under": ("underexposed",),
+    "4 stops under": ("underexposed",),
+    "bars": ("bars",),
+    "copy": ("near-duplicate",),
+    "mirrored": ("near-duplicate",),
+    "crop 60-90 %": ("near-duplicate",),
+    "resized": ("near-duplicate",),
+    "JPEG 40": ("near-duplicate",),
+    "crop, mirrored, JPEG": ("near-duplicate",),
+    "cut off": ("damaged",),
+    "tail of zeros": ("empty-tail", "damaged"),
+    "no bytes": ("empty",),
+    "no picture": ("not-a-picture",),
+    "tiny": ("too-small",),
+    "very wide": ("odd-aspect",),
+    "empty caption": ("caption-empty",),
+    "same caption": ("caption-identical",),
+    "cp932 caption": ("caption-cp932",),
+    "long caption": ("caption-long",),
+}
 # Published with black bars around them: planted by others, told by eye.
 BARRED = ("cat2 number 0", "cat2 number 1", "cat2 number 4", "dog8 number 2")
 TONES = ("2 stops over", "3 stops over", "3 stops under", "4 stops under")  # photographs only: drawings are as drawn
@@ -113,22 +133,29 @@ def mirrored(image: Image.Image) -> Image.Image:
 
 
 CHANGES: Mapping[str, Change] = {
-    "blur 1.5": lambda i, _: blurred(i, 1.5), "blur 2": lambda i, _: blurred(i, 2), "blur 4": lambda i, _: blurred(i, 4),
+    "blur 1.5": lambda i, _: blurred(i, 1.5),
+    "blur 2": lambda i, _: blurred(i, 2),
+    "blur 4": lambda i, _: blurred(i, 4),
     "motion 9": lambda i, _: moved(i, 9),
-    "enlarged x1.5": lambda i, d: enlarged(i, 1.5, d), "enlarged x2": lambda i, d: enlarged(i, 2, d),
+    "enlarged x1.5": lambda i, d: enlarged(i, 1.5, d),
+    "enlarged x2": lambda i, d: enlarged(i, 2, d),
     "enlarged x3": lambda i, d: enlarged(i, 3, d),
     "pixels repeated": lambda i, d: i.resize((i.width // 3, i.height // 3), R.LANCZOS).resize(
         (i.width // 3 * 3, i.height // 3 * 3), R.NEAREST
     ),
-    "2 stops over": lambda i, _: exposed(i, 2), "3 stops over": lambda i, _: exposed(i, 3),
-    "3 stops under": lambda i, _: exposed(i, -3), "4 stops under": lambda i, _: exposed(i, -4),
-    "bars": barred, "very wide": lambda i, _: i.crop((0, i.height * 2 // 5, i.width, i.height * 2 // 5 + i.height // 4)),
-    "copy": lambda i, _: i, "mirrored": lambda i, _: mirrored(i),
+    "2 stops over": lambda i, _: exposed(i, 2),
+    "3 stops over": lambda i, _: exposed(i, 3),
+    "3 stops under": lambda i, _: exposed(i, -3),
+    "4 stops under": lambda i, _: exposed(i, -4),
+    "bars": barred,
+    "very wide": lambda i, _: i.crop((0, i.height * 2 // 5, i.width, i.height * 2 // 5 + i.height // 4)),
+    "copy": lambda i, _: i,
+    "mirrored": lambda i, _: mirrored(i),
     "crop 60-90 %": lambda i, d: cropped(i, d.uniform(0.6, 0.9), d),
     "resized": lambda i, d: i.resize((round(i.width * 0.6), round(i.height * d.uniform(0.55, 0.65))), R.LANCZOS),
     "JPEG 40": lambda i, _: jpeg(i, 40),
     "crop, mirrored, JPEG": lambda i, d: jpeg(mirrored(cropped(i, d.uniform(0.65, 0.9), d)), 60),
-}  # fmt: skip
+}
 
 
 def drawings(kind: str, count: int, seed: int) -> list[tuple[str, Image.Image]]:
@@ -246,9 +273,15 @@ def cell(kind: str, seed: int, photos: Path | None, faults: Sequence[str]) -> di
     groups = [list(group) for group in report.duplicates]
     shutil.rmtree(folder)
     return {
-        "kind": kind, "seed": seed, "planted": planted, "sources": sorted(sources), "said": said, "groups": groups,
-        "seconds": seconds, "sharpness": {p.name: [p.sharpness, p.detail_px, p.bright, p.drawn] for p in report.pictures},
-    }  # fmt: skip
+        "kind": kind,
+        "seed": seed,
+        "planted": planted,
+        "sources": sorted(sources),
+        "said": said,
+        "groups": groups,
+        "seconds": seconds,
+        "sharpness": {p.name: [p.sharpness, p.detail_px, p.bright, p.drawn] for p in report.pictures},
+    }
 
 
 def read(out: Path, half: int) -> None:
@@ -308,11 +341,12 @@ def variety(photos: Path) -> None:
         "scenes, one background": [world.Picture("beach", one, i) for i, one in enumerate(things)],
     }
     sets = {
-        "one photograph, 8 crops": [cropped(every[0], 0.85, draw) for _ in range(8)], **subjects,
+        "one photograph, 8 crops": [cropped(every[0], 0.85, draw) for _ in range(8)],
+        **subjects,
         "all photographs": every,
         **{name: [Image.fromarray(world.draw(one, 128)) for one in some] for name, some in drawn.items()},
         **{name: [image for _, image in drawings(name, 20, 0)] for name in ("mascot", "sketch")},
-    }  # fmt: skip
+    }
     print("| set | pictures | palette | composition | light | backgrounds | largest |\n|---|---|---|---|---|---|---|")
     for name, images in sets.items():
         found = check_variety.features([Look(image) for image in images])

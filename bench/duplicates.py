@@ -41,13 +41,19 @@ def altered(image: Image.Image, draw: random.Random) -> Mapping[str, Image.Image
         return one.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
 
     return {
-        "exact": image, "JPEG 30": jpeg(30), "resized to 40 %": image.resize((width * 2 // 5, height * 2 // 5)),
-        "squashed": image.resize((width, height * 17 // 20)), "mirrored": mirror(image), "crop 90 %": crop(0.9),
-        "crop 75 %": crop(0.75), "crop 60 %": crop(0.6), "crop 60 %, mirrored": mirror(crop(0.6)),
+        "exact": image,
+        "JPEG 30": jpeg(30),
+        "resized to 40 %": image.resize((width * 2 // 5, height * 2 // 5)),
+        "squashed": image.resize((width, height * 17 // 20)),
+        "mirrored": mirror(image),
+        "crop 90 %": crop(0.9),
+        "crop 75 %": crop(0.75),
+        "crop 60 %": crop(0.6),
+        "crop 60 %, mirrored": mirror(crop(0.6)),
         "brighter 1.4": ImageEnhance.Brightness(image).enhance(1.4),
         "darker 0.6": ImageEnhance.Brightness(image).enhance(0.6),
         "crop 65 %, brighter": ImageEnhance.Brightness(crop(0.65)).enhance(1.15),
-    }  # fmt: skip
+    }
 
 
 def main() -> None:
@@ -71,8 +77,9 @@ def main() -> None:
         joined = ", ".join(f"{i}-{j}" for i, j, one in found if one.same)
         print(
             f"| {name} | {len(images) * (len(images) - 1) // 2} | {len(found)} | {most and f'{most.colours:.2f}, {most.detail:.2f}'} "
-            f"| {joined or 'none'} | {time.monotonic() - began:.1f} s", flush=True,
-        )  # fmt: skip
+            f"| {joined or 'none'} | {time.monotonic() - began:.1f} s",
+            flush=True,
+        )
     print("\n| copy | found | least alike: first sight | colours | detail |\n|---|---|---|---|---|")
     draw, rows, boxes = random.Random(0), {}, Windows()
     for images in sets.values():

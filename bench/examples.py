@@ -141,7 +141,7 @@ def style_figures(before: Drawings, after: Drawings) -> list[Figure]:
     return [
         Figure("style distance", distances(columns(before)), distances(columns(after)), distances(others)),
         Figure("right thing of 20", recognised(columns(before)), recognised(columns(after)), recognised(others)),
-    ]  # fmt: skip
+    ]
 
 
 def style_held_out() -> list[mascot.Drawn]:
@@ -152,23 +152,38 @@ def style_held_out() -> list[mascot.Drawn]:
 _CHARACTER_PROMPTS = tuple(prompt.text for prompt in mascot.TEST_PROMPTS)
 EXAMPLES = {
     "object": Example(
-        "object-textual-inversion", "object-5", tuple(p.text for p in gadget.TEST_PROMPTS), tuple(range(6)),
-        object_figures, gadget.held_out,
+        "object-textual-inversion",
+        "object-5",
+        tuple(p.text for p in gadget.TEST_PROMPTS),
+        tuple(range(6)),
+        object_figures,
+        gadget.held_out,
     ),
     "character-dreambooth": Example(
-        "character-dreambooth", "character-15", _CHARACTER_PROMPTS, tuple(range(8)), character_figures,
+        "character-dreambooth",
+        "character-15",
+        _CHARACTER_PROMPTS,
+        tuple(range(8)),
+        character_figures,
         lambda: mascot.held_out(seed=1),
     ),
     "character-lora": Example(
-        "character-lora", "character-30", _CHARACTER_PROMPTS, tuple(range(8)), character_figures,
+        "character-lora",
+        "character-30",
+        _CHARACTER_PROMPTS,
+        tuple(range(8)),
+        character_figures,
         lambda: mascot.held_out(seed=1),
     ),
     "style": Example(
-        "style-hypernetwork", "style-300",
-        tuple(map(sketch.caption, STYLE_SCENES)), (0, 2, 4, 9, 11, 15, 17, 18),
-        style_figures, style_held_out,
+        "style-hypernetwork",
+        "style-300",
+        tuple(map(sketch.caption, STYLE_SCENES)),
+        (0, 2, 4, 9, 11, 15, 17, 18),
+        style_figures,
+        style_held_out,
     ),
-}  # fmt: skip
+}
 
 
 def train(name: str, work: Path, steps: int | None) -> tuple[Path, float]:

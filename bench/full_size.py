@@ -45,9 +45,17 @@ def write_random(name: str, path: Path) -> None:
     unet, vae = build_unet(geometry.unet), build_vae(geometry.vae)
     torch.set_default_dtype(torch.float32)
     model = StableDiffusion(
-        family=kind, prediction=kind.facts.prediction, unet=unet, vae=vae, text_encoders=text, tokenizers={},
-        scheduler_config={}, latent_scale=kind.facts.latent_scale, native_size_px=geometry.native_size_px, source="",
-    )  # fmt: skip
+        family=kind,
+        prediction=kind.facts.prediction,
+        unet=unet,
+        vae=vae,
+        text_encoders=text,
+        tokenizers={},
+        scheduler_config={},
+        latent_scale=kind.facts.latent_scale,
+        native_size_px=geometry.native_size_px,
+        source="",
+    )
     write_single(model, path)
 
 
@@ -74,15 +82,38 @@ def main() -> None:
             f"{base.name}: {base.stat().st_size / 2**30:.2f} GiB, built in {time.monotonic() - began:.0f} s", flush=True
         )
         settings = [
-            f"base.tokenizer={options.tokenizer}", f"data.size_px={options.size}", "data.cache=false", "data.variants=1",
-            "train.batch_size=1", "train.ema=0", "train.checkpoint_every=1000", "preview.num=0",
-            *SETTINGS[options.method], *options.set,
-        ]  # fmt: skip
+            f"base.tokenizer={options.tokenizer}",
+            f"data.size_px={options.size}",
+            "data.cache=false",
+            "data.variants=1",
+            "train.batch_size=1",
+            "train.ema=0",
+            "train.checkpoint_every=1000",
+            "preview.num=0",
+            *SETTINGS[options.method],
+            *options.set,
+        ]
         command = [
-            sys.executable, "-m", "tsuika", "train", options.method, "--images", options.images, "--base", str(base),
-            "--out", str(out), "--trigger", "sks", "--class-word", "cat", "--steps", str(options.steps), "--json",
+            sys.executable,
+            "-m",
+            "tsuika",
+            "train",
+            options.method,
+            "--images",
+            options.images,
+            "--base",
+            str(base),
+            "--out",
+            str(out),
+            "--trigger",
+            "sks",
+            "--class-word",
+            "cat",
+            "--steps",
+            str(options.steps),
+            "--json",
             *(word for setting in settings for word in ("--set", setting)),
-        ]  # fmt: skip
+        ]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         report = json.loads((out / "report.json").read_text(encoding="utf-8"))
         sizes = {

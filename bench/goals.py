@@ -86,22 +86,34 @@ TOWERS: Final = tuple(_spread(sketch.HELD_OUT, 8))
 
 _GOALS: Final = (
     Goal(
-        "character", {"data.trigger": mascot.TRIGGER, "data.class_word": mascot.CLASS_WORD}, "robot",
-        tuple(Prompt(mascot.TEST_PROMPTS[i].text, *mascot.TEST_PROMPTS[i][1:3]) for i in (0, 2, 3, 4)), 2,
+        "character",
+        {"data.trigger": mascot.TRIGGER, "data.class_word": mascot.CLASS_WORD},
+        "robot",
+        tuple(Prompt(mascot.TEST_PROMPTS[i].text, *mascot.TEST_PROMPTS[i][1:3]) for i in (0, 2, 3, 4)),
+        2,
     ),
     Goal(
-        "object", {"data.trigger": gadget.TRIGGER, "data.class_word": gadget.CLASS_WORD}, "tomato",
-        tuple(Prompt(*prompt) for prompt in gadget.TEST_PROMPTS[:4]), 2,
+        "object",
+        {"data.trigger": gadget.TRIGGER, "data.class_word": gadget.CLASS_WORD},
+        "tomato",
+        tuple(Prompt(*prompt) for prompt in gadget.TEST_PROMPTS[:4]),
+        2,
     ),
     Goal(
-        "style", {"data.trigger": "", "data.class_word": ""}, "white",
-        tuple(Prompt(sketch.caption(scene), scene.background, scene.things[0].thing) for scene in SHOWN), 1,
+        "style",
+        {"data.trigger": "", "data.class_word": ""},
+        "white",
+        tuple(Prompt(sketch.caption(scene), scene.background, scene.things[0].thing) for scene in SHOWN),
+        1,
     ),
     Goal(
-        "concept", {"data.trigger": TOWER, "data.class_word": ""}, "small",
-        tuple(Prompt(f"a {TOWER} {thing} {world.where(place)}", place, thing) for thing, place in TOWERS), 1,
+        "concept",
+        {"data.trigger": TOWER, "data.class_word": ""},
+        "small",
+        tuple(Prompt(f"a {TOWER} {thing} {world.where(place)}", place, thing) for thing, place in TOWERS),
+        1,
     ),
-)  # fmt: skip
+)
 BY_NAME: Final = {goal.name: goal for goal in _GOALS}
 
 

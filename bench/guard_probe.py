@@ -48,9 +48,14 @@ def measure(options: argparse.Namespace) -> list[Check]:
             manifest = scan.scan(Path(folder), data, size_px=model.native_size_px, needed=1)
             buckets = bucket.assign(manifest, size_px=model.native_size_px, step_px=8)
             filling = banks.fill(
-                buckets, data, model.encode_images, vae="embedded", scale=model.latent_scale, folder=None,
+                buckets,
+                data,
+                model.encode_images,
+                vae="embedded",
+                scale=model.latent_scale,
+                folder=None,
                 device=model.device,
-            )  # fmt: skip
+            )
             return banks.finish(filling)
 
     def subjects(bank: banks.Bank) -> list[Subject]:
@@ -62,10 +67,15 @@ def measure(options: argparse.Namespace) -> list[Check]:
     tables = config.override(
         config.read_tables(api.DEMO_RECIPE),
         {
-            "train.steps": options.steps, "train.learning_rate": options.rate, "train.seed": options.seed,
-            "train.precision": "fp32", "train.device": "cpu", "train.batch_size": options.batch, "data.variants": 4,
+            "train.steps": options.steps,
+            "train.learning_rate": options.rate,
+            "train.seed": options.seed,
+            "train.precision": "fp32",
+            "train.device": "cpu",
+            "train.batch_size": options.batch,
+            "data.variants": 4,
         },
-    )  # fmt: skip
+    )
     recipe = config.build(tables)
     model = api.load("embedded", device="cpu", precision="fp32")
     bank = bank_of(model, mascot.pictures(options.pictures, options.seed), recipe.data)
@@ -74,10 +84,13 @@ def measure(options: argparse.Namespace) -> list[Check]:
     settings = recipe.method.completed(recipe.data)
     attachment = METHODS["lora"].attach(model, settings, generator(options.seed, "init"))
     run = Fit(
-        model, attachment, recipe, Accelerator(mixed_precision="no", cpu=True),
+        model,
+        attachment,
+        recipe,
+        Accelerator(mixed_precision="no", cpu=True),
         batch=lambda number: bank.batch(number, recipe.train.batch_size, options.seed),
         condition=conditioner(model, attachment, bank.size_px_of),
-    )  # fmt: skip
+    )
     twins = [Subject(f"train {one.key}", one.latents_CHW, one.caption, one.size_px) for one in subjects(bank)]
     probe = Probe(model, attachment, subjects(population), twins, chunk=40)
     torch.set_num_threads(1)
@@ -96,8 +109,9 @@ def measure(options: argparse.Namespace) -> list[Check]:
             print(
                 f"| {event.step} | {100 * held.mean:+.2f} ± {100 * (held.high - held.mean):.2f} | {100 * twin:+.2f} "
                 f"| {100 * (mean(reading.held_out.high) - mean(reading.train.high)):+.2f} "
-                f"| {100 * (reading.drift or 0):.2f} | {100 * (reading.own_drift or 0):.2f} |", flush=True,
-            )  # fmt: skip
+                f"| {100 * (reading.drift or 0):.2f} | {100 * (reading.own_drift or 0):.2f} |",
+                flush=True,
+            )
     share = probe.draws * len(checks) / (options.steps * recipe.train.batch_size * 2.15)
     print(f"\n{train_s:.0f} s of training, {guard_s:.0f} s of checks; forward passes by count: {share:.0%}")
     return checks
@@ -110,9 +124,18 @@ def part(ratios: Ratios, rows: Sequence[int]) -> Ratios:
 def compare(checks: Sequence[Check], steps: int) -> None:
     """Small probes against the truth."""
     columns = (
-        "held out", "twin", "sd of R at the end, pp", "correlation with the truth", "best step: probe (10-90 %)", "truth",
-        "regret of its choice, pp (90 %)", "the same, choosing by all draws", "stopped at", "saved", "coverage",
-    )  # fmt: skip
+        "held out",
+        "twin",
+        "sd of R at the end, pp",
+        "correlation with the truth",
+        "best step: probe (10-90 %)",
+        "truth",
+        "regret of its choice, pp (90 %)",
+        "the same, choosing by all draws",
+        "stopped at",
+        "saved",
+        "coverage",
+    )
     print(f"\n| {' | '.join(columns)} |\n|" + "---|" * len(columns))
     everyone = range(len(checks[0].reading.held_out))
     drawing = random.Random(0)
@@ -126,9 +149,11 @@ def compare(checks: Sequence[Check], steps: int) -> None:
             judge, stopped = Judge(steps, 1e-3, Rule()), steps
             for one in checks:
                 reading = Reading(
-                    part(one.reading.held_out, rows), part(one.reading.train, twin_rows), one.reading.drift,
+                    part(one.reading.held_out, rows),
+                    part(one.reading.train, twin_rows),
+                    one.reading.drift,
                     one.reading.own_drift,
-                )  # fmt: skip
+                )
                 verdict = judge.hear(Check(one.step, reading))
                 if verdict.kind == "stop":
                     stopped = one.step
@@ -151,14 +176,15 @@ def compare(checks: Sequence[Check], steps: int) -> None:
             f"({quantile(chosen, 0.1):.0f}-{quantile(chosen, 0.9):.0f}) | {fmean(truths):.0f} "
             f"| {100 * fmean(regrets):.3f} ({100 * quantile(regrets, 0.9):.3f}) | {100 * fmean(by_all):.3f} | {fmean(stops):.0f} "
             f"| {1 - fmean(stops) / steps:.0%} | {coverage} |"
-        )  # fmt: skip
+        )
 
 
 def correlation(left: Sequence[float], right: Sequence[float]) -> float:
     a, b = fmean(left), fmean(right)
-    return fmean((x - a) * (y - b) for x, y in zip(left, right, strict=True)) / (
-        fmean((x - a) ** 2 for x in left) * fmean((y - b) ** 2 for y in right)
-    ) ** 0.5  # fmt: skip
+    return (
+        fmean((x - a) * (y - b) for x, y in zip(left, right, strict=True))
+        / (fmean((x - a) ** 2 for x in left) * fmean((y - b) ** 2 for y in right)) ** 0.5
+    )
 
 
 def quantile(values: Sequence[float], share: float) -> float:

@@ -20,10 +20,12 @@ from statistics import median
 from typing import Any
 
 WIDE = {
-    "block_out_channels": (160, 320, 640, 640), "layers_per_block": 2, "attention_head_dim": 8,
+    "block_out_channels": (160, 320, 640, 640),
+    "layers_per_block": 2,
+    "attention_head_dim": 8,
     "down_block_types": (*["CrossAttnDownBlock2D"] * 3, "DownBlock2D"),
     "up_block_types": ("UpBlock2D", *["CrossAttnUpBlock2D"] * 3),
-}  # fmt: skip
+}
 
 
 def load(base: str) -> Any:

@@ -89,7 +89,7 @@ def drawn(run: Run, count: int, purpose: str, seed: int) -> list[mascot.Drawn]:
             f"{i:03d}", picture(run.thing, place, seed, i, purpose), f"{run.words} {world.where(place)}", place
         )
         for i, place in enumerate(places)
-    ]  # fmt: skip
+    ]
 
 
 # --- collect ----------------------------------------------------------------------------------------------------------
@@ -118,11 +118,17 @@ def collect(run: Run, work: Path, seed: int) -> None:
             "data": {"trigger": run.words.split()[1], "class_word": run.words.split()[2], "variants": 1},
             "method": {"name": run.method, **settings},
             "train": {
-                "steps": steps, "learning_rate": run.rate, "precision": "fp32", "device": "cpu", "ema": 0.98,
-                "batch_size": run.batch, "schedule": "constant", "seed": seed,
+                "steps": steps,
+                "learning_rate": run.rate,
+                "precision": "fp32",
+                "device": "cpu",
+                "ema": 0.98,
+                "batch_size": run.batch,
+                "schedule": "constant",
+                "seed": seed,
             },
         }
-    )  # fmt: skip
+    )
     model = api.load("embedded", device="cpu", precision="fp32")
 
     def bank_of(pictures: Sequence[mascot.Drawn]) -> banks.Bank:
@@ -132,10 +138,15 @@ def collect(run: Run, work: Path, seed: int) -> None:
             buckets = bucket.assign(manifest, size_px=model.native_size_px, step_px=8)
             return banks.finish(
                 banks.fill(
-                    buckets, recipe.data, model.encode_images, vae="embedded", scale=model.latent_scale, folder=None,
+                    buckets,
+                    recipe.data,
+                    model.encode_images,
+                    vae="embedded",
+                    scale=model.latent_scale,
+                    folder=None,
                     device=model.device,
                 )
-            )  # fmt: skip
+            )
 
     def subjects(bank: banks.Bank, prefix: str) -> list[Subject]:
         return [
@@ -148,10 +159,13 @@ def collect(run: Run, work: Path, seed: int) -> None:
     twins, held = subjects(bank, "train "), subjects(bank_of(fresh), "held ")
     attachment = METHODS[run.method].attach(model, recipe.method.completed(recipe.data), generator(seed, "init"))
     fitting = Fit(
-        model, attachment, recipe, Accelerator(mixed_precision="no", cpu=True),
+        model,
+        attachment,
+        recipe,
+        Accelerator(mixed_precision="no", cpu=True),
         batch=lambda number: bank.batch(number, recipe.train.batch_size, seed),
         condition=conditioner(model, attachment, bank.size_px_of),
-    )  # fmt: skip
+    )
     probe = Probe(model, attachment, held, twins[:HELD_OUT], chunk=32)
     captions = list(dict.fromkeys(one.caption for one in train))
     prompts = captions + [f"{run.words} {world.where(place)}" for place in NEW]
@@ -206,17 +220,24 @@ def measured(model: Any, prompts: Sequence[str]) -> dict[str, NDArray[Any]]:
             recorder = _Recorder(model)
             scheduler = pipeline.make_scheduler(model, "DDIM")
             latents = pipeline.sample_latents(
-                recorder, scheduler, model.encode_text([prompt])[[0] * len(SEEDS)], nothing,
-                [torch.Generator().manual_seed(seed) for seed in SEEDS], steps=STEPS, cfg=3.0,
+                recorder,
+                scheduler,
+                model.encode_text([prompt])[[0] * len(SEEDS)],
+                nothing,
+                [torch.Generator().manual_seed(seed) for seed in SEEDS],
+                steps=STEPS,
+                cfg=3.0,
                 size_px=(model.native_size_px,) * 2,
-            )  # fmt: skip
+            )
             along.append(torch.stack(recorder.sizes).mean(0))
             pixels = model.decode_latents(latents)
             samples.append(((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1))
     return {
-        "samples": torch.stack(samples).numpy(), "clean": torch.stack(clean).numpy(),
-        "first": torch.stack(first).numpy(), "along": torch.stack(along).numpy(),
-    }  # fmt: skip
+        "samples": torch.stack(samples).numpy(),
+        "clean": torch.stack(clean).numpy(),
+        "first": torch.stack(first).numpy(),
+        "along": torch.stack(along).numpy(),
+    }
 
 
 class _Recorder:
@@ -281,11 +302,14 @@ def analyse(run: Run, work: Path, seed: int) -> tuple[list[Row], list[Row]]:
     places = [*dict.fromkeys(one.background for one in train), *NEW]
     pixels_N = np.stack([one.pixels for one in train])
     fresh = {
-        place: np.stack([
-            picture(run.thing, place, seed + 1, i, "fresh")
-            for i in range(FRESH * max(1, sum(one.background == place for one in train)))
-        ]) for place in places
-    }  # fmt: skip
+        place: np.stack(
+            [
+                picture(run.thing, place, seed + 1, i, "fresh")
+                for i in range(FRESH * max(1, sum(one.background == place for one in train)))
+            ]
+        )
+        for place in places
+    }
     images, references = [Image.fromarray(one) for one in pixels_N], yardstick.directions(list(pixels_N))
     subjects = [Subject(str(i), torch.from_numpy(one), "", (64, 64)) for i, one in enumerate(arrays["train_latents"])]
     noise = torch.stack([torch.randn(4, 16, 16, generator=torch.Generator().manual_seed(seed)) for seed in SEEDS])
@@ -330,21 +354,25 @@ def analyse(run: Run, work: Path, seed: int) -> tuple[list[Row], list[Row]]:
             ]
             for copy, by_pixels, by_encoder in zip(truth, *pairs, strict=True):
                 signals = {
-                    "pixels: similarity": by_pixels.similarity, "pixels: excess": by_pixels.excess,
-                    "pixels: 1 - ratio": 1 - by_pixels.ratio, "encoder: similarity": by_encoder.similarity,
-                    "encoder: excess": by_encoder.excess, "encoder: 1 - ratio": 1 - by_encoder.ratio,
-                }  # fmt: skip
+                    "pixels: similarity": by_pixels.similarity,
+                    "pixels: excess": by_pixels.excess,
+                    "pixels: 1 - ratio": 1 - by_pixels.ratio,
+                    "encoder: similarity": by_encoder.similarity,
+                    "encoder: excess": by_encoder.excess,
+                    "encoder: 1 - ratio": 1 - by_encoder.ratio,
+                }
                 here.append(Row(run.name, stop, trained, copy, signals, by_pixels.copies))
             if trained:
                 cosine = leak(arrays[f"clean@{stop}"][number])
                 signals = {
-                    "leak: cosine": cosine, "leak: excess": cosine - leaks_before[number],
+                    "leak: cosine": cosine,
+                    "leak: excess": cosine - leaks_before[number],
                     "pull at the first step": pulls[number] - pulls[-len(CONTROLS) :].mean(),
                     "the same, controls not taken off": pulls[number],
                     "pull along the drawing": float(
                         np.log(arrays[f"along@{stop}"][number].mean() / arrays["along@0"][number].mean())
                     ),
-                }  # fmt: skip
+                }
                 share = np.mean([copy is True for copy in truth])
                 clear = True if share >= 0.5 else False if share == 0 else None
                 captions.append(Row(run.name, stop, True, clear, signals | gaps))
@@ -401,7 +429,7 @@ def report(rows: Sequence[Row], what: str) -> None:
         print(
             f"| {name} | {auc(have, lack):.3f} | {np.median(have):.2f} | {np.median(lack):.2f} | {threshold:.2f} "
             f"| {np.mean(np.array(have) > threshold):.0%} | {np.mean(hits):.0%}, {np.mean(false):.1%} |"
-        )  # fmt: skip
+        )
 
 
 def main() -> None:

@@ -87,7 +87,7 @@ PAIRS = (
     Pair("character LoRA + object LoRA", ("lora", "lora"), ("character", "object"), "both"),
     Pair("character DreamBooth + style hypernetwork", ("dreambooth", "hypernetwork"), ("character", "style"), "print"),
     Pair("character DreamBooth + object word", ("dreambooth", "textual-inversion"), ("character", "object"), "both"),
-)  # fmt: skip
+)
 PAIR_COUNT = 16  # pictures of each result of a pair
 STRENGTHS = ((1.0, 0.0), (0.5, 0.0), (0.0, 1.0), (0.0, 0.5), (1.0, 1.0), (0.5, 1.0), (1.0, 0.5), (0.5, 0.5))
 
@@ -116,10 +116,19 @@ def recipe_of(cell: Cell) -> Recipe:
     goal = BY_NAME[cell.goal]
     tables = config.read_tables(collect.RECIPES / f"{collect.RECIPE[cell.method]}.toml")
     settings: dict[str, Any] = {
-        "data.images": "bench", "data.cache": False, "data.flip": True, "data.variants": 4, "train.steps": 100_000,
-        "train.batch_size": collect.BATCH, "train.learning_rate": RATES[cell.method], "train.seed": cell.seed,
-        "train.device": "cpu", "train.schedule": "constant", "train.warmup": 0.0, **goal.words,
-    }  # fmt: skip
+        "data.images": "bench",
+        "data.cache": False,
+        "data.flip": True,
+        "data.variants": 4,
+        "train.steps": 100_000,
+        "train.batch_size": collect.BATCH,
+        "train.learning_rate": RATES[cell.method],
+        "train.seed": cell.seed,
+        "train.device": "cpu",
+        "train.schedule": "constant",
+        "train.warmup": 0.0,
+        **goal.words,
+    }
     if cell.method == "lora":
         settings["method.rank"] = 16
     if cell.method == "textual-inversion":
@@ -172,12 +181,19 @@ class Bench(collect.Bench):
             drawn = self.draw(prompts, BY_NAME[cell.goal].seeds)
             sheet(folder / "pictures" / f"{cell.name.replace('/', '-')}.png", drawn)
             parts = [attachment, under] if under else [attachment]
-            return collect.rounded({
-                **asdict(cell), "rows": rows, "base": truth._base[0], "rate": RATES[trained.method],
-                "scores": goals.scores(cell.goal, drawn)._asdict(), "bytes": sum(self.write(cell, p, folder) for p in parts),
-                "trained": sum(t.numel() for t in attachment.tensors().values()), "precision": self.precision,
-                "all_s": time.process_time() - began,
-            })  # fmt: skip
+            return collect.rounded(
+                {
+                    **asdict(cell),
+                    "rows": rows,
+                    "base": truth._base[0],
+                    "rate": RATES[trained.method],
+                    "scores": goals.scores(cell.goal, drawn)._asdict(),
+                    "bytes": sum(self.write(cell, p, folder) for p in parts),
+                    "trained": sum(t.numel() for t in attachment.tensors().values()),
+                    "precision": self.precision,
+                    "all_s": time.process_time() - began,
+                }
+            )
         finally:
             attachment.detach()
             if under:
@@ -189,10 +205,13 @@ class Bench(collect.Bench):
             self.model, recipe.method.completed(recipe.data), generator(cell.seed, "init")
         )
         return attachment, Fit(
-            self.model, attachment, recipe, self.accelerator,
+            self.model,
+            attachment,
+            recipe,
+            self.accelerator,
             batch=lambda number: bank.batch(number, recipe.train.batch_size, cell.seed),
             condition=conditioner(self.model, attachment, bank.size_px_of),
-        )  # fmt: skip
+        )
 
     def worded(self, cell: Cell, caption: str) -> str:
         return goals.with_word(cell.goal, caption) if cell.method == "textual-inversion" else caption
@@ -207,9 +226,15 @@ class Bench(collect.Bench):
     def probe(self, attachment: Attachment, fresh: Bank, controls: Sequence[str] = ()) -> Probe:
         with mock.patch.object(probes, "HIGH", (925,)):  # `few` leaves out the first of them: the middle range only
             return Probe(
-                self.model, attachment, collect.subjects(fresh, key="fresh"), (), controls=controls, few=True,
-                chunk=collect.CHUNK, autocast=self.accelerator.autocast,
-            )  # fmt: skip
+                self.model,
+                attachment,
+                collect.subjects(fresh, key="fresh"),
+                (),
+                controls=controls,
+                few=True,
+                chunk=collect.CHUNK,
+                autocast=self.accelerator.autocast,
+            )
 
     def draw(self, prompts: Sequence[str], seeds: int) -> list[goals.Pixels]:
         defaults = pipeline.defaults_for(self.model, api.EMBEDDED)

@@ -89,7 +89,11 @@ def summary(folder: Path) -> dict[str, Any]:
         goal, count, method = key
         mine = list(seeds.values())
         row = {
-            "goal": goal, "pictures": count, "method": method, "seeds": len(mine), "gain": spread[method].told(gains[key]),
+            "goal": goal,
+            "pictures": count,
+            "method": method,
+            "seeds": len(mine),
+            "gain": spread[method].told(gains[key]),
             "by_seed": [percent(value(one["best"]["mid"])) for one in mine],
             "early": percent(fmean(value(one["rows"][1]["mid"]) for one in mine)),
             "end": percent(fmean(value(one["rows"][-1]["mid"]) for one in mine)),
@@ -97,8 +101,9 @@ def summary(folder: Path) -> dict[str, Any]:
             "steps": round(fmean(one["best"]["step"] for one in mine)),
             "fidelity": round(fmean(one["scores"]["fidelity"] for one in mine), 3),
             "adherence": round(fmean(one["scores"]["adherence"] for one in mine), 3),
-            "drift": round(fmean(one["best"]["drift"] for one in mine), 4), "bytes": round(fmean(one["bytes"] for one in mine)),
-        }  # fmt: skip
+            "drift": round(fmean(one["best"]["drift"] for one in mine), 4),
+            "bytes": round(fmean(one["bytes"] for one in mine)),
+        }
         if key in against:
             rival, gaps = against[key]
             row["against"] = {"method": rival, **apart[method].told(gaps)}
@@ -108,7 +113,7 @@ def summary(folder: Path) -> dict[str, Any]:
         "seconds": round(min((one["rows"][-1]["seconds"] for one in cells), default=0)),
         "cells": rows,
         "pairs": pair_rows(pairs),
-    }  # fmt: skip
+    }
 
 
 def _against(key: tuple[str, int, str], gains: Mapping[tuple[str, int, str], BySeed]) -> tuple[str, BySeed] | None:
@@ -166,8 +171,10 @@ def pair_rows(pairs: Sequence[Cell]) -> list[Cell]:
 def read(folder: Path, write: Path | None) -> None:
     """Print the tables; write the file."""
     found = summary(folder)
-    print("| goal | pictures | method | seeds | gain, % | loss below the best other's, % | at a third of the time, % | at the end, % |"
-          " best after, s | likeness (style: distance) | adherence | drift | file, KB |\n|" + "---|" * 13)  # fmt: skip
+    print(
+        "| goal | pictures | method | seeds | gain, % | loss below the best other's, % | at a third of the time, % | at the end, % |"
+        " best after, s | likeness (style: distance) | adherence | drift | file, KB |\n|" + "---|" * 13
+    )
     for row in found["cells"]:
         gain, against = row["gain"], row.get("against")
         rival = (
@@ -179,9 +186,11 @@ def read(folder: Path, write: Path | None) -> None:
             f"| {row['goal']} | {row['pictures']} | {row['method']} | {row['seeds']} | {gain['mean']:.1f} ({gain['low']:.1f} … "
             f"{gain['high']:.1f}) | {rival} | {row['early']:.1f} | {row['end']:.1f} | {row['best_s']:.0f} | {row['fidelity']:.3f} "
             f"| {row['adherence']:.2f} | {row['drift']:.3f} | {row['bytes'] / 1000:,.0f} |"
-        )  # fmt: skip
-    print("\n| two together | seeds | first alone, % | second alone, % | both, % | loss of both below the better one's, % | likeness:"
-          " first, second, both |\n|" + "---|" * 7)  # fmt: skip
+        )
+    print(
+        "\n| two together | seeds | first alone, % | second alone, % | both, % | loss of both below the better one's, % | likeness:"
+        " first, second, both |\n|" + "---|" * 7
+    )
     for pair in found["pairs"]:
         over = pair["over_best_alone"]
         gains = " | ".join(f"{pair[side]['mean']:.1f}" for side in SIDES)

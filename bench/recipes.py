@@ -40,9 +40,11 @@ from tsuika.train import loop
 from tsuika.train.loop import Fit, conditioner, fit
 
 RUNS = {  # concept, pictures, steps, rate of the centre
-    "lora": ("mascot", 20, 180, 3e-3), "textual-inversion": ("gadget", 5, 100, 4e-2),
-    "dreambooth": ("mascot", 20, 180, 6e-4), "hypernetwork": ("sketch", 100, 140, 2.5e-3),
-}  # fmt: skip
+    "lora": ("mascot", 20, 180, 3e-3),
+    "textual-inversion": ("gadget", 5, 100, 4e-2),
+    "dreambooth": ("mascot", 20, 180, 6e-4),
+    "hypernetwork": ("sketch", 100, 140, 2.5e-3),
+}
 NEAR = 0.005  # of the best truth of all variants: how soon does a variant get so near?
 
 Settings = dict[str, Any]
@@ -84,21 +86,25 @@ def variants(method: str, rate: float) -> Iterator[tuple[str, Settings]]:
             "data.flip": False,
             "data.variants": 1,
         }
-        yield "kohya GUI: rank 8, alpha 1, 1e-4, cosine", {
-            **plain, "method.rank": 8, "method.alpha": 1.0, "train.learning_rate": 1e-4, "train.schedule": "cosine",
-        }  # fmt: skip
-        yield "OneTrainer: rank 16, alpha 1, 3e-4", {
-            **plain, "method.alpha": 1.0, "train.learning_rate": 3e-4, "train.schedule": "constant",
-        }  # fmt: skip
-        yield "ai-toolkit: rank 32, alpha 32, conv 16, 1e-4", {
-            **plain, "method.rank": 32, "method.conv": True, "method.conv_rank": 16, "train.learning_rate": 1e-4,
-        }  # fmt: skip
+        yield (
+            "kohya GUI: rank 8, alpha 1, 1e-4, cosine",
+            {**plain, "method.rank": 8, "method.alpha": 1.0, "train.learning_rate": 1e-4, "train.schedule": "cosine"},
+        )
+        yield (
+            "OneTrainer: rank 16, alpha 1, 3e-4",
+            {**plain, "method.alpha": 1.0, "train.learning_rate": 3e-4, "train.schedule": "constant"},
+        )
+        yield (
+            "ai-toolkit: rank 32, alpha 32, conv 16, 1e-4",
+            {**plain, "method.rank": 32, "method.conv": True, "method.conv_rank": 16, "train.learning_rate": 1e-4},
+        )
     if method == "dreambooth":
         yield "diffusers: 5e-6, constant", {"train.learning_rate": 5e-6, "train.ema": 0.0, "train.min_snr_gamma": 0.0}
     if method == "hypernetwork":
-        yield "A1111: 1e-5, no min-SNR", {
-            "train.learning_rate": 1e-5, "train.ema": 0.0, "train.min_snr_gamma": 0.0, "method.zero_last": False,
-        }  # fmt: skip
+        yield (
+            "A1111: 1e-5, no min-SNR",
+            {"train.learning_rate": 1e-5, "train.ema": 0.0, "train.min_snr_gamma": 0.0, "method.zero_last": False},
+        )
         yield "sizes all", {"method.sizes": "all"}
 
 
@@ -122,15 +128,23 @@ def run(bench: Bench, method: str, settings: Settings, seed: int) -> dict[str, A
     attachment = METHODS[method].attach(bench.model, recipe.method.completed(recipe.data), generator(seed, "init"))
     try:
         fitting = Fit(
-            bench.model, attachment, recipe, bench.accelerator,
+            bench.model,
+            attachment,
+            recipe,
+            bench.accelerator,
             batch=lambda number: bank.batch(number, recipe.train.batch_size, seed),
             condition=conditioner(bench.model, attachment, bank.size_px_of),
-        )  # fmt: skip
+        )
         with mock.patch.object(probes, "HIGH", ()):
             truth = Probe(
-                bench.model, attachment, collect.subjects(fresh, key="fresh"), (), controls=(), chunk=collect.CHUNK,
+                bench.model,
+                attachment,
+                collect.subjects(fresh, key="fresh"),
+                (),
+                controls=(),
+                chunk=collect.CHUNK,
                 autocast=bench.accelerator.autocast,
-            )  # fmt: skip
+            )
         rows: list[dict[str, Any]] = []
         seconds = 0.0
         swap = mock.patch.object(loop, "stratified_timesteps", uniform) if drawn_one_by_one else nullcontext()
@@ -199,7 +213,7 @@ def table(folder: Path) -> None:
                 f"{100 * (gap.high - gap.mean):.2f}) | {fmean(row['step'] for row in at_best):.0f} "
                 f"| {fmean(row['seconds'] for row in at_best):.0f} | {near} "
                 f"| {100 * fmean(value(one['rows'][-1]) for one in ones):.2f} |"
-            )  # fmt: skip
+            )
 
 
 def main() -> None:

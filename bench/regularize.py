@@ -52,9 +52,7 @@ Arm = Callable[[Recipe], dict[str, Any]]  # settings that differ from the free r
 
 def decay(strength: float) -> Arm:
     """Weight decay of this strength over the run, whatever the rate."""
-    return lambda free: {
-        "train.weight_decay": strength / (free.train.learning_rate * optim.total_rate(free.train)),
-    }
+    return lambda free: {"train.weight_decay": strength / (free.train.learning_rate * optim.total_rate(free.train))}
 
 
 ARMS: dict[str, Arm] = {
@@ -91,10 +89,14 @@ def class_bank(model: Model, subject: Bank, recipe: Recipe, folder: Path) -> pri
     settings = prior.settings(recipe.data)
     manifest = scan.scan(folder, settings, size_px=model.native_size_px, needed=1)
     filled = banks.fill(
-        bucket.assign(manifest, size_px=model.native_size_px, step_px=8), settings,
-        lambda pixels: model.encode_images(pixels).float(), vae="embedded", scale=model.latent_scale, folder=None,
+        bucket.assign(manifest, size_px=model.native_size_px, step_px=8),
+        settings,
+        lambda pixels: model.encode_images(pixels).float(),
+        vae="embedded",
+        scale=model.latent_scale,
+        folder=None,
         device=model.device,
-    )  # fmt: skip
+    )
     size = (model.native_size_px, model.native_size_px)
     return prior.Preserving(subject, {size: banks.finish(filled)}, recipe.data.reg_weight)
 
@@ -113,24 +115,38 @@ def run(bench: Bench, one: Configuration, arm: str, steps: int, out: Path) -> di
     )
     try:
         training = Fit(
-            bench.model, attachment, recipe, bench.accelerator,
+            bench.model,
+            attachment,
+            recipe,
+            bench.accelerator,
             batch=lambda number: bank.batch(number, recipe.train.batch_size, one.seed),
             condition=conditioner(bench.model, attachment, bank.size_px_of),
-        )  # fmt: skip
+        )
         probe = Probe(
-            bench.model, attachment, subjects(fresh, key="fresh"), twins, controls=known(16, 0), chunk=CHUNK,
+            bench.model,
+            attachment,
+            subjects(fresh, key="fresh"),
+            twins,
+            controls=known(16, 0),
+            chunk=CHUNK,
             autocast=bench.accelerator.autocast,
-        )  # fmt: skip
+        )
         rungs, rows, seconds = ladder(steps)[::-2], [], 0.0  # every second one, and the last
         for event in fit(training):
             seconds += event.seconds
             if event.step in rungs:
                 with training.written_weights():
                     seen = probe.measure()
-                rows.append({
-                    "step": event.step, "held_out": mean(seen.held_out.mid), "twin": mean(seen.train.mid),
-                    "drift": seen.drift, "own_drift": seen.own_drift, "seconds": seconds,
-                })  # fmt: skip
+                rows.append(
+                    {
+                        "step": event.step,
+                        "held_out": mean(seen.held_out.mid),
+                        "twin": mean(seen.train.mid),
+                        "drift": seen.drift,
+                        "own_drift": seen.own_drift,
+                        "seconds": seconds,
+                    }
+                )
         return {"method": one.method, "pictures": one.pictures, "seed": one.seed, "arm": arm, "rungs": rows}
     finally:
         attachment.detach()
@@ -150,9 +166,18 @@ def reached(rows: list[dict[str, float]], level: float) -> float | None:
 def table(runs: list[dict[str, Any]]) -> str:
     """Means over seeds, in percent."""
     columns = (
-        "method", "arm", "best held out", "at step", "drift there", f"drift at {MATCHED:.0%} of the free gain",
-        "held out at the end", "twin at the end", "drift at the end", "s a step", "seeds",
-    )  # fmt: skip
+        "method",
+        "arm",
+        "best held out",
+        "at step",
+        "drift there",
+        f"drift at {MATCHED:.0%} of the free gain",
+        "held out at the end",
+        "twin at the end",
+        "drift at the end",
+        "s a step",
+        "seeds",
+    )
     lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
     free = {
         (one["method"], one["seed"]): min(r["held_out"] for r in one["rungs"]) for one in runs if one["arm"] == "free"
@@ -169,12 +194,14 @@ def table(runs: list[dict[str, Any]]) -> str:
             matched = [reached(one["rungs"], MATCHED * free[method, one["seed"]]) for one in same]
             met = [value for value in matched if value is not None]
             cells = [
-                f"{100 * fmean(row['held_out'] for row in best):+.2f}", f"{fmean(row['step'] for row in best):.0f}",
+                f"{100 * fmean(row['held_out'] for row in best):+.2f}",
+                f"{fmean(row['step'] for row in best):.0f}",
                 f"{100 * fmean(row['drift'] for row in best):.2f}",
                 f"{100 * fmean(met):.2f}" if len(met) == len(matched) else "not reached",
                 *(f"{100 * fmean(row[key] for row in ends):+.2f}" for key in ("held_out", "twin", "drift")),
-                f"{fmean(row['seconds'] / row['step'] for row in ends):.2f}", str(len(same)),
-            ]  # fmt: skip
+                f"{fmean(row['seconds'] / row['step'] for row in ends):.2f}",
+                str(len(same)),
+            ]
             lines.append(f"| {method} | {arm} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -92,10 +92,13 @@ def main() -> None:
     def fitting(batch_size: int, gamma: float) -> Fit:
         train = recipe.train.model_copy(update={"batch_size": batch_size, "min_snr_gamma": gamma})
         return Fit(
-            bench.model, attachment, recipe.model_copy(update={"train": train}), bench.accelerator,
+            bench.model,
+            attachment,
+            recipe.model_copy(update={"train": train}),
+            bench.accelerator,
             batch=lambda number: bank.batch(number, batch_size, 0),
             condition=conditioner(bench.model, attachment, bank.size_px_of),
-        )  # fmt: skip
+        )
 
     for steps in (0, TRAINED):
         if steps:
@@ -112,8 +115,9 @@ def main() -> None:
             middle, low, high = ratio(grams[0], grams[1])
             print(
                 f"| {steps} steps | {batch_size} | {gamma:g} | {scales[0]:.1f} | {scales[1]:.1f} "
-                f"| {middle:.2f} ({low:.2f} to {high:.2f}) |", flush=True,
-            )  # fmt: skip
+                f"| {middle:.2f} ({low:.2f} to {high:.2f}) |",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

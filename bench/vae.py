@@ -33,9 +33,13 @@ from tsuika.embedded.things import KNOWN, strangers
 from tsuika.embedded.world import World, draw
 
 EXPECTED = {
-    "good": set(), "blurred": set(), "washed": {"VA006"}, "scaled": {"VA004", "VA010"}, "foreign": {"VA003", "VA010"},
+    "good": set(),
+    "blurred": set(),
+    "washed": {"VA006"},
+    "scaled": {"VA004", "VA010"},
+    "foreign": {"VA003", "VA010"},
     "loud": {"VA001"},
-}  # fmt: skip
+}
 
 
 def vaes(folder: Path) -> dict[str, Path]:
@@ -108,9 +112,14 @@ def main() -> None:
             if not row.exists():
                 began = time.process_time()
                 done = api.compare_vae(
-                    [str(paths[one]) for one in some], images, base=base, size_px=arguments.size,
-                    max_pictures=arguments.pictures, out=row.with_suffix(".html"), overwrite=True,
-                )  # fmt: skip
+                    [str(paths[one]) for one in some],
+                    images,
+                    base=base,
+                    size_px=arguments.size,
+                    max_pictures=arguments.pictures,
+                    out=row.with_suffix(".html"),
+                    overwrite=True,
+                )
                 done["processor_s"] = time.process_time() - began
                 row.write_text(json.dumps({key: value for key, value in done.items() if key != "notes"}))
             show(name, base, json.loads(row.read_text()))
@@ -126,8 +135,12 @@ def show(pictures: str, base: str, done: Mapping[str, Any]) -> None:
         )
         told = "" if name == "builtin" else "as expected" if codes == EXPECTED[name] else f"EXPECTED {EXPECTED[name]}"
         print(f"  {name:8} {numbers}  {sorted(codes)} {told}")
-    print("  advice:", {key: Path(value["vae"]).stem for key, value in done["advice"].items()}, "pareto:",
-          [Path(name).stem for name in done["pareto"]])  # fmt: skip
+    print(
+        "  advice:",
+        {key: Path(value["vae"]).stem for key, value in done["advice"].items()},
+        "pareto:",
+        [Path(name).stem for name in done["pareto"]],
+    )
 
 
 if __name__ == "__main__":

@@ -52,10 +52,12 @@ def lines(lang: str) -> Iterator[str]:
         for count in COUNTS:
             subject = Subject(goal, "pictures", count, "embedded", trigger="zoka", embedded=True)
             found = rules.advise(
-                rules.Wish(subject, goal), base, table,
+                rules.Wish(subject, goal),
+                base,
+                table,
                 lambda recipe, n=count: estimate.estimate(base, recipe, MACHINE, n, step),
                 lambda recipe, n=count: estimate.memory_gib(base, recipe, MACHINE, n, step),
-            )  # fmt: skip
+            )
             names = [reasons.title(option.method, lang) for option in found.options]
             words = reasons.GOAL_WORDS[goal][lang == "ja"].removeprefix("a ").removeprefix("an ")
             row = table.row(goal, count)

@@ -71,17 +71,24 @@ def make(name: tune.Purpose, work: Path, steps: int) -> None:
     kept = list(renders(JUDGED, 1).split(1))
     settings = tune.Settings(
         name, steps, BATCH[name], RATE[name], AVERAGE[name], CHECK[name], patience=steps, seed=SEED, half=True
-    )  # fmt: skip
+    )
     began = time.process_time()
     fitted = tune.fit(
-        vae, lambda step: crops(name, step), lambda one: tune.loss_on(one, kept, name), settings,
+        vae,
+        lambda step: crops(name, step),
+        lambda one: tune.loss_on(one, kept, name),
+        settings,
         lambda step, value: print(name, step, f"{value:.5f}", f"{time.process_time() - began:.0f} s", flush=True),
-    )  # fmt: skip
+    )
     decoder = {f"decoder.{key}": value for key, value in vae.decoder.state_dict().items()}
     with whole(work / f"{name}.safetensors") as path:
         save_file(decoder, path)
-    facts = {"best_step": fitted.best_step, "steps": fitted.steps_done, "checks": fitted.checks,
-             "processor_s": round(time.process_time() - began)}  # fmt: skip
+    facts = {
+        "best_step": fitted.best_step,
+        "steps": fitted.steps_done,
+        "checks": fitted.checks,
+        "processor_s": round(time.process_time() - began),
+    }
     (work / f"{name}.json").write_text(json.dumps(facts))
 
 
@@ -98,9 +105,10 @@ def measure(work: Path) -> None:
         else:
             vae.decoder.load_state_dict(own)
         rows[name] = [
-            row for part in fresh.split(16)
+            row
+            for part in fresh.split(16)
             for row in metrics.measure(roundtrip.decode(vae, roundtrip.encode(vae, part)), part)
-        ]  # fmt: skip
+        ]
     for name, one in rows.items():
         for key in metrics.MEASURES:
             difference = paired([row[key] for row in one], [row[key] for row in rows["builtin"]], seed=SEED)

@@ -29,9 +29,11 @@ from tsuika.guard.reading import Check, Grid, Ratios, Reading, mean
 
 # Pictures, the share of them that is held out, learning rate, steps.
 RUNS: Final = {
-    "overfitted": (12, 0.5, 2e-3, 200), "nothing": (12, 0.5, 1e-7, 40), "diverged": (12, 0.5, 1.5e-2, 40),
+    "overfitted": (12, 0.5, 2e-3, 200),
+    "nothing": (12, 0.5, 1e-7, 40),
+    "diverged": (12, 0.5, 1.5e-2, 40),
     "healthy": (50, 0.15, 2e-3, 80),
-}  # fmt: skip
+}
 WIDTH, LEFT, RIGHT, HEIGHT, GAP = 760, 66, 18, 230, 78
 
 COUNTS_AS: Final = 10  # the judge's constants in steps are meant for runs ten times as long (bench/guard/README.md)
@@ -152,13 +154,11 @@ def curves(told: Told) -> Plot:
             "train": [(one.step, _percent(one.train)) for one in seen],
             "held": [(one.step, _percent(one.held_out.mean if one.held_out else None)) for one in seen],
         },
-        band=[
-            (one.step, _percent(one.held_out.low), _percent(one.held_out.high)) for one in seen if one.held_out
-        ],
+        band=[(one.step, _percent(one.held_out.low), _percent(one.held_out.high)) for one in seen if one.held_out],
         marks={"best": best.balanced or None, "stop": told.stopped.evidence.step if told.stopped else None},
         span=(best.safe, best.likeness) if best.balanced else None,
         cap=bool(best.balanced),
-    )  # fmt: skip
+    )
     assert drawn is not None
     return drawn
 
@@ -166,11 +166,13 @@ def curves(told: Told) -> Plot:
 def gaps(told: Told) -> Plot:
     """What training pictures are ahead by, and drift."""
     seen = [verdict.evidence for verdict in told.verdicts]
-    drawn = plot({
-        "drift": [(one.step, 100 * one.drift) for one in seen if one.drift is not None],
-        "mid": [(one.step, _percent(one.gap_mid)) for one in seen],
-        "high": [(one.step, _percent(one.gap_high)) for one in seen],
-    })  # fmt: skip
+    drawn = plot(
+        {
+            "drift": [(one.step, 100 * one.drift) for one in seen if one.drift is not None],
+            "mid": [(one.step, _percent(one.gap_mid)) for one in seen],
+            "high": [(one.step, _percent(one.gap_high)) for one in seen],
+        }
+    )
     assert drawn is not None
     return drawn
 

@@ -17,8 +17,16 @@ sys.path.append(str(Path(__file__).parent / "families"))
 from family_files import at_full_size, single_file_tensors, write_folder, write_tokenizer
 
 __all__ = [
-    "FAMILY_NAMES", "at_full_size", "bits", "draw_pictures", "outputs", "picture_batch", "single_file_tensors", "tiny", "write_folder",
-]  # fmt: skip
+    "FAMILY_NAMES",
+    "at_full_size",
+    "bits",
+    "draw_pictures",
+    "outputs",
+    "picture_batch",
+    "single_file_tensors",
+    "tiny",
+    "write_folder",
+]
 
 FAMILY_NAMES = tuple(row.facts.family for row in FAMILIES)
 CAPTIONS = ("a cat", "a dog")

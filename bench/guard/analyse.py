@@ -19,21 +19,7 @@ from pathlib import Path
 import numpy as np
 from curves import Run, read
 from plots import svg_curves, svg_rules
-from rules import (
-    BASELINES,
-    GRID,
-    METHODS,
-    MID,
-    VARIANTS,
-    Rule,
-    cost,
-    judged,
-    kept,
-    lane_truth,
-    outcome,
-    play,
-    refitted,
-)
+from rules import BASELINES, GRID, METHODS, MID, VARIANTS, Rule, cost, judged, kept, lane_truth, outcome, play, refitted
 
 from tsuika.guard.reading import estimate
 
@@ -71,17 +57,36 @@ def main_table(runs: Sequence[Run]) -> str:
             continue
         steps = {run: judged(run) for run in some}
         regrets = [run.regret(kept(run)) for run in some]
-        rows.append((
-            method, n or "all", len(some), f"{np.mean([run.truth.best() / run.steps for run in some]):.2f}",
-            f"{100 * np.mean([run.gain for run in some]):.1f}", pp(regrets), lost_share(some, regrets),
-            pp([run.fair_regret(kept(run)) for run in some]), f"{100 * max(regrets):.2f}",
-            percent([1 - steps[run].stop / run.steps for run in some]),
-            pp([run.regret(run.steps) for run in some]), pp([run.a_rung_off for run in some]),
-        ))  # fmt: skip
+        rows.append(
+            (
+                method,
+                n or "all",
+                len(some),
+                f"{np.mean([run.truth.best() / run.steps for run in some]):.2f}",
+                f"{100 * np.mean([run.gain for run in some]):.1f}",
+                pp(regrets),
+                lost_share(some, regrets),
+                pp([run.fair_regret(kept(run)) for run in some]),
+                f"{100 * max(regrets):.2f}",
+                percent([1 - steps[run].stop / run.steps for run in some]),
+                pp([run.regret(run.steps) for run in some]),
+                pp([run.a_rung_off for run in some]),
+            )
+        )
     head = (
-        "method", "pictures", "runs", "true best, share of budget", "gain, pp", "regret, pp", "share of the gain",
-        "cross-fitted regret, pp", "worst, pp", "steps saved", "budget's end: regret, pp", "a rung beside the best: regret, pp",
-    )  # fmt: skip
+        "method",
+        "pictures",
+        "runs",
+        "true best, share of budget",
+        "gain, pp",
+        "regret, pp",
+        "share of the gain",
+        "cross-fitted regret, pp",
+        "worst, pp",
+        "steps saved",
+        "budget's end: regret, pp",
+        "a rung beside the best: regret, pp",
+    )
     return table(head, rows)
 
 
@@ -96,9 +101,14 @@ def refit_table(runs: Sequence[Run]) -> str:
         pooled = [run.regret(kept(run)) for run in some if run.kind == "fold"]
         rows.append((method, n or "all", len(some), *cells, pp(lane), pp(pooled), pp(one)))
     head = (
-        "method", "pictures", "runs", *(f"exponent {power}" for power in EXPONENTS), "no refit: the hold-out lane itself",
-        "folds pooled", "one fold only",
-    )  # fmt: skip
+        "method",
+        "pictures",
+        "runs",
+        *(f"exponent {power}" for power in EXPONENTS),
+        "no refit: the hold-out lane itself",
+        "folds pooled",
+        "one fold only",
+    )
     return table(head, rows)
 
 
@@ -123,8 +133,15 @@ def against_folds(folder: Path, other: Path) -> str:
             )
         )
     head = (
-        "run", "held out", "folds", "gain, pp", "hold-out: regret, pp", "folds: regret, pp", "hold-out, bagged", "folds, bagged",
-    )  # fmt: skip
+        "run",
+        "held out",
+        "folds",
+        "gain, pp",
+        "hold-out: regret, pp",
+        "folds: regret, pp",
+        "hold-out, bagged",
+        "folds, bagged",
+    )
     return table(head, rows)
 
 
@@ -180,14 +197,26 @@ def variant_table(runs: Sequence[Run]) -> str:
     for name, rule in VARIANTS.items():
         results = [outcome(run, rule) for run in runs]
         regrets = [one[0] for one in results]
-        rows.append((
-            name, pp(regrets), lost_share(runs, regrets), pp([a - b for a, b in zip(regrets, basis)]),
-            f"{100 * max(regrets):.1f}", percent([1 - one[1] for one in results]), percent([one[2] for one in results]),
-        ))  # fmt: skip
+        rows.append(
+            (
+                name,
+                pp(regrets),
+                lost_share(runs, regrets),
+                pp([a - b for a, b in zip(regrets, basis)]),
+                f"{100 * max(regrets):.1f}",
+                percent([1 - one[1] for one in results]),
+                percent([one[2] for one in results]),
+            )
+        )
     head = (
-        "rule", "regret, pp", "share of the gain", "by all draws it is more by, pp (paired)", "worst, pp", "steps saved",
+        "rule",
+        "regret, pp",
+        "share of the gain",
+        "by all draws it is more by, pp (paired)",
+        "worst, pp",
+        "steps saved",
         "forward passes of checks, by training's",
-    )  # fmt: skip
+    )
     return table(head, rows)
 
 
@@ -231,8 +260,9 @@ def cross_validated(runs: Sequence[Run]) -> str:
     """The rule chosen on one concept of each method and reported on the other, and the other way round."""
     firsts = {m: sorted({run.concept for run in runs if run.method == m})[:1] for m in METHODS}
     halves = (
-        [run for run in runs if run.concept in firsts[run.method]], [run for run in runs if run.concept not in firsts[run.method]]
-    )  # fmt: skip
+        [run for run in runs if run.concept in firsts[run.method]],
+        [run for run in runs if run.concept not in firsts[run.method]],
+    )
     rows = []
     for chosen_on, told, which in ((halves[0], halves[1], "first"), (halves[1], halves[0], "second")):
         if not (chosen_on and told):
@@ -245,10 +275,16 @@ def cross_validated(runs: Sequence[Run]) -> str:
                 f"{len(rule.columns)} timesteps, no stop before {rule.not_before:.0%}, {rule.pick}"
             )
             regrets = [one[0] for one in results]
-            rows.append((
-                f"{name}, {which} concepts", words, len(told), pp(regrets), lost_share(told, regrets),
-                percent([1 - one[1] for one in results]),
-            ))  # fmt: skip
+            rows.append(
+                (
+                    f"{name}, {which} concepts",
+                    words,
+                    len(told),
+                    pp(regrets),
+                    lost_share(told, regrets),
+                    percent([1 - one[1] for one in results]),
+                )
+            )
     head = ("chosen on", "rule", "runs it is told by", "regret, pp", "share of the gain", "steps saved")
     return table(head, rows)
 
@@ -277,15 +313,34 @@ def coverage_table(runs: Sequence[Run]) -> str:
                 kinds.add(says.kind)
             biases.append(float(np.mean(errors[-len(first.truth.steps) :])))
         if hits:
-            rows.append((
-                "leave-one-out, pooled" if kind == "fold" else "hold-out", n or "all", len(some), len(hits), "/".join(sorted(kinds)),
-                percent(hits), percent(naive), percent(wide), f"{100 * np.mean(halves):.1f}", f"{100 * np.std(errors):.1f}",
-                pp(biases),
-            ))  # fmt: skip
+            rows.append(
+                (
+                    "leave-one-out, pooled" if kind == "fold" else "hold-out",
+                    n or "all",
+                    len(some),
+                    len(hits),
+                    "/".join(sorted(kinds)),
+                    percent(hits),
+                    percent(naive),
+                    percent(wide),
+                    f"{100 * np.mean(halves):.1f}",
+                    f"{100 * np.std(errors):.1f}",
+                    pp(biases),
+                )
+            )
     head = (
-        "readings", "pictures", "runs", "readings of them", "interval over", "holds the truth", "without fold overlap",
-        "with the truth's own error", "half width, pp", "sd of the error, pp", "bias, pp",
-    )  # fmt: skip
+        "readings",
+        "pictures",
+        "runs",
+        "readings of them",
+        "interval over",
+        "holds the truth",
+        "without fold overlap",
+        "with the truth's own error",
+        "half width, pp",
+        "sd of the error, pp",
+        "bias, pp",
+    )
     return table(head, rows)
 
 
@@ -297,10 +352,18 @@ def worse_table(runs: Sequence[Run]) -> str:
         step = refitted(run, found.best)
         worse = run.truth.at(step) - run.truth.at(run.steps)
         if worse > 0:
-            rows.append((
-                run.name, found.code, f"{step:.0f}", f"{run.truth.best():.0f}", run.steps, f"{100 * worse:.2f}",
-                f"{100 * found.half:.2f}", "yes" if worse > found.half else "no",
-            ))  # fmt: skip
+            rows.append(
+                (
+                    run.name,
+                    found.code,
+                    f"{step:.0f}",
+                    f"{run.truth.best():.0f}",
+                    run.steps,
+                    f"{100 * worse:.2f}",
+                    f"{100 * found.half:.2f}",
+                    "yes" if worse > found.half else "no",
+                )
+            )
     rows.sort(key=lambda row: -float(str(row[5])))
     head = (
         "run",
@@ -334,13 +397,18 @@ def main() -> None:
     options = parser.parse_args()
     runs = [read(path) for path in sorted(options.folder.glob("*.json"))]
     parts = {
-        "The guard's whole procedure": main_table, "From folds to all pictures: regret, pp": refit_table,
-        "How many folds": lanes_table, "Against other ways": baseline_table,
-        "The same, where the truth is best in the first three quarters of the budget": early_table, "Rules": variant_table,
-        "Pictures or timesteps": probe_table, "Chosen on one half, told by the other": cross_validated,
-        "Intervals": coverage_table, "Worse than training to the budget's end": worse_table,
+        "The guard's whole procedure": main_table,
+        "From folds to all pictures: regret, pp": refit_table,
+        "How many folds": lanes_table,
+        "Against other ways": baseline_table,
+        "The same, where the truth is best in the first three quarters of the budget": early_table,
+        "Rules": variant_table,
+        "Pictures or timesteps": probe_table,
+        "Chosen on one half, told by the other": cross_validated,
+        "Intervals": coverage_table,
+        "Worse than training to the budget's end": worse_table,
         "Growth of the best step with the pictures": exponent_line,
-    }  # fmt: skip
+    }
     print(f"{len(runs)} runs, {len({run.seed for run in runs})} seeds")
     for title, make in parts.items():
         print(f"\n### {title}\n\n{make(runs)}")

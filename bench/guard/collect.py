@@ -53,13 +53,17 @@ from tsuika.train.loop import Fit, conditioner, draw, fit
 
 RECIPES = Path(__file__).parents[2] / "examples"
 RECIPE = {
-    "lora": "character-lora", "textual-inversion": "object-textual-inversion",
-    "dreambooth": "character-dreambooth", "hypernetwork": "style-hypernetwork",
-}  # fmt: skip
+    "lora": "character-lora",
+    "textual-inversion": "object-textual-inversion",
+    "dreambooth": "character-dreambooth",
+    "hypernetwork": "style-hypernetwork",
+}
 CONCEPTS = {
-    "lora": ("mascot", "sketch"), "textual-inversion": ("gadget", "mascot"),
-    "dreambooth": ("mascot", "gadget"), "hypernetwork": ("sketch", "mascot"),
-}  # fmt: skip
+    "lora": ("mascot", "sketch"),
+    "textual-inversion": ("gadget", "mascot"),
+    "dreambooth": ("mascot", "gadget"),
+    "hypernetwork": ("sketch", "mascot"),
+}
 WORDS = {
     "mascot": {"data.trigger": mascot.TRIGGER, "data.class_word": mascot.CLASS_WORD},
     "gadget": {"data.trigger": gadget.TRIGGER, "data.class_word": gadget.CLASS_WORD},
@@ -71,9 +75,11 @@ HYPERNETWORK_COUNTS = (50, 300)
 # Steps and learning rate at 3 pictures (hypernetwork: at 50), and the powers of n that they grow with: the truth is to
 # have its best well inside the budget. A new word's truth comes to rest instead.
 BUDGET = {
-    "lora": (130, 0.4, 3e-3, 0.15), "textual-inversion": (90, 0.2, 4e-2, 0.0),
-    "dreambooth": (170, 0.45, 6e-4, 0.15), "hypernetwork": (200, 0.1, 2.5e-3, 0.0),
-}  # fmt: skip
+    "lora": (130, 0.4, 3e-3, 0.15),
+    "textual-inversion": (90, 0.2, 4e-2, 0.0),
+    "dreambooth": (170, 0.45, 6e-4, 0.15),
+    "hypernetwork": (200, 0.1, 2.5e-3, 0.0),
+}
 ORDER = (10, 20, 50, 300, 5, 3)  # of work: runs that are to be gone on with first, what the guard does not judge last
 BATCH = 4
 EMA = 0.9  # 0.98 in the examples, whose runs are five times as long
@@ -153,10 +159,17 @@ def recipe_of(one: Configuration, steps: int, rate: float) -> Recipe:
     """The method's example recipe, with a smaller batch and this bench's budget."""
     tables = config.read_tables(RECIPES / f"{RECIPE[one.method]}.toml")
     settings = {
-        "data.images": "bench", "data.cache": False, "data.flip": True, "train.steps": steps, "train.batch_size": BATCH,
-        "train.learning_rate": rate, "train.seed": one.seed, "train.device": "cpu", "train.schedule": "constant",
+        "data.images": "bench",
+        "data.cache": False,
+        "data.flip": True,
+        "train.steps": steps,
+        "train.batch_size": BATCH,
+        "train.learning_rate": rate,
+        "train.seed": one.seed,
+        "train.device": "cpu",
+        "train.schedule": "constant",
         **WORDS[one.concept],
-    }  # fmt: skip
+    }
     if one.method == "lora":
         settings["method.rank"] = 16
     if one.method != "textual-inversion":
@@ -249,9 +262,13 @@ class Bench:
         self.accelerator = accelerate_for(first.model_copy(update={"train": train}))
         self.precision = "fp32" if self.accelerator.mixed_precision == "no" else self.accelerator.mixed_precision
         self.model = families.load(
-            "embedded", tokenizer="", vae="builtin", device=self.accelerator.device, dtype=DTYPES[self.precision],
+            "embedded",
+            tokenizer="",
+            vae="builtin",
+            device=self.accelerator.device,
+            dtype=DTYPES[self.precision],
             embedded_path=EMBEDDED,
-        )  # fmt: skip
+        )
 
     def run(self, one: Configuration, *, steps: int, rate: float, only: str = "", folds: int = 0) -> dict[str, Any]:
         began = time.monotonic()
@@ -265,10 +282,17 @@ class Bench:
             if not only or lane.kind == only
         ]
         return {
-            **asdict(one), "steps": steps, "rate": rate, "batch": recipe.train.batch_size, "precision": self.precision,
-            "ema": recipe.train.ema, "schedule": recipe.train.schedule, "optimizer": recipe.train.optimizer,
-            "seconds": round(time.monotonic() - began, 1), "lanes": lanes,
-        }  # fmt: skip
+            **asdict(one),
+            "steps": steps,
+            "rate": rate,
+            "batch": recipe.train.batch_size,
+            "precision": self.precision,
+            "ema": recipe.train.ema,
+            "schedule": recipe.train.schedule,
+            "optimizer": recipe.train.optimizer,
+            "seconds": round(time.monotonic() - began, 1),
+            "lanes": lanes,
+        }
 
     def lane(self, recipe: Recipe, bank: Bank, lane: Lane, population: Sequence[Subject]) -> dict[str, Any]:
         """Train one lane and read it at every rung."""
@@ -278,10 +302,13 @@ class Bench:
         )
         try:
             run = Fit(
-                self.model, attachment, recipe, self.accelerator,
+                self.model,
+                attachment,
+                recipe,
+                self.accelerator,
                 batch=lambda number: part.batch(number, recipe.train.batch_size, recipe.train.seed),
                 condition=conditioner(self.model, attachment, part.size_px_of),
-            )  # fmt: skip
+            )
 
             def probe(held: Sequence[Subject], train: Sequence[Subject], **more: Any) -> Probe:
                 return Probe(
@@ -308,17 +335,32 @@ class Bench:
                     mine = own.measure(drift=coarse)
                     own_s = time.monotonic() - started
                     there = truth.measure(train=False, drift=False) if coarse or lane.kind == "all" else None
-                rows.append({
-                    "step": event.step, "held_out": mine.held_out, "train": mine.train,
-                    "population": there.held_out if there else None, "drift": mine.drift, "own_drift": mine.own_drift,
-                    "train_s": train_s, "probe_s": own_s, "truth_s": time.monotonic() - started - own_s,
-                })  # fmt: skip
-            return rounded({
-                "kind": lane.kind, "trained_on": len(lane.names), "held_out": lane.held_out, "rungs": rows,
-                "base": {"held_out": own._base[0], "train": own._base[1], "population": truth._base[0]},
-                "losses": losses if lane.kind == "all" else [], "fixed_batch": batch_losses,
-                "probe_draws": own.draws, "train_s": train_s,
-            })  # fmt: skip
+                rows.append(
+                    {
+                        "step": event.step,
+                        "held_out": mine.held_out,
+                        "train": mine.train,
+                        "population": there.held_out if there else None,
+                        "drift": mine.drift,
+                        "own_drift": mine.own_drift,
+                        "train_s": train_s,
+                        "probe_s": own_s,
+                        "truth_s": time.monotonic() - started - own_s,
+                    }
+                )
+            return rounded(
+                {
+                    "kind": lane.kind,
+                    "trained_on": len(lane.names),
+                    "held_out": lane.held_out,
+                    "rungs": rows,
+                    "base": {"held_out": own._base[0], "train": own._base[1], "population": truth._base[0]},
+                    "losses": losses if lane.kind == "all" else [],
+                    "fixed_batch": batch_losses,
+                    "probe_draws": own.draws,
+                    "train_s": train_s,
+                }
+            )
         finally:
             attachment.detach()
 

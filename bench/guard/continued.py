@@ -56,11 +56,17 @@ class Way:
 
 
 WAYS = {
-    **{f"{schedule} {share}": Way(share, schedule) for schedule in ("constant", "linear") for share in (0.25, 0.5, 1.0)},
-    "kept 1.0": Way(keeps=True), "linear again": Way(0), "kept again": Way(0, keeps=True),
-    "half linear 0.5": Way(0.5, since=0.5), "half linear 1.0": Way(1.0, since=0.5),
-    "no look": Way(since=0), "no look x4": Way(since=0, budgets=4),
-}  # fmt: skip
+    **{
+        f"{schedule} {share}": Way(share, schedule) for schedule in ("constant", "linear") for share in (0.25, 0.5, 1.0)
+    },
+    "kept 1.0": Way(keeps=True),
+    "linear again": Way(0),
+    "kept again": Way(0, keeps=True),
+    "half linear 0.5": Way(0.5, since=0.5),
+    "half linear 1.0": Way(1.0, since=0.5),
+    "no look": Way(since=0),
+    "no look x4": Way(since=0, budgets=4),
+}
 
 
 def started(done: Run) -> float:
@@ -84,10 +90,14 @@ def run(bench: Bench, done: Run, ways: Sequence[str]) -> dict[str, Any]:
     def fitting(bank: Bank, schedule: str, fall_from: int) -> Fit:
         train = recipe.train.model_copy(update={"schedule": schedule})
         return Fit(
-            bench.model, attachment, recipe.model_copy(update={"train": train}), bench.accelerator, fall_from=fall_from,
+            bench.model,
+            attachment,
+            recipe.model_copy(update={"train": train}),
+            bench.accelerator,
+            fall_from=fall_from,
             batch=lambda number: bank.batch(number, train.batch_size, train.seed),
             condition=conditioner(bench.model, attachment, bank.size_px_of),
-        )  # fmt: skip
+        )
 
     def measured(fit: Fit) -> Grid:
         with fit.written_weights():
@@ -97,9 +107,14 @@ def run(bench: Bench, done: Run, ways: Sequence[str]) -> dict[str, Any]:
         look = fitting(part_of(every, lane.names, recipe), "constant", chosen)
         with mock.patch.object(probes, "HIGH", ()):
             truth = Probe(
-                bench.model, attachment, subjects(fresh, key="fresh"), (), controls=(), chunk=collect.CHUNK,
+                bench.model,
+                attachment,
+                subjects(fresh, key="fresh"),
+                (),
+                controls=(),
+                chunk=collect.CHUNK,
                 autocast=bench.accelerator.autocast,
-            )  # fmt: skip
+            )
         found: dict[str, Any] = {}
         begins = {round(WAYS[name].since * chosen) for name in ways}
         states = {0: ({name: value.clone() for name, value in attachment.tensors().items()}, deepcopy(look.state()))}

@@ -123,14 +123,24 @@ def read(path: Path, folds_of: Path | None = None) -> Run:
 
     folds = tuple(
         Fold(
-            lane["trained_on"], curve(lane, "held_out"), high(lane, "held_out"), curve(lane, "train"), high(lane, "train"),
-            np.array(lane["base"]["held_out"], dtype=float).reshape(len(lane["held_out"]), -1), curve(lane, "population"),
+            lane["trained_on"],
+            curve(lane, "held_out"),
+            high(lane, "held_out"),
+            curve(lane, "train"),
+            high(lane, "train"),
+            np.array(lane["base"]["held_out"], dtype=float).reshape(len(lane["held_out"]), -1),
+            curve(lane, "population"),
         )
-        for lane in looks if lane["kind"] != "all"
-    )  # fmt: skip
+        for lane in looks
+        if lane["kind"] != "all"
+    )
     whole = next(lane for lane in tables["lanes"] if lane["kind"] == "all")
     return Run(
-        *(tables[key] for key in ("method", "concept", "pictures", "seed", "steps", "batch", "rate")), folds,
-        curve(whole, "population"), curve(whole, "train"), np.array(whole["losses"]), np.array(whole["fixed_batch"]),
+        *(tables[key] for key in ("method", "concept", "pictures", "seed", "steps", "batch", "rate")),
+        folds,
+        curve(whole, "population"),
+        curve(whole, "train"),
+        np.array(whole["losses"]),
+        np.array(whole["fixed_batch"]),
         looks[0]["kind"],
-    )  # fmt: skip
+    )

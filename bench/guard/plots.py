@@ -50,9 +50,10 @@ def svg_curves(runs: Sequence[Run]) -> str:
             f'<text x="{ox + 36}" y="{y(low) + 4:.1f}" class="n" text-anchor="end">{100 * low:.0f}</text>'
             + "".join(
                 f'<text x="{x(tick):.1f}" y="{oy + height - 14}" class="n" text-anchor="middle">{tick}</text>'
-                for tick in (8, 20, 50, 100, 200) if tick <= run.steps
+                for tick in (8, 20, 50, 100, 200)
+                if tick <= run.steps
             )
-        )  # fmt: skip
+        )
     total = math.ceil(len(runs) / columns) * height + 26
     style = (
         ".t{font:12px sans-serif;fill:#333}.n{font:10px sans-serif;fill:#666}polyline{fill:none;stroke-width:1.8}"

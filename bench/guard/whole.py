@@ -69,28 +69,45 @@ def is_second(run: Run) -> bool:
 def procedure_table(regrets: Mapping[Run, float]) -> str:
     """As it is, by method and by kind of look."""
     groups = {
-        "all": list(regrets), **{method: [run for run in regrets if run.method == method] for method in METHODS},
+        "all": list(regrets),
+        **{method: [run for run in regrets if run.method == method] for method in METHODS},
         **{
             f"{kind}, {n} pictures": [run for run in regrets if (run.kind, run.pictures) == (kind, n)]
             for kind, n in sorted({(run.kind, run.pictures) for run in regrets})
         },
         "20 pictures and more": [run for run in regrets if run.pictures >= 20],
         "after the rule": [run for run in regrets if run.pictures == 3 or is_second(run)],
-    }  # fmt: skip
+    }
     rows = []
     for name, some in groups.items():
         if some:
             mine = [regrets[run] for run in some]
             end = [run.regret(run.steps) for run in some]
             better = [last - own for last, own in zip(end, mine)]
-            rows.append((
-                name, len(some), f"{100 * np.mean([run.gain for run in some]):.1f}", pp(mine), lost_share(some, mine),
-                f"{100 * max(mine):.1f}", pp([run.regret(kept(run)) for run in some]), pp(end), pp(better),
-            ))  # fmt: skip
+            rows.append(
+                (
+                    name,
+                    len(some),
+                    f"{100 * np.mean([run.gain for run in some]):.1f}",
+                    pp(mine),
+                    lost_share(some, mine),
+                    f"{100 * max(mine):.1f}",
+                    pp([run.regret(kept(run)) for run in some]),
+                    pp(end),
+                    pp(better),
+                )
+            )
     head = (
-        "runs", "of them", "gain, pp", "regret, pp", "share of the gain", "worst, pp", "had it started again: regret, pp",
-        "budget's end: regret, pp", "better than the budget's end by, pp",
-    )  # fmt: skip
+        "runs",
+        "of them",
+        "gain, pp",
+        "regret, pp",
+        "share of the gain",
+        "worst, pp",
+        "had it started again: regret, pp",
+        "budget's end: regret, pp",
+        "better than the budget's end by, pp",
+    )
     return table(head, rows)
 
 
@@ -104,14 +121,26 @@ def no_look_table(regrets: Mapping[Run, float], folder: Path) -> str:
         some = [row for row in known if least <= row[0].pictures <= most]
         if some:
             runs, mine, other = zip(*some)
-            told.append((
-                name, len(some), pp(mine), pp(other), pp([run.regret(run.steps) for run in runs]),
-                pp([a - b for a, b in zip(mine, other)]), f"{np.mean([steps_of_all(run) / run.steps for run in runs]):.2f}",
-            ))  # fmt: skip
+            told.append(
+                (
+                    name,
+                    len(some),
+                    pp(mine),
+                    pp(other),
+                    pp([run.regret(run.steps) for run in runs]),
+                    pp([a - b for a, b in zip(mine, other)]),
+                    f"{np.mean([steps_of_all(run) / run.steps for run in runs]):.2f}",
+                )
+            )
     head = (
-        "runs", "of them", "the guard: regret, pp", "falling rate, whole budget", "steady rate, whole budget",
-        "the guard less the falling rate", "its steps by the budget",
-    )  # fmt: skip
+        "runs",
+        "of them",
+        "the guard: regret, pp",
+        "falling rate, whole budget",
+        "steady rate, whole budget",
+        "the guard less the falling rate",
+        "its steps by the budget",
+    )
     return table(head, told)
 
 
@@ -126,12 +155,26 @@ def folds_table(runs: Sequence[Run], folder: Path) -> str:
             as_is = [run.regret(kept(run)) for run in some]
             half, none = ([continued(run, folder, way) for run in some] for way in (GOES_ON["fold"], NO_LOOK[1]))
             less = [[a - b for a, b in zip(half, other)] for other in (as_is, none)]
-            rows.append((method or "all", n or "all", len(some), *map(pp, (as_is, half, none, *less)),
-                         sum(by < 0 for by in less[1])))  # fmt: skip
+            rows.append(
+                (
+                    method or "all",
+                    n or "all",
+                    len(some),
+                    *map(pp, (as_is, half, none, *less)),
+                    sum(by < 0 for by in less[1]),
+                )
+            )
     head = (
-        "method", "pictures", "runs", "folds as they are: regret, pp", "from half", "falling rate, no folds",
-        "from half less folds", "from half less no folds", "better than no folds in",
-    )  # fmt: skip
+        "method",
+        "pictures",
+        "runs",
+        "folds as they are: regret, pp",
+        "from half",
+        "falling rate, no folds",
+        "from half less folds",
+        "from half less no folds",
+        "better than no folds in",
+    )
     return table(head, rows)
 
 
@@ -158,17 +201,30 @@ def planned_table(runs: Sequence[Run], longer: Mapping[str, Run]) -> str:
             these = [run for run in some if method in (run.method, "")]
             if these:
                 regrets = [run.regret(kept(run)) for run in these]
-                rows.append((
-                    factor, method or "all", f"{len(these)} of {sum(method in (run.method, '') for run in runs)}",
-                    f"{np.mean([run.truth.best() / run.steps for run in these]):.2f}",
-                    percent([1 - run.truth.best() / run.steps for run in these]),
-                    percent([1 - judged(run).stop / run.steps for run in these]),
-                    percent([1 - steps_of_all(run) / run.steps for run in these]), pp(regrets), lost_share(these, regrets),
-                ))  # fmt: skip
+                rows.append(
+                    (
+                        factor,
+                        method or "all",
+                        f"{len(these)} of {sum(method in (run.method, '') for run in runs)}",
+                        f"{np.mean([run.truth.best() / run.steps for run in these]):.2f}",
+                        percent([1 - run.truth.best() / run.steps for run in these]),
+                        percent([1 - judged(run).stop / run.steps for run in these]),
+                        percent([1 - steps_of_all(run) / run.steps for run in these]),
+                        pp(regrets),
+                        lost_share(these, regrets),
+                    )
+                )
     head = (
-        "planned, by the bench's budget", "method", "runs known", "true best, share of the plan", "saved by stopping there",
-        "saved by the guard's look", "saved with what follows", "had it started again: regret, pp", "share of the gain",
-    )  # fmt: skip
+        "planned, by the bench's budget",
+        "method",
+        "runs known",
+        "true best, share of the plan",
+        "saved by stopping there",
+        "saved by the guard's look",
+        "saved with what follows",
+        "had it started again: regret, pp",
+        "share of the gain",
+    )
     return table(head, rows)
 
 

@@ -71,10 +71,12 @@ def advice(
     subject = Subject(goal, "pictures", pictures, base.name, trigger=trigger, embedded=base.is_embedded)
     step = estimate.step_of(base)
     return rules.advise(
-        Wish(subject, goal, **limits), base, found,  # type: ignore[arg-type]
+        Wish(subject, goal, **limits),
+        base,
+        found,  # type: ignore[arg-type]
         lambda recipe: estimate.estimate(base, recipe, GPU, pictures, step),
         lambda recipe: estimate.memory_gib(base, recipe, GPU, pictures, step),
-    )  # fmt: skip
+    )
 
 
 def statements(found: Advice) -> Iterator[Statement]:

@@ -41,9 +41,10 @@ def small(models, monkeypatch) -> None:
     """Single files carry no sizes: let these families be of the tiny ones'."""
     rows = tuple(
         replace(row, geometry=lambda prediction, row=row: tiny_geometry(models[row.facts.family]))
-        if row.facts.family in models else row
+        if row.facts.family in models
+        else row
         for row in FAMILIES
-    )  # fmt: skip
+    )
     monkeypatch.setattr(families, "FAMILIES", rows)
 
 
@@ -155,8 +156,10 @@ def test_dora_becomes_a_plain_lora_only_if_asked(models, tmp_path) -> None:
     own, made = model_tensors(model), lora(model, dora=True)
     for component, path, update in delta(plain):
         weight = own[f"{component}.{path}.weight"].double()
-        parts = {part: made.tensors[f"{component}.{path}.{part}"].double() for part in
-                 ("lora_down.weight", "lora_up.weight", "dora_scale")}  # fmt: skip
+        parts = {
+            part: made.tensors[f"{component}.{path}.{part}"].double()
+            for part in ("lora_down.weight", "lora_up.weight", "dora_scale")
+        }
         low = 1.5 / 3 * parts["lora_up.weight"].flatten(1) @ parts["lora_down.weight"].flatten(1)
         direction = weight.flatten(1) + low
         dense = parts["dora_scale"].reshape(-1, 1) * direction / direction.norm(dim=1, keepdim=True)
@@ -169,8 +172,13 @@ def test_a_loha_with_magnitudes_becomes_a_plain_lora(models, tmp_path) -> None:
     model, name = models["sd1"], "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
     weight = model.module("unet", name).weight
     (out, inside), draw = weight.shape, torch.Generator().manual_seed(0)
-    shapes = {"hada_w1_a": (out, 2), "hada_w1_b": (2, inside), "hada_w2_a": (out, 2), "hada_w2_b": (2, inside),
-              "dora_scale": (out, 1)}  # fmt: skip
+    shapes = {
+        "hada_w1_a": (out, 2),
+        "hada_w1_b": (2, inside),
+        "hada_w2_a": (out, 2),
+        "hada_w2_b": (2, inside),
+        "dora_scale": (out, 1),
+    }
     parts = {part: torch.rand(shape, generator=draw) for part, shape in shapes.items()}
     key = f"lora_unet_{name.replace('.', '_')}"
     save_file({f"{key}.{part}": value for part, value in parts.items()}, tmp_path / "a.safetensors")
@@ -213,11 +221,20 @@ def hypernetwork(path: Path) -> Path:
         shapes = {"linear.0": (1536, 768), "linear.2": (768, 1536)}
         return {
             f"{name}.{part}": torch.randn(shape if part == "weight" else shape[:1])
-            for name, shape in shapes.items() for part in ("weight", "bias")
-        }  # fmt: skip
+            for name, shape in shapes.items()
+            for part in ("weight", "bias")
+        }
 
-    fields = {"step": 9, "name": "h", "layer_structure": [1, 2, 1], "activation_func": "relu", "is_layer_norm": False,
-              "activate_output": True, "weight_initialization": "Normal", "use_dropout": False}  # fmt: skip
+    fields = {
+        "step": 9,
+        "name": "h",
+        "layer_structure": [1, 2, 1],
+        "activation_func": "relu",
+        "is_layer_norm": False,
+        "activate_output": True,
+        "weight_initialization": "Normal",
+        "use_dropout": False,
+    }
     torch.save({768: (net(), net()), **fields}, path)
     return path
 
@@ -336,8 +353,17 @@ def test_a_hostile_pickle_gives_exit_status_4_on_the_command_line(tmp_path, caps
 def test_inspecting_tells_what_people_ask(models, tmp_path) -> None:
     file = written(models["sdxl"], tmp_path / "a.safetensors")
     told = api.inspect(file)
-    assert {"kind": "lora", "family": "sdxl", "format": "kohya", "adapter": "lora", "trigger": "zwx", "steps": "7",
-            "rank": {"3": told["layers"]}, "alpha": {"1.5": told["layers"]}, "dtype": "float32"}.items() <= told.items()  # fmt: skip
+    assert {
+        "kind": "lora",
+        "family": "sdxl",
+        "format": "kohya",
+        "adapter": "lora",
+        "trigger": "zwx",
+        "steps": "7",
+        "rank": {"3": told["layers"]},
+        "alpha": {"1.5": told["layers"]},
+        "dtype": "float32",
+    }.items() <= told.items()
     assert told["targets"].keys() == {"unet", "text_encoder", "text_encoder_2"}
     with safe_open(file, "pt") as opened:
         assert told["autov3"] == opened.metadata()["sshs_model_hash"][:12]

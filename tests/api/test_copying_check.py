@@ -24,11 +24,12 @@ def test_training_captions_are_drawn_compared_and_kept_apart_from_the_previews(
     recipe = config.build(
         {
             "data": {"images": str(tmp_path / "pictures"), "trigger": "daruma"},
-            "method": {"name": "lora", "rank": 1}, "guard": {"mode": "off"},
+            "method": {"name": "lora", "rank": 1},
+            "guard": {"mode": "off"},
             "train": {"steps": 1, "batch_size": 1, "device": "cpu", "precision": "fp32"},
             "preview": {"prompts": ["a {trigger} in the snow"], "num": 2, "steps": 1},
         }
-    )  # fmt: skip
+    )
     for _ in api.train(recipe, tmp_path / "run"):
         pass
     told = json.loads((tmp_path / "run" / "report.json").read_text(encoding="utf-8"))

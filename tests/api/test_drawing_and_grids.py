@@ -67,8 +67,9 @@ def test_generate_tells_what_it_stacked(folder: Path, tmp_path: Path) -> None:
     done = api.generate(asked, tmp_path / "cat.png")
     json.dumps(done, default=str)
     assert [(Path(row["file"]).stem, row["method"], row["strength"]) for row in done["artifacts"]] == [
-        ("style", "lora", 0.5), ("ついぴ", "textual-inversion", 1.0),
-    ]  # fmt: skip
+        ("style", "lora", 0.5),
+        ("ついぴ", "textual-inversion", 1.0),
+    ]
     assert all(row["matched"] and not row["unmatched"] for row in done["artifacts"])
     assert done["refused"] == done["conflicts"] == ()
     info, own = png_info.read_png(tmp_path / "cat.png")
@@ -81,10 +82,16 @@ def test_generate_tells_what_it_stacked(folder: Path, tmp_path: Path) -> None:
 
     base = api.generate(Drawing("a ついぴ cat", artifacts=tmp_path, steps=2, device="cpu"), tmp_path / "base.png")
     off = api.generate(
-        Drawing("a ついぴ cat", lora=(f"{folder / 'style.safetensors'}:0",), embedding=(f"{folder / 'ついぴ.safetensors'}:0",),
-                artifacts=tmp_path, steps=2, device="cpu"),
+        Drawing(
+            "a ついぴ cat",
+            lora=(f"{folder / 'style.safetensors'}:0",),
+            embedding=(f"{folder / 'ついぴ.safetensors'}:0",),
+            artifacts=tmp_path,
+            steps=2,
+            device="cpu",
+        ),
         tmp_path / "off.png",
-    )  # fmt: skip
+    )
     assert (pixels(base["pictures"][0]) == pixels(off["pictures"][0])).all()
     assert (pixels(base["pictures"][0]) != pixels(done["pictures"][0])).any()
 
@@ -230,9 +237,12 @@ def test_numbers_and_places_that_cannot_be_load_nothing(tmp_path: Path, loads: l
         with pytest.raises(RecipeError, match="RC002"):
             replace(A_CAT, **change)  # type: ignore[arg-type]
     for drawing, out, num in (
-        (A_CAT, text, 1), (A_CAT, text / "x.png", 1), (A_CAT, tmp_path, 0), (replace(A_CAT, seed=2**64 - 1), tmp_path, 2),
+        (A_CAT, text, 1),
+        (A_CAT, text / "x.png", 1),
+        (A_CAT, tmp_path, 0),
+        (replace(A_CAT, seed=2**64 - 1), tmp_path, 2),
         (replace(A_CAT, lora=("style.safetensors:nan",)), tmp_path, 1),
-    ):  # fmt: skip
+    ):
         with pytest.raises(RecipeError, match="RC002"):
             api.generate(drawing, out, num=num)
     for out, x in ((text, "seed=1,2"), (tmp_path, "seed=-1,2"), (tmp_path, "steps=1,1001")):

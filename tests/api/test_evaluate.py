@@ -27,15 +27,20 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         mascot.write(root / "pictures", gadget.pictures(3))
         recipe = config.build(
             {
-                "data": {"images": str(root / "pictures"), "trigger": "daruma"}, "guard": {"mode": "off"},
+                "data": {"images": str(root / "pictures"), "trigger": "daruma"},
+                "guard": {"mode": "off"},
                 "method": {"name": "lora", "rank": 1},
                 "train": {
-                    "steps": 2, "batch_size": 1, "device": "cpu", "precision": "fp32", "checkpoint_every": 1,
+                    "steps": 2,
+                    "batch_size": 1,
+                    "device": "cpu",
+                    "precision": "fp32",
+                    "checkpoint_every": 1,
                     "learning_rate": 0.01,
                 },
                 "preview": {"num": 0, "steps": 1},
             }
-        )  # fmt: skip
+        )
         for _ in api.train(recipe, root / "run"):
             pass
     (root / "prompts.txt").write_text(

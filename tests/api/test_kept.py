@@ -30,15 +30,24 @@ def test_nought_is_the_base_and_one_is_not(place: Path, method: str, monkeypatch
     monkeypatch.setenv("XDG_CACHE_HOME", str(place / "cache"))
     recipe = config.build(
         {
-            "base": {"model": str(place / "base")}, "data": {"images": str(place / "pictures"), "trigger": "zuzu", "variants": 1},
-            "method": {"name": method}, "guard": {"mode": "off"}, "output": {"name": "result"},
+            "base": {"model": str(place / "base")},
+            "data": {"images": str(place / "pictures"), "trigger": "zuzu", "variants": 1},
+            "method": {"name": method},
+            "guard": {"mode": "off"},
+            "output": {"name": "result"},
             "train": {
-                "steps": 2, "batch_size": 1, "device": "cpu", "precision": "fp32", "checkpoint_every": 1,
-                "learning_rate": 0.05, "min_snr_gamma": 0, "warmup": 0,
+                "steps": 2,
+                "batch_size": 1,
+                "device": "cpu",
+                "precision": "fp32",
+                "checkpoint_every": 1,
+                "learning_rate": 0.05,
+                "min_snr_gamma": 0,
+                "warmup": 0,
             },
             "preview": {"num": 0, "steps": 1, "cfg": 1},
         }
-    )  # fmt: skip
+    )
     run = place / method
     for _ in api.train(recipe, run):
         pass

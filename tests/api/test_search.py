@@ -279,15 +279,26 @@ def test_without_a_guard_there_is_nothing_to_compare_by(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "code"),
     [
-        ("train.learning_rate", "RC021"), ("train.learning_rate=", "RC021"), ("train.learning_rat=1,2", "RC001"),
-        ("trian.steps=1,2", "RC001"), ("train.learning_rate=1e-3..1e-4", "RC021"), ("train.learning_rate=1..x", "RC021"),
-        ("train.learning_rate=0..1(log)", "RC021"), ("train.learning_rate=0..1", "RC002"),
-        ("train.learning_rate=1e-3..20", "RC002"), ("method.rank=0,8", "RC002"), ("method.rank=8,8", "RC021"),
-        ("method.rank=4.5,8", "RC002"), ("train.optimizer=adamw,best", "RC002"), ("method.vectors=1,2", "RC001"),
-        ("guard.patience=0.5,1", "RC021"), ("train.seed=1,2", "RC021"), ("method.name=lora,dreambooth", "RC021"),
+        ("train.learning_rate", "RC021"),
+        ("train.learning_rate=", "RC021"),
+        ("train.learning_rat=1,2", "RC001"),
+        ("trian.steps=1,2", "RC001"),
+        ("train.learning_rate=1e-3..1e-4", "RC021"),
+        ("train.learning_rate=1..x", "RC021"),
+        ("train.learning_rate=0..1(log)", "RC021"),
+        ("train.learning_rate=0..1", "RC002"),
+        ("train.learning_rate=1e-3..20", "RC002"),
+        ("method.rank=0,8", "RC002"),
+        ("method.rank=8,8", "RC021"),
+        ("method.rank=4.5,8", "RC002"),
+        ("train.optimizer=adamw,best", "RC002"),
+        ("method.vectors=1,2", "RC001"),
+        ("guard.patience=0.5,1", "RC021"),
+        ("train.seed=1,2", "RC021"),
+        ("method.name=lora,dreambooth", "RC021"),
         ("base.artifacts=[],[]", "RC021"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_searched_is_refused(text: str, code: str) -> None:
     with pytest.raises(RecipeError) as caught:
         search_space.read(text, recipe())
@@ -350,9 +361,11 @@ def test_trials_of_other_pictures_are_compared_by_both_errors() -> None:
 
 def test_of_equals_the_least_training_is_taken() -> None:
     same = [
-        trial(0, -0.2, step=200, learning_rate=1e-4, rank=4), trial(1, -0.2, step=100, learning_rate=1e-3, rank=4),
-        trial(2, -0.2, step=100, learning_rate=5e-4, rank=16), trial(3, -0.2, step=100, learning_rate=5e-4, rank=8),
-    ]  # fmt: skip
+        trial(0, -0.2, step=200, learning_rate=1e-4, rank=4),
+        trial(1, -0.2, step=100, learning_rate=1e-3, rank=4),
+        trial(2, -0.2, step=100, learning_rate=5e-4, rank=16),
+        trial(3, -0.2, step=100, learning_rate=5e-4, rank=8),
+    ]
     for number in (3, 2, 1, 0):  # without the winner the next rule decides
         found = choose(same[: number + 1] if number != 2 else same[:3])
         assert found is not None and found.number == (number if number else 0)
@@ -407,10 +420,13 @@ def test_side_by_side_the_worse_half_leaves_once(lanes: dict[float, list[int]], 
 @pytest.mark.parametrize(
     ("over", "more"),
     [
-        ("train.learning_rate=1e-4..1e-3", {}), ("train.batch_size=1,2", {}), ("method.rank=8,16", {"method.dropout": 0.1}),
-        ("method.rank=8,16", {"method.adapter": "loha"}), ("train.learning_rate=1e-6,1e-5", {"method.name": "dreambooth"}),
+        ("train.learning_rate=1e-4..1e-3", {}),
+        ("train.batch_size=1,2", {}),
+        ("method.rank=8,16", {"method.dropout": 0.1}),
+        ("method.rank=8,16", {"method.adapter": "loha"}),
+        ("train.learning_rate=1e-6,1e-5", {"method.name": "dreambooth"}),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_stand_side_by_side_is_refused(over: str, more: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(RecipeError) as caught:
         last(api.search(recipe(**more), tmp_path / "s", (over,), lanes=True))
@@ -427,10 +443,16 @@ def test_a_real_search_of_one_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for i in range(10):
         Image.frombytes("RGB", (8, 8), source.randbytes(192)).resize((64, 64)).save(tmp_path / f"pictures/{i}.png")
     keys = {
-        "method.name": "hypernetwork", "base.model": str(tmp_path / "base"), "data.images": str(tmp_path / "pictures"),
-        "data.trigger": "zuzu", "data.variants": 1, "train.steps": 4, "train.batch_size": 2, "train.precision": "fp32",
+        "method.name": "hypernetwork",
+        "base.model": str(tmp_path / "base"),
+        "data.images": str(tmp_path / "pictures"),
+        "data.trigger": "zuzu",
+        "data.variants": 1,
+        "train.steps": 4,
+        "train.batch_size": 2,
+        "train.precision": "fp32",
         "train.device": "cpu",
-    }  # fmt: skip
+    }
     built = config.build(config.override({}, keys))
     found = last(api.search(built, tmp_path / "s", ("train.learning_rate=3e-2,1e-2",), trials=1))
     assert found.best == 0 and found.trials[0]["value"] < 0 < found.trials[0]["se"]

@@ -17,13 +17,24 @@ from tsuika.core.events import Chosen, Event, Judged, Phase, note
 
 CELL = CellDrawn(1, 2, ("seed 1", "ついか犬"), (0, 0), 1, "out/cells/000-000.png")
 USED = {
-    "file": "a.pt", "method": "textual-inversion", "strength": 0.5, "text_strength": None, "matched": 3, "unmatched": 1,
-    "unmatched_first": ["x"], "layers": 0, "words": ["tsuipi"], "sha256": None,
-}  # fmt: skip
+    "file": "a.pt",
+    "method": "textual-inversion",
+    "strength": 0.5,
+    "text_strength": None,
+    "matched": 3,
+    "unmatched": 1,
+    "unmatched_first": ["x"],
+    "layers": 0,
+    "words": ["tsuipi"],
+    "sha256": None,
+}
 DRAWN = {
-    "pictures": ["a.png"], "artifacts": [USED], "refused": [], "notes": [note("GN003", found="<x:1>")],
+    "pictures": ["a.png"],
+    "artifacts": [USED],
+    "refused": [],
+    "notes": [note("GN003", found="<x:1>")],
     "conflicts": [{"first": "a", "second": "b", "layers": 7, "example": "unet.x"}],
-}  # fmt: skip
+}
 
 
 @pytest.fixture
@@ -101,11 +112,16 @@ def judged(step: int, verdict: str, code: str, held_out: dict[str, object] | Non
 def follow(folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
     held = {"mean": math.log(0.88), "low": math.log(0.85), "high": math.log(0.91)}
     events = [
-        judged(50, "go", "GD011", held | {"low": None, "high": None}, 0), judged(100, "go", "GD008", held, 100),
-        judged(150, "warn", "GD007", held, 100), judged(180, "warn", "GD007", held, 100),
-        judged(220, "stop", "GD006", held, 100), judged(260, "go", "GD009", None, 0),
-        Chosen("hold-out", 100, 113, {"safe": 90, "balanced": 113, "likeness": 150}, "GD006", {"step": 220}),  # said already
-    ]  # fmt: skip
+        judged(50, "go", "GD011", held | {"low": None, "high": None}, 0),
+        judged(100, "go", "GD008", held, 100),
+        judged(150, "warn", "GD007", held, 100),
+        judged(180, "warn", "GD007", held, 100),
+        judged(220, "stop", "GD006", held, 100),
+        judged(260, "go", "GD009", None, 0),
+        Chosen(
+            "hold-out", 100, 113, {"safe": 90, "balanced": 113, "likeness": 150}, "GD006", {"step": 220}
+        ),  # said already
+    ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(screen.signal, "signal", lambda *_: None)  # Ctrl+C stays the test runner's
         screen.follow(iter(events), folder, as_json=False)

@@ -21,12 +21,16 @@ CURVE = [
 RATES = [
     {"rate": 1e-4, "diverged": False, "left": False, "safe": True, "curve": CURVE},
     {"rate": 1.0, "diverged": True, "left": False, "safe": False, "curve": []},
-]  # fmt: skip
+]
 PARAMS = {"rate": "0.0001", "gain": "-4.9 %", "after": 8, "steps": 8, "lowest": "0.0001", "highest": "1"}
 ROW: dict[str, Any] = {
-    "number": 0, "params": {"train.learning_rate": 1e-3, "method.rank": 8}, "state": "done", "value": -0.2, "se": 0.01,
+    "number": 0,
+    "params": {"train.learning_rate": 1e-3, "method.rank": 8},
+    "state": "done",
+    "value": -0.2,
+    "se": 0.01,
     "step": 80,
-}  # fmt: skip
+}
 
 
 def rates(*_: Any, **__: Any) -> Iterator[Event]:

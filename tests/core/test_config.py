@@ -95,8 +95,9 @@ def test_assignments_are_toml_or_text() -> None:
     assert config.parse_assignment("data.trigger=sks dog") == ("data.trigger", "sks dog")
     assert config.parse_assignment('preview.prompts=["a", "b"]') == ("preview.prompts", ["a", "b"])
     assert config.override({"train": {"steps": 1}}, {"train.steps": 2, "output.name": "x"}) == {
-        "train": {"steps": 2}, "output": {"name": "x"},
-    }  # fmt: skip
+        "train": {"steps": 2},
+        "output": {"name": "x"},
+    }
     with pytest.raises(RecipeError):
         config.parse_assignment("train.steps")
 

@@ -34,9 +34,11 @@ def test_english_and_japanese_have_the_same_parts(code: str) -> None:
 def test_an_error_says_what_where_why_do_in_both_languages() -> None:
     error = ModelError("MD003", where="a.safetensors", why="it ends after 8 bytes")
     assert error.describe("en").splitlines() == [
-        "error[MD003] The file is damaged or not complete", "  where: a.safetensors", "  why: it ends after 8 bytes",
+        "error[MD003] The file is damaged or not complete",
+        "  where: a.safetensors",
+        "  why: it ends after 8 bytes",
         "  do: Download or copy it again.",
-    ]  # fmt: skip
+    ]
     assert error.describe("ja").startswith("エラー[MD003]") and "対処:" in error.describe("ja")
     assert error.exit_status == 4
 
@@ -76,7 +78,7 @@ def test_no_message_is_filled_with_english_alone() -> None:
         ("raise ModelError('MD003', where='a file', found='fp16, bf16', do='tsuika train lora --out RUN')", []),
         ("raise ValueError('it must begin and end with 1')", []),
     ],
-)  # fmt: skip
+)
 def test_english_alone_is_seen(source: str, found: list[str]) -> None:
     assert list(_english_alone(source)) == found
 

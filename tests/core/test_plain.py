@@ -20,10 +20,14 @@ class Found:
 
 def test_everything_comes_back_out_of_strict_json() -> None:
     given = {
-        "found": [Found((1.5, math.inf, math.nan), Path("a"))], "counts": {"one": 1, "yes": True, "none": None},
-        "numpy": (np.float32(0.5), np.float64(-math.inf)), "text": "naïve",
-    }  # fmt: skip
+        "found": [Found((1.5, math.inf, math.nan), Path("a"))],
+        "counts": {"one": 1, "yes": True, "none": None},
+        "numpy": (np.float32(0.5), np.float64(-math.inf)),
+        "text": "naïve",
+    }
     assert json.loads(json.dumps(jsonable(given), allow_nan=False)) == {
-        "found": [{"numbers": [1.5, None, None], "where": "a"}], "counts": {"one": 1, "yes": True, "none": None},
-        "numpy": [0.5, None], "text": "naïve",
-    }  # fmt: skip
+        "found": [{"numbers": [1.5, None, None], "where": "a"}],
+        "counts": {"one": 1, "yes": True, "none": None},
+        "numpy": [0.5, None],
+        "text": "naïve",
+    }

@@ -16,9 +16,11 @@ from tsuika.core.weights import load_pickle, open_folder, save_pickle
 # What A1111 1.0 to 1.10 let pass (modules/safe.py there): anything else in the zip makes it call the file malicious.
 ALLOWED = re.compile(r"[^/]+/((data/\d+)|version|(data\.pkl))")
 CONTENT = {
-    "name": "ツイピ", "step": 3, 768: ({"linear.0.weight": torch.arange(6.0).reshape(2, 3)}, {}),
+    "name": "ツイピ",
+    "step": 3,
+    768: ({"linear.0.weight": torch.arange(6.0).reshape(2, 3)}, {}),
     "half": torch.ones(2).bfloat16(),
-}  # fmt: skip
+}
 
 
 def test_a_torch_file_has_only_members_that_a1111_lets_in(tmp_path: Path) -> None:
@@ -35,9 +37,10 @@ def test_torch_reads_it_and_the_bytes_are_the_same_again(tmp_path: Path) -> None
     save_pickle(CONTENT, tmp_path / "b.pt")
     assert len(keep) == 3 and (tmp_path / "a.pt").read_bytes() == (tmp_path / "b.pt").read_bytes()
     for held in (
-        load_pickle(tmp_path / "a.pt"), torch.load(tmp_path / "a.pt", weights_only=True),
+        load_pickle(tmp_path / "a.pt"),
+        torch.load(tmp_path / "a.pt", weights_only=True),
         torch.load(tmp_path / "a.pt", weights_only=False),
-    ):  # fmt: skip
+    ):
         assert held["name"] == "ツイピ" and held["step"] == 3
         assert torch.equal(held[768][0]["linear.0.weight"], torch.arange(6.0).reshape(2, 3))
         assert held["half"].dtype == torch.bfloat16 and torch.equal(held["half"], torch.ones(2).bfloat16())

@@ -113,8 +113,10 @@ def test_real_photographs_of_one_subject_stay_apart_and_their_copies_do_not(phot
 
 
 def test_flat_pictures_are_joined_only_with_their_own_copies(tmp_path: Path) -> None:
-    images = {name: Image.new("RGB", (64, 64), colour) for name, colour in
-              (("red", "red"), ("red again", "red"), ("blue", "blue"))}  # fmt: skip
+    images = {
+        name: Image.new("RGB", (64, 64), colour)
+        for name, colour in (("red", "red"), ("red again", "red"), ("blue", "blue"))
+    }
     assert groups(write(tmp_path, images)) == (("red.png", "red again.png"), ("blue.png",))
 
 

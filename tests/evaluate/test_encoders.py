@@ -24,8 +24,13 @@ START, END = 192, 193  # of the tokenizer that tests write
 SMALL = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 SEEING = {**SMALL, "image_size": 16, "patch_size": 8}
 READING = {
-    **SMALL, "vocab_size": 200, "max_position_embeddings": 12, "bos_token_id": START, "eos_token_id": END, "pad_token_id": END,
-}  # fmt: skip
+    **SMALL,
+    "vocab_size": 200,
+    "max_position_embeddings": 12,
+    "bos_token_id": START,
+    "eos_token_id": END,
+    "pad_token_id": END,
+}
 
 
 def write(folder: Path, kind: str) -> Path:
@@ -44,9 +49,15 @@ def write(folder: Path, kind: str) -> Path:
     model.save_pretrained(folder)
     side = {"height": 16, "width": 16}
     settings = {
-        "image_processor_type": f"{processor}ImageProcessor", "size": side, "crop_size": side, "do_resize": True,
-        "do_normalize": True, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "resample": 3,
-    }  # fmt: skip
+        "image_processor_type": f"{processor}ImageProcessor",
+        "size": side,
+        "crop_size": side,
+        "do_resize": True,
+        "do_normalize": True,
+        "image_mean": [0.5] * 3,
+        "image_std": [0.5] * 3,
+        "resample": 3,
+    }
     (folder / "preprocessor_config.json").write_text(json.dumps(settings), encoding="utf-8")
     if kind != "dinov2":
         write_tokenizer(folder)

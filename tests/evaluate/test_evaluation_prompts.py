@@ -45,8 +45,10 @@ def test_the_recipes_prompts_come_first_and_none_twice() -> None:
     prompts = ["a {trigger} on the moon", "a zuzu on the moon", "a dog on the moon"]
     found = ask(["a zuzu on the moon", "a zuzu at home"], preview={"prompts": prompts})
     assert found == {
-        "subject": ["a zuzu on the moon"], "unrelated": ["a dog on the moon"], "captions": ["a zuzu at home"],
-    }  # fmt: skip
+        "subject": ["a zuzu on the moon"],
+        "unrelated": ["a dog on the moon"],
+        "captions": ["a zuzu at home"],
+    }
 
 
 def test_ones_own_prompts(tmp_path: Path) -> None:

@@ -78,8 +78,9 @@ def test_every_drawing_has_a_pair_and_the_same_again_gives_the_same() -> None:
     rows = [row(FRESH[:3], FRESH[3:6]), row(FRESH[6:8], FRESH[8:10], "a picture 2")]
     checked = found(rows, captions=["a picture 2"], encode=yardstick.directions, encoder="embedded")
     assert sorted((pair.prompt, pair.seed) for pair in checked.pairs) == [
-        *(("a picture 2", seed) for seed in (0, 1)), *(("a tsuipi", seed) for seed in (0, 1, 2))
-    ]  # fmt: skip
+        *(("a picture 2", seed) for seed in (0, 1)),
+        *(("a tsuipi", seed) for seed in (0, 1, 2)),
+    ]
     assert [pair.of_training for pair in checked.pairs] == [pair.prompt == "a picture 2" for pair in checked.pairs]
     again = found(rows, captions=["a picture 2"], encode=yardstick.directions, encoder="embedded")
     assert again.as_dict() == checked.as_dict()
@@ -101,8 +102,9 @@ def test_pictures_of_another_shape_are_compared_as_they_are_trained_on(tmp_path:
     square = Image.new("RGB", (128, 128), "white")
     square.paste(cutout, mask=cutout)
     checked = lookalikes.find(
-        [row([square.resize((64, 64))], FRESH[:1])], [TrainingPicture("wide.png", "", tmp_path / "wide.png"), *TRAINING[:3]]
-    )  # fmt: skip
+        [row([square.resize((64, 64))], FRESH[:1])],
+        [TrainingPicture("wide.png", "", tmp_path / "wide.png"), *TRAINING[:3]],
+    )
     assert checked is not None and checked.pairs[0].picture == "wide.png" and checked.pairs[0].copies
 
 

@@ -16,10 +16,12 @@ from tsuika.evaluate.verdict import Point, judge
 
 SEEDS = (1, 2, 3, 4)
 ASKED = (
-    Asked("a tsuipi character at night", "subject"), Asked("a tsuipi character under the sea", "subject"),
-    Asked("a tsuipi character in the snow", "subject"), Asked("a cat on the beach", "unrelated"),
+    Asked("a tsuipi character at night", "subject"),
+    Asked("a tsuipi character under the sea", "subject"),
+    Asked("a tsuipi character in the snow", "subject"),
+    Asked("a cat on the beach", "unrelated"),
     Asked("a tsuipi character on a white background", "captions"),
-)  # fmt: skip
+)
 DATA = build({"data": {"trigger": "tsuipi", "class_word": "character"}}).data
 TRAINING = mascot.pictures(12)
 

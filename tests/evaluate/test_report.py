@@ -116,9 +116,18 @@ def test_no_word_of_the_table_is_unused():
     files = [*here.glob("*.j2"), *(path for path in here.glob("*.py") if path.name != "report_texts.py")]
     source = "".join(path.read_text(encoding="utf-8") for path in files)
     built = (  # their last part comes from the data
-        "method.", "family.", "stopped.", "phase.", "score.", "verdict.", "guard.interval.", "guard.mark.", "guard.safe",
-        "guard.balanced", "guard.likeness",
-    )  # fmt: skip
+        "method.",
+        "family.",
+        "stopped.",
+        "phase.",
+        "score.",
+        "verdict.",
+        "guard.interval.",
+        "guard.mark.",
+        "guard.safe",
+        "guard.balanced",
+        "guard.likeness",
+    )
     assert not [
         key
         for key in TEXTS["en"]
@@ -152,15 +161,23 @@ def test_a_language_shows_its_own_words_only(language):
 
 def test_words_of_users_cannot_become_markup():
     nasty = _data(
-        title=NASTY, trigger=NASTY, example_prompt=NASTY, command=NASTY, recipe_toml=NASTY, base=NASTY, device=NASTY,
-        family=NASTY, made_with=NASTY, seconds={f"{NASTY}": 1.0},
+        title=NASTY,
+        trigger=NASTY,
+        example_prompt=NASTY,
+        command=NASTY,
+        recipe_toml=NASTY,
+        base=NASTY,
+        device=NASTY,
+        family=NASTY,
+        made_with=NASTY,
+        seconds={f"{NASTY}": 1.0},
         warnings=(report.Notice("XX001", NASTY),),
         left_out=(report.LeftOut(NASTY, NASTY),),
         pictures=(report.TrainingPicture(NASTY, NASTY, _image()),),
         before_after=(report.BeforeAfter(NASTY, (1,), (_image(),), (_image(),)),),
         scores=(report.Score(NASTY, (0.5,), (0.5,)),),
         artifacts=(report.WrittenFile("artifacts/<b>.safetensors", NASTY, 1, NASTY),),
-    )  # fmt: skip
+    )
     page = _Page(report.render(nasty))
     assert page.tags.count("script") == 1
     assert not any(name.startswith("on") for _, name, _ in page.attributes)
@@ -171,9 +188,19 @@ def test_report_json_holds_the_contract_and_plain_values_only():
     data = _data(scores=(report.Score("likeness", (0.5,), (float("nan"),)),), losses=(0.5, float("inf")))
     values = json.loads(data.to_json(), parse_constant=lambda name: pytest.fail(name))
     for key in (
-        "method", "family", "stopped_by", "steps_done", "best_step", "range", "guard", "seconds", "images_per_second",
-        "peak_memory_bytes", "artifacts", "warnings",
-    ):  # fmt: skip
+        "method",
+        "family",
+        "stopped_by",
+        "steps_done",
+        "best_step",
+        "range",
+        "guard",
+        "seconds",
+        "images_per_second",
+        "peak_memory_bytes",
+        "artifacts",
+        "warnings",
+    ):
         assert key in values
     assert values["range"] == {"safe": None, "balanced": None, "likeness": None}
     assert values["guard"] is None

@@ -25,12 +25,16 @@ def made(name: str = "mascot", **parts: object) -> tuple[Evaluation, list[dict[s
     asked = (*(Asked(f"{name} {i}", "subject") for i in range(PROMPTS)), Asked("a cat", "unrelated"))
     points = tuple(
         Point(
-            state, f"artifacts/{state}.safetensors", step, strength,
-            tables(0.1 + 0.004 * step * strength, 0.8 - 0.1 * strength), state == name,
+            state,
+            f"artifacts/{state}.safetensors",
+            step,
+            strength,
+            tables(0.1 + 0.004 * step * strength, 0.8 - 0.1 * strength),
+            state == name,
         )
         for state, step in (("early", 60), (name, 120))
         for strength in (0.5, 1.0)
-    )  # fmt: skip
+    )
     found = judge(BASE, points, SCALE)
     evaluation = Evaluation(
         name, "tsuipi", "embedded", asked, tuple(range(SEEDS)), BASE, points, SCALE, found, (), **parts

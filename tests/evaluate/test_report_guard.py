@@ -27,9 +27,16 @@ from tsuika.guard.reading import Check, Grid, Ratios, Reading, mean
 Value = Callable[[int], float]
 STEPS = 600
 EVIDENCE = outcome.Evidence(
-    base="embedded", device="cpu", pictures=(), left_out=(), before_after=(), scores=(), lookalikes=None,
-    example_prompt="a mycat", command="",
-)  # fmt: skip
+    base="embedded",
+    device="cpu",
+    pictures=(),
+    left_out=(),
+    before_after=(),
+    scores=(),
+    lookalikes=None,
+    example_prompt="a mycat",
+    command="",
+)
 
 
 def grid(value: float, pictures: int, timesteps: int) -> Grid:
@@ -68,8 +75,13 @@ BROKEN = judged(lambda step: -0.1 if step < 200 else math.nan, lambda step: -0.1
 DIVERGED = judged(lambda step: 0.01 * step, lambda step: -0.01)
 DRAWS = judged(u_shape(200, 0.2), lambda step: -0.0015 * step, pictures=2)
 RUNS = {
-    "overfitted": OVERFITTED, "healthy": HEALTHY, "unseen": UNSEEN, "broken": BROKEN, "diverged": DIVERGED, "draws": DRAWS,
-}  # fmt: skip
+    "overfitted": OVERFITTED,
+    "healthy": HEALTHY,
+    "unseen": UNSEEN,
+    "broken": BROKEN,
+    "diverged": DIVERGED,
+    "draws": DRAWS,
+}
 
 
 def stepped(count: int, level: float = 0.4) -> list[Event]:
@@ -84,9 +96,13 @@ def chosen(events: Sequence[Judged], kind: str = "hold-out") -> Chosen:
 
 
 def told(
-    tmp_path: Path, checks: Sequence[Judged], choice: Chosen | None = None, *, files: Iterable[str] = ("mycat",),
+    tmp_path: Path,
+    checks: Sequence[Judged],
+    choice: Chosen | None = None,
+    *,
+    files: Iterable[str] = ("mycat",),
     settings: Sequence[tuple[str, Any]] = (),
-) -> report.ReportData:  # fmt: skip
+) -> report.ReportData:
     """What the report says of a run with these checks; its events go through `events.jsonl` as they do in a run."""
     recipe = config.build(config.override({}, {"train.steps": STEPS, "output.name": "mycat", **dict(settings)}))
     stopped = bool(checks) and checks[-1].verdict == "stop" and recipe.guard.mode == "on"

@@ -23,10 +23,14 @@ def test_the_page_says_what_it_opens_in(language: str | None, opens: str, browse
 @pytest.mark.parametrize(
     ("wish", "environment", "said", "page"),
     [
-        ("ja", "en_US.UTF-8", "ja", "ja"), ("en", "ja_JP.UTF-8", "en", "en"), ("auto", "ja_JP.UTF-8", "ja", "ja"),
-        ("auto", "en_US.UTF-8", "en", "en"), ("auto", "", "en", None), ("auto", "C.UTF-8", "en", None),
+        ("ja", "en_US.UTF-8", "ja", "ja"),
+        ("en", "ja_JP.UTF-8", "en", "en"),
+        ("auto", "ja_JP.UTF-8", "ja", "ja"),
+        ("auto", "en_US.UTF-8", "en", "en"),
+        ("auto", "", "en", None),
+        ("auto", "C.UTF-8", "en", None),
     ],
-)  # fmt: skip
+)
 def test_only_a_language_that_was_asked_for_is_the_pages(
     wish: str, environment: str, said: str, page: str | None
 ) -> None:

@@ -47,11 +47,14 @@ def test_a_lora() -> None:
     assert not {"diffusers", "sd-scripts"} & told("lora", base="embedded").keys()  # neither can load that base
 
 
-@pytest.mark.parametrize(("method", "option"), [
-    ("lora", "--network_weights artifacts/hero.safetensors"),
-    ("textual-inversion", "--textual_inversion_embeddings artifacts/hero.safetensors"),
-    ("dreambooth", "--ckpt artifacts/hero.safetensors"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("method", "option"),
+    [
+        ("lora", "--network_weights artifacts/hero.safetensors"),
+        ("textual-inversion", "--textual_inversion_embeddings artifacts/hero.safetensors"),
+        ("dreambooth", "--ckpt artifacts/hero.safetensors"),
+    ],
+)
 def test_sd_scripts(method: str, option: str) -> None:
     plain, sdxl = (
         told(method, family=family, base="/bases/my base.safetensors")["sd-scripts"] for family in ("sd1", "sdxl")

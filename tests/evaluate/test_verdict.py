@@ -28,9 +28,13 @@ def tables(fidelity: float, adherence: float = 0.8, *, seed: int = 0, copies: in
     copied.flat[:copies] = 1
     means = {"others": 0.9, "drift": 0.01, "diversity": 0.2, **changes}
     return Tables(
-        table(fidelity, seed), table(adherence, seed), table(means["others"], seed, (4, SEEDS)),
-        table(means["drift"], seed, (4, SEEDS), 1e-4), table(means["diversity"], seed, (PROMPTS, 1)), copied,
-    )  # fmt: skip
+        table(fidelity, seed),
+        table(adherence, seed),
+        table(means["others"], seed, (4, SEEDS)),
+        table(means["drift"], seed, (4, SEEDS), 1e-4),
+        table(means["diversity"], seed, (PROMPTS, 1)),
+        copied,
+    )
 
 
 BASE = tables(0.1)
@@ -103,9 +107,10 @@ def test_without_adherence_diversity_is_what_likeness_is_weighed_against() -> No
 def test_the_best_trade_weighs_likeness_against_adherence() -> None:
     """Shares of the way: 0.5 x 1, 0.75 x 0.9, 0.8 x 0.6; the last is too dear besides."""
     points = [
-        point(tables(0.5, 0.8, drift=0.01), strength=0.5), point(tables(0.7, 0.72, drift=0.02), strength=0.75),
+        point(tables(0.5, 0.8, drift=0.01), strength=0.5),
+        point(tables(0.7, 0.72, drift=0.02), strength=0.75),
         point(tables(0.74, 0.48, drift=0.03), strength=1.0),
-    ]  # fmt: skip
+    ]
     verdict = told(points).verdict
     assert [round(one.score or 0, 3) for one in verdict.judgements] == [0.5, 0.675, 0.48]
     assert verdict.best == 1 and verdict.main == 2 and verdict.grade == "dear"

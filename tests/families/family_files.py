@@ -24,10 +24,17 @@ def at_full_size(kind: Family) -> StableDiffusion:
     geometry = kind.geometry(kind.facts.prediction)
     text = {t.component: build_text(geometry.text[t.component], projected=t.projected) for t in kind.towers}
     return StableDiffusion(
-        family=kind, prediction=kind.facts.prediction, unet=build_unet(geometry.unet), vae=build_vae(geometry.vae),
-        text_encoders=text, tokenizers={}, scheduler_config=scheduler_config(kind.facts.prediction),
-        latent_scale=kind.facts.latent_scale, native_size_px=geometry.native_size_px, source="",
-    )  # fmt: skip
+        family=kind,
+        prediction=kind.facts.prediction,
+        unet=build_unet(geometry.unet),
+        vae=build_vae(geometry.vae),
+        text_encoders=text,
+        tokenizers={},
+        scheduler_config=scheduler_config(kind.facts.prediction),
+        latent_scale=kind.facts.latent_scale,
+        native_size_px=geometry.native_size_px,
+        source="",
+    )
 
 
 def write_tokenizer(folder: Path, *, pad: str = END, max_tokens: int = 12) -> Path:
@@ -40,9 +47,13 @@ def write_tokenizer(folder: Path, *, pad: str = END, max_tokens: int = 12) -> Pa
     (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n", encoding="utf-8")
     config = {
-        "tokenizer_class": "CLIPTokenizer", "model_max_length": max_tokens, "bos_token": START, "eos_token": END,
-        "unk_token": END, "pad_token": pad,
-    }  # fmt: skip
+        "tokenizer_class": "CLIPTokenizer",
+        "model_max_length": max_tokens,
+        "bos_token": START,
+        "eos_token": END,
+        "unk_token": END,
+        "pad_token": pad,
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
     return folder
 

@@ -32,25 +32,40 @@ def unet_config(widths: tuple[int, ...], downs: tuple[str, ...], text: int, **mo
 
 SD1 = unet_config((320, 640, 1280, 1280), (CROSS, CROSS, CROSS, PLAIN), 768, attention_head_dim=8)
 SD2 = unet_config(
-    (320, 640, 1280, 1280), (CROSS, CROSS, CROSS, PLAIN), 1024,
-    attention_head_dim=(5, 10, 20, 20), use_linear_projection=True,
-)  # fmt: skip
+    (320, 640, 1280, 1280),
+    (CROSS, CROSS, CROSS, PLAIN),
+    1024,
+    attention_head_dim=(5, 10, 20, 20),
+    use_linear_projection=True,
+)
 _TIME_TEXT = {"addition_embed_type": "text_time", "addition_time_embed_dim": 256}
 SDXL = unet_config(
-    (320, 640, 1280), (PLAIN, CROSS, CROSS), 2048, attention_head_dim=(5, 10, 20), use_linear_projection=True,
-    transformer_layers_per_block=(1, 2, 10), projection_class_embeddings_input_dim=2816, **_TIME_TEXT,
-)  # fmt: skip
+    (320, 640, 1280),
+    (PLAIN, CROSS, CROSS),
+    2048,
+    attention_head_dim=(5, 10, 20),
+    use_linear_projection=True,
+    transformer_layers_per_block=(1, 2, 10),
+    projection_class_embeddings_input_dim=2816,
+    **_TIME_TEXT,
+)
 EMBEDDED = unet_config((64, 128, 256), (PLAIN, CROSS, CROSS), 256, attention_head_dim=8, layers_per_block=1)
 _SMALL = {"norm_num_groups": 4, "attention_head_dim": 4}
 TINY = {
     "sd1": unet_config((8, 16), (CROSS, PLAIN), 16, **_SMALL),
     "sd2": unet_config((8, 16), (CROSS, PLAIN), 16, use_linear_projection=True, **_SMALL),
     "sdxl": unet_config(
-        (8, 16), (PLAIN, CROSS), 32, use_linear_projection=True, transformer_layers_per_block=(1, 2),
-        projection_class_embeddings_input_dim=6 * 8 + 16, addition_embed_type="text_time",
-        addition_time_embed_dim=8, **_SMALL,
+        (8, 16),
+        (PLAIN, CROSS),
+        32,
+        use_linear_projection=True,
+        transformer_layers_per_block=(1, 2),
+        projection_class_embeddings_input_dim=6 * 8 + 16,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        **_SMALL,
     ),
-}  # fmt: skip
+}
 CLIP_L = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
 CLIP_H = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 23, "num_attention_heads": 16}
 CLIP_G = {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 20}

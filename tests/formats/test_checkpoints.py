@@ -73,10 +73,12 @@ COUNTS = {  # FORMATS (e): tensors of the original files
     "sd1": {"model.diffusion_model.": 686, "first_stage_model.": 248, "cond_stage_model.transformer.text_model.": 196},
     "sd2": {"model.diffusion_model.": 686, "first_stage_model.": 248, "cond_stage_model.model.": 294},
     "sdxl": {
-        "model.diffusion_model.": 1680, "first_stage_model.": 248,
-        "conditioner.embedders.0.transformer.text_model.": 196, "conditioner.embedders.1.model.": 390,
+        "model.diffusion_model.": 1680,
+        "first_stage_model.": 248,
+        "conditioner.embedders.0.transformer.text_model.": 196,
+        "conditioner.embedders.1.model.": 390,
     },
-}  # fmt: skip
+}
 
 
 @by_family
@@ -89,8 +91,9 @@ def test_a_model_of_true_size_has_the_original_number_of_tensors(family: str) ->
             parts[tower.component] = build_text(geometry.text[tower.component], projected=tower.projected)
     tensors = {
         f"{part}.{canonical(part, name)}": value
-        for part, module in parts.items() for name, value in module.state_dict().items()
-    }  # fmt: skip
+        for part, module in parts.items()
+        for name, value in module.state_dict().items()
+    }
     metadata = {
         "unet_config": json.dumps(dict(parts["unet"].config)),
         "vae_config": json.dumps(dict(parts["vae"].config)),

@@ -21,9 +21,14 @@ def pipeline(family: str):
     if family == "sdxl":
         return StableDiffusionXLPipeline(vae=None, tokenizer=None, tokenizer_2=None, scheduler=None, **models)
     return StableDiffusionPipeline(
-        vae=None, tokenizer=None, scheduler=None, safety_checker=None, feature_extractor=None,
-        requires_safety_checker=False, **models,
-    )  # fmt: skip
+        vae=None,
+        tokenizer=None,
+        scheduler=None,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+        **models,
+    )
 
 
 def applied(pipe) -> dict[tuple[str, str], torch.Tensor]:
@@ -48,10 +53,11 @@ def test_diffusers_adds_the_deltas_we_meant(family: str, format_, conv: bool, tm
     layers = samples.targets(models, conv)
     # Rank and alpha of 3x3 convolutions differ from the rest; alpha is never the rank.
     made = samples.artifact(
-        family, layers,
+        family,
+        layers,
         rank=lambda module: 2 if samples.is_3x3(module) else 4,
         alpha=lambda module: 3.0 if samples.is_3x3(module) else 2.5,
-    )  # fmt: skip
+    )
     path = tmp_path / ("a.safetensors" if format_.name == "kohya" else "folder")
     format_.write(made, path, dtype=torch.float32)
     if path.is_dir():

@@ -44,8 +44,14 @@ def same(one: Artifact, other: Artifact) -> bool:
 # ------------------------------------------------------------------------------------------- what others have written
 
 L, G, WIDE = rows(768), rows(1280, seed=1), rows(1024)
-TABLE = {"string_to_token": {"*": 265}, "string_to_param": {"*": L}, "name": "inner", "step": 99, "sd_checkpoint": "abc",
-         "sd_checkpoint_name": "v1-5"}  # fmt: skip
+TABLE = {
+    "string_to_token": {"*": 265},
+    "string_to_param": {"*": L},
+    "name": "inner",
+    "step": 99,
+    "sd_checkpoint": "abc",
+    "sd_checkpoint_name": "v1-5",
+}
 FOREIGN: dict[str, tuple[str, Any, str, str]] = {  # what it is -> file, content, word, family
     "a1111": ("x.pt", TABLE, "inner", "sd1"),
     "a1111, a trained parameter": ("x.pt", {**TABLE, "string_to_param": {"*": torch.nn.Parameter(L)}}, "inner", "sd1"),
@@ -61,7 +67,7 @@ FOREIGN: dict[str, tuple[str, Any, str, str]] = {  # what it is -> file, content
     "sdxl, pt": ("x.pt", {"clip_l": L, "clip_g": G}, "x", "sdxl"),
     "sdxl, pt with a name": ("x.pt", {"clip_l": L, "clip_g": G, "name": "inner", "step": 3}, "inner", "sdxl"),
     "sdxl, early diffusers": ("x.safetensors", {"text_encoders_0": L, "text_encoders_1": G}, "x", "sdxl"),
-}  # fmt: skip
+}
 
 
 def put(path: Path, content: Any, *, old: bool = False) -> Path:
@@ -172,13 +178,17 @@ def test_diffusers_loads_what_we_write(family: str, tmp_path: Path) -> None:
             pipe.load_textual_inversion(str(path), weight_name=name, **token)
             if family == "sdxl":
                 pipe.load_textual_inversion(
-                    str(path), weight_name="learned_embeds_2.safetensors", text_encoder=pipe.text_encoder_2,
+                    str(path),
+                    weight_name="learned_embeds_2.safetensors",
+                    text_encoder=pipe.text_encoder_2,
                     tokenizer=pipe.tokenizer_2,
-                )  # fmt: skip
+                )
         theirs = pipe.encode_prompt(
-            prompt=["a tsuipi cat"], device=torch.device("cpu"), num_images_per_prompt=1,
+            prompt=["a tsuipi cat"],
+            device=torch.device("cpu"),
+            num_images_per_prompt=1,
             do_classifier_free_guidance=False,
-        )[0]  # fmt: skip
+        )[0]
         torch.testing.assert_close(ours, theirs)
 
 

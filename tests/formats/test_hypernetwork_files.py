@@ -26,13 +26,30 @@ from tsuika.methods import METHODS, hypernetwork
 
 A1111, NATIVE = formats.for_method("hypernetwork")
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": torch.relu, "leakyrelu": nn.functional.leaky_relu, "elu": nn.functional.elu, "swish": nn.functional.hardswish,
-    "tanh": torch.tanh, "sigmoid": torch.sigmoid, "softsign": nn.functional.softsign, "mish": nn.functional.mish,
-}  # fmt: skip
+    "relu": torch.relu,
+    "leakyrelu": nn.functional.leaky_relu,
+    "elu": nn.functional.elu,
+    "swish": nn.functional.hardswish,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "softsign": nn.functional.softsign,
+    "mish": nn.functional.mish,
+}
 HEADER = {
-    "step", "name", "layer_structure", "activation_func", "is_layer_norm", "weight_initialization", "sd_checkpoint",
-    "sd_checkpoint_name", "activate_output", "use_dropout", "dropout_structure", "last_layer_dropout", "optional_info",
-}  # fmt: skip
+    "step",
+    "name",
+    "layer_structure",
+    "activation_func",
+    "is_layer_norm",
+    "weight_initialization",
+    "sd_checkpoint",
+    "sd_checkpoint_name",
+    "activate_output",
+    "use_dropout",
+    "dropout_structure",
+    "last_layer_dropout",
+    "optional_info",
+}
 CONFIGS = {
     "plain": Hypernetwork(),
     "deep": Hypernetwork(layer_structure=(1, 2, 4, 2, 1), activation="swish"),
@@ -215,8 +232,9 @@ def foreign_net(width: int, *multiples: float) -> dict[str, Tensor]:
     sizes = [width, *(int(width * multiple) for multiple in multiples)]
     return {
         f"linear.{i}.{part}": torch.randn((out, inside) if part == "weight" else (out,))
-        for i, (inside, out) in enumerate(pairwise(sizes)) for part in ("weight", "bias")
-    }  # fmt: skip
+        for i, (inside, out) in enumerate(pairwise(sizes))
+        for part in ("weight", "bias")
+    }
 
 
 def renamed(state: Mapping[str, Tensor], numbers: tuple[str, ...]) -> OrderedDict[str, Tensor]:
@@ -231,9 +249,15 @@ def test_foreign_files(tmp_path: Path, model: Any) -> None:
     x = torch.randn(2, 7, width, generator=torch.Generator().manual_seed(2))
     net = foreign_net(width, 2, 2, 1)
     dropped = {
-        "layer_structure": [1, 2, 2, 1], "activation_func": "relu", "activate_output": False, "use_dropout": True,
-        "dropout_structure": [0, 0.3, 0.3, 0], "step": 7, "name": "x", width: (renamed(net, (".0", ".3", ".6")),) * 2,
-    }  # fmt: skip
+        "layer_structure": [1, 2, 2, 1],
+        "activation_func": "relu",
+        "activate_output": False,
+        "use_dropout": True,
+        "dropout_structure": [0, 0.3, 0.3, 0],
+        "step": 7,
+        "name": "x",
+        width: (renamed(net, (".0", ".3", ".6")),) * 2,
+    }
     oldest = {width: [renamed(foreign_net(width, 2, 1), ("1", "2"))] * 2}
     normed = {"activation_func": "mish", "is_layer_norm": True, width: (with_norms(width),) * 2}
     for number, content in enumerate((dropped, oldest, normed)):
@@ -243,8 +267,10 @@ def test_foreign_files(tmp_path: Path, model: Any) -> None:
         artifact = replace(A1111.read(path), family="sd1")
         attachment = hypernetwork.restore(model, artifact)
         if content is oldest:
-            state = {name.replace("linear1", "linear.0").replace("linear2", "linear.1"): tensor
-                     for name, tensor in oldest[width][0].items()}  # fmt: skip
+            state = {
+                name.replace("linear1", "linear.0").replace("linear2", "linear.1"): tensor
+                for name, tensor in oldest[width][0].items()
+            }
             reference = as_a1111({width: (state, state)}, width, 0)
         else:
             reference = as_a1111(content, width, 0)
@@ -263,8 +289,9 @@ def with_norms(width: int) -> dict[str, Tensor]:
     sizes = {"0": (2 * width, width), "2": (2 * width,), "3": (width, 2 * width), "5": (width,)}
     return {
         f"linear.{i}.{part}": torch.randn(shape if part == "weight" else shape[:1])
-        for i, shape in sizes.items() for part in ("weight", "bias")
-    }  # fmt: skip
+        for i, shape in sizes.items()
+        for part in ("weight", "bias")
+    }
 
 
 def test_stacked_from_files_with_a_width_too_many_said(model: Any, tmp_path: Path) -> None:

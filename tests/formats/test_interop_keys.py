@@ -201,8 +201,9 @@ def test_a_checkpoint_has_every_tensor_of_the_original_and_no_other(family: str)
             parts[tower.component] = build_text(geometry.text[tower.component], projected=tower.projected)
     tensors = {
         f"{part}.{canonical(part, name)}": value
-        for part, module in parts.items() for name, value in module.state_dict().items()
-    }  # fmt: skip
+        for part, module in parts.items()
+        for name, value in module.state_dict().items()
+    }
     metadata = {f"{part}_config": json.dumps(dict(parts[part].config)) for part in ("unet", "vae")}
     found = {name: row.shape for name, row in rows(Artifact("dreambooth", family, tensors, metadata)).items()}
     original = {prefix + name: shape for prefix, walk in ORIGINAL[family].items() for name, shape in walk()}

@@ -37,10 +37,11 @@ def test_peft_adds_the_deltas_we_meant(family: str, tmp_path: Path) -> None:
     texts = [samples.CLIP_TINY] * (2 if family == "sdxl" else 1)
     models = samples.build(samples.TINY[family], *texts, device="cpu")
     made = samples.artifact(
-        family, samples.targets(models, conv=True),
+        family,
+        samples.targets(models, conv=True),
         rank=lambda module: 2 if samples.is_3x3(module) else 4,
         alpha=lambda module: 3.0 if samples.is_3x3(module) else 2.5,
-    )  # fmt: skip
+    )
     PeftLora().write(made, tmp_path / "made", dtype=torch.float32)
     (file,) = (tmp_path / "made").glob("*.safetensors")
     with safe_open(file, "pt") as opened:

@@ -159,10 +159,17 @@ def test_both_spellings_of_every_layer_are_read(geometry) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "input_blocks_0_0_op", "input_blocks_3_0_in_layers_2", "input_blocks_4_0_op", "output_blocks_1_2_conv",
-        "down_blocks_0_attentions_0_proj", "down_blocks_01_attentions_0_proj_in", "middle_block_3_in_layers_2",
-        "double_blocks_0_img_attn_proj", "down_blocks_0_attentions_0_transformer_blocks_0_ff_net_1", "",
+        "input_blocks_0_0_op",
+        "input_blocks_3_0_in_layers_2",
+        "input_blocks_4_0_op",
+        "output_blocks_1_2_conv",
+        "down_blocks_0_attentions_0_proj",
+        "down_blocks_01_attentions_0_proj_in",
+        "middle_block_3_in_layers_2",
+        "double_blocks_0_img_attn_proj",
+        "down_blocks_0_attentions_0_transformer_blocks_0_ff_net_1",
+        "",
     ],
-)  # fmt: skip
+)
 def test_a_name_that_no_unet_has_is_not_read(name: str) -> None:
     assert dotted("unet", name) is None

@@ -155,7 +155,7 @@ def other_kinds() -> dict[str, tuple[dict[str, Tensor], Tensor]]:
         "loha": ({"hada_w1_a": w1a, "hada_w1_b": w1b, "hada_w2_a": w2a, "hada_w2_b": w2b}, (w1a @ w1b) * (w2a @ w2b)),
         "lokr": ({"lokr_w1": small, "lokr_w2": large}, kron.reshape(18, 108)),
         "tucker": ({"lora_down.weight": down, "lora_mid.weight": mid, "lora_up.weight": up}, tucker.reshape(18, 108)),
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize("kind", ["loha", "lokr", "tucker"])

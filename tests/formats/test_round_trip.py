@@ -52,10 +52,12 @@ def test_what_is_read_is_what_was_written(format_, name, dtype, layers, tmp_path
     for seed in range(2):
         picked = samples.subset(layers[name], seed)
         made = samples.artifact(
-            family, picked, seed=seed,
+            family,
+            picked,
+            seed=seed,
             rank=lambda module: 3 if samples.is_3x3(module) else 4,
             alpha=lambda module: 1.7 if samples.is_3x3(module) else 2.0,  # 1.7 is exact in neither half precision
-        )  # fmt: skip
+        )
         path = tmp_path / f"{seed}.safetensors" if format_.name == "kohya" else tmp_path / str(seed)
         format_.write(made, path, dtype=dtype)
         assert find(path) is format_
@@ -99,11 +101,20 @@ def test_inexact_alpha_does_not_change_the_strength(tmp_path) -> None:
 def test_facts_and_hashes_are_in_the_header(layers, tmp_path) -> None:
     made = samples.artifact("sdxl", layers["sdxl"], rank=lambda m: 3 if samples.is_3x3(m) else 8)
     facts = RunFacts(
-        name="くま", trigger="kuma", base_name="base.safetensors", base_sha256="ab" * 32, resolution="1024x768",
-        steps=12, learning_rate=1e-4, started_at=1.5, date="2024-01-02T03:04:05", prediction="v_prediction",
-        tag_frequency={"10_kuma": count_tags(["Kuma, beach", "kuma,,  sea "])}, comment="{not JSON",
+        name="くま",
+        trigger="kuma",
+        base_name="base.safetensors",
+        base_sha256="ab" * 32,
+        resolution="1024x768",
+        steps=12,
+        learning_rate=1e-4,
+        started_at=1.5,
+        date="2024-01-02T03:04:05",
+        prediction="v_prediction",
+        tag_frequency={"10_kuma": count_tags(["Kuma, beach", "kuma,,  sea "])},
+        comment="{not JSON",
         dataset_dirs={"10_kuma": {"n_repeats": 10, "img_count": 2}},
-    )  # fmt: skip
+    )
     made.metadata.update(facts.metadata())
     path = tmp_path / "a.safetensors"
     KohyaLora().write(made, path, dtype=torch.float16)
@@ -115,13 +126,26 @@ def test_facts_and_hashes_are_in_the_header(layers, tmp_path) -> None:
     assert header["sshs_model_hash"] == hashlib.sha256(raw[start:]).hexdigest()
     assert header["modelspec.hash_sha256"] == f"0x{header['sshs_model_hash']}"
     wanted = {
-        "ss_output_name": "くま", "modelspec.title": "くま", "modelspec.trigger_phrase": "kuma", "ss_v2": "False",
-        "ss_base_model_version": "sdxl_base_v1-0", "ss_network_module": "networks.lora", "ss_network_dim": "8",
-        "ss_network_alpha": "2", "ss_resolution": "(1024, 768)", "modelspec.resolution": "1024x768", "ss_steps": "12",
-        "ss_learning_rate": "0.0001", "ss_training_started_at": "1.5", "modelspec.prediction_type": "v",
-        "modelspec.architecture": "stable-diffusion-xl-v1-base/lora", "modelspec.date": "2024-01-02T03:04:05",
-        "ss_new_sd_model_hash": "ab" * 32, "ss_sd_model_name": "base.safetensors", "modelspec.sai_model_spec": "1.0.1",
-    }  # fmt: skip
+        "ss_output_name": "くま",
+        "modelspec.title": "くま",
+        "modelspec.trigger_phrase": "kuma",
+        "ss_v2": "False",
+        "ss_base_model_version": "sdxl_base_v1-0",
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": "8",
+        "ss_network_alpha": "2",
+        "ss_resolution": "(1024, 768)",
+        "modelspec.resolution": "1024x768",
+        "ss_steps": "12",
+        "ss_learning_rate": "0.0001",
+        "ss_training_started_at": "1.5",
+        "modelspec.prediction_type": "v",
+        "modelspec.architecture": "stable-diffusion-xl-v1-base/lora",
+        "modelspec.date": "2024-01-02T03:04:05",
+        "ss_new_sd_model_hash": "ab" * 32,
+        "ss_sd_model_name": "base.safetensors",
+        "modelspec.sai_model_spec": "1.0.1",
+    }
     assert {key: header[key] for key in wanted} == wanted
     assert json.loads(header["ss_tag_frequency"]) == {"10_kuma": {"kuma": 2, "beach": 1, "sea": 1}}
     assert json.loads(header["ss_network_args"]) == {"conv_dim": "3", "conv_alpha": "2"}
@@ -247,7 +271,7 @@ def test_relative_error_sees_scale_missing_layers_and_nan() -> None:
         Artifact("hypernetwork", "sd1", {}),
     ],
     ids=["oft", "half a layer", "overflow", "nan", "family", "path", "component", "method"],
-)  # fmt: skip
+)
 def test_what_the_layout_cannot_hold_is_refused_and_nothing_is_left(made: Artifact, tmp_path) -> None:
     with pytest.raises(FormatError, match="FM002"):
         KohyaLora().write(made, tmp_path / "a.safetensors", dtype=torch.float16)

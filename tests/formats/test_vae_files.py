@@ -15,10 +15,16 @@ from tsuika.diffusion import ldm
 from tsuika.formats.vae_file import CONFIG, VaeFile, VaeFolder
 
 SMALL = {
-    "in_channels": 3, "out_channels": 3, "latent_channels": 4, "block_out_channels": [8, 8, 16],
-    "layers_per_block": 2, "down_block_types": ["DownEncoderBlock2D"] * 3, "up_block_types": ["UpDecoderBlock2D"] * 3,
-    "norm_num_groups": 8, "sample_size": 64,
-}  # fmt: skip
+    "in_channels": 3,
+    "out_channels": 3,
+    "latent_channels": 4,
+    "block_out_channels": [8, 8, 16],
+    "layers_per_block": 2,
+    "down_block_types": ["DownEncoderBlock2D"] * 3,
+    "up_block_types": ["UpDecoderBlock2D"] * 3,
+    "norm_num_groups": 8,
+    "sample_size": 64,
+}
 
 
 @pytest.fixture(scope="module")

@@ -42,9 +42,22 @@ def test_values(text: str, values: tuple[object, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["seed", "seed=", "seed=,", "seed=1.5", "seed=x", "cfg=1-2 [0]", "cfg=0-1 (+0)", "seed=1-9999999", "sed=1",
-             "cfg:a=1", "=1", "strength=a-b"],
-)  # fmt: skip
+    "text",
+    [
+        "seed",
+        "seed=",
+        "seed=,",
+        "seed=1.5",
+        "seed=x",
+        "cfg=1-2 [0]",
+        "cfg=0-1 (+0)",
+        "seed=1-9999999",
+        "sed=1",
+        "cfg:a=1",
+        "=1",
+        "strength=a-b",
+    ],
+)
 def test_what_cannot_be_is_said(text: str) -> None:
     with pytest.raises(RecipeError) as error:
         parse_axis(text)

@@ -103,8 +103,9 @@ def test_a_bare_word_finds_an_embedding_and_opens_nothing_else(tmp_path: Path) -
         ["a cat and TSUIPI, ついか犬がいる with a dog", "IN-between"], kinds, given=["in"], warn=told.append
     )
     assert {(one.called, one.path.name, one.method) for one in found} == {
-        ("Tsuipi", "Tsuipi.pt", EMBEDDING), ("ついか犬", "ついか犬.pt", EMBEDDING),
-    }  # fmt: skip
+        ("Tsuipi", "Tsuipi.pt", EMBEDDING),
+        ("ついか犬", "ついか犬.pt", EMBEDDING),
+    }
     assert set(kinds.opened) == {"Tsuipi.pt", "ついか犬.pt", "cat.safetensors", "dog.bin"}
     assert told == []
 

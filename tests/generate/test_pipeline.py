@@ -75,19 +75,30 @@ def ours(
     uncond = None if cfg == 1 else encode(model, "dog", size_px=size_px)
     with torch.no_grad():
         return pipeline.sample_latents(
-            model, make_scheduler(model, sampler), cond[[0] * len(seeds)], uncond,
-            [torch.Generator().manual_seed(seed) for seed in seeds], steps=steps, cfg=cfg, size_px=size_px,
-        )  # fmt: skip
+            model,
+            make_scheduler(model, sampler),
+            cond[[0] * len(seeds)],
+            uncond,
+            [torch.Generator().manual_seed(seed) for seed in seeds],
+            steps=steps,
+            cfg=cfg,
+            size_px=size_px,
+        )
 
 
 def theirs(
     model: Any, sampler: str, *, cfg: float, seeds: list[int], size_px: tuple[int, int], steps: int = 4
 ) -> torch.Tensor:
     return reference(model, sampler)(
-        prompt=["the red cat"] * len(seeds), negative_prompt=["dog"] * len(seeds), width=size_px[0], height=size_px[1],
-        num_inference_steps=steps, guidance_scale=cfg, output_type="latent",
+        prompt=["the red cat"] * len(seeds),
+        negative_prompt=["dog"] * len(seeds),
+        width=size_px[0],
+        height=size_px[1],
+        num_inference_steps=steps,
+        guidance_scale=cfg,
+        output_type="latent",
         generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-    ).images  # fmt: skip
+    ).images
 
 
 def assert_same(model: Any, sampler: str, **settings: Any) -> None:

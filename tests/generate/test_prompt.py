@@ -87,11 +87,7 @@ def test_plain_text_comes_back_as_it_was() -> None:
 
 def test_break_separates_and_keeps_weights() -> None:
     prompt = parse("a, (b BREAK c:1.2) BREAK")
-    assert prompt.sections == (
-        (Weighted("a, "), Weighted("b", 1.2)),
-        (Weighted("c", 1.2),),
-        (Weighted(""),),
-    )
+    assert prompt.sections == ((Weighted("a, "), Weighted("b", 1.2)), (Weighted("c", 1.2),), (Weighted(""),))
     assert not prompt.is_plain
     assert parse("BREAKFAST, unBREAKable").is_plain
 

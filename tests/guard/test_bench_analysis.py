@@ -43,11 +43,16 @@ def run_with(analyse: ModuleType, *, best: float, pictures: int = 5, noise: floa
 
     folds = tuple(
         analyse.Fold(
-            pictures - 1, analyse.Curve(steps, curve(shrunk, 1)), curve(shrunk, 1, 2), analyse.Curve(steps, curve(1000, 2)),
-            curve(1000, 2, 2), np.ones((1, 8)), analyse.Curve(steps, curve(shrunk, 40)),
+            pictures - 1,
+            analyse.Curve(steps, curve(shrunk, 1)),
+            curve(shrunk, 1, 2),
+            analyse.Curve(steps, curve(1000, 2)),
+            curve(1000, 2, 2),
+            np.ones((1, 8)),
+            analyse.Curve(steps, curve(shrunk, 40)),
         )
         for _ in range(pictures)
-    )  # fmt: skip
+    )
     truth = analyse.Curve(steps, curve(best, 40))
     losses = np.linspace(1, 0.5, int(steps[-1]))
     ticks = np.stack([np.arange(1, 201), np.linspace(1, 0.5, 200)], axis=1)
@@ -132,8 +137,9 @@ def test_more_planned_steps_save_more_where_the_run_was_stopped(analyse: ModuleT
     early, late = run_with(analyse, best=25), replace(run_with(analyse, best=400), memo={})
     once, twice, _ = (
         [cell.strip() for cell in row.split("|")[1:-1]]
-        for row in analyse.planned_table([early, late], {}).splitlines() if "| all |" in row
-    )  # fmt: skip
+        for row in analyse.planned_table([early, late], {}).splitlines()
+        if "| all |" in row
+    )
     assert (once[2], twice[2]) == ("2 of 2", "1 of 2")
     stop = analyse.judged(replace(early, steps=2 * early.steps, memo={})).stop
     assert twice[5] == f"{100 * (1 - stop / (2 * early.steps)):.0f} %"

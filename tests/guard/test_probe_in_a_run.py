@@ -17,8 +17,11 @@ from tsuika.methods import METHODS
 from tsuika.train.loop import Fit, conditioner, fit
 
 METHOD: dict[str, dict[str, Any]] = {
-    "lora": {"rank": 2}, "textual-inversion": {"words": ("zuzu",), "init": "noise"}, "dreambooth": {}, "hypernetwork": {},
-}  # fmt: skip
+    "lora": {"rank": 2},
+    "textual-inversion": {"words": ("zuzu",), "init": "noise"},
+    "dreambooth": {},
+    "hypernetwork": {},
+}
 
 
 def start(method: str, optimizer: str = "adamw", ema: float = 0.9) -> Fit:

@@ -45,8 +45,11 @@ def processors(model: Any) -> list[Any]:
 def given_back(model: Any) -> Iterator[None]:
     """Checks that after the block everything is as before: outputs, weights, and the very processors and modules."""
     before, weights, objects, names = (
-        outputs(model), bits(model), processors(model), [name for name, _ in model.unet.named_modules()],
-    )  # fmt: skip
+        outputs(model),
+        bits(model),
+        processors(model),
+        [name for name, _ in model.unet.named_modules()],
+    )
     yield
     assert [id(one) for one in processors(model)] == [id(one) for one in objects]
     assert [name for name, _ in model.unet.named_modules()] == names
@@ -100,16 +103,25 @@ def test_initial_weights_come_from_the_generator_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("family", "text", "channels"), [("sd1", 768, (320, 640, 1280)), ("sd2", 1024, (320, 640, 1280)), ("sdxl", 2048, (640, 1280))]
-)  # fmt: skip
+    ("family", "text", "channels"),
+    [("sd1", 768, (320, 640, 1280)), ("sd2", 1024, (320, 640, 1280)), ("sdxl", 2048, (640, 1280))],
+)
 def test_widths_of_the_real_models(family: str, text: int, channels: tuple[int, ...]) -> None:
     kind = next(row for row in FAMILIES if row.facts.family == family)
     with torch.device("meta"):
         unet = build_unet(kind.geometry(kind.facts.prediction).unet)
     model = StableDiffusion(
-        family=kind, prediction=kind.facts.prediction, unet=unet, vae=nn.Module(), text_encoders={}, tokenizers={},
-        scheduler_config={}, latent_scale=1, native_size_px=512, source="",
-    )  # fmt: skip
+        family=kind,
+        prediction=kind.facts.prediction,
+        unet=unet,
+        vae=nn.Module(),
+        text_encoders={},
+        tokenizers={},
+        scheduler_config={},
+        latent_scale=1,
+        native_size_px=512,
+        source="",
+    )
     for sizes, widths in (("cross", (text,)), ("all", (*channels, text))):
         attachment = attach(model, Hypernetwork(sizes=sizes))
         assert {width for width, _ in attachment.nets} == set(widths)
@@ -136,9 +148,10 @@ def test_kinds_of_initial_weights_have_their_spread(kind: Any) -> None:
 @pytest.mark.parametrize("layer_norm", [False, True])
 @pytest.mark.parametrize("activation", get_args(Activation))
 def test_starts_at_the_base_and_can_leave_it_or_is_refused(activation: Any, layer_norm: bool, output: bool) -> None:
-    model, config = shared("sd1"), Hypernetwork(
-        activation=activation, layer_norm=layer_norm, activate_output=output, sizes="all"
-    )  # fmt: skip
+    model, config = (
+        shared("sd1"),
+        Hypernetwork(activation=activation, layer_norm=layer_norm, activate_output=output, sizes="all"),
+    )
     if output and activation in ("relu", "sigmoid"):
         with pytest.raises(RecipeError, match="RC002"):
             attach(model, config)
@@ -208,9 +221,10 @@ def test_goes_by_width_alone() -> None:
     model = shared("sd1")
     text = model.unet.config.cross_attention_dim
     path = next(
-        name for name, module in model.unet.named_modules()
+        name
+        for name, module in model.unet.named_modules()
         if name.endswith("attn1") and module.to_k.in_features == text
-    )  # fmt: skip
+    )
     with given_back(model):
         attachment = attach(model, Hypernetwork(), trained=True)
         x = torch.randn(1, 9, text, generator=torch.Generator().manual_seed(1))

@@ -22,10 +22,15 @@ NETS = (Hypernetwork(), Hypernetwork(activation="swish", layer_norm=True), Hyper
 ALL_NETS = (Hypernetwork(sizes="all"),) * 3
 WORDS = (TextualInversion(words=("tsuipi",), init="cat"),) * 3
 CASES = {
-    "lora-sd2": ("sd2", LORA), "conv-sd1": ("sd1", CONV), "text-sdxl": ("sdxl", TEXT),
-    "nets-sd1": ("sd1", NETS), "all-nets-sd2": ("sd2", ALL_NETS), "nets-sdxl": ("sdxl", NETS),
-    "words-sd1": ("sd1", WORDS), "words-sdxl": ("sdxl", WORDS),
-}  # fmt: skip
+    "lora-sd2": ("sd2", LORA),
+    "conv-sd1": ("sd1", CONV),
+    "text-sdxl": ("sdxl", TEXT),
+    "nets-sd1": ("sd1", NETS),
+    "all-nets-sd2": ("sd2", ALL_NETS),
+    "nets-sdxl": ("sdxl", NETS),
+    "words-sd1": ("sd1", WORDS),
+    "words-sdxl": ("sdxl", WORDS),
+}
 ROWS = 2  # of each lane
 CAPTIONS = ("a tsuipi", "a dog")
 

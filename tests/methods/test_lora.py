@@ -504,9 +504,13 @@ def test_splits_of_other_programs_are_read() -> None:
         }
 
     tucker = parts(
-        hada_w1_a=(2, out), hada_w1_b=(2, inside), hada_t1=(2, 2, *kernel),
-        hada_w2_a=(2, out), hada_w2_b=(2, inside), hada_t2=(2, 2, *kernel),
-    )  # fmt: skip
+        hada_w1_a=(2, out),
+        hada_w1_b=(2, inside),
+        hada_t1=(2, 2, *kernel),
+        hada_w2_a=(2, out),
+        hada_w2_b=(2, inside),
+        hada_t2=(2, 2, *kernel),
+    )
     kronecker = parts(lokr_w1_a=(2, 1), lokr_w1_b=(1, 2), lokr_w2=(out // 2, inside // 2, *kernel))
     for tensors in (tucker, kronecker):
         artifact = Artifact("lora", "sd1", tensors)
@@ -529,10 +533,14 @@ def test_the_scale_of_a_lokr_is_by_the_files_own_split(first: str, second: str) 
     out, inside, *kernel = weight.shape
     is_tucker, rank = second.endswith("t2"), out  # of such a rank peft would make no factors at all
     shapes = {
-        "w1": (2, 2), "w1_a": (2, rank), "w1_b": (rank, 2), "w2": (out // 2, inside // 2, *kernel),
+        "w1": (2, 2),
+        "w1_a": (2, rank),
+        "w1_b": (rank, 2),
+        "w2": (out // 2, inside // 2, *kernel),
         "w2_a": (rank, out // 2) if is_tucker else (out // 2, rank),
-        "w2_b": (rank, inside // 2 * (1 if is_tucker else kernel[0] * kernel[1])), "t2": (rank, rank, *kernel),
-    }  # fmt: skip
+        "w2_b": (rank, inside // 2 * (1 if is_tucker else kernel[0] * kernel[1])),
+        "t2": (rank, rank, *kernel),
+    }
     draw, layer = torch.Generator().manual_seed(0), f"unet.{canonical('unet', path)}"
     parts = {f"lokr_{part}": torch.randn(shapes[part], generator=draw) for part in f"{first} {second}".split()}
     parts["alpha"] = torch.tensor(0.5)

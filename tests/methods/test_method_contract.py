@@ -105,8 +105,9 @@ def life(request: pytest.FixtureRequest) -> Iterator[Life]:
     base, state = (outputs(model, PLAIN), outputs(model, ASKED)), torch.random.get_rng_state()
     held = {
         f"{part}.{name}": (param, param.detach().clone())
-        for part, root in model.components.items() for name, param in root.named_parameters()
-    }  # fmt: skip
+        for part, root in model.components.items()
+        for name, param in root.named_parameters()
+    }
     training = start(method, family, model)
     kept = torch.equal(state, torch.random.get_rng_state())
     silent, fresh = outputs(model, PLAIN), outputs(model, ASKED)

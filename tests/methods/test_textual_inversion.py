@@ -81,12 +81,19 @@ def test_noise_is_the_generators() -> None:
 def run(model: Model, optimizer: str, *, steps: int = 12, rate: float = 0.03, **settings: Any) -> Fit:
     added = attach(model, **settings)
     train = Train(
-        steps=steps, batch_size=2, learning_rate=rate, optimizer=optimizer, precision="fp32", device="cpu", ema=0.0,
-        schedule="constant", warmup=0,
-    )  # fmt: skip
-    recipe = build({
-        "method": {"name": "textual-inversion"}, "train": train.model_dump(), "data": {"trigger": "tsuipi"}
-    })  # fmt: skip
+        steps=steps,
+        batch_size=2,
+        learning_rate=rate,
+        optimizer=optimizer,
+        precision="fp32",
+        device="cpu",
+        ema=0.0,
+        schedule="constant",
+        warmup=0,
+    )
+    recipe = build(
+        {"method": {"name": "textual-inversion"}, "train": train.model_dump(), "data": {"trigger": "tsuipi"}}
+    )
 
     def batch(number: int) -> Any:
         one = picture_batch(number, 2)

@@ -18,9 +18,12 @@ from tiny_models import draw_pictures, tiny, write_folder
 PROGRAM = (sys.executable, "-m", "tsuika")
 # What every run imports, most of a short one's time.
 IMPORTED = (
-    "tsuika.api.training", "tsuika.cli.main", "diffusers.models.unets.unet_2d_condition",
-    "diffusers.models.autoencoders.autoencoder_kl", "transformers.models.clip.modeling_clip",
-)  # fmt: skip
+    "tsuika.api.training",
+    "tsuika.cli.main",
+    "diffusers.models.unets.unet_2d_condition",
+    "diffusers.models.autoencoders.autoencoder_kl",
+    "transformers.models.clip.modeling_clip",
+)
 
 
 def make_place(folder: Path) -> tuple[Path, Path]:
@@ -33,9 +36,17 @@ def settings(name: str = "lora", **more: Any) -> dict[str, Any]:
     keys = {f"{section}.{leaf}": value for section, row in more.items() for leaf, value in row.items()}
     small = {"method.rank": 2} if name == "lora" else {}
     return {
-        "train.steps": 4, "train.batch_size": 2, "train.precision": "fp32", "train.device": "cpu", **small,
-        "data.variants": 1, "output.name": "result", "preview.num": 0, "guard.mode": "off", **keys,
-    }  # fmt: skip
+        "train.steps": 4,
+        "train.batch_size": 2,
+        "train.precision": "fp32",
+        "train.device": "cpu",
+        **small,
+        "data.variants": 1,
+        "output.name": "result",
+        "preview.num": 0,
+        "guard.mode": "off",
+        **keys,
+    }
 
 
 def arguments(base: Path, pictures: Path, out: Path, name: str = "lora", **more: Any) -> list[str]:

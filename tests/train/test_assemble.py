@@ -43,8 +43,10 @@ def test_a_file_that_does_not_tell_its_family_fits_where_its_sizes_do(tmp_path: 
     base = outputs(model)
     assert list(gather.lay(str(lora_file(tmp_path / "a.safetensors", model)), model)) == []
     assert not torch.equal(outputs(model), base)
-    wide = {"lora_unet_mid_block_resnets_0_conv2.lora_down.weight": torch.ones(2, 999, 3, 3),
-            "lora_unet_mid_block_resnets_0_conv2.lora_up.weight": torch.ones(8, 2, 1, 1)}  # fmt: skip
+    wide = {
+        "lora_unet_mid_block_resnets_0_conv2.lora_down.weight": torch.ones(2, 999, 3, 3),
+        "lora_unet_mid_block_resnets_0_conv2.lora_up.weight": torch.ones(8, 2, 1, 1),
+    }
     with pytest.raises(ModelError) as caught:
         list(gather.lay(str(lora_file(tmp_path / "b.safetensors", model, **wide)), model))
     assert caught.value.code == "MD004" and "sd1" not in str(caught.value)

@@ -55,9 +55,13 @@ def recipe(place: Path, count: int, method: str = "lora", **more: Any) -> Recipe
         train={"steps": 8, "batch_size": 2, "learning_rate": 1e-2, "schedule": "constant", **more.pop("train", {})},
     )
     keys |= {
-        "method.name": method, "base.model": str(place / "base"), "data.images": str(place / f"pictures-{count}"),
-        "data.trigger": "zuzu", "guard.mode": "on", **more,
-    }  # fmt: skip
+        "method.name": method,
+        "base.model": str(place / "base"),
+        "data.images": str(place / f"pictures-{count}"),
+        "data.trigger": "zuzu",
+        "guard.mode": "on",
+        **more,
+    }
     return config.build(config.override({}, keys))
 
 
@@ -226,10 +230,13 @@ class Stopping(Judge):
 @pytest.mark.parametrize(
     ("count", "method", "refit"),
     [
-        (10, "lora", True), pytest.param(4, "lora", True, marks=pytest.mark.slow), (4, "textual-inversion", True),
-        (10, "dreambooth", True), (10, "dreambooth", False),
+        (10, "lora", True),
+        pytest.param(4, "lora", True, marks=pytest.mark.slow),
+        (4, "textual-inversion", True),
+        (10, "dreambooth", True),
+        (10, "dreambooth", False),
     ],
-)  # fmt: skip
+)
 def test_stopped_and_gone_on_to_the_same_bits(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, method: str, refit: bool
 ) -> None:

@@ -347,11 +347,14 @@ def test_bf16_weights_come_back_on_average_and_to_the_bit_when_resumed() -> None
         ("RC010", "lora", {"l1": 0.1}, {"train.ema": 0.9}),
         ("RC011", "lora", {"l2": 0.1}, {"train.optimizer": "schedule-free"}),
         ("RC012", "textual-inversion", {"max_norm": 1.0}, {}),
-        ("RC013", "hypernetwork", {"l2": 1.0}, {
-            "method.activation": "sigmoid", "method.activate_output": True, "method.zero_last": False,
-        }),
+        (
+            "RC013",
+            "hypernetwork",
+            {"l2": 1.0},
+            {"method.activation": "sigmoid", "method.activate_output": True, "method.zero_last": False},
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_means_nothing_is_refused(
     code: str, method: str, regularize: dict[str, float], keys: dict[str, Any]
 ) -> None:

@@ -173,13 +173,23 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def recipe(place: tuple[Path, Path], weights: str) -> Recipe:
     base, images = map(str, place)
-    return config.build({
-        "base": {"model": base}, "method": {"name": "dreambooth", "weights": weights, "text_encoder": True},
-        "data": {"images": images, "class_word": "dog", "trigger": "zuzu", "reg_generate": 3, "variants": 1},
-        "train": {"steps": 4, "batch_size": 2, "precision": "fp32", "device": "cpu", "checkpoint_every": 2,
-                  "learning_rate": 1e-3},
-        "preview": {"num": 0}, "output": {"name": "result"},
-    })  # fmt: skip
+    return config.build(
+        {
+            "base": {"model": base},
+            "method": {"name": "dreambooth", "weights": weights, "text_encoder": True},
+            "data": {"images": images, "class_word": "dog", "trigger": "zuzu", "reg_generate": 3, "variants": 1},
+            "train": {
+                "steps": 4,
+                "batch_size": 2,
+                "precision": "fp32",
+                "device": "cpu",
+                "checkpoint_every": 2,
+                "learning_rate": 1e-3,
+            },
+            "preview": {"num": 0},
+            "output": {"name": "result"},
+        }
+    )
 
 
 @pytest.mark.parametrize("weights", ["fp32", "bf16"])

@@ -20,10 +20,23 @@ from tsuika.train.gather import accelerate_for
 
 # `--multi_gpu` also where there are only CPUs: without it Accelerate starts one process.
 LAUNCH = (
-    sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
-    "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
-    "-m", "tsuika",
-)  # fmt: skip
+    sys.executable,
+    "-m",
+    "accelerate.commands.launch",
+    "--multi_gpu",
+    "--num_processes",
+    "2",
+    "--num_machines",
+    "1",
+    "--mixed_precision",
+    "no",
+    "--dynamo_backend",
+    "no",
+    "--main_process_port",
+    "0",
+    "-m",
+    "tsuika",
+)
 PATIENCE_S = 120  # on a busy machine
 
 
@@ -33,13 +46,21 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
     processes = {}
     for name, program in (("one", PROGRAM), ("two", LAUNCH)):
         words = arguments(
-            base, pictures, tmp_path / name, train={"steps": 4, "batch_size": 4, "accumulate": 2},
-            method={"text_encoder": True}, preview={"num": 1, "steps": 1, "prompts": ["a cat"]},
-        )  # fmt: skip
+            base,
+            pictures,
+            tmp_path / name,
+            train={"steps": 4, "batch_size": 4, "accumulate": 2},
+            method={"text_encoder": True},
+            preview={"num": 1, "steps": 1, "prompts": ["a cat"]},
+        )
         processes[name] = subprocess.Popen(
-            [*program, *words, "--json"], cwd=tmp_path, env=environment(tmp_path), text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
+            [*program, *words, "--json"],
+            cwd=tmp_path,
+            env=environment(tmp_path),
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
     results = {}
     for name, process in processes.items():
         out, told = process.communicate(timeout=PATIENCE_S)

@@ -28,9 +28,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def train_arguments(place: Path, name: str) -> list[str]:
     return arguments(
-        place / "base", place / "pictures", place / name,
-        train={"steps": STEPS, "checkpoint_every": 4}, method={"rank": 2, "dropout": 0.2},
-    )  # fmt: skip
+        place / "base",
+        place / "pictures",
+        place / name,
+        train={"steps": STEPS, "checkpoint_every": 4},
+        method={"rank": 2, "dropout": 0.2},
+    )
 
 
 def interrupt(process: BaseProcess, when: Callable[[], bool], number: signal.Signals) -> int | None:

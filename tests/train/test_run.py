@@ -16,9 +16,19 @@ from tsuika.formats import KohyaLora, delta
 from tsuika.train import writing
 
 KEYS = {  # of report.json, from the command line's contract
-    "method", "family", "stopped_by", "steps_done", "best_step", "range", "guard", "seconds", "images_per_second",
-    "peak_memory_bytes", "artifacts", "warnings",
-}  # fmt: skip
+    "method",
+    "family",
+    "stopped_by",
+    "steps_done",
+    "best_step",
+    "range",
+    "guard",
+    "seconds",
+    "images_per_second",
+    "peak_memory_bytes",
+    "artifacts",
+    "warnings",
+}
 
 
 @pytest.fixture(scope="module")

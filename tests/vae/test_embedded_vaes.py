@@ -35,9 +35,7 @@ def test_they_share_all_latents() -> None:
     for name in NAMES:
         other = space.load_vae(f"builtin:{name}", CPU)
         assert roundtrip.encoders(own, other) == "same"
-        changed = [
-            key for key, value in own.state_dict().items() if not torch.equal(value, other.state_dict()[key])
-        ]  # fmt: skip
+        changed = [key for key, value in own.state_dict().items() if not torch.equal(value, other.state_dict()[key])]
         assert changed and all(key.startswith("decoder.") for key in changed)
 
 

@@ -95,8 +95,10 @@ def test_a_folder_of_before_diffusers_0_14_keeps_its_names(tmp_path: Path) -> No
     old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
     base, vae = write_base("sd1", tmp_path, "diffusers"), write_vae("sd1", tmp_path, "file")
     file = base / "vae" / "diffusion_pytorch_model.safetensors"
-    stored = {re.sub("|".join(map(re.escape, old)), lambda found: old[found[0]], name): tensor.contiguous()
-              for name, tensor in numbers(open_weights(file)).items()}  # fmt: skip
+    stored = {
+        re.sub("|".join(map(re.escape, old)), lambda found: old[found[0]], name): tensor.contiguous()
+        for name, tensor in numbers(open_weights(file)).items()
+    }
     assert any("query" in name for name in stored)
     save_file(stored, file)
     api.bake_vae(str(base), str(vae), tmp_path / "out")
@@ -155,9 +157,15 @@ def test_tuning_leaves_the_encoder_alone_and_repeats_itself(tmp_path: Path) -> N
     base, images = write_base("sd1", tmp_path, "diffusers"), draw(tmp_path / "images", 14)
     said = []
     done = api.tune_vae(
-        images, tmp_path / "a.safetensors", base=str(base), steps=30, batch=2, learning_rate=3e-3, size_px=32,
+        images,
+        tmp_path / "a.safetensors",
+        base=str(base),
+        steps=30,
+        batch=2,
+        learning_rate=3e-3,
+        size_px=32,
         say=said.append,
-    )  # fmt: skip
+    )
     assert done["proven"] and done["dtype"] == "fp16" and done["best_step"] > 0
     assert done["pictures"]["train"] + done["pictures"]["choose"] + done["pictures"]["prove"] == 14
     assert done["measures"]["psnr"]["change"]["low"] > 0
@@ -166,9 +174,7 @@ def test_tuning_leaves_the_encoder_alone_and_repeats_itself(tmp_path: Path) -> N
     assert roundtrip.encoders(own, tuned) == "same"
     same = [name for name, value in own.state_dict().items() if torch.equal(value, tuned.state_dict()[name])]
     assert {name.split(".")[0] for name in own.state_dict() if name not in same} == {"decoder"}
-    api.tune_vae(
-        images, tmp_path / "b.safetensors", base=str(base), steps=30, batch=2, learning_rate=3e-3, size_px=32
-    )  # fmt: skip
+    api.tune_vae(images, tmp_path / "b.safetensors", base=str(base), steps=30, batch=2, learning_rate=3e-3, size_px=32)
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
     assert {type(event).__name__ for event in said} >= {"Phase", "Progress"}
 
@@ -214,7 +220,7 @@ def test_small_pictures_do_not_make_all_crops_small(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(tune, "crops", seen)
     done = api.tune_vae(
         images, tmp_path / "a.safetensors", base=str(base), steps=4, batch=2, size_px=32, keep_anyway=True
-    )  # fmt: skip
+    )
     assert set(drawn) == {(2, 3, 32, 32)}
     noted = [note.params["small"] for note in done["notes"] if note.code == "VA024"]
     assert noted and done["pictures"]["train"] + noted[0] + done["pictures"]["choose"] + done["pictures"]["prove"] == 20

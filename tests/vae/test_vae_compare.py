@@ -53,9 +53,13 @@ def test_the_best_is_advised_by_purpose() -> None:
 def test_faults_are_told_and_never_advised() -> None:
     swap = torch.arange(48).roll(16)  # red for green for blue
     done = compared(
-        Toy(blurred), pale=Toy(pale), scaled=Toy(scale=1.4), foreign=Toy(order=swap),
-        broken=Toy(lambda x: x * math.nan), black=Toy(lambda x: 0 * x - 1),
-    )  # fmt: skip
+        Toy(blurred),
+        pale=Toy(pale),
+        scaled=Toy(scale=1.4),
+        foreign=Toy(order=swap),
+        broken=Toy(lambda x: x * math.nan),
+        black=Toy(lambda x: 0 * x - 1),
+    )
     assert faults.PALE in codes(done, "pale")
     assert faults.OTHER_SCALE in codes(done, "scaled") and "VA010" in codes(done, "scaled")
     assert faults.OTHER_LATENTS in codes(done, "foreign")
@@ -140,9 +144,13 @@ def test_tiles_of_a_decoder_that_sees_far_show_seams() -> None:
 
     torch.manual_seed(0)
     vae = AutoencoderKL(
-        block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, sample_size=32,
-        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-    ).eval()  # fmt: skip
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        sample_size=32,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+    ).eval()
     found = faults.seams(vae, pictures(1, 32)[0].pixels_13HW)
     assert found is not None and found > 0 and not vae.use_tiling
     assert faults.seams(Toy(), pictures(1)[0].pixels_13HW) is None

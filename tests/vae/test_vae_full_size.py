@@ -147,10 +147,14 @@ def place(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.parametrize(
     ("name", "layout"),
     [
-        ("sd1", ".safetensors"), ("sd1", ".ckpt"), ("sd2", ".safetensors"), ("sd2", "folder"),
-        ("sdxl", ".safetensors"), ("sdxl", "folder"),
+        ("sd1", ".safetensors"),
+        ("sd1", ".ckpt"),
+        ("sd2", ".safetensors"),
+        ("sd2", "folder"),
+        ("sdxl", ".safetensors"),
+        ("sdxl", "folder"),
     ],
-)  # fmt: skip
+)
 def test_baking_changes_the_vae_alone(name: str, layout: str, place: Path) -> None:
     kind = families.family(name)
     base, vae = write_base(kind, layout, place), random_vae(kind, 2)
@@ -264,9 +268,13 @@ def test_half_precision_that_overflows_inside_falls_back_and_says_so(tmp_path: P
     pictures = [Picture(str(number), one, number) for number, one in enumerate(pixels)]
     told: list[Warned] = []
     done = compare(
-        Candidate("builtin", own), [Candidate("big", big), Candidate("huge", huge)], pictures,
-        scale=kind.facts.latent_scale, precision="fp16", tell=told.append,
-    )  # fmt: skip
+        Candidate("builtin", own),
+        [Candidate("big", big), Candidate("huge", huge)],
+        pictures,
+        scale=kind.facts.latent_scale,
+        precision="fp16",
+        tell=told.append,
+    )
     assert [one.precision for one in done.results] == ["fp16", "bf16", "fp32"]
     falls = [(w.params["vae"], w.params["precision"], w.params["fallback"]) for w in told if w.code == "VA009"]
     assert falls == [("big", "fp16", "bf16"), ("huge", "fp16", "bf16"), ("huge", "bf16", "fp32")]

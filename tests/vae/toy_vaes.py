@@ -34,9 +34,13 @@ class Toy(nn.Module):
     """
 
     def __init__(
-        self, after: Callable[[Tensor], Tensor] = lambda x: x, *, scale: float = 1.0, order: Tensor | None = None,
+        self,
+        after: Callable[[Tensor], Tensor] = lambda x: x,
+        *,
+        scale: float = 1.0,
+        order: Tensor | None = None,
         peak: float = 1.0,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         self.config = {"block_out_channels": [8, 8, 8]}
         self.after = after

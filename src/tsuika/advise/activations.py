@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 # What learns: only what the UNet reads (new words, a hypernetwork), layers beside attention and feed-forward ones, everything.
 Trained = Literal["text", "adapter", "all"]
 METHOD_TRAINS: Final[Mapping[str, Trained]] = {
-    "textual-inversion": "text", "hypernetwork": "text", "lora": "adapter", "dreambooth": "all",
-}  # fmt: skip
+    "textual-inversion": "text",
+    "hypernetwork": "text",
+    "lora": "adapter",
+    "dreambooth": "all",
+}
 _ADAPTED: Final = re.compile(
     r".*\.attentions\.\d+\.(proj_in|proj_out|transformer_blocks\.\d+\.(attn[12]\.to_(q|k|v|out\.0)|ff\.net\.(0\.proj|2)))"
 )
@@ -41,8 +44,10 @@ class Step:
         return Step(
             {key: value * factor for key, value in self.kept_bytes.items()},
             {key: value * factor for key, value in self.checkpointed_bytes.items()},
-            self.forward_flop * factor, size_px, self.times,
-        )  # fmt: skip
+            self.forward_flop * factor,
+            size_px,
+            self.times,
+        )
 
 
 TIMES: Final[Mapping[Trained, float]] = {"text": 2.08, "adapter": 2.17, "all": 3.0}
@@ -52,21 +57,33 @@ TIMES: Final[Mapping[Trained, float]] = {"text": 2.08, "adapter": 2.17, "all": 3
 KNOWN: Final[Mapping[str, Step]] = {
     "embedded": Step(
         {"text": 3767936.0, "adapter": 4486656.0, "all": 4816128.0},
-        {"text": 1090688.0, "adapter": 1242880.0, "all": 1295360.0}, 1118568448.0, 64, TIMES,
+        {"text": 1090688.0, "adapter": 1242880.0, "all": 1295360.0},
+        1118568448.0,
+        64,
+        TIMES,
     ),
     "sd1": Step(
         {"text": 736305664.0, "adapter": 916549632.0, "all": 934997504.0},
-        {"text": 187468032.0, "adapter": 208557824.0, "all": 211217920.0}, 803273441280.0, 512, TIMES,
+        {"text": 187468032.0, "adapter": 208557824.0, "all": 211217920.0},
+        803273441280.0,
+        512,
+        TIMES,
     ),
     "sd2": Step(
         {"text": 1553815424.0, "adapter": 2057314176.0, "all": 2098740608.0},
-        {"text": 323619072.0, "adapter": 469020928.0, "all": 474998784.0}, 2149105745920.0, 768, TIMES,
+        {"text": 323619072.0, "adapter": 469020928.0, "all": 474998784.0},
+        2149105745920.0,
+        768,
+        TIMES,
     ),
     "sdxl": Step(
         {"text": 5126723456.0, "adapter": 6710454144.0, "all": 6875799424.0},
-        {"text": 537396864.0, "adapter": 642865024.0, "all": 658741376.0}, 6761236398080.0, 1024, TIMES,
+        {"text": 537396864.0, "adapter": 642865024.0, "all": 658741376.0},
+        6761236398080.0,
+        1024,
+        TIMES,
     ),
-}  # fmt: skip
+}
 
 
 def count(config: Mapping[str, Any], size_px: int, latent_factor: int = 8) -> Step:

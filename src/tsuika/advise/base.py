@@ -60,13 +60,20 @@ class Base:
         geometry = self.geometry
         with torch.device("meta"):
             return StableDiffusion(
-                family=self.family, prediction=self.prediction, unet=build_unet(geometry.unet), vae=build_vae(geometry.vae),
+                family=self.family,
+                prediction=self.prediction,
+                unet=build_unet(geometry.unet),
+                vae=build_vae(geometry.vae),
                 text_encoders={
-                    t.component: build_text(geometry.text[t.component], projected=t.projected) for t in self.family.towers
+                    t.component: build_text(geometry.text[t.component], projected=t.projected)
+                    for t in self.family.towers
                 },
-                tokenizers={}, scheduler_config=scheduler_config(self.prediction),
-                latent_scale=self.family.facts.latent_scale, native_size_px=geometry.native_size_px, source=self.name,
-            )  # fmt: skip
+                tokenizers={},
+                scheduler_config=scheduler_config(self.prediction),
+                latent_scale=self.family.facts.latent_scale,
+                native_size_px=geometry.native_size_px,
+                source=self.name,
+            )
 
     def numbers(self, component: str) -> int:
         """How many weights a component has."""

@@ -103,13 +103,23 @@ def read(tables: Mapping[str, Any]) -> Table:
     """The table in the form that bench/methods writes."""
     cells = tuple(
         Cell(
-            row["goal"], row["pictures"], row["method"], row["seeds"], _interval(row["gain"]),
-            _interval(row["against"]) if "against" in row else None, row.get("against", {}).get("method", ""),
-            row["fidelity"], row["adherence"], row["drift"], row["best_s"], row["steps"], row["bytes"],
+            row["goal"],
+            row["pictures"],
+            row["method"],
+            row["seeds"],
+            _interval(row["gain"]),
+            _interval(row["against"]) if "against" in row else None,
+            row.get("against", {}).get("method", ""),
+            row["fidelity"],
+            row["adherence"],
+            row["drift"],
+            row["best_s"],
+            row["steps"],
+            row["bytes"],
             tables["seconds"],
         )
         for row in tables["cells"]
-    )  # fmt: skip
+    )
     pairs = tuple(
         Pair(
             row["name"], row["seeds"], *(_interval(row[key]) for key in ("first", "second", "both", "over_best_alone"))
@@ -137,42 +147,55 @@ PUBLISHED_FOR: Final[Mapping[tuple[str, str], Statement]] = {
         "In a public comparison of adapters, LoRA's likeness is 0.70-0.74 and training all weights 0.58 (DINO; differences"
         " under 0.05 are noise).",
         "公開されているアダプター比較では、被写体の再現度はLoRAが0.70〜0.74、全重みの学習が0.58です(DINO。0.05未満の差は誤差)。",
-        "published", _PEFT,
+        "published",
+        _PEFT,
     ),
     ("lora", "style"): Statement(
         "LoRA and its relatives learn styles in a comparison of 234 trained models.",
-        "234個の学習済みモデルの比較で、LoRA系の方法で画風を学習できることが示されています。", "published", _YEH,
+        "234個の学習済みモデルの比較で、LoRA系の方法で画風を学習できることが示されています。",
+        "published",
+        _YEH,
     ),
     ("textual-inversion", ""): Statement(
         "It was made for 3 to 5 pictures, and leaves the base untouched.",
-        "3〜5枚の画像で学習するために作られた方法で、ベースモデルを変えません。", "published", _GAL,
+        "3〜5枚の画像で学習するために作られた方法で、ベースモデルを変えません。",
+        "published",
+        _GAL,
     ),
     ("dreambooth", ""): Statement(
         "DreamBooth shows the subject better than Textual Inversion: DINO 0.668 against 0.569; 68 % of users preferred it,"
         " 22 % the other.",
         "DreamBoothはTextual Inversionより被写体をよく再現します: DINO 0.668対0.569、利用者の68%が支持(Textual Inversionは22%)。",
-        "published", _RUIZ,
+        "published",
+        _RUIZ,
     ),
     ("hypernetwork", ""): Statement(
         "Its makers report that it works with picture sets of varied size; they give no numbers.",
-        "開発元は、さまざまな規模の画像セットで使えると報告していますが、数値は示していません。", "published", _NOVELAI,
+        "開発元は、さまざまな規模の画像セットで使えると報告していますが、数値は示していません。",
+        "published",
+        _NOVELAI,
     ),
-}  # fmt: skip
+}
 
 PUBLISHED_AGAINST: Final[Mapping[str, Statement]] = {
     "textual-inversion": Statement(
         "It shows the subject less well than DreamBooth: DINO 0.569 against 0.668, preferred by 22 % of users against 68 %.",
-        "被写体の再現はDreamBoothより劣ります: DINO 0.569対0.668、利用者の支持は22%対68%。", "published", _RUIZ,
+        "被写体の再現はDreamBoothより劣ります: DINO 0.569対0.668、利用者の支持は22%対68%。",
+        "published",
+        _RUIZ,
     ),
     "dreambooth": Statement(
         "Training all weights is best in likeness only at the right learning rate; at a wrong one it is worst.",
-        "全重みの学習が最も高い再現度になるのは学習率が適切な場合だけで、外れると最も低くなります。", "published", _YEH,
+        "全重みの学習が最も高い再現度になるのは学習率が適切な場合だけで、外れると最も低くなります。",
+        "published",
+        _YEH,
     ),
     "hypernetwork": Statement(
         "No controlled comparison with LoRA has been published.",
-        "LoRAと条件をそろえて比べた公開結果はありません。", "folklore",
+        "LoRAと条件をそろえて比べた公開結果はありません。",
+        "folklore",
     ),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -192,7 +215,7 @@ RULES: Final[tuple[Rule, ...]] = (
     Rule(("textual-inversion",), pictures=(3, 5)),
     Rule(("dreambooth",), pictures=(10, 20)),
     Rule(("hypernetwork",), pictures=(200, 5000)),
-)  # fmt: skip
+)
 
 
 def said(goal: str) -> tuple[str, ...]:

@@ -9,8 +9,11 @@ from tsuika.core.errors import no_such
 
 PROGRAMS: Final = ("tsuika", "A1111", "Forge", "ComfyUI", "diffusers")
 _ALIASES: Final[Mapping[str, str]] = {
-    **{name.lower(): name for name in PROGRAMS}, "automatic1111": "A1111", "webui": "A1111", "comfy": "ComfyUI",
-}  # fmt: skip
+    **{name.lower(): name for name in PROGRAMS},
+    "automatic1111": "A1111",
+    "webui": "A1111",
+    "comfy": "ComfyUI",
+}
 # Forge lists hypernetworks and does not apply them; diffusers has no loader for them. Everything else goes everywhere.
 _NOT: Final[Mapping[str, frozenset[str]]] = {"hypernetwork": frozenset({"Forge", "diffusers"})}
 

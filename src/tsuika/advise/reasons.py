@@ -6,30 +6,24 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from tsuika.advise.base import Base
-from tsuika.advise.evidence import (
-    BENCH,
-    PUBLISHED_AGAINST,
-    PUBLISHED_FOR,
-    Cell,
-    Rule,
-    Statement,
-    Table,
-    said,
-    wanted,
-)
+from tsuika.advise.evidence import BENCH, PUBLISHED_AGAINST, PUBLISHED_FOR, Cell, Rule, Statement, Table, said, wanted
 from tsuika.advise.recipes import Subject, Thrift
 from tsuika.core.intervals import Interval
 from tsuika.data.split import LEAST_TO_TRUST
 
 TITLES: Final = {
-    "lora": ("LoRA", "LoRA"), "textual-inversion": ("Textual Inversion", "Textual Inversion"),
-    "dreambooth": ("DreamBooth", "DreamBooth"), "hypernetwork": ("Hypernetwork", "ハイパーネットワーク"),
+    "lora": ("LoRA", "LoRA"),
+    "textual-inversion": ("Textual Inversion", "Textual Inversion"),
+    "dreambooth": ("DreamBooth", "DreamBooth"),
+    "hypernetwork": ("Hypernetwork", "ハイパーネットワーク"),
     "textual-inversion + lora": ("Textual Inversion, then LoRA", "Textual Inversionの後にLoRA"),
-}  # fmt: skip
+}
 GOAL_WORDS: Final = {
-    "character": ("a character", "キャラクター"), "style": ("a style", "画風"), "object": ("an object", "物"),
+    "character": ("a character", "キャラクター"),
+    "style": ("a style", "画風"),
+    "object": ("an object", "物"),
     "concept": ("a concept", "概念(構図・動作など)"),
-}  # fmt: skip
+}
 _MODULES: Final = "programs' own source"
 _COUNTED: Final = "counted from the base's shapes"
 
@@ -91,17 +85,14 @@ def _gain(row: Mapping[str, Cell], method: str) -> Statement:
         place = f"where {title(best.method, 'en')} gained {gain} %", f"最良の{title(best.method, 'ja')}は{gain}%"
     return Statement(
         f"It lowered the loss on fresh pictures by {_range(cell.gain)}, {place[0]} [{where[0]}].",
-        f"学習に使っていない画像での誤差を{_range_ja(cell.gain)}下げました。{place[1]}です[{where[1]}]。", "measured", BENCH,
-    )  # fmt: skip
+        f"学習に使っていない画像での誤差を{_range_ja(cell.gain)}下げました。{place[1]}です[{where[1]}]。",
+        "measured",
+        BENCH,
+    )
 
 
 def for_it(
-    goal: str,
-    pictures: int,
-    method: str,
-    row: Mapping[str, Cell],
-    size: int,
-    programs: Sequence[str],
+    goal: str, pictures: int, method: str, row: Mapping[str, Cell], size: int, programs: Sequence[str]
 ) -> tuple[Statement, ...]:
     """What speaks for a method, the strongest evidence first."""
     found: list[Statement] = []
@@ -109,31 +100,54 @@ def for_it(
         found.append(_gain(row, method))
         cell, others = row[method], [one for name, one in row.items() if name != method]
         if others and goal != "style" and cell.fidelity > max(one.fidelity for one in others):
-            found.append(Statement(
-                f"Its pictures were the most like the real thing (likeness {cell.fidelity:.2f}, the next best"
-                f" {max(one.fidelity for one in others):.2f}; a few pictures, so take it as a hint).",
-                f"生成画像が本物に最も似ていました(再現度{cell.fidelity:.2f}、次点{max(one.fidelity for one in others):.2f}。"
-                "枚数が少ないため、目安です)。", "measured", BENCH,
-            ))  # fmt: skip
+            found.append(
+                Statement(
+                    f"Its pictures were the most like the real thing (likeness {cell.fidelity:.2f}, the next best"
+                    f" {max(one.fidelity for one in others):.2f}; a few pictures, so take it as a hint).",
+                    f"生成画像が本物に最も似ていました(再現度{cell.fidelity:.2f}、次点{max(one.fidelity for one in others):.2f}。"
+                    "枚数が少ないため、目安です)。",
+                    "measured",
+                    BENCH,
+                )
+            )
         if cell.drift < 0.005:
-            found.append(Statement(
-                "Prompts without its word come out as before: nothing of the base changes.",
-                "専用の単語を使わないプロンプトの結果は以前と同じです。ベースモデルはまったく変わりません。", "measured", BENCH,
-            ))  # fmt: skip
+            found.append(
+                Statement(
+                    "Prompts without its word come out as before: nothing of the base changes.",
+                    "専用の単語を使わないプロンプトの結果は以前と同じです。ベースモデルはまったく変わりません。",
+                    "measured",
+                    BENCH,
+                )
+            )
     for key in ((method, goal), (method, "")):
         if key in PUBLISHED_FOR:
             found.append(PUBLISHED_FOR[key])
     if method in said(goal):
-        found.append(Statement(
-            f"The rules of thumb name it for {GOAL_WORDS[goal][0]}.",
-            f"一般に{GOAL_WORDS[goal][1]}に向くとされています。", "folklore",
-        ))  # fmt: skip
+        found.append(
+            Statement(
+                f"The rules of thumb name it for {GOAL_WORDS[goal][0]}.",
+                f"一般に{GOAL_WORDS[goal][1]}に向くとされています。",
+                "folklore",
+            )
+        )
     if size < 100_000:
-        found.append(Statement(f"The file is tiny: {size / 1000:.0f} KB.", f"ファイルはわずか{size / 1000:.0f} KBです。",
-                               "known", _COUNTED))  # fmt: skip
+        found.append(
+            Statement(
+                f"The file is tiny: {size / 1000:.0f} KB.",
+                f"ファイルはわずか{size / 1000:.0f} KBです。",
+                "known",
+                _COUNTED,
+            )
+        )
     if len(programs) >= 5:
-        found.append(Statement("A1111, Forge, ComfyUI and diffusers load it.", "A1111、Forge、ComfyUI、diffusersで使えます。",
-                               "known", _MODULES))  # fmt: skip
+        found.append(
+            Statement(
+                "A1111, Forge, ComfyUI and diffusers load it.",
+                "A1111、Forge、ComfyUI、diffusersで使えます。",
+                "known",
+                _MODULES,
+            )
+        )
     return tuple(found)
 
 
@@ -144,38 +158,63 @@ def against(
     found: list[Statement] = []
     cell = row.get(method)
     if cell is not None and cell.gain.sign <= 0:
-        found.append(Statement(
-            f"It gained next to nothing: {_range(cell.gain)} [{_where(cell)[0]}].",
-            f"ほとんど改善がありませんでした: {_range_ja(cell.gain)} [{_where(cell)[1]}]。", "measured", BENCH,
-        ))  # fmt: skip
+        found.append(
+            Statement(
+                f"It gained next to nothing: {_range(cell.gain)} [{_where(cell)[0]}].",
+                f"ほとんど改善がありませんでした: {_range_ja(cell.gain)} [{_where(cell)[1]}]。",
+                "measured",
+                BENCH,
+            )
+        )
     if cell is not None and cell.against is not None and cell.against.high < 0:
-        found.append(Statement(
-            f"{title(cell.rival, 'en')} did better: this one's loss was {-cell.against.mean:.0f} % above it"
-            f" ({-cell.against.high:.0f} … {-cell.against.low:.0f}).",
-            f"{title(cell.rival, 'ja')}のほうが良く、誤差は{-cell.against.mean:.0f}%大きくなりました"
-            f"({-cell.against.high:.0f}〜{-cell.against.low:.0f})。", "measured", BENCH,
-        ))  # fmt: skip
+        found.append(
+            Statement(
+                f"{title(cell.rival, 'en')} did better: this one's loss was {-cell.against.mean:.0f} % above it"
+                f" ({-cell.against.high:.0f} … {-cell.against.low:.0f}).",
+                f"{title(cell.rival, 'ja')}のほうが良く、誤差は{-cell.against.mean:.0f}%大きくなりました"
+                f"({-cell.against.high:.0f}〜{-cell.against.low:.0f})。",
+                "measured",
+                BENCH,
+            )
+        )
     if cell is not None and goal != "style" and cell.drift > 0.1:
-        found.append(Statement(
-            f"Other prompts change as well: {100 * cell.drift:.0f} % of what the base said to unrelated ones.",
-            f"無関係なプロンプトの結果も変わります(ベースモデルの出力に対して{100 * cell.drift:.0f}%)。", "measured", BENCH,
-        ))  # fmt: skip
+        found.append(
+            Statement(
+                f"Other prompts change as well: {100 * cell.drift:.0f} % of what the base said to unrelated ones.",
+                f"無関係なプロンプトの結果も変わります(ベースモデルの出力に対して{100 * cell.drift:.0f}%)。",
+                "measured",
+                BENCH,
+            )
+        )
     if row and not base.is_embedded:
-        found.append(Statement(
-            "Measured on the small embedded base, not on yours: a hint, no proof.",
-            "お使いのベースモデルではなく、同梱の小さなベースモデルでの測定です。証明ではなく目安としてご覧ください。", "known", BENCH,
-        ))  # fmt: skip
+        found.append(
+            Statement(
+                "Measured on the small embedded base, not on yours: a hint, no proof.",
+                "お使いのベースモデルではなく、同梱の小さなベースモデルでの測定です。証明ではなく目安としてご覧ください。",
+                "known",
+                BENCH,
+            )
+        )
     low, high = wanted(method)
     if not low <= subject.pictures <= high:
-        found.append(Statement(
-            f"The rules of thumb want {low} to {high} pictures for it; there are {subject.pictures}.",
-            f"一般に{low}〜{high}枚が目安とされていますが、お使いの画像は{subject.pictures}枚です。", "folklore",
-        ))  # fmt: skip
+        found.append(
+            Statement(
+                f"The rules of thumb want {low} to {high} pictures for it; there are {subject.pictures}.",
+                f"一般に{low}〜{high}枚が目安とされていますが、お使いの画像は{subject.pictures}枚です。",
+                "folklore",
+            )
+        )
     if method in PUBLISHED_AGAINST:
         found.append(PUBLISHED_AGAINST[method])
     if size > 500_000_000:
-        found.append(Statement(f"The file is a whole model: {size / 1e9:.1f} GB.", f"ファイルはモデル全体({size / 1e9:.1f} GB)です。",
-                               "known", _COUNTED))  # fmt: skip
+        found.append(
+            Statement(
+                f"The file is a whole model: {size / 1e9:.1f} GB.",
+                f"ファイルはモデル全体({size / 1e9:.1f} GB)です。",
+                "known",
+                _COUNTED,
+            )
+        )
     if method == "hypernetwork" and not base.is_embedded:
         found.append(_FORGE)
     if thrift.checkpointing:
@@ -187,23 +226,31 @@ def against(
 
 _FORGE: Final = Statement(
     "Forge lists hypernetworks but does not apply them; diffusers has no loader.",
-    "Forgeはハイパーネットワークを一覧に表示しますが、適用しません。diffusersには読み込み機能がありません。", "known", _MODULES,
-)  # fmt: skip
+    "Forgeはハイパーネットワークを一覧に表示しますが、適用しません。diffusersには読み込み機能がありません。",
+    "known",
+    _MODULES,
+)
 _RECOMPUTES: Final = Statement(
     "To fit into the memory it recomputes much, which takes about a third more time.",
-    "メモリに収めるために再計算が多くなり、時間が3分の1ほど長くなります。", "known", _COUNTED,
-)  # fmt: skip
+    "メモリに収めるために再計算が多くなり、時間が3分の1ほど長くなります。",
+    "known",
+    _COUNTED,
+)
 _TOO_FEW: Final = Statement(
     "With fewer than 4 pictures no validation can be trusted; look at the previews, and rather stop too early.",
-    "画像が4枚未満では、信頼できる検証になりません。プレビューを見て、早めに止めてください。", "known", "tsuika's guard",
-)  # fmt: skip
+    "画像が4枚未満では、信頼できる検証になりません。プレビューを見て、早めに止めてください。",
+    "known",
+    "tsuika's guard",
+)
 # The parts that the pairs of bench/methods are made of.
 _PARTS: Final[Mapping[str, tuple[str, str]]] = {
-    "character LoRA": ("a character LoRA", "キャラクターのLoRA"), "style LoRA": ("a style LoRA", "画風のLoRA"),
-    "object LoRA": ("an object LoRA", "物のLoRA"), "object word": ("an object's new word", "物の新しい単語"),
+    "character LoRA": ("a character LoRA", "キャラクターのLoRA"),
+    "style LoRA": ("a style LoRA", "画風のLoRA"),
+    "object LoRA": ("an object LoRA", "物のLoRA"),
+    "object word": ("an object's new word", "物の新しい単語"),
     "character DreamBooth": ("a DreamBooth character", "DreamBoothのキャラクター"),
     "style hypernetwork": ("a style hypernetwork", "画風のハイパーネットワーク"),
-}  # fmt: skip
+}
 
 
 def combinations(table: Table, goal: str, method: str) -> tuple[Statement, ...]:
@@ -219,11 +266,15 @@ def combinations(table: Table, goal: str, method: str) -> tuple[Statement, ...]:
         en, ja = " and ".join(part[0] for part in parts), "と".join(part[1] for part in parts)
         change, change_ja = _change(pair.over_best_alone)
         if pair.won:
-            words = (f"Lay {en} on the base together: {change} than the better one alone.",
-                     f"{ja}を重ねて使えます。良いほう単独よりも{change_ja}。")  # fmt: skip
+            words = (
+                f"Lay {en} on the base together: {change} than the better one alone.",
+                f"{ja}を重ねて使えます。良いほう単独よりも{change_ja}。",
+            )
         else:
-            words = (f"Together, {en} were no better than one alone: {change}.",
-                     f"{ja}を重ねても、単独より良くはなりませんでした({change_ja})。")  # fmt: skip
+            words = (
+                f"Together, {en} were no better than one alone: {change}.",
+                f"{ja}を重ねても、単独より良くはなりませんでした({change_ja})。",
+            )
         found.append(Statement(*words, "measured", BENCH))
     found += _pivotal(table, goal)
     return tuple(found)
@@ -274,8 +325,10 @@ def verdict(rule: Rule, table: Table, goal: str, pictures: int) -> Statement:
     count = best.pictures
     return Statement(
         f"{en}: {'held' if held else 'did not hold'} with {count} pictures ({gains}).",
-        f"{ja}: 画像{count}枚では{'当たりました' if held else '外れました'}({gains_ja})。", "measured", BENCH,
-    )  # fmt: skip
+        f"{ja}: 画像{count}枚では{'当たりました' if held else '外れました'}({gains_ja})。",
+        "measured",
+        BENCH,
+    )
 
 
 def _count_verdict(rule: Rule, table: Table, goal: str, pictures: int) -> Statement:

@@ -27,19 +27,28 @@ _INIT: Final = {
 }  # of the embedded world
 # Cap of steps at 20 pictures, and the power of their number that it grows with (real bases, batch 4).
 _STEPS: Final = {
-    "lora": (800, 0.45), "textual-inversion": (1000, 0.0), "dreambooth": (1500, 0.44), "hypernetwork": (3800, 0.46),
-}  # fmt: skip
+    "lora": (800, 0.45),
+    "textual-inversion": (1000, 0.0),
+    "dreambooth": (1500, 0.44),
+    "hypernetwork": (3800, 0.46),
+}
 _EMBEDDED_STEPS: Final = {  # the same for the embedded base, batch 8
-    "lora": (300, 0.3), "textual-inversion": (150, 0.0), "dreambooth": (300, 0.3), "hypernetwork": (300, 0.25),
-}  # fmt: skip
+    "lora": (300, 0.3),
+    "textual-inversion": (150, 0.0),
+    "dreambooth": (300, 0.3),
+    "hypernetwork": (300, 0.25),
+}
 _EMBEDDED: Final[Mapping[str, Mapping[str, Any]]] = {
     "lora": {"method.conv": True, "train.learning_rate": 2e-3, "train.ema": 0.98},
     "textual-inversion": {"method.vectors": 4, "train.learning_rate": 2e-2},
     "dreambooth": {"train.learning_rate": 3e-4, "train.ema": 0.98},
     "hypernetwork": {
-        "method.sizes": "all", "method.activation": "swish", "train.learning_rate": 1e-3, "train.ema": 0.98,
+        "method.sizes": "all",
+        "method.activation": "swish",
+        "train.learning_rate": 1e-3,
+        "train.ema": 0.98,
     },
-}  # fmt: skip
+}
 _PRIOR: Final = 100  # class pictures to be drawn, for a subject whose class must not change with it
 
 
@@ -130,12 +139,16 @@ def _tables(subject: Subject, candidate: Candidate, thrift: Thrift) -> dict[str,
     trigger = trigger_of(subject, method)
     usable = trigger if is_usable_word(trigger) else _TRIGGERS[subject.goal]
     settings: dict[str, Any] = {
-        "base.model": subject.base, "data.images": subject.images, "data.trigger": trigger,
+        "base.model": subject.base,
+        "data.images": subject.images,
+        "data.trigger": trigger,
         "data.class_word": (subject.class_word or _CLASS_WORDS[subject.goal]) if trigger else "",
-        "method.name": method, "train.steps": steps_of(subject, method), "train.batch_size": batch,
+        "method.name": method,
+        "train.steps": steps_of(subject, method),
+        "train.batch_size": batch,
         "train.accumulate": usual // batch,
         **(_EMBEDDED[method] if subject.embedded else _real(subject, method)),
-    }  # fmt: skip
+    }
     if candidate.rank:
         settings["method.rank"] = candidate.rank
     if method == "textual-inversion":

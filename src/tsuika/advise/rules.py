@@ -157,9 +157,16 @@ def _fit(
     """The largest result of a method, trained the quickest way, that keeps within the limits; or why there is none."""
     programs = works_in(method, embedded=wish.subject.embedded)
     if wish.program and wish.program not in programs:
-        return Unfit(method, Statement(
-            f"{wish.program} does not apply its results.", f"{wish.program}では使えません。", "known", "programs' own source",
-        ), f"✕ {wish.program}")  # fmt: skip
+        return Unfit(
+            method,
+            Statement(
+                f"{wish.program} does not apply its results.",
+                f"{wish.program}では使えません。",
+                "known",
+                "programs' own source",
+            ),
+            f"✕ {wish.program}",
+        )
     smallest, least = 0.0, 0.0
     for candidate in _candidates(method, wish.subject.embedded)[start:]:
         size = sizes.file_bytes(base, recipes.recipe_of(wish.subject, candidate))
@@ -171,14 +178,26 @@ def _fit(
             if wish.vram_gb is None or least <= wish.vram_gb:
                 return candidate, thrift, size
     if wish.max_file_mb is not None and smallest > wish.max_file_mb:
-        return Unfit(method, Statement(
-            f"Its file has {_megabytes(smallest)} MB at least.", f"ファイルが最小でも{_megabytes(smallest)} MBになります。",
-            "known", "counted from the base's shapes",
-        ), f"≥ {_megabytes(smallest)} MB")  # fmt: skip
-    return Unfit(method, Statement(
-        f"It takes about {least:.1f} GB of memory at least.", f"メモリが少なくとも約{least:.1f} GB必要です。", "known",
-        "counted from the base's shapes",
-    ), f"≥ {least:.1f} GB")  # fmt: skip
+        return Unfit(
+            method,
+            Statement(
+                f"Its file has {_megabytes(smallest)} MB at least.",
+                f"ファイルが最小でも{_megabytes(smallest)} MBになります。",
+                "known",
+                "counted from the base's shapes",
+            ),
+            f"≥ {_megabytes(smallest)} MB",
+        )
+    return Unfit(
+        method,
+        Statement(
+            f"It takes about {least:.1f} GB of memory at least.",
+            f"メモリが少なくとも約{least:.1f} GB必要です。",
+            "known",
+            "counted from the base's shapes",
+        ),
+        f"≥ {least:.1f} GB",
+    )
 
 
 def _megabytes(size: float) -> str:
@@ -186,23 +205,42 @@ def _megabytes(size: float) -> str:
 
 
 def _option(
-    wish: Wish, base: Base, row: dict[str, Cell], method: str, candidate: Candidate, thrift: Thrift, size: int,
+    wish: Wish,
+    base: Base,
+    row: dict[str, Cell],
+    method: str,
+    candidate: Candidate,
+    thrift: Thrift,
+    size: int,
     estimate: Estimator,
-) -> Option:  # fmt: skip
+) -> Option:
     recipe = recipes.recipe_of(wish.subject, candidate, thrift)
     toml = recipes.toml_of(wish.subject, candidate, thrift)
     programs, cell = works_in(method, embedded=wish.subject.embedded), row.get(method)
     reasons = for_it(wish.goal, wish.subject.pictures, method, row, size, programs)
     return Option(
-        method, recipe, toml, estimate(recipe), size, programs, reasons,
-        against(wish.goal, wish.subject, method, row, size, thrift, base), reasons[0].strength, cell,
-    )  # fmt: skip
+        method,
+        recipe,
+        toml,
+        estimate(recipe),
+        size,
+        programs,
+        reasons,
+        against(wish.goal, wish.subject, method, row, size, thrift, base),
+        reasons[0].strength,
+        cell,
+    )
 
 
 def _smaller(
-    wish: Wish, base: Base, row: dict[str, Cell], options: list[Option], estimate: Estimator,
-    memory: Callable[[Recipe], float], count: int,
-) -> list[Option]:  # fmt: skip
+    wish: Wish,
+    base: Base,
+    row: dict[str, Cell],
+    options: list[Option],
+    estimate: Estimator,
+    memory: Callable[[Recipe], float],
+    count: int,
+) -> list[Option]:
     found: list[Option] = []
     for option in options:
         others = _candidates(option.method, wish.subject.embedded)
@@ -221,6 +259,7 @@ def _not_among(method: str, row: dict[str, Cell], best: Option) -> Statement:
         return Statement("Others come first.", "ほかの方法を優先しました。", "folklore")
     return Statement(
         f"It gained {cell.gain.mean:.0f} % where {title(best.method, 'en')} gained {best.cell.gain.mean:.0f} %.",
-        f"改善は{cell.gain.mean:.0f}%で、{title(best.method, 'ja')}の{best.cell.gain.mean:.0f}%に及びませんでした。", "measured",
+        f"改善は{cell.gain.mean:.0f}%で、{title(best.method, 'ja')}の{best.cell.gain.mean:.0f}%に及びませんでした。",
+        "measured",
         BENCH,
-    )  # fmt: skip
+    )

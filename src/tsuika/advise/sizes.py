@@ -123,15 +123,35 @@ def _noted(base: Base, recipe: Recipe) -> dict[str, str]:
         {"rank": method.rank, "alpha": method.alpha or method.rank} if isinstance(method, Lora) else {}
     )
     facts = RunFacts(
-        name=recipe.output.name or "result", trigger=recipe.data.trigger, prediction=base.prediction, base_name=base.name,
-        base_sha256="0" * 64, resolution=f"{base.size_px}x{base.size_px}", pictures=20, steps=train.steps,
-        max_steps=train.steps, batch_size=train.batch_size, accumulate=train.accumulate, learning_rate=train.learning_rate,
-        optimizer=train.optimizer, schedule=train.schedule, warmup_steps=40, min_snr_gamma=train.min_snr_gamma,
-        noise_offset=0.0, clip_norm=1.0, caption_dropout=0.05, precision=train.precision, gradient_checkpointing=False,
-        cache_latents=True, clip_skip=1, seed=0, tag_frequency={"pictures": {"a picture of something": 20}},
+        name=recipe.output.name or "result",
+        trigger=recipe.data.trigger,
+        prediction=base.prediction,
+        base_name=base.name,
+        base_sha256="0" * 64,
+        resolution=f"{base.size_px}x{base.size_px}",
+        pictures=20,
+        steps=train.steps,
+        max_steps=train.steps,
+        batch_size=train.batch_size,
+        accumulate=train.accumulate,
+        learning_rate=train.learning_rate,
+        optimizer=train.optimizer,
+        schedule=train.schedule,
+        warmup_steps=40,
+        min_snr_gamma=train.min_snr_gamma,
+        noise_offset=0.0,
+        clip_norm=1.0,
+        caption_dropout=0.05,
+        precision=train.precision,
+        gradient_checkpointing=False,
+        cache_latents=True,
+        clip_skip=1,
+        seed=0,
+        tag_frequency={"pictures": {"a picture of something": 20}},
         bucket_info={"buckets": {"0": {"resolution": [512, 512], "count": 20}}},
-        dataset_dirs={"pictures": {"n_repeats": 1, "img_count": 20}}, **own,
-    )  # fmt: skip
+        dataset_dirs={"pictures": {"n_repeats": 1, "img_count": 20}},
+        **own,
+    )
     if isinstance(method, Hypernetwork):
         header = {"layer_structure": list(method.layer_structure), "activation_func": method.activation}
         rest = {"is_layer_norm": False, "weight_initialization": method.init, "activate_output": method.activate_output}

@@ -81,9 +81,15 @@ def advise(
         why = f"→ tsuika check {images}"
         raise PictureError("DS002", where=images, usable=0, total=report.total, needed=1, why=why, report=images)
     subject = Subject(
-        goal, str(images), report.different, base, trigger.strip(), class_word.strip(), _captioned(report),
+        goal,
+        str(images),
+        report.different,
+        base,
+        trigger.strip(),
+        class_word.strip(),
+        _captioned(report),
         known.is_embedded,
-    )  # fmt: skip
+    )
     machine = machine_for(known, device, measure)
     limit = machine.memory_gib * GIB / 1e9 if vram_gb is None else vram_gb
     wish = rules.Wish(subject, _goal(goal), limit, max_file_mb, programs.program(program))
@@ -91,10 +97,12 @@ def advise(
     step = estimate.step_of(known)
     with _Bench(known, machine, measure) as bench:
         found = rules.advise(
-            wish, known, evidence.measured(),
+            wish,
+            known,
+            evidence.measured(),
             lambda recipe: estimate.estimate(known, recipe, counted, subject.pictures, step, bench.measured),
             lambda recipe: estimate.memory_gib(known, recipe, counted, subject.pictures, step),
-        )  # fmt: skip
+        )
     notes = tuple(_notes(known, subject, machine, vram_gb, report))
     result = telling.to_dict(replace(found, notes=notes), machine)
     for number, option in enumerate([result["recommendation"], *result["alternatives"]], start=1):
@@ -158,40 +166,57 @@ def _notes(base: Base, subject: Subject, machine: Machine, vram_gb: float | None
     if not base.at_hand:
         title = base.family.facts.title
         told = ("guessed from its name", "名前から推定") if base.guessed else ("as you say", "指定どおり")
-        found.append(Statement(
-            f"The base is not on this machine; it is taken for a {title} ({told[0]}). Times can only be rough.",
-            f"ベースモデルがこのマシンにないため、{title}とみなします({told[1]})。時間は大まかな値です。", "known",
-        ))  # fmt: skip
+        found.append(
+            Statement(
+                f"The base is not on this machine; it is taken for a {title} ({told[0]}). Times can only be rough.",
+                f"ベースモデルがこのマシンにないため、{title}とみなします({told[1]})。時間は大まかな値です。",
+                "known",
+            )
+        )
     if vram_gb is not None and machine.device == "cpu":
-        found.append(Statement(
-            "Memory is for a GPU of that size; times are for this machine, which has none, and a GPU is much quicker.",
-            "メモリは指定のGPU向け、時間はGPUのないこのマシンでの見積もりです。GPUでははるかに速くなります。", "known",
-        ))  # fmt: skip
+        found.append(
+            Statement(
+                "Memory is for a GPU of that size; times are for this machine, which has none, and a GPU is much quicker.",
+                "メモリは指定のGPU向け、時間はGPUのないこのマシンでの見積もりです。GPUでははるかに速くなります。",
+                "known",
+            )
+        )
     usable = len(report.usable)
     if usable > subject.pictures:
-        found.append(Statement(
-            f"{usable} pictures, {subject.pictures} of them different; near-duplicates count once.",
-            f"画像{usable}枚のうち異なるものは{subject.pictures}枚です(ほぼ同じ画像は1枚と数えます)。", "known",
-        ))  # fmt: skip
+        found.append(
+            Statement(
+                f"{usable} pictures, {subject.pictures} of them different; near-duplicates count once.",
+                f"画像{usable}枚のうち異なるものは{subject.pictures}枚です(ほぼ同じ画像は1枚と数えます)。",
+                "known",
+            )
+        )
     if report.to_look_at or report.total > usable:
         doubtful = len(report.to_look_at) + report.total - usable
-        found.append(Statement(
-            f"{doubtful} of {report.total} pictures should be looked at first: tsuika check {report.folder}",
-            f"先に確認したい画像が{report.total}枚中{doubtful}枚あります: tsuika check {report.folder}", "known",
-        ))  # fmt: skip
+        found.append(
+            Statement(
+                f"{doubtful} of {report.total} pictures should be looked at first: tsuika check {report.folder}",
+                f"先に確認したい画像が{report.total}枚中{doubtful}枚あります: tsuika check {report.folder}",
+                "known",
+            )
+        )
     if subject.goal != "style" and subject.pictures >= MANY and report.variety.same_background >= HALF:
         share = 100 * report.variety.same_background
-        found.append(Statement(
-            f"{share:.0f} % of the pictures share one background, which will be learnt along: add others, or name it in the"
-            " captions.",
-            f"画像の{share:.0f}%が同じような背景で、その背景まで学習してしまいます。別の背景の画像を加えるか、キャプションに背景を書いてください。",
-            "known",
-        ))  # fmt: skip
+        found.append(
+            Statement(
+                f"{share:.0f} % of the pictures share one background, which will be learnt along: add others, or name it in the"
+                " captions.",
+                f"画像の{share:.0f}%が同じような背景で、その背景まで学習してしまいます。別の背景の画像を加えるか、キャプションに背景を書いてください。",
+                "known",
+            )
+        )
     if not subject.trigger:
-        found.append(Statement(
-            "No --trigger was given: change the word in the recipe to one of your own.",
-            "--trigger の指定がありません。レシピ内の単語を、ご自分で決めたものに変えてください。", "known",
-        ))  # fmt: skip
+        found.append(
+            Statement(
+                "No --trigger was given: change the word in the recipe to one of your own.",
+                "--trigger の指定がありません。レシピ内の単語を、ご自分で決めたものに変えてください。",
+                "known",
+            )
+        )
     return found
 
 
@@ -211,11 +236,19 @@ class _Bench:
 
     def measured(self, recipe: Recipe) -> Measured | None:
         """Seconds a step, measured now or within a day."""
-        key = json.dumps([
-            self.machine.name, self.machine.precision, importlib.metadata.version("torch"), self.base.name,
-            recipe.method.model_dump(mode="json"), recipe.train.batch_size, recipe.train.optimizer,
-            recipe.train.gradient_checkpointing, bool(recipe.data.reg_generate or recipe.data.reg_images),
-        ])  # fmt: skip
+        key = json.dumps(
+            [
+                self.machine.name,
+                self.machine.precision,
+                importlib.metadata.version("torch"),
+                self.base.name,
+                recipe.method.model_dump(mode="json"),
+                recipe.train.batch_size,
+                recipe.train.optimizer,
+                recipe.train.gradient_checkpointing,
+                bool(recipe.data.reg_generate or recipe.data.reg_images),
+            ]
+        )
         known = self._known()
         if key in known and time.time() - known[key]["at"] < KEPT_S:
             return Measured(known[key]["step_s"], known[key]["peak_bytes"])
@@ -238,17 +271,23 @@ class _Bench:
         if self._model is None:
             base = recipe.base
             self._model = families.load(
-                base.model, tokenizer=base.tokenizer, vae=base.vae, device=accelerator.device,
-                dtype=DTYPES[self.machine.precision], embedded_path=EMBEDDED,
-            )  # fmt: skip
+                base.model,
+                tokenizer=base.tokenizer,
+                vae=base.vae,
+                device=accelerator.device,
+                dtype=DTYPES[self.machine.precision],
+                embedded_path=EMBEDDED,
+            )
         model, train = self._model, recipe.train
         side = self.base.size_px // self.base.latent_factor
         rows = train.batch_size * (2 if recipe.data.reg_generate or recipe.data.reg_images else 1)
         latents_BCHW = torch.randn(rows, model.facts.latent_channels, side, side, generator=generator(0, "advise"))
         batch = Batch(
-            latents_BCHW.to(model.device), (f"a {recipe.data.trigger}",) * rows, ("",) * rows,
+            latents_BCHW.to(model.device),
+            (f"a {recipe.data.trigger}",) * rows,
+            ("",) * rows,
             torch.ones(rows, device=model.device),
-        )  # fmt: skip
+        )
         settings = recipe.method.completed(recipe.data)
         attachment = METHODS[recipe.method.name].attach(model, settings, generator(0, "init"))
         unet: Any = model.unet
@@ -258,9 +297,14 @@ class _Bench:
                 unet.train()
             size = (self.base.size_px, self.base.size_px)
             run = Fit(
-                model, attachment, recipe, accelerator, batch=lambda _: batch,
-                condition=conditioner(model, attachment, lambda _: size), last_step=TIMED_STEPS + 1,
-            )  # fmt: skip
+                model,
+                attachment,
+                recipe,
+                accelerator,
+                batch=lambda _: batch,
+                condition=conditioner(model, attachment, lambda _: size),
+                last_step=TIMED_STEPS + 1,
+            )
             on_gpu = accelerator.device.type == "cuda"
             if on_gpu:
                 torch.cuda.reset_peak_memory_stats(accelerator.device)

@@ -63,9 +63,16 @@ def check(
     if base == "embedded" and data.size_px and not data.size_px % STEP_PX and data.size_px > 2 * size:
         base, step, tokenize = "", STEP_PX, None
     return checks.check(
-        folder, data, size_px=size, step_px=step, base=base, tokenize=tokenize, tokenizer=base if tokenize else "",
-        progress=progress, workers=workers,
-    )  # fmt: skip
+        folder,
+        data,
+        size_px=size,
+        step_px=step,
+        base=base,
+        tokenize=tokenize,
+        tokenizer=base if tokenize else "",
+        progress=progress,
+        workers=workers,
+    )
 
 
 def clean(report: Report, out: Path) -> Cleaned:

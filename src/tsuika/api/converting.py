@@ -219,6 +219,11 @@ def _repack(weights: Weights, out: Path, dtype: str, found: families.Detected) -
         why = Words("Tensors differ from what was written.", "テンソルが、書き込んだものと異なります。")
         raise FormatError("FM003", where=out, why=why)
     return {
-        "out": str(out), "format": "single-file", "dtype": dtype or "as it was", "tensors": len(tensors),
-        "largest_relative_error": 0.0, "sha256": sha256(out), "notes": notes,
-    }  # fmt: skip
+        "out": str(out),
+        "format": "single-file",
+        "dtype": dtype or "as it was",
+        "tensors": len(tensors),
+        "largest_relative_error": 0.0,
+        "sha256": sha256(out),
+        "notes": notes,
+    }

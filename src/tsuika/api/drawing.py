@@ -134,10 +134,18 @@ class Easel:
             RecipeError: size, steps, num or sampler that cannot be (RC002).
         """
         pixels = pipeline.sample(
-            self.model, parse(drawing.prompt), negative=drawing.negative, seed=drawing.seed, num=num, steps=drawing.steps,
-            cfg=drawing.cfg, sampler=drawing.sampler, size_px=_size(drawing.size), defaults=defaults_of(self.model),
+            self.model,
+            parse(drawing.prompt),
+            negative=drawing.negative,
+            seed=drawing.seed,
+            num=num,
+            steps=drawing.steps,
+            cfg=drawing.cfg,
+            sampler=drawing.sampler,
+            size_px=_size(drawing.size),
+            defaults=defaults_of(self.model),
             warn=self._note,
-        )  # fmt: skip
+        )
         return pipeline.to_pictures(pixels)
 
     def info(self, drawing: Drawing, size_px: tuple[int, int]) -> png_info.PictureInfo:
@@ -151,12 +159,21 @@ class Easel:
                 hashes[part.method][part.wanted.called or part.wanted.path.stem] = digest
         vae = None if drawing.vae == "builtin" else drawing.vae
         return png_info.PictureInfo(
-            prompt, drawing.negative, steps=drawing.steps or defaults.steps, sampler=drawing.sampler or defaults.sampler,
-            cfg=defaults.cfg if drawing.cfg is None else drawing.cfg, seed=drawing.seed, size_px=size_px,
-            model=Path(self.model.source).name, model_hash=(self.model.sha256 or "")[:10] or None,
-            vae=vae and Path(vae).name, vae_hash=vae and self._vae_hash(vae), lora_hashes=hashes[compose.LORA],
-            ti_hashes=hashes[compose.EMBEDDING], version=f"tsuika {version('tsuika')}",
-        )  # fmt: skip
+            prompt,
+            drawing.negative,
+            steps=drawing.steps or defaults.steps,
+            sampler=drawing.sampler or defaults.sampler,
+            cfg=defaults.cfg if drawing.cfg is None else drawing.cfg,
+            seed=drawing.seed,
+            size_px=size_px,
+            model=Path(self.model.source).name,
+            model_hash=(self.model.sha256 or "")[:10] or None,
+            vae=vae and Path(vae).name,
+            vae_hash=vae and self._vae_hash(vae),
+            lora_hashes=hashes[compose.LORA],
+            ti_hashes=hashes[compose.EMBEDDING],
+            version=f"tsuika {version('tsuika')}",
+        )
 
     def own(self, drawing: Drawing) -> dict[str, Any]:
         """The recipe of the combination, for tsuika's own text in a picture: files by name and hash, no folders."""
@@ -275,7 +292,7 @@ def _tag(wanted: Wanted, method: str) -> Tag:
 def _load(drawing: Drawing) -> Model:
     return load(
         drawing.base, tokenizer=drawing.tokenizer, vae=drawing.vae, device=drawing.device, precision=drawing.precision
-    )  # fmt: skip
+    )
 
 
 def _public(spec: str) -> str:

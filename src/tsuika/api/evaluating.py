@@ -91,9 +91,12 @@ def evaluate(
         notes += _changes(folder, manifest)
         yield from notes
         asked = prompts.asked(
-            recipe.data, recipe.preview, [sample.caption for sample in manifest.samples],
-            embedded=recipe.base.model == encoders.EMBEDDED, own=own_prompts,
-        )  # fmt: skip
+            recipe.data,
+            recipe.preview,
+            [sample.caption for sample in manifest.samples],
+            embedded=recipe.base.model == encoders.EMBEDDED,
+            own=own_prompts,
+        )
         texts = [one.text for one in asked]
         spots = [(one, strength) for one in chosen for strength in sorted(set(strengths))]
         total, done = len(texts) * (1 + len(spots)), 0
@@ -123,10 +126,18 @@ def evaluate(
     base, *rest = points
     found = verdict.judge(base.tables, rest, ruler.scale)
     evaluation = Evaluation(
-        recipe.output.name or folder.root.resolve().name, recipe.data.trigger, eye.name if eye else "", asked, studio.seeds,
-        base.tables, tuple(rest), ruler.scale, found, worst[1 + found.main],
+        recipe.output.name or folder.root.resolve().name,
+        recipe.data.trigger,
+        eye.name if eye else "",
+        asked,
+        studio.seeds,
+        base.tables,
+        tuple(rest),
+        ruler.scale,
+        found,
+        worst[1 + found.main],
         tuple({"code": one.code, "en": one.words("en"), "ja": one.words("ja")} for one in notes),
-    )  # fmt: skip
+    )
     sheets, warnings = _sheets(folder, evaluation, shown)
     numbers = folder.root / "evaluation.json"
     write_text(numbers, evaluation.to_json())
@@ -136,7 +147,7 @@ def evaluate(
     yield from warnings
     yield Evaluated(
         str(numbers), "" if warned else str(page), tuple(map(str, sheets)), json.loads(evaluation.to_json())
-    )  # fmt: skip
+    )
 
 
 def _encoder(name: str, recipe: Recipe, studio: Studio) -> tuple[Encoder | None, list[Warned]]:

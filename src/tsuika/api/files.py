@@ -49,12 +49,17 @@ def inspect(file: Path) -> dict[str, Any]:
         artifact = known.read(file)
         described = {"lora": _lora, "textual-inversion": _embedding, "hypernetwork": _hypernetwork}[artifact.method]
         return {
-            "kind": artifact.method, "family": artifact.family,
-            "family_from": artifact.metadata.get(common.FAMILY_FROM, ""), "format": known.name, **described(artifact),
+            "kind": artifact.method,
+            "family": artifact.family,
+            "family_from": artifact.metadata.get(common.FAMILY_FROM, ""),
+            "format": known.name,
+            **described(artifact),
             **{fact: artifact.metadata[fact] for fact in _FACTS if artifact.metadata.get(fact)},
-            "tensors": len(artifact.tensors), "dtype": _dtypes(artifact.tensors.values()), **_hashes(file),
+            "tensors": len(artifact.tensors),
+            "dtype": _dtypes(artifact.tensors.values()),
+            **_hashes(file),
             "metadata": container.read_header(file).metadata if _is_safetensors(file) else artifact.metadata,
-        }  # fmt: skip
+        }
     for vae in VAE_FORMATS:
         if vae.sniff(file):
             return _vae(vae.read(file), vae.name, file)
@@ -101,12 +106,14 @@ def _lora(artifact: Artifact) -> dict[str, Any]:
     ]
     alphas = [float(tensor) for name, tensor in tensors if name.endswith(".alpha")]
     return {
-        "adapter": common.adapter(artifact.tensors), "layers": len(layers),
+        "adapter": common.adapter(artifact.tensors),
+        "layers": len(layers),
         "targets": dict(Counter(component for component, _ in layers)),
         "convolutions": sum("resnets" in path or "samplers" in path for _, path in layers),
-        "rank": _counted(ranks), "alpha": _counted(alphas),
+        "rank": _counted(ranks),
+        "alpha": _counted(alphas),
         **({"unread_keys": json.loads(unread)} if (unread := artifact.metadata.get(common.UNREAD)) else {}),
-    }  # fmt: skip
+    }
 
 
 def _embedding(artifact: Artifact) -> dict[str, Any]:
@@ -115,8 +122,10 @@ def _embedding(artifact: Artifact) -> dict[str, Any]:
         "words": sorted({word for word, _ in vectors}),
         "vectors": max(len(tensor) for tensor in vectors.values()),
         "widths": {component: tensor.shape[1] for (_, component), tensor in vectors.items()},
-        "norms": {component: [round(float(n), 4) for n in tensor.norm(dim=1)] for (_, component), tensor in vectors.items()},
-    }  # fmt: skip
+        "norms": {
+            component: [round(float(n), 4) for n in tensor.norm(dim=1)] for (_, component), tensor in vectors.items()
+        },
+    }
 
 
 def _hypernetwork(artifact: Artifact) -> dict[str, Any]:
@@ -130,11 +139,16 @@ def _hypernetwork(artifact: Artifact) -> dict[str, Any]:
 def _vae(artifact: Artifact, layout: str, file: Path) -> dict[str, Any]:
     sizes = json.loads(artifact.metadata[CONFIG])
     return {
-        "kind": "vae", "format": layout, "latent_channels": sizes["latent_channels"],
-        "widths": sizes["block_out_channels"], "latent_scale": sizes.get("scaling_factor", "not in such a file"),
-        "tensors": len(artifact.tensors), "dtype": _dtypes(artifact.tensors.values()), **_hashes(file),
+        "kind": "vae",
+        "format": layout,
+        "latent_channels": sizes["latent_channels"],
+        "widths": sizes["block_out_channels"],
+        "latent_scale": sizes.get("scaling_factor", "not in such a file"),
+        "tensors": len(artifact.tensors),
+        "dtype": _dtypes(artifact.tensors.values()),
+        **_hashes(file),
         "metadata": {key: text for key, text in artifact.metadata.items() if key != CONFIG},
-    }  # fmt: skip
+    }
 
 
 def _base(file: Path) -> dict[str, Any]:
@@ -149,11 +163,20 @@ def _base(file: Path) -> dict[str, Any]:
         vae = unet.starts("first_stage_model.decoder.") or unet.starts("vae.decoder.")
         texts, metadata = list(found.facts.text_encoders), unet.metadata
     return {
-        "kind": "base model", "family": found.facts.family, "title": found.facts.title, "prediction": found.prediction,
-        "why_prediction": found.why_prediction, "zero_terminal_snr": found.zero_terminal_snr, "layout": found.kind,
-        "vae": vae, "text_encoders": texts, "tensors": len(unet.shapes), "dtype": _unet_dtype(unet), **_hashes(file),
+        "kind": "base model",
+        "family": found.facts.family,
+        "title": found.facts.title,
+        "prediction": found.prediction,
+        "why_prediction": found.why_prediction,
+        "zero_terminal_snr": found.zero_terminal_snr,
+        "layout": found.kind,
+        "vae": vae,
+        "text_encoders": texts,
+        "tensors": len(unet.shapes),
+        "dtype": _unet_dtype(unet),
+        **_hashes(file),
         "metadata": dict(metadata),
-    }  # fmt: skip
+    }
 
 
 def _unet_dtype(weights: Weights) -> str:
@@ -165,7 +188,12 @@ def _run(run: RunDir) -> dict[str, Any]:
     recipe = config.load(run.recipe)
     report = read_json(run.report_json) if run.report_json.is_file() else {}
     return {
-        "kind": "run", "method": recipe.method.name, "base": recipe.base.model, "trigger": recipe.data.trigger,
-        "finished": bool(report), "stopped_by": report.get("stopped_by", ""), "steps_done": report.get("steps_done", 0),
+        "kind": "run",
+        "method": recipe.method.name,
+        "base": recipe.base.model,
+        "trigger": recipe.data.trigger,
+        "finished": bool(report),
+        "stopped_by": report.get("stopped_by", ""),
+        "steps_done": report.get("steps_done", 0),
         "artifacts": sorted(str(path.relative_to(run.root)) for path in run.artifacts.glob("*")),
-    }  # fmt: skip
+    }

@@ -114,9 +114,7 @@ class Studio:
             ModelError, NetworkError: it cannot be had.
         """
         base = recipe.base
-        self.model: Model = load(
-            base.model, tokenizer=base.tokenizer, vae=base.vae, device=device, precision=precision
-        )  # fmt: skip
+        self.model: Model = load(base.model, tokenizer=base.tokenizer, vae=base.vae, device=device, precision=precision)
         self.seeds, self.notes = tuple(seeds), list[Warned]()
         self._recipe, self._cells, self._asked = recipe, cells, (device, precision)
         self._below = [Wanted(*split_strength(text)) for text in base.artifacts]
@@ -153,9 +151,14 @@ class Studio:
 
     def _write(self, path: Path, text: str, one: Kept | None, strength: float) -> None:
         pixels = pipeline.sample(
-            self.model, text, seed=self.seeds[0], num=len(self.seeds), defaults=self._how, batch_size=BATCH,
+            self.model,
+            text,
+            seed=self.seeds[0],
+            num=len(self.seeds),
+            defaults=self._how,
+            batch_size=BATCH,
             warn=self._note,
-        )  # fmt: skip
+        )
         pictures = pipeline.to_pictures(pixels)
         width, height = pictures[0].size
         strip = Image.new("RGB", (width * len(pictures), height))
@@ -167,12 +170,20 @@ class Studio:
     def _place(self, text: str, one: Kept | None, strength: float) -> Path:
         model, base = self.model, self._recipe.base
         told = {
-            "tsuika": version("tsuika"), "torch": version("torch"), "base": [model.source, model.sha256, _stamp(base.model)],
-            "vae": [base.vae, _stamp(base.vae)], "prediction": model.prediction, "device": model.device.type,
-            "dtype": str(next(model.unet.parameters()).dtype), "how": vars(self._how), "prompt": text,
-            "below": [[self._hash(wanted.path), wanted.strength] for wanted in self._below], "seeds": self.seeds,
-            "weights": [self._hash(path) for path in one.paths] if one else [], "strength": strength if one else 0.0,
-        }  # fmt: skip
+            "tsuika": version("tsuika"),
+            "torch": version("torch"),
+            "base": [model.source, model.sha256, _stamp(base.model)],
+            "vae": [base.vae, _stamp(base.vae)],
+            "prediction": model.prediction,
+            "device": model.device.type,
+            "dtype": str(next(model.unet.parameters()).dtype),
+            "how": vars(self._how),
+            "prompt": text,
+            "below": [[self._hash(wanted.path), wanted.strength] for wanted in self._below],
+            "seeds": self.seeds,
+            "weights": [self._hash(path) for path in one.paths] if one else [],
+            "strength": strength if one else 0.0,
+        }
         key = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
         words = re.sub(r"[^0-9A-Za-z]+", "-", text).strip("-")[:40]
         return self._cells / (f"{one.name}-{strength:g}" if one else "base") / f"{words}-{key}.png"
@@ -210,9 +221,7 @@ class Studio:
         if (path / "manifest.json").is_file():
             if (state := checkpoint.load(path)) is None:
                 raise FormatError(
-                    "MD003",
-                    where=path,
-                    why=Words("The saved state is not whole.", "途中保存のデータが不完全です。"),
+                    "MD003", where=path, why=Words("The saved state is not whole.", "途中保存のデータが不完全です。")
                 )
             return Artifact(DREAMBOOTH, family, {**state.weights, **state.average})
         device, precision = self._asked

@@ -29,9 +29,13 @@ def doctor() -> dict[str, Any]:
 
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
     return {
-        "python": platform.python_version(), "system": platform.platform(), "cores": os.cpu_count(),
-        "memory_gib": round(memory / 2**30, 1), "disk_free_gib": round(shutil.disk_usage(Path.cwd()).free / 2**30, 1),
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(memory / 2**30, 1),
+        "disk_free_gib": round(shutil.disk_usage(Path.cwd()).free / 2**30, 1),
         "device": torch.cuda.get_device_name() if place.type == "cuda" else place.type,
-        "precision": pick_precision("auto", place), "embedded_base": (EMBEDDED / "model_index.json").is_file(),
+        "precision": pick_precision("auto", place),
+        "embedded_base": (EMBEDDED / "model_index.json").is_file(),
         "libraries": {name: version(name) for name in (*names, *optional)},
-    }  # fmt: skip
+    }

@@ -131,9 +131,12 @@ def resize(
     done = writing.write(small, _target(out), out, writing.number_type(dtype, artifact.tensors))
     ranks = [tensor.shape[0] for name, tensor in small.tensors.items() if name.endswith(".lora_down.weight")]
     return {
-        "from": str(file), "ranks": f"{min(ranks)} to {max(ranks)}", "error_of_rank": writing.told(errors),
-        "errors": errors, **done,
-    }  # fmt: skip
+        "from": str(file),
+        "ranks": f"{min(ranks)} to {max(ranks)}",
+        "error_of_rank": writing.told(errors),
+        "errors": errors,
+        **done,
+    }
 
 
 def extract(
@@ -179,16 +182,18 @@ def extract(
     made = extracting.extract(ours, theirs, theirs.layers(roles), family=family, rank=rank, conv_rank=conv_rank or None)
     _rename(made.artifact, out)
     made.artifact.metadata.update(
-        prediction=theirs.found.prediction, base_name=Path(base).name,
-        description=f"Extracted from {Path(tuned).name}",
-    )  # fmt: skip
+        prediction=theirs.found.prediction, base_name=Path(base).name, description=f"Extracted from {Path(tuned).name}"
+    )
     done = writing.write(made.artifact, _target(out), out, dtype)
     left = sorted(made.left_out, key=lambda name: -made.left_out[name])
     return {
-        "from": tuned, "base": base, "energy_held": round(made.energy, 6), "error_of_rank": writing.told(made.errors),
+        "from": tuned,
+        "base": base,
+        "energy_held": round(made.energy, 6),
+        "error_of_rank": writing.told(made.errors),
         "left_out": f"{len(left)} weights that differ" + (f", the largest: {', '.join(left[:5])}" if left else ""),
         **done,
-    }  # fmt: skip
+    }
 
 
 def _target(out: Path) -> Format:

@@ -19,9 +19,20 @@ RANGE: Final = re.compile(r"\s*([^.]\S*?|\.\d\S*?)\.\.(\S+?)\s*(?:\((log|linear)
 # Settings that decide what is measured, or what is written: trials that differ in them cannot be compared by the guard.
 SECTIONS: Final = ("train", "method", "regularize", "data")
 FIXED: Final = (
-    "method.name", "method.words", "train.seed", "train.device", "train.precision", "data.images", "data.trigger",
-    "data.class_word", "data.template", "data.size_px", "data.min_size_px", "data.buckets", "data.cache",
-)  # fmt: skip
+    "method.name",
+    "method.words",
+    "train.seed",
+    "train.device",
+    "train.precision",
+    "data.images",
+    "data.trigger",
+    "data.class_word",
+    "data.template",
+    "data.size_px",
+    "data.min_size_px",
+    "data.buckets",
+    "data.cache",
+)
 
 
 @dataclass(frozen=True)

@@ -35,9 +35,14 @@ if TYPE_CHECKING:
 
 TRIALS: Final = 16  # where a setting has a range
 LANES: Final = (  # what may differ from lane to lane
-    "train.learning_rate", "train.weight_decay", "method.rank", "method.alpha", "regularize.l1", "regularize.l2",
+    "train.learning_rate",
+    "train.weight_decay",
+    "method.rank",
+    "method.alpha",
+    "regularize.l1",
+    "regularize.l2",
     "regularize.max_norm",
-)  # fmt: skip
+)
 UNTRAINABLE: Final = ("RC002", "RC008", "RC009", "RC010", "RC011", "RC012", "RC013")  # settings that do not go together
 WORST: Final = 1.0  # what Optuna is told of a run that diverged: e times the base's loss
 PRUNE_AFTER: Final = 1 / 3  # of the steps, and
@@ -144,10 +149,13 @@ class _Search:
             f"sqlite:///{(self._out / 'search.db').absolute()}", engine_kwargs={"connect_args": {"timeout": 60}}
         )
         study = optuna.create_study(
-            storage=storage, study_name="search", load_if_exists=True, direction="minimize",
+            storage=storage,
+            study_name="search",
+            load_if_exists=True,
+            direction="minimize",
             sampler=_sampler(self._recipe.train.seed),
             pruner=optuna.pruners.MedianPruner(PRUNE_FROM, round(PRUNE_AFTER * self._recipe.train.steps)),
-        )  # fmt: skip
+        )
         shared = self._recipe.model_copy(update={"train": self._recipe.train.model_copy(update={"device": "auto"})})
         told = {"recipe": config.dump(shared, comments=False), "over": "\n".join(map(str, self._overs))}
         before = study.user_attrs
@@ -291,9 +299,15 @@ class _Search:
         numbers = results.measured(folder) if state in ("done", "pruned", "diverged") else {}
         recipe = search_space.apply(self._recipe, one.params)
         return Trial(
-            one.number, one.params, state, **numbers, learning_rate=recipe.train.learning_rate,
-            rank=getattr(recipe.method, "rank", 0), folder=f"trials/{name}", why=one.user_attrs.get("why", ""),
-        )  # fmt: skip
+            one.number,
+            one.params,
+            state,
+            **numbers,
+            learning_rate=recipe.train.learning_rate,
+            rank=getattr(recipe.method, "rank", 0),
+            folder=f"trials/{name}",
+            why=one.user_attrs.get("why", ""),
+        )
 
 
 def _written(recipe: Recipe, out: Path, found: Sequence[Trial]) -> Searched:

@@ -70,9 +70,12 @@ def demo(out: Path, *, steps: int | None = None, language: Lang | None = None) -
     recipe = config.build(tables, where=str(DEMO_RECIPE))
     folder = _open_run(recipe, out)
     yield from _follow(
-        run_of(recipe, folder), resume=False, command=f"tsuika demo --out {out}-again", scorer=scores.mascot_scores,
+        run_of(recipe, folder),
+        resume=False,
+        command=f"tsuika demo --out {out}-again",
+        scorer=scores.mascot_scores,
         language=language,
-    )  # fmt: skip
+    )
 
 
 def dry_run(recipe: Recipe, out: Path) -> dict[str, Any]:
@@ -87,9 +90,12 @@ def dry_run(recipe: Recipe, out: Path) -> dict[str, Any]:
         events = [*gather.base_and_pictures(run, gather.accelerate_for(recipe)), *optim.notes(recipe.train)]
     assert run.model is not None
     return {
-        "base": run.model.facts.title, "prediction": run.model.prediction, **assemble.summary(run),
-        "notes": [event for event in events if isinstance(event, Warned)], "recipe": config.dump(recipe, comments=False),
-    }  # fmt: skip
+        "base": run.model.facts.title,
+        "prediction": run.model.prediction,
+        **assemble.summary(run),
+        "notes": [event for event in events if isinstance(event, Warned)],
+        "recipe": config.dump(recipe, comments=False),
+    }
 
 
 def _open_run(recipe: Recipe, out: Path) -> RunDir:
@@ -139,15 +145,25 @@ def _preview(run: gather.Run, model: Model, recipe: Recipe, folder: RunDir, step
     ]
     for number, (prompt, num) in enumerate([*wanted, *((caption, 1) for caption in _captions(run))]):
         pixels = pipeline.sample(
-            model, prompt, seed=settings.seed, num=num, steps=settings.steps or None, cfg=settings.cfg or None,
-            defaults=defaults, batch_size=8,
-        )  # fmt: skip
+            model,
+            prompt,
+            seed=settings.seed,
+            num=num,
+            steps=settings.steps or None,
+            cfg=settings.cfg or None,
+            defaults=defaults,
+            batch_size=8,
+        )
         for i, picture in enumerate(pipeline.to_pictures(pixels)):
             name = f"step-{step:06d}-{number:02d}-seed-{settings.seed + i}.png"
             info = png_info.PictureInfo(
-                prompt, steps=settings.steps or defaults.steps, sampler=defaults.sampler, cfg=settings.cfg or defaults.cfg,
-                seed=settings.seed + i, size_px=picture.size,
-            )  # fmt: skip
+                prompt,
+                steps=settings.steps or defaults.steps,
+                sampler=defaults.sampler,
+                cfg=settings.cfg or defaults.cfg,
+                seed=settings.seed + i,
+                size_px=picture.size,
+            )
             png_info.write_png(folder.samples / name, picture, info)
             yield Previewed(step, prompt, settings.seed + i, f"samples/{name}")
 
@@ -155,9 +171,14 @@ def _preview(run: gather.Run, model: Model, recipe: Recipe, folder: RunDir, step
 def _draw_class(model: Model, wish: class_pictures.Wish) -> list[Image.Image]:
     """Pictures for prior preservation."""
     pixels = pipeline.sample(
-        model, wish.prompt, seed=wish.seed, num=wish.num, size_px=(wish.size_px, wish.size_px),
-        defaults=defaults_of(model), batch_size=wish.num,
-    )  # fmt: skip
+        model,
+        wish.prompt,
+        seed=wish.seed,
+        num=wish.num,
+        size_px=(wish.size_px, wish.size_px),
+        defaults=defaults_of(model),
+        batch_size=wish.num,
+    )
     return pipeline.to_pictures(pixels)
 
 
@@ -193,19 +214,25 @@ def _report(run: gather.Run, notes: outcome.Notes, command: str, scorer: scores.
     pictures = tuple(report.TrainingPicture(s.name, s.caption, s.path) for s in manifest.samples)
     encode = yardstick.directions if recipe.base.model == "embedded" else None
     evidence = outcome.Evidence(
-        base=recipe.base.model, device=str(run.model.device),
+        base=recipe.base.model,
+        device=str(run.model.device),
         pictures=pictures,
         left_out=tuple(
             report.LeftOut(item.name, item.words, getattr(item.words, "ja", "")) for item in manifest.quarantined
         ),
-        before_after=rows, scores=scorer(recipe, [sample.path for sample in manifest.samples], rows) if rows else (),
+        before_after=rows,
+        scores=scorer(recipe, [sample.path for sample in manifest.samples], rows) if rows else (),
         example_prompt=prompts[0].replace("{trigger}", recipe.data.trigger) if prompts else manifest.samples[0].caption,
         command=command,
         lookalikes=lookalikes.find(
-            drawn, pictures, encode, encoder=recipe.base.model, captions={picture.caption for picture in pictures},
+            drawn,
+            pictures,
+            encode,
+            encoder=recipe.base.model,
+            captions={picture.caption for picture in pictures},
             leaks=run.leaks,
         ),
-    )  # fmt: skip
+    )
     if rows:
         warnings = _write_grid(run.folder.root / "before-after.png", rows)
         for warning in warnings:

@@ -107,9 +107,15 @@ def compare_vae(
     total = len(pictures) * (1 + len(others))
     hear(Phase("compare-vaes", total))
     compared = compare.compare(
-        own, others, pictures, scale=space.scale, precision=precision, seed=seed, tell=hear,
+        own,
+        others,
+        pictures,
+        scale=space.scale,
+        precision=precision,
+        seed=seed,
+        tell=hear,
         progress=lambda done, of: hear(Progress("compare-vaes", done, of)),
-    )  # fmt: skip
+    )
     told: dict[str, Any] = {
         "base": base,
         "family": space.facts.family,
@@ -159,10 +165,16 @@ def bake_vae(base: str, vae: str, out: Path, *, overwrite: bool = False) -> dict
         hear(warned)
     file = out if out.is_file() else min((out / "vae").glob("*.safetensors"))
     return {
-        "base": base, "vae": vae, "out": str(out), "format": "single-file" if out.is_file() else "diffusers",
-        "family": space.facts.family, "tensors": count, "dtype": writing.NAMES[dtype], "sha256": sha256(file),
+        "base": base,
+        "vae": vae,
+        "out": str(out),
+        "format": "single-file" if out.is_file() else "diffusers",
+        "family": space.facts.family,
+        "tensors": count,
+        "dtype": writing.NAMES[dtype],
+        "sha256": sha256(file),
         "notes": hear.notes,
-    }  # fmt: skip
+    }
 
 
 def _fit_notes(own: Candidate, new: Candidate, space: LatentSpace) -> list[Warned]:
@@ -249,16 +261,24 @@ def tune_vae(
     measured = pictures.of(parts.prove)
     before = proof.measured(start, measured)
     settings = tune.Settings(
-        purpose, steps, batch, learning_rate or tune.rate(start), check_every=max(1, min(50, steps // 4)), seed=seed,
+        purpose,
+        steps,
+        batch,
+        learning_rate or tune.rate(start),
+        check_every=max(1, min(50, steps // 4)),
+        seed=seed,
         half=precision == "bf16" or (precision == "auto" and place.type == "cuda"),
-    )  # fmt: skip
+    )
     hear(Phase("tune-vae", steps))
     choose = pictures.of(parts.choose)
     try:
         fitted = tune.fit(
-            start, tune.crops(pictures.of(large), settings, crop_px), lambda one: tune.loss_on(one, choose, purpose), settings,
+            start,
+            tune.crops(pictures.of(large), settings, crop_px),
+            lambda one: tune.loss_on(one, choose, purpose),
+            settings,
             lambda step, _: hear(Progress("tune-vae", step, steps)),
-        )  # fmt: skip
+        )
     except FloatingPointError as error:
         raise DivergedError("VA022", step=error.args[0], rate=f"{settings.learning_rate / 3:.1g}") from None
     hear(Phase("prove", len(measured)))
@@ -271,9 +291,13 @@ def tune_vae(
     if not (shown.is_better or keep_anyway):
         name = shown.measure
         raise PictureError(
-            "VA020", proof=len(measured), measure=name, before=f"{shown.before[name]:.4g}",
-            after=f"{shown.after[name]:.4g}", **proof.words(shown.changes[name]),
-        )  # fmt: skip
+            "VA020",
+            proof=len(measured),
+            measure=name,
+            before=f"{shown.before[name]:.4g}",
+            after=f"{shown.after[name]:.4g}",
+            **proof.words(shown.changes[name]),
+        )
     hear(Phase("write"))
     config = {**dict(space.config), **dict(roundtrip.config(start)), "scaling_factor": space.scale}
     config["_class_name"] = "AutoencoderKL"
@@ -281,16 +305,22 @@ def tune_vae(
     artifact = Artifact("vae", space.facts.family, tensors, {vae_file.CONFIG: json.dumps(config)})
     done = writing.write(artifact, format_, out, writing.NAMES[dtype])
     return {
-        "out": done["out"], "format": done["format"], "dtype": done["dtype"], "purpose": purpose,
-        "proven": shown.is_better, "best_step": fitted.best_step, "steps_done": fitted.steps_done,
+        "out": done["out"],
+        "format": done["format"],
+        "dtype": done["dtype"],
+        "purpose": purpose,
+        "proven": shown.is_better,
+        "best_step": fitted.best_step,
+        "steps_done": fitted.steps_done,
         "learning_rate": settings.learning_rate,
         "pictures": {"train": len(large), "choose": len(parts.choose), "prove": len(parts.prove)},
         "measures": {
             name: jsonable({"before": shown.before[name], "after": shown.after[name], "change": change})
             for name, change in shown.changes.items()
         },
-        "sha256": done["sha256"], "notes": hear.notes,
-    }  # fmt: skip
+        "sha256": done["sha256"],
+        "notes": hear.notes,
+    }
 
 
 class _Ear:

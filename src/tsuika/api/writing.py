@@ -89,10 +89,11 @@ def write(artifact: Artifact, format_: Format, out: Path, dtype: str) -> dict[st
     faint = faint_layers(artifact, dtype)
     errors = formats.relative_errors(artifact, format_.read(out))
     return {
-        **_about(out, format_, dtype), "layers": len(errors),
+        **_about(out, format_, dtype),
+        "layers": len(errors),
         "largest_relative_error": largest_error(errors, faint, dtype, out),
         **({"too_faint_for_dtype": sorted(faint)} if faint else {}),
-    }  # fmt: skip
+    }
 
 
 def write_model(model: Model, format_: Format, out: Path, dtype: str, facts: Mapping[str, str]) -> dict[str, Any]:

@@ -58,10 +58,7 @@ _WORDS: Final[Mapping[str, Mapping[Lang, str]]] = {
     "published": {"en": "published", "ja": "文献"},
     "folklore": {"en": "hearsay", "ja": "通説"},
     "known": {"en": "fact", "ja": "事実"},
-    "busy": {
-        "en": "Looking at the pictures, and trying a few steps …",
-        "ja": "画像を調べ、数ステップ試しています…",
-    },
+    "busy": {"en": "Looking at the pictures, and trying a few steps …", "ja": "画像を調べ、数ステップ試しています…"},
     "keep": {
         "en": "To keep the recipes: add --out FOLDER.",
         "ja": "レシピを保存するには --out フォルダー を付けてください。",
@@ -97,9 +94,18 @@ def advise(
         from tsuika import api
 
         found = api.advise(
-            images, goal, base=base, vram_gb=vram_gb, max_file_mb=max_file_mb, program=program, trigger=trigger,
-            class_word=class_word, device=device, measure=measure, out=out,
-        )  # fmt: skip
+            images,
+            goal,
+            base=base,
+            vram_gb=vram_gb,
+            max_file_mb=max_file_mb,
+            program=program,
+            trigger=trigger,
+            class_word=class_word,
+            device=device,
+            measure=measure,
+            out=out,
+        )
     if json:
         screen.result(found, as_json=True)
     else:

@@ -54,7 +54,10 @@ _WORDS: Final[dict[str, dict[Lang, str]]] = {
     "many": {"en": "more than needed", "ja": "十分(多め)"},
     "not_judged": {"en": "Not judged: {words}.", "ja": "判断していないこと: {words}。"},
     "sheet": {"en": "Contact sheet: {path}", "ja": "一覧ページ: {path}"},
-    "hint": {"en": "A cleaned copy: tsuika check {folder} --fix", "ja": "整理したコピーを作るには: tsuika check {folder} --fix"},
+    "hint": {
+        "en": "A cleaned copy: tsuika check {folder} --fix",
+        "ja": "整理したコピーを作るには: tsuika check {folder} --fix",
+    },
     "cleaned": {
         "en": "Cleaned copy: {out} ({kept} pictures). The originals were not changed.",
         "ja": "整理したコピー: {out}({kept}枚)。元の画像は変更していません。",
@@ -67,7 +70,7 @@ _WORDS: Final[dict[str, dict[Lang, str]]] = {
     "mended": {"en": "saved anew {name} → {written}: {changes}", "ja": "保存し直し {name} → {written}: {changes}"},
     "recoded": {"en": "captions saved as UTF-8: {names}", "ja": "UTF-8で保存し直したキャプション: {names}"},
     "yours": {"en": "left for you to look at: {names}", "ja": "ご自身での確認が必要な画像: {names}"},
-}  # fmt: skip
+}
 
 
 def check(
@@ -97,9 +100,14 @@ def check(
         check_fix.may_write(folder, copy)  # before minutes are spent
     with _Bar() as bar:
         report = api.check(
-            folder, base=base, size_px=size, trigger=trigger, class_word=class_word,
-            recipe=config.load(recipe) if recipe else None, progress=bar.show,
-        )  # fmt: skip
+            folder,
+            base=base,
+            size_px=size,
+            trigger=trigger,
+            class_word=class_word,
+            recipe=config.load(recipe) if recipe else None,
+            progress=bar.show,
+        )
     cleaned = None
     if fix and report.usable:
         cleaned = api.clean(report, copy)
@@ -127,8 +135,11 @@ class _Bar:
 
         console = Console(stderr=True)
         columns = (
-            TextColumn("{task.description}"), BarColumn(bar_width=28), MofNCompleteColumn(), TimeRemainingColumn(compact=True),
-        )  # fmt: skip
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=28),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(compact=True),
+        )
         self._bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
         self._tasks: dict[str, Any] = {}
         self._bar.start()

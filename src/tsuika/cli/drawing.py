@@ -69,10 +69,22 @@ def generate(
     from tsuika import api
 
     drawing = _drawing(
-        prompt=prompt, negative=negative, base=base, lora=lora, embedding=embedding, hypernetwork=hypernetwork,
-        artifacts=artifacts, vae=vae, tokenizer=tokenizer, seed=seed, steps=steps, cfg=cfg, sampler=sampler, size=size,
+        prompt=prompt,
+        negative=negative,
+        base=base,
+        lora=lora,
+        embedding=embedding,
+        hypernetwork=hypernetwork,
+        artifacts=artifacts,
+        vae=vae,
+        tokenizer=tokenizer,
+        seed=seed,
+        steps=steps,
+        cfg=cfg,
+        sampler=sampler,
+        size=size,
         device=device,
-    )  # fmt: skip
+    )
     screen.combined(api.generate(drawing, out, num=num, overwrite=overwrite), as_json=json)
 
 
@@ -111,8 +123,20 @@ def grid(
     from tsuika import api
 
     drawing = _drawing(
-        prompt=prompt, negative=negative, base=base, lora=lora, embedding=embedding, hypernetwork=hypernetwork,
-        artifacts=artifacts, vae=vae, tokenizer=tokenizer, seed=seed, steps=steps, cfg=cfg, sampler=sampler, size=size,
+        prompt=prompt,
+        negative=negative,
+        base=base,
+        lora=lora,
+        embedding=embedding,
+        hypernetwork=hypernetwork,
+        artifacts=artifacts,
+        vae=vae,
+        tokenizer=tokenizer,
+        seed=seed,
+        steps=steps,
+        cfg=cfg,
+        sampler=sampler,
+        size=size,
         device=device,
-    )  # fmt: skip
+    )
     screen.cells(api.grid(drawing, out, x=x, y=y, z=z), as_json=json)

@@ -74,8 +74,15 @@ def evaluate(
     from tsuika import api
 
     events = api.evaluate(
-        run, encoder=encoder, own_prompts=prompts, seeds=seeds, strengths=values, steps=kept, images=images, device=device
-    )  # fmt: skip
+        run,
+        encoder=encoder,
+        own_prompts=prompts,
+        seeds=seeds,
+        strengths=values,
+        steps=kept,
+        images=images,
+        device=device,
+    )
     _follow(events, as_json=json)
 
 
@@ -142,10 +149,16 @@ def _show(found: Mapping[str, Any]) -> None:
     rows = [head, [_say("base"), "", "", *(_cell(found["base"], name) for name in names), _copies(found["base"]), ""]]
     for point in found["points"]:
         marks = [_say(mark) for mark in ("best", "main") if point[mark]]
-        rows.append([
-            point["state"], f"{point['step']:,}", f"{point['strength']:g}", *(_cell(point, name) for name in names),
-            _copies(point), ", ".join(marks),
-        ])  # fmt: skip
+        rows.append(
+            [
+                point["state"],
+                f"{point['step']:,}",
+                f"{point['strength']:g}",
+                *(_cell(point, name) for name in names),
+                _copies(point),
+                ", ".join(marks),
+            ]
+        )
     widths = [max(_width(row[column]) for row in rows) for column in range(len(head))]
     for row in rows:
         cells = [text + " " * (wide - _width(text)) for text, wide in zip(row, widths, strict=True)]

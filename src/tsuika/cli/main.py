@@ -11,19 +11,7 @@ import typer
 
 from tsuika.cli import advise, check, drawing, evaluate, screen, searching, tools
 from tsuika.cli import vae as vae_commands
-from tsuika.cli.flags import (
-    BaseModel,
-    ClassWord,
-    Device,
-    Images,
-    Json,
-    Method,
-    RecipeFile,
-    Set,
-    Trigger,
-    Vae,
-    built,
-)
+from tsuika.cli.flags import BaseModel, ClassWord, Device, Images, Json, Method, RecipeFile, Set, Trigger, Vae, built
 
 app = typer.Typer(
     name="tsuika",
@@ -88,10 +76,19 @@ def train(
     from tsuika.core.errors import RecipeError
 
     flags = {
-        "method.name": method, "data.images": images, "base.model": base, "data.trigger": trigger,
-        "data.class_word": class_word, "data.reg_images": reg_images, "train.steps": steps,
-        "train.seed": seed, "base.vae": vae, "train.device": device, "guard.mode": guard, "guard.folds": folds,
-    }  # fmt: skip
+        "method.name": method,
+        "data.images": images,
+        "base.model": base,
+        "data.trigger": trigger,
+        "data.class_word": class_word,
+        "data.reg_images": reg_images,
+        "train.steps": steps,
+        "train.seed": seed,
+        "base.vae": vae,
+        "train.device": device,
+        "guard.mode": guard,
+        "guard.folds": folds,
+    }
     wish = built(recipe, flags, set_)
     if out is None:
         raise RecipeError("RC005", found="--out", do=f"tsuika train {wish.method.name} --images DIR --out RUN")

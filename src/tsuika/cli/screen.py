@@ -275,9 +275,12 @@ def follow(events: Iterator[Event], run: Path, *, as_json: bool) -> None:
     console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not is_first)
     stop, step, began, said = Stop(), 0, time.monotonic(), ""
     columns = (
-        TextColumn("{task.description}"), BarColumn(bar_width=28), MofNCompleteColumn(), TextColumn("{task.fields[note]}"),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=28),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
         TimeRemainingColumn(compact=True),
-    )  # fmt: skip
+    )
     with Bar(*columns, console=console, transient=not console.is_terminal, disable=not console.is_terminal) as bar:
         task = None
         for event in events:

@@ -35,9 +35,13 @@ def find_rate(
     from tsuika import api
 
     flags = {
-        "method.name": method, "data.images": images, "base.model": base, "data.trigger": trigger,
-        "data.class_word": class_word, "train.device": device,
-    }  # fmt: skip
+        "method.name": method,
+        "data.images": images,
+        "base.model": base,
+        "data.trigger": trigger,
+        "data.class_word": class_word,
+        "train.device": device,
+    }
     try:
         tried = tuple(float(text) for text in rates.split(",") if text)
     except ValueError:
@@ -80,9 +84,14 @@ def search(
     from tsuika import api
 
     flags = {
-        "method.name": method, "data.images": images, "base.model": base, "data.trigger": trigger,
-        "data.class_word": class_word, "train.device": device, "train.steps": steps,
-    }  # fmt: skip
+        "method.name": method,
+        "data.images": images,
+        "base.model": base,
+        "data.trigger": trigger,
+        "data.class_word": class_word,
+        "train.device": device,
+        "train.steps": steps,
+    }
     events = api.search(built(recipe, flags, set_), out, over, trials=trials, timeout_s=timeout, lanes=lanes)
     _searched(events, as_json=json)
 

@@ -16,10 +16,7 @@ _NOTE = {
     "ja": "レシピの全設定です。レシピファイルではドットの前がテーブル名、コマンドラインでは `--set key=value` で指定します。"
     "このページは `tsuika --lang ja settings --markdown` で作成しています。",
 }
-_OF_METHOD = {
-    "en": "Settings of `{name}` alone.",
-    "ja": "`{name}` だけの設定です。",
-}
+_OF_METHOD = {"en": "Settings of `{name}` alone.", "ja": "`{name}` だけの設定です。"}
 _DEFAULTS = {
     "en": "With this method these begin at: {defaults}.",
     "ja": "この方法では次の初期値になります: {defaults}。",

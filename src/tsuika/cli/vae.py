@@ -28,11 +28,16 @@ _WORDS = {
         "compare-vaes": "Through the VAEs and back",
         "tune-vae": "Tuning the decoder",
         "prove": "Measuring on pictures that had no part in it",
-        "texture": "texture", "colour": "colour", "lines": "line art",
+        "texture": "texture",
+        "colour": "colour",
+        "lines": "line art",
         "take": "{purpose}: take {vae} (error {mean:.3g} lower, {low:.3g} to {high:.3g})",
         "as-good": "; as good here: {names}",
         "keep": "{purpose}: no difference, keep the built-in",
-        "own": "the base's own", "same": "same encoder", "rounded": "same encoder (rounded)", "other": "another encoder",
+        "own": "the base's own",
+        "same": "same encoder",
+        "rounded": "same encoder (rounded)",
+        "other": "another encoder",
         "head": "PSNR dB    SSIM  colour dE  worst 5%  chroma  detail  texture error  s/MP  encoder",
         "page": "Crops and difference maps as a page: add --out PAGE.html",
         "tuned": "{measure}: {before} -> {after} ({low} to {high}) on pictures never seen; best step {step}",
@@ -42,23 +47,32 @@ _WORDS = {
         "compare-vaes": "画像をVAEで潜在表現にして戻しています",
         "tune-vae": "デコーダーを調整しています",
         "prove": "調整に使っていない画像で測っています",
-        "texture": "質感", "colour": "色", "lines": "線画",
+        "texture": "質感",
+        "colour": "色",
+        "lines": "線画",
         "take": "{purpose}: {vae} がおすすめ(誤差が {mean:.3g} 小さい、{low:.3g}〜{high:.3g})",
         "as-good": "。この画像では同等: {names}",
         "keep": "{purpose}: 差なし。内蔵VAEのままで構いません",
-        "own": "ベースモデルのもの", "same": "エンコーダーは同じ", "rounded": "エンコーダーは同じ(丸めのみ)",
+        "own": "ベースモデルのもの",
+        "same": "エンコーダーは同じ",
+        "rounded": "エンコーダーは同じ(丸めのみ)",
         "other": "エンコーダーは別物",
         "head": "PSNR dB    SSIM    色差dE    最悪5%    彩度    細部     質感の誤差  秒/MP  エンコーダー",
         "page": "切り抜きと差分を見るには: --out PAGE.html を付けてください",
         "tuned": "{measure}: {before} -> {after}({low}〜{high}、調整に使っていない画像)。最良のステップ: {step}",
         "not-proven": "改善は確認できませんでした(--keep-anyway の指定により書き出しました)",
     },
-}  # fmt: skip
+}
 
 _COLUMNS = (  # measure, form, width
-    ("psnr", ".2f", 7), ("ssim", ".4f", 7), ("colour", ".2f", 9), ("colour_p95", ".2f", 9), ("chroma", ".3f", 7),
-    ("texture", ".3f", 7), ("texture_error", ".3f", 14),
-)  # fmt: skip
+    ("psnr", ".2f", 7),
+    ("ssim", ".4f", 7),
+    ("colour", ".2f", 9),
+    ("colour_p95", ".2f", 9),
+    ("chroma", ".3f", 7),
+    ("texture", ".3f", 7),
+    ("texture_error", ".3f", 14),
+)
 
 
 def _say(key: str, **values: object) -> str:
@@ -83,9 +97,19 @@ def compare(
     from tsuika import api
 
     done = api.compare_vae(
-        vaes, images, base=base, size_px=size, max_pictures=max_pictures, precision=precision, device=device, seed=seed,
-        out=out, lang=screen.language(), overwrite=overwrite, say=_follow,
-    )  # fmt: skip
+        vaes,
+        images,
+        base=base,
+        size_px=size,
+        max_pictures=max_pictures,
+        precision=precision,
+        device=device,
+        seed=seed,
+        out=out,
+        lang=screen.language(),
+        overwrite=overwrite,
+        say=_follow,
+    )
     if json:
         screen.result(done, as_json=True)
         return
@@ -136,10 +160,23 @@ def tune(
     from tsuika import api
 
     done = api.tune_vae(
-        images, out, base=base, vae=vae, purpose=purpose, steps=steps, batch=batch, crop_px=crop, size_px=size,
-        learning_rate=learning_rate, precision=precision, device=device, seed=seed, keep_anyway=keep_anyway,
-        overwrite=overwrite, say=_follow,
-    )  # fmt: skip
+        images,
+        out,
+        base=base,
+        vae=vae,
+        purpose=purpose,
+        steps=steps,
+        batch=batch,
+        crop_px=crop,
+        size_px=size,
+        learning_rate=learning_rate,
+        precision=precision,
+        device=device,
+        seed=seed,
+        keep_anyway=keep_anyway,
+        overwrite=overwrite,
+        say=_follow,
+    )
     if json:
         screen.result(done, as_json=True)
         return

@@ -110,9 +110,13 @@ class TextualInversion(MethodSection):
 
     defaults: ClassVar[Mapping[str, Any]] = {
         # radians a step: what Kim et al. 2026 use for SDXL
-        "train.steps": 1000, "train.optimizer": "riemannian", "train.learning_rate": 1e-2, "train.ema": 0.0,
-        "data.template": "object", "data.caption_dropout": 0.0,
-    }  # fmt: skip
+        "train.steps": 1000,
+        "train.optimizer": "riemannian",
+        "train.learning_rate": 1e-2,
+        "train.ema": 0.0,
+        "data.template": "object",
+        "data.caption_dropout": 0.0,
+    }
 
     name: Literal["textual-inversion"] = "textual-inversion"
     words: Annotated[
@@ -188,9 +192,7 @@ def check_words(words: Iterable[str], *, key: str = "method.words") -> None:
 class DreamBooth(MethodSection):
     """The whole UNet, and the text encoders if wished (Ruiz et al. 2023): a new checkpoint."""
 
-    defaults: ClassVar[Mapping[str, Any]] = {
-        "train.learning_rate": 2e-6, "train.ema": 0.0, "data.caption_dropout": 0.0,
-    }  # fmt: skip
+    defaults: ClassVar[Mapping[str, Any]] = {"train.learning_rate": 2e-6, "train.ema": 0.0, "data.caption_dropout": 0.0}
     # Fewer pictures are overfitted much sooner: of 17 lanes without some, compared with those of all pictures, the true best
     # step lay at a power of 2 (median; bench/guard, 3-10 pictures).
     growth: ClassVar[float] = 2.0

@@ -93,9 +93,7 @@ class Data(Section):
         Field(ge=0, le=10_000),
     ] = 0
     reg_weight: Annotated[
-        float,
-        expert("Weight of class pictures in the loss", "ロスでの正則化画像の重み"),
-        Field(ge=0, le=10),
+        float, expert("Weight of class pictures in the loss", "ロスでの正則化画像の重み"), Field(ge=0, le=10)
     ] = 1.0
     size_px: Annotated[
         int,

@@ -60,15 +60,21 @@ _KINDS: tuple[tuple[str, Words], ...] = (
         Words("a LoRA", "LoRA"),
     ),
     (r"^control_model\.|^controlnet_cond_embedding|^input_hint_block", Words("a ControlNet", "ControlNet")),
-    (r"^(emb_params|string_to_param\.|clip_[lg]$)", Words("a Textual Inversion embedding", "Textual Inversionの埋め込み")),
+    (
+        r"^(emb_params|string_to_param\.|clip_[lg]$)",
+        Words("a Textual Inversion embedding", "Textual Inversionの埋め込み"),
+    ),
     (r"(^|\.)double_blocks\.\d|(^|\.)single_blocks\.\d", Words("a Flux model", "Fluxのモデル")),
     (r"(^|\.)joint_blocks\.\d", Words("a Stable Diffusion 3 model", "Stable Diffusion 3のモデル")),
     (r"^conditioner\.embedders\.0\.model\.", Words("the SDXL refiner", "SDXLのrefiner")),
     (r"^(edm_mean|edm_std|edm_vpred\.)", EDM),
     (r"^(down_blocks|up_blocks|mid_block)\.", Words("a UNet alone, in diffusers layout", "UNetのみ(diffusers形式)")),
     (r"^(first_stage_model\.)?(encoder|decoder)\.(down|up|mid|conv_in)", Words("a VAE", "VAE")),
-    (r"^(text_model|encoder\.layers|embeddings\.token_embedding)\b", Words("a text encoder alone", "テキストエンコーダーのみ")),
-)  # fmt: skip
+    (
+        r"^(text_model|encoder\.layers|embeddings\.token_embedding)\b",
+        Words("a text encoder alone", "テキストエンコーダーのみ"),
+    ),
+)
 _UNET = "model.diffusion_model."
 
 
@@ -224,9 +230,7 @@ def save_pickle(content: Any, path: Path) -> None:
 
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    with (
-        zipfile.ZipFile(buffer) as full, whole(path) as temporary, zipfile.ZipFile(temporary, "w") as bare,
-    ):  # fmt: skip
+    with zipfile.ZipFile(buffer) as full, whole(path) as temporary, zipfile.ZipFile(temporary, "w") as bare:
         for name in filter(_MEMBERS.fullmatch, full.namelist()):
             bare.writestr(zipfile.ZipInfo(name), full.read(name))  # dated 1980, not compressed
 

@@ -118,8 +118,11 @@ def _slopes(frames_BPP: Floats, across_BM2: Boxes, upright_BM2: Boxes, count: in
     wide = wide.reshape(size, count, 5, count).transpose(2, 0, 1, 3)
     high = rows[:, count:] @ (frames_BPP @ columns[:, :count].transpose(0, 2, 1))
     high = high.reshape(size, 4, count, count).transpose(1, 0, 2, 3)
-    apart = [(sides[:, more] - sides[:, more - 1])[:, side].astype(np.float32)[:, None, None]
-             for side, more in ((0, 2), (1, 4)) for sides in (across_BM2, upright_BM2)]  # fmt: skip
+    apart = [
+        (sides[:, more] - sides[:, more - 1])[:, side].astype(np.float32)[:, None, None]
+        for side, more in ((0, 2), (1, 4))
+        for sides in (across_BM2, upright_BM2)
+    ]
     changes = (wide[2] - wide[1], high[1] - high[0], wide[4] - wide[3], high[3] - high[2])
     slopes = np.stack([change / far for change, far in zip(changes, apart, strict=True)], 1).reshape(size, 4, -1)
     cells = wide[0].reshape(size, -1)

@@ -19,17 +19,7 @@ from threadpoolctl import threadpool_limits
 
 from tsuika.core.sections import Data
 from tsuika.data import bucket, check_captions, check_variety, dedupe, scan
-from tsuika.data.check_report import (
-    LEVELS,
-    CheckedPicture,
-    Finding,
-    Fit,
-    Level,
-    MethodWants,
-    Report,
-    Size,
-    Variety,
-)
+from tsuika.data.check_report import LEVELS, CheckedPicture, Finding, Fit, Level, MethodWants, Report, Size, Variety
 from tsuika.data.manifest import Manifest, Sample
 from tsuika.data.picture import Opened
 from tsuika.data.quality import Quality, measure
@@ -134,14 +124,26 @@ def check(
     captions, about_captions = check_captions.check(manifest, config, tokenize, tokenizer)
     variety, about_variety = _variety(samples, looks, duplicates)
     findings = [
-        *_nothing(manifest), *_left_out(manifest), *_of_files(manifest, seen), *_of_pixels(samples, qualities, size_px),
-        *_of_sizes(buckets, config.crop), *_of_duplicates(duplicates), *about_captions, *about_variety,
-    ]  # fmt: skip
+        *_nothing(manifest),
+        *_left_out(manifest),
+        *_of_files(manifest, seen),
+        *_of_pixels(samples, qualities, size_px),
+        *_of_sizes(buckets, config.crop),
+        *_of_duplicates(duplicates),
+        *about_captions,
+        *about_variety,
+    ]
     return Report(
-        folder=folder, base=base, size_px=size_px,
+        folder=folder,
+        base=base,
+        size_px=size_px,
         pictures=_pictures(manifest, qualities, tokenize),
-        findings=tuple(sorted(findings, key=lambda found: (LEVELS.index(found.level), bool(found.pictures), -len(found.pictures)))),
-        duplicates=duplicates, captions=captions, variety=variety,
+        findings=tuple(
+            sorted(findings, key=lambda found: (LEVELS.index(found.level), bool(found.pictures), -len(found.pictures)))
+        ),
+        duplicates=duplicates,
+        captions=captions,
+        variety=variety,
         sizes=tuple(Size(one.width, one.height, len(one.samples)) for one in buckets),
         large_enough={
             side: sum(sample.width * sample.height >= side * side for sample in samples)
@@ -149,7 +151,7 @@ def check(
         },
         methods=tuple(MethodWants(name, low, high, _fit(variety.different, low, high)) for name, low, high in WANTS),  # type: ignore[arg-type]
         not_judged=_not_judged(qualities, tokenize),
-    )  # fmt: skip
+    )
 
 
 def _fit(count: int, low: int, high: int) -> Fit:

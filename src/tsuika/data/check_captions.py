@@ -22,9 +22,34 @@ SHOWN: Final = 8
 _WORD: Final = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 # Words that stand in most English sentences and name nothing.
 _SMALL: Final = {
-    "a", "an", "the", "of", "in", "on", "at", "to", "with", "and", "or", "by", "for", "from", "is", "are", "it", "its",
-    "this", "that", "as", "up", "into", "over", "under", "some", "one",
-}  # fmt: skip
+    "a",
+    "an",
+    "the",
+    "of",
+    "in",
+    "on",
+    "at",
+    "to",
+    "with",
+    "and",
+    "or",
+    "by",
+    "for",
+    "from",
+    "is",
+    "are",
+    "it",
+    "its",
+    "this",
+    "that",
+    "as",
+    "up",
+    "into",
+    "over",
+    "under",
+    "some",
+    "one",
+}
 
 
 def check(
@@ -40,10 +65,16 @@ def check(
     without = tuple(sample.name for sample in samples if not sample.caption)
     has_trigger = [s for s in samples if trigger and caption.has_word(s.caption, trigger)]
     facts = Captions(
-        from_files=len(written), without=len(without), different=len({sample.caption for sample in samples}),
-        trigger=trigger, with_trigger=sum(sample.caption_source != "file+trigger" for sample in has_trigger),
-        tokenizer=tokenizer, longest_tokens=max(longest.values(), default=0), torn=torn, common=common,
-    )  # fmt: skip
+        from_files=len(written),
+        without=len(without),
+        different=len({sample.caption for sample in samples}),
+        trigger=trigger,
+        with_trigger=sum(sample.caption_source != "file+trigger" for sample in has_trigger),
+        tokenizer=tokenizer,
+        longest_tokens=max(longest.values(), default=0),
+        torn=torn,
+        common=common,
+    )
     findings = [*_read_oddly(manifest), *_missing(samples, without, written), *_identical(written, len(samples))]
     if long := tuple(name for name, count in longest.items() if count > CLIP_ROOM):
         most = max(longest[name] for name in long)

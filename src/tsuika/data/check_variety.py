@@ -46,9 +46,15 @@ def _features(look: Look) -> tuple[Floats, Floats, Floats, np.float32]:
     edge = max(1, round(FRAME * side))
     half = side // 2
     strips = [
-        lab[:edge, :half], lab[:edge, half:], lab[-edge:, :half], lab[-edge:, half:],
-        lab[:half, :edge], lab[half:, :edge], lab[:half, -edge:], lab[half:, -edge:],
-    ]  # fmt: skip
+        lab[:edge, :half],
+        lab[:edge, half:],
+        lab[-edge:, :half],
+        lab[-edge:, half:],
+        lab[:half, :edge],
+        lab[half:, :edge],
+        lab[:half, -edge:],
+        lab[half:, -edge:],
+    ]
     frame = np.concatenate([np.median(strip.reshape(-1, 3), axis=0) for strip in strips])
     bins = (look.pixels_PP3[::2, ::2] // (256 // BINS)).reshape(-1, 3).astype(np.int64)
     counts = np.bincount(bins @ np.array([BINS * BINS, BINS, 1]), minlength=BINS**3) / (side * side)

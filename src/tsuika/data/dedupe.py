@@ -51,9 +51,8 @@ CHUNK: Final = 512  # pictures of a product that stays in the cache
 CANDIDATE: Final = 0.8
 SAME_COLOURS: Final = 0.9
 SAME_DETAIL: Final = 0.88
-SAME_HUES: Final = (
-    0.86  # a figure before white and before light blue: 0.84; brighter by 1.4, so that white is clipped: 0.89
-)
+# A figure before white and before light blue: 0.84; brighter by 1.4, so that white is clipped: 0.89
+SAME_HUES: Final = 0.86
 # Smooth pictures hardly have any detail, and JPEG takes that; then the colours must agree all but entirely.
 EQUAL_COLOURS: Final = 0.985
 SMOOTH_DETAIL: Final = 0.5
@@ -171,11 +170,7 @@ def likeness(
 
 
 def pairs(
-    looks: Sequence[Look],
-    *,
-    crops: bool = True,
-    progress: Callable[[int, int], None] | None = None,
-    workers: int = 0,
+    looks: Sequence[Look], *, crops: bool = True, progress: Callable[[int, int], None] | None = None, workers: int = 0
 ) -> list[tuple[int, int, Likeness]]:
     """All pairs that are alike at first sight, each once, with what a closer look says.
 

@@ -28,10 +28,17 @@ def settings(data: Data) -> Data:
     """How class pictures are read: the recipe's way, without trigger word and augmentation."""
     return data.model_copy(
         update={
-            "trigger": "", "class_word": class_caption(data.class_word), "template": "none", "repeats": 1, "variants": 1,
-            "flip": False, "crop": 1.0, "rotate_deg": 0.0, "colour": 0.0,
+            "trigger": "",
+            "class_word": class_caption(data.class_word),
+            "template": "none",
+            "repeats": 1,
+            "variants": 1,
+            "flip": False,
+            "crop": 1.0,
+            "rotate_deg": 0.0,
+            "colour": 0.0,
         }
-    )  # fmt: skip
+    )
 
 
 def assign(manifest: Manifest, buckets: Sequence[Bucket]) -> tuple[Bucket, ...]:

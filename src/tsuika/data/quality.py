@@ -82,8 +82,8 @@ def measure(image: Image.Image) -> Quality:
     crispness = part.lost(1.25)
     share, rhythm = (_detail_share(part), _interpolated(part.pixels_HW)) if crispness < CRISP else (1.0, 0.0)
     return Quality(
-        whole.share(loss_K), crispness, share, rhythm, _repeated(part.pixels_HW), *_exposure(image), _flat(image), found,
-    )  # fmt: skip
+        whole.share(loss_K), crispness, share, rhythm, _repeated(part.pixels_HW), *_exposure(image), _flat(image), found
+    )
 
 
 def _resized(pixels_HW: Floats | NDArray[np.uint8], scale: float, kernel: Kernel) -> Floats:
@@ -219,9 +219,13 @@ def _exposure(image: Image.Image) -> tuple[float, float, float, float, float, fl
     grey = pixels @ np.array([0.299, 0.587, 0.114], np.float32)
     brightest, median = np.quantile(grey, (0.99, 0.5))
     return (
-        float(clipped.mean()), float((least >= WHITE).mean()), float((most <= BLACK).mean()),
-        float(tinted.sum() / max(clipped.sum(), 1)), float(brightest), float(median),
-    )  # fmt: skip
+        float(clipped.mean()),
+        float((least >= WHITE).mean()),
+        float((most <= BLACK).mean()),
+        float(tinted.sum() / max(clipped.sum(), 1)),
+        float(brightest),
+        float(median),
+    )
 
 
 def _flat(image: Image.Image) -> float:

@@ -103,9 +103,7 @@ def scan(
             if progress:
                 progress(done, len(items))
     manifest = Manifest(
-        tuple(samples),
-        tuple(sorted(found.left_out, key=lambda left: natural_key(str(left.path)))),
-        tuple(found.notes),
+        tuple(samples), tuple(sorted(found.left_out, key=lambda left: natural_key(str(left.path)))), tuple(found.notes)
     )
     if report:
         write_text(report, manifest.to_json())
@@ -246,8 +244,7 @@ def _sample(
     words, source = caption.complete(text, config, item.folder_words)
     if not words:
         none = Words(
-            "no caption file, trigger or class word",
-            "キャプションファイルもトリガーワードもクラスワードもありません",
+            "no caption file, trigger or class word", "キャプションファイルもトリガーワードもクラスワードもありません"
         )
         caption_notes.append(("caption-none", none))
     if visit:

@@ -30,9 +30,8 @@ TRIGGER: Final = "tsuipi"
 CLASS_WORD: Final = "character"
 NAME: Final = f"{TRIGGER} {CLASS_WORD}"
 
-PICTURE_PX: Final = (
-    128  # twice the embedded base's native side: an ordinary picture set is larger than the training size
-)
+# Twice the embedded base's native side: an ordinary picture set is larger than the training size
+PICTURE_PX: Final = 128
 
 # Teal with magenta and orange is a combination none of the known things has.
 TEAL: Final[Shade] = ((64, 214, 200), (8, 150, 150))  # lit from above: top, bottom

@@ -42,9 +42,18 @@ class Canvas:
         return mask
 
     def blob(
-        self, x: float, y: float, rx: float, ry: float, shade: Shade, *,
-        square: float = 2.0, pear: float = 0.0, tilt_deg: float = 0.0, inside: Image.Image | None = None,
-    ) -> Image.Image:  # fmt: skip
+        self,
+        x: float,
+        y: float,
+        rx: float,
+        ry: float,
+        shade: Shade,
+        *,
+        square: float = 2.0,
+        pear: float = 0.0,
+        tilt_deg: float = 0.0,
+        inside: Image.Image | None = None,
+    ) -> Image.Image:
         """A superellipse (exponent `square`), `pear`-shaped (wider below) and tilted."""
         points = []
         cos_tilt, sin_tilt = math.cos(math.radians(tilt_deg)), math.sin(math.radians(tilt_deg))

@@ -117,9 +117,13 @@ def _gradient(top: tuple[int, int, int], bottom: tuple[int, int, int], size_px: 
 
 
 def _ground(
-    image: NDArray[np.float32], top: tuple[int, int, int], bottom: tuple[int, int, int], horizon: float, wave: float,
+    image: NDArray[np.float32],
+    top: tuple[int, int, int],
+    bottom: tuple[int, int, int],
+    horizon: float,
+    wave: float,
     phase: float,
-) -> None:  # fmt: skip
+) -> None:
     """Paint a ground below a (wavy) horizon into `image` (H, W, 3), in place."""
     size_px = image.shape[0]
     y, x = np.mgrid[0:size_px, 0:size_px].astype(np.float32) / size_px
@@ -284,11 +288,14 @@ class World:
                 free /= 3
             placed.append(
                 Placed(
-                    name, float(size), float(x + rng.uniform(-free, free)),
+                    name,
+                    float(size),
+                    float(x + rng.uniform(-free, free)),
                     float(0.5 + rng.uniform(-free, free) + (0.04 if background in SCENES and size < 0.8 else 0)),
-                    float(rng.uniform(-self.max_tilt_deg, self.max_tilt_deg)), bool(rng.random() < 0.5),
+                    float(rng.uniform(-self.max_tilt_deg, self.max_tilt_deg)),
+                    bool(rng.random() < 0.5),
                 )
-            )  # fmt: skip
+            )
         return Picture(background, tuple(placed), int(rng.integers(1 << 31)))
 
     def caption(self, picture: Picture, rng: np.random.Generator) -> str:

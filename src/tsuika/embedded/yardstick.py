@@ -48,9 +48,13 @@ class _Block(nn.Module):
     def __init__(self, narrow: int, wide: int, stride: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.GroupNorm(8, narrow), nn.SiLU(), nn.Conv2d(narrow, wide, 3, stride, 1),
-            nn.GroupNorm(8, wide), nn.SiLU(), nn.Conv2d(wide, wide, 3, 1, 1),
-        )  # fmt: skip
+            nn.GroupNorm(8, narrow),
+            nn.SiLU(),
+            nn.Conv2d(narrow, wide, 3, stride, 1),
+            nn.GroupNorm(8, wide),
+            nn.SiLU(),
+            nn.Conv2d(wide, wide, 3, 1, 1),
+        )
         self.skip = nn.Identity() if narrow == wide and stride == 1 else nn.Conv2d(narrow, wide, 1, stride)
 
     def forward(self, x: Tensor) -> Tensor:

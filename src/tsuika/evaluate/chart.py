@@ -178,7 +178,7 @@ def plot(
         marks={name: x(step) / 10 for name, step in (marks or {}).items() if step is not None},
         span=(x(span[0]) / 10, min(x(span[1]) / 10, 100.0)) if span else None,
         highest=cut,
-    )  # fmt: skip
+    )
 
 
 def _area(xs: Sequence[float], ends: Sequence[tuple[float, float]]) -> str:

@@ -27,8 +27,11 @@ SHOWN: Final = 600  # pictures; a page of more is slow to open
 _LANGUAGES: Final[tuple[Lang, ...]] = ("en", "ja")
 _WEIGHT: Final = {"unusable": 100, "look": 10, "note": 1}
 METHODS: Final = {
-    "lora": "LoRA", "textual-inversion": "Textual Inversion", "dreambooth": "DreamBooth", "hypernetwork": "Hypernetwork",
-}  # fmt: skip
+    "lora": "LoRA",
+    "textual-inversion": "Textual Inversion",
+    "dreambooth": "DreamBooth",
+    "hypernetwork": "Hypernetwork",
+}
 
 
 def write(report: Report, file: Path) -> Path:

@@ -131,7 +131,7 @@ class Transformer:
         padding = "max_length" if self._model.config.model_type.startswith("siglip") else True
         tokens = self._tokenizer(
             list(texts), padding=padding, truncation=True, max_length=length, return_tensors="pt"
-        ).to(self._device)  # fmt: skip
+        ).to(self._device)
         with torch.no_grad():
             return _vectors(self._model.get_text_features(**tokens))
 

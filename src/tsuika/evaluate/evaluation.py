@@ -42,18 +42,26 @@ class Evaluation:
         """Plain values, no pictures."""
         verdict = self.verdict
         return {
-            "name": self.name, "trigger": self.trigger, "encoder": self.encoder or None,
+            "name": self.name,
+            "trigger": self.trigger,
+            "encoder": self.encoder or None,
             "prompts": {
-                group: [one.text for one in self.asked if one.group == group] for group in ("subject", "unrelated", "captions")
+                group: [one.text for one in self.asked if one.group == group]
+                for group in ("subject", "unrelated", "captions")
             },
             "seeds": list(self.seeds),
             "scale": {"real": self.scale.real, "chance": self.scale.chance, "other_prompt": self.scale.other_prompt},
             "base": _measures(self.base),
             "points": [
                 {
-                    "state": point.state, "file": point.file, "step": point.step, "strength": point.strength,
-                    "main": row == verdict.main, "best": row == verdict.best,
-                    **_measures(point.tables, self.base), **_told(judgement),
+                    "state": point.state,
+                    "file": point.file,
+                    "step": point.step,
+                    "strength": point.strength,
+                    "main": row == verdict.main,
+                    "best": row == verdict.best,
+                    **_measures(point.tables, self.base),
+                    **_told(judgement),
                 }
                 for row, (point, judgement) in enumerate(zip(self.points, verdict.judgements, strict=True))
             ],
@@ -64,7 +72,7 @@ class Evaluation:
             },
             "lookalikes": [pair.as_dict() for pair in self.worst],
             "notes": list(self.notes),
-        }  # fmt: skip
+        }
 
     def to_json(self) -> str:
         """The text of `evaluation.json`."""
@@ -86,8 +94,11 @@ def _measures(tables: Tables, base: Tables | None = None) -> dict[str, Any]:
 
 def _told(judgement: Judgement) -> dict[str, Any]:
     return {
-        "grade": judgement.grade, "lost": list(judgement.lost), "too_dear": list(judgement.dear), "score": judgement.score,
-    }  # fmt: skip
+        "grade": judgement.grade,
+        "lost": list(judgement.lost),
+        "too_dear": list(judgement.dear),
+        "score": judgement.score,
+    }
 
 
 def states_of(points: Sequence[Point]) -> list[tuple[str, int]]:

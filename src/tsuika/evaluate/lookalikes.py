@@ -76,11 +76,17 @@ def find(
         likenesses = resemblances(alike_SN[: len(drawn)], alike_SN[len(drawn) :])
     pairs = [
         Pair(
-            row.prompt, seed, after, pictures[one.picture].name, pictures[one.picture].image, one, likeness,
+            row.prompt,
+            seed,
+            after,
+            pictures[one.picture].name,
+            pictures[one.picture].image,
+            one,
+            likeness,
             row.prompt in captions,
         )
         for (row, seed, _, after), one, likeness in zip(drawn, found, likenesses, strict=True)
-    ]  # fmt: skip
+    ]
     pairs.sort(key=lambda pair: (-pair.copies, -pair.resemblance.similarity, pair.prompt, pair.seed))
     return Lookalikes(tuple(pairs), encoder if encode is not None else "", leaks)
 

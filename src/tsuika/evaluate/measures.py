@@ -59,9 +59,14 @@ class Ruler:
     """Measures drawings of fixed prompts and seeds against training pictures and the base's drawings."""
 
     def __init__(
-        self, encoder: Encoder | None, asked: Sequence[Asked], base: Drawn, seeds: Sequence[int],
-        pictures: Sequence[tuple[str, PictureSource]], data: Data,
-    ) -> None:  # fmt: skip
+        self,
+        encoder: Encoder | None,
+        asked: Sequence[Asked],
+        base: Drawn,
+        seeds: Sequence[int],
+        pictures: Sequence[tuple[str, PictureSource]],
+        data: Data,
+    ) -> None:
         """`pictures` are the training pictures by name.
 
         Raises:

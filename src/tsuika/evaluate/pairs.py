@@ -31,10 +31,14 @@ class Pair:
     def as_dict(self) -> dict[str, Any]:
         """Plain values, without the pictures."""
         return {
-            "prompt": self.prompt, "seed": self.seed, "picture": self.picture, "of_training": self.of_training,
-            "copies": self.copies, "similarity": self.resemblance.to_json(),
+            "prompt": self.prompt,
+            "seed": self.seed,
+            "picture": self.picture,
+            "of_training": self.of_training,
+            "copies": self.copies,
+            "similarity": self.resemblance.to_json(),
             "likeness": self.likeness and self.likeness.to_json(),
-        }  # fmt: skip
+        }
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,10 @@ class Lookalikes:
     def as_dict(self) -> dict[str, Any]:
         """For `report.json`."""
         return {
-            "drawings": len(self.pairs), "copies": self.copies, "asked_captions": self.asked_captions,
-            "encoder": self.encoder or None, "from_noise": self.leaks and self.leaks.to_json(),
+            "drawings": len(self.pairs),
+            "copies": self.copies,
+            "asked_captions": self.asked_captions,
+            "encoder": self.encoder or None,
+            "from_noise": self.leaks and self.leaks.to_json(),
             "pairs": [pair.as_dict() for pair in self.pairs],
-        }  # fmt: skip
+        }

@@ -29,17 +29,29 @@ _SCENES: Final = (
 )
 _STYLED: Final = ("a house", "a cat", "a portrait of a woman", "a city street", "a bowl of fruit", "a mountain lake")
 _UNRELATED: Final = (
-    "a photo of a dog", "a red car on a street", "a bowl of fruit on a table", "a house by a lake", "a drawing of a flower",
+    "a photo of a dog",
+    "a red car on a street",
+    "a bowl of fruit on a table",
+    "a house by a lake",
+    "a drawing of a flower",
     "a portrait of an old man",
-)  # fmt: skip
+)
 # Inside the embedded base's vocabulary: half of the places and one companion, so that there is something to follow.
 _EMBEDDED_SCENES: Final = (
-    "in the snow", "at night", "under the sea", "on a red background", "in the forest", "and a cat on the beach",
-)  # fmt: skip
+    "in the snow",
+    "at night",
+    "under the sea",
+    "on a red background",
+    "in the forest",
+    "and a cat on the beach",
+)
 _EMBEDDED_STYLED: Final = ("a house", "a cat", "a tree", "a car", "a mushroom", "an owl")
 _EMBEDDED_UNRELATED: Final = (
-    "a cat in the snow", "a frog on a purple background", "a car on the beach", "an owl at night",
-)  # fmt: skip
+    "a cat in the snow",
+    "a frog on a purple background",
+    "a car on the beach",
+    "an owl at night",
+)
 _UNRELATED_SHOWN: Final = 4
 
 

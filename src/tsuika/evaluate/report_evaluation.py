@@ -68,12 +68,14 @@ def _template() -> Template:
 
 def _both(key: str, **values: Any) -> Markup:
     """A sentence in every language; a value may be a dict of one word a language."""
-    return spans({
-        language: TEXTS[language][key].format(
-            **{name: value[language] if isinstance(value, dict) else value for name, value in values.items()}
-        )
-        for language in LANGUAGES
-    })  # fmt: skip
+    return spans(
+        {
+            language: TEXTS[language][key].format(
+                **{name: value[language] if isinstance(value, dict) else value for name, value in values.items()}
+            )
+            for language in LANGUAGES
+        }
+    )
 
 
 def _rows(evaluation: Evaluation, columns: Sequence[str]) -> list[dict[str, Any]]:
@@ -108,10 +110,15 @@ def _row(
             )
         )
     return {
-        "state": point.state if point else "", "step": f"{point.step:,}" if point else "",
-        "strength": f"{point.strength:g}" if point else "–", "cells": cells, "main": False, "best": False,
-        "copies": f"{int(tables.copies.sum())} / {tables.copies.size}", "copying": judgement is not None and judgement.copying,
-    }  # fmt: skip
+        "state": point.state if point else "",
+        "step": f"{point.step:,}" if point else "",
+        "strength": f"{point.strength:g}" if point else "–",
+        "cells": cells,
+        "main": False,
+        "best": False,
+        "copies": f"{int(tables.copies.sum())} / {tables.copies.size}",
+        "copying": judgement is not None and judgement.copying,
+    }
 
 
 def _ends(change: Interval | None) -> str:
@@ -173,11 +180,13 @@ def _plot(evaluation: Evaluation, tones: Mapping[str, int]) -> Plot | None:
         lines.append((tone, "M" + "L".join(f"{10 * dot.x:.0f} {10 * dot.y:.0f}" for dot in path)))
     real = evaluation.scale.real
     return Plot(
-        y_name, tuple(dots), tuple(lines),
+        y_name,
+        tuple(dots),
+        tuple(lines),
         tuple((at(tick, across), f"{tick:.3g}") for tick in nice_ticks(*across, 5)),
         tuple((round(100 - at(tick, up), 2), f"{tick:.3g}") for tick in nice_ticks(*up, 5)),
         at(real, across) if real is not None and across[0] < real < across[1] else None,
-    )  # fmt: skip
+    )
 
 
 def _placed(table: Table | None, base: Table | None) -> Interval | None:

@@ -43,13 +43,24 @@ def told(judged: Sequence[Judged], chosen: Chosen | None, rule: Mapping[str, Any
         "interval": held[-1]["held_out"]["kind"] if held else None,
         "train": [{"step": row["step"], "mean": row["train"]} for row in rows if row["train"] is not None],
         "gaps": [
-            {"step": row["step"], "mid": row["gap_mid"], "high": row["gap_high"], "drift": row["drift"],
-             "selectivity": row["selectivity"]} for row in rows
+            {
+                "step": row["step"],
+                "mid": row["gap_mid"],
+                "high": row["gap_high"],
+                "drift": row["drift"],
+                "selectivity": row["selectivity"],
+            }
+            for row in rows
         ],
         "alarms": [
-            {"step": event.step, "verdict": event.verdict, "code": event.code,
-             "sentence": {language: event.words(language) for language in LANGUAGES}}
-            for event in judged if event.verdict != "go"
+            {
+                "step": event.step,
+                "verdict": event.verdict,
+                "code": event.code,
+                "sentence": {language: event.words(language) for language in LANGUAGES},
+            }
+            for event in judged
+            if event.verdict != "go"
         ],
         "best_step": held[-1]["best_step"] if held else None,
         "best": held[-1]["best"] if held else None,
@@ -57,12 +68,16 @@ def told(judged: Sequence[Judged], chosen: Chosen | None, rule: Mapping[str, Any
         "stopped_at": last.step if last and stopped else None,
         "file": {
             "all_pictures": chosen.kind == "folds" or (rule["mode"] == "on" and rule["refit"]),
-            "look_step": chosen.look_step, "best_step": chosen.step, "range": dict(chosen.range),
-        } if chosen and held else None,
+            "look_step": chosen.look_step,
+            "best_step": chosen.step,
+            "range": dict(chosen.range),
+        }
+        if chosen and held
+        else None,
         "overhead": rows[-1]["overhead"] if rows else None,
         "sentence": {language: _sentence(last, chosen, rule, language) for language in LANGUAGES},
         "rule": dict(rule),
-    }  # fmt: skip
+    }
 
 
 def _sentence(
@@ -145,11 +160,13 @@ def view(guard: Mapping[str, Any], losses: Sequence[float]) -> View:
         span=shaded,
         cap=any(_is_number(row["mean"]) and row["mean"] < 0 for row in curve),
     )
-    gaps = plot({
-        "drift": [(row["step"], 100 * row["drift"]) for row in guard["gaps"] if row["drift"] is not None],
-        "mid": [(row["step"], _percent(row["mid"])) for row in guard["gaps"]],
-        "high": [(row["step"], _percent(row["high"])) for row in guard["gaps"]],
-    })  # fmt: skip
+    gaps = plot(
+        {
+            "drift": [(row["step"], 100 * row["drift"]) for row in guard["gaps"] if row["drift"] is not None],
+            "mid": [(row["step"], _percent(row["mid"])) for row in guard["gaps"]],
+            "high": [(row["step"], _percent(row["high"])) for row in guard["gaps"]],
+        }
+    )
     at = {row["step"]: row for row in curve}
     trained = {row["step"]: row["mean"] for row in guard["train"]}
     return View(
@@ -160,8 +177,12 @@ def view(guard: Mapping[str, Any], losses: Sequence[float]) -> View:
         gaps=gaps,
         rows=tuple(
             Row(
-                f"{row['step']:,}", _interval(at.get(row["step"])), percent(trained.get(row["step"])), percent(row["mid"]),
-                percent(row["high"]), f"{100 * row['drift']:.1f} %" if _is_number(row["drift"]) else "–",
+                f"{row['step']:,}",
+                _interval(at.get(row["step"])),
+                percent(trained.get(row["step"])),
+                percent(row["mid"]),
+                percent(row["high"]),
+                f"{100 * row['drift']:.1f} %" if _is_number(row["drift"]) else "–",
             )
             for row in guard["gaps"]
         ),
@@ -171,7 +192,7 @@ def view(guard: Mapping[str, Any], losses: Sequence[float]) -> View:
         low=percent(value["low"]) if _is_number(value.get("low")) else "",
         high=percent(value["high"]) if _is_number(value.get("high")) else "",
         overhead=f"{100 * guard['overhead']:.1f} %" if _is_number(guard["overhead"]) else "",
-    )  # fmt: skip
+    )
 
 
 def _list(names: Sequence[str], language: Literal["en", "ja"]) -> str:

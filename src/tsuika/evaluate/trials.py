@@ -82,9 +82,12 @@ def of_judge(judge: Judge, probes: str) -> dict[str, Any]:
         return {}
     best = next(check for check in judge.checks if check.step == evidence.best_step)
     return {
-        "value": evidence.best.mean, "se": evidence.best.se, "step": best.step, "grid": best.reading.held_out.mid,
+        "value": evidence.best.mean,
+        "se": evidence.best.se,
+        "step": best.step,
+        "grid": best.reading.held_out.mid,
         "probes": probes,
-    }  # fmt: skip
+    }
 
 
 def near_the_best(trials: Sequence[Trial]) -> list[Trial]:

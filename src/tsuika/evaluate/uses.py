@@ -63,10 +63,15 @@ def _python(result: Result, lines: Sequence[str], source: str = "", prompt: str 
     source = source or result.base
     opened = "from_single_file" if source.endswith((".safetensors", ".ckpt")) else "from_pretrained"
     drawn = json.dumps(prompt or result.prompt, ensure_ascii=False)
-    return "\n".join([
-        f"from diffusers import {pipeline}", "", f"pipe = {pipeline}.{opened}({json.dumps(source)})", *lines,
-        f'pipe({drawn}).images[0].save("{result.method}.png")',
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            f"from diffusers import {pipeline}",
+            "",
+            f"pipe = {pipeline}.{opened}({json.dumps(source)})",
+            *lines,
+            f'pipe({drawn}).images[0].save("{result.method}.png")',
+        ]
+    )
 
 
 def _sd_scripts(result: Result, options: Sequence[str], source: str = "", prompt: str = "") -> Iterator[Use]:
@@ -119,10 +124,11 @@ def _of_embedding(result: Result) -> Iterator[Use]:
         where, token = json.dumps(str(file)), json.dumps(file.stem)
         if result.family == "sdxl":
             lines = [
-                "from safetensors.torch import load_file", f"vectors, name = load_file({where}), {token}",
+                "from safetensors.torch import load_file",
+                f"vectors, name = load_file({where}), {token}",
                 'pipe.load_textual_inversion(vectors["clip_l"], name, pipe.tokenizer, pipe.text_encoder)',
                 'pipe.load_textual_inversion(vectors["clip_g"], name, pipe.tokenizer_2, pipe.text_encoder_2)',
-            ]  # fmt: skip
+            ]
         else:
             lines = [f"pipe.load_textual_inversion({where}, token={token})"]
         yield Use("diffusers", "", "", "", "use.diffusers", _python(result, lines, prompt=asking(file.stem)))
@@ -159,5 +165,8 @@ def _of_hypernetwork(result: Result) -> Iterator[Use]:
 
 
 _MAKERS = {
-    "lora": _of_lora, "textual-inversion": _of_embedding, "dreambooth": _of_checkpoint, "hypernetwork": _of_hypernetwork,
-}  # fmt: skip
+    "lora": _of_lora,
+    "textual-inversion": _of_embedding,
+    "dreambooth": _of_checkpoint,
+    "hypernetwork": _of_hypernetwork,
+}

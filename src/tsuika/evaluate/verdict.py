@@ -122,9 +122,7 @@ def judge(base: Tables, points: Sequence[Point], scale: Scale) -> Verdict:
     main = min(
         range(len(points)), key=lambda row: (not points[row].main, abs(points[row].strength - 1), -points[row].step)
     )
-    return Verdict(
-        judgements[main].grade, main, _best(points, judgements), judgements, matched(base, points)
-    )  # fmt: skip
+    return Verdict(judgements[main].grade, main, _best(points, judgements), judgements, matched(base, points))
 
 
 def difference(table: Table | None, base: Table | None) -> Interval | None:
@@ -146,9 +144,17 @@ def _judge(base: Tables, tables: Tables, scale: Scale) -> Judgement:
     draws, score = _score(base, tables, scale)
     gain = difference(tables.fidelity, base.fidelity)
     return Judgement(
-        gain, gain is not None and gain.sign > 0 and gain.mean >= LEAST * way(base, scale), losses, lost, dear, copies, drawings,
-        extra >= COPIES and extra >= COPIED * drawings, score, draws,
-    )  # fmt: skip
+        gain,
+        gain is not None and gain.sign > 0 and gain.mean >= LEAST * way(base, scale),
+        losses,
+        lost,
+        dear,
+        copies,
+        drawings,
+        extra >= COPIES and extra >= COPIED * drawings,
+        score,
+        draws,
+    )
 
 
 def way(base: Tables, scale: Scale) -> float:
@@ -188,9 +194,10 @@ def _score(base: Tables, tables: Tables, scale: Scale) -> tuple[Draws | None, fl
 
 def _best(points: Sequence[Point], judgements: Sequence[Judgement]) -> int | None:
     rows = [
-        row for row, one in enumerate(judgements)
+        row
+        for row, one in enumerate(judgements)
         if points[row].strength > 0 and one.score is not None and one.grade in ("good", "trade")
-    ]  # fmt: skip
+    ]
     if not rows:
         return None
     top = max(rows, key=lambda row: judgements[row].score or 0.0)

@@ -78,8 +78,11 @@ def sentences(evaluation: Evaluation, language: Language) -> str:
         _cost(evaluation, name, language) for name in (row.dear if row.grade in ("dear", "stiff") else row.lost)
     )
     numbers: dict[str, object] = {
-        "like": _like(evaluation, language), "costs": costs, "copies": row.copies, "drawings": row.drawings,
-    }  # fmt: skip
+        "like": _like(evaluation, language),
+        "costs": costs,
+        "copies": row.copies,
+        "drawings": row.drawings,
+    }
     parts: list[str] = ["less" if row.gain is not None and row.gain.sign < 0 and row.grade == "nothing" else row.grade]
     if row.grade == "copies" and row.gain is not None:
         parts.append("copies.like")
@@ -100,9 +103,11 @@ def sentences(evaluation: Evaluation, language: Language) -> str:
         first, second = equal.states[0], equal.states[1]
         parts.append("matched" if equal.lead.sign > 0 else "matched.same")
         numbers |= {
-            "level": f"{equal.fidelity:.2f}", "first": f"{first[1]:,}", "second": f"{second[1]:,}",
+            "level": f"{equal.fidelity:.2f}",
+            "first": f"{first[1]:,}",
+            "second": f"{second[1]:,}",
             "interval": _signed(equal.lead, language),
-        }  # fmt: skip
+        }
     return "".join(told[part].format(**numbers) for part in parts).strip()
 
 

@@ -84,10 +84,17 @@ class Family:
             unet, vae = build_unet(geometry.unet), build_vae(geometry.vae)
         claimed = prediction or self.facts.prediction
         return StableDiffusion(
-            family=self, prediction=claimed, unet=unet, vae=vae, text_encoders=text, tokenizers=tokenizers,
-            scheduler_config=scheduler_config(claimed), latent_scale=float(geometry.vae["scaling_factor"]),
-            native_size_px=geometry.native_size_px, source=f"tiny {self.facts.family}, seed {seed}",
-        )  # fmt: skip
+            family=self,
+            prediction=claimed,
+            unet=unet,
+            vae=vae,
+            text_encoders=text,
+            tokenizers=tokenizers,
+            scheduler_config=scheduler_config(claimed),
+            latent_scale=float(geometry.vae["scaling_factor"]),
+            native_size_px=geometry.native_size_px,
+            source=f"tiny {self.facts.family}, seed {seed}",
+        )
 
 
 @dataclass(frozen=True)
@@ -143,11 +150,18 @@ def scheduler_config(prediction: Prediction, *, zero_terminal_snr: bool = False)
     linear_end, timesteps), the same in SD2's and SDXL's; beta "scaled_linear" is LDM's "linear" schedule.
     """
     return {
-        "_class_name": "DDIMScheduler", "num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012,
-        "beta_schedule": "scaled_linear", "clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1,
-        "timestep_spacing": "trailing" if zero_terminal_snr else "leading", "prediction_type": prediction,
+        "_class_name": "DDIMScheduler",
+        "num_train_timesteps": 1000,
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "clip_sample": False,
+        "set_alpha_to_one": False,
+        "steps_offset": 1,
+        "timestep_spacing": "trailing" if zero_terminal_snr else "leading",
+        "prediction_type": prediction,
         "rescale_betas_zero_snr": zero_terminal_snr,
-    }  # fmt: skip
+    }
 
 
 # Roles by canonical module path. attn + ff together are what kohya's sd-scripts target by default (every Linear and 1x1

@@ -137,9 +137,14 @@ def load_folder(family: Family, found: Detected, folder: Path, wishes: Wishes, s
     vae_config = read_json(folder / "vae" / "config.json")
     weights = open_folder(folder / "unet", "diffusion_pytorch_model")
     unet = _fill(
-        lambda: build_unet(unet_config), weights, _unchanged(weights, str),
-        theirs=list(weights.shapes), part="unet", device=wishes.device, dtype=wishes.dtype,
-    )  # fmt: skip
+        lambda: build_unet(unet_config),
+        weights,
+        _unchanged(weights, str),
+        theirs=list(weights.shapes),
+        part="unet",
+        device=wishes.device,
+        dtype=wishes.dtype,
+    )
     text = {tower.component: _text_of_folder(folder / tower.component, tower, wishes) for tower in family.towers}
     words = Path(wishes.tokenizer) if wishes.tokenizer else folder
     tokenizers = {
@@ -153,11 +158,17 @@ def load_folder(family: Family, found: Detected, folder: Path, wishes: Wishes, s
     )
     side = unet_config.get("sample_size") or family.facts.native_size_px // latent_factor(vae_config)
     return StableDiffusion(
-        family=family, prediction=found.prediction, unet=unet, vae=vae, text_encoders=text, tokenizers=tokenizers,
+        family=family,
+        prediction=found.prediction,
+        unet=unet,
+        vae=vae,
+        text_encoders=text,
+        tokenizers=tokenizers,
         scheduler_config=read_json(folder / "scheduler" / "scheduler_config.json"),
         latent_scale=float(vae_config.get("scaling_factor", 0.18215)),  # diffusers' default, SD1's
-        native_size_px=(side if isinstance(side, int) else max(side)) * latent_factor(vae_config), source=source,
-    )  # fmt: skip
+        native_size_px=(side if isinstance(side, int) else max(side)) * latent_factor(vae_config),
+        source=source,
+    )
 
 
 def _text_of_folder(folder: Path, tower: TextTower, wishes: Wishes) -> nn.Module:
@@ -166,11 +177,14 @@ def _text_of_folder(folder: Path, tower: TextTower, wishes: Wishes) -> nn.Module
     # Written by transformers 4 or 5: with or without `text_model.`
     locate = _unchanged(weights, lambda name: canonical(tower.component, name))
     return _fill(
-        lambda: build_text(config, projected=tower.projected), weights,
+        lambda: build_text(config, projected=tower.projected),
+        weights,
         lambda name: locate(canonical(tower.component, name)),
         theirs=[name for name in weights.shapes if tower.projected or name != "text_projection.weight"],
-        part=tower.component, device=wishes.device, dtype=wishes.dtype,
-    )  # fmt: skip
+        part=tower.component,
+        device=wishes.device,
+        dtype=wishes.dtype,
+    )
 
 
 # -------------------------------------------------------------------------------------------------------- single files
@@ -208,9 +222,14 @@ def load_single(
         words = Path(wishes.tokenizer) if wishes.tokenizer else sources.clip_tokenizer(weights.path)
         tokenizers = {t.tokenizer: sources.find_tokenizer(words, t.tokenizer, t) for t in family.towers}
     unet = _fill(
-        lambda: build_unet(geometry.unet), weights, _under(_UNET, ldm.unet_place, geometry.unet),
-        theirs=weights.names(_UNET), part="unet", device=wishes.device, dtype=wishes.dtype,
-    )  # fmt: skip
+        lambda: build_unet(geometry.unet),
+        weights,
+        _under(_UNET, ldm.unet_place, geometry.unet),
+        theirs=weights.names(_UNET),
+        part="unet",
+        device=wishes.device,
+        dtype=wishes.dtype,
+    )
     text = {t.component: _text_of_single(t, weights, geometry.text[t.component], wishes) for t in family.towers}
     vae = (
         own_vae(weights.path, geometry.vae, wishes.vae, wishes.device)
@@ -219,16 +238,25 @@ def load_single(
     )
     spare = {
         name: weights.tensor(name).to("cpu", copy=True)
-        for t in family.towers if t.layout == "open_clip"
+        for t in family.towers
+        if t.layout == "open_clip"
         for name in weights.names(t.prefix)
         if name == f"{t.prefix}logit_scale" or not _is_read(name[len(t.prefix) :], t, geometry.text[t.component])
-    }  # fmt: skip
+    }
     return StableDiffusion(
-        family=family, prediction=found.prediction, unet=unet, vae=vae, text_encoders=text, tokenizers=tokenizers,
+        family=family,
+        prediction=found.prediction,
+        unet=unet,
+        vae=vae,
+        text_encoders=text,
+        tokenizers=tokenizers,
         scheduler_config=scheduler_config(found.prediction, zero_terminal_snr=found.zero_terminal_snr),
-        latent_scale=float(geometry.vae["scaling_factor"]), native_size_px=geometry.native_size_px,
-        source=str(weights.path), sha256=files.sha256(weights.path), spare=spare,
-    )  # fmt: skip
+        latent_scale=float(geometry.vae["scaling_factor"]),
+        native_size_px=geometry.native_size_px,
+        source=str(weights.path),
+        sha256=files.sha256(weights.path),
+        spare=spare,
+    )
 
 
 def _text_of_single(tower: TextTower, weights: Weights, config: Config, wishes: Wishes) -> nn.Module:
@@ -241,10 +269,14 @@ def _text_of_single(tower: TextTower, weights: Weights, config: Config, wishes: 
         return ldm.Place(tower.prefix + found.name.removeprefix(f"{tower.prefix}text_model.")) if flat else found
 
     return _fill(
-        lambda: build_text(config, projected=tower.projected), weights, place,
+        lambda: build_text(config, projected=tower.projected),
+        weights,
+        place,
         theirs=[name for name in weights.names(tower.prefix) if _is_read(name[len(tower.prefix) :], tower, config)],
-        part=tower.component, device=wishes.device, dtype=wishes.dtype,
-    )  # fmt: skip
+        part=tower.component,
+        device=wishes.device,
+        dtype=wishes.dtype,
+    )
 
 
 def _is_read(name: str, tower: TextTower, config: Config) -> bool:
@@ -287,9 +319,7 @@ def own_vae(base: Path, config: Config, vae: str, device: torch.device) -> nn.Mo
             raise ModelError("MD010", where=base, found=vae, known=known)
         own, other = weights, open_folder(base / f"vae-{name}", "diffusion_pytorch_model")
         shapes = {**own.shapes, **other.shapes}
-        weights = replace(
-            other, shapes=shapes, tensor=lambda key: (other if key in other.shapes else own).tensor(key)
-        )  # fmt: skip
+        weights = replace(other, shapes=shapes, tensor=lambda key: (other if key in other.shapes else own).tensor(key))
     return _filled_vae(config, weights, device)
 
 
@@ -301,9 +331,14 @@ def _filled_vae(config: Config, weights: Weights, device: torch.device) -> nn.Mo
     import torch
 
     return _fill(
-        lambda: build_vae(config), weights, _unchanged(weights, ldm.current_vae_name),
-        theirs=list(weights.shapes), part="vae", device=device, dtype=torch.float32,
-    )  # fmt: skip
+        lambda: build_vae(config),
+        weights,
+        _unchanged(weights, ldm.current_vae_name),
+        theirs=list(weights.shapes),
+        part="vae",
+        device=device,
+        dtype=torch.float32,
+    )
 
 
 def _vae_of_file(weights: Weights, config: Config, device: torch.device) -> nn.Module:
@@ -318,11 +353,16 @@ def _vae_of_file(weights: Weights, config: Config, device: torch.device) -> nn.M
         raise ModelError("MD003", where=weights.path, why=why)
     is_diffusers = weights.starts(f"{prefix}decoder.up_blocks.")
     return _fill(
-        lambda: build_vae(config), weights,
+        lambda: build_vae(config),
+        weights,
         _unchanged(weights, lambda name: ldm.current_vae_name(name.removeprefix(prefix)))
-        if is_diffusers else _under(prefix, ldm.vae_place, config),
-        theirs=weights.names(prefix), part="vae", device=device, dtype=torch.float32,
-    )  # fmt: skip
+        if is_diffusers
+        else _under(prefix, ldm.vae_place, config),
+        theirs=weights.names(prefix),
+        part="vae",
+        device=device,
+        dtype=torch.float32,
+    )
 
 
 def other_vae(family: Family, config: Config, vae: str, device: torch.device) -> nn.Module:

@@ -12,23 +12,42 @@ _CLIP: Final = "cond_stage_model.transformer."
 _UNET_IN: Final = "model.diffusion_model.input_blocks.0.0.weight"
 
 _VAE: Final[Config] = {  # CompVis/stable-diffusion v1-inference.yaml, first_stage_config
-    "in_channels": 3, "out_channels": 3, "latent_channels": 4, "block_out_channels": [128, 256, 512, 512],
-    "layers_per_block": 2, "down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4,
-    "act_fn": "silu", "norm_num_groups": 32, "sample_size": 512,
+    "in_channels": 3,
+    "out_channels": 3,
+    "latent_channels": 4,
+    "block_out_channels": [128, 256, 512, 512],
+    "layers_per_block": 2,
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+    "act_fn": "silu",
+    "norm_num_groups": 32,
+    "sample_size": 512,
     "scaling_factor": 0.18215,  # scale_factor there
-}  # fmt: skip
+}
 _UNET: Final[Config] = {  # the same file, unet_config: model_channels 320, channel_mult 1 2 4 4, 8 heads, context 768
-    "sample_size": 64, "in_channels": 4, "out_channels": 4, "block_out_channels": [320, 640, 1280, 1280],
-    "layers_per_block": 2, "cross_attention_dim": 768,
+    "sample_size": 64,
+    "in_channels": 4,
+    "out_channels": 4,
+    "block_out_channels": [320, 640, 1280, 1280],
+    "layers_per_block": 2,
+    "cross_attention_dim": 768,
     "attention_head_dim": 8,  # diffusers' name notwithstanding: the number of heads
     "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
     "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
-}  # fmt: skip
+}
 _TEXT: Final[Config] = {  # openai/clip-vit-large-patch14, its text tower
-    "vocab_size": 49408, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
-    "num_attention_heads": 12, "max_position_embeddings": 77, "hidden_act": "quick_gelu", "projection_dim": 768,
-    "bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 49407,
-}  # fmt: skip
+    "vocab_size": 49408,
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "max_position_embeddings": 77,
+    "hidden_act": "quick_gelu",
+    "projection_dim": 768,
+    "bos_token_id": 49406,
+    "eos_token_id": 49407,
+    "pad_token_id": 49407,
+}
 
 
 def _geometry(prediction: Prediction) -> Geometry:
@@ -38,14 +57,26 @@ def _geometry(prediction: Prediction) -> Geometry:
 
 def _tiny(vocabulary: int, max_tokens: int) -> Geometry:
     text = {
-        **_TEXT, "vocab_size": vocabulary, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "max_position_embeddings": max_tokens, "projection_dim": 32,
-        "bos_token_id": vocabulary - 2, "eos_token_id": vocabulary - 1, "pad_token_id": vocabulary - 1,
-    }  # fmt: skip
+        **_TEXT,
+        "vocab_size": vocabulary,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": max_tokens,
+        "projection_dim": 32,
+        "bos_token_id": vocabulary - 2,
+        "eos_token_id": vocabulary - 1,
+        "pad_token_id": vocabulary - 1,
+    }
     unet = {
-        **_UNET, "sample_size": 8, "block_out_channels": [32, 32, 64, 64], "cross_attention_dim": 32,
-        "norm_num_groups": 16, "attention_head_dim": 4,
-    }  # fmt: skip
+        **_UNET,
+        "sample_size": 8,
+        "block_out_channels": [32, 32, 64, 64],
+        "cross_attention_dim": 32,
+        "norm_num_groups": 16,
+        "attention_head_dim": 4,
+    }
     vae = {**_VAE, "block_out_channels": [8, 8, 16, 16], "norm_num_groups": 8, "sample_size": 64}
     return Geometry(unet, vae, {"text_encoder": text}, native_size_px=64)
 

@@ -16,9 +16,15 @@ CLIP_TOKENIZER = "openai/clip-vit-large-patch14"
 CLIP_TOKENS = 77  # CLIP's context length, start and end included
 
 _MODEL_FILES = [
-    "model_index.json", "*/config.json", "scheduler/*.json", "tokenizer*/*.json", "tokenizer*/merges.txt",
-    "unet/diffusion_pytorch_model*", "vae/diffusion_pytorch_model*", "text_encoder*/model*",
-]  # fmt: skip
+    "model_index.json",
+    "*/config.json",
+    "scheduler/*.json",
+    "tokenizer*/*.json",
+    "tokenizer*/merges.txt",
+    "unet/diffusion_pytorch_model*",
+    "vae/diffusion_pytorch_model*",
+    "text_encoder*/model*",
+]
 _VAE_FILES = [f"{folder}{name}" for folder in ("", "vae/") for name in ("config.json", "diffusion_pytorch_model*")]
 _OTHER_FILES = ["*.bin", "*.fp16.*", "*.non_ema.*", "*.msgpack", "*.onnx*", "*.xml", "*flax*"]
 

@@ -23,14 +23,32 @@ from tsuika.formats.kohya_lora import KohyaLora
 from tsuika.formats.peft_lora import PeftLora
 
 FORMATS: Final[tuple[Format, ...]] = (
-    KohyaLora(), PeftLora(), KohyaEmbedding(), A1111Embedding(), DiffusersEmbedding(), A1111Hypernetwork(), NativeHypernetwork(),
-)  # fmt: skip
+    KohyaLora(),
+    PeftLora(),
+    KohyaEmbedding(),
+    A1111Embedding(),
+    DiffusersEmbedding(),
+    A1111Hypernetwork(),
+    NativeHypernetwork(),
+)
 CHECKPOINTS: Final[tuple[Format, ...]] = (SingleFile(), DiffusersFolder())  # written only: `families` opens them
 
 __all__ = [
-    "CHECKPOINTS", "FORMATS", "RunFacts", "WriteOnly", "count_tags", "delta", "find", "for_method", "is_artifact",
-    "largest_relative_error", "pieces", "read_header", "relative_errors", "tensor_errors",
-]  # fmt: skip
+    "CHECKPOINTS",
+    "FORMATS",
+    "RunFacts",
+    "WriteOnly",
+    "count_tags",
+    "delta",
+    "find",
+    "for_method",
+    "is_artifact",
+    "largest_relative_error",
+    "pieces",
+    "read_header",
+    "relative_errors",
+    "tensor_errors",
+]
 
 
 def for_method(method: str) -> tuple[Format, ...]:

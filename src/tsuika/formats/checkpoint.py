@@ -149,8 +149,14 @@ def header_metadata(artifact: Artifact) -> dict[str, str]:
     }[artifact.family]
     sgm = "https://github.com/Stability-AI/generative-models"
     native = facts.get("native_size_px", "")
-    optional = {"trigger_phrase": "trigger", "description": "description", "author": "author", "license": "license",
-                "tags": "tags", "date": "date"}  # fmt: skip
+    optional = {
+        "trigger_phrase": "trigger",
+        "description": "description",
+        "author": "author",
+        "license": "license",
+        "tags": "tags",
+        "date": "date",
+    }
     made = {
         "format": "pt",
         "modelspec.sai_model_spec": "1.0.1",
@@ -258,22 +264,36 @@ def _network(artifact: Artifact) -> dict[str, Any]:
     size = {"num_heads": heads} if isinstance(heads, int) else {"num_head_channels": widths[0] // heads[0]}
     depth = unet["transformer_layers_per_block"]
     return {
-        "use_checkpoint": True, "in_channels": unet["in_channels"], "out_channels": unet["out_channels"],
-        "model_channels": widths[0], "attention_resolutions": attended[::-1],
-        "num_res_blocks": unet["layers_per_block"], "channel_mult": [width // widths[0] for width in widths],
-        **size, "use_linear_in_transformer": bool(unet["use_linear_projection"]),
-        "transformer_depth": depth, "context_dim": unet["cross_attention_dim"], "legacy": False,
-    }  # fmt: skip
+        "use_checkpoint": True,
+        "in_channels": unet["in_channels"],
+        "out_channels": unet["out_channels"],
+        "model_channels": widths[0],
+        "attention_resolutions": attended[::-1],
+        "num_res_blocks": unet["layers_per_block"],
+        "channel_mult": [width // widths[0] for width in widths],
+        **size,
+        "use_linear_in_transformer": bool(unet["use_linear_projection"]),
+        "transformer_depth": depth,
+        "context_dim": unet["cross_attention_dim"],
+        "legacy": False,
+    }
 
 
 def _first_stage(artifact: Artifact, target: str, loss: str) -> dict[str, Any]:
     vae = _config(artifact, "vae")
     widths = vae["block_out_channels"]
     sizes = {
-        "double_z": True, "z_channels": vae["latent_channels"], "resolution": 256, "in_channels": vae["in_channels"],
-        "out_ch": vae["out_channels"], "ch": widths[0], "ch_mult": [width // widths[0] for width in widths],
-        "num_res_blocks": vae["layers_per_block"], "attn_resolutions": [], "dropout": 0.0,
-    }  # fmt: skip
+        "double_z": True,
+        "z_channels": vae["latent_channels"],
+        "resolution": 256,
+        "in_channels": vae["in_channels"],
+        "out_ch": vae["out_channels"],
+        "ch": widths[0],
+        "ch_mult": [width // widths[0] for width in widths],
+        "num_res_blocks": vae["layers_per_block"],
+        "attn_resolutions": [],
+        "dropout": 0.0,
+    }
     params = {"embed_dim": vae["latent_channels"], "ddconfig": sizes, "lossconfig": {"target": loss}}
     return {"target": target, "params": params}
 
@@ -283,20 +303,30 @@ def _latent_diffusion(artifact: Artifact) -> dict[str, Any]:
     encoders = "ldm.modules.encoders.modules"
     text = (
         {"target": f"{encoders}.FrozenOpenCLIPEmbedder", "params": {"freeze": True, "layer": "penultimate"}}
-        if is_sd2 else {"target": f"{encoders}.FrozenCLIPEmbedder"}
-    )  # fmt: skip
+        if is_sd2
+        else {"target": f"{encoders}.FrozenCLIPEmbedder"}
+    )
     unet = {"image_size": 32, "use_spatial_transformer": True, **_network(artifact)}
     params = {
-        "parameterization": "v", "linear_start": scheduler.get("beta_start", 0.00085),
-        "linear_end": scheduler.get("beta_end", 0.012), "num_timesteps_cond": 1, "log_every_t": 200,
-        "timesteps": scheduler.get("num_train_timesteps", 1000), "first_stage_key": "jpg", "cond_stage_key": "txt",
-        "image_size": 64, "channels": _config(artifact, "unet")["in_channels"], "cond_stage_trainable": False,
-        "conditioning_key": "crossattn", "monitor": "val/loss_simple_ema",
-        "scale_factor": float(artifact.metadata["latent_scale"]), "use_ema": False,
+        "parameterization": "v",
+        "linear_start": scheduler.get("beta_start", 0.00085),
+        "linear_end": scheduler.get("beta_end", 0.012),
+        "num_timesteps_cond": 1,
+        "log_every_t": 200,
+        "timesteps": scheduler.get("num_train_timesteps", 1000),
+        "first_stage_key": "jpg",
+        "cond_stage_key": "txt",
+        "image_size": 64,
+        "channels": _config(artifact, "unet")["in_channels"],
+        "cond_stage_trainable": False,
+        "conditioning_key": "crossattn",
+        "monitor": "val/loss_simple_ema",
+        "scale_factor": float(artifact.metadata["latent_scale"]),
+        "use_ema": False,
         "unet_config": {"target": "ldm.modules.diffusionmodules.openaimodel.UNetModel", "params": unet},
         "first_stage_config": _first_stage(artifact, "ldm.models.autoencoder.AutoencoderKL", "torch.nn.Identity"),
         "cond_stage_config": text,
-    }  # fmt: skip
+    }
     return {"target": "ldm.models.diffusion.ddpm.LatentDiffusion", "params": params}
 
 
@@ -308,17 +338,27 @@ def _sdxl(artifact: Artifact) -> dict[str, Any]:
     )
     sizes = unet["addition_time_embed_dim"]
     clip_l = {"layer": "hidden", "layer_idx": _config(artifact, "text_encoder")["num_hidden_layers"] - 1}
-    clip_g = {"arch": "ViT-bigG-14", "version": "laion2b_s39b_b160k", "freeze": True, "layer": "penultimate",
-              "always_return_pooled": True, "legacy": False}  # fmt: skip
+    clip_g = {
+        "arch": "ViT-bigG-14",
+        "version": "laion2b_s39b_b160k",
+        "freeze": True,
+        "layer": "penultimate",
+        "always_return_pooled": True,
+        "legacy": False,
+    }
     embedders = [
         {"is_trainable": False, "input_key": "txt", "target": f"{encoders}.FrozenCLIPEmbedder", "params": clip_l},
         {"is_trainable": False, "input_key": "txt", "target": f"{encoders}.FrozenOpenCLIPEmbedder2", "params": clip_g},
         *(
-            {"is_trainable": False, "input_key": key, "target": f"{encoders}.ConcatTimestepEmbedderND",
-             "params": {"outdim": sizes}}
+            {
+                "is_trainable": False,
+                "input_key": key,
+                "target": f"{encoders}.ConcatTimestepEmbedderND",
+                "params": {"outdim": sizes},
+            }
             for key in ("original_size_as_tuple", "crop_coords_top_left", "target_size_as_tuple")
         ),
-    ]  # fmt: skip
+    ]
     denoiser = {
         "num_idx": 1000,
         "weighting_config": {"target": f"{diffusion}.denoiser_weighting.EpsWeighting"},
@@ -326,15 +366,19 @@ def _sdxl(artifact: Artifact) -> dict[str, Any]:
         "discretization_config": {"target": f"{diffusion}.discretizer.LegacyDDPMDiscretization"},
     }
     network = {
-        "adm_in_channels": unet["projection_class_embeddings_input_dim"], "num_classes": "sequential",
-        **_network(artifact), "spatial_transformer_attn_type": "softmax-xformers",
-    }  # fmt: skip
+        "adm_in_channels": unet["projection_class_embeddings_input_dim"],
+        "num_classes": "sequential",
+        **_network(artifact),
+        "spatial_transformer_attn_type": "softmax-xformers",
+    }
     params = {
-        "scale_factor": float(artifact.metadata["latent_scale"]), "disable_first_stage_autocast": True,
+        "scale_factor": float(artifact.metadata["latent_scale"]),
+        "disable_first_stage_autocast": True,
         "denoiser_config": {"target": f"{diffusion}.denoiser.DiscreteDenoiser", "params": denoiser},
         "network_config": {"target": f"{diffusion}.openaimodel.UNetModel", "params": network},
         "conditioner_config": {"target": "sgm.modules.GeneralConditioner", "params": {"emb_models": embedders}},
-        "first_stage_config": _first_stage(artifact, "sgm.models.autoencoder.AutoencoderKLInferenceWrapper",
-                                           "torch.nn.Identity"),
-    }  # fmt: skip
+        "first_stage_config": _first_stage(
+            artifact, "sgm.models.autoencoder.AutoencoderKLInferenceWrapper", "torch.nn.Identity"
+        ),
+    }
     return {"target": "sgm.models.diffusion.DiffusionEngine", "params": params}

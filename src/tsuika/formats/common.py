@@ -22,10 +22,25 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PARTS: Final = (
-    "lora_down.weight", "lora_up.weight", "lora_mid.weight", "alpha", "dora_scale",
-    "hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2",
-    "lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2",
-)  # fmt: skip
+    "lora_down.weight",
+    "lora_up.weight",
+    "lora_mid.weight",
+    "alpha",
+    "dora_scale",
+    "hada_w1_a",
+    "hada_w1_b",
+    "hada_w2_a",
+    "hada_w2_b",
+    "hada_t1",
+    "hada_t2",
+    "lokr_w1",
+    "lokr_w1_a",
+    "lokr_w1_b",
+    "lokr_w2",
+    "lokr_w2_a",
+    "lokr_w2_b",
+    "lokr_t2",
+)
 COMPONENTS: Final = ("unet", "text_encoder", "text_encoder_2")
 UNREAD: Final = "unread_keys"  # Artifact.metadata: JSON list of keys in the file that were not understood
 FAMILY_FROM: Final = "family_from"  # Artifact.metadata: "metadata" | "shapes" | "default" (no evidence: sd1 assumed)

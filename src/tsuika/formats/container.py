@@ -23,31 +23,69 @@ if TYPE_CHECKING:
 
 _MAX_HEADER_BYTES: Final = 100_000_000  # the limit of the safetensors library itself
 _ITEM_BITS: Final = {
-    "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8,
-    "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32, "C64": 64, "F64": 64, "I64": 64,
+    "F4": 4,
+    "F6_E2M3": 6,
+    "F6_E3M2": 6,
+    "BOOL": 8,
+    "U8": 8,
+    "I8": 8,
+    "F8_E5M2": 8,
+    "F8_E4M3": 8,
+    "F8_E8M0": 8,
+    "I16": 16,
+    "U16": 16,
+    "F16": 16,
+    "BF16": 16,
+    "I32": 32,
+    "U32": 32,
+    "F32": 32,
+    "C64": 64,
+    "F64": 64,
+    "I64": 64,
     "U64": 64,
-}  # fmt: skip
+}
 _DTYPES: Final = {
-    "torch.float64": "F64", "torch.float32": "F32", "torch.float16": "F16", "torch.bfloat16": "BF16",
-    "torch.float8_e4m3fn": "F8_E4M3", "torch.float8_e5m2": "F8_E5M2", "torch.int64": "I64", "torch.int32": "I32",
-    "torch.int16": "I16", "torch.int8": "I8", "torch.uint8": "U8", "torch.bool": "BOOL",
-}  # fmt: skip
+    "torch.float64": "F64",
+    "torch.float32": "F32",
+    "torch.float16": "F16",
+    "torch.bfloat16": "BF16",
+    "torch.float8_e4m3fn": "F8_E4M3",
+    "torch.float8_e5m2": "F8_E5M2",
+    "torch.int64": "I64",
+    "torch.int32": "I32",
+    "torch.int16": "I16",
+    "torch.int8": "I8",
+    "torch.uint8": "U8",
+    "torch.bool": "BOOL",
+}
 _DISGUISES: Final = (  # first bytes -> (error code, what it is)
-    (b"PK\x03\x04", "MD005", Words(
-        "it is a zip archive (a PyTorch pickle), whatever its name says",
-        "ファイル名に関わらず、中身はzip書庫(PyTorchのpickle)です",
-    )),
-    (b"\x80", "MD005", Words(
-        "it is a Python pickle, whatever its name says", "ファイル名に関わらず、中身はPythonのpickleです",
-    )),
-    (b"version https://git-lfs", "MD003", Words(
-        "it is a Git LFS pointer, not the file itself", "Git LFSのポインターで、ファイルの本体ではありません",
-    )),
-    (b"<", "MD003", Words(
-        "it is a web page (HTML or XML), probably a failed download",
-        "Webページ(HTMLまたはXML)です。ダウンロードに失敗した可能性があります",
-    )),
-)  # fmt: skip
+    (
+        b"PK\x03\x04",
+        "MD005",
+        Words(
+            "it is a zip archive (a PyTorch pickle), whatever its name says",
+            "ファイル名に関わらず、中身はzip書庫(PyTorchのpickle)です",
+        ),
+    ),
+    (
+        b"\x80",
+        "MD005",
+        Words("it is a Python pickle, whatever its name says", "ファイル名に関わらず、中身はPythonのpickleです"),
+    ),
+    (
+        b"version https://git-lfs",
+        "MD003",
+        Words("it is a Git LFS pointer, not the file itself", "Git LFSのポインターで、ファイルの本体ではありません"),
+    ),
+    (
+        b"<",
+        "MD003",
+        Words(
+            "it is a web page (HTML or XML), probably a failed download",
+            "Webページ(HTMLまたはXML)です。ダウンロードに失敗した可能性があります",
+        ),
+    ),
+)
 ANOTHER_FORMAT: Final = Words("Choose another format.", "別の形式を選んでください。")
 
 
@@ -258,10 +296,7 @@ def _header_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) ->
 
 
 def save_tensors(
-    path: Path,
-    tensors: Mapping[str, Tensor],
-    metadata: Mapping[str, str],
-    make: Callable[[str], Tensor] | None = None,
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], make: Callable[[str], Tensor] | None = None
 ) -> None:
     """Write tensors as safetensors, whole or not at all.
 

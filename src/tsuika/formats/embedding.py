@@ -25,8 +25,10 @@ FAMILIES: Final = {1: ("sd1", "sd2"), 2: ("sdxl",)}  # by the number of text enc
 MAX_BYTES: Final = 1 << 24  # of a file that can be a word: 16 vectors of SDXL in fp32 take 131 kB
 _WIDTHS: Final = {768: "sd1", 1024: "sd2"}
 _ARCHITECTURES: Final = {
-    "sd1": "stable-diffusion-v1", "sd2": "stable-diffusion-v2-512", "sdxl": "stable-diffusion-xl-v1-base"
-}  # fmt: skip
+    "sd1": "stable-diffusion-v1",
+    "sd2": "stable-diffusion-v2-512",
+    "sdxl": "stable-diffusion-xl-v1-base",
+}
 
 
 def split(artifact: Artifact, format_name: str) -> tuple[str, dict[str, Tensor]]:
@@ -112,13 +114,15 @@ def header(artifact: Artifact, word: str) -> dict[str, str]:
     facts = artifact.metadata
     kept = {key: text for key, text in facts.items() if key.startswith(("ss_", "modelspec."))}
     made = {
-        "family": artifact.family, "method": METHOD, "word": word,
+        "family": artifact.family,
+        "method": METHOD,
+        "word": word,
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": f"{_ARCHITECTURES[artifact.family]}/textual-inversion",
         "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
         "modelspec.title": facts.get("title") or facts.get("name") or word,
         "modelspec.trigger_phrase": word,
-    }  # fmt: skip
+    }
     spec = {"description", "author", "license", "date", "resolution"}
     made |= {f"modelspec.{fact}": facts[fact] for fact in spec if facts.get(fact)}
     if steps := facts.get("steps"):

@@ -89,7 +89,9 @@ class A1111Embedding:
             content = {
                 "string_to_token": {_PLACEHOLDER: _PLACEHOLDER_ID},
                 "string_to_param": {_PLACEHOLDER: ready["text_encoder"]},
-                "name": word, "step": int(facts.get("steps", 0)), "sd_checkpoint": None,
+                "name": word,
+                "step": int(facts.get("steps", 0)),
+                "sd_checkpoint": None,
                 "sd_checkpoint_name": facts.get("base_name"),
-            }  # fmt: skip
+            }
         weights.save_pickle(content, path)

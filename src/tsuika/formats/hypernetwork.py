@@ -25,9 +25,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _DEFAULTS: Final[dict[str, Any]] = {  # what A1111 assumes where a file does not say
-    "layer_structure": [1, 2, 1], "activation_func": "linear", "is_layer_norm": False,
-    "weight_initialization": "Normal", "activate_output": True,
-}  # fmt: skip
+    "layer_structure": [1, 2, 1],
+    "activation_func": "linear",
+    "is_layer_norm": False,
+    "weight_initialization": "Normal",
+    "activate_output": True,
+}
 _FAMILIES: Final = {768: "sd1", 1024: "sd2", 2048: "sdxl"}  # by the width of the text
 _NAME: Final = re.compile(r"(\d+)\.([kv])\.linear\.(\d+)\.(weight|bias)")
 _PICKLED: Final = re.compile(rb"linear(\.\d+|1)\.(weight|bias)")  # in the pickle's head; strings in it are plain
@@ -98,15 +101,19 @@ class A1111Hypernetwork:
             FormatError: no hypernetwork, or one that does not fit its header (FM001, FM002).
         """
         header, nets = _checked(artifact, self.name)
-        ready = container.cast({f"{key}.{name}": value for key, net in nets.items() for name, value in net.items()},
-                            dtype, self.name)  # fmt: skip
+        ready = container.cast(
+            {f"{key}.{name}": value for key, net in nets.items() for name, value in net.items()}, dtype, self.name
+        )
         states = {key: {name: ready[f"{key}.{name}"] for name in net} for key, net in nets.items()}
         facts = artifact.metadata
         content: dict[Any, Any] = {
-            "step": int(facts.get("steps", "0")), "name": facts.get("name", path.stem), **header,
-            "sd_checkpoint": facts.get("base_sha256", "")[:10] or None, "sd_checkpoint_name": facts.get("base_name"),
+            "step": int(facts.get("steps", "0")),
+            "name": facts.get("name", path.stem),
+            **header,
+            "sd_checkpoint": facts.get("base_sha256", "")[:10] or None,
+            "sd_checkpoint_name": facts.get("base_name"),
             "optional_info": f"tsuika {artifact.family}",
-        }  # fmt: skip
+        }
         for width in sorted({int(key.partition(".")[0]) for key in nets}):
             content[width] = (states[f"{width}.k"], states[f"{width}.v"])
         save_pickle(content, path)
@@ -172,10 +179,15 @@ def _header(where: object, fields: Mapping[Any, Any]) -> dict[str, Any]:
         numbers = Words("a list of numbers", "数値のリスト")
         raise FormatError("FM001", where=where, found=f"layer_structure {structure!r}", expected=numbers)
     return {
-        "layer_structure": list(structure), "activation_func": activation, "is_layer_norm": bool(found["is_layer_norm"]),
-        "weight_initialization": str(found["weight_initialization"]), "activate_output": bool(found["activate_output"]),
-        "use_dropout": False, "dropout_structure": [0.0] * len(structure), "last_layer_dropout": False,
-    }  # fmt: skip
+        "layer_structure": list(structure),
+        "activation_func": activation,
+        "is_layer_norm": bool(found["is_layer_norm"]),
+        "weight_initialization": str(found["weight_initialization"]),
+        "activate_output": bool(found["activate_output"]),
+        "use_dropout": False,
+        "dropout_structure": [0.0] * len(structure),
+        "last_layer_dropout": False,
+    }
 
 
 def _layout(width: int, header: Mapping[str, Any]) -> Iterator[tuple[int, tuple[int, ...]]]:

@@ -29,28 +29,41 @@ _PREFIXES: Final = {  # family -> component -> prefix
     "sdxl": {"unet": "lora_unet", "text_encoder": "lora_te1", "text_encoder_2": "lora_te2"},
 }
 _COMPONENTS: Final = {
-    "lora_unet": "unet", "lora_te": "text_encoder", "lora_te1": "text_encoder", "lora_te2": "text_encoder_2",
-}  # fmt: skip
+    "lora_unet": "unet",
+    "lora_te": "text_encoder",
+    "lora_te1": "text_encoder",
+    "lora_te2": "text_encoder_2",
+}
 
 # Module paths as templates; `#` stands for a number.
 _ATTENTION: Final = (
-    "proj_in", "proj_out", "transformer_blocks.#.ff.net.0.proj", "transformer_blocks.#.ff.net.2",
+    "proj_in",
+    "proj_out",
+    "transformer_blocks.#.ff.net.0.proj",
+    "transformer_blocks.#.ff.net.2",
     *(f"transformer_blocks.#.attn{n}.to_{x}" for n in (1, 2) for x in ("q", "k", "v", "out.0")),
-)  # fmt: skip
+)
 _RESNET: Final = {  # HF -> LDM
-    "conv1": "in_layers.2", "conv2": "out_layers.3", "time_emb_proj": "emb_layers.1",
+    "conv1": "in_layers.2",
+    "conv2": "out_layers.3",
+    "time_emb_proj": "emb_layers.1",
     "conv_shortcut": "skip_connection",
-}  # fmt: skip
+}
 _OUTSIDE: Final = {  # HF -> LDM; kohya never trains them, LyCORIS can
-    "conv_in": "input_blocks.0.0", "conv_out": "out.2",
-    "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
-    "add_embedding.linear_1": "label_emb.0.0", "add_embedding.linear_2": "label_emb.0.2",
-}  # fmt: skip
+    "conv_in": "input_blocks.0.0",
+    "conv_out": "out.2",
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
+}
 _HF: Final = (
     *(f"{block}.attentions.#.{leaf}" for block in ("down_blocks.#", "mid_block", "up_blocks.#") for leaf in _ATTENTION),
     *(f"{block}.resnets.#.{leaf}" for block in ("down_blocks.#", "mid_block", "up_blocks.#") for leaf in _RESNET),
-    "down_blocks.#.downsamplers.0.conv", "up_blocks.#.upsamplers.0.conv", *_OUTSIDE,
-)  # fmt: skip
+    "down_blocks.#.downsamplers.0.conv",
+    "up_blocks.#.upsamplers.0.conv",
+    *_OUTSIDE,
+)
 _LDM: Final = (
     *(f"{block}.1.{leaf}" for block in ("input_blocks.#", "middle_block", "output_blocks.#") for leaf in _ATTENTION),
     *(
@@ -58,8 +71,11 @@ _LDM: Final = (
         for block in ("input_blocks.#.0", "middle_block.0", "middle_block.2", "output_blocks.#.0")
         for leaf in _RESNET.values()
     ),
-    "input_blocks.#.0.op", "output_blocks.#.1.conv", "output_blocks.#.2.conv", *_OUTSIDE.values(),
-)  # fmt: skip
+    "input_blocks.#.0.op",
+    "output_blocks.#.1.conv",
+    "output_blocks.#.2.conv",
+    *_OUTSIDE.values(),
+)
 _CLIP: Final = (
     *(f"text_model.encoder.layers.#.self_attn.{x}_proj" for x in ("q", "k", "v", "out")),
     *(f"text_model.encoder.layers.#.mlp.fc{n}" for n in (1, 2)),
@@ -163,23 +179,49 @@ def _split_key(key: str) -> tuple[str, str, str] | None:
 
 # fact (a field of common.RunFacts) -> header key, where the text is the same
 _FACTS: Final = {
-    "name": "ss_output_name", "trigger": "modelspec.trigger_phrase", "description": "modelspec.description",
-    "author": "modelspec.author", "license": "modelspec.license", "tags": "modelspec.tags", "date": "modelspec.date",
-    "started_at": "ss_training_started_at", "finished_at": "ss_training_finished_at", "base_name": "ss_sd_model_name",
-    "base_sha256": "ss_new_sd_model_hash", "base_legacy_hash": "ss_sd_model_hash", "vae_name": "ss_vae_name",
-    "vae_sha256": "ss_new_vae_hash", "dropout": "ss_network_dropout", "pictures": "ss_num_train_images",
-    "steps": "ss_steps", "max_steps": "ss_max_train_steps", "epochs": "ss_num_epochs",
-    "batch_size": "ss_total_batch_size", "accumulate": "ss_gradient_accumulation_steps",
-    "learning_rate": "ss_learning_rate", "unet_learning_rate": "ss_unet_lr", "text_learning_rate": "ss_text_encoder_lr",
-    "optimizer": "ss_optimizer", "schedule": "ss_lr_scheduler", "warmup_steps": "ss_lr_warmup_steps",
-    "min_snr_gamma": "ss_min_snr_gamma", "noise_offset": "ss_noise_offset", "clip_norm": "ss_max_grad_norm",
+    "name": "ss_output_name",
+    "trigger": "modelspec.trigger_phrase",
+    "description": "modelspec.description",
+    "author": "modelspec.author",
+    "license": "modelspec.license",
+    "tags": "modelspec.tags",
+    "date": "modelspec.date",
+    "started_at": "ss_training_started_at",
+    "finished_at": "ss_training_finished_at",
+    "base_name": "ss_sd_model_name",
+    "base_sha256": "ss_new_sd_model_hash",
+    "base_legacy_hash": "ss_sd_model_hash",
+    "vae_name": "ss_vae_name",
+    "vae_sha256": "ss_new_vae_hash",
+    "dropout": "ss_network_dropout",
+    "pictures": "ss_num_train_images",
+    "steps": "ss_steps",
+    "max_steps": "ss_max_train_steps",
+    "epochs": "ss_num_epochs",
+    "batch_size": "ss_total_batch_size",
+    "accumulate": "ss_gradient_accumulation_steps",
+    "learning_rate": "ss_learning_rate",
+    "unet_learning_rate": "ss_unet_lr",
+    "text_learning_rate": "ss_text_encoder_lr",
+    "optimizer": "ss_optimizer",
+    "schedule": "ss_lr_scheduler",
+    "warmup_steps": "ss_lr_warmup_steps",
+    "min_snr_gamma": "ss_min_snr_gamma",
+    "noise_offset": "ss_noise_offset",
+    "clip_norm": "ss_max_grad_norm",
     "max_norm": "ss_scale_weight_norms",
-    "caption_dropout": "ss_caption_dropout_rate", "precision": "ss_mixed_precision",
-    "gradient_checkpointing": "ss_gradient_checkpointing", "cache_latents": "ss_cache_latents",
-    "clip_skip": "ss_clip_skip", "max_token_length": "ss_max_token_length", "seed": "ss_seed",
-    "comment": "ss_training_comment", "tag_frequency": "ss_tag_frequency", "bucket_info": "ss_bucket_info",
+    "caption_dropout": "ss_caption_dropout_rate",
+    "precision": "ss_mixed_precision",
+    "gradient_checkpointing": "ss_gradient_checkpointing",
+    "cache_latents": "ss_cache_latents",
+    "clip_skip": "ss_clip_skip",
+    "max_token_length": "ss_max_token_length",
+    "seed": "ss_seed",
+    "comment": "ss_training_comment",
+    "tag_frequency": "ss_tag_frequency",
+    "bucket_info": "ss_bucket_info",
     "dataset_dirs": "ss_dataset_dirs",
-}  # fmt: skip
+}
 _TABLES: Final = ("tag_frequency", "bucket_info", "dataset_dirs")
 _VERSIONS: Final = {  # (family, v-prediction) -> ss_base_model_version, modelspec.architecture, pixels
     ("sd1", False): ("sd_v1", "stable-diffusion-v1", 512),
@@ -255,8 +297,12 @@ def _text(fact: str, text: str) -> str:
 
 def _facts_from(metadata: Mapping[str, str]) -> dict[str, str]:
     found = {fact: metadata[key] for fact, key in _FACTS.items() if metadata.get(key, "None") != "None"}
-    direct = {"rank": "ss_network_dim", "alpha": "ss_network_alpha", "title": "modelspec.title",
-              "resolution": "modelspec.resolution"}  # fmt: skip
+    direct = {
+        "rank": "ss_network_dim",
+        "alpha": "ss_network_alpha",
+        "title": "modelspec.title",
+        "resolution": "modelspec.resolution",
+    }
     found |= {fact: metadata[key] for fact, key in direct.items() if metadata.get(key, "None") != "None"}
     if "resolution" not in found and (size := re.fullmatch(r"\((\d+), ?(\d+)\)", metadata.get("ss_resolution", ""))):
         found["resolution"] = f"{size[1]}x{size[2]}"

@@ -34,9 +34,12 @@ _ENDS: Final = (  # spelling -> canonical part; `way` is down or up
     re.compile(r"(?P<path>.+)\.(?P<way>lora_magnitude_vector)(\.weight)?"),  # PEFT's DoRA
 )
 _WAYS: Final = {
-    "A": "lora_down.weight", "B": "lora_up.weight", "down": "lora_down.weight", "up": "lora_up.weight",
+    "A": "lora_down.weight",
+    "B": "lora_up.weight",
+    "down": "lora_down.weight",
+    "up": "lora_up.weight",
     "lora_magnitude_vector": "dora_scale",
-}  # fmt: skip
+}
 
 
 def _split_key(key: str) -> tuple[str, str, str] | None:

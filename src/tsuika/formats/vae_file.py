@@ -138,14 +138,17 @@ def _config(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]
         raise container.damaged(path, why)
     widths = [found[level, 0] for level in levels]
     return {
-        "_class_name": "AutoencoderKL", "in_channels": shapes["encoder.conv_in.weight"][1],
+        "_class_name": "AutoencoderKL",
+        "in_channels": shapes["encoder.conv_in.weight"][1],
         "out_channels": shapes["decoder.conv_out.weight"][0] if "decoder.conv_out.weight" in shapes else 3,
-        "latent_channels": shapes["post_quant_conv.weight"][1], "block_out_channels": widths,
+        "latent_channels": shapes["post_quant_conv.weight"][1],
+        "block_out_channels": widths,
         "layers_per_block": sum(level == 0 for level, _ in found),
-        "down_block_types": ["DownEncoderBlock2D"] * len(levels), "up_block_types": ["UpDecoderBlock2D"] * len(levels),
+        "down_block_types": ["DownEncoderBlock2D"] * len(levels),
+        "up_block_types": ["UpDecoderBlock2D"] * len(levels),
         "act_fn": "silu",
         "norm_num_groups": _GROUPS if all(width % _GROUPS == 0 for width in widths) else min(widths),
-    }  # fmt: skip
+    }
 
 
 def _artifact(weights: Weights, prefix: str, config: dict[str, Any], metadata: dict[str, str]) -> Artifact:

@@ -35,10 +35,19 @@ class Kind:
 
 
 KINDS: Final[Mapping[str, Kind]] = {
-    "base": Kind(str, 3), "vae": Kind(str, 1), "artifact": Kind(str, 2), "step": Kind(str, 2), "strength": Kind(float, 1),
-    "prompt": Kind(str, 0), "negative": Kind(str, 0), "seed": Kind(int, 0), "cfg": Kind(float, 0),
-    "steps": Kind(int, 0), "sampler": Kind(str, 0), "size": Kind(str, 0),
-}  # fmt: skip
+    "base": Kind(str, 3),
+    "vae": Kind(str, 1),
+    "artifact": Kind(str, 2),
+    "step": Kind(str, 2),
+    "strength": Kind(float, 1),
+    "prompt": Kind(str, 0),
+    "negative": Kind(str, 0),
+    "seed": Kind(int, 0),
+    "cfg": Kind(float, 0),
+    "steps": Kind(int, 0),
+    "sampler": Kind(str, 0),
+    "size": Kind(str, 0),
+}
 
 _NUMBER = r"([+-]?(?:\d+\.?\d*|\.\d+))"
 _RANGE = re.compile(rf"{_NUMBER}\s*-\s*{_NUMBER}\s*(?:\(\s*{_NUMBER}\s*\)|\[\s*(\d+)\s*\])?")

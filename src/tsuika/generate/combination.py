@@ -71,6 +71,14 @@ def describe(composition: Composition) -> Combination:
 def _used(part: Part) -> Used:
     wanted = part.wanted
     return Used(
-        str(wanted.path), part.method, wanted.strength, wanted.text_strength, len(part.matched), len(part.unmatched),
-        part.unmatched[:FEW], len(part.layers), part.words, part.sha256,
-    )  # fmt: skip
+        str(wanted.path),
+        part.method,
+        wanted.strength,
+        wanted.text_strength,
+        len(part.matched),
+        len(part.unmatched),
+        part.unmatched[:FEW],
+        len(part.layers),
+        part.words,
+        part.sha256,
+    )

@@ -108,11 +108,7 @@ class Composition:
 
 
 def compose(
-    model: Model,
-    wanted: Sequence[Wanted],
-    formats: Formats,
-    methods: Mapping[str, Restores],
-    warn: Warn | None = None,
+    model: Model, wanted: Sequence[Wanted], formats: Formats, methods: Mapping[str, Restores], warn: Warn | None = None
 ) -> Composition:
     """Read and attach every wanted artifact, in order. If one fails, those before it are taken off again.
 
@@ -171,9 +167,7 @@ class _Bench:
             self.warn(note("GN005", artifact=wanted.path.name, first=lost[0], **counts))
         digest = files.sha256(wanted.path) if wanted.path.is_file() else None
         layers = self.layers.touched(artifact)
-        return Part(
-            wanted, artifact.method, artifact, tuple(attachments), matched, unmatched, layers, words, digest
-        )  # fmt: skip
+        return Part(wanted, artifact.method, artifact, tuple(attachments), matched, unmatched, layers, words, digest)
 
     def _read(self, wanted: Wanted) -> Artifact:
         artifact = as_told(self.formats.find(wanted.path).read(wanted.path))

@@ -26,10 +26,33 @@ _NOWHERE = "\U0010ffff"  # no font has it: what is drawn for it is what stands f
 
 # Beginnings of file names of fonts with kana and kanji, best first.
 _CJK_NAMES = (
-    "notosanscjk", "notosansjp", "notosansmonocjk", "sourcehansans", "ipaex", "ipag", "ipam", "takao", "vl-gothic",
-    "vl-pgothic", "biz-ud", "yugoth", "meiryo", "msgothic", "hiragino", "ヒラギノ", "mplus", "notoserifcjk",
-    "notoserifjp", "arial unicode", "arialuni", "droidsansfallback", "wqy", "unifont", "msyh", "malgun",
-)  # fmt: skip
+    "notosanscjk",
+    "notosansjp",
+    "notosansmonocjk",
+    "sourcehansans",
+    "ipaex",
+    "ipag",
+    "ipam",
+    "takao",
+    "vl-gothic",
+    "vl-pgothic",
+    "biz-ud",
+    "yugoth",
+    "meiryo",
+    "msgothic",
+    "hiragino",
+    "ヒラギノ",
+    "mplus",
+    "notoserifcjk",
+    "notoserifjp",
+    "arial unicode",
+    "arialuni",
+    "droidsansfallback",
+    "wqy",
+    "unifont",
+    "msyh",
+    "malgun",
+)
 
 
 def grid(
@@ -153,10 +176,16 @@ def machine_fonts() -> list[Path]:
     """Font files of this machine in their usual places on Linux, macOS and Windows, those for Japanese first."""
     home = Path.home()
     folders = (
-        Path("/usr/share/fonts"), Path("/usr/local/share/fonts"), home / ".local/share/fonts", home / ".fonts",
-        Path("/System/Library/Fonts"), Path("/Library/Fonts"), home / "Library/Fonts",
-        Path("C:/Windows/Fonts"), home / "AppData/Local/Microsoft/Windows/Fonts",
-    )  # fmt: skip
+        Path("/usr/share/fonts"),
+        Path("/usr/local/share/fonts"),
+        home / ".local/share/fonts",
+        home / ".fonts",
+        Path("/System/Library/Fonts"),
+        Path("/Library/Fonts"),
+        home / "Library/Fonts",
+        Path("C:/Windows/Fonts"),
+        home / "AppData/Local/Microsoft/Windows/Fonts",
+    )
     found = (path for folder in folders for path in folder.rglob("*"))
     files = [path for path in found if path.suffix.lower() in (".ttf", ".ttc", ".otf")]
 

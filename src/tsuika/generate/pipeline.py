@@ -52,9 +52,15 @@ SAMPLERS: Mapping[str, Sampler] = {
 
 # What is taken from a base's scheduler_config; everything else in it belongs to the scheduler that it was written by.
 _KEYS = (
-    "num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr",
-    "steps_offset", "set_alpha_to_one",
-)  # fmt: skip
+    "num_train_timesteps",
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "trained_betas",
+    "rescale_betas_zero_snr",
+    "steps_offset",
+    "set_alpha_to_one",
+)
 
 
 @dataclass(frozen=True)

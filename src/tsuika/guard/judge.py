@@ -22,9 +22,8 @@ FIRST_CHECK: Final = 50  # [18 runs]
 CHECKS_AT_LEAST: Final = 8  # a run shorter than 8 x 50 steps is first looked at after an eighth of it [proposed]
 RATIO: Final = 1.2  # of a check's step to the one before: 12 checks a run, 0.01 % regret [18 runs]
 MIN_STEPS: Final = 150  # never stopped for lack of gain before this [18 runs]
-MIN_SHARE: Final = (
-    0.2  # nor before this share of the run: a limit for safety, after one run of 23 that wobbled (bench/guard)
-)
+# Nor before this share of the run: a limit for safety, after one run of 23 that wobbled (bench/guard)
+MIN_SHARE: Final = 0.2
 MIN_SHORT: Final = 0.3  # instead of MIN_STEPS in a run that is too short for it [proposed]
 DIVERGED: Final = 0.05  # R above this and not falling is worse than any useful state of the logs [18 runs]
 RISING_CHECKS: Final = 3
@@ -243,11 +242,15 @@ class Judge:
     def _verdict(self, now: Evidence) -> Verdict:
         check, best = self.checks[-1], self._best()
         params: dict[str, object] = {
-            "step": now.step, "best": now.best_step, "rate": f"{self._learning_rate / 3:.2g}",
+            "step": now.step,
+            "best": now.best_step,
+            "rate": f"{self._learning_rate / 3:.2g}",
             "percent": _percent(now.held_out.mean if now.held_out else now.train),
-            "gain": _percent(now.best.mean if now.best else None), "train": _percent(now.train),
-            "gap_mid": _percent(now.gap_mid), "gap_high": _percent(now.gap_high),
-        }  # fmt: skip
+            "gain": _percent(now.best.mean if now.best else None),
+            "train": _percent(now.train),
+            "gap_mid": _percent(now.gap_mid),
+            "gap_high": _percent(now.gap_high),
+        }
 
         def say(kind: Kind, code: str) -> Verdict:
             return Verdict(kind, code, params, now)

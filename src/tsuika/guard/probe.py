@@ -31,9 +31,15 @@ HIGH: Final = (775, 925)
 PATH: Final = (925, 646, 321, 104)  # from noise towards a picture: where drift is measured
 
 CONTROLS: Final = (
-    "a photo of a dog", "a red car on a street", "a portrait of an old man", "a bowl of fruit on a table",
-    "a house by a lake", "a city at night", "a mountain under a blue sky", "a drawing of a flower",
-)  # fmt: skip
+    "a photo of a dog",
+    "a red car on a street",
+    "a portrait of an old man",
+    "a bowl of fruit on a table",
+    "a house by a lake",
+    "a city at night",
+    "a mountain under a blue sky",
+    "a drawing of a flower",
+)
 
 
 @dataclass(frozen=True)

@@ -7,5 +7,8 @@ from types import ModuleType
 from tsuika.methods import dreambooth, hypernetwork, lora, textual_inversion
 
 METHODS: dict[str, ModuleType] = {
-    "lora": lora, "textual-inversion": textual_inversion, "dreambooth": dreambooth, "hypernetwork": hypernetwork,
-}  # fmt: skip
+    "lora": lora,
+    "textual-inversion": textual_inversion,
+    "dreambooth": dreambooth,
+    "hypernetwork": hypernetwork,
+}

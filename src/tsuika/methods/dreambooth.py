@@ -129,12 +129,14 @@ def own_parameters(component: str, root: nn.Module) -> Iterator[tuple[str, nn.Mo
 def describe(model: Model) -> dict[str, str]:
     """What a file writer needs beside the weights, as JSON by name: configs of all parts, noise schedule, tokenizers."""
     configs: dict[str, Any] = {
-        "unet_config": _plain(model.unet), "vae_config": {**_plain(model.vae), "scaling_factor": model.latent_scale},
+        "unet_config": _plain(model.unet),
+        "vae_config": {**_plain(model.vae), "scaling_factor": model.latent_scale},
         **{f"{name}_config": _plain(encoder) for name, encoder in model.text_encoders.items()},
-        "scheduler_config": model.scheduler_config, "latent_scale": model.latent_scale,
+        "scheduler_config": model.scheduler_config,
+        "latent_scale": model.latent_scale,
         "native_size_px": model.native_size_px,
         **{f"{name}_files": _files(tokenizer) for name, tokenizer in model.tokenizers.items()},
-    }  # fmt: skip
+    }
     return {"prediction": model.prediction} | {name: json.dumps(value) for name, value in configs.items()}
 
 
@@ -206,9 +208,10 @@ def restore(model: Model, artifact: Artifact) -> DreamBoothAttachment:
     whole = {name.partition(".")[0] for name in given}
     wanted = {name for name in places if name.partition(".")[0] in whole}
     wrong = wanted ^ given.keys() | {
-        name for name in wanted & given.keys()
+        name
+        for name in wanted & given.keys()
         if given[name].shape != places[name][2]._parameters[places[name][3]].shape  # type: ignore[union-attr]
-    }  # fmt: skip
+    }
     if wrong or artifact.family != model.facts.family:
         this = Words("This checkpoint", "このチェックポイント")
         raise misfit(min(wrong, default=artifact.family), this, artifact, model)

@@ -32,9 +32,15 @@ Side = Literal["k", "v"]
 SIDES: Final[tuple[Side, ...]] = ("k", "v")
 
 ACTIVATIONS: Final[dict[str, type[nn.Module]]] = {
-    "relu": nn.ReLU, "leakyrelu": nn.LeakyReLU, "elu": nn.ELU, "swish": nn.Hardswish, "tanh": nn.Tanh,
-    "sigmoid": nn.Sigmoid, "softsign": nn.Softsign, "mish": nn.Mish,
-}  # fmt: skip
+    "relu": nn.ReLU,
+    "leakyrelu": nn.LeakyReLU,
+    "elu": nn.ELU,
+    "swish": nn.Hardswish,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+    "softsign": nn.Softsign,
+    "mish": nn.Mish,
+}
 _STD: Final = 0.01  # of A1111's "Normal", and of its LayerNorm weights whatever the rest is
 _NAME: Final = re.compile(r"(\d+)\.([kv])\.(linear\.\d+\.(?:weight|bias))")
 
@@ -74,12 +80,13 @@ class Net(nn.Module):
     def start(self, kind: str, *, zero_last: bool) -> None:
         """Initial weights of A1111's kinds; biases 0. With `zero_last` the net's output is 0."""
         draw: Callable[[Tensor], object] = {
-            "Normal": lambda w: nn.init.normal_(w, std=_STD), "XavierUniform": nn.init.xavier_uniform_,
+            "Normal": lambda w: nn.init.normal_(w, std=_STD),
+            "XavierUniform": nn.init.xavier_uniform_,
             "XavierNormal": nn.init.xavier_normal_,
             # A1111 asks for the gain of leaky ReLU where that is the activation; at its slope of 0 that is ReLU's.
             "KaimingUniform": lambda w: nn.init.kaiming_uniform_(w, nonlinearity="relu"),
             "KaimingNormal": lambda w: nn.init.kaiming_normal_(w, nonlinearity="relu"),
-        }[kind]  # fmt: skip
+        }[kind]
         layers = [module for module in self.linear if isinstance(module, nn.Linear | nn.LayerNorm)]
         for layer in layers:
             nn.init.zeros_(layer.bias)
@@ -257,11 +264,15 @@ def _attentions(model: Model) -> Iterator[tuple[Any, int, bool]]:
 
 def _header(config: Config) -> dict[str, str]:
     fields = {
-        "layer_structure": list(config.layer_structure), "activation_func": config.activation,
-        "is_layer_norm": config.layer_norm, "weight_initialization": config.init,
-        "activate_output": config.activate_output, "use_dropout": False,
-        "dropout_structure": [0.0] * len(config.layer_structure), "last_layer_dropout": False,
-    }  # fmt: skip
+        "layer_structure": list(config.layer_structure),
+        "activation_func": config.activation,
+        "is_layer_norm": config.layer_norm,
+        "weight_initialization": config.init,
+        "activate_output": config.activate_output,
+        "use_dropout": False,
+        "dropout_structure": [0.0] * len(config.layer_structure),
+        "last_layer_dropout": False,
+    }
     return {name: json.dumps(value) for name, value in fields.items()}
 
 
@@ -315,9 +326,11 @@ def restore(model: Model, artifact: Artifact) -> HypernetworkAttachment:
     try:
         field_of = {name: json.loads(artifact.metadata[name]) for name in _header(Config())}
         config = Config(
-            layer_structure=field_of["layer_structure"], activation=field_of["activation_func"],
-            layer_norm=field_of["is_layer_norm"], activate_output=field_of["activate_output"],
-        )  # fmt: skip
+            layer_structure=field_of["layer_structure"],
+            activation=field_of["activation_func"],
+            layer_norm=field_of["is_layer_norm"],
+            activate_output=field_of["activate_output"],
+        )
     except (KeyError, ValueError) as error:
         fields = Words("A1111's header fields", "A1111のヘッダー項目")
         raise FormatError("FM001", where=artifact.method, found=str(error), expected=fields) from None

@@ -168,10 +168,12 @@ def _forward(slots: Sequence[Slot], adapters: Sequence[str], x: Tensor) -> Tenso
     layer, rank = slots[0].layer, max(slot.rank for slot in slots)
     result: Tensor = type(layer).forward(layer, x)  # the base, and other sets on every row
     downs = torch.stack([_widened(layer.lora_A[name].weight, 0, rank) for name in adapters])  # (K, rank, in, ...)
-    ups = torch.stack([  # (K, out, rank)
-        _widened(layer.lora_B[name].weight.flatten(1), 1, rank, slot.base_scale)
-        for name, slot in zip(adapters, slots, strict=True)
-    ])  # fmt: skip
+    ups = torch.stack(
+        [  # (K, out, rank)
+            _widened(layer.lora_B[name].weight.flatten(1), 1, rank, slot.base_scale)
+            for name, slot in zip(adapters, slots, strict=True)
+        ]
+    )
     blocks = torch.unflatten(x.to(downs.dtype), 0, (len(slots), -1))
     base = layer.get_base_layer()
     if isinstance(base, nn.Conv2d):
@@ -338,10 +340,14 @@ def restore(model: Model, artifact: Artifact) -> LoraAttachment:
         for slot in slots:
             _place(slot, adapter, kind, layers[slot.component, slot.path])
             _scale(slot, adapter)
-    attachment.load({
-        f"{component}.{path}.{part}": value
-        for (component, path), parts in layers.items() for part, value in parts.items() if part != "alpha"
-    })  # fmt: skip
+    attachment.load(
+        {
+            f"{component}.{path}.{part}": value
+            for (component, path), parts in layers.items()
+            for part, value in parts.items()
+            if part != "alpha"
+        }
+    )
     return attachment
 
 

@@ -19,15 +19,24 @@ PARTS: dict[str, dict[str, str]] = {
     "lora": {"lora_A": "lora_down.weight", "lora_B": "lora_up.weight"},
     "dora": {"lora_A": "lora_down.weight", "lora_B": "lora_up.weight", "lora_magnitude_vector": "dora_scale"},
     "loha": {
-        "hada_w1_a": "hada_w1_a", "hada_w1_b": "hada_w1_b", "hada_w2_a": "hada_w2_a", "hada_w2_b": "hada_w2_b",
-        "hada_t1": "hada_t1", "hada_t2": "hada_t2",
+        "hada_w1_a": "hada_w1_a",
+        "hada_w1_b": "hada_w1_b",
+        "hada_w2_a": "hada_w2_a",
+        "hada_w2_b": "hada_w2_b",
+        "hada_t1": "hada_t1",
+        "hada_t2": "hada_t2",
     },
     "lokr": {
-        "lokr_w1": "lokr_w1", "lokr_w1_a": "lokr_w1_a", "lokr_w1_b": "lokr_w1_b", "lokr_w2": "lokr_w2",
-        "lokr_w2_a": "lokr_w2_a", "lokr_w2_b": "lokr_w2_b", "lokr_t2": "lokr_t2",
+        "lokr_w1": "lokr_w1",
+        "lokr_w1_a": "lokr_w1_a",
+        "lokr_w1_b": "lokr_w1_b",
+        "lokr_w2": "lokr_w2",
+        "lokr_w2_a": "lokr_w2_a",
+        "lokr_w2_b": "lokr_w2_b",
+        "lokr_t2": "lokr_t2",
     },
     "oft": {"oft_R": "oft_R"},
-}  # fmt: skip
+}
 
 
 def kind_of(artifact: Artifact) -> str:

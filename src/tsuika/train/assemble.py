@@ -121,15 +121,34 @@ def facts(run: Run, model: Model, pictures: int, name: str) -> formats.RunFacts:
     )
     folder = Path(recipe.data.images).resolve().name
     return formats.RunFacts(
-        name=name, trigger=recipe.data.trigger, prediction=model.prediction,
-        base_name=Path(model.source).name, base_sha256=model.sha256 or "", resolution=f"{first.width}x{first.height}",
-        rank=rank, alpha=alpha or rank, dropout=dropout, pictures=pictures,
-        steps=run.steps_done, max_steps=train.steps, batch_size=train.batch_size, accumulate=train.accumulate,
-        learning_rate=train.learning_rate, optimizer=train.optimizer, schedule=train.schedule,
-        warmup_steps=round(train.warmup * train.steps), min_snr_gamma=train.min_snr_gamma, noise_offset=train.noise_offset,
-        clip_norm=train.clip_norm, max_norm=recipe.regularize.max_norm or None,
-        caption_dropout=recipe.data.caption_dropout, precision=train.precision,
-        gradient_checkpointing=train.gradient_checkpointing, cache_latents=True, clip_skip=1, seed=train.seed,
+        name=name,
+        trigger=recipe.data.trigger,
+        prediction=model.prediction,
+        base_name=Path(model.source).name,
+        base_sha256=model.sha256 or "",
+        resolution=f"{first.width}x{first.height}",
+        rank=rank,
+        alpha=alpha or rank,
+        dropout=dropout,
+        pictures=pictures,
+        steps=run.steps_done,
+        max_steps=train.steps,
+        batch_size=train.batch_size,
+        accumulate=train.accumulate,
+        learning_rate=train.learning_rate,
+        optimizer=train.optimizer,
+        schedule=train.schedule,
+        warmup_steps=round(train.warmup * train.steps),
+        min_snr_gamma=train.min_snr_gamma,
+        noise_offset=train.noise_offset,
+        clip_norm=train.clip_norm,
+        max_norm=recipe.regularize.max_norm or None,
+        caption_dropout=recipe.data.caption_dropout,
+        precision=train.precision,
+        gradient_checkpointing=train.gradient_checkpointing,
+        cache_latents=True,
+        clip_skip=1,
+        seed=train.seed,
         tag_frequency={folder: formats.count_tags(sample.caption for sample in manifest.samples)},
         bucket_info={
             "buckets": {
@@ -137,7 +156,7 @@ def facts(run: Run, model: Model, pictures: int, name: str) -> formats.RunFacts:
             }
         },
         dataset_dirs={folder: {"n_repeats": recipe.data.repeats, "img_count": pictures}},
-    )  # fmt: skip
+    )
 
 
 def name_of(run: Run) -> str:
@@ -191,8 +210,9 @@ def summary(run: Run) -> dict[str, Any]:
     """What `--dry-run` shows."""
     assert run.manifest is not None
     return {
-        "pictures": len(run.manifest), "left_out": len(run.manifest.quarantined),
+        "pictures": len(run.manifest),
+        "left_out": len(run.manifest.quarantined),
         "buckets": [f"{b.width}x{b.height}: {len(b.samples)}" for b in run.buckets],
         "captions": [f"{s.name}: {s.caption}" for s in run.manifest.samples],
         "weight_decay_over_run": optim.weight_decay_over_run(run.recipe.train),
-    }  # fmt: skip
+    }

@@ -140,9 +140,12 @@ def load(path: Path) -> State | None:
         else:
             tensors[kind][rest] = value
     return State(
-        manifest["step"], tensors["weights"], _unflatten(optimizer, manifest["optimizer"]), tensors["average"],
+        manifest["step"],
+        tensors["weights"],
+        _unflatten(optimizer, manifest["optimizer"]),
+        tensors["average"],
         manifest["scaler"],
-    )  # fmt: skip
+    )
 
 
 def place(folder: Path, step: int) -> Path:

@@ -96,11 +96,7 @@ def on_base(texts: Sequence[str]) -> list[tuple[str, list[str], float]]:
 
 
 def fill(
-    folder: Path,
-    buckets: Sequence[Bucket],
-    subject: Bank,
-    data: Data,
-    encode: Encoded,
+    folder: Path, buckets: Sequence[Bucket], subject: Bank, data: Data, encode: Encoded
 ) -> Generator[Event, None, prior.Preserving]:
     """The subject's bank with the pictures of `folder` behind it, in the sizes of the subject's `buckets`.
 

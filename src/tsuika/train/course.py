@@ -19,9 +19,8 @@ from tsuika.guard.judge import affordable
 from tsuika.guard.probe import PATH
 from tsuika.methods import METHODS
 
-LEAST_HELD_OUT: Final = (
-    4  # where all are trained on afterwards, so that it costs none: intervals over pictures begin here
-)
+# Where all are trained on afterwards, so that it costs none: intervals over pictures begin here
+LEAST_HELD_OUT: Final = 4
 MOST_HELD_OUT: Final = 12
 MOST_MEASURED: Final = 8  # pictures of each side in a check
 LEAST_MEASURED: Final = 4
@@ -151,10 +150,7 @@ _WHY_ALONE: Final[dict[str, Words]] = {
         "They cannot learn side by side, since each changes the whole model.",
         "この方法はモデル全体を変えるため、並行して学習できません。",
     ),
-    "adapter": Words(
-        "Only plain LoRA layers can learn side by side.",
-        "並行して学習できるのは通常のLoRA層だけです。",
-    ),
+    "adapter": Words("Only plain LoRA layers can learn side by side.", "並行して学習できるのは通常のLoRA層だけです。"),
     "dropout": Words(
         "With dropout they cannot learn side by side and come out as they would alone.",
         "ドロップアウトを使うと、並行して学習したときに、単独で学習した場合と同じ結果になりません。",

@@ -77,9 +77,12 @@ def accelerate_for(recipe: Recipe) -> Accelerator:
         if elsewhere or before["_mixed_precision"] != mixed:
             AcceleratorState._reset_state(reset_partial_state=elsewhere)
     accelerator = Accelerator(
-        mixed_precision=mixed, cpu=device.type == "cpu",
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=recipe.method.some_unused)],
-    )  # fmt: skip
+        mixed_precision=mixed,
+        cpu=device.type == "cpu",
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=recipe.method.some_unused)
+        ],
+    )
     if recipe.train.batch_size % accelerator.num_processes:
         why = Words(
             f"{accelerator.num_processes} processes share each batch, so it must be a multiple of that.",
@@ -144,9 +147,13 @@ def prepare(
     assert model is not None and run.manifest is not None
     yield Phase("encode", len(run.manifest))
     fill = partial(
-        banks.fill, encode=lambda pixels: model.encode_images(pixels.to(accelerator.device)).cpu(),
-        vae=vae_identity(model), scale=model.latent_scale, folder=run.cache, device=accelerator.device,
-    )  # fmt: skip
+        banks.fill,
+        encode=lambda pixels: model.encode_images(pixels.to(accelerator.device)).cpu(),
+        vae=vae_identity(model),
+        scale=model.latent_scale,
+        folder=run.cache,
+        device=accelerator.device,
+    )
     subject: Bank = yield from fill(run.buckets, recipe.data)
     preserving = class_pictures.wanted(recipe.data)
     bank = (yield from preserve(run, subject, fill, accelerator)) if preserving else subject
@@ -182,9 +189,13 @@ def base_and_pictures(
     class_pictures.wanted(recipe.data)
     yield Phase("load")
     model = run.model = families.load(
-        recipe.base.model, tokenizer=recipe.base.tokenizer, vae=recipe.base.vae, device=accelerator.device,
-        dtype=DTYPES[precision], embedded_path=run.embedded,
-    )  # fmt: skip
+        recipe.base.model,
+        tokenizer=recipe.base.tokenizer,
+        vae=recipe.base.vae,
+        device=accelerator.device,
+        dtype=DTYPES[precision],
+        embedded_path=run.embedded,
+    )
     for text in recipe.base.artifacts:
         yield from lay(text, model)
     yield from pictures(run, model, report=report)
@@ -229,10 +240,14 @@ def preserve(
         keep = run.cache.parent if run.cache is not None and data.cache else run.folder.root
         with accelerator.main_process_first():
             folder = yield from class_pictures.drawn(
-                run.model, data, keep / "class_pictures", run.draw,
-                size_px=data.size_px or run.model.native_size_px, seed=run.recipe.train.seed,
+                run.model,
+                data,
+                keep / "class_pictures",
+                run.draw,
+                size_px=data.size_px or run.model.native_size_px,
+                seed=run.recipe.train.seed,
                 also=(how, class_pictures.on_base(run.recipe.base.artifacts)),
-            )  # fmt: skip
+            )
     joined = yield from class_pictures.fill(folder, run.buckets, bank, data, encode)
     return joined
 
@@ -249,9 +264,7 @@ def lay(text: str, model: Model) -> Iterator[Warned]:
     path, strength = split_strength(text)
     artifact = as_told(formats.find(path).read(path))
     if artifact.family not in (model.facts.family, ""):
-        raise ModelError(
-            "MD004", where=path, artifact=path.name, found=artifact.family, expected=model.facts.family
-        )  # fmt: skip
+        raise ModelError("MD004", where=path, artifact=path.name, found=artifact.family, expected=model.facts.family)
     METHODS[artifact.method].restore(model, artifact).set_strength(strength)
     if lost := unread_keys(artifact):
         total = len(artifact.tensors) + len(lost)

@@ -69,11 +69,14 @@ class Ground:
         pictures = self.pictures if names is None else self.pictures.only(names)
         train = self.recipe.train
         return Fit(
-            self.model, attachment, self.recipe, self.accelerator,
+            self.model,
+            attachment,
+            self.recipe,
+            self.accelerator,
             batch=lambda number: pictures.batch(number, train.batch_size, train.seed),
             condition=read or conditioner(self.model, attachment, pictures.size_px_of),
             fall_from=train.steps if steady else None,
-        )  # fmt: skip
+        )
 
     def reader(self, lanes: Lanes, lane: int, attachment: Attachment) -> Conditioner:
         """Captions as one lane's text encoders and words have them."""
@@ -105,9 +108,14 @@ class Ground:
         words = controls_for(self.recipe.data.class_word)[:controls]
         with run.written_weights():
             return Probe(
-                self.model, run.attachment, self.subjects(held_out), self.subjects(train), controls=words, few=few,
+                self.model,
+                run.attachment,
+                self.subjects(held_out),
+                self.subjects(train),
+                controls=words,
+                few=few,
                 autocast=self.accelerator.autocast,
-            )  # fmt: skip
+            )
 
     def leaks(self, run: Fit) -> Leaks:
         """What a few training captions call up out of pure noise; `run` has the weights that will be written."""
@@ -124,6 +132,10 @@ class Ground:
     def started(self, run: Fit) -> Started:
         """The event that a run begins, or goes on."""
         return Started(
-            self.recipe.method.name, self.model.facts.family, len(self.pictures), self.recipe.train.steps, run.step,
+            self.recipe.method.name,
+            self.model.facts.family,
+            len(self.pictures),
+            self.recipe.train.steps,
+            run.step,
             count_params(run.params),
-        )  # fmt: skip
+        )

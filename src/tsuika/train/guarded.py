@@ -36,9 +36,8 @@ DIVERGED: Final = ("GD001", "GD002", "GD003")
 # step alone is, where it may turn out to lie behind.
 SMALL: Final = 2**29
 MUCH: Final = 1.5  # times `guard.overhead`: what is a little over it is no news
-APART: Final = (
-    1.3  # by this factor: checks lie 1.2 apart, and one beside the best is no worse than jitter (bench/guard)
-)
+# By this factor: checks lie 1.2 apart, and one beside the best is no worse than jitter (bench/guard)
+APART: Final = 1.3
 
 Events = Generator[Event, None, "Result"]
 # What it has come to, and whether weights are small enough for those of several steps to be kept.
@@ -239,8 +238,8 @@ def _in_lanes(
 
     watch = _watch(ground, course, [(run, lane) for lane, run in enumerate(runs)], "checks.json", lanes)
     stage = ground.stage(
-        runs, states, lanes=lanes, at_once=recipe.guard.lanes, watch=watch, obeys=recipe.guard.mode == "on",
-    )  # fmt: skip
+        runs, states, lanes=lanes, at_once=recipe.guard.lanes, watch=watch, obeys=recipe.guard.mode == "on"
+    )
     if looked is None:
         stage.kept, stage.kept_at, stage.after = _kept(ground), lambda step: course.longer(step, most), after
     else:

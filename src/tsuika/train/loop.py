@@ -316,9 +316,12 @@ def _finite(value: float) -> bool:
 
 def _diverged(run: Fit, pictures: tuple[str, ...]) -> DivergedError:
     return DivergedError(
-        "TR001", step=run.step + 1, pictures=", ".join(pictures), kept=run.step,
+        "TR001",
+        step=run.step + 1,
+        pictures=", ".join(pictures),
+        kept=run.step,
         rate=f"{run.recipe.train.learning_rate / 3:.2g}",
-    )  # fmt: skip
+    )
 
 
 def conditioner(model: Model, attachment: Attachment, size_px: Callable[[Batch], tuple[int, int]]) -> Conditioner:

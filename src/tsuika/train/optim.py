@@ -133,8 +133,7 @@ def _package(name: str, train: Train) -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         why = Words(
-            f"It needs a package: pip install {name} ({error})",
-            f"パッケージが必要です: pip install {name}({error})",
+            f"It needs a package: pip install {name} ({error})", f"パッケージが必要です: pip install {name}({error})"
         )
         raise RecipeError("RC002", key="train.optimizer", found=train.optimizer, why=why) from None
 

@@ -265,10 +265,14 @@ def _told_of(recipe: Recipe, curves: Sequence[Curve], sides: compare.Sides, step
         highest = found.rate == curves[-1].rate
         code = "GD020" if enough else "GD028" if spread is not None else "GD030" if highest else "GD021"
         params |= {
-            "rate": _short(found.rate), "gain": percent(found.gain.mean), "after": found.after, "best": found.steps or "?",
-            "slower": _short(spread), "run": recipe.train.steps,
+            "rate": _short(found.rate),
+            "gain": percent(found.gain.mean),
+            "after": found.after,
+            "best": found.steps or "?",
+            "slower": _short(spread),
+            "run": recipe.train.steps,
             "higher": ",".join(_short(found.rate * FACTOR**power) for power in range(3)),
-        }  # fmt: skip
+        }
     rows = []
     for curve in curves:
         points = [{"step": step, **asdict(estimate(grid))} for step, grid in zip(curve.steps, curve.grids, strict=True)]
@@ -285,6 +289,13 @@ def _told_of(recipe: Recipe, curves: Sequence[Curve], sides: compare.Sides, step
         )
     measured = sides.held_out or sides.twins
     return RateFound(
-        found.rate, found.steps, found.budget, spread, "held-out" if sides.held_out else "training", len(measured),
-        code, params, rows,
-    )  # fmt: skip
+        found.rate,
+        found.steps,
+        found.budget,
+        spread,
+        "held-out" if sides.held_out else "training",
+        len(measured),
+        code,
+        params,
+        rows,
+    )

@@ -111,6 +111,8 @@ def joined(readings: Sequence[Reading]) -> Reading:
         return sum(known) / len(known) if known else None
 
     return Reading(
-        rows([one.held_out for one in readings]), rows([one.train for one in readings]),
-        mean([one.drift for one in readings]), mean([one.own_drift for one in readings]),
-    )  # fmt: skip
+        rows([one.held_out for one in readings]),
+        rows([one.train for one in readings]),
+        mean([one.drift for one in readings]),
+        mean([one.own_drift for one in readings]),
+    )

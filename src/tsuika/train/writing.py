@@ -18,9 +18,8 @@ from tsuika.train.device import DTYPES
 
 # Relative, of a layer's ΔW or a tensor: twice the format's rounding.
 LARGEST_ERROR: Final = {"fp32": 1e-5, "fp16": 2e-3, "bf16": 1.6e-2}
-FAINT_ERROR: Final = (
-    2.0  # the same for layers that the format cannot hold: rounding at most doubles a number or drops it
-)
+# The same for layers that the format cannot hold: rounding at most doubles a number or drops it
+FAINT_ERROR: Final = 2.0
 
 
 def faint_layers(artifact: Artifact, precision: str) -> frozenset[str]:

@@ -28,9 +28,7 @@ _PREFIXES: Final = ("first_stage_model.", "vae.")
 _CHUNK: Final = 1 << 24
 
 
-def bake(
-    base: Path, vae: Mapping[str, Tensor], config: Mapping[str, Any], out: Path, facts: Mapping[str, str]
-) -> int:  # fmt: skip
+def bake(base: Path, vae: Mapping[str, Tensor], config: Mapping[str, Any], out: Path, facts: Mapping[str, str]) -> int:
     """Write a copy of a base with another VAE; gives the number of tensors that were put in.
 
     Args:
@@ -74,7 +72,7 @@ def _folder(own: Path, vae: Mapping[str, Tensor], out: Path, facts: Mapping[str,
 
 def _file(
     weights: Weights, vae: Mapping[str, Tensor], config: Mapping[str, Any], out: Path, facts: Mapping[str, str]
-) -> int:  # fmt: skip
+) -> int:
     prefix = next((one for one in _PREFIXES if weights.starts(f"{one}decoder.")), None)
     if prefix is None:
         raise _cannot(weights.path, Words("There is no VAE in it to be replaced.", "置き換えるVAEが含まれていません。"))
@@ -138,7 +136,6 @@ def replace_tensors(source: Path, out: Path, tensors: Mapping[str, Tensor], fact
 
 def _cannot(where: Path, why: Words) -> FormatError:
     do = Words(
-        "Use the VAE beside the base instead, with --vae.",
-        "ベースモデルには組み込まず、--vae で一緒に使ってください。",
+        "Use the VAE beside the base instead, with --vae.", "ベースモデルには組み込まず、--vae で一緒に使ってください。"
     )
     return FormatError("FM005", where=where, why=why, do=do)

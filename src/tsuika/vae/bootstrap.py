@@ -49,9 +49,13 @@ def interval(
 
 
 def paired(
-    left: Sequence[float], right: Sequence[float], groups: Sequence[int] | None = None, *, level: float = 0.95,
+    left: Sequence[float],
+    right: Sequence[float],
+    groups: Sequence[int] | None = None,
+    *,
+    level: float = 0.95,
     seed: int = 0,
-) -> Interval:  # fmt: skip
+) -> Interval:
     """Of the mean difference left - right of the same pictures; two equal values, also infinite ones, differ by 0."""
     differences = [0.0 if a == b else a - b for a, b in zip(left, right, strict=True)]
     return interval(differences, groups, level=level, seed=seed)

@@ -108,16 +108,24 @@ class Comparison:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, without pictures; None for what is not finite."""
-        plain: dict[str, Any] = jsonable({
-            "pictures": len(self.names), "different_pictures": self.different,
-            "vaes": [_told(one) for one in self.results],
-            "advice": {
-                one.purpose: {"vae": one.vae, "measure": one.measure, "as_good": list(one.as_good),
-                              "better_by": one.better_by}
-                for one in self.advice
-            },
-            "pareto": list(self.pareto), "interval_level": self.level,
-        })  # fmt: skip
+        plain: dict[str, Any] = jsonable(
+            {
+                "pictures": len(self.names),
+                "different_pictures": self.different,
+                "vaes": [_told(one) for one in self.results],
+                "advice": {
+                    one.purpose: {
+                        "vae": one.vae,
+                        "measure": one.measure,
+                        "as_good": list(one.as_good),
+                        "better_by": one.better_by,
+                    }
+                    for one in self.advice
+                },
+                "pareto": list(self.pareto),
+                "interval_level": self.level,
+            }
+        )
         return plain
 
 
@@ -177,9 +185,15 @@ def compare(
 
 
 def _run(
-    candidate: Candidate, own: Candidate, pictures: Sequence[Picture], base_latents: list[Tensor], own_db: float,
-    scale: float, precision: str, step: Callable[[int], None],
-) -> tuple[Result, list[Tensor]]:  # fmt: skip
+    candidate: Candidate,
+    own: Candidate,
+    pictures: Sequence[Picture],
+    base_latents: list[Tensor],
+    own_db: float,
+    scale: float,
+    precision: str,
+    step: Callable[[int], None],
+) -> tuple[Result, list[Tensor]]:
     findings: list[Warned] = []
     stacks = list(roundtrip.batches([one.pixels_13HW for one in pictures], _most(pictures)))
     loads = [faults.load(candidate.vae, stack[:1]) for stack in stacks[:_PROBED]]
@@ -226,11 +240,23 @@ def _run(
             findings.append(seen)
     megapixels = sum(stack[:, 0].numel() for stack in stacks) / 1e6
     result = Result(
-        candidate.name, encoder, precision, [one.group for one in pictures], passed.rows, with_base, compared,
-        passed.encode_s / megapixels, passed.decode_s / megapixels,
-        passed.peak_bytes or max(load.memory_bytes for load in loads), largest, seam, candidate.sha256,
-        candidate.source or candidate.name, findings, pictures=passed.pictures,
-    )  # fmt: skip
+        candidate.name,
+        encoder,
+        precision,
+        [one.group for one in pictures],
+        passed.rows,
+        with_base,
+        compared,
+        passed.encode_s / megapixels,
+        passed.decode_s / megapixels,
+        passed.peak_bytes or max(load.memory_bytes for load in loads),
+        largest,
+        seam,
+        candidate.sha256,
+        candidate.source or candidate.name,
+        findings,
+        pictures=passed.pictures,
+    )
     return result, passed.latents
 
 
@@ -292,9 +318,7 @@ def _mean_db(values: Sequence[float]) -> float:
     return math.fsum(known) / len(known) if known else 0.0
 
 
-def _advise(
-    purpose: str, results: Sequence[Result], groups: Sequence[int], level: float, seed: int
-) -> Advice:  # fmt: skip
+def _advise(purpose: str, results: Sequence[Result], groups: Sequence[int], level: float, seed: int) -> Advice:
     """The best of those whose error is below the base's own by more than chance."""
     measure, own = PURPOSES[purpose], results[0]
     better = [one for one in results[1:] if one.is_sound and one.against[measure].sign < 0]
@@ -302,10 +326,11 @@ def _advise(
         return Advice(purpose, measure, own.name, None)
     best = min(better, key=lambda one: metrics.mean(one.rows, measure))
     rivals = tuple(
-        one.name for one in better
+        one.name
+        for one in better
         if one is not best
         and paired(_column(one, measure), _column(best, measure), groups, level=level, seed=seed).sign == 0
-    )  # fmt: skip
+    )
     gain = best.against[measure]
     return Advice(purpose, measure, best.name, Interval(-gain.mean, -gain.high, -gain.low), rivals)
 
@@ -318,25 +343,31 @@ def _pareto(results: Sequence[Result]) -> tuple[str, ...]:
     }
     # A hundredth less is no reason to call another one beaten.
     return tuple(
-        name for name, here in points.items()
+        name
+        for name, here in points.items()
         if not any(
             all(a <= b for a, b in zip(there, here)) and any(a < 0.99 * b for a, b in zip(there, here))
             for there in points.values()
         )
-    )  # fmt: skip
+    )
 
 
 def _told(one: Result) -> dict[str, Any]:
     return {
-        "vae": one.name, "source": one.source, "encoder": one.encoder, "sound": one.is_sound,
-        "precision": one.precision, "sha256": one.sha256,
+        "vae": one.name,
+        "source": one.source,
+        "encoder": one.encoder,
+        "sound": one.is_sound,
+        "precision": one.precision,
+        "sha256": one.sha256,
         "findings": one.findings,
         "measures": one.means(),
         "against_builtin": one.against,
         "psnr_on_the_base_s_latents": interval(one.with_base, one.groups),
         "latents": one.latents,
         "encode_s_per_megapixel": one.encode_s_per_megapixel,
-        "decode_s_per_megapixel": one.decode_s_per_megapixel, "memory_bytes": one.memory_bytes,
+        "decode_s_per_megapixel": one.decode_s_per_megapixel,
+        "memory_bytes": one.memory_bytes,
         "largest_activation": one.largest_activation,
         "seams": one.seams,
-    }  # fmt: skip
+    }

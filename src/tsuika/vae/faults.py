@@ -59,14 +59,10 @@ def latents(own: Sequence[Tensor], other: Sequence[Tensor], scale: float) -> Lat
     gain = covariance / variance
     correlation = covariance / (variance * centred_t.pow(2).mean(1).clamp(min=1e-12)).sqrt()
     shift = (theirs.mean(1) - gain * mine.mean(1)).abs() / (variance.sqrt() * gain.abs().clamp(min=1e-6))
-    return Latents(
-        float(correlation.median()), float(gain.median()), float(shift.max()), float(theirs.std() * scale)
-    )  # fmt: skip
+    return Latents(float(correlation.median()), float(gain.median()), float(shift.max()), float(theirs.std() * scale))
 
 
-def misfit(
-    name: str, encoder: roundtrip.Encoders, found: Latents, lost_db: float, best_gain: float
-) -> Warned | None:  # fmt: skip
+def misfit(name: str, encoder: roundtrip.Encoders, found: Latents, lost_db: float, best_gain: float) -> Warned | None:
     """Whether a VAE speaks of other latents than the base does.
 
     Args:

@@ -68,15 +68,19 @@ class Proof:
         """The measures that are worse by more than chance."""
         wrong = {True: -1, False: 1}
         return [
-            name for name, change in self.changes.items()
+            name
+            for name, change in self.changes.items()
             if (better := metrics.MEASURES[name]) is not None and change.sign == wrong[better]
-        ]  # fmt: skip
+        ]
 
 
 def prove(
-    before: Sequence[Mapping[str, float]], after: Sequence[Mapping[str, float]], groups: Sequence[int], purpose: Purpose,
+    before: Sequence[Mapping[str, float]],
+    after: Sequence[Mapping[str, float]],
+    groups: Sequence[int],
+    purpose: Purpose,
     seed: int,
-) -> Proof:  # fmt: skip
+) -> Proof:
     """From the measures of the same pictures before and after."""
     names = list(metrics.MEASURES)
     changes = {

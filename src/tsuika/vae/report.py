@@ -35,7 +35,7 @@ Inline = Callable[..., str]
 
 def render(
     comparison: Comparison, pictures: Sequence[Picture], *, base: str, size_px: int, lang: str, inline: Inline
-) -> str:  # fmt: skip
+) -> str:
     """The page, opening in `lang`.
 
     Args:
@@ -47,11 +47,22 @@ def render(
         inline: picture, `side_px` -> data URI.
     """
     return _template().render(
-        lang=lang, t=_both, word=partial(_word, lang), comparison=comparison, base=base, size_px=size_px, columns=_COLUMNS,
-        cells=partial(_cell, comparison), plot=_plot(comparison), rows=_rows(comparison, pictures),
-        uri=partial(inline, side_px=2 * CROP_PX), found=_found, number=_number, size=_size,
+        lang=lang,
+        t=_both,
+        word=partial(_word, lang),
+        comparison=comparison,
+        base=base,
+        size_px=size_px,
+        columns=_COLUMNS,
+        cells=partial(_cell, comparison),
+        plot=_plot(comparison),
+        rows=_rows(comparison, pictures),
+        uri=partial(inline, side_px=2 * CROP_PX),
+        found=_found,
+        number=_number,
+        size=_size,
         findings=[warned for one in comparison.results for warned in one.findings],
-    )  # fmt: skip
+    )
 
 
 @cache
@@ -137,9 +148,7 @@ def _plot(comparison: Comparison) -> dict[str, Any] | None:
 
     def at(x: float, y: float) -> tuple[float, float]:
         (x0, x1), (y0, y1) = spans
-        return (
-            _LEFT + (x - x0) / (x1 - x0) * (_RIGHT - _LEFT), _BOTTOM - (y - y0) / (y1 - y0) * (_BOTTOM - _TOP)
-        )  # fmt: skip
+        return (_LEFT + (x - x0) / (x1 - x0) * (_RIGHT - _LEFT), _BOTTOM - (y - y0) / (y1 - y0) * (_BOTTOM - _TOP))
 
     dots, taken = [], list[tuple[float, float]]()
     for name, (x, y, is_sound) in sorted(points.items(), key=lambda item: item[1][1]):
@@ -149,11 +158,22 @@ def _plot(comparison: Comparison) -> dict[str, Any] | None:
         while any(abs(height - other) < 15 and abs(left - beside) < 220 for beside, other in taken):
             height -= 15
         taken.append((left, height))
-        dots.append({"name": name, "x": left, "y": top, "label_y": height, "anchor": "end" if is_right else "start",
-                     "label_x": left - 10 if is_right else left + 10, "sound": is_sound})  # fmt: skip
+        dots.append(
+            {
+                "name": name,
+                "x": left,
+                "y": top,
+                "label_y": height,
+                "anchor": "end" if is_right else "start",
+                "label_x": left - 10 if is_right else left + 10,
+                "sound": is_sound,
+            }
+        )
     front = sorted(at(*points[name][:2]) for name in comparison.pareto if name in points)
-    ticks = [[(at(v, spans[1][0])[0], _number(v)) for v in _ticks(*spans[0])],
-             [(at(spans[0][0], v)[1], _number(v)) for v in _ticks(*spans[1])]]  # fmt: skip
+    ticks = [
+        [(at(v, spans[1][0])[0], _number(v)) for v in _ticks(*spans[0])],
+        [(at(spans[0][0], v)[1], _number(v)) for v in _ticks(*spans[1])],
+    ]
     return {"dots": dots, "front": " ".join(f"{x:.1f},{y:.1f}" for x, y in front), "ticks": ticks}
 
 
@@ -198,13 +218,18 @@ def _row(comparison: Comparison, shown: Sequence[Result], picture: Picture, numb
     top, left = _busiest(stack.max(0) - stack.min(0) if len(stack) > 1 else stack[0])
     cut = (slice(top, top + CROP_PX), slice(left, left + CROP_PX))
     return {
-        "name": picture.name, "original": Image.fromarray(original[cut]),
+        "name": picture.name,
+        "original": Image.fromarray(original[cut]),
         "vaes": [
-            {"name": one.name, "crop": Image.fromarray(one.pictures[number][cut]), "map": _heat(maps[one.name][cut]),
-             "colour": one.rows[number]["colour"]}
+            {
+                "name": one.name,
+                "crop": Image.fromarray(one.pictures[number][cut]),
+                "map": _heat(maps[one.name][cut]),
+                "colour": one.rows[number]["colour"],
+            }
             for one in comparison.results
         ],
-    }  # fmt: skip
+    }
 
 
 def _difference(made: NDArray[Any], original: NDArray[Any]) -> NDArray[np.float32]:
@@ -220,9 +245,11 @@ def _busiest(difference_HW: NDArray[Any]) -> tuple[int, int]:
     tops, lefts = np.arange(0, height + 1, 8), np.arange(0, width + 1, 8)
     bottoms, rights = (np.minimum(first + CROP_PX, side) for first, side in zip((tops, lefts), difference_HW.shape))
     sums = (
-        table[np.ix_(bottoms, rights)] - table[np.ix_(tops, rights)] - table[np.ix_(bottoms, lefts)]
+        table[np.ix_(bottoms, rights)]
+        - table[np.ix_(tops, rights)]
+        - table[np.ix_(bottoms, lefts)]
         + table[np.ix_(tops, lefts)]
-    )  # fmt: skip
+    )
     row, column = np.unravel_index(int(sums.argmax()), sums.shape)
     return int(tops[row]), int(lefts[column])
 

@@ -139,9 +139,7 @@ def fit(
     start = {name: value.clone() for name, value in decoder.state_dict().items()}
     average = copy.deepcopy(decoder).requires_grad_(False)
     decoder.requires_grad_(True)
-    optimizer = torch.optim.AdamW(
-        decoder.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=0.0
-    )  # fmt: skip
+    optimizer = torch.optim.AdamW(decoder.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
 
     def judged() -> float:
         vae.decoder = average

@@ -65,9 +65,12 @@ def weight_of(base: Mapping[str, Tensor], name: str, artifact: Artifact) -> Tens
     """
     if f"{name}.weight" not in base:
         raise ModelError(
-            "MD004", where=name, artifact=_THIS, found=artifact.family or Words("another model", "別の種類"),
+            "MD004",
+            where=name,
+            artifact=_THIS,
+            found=artifact.family or Words("another model", "別の種類"),
             expected=Words("this base (it has no such layer)", "対応する層のないこのベースモデル"),
-        )  # fmt: skip
+        )
     return base[f"{name}.weight"].detach().to("cpu")
 
 
