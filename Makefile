@@ -6,9 +6,14 @@ TORCH ?= torch==2.13.0
 TORCH_FLAGS ?=
 BIN := .venv/bin
 
-.PHONY: setup demo test test-slow check format clean
+.PHONY: setup demo test test-slow check format messages clean
 
-setup: .venv/.ready
+PO := $(wildcard src/tsuika/locale/*/LC_MESSAGES/tsuika.po)
+
+setup: .venv/.ready $(PO:.po=.mo)
+
+%.mo: %.po .venv/.ready
+	$(BIN)/pybabel --quiet compile --input-file $< --output-file $@ --statistics
 
 .venv/.ready: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -36,6 +41,13 @@ check: setup
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# English from the code into the catalogues; what is new there is to be translated by hand.
+messages: setup
+	$(BIN)/pybabel --quiet extract --mapping-file babel.cfg --keyword _ --keyword _n:1,2 --no-location --sort-output \
+		--project tsuika --output build/tsuika.pot src
+	$(BIN)/pybabel --quiet update --input-file build/tsuika.pot --output-dir src/tsuika/locale --domain tsuika --no-fuzzy-matching --ignore-obsolete --no-wrap
+	$(MAKE) setup
 
 clean:
 	rm -rf .venv runs build dist

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Final, Literal
 
 from tsuika.core.messages import MESSAGES
+from tsuika.core.texts import translated
 
 Lang = Literal["en", "ja"]
 Part = Literal["what", "why", "do"]
@@ -44,4 +45,5 @@ def filled(code: str, part: Part, params: Mapping[str, object], lang: str) -> st
 
 def in_language(values: Mapping[str, object], lang: str) -> dict[str, object]:
     """Values as they go into a text of a language: of `Words` the right ones."""
-    return {name: value.ja if lang == "ja" and isinstance(value, Words) else value for name, value in values.items()}
+    texts = translated(values, lang)
+    return {name: value.ja if lang == "ja" and isinstance(value, Words) else value for name, value in texts.items()}
