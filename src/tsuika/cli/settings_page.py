@@ -28,7 +28,7 @@ def _rows(lang: Lang, part: str) -> list[tuple[str, str, str, str]]:
     """(method or nothing, key, default, words)"""
 
     def words(setting: Setting) -> str:
-        text = setting.help.ja if lang == "ja" else setting.help.en
+        text = setting.help.text.to(lang)
         allowed = choices(setting)
         return (
             text

@@ -1,6 +1,6 @@
 """`Recipe`: everything that decides a run, as one frozen tree.
 
-The fields' metadata (help in English and Japanese, unit, everyday or expert) is the only source of command-line help,
+The fields' metadata (help, unit, everyday or expert) is the only source of command-line help,
 the settings page and, later, the web forms. Imports no torch, so that `--help` is quick.
 """
 
@@ -178,7 +178,7 @@ def dump(recipe: Recipe, *, comments: bool = True) -> str:
         for leaf, value in section.model_dump(mode="json").items():
             item = tomlkit.item(value)
             if comments and (note := helps.get(f"{name}.{leaf}")):
-                item.comment(note.en + (f" [{note.unit}]" if note.unit else ""))
+                item.comment(note.text + (f" [{note.unit}]" if note.unit else ""))
             table.add(leaf, item)
         document[name] = table
     return tomlkit.dumps(document)

@@ -14,20 +14,16 @@ from pydantic import Field, ValidationInfo, field_validator
 from tsuika.core.errors import RecipeError
 from tsuika.core.section import Help, Section, expert
 from tsuika.core.sections import Data
+from tsuika.core.texts import _
 from tsuika.core.words import Words
 
 Activation = Literal["linear", "relu", "leakyrelu", "elu", "swish", "tanh", "sigmoid", "softsign", "mish"]
 
 
 # Settings of methods that can train text encoders.
-TextEncoder = Annotated[bool, Help("Train the text encoders as well", "テキストエンコーダーも学習する")]
+TextEncoder = Annotated[bool, Help(_("Train the text encoders as well"))]
 TextLearningRate = Annotated[
-    float,
-    expert(
-        "Learning rate of the text encoders; 0 = a tenth of the main one",
-        "テキストエンコーダーの学習率。0 = 全体の学習率の10分の1",
-    ),
-    Field(ge=0, le=1),
+    float, expert(_("Learning rate of the text encoders; 0 = a tenth of the main one")), Field(ge=0, le=1)
 ]
 
 
@@ -65,39 +61,20 @@ class Lora(MethodSection):
     adapter: Annotated[
         Literal["lora", "dora", "loha", "lokr", "oft"],
         expert(
-            "Kind of adapter; `oft` has no file format yet (from the library only), and only `lora` loads in every program",
-            "アダプターの種類。すべてのソフトで使えるのは `lora` だけです。`oft` は保存できる形式がなく、ライブラリー専用です",
+            _(
+                "Kind of adapter; `oft` has no file format yet (from the library only), and only `lora` loads in "
+                "every program"
+            )
         ),
     ] = "lora"
-    rank: Annotated[
-        int,
-        Help(
-            "Rank (dim): how much can be learnt, and the file's size",
-            "rank(次元数): 覚えられる量とファイルサイズが決まります",
-        ),
-        Field(ge=1, le=1024),
-    ] = 16
-    alpha: Annotated[
-        float, expert("Scale is alpha / rank; 0 = same as rank", "倍率は alpha / rank。0 = rankと同じ"), Field(ge=0)
-    ] = 0.0
-    rank_stabilized: Annotated[
-        bool,
-        expert(
-            "rsLoRA: scale by alpha / sqrt(rank) (Kalajdzievski 2023)",
-            "rsLoRA: 倍率を alpha / sqrt(rank) にする(Kalajdzievski 2023)",
-        ),
-    ] = False
-    conv: Annotated[bool, expert("Adapt convolutions as well (LoCon)", "畳み込み層も学習する(LoCon)")] = False
-    conv_rank: Annotated[
-        int,
-        expert("Rank of 3x3 convolutions; 0 = same as rank", "3x3畳み込み層のrank(次元数)。0 = rankと同じ"),
-        Field(ge=0, le=1024),
-    ] = 0
+    rank: Annotated[int, Help(_("Rank (dim): how much can be learned, and the file's size")), Field(ge=1, le=1024)] = 16
+    alpha: Annotated[float, expert(_("Alpha: the scale is alpha / rank; 0 = same as rank")), Field(ge=0)] = 0.0
+    rank_stabilized: Annotated[bool, expert(_("rsLoRA: scale by alpha / sqrt(rank) (Kalajdzievski 2023)"))] = False
+    conv: Annotated[bool, expert(_("Adapt convolutions as well (LoCon)"))] = False
+    conv_rank: Annotated[int, expert(_("Rank of 3x3 convolutions; 0 = same as rank")), Field(ge=0, le=1024)] = 0
     text_encoder: TextEncoder = False
     text_learning_rate: TextLearningRate = 0.0
-    dropout: Annotated[
-        float, expert("Dropout inside the adapter", "アダプター内のドロップアウト率"), Field(ge=0, lt=1)
-    ] = 0.0
+    dropout: Annotated[float, expert(_("Dropout inside the adapter")), Field(ge=0, lt=1)] = 0.0
 
     @property
     def some_unused(self) -> bool:
@@ -119,26 +96,14 @@ class TextualInversion(MethodSection):
     }
 
     name: Literal["textual-inversion"] = "textual-inversion"
-    words: Annotated[
-        tuple[str, ...],
-        expert(
-            "The new words, if there are several; none = the trigger word",
-            "新しい単語(複数の場合)。空 = トリガーワード",
-        ),
-    ] = ()
+    words: Annotated[tuple[str, ...], expert(_("The new words, if there are several; none = the trigger word"))] = ()
     vectors: Annotated[
-        int,
-        Help(
-            "Vectors per word: more can hold more, and take more room in the prompt",
-            "1単語あたりのベクトル数。多いほど多くのことを覚えられますが、プロンプトのトークン数も多く使います",
-        ),
-        Field(ge=1, le=16),
+        int, Help(_("Vectors per word: more can hold more, and take more room in the prompt")), Field(ge=1, le=16)
     ] = 1
     init: Annotated[
         str,
         Help(
-            "What the vectors start from: a word, several words, or `noise`; empty = the class word, or noise without one",
-            "ベクトルの初期値: 単語、複数の単語、または `noise`。空 = クラスワード(なければ `noise`)",
+            _("Start of the vectors: a word, several words, or `noise`; empty = the class word, or noise without one")
         ),
     ] = ""
 
@@ -203,8 +168,7 @@ class DreamBooth(MethodSection):
     weights: Annotated[
         Literal["fp32", "bf16"],
         expert(
-            "Trained weights: fp32, or bf16 with stochastic rounding, which takes half the memory",
-            "学習する重みの精度: fp32、または確率的丸め付きのbf16(メモリは半分)",
+            _("Precision of the trained weights: fp32, or bf16 with stochastic rounding, which takes half the memory")
         ),
     ] = "fp32"
 
@@ -222,51 +186,36 @@ class Hypernetwork(MethodSection):
     name: Literal["hypernetwork"] = "hypernetwork"
     sizes: Annotated[
         Literal["cross", "all"],
-        Help(
-            "Where: `cross` = attention to the text only, `all` = self-attention as well",
-            "適用先: `cross` = テキストへのアテンション(クロスアテンション)のみ、`all` = セルフアテンションも含む",
-        ),
+        Help(_("Layers it acts on: `cross` = cross-attention (to the text) only, `all` = self-attention as well")),
     ] = "cross"
     layer_structure: Annotated[
-        tuple[float, ...],
-        Help(
-            "Widths of the layers as multiples of the input's; begins and ends with 1",
-            "各層の幅(入力に対する倍率)。最初と最後は1",
-        ),
+        tuple[float, ...], Help(_("Widths of the layers as multiples of the input's width; they begin and end with 1"))
     ] = (1.0, 2.0, 1.0)
-    activation: Annotated[Activation, Help("Activation between the layers", "層の間の活性化関数")] = "linear"
+    activation: Annotated[Activation, Help(_("Activation function between the layers"))] = "linear"
     activate_output: Annotated[
-        bool,
-        expert(
-            "Activation after the last layer, too; ComfyUI needs it where `layer_norm` is on",
-            "最終層の後にも活性化関数を使う。`layer_norm` が有効なとき、ComfyUIではこれが必要です",
-        ),
+        bool, expert(_("Activation after the last layer, too; ComfyUI needs it if `layer_norm` is on"))
     ] = False
     layer_norm: Annotated[
         bool,
         expert(
-            "Layer normalisation after each layer; for the same pictures in ComfyUI, set `activate_output` as well",
-            "各層の後にレイヤー正規化を入れる。ComfyUIでも同じ結果にするには `activate_output` も有効にしてください",
+            _("Layer normalization after each layer; for the same images in ComfyUI, set `activate_output` as well")
         ),
     ] = False
     dropout: Annotated[
         tuple[float, ...],
         expert(
-            "Dropout after each layer, one number for each of the layer structure, the first 0; none = off. Never in the"
-            " written file",
-            "各層の後のドロップアウト率(layer_structure と同じ数で、最初は0)。空 = なし。書き出すファイルには入りません",
+            _(
+                "Dropout after each layer, one number for each of the layer structure, the first 0; none = off. "
+                "Never in the written file"
+            )
         ),
     ] = ()
     init: Annotated[
         Literal["Normal", "KaimingUniform", "KaimingNormal", "XavierUniform", "XavierNormal"],
-        expert("How weights start", "重みの初期化方法"),
+        expert(_("Initialization of the weights")),
     ] = "Normal"
     zero_last: Annotated[
-        bool,
-        expert(
-            "Start the last layer at zero, so that training starts exactly at the base",
-            "最終層を0で始める(学習開始時はベースモデルと完全に同じ)",
-        ),
+        bool, expert(_("Start the last layer at zero, so that training starts exactly at the base model"))
     ] = True
 
     @field_validator("layer_structure")

@@ -1,4 +1,4 @@
-"""What a section of the recipe is made of: fields with their help, for people, in both languages. Imports no torch."""
+"""What a section of the recipe is made of: fields with their help for people. Imports no torch."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from tsuika.core.texts import Text
+
 Level = Literal["everyday", "expert"]
 
 
@@ -14,14 +16,14 @@ Level = Literal["everyday", "expert"]
 class Help:
     """What a setting is, for people."""
 
-    en: str
-    ja: str
+    text: Text
     unit: str = ""
     level: Level = "everyday"
 
 
-def expert(en: str, ja: str, unit: str = "") -> Help:
-    return Help(en, ja, unit, "expert")
+def expert(text: Text, unit: str = "") -> Help:
+    """Help of a setting that few need."""
+    return Help(text, unit, "expert")
 
 
 class Section(BaseModel):
