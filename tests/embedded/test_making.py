@@ -9,10 +9,10 @@ import pytest
 import torch
 from transformers import CLIPTokenizer
 
-from tsuika.embedded.pretrain import common, unet
-from tsuika.embedded.pretrain.plan import Plan
-from tsuika.embedded.pretrain.tokenizer import train_tokenizer
-from tsuika.embedded.pretrain.vae import train_vae
+from base import common, unet
+from base.plan import Plan
+from base.tokenizer import train_tokenizer
+from base.vae import train_vae
 
 PLAN = Plan(seed=1, vae_steps=2, vae_batch=2, unet_steps=4, unet_batch=2, unet_warmup=2, pool=4, views=2, save_every=2)
 

@@ -13,8 +13,8 @@ from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tsuika.embedded.pretrain.common import descend, generator, resume, save, say
-from tsuika.embedded.pretrain.plan import Plan
+from base.common import descend, generator, resume, save, say
+from base.plan import Plan
 from tsuika.embedded.things import KNOWN, strangers
 from tsuika.embedded.world import SIZE_PX, Picture, World, draw
 

@@ -1,7 +1,7 @@
 """Make the embedded base again from nothing: tokenizer, VAE, then text encoder and UNet together.
 
-python -m tsuika.embedded.pretrain --work DIR            every stage, going on from what DIR holds
-python -m tsuika.embedded.pretrain --work DIR --export FOLDER   write what is there as a diffusers folder
+python scripts/make_base.py --work DIR                   every stage, going on from what DIR holds
+python scripts/make_base.py --work DIR --export FOLDER   write what is there as a diffusers folder
 """
 
 from __future__ import annotations
@@ -13,20 +13,18 @@ from pathlib import Path
 import torch
 from transformers import CLIPTokenizer
 
-from tsuika.embedded.pretrain.common import say
-from tsuika.embedded.pretrain.export import export
-from tsuika.embedded.pretrain.plan import Plan
-from tsuika.embedded.pretrain.tokenizer import train_tokenizer
-from tsuika.embedded.pretrain.unet import train_unet
-from tsuika.embedded.pretrain.vae import train_vae
+from base.common import say
+from base.export import export
+from base.plan import Plan
+from base.tokenizer import train_tokenizer
+from base.unet import train_unet
+from base.vae import train_vae
 from tsuika.embedded.world import BACKGROUNDS
 
 
 def main() -> None:
     """Run the stages that are not done yet."""
-    parser = argparse.ArgumentParser(
-        "python -m tsuika.embedded.pretrain", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--vae-steps", type=int, default=Plan.vae_steps)
     parser.add_argument("--unet-steps", type=int, default=Plan.unet_steps)
