@@ -6,7 +6,7 @@ TORCH ?= torch==2.13.0
 TORCH_FLAGS ?=
 BIN := .venv/bin
 
-.PHONY: setup demo test test-slow check format messages clean
+.PHONY: setup demo test test-slow check base format messages clean
 
 PO := $(wildcard src/tsuika/locale/*/LC_MESSAGES/tsuika.po)
 
@@ -37,6 +37,11 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The next base, made when the processor has nothing else to do; goes on from what build/base holds. Needs npm.
+base: setup
+	$(BIN)/python -c "import resvg_py" 2>/dev/null || $(BIN)/python -m pip install --quiet resvg-py
+	$(BIN)/python scripts/make_base.py --work build/base --background
 
 format: setup
 	$(BIN)/ruff check --fix .

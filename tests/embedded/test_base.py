@@ -10,14 +10,15 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from base import judges
+from base.vae import fresh_pictures, psnr
 from tsuika import api
-from tsuika.embedded import judges, yardstick
-from tsuika.embedded.pretrain.vae import fresh_pictures, psnr
+from tsuika.embedded import yardstick
 from tsuika.embedded.things import KNOWN, strangers
 from tsuika.embedded.world import BACKGROUNDS, World, article, draw, where
 from tsuika.generate import pipeline
 
-FOLDER = Path(judges.__file__).parent
+FOLDER = Path(yardstick.__file__).parent
 
 
 @pytest.fixture(scope="module")

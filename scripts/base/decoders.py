@@ -1,8 +1,8 @@
 """Make the embedded base's two other VAEs again: its own, with the decoder tuned for texture or for clean colour.
 
-    python scripts/make_vaes.py --work DIR                      tune both on fresh renders of the embedded world
-    python scripts/make_vaes.py --work DIR --measure            measure them and the base's own on other fresh renders
-    python scripts/make_vaes.py --work DIR --export             put their decoders into the package, in half precision
+    python scripts/base/decoders.py --work DIR                      tune both on fresh renders of the embedded world
+    python scripts/base/decoders.py --work DIR --measure            measure them and the base's own on other fresh renders
+    python scripts/base/decoders.py --work DIR --export             put their decoders into the package, in half precision
 
 Deterministic on one machine and build of torch. What is fitted and how: `tsuika.vae.tune`.
 """

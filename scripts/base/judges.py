@@ -1,16 +1,10 @@
-"""Make the two judges of the embedded base, and question them: the yardstick (ships) and the examiner (stays home).
-
-    python -m tsuika.embedded.judges yardstick --work DIR    train, and show that it separates things it never saw
-    python -m tsuika.embedded.judges examiner --work DIR     train on fresh renders only
-    python -m tsuika.embedded.judges exam --work DIR --base FOLDER   judge 25-step samples over the whole vocabulary
+"""The two judges of the embedded base, and questions to them: the yardstick (ships) and the examiner (stays home).
 
 The examiner never sees a sample of the base: it is a classifier of thing and background apart, trained on renders alone.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -227,45 +221,3 @@ def exam(
         "samples": len(pictures), "cfg": cfg, "steps": steps, "things_right": float(right_thing.mean()),
         "backgrounds_right": float(right_background.mean()), "weakest": weakest,
     }  # fmt: skip
-
-
-def main() -> None:
-    """One judge at a time."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("yardstick", "examiner", "question", "exam"))
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--base", type=Path, help="exam: the diffusers folder to judge")
-    parser.add_argument("--per-thing", type=int, default=8)
-    parser.add_argument("--cfg", type=float, default=3.0)
-    parser.add_argument("--sheet", type=Path, help="exam: write the samples as one picture")
-    options = parser.parse_args()
-    options.work.mkdir(parents=True, exist_ok=True)
-    if options.what == "yardstick":
-        train_yardstick(options.work, options.steps)
-        print(json.dumps(question_yardstick(options.work), indent=1))
-    elif options.what == "question":
-        print(json.dumps(question_yardstick(options.work), indent=1))
-    elif options.what == "exam":
-        print(
-            json.dumps(exam(options.work, options.base, options.per_thing, options.cfg, sheet=options.sheet), indent=1)
-        )
-    else:
-        train_examiner(options.work, options.steps)
-        rng, world = np.random.default_rng(31337), World(pairs=0)
-        pictures = [world.picture(rng) for _ in range(512)]
-        names = {thing.name: thing for thing in KNOWN}
-        right = mark(
-            examiner(options.work),
-            [draw(p) for p in pictures],
-            [(names[p.things[0].thing], p.background) for p in pictures],
-        )
-        print(
-            json.dumps(
-                {"fresh_things_right": float(right[0].mean()), "fresh_backgrounds_right": float(right[1].mean())}
-            )
-        )
-
-
-if __name__ == "__main__":
-    main()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 MAX_TOKENS: Final = 32
@@ -13,13 +15,17 @@ SAMPLING: Final = {"cfg": 3.0, "steps": 25, "sampler": "DDIM"}  # the base's own
 
 @dataclass(frozen=True)
 class Plan:
-    """How the two trainings go."""
+    """How the two trainings go. `DIR/plan.json` may hold other values; a step count may still change while the rate is constant."""
 
-    seed: int = 20261121
-    vae_steps: int = 2600
+    seed: int = 20261130
+    vae_steps: int = 20_000
+    vae_decay: int = 6_000  # the last steps, in which the rate falls to zero
     vae_batch: int = 24
-    vae_lr: float = 2e-3
+    vae_lr: float = 1e-3
+    vae_warmup: int = 200
+    vae_ema: float = 0.999
     latent_noise: float = 0.03
+    save_every_s: float = 150
     unet_steps: int = 5200
     unet_batch: int = 32
     unet_lr: float = 1e-3
@@ -32,3 +38,9 @@ class Plan:
     min_snr_gamma: float = 5.0
     save_every: int = 250
     thing_weight: float = 2.0  # loss weight of a latent under a thing, against 1 on the background
+
+
+def plan_of(work: Path) -> Plan:
+    """The plan, with the values that `work/plan.json` sets otherwise."""
+    path = work / "plan.json"
+    return Plan(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else Plan()

@@ -10,10 +10,10 @@ from pathlib import Path
 from diffusers import DDIMScheduler
 from safetensors.torch import save_file
 
-from tsuika.embedded.pretrain.common import load
-from tsuika.embedded.pretrain.plan import BETAS, SAMPLING, TRAIN_TIMESTEPS, Plan
-from tsuika.embedded.pretrain.unet import Generator
-from tsuika.embedded.pretrain.vae import latent_scale, new_vae
+from base.common import load
+from base.plan import BETAS, SAMPLING, TRAIN_TIMESTEPS, Plan
+from base.unet import Generator
+from base.vae import latent_scale, new_vae
 
 
 def export(plan: Plan, work: Path, folder: Path) -> None:

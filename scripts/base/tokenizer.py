@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from tsuika.embedded.pretrain.plan import MAX_TOKENS
+from base.plan import MAX_TOKENS
 from tsuika.embedded.things import KNOWN, strangers
 from tsuika.embedded.world import World
 

@@ -14,9 +14,9 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from tsuika.embedded.pretrain.common import descend, generator, resume, save, say
-from tsuika.embedded.pretrain.plan import BETAS, MAX_TOKENS, TRAIN_TIMESTEPS, Plan
-from tsuika.embedded.pretrain.vae import latent_scale, to_signal
+from base.common import descend, generator, resume, save, say
+from base.plan import BETAS, MAX_TOKENS, TRAIN_TIMESTEPS, Plan
+from base.vae import latent_scale, to_signal
 from tsuika.embedded.world import SIZE_PX, World, draw, thing_mask
 
 

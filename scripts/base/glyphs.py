@@ -1,7 +1,7 @@
 """Cut the embedded world's glyphs out of the Noto Color Emoji font into one atlas that ships with the package.
 
 Run once, with the font installed (Debian: fonts-noto-color-emoji); the result is committed, so users need no font:
-    python scripts/make_glyphs.py [path/to/NotoColorEmoji.ttf]
+    python scripts/base/glyphs.py [path/to/NotoColorEmoji.ttf]
 The font is under the SIL Open Font License 1.1 (src/tsuika/embedded/OFL.txt); so is the atlas.
 """
 
@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 from tsuika.embedded.things import KNOWN
 from tsuika.embedded.world import ATLAS_COLUMNS, GLYPH_PX
 
-OUT: Final = Path(__file__).parent.parent / "src/tsuika/embedded"
+OUT: Final = Path(__file__).parents[2] / "src/tsuika/embedded"
 DEFAULT_FONT: Final = "/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf"
 STRIKE_PX: Final = 109  # the only size of the font's bitmaps
 RANGES: Final = ((0x1F300, 0x1F4FF), (0x1F680, 0x1F6FF), (0x1F900, 0x1FAFF))

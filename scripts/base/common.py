@@ -40,6 +40,13 @@ def descend(loss: torch.Tensor, model: torch.nn.Module, optimizer: torch.optim.O
     optimizer.step()
 
 
+@torch.no_grad()
+def average(mean: dict[str, torch.Tensor], model: torch.nn.Module, decay: float) -> None:
+    """Move a running mean of the weights (1 - decay) of the way to what they are now."""
+    live = dict(model.named_parameters())
+    torch._foreach_lerp_([mean[name] for name in live], list(live.values()), 1 - decay)
+
+
 def say(work: Path, **row: Any) -> None:
     """Append a row to the log and print it."""
     line = json.dumps({key: round(value, 5) if isinstance(value, float) else value for key, value in row.items()})

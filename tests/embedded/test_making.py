@@ -1,0 +1,138 @@
+"""Making the base: deterministic, and after a kill it goes on to the same weights."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import CLIPTokenizer
+
+from base import common, hands, unet, vae
+from base.mixture import Mixture
+from base.plan import Plan, plan_of
+from base.sources import HANDS, UNSEEN_HAND
+from base.tokenizer import train_tokenizer
+from tsuika.embedded.world import GLYPH_PX, SIZE_PX
+
+PLAN = Plan(
+    seed=1, vae_steps=4, vae_decay=2, vae_batch=4, save_every_s=0,
+    unet_steps=4, unet_batch=2, unet_warmup=2, pool=4, views=2, save_every=2,
+)  # fmt: skip
+
+
+class KilledError(Exception):
+    pass
+
+
+@pytest.fixture(scope="module")
+def atlases(tmp_path_factory: pytest.TempPathFactory) -> hands.Atlases:
+    """Blots in place of the real hands' drawings."""
+    folder, rng = tmp_path_factory.mktemp("hands"), np.random.default_rng(0)
+    names = ["blot", "spot", *hands.UNSEEN_THINGS[:2]]
+    (folder / "names.json").write_text(json.dumps(names))
+    for hand in (*HANDS, UNSEEN_HAND):
+        cells = rng.integers(0, 256, (len(names), 7, 7, 4), dtype=np.uint8)
+        large = [np.asarray(Image.fromarray(cell).resize((GLYPH_PX, GLYPH_PX))) for cell in cells]
+        np.save(folder / f"{hand.name}.npy", np.stack(large))
+    return hands.Atlases(folder)
+
+
+@pytest.fixture(scope="module")
+def mixture(atlases: hands.Atlases) -> Mixture:
+    return Mixture(atlases, [np.random.default_rng(1).integers(0, 256, (90, 70, 3), dtype=np.uint8)])
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> CLIPTokenizer:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    train_tokenizer(folder, seed=1, captions=400, size=700)
+    return CLIPTokenizer.from_pretrained(folder)
+
+
+def test_the_tokenizer_is_clips_own_kind(tokenizer: CLIPTokenizer) -> None:
+    ids = tokenizer("a cat on the beach, 東京!").input_ids
+    assert ids[0] == tokenizer.bos_token_id and ids[-1] == tokenizer.eos_token_id
+    assert len(ids) > 8  # unknown words fall apart into bytes instead of vanishing
+    assert tokenizer.decode(ids[1:6], clean_up_tokenization_spaces=False).split() == ["a", "cat", "on", "the", "beach"]
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id
+
+
+def test_an_icon_is_drawn_whole_and_trimmed() -> None:
+    pytest.importorskip("resvg_py")
+    icons = {"icons": {"bar": {"body": '<path fill="#f00" d="M2 1h4v8H2z"/>'}}, "width": 30, "height": 10}
+    assert 'viewBox="0.0 -10.0 30 30"' in hands.svg(icons, "bar")
+    red, _, _, alpha = np.moveaxis(np.asarray(hands.render(icons, "bar")), -1, 0)
+    assert alpha.shape == (GLYPH_PX, GLYPH_PX)
+    assert (alpha > 128).any(axis=1).all()  # from top to bottom
+    assert 0.45 < (alpha > 128).mean() < 0.55
+    assert (red[alpha > 128] == 255).all()
+
+
+def test_nobody_is_shown_the_unseen_hand_or_things(atlases: hands.Atlases, mixture: Mixture) -> None:
+    assert atlases.shown == ("blot", "spot")
+    assert len(mixture.things) == len(HANDS) * len(atlases.shown)
+    assert not any(name.startswith(UNSEEN_HAND.name) for name in mixture.things)
+
+
+def test_an_example_of_any_kind_is_a_function_of_its_seed(mixture: Mixture) -> None:
+    assert set(mixture.kinds) == set(mixture.SHARES)
+    assert sum(mixture.SHARES.values()) == pytest.approx(1)
+    for make in mixture.kinds.values():
+        first, again, other = (make(np.random.default_rng(seed)) for seed in (1, 1, 2))
+        assert first.pixels.shape == (SIZE_PX, SIZE_PX, 3) and first.pixels.dtype == np.uint8
+        assert np.array_equal(first.pixels, again.pixels) and not np.array_equal(first.pixels, other.pixels)
+        assert 0 <= first.x <= SIZE_PX and 0 <= first.y <= SIZE_PX
+
+
+def test_the_vaes_rate_may_be_ended_early_without_another_past() -> None:
+    plan = replace(PLAN, vae_steps=1000, vae_decay=300, vae_warmup=100)
+    rates = [vae.rate(plan, step) for step in range(1000)]
+    assert rates[0] < rates[50] < rates[100] == rates[699] == plan.vae_lr > rates[900] > rates[999] > 0
+    early = replace(plan, vae_steps=600)
+    assert [vae.rate(early, step) for step in range(300)] == rates[:300]
+
+
+def test_the_work_folder_may_change_the_plan(tmp_path: Path) -> None:
+    assert plan_of(tmp_path) == Plan()
+    (tmp_path / "plan.json").write_text('{"vae_steps": 7}')
+    assert plan_of(tmp_path) == replace(Plan(), vae_steps=7)
+
+
+def _train(work: Path, mixture: Mixture, tokenizer: CLIPTokenizer) -> dict[str, torch.Tensor]:
+    work.mkdir(exist_ok=True)
+    encoder = vae.train_vae(PLAN, work, mixture)
+    return encoder.state_dict() | unet.train_unet(PLAN, work, encoder, tokenizer)
+
+
+@pytest.mark.slow
+def test_after_a_kill_it_goes_on_to_the_same_bits(
+    tmp_path: Path, mixture: Mixture, tokenizer: CLIPTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = _train(tmp_path / "whole", mixture, tokenizer)
+    for module, killed_at in ((vae, 2), (unet, 3)):
+        rate = module.rate
+
+        def killed(plan: Plan, step: int, rate=rate, killed_at=killed_at) -> float:
+            if step == killed_at:
+                raise KilledError
+            return rate(plan, step)
+
+        monkeypatch.setattr(module, "rate", killed)
+        with pytest.raises(KilledError):
+            _train(tmp_path / "killed", mixture, tokenizer)
+        monkeypatch.setattr(module, "rate", rate)
+    assert common.load(tmp_path / "killed/vae.pt")["step"] == PLAN.vae_steps
+    assert common.load(tmp_path / "killed/unet.pt")["step"] == 2
+    resumed = _train(tmp_path / "killed", mixture, tokenizer)
+    assert whole.keys() == resumed.keys() and all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_the_rate_warms_up_holds_and_ends_at_zero() -> None:
+    plan = replace(PLAN, unet_steps=1000, unet_warmup=100, unet_decay=0.3)
+    rates = [unet.rate(plan, step) for step in range(1000)]
+    assert rates[0] < rates[50] < rates[100] == rates[699] == plan.unet_lr > rates[900] > rates[999] > 0
