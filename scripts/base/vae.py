@@ -19,6 +19,7 @@ from base.common import average, descend, generator, resume, save, say
 from base.hands import UNSEEN_THINGS, Atlases
 from base.mixture import Mixture
 from base.plan import Plan
+from base.scenes import scene, source
 from base.sources import HANDS, UNSEEN_HAND
 from tsuika import api
 from tsuika.core.files import whole
@@ -48,10 +49,10 @@ def to_pixels(signal_B3HW: Tensor) -> NDArray[np.uint8]:
     return pixels
 
 
-def fresh_pictures(seed: int, count: int, world: World | None = None) -> tuple[list[Picture], Tensor]:
-    """Pictures that no training step has drawn (another stream of the seed)."""
+def fresh_pictures(seed: int, count: int) -> tuple[list[Picture], Tensor]:
+    """Pictures of the world of the base that ships, which no training step has drawn (another stream of the seed)."""
     rng = np.random.default_rng([seed, 99])
-    pictures = [(world or World()).picture(rng) for _ in range(count)]
+    pictures = [World().picture(rng) for _ in range(count)]
     return pictures, to_signal(np.stack([draw(picture) for picture in pictures]))
 
 
@@ -61,11 +62,11 @@ def psnr(output: Tensor, target: Tensor) -> float:
     return float((10 * torch.log10(4 / error.clamp_min(1e-10))).mean())
 
 
-def latent_scale(plan: Plan, vae: AutoencoderKL) -> float:
-    """1 / std of the latents of fresh pictures: what makes them unit variance, as SD's 0.18215 does."""
-    with torch.no_grad():
-        _, fresh = fresh_pictures(plan.seed, 256)
-        return round(1 / float(vae.encode(fresh).latent_dist.mean.std()), 4)
+def latent_scale(plan: Plan, vae: AutoencoderKL, atlases: Atlases, count: int = 256) -> float:
+    """1 / std of the latents of fresh scenes: what makes them unit variance, as SD's 0.18215 does."""
+    rng = np.random.default_rng([plan.seed, 96])
+    pictures = [draw(scene(rng).picture, source=source(atlases)) for _ in range(count)]
+    return round(1 / float(round_trip(vae, to_signal(np.stack(pictures)))[1].std()), 4)
 
 
 def measured_sets(plan: Plan, atlases: Atlases, photographs: Path, count: int) -> dict[str, Tensor]:
