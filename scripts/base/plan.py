@@ -20,19 +20,22 @@ SAMPLING: Final = {"cfg": 3.0, "steps": 25, "sampler": "DDIM"}  # the base's own
 
 @dataclass(frozen=True)
 class Plan:
-    """How the two trainings go. `DIR/plan.json` may hold other values; a step count may still change while the rate is constant."""
+    """How the trainings go. `DIR/plan.json` may hold other values.
+
+    A step count may still change while the rate is constant; after that, by going on from `*-before-decay.pt`.
+    """
 
     seed: int = 20261130
-    vae_steps: int = 20_000
-    vae_decay: int = 6_000  # the last steps, in which the rate falls to zero
+    vae_steps: int = 12_000
+    vae_decay: int = 4_000  # the last steps, in which the rate falls to zero
     vae_batch: int = 24
     vae_lr: float = 1e-3
     vae_warmup: int = 200
     vae_ema: float = 0.999
     latent_noise: float = 0.03
     save_every_s: float = 150
-    unet_steps: int = 32_000
-    unet_decay: int = 8_000  # the last steps, in which the rate falls to zero
+    unet_steps: int = 16_000
+    unet_decay: int = 5_000  # the last steps, in which the rate falls to zero
     unet_batch: int = 32
     unet_lr: float = 1e-3
     unet_warmup: int = 300

@@ -168,6 +168,8 @@ def train_unet(
                 views_per_s=round(pace, 1), lr=rate(plan, step),
             )  # fmt: skip
             began, seen, recent = time.monotonic(), done, []
+        if done == plan.unet_steps - plan.unet_decay:
+            save(work / "unet-before-decay.pt", model, optimizer, done, averages=averages)
         if time.monotonic() - saved > 2 * plan.save_every_s or done == plan.unet_steps:
             save(work / "unet.pt", model, optimizer, done, averages=averages)
             saved = time.monotonic()

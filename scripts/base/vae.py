@@ -173,6 +173,8 @@ def train_vae(plan: Plan, work: Path, mixture: Mixture) -> AutoencoderKL:
                 psnr_db=figures, latent_std=[round(float(value), 2) for value in spread],
             )  # fmt: skip
             began, seen, recent = time.monotonic(), done, []
+        if done == plan.vae_steps - plan.vae_decay:
+            save(work / "vae-before-decay.pt", vae, optimizer, done, average=mean_weights)
         if time.monotonic() - saved > plan.save_every_s or done == plan.vae_steps:
             save(work / "vae.pt", vae, optimizer, done, average=mean_weights)
             saved = time.monotonic()
