@@ -23,6 +23,8 @@ from base.scenes import scene, source
 from base.sources import HANDS, UNSEEN_HAND
 from tsuika import api
 from tsuika.core.files import whole
+from tsuika.embedded.characters import CHARACTERS, held_out
+from tsuika.embedded.mascot import PICTURE_PX
 from tsuika.embedded.things import Thing
 from tsuika.embedded.world import SIZE_PX, Picture, World, draw
 
@@ -72,8 +74,8 @@ def latent_scale(plan: Plan, vae: AutoencoderKL, atlases: Atlases, count: int = 
 def measured_sets(plan: Plan, atlases: Atlases, photographs: Path, count: int) -> dict[str, Tensor]:
     """What the VAE is measured on, none of it in training: `count` pictures each, (B, 3, 64, 64).
 
-    Fresh renders of the world; the unseen hand; unseen things; the mascot's 30 pictures; the folder `photographs`, if
-    there is one.
+    Fresh renders of the world; the unseen hand; unseen things; the mascot's 30 pictures; two harder characters; the folder
+    `photographs`, if there is one.
     """
     hands = [hand.name for hand in HANDS]
     worlds = {
@@ -90,6 +92,8 @@ def measured_sets(plan: Plan, atlases: Atlases, photographs: Path, count: int) -
         pictures = [world.picture(rng) for _ in range(count)]
         sets[label] = to_signal(np.stack([draw(picture, source=atlases.glyph) for picture in pictures]))
     sets["mascot"] = folder_pictures(api.EMBEDDED.parent / "pictures")
+    harder = [one.pixels for trigger in CHARACTERS for one in held_out(trigger, 22)]
+    sets["characters"] = F.avg_pool2d(to_signal(np.stack(harder)), PICTURE_PX // SIZE_PX)
     if photographs.exists():
         sets["photographs"] = folder_pictures(photographs)
     return sets
