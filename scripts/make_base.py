@@ -1,4 +1,4 @@
-"""Make the embedded base: glyphs, VAE, tokenizer, then text encoder and UNet together.
+"""Make the embedded base: glyphs, VAE, tokenizer, examiner, then text encoder and UNet together.
 
 python scripts/make_base.py --work DIR                   every stage, going on from what DIR holds
 python scripts/make_base.py --work DIR --background      the same, detached, when the processor has nothing else to do
@@ -25,13 +25,14 @@ from transformers import CLIPTokenizer
 
 from base import hands
 from base.common import say
+from base.examiner import train_examiner
 from base.export import export
 from base.mixture import Mixture
 from base.plan import plan_of
 from base.showing import compare_vaes, vae_sheet
 from base.sources import Sources
 from base.tokenizer import train_tokenizer
-from base.unet import train_unet
+from base.unet import HORIZONS, train_unet
 from base.vae import train_vae
 from tsuika.core.files import locked
 
@@ -40,11 +41,14 @@ def main() -> None:
     """Run the stages that are not done yet, or show what there is."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--until", choices=("hands", "vae", "unet"), default="unet")
+    parser.add_argument("--until", choices=("hands", "vae", "examiner", "unet"), default="unet")
     parser.add_argument("--background", action="store_true")
     parser.add_argument("--measure", action="store_true")
     parser.add_argument("--sheet", type=Path)
     parser.add_argument("--export", type=Path)
+    parser.add_argument(
+        "--horizon", choices=tuple(HORIZONS), default="middle", help="export: over which the weights are averaged"
+    )
     options = parser.parse_args()
     work: Path = options.work
     if options.background:
@@ -54,7 +58,7 @@ def main() -> None:
     elif options.sheet:
         vae_sheet(plan_of(work), work, options.sheet)
     elif options.export:
-        export(plan_of(work), work, options.export)
+        export(plan_of(work), work, options.export, options.horizon)
     else:
         with locked(work / "lock") as mine:
             if not mine:
@@ -69,12 +73,16 @@ def make(work: Path, until: str) -> None:
     if until == "hands":
         return
     say(work, plan=asdict(plan), threads=torch.get_num_threads(), torch=torch.__version__)
-    vae = train_vae(plan, work, Mixture(hands.Atlases(work / "hands"), sources.photographs))
+    atlases = hands.Atlases(work / "hands")
+    vae = train_vae(plan, work, Mixture(atlases, sources.photographs))
     if until == "vae":
         return
     if not (work / "tokenizer/vocab.json").exists():
-        train_tokenizer(work / "tokenizer", plan.seed)
-    train_unet(plan, work, vae, CLIPTokenizer.from_pretrained(work / "tokenizer"))
+        train_tokenizer(work / "tokenizer", plan.seed, atlases.names)
+    train_examiner(plan, work, atlases)
+    if until == "examiner":
+        return
+    train_unet(plan, work, vae, CLIPTokenizer.from_pretrained(work / "tokenizer"), atlases)
 
 
 def start_again(work: Path) -> None:

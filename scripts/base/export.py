@@ -11,24 +11,25 @@ from diffusers import DDIMScheduler
 from safetensors.torch import save_file
 
 from base.common import load
-from base.plan import BETAS, SAMPLING, TRAIN_TIMESTEPS, Plan
+from base.hands import Atlases
+from base.plan import SAMPLING, SCHEDULE, Plan
 from base.unet import Generator
 from base.vae import latent_scale, new_vae
 
 
-def export(plan: Plan, work: Path, folder: Path) -> None:
-    """Write what `work` holds as a diffusers folder in half precision, with the averaged weights."""
+def export(plan: Plan, work: Path, folder: Path, horizon: str) -> None:
+    """Write what `work` holds as a diffusers folder in half precision, with the weights averaged over a horizon."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(work / "tokenizer", folder / "tokenizer")
     vae_state, unet_state = load(work / "vae.pt"), load(work / "unet.pt")
     if vae_state is None or unet_state is None:
         raise FileNotFoundError(f"{work}: train the VAE and the UNet first")
     vae = new_vae()
-    vae.load_state_dict(vae_state["model"])
-    vae.register_to_config(scaling_factor=latent_scale(plan, vae.eval()))
+    vae.load_state_dict(vae_state["average"])
+    vae.register_to_config(scaling_factor=latent_scale(plan, vae.eval(), Atlases(work / "hands")))
     vae.half().save_pretrained(folder / "vae")
     model = Generator(len(json.loads((folder / "tokenizer/vocab.json").read_text(encoding="utf-8"))))
-    model.load_state_dict(unet_state["average"])
+    model.load_state_dict(unet_state["averages"][horizon])
     model.half()
     model.unet.save_pretrained(folder / "unet")
     text = model.text
@@ -44,8 +45,7 @@ def export(plan: Plan, work: Path, folder: Path) -> None:
         {"format": "pt"},
     )
     DDIMScheduler(
-        num_train_timesteps=TRAIN_TIMESTEPS, beta_start=BETAS[0], beta_end=BETAS[1], beta_schedule="scaled_linear",
-        prediction_type="v_prediction", clip_sample=False, set_alpha_to_one=False, steps_offset=1, timestep_spacing="trailing",
+        **SCHEDULE, clip_sample=False, set_alpha_to_one=False, steps_offset=1, timestep_spacing="trailing"
     ).save_pretrained(folder / "scheduler")  # fmt: skip
     index = {
         "_class_name": "StableDiffusionPipeline", "scheduler": ["diffusers", "DDIMScheduler"],
@@ -55,5 +55,5 @@ def export(plan: Plan, work: Path, folder: Path) -> None:
         "requires_safety_checker": False,
     }  # fmt: skip
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
-    made = {"unet_steps": unet_state["step"], "plan": asdict(plan)}
+    made = {"unet_steps": unet_state["step"], "horizon": horizon, "plan": asdict(plan)}
     (folder / "tsuika.json").write_text(json.dumps({**SAMPLING, "made": made}, indent=2) + "\n")

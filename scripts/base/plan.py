@@ -8,36 +8,47 @@ from pathlib import Path
 from typing import Final
 
 MAX_TOKENS: Final = 32
-BETAS: Final = (0.00085, 0.02)  # SD's scaled-linear, ended noisier: 16x16 latents leak their mean at SD's own 0.012
 TRAIN_TIMESTEPS: Final = 1000
+# SD's scaled-linear, ended noisier: 16x16 latents leak their mean at SD's own 0.012. At 0.02 the last step keeps an amplitude
+# of 0.015 (SD's own: 0.068), so that a schedule of zero terminal SNR, which not every sampler can start from, has little to add.
+SCHEDULE: Final = {
+    "num_train_timesteps": TRAIN_TIMESTEPS, "beta_start": 0.00085, "beta_end": 0.02, "beta_schedule": "scaled_linear",
+    "prediction_type": "v_prediction",
+}  # fmt: skip
 SAMPLING: Final = {"cfg": 3.0, "steps": 25, "sampler": "DDIM"}  # the base's own defaults
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How the two trainings go. `DIR/plan.json` may hold other values; a step count may still change while the rate is constant."""
+    """How the trainings go. `DIR/plan.json` may hold other values.
+
+    A step count may still change while the rate is constant; after that, by going on from `*-before-decay.pt`.
+    """
 
     seed: int = 20261130
-    vae_steps: int = 20_000
-    vae_decay: int = 6_000  # the last steps, in which the rate falls to zero
+    vae_steps: int = 12_000
+    vae_decay: int = 4_000  # the last steps, in which the rate falls to zero
     vae_batch: int = 24
     vae_lr: float = 1e-3
     vae_warmup: int = 200
     vae_ema: float = 0.999
     latent_noise: float = 0.03
     save_every_s: float = 150
-    unet_steps: int = 5200
+    unet_steps: int = 16_000
+    unet_decay: int = 5_000  # the last steps, in which the rate falls to zero
     unet_batch: int = 32
     unet_lr: float = 1e-3
     unet_warmup: int = 300
-    unet_decay: float = 0.3  # the last share of the steps, in which the rate falls to zero
-    ema: float = 0.9995
     pool: int = 4096  # pictures drawn and encoded at a time ...
-    views: int = 6  # ... and how often each is seen, under fresh noise
+    views: int = 8  # ... and how often each is seen, under fresh noise
     caption_dropout: float = 0.1
     min_snr_gamma: float = 5.0
-    save_every: int = 250
     thing_weight: float = 2.0  # loss weight of a latent under a thing, against 1 on the background
+    examiner_steps: int = 4_000
+    examiner_batch: int = 64
+    examiner_lr: float = 2e-3
+    judged: int = 256  # fresh pictures that the held-out loss is measured on ...
+    judge_every: int = 500  # ... so many steps apart
 
 
 def plan_of(work: Path) -> Plan:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -10,19 +11,25 @@ import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from base.plan import MAX_TOKENS
-from tsuika.embedded.things import KNOWN, strangers
-from tsuika.embedded.world import World
+from base.scenes import caption, scene
+from tsuika.embedded.world import BACKGROUNDS, article, where
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 _CLIP_WORDS: Final = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
-def train_tokenizer(folder: Path, seed: int, captions: int = 40_000, size: int = 1500) -> None:
-    """A byte-level BPE in CLIP's own format (`</w>` word ends), learnt on the world's captions."""
+def train_tokenizer(
+    folder: Path, seed: int, strangers: Sequence[str], captions: int = 40_000, size: int = 1500
+) -> None:
+    """A byte-level BPE in CLIP's own format (`</w>` word ends), learnt on captions of scenes and of `strangers`.
+
+    Strangers are names of things outside the vocabulary: a word that is learnt later should not fall apart into letters.
+    """
     rng = np.random.default_rng([seed, 0])
-    world, everything = World(), World(things=(*KNOWN, *strangers()))
-    texts = [world.caption(world.picture(rng), rng) for _ in range(captions // 2)]
-    texts += [everything.caption(everything.picture(rng), rng) for _ in range(captions // 2)]
+    texts = [caption(scene(rng), rng) for _ in range(captions // 2)]
+    for _ in range(captions // 2):
+        name, background = strangers[rng.integers(len(strangers))], BACKGROUNDS[rng.integers(len(BACKGROUNDS))]
+        texts.append(f"{article(name.replace('-', ' '))} {where(background, int(rng.integers(3)))}")
     tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token=END))
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

@@ -5,19 +5,30 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from base.common import descend, generator, resume, save, say
-from base.plan import BETAS, MAX_TOKENS, TRAIN_TIMESTEPS, Plan
+from base.common import average, descend, generator, resume, save, say
+from base.hands import Atlases
+from base.plan import MAX_TOKENS, SCHEDULE, TRAIN_TIMESTEPS, Plan
+from base.scenes import caption, scene, source
 from base.vae import latent_scale, to_signal
-from tsuika.embedded.world import SIZE_PX, World, draw, thing_mask
+from tsuika import api
+from tsuika.core.files import whole
+from tsuika.diffusion.schedule import add_noise, alphas_cumprod_T, stratified_timesteps
+from tsuika.diffusion.targets import min_snr_weight, target
+from tsuika.embedded.world import SIZE_PX, draw, thing_mask
+
+# Averages of the weights whose horizon grows with the step, (1 - 1/step)^(exponent + 1), so that no length has to be known:
+# they look back over about a third, a tenth and a thirtieth of the steps (Karras et al. 2024, section 3.1).
+HORIZONS: Final = {"long": 6.94, "middle": 16.97, "short": 50.0}
 
 
 def new_unet() -> UNet2DConditionModel:
@@ -54,94 +65,142 @@ class Generator(torch.nn.Module):
         return output
 
 
-def _alphas_cumprod() -> Tensor:
-    """SD's scaled-linear schedule, ending at this base's own beta."""
-    betas = torch.linspace(BETAS[0] ** 0.5, BETAS[1] ** 0.5, TRAIN_TIMESTEPS, dtype=torch.float64) ** 2
-    return torch.cumprod(1 - betas, dim=0).float()
+class Pool(NamedTuple):
+    """Pictures drawn, encoded and described: latents (N, 4, h, w), token ids (N, S), loss weights (N, 1, h, w)."""
+
+    latents: Tensor
+    ids: Tensor
+    weights: Tensor
+
+
+class Painter:
+    """Draws pools of scenes; keeps the last one in the work folder, for after a restart."""
+
+    def __init__(self, plan: Plan, work: Path, vae: AutoencoderKL, tokenizer: Any, atlases: Atlases) -> None:
+        self.plan, self.work, self.vae, self.tokenizer = plan, work, vae, tokenizer
+        self.source = source(atlases)
+        self.scale = latent_scale(plan, vae, atlases)
+
+    def pool(self, number: int) -> Pool:
+        """The pool of a number; the same after a restart, too."""
+        kept = self.work / "pool.safetensors"
+        if kept.exists() and (tensors := load_file(kept))["number"].item() == number:
+            return Pool(tensors["latents"], tensors["ids"], tensors["weights"])
+        made = self.draw(self.plan.pool, 3, number)
+        with whole(kept) as path:
+            save_file({"number": torch.tensor(number), **made._asdict()}, path)
+        return made
+
+    def draw(self, count: int, *stream: int) -> Pool:
+        """Fresh scenes, a function of the plan's seed and the stream."""
+        rng = np.random.default_rng([self.plan.seed, *stream])
+        scenes = [scene(rng) for _ in range(count)]
+        ids = self.tokenizer(
+            [caption(shown, rng) for shown in scenes],
+            padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt",
+        ).input_ids  # fmt: skip
+        latents: list[Tensor] = []
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            for i in range(0, count, 32):
+                signal = to_signal(np.stack([draw(shown.picture, source=self.source) for shown in scenes[i : i + 32]]))
+                latents.append(self.vae.encode(signal).latent_dist.mean.float() * self.scale)
+        masks = torch.from_numpy(np.stack([thing_mask(shown.picture, source=self.source) for shown in scenes]))[:, None]
+        weights = 1 + (self.plan.thing_weight - 1) * F.avg_pool2d(masks, 4)
+        return Pool(torch.cat(latents).contiguous(), ids, weights / weights.mean())
 
 
 def rate(plan: Plan, step: int) -> float:
-    """Warm-up, constant, then linear decay to zero over the last `unet_decay` of the steps."""
-    decay_from = plan.unet_steps * (1 - plan.unet_decay)
-    falling = min(1.0, (plan.unet_steps - step) / max(1.0, plan.unet_steps - decay_from))
-    return plan.unet_lr * min(1.0, (step + 1) / plan.unet_warmup) * falling
+    """Warm-up, constant, then linear to zero over the last `unet_decay` steps: the end may be moved until those begin."""
+    return plan.unet_lr * min(1.0, (step + 1) / plan.unet_warmup, (plan.unet_steps - step) / plan.unet_decay)
 
 
-def train_unet(plan: Plan, work: Path, vae: AutoencoderKL, tokenizer: Any) -> dict[str, Tensor]:
-    """Train text encoder and UNet together on v-prediction; returns the averaged weights."""
+def starting_unet(work: Path) -> dict[str, Tensor]:
+    """The first edition's UNet, from the package as it was when the work began."""
+    kept = work / "unet-start.safetensors"
+    if not kept.exists():
+        with whole(kept) as path:
+            save_file(load_file(api.EMBEDDED / "unet/diffusion_pytorch_model.safetensors"), path)
+    return {name: value.float() for name, value in load_file(kept).items()}
+
+
+def train_unet(
+    plan: Plan, work: Path, vae: AutoencoderKL, tokenizer: Any, atlases: Atlases
+) -> dict[str, dict[str, Tensor]]:
+    """Train text encoder and UNet together on v-prediction; gives the averaged weights by horizon."""
     torch.manual_seed(plan.seed + 1)
     model = Generator(len(tokenizer))
-    average = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    model.unet.load_state_dict(starting_unet(work))
+    averages = {name: {key: v.detach().clone() for key, v in model.state_dict().items()} for name in HORIZONS}
     optimizer = torch.optim.AdamW(model.parameters(), lr=plan.unet_lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
     state, start = resume(work / "unet.pt", model, optimizer), 0
     if state is not None:
-        average, start = state["average"], state["step"]
-    scale, alphas = latent_scale(plan, vae), _alphas_cumprod()
+        averages, start = state["averages"], state["step"]
+    painter = Painter(plan, work, vae, tokenizer, atlases)
+    alphas_T = alphas_cumprod_T(SCHEDULE)
     empty = tokenizer("", padding="max_length", max_length=MAX_TOKENS, return_tensors="pt").input_ids[0]
-    live = dict(model.named_parameters())
-    began, seen, recent = time.monotonic(), start, []
-    for step, latents, ids, weights in _batches(plan, start, vae, scale, tokenizer):
+    judged, kept = Generator(len(tokenizer)).eval(), painter.draw(plan.judged, 97)
+    began, seen, saved, recent = time.monotonic(), start, time.monotonic(), []
+    for step, batch in _batches(plan, start, painter):
         for group in optimizer.param_groups:
             group["lr"] = rate(plan, step)
-        source = generator(plan.seed, 5, step)
-        size = len(latents)
-        ids = torch.where(torch.rand(size, 1, generator=source) < plan.caption_dropout, empty, ids)
-        strata = (torch.arange(size) + torch.rand(size, generator=source)) / size
-        t = (strata * TRAIN_TIMESTEPS).long()[torch.randperm(size, generator=source)]
-        noise = torch.randn(latents.shape, generator=source)
-        a = alphas[t][:, None, None, None]
-        noisy, target = a.sqrt() * latents + (1 - a).sqrt() * noise, a.sqrt() * noise - (1 - a).sqrt() * latents
-        snr = a / (1 - a)
-        with torch.autocast("cpu", torch.bfloat16):
-            output = model(noisy, t, ids)
-        error = (output.float() - target).pow(2) * weights * (snr.clamp(max=plan.min_snr_gamma) / (snr + 1))
-        loss = error.mean()
+        random = generator(plan.seed, 5, step)
+        dropped = torch.rand(len(batch.ids), 1, generator=random) < plan.caption_dropout
+        batch = batch._replace(ids=torch.where(dropped, empty, batch.ids))
+        loss = denoising_loss(model, batch, alphas_T, random, plan.min_snr_gamma)
         descend(loss, model, optimizer)
-        decay = min(plan.ema, (step + 1) / (step + 10))
-        with torch.no_grad():
-            torch._foreach_lerp_([average[name] for name in live], list(live.values()), 1 - decay)
-        recent.append(float(loss))
-        if (step + 1) % 100 == 0 or step + 1 == plan.unet_steps:
-            pace = (step + 1 - seen) * plan.unet_batch / (time.monotonic() - began)
+        done = step + 1
+        for name, exponent in HORIZONS.items():
+            average(averages[name], model, (1 - 1 / done) ** (exponent + 1))
+        recent.append(float(loss.detach()))
+        if done % plan.judge_every == 0 or done == plan.unet_steps:
+            held_out = {}
+            for name, weights in averages.items():
+                judged.load_state_dict(weights)
+                with torch.no_grad():
+                    parts = [
+                        float(denoising_loss(judged, Pool(*part), alphas_T, generator(plan.seed, 6, i), 0))
+                        for i, part in enumerate(zip(*(tensor.split(32) for tensor in kept), strict=True))
+                    ]
+                held_out[name] = round(float(np.mean(parts)), 5)
+            pace = (done - seen) * plan.unet_batch / (time.monotonic() - began)
             say(
-                work, stage="unet", step=step + 1, loss=float(np.mean(recent)), pictures_per_s=pace, lr=rate(plan, step)
-            )
-            began, seen, recent = time.monotonic(), step + 1, []
-        if (step + 1) % plan.save_every == 0 or step + 1 == plan.unet_steps:
-            save(work / "unet.pt", model, optimizer, step + 1, average=average)
-    return average
+                work, stage="unet", step=done, views=done * plan.unet_batch, loss=float(np.mean(recent)), held_out=held_out,
+                views_per_s=round(pace, 1), lr=rate(plan, step),
+            )  # fmt: skip
+            began, seen, recent = time.monotonic(), done, []
+        if done == plan.unet_steps - plan.unet_decay:
+            save(work / "unet-before-decay.pt", model, optimizer, done, averages=averages)
+        if time.monotonic() - saved > 2 * plan.save_every_s or done == plan.unet_steps:
+            save(work / "unet.pt", model, optimizer, done, averages=averages)
+            saved = time.monotonic()
+    return averages
 
 
-def _batches(
-    plan: Plan, start: int, vae: AutoencoderKL, scale: float, tokenizer: Any
-) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
-    """(step, latents, ids, weights) from `start` on; a function of the plan and the step alone."""
+def denoising_loss(
+    model: Generator, batch: Pool, alphas_T: Tensor, random: torch.Generator, min_snr_gamma: float
+) -> Tensor:
+    """Mean weighted squared error of v at stratified timesteps; gamma 0 weighs all timesteps alike."""
+    t = stratified_timesteps(len(batch.ids), TRAIN_TIMESTEPS, random)
+    noise = torch.randn(batch.latents.shape, generator=random)
+    alphas = alphas_T[t]
+    noisy = add_noise(batch.latents, noise, alphas)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = model(noisy, t, batch.ids)
+    error = (output.float() - target("v_prediction", batch.latents, noise, alphas)).pow(2) * batch.weights
+    return (error.mean((1, 2, 3)) * min_snr_weight("v_prediction", alphas, min_snr_gamma)).mean()
+
+
+def _batches(plan: Plan, start: int, painter: Painter) -> Iterator[tuple[int, Pool]]:
+    """(step, batch) from `start` on; a function of the plan and the step alone."""
     per_pool = plan.pool * plan.views // plan.unet_batch
     held, pool = -1, None
     for step in range(start, plan.unet_steps):
         number, place = divmod(step, per_pool)
         if number != held:
-            pool, held = _pool(plan, number, vae, scale, tokenizer), number
+            pool, held = painter.pool(number), number
         assert pool is not None
         view, offset = divmod(place * plan.unet_batch, plan.pool)
-        order = torch.randperm(plan.pool, generator=generator(plan.seed, 4, number, view))
-        rows = order[offset : offset + plan.unet_batch]
-        yield step, pool[0][rows], pool[1][rows], pool[2][rows]
-
-
-def _pool(plan: Plan, number: int, vae: AutoencoderKL, scale: float, tokenizer: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Latents (N, 4, h, w), token ids (N, S) and loss weights (N, 1, h, w) of freshly drawn pictures."""
-    rng, world = np.random.default_rng([plan.seed, 3, number]), World()
-    pictures = [world.picture(rng) for _ in range(plan.pool)]
-    ids = tokenizer(
-        [world.caption(picture, rng) for picture in pictures],
-        padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt",
-    ).input_ids  # fmt: skip
-    latents: list[Tensor] = []
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        for i in range(0, plan.pool, 64):
-            signal = to_signal(np.stack([draw(picture) for picture in pictures[i : i + 64]]))
-            latents.append(vae.encode(signal).latent_dist.mean.float() * scale)
-    masks = torch.from_numpy(np.stack([thing_mask(picture) for picture in pictures]))[:, None]
-    weights = 1 + (plan.thing_weight - 1) * F.avg_pool2d(masks, 4)
-    return torch.cat(latents), ids, weights / weights.mean()
+        rows = torch.randperm(plan.pool, generator=generator(plan.seed, 4, number, view))[
+            offset : offset + plan.unet_batch
+        ]
+        yield step, Pool(pool.latents[rows], pool.ids[rows], pool.weights[rows])

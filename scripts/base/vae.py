@@ -19,9 +19,12 @@ from base.common import average, descend, generator, resume, save, say
 from base.hands import UNSEEN_THINGS, Atlases
 from base.mixture import Mixture
 from base.plan import Plan
+from base.scenes import scene, source
 from base.sources import HANDS, UNSEEN_HAND
 from tsuika import api
 from tsuika.core.files import whole
+from tsuika.embedded.characters import CHARACTERS, held_out
+from tsuika.embedded.mascot import PICTURE_PX
 from tsuika.embedded.things import Thing
 from tsuika.embedded.world import SIZE_PX, Picture, World, draw
 
@@ -48,10 +51,10 @@ def to_pixels(signal_B3HW: Tensor) -> NDArray[np.uint8]:
     return pixels
 
 
-def fresh_pictures(seed: int, count: int, world: World | None = None) -> tuple[list[Picture], Tensor]:
-    """Pictures that no training step has drawn (another stream of the seed)."""
+def fresh_pictures(seed: int, count: int) -> tuple[list[Picture], Tensor]:
+    """Pictures of the world of the base that ships, which no training step has drawn (another stream of the seed)."""
     rng = np.random.default_rng([seed, 99])
-    pictures = [(world or World()).picture(rng) for _ in range(count)]
+    pictures = [World().picture(rng) for _ in range(count)]
     return pictures, to_signal(np.stack([draw(picture) for picture in pictures]))
 
 
@@ -61,18 +64,18 @@ def psnr(output: Tensor, target: Tensor) -> float:
     return float((10 * torch.log10(4 / error.clamp_min(1e-10))).mean())
 
 
-def latent_scale(plan: Plan, vae: AutoencoderKL) -> float:
-    """1 / std of the latents of fresh pictures: what makes them unit variance, as SD's 0.18215 does."""
-    with torch.no_grad():
-        _, fresh = fresh_pictures(plan.seed, 256)
-        return round(1 / float(vae.encode(fresh).latent_dist.mean.std()), 4)
+def latent_scale(plan: Plan, vae: AutoencoderKL, atlases: Atlases, count: int = 256) -> float:
+    """1 / std of the latents of fresh scenes: what makes them unit variance, as SD's 0.18215 does."""
+    rng = np.random.default_rng([plan.seed, 96])
+    pictures = [draw(scene(rng).picture, source=source(atlases)) for _ in range(count)]
+    return round(1 / float(round_trip(vae, to_signal(np.stack(pictures)))[1].std()), 4)
 
 
 def measured_sets(plan: Plan, atlases: Atlases, photographs: Path, count: int) -> dict[str, Tensor]:
     """What the VAE is measured on, none of it in training: `count` pictures each, (B, 3, 64, 64).
 
-    Fresh renders of the world; the unseen hand; unseen things; the mascot's 30 pictures; the folder `photographs`, if
-    there is one.
+    Fresh renders of the world; the unseen hand; unseen things; the mascot's 30 pictures; two harder characters; the folder
+    `photographs`, if there is one.
     """
     hands = [hand.name for hand in HANDS]
     worlds = {
@@ -89,6 +92,8 @@ def measured_sets(plan: Plan, atlases: Atlases, photographs: Path, count: int) -
         pictures = [world.picture(rng) for _ in range(count)]
         sets[label] = to_signal(np.stack([draw(picture, source=atlases.glyph) for picture in pictures]))
     sets["mascot"] = folder_pictures(api.EMBEDDED.parent / "pictures")
+    harder = [one.pixels for trigger in CHARACTERS for one in held_out(trigger, 22)]
+    sets["characters"] = F.avg_pool2d(to_signal(np.stack(harder)), PICTURE_PX // SIZE_PX)
     if photographs.exists():
         sets["photographs"] = folder_pictures(photographs)
     return sets
@@ -172,6 +177,8 @@ def train_vae(plan: Plan, work: Path, mixture: Mixture) -> AutoencoderKL:
                 psnr_db=figures, latent_std=[round(float(value), 2) for value in spread],
             )  # fmt: skip
             began, seen, recent = time.monotonic(), done, []
+        if done == plan.vae_steps - plan.vae_decay:
+            save(work / "vae-before-decay.pt", vae, optimizer, done, average=mean_weights)
         if time.monotonic() - saved > plan.save_every_s or done == plan.vae_steps:
             save(work / "vae.pt", vae, optimizer, done, average=mean_weights)
             saved = time.monotonic()
