@@ -32,7 +32,7 @@ from tsuika.guard.probe import CONTROLS, Subject
 
 SEEDS: Final = 4  # noises a caption
 
-# From bench/memorise.py on the embedded base (docs/log.md, 2026-11-21): at most 1 % of what is no copy lies beyond each.
+# From bench/memorise.py on the embedded base (docs/log/2026-11-21-does-it-copy.md): at most 1 % of what is no copy lies beyond each.
 # The first two are for thumbnails; 0.4 % of fresh true pictures, which nothing has copied, are taken for copies.
 COPY_RATIO: Final = 0.5
 COPY_SIMILARITY: Final = 0.93  # where there is one training picture, or two of the nearest, and so no ratio
