@@ -6,7 +6,7 @@ TORCH ?= torch==2.13.0
 TORCH_FLAGS ?=
 BIN := .venv/bin
 
-.PHONY: setup demo test test-slow check base format messages clean
+.PHONY: setup demo test test-slow check docs format messages clean
 
 PO := $(wildcard src/tsuika/locale/*/LC_MESSAGES/tsuika.po)
 
@@ -19,7 +19,7 @@ setup: .venv/.ready $(PO:.po=.mo)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -c "import torch" 2>/dev/null || command -v nvidia-smi >/dev/null || $(BIN)/python -m pip install --quiet $(TORCH_FLAGS) "$(TORCH)"
-	$(BIN)/python -m pip install --quiet --editable ".[dev,heif]"
+	$(BIN)/python -m pip install --quiet --editable ".[dev,docs,heif]"
 	touch $@
 
 demo: setup
@@ -37,11 +37,12 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(MAKE) docs
 
-# The next base, made when the processor has nothing else to do; goes on from what build/base holds. Needs npm.
-base: setup
-	$(BIN)/python -c "import resvg_py" 2>/dev/null || $(BIN)/python -m pip install --quiet resvg-py
-	$(BIN)/python scripts/make_base.py --work build/base --background
+# The documentation site in build/site, without a warning.
+docs: setup
+	$(BIN)/python scripts/site_pages.py build/pages
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 format: setup
 	$(BIN)/ruff check --fix .
