@@ -22,7 +22,7 @@ ELSEWHERE = {
     "src/tsuika/embedded/CARD.md": "embedded-card.md",
     "bench/guard/README.md": "bench-guard.md",
 }
-LINK = re.compile(r"(?P<image>!?)\[(?P<text>(?:[^\[\]]|\[[^\]]*\])*)\]\((?P<target>[^()\s]+)\)")
+LINK = re.compile(r"(?P<image>!?)(?<!\\)\[(?P<text>(?:[^\[\]]|\[[^\]]*\])*)\]\((?P<target>[^()\s]+)\)")
 FENCE = re.compile(r"(^```.*?^```)", re.MULTILINE | re.DOTALL)
 # The line that leads to the page in another language: the site has a switch for that.
 OTHER_LANGUAGE = re.compile(r"^\[(日本語|English)\]\([^)]*\)\n+", re.MULTILINE)
