@@ -42,7 +42,7 @@ check: setup
 # The documentation site in build/site, without a warning.
 docs: setup
 	$(BIN)/python scripts/site_pages.py build/pages
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 format: setup
 	$(BIN)/ruff check --fix .

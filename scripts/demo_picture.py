@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
+
 from tsuika.api import DEMO_PICTURES
 
 CELL_PX, GAP_PX, LINE_PX = 128, 6, 22
