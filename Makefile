@@ -6,7 +6,7 @@ TORCH ?= torch==2.13.0
 TORCH_FLAGS ?=
 BIN := .venv/bin
 
-.PHONY: setup demo test test-slow check docs format messages clean
+.PHONY: setup demo test test-slow check docs base format messages clean
 
 PO := $(wildcard src/tsuika/locale/*/LC_MESSAGES/tsuika.po)
 
@@ -43,6 +43,11 @@ check: setup
 docs: setup
 	$(BIN)/python scripts/site_pages.py build/pages
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# The next base, made when the processor has nothing else to do; goes on from what build/base holds. Needs npm.
+base: setup
+	$(BIN)/python -c "import resvg_py" 2>/dev/null || $(BIN)/python -m pip install --quiet resvg-py
+	$(BIN)/python scripts/make_base.py --work build/base --background
 
 format: setup
 	$(BIN)/ruff check --fix .
