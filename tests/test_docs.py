@@ -21,8 +21,8 @@ PAGES = sorted(
     for place in ("*.md", "docs/**/*.md", "examples/*.md", "bench/**/*.md", "src/tsuika/embedded/*.md")
     for path in ROOT.glob(place)
 )
-# Entries of the log tell what was done with the program of their day.
-CURRENT = [page for page in PAGES if not re.match(r"docs/log/\d", page)]
+# The log tells what was done with the program of its day.
+CURRENT = [page for page in PAGES if not page.startswith("docs/log/")]
 FENCE = re.compile(r"^ *```(?P<language>\w*)\n(?P<body>.*?)^ *```", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"(?<!\\)\[(?:[^\[\]]|\[[^\]]*\])*\]\((?!\w+:)([^()\s]*)\)")
