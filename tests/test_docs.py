@@ -104,7 +104,7 @@ def test_commands_can_be_given(page: str) -> None:
 @pytest.mark.parametrize("page", CURRENT)
 def test_settings_in_commands_exist(page: str) -> None:
     known = {setting.key for setting in config.settings()}
-    given = re.findall(r"(?:--set|--over) '?([\w.]+)=", text(page))
+    given = re.findall(r"(?:--set|--over) '?([a-z_.]+)=", text(page))
     assert not [key for key in given if key not in known | {"key"}]
 
 
