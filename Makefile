@@ -13,7 +13,8 @@ PO := $(wildcard src/tsuika/locale/*/LC_MESSAGES/tsuika.po)
 setup: .venv/.ready $(PO:.po=.mo)
 
 %.mo: %.po .venv/.ready
-	$(BIN)/pybabel --quiet compile --input-file $< --output-file $@ --statistics
+	$(BIN)/python -c "import sys; from babel.messages import mofile, pofile; \
+		mofile.write_mo(open(sys.argv[2], 'wb'), pofile.read_po(open(sys.argv[1], 'rb')))" $< $@
 
 .venv/.ready: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
