@@ -114,7 +114,7 @@ class InterruptedRunError(TsuikaError):
 
 def no_such(key: str, found: object, known: Iterable[str], *, where: object = "") -> RecipeError:
     """The error if a setting is none of the known names."""
-    why = _("Possible values: {names}", names=listed([*known]))
+    why = _("Possible values: {names}", names=listed(known))
     return RecipeError("RC002", where=where, key=key, found=found, why=why)
 
 

@@ -122,6 +122,12 @@ MESSAGES: Final[Mapping[str, Message]] = {
         _("Its output is never zero, so it always changes the base model."),
         _("Set method.activate_output=false, or choose another activation."),
     ),
+    "RC014": Message(_("There is no option `{found}`"), Text("{why}"), _("All options: {do}")),
+    "RC015": Message(_("`{key}` cannot be `{found}`"), Text("{why}"), _("How it is used: {do}")),
+    "RC016": Message(_("`{found}` needs a value"), _("No value follows it."), _("How it is used: {do}")),
+    "RC017": Message(_("There is no command `{found}`"), NOTHING, _("All commands: {do}")),
+    "RC018": Message(_("`{found}` is too much"), _("The command takes fewer arguments."), _("How it is used: {do}")),
+    "RC019": Message(_("The command line cannot be understood"), Text("{why}"), _("How it is used: {do}")),
     "RC020": Message(
         _("The optimizer {found} finds its learning rate by itself, so there is none to search for"),
         _("The learning rate of the recipe is a factor on it, and 1 is best."),

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import gettext
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -67,12 +67,13 @@ def _n(singular: str, plural: str, count: int, **params: object) -> Text:
     return Text(singular, {"count": count, **params}, plural, count)
 
 
-def listed(items: Sequence[object]) -> Text:
+def listed(items: Iterable[object]) -> Text:
     """Items in a row, with the comma of the language between them."""
-    if len(items) < 2:
-        return Text("{item}", {"item": items[0]}) if items else Text("")
-    half = len(items) // 2
-    return _("{first}, {second}", first=listed(items[:half]), second=listed(items[half:]))
+    every = [*items]
+    if len(every) < 2:
+        return Text("{item}", {"item": every[0]}) if every else Text("")
+    half = len(every) // 2
+    return _("{first}, {second}", first=listed(every[:half]), second=listed(every[half:]))
 
 
 def in_language(value: object, lang: str) -> object:

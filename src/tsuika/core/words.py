@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from tsuika.core import messages
 from tsuika.core.texts import Text, translated
 
-Lang = Literal["en", "ja"]
+Lang = str
 
 
 class Words(Text):
