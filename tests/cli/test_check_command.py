@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from tsuika.cli import screen
+from tsuika.cli import language
 from tsuika.cli.main import app
 from tsuika.data import check_words
 from tsuika.embedded import mascot
@@ -31,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def english() -> Iterator[None]:
     yield
-    screen.use_language("en", "")
+    language.use(None)
 
 
 def run(*arguments: str) -> tuple[int, str]:

@@ -175,7 +175,7 @@ def test_json_says_what_was_measured(tmp_path, name, refit):
     assert guard["stopped_at"] == (checks[-1].step if checks[-1].verdict == "stop" else None)
     for language in ("en", "ja"):
         assert guard["sentence"][language] == checks[-1].words(language)
-        assert MESSAGES[checks[-1].code][language]["what"].split("{")[0] in guard["sentence"][language]
+        assert MESSAGES[checks[-1].code].what.to(language).split("{")[0] in guard["sentence"][language]
 
 
 def test_best_step_and_range_are_those_of_the_run_that_made_the_files(tmp_path):

@@ -73,7 +73,7 @@ def advise(
         TsuikaError: pictures or base cannot be used.
     """
     if goal not in GOALS:
-        raise no_such("--goal", goal, GOALS, what="goals")
+        raise no_such("--goal", goal, GOALS)
     known = look(base, EMBEDDED)
     data = Data(images=str(images), trigger=trigger.strip(), class_word=class_word.strip())
     report = checks.check(images, data, size_px=known.size_px, base=base)

@@ -47,8 +47,10 @@ def kept(folder: RunDir) -> list[Kept]:
     """Everything a finished run has kept, the main result first, then by step; of two of one step the first.
 
     Raises:
-        InterruptedRunError: EV004, the run has no result yet.
+        InterruptedRunError: TR002, this is no run folder; EV004, the run has no result yet.
     """
+    if not folder.recipe.is_file():
+        raise InterruptedRunError("TR002", where=folder.root)
     try:
         told: dict[str, Any] = json.loads(folder.report_json.read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError):

@@ -19,8 +19,9 @@ from pydantic.fields import FieldInfo
 
 from tsuika.core.errors import RecipeError, no_such
 from tsuika.core.methods import METHOD_SECTIONS, DreamBooth, Hypernetwork, Lora, MethodSection, TextualInversion
-from tsuika.core.section import Help, Section
+from tsuika.core.section import Help, Section, reason
 from tsuika.core.sections import Base, Data, Guard, Output, Preview, Regularize, Train
+from tsuika.core.texts import _
 
 AnyMethod = Annotated[Lora | TextualInversion | DreamBooth | Hypernetwork, Field(discriminator="name")]
 
@@ -110,10 +111,8 @@ def build(data: Mapping[str, Any], where: str = "") -> Recipe:
             raise RecipeError("RC001", where=where, key=key, nearest=_nearest(key)) from None
         if first["type"] == "union_tag_invalid":
             known = map(method_name, METHOD_SECTIONS)
-            raise no_such("method.name", name, known, what="methods", where=where) from None
-        ours = first.get("ctx", {}).get("error")  # of a validator of our own: its words, in both languages
-        why = ours.args[0] if isinstance(ours, ValueError) else first["msg"]
-        raise RecipeError("RC002", where=where, key=key, found=first["input"], why=why) from None
+            raise no_such("method.name", name, known, where=where) from None
+        raise RecipeError("RC002", where=where, key=key, found=first["input"], why=reason(first)) from None
 
 
 def load(path: Path) -> Recipe:
@@ -133,8 +132,15 @@ def read_tables(path: Path) -> dict[str, Any]:
     """
     try:
         return tomlkit.parse(path.read_text(encoding="utf-8-sig")).unwrap()
-    except (OSError, UnicodeDecodeError, tomlkit.exceptions.TOMLKitError) as error:
-        raise RecipeError("RC003", where=path, why=str(error)) from None
+    except OSError:
+        why = _("There is no such file, or it cannot be opened.")
+    except UnicodeDecodeError:
+        why = _("It is not UTF-8 text.")
+    except tomlkit.exceptions.ParseError as error:
+        why = _("Line {line}, column {column} is not valid TOML.", line=error.line, column=error.col)
+    except tomlkit.exceptions.TOMLKitError as error:
+        why = _("It is not valid TOML ({error}).", error=error)
+    raise RecipeError("RC003", where=path, why=why)
 
 
 def override(tables: Mapping[str, Any], assignments: Mapping[str, Any]) -> dict[str, Any]:

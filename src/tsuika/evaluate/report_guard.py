@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from tsuika.core.events import Chosen, Judged
 from tsuika.core.messages import percent
@@ -80,9 +80,7 @@ def told(judged: Sequence[Judged], chosen: Chosen | None, rule: Mapping[str, Any
     }
 
 
-def _sentence(
-    last: Judged | None, chosen: Chosen | None, rule: Mapping[str, Any], language: Literal["en", "ja"]
-) -> str:
+def _sentence(last: Judged | None, chosen: Chosen | None, rule: Mapping[str, Any], language: str) -> str:
     parts = [last.words(language)] if last else []
     if last and last.verdict == "stop" and rule["mode"] == "warn":
         parts.append(text("guard.warned", language))
@@ -195,7 +193,7 @@ def view(guard: Mapping[str, Any], losses: Sequence[float]) -> View:
     )
 
 
-def _list(names: Sequence[str], language: Literal["en", "ja"]) -> str:
+def _list(names: Sequence[str], language: str) -> str:
     first = ("、" if language == "ja" else ", ").join(names[:NAMES_SHOWN])
     more = len(names) - NAMES_SHOWN
     return first + text("guard.more", language, count=more) if more > 0 else first

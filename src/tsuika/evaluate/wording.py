@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Final, Literal
+from typing import Final
 
 from markupsafe import Markup, escape
 
 from tsuika.evaluate.report_texts import TEXTS
 
-Language = Literal["en", "ja"]
+Language = str
 LANGUAGES: Final[tuple[Language, ...]] = ("en", "ja")
 
 
