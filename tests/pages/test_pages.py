@@ -47,13 +47,31 @@ def test_a_page_opens_in_a_language_or_in_its_readers(
     assert "http" not in page.replace("http-equiv", "")
 
 
-def test_durations_for_people() -> None:
-    assert [pages.duration(seconds) for seconds in (1.26, 59.6, 3700)] == ["1.3 s", "1 min 0 s", "1 h 1 min"]
-    assert pages.duration(192).to("ja") == "3分12秒"
+@pytest.mark.parametrize(
+    ("seconds", "en", "ja"),
+    [
+        (3.14, "3.1 s", "3.1秒"),
+        (42, "42 s", "42秒"),
+        (59.9, "1 min 0 s", "1分0秒"),
+        (192, "3 min 12 s", "3分12秒"),
+        (7320, "2 h 2 min", "2時間2分"),
+    ],
+)
+def test_durations_read_well(seconds: float, en: str, ja: str) -> None:
+    assert pages.in_languages(pages.duration(seconds)) == {"en": en, "ja": ja}
 
 
-def test_sizes_for_people() -> None:
-    assert [pages.size(count) for count in (999, 1500, 4.2e6, 3e9)] == ["999 B", "1.5 kB", "4.2 MB", "3.0 GB"]
+@pytest.mark.parametrize(
+    ("count", "words"), [(999, "999 B"), (1_840_220, "1.8 MB"), (999_999, "1.0 MB"), (6_500_000_000, "6.5 GB")]
+)
+def test_sizes_read_well(count: int, words: str) -> None:
+    assert pages.size(count) == words
+
+
+def test_sentences_follow_each_other_as_a_language_sets_them() -> None:
+    said = pages.sentences(_("{seconds} s", seconds=1), "x", None, "")
+    assert (said, said.to("ja")) == ("1 s x", "1秒x")
+    assert pages.listed(["a", "b", "c"]).to("ja") == "a、b、c" and pages.listed([]).to("ja") == ""
 
 
 def test_small_images_are_lossless() -> None:

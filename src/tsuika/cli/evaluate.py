@@ -169,7 +169,7 @@ def _show(found: Mapping[str, Any]) -> None:
 
 
 def _cell(point: Mapping[str, Any], name: str) -> str:
-    from tsuika.evaluate.verdict_words import signed
+    from tsuika.evaluate.evaluation import signed
 
     value = point[name]
     if value is None:

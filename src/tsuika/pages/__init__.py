@@ -9,8 +9,8 @@ from __future__ import annotations
 import base64
 import io
 import re
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Mapping, Sequence
+from functools import cache, reduce
 from importlib.resources import files
 from typing import Any, Final
 
@@ -73,7 +73,7 @@ def _environment(package: str) -> Environment:
         loader=FunctionLoader(source),
         finalize=lambda value: spans(value) if isinstance(value, Text) else value,
     )
-    environment.globals |= {"_": _, "_n": _n, "languages": _own_names()}
+    environment.globals |= {"_": _, "_n": _n, "sentences": sentences, "languages": _own_names()}
     environment.filters |= {"plain": _plain, "spans": spans, "size": size, "unbroken": unbroken}
     return environment
 
@@ -137,3 +137,19 @@ def per_cent(number: str) -> Text:
 def span_of(low: str, high: str) -> Text:
     """Both ends of a range: `0.3 … 0.5`."""
     return _("{low} … {high}", low=low, high=high)
+
+
+def sentences(first: Text | str, *more: Text | str | None) -> Text:
+    """Whole sentences one after the other, as a language sets them; None and empty ones are left out."""
+    return reduce(lambda said, one: _("{first} {second}", first=said, second=one), filter(None, more), verbatim(first))
+
+
+def listed(names: Sequence[Text | str]) -> Text:
+    """Names in a row, as a language lists them: `a, b, c`; empty for none."""
+    first, *more = names or ("",)
+    return reduce(lambda said, one: _("{first}, {second}", first=said, second=one), more, verbatim(first))
+
+
+def verbatim(text: Text | str) -> Text:
+    """A text that is the same in every language; a message as it is."""
+    return text if isinstance(text, Text) else Text("{text}", {"text": text})
