@@ -266,7 +266,7 @@ def test_verdicts_need_more_than_the_seeds_explain():
 def test_every_file_must_have_been_read_back_for_the_self_check():
     checked = _data()
     assert report.largest_error(checked.artifacts) == 3e-4
-    assert "0.03 %" in _Page(report.render(checked)).text
+    assert "0.03%" in _Page(report.render(checked)).text
     unchecked = replace(checked.artifacts[0], largest_relative_error=None)
     assert report.largest_error((unchecked, checked.artifacts[1])) is None
     page = _Page(report.render(_data(artifacts=(unchecked, checked.artifacts[1])))).text

@@ -264,7 +264,7 @@ def test_a_line_that_leaves_the_frame_says_how_high_it_goes(tmp_path):
     checks = judged(lambda step: -0.02 if step < 300 else 0.003 * step, lambda step: -0.03)
     data = told(tmp_path, checks)
     top = max(100 * math.expm1(event.evidence["held_out"]["mean"]) for event in checks)
-    assert f"{top:+.0f} %" in words(page(data), "en")
+    assert f"{top:+.0f}%" in words(page(data), "en")
     assert min(place for place, _ in report_guard.view(data.guard, ()).curves.y_ticks) >= 0
 
 

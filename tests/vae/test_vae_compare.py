@@ -134,7 +134,7 @@ def test_copies_of_a_picture_do_not_make_an_interval_narrower() -> None:
 
 
 def test_student_against_tables() -> None:
-    """Two-sided 95 % points of Student's t."""
+    """Two-sided 95% points of Student's t."""
     for freedom, point in ((1, 12.706), (2, 4.303), (3, 3.182), (5, 2.571), (10, 2.228), (30, 2.042), (10**6, 1.968)):
         assert student(0.95, freedom) == pytest.approx(point, rel=1e-3)
     assert student(0.99, 4) == pytest.approx(4.604, rel=1e-3)

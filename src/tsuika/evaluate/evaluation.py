@@ -19,7 +19,7 @@ from tsuika.evaluate.measures import Scale, Tables
 from tsuika.evaluate.pairs import Pair
 from tsuika.evaluate.prompts import Asked
 from tsuika.evaluate.verdict import Judgement, Point, Verdict, difference
-from tsuika.pages import in_languages, listed, per_cent, sentences, span_of
+from tsuika.pages import in_languages, listed, sentences, span_of
 
 MEASURES: Final = ("fidelity", "adherence", "others", "drift", "diversity")
 WORST: Final = 4
@@ -126,10 +126,10 @@ def said(evaluation: Evaluation) -> Text:
         )
     drift, other = main.tables.drift, evaluation.scale.other_prompt
     if drift is not None and other:
-        share = per_cent(f"{100 * float(drift.mean()) / other:.0f}")
+        share = f"{100 * float(drift.mean()) / other:.0f}%"
         more.append(
             _(
-                "Images of prompts without the trigger word have changed by {share}, where 100 percent is the difference between"
+                "Images of prompts without the trigger word have changed by {share}, where 100% is the difference between"
                 " two prompts.",
                 share=share,
             )
@@ -239,7 +239,7 @@ def _like(evaluation: Evaluation) -> Text | str:
     }
     if real is None or real <= start or not row.gained:
         return _("likeness {before} → {after} ({interval})", **shown)
-    share = per_cent(f"{100 * row.gain.mean / (real - start):.0f}")
+    share = f"{100 * row.gain.mean / (real - start):.0f}%"
     return _("likeness {before} → {after} ({interval}; {share} of the way to your own images)", share=share, **shown)
 
 
@@ -258,11 +258,11 @@ def _cost(evaluation: Evaluation, name: str) -> Text:
 
 
 def _interval(value: Interval, digits: int = 2) -> Text | str:
-    """`+0.38, 95 %: +0.33 … +0.41`."""
+    """`+0.38, 95%: +0.33 … +0.41`."""
     if not value.is_bounded:
         return signed(value.mean, digits)
     ends = span_of(signed(value.low, digits), signed(value.high, digits))
-    return _("{value}, 95 %: {interval}", value=signed(value.mean, digits), interval=ends)
+    return _("{value}, 95%: {interval}", value=signed(value.mean, digits), interval=ends)
 
 
 def signed(value: float, digits: int = 2) -> str:

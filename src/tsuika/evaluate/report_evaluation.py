@@ -125,7 +125,7 @@ def _row(
         ends: Text | str = ""
         other = evaluation.scale.other_prompt
         if name == "drift":
-            ends = _("({share})", share=pages.per_cent(f"{100 * value.mean / other:.0f}")) if other else ""
+            ends = _("({share})", share=f"{100 * value.mean / other:.0f}%") if other else ""
         elif point is not None:
             ends = _ends(difference(table, getattr(evaluation.base, name)))
         cells.append(

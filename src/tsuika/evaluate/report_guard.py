@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from tsuika.core.events import Chosen, Judged
 from tsuika.core.texts import Text, _, _n, languages
-from tsuika.pages import listed, per_cent, sentences, span_of
+from tsuika.pages import listed, sentences, span_of
 from tsuika.pages.chart import Plot, plot
 
 RANGE: Final = ("safe", "balanced", "likeness")
@@ -23,7 +23,7 @@ _THOUSANDFOLD: Final = math.log(1000)
 def to_dict(judged: Sequence[Judged], chosen: Chosen | None, rule: Mapping[str, Any]) -> dict[str, Any] | None:
     """The part `guard` of `report.json`; None if no guard was there.
 
-    Losses are natural logarithms of their ratio to the base's loss on the same draws (-0.01: 1 % better), gaps are
+    Losses are natural logarithms of their ratio to the base's loss on the same draws (-0.01: 1% better), gaps are
     differences of these, drift is a share. Steps are those of the run that was checked.
 
     Args:
@@ -276,12 +276,10 @@ def _reading(guard: Mapping[str, Any], highest: float | None) -> Text | None:
     value, step = guard["best"] or {}, f"{guard['best_step'] or 0:,}"
     said: list[Text] = []
     if highest is not None:
-        said.append(_("A line leaves the frame at the top; it rises to {value}.", value=per_cent(f"{highest:+.0f}")))
+        said.append(_("A line leaves the frame at the top; it rises to {value}.", value=f"{highest:+.0f}%"))
     if guard["interval"] == "pictures":
         said.append(
-            _(
-                "The band is a 95 percent interval for images like these in general, from how much the held-out ones differ."
-            )
+            _("The band is a 95% interval for images like these in general, from how much the held-out ones differ.")
         )
     elif guard["interval"]:
         said.append(
@@ -297,7 +295,7 @@ def _reading(guard: Mapping[str, Any], highest: float | None) -> Text | None:
         if _is_number(value.get("low")) and _is_number(value.get("high")):
             said.append(
                 _(
-                    "At step {step} the loss is {value} (95 %: {interval}), by draws that had no part in choosing the step.",
+                    "At step {step} the loss is {value} (95%: {interval}), by draws that had no part in choosing the step.",
                     step=step,
                     value=loss,
                     interval=span_of(loss_change(value["low"]), loss_change(value["high"])),
@@ -314,7 +312,7 @@ def _reading(guard: Mapping[str, Any], highest: float | None) -> Text | None:
     elif guard["best_step"] == 0:
         said.append(_("No step was better than the untrained base."))
     if _is_number(guard["overhead"]):
-        share = per_cent(f"{100 * guard['overhead']:.1f}")
+        share = f"{100 * guard['overhead']:.1f}%"
         said.append(_("The guard's checks took {share} of the training time.", share=share))
     return sentences(*said) if said else None
 
@@ -329,7 +327,7 @@ def _rows(guard: Mapping[str, Any]) -> tuple[Row, ...]:
             loss_change(trained.get(row["step"])),
             loss_change(row["mid"]),
             loss_change(row["high"]),
-            per_cent(f"{100 * row['drift']:.1f}") if _is_number(row["drift"]) else "–",
+            f"{100 * row['drift']:.1f}%" if _is_number(row["drift"]) else "–",
         )
         for row in guard["gaps"]
     )
@@ -346,13 +344,13 @@ def _interval(row: Mapping[str, Any] | None) -> Text | str:
 
 
 def loss_change(log_ratio: float | None) -> Text | str:
-    """A log ratio of losses as people read it: `-1.4 %`; a dash for none, and above a thousandfold only that it is."""
+    """A log ratio of losses as people read it: `-1.4%`; a dash for none, and above a thousandfold only that it is."""
     if log_ratio is None or not math.isfinite(log_ratio):
         return "–"
     if log_ratio >= _THOUSANDFOLD:
         return "> 1000×"
     # Adding 0.0 turns -0.0 into 0.0.
-    return per_cent(f"{round(100 * math.expm1(log_ratio), 1) + 0.0:+.1f}")
+    return f"{round(100 * math.expm1(log_ratio), 1) + 0.0:+.1f}%"
 
 
 def _is_number(value: float | None) -> bool:

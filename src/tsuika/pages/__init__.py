@@ -129,11 +129,6 @@ def size(count: float) -> str:
     return f"{count:.1f} GB"
 
 
-def per_cent(number: str) -> Text:
-    """A formatted number with its sign: `12 %`."""
-    return _("{number} %", number=number)
-
-
 def span_of(low: str, high: str) -> Text:
     """Both ends of a range: `0.3 … 0.5`."""
     return _("{low} … {high}", low=low, high=high)

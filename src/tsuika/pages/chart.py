@@ -9,8 +9,6 @@ from typing import Any, Final
 
 import numpy as np
 
-from tsuika.pages import per_cent
-
 LEAST_PERCENT: Final = 0.3  # what small fine-tunes gain; a frame of less would show noise as a curve
 CURVE_POINTS: Final = 600  # more would be narrower than a screen's pixels
 
@@ -175,7 +173,7 @@ def plot(
     return Plot(
         lines=tuple((name, path) for name, path in drawn if path),
         x_ticks=tuple((x(tick) / 10, f"{tick:,.0f}") for tick in nice_ticks(0, last, 5) if tick >= 1),
-        y_ticks=tuple((y(tick) / 3, per_cent(f"{tick:+.3g}" if tick else "0")) for tick in nice_ticks(low, high, 4)),
+        y_ticks=tuple((y(tick) / 3, f"{tick:+.3g}%" if tick else "0%") for tick in nice_ticks(low, high, 4)),
         zero=y(0.0) / 3,
         marks={name: x(step) / 10 for name, step in (marks or {}).items() if step is not None},
         span=(x(span[0]) / 10, min(x(span[1]) / 10, 100.0)) if span else None,

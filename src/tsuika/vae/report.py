@@ -35,7 +35,7 @@ _COLUMNS: Final = {
     "psnr": _("PSNR, dB"),
     "ssim": _("SSIM"),
     "colour": _("color ΔE"),
-    "colour_p95": _("ΔE, worst {share}", share=pages.per_cent("5")),
+    "colour_p95": _("ΔE, worst {share}", share="5%"),
     "chroma": _("chroma"),
     "texture": _("fine detail"),
     "texture_error": _("texture error"),
@@ -88,8 +88,8 @@ def _about_numbers(level: float) -> Text:
         _(
             "Means over the images. Below: the difference from the built-in VAE with its {level} interval, so that all"
             " intervals of a measure hold together at {together}; marked where it is not chance.",
-            level=pages.per_cent(f"{100 * level:.3g}"),
-            together=pages.per_cent("95"),
+            level=f"{100 * level:.3g}%",
+            together="95%",
         ),
         _("Images differ among themselves by more than VAEs do, so only differences on the same image count."),
     )
