@@ -1,4 +1,4 @@
-"""`evaluate`: what a run was worth, measured on drawings of its kept steps at several strengths."""
+"""`evaluate`: the results of a run, measured on images of its kept steps at several strengths."""
 
 from __future__ import annotations
 
