@@ -11,9 +11,9 @@ from PIL import Image
 
 from tsuika import api, families
 from tsuika.api.drawing import Easel
+from tsuika.core.bootstrap import of_differences
 from tsuika.embedded.world import World, draw
 from tsuika.vae import metrics, roundtrip
-from tsuika.vae.bootstrap import paired
 
 CPU = torch.device("cpu")
 NAMES = ("texture", "colour")
@@ -55,7 +55,7 @@ def test_colours_are_nearer_by_a_little() -> None:
         vae = space.load_vae(name, CPU)
         made = [roundtrip.decode(vae, roundtrip.encode(vae, part)) for part in pixels.split(16)]
         rows.append([row["colour"] for row in metrics.measure(torch.cat(made), pixels)])
-    assert paired(rows[1], rows[0]).sign < 0
+    assert of_differences(rows[1], rows[0]).sign < 0
 
 
 def test_drawings_go_from_one_to_the_other() -> None:

@@ -280,7 +280,7 @@ def test_half_precision_that_overflows_inside_falls_back_and_says_so(tmp_path: P
     assert falls == [("big", "fp16", "bf16"), ("huge", "fp16", "bf16"), ("huge", "bf16", "fp32")]
     assert {w.params["vae"] for w in told if w.code == "VA001"} == {"big", "huge"}
     assert all(math.isfinite(row["colour"]) for one in done.results for row in one.rows)
-    json.dumps(done.as_dict(), allow_nan=False)
+    json.dumps(done.to_dict(), allow_nan=False)
     plain, same = (roundtrip.decode(one, LATENTS_1CHW) for one in (own, big))
     assert torch.allclose(plain, same, atol=0.02 * float(plain.std()))  # in fp32 nobody sees the difference
 

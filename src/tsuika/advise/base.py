@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from tsuika import families
 from tsuika.core.errors import ModelError
+from tsuika.core.texts import _
 from tsuika.core.types import Prediction, canonical
 from tsuika.core.weights import read_json
-from tsuika.core.words import Words
 from tsuika.families import Family, Geometry
 
 if TYPE_CHECKING:
@@ -103,10 +103,7 @@ def look(name: str, embedded: Path) -> Base:
         return Base(name, kind, found.prediction, geometry, at_hand=True)
     if name not in NAMES and not _HUB_ID.fullmatch(name):
         names = ", ".join(NAMES)
-        why = Words(
-            f"There is no such file or folder. Without one: --base {names}",
-            f"その名前のファイルもフォルダーもありません。手元にない場合: --base {names}",
-        )
+        why = _("There is no such file or folder. Without one: --base {names}", names=names)
         raise ModelError("MD001", where=name, why=why)
     kind = families.family(name if name in NAMES else _guess(name))
     prediction = kind.facts.prediction

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tsuika import families
 from tsuika.api import writing
 from tsuika.api.models import EMBEDDED
+from tsuika.core.bootstrap import LEAST
 from tsuika.core.errors import DivergedError, PictureError, no_such
 from tsuika.core.events import Event, Phase, Progress, Warned, note
 from tsuika.core.files import sha256, write_text
@@ -27,12 +28,10 @@ from tsuika.core.weights import read_json
 from tsuika.data import dedupe, scan
 from tsuika.data.manifest import Manifest
 from tsuika.data.picture import open_picture
-from tsuika.evaluate.inline import data_uri
 from tsuika.families import LatentSpace
 from tsuika.formats import container, vae_file
 from tsuika.train.device import DTYPES, pick_device
 from tsuika.vae import bake, compare, faults, metrics, proof, report, roundtrip, tune
-from tsuika.vae.bootstrap import LEAST
 from tsuika.vae.compare import Candidate, Picture
 
 MAX_PICTURES: Final = 32
@@ -74,7 +73,7 @@ def compare_vae(
         say: called with events: `Phase`, `Progress`, `Warned`.
 
     Returns:
-        `compare.Comparison.as_dict`, and base, family, size_px, page, notes.
+        `compare.Comparison.to_dict`, and base, family, size_px, page, notes.
 
     Raises:
         TsuikaError: no such folder or VAE, one of other latents, no usable pictures, a page that exists.
@@ -120,12 +119,12 @@ def compare_vae(
         "base": base,
         "family": space.facts.family,
         "size_px": size,
-        **compared.as_dict(),
+        **compared.to_dict(),
         "page": None,
     }
     if out is not None:
         shown = Path(base).name if Path(base).expanduser().exists() else base
-        page = report.render(compared, pictures, base=shown, size_px=size, lang=lang, inline=data_uri)
+        page = report.render(compared, pictures, base=shown, size_px=size, lang=lang)
         write_text(out, page)
         told["page"] = str(out)
     return {**told, "notes": hear.notes}
