@@ -16,9 +16,7 @@ from PIL import Image
 from tsuika.core.errors import PictureError
 from tsuika.core.sections import Data
 from tsuika.data import caption
-from tsuika.data.bucket import assign
 from tsuika.data.manifest import REASONS, LeftOut, Manifest, Note
-from tsuika.data.report import report, summary
 from tsuika.data.scan import kohya_folder, natural_key, scan
 
 CONFIG = Data(trigger="sks", class_word="dog")
@@ -254,25 +252,6 @@ def test_dropout_share() -> None:
     plain, shuffled = Data(caption_dropout=0.5), Data(caption_dropout=0.5, shuffle_tags=True)
     for seed in range(30):  # the shuffle does not move the dropout
         assert (caption.vary("a, b", plain, gen(seed)) == "") == (caption.vary("a, b", shuffled, gen(seed)) == "")
-
-
-def test_report_counts(tmp_path: Path) -> None:
-    for i in range(4):
-        draw(tmp_path / f"{i}.png", (64, 64) if i < 3 else (40, 80))
-    (tmp_path / "0.txt").write_text("sks in snow")
-    (tmp_path / "1.txt").write_text("in snow")
-    (tmp_path / "bad.png").write_text("x")
-    manifest = scan(tmp_path, CONFIG, size_px=64)
-    buckets = assign(manifest, size_px=64, step_px=8)
-    figures = summary(manifest, buckets, CONFIG)
-    keys = ("total", "usable", "left", "captions", "with_trigger", "added")
-    assert tuple(figures[key] for key in keys) == (5, 4, 1, 2, 4, 1)
-    assert json.loads(json.dumps(figures)) == figures
-    assert [item["name"] for item in figures["enlarged"]] == ["3.png"]
-    english, japanese = report(manifest, buckets, CONFIG), report(manifest, buckets, CONFIG, "ja")
-    assert "captions 2/4" in english and "trigger word in 4/4" in english and "64x64 px: 3 pictures" in english
-    assert "使える 4" in japanese and "画像ではありません" in japanese
-    assert "no trigger word" in report(manifest, buckets, Data())
 
 
 def test_what_was_left_out_is_told_in_both_languages() -> None:
