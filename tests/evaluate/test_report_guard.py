@@ -19,7 +19,7 @@ from tsuika.core.messages import MESSAGES
 from tsuika.core.plain import jsonable
 from tsuika.core.rundir import RunDir
 from tsuika.evaluate import outcome, report, report_guard
-from tsuika.evaluate.chart import plot
+from tsuika.pages.chart import plot
 from tsuika.evaluate.report_texts import TEXTS
 from tsuika.guard.judge import Judge
 from tsuika.guard.reading import Check, Grid, Ratios, Reading, mean

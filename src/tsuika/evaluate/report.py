@@ -21,7 +21,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 from tsuika.core.files import write_text
 from tsuika.core.plain import jsonable
 from tsuika.evaluate import report_guard, report_lookalikes
-from tsuika.evaluate.chart import curve, smoothed
+from tsuika.pages.chart import curve, smoothed
 from tsuika.evaluate.inline import PictureSource, data_uri
 from tsuika.evaluate.pairs import Lookalikes
 from tsuika.evaluate.report_texts import TEXTS

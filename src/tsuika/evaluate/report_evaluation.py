@@ -15,7 +15,7 @@ from PIL import Image
 
 from tsuika.core.intervals import Interval
 from tsuika.evaluate.bootstrap import Table, interval
-from tsuika.evaluate.chart import nice_ticks
+from tsuika.pages.chart import nice_ticks
 from tsuika.evaluate.evaluation import MEASURES, Evaluation
 from tsuika.evaluate.evaluation_texts import TEXTS
 from tsuika.evaluate.inline import data_uri

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 
 from tsuika.core.events import Chosen, Judged
 from tsuika.core.messages import percent
-from tsuika.evaluate.chart import Plot, plot
+from tsuika.pages.chart import Plot, plot
 from tsuika.evaluate.wording import LANGUAGES, text
 
 RANGE: Final = ("safe", "balanced", "likeness")
