@@ -17,6 +17,7 @@ from tsuika.core import config
 from tsuika.core.config import Recipe
 from tsuika.core.events import Event, Phase, Previewed, Warned
 from tsuika.core.rundir import RunDir
+from tsuika.core.texts import in_language
 from tsuika.core.types import Model
 from tsuika.core.words import Lang
 from tsuika.embedded import mascot, yardstick
@@ -218,7 +219,7 @@ def _report(run: gather.Run, notes: outcome.Notes, command: str, scorer: scores.
         device=str(run.model.device),
         pictures=pictures,
         left_out=tuple(
-            report.LeftOut(item.name, item.words, getattr(item.words, "ja", "")) for item in manifest.quarantined
+            report.LeftOut(item.name, item.words, str(in_language(item.words, "ja"))) for item in manifest.quarantined
         ),
         before_after=rows,
         scores=scorer(recipe, [sample.path for sample in manifest.samples], rows) if rows else (),

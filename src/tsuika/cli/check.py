@@ -112,7 +112,7 @@ def check(
     if fix and report.usable:
         cleaned = api.clean(report, copy)
     if html:
-        api.contact_sheet(report, html)
+        api.contact_sheet(report, html, screen.language())
     if json:
         done: dict[str, Any] = report.to_dict()
         if cleaned:
@@ -161,7 +161,7 @@ def _say(key: str, **values: object) -> str:
 def _print(report: Report, cleaned: Cleaned | None, html: Path | None, shown: int) -> None:
     from rich.console import Console
 
-    from tsuika.data import check_words
+    from tsuika.data.faults import NOT_JUDGED
 
     lang = screen.language()
     console = Console(file=sys.stdout, highlight=False, soft_wrap=False, width=None if sys.stdout.isatty() else 120)
@@ -169,7 +169,7 @@ def _print(report: Report, cleaned: Cleaned | None, html: Path | None, shown: in
     def line(text: str) -> None:
         console.print(text, markup=False, soft_wrap=True)
 
-    line(check_words.headline(report, lang))
+    line(report.headline.to(lang))
     if report.findings:
         _table(report, console, shown)
     elif report.usable:
@@ -177,7 +177,7 @@ def _print(report: Report, cleaned: Cleaned | None, html: Path | None, shown: in
     if report.usable:
         _facts(report, line)
     if report.not_judged and report.usable:
-        line(_say("not_judged", words="; ".join(check_words.NOT_JUDGED[key][lang] for key in report.not_judged)))
+        line(_say("not_judged", words="; ".join(NOT_JUDGED[key].to(lang) for key in report.not_judged)))
     if html:
         line(_say("sheet", path=html))
     if cleaned:
@@ -194,8 +194,6 @@ def _table(report: Report, console: Console, shown: int) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from tsuika.data import check_words
-
     lang = screen.language()
     styles = {"unusable": "bold red", "look": "yellow", "note": "dim"}
     table = Table(box=box.SIMPLE_HEAD, show_lines=True, expand=True, pad_edge=False)
@@ -203,10 +201,10 @@ def _table(report: Report, console: Console, shown: int) -> None:
     table.add_column(_say("names"), ratio=3, overflow="fold")
     table.add_column(_say("why"), ratio=6, overflow="fold")
     for finding in report.findings:
-        head = Text(check_words.what(finding, lang), style=styles[finding.level])
+        head = Text(finding.what.to(lang), style=styles[finding.level])
         head.append(f"\n{_say(finding.level)}" + (f" · {len(finding.pictures)}" if finding.pictures else ""), "dim")
-        reason = Text(check_words.why(finding, lang))
-        reason.append(f"\n→ {check_words.todo(finding, lang)}", "cyan")
+        reason = Text(finding.why.to(lang))
+        reason.append(f"\n→ {finding.todo.to(lang)}", "cyan")
         table.add_row(head, Text(_names(finding.pictures, shown) or _say("whole")), reason)
     console.print(table)
 
@@ -217,7 +215,7 @@ def _names(names: Sequence[str], shown: int) -> str:
 
 
 def _facts(report: Report, line: Any) -> None:
-    from tsuika.data import check_words
+    from tsuika.data.check_report import spread_word
 
     lang, variety, captions = screen.language(), report.variety, report.captions
     sizes = ", ".join(f"{one.width}x{one.height}: {one.count}" for one in report.sizes)
@@ -231,19 +229,19 @@ def _facts(report: Report, line: Any) -> None:
         counts = {"from_files": captions.from_files, "different": captions.different, "longest": longest}
         line(_say("captions", **counts, trigger=captions.trigger or "–", with_trigger=with_trigger))
     if usable >= 4:
-        spreads = {key: check_words.spread(getattr(variety, key), lang) for key in ("palette", "composition", "light")}
+        spreads = {key: spread_word(getattr(variety, key)).to(lang) for key in ("palette", "composition", "light")}
         line(_say("variety", different=variety.different, backgrounds=variety.backgrounds, **spreads))
     methods = ", ".join(f"{one.method} {one.low}–{one.high}: {_say(one.fit)}" for one in report.methods)
     line(_say("methods", methods=methods))
 
 
 def _cleaned(cleaned: Cleaned, line: Any, shown: int) -> None:
-    from tsuika.data import check_words
+    from tsuika.data.faults import FAULTS
 
     lang = screen.language()
     line(_say("cleaned", out=cleaned.out, kept=cleaned.kept) if cleaned.kept else _say("listed", out=cleaned.out))
     for left in cleaned.left_out[: max(shown, NAMES_SHOWN)]:
-        reason = check_words.FAULTS[left.code][lang][0]
+        reason = FAULTS[left.code].what.to(lang)
         instead = _say("instead", instead=left.instead) if left.instead else ""
         line("  " + _say("left", name=left.name, reason=reason) + instead)
     if len(cleaned.left_out) > shown:

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import gettext
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Iterable, Mapping
+from functools import cache, reduce
 from pathlib import Path
 from typing import Any, Final
 
@@ -65,6 +65,14 @@ def in_language(value: object, lang: str) -> object:
 def translated(params: Mapping[str, object], lang: str) -> dict[str, object]:
     """Parameters in a language."""
     return {name: in_language(value, lang) for name, value in params.items()}
+
+
+def listed(texts: Iterable[str]) -> Text:
+    """Texts, at least one, as a list in one sentence: `a, b, c`."""
+    first, *others = texts
+    return reduce(
+        lambda before, last: _("{before}, {last}", before=before, last=last), others, Text("{text}", {"text": first})
+    )
 
 
 @cache

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from tsuika.core.errors import RecipeError
-from tsuika.core.words import Words
+from tsuika.core.texts import _
 from tsuika.data.manifest import Manifest, Sample
 
 # Pictures of a rare shape join a neighbouring bucket only where this share of them stays visible.
@@ -49,10 +49,7 @@ def sizes(size_px: int, step_px: int, max_aspect: float = 2.0) -> tuple[tuple[in
     """
     if size_px < step_px or size_px % step_px:
         near = max(round(size_px / step_px), 1) * step_px
-        why = Words(
-            f"This model needs a multiple of {step_px} px; the nearest is {near}.",
-            f"このモデルでは{step_px} pxの倍数にする必要があります。最も近い値は{near}です。",
-        )
+        why = _("This model needs a multiple of {step_px} px; the nearest is {near}.", step_px=step_px, near=near)
         raise RecipeError("RC002", key="data.size_px", found=size_px, why=why)
     found = {(size_px, size_px)}
     for width in range(step_px, size_px, step_px):

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 
 from tsuika.core.errors import ModelError, ResourceError
 from tsuika.core.files import whole, write_text
-from tsuika.core.words import Words
+from tsuika.core.texts import _
 from tsuika.data.augment import Transform, render
 from tsuika.data.manifest import Sample
 from tsuika.data.picture import UnusableError, read_picture
@@ -59,15 +59,12 @@ def encoded(sample: Sample, transforms: Sequence[Transform], size: tuple[int, in
     """
     opened = read_picture(sample.path)
     if opened.sha256 != sample.sha256:
-        words = Words(
-            "the file has changed since the folder was read", "フォルダーを読み込んだ後にファイルが変更されています"
-        )
-        raise UnusableError(sample.path, "unreadable", words)
+        raise UnusableError(sample.path, "unreadable", _("The file has changed since the folder was read."))
     with torch.no_grad():
         parts = [encode(render(opened.image, transform, size)[None]).detach().cpu() for transform in transforms]
     latents = torch.cat(parts).contiguous()
     if not torch.isfinite(latents).all():
-        why = Words("NaN or infinity in the latents.", "潜在表現にNaNまたは無限大があります。")
+        why = _("There are NaNs or infinities in the latents.")
         raise ModelError("DS004", where=sample.name, why=why)
     return latents
 
@@ -105,14 +102,11 @@ def read(path: Path, *, key: str, scale: float, count: int) -> tuple[torch.Tenso
     except (OSError, SafetensorError) as error:
         return None, str(error)
     if header.get("key") != key:
-        return None, Words("it belongs to another picture or setting", "別の画像または設定のものです。")
+        return None, _("It belongs to another image or setting.")
     if header.get("scale") != repr(scale):
-        found = header.get("scale")
-        return None, Words(
-            f"latent scale {found}, expected {scale!r}", f"潜在表現のスケールが{found}です(必要なのは{scale!r})。"
-        )
+        return None, _("Its latent scale is {found}, expected was {scale}.", found=header.get("scale"), scale=scale)
     if latents.ndim != 4 or len(latents) != count or header.get("sha256") != _checksum(latents):
-        return None, Words("checksum does not match", "チェックサムが一致しません。")
+        return None, _("Its checksum does not match.")
     return latents, ""
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tsuika.core.sections import Data
-from tsuika.core.words import Words
+from tsuika.core.texts import _
 from tsuika.data.manifest import CaptionSource
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def read(files: Mapping[str, Path]) -> tuple[str | None, list[tuple[str, str]]]:
     path = found[0]
     notes: list[tuple[str, str]] = []
     if len(found) > 1:
-        notes.append(("caption-both", Words(f"{found[1].name} not used", f"{found[1].name} は使いません")))
+        notes.append(("caption-both", _("{file} is not used", file=found[1].name)))
     try:
         text, encoding = decode(path.read_bytes())
     except (OSError, UnicodeDecodeError) as error:

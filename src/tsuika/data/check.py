@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from threadpoolctl import threadpool_limits
 
 from tsuika.core.sections import Data
 from tsuika.data import bucket, check_captions, check_variety, dedupe, scan
-from tsuika.data.check_report import LEVELS, CheckedPicture, Finding, Fit, Level, MethodWants, Report, Size, Variety
+from tsuika.data.check_report import LEVELS, CheckedPicture, CountFit, Finding, Level, MethodFit, Report, Size, Variety
 from tsuika.data.manifest import Manifest, Sample
 from tsuika.data.picture import Opened
 from tsuika.data.quality import Quality, measure
@@ -53,8 +54,6 @@ MUCH_ENLARGED: Final = 1.25
 SAME_BACKGROUND: Final = 0.5  # share of pictures
 EMPTY_TAIL: Final = 256  # bytes of nothing at the end of a JPEG: a download that broke off
 
-# How many different pictures: the rules of thumb that tutorials give, confronted with measurements by `advise`.
-WANTS: Final = (("textual-inversion", 3, 5), ("dreambooth", 10, 20), ("lora", 20, 50), ("hypernetwork", 200, 5000))
 BASE_SIZES: Final = (512, 768, 1024)  # SD1, SD2, SDXL
 
 
@@ -74,6 +73,7 @@ def check(
     base: str = "",
     tokenize: check_captions.Tokenize | None = None,
     tokenizer: str = "",
+    wanted: Mapping[str, tuple[int, int]] | None = None,
     progress: Progress | None = None,
     workers: int = 0,
 ) -> Report:
@@ -87,6 +87,7 @@ def check(
         base: its name, for the report.
         tokenize: the base's tokenizer; None: captions' lengths and words are not judged.
         tokenizer: its name, for the report.
+        wanted: for each method how many different images it needs and how many are of use; None: no method is judged.
         progress: called while pictures are read and compared.
         workers: threads; 0: as many as there are cores.
 
@@ -149,12 +150,16 @@ def check(
             side: sum(sample.width * sample.height >= side * side for sample in samples)
             for side in sorted({size_px, *BASE_SIZES})
         },
-        methods=tuple(MethodWants(name, low, high, _fit(variety.different, low, high)) for name, low, high in WANTS),  # type: ignore[arg-type]
+        methods=tuple(
+            MethodFit(name, low, high, count_fit(variety.different, low, high))
+            for name, (low, high) in (wanted or {}).items()
+        ),
         not_judged=_not_judged(qualities, tokenize),
     )
 
 
-def _fit(count: int, low: int, high: int) -> Fit:
+def count_fit(count: int, low: int, high: int) -> CountFit:
+    """Whether a number of different images lies below, within or above a range."""
     return "few" if count < low else "many" if count > high else "right"
 
 
@@ -175,10 +180,11 @@ def _nothing(manifest: Manifest) -> list[Finding]:
 
 
 def _left_out(manifest: Manifest) -> list[Finding]:
-    return [
-        Finding(reason, "unusable", tuple(left.name for left in group), {"words": group[0].words})
-        for reason, group in scan.left_out_by_reason(manifest)
-    ]
+    found = []
+    for reason, _count in Counter(left.reason for left in manifest.quarantined).most_common():
+        group = [left for left in manifest.quarantined if left.reason == reason]
+        found.append(Finding(reason, "unusable", tuple(left.name for left in group), {"words": group[0].words}))
+    return found
 
 
 def _of_files(manifest: Manifest, seen: Mapping[str, _Seen]) -> list[Finding]:
@@ -354,7 +360,7 @@ def _pictures(
 
 
 def _not_judged(qualities: Mapping[str, Quality], tokenize: check_captions.Tokenize | None) -> tuple[str, ...]:
-    """Keys of `check_words.NOT_JUDGED`."""
+    """Keys of `faults.NOT_JUDGED`."""
     found = ["text"]
     if len(qualities) < FEWEST:
         found.append("few")

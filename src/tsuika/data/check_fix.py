@@ -12,7 +12,7 @@ from PIL import Image
 
 from tsuika.core.errors import RecipeError
 from tsuika.core.files import whole, write_text
-from tsuika.core.words import Words
+from tsuika.core.texts import _
 from tsuika.data import caption
 from tsuika.data.check_report import CheckedPicture, Report
 from tsuika.data.picture import is_turned, open_picture
@@ -25,7 +25,7 @@ MENDED: Final = frozenset({"near-duplicate", "bars"})
 
 @dataclass(frozen=True)
 class LeftOutPicture:
-    """A picture that is not in the copy. `code` is a key of `check_words.FAULTS`."""
+    """A picture that is not in the copy. `code` is a key of `faults.FAULTS`."""
 
     name: str
     code: str
@@ -60,12 +60,10 @@ def may_write(folder: Path, out: Path) -> None:
         RecipeError: it is there already and not empty, or lies in the folder itself (DS005).
     """
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        why = Words("It is there already, and nothing is ever overwritten.", "すでに存在し、上書きはしません。")
+        why = _("It is there already, and nothing is ever overwritten.")
         raise RecipeError("DS005", where=out, why=why)
     if out.resolve() == folder.resolve() or folder.resolve() in out.resolve().parents:
-        raise RecipeError(
-            "DS005", where=out, why=Words("It lies among the originals.", "元の画像のフォルダーの中にあります。")
-        )
+        raise RecipeError("DS005", where=out, why=_("It lies in the folder of the originals."))
 
 
 def clean(report: Report, out: Path) -> Cleaned:

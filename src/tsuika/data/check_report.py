@@ -1,4 +1,4 @@
-"""What `check` says about a folder of pictures: frozen facts and findings, no pixels. Words for people: `check_words`."""
+"""What `check` says about a folder of pictures: frozen facts and findings, no pixels. The texts are in `faults`."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from tsuika.core.texts import Text, _, _n
+from tsuika.data.faults import FAULTS
 from tsuika.data.manifest import CaptionSource
 
 # unusable: training leaves it out. look: a person should look. note: good to know, nothing need be done.
 Level = Literal["unusable", "look", "note"]
-Fit = Literal["few", "right", "many"]
+CountFit = Literal["few", "right", "many"]
 LEVELS: Final[tuple[Level, ...]] = ("unusable", "look", "note")
 
 
@@ -19,13 +21,31 @@ LEVELS: Final[tuple[Level, ...]] = ("unusable", "look", "note")
 class Finding:
     """One fault, and the pictures that have it.
 
-    `code` is a key of `check_words.FAULTS`; `values` fill its words and hold the numbers it stands on.
+    `code` is a key of `faults.FAULTS`; `values` fill in its texts and hold the numbers it is based on.
     """
 
     code: str
     level: Level
     pictures: tuple[str, ...] = ()  # names; empty: it is about the set as a whole
     values: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def what(self) -> Text:
+        """The fault in a few words."""
+        return FAULTS[self.code].what
+
+    @property
+    def why(self) -> Text:
+        """Why it is one, with the numbers it is based on."""
+        return self._filled(FAULTS[self.code].why)
+
+    @property
+    def todo(self) -> Text:
+        """What can be done."""
+        return self._filled(FAULTS[self.code].todo)
+
+    def _filled(self, template: Text) -> Text:
+        return Text(template.msgid, {"count": len(self.pictures), **self.values})
 
 
 @dataclass(frozen=True)
@@ -89,13 +109,13 @@ class Size:
 
 
 @dataclass(frozen=True)
-class MethodWants:
-    """How many different pictures a method wants, by the rules of thumb in use; `fit` is about this set."""
+class MethodFit:
+    """Whether this set has as many different images as a method needs."""
 
-    method: Literal["lora", "textual-inversion", "dreambooth", "hypernetwork"]
+    method: str
     low: int
     high: int
-    fit: Fit
+    fit: CountFit
 
 
 @dataclass(frozen=True)
@@ -112,8 +132,20 @@ class Report:
     variety: Variety
     sizes: tuple[Size, ...]
     large_enough: Mapping[int, int]  # training size in px -> usable pictures that need no enlarging for it
-    methods: tuple[MethodWants, ...]
-    not_judged: tuple[str, ...]  # keys of `check_words.NOT_JUDGED`
+    methods: tuple[MethodFit, ...]
+    not_judged: tuple[str, ...]  # keys of `faults.NOT_JUDGED`
+
+    @property
+    def headline(self) -> Text:
+        """One line: images found, usable ones, those to look at, captions."""
+        return _n(
+            "{count} image · usable {usable} · to check {to_check} · captions {captions}/{usable}",
+            "{count} images · usable {usable} · to check {to_check} · captions {captions}/{usable}",
+            self.total,
+            usable=len(self.usable),
+            to_check=len(self.to_look_at),
+            captions=self.captions.from_files,
+        )
 
     @property
     def total(self) -> int:
@@ -145,3 +177,8 @@ class Report:
         for row in table["pictures"]:
             row["path"] = str(row["path"])
         return {**counts, **table, "folder": str(self.folder)}
+
+
+def spread_word(spread: float) -> Text:
+    """A spread of `Variety` in a word."""
+    return _("narrow") if spread < 0.4 else _("medium") if spread < 0.75 else _("wide")

@@ -6,38 +6,16 @@ import json
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from tsuika.core.events import Warned, note
-from tsuika.core.words import Words
+from tsuika.data.faults import FAULTS
 
 CaptionSource = Literal["file", "file+trigger", "built"]
 
-# Why a picture was left out, or what was changed about it: code -> language -> words for people.
-REASONS: Final[dict[str, dict[str, str]]] = {
-    "unreadable": {"en": "cannot be read", "ja": "読み込めません"},
-    "empty": {"en": "empty file", "ja": "中身が空です"},
-    "not-a-picture": {"en": "not a picture", "ja": "画像ではありません"},
-    "damaged": {"en": "damaged or cut off", "ja": "壊れているか途中で切れています"},
-    "too-large": {"en": "too large", "ja": "大きすぎます"},
-    "too-small": {"en": "too small", "ja": "小さすぎます"},
-    "unsupported": {"en": "kind of picture not supported", "ja": "対応していない画像形式です"},
-    "no-repeats": {"en": "in a folder with 0 repeats", "ja": "繰り返し回数0のフォルダーにあります"},
-    "own-output": {"en": "folder written by tsuika, skipped", "ja": "tsuikaの出力フォルダーのため対象外です"},
-    "profile-ignored": {
-        "en": "colour profile ignored, taken as sRGB",
-        "ja": "カラープロファイルを無視しました(sRGB扱い)",
-    },
-    "exif-ignored": {"en": "EXIF ignored", "ja": "EXIFを無視しました"},
-    "caption-cp932": {"en": "caption read as cp932", "ja": "キャプションをcp932として読みました"},
-    "caption-unreadable": {"en": "caption file ignored", "ja": "キャプションファイルを無視しました"},
-    "caption-both": {"en": "two caption files, .txt used", "ja": "キャプションが2つあり、.txtを使いました"},
-    "caption-none": {"en": "no caption", "ja": "キャプションがありません"},
-}
-
 
 class LeftOut(NamedTuple):
-    """A file that is not trained on. `reason` is a key of `REASONS`; `words` are its particulars."""
+    """A file that is not trained on. `reason` is a key of `FAULTS`; `words` are its particulars."""
 
     path: Path
     reason: str
@@ -46,7 +24,7 @@ class LeftOut(NamedTuple):
 
 
 class Note(NamedTuple):
-    """Something about a used picture or folder that people should know. `code` is a key of `REASONS`."""
+    """Something about a used picture or folder that people should know. `code` is a key of `FAULTS`."""
 
     name: str
     code: str
@@ -125,4 +103,4 @@ class Manifest:
 
 
 def _remark(code: str, name: str, reason: str, words: str) -> Warned:
-    return note(code, name=name, reason=Words(**REASONS[reason]), words=words)
+    return note(code, name=name, reason=FAULTS[reason].what, words=words)

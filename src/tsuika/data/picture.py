@@ -21,7 +21,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageFile, UnidentifiedImageError
 
 from tsuika.core.errors import PictureError
-from tsuika.core.words import Words
+from tsuika.core.texts import _
 
 BACKGROUND: Final = (255, 255, 255)  # transparent pixels show this: white, as paper and web pages do
 MAX_PIXELS: Final = 178_956_970  # Pillow's own limit for refusing: 2 x Image.MAX_IMAGE_PIXELS, half a GiB of RGB
@@ -61,7 +61,7 @@ _HEIF_BRANDS: Final = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"m
 
 
 class UnusableError(PictureError):
-    """This picture cannot be used; `reason` is a key of `manifest.REASONS`, `words` its particulars."""
+    """This picture cannot be used; `reason` is a key of `faults.FAULTS`, `words` its particulars."""
 
     def __init__(self, path: object, reason: str, words: str) -> None:
         self.reason, self.words = reason, words
@@ -94,16 +94,15 @@ def read_picture(path: Path) -> Opened:
     """
     try:
         if not path.is_file():
-            words = Words("not a regular file, or a link to nothing", "通常のファイルではないか、リンク先がありません")
-            raise UnusableError(path, "unreadable", words)
+            raise UnusableError(path, "unreadable", _("It is not a regular file, or a link to nothing."))
         if (size := path.stat().st_size) > MAX_FILE_BYTES:
-            found, most = f"{size / 1e9:.1f} GB", f"{MAX_FILE_BYTES / 1e9:.1f} GB"
-            raise UnusableError(path, "too-large", Words(f"{found}; at most {most}", f"{found}(最大{most})"))
+            sizes = {"size": f"{size / 1e9:.1f}", "most": f"{MAX_FILE_BYTES / 1e9:.1f}"}
+            raise UnusableError(path, "too-large", _("{size} GB; at most {most} GB", **sizes))
         content = path.read_bytes()
     except OSError as error:
         raise UnusableError(path, "unreadable", error.strerror or str(error)) from None
     if not content:
-        raise UnusableError(path, "empty", Words("0 bytes", "0バイト"))
+        raise UnusableError(path, "empty", _("0 bytes"))
     image, notes = _decode(content, path)
     image, more = _upright_srgb(image, path)
     return Opened(image, hashlib.sha256(content).hexdigest(), (*notes, *more))
@@ -185,13 +184,10 @@ def _decode(content: bytes, path: Path) -> tuple[Image.Image, tuple[tuple[str, s
     """The first frame with its pixels, as stored, turned upright."""
     announced, formats = sniff(content[:16]), readable_formats()
     if announced and announced not in formats:
-        install = Words(
-            "install pillow-heif: pip install 'tsuika[heif]'",
-            "pillow-heifをインストールしてください: pip install 'tsuika[heif]'",
-        )
-        missing = Words("Pillow was built without it", "インストールされているPillowがこの形式に対応していません")
-        hint = install if announced == "HEIF" else missing
-        words = Words(f"{announced} cannot be read here; {hint}", f"このマシンでは{announced}を読めません。{hint.ja}")
+        if announced == "HEIF":
+            words = _("HEIF needs pillow-heif, which is not installed: pip install 'tsuika[heif]'")
+        else:
+            words = _("The installed Pillow cannot read {format}.", format=announced)
         raise UnusableError(path, "unsupported", words)
     with _strict_decoding():
         try:
@@ -200,16 +196,13 @@ def _decode(content: bytes, path: Path) -> tuple[Image.Image, tuple[tuple[str, s
                 raise Image.DecompressionBombError
             image.load()
         except Image.DecompressionBombError:
-            most = MAX_PIXELS // 1_000_000
-            words = Words(f"more than {most} million pixels", f"{most}メガピクセルを超えています")
+            words = _("more than {most} megapixels", most=MAX_PIXELS // 1_000_000)
             raise UnusableError(path, "too-large", words) from None
         except UnidentifiedImageError:
             if announced:
-                words = Words(
-                    f"begins like {announced}, but cannot be opened", f"先頭のデータは{announced}ですが、開けません"
-                )
+                words = _("It begins like {format}, but cannot be opened.", format=announced)
                 raise UnusableError(path, "damaged", words) from None
-            words = Words(f"none of {', '.join(formats)}", f"{'、'.join(formats)}のいずれでもありません")
+            words = _("It is none of: {formats}", formats=", ".join(formats))
             raise UnusableError(path, "not-a-picture", words) from None
         except _DECODER_ERRORS as error:
             raise UnusableError(path, "damaged", f"{announced}: {str(error) or type(error).__name__}") from None
@@ -236,10 +229,7 @@ def _upright_srgb(image: Image.Image, path: Path) -> tuple[Image.Image, tuple[tu
         image = image.convert("RGB")
     if image.mode not in ("RGB", "L", "CMYK"):
         # 32-bit and float pixels have no agreed white; guessing one would clip or dim the picture in silence.
-        words = Words(
-            f"pixels of kind {image.mode}; save it with 8 or 16 bits, RGB or grey",
-            f"画素の種類が{image.mode}です。8または16ビットのRGBかグレースケールで保存してください",
-        )
+        words = _("Its pixels are of kind {mode}; save it with 8 or 16 bits, RGB or grey.", mode=image.mode)
         raise UnusableError(path, "unsupported", words)
     notes: tuple[tuple[str, str], ...] = ()
     if icc:
@@ -272,10 +262,7 @@ def _to_srgb(image: Image.Image, icc: bytes) -> tuple[Image.Image, str]:
         if space == "RGB" and image.mode == "L":
             image = image.convert("RGB")
         if modes.get(space) != image.mode:
-            return image, Words(
-                f"a {space} profile in a picture of kind {image.mode}",
-                f"{image.mode}の画像に{space}のプロファイルが付いています",
-            )
+            return image, _("a {space} profile in an image of kind {mode}", space=space, mode=image.mode)
         transform = ImageCms.buildTransform(
             profile,
             ImageCms.createProfile("sRGB"),
@@ -290,7 +277,7 @@ def _to_srgb(image: Image.Image, icc: bytes) -> tuple[Image.Image, str]:
         converted = ImageCms.applyTransform(image, transform)
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError) as error:
         return image, str(error) or type(error).__name__
-    return (converted, "") if converted is not None else (image, Words("no conversion", "変換できませんでした"))
+    return (converted, "") if converted is not None else (image, _("no conversion"))
 
 
 def _changes_nothing(transform: ImageCms.ImageCmsTransform) -> bool:

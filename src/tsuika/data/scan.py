@@ -7,7 +7,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
@@ -16,9 +16,10 @@ from typing import Final
 from tsuika.core.errors import PictureError
 from tsuika.core.files import write_text
 from tsuika.core.sections import Data
-from tsuika.core.words import Words
+from tsuika.core.texts import _, listed
 from tsuika.data import caption
-from tsuika.data.manifest import REASONS, LeftOut, Manifest, Note, Sample
+from tsuika.data.faults import FAULTS
+from tsuika.data.manifest import LeftOut, Manifest, Note, Sample
 from tsuika.data.picture import Opened, UnusableError, read_picture, sniff
 
 SUFFIXES: Final = frozenset(
@@ -164,7 +165,7 @@ def _walk(folder: Path, names: tuple[str, ...], prefix: str, found: _Found) -> N
         else:
             named.append((entry, prefix + name))
     captions: dict[str, dict[str, Path]] = {}
-    for entry, _ in named:
+    for entry, _name in named:
         plain = PurePath(entry.name)
         if plain.suffix.lower() in caption.SUFFIXES and entry.is_file():
             for stem in (plain.stem, _composed(plain.stem)):  # the picture's may be composed otherwise
@@ -175,15 +176,11 @@ def _walk(folder: Path, names: tuple[str, ...], prefix: str, found: _Found) -> N
         if entry.is_dir():
             _walk(path, (*names, _for_people(entry.name)), f"{name}/", found)
         elif path.suffix.lower() in FOREIGN:
-            unsupported = Words(
-                f"{path.suffix} files are not supported; save it as PNG",
-                f"{path.suffix} ファイルには対応していません。PNGで保存してください",
-            )
+            unsupported = _("{suffix} files are not supported; save it as PNG.", suffix=path.suffix)
             found.left_out.append(LeftOut(path, "unsupported", unsupported, name))
         elif path.suffix.lower() in SUFFIXES or _is_picture(path):
             if repeats == 0:
-                none = Words(f"folder {names[-1]}", f"フォルダー {names[-1]}")
-                found.left_out.append(LeftOut(path, "no-repeats", none, name))
+                found.left_out.append(LeftOut(path, "no-repeats", _("folder {folder}", folder=names[-1]), name))
                 continue
             files = captions.get(path.stem) or captions.get(_composed(path.stem), {})
             found.pictures.append(_Candidate(path, name, files, repeats, words))
@@ -215,8 +212,8 @@ def _for_people(name: str) -> str:
 
 def _own_output(names: set[str]) -> str:
     if all(mark in names for mark in RUN_MARKS):
-        return Words("a run folder", "学習結果のフォルダー")
-    return Words("a cache folder", "キャッシュのフォルダー") if CACHE_MARK in names else ""
+        return _("a run folder")
+    return _("a cache folder") if CACHE_MARK in names else ""
 
 
 def _is_picture(path: Path) -> bool:
@@ -236,17 +233,12 @@ def _sample(
     opened = read_picture(item.path)
     width, height = opened.image.size
     if min(width, height) < least_px:
-        small = Words(
-            f"{width}x{height} px, below the {least_px} px minimum", f"{width}x{height} px、最低でも{least_px} px必要"
-        )
+        small = _("{width}x{height} px, below the {least_px} px minimum", width=width, height=height, least_px=least_px)
         raise UnusableError(item.path, "too-small", small)
     text, caption_notes = caption.read(item.captions)
     words, source = caption.complete(text, config, item.folder_words)
     if not words:
-        none = Words(
-            "no caption file, trigger or class word", "キャプションファイルもトリガーワードもクラスワードもありません"
-        )
-        caption_notes.append(("caption-none", none))
+        caption_notes.append(("caption-none", _("no caption file, trigger or class word")))
     if visit:
         visit(item.name, opened)
     notes = [Note(item.name, code, more) for code, more in (*opened.notes, *caption_notes)]
@@ -257,20 +249,8 @@ def _sample(
 
 def _why_too_few(manifest: Manifest) -> str:
     if not manifest.quarantined:
-        none = Words(
-            "No pictures were found (JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF, HEIC).",
-            "画像が見つかりません(JPEG、PNG、WebP、BMP、TIFF、GIF、AVIF、HEIC)。",
-        )
-        return none if not manifest.samples else ""
+        formats = "JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF, HEIC"
+        return "" if manifest.samples else _("No images were found ({formats}).", formats=formats)
     counts = Counter(left.reason for left in manifest.quarantined)
-    return Words(
-        "Left out: " + ", ".join(f"{count} {REASONS[reason]['en']}" for reason, count in counts.items()) + ".",
-        "使わない画像: " + "、".join(f"{REASONS[reason]['ja']}({count}件)" for reason, count in counts.items()) + "。",
-    )
-
-
-def left_out_by_reason(manifest: Manifest) -> Iterator[tuple[str, tuple[LeftOut, ...]]]:
-    """Reason code and its files, most frequent first."""
-    counts = Counter(left.reason for left in manifest.quarantined)
-    for reason, _ in counts.most_common():
-        yield reason, tuple(left for left in manifest.quarantined if left.reason == reason)
+    rows = [_("{reason} ({count})", reason=FAULTS[reason].what, count=count) for reason, count in counts.items()]
+    return _("Left out: {reasons}.", reasons=listed(rows))
