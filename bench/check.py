@@ -269,7 +269,10 @@ def cell(kind: str, seed: int, photos: Path | None, faults: Sequence[str]) -> di
     began = time.process_time()
     report = check(folder, Data(), size_px=64, step_px=8, tokenize=pieces, tokenizer="words", workers=1)
     seconds = time.process_time() - began
-    said = {name: [f.code for f in report.of(name) if f.code in JUDGED] for name in (p.name for p in report.pictures)}
+    said = {
+        one.name: [f.code for f in report.findings if one.name in f.pictures and f.code in JUDGED]
+        for one in report.pictures
+    }
     groups = [list(group) for group in report.duplicates]
     shutil.rmtree(folder)
     return {

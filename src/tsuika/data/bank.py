@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -35,7 +36,8 @@ from tsuika.data.manifest import Sample
 
 PHASE: Final = "encode"  # the name of the phase in `Progress` events
 
-_KEPT_ORDERS: Final = 64  # shuffles kept in memory per bank; any can be drawn again
+# Shuffles of either kind that a bank keeps in memory; any can be drawn again.
+_CACHED_ORDERS: Final = 64
 
 Result = TypeVar("Result")
 
@@ -68,7 +70,8 @@ class Bank:
         self.device = device
         self._config = config
         self._entries = tuple(torch.tensor(shelf.entries) for shelf in self.shelves)
-        self._orders: dict[tuple[int, ...], Tensor] = {}
+        self._round_of = lru_cache(_CACHED_ORDERS)(partial(_round_order, [len(rows) for rows in self._entries]))
+        self._pass_of = lru_cache(_CACHED_ORDERS)(partial(_pass_order, self._entries))
         if not self.round_steps:
             raise ValueError("a bank needs at least one picture")
 
@@ -79,16 +82,6 @@ class Bank:
     def round_steps(self) -> int:
         """T: steps after which every picture has been seen exactly `batch_size * repeats` times."""
         return sum(len(entries) for entries in self._entries)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Of all pictures, bucket by bucket."""
-        return tuple(sample.name for shelf in self.shelves for sample in shelf.samples)
-
-    @property
-    def nbytes(self) -> int:
-        """Of all latents, in memory or mapped."""
-        return sum(latents_VCHW.nbytes for shelf in self.shelves for latents_VCHW in shelf.latents_NVCHW)
 
     def batch(self, step: int, batch_size: int, seed: int) -> Batch:
         """What step `step` (from 0) sees: a pure function of the arguments, in any order of calls.
@@ -103,7 +96,7 @@ class Bank:
         rows: list[int] = []
         for place in range(visit * batch_size, (visit + 1) * batch_size):
             nth_pass, position = divmod(place, len(entries))
-            rows.append(int(self._pass(which, nth_pass, seed)[position]))
+            rows.append(int(self._pass_of(seed, which, nth_pass)[position]))
         count = len(shelf.latents_NVCHW[0])
         # One draw for each place, by a generator of its own: a batch of 4 begins as a batch of 2 does.
         draws = [
@@ -156,35 +149,26 @@ class Bank:
     def _visit(self, step: int, seed: int) -> tuple[int, int]:
         """The bucket of a step, and how many visits it has had before."""
         nth_round, position = divmod(step, self.round_steps)
-        order = self._kept((0, seed, nth_round)) if len(self.shelves) > 1 else None
-        if order is None:
+        if len(self.shelves) == 1:
             return 0, step
+        order = self._round_of(seed, nth_round)
         which = int(order[position])
         return which, nth_round * len(self._entries[which]) + int((order[:position] == which).sum())
 
-    def _pass(self, which: int, nth_pass: int, seed: int) -> Tensor:
-        return self._kept((1, seed, which, nth_pass))
 
-    def _kept(self, key: tuple[int, ...]) -> Tensor:
-        if key not in self._orders:
-            if len(self._orders) >= _KEPT_ORDERS:
-                self._orders.pop(next(iter(self._orders)))
-            self._orders[key] = self._round_order(*key[1:]) if key[0] == 0 else self._pass_order(*key[1:])
-        return self._orders[key]
+def _round_order(counts: Sequence[int], seed: int, nth_round: int) -> Tensor:
+    """The bucket of each step of a round: the j-th visit of a bucket with n visits lies in the j-th n-th of it."""
+    draw = generator(seed, "buckets", nth_round)
+    times, owners = [], []
+    for which, count in enumerate(counts):
+        times.append((torch.arange(count) + torch.rand(count, generator=draw, dtype=torch.float64)) / count)
+        owners.append(torch.full((count,), which))
+    return torch.cat(owners)[torch.argsort(torch.cat(times), stable=True)]
 
-    def _round_order(self, seed: int, nth_round: int) -> Tensor:
-        """The bucket of each step of a round: the j-th visit of a bucket with n visits lies in the j-th n-th of it."""
-        draw = generator(seed, "buckets", nth_round)
-        times, owners = [], []
-        for which, entries in enumerate(self._entries):
-            count = len(entries)
-            times.append((torch.arange(count) + torch.rand(count, generator=draw, dtype=torch.float64)) / count)
-            owners.append(torch.full((count,), which))
-        return torch.cat(owners)[torch.argsort(torch.cat(times), stable=True)]
 
-    def _pass_order(self, seed: int, which: int, nth_pass: int) -> Tensor:
-        entries = self._entries[which]
-        return entries[torch.randperm(len(entries), generator=generator(seed, "order", which, nth_pass))]
+def _pass_order(entries: Sequence[Tensor], seed: int, which: int, nth_pass: int) -> Tensor:
+    rows = entries[which]
+    return rows[torch.randperm(len(rows), generator=generator(seed, "order", which, nth_pass))]
 
 
 def fill(

@@ -11,6 +11,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Final
@@ -49,7 +50,7 @@ UNDEREXPOSED_SHARE: Final = 0.62
 DRAWN: Final = 0.6
 DRAWN_SET: Final = 0.45  # lower, as JPEG leaves fewer
 
-ODD_ASPECT: Final = bucket.MERGE_KEEPS  # share of a picture that its bucket must show
+ODD_ASPECT: Final = 0.75  # share of an image that its bucket must show
 MUCH_ENLARGED: Final = 1.25
 SAME_BACKGROUND: Final = 0.5  # share of pictures
 EMPTY_TAIL: Final = 256  # bytes of nothing at the end of a JPEG: a download that broke off
@@ -96,18 +97,16 @@ def check(
         RecipeError: `size_px` does not suit the model (RC002).
     """
     size_px, workers = config.size_px or size_px, workers or os.cpu_count() or 1
+    told = progress or (lambda *_: None)
     seen: dict[str, _Seen] = {}
 
     def visit(name: str, opened: Opened) -> None:
         seen[name] = _Seen(dedupe.Look(opened.image), measure(opened.image), False)
 
-    def read(done: int, total: int) -> None:
-        if progress:
-            progress("pictures", done, total)
-
     # One picture a thread: products of several threads each would be in each other's way.
     with threadpool_limits(1, "blas"):
-        manifest = scan.scan(folder, config, size_px=size_px, needed=0, progress=read, visit=visit, workers=workers)
+        reading = partial(told, "pictures")
+        manifest = scan.scan(folder, config, size_px=size_px, needed=0, progress=reading, visit=visit, workers=workers)
     samples = manifest.samples
     for sample in samples:
         if _has_empty_tail(sample.path):
@@ -115,11 +114,9 @@ def check(
     looks = [seen[sample.name].look for sample in samples]
     qualities = {sample.name: seen[sample.name].quality for sample in samples}
 
-    def compare(done: int, total: int) -> None:
-        if progress:
-            progress("compare", done, total)
-
-    alike = [(i, j) for i, j, found in dedupe.pairs(looks, progress=compare, workers=workers) if found.same]
+    alike = [
+        (i, j) for i, j, found in dedupe.pairs(looks, progress=partial(told, "compare"), workers=workers) if found.same
+    ]
     duplicates = _duplicates(samples, qualities, alike)
     buckets = bucket.assign(manifest, size_px=size_px, step_px=step_px, buckets=config.buckets)
     captions, about_captions = check_captions.check(manifest, config, tokenize, tokenizer)

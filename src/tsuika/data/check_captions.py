@@ -21,35 +21,11 @@ LONGEST_PHRASE: Final = 5
 SHOWN: Final = 8
 _WORD: Final = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 # Words that stand in most English sentences and name nothing.
-_SMALL: Final = {
-    "a",
-    "an",
-    "the",
-    "of",
-    "in",
-    "on",
-    "at",
-    "to",
-    "with",
-    "and",
-    "or",
-    "by",
-    "for",
-    "from",
-    "is",
-    "are",
-    "it",
-    "its",
-    "this",
-    "that",
-    "as",
-    "up",
-    "into",
-    "over",
-    "under",
-    "some",
-    "one",
-}
+_SMALL: Final = frozenset(
+    _WORD.findall(
+        "a an the of in on at to with and or by for from is are it its this that as up into over under some one"
+    )
+)
 
 
 def check(

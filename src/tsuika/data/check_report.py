@@ -166,10 +166,6 @@ class Report:
         named = {name for finding in self.findings if finding.level == "look" for name in finding.pictures}
         return tuple(picture.name for picture in self.usable if picture.name in named)
 
-    def of(self, name: str) -> tuple[Finding, ...]:
-        """The findings about one picture."""
-        return tuple(finding for finding in self.findings if name in finding.pictures)
-
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, with the counts that `--json` begins with."""
         counts = {"total": self.total, "usable": len(self.usable), "to_look_at": len(self.to_look_at)}

@@ -32,7 +32,6 @@ from tsuika.data.picture import open_picture
 
 Floats = NDArray[np.float32]
 Boxes = NDArray[np.float64]
-Embed = Callable[[Image.Image], Sequence[float]]  # a picture's vector, for an encoder's opinion
 
 COARSE: Final = 12  # cells each way
 FINE: Final = 32
@@ -60,7 +59,6 @@ WORTH_ALIGNING: Final = 0.85  # of cells in grey, coarsely aligned; copies reach
 # Drawings of one kind are all alike at first sight: in large sets only each picture's nearest are looked at closely.
 MANY: Final = 300
 NEAREST: Final = 5
-SAME_VECTOR: Final = 0.97  # cosine, where an encoder is asked
 
 
 @dataclass(frozen=True)
@@ -104,17 +102,13 @@ class Look:
 
 
 class Windows:
-    """Where a crop may lie in a picture: the whole first.
+    """Where a crop may lie in an image: the whole first."""
 
-    Args:
-        least_area: of the smallest, as a share of the picture.
-    """
-
-    def __init__(self, least_area: float = LEAST_AREA) -> None:
+    def __init__(self) -> None:
         boxes = [(0.0, 0.0, 1.0, 1.0)]
         for width in SIDES:
             for height in SIDES:
-                if least_area <= width * height < 1:
+                if LEAST_AREA <= width * height < 1:
                     lefts, tops = _places(width), _places(height)
                     boxes += [(x, y, x + width, y + height) for x in lefts for y in tops]
         self.boxes_N4: NDArray[np.float64] = np.array(boxes)
@@ -170,19 +164,18 @@ def likeness(
 
 
 def pairs(
-    looks: Sequence[Look], *, crops: bool = True, progress: Callable[[int, int], None] | None = None, workers: int = 0
+    looks: Sequence[Look], *, progress: Callable[[int, int], None] | None = None, workers: int = 0
 ) -> list[tuple[int, int, Likeness]]:
     """All pairs that are alike at first sight, each once, with what a closer look says.
 
     Args:
         looks: the pictures.
-        crops: whether crops are looked for; without, only whole frames are compared.
         progress: called with (steps done, steps in all).
         workers: threads; 0: as many as there are cores.
     """
     if not looks:
         return []
-    places, count = Windows() if crops else Windows(1.0), len(looks)
+    places, count = Windows(), len(looks)
     wholes_MD = np.concatenate([look.whole_2D for look in looks])
     bounds_LM = np.ascontiguousarray(_bounds(wholes_MD).T)
 
@@ -261,29 +254,16 @@ def _smooth() -> Floats:
     return np.kron(waves, waves)
 
 
-def groups(manifest: Manifest, embed: Embed | None = None, *, crops: bool = True) -> tuple[tuple[str, ...], ...]:
-    """Every sample's name once, with those that show the same picture; in the manifest's order.
-
-    Args:
-        manifest: the pictures.
-        embed: an encoder; pictures whose vectors have a cosine of SAME_VECTOR or more are joined too.
-        crops: as `pairs`.
+def groups(manifest: Manifest) -> tuple[tuple[str, ...], ...]:
+    """Every sample's name once, with those that show the same image; in the manifest's order.
 
     Raises:
         UnusableError: a picture can no longer be read.
     """
-    looks, vectors = [], []
-    for sample in manifest.samples:
-        image = open_picture(sample.path)
-        looks.append(Look(image))
-        if embed is not None:
-            vectors.append(np.asarray(embed(image), np.float64))
-    joined = [(i, j) for i, j, found in pairs(looks, crops=crops) if found.same]
+    looks = [Look(open_picture(sample.path)) for sample in manifest.samples]
+    joined = [(i, j) for i, j, found in pairs(looks) if found.same]
     contents: dict[str, int] = {}  # flat pictures have no cells to compare, but equal files are equal
     joined += [(contents.setdefault(sample.sha256, i), i) for i, sample in enumerate(manifest.samples)]
-    if vectors:
-        unit = np.array(vectors) / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-        joined += [(int(i), int(j)) for i, j in np.argwhere(unit @ unit.T >= SAME_VECTOR)]
     return tuple(tuple(manifest.samples[row].name for row in group) for group in join(len(manifest.samples), joined))
 
 

@@ -15,7 +15,7 @@ from tsuika.core.sections import Data
 from tsuika.core.seeds import derive
 from tsuika.core.types import Batch
 from tsuika.data.bank import Bank
-from tsuika.data.bucket import Bucket, nearest
+from tsuika.data.bucket import Bucket, by_size
 from tsuika.data.manifest import Manifest
 
 
@@ -47,11 +47,7 @@ def assign(manifest: Manifest, buckets: Sequence[Bucket]) -> tuple[Bucket, ...]:
     A size that is nearest to none of them takes all of them, cropped: no batch goes without.
     """
     choices = [bucket.size for bucket in buckets]
-    home = [nearest(sample.width, sample.height, choices) for sample in manifest.samples]
-    chosen = {
-        size: tuple(sample for sample, own in zip(manifest.samples, home, strict=True) if own == size)
-        for size in choices
-    }
+    chosen = by_size(manifest.samples, choices)
     return tuple(Bucket(*size, samples or manifest.samples) for size, samples in chosen.items())
 
 

@@ -62,7 +62,6 @@ class Quality:
     black: float
     tinted: float  # share of the clipped pixels that are not white: light too strong for a colour, no white background
     brightest: float  # grey level of the 99th percentile
-    median: float
     flat: float  # share of pixels equal to their neighbours, among those neither black nor white: drawings
     bars: Sides  # even bars of one colour on opposite sides
 
@@ -208,7 +207,8 @@ def _seamed(steps: Floats, factor: int) -> bool:
     )
 
 
-def _exposure(image: Image.Image) -> tuple[float, float, float, float, float, float]:
+def _exposure(image: Image.Image) -> tuple[float, float, float, float, float]:
+    """`clipped`, `white`, `black`, `tinted`, `brightest` of `Quality`."""
     scale = min(1.0, EXPOSURE_PX / max(image.size))
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     pixels = np.asarray(image.resize(size, Image.Resampling.NEAREST))  # means would hide what is clipped
@@ -217,14 +217,12 @@ def _exposure(image: Image.Image) -> tuple[float, float, float, float, float, fl
     clipped = most >= CLIPPED
     tinted = clipped & (least < COLOURED)
     grey = pixels @ np.array([0.299, 0.587, 0.114], np.float32)
-    brightest, median = np.quantile(grey, (0.99, 0.5))
     return (
         float(clipped.mean()),
         float((least >= WHITE).mean()),
         float((most <= BLACK).mean()),
         float(tinted.sum() / max(clipped.sum(), 1)),
-        float(brightest),
-        float(median),
+        float(np.quantile(grey, 0.99)),
     )
 
 

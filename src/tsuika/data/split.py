@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
 from tsuika.core.seeds import generator
-from tsuika.data.manifest import Manifest
 
 LEAST_TO_HOLD_OUT: Final = 10  # different pictures
 LEAST_TO_TRUST: Final = 4
@@ -34,15 +33,6 @@ class Split:
     parts: tuple[Group, ...]  # held-out names
     groups: tuple[Group, ...]  # all names, those of the same picture together
     seed: int
-
-    def held_out(self, manifest: Manifest, fold: int = 0) -> Manifest:
-        """The samples to measure by; none where there is no split."""
-        return manifest.subset(self.parts[fold] if self.parts else ())
-
-    def train(self, manifest: Manifest, fold: int = 0) -> Manifest:
-        """The samples to train on; all of them where there is no split."""
-        out = set(self.parts[fold]) if self.parts else set()
-        return manifest.subset([sample.name for sample in manifest.samples if sample.name not in out])
 
     def inside(self, fold: int = 0) -> Group:
         """Names to train on; all of them where there is no split."""
