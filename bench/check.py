@@ -30,7 +30,7 @@ from tsuika.core.files import write_text
 from tsuika.core.sections import Data
 from tsuika.data import check_variety
 from tsuika.data.check import check
-from tsuika.data.dedupe import Look
+from tsuika.data.dedupe import Thumbnail
 from tsuika.embedded import gadget, mascot, sketch, world
 
 R = Image.Resampling
@@ -352,14 +352,14 @@ def variety(photos: Path) -> None:
     }
     print("| set | pictures | palette | composition | light | backgrounds | largest |\n|---|---|---|---|---|---|---|")
     for name, images in sets.items():
-        found = check_variety.features([Look(image) for image in images])
+        found = check_variety.features([Thumbnail(image) for image in images])
         groups = check_variety.backgrounds(found.frame_ND)
         spreads = " | ".join(f"{value:.2f}" for value in check_variety.spreads(found))
         print(f"| {name} | {len(images)} | {spreads} | {len(groups)} | {len(groups[0]) / len(images):.2f} |")
     for name, pool in (("plain colours", tuple(world.PLAIN)), ("scenes", tuple(world.SCENES))):
         labels = [pool[i % len(pool)] for i in range(60)]
         looks = [
-            Look(Image.fromarray(world.draw(world.Picture(b, made.picture(rng).things, i), 128)))
+            Thumbnail(Image.fromarray(world.draw(world.Picture(b, made.picture(rng).things, i), 128)))
             for i, b in enumerate(labels)
         ]
         frames = check_variety.features(looks).frame_ND

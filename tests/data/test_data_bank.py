@@ -190,7 +190,7 @@ def test_failures_are_named(folder: Path, tmp_path: Path) -> None:
         stream.write(b"x")
     with pytest.raises(TsuikaError, match="changed"):
         finish(fill(buckets, CONFIG, lambda x: x, folder=None, **options))  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="picture"):
+    with pytest.raises(ValueError, match="one image"):
         Bank([], CONFIG, CPU)
 
 

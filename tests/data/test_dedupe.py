@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from tsuika.data.dedupe import BATCH, Look, Windows, groups, join, pairs
+from tsuika.data.dedupe import BATCH, Thumbnail, Windows, groups, join, pairs
 from tsuika.data.manifest import Manifest, Sample
 from tsuika.data.split import Split, split
 from tsuika.embedded import world
@@ -97,17 +97,17 @@ def test_a_copy_is_joined_with_its_picture(change: str, tmp_path: Path) -> None:
 
 def test_different_pictures_stay_apart() -> None:
     images = [*(scene(seed) for seed in range(12)), *drawn(12)]
-    assert [one for one in pairs([Look(image) for image in images]) if one[2].same] == []
+    assert [one for one in pairs([Thumbnail(image) for image in images]) if one[2].same] == []
 
 
 def test_real_photographs_of_one_subject_stay_apart_and_their_copies_do_not(photos: Path) -> None:
     """Among them a burst before one wall, and pictures with the same black bars."""
     images = [Image.open(path).convert("RGB") for path in sorted(photos.glob("*/*.jpg"))]
-    assert [one[:2] for one in pairs([Look(image) for image in images]) if one[2].same] == []
+    assert [one[:2] for one in pairs([Thumbnail(image) for image in images]) if one[2].same] == []
     draw = random.Random(0)
     for number, image in enumerate(images[::5]):
         change = list(CHANGES.values())[number % len(CHANGES)]
-        ((_, _, likeness),) = pairs([Look(image), Look(change(image, draw))])
+        ((_, _, likeness),) = pairs([Thumbnail(image), Thumbnail(change(image, draw))])
         assert likeness.same, (number, likeness)
 
 
@@ -219,7 +219,7 @@ def test_wrong_groups_are_refused() -> None:
 def test_pairs_are_the_same_however_many_threads() -> None:
     draw = random.Random(4)
     images = [change(scene(seed), draw) for seed in range(2) for change in CHANGES.values()] + drawn(8)
-    looks, told = [Look(image) for image in images], []
+    looks, told = [Thumbnail(image) for image in images], []
     alone = pairs(looks, workers=1)
     assert len(alone) > BATCH
     assert pairs(looks, workers=3, progress=lambda done, of: told.append((done, of))) == alone

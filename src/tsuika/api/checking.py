@@ -1,4 +1,4 @@
-"""Whether pictures are fit to be trained on."""
+"""Whether images are fit to be trained on."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def check(
     progress: checks.Progress | None = None,
     workers: int = 0,
 ) -> Report:
-    """What is wrong with the pictures of a folder and how varied they are; nothing is changed.
+    """What is wrong with the images of a folder and how varied they are; nothing is changed.
 
     Args:
         folder: as for `train`.
@@ -87,7 +87,7 @@ def clean(report: Report, out: Path) -> Cleaned:
     """A copy of the checked folder without what cannot be used and without near-duplicates; originals stay as they are.
 
     Raises:
-        RecipeError: `out` is there already, or lies in the picture folder (DS005).
+        RecipeError: `out` is there already, or lies in the image folder (DS005).
     """
     return check_fix.clean(report, out)
 

@@ -1,15 +1,15 @@
 """`Bank`: all latents of a run, by bucket, and which of them a step sees.
 
-Shapes: N pictures, V variants, B pictures of a batch, C x H x W latents.
+Shapes: N images, V variants, B images of a batch, C x H x W latents.
 
 **Memory.** With `data.cache` on, latents are the cache's files mapped into memory: the system reads what a step takes
-and may drop it again, so hundreds of pictures need no more memory than ten. With it off, everything is held.
+and may drop it again, so hundreds of images need no more memory than ten. With it off, everything is held.
 
-**The order.** A *pass* of a bucket is a shuffle of its pictures, each as often as its repeats say. Passes follow each
-other without a gap, and a batch takes the next B of that endless row: batches are always full, and a picture is drawn
-again only when all others of its bucket have been. A *round* has as many steps as there are pictures (with repeats);
-in it a bucket is visited exactly as often as it counts pictures, at stratified random places. So after every round of T
-steps each picture has been seen exactly `batch_size * repeats` times, and its share is near that at any time before.
+**The order.** A *pass* of a bucket is a shuffle of its images, each as often as its repeats say. Passes follow each
+other without a gap, and a batch takes the next B of that endless row: batches are always full, and an image is drawn
+again only when all others of its bucket have been. A *round* has as many steps as there are images (with repeats);
+in it a bucket is visited exactly as often as it counts images, at stratified random places. So after every round of T
+steps each image has been seen exactly `batch_size * repeats` times, and its share is near that at any time before.
 Everything is a function of (seed, step): a run that is resumed at any step sees what it would have seen.
 """
 
@@ -49,7 +49,7 @@ class Shelf:
     width: int  # px
     height: int
     samples: tuple[Sample, ...]
-    latents_NVCHW: tuple[Tensor, ...]  # of each picture (V, C, H, W), on the CPU
+    latents_NVCHW: tuple[Tensor, ...]  # of each image (V, C, H, W), on the CPU
 
     @property
     def entries(self) -> tuple[int, ...]:
@@ -64,7 +64,7 @@ class Bank:
         """`device` is where batches are wanted.
 
         Raises:
-            ValueError: there is no picture.
+            ValueError: there is no image.
         """
         self.shelves = tuple(shelves)
         self.device = device
@@ -73,14 +73,14 @@ class Bank:
         self._round_of = lru_cache(_CACHED_ORDERS)(partial(_round_order, [len(rows) for rows in self._entries]))
         self._pass_of = lru_cache(_CACHED_ORDERS)(partial(_pass_order, self._entries))
         if not self.round_steps:
-            raise ValueError("a bank needs at least one picture")
+            raise ValueError("a bank needs at least one image")
 
     def __len__(self) -> int:
         return sum(len(shelf.samples) for shelf in self.shelves)
 
     @property
     def round_steps(self) -> int:
-        """T: steps after which every picture has been seen exactly `batch_size * repeats` times."""
+        """T: steps after which every image has been seen exactly `batch_size * repeats` times."""
         return sum(len(entries) for entries in self._entries)
 
     def batch(self, step: int, batch_size: int, seed: int) -> Batch:
@@ -90,7 +90,7 @@ class Bank:
             ValueError: a negative step, or an empty batch.
         """
         if step < 0 or batch_size < 1:
-            raise ValueError(f"step {step} with {batch_size} pictures: expected step >= 0 and at least one picture")
+            raise ValueError(f"step {step} with {batch_size} images: expected step >= 0 and at least one image")
         which, visit = self._visit(step, seed)
         shelf, entries = self.shelves[which], self._entries[which]
         rows: list[int] = []
@@ -109,13 +109,13 @@ class Bank:
         return self._collect(shelf, rows, draws, captions)
 
     def plain(self) -> Iterator[Batch]:
-        """Each picture once, alone, without augmentation, its caption whole: for measuring."""
+        """Each image once, alone, without augmentation, its caption whole: for measuring."""
         for shelf in self.shelves:
             for row, sample in enumerate(shelf.samples):
                 yield self._collect(shelf, [row], [0], (sample.caption,))
 
     def only(self, names: Collection[str]) -> Bank:
-        """A bank of some of the pictures, with the same latents.
+        """A bank of some of the images, with the same latents.
 
         Raises:
             ValueError: none of them is here.
@@ -130,7 +130,7 @@ class Bank:
         return Bank(shelves, self._config, self.device)
 
     def size_px_of(self, batch: Batch) -> tuple[int, int]:
-        """Width and height in px of a batch's pictures (SDXL's time ids).
+        """Width and height in px of a batch's images (SDXL's time ids).
 
         Raises:
             KeyError: no bucket has latents of this size.
@@ -185,20 +185,20 @@ def fill(
     """Encode or read everything; yields `Progress` and `Warned`, returns the bank (`bank = yield from fill(...)`).
 
     Args:
-        buckets: the pictures by size.
+        buckets: the images by size.
         config: `data.*` of the recipe; `config.cache` False keeps nothing on disk.
         encode: pixels (1, 3, H, W) on the CPU to scaled latents.
         vae: what identifies the encoder (see `cache.latents_of`).
         scale: the latent scale that `encode` applies.
         folder: where cache entries are kept.
         device: where batches are wanted.
-        seed: of the augmentation; kept apart from the run's seed, another run on these pictures can use the cache.
+        seed: of the augmentation; kept apart from the run's seed, another run on these images can use the cache.
 
     Raises:
-        PictureError: a picture can no longer be read.
+        PictureError: an image can no longer be read.
         ModelError: the VAE gave numbers that are not finite (DS004).
         ResourceError: the cache cannot be written (RS002).
-        ValueError: there is no picture.
+        ValueError: there is no image.
     """
     folder = folder if config.cache else None
     total, done = sum(len(bucket.samples) for bucket in buckets), 0

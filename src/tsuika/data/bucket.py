@@ -1,4 +1,4 @@
-"""Multi-aspect buckets: each picture is trained at the size, of about equal area, nearest to its own aspect ratio.
+"""Multi-aspect buckets: each image is trained at the size, of about equal area, nearest to its own aspect ratio.
 
 The idea is NovelAI's (2022, "Aspect ratio bucketing"); sizes never exceed the target area, so memory is bounded by it.
 """
@@ -17,7 +17,7 @@ from tsuika.data.manifest import Manifest, Sample
 
 @dataclass(frozen=True)
 class Bucket:
-    """Pictures that are trained at one size."""
+    """Images that are trained at one size."""
 
     width: int  # px
     height: int
@@ -30,7 +30,7 @@ class Bucket:
 
 
 class Enlarged(NamedTuple):
-    """A picture that has fewer pixels than its bucket."""
+    """An image that has fewer pixels than its bucket."""
 
     sample: Sample
     factor: float  # each way, > 1
@@ -66,7 +66,7 @@ def nearest(width: int, height: int, choices: Sequence[tuple[int, int]]) -> tupl
 
 
 def kept_share(sample: Sample, size: tuple[int, int]) -> float:
-    """Share of the picture's area that covering `size` leaves visible, in (0, 1]."""
+    """Share of the image's area that covering `size` leaves visible, in (0, 1]."""
     ratio = (sample.width * size[1]) / (sample.height * size[0])
     return min(ratio, 1 / ratio)
 
@@ -94,7 +94,7 @@ def by_size(samples: Sequence[Sample], choices: Sequence[tuple[int, int]]) -> di
 
 
 def enlarged(buckets: Sequence[Bucket], crop: float = 1.0) -> tuple[Enlarged, ...]:
-    """Pictures that are blown up to fill their bucket, for a warning; `crop` is the recipe's smallest share."""
+    """Images that are blown up to fill their bucket, for a warning; `crop` is the recipe's smallest share."""
     found = (
         Enlarged(sample, max(bucket.width / sample.width, bucket.height / sample.height) / crop)
         for bucket in buckets

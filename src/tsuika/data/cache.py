@@ -1,7 +1,7 @@
-"""Encoded latents on disk: one file per picture, holding all of its variants. Knows no model: `encode` is passed in.
+"""Encoded latents on disk: one file per image, holding all of its variants. Knows no model: `encode` is passed in.
 
 Every variant is encoded by itself (batch 1). Convolutions may round differently in a batch, so this is what makes a
-latent a function of its key alone, the same bits whether it was cached, and with whatever other pictures it stands.
+latent a function of its key alone, the same bits whether it was cached, and with whatever other images it stands.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Encode = Callable[
     [torch.Tensor], torch.Tensor
 ]  # pixels (1, 3, H, W) in -1..1 on the CPU -> scaled latents (1, C, h, w)
 
-# Raise it when decoding, cropping or colours change what a picture becomes: old entries are then no longer found.
+# Raise it when decoding, cropping or colours change what an image becomes: old entries are then no longer found.
 PIPELINE: Final = 1
 TENSOR: Final = "latents_VCHW"
 _SIGNATURE: Final = "Signature: 8a477f597d28d172789f06886806bc55"  # bford.info/cachedir: backups pass such folders over
@@ -51,10 +51,10 @@ def key_of(sample: Sample, vae: str, size: tuple[int, int], transforms: Sequence
 
 
 def encoded(sample: Sample, transforms: Sequence[Transform], size: tuple[int, int], encode: Encode) -> torch.Tensor:
-    """All variants of one picture, fresh: (V, C, h, w) on the CPU, in the dtype that `encode` gives.
+    """All variants of one image, fresh: (V, C, h, w) on the CPU, in the dtype that `encode` gives.
 
     Raises:
-        UnusableError: the picture can no longer be read, or is not the one that was scanned.
+        UnusableError: the image can no longer be read, or is not the one that was scanned.
         ModelError: the VAE gave numbers that are not finite (DS004).
     """
     opened = read_picture(sample.path)
@@ -120,19 +120,19 @@ def latents_of(
     scale: float,
     folder: Path | None,
 ) -> tuple[torch.Tensor, str]:
-    """All variants of one picture (V, C, h, w), from disk or fresh, and what was wrong with a damaged entry.
+    """All variants of one image (V, C, h, w), from disk or fresh, and what was wrong with a damaged entry.
 
     Args:
-        sample: the picture.
+        sample: the image.
         transforms: its variants.
         size: width and height in px.
-        encode: one picture's pixels to scaled latents.
+        encode: one image's pixels to scaled latents.
         vae: what identifies the encoder: its weights' hash and the precision it runs at.
         scale: the latent scale that `encode` applies.
         folder: where entries are kept; None keeps nothing.
 
     Raises:
-        UnusableError: the picture can no longer be read.
+        UnusableError: the image can no longer be read.
         ModelError: the VAE gave numbers that are not finite (DS004).
         ResourceError: the entry cannot be written (RS002).
     """

@@ -1,8 +1,8 @@
-"""Captions: found beside the picture, read, completed with the trigger word; dropout and tag shuffle as pure functions.
+"""Captions: found beside the image, read, completed with the trigger word; dropout and tag shuffle as pure functions.
 
 Rules, in order: `NAME.txt` wins over `NAME.caption`; an empty file counts as none; without a file the caption is
 `TRIGGER CLASS`, or what a kohya folder is called. A caption file without the trigger word gets it in front:
-`TRIGGER, caption`. With a template, a picture without a file is called by the trigger word alone (which must learn what
+`TRIGGER, caption`. With a template, an image without a file is called by the trigger word alone (which must learn what
 the class word would say), in a new sentence at every visit.
 """
 
@@ -109,7 +109,7 @@ def has_word(caption: str, word: str) -> bool:
 
 
 def read(files: Mapping[str, Path]) -> tuple[str | None, list[tuple[str, str]]]:
-    """The caption among a picture's caption files (suffix -> path), and notes (code, words). None: there is none."""
+    """The caption among an image's caption files (suffix -> path), and notes (code, words). None: there is none."""
     found = [files[suffix] for suffix in SUFFIXES if suffix in files]
     if not found:
         return None, []
@@ -156,7 +156,7 @@ def drop(caption: str, share: float, generator: torch.Generator) -> str:
 
 
 def wordings(caption: str, source: CaptionSource, config: Data) -> tuple[str, ...]:
-    """What a picture can be called: its caption, or where no file says it, the template's sentences around it."""
+    """What an image can be called: its caption, or where no file says it, the template's sentences around it."""
     if source != "built" or not caption:
         return (caption,)
     return tuple(sentence.replace("{}", caption) for sentence in TEMPLATES[config.template])

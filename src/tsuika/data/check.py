@@ -1,4 +1,4 @@
-"""A folder of pictures, judged: what training would leave out, what a person should look at, how varied the set is.
+"""A folder of images, judged: what training would leave out, what a person should look at, how varied the set is.
 
 Blur, enlargement and exposure are judged against the set's own median, never absolutely: a set of soft watercolours or of
 flat drawings is as it is. The thresholds are measured by `bench/check.py`. Originals are only read.
@@ -21,22 +21,22 @@ from threadpoolctl import threadpool_limits
 
 from tsuika.core.sections import Data
 from tsuika.data import bucket, check_captions, check_variety, dedupe, scan
-from tsuika.data.check_report import LEVELS, CheckedPicture, CountFit, Finding, Level, MethodFit, Report, Size, Variety
+from tsuika.data.check_report import LEVELS, CheckedImage, CountFit, Finding, Level, MethodFit, Report, Size, Variety
 from tsuika.data.manifest import Manifest, Sample
 from tsuika.data.picture import Opened
 from tsuika.data.quality import Quality, measure
 
 Progress = Callable[[str, int, int], None]  # what is being done (`pictures`, `compare`), done, of
 
-FEWEST: Final = 4  # pictures, below which there is no median to judge by
+FEWEST: Final = 4  # images, below which there is no median to judge by
 
-# Against the set's median, and never where the picture is as crisp as most are; from bench/check.py.
+# Against the set's median, and never where the image is as crisp as most are; from bench/check.py.
 BLURRED: Final = 0.55
 BLURRED_MOST: Final = 0.17
 ENLARGED: Final = 0.65
 ENLARGED_MOST: Final = 0.085  # soft photographs, not enlarged, have 0.094 ...
 ENLARGED_MOST_DRAWN: Final = 0.1  # ... and drawings 0.11
-# In an enlarged picture, whatever the set; other photographs reach 5.4 (bench/check.py).
+# In an enlarged image, whatever the set; other photographs reach 5.4 (bench/check.py).
 INTERPOLATED: Final = 7.0
 # Share of pixels with a channel at its end, at least, and above the set's median.
 OVEREXPOSED: Final = 0.18
@@ -46,21 +46,21 @@ TINTED: Final = 0.012
 # Grey level of the brightest hundredth, at most, and against the set's median.
 UNDEREXPOSED: Final = 120.0
 UNDEREXPOSED_SHARE: Final = 0.62
-# Share of even pixels from which a picture, or (its median) a set counts as drawn, and its tones as meant.
+# Share of even pixels from which an image, or (its median) a set counts as drawn, and its tones as meant.
 DRAWN: Final = 0.6
 DRAWN_SET: Final = 0.45  # lower, as JPEG leaves fewer
 
 ODD_ASPECT: Final = 0.75  # share of an image that its bucket must show
 MUCH_ENLARGED: Final = 1.25
-SAME_BACKGROUND: Final = 0.5  # share of pictures
+SAME_BACKGROUND: Final = 0.5  # share of images
 EMPTY_TAIL: Final = 256  # bytes of nothing at the end of a JPEG: a download that broke off
 
 BASE_SIZES: Final = (512, 768, 1024)  # SD1, SD2, SDXL
 
 
 @dataclass(frozen=True)
-class _Seen:
-    look: dedupe.Look
+class _Measured:
+    thumbnail: dedupe.Thumbnail
     quality: Quality
     empty_tail: bool
 
@@ -78,7 +78,7 @@ def check(
     progress: Progress | None = None,
     workers: int = 0,
 ) -> Report:
-    """Everything that can be told of the pictures in a folder.
+    """Everything that can be told of the images in a folder.
 
     Args:
         folder: as `scan`.
@@ -89,7 +89,7 @@ def check(
         tokenize: the base's tokenizer; None: captions' lengths and words are not judged.
         tokenizer: its name, for the report.
         wanted: for each method how many different images it needs and how many are of use; None: no method is judged.
-        progress: called while pictures are read and compared.
+        progress: called while images are read and compared.
         workers: threads; 0: as many as there are cores.
 
     Raises:
@@ -98,12 +98,12 @@ def check(
     """
     size_px, workers = config.size_px or size_px, workers or os.cpu_count() or 1
     told = progress or (lambda *_: None)
-    seen: dict[str, _Seen] = {}
+    seen: dict[str, _Measured] = {}
 
     def visit(name: str, opened: Opened) -> None:
-        seen[name] = _Seen(dedupe.Look(opened.image), measure(opened.image), False)
+        seen[name] = _Measured(dedupe.Thumbnail(opened.image), measure(opened.image), False)
 
-    # One picture a thread: products of several threads each would be in each other's way.
+    # One image a thread: products of several threads each would be in each other's way.
     with threadpool_limits(1, "blas"):
         reading = partial(told, "pictures")
         manifest = scan.scan(folder, config, size_px=size_px, needed=0, progress=reading, visit=visit, workers=workers)
@@ -111,16 +111,18 @@ def check(
     for sample in samples:
         if _has_empty_tail(sample.path):
             seen[sample.name] = replace(seen[sample.name], empty_tail=True)
-    looks = [seen[sample.name].look for sample in samples]
+    thumbnails = [seen[sample.name].thumbnail for sample in samples]
     qualities = {sample.name: seen[sample.name].quality for sample in samples}
 
     alike = [
-        (i, j) for i, j, found in dedupe.pairs(looks, progress=partial(told, "compare"), workers=workers) if found.same
+        (i, j)
+        for i, j, found in dedupe.pairs(thumbnails, progress=partial(told, "compare"), workers=workers)
+        if found.same
     ]
     duplicates = _duplicates(samples, qualities, alike)
     buckets = bucket.assign(manifest, size_px=size_px, step_px=step_px, buckets=config.buckets)
     captions, about_captions = check_captions.check(manifest, config, tokenize, tokenizer)
-    variety, about_variety = _variety(samples, looks, duplicates)
+    variety, about_variety = _variety(samples, thumbnails, duplicates)
     findings = [
         *_nothing(manifest),
         *_left_out(manifest),
@@ -135,7 +137,7 @@ def check(
         folder=folder,
         base=base,
         size_px=size_px,
-        pictures=_pictures(manifest, qualities, tokenize),
+        pictures=_images(manifest, qualities, tokenize),
         findings=tuple(
             sorted(findings, key=lambda found: (LEVELS.index(found.level), bool(found.pictures), -len(found.pictures)))
         ),
@@ -184,7 +186,7 @@ def _left_out(manifest: Manifest) -> list[Finding]:
     return found
 
 
-def _of_files(manifest: Manifest, seen: Mapping[str, _Seen]) -> list[Finding]:
+def _of_files(manifest: Manifest, seen: Mapping[str, _Measured]) -> list[Finding]:
     """Of files that can be used, but are not quite in order."""
     found = []
     if tails := tuple(name for name, one in seen.items() if one.empty_tail):
@@ -310,13 +312,13 @@ def _of_duplicates(groups: Sequence[Sequence[str]]) -> list[Finding]:
 
 
 def _variety(
-    samples: Sequence[Sample], looks: Sequence[dedupe.Look], duplicates: Sequence[Sequence[str]]
+    samples: Sequence[Sample], thumbnails: Sequence[dedupe.Thumbnail], duplicates: Sequence[Sequence[str]]
 ) -> tuple[Variety, list[Finding]]:
     redundant = {name for group in duplicates for name in group[1:]}
     rows = [row for row, sample in enumerate(samples) if sample.name not in redundant]
     if not rows:
         return Variety(0, 0, 0.0, 0.0, 0.0, 0.0), []
-    features = check_variety.features([looks[row] for row in rows])
+    features = check_variety.features([thumbnails[row] for row in rows])
     groups = check_variety.backgrounds(features.frame_ND)
     share = len(groups[0]) / len(rows)
     variety = Variety(len(rows), len(groups), round(share, 3), *check_variety.spreads(features))
@@ -326,17 +328,17 @@ def _variety(
     return variety, [Finding("same-background", "note", names, {"different": len(rows)})]
 
 
-def _pictures(
+def _images(
     manifest: Manifest, qualities: Mapping[str, Quality], tokenize: check_captions.Tokenize | None
-) -> tuple[CheckedPicture, ...]:
+) -> tuple[CheckedImage, ...]:
     sharp = _middle([one.sharpness for one in qualities.values()])
-    rows = [CheckedPicture(left.name, left.path, False) for left in manifest.quarantined]
+    rows = [CheckedImage(left.name, left.path, False) for left in manifest.quarantined]
     for sample in manifest.samples:
         one = qualities[sample.name]
         relative = 0.0 if not sharp or np.isnan(one.sharpness) else round(one.sharpness / sharp, 3)
         tokens = len(tokenize(sample.caption)) if tokenize else None
         rows.append(
-            CheckedPicture(
+            CheckedImage(
                 name=sample.name,
                 path=sample.path,
                 usable=True,

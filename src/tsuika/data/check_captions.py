@@ -93,7 +93,7 @@ def _has_file(sample: Sample) -> bool:
 
 
 def _identical(written: Sequence[Sample], usable: int) -> list[Finding]:
-    """Pictures that share a caption file's text; if all do, it is one finding about the set."""
+    """Images that share a caption file's text; if all do, it is one finding about the set."""
     names: dict[str, list[str]] = {}
     for sample in written:
         names.setdefault(sample.caption.casefold(), []).append(sample.name)

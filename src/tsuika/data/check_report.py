@@ -1,4 +1,4 @@
-"""What `check` says about a folder of pictures: frozen facts and findings, no pixels. The texts are in `faults`."""
+"""What `check` says about a folder of images: frozen facts and findings, no pixels. The texts are in `faults`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LEVELS: Final[tuple[Level, ...]] = ("unusable", "look", "note")
 
 @dataclass(frozen=True)
 class Finding:
-    """One fault, and the pictures that have it.
+    """One fault, and the images that have it.
 
     `code` is a key of `faults.FAULTS`; `values` fill in its texts and hold the numbers it is based on.
     """
@@ -49,7 +49,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class CheckedPicture:
+class CheckedImage:
     """One file. Where it is not usable, sizes and numbers are 0 and the caption is empty."""
 
     name: str  # relative to the folder, with `/`
@@ -70,7 +70,7 @@ class CheckedPicture:
 
 @dataclass(frozen=True)
 class Captions:
-    """Counts over usable pictures."""
+    """Counts over usable images."""
 
     from_files: int
     without: int  # neither a file nor a trigger or class word to build one from
@@ -85,15 +85,15 @@ class Captions:
 
 @dataclass(frozen=True)
 class Variety:
-    """How different the pictures are from each other, from thumbnails and colours alone: approximate, no encoder.
+    """How different the images are from each other, from thumbnails and colours alone: approximate, no encoder.
 
-    Shares are of usable pictures, 0..1; the spreads are relative to what `bench/check.py` measured on mixed photographs
+    Shares are of usable images, 0..1; the spreads are relative to what `bench/check.py` measured on mixed photographs
     (about 1) and on one repeated scene (about 0).
     """
 
-    different: int  # pictures, near-duplicates counted once
+    different: int  # images, near-duplicates counted once
     backgrounds: int  # groups of alike backgrounds
-    same_background: float  # share of pictures in the largest of them
+    same_background: float  # share of images in the largest of them
     palette: float
     composition: float
     light: float
@@ -101,7 +101,7 @@ class Variety:
 
 @dataclass(frozen=True)
 class Size:
-    """A bucket: what training would sort the pictures into."""
+    """A bucket: what training would sort the images into."""
 
     width: int
     height: int
@@ -123,15 +123,15 @@ class Report:
     """All of it."""
 
     folder: Path
-    base: str  # as given; its size and tokenizer are what the pictures were judged for
+    base: str  # as given; its size and tokenizer are what the images were judged for
     size_px: int  # training size: side of a square
-    pictures: tuple[CheckedPicture, ...]  # every file that was found, in natural order
+    pictures: tuple[CheckedImage, ...]  # every file that was found, in natural order
     findings: tuple[Finding, ...]  # worst first
-    duplicates: tuple[tuple[str, ...], ...]  # groups that show the same picture, the best one first
+    duplicates: tuple[tuple[str, ...], ...]  # groups that show the same image, the best one first
     captions: Captions
     variety: Variety
     sizes: tuple[Size, ...]
-    large_enough: Mapping[int, int]  # training size in px -> usable pictures that need no enlarging for it
+    large_enough: Mapping[int, int]  # training size in px -> usable images that need no enlarging for it
     methods: tuple[MethodFit, ...]
     not_judged: tuple[str, ...]  # keys of `faults.NOT_JUDGED`
 
@@ -152,19 +152,19 @@ class Report:
         return len(self.pictures)
 
     @property
-    def usable(self) -> tuple[CheckedPicture, ...]:
-        return tuple(picture for picture in self.pictures if picture.usable)
+    def usable(self) -> tuple[CheckedImage, ...]:
+        return tuple(image for image in self.pictures if image.usable)
 
     @property
     def different(self) -> int:
-        """Usable pictures, near-duplicates counted once."""
+        """Usable images, near-duplicates counted once."""
         return self.variety.different
 
     @property
     def to_look_at(self) -> tuple[str, ...]:
-        """Names of usable pictures with a fault that a person should look at."""
+        """Names of usable images with a fault that a person should look at."""
         named = {name for finding in self.findings if finding.level == "look" for name in finding.pictures}
-        return tuple(picture.name for picture in self.usable if picture.name in named)
+        return tuple(image.name for image in self.usable if image.name in named)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, with the counts that `--json` begins with."""

@@ -1,4 +1,4 @@
-"""What is known about a set of pictures: `Sample`, `Manifest`, and their JSON. Knows no pixels and no model."""
+"""What is known about a set of images: `Sample`, `Manifest`, and their JSON. Knows no pixels and no model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class LeftOut(NamedTuple):
 
 
 class Note(NamedTuple):
-    """Something about a used picture or folder that people should know. `code` is a key of `FAULTS`."""
+    """Something about a used image or folder that people should know. `code` is a key of `FAULTS`."""
 
     name: str
     code: str
@@ -33,10 +33,10 @@ class Note(NamedTuple):
 
 @dataclass(frozen=True)
 class Sample:
-    """One usable picture."""
+    """One usable image."""
 
     path: Path
-    name: str  # relative to the picture folder, NFC, with `/`: for people
+    name: str  # relative to the image folder, NFC, with `/`: for people
     caption: str
     width: int  # px, after EXIF orientation
     height: int
@@ -48,7 +48,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The pictures of a run, in order; what was left out and why; what else people should know."""
+    """The images of a run, in order; what was left out and why; what else people should know."""
 
     samples: tuple[Sample, ...]
     quarantined: tuple[LeftOut, ...] = ()
@@ -63,7 +63,7 @@ class Manifest:
         return replace(self, samples=tuple(sample for sample in self.samples if sample.name in wanted))
 
     def remarks(self) -> Iterator[Warned]:
-        """What people should know: pictures left out (DS006), and what was changed about others (DS007)."""
+        """What people should know: images left out (DS006), and what was changed about others (DS007)."""
         for _, reason, words, name in self.quarantined:
             yield _remark("DS006", name, reason, words)
         for name, reason, words in self.notes:

@@ -1,4 +1,4 @@
-"""One file to one sRGB picture: orientation, transparency, 16 bits, CMYK and colour profiles. Knows nothing of folders.
+"""One file to one sRGB image: orientation, transparency, 16 bits, CMYK and colour profiles. Knows nothing of folders.
 
 Pixels are fully decoded, so a file that is cut off is found here and not in the middle of a run.
 """
@@ -30,7 +30,7 @@ MAX_FILE_BYTES: Final = 1 << 30
 # No SVG, EPS or PDF: those run programs or draw at any size. HEIF only where pillow-heif is installed.
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "HEIF")
 
-# EXIF 2.32, tag 0x0112: how the stored picture is turned to be looked at.
+# EXIF 2.32, tag 0x0112: how the stored image is turned to be looked at.
 _TURNS: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -61,7 +61,7 @@ _HEIF_BRANDS: Final = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"m
 
 
 class UnusableError(PictureError):
-    """This picture cannot be used; `reason` is a key of `faults.FAULTS`, `words` its particulars."""
+    """This image cannot be used; `reason` is a key of `faults.FAULTS`, `words` its particulars."""
 
     def __init__(self, path: object, reason: str, words: str) -> None:
         self.reason, self.words = reason, words
@@ -70,7 +70,7 @@ class UnusableError(PictureError):
 
 @dataclass(frozen=True)
 class Opened:
-    """A decoded picture: mode RGB, upright, sRGB, 8 bits."""
+    """A decoded image: mode RGB, upright, sRGB, 8 bits."""
 
     image: Image.Image
     sha256: str  # of the file's bytes
@@ -78,10 +78,10 @@ class Opened:
 
 
 def open_picture(path: Path) -> Image.Image:
-    """The picture as people see it: RGB, 8 bits, sRGB, upright, on white, first frame.
+    """The image as people see it: RGB, 8 bits, sRGB, upright, on white, first frame.
 
     Raises:
-        UnusableError: unreadable, damaged, not a picture, too large, or of an unsupported kind.
+        UnusableError: unreadable, damaged, not an image, too large, or of an unsupported kind.
     """
     return read_picture(path).image
 
@@ -109,7 +109,7 @@ def read_picture(path: Path) -> Opened:
 
 
 def is_turned(path: Path) -> bool:
-    """Whether EXIF turns the picture; not where the EXIF cannot be read, as `read_picture` takes it."""
+    """Whether EXIF turns the image; not where the EXIF cannot be read, as `read_picture` takes it."""
     readable_formats()
     try:
         with Image.open(path) as file:
@@ -228,7 +228,7 @@ def _upright_srgb(image: Image.Image, path: Path) -> tuple[Image.Image, tuple[tu
     elif image.mode in ("P", "YCbCr", "RGBX"):
         image = image.convert("RGB")
     if image.mode not in ("RGB", "L", "CMYK"):
-        # 32-bit and float pixels have no agreed white; guessing one would clip or dim the picture in silence.
+        # 32-bit and float pixels have no agreed white; guessing one would clip or dim the image in silence.
         words = _("Its pixels are of kind {mode}; save it with 8 or 16 bits, RGB or grey.", mode=image.mode)
         raise UnusableError(path, "unsupported", words)
     notes: tuple[tuple[str, str], ...] = ()
@@ -254,7 +254,7 @@ def _from_16_bits(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
 
 
 def _to_srgb(image: Image.Image, icc: bytes) -> tuple[Image.Image, str]:
-    """Through the embedded profile to sRGB; or the picture as it was and why."""
+    """Through the embedded profile to sRGB; or the image as it was and why."""
     modes = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
     try:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))

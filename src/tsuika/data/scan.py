@@ -1,4 +1,4 @@
-"""A folder to a `Manifest`: usable pictures with captions, why others were left out. Originals are only read."""
+"""A folder to a `Manifest`: usable images with captions, why others were left out. Originals are only read."""
 
 from __future__ import annotations
 
@@ -65,20 +65,20 @@ def scan(
     visit: Callable[[str, Opened], None] | None = None,
     workers: int = 1,
 ) -> Manifest:
-    """Every picture under `folder`, in natural order. Hidden files and our own run and cache folders are passed over.
+    """Every image under `folder`, in natural order. Hidden files and our own run and cache folders are passed over.
 
     Args:
         folder: any folder; links are followed, each real folder once.
         config: `data.*` of the recipe.
         size_px: the training size where `config.size_px` is 0 (the base's own).
-        needed: how many usable pictures there must be.
+        needed: how many usable images there must be.
         report: where the manifest is written as JSON, also when too few are left.
-        progress: called with (pictures read, pictures found).
-        visit: called with each usable picture's name and pixels while they are at hand, from any of the workers.
-        workers: threads that read pictures.
+        progress: called with (images read, images found).
+        visit: called with each usable image's name and pixels while they are at hand, from any of the workers.
+        workers: threads that read images.
 
     Raises:
-        PictureError: no such folder (DS001), or fewer than `needed` usable pictures (DS002).
+        PictureError: no such folder (DS001), or fewer than `needed` usable images (DS002).
     """
     if not folder.is_dir():
         raise PictureError("DS001", where=folder)
@@ -87,13 +87,13 @@ def scan(
     _walk(folder, (_for_people(folder.resolve().name),), "", found)
     samples: list[Sample] = []
 
-    def read(item: _Candidate) -> tuple[Sample, list[Note]] | LeftOut:
+    def read(item: _ImageFile) -> tuple[Sample, list[Note]] | LeftOut:
         try:
             return _sample(item, config, least_px, visit)
         except UnusableError as error:
             return LeftOut(item.path, error.reason, error.words, item.name)
 
-    items = sorted(found.pictures, key=lambda item: natural_key(item.name))
+    items = sorted(found.images, key=lambda item: natural_key(item.name))
     with ThreadPoolExecutor(workers) as pool:
         for done, one in enumerate(pool.map(read, items) if workers > 1 else map(read, items), 1):
             if isinstance(one, LeftOut):
@@ -122,7 +122,7 @@ def scan(
 
 
 @dataclass(frozen=True)
-class _Candidate:
+class _ImageFile:
     path: Path
     name: str
     captions: dict[str, Path]
@@ -132,7 +132,7 @@ class _Candidate:
 
 @dataclass
 class _Found:
-    pictures: list[_Candidate] = field(default_factory=list)
+    images: list[_ImageFile] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
     seen: set[tuple[int, int]] = field(default_factory=set)  # (device, inode) of folders: links may form loops
@@ -168,7 +168,7 @@ def _walk(folder: Path, names: tuple[str, ...], prefix: str, found: _Found) -> N
     for entry, _name in named:
         plain = PurePath(entry.name)
         if plain.suffix.lower() in caption.SUFFIXES and entry.is_file():
-            for stem in (plain.stem, _composed(plain.stem)):  # the picture's may be composed otherwise
+            for stem in (plain.stem, _composed(plain.stem)):  # the image's may be composed otherwise
                 captions.setdefault(stem, {})[plain.suffix.lower()] = Path(entry.path)
     repeats, words = kohya_folder(names) or (1, "")
     for entry, name in named:
@@ -183,7 +183,7 @@ def _walk(folder: Path, names: tuple[str, ...], prefix: str, found: _Found) -> N
                 found.left_out.append(LeftOut(path, "no-repeats", _("folder {folder}", folder=names[-1]), name))
                 continue
             files = captions.get(path.stem) or captions.get(_composed(path.stem), {})
-            found.pictures.append(_Candidate(path, name, files, repeats, words))
+            found.images.append(_ImageFile(path, name, files, repeats, words))
 
 
 def _unreadable(path: Path, name: str, error: OSError) -> LeftOut:
@@ -217,7 +217,7 @@ def _own_output(names: set[str]) -> str:
 
 
 def _is_picture(path: Path) -> bool:
-    """A picture by its first bytes, whatever it is called."""
+    """An image by its first bytes, whatever it is called."""
     try:
         if not path.is_file():
             return False
@@ -228,7 +228,7 @@ def _is_picture(path: Path) -> bool:
 
 
 def _sample(
-    item: _Candidate, config: Data, least_px: int, visit: Callable[[str, Opened], None] | None
+    item: _ImageFile, config: Data, least_px: int, visit: Callable[[str, Opened], None] | None
 ) -> tuple[Sample, list[Note]]:
     opened = read_picture(item.path)
     width, height = opened.image.size

@@ -1,6 +1,6 @@
-"""Which pictures are held out to see overfitting: by group, so that no picture's copy stands on the other side.
+"""Which images are held out to see overfitting: by group, so that no image's copy stands on the other side.
 
-A function of the groups and a seed, recorded as JSON beside the run. From three to nine different pictures each is left
+A function of the groups and a seed, recorded as JSON beside the run. From three to nine different images each is left
 out in turn; from ten on some are held out. Below four no split can be trusted, but with three its step is a better guess
 than none (bench/guard).
 """
@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 
 from tsuika.core.seeds import generator
 
-LEAST_TO_HOLD_OUT: Final = 10  # different pictures
+LEAST_TO_HOLD_OUT: Final = 10  # different images
 LEAST_TO_TRUST: Final = 4
 LEAST_TO_LEAVE_OUT: Final = 3
 LEAST_HELD_OUT: Final = 2
@@ -31,7 +31,7 @@ class Split:
 
     kind: Kind
     parts: tuple[Group, ...]  # held-out names
-    groups: tuple[Group, ...]  # all names, those of the same picture together
+    groups: tuple[Group, ...]  # all names, those of the same image together
     seed: int
 
     def inside(self, fold: int = 0) -> Group:
@@ -40,12 +40,12 @@ class Split:
         return tuple(name for group in self.groups for name in group if name not in out)
 
     def witnesses(self, fold: int = 0) -> Group:
-        """Held-out pictures to measure by: one of each group, since its copies would only say the same again."""
+        """Held-out images to measure by: one of each group, since its copies would only say the same again."""
         out = set(self.parts[fold]) if self.parts else set()
         return tuple(group[0] for group in _shuffled(self.groups, self.seed, "guard split") if out & set(group))
 
     def twins(self, fold: int = 0) -> Group:
-        """As many pictures to train on as there are witnesses, for the train probe: one of each group first, seeded."""
+        """As many images to train on as there are witnesses, for the train probe: one of each group first, seeded."""
         out = set(self.parts[fold]) if self.parts else set()
         inside = [group for group in _shuffled(self.groups, self.seed, "guard twins", fold) if not out & set(group)]
         most = max(map(len, inside), default=0)
@@ -68,14 +68,14 @@ class Split:
 
 
 def split(groups: Sequence[Group], seed: int, *, folds: int = 0, share: float = SHARE, count: int = 0) -> Split:
-    """Hold pictures out, or deal them into folds; every group stays on one side.
+    """Hold images out, or deal them into folds; every group stays on one side.
 
     Args:
         groups: every name once, as `dedupe.groups` gives them.
         seed: of the choice.
         folds: 0 decides by the number of groups; else as many folds (at most one for each group), however many there are.
-        share: of the different pictures to hold out; at least two, and never all.
-        count: of the different pictures to hold out, instead of a share.
+        share: of the different images to hold out; at least two, and never all.
+        count: of the different images to hold out, instead of a share.
 
     Raises:
         ValueError: a name twice, or one fold only.

@@ -13,7 +13,7 @@ from tsuika import pages
 from tsuika.core.errors import PictureError
 from tsuika.core.files import write_text
 from tsuika.core.texts import Text, _
-from tsuika.data.check_report import LEVELS, CheckedPicture, Finding, Report, spread_word
+from tsuika.data.check_report import LEVELS, CheckedImage, Finding, Report, spread_word
 from tsuika.data.faults import NOT_JUDGED
 from tsuika.data.picture import open_picture
 
@@ -65,7 +65,7 @@ def render(report: Report, language: str = "") -> str:
     )
 
 
-def _card(image: CheckedPicture, findings: Sequence[Finding]) -> dict[str, Any]:
+def _card(image: CheckedImage, findings: Sequence[Finding]) -> dict[str, Any]:
     return {
         "image": image,
         "findings": findings,
@@ -75,7 +75,7 @@ def _card(image: CheckedPicture, findings: Sequence[Finding]) -> dict[str, Any]:
     }
 
 
-def _thumbnail(image: CheckedPicture) -> str:
+def _thumbnail(image: CheckedImage) -> str:
     try:
         return pages.data_uri(open_picture(image.path), THUMBNAIL_PX)
     except PictureError:
