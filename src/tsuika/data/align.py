@@ -30,7 +30,7 @@ _PROBES: Final = np.array([(0.0, 0.0), (-1.0, 0.0), (1.0, 0.0), (0.0, -1.0), (0.
 
 
 def weights(sides_N2: Boxes, count: int) -> Floats:
-    """What each pixel of a row counts in the means of `count` cells between two sides: (N, count, P)."""
+    """The weight of each pixel of a row in the means of `count` cells between two sides: (N, count, P)."""
     low, high = sides_N2[:, :1], np.maximum(sides_N2[:, 1:], sides_N2[:, :1] + 1e-6)
     edges_NE = ((low + (high - low) * np.linspace(0, 1, count + 1)) * THUMB_PX).astype(np.float32)
     before_NEP = edges_NE[:, :, None] - np.arange(THUMB_PX, dtype=np.float32)
@@ -66,8 +66,8 @@ def refine(
         parts_BPP: grey levels.
         frames_BPP: as well.
         boxes_B4: where to begin.
-        count: few cells lead there from afar, many find the place.
-        probes: one a round, shares of the frame: the distance over which it is seen how the cells change.
+        count: with few cells a distant place is found, with many the exact one.
+        probes: one for each round: the distance over which slopes are taken, as a share of the frame.
     """
     target_BD = normalised(whole(parts_BPP, count)[..., None])
     best_B, best_B4 = np.full(len(boxes_B4), -1, np.float32), boxes_B4.copy()
@@ -78,7 +78,7 @@ def refine(
         along_B = np.einsum("bd,bd->b", cells_BD, target_BD)
         length_B = np.sqrt(np.square(cells_BD).sum(1))
         score_B = along_B / np.maximum(length_B, FAINT * count)
-        # What is left of cells and slopes beside the wanted cells: contrast is free.
+        # What is left of cells and slopes beside the target cells: contrast is left free.
         rest_BD1 = (cells_BD - along_B[:, None] * target_BD)[:, :, None]
         slopes_B4D -= (slopes_B4D @ target_BD[:, :, None]) * target_BD[:, None]
         curvature_B44 = (slopes_B4D @ slopes_B4D.transpose(0, 2, 1)).astype(np.float64)

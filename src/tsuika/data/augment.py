@@ -1,6 +1,6 @@
-"""Variants of an image: what is drawn at random (`variants`), and how it becomes pixels (`render`).
+"""Variants of an image: random transforms (`variants`), and the pixels they give (`render`).
 
-A `Transform` is in relative units, so that one drawing serves every training size.
+A `Transform` is in relative units, so that it holds for every training size.
 """
 
 from __future__ import annotations
@@ -103,9 +103,8 @@ def _view(
     # The upright box that the turned view needs around it; it must hold the box before turning, too.
     extent_x, extent_y = max(width, width * cos + height * sin), max(height, width * sin + height * cos)
     shrink = min(1.0, full_width / extent_x, full_height / extent_y) * transform.scale
-    # Turning a view much larger than its target is slow and aliases: halve, third, ... first, keeping twice the target.
-    spare = min(width / target_width, height / target_height) * shrink / 2
-    factor = max(int(spare), 1) if angle else 1
+    # Turning a view much larger than its target is slow and aliases: reduce it first, to no less than twice the target.
+    factor = max(int(min(width / target_width, height / target_height) * shrink / 2), 1) if angle else 1
     margin = 2 * factor if angle else 0  # px of the reduced image: rounding outwards, turned
     room_x, room_y = max(full_width - 2 * margin, 1), max(full_height - 2 * margin, 1)
     shrink = min(1.0, room_x / extent_x, room_y / extent_y) * transform.scale

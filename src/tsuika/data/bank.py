@@ -5,8 +5,8 @@ Shapes: N images, V variants, B images of a batch, C x H x W latents.
 **Memory.** With `data.cache` on, latents are the cache's files mapped into memory: the system reads what a step takes
 and may drop it again, so hundreds of images need no more memory than ten. With it off, everything is held.
 
-**The order.** A *pass* of a bucket is a shuffle of its images, each as often as its repeats say. Passes follow each
-other without a gap, and a batch takes the next B of that endless row: batches are always full, and an image is drawn
+**The order.** A *pass* of a bucket is a shuffle of its images, each repeated as often as its `repeats`. Passes follow
+each other without a gap, and a batch takes the next B of that sequence: batches are always full, and an image is drawn
 again only when all others of its bucket have been. A *round* has as many steps as there are images (with repeats);
 in it a bucket is visited exactly as often as it counts images, at stratified random places. So after every round of T
 steps each image has been seen exactly `batch_size * repeats` times, and its share is near that at any time before.
@@ -60,23 +60,23 @@ class Shelf:
 class Bank:
     """Latents and the order in which steps see them."""
 
-    def __init__(self, shelves: Sequence[Shelf], config: Data, device: torch.device) -> None:
-        """`device` is where batches are wanted.
+    def __init__(self, buckets: Sequence[Shelf], config: Data, device: torch.device) -> None:
+        """`device` is where batches are put.
 
         Raises:
             ValueError: there is no image.
         """
-        self.shelves = tuple(shelves)
+        self.shelves = tuple(buckets)
         self.device = device
         self._config = config
-        self._entries = tuple(torch.tensor(shelf.entries) for shelf in self.shelves)
+        self._entries = tuple(torch.tensor(bucket.entries) for bucket in self.shelves)
         self._round_of = lru_cache(_CACHED_ORDERS)(partial(_round_order, [len(rows) for rows in self._entries]))
         self._pass_of = lru_cache(_CACHED_ORDERS)(partial(_pass_order, self._entries))
         if not self.round_steps:
             raise ValueError("a bank needs at least one image")
 
     def __len__(self) -> int:
-        return sum(len(shelf.samples) for shelf in self.shelves)
+        return sum(len(bucket.samples) for bucket in self.shelves)
 
     @property
     def round_steps(self) -> int:
@@ -92,27 +92,27 @@ class Bank:
         if step < 0 or batch_size < 1:
             raise ValueError(f"step {step} with {batch_size} images: expected step >= 0 and at least one image")
         which, visit = self._visit(step, seed)
-        shelf, entries = self.shelves[which], self._entries[which]
+        bucket, entries = self.shelves[which], self._entries[which]
         rows: list[int] = []
         for place in range(visit * batch_size, (visit + 1) * batch_size):
             nth_pass, position = divmod(place, len(entries))
             rows.append(int(self._pass_of(seed, which, nth_pass)[position]))
-        count = len(shelf.latents_NVCHW[0])
+        count = len(bucket.latents_NVCHW[0])
         # One draw for each place, by a generator of its own: a batch of 4 begins as a batch of 2 does.
         draws = [
             int(torch.randint(count, (), generator=generator(seed, "variant", step, i))) for i in range(batch_size)
         ]
         captions = tuple(
             vary(sample.caption, self._config, generator(seed, "caption", step, i), sample.caption_source)
-            for i, sample in enumerate(shelf.samples[row] for row in rows)
+            for i, sample in enumerate(bucket.samples[row] for row in rows)
         )
-        return self._collect(shelf, rows, draws, captions)
+        return self._collect(bucket, rows, draws, captions)
 
     def plain(self) -> Iterator[Batch]:
         """Each image once, alone, without augmentation, its caption whole: for measuring."""
-        for shelf in self.shelves:
-            for row, sample in enumerate(shelf.samples):
-                yield self._collect(shelf, [row], [0], (sample.caption,))
+        for bucket in self.shelves:
+            for row, sample in enumerate(bucket.samples):
+                yield self._collect(bucket, [row], [0], (sample.caption,))
 
     def only(self, names: Collection[str]) -> Bank:
         """A bank of some of the images, with the same latents.
@@ -120,14 +120,14 @@ class Bank:
         Raises:
             ValueError: none of them is here.
         """
-        shelves = []
-        for shelf in self.shelves:
-            rows = [row for row, sample in enumerate(shelf.samples) if sample.name in names]
-            samples = tuple(shelf.samples[row] for row in rows)
-            latents = tuple(shelf.latents_NVCHW[row] for row in rows)
+        buckets = []
+        for bucket in self.shelves:
+            rows = [row for row, sample in enumerate(bucket.samples) if sample.name in names]
+            samples = tuple(bucket.samples[row] for row in rows)
+            latents = tuple(bucket.latents_NVCHW[row] for row in rows)
             if rows:
-                shelves.append(replace(shelf, samples=samples, latents_NVCHW=latents))
-        return Bank(shelves, self._config, self.device)
+                buckets.append(replace(bucket, samples=samples, latents_NVCHW=latents))
+        return Bank(buckets, self._config, self.device)
 
     def size_px_of(self, batch: Batch) -> tuple[int, int]:
         """Width and height in px of a batch's images (SDXL's time ids).
@@ -135,14 +135,14 @@ class Bank:
         Raises:
             KeyError: no bucket has latents of this size.
         """
-        for shelf in self.shelves:
-            if shelf.latents_NVCHW[0].shape[-2:] == batch.latents_BCHW.shape[-2:]:
-                return shelf.width, shelf.height
+        for bucket in self.shelves:
+            if bucket.latents_NVCHW[0].shape[-2:] == batch.latents_BCHW.shape[-2:]:
+                return bucket.width, bucket.height
         raise KeyError(tuple(batch.latents_BCHW.shape))
 
-    def _collect(self, shelf: Shelf, rows: Sequence[int], draws: Sequence[int], captions: tuple[str, ...]) -> Batch:
-        latents = torch.stack([shelf.latents_NVCHW[row][draw] for row, draw in zip(rows, draws, strict=True)])
-        samples = [shelf.samples[row] for row in rows]
+    def _collect(self, bucket: Shelf, rows: Sequence[int], draws: Sequence[int], captions: tuple[str, ...]) -> Batch:
+        latents = torch.stack([bucket.latents_NVCHW[row][draw] for row, draw in zip(rows, draws, strict=True)])
+        samples = [bucket.samples[row] for row in rows]
         weights = torch.tensor([sample.weight for sample in samples], dtype=torch.float32, device=self.device)
         return Batch(latents.to(self.device), captions, tuple(sample.name for sample in samples), weights)
 
@@ -191,7 +191,7 @@ def fill(
         vae: what identifies the encoder (see `cache.latents_of`).
         scale: the latent scale that `encode` applies.
         folder: where cache entries are kept.
-        device: where batches are wanted.
+        device: where batches are put.
         seed: of the augmentation; kept apart from the run's seed, another run on these images can use the cache.
 
     Raises:
@@ -208,7 +208,7 @@ def fill(
         transforms = variants(sample, config, seed)
         return latents_of(sample, transforms, size, encode, vae=vae, scale=scale, folder=folder)
 
-    shelves: list[Shelf] = []
+    filled: list[Shelf] = []
     for bucket in buckets:
         parts: list[Tensor] = []
         for sample in bucket.samples:
@@ -221,17 +221,17 @@ def fill(
             yield Progress(PHASE, done, total)
         # Mapped only when all are encoded: what a mapping allocates would lie between the encoder's buffers, and keep
         # the allocator from using or returning them (measured: 0.5 GiB for 0.5 GiB of latents).
-        shelves.append(Shelf(bucket.width, bucket.height, bucket.samples, tuple(parts)))
+        filled.append(Shelf(bucket.width, bucket.height, bucket.samples, tuple(parts)))
     if folder is not None:
-        shelves = [
-            replace(shelf, latents_NVCHW=tuple(latents(sample, bucket.size)[0] for sample in shelf.samples))
-            for shelf, bucket in zip(shelves, buckets, strict=True)
+        filled = [
+            replace(one, latents_NVCHW=tuple(latents(sample, bucket.size)[0] for sample in bucket.samples))
+            for one, bucket in zip(filled, buckets, strict=True)
         ]
-    return Bank(shelves, config, device)
+    return Bank(filled, config, device)
 
 
 def finish(events: Generator[Event, None, Result]) -> Result:
-    """The result of a generator whose events nobody wants."""
+    """Run a generator to its end without its events; returns its result."""
     while True:
         try:
             next(events)

@@ -1,7 +1,7 @@
 """Encoded latents on disk: one file per image, holding all of its variants. Knows no model: `encode` is passed in.
 
-Every variant is encoded by itself (batch 1). Convolutions may round differently in a batch, so this is what makes a
-latent a function of its key alone, the same bits whether it was cached, and with whatever other images it stands.
+Every variant is encoded by itself (batch 1): convolutions may round differently in a larger batch. So a latent is a
+function of its key alone, the same bits whether it was cached or not, and whichever other images there are.
 """
 
 from __future__ import annotations
@@ -26,9 +26,8 @@ from tsuika.data.manifest import Sample
 from tsuika.data.picture import UnusableError, read_picture
 from tsuika.data.scan import CACHE_MARK
 
-Encode = Callable[
-    [torch.Tensor], torch.Tensor
-]  # pixels (1, 3, H, W) in -1..1 on the CPU -> scaled latents (1, C, h, w)
+# Pixels (1, 3, H, W) in -1..1 on the CPU -> scaled latents (1, C, h, w).
+Encode = Callable[[torch.Tensor], torch.Tensor]
 
 # Raise it when decoding, cropping or colours change what an image becomes: old entries are then no longer found.
 PIPELINE: Final = 1

@@ -98,14 +98,14 @@ def normalise(text: str) -> str:
 
 
 def has_word(caption: str, word: str) -> bool:
-    """Whether `word` stands in `caption` by itself, in any case (CLIP reads lower case).
+    """Whether `word` is in `caption` as a whole word, in any case (CLIP reads lower case).
 
-    Scripts without spaces have no word ends: a word with such letters may stand anywhere.
+    Scripts without spaces have no word ends: a word with such letters may be anywhere.
     """
-    text, wanted = (unicodedata.normalize("NFC", part).casefold() for part in (caption, word))
-    if not wanted.isascii():
-        return wanted in text
-    return re.search(rf"(?<![a-z0-9_]){re.escape(wanted)}(?![a-z0-9_])", text) is not None
+    text, word = (unicodedata.normalize("NFC", part).casefold() for part in (caption, word))
+    if not word.isascii():
+        return word in text
+    return re.search(rf"(?<![a-z0-9_]){re.escape(word)}(?![a-z0-9_])", text) is not None
 
 
 def read(files: Mapping[str, Path]) -> tuple[str | None, list[tuple[str, str]]]:

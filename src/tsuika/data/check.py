@@ -1,7 +1,7 @@
-"""A folder of images, judged: what training would leave out, what a person should look at, how varied the set is.
+"""Check a folder of images: what training would leave out, what a person should look at, how varied the set is.
 
-Blur, enlargement and exposure are judged against the set's own median, never absolutely: a set of soft watercolours or of
-flat drawings is as it is. The thresholds are measured by `bench/check.py`. Originals are only read.
+Blur, enlargement and exposure are judged against the set's own median, never absolutely: soft watercolours or flat
+drawings are not at fault. The thresholds are measured by `bench/check.py`. Originals are only read.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -26,9 +26,11 @@ from tsuika.data.manifest import Manifest, Sample
 from tsuika.data.picture import Opened
 from tsuika.data.quality import Quality, measure
 
-Progress = Callable[[str, int, int], None]  # what is being done (`pictures`, `compare`), done, of
+# What is being done (`pictures`, `compare`), done, of.
+Progress = Callable[[str, int, int], None]
 
-FEWEST: Final = 4  # images, below which there is no median to judge by
+# With fewer images there is no median to judge by.
+FEWEST: Final = 4
 
 # Against the set's median, and never where the image is as crisp as most are; from bench/check.py.
 BLURRED: Final = 0.55
@@ -36,7 +38,7 @@ BLURRED_MOST: Final = 0.17
 ENLARGED: Final = 0.65
 ENLARGED_MOST: Final = 0.085  # soft photographs, not enlarged, have 0.094 ...
 ENLARGED_MOST_DRAWN: Final = 0.1  # ... and drawings 0.11
-# In an enlarged image, whatever the set; other photographs reach 5.4 (bench/check.py).
+# Of an enlarged image in any set; other photographs reach 5.4 (bench/check.py).
 INTERPOLATED: Final = 7.0
 # Share of pixels with a channel at its end, at least, and above the set's median.
 OVEREXPOSED: Final = 0.18
@@ -46,14 +48,14 @@ TINTED: Final = 0.012
 # Grey level of the brightest hundredth, at most, and against the set's median.
 UNDEREXPOSED: Final = 120.0
 UNDEREXPOSED_SHARE: Final = 0.62
-# Share of even pixels from which an image, or (its median) a set counts as drawn, and its tones as meant.
+# Share of even pixels from which an image, or (its median) a set counts as drawn, whose tones are meant.
 DRAWN: Final = 0.6
 DRAWN_SET: Final = 0.45  # lower, as JPEG leaves fewer
 
 ODD_ASPECT: Final = 0.75  # share of an image that its bucket must show
 MUCH_ENLARGED: Final = 1.25
 SAME_BACKGROUND: Final = 0.5  # share of images
-EMPTY_TAIL: Final = 256  # bytes of nothing at the end of a JPEG: a download that broke off
+EMPTY_TAIL: Final = 256  # zero bytes at the end of a JPEG: a download that broke off
 
 BASE_SIZES: Final = (512, 768, 1024)  # SD1, SD2, SDXL
 
@@ -62,7 +64,6 @@ BASE_SIZES: Final = (512, 768, 1024)  # SD1, SD2, SDXL
 class _Measured:
     thumbnail: dedupe.Thumbnail
     quality: Quality
-    empty_tail: bool
 
 
 def check(
@@ -78,7 +79,7 @@ def check(
     progress: Progress | None = None,
     workers: int = 0,
 ) -> Report:
-    """Everything that can be told of the images in a folder.
+    """Check every image of a folder, its captions, and the set as a whole.
 
     Args:
         folder: as `scan`.
@@ -97,26 +98,23 @@ def check(
         RecipeError: `size_px` does not suit the model (RC002).
     """
     size_px, workers = config.size_px or size_px, workers or os.cpu_count() or 1
-    told = progress or (lambda *_: None)
-    seen: dict[str, _Measured] = {}
+    report = progress or (lambda *_: None)
+    measured: dict[str, _Measured] = {}
 
     def visit(name: str, opened: Opened) -> None:
-        seen[name] = _Measured(dedupe.Thumbnail(opened.image), measure(opened.image), False)
+        measured[name] = _Measured(dedupe.Thumbnail(opened.image), measure(opened.image))
 
-    # One image a thread: products of several threads each would be in each other's way.
+    # One image a thread: matrix products with threads of their own would wait for each other.
     with threadpool_limits(1, "blas"):
-        reading = partial(told, "pictures")
+        reading = partial(report, "pictures")
         manifest = scan.scan(folder, config, size_px=size_px, needed=0, progress=reading, visit=visit, workers=workers)
     samples = manifest.samples
-    for sample in samples:
-        if _has_empty_tail(sample.path):
-            seen[sample.name] = replace(seen[sample.name], empty_tail=True)
-    thumbnails = [seen[sample.name].thumbnail for sample in samples]
-    qualities = {sample.name: seen[sample.name].quality for sample in samples}
+    thumbnails = [measured[sample.name].thumbnail for sample in samples]
+    qualities = {sample.name: measured[sample.name].quality for sample in samples}
 
     alike = [
         (i, j)
-        for i, j, found in dedupe.pairs(thumbnails, progress=partial(told, "compare"), workers=workers)
+        for i, j, found in dedupe.pairs(thumbnails, progress=partial(report, "compare"), workers=workers)
         if found.same
     ]
     duplicates = _duplicates(samples, qualities, alike)
@@ -126,7 +124,7 @@ def check(
     findings = [
         *_nothing(manifest),
         *_left_out(manifest),
-        *_of_files(manifest, seen),
+        *_of_files(manifest),
         *_of_pixels(samples, qualities, size_px),
         *_of_sizes(buckets, config.crop),
         *_of_duplicates(duplicates),
@@ -163,7 +161,7 @@ def count_fit(count: int, low: int, high: int) -> CountFit:
 
 
 def _has_empty_tail(path: Path) -> bool:
-    """Whether a JPEG ends in nothing: decoders fill the rest with grey and do not complain."""
+    """Whether a JPEG ends in zeros: decoders fill the rest with grey and do not complain."""
     with path.open("rb") as stream:
         if stream.read(3) != b"\xff\xd8\xff":
             return False
@@ -186,10 +184,10 @@ def _left_out(manifest: Manifest) -> list[Finding]:
     return found
 
 
-def _of_files(manifest: Manifest, seen: Mapping[str, _Measured]) -> list[Finding]:
+def _of_files(manifest: Manifest) -> list[Finding]:
     """Of files that can be used, but are not quite in order."""
     found = []
-    if tails := tuple(name for name, one in seen.items() if one.empty_tail):
+    if tails := tuple(sample.name for sample in manifest.samples if _has_empty_tail(sample.path)):
         found.append(Finding("empty-tail", "look", tails))
     for code in ("profile-ignored", "exif-ignored", "own-output"):
         if notes := [note for note in manifest.notes if note.code == code]:
@@ -204,47 +202,54 @@ def _middle(values: Sequence[float]) -> float:
 
 def _of_pixels(samples: Sequence[Sample], qualities: Mapping[str, Quality], size_px: int) -> list[Finding]:
     """Blurred, enlarged, badly exposed, barred."""
-    every = list(qualities.values())
-    drawn = median(one.flat for one in every) >= DRAWN_SET if every else False
-    sharp, crisp = _middle([one.sharpness for one in every]), _middle([one.crispness for one in every])
-    found = []
-    blurred = tuple(
-        name for name, one in qualities.items() if one.sharpness < min(BLURRED * sharp, BLURRED_MOST)
-    )  # a comparison with nan is false
-    if blurred:
-        found.append(Finding("blurred", "look", blurred, {"others": sharp}))
+    drawn = median(one.flat for one in qualities.values()) >= DRAWN_SET if qualities else False
+    found = _of_sharpness(samples, qualities, size_px, drawn)
+    if not drawn:
+        found += _of_exposure(qualities)
+    if barred := tuple(name for name, one in qualities.items() if any(one.bars)):
+        found.append(Finding("bars", "look", barred))
+    return found
+
+
+def _of_sharpness(
+    samples: Sequence[Sample], qualities: Mapping[str, Quality], size_px: int, drawn: bool
+) -> list[Finding]:
+    sharp, crisp = (_middle([getattr(one, key) for one in qualities.values()]) for key in ("sharpness", "crispness"))
+    # Comparisons with nan are false.
+    blurred = tuple(name for name, one in qualities.items() if one.sharpness < min(BLURRED * sharp, BLURRED_MOST))
+    found = [Finding("blurred", "look", blurred, {"others": sharp})] if blurred else []
     enlarged = {
         sample.name: _detail_px(sample, qualities[sample.name])
         for sample in samples
         if sample.name not in blurred and _is_enlarged(qualities[sample.name], crisp, drawn)
     }
-    for level, names in (
-        ("look", tuple(name for name, px in enlarged.items() if px < size_px)),
-        ("note", tuple(name for name, px in enlarged.items() if px >= size_px)),
-    ):
-        if names:
-            smallest = min(enlarged[name] for name in names)
-            found.append(Finding("upscaled", level, names, {"detail_px": smallest, "size_px": size_px}))  # type: ignore[arg-type]
-    toned = {name: one for name, one in qualities.items() if one.flat < DRAWN and not drawn}
-    clipped, brightest = _middle([one.clipped for one in every]), _middle([one.brightest for one in every])
-    over = tuple(
-        name
-        for name, one in toned.items()
-        if one.clipped >= max(OVEREXPOSED, clipped + OVEREXPOSED_ABOVE) and one.tinted >= TINTED
+    levels: tuple[tuple[Level, bool], ...] = (("look", True), ("note", False))
+    for level, too_small in levels:
+        if names := tuple(name for name, px in enlarged.items() if (px < size_px) == too_small):
+            values = {"detail_px": min(enlarged[name] for name in names), "size_px": size_px}
+            found.append(Finding("upscaled", level, names, values))
+    return found
+
+
+def _of_exposure(qualities: Mapping[str, Quality]) -> list[Finding]:
+    """Of photographs: the tones of drawings are meant."""
+    clipped, brightest = (
+        _middle([getattr(one, key) for one in qualities.values()]) for key in ("clipped", "brightest")
     )
-    under = tuple(  # of very dark photographs, JPEG leaves even areas, too
-        name
+    most = max(OVEREXPOSED, clipped + OVEREXPOSED_ABOVE)
+    least = min(UNDEREXPOSED, UNDEREXPOSED_SHARE * (brightest or 255.0))
+    over = {
+        name: one.clipped
         for name, one in qualities.items()
-        if not drawn and one.brightest <= min(UNDEREXPOSED, UNDEREXPOSED_SHARE * (brightest or 255.0))
-    )
+        if one.flat < DRAWN and one.clipped >= most and one.tinted >= TINTED
+    }
+    # Not only of images with uneven tones: JPEG leaves even areas in very dark photographs, too.
+    under = {name: one.brightest for name, one in qualities.items() if one.brightest <= least}
+    found = []
     if over:
-        share = max(qualities[name].clipped for name in over)
-        found.append(Finding("overexposed", "look", over, {"share": round(100 * share)}))
+        found.append(Finding("overexposed", "look", tuple(over), {"share": round(100 * max(over.values()))}))
     if under:
-        level_ = round(min(qualities[name].brightest for name in under))
-        found.append(Finding("underexposed", "look", under, {"grey": level_}))
-    if barred := tuple(name for name, one in qualities.items() if any(one.bars)):
-        found.append(Finding("bars", "look", barred))
+        found.append(Finding("underexposed", "look", tuple(under), {"grey": round(min(under.values()))}))
     return found
 
 

@@ -1,4 +1,4 @@
-"""A cleaned copy of a checked folder: only what can be mended without a person's eye. Originals are only read."""
+"""A cleaned copy of a checked folder: only what can be corrected without judgement. Originals are only read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tsuika.data.picture import is_turned, open_picture
 from tsuika.data.scan import kohya_folder
 
 LIST: Final = "left-out.tsv"
-# What the copy mends by itself; whatever else asks for a look is left for a person.
+# Findings that the copy corrects by itself; others of level `look` are left for a person.
 MENDED: Final = frozenset({"near-duplicate", "bars"})
 
 
@@ -50,7 +50,7 @@ class Cleaned:
     left_out: tuple[LeftOutImage, ...]
     mended: tuple[Mended, ...]
     recoded: tuple[str, ...]  # images whose caption was saved anew as UTF-8
-    to_look_at: tuple[str, ...]  # images of the copy that still want a person's eye
+    to_look_at: tuple[str, ...]  # images of the copy that a person should still look at
 
 
 def may_write(folder: Path, out: Path) -> None:
@@ -136,8 +136,8 @@ def _mend(image: CheckedImage) -> Image.Image:
 
 def _inside(name: str, out: str) -> str:
     """The subfolder that keeps what a folder called `N_words` says, where the copy's own name says something else."""
-    said = kohya_folder([name])
-    return f"{name}/" if said is not None and said != kohya_folder([out]) else ""
+    own = kohya_folder([name])
+    return f"{name}/" if own is not None and own != kohya_folder([out]) else ""
 
 
 def _target(name: str, as_png: bool, taken: set[str]) -> str:

@@ -1,4 +1,4 @@
-"""What `check` says about a folder of images: frozen facts and findings, no pixels. The texts are in `faults`."""
+"""The result of `check` on a folder of images: frozen facts and findings, no pixels. The texts are in `faults`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tsuika.core.texts import Text, _, _n
 from tsuika.data.faults import FAULTS
 from tsuika.data.manifest import CaptionSource
 
-# unusable: training leaves it out. look: a person should look. note: good to know, nothing need be done.
+# unusable: training leaves it out. look: a person should look. note: for information, nothing need be done.
 Level = Literal["unusable", "look", "note"]
 CountFit = Literal["few", "right", "many"]
 LEVELS: Final[tuple[Level, ...]] = ("unusable", "look", "note")
@@ -77,7 +77,7 @@ class Captions:
     different: int  # different captions
     trigger: str
     with_trigger: int  # not counting those that training puts it in front of
-    tokenizer: str  # whose tokens were counted; empty: nobody's
+    tokenizer: str  # of which base; empty: tokens were not counted
     longest_tokens: int
     torn: Mapping[str, tuple[str, ...]]  # word -> its pieces
     common: tuple[str, ...]  # phrases that stand in every caption
@@ -120,7 +120,7 @@ class MethodFit:
 
 @dataclass(frozen=True)
 class Report:
-    """All of it."""
+    """The result of a check."""
 
     folder: Path
     base: str  # as given; its size and tokenizer are what the images were judged for

@@ -1,6 +1,6 @@
 """How different the images of a set are, from thumbnails: backgrounds, palette, composition, light. Approximate.
 
-No encoder is asked: the one in the box mistakes different images of one subject for one, which is what a training set is.
+No encoder is used: the embedded one takes different images of one subject, such as a training set, for the same image.
 
 Shapes: N images, P the side of a thumbnail.
 """
@@ -17,16 +17,16 @@ from tsuika.data.dedupe import COARSE, Thumbnail
 
 Floats = NDArray[np.float32]
 
-FRAME: Final = 0.12  # of the side: what lies at the edge of an image is taken for its background
+FRAME: Final = 0.12  # of the side: the edge of an image is taken for its background
 BINS: Final = 4  # of each of three colours
 # CIELAB units, mean over the strips of the frame, in which two backgrounds differ at least; from bench/check.py.
 OTHER_BACKGROUND: Final = 12.0
-# What photographs of six subjects thrown together have (bench/check.py --variety), and what counts as 1.
+# Spreads of photographs of six subjects together (bench/check.py --variety): these count as 1.
 MIXED: Final = {"palette": 0.32, "composition": 0.765, "light": 17.0}
 
 
 class Features(NamedTuple):
-    """What is compared."""
+    """Features of images that are compared with each other."""
 
     frame_ND: Floats  # mean colours of strips along the edge, CIELAB
     palette_ND: Floats  # roots of a colour histogram: products are Bhattacharyya coefficients
@@ -35,7 +35,7 @@ class Features(NamedTuple):
 
 
 def features(thumbnails: Sequence[Thumbnail]) -> Features:
-    """Of every image."""
+    """Features of every image."""
     rows = [_features(thumbnail) for thumbnail in thumbnails]
     return Features(*(np.stack([np.asarray(row[i], np.float32) for row in rows]) for i in range(4)))
 

@@ -35,13 +35,13 @@ Boxes = NDArray[np.float64]
 
 COARSE: Final = 12  # cells each way
 FINE: Final = 32
-LEAST_AREA: Final = 0.55  # of a crop that is looked for: finds those of 60 % and more
+LEAST_AREA: Final = 0.55  # of a crop that is searched for: finds those of 60 % and more
 SIDES: Final = (1.0, 0.92, 0.84, 0.76, 0.7, 0.64, 0.58)
 STRIDE: Final = 0.06
-# Cells, and how far is looked in each round of aligning. In 32 cells twice: looking far first finds more (bench/duplicates.py).
+# Cells, and the probe of each round of aligning. 32 cells twice: a wide probe first finds more (bench/duplicates.py).
 FIRST: Final = (0.04, 0.03, 0.03, 0.02)
 CLOSER: Final = ((20, (0.02, 0.02, 0.015)), (FINE, (0.03, 0.03, 0.02)), (FINE, (0.01, 0.006, 0.006, 0.004, 0.004)))
-BATCH: Final = 32  # pairs that are aligned together; of the same size whatever the threads
+BATCH: Final = 32  # pairs that are aligned together; independent of the number of threads
 CHUNK: Final = 512  # images of a product that stays in the cache
 
 # From bench/duplicates.py: 190 of 192 altered copies (crops of 60 %, JPEG at 30, 40 % of the size, brightness 0.6-1.4) are
@@ -77,7 +77,7 @@ class Similarity:
 
 
 class Thumbnail:
-    """What is remembered of an image: a thumbnail, without regard to its aspect."""
+    """An image at THUMB_PX x THUMB_PX, without regard to its aspect, and its coarse cells."""
 
     def __init__(self, image: Image.Image) -> None:
         filter_ = Image.Resampling.BOX if min(image.size) >= 2 * THUMB_PX else Image.Resampling.BICUBIC
@@ -179,7 +179,7 @@ def pairs(
     wholes_MD = np.concatenate([thumbnail.whole_2D for thumbnail in thumbnails])
     bounds_LM = np.ascontiguousarray(_bounds(wholes_MD).T)
 
-    def told(done: int, of: int, half: int) -> None:
+    def report(done: int, of: int, half: int) -> None:
         if progress:
             progress(half * count + done * count // of, 2 * count)
 
@@ -194,21 +194,21 @@ def pairs(
         return similarities(parts, frames, [one.mirrored for one in some], boxes_B4)
 
     best: dict[tuple[int, int], CandidatePair] = {}
-    # Threads of our own, whole tasks each: those of the matrix products would wait for each other.
+    # One thread for each task, and none inside matrix products: those would wait for each other.
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
         for done, some in enumerate(pool.map(see, range(count)), 1):
             for one in some:
                 if one.pair not in best or one > best[one.pair]:
                     best[one.pair] = one
-            told(done, count, 0)
+            report(done, count, 0)
         chosen = sorted(best) if count <= MANY else _nearest({pair: one.score for pair, one in best.items()})
         batches = [[best[pair] for pair in chosen[row : row + BATCH]] for row in range(0, len(chosen), BATCH)]
         found: list[Similarity] = []
         for done, more in enumerate(pool.map(compare, batches), 1):
             found += more
-            told(done, len(batches), 1)
+            report(done, len(batches), 1)
     if not batches:
-        told(1, 1, 1)
+        report(1, 1, 1)
     return [(*pair, one) for pair, one in zip(chosen, found, strict=True)]
 
 
@@ -268,7 +268,7 @@ def groups(manifest: Manifest) -> tuple[tuple[str, ...], ...]:
 
 
 def join(count: int, joined: Sequence[tuple[int, int]]) -> list[list[int]]:
-    """Rows 0..count-1 in groups: whatever a chain of pairs connects is one group."""
+    """Rows 0..count-1 in groups: rows that a chain of pairs connects are one group."""
     leader = list(range(count))
 
     def find(row: int) -> int:

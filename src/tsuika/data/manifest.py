@@ -48,7 +48,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The images of a run, in order; what was left out and why; what else people should know."""
+    """The images of a run, in order; what was left out and why; notes on what was used."""
 
     samples: tuple[Sample, ...]
     quarantined: tuple[LeftOut, ...] = ()

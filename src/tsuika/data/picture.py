@@ -30,7 +30,7 @@ MAX_FILE_BYTES: Final = 1 << 30
 # No SVG, EPS or PDF: those run programs or draw at any size. HEIF only where pillow-heif is installed.
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "HEIF")
 
-# EXIF 2.32, tag 0x0112: how the stored image is turned to be looked at.
+# EXIF 2.32, tag 0x0112: how the stored image is to be turned.
 _TURNS: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -160,9 +160,9 @@ _strict_threads: list[bool] = []  # one entry a thread that decodes: what LOAD_T
 
 @contextmanager
 def _strict_decoding() -> Iterator[None]:
-    """Truncated files are errors whatever the program around us has set; Pillow's size warning is ours to give.
+    """Truncated files are errors, and Pillow does not warn of large ones.
 
-    Both are settings of the whole process: the first thread makes them, the last one undoes them.
+    Both are settings of the whole process: the first thread makes them, the last one restores what was set before.
     """
     with _strictness:
         if not _strict_threads:

@@ -1,7 +1,7 @@
-"""Prior preservation: beside the images of the subject, as many of its class (Ruiz et al. 2023, 3.2).
+"""Regularization images: beside the images of the subject, as many of its class (prior preservation, Ruiz et al. 2023, 3.2).
 
-Every batch of B images becomes one of 2B: the second half are class images of the same size, with a loss weight of
-their own. A class image is called by its own caption file, or by the class; never by the trigger word.
+Every batch of B images becomes one of 2B: the second half are regularization images of the same size, with a loss
+weight of their own. Their captions are their caption files, or the class; never the trigger word.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from tsuika.data.manifest import Manifest
 
 
 def class_caption(class_word: str) -> str:
-    """What an image of the class is drawn from and called."""
+    """Prompt and caption of an image of the class."""
     return f"a {class_word}" if class_word else ""
 
 
 def settings(data: Data) -> Data:
-    """How class images are read: the recipe's way, without trigger word and augmentation."""
+    """How regularization images are read: as the recipe says, without trigger word and augmentation."""
     return data.model_copy(
         update={
             "trigger": "",
@@ -42,7 +42,7 @@ def settings(data: Data) -> Data:
 
 
 def assign(manifest: Manifest, buckets: Sequence[Bucket]) -> tuple[Bucket, ...]:
-    """Class images in the sizes of the subject's buckets, each in the one nearest to its shape.
+    """Regularization images in the sizes of the subject's buckets, each in the one nearest to its shape.
 
     A size that is nearest to none of them takes all of them, cropped: no batch goes without.
     """
@@ -53,14 +53,14 @@ def assign(manifest: Manifest, buckets: Sequence[Bucket]) -> tuple[Bucket, ...]:
 
 @dataclass(frozen=True)
 class Preserving:
-    """Two banks as one: every batch of the subject's, and as many class images of its size behind it.
+    """Two banks as one: every batch of the subject's, followed by as many regularization images of its size.
 
-    Within a size class images come in shuffled passes, drawn from by step.
+    Within a size regularization images come in shuffled passes, as a function of the step.
     """
 
     subject: Bank
-    classes: Mapping[tuple[int, int], Bank]  # (width, height) in px -> the class images of that size
-    weight: float  # of a class image in the loss
+    classes: Mapping[tuple[int, int], Bank]  # (width, height) in px -> regularization images of that size
+    weight: float  # of a regularization image in the loss
 
     def __len__(self) -> int:
         return len(self.subject)

@@ -1,5 +1,6 @@
-"""What can be measured of one image's pixels: detail, exposure, bars, pixel repetition. Knows no set and no threshold
-but those of a single measurement; what is too little is judged against the set, in `check`.
+"""Measures of one image's pixels: detail, exposure, bars, pixel repetition.
+
+Knows no set, and no thresholds but those of a single measurement: `check` compares an image with its set.
 
 Detail is what an image loses when it is shrunk and enlarged again, as a share of the contrast where contrast is
 strongest: the same for a photograph and a flat drawing, whose edges are all the detail there is.
@@ -28,14 +29,15 @@ STRONGEST: Final = 0.2  # share of cells, those of the most contrast, that detai
 LEAST_CONTRAST: Final = 3.0  # grey levels (root mean square over these cells): below, there is nothing to measure
 EXPOSURE_PX: Final = 160
 
-CRISP: Final = 0.15  # from here on an image holds all the detail that its pixels can; dearer measures are not needed
+# From here on an image holds all the detail that its pixels can; costlier measures are not needed.
+CRISP: Final = 0.15
 
 CLIPPED: Final = 252  # of 255, any channel
 WHITE: Final = 250  # all channels
-COLOURED: Final = 240  # a channel below it beside one at its end: no white, whatever JPEG did
+COLOURED: Final = 240  # a channel below it beside one at its end: not white, also after JPEG
 BLACK: Final = 12  # all channels
 
-LEAST_RHYTHM_PX: Final = 256  # in shorter rows, chance is as loud
+LEAST_RHYTHM_PX: Final = 256  # in shorter rows noise is as strong
 RATES: Final = (0.1, 0.48)  # per px; 1 / factor, folded: of 1.11 to 1.92 and more
 MOST_STEP: Final = 20  # grey levels, so that a few edges do not outweigh all else
 
@@ -55,8 +57,8 @@ class Quality:
     sharpness: float  # detail at ANALYSIS_PX, ~0.3; nan: no contrast to tell by
     crispness: float  # detail at full size and a small step, ~0.15; nan as above
     detail: float  # share of the side that would hold all the detail, 0..1
-    interpolated: float  # how clearly the rhythm of interpolation is heard, ~3 without; 0: crisp, not asked
-    repeated: int  # each pixel stands this often, each way; 1: no
+    interpolated: float  # strength of the pattern that interpolation leaves, ~3 without; 0: crisp, not measured
+    repeated: int  # times each pixel is repeated, each way; 1: not
     clipped: float  # share with a channel at its end
     white: float
     black: float
@@ -165,7 +167,7 @@ def _detail_share(region: _Detail) -> float:
 
 
 def _interpolated(pixels_HW: Floats) -> float:
-    """How far a line stands out of the spectra of second differences, at one frequency across and upright.
+    """The strongest peak in the spectra of second differences, over the median, at one frequency both ways.
 
     Interpolated pixels are the smoother, the farther they lie from those they were made of, in a rhythm of the factor
     (Gallagher 2005). A pattern in the image seldom has the same one both ways; JPEG's, of eighths, is passed over.
@@ -175,13 +177,13 @@ def _interpolated(pixels_HW: Floats) -> float:
         return 0.0
     rates = np.fft.rfftfreq(REGION_PX)
     from_jpeg = np.abs(rates - np.round(8 * rates) / 8) <= 2.5 / shortest
-    heard = (rates > RATES[0]) & (rates < RATES[1]) & ~from_jpeg
+    searched = (rates > RATES[0]) & (rates < RATES[1]) & ~from_jpeg
     lines = []
     for rows in (pixels_HW, pixels_HW.T):
         bends = np.abs(rows[:, 2:] - 2 * rows[:, 1:-1] + rows[:, :-2])
         rhythm = np.minimum(bends, MOST_STEP, out=bends).mean(0)
         rhythm -= np.convolve(np.pad(rhythm, 4, mode="edge"), np.full(9, 1 / 9, np.float32), "valid")
-        spectrum = np.abs(np.fft.rfft(rhythm * np.hanning(len(rhythm)), REGION_PX))[heard]
+        spectrum = np.abs(np.fft.rfft(rhythm * np.hanning(len(rhythm)), REGION_PX))[searched]
         lines.append(spectrum / max(float(np.median(spectrum)), 1e-3))
     return float(np.minimum(*lines).max())
 

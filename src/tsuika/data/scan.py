@@ -39,7 +39,7 @@ MAX_FOLDER_REPEATS: Final = 1000
 
 
 def natural_key(name: str) -> tuple[tuple[tuple[int, int, str], ...], str]:
-    """Sorts as people do: `2.png` before `10.png`, whatever the case or Unicode form."""
+    """Sorts as people do: `2.png` before `10.png`, in any case and Unicode form."""
     text = unicodedata.normalize("NFC", name)
     parts = re.split(r"([0-9]+)", text.casefold())
     return tuple((0, int(part), "") if part.isdigit() and part.isascii() else (1, 0, part) for part in parts), text
@@ -191,7 +191,7 @@ def _unreadable(path: Path, name: str, error: OSError) -> LeftOut:
 
 
 def _own_name(name: str, taken: set[str]) -> str:
-    """For people, and no other entry's of this folder: two that look the same are told apart by a hash of their bytes."""
+    """The name for people, unique in its folder: of two that look the same one gets a hash of its bytes."""
     plain = PurePath(_for_people(name))
     own, digest = str(plain), os.fsencode(name)
     while own in taken:
@@ -217,7 +217,7 @@ def _own_output(names: set[str]) -> str:
 
 
 def _is_picture(path: Path) -> bool:
-    """An image by its first bytes, whatever it is called."""
+    """Whether its first bytes are those of an image."""
     try:
         if not path.is_file():
             return False
