@@ -37,15 +37,15 @@ class Finding:
     @property
     def why(self) -> Text:
         """Why it is one, with the numbers it is based on."""
-        return self._filled(FAULTS[self.code].why)
+        return FAULTS[self.code].why.filled(self._params())
 
     @property
     def todo(self) -> Text:
         """What can be done."""
-        return self._filled(FAULTS[self.code].todo)
+        return FAULTS[self.code].todo.filled(self._params())
 
-    def _filled(self, template: Text) -> Text:
-        return Text(template.msgid, {"count": len(self.pictures), **self.values})
+    def _params(self) -> dict[str, Any]:
+        return {"count": len(self.pictures), **self.values}
 
 
 @dataclass(frozen=True)

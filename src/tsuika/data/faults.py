@@ -20,7 +20,7 @@ class Fault(NamedTuple):
 
 _AGAIN: Final = _("Get the file again, or leave it out: --fix does")
 _NOTHING_TO_DO: Final = _("Nothing need be done")
-_PARTICULARS: Final = Text("{words}", {})
+_PARTICULARS: Final = Text("{words}")
 
 FAULTS: Final[dict[str, Fault]] = {
     "unreadable": Fault(
