@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
     from tsuika.data.check_fix import Cleaned
-    from tsuika.data.check_report import Captions, Finding, MethodWants, Report
+    from tsuika.data.check_report import Captions, Finding, MethodFit, Report
 
 # Exit status.
 NOT_USABLE: Final = 3
@@ -84,7 +84,7 @@ def check(
         )
     cleaned = api.clean(report, copy) if fix and report.usable else None
     if html:
-        api.contact_sheet(report, html)
+        api.contact_sheet(report, html, language.current())
     if json:
         done: dict[str, Any] = report.to_dict()
         if cleaned:
@@ -118,7 +118,7 @@ def _line(text: str, indent: str = "") -> str:
 
 
 def _lines(report: Report, cleaned: Cleaned | None, html: Path | None, shown: int) -> Iterator[str]:
-    yield _line(_headline(report))
+    yield _line(report.headline)
     for finding in report.findings:
         yield from _finding(finding, shown)
     if not report.findings and report.usable:
@@ -136,12 +136,12 @@ def _lines(report: Report, cleaned: Cleaned | None, html: Path | None, shown: in
 
 def _finding(finding: Finding, shown: int) -> Iterator[str]:
     yield ""
-    yield _line(_LEVELS[finding.level].filled({"what": _what(finding)}))
+    yield _line(_LEVELS[finding.level].filled({"what": finding.what}))
     if finding.pictures:
         count = _n("{count} image", "{count} images", len(finding.pictures))
         yield _line(_("{count}: {names}", count=count, names=_names(finding.pictures, shown)), "    ")
-    yield _line(_why(finding), "    ")
-    yield _line(_("-> {todo}", todo=_todo(finding)), "    ")
+    yield _line(finding.why, "    ")
+    yield _line(_("-> {todo}", todo=finding.todo), "    ")
 
 
 def _names(names: Sequence[str], shown: int) -> Text:
@@ -151,6 +151,9 @@ def _names(names: Sequence[str], shown: int) -> Text:
 
 
 def _facts(report: Report) -> Iterator[Text]:
+    from tsuika.data.check_report import spread_word
+    from tsuika.data.faults import NOT_JUDGED
+
     usable, variety = len(report.usable), report.variety
     sizes = listed(f"{one.width}x{one.height}: {one.count}" for one in report.sizes)
     yield _("Sizes in training ({size_px} px): {sizes}", size_px=report.size_px, sizes=sizes)
@@ -164,13 +167,13 @@ def _facts(report: Report) -> Iterator[Text]:
             " composition {composition}, light {light}",
             different=variety.different,
             backgrounds=variety.backgrounds,
-            palette=_spread(variety.palette),
-            composition=_spread(variety.composition),
-            light=_spread(variety.light),
+            palette=spread_word(variety.palette),
+            composition=spread_word(variety.composition),
+            light=spread_word(variety.light),
         )
     yield _("Number of images for each method (rule of thumb): {methods}", methods=listed(map(_fit, report.methods)))
     if report.not_judged:
-        yield _("Not judged: {reasons}", reasons=listed(map(_not_judged, report.not_judged)))
+        yield _("Not judged: {reasons}", reasons=listed(NOT_JUDGED[key] for key in report.not_judged))
 
 
 def _captions(captions: Captions) -> Iterator[Text]:
@@ -189,11 +192,13 @@ def _captions(captions: Captions) -> Iterator[Text]:
         yield _("Trigger word: none given (with --trigger it is looked for)")
 
 
-def _fit(fit: MethodWants) -> Text:
+def _fit(fit: MethodFit) -> Text:
     return _FITS[fit.fit].filled({"method": labels.method(fit.method), "low": fit.low, "high": fit.high})
 
 
 def _cleaned(cleaned: Cleaned, shown: int) -> Iterator[str]:
+    from tsuika.data.faults import FAULTS
+
     if cleaned.kept:
         images = _n("{count} image", "{count} images", cleaned.kept)
         yield _line(
@@ -202,7 +207,7 @@ def _cleaned(cleaned: Cleaned, shown: int) -> Iterator[str]:
     else:
         yield _line(_("List of what to leave out: {out}", out=cleaned.out))
     for left in cleaned.left_out[: max(shown, NAMES_SHOWN)]:
-        about = {"name": left.name, "reason": _reason(left.code)}
+        about = {"name": left.name, "reason": FAULTS[left.code].what}
         if left.instead:
             text = _("left out {name}: {reason} (kept: {instead})", **about, instead=left.instead)
         else:
@@ -219,48 +224,3 @@ def _cleaned(cleaned: Cleaned, shown: int) -> Iterator[str]:
         yield _line(_("captions saved as UTF-8: {names}", names=_names(cleaned.recoded, shown)), "  ")
     if cleaned.to_look_at:
         yield _line(_("please check yourself: {names}", names=_names(cleaned.to_look_at, shown)), "  ")
-
-
-# The check's own texts, in the language in use.
-
-
-def _headline(report: Report) -> str:
-    from tsuika.data import check_words
-
-    return check_words.headline(report, language.current())
-
-
-def _what(finding: Finding) -> str:
-    from tsuika.data import check_words
-
-    return check_words.what(finding, language.current())
-
-
-def _why(finding: Finding) -> str:
-    from tsuika.data import check_words
-
-    return check_words.why(finding, language.current())
-
-
-def _todo(finding: Finding) -> str:
-    from tsuika.data import check_words
-
-    return check_words.todo(finding, language.current())
-
-
-def _spread(value: float) -> str:
-    from tsuika.data import check_words
-
-    return check_words.spread(value, language.current())
-
-
-def _reason(code: str) -> str:
-    from tsuika.data import check_words
-
-    return check_words.FAULTS[code][language.current()][0]
-
-
-def _not_judged(key: str) -> str:
-    from tsuika.data import check_words
-
-    return check_words.NOT_JUDGED[key][language.current()]
