@@ -13,7 +13,7 @@ from torch import nn
 
 from tsuika.core.errors import ModelError
 from tsuika.core.types import Conditioning, Model
-from tsuika.families import Family, StableDiffusion, detect, load
+from tsuika.families import Family, StableDiffusion, load, peek
 
 CPU = torch.device("cpu")
 PROMPTS = ["a cat", "dog, cat! and a very long tail of words"]
@@ -74,7 +74,7 @@ def test_the_seed_decides_every_weight(kind: Family, tiny: StableDiffusion, word
 @pytest.mark.parametrize("old_style", [True, False])
 def test_a_folder_comes_back_the_same(tiny: StableDiffusion, tmp_path: Path, old_style: bool) -> None:
     folder = write_folder(tiny, tmp_path / "model", old_style=old_style)
-    found = detect(folder)
+    found = peek(folder)
     assert (found.facts, found.prediction, found.kind) == (tiny.facts, tiny.prediction, "folder")
     again = load(str(folder), device=CPU, dtype=torch.float32)
     assert_same(outputs(tiny), outputs(again))
@@ -85,7 +85,7 @@ def test_a_folder_comes_back_the_same(tiny: StableDiffusion, tmp_path: Path, old
 @pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])
 def test_a_single_file_comes_back_the_same(tiny: StableDiffusion, words: Path, tmp_path: Path, suffix: str) -> None:
     path = write_single(tiny, tmp_path / f"model{suffix}")
-    found = detect(path)
+    found = peek(path)
     assert (found.facts, found.kind) == (tiny.facts, "single-file")
     again = open_again(path, words, tiny)
     assert_same(outputs(tiny), outputs(again))

@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 from tsuika.core.errors import FormatError, ModelError
-from tsuika.formats import find, for_method, read_header
+from tsuika.core.safetensors import read_header
+from tsuika.formats import find, for_method
 from tsuika.formats.kohya_lora import KohyaLora
 from tsuika.formats.peft_lora import PeftLora
 
