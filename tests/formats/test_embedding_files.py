@@ -242,7 +242,7 @@ def test_an_attack_is_refused_and_does_not_run(suffix: str, old: bool, tmp_path:
                 reader.read(path)
     for protocol in range(6):
         path.write_bytes(pickle.dumps(attack, protocol))
-        with pytest.raises(FormatError):
+        with pytest.raises(ModelError):
             formats.find(path)
     assert not touched.exists()
 
