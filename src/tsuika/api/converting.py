@@ -49,7 +49,7 @@ def convert(
         out: The file, or the folder, to make.
         dtype: fp16, bf16 or fp32; empty: as in the file.
         lossy: Allow what changes the result: LoHa, LoKr, DoRA and Tucker become plain LoRA by SVD, keys that were not
-            understood are left out. What it costs is told.
+            understood are left out. The result says what it costs.
         rank: Of that plain LoRA, at most.
         base: For DoRA, the base it was trained on; for a VAE, the base whose latent scale it keeps.
         tokenizer: Folder, for a single-file model that becomes a diffusers folder.

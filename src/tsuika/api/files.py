@@ -27,7 +27,7 @@ _FACTS = ("name", "trigger", "steps", "base_name", "prediction", "resolution", "
 
 
 def inspect(file: Path) -> dict[str, Any]:
-    """What a file or folder is, told from names, shapes and metadata; nothing in it is ever run.
+    """What a file or folder is, from names, shapes and metadata; nothing in it is ever run.
 
     A LoRA, an embedding, a hypernetwork, a whole model (file or folder), a VAE, or a run folder. Hashes are those by
     which model sites know a file: `autov2`, the first ten digits of its SHA-256; `autov3`, the first twelve of its

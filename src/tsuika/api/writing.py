@@ -101,7 +101,6 @@ def write_model(model: Model, format_: Format, out: Path, dtype: str, facts: Map
     Raises:
         FormatError: the format cannot hold it (FM002), or the file does not hold the same (FM003).
     """
-    assert isinstance(model, families.StableDiffusion)
     tensors = model_tensors(model)
     extra = {f"spare.{name}": tensor for name, tensor in model.spare.items()}
     metadata = METHODS["dreambooth"].describe(model) | facts

@@ -109,7 +109,7 @@ def unet_place(name: str, config: Mapping[str, Any]) -> Place:
 
 
 def current_vae_name(name: str) -> str:
-    """A tensor of a diffusers VAE, with whatever prefix, as `AutoencoderKL` calls it today."""
+    """A tensor of a diffusers VAE, with any prefix, as `AutoencoderKL` calls it today."""
     if found := re.fullmatch(r"(.+attentions\.\d+)\.(query|key|value|proj_attn)\.(weight|bias)", name):
         return f"{found[1]}.{_OLD_VAE_ATTENTION[found[2]]}.{found[3]}"
     return name

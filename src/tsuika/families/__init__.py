@@ -100,7 +100,7 @@ def load(
     return loading.load(base, loading.LoadOptions(tokenizer, vae, device, dtype), source)
 
 
-def read_back(path: Path, like: StableDiffusion, *, dtype: torch.dtype) -> StableDiffusion:
+def read_back(path: Path, like: Model, *, dtype: torch.dtype) -> StableDiffusion:
     """The model that was just written at `path`, on the CPU, of the sizes and (for a single file) tokenizers of `like`.
 
     Raises:
@@ -114,7 +114,7 @@ def read_back(path: Path, like: StableDiffusion, *, dtype: torch.dtype) -> Stabl
     return loading.load(base, options, str(path))
 
 
-def written(path: Path, like: StableDiffusion) -> tuple[StoredBase, Mapping[str, Tensor]]:
+def written(path: Path, like: Model) -> tuple[StoredBase, Mapping[str, Tensor]]:
     """What a model that was just written at `path` is, and its weights by canonical name, read when asked for.
 
     Args:
@@ -129,8 +129,8 @@ def written(path: Path, like: StableDiffusion) -> tuple[StoredBase, Mapping[str,
     return base, ChainMap(vae, base.weights())  # type: ignore[arg-type]
 
 
-def _peek_like(path: Path, like: StableDiffusion) -> StoredBase:
-    """What a model just written is, of the sizes of `like`: a single file alone need not tell them."""
+def _peek_like(path: Path, like: Model) -> StoredBase:
+    """What a model just written is, of the sizes of `like`: a single file alone need not say them."""
     geometry = Geometry(
         unet=dict(like.unet.config),  # type: ignore[arg-type]
         vae={**like.vae.config, "scaling_factor": like.latent_scale},  # type: ignore[dict-item]

@@ -91,7 +91,7 @@ class Names:
     model_index: Mapping[str, Any]  # of a diffusers folder: the pipeline's class and its options
     hub_pattern: str = ""  # what a model's name on the hub contains, in lower case; empty: nothing in particular
     has_ldm_lora: bool = False  # kohya's LoRA names of the UNet are the original (LDM) ones
-    v_markers: tuple[str, ...] = ()  # empty tensors that tell v-prediction, and then zero terminal SNR
+    v_markers: tuple[str, ...] = ()  # empty tensors that mark v-prediction, and with it zero terminal SNR
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ class Family:
 
 
 def build_unet(config: Config) -> nn.Module:
-    """A UNet of this config, with whatever initial weights the current torch context gives."""
+    """A UNet of this config, with the initial weights that the current torch context gives."""
     from diffusers import UNet2DConditionModel
 
     model: nn.Module = UNet2DConditionModel.from_config(dict(config))
@@ -213,7 +213,8 @@ def open_tokenizer(folder: Path, tower: TextTower | None, max_tokens: int | None
     """A CLIP tokenizer from local files; `tower` (when the folder does not say) decides the padding token."""
     from transformers import CLIPTokenizer
 
-    extra = {"pad_token": tower.padding or _END} if tower else {}  # whatever else a foreign folder says
+    # A foreign folder may say something else.
+    extra = {"pad_token": tower.padding or _END} if tower else {}
     tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True, **extra)
     if max_tokens is not None:
         tokenizer.model_max_length = min(int(tokenizer.model_max_length), max_tokens)

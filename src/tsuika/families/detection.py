@@ -1,6 +1,6 @@
 """What a folder or a single file is: its family and what it predicts, from configs, names and shapes.
 
-The families are an argument: this file knows how to look, not what exists.
+The families are an argument: this module knows how files are recognised, not which families there are.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tsuika.families.common import Config, Family
 
 
 def detect_folder(families: Sequence[Family], folder: Path) -> tuple[Family, Prediction, str]:
-    """What a diffusers folder is, from its JSON files: family, what it predicts, and what told that."""
+    """What a diffusers folder is, from its JSON files: family, what it predicts, and what says so."""
     unet_config = folder / "unet" / "config.json"
     if not unet_config.is_file():
         raise ModelError("MD002", where=folder, found=_name_folder(folder))

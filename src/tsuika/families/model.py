@@ -35,7 +35,7 @@ ROLES: dict[Role, str] = {
 class StableDiffusion:
     """A loaded Stable Diffusion; see `core.types.Model`. Freezes its parts and puts them in `eval` mode.
 
-    The VAE stays in float32 whatever the rest is in: SDXL's overflows in float16, and latents are encoded once.
+    The VAE stays in float32 in any case: SDXL's overflows in float16, and latents are encoded once.
     """
 
     family: Family
@@ -94,7 +94,7 @@ class StableDiffusion:
         return {component: paths for component, paths in found.items() if paths}
 
     def module(self, component: str, path: str) -> nn.Module:
-        """The module at a canonical path, whatever transformers calls it.
+        """The module at a canonical path, in any version of transformers.
 
         Raises:
             KeyError: there is none.

@@ -93,6 +93,6 @@ SD2: Final = Family(
             "params": {"freeze": True, "layer": "penultimate"},
         },
     ),
-    # SD2 files name their prediction nowhere; ComfyUI tells v models by this layer and number
+    # SD2 files name their prediction nowhere; ComfyUI recognises v models by this layer and number
     v_spread=("model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias", 0.09),
 )

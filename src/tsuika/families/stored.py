@@ -31,10 +31,10 @@ class StoredBase:
     path: Path
     family: Family
     prediction: Prediction
-    why_prediction: str  # what told: "scheduler_config.json", "model.yaml", ...
+    why_prediction: str  # what says so: "scheduler_config.json", "model.yaml", ...
     zero_terminal_snr: bool = False
     file: Weights | None = None  # of a single file
-    given: Geometry | None = None  # of a single file that does not tell its sizes
+    given: Geometry | None = None  # of a single file that does not say its sizes
 
     @property
     def kind(self) -> Literal["folder", "single-file"]:
@@ -106,7 +106,7 @@ class StoredBase:
 
 
 def open_base(families: Sequence[Family], path: Path, given: Geometry | None = None) -> StoredBase:
-    """What a diffusers folder or a single file is; no weights are read (but SD2's 320 numbers that tell its prediction).
+    """What a diffusers folder or a single file is; no weights are read (but SD2's 320 numbers that show its prediction).
 
     Args:
         families: Those that it may be of.

@@ -73,7 +73,7 @@ def refuse_unread(artifact: Artifact, format_name: str) -> None:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What a file tells about its run. Set by the training layer: `artifact.metadata.update(facts.metadata())`.
+    """What a file says about its run. Set by the training layer: `artifact.metadata.update(facts.metadata())`.
 
     Empty fields are not written. Nothing here is looked up: a date, a hash, a name comes in or stays out.
     """

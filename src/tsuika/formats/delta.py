@@ -77,7 +77,7 @@ def _low_rank_norm(up: Tensor, down: Tensor) -> float:
     """Frobenius norm of up @ down from its triangular factor: (out, r), (r, in).
 
     Exact to float64's precision of the terms, even where they cancel. The norm by Gram matrices, tr(GuGd), is a
-    difference of squares and loses half of the digits: two files that agree to 1e-7 could not be told from one.
+    difference of squares and loses half of the digits: two files that agree to 1e-7 would look the same.
     """
     import torch
 

@@ -1,7 +1,7 @@
 """A new word as diffusers' training scripts save it: a folder with `learned_embeds.safetensors`, one key, the word.
 
 SDXL's second encoder has a file of its own, `learned_embeds_2`, which only diffusers reads. Read, too: the single files,
-as `.safetensors` or `.bin`, of whatever name.
+as `.safetensors` or `.bin`, of any name.
 """
 
 from __future__ import annotations

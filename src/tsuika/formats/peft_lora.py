@@ -209,7 +209,7 @@ def _alpha(path: Path, config: Mapping[str, Any], module_path: str, rank: int) -
     if not isinstance(patterns, dict):
         raise damaged(path, _("`{field}` in the header is not a table", field="alpha_pattern"))
     for pattern, value in patterns.items():
-        # PEFT takes regular expressions; running a stranger's is a risk, and writers only put paths there.
+        # PEFT takes regular expressions; running a foreign one is a risk, and writers only put paths there.
         plain = pattern.removeprefix("^").removesuffix("$").replace("\\.", ".")
         if not re.fullmatch(r"[\w.]+", plain):
             found = _("the regular expression `{pattern}`", pattern=pattern)

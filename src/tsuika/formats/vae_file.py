@@ -49,7 +49,7 @@ class VaeFile:
         return path.is_file() and _prefix(open_weights(path)) is not None
 
     def read(self, path: Path) -> Artifact:
-        """The VAE; its config is told by the shapes, but for the latent scale, which no such file holds.
+        """The VAE; its config follows from the shapes, but for the latent scale, which no such file holds.
 
         Raises:
             ModelError: not weights, damaged, or with code in it; FormatError: no VAE (FM001), or not whole (MD003).

@@ -49,7 +49,7 @@ class Layer:
 
 
 def exact(family_name: str, key: Key, parts: Parts) -> Layer:
-    """A layer as plain LoRA, of whatever rank that takes: itself, or the singular vectors of its ΔW, to 1e-6.
+    """A layer as plain LoRA, of the rank that it needs: itself, or the singular vectors of its ΔW, to 1e-6.
 
     Raises:
         FormatError: it is DoRA, or holds numbers that are not finite (FM005).

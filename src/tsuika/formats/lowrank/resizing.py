@@ -28,7 +28,7 @@ def compress(
 
     Args:
         artifact: LoRA of any kind but OFT.
-        rank: At most this; None: whatever `error` asks, at most all there is.
+        rank: At most this; None: as `error` asks, at most all there is.
         error: Largest relative error of a layer's ΔW; if `rank` is reached first, the error is larger.
         base: For DoRA: the base's weights by `<component>.<path>.weight`.
 
