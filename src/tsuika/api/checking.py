@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from tsuika import families
 from tsuika.api.models import EMBEDDED
@@ -12,7 +12,6 @@ from tsuika.core.config import Recipe
 from tsuika.core.errors import ModelError
 from tsuika.core.sections import Data
 from tsuika.core.texts import _
-from tsuika.core.weights import read_json
 from tsuika.data import check as checks
 from tsuika.data import check_fix
 from tsuika.data.check_fix import Cleaned
@@ -100,13 +99,10 @@ def contact_sheet(report: Report, file: Path, language: str = "") -> Path:
 def _facts(base: str, tokenizer: str) -> tuple[int, int, Tokenize | None]:
     """Training size, step of sizes, tokenizer (None: there is none on this machine), without loading the model."""
     path = _place(base)
-    found = families.detect(path)
-    size, step = found.facts.native_size_px, STEP_PX
+    geometry = families.peek(path).geometry
+    size, step = geometry.native_size_px, STEP_PX
     if path.is_dir():
-        unet, vae = read_json(path / "unet" / "config.json"), read_json(path / "vae" / "config.json")
-        factor = 2 ** (len(vae["block_out_channels"]) - 1)
-        side = unet.get("sample_size") or size // factor
-        size, step = (side if isinstance(side, int) else max(side)) * factor, _step(unet, factor)
+        step = int(geometry.latent_factor * 2 ** (len(geometry.unet["block_out_channels"]) - 1))
     where = Path(tokenizer) if tokenizer else path
     return size, step, _tokenize(where) if where.is_dir() else None
 
@@ -126,10 +122,6 @@ def _place(base: str) -> Path:
             "A check needs only its size: give --size instead."
         )
         raise ModelError("MD001", where=base, why=why) from None
-
-
-def _step(unet: dict[str, Any], factor: int) -> int:
-    return int(factor * 2 ** (len(unet["block_out_channels"]) - 1))
 
 
 def _tokenize(folder: Path) -> Tokenize:

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tsuika import families, formats
-from tsuika.core import config
+from tsuika.core import config, safetensors
 from tsuika.core.errors import ModelError
 from tsuika.core.files import sha256
 from tsuika.core.rundir import RunDir
+from tsuika.core.texts import _
 from tsuika.core.types import Artifact
-from tsuika.core.weights import Weights, is_pickle, open_folder, open_weights, read_json
-from tsuika.core.words import Words
-from tsuika.formats import common, container
+from tsuika.core.weights import Weights, is_pickle, read_json
+from tsuika.formats import common, lora
 from tsuika.formats.vae_file import CONFIG, VAE_FORMATS
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ _FACTS = ("name", "trigger", "steps", "base_name", "prediction", "resolution", "
 
 
 def inspect(file: Path) -> dict[str, Any]:
-    """What a file or folder is, told from names, shapes and metadata; nothing in it is ever run.
+    """What a file or folder is, from names, shapes and metadata; nothing in it is ever run.
 
     A LoRA, an embedding, a hypernetwork, a whole model (file or folder), a VAE, or a run folder. Hashes are those by
     which model sites know a file: `autov2`, the first ten digits of its SHA-256; `autov3`, the first twelve of its
@@ -37,11 +37,7 @@ def inspect(file: Path) -> dict[str, Any]:
         ModelError: not there (MD001), damaged (MD003), a pickle with code in it (MD005), of no known kind (MD002).
     """
     if not file.exists():
-        raise ModelError(
-            "MD001",
-            where=file,
-            why=Words("There is no such file or folder.", "その名前のファイルもフォルダーもありません。"),
-        )
+        raise ModelError("MD001", where=file, why=_("There is no such file or folder."))
     if file.is_dir() and RunDir(file).recipe.is_file():
         return _run(RunDir(file))
     if formats.is_artifact(file):
@@ -58,7 +54,7 @@ def inspect(file: Path) -> dict[str, Any]:
             "tensors": len(artifact.tensors),
             "dtype": _dtypes(artifact.tensors.values()),
             **_hashes(file),
-            "metadata": container.read_header(file).metadata if _is_safetensors(file) else artifact.metadata,
+            "metadata": safetensors.read_header(file).metadata if _is_safetensors(file) else artifact.metadata,
         }
     for vae in VAE_FORMATS:
         if vae.sniff(file):
@@ -69,7 +65,7 @@ def inspect(file: Path) -> dict[str, Any]:
 def _dtypes(tensors: Iterable[Tensor]) -> str:
     """The number types, the most frequent first."""
     counted = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in tensors)
-    return ", ".join(name for name, _ in counted.most_common())
+    return ", ".join(name for name, _count in counted.most_common())
 
 
 def _is_safetensors(file: Path) -> bool:
@@ -98,18 +94,14 @@ def _counted(values: Iterable[float]) -> dict[str, int]:
 
 
 def _lora(artifact: Artifact) -> dict[str, Any]:
-    names = [split for name in artifact.tensors if (split := common.split_name(name))]
-    layers = {(component, path) for component, path, _ in names}
-    tensors = artifact.tensors.items()
-    ranks = [
-        len(tensor) for name, tensor in tensors if name.endswith((".lora_down.weight", ".hada_w1_b", ".lokr_w2_b"))
-    ]
-    alphas = [float(tensor) for name, tensor in tensors if name.endswith(".alpha")]
+    layers = lora.layers(artifact, "inspect")
+    ranks = [len(inner) for parts in layers.values() if (inner := lora.inner_factor(parts)) is not None]
+    alphas = [float(parts["alpha"]) for parts in layers.values() if "alpha" in parts]
     return {
-        "adapter": common.adapter(artifact.tensors),
+        "adapter": lora.adapter(artifact.tensors),
         "layers": len(layers),
-        "targets": dict(Counter(component for component, _ in layers)),
-        "convolutions": sum("resnets" in path or "samplers" in path for _, path in layers),
+        "targets": dict(Counter(component for component, _path in layers)),
+        "convolutions": sum("resnets" in path or "samplers" in path for _component, path in layers),
         "rank": _counted(ranks),
         "alpha": _counted(alphas),
         **({"unread_keys": json.loads(unread)} if (unread := artifact.metadata.get(common.UNREAD)) else {}),
@@ -119,11 +111,12 @@ def _lora(artifact: Artifact) -> dict[str, Any]:
 def _embedding(artifact: Artifact) -> dict[str, Any]:
     vectors = {tuple(name.rpartition(".")[::2]): tensor.float() for name, tensor in artifact.tensors.items()}
     return {
-        "words": sorted({word for word, _ in vectors}),
+        "words": sorted({word for word, _component in vectors}),
         "vectors": max(len(tensor) for tensor in vectors.values()),
-        "widths": {component: tensor.shape[1] for (_, component), tensor in vectors.items()},
+        "widths": {component: tensor.shape[1] for (_word, component), tensor in vectors.items()},
         "norms": {
-            component: [round(float(n), 4) for n in tensor.norm(dim=1)] for (_, component), tensor in vectors.items()
+            component: [round(float(n), 4) for n in tensor.norm(dim=1)]
+            for (_word, component), tensor in vectors.items()
         },
     }
 
@@ -152,16 +145,13 @@ def _vae(artifact: Artifact, layout: str, file: Path) -> dict[str, Any]:
 
 
 def _base(file: Path) -> dict[str, Any]:
-    found = families.detect(file)
-    if file.is_dir():
-        parts = sorted(child.name for child in file.iterdir() if child.is_dir())
-        unet = open_folder(file / "unet", "diffusion_pytorch_model")
-        vae, texts = "vae" in parts, [name for name in parts if name.startswith("text_encoder")]
+    found = families.peek(file)
+    unet = found.component("unet")
+    if found.file is None:
+        vae = (file / "vae").is_dir()
         metadata: Mapping[str, str] = {"_class_name": str(read_json(file / "model_index.json").get("_class_name", ""))}
     else:
-        unet = open_weights(file)
-        vae = unet.starts("first_stage_model.decoder.") or unet.starts("vae.decoder.")
-        texts, metadata = list(found.facts.text_encoders), unet.metadata
+        vae, metadata = unet.vae_prefix is not None, unet.metadata
     return {
         "kind": "base model",
         "family": found.facts.family,
@@ -171,7 +161,7 @@ def _base(file: Path) -> dict[str, Any]:
         "zero_terminal_snr": found.zero_terminal_snr,
         "layout": found.kind,
         "vae": vae,
-        "text_encoders": texts,
+        "text_encoders": list(found.facts.text_encoders),
         "tensors": len(unet.shapes),
         "dtype": _unet_dtype(unet),
         **_hashes(file),
