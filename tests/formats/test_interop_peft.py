@@ -23,7 +23,7 @@ from tsuika.formats import delta
 from tsuika.formats.diffusers_folder import DiffusersFolder
 from tsuika.formats.peft_lora import PeftLora
 from tsuika.formats.vae_file import VaeFile
-from tsuika.methods import dreambooth
+from tsuika.methods.dreambooth import weights as dreambooth
 
 sys.path.append(str(Path(__file__).parents[1]))
 from tiny_models import FAMILY_NAMES, tiny

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from tsuika import families
 from tsuika.core.errors import ModelError
-from tsuika.core.types import Prediction, canonical
+from tsuika.core.types import Prediction
 from tsuika.core.weights import read_json
 from tsuika.core.words import Words
 from tsuika.families import Family, Geometry
@@ -127,19 +127,3 @@ def _of_folder(folder: Path, kind: Family) -> Geometry:
     }
     factor = 2 ** (len(vae["block_out_channels"]) - 1)
     return Geometry(unet, vae, text, native_size_px=int(unet["sample_size"]) * factor)
-
-
-def layers(base: Base, roles: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
-    """`<component>.<path>` of the layers that play these roles -> the weight's shape."""
-    return base.once(f"layers {roles}", lambda: _layers(base, roles))
-
-
-def _layers(base: Base, roles: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
-    outline = base.outline
-    found = {}
-    for role in roles:
-        for component, paths in outline.targets(role).items():  # type: ignore[arg-type]
-            for path in paths:
-                weight: Any = outline.module(component, path).weight
-                found[f"{component}.{canonical(component, path)}"] = tuple(weight.shape)
-    return found

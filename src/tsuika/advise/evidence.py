@@ -12,6 +12,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, Final, Literal
 
+from tsuika import methods
 from tsuika.core.intervals import Interval
 
 Strength = Literal[
@@ -19,7 +20,6 @@ Strength = Literal[
 ]  # known: follows from the program itself, as a file's size
 Goal = Literal["character", "style", "object", "concept"]
 GOALS: Final[tuple[Goal, ...]] = ("character", "style", "object", "concept")
-METHODS: Final = ("lora", "textual-inversion", "dreambooth", "hypernetwork")
 BENCH: Final = "bench/methods.py, docs/log.md"
 SMALL_NET: Final = "embedded base, 64 px, 16.7 million weights"
 
@@ -198,6 +198,9 @@ PUBLISHED_AGAINST: Final[Mapping[str, Statement]] = {
 }
 
 
+METHODS: Final = tuple(name for name in methods.METHODS if (name, "") in PUBLISHED_FOR)
+
+
 @dataclass(frozen=True)
 class Rule:
     """A rule of thumb of the Japanese guide that this project began with."""
@@ -211,10 +214,7 @@ RULES: Final[tuple[Rule, ...]] = (
     Rule(("lora", "dreambooth"), ("character",)),
     Rule(("textual-inversion", "hypernetwork"), ("style",)),
     Rule(("textual-inversion",), ("object", "concept")),
-    Rule(("lora",), pictures=(15, 50)),
-    Rule(("textual-inversion",), pictures=(3, 5)),
-    Rule(("dreambooth",), pictures=(10, 20)),
-    Rule(("hypernetwork",), pictures=(200, 5000)),
+    *(Rule((name,), pictures=method.images) for name, method in methods.METHODS.items()),
 )
 
 
@@ -225,6 +225,4 @@ def said(goal: str) -> tuple[str, ...]:
 
 def wanted(method: str) -> tuple[int, int]:
     """How many pictures the rules of thumb want for a method."""
-    found = next(rule.pictures for rule in RULES if rule.pictures and rule.methods == (method,))
-    assert found is not None
-    return found
+    return methods.METHODS[method].images

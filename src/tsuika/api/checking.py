@@ -19,6 +19,7 @@ from tsuika.data.check_fix import Cleaned
 from tsuika.data.check_report import Report
 from tsuika.evaluate import contact_sheet as sheets
 from tsuika.families.sources import find_tokenizer
+from tsuika.methods import METHODS
 
 Tokenize = Callable[[str], list[str]]
 
@@ -70,6 +71,7 @@ def check(
         base=base,
         tokenize=tokenize,
         tokenizer=base if tokenize else "",
+        wants=dict(sorted(((name, one.images) for name, one in METHODS.items()), key=lambda pair: pair[1])),
         progress=progress,
         workers=workers,
     )

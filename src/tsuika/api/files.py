@@ -18,7 +18,9 @@ from tsuika.core.types import Artifact
 from tsuika.core.weights import Weights, is_pickle, open_folder, open_weights, read_json
 from tsuika.core.words import Words
 from tsuika.formats import common, container
+from tsuika.formats.common import unread_keys
 from tsuika.formats.vae_file import CONFIG, VAE_FORMATS
+from tsuika.methods import METHODS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,13 +49,14 @@ def inspect(file: Path) -> dict[str, Any]:
     if formats.is_artifact(file):
         known = formats.find(file)
         artifact = known.read(file)
-        described = {"lora": _lora, "textual-inversion": _embedding, "hypernetwork": _hypernetwork}[artifact.method]
+        method, unread = METHODS.get(artifact.method), unread_keys(artifact)
         return {
             "kind": artifact.method,
             "family": artifact.family,
             "family_from": artifact.metadata.get(common.FAMILY_FROM, ""),
             "format": known.name,
-            **described(artifact),
+            **(method.describe(artifact) if method else {}),
+            **({"unread_keys": unread} if unread else {}),
             **{fact: artifact.metadata[fact] for fact in _FACTS if artifact.metadata.get(fact)},
             "tensors": len(artifact.tensors),
             "dtype": _dtypes(artifact.tensors.values()),
@@ -90,50 +93,6 @@ def _hashes(file: Path) -> dict[str, str]:
                 digest.update(block)
         hashes["autov3"] = digest.hexdigest()[:12]
     return hashes
-
-
-def _counted(values: Iterable[float]) -> dict[str, int]:
-    """`{"16": 264}`: each value, how often."""
-    return {f"{value:g}": number for value, number in sorted(Counter(values).items())}
-
-
-def _lora(artifact: Artifact) -> dict[str, Any]:
-    names = [split for name in artifact.tensors if (split := common.split_name(name))]
-    layers = {(component, path) for component, path, _ in names}
-    tensors = artifact.tensors.items()
-    ranks = [
-        len(tensor) for name, tensor in tensors if name.endswith((".lora_down.weight", ".hada_w1_b", ".lokr_w2_b"))
-    ]
-    alphas = [float(tensor) for name, tensor in tensors if name.endswith(".alpha")]
-    return {
-        "adapter": common.adapter(artifact.tensors),
-        "layers": len(layers),
-        "targets": dict(Counter(component for component, _ in layers)),
-        "convolutions": sum("resnets" in path or "samplers" in path for _, path in layers),
-        "rank": _counted(ranks),
-        "alpha": _counted(alphas),
-        **({"unread_keys": json.loads(unread)} if (unread := artifact.metadata.get(common.UNREAD)) else {}),
-    }
-
-
-def _embedding(artifact: Artifact) -> dict[str, Any]:
-    vectors = {tuple(name.rpartition(".")[::2]): tensor.float() for name, tensor in artifact.tensors.items()}
-    return {
-        "words": sorted({word for word, _ in vectors}),
-        "vectors": max(len(tensor) for tensor in vectors.values()),
-        "widths": {component: tensor.shape[1] for (_, component), tensor in vectors.items()},
-        "norms": {
-            component: [round(float(n), 4) for n in tensor.norm(dim=1)] for (_, component), tensor in vectors.items()
-        },
-    }
-
-
-def _hypernetwork(artifact: Artifact) -> dict[str, Any]:
-    fields = ("layer_structure", "activation_func", "is_layer_norm", "activate_output")
-    return {
-        "widths": sorted({int(name.partition(".")[0]) for name in artifact.tensors}),
-        **{name: json.loads(artifact.metadata[name]) for name in fields if name in artifact.metadata},
-    }
 
 
 def _vae(artifact: Artifact, layout: str, file: Path) -> dict[str, Any]:
@@ -185,13 +144,14 @@ def _unet_dtype(weights: Weights) -> str:
 
 
 def _run(run: RunDir) -> dict[str, Any]:
-    recipe = config.load(run.recipe)
+    # Read, not built: that would import a method from outside.
+    recipe = config.read_tables(run.recipe)
     report = read_json(run.report_json) if run.report_json.is_file() else {}
     return {
         "kind": "run",
-        "method": recipe.method.name,
-        "base": recipe.base.model,
-        "trigger": recipe.data.trigger,
+        "method": recipe["method"]["name"],
+        "base": recipe["base"]["model"],
+        "trigger": recipe["data"]["trigger"],
         "finished": bool(report),
         "stopped_by": report.get("stopped_by", ""),
         "steps_done": report.get("steps_done", 0),

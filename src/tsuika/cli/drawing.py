@@ -22,6 +22,13 @@ Embedding = Annotated[
 Hypernetwork = Annotated[
     Optional[list[str]], typer.Option("--hypernetwork", help="Hypernetwork file, optionally :STRENGTH. Any number.")
 ]
+Artifact = Annotated[
+    Optional[list[str]], typer.Option("--artifact", help="File of any method, optionally :STRENGTH. Any number.")
+]
+Methods = Annotated[
+    Optional[list[str]],
+    typer.Option("--method", metavar="MODULE:NAME", help="A method from outside, whose files --artifact may name."),
+]
 Artifacts = Annotated[
     Optional[Path],
     typer.Option("--artifacts", help="Where names in prompts are looked up; default: the current folder and runs."),
@@ -52,6 +59,8 @@ def generate(
     lora: Lora = None,
     embedding: Embedding = None,
     hypernetwork: Hypernetwork = None,
+    artifact: Artifact = None,
+    method: Methods = None,
     artifacts: Artifacts = None,
     vae: Vae = "builtin",
     tokenizer: Tokenizer = "",
@@ -75,6 +84,8 @@ def generate(
         lora=lora,
         embedding=embedding,
         hypernetwork=hypernetwork,
+        artifact=artifact,
+        method=method,
         artifacts=artifacts,
         vae=vae,
         tokenizer=tokenizer,
@@ -108,6 +119,8 @@ def grid(
     lora: Lora = None,
     embedding: Embedding = None,
     hypernetwork: Hypernetwork = None,
+    artifact: Artifact = None,
+    method: Methods = None,
     artifacts: Artifacts = None,
     vae: Vae = "builtin",
     tokenizer: Tokenizer = "",
@@ -129,6 +142,8 @@ def grid(
         lora=lora,
         embedding=embedding,
         hypernetwork=hypernetwork,
+        artifact=artifact,
+        method=method,
         artifacts=artifacts,
         vae=vae,
         tokenizer=tokenizer,

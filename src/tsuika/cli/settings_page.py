@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import tomlkit
 
-from tsuika.core.config import Setting, choices, method_name, settings
-from tsuika.core.methods import METHOD_SECTIONS
+from tsuika.core.config import Setting, choices, settings
 from tsuika.core.words import Lang
+from tsuika.methods import METHODS
 
 _HEAD = {"en": ("Key", "Default", "What it is"), "ja": ("キー", "初期値", "説明")}
 _TITLE = {"en": "Settings", "ja": "設定一覧"}
@@ -48,15 +48,15 @@ def markdown(lang: Lang, part: str = "") -> str:
     """The settings page of the documentation: what all methods share, then each method's own."""
     head, rows = _HEAD[lang], _rows(lang, part)
     lines = [f"# {_TITLE[lang]}", "", _NOTE[lang]]
-    for section in (None, *METHOD_SECTIONS):
-        name = method_name(section) if section else ""
-        if section:
+    for method in (None, *METHODS.values()):
+        name = method.name if method else ""
+        if method:
             lines += ["", f"## {name}", "", _OF_METHOD[lang].format(name=name)]
-            if section.defaults:
-                defaults = ", ".join(f"`{key} = {_value(value)}`" for key, value in section.defaults.items())
+            if method.settings.defaults:
+                defaults = ", ".join(f"`{key} = {_value(value)}`" for key, value in method.settings.defaults.items())
                 lines += ["", _DEFAULTS[lang].format(defaults=defaults)]
         lines += ["", f"| {' | '.join(head)} |", "|---|---|---|"]
-        lines += [f"| `{key}` | `{default}` | {text} |" for method, key, default, text in rows if method == name]
+        lines += [f"| `{key}` | `{default}` | {text} |" for owner, key, default, text in rows if owner == name]
     return "\n".join(lines)
 
 

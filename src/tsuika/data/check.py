@@ -53,8 +53,6 @@ MUCH_ENLARGED: Final = 1.25
 SAME_BACKGROUND: Final = 0.5  # share of pictures
 EMPTY_TAIL: Final = 256  # bytes of nothing at the end of a JPEG: a download that broke off
 
-# How many different pictures: the rules of thumb that tutorials give, confronted with measurements by `advise`.
-WANTS: Final = (("textual-inversion", 3, 5), ("dreambooth", 10, 20), ("lora", 20, 50), ("hypernetwork", 200, 5000))
 BASE_SIZES: Final = (512, 768, 1024)  # SD1, SD2, SDXL
 
 
@@ -74,6 +72,7 @@ def check(
     base: str = "",
     tokenize: check_captions.Tokenize | None = None,
     tokenizer: str = "",
+    wants: Mapping[str, tuple[int, int]] | None = None,
     progress: Progress | None = None,
     workers: int = 0,
 ) -> Report:
@@ -87,6 +86,7 @@ def check(
         base: its name, for the report.
         tokenize: the base's tokenizer; None: captions' lengths and words are not judged.
         tokenizer: its name, for the report.
+        wants: how many different pictures each method wants, at least and at most.
         progress: called while pictures are read and compared.
         workers: threads; 0: as many as there are cores.
 
@@ -149,7 +149,10 @@ def check(
             side: sum(sample.width * sample.height >= side * side for sample in samples)
             for side in sorted({size_px, *BASE_SIZES})
         },
-        methods=tuple(MethodWants(name, low, high, _fit(variety.different, low, high)) for name, low, high in WANTS),  # type: ignore[arg-type]
+        methods=tuple(
+            MethodWants(name, low, high, _fit(variety.different, low, high))
+            for name, (low, high) in (wants or {}).items()
+        ),
         not_judged=_not_judged(qualities, tokenize),
     )
 

@@ -92,7 +92,7 @@ class Size:
 class MethodWants:
     """How many different pictures a method wants, by the rules of thumb in use; `fit` is about this set."""
 
-    method: Literal["lora", "textual-inversion", "dreambooth", "hypernetwork"]
+    method: str
     low: int
     high: int
     fit: Fit

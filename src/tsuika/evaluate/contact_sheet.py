@@ -21,17 +21,12 @@ from tsuika.data import check_words
 from tsuika.data.check_report import CheckedPicture, Finding, Report
 from tsuika.data.picture import open_picture
 from tsuika.evaluate.inline import data_uri
+from tsuika.methods import METHODS
 
 THUMBNAIL_PX: Final = 224
 SHOWN: Final = 600  # pictures; a page of more is slow to open
 _LANGUAGES: Final[tuple[Lang, ...]] = ("en", "ja")
 _WEIGHT: Final = {"unusable": 100, "look": 10, "note": 1}
-METHODS: Final = {
-    "lora": "LoRA",
-    "textual-inversion": "Textual Inversion",
-    "dreambooth": "DreamBooth",
-    "hypernetwork": "Hypernetwork",
-}
 
 
 def write(report: Report, file: Path) -> Path:
@@ -69,7 +64,7 @@ def render(report: Report) -> str:
             for key in report.not_judged
         ],
         t=lambda en, ja: _both(lambda lang: {"en": en, "ja": ja}[lang]),
-        methods=METHODS,
+        methods={name: method.title for name, method in METHODS.items()},
     )
 
 

@@ -20,13 +20,15 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 
 from tsuika.core.files import write_text
 from tsuika.core.plain import jsonable
+from tsuika.core.texts import in_language
 from tsuika.evaluate import report_guard, report_lookalikes
 from tsuika.evaluate.chart import curve, smoothed
 from tsuika.evaluate.inline import PictureSource, data_uri
 from tsuika.evaluate.pairs import Lookalikes
 from tsuika.evaluate.report_texts import TEXTS
-from tsuika.evaluate.uses import Result, uses
-from tsuika.evaluate.wording import Language, both, duration, size, text, unbroken, words
+from tsuika.evaluate.wording import LANGUAGES, Language, both, duration, size, text, unbroken, words
+from tsuika.methods import METHODS, title
+from tsuika.methods.uses import Result, in_tsuika
 
 THUMBNAIL_PX: Final = 160
 SAMPLE_PX: Final = 512
@@ -239,6 +241,7 @@ def render(data: ReportData, language: Language | None = None) -> str:
         language=language,
         t=both,
         words=words,
+        method={language: in_language(title(data.method), language) for language in LANGUAGES},
         plain=partial(text, language=language or "en"),
         has_why=lambda key: f"{key}.why" in TEXTS["en"],
         duration=duration,
@@ -257,7 +260,7 @@ def render(data: ReportData, language: Language | None = None) -> str:
         curve=curve(data.losses, data.best_step),
         total_seconds=sum(data.seconds.values()),
         largest_error=largest_error(data.artifacts),
-        uses=uses(result),
+        uses=list(METHODS[data.method].uses(result) if data.method in METHODS else in_tsuika(result)) if main else [],
         guard=data.guard,
         lookalikes=report_lookalikes.lookalikes_html(data.lookalikes, language or "en") if data.lookalikes else "",
         guard_view=report_guard.view(data.guard, data.look_losses or data.losses) if data.guard else None,

@@ -8,6 +8,7 @@ from typing import Final, Literal
 
 from markupsafe import Markup, escape
 
+from tsuika.core.texts import Text
 from tsuika.evaluate.report_texts import TEXTS
 
 Language = Literal["en", "ja"]
@@ -19,7 +20,7 @@ def text(key: str, language: Language, **values: object) -> str:
     sentence = TEXTS[language].get(key)
     if sentence is None:
         group, _, name = key.partition(".")
-        if group not in ("phase", "score", "method", "family", "stopped"):
+        if group not in ("phase", "score", "family", "stopped"):
             raise KeyError(key)
         return name
     return sentence.format(**values)
@@ -46,7 +47,9 @@ def spans(sentences: Mapping[str, str]) -> Markup:
 
 
 def both(key: str, **values: object) -> Markup:
-    """A sentence of the table in every language. A value may be a dict of one word a language."""
+    """A sentence of the table, or a message, in every language. A value may be a dict of one word a language."""
+    if isinstance(key, Text):
+        return spans({language: key.to(language) for language in LANGUAGES})
     said: dict[str, str] = {}
     for language in LANGUAGES:
         own = {name: value[language] if isinstance(value, dict) else value for name, value in values.items()}

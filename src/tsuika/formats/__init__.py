@@ -1,25 +1,31 @@
-"""File formats for artifacts. `FORMATS` is the whole list; a new format is one file and one entry."""
+"""File formats for artifacts. `FORMATS` is the whole list; a new format is one file and one entry.
+
+A method from outside can name formats that live outside, too, or `native`, which holds results of any method.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from tsuika.core import weights
 from tsuika.core.errors import FormatError, ModelError
+from tsuika.core.outside import imported
 from tsuika.core.types import Artifact, Format
 from tsuika.core.words import Words
 from tsuika.formats.checkpoint import SingleFile
 from tsuika.formats.common import RunFacts, WriteOnly, count_tags
 from tsuika.formats.container import read_header
-from tsuika.formats.delta import delta, largest_relative_error, relative_errors, tensor_errors
+from tsuika.formats.delta import compared_parts, delta, largest_relative_error, relative_errors, tensor_errors
 from tsuika.formats.diffusers_folder import DiffusersFolder
 from tsuika.formats.embedding_a1111 import A1111Embedding
 from tsuika.formats.embedding_diffusers import DiffusersEmbedding
 from tsuika.formats.embedding_kohya import KohyaEmbedding
 from tsuika.formats.hypernetwork import A1111Hypernetwork, NativeHypernetwork
 from tsuika.formats.kohya_lora import KohyaLora
+from tsuika.formats.native import Native, method_of
 from tsuika.formats.peft_lora import PeftLora
 
 FORMATS: Final[tuple[Format, ...]] = (
@@ -31,13 +37,20 @@ FORMATS: Final[tuple[Format, ...]] = (
     A1111Hypernetwork(),
     NativeHypernetwork(),
 )
+SYNONYMS: Final = {(KohyaLora.method, "a1111"): KohyaLora.name}  # A1111 reads kohya's layout
+LORA: Final = tuple(known for known in FORMATS if known.method == KohyaLora.method)
 CHECKPOINTS: Final[tuple[Format, ...]] = (SingleFile(), DiffusersFolder())  # written only: `families` opens them
+NATIVE: Final = "native"
 
 __all__ = [
     "CHECKPOINTS",
     "FORMATS",
+    "LORA",
+    "NATIVE",
+    "SYNONYMS",
     "RunFacts",
     "WriteOnly",
+    "compared_parts",
     "count_tags",
     "delta",
     "find",
@@ -51,9 +64,21 @@ __all__ = [
 ]
 
 
-def for_method(method: str) -> tuple[Format, ...]:
-    """The formats that hold results of a method, the main one first."""
-    return tuple(known for known in (*FORMATS, *CHECKPOINTS) if known.method == method)
+def for_method(method: str, also: Iterable[str] = ()) -> tuple[Format, ...]:
+    """The formats that hold results of a method, the main one first.
+
+    Args:
+        also: The method's own list, beside what is here: `native`, or addresses (`core.outside`) of formats.
+
+    Raises:
+        RecipeError: an address cannot be imported, or is no format (RC002).
+    """
+    here = tuple(known for known in (*FORMATS, *CHECKPOINTS) if known.method == method)
+    return here + tuple(Native(method) if name == NATIVE else _outside(name) for name in also)
+
+
+def _outside(address: str) -> Format:
+    return imported(address, Format, key="formats")  # type: ignore[type-abstract]
 
 
 def pieces(artifact: Artifact, name: str) -> dict[str, Artifact]:
@@ -72,16 +97,22 @@ def pieces(artifact: Artifact, name: str) -> dict[str, Artifact]:
     }
 
 
-def find(path: Path) -> Format:
+def find(path: Path, also: Iterable[Format] = ()) -> Format:
     """The format of a file or folder, from its header alone.
+
+    Args:
+        path: The file or folder.
+        also: Formats of methods from outside, asked first.
 
     Raises:
         FormatError: not there (FM004), damaged (MD003), a pickle with more than tensors (MD005), or without them (MD002),
             of no known format (FM001).
     """
-    for known in FORMATS:
+    for known in (*also, *FORMATS):
         if known.sniff(path):
             return known
+    if method := method_of(path):
+        return Native(method)
     expected = Words(
         "a LoRA (kohya's .safetensors, diffusers' folder), an embedding (.safetensors, .pt, .bin) or a hypernetwork",
         "LoRA(kohyaの .safetensors、diffusersのフォルダー)、埋め込み(.safetensors、.pt、.bin)、ハイパーネットワークのいずれか",
@@ -113,4 +144,4 @@ def _describe(path: Path) -> Words:
 
 def is_artifact(path: Path) -> bool:
     """Whether some format of this list knows the file."""
-    return any(known.sniff(path) for known in FORMATS)
+    return any(known.sniff(path) for known in FORMATS) or bool(method_of(path))

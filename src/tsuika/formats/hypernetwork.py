@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, get_args
 
 from tsuika.core.errors import FormatError
-from tsuika.core.methods import Activation
-from tsuika.core.types import Artifact
+from tsuika.core.types import Activation, Artifact
 from tsuika.core.weights import is_pickle, load_pickle, save_pickle
 from tsuika.core.words import Words
 from tsuika.formats import common, container

@@ -18,7 +18,7 @@ from typing import Any, Final
 from tsuika.core.errors import RecipeError, misspelt
 from tsuika.core.files import split_strength
 from tsuika.core.words import Words
-from tsuika.generate.drawing import Drawing
+from tsuika.generate.drawing import FLAGS, Drawing
 from tsuika.generate.lookup import saved_steps
 
 MOST_CELLS = 1000  # in a sheet: a slip of the pen in a range asks for more
@@ -87,7 +87,7 @@ class Axis:
         if self.name == "strength":
             return replace(drawing, strengths=(*drawing.strengths, (self.of, value)))
         if self.name == "artifact":
-            return drawing if value == "none" else replace(drawing, more=(*drawing.more, value))
+            return drawing if value == "none" else replace(drawing, artifact=(*drawing.artifact, value))
         if self.name == "step":
             return _at_step(drawing, value)
         if self.name == "prompt":
@@ -183,8 +183,7 @@ def _at_step(drawing: Drawing, value: str) -> Drawing:
 
 
 def _only_artifact(drawing: Drawing) -> tuple[str, Path, float]:
-    fields = ("lora", "embedding", "hypernetwork", "more")
-    given = [(key, *split_strength(text)) for key in fields for text in getattr(drawing, key)]
+    given = [(key, *split_strength(text)) for key in FLAGS for text in getattr(drawing, key)]
     if len(given) != 1:
         why = Words(
             "It needs exactly one artifact whose steps they are, for example --lora FILE.",

@@ -23,10 +23,11 @@ import torch
 from torch import Tensor, nn
 
 from tsuika.core.errors import FormatError, RecipeError
-from tsuika.core.methods import Hypernetwork as Config
 from tsuika.core.types import Artifact, Model, ParamGroup, Role, Update
 from tsuika.core.words import Words
 from tsuika.methods.common import SideBySide, copy_in, misfit
+from tsuika.methods.hypernetwork import Hypernetwork as Config
+from tsuika.methods.hypernetwork import header
 
 Side = Literal["k", "v"]
 SIDES: Final[tuple[Side, ...]] = ("k", "v")
@@ -215,7 +216,7 @@ class HypernetworkAttachment:
     def artifact(self) -> Artifact:
         """Tensors (copies, float32, CPU) without dropout, and A1111's header fields."""
         tensors = {name: value.detach().to("cpu", torch.float32, copy=True) for name, value in self.tensors().items()}
-        return Artifact("hypernetwork", self.model.facts.family, tensors, {**_header(self.config), **self.metadata})
+        return Artifact("hypernetwork", self.model.facts.family, tensors, {**header(self.config), **self.metadata})
 
 
 @dataclass(eq=False)
@@ -260,20 +261,6 @@ def _attentions(model: Model) -> Iterator[tuple[Any, int, bool]]:
         if path.endswith(".to_k"):
             attention: Any = model.module("unet", path.removesuffix(".to_k"))
             yield attention, attention.to_k.weight.shape[1], path.endswith(".attn2.to_k")
-
-
-def _header(config: Config) -> dict[str, str]:
-    fields = {
-        "layer_structure": list(config.layer_structure),
-        "activation_func": config.activation,
-        "is_layer_norm": config.layer_norm,
-        "weight_initialization": config.init,
-        "activate_output": config.activate_output,
-        "use_dropout": False,
-        "dropout_structure": [0.0] * len(config.layer_structure),
-        "last_layer_dropout": False,
-    }
-    return {name: json.dumps(value) for name, value in fields.items()}
 
 
 def _nets(widths: Iterable[int], config: Config) -> dict[tuple[int, Side], Net]:
@@ -324,7 +311,7 @@ def restore(model: Model, artifact: Artifact) -> HypernetworkAttachment:
         FormatError: FM001, no hypernetwork, or tensors that are not of the structure in its header.
     """
     try:
-        field_of = {name: json.loads(artifact.metadata[name]) for name in _header(Config())}
+        field_of = {name: json.loads(artifact.metadata[name]) for name in header(Config())}
         config = Config(
             layer_structure=field_of["layer_structure"],
             activation=field_of["activation_func"],

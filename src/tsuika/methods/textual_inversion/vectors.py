@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from tsuika.core.errors import ModelError, RecipeError
-from tsuika.core.methods import TextualInversion as Config
-from tsuika.core.methods import check_words, is_usable_word
-from tsuika.core.types import Artifact, Model, ParamGroup, Role, Update
+from tsuika.core.types import Artifact, Model, ParamGroup, Role, Update, is_usable_word
 from tsuika.core.words import Words
 from tsuika.methods.common import SideBySide, copy_in, misfit
+from tsuika.methods.textual_inversion import TextualInversion as Config
+from tsuika.methods.textual_inversion import check_words
 
 NOISE = "noise"  # as `Config.init`: not a word to start from
 
