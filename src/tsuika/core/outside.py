@@ -37,9 +37,10 @@ def imported(address: str, kind: type[Kind], *, key: str, where: object = "") ->
         module = import_module(module_name)
     except Exception as error:  # whatever the module's own code raises
         why = _(
-            "`{module}` cannot be imported: {error}. Install its package, or put its folder into PYTHONPATH.",
+            "`{module}` cannot be imported ({kind}: {error}). Install its package, or put its folder into PYTHONPATH.",
             module=module_name,
-            error=f"{type(error).__name__}: {error}",
+            kind=type(error).__name__,
+            error=error,
         )
         raise _wrong(address, key, where, why) from error
     found = getattr(module, attribute, None)

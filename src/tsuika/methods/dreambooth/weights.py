@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tsuika.core.texts import _
 from tsuika.core.types import Artifact, Model, ParamGroup, Role, Update, canonical
-from tsuika.core.words import Words
-from tsuika.methods.common import copy_in, misfit
+from tsuika.methods.common import copy_in, incompatible
 from tsuika.methods.dreambooth import DreamBooth as Config
 from tsuika.methods.whole_model import metadata_of
 
@@ -169,8 +169,8 @@ def restore(model: Model, artifact: Artifact) -> DreamBoothAttachment:
         if given[name].shape != places[name][2]._parameters[places[name][3]].shape  # type: ignore[union-attr]
     }
     if wrong or artifact.family != model.facts.family:
-        this = Words("This checkpoint", "このチェックポイント")
-        raise misfit(min(wrong, default=artifact.family), this, artifact, model)
+        this = _("This checkpoint")
+        raise incompatible(min(wrong, default=artifact.family), this, artifact, model)
     slots = []
     for name, tensor in given.items():
         component, path, owner, leaf = places[name]

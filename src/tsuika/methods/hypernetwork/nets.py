@@ -23,9 +23,9 @@ import torch
 from torch import Tensor, nn
 
 from tsuika.core.errors import FormatError, RecipeError
+from tsuika.core.texts import _
 from tsuika.core.types import Artifact, Model, ParamGroup, Role, Update
-from tsuika.core.words import Words
-from tsuika.methods.common import SideBySide, copy_in, misfit
+from tsuika.methods.common import SideBySide, copy_in, incompatible
 from tsuika.methods.hypernetwork import Hypernetwork as Config
 from tsuika.methods.hypernetwork import header
 
@@ -158,7 +158,7 @@ class HypernetworkAttachment:
     def place(self) -> None:
         """Put the nets before every attention that reads one of their widths."""
         widths = {width for width, _ in self.nets}
-        for attention, width, _ in _attentions(self.model):
+        for attention, width, _reads_text in _attentions(self.model):
             if width not in widths:
                 continue
             if not isinstance(attention.processor, _Processor):
@@ -277,17 +277,13 @@ def attach(model: Model, config: Config, generator: torch.Generator) -> Hypernet
     """
     if config.zero_last and config.activate_output and config.activation in ("relu", "sigmoid"):
         why = {
-            "sigmoid": Words(
-                "sigmoid(0) is 0.5, so training would not start at the base. "
-                "Set method.zero_last = false or choose another activation.",
-                "sigmoid(0) は0.5のため、学習がベースモデルと同じ状態から始まりません。"
-                "method.zero_last = false にするか、別の活性化関数を選んでください。",
+            "sigmoid": _(
+                "sigmoid(0) is 0.5, so training would not start at the base. Set method.zero_last = "
+                "false or choose another activation."
             ),
-            "relu": Words(
-                "ReLU has no gradient at 0, so the last layer would stay at zero for ever. "
-                "Set method.zero_last = false or choose another activation.",
-                "ReLUは0で勾配がなくなるため、最後の層がずっと0のままになります。"
-                "method.zero_last = false にするか、別の活性化関数を選んでください。",
+            "relu": _(
+                "ReLU has no gradient at 0, so the last layer would stay at zero for ever. Set "
+                "method.zero_last = false or choose another activation."
             ),
         }[config.activation]
         raise RecipeError("RC002", key="method.activate_output", found=True, why=why)
@@ -319,18 +315,18 @@ def restore(model: Model, artifact: Artifact) -> HypernetworkAttachment:
             activate_output=field_of["activate_output"],
         )
     except (KeyError, ValueError) as error:
-        fields = Words("A1111's header fields", "A1111のヘッダー項目")
+        fields = _("A1111's header fields")
         raise FormatError("FM001", where=artifact.method, found=str(error), expected=fields) from None
     by_width: dict[int, dict[str, Tensor]] = {}
     for name, tensor in artifact.tensors.items():
         if (match := _NAME.fullmatch(name)) is None:
-            names = Words("names like 768.k.linear.0.weight", "768.k.linear.0.weight のような名前")
+            names = _("names like 768.k.linear.0.weight")
             raise FormatError("FM001", where=artifact.method, found=name, expected=names)
         by_width.setdefault(int(match[1]), {})[name] = tensor
     fitting = by_width.keys() & {width for _, width, _ in _attentions(model)}
     if artifact.family not in (model.facts.family, "") or not fitting:  # some files do not say; then their widths do
-        this = Words("This hypernetwork", "このハイパーネットワーク")
-        raise misfit(f"widths {', '.join(map(str, sorted(by_width)))}", this, artifact, model)
+        this = _("This hypernetwork")
+        raise incompatible(f"widths {', '.join(map(str, sorted(by_width)))}", this, artifact, model)
     with torch.random.fork_rng(devices=[]):
         nets = _nets(fitting, config)
     attachment = HypernetworkAttachment(model, config, nets, metadata=dict(artifact.metadata))
@@ -340,7 +336,7 @@ def restore(model: Model, artifact: Artifact) -> HypernetworkAttachment:
         found = tuple(given[name].shape) if name in given else None
         if found != shapes.get(name):
             shape, structure = shapes.get(name), list(config.layer_structure)
-            expected = Words(f"{shape}, by layer_structure {structure}", f"{shape}(layer_structure {structure} による)")
+            expected = _("{shape}, by layer_structure {structure}", shape=shape, structure=structure)
             raise FormatError("FM001", where=name, found=found, expected=expected)
     attachment.load(given)
     for net in nets.values():

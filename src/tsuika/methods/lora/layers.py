@@ -18,9 +18,9 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from tsuika.core.errors import RecipeError
+from tsuika.core.texts import _
 from tsuika.core.types import Artifact, Model, ParamGroup, Role, Update
-from tsuika.core.words import Words
-from tsuika.methods.common import SideBySide, copy_in, misfit
+from tsuika.methods.common import SideBySide, copy_in, incompatible
 from tsuika.methods.lora import Lora as Config
 from tsuika.methods.lora.parts import PARTS, kind_of, layers_of, rank_of, shape_of
 
@@ -108,7 +108,7 @@ class LoraAttachment:
             RecipeError: RC002, DoRA knows no strength between.
         """
         if strength not in (0.0, 1.0) and self.kind == "dora":
-            why = Words(f"{self.kind} works at strength 0 or 1 only", f"{self.kind} の強さは0か1だけです。")
+            why = _("{kind} works at strength 0 or 1 only", kind=self.kind)
             raise RecipeError("RC002", key="strength", found=strength, why=why)
         for slot in self.slots:
             if hasattr(slot.layer, "scaling"):
@@ -229,7 +229,7 @@ def _inject(
         training = [param for param in root.parameters() if param.requires_grad]
         real = {id(module): path for path, module in root.named_modules()}
         by_rank: dict[int, list[str]] = {}
-        for path, (rank, _) in wanted.items():
+        for path, (rank, _alpha) in wanted.items():
             by_rank.setdefault(rank, []).append(real[id(model.module(component, path))])
         for rank, targets in by_rank.items():  # peft's own rank patterns cost a regex per pair of layers
             inject_adapter_in_model(_peft_config(kind, rank, targets, dropout), root, name)
@@ -299,7 +299,7 @@ def attach(model: Model, config: Config, generator: torch.Generator) -> LoraAtta
         adapter, slots = _inject(model, config.adapter, ranks, config.dropout)
     attachment = LoraAttachment(model, adapter, config.adapter, slots, roles)
     for slot in slots:
-        for _, param in attachment._parameters(slot):
+        for _part, param in attachment._parameters(slot):
             param.data = param.data.float()  # trained weights are masters in full precision
             param.requires_grad_(True)
     attachment.text_learning_rate = config.text_learning_rate
@@ -318,7 +318,7 @@ def restore(model: Model, artifact: Artifact) -> LoraAttachment:
     ranks: dict[str, dict[str, tuple[int, float]]] = {}
     for (component, path), parts in layers.items():
         if not _fits(model, component, path, kind, parts):
-            raise misfit(f"{component}.{path}", Words("This LoRA", "このLoRA"), artifact, model)
+            raise incompatible(f"{component}.{path}", _("This LoRA"), artifact, model)
         rank = rank_of(kind, parts)
         ranks.setdefault(component, {})[path] = (rank, float(parts["alpha"]) if "alpha" in parts else float(rank))
     with torch.random.fork_rng(devices=[]):

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from tsuika.core.errors import FormatError
+from tsuika.core.texts import _
 from tsuika.core.types import Artifact, canonical
-from tsuika.core.words import Words
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,12 +62,12 @@ def layers_of(kind: str, artifact: Artifact) -> dict[tuple[str, str], dict[str, 
         part = next((part for part in known if name.endswith(f".{part}")), None)
         if part is None:
             raise FormatError("FM001", where=name, found=name.rpartition(".")[2], expected=expected)
-        component, _, path = name.removesuffix(f".{part}").partition(".")
+        component, _dot, path = name.removesuffix(f".{part}").partition(".")
         layers.setdefault((component, canonical(component, path)), {})[part] = tensor
     for (component, path), parts in layers.items():
         if missing := _needed(kind, parts) - parts.keys():
             lacks = ", ".join(sorted(missing))
-            found = Words(f"a layer without {lacks}", f"{lacks} のない層")
+            found = _("a layer without {parts}", parts=lacks)
             raise FormatError("FM001", where=f"{component}.{path}", found=found, expected=expected)
     return layers
 
