@@ -204,7 +204,13 @@ class Update:
 
 
 class Attachment(Protocol):
-    """A method attached to a model: its trainable part, and how to take it off again."""
+    """A method attached to a model: its trainable part, and how to take it off again.
+
+    Dtypes: what is trained is float32, whatever the model is in, unless the method's settings say otherwise (an optimizer's
+    small steps are lost in 16 bits). The model still takes and gives its own dtype: training and probes run it in autocast,
+    previews do not, and both must work. `methods.replacing.keep_dtype` does this for parameters that stand in the place
+    of the base's. What is restored from a file is in the model's dtype.
+    """
 
     trains: frozenset[Role]  # any `text.*` role: text conditioning must not be cached
 

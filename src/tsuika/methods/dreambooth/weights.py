@@ -5,7 +5,7 @@ What prior preservation needs, pictures of the class, comes with the data. Knows
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,35 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from tsuika.core.texts import _
-from tsuika.core.types import Artifact, Model, ParamGroup, Role, Update, canonical
+from tsuika.core.types import Artifact, Model, ParamGroup, Role, Update
 from tsuika.methods.common import copy_in, incompatible
 from tsuika.methods.dreambooth import DreamBooth as Config
+from tsuika.methods.replacing import Slot, own_parameters
 from tsuika.methods.whole_model import metadata_of
 
 UNET_ROLES: tuple[Role, ...] = ("unet.attn", "unet.ff", "unet.conv")
 TEXT_ROLES: tuple[Role, ...] = ("text.attn", "text.ff", "text.tokens")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 SPARE = "spare"  # stands for a component in an artifact's names: tensors that no part needs, see `Model.spare`
-
-
-@dataclass(frozen=True)
-class Slot:
-    """One parameter: its place in the model, what the base had there, and what stands there instead."""
-
-    component: str
-    path: str  # canonical
-    owner: nn.Module
-    leaf: str
-    base: nn.Parameter
-    trained: nn.Parameter
-
-    @property
-    def key(self) -> str:
-        return f"{self.component}.{self.path}"
-
-    def put(self, param: nn.Parameter) -> None:
-        """Let the model compute with `param`."""
-        self.owner._parameters[self.leaf] = param
 
 
 @dataclass
@@ -107,21 +88,6 @@ class DreamBoothAttachment:
         }
         tensors |= {f"{SPARE}.{name}": value for name, value in self.model.spare.items()}
         return Artifact("dreambooth", self.model.facts.family, tensors, metadata_of(self.model) | self.metadata)
-
-
-def own_parameters(component: str, root: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
-    """(canonical path, owning module, leaf name) of a component's parameters, without those of adapters around them."""
-
-    def walk(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module, str]]:
-        while isinstance(inner := getattr(module, "base_layer", None), nn.Module):  # a wrapper, as peft's layers are
-            module = inner
-        for leaf, param in module._parameters.items():
-            if param is not None:
-                yield canonical(component, f"{path}{leaf}"), module, leaf
-        for name, child in module.named_children():
-            yield from walk(child, f"{path}{name}.")
-
-    return walk(root, "")
 
 
 def attach(model: Model, config: Config, generator: torch.Generator) -> DreamBoothAttachment:
