@@ -15,6 +15,8 @@ from typing import Protocol
 from tsuika.core import files
 from tsuika.core.errors import FormatError, ModelError
 from tsuika.core.events import note
+from tsuika.core.outside import is_address
+from tsuika.core.texts import _
 from tsuika.core.types import Artifact, Attachment, Model, is_usable_word
 from tsuika.formats.common import as_told, unread_keys
 from tsuika.generate.notes import Warn, refusal
@@ -171,7 +173,9 @@ class _Stacking:
     def _read(self, request: Requested) -> Artifact:
         artifact = as_told(self.formats.find(request.path).read(request.path))
         if artifact.method not in self.methods or request.method not in ("", artifact.method):
-            expected = request.method or ", ".join(self.methods)
+            names = ", ".join(self.methods)
+            others = _("{names}, or a method from outside: --method {address}", names=names, address=artifact.method)
+            expected = request.method or (others if is_address(artifact.method) else names)
             raise FormatError("FM001", where=request.path, found=artifact.method, expected=expected)
         family = self.model.facts.family
         if artifact.family not in (family, ""):  # some files do not say; then their sizes do, when they are attached
