@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from tsuika.core.texts import Text
 from tsuika.methods import METHODS
 from tsuika.methods.uses import Result, Use
 
@@ -28,9 +27,9 @@ def test_every_method_is_told_with_words_in_both_languages(method: str) -> None:
     programs = told(method)
     assert {"tsuika", "ComfyUI"} < programs.keys()
     for use in programs.values():
-        for text in filter(None, (use.intro, use.then, use.note)):
-            assert isinstance(text, Text) and text.to("ja") != text
-        assert bool(use.intro) == bool(use.file) == bool(use.folder)
+        for text in filter(None, (use.how, use.note)):
+            assert text.to("ja") != text
+        assert bool(use.file) == bool(use.folder) and use.file in use.how and use.folder in use.how
     if method != "hypernetwork":
         compile(programs["diffusers"].paste, "diffusers", "exec")
 

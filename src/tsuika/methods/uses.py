@@ -12,27 +12,28 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from tsuika.core.texts import _
+from tsuika.core.texts import Text, _
 
 
 @dataclass(frozen=True)
 class Use:
-    """One program: what to say first (of the file and its folder), what to say then, and text to paste.
+    """How one program uses a result.
 
-    `then` and `note` are `Text`, empty for nothing; so are `file` and `folder` where no file has to be moved.
+    Attributes:
+        program: its name.
+        how: what to do with the file and with `paste`.
+        paste: text to copy into it.
+        file: name of the file that goes into a folder of the program; empty where none does.
+        folder: that folder.
+        note: what else to know.
     """
 
     program: str
-    then: str
+    how: Text
     paste: str
     file: str = ""
     folder: str = ""
-    note: str = ""
-
-    @property
-    def intro(self) -> str:
-        """What is said before the folder; empty where no file has to be moved."""
-        return _("Put `{file}` into", file=self.file) if self.file else ""
+    note: Text | None = None
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def in_tsuika(result: Result, flag: str = "--artifact", file: PurePosixPath | No
     words += ["--base", result.base] if not result.on_embedded and flag != "--base" else []
     words += ["--method", result.method] if ":" in result.method else []
     command = shlex.join([*words, "--prompt", result.prompt, flag, str(file), "--out", f"{file.stem}.png"])
-    yield Use("tsuika", _("On this machine, from the run's folder:"), command)
+    yield Use("tsuika", _("On this machine, in the folder of the run:"), command)
 
 
 def in_diffusers(result: Result, lines: Sequence[str], *, source: str = "", prompt: str = "") -> Iterator[Use]:
@@ -92,5 +93,23 @@ def in_sd_scripts(result: Result, options: Sequence[str], *, source: str = "", p
     family = {"sd2": ["--v2"], "sdxl": ["--sdxl"]}.get(result.family, [])
     words = ["python", "gen_img.py", "--ckpt", source or result.base, *family, *options]
     command = shlex.join([*words, "--prompt", prompt or result.prompt, "--outdir", "out", "--sdpa"])
-    note = _("Add `--v_parameterization` if the base predicts v (the 768 px models).") if result.family == "sd2" else ""
-    yield Use("sd-scripts", _("In the folder of sd-scripts, with the file's path in full:"), command, note=note)
+    how = _("In the folder of sd-scripts, with the full path of the file:")
+    v = _("Add `--v_parameterization` if the base model predicts v (the 768 px models).")
+    yield Use("sd-scripts", how, command, note=v if result.family == "sd2" else None)
+
+
+def by_tag(program: str, file: PurePosixPath, folder: str, paste: str, note: Text) -> Use:
+    """A file in a folder, and a tag in the prompt."""
+    how = _("Put `{file}` into `{folder}` and paste this into the prompt:", file=file.name, folder=folder)
+    return Use(program, how, paste, file.name, folder, note)
+
+
+def by_node(file: PurePosixPath, folder: str, node: str, prompt: str, note: Text | None = None) -> Use:
+    """ComfyUI: a file in a folder, and a node."""
+    how = _(
+        "Put `{file}` into `{folder}` and add the node `{node}` between the checkpoint and the sampler. Prompt:",
+        file=file.name,
+        folder=folder,
+        node=node,
+    )
+    return Use("ComfyUI", how, prompt, file.name, folder, note)

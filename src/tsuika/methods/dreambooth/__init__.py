@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from tsuika.core.section import expert
 from tsuika.core.sections import Data
-from tsuika.core.texts import _
+from tsuika.core.texts import Text, _
 from tsuika.core.types import Model, model_tensors
 from tsuika.methods.method import Method, MethodSection, Outline, TextEncoder, TextLearningRate
 from tsuika.methods.uses import Result, Use, in_diffusers, in_sd_scripts, in_tsuika
@@ -55,11 +55,21 @@ def uses(result: Result) -> Iterator[Use]:
     file, folder = result.first(".safetensors"), result.first("")
     if file is None:
         return
-    choose = _("choose it as the model, and use a prompt like:")
-    yaml = _("If there is a `.yaml` of the same name, put it into the same folder: it says that the model predicts v.")
+
+    def as_model(program: str, place: str, note: Text | None = None) -> Use:
+        how = _(
+            "Put `{file}` into `{folder}`, choose it as the model, and use a prompt like this:",
+            file=file.name,
+            folder=place,
+        )
+        return Use(program, how, result.prompt, file.name, place, note)
+
+    yaml = _(
+        "If there is a `.yaml` file of the same name, put it into the same folder: it says that the model predicts v."
+    )
     yield from in_tsuika(result, "--base", folder or file)
-    yield Use("A1111 / Forge", choose, result.prompt, file.name, "models/Stable-diffusion/", yaml)
-    yield Use("ComfyUI", choose, result.prompt, file.name, "models/checkpoints/")
+    yield as_model("A1111 / Forge", "models/Stable-diffusion/", yaml)
+    yield as_model("ComfyUI", "models/checkpoints/")
     yield from in_diffusers(result, [], source=str(folder or file))
     if not result.on_embedded:
         yield from in_sd_scripts(result, [], source=str(file))

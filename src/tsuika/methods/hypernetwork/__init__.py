@@ -15,7 +15,7 @@ from tsuika.core.texts import _
 from tsuika.core.types import Activation, Artifact, Model
 from tsuika.methods.layers import Layers, weight_shapes
 from tsuika.methods.method import Method, MethodSection, Outline
-from tsuika.methods.uses import Result, Use, in_tsuika
+from tsuika.methods.uses import Result, Use, by_node, by_tag, in_tsuika
 
 
 class Hypernetwork(MethodSection):
@@ -128,11 +128,9 @@ def uses(result: Result) -> Iterator[Use]:
     if (file := result.first(".pt")) is None:
         return
     yield from in_tsuika(result, "--hypernetwork", file)
-    folder, prompt = "models/hypernetworks/", f"{result.prompt} <hypernet:{file.stem}:1>"
-    note = _("The number is the strength. Forge lists hypernetworks but does not apply them.")
-    yield Use("A1111", _("and paste into the prompt:"), prompt, file.name, folder, note)
-    node = _("Add the node `HypernetworkLoader` between the checkpoint and the sampler. Prompt:")
-    yield Use("ComfyUI", node, result.prompt, file.name, folder)
+    forge = _("The number is the strength. Forge lists hypernetworks but does not apply them.")
+    yield by_tag("A1111", file, "models/hypernetworks/", f"{result.prompt} <hypernet:{file.stem}:1>", forge)
+    yield by_node(file, "models/hypernetworks/", "HypernetworkLoader", result.prompt)
 
 
 METHOD: Final = Method(

@@ -15,7 +15,7 @@ from tsuika.core.types import Model, Role
 from tsuika.methods.layers import weight_shapes
 from tsuika.methods.lora.parts import describe
 from tsuika.methods.method import Method, MethodSection, Outline, TextEncoder, TextLearningRate
-from tsuika.methods.uses import Result, Use, in_diffusers, in_sd_scripts, in_tsuika
+from tsuika.methods.uses import Result, Use, by_node, by_tag, in_diffusers, in_sd_scripts, in_tsuika
 
 
 class Lora(MethodSection):
@@ -63,19 +63,10 @@ def uses(result: Result) -> Iterator[Use]:
     if (file := result.first(".safetensors")) is None:
         return
     yield from in_tsuika(result, "--lora", file)
-    yield Use(
-        "A1111 / Forge",
-        _("and paste into the prompt:"),
-        f"{result.prompt} <lora:{file.stem}:1>",
-        file.name,
-        "models/Lora/",
-        _("The number after the last colon is the strength; try 0.6 to 1."),
-    )
-    node = _(
-        "Add the node `Load LoRA` between the checkpoint and the sampler. "
-        "In ComfyUI the prompt holds no `<lora:…>` tag. Prompt:"
-    )
-    yield Use("ComfyUI", node, result.prompt, file.name, "models/loras/")
+    strength = _("The number after the last colon is the strength; try 0.6 to 1.")
+    yield by_tag("A1111 / Forge", file, "models/Lora/", f"{result.prompt} <lora:{file.stem}:1>", strength)
+    no_tag = _("In ComfyUI the prompt has no `<lora:…>` tag.")
+    yield by_node(file, "models/loras/", "Load LoRA", result.prompt, no_tag)
     if not result.on_embedded:
         where, name = json.dumps(str(file.parent)), json.dumps(file.name)
         yield from in_diffusers(result, [f"pipe.load_lora_weights({where}, weight_name={name})"])

@@ -12,7 +12,7 @@ from pydantic import Field
 from tsuika.core.errors import RecipeError
 from tsuika.core.section import Help, expert
 from tsuika.core.sections import Data
-from tsuika.core.texts import _
+from tsuika.core.texts import Text, _
 from tsuika.core.types import Artifact, Model, is_usable_word
 from tsuika.methods.layers import weight_shapes
 from tsuika.methods.method import Method, MethodSection, Outline
@@ -111,13 +111,22 @@ def uses(result: Result) -> Iterator[Use]:
         """The prompt with the word as this program calls it."""
         if not result.trigger:
             return f"{result.prompt}, {name}"
-        return re.sub(re.escape(result.trigger), lambda _: name, result.prompt, flags=re.IGNORECASE)
+        return re.sub(re.escape(result.trigger), lambda match: name, result.prompt, flags=re.IGNORECASE)
 
-    write = _("and write its file name into the prompt, where the new word belongs:")
-    rename = _("The word is the file's name: rename the file, and the word is renamed. `(name:0.8)` makes it weaker.")
+    def in_folder(program: str, folder: str, word: str, note: Text | None = None) -> Use:
+        how = _(
+            "Put `{file}` into `{folder}` and write its name into the prompt where the new word belongs:",
+            file=file.name,
+            folder=folder,
+        )
+        return Use(program, how, asking(word), file.name, folder, note)
+
+    rename = _(
+        "The word is the name of the file: rename the file and the word is renamed. `(name:0.8)` makes it weaker."
+    )
     yield from in_tsuika(result, "--embedding", file)
-    yield Use("A1111 / Forge", write, asking(file.stem), file.name, "embeddings/", rename)
-    yield Use("ComfyUI", write, asking(f"embedding:{file.stem}"), file.name, "models/embeddings/")
+    yield in_folder("A1111 / Forge", "embeddings/", file.stem, rename)
+    yield in_folder("ComfyUI", "models/embeddings/", f"embedding:{file.stem}")
     if result.on_embedded:
         return
     where, token = json.dumps(str(file)), json.dumps(file.stem)
