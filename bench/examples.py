@@ -223,7 +223,7 @@ def model_with(parts: Sequence[tuple[Path, float]]) -> Iterator[Model]:
     """The embedded base, or the checkpoint among `parts` in its place, with the others at their strengths."""
     checkpoint = next((str(path) for path, _ in parts if (path / "model_index.json").is_file()), "embedded")
     model = api.load(checkpoint)
-    wanted = [compose.Wanted(path, strength) for path, strength in parts if str(path) != checkpoint]
+    wanted = [compose.Requested(path, strength) for path, strength in parts if str(path) != checkpoint]
     with compose.compose(model, wanted, formats, METHODS):
         yield model
 

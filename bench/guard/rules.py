@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from curves import Floats, Fold, Run, interpolated
 
+from tsuika import methods
 from tsuika.core import config
 from tsuika.guard.judge import MIN_SHARE, Judge
 from tsuika.guard.reading import Check, Ratios, Reading
@@ -165,9 +166,7 @@ def _vertex(logs: Floats, values: Floats) -> float:
 
 def growth(method: str) -> float:
     """The power of (all pictures by a fold's) that the product takes from a fold's best step to that of all pictures."""
-    section = config.method_section(method)
-    assert section is not None
-    return section.growth
+    return methods.METHODS[method].settings.growth
 
 
 def refitted(run: Run, step: float, exponent: float | None = None) -> float:

@@ -18,10 +18,11 @@ from tsuika import api, formats
 from tsuika.api import CellDrawn, Drawing, SheetWritten
 from tsuika.api import drawing as drawing_module
 from tsuika.core.errors import FormatError, ModelError, RecipeError
-from tsuika.core.methods import Lora, TextualInversion
 from tsuika.core.rundir import RunDir
 from tsuika.generate import png_info
 from tsuika.methods import METHODS
+from tsuika.methods.lora import Lora
+from tsuika.methods.textual_inversion import TextualInversion
 from tsuika.train import checkpoint
 from tsuika.train.checkpoint import State
 

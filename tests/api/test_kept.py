@@ -11,10 +11,8 @@ from tsuika import api
 from tsuika.api.kept import Kept, Studio, choose, kept
 from tsuika.core import config
 from tsuika.core.errors import RecipeError
-from tsuika.core.methods import METHOD_SECTIONS
 from tsuika.core.rundir import RunDir
-
-METHODS = [config.method_name(section) for section in METHOD_SECTIONS]
+from tsuika.methods import METHODS
 
 
 @pytest.fixture(scope="module")

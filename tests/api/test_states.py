@@ -9,10 +9,10 @@ import torch
 
 from tiny_models import tiny
 from tsuika import formats
-from tsuika.api import states
-from tsuika.core.methods import Lora
+from tsuika.api.states import Files
 from tsuika.core.rundir import RunDir
 from tsuika.methods import METHODS
+from tsuika.methods.lora import Lora
 from tsuika.train import checkpoint
 from tsuika.train.checkpoint import State
 
@@ -31,6 +31,6 @@ def test_it_is_what_was_written(tmp_path: Path, adapter: str) -> None:
     formats.for_method("lora")[0].write(written, file, dtype=torch.float32)
     checkpoint.save(run.checkpoints, State(5, attachment.tensors(), {"param_groups": [], "state": {}}))
     path = checkpoint.place(run.checkpoints, 5)
-    found, there = states.find(path).read(path), formats.find(file).read(file)
+    found, there = Files().find(path).read(path), formats.find(file).read(file)
     assert found.tensors.keys() == there.tensors.keys()
     assert all(torch.equal(value, there.tensors[name]) for name, value in found.tensors.items())

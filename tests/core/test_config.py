@@ -10,7 +10,7 @@ import pytest
 
 from tsuika.core import config
 from tsuika.core.errors import RecipeError
-from tsuika.core.methods import METHOD_SECTIONS, MethodSection
+from tsuika.methods import METHODS
 
 
 def test_load_of_dump_is_the_same_recipe(tmp_path: Path) -> None:
@@ -32,9 +32,10 @@ def test_every_setting_has_a_help_of_its_own_in_both_languages() -> None:
         section.annotation for name, section in config.Recipe.model_fields.items() if name not in ("version", "method")
     ]
     leaves = sum(len(section.model_fields) for section in fields)  # type: ignore[union-attr]
-    own = sum(len(section.model_fields) - 1 for section in METHOD_SECTIONS)  # `method.name` is chosen by the command
+    sections = [method.settings for method in METHODS.values()]
+    own = sum(len(section.model_fields) - 1 for section in sections)  # `method.name` is chosen by the command
     assert len(settings) == leaves + own
-    for method in map(config.method_name, METHOD_SECTIONS):  # two methods may have the same setting
+    for method in METHODS:  # two methods may have the same setting
         seen = [s for s in settings if s.method in ("", method)]
         assert (
             len({s.key for s in seen})
@@ -56,9 +57,9 @@ def test_an_unknown_key_names_the_nearest(key: str, nearest: str) -> None:
     assert caught.value.exit_status == 2
 
 
-@pytest.mark.parametrize("section", METHOD_SECTIONS, ids=config.method_name)
-def test_a_method_brings_its_own_defaults_and_the_recipe_overrules_them(section: type[MethodSection]) -> None:
-    name = config.method_name(section)
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_brings_its_own_defaults_and_the_recipe_overrules_them(name: str) -> None:
+    section = METHODS[name].settings
     recipe = config.build({"method": {"name": name}})
     assert type(recipe.method) is section
     for dotted, value in section.defaults.items():

@@ -23,14 +23,14 @@ from torch import Tensor
 from tiny_models import FAMILY_NAMES, outputs, tiny
 from tsuika import families, formats
 from tsuika.core.errors import FormatError
-from tsuika.core.methods import DreamBooth
 from tsuika.core.seeds import generator
 from tsuika.core.types import Artifact, canonical, model_tensors
 from tsuika.families import StableDiffusion
 from tsuika.families.common import build_text, build_unet, build_vae
 from tsuika.formats.checkpoint import SingleFile, rows
 from tsuika.formats.diffusers_folder import DiffusersFolder
-from tsuika.methods import dreambooth
+from tsuika.methods.dreambooth import DreamBooth
+from tsuika.methods.dreambooth import weights as dreambooth
 
 sys.path.append(str(Path(__file__).parents[1] / "families"))
 from family_files import single_file_tensors, write_single

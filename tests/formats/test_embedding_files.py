@@ -20,7 +20,7 @@ from tsuika.families import StableDiffusion
 from tsuika.formats.embedding_a1111 import A1111Embedding
 from tsuika.formats.embedding_diffusers import DiffusersEmbedding
 from tsuika.formats.embedding_kohya import KohyaEmbedding
-from tsuika.generate.compose import Wanted, compose
+from tsuika.generate.compose import Requested, compose
 from tsuika.methods import METHODS
 
 METHOD = "textual-inversion"
@@ -198,14 +198,14 @@ def test_generation_reads_every_file(family: str, tmp_path: Path) -> None:
     model: StableDiffusion = tiny(family)
     plain = model.encode_text(["a tsuipi"]).tokens_BSD
     added = METHODS[METHOD].attach(
-        model, METHODS[METHOD].Config(words=("tsuipi",), vectors=2), torch.Generator().manual_seed(0)
+        model, METHODS[METHOD].settings(words=("tsuipi",), vectors=2), torch.Generator().manual_seed(0)
     )
     artifact, said = added.artifact(), model.encode_text(["a tsuipi"]).tokens_BSD
     added.detach()
     for writer in WRITERS:
         path = tmp_path / writer.name / f"tsuipi{writer.suffix}"
         writer.write(artifact, path, dtype=torch.float32)
-        with compose(model, [Wanted(path)], formats, METHODS) as composition:
+        with compose(model, [Requested(path)], formats, METHODS) as composition:
             assert torch.equal(model.encode_text(["a tsuipi"]).tokens_BSD, said)
             assert not composition.parts[0].unmatched
             composition.set_strength(0, 0.0)

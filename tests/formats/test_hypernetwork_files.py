@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from tiny_models import FAMILY_NAMES, outputs, tiny
 from tsuika import formats
 from tsuika.core.errors import FormatError, ModelError, TsuikaError
-from tsuika.core.methods import Hypernetwork
 from tsuika.core.types import Artifact
 from tsuika.formats import hypernetwork as files
-from tsuika.generate.compose import Wanted, compose
-from tsuika.methods import METHODS, hypernetwork
+from tsuika.generate.compose import Requested, compose
+from tsuika.methods import METHODS
+from tsuika.methods.hypernetwork import Hypernetwork
+from tsuika.methods.hypernetwork import nets as hypernetwork
 
 A1111, NATIVE = formats.for_method("hypernetwork")
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -301,7 +302,7 @@ def test_stacked_from_files_with_a_width_too_many_said(model: Any, tmp_path: Pat
     attachment.detach()
     strange = artifact_of(CONFIGS["deep"]).tensors
     A1111.write(replace(artifact, tensors=artifact.tensors | strange), path, dtype=torch.float32)
-    with compose(model, [Wanted(path)], formats, METHODS) as composition:
+    with compose(model, [Requested(path)], formats, METHODS) as composition:
         (part,) = composition.parts
         assert set(part.matched) == artifact.tensors.keys() and set(part.unmatched) == strange.keys()
         assert torch.equal(outputs(model), said)

@@ -23,7 +23,7 @@ from tsuika.formats import delta
 from tsuika.formats.diffusers_folder import DiffusersFolder
 from tsuika.formats.peft_lora import PeftLora
 from tsuika.formats.vae_file import VaeFile
-from tsuika.methods import dreambooth
+from tsuika.methods.whole_model import metadata_of
 
 sys.path.append(str(Path(__file__).parents[1]))
 from tiny_models import FAMILY_NAMES, tiny
@@ -73,7 +73,7 @@ def test_peft_adds_the_deltas_we_meant(family: str, tmp_path: Path) -> None:
 
 def whole(family: str) -> tuple[Any, Artifact]:
     model = tiny(family)
-    return model, Artifact("dreambooth", family, model_tensors(model), dreambooth.describe(model))
+    return model, Artifact("dreambooth", family, model_tensors(model), metadata_of(model))
 
 
 @by_family

@@ -80,7 +80,7 @@ def test_what_a_value_makes_of_a_drawing() -> None:
     assert put("strength=0.5", 0).strengths == (("", 0.5),)
     assert put("strength:m=0.5", 0).strengths == (("m", 0.5),)
     assert put("artifact=none,f.pt:0.5", 0) == DRAWING
-    assert put("artifact=none,f.pt:0.5", 1).more == ("f.pt:0.5",)
+    assert put("artifact=none,f.pt:0.5", 1).artifact == ("f.pt:0.5",)
     assert put("prompt=red,blue", 0) == DRAWING
     assert put("prompt=red,blue", 1) == Drawing("a cat on a blue mat", negative="a blue dog")
     with pytest.raises(RecipeError, match="green"):

@@ -12,18 +12,20 @@ from safetensors.torch import save_file
 from tsuika import formats
 from tsuika.core.errors import FormatError, ModelError
 from tsuika.core.events import Warned
-from tsuika.core.methods import Hypernetwork, Lora, TextualInversion
 from tsuika.generate.combination import describe
-from tsuika.generate.compose import EMBEDDING, Wanted, compose
+from tsuika.generate.compose import Requested, compose
 from tsuika.generate.pipeline import sample, size_step
 from tsuika.methods import METHODS
+from tsuika.methods.hypernetwork import Hypernetwork
+from tsuika.methods.lora import Lora
+from tsuika.methods.textual_inversion import TextualInversion
 
 CONFIGS: dict[str, tuple[str, Any]] = {
     "lora": ("lora", Lora(rank=2)),
     "lora2": ("lora", Lora(rank=2, text_encoder=True)),
     "hyper": ("hypernetwork", Hypernetwork()),
-    "ついぴ": (EMBEDDING, TextualInversion(words=("tsuipi",), vectors=2, init="noise")),
-    "other": (EMBEDDING, TextualInversion(words=("Tsuipi",), vectors=1, init="noise")),
+    "ついぴ": ("textual-inversion", TextualInversion(words=("tsuipi",), vectors=2, init="noise")),
+    "other": ("textual-inversion", TextualInversion(words=("Tsuipi",), vectors=1, init="noise")),
 }
 
 
@@ -49,7 +51,7 @@ def draw(model: Any, prompt: str = "a tsuipi") -> torch.Tensor:
 
 def test_all_together_and_at_0_the_base(sd1: Any, made: dict[str, Path]) -> None:
     base = draw(sd1)
-    wanted = [Wanted(made[name]) for name in ("lora", "hyper", "ついぴ", "lora2")]
+    wanted = [Requested(made[name]) for name in ("lora", "hyper", "ついぴ", "lora2")]
     with compose(sd1, wanted, formats, METHODS) as together:
         everything = draw(sd1)
         for number in range(4):  # each has a part in the picture
@@ -67,7 +69,7 @@ def test_the_order_does_not_matter_where_effects_add_up(sd1: Any, made: dict[str
     """Two updates of a layer are a sum, which floating point rounds by its order; what else is there is exact."""
 
     def drawn(*names: str) -> torch.Tensor:
-        with compose(sd1, [Wanted(made[name], 0.7) for name in names], formats, METHODS):
+        with compose(sd1, [Requested(made[name], 0.7) for name in names], formats, METHODS):
             return draw(sd1)
 
     assert torch.equal(drawn("lora", "ついぴ", "hyper"), drawn("hyper", "ついぴ", "lora"))
@@ -75,13 +77,18 @@ def test_the_order_does_not_matter_where_effects_add_up(sd1: Any, made: dict[str
 
 
 def test_what_is_told(sd1: Any, made: dict[str, Path]) -> None:
-    wanted = [Wanted(made["lora"], 0.8), Wanted(made["lora2"], 1, 0.5), Wanted(made["hyper"]), Wanted(made["ついぴ"])]
+    wanted = [
+        Requested(made["lora"], 0.8),
+        Requested(made["lora2"], 1, 0.5),
+        Requested(made["hyper"]),
+        Requested(made["ついぴ"]),
+    ]
     with compose(sd1, wanted, formats, METHODS) as together:
         told = describe(together)
         together.set_strength(1, 0)
         later = describe(together)
     lora, lora2, hyper, embedding = told.artifacts
-    assert [one.method for one in told.artifacts] == ["lora", "lora", "hypernetwork", EMBEDDING]
+    assert [one.method for one in told.artifacts] == ["lora", "lora", "hypernetwork", "textual-inversion"]
     assert (lora.strength, lora2.strength, lora2.text_strength) == (0.8, 1, 0.5)
     assert all(one.unmatched == 0 and one.matched > 0 and one.sha256 for one in told.artifacts)
     assert embedding.words == ("tsuipi", "ついぴ")
@@ -101,11 +108,11 @@ def test_what_is_told(sd1: Any, made: dict[str, Path]) -> None:
 
 def test_an_embedding_answers_to_its_word_and_to_its_files_name(sd1: Any, made: dict[str, Path]) -> None:
     plain = draw(sd1, "a tsuipi"), draw(sd1, "a ついぴ")
-    with compose(sd1, [Wanted(made["ついぴ"])], formats, METHODS):
+    with compose(sd1, [Requested(made["ついぴ"])], formats, METHODS):
         word, name = draw(sd1, "a tsuipi"), draw(sd1, "a ついぴ")
         assert torch.equal(word, name)
         assert not torch.equal(word, plain[0])
-    looked_up = Wanted(made["ついぴ"], method=EMBEDDING, called="ついぴ")
+    looked_up = Requested(made["ついぴ"], method="textual-inversion", called="ついぴ")
     with compose(sd1, [looked_up], formats, METHODS) as together:
         assert torch.equal(draw(sd1, "a ついぴ"), name)
         assert torch.equal(draw(sd1, "a tsuipi"), plain[0])
@@ -116,13 +123,13 @@ def test_an_embedding_answers_to_its_word_and_to_its_files_name(sd1: Any, made: 
 def test_a_name_that_no_prompt_can_hold_is_no_word(sd1: Any, made: dict[str, Path], tmp_path: Path) -> None:
     path = tmp_path / f"my dog (1){made['ついぴ'].suffix}"
     path.write_bytes(made["ついぴ"].read_bytes())
-    with compose(sd1, [Wanted(path)], formats, METHODS) as together:
+    with compose(sd1, [Requested(path)], formats, METHODS) as together:
         assert together.parts[0].words == ("tsuipi",)
 
 
 def test_two_embeddings_of_one_word_are_an_error(sd1: Any, made: dict[str, Path]) -> None:
     with pytest.raises(ModelError) as error:
-        compose(sd1, [Wanted(made["ついぴ"]), Wanted(made["other"])], formats, METHODS)
+        compose(sd1, [Requested(made["ついぴ"]), Requested(made["other"])], formats, METHODS)
     assert error.value.code == "MD007"
     assert all(str(made[name]) in error.value.where for name in ("ついぴ", "other"))
     assert sd1.words == {}
@@ -130,7 +137,7 @@ def test_two_embeddings_of_one_word_are_an_error(sd1: Any, made: dict[str, Path]
 
 def test_a_file_of_another_method_than_the_flag_is_refused(sd1: Any, made: dict[str, Path]) -> None:
     with pytest.raises(FormatError, match="hypernetwork"):
-        compose(sd1, [Wanted(made["hyper"], method="lora")], formats, METHODS)
+        compose(sd1, [Requested(made["hyper"], method="lora")], formats, METHODS)
 
 
 def test_an_embedding_of_another_family_that_was_only_found_is_left_out(
@@ -139,12 +146,12 @@ def test_an_embedding_of_another_family_that_was_only_found_is_left_out(
     foreign = tmp_path / "cat.safetensors"
     save_file({"emb_params": torch.zeros(1, 1024)}, foreign)  # as wide as SD2's
     told: list[Warned] = []
-    found = Wanted(foreign, method=EMBEDDING, called="cat")
+    found = Requested(foreign, method="textual-inversion", called="cat")
     base = draw(sd1)
-    with compose(sd1, [found, Wanted(made["lora"], 0)], formats, METHODS, told.append) as together:
+    with compose(sd1, [found, Requested(made["lora"], 0)], formats, METHODS, told.append) as together:
         assert torch.equal(draw(sd1), base)
         (refusal,) = describe(together).refused
     assert Path(refusal.file) == foreign
     assert [warned.code for warned in told] == ["GN006"]
     with pytest.raises(ModelError):
-        compose(sd1, [Wanted(foreign)], formats, METHODS)
+        compose(sd1, [Requested(foreign)], formats, METHODS)

@@ -10,7 +10,7 @@ import torch
 
 from tsuika.core.errors import FormatError, ModelError
 from tsuika.core.events import Warned
-from tsuika.generate.compose import Wanted, compose
+from tsuika.generate.compose import Requested, compose
 from tsuika.generate.pipeline import sample, size_step
 
 
@@ -32,7 +32,7 @@ def draw(model: Any) -> torch.Tensor:
 
 def test_stacked_in_order_and_given_back(sd1: Any, fake_formats: Any, fake_method: Any) -> None:
     before = state(sd1)
-    wanted = [Wanted(Path("a"), 0.5), Wanted(Path("b"), 2.0)]
+    wanted = [Requested(Path("a"), 0.5), Requested(Path("b"), 2.0)]
     with compose(sd1, wanted, fake_formats, {"fake": fake_method}) as composition:
         assert [part.wanted for part in composition.parts] == wanted
         a, b = (fake_formats.held[name].tensors["unet.conv_in.weight"] for name in "ab")
@@ -46,7 +46,7 @@ def test_stacked_in_order_and_given_back(sd1: Any, fake_formats: Any, fake_metho
 
 def test_strength_0_is_the_base_bit_for_bit(sd1: Any, fake_formats: Any, fake_method: Any) -> None:
     base = draw(sd1)
-    wanted = [Wanted(Path("a"), 0), Wanted(Path("both"), 0, 0)]
+    wanted = [Requested(Path("a"), 0), Requested(Path("both"), 0, 0)]
     with compose(sd1, wanted, fake_formats, {"fake": fake_method}) as composition:
         assert torch.equal(draw(sd1), base)
         composition.set_strength(1, 1.0)
@@ -59,7 +59,7 @@ def test_strength_0_is_the_base_bit_for_bit(sd1: Any, fake_formats: Any, fake_me
 
 def test_text_and_unet_have_their_own_strengths(sd1: Any, fake_formats: Any, fake_method: Any) -> None:
     before = state(sd1)
-    with compose(sd1, [Wanted(Path("both"), 0.5, 2.0)], fake_formats, {"fake": fake_method}):
+    with compose(sd1, [Requested(Path("both"), 0.5, 2.0)], fake_formats, {"fake": fake_method}):
         after = state(sd1)
         for name, delta in fake_formats.held["both"].tensors.items():
             factor = 2.0 if name.startswith("text_encoder") else 0.5
@@ -69,7 +69,7 @@ def test_text_and_unet_have_their_own_strengths(sd1: Any, fake_formats: Any, fak
 
 def test_what_matched_is_told(sd1: Any, fake_formats: Any, fake_method: Any) -> None:
     told: list[Warned] = []
-    with compose(sd1, [Wanted(Path("a"))], fake_formats, {"fake": fake_method}, told.append) as composition:
+    with compose(sd1, [Requested(Path("a"))], fake_formats, {"fake": fake_method}, told.append) as composition:
         (part,) = composition.parts
     assert set(part.matched) == {"unet.conv_in.weight", "unet.conv_in.alpha"}
     assert part.unmatched == ("unet.nowhere.other",)
@@ -79,14 +79,14 @@ def test_what_matched_is_told(sd1: Any, fake_formats: Any, fake_method: Any) -> 
 
 def test_an_assumed_family_is_no_fact(sd1: Any, fake_formats: Any, fake_method: Any) -> None:
     fake_formats.held["other"].metadata["family_from"] = "default"
-    with compose(sd1, [Wanted(Path("other"))], fake_formats, {"fake": fake_method}) as composition:
+    with compose(sd1, [Requested(Path("other"))], fake_formats, {"fake": fake_method}) as composition:
         assert composition.parts[0].matched
 
 
 def test_keys_that_were_not_understood_are_told(sd1: Any, fake_formats: Any, fake_method: Any) -> None:
     told: list[Warned] = []
     fake_formats.held["b"].metadata["unread_keys"] = '["strange.one", "strange.two"]'
-    with compose(sd1, [Wanted(Path("b"))], fake_formats, {"fake": fake_method}, told.append) as composition:
+    with compose(sd1, [Requested(Path("b"))], fake_formats, {"fake": fake_method}, told.append) as composition:
         total = len(composition.parts[0].matched) + 2
     assert [warning.code for warning in told] == ["GN005"]
     assert f"2 of {total} tensors" in told[0].message and "strange.one" in told[0].message
@@ -101,7 +101,7 @@ def test_a_failure_gives_the_model_back(
 ) -> None:
     before = state(sd1)
     with pytest.raises(error) as caught:
-        compose(sd1, [Wanted(Path("b")), Wanted(Path(name))], fake_formats, {"fake": fake_method})
+        compose(sd1, [Requested(Path("b")), Requested(Path(name))], fake_formats, {"fake": fake_method})
     assert caught.value.code == code
     assert fake_method.log == ["attach b", "detach b"]
     assert same(state(sd1), before)
@@ -109,6 +109,6 @@ def test_a_failure_gives_the_model_back(
 
 def test_an_error_inside_the_block_gives_the_model_back(sd1: Any, fake_formats: Any, fake_method: Any) -> None:
     before = state(sd1)
-    with pytest.raises(ZeroDivisionError), compose(sd1, [Wanted(Path("a"))], fake_formats, {"fake": fake_method}):
+    with pytest.raises(ZeroDivisionError), compose(sd1, [Requested(Path("a"))], fake_formats, {"fake": fake_method}):
         1 / 0  # noqa: B018
     assert same(state(sd1), before)

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from tsuika import formats
-from tsuika.core.methods import Lora
 from tsuika.formats.kohya_lora import KohyaLora
-from tsuika.generate.compose import Wanted, compose
+from tsuika.generate.compose import Requested, compose
 from tsuika.generate.pipeline import sample, size_step
-from tsuika.methods import METHODS, lora
+from tsuika.methods import METHODS
+from tsuika.methods.lora import Lora
+from tsuika.methods.lora import layers as lora
 
 
 def draw(model: Any) -> torch.Tensor:
@@ -38,7 +39,7 @@ def test_a_file_draws_what_the_model_in_memory_drew(sd1: Any, tmp_path: Path, te
     path = tmp_path / "ついか犬.safetensors"
     expected = trained(sd1, 1, path, text=text)
     assert not torch.equal(expected, base)
-    with compose(sd1, [Wanted(path)], formats, METHODS) as composition:
+    with compose(sd1, [Requested(path)], formats, METHODS) as composition:
         assert composition.parts[0].unmatched == ()
         assert len(composition.parts[0].attachments) == (2 if text else 1)
         torch.testing.assert_close(draw(sd1), expected, rtol=0, atol=1e-5)
@@ -52,7 +53,7 @@ def test_two_files_at_0_are_the_base_and_both_count(sd1: Any, tmp_path: Path) ->
     one, two = tmp_path / "one.safetensors", tmp_path / "two.safetensors"
     expected = trained(sd1, 1, one, text=False)
     trained(sd1, 2, two, text=True)
-    with compose(sd1, [Wanted(one), Wanted(two, 0)], formats, METHODS) as composition:
+    with compose(sd1, [Requested(one), Requested(two, 0)], formats, METHODS) as composition:
         torch.testing.assert_close(draw(sd1), expected, rtol=0, atol=1e-5)
         composition.set_strength(1, 1.0)
         assert float((draw(sd1) - expected).abs().max()) > 1e-4

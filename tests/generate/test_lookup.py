@@ -12,7 +12,6 @@ from tsuika import formats
 from tsuika.core.errors import FormatError, ModelError
 from tsuika.core.events import Warned
 from tsuika.core.types import Artifact
-from tsuika.generate.compose import EMBEDDING
 from tsuika.generate.lookup import DEEPEST, Library, saved_steps
 from tsuika.generate.prompt import parse
 
@@ -36,7 +35,7 @@ class Kinds:
             raise FormatError("FM001", where=path, found="nothing", expected="anything")
         if path.suffix == ".ckpt":
             raise ModelError("MD005", where=path, why="it would run a program")
-        self.method = EMBEDDING if path.suffix == ".pt" else "lora"
+        self.method = "textual-inversion" if path.suffix == ".pt" else "lora"
         return self
 
     def read(self, path: Path) -> Artifact:
@@ -103,8 +102,8 @@ def test_a_bare_word_finds_an_embedding_and_opens_nothing_else(tmp_path: Path) -
         ["a cat and TSUIPI, ついか犬がいる with a dog", "IN-between"], kinds, given=["in"], warn=told.append
     )
     assert {(one.called, one.path.name, one.method) for one in found} == {
-        ("Tsuipi", "Tsuipi.pt", EMBEDDING),
-        ("ついか犬", "ついか犬.pt", EMBEDDING),
+        ("Tsuipi", "Tsuipi.pt", "textual-inversion"),
+        ("ついか犬", "ついか犬.pt", "textual-inversion"),
     }
     assert set(kinds.opened) == {"Tsuipi.pt", "ついか犬.pt", "cat.safetensors", "dog.bin"}
     assert told == []

@@ -13,11 +13,13 @@ from tiny_models import FAMILY_NAMES, bits, outputs, picture_batch, tiny
 from tsuika.core import config
 from tsuika.core.config import Recipe
 from tsuika.core.errors import ModelError
-from tsuika.core.methods import DreamBooth, Lora
 from tsuika.core.seeds import generator
 from tsuika.core.types import Attachment, model_tensors
 from tsuika.families import StableDiffusion
-from tsuika.methods import dreambooth, lora
+from tsuika.methods.dreambooth import DreamBooth
+from tsuika.methods.dreambooth import weights as dreambooth
+from tsuika.methods.lora import Lora
+from tsuika.methods.lora import layers as lora
 from tsuika.train import checkpoint, optim
 from tsuika.train.gather import accelerate_for
 from tsuika.train.loop import Fit, conditioner, fit

@@ -13,11 +13,13 @@ from torch import Tensor, nn
 
 from tiny_models import FAMILY_NAMES, bits, outputs, tiny
 from tsuika.core.errors import FormatError, ModelError, RecipeError
-from tsuika.core.methods import Activation, Hypernetwork, Lora
-from tsuika.core.types import count_params
+from tsuika.core.types import Activation, count_params
 from tsuika.families import FAMILIES, StableDiffusion
 from tsuika.families.common import build_unet
-from tsuika.methods import hypernetwork, lora
+from tsuika.methods.hypernetwork import Hypernetwork
+from tsuika.methods.hypernetwork import nets as hypernetwork
+from tsuika.methods.lora import Lora
+from tsuika.methods.lora import layers as lora
 
 DEEP = Hypernetwork(sizes="all", layer_structure=(1, 2, 4, 2, 1), activation="swish")
 

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from tiny_models import bits, outputs, tiny
-from tsuika.core.methods import Hypernetwork, Lora, TextualInversion
 from tsuika.core.types import Attachment, Conditioning, Lanes, Model
 from tsuika.methods import METHODS
+from tsuika.methods.hypernetwork import Hypernetwork
+from tsuika.methods.lora import Lora
+from tsuika.methods.textual_inversion import TextualInversion
 
 LORA = (Lora(rank=2), Lora(rank=5, alpha=2), Lora(rank=3))
 CONV = (Lora(rank=2, conv=True), Lora(rank=4, conv=True, conv_rank=3, alpha=1), Lora(rank=3, conv=True))

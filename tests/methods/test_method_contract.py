@@ -19,11 +19,12 @@ from tsuika import families, formats
 from tsuika.core import config
 from tsuika.core.config import Recipe
 from tsuika.core.errors import ModelError
-from tsuika.core.methods import METHOD_SECTIONS
 from tsuika.core.seeds import generator
 from tsuika.core.types import Artifact, Attachment, Format, Model, model_tensors
+from tsuika.generate import pipeline
 from tsuika.methods import METHODS
 from tsuika.train import checkpoint
+from tsuika.train.device import DTYPES, pick_precision
 from tsuika.train.gather import accelerate_for
 from tsuika.train.loop import Fit, conditioner, fit
 
@@ -37,13 +38,14 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "dreambooth": {"method": {}, "train": {"learning_rate": 1e-3}},
     "hypernetwork": {"method": {"sizes": "all", "init": "KaimingNormal"}, "train": {"learning_rate": 1e-2}},
 }
+SAMPLING = pipeline.Defaults(cfg=2.0, steps=2, sampler="DDIM")
 PLAIN, ASKED = ("a cat", "a dog"), ("a zuzu cat", "zuzu")  # only Textual Inversion answers to its word alone
 CASES = [(method, family) for method in METHODS for family in FAMILY_NAMES]
 by_case = pytest.mark.parametrize(("method", "family"), CASES, ids=["-".join(case) for case in CASES])
 
 
 def test_every_method_is_listed() -> None:
-    assert list(SETTINGS) == list(METHODS) == [config.method_name(section) for section in METHOD_SECTIONS]
+    assert list(SETTINGS) == list(METHODS)
 
 
 def recipe(method: str, **train: Any) -> Recipe:
@@ -190,6 +192,40 @@ def read(format_: Format, path: Path, life: Life) -> Artifact:
         return Artifact(life.method, life.family, model_tensors(model))
     assert formats.find(path).name == format_.name
     return formats.find(path).read(path)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("precision", ["auto", "bf16"])
+def test_it_trains_and_is_drawn_in_every_precision(method: str, precision: str) -> None:
+    """Previews are drawn outside of autocast, from a model whose trained weights have another dtype than the rest."""
+    used = pick_precision(precision, torch.device("cpu"))
+    model = cast(tiny("sd1"), DTYPES[used])
+    base = drawn(model)
+    training = start(method, "sd1", model, precision=precision)
+    run(training, 2)
+    own = recipe(method).method.model_dump().get("weights", "fp32")
+    assert {str(value.dtype) for value in training.attachment.tensors().values()} == {str(DTYPES[own])}
+    assert not torch.equal(drawn(model), base)
+    training.attachment.set_strength(0)
+    assert torch.equal(drawn(model), base)
+    artifact = training.attachment.artifact()
+    training.attachment.detach()
+    restore(model, artifact)
+    assert not torch.equal(drawn(model), base)
+
+
+def cast(model: Any, dtype: torch.dtype) -> Any:
+    """The model in a dtype, as a family loads it: the VAE stays in float32."""
+    for name, component in model.components.items():
+        component.to(torch.float32 if name == "vae" else dtype)
+    return model
+
+
+def drawn(model: Any) -> Tensor:
+    """A preview."""
+    pixels = pipeline.sample(model, ASKED[0], seed=1, num=1, steps=2, size_px=(64, 64), defaults=SAMPLING)
+    assert pixels.isfinite().all()
+    return pixels
 
 
 @by_case

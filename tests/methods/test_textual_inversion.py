@@ -11,11 +11,11 @@ import torch
 from tiny_models import FAMILY_NAMES, bits, outputs, picture_batch, tiny
 from tsuika.core.config import build
 from tsuika.core.errors import ModelError, RecipeError
-from tsuika.core.methods import TextualInversion
 from tsuika.core.sections import Data, Train
 from tsuika.core.types import Artifact, Model
 from tsuika.generate.encode import encode
-from tsuika.methods import textual_inversion
+from tsuika.methods.textual_inversion import TextualInversion
+from tsuika.methods.textual_inversion import vectors as textual_inversion
 from tsuika.train import checkpoint, optim, riemannian
 from tsuika.train.gather import accelerate_for
 from tsuika.train.loop import Fit, conditioner, fit

@@ -16,13 +16,13 @@ from tiny_models import picture_batch, tiny
 from tsuika.core.config import Recipe
 from tsuika.core.errors import DivergedError, RecipeError
 from tsuika.core.events import Stepped
-from tsuika.core.methods import Lora
 from tsuika.core.sections import Train
 from tsuika.core.seeds import generator
 from tsuika.core.types import Batch
 from tsuika.diffusion.schedule import add_noise
 from tsuika.diffusion.targets import min_snr_weight, target
-from tsuika.methods import lora
+from tsuika.methods.lora import Lora
+from tsuika.methods.lora import layers as lora
 from tsuika.train import checkpoint, loop, optim
 from tsuika.train.gather import accelerate_for
 from tsuika.train.loop import Fit, _follow, conditioner, draw, fit

@@ -181,7 +181,7 @@ def test_max_norm_of_new_words_is_the_length_of_their_vectors() -> None:
     assert all((value.norm(dim=-1) <= largest * (1 + 1e-5)).all() for value in held.tensors.values())
 
 
-@pytest.mark.parametrize("kind", ["dora", "loha", "lokr", "oft"])
+@pytest.mark.parametrize("kind", ["dora", "loha", "lokr"])
 def test_every_adapter_goes_back_to_the_base(kind: str) -> None:
     keys = (("method.adapter", kind),)
     some, all_of_it = (trained("lora", keys=keys, l2=strength).said for strength in (0.5, INF))

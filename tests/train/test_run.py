@@ -185,6 +185,7 @@ def test_dry_run_refuses_what_the_run_would(
         ({"--set": "train.steps=0"}, 2, "RC002"),
         ({"--set": "train.device=abacus"}, 2, "RC002"),
         ({"--set": "method.adapter=oft"}, 2, "RC002"),
+        ({"--set": "method.name=nowhere.at.all:METHOD"}, 2, "RC002"),
         ({"--nonsense": "1"}, 2, "nonsense"),
     ],
 )

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from tsuika import api, families
-from tsuika.api.drawing import Easel
+from tsuika.api.drawing import Renderer
 from tsuika.core.bootstrap import of_differences
 from tsuika.embedded.world import World, draw
 from tsuika.vae import metrics, roundtrip
@@ -60,12 +60,12 @@ def test_colours_are_nearer_by_a_little() -> None:
 
 def test_drawings_go_from_one_to_the_other() -> None:
     """The same latents through each decoder; going back gives the base's own picture again, to the bit."""
-    with Easel() as easel:
+    with Renderer() as renderer:
         pictures = []
         for vae in ("builtin", "builtin:texture", "builtin:colour", "builtin"):
             drawing = api.Drawing("a cat on a red background", vae=vae, steps=2, seed=3, precision="fp32", device="cpu")
-            easel.set_up(drawing)
-            pictures.append(np.asarray(easel.draw(drawing)[0]))
+            renderer.set_up(drawing)
+            pictures.append(np.asarray(renderer.draw(drawing)[0]))
     assert np.array_equal(pictures[0], pictures[3])
     differences = [np.abs(one.astype(int) - pictures[0]).mean() for one in pictures[1:3]]
     assert all(0 < difference < 12 for difference in differences)

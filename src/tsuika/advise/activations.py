@@ -10,19 +10,13 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
+
+from tsuika.methods.method import Backward
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-# What learns: only what the UNet reads (new words, a hypernetwork), layers beside attention and feed-forward ones, everything.
-Trained = Literal["text", "adapter", "all"]
-METHOD_TRAINS: Final[Mapping[str, Trained]] = {
-    "textual-inversion": "text",
-    "hypernetwork": "text",
-    "lora": "adapter",
-    "dreambooth": "all",
-}
 _ADAPTED: Final = re.compile(
     r".*\.attentions\.\d+\.(proj_in|proj_out|transformer_blocks\.\d+\.(attn[12]\.to_(q|k|v|out\.0)|ff\.net\.(0\.proj|2)))"
 )
@@ -32,11 +26,11 @@ _ADAPTED: Final = re.compile(
 class Step:
     """A training step on one picture."""
 
-    kept_bytes: Mapping[Trained, float]  # for the backward pass, at two bytes a number
-    checkpointed_bytes: Mapping[Trained, float]  # the same with gradient checkpointing, at its highest
+    kept_bytes: Mapping[Backward, float]  # for the backward pass, at two bytes a number
+    checkpointed_bytes: Mapping[Backward, float]  # the same with gradient checkpointing, at its highest
     forward_flop: float
     size_px: int
-    times: Mapping[Trained, float]  # forward and backward, by forward
+    times: Mapping[Backward, float]  # forward and backward, by forward
 
     def at(self, size_px: int) -> Step:
         """Of a picture of another size: everything but attention's weights grows with the area."""
@@ -50,7 +44,7 @@ class Step:
         )
 
 
-TIMES: Final[Mapping[Trained, float]] = {"text": 2.08, "adapter": 2.17, "all": 3.0}
+TIMES: Final[Mapping[Backward, float]] = {"text": 2.08, "adapter": 2.17, "all": 3.0}
 
 # What `count` says of these UNets, per picture of their native size: going through the real ones takes a minute.
 # From `python bench/activations.py`.
@@ -100,8 +94,8 @@ def count(config: Mapping[str, Any], size_px: int, latent_factor: int = 8) -> St
     with torch.device("meta"):
         unet: nn.Module = UNet2DConditionModel.from_config(dict(config))
     unet.to(torch.bfloat16)
-    kept: dict[Trained, float] = {}
-    thrifty: dict[Trained, float] = {}
+    kept: dict[Backward, float] = {}
+    thrifty: dict[Backward, float] = {}
     flop = 0.0
     for trained in ("text", "adapter", "all"):
         for name, module in unet.named_modules():

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from tsuika.advise import sizes
-from tsuika.advise.activations import KNOWN, METHOD_TRAINS, Step, count
+from tsuika.advise.activations import KNOWN, Step, count
 from tsuika.advise.base import Base
 from tsuika.core.config import Recipe
-from tsuika.core.methods import DreamBooth
 from tsuika.data.split import FOLDS_IN_TURN, LEAST_TO_HOLD_OUT, LEAST_TO_LEAVE_OUT, LEAST_TO_TRUST
+from tsuika.methods import METHODS
 
 GIB: Final = 2**30
 
@@ -104,13 +104,13 @@ def memory_gib(base: Base, recipe: Recipe, machine: Machine, pictures: int, step
     trained = sizes.count(sizes.shapes(base, recipe))
     method, train = recipe.method, recipe.train
     side_by_side = lanes(pictures, method.name, recipe.guard.mode)
-    number = 2 if isinstance(method, DreamBooth) and method.weights == "bf16" else 4
+    number = method.bytes_per_weight
     # Weight and gradient; moments; the average, and the live weights put by while that is looked at.
     each = 2 * number + (0 if train.optimizer == "adafactor" else 8) + (2 * number if train.ema else 0)
     at_once = min(side_by_side, recipe.guard.lanes or side_by_side) * train.batch_size
     if recipe.data.reg_generate or recipe.data.reg_images:
         at_once *= 2
-    kind = METHOD_TRAINS[method.name]
+    kind = METHODS[method.name].backward
     kept = (step.checkpointed_bytes if train.gradient_checkpointing else step.kept_bytes)[kind] * width / 2
     training = weights + trained * each * side_by_side + kept * at_once
     if machine.device == "cpu":  # a file that is read through memory stands beside what is made of it
@@ -136,7 +136,7 @@ def estimate(
         if found.peak_bytes is not None:
             memory, memory_basis = max(memory, found.peak_bytes / GIB), "measured"
     elif machine.flop_per_s:
-        operations = step.forward_flop * step.times[METHOD_TRAINS[method.name]] * train.batch_size * train.accumulate
+        operations = step.forward_flop * step.times[METHODS[method.name].backward] * train.batch_size * train.accumulate
         if train.gradient_checkpointing:
             operations += step.forward_flop * train.batch_size * train.accumulate
         if recipe.data.reg_generate or recipe.data.reg_images:

@@ -12,6 +12,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, Final, Literal
 
+from tsuika import methods
 from tsuika.core.intervals import Interval
 from tsuika.core.texts import Text, _
 from tsuika.pages import in_languages
@@ -20,7 +21,6 @@ from tsuika.pages import in_languages
 Strength = Literal["measured", "published", "folklore", "known"]
 Goal = Literal["character", "style", "object", "concept"]
 GOALS: Final[tuple[Goal, ...]] = ("character", "style", "object", "concept")
-METHODS: Final = ("lora", "textual-inversion", "dreambooth", "hypernetwork")
 BENCH: Final = "bench/methods.py, docs/log.md"
 
 
@@ -179,6 +179,9 @@ PUBLISHED_AGAINST: Final[Mapping[str, Statement]] = {
 }
 
 
+METHODS: Final = tuple(name for name in methods.METHODS if (name, "") in PUBLISHED_FOR)
+
+
 @dataclass(frozen=True)
 class Rule:
     """A rule of thumb of the Japanese guide that this project began with: which methods for which goals."""
@@ -192,13 +195,6 @@ RULES: Final[tuple[Rule, ...]] = (
     Rule(("textual-inversion", "hypernetwork"), ("style",)),
     Rule(("textual-inversion",), ("object", "concept")),
 )
-# How many images the rules of thumb want for a method.
-_IMAGES: Final[Mapping[str, tuple[int, int]]] = {
-    "lora": (15, 50),
-    "textual-inversion": (3, 5),
-    "dreambooth": (10, 20),
-    "hypernetwork": (200, 5000),
-}
 
 
 def rule_of(goal: str) -> Rule:
@@ -208,4 +204,4 @@ def rule_of(goal: str) -> Rule:
 
 def images_wanted(method: str) -> tuple[int, int]:
     """How many images the rules of thumb want for a method, from and to."""
-    return _IMAGES[method]
+    return methods.METHODS[method].images

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from tsuika.core.errors import no_such
+from tsuika.methods import METHODS
 
 PROGRAMS: Final = ("tsuika", "A1111", "Forge", "ComfyUI", "diffusers")
 _ALIASES: Final[Mapping[str, str]] = {
@@ -14,8 +15,6 @@ _ALIASES: Final[Mapping[str, str]] = {
     "webui": "A1111",
     "comfy": "ComfyUI",
 }
-# Forge lists hypernetworks and does not apply them; diffusers has no loader for them. Everything else goes everywhere.
-_NOT: Final[Mapping[str, frozenset[str]]] = {"hypernetwork": frozenset({"Forge", "diffusers"})}
 
 
 def program(name: str) -> str:
@@ -35,4 +34,4 @@ def works_in(method: str, *, embedded: bool) -> tuple[str, ...]:
     """The programs that apply a result of this method. What was trained on the embedded base needs that base: tsuika alone."""
     if embedded:
         return ("tsuika",)
-    return tuple(name for name in PROGRAMS if name not in _NOT.get(method, ()))
+    return tuple(name for name in PROGRAMS if name in METHODS[method].programs)

@@ -15,7 +15,7 @@ import tomlkit
 
 from tsuika.core import config
 from tsuika.core.config import Recipe
-from tsuika.core.methods import is_usable_word
+from tsuika.core.types import is_usable_word
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from tsuika.data.check_fix import Cleaned
 from tsuika.data.check_report import Report
 from tsuika.evaluate import contact_sheet as sheets
 from tsuika.families.sources import find_tokenizer
+from tsuika.methods import METHODS
 
 Tokenize = Callable[[str], list[str]]
 
@@ -76,7 +77,7 @@ def check(
         base=base,
         tokenize=tokenize,
         tokenizer=base if tokenize else "",
-        wanted=IMAGES_WANTED,
+        wanted=dict(sorted(((name, one.images) for name, one in METHODS.items()), key=lambda pair: pair[1])),
         progress=progress,
         workers=workers,
     )

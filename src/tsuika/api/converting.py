@@ -26,7 +26,6 @@ from tsuika.train.device import DTYPES
 
 PLAIN_RANK = 64  # of a plain LoRA that stands in for another kind; FORMATS of the field rarely go beyond
 _PLAIN_ERROR = 1e-3  # where a smaller rank reaches this, it is taken: half precision is no finer
-_SYNONYMS = {("lora", "a1111"): "kohya"}  # A1111 reads kohya's layout
 
 
 def convert(
@@ -72,7 +71,7 @@ def convert(
         target = _target(to, artifact.method, formats.for_method(artifact.method))
         writing.free(out, file, *bases, overwrite=overwrite, suffix=target.suffix)
         notes: list[Warned] = []
-        if artifact.method == "lora":
+        if artifact.method == formats.LORA[0].method:
             artifact = _ready(artifact, target.name, lossy=lossy, rank=rank, base=base, notes=notes)
         done = writing.write(artifact, target, out, writing.number_type(dtype, artifact.tensors))
         return {"kind": artifact.method, "family": artifact.family, "from": source.name, **done, "notes": notes}
@@ -99,7 +98,7 @@ def peek(base: str) -> families.StoredBase:
 
 
 def _target(to: str, method: str, known: tuple[Format, ...]) -> Format:
-    name = _SYNONYMS.get((method, to), to)
+    name = formats.SYNONYMS.get((method, to), to)
     for format_ in known:
         if format_.name == name:
             return format_
@@ -154,7 +153,7 @@ def _with_scale(artifact: Artifact, to: str, base: str) -> tuple[Artifact, list[
 
 def _model(file: Path, to: str, out: Path, *, dtype: str, tokenizer: str, overwrite: bool) -> dict[str, Any]:
     found = families.peek(file)
-    target = _target(to, "dreambooth", formats.for_method("dreambooth"))
+    target = _target(to, formats.CHECKPOINTS[0].method, formats.CHECKPOINTS)
     copied = found.kind == target.name == "single-file"
     writing.free_model(out, file, overwrite=overwrite, suffix=target.suffix, copied=copied)
     about = {"kind": "base model", "family": found.facts.family, "prediction": found.prediction, "from": found.kind}

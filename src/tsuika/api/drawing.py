@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from itertools import count
@@ -14,22 +14,20 @@ from PIL import Image
 from torch import nn
 
 from tsuika import families
-from tsuika.api import states
 from tsuika.api.models import EMBEDDED, defaults_of, load
+from tsuika.api.states import Files
 from tsuika.core.errors import RecipeError
 from tsuika.core.events import Warned
 from tsuika.core.files import sha256, split_strength
+from tsuika.core.texts import _
 from tsuika.core.types import Model
-from tsuika.core.words import Words
 from tsuika.generate import compose, pipeline, png_info
 from tsuika.generate.combination import Combination, describe
-from tsuika.generate.compose import Composition, Wanted
-from tsuika.generate.drawing import Drawing
+from tsuika.generate.compose import Composition, Requested
+from tsuika.generate.drawing import FLAGS, Drawing
 from tsuika.generate.lookup import Library
 from tsuika.generate.prompt import Tag, parse, without_tags
-from tsuika.methods import METHODS
-
-_FLAGS = {"lora": compose.LORA, "embedding": compose.EMBEDDING, "hypernetwork": compose.HYPERNETWORK, "more": ""}
+from tsuika.methods import METHODS, Method, with_outside
 
 
 def generate(drawing: Drawing, out: Path, *, num: int = 1, overwrite: bool = False) -> dict[str, Any]:
@@ -53,17 +51,17 @@ def generate(drawing: Drawing, out: Path, *, num: int = 1, overwrite: bool = Fal
         raise RecipeError("RC007", where=file)
     folder = check_folder(file.parent if file else out.with_suffix("") if out.suffix.lower() == ".png" else out)
     written: list[str] = []
-    with Easel() as easel:
-        check_strengths([drawing], easel.wanted(drawing))
-        combination = easel.set_up(drawing)
+    with Renderer() as renderer:
+        check_strengths([drawing], renderer.requests(drawing))
+        combination = renderer.set_up(drawing)
         for first in range(drawing.seed, last.seed + 1, pipeline.BATCH):
             some = replace(drawing, seed=first)
-            for number, picture in enumerate(easel.draw(some, min(pipeline.BATCH, last.seed + 1 - first))):
+            for number, picture in enumerate(renderer.draw(some, min(pipeline.BATCH, last.seed + 1 - first))):
                 one = replace(drawing, seed=first + number)
                 path = file or _unused(folder, one.seed)
-                png_info.write_png(path, picture, easel.info(one, picture.size), easel.own(one))
+                png_info.write_png(path, picture, renderer.info(one, picture.size), renderer.own(one))
                 written.append(str(path))
-    return {"pictures": written, **asdict(combination), "notes": easel.notes}
+    return {"pictures": written, **asdict(combination), "notes": renderer.notes}
 
 
 def check_folder(out: Path) -> Path:
@@ -73,10 +71,7 @@ def check_folder(out: Path) -> Path:
         RecipeError: it is a file (RC002).
     """
     if out.exists() and not out.is_dir():
-        why = Words(
-            "There is a file of this name; the pictures need a folder.",
-            "同じ名前のファイルがあります。フォルダーを指定してください。",
-        )
+        why = _("There is a file of this name; the images need a folder.")
         raise RecipeError("RC002", key="out", found=out, why=why)
     return out
 
@@ -87,7 +82,7 @@ def _unused(folder: Path, seed: int) -> Path:
     return next(path for path in map(folder.joinpath, names) if not path.exists())
 
 
-class Easel:
+class Renderer:
     """A base with artifacts on it that goes from one drawing to the next and loads only what differs.
 
     `notes` are the warnings so far, each once.
@@ -102,7 +97,7 @@ class Easel:
         self._libraries: dict[Path | None, Library] = {}
         self._hashes: dict[str, str | None] = {}
 
-    def __enter__(self) -> Easel:
+    def __enter__(self) -> Renderer:
         return self
 
     def __exit__(
@@ -122,10 +117,10 @@ class Easel:
         Raises:
             TsuikaError: a file that is missing, or that does not fit.
         """
-        wanted = self.wanted(drawing)
+        requests = self.requests(drawing)
         self._set_base(drawing)
         self._set_vae(drawing)
-        return describe(self._set_artifacts(wanted))
+        return describe(self._set_artifacts(requests, with_outside(drawing.method)))
 
     def draw(self, drawing: Drawing, num: int = 1) -> list[Image.Image]:
         """Pictures of what was set up, at seed, seed + 1, ...
@@ -151,12 +146,13 @@ class Easel:
     def info(self, drawing: Drawing, size_px: tuple[int, int]) -> png_info.PictureInfo:
         """What the picture's `parameters` say: the prompt has a tag for every artifact at the strength it was drawn."""
         defaults, parts = defaults_of(self.model), self._parts()
-        tags = [_tag(part.wanted, part.method) for part in parts if part.method in _TAGS]
-        prompt = " ".join([without_tags(drawing.prompt), *map(str, tags)])
-        hashes: dict[str, dict[str, str]] = {method: {} for method in _FLAGS.values()}
+        tags = [_tag(part.request, METHODS[part.method]) for part in parts if part.method in METHODS]
+        prompt = " ".join([without_tags(drawing.prompt), *map(str, filter(None, tags))])
+        hashes: dict[str, dict[str, str]] = {png_info.LORA_HASHES: {}, png_info.TI_HASHES: {}}
         for part in parts:
-            if part.method in hashes and (digest := self._short(part)):
-                hashes[part.method][part.wanted.called or part.wanted.path.stem] = digest
+            field = METHODS[part.method].png_hashes if part.method in METHODS else ""
+            if field and (digest := self._short(part, tensors_only=field == png_info.LORA_HASHES)):
+                hashes[field][part.request.called or part.request.path.stem] = digest
         vae = None if drawing.vae == "builtin" else drawing.vae
         return png_info.PictureInfo(
             prompt,
@@ -170,8 +166,8 @@ class Easel:
             model_hash=(self.model.sha256 or "")[:10] or None,
             vae=vae and Path(vae).name,
             vae_hash=vae and self._vae_hash(vae),
-            lora_hashes=hashes[compose.LORA],
-            ti_hashes=hashes[compose.EMBEDDING],
+            lora_hashes=hashes[png_info.LORA_HASHES],
+            ti_hashes=hashes[png_info.TI_HASHES],
             version=f"tsuika {version('tsuika')}",
         )
 
@@ -183,29 +179,29 @@ class Easel:
             told[key] = [{**row, **{name: Path(row[name]).name for name in fields}} for row in told[key]]
         return {"prompt": drawing.prompt, "base": _public(drawing.base), "vae": _public(drawing.vae), **told}
 
-    def wanted(self, drawing: Drawing) -> list[Wanted]:
+    def requests(self, drawing: Drawing) -> list[Requested]:
         """The artifacts of a drawing: by flag, by tag, by word.
 
         Raises:
             ModelError: a tag names none (MD006).
         """
         flags = [
-            Wanted(*split_strength(text), method=method)
-            for flag, method in _FLAGS.items()
+            Requested(*split_strength(text), method=method)
+            for flag, method in FLAGS.items()
             for text in getattr(drawing, flag)
         ]
-        library = self._library(drawing.artifacts)
+        library, files = self._library(drawing.artifacts), Files()
         parsed = parse(drawing.prompt)
-        flags += library.tagged(parsed.tags, states) if parsed.tags else []
-        at_hand = {one.path.stem for one in flags if one.method in (compose.EMBEDDING, "")}
+        flags += library.tagged(parsed.tags, files) if parsed.tags else []
+        at_hand = {one.path.stem for one in flags if not one.method or METHODS[one.method].adds_words}
         texts = [parsed.text, parse(drawing.negative).text]
-        wanted = [*flags, *library.embeddings(texts, states, at_hand, self._note)]
+        requests = [*flags, *library.embeddings(texts, files, at_hand, self._note)]
         for name, strength in drawing.strengths:
-            wanted = [
+            requests = [
                 replace(one, strength=strength, text_strength=None) if name in ("", one.path.stem) else one
-                for one in wanted
+                for one in requests
             ]
-        return wanted
+        return requests
 
     def _library(self, folder: Path | None) -> Library:
         if folder not in self._libraries:
@@ -226,21 +222,21 @@ class Easel:
             self._vaes[drawing.vae] = families.load_vae(self.model, drawing.vae, embedded_path=EMBEDDED)
         self.model.vae = self._vaes[drawing.vae]
 
-    def _set_artifacts(self, wanted: list[Wanted]) -> Composition:
-        def files(many: list[Wanted]) -> list[Wanted]:
+    def _set_artifacts(self, requests: list[Requested], methods: dict[str, Method]) -> Composition:
+        def files(many: list[Requested]) -> list[Requested]:
             return [replace(one, strength=1.0, text_strength=None) for one in many]
 
         if self._composition:
-            now = [part.wanted for part in self._composition.parts]
-            refused = files([one.wanted for one in self._composition.refused])
-            usable = [one for one, neutral in zip(wanted, files(wanted)) if neutral not in refused]
+            now = [part.request for part in self._composition.parts]
+            refused = files([one.request for one in self._composition.refused])
+            usable = [one for one, neutral in zip(requests, files(requests)) if neutral not in refused]
             if files(now) == files(usable):
                 for number, (old, new) in enumerate(zip(now, usable)):
                     if old != new:
                         self._composition.set_strength(number, new.strength, new.text_strength)
                 return self._composition
         self._take_off()
-        self._composition = compose.compose(self.model, wanted, states, METHODS, warn=self._note)
+        self._composition = compose.compose(self.model, requests, Files.of(*methods.values()), methods, warn=self._note)
         return self._composition
 
     def _parts(self) -> tuple[compose.Part, ...]:
@@ -251,10 +247,10 @@ class Easel:
             self._composition.detach()
             self._composition = None
 
-    def _short(self, part: compose.Part) -> str | None:
-        key = str(part.wanted.path)
+    def _short(self, part: compose.Part, *, tensors_only: bool) -> str | None:
+        key = str(part.request.path)
         if key not in self._hashes:
-            self._hashes[key] = png_info.short_hash(part.wanted.path, part.sha256, lora=part.method == compose.LORA)
+            self._hashes[key] = png_info.short_hash(part.request.path, part.sha256, tensors_only=tensors_only)
         return self._hashes[key]
 
     def _vae_hash(self, vae: str) -> str | None:
@@ -268,25 +264,22 @@ class Easel:
             self.notes.append(warned)
 
 
-def check_strengths(drawings: Iterable[Drawing], wanted: Iterable[Wanted]) -> None:
+def check_strengths(drawings: Iterable[Drawing], requests: Iterable[Requested]) -> None:
     """Every strength is of some artifact.
 
     Raises:
         RecipeError: one is of none (RC002).
     """
-    known = {one.path.stem for one in wanted}
+    known = {one.path.stem for one in requests}
     for name, strength in {pair for drawing in drawings for pair in drawing.strengths}:
         if name not in known and (name or not known):
             why = f"{name or '–'} ≠ {', '.join(sorted(known)) or '–'}"
             raise RecipeError("RC002", key="strength", found=strength, why=why)
 
 
-_TAGS: Mapping[str, Any] = {compose.LORA: "lora", compose.HYPERNETWORK: "hypernet"}
-
-
-def _tag(wanted: Wanted, method: str) -> Tag:
-    text = wanted.strength if wanted.text_strength is None else wanted.text_strength
-    return Tag(_TAGS[method], wanted.path.stem, wanted.strength, text)
+def _tag(request: Requested, method: Method) -> Tag | None:
+    text = request.strength if request.text_strength is None else request.text_strength
+    return Tag(method.tag, request.path.stem, request.strength, text) if method.tag else None
 
 
 def _load(drawing: Drawing) -> Model:
@@ -303,8 +296,8 @@ def _public(spec: str) -> str:
 def _size(text: str) -> tuple[int, int] | None:
     if not text:
         return None
-    width, _, height = text.lower().partition("x")
+    width, _x, height = text.lower().partition("x")
     if not (width.isdecimal() and height.isdecimal()):
-        why = Words("WIDTHxHEIGHT, e.g. 512x768", "幅x高さの形にしてください(例: 512x768)。")
+        why = _("WIDTHxHEIGHT, e.g. 512x768")
         raise RecipeError("RC002", key="size", found=text, why=why)
     return int(width), int(height)

@@ -17,8 +17,9 @@ from tsuika.core.rundir import RunDir
 from tsuika.core.texts import _
 from tsuika.core.types import Artifact
 from tsuika.core.weights import Weights, is_pickle, read_json
-from tsuika.formats import common, lora
+from tsuika.formats import common
 from tsuika.formats.vae_file import CONFIG, VAE_FORMATS
+from tsuika.methods import METHODS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,13 +44,14 @@ def inspect(file: Path) -> dict[str, Any]:
     if formats.is_artifact(file):
         known = formats.find(file)
         artifact = known.read(file)
-        described = {"lora": _lora, "textual-inversion": _embedding, "hypernetwork": _hypernetwork}[artifact.method]
+        method, unread = METHODS.get(artifact.method), common.unread_keys(artifact)
         return {
             "kind": artifact.method,
             "family": artifact.family,
             "family_from": artifact.metadata.get(common.FAMILY_FROM, ""),
             "format": known.name,
-            **described(artifact),
+            **(method.describe(artifact) if method else {}),
+            **({"unread_keys": unread} if unread else {}),
             **{fact: artifact.metadata[fact] for fact in _FACTS if artifact.metadata.get(fact)},
             "tensors": len(artifact.tensors),
             "dtype": _dtypes(artifact.tensors.values()),
@@ -86,47 +88,6 @@ def _hashes(file: Path) -> dict[str, str]:
                 digest.update(block)
         hashes["autov3"] = digest.hexdigest()[:12]
     return hashes
-
-
-def _counted(values: Iterable[float]) -> dict[str, int]:
-    """`{"16": 264}`: each value, how often."""
-    return {f"{value:g}": number for value, number in sorted(Counter(values).items())}
-
-
-def _lora(artifact: Artifact) -> dict[str, Any]:
-    layers = lora.layers(artifact, "inspect")
-    ranks = [len(inner) for parts in layers.values() if (inner := lora.inner_factor(parts)) is not None]
-    alphas = [float(parts["alpha"]) for parts in layers.values() if "alpha" in parts]
-    return {
-        "adapter": lora.adapter(artifact.tensors),
-        "layers": len(layers),
-        "targets": dict(Counter(component for component, _path in layers)),
-        "convolutions": sum("resnets" in path or "samplers" in path for _component, path in layers),
-        "rank": _counted(ranks),
-        "alpha": _counted(alphas),
-        **({"unread_keys": json.loads(unread)} if (unread := artifact.metadata.get(common.UNREAD)) else {}),
-    }
-
-
-def _embedding(artifact: Artifact) -> dict[str, Any]:
-    vectors = {tuple(name.rpartition(".")[::2]): tensor.float() for name, tensor in artifact.tensors.items()}
-    return {
-        "words": sorted({word for word, _component in vectors}),
-        "vectors": max(len(tensor) for tensor in vectors.values()),
-        "widths": {component: tensor.shape[1] for (_word, component), tensor in vectors.items()},
-        "norms": {
-            component: [round(float(n), 4) for n in tensor.norm(dim=1)]
-            for (_word, component), tensor in vectors.items()
-        },
-    }
-
-
-def _hypernetwork(artifact: Artifact) -> dict[str, Any]:
-    fields = ("layer_structure", "activation_func", "is_layer_norm", "activate_output")
-    return {
-        "widths": sorted({int(name.partition(".")[0]) for name in artifact.tensors}),
-        **{name: json.loads(artifact.metadata[name]) for name in fields if name in artifact.metadata},
-    }
 
 
 def _vae(artifact: Artifact, layout: str, file: Path) -> dict[str, Any]:
@@ -175,13 +136,14 @@ def _unet_dtype(weights: Weights) -> str:
 
 
 def _run(run: RunDir) -> dict[str, Any]:
-    recipe = config.load(run.recipe)
+    # Read, not built: that would import a method from outside.
+    recipe = config.read_tables(run.recipe)
     report = read_json(run.report_json) if run.report_json.is_file() else {}
     return {
         "kind": "run",
-        "method": recipe.method.name,
-        "base": recipe.base.model,
-        "trigger": recipe.data.trigger,
+        "method": recipe["method"]["name"],
+        "base": recipe["base"]["model"],
+        "trigger": recipe["data"]["trigger"],
         "finished": bool(report),
         "stopped_by": report.get("stopped_by", ""),
         "steps_done": report.get("steps_done", 0),

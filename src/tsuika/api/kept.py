@@ -25,11 +25,10 @@ from tsuika.core.texts import _
 from tsuika.core.types import Artifact, Attachment, Model, model_tensors
 from tsuika.evaluate.report_guard import role
 from tsuika.generate import compose, pipeline, png_info
-from tsuika.generate.compose import Composition, Wanted
-from tsuika.methods import METHODS
+from tsuika.generate.compose import Composition, Requested
+from tsuika.methods import METHODS, find, with_outside
 from tsuika.train import checkpoint
 
-DREAMBOOTH: Final = "dreambooth"
 BATCH: Final = 8  # pictures at once; a part of what a drawing is, to its last bit
 
 
@@ -62,10 +61,11 @@ def kept(folder: RunDir) -> list[Kept]:
         if path.exists():
             by_role.setdefault(role(row["path"], files), {}).setdefault(row["format"], []).append(path)
     found = []
+    whole = told["method"] in METHODS and METHODS[told["method"]].whole_model
     for wish, formats in by_role.items():
         of_format = list(formats.values())
         # A folder of a whole model has its tokenizer with it; of all else the first format will do.
-        paths = next((paths for paths in of_format if told["method"] == DREAMBOOTH and paths[0].is_dir()), of_format[0])
+        paths = next((paths for paths in of_format if whole and paths[0].is_dir()), of_format[0])
         step = told["range"].get(wish) if wish else told["steps_done"]
         found.append(Kept(paths[0].stem if paths[0].is_file() else paths[0].name, tuple(paths), step or 0, not wish))
     if not found:
@@ -119,7 +119,7 @@ class Studio:
         self.model: Model = load(base.model, tokenizer=base.tokenizer, vae=base.vae, device=device, precision=precision)
         self.seeds, self.notes = tuple(seeds), list[Warned]()
         self._recipe, self._cells, self._asked = recipe, cells, (device, precision)
-        self._below = [Wanted(*split_strength(text)) for text in base.artifacts]
+        self._below = [Requested(*split_strength(text)) for text in base.artifacts]
         self._on: Kept | None = None
         self._composition: Composition | None = None
         self._whole: Attachment | None = None
@@ -200,13 +200,20 @@ class Studio:
         if self._on != one or self._composition is None:
             self._stack.close()
             self._composition, self._whole, self._on = None, None, one
-            whole = one is not None and self._recipe.method.name == DREAMBOOTH
-            mine = [Wanted(path) for path in one.paths] if one and not whole else []
+            method = find(self._recipe.method.name)
+            whole = one is not None and method.whole_model
+            mine = [Requested(path) for path in one.paths] if one and not whole else []
             self._composition = self._stack.enter_context(
-                compose.compose(self.model, [*self._below, *mine], states, METHODS, warn=self._note)
+                compose.compose(
+                    self.model,
+                    [*self._below, *mine],
+                    states.Files.of(method),
+                    with_outside([method.name]),
+                    warn=self._note,
+                )
             )
             if one is not None and whole:
-                self._whole = METHODS[DREAMBOOTH].restore(self.model, self._read_whole(one.paths[0]))
+                self._whole = method.restore(self.model, self._read_whole(one.paths[0]))
                 self._stack.callback(self._whole.detach)
         if self._whole is not None:
             self._whole.set_strength(strength)
@@ -223,10 +230,10 @@ class Studio:
         if (path / "manifest.json").is_file():
             if (state := checkpoint.load(path)) is None:
                 raise FormatError("MD003", where=path, why=_("The saved state is not whole."))
-            return Artifact(DREAMBOOTH, family, {**state.weights, **state.average})
+            return Artifact(self._recipe.method.name, family, {**state.weights, **state.average})
         device, precision = self._asked
         tuned = load(str(path), tokenizer=self._recipe.base.tokenizer, device=device, precision=precision)
-        return Artifact(DREAMBOOTH, family, model_tensors(tuned))
+        return Artifact(self._recipe.method.name, family, model_tensors(tuned))
 
     def _note(self, warned: Warned) -> None:
         if warned not in self.notes:

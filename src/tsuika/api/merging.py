@@ -85,7 +85,7 @@ def _into(shares: Sequence[Share], into: str, out: Path, *, tokenizer: str, dtyp
     for name, weight in applying.apply(tensors, shares):
         tensors[name].copy_(weight)
         changed += 1
-    known = {format_.name: format_ for format_ in formats.for_method("dreambooth")}
+    known = {format_.name: format_ for format_ in formats.CHECKPOINTS}
     target = known["single-file" if out.suffix.lower() == ".safetensors" else "diffusers"]
     facts = {"title": out.stem, "description": f"{into} with {', '.join(map(_describe, shares))}"}
     return {"into": into, "weights_changed": changed, **writing.write_model(model, target, out, dtype, facts)}
@@ -196,14 +196,14 @@ def extract(
 
 def _target(out: Path) -> Format:
     """kohya's layout for a file, diffusers' for a folder."""
-    known = {format_.name: format_ for format_ in formats.for_method("lora")}
+    known = {format_.name: format_ for format_ in formats.LORA}
     return known["kohya" if out.suffix.lower() == ".safetensors" else "diffusers"]
 
 
 def _named(file: Path) -> Artifact:
     """The LoRA in a file; called as the file is, where it has no name of its own."""
     artifact = formats.find(file).read(file)
-    if artifact.method != "lora":
+    if artifact.method != formats.LORA[0].method:
         raise FormatError("FM001", where=file, found=artifact.method, expected=_("a LoRA"))
     artifact.metadata.setdefault("name", file.stem)
     return artifact

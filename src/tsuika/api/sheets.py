@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from tsuika.api.drawing import Easel, check_folder, check_strengths
+from tsuika.api.drawing import Renderer, check_folder, check_strengths
 from tsuika.core.events import Event, Phase, Warned
 from tsuika.generate import axes, png_info
 from tsuika.generate.axes import Axis, parse_axis
@@ -68,23 +68,23 @@ def grid(drawing: Drawing, out: Path, *, x: str, y: str = "", z: str = "") -> It
     only_sheet = out.suffix.lower() == ".png" and not out.is_dir()
     check_folder(out.parent if only_sheet else out)
     cells: dict[tuple[int, ...], _Cell] = {}
-    with Easel() as easel:
-        check_strengths(plan.values(), [wanted for one in plan.values() for wanted in easel.wanted(one)])
+    with Renderer() as renderer:
+        check_strengths(plan.values(), [request for one in plan.values() for request in renderer.requests(one)])
         for sampler in {one.sampler for one in plan.values() if one.sampler}:
             known_sampler(sampler)
         yield Phase("grid", len(places))
         told = 0
         try:
             for place, one in plan.items():
-                easel.set_up(one)
-                (picture,) = easel.draw(one)
-                cell = cells[place] = _Cell(picture, easel.info(one, picture.size), easel.own(one))
+                renderer.set_up(one)
+                (picture,) = renderer.draw(one)
+                cell = cells[place] = _Cell(picture, renderer.info(one, picture.size), renderer.own(one))
                 path = None if only_sheet else out / CELLS / f"{'-'.join(f'{number:03d}' for number in place)}.png"
                 labels = tuple(axis.labels[number] for axis, number in zip(chosen, place))
                 if path:
                     png_info.write_png(path, picture, cell.info, {**cell.own, "cell": labels})
-                yield from easel.notes[told:]
-                told = len(easel.notes)
+                yield from renderer.notes[told:]
+                told = len(renderer.notes)
                 yield CellDrawn(len(cells), len(places), labels, place, one.seed, str(path or ""))
         finally:
             sheet = out if only_sheet else out / SHEET

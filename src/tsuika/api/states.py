@@ -9,8 +9,9 @@ from typing import Protocol
 from tsuika import formats
 from tsuika.core.errors import FormatError
 from tsuika.core.rundir import RunDir
-from tsuika.core.types import Artifact
-from tsuika.core.words import Words
+from tsuika.core.texts import _
+from tsuika.core.types import Artifact, Format
+from tsuika.methods import Method
 from tsuika.train import checkpoint
 
 
@@ -28,11 +29,12 @@ class SavedState:
     """The results of a run, with the weights of one of its saved states."""
 
     results: tuple[Path, ...]
+    format: Format
 
     @property
     def method(self) -> str:
         """That of the run."""
-        return formats.find(self.results[0]).method
+        return self.format.method
 
     def read(self, path: Path) -> Artifact:
         """The artifact as it would have been written at that step (with averaged weights, where the run averages).
@@ -41,32 +43,49 @@ class SavedState:
             FormatError: the state is not whole, or of another training than the results (MD003).
         """
         state = checkpoint.load(path)
-        artifacts = [formats.find(result).read(result) for result in self.results]
+        artifacts = [self.format.read(result) for result in self.results]
         tensors = {name: value for artifact in artifacts for name, value in artifact.tensors.items()}
         saved = {**state.weights, **state.average} if state is not None else {}
         known = all(name in tensors and tensors[name].numel() == value.numel() for name, value in saved.items())
         if state is None or not known:
-            why = Words(
-                "The saved state is not whole, or the results beside it are of another training.",
-                "途中保存のデータが不完全か、一緒にある学習結果が別の学習のものです。",
-            )
+            why = _("The saved state is not whole, or the results beside it are of another training.")
             raise FormatError("MD003", where=path, why=why)
         # A state has the shapes of the model's own parameters: a convolution's DoRA scale is (1, out, 1, 1) there.
         own = {name: value.reshape(tensors[name].shape) for name, value in saved.items()}
         return replace(artifacts[0], tensors={**tensors, **own})
 
 
-def find(path: Path) -> Source:
-    """The format of a file or folder; the folder of a saved state is one too.
+@dataclass(frozen=True)
+class Files:
+    """Files of artifacts, the formats of methods from outside included, and saved states of runs."""
 
-    Raises:
-        FormatError: as `formats.find`; FM004, a run without results.
-    """
-    if not (path / "manifest.json").is_file():
-        return formats.find(path)
-    run = RunDir(path.parent.parent)
-    results = [file for file in sorted(run.artifacts.glob("*")) if file.is_file() and formats.is_artifact(file)]
-    if not results:
-        raise FormatError("FM004", where=run.artifacts)
-    first = formats.find(results[0])
-    return SavedState(tuple(file for file in results if formats.find(file).name == first.name))
+    also: tuple[Format, ...] = ()
+
+    @staticmethod
+    def of(*methods: Method) -> Files:
+        """With the formats of these methods beside those of `tsuika.formats`.
+
+        Raises:
+            RecipeError: a format from outside cannot be imported (RC002).
+        """
+        return Files(
+            tuple(found for one in methods if one.formats for found in formats.for_method(one.name, one.formats))
+        )
+
+    def find(self, path: Path) -> Source:
+        """The format of a file or folder; the folder of a saved state is one too.
+
+        Raises:
+            FormatError: as `formats.find`; FM004, a run without results.
+        """
+        if not (path / "manifest.json").is_file():
+            return formats.find(path, self.also)
+        run = RunDir(path.parent.parent)
+        results = [file for file in sorted(run.artifacts.glob("*")) if file.is_file() and self._is_artifact(file)]
+        if not results:
+            raise FormatError("FM004", where=run.artifacts)
+        first = formats.find(results[0], self.also)
+        return SavedState(tuple(file for file in results if formats.find(file, self.also).name == first.name), first)
+
+    def _is_artifact(self, file: Path) -> bool:
+        return formats.is_artifact(file) or any(one.sniff(file) for one in self.also)

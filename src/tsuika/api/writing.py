@@ -13,7 +13,7 @@ from tsuika.core.errors import FormatError, RecipeError, no_such
 from tsuika.core.files import sha256
 from tsuika.core.texts import Text, _, _n
 from tsuika.core.types import Artifact, Format, Model, model_tensors
-from tsuika.methods import METHODS
+from tsuika.methods.whole_model import metadata_of
 from tsuika.train.device import DTYPES
 from tsuika.train.writing import faint_layers, largest_error
 
@@ -103,9 +103,9 @@ def write_model(model: Model, format_: Format, out: Path, dtype: str, facts: Map
     """
     tensors = model_tensors(model)
     extra = {f"spare.{name}": tensor for name, tensor in model.spare.items()}
-    metadata = METHODS["dreambooth"].describe(model) | facts
+    metadata = {**metadata_of(model), **facts}
     number_type = DTYPES[dtype]
-    format_.write(Artifact("dreambooth", model.facts.family, tensors | extra, metadata), out, dtype=number_type)
+    format_.write(Artifact(format_.method, model.facts.family, tensors | extra, metadata), out, dtype=number_type)
     back = model_tensors(families.read_back(out, model, dtype=number_type))
     wrong = [
         name for name, tensor in tensors.items() if not torch.equal(back[name].to(number_type), tensor.to(number_type))

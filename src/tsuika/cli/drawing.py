@@ -23,6 +23,13 @@ Embedding = Annotated[
 Hypernetwork = Annotated[
     Optional[list[str]], typer.Option("--hypernetwork", help=_("Hypernetwork file, optionally :STRENGTH. Any number."))
 ]
+Artifact = Annotated[
+    Optional[list[str]], typer.Option("--artifact", help="File of any method, optionally :STRENGTH. Any number.")
+]
+Methods = Annotated[
+    Optional[list[str]],
+    typer.Option("--method", metavar="MODULE:NAME", help="A method from outside, whose files --artifact may name."),
+]
 Artifacts = Annotated[
     Optional[Path],
     typer.Option(
@@ -55,6 +62,8 @@ def generate(
     lora: Lora = None,
     embedding: Embedding = None,
     hypernetwork: Hypernetwork = None,
+    artifact: Artifact = None,
+    method: Methods = None,
     artifacts: Artifacts = None,
     vae: Vae = "builtin",
     tokenizer: Tokenizer = "",
@@ -78,6 +87,8 @@ def generate(
         lora=lora,
         embedding=embedding,
         hypernetwork=hypernetwork,
+        artifact=artifact,
+        method=method,
         artifacts=artifacts,
         vae=vae,
         tokenizer=tokenizer,
@@ -113,6 +124,8 @@ def grid(
     lora: Lora = None,
     embedding: Embedding = None,
     hypernetwork: Hypernetwork = None,
+    artifact: Artifact = None,
+    method: Methods = None,
     artifacts: Artifacts = None,
     vae: Vae = "builtin",
     tokenizer: Tokenizer = "",
@@ -134,6 +147,8 @@ def grid(
         lora=lora,
         embedding=embedding,
         hypernetwork=hypernetwork,
+        artifact=artifact,
+        method=method,
         artifacts=artifacts,
         vae=vae,
         tokenizer=tokenizer,

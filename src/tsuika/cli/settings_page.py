@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import tomlkit
 
 from tsuika.cli import layout
-from tsuika.core.config import Setting, choices, method_name, settings
-from tsuika.core.methods import METHOD_SECTIONS
+from tsuika.core.config import Setting, choices, settings
 from tsuika.core.texts import Text, _, listed
+from tsuika.methods import METHODS
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,12 @@ def markdown(lang: str, part: str = "") -> str:
     title = _("Settings").to(lang)
     lines = [f"# {title}", "", about.to(lang)]
     rows = [*_rows(part)]
-    for section in (None, *METHOD_SECTIONS):
-        name = method_name(section) if section else ""
-        if section:
+    for method in (None, *METHODS.values()):
+        name = method.name if method else ""
+        if method:
             lines += ["", f"## {name}", "", _("Settings of `{name}` alone.", name=name).to(lang)]
-            if section.defaults:
-                defaults = listed(f"`{key} = {_value(value)}`" for key, value in section.defaults.items())
+            if method.settings.defaults:
+                defaults = listed(f"`{key} = {_value(value)}`" for key, value in method.settings.defaults.items())
                 lines += ["", _("With this method the defaults are: {defaults}.", defaults=defaults).to(lang)]
         lines += ["", f"| {head} |", "|---|---|---|"]
         lines += [_markdown(row, lang) for row in rows if row.method == name]

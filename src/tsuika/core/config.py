@@ -7,23 +7,23 @@ the settings page and, later, the web forms. Imports no torch, so that `--help` 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import tomlkit
 import tomlkit.exceptions
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, SerializeAsAny, ValidationError
 from pydantic.fields import FieldInfo
 
-from tsuika.core.errors import RecipeError, no_such
-from tsuika.core.methods import METHOD_SECTIONS, DreamBooth, Hypernetwork, Lora, MethodSection, TextualInversion
+from tsuika.core.errors import RecipeError
 from tsuika.core.section import Help, Section, reason
 from tsuika.core.sections import Base, Data, Guard, Output, Preview, Regularize, Train
 from tsuika.core.texts import _
+from tsuika.methods import DEFAULT, METHODS, Method, MethodSection, find
 
-AnyMethod = Annotated[Lora | TextualInversion | DreamBooth | Hypernetwork, Field(discriminator="name")]
+Known = TypeVar("Known", bound=BaseModel)
 
 
 class Recipe(Section):
@@ -32,7 +32,7 @@ class Recipe(Section):
     version: Literal[1] = 1
     base: Base = Base()
     data: Data = Data()
-    method: AnyMethod = Lora()
+    method: SerializeAsAny[MethodSection] = DEFAULT.settings()
     train: Train = Train()
     regularize: Regularize = Regularize()
     guard: Guard = Guard()
@@ -52,34 +52,25 @@ class Setting:
     method: str = ""  # the only method that has it; empty: all have
 
 
-def settings(section: type[BaseModel] = Recipe, prefix: str = "", method: str = "") -> Iterator[Setting]:
-    """Every setting in the recipe's order, each method's own included."""
-    for name, field in section.model_fields.items():
-        key = f"{prefix}{name}"
-        if section is Recipe and name == "method":
-            for own in METHOD_SECTIONS:
-                yield from settings(own, f"{key}.", method_name(own))
+def settings(methods: Iterable[Method] = tuple(METHODS.values())) -> Iterator[Setting]:
+    """Every setting in the recipe's order, those of each of `methods` included."""
+    for name, field in Recipe.model_fields.items():
+        if name == "method":
+            for method in methods:
+                yield from _settings(method.settings, name, method.name)
         elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from settings(field.annotation, f"{key}.")
-        else:
-            for note in field.metadata:
-                if isinstance(note, Help):
-                    yield Setting(key, field.annotation, field.default, note, field, method)
+            yield from _settings(field.annotation, name)
 
 
-def method_name(section: type[MethodSection]) -> str:
-    """What a method's section is called in a recipe: `lora`."""
-    name: str = section.model_fields["name"].default
-    return name
+def _settings(section: type[BaseModel], table: str, method: str = "") -> Iterator[Setting]:
+    for name, field in section.model_fields.items():
+        for note in field.metadata:
+            if isinstance(note, Help):
+                yield Setting(f"{table}.{name}", field.annotation, field.default, note, field, method)
 
 
-def method_section(name: str) -> type[MethodSection] | None:
-    """The settings of the method called `name`."""
-    return next((section for section in METHOD_SECTIONS if method_name(section) == name), None)
-
-
-def _nearest(key: str) -> str:
-    keys = [setting.key for setting in settings()]
+def _nearest(key: str, methods: Iterable[Method] = tuple(METHODS.values())) -> str:
+    keys = [setting.key for setting in settings(methods)]
     by_leaf = {name.rsplit(".", 1)[-1]: name for name in keys}
     close = difflib.get_close_matches(key, keys, 1, 0.5)
     if not close:
@@ -90,28 +81,37 @@ def _nearest(key: str) -> str:
 def build(data: Mapping[str, Any], where: str = "") -> Recipe:
     """A checked recipe from nested tables; where they are silent, the method's defaults hold, then the common ones.
 
+    A method from outside is imported: its name is the user's own word here.
+
     Raises:
-        RecipeError: unknown key (RC001, names the nearest one) or a value out of range (RC002).
+        RecipeError: unknown key (RC001, names the nearest one), a value out of range, or no such method (RC002).
     """
     tables = {key: dict(value) if isinstance(value, Mapping) else value for key, value in data.items()}
-    method = tables.setdefault("method", {})
-    name = method.setdefault("name", "lora") if isinstance(method, dict) else ""
-    own = method_section(name) if isinstance(name, str) else None
-    for dotted, value in (own.defaults if own else {}).items():
-        section, _, leaf = dotted.partition(".")
-        if isinstance(table := tables.setdefault(section, {}), dict):
-            table.setdefault(leaf, value)
+    own = tables.get("method", {})
+    name = own.get("name", DEFAULT.name) if isinstance(own, Mapping) else DEFAULT.name
+    method = find(str(name), where=where)
+    for dotted, value in method.settings.defaults.items():
+        table, _, leaf = dotted.partition(".")
+        if isinstance(values := tables.setdefault(table, {}), dict):
+            values.setdefault(leaf, value)
+    tables["method"] = _validated(method.settings, own, method, where, "method")
+    return _validated(Recipe, tables, method, where)
+
+
+def _validated(section: type[Known], data: Any, method: Method, where: str, *above: str) -> Known:
+    """The recipe, or a section of it (`above`), checked.
+
+    Raises:
+        RecipeError: as `build`.
+    """
     try:
-        return Recipe.model_validate(tables)
+        return section.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
-        loc = [part for place, part in enumerate(first["loc"]) if not (place == 1 and part == name)]  # the union's tag
-        key = ".".join(map(str, loc))
+        key = ".".join(map(str, [*above, *first["loc"]]))
         if first["type"] == "extra_forbidden":
-            raise RecipeError("RC001", where=where, key=key, nearest=_nearest(key)) from None
-        if first["type"] == "union_tag_invalid":
-            known = map(method_name, METHOD_SECTIONS)
-            raise no_such("method.name", name, known, where=where) from None
+            nearest = _nearest(key, [*METHODS.values(), method])
+            raise RecipeError("RC001", where=where, key=key, nearest=nearest) from None
         raise RecipeError("RC002", where=where, key=key, found=first["input"], why=reason(first)) from None
 
 
@@ -177,7 +177,7 @@ def dump(recipe: Recipe, *, comments: bool = True) -> str:
     document = tomlkit.document()
     document.add(tomlkit.comment("tsuika recipe: running it again repeats the run."))
     document["version"] = recipe.version
-    helps = {one.key: one.help for one in settings() if one.method in ("", recipe.method.name)}
+    helps = {one.key: one.help for one in settings([find(recipe.method.name)])}
     for name in (n for n in Recipe.model_fields if n != "version"):
         section = getattr(recipe, name)
         table = tomlkit.table()

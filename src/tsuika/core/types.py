@@ -1,4 +1,4 @@
-"""The words that the rest of tsuika speaks: Model, Method, Attachment, Artifact, Batch, and what they hold.
+"""The words that the rest of tsuika speaks: Model, Attachment, Artifact, Batch, and what they hold.
 
 Shapes: B pictures, C latent channels, H x W latents, S tokens, D text width, P pooled width.
 Component names are diffusers' own (`unet`, `vae`, `text_encoder`, `text_encoder_2`); module paths inside a component are
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import torch
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 Role = Literal["unet.attn", "unet.ff", "unet.conv", "text.attn", "text.ff", "text.tokens"]
 Prediction = Literal["epsilon", "v_prediction"]
+# A1111's, of hypernetworks
+Activation = Literal["linear", "relu", "leakyrelu", "elu", "swish", "tanh", "sigmoid", "softsign", "mish"]
 
 
 @dataclass(frozen=True)
@@ -199,7 +201,13 @@ class Update:
 
 
 class Attachment(Protocol):
-    """A method attached to a model: its trainable part, and how to take it off again."""
+    """A method attached to a model: its trainable part, and how to take it off again.
+
+    Dtypes: what is trained is float32, whatever the model is in, unless the method's settings say otherwise (an optimizer's
+    small steps are lost in 16 bits). The model still takes and gives its own dtype: training and probes run it in autocast,
+    previews do not, and both must work. `methods.replacing.keep_dtype` does this for parameters that stand in the place
+    of the base's. What is restored from a file is in the model's dtype.
+    """
 
     trains: frozenset[Role]  # any `text.*` role: text conditioning must not be cached
 
@@ -258,30 +266,24 @@ class Lanes(Protocol):
         ...
 
 
-class Method(Protocol):
-    """A way of fine-tuning: how it attaches to a model. Asks for roles, never for a family."""
-
-    name: str
-
-    def attach(self, model: Model, config: Any, generator: torch.Generator) -> Attachment:
-        """Attach freshly initialised: the model's outputs do not change yet."""
-        ...
-
-    def restore(self, model: Model, artifact: Artifact) -> Attachment:
-        """Attach what a file held, at strength 1.
-
-        Raises:
-            ModelError: it does not fit this model.
-        """
-        ...
-
-
+@runtime_checkable
 class Format(Protocol):
     """A file format for artifacts of one method."""
 
-    name: str  # as in `tsuika convert --to`
-    method: str
-    suffix: str  # of the file; empty where it is a folder
+    @property
+    def name(self) -> str:
+        """As in `tsuika convert --to`."""
+        ...
+
+    @property
+    def method(self) -> str:
+        """The method whose artifacts it holds."""
+        ...
+
+    @property
+    def suffix(self) -> str:
+        """Of the file; empty where it is a folder."""
+        ...
 
     def sniff(self, path: Path) -> bool:
         """Whether this file (or folder) is of this format, from its header alone."""
@@ -303,6 +305,11 @@ def canonical(component: str, path: str) -> str:
     if component.startswith("text_encoder") and not path.startswith(("text_model.", "text_projection")):
         return f"text_model.{path}"
     return path
+
+
+def is_usable_word(word: str) -> bool:
+    """Whether a prompt can hold it as one word: nothing that separates words, or that the prompt syntax reads."""
+    return bool(word) and re.search(r"[\s,:|()\[\]{}\\/]", word) is None
 
 
 def split_words(text: str, words: Iterable[str]) -> list[str]:

@@ -12,20 +12,14 @@ from typing import Any, Final
 from tsuika import pages
 from tsuika.core.errors import PictureError
 from tsuika.core.files import write_text
-from tsuika.core.texts import Text, _
 from tsuika.data.check_report import LEVELS, CheckedImage, Finding, Report, spread_word
 from tsuika.data.faults import NOT_JUDGED
 from tsuika.data.picture import open_picture
+from tsuika.methods import METHODS
 
 THUMBNAIL_PX: Final = 224
 # A page with more images is slow to open.
 SHOWN: Final = 600
-TITLES: Final[dict[str, Text]] = {
-    "lora": _("LoRA"),
-    "textual-inversion": _("Textual Inversion"),
-    "dreambooth": _("DreamBooth"),
-    "hypernetwork": _("Hypernetwork"),
-}
 _WEIGHT: Final = {"unusable": 100, "look": 10, "note": 1}
 
 
@@ -61,7 +55,7 @@ def render(report: Report, language: str = "") -> str:
         more=max(0, report.total - SHOWN),
         not_judged=NOT_JUDGED,
         spread_word=spread_word,
-        titles=TITLES,
+        titles={name: method.title for name, method in METHODS.items()},
     )
 
 

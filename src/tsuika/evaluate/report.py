@@ -23,10 +23,10 @@ from tsuika.core.texts import Text, _, _n, in_language, languages
 from tsuika.evaluate import report_guard
 from tsuika.evaluate.inline import PictureSource, data_uri
 from tsuika.evaluate.pairs import Lookalikes
-from tsuika.evaluate.uses import Result, uses
 from tsuika.families import FAMILIES
+from tsuika.methods import METHODS, title
+from tsuika.methods.uses import Result, in_tsuika
 from tsuika.pages.chart import curve, smoothed
-from tsuika.pages.titles import method_title
 
 THUMBNAIL_PX: Final = 160
 SAMPLE_PX: Final = 512
@@ -290,7 +290,7 @@ def render(data: ReportData, language: str | None = None) -> str:
     return pages.template(__package__, "report.html.j2").render(
         data=data,
         language=language,
-        method=method_title(data.method),
+        method=title(data.method),
         family=next((one.facts.title for one in FAMILIES if one.facts.family == data.family), data.family),
         summary=_summary(data),
         stopped_by=_STOPPED.get(data.stopped_by, data.stopped_by),
@@ -314,7 +314,9 @@ def render(data: ReportData, language: str | None = None) -> str:
         curve=curve(data.losses, data.best_step if is_same_run else None),
         total_seconds=sum(data.seconds.values()),
         largest_error=error,
-        uses=uses(result),
+        uses=list(METHODS[data.method].uses(result) if data.method in METHODS else in_tsuika(result))
+        if result.paths
+        else [],
         guard=guard,
         lookalikes=data.lookalikes,
         guard_view=report_guard.view(guard, data.look_losses or data.losses) if guard else None,

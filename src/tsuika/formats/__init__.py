@@ -1,24 +1,30 @@
-"""File formats for artifacts. `FORMATS` is the whole list; a new format is one file and one entry."""
+"""File formats for artifacts. `FORMATS` is the whole list; a new format is one file and one entry.
+
+A method from outside can name formats that live outside, too, or `native`, which holds results of any method.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from tsuika.core.errors import FormatError
+from tsuika.core.outside import imported
 from tsuika.core.texts import Text, _, _n
 from tsuika.core.types import Artifact, Format
 from tsuika.core.weights import UNET_PREFIX, describe, few, is_pickle, open_safetensors, open_weights
 from tsuika.formats.checkpoint import SingleFile
 from tsuika.formats.common import RunFacts, WriteOnly, count_tags
-from tsuika.formats.delta import delta, largest_relative_error, relative_errors, tensor_errors
+from tsuika.formats.delta import compared_parts, delta, largest_relative_error, relative_errors, tensor_errors
 from tsuika.formats.diffusers_folder import DiffusersFolder
 from tsuika.formats.embedding_a1111 import A1111Embedding
 from tsuika.formats.embedding_diffusers import DiffusersEmbedding
 from tsuika.formats.embedding_kohya import KohyaEmbedding
 from tsuika.formats.hypernetwork import A1111Hypernetwork, NativeHypernetwork
 from tsuika.formats.kohya_lora import KohyaLora
+from tsuika.formats.native import Native, method_of
 from tsuika.formats.peft_lora import PeftLora
 
 FORMATS: Final[tuple[Format, ...]] = (
@@ -30,13 +36,20 @@ FORMATS: Final[tuple[Format, ...]] = (
     A1111Hypernetwork(),
     NativeHypernetwork(),
 )
+SYNONYMS: Final = {(KohyaLora.method, "a1111"): KohyaLora.name}  # A1111 reads kohya's layout
+LORA: Final = tuple(known for known in FORMATS if known.method == KohyaLora.method)
 CHECKPOINTS: Final[tuple[Format, ...]] = (SingleFile(), DiffusersFolder())  # written only: `families` opens them
+NATIVE: Final = "native"
 
 __all__ = [
     "CHECKPOINTS",
     "FORMATS",
+    "LORA",
+    "NATIVE",
+    "SYNONYMS",
     "RunFacts",
     "WriteOnly",
+    "compared_parts",
     "count_tags",
     "delta",
     "find",
@@ -49,9 +62,21 @@ __all__ = [
 ]
 
 
-def for_method(method: str) -> tuple[Format, ...]:
-    """The formats that hold results of a method, the main one first."""
-    return tuple(known for known in (*FORMATS, *CHECKPOINTS) if known.method == method)
+def for_method(method: str, also: Iterable[str] = ()) -> tuple[Format, ...]:
+    """The formats that hold results of a method, the main one first.
+
+    Args:
+        also: The method's own list, beside what is here: `native`, or addresses (`core.outside`) of formats.
+
+    Raises:
+        RecipeError: an address cannot be imported, or is no format (RC002).
+    """
+    here = tuple(known for known in (*FORMATS, *CHECKPOINTS) if known.method == method)
+    return here + tuple(Native(method) if name == NATIVE else _outside(name) for name in also)
+
+
+def _outside(address: str) -> Format:
+    return imported(address, Format, key="formats")  # type: ignore[type-abstract]
 
 
 def pieces(artifact: Artifact, name: str) -> dict[str, Artifact]:
@@ -70,16 +95,22 @@ def pieces(artifact: Artifact, name: str) -> dict[str, Artifact]:
     }
 
 
-def find(path: Path) -> Format:
+def find(path: Path, also: Iterable[Format] = ()) -> Format:
     """The format of a file or folder, from its header alone.
+
+    Args:
+        path: The file or folder.
+        also: Formats of methods from outside, asked first.
 
     Raises:
         ModelError: damaged (MD003), a pickle with more than tensors (MD005), or without them (MD002).
         FormatError: not there (FM004), of no known format (FM001).
     """
-    for known in FORMATS:
+    for known in (*also, *FORMATS):
         if known.sniff(path):
             return known
+    if method := method_of(path):
+        return Native(method)
     expected = _(
         "a LoRA (kohya's .safetensors, diffusers' folder), an embedding (.safetensors, .pt, .bin) or a hypernetwork"
     )
@@ -102,4 +133,4 @@ def _describe(path: Path) -> Text:
 
 def is_artifact(path: Path) -> bool:
     """Whether some format of this list knows the file."""
-    return any(known.sniff(path) for known in FORMATS)
+    return any(known.sniff(path) for known in FORMATS) or bool(method_of(path))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tsuika.core.types import Artifact
@@ -30,6 +31,17 @@ def delta(artifact: Artifact) -> Iterator[tuple[str, str, Tensor]]:
         if "dora_scale" in parts:
             raise ValueError(f"{component}.{path} is DoRA: its effect depends on the base's weights")
         yield component, path, layer_delta(parts)
+
+
+def compared_parts(artifact: Artifact) -> Iterator[Artifact]:
+    """The artifact in the smallest parts that `relative_errors` can compare: a LoRA's layers need each other's tensors.
+
+    Of everything else tensor by tensor, since a whole model is large.
+    """
+    if artifact.method == "lora":
+        yield artifact
+    else:
+        yield from (replace(artifact, tensors={name: tensor}) for name, tensor in artifact.tensors.items())
 
 
 def largest_relative_error(a: Artifact, b: Artifact) -> float:

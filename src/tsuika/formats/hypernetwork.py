@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any, Final, get_args
 
 from tsuika.core import safetensors
 from tsuika.core.errors import FormatError
-from tsuika.core.methods import Activation
 from tsuika.core.texts import _
-from tsuika.core.types import Artifact
+from tsuika.core.types import Activation, Artifact
 from tsuika.core.weights import is_pickle, load_pickle, open_safetensors, save_pickle
 from tsuika.families import FAMILIES
 from tsuika.formats import common

@@ -17,8 +17,8 @@ from typing import Any, Final
 
 from tsuika.core.errors import RecipeError, misspelt
 from tsuika.core.files import split_strength
-from tsuika.core.words import Words
-from tsuika.generate.drawing import Drawing
+from tsuika.core.texts import _
+from tsuika.generate.drawing import FLAGS, Drawing
 from tsuika.generate.lookup import saved_steps
 
 MOST_CELLS = 1000  # in a sheet: a slip of the pen in a range asks for more
@@ -87,7 +87,7 @@ class Axis:
         if self.name == "strength":
             return replace(drawing, strengths=(*drawing.strengths, (self.of, value)))
         if self.name == "artifact":
-            return drawing if value == "none" else replace(drawing, more=(*drawing.more, value))
+            return drawing if value == "none" else replace(drawing, artifact=(*drawing.artifact, value))
         if self.name == "step":
             return _at_step(drawing, value)
         if self.name == "prompt":
@@ -98,10 +98,7 @@ class Axis:
         """A1111's "Prompt S/R": the first value is looked for, in both prompts, and each stands in its place."""
         searched = str(self.values[0])
         if searched not in drawing.prompt + "\n" + drawing.negative:
-            why = Words(
-                "The first value must be a part of the prompt: it is what gets replaced.",
-                "最初の値は、プロンプトにある言葉にしてください。その言葉がほかの値に置き換わります。",
-            )
+            why = _("The first value must be a part of the prompt: it is what gets replaced.")
             raise _wrong("prompt", searched, why)
         prompt, negative = (text.replace(searched, value) for text in (drawing.prompt, drawing.negative))
         return replace(drawing, prompt=prompt, negative=negative)
@@ -120,19 +117,16 @@ def parse_axis(text: str) -> Axis:
         RecipeError: no such axis, no value, or a value that is no number where one is needed (RC002).
     """
     name, equals, values = text.partition("=")
-    name, _, of = name.strip().partition(":")
+    name, _colon, of = name.strip().partition(":")
     name = name.strip().lower()
     if name not in KINDS:
         raise misspelt("axis", name, KINDS)
     if of and name != "strength":
-        why = Words(
-            "Only strength can be of one artifact: strength:NAME=0,0.5,1",
-            "1つのファイルだけを対象にできるのは strength だけです: strength:NAME=0,0.5,1",
-        )
+        why = _("Only strength can be of one artifact: strength:NAME=0,0.5,1")
         raise _wrong("axis", text, why)
     parts = [part.strip() for part in next(csv.reader([values], skipinitialspace=True), [])]
     if not equals or not any(parts):
-        raise _wrong("axis", text, Words(f"It has no values: {name}=V1,V2", f"値がありません: {name}=V1,V2"))
+        raise _wrong("axis", text, _("It has no values: {name}=V1,V2", name=name))
     kind = KINDS[name].type
     read = [value for part in parts for value in ([part] if kind is str else _numbers(name, part, kind))]
     return Axis(name, tuple(read), of.strip())
@@ -164,7 +158,7 @@ def spread(axis: Axis, drawing: Drawing) -> Axis:
     """An axis with `step=all` written out."""
     if axis.name != "step" or axis.values != ("all",):
         return axis
-    _, path, _ = _only_artifact(drawing)
+    path = _only_artifact(drawing)[1]
     return replace(axis, values=tuple(_steps(path)))
 
 
@@ -183,13 +177,9 @@ def _at_step(drawing: Drawing, value: str) -> Drawing:
 
 
 def _only_artifact(drawing: Drawing) -> tuple[str, Path, float]:
-    fields = ("lora", "embedding", "hypernetwork", "more")
-    given = [(key, *split_strength(text)) for key in fields for text in getattr(drawing, key)]
+    given = [(key, *split_strength(text)) for key in FLAGS for text in getattr(drawing, key)]
     if len(given) != 1:
-        why = Words(
-            "It needs exactly one artifact whose steps they are, for example --lora FILE.",
-            "どのファイルのステップかを、1つだけ指定してください。例: --lora FILE",
-        )
+        why = _("It needs exactly one artifact whose steps they are, for example --lora FILE.")
         raise _wrong("axis", "step", why)
     return given[0]
 

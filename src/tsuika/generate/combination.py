@@ -55,13 +55,13 @@ class Combination:
 
 def describe(composition: Composition) -> Combination:
     """What is on the base now. Artifacts at strength 0 change nothing, so they are in no conflict."""
-    acting = [part for part in composition.parts if part.wanted.strength or part.wanted.text_strength]
+    acting = [part for part in composition.parts if part.request.strength or part.request.text_strength]
     shared = [(one, two, one.layers & two.layers) for one, two in combinations(acting, 2)]
     return Combination(
         tuple(map(_used, composition.parts)),
-        tuple(Refusal(str(one.wanted.path), one.error.part("what")) for one in composition.refused),
+        tuple(Refusal(str(one.request.path), one.error.part("what")) for one in composition.refused),
         tuple(
-            Conflict(str(one.wanted.path), str(two.wanted.path), len(both), min(both))
+            Conflict(str(one.request.path), str(two.request.path), len(both), min(both))
             for one, two, both in shared
             if both
         ),
@@ -69,12 +69,12 @@ def describe(composition: Composition) -> Combination:
 
 
 def _used(part: Part) -> Used:
-    wanted = part.wanted
+    request = part.request
     return Used(
-        str(wanted.path),
+        str(request.path),
         part.method,
-        wanted.strength,
-        wanted.text_strength,
+        request.strength,
+        request.text_strength,
         len(part.matched),
         len(part.unmatched),
         part.unmatched[:FEW],

@@ -5,8 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from tsuika.core.errors import RecipeError
+from tsuika.methods import METHODS
+
+FLAGS: Final = {method.flag: method.name for method in METHODS.values() if method.flag} | {"artifact": ""}
+"""The fields of a drawing that name artifacts, and the method that their files must be of; empty: any."""
 
 LARGEST_SEED = 2**64 - 1  # that torch's generators take
 MOST_STEPS = 1000  # as many as the noise schedules of all bases have
@@ -14,10 +19,10 @@ MOST_STEPS = 1000  # as many as the noise schedules of all bases have
 
 @dataclass(frozen=True)
 class Drawing:
-    """A wish for a picture. None and "" stand for the base's own.
+    """A request for an image. None and "" stand for the base's own.
 
-    Artifacts are `FILE` or `FILE:STRENGTH`; those that the prompts name are looked up below `artifacts` (the current
-    folder and its `runs` if None).
+    Artifacts are `FILE` or `FILE:STRENGTH`; `lora`, `embedding` and `hypernetwork` (`METHODS`' flags) refuse files of
+    another method. Those that the prompts name are looked up below `artifacts` (the current folder and its `runs` if None).
     """
 
     prompt: str
@@ -28,10 +33,10 @@ class Drawing:
     lora: tuple[str, ...] = ()
     embedding: tuple[str, ...] = ()
     hypernetwork: tuple[str, ...] = ()
-    more: tuple[str, ...] = ()  # artifacts of any method
-    strengths: tuple[
-        tuple[str, float], ...
-    ] = ()  # in place of what is said elsewhere: (file stem or "" for all, value)
+    artifact: tuple[str, ...] = ()  # of any method
+    method: tuple[str, ...] = ()  # addresses of methods from outside, whose artifacts may be used
+    # In place of what is said elsewhere: (file stem or "" for all, value).
+    strengths: tuple[tuple[str, float], ...] = ()
     artifacts: Path | None = None
     seed: int = 0
     steps: int | None = None

@@ -14,9 +14,10 @@ from pathlib import Path
 
 from tsuika.core.errors import ModelError, TsuikaError
 from tsuika.core.types import split_words
-from tsuika.generate.compose import EMBEDDING, HYPERNETWORK, LORA, Formats, Wanted
+from tsuika.generate.compose import Formats, Requested
 from tsuika.generate.notes import Warn, refusal
-from tsuika.generate.prompt import Tag
+from tsuika.generate.prompt import TAGS, Tag
+from tsuika.methods import METHODS
 
 SUFFIXES = (".safetensors", ".pt", ".ckpt", ".bin")  # of two files of one name, the first is taken
 DEEPEST = 4  # folders below the one that is searched: runs/NAME/artifacts is 3, and a home folder has no end
@@ -58,23 +59,23 @@ class Library:
         folders = ", ".join(map(str, self.folders))
         raise ModelError("MD006", found=name, folders=folders, nearest=nearest[0] if nearest else "–")
 
-    def tagged(self, tags: Sequence[Tag], formats: Formats) -> list[Wanted]:
+    def tagged(self, tags: Sequence[Tag], formats: Formats) -> list[Requested]:
         """What a prompt's tags ask for; a file of another method which has the name is passed over.
 
         Raises:
             ModelError: nothing of a tag's name (MD006).
         """
-        wanted = []
+        requests = []
         for tag in tags:
-            one_number = tag.kind == "hypernet" or tag.text == tag.unet
-            method = HYPERNETWORK if tag.kind == "hypernet" else LORA
-            path = self.locate(tag.name, partial(_is_of, formats, method))
-            wanted.append(Wanted(path, tag.unet, None if one_number else tag.text, method))
-        return wanted
+            method = TAGS[tag.kind]
+            split = method.splits_strength and tag.text != tag.unet
+            path = self.locate(tag.name, partial(_is_of, formats, method.name))
+            requests.append(Requested(path, tag.unet, tag.text if split else None, method.name))
+        return requests
 
     def embeddings(
         self, texts: Sequence[str], formats: Formats, given: Collection[str] = (), warn: Warn | None = None
-    ) -> list[Wanted]:
+    ) -> list[Requested]:
         """The embedding files whose name stands in a text as a word, in any case; those in `given` are at hand already.
 
         A file of that name which is no embedding is nothing to speak of; one that is refused is.
@@ -92,9 +93,9 @@ class Library:
                 if error.code != "FM001" and warn:
                     warn(refusal(path, error))
                 continue
-            if method == EMBEDDING:
+            if method in METHODS and METHODS[method].adds_words:
                 seen.add(word)
-                found.append(Wanted(path, method=EMBEDDING, called=path.stem))
+                found.append(Requested(path, method=method, called=path.stem))
         return found
 
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 OWN_KEY = "tsuika"
+LORA_HASHES = "Lora hashes"
+TI_HASHES = "TI hashes"
 _SCHEDULES = ("Karras", "Exponential")  # A1111 >= 1.9 writes them apart from the sampler's name
 _NEGATIVE = "Negative prompt:"
 
@@ -65,8 +67,8 @@ def to_text(info: PictureInfo) -> str:
         "VAE": info.vae,
         "Clip skip": info.clip_skip,
         "RNG": info.rng,
-        "Lora hashes": _listed(info.lora_hashes),
-        "TI hashes": _listed(info.ti_hashes),
+        LORA_HASHES: _listed(info.lora_hashes),
+        TI_HASHES: _listed(info.ti_hashes),
         **info.extra,
         "Version": info.version,
     }
@@ -117,8 +119,8 @@ def from_text(text: str) -> PictureInfo:
         vae=fields.pop("VAE", None),
         clip_skip=_whole(fields, "Clip skip"),
         rng=fields.pop("RNG", None),
-        lora_hashes=_hashes(fields.pop("Lora hashes", "")),
-        ti_hashes=_hashes(fields.pop("TI hashes", "")),
+        lora_hashes=_hashes(fields.pop(LORA_HASHES, "")),
+        ti_hashes=_hashes(fields.pop(TI_HASHES, "")),
         version=fields.pop("Version", None),
         extra=fields,
     )
@@ -187,7 +189,7 @@ def _hashes(text: str) -> dict[str, str]:
     return {name: digest for name, _, digest in pairs}
 
 
-def short_hash(path: Path, sha256: str | None, *, lora: bool) -> str | None:
+def short_hash(path: Path, sha256: str | None, *, tensors_only: bool) -> str | None:
     """A file's hash as the A1111 web UI shows it; None of a folder.
 
     Of a LoRA the first 12 digits of the SHA-256 of a safetensors file behind its header (kohya's `sshs_model_hash`), of
@@ -195,7 +197,7 @@ def short_hash(path: Path, sha256: str | None, *, lora: bool) -> str | None:
     """
     if sha256 is None or not path.is_file():
         return None
-    if not lora:
+    if not tensors_only:
         return sha256[:10]
     if path.suffix.lower() != ".safetensors":
         return sha256[:12]

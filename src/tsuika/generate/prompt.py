@@ -10,11 +10,14 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final
 
 from tsuika.core.errors import RecipeError
+from tsuika.methods import METHODS, Method
 
 ROUND = 1.1  # (x) multiplies by it, [x] divides by it
+TAGS: Final[dict[str, Method]] = {method.tag: method for method in METHODS.values() if method.tag}
+"""Methods by the word of their tags."""
 
 _TAG = re.compile(r"<(\w+):([^<>]+)>")
 _NUMBER = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)"
@@ -35,13 +38,14 @@ class Weighted:
 class Tag:
     """An artifact that a prompt asks for by name."""
 
-    kind: Literal["lora", "hypernet"]
+    kind: str  # of TAGS
     name: str
     unet: float = 1.0
-    text: float = 1.0  # of the text encoders; a hypernetwork has `unet` only
+    text: float = 1.0  # of the text encoders; the same where the method has one strength
 
     def __str__(self) -> str:
-        text = f"{self.text:g}:{self.unet:g}" if self.text != self.unet and self.kind == "lora" else f"{self.unet:g}"
+        two = self.text != self.unet and TAGS[self.kind].splits_strength
+        text = f"{self.text:g}:{self.unet:g}" if two else f"{self.unet:g}"
         return f"<{self.kind}:{self.name}:{text}>"
 
 
@@ -76,8 +80,8 @@ def parse(source: str) -> Prompt:
 
     def take(match: re.Match[str]) -> str:
         kind = match[1].lower()
-        if kind in ("lora", "hypernet"):
-            tag, unused = _tag("lora" if kind == "lora" else "hypernet", match[2], match[0])
+        if kind in TAGS:
+            tag, unused = _tag(kind, match[2], match[0])
             tags.append(tag)
             ignored.extend(unused)
         else:
@@ -90,11 +94,11 @@ def parse(source: str) -> Prompt:
 
 
 def without_tags(source: str) -> str:
-    """A prompt without its LoRA and hypernetwork tags; all else stays as it was written."""
-    return _TAG.sub(lambda match: "" if match[1].lower() in ("lora", "hypernet") else match[0], source).rstrip()
+    """A prompt without the tags of artifacts; all else stays as it was written."""
+    return _TAG.sub(lambda match: "" if match[1].lower() in TAGS else match[0], source).rstrip()
 
 
-def _tag(kind: Literal["lora", "hypernet"], body: str, whole: str) -> tuple[Tag, list[str]]:
+def _tag(kind: str, body: str, whole: str) -> tuple[Tag, list[str]]:
     name, *rest = body.split(":")
     given: dict[str, float] = {}
     unused: list[str] = []

@@ -9,8 +9,8 @@ from typing import Generic, TypeVar
 from torch import Tensor
 
 from tsuika.core.errors import ModelError
+from tsuika.core.texts import Text, _
 from tsuika.core.types import Artifact, Attachment, Model
-from tsuika.core.words import Words
 
 AnyAttachment = TypeVar("AnyAttachment", bound=Attachment)
 
@@ -27,9 +27,9 @@ def copy_in(mine: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
         target.copy_(given[name].reshape(target.shape))
 
 
-def misfit(where: str, this: Words, artifact: Artifact, model: Model) -> ModelError:
+def incompatible(where: str, this: Text, artifact: Artifact, model: Model) -> ModelError:
     """The error where an artifact is for another kind of model."""
-    found = artifact.family or Words("another model", "別の種類")
+    found = artifact.family or _("another model")
     return ModelError("MD004", where=where, artifact=this, found=found, expected=model.facts.title)
 
 

@@ -19,7 +19,6 @@ from tsuika.core.config import Recipe
 from tsuika.core.errors import InterruptedRunError, PictureError
 from tsuika.core.events import Event, Finished, Phase, note
 from tsuika.core.files import write_text
-from tsuika.core.methods import Lora
 from tsuika.core.rundir import RunDir
 from tsuika.core.types import Artifact, Model
 from tsuika.data.manifest import Manifest
@@ -115,9 +114,6 @@ def facts(run: Run, model: Model, pictures: int, name: str) -> formats.RunFacts:
     recipe, manifest, first = run.recipe, run.manifest, run.buckets[0]
     assert manifest is not None
     train, method = recipe.train, recipe.method
-    rank, alpha, dropout = (
-        (method.rank, method.alpha, method.dropout) if isinstance(method, Lora) else (None, None, None)
-    )
     folder = Path(recipe.data.images).resolve().name
     return formats.RunFacts(
         name=name,
@@ -126,9 +122,7 @@ def facts(run: Run, model: Model, pictures: int, name: str) -> formats.RunFacts:
         base_name=Path(model.source).name,
         base_sha256=model.sha256 or "",
         resolution=f"{first.width}x{first.height}",
-        rank=rank,
-        alpha=alpha or rank,
-        dropout=dropout,
+        **method.network,
         pictures=pictures,
         steps=run.steps_done,
         max_steps=train.steps,

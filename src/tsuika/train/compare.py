@@ -16,7 +16,7 @@ from tsuika.core.events import Event, Phase, Progress
 from tsuika.core.types import Attachment, Lanes
 from tsuika.guard.probe import Probe
 from tsuika.guard.reading import Check
-from tsuika.methods import METHODS
+from tsuika.methods import find
 from tsuika.train.course import why_alone
 from tsuika.train.ground import Ground
 from tsuika.train.loop import Fit, fit, fit_together
@@ -62,7 +62,7 @@ def _side_by_side(grounds: Sequence[Ground], steps: Sequence[int], sides: Sides,
     for ground in grounds:
         attachments.append(ground.attach())
         attachments[-1].set_strength(0)  # the next one may have the same words
-    method: Any = METHODS[grounds[0].recipe.method.name]
+    method: Any = find(grounds[0].recipe.method.name).code
     lanes: Lanes = method.side_by_side(attachments)
     runs = [
         ground.fit(attachment, sides.inside, ground.reader(lanes, lane, attachment))

@@ -17,7 +17,7 @@ from tsuika.data import dedupe, split
 from tsuika.data.manifest import Manifest
 from tsuika.guard.judge import affordable
 from tsuika.guard.probe import PATH
-from tsuika.methods import METHODS
+from tsuika.methods import find
 
 # Where all are trained on afterwards, so that it costs none: intervals over pictures begin here
 LEAST_HELD_OUT: Final = 4
@@ -41,7 +41,7 @@ class Course:
     way: Way
     split: split.Split
     notes: tuple[Warned, ...] = ()
-    growth: float = 1.0  # `core.methods.MethodSection.growth`
+    growth: float = 1.0  # `methods.MethodSection.growth`
 
     def longer(self, step: int, most: int) -> int:
         """The step of a training on all pictures that is as far as a step of the look; `most` at most."""
@@ -165,7 +165,7 @@ _WHY_ALONE: Final[dict[str, Words]] = {
 def why_alone(recipe: Recipe, accelerator: Accelerator) -> str:
     """Why attachments cannot learn side by side, as a key of the words above; empty where they can."""
     method: Any = recipe.method
-    if not hasattr(METHODS[recipe.method.name], "side_by_side"):
+    if not hasattr(find(recipe.method.name).code, "side_by_side"):
         return "method"
     if getattr(method, "adapter", "lora") != "lora":
         return "adapter"

@@ -18,11 +18,11 @@ from accelerate.utils import DistributedDataParallelKwargs
 
 from tsuika import families, formats
 from tsuika.core.config import Recipe
-from tsuika.core.errors import InterruptedRunError, ModelError, RecipeError, exhausted
+from tsuika.core.errors import FormatError, InterruptedRunError, ModelError, RecipeError, exhausted
 from tsuika.core.events import Event, Phase, Previewed, Warned, note
 from tsuika.core.files import split_strength
-from tsuika.core.methods import Lora, MethodSection
 from tsuika.core.rundir import RunDir
+from tsuika.core.texts import _
 from tsuika.core.types import Artifact, Model
 from tsuika.core.words import Words
 from tsuika.data import bank as banks
@@ -33,7 +33,7 @@ from tsuika.data.manifest import Manifest
 from tsuika.data.prior import Preserving
 from tsuika.formats.common import as_told, unread_keys
 from tsuika.guard.memorise import Leaks
-from tsuika.methods import METHODS
+from tsuika.methods import Method, MethodSection, find, with_outside
 from tsuika.train import class_pictures
 from tsuika.train.device import DTYPES, pick_device, pick_precision
 from tsuika.train.ground import Ground
@@ -166,12 +166,10 @@ def settled(recipe: Recipe) -> MethodSection:
     Raises:
         RecipeError: what it needs is missing (RC005) or cannot be used (RC002); what is learnt could not be kept (RC002).
     """
-    if isinstance(recipe.method, Lora) and recipe.method.adapter == "oft":
-        why = Words(
-            "No file format can hold it yet, so nothing would be left of the training.",
-            "保存できるファイル形式がまだないため、学習しても結果が残りません。",
-        )
-        raise RecipeError("RC002", key="method.adapter", found=recipe.method.adapter, why=why)
+    method = find(recipe.method.name)
+    if not formats.for_method(method.name, method.formats):
+        why = _("No file format can hold its results, so nothing would be left of the training.")
+        raise RecipeError("RC002", key="method.name", found=method.name, why=why)
     return recipe.method.completed(recipe.data)
 
 
@@ -197,7 +195,7 @@ def base_and_pictures(
         embedded_path=run.embedded,
     )
     for text in recipe.base.artifacts:
-        yield from lay(text, model)
+        yield from lay(text, model, find(recipe.method.name))
     yield from pictures(run, model, report=report)
     assert run.manifest is not None
     if began_with is not None:
@@ -252,8 +250,13 @@ def preserve(
     return joined
 
 
-def lay(text: str, model: Model) -> Iterator[Warned]:
+def lay(text: str, model: Model, method: Method) -> Iterator[Warned]:
     """Put a finished result, `FILE` or `FILE:STRENGTH`, on the base, frozen, for the whole run.
+
+    Args:
+        text: the file, and its strength.
+        model: the base.
+        method: the run's own, whose results are allowed also where it lives outside.
 
     Yields:
         A warning where keys of the file were not understood, so that only a part of it has an effect.
@@ -262,10 +265,13 @@ def lay(text: str, model: Model) -> Iterator[Warned]:
         FormatError, ModelError: it cannot be read, or does not fit this base.
     """
     path, strength = split_strength(text)
-    artifact = as_told(formats.find(path).read(path))
+    artifact = as_told(formats.find(path, formats.for_method(method.name, method.formats)).read(path))
+    methods = with_outside([method.name])
+    if artifact.method not in methods:
+        raise FormatError("FM001", where=path, found=artifact.method, expected=", ".join(methods))
     if artifact.family not in (model.facts.family, ""):
         raise ModelError("MD004", where=path, artifact=path.name, found=artifact.family, expected=model.facts.family)
-    METHODS[artifact.method].restore(model, artifact).set_strength(strength)
+    methods[artifact.method].restore(model, artifact).set_strength(strength)
     if lost := unread_keys(artifact):
         total = len(artifact.tensors) + len(lost)
         yield note("GN005", artifact=path.name, first=lost[0], unmatched=len(lost), total=total)

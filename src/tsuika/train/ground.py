@@ -11,7 +11,6 @@ from accelerate import Accelerator
 
 from tsuika.core.config import Recipe
 from tsuika.core.events import Event, Started
-from tsuika.core.methods import MethodSection
 from tsuika.core.rundir import RunDir
 from tsuika.core.seeds import generator
 from tsuika.core.types import Attachment, Batch, Conditioning, Lanes, Model, count_params
@@ -20,7 +19,7 @@ from tsuika.data.manifest import Manifest
 from tsuika.data.prior import Preserving
 from tsuika.guard.memorise import Leaks, leaks
 from tsuika.guard.probe import Probe, Subject, controls_for
-from tsuika.methods import METHODS
+from tsuika.methods import MethodSection, find
 from tsuika.train.loop import Conditioner, Fit, conditioner
 from tsuika.train.stage import Stage
 
@@ -52,7 +51,7 @@ class Ground:
     def attach(self) -> Attachment:
         """Freshly initialised: the same numbers each time."""
         recipe = self.recipe
-        attachment: Attachment = METHODS[recipe.method.name].attach(
+        attachment: Attachment = find(recipe.method.name).attach(
             self.model, self.settings, generator(recipe.train.seed, "init")
         )
         return attachment

@@ -23,7 +23,7 @@ from tsuika.core.events import Chosen, Event, Phase, note
 from tsuika.core.types import Lanes
 from tsuika.guard.judge import Judge, Range, Rule, replay
 from tsuika.guard.reading import Check
-from tsuika.methods import METHODS
+from tsuika.methods import find
 from tsuika.train import checkpoint
 from tsuika.train.course import Course, refits
 from tsuika.train.ground import Ground
@@ -267,7 +267,7 @@ def _lanes(ground: Ground, course: Course, *, steady: bool) -> tuple[Lanes, list
     for _ in range(course.folds + 1):
         attachments.append(ground.attach())
         attachments[-1].set_strength(0)  # the next one may have the same words
-    method: Any = METHODS[ground.recipe.method.name]
+    method: Any = find(ground.recipe.method.name).code
     lanes: Lanes = method.side_by_side(attachments)
     inside = [*(course.split.inside(fold) for fold in range(course.folds)), None]
     return lanes, [

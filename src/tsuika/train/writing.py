@@ -14,6 +14,7 @@ from tsuika.core.files import sha256
 from tsuika.core.rundir import RunDir
 from tsuika.core.types import Artifact, Format, Model
 from tsuika.core.words import Words
+from tsuika.methods import find
 from tsuika.train.device import DTYPES
 
 # Relative, of a layer's ΔW or a tensor: twice the format's rounding.
@@ -28,14 +29,15 @@ def faint_layers(artifact: Artifact, precision: str) -> frozenset[str]:
     A layer that learns nothing but rounding noise is like that: attention over a single position, for one.
     """
     dtype, limit = DTYPES[precision], LARGEST_ERROR[precision]
-    whole = artifact.method == "lora"  # whose layers have several tensors; else one by one, a checkpoint is large
     found: set[str] = set()
-    for part in [artifact.tensors] if whole else [{key: value} for key, value in artifact.tensors.items()]:
-        tensors = {key: value if key.endswith(".alpha") else value.to(dtype).float() for key, value in part.items()}
+    for part in formats.compared_parts(artifact):
+        tensors = {
+            key: value if key.endswith(".alpha") else value.to(dtype).float() for key, value in part.tensors.items()
+        }
         if not all(bool(value.isfinite().all()) for value in tensors.values()):  # too large: for the formats to refuse
             return frozenset()
         try:
-            errors = formats.relative_errors(replace(artifact, tensors=part), replace(artifact, tensors=tensors))
+            errors = formats.relative_errors(part, replace(part, tensors=tensors))
         except FormatError:  # a kind without ΔW: also for the formats to refuse
             return frozenset()
         found |= {layer for layer, error in errors.items() if limit < error <= FAINT_ERROR}
@@ -57,7 +59,7 @@ def write(artifact: Artifact, folder: RunDir, *, name: str, precision: str, mode
     if faint:
         yield note("TR005", count=len(faint), precision=precision, layer=min(faint))
     for stem, piece in formats.pieces(artifact, name).items():
-        left = len(known := formats.for_method(piece.method))
+        left = len(known := formats.for_method(piece.method, find(piece.method).formats))
         for format_ in known:
             path = folder.artifacts / f"{stem}{format_.suffix}"
             try:

@@ -1,6 +1,6 @@
 """LoRA: low-rank updates beside frozen layers (Hu et al. 2021), through peft's own layers.
 
-Also DoRA, LoHa, LoKr and OFT where peft has them. Knows a model only through `core.types.Model`.
+Also DoRA, LoHa and LoKr where peft has them. Knows a model only through `core.types.Model`.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from functools import partial
 from typing import Any
 
 import torch
-from peft import LoHaConfig, LoKrConfig, LoraConfig, OFTConfig, inject_adapter_in_model
+from peft import LoHaConfig, LoKrConfig, LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from tsuika.core.errors import RecipeError
-from tsuika.core.methods import Lora as Config
+from tsuika.core.texts import _
 from tsuika.core.types import Artifact, Model, ParamGroup, Role, Update
-from tsuika.core.words import Words
-from tsuika.methods.common import SideBySide, copy_in, misfit
-from tsuika.methods.lora_parts import PARTS, kind_of, layers_of, rank_of, shape_of
+from tsuika.methods.common import SideBySide, copy_in, incompatible
+from tsuika.methods.lora import Lora as Config
+from tsuika.methods.lora.parts import PARTS, kind_of, layers_of, rank_of, shape_of
 
 UNET_ROLES: tuple[Role, ...] = ("unet.attn", "unet.ff")
 TEXT_ROLES: tuple[Role, ...] = ("text.attn", "text.ff")
 
 # Of the parts of a layer one of these is zero at the start, as peft has it.
-BEGIN_AT_ZERO = ("lora_up.weight", "hada_w2_b", "lokr_w1", "lokr_w1_a", "oft_R")
+BEGIN_AT_ZERO = ("lora_up.weight", "hada_w2_b", "lokr_w1", "lokr_w1_a")
 
 
 @dataclass
@@ -105,10 +105,10 @@ class LoraAttachment:
         """Scale every layer's update; 0 takes the layers out of the sum, so the base's bits come out.
 
         Raises:
-            RecipeError: RC002, DoRA and OFT know no strength between.
+            RecipeError: RC002, DoRA knows no strength between.
         """
-        if strength not in (0.0, 1.0) and self.kind in ("dora", "oft"):
-            why = Words(f"{self.kind} works at strength 0 or 1 only", f"{self.kind} の強さは0か1だけです。")
+        if strength not in (0.0, 1.0) and self.kind == "dora":
+            why = _("{kind} works at strength 0 or 1 only", kind=self.kind)
             raise RecipeError("RC002", key="strength", found=strength, why=why)
         for slot in self.slots:
             if hasattr(slot.layer, "scaling"):
@@ -145,8 +145,7 @@ class LoraAttachment:
             ):  # peft has (out) and, for convolutions, (1, out, 1, 1), which means inputs elsewhere
                 ones = [1] * (slot.layer.get_base_layer().weight.ndim - 1)
                 tensors[f"{slot.key}.dora_scale"] = tensors[f"{slot.key}.dora_scale"].reshape(-1, *ones)
-            if self.kind != "oft":
-                tensors[f"{slot.key}.alpha"] = torch.tensor(slot.alpha, dtype=torch.float32)
+            tensors[f"{slot.key}.alpha"] = torch.tensor(slot.alpha, dtype=torch.float32)
         return Artifact("lora", self.model.facts.family, tensors, {"adapter": self.kind, **self.metadata})
 
 
@@ -230,7 +229,7 @@ def _inject(
         training = [param for param in root.parameters() if param.requires_grad]
         real = {id(module): path for path, module in root.named_modules()}
         by_rank: dict[int, list[str]] = {}
-        for path, (rank, _) in wanted.items():
+        for path, (rank, _alpha) in wanted.items():
             by_rank.setdefault(rank, []).append(real[id(model.module(component, path))])
         for rank, targets in by_rank.items():  # peft's own rank patterns cost a regex per pair of layers
             inject_adapter_in_model(_peft_config(kind, rank, targets, dropout), root, name)
@@ -265,19 +264,11 @@ def _peft_config(kind: str, rank: int, targets: list[str], dropout: float) -> An
         return LoraConfig(
             r=rank, lora_alpha=rank, target_modules=targets, lora_dropout=dropout, use_dora=kind == "dora"
         )
-    if kind == "oft":
-        return OFTConfig(r=0, oft_block_size=rank, target_modules=targets, module_dropout=dropout)
     config = LoHaConfig if kind == "loha" else LoKrConfig
     return config(r=rank, alpha=rank, target_modules=targets, module_dropout=dropout)
 
 
 def _plan(model: Model, config: Config) -> tuple[dict[str, dict[str, tuple[int, float]]], frozenset[Role]]:
-    if config.adapter == "oft" and config.conv:
-        why = Words(
-            "peft's OFT adds up overlapping windows of 3x3 convolutions, so it would not start as the base.",
-            "peftのOFTは3x3畳み込みの重なり合う窓を足し合わせるため、ベースモデルと同じ状態から始まりません。",
-        )
-        raise RecipeError("RC002", key="method.conv", found=True, why=why)
     roles: list[Role] = [
         *UNET_ROLES,
         *(("unet.conv",) if config.conv else ()),
@@ -301,9 +292,6 @@ def attach(model: Model, config: Config, generator: torch.Generator) -> LoraAtta
     """LoRA on attention and feed-forward layers (and convolutions, text encoders, as configured); changes no output yet.
 
     Down-projections are Kaiming-uniform (as peft and kohya have it) from `generator`, up-projections zero.
-
-    Raises:
-        RecipeError: RC002, OFT on convolutions.
     """
     ranks, roles = _plan(model, config)
     with torch.random.fork_rng(devices=[]):
@@ -311,7 +299,7 @@ def attach(model: Model, config: Config, generator: torch.Generator) -> LoraAtta
         adapter, slots = _inject(model, config.adapter, ranks, config.dropout)
     attachment = LoraAttachment(model, adapter, config.adapter, slots, roles)
     for slot in slots:
-        for _, param in attachment._parameters(slot):
+        for _part, param in attachment._parameters(slot):
             param.data = param.data.float()  # trained weights are masters in full precision
             param.requires_grad_(True)
     attachment.text_learning_rate = config.text_learning_rate
@@ -330,7 +318,7 @@ def restore(model: Model, artifact: Artifact) -> LoraAttachment:
     ranks: dict[str, dict[str, tuple[int, float]]] = {}
     for (component, path), parts in layers.items():
         if not _fits(model, component, path, kind, parts):
-            raise misfit(f"{component}.{path}", Words("This LoRA", "このLoRA"), artifact, model)
+            raise incompatible(f"{component}.{path}", _("This LoRA"), artifact, model)
         rank = rank_of(kind, parts)
         ranks.setdefault(component, {})[path] = (rank, float(parts["alpha"]) if "alpha" in parts else float(rank))
     with torch.random.fork_rng(devices=[]):
@@ -377,4 +365,4 @@ def _fits(model: Model, component: str, path: str, kind: str, parts: Mapping[str
     if kind == "dora" and not len(parts["dora_scale"]) == parts["dora_scale"].numel() == len(weight):
         return False  # magnitudes of inputs, as old LyCORIS had them: peft has none
     out, inside = len(weight), weight[0].numel()
-    return shape[1] == inside if kind == "oft" else shape == (out, inside)
+    return shape == (out, inside)

@@ -5,45 +5,24 @@ What prior preservation needs, pictures of the class, comes with the data. Knows
 
 from __future__ import annotations
 
-import json
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tsuika.core.methods import DreamBooth as Config
-from tsuika.core.types import Artifact, Model, ParamGroup, Role, Update, canonical
-from tsuika.core.words import Words
-from tsuika.methods.common import copy_in, misfit
+from tsuika.core.texts import _
+from tsuika.core.types import Artifact, Model, ParamGroup, Role, Update
+from tsuika.methods.common import copy_in, incompatible
+from tsuika.methods.dreambooth import DreamBooth as Config
+from tsuika.methods.replacing import Slot, own_parameters
+from tsuika.methods.whole_model import metadata_of
 
 UNET_ROLES: tuple[Role, ...] = ("unet.attn", "unet.ff", "unet.conv")
 TEXT_ROLES: tuple[Role, ...] = ("text.attn", "text.ff", "text.tokens")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 SPARE = "spare"  # stands for a component in an artifact's names: tensors that no part needs, see `Model.spare`
-
-
-@dataclass(frozen=True)
-class Slot:
-    """One parameter: its place in the model, what the base had there, and what stands there instead."""
-
-    component: str
-    path: str  # canonical
-    owner: nn.Module
-    leaf: str
-    base: nn.Parameter
-    trained: nn.Parameter
-
-    @property
-    def key(self) -> str:
-        return f"{self.component}.{self.path}"
-
-    def put(self, param: nn.Parameter) -> None:
-        """Let the model compute with `param`."""
-        self.owner._parameters[self.leaf] = param
 
 
 @dataclass
@@ -108,64 +87,7 @@ class DreamBoothAttachment:
             for path, owner, leaf in own_parameters(component, root)
         }
         tensors |= {f"{SPARE}.{name}": value for name, value in self.model.spare.items()}
-        return Artifact("dreambooth", self.model.facts.family, tensors, describe(self.model) | self.metadata)
-
-
-def own_parameters(component: str, root: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
-    """(canonical path, owning module, leaf name) of a component's parameters, without those of adapters around them."""
-
-    def walk(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module, str]]:
-        while isinstance(inner := getattr(module, "base_layer", None), nn.Module):  # a wrapper, as peft's layers are
-            module = inner
-        for leaf, param in module._parameters.items():
-            if param is not None:
-                yield canonical(component, f"{path}{leaf}"), module, leaf
-        for name, child in module.named_children():
-            yield from walk(child, f"{path}{name}.")
-
-    return walk(root, "")
-
-
-def describe(model: Model) -> dict[str, str]:
-    """What a file writer needs beside the weights, as JSON by name: configs of all parts, noise schedule, tokenizers."""
-    configs: dict[str, Any] = {
-        "unet_config": _plain(model.unet),
-        "vae_config": {**_plain(model.vae), "scaling_factor": model.latent_scale},
-        **{f"{name}_config": _plain(encoder) for name, encoder in model.text_encoders.items()},
-        "scheduler_config": model.scheduler_config,
-        "latent_scale": model.latent_scale,
-        "native_size_px": model.native_size_px,
-        **{f"{name}_files": _files(tokenizer) for name, tokenizer in model.tokenizers.items()},
-    }
-    return {"prediction": model.prediction} | {name: json.dumps(value) for name, value in configs.items()}
-
-
-def _plain(module: nn.Module) -> dict[str, Any]:
-    """A part's config with what diffusers and transformers write into `config.json`."""
-    config: Any = module.config
-    made = config.to_dict() if hasattr(config, "to_dict") else dict(config)
-    made = {name: value for name, value in made.items() if not name.startswith("_") or name == "_class_name"}
-    if hasattr(config, "to_dict"):
-        return {**made, "architectures": [type(module).__name__]}
-    return {"_class_name": type(module).__name__, **made}
-
-
-def _files(tokenizer: Any) -> dict[str, str]:
-    """A tokenizer's files, by name: also `vocab.json` and `merges.txt`, which older readers need and newer ones drop."""
-    words = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
-    merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in words["merges"]]
-    with tempfile.TemporaryDirectory() as folder:
-        tokenizer.save_pretrained(folder)
-        config = json.loads((Path(folder) / "tokenizer_config.json").read_text(encoding="utf-8"))
-    here_only = ("is_local", "local_files_only", "backend")  # how it was opened
-    config = {name: value for name, value in config.items() if name not in here_only}
-    special = {name: config[name] for name in ("bos_token", "eos_token", "unk_token", "pad_token") if name in config}
-    return {
-        "vocab.json": json.dumps(words["vocab"], ensure_ascii=False),
-        "merges.txt": "\n".join(["#version: 0.2", *merges]) + "\n",
-        "tokenizer_config.json": json.dumps(config, indent=2),
-        "special_tokens_map.json": json.dumps(special, indent=2),
-    }
+        return Artifact("dreambooth", self.model.facts.family, tensors, metadata_of(self.model) | self.metadata)
 
 
 def attach(model: Model, config: Config, generator: torch.Generator) -> DreamBoothAttachment:
@@ -213,8 +135,8 @@ def restore(model: Model, artifact: Artifact) -> DreamBoothAttachment:
         if given[name].shape != places[name][2]._parameters[places[name][3]].shape  # type: ignore[union-attr]
     }
     if wrong or artifact.family != model.facts.family:
-        this = Words("This checkpoint", "このチェックポイント")
-        raise misfit(min(wrong, default=artifact.family), this, artifact, model)
+        this = _("This checkpoint")
+        raise incompatible(min(wrong, default=artifact.family), this, artifact, model)
     slots = []
     for name, tensor in given.items():
         component, path, owner, leaf = places[name]

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from tsuika.core.errors import ModelError, RecipeError
-from tsuika.core.methods import TextualInversion as Config
-from tsuika.core.methods import check_words, is_usable_word
-from tsuika.core.types import Artifact, Model, ParamGroup, Role, Update
-from tsuika.core.words import Words
-from tsuika.methods.common import SideBySide, copy_in, misfit
+from tsuika.core.texts import _
+from tsuika.core.types import Artifact, Model, ParamGroup, Role, Update, is_usable_word
+from tsuika.methods.common import SideBySide, copy_in, incompatible
+from tsuika.methods.textual_inversion import TextualInversion as Config
+from tsuika.methods.textual_inversion import check_words
 
 NOISE = "noise"  # as `Config.init`: not a word to start from
 
@@ -86,10 +86,7 @@ def attach(model: Model, config: Config, generator: torch.Generator) -> WordAtta
         raise RecipeError("RC005", found="method.words", do="tsuika train textual-inversion --trigger WORD …")
     check_words(config.words)
     if taken := _taken(model, config.words):
-        why = Words(
-            "A result that was laid on the base has this word already.",
-            "ベースモデルに重ねた学習結果が、この単語をすでに使っています。",
-        )
+        why = _("A result that was laid on the base has this word already.")
         raise RecipeError("RC002", key="method.words", found=taken, why=why)
     words = {
         word: {
@@ -122,20 +119,20 @@ def restore(model: Model, artifact: Artifact) -> WordAttachment:
     for name, vectors_nD in artifact.tensors.items():
         word, _, component = name.rpartition(".")
         if component not in tables or vectors_nD.shape[1:] != tables[component].shape[1:]:
-            raise _misfit(model, artifact, name)
+            raise _incompatible(model, artifact, name)
         fresh_nD = vectors_nD.detach().to(tables[component].device, torch.float32, copy=True)
         words.setdefault(word, {})[component] = nn.Parameter(fresh_nD, requires_grad=False)
     for word, parts in words.items():
         if parts.keys() != tables.keys():
-            raise _misfit(model, artifact, word)
+            raise _incompatible(model, artifact, word)
         if not is_usable_word(word):
             raise ModelError("MD008", word=word)
     _enter(model, words)
     return WordAttachment(model, words, frozenset(), dict(artifact.metadata))
 
 
-def _misfit(model: Model, artifact: Artifact, where: str) -> ModelError:
-    return misfit(where, Words("This embedding", "この埋め込み"), artifact, model)
+def _incompatible(model: Model, artifact: Artifact, where: str) -> ModelError:
+    return incompatible(where, _("This embedding"), artifact, model)
 
 
 def _taken(model: Model, words: Any) -> str | None:
@@ -167,7 +164,7 @@ def _start(model: Model, component: str, table_VD: Tensor, config: Config, gener
     tokenizer = model.tokenizers[component.replace("text_encoder", "tokenizer")]
     ids = tokenizer(config.init, add_special_tokens=False, verbose=False)["input_ids"]
     if not ids:
-        why = Words("There is no word in it.", "単語が含まれていません。")
+        why = _("There is no word in it.")
         raise RecipeError("RC002", key="method.init", found=config.init, why=why)
     tokens_TD = table_VD[torch.tensor(ids, device=table_VD.device)].float()
     if len(ids) <= config.vectors:

@@ -23,10 +23,11 @@ import torch
 from torch import Tensor, nn
 
 from tsuika.core.errors import FormatError, RecipeError
-from tsuika.core.methods import Hypernetwork as Config
+from tsuika.core.texts import _
 from tsuika.core.types import Artifact, Model, ParamGroup, Role, Update
-from tsuika.core.words import Words
-from tsuika.methods.common import SideBySide, copy_in, misfit
+from tsuika.methods.common import SideBySide, copy_in, incompatible
+from tsuika.methods.hypernetwork import Hypernetwork as Config
+from tsuika.methods.hypernetwork import header
 
 Side = Literal["k", "v"]
 SIDES: Final[tuple[Side, ...]] = ("k", "v")
@@ -157,7 +158,7 @@ class HypernetworkAttachment:
     def place(self) -> None:
         """Put the nets before every attention that reads one of their widths."""
         widths = {width for width, _ in self.nets}
-        for attention, width, _ in _attentions(self.model):
+        for attention, width, _reads_text in _attentions(self.model):
             if width not in widths:
                 continue
             if not isinstance(attention.processor, _Processor):
@@ -215,7 +216,7 @@ class HypernetworkAttachment:
     def artifact(self) -> Artifact:
         """Tensors (copies, float32, CPU) without dropout, and A1111's header fields."""
         tensors = {name: value.detach().to("cpu", torch.float32, copy=True) for name, value in self.tensors().items()}
-        return Artifact("hypernetwork", self.model.facts.family, tensors, {**_header(self.config), **self.metadata})
+        return Artifact("hypernetwork", self.model.facts.family, tensors, {**header(self.config), **self.metadata})
 
 
 @dataclass(eq=False)
@@ -262,20 +263,6 @@ def _attentions(model: Model) -> Iterator[tuple[Any, int, bool]]:
             yield attention, attention.to_k.weight.shape[1], path.endswith(".attn2.to_k")
 
 
-def _header(config: Config) -> dict[str, str]:
-    fields = {
-        "layer_structure": list(config.layer_structure),
-        "activation_func": config.activation,
-        "is_layer_norm": config.layer_norm,
-        "weight_initialization": config.init,
-        "activate_output": config.activate_output,
-        "use_dropout": False,
-        "dropout_structure": [0.0] * len(config.layer_structure),
-        "last_layer_dropout": False,
-    }
-    return {name: json.dumps(value) for name, value in fields.items()}
-
-
 def _nets(widths: Iterable[int], config: Config) -> dict[tuple[int, Side], Net]:
     return {(width, side): Net(width, config) for width in sorted(widths) for side in SIDES}
 
@@ -290,17 +277,13 @@ def attach(model: Model, config: Config, generator: torch.Generator) -> Hypernet
     """
     if config.zero_last and config.activate_output and config.activation in ("relu", "sigmoid"):
         why = {
-            "sigmoid": Words(
-                "sigmoid(0) is 0.5, so training would not start at the base. "
-                "Set method.zero_last = false or choose another activation.",
-                "sigmoid(0) は0.5のため、学習がベースモデルと同じ状態から始まりません。"
-                "method.zero_last = false にするか、別の活性化関数を選んでください。",
+            "sigmoid": _(
+                "sigmoid(0) is 0.5, so training would not start at the base. Set method.zero_last = "
+                "false or choose another activation."
             ),
-            "relu": Words(
-                "ReLU has no gradient at 0, so the last layer would stay at zero for ever. "
-                "Set method.zero_last = false or choose another activation.",
-                "ReLUは0で勾配がなくなるため、最後の層がずっと0のままになります。"
-                "method.zero_last = false にするか、別の活性化関数を選んでください。",
+            "relu": _(
+                "ReLU has no gradient at 0, so the last layer would stay at zero for ever. Set "
+                "method.zero_last = false or choose another activation."
             ),
         }[config.activation]
         raise RecipeError("RC002", key="method.activate_output", found=True, why=why)
@@ -324,7 +307,7 @@ def restore(model: Model, artifact: Artifact) -> HypernetworkAttachment:
         FormatError: FM001, no hypernetwork, or tensors that are not of the structure in its header.
     """
     try:
-        field_of = {name: json.loads(artifact.metadata[name]) for name in _header(Config())}
+        field_of = {name: json.loads(artifact.metadata[name]) for name in header(Config())}
         config = Config(
             layer_structure=field_of["layer_structure"],
             activation=field_of["activation_func"],
@@ -332,18 +315,18 @@ def restore(model: Model, artifact: Artifact) -> HypernetworkAttachment:
             activate_output=field_of["activate_output"],
         )
     except (KeyError, ValueError) as error:
-        fields = Words("A1111's header fields", "A1111のヘッダー項目")
+        fields = _("A1111's header fields")
         raise FormatError("FM001", where=artifact.method, found=str(error), expected=fields) from None
     by_width: dict[int, dict[str, Tensor]] = {}
     for name, tensor in artifact.tensors.items():
         if (match := _NAME.fullmatch(name)) is None:
-            names = Words("names like 768.k.linear.0.weight", "768.k.linear.0.weight のような名前")
+            names = _("names like 768.k.linear.0.weight")
             raise FormatError("FM001", where=artifact.method, found=name, expected=names)
         by_width.setdefault(int(match[1]), {})[name] = tensor
     fitting = by_width.keys() & {width for _, width, _ in _attentions(model)}
     if artifact.family not in (model.facts.family, "") or not fitting:  # some files do not say; then their widths do
-        this = Words("This hypernetwork", "このハイパーネットワーク")
-        raise misfit(f"widths {', '.join(map(str, sorted(by_width)))}", this, artifact, model)
+        this = _("This hypernetwork")
+        raise incompatible(f"widths {', '.join(map(str, sorted(by_width)))}", this, artifact, model)
     with torch.random.fork_rng(devices=[]):
         nets = _nets(fitting, config)
     attachment = HypernetworkAttachment(model, config, nets, metadata=dict(artifact.metadata))
@@ -353,7 +336,7 @@ def restore(model: Model, artifact: Artifact) -> HypernetworkAttachment:
         found = tuple(given[name].shape) if name in given else None
         if found != shapes.get(name):
             shape, structure = shapes.get(name), list(config.layer_structure)
-            expected = Words(f"{shape}, by layer_structure {structure}", f"{shape}(layer_structure {structure} による)")
+            expected = _("{shape}, by layer_structure {structure}", shape=shape, structure=structure)
             raise FormatError("FM001", where=name, found=found, expected=expected)
     attachment.load(given)
     for net in nets.values():

@@ -5,14 +5,16 @@ Parts have LyCORIS' and kohya's names.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-
-from torch import Tensor
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from tsuika.core.errors import FormatError
+from tsuika.core.texts import _
 from tsuika.core.types import Artifact, canonical
-from tsuika.core.words import Words
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # peft's parameter dictionaries of a layer -> the part's name in an Artifact (LyCORIS' and kohya's names).
 PARTS: dict[str, dict[str, str]] = {
@@ -35,14 +37,13 @@ PARTS: dict[str, dict[str, str]] = {
         "lokr_w2_b": "lokr_w2_b",
         "lokr_t2": "lokr_t2",
     },
-    "oft": {"oft_R": "oft_R"},
 }
 
 
 def kind_of(artifact: Artifact) -> str:
     """The kind of adapter, a key of PARTS, by the names of its tensors."""
     names = " ".join(artifact.tensors)
-    for kind, mark in (("dora", ".dora_scale"), ("loha", ".hada_"), ("lokr", ".lokr_"), ("oft", ".oft_")):
+    for kind, mark in (("dora", ".dora_scale"), ("loha", ".hada_"), ("lokr", ".lokr_")):
         if mark in names:
             return kind
     return "lora"
@@ -61,12 +62,12 @@ def layers_of(kind: str, artifact: Artifact) -> dict[tuple[str, str], dict[str, 
         part = next((part for part in known if name.endswith(f".{part}")), None)
         if part is None:
             raise FormatError("FM001", where=name, found=name.rpartition(".")[2], expected=expected)
-        component, _, path = name.removesuffix(f".{part}").partition(".")
+        component, _dot, path = name.removesuffix(f".{part}").partition(".")
         layers.setdefault((component, canonical(component, path)), {})[part] = tensor
     for (component, path), parts in layers.items():
         if missing := _needed(kind, parts) - parts.keys():
             lacks = ", ".join(sorted(missing))
-            found = Words(f"a layer without {lacks}", f"{lacks} のない層")
+            found = _("a layer without {parts}", parts=lacks)
             raise FormatError("FM001", where=f"{component}.{path}", found=found, expected=expected)
     return layers
 
@@ -81,24 +82,19 @@ def _needed(kind: str, parts: Mapping[str, Tensor]) -> set[str]:
 
 
 def rank_of(kind: str, parts: Mapping[str, Tensor]) -> int:
-    """The rank of a layer; of OFT the size of its blocks."""
+    """The rank of a layer."""
     if kind in ("lora", "dora"):
         return int(parts["lora_down.weight"].shape[0])
     if kind == "loha":
         return int(parts["hada_w1_b"].shape[0])
-    if kind == "oft":
-        size = int(parts["oft_R"].shape[-1])
-        return round((1 + math.sqrt(1 + 8 * size)) / 2)
     factor = next((parts[name] for name in ("lokr_w2_b", "lokr_w1_b") if name in parts), None)
     return int(factor.shape[0]) if factor is not None else max(parts["lokr_w2"].shape)
 
 
 def shape_of(kind: str, part: Mapping[str, Tensor]) -> tuple[int, int]:
-    """(out, in * kernel) of the weight that an update is for; OFT, which turns inputs, says nothing of outputs (0)."""
+    """(out, in * kernel) of the weight that an update is for."""
     if kind in ("lora", "dora"):
         return part["lora_up.weight"].shape[0], part["lora_down.weight"][0].numel()
-    if kind == "oft":
-        return 0, part["oft_R"].shape[0] * rank_of(kind, part)
     if kind == "loha":
         return _product(part["hada_w1_a"], part["hada_w1_b"], part.get("hada_t1"))
     first = _product(part["lokr_w1_a"], part["lokr_w1_b"], None) if "lokr_w1_a" in part else part["lokr_w1"].shape
@@ -112,3 +108,31 @@ def shape_of(kind: str, part: Mapping[str, Tensor]) -> tuple[int, int]:
 def _product(a: Tensor, b: Tensor, core: Tensor | None) -> tuple[int, int]:
     """Shape of a @ b, or of a Tucker product with its core (rank, rank, kernel...)."""
     return (a.shape[0], b.shape[1]) if core is None else (a.shape[1], b.shape[1] * core.shape[2:].numel())
+
+
+def describe(artifact: Artifact) -> dict[str, Any]:
+    """Kind, layers, ranks and alphas, for people."""
+    parts = {part for kind in PARTS.values() for part in kind.values()} | {"alpha", "lora_mid.weight"}
+    layers = {
+        tuple(name.removesuffix(f".{part}").partition(".")[::2])
+        for name in artifact.tensors
+        for part in parts
+        if name.endswith(f".{part}")
+    }
+    tensors = artifact.tensors.items()
+    ranks = [
+        len(tensor) for name, tensor in tensors if name.endswith((".lora_down.weight", ".hada_w1_b", ".lokr_w2_b"))
+    ]
+    return {
+        "adapter": kind_of(artifact),
+        "layers": len(layers),
+        "targets": dict(Counter(component for component, _ in layers)),
+        "convolutions": sum("resnets" in path or "samplers" in path for _, path in layers),
+        "rank": _counted(ranks),
+        "alpha": _counted(float(tensor) for name, tensor in tensors if name.endswith(".alpha")),
+    }
+
+
+def _counted(values: Iterable[float]) -> dict[str, int]:
+    """`{"16": 264}`: each value, how often."""
+    return {f"{value:g}": number for value, number in sorted(Counter(values).items())}

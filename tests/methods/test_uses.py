@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 
-from tsuika.core import config
-from tsuika.core.methods import METHOD_SECTIONS
-from tsuika.evaluate.uses import Result, Use, uses
+from tsuika.methods import METHODS
+from tsuika.methods.uses import Result, Use
 
 FILES = {
     "lora": ("artifacts/hero.safetensors", "artifacts/hero"),
@@ -16,12 +15,11 @@ FILES = {
     "dreambooth": ("artifacts/hero.safetensors", "artifacts/hero"),
     "hypernetwork": ("artifacts/hero.pt", "artifacts/hero.safetensors"),
 }
-METHODS = [config.method_name(section) for section in METHOD_SECTIONS]
 
 
 def told(method: str, **changes: Any) -> dict[str, Use]:
     plain = {"family": "sd1", "base": "some/base", "trigger": "zuzu", "prompt": "a Zuzu cat", "paths": FILES[method]}
-    return {use.program: use for use in uses(Result(method, **{**plain, **changes}))}
+    return {use.program: use for use in METHODS[method].uses(Result(method, **{**plain, **changes}))}
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -29,8 +27,8 @@ def test_every_method_is_told_with_words_in_both_languages(method: str) -> None:
     programs = told(method)
     assert {"tsuika", "ComfyUI"} < programs.keys()
     for use in programs.values():
-        for words in filter(None, (use.how, use.note)):
-            assert words.to("ja") != words
+        for text in filter(None, (use.how, use.note)):
+            assert text.to("ja") != text
         assert bool(use.file) == bool(use.folder) and use.file in use.how and use.folder in use.how
     if method != "hypernetwork":
         compile(programs["diffusers"].paste, "diffusers", "exec")
@@ -87,5 +85,11 @@ def test_forge_is_not_promised_a_hypernetwork() -> None:
     assert programs["A1111"].paste.endswith("<hypernet:hero:1>")
 
 
-def test_without_files_nothing_is_said() -> None:
-    assert told("lora", paths=()) == {}
+@pytest.mark.parametrize("method", METHODS)
+def test_without_files_nothing_is_said(method: str) -> None:
+    assert told(method, paths=()) == {}
+
+
+def test_programs() -> None:
+    assert METHODS["hypernetwork"].programs == ("tsuika", "A1111", "ComfyUI")
+    assert METHODS["lora"].programs == ("tsuika", "A1111", "Forge", "ComfyUI", "diffusers", "sd-scripts")

@@ -1,0 +1,57 @@
+"""What lives outside tsuika and is named by its address, `package.module:ATTRIBUTE`: a method, a file format.
+
+Importing runs the module's code. So an address must come from the user, never from a file that was only downloaded.
+"""
+
+from __future__ import annotations
+
+import re
+from importlib import import_module
+from typing import TypeVar
+
+from tsuika.core.errors import RecipeError
+from tsuika.core.texts import Text, _
+
+Kind = TypeVar("Kind")
+
+
+def is_address(name: str) -> bool:
+    """Whether a name is of the form `package.module:ATTRIBUTE`."""
+    return re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", name) is not None
+
+
+def imported(address: str, kind: type[Kind], *, key: str, where: object = "") -> Kind:
+    """What is at an address.
+
+    Args:
+        address: `package.module:ATTRIBUTE`.
+        kind: What it must be.
+        key: The setting that names it, for errors.
+        where: The recipe's file, for errors.
+
+    Raises:
+        RecipeError: RC002, it cannot be imported or is something else.
+    """
+    module_name, _colon, attribute = address.partition(":")
+    try:
+        module = import_module(module_name)
+    except Exception as error:  # whatever the module's own code raises
+        why = _(
+            "`{module}` cannot be imported ({kind}: {error}). Install its package, or put its folder into PYTHONPATH.",
+            module=module_name,
+            kind=type(error).__name__,
+            error=error,
+        )
+        raise _wrong(address, key, where, why) from error
+    found = getattr(module, attribute, None)
+    if found is None:
+        why = _("`{module}` has no `{attribute}`.", module=module_name, attribute=attribute)
+        raise _wrong(address, key, where, why)
+    if not isinstance(found, kind):
+        why = _("It is of type {found}, not {kind}.", found=type(found).__name__, kind=kind.__name__)
+        raise _wrong(address, key, where, why)
+    return found
+
+
+def _wrong(address: str, key: str, where: object, why: Text) -> RecipeError:
+    return RecipeError("RC002", where=where, key=key, found=address, why=why)

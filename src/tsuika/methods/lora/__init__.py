@@ -1,0 +1,89 @@
+"""LoRA: low-rank updates beside frozen layers (Hu et al. 2021), also DoRA, LoHa and LoKr. Settings and use; no torch here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import Field
+
+from tsuika.core.section import Help, expert
+from tsuika.core.sections import Data
+from tsuika.core.texts import _
+from tsuika.core.types import Model, Role
+from tsuika.methods.layers import weight_shapes
+from tsuika.methods.lora.parts import describe
+from tsuika.methods.method import Method, MethodSection, Outline, TextEncoder, TextLearningRate
+from tsuika.methods.uses import Result, Use, by_node, by_tag, in_diffusers, in_sd_scripts, in_tsuika
+
+
+class Lora(MethodSection):
+    """Low-rank adaptation (Hu et al. 2021) and its relatives, through peft."""
+
+    name: Literal["lora"] = "lora"
+    adapter: Annotated[
+        Literal["lora", "dora", "loha", "lokr"], expert(_("Kind of adapter; only `lora` loads in every program"))
+    ] = "lora"
+    rank: Annotated[int, Help(_("Rank (dim): how much can be learned, and the file's size")), Field(ge=1, le=1024)] = 16
+    alpha: Annotated[float, expert(_("Alpha: the scale is alpha / rank; 0 = same as rank")), Field(ge=0)] = 0.0
+    rank_stabilized: Annotated[bool, expert(_("rsLoRA: scale by alpha / sqrt(rank) (Kalajdzievski 2023)"))] = False
+    conv: Annotated[bool, expert(_("Adapt convolutions as well (LoCon)"))] = False
+    conv_rank: Annotated[int, expert(_("Rank of 3x3 convolutions; 0 = same as rank")), Field(ge=0, le=1024)] = 0
+    text_encoder: TextEncoder = False
+    text_learning_rate: TextLearningRate = 0.0
+    dropout: Annotated[float, expert(_("Dropout inside the adapter")), Field(ge=0, lt=1)] = 0.0
+
+    @property
+    def network(self) -> Mapping[str, Any]:
+        """Rank, alpha (as rank where none is set) and dropout."""
+        return {"rank": self.rank, "alpha": self.alpha or self.rank, "dropout": self.dropout}
+
+    @property
+    def some_unused(self) -> bool:
+        """SDXL reads text before the last layer, and a whole adapter can drop out."""
+        return self.text_encoder or self.dropout > 0
+
+
+def outline(settings: Lora, data: Data, model: Model) -> Outline:
+    """Of plain LoRA; the relatives have about as many numbers."""
+    conv: tuple[Role, ...] = ("unet.conv",) if settings.conv else ()
+    text: tuple[Role, ...] = ("text.attn", "text.ff") if settings.text_encoder else ()
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, (out, inside, *kernel) in weight_shapes(model, ("unet.attn", "unet.ff", *conv, *text)).items():
+        rank = (settings.conv_rank or settings.rank) if tuple(kernel) not in ((), (1, 1)) else settings.rank
+        shapes[f"{name}.lora_down.weight"] = (rank, inside, *kernel)
+        shapes[f"{name}.lora_up.weight"] = (out, rank, *(1 for _size in kernel))
+        shapes[f"{name}.alpha"] = ()
+    return Outline(shapes, {"adapter": "lora"})
+
+
+def uses(result: Result) -> Iterator[Use]:
+    """Every program loads plain LoRA in kohya's layout."""
+    if (file := result.first(".safetensors")) is None:
+        return
+    yield from in_tsuika(result, "--lora", file)
+    strength = _("The number after the last colon is the strength; try 0.6 to 1.")
+    yield by_tag("A1111 / Forge", file, "models/Lora/", f"{result.prompt} <lora:{file.stem}:1>", strength)
+    no_tag = _("In ComfyUI the prompt has no `<lora:…>` tag.")
+    yield by_node(file, "models/loras/", "Load LoRA", result.prompt, no_tag)
+    if not result.on_embedded:
+        where, name = json.dumps(str(file.parent)), json.dumps(file.name)
+        yield from in_diffusers(result, [f"pipe.load_lora_weights({where}, weight_name={name})"])
+        yield from in_sd_scripts(result, ["--network_module", "networks.lora", "--network_weights", str(file)])
+
+
+METHOD: Final = Method(
+    settings=Lora,
+    title=_("LoRA"),
+    module="tsuika.methods.lora.layers",
+    images=(15, 50),
+    flag="lora",
+    tag="lora",
+    splits_strength=True,
+    png_hashes="Lora hashes",
+    backward="adapter",
+    outline=outline,
+    describe=describe,
+    uses=uses,
+)

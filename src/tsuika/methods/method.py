@@ -1,0 +1,170 @@
+"""`Method`: everything that is particular to one way of fine-tuning, in one description. Imports no torch.
+
+What computes is in the module that a description names; it is imported when it is first asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, cast
+
+from pydantic import Field
+
+from tsuika.core.section import Help, Section, expert
+from tsuika.core.sections import Data
+from tsuika.core.texts import Text, _
+from tsuika.methods.layers import Layers
+from tsuika.methods.uses import Result, Use, in_tsuika
+
+if TYPE_CHECKING:
+    import torch
+
+    from tsuika.core.types import Artifact, Attachment, Model
+
+Backward = Literal["text", "adapter", "all"]
+
+# Settings of methods that can train text encoders.
+TextEncoder = Annotated[bool, Help(_("Train the text encoders as well"))]
+TextLearningRate = Annotated[
+    float, expert(_("Learning rate of the text encoders; 0 = a tenth of the main one")), Field(ge=0, le=1)
+]
+
+
+class MethodSection(Section):
+    """The recipe's `[method]` table: what every method's settings have. A subclass adds its own.
+
+    `name` needs a default: the key in `METHODS`, or the address (`package.module:ATTRIBUTE`) of a method from outside.
+    """
+
+    defaults: ClassVar[Mapping[str, Any]] = {}  # dotted key -> this method's default, where it is not the common one
+    # The best step grows with the number of pictures to this power. 1: as many passes over each picture; bench/guard finds
+    # 1.5 pp of regret with it and 2.0 with the 0.55 that 18 runs of SD1.5 on 10-270 pictures suggest.
+    growth: ClassVar[float] = 1.0
+
+    name: str = ""
+
+    @property
+    def new_words(self) -> tuple[str, ...]:
+        """Words that must be in captions, or nothing is learned of them."""
+        return ()
+
+    @property
+    def some_unused(self) -> bool:
+        """Whether a step may leave some trained weights out, which several processes must know beforehand."""
+        return False
+
+    @property
+    def bytes_per_weight(self) -> int:
+        """Of a trained weight in memory."""
+        return 4
+
+    @property
+    def network(self) -> Mapping[str, Any]:
+        """What a written file says of the network: some of `rank`, `alpha`, `dropout`."""
+        return {}
+
+    def completed(self, data: Data) -> MethodSection:
+        """This section with what it takes over from the pictures' section.
+
+        Raises:
+            RecipeError: what it needs is missing (RC005) or cannot be used (RC002).
+        """
+        return self
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What a result will hold: its tensors' names and shapes, and metadata that its formats need."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+class Code(Protocol):
+    """What the module of a method has."""
+
+    def attach(self, model: Model, config: Any, generator: torch.Generator) -> Attachment: ...
+
+    def restore(self, model: Model, artifact: Artifact) -> Attachment: ...
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way of fine-tuning. It asks a model for roles, never for a family.
+
+    Attributes:
+        settings: The recipe's `[method]` table.
+        title: For people.
+        module: Dotted name of the module with `attach` and `restore` (`Code`); of a method in one file, `__name__`.
+        images: How many different images it needs and how many are of use, by the rules of thumb in use.
+        formats: File formats of its results beside those in `tsuika.formats` that name it: `native`, or the address
+            (`package.module:ATTRIBUTE`) of a `core.types.Format` from outside.
+        flag: Its own flag of `generate` and `grid` (`lora` for `--lora FILE`); `--artifact` takes any method's files.
+        tag: The word of its prompt tag, `<lora:NAME:1>`.
+        splits_strength: Whether the tag may have two strengths, of the text encoders and of the UNet.
+        adds_words: Its results are new words, found by name in a prompt, each with a file of its own.
+        whole_model: Its results are whole models, which are opened as a base.
+        layers: The layers of a model whose outputs an artifact changes; by default those that its tensors are named after.
+        png_hashes: The field of a PNG's `parameters` that lists its files' hashes, where A1111 has one.
+        backward: How far the backward pass goes: `text`, only through the UNet to what it reads; `adapter`, to layers
+            beside attention and feed-forward ones; `all`, to every weight.
+        outline: What a result will hold, told without training, for estimates: `None` where it cannot be told.
+        describe: What `tsuika inspect` says of an artifact beside its tensors.
+        uses: How each program uses a result.
+    """
+
+    settings: type[MethodSection]
+    title: Text
+    module: str
+    images: tuple[int, int]
+    formats: tuple[str, ...] = ()
+    flag: str = ""
+    tag: str = ""
+    splits_strength: bool = False
+    adds_words: bool = False
+    whole_model: bool = False
+    png_hashes: str = ""
+    layers: Callable[[Layers, Artifact], frozenset[str]] = Layers.named
+    backward: Backward = "all"
+    outline: Callable[[Any, Data, Model], Outline] | None = None
+    describe: Callable[[Artifact], dict[str, Any]] = lambda artifact: {}
+    uses: Callable[[Result], Iterator[Use]] = in_tsuika
+
+    @property
+    def name(self) -> str:
+        """As in a recipe."""
+        return str(self.settings.model_fields["name"].default)
+
+    @property
+    def programs(self) -> tuple[str, ...]:
+        """The programs that apply its results."""
+        example = Result(self.name, "sd1", "base", "", "", ("result.safetensors", "result.pt", "result"))
+        return tuple(name for use in self.uses(example) for name in use.program.split(" / "))
+
+    @property
+    def code(self) -> Code:
+        """Its module, imported now."""
+        return cast(Code, import_module(self.module))
+
+    def attach(self, model: Model, config: Any, generator: torch.Generator) -> Attachment:
+        """Attach freshly initialised, for training: the model's outputs do not change yet.
+
+        Args:
+            model: The base.
+            config: Complete settings (`MethodSection.completed`).
+            generator: For initial weights; on the CPU.
+
+        Raises:
+            RecipeError: settings that cannot be.
+        """
+        return self.code.attach(model, config, generator)
+
+    def restore(self, model: Model, artifact: Artifact) -> Attachment:
+        """Attach what a file held, frozen, at strength 1.
+
+        Raises:
+            ModelError: it does not fit this model (MD004).
+        """
+        return self.code.restore(model, artifact)
