@@ -42,7 +42,8 @@ from tsuika.guard.probe import Probe
 from tsuika.guard.reading import mean
 from tsuika.methods import METHODS
 from tsuika.train import optim
-from tsuika.train.loop import Fit, conditioner, fit
+from tsuika.train.fit import Fit
+from tsuika.train.loop import conditioner, fit
 
 POPULATION = 16
 CLASS_PICTURES = 24

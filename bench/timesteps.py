@@ -29,7 +29,8 @@ from recipes import RUNS, uniform
 from tsuika.core.seeds import generator
 from tsuika.methods import METHODS
 from tsuika.train import loop
-from tsuika.train.loop import Fit, conditioner, fit
+from tsuika.train.fit import Fit
+from tsuika.train.loop import conditioner, fit
 
 TRAINED = 60  # steps of the second state
 BATCHES = (4, 8)

@@ -46,10 +46,11 @@ from tsuika.guard import probe as probes
 from tsuika.guard.probe import Probe, Subject
 from tsuika.guard.reading import Ratios
 from tsuika.methods import METHODS
-from tsuika.train.course import LEAST_HELD_OUT, MOST_HELD_OUT
 from tsuika.train.device import DTYPES
-from tsuika.train.gather import accelerate_for
-from tsuika.train.loop import Fit, conditioner, draw, fit
+from tsuika.train.fit import Fit
+from tsuika.train.guard_plan import LEAST_HELD_OUT, MOST_HELD_OUT
+from tsuika.train.loop import conditioner, draw, fit
+from tsuika.train.preparation import accelerate_for
 
 RECIPES = Path(__file__).parents[2] / "examples"
 RECIPE = {

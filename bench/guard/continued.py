@@ -35,7 +35,8 @@ from tsuika.guard import probe as probes
 from tsuika.guard.probe import Probe
 from tsuika.guard.reading import Grid, mean
 from tsuika.methods import METHODS
-from tsuika.train.loop import Fit, conditioner, fit
+from tsuika.train.fit import Fit
+from tsuika.train.loop import conditioner, fit
 
 
 @dataclass(frozen=True)

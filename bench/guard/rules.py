@@ -16,7 +16,7 @@ from curves import Floats, Fold, Run, interpolated
 from tsuika.core import config
 from tsuika.guard.judge import MIN_SHARE, Judge
 from tsuika.guard.reading import Check, Ratios, Reading
-from tsuika.train.course import Budget, budget
+from tsuika.train.guard_plan import Budget, budget
 
 STEP_SCALE = 10  # the bench's runs are a tenth of usual ones; the judge's constants in steps are meant for those
 

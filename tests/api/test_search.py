@@ -28,7 +28,7 @@ from tsuika.evaluate.trials import Trial, choose, near_the_best
 from tsuika.guard.judge import Judge
 from tsuika.guard.reading import Check, Grid, Ratios, Reading
 from tsuika.train import contest
-from tsuika.train.watch import judged
+from tsuika.train.monitor import judged
 
 STEPS, PICTURES = 200, 5
 RUNGS = (40, 80, 120, 160, 200)

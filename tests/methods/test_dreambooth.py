@@ -19,8 +19,9 @@ from tsuika.core.types import Attachment, model_tensors
 from tsuika.families import StableDiffusion
 from tsuika.methods import dreambooth, lora
 from tsuika.train import checkpoint, optim
-from tsuika.train.gather import accelerate_for
-from tsuika.train.loop import Fit, conditioner, fit
+from tsuika.train.fit import Fit
+from tsuika.train.loop import conditioner, fit
+from tsuika.train.preparation import accelerate_for
 
 
 def recipe(weights: str = "fp32", text_encoder: bool = False, **train: Any) -> Recipe:

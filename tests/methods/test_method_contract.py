@@ -24,8 +24,9 @@ from tsuika.core.seeds import generator
 from tsuika.core.types import Artifact, Attachment, Format, Model, model_tensors
 from tsuika.methods import METHODS
 from tsuika.train import checkpoint
-from tsuika.train.gather import accelerate_for
-from tsuika.train.loop import Fit, conditioner, fit
+from tsuika.train.fit import Fit
+from tsuika.train.loop import conditioner, fit
+from tsuika.train.preparation import accelerate_for
 
 # Small, and quick enough that three steps show.
 SETTINGS: dict[str, dict[str, Any]] = {

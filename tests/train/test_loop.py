@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from tsuika.train.stage import Stage
 
 from tiny_models import picture_batch, tiny
 from tsuika.core.config import Recipe
@@ -24,9 +25,8 @@ from tsuika.diffusion.schedule import add_noise
 from tsuika.diffusion.targets import min_snr_weight, target
 from tsuika.methods import lora
 from tsuika.train import checkpoint, loop, optim
-from tsuika.train.gather import accelerate_for
 from tsuika.train.loop import Fit, _follow, conditioner, draw, fit
-from tsuika.train.stage import Stage
+from tsuika.train.preparation import accelerate_for
 
 SIZE = (64, 64)
 

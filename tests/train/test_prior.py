@@ -25,7 +25,7 @@ from tsuika.data import bucket, scan
 from tsuika.data.bank import Bank
 from tsuika.data.prior import Preserving
 from tsuika.train import assemble, class_pictures, gather
-from tsuika.train.class_pictures import Wish
+from tsuika.train.regularization_images import Wish
 
 DATA = Data(trigger="zuzu", class_word="dog", size_px=64, min_size_px=1, cache=False, variants=1, caption_dropout=0.0)
 

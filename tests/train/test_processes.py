@@ -16,7 +16,7 @@ from tsuika.core.config import Recipe
 from tsuika.core.errors import RecipeError
 from tsuika.core.sections import Train
 from tsuika.train import gather
-from tsuika.train.gather import accelerate_for
+from tsuika.train.preparation import accelerate_for
 
 # `--multi_gpu` also where there are only CPUs: without it Accelerate starts one process.
 LAUNCH = (

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from runs import settings
+from tsuika.train.rates import Curve, RateFound, suggest
 
 from tiny_models import tiny, write_folder
 from tsuika import api
@@ -22,8 +23,7 @@ from tsuika.core.rundir import RunDir
 from tsuika.data.bank import finish
 from tsuika.guard.reading import Check, Reading, mean
 from tsuika.train import compare, gather, rates
-from tsuika.train.gather import accelerate_for
-from tsuika.train.rates import Curve, RateFound, suggest
+from tsuika.train.preparation import accelerate_for
 
 CURVATURE, DRAWS, PICTURES = 1.0, 6, 5
 

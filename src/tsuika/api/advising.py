@@ -31,8 +31,9 @@ from tsuika.data import check as checks
 from tsuika.data.check_report import Report
 from tsuika.methods import METHODS
 from tsuika.train.device import DTYPES, pick_device, pick_precision
-from tsuika.train.gather import accelerate_for
-from tsuika.train.loop import Fit, conditioner, fit
+from tsuika.train.fit import Fit
+from tsuika.train.loop import conditioner, fit
+from tsuika.train.preparation import accelerate_for
 
 TIMED_STEPS = 3  # after one to warm up
 KEPT_S = 86_400.0  # a measurement is used again for a day
@@ -101,7 +102,7 @@ def advise(
             known,
             evidence.measured(),
             lambda recipe: estimate.estimate(known, recipe, counted, subject.pictures, step, bench.measured),
-            lambda recipe: estimate.memory_gib(known, recipe, counted, subject.pictures, step),
+            lambda recipe: estimate.memory_gib(known, recipe, counted, step),
         )
     notes = tuple(_notes(known, subject, machine, vram_gb, report))
     result = telling.to_dict(replace(found, notes=notes), machine)
@@ -303,12 +304,11 @@ class _Bench:
                 accelerator,
                 batch=lambda _: batch,
                 condition=conditioner(model, attachment, lambda _: size),
-                last_step=TIMED_STEPS + 1,
             )
             on_gpu = accelerator.device.type == "cuda"
             if on_gpu:
                 torch.cuda.reset_peak_memory_stats(accelerator.device)
-            steps = [event.seconds / train.accumulate for event in fit(run)]
+            steps = [event.seconds / train.accumulate for event in fit(run, TIMED_STEPS + 1)]
             peak = torch.cuda.max_memory_reserved(accelerator.device) if on_gpu else None
         finally:
             attachment.detach()

@@ -12,7 +12,6 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
 
 from tsuika.api import search_space, training
@@ -28,21 +27,11 @@ from tsuika.core.seeds import derive
 from tsuika.core.words import Words
 from tsuika.evaluate import trials as results
 from tsuika.evaluate.trials import Trial
-from tsuika.train import contest as contests
 
 if TYPE_CHECKING:
     import optuna
 
 TRIALS: Final = 16  # where a setting has a range
-LANES: Final = (  # what may differ from lane to lane
-    "train.learning_rate",
-    "train.weight_decay",
-    "method.rank",
-    "method.alpha",
-    "regularize.l1",
-    "regularize.l2",
-    "regularize.max_norm",
-)
 UNTRAINABLE: Final = ("RC002", "RC008", "RC009", "RC010", "RC011", "RC012", "RC013")  # settings that do not go together
 WORST: Final = 1.0  # what Optuna is told of a run that diverged: e times the base's loss
 PRUNE_AFTER: Final = 1 / 3  # of the steps, and
@@ -80,13 +69,7 @@ class Searched(Event):
 
 
 def search(
-    recipe: Recipe,
-    out: Path,
-    over: Sequence[str],
-    *,
-    trials: int = 0,
-    timeout_s: float | None = None,
-    lanes: bool = False,
+    recipe: Recipe, out: Path, over: Sequence[str], *, trials: int = 0, timeout_s: float | None = None
 ) -> Iterator[Event]:
     """Search settings by runs under guard, or go on with a search; the last event is `Searched`.
 
@@ -99,12 +82,10 @@ def search(
         over: settings and their values, as `search_space.read` takes them.
         trials: in all; 0: all points where every setting has a list of values, else TRIALS.
         timeout_s: after this no new trial begins.
-        lanes: all points of a grid side by side in this process, without Optuna and without run folders; quicker where
-            there are few, and not resumable.
 
     Raises:
         RecipeError: RC021, what cannot be searched; RC022, Optuna is missing; RC023, another search's folder; RC024, there
-            is no held-out picture; RC025, these cannot learn side by side.
+            is no held-out image.
         TsuikaError: whatever is wrong with pictures, base or machine.
     """
     overs = [search_space.read(text, recipe) for text in over]
@@ -113,9 +94,6 @@ def search(
         raise RecipeError("RC021", found=" ".join(over), why=why)
     if recipe.guard.mode == "off":
         raise RecipeError("RC024", why=Words("The guard is off.", "ガードがオフです。"))
-    if lanes:
-        yield from _side_by_side(recipe, out, overs)
-        return
     began = time.monotonic()
     searching = _Search(recipe, out, overs, trials)
     while timeout_s is None or time.monotonic() - began < timeout_s:
@@ -324,24 +302,6 @@ def _written(recipe: Recipe, out: Path, found: Sequence[Trial]) -> Searched:
     event = Searched(best.number if best else None, near, str(path) if best else "", rows)
     write_text(out / "search.json", json.dumps(asdict(event), ensure_ascii=False, indent=1))
     return event
-
-
-def _side_by_side(recipe: Recipe, out: Path, overs: Sequence[Over]) -> Iterator[Event]:
-    """A search in one process, all points at once."""
-    points = search_space.grid(overs)
-    if not points or any(over.key not in LANES for over in overs):
-        raise RecipeError("RC025")
-    if out.exists() and any(out.iterdir()):
-        raise RecipeError("RC007", where=out)
-    tried = [search_space.apply(recipe, point) for point in points]
-    with TemporaryDirectory(prefix="tsuika-") as scratch:
-        contest = yield from contests.hold(training.run_of(recipe, RunDir(Path(scratch))), tried)
-    found = []
-    for number, (point, one, entrant) in enumerate(zip(points, tried, contest, strict=True)):
-        numbers = results.of_judge(entrant.judge, "side by side")
-        rate, rank = one.train.learning_rate, getattr(one.method, "rank", 0)
-        found.append(Trial(number, point, entrant.state, **numbers, learning_rate=rate, rank=rank))
-    yield _written(recipe, out, found)
 
 
 def _name(number: int) -> str:

@@ -71,9 +71,6 @@ def search(
     timeout: Annotated[
         Optional[float], typer.Option("--timeout", min=0, help="Seconds after which no new trial begins.")
     ] = None,
-    lanes: Annotated[
-        bool, typer.Option("--lanes", help="A few learning rates and ranks side by side in one process; not resumable.")
-    ] = False,
     device: Device = "",
     json: Json = False,
 ) -> None:
@@ -92,7 +89,7 @@ def search(
         "train.device": device,
         "train.steps": steps,
     }
-    events = api.search(built(recipe, flags, set_), out, over, trials=trials, timeout_s=timeout, lanes=lanes)
+    events = api.search(built(recipe, flags, set_), out, over, trials=trials, timeout_s=timeout)
     _searched(events, as_json=json)
 
 

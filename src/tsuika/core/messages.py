@@ -206,18 +206,6 @@ MESSAGES: Final[dict[str, Message]] = {
             "異なる画像を4枚以上用意し、ガードはオンのままにしてください。",
         ),
     ),
-    "RC025": _m(
-        (
-            "This cannot be searched side by side",
-            "It takes lists of values, and of learning rate, rank, alpha or penalties only. What learns must be plain LoRA layers without dropout, new words, or a hypernetwork; in one process, without fp16 and without a compiled UNet.",
-            "Leave --lanes out: the trials then run one after another.",
-        ),
-        (
-            "この探索は並行して実行できません",
-            "対象は、学習率・rank・alpha・正則化の値を一覧で指定した場合だけです。また、ドロップアウトなしの通常のLoRA、新しい単語、ハイパーネットワークのいずれかを、1プロセスで、fp16とUNetのコンパイルを使わずに学習する場合に限ります。",
-            "--lanes を外すと、試行を1つずつ実行します。",
-        ),
-    ),
     "RC026": _m(
         ("Nothing keeps within these limits", "{why}", "Raise --vram-gb or --max-file-mb, or leave --for out."),
         (
@@ -676,18 +664,6 @@ MESSAGES: Final[dict[str, Message]] = {
             "",
         ),
     ),
-    "GD015": _m(
-        (
-            "Cross-validation: {folds} folds of {found} pictures, each trained without the pictures that it is judged by",
-            "They learn side by side with the run on all pictures, so a step computes {times} times as much.",
-            "Fewer folds are quicker: --folds 2; none: --guard off",
-        ),
-        (
-            "交差検証: {found}枚の画像を{folds}分割し、それぞれ検証用画像を除いて学習します",
-            "全画像での学習と並行して進めるため、1ステップの計算量は{times}倍になります。",
-            "速くするには分割数を減らすか(--folds 2)、ガードをオフにしてください(--guard off)。",
-        ),
-    ),
     "GD016": _m(
         (
             "Cross-validation: {folds} folds of {found} pictures, one after another",
@@ -783,18 +759,6 @@ MESSAGES: Final[dict[str, Message]] = {
             "ほかのプロセスが{count}件の試行を実行中です",
             "下の結果には含まれていません。",
             "終わってから同じコマンドを実行すると、すべて含めた結果を表示します。",
-        ),
-    ),
-    "GD027": _m(
-        (
-            "{points} settings learn side by side, judged by {held_out} of the {found} pictures, which are not trained on here",
-            "The worse half leaves after a third of the steps.",
-            "",
-        ),
-        (
-            "{points}通りの設定を並行して学習し、{found}枚のうち{held_out}枚(学習には使いません)で比較します",
-            "ステップの3分の1で、成績の悪い半分を打ち切ります。",
-            "",
         ),
     ),
     "GD028": _m(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tsuika.evaluate.inline import PictureSource
 
 if TYPE_CHECKING:
-    from tsuika.guard.memorise import Leaks, Resemblance
+    from tsuika.guard.memorization import Leaks, Resemblance
 
 
 @dataclass(frozen=True)

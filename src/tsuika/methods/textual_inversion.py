@@ -6,8 +6,7 @@ Shapes: V rows of the vocabulary, n vectors of a word, D text width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +18,7 @@ from tsuika.core.methods import TextualInversion as Config
 from tsuika.core.methods import check_words, is_usable_word
 from tsuika.core.types import Artifact, Model, ParamGroup, Role, Update
 from tsuika.core.words import Words
-from tsuika.methods.common import SideBySide, copy_in, misfit
+from tsuika.methods.common import copy_in, misfit
 
 NOISE = "noise"  # as `Config.init`: not a word to start from
 
@@ -100,14 +99,6 @@ def attach(model: Model, config: Config, generator: torch.Generator) -> WordAtta
     }
     _enter(model, words)
     return WordAttachment(model, words, frozenset({"text.tokens"}))
-
-
-def side_by_side(attachments: Sequence[WordAttachment]) -> SideBySide[WordAttachment]:
-    """Lanes that hold the same words, each with its own vectors: attach one after another, the former at strength 0.
-
-    All that differs between them is in the text, which is encoded lane by lane.
-    """
-    return SideBySide(attachments, lambda _: nullcontext())
 
 
 def restore(model: Model, artifact: Artifact) -> WordAttachment:

@@ -22,9 +22,10 @@ from tsuika.core.seeds import generator
 from tsuika.core.types import Attachment, ParamGroup, Update
 from tsuika.methods import METHODS
 from tsuika.train import optim
-from tsuika.train.gather import accelerate_for
-from tsuika.train.loop import Fit, conditioner, fit
-from tsuika.train.penalize import Penalties
+from tsuika.train.fit import Fit
+from tsuika.train.loop import conditioner, fit
+from tsuika.train.penalties import Penalties
+from tsuika.train.preparation import accelerate_for
 
 INF = math.inf
 ASKED = ("a zuzu cat", "zuzu")

@@ -1,34 +1,48 @@
-"""A learning-rate range test: a few dozen steps at rates a factor apart, judged by held-out pictures, not by training loss.
+"""A learning-rate range test: a few dozen steps at rates a factor apart, measured on held-out images.
 
 Smith (2017, "Cyclical Learning Rates") raises the rate within one run and watches the training loss, of which the
-timestep alone explains 95 % and more in diffusion training; here every rate has a short run of its own from the same
-start, and all are measured on the same draws (`guard.probe`), so that they differ by what was learnt and nothing else.
-Who cannot win any more leaves early.
+timestep alone explains 95 % and more in diffusion training. Here every rate has a short run of its own from the same
+start, and all are measured on the same draws (`guard.probe`). A rate that cannot win any more is left early.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
 from tsuika.core.config import Recipe
-from tsuika.core.errors import RecipeError
-from tsuika.core.events import Event, Warned, note
+from tsuika.core.errors import DivergedError, RecipeError
+from tsuika.core.events import Event, Phase, Progress, Warned, note
 from tsuika.core.messages import percent
 from tsuika.core.plain import jsonable
+from tsuika.core.rundir import RunDir
 from tsuika.data import dedupe, split
-from tsuika.guard.reading import ENOUGH_PICTURES, Check, Estimate, Grid, estimate, halves, mean, minus
-from tsuika.train import compare, gather, optim
+from tsuika.guard.probe import Probe
+from tsuika.guard.reading import ENOUGH_PICTURES, Estimate, Grid, estimate, halves, mean, minus
+from tsuika.train.fit import Fit
+from tsuika.train.guard_plan import hold_out_parts
+from tsuika.train.loop import fit
+from tsuika.train.preparation import Services, accelerate_for, clear_errors, prepare
+from tsuika.train.schedule import Schedule
 
-STEPS: Final = 48  # of each rate
-FACTOR: Final = 10**0.5  # between neighbours
-AROUND: Final = (-2, 3)  # from a tenth of the recipe's rate to thirty times it
-RATIO: Final = 1.5  # of a check's step to the one before
+# The name of the phase in `Progress` events.
+PHASE: Final = "compare-settings"
+# Of each rate.
+STEPS: Final = 48
+# Between neighbours.
+FACTOR: Final = 10**0.5
+# Powers of FACTOR: from a tenth of the recipe's rate to thirty times it.
+AROUND: Final = (-2, 3)
+# Of a check's step to the one before.
+RATIO: Final = 1.5
 FIRST_CHECK: Final = 4
-MEASURED: Final = 8  # pictures at most; from 4 on at half of the timesteps, as there is more to be had from pictures
-MATTERS: Final = 0.05  # of what is gained: a smaller difference is none, however sure
-WORSE: Final = 0.05  # log ratio to the start; above it, and not falling, a rate is too high
+# Images at most; from 4 on at half of the timesteps, as images differ more than timesteps do.
+MEASURED: Final = 8
+# Of what is gained: a smaller difference is none.
+MATTERS: Final = 0.05
+# Log ratio to the start; above it, and not falling, a rate is too high.
+WORSE: Final = 0.05
 
 
 @dataclass(frozen=True)
@@ -55,7 +69,7 @@ class Curve:
     @property
     def turned(self) -> bool:
         """Whether it has had a minimum: better than the start, and then worse than that by more than a trifle."""
-        if self.best is None or self.best == len(self.grids) - 1 or _told(self.grids[self.best]).high >= 0:
+        if self.best is None or self.best == len(self.grids) - 1 or _reported(self.grids[self.best]).high >= 0:
             return False
         after = estimate(minus(self.grids[-1], self.grids[self.best]))
         return after.mean > _trifle(after, self.grids[self.best])
@@ -79,15 +93,14 @@ class RateFound(Event):
     rate: float | None
     steps: int | None  # estimate: the best step at this rate, held constant
     budget: float | None  # estimate: rate x steps of the best step
-    rate_for_steps: float | None  # estimate: the rate at which the recipe's own steps and schedule spend the budget;
-    # above `rate` where they are too few
+    # Estimate: the rate at which the recipe's own steps and schedule spend the budget; above `rate` where they are too few.
+    rate_for_steps: float | None
     measured: str  # "held-out", or "training" where there are too few pictures to hold one out
     pictures: int  # that were measured
     code: str  # of the message that says what was found
     params: dict[str, object] = field(default_factory=dict)
-    rates: list[dict[str, Any]] = field(
-        default_factory=list
-    )  # rate, diverged, left, curve: step, mean, low, high, kind
+    # For each: rate, diverged, left, curve (step, mean, low, high, kind).
+    rates: list[dict[str, Any]] = field(default_factory=list)
 
     def words(self, lang: str) -> str:
         """What was found, and what to do."""
@@ -102,7 +115,7 @@ def suggest(curves: Sequence[Curve]) -> Suggestion:
     """
     usable = [(curve, curve.grids[place]) for curve in curves if curve.safe and (place := curve.best) is not None]
     best = min(usable, key=lambda one: mean(halves(one[1])[0]), default=None)
-    if best is None or _told(best[1]).high >= 0:
+    if best is None or _reported(best[1]).high >= 0:
         return Suggestion()
     found, grid = next(
         one for one in sorted(usable, key=lambda one: one[0].rate) if one is best or _equal(one[1], best[1])
@@ -111,11 +124,11 @@ def suggest(curves: Sequence[Curve]) -> Suggestion:
     turned = min((curve for curve in curves if curve.turned), key=lambda curve: curve.rate, default=None)
     budget = turned.spent[turned.best] if turned and turned.best is not None else None
     steps = max(1, round(budget / found.rate)) if budget is not None else None
-    return Suggestion(found.rate, _told(grid), found.steps[place], budget, steps)
+    return Suggestion(found.rate, _reported(grid), found.steps[place], budget, steps)
 
 
-def _told(grid: Grid) -> Estimate:
-    """Of the draws that had no part in choosing."""
+def _reported(grid: Grid) -> Estimate:
+    """The mean of a grid by the draws that had no part in choosing."""
     return estimate(halves(grid)[1])
 
 
@@ -126,7 +139,7 @@ def _trifle(difference: Estimate, gain: Grid) -> float:
 
 def _equal(one: Grid, best: Grid) -> bool:
     worse = estimate(halves(minus(one, best))[1])
-    return worse.mean <= _trifle(worse, best) and _told(one).high < 0
+    return worse.mean <= _trifle(worse, best) and _reported(one).high < 0
 
 
 def around(rate: float) -> tuple[float, ...]:
@@ -135,11 +148,11 @@ def around(rate: float) -> tuple[float, ...]:
 
 
 def checks(steps: int) -> tuple[int, ...]:
-    """When to measure: before the first step, then at steps that grow by RATIO, up to the last."""
-    rungs = [steps]
-    while (before := round(rungs[0] / RATIO)) >= FIRST_CHECK:
-        rungs.insert(0, before)
-    return (0, *rungs)
+    """When to measure: at steps that grow by RATIO, up to the last."""
+    found = [steps]
+    while (before := round(found[0] / RATIO)) >= FIRST_CHECK:
+        found.insert(0, before)
+    return tuple(found)
 
 
 def too_high(curve: Curve) -> bool:
@@ -168,74 +181,111 @@ def behind(curve: Curve, others: Sequence[Curve], end: float) -> bool:
     return False
 
 
-def find(run: gather.Run, rates: Sequence[float] = (), steps: int = STEPS) -> Iterator[Event]:
-    """Try learning rates on a recipe's pictures; the last event is `RateFound`. Writes nothing.
+def find(
+    recipe: Recipe, folder: RunDir, services: Services, rates: Sequence[float] = (), steps: int = STEPS
+) -> Iterator[Event]:
+    """Try learning rates on a recipe's images, one after another; the last event is `RateFound`.
 
     Args:
-        run: the recipe, and where encoded pictures are kept.
-        rates: to try; none: from a tenth of the recipe's to thirty times it.
-        steps: of each.
+        recipe: What is trained.
+        folder: Takes what a run would write before it trains.
+        services: Cache and drawing.
+        rates: What to try; none: from a tenth of the recipe's to thirty times it.
+        steps: Of each.
 
     Raises:
-        RecipeError: RC020, the optimizer finds its rate by itself; TsuikaError: what a run would raise.
+        RecipeError: RC020, the optimizer finds its rate by itself; TsuikaError: What a run would raise.
     """
-    recipe = run.recipe
     if recipe.train.optimizer == "prodigy":
         raise RecipeError("RC020", key="train.optimizer", found="prodigy")
     rates = sorted(set(rates)) or around(recipe.train.learning_rate)
-    with gather.clear_errors(recipe, recipe.data.images):
-        accelerator = gather.accelerate_for(recipe)
-        ground = yield from gather.prepare(run, accelerator)
-        assert run.manifest is not None
-        groups = dedupe.groups(run.manifest)
-        sides = _sides(groups, recipe.train.seed)
-        yield _announced(rates, steps, sides, len(groups))
-        # From the highest down, so that at each check a rate is heard after those that are ahead of it.
-        tried = [_at(recipe, rate, steps) for rate in reversed(rates)]
-        curves = [Curve(one.train.learning_rate) for one in tried]
-        start: list[Grid] = []
-
-        def hear(which: int, check: Check | None) -> bool:
-            if check is None or not (check.reading.held_out.finite and check.reading.train.finite):
-                curves[which] = replace(curves[which], diverged=True)
-                return False
-            grid = check.reading.held_out.mid or check.reading.train.mid
-            if not check.step:
-                start[:] = [grid]
-                return True
-            curves[which] = _longer(curves[which], tried[which], check.step, minus(grid, start[0]))
-            if check.step < steps and (
-                too_high(curves[which]) or behind(curves[which], curves, _spent(tried[which], steps))
-            ):
-                curves[which] = replace(curves[which], left=True)
-                return False
-            return True
-
-        yield from compare.compare(ground, tried, checks(steps), sides, hear)
+    with clear_errors(recipe, recipe.data.images):
+        prepared = yield from prepare(recipe, folder, services, accelerate_for(recipe))
+        prepared.checkpoint_gradients()
+        groups = dedupe.groups(prepared.manifest)
+        images = _divide(groups, recipe.train.seed)
+        yield _announced(rates, steps, images, len(groups))
+        yield Phase(PHASE, len(rates) * steps)
+        curves: list[Curve] = []
+        probe: Probe | None = None
+        start: Grid = ()
+        # From the highest down: a rate can be seen to be behind those that were further ahead at the same step.
+        for number, rate in enumerate(reversed(rates)):
+            tried = _at(recipe, rate, steps)
+            run = replace(prepared, recipe=tried).fit(images.inside)
+            try:
+                if probe is None:
+                    probe = prepared.probe(run, images.held_out, images.trained_on, 0, few=images.few)
+                    start = _measured(run, probe, images)
+                curve = yield from _try(run, probe, images, start, curves, number * steps, len(rates) * steps)
+            finally:
+                run.discard()
+            curves.append(curve)
     curves.reverse()
-    yield _told_of(recipe, curves, sides, steps)
+    yield _found(recipe, curves, images, steps)
 
 
-def _sides(groups: Sequence[split.Group], seed: int) -> compare.Sides:
-    """A third of the different pictures to measure by; below four of them those that are trained on."""
+def _try(
+    run: Fit, probe: Probe, images: Divided, start: Grid, others: Sequence[Curve], done: int, total: int
+) -> Generator[Event, None, Curve]:
+    """Train at one rate, measured at each check, until it diverges or cannot win any more."""
+    train, steps = run.recipe.train, run.schedule.last
+    curve = Curve(train.learning_rate)
+    for step in checks(steps):
+        try:
+            for event in fit(run, until=step):
+                yield Progress(PHASE, done + event.step, total)
+        except DivergedError:
+            return replace(curve, diverged=True)
+        grid = _measured(run, probe, images)
+        if not grid:
+            return replace(curve, diverged=True)
+        curve = _longer(curve, run.schedule, step, minus(grid, start))
+        if step < steps and (
+            too_high(curve) or behind(curve, others, _spent(run.schedule, train.learning_rate, steps))
+        ):
+            return replace(curve, left=True)
+    return curve
+
+
+def _measured(run: Fit, probe: Probe, images: Divided) -> Grid:
+    """Log ratios of the images that are measured, for the weights that would be written; empty where one is not finite."""
+    with run.written_weights():
+        reading = probe.measure(train=bool(images.trained_on), drift=False)
+    measured = reading.held_out or reading.train
+    return measured.mid if measured.finite else ()
+
+
+@dataclass(frozen=True)
+class Divided:
+    """Names of images."""
+
+    inside: Sequence[str]  # to train on
+    held_out: Sequence[str] = ()  # to measure by
+    trained_on: Sequence[str] = ()  # of those inside, to measure by instead
+    few: bool = False  # whether to measure at half of the timesteps
+
+
+def _divide(groups: Sequence[split.Group], seed: int) -> Divided:
+    """A third of the different images to measure by; below four of them those that are trained on."""
     everyone = [name for group in groups for name in group]
     if len(groups) < split.LEAST_TO_TRUST:
-        return compare.Sides(everyone, (), [group[0] for group in groups])
-    parts = split.split(groups, seed, folds=len(groups)).parts[: min(MEASURED, len(groups) // 3)]
-    out = {name for part in parts for name in part}
-    few = len(parts) >= ENOUGH_PICTURES  # below, intervals speak of timesteps, and need them all
-    return compare.Sides([name for name in everyone if name not in out], [part[0] for part in parts], few=few)
+        return Divided(everyone, (), [group[0] for group in groups])
+    parted = hold_out_parts(groups, seed, len(groups), min(MEASURED, len(groups) // 3))
+    measured = parted.witnesses()
+    # Below, intervals speak of timesteps, and need them all.
+    return Divided(parted.inside(), measured, few=len(measured) >= ENOUGH_PICTURES)
 
 
 def _short(rate: float | None) -> str:
     return "?" if rate is None else f"{rate:.2g}"
 
 
-def _announced(rates: Sequence[float], steps: int, sides: compare.Sides, pictures: int) -> Warned:
+def _announced(rates: Sequence[float], steps: int, images: Divided, found: int) -> Warned:
     tried = ", ".join(map(_short, rates))
-    if sides.held_out:
-        return note("GD023", rates=tried, steps=steps, measured=len(sides.held_out), found=pictures)
-    return note("GD024", rates=tried, steps=steps, found=pictures)
+    if images.held_out:
+        return note("GD023", rates=tried, steps=steps, measured=len(images.held_out), found=found)
+    return note("GD024", rates=tried, steps=steps, found=found)
 
 
 def _at(recipe: Recipe, rate: float, steps: int) -> Recipe:
@@ -244,20 +294,20 @@ def _at(recipe: Recipe, rate: float, steps: int) -> Recipe:
     return recipe.model_copy(update={"train": recipe.train.model_copy(update=changed)})
 
 
-def _longer(curve: Curve, recipe: Recipe, step: int, grid: Grid) -> Curve:
+def _longer(curve: Curve, schedule: Schedule, step: int, grid: Grid) -> Curve:
     """A curve with one check more."""
-    spent = (*curve.spent, _spent(recipe, step))
+    spent = (*curve.spent, _spent(schedule, curve.rate, step))
     return replace(curve, steps=(*curve.steps, step), spent=spent, grids=(*curve.grids, grid))
 
 
-def _spent(recipe: Recipe, step: int) -> float:
+def _spent(schedule: Schedule, rate: float, step: int) -> float:
     """The sum of the learning rates of all steps up to one."""
-    return recipe.train.learning_rate * sum(optim.rate(recipe.train, i) for i in range(step))
+    return rate * sum(schedule.share(i) for i in range(step))
 
 
-def _told_of(recipe: Recipe, curves: Sequence[Curve], sides: compare.Sides, steps: int) -> RateFound:
+def _found(recipe: Recipe, curves: Sequence[Curve], images: Divided, steps: int) -> RateFound:
     found = suggest(curves)
-    spread = found.budget / optim.total_rate(recipe.train) if found.budget else None
+    spread = found.budget / Schedule.of(recipe.train).total if found.budget else None
     params: dict[str, object] = {"steps": steps, "lowest": _short(curves[0].rate), "highest": _short(curves[-1].rate)}
     code = "GD022"
     if found.rate is not None and found.gain is not None:
@@ -287,13 +337,13 @@ def _told_of(recipe: Recipe, curves: Sequence[Curve], sides: compare.Sides, step
                 }
             )
         )
-    measured = sides.held_out or sides.twins
+    measured = images.held_out or images.trained_on
     return RateFound(
         found.rate,
         found.steps,
         found.budget,
         spread,
-        "held-out" if sides.held_out else "training",
+        "held-out" if images.held_out else "training",
         len(measured),
         code,
         params,
