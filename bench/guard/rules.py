@@ -92,11 +92,9 @@ def afforded(run: Run) -> tuple[Budget, list[int]]:
     """What a check may measure as the product plans it for such a run, and the recorded rungs nearest to its own."""
     if "afforded" not in run.memo:
         tables = {"method": {"name": run.method}, "train": {"steps": run.steps * STEP_SCALE, "batch_size": run.batch}}
-        count, side_by_side = len(run.folds), run.kind == "fold" and run.method != "dreambooth"
-        runs, eyes = (count + 1, count) if side_by_side else (1, 1)
-        allowed = budget(config.build(tables), run.folds[0].held_out.values.shape[1], runs, eyes)
+        allowed = budget(config.build(tables), run.folds[0].held_out.values.shape[1])
         logs = np.log(run.folds[0].held_out.steps)
-        near = {int(abs(logs - math.log(rung / STEP_SCALE)).argmin()) for rung in allowed.rungs}
+        near = {int(abs(logs - math.log(rung / STEP_SCALE)).argmin()) for rung in allowed.steps}
         run.memo["afforded"] = allowed, sorted(near)
     found: tuple[Budget, list[int]] = run.memo["afforded"]
     return found
@@ -200,7 +198,7 @@ def judged(run: Run, one_lane: bool = False, everything: bool = False) -> Judged
 
 def _judged(run: Run, folds: Sequence[Fold], everything: bool) -> Judged:
     allowed, rungs = afforded(run)
-    pictures, twins, few = allowed.pictures, allowed.twins, allowed.few
+    pictures, twins, few = allowed.held_out, allowed.trained_on, allowed.few
     if everything:
         pictures, twins, few, rungs = 99, 99, False, list(range(len(folds[0].held_out.steps)))
     mid, high = (slice(None, None, 2), slice(1, None)) if few else (slice(None), slice(None))  # as `guard.probe` has it

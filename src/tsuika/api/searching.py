@@ -24,6 +24,7 @@ from tsuika.core.files import locked, write_text
 from tsuika.core.plain import jsonable
 from tsuika.core.rundir import RunDir
 from tsuika.core.seeds import derive
+from tsuika.core.texts import _
 from tsuika.core.words import Words
 from tsuika.evaluate import trials as results
 from tsuika.evaluate.trials import Trial
@@ -90,10 +91,10 @@ def search(
     """
     overs = [search_space.read(text, recipe) for text in over]
     if not overs or len({one.key for one in overs}) != len(overs):
-        why = Words("Each setting once, and at least one, is needed.", "設定を1つ以上、重複なく指定してください。")
+        why = _("Each setting once, and at least one, is needed.")
         raise RecipeError("RC021", found=" ".join(over), why=why)
     if recipe.guard.mode == "off":
-        raise RecipeError("RC024", why=Words("The guard is off.", "ガードがオフです。"))
+        raise RecipeError("RC024", why=_("The guard is off."))
     began = time.monotonic()
     searching = _Search(recipe, out, overs, trials)
     while timeout_s is None or time.monotonic() - began < timeout_s:
@@ -140,7 +141,7 @@ class _Search:
         for key, text in told.items():
             if before.get(key, text) != text:
                 lines = zip(before[key].splitlines(), text.splitlines(), strict=False)
-                other = Words(" / more or fewer settings", "設定の数が異なります")
+                other = _("The number of settings differs.")
                 why = next((f"{one} / {two}" for one, two in lines if one != two), other)
                 raise RecipeError("RC023", where=self._out, why=why)
             study.set_user_attr(key, text)
@@ -239,7 +240,7 @@ class _Search:
             for event in events:
                 yield event
                 if isinstance(event, Warned) and event.code == "GD012":
-                    why = Words("Fewer than four different pictures were found.", "異なる画像が4枚未満です。")
+                    why = _("Fewer than four different images were found.")
                     raise RecipeError("RC024", why=why)
                 if not isinstance(event, Judged) or event.step in told:
                     continue
