@@ -1,8 +1,7 @@
-"""What the guard measures: the loss of a few fixed draws, and how far the model has drifted on unrelated prompts.
+"""The guard's measurements: the loss of a few fixed draws, and how far the model has drifted on unrelated prompts.
 
-Everything is fixed once, by the pictures' contents alone: latents without augmentation, captions without dropout, noise,
-timesteps. The same weights give the same numbers to the bit, and two states differ by nothing but what was learnt.
-Knows a model by `core.types` only; the caller sees to it that the weights that will be written are the ones measured.
+Everything is fixed by the images' contents: latents without augmentation, captions without dropout, noise, timesteps. The
+same weights give the same numbers to the bit. The caller puts the weights on the model that will be written.
 
 Shapes: B draws of one forward pass, C latent channels, H x W latents, T timesteps of the schedule.
 """
@@ -44,9 +43,9 @@ CONTROLS: Final = (
 
 @dataclass(frozen=True)
 class Subject:
-    """A picture to measure by."""
+    """An image to measure by."""
 
-    key: str  # the content's hash: fixes the noise, whatever the picture is called and whichever run it is in
+    key: str  # the content's hash, which decides the noise
     latents_CHW: Tensor  # scaled, the posterior mean, without augmentation
     caption: str  # whole: no dropout, no shuffling
     size_px: tuple[int, int]  # width, height
@@ -64,12 +63,12 @@ class _Draw:
 
 
 def controls_for(class_word: str) -> tuple[str, ...]:
-    """The unrelated prompts, less those that name the class that is trained."""
+    """The unrelated prompts without those that name the trained class."""
     return tuple(text for text in CONTROLS if not set(class_word.casefold().split()) & set(text.split()))
 
 
 class Probe:
-    """The fixed draws of a run and the base's answers to them."""
+    """The fixed draws of a run, and the base's losses on them."""
 
     def __init__(
         self,
@@ -88,16 +87,16 @@ class Probe:
         Args:
             model: with `attachment` on it, both in evaluation mode.
             attachment: what is trained, at strength 1.
-            held_out: pictures that nobody trains on; may be none.
-            train: some that are trained on; as many as are held out make a fair twin.
+            held_out: images that are not trained on; may be empty.
+            train: some that are trained on; best as many as are held out.
             controls: unrelated prompts, for drift; none: drift is not measured.
-            few: half of the timesteps, so that twice the pictures can be measured in the same time. Pictures differ far more
-                than timesteps do: 4 pictures at 3 timesteps choose better than 2 at 6 (bench/guard).
+            few: half of the timesteps, so that twice the images can be measured in the same time. Images differ far more
+                than timesteps: 4 images at 3 timesteps choose better than 2 at 6 (bench/guard).
             chunk: samples of a forward pass. Another number may give other last bits.
             autocast: the precision that training computes in.
 
         Raises:
-            ValueError: no picture at all.
+            ValueError: there is no image at all.
         """
         if not (held_out or train):
             raise ValueError("a probe needs at least one picture")
@@ -125,10 +124,10 @@ class Probe:
         self._encoded.clear()
 
     def measure(self, *, train: bool = True, drift: bool = True) -> Reading:
-        """What the model in its present state makes of the draws, relative to the base.
+        """Measure the model in its present state, relative to the base.
 
         Args:
-            train: whether to measure the pictures that are trained on.
+            train: whether to measure the images that are trained on.
             drift: whether to measure how far unrelated prompts and training captions have moved.
         """
         with torch.no_grad():
@@ -140,7 +139,7 @@ class Probe:
 
     @property
     def draws(self) -> int:
-        """Forward passes of single samples that a full measurement takes."""
+        """Number of forward passes of single samples in a full measurement."""
         return sum(map(len, (self._held_out, self._train, self._controls, self._own)))
 
     def _draws(self, subjects: Sequence[Subject]) -> list[_Draw]:
