@@ -73,7 +73,7 @@ class Runs:
     def _go(self, run: RunDir, done: int) -> Iterator[Event]:
         train = config.load(run.recipe).train
         rate, timesteps = train.learning_rate, 3 if train.batch_size == 1 else 6  # as a small budget of checks has it
-        judge = Judge(STEPS, rate, rungs=RUNGS)
+        judge = Judge(STEPS, rate, check_steps=RUNGS)
         for count, step in enumerate(RUNGS):
             level = -gain(rate) * step / STEPS
             seen = Ratios(*(2 * [grid_at(level, timesteps)]))

@@ -26,7 +26,7 @@ def find_rate(recipe: Recipe, *, rates: Sequence[float] = (), steps: int = finde
 
     Raises:
         RecipeError: RC020, the optimizer finds its rate by itself.
-        TsuikaError: whatever a run of this recipe would raise.
+        TsuikaError: What a run of this recipe would raise.
     """
     with TemporaryDirectory(prefix="tsuika-") as scratch:
         yield from finder.find(recipe, RunDir(Path(scratch)), services(), rates, steps)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 TRIALS: Final = 16  # where a setting has a range
 UNTRAINABLE: Final = ("RC002", "RC008", "RC009", "RC010", "RC011", "RC012", "RC013")  # settings that do not go together
-WORST: Final = 1.0  # what Optuna is told of a run that diverged: e times the base's loss
+WORST: Final = 1.0  # Optuna's value of a run that diverged: e times the base's loss
 PRUNE_AFTER: Final = 1 / 3  # of the steps, and
 PRUNE_FROM: Final = 4  # finished trials: before that a median says little
 
@@ -64,7 +64,7 @@ class Searched(Event):
     """The search is over, or as far as it was asked to go."""
 
     best: int | None  # the trial to take; None: no trial is better than the base
-    near: list[int]  # trials that cannot be told from the best one
+    near: list[int]  # trials that cannot be distinguished from the best one
     recipe: str  # `best.toml`; empty where there is none
     trials: list[dict[str, Any]] = field(default_factory=list)
 
@@ -87,7 +87,7 @@ def search(
     Raises:
         RecipeError: RC021, what cannot be searched; RC022, Optuna is missing; RC023, another search's folder; RC024, there
             is no held-out image.
-        TsuikaError: whatever is wrong with pictures, base or machine.
+        TsuikaError: What is wrong with images, base or machine.
     """
     overs = [search_space.read(text, recipe) for text in over]
     if not overs or len({one.key for one in overs}) != len(overs):
@@ -136,9 +136,9 @@ class _Search:
             pruner=optuna.pruners.MedianPruner(PRUNE_FROM, round(PRUNE_AFTER * self._recipe.train.steps)),
         )
         shared = self._recipe.model_copy(update={"train": self._recipe.train.model_copy(update={"device": "auto"})})
-        told = {"recipe": config.dump(shared, comments=False), "over": "\n".join(map(str, self._overs))}
+        described = {"recipe": config.dump(shared, comments=False), "over": "\n".join(map(str, self._overs))}
         before = study.user_attrs
-        for key, text in told.items():
+        for key, text in described.items():
             if before.get(key, text) != text:
                 lines = zip(before[key].splitlines(), text.splitlines(), strict=False)
                 other = _("The number of settings differs.")
@@ -207,7 +207,7 @@ class _Search:
         if why:
             yield note("GD025", number=trial.number, why=why)
         trial.set_user_attr("state", state)
-        trial.set_user_attr("why", why)  # with it, the trial counts, whatever becomes of this process
+        trial.set_user_attr("why", why)  # with it, the trial counts even if this process ends here
         found = self._tell(trial.number, state, folder)
         yield TrialEnded(trial.number, state, found.get("value"), found.get("se"), found.get("step", 0))
 
@@ -228,10 +228,10 @@ class _Search:
 
     def _follow(self, trial: optuna.Trial, folder: Path) -> Generator[Event, None, bool]:
         """The run's events; returns whether it was given up."""
-        run, told = RunDir(folder), set()
-        for judged in results.heard(folder):  # of an earlier sitting
+        run, reported = RunDir(folder), set()
+        for judged in results.heard(folder):  # of an earlier process
             trial.report(results.standing(judged), judged.step)
-            told.add(judged.step)
+            reported.add(judged.step)
         if run.report_json.exists():
             return False
         again = run.recipe.exists()
@@ -242,7 +242,7 @@ class _Search:
                 if isinstance(event, Warned) and event.code == "GD012":
                     why = _("Fewer than four different images were found.")
                     raise RecipeError("RC024", why=why)
-                if not isinstance(event, Judged) or event.step in told:
+                if not isinstance(event, Judged) or event.step in reported:
                     continue
                 trial.report(results.standing(event), event.step)
                 if event.verdict != "stop" and trial.should_prune():

@@ -36,7 +36,7 @@ CAPTIONS: Final = 4
 
 
 def cache_folder() -> Path:
-    """Where encoded pictures are kept between runs: the platform's cache folder."""
+    """The folder of encoded images, shared by runs: in the platform's cache folder."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tsuika" / "latents"
 
 
@@ -270,7 +270,7 @@ def _report(result: run.Result, notes: outcome.Notes, reporting: Reporting) -> N
 
 
 def _write_grid(path: Path, rows: Sequence[report.BeforeAfter]) -> list[Warned]:
-    """One picture to look at: a row a prompt, the base's pictures beside the result's at the same seeds."""
+    """A grid with a row for each prompt: the base's images beside the result's at the same seeds."""
     seeds = rows[0].seeds
     columns = [*(f"before, seed {seed}" for seed in seeds), *(f"after, seed {seed}" for seed in seeds)]
     cells = [Image.fromarray(scores.pixels(cell)) for row in rows for cell in (*row.before, *row.after)]

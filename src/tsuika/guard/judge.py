@@ -19,7 +19,7 @@ from tsuika.core.words import sentence
 from tsuika.guard.reading import Check, Estimate, Grid, estimate, halves, mean, minus
 
 FIRST_CHECK: Final = 50  # [18 runs]
-CHECKS_AT_LEAST: Final = 8  # a run shorter than 8 x 50 steps is first looked at after an eighth of it [proposed]
+CHECKS_AT_LEAST: Final = 8  # a run shorter than 8 x 50 steps is first checked after an eighth of it [proposed]
 RATIO: Final = 1.2  # of a check's step to the one before: 12 checks a run, 0.01 % regret [18 runs]
 MIN_STEPS: Final = 150  # never stopped for lack of gain before this [18 runs]
 # Nor before this share of the run: a limit for safety, after one run of 23 that wobbled (bench/guard)
@@ -51,7 +51,7 @@ class Rule:
 class Range:
     """Steps to choose from; 0 is the untrained base."""
 
-    safe: int  # the earliest that cannot be told from the best (one standard error)
+    safe: int  # the earliest that cannot be distinguished from the best (one standard error)
     balanced: int  # the best
     likeness: int  # the latest without an alarm, at most 2.5 times the best: nearer to the images, less varied
 
@@ -89,10 +89,10 @@ class Verdict:
 
 def ladder(steps: int, ratio: float = RATIO) -> tuple[int, ...]:
     """Check schedule of a run: steps that grow geometrically, the last step always among them."""
-    rungs = [max(1, min(FIRST_CHECK, -(-steps // CHECKS_AT_LEAST)))]
-    while rungs[-1] < steps:
-        rungs.append(math.ceil(round(ratio * rungs[-1], 9)))
-    return (*(rung for rung in rungs if rung < steps), steps)
+    found = [max(1, min(FIRST_CHECK, -(-steps // CHECKS_AT_LEAST)))]
+    while found[-1] < steps:
+        found.append(math.ceil(round(ratio * found[-1], 9)))
+    return (*(step for step in found if step < steps), steps)
 
 
 def affordable(steps: int, checks: int) -> tuple[int, ...]:
@@ -115,16 +115,16 @@ class Judge:
         learning_rate: float,
         rule: Rule | None = None,
         overlap: float = 0.0,
-        rungs: Sequence[int] = (),
+        check_steps: Sequence[int] = (),
     ) -> None:
-        """`steps` is the run's longest length; `overlap` as `reading.estimate`, for folds; `rungs` when to check."""
+        """`steps` is the run's longest length; `overlap` as `reading.estimate`, for folds; `check_steps` when to check."""
         self.steps = steps
         self.rule = rule or Rule()
         self.checks: list[Check] = []
         self.verdicts: list[Verdict] = []
         self._learning_rate = learning_rate
         self._overlap = overlap
-        self._rungs = tuple(rungs) or ladder(steps)
+        self._check_steps = tuple(check_steps) or ladder(steps)
         self._range = Range(0, 0, 0)
         self._kept: frozenset[int] = frozenset()
 
@@ -151,7 +151,7 @@ class Judge:
     def to_come(self) -> frozenset[int]:
         """Steps of the checks that are still due."""
         last = self.checks[-1].step if self.checks else 0
-        return frozenset(rung for rung in self._rungs if rung > last)
+        return frozenset(step for step in self._check_steps if step > last)
 
     def next_step(self) -> int | None:
         """When to check again; None after the last check."""

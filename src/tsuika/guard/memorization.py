@@ -158,7 +158,7 @@ def leaks(
     Args:
         model: with `attachment` on it, both in evaluation mode.
         attachment: what was trained, at strength 1; strength 0 is the base.
-        train: pictures that were trained on; all of them are looked for.
+        train: images that were trained on; all of them are searched for.
         asked: whose captions are tried; by default all of `train`.
         controls: prompts that have nothing to do with the training, for the pull.
         seeds: noises for each caption.
@@ -169,17 +169,17 @@ def leaks(
     """
     asked = train if asked is None else asked
     if not (train and asked):
-        raise ValueError("leaks need at least one training picture and one caption")
+        raise ValueError("leaks need at least one training image and one caption")
     shape, size_px = asked[0].latents_CHW.shape, asked[0].size_px
-    wanted = [(f"leak/{one.key}", one.caption, one.latents_CHW.shape, one.size_px) for one in asked]
-    wanted += [(f"leak/control/{text}", text, shape, size_px) for text in controls]
-    now: list[_Said] = []
-    base: list[_Said] = []
+    requests = [(f"leak/{one.key}", one.caption, one.latents_CHW.shape, one.size_px) for one in asked]
+    requests += [(f"leak/control/{text}", text, shape, size_px) for text in controls]
+    now: list[_Answer] = []
+    base: list[_Answer] = []
     try:
-        for strength, kept in ((0.0, base), (1.0, now)):
+        for strength, answers in ((0.0, base), (1.0, now)):
             attachment.set_strength(strength)
             with torch.no_grad(), autocast():
-                kept += [_from_noise(model, *one, seeds=seeds) for one in wanted]
+                answers += [_from_noise(model, *one, seeds=seeds) for one in requests]
     finally:
         attachment.set_strength(1)
     pulls = [math.log(here.pull / there.pull) if here.pull and there.pull else 0.0 for here, there in zip(now, base)]
@@ -192,8 +192,8 @@ def leaks(
 
 
 @dataclass(frozen=True)
-class _Said:
-    """The answer to pure noise."""
+class _Answer:
+    """The prediction from pure noise."""
 
     clean_BCHW: Tensor  # x0-hat, as `clean_from_noise` gives it
     pull: float  # mean ||output with text - output without||
@@ -201,7 +201,7 @@ class _Said:
 
 def _from_noise(
     model: Model, purpose: str, caption: str, shape: torch.Size, size_px: tuple[int, int], *, seeds: int
-) -> _Said:
+) -> _Answer:
     noise_BCHW = torch.stack([torch.randn(shape, generator=generator(0, purpose, i)) for i in range(seeds)])
     noise_BCHW = noise_BCHW.to(model.device)
     alphas_T = alphas_cumprod_T(model.scheduler_config)
@@ -212,7 +212,7 @@ def _from_noise(
         model.denoise(noise_BCHW, t_B, Conditioning.join([text] * seeds)).float() for text in texts
     )
     clean_BCHW = clean_from_noise(model.prediction, noise_BCHW, with_BCHW, float(alphas_T[t]))
-    return _Said(clean_BCHW.cpu(), float((with_BCHW - without_BCHW).flatten(1).norm(dim=1).mean()))
+    return _Answer(clean_BCHW.cpu(), float((with_BCHW - without_BCHW).flatten(1).norm(dim=1).mean()))
 
 
 def last_timestep(prediction: str, alphas_T: Tensor) -> int:

@@ -236,7 +236,7 @@ def add_regularization(
     """The bank with regularization images: from the recipe's folder, or drawn by the first of several processes.
 
     Raises:
-        RecipeError: RC005, a picture has neither a caption file nor a class word; TypeError: nothing can draw.
+        RecipeError: RC005, an image has neither a caption file nor a class word; TypeError: nothing can draw.
     """
     data, model = inputs.recipe.data, inputs.model
     source = Path(data.reg_images)

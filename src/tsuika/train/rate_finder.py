@@ -79,10 +79,12 @@ class Curve:
 class Suggestion:
     """What the curves say; every number but `rate` is an estimate."""
 
-    rate: float | None = None  # None: they cannot be told from the untrained model, or every one of them diverges
+    rate: float | None = (
+        None  # None: they cannot be distinguished from the untrained model, or every one of them diverges
+    )
     gain: Estimate | None = None  # at its best check, by draws that had no part in choosing it
     after: int = 0  # the step of that check
-    budget: float | None = None  # rate x steps at which pictures that are not trained on are served best
+    budget: float | None = None  # rate x steps that is best for images that are not trained on
     steps: int | None = None  # budget / rate: where a run at this rate, held constant, has its best step
 
 
@@ -95,7 +97,7 @@ class RateFound(Event):
     budget: float | None  # estimate: rate x steps of the best step
     # Estimate: the rate at which the recipe's own steps and schedule spend the budget; above `rate` where they are too few.
     rate_for_steps: float | None
-    measured: str  # "held-out", or "training" where there are too few pictures to hold one out
+    measured: str  # "held-out", or "training" where there are too few images to hold one out
     pictures: int  # that were measured
     code: str  # of the message that says what was found
     params: dict[str, object] = field(default_factory=dict)
@@ -108,7 +110,7 @@ class RateFound(Event):
 
 
 def suggest(curves: Sequence[Curve]) -> Suggestion:
-    """The rate with the best value at any check; where several cannot be told from it, the smallest of them.
+    """The rate with the best value at any check; where several cannot be distinguished from it, the smallest of them.
 
     Nothing is suggested that ends worse than it began, nor anything whose gain may be none. The budget is that of the
     slowest rate that turned: its checks lie closest to its minimum, and its weights jitter least.
@@ -156,19 +158,19 @@ def checks(steps: int) -> tuple[int, ...]:
 
 
 def too_high(curve: Curve) -> bool:
-    """Whether it is worse than the start and not on its way back; not told before its second check."""
+    """Whether it is worse than the start and not on its way back; unknown before its second check."""
     last = [mean(grid) for grid in curve.grids[-2:]]
     return len(last) == 2 and last[1] > WORSE and last[1] >= last[0]
 
 
 def behind(curve: Curve, others: Sequence[Curve], end: float) -> bool:
-    """Whether some other has been where this one will end, and has by now come further than that.
+    """Whether another rate has been where this one will end, and has improved beyond that.
 
-    At rates that are not too high a run's state hangs on the sum of its rates, so a faster one shows what lies ahead.
+    At rates that are not too high a run's state depends on the sum of its rates, so a faster one shows what lies ahead.
 
     Args:
         curve: with a check at its end.
-        others: all of them; of each counts what it was up to the same step.
+        others: all of them; each counts up to the same step.
         end: the sum of this one's rates over all of its steps.
     """
     for other in others:

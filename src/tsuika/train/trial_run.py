@@ -1,7 +1,7 @@
 """Trial runs: trainings without some of the images, by which the best step is found.
 
 Either one without a few images (hold-out), or one for each fold, one after another. The rate of a trial run is steady after
-the warm-up, since nobody knows yet where it ends.
+the warm-up, since its end is not known yet.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def monitor_of(prepared: Prepared, plan: GuardPlan, run: Fit, file: Path, *, fol
 
 
 def judge_of(prepared: Prepared, plan: GuardPlan, steps: Sequence[int]) -> Judge:
-    """A judge who has heard nothing yet; `steps`: when to check."""
+    """A judge without any check yet; `steps`: when to check."""
     train, rule = prepared.recipe.train, Rule(patience=prepared.recipe.guard.patience)
     return Judge(train.steps, train.learning_rate, rule, plan.overlap, steps)
 
