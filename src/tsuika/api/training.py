@@ -130,8 +130,7 @@ def _run(recipe: Recipe, folder: RunDir, reporting: Reporting, *, resume: bool) 
             notes.add(event)
     result = yield from _recorded(run.train(recipe, folder, services(), resume=resume), folder, notes)
     if _is_main():
-        yield (phase := Phase("report"))
-        notes.add(phase)
+        yield Phase("report")
         _report(result, notes, reporting)
 
 

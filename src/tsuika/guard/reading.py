@@ -17,38 +17,11 @@ from tsuika.core.plain import jsonable
 Grid = tuple[tuple[float, ...], ...]  # a row per picture, a column per timestep
 
 # Two-sided 95 % points of Student's t for 1..30 degrees of freedom; beyond, 1.96 + 2.37/df is right to 0.003.
-_T95: Final = (
-    12.706,
-    4.303,
-    3.182,
-    2.776,
-    2.571,
-    2.447,
-    2.365,
-    2.306,
-    2.262,
-    2.228,
-    2.201,
-    2.179,
-    2.160,
-    2.145,
-    2.131,
-    2.120,
-    2.110,
-    2.101,
-    2.093,
-    2.086,
-    2.080,
-    2.074,
-    2.069,
-    2.064,
-    2.060,
-    2.056,
-    2.052,
-    2.048,
-    2.045,
-    2.042,
-)
+_POINTS: Final = """
+12.706 4.303 3.182 2.776 2.571 2.447 2.365 2.306 2.262 2.228 2.201 2.179 2.160 2.145 2.131
+2.120 2.110 2.101 2.093 2.086 2.080 2.074 2.069 2.064 2.060 2.056 2.052 2.048 2.045 2.042
+"""
+_T95: Final = tuple(map(float, _POINTS.split()))
 
 ENOUGH_PICTURES: Final = 4  # from here on an interval over pictures is narrow enough to say something (t = 3.2)
 

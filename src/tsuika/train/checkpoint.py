@@ -22,7 +22,7 @@ from tsuika.core.files import sha256
 _PREFIX = "step-"
 
 
-@dataclass
+@dataclass(frozen=True)
 class State:
     """Everything that training needs to go on."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tsuika import formats
@@ -116,7 +116,8 @@ def _written(prepared: Prepared, trained: guarded_run.Trained) -> Generator[Even
 
 
 def _write(prepared: Prepared, artifact: Artifact, name: str, steps: int) -> Generator[Event, None, Artifact]:
-    artifact.metadata |= facts(prepared, name, steps).metadata()
+    metadata = {**artifact.metadata, **facts(prepared, name, steps).metadata()}
+    artifact = replace(artifact, metadata=metadata)
     dtype = prepared.recipe.output.dtype
     yield from writing.write(artifact, prepared.folder, name=name, precision=dtype, model=prepared.model)
     return artifact
