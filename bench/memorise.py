@@ -1,7 +1,7 @@
 """Which signals tell that a result copies its training pictures? Measured on the embedded world, where the truth is known.
 
-    python bench/memorise.py collect --work DIR [--only NAME ...]     train, draw, measure; DIR keeps it all
-    python bench/memorise.py analyse --work DIR                       truth, ROC and thresholds, from what DIR holds
+    python bench/memorization.py collect --work DIR [--only NAME ...]     train, draw, measure; DIR keeps it all
+    python bench/memorization.py analyse --work DIR                       truth, ROC and thresholds, from what DIR holds
     ... --seed 1 --work DIR2                                          other pictures and weights to begin with
 
 Copying is provoked (few pictures, many steps) and, at early stops and with more pictures, avoided.
@@ -108,7 +108,8 @@ def collect(run: Run, work: Path, seed: int) -> None:
     from tsuika.guard.probe import Probe, Subject
     from tsuika.guard.reading import Check
     from tsuika.methods import METHODS
-    from tsuika.train.loop import Fit, conditioner, fit
+    from tsuika.train.fit import Fit
+    from tsuika.train.loop import conditioner, fit
 
     torch.set_num_threads(1)
     steps = run.stops[-1]
@@ -293,7 +294,7 @@ def analyse(run: Run, work: Path, seed: int) -> tuple[list[Row], list[Row]]:
     from tsuika.diffusion.schedule import alphas_cumprod_T
     from tsuika.embedded import yardstick
     from tsuika.evaluate.lookalikes import similarity
-    from tsuika.guard import memorise
+    from tsuika.guard import memorization
     from tsuika.guard.probe import Subject
     from tsuika.guard.reading import Check, mean
 
@@ -323,12 +324,12 @@ def analyse(run: Run, work: Path, seed: int) -> tuple[list[Row], list[Row]]:
     def leak(clean: NDArray[Any]) -> float:
         clean_BCHW = torch.from_numpy(clean)
         output = (a**0.5 * noise - clean_BCHW) / (1 - a) ** 0.5
-        return memorise._nearest(memorise.clean_from_noise("v_prediction", noise, output, a), subjects)[0]
+        return memorization._nearest(memorization.clean_from_noise("v_prediction", noise, output, a), subjects)[0]
 
     free = [
         one.copies
         for pixels in fresh.values()
-        for one in memorise.resemblances(similarity([Image.fromarray(one) for one in pixels], images))
+        for one in memorization.resemblances(similarity([Image.fromarray(one) for one in pixels], images))
     ]
     print(f"<!-- {run.name}: {sum(free)} of {len(free)} fresh true pictures are taken for copies -->")
     rows: list[Row] = []
@@ -350,7 +351,8 @@ def analyse(run: Run, work: Path, seed: int) -> tuple[list[Row], list[Row]]:
             trained = number < said["trained"]
             truth = judge(samples, pixels_N, fresh[place])
             pairs = [
-                memorise.resemblances(now, base) for now, base in zip(measures(samples), before[number], strict=True)
+                memorization.resemblances(now, base)
+                for now, base in zip(measures(samples), before[number], strict=True)
             ]
             for copy, by_pixels, by_encoder in zip(truth, *pairs, strict=True):
                 signals = {
@@ -446,7 +448,7 @@ def main() -> None:
             if not (options.work / f"{run.name}.npz").exists():
                 collect(run, options.work, options.seed)
         return
-    from tsuika.guard import memorise
+    from tsuika.guard import memorization
     from tsuika.guard.judge import MEMORISING_HIGH
 
     print(
@@ -459,7 +461,7 @@ def main() -> None:
     for words, truth in (("copies", True), ("others", False), ("unclear", None)):
         kind = [row.flagged for row in samples if row.copy is truth]
         print(f"The rule of `Resemblance.copies` flags {sum(kind)} of {len(kind)} {words}.")
-    for name, limit in (("leak: excess", memorise.LEAK), ("gap_high", MEMORISING_HIGH)):
+    for name, limit in (("leak: excess", memorization.LEAK), ("gap_high", MEMORISING_HIGH)):
         over = [[row.signals[name] > limit for row in captions if row.copy is truth] for truth in (True, False)]
         found, false = (f"{sum(part)} of {len(part)}" for part in over)
         print(f"{name} is above the product's {limit} for {found} training captions that copy and {false} others.")

@@ -46,7 +46,8 @@ from tsuika.generate import pipeline
 from tsuika.guard import probe as probes
 from tsuika.guard.probe import Probe
 from tsuika.methods import METHODS
-from tsuika.train.loop import Fit, conditioner, fit
+from tsuika.train.fit import Fit
+from tsuika.train.loop import conditioner, fit
 
 PIVOTAL = "textual-inversion + lora"
 COUNTS = (4, 16, 100)  # a few, some, many

@@ -41,8 +41,9 @@ from tsuika.generate import pipeline
 from tsuika.guard.probe import Probe
 from tsuika.guard.reading import mean
 from tsuika.methods import METHODS
-from tsuika.train import optim
-from tsuika.train.loop import Fit, conditioner, fit
+from tsuika.train.fit import Fit
+from tsuika.train.loop import conditioner, fit
+from tsuika.train.schedule import Schedule
 
 POPULATION = 16
 CLASS_PICTURES = 24
@@ -52,7 +53,7 @@ Arm = Callable[[Recipe], dict[str, Any]]  # settings that differ from the free r
 
 def decay(strength: float) -> Arm:
     """Weight decay of this strength over the run, whatever the rate."""
-    return lambda free: {"train.weight_decay": strength / (free.train.learning_rate * optim.total_rate(free.train))}
+    return lambda free: {"train.weight_decay": strength / (free.train.learning_rate * Schedule.of(free.train).total)}
 
 
 ARMS: dict[str, Arm] = {

@@ -29,7 +29,8 @@ from recipes import RUNS, uniform
 from tsuika.core.seeds import generator
 from tsuika.methods import METHODS
 from tsuika.train import loop
-from tsuika.train.loop import Fit, conditioner, fit
+from tsuika.train.fit import Fit
+from tsuika.train.loop import conditioner, fit
 
 TRAINED = 60  # steps of the second state
 BATCHES = (4, 8)
@@ -41,13 +42,12 @@ def products(run: Fit, draws: int, *, one_by_one: bool) -> NDArray[np.float64]:
     """Inner products (draws, draws) of the gradients of as many batches."""
     rows = []
     swap = mock.patch.object(loop, "stratified_timesteps", uniform) if one_by_one else nullcontext()
-    run.step = 10_000  # batches and noise that training never meets
-    with swap:
-        for _ in range(draws):
-            run.optimizer.zero_grad(set_to_none=True)
-            loop._backward([run], None, 0, 0)
+    # Gradients alone: no step is taken.
+    with swap, mock.patch.object(run, "advance"), mock.patch.object(run, "clip_gradients", return_value=0.0):
+        # Batches and noise that training never meets.
+        for run.step in range(10_000, 10_000 + draws):
+            next(fit(run, run.step + 1))
             rows.append(torch.cat([param.grad.flatten() for param in run.params if param.grad is not None]))
-            run.step += 1
     stacked = torch.stack(rows).double()
     return (stacked @ stacked.T).numpy()
 

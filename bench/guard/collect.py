@@ -38,7 +38,7 @@ from tsuika.core.types import Batch, Model
 from tsuika.data import bank as banks
 from tsuika.data import bucket, scan
 from tsuika.data.bank import Bank, Shelf
-from tsuika.data.split import FOLDS_IN_TURN, LEAST_TO_TRUST, SHARE, Split, split
+from tsuika.data.split import LEAST_TO_TRUST, SHARE, Split, split
 from tsuika.diffusion.schedule import add_noise
 from tsuika.diffusion.targets import target
 from tsuika.embedded import gadget, mascot, sketch
@@ -46,10 +46,11 @@ from tsuika.guard import probe as probes
 from tsuika.guard.probe import Probe, Subject
 from tsuika.guard.reading import Ratios
 from tsuika.methods import METHODS
-from tsuika.train.course import LEAST_HELD_OUT, MOST_HELD_OUT
 from tsuika.train.device import DTYPES
-from tsuika.train.gather import accelerate_for
-from tsuika.train.loop import Fit, conditioner, draw, fit
+from tsuika.train.fit import Fit
+from tsuika.train.guard_plan import LEAST_HELD_OUT, MOST_HELD_OUT
+from tsuika.train.loop import conditioner, draw, fit
+from tsuika.train.preparation import accelerate_for
 
 RECIPES = Path(__file__).parents[2] / "examples"
 RECIPE = {
@@ -230,11 +231,11 @@ class Lane:
 
 
 def lanes_of(bank: Bank, one: Configuration, folds: int = 0) -> Iterator[Lane]:
-    """As `data.split` and `train.course` have it."""
+    """As `data.split` and `train.guard_plan` have it."""
     groups = [(name,) for name in bank.names]  # drawn apart, so no two are copies
     few = folds > 0 or len(groups) < 10
-    in_turn = one.method == "dreambooth" and len(groups) >= LEAST_TO_TRUST
-    folds = folds or ((FOLDS_IN_TURN if in_turn else len(groups)) if few else 0)
+    of_few = config.build({"method": {"name": one.method}}).method.few_folds if len(groups) >= LEAST_TO_TRUST else 0
+    folds = folds or (of_few or len(groups) if few else 0)
     count = min(MOST_HELD_OUT, max(LEAST_HELD_OUT, round(SHARE * len(groups))))
     how: Split = split(groups, one.seed, folds=folds, count=count)
     for fold, part in enumerate(how.parts):
@@ -371,8 +372,8 @@ class Fixed:
     def __init__(self, run: Fit, bank: Bank) -> None:
         self._run = run
         self._batch: Batch = bank.batch(0, BATCH, 12345)
-        draws = draw(run.recipe, 1_000_000, self._batch.latents_BCHW, len(run.alphas_T))
-        self._t_B, self._noise = draws.t_B, draws.noise_BCHW
+        latents_BCHW = self._batch.latents_BCHW
+        self._t_B, self._noise = draw(run.recipe.train, 1_000_000, latents_BCHW, len(run.alphas_T))
 
     def loss(self) -> float:
         run, latents = self._run, self._batch.latents_BCHW

@@ -35,7 +35,9 @@ from tsuika.guard import probe as probes
 from tsuika.guard.probe import Probe
 from tsuika.guard.reading import Grid, mean
 from tsuika.methods import METHODS
-from tsuika.train.loop import Fit, conditioner, fit
+from tsuika.train.fit import Fit
+from tsuika.train.loop import conditioner, fit
+from tsuika.train.schedule import Schedule
 
 
 @dataclass(frozen=True)
@@ -87,16 +89,16 @@ def run(bench: Bench, done: Run, ways: Sequence[str]) -> dict[str, Any]:
         bench.model, recipe.method.completed(recipe.data), generator(recipe.train.seed, "init")
     )
 
-    def fitting(bank: Bank, schedule: str, fall_from: int) -> Fit:
-        train = recipe.train.model_copy(update={"schedule": schedule})
+    def fitting(bank: Bank, schedule: Schedule) -> Fit:
+        train = recipe.train
         return Fit(
             bench.model,
             attachment,
-            recipe.model_copy(update={"train": train}),
+            recipe,
             bench.accelerator,
-            fall_from=fall_from,
             batch=lambda number: bank.batch(number, train.batch_size, train.seed),
             condition=conditioner(bench.model, attachment, bank.size_px_of),
+            schedule=schedule,
         )
 
     def measured(fit: Fit) -> Grid:
@@ -104,7 +106,7 @@ def run(bench: Bench, done: Run, ways: Sequence[str]) -> dict[str, Any]:
             return truth.measure(train=False, drift=False).held_out.mid
 
     try:
-        look = fitting(part_of(every, lane.names, recipe), "constant", chosen)
+        look = fitting(part_of(every, lane.names, recipe), Schedule.steady(recipe.train, chosen))
         with mock.patch.object(probes, "HIGH", ()):
             truth = Probe(
                 bench.model,
@@ -128,13 +130,12 @@ def run(bench: Bench, done: Run, ways: Sequence[str]) -> dict[str, Any]:
             way = WAYS[name]
             begin = round(way.since * chosen)
             weights, state = states[begin]
-            more = fitting(every, way.schedule, begin)
-            last = begin + way.steps(done, chosen)
+            train = recipe.train.model_copy(update={"schedule": way.schedule})
+            more = fitting(every, Schedule.falling(train, begin, begin + way.steps(done, chosen)))
             if way.keeps:
                 more.restore(deepcopy(state))
-                more.last_step = last
             else:
-                more.begin_at(begin, weights, last)
+                more.start_from(weights)
             for _ in fit(more):
                 pass
             found[name] = measured(more)

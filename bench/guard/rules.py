@@ -17,7 +17,7 @@ from tsuika import methods
 from tsuika.core import config
 from tsuika.guard.judge import MIN_SHARE, Judge
 from tsuika.guard.reading import Check, Ratios, Reading
-from tsuika.train.course import Budget, budget
+from tsuika.train.guard_plan import Budget, budget
 
 STEP_SCALE = 10  # the bench's runs are a tenth of usual ones; the judge's constants in steps are meant for those
 
@@ -93,11 +93,9 @@ def afforded(run: Run) -> tuple[Budget, list[int]]:
     """What a check may measure as the product plans it for such a run, and the recorded rungs nearest to its own."""
     if "afforded" not in run.memo:
         tables = {"method": {"name": run.method}, "train": {"steps": run.steps * STEP_SCALE, "batch_size": run.batch}}
-        count, side_by_side = len(run.folds), run.kind == "fold" and run.method != "dreambooth"
-        runs, eyes = (count + 1, count) if side_by_side else (1, 1)
-        allowed = budget(config.build(tables), run.folds[0].held_out.values.shape[1], runs, eyes)
+        allowed = budget(config.build(tables), run.folds[0].held_out.values.shape[1])
         logs = np.log(run.folds[0].held_out.steps)
-        near = {int(abs(logs - math.log(rung / STEP_SCALE)).argmin()) for rung in allowed.rungs}
+        near = {int(abs(logs - math.log(rung / STEP_SCALE)).argmin()) for rung in allowed.steps}
         run.memo["afforded"] = allowed, sorted(near)
     found: tuple[Budget, list[int]] = run.memo["afforded"]
     return found
@@ -199,7 +197,7 @@ def judged(run: Run, one_lane: bool = False, everything: bool = False) -> Judged
 
 def _judged(run: Run, folds: Sequence[Fold], everything: bool) -> Judged:
     allowed, rungs = afforded(run)
-    pictures, twins, few = allowed.pictures, allowed.twins, allowed.few
+    pictures, twins, few = allowed.held_out, allowed.trained_on, allowed.few
     if everything:
         pictures, twins, few, rungs = 99, 99, False, list(range(len(folds[0].held_out.steps)))
     mid, high = (slice(None, None, 2), slice(1, None)) if few else (slice(None), slice(None))  # as `guard.probe` has it

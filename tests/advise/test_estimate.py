@@ -14,7 +14,7 @@ from tsuika.core import config
 from tsuika.data import scan
 from tsuika.embedded import mascot
 from tsuika.families import family
-from tsuika.train import course
+from tsuika.train import guard_plan
 
 
 @pytest.mark.parametrize("name", ["sd1", "sdxl"])
@@ -58,11 +58,11 @@ def test_trainings_are_what_the_guard_plans(method: str, tmp_path: Path) -> None
         folder.mkdir()
         mascot.write(folder, mascot.pictures(pictures, seed=1))
         manifest = scan.scan(folder, recipe.data, size_px=64, needed=1)
-        way = course.plan(recipe, manifest, folder, "method" if method == "dreambooth" else "")
+        plan = guard_plan.plan(recipe, manifest, folder)
         planned = 1.0
-        if way.way != "none":
-            looks = way.folds + (way.way == "lanes") if way.folds else 1
-            # What the result takes by itself, as the guard counts it; in turn from the base, else from weights of the look.
-            rest = way.ends(1000, 1000) - (0 if way.way == "turns" else way.begins(1000, 1000))
-            planned = looks + rest / 1000
-        assert trainings(len(way.split.groups), method, "on") == planned
+        if plan.kind == "hold-out":
+            planned = 1 + (plan.ends(1000, 1000) - plan.begins(1000, 1000)) / 1000
+        elif plan.kind == "folds":
+            # In turn, and then the result from the base.
+            planned = plan.folds + plan.ends(1000, 1000) / 1000
+        assert trainings(len(plan.split.groups), recipe.method, "on") == planned

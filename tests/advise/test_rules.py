@@ -60,7 +60,7 @@ def advice(
         base,
         found,  # type: ignore[arg-type]
         lambda recipe: estimate.estimate(base, recipe, GPU, pictures, step),
-        lambda recipe: estimate.memory_gib(base, recipe, GPU, pictures, step),
+        lambda recipe: estimate.memory_gib(base, recipe, GPU, step),
     )
 
 
@@ -182,7 +182,7 @@ def test_thrift_takes_less_memory(bases: dict[str, Base]) -> None:
     step = estimate.step_of(base)
 
     def need(recipe: Recipe, pictures: int = 20) -> float:
-        return estimate.memory_gib(base, recipe, GPU, pictures, step)
+        return estimate.memory_gib(base, recipe, GPU, step)
 
     for method in METHODS:
         candidate = recipes.Candidate(method)

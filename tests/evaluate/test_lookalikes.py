@@ -17,7 +17,7 @@ from tsuika.core.texts import _, languages
 from tsuika.embedded import mascot, yardstick
 from tsuika.evaluate import lookalikes
 from tsuika.evaluate.report import BeforeAfter, ReportData, TrainingPicture, render
-from tsuika.guard.memorise import Leak, Leaks
+from tsuika.guard.memorization import Leak, Leaks
 
 
 def images(drawn: Sequence[mascot.Drawn], side: int = 64) -> list[Image.Image]:

@@ -21,8 +21,9 @@ from tsuika.methods.dreambooth import weights as dreambooth
 from tsuika.methods.lora import Lora
 from tsuika.methods.lora import layers as lora
 from tsuika.train import checkpoint, optim
-from tsuika.train.gather import accelerate_for
-from tsuika.train.loop import Fit, conditioner, fit
+from tsuika.train.fit import Fit
+from tsuika.train.loop import conditioner, fit
+from tsuika.train.preparation import accelerate_for
 
 
 def recipe(weights: str = "fp32", text_encoder: bool = False, **train: Any) -> Recipe:

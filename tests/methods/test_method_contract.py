@@ -25,8 +25,9 @@ from tsuika.generate import pipeline
 from tsuika.methods import METHODS
 from tsuika.train import checkpoint
 from tsuika.train.device import DTYPES, pick_precision
-from tsuika.train.gather import accelerate_for
-from tsuika.train.loop import Fit, conditioner, fit
+from tsuika.train.fit import Fit
+from tsuika.train.loop import conditioner, fit
+from tsuika.train.preparation import accelerate_for
 
 # Small, and quick enough that three steps show.
 SETTINGS: dict[str, dict[str, Any]] = {

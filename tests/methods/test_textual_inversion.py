@@ -17,8 +17,9 @@ from tsuika.generate.encode import encode
 from tsuika.methods.textual_inversion import TextualInversion
 from tsuika.methods.textual_inversion import vectors as textual_inversion
 from tsuika.train import checkpoint, optim, riemannian
-from tsuika.train.gather import accelerate_for
-from tsuika.train.loop import Fit, conditioner, fit
+from tsuika.train.fit import Fit
+from tsuika.train.loop import conditioner, fit
+from tsuika.train.preparation import accelerate_for
 
 
 def attach(model: Model, seed: int = 0, **settings: Any) -> textual_inversion.WordAttachment:

@@ -24,9 +24,11 @@ from tsuika.diffusion.targets import min_snr_weight, target
 from tsuika.methods.lora import Lora
 from tsuika.methods.lora import layers as lora
 from tsuika.train import checkpoint, loop, optim
-from tsuika.train.gather import accelerate_for
-from tsuika.train.loop import Fit, _follow, conditioner, draw, fit
-from tsuika.train.stage import Stage
+from tsuika.train.fit import Fit, update_ema
+from tsuika.train.loop import conditioner, draw, fit
+from tsuika.train.preparation import accelerate_for
+from tsuika.train.schedule import Schedule
+from tsuika.train.trainer import Saving, Trainer
 
 SIZE = (64, 64)
 
@@ -36,11 +38,14 @@ def recipe(method: Lora | None = None, **train: Any) -> Recipe:
     return Recipe(method=method or Lora(rank=2), train=Train(**settings))
 
 
-def start(what: Recipe, *, family: str = "sd1", batch: Callable[[int], Batch] | None = None) -> Fit:
+def start(
+    what: Recipe, *, family: str = "sd1", batch: Callable[[int], Batch] | None = None, schedule: Schedule | None = None
+) -> Fit:
     model = tiny(family)
     attachment = lora.attach(model, what.method, generator(what.train.seed, "init"))
     source = batch or (lambda number: picture_batch(number, what.train.batch_size))
-    return Fit(model, attachment, what, accelerate_for(what), source, conditioner(model, attachment, lambda _: SIZE))
+    condition = conditioner(model, attachment, lambda _: SIZE)
+    return Fit(model, attachment, what, accelerate_for(what), source, condition, schedule)
 
 
 def weights(run: Fit) -> dict[str, Tensor]:
@@ -58,11 +63,11 @@ def losses(run: Fit) -> list[float]:
 def micro_loss(run: Fit, number: int) -> Tensor:
     """The loss of a micro-batch, from the formulas."""
     train, batch = run.recipe.train, run.batch(number)
-    draws = draw(run.recipe, number, batch.latents_BCHW, len(run.alphas_T))
-    a_B = run.alphas_T[draws.t_B]
-    noisy = add_noise(batch.latents_BCHW, draws.noise_BCHW, a_B)
-    output = run.model.denoise(noisy, draws.t_B, run.model.encode_text(batch.captions, size_px=SIZE))
-    error_B = (output - target(run.model.prediction, batch.latents_BCHW, draws.noise_BCHW, a_B)).pow(2).mean((1, 2, 3))
+    t_B, noise_BCHW = draw(train, number, batch.latents_BCHW, len(run.alphas_T))
+    a_B = run.alphas_T[t_B]
+    noisy = add_noise(batch.latents_BCHW, noise_BCHW, a_B)
+    output = run.model.denoise(noisy, t_B, run.model.encode_text(batch.captions, size_px=SIZE))
+    error_B = (output - target(run.model.prediction, batch.latents_BCHW, noise_BCHW, a_B)).pow(2).mean((1, 2, 3))
     return (error_B * min_snr_weight(run.model.prediction, a_B, train.min_snr_gamma) * batch.weight_B).mean()
 
 
@@ -77,7 +82,7 @@ def test_it_learns_and_says_so() -> None:
     assert [event.step for event in events] == list(range(1, 26))
     assert all(event.loss > 0 and event.grad_norm > 0 and event.seconds > 0 for event in events)
     rates = [event.learning_rate for event in events]
-    assert rates == [1e-2 * optim.rate(run.recipe.train, step) for step in range(25)]
+    assert rates == [1e-2 * Schedule.of(run.recipe.train).share(step) for step in range(25)]
 
 
 def test_going_on_from_weights_falls_to_nothing_and_forgets_the_optimizer() -> None:
@@ -86,8 +91,9 @@ def test_going_on_from_weights_falls_to_nothing_and_forgets_the_optimizer() -> N
         pass
     with first.written_weights():
         weights = {name: value.clone() for name, value in first.attachment.tensors().items()}
-    again = start(recipe(steps=12, learning_rate=1e-2, ema=0.9, schedule="linear", warmup=0.0))
-    again.begin_at(12, weights, 20)
+    what = recipe(steps=12, learning_rate=1e-2, ema=0.9, schedule="linear", warmup=0.0)
+    again = start(what, schedule=Schedule.falling(what.train, 12, 20))
+    again.start_from(weights)
     assert all(torch.equal(value, weights[name]) for name, value in again.attachment.tensors().items())
     assert all(torch.equal(value, weights[name]) for name, value in again.average.items())
     assert not again.optimizer.state_dict()["state"]
@@ -98,18 +104,15 @@ def test_going_on_from_weights_falls_to_nothing_and_forgets_the_optimizer() -> N
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
-def test_a_steady_rate_falls_when_it_is_told_to(schedule: str) -> None:
-    run = start(recipe(steps=40, schedule=schedule, warmup=0.1))
-    run.fall_from, run.last_step = 20, 30
-
-    def at(step: int) -> float:
-        run.step = step
-        return run.rate
-
-    assert [at(step) for step in range(4, 20)] == [1.0] * 16
-    end = [at(step) for step in range(21, 30)]
-    assert end == ([1.0] * 9 if schedule == "constant" else sorted(end, reverse=True)) and at(1) == 0.5
+def test_a_steady_rate_does_not_fall_before_what_comes_after_it(schedule: Any) -> None:
+    train = Train(steps=40, schedule=schedule, warmup=0.1)
+    steady, falling = Schedule.steady(train), Schedule.falling(train, 20, 30)
+    assert [steady.share(step) for step in range(4, 40)] == [1.0] * 36 and steady.share(1) == 0.5
+    assert Schedule.steady(train, 7).share(1) == 0.5, "the warm-up is the recipe's, wherever it ends"
+    end = [falling.share(step) for step in range(21, 30)]
+    assert end == ([1.0] * 9 if schedule == "constant" else sorted(end, reverse=True))
     assert end[-1] == 1 or end[-1] < 0.2
+    assert steady.total == falling.total == pytest.approx(Schedule.of(train).total + 38.5)
 
 
 def test_a_step_is_the_mean_over_its_batches() -> None:
@@ -175,15 +178,11 @@ def test_nothing_drops_out_of_what_is_written() -> None:
 
 def test_an_average_of_bfloat16_weights_gets_there() -> None:
     """A tenth of a small change is below bfloat16's gap: an average in bfloat16 would stand still."""
-    run = start(recipe(ema=0.9))
-    for param in run.params:
-        param.data = torch.ones_like(param, dtype=torch.bfloat16)
-    run.average = {name: value.float() for name, value in run.attachment.tensors().items()}
-    for param in run.params:
-        param.data *= 1 + 2**-7  # the next number
-    for run.step in range(1, 120):
-        _follow(run)
-    assert all(torch.allclose(value, torch.tensor(1 + 2**-7), atol=1e-4) for value in run.average.values())
+    following = 1 + 2**-7
+    average, live = {"x": torch.ones(3)}, {"x": torch.full((3,), following, dtype=torch.bfloat16)}
+    for _ in range(120):
+        update_ema(average, live, 0.9)
+    assert torch.allclose(average["x"], torch.tensor(following), atol=1e-4)
 
 
 def test_a_fit_that_is_over_leaves_no_weights_behind() -> None:
@@ -193,7 +192,7 @@ def test_a_fit_that_is_over_leaves_no_weights_behind() -> None:
     param, gradient = (weakref.ref(one) for one in (run.params[0], run.params[0].grad))
     assert param() is not None and gradient() is not None
     accelerator = run.accelerator
-    run.over()
+    run.discard()
     del run
     gc.collect()
     assert param() is None and gradient() is None
@@ -203,7 +202,7 @@ def test_a_fit_that_is_over_leaves_no_weights_behind() -> None:
 def test_half_a_step_is_never_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A second Ctrl+C comes at any moment, also between the optimizer's step and its count."""
     run = start(recipe(steps=8))
-    stage = Stage([run], [tmp_path], every=3, keep_states=2)
+    trainer = Trainer(run, Saving(tmp_path, every=3, keep=2))
 
     def interrupted(step: int, *_: Any) -> None:
         if step == 4:
@@ -211,7 +210,7 @@ def test_half_a_step_is_never_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(run.penalties, "apply", interrupted)
     with pytest.raises(SystemExit):
-        list(stage.go())
+        list(trainer.train())
     assert checkpoint.steps(tmp_path) == {3} and run.step == 4
 
 
@@ -320,7 +319,7 @@ def test_only_the_latest_captions_are_held(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
 def test_the_rate_rises_and_falls(schedule: Any) -> None:
     train = Train(steps=100, warmup=0.2, schedule=schedule)
-    shares = [optim.rate(train, step) for step in range(100)]
+    shares = [Schedule.of(train).share(step) for step in range(100)]
     assert shares[:20] == sorted(shares[:20])
     assert shares[0] == pytest.approx(1 / 20)
     assert max(shares) == pytest.approx(1)

@@ -15,8 +15,8 @@ from runs import PROGRAM, arguments, environment, hashes, make_place, rows
 from tsuika.core.config import Recipe
 from tsuika.core.errors import RecipeError
 from tsuika.core.sections import Train
-from tsuika.train import gather
-from tsuika.train.gather import accelerate_for
+from tsuika.train import preparation
+from tsuika.train.preparation import accelerate_for
 
 # `--multi_gpu` also where there are only CPUs: without it Accelerate starts one process.
 LAUNCH = (
@@ -86,12 +86,12 @@ def test_the_device_that_is_named_is_taken(monkeypatch: pytest.MonkeyPatch) -> N
     """Also the second GPU: Accelerate takes whichever is the current one. A launch gives each process its own."""
     taken: list[object] = []
     monkeypatch.setattr(torch.cuda, "set_device", taken.append)
-    monkeypatch.setattr(gather, "pick_device", torch.device)
+    monkeypatch.setattr(preparation, "pick_device", torch.device)
     wish = Recipe(train=Train(device="cuda:1", precision="fp32"))
     accelerate_for(wish)
     assert taken == [torch.device("cuda:1")]
     monkeypatch.setenv("LOCAL_RANK", "0")
-    monkeypatch.setattr(gather, "Accelerator", lambda **_: SimpleNamespace(num_processes=1))
+    monkeypatch.setattr(preparation, "Accelerator", lambda **_: SimpleNamespace(num_processes=1))
     accelerate_for(wish)
     assert taken == [torch.device("cuda:1")]
 

@@ -14,8 +14,8 @@ from tsuika.advise import sizes
 from tsuika.advise.activations import KNOWN, Step, count
 from tsuika.advise.base import Base
 from tsuika.core.config import Recipe
-from tsuika.data.split import FOLDS_IN_TURN, LEAST_TO_HOLD_OUT, LEAST_TO_LEAVE_OUT, LEAST_TO_TRUST
-from tsuika.methods import METHODS
+from tsuika.data.split import LEAST_TO_HOLD_OUT, LEAST_TO_LEAVE_OUT, LEAST_TO_TRUST
+from tsuika.methods import METHODS, MethodSection
 
 GIB: Final = 2**30
 
@@ -47,7 +47,7 @@ class Estimate:
     """At most: the guard may stop a run earlier."""
 
     steps: int
-    step_s: float | None  # of one lane
+    step_s: float | None
     seconds: float | None  # of all training, the guard's look and refit included; without loading and drawing
     trainings: float  # how often the steps are paid for: look and refit, or folds
     time_basis: str  # "measured", "scaled", "unknown"
@@ -56,22 +56,15 @@ class Estimate:
     trained: int  # numbers that learn
 
 
-def lanes(pictures: int, method: str, mode: str) -> int:
-    """How many trainings the guard lets run side by side, by the number of different pictures."""
-    leaves_out = mode == "on" and LEAST_TO_LEAVE_OUT <= pictures < LEAST_TO_HOLD_OUT
-    return pictures + 1 if leaves_out and method != "dreambooth" else 1
-
-
-def trainings(pictures: int, method: str, mode: str) -> float:
+def trainings(pictures: int, method: MethodSection, mode: str) -> float:
     """How many trainings the guard makes of one, by the number of different pictures."""
     if mode != "on" or pictures < LEAST_TO_LEAVE_OUT:
         return 1
     if pictures >= LEAST_TO_HOLD_OUT:
         return 2  # without some, then with all
-    together = lanes(pictures, method, mode)
-    # The folds and, from half of their step, the result; where they are trained in turn that half comes before it.
-    folds = FOLDS_IN_TURN if pictures >= LEAST_TO_TRUST else pictures
-    return together + 1 if together > 1 else folds + 1.5
+    folds = method.few_folds if method.few_folds and pictures >= LEAST_TO_TRUST else pictures
+    # The folds, then all pictures up to half of their step, and from there the result.
+    return folds + 1.5
 
 
 MARGIN: Final = 1.2  # on what is counted: workspaces, fragments, norms that are computed in float32
@@ -90,11 +83,10 @@ def step_of(base: Base) -> Step:
     return count(base.geometry.unet, base.size_px, base.latent_factor)
 
 
-def memory_gib(base: Base, recipe: Recipe, machine: Machine, pictures: int, step: Step) -> float:
+def memory_gib(base: Base, recipe: Recipe, machine: Machine, step: Step) -> float:
     """What the device must have, in GiB.
 
     Args:
-        pictures: different ones, which decide how many folds learn at once.
         step: of the base, from `step_of`.
     """
     width = 4 if machine.precision == "fp32" else 2
@@ -103,16 +95,15 @@ def memory_gib(base: Base, recipe: Recipe, machine: Machine, pictures: int, step
     )
     trained = sizes.count(sizes.shapes(base, recipe))
     method, train = recipe.method, recipe.train
-    side_by_side = lanes(pictures, method.name, recipe.guard.mode)
     number = method.bytes_per_weight
     # Weight and gradient; moments; the average, and the live weights put by while that is looked at.
     each = 2 * number + (0 if train.optimizer == "adafactor" else 8) + (2 * number if train.ema else 0)
-    at_once = min(side_by_side, recipe.guard.lanes or side_by_side) * train.batch_size
+    at_once = train.batch_size
     if recipe.data.reg_generate or recipe.data.reg_images:
         at_once *= 2
     kind = METHODS[method.name].backward
     kept = (step.checkpointed_bytes if train.gradient_checkpointing else step.kept_bytes)[kind] * width / 2
-    training = weights + trained * each * side_by_side + kept * at_once
+    training = weights + trained * each + kept * at_once
     if machine.device == "cpu":  # a file that is read through memory stands beside what is made of it
         training = max(training, 2 * weights)
     return (MARGIN * training + OVERHEAD_BYTES[machine.device]) / GIB
@@ -128,8 +119,8 @@ def estimate(
     """
     train, method = recipe.train, recipe.method
     found = measure(recipe) if measure else None
-    times = trainings(pictures, method.name, recipe.guard.mode)
-    memory = memory_gib(base, recipe, machine, pictures, step)
+    times = trainings(pictures, method, recipe.guard.mode)
+    memory = memory_gib(base, recipe, machine, step)
     memory_basis = "counted"
     if found:
         step_s, basis = found.step_s * train.accumulate, "measured"

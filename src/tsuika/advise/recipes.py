@@ -96,7 +96,6 @@ class Thrift:
 
     batch: int = 0  # 0: the usual one
     checkpointing: bool = False
-    lanes: int = 0  # folds in one forward pass; 0: all
     small_optimizer: bool = False  # DreamBooth: bf16 weights and Adafactor
 
 
@@ -104,11 +103,10 @@ def ways(candidate: Candidate, *, embedded: bool) -> Iterator[Thrift]:
     """From the quickest to the most frugal."""
     usual = _EMBEDDED_BATCH if embedded else _BATCH
     yield Thrift()
-    yield Thrift(lanes=1)
-    yield Thrift(usual // 2, lanes=1)
-    yield Thrift(usual // 4, lanes=1)
+    yield Thrift(usual // 2)
+    yield Thrift(usual // 4)
     for batch in (usual, 1):
-        tight = Thrift(batch, checkpointing=True, lanes=1)
+        tight = Thrift(batch, checkpointing=True)
         yield tight
         if candidate.method == "dreambooth":
             yield replace(tight, small_optimizer=True)
@@ -180,8 +178,6 @@ def _tables(subject: Subject, candidate: Candidate, thrift: Thrift) -> dict[str,
             settings["method.init"] = goal.init
     if thrift.checkpointing:
         settings["train.gradient_checkpointing"] = True
-    if thrift.lanes:
-        settings["guard.lanes"] = thrift.lanes
     if thrift.small_optimizer:
         settings |= {"method.weights": "bf16", "train.optimizer": "adafactor"}
     settings["output.name"] = f"{usable}-{method}" if method != "textual-inversion" else usable

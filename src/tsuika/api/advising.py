@@ -33,8 +33,9 @@ from tsuika.data import check as checks
 from tsuika.data.check_report import Report
 from tsuika.methods import METHODS
 from tsuika.train.device import DTYPES, pick_device, pick_precision
-from tsuika.train.gather import accelerate_for
-from tsuika.train.loop import Fit, conditioner, fit
+from tsuika.train.fit import Fit
+from tsuika.train.loop import conditioner, fit
+from tsuika.train.preparation import accelerate_for
 
 # After one to warm up.
 TIMED_STEPS = 3
@@ -108,7 +109,7 @@ def advise(
             known,
             evidence.measured(),
             lambda recipe: estimate.estimate(known, recipe, counted, subject.pictures, step, timer.measured),
-            lambda recipe: estimate.memory_gib(known, recipe, counted, subject.pictures, step),
+            lambda recipe: estimate.memory_gib(known, recipe, counted, step),
         )
     notes = tuple(Statement(text, "known") for text in _notes(known, subject, machine, vram_gb, report))
     result = replace(found, notes=notes).to_dict(machine)
@@ -291,12 +292,11 @@ class _Timer:
                 accelerator,
                 batch=lambda _: batch,
                 condition=conditioner(model, attachment, lambda _: size),
-                last_step=TIMED_STEPS + 1,
             )
             on_gpu = accelerator.device.type == "cuda"
             if on_gpu:
                 torch.cuda.reset_peak_memory_stats(accelerator.device)
-            steps = [event.seconds / train.accumulate for event in fit(run)]
+            steps = [event.seconds / train.accumulate for event in fit(run, TIMED_STEPS + 1)]
             peak = torch.cuda.max_memory_reserved(accelerator.device) if on_gpu else None
         finally:
             attachment.detach()

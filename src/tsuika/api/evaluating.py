@@ -26,7 +26,7 @@ from tsuika.evaluate.evaluation import WORST, Evaluation
 from tsuika.evaluate.measures import Ruler
 from tsuika.evaluate.verdict import Point
 from tsuika.generate import grid, png_info
-from tsuika.train import assemble
+from tsuika.train import folder as run_folder
 
 STRENGTHS: Final = (0.5, 0.75, 1.0)
 SEEDS: Final = 4
@@ -77,7 +77,7 @@ def evaluate(
     Raises:
         TsuikaError: no finished run, an encoder that cannot be had, no training pictures, a file that does not fit.
     """
-    recipe, folder = assemble.reopen(run)
+    recipe, folder = run_folder.reopen(run)
     if seeds < 1:
         raise RecipeError("RC002", key="seeds", found=seeds, why="≥ 1")
     if not strengths or not all(map(math.isfinite, strengths)):

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tsuika.api.training import run_of
+from tsuika.api.training import services
 from tsuika.core.config import Recipe
 from tsuika.core.events import Event
 from tsuika.core.rundir import RunDir
-from tsuika.train import rates as finder
-from tsuika.train.rates import RateFound
+from tsuika.train import rate_finder as finder
+from tsuika.train.rate_finder import RateFound
 
 __all__ = ["RateFound", "find_rate"]
 
@@ -26,7 +26,7 @@ def find_rate(recipe: Recipe, *, rates: Sequence[float] = (), steps: int = finde
 
     Raises:
         RecipeError: RC020, the optimizer finds its rate by itself.
-        TsuikaError: whatever a run of this recipe would raise.
+        TsuikaError: What a run of this recipe would raise.
     """
     with TemporaryDirectory(prefix="tsuika-") as scratch:
-        yield from finder.find(run_of(recipe, RunDir(Path(scratch))), rates, steps)
+        yield from finder.find(recipe, RunDir(Path(scratch)), services(), rates, steps)

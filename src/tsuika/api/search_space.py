@@ -11,7 +11,7 @@ from typing import Any, Final
 from tsuika.core import config
 from tsuika.core.config import Recipe
 from tsuika.core.errors import RecipeError
-from tsuika.core.words import Words
+from tsuika.core.texts import _
 
 LOG_FROM: Final = 10  # a range this many times wider than its beginning is searched by its logarithm
 RANGE: Final = re.compile(r"\s*([^.]\S*?|\.\d\S*?)\.\.(\S+?)\s*(?:\((log|linear)\))?\s*")
@@ -62,21 +62,18 @@ def read(text: str, recipe: Recipe) -> Over:
     key, equals, values = text.partition("=")
     key = key.strip().replace("-", "_")
     if not equals or not values.strip():
-        why = Words(
-            "A setting, `=`, and values or a range are needed.", "設定のキー、`=`、値の一覧または範囲が必要です。"
-        )
+        why = _("A setting, `=`, and values or a range are needed.")
         raise RecipeError("RC021", found=text, why=why)
     section = key.partition(".")[0]
     if key in FIXED or (section in Recipe.model_fields and section not in SECTIONS):
-        why = Words(
-            "Trials that differ in it would be measured by different things, or it changes nothing of what is learnt.",
-            "この設定を変えると、試行ごとに測り方が変わってしまうか、学習の内容が何も変わりません。",
+        why = _(
+            "Trials that differ in it would be measured by different things, or it changes nothing of what is learnt."
         )
         raise RecipeError("RC021", found=text, why=why)
     ends = RANGE.fullmatch(values)
     over = _range(key, ends, text) if ends else _list(key, values)
     if not ends and len(set(over.choices)) != len(over.choices):
-        raise RecipeError("RC021", found=text, why=Words("A value is there twice.", "同じ値が2回あります。"))
+        raise RecipeError("RC021", found=text, why=_("A value is there twice."))
     for value in over.choices or (_number(over, over.low), _number(over, over.high)):
         apply(recipe, {key: value})
     return over
@@ -85,10 +82,7 @@ def read(text: str, recipe: Recipe) -> Over:
 def _list(key: str, values: str) -> Over:
     found = tuple(config.parse_assignment(f"{key}={part.strip()}")[1] for part in values.split(","))
     if not all(isinstance(one, (bool, int, float, str)) for one in found):
-        why = Words(
-            "Only numbers, words, true and false can be searched over.",
-            "探索できる値は、数値、文字列、true、false だけです。",
-        )
+        why = _("Only numbers, words, true and false can be searched over.")
         raise RecipeError("RC021", found=f"{key}={values}", why=why)
     return Over(key, found)
 
@@ -98,13 +92,10 @@ def _range(key: str, ends: re.Match[str], text: str) -> Over:
     try:
         low, high = (int(end) if whole else float(end) for end in ends.group(1, 2))
     except ValueError:
-        why = Words("A range goes from a number to a number.", "範囲の両端は数値で指定してください。")
+        why = _("A range goes from a number to a number.")
         raise RecipeError("RC021", found=text, why=why) from None
     if not low < high or (ends[3] == "log" and low <= 0):
-        why = Words(
-            "A range rises, and by logarithms it begins above 0.",
-            "範囲は小さい値から大きい値へ指定し、対数の場合は0より大きい値から始めてください。",
-        )
+        why = _("A range rises, and by logarithms it begins above 0.")
         raise RecipeError("RC021", found=text, why=why)
     log = ends[3] == "log" if ends[3] else low > 0 and high >= LOG_FROM * low
     return Over(key, (), low, high, log, whole)

@@ -12,7 +12,6 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
 
 from tsuika.api import search_space, training
@@ -25,26 +24,17 @@ from tsuika.core.files import locked, write_text
 from tsuika.core.plain import jsonable
 from tsuika.core.rundir import RunDir
 from tsuika.core.seeds import derive
+from tsuika.core.texts import _
 from tsuika.core.words import Words
 from tsuika.evaluate import trials as results
 from tsuika.evaluate.trials import Trial
-from tsuika.train import contest as contests
 
 if TYPE_CHECKING:
     import optuna
 
 TRIALS: Final = 16  # where a setting has a range
-LANES: Final = (  # what may differ from lane to lane
-    "train.learning_rate",
-    "train.weight_decay",
-    "method.rank",
-    "method.alpha",
-    "regularize.l1",
-    "regularize.l2",
-    "regularize.max_norm",
-)
 UNTRAINABLE: Final = ("RC002", "RC008", "RC009", "RC010", "RC011", "RC012", "RC013")  # settings that do not go together
-WORST: Final = 1.0  # what Optuna is told of a run that diverged: e times the base's loss
+WORST: Final = 1.0  # Optuna's value of a run that diverged: e times the base's loss
 PRUNE_AFTER: Final = 1 / 3  # of the steps, and
 PRUNE_FROM: Final = 4  # finished trials: before that a median says little
 
@@ -74,19 +64,13 @@ class Searched(Event):
     """The search is over, or as far as it was asked to go."""
 
     best: int | None  # the trial to take; None: no trial is better than the base
-    near: list[int]  # trials that cannot be told from the best one
+    near: list[int]  # trials that cannot be distinguished from the best one
     recipe: str  # `best.toml`; empty where there is none
     trials: list[dict[str, Any]] = field(default_factory=list)
 
 
 def search(
-    recipe: Recipe,
-    out: Path,
-    over: Sequence[str],
-    *,
-    trials: int = 0,
-    timeout_s: float | None = None,
-    lanes: bool = False,
+    recipe: Recipe, out: Path, over: Sequence[str], *, trials: int = 0, timeout_s: float | None = None
 ) -> Iterator[Event]:
     """Search settings by runs under guard, or go on with a search; the last event is `Searched`.
 
@@ -99,23 +83,18 @@ def search(
         over: settings and their values, as `search_space.read` takes them.
         trials: in all; 0: all points where every setting has a list of values, else TRIALS.
         timeout_s: after this no new trial begins.
-        lanes: all points of a grid side by side in this process, without Optuna and without run folders; quicker where
-            there are few, and not resumable.
 
     Raises:
         RecipeError: RC021, what cannot be searched; RC022, Optuna is missing; RC023, another search's folder; RC024, there
-            is no held-out picture; RC025, these cannot learn side by side.
-        TsuikaError: whatever is wrong with pictures, base or machine.
+            is no held-out image.
+        TsuikaError: What is wrong with images, base or machine.
     """
     overs = [search_space.read(text, recipe) for text in over]
     if not overs or len({one.key for one in overs}) != len(overs):
-        why = Words("Each setting once, and at least one, is needed.", "設定を1つ以上、重複なく指定してください。")
+        why = _("Each setting once, and at least one, is needed.")
         raise RecipeError("RC021", found=" ".join(over), why=why)
     if recipe.guard.mode == "off":
-        raise RecipeError("RC024", why=Words("The guard is off.", "ガードがオフです。"))
-    if lanes:
-        yield from _side_by_side(recipe, out, overs)
-        return
+        raise RecipeError("RC024", why=_("The guard is off."))
     began = time.monotonic()
     searching = _Search(recipe, out, overs, trials)
     while timeout_s is None or time.monotonic() - began < timeout_s:
@@ -157,12 +136,12 @@ class _Search:
             pruner=optuna.pruners.MedianPruner(PRUNE_FROM, round(PRUNE_AFTER * self._recipe.train.steps)),
         )
         shared = self._recipe.model_copy(update={"train": self._recipe.train.model_copy(update={"device": "auto"})})
-        told = {"recipe": config.dump(shared, comments=False), "over": "\n".join(map(str, self._overs))}
+        described = {"recipe": config.dump(shared, comments=False), "over": "\n".join(map(str, self._overs))}
         before = study.user_attrs
-        for key, text in told.items():
+        for key, text in described.items():
             if before.get(key, text) != text:
                 lines = zip(before[key].splitlines(), text.splitlines(), strict=False)
-                other = Words(" / more or fewer settings", "設定の数が異なります")
+                other = _("The number of settings differs.")
                 why = next((f"{one} / {two}" for one, two in lines if one != two), other)
                 raise RecipeError("RC023", where=self._out, why=why)
             study.set_user_attr(key, text)
@@ -228,7 +207,7 @@ class _Search:
         if why:
             yield note("GD025", number=trial.number, why=why)
         trial.set_user_attr("state", state)
-        trial.set_user_attr("why", why)  # with it, the trial counts, whatever becomes of this process
+        trial.set_user_attr("why", why)  # with it, the trial counts even if this process ends here
         found = self._tell(trial.number, state, folder)
         yield TrialEnded(trial.number, state, found.get("value"), found.get("se"), found.get("step", 0))
 
@@ -249,10 +228,10 @@ class _Search:
 
     def _follow(self, trial: optuna.Trial, folder: Path) -> Generator[Event, None, bool]:
         """The run's events; returns whether it was given up."""
-        run, told = RunDir(folder), set()
-        for judged in results.heard(folder):  # of an earlier sitting
+        run, reported = RunDir(folder), set()
+        for judged in results.heard(folder):  # of an earlier process
             trial.report(results.standing(judged), judged.step)
-            told.add(judged.step)
+            reported.add(judged.step)
         if run.report_json.exists():
             return False
         again = run.recipe.exists()
@@ -261,9 +240,9 @@ class _Search:
             for event in events:
                 yield event
                 if isinstance(event, Warned) and event.code == "GD012":
-                    why = Words("Fewer than four different pictures were found.", "異なる画像が4枚未満です。")
+                    why = _("Fewer than four different images were found.")
                     raise RecipeError("RC024", why=why)
-                if not isinstance(event, Judged) or event.step in told:
+                if not isinstance(event, Judged) or event.step in reported:
                     continue
                 trial.report(results.standing(event), event.step)
                 if event.verdict != "stop" and trial.should_prune():
@@ -324,24 +303,6 @@ def _written(recipe: Recipe, out: Path, found: Sequence[Trial]) -> Searched:
     event = Searched(best.number if best else None, near, str(path) if best else "", rows)
     write_text(out / "search.json", json.dumps(asdict(event), ensure_ascii=False, indent=1))
     return event
-
-
-def _side_by_side(recipe: Recipe, out: Path, overs: Sequence[Over]) -> Iterator[Event]:
-    """A search in one process, all points at once."""
-    points = search_space.grid(overs)
-    if not points or any(over.key not in LANES for over in overs):
-        raise RecipeError("RC025")
-    if out.exists() and any(out.iterdir()):
-        raise RecipeError("RC007", where=out)
-    tried = [search_space.apply(recipe, point) for point in points]
-    with TemporaryDirectory(prefix="tsuika-") as scratch:
-        contest = yield from contests.hold(training.run_of(recipe, RunDir(Path(scratch))), tried)
-    found = []
-    for number, (point, one, entrant) in enumerate(zip(points, tried, contest, strict=True)):
-        numbers = results.of_judge(entrant.judge, "side by side")
-        rate, rank = one.train.learning_rate, getattr(one.method, "rank", 0)
-        found.append(Trial(number, point, entrant.state, **numbers, learning_rate=rate, rank=rank))
-    yield _written(recipe, out, found)
 
 
 def _name(number: int) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
-from functools import partial
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, nullcontext
+from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Generic, TypeVar
 
 from PIL import Image
 
@@ -19,18 +19,24 @@ from tsuika.core.events import Event, Phase, Previewed, Warned
 from tsuika.core.rundir import RunDir
 from tsuika.core.types import Model
 from tsuika.core.words import Lang
+from tsuika.data.manifest import Manifest
 from tsuika.embedded import mascot, yardstick
 from tsuika.evaluate import lookalikes, outcome, report, scores
 from tsuika.generate import grid, pipeline, png_info
-from tsuika.train import assemble, class_pictures, gather, optim
+from tsuika.train import folder as run_folder
+from tsuika.train import optim, preparation, run
+from tsuika.train.prepared import Prepared
+from tsuika.train.regularization_images import Request
 
 DEMO_PICTURES = Path(str(files("tsuika.embedded"))) / "pictures"
 DEMO_RECIPE = Path(str(files("tsuika.embedded"))) / "demo.toml"
-CAPTIONS = 4  # training captions that are drawn beside the previews, once each
+Returned = TypeVar("Returned")
+# Training captions that are drawn beside the previews, once each.
+CAPTIONS: Final = 4
 
 
 def cache_folder() -> Path:
-    """Where encoded pictures are kept between runs: the platform's cache folder."""
+    """The folder of encoded images, shared by runs: in the platform's cache folder."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tsuika" / "latents"
 
 
@@ -42,11 +48,11 @@ def train(recipe: Recipe, out: Path, *, language: Lang | None = None) -> Iterato
     """Train by a recipe into a new run folder; its report opens in `language`, or in the browser's.
 
     Raises:
-        TsuikaError: whatever is wrong; originals are never touched and nothing is overwritten.
+        TsuikaError: What is wrong with recipe, images, base or machine. Nothing is ever overwritten.
     """
     folder = _open_run(recipe, out)
-    command = f"tsuika train --recipe {folder.recipe} --out {out}-again"
-    yield from _follow(run_of(recipe, folder), resume=False, command=command, scorer=scores.likeness, language=language)
+    again = f"tsuika train --recipe {folder.recipe} --out {out}-again"
+    yield from _run(recipe, folder, Reporting(again, scores.likeness, language), resume=False)
 
 
 def resume(out: Path, *, language: Lang | None = None) -> Iterator[Event]:
@@ -55,95 +61,115 @@ def resume(out: Path, *, language: Lang | None = None) -> Iterator[Event]:
     Raises:
         InterruptedRunError: TR002, this is no run folder.
     """
-    recipe, folder = assemble.reopen(out)
-    command = f"tsuika train --recipe {folder.recipe} --out {out}-again"
+    recipe, folder = run_folder.reopen(out)
+    again = f"tsuika train --recipe {folder.recipe} --out {out}-again"
     is_demo = Path(recipe.data.images) == DEMO_PICTURES
     scorer = scores.mascot_scores if is_demo else scores.likeness
-    yield from _follow(run_of(recipe, folder), resume=True, command=command, scorer=scorer, language=language)
+    yield from _run(recipe, folder, Reporting(again, scorer, language), resume=True)
 
 
 def demo(out: Path, *, steps: int | None = None, language: Lang | None = None) -> Iterator[Event]:
-    """Teach the embedded base a character it has never seen, from the bundled pictures, and compare before and after."""
+    """Teach the embedded base a character it has never seen, from the bundled images, and compare before and after."""
     tables = config.override(config.read_tables(DEMO_RECIPE), {"data.images": str(DEMO_PICTURES)})
     prompts = [prompt.text for prompt in mascot.TEST_PROMPTS]
     tables = config.override(tables, {"preview.prompts": prompts} | ({"train.steps": steps} if steps else {}))
     recipe = config.build(tables, where=str(DEMO_RECIPE))
-    folder = _open_run(recipe, out)
-    yield from _follow(
-        run_of(recipe, folder),
-        resume=False,
-        command=f"tsuika demo --out {out}-again",
-        scorer=scores.mascot_scores,
-        language=language,
-    )
+    reporting = Reporting(f"tsuika demo --out {out}-again", scores.mascot_scores, language)
+    yield from _run(recipe, _open_run(recipe, out), reporting, resume=False)
 
 
 def dry_run(recipe: Recipe, out: Path) -> dict[str, Any]:
-    """Load the base and read the pictures; what a run into `out` would see. Trains nothing, writes nothing.
+    """Load the base and read the images; what a run into `out` would see. Trains nothing, writes nothing.
 
     Raises:
-        TsuikaError: what the run would raise.
+        TsuikaError: What the run would raise.
     """
-    assemble.may_start(recipe, out)
-    run = gather.Run(recipe, RunDir(out), EMBEDDED)
-    with gather.clear_errors(recipe, out):
-        events = [*gather.base_and_pictures(run, gather.accelerate_for(recipe)), *optim.notes(recipe.train)]
-    assert run.model is not None
+    run_folder.check_start(recipe, out)
+    with preparation.clear_errors(recipe, out):
+        reading = _Stream(preparation.read_inputs(recipe, EMBEDDED, preparation.accelerate_for(recipe)))
+        events = [*reading, *optim.notes(recipe.train)]
+        inputs = reading.result
+    manifest = inputs.manifest
     return {
-        "base": run.model.facts.title,
-        "prediction": run.model.prediction,
-        **assemble.summary(run),
+        "base": inputs.model.facts.title,
+        "prediction": inputs.model.prediction,
+        "pictures": len(manifest),
+        "left_out": len(manifest.quarantined),
+        "buckets": [f"{b.width}x{b.height}: {len(b.samples)}" for b in inputs.buckets],
+        "captions": [f"{sample.name}: {sample.caption}" for sample in manifest.samples],
+        "weight_decay_over_run": optim.weight_decay_over_run(recipe.train),
         "notes": [event for event in events if isinstance(event, Warned)],
         "recipe": config.dump(recipe, comments=False),
     }
 
 
+def services() -> preparation.Services:
+    """What a run gets from here: previews, regularization images, and the cache of encoded images."""
+    return preparation.Services(EMBEDDED, cache_folder(), _ClassImages(), _preview)
+
+
 def _open_run(recipe: Recipe, out: Path) -> RunDir:
     """A new run folder, made by the first of several processes."""
-    return assemble.start(recipe, out) if _is_main() else RunDir(out)
+    return run_folder.start(recipe, out) if _is_main() else RunDir(out)
 
 
-def run_of(recipe: Recipe, folder: RunDir) -> gather.Run:
-    """A run as this door gives it: with previews, class pictures and the cache of encoded ones."""
-    run = gather.Run(recipe, folder, EMBEDDED, draw=_draw_class, drawn_with=_drawn_with, cache=cache_folder())
-    run.preview = partial(_preview, run)
-    return run
+@dataclass(frozen=True)
+class Reporting:
+    """How a run's report is made."""
+
+    command: str  # that repeats the run
+    scorer: scores.Scorer
+    language: Lang | None
 
 
-def _follow(
-    run: gather.Run, *, resume: bool, command: str, scorer: scores.Scorer, language: Lang | None
-) -> Iterator[Event]:
-    """A run's events, also kept in its `events.jsonl` and, at the end, told in its report."""
+def _run(recipe: Recipe, folder: RunDir, reporting: Reporting, *, resume: bool) -> Iterator[Event]:
+    """A run's events, also written into its `events.jsonl`, and the report at its end."""
     notes = outcome.Notes()
-    if resume and run.folder.events.exists():
-        for event in outcome.past(run.folder.events):
+    if resume and folder.events.exists():
+        for event in outcome.past(folder.events):
             notes.add(event)
-    events = assemble.train(run, resume=resume)
-    log = run.folder.events.open("a", encoding="utf-8") if _is_main() else None
-    try:
-        for event in events:
+    result = yield from _recorded(run.train(recipe, folder, services(), resume=resume), folder, notes)
+    if _is_main():
+        yield Phase("report")
+        _report(result, notes, reporting)
+
+
+class _Stream(Generic[Returned]):
+    """The events of a generator; once they are over, `result` is what it has returned."""
+
+    result: Returned
+
+    def __init__(self, events: Generator[Event, None, Returned]) -> None:
+        self._events = events
+
+    def __iter__(self) -> Iterator[Event]:
+        self.result = yield from self._events
+
+
+def _recorded(
+    events: Generator[Event, None, run.Result], folder: RunDir, notes: outcome.Notes
+) -> Generator[Event, None, run.Result]:
+    """The same events, each noted and written into `events.jsonl` by the first of several processes."""
+    stream = _Stream(events)
+    with closing(events), folder.events.open("a", encoding="utf-8") if _is_main() else nullcontext() as log:
+        for event in stream:
             notes.add(event)
             if log is not None:
                 log.write(event.to_json() + "\n")
                 log.flush()
             yield event
-        if _is_main():
-            yield Phase("report")
-            _report(run, notes, command, scorer, language)
-    finally:
-        events.close()  # type: ignore[attr-defined]
-        if log is not None:
-            log.close()
+    return stream.result
 
 
-def _preview(run: gather.Run, model: Model, recipe: Recipe, folder: RunDir, step: int) -> Iterator[Previewed]:
+def _preview(prepared: Prepared, step: int) -> Iterator[Previewed]:
     """Draw the recipe's previews into `samples/`, at fixed seeds; and some training captions, for the check on copying."""
-    settings = recipe.preview
-    defaults = defaults_of(model)
-    wanted = [
+    recipe, model = prepared.recipe, prepared.model
+    settings, defaults = recipe.preview, defaults_of(model)
+    requests = [
         (template.replace("{trigger}", recipe.data.trigger), settings.num) for template in preview_prompts(recipe)
     ]
-    for number, (prompt, num) in enumerate([*wanted, *((caption, 1) for caption in _captions(run))]):
+    captions = _captions(recipe, prepared.manifest)
+    for number, (prompt, num) in enumerate([*requests, *((caption, 1) for caption in captions)]):
         pixels = pipeline.sample(
             model,
             prompt,
@@ -164,26 +190,29 @@ def _preview(run: gather.Run, model: Model, recipe: Recipe, folder: RunDir, step
                 seed=settings.seed + i,
                 size_px=picture.size,
             )
-            png_info.write_png(folder.samples / name, picture, info)
+            png_info.write_png(prepared.folder.samples / name, picture, info)
             yield Previewed(step, prompt, settings.seed + i, f"samples/{name}")
 
 
-def _draw_class(model: Model, wish: class_pictures.Wish) -> list[Image.Image]:
-    """Pictures for prior preservation."""
-    pixels = pipeline.sample(
-        model,
-        wish.prompt,
-        seed=wish.seed,
-        num=wish.num,
-        size_px=(wish.size_px, wish.size_px),
-        defaults=defaults_of(model),
-        batch_size=wish.num,
-    )
-    return pipeline.to_pictures(pixels)
+class _ClassImages:
+    """Draws regularization images with the base's own settings."""
 
+    def __call__(self, model: Model, request: Request) -> list[Image.Image]:
+        """See `regularization_images.Draw`."""
+        pixels = pipeline.sample(
+            model,
+            request.prompt,
+            seed=request.seed,
+            num=request.num,
+            size_px=(request.size_px, request.size_px),
+            defaults=defaults_of(model),
+            batch_size=request.num,
+        )
+        return pipeline.to_pictures(pixels)
 
-def _drawn_with(model: Model) -> dict[str, Any]:
-    return asdict(defaults_of(model))
+    def settings(self, model: Model) -> dict[str, Any]:
+        """See `regularization_images.Draw`."""
+        return asdict(defaults_of(model))
 
 
 def preview_prompts(recipe: Recipe) -> tuple[str, ...]:
@@ -196,50 +225,49 @@ def preview_prompts(recipe: Recipe) -> tuple[str, ...]:
     return (f"a {subject}", f"a {subject} on the beach", f"a {subject} in the snow", *control)
 
 
-def _captions(run: gather.Run) -> list[str]:
-    """A few captions of the training pictures that no preview draws anyhow: where copying shows first."""
-    assert run.manifest is not None
-    prompts = {prompt.replace("{trigger}", run.recipe.data.trigger) for prompt in preview_prompts(run.recipe)}
-    captions = [text for text in dict.fromkeys(s.caption for s in run.manifest.samples) if text and text not in prompts]
+def _captions(recipe: Recipe, manifest: Manifest) -> list[str]:
+    """A few captions of the training images that no preview draws anyhow: where copying shows first."""
+    prompts = {prompt.replace("{trigger}", recipe.data.trigger) for prompt in preview_prompts(recipe)}
+    captions = [text for text in dict.fromkeys(s.caption for s in manifest.samples) if text and text not in prompts]
     return captions[:: max(1, -(-len(captions) // CAPTIONS))]
 
 
-def _report(run: gather.Run, notes: outcome.Notes, command: str, scorer: scores.Scorer, language: Lang | None) -> None:
-    recipe, manifest = run.recipe, run.manifest
-    assert manifest is not None and run.model is not None
+def _report(result: run.Result, notes: outcome.Notes, reporting: Reporting) -> None:
+    prepared = result.prepared
+    recipe, manifest, folder = prepared.recipe, prepared.manifest, prepared.folder
     controls = frozenset(prompt.text for prompt in mascot.TEST_PROMPTS if not prompt.mascot)
-    drawn, captions = outcome.before_after(notes.previews, run.folder.root, controls), _captions(run)
+    drawn, captions = outcome.before_after(notes.previews, folder.root, controls), _captions(recipe, manifest)
     rows = tuple(row for row in drawn if row.prompt not in captions)
     prompts = preview_prompts(recipe)
     pictures = tuple(report.TrainingPicture(s.name, s.caption, s.path) for s in manifest.samples)
     encode = yardstick.directions if recipe.base.model == "embedded" else None
     evidence = outcome.Evidence(
         base=recipe.base.model,
-        device=str(run.model.device),
+        device=str(prepared.model.device),
         pictures=pictures,
         left_out=tuple(report.LeftOut(item.name, item.words) for item in manifest.quarantined),
         before_after=rows,
-        scores=scorer(recipe, [sample.path for sample in manifest.samples], rows) if rows else (),
+        scores=reporting.scorer(recipe, [sample.path for sample in manifest.samples], rows) if rows else (),
         example_prompt=prompts[0].replace("{trigger}", recipe.data.trigger) if prompts else manifest.samples[0].caption,
-        command=command,
+        command=reporting.command,
         lookalikes=lookalikes.find(
             drawn,
             pictures,
             encode,
             encoder=recipe.base.model,
             captions={picture.caption for picture in pictures},
-            leaks=run.leaks,
+            leaks=result.memorization,
         ),
     )
     if rows:
-        warnings = _write_grid(run.folder.root / "before-after.png", rows)
+        warnings = _write_grid(folder.root / "before-after.png", rows)
         for warning in warnings:
             notes.add(warning)
-    outcome.write_report(run.folder, recipe, notes, evidence, language)
+    outcome.write_report(folder, recipe, notes, evidence, reporting.language)
 
 
 def _write_grid(path: Path, rows: Sequence[report.BeforeAfter]) -> list[Warned]:
-    """One picture to look at: a row a prompt, the base's pictures beside the result's at the same seeds."""
+    """A grid with a row for each prompt: the base's images beside the result's at the same seeds."""
     seeds = rows[0].seeds
     columns = [*(f"before, seed {seed}" for seed in seeds), *(f"after, seed {seed}" for seed in seeds)]
     cells = [Image.fromarray(scores.pixels(cell)) for row in rows for cell in (*row.before, *row.after)]

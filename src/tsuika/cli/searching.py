@@ -90,10 +90,6 @@ def search(
     timeout: Annotated[
         Optional[float], typer.Option("--timeout", min=0, help=_("Seconds after which no new trial begins."))
     ] = None,
-    lanes: Annotated[
-        bool,
-        typer.Option("--lanes", help=_("A few learning rates and ranks side by side in one process; not resumable.")),
-    ] = False,
     device: Device = "",
     json: Json = False,
 ) -> None:
@@ -109,7 +105,7 @@ def search(
         "train.device": device,
         "train.steps": steps,
     }
-    events = api.search(built(recipe, flags, set_), out, over, trials=trials, timeout_s=timeout, lanes=lanes)
+    events = api.search(built(recipe, flags, set_), out, over, trials=trials, timeout_s=timeout)
     _searched(events, as_json=json)
 
 

@@ -153,15 +153,6 @@ MESSAGES: Final[Mapping[str, Message]] = {
         Text("{why}"),
         _("Give at least 4 different images, and leave --guard on."),
     ),
-    "RC025": Message(
-        _("This cannot be searched side by side"),
-        _(
-            "It takes lists of values, and of learning rate, rank, alpha or penalties only. What learns must be "
-            "plain LoRA layers without dropout, new words, or a hypernetwork; in one process, without fp16 and "
-            "without a compiled UNet."
-        ),
-        _("Leave --lanes out: the trials then run one after another."),
-    ),
     "RC026": Message(
         _("No method fits these limits"), Text("{why}"), _("Raise --vram-gb or --max-file-mb, or leave --for out.")
     ),
@@ -374,11 +365,6 @@ MESSAGES: Final[Mapping[str, Message]] = {
         _("{names} are treated as the same image"),
         _("Copies, crops and mirrored copies are never split between training and validation."),
     ),
-    "GD015": Message(
-        _("Cross-validation: {folds} folds of {found} images, each trained without its own held-out images"),
-        _("They learn side by side with the run on all images, so a step computes {times} times as much."),
-        _("Fewer folds are quicker: --folds 2; none: --guard off"),
-    ),
     "GD016": Message(
         _("Cross-validation: {folds} folds of {found} images, one after another"),
         Text("{why}"),
@@ -425,12 +411,6 @@ MESSAGES: Final[Mapping[str, Message]] = {
         _("{count} trials are being run by other processes"),
         _("The result below is without them."),
         _("The same command shows it again once they are done."),
-    ),
-    "GD027": Message(
-        _(
-            "{points} settings learn side by side, judged by {held_out} of the {found} images, which are not trained on here"
-        ),
-        _("The worse half leaves after a third of the steps."),
     ),
     "GD028": Message(
         _("Best of the learning rates that were tried: {rate} (loss {gain} after {after} steps)"),

@@ -257,9 +257,6 @@ class Guard(Section):
         bool,
         expert(_("Afterwards, go on training with all images; false = keep the result without the held-out images")),
     ] = True
-    lanes: Annotated[
-        int, expert(_("Folds in one forward pass; fewer take less memory; 0 = all of them")), Field(ge=0, le=51)
-    ] = 0
 
     @field_validator("folds")
     @classmethod

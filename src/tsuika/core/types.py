@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
@@ -242,28 +241,6 @@ class Attachment(Protocol):
         ...
 
     def artifact(self) -> Artifact: ...
-
-
-class Lanes(Protocol):
-    """Several attachments of one method on one model, each for its own rows of a batch: folds, or trials of a search.
-
-    A lane is the place of an attachment in the order given. Parameters stay those of the attachments, each with its own
-    optimizer; only passes through the model are shared. The attachments' strengths are in these hands from now on: 0
-    where no context is open.
-    """
-
-    def route(self, lanes: Sequence[int]) -> AbstractContextManager[None]:
-        """While open, UNet passes over len(lanes) equal blocks of samples take block i through attachment lanes[i].
-
-        At strength 1, whatever `alone` says. What else lies on the model acts on every row. Keep it open for the
-        backward pass too, as gradient checkpointing runs the forward pass again. Text is encoded with `alone`, before
-        or inside.
-        """
-        ...
-
-    def alone(self, lane: int | None) -> AbstractContextManager[None]:
-        """While open, only this attachment is at strength 1 (None: none of them): probes, previews, encoding text."""
-        ...
 
 
 @runtime_checkable

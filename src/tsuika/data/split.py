@@ -19,7 +19,6 @@ LEAST_TO_HOLD_OUT: Final = 10
 LEAST_TO_TRUST: Final = 4
 LEAST_TO_LEAVE_OUT: Final = 3
 LEAST_HELD_OUT: Final = 2
-FOLDS_IN_TURN: Final = 2  # by default, where every fold is a training of its own and LEAST_TO_TRUST are there
 SHARE: Final = 0.15
 
 Kind = Literal["none", "folds", "hold-out"]

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tsuika.evaluate.inline import PictureSource, opened
 from tsuika.evaluate.pairs import Lookalikes, Pair
-from tsuika.guard.memorise import Leaks, Resemblance, resemblances
+from tsuika.guard.memorization import Leaks, Resemblance, resemblances
 
 if TYPE_CHECKING:
     from tsuika.evaluate.report import BeforeAfter, TrainingPicture

@@ -27,7 +27,7 @@ from tsuika.evaluate.inline import PictureSource
 from tsuika.evaluate.lookalikes import as_trained, similarity, thumbnail
 from tsuika.evaluate.pairs import Pair
 from tsuika.evaluate.prompts import Asked, without_subject
-from tsuika.guard.memorise import resemblances
+from tsuika.guard.memorization import resemblances
 
 REFERENCES: Final = 200  # training pictures that an encoder sees, at most: a mean direction needs no more
 

@@ -10,7 +10,7 @@ from tsuika.evaluate.inline import PictureSource
 from tsuika.pages import sentences
 
 if TYPE_CHECKING:
-    from tsuika.guard.memorise import Leaks, Resemblance
+    from tsuika.guard.memorization import Leaks, Resemblance
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tsuika.core import events
-from tsuika.core.events import Judged, Warned
+from tsuika.core.events import Judged
 from tsuika.core.rundir import RunDir
 from tsuika.data.split import Split
-from tsuika.guard.judge import Judge
 from tsuika.guard.reading import Check, Grid, estimate, minus
 
 State = Literal["done", "pruned", "diverged", "failed", "running"]
@@ -27,13 +26,12 @@ class Trial:
     params: Mapping[str, Any]  # dotted key -> value
     state: State
     value: float | None = None  # log ratio of the held-out loss to the base's, by draws that did not choose the step
-    se: float | None = None  # its standard error, corrected for the overlap of folds
+    se: float | None = None  # its standard error
     step: int = 0  # the best one; 0: none is better than the base
     learning_rate: float = 0.0
     rank: int = 0
     grid: Grid = ()  # of all draws at the best step
     probes: str = ""  # what the draws are of: trials with equal probes are compared draw by draw
-    overlap: float = 0.0  # as `guard.reading.estimate`
     folder: str = ""
     why: str = field(default="", compare=False)
 
@@ -58,7 +56,7 @@ def heard(folder: Path) -> list[Judged]:
 
 
 def measured(folder: Path) -> dict[str, Any]:
-    """`value`, `se`, `step`, `grid`, `probes` and `overlap` of a run under guard, from its folder; nothing of an unheard one."""
+    """`value`, `se`, `step`, `grid` and `probes` of a run under guard, from its folder; nothing of an unheard one."""
     checks = heard(folder)
     if not checks or checks[-1].evidence["best"] is None:
         return {}
@@ -68,26 +66,9 @@ def measured(folder: Path) -> dict[str, Any]:
         return {}
     grid = Check.from_json(best.check).reading.held_out.mid
     split = Split.from_json((RunDir(folder).guard / "split.json").read_text(encoding="utf-8"))
-    in_lanes = any(isinstance(one, Warned) and one.code == "GD015" for one in events.read(RunDir(folder).events))
-    overlap = len(split.parts[0]) / len(split.inside()) if in_lanes else 0.0
     probes = json.dumps([split.parts, len(grid), len(grid[0])], ensure_ascii=False)  # pictures and timesteps
     value, se = evidence["best"]["mean"], evidence["best"]["se"]
-    return {"value": value, "se": se, "step": best.step, "grid": grid, "probes": probes, "overlap": overlap}
-
-
-def of_judge(judge: Judge, probes: str) -> dict[str, Any]:
-    """As `measured`, of a judge that has heard a run on one split; `probes` names what its draws are of."""
-    evidence = judge.verdicts[-1].evidence if judge.verdicts else None
-    if evidence is None or evidence.best is None:
-        return {}
-    best = next(check for check in judge.checks if check.step == evidence.best_step)
-    return {
-        "value": evidence.best.mean,
-        "se": evidence.best.se,
-        "step": best.step,
-        "grid": best.reading.held_out.mid,
-        "probes": probes,
-    }
+    return {"value": value, "se": se, "step": best.step, "grid": grid, "probes": probes}
 
 
 def near_the_best(trials: Sequence[Trial]) -> list[Trial]:
@@ -115,7 +96,7 @@ def choose(trials: Sequence[Trial]) -> Trial | None:
 
 def _within_one_error(one: Trial, best: Trial) -> bool:
     if one.probes == best.probes and one.grid and best.grid:
-        worse = estimate(minus(one.grid, best.grid), best.overlap)
+        worse = estimate(minus(one.grid, best.grid))
         return worse.mean <= worse.se
     if one.value is None or best.value is None or one.se is None or best.se is None:
         return False

@@ -1,1 +1,1 @@
-"""The guard against overfitting: what is measured (`probe`), and what the numbers mean (`judge`). It acts on nothing."""
+"""The guard against overfitting: what is measured (`probe`), and what the numbers mean (`judge`)."""

@@ -1,6 +1,6 @@
-"""Numbers to a verdict: go on, warn, stop, and why. No torch, no clock: the same checks give the same verdicts.
+"""From measured numbers to a verdict: go on, warn or stop, and why. No torch, no clock: the same checks give the same verdicts.
 
-R(s) is the mean log ratio of the held-out pictures' loss to the base's at step s in the middle range of timesteps, H(s)
+R(s) is the mean log ratio of the held-out images' loss to the base's at step s in the middle range of timesteps, H(s)
 in the high-noise range; a gap is held-out minus train. `pp` are percentage points of a ratio: 0.01. Constants marked
 [18 runs] come from 18 dense public training logs of SD1.5 (spacepxl/demystifying-sd-finetuning, 10-270 pictures) and
 were chosen on them; those marked [demo] in one run on the embedded base (bench/guard_probe.py); [proposed] ones wait for the benchmark.
@@ -19,7 +19,7 @@ from tsuika.core.words import sentence
 from tsuika.guard.reading import Check, Estimate, Grid, estimate, halves, mean, minus
 
 FIRST_CHECK: Final = 50  # [18 runs]
-CHECKS_AT_LEAST: Final = 8  # a run shorter than 8 x 50 steps is first looked at after an eighth of it [proposed]
+CHECKS_AT_LEAST: Final = 8  # a run shorter than 8 x 50 steps is first checked after an eighth of it [proposed]
 RATIO: Final = 1.2  # of a check's step to the one before: 12 checks a run, 0.01 % regret [18 runs]
 MIN_STEPS: Final = 150  # never stopped for lack of gain before this [18 runs]
 # Nor before this share of the run: a limit for safety, after one run of 23 that wobbled (bench/guard)
@@ -41,7 +41,7 @@ Kind = Literal["go", "warn", "stop"]
 
 @dataclass(frozen=True)
 class Rule:
-    """What a user can set."""
+    """What a user can set of the rule for stopping."""
 
     patience: float = 0.5  # stop when this share of the best step has gone by without a better one [18 runs]
     min_checks: int = 3  # and at least so many checks [18 runs]
@@ -51,9 +51,9 @@ class Rule:
 class Range:
     """Steps to choose from; 0 is the untrained base."""
 
-    safe: int  # the earliest that cannot be told from the best (one standard error)
+    safe: int  # the earliest that cannot be distinguished from the best (one standard error)
     balanced: int  # the best
-    likeness: int  # the latest without an alarm, at most 2.5 times the best: nearer to the pictures, less varied
+    likeness: int  # the latest without an alarm, at most 2.5 times the best: nearer to the images, less varied
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the guard thinks of a run; only the loop acts on it."""
+    """The guard's opinion of a run. The trainer acts on it."""
 
     kind: Kind
     code: str  # in `core.messages`
@@ -83,22 +83,22 @@ class Verdict:
     evidence: Evidence
 
     def words(self, lang: str) -> str:
-        """Why, and what to do about it, in `en` or `ja`."""
+        """Why, and what to do about it, in a language."""
         return sentence(self.code, self.params, lang)
 
 
 def ladder(steps: int, ratio: float = RATIO) -> tuple[int, ...]:
-    """Steps at which a run of `steps` may be checked: geometric, the last step always among them."""
-    rungs = [max(1, min(FIRST_CHECK, -(-steps // CHECKS_AT_LEAST)))]
-    while rungs[-1] < steps:
-        rungs.append(math.ceil(round(ratio * rungs[-1], 9)))
-    return (*(rung for rung in rungs if rung < steps), steps)
+    """Check schedule of a run: steps that grow geometrically, the last step always among them."""
+    found = [max(1, min(FIRST_CHECK, -(-steps // CHECKS_AT_LEAST)))]
+    while found[-1] < steps:
+        found.append(math.ceil(round(ratio * found[-1], 9)))
+    return (*(step for step in found if step < steps), steps)
 
 
 def affordable(steps: int, checks: int) -> tuple[int, ...]:
-    """The densest ladder with no more than so many checks (CHECKS_AT_LEAST where that is more).
+    """The densest check schedule with at most `checks` checks, or CHECKS_AT_LEAST where that is more.
 
-    Counted beforehand, not timed on the way: the same recipe is checked at the same steps, however fast the machine is.
+    It is fixed before the run: the same recipe is checked at the same steps, however fast the machine is.
     """
     ratio = RATIO
     while len(ladder(steps, ratio)) > max(checks, CHECKS_AT_LEAST):
@@ -107,7 +107,7 @@ def affordable(steps: int, checks: int) -> tuple[int, ...]:
 
 
 class Judge:
-    """Hears the checks of one run in order. Its whole state is `checks`: replaying them gives the same verdicts."""
+    """Judges the checks of one run in order. Its whole state is `checks`: replaying them gives the same verdicts."""
 
     def __init__(
         self,
@@ -115,24 +115,24 @@ class Judge:
         learning_rate: float,
         rule: Rule | None = None,
         overlap: float = 0.0,
-        rungs: Sequence[int] = (),
+        check_steps: Sequence[int] = (),
     ) -> None:
-        """`steps` is the run's longest length; `overlap` as `reading.estimate`, for folds; `rungs` when to check."""
+        """`steps` is the run's longest length; `overlap` as `reading.estimate`, for folds; `check_steps` when to check."""
         self.steps = steps
         self.rule = rule or Rule()
         self.checks: list[Check] = []
         self.verdicts: list[Verdict] = []
         self._learning_rate = learning_rate
         self._overlap = overlap
-        self._rungs = tuple(rungs) or ladder(steps)
+        self._check_steps = tuple(check_steps) or ladder(steps)
         self._range = Range(0, 0, 0)
         self._kept: frozenset[int] = frozenset()
 
     @property
     def keep(self) -> frozenset[int]:
-        """Steps whose weights may still be wanted: the range, and what it has been while it moved on.
+        """Steps whose weights may still be chosen: the range, and earlier ranges that lie within it.
 
-        No later verdict names a step that was let go.
+        No later verdict names a step that was dropped.
         """
         now = self.chosen
         between = {step for step in self._kept if now.safe <= step <= now.balanced}
@@ -151,7 +151,7 @@ class Judge:
     def to_come(self) -> frozenset[int]:
         """Steps of the checks that are still due."""
         last = self.checks[-1].step if self.checks else 0
-        return frozenset(rung for rung in self._rungs if rung > last)
+        return frozenset(step for step in self._check_steps if step > last)
 
     def next_step(self) -> int | None:
         """When to check again; None after the last check."""
@@ -176,7 +176,7 @@ class Judge:
         return verdict
 
     def report(self) -> dict[str, Any]:
-        """The curve with its intervals, gaps and alarms, and the range, for `report.json`."""
+        """Curve with intervals, gaps and alarms, and the range, for `report.json`."""
         alarms = [{"step": v.evidence.step, "code": v.code} for v in self.verdicts if v.kind != "go"]
         tables: dict[str, Any] = jsonable(
             {
@@ -279,7 +279,7 @@ class Judge:
         return say("go", "GD008" if now.best_step == now.step else "GD010")
 
     def _exhausted(self, now: Evidence) -> bool:
-        """Whether the best step is so long ago that a better one is not to be hoped for.
+        """Whether the best step is so long ago that a better one is unlikely.
 
         By all draws as well as by the half that chooses: one half alone stopped 1 of 33 runs that was still learning
         slowly (bench/guard).
@@ -290,9 +290,9 @@ class Judge:
         return since >= self.rule.min_checks and now.step - best >= self.rule.patience * best
 
     def _diverges(self) -> bool:
-        """Whether held-out pictures are far worse than with the base and do not get better: by more than jitter, or for two checks.
+        """Whether held-out images are far worse than with the base, and still rising or not improving for two checks.
 
-        A new word starts as noise, and falls with a wobble.
+        A new word starts as noise, and its curve falls with jitter.
         """
         curve = [mean(one.reading.held_out.mid) for one in self.checks]
         lowest = min(curve)
@@ -300,17 +300,16 @@ class Judge:
         return curve[-1] > DIVERGED and (curve[-1] - lowest > RISE or stays)
 
     def _train_rises(self) -> bool:
-        """Whether the pictures that are trained on have got worse at each of the last checks, and by more than jitter."""
+        """Whether the images that are trained on got worse at each of the last checks, by more than jitter."""
         curve = [mean(one.reading.train.mid) for one in self.checks if len(one.reading.train)]
         last = curve[-RISING_CHECKS - 1 :]
         rising = len(last) > RISING_CHECKS and all(a < b for a, b in pairwise(last))
         return rising and last[-1] - last[0] > RISE
 
     def _nothing(self, now: Evidence) -> bool:
-        """Whether neither the held-out pictures nor those trained on show a gain.
+        """Whether neither the held-out images nor those trained on show a gain.
 
-        Few pictures have wide intervals, so the interval alone would call slow learning nothing: the pictures that are
-        trained on must agree.
+        With few images intervals are wide, and slow learning would count as nothing by the interval alone.
         """
         trained = [mean(one.reading.train.mid) for one in self._usable() if len(one.reading.train)]
         unseen = now.best is None or not now.best.high < NOTHING
@@ -318,7 +317,7 @@ class Judge:
 
 
 def replay(judge: Judge, checks: Sequence[Check]) -> list[Verdict]:
-    """The verdicts of a run that is resumed or read again."""
+    """Judge the checks of an earlier run again; returns the verdicts."""
     return [judge.hear(check) for check in checks]
 
 

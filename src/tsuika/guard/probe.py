@@ -1,8 +1,7 @@
-"""What the guard measures: the loss of a few fixed draws, and how far the model has drifted on unrelated prompts.
+"""The guard's measurements: the loss of a few fixed draws, and how far the model has drifted on unrelated prompts.
 
-Everything is fixed once, by the pictures' contents alone: latents without augmentation, captions without dropout, noise,
-timesteps. The same weights give the same numbers to the bit, and two states differ by nothing but what was learnt.
-Knows a model by `core.types` only; the caller sees to it that the weights that will be written are the ones measured.
+Everything is fixed by the images' contents: latents without augmentation, captions without dropout, noise, timesteps. The
+same weights give the same numbers to the bit. The caller puts the weights on the model that will be written.
 
 Shapes: B draws of one forward pass, C latent channels, H x W latents, T timesteps of the schedule.
 """
@@ -44,9 +43,9 @@ CONTROLS: Final = (
 
 @dataclass(frozen=True)
 class Subject:
-    """A picture to measure by."""
+    """An image to measure by."""
 
-    key: str  # the content's hash: fixes the noise, whatever the picture is called and whichever run it is in
+    key: str  # the content's hash, which decides the noise
     latents_CHW: Tensor  # scaled, the posterior mean, without augmentation
     caption: str  # whole: no dropout, no shuffling
     size_px: tuple[int, int]  # width, height
@@ -64,12 +63,12 @@ class _Draw:
 
 
 def controls_for(class_word: str) -> tuple[str, ...]:
-    """The unrelated prompts, less those that name the class that is trained."""
+    """The unrelated prompts without those that name the trained class."""
     return tuple(text for text in CONTROLS if not set(class_word.casefold().split()) & set(text.split()))
 
 
 class Probe:
-    """The fixed draws of a run and the base's answers to them."""
+    """The fixed draws of a run, and the base's losses on them."""
 
     def __init__(
         self,
@@ -88,16 +87,16 @@ class Probe:
         Args:
             model: with `attachment` on it, both in evaluation mode.
             attachment: what is trained, at strength 1.
-            held_out: pictures that nobody trains on; may be none.
-            train: some that are trained on; as many as are held out make a fair twin.
+            held_out: images that are not trained on; may be empty.
+            train: some that are trained on; best as many as are held out.
             controls: unrelated prompts, for drift; none: drift is not measured.
-            few: half of the timesteps, so that twice the pictures can be measured in the same time. Pictures differ far more
-                than timesteps do: 4 pictures at 3 timesteps choose better than 2 at 6 (bench/guard).
+            few: half of the timesteps, so that twice the images can be measured in the same time. Images differ far more
+                than timesteps: 4 images at 3 timesteps choose better than 2 at 6 (bench/guard).
             chunk: samples of a forward pass. Another number may give other last bits.
             autocast: the precision that training computes in.
 
         Raises:
-            ValueError: no picture at all.
+            ValueError: there is no image at all.
         """
         if not (held_out or train):
             raise ValueError("a probe needs at least one picture")
@@ -125,22 +124,22 @@ class Probe:
         self._encoded.clear()
 
     def measure(self, *, train: bool = True, drift: bool = True) -> Reading:
-        """What the model in its present state makes of the draws, relative to the base.
+        """Measure the model in its present state, relative to the base.
 
         Args:
-            train: whether to measure the pictures that are trained on.
+            train: whether to measure the images that are trained on.
             drift: whether to measure how far unrelated prompts and training captions have moved.
         """
         with torch.no_grad():
             held_out = self._ratios(self._losses(self._held_out), self._base[0])
-            twin = self._ratios(self._losses(self._train), self._base[1]) if train else Ratios()
+            trained_on = self._ratios(self._losses(self._train), self._base[1]) if train else Ratios()
             if not drift:
-                return Reading(held_out, twin)
-            return Reading(held_out, twin, self._moved(self._controls), self._moved(self._own))
+                return Reading(held_out, trained_on)
+            return Reading(held_out, trained_on, self._moved(self._controls), self._moved(self._own))
 
     @property
     def draws(self) -> int:
-        """Forward passes of single samples that a full measurement takes."""
+        """Number of forward passes of single samples in a full measurement."""
         return sum(map(len, (self._held_out, self._train, self._controls, self._own)))
 
     def _draws(self, subjects: Sequence[Subject]) -> list[_Draw]:
@@ -153,8 +152,8 @@ class Probe:
                 noise_BCHW = torch.randn(clean_BCHW.shape, generator=generator(0, f"guard/{one.key}", t))
                 a_B = self._alphas_T[t][None]
                 noisy = add_noise(clean_BCHW, noise_BCHW, a_B)[0].to(device)
-                wanted = target(self._model.prediction, clean_BCHW, noise_BCHW, a_B)[0].to(device)
-                draws.append(_Draw(noisy, wanted, t, one.caption, one.size_px))
+                target_CHW = target(self._model.prediction, clean_BCHW, noise_BCHW, a_B)[0].to(device)
+                draws.append(_Draw(noisy, target_CHW, t, one.caption, one.size_px))
         return draws
 
     def _path(self, captions: Sequence[str], shape: torch.Size, size_px: tuple[int, int]) -> list[_Draw]:
@@ -170,17 +169,17 @@ class Probe:
         draws: dict[int, _Draw] = {}
         for place, t in enumerate(steps):
             here = [_Draw(x, x, t, caption, size_px) for x, caption in zip(noisy_BCHW, captions, strict=True)]
-            said_BCHW = self._said(here)
+            output_BCHW = self._predict(here)
             for i in range(place, len(captions), len(steps)):
-                draws[i] = _Draw(noisy_BCHW[i], said_BCHW[i], t, captions[i], size_px)
+                draws[i] = _Draw(noisy_BCHW[i], output_BCHW[i], t, captions[i], size_px)
             if place + 1 < len(steps):
                 a, following = self._alphas_T[t], self._alphas_T[steps[place + 1]]
                 if self._model.prediction == "epsilon":
-                    noise_BCHW = said_BCHW
-                    clean_BCHW = (noisy_BCHW - (1 - a).sqrt() * said_BCHW) / a.sqrt()
+                    noise_BCHW = output_BCHW
+                    clean_BCHW = (noisy_BCHW - (1 - a).sqrt() * output_BCHW) / a.sqrt()
                 else:  # v (Salimans & Ho 2022, appendix D)
-                    noise_BCHW = a.sqrt() * said_BCHW + (1 - a).sqrt() * noisy_BCHW
-                    clean_BCHW = a.sqrt() * noisy_BCHW - (1 - a).sqrt() * said_BCHW
+                    noise_BCHW = a.sqrt() * output_BCHW + (1 - a).sqrt() * noisy_BCHW
+                    clean_BCHW = a.sqrt() * noisy_BCHW - (1 - a).sqrt() * output_BCHW
                 noisy_BCHW = following.sqrt() * clean_BCHW + (1 - following).sqrt() * noise_BCHW
         return [draws[i] for i in range(len(captions))]
 
@@ -190,9 +189,9 @@ class Probe:
             return []
         errors: dict[int, Tensor] = {}
         for rows in self._batches(draws):
-            said_BCHW = self._said([draws[row] for row in rows])
-            wanted_BCHW = torch.stack([draws[row].target_CHW for row in rows])
-            errors |= zip(rows, (said_BCHW - wanted_BCHW).pow(2).flatten(1).mean(1), strict=True)
+            output_BCHW = self._predict([draws[row] for row in rows])
+            target_BCHW = torch.stack([draws[row].target_CHW for row in rows])
+            errors |= zip(rows, (output_BCHW - target_BCHW).pow(2).flatten(1).mean(1), strict=True)
         losses: list[float] = torch.stack([errors[row] for row in range(len(draws))]).tolist()
         return losses
 
@@ -212,20 +211,20 @@ class Probe:
             rows[start : start + self._chunk] for rows in sizes.values() for start in range(0, len(rows), self._chunk)
         ]
 
-    def _said(self, draws: Sequence[_Draw]) -> Tensor:
+    def _predict(self, draws: Sequence[_Draw]) -> Tensor:
         """What the model predicts, float32 (B, C, H, W); all draws of one size."""
         with self._autocast():
             cond = self._encode([(draw.caption, draw.size_px) for draw in draws])
             t_B = torch.tensor([draw.t for draw in draws], device=self._model.device)
             return self._model.denoise(torch.stack([draw.noisy_CHW for draw in draws]), t_B, cond).float()
 
-    def _encode(self, wanted: Sequence[tuple[str, tuple[int, int]]]) -> Conditioning:
+    def _encode(self, requests: Sequence[tuple[str, tuple[int, int]]]) -> Conditioning:
         """Each caption alone, so that its numbers do not depend on its neighbours; kept where no text role trains."""
         held = {} if self._trains_text else self._encoded
-        for caption, size_px in dict.fromkeys(wanted):
+        for caption, size_px in dict.fromkeys(requests):
             if (caption, size_px) not in held:
                 held[caption, size_px] = self._model.encode_text([caption], size_px=size_px)
-        return Conditioning.join([held[one] for one in wanted])
+        return Conditioning.join([held[one] for one in requests])
 
     def _ratios(self, now: Sequence[float], base: Sequence[float]) -> Ratios:
         logs = [_log(loss) - _log(of_base) for loss, of_base in zip(now, base, strict=True)]

@@ -1,4 +1,4 @@
-"""What a check has measured, and what can be said of it: means, gaps, intervals. Plain numbers; no torch, no clock.
+"""The numbers of a check, their means and intervals. Plain numbers; no torch, no clock.
 
 Every number of a grid is the log ratio of one draw's loss to the base's loss on the same draw: 0 is the base, -0.01 is
 1 % better. The same noise on both sides takes out nearly all of the variance.
@@ -30,7 +30,7 @@ def t95(freedom: int) -> float:
 
 @dataclass(frozen=True)
 class Ratios:
-    """Log ratios of a set of pictures in the middle and in the high-noise range."""
+    """Log ratios of a set of images in the middle and in the high-noise range."""
 
     mid: Grid = ()
     high: Grid = ()
@@ -45,7 +45,7 @@ class Ratios:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a probe has measured on one state of the weights; no held-out pictures where there are too few."""
+    """A probe's measurement of one state of the weights. `held_out` is empty where there are too few images."""
 
     held_out: Ratios
     train: Ratios = Ratios()  # as many pictures that are trained on; empty where it was not measured this time
@@ -55,7 +55,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Check:
-    """A reading in the course of a run."""
+    """A reading at a step of a run."""
 
     step: int
     reading: Reading
@@ -78,10 +78,10 @@ class Check:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with its 95 % interval, and what the interval speaks of.
+    """A mean with its 95 % interval.
 
-    `pictures`: more pictures like these; the one to hope for. `draws`: these very pictures at other timesteps, which
-    says nothing about pictures nobody has seen, and is all that fewer than four pictures allow.
+    `pictures`: it speaks of more images like these. `draws`: it speaks of these images at other timesteps, which is all that
+    fewer than four images allow.
     """
 
     mean: float

@@ -42,6 +42,8 @@ class MethodSection(Section):
     # The best step grows with the number of pictures to this power. 1: as many passes over each picture; bench/guard finds
     # 1.5 pp of regret with it and 2.0 with the 0.55 that 18 runs of SD1.5 on 10-270 pictures suggest.
     growth: ClassVar[float] = 1.0
+    # Cross-validation folds of 4 to 9 images; 0: each image is left out in turn.
+    few_folds: ClassVar[int] = 0
 
     name: str = ""
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from tsuika.core.files import sha256
 _PREFIX = "step-"
 
 
-@dataclass
+@dataclass(frozen=True)
 class State:
     """Everything that training needs to go on."""
 
@@ -159,15 +158,6 @@ def steps(folder: Path) -> set[int]:
 
 
 def newest(folder: Path) -> State | None:
-    """The newest whole state in a run's `checkpoints/`; a damaged one is passed over."""
-    return next(iter(newest_together([folder])), None)
-
-
-def newest_together(folders: Sequence[Path]) -> list[State]:
-    """A state from each folder, all of the newest step that is whole in every one; none where there is no such step."""
-    common = set.intersection(*map(steps, folders))
-    for step in sorted(common, reverse=True):
-        states = [state for state in (load(place(folder, step)) for folder in folders) if state is not None]
-        if len(states) == len(folders):
-            return states
-    return []
+    """The newest whole state in a folder of states; a damaged one is passed over."""
+    found = (load(place(folder, step)) for step in sorted(steps(folder), reverse=True))
+    return next((state for state in found if state is not None), None)

@@ -11,26 +11,26 @@ from tsuika.core.errors import RecipeError
 DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def pick_device(wish: str) -> torch.device:
+def pick_device(requested: str) -> torch.device:
     """`auto` is CUDA, then Apple's MPS, then the CPU.
 
     Raises:
         RecipeError: RC002, no such device here.
     """
-    if wish == "auto":
-        wish = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if requested == "auto":
+        requested = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        device = torch.device(wish)
+        device = torch.device(requested)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise RecipeError("RC002", key="train.device", found=wish, why=str(error).splitlines()[0]) from None
+        raise RecipeError("RC002", key="train.device", found=requested, why=str(error).splitlines()[0]) from None
     return device
 
 
-def pick_precision(wish: str, device: torch.device) -> str:
+def pick_precision(requested: str, device: torch.device) -> str:
     """`auto` is bf16 where the hardware multiplies it, fp16 on older CUDA, else fp32."""
-    if wish != "auto":
-        return wish
+    if requested != "auto":
+        return requested
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():

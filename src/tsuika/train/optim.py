@@ -1,11 +1,10 @@
-"""Optimizers and learning-rate schedules by name."""
+"""Optimizers by name."""
 
 from __future__ import annotations
 
 import importlib
-import math
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import nn
@@ -14,63 +13,33 @@ from torch.optim import AdamW, Optimizer
 from tsuika.core.errors import RecipeError
 from tsuika.core.events import Warned, note
 from tsuika.core.sections import Train
+from tsuika.core.texts import _
 from tsuika.core.types import ParamGroup
-from tsuika.core.words import Words
 from tsuika.train import riemannian
 from tsuika.train.rounding import StochasticRounding
+from tsuika.train.schedule import SCHEDULE_FREE, Schedule
 
-TEXT_SHARE = 0.1  # of the main rate, where the recipe gives text encoders none of their own (config.Lora)
-PLACEBO = 0.01  # weight decay that takes less than a hundredth of the weights in a whole run is told to be nothing
-FREE = ("prodigy", "schedule-free")  # these keep no schedule
-
-
-def rate(train: Train, step: int) -> float:
-    """The share (0..1) of the learning rate at a step (0-based): linear warm-up, then the schedule.
-
-    A pure function of the step, so a resumed run needs no scheduler state.
-    """
-    if train.optimizer == "schedule-free":  # warms up by itself
-        return 1.0
-    warmup = train.warmup * train.steps
-    if step + 1 < warmup:
-        return (step + 1) / warmup
-    progress = (step - warmup) / max(1.0, train.steps - warmup)
-    progress = min(1.0, max(0.0, progress))
-    if train.schedule == "constant" or train.optimizer in FREE:
-        return 1.0
-    return 0.5 * (1 + math.cos(math.pi * progress)) if train.schedule == "cosine" else 1 - progress
-
-
-def steady(train: Train, step: int) -> float:
-    """The share at a step of a run whose end is not known: warm-up, then the whole rate."""
-    return rate(train.model_copy(update={"schedule": "constant"}), step)
-
-
-def falling(train: Train, step: int, steps: int) -> float:
-    """The share at a step of the last `steps`, which take the schedule to its end; warmed up again."""
-    return rate(train.model_copy(update={"steps": steps}), step)
-
-
-def total_rate(train: Train) -> float:
-    """The sum of `rate` over the run: how many steps at the full learning rate it is worth."""
-    return sum(rate(train, step) for step in range(train.steps))
+# Of the main rate, where the recipe gives text encoders none of their own (`core.methods.Lora`).
+TEXT_SHARE: Final = 0.1
+# Weight decay that takes less than a hundredth of the weights in a whole run is reported as without effect.
+PLACEBO: Final = 0.01
 
 
 def current_rate(group: Mapping[str, Any]) -> float:
-    """The learning rate that a parameter group of an optimizer is at now; Prodigy's own factor included."""
+    """The present learning rate of a parameter group of an optimizer, Prodigy's own factor included."""
     return float(group["lr"] * group.get("d", 1.0))
 
 
 def weight_decay_over_run(train: Train) -> float | None:
-    """Weight decay without a unit: the sum over the run of learning rate * decay, so that it alone leaves exp(-this).
+    """The sum over the run of learning rate * weight decay: decay alone leaves exp(-sum) of the weights.
 
-    None: Prodigy, whose rates show only while it runs.
+    None for Prodigy, whose rates are known only while it runs.
     """
-    return None if train.optimizer == "prodigy" else train.weight_decay * train.learning_rate * total_rate(train)
+    return None if train.optimizer == "prodigy" else train.weight_decay * train.learning_rate * Schedule.of(train).total
 
 
 def notes(train: Train) -> Iterator[Warned]:
-    """What is set and does next to nothing: weight decay below `PLACEBO` over the run (TR004)."""
+    """TR004 where weight decay is set and has next to no effect: below `PLACEBO` over the run."""
     strength = weight_decay_over_run(train)
     if train.weight_decay and strength is not None and strength < PLACEBO:
         yield note("TR004", strength=f"{strength:.2g}")
@@ -91,17 +60,13 @@ def build(train: Train, groups: Iterable[ParamGroup]) -> Optimizer:
         lr = group.learning_rate or main
         rows.append({"params": group.params, "lr": lr, "base_lr": lr, "name": group.name})
     if train.optimizer == "prodigy" and len({row["lr"] for row in rows}) > 1:
-        why = Words(
-            "Prodigy finds one rate for all weights, so the text encoders cannot have another.",
-            "Prodigyはすべての重みに共通の学習率を1つ決めるため、テキストエンコーダーだけ変えることはできません。",
-        )
+        why = _("Prodigy finds one rate for all weights, so the text encoders cannot have another.")
         raise RecipeError("RC002", key="method.text_learning_rate", found=rows[-1]["lr"], why=why)
     if all(param.dtype == torch.float32 for row in rows for param in row["params"]):
         return _choose(train, rows)
-    if train.optimizer in FREE:
-        why = Words(
-            "It works on all weights together, and bf16 weights are stepped one by one; adafactor takes least memory.",
-            "すべての重みをまとめて扱いますが、bf16の重みは1つずつ更新します。メモリが最も少なく済むのは adafactor です。",
+    if train.optimizer in SCHEDULE_FREE:
+        why = _(
+            "It works on all weights together, and bf16 weights are stepped one by one; adafactor takes least memory."
         )
         raise RecipeError("RC002", key="train.optimizer", found=train.optimizer, why=why)
     return StochasticRounding(rows, lambda one: _choose(train, one), train.seed)
@@ -132,9 +97,7 @@ def _package(name: str, train: Train) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        why = Words(
-            f"It needs a package: pip install {name} ({error})", f"パッケージが必要です: pip install {name}({error})"
-        )
+        why = _("It needs a package: pip install {name} ({error})", name=name, error=error)
         raise RecipeError("RC002", key="train.optimizer", found=train.optimizer, why=why) from None
 
 

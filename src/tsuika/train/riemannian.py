@@ -14,8 +14,8 @@ from torch.optim import Optimizer
 
 from tsuika.core.errors import RecipeError
 from tsuika.core.sections import Train
+from tsuika.core.texts import _
 from tsuika.core.types import ParamGroup
-from tsuika.core.words import Words
 
 PRIOR = 1e-4  # concentration of the prior, the paper's value for SDXL
 MEMORY = 0.99  # decay of the running square of a gradient's size
@@ -71,22 +71,13 @@ def build(train: Train, groups: Sequence[ParamGroup]) -> Riemannian:
         RecipeError: RC002, the method trains more than directions, or a setting would change their length.
     """
     if not all(group.directions for group in groups):
-        why = Words(
-            "It turns the vectors of new words (textual-inversion); other weights have no length to keep.",
-            "新しい単語(textual-inversion)のベクトルの向きを変えるもので、ほかの重みには保つべき長さがありません。",
-        )
+        why = _("It turns the vectors of new words (textual-inversion); other weights have no length to keep.")
         raise RecipeError("RC002", key="train.optimizer", found=train.optimizer, why=why)
     if train.weight_decay:
-        why = Words(
-            "The riemannian optimizer keeps the length of vectors, and weight decay shortens them.",
-            "オプティマイザー riemannian はベクトルの長さを保ちますが、重み減衰は長さを縮めます。",
-        )
+        why = _("The riemannian optimizer keeps the length of vectors, and weight decay shortens them.")
         raise RecipeError("RC002", key="train.weight_decay", found=train.weight_decay, why=why)
     if train.ema:
-        why = Words(
-            "The riemannian optimizer keeps the length of vectors, and their average is shorter than they are.",
-            "オプティマイザー riemannian はベクトルの長さを保ちますが、ベクトルの平均は元より短くなります。",
-        )
+        why = _("The riemannian optimizer keeps the length of vectors, and their average is shorter than they are.")
         raise RecipeError("RC002", key="train.ema", found=train.ema, why=why)
     rates = [group.learning_rate or train.learning_rate for group in groups]
     return Riemannian(

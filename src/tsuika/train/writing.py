@@ -1,4 +1,4 @@
-"""Results into files: every format of the method, each file read back and compared with what was trained."""
+"""Results are written in every format of the method; each file is read back and compared with what was trained."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from tsuika.core.errors import FormatError
 from tsuika.core.events import Event, Written, note
 from tsuika.core.files import sha256
 from tsuika.core.rundir import RunDir
+from tsuika.core.texts import _
 from tsuika.core.types import Artifact, Format, Model
-from tsuika.core.words import Words
 from tsuika.methods import find
 from tsuika.train.device import DTYPES
 
@@ -88,10 +88,7 @@ def largest_error(errors: Mapping[str, float], faint: Collection[str], precision
     wrong = {name: error for name, error in errors.items() if not error <= (FAINT_ERROR if name in faint else limit)}
     if wrong:
         worst = max(wrong, key=lambda name: wrong[name])
-        why = Words(
-            f"`{worst}` differs by {wrong[worst]:.2g} of its size.",
-            f"`{worst}` に、値の大きさに対して{wrong[worst]:.2g}の違いがあります。",
-        )
+        why = _("`{name}` differs by {share} of its size.", name=worst, share=f"{wrong[worst]:.2g}")
         raise FormatError("FM003", where=path, why=why)
     solid = [error for name, error in errors.items() if name not in faint]
     return max(solid or errors.values(), default=0.0)
@@ -111,10 +108,7 @@ def _errors(piece: Artifact, format_: Format, path: Path, model: Model | None) -
     assert model is not None
     found, weights = families.written(path, model)
     if found.prediction != piece.metadata["prediction"]:
-        why = Words(
-            f"It is read as a model that predicts {found.prediction}.",
-            f"{found.prediction} を予測するモデルとして読み込まれます。",
-        )
+        why = _("It is read as a model that predicts {prediction}.", prediction=found.prediction)
         raise FormatError("FM003", where=path, why=why)
     used = {name: value for name, value in piece.tensors.items() if not name.startswith("spare.")}
     return formats.tensor_errors(used, weights)

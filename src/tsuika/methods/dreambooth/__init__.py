@@ -20,6 +20,7 @@ class DreamBooth(MethodSection):
     # Fewer pictures are overfitted much sooner: of 17 lanes without some, compared with those of all pictures, the true best
     # step lay at a power of 2 (median; bench/guard, 3-10 pictures).
     growth: ClassVar[float] = 2.0
+    few_folds: ClassVar[int] = 2
 
     name: Literal["dreambooth"] = "dreambooth"
     text_encoder: TextEncoder = False

@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Final, Literal
@@ -25,7 +24,7 @@ from torch import Tensor, nn
 from tsuika.core.errors import FormatError, RecipeError
 from tsuika.core.texts import _
 from tsuika.core.types import Artifact, Model, ParamGroup, Role, Update
-from tsuika.methods.common import SideBySide, copy_in, incompatible
+from tsuika.methods.common import copy_in, incompatible
 from tsuika.methods.hypernetwork import Hypernetwork as Config
 from tsuika.methods.hypernetwork import header
 
@@ -103,7 +102,7 @@ class Net(nn.Module):
 class _Reading:
     """An attention as its processor sees it: keys and values are read through nets, the rest is the attention's."""
 
-    def __init__(self, attention: Any, sets: list[HypernetworkAttachment | _Router]) -> None:
+    def __init__(self, attention: Any, sets: list[HypernetworkAttachment]) -> None:
         self._attention, self._sets = attention, sets
 
     def __getattr__(self, name: str) -> Any:
@@ -126,7 +125,7 @@ class _Processor:
 
     def __init__(self, former: Any) -> None:
         self.former = former
-        self.sets: list[HypernetworkAttachment | _Router] = []
+        self.sets: list[HypernetworkAttachment] = []
 
     def __call__(self, attention: Any, *args: Any, **kwargs: Any) -> Tensor:
         result: Tensor = self.former(_Reading(attention, self.sets), *args, **kwargs)
@@ -148,12 +147,8 @@ class HypernetworkAttachment:
 
     def through(self, side: Side, x: Tensor) -> Tensor:
         """What keys or values see instead of x (..., width), in x's dtype; the nets count in float32 or autocast's."""
-        return self.at(self.strength, side, x)
-
-    def at(self, strength: float, side: Side, x: Tensor) -> Tensor:
-        """The same at any strength."""
-        net = self.nets.get((x.shape[-1], side)) if strength else None
-        return x if net is None else x + (net(x.float()) * strength).to(x.dtype)
+        net = self.nets.get((x.shape[-1], side)) if self.strength else None
+        return x if net is None else x + (net(x.float()) * self.strength).to(x.dtype)
 
     def place(self) -> None:
         """Put the nets before every attention that reads one of their widths."""
@@ -217,42 +212,6 @@ class HypernetworkAttachment:
         """Tensors (copies, float32, CPU) without dropout, and A1111's header fields."""
         tensors = {name: value.detach().to("cpu", torch.float32, copy=True) for name, value in self.tensors().items()}
         return Artifact("hypernetwork", self.model.facts.family, tensors, {**header(self.config), **self.metadata})
-
-
-@dataclass(eq=False)
-class _Router:
-    """Equal blocks of rows, each through its own hypernetwork at strength 1."""
-
-    lanes: Sequence[HypernetworkAttachment]
-
-    def through(self, side: Side, x: Tensor) -> Tensor:
-        """As `HypernetworkAttachment.through`."""
-        blocks = torch.unflatten(x, 0, (len(self.lanes), -1))
-        return torch.cat([one.at(1.0, side, block) for one, block in zip(self.lanes, blocks, strict=True)])
-
-
-@contextmanager
-def _routed(lanes: Sequence[HypernetworkAttachment]) -> Iterator[None]:
-    router = _Router(lanes)
-    processors = {id(attention.processor): attention.processor for one in lanes for attention in one._attentions}
-    for processor in processors.values():
-        processor.sets.insert(min(i for i, one in enumerate(processor.sets) if one in lanes), router)
-    try:
-        yield
-    finally:
-        for processor in processors.values():
-            processor.sets.remove(router)
-
-
-def side_by_side(attachments: Sequence[HypernetworkAttachment]) -> SideBySide[HypernetworkAttachment]:
-    """Lanes of any structure.
-
-    Raises:
-        ValueError: dropout, which would drop other values than in a run of its own.
-    """
-    if any(net.drops for one in attachments for net in one.nets.values()):
-        raise ValueError("hypernetworks with dropout cannot stand side by side")
-    return SideBySide(attachments, _routed)
 
 
 def _attentions(model: Model) -> Iterator[tuple[Any, int, bool]]:

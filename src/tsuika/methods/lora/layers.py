@@ -6,10 +6,8 @@ Also DoRA, LoHa and LoKr where peft has them. Knows a model only through `core.t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +18,7 @@ from torch import Tensor, nn
 from tsuika.core.errors import RecipeError
 from tsuika.core.texts import _
 from tsuika.core.types import Artifact, Model, ParamGroup, Role, Update
-from tsuika.methods.common import SideBySide, copy_in, incompatible
+from tsuika.methods.common import copy_in, incompatible
 from tsuika.methods.lora import Lora as Config
 from tsuika.methods.lora.parts import PARTS, kind_of, layers_of, rank_of, shape_of
 
@@ -147,65 +145,6 @@ class LoraAttachment:
                 tensors[f"{slot.key}.dora_scale"] = tensors[f"{slot.key}.dora_scale"].reshape(-1, *ones)
             tensors[f"{slot.key}.alpha"] = torch.tensor(slot.alpha, dtype=torch.float32)
         return Artifact("lora", self.model.facts.family, tensors, {"adapter": self.kind, **self.metadata})
-
-
-@contextmanager
-def _routed(lanes: Sequence[LoraAttachment]) -> Iterator[None]:
-    adapters = [one.adapter for one in lanes]
-    together = list(zip(*([slot for slot in one.slots if slot.component == "unet"] for one in lanes), strict=True))
-    try:
-        for slots in together:
-            vars(slots[0].layer)["forward"] = partial(_forward, slots, adapters)
-        yield
-    finally:
-        for slots in together:
-            vars(slots[0].layer).pop("forward", None)
-
-
-def _forward(slots: Sequence[Slot], adapters: Sequence[str], x: Tensor) -> Tensor:
-    """A layer, block i of x (K blocks, ...) with the i-th adapter."""
-    layer, rank = slots[0].layer, max(slot.rank for slot in slots)
-    result: Tensor = type(layer).forward(layer, x)  # the base, and other sets on every row
-    downs = torch.stack([_widened(layer.lora_A[name].weight, 0, rank) for name in adapters])  # (K, rank, in, ...)
-    ups = torch.stack(
-        [  # (K, out, rank)
-            _widened(layer.lora_B[name].weight.flatten(1), 1, rank, slot.base_scale)
-            for name, slot in zip(adapters, slots, strict=True)
-        ]
-    )
-    blocks = torch.unflatten(x.to(downs.dtype), 0, (len(slots), -1))
-    base = layer.get_base_layer()
-    if isinstance(base, nn.Conv2d):
-        convolve = partial(nn.functional.conv2d, stride=base.stride, padding=base.padding)
-        update = torch.einsum("kbrhw,kor->kbohw", torch.vmap(convolve)(blocks, downs), ups)
-    else:
-        update = blocks.flatten(1, -2) @ downs.mT @ ups.mT
-    return (result + update.reshape(result.shape)).to(result.dtype)
-
-
-def _widened(weight: Tensor, dim: int, size: int, scale: float = 1.0) -> Tensor:
-    """Filled up with zeros: rows or columns of a rank that add nothing."""
-    if scale != 1.0:
-        weight = weight * scale
-    if weight.shape[dim] < size:
-        zeros = weight.new_zeros([size - n if i == dim else n for i, n in enumerate(weight.shape)])
-        weight = torch.cat([weight, zeros], dim)
-    return weight
-
-
-def side_by_side(attachments: Sequence[LoraAttachment]) -> SideBySide[LoraAttachment]:
-    """Lanes of kind `lora` on the same layers, of any ranks and alphas.
-
-    Raises:
-        ValueError: another kind, other layers, or dropout, which would drop other values than in a run of its own.
-    """
-    if {one.kind for one in attachments} != {"lora"}:
-        raise ValueError("only adapters of kind lora can stand side by side")
-    if any(isinstance(slot.layer.lora_dropout[one.adapter], nn.Dropout) for one in attachments for slot in one.slots):
-        raise ValueError("adapters with dropout cannot stand side by side")
-    if len({tuple(id(slot.layer) for slot in one.slots) for one in attachments}) != 1:
-        raise ValueError("lanes must adapt the same layers")
-    return SideBySide(attachments, _routed)
 
 
 def _peft_layers(root: nn.Module) -> list[Any]:

@@ -6,8 +6,7 @@ Shapes: V rows of the vocabulary, n vectors of a word, D text width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from tsuika.core.errors import ModelError, RecipeError
 from tsuika.core.texts import _
 from tsuika.core.types import Artifact, Model, ParamGroup, Role, Update, is_usable_word
-from tsuika.methods.common import SideBySide, copy_in, incompatible
+from tsuika.methods.common import copy_in, incompatible
 from tsuika.methods.textual_inversion import TextualInversion as Config
 from tsuika.methods.textual_inversion import check_words
 
@@ -97,14 +96,6 @@ def attach(model: Model, config: Config, generator: torch.Generator) -> WordAtta
     }
     _enter(model, words)
     return WordAttachment(model, words, frozenset({"text.tokens"}))
-
-
-def side_by_side(attachments: Sequence[WordAttachment]) -> SideBySide[WordAttachment]:
-    """Lanes that hold the same words, each with its own vectors: attach one after another, the former at strength 0.
-
-    All that differs between them is in the text, which is encoded lane by lane.
-    """
-    return SideBySide(attachments, lambda _: nullcontext())
 
 
 def restore(model: Model, artifact: Artifact) -> WordAttachment:

@@ -1,12 +1,10 @@
-"""What the guard sees of a run: probes on one fit or on several in lockstep, read as one, and the judge's verdicts."""
+"""The guard's checks of a fit: a probe is measured at the judge's steps, and the judge's verdicts become events."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,76 +13,69 @@ from accelerate.utils import broadcast_object_list
 from tsuika.core.events import Judged
 from tsuika.core.files import write_text
 from tsuika.core.plain import jsonable
-from tsuika.core.types import Lanes
 from tsuika.guard.judge import Judge, Verdict, replay
 from tsuika.guard.probe import Probe
 from tsuika.guard.reading import Check, Ratios, Reading
-from tsuika.train.loop import Fit
+from tsuika.train.fit import Fit
 
 
-@dataclass(frozen=True)
-class Eye:
-    """A probe on one of the fits."""
+class Monitor:
+    """Checks a fit at the judge's steps. Its state is the file of its checks."""
 
-    fit: Fit
-    probe: Probe
-    lane: int = 0
-    twins: bool = True  # whether pictures that are trained on are measured
+    def __init__(self, run: Fit, probe: Probe, judge: Judge, file: Path, spent_s: float = 0.0) -> None:
+        """Monitor a fit.
 
-    def look(self, lanes: Lanes | None) -> Reading:
-        """What the weights that would be written make of the probe."""
-        with lanes.alone(self.lane) if lanes is not None else nullcontext(), self.fit.written_weights():
-            return self.probe.measure(train=self.twins)
-
-
-class Watch:
-    """Checks a run at the judge's steps. Its state is the file of its checks."""
-
-    def __init__(
-        self, eyes: Sequence[Eye], judge: Judge, file: Path, lanes: Lanes | None = None, spent_s: float = 0.0
-    ) -> None:
-        """`file` holds the checks, as JSON; `lanes` where the fits are in lockstep; measuring the base took `spent_s`."""
+        Args:
+            run: The fit that the probe is on.
+            probe: What is measured.
+            judge: Says when to check, and what the numbers mean.
+            file: The checks, as JSON.
+            spent_s: Seconds that measuring the base has taken.
+        """
         self.judge = judge
-        self._eyes, self._lanes, self._file = eyes, lanes, file
+        self._run, self._probe, self._file = run, probe, file
         self._train_s, self._guard_s = 0.0, spent_s
-
-    @property
-    def verdict(self) -> Verdict | None:
-        """The last one."""
-        return self.judge.verdicts[-1] if self.judge.verdicts else None
 
     @property
     def ended(self) -> bool:
         """Whether the judge has said stop."""
-        return self.verdict is not None and self.verdict.kind == "stop"
+        return has_ended(self.judge)
 
-    def go_on_from(self, step: int) -> Judged | None:
-        """Hear again what was checked up to a step of an earlier sitting; gives the verdict of that very step, if any."""
+    def replay(self, step: int) -> Judged | None:
+        """Judge again the checks up to a step of an interrupted run; returns the verdict at that very step, if any."""
         checks = [check for check in read_checks(self._file) if check.step <= step]
         replay(self.judge, checks)
         if not checks:
             return None
         self._train_s = checks[-1].train_s
-        self._guard_s += checks[-1].guard_s  # the base was measured once more
+        # The base was measured once more.
+        self._guard_s += checks[-1].guard_s
         return judged(self.judge.verdicts[-1], checks[-1]) if checks[-1].step == step else None
 
     def after(self, step: int, seconds: float) -> Judged | None:
-        """A check, if one is due after this step, which took so long."""
+        """Check the fit after a step that took `seconds`, if a check is due."""
         self._train_s += seconds
         if step != self.judge.next_step():
             return None
         began = time.monotonic()
-        accelerator = self._eyes[0].fit.accelerator
-        found: list[Any] = [self._read() if accelerator.is_main_process else None]
-        broadcast_object_list(found)  # all processes hear the same numbers, so they stop together
+        accelerator = self._run.accelerator
+        found: list[Any] = [self._measure() if accelerator.is_main_process else None]
+        # All processes get the same numbers, so they stop together.
+        broadcast_object_list(found)
         self._guard_s += time.monotonic() - began
         verdict = self.judge.hear(Check(step, found[0], self._guard_s, self._train_s))
         if accelerator.is_main_process:
             write_text(self._file, json.dumps([check.to_json() for check in self.judge.checks]))
         return judged(verdict, self.judge.checks[-1])
 
-    def _read(self) -> Reading:
-        return joined([eye.look(self._lanes) for eye in self._eyes])
+    def _measure(self) -> Reading:
+        with self._run.written_weights():
+            return self._probe.measure()
+
+
+def has_ended(judge: Judge) -> bool:
+    """Whether the last verdict is a stop."""
+    return bool(judge.verdicts) and judge.verdicts[-1].kind == "stop"
 
 
 def read_checks(file: Path) -> list[Check]:
@@ -98,8 +89,8 @@ def judged(verdict: Verdict, check: Check) -> Judged:
     return Judged(check.step, verdict.kind, verdict.code, dict(verdict.params), check.to_json(), evidence)
 
 
-def joined(readings: Sequence[Reading]) -> Reading:
-    """Several folds' readings as one: every held-out picture by the fold that has not seen it."""
+def joined(checks: Sequence[Check]) -> Check:
+    """The checks of several folds at one step as one: each held-out image by the fold that is not trained on it."""
 
     def rows(parts: Sequence[Ratios]) -> Ratios:
         return Ratios(
@@ -110,9 +101,12 @@ def joined(readings: Sequence[Reading]) -> Reading:
         known = [value for value in values if value is not None]
         return sum(known) / len(known) if known else None
 
-    return Reading(
+    readings = [check.reading for check in checks]
+    reading = Reading(
         rows([one.held_out for one in readings]),
         rows([one.train for one in readings]),
         mean([one.drift for one in readings]),
         mean([one.own_drift for one in readings]),
     )
+    seconds = sum(check.guard_s for check in checks), sum(check.train_s for check in checks)
+    return Check(checks[0].step, reading, *seconds)

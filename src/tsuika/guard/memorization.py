@@ -1,13 +1,12 @@
-"""Does the result copy its training pictures? Signals that need no held-out picture.
+"""Signals that a result copies its training images. They need no held-out image.
 
-- `resemblances`: each sample beside the training picture it is nearest to, by whatever measure the caller brings, and
-  beside what the base drew at the same prompt and seed.
-- `leaks`: what the model makes of pure noise under a training caption. Layouts are learnt by heart at high noise (T-LoRA,
-  AAAI 2026), where the mean squared error hardly sees it; a picture that is there before the first step of a drawing was.
+- `resemblances`: the training image that each sample is nearest to, by a measure of the caller's, and the same for the
+  base's sample at the same prompt and seed.
+- `leaks`: what the model predicts from pure noise under a training caption. Layouts are memorized at high noise (T-LoRA,
+  AAAI 2026), where the mean squared error hardly shows it.
 - `Leak.pull`, in the same forward passes: how far the text moves the prediction (Wen et al. ICLR 2024, section 4).
 
-Every number is relative to the base's: what the base does by itself is no copying. Knows a model by `core.types` only; no
-file, no picture format, no encoder.
+Every number is relative to the base's.
 
 Shapes: S samples, N training pictures, B draws of one forward pass, C latent channels, H x W latents.
 """
@@ -41,7 +40,7 @@ LEAK: Final = 0.28  # excess cosine; finds 81 % of the captions that copy
 
 @dataclass(frozen=True)
 class Resemblance:
-    """A sample and the training picture that it is nearest to, in a measure where 1 is equal."""
+    """A sample and the training image that it is nearest to, in a measure where 1 is equal."""
 
     sample: int  # row
     picture: int  # row of the training picture
@@ -51,12 +50,12 @@ class Resemblance:
 
     @property
     def copies(self) -> bool:
-        """Whether it is the picture, by far: what merely shows the subject is like several. Of thumbnails only."""
+        """Whether it is a copy: far nearer to one image than to any other. For similarities of thumbnails only."""
         return self.ratio <= COPY_RATIO or self.similarity >= COPY_SIMILARITY
 
     @property
     def excess(self) -> float | None:
-        """How much nearer than the base's sample is to its own nearest: 0 where the weights are the base's."""
+        """The similarity less that of the base's sample to its own nearest image; 0 where the weights are the base's."""
         return None if self.base is None else self.similarity - self.base
 
     def to_json(self) -> dict[str, Any]:
@@ -66,7 +65,7 @@ class Resemblance:
 
 
 def resemblances(similarity_SN: Tensor, base_SN: Tensor | None = None) -> tuple[Resemblance, ...]:
-    """Each sample's nearest training picture, in the order of the samples.
+    """Each sample's nearest training image, in the order of the samples.
 
     Args:
         similarity_SN: of each sample to each training picture: a cosine or a correlation, so that 1 is equal and
@@ -92,24 +91,23 @@ def resemblances(similarity_SN: Tensor, base_SN: Tensor | None = None) -> tuple[
 
 @dataclass(frozen=True)
 class Leak:
-    """What pure noise becomes under one training caption, in the mean over noises."""
+    """The model's predictions from pure noise under one training caption, in the mean over noises."""
 
     key: str  # the picture's, whose caption it is
     nearest: str  # the training picture that the prediction is nearest to
     cosine: float  # to it, -1..1
     base: float  # of the base's prediction, to the picture nearest to that
-    pull: (
-        float  # log of how much further than the base's the text moves the prediction, less the same of control prompts
-    )
+    # Log of how much further than the base's the text moves the prediction, less the same of control prompts.
+    pull: float
 
     @property
     def excess(self) -> float:
-        """How much nearer than the base's: 0 where the weights are the base's."""
+        """The cosine less the base's; 0 where the weights are the base's."""
         return self.cosine - self.base
 
     @property
     def recalls(self) -> bool:
-        """Whether the caption alone calls up a training picture."""
+        """Whether the caption alone recalls a training image."""
         return self.excess > LEAK
 
 
@@ -121,7 +119,7 @@ class Leaks:
 
     @property
     def recalled(self) -> int:
-        """How many captions call up a training picture."""
+        """Number of captions that recall a training image."""
         return sum(leak.recalls for leak in self.leaks)
 
     @property
@@ -152,7 +150,7 @@ def leaks(
     seeds: int = SEEDS,
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> Leaks:
-    """Look for training pictures in what the model, and its base, predict from pure noise; ends at strength 1.
+    """Look for training images in what the model and its base predict from pure noise; ends at strength 1.
 
     Costs 4 forward passes of `seeds` samples for each caption asked and each control. Deterministic: the noise depends
     on the picture's key alone.
@@ -160,7 +158,7 @@ def leaks(
     Args:
         model: with `attachment` on it, both in evaluation mode.
         attachment: what was trained, at strength 1; strength 0 is the base.
-        train: pictures that were trained on; all of them are looked for.
+        train: images that were trained on; all of them are searched for.
         asked: whose captions are tried; by default all of `train`.
         controls: prompts that have nothing to do with the training, for the pull.
         seeds: noises for each caption.
@@ -171,17 +169,17 @@ def leaks(
     """
     asked = train if asked is None else asked
     if not (train and asked):
-        raise ValueError("leaks need at least one training picture and one caption")
+        raise ValueError("leaks need at least one training image and one caption")
     shape, size_px = asked[0].latents_CHW.shape, asked[0].size_px
-    wanted = [(f"leak/{one.key}", one.caption, one.latents_CHW.shape, one.size_px) for one in asked]
-    wanted += [(f"leak/control/{text}", text, shape, size_px) for text in controls]
-    now: list[_Said] = []
-    base: list[_Said] = []
+    requests = [(f"leak/{one.key}", one.caption, one.latents_CHW.shape, one.size_px) for one in asked]
+    requests += [(f"leak/control/{text}", text, shape, size_px) for text in controls]
+    now: list[_Answer] = []
+    base: list[_Answer] = []
     try:
-        for strength, kept in ((0.0, base), (1.0, now)):
+        for strength, answers in ((0.0, base), (1.0, now)):
             attachment.set_strength(strength)
             with torch.no_grad(), autocast():
-                kept += [_from_noise(model, *one, seeds=seeds) for one in wanted]
+                answers += [_from_noise(model, *one, seeds=seeds) for one in requests]
     finally:
         attachment.set_strength(1)
     pulls = [math.log(here.pull / there.pull) if here.pull and there.pull else 0.0 for here, there in zip(now, base)]
@@ -194,8 +192,8 @@ def leaks(
 
 
 @dataclass(frozen=True)
-class _Said:
-    """The answer to pure noise."""
+class _Answer:
+    """The prediction from pure noise."""
 
     clean_BCHW: Tensor  # x0-hat, as `clean_from_noise` gives it
     pull: float  # mean ||output with text - output without||
@@ -203,7 +201,7 @@ class _Said:
 
 def _from_noise(
     model: Model, purpose: str, caption: str, shape: torch.Size, size_px: tuple[int, int], *, seeds: int
-) -> _Said:
+) -> _Answer:
     noise_BCHW = torch.stack([torch.randn(shape, generator=generator(0, purpose, i)) for i in range(seeds)])
     noise_BCHW = noise_BCHW.to(model.device)
     alphas_T = alphas_cumprod_T(model.scheduler_config)
@@ -214,7 +212,7 @@ def _from_noise(
         model.denoise(noise_BCHW, t_B, Conditioning.join([text] * seeds)).float() for text in texts
     )
     clean_BCHW = clean_from_noise(model.prediction, noise_BCHW, with_BCHW, float(alphas_T[t]))
-    return _Said(clean_BCHW.cpu(), float((with_BCHW - without_BCHW).flatten(1).norm(dim=1).mean()))
+    return _Answer(clean_BCHW.cpu(), float((with_BCHW - without_BCHW).flatten(1).norm(dim=1).mean()))
 
 
 def last_timestep(prediction: str, alphas_T: Tensor) -> int:

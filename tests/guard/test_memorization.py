@@ -15,7 +15,7 @@ from tsuika.core.seeds import generator
 from tsuika.core.types import Attachment, Conditioning, Model
 from tsuika.diffusion.schedule import add_noise, alphas_cumprod_T
 from tsuika.diffusion.targets import target
-from tsuika.guard.memorise import clean_from_noise, last_timestep, leaks, resemblances
+from tsuika.guard.memorization import clean_from_noise, last_timestep, leaks, resemblances
 from tsuika.guard.probe import Subject
 from tsuika.methods import METHODS
 

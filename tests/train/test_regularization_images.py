@@ -24,8 +24,11 @@ from tsuika.data import bank as banks
 from tsuika.data import bucket, scan
 from tsuika.data.bank import Bank
 from tsuika.data.prior import Preserving
-from tsuika.train import assemble, class_pictures, gather
-from tsuika.train.class_pictures import Wish
+from tsuika.train import folder as run_folder
+from tsuika.train import preparation, regularization_images, run
+from tsuika.train.preparation import Services
+from tsuika.train.prepared import Inputs
+from tsuika.train.regularization_images import Request
 
 DATA = Data(trigger="zuzu", class_word="dog", size_px=64, min_size_px=1, cache=False, variants=1, caption_dropout=0.0)
 
@@ -55,7 +58,7 @@ def make(folder: Path, *, weight: float = 1.0) -> Preserving:
     (classes / "0.txt").write_text("a dog on the beach", encoding="utf-8")
     data = DATA.model_copy(update={"reg_images": str(classes), "reg_weight": weight})
     bank: Bank = banks.finish(fill(buckets, data))
-    made: Preserving = banks.finish(class_pictures.fill(classes, buckets, bank, data, fill))
+    made: Preserving = banks.finish(regularization_images.fill(classes, buckets, bank, data, fill))
     return made
 
 
@@ -92,50 +95,56 @@ def test_a_batch_is_a_function_of_its_step(tmp_path: Path) -> None:
 
 
 def test_a_class_word_is_needed_to_draw_or_name_class_pictures(tmp_path: Path) -> None:
-    assert not class_pictures.wanted(Data())
+    assert not regularization_images.requested(Data())
     with pytest.raises(RecipeError) as caught:
-        class_pictures.wanted(Data(reg_generate=4))
+        regularization_images.requested(Data(reg_generate=4))
     assert caught.value.code == "RC005"
     with pytest.raises(PictureError):
-        class_pictures.wanted(Data(reg_images=str(tmp_path / "nowhere")))
+        regularization_images.requested(Data(reg_images=str(tmp_path / "nowhere")))
     nameless = Data(size_px=64, min_size_px=1, cache=False, trigger="zuzu")
     manifest = scan.scan(paint(tmp_path / "subject", [(64, 64)], 10), nameless)
     buckets = bucket.assign(manifest, size_px=64, step_px=16)
     bank: Bank = banks.finish(fill(buckets, nameless))
     classes = paint(tmp_path / "classes", [(64, 64)], 200)
     with pytest.raises(RecipeError) as caught:
-        banks.finish(class_pictures.fill(classes, buckets, bank, nameless, fill))
+        banks.finish(regularization_images.fill(classes, buckets, bank, nameless, fill))
     assert caught.value.code == "RC005"
 
 
-def grey(_: Any, wish: Wish) -> list[Image.Image]:
-    return [Image.new("RGB", (wish.size_px,) * 2, (wish.seed + i & 255,) * 3) for i in range(wish.num)]
+class Grey:
+    """Draws grey squares, and notes what it was asked for."""
+
+    def __init__(self, settings: object = None) -> None:
+        self.requests: list[Request] = []
+        self._settings = settings
+
+    def __call__(self, model: Any, request: Request) -> list[Image.Image]:
+        self.requests.append(request)
+        size = (request.size_px, request.size_px)
+        return [Image.new("RGB", size, (request.seed + i & 255,) * 3) for i in range(request.num)]
+
+    def settings(self, model: Any) -> object:
+        return self._settings
 
 
-def test_pictures_are_drawn_once_for_a_base_and_a_class(tmp_path: Path) -> None:
-    wishes: list[Wish] = []
-
-    def draw(model: Any, wish: Wish) -> list[Image.Image]:
-        wishes.append(wish)
-        return grey(model, wish)
-
-    model, data = tiny("sd1"), Data(class_word="dog", reg_generate=6)
+def test_images_are_drawn_once_for_a_base_and_a_class(tmp_path: Path) -> None:
+    draw, model, data = Grey(), tiny("sd1"), Data(class_word="dog", reg_generate=6)
 
     def drawn(on: Any = model, of: Data = data) -> Path:
-        made: Path = banks.finish(class_pictures.drawn(on, of, tmp_path, draw, size_px=64, seed=0))
+        made: Path = banks.finish(regularization_images.drawn(on, of, tmp_path, draw, size_px=64, seed=0))
         return made
 
     folder = drawn()
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert len(files) == 6
-    assert {wish.prompt for wish in wishes} == {"a dog"}
+    assert {request.prompt for request in draw.requests} == {"a dog"}
     assert len(set(files.values())) == 6
-    wishes.clear()
+    draw.requests.clear()
     assert drawn() == folder
-    assert not wishes
+    assert not draw.requests
     (folder / "00005.png").unlink()
     assert {path.name: path.read_bytes() for path in drawn().iterdir()} == files
-    assert len(wishes) == 1
+    assert len(draw.requests) == 1
     others = {drawn(tiny("sd1", seed=4)), drawn(of=Data(class_word="cat", reg_generate=6)), folder}
     assert len(others) == 3
 
@@ -149,13 +158,14 @@ def test_what_lies_on_the_base_and_how_is_drawn_tell_class_pictures_apart(
     lora.write_bytes(b"one")
     copy.write_bytes(b"one")
     model, seen = tiny("sd1"), list[Path]()
-    monkeypatch.setattr(class_pictures, "fill", lambda folder, *_: seen.append(folder) or iter(()))
+    monkeypatch.setattr(regularization_images, "fill", lambda folder, *_: seen.append(folder) or iter(()))
 
     def drawn(steps: int, *artifacts: Path | str) -> Path:
         what = recipe(place, "fp32")
         what = what.model_copy(update={"base": what.base.model_copy(update={"artifacts": tuple(map(str, artifacts))})})
-        run = gather.Run(what, RunDir(tmp_path / "run"), tmp_path, draw=grey, drawn_with=lambda _: steps, model=model)
-        list(gather.preserve(run, None, fill, Accelerator(cpu=True)))  # type: ignore[arg-type]
+        inputs = Inputs(what, what.method, model, None, ())  # type: ignore[arg-type]
+        services, folder = Services(tmp_path, draw=Grey(steps)), RunDir(tmp_path / "run")
+        list(preparation.add_regularization(None, inputs, fill, services, Accelerator(cpu=True), folder))  # type: ignore[arg-type]
         return seen[-1]
 
     first = drawn(25, lora)
@@ -197,20 +207,20 @@ def test_a_stopped_run_goes_on_to_the_same_file(weights: str, place: tuple[Path,
     """The whole way: class pictures, training, a checkpoint written and read back; stopped, the same bytes come out."""
     what = recipe(place, weights)
 
-    def run(name: str, *, stop_at: int = 0, resume: bool = False) -> list[Event]:
-        folder = assemble.reopen(tmp_path / name)[1] if resume else assemble.start(what, tmp_path / name)
-        training = assemble.train(gather.Run(what, folder, tmp_path, draw=grey), resume=resume)
+    def trained(name: str, *, stop_at: int = 0, resume: bool = False) -> list[Event]:
+        folder = run_folder.reopen(tmp_path / name)[1] if resume else run_folder.start(what, tmp_path / name)
+        training = run.train(what, folder, Services(tmp_path, draw=Grey()), resume=resume)
         seen: list[Event] = []
         for event in training:
             seen.append(event)
             if stop_at and isinstance(event, Stepped) and event.step == stop_at:
-                training.close()  # type: ignore[attr-defined]
+                training.close()
         return seen
 
-    written = [event for event in run("whole") if isinstance(event, Written)]
+    written = [event for event in trained("whole") if isinstance(event, Written)]
     assert [event.format for event in written] == ["single-file", "diffusers"]
-    run("stopped", stop_at=3)
-    run("stopped", resume=True)
+    trained("stopped", stop_at=3)
+    trained("stopped", resume=True)
     for file in ("result.safetensors", "result/unet/diffusion_pytorch_model.safetensors"):
         assert (tmp_path / "whole/artifacts" / file).read_bytes() == (
             tmp_path / "stopped/artifacts" / file

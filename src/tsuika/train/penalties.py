@@ -1,6 +1,6 @@
-"""Regularization: what the recipe's `regularize` does to the weights after each step of the optimizer.
+"""Regularization of the weights: the recipe's `regularize`, applied after each step of the optimizer.
 
-Knows no method: only what an attachment says of its updates (`core.types.Update`). The penalties, their strengths and why:
+It knows no method, only an attachment's updates (`core.types.Update`). The penalties and their strengths:
 
 - L2 shrinks an update to 1 / (1 + dose) of itself, dose = l2 * (this step's share of the learning rates of all steps). So
   `l2` is what the usual lr * lambda adds up to over a run, whatever rate, schedule and number of steps.
@@ -26,44 +26,41 @@ from tsuika.core.config import Recipe
 from tsuika.core.errors import RecipeError
 from tsuika.core.seeds import derive
 from tsuika.core.types import Attachment, Update, UpdateKind
-from tsuika.guard import penalties
+from tsuika.guard import proximal
 from tsuika.train import optim
 from tsuika.train.rounding import round_stochastically
 
 
 class Penalties:
-    """The penalties of a recipe on the updates of an attachment. With all strengths 0 there is nothing to do."""
+    """The penalties of a recipe on the updates of an attachment. With all strengths 0 they do nothing."""
 
-    def __init__(self, recipe: Recipe, attachment: Attachment, *, two_parts: bool = False) -> None:
-        """To be made before anything is trained or restored: what is there now is the start of all updates.
+    def __init__(self, recipe: Recipe, attachment: Attachment, total: float) -> None:
+        """To be made before anything is trained or restored: the weights of that moment are the start of all updates.
 
         Args:
-            recipe: Strengths, and the rates over which L2 is spread.
-            attachment: Whose updates are meant.
-            two_parts: Whether as many steps again may follow the recipe's, and only in these the rate falls.
+            recipe: Gives the strengths.
+            attachment: What is trained.
+            total: Sum of the shares of the learning rate over the whole training, over which L2 is spread.
 
         Raises:
-            RecipeError: RC008-RC013, a penalty that means nothing for what is trained.
+            RecipeError: RC008-RC013, a penalty that has no meaning for what is trained.
         """
-        self._settings, self._train = recipe.regularize, recipe.train
-        self._updates: list[tuple[int, Update]] = []  # with the number of its parameter group
+        self._settings, self._train, self._total = recipe.regularize, recipe.train, total
+        # With the number of its parameter group.
+        self._updates: list[tuple[int, Update]] = []
         if not any((self._settings.l2, self._settings.l1, self._settings.max_norm)):
             return
         groups = {id(param): i for i, group in enumerate(attachment.param_groups()) for param in group.params}
         self._updates = [(groups[id(update.params[0])], update) for update in attachment.updates()]
         _check(recipe, {update.kind for _, update in self._updates})
-        train = recipe.train
-        self._all_rates = optim.total_rate(train)
-        if two_parts:
-            self._all_rates += sum(optim.steady(train, step) for step in range(train.steps))
 
     @torch.no_grad()
     def apply(self, step: int, share: float, groups: Sequence[Mapping[str, Any]]) -> None:
-        """What follows the optimizer's step number `step` (from 0); the same on every process.
+        """Apply the penalties after the optimizer's step number `step` (from 0). Every process computes the same.
 
         Args:
-            step: Decides the random bits where bf16 weights are rounded.
-            share: Of the learning rate (0..1) at this step: decides L2's dose.
+            step: Seeds the stochastic rounding of bf16 weights.
+            share: Share (0..1) of the learning rate at this step, which scales L2.
             groups: The optimizer's parameter groups, with the learning rates of this step.
         """
         settings, train = self._settings, self._train
@@ -73,9 +70,9 @@ class Penalties:
             if settings.l1:
                 values = _l1(update.kind, values, starts, settings.l1 * optim.current_rate(groups[group]))
             if settings.l2:
-                kept = penalties.kept_by_l2(settings.l2 * share / self._all_rates)
+                kept = proximal.kept_by_l2(settings.l2 * share / self._total)
                 turn = update.kind == "vectors" and train.optimizer == "riemannian"
-                pull = penalties.along_sphere if turn else penalties.towards
+                pull = proximal.along_sphere if turn else proximal.towards
                 values = [pull(value, start, kept) for value, start in zip(values, starts, strict=True)]
             if settings.max_norm:
                 values = [_in_ball(update, values[0], starts[0], settings.max_norm)]
@@ -90,24 +87,24 @@ class Penalties:
 def _l1(kind: UpdateKind, values: list[Tensor], starts: list[Tensor], threshold: float) -> list[Tensor]:
     """Single weights, ranks (columns of the factor) or a whole layer of a network, towards their start."""
     if kind == "weights":
-        return [penalties.soft_threshold(v, start, threshold) for v, start in zip(values, starts, strict=True)]
+        return [proximal.soft_threshold(v, start, threshold) for v, start in zip(values, starts, strict=True)]
     if kind == "factors":
         (up,) = values  # (out, rank, kernel...)
         norm = up.transpose(0, 1).flatten(1).norm(dim=1)
-        kept = penalties.kept_by_group(norm, threshold * math.sqrt(up.numel() / len(norm)))
+        kept = proximal.kept_by_group(norm, threshold * math.sqrt(up.numel() / len(norm)))
         return [up * kept.reshape(1, -1, *[1] * (up.ndim - 2))]
     norm = torch.cat([value.flatten() for value in values]).norm()
-    kept = penalties.kept_by_group(norm, threshold * math.sqrt(sum(value.numel() for value in values)))
+    kept = proximal.kept_by_group(norm, threshold * math.sqrt(sum(value.numel() for value in values)))
     return [value * kept for value in values]
 
 
 def _in_ball(update: Update, value: Tensor, start: Tensor, largest: float) -> Tensor:
     if update.kind == "vectors":  # their own length, and not how far they came
-        kept = penalties.kept_in_ball(value.norm(dim=-1, keepdim=True), largest)
+        kept = proximal.kept_in_ball(value.norm(dim=-1, keepdim=True), largest)
         return value * kept
     if update.down is not None:
-        return value * penalties.kept_in_ball(penalties.low_rank_norm(value, update.down, update.scale), largest)
-    return penalties.towards(value, start, penalties.kept_in_ball((value - start).norm(), largest))
+        return value * proximal.kept_in_ball(proximal.low_rank_norm(value, update.down, update.scale), largest)
+    return proximal.towards(value, start, proximal.kept_in_ball((value - start).norm(), largest))
 
 
 def _check(recipe: Recipe, kinds: set[UpdateKind]) -> None:

@@ -26,12 +26,9 @@ from tsuika.data.bank import Bank
 from tsuika.data.split import split
 from tsuika.guard.judge import CHECKS_AT_LEAST, FIRST_CHECK, Judge, Range
 from tsuika.guard.probe import PATH
-from tsuika.methods import METHODS
-from tsuika.train import assemble, course, gather, guarded
-
-LANES = [name for name in METHODS if hasattr(METHODS[name], "side_by_side")]
-# LoRA attaches slowly: where another method asks the same of the run, it may wait. tests/methods asks it of the lanes.
-PATIENT = [pytest.param(name, marks=pytest.mark.slow) if name == "lora" else name for name in LANES]
+from tsuika.train import folder as run_folder
+from tsuika.train import guard_plan, guarded_run, run, trial_run
+from tsuika.train.preparation import Services
 
 
 @pytest.fixture(scope="module")
@@ -65,12 +62,20 @@ def recipe(place: Path, count: int, method: str = "lora", **more: Any) -> Recipe
     return config.build(config.override({}, keys))
 
 
-def begin(recipe: Recipe, out: Path, place: Path) -> gather.Run:
-    return gather.Run(recipe, assemble.start(recipe, out), Path("nowhere"), cache=place / "cache")
+def begin(recipe: Recipe, out: Path, place: Path) -> Iterator[Event]:
+    return run.train(recipe, run_folder.start(recipe, out), services(place))
+
+
+def go_on(out: Path, place: Path) -> Iterator[Event]:
+    return run.train(*run_folder.reopen(out), services(place), resume=True)
+
+
+def services(place: Path) -> Services:
+    return Services(Path("nowhere"), place / "cache")
 
 
 def through(recipe: Recipe, out: Path, place: Path) -> list[Event]:
-    return list(assemble.train(begin(recipe, out, place)))
+    return list(begin(recipe, out, place))
 
 
 def of(events: list[Event], kind: type[Any]) -> list[Any]:
@@ -113,18 +118,18 @@ def test_pictures_are_held_out_and_then_all_are_trained_on(place: Path, tmp_path
     assert rates == sorted(set(rates), reverse=True)
     assert of(events, Finished)[-1].steps_done == chosen.step
     assert of(events, Judged) and {event.check["step"] for event in of(events, Judged)} <= {e.step for e in before}
-    run = gather.Run(*assemble.reopen(tmp_path / "run"), Path("nowhere"), cache=place / "cache")
-    again = list(assemble.train(run, resume=True))
+    again = list(go_on(tmp_path / "run", place))
     assert of(again, Chosen) == [chosen] and of(again, Finished) == of(events, Finished) and not of(again, Stepped)
     split = json.loads((tmp_path / "run" / "guard" / "split.json").read_text())
     assert set(split["parts"][0]) == out
 
 
-@pytest.mark.parametrize("method", LANES)
-def test_folds_learn_beside_the_run_on_all_pictures(place: Path, tmp_path: Path, seen: Any, method: str) -> None:
+@pytest.mark.parametrize("method", ["textual-inversion", "hypernetwork", "lora"])
+def test_each_of_few_images_is_left_out_once(place: Path, tmp_path: Path, seen: Any, method: str) -> None:
     events = through(recipe(place, 4, method, train={"steps": 4}), tmp_path / "run", place)
     (chosen,) = of(events, Chosen)
     everyone = frozenset(f"{i}.png" for i in range(4))
+    assert [event.code for event in of(events, Warned)][:1] == ["GD016"]
     assert chosen.kind == "folds" and chosen.folds == 4 and set(chosen.held_out) == everyone
     assert set(seen) == {everyone, *(everyone - {name} for name in everyone)}
     assert all(trained <= bank for bank, trained in seen.items())
@@ -133,20 +138,16 @@ def test_folds_learn_beside_the_run_on_all_pictures(place: Path, tmp_path: Path,
     assert of(events, Judged)[-1].evidence["held_out"]["kind"] == "pictures"
 
 
-@pytest.mark.parametrize("method", PATIENT)
-def test_the_lane_of_all_pictures_is_the_run_without_a_guard(place: Path, tmp_path: Path, method: str) -> None:
-    """Same steps, within rounding: neighbours in the batch change nothing."""
-    more = {"output.dtype": "fp32", "train.learning_rate": 1e-3}
-    files = []
-    for mode in ("off", "warn"):
-        events = through(recipe(place, 4, method, **more, **{"guard.mode": mode}), tmp_path / mode, place)
-        path = next(e.path for e in of(events, Written) if e.path.endswith("result.safetensors"))
-        files.append(load_file(tmp_path / mode / path))
-    plain, lane = files
-    assert plain.keys() == lane.keys() and of(events, Finished)[-1].stopped_by == "steps"
-    trained = [name for name in plain if not name.endswith(".alpha")]
-    whole, other = (torch.cat([one[name].flatten().float() for name in trained]) for one in files)
-    assert (whole - other).norm() <= 1e-3 * whole.norm()
+@pytest.mark.parametrize(("more", "held_out"), [({}, 1), ({"guard.folds": 2}, 2), ({"guard.mode": "warn"}, 1)])
+def test_without_a_refit_some_of_few_images_are_held_out(
+    place: Path, tmp_path: Path, seen: Any, more: dict[str, Any], held_out: int
+) -> None:
+    """There is one training only, so nothing can be left out in turn."""
+    what = recipe(place, 4, "textual-inversion", train={"steps": 4}, **{"guard.refit": False, **more})
+    events = through(what, tmp_path / "run", place)
+    (chosen,) = of(events, Chosen)
+    assert chosen.kind == "hold-out" and len(chosen.held_out) == held_out
+    assert list(map(len, seen)) == [4 - held_out]
 
 
 def test_a_whole_model_learns_in_two_folds_one_after_another(place: Path, tmp_path: Path, seen: Any) -> None:
@@ -163,8 +164,8 @@ def test_a_whole_model_learns_in_two_folds_one_after_another(place: Path, tmp_pa
 def test_a_run_does_not_go_on_with_other_pictures(place: Path, tmp_path: Path, change: str) -> None:
     pictures = tmp_path / "pictures"
     shutil.copytree(place / "pictures-10", pictures)
-    wish = recipe(place, 10, "textual-inversion", **{"data.images": str(pictures)}, train={"checkpoint_every": 1})
-    stream = assemble.train(begin(wish, tmp_path / "run", place))
+    what = recipe(place, 10, "textual-inversion", **{"data.images": str(pictures)}, train={"checkpoint_every": 1})
+    stream = begin(what, tmp_path / "run", place)
     next(event for event in stream if isinstance(event, Stepped))
     stream.close()  # type: ignore[attr-defined]
     if change == "gone":
@@ -174,7 +175,7 @@ def test_a_run_does_not_go_on_with_other_pictures(place: Path, tmp_path: Path, c
     else:
         (pictures / "3.txt").write_text("a zuzu cat in the snow", encoding="utf-8")
     for _ in range(2):  # the second time as well
-        stream = assemble.train(gather.Run(*assemble.reopen(tmp_path / "run"), Path("nowhere")), resume=True)
+        stream = go_on(tmp_path / "run", place)
         if change == "words":
             noted = next(event for event in stream if isinstance(event, Warned) and event.code == "TR009")
             assert "3.png" in noted.words("en") and "3.png" in noted.words("ja")
@@ -194,7 +195,7 @@ def test_too_few_pictures_say_so_and_are_all_trained_on(place: Path, tmp_path: P
 
 def test_three_pictures_are_not_trusted_and_left_out_in_turn_all_the_same(place: Path, tmp_path: Path) -> None:
     events = through(recipe(place, 3, "textual-inversion", train={"steps": 4}), tmp_path / "run", place)
-    assert [event.code for event in of(events, Warned)][:2] == ["GD012", "GD015"]
+    assert [event.code for event in of(events, Warned)][:2] == ["GD012", "GD016"]
     (chosen,) = of(events, Chosen)
     assert chosen.folds == 3 and len(chosen.held_out) == 3
     assert of(events, Judged)[-1].evidence["held_out"]["kind"] == "draws"
@@ -241,17 +242,16 @@ def test_stopped_and_gone_on_to_the_same_bits(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, method: str, refit: bool
 ) -> None:
     """The generator is closed at a check, between two and in the refit; everything is read from disk again."""
-    monkeypatch.setattr(guarded, "Judge", Stopping)
-    monkeypatch.setattr(guarded, "SMALL", guarded.SMALL if refit else 0)
+    monkeypatch.setattr(trial_run, "Judge", Stopping)
+    monkeypatch.setattr(guarded_run, "SMALL", guarded_run.SMALL if refit else 0)
     train = {"checkpoint_every": 2, "learning_rate": 1e-3, "steps": 6}
-    wish = recipe(place, count, method, train=train, **{"guard.refit": refit})
-    calm = through(wish, tmp_path / "calm", place)
+    what = recipe(place, count, method, train=train, **{"guard.refit": refit})
+    calm = through(what, tmp_path / "calm", place)
     assert of(calm, Finished)[-1].stopped_by == "guard"
     out = tmp_path / "disturbed"
-    run = begin(wish, out, place)
     events: list[Event] = []
     for sitting in range(4):
-        stream: Iterator[Event] = assemble.train(run, resume=sitting > 0)
+        stream = go_on(out, place) if sitting else begin(what, out, place)
         left = (1, 3, 2, 1000)[sitting]  # steps of this sitting
         for event in stream:
             events.append(event)
@@ -261,7 +261,6 @@ def test_stopped_and_gone_on_to_the_same_bits(
         stream.close()  # type: ignore[attr-defined]
         if isinstance(events[-1], Finished):
             break
-        run = gather.Run(*assemble.reopen(out), Path("nowhere"), cache=place / "cache")
     assert of(events, Finished)[-1] == of(calm, Finished)[-1]
     assert of(events, Chosen)[-1] == of(calm, Chosen)[-1]
     heard = [{event.step for event in of(some, Judged)} for some in (events, calm)]
@@ -280,8 +279,8 @@ def test_without_a_refit_the_best_steps_weights_are_written(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     """Those of a run that ends there, on the pictures that were not held out; also of a model too large to keep often."""
-    monkeypatch.setattr(guarded, "Judge", Stopping)
-    monkeypatch.setattr(guarded, "SMALL", 0 if method == "dreambooth" else guarded.SMALL)
+    monkeypatch.setattr(trial_run, "Judge", Stopping)
+    monkeypatch.setattr(guarded_run, "SMALL", 0 if method == "dreambooth" else guarded_run.SMALL)
     train = {"learning_rate": 1e-3, "warmup": 0.0}
     events = through(recipe(place, 10, method, train=train, **{"guard.refit": False}), tmp_path / "run", place)
     (chosen,) = of(events, Chosen)
@@ -306,36 +305,34 @@ class TakingTheLast(Stopping):
         return verdict
 
 
-@pytest.mark.parametrize(
-    "method", ["textual-inversion", *(pytest.param(one, marks=pytest.mark.slow) for one in ("lora", "hypernetwork"))]
-)
+@pytest.mark.parametrize("method", ["textual-inversion", pytest.param("lora", marks=pytest.mark.slow)])
 def test_after_folds_the_result_goes_on_from_half_of_their_step(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    """The same from the run on all pictures beside them as from one after them; and to the bit after stops."""
-    monkeypatch.setattr(guarded, "Judge", TakingTheLast)
+    """To which a training on all images has brought it; to the same bits after stops."""
+    monkeypatch.setattr(trial_run, "Judge", TakingTheLast)
     train = {"learning_rate": 1e-3, "warmup": 0.0, "steps": 8, "schedule": "linear", "checkpoint_every": 1}
-    more = {"output.dtype": "fp32", "train.ema": 0.0, "guard.folds": 2}
-    wish = recipe(place, 4, method, train=train, **more)
-    half, result = "guard/look/step-000003.safetensors", "artifacts/result.safetensors"
-    for way in ("lanes", "turns"):
-        if way == "turns":
-            monkeypatch.setattr(course, "why_alone", lambda *_: "machine")
-        events = through(wish, tmp_path / way, place)
-        (chosen,) = of(events, Chosen)
-        assert chosen.look_step == 3 and chosen.step == 9 == of(events, Finished)[-1].steps_done
-        at = events.index(chosen)
-        look, after = of(events[:at], Stepped), of(events[at:], Stepped)
-        lead = [1, 2, 3] if way == "turns" else []
-        assert [event.step for event in after] == [*lead, *range(4, 10)], "from half of 6 steps, 6 more"
-        assert {event.learning_rate for event in [*look, *after[: len(lead)]]} == {1e-3}
-        rates = [event.learning_rate for event in after[len(lead) :]]
-        assert rates == pytest.approx([1e-3 * left / 6 for left in range(6, 0, -1)])
-        assert not list((tmp_path / way / "guard").glob("look-*/*")), "states of a look that is over take room"
-    out = tmp_path / "disturbed"  # of the folds in turn; the stops above are of lanes
-    for left in (2, len(look), 4, 1000):  # in the look, after its end, while the rate falls
-        run = gather.Run(*assemble.reopen(out), Path("nowhere"), cache=place / "cache") if out.exists() else None
-        stream = assemble.train(run or begin(wish, out, place), resume=run is not None)
+    what = recipe(place, 4, method, train=train, **{"train.ema": 0.0, "guard.folds": 2})
+    events = through(what, tmp_path / "calm", place)
+    (chosen,) = of(events, Chosen)
+    assert chosen.look_step == 3 and chosen.step == 9 == of(events, Finished)[-1].steps_done
+    at = events.index(chosen)
+    trial, after = of(events[:at], Stepped), of(events[at:], Stepped)
+    assert [event.step for event in trial] == [1, 2, 3] * 2
+    assert [event.step for event in after] == [1, 2, 3, *range(4, 10)], "from half of 6 steps, 6 more"
+    assert {event.learning_rate for event in [*trial, *after[:3]]} == {1e-3}
+    rates = [event.learning_rate for event in after[3:]]
+    assert rates == pytest.approx([1e-3 * left / 6 for left in range(6, 0, -1)])
+    assert not list((tmp_path / "calm" / "guard").glob("look-*/*")), "states of a trial run that is over take room"
+    out = tmp_path / "disturbed"
+    for left in (
+        2,
+        2,
+        4,
+        3,
+        1000,
+    ):  # in the first fold, in the second, in the training on all images, while the rate falls
+        stream = go_on(out, place) if out.exists() else begin(what, out, place)
         for event in stream:
             left -= isinstance(event, Stepped)
             if not left:
@@ -343,12 +340,46 @@ def test_after_folds_the_result_goes_on_from_half_of_their_step(
         stream.close()  # type: ignore[attr-defined]
     assert isinstance(event, Finished) and event == of(events, Finished)[-1]
     for part in ("artifacts", "guard/look"):
-        assert hashes(out / part) == hashes(tmp_path / way / part)
-    for path in (half, result):
-        beside, alone = (load_file(tmp_path / way / path) for way in ("lanes", "turns"))
-        trained = [name for name in alone if not name.endswith(".alpha")]
-        mine, wanted = (torch.cat([file[name].flatten().float() for name in trained]) for file in (beside, alone))
-        assert beside.keys() == alone.keys() and (mine - wanted).norm() <= 1e-3 * wanted.norm()
+        assert hashes(out / part) == hashes(tmp_path / "calm" / part)
+
+
+class StoppingFirstFoldEarly(Judge):
+    """The first judge says stop at its first check, all others never before their fourth."""
+
+    made = 0
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.number = StoppingFirstFoldEarly.made
+        StoppingFirstFoldEarly.made += 1
+
+    def hear(self, check: Any) -> Any:
+        verdict = super().hear(check)
+        stops = len(self.checks) >= (1 if self.number == 0 else 4)
+        self._range = Range(check.step, check.step, check.step)
+        verdict = replace(
+            verdict,
+            kind="stop" if stops else "go",
+            code="GD006" if stops else "GD008",
+            evidence=replace(verdict.evidence, range=self._range),
+        )
+        self.verdicts[-1] = verdict
+        return verdict
+
+
+def test_a_fold_that_stops_early_goes_on_until_all_can_be_judged_together(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial_run, "Judge", StoppingFirstFoldEarly)
+    monkeypatch.setattr(StoppingFirstFoldEarly, "made", 0)
+    train = {"learning_rate": 1e-3, "steps": 8}
+    what = recipe(place, 4, "textual-inversion", train=train, **{"guard.folds": 2})
+    events = through(what, tmp_path / "run", place)
+    (chosen,) = of(events, Chosen)
+    trial = [event.step for event in of(events[: events.index(chosen)], Stepped)]
+    checked = [event.step for event in of(events, Judged)]
+    assert chosen.look_step == 4, "the step at which the common judge stops"
+    assert trial == [1, 1, 2, 3, 4, 2, 3, 4] and checked[-4:] == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("overhead", [0.01, 0.04, 0.2])
@@ -356,16 +387,16 @@ def test_after_folds_the_result_goes_on_from_half_of_their_step(
 @pytest.mark.parametrize("held_out", [1, 2, 3, 12])
 def test_checks_keep_to_their_budget_or_to_the_least_that_is_of_use(overhead: float, steps: int, held_out: int) -> None:
     made = config.build({"train": {"steps": steps}, "guard": {"overhead": overhead}})
-    plan = course.budget(made, held_out)
-    a_side = course.PASSES // (2 if plan.few else 1)
-    a_check = a_side * (plan.pictures + plan.twins) + 2 * plan.controls
-    of_base = a_side * (plan.pictures + plan.twins) + 2 * plan.controls * len(PATH)
-    spent = (of_base + a_check * len(plan.rungs)) / (steps * made.train.batch_size * course.STEP_PASSES)
-    assert 1 <= plan.pictures <= held_out and plan.rungs[0] <= FIRST_CHECK and plan.rungs[-1] == steps
-    assert plan.twins <= plan.pictures <= 2 * plan.twins and 1 <= plan.controls <= course.CONTROLS
+    plan = guard_plan.budget(made, held_out)
+    a_side = guard_plan.PASSES // (2 if plan.few else 1)
+    a_check = a_side * (plan.held_out + plan.trained_on) + 2 * plan.controls
+    of_base = a_side * (plan.held_out + plan.trained_on) + 2 * plan.controls * len(PATH)
+    spent = (of_base + a_check * len(plan.steps)) / (steps * made.train.batch_size * guard_plan.STEP_PASSES)
+    assert 1 <= plan.held_out <= held_out and plan.steps[0] <= FIRST_CHECK and plan.steps[-1] == steps
+    assert plan.trained_on <= plan.held_out <= 2 * plan.trained_on and 1 <= plan.controls <= guard_plan.CONTROLS
     assert plan.few <= (held_out >= 4), "an interval over one timestep says nothing"
-    assert spent <= overhead or (plan.pictures <= 4 and len(plan.rungs) <= CHECKS_AT_LEAST)
-    wider = [later / earlier for earlier, later in pairwise(plan.rungs[:-1])]
+    assert spent <= overhead or (plan.held_out <= 4 and len(plan.steps) <= CHECKS_AT_LEAST)
+    wider = [later / earlier for earlier, later in pairwise(plan.steps[:-1])]
     assert not wider or min(wider) >= 1.2
 
 
@@ -374,7 +405,7 @@ def test_checks_keep_to_their_budget_or_to_the_least_that_is_of_use(overhead: fl
 def test_all_pictures_are_trained_on_as_much_longer_as_a_fold_has_fewer(count: int, folds: int) -> None:
     """By a power of all pictures to a fold's, on average, however unevenly they are dealt."""
     parted = split([(f"{i}.png",) for i in range(count)], 0, folds=folds)
-    plain, whole = (course.Course("turns", parted, growth=growth) for growth in (1.0, 2.0))
+    plain, whole = (guard_plan.GuardPlan("folds", parted, growth=growth) for growth in (1.0, 2.0))
     more = folds / (folds - 1)
     assert plain.longer(300, 10_000) == round(300 * more) and whole.longer(300, 10_000) == round(300 * more**2)
     assert plain.longer(300, 301) == 301 and plain.longer(0, 301) == 0

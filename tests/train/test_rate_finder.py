@@ -18,12 +18,8 @@ from tsuika.core import config
 from tsuika.core.config import Recipe
 from tsuika.core.errors import RecipeError
 from tsuika.core.events import Event
-from tsuika.core.rundir import RunDir
-from tsuika.data.bank import finish
-from tsuika.guard.reading import Check, Reading, mean
-from tsuika.train import compare, gather, rates
-from tsuika.train.gather import accelerate_for
-from tsuika.train.rates import Curve, RateFound, suggest
+from tsuika.train import rate_finder
+from tsuika.train.rate_finder import Curve, RateFound, suggest
 
 CURVATURE, DRAWS, PICTURES = 1.0, 6, 5
 
@@ -36,7 +32,7 @@ def descent(rate: float, steps: int = 48, target: float = 1.0, seed: int = 0) ->
     def losses(w: float) -> list[list[float]]:
         return [[CURVATURE * (w - one) ** 2 / 2 + 1.0 for one in row] for row in own]
 
-    w, grids, rungs, spent = 0.0, [], rates.checks(steps)[1:], []
+    w, grids, rungs, spent = 0.0, [], rate_finder.checks(steps), []
     start = losses(w)
     for step in range(1, steps + 1):
         w -= rate * CURVATURE * (w - target)
@@ -51,7 +47,7 @@ def straight(rate: float, optimum: float, steps: int = 48) -> Curve:
     """A loss that hangs on rate x steps alone and is smallest at `optimum`, as it is with Adam; a little noise."""
     source = random.Random(1)
     noise = [[source.gauss(0, 0.001) for _ in range(DRAWS)] for _ in range(PICTURES)]
-    rungs = rates.checks(steps)[1:]
+    rungs = rate_finder.checks(steps)
     spent = tuple(rate * step for step in rungs)
     levels = [0.1 * ((done / optimum - 1) ** 2 - 1) for done in spent]
     grids = tuple(tuple(tuple(level + one * level for one in row) for row in noise) for level in levels)
@@ -71,7 +67,7 @@ def test_a_rate_beyond_stability_is_never_suggested(factor: float) -> None:
     assert suggest([descent(2 / CURVATURE * factor)]).rate is None
 
 
-def test_a_lane_that_was_taken_out_is_never_suggested() -> None:
+def test_a_rate_that_diverged_is_never_suggested() -> None:
     best = descent(0.2)
     assert suggest([descent(0.02), replace(best, diverged=True)]).rate == 0.02
 
@@ -96,9 +92,9 @@ def test_of_rates_that_cannot_be_told_apart_the_smallest_is_taken() -> None:
 @pytest.mark.parametrize("optimum", [0.02, 0.05, 0.3])
 def test_the_budget_is_where_rate_times_steps_is_best(optimum: float) -> None:
     """Within the distance of two checks: RATIO."""
-    found = suggest([straight(rate, optimum) for rate in rates.around(1e-3)])
+    found = suggest([straight(rate, optimum) for rate in rate_finder.around(1e-3)])
     assert found.rate is not None and found.budget is not None and found.steps is not None
-    assert optimum / rates.RATIO <= found.budget <= optimum * rates.RATIO
+    assert optimum / rate_finder.RATIO <= found.budget <= optimum * rate_finder.RATIO
     assert found.steps == pytest.approx(found.budget / found.rate, abs=0.5)
 
 
@@ -119,7 +115,7 @@ def raced(full: list[Curve]) -> list[Curve]:
         for i in reversed(range(len(full))):
             if not racing[i].left:
                 racing[i] = until(full[i], count)
-                leaves = rates.too_high(racing[i]) or rates.behind(racing[i], racing, full[i].spent[-1])
+                leaves = rate_finder.too_high(racing[i]) or rate_finder.behind(racing[i], racing, full[i].spent[-1])
                 racing[i] = replace(racing[i], left=leaves)
     return [one if one.left else whole for one, whole in zip(racing, full, strict=True)]
 
@@ -128,7 +124,7 @@ def raced(full: list[Curve]) -> list[Curve]:
 @pytest.mark.parametrize("kind", ["straight", "descent"])
 def test_who_leaves_early_changes_no_suggestion_and_saves_work(kind: str, scale: float) -> None:
     """From a tenth of the rate that is right to 30 times it, and from where the right one is the last or the first."""
-    tried = rates.around(scale * 0.01 if kind == "straight" else scale * 0.3)
+    tried = rate_finder.around(scale * 0.01 if kind == "straight" else scale * 0.3)
     full = [straight(rate, 0.2) if kind == "straight" else descent(rate) for rate in tried]
     some = raced(full)
     assert suggest(some).rate == suggest(full).rate
@@ -139,15 +135,15 @@ def test_who_leaves_early_changes_no_suggestion_and_saves_work(kind: str, scale:
 def test_what_comes_back_from_a_bad_start_stays() -> None:
     """A new word begins as noise: worse than the start for a while, and better with each check."""
     falling = Curve(1e-3, (4, 6, 9), (0.0, 0.0, 0.0), tuple(((value,) * DRAWS,) for value in (0.3, 0.2, 0.1)))
-    assert not any(rates.too_high(until(falling, count)) for count in (1, 2, 3))
-    assert rates.too_high(replace(falling, grids=falling.grids[::-1]))
+    assert not any(rate_finder.too_high(until(falling, count)) for count in (1, 2, 3))
+    assert rate_finder.too_high(replace(falling, grids=falling.grids[::-1]))
 
 
-def test_checks_rise_from_the_start_to_the_last_step() -> None:
+def test_checks_rise_to_the_last_step() -> None:
     for steps in (8, 20, 48, 100):
-        rungs = rates.checks(steps)
-        assert rungs[0] == 0 and rungs[-1] == steps
-        assert list(rungs) == sorted(set(rungs))
+        found = rate_finder.checks(steps)
+        assert found[0] >= rate_finder.FIRST_CHECK and found[-1] == steps
+        assert list(found) == sorted(set(found))
 
 
 @pytest.fixture(scope="module")
@@ -195,40 +191,12 @@ def test_on_a_tiny_model_the_rate_that_learns_is_found_and_nothing_is_left(place
     assert all(found.words(lang) for lang in ("en", "ja"))
 
 
-def test_side_by_side_is_in_turn(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where one of them diverges on the way: the others come out as if it had never been there."""
-    run = gather.Run(recipe(place), RunDir(place / "none"), api.EMBEDDED, cache=place / "cache" / "x")
-    ground = finish(gather.prepare(run, accelerate_for(run.recipe)))
-    names = [f"{i}.png" for i in range(6)]
-    sides = compare.Sides(names[:4], names[4:], names[:1])
-
-    def heard(tried: list[float]) -> dict[int, list[Reading | None]]:
-        told: dict[int, list[Reading | None]] = {}
-
-        def hear(which: int, check: Check | None) -> bool:
-            told.setdefault(which, []).append(check.reading if check else None)
-            return True
-
-        list(compare.compare(ground, [rates._at(run.recipe, rate, 6) for rate in tried], (0, 3, 6), sides, hear))
-        return told
-
-    together = heard([1e-3, 1e30, 1e-2])
-    monkeypatch.setattr(compare, "why_alone", lambda *_: "method")
-    alone = heard([1e-3, 1e-2])
-    assert together[1][-1] is None
-    for left, right in ((0, 0), (2, 1)):
-        for a, b in zip(together[left], alone[right], strict=True):
-            assert a is not None and b is not None
-            assert mean(a.held_out.mid) == pytest.approx(mean(b.held_out.mid), abs=1e-5)
-            assert mean(a.train.mid) == pytest.approx(mean(b.train.mid), abs=1e-5)
-
-
 @pytest.mark.parametrize(("steps", "code"), [(1000, "GD020"), (20, "GD028")])
 def test_the_budget_is_spread_over_the_recipes_own_steps(steps: int, code: str) -> None:
     """Constant after no warm-up, rate x steps is the budget; too few steps cannot spend it at a rate that is safe."""
     built = config.build({"train": {"steps": steps, "schedule": "constant", "warmup": 0.0}})
-    curves = [straight(rate, 0.05) for rate in rates.around(1e-3)]
-    told = rates._told_of(built, curves, compare.Sides(("a",), ("b",)), 48)
+    curves = [straight(rate, 0.05) for rate in rate_finder.around(1e-3)]
+    told = rate_finder._found(built, curves, rate_finder.Divided(("a",), ("b",)), 48)
     assert told.rate_for_steps is not None and told.budget is not None and told.rate is not None
     assert told.rate_for_steps * steps == pytest.approx(told.budget)
     assert told.code == code
@@ -241,7 +209,7 @@ def test_the_highest_rate_is_told_to_be_that() -> None:
     built = config.build({"train": {"steps": 100}})
     for tried, code in (((1e-4, 1e-3), "GD030"), ((1e-3, 1e30), "GD021")):
         curves = [replace(straight(min(rate, 1e-3), 1.0), rate=rate, diverged=rate > 1) for rate in tried]
-        told = rates._told_of(built, curves, compare.Sides(("a",), ("b",)), 48)
+        told = rate_finder._found(built, curves, rate_finder.Divided(("a",), ("b",)), 48)
         assert told.rate == 1e-3 and told.code == code
         assert ("0.0032" in told.words("en")) == (code == "GD030")
 

@@ -22,9 +22,11 @@ from tsuika.core.seeds import generator
 from tsuika.core.types import Attachment, ParamGroup, Update
 from tsuika.methods import METHODS
 from tsuika.train import optim
-from tsuika.train.gather import accelerate_for
-from tsuika.train.loop import Fit, conditioner, fit
-from tsuika.train.penalize import Penalties
+from tsuika.train.fit import Fit
+from tsuika.train.loop import conditioner, fit
+from tsuika.train.penalties import Penalties
+from tsuika.train.preparation import accelerate_for
+from tsuika.train.schedule import Schedule
 
 INF = math.inf
 ASKED = ("a zuzu cat", "zuzu")
@@ -55,9 +57,10 @@ def attach(model: Any, what: Recipe) -> Attachment:
 def train(attachment: Attachment, what: Recipe, loss: Callable[[], Tensor]) -> None:
     """The recipe's optimizer and schedule, and the penalties after each of its steps."""
     groups = attachment.param_groups()
-    penalties, optimizer = Penalties(what, attachment), optim.build(what.train, groups)
+    schedule = Schedule.of(what.train)
+    penalties, optimizer = Penalties(what, attachment, schedule.total), optim.build(what.train, groups)
     for step in range(what.train.steps):
-        share = optim.rate(what.train, step)
+        share = schedule.share(step)
         for group in optimizer.param_groups:
             group["lr"] = group["base_lr"] * share
         optimizer.zero_grad()
@@ -244,9 +247,10 @@ def weights(value: Tensor, start: Tensor) -> Bare:
 
 
 def apply_all(what: Recipe, bare: Any, rates: list[float] | None = None, first: int = 0, last: int = 0) -> None:
-    penalties = Penalties(what, bare)
+    schedule = Schedule.of(what.train)
+    penalties = Penalties(what, bare, schedule.total)
     for step in range(first, last or what.train.steps):
-        share = optim.rate(what.train, step)
+        share = schedule.share(step)
         penalties.apply(step, share, [{"lr": rate * share} for rate in rates or [what.train.learning_rate]])
 
 
@@ -259,20 +263,21 @@ def test_l2_is_what_is_left_after_the_run_whatever_rate_and_steps(schedule: str,
     bare = weights(start + 0.1, start)
     apply_all(what, bare)
     left = ((bare.groups[0].params[0] - start).double().mean() / 0.1).log().item()
-    rates = [optim.rate(what.train, step) for step in range(steps)]
+    rates = [Schedule.of(what.train).share(step) for step in range(steps)]
     slack = sum((0.8 * one / sum(rates)) ** 2 for one in rates) / 2  # -log(1 + c) is between -c and -c + c²/2
     assert -0.8 - 1e-3 <= left <= -0.8 + slack + 1e-3
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "constant"])
 def test_l2_is_what_is_left_after_both_parts_of_a_guarded_run(schedule: str) -> None:
-    """A look at a steady rate, then as many steps with all pictures."""
+    """A trial run at a steady rate, then as many steps with all images."""
     what = recipe("dreambooth", {"l2": 0.8}, **{"train.schedule": schedule, "train.steps": 300, "train.warmup": 0.1})
     start = torch.zeros(50)
     bare = weights(start + 0.1, start)
-    penalties = Penalties(what, bare, two_parts=True)
-    rates = [optim.steady(what.train, step) for step in range(300)]
-    rates += [optim.falling(what.train, step, 300) for step in range(300)]
+    steady, falling = Schedule.steady(what.train), Schedule.falling(what.train, 300, 600)
+    penalties = Penalties(what, bare, steady.total)
+    rates = [steady.share(step) for step in range(300)] + [falling.share(step) for step in range(300, 600)]
+    assert steady.total == falling.total == pytest.approx(sum(rates))
     for step, share in enumerate(rates):
         penalties.apply(step, share, [{"lr": share}])
     left = (bare.groups[0].params[0].double().mean() / 0.1).log().item()
@@ -360,7 +365,7 @@ def test_what_means_nothing_is_refused(
 ) -> None:
     what = recipe(method, regularize, **keys)
     with pytest.raises(RecipeError) as caught:
-        Penalties(what, attach(tiny("sd1"), what))
+        Penalties(what, attach(tiny("sd1"), what), 1.0)
     assert caught.value.code == code
     assert caught.value.describe("ja") != caught.value.describe("en")
 
@@ -372,7 +377,7 @@ def test_weight_decay_over_the_run_is_what_the_optimizer_does(schedule: str) -> 
     param = nn.Parameter(torch.ones(1, dtype=torch.float64).float())
     optimizer = optim.build(what.train, [ParamGroup("unet", [param], 0.0)])
     for step in range(60):
-        optimizer.param_groups[0]["lr"] = what.train.learning_rate * optim.rate(what.train, step)
+        optimizer.param_groups[0]["lr"] = what.train.learning_rate * Schedule.of(what.train).share(step)
         param.grad = torch.zeros(1)
         optimizer.step()
     strength = optim.weight_decay_over_run(what.train)

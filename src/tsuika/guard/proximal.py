@@ -1,4 +1,4 @@
-"""Proximal steps: what a penalty on the size of an update does to it after the optimizer has moved it.
+"""Proximal steps: a penalty on the size of an update, applied after the optimizer's step.
 
 The proximal point of f at x with step h is argmin_z |z - x|² / 2 + h f(z) (Parikh & Boyd 2014, "Proximal Algorithms").
 Unlike a gradient inside Adam it is not divided by the root of Adam's second moment, and it reaches zero. Pure functions

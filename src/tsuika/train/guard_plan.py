@@ -1,0 +1,205 @@
+"""How a run is guarded: which images are held out, and how much the checks may measure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final, Literal
+
+from tsuika.core.config import Recipe
+from tsuika.core.events import Warned, note
+from tsuika.core.files import write_text
+from tsuika.core.texts import Text, _
+from tsuika.data import dedupe, split
+from tsuika.data.manifest import Manifest
+from tsuika.guard.judge import affordable
+from tsuika.guard.probe import PATH
+
+# Where all images are trained on afterwards, so that holding out costs none: intervals over images begin at 4.
+LEAST_HELD_OUT: Final = 4
+MOST_HELD_OUT: Final = 12
+# Images of each side (held out, trained on) in a check.
+MOST_MEASURED: Final = 8
+LEAST_MEASURED: Final = 4
+# That a budget of forward passes should allow before more images are measured in each.
+CHECKS: Final = 10
+# Unrelated prompts, and as many training captions.
+CONTROLS: Final = 4
+# Of an image in a check: one for each timestep; or half of them.
+PASSES: Final = 8
+# What training on an image takes at least, in forward passes without gradient; small batches take more.
+STEP_PASSES: Final = 2.5
+# In the run's `guard`.
+SPLIT: Final = "split.json"
+
+Kind = Literal["off", "none", "hold-out", "folds"]
+
+
+@dataclass(frozen=True)
+class GuardPlan:
+    """What is held out of a run, and what follows for its length.
+
+    off: the guard is off. none: there are too few images, all are trained on. hold-out: one trial run without some of the
+    images. folds: several trial runs in turn, each without its own part.
+    """
+
+    kind: Kind
+    split: split.Split
+    notes: tuple[Warned, ...] = ()
+    growth: float = 1.0  # `methods.MethodSection.growth`
+
+    def longer(self, step: int, most: int) -> int:
+        """The step of a training on all images that is as far as a step of the trial run; `most` at most."""
+        return min(most, max(step, round(step * math.pow(_more(self.split), self.growth))))
+
+    def begins(self, step: int, most: int) -> int:
+        """The step at which the result goes on, where `step` is the trial run's best; 0 for 0.
+
+        After folds it goes on from a steady training on all images at half of its step: beyond that the rate was too
+        high for too long (bench/guard/continued.py).
+        """
+        return -(-self.longer(step, most) // 2) if self.folds else step
+
+    def ends(self, step: int, most: int) -> int:
+        """The step at which the result is done: it goes on for as many steps as starting again would take.
+
+        Fewer steps are not always enough after a trial run that was short (bench/guard/continued.py).
+        """
+        return self.begins(step, most) + self.longer(step, most)
+
+    @property
+    def overlap(self) -> float:
+        """Held-out images by training images of a fold (`guard.reading.estimate`); 0 without folds."""
+        return 1 / (self.folds - 1) if self.folds else 0.0
+
+    @property
+    def folds(self) -> int:
+        """The number of parts that are held out in turn; 0 without folds."""
+        return len(self.split.parts) if self.kind == "folds" else 0
+
+    def budget(self, recipe: Recipe) -> Budget:
+        """What a check of a trial run may measure, and when; the same for every fold."""
+        most = max((len(self.split.witnesses(fold)) for fold in range(len(self.split.parts))), default=0)
+        return budget(recipe, most)
+
+
+def plan(recipe: Recipe, manifest: Manifest, folder: Path) -> GuardPlan:
+    """What is held out. The split is written to `folder` and read again when a run goes on."""
+    if recipe.guard.mode == "off":
+        return GuardPlan("off", split.Split("none", (), (), 0))
+    file = folder / SPLIT
+    if file.exists():
+        parted = split.Split.from_json(file.read_text(encoding="utf-8"))
+    else:
+        parted = _split(recipe, dedupe.groups(manifest))
+        write_text(file, parted.to_json())
+    notes = [note("GD014", names=", ".join(group)) for group in parted.groups if len(group) > 1]
+    if len(parted.groups) < split.LEAST_TO_TRUST:
+        notes.append(note("GD012", found=len(parted.groups), then=_then(parted.kind)))
+    found, growth, folds = len(manifest), recipe.method.growth, len(parted.parts)
+    if parted.kind == "hold-out":
+        out = parted.parts[0]
+        then = _then("refit" if refits(recipe) else "gone")
+        notes.append(note("GD013", held_out=len(out), found=found, names=", ".join(out), then=then))
+    elif parted.kind == "folds":
+        code, times = ("GD029", round(_more(parted) ** growth)) if folds == 2 else ("GD016", 1)
+        why = _("Each is a training of its own.")
+        notes.append(note(code, folds=folds, found=found, times=times, why=why))
+    return GuardPlan(parted.kind, parted, tuple(notes), growth)
+
+
+def refits(recipe: Recipe) -> bool:
+    """Whether the result is trained on all images after a trial run without some."""
+    return recipe.guard.mode == "on" and recipe.guard.refit
+
+
+def hold_out_parts(groups: Sequence[split.Group], seed: int, folds: int, parts: int) -> split.Split:
+    """Deal the images into folds, and hold out the first few of the parts; nothing where there are too few images."""
+    dealt = split.split(groups, seed, folds=folds)
+    if dealt.kind == "none":
+        return dealt
+    out = tuple(name for part in dealt.parts[:parts] for name in part)
+    return replace(dealt, kind="hold-out", parts=(out,))
+
+
+def _split(recipe: Recipe, groups: Sequence[split.Group]) -> split.Split:
+    guard, seed, found = recipe.guard, recipe.train.seed, len(groups)
+    if not refits(recipe):
+        # There is one training only, so nothing can be left out in turn.
+        if guard.folds:
+            return hold_out_parts(groups, seed, guard.folds, 1)
+        if split.LEAST_TO_LEAVE_OUT <= found < split.LEAST_TO_HOLD_OUT:
+            return hold_out_parts(groups, seed, found, found // 3)
+    few = split.LEAST_TO_TRUST <= found < split.LEAST_TO_HOLD_OUT
+    count = min(MOST_HELD_OUT, max(LEAST_HELD_OUT if refits(recipe) else 0, round(guard.held_out * found)))
+    folds = guard.folds or (recipe.method.few_folds if few else 0)
+    return split.split(groups, seed, folds=folds, count=max(split.LEAST_HELD_OUT, count))
+
+
+def _then(kind: str) -> Text:
+    """What follows, for the notes."""
+    if kind == "none":
+        return _(
+            "All of them are trained on. The guard can only see divergence; the step count is what the recipe says."
+        )
+    if kind == "folds":
+        return _(
+            "They are left out in turn all the same: what comes out is a rough guess at the best step, but better than none."
+        )
+    if kind == "refit":
+        return _("From the best step on, the result learns from all images.")
+    return _("The result does without them. To train on all images: {on}, or {off}", on="--guard on", off="--guard off")
+
+
+def _more(parted: split.Split) -> float:
+    """All images by those that a fold has, on average; 1 without a split."""
+    every, parts = sum(map(len, parted.groups)), max(1, len(parted.parts))
+    return every * parts / sum(len(parted.inside(part)) for part in range(parts))
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much a check may measure, and when: counted in forward passes, so that it does not depend on a clock."""
+
+    held_out: int  # held-out images in a check
+    trained_on: int  # images that are trained on: as many, or half of that
+    controls: int  # unrelated prompts, and as many training captions
+    few: bool  # whether at half of the timesteps
+    steps: tuple[int, ...]  # when to check
+
+
+def budget(recipe: Recipe, held_out: int) -> Budget:
+    """What `guard.overhead` allows over the whole run, where `held_out` images could be measured.
+
+    At the least 4 images in each of a few checks. Held-out images come first: where there is too little for everything,
+    half of the images that are trained on and of the prompts go.
+    """
+    train = recipe.train
+    regularized = bool(recipe.data.reg_images or recipe.data.reg_generate)
+    a_step = train.batch_size * train.accumulate * STEP_PASSES * (2 if regularized else 1)
+    allowed = (recipe.guard.overhead or math.inf) * train.steps * a_step
+    most = min(MOST_MEASURED, max(1, held_out))
+
+    def cost(images: int, few: bool, coarse: bool, checks: int) -> int:
+        """Of measuring the base, and of every check."""
+        share = 2 if coarse else 1
+        sides = (images + -(-images // share)) * (PASSES // 2 if few else PASSES)
+        prompts = 2 * CONTROLS // share
+        return (1 + checks) * sides + (len(PATH) + checks) * prompts
+
+    least = min(LEAST_MEASURED, most)
+    # Below, the interval speaks of timesteps, and needs them all.
+    enough = least >= LEAST_MEASURED
+    choices = [
+        (images, few, coarse)
+        for images in range(most, least - 1, -1)
+        for few in ((False, True) if enough else (False,))
+        for coarse in (False, True)
+    ]
+    images, few, coarse = next((one for one in choices if cost(*one, CHECKS) <= allowed), choices[-1])
+    start, each = cost(images, few, coarse, 0), cost(images, few, coarse, 1) - cost(images, few, coarse, 0)
+    steps = affordable(train.steps, int(min(train.steps, (allowed - start) / each)))
+    half = 2 if coarse else 1
+    return Budget(images, -(-images // half), CONTROLS // half, few, steps)

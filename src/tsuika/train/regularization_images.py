@@ -1,0 +1,137 @@
+"""Regularization images of a run: from a folder, or drawn by the base before it learns anything."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Protocol
+
+from tsuika.core.errors import PictureError, RecipeError
+from tsuika.core.events import Event, Phase
+from tsuika.core.files import sha256, split_strength, whole
+from tsuika.core.sections import Data
+from tsuika.core.seeds import derive
+from tsuika.core.texts import _
+from tsuika.core.types import Model, model_tensors
+from tsuika.data import prior, scan
+from tsuika.data.bank import Bank
+from tsuika.data.bucket import Bucket
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+# Images that are drawn in one go: a chunk is there whole or drawn again, so a stopped run goes on to the same images.
+_CHUNK: Final = 4
+
+
+@dataclass(frozen=True)
+class Request:
+    """Images to draw with the model as it stands."""
+
+    prompt: str
+    num: int
+    seed: int  # of the first; one more for each
+    size_px: int  # side of a square
+
+
+# `data.bank.fill` for a model.
+Encode = Callable[[Sequence[Bucket], Data], Generator[Event, None, Bank]]
+
+
+class Draw(Protocol):
+    """Draws images with a model."""
+
+    def __call__(self, model: Model, request: Request) -> Sequence[Image]:
+        """The images, one for each seed."""
+        ...
+
+    def settings(self, model: Model) -> object:
+        """What decides the images beside the request, as JSON can hold it."""
+        ...
+
+
+def requested(data: Data) -> bool:
+    """Whether the recipe asks for regularization images.
+
+    Raises:
+        RecipeError: RC005, they are to be drawn, and there is no class word.
+        PictureError: DS001, there is no such folder.
+    """
+    if data.reg_images and not Path(data.reg_images).is_dir():
+        raise PictureError("DS001", where=data.reg_images)
+    if data.reg_generate and not data.reg_images and not data.class_word:
+        raise RecipeError("RC005", found="--class-word", do="--class-word dog")
+    return bool(data.reg_images or data.reg_generate)
+
+
+def drawn(
+    model: Model, data: Data, folder: Path, draw: Draw, *, size_px: int, seed: int, also: object = None
+) -> Generator[Event, None, Path]:
+    """The folder of `data.reg_generate` images of the class, below `folder`; only missing ones are drawn.
+
+    It is named after everything that decides the images, so that another run on this base finds them.
+
+    Args:
+        model: Draws them.
+        data: Class word and number.
+        folder: Of all such folders.
+        draw: How they are drawn.
+        size_px: Side of a square.
+        seed: Of the run.
+        also: What else decides the images, as JSON can hold it: what is applied to the base, and how strongly.
+    """
+    request = Request(prior.class_caption(data.class_word), data.reg_generate, derive(seed, "class") % 2**31, size_px)
+    facts = [request.prompt, request.num, request.seed, request.size_px, fingerprint(model), draw.settings(model), also]
+    place = folder / hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+    yield Phase("class-pictures", request.num)
+    place.mkdir(parents=True, exist_ok=True)
+    for first in range(0, request.num, _CHUNK):
+        paths = [place / f"{i:05d}.png" for i in range(first, min(first + _CHUNK, request.num))]
+        if not all(path.exists() for path in paths):
+            images = draw(model, Request(request.prompt, len(paths), request.seed + first, size_px))
+            for path, image in zip(paths, images, strict=True):
+                with whole(path) as temporary:
+                    image.save(temporary, format="PNG")
+    return place
+
+
+def fingerprint(model: Model) -> str:
+    """A hash over names, shapes and some numbers of every tensor of a model."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model_tensors(model).items()):
+        some = value.detach().flatten()[:: max(1, value.numel() // 64)].cpu().float()
+        digest.update(f"{name} {tuple(value.shape)}".encode() + some.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def of_artifacts(texts: Sequence[str]) -> list[tuple[str, list[str], float]]:
+    """Of each `FILE` or `FILE:STRENGTH`: its name (which may be its word), the hashes of its files, its strength."""
+    found = []
+    for path, strength in map(split_strength, texts):
+        files = sorted(path.rglob("*")) if path.is_dir() else [path]
+        found.append((path.name, [sha256(file) for file in files if file.is_file()], strength))
+    return found
+
+
+def fill(
+    folder: Path, buckets: Sequence[Bucket], subject: Bank, data: Data, encode: Encode
+) -> Generator[Event, None, prior.Preserving]:
+    """The subject's bank with the images of `folder`, in the sizes of the subject's `buckets`.
+
+    Raises:
+        PictureError: There is no such folder (DS001), or no usable image in it (DS002).
+        RecipeError: RC005, an image has neither a caption file nor a class word.
+    """
+    settings = prior.settings(data)
+    manifest = scan.scan(folder, settings)
+    yield from manifest.remarks()
+    if nameless := [sample.name for sample in manifest.samples if not sample.caption]:
+        do = _("{flag}, or a text file beside {name}", flag="--set data.class_word=dog", name=nameless[0])
+        raise RecipeError("RC005", found="--class", do=do)
+    classes = {}
+    for bucket in prior.assign(manifest, buckets):
+        classes[bucket.size] = yield from encode([bucket], settings)
+    return prior.Preserving(subject, classes, data.reg_weight)
