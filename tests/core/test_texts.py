@@ -31,7 +31,6 @@ NOT_YET = (
     "core/methods.py",
     "core/weights.py",
     "data/",
-    "diffusion/",
     "evaluate/",
     "families/",
     "formats/",

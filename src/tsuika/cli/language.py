@@ -40,27 +40,27 @@ def local(text: str) -> str:
 
 def requested(arguments: Sequence[str]) -> tuple[list[str], str]:
     """The arguments without `--lang`, wherever on the line it is, and its value; `auto` without it."""
-    rest, wish = [*arguments], AUTO
+    rest, request = [*arguments], AUTO
     end = rest.index("--") if "--" in rest else len(rest)
     for place in range(end - 1, -1, -1):
         flag, equals, value = rest[place].partition("=")
         if flag == _FLAG and (equals or place + 1 < end):
             found = value if equals else rest[place + 1]
-            wish = found if wish == AUTO else wish
+            request = found if request == AUTO else request
             del rest[place : place + (1 if equals else 2)]
-    return rest, wish
+    return rest, request
 
 
-def chosen(wish: str, environment: Mapping[str, str]) -> str | None:
-    """The language of a wish; `auto` is that of the environment, then of the system, None if there is none of ours.
+def chosen(request: str, environment: Mapping[str, str]) -> str | None:
+    """The language of a request; `auto` is that of the environment, then of the system; None if it is unknown here.
 
     Raises:
-        RecipeError: RC002, the wish is none of the languages.
+        RecipeError: RC002, the language is unknown.
     """
-    if wish != AUTO:
-        if wish not in languages():
-            raise no_such(_FLAG, wish, (*languages(), AUTO))
-        return wish
+    if request != AUTO:
+        if request not in languages():
+            raise no_such(_FLAG, request, (*languages(), AUTO))
+        return request
     named = [environment[name] for name in _VARIABLES if environment.get(name) not in (None, "", AUTO)]
     return _known(named[0] if named else _of_system())
 

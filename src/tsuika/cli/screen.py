@@ -311,10 +311,10 @@ def run(app: typer.Typer, arguments: Sequence[str]) -> None:
     # The name of a file may be no Unicode, or more than the terminal can show.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-    rest, wish = language.requested(arguments)
+    rest, request = language.requested(arguments)
     try:
         language.use(language.chosen(language.AUTO, os.environ))
-        language.use(language.chosen(wish, os.environ))
+        language.use(language.chosen(request, os.environ))
         status = app(rest, standalone_mode=False, prog_name="tsuika")
     except TsuikaError as ours:
         error(ours)

@@ -1,4 +1,4 @@
-"""What happens in a run, as frozen events: the command line, tests, `events.jsonl` and later the web app read one stream."""
+"""What happens in a run, as frozen events: the command line, tests, `events.jsonl` and the web app read one stream."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Event:
     """Base of all events."""
 
     def to_json(self) -> str:
-        """One line of `events.jsonl`; what is no Unicode (of a file's name) stands there as JSON's escapes."""
+        """One line of `events.jsonl`; what is no Unicode (in the name of a file) is escaped."""
         text = json.dumps({"event": type(self).__name__, **jsonable(self)}, ensure_ascii=False, allow_nan=False)
         return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
@@ -31,14 +31,16 @@ class Started(Event):
     pictures: int
     steps: int
     first_step: int
-    trainable: int  # scalars
+    # Trained scalars.
+    trainable: int
 
 
 @dataclass(frozen=True)
 class Phase(Event):
     """A named phase begins; `total` counts its units where known."""
 
-    name: str  # "load", "pictures", "encode", "train", "preview", "write", "report"
+    # "load", "pictures", "encode", "train", "preview", "write", "report" and others.
+    name: str
     total: int = 0
 
 
@@ -55,33 +57,41 @@ class Progress(Event):
 class Stepped(Event):
     """One optimizer step is done."""
 
-    step: int  # steps done, from 1
-    loss: float  # weighted training loss, mean over the global batch
+    # Steps done, from 1.
+    step: int
+    # Weighted training loss, mean over the global batch.
+    loss: float
     grad_norm: float
     learning_rate: float
-    seconds: float  # of this step
+    # Of this step.
+    seconds: float
 
 
 @dataclass(frozen=True)
 class Previewed(Event):
-    """A preview picture was written."""
+    """A preview was written."""
 
     step: int
     prompt: str
     seed: int
-    path: str  # relative to the run folder
+    # Relative to the run folder.
+    path: str
 
 
 @dataclass(frozen=True)
 class Judged(Event):
-    """The guard has looked at the held-out pictures and come to a verdict."""
+    """The guard has measured the held-out images and come to a verdict."""
 
     step: int
-    verdict: str  # "go", "warn", "stop"
-    code: str  # of the message that says why
-    params: Mapping[str, object]  # of that message
-    check: Mapping[str, Any]  # `guard.reading.Check` as JSON: enough to come to the same verdict again
-    evidence: Mapping[str, Any]  # what the report shows: gain with its interval, gaps, best step, range
+    # "go", "warn", "stop".
+    verdict: str
+    # Of the message that says why, and what fills it.
+    code: str
+    params: Mapping[str, object]
+    # `guard.reading.Check` as JSON: enough to come to the same verdict again.
+    check: Mapping[str, Any]
+    # What the report shows: gain with its interval, gaps, best step, range.
+    evidence: Mapping[str, Any]
 
     def words(self, lang: str) -> str:
         """Why, and what to do about it."""
@@ -90,15 +100,21 @@ class Judged(Event):
 
 @dataclass(frozen=True)
 class Chosen(Event):
-    """The guard has looked and says how long the run that is kept will be; `Stepped` begins at 1 again after it."""
+    """The guard has chosen the length of the final training; `Stepped` begins at 1 again after it."""
 
-    kind: str  # how pictures were kept back: "hold-out", "folds", or "none" where they are too few
-    look_step: int  # the best step of the look, in which some pictures were not trained on; 0 is the untrained base
-    step: int  # the same for the run on all pictures, which needs a little more
-    range: Mapping[str, int]  # `safe`, `balanced`, `likeness`, in steps of the run on all pictures
-    code: str  # of the message that says why; empty for none
-    params: Mapping[str, object]  # of that message
-    held_out: Sequence[str] = ()  # names of the pictures that were kept back; of all of them for folds
+    # How images were held out: "hold-out", "folds", or "none" if they are too few.
+    kind: str
+    # The best step of the trial run, without the held-out images; 0 is the untrained base model.
+    look_step: int
+    # The same for the training on all images, which takes a little longer.
+    step: int
+    # `safe`, `balanced`, `likeness`, in steps of the training on all images.
+    range: Mapping[str, int]
+    # Of the message that says why, and what fills it; empty for none.
+    code: str
+    params: Mapping[str, object]
+    # Names of the held-out images; of all images for folds.
+    held_out: Sequence[str] = ()
     folds: int = 0
 
     def words(self, lang: str) -> str:
@@ -119,11 +135,13 @@ class Warned(Event):
     """Something was ignored or downgraded, and the user should know."""
 
     code: str
-    message: str  # in English
-    params: Mapping[str, object] = field(default_factory=dict, compare=False)  # of the code's message, if it has one
+    # In English.
+    message: str
+    # What fills the message of the code, if it has one.
+    params: Mapping[str, object] = field(default_factory=dict, compare=False)
 
     def words(self, lang: str) -> str:
-        """The message in a language, where the table of messages has it; else in English."""
+        """The message in a language; in English if the code has no message."""
         return sentence(self.code, self.params).to(lang) if self.params and self.code in MESSAGES else self.message
 
 
@@ -133,7 +151,8 @@ def note(code: str, **params: object) -> Warned:
     Raises:
         KeyError: the code has no message, or a placeholder no value.
     """
-    warned = Warned(code, "", params or {"code": code})  # without any, `words` takes the message for somebody's own
+    # Without parameters `words` would take the message for one without a code.
+    warned = Warned(code, "", params or {"code": code})
     return replace(warned, message=warned.words("en"))
 
 
@@ -144,14 +163,16 @@ class Written(Event):
     path: str
     format: str
     sha256: str
-    largest_relative_error: float  # of any layer's ΔW against the model in memory
+    # Of the ΔW of any layer, against the model in memory.
+    largest_relative_error: float
 
 
 @dataclass(frozen=True)
 class Finished(Event):
     """The run is over."""
 
-    stopped_by: str  # "steps", "guard", "user", "diverged"
+    # "steps", "guard", "user", "diverged".
+    stopped_by: str
     steps_done: int
 
 

@@ -28,7 +28,7 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text, whole or not at all; what is no Unicode (of a file's name) as escapes."""
+    """Write UTF-8 text, whole or not at all; what is no Unicode (in the name of a file) is escaped."""
     with whole(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
@@ -39,7 +39,8 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _slow(stream)
 
 
-def _slow(stream: object) -> str:  # Python 3.10 has no hashlib.file_digest
+# Python 3.10 has no hashlib.file_digest.
+def _slow(stream: object) -> str:
     digest = hashlib.sha256()
     for block in iter(lambda: stream.read(1 << 20), b""):  # type: ignore[attr-defined]
         digest.update(block)
@@ -89,7 +90,8 @@ def _lock(handle: int, wait: bool) -> None:
     if sys.platform == "win32":
         import msvcrt
 
-        msvcrt.locking(handle, msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)  # LK_LOCK gives up after ten seconds
+        # LK_LOCK gives up after ten seconds.
+        msvcrt.locking(handle, msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
     else:
         import fcntl
 

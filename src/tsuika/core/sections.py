@@ -1,4 +1,4 @@
-"""The recipe's sections that are the same for every method: base, pictures, loop, previews, output.
+"""The recipe's sections that are the same for every method: base model, images, training, previews, output.
 
 Each field carries its help (text, unit, everyday or expert). Imports no torch.
 """
@@ -38,7 +38,7 @@ class Base(Section):
 
 
 class Data(Section):
-    """The pictures and what is done to them."""
+    """The images and how they are prepared."""
 
     images: Annotated[str, Help(_("Folder of training images, searched recursively; never changed"))] = ""
     trigger: Annotated[str, Help(_("Trigger word: the new word that calls up what was learned"))] = ""
@@ -106,7 +106,7 @@ class Data(Section):
 
 
 class Train(Section):
-    """The loop."""
+    """The training loop."""
 
     steps: Annotated[int, Help(_("Training steps (updates by the optimizer)")), Field(ge=1, le=1_000_000)] = 800
     batch_size: Annotated[
@@ -163,10 +163,10 @@ class Train(Section):
 
 
 class Regularize(Section):
-    """Penalties on what is learnt, as steps of their own after the optimizer's (`train.penalize`).
+    """Penalties on the trained weights, as steps of their own after the optimizer's (`train.penalize`).
 
-    All three act on weights. Prior preservation (`data.reg_images`, `data.reg_generate`) is the same wish as `l2` on what
-    the model does with pictures of the class, at twice the time.
+    All three act on weights. Prior preservation (`data.reg_images`, `data.reg_generate`) acts on what the model does with
+    images of the class instead, and takes twice the time.
     """
 
     l2: Annotated[
@@ -198,7 +198,7 @@ class Regularize(Section):
 
 
 class Preview(Section):
-    """Pictures drawn while training, at fixed seeds."""
+    """Previews: images generated during the training, at fixed seeds."""
 
     prompts: Annotated[
         tuple[str, ...],
@@ -217,7 +217,7 @@ class Preview(Section):
 
 
 class Guard(Section):
-    """Overfitting: what is measured, and whether it may end the run."""
+    """The overfitting guard: what is measured, and whether it may end the training."""
 
     mode: Annotated[
         Literal["on", "warn", "off"],
@@ -267,7 +267,7 @@ class Guard(Section):
 
 
 class Output(Section):
-    """What is written."""
+    """The written files."""
 
     name: Annotated[str, Help(_("File name of the result; empty = the run folder's name"))] = ""
     dtype: Annotated[Literal["fp16", "bf16", "fp32"], expert(_("Precision of the written file"))] = "fp16"

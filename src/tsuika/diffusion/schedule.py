@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tsuika.core.errors import ModelError
-from tsuika.core.words import Words
+from tsuika.core.texts import _
 
 
 def alphas_cumprod_T(config: Mapping[str, Any]) -> Tensor:
@@ -34,10 +34,7 @@ def alphas_cumprod_T(config: Mapping[str, Any]) -> Tensor:
     elif kind == "linear":
         betas = torch.linspace(start, end, count, dtype=torch.float64)
     else:
-        found = Words(
-            f"a model with the noise schedule {kind!r}, where scaled_linear or linear is expected",
-            f"ノイズスケジュールが {kind!r} のモデル(必要なのはscaled_linearかlinear)",
-        )
+        found = _("a model with the noise schedule {kind} (scaled_linear or linear is needed)", kind=kind)
         raise ModelError("MD002", where="scheduler_config.json", found=found)
     alphas = torch.cumprod(1 - betas, dim=0)
     if config.get("rescale_betas_zero_snr", False):
