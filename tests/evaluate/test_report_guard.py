@@ -254,7 +254,7 @@ def test_marks_stand_at_their_steps():
     assert drawn.span == (25.0, 100.0)
     (path,) = [path for name, path in drawn.lines if name == "held"]
     heights = [float(y) for y in re.findall(r"[ML][\d.]+ ([\d.]+)", path)]
-    values = {float(label.split()[0]): place for place, label in drawn.y_ticks}
+    values = {float(label.rstrip("%")): place for place, label in drawn.y_ticks}
     slope = (values[0] - values[-20]) / 20  # percent of the height for a percent of loss
     assert (heights[0] - heights[1]) / 3 == pytest.approx(slope * 10, rel=0.01)
     assert drawn.zero == pytest.approx(values[0])
