@@ -163,7 +163,7 @@ class Train(Section):
 
 
 class Regularize(Section):
-    """Penalties on what is learnt, as steps of their own after the optimizer's (`train.penalize`).
+    """Penalties on what is learnt, as steps of their own after the optimizer's (`train.penalties`).
 
     All three act on weights. Prior preservation (`data.reg_images`, `data.reg_generate`) is the same wish as `l2` on what
     the model does with pictures of the class, at twice the time.
