@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tsuika.guard import penalties
+from tsuika.guard import proximal
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -38,16 +38,16 @@ def test_a_lora_shrunk_by_one_factor_is_the_proximal_point_among_all_matrices(do
     up, down, scale = noise(6, 2), noise(2, 5, seed=1), 0.5
     matrix = scale * up @ down
     best = minimised(lambda z: (z - matrix).square().sum() / 2 + dose * z.square().sum() / 2, noise(6, 5, seed=2))
-    shrunk = penalties.towards(up, torch.zeros_like(up), penalties.kept_by_l2(dose))
+    shrunk = proximal.towards(up, torch.zeros_like(up), proximal.kept_by_l2(dose))
     torch.testing.assert_close(scale * shrunk @ down, best, rtol=0, atol=1e-7)
 
 
 def test_towards_is_exact_at_both_ends() -> None:
     value, start = noise(1000).float(), noise(1000, seed=1).float()
-    assert torch.equal(penalties.towards(value, start, 1.0), value)
-    assert torch.equal(penalties.towards(value, start, torch.tensor(1.0)), value)
-    assert torch.equal(penalties.towards(value, start, penalties.kept_by_l2(math.inf)), start)
-    assert penalties.kept_by_l2(0.0) == 1.0
+    assert torch.equal(proximal.towards(value, start, 1.0), value)
+    assert torch.equal(proximal.towards(value, start, torch.tensor(1.0)), value)
+    assert torch.equal(proximal.towards(value, start, proximal.kept_by_l2(math.inf)), start)
+    assert proximal.kept_by_l2(0.0) == 1.0
 
 
 @pytest.mark.parametrize("dose", [0.0, 0.5])
@@ -58,8 +58,8 @@ def test_soft_threshold_then_l2_is_least_on_a_grid(threshold: float, dose: float
     away = value - start
     objective = (grid - away).square() / 2 + threshold * grid.abs() + dose * grid.square() / 2
     best = grid[objective.argmin(0), 0]
-    moved = penalties.soft_threshold(value, start, threshold)
-    moved = penalties.towards(moved, start, penalties.kept_by_l2(dose))
+    moved = proximal.soft_threshold(value, start, threshold)
+    moved = proximal.towards(moved, start, proximal.kept_by_l2(dose))
     torch.testing.assert_close(moved - start, best, rtol=0, atol=6e-4)  # more than half of the grid's step
     assert torch.equal(moved == start, away.abs() <= threshold)
 
@@ -67,7 +67,7 @@ def test_soft_threshold_then_l2_is_least_on_a_grid(threshold: float, dose: float
 @pytest.mark.parametrize("threshold", [0.3, 1.5])
 def test_group_threshold_is_the_proximal_point_of_the_sum_of_norms(threshold: float) -> None:
     groups = noise(8, 3) * torch.linspace(0.05, 2, 8, dtype=torch.float64)[:, None]
-    kept = penalties.kept_by_group(groups.norm(dim=1), threshold)
+    kept = proximal.kept_by_group(groups.norm(dim=1), threshold)
     found = groups * kept[:, None]
     assert 0 < int((kept == 0).sum()) < 8
 
@@ -85,21 +85,21 @@ def test_group_threshold_is_the_proximal_point_of_the_sum_of_norms(threshold: fl
 
 def test_group_threshold_at_its_ends() -> None:
     norms = torch.tensor([0.0, 1e-20, 1.0, 1e20])
-    assert torch.equal(penalties.kept_by_group(norms, math.inf), torch.zeros(4))
-    assert penalties.kept_by_group(norms, 0.0).tolist() == [0.0, 1.0, 1.0, 1.0]
+    assert torch.equal(proximal.kept_by_group(norms, math.inf), torch.zeros(4))
+    assert proximal.kept_by_group(norms, 0.0).tolist() == [0.0, 1.0, 1.0, 1.0]
 
 
 def test_the_ball_gives_the_nearest_point_and_leaves_what_is_inside() -> None:
     for scale in (0.1, 0.9, 3.0):
         value = noise(20) * scale
-        found = value * penalties.kept_in_ball(value.norm(), 2.0)
+        found = value * proximal.kept_in_ball(value.norm(), 2.0)
         assert float(found.norm()) <= 2.0 + 1e-12
         for seed in range(50):  # the projection is the point with every other point of the ball behind it
             other = noise(20, seed=seed)
             other *= min(1.0, 2.0 / float(other.norm()))
             assert float((value - found) @ (other - found)) <= 1e-12
         assert torch.equal(found, value) == (float(value.norm()) <= 2.0)
-    assert penalties.kept_in_ball(torch.tensor(0.0), 1.0) == 1
+    assert proximal.kept_in_ball(torch.tensor(0.0), 1.0) == 1
 
 
 @pytest.mark.parametrize("kernel", [(), (3, 3)])
@@ -107,15 +107,15 @@ def test_the_ball_gives_the_nearest_point_and_leaves_what_is_inside() -> None:
 def test_gram_norm_is_the_norm_of_the_product(rank: int, kernel: tuple[int, ...]) -> None:
     up, down = noise(24, rank, *[1 for _ in kernel]), noise(rank, 10, *kernel, seed=1)
     dense = -0.3 * up.flatten(1) @ down.flatten(1)
-    torch.testing.assert_close(penalties.low_rank_norm(up, down, -0.3), dense.norm(), rtol=1e-12, atol=0)
-    single = penalties.low_rank_norm(up.float(), down.float(), -0.3)
+    torch.testing.assert_close(proximal.low_rank_norm(up, down, -0.3), dense.norm(), rtol=1e-12, atol=0)
+    single = proximal.low_rank_norm(up.float(), down.float(), -0.3)
     torch.testing.assert_close(single.double(), dense.norm(), rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("dose", [0.1, 1.0, 9.0])
 def test_the_pull_on_the_sphere_is_the_proximal_point_there(dose: float) -> None:
     value_nD, start_nD = noise(5, 4), noise(5, 4, seed=1)
-    found_nD = penalties.along_sphere(value_nD, start_nD, penalties.kept_by_l2(dose))
+    found_nD = proximal.along_sphere(value_nD, start_nD, proximal.kept_by_l2(dose))
     torch.testing.assert_close(found_nD.norm(dim=1), value_nD.norm(dim=1))
 
     def angle(one: Tensor, other: Tensor) -> Tensor:
@@ -131,9 +131,9 @@ def test_the_pull_on_the_sphere_is_the_proximal_point_there(dose: float) -> None
 
 def test_the_pull_on_the_sphere_at_its_ends() -> None:
     value_nD, start_nD = noise(5, 4).float(), noise(5, 4, seed=1).float()
-    back_nD = penalties.along_sphere(value_nD, start_nD, 0.0)
+    back_nD = proximal.along_sphere(value_nD, start_nD, 0.0)
     same_length_nD = start_nD * (value_nD.norm(dim=1) / start_nD.norm(dim=1))[:, None]
     torch.testing.assert_close(back_nD, same_length_nD)
     for at_nD in (start_nD, 2 * start_nD):
-        torch.testing.assert_close(penalties.along_sphere(at_nD, start_nD, 0.5), at_nD)
-    assert penalties.along_sphere(-start_nD, start_nD, 0.5).isfinite().all()
+        torch.testing.assert_close(proximal.along_sphere(at_nD, start_nD, 0.5), at_nD)
+    assert proximal.along_sphere(-start_nD, start_nD, 0.5).isfinite().all()

@@ -94,7 +94,7 @@ def test_a_batch_is_a_function_of_its_step(tmp_path: Path) -> None:
     assert any(a.names[2:] != one.batch(step, 2, 4).names[2:] for step, a in enumerate(forwards))
 
 
-def test_a_class_word_is_needed_to_draw_or_name_class_pictures(tmp_path: Path) -> None:
+def test_a_class_word_is_needed_to_draw_or_caption_regularization_images(tmp_path: Path) -> None:
     assert not regularization_images.requested(Data())
     with pytest.raises(RecipeError) as caught:
         regularization_images.requested(Data(reg_generate=4))

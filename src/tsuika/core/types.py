@@ -180,7 +180,7 @@ UpdateKind = Literal["weights", "factors", "network", "vectors", "adapter"]
 
 @dataclass(frozen=True)
 class Update:
-    """What training changes at one place of the base, in the terms of penalties on its size (`guard.penalties`).
+    """What training changes at one place of the base, in the terms of penalties on its size (`guard.proximal`).
 
     Nothing is changed where `params` are at `start`; in between, what is changed shrinks as they come nearer (for all
     kinds but "adapter" in proportion, with everything else held).

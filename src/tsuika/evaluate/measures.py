@@ -6,7 +6,7 @@
 - drift: how far these have moved from the base's drawings at the same seeds, (1 - cosine) / 2
 - diversity: how much drawings of one prompt differ, by the root mean square of their thumbnails' differences, 0..1. No
   encoder: it is about layouts, which is what stiffens first, and it is the same number for every base.
-- copies: whether a drawing is a training picture again, by thumbnails (`guard.memorise`); also for training captions
+- copies: whether a drawing is a training picture again, by thumbnails (`guard.memorization`); also for training captions
 """
 
 from __future__ import annotations

@@ -52,15 +52,21 @@ def train(prepared: Prepared, plan: GuardPlan, after: After, *, resume: bool) ->
     """The whole training; afterwards the result's attachment is the only one on the model."""
     if plan.kind not in ("hold-out", "folds") or not refits(prepared.recipe):
         return (yield from _one_training(prepared, plan, after, resume=resume))
-    attachment = prepared.attach()
-    params = optim.trainable(attachment.param_groups())
-    yield _started(prepared, count_params(params), 0)
-    several = sum(param.nbytes for param in params) < SMALL
-    attachment.detach()
-    del params
+    trainable, nbytes = _sizes(prepared)
+    yield _started(prepared, trainable, 0)
+    several = nbytes < SMALL
     snapshots = Snapshots(prepared.folder.guard / "look")
     judge = yield from trial_run(prepared, plan, snapshots, several=several, resume=resume)
     return (yield from _go_on(prepared, plan, judge, snapshots, after, several=several, resume=resume))
+
+
+def _sizes(prepared: Prepared) -> tuple[int, int]:
+    """How many numbers are trained, and their bytes."""
+    attachment = prepared.attach()
+    params = optim.trainable(attachment.param_groups())
+    sizes = count_params(params), sum(param.nbytes for param in params)
+    attachment.detach()
+    return sizes
 
 
 def _one_training(
@@ -122,33 +128,42 @@ def _go_on(
         begins = frozenset(plan.begins(step, most) for step in astuple(range_))
         yield from _lead(prepared, begins, snapshots, resume=resume)
 
-    def from_trial(step: int) -> Fit:
-        """A fit that goes on from a step of the trial run; where none was sound, the base as it is."""
-        begin, end = plan.begins(step, most), plan.ends(step, most)
-        run = prepared.fit(schedule=Schedule.falling(recipe.train, begin, end))
-        if step:
-            run.start_from(snapshots.load(begin))
-        return run
-
     kept = Snapshots(guard / "kept")
     for step in sorted({range_.safe, range_.likeness} - {best}):
-        end = plan.ends(step, most)
-        states = guard / f"variant-{end}"
-        if end not in kept:
-            yield Phase("variant", end)
-            variant = from_trial(step)
-            yield from Trainer(variant, Saving.of(states, recipe), resume=resume).train()
-            if prepared.is_main:
-                kept.save(end, variant)
-            variant.discard()
-        if prepared.is_main:
-            shutil.rmtree(states, ignore_errors=True)
-    run = from_trial(best)
+        yield from _variant(prepared, plan, step, snapshots, kept, resume=resume)
+    run = _from_trial(prepared, plan, best, snapshots)
     saving = Saving.of(prepared.folder.checkpoints, recipe)
     trainer = Trainer(run, saving, after=lambda step: after(run, step), resume=resume)
     yield Phase("train", run.schedule.last)
     yield from trainer.train()
     return _trained(prepared, run, ends, kept, run.step, _stopped_by(judge))
+
+
+def _from_trial(prepared: Prepared, plan: GuardPlan, step: int, snapshots: Snapshots) -> Fit:
+    """A fit that goes on from a step of the trial run; where none was sound, the base as it is."""
+    train = prepared.recipe.train
+    begin, end = plan.begins(step, train.steps), plan.ends(step, train.steps)
+    run = prepared.fit(schedule=Schedule.falling(train, begin, end))
+    if step:
+        run.start_from(snapshots.load(begin))
+    return run
+
+
+def _variant(
+    prepared: Prepared, plan: GuardPlan, step: int, snapshots: Snapshots, kept: Snapshots, *, resume: bool
+) -> Iterator[Event]:
+    """Go on from another step of the trial run, and keep a snapshot of the end, unless it is there."""
+    end = plan.ends(step, prepared.recipe.train.steps)
+    states = prepared.folder.guard / f"variant-{end}"
+    if end not in kept:
+        yield Phase("variant", end)
+        run = _from_trial(prepared, plan, step, snapshots)
+        yield from Trainer(run, Saving.of(states, prepared.recipe), resume=resume).train()
+        if prepared.is_main:
+            kept.save(end, run)
+        run.discard()
+    if prepared.is_main:
+        shutil.rmtree(states, ignore_errors=True)
 
 
 def _lead(prepared: Prepared, steps: frozenset[int], snapshots: Snapshots, *, resume: bool) -> Iterator[Event]:
