@@ -13,7 +13,7 @@ PO := $(wildcard src/tsuika/locale/*/LC_MESSAGES/tsuika.po)
 setup: .venv/.ready $(PO:.po=.mo)
 
 %.mo: %.po .venv/.ready
-	$(BIN)/pybabel --quiet compile --input-file $< --output-file $@ --statistics
+	$(BIN)/python scripts/messages.py
 
 .venv/.ready: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -55,10 +55,7 @@ format: setup
 
 # English from the code into the catalogues; what is new there is to be translated by hand.
 messages: setup
-	$(BIN)/pybabel --quiet extract --mapping-file babel.cfg --keyword _ --keyword _n:1,2 --no-location --sort-output \
-		--project tsuika --output build/tsuika.pot src
-	$(BIN)/pybabel --quiet update --input-file build/tsuika.pot --output-dir src/tsuika/locale --domain tsuika --no-fuzzy-matching --ignore-obsolete --no-wrap
-	$(MAKE) setup
+	$(BIN)/python scripts/messages.py --update
 
 clean:
 	rm -rf .venv runs build dist

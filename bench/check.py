@@ -30,7 +30,7 @@ from tsuika.core.files import write_text
 from tsuika.core.sections import Data
 from tsuika.data import check_variety
 from tsuika.data.check import check
-from tsuika.data.dedupe import Look
+from tsuika.data.dedupe import Thumbnail
 from tsuika.embedded import gadget, mascot, sketch, world
 
 R = Image.Resampling
@@ -269,7 +269,10 @@ def cell(kind: str, seed: int, photos: Path | None, faults: Sequence[str]) -> di
     began = time.process_time()
     report = check(folder, Data(), size_px=64, step_px=8, tokenize=pieces, tokenizer="words", workers=1)
     seconds = time.process_time() - began
-    said = {name: [f.code for f in report.of(name) if f.code in JUDGED] for name in (p.name for p in report.pictures)}
+    said = {
+        one.name: [f.code for f in report.findings if one.name in f.pictures and f.code in JUDGED]
+        for one in report.pictures
+    }
     groups = [list(group) for group in report.duplicates]
     shutil.rmtree(folder)
     return {
@@ -349,14 +352,14 @@ def variety(photos: Path) -> None:
     }
     print("| set | pictures | palette | composition | light | backgrounds | largest |\n|---|---|---|---|---|---|---|")
     for name, images in sets.items():
-        found = check_variety.features([Look(image) for image in images])
+        found = check_variety.features([Thumbnail(image) for image in images])
         groups = check_variety.backgrounds(found.frame_ND)
         spreads = " | ".join(f"{value:.2f}" for value in check_variety.spreads(found))
         print(f"| {name} | {len(images)} | {spreads} | {len(groups)} | {len(groups[0]) / len(images):.2f} |")
     for name, pool in (("plain colours", tuple(world.PLAIN)), ("scenes", tuple(world.SCENES))):
         labels = [pool[i % len(pool)] for i in range(60)]
         looks = [
-            Look(Image.fromarray(world.draw(world.Picture(b, made.picture(rng).things, i), 128)))
+            Thumbnail(Image.fromarray(world.draw(world.Picture(b, made.picture(rng).things, i), 128)))
             for i, b in enumerate(labels)
         ]
         frames = check_variety.features(looks).frame_ND

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from tsuika.data.dedupe import Look, Windows, likeness, pairs
+from tsuika.data.dedupe import Thumbnail, Windows, pairs, similarities
 from tsuika.embedded import mascot, world
 
 
@@ -72,7 +72,7 @@ def main() -> None:
     )
     for name, images in [*sets.items(), ("all sets", [image for some in sets.values() for image in some])]:
         began = time.monotonic()
-        found = pairs([Look(image) for image in images])
+        found = pairs([Thumbnail(image) for image in images])
         most = max((one[2] for one in found), key=lambda one: min(one.colours, one.detail), default=None)
         joined = ", ".join(f"{i}-{j}" for i, j, one in found if one.same)
         print(
@@ -84,12 +84,12 @@ def main() -> None:
     draw, rows, boxes = random.Random(0), {}, Windows()
     for images in sets.values():
         for image in images[: options.each]:
-            whole = Look(image)
+            whole = Thumbnail(image)
             for name, copy in altered(image, draw).items():
-                part = Look(copy)
+                part = Thumbnail(copy)
                 scores = whole.windows(boxes) @ part.whole_2D.T
                 place, mirrored = np.unravel_index(scores.argmax(), scores.shape)
-                (found,) = likeness([part], [whole], [bool(mirrored)], boxes.boxes_N4[[place]])
+                (found,) = similarities([part], [whole], [bool(mirrored)], boxes.boxes_N4[[place]])
                 rows.setdefault(name, []).append((scores.max(), found))
     for name, row in rows.items():
         print(

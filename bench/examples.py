@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+import style_distance
 from tsuika import api, formats
 from tsuika.core import config
 from tsuika.core.events import Stepped, Warned
@@ -28,7 +29,6 @@ from tsuika.core.types import Model
 from tsuika.diffusion.schedule import add_noise, alphas_cumprod_T, stratified_timesteps
 from tsuika.diffusion.targets import target
 from tsuika.embedded import examples, gadget, mascot, sketch, world, yardstick
-from tsuika.evaluate import style
 from tsuika.generate import compose, grid, pipeline
 from tsuika.methods import METHODS
 
@@ -125,7 +125,7 @@ def style_figures(before: Drawings, after: Drawings) -> list[Figure]:
         return [[row[seed] for row in side] for seed in range(seeds)]
 
     def distances(sets_: list[list[np.ndarray]]) -> list[float]:
-        return [style.distance(pictures, truth) for pictures in sets_]
+        return [style_distance.distance(pictures, truth) for pictures in sets_]
 
     def recognised(sets_: list[list[np.ndarray]]) -> list[float]:
         """Share of pictures that are nearest to the true prints of their own thing, of 20."""

@@ -16,12 +16,12 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+import style_distance
 from tsuika.core.seeds import derive
 from tsuika.embedded import gadget, mascot, sketch, world, yardstick
 from tsuika.embedded.mascot import PICTURE_PX, Drawn
 from tsuika.embedded.things import Thing
 from tsuika.embedded.world import SCENES, SIZE_PX, Picture, Placed
-from tsuika.evaluate import style
 
 Pixels = NDArray[np.uint8]  # (H, W, 3)
 
@@ -196,7 +196,7 @@ def _style_scores(drawn: Sequence[Pixels]) -> Scores:
     centres = torch.stack([torch.nn.functional.normalize(yardstick.directions(p).mean(0), dim=0) for p in truth])
     nearest = (yardstick.directions(drawn) @ centres.T).argmax(1).tolist()
     right = [STYLE_SCENES[i].things[0].thing == scene.things[0].thing for i, scene in zip(nearest, SHOWN, strict=True)]
-    return Scores(style.distance(drawn, [one for prints in own for one in prints]), float(np.mean(right)))
+    return Scores(style_distance.distance(drawn, [one for prints in own for one in prints]), float(np.mean(right)))
 
 
 def _tower_scores(drawn: Sequence[Pixels]) -> Scores:
@@ -288,7 +288,7 @@ def joint_scores(scene: str, drawn: Sequence[Pixels]) -> Scores:
     ]
     likeness = float(yardstick.likeness(drawn, truth).mean())
     if scene == "print":
-        return Scores(likeness, style.distance(drawn, truth))
+        return Scores(likeness, style_distance.distance(drawn, truth))
     asked = [background for background in JOINT_BACKGROUNDS for _ in range(len(drawn) // len(JOINT_BACKGROUNDS))]
     places = [float(yardstick.background_scores([p], b)[0]) for p, b in zip(drawn, asked, strict=True)]
     return Scores(likeness, float(np.mean(places)))

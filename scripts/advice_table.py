@@ -19,13 +19,15 @@ from tsuika.advise.estimate import Machine
 from tsuika.advise.evidence import GOALS, METHODS, Cell, Statement
 from tsuika.advise.recipes import Subject
 from tsuika.api import EMBEDDED
+from tsuika.core.texts import in_language
+from tsuika.pages.titles import method_title
 
 DOCS = Path(__file__).parent.parent / "docs"
 COUNTS = (4, 16, 100)
 MACHINE = Machine("cpu", "", "bf16", 1000.0)
 HEADS = {
-    "en": ("goal", "pictures", "recommended", "alternatives", "gain of each method, % (95 % interval)"),
-    "ja": ("目的", "枚数", "おすすめ", "ほかの選択肢", "各方法の改善 %(95%区間)"),
+    "en": ("goal", "pictures", "recommended", "alternatives", "gain of each method, % (95% interval)"),
+    "ja": ("目的", "枚数", "おすすめ", "ほかの選択肢", "各方法の改善 %(95%信頼区間)"),
 }
 RULES = {"en": "What became of the rules of thumb:", "ja": "一般に言われる目安の検証結果:"}
 COMBINED = {"en": "Two results laid together:", "ja": "2つの結果を重ねた場合:"}
@@ -36,7 +38,7 @@ def gains(row: dict[str, Cell], lang: str) -> str:
     ordered = sorted((row[method] for method in METHODS if method in row), key=lambda cell: -cell.gain.mean)
     parts = []
     for cell in ordered:
-        text = f"{reasons.title(cell.method, lang)} {cell.gain.mean:.0f} ({cell.gain.low:.0f} … {cell.gain.high:.0f})"
+        text = f"{in_language(method_title(cell.method), lang)} {cell.gain.mean:.0f} ({cell.gain.low:.0f} … {cell.gain.high:.0f})"
         even = cell.against is not None and not cell.against.sign
         parts.append(f"**{text}**" if cell is ordered[0] or even else text)
     return ", ".join(parts) or "–"
@@ -52,14 +54,14 @@ def lines(lang: str) -> Iterator[str]:
         for count in COUNTS:
             subject = Subject(goal, "pictures", count, "embedded", trigger="zoka", embedded=True)
             found = rules.advise(
-                rules.Wish(subject, goal),
+                rules.Request(subject, goal),
                 base,
                 table,
                 lambda recipe, n=count: estimate.estimate(base, recipe, MACHINE, n, step),
                 lambda recipe, n=count: estimate.memory_gib(base, recipe, MACHINE, n, step),
             )
-            names = [reasons.title(option.method, lang) for option in found.options]
-            words = reasons.GOAL_WORDS[goal][lang == "ja"].removeprefix("a ").removeprefix("an ")
+            names = [in_language(method_title(option.method), lang) for option in found.options]
+            words = reasons.GOALS[goal].to(lang).removeprefix("a ").removeprefix("an ")
             row = table.row(goal, count)
             exact = {method: cell for method, cell in row.items() if cell.pictures == count}
             yield f"| {words} | {count} | {names[0]} | {', '.join(names[1:])} | {gains(exact, lang)} |"
@@ -68,7 +70,7 @@ def lines(lang: str) -> Iterator[str]:
     for title, statements in ((RULES[lang], told["rules"]), (COMBINED[lang], told["combined"])):
         if statements:
             yield f"\n{title}\n"
-            yield from (f"- {one.words(lang)}" for one in statements)
+            yield from (f"- {one.text.to(lang)}" for one in statements)
 
 
 def main() -> None:

@@ -23,9 +23,9 @@ from typing import Any, Final
 
 from tsuika.core.files import write_text
 from tsuika.core.messages import percent
-from tsuika.evaluate.chart import Curve, Plot, curve, plot
 from tsuika.guard.judge import Judge, Range, Verdict
 from tsuika.guard.reading import Check, Grid, Ratios, Reading, mean
+from tsuika.pages.chart import Curve, Plot, curve, plot
 
 # Pictures, the share of them that is held out, learning rate, steps.
 RUNS: Final = {

@@ -1,8 +1,9 @@
-"""What every test may use: one thread (two would fight), and no network."""
+"""What every test may use: one thread (two would fight), no network, and lines that nothing wraps."""
 
 from __future__ import annotations
 
 import os
 
+os.environ["COLUMNS"] = "300"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

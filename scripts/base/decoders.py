@@ -21,11 +21,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tsuika import api
+from tsuika.core.bootstrap import of_differences
 from tsuika.core.files import whole
 from tsuika.embedded.things import KNOWN, strangers
 from tsuika.embedded.world import SIZE_PX, World, draw
 from tsuika.vae import metrics, roundtrip, tune
-from tsuika.vae.bootstrap import paired
 
 SEED: Final = 20261122
 # Texture on crops at a rate that moves much; colour on whole pictures at one that moves little: after 350 steps on crops
@@ -111,7 +111,7 @@ def measure(work: Path) -> None:
         ]
     for name, one in rows.items():
         for key in metrics.MEASURES:
-            difference = paired([row[key] for row in one], [row[key] for row in rows["builtin"]], seed=SEED)
+            difference = of_differences([row[key] for row in one], [row[key] for row in rows["builtin"]], seed=SEED)
             print(f"{name:8} {key:14} {metrics.mean(one, key):9.4f}  {difference.low:+.4f} .. {difference.high:+.4f}")
 
 

@@ -10,7 +10,6 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from tsuika import api
-from tsuika.cli import screen
 from tsuika.cli.main import app
 from tsuika.core import config
 from tsuika.core.errors import PictureError, RecipeError
@@ -64,7 +63,6 @@ def test_what_cannot_be(pictures: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("lang", ["en", "ja"])
 def test_on_the_terminal(lang: str, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(screen, "_chosen", [lang])
     arguments = [
         "advise",
         "--images",

@@ -122,7 +122,7 @@ def test_nothing_is_overwritten_unasked_and_the_original_never(models, tmp_path)
     assert file.read_bytes() == before
     with pytest.raises(RecipeError, match="RC005"):
         api.convert(file, "kohya", tmp_path / "a.pt")
-    with pytest.raises(FormatError, match="kohya or diffusers"):
+    with pytest.raises(FormatError, match="kohya, diffusers"):
         api.convert(file, "native", tmp_path / "c.safetensors")
     with pytest.raises(FormatError, match="FM004"):
         api.convert(tmp_path / "none", "kohya", tmp_path / "c.safetensors")
@@ -401,7 +401,7 @@ def test_a_lora_merged_into_a_base_comes_out_again(models, small, tmp_path) -> N
     told = api.merge([f"{file}:0.5"], out, into=str(base), dtype="fp32")
     updates = deltas(file)
     assert told["weights_changed"] == len(updates)
-    merged = families.stored.open_stored(families.FAMILIES, out)
+    merged = families.peek(out).weights()
     for name, weight in model_tensors(model).items():
         if name.startswith("vae."):
             continue

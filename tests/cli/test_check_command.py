@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from tsuika.cli import screen
+from tsuika.cli import language
 from tsuika.cli.main import app
-from tsuika.data import check_words
+from tsuika.data.faults import FAULTS
 from tsuika.embedded import mascot
 
 
@@ -31,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def english() -> Iterator[None]:
     yield
-    screen.use_language("en", "")
+    language.use(None)
 
 
 def run(*arguments: str) -> tuple[int, str]:
@@ -54,6 +54,7 @@ def test_json_is_one_object_and_nothing_else(folder: Path, tmp_path: Path) -> No
     assert "<b>bold" not in text
     assert "http" not in text.replace("http-equiv", "")
     assert text.index("cut.png") < text.index("tsuipi_05.png")
+    assert '<html lang="en">' in text and "almost the same image" in text and "ほぼ同じ画像" in text
 
 
 def test_the_table_names_pictures_in_both_languages(folder: Path) -> None:
@@ -61,7 +62,7 @@ def test_the_table_names_pictures_in_both_languages(folder: Path) -> None:
         status, out = run("--lang", lang, "check", str(folder))
         assert status == 0
         assert "cut.png" in out
-        assert check_words.FAULTS["damaged"][lang][0][:5] in out  # type: ignore[index]
+        assert FAULTS["damaged"].what.to(lang)[:5] in out
         assert "…" not in out
 
 
@@ -71,4 +72,4 @@ def test_nothing_usable_is_status_3(tmp_path: Path) -> None:
     assert json.loads(out)["usable"] == 0
     status, out = run("check", str(tmp_path), "--fix")
     assert status == 3
-    assert "no pictures" in out
+    assert "no images" in out

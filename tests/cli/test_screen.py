@@ -12,7 +12,7 @@ import pytest
 import typer
 
 from tsuika.api import CellDrawn, SheetWritten
-from tsuika.cli import screen
+from tsuika.cli import language, screen
 from tsuika.core.events import Chosen, Event, Judged, Phase, note
 
 CELL = CellDrawn(1, 2, ("seed 1", "ついか犬"), (0, 0), 1, "out/cells/000-000.png")
@@ -39,9 +39,9 @@ DRAWN = {
 
 @pytest.fixture
 def japanese() -> Iterator[None]:
-    screen.use_language("ja", "")
+    language.use("ja")
     yield
-    screen.use_language("en", "")
+    language.use(None)
 
 
 def events() -> Iterator[Event]:
@@ -85,7 +85,7 @@ def test_the_combination_in_japanese(capsys: pytest.CaptureFixture[str]) -> None
     screen.combined(DRAWN, as_json=False)
     told = capsys.readouterr()
     assert told.out == "a.png\n"
-    for words in ("強さ 0.5", "呼び出す単語: tsuipi", "同じ 7 層", "お知らせ[GN003]", "対応していません"):
+    for words in ("強さ0.5", "プロンプトに書く単語: tsuipi", "同じ7層", "お知らせ[GN003]", "対応していません"):
         assert words in told.err
 
 
@@ -133,18 +133,22 @@ def test_checks_of_the_guard_are_a_line_each_and_an_alarm_is_told_once(
 ) -> None:
     told = follow(tmp_path, capsys)
     lines = [line.strip() for line in told.splitlines()]
-    assert lines[0].startswith("step 50: held-out -12.0 % (– … –), training -30.0 %; nothing better")
-    assert lines[1] == "step 100: held-out -12.0 % (-15.0 % … -9.0 %), training -30.0 %; best so far: step 100"
+    loss = "loss against the base model"
+    assert lines[0] == f"step 50: {loss}: held-out -12.0% (- to -), training -30.0%; not better yet"
+    assert lines[1] == f"step 100: {loss}: held-out -12.0% (-15.0% to -9.0%), training -30.0%; best so far: step 100"
     assert [line for line in lines if line.startswith("note[GD007]")] == [lines[3]]
     assert sum("note[" in line for line in lines) == 2
-    assert "step 260: training -30.0 %; no picture is held out" in lines
-    assert "step 113 (safe 90, likeness 150)" in told
+    assert f"step 260: {loss}: training -30.0%; no image is held out" in lines
+    assert "Steps of your files: 113 (safe 90, likeness 150)" in told
 
 
 @pytest.mark.usefixtures("japanese")
 def test_checks_of_the_guard_in_japanese(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told = follow(tmp_path, capsys)
-    assert "ステップ100: 検証用 -12.0 %(-15.0 %〜-9.0 %)、学習用 -30.0 %。これまでの最良: ステップ100" in told
+    assert (
+        "ステップ100: 学習前と比べたロス: 検証用 -12.0%(-15.0%〜-9.0%)、学習用 -30.0%。これまでの最良: ステップ100"
+        in told
+    )
     assert "お知らせ[GD006] ステップ220で停止" in told
     assert "ファイルに選んだステップ: 113" in told
 

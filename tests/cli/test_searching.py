@@ -10,8 +10,9 @@ import pytest
 from typer.testing import CliRunner
 
 from tsuika import api
-from tsuika.cli import screen
+from tsuika.cli import language
 from tsuika.cli.main import app
+from tsuika.core.errors import RecipeError
 from tsuika.core.events import Event, Phase, note
 
 CURVE = [
@@ -22,7 +23,7 @@ RATES = [
     {"rate": 1e-4, "diverged": False, "left": False, "safe": True, "curve": CURVE},
     {"rate": 1.0, "diverged": True, "left": False, "safe": False, "curve": []},
 ]
-PARAMS = {"rate": "0.0001", "gain": "-4.9 %", "after": 8, "steps": 8, "lowest": "0.0001", "highest": "1"}
+PARAMS = {"rate": "0.0001", "gain": "-4.9%", "after": 8, "steps": 8, "lowest": "0.0001", "highest": "1"}
 ROW: dict[str, Any] = {
     "number": 0,
     "params": {"train.learning_rate": 1e-3, "method.rank": 8},
@@ -53,7 +54,7 @@ def stood_in_for(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(api, "find_rate", rates)
     monkeypatch.setattr(api, "search", trials)
     yield
-    screen.use_language("en", "")
+    language.use(None)
 
 
 def program(*words: str) -> Any:
@@ -65,7 +66,7 @@ def test_a_line_for_each_rate_and_what_to_take(lang: str, word: str) -> None:
     told = program("--lang", lang, "find-rate", "lora", "--rates", "1e-4,1")
     assert told.exit_code == 0
     first, second, *words = told.stdout.splitlines()
-    assert "0.0001" in first and "-4.9 %" in first and "8" in first
+    assert "0.0001" in first and "-4.9%" in first and "8" in first
     assert word in second
     assert "--set train.learning_rate=0.0001" in " ".join(words)
     assert "GD023" in told.stderr
@@ -80,15 +81,16 @@ def test_json_is_one_object_on_stdout() -> None:
 
 @pytest.mark.parametrize("rates_", ["1e-4,x", "0", "11", "-1"])
 def test_rates_that_are_none_are_wrong_usage(rates_: str) -> None:
-    assert program("find-rate", "lora", f"--rates={rates_}").exit_code == 2
+    refused = program("find-rate", "lora", f"--rates={rates_}").exception
+    assert isinstance(refused, RecipeError) and refused.code == "RC002" and refused.exit_status == 2
 
 
 def test_the_table_names_the_best_and_its_equals_and_a_note_is_told_once() -> None:
     told = program("--lang", "en", "search", "--out", "out", "--over", "method.rank=8,16")
     assert told.exit_code == 0
     best, near, pruned, last = told.stdout.splitlines()
-    assert "take this" in best and "train.learning_rate=0.001, method.rank=8" in best and "± 1.0" in best
-    assert "within the error" in near
-    assert "given up" in pruned and "<-" not in pruned
+    assert "best" in best and "train.learning_rate=0.001, method.rank=8" in best and "± 1.0" in best
+    assert "within chance" in near
+    assert "stopped early" in pruned and "<-" not in pruned
     assert "tsuika train --recipe out/best.toml" in last
     assert told.stderr.count("GD014") == 1

@@ -30,7 +30,7 @@ def program(*arguments: str, python: tuple[str, ...] = ()) -> subprocess.Complet
 @pytest.mark.parametrize("lang", ["en", "ja"])
 def test_the_settings_page_is_up_to_date(lang: str) -> None:
     page = PAGES[lang].read_text(encoding="utf-8")
-    advice = f"write it again: tsuika --lang {lang} settings --markdown > docs/{PAGES[lang].name}"
+    advice = f"write it again: tsuika settings --markdown --lang {lang} > docs/{PAGES[lang].name}"
     assert page.rstrip() == settings_page.markdown(lang).rstrip(), advice
 
 

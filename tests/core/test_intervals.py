@@ -21,9 +21,9 @@ def test_the_side_of_zero(low: float, high: float, sign: int) -> None:
 def test_json_gets_none_for_what_is_not_known() -> None:
     unknown = Interval(0.3)
     assert not unknown.is_bounded and unknown.sign == 0
-    assert unknown.as_dict() == {"mean": 0.3, "low": None, "high": None}
-    assert Interval(math.nan).as_dict()["mean"] is None
-    assert json.loads(json.dumps(Interval(1.0, 0.5, 1.5).as_dict(), allow_nan=False)) == {
+    assert unknown.to_dict() == {"mean": 0.3, "low": None, "high": None}
+    assert Interval(math.nan).to_dict()["mean"] is None
+    assert json.loads(json.dumps(Interval(1.0, 0.5, 1.5).to_dict(), allow_nan=False)) == {
         "mean": 1,
         "low": 0.5,
         "high": 1.5,

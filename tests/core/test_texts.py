@@ -1,24 +1,45 @@
-"""Every message is in every catalogue, with the same placeholders, and the compiled catalogues are those of the sources."""
+"""Every message is in every catalogue, with the same placeholders, and nothing that reaches people stands elsewhere."""
 
+from __future__ import annotations
+
+import ast
 import gettext
+import pickle
+import re
 import string
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from babel.messages.extract import extract_from_dir
 from babel.messages.pofile import read_po
 
-from tsuika.core.texts import LOCALE, Text, _, _n, languages, translated
+from tsuika.core.texts import LOCALE, Text, _, _n, languages, listed, translated
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
+import messages
 
 SOURCE = LOCALE.parent
-KEYWORDS = {"_": None, "_n": (1, 2)}
 TRANSLATIONS = [language for language in languages() if language != "en"]
-
-
-def _extracted() -> set[str]:
-    method_map = [("**.py", "python"), ("**.j2", "jinja2")]
-    found = extract_from_dir(SOURCE, method_map=method_map, keywords=KEYWORDS)
-    return {msgid if isinstance(msgid, str) else msgid[0] for _file, _line, msgid, _comments, _context in found}
+KANA_OR_KANJI = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff]")
+# Data, not texts.
+ALLOWED = ("cli/layout.py",)
+# Folders and files whose texts are still to go into the catalogue.
+NOT_YET = (
+    "advise/",
+    "api/",
+    "core/methods.py",
+    "core/weights.py",
+    "data/",
+    "diffusion/",
+    "evaluate/",
+    "families/",
+    "formats/",
+    "generate/",
+    "methods/",
+    "train/",
+    "vae/",
+)
 
 
 def _catalogue(language: str):
@@ -36,7 +57,7 @@ def _placeholders(text: str) -> set[str]:
 @pytest.mark.parametrize("language", TRANSLATIONS)
 def test_no_message_is_missing_or_left_over(language: str) -> None:
     known = {one.id if isinstance(one.id, str) else one.id[0] for one in _catalogue(language) if one.id and one.string}
-    extracted = _extracted()
+    extracted = messages.extracted().keys()
     assert sorted(extracted - known) == []
     assert sorted(known - extracted) == []
 
@@ -48,9 +69,9 @@ def test_translations_have_the_placeholders_of_their_message(language: str) -> N
             continue
         ids = (message.id,) if isinstance(message.id, str) else message.id
         strings = (message.string,) if isinstance(message.string, str) else message.string
-        wanted = set().union(*map(_placeholders, ids))
+        expected = set().union(*map(_placeholders, ids))
         for translation in strings:
-            assert _placeholders(translation) == wanted, message.id
+            assert _placeholders(translation) == expected, message.id
 
 
 @pytest.mark.parametrize("language", TRANSLATIONS)
@@ -60,7 +81,30 @@ def test_the_compiled_catalogue_is_that_of_the_source(language: str) -> None:
         compiled = gettext.GNUTranslations(stream)
     for message in _catalogue(language):
         if message.id and isinstance(message.id, str):
-            assert compiled.gettext(message.id) == message.string, f"{path} is old: run `make messages`"
+            assert compiled.gettext(message.id) == message.string, f"{path} is old: run `make setup`"
+
+
+def test_every_call_is_extracted() -> None:
+    """Babel sees neither a text within an f-string nor one that is put together."""
+    called = {text for path in SOURCE.rglob("*.py") for text in _called(ast.parse(path.read_text(encoding="utf-8")))}
+    assert sorted(called - messages.extracted().keys()) == []
+
+
+def _called(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("_", "_n") and node.args:
+            first = node.args[0]
+            yield first.value if isinstance(first, ast.Constant) else ast.unparse(first)
+
+
+def test_no_other_language_stands_in_the_code() -> None:
+    files = [path for pattern in ("*.py", "*.j2") for path in SOURCE.rglob(pattern)]
+    found = {
+        str(path.relative_to(SOURCE).as_posix())
+        for path in files
+        if KANA_OR_KANJI.search(path.read_text(encoding="utf-8"))
+    }
+    assert sorted(name for name in found if not name.startswith((*ALLOWED, *NOT_YET))) == []
 
 
 def test_a_message_is_english_and_knows_its_parameters() -> None:
@@ -69,17 +113,37 @@ def test_a_message_is_english_and_knows_its_parameters() -> None:
     assert text.to("xx") == "a.png is 3 px wide"
 
 
-def test_braces_without_parameters_are_plain_text() -> None:
-    assert _("a {brace}") == "a {brace}"
-    assert _("a {brace}").to("ja") == "a {brace}"
+def test_braces_without_parameters_are_plain_text_until_they_are_filled() -> None:
+    text = _("a {brace}")
+    assert text == text.to("ja") == "a {brace}"
+    assert text.filled({"brace": 1}).to("ja") == "a 1"
+    with pytest.raises(KeyError):
+        text.filled({})
+
+
+def test_the_empty_message_is_empty_in_every_language() -> None:
+    assert Text("").to("ja") == ""
 
 
 def test_number_decides_the_form() -> None:
     assert _n("{count} image", "{count} images", 1) == "1 image"
     assert _n("{count} image", "{count} images", 2).to("xx") == "2 images"
+    assert _n("{count} image", "{count} images", 2).to("ja") == "画像2枚"
 
 
-def test_parameters_are_translated_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_items_are_joined_by_the_comma_of_the_language() -> None:
+    assert listed(["a", _n("{count} image", "{count} images", 2), "c"]).to("ja") == "a、画像2枚、c"
+    assert listed("abc") == "a, b, c" and listed(["a"]) == "a" and listed([]) == ""
+    assert listed(map(str, range(5000))).to("ja").count("、") == 4999
+
+
+def test_a_text_can_go_to_another_process() -> None:
+    text = _n("{count} image", "{count} images", 2)
+    again = pickle.loads(pickle.dumps(text))
+    assert again == text and again.to("ja") == text.to("ja")
+
+
+def test_parameters_are_translated_along(monkeypatch: pytest.MonkeyPatch) -> None:
     inner = Text("inner", {})
     monkeypatch.setattr(Text, "to", lambda self, lang: f"{lang}:{self.msgid}")
     assert translated({"x": inner, "y": 1}, "ja") == {"x": "ja:inner", "y": 1}

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 from PIL import Image
 
-from tsuika.data.align import THUMB_PX, normal, settle, weights, whole, window
+from tsuika.data.align import THUMB_PX, normalised, refine, weights, whole, window
 
 
 def pixels(seed: int, side: int = THUMB_PX) -> np.ndarray:
@@ -40,10 +40,10 @@ def test_the_window_of_a_crop_is_found_whatever_its_contrast() -> None:
         frames.append(np.asarray(image.resize((THUMB_PX, THUMB_PX), Image.Resampling.BOX)))
         boxes.append((left, top, right, bottom))
     wanted, start = np.array(boxes), np.array(boxes) + np.random.default_rng(9).uniform(-0.02, 0.02, (6, 4))
-    here, score = settle(np.stack(parts), np.stack(frames), start, 32, (0.03, 0.02, 0.01, 0.006, 0.004))
+    here, score = refine(np.stack(parts), np.stack(frames), start, 32, (0.03, 0.02, 0.01, 0.006, 0.004))
     assert np.abs(here - wanted).max() < 0.002 and score.min() > 0.999
     seen = window(np.stack(frames)[..., None], here, 32)
-    correlation = (normal(seen) * normal(whole(np.stack(parts), 32)[..., None])).sum(1)
+    correlation = (normalised(seen) * normalised(whole(np.stack(parts), 32)[..., None])).sum(1)
     assert np.allclose(correlation, score, atol=1e-4)
 
 
@@ -51,5 +51,5 @@ def test_a_flat_picture_resembles_nothing() -> None:
     flat, other = np.full((1, THUMB_PX, THUMB_PX), 90, np.float32), pixels(1)[None]
     box = np.array([[0.0, 0.0, 1.0, 1.0]])
     for part, frame in ((flat, other), (other, flat), (flat, flat)):
-        here, score = settle(part, frame, box, 12, (0.03, 0.02))
+        here, score = refine(part, frame, box, 12, (0.03, 0.02))
         assert abs(score[0]) < 1e-3 and ((here >= 0) & (here <= 1)).all()

@@ -14,11 +14,10 @@ from PIL import Image, ImageFilter
 
 from tsuika.core.errors import PictureError, RecipeError
 from tsuika.core.sections import Data
-from tsuika.data import check_words
-from tsuika.data.check import check
+from tsuika.data.check import check, count_fit
 from tsuika.data.check_fix import LIST, clean
-from tsuika.data.check_report import Report
-from tsuika.data.manifest import REASONS
+from tsuika.data.check_report import Finding, Report
+from tsuika.data.faults import FAULTS
 from tsuika.data.quality import bars, measure
 from tsuika.data.scan import scan
 from tsuika.embedded import mascot, sketch, world
@@ -219,8 +218,8 @@ def test_words_that_are_torn_are_named_with_their_pieces(tmp_path: Path) -> None
     )
     assert report.captions.torn == {"tsuipi": ("tsu", "ip", "i"), "frobnicator": ("fro", "bni", "cator")}
     (torn,) = (finding for finding in report.findings if finding.code == "caption-torn")
-    assert "frobnicator (fro|bni|cator)" in check_words.why(torn, "en")
-    assert "tsuipi" not in check_words.why(torn, "en")
+    assert "frobnicator (fro|bni|cator)" in torn.why
+    assert "tsuipi" not in torn.why
 
 
 def test_one_caption_for_all_is_one_finding(tmp_path: Path) -> None:
@@ -322,13 +321,16 @@ def test_an_empty_folder_and_none_at_all(tmp_path: Path) -> None:
         look(tmp_path / "missing")
 
 
-def test_every_fault_has_its_words_in_both_languages() -> None:
-    reasons = set(REASONS) - {"caption-none"}
-    assert reasons - set(check_words.FAULTS) == set()
-    for code, words in check_words.FAULTS.items():
-        assert len(words["en"]) == len(words["ja"]) == 3, code
-        fields = [{part for sentence in words[lang] for part in sentence.split("{")[1:]} for lang in ("en", "ja")]
-        assert {part.partition("}")[0] for part in fields[0]} == {part.partition("}")[0] for part in fields[1]}, code
+def test_texts_of_a_finding_hold_its_numbers_in_every_language() -> None:
+    found = Finding("same-background", "note", ("a.png", "b.png"), {"different": 3})
+    assert "2 of 3" in found.why and "3枚中2枚" in found.why.to("ja")
+    assert found.what == "the same background" and found.what.to("ja") == "同じ背景"
+    assert not any("{" in fault.what for fault in FAULTS.values())
+
+
+@pytest.mark.parametrize(("count", "fit"), [(2, "few"), (3, "right"), (5, "right"), (6, "many")])
+def test_a_number_of_images_fits_a_range(count: int, fit: str) -> None:
+    assert count_fit(count, 3, 5) == fit
 
 
 def test_photographs_and_their_faults(photos: Path) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 from tsuika.core.errors import RecipeError
 from tsuika.core.sections import Data
 from tsuika.data.augment import LUMA, Transform, recolour, render, variants
-from tsuika.data.bucket import MERGE_KEEPS, assign, enlarged, kept_share, nearest, sizes
+from tsuika.data.bucket import assign, enlarged, nearest, sizes
 from tsuika.data.manifest import Manifest, Sample
 
 
@@ -56,15 +56,6 @@ def test_every_picture_is_in_its_nearest_bucket() -> None:
     (square,) = assign(Manifest(pictures), size_px=512, step_px=64, buckets=False)
     assert square.size == (512, 512) and len(square.samples) == 200
     assert nearest(100, 100, choices) == (512, 512)
-
-
-def test_rare_shapes_join_their_neighbours_unless_too_much_is_cut() -> None:
-    pictures = (*(sample(512, 512, f"s{i}") for i in range(5)), sample(576, 448, "near"), sample(300, 600, "far"))
-    buckets = assign(Manifest(pictures), size_px=512, step_px=64, min_pictures=4)
-    home = {p.name: b.size for b in buckets for p in b.samples}
-    assert home["near"] == (512, 512)
-    assert home["far"] == nearest(300, 600, sizes(512, 64)) and kept_share(pictures[-1], (512, 512)) < MERGE_KEEPS
-    assert len(assign(Manifest(pictures), size_px=512, step_px=64)) == 3
 
 
 def test_enlarged() -> None:

@@ -16,9 +16,8 @@ from PIL import Image
 from tsuika.core.errors import PictureError
 from tsuika.core.sections import Data
 from tsuika.data import caption
-from tsuika.data.bucket import assign
-from tsuika.data.manifest import REASONS, LeftOut, Manifest, Note
-from tsuika.data.report import report, summary
+from tsuika.data.faults import FAULTS
+from tsuika.data.manifest import LeftOut, Manifest, Note
 from tsuika.data.scan import kohya_folder, natural_key, scan
 
 CONFIG = Data(trigger="sks", class_word="dog")
@@ -131,7 +130,7 @@ def test_quarantine_goes_on_and_reports(tmp_path: Path) -> None:
         "logo.svg": "unsupported",
         "cut.png": "damaged",
     }
-    assert set(reasons.values()) <= set(REASONS)
+    assert set(reasons.values()) <= set(FAULTS)
     assert seen == [(i, 5) for i in range(1, 6)]
     assert Manifest.from_json(path.read_text(encoding="utf-8")) == manifest
     small = next(left for left in manifest.quarantined if left.reason == "too-small")
@@ -142,7 +141,7 @@ def test_quarantine_goes_on_and_reports(tmp_path: Path) -> None:
         scan(folder, CONFIG, size_px=64, needed=2, report=path)
     assert caught.value.code == "DS002" and caught.value.exit_status == 3
     text = caught.value.describe()
-    assert "1 of 6" in text and str(path) in text and "1 empty file" in text
+    assert "1 of 6" in text and str(path) in text and "empty file (1)" in text
     assert "6枚中1枚" in caught.value.describe("ja")
 
 
@@ -154,7 +153,7 @@ def test_no_folder_and_no_pictures(tmp_path: Path) -> None:
     (tmp_path / "file.png").unlink()
     with pytest.raises(PictureError) as caught:
         scan(tmp_path, CONFIG)
-    assert caught.value.code == "DS002" and "No pictures" in str(caught.value)
+    assert caught.value.code == "DS002" and "No images" in str(caught.value)
 
 
 def test_manifest_json_survives_names_that_are_no_unicode(tmp_path: Path) -> None:
@@ -256,30 +255,11 @@ def test_dropout_share() -> None:
         assert (caption.vary("a, b", plain, gen(seed)) == "") == (caption.vary("a, b", shuffled, gen(seed)) == "")
 
 
-def test_report_counts(tmp_path: Path) -> None:
-    for i in range(4):
-        draw(tmp_path / f"{i}.png", (64, 64) if i < 3 else (40, 80))
-    (tmp_path / "0.txt").write_text("sks in snow")
-    (tmp_path / "1.txt").write_text("in snow")
-    (tmp_path / "bad.png").write_text("x")
-    manifest = scan(tmp_path, CONFIG, size_px=64)
-    buckets = assign(manifest, size_px=64, step_px=8)
-    figures = summary(manifest, buckets, CONFIG)
-    keys = ("total", "usable", "left", "captions", "with_trigger", "added")
-    assert tuple(figures[key] for key in keys) == (5, 4, 1, 2, 4, 1)
-    assert json.loads(json.dumps(figures)) == figures
-    assert [item["name"] for item in figures["enlarged"]] == ["3.png"]
-    english, japanese = report(manifest, buckets, CONFIG), report(manifest, buckets, CONFIG, "ja")
-    assert "captions 2/4" in english and "trigger word in 4/4" in english and "64x64 px: 3 pictures" in english
-    assert "使える 4" in japanese and "画像ではありません" in japanese
-    assert "no trigger word" in report(manifest, buckets, Data())
-
-
 def test_what_was_left_out_is_told_in_both_languages() -> None:
-    left = tuple(LeftOut(Path("b/a.svg"), reason, "12 px", "b/a.svg") for reason in REASONS)
-    told = list(Manifest((), left, tuple(Note("b.png", reason, "") for reason in REASONS)).remarks())
-    assert [one.code for one in told] == ["DS006"] * len(REASONS) + ["DS007"] * len(REASONS)
-    for one, words in zip(told, 2 * [*REASONS.values()]):
+    left = tuple(LeftOut(Path("b/a.svg"), reason, "12 px", "b/a.svg") for reason in FAULTS)
+    told = list(Manifest((), left, tuple(Note("b.png", reason, "") for reason in FAULTS)).remarks())
+    assert [one.code for one in told] == ["DS006"] * len(FAULTS) + ["DS007"] * len(FAULTS)
+    for one, fault in zip(told, 2 * [*FAULTS.values()]):
         for lang in ("en", "ja"):
-            assert words[lang] in one.words(lang)
+            assert fault.what.to(lang) in one.words(lang)
             assert ("12 px" in one.words(lang)) == (one.code == "DS006")

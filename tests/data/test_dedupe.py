@@ -5,14 +5,13 @@ from __future__ import annotations
 import io
 import random
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from tsuika.data.dedupe import BATCH, Look, Windows, groups, join, pairs
+from tsuika.data.dedupe import BATCH, Thumbnail, Windows, groups, join, pairs
 from tsuika.data.manifest import Manifest, Sample
 from tsuika.data.split import Split, split
 from tsuika.embedded import world
@@ -98,17 +97,17 @@ def test_a_copy_is_joined_with_its_picture(change: str, tmp_path: Path) -> None:
 
 def test_different_pictures_stay_apart() -> None:
     images = [*(scene(seed) for seed in range(12)), *drawn(12)]
-    assert [one for one in pairs([Look(image) for image in images]) if one[2].same] == []
+    assert [one for one in pairs([Thumbnail(image) for image in images]) if one[2].same] == []
 
 
 def test_real_photographs_of_one_subject_stay_apart_and_their_copies_do_not(photos: Path) -> None:
     """Among them a burst before one wall, and pictures with the same black bars."""
     images = [Image.open(path).convert("RGB") for path in sorted(photos.glob("*/*.jpg"))]
-    assert [one[:2] for one in pairs([Look(image) for image in images]) if one[2].same] == []
+    assert [one[:2] for one in pairs([Thumbnail(image) for image in images]) if one[2].same] == []
     draw = random.Random(0)
     for number, image in enumerate(images[::5]):
         change = list(CHANGES.values())[number % len(CHANGES)]
-        ((_, _, likeness),) = pairs([Look(image), Look(change(image, draw))])
+        ((_, _, likeness),) = pairs([Thumbnail(image), Thumbnail(change(image, draw))])
         assert likeness.same, (number, likeness)
 
 
@@ -120,18 +119,6 @@ def test_flat_pictures_are_joined_only_with_their_own_copies(tmp_path: Path) -> 
     assert groups(write(tmp_path, images)) == (("red.png", "red again.png"), ("blue.png",))
 
 
-def test_an_encoder_can_join_what_pixels_do_not(tmp_path: Path) -> None:
-    manifest = write(tmp_path, {name: scene(i) for i, name in enumerate("abc")})
-    brightness = {round(float(np.asarray(scene(i)).mean()), 6): i for i in range(3)}
-    vectors = ((1.0, 0.0), (0.0, 1.0), (1.0, 0.1))
-
-    def embed(image: Image.Image) -> tuple[float, ...]:
-        return vectors[brightness[round(float(np.asarray(image).mean()), 6)]]
-
-    assert groups(manifest, embed) == (("a.png", "c.png"), ("b.png",))
-    assert groups(manifest) == (("a.png",), ("b.png",), ("c.png",))
-
-
 def test_windows_reach_every_crop() -> None:
     boxes = Windows().boxes_N4
     draw = random.Random(2)
@@ -141,7 +128,7 @@ def test_windows_reach_every_crop() -> None:
         h = area / w
         x, y = draw.uniform(0, 1 - w), draw.uniform(0, 1 - h)
         assert np.abs(boxes - (x, y, x + w, y + h)).max(1).min() < 0.08
-    assert ((boxes >= 0) & (boxes <= 1 + 1e-9)).all() and len(Windows(1.0).boxes_N4) == 1
+    assert ((boxes >= 0) & (boxes <= 1 + 1e-9)).all()
 
 
 def test_chains_are_one_group() -> None:
@@ -165,12 +152,11 @@ def test_no_copy_ever_stands_on_the_other_side(tmp_path: Path) -> None:
         for folds in (0, 2, 3, 10, 40):
             made = split(found, seed, folds=folds)
             for fold, part in enumerate(made.parts):
-                held, kept = made.held_out(manifest, fold), made.train(manifest, fold)
-                assert {one.name for one in held.samples} == set(part)
-                inside, outside = ({owner[one.name] for one in some.samples} for some in (kept, held))
+                kept = made.inside(fold)
+                inside, outside = ({owner[name] for name in some} for some in (kept, part))
                 assert outside and inside and not inside & outside
-                assert len(held) + len(kept) == len(manifest)
-                assert set(made.twins(fold)) <= {one.name for one in kept.samples}
+                assert len(part) + len(kept) == len(manifest)
+                assert set(made.twins(fold)) <= set(kept)
             if made.kind == "folds":
                 assert sorted(name for part in made.parts for name in part) == sorted(images_names(manifest))
 
@@ -230,17 +216,10 @@ def test_wrong_groups_are_refused() -> None:
             split([(name,) for name in wrong], 0, folds=folds)
 
 
-def test_repeats_and_captions_come_along(tmp_path: Path) -> None:
-    manifest = write(tmp_path, {f"{i}": scene(i) for i in range(4)})
-    manifest = replace(manifest, samples=tuple(replace(one, caption=one.name, repeats=3) for one in manifest.samples))
-    kept = split([(one.name,) for one in manifest.samples], 0).train(manifest, 1)
-    assert len(kept) == 3 and all(one.repeats == 3 and one.caption == one.name for one in kept.samples)
-
-
 def test_pairs_are_the_same_however_many_threads() -> None:
     draw = random.Random(4)
     images = [change(scene(seed), draw) for seed in range(2) for change in CHANGES.values()] + drawn(8)
-    looks, told = [Look(image) for image in images], []
+    looks, told = [Thumbnail(image) for image in images], []
     alone = pairs(looks, workers=1)
     assert len(alone) > BATCH
     assert pairs(looks, workers=3, progress=lambda done, of: told.append((done, of))) == alone

@@ -6,17 +6,16 @@ import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
-from pathlib import Path
-from string import Formatter
 
 import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-import tsuika.evaluate
+from tsuika import pages
 from tsuika.core.errors import PictureError
-from tsuika.evaluate import chart, inline, report, scores, wording
-from tsuika.evaluate.report_texts import TEXTS
+from tsuika.core.texts import _, languages
+from tsuika.evaluate import inline, report, scores
+from tsuika.pages import chart
 
 NASTY = "<script>alert('x')</script> \"&amp;\" https://example.org/{steps}"
 
@@ -53,7 +52,7 @@ def _data(**changes):
             report.WrittenFile("artifacts/tsuipi/", "diffusers", 1_840_220, "cd" * 32, 3e-4),
         ),
         command="tsuika train --recipe recipe.toml --out again",
-        warnings=(report.Notice("XX001", "something was ignored"),),
+        warnings=(report.Notice("XX001", {"en": "something was ignored"}),),
     )
     return replace(data, **changes)
 
@@ -97,44 +96,6 @@ class _Page(HTMLParser):
         return re.sub(r"\s+", " ", " ".join(self.words))
 
 
-def _fields(sentence):
-    return {name for _, name, _, _ in Formatter().parse(sentence) if name is not None}
-
-
-def test_both_languages_have_the_same_keys_and_placeholders():
-    assert set(TEXTS) == set(wording.LANGUAGES)
-    assert list(TEXTS["en"]) == list(TEXTS["ja"])
-    for key in TEXTS["en"]:
-        assert _fields(TEXTS["en"][key]) == _fields(TEXTS["ja"][key]), key
-        assert TEXTS["en"][key].count("`") == TEXTS["ja"][key].count("`"), key
-        assert TEXTS["en"][key].strip(), key
-        assert TEXTS["ja"][key].strip(), key
-
-
-def test_no_word_of_the_table_is_unused():
-    here = Path(tsuika.evaluate.__file__).parent
-    files = [*here.glob("*.j2"), *(path for path in here.glob("*.py") if path.name != "report_texts.py")]
-    source = "".join(path.read_text(encoding="utf-8") for path in files)
-    built = (  # their last part comes from the data
-        "method.",
-        "family.",
-        "stopped.",
-        "phase.",
-        "score.",
-        "verdict.",
-        "guard.interval.",
-        "guard.mark.",
-        "guard.safe",
-        "guard.balanced",
-        "guard.likeness",
-    )
-    assert not [
-        key
-        for key in TEXTS["en"]
-        if not key.startswith(built) and not re.search(rf'["\']{re.escape(key)}["\']', source)
-    ]
-
-
 @pytest.mark.parametrize("data", [_data(), BARE], ids=["full", "bare"])
 def test_the_page_asks_the_network_for_nothing(data):
     page = _Page(report.render(data))
@@ -150,13 +111,21 @@ def test_the_page_asks_the_network_for_nothing(data):
     assert page.tags.count("script") == 1
 
 
-@pytest.mark.parametrize("language", wording.LANGUAGES)
+@pytest.mark.parametrize("language", languages())
 def test_a_language_shows_its_own_words_only(language):
     text = _Page(report.render(_data(), language), language).text
-    japanese = re.findall(r"[\u3040-\u30ff]", text.replace(TEXTS[language]["language"], ""))
+    japanese = re.findall(r"[\u3040-\u30ff]", text.replace("日本語", ""))
     assert bool(japanese) == (language == "ja")
-    for key in ("grid", "yardstick", "files", "loss", "settings", "grid.control", "stopped.steps"):
-        assert TEXTS[language][key] in text
+    for words in (
+        _("Before / after"),
+        _("Measured"),
+        _("Your files"),
+        _("Training loss"),
+        _("Settings"),
+        _("without the trigger word"),
+        _("all steps done"),
+    ):
+        assert words.to(language) in text
 
 
 def test_words_of_users_cannot_become_markup():
@@ -171,7 +140,7 @@ def test_words_of_users_cannot_become_markup():
         family=NASTY,
         made_with=NASTY,
         seconds={f"{NASTY}": 1.0},
-        warnings=(report.Notice("XX001", NASTY),),
+        warnings=(report.Notice("XX001", {"en": NASTY}),),
         left_out=(report.LeftOut(NASTY, NASTY),),
         pictures=(report.TrainingPicture(NASTY, NASTY, _image()),),
         before_after=(report.BeforeAfter(NASTY, (1,), (_image(),), (_image(),)),),
@@ -297,37 +266,17 @@ def test_verdicts_need_more_than_the_seeds_explain():
 def test_every_file_must_have_been_read_back_for_the_self_check():
     checked = _data()
     assert report.largest_error(checked.artifacts) == 3e-4
-    assert "0.03 %" in _Page(report.render(checked)).text
+    assert "0.03%" in _Page(report.render(checked)).text
     unchecked = replace(checked.artifacts[0], largest_relative_error=None)
     assert report.largest_error((unchecked, checked.artifacts[1])) is None
     page = _Page(report.render(_data(artifacts=(unchecked, checked.artifacts[1])))).text
-    assert TEXTS["en"]["files.unchecked"] in page
+    assert _("These files were not read back and compared.") in page
 
 
 def test_text_to_paste_is_copied_as_it_is():
     sentence = "tsuika train --out a-b\n  'x  y' <lora:a:1>"
-    page = _Page(str(wording.unbroken(sentence)))
+    page = _Page(str(pages.unbroken(sentence)))
     assert "".join(page.words) == sentence
-
-
-@pytest.mark.parametrize(
-    ("seconds", "en", "ja"),
-    [
-        (3.14, "3.1 s", "3.1秒"),
-        (59.9, "1 min 0 s", "1分0秒"),
-        (61, "1 min 1 s", "1分1秒"),
-        (7320, "2 h 2 min", "2時間2分"),
-    ],
-)
-def test_durations_read_well(seconds, en, ja):
-    assert wording.duration(seconds) == {"en": en, "ja": ja}
-
-
-@pytest.mark.parametrize(
-    ("count", "words"), [(999, "999 B"), (1_840_220, "1.8 MB"), (999_999, "1.0 MB"), (6_500_000_000, "6.5 GB")]
-)
-def test_sizes_read_well(count, words):
-    assert wording.size(count) == words
 
 
 def test_write_puts_both_files_into_the_run(tmp_path):

@@ -12,13 +12,12 @@ from PIL import Image
 from test_report import NASTY, _data, _Page
 from test_verdict import BASE, PROMPTS, SCALE, SEEDS, tables
 
+from tsuika.core.texts import _, languages
 from tsuika.evaluate import report
 from tsuika.evaluate.evaluation import Evaluation
-from tsuika.evaluate.evaluation_texts import TEXTS
 from tsuika.evaluate.prompts import Asked
-from tsuika.evaluate.report_evaluation import section
+from tsuika.evaluate.report_evaluation import GRADES, section
 from tsuika.evaluate.verdict import Point, judge
-from tsuika.evaluate.wording import LANGUAGES
 
 
 def made(name: str = "mascot", **parts: object) -> tuple[Evaluation, list[dict[str, Image.Image]]]:
@@ -47,14 +46,19 @@ def page_of(evaluation: Evaluation, shown: list[dict[str, Image.Image]]) -> str:
     return report.with_evaluation(report.render(_data(), "en"), section(evaluation, shown))
 
 
-@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("language", languages())
 def test_a_language_shows_its_own_words_only(language: str) -> None:
     evaluation, shown = made()
     page = _Page(page_of(evaluation, shown), language)
-    for key in ("title", "table.real", "pictures", "how.rules", f"grade.{evaluation.verdict.grade}"):
-        assert TEXTS[language][key].partition("{")[0] in page.text
-    other = next(one for one in LANGUAGES if one != language)
-    assert TEXTS[other]["title"] not in page.text and evaluation.as_dict()["verdict"]["sentence"][language] in page.text
+    for words in (
+        _("Evaluation of the result"),
+        _("Look for yourself"),
+        _("How this was measured"),
+        GRADES[evaluation.verdict.grade],
+    ):
+        assert words.to(language) in page.text
+        assert all(words.to(other) not in page.text for other in languages() if other != language)
+    assert evaluation.to_dict()["verdict"]["sentence"][language] in page.text
 
 
 def test_it_asks_the_network_for_nothing_and_takes_no_words_for_markup() -> None:
@@ -100,17 +104,7 @@ def test_without_an_encoder_there_is_a_table_and_no_plot() -> None:
     base, scale = blind(BASE), replace(SCALE, real=None, other_prompt=None)
     found = judge(base, points, scale)  # type: ignore[arg-type]
     html = section(replace(evaluation, base=base, points=points, scale=scale, verdict=found, encoder=""), shown)  # type: ignore[arg-type]
-    assert 'class="dot ' not in html and TEXTS["ja"]["diversity"] in html and TEXTS["en"]["how.encoder.none"] in html
-
-
-def test_both_languages_have_the_same_keys_and_placeholders() -> None:
-    from string import Formatter
-
-    def fields(text: str) -> set[str]:
-        return {name for _, name, _, _ in Formatter().parse(text) if name}
-
-    assert list(TEXTS["en"]) == list(TEXTS["ja"])
-    assert all(fields(TEXTS["en"][key]) == fields(TEXTS["ja"][key]) for key in TEXTS["en"])
+    assert 'class="dot ' not in html and _("diversity").to("ja") in html and "No encoder was given" in html
 
 
 def test_the_report_knows_no_torch() -> None:
@@ -120,7 +114,7 @@ def test_the_report_knows_no_torch() -> None:
 
 def test_numbers_of_the_table_are_plain(tmp_path: object) -> None:
     evaluation, _ = made()
-    told = evaluation.as_dict()
+    told = evaluation.to_dict()
     assert told["points"][0]["fidelity"]["difference"]["mean"] == pytest.approx(
         np.mean(evaluation.points[0].tables.fidelity) - np.mean(BASE.fidelity)  # type: ignore[arg-type]
     )

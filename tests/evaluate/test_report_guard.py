@@ -18,11 +18,11 @@ from tsuika.core.events import Chosen, Event, Finished, Judged, Previewed, Start
 from tsuika.core.messages import MESSAGES
 from tsuika.core.plain import jsonable
 from tsuika.core.rundir import RunDir
+from tsuika.core.texts import _
 from tsuika.evaluate import outcome, report, report_guard
-from tsuika.evaluate.chart import plot
-from tsuika.evaluate.report_texts import TEXTS
 from tsuika.guard.judge import Judge
 from tsuika.guard.reading import Check, Grid, Ratios, Reading, mean
+from tsuika.pages.chart import plot
 
 Value = Callable[[int], float]
 STEPS = 600
@@ -130,7 +130,7 @@ def at(checks: Sequence[Judged]) -> dict[int, Judged]:
 def page(data: report.ReportData, language: str = "en") -> ElementTree.Element:
     """The guard's section, as XML: what is not well-formed raises."""
     html = report.render(data, language)
-    section = html[html.rindex("<section", 0, html.index(TEXTS["en"]["guard"])) :]
+    section = html[html.rindex("<section", 0, html.index("Overfitting guard")) :]
     section = section[: section.index("</section>") + len("</section>")]
     return ElementTree.fromstring(re.sub(r"&(?!(amp|lt|gt|quot|#\d+);)", "&amp;", section))
 
@@ -175,7 +175,7 @@ def test_json_says_what_was_measured(tmp_path, name, refit):
     assert guard["stopped_at"] == (checks[-1].step if checks[-1].verdict == "stop" else None)
     for language in ("en", "ja"):
         assert guard["sentence"][language] == checks[-1].words(language)
-        assert MESSAGES[checks[-1].code][language]["what"].split("{")[0] in guard["sentence"][language]
+        assert MESSAGES[checks[-1].code].what.to(language).split("{")[0] in guard["sentence"][language]
 
 
 def test_best_step_and_range_are_those_of_the_run_that_made_the_files(tmp_path):
@@ -202,10 +202,10 @@ def test_without_held_out_pictures_nothing_is_called_best(tmp_path):
         assert data.guard["curve"] == [] and data.guard["train"] and data.guard["interval"] is None
         assert data.guard["split"]["kind"] == "none"
         text = words(page(data), "en")
-        assert TEXTS["en"]["guard.split.none"] in text
-        assert TEXTS["en"]["guard.line.held"] not in text
-        assert TEXTS["en"]["guard.gaps"] not in text
-        assert TEXTS["en"]["guard.drift.intro"] in text
+        assert "No image was held out" in text
+        assert "loss against the untrained base" not in text
+        assert "Signs of memorizing" not in text
+        assert "Drift says how much" in text
     assert "2" in data.guard["sentence"]["en"].split("too few")[0][-60:]
 
 
@@ -213,7 +213,7 @@ def test_without_a_guard_the_report_is_silent_about_it(tmp_path):
     data = told(tmp_path, [], settings=[("guard.mode", "off")])
     values = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     assert values["guard"] is None and values["best_step"] is None and set(values["range"].values()) == {None}
-    assert TEXTS["en"]["guard.curves"] not in report.render(data)
+    assert "Learned, or only memorized?" not in report.render(data)
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -223,10 +223,10 @@ def test_the_page_shows_the_numbers_that_were_measured(tmp_path, name, language)
     data = told(tmp_path, checks, chosen(checks) if name in ("overfitted", "healthy") else None)
     section = page(data, language)
     assert data.guard["sentence"][language] in words(section, language)
-    rows = [[cell.text for cell in row] for row in section.iter("tr")][1:]
+    rows = [[words(cell, language).strip() for cell in row] for row in section.iter("tr")][1:]
     assert [int(row[0].replace(",", "")) for row in rows] == [event.step for event in checks]
     for row, event in zip(rows, checks, strict=True):
-        shown = [float(number) / 100 for number in re.findall(r"([+-][\d.]+) %", row[1])]
+        shown = [float(number) / 100 for number in re.findall(r"([+-][\d.]+) ?%", row[1])]
         held = event.evidence["held_out"] or {}
         true = [held.get(key) for key in ("mean", "low", "high")]
         assert shown == [pytest.approx(math.expm1(value), abs=6e-4) for value in true if value is not None]
@@ -264,7 +264,7 @@ def test_a_line_that_leaves_the_frame_says_how_high_it_goes(tmp_path):
     checks = judged(lambda step: -0.02 if step < 300 else 0.003 * step, lambda step: -0.03)
     data = told(tmp_path, checks)
     top = max(100 * math.expm1(event.evidence["held_out"]["mean"]) for event in checks)
-    assert f"{top:+.0f} %" in words(page(data), "en")
+    assert f"{top:+.0f}%" in words(page(data), "en")
     assert min(place for place, _ in report_guard.view(data.guard, ()).curves.y_ticks) >= 0
 
 
@@ -280,8 +280,8 @@ def test_the_interval_is_called_by_what_it_speaks_of(tmp_path):
         data = told(tmp_path, checks)
         assert data.guard["interval"] == kind
         text = words(page(data), "en")
-        assert TEXTS["en"][f"guard.interval.{kind}"] in text
-        assert TEXTS["en"][f"guard.interval.{other}"] not in text
+        says = {"pictures": "images like these in general", "draws": "only of these very images"}
+        assert says[kind] in text and says[other] not in text
 
 
 def test_a_guard_that_only_warns_has_stopped_nothing(tmp_path):
@@ -290,14 +290,14 @@ def test_a_guard_that_only_warns_has_stopped_nothing(tmp_path):
     data = told(tmp_path, checks, settings=[("guard.mode", "warn")])
     assert data.guard["stopped_at"] is None and data.stopped_by == "steps"
     for language in ("en", "ja"):
-        assert TEXTS[language]["guard.warned"] in data.guard["sentence"][language]
+        assert _("The guard was set to warn only, so the run went on.").to(language) in data.guard["sentence"][language]
 
 
 def test_files_of_the_range_are_called_so_and_the_main_one_is_used(tmp_path):
     choice = replace(chosen(OVERFITTED), range={"safe": 150, "balanced": 220, "likeness": 330})
     data = told(tmp_path, OVERFITTED, choice, files=("mycat-safe", "mycat-likeness", "mycat"))
     html = report.render(data)
-    files = html[html.index(TEXTS["en"]["files"]) :]
+    files = html[html.index("Your files") :]
     for name in ("mycat-safe", "mycat-likeness", "mycat"):
         assert f"artifacts/{name}.safetensors" in files
     assert "&lt;lora:mycat:1&gt;" in files
@@ -354,19 +354,24 @@ def test_before_and_after_shows_the_step_that_was_kept_not_the_highest():
 
 def test_the_page_says_what_the_file_was_trained_on(tmp_path):
     choice = chosen(OVERFITTED)
+    says = {
+        "alone": "that were best without some",
+        "folds": "The folds were at their best",
+        "went on": "was trained on all of them",
+        "gone": "Your file was trained without them",
+    }
     for settings, kind, key in (
-        ((), "hold-out", "guard.went_on"),
-        ((("guard.refit", False),), "hold-out", "guard.gone"),
-        ((("guard.mode", "warn"),), "hold-out", "guard.gone"),
-        ((("guard.mode", "warn"),), "folds", "guard.longer"),
-        ((), "folds", "guard.folded"),
+        ((), "hold-out", "went on"),
+        ((("guard.refit", False),), "hold-out", "gone"),
+        ((("guard.mode", "warn"),), "hold-out", "gone"),
+        ((("guard.mode", "warn"),), "folds", "alone"),
+        ((), "folds", "folds"),
     ):
         data = told(tmp_path, OVERFITTED, replace(choice, kind=kind, folds=4), settings=settings)
         text = words(page(data), "en")
-        for sentence in ("guard.longer", "guard.folded", "guard.went_on", "guard.gone"):
-            assert (TEXTS["en"][sentence].rpartition("}")[2] in text) == (sentence == key)
+        assert [name for name, sentence in says.items() if sentence in text] == [key]
     same = replace(choice, step=choice.look_step)
-    assert TEXTS["en"]["guard.all"] in words(page(told(tmp_path, OVERFITTED, same)), "en")
+    assert "Your file is trained on all images." in words(page(told(tmp_path, OVERFITTED, same)), "en")
 
 
 def test_steps_that_are_the_same_share_a_card(tmp_path):
@@ -377,7 +382,7 @@ def test_steps_that_are_the_same_share_a_card(tmp_path):
         assert len(shown) == cards
         assert sum(card.get("class") == "chosen" for card in shown) == 1
         for name in ("safe", "balanced", "likeness"):
-            assert TEXTS["en"][f"guard.{name}"] in words(section, "en")
+            assert report_guard.TITLES[name] in words(section, "en")
 
 
 def test_a_file_of_the_last_step_is_not_called_the_best(tmp_path):
@@ -387,7 +392,7 @@ def test_a_file_of_the_last_step_is_not_called_the_best(tmp_path):
         section = page(one)
         (card,) = section.findall(".//div[@class='range']/div[@class='chosen']")
         assert ("mycat.safetensors" in [code.text for code in card.iter("code")]) != is_last
-        assert (TEXTS["en"]["guard.last"].split(",")[0] in words(section, "en")) == is_last
+        assert ("The file without an ending in its name holds the last step" in words(section, "en")) == is_last
 
 
 def test_warnings_are_told_in_both_languages(tmp_path):
@@ -406,7 +411,7 @@ def test_warnings_are_told_in_both_languages(tmp_path):
 def test_many_names_are_counted_not_listed(tmp_path):
     choice = replace(chosen(OVERFITTED), held_out=tuple(f"{i:03}.png" for i in range(20)))
     text = words(page(told(tmp_path, OVERFITTED, choice)), "en")
-    assert "20 pictures" in text and "and 14 more" in text and "019.png" not in text
+    assert "20 images" in text and "and 14 more" in text and "019.png" not in text
 
 
 def test_events_come_back_out_of_their_lines(tmp_path: Path):

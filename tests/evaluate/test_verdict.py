@@ -7,11 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tsuika.evaluate.evaluation import Evaluation
+from tsuika.evaluate.evaluation import Evaluation, said
 from tsuika.evaluate.measures import Scale, Tables
 from tsuika.evaluate.prompts import Asked
-from tsuika.evaluate.verdict import COSTS, Point, judge
-from tsuika.evaluate.verdict_words import TEXTS, sentences
+from tsuika.evaluate.verdict import COSTS, Point, at_level, judge
 
 PROMPTS, SEEDS = 6, 4
 SCALE = Scale(real=0.9, chance=0.0, other_prompt=0.1)
@@ -71,8 +70,8 @@ def test_the_grade_of_the_file_as_it_is(found: Tables, grade: str) -> None:
     evaluation = told([point(found)])
     assert evaluation.verdict.grade == grade
     for language in ("en", "ja"):
-        said = sentences(evaluation, language)
-        assert "{" not in said and said.count("..") == 0
+        sentence = said(evaluation).to(language)
+        assert "{" not in sentence and "()" not in sentence and sentence.count("..") == 0
 
 
 def test_what_the_base_copies_itself_is_not_held_against_the_result() -> None:
@@ -91,8 +90,8 @@ def test_without_an_encoder_it_says_what_it_does_not_know() -> None:
         assert (
             evaluation.verdict.grade == grade and evaluation.verdict.best is None and evaluation.verdict.matched is None
         )
-        assert "likeness " not in sentences(evaluation, "en").replace("likeness to", "")
-        assert evaluation.as_dict()["points"][0]["fidelity"] is None
+        assert "likeness " not in said(evaluation).replace("likeness to", "")
+        assert evaluation.to_dict()["points"][0]["fidelity"] is None
 
 
 def test_without_adherence_diversity_is_what_likeness_is_weighed_against() -> None:
@@ -114,7 +113,7 @@ def test_the_best_trade_weighs_likeness_against_adherence() -> None:
     verdict = told(points).verdict
     assert [round(one.score or 0, 3) for one in verdict.judgements] == [0.5, 0.675, 0.48]
     assert verdict.best == 1 and verdict.main == 2 and verdict.grade == "dear"
-    assert "step 100 at strength 0.75" in sentences(told(points), "en")
+    assert "step 100 at strength 0.75" in said(told(points))
 
 
 def test_of_what_cannot_be_told_apart_the_gentler_one_is_best() -> None:
@@ -142,7 +141,7 @@ def test_steps_are_compared_at_equal_likeness() -> None:
     assert [(name, step) for name, step, _ in found.states] == [("early", 60), ("mascot", 240)]
     assert [value.mean for _, _, value in found.states] == pytest.approx([0.8, 0.6])
     assert found.lead.mean == pytest.approx(0.2) and found.lead.sign > 0
-    assert "step 60 follows prompts better than step 240" in sentences(told([*late, *early]), "en")
+    assert "step 60 follows prompts better than step 240" in said(told([*late, *early]))
     alike = told([*early, *(replace(one, step=240, state="late") for one in early)]).verdict.matched
     assert alike is not None and (alike.lead.mean, alike.lead.low, alike.lead.high) == (0, 0, 0)
     assert told(early).verdict.matched is None  # one step has nobody to be compared with
@@ -164,16 +163,18 @@ def test_a_single_picture_leads_nobody() -> None:
     assert not any(value.is_bounded for _, _, value in matched.states)
 
 
-def test_both_languages_say_the_same_things() -> None:
-    import string
-
-    def fields(text: str) -> set[str]:
-        return {name for _, name, _, _ in string.Formatter().parse(text) if name}
-
-    assert TEXTS["en"].keys() == TEXTS["ja"].keys()
-    assert all(fields(TEXTS["en"][key]) == fields(TEXTS["ja"][key]) for key in TEXTS["en"])
-
-
 def test_no_point_is_no_verdict() -> None:
     with pytest.raises(ValueError, match="nothing"):
         judge(BASE, [], SCALE)
+
+
+def test_a_level_is_found_on_the_line_between_two_points() -> None:
+    xs, ys = [0.0, 0.4, 0.8], [1.0, 0.8, 0.4]  # a straight line in each stretch
+    for level, wanted in ((0.0, 1.0), (0.2, 0.9), (0.4, 0.8), (0.5, 0.7), (0.8, 0.4)):
+        assert float(at_level(xs, ys, level)) == pytest.approx(wanted)
+    assert np.isnan(at_level(xs, ys, 0.9))
+    back = [0.0, 0.5, 0.3, 0.6]  # the first crossing counts
+    assert float(at_level(back, [0, 5, 3, 6], 0.4)) == pytest.approx(4)
+    assert float(at_level([0.5, 0.9], [7, 3], 0.1)) == 7  # begins above it
+    many = at_level([np.zeros(3), np.array([1.0, 2.0, 0.1])], [np.zeros(3), np.ones(3)], 0.5)
+    assert many[:2].tolist() == [0.5, 0.25] and np.isnan(many[2])

@@ -90,9 +90,8 @@ def places(model: StableDiffusion) -> Iterator[tuple[str, str, ldm.Place]]:
     for name in model.vae.state_dict():
         yield "vae", name, ldm.vae_place(name, model.vae.config).under(VAE)  # type: ignore[arg-type]
     for tower in model.family.towers:
-        place = ldm.clip_place if tower.layout == "clip" else ldm.open_clip_place
         for name in model.text_encoders[tower.component].state_dict():
-            yield tower.component, name, place(canonical(tower.component, name), {}).under(tower.prefix)
+            yield tower.component, name, tower.place(canonical(tower.component, name))
 
 
 def single_file_tensors(model: StableDiffusion) -> dict[str, Tensor]:

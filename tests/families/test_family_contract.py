@@ -13,7 +13,7 @@ from torch import nn
 
 from tsuika.core.errors import ModelError
 from tsuika.core.types import Conditioning, Model
-from tsuika.families import Family, StableDiffusion, detect, load
+from tsuika.families import Family, StableDiffusion, guess, load, peek
 
 CPU = torch.device("cpu")
 PROMPTS = ["a cat", "dog, cat! and a very long tail of words"]
@@ -74,7 +74,7 @@ def test_the_seed_decides_every_weight(kind: Family, tiny: StableDiffusion, word
 @pytest.mark.parametrize("old_style", [True, False])
 def test_a_folder_comes_back_the_same(tiny: StableDiffusion, tmp_path: Path, old_style: bool) -> None:
     folder = write_folder(tiny, tmp_path / "model", old_style=old_style)
-    found = detect(folder)
+    found = peek(folder)
     assert (found.facts, found.prediction, found.kind) == (tiny.facts, tiny.prediction, "folder")
     again = load(str(folder), device=CPU, dtype=torch.float32)
     assert_same(outputs(tiny), outputs(again))
@@ -85,7 +85,7 @@ def test_a_folder_comes_back_the_same(tiny: StableDiffusion, tmp_path: Path, old
 @pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])
 def test_a_single_file_comes_back_the_same(tiny: StableDiffusion, words: Path, tmp_path: Path, suffix: str) -> None:
     path = write_single(tiny, tmp_path / f"model{suffix}")
-    found = detect(path)
+    found = peek(path)
     assert (found.facts, found.kind) == (tiny.facts, "single-file")
     again = open_again(path, words, tiny)
     assert_same(outputs(tiny), outputs(again))
@@ -213,6 +213,31 @@ def test_padding_is_the_clients(tiny: StableDiffusion) -> None:
         end = tokenizer.eos_token_id
         padding = vocabulary["!"] if tower.padding else end
         assert ids == [tokenizer.bos_token_id, vocabulary["cat</w>"], vocabulary["!</w>"], end, *[padding] * 4]
+
+
+def test_peek_says_what_loading_gives(tiny: StableDiffusion, words: Path, tmp_path: Path) -> None:
+    paths = write_single(tiny, tmp_path / "a.safetensors"), write_folder(tiny, tmp_path / "new", old_style=False)
+    for path in paths:
+        base = peek(path, geometry=tiny_geometry(tiny))
+        assert (base.family, base.facts) == (tiny.family, tiny.facts)
+        # an SD2 file without the marker of v-prediction counts as epsilon
+        assert base.prediction == (tiny.prediction if path.is_dir() else "epsilon")
+        found = base.geometry
+        assert (found.native_size_px, found.latent_factor) == (tiny.native_size_px, tiny.latent_factor)
+        assert found.latent_scale == tiny.latent_scale
+        widths = {name: tower.config.hidden_size for name, tower in tiny.text_encoders.items()}  # type: ignore[union-attr]
+        assert {name: config["hidden_size"] for name, config in found.text.items()} == widths
+
+
+def test_the_name_on_the_hub_suggests_a_family() -> None:
+    names = {
+        "stabilityai/stable-diffusion-xl-base-1.0": "sdxl",
+        "stabilityai/stable-diffusion-2-1-base": "sd2",
+        "someone/sd-2.1-thing": "sd2",
+        "runwayml/stable-diffusion-v1-5": "sd1",
+        "someone/something": "sd1",
+    }
+    assert {name: guess(name).name for name in names} == names
 
 
 # --------------------------------------------------------------------------------------------- what does not fit

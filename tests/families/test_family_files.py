@@ -25,7 +25,7 @@ from family_files import (
 from safetensors.torch import save_file
 
 from tsuika.core.errors import ModelError, NetworkError
-from tsuika.families import SD1, SD2, SDXL, Family, StableDiffusion, detect, load, load_vae
+from tsuika.families import SD1, SD2, SDXL, Family, StableDiffusion, load, load_vae, peek
 
 CPU = torch.device("cpu")
 
@@ -42,7 +42,7 @@ def sd1_file(sd1: StableDiffusion, tmp_path_factory: pytest.TempPathFactory) -> 
 
 def refused(path: Path, code: str, *words: str) -> None:
     with pytest.raises(ModelError) as caught:
-        detect(path)
+        peek(path)
     assert caught.value.code == code
     for word in words:
         assert word in str(caught.value)
@@ -156,7 +156,7 @@ def test_foreign_folders_are_named(sd1: StableDiffusion, tmp_path: Path) -> None
 def test_folders_made_for_edm_are_named(file: str, change: dict[str, object], words: Path, tmp_path: Path) -> None:
     """An SDXL by its networks, but its pictures come out as rubbish with this noise and these latents."""
     folder = write_folder(SDXL.tiny(0, words), tmp_path / "model", old_style=True)
-    assert detect(folder).facts.family == "sdxl"
+    assert peek(folder).facts.family == "sdxl"
     config = json.loads((folder / file).read_text())
     (folder / file).write_text(json.dumps({**config, **change}))
     refused(folder, "MD002", "EDM")
@@ -233,27 +233,27 @@ def header_file(path: Path, family: str, metadata: dict[str, str] | None = None,
 @pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
 def test_prediction_from_yaml_and_metadata(tmp_path: Path, family: str) -> None:
     path = header_file(tmp_path / "m.safetensors", family)
-    assert (detect(path).facts.family, detect(path).prediction) == (family, "epsilon")
+    assert (peek(path).facts.family, peek(path).prediction) == (family, "epsilon")
     for value, expected in (("v", "v_prediction"), ("epsilon", "epsilon")):
         header_file(path, family, {"modelspec.prediction_type": value})
-        assert detect(path).prediction == expected
+        assert peek(path).prediction == expected
     yaml = tmp_path / "m.yaml"
     yaml.write_text('model:\n  params:\n    parameterization: "v"\n')
-    assert (detect(path).prediction, detect(path).why_prediction) == ("v_prediction", "m.yaml")
+    assert (peek(path).prediction, peek(path).why_prediction) == ("v_prediction", "m.yaml")
     yaml.write_text("model:\n  params:\n    linear_start: 0.00085\n")
-    assert detect(path).prediction == "epsilon"
+    assert peek(path).prediction == "epsilon"
 
 
 def test_prediction_of_sd2_from_the_spread_of_a_bias(tmp_path: Path) -> None:
-    assert detect(header_file(tmp_path / "v.safetensors", "sd2", spread=0.2)).prediction == "v_prediction"
-    assert detect(header_file(tmp_path / "e.safetensors", "sd2", spread=0.03)).prediction == "epsilon"
-    assert detect(header_file(tmp_path / "x.safetensors", "sd1", spread=0.2)).prediction == "epsilon"
+    assert peek(header_file(tmp_path / "v.safetensors", "sd2", spread=0.2)).prediction == "v_prediction"
+    assert peek(header_file(tmp_path / "e.safetensors", "sd2", spread=0.03)).prediction == "epsilon"
+    assert peek(header_file(tmp_path / "x.safetensors", "sd1", spread=0.2)).prediction == "epsilon"
 
 
 def test_prediction_of_sdxl_from_empty_tensors(words: Path, tmp_path: Path) -> None:
     model = SDXL.tiny(1, words)
     path = write_single(model, tmp_path / "v.safetensors", v_pred=torch.zeros(0), ztsnr=torch.zeros(0))
-    found = detect(path)
+    found = peek(path)
     assert (found.prediction, found.zero_terminal_snr) == ("v_prediction", True)
     geometry = tiny_geometry(model)
     again = load(str(path), tokenizer=str(words), device=CPU, dtype=torch.float32, geometry=geometry)
@@ -265,7 +265,7 @@ def test_prediction_of_a_folder(sd1: StableDiffusion, tmp_path: Path) -> None:
     folder = write_folder(sd1, tmp_path / "model", old_style=True)
     file = folder / "scheduler" / "scheduler_config.json"
     file.write_text(json.dumps({**sd1.scheduler_config, "prediction_type": "v_prediction"}))
-    assert detect(folder).prediction == "v_prediction"
+    assert peek(folder).prediction == "v_prediction"
     assert load("embedded", embedded_path=folder, device=CPU, dtype=torch.float32).prediction == "v_prediction"
     file.write_text(json.dumps({**sd1.scheduler_config, "prediction_type": "sample"}))
     refused(folder, "MD002", "sample")

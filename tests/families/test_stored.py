@@ -11,8 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from tsuika.core.errors import ModelError
 from tsuika.core.types import Role, model_tensors
-from tsuika.families import FAMILIES
-from tsuika.families.stored import open_stored
+from tsuika.families import FAMILIES, peek
 
 ROLES: tuple[Role, ...] = ("unet.attn", "unet.conv", "text.attn", "text.ff")
 
@@ -23,8 +22,9 @@ def test_both_layouts_hold_the_model(family, tmp_path: Path) -> None:
     expected = {name: tensor for name, tensor in model_tensors(model).items() if not name.startswith("vae.")}
     single = write_single(model, tmp_path / "a.safetensors")
     for path in (single, write_folder(model, tmp_path / "new", old_style=False)):
-        stored = open_stored(FAMILIES, path, geometry=tiny_geometry(model))
-        assert stored.found.facts == model.facts
+        base = peek(path, geometry=tiny_geometry(model))
+        stored = base.weights()
+        assert base.facts == model.facts
         assert stored.keys() == expected.keys()
         assert all(torch.equal(stored[name], tensor) for name, tensor in expected.items())
         wanted = {f"{c}.{path}" for role in ROLES for c, paths in model.targets(role).items() for path in paths}
@@ -33,4 +33,4 @@ def test_both_layouts_hold_the_model(family, tmp_path: Path) -> None:
     del tensors["model.diffusion_model.out.2.bias"]
     save_file(tensors, tmp_path / "torn.safetensors")
     with pytest.raises(ModelError, match="MD003"):
-        open_stored(FAMILIES, tmp_path / "torn.safetensors", geometry=tiny_geometry(model))
+        peek(tmp_path / "torn.safetensors", geometry=tiny_geometry(model)).weights()

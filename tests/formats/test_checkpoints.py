@@ -224,11 +224,11 @@ def test_v_prediction_is_marked_for_every_program(family: str, markers: set[str]
     assert metadata["modelspec.prediction_type"] == "v"
     text = path.with_suffix(".yaml").read_text(encoding="utf-8")
     assert re.search(r'^\s+parameterization: "v"$', text, re.MULTILINE) or "denoiser_scaling.VScaling" in text
-    found = families.detect(path)
+    found = families.peek(path)
     assert found.prediction == "v_prediction"
     assert found.zero_terminal_snr == bool(markers)
     path.with_suffix(".yaml").unlink()
-    assert families.detect(path).prediction == "v_prediction"
+    assert families.peek(path).prediction == "v_prediction"
 
 
 def test_the_yaml_is_the_configuration_that_the_original_programs_read(tmp_path: Path) -> None:
@@ -247,7 +247,7 @@ def test_the_yaml_is_the_configuration_that_the_original_programs_read(tmp_path:
 @by_family
 def test_epsilon_needs_no_marker(family: str, tmp_path: Path) -> None:
     path = single(predicting(family, "epsilon"), tmp_path)
-    assert families.detect(path).prediction == "epsilon"
+    assert families.peek(path).prediction == "epsilon"
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 

@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 from tsuika.core.errors import FormatError, ModelError
-from tsuika.formats import find, for_method, read_header
+from tsuika.core.safetensors import read_header
+from tsuika.formats import find, for_method
 from tsuika.formats.kohya_lora import KohyaLora
 from tsuika.formats.peft_lora import PeftLora
 
@@ -247,7 +248,7 @@ def test_pickles_are_refused_unopened(tmp_path) -> None:
     path = tmp_path / "a.safetensors"
     for protocol in (2, 4, 5):
         path.write_bytes(pickle.dumps(Trap(str(touched)), protocol))
-        with pytest.raises(FormatError, match="MD005"):
+        with pytest.raises(ModelError, match="MD005"):
             find(path)
     torch.save({"a": DOWN}, path)
     with pytest.raises(FormatError, match="MD005"):

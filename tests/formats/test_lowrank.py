@@ -10,8 +10,8 @@ from torch import Tensor
 
 from tsuika.core.errors import FormatError, ModelError
 from tsuika.core.types import Artifact
+from tsuika.formats.lowrank.applying import Share, apply
 from tsuika.formats.lowrank.extracting import extract
-from tsuika.formats.lowrank.laying import Share, lay_on
 from tsuika.formats.lowrank.merging import concatenate, merge
 from tsuika.formats.lowrank.resizing import compress
 
@@ -189,7 +189,7 @@ def test_dora_is_baked_by_its_definition(axis) -> None:
     direction = weight + dense(made)[CONV].reshape(weight.shape)
     norm = direction.pow(2).sum(dim=(1, 2, 3) if axis == 0 else (0, 2, 3), keepdim=True).sqrt()
     expected = magnitude * direction / norm
-    assert apart(dict(lay_on(base, [Share(made)]))[f"{CONV}.weight"].double(), expected) < EXACT
+    assert apart(dict(apply(base, [Share(made)]))[f"{CONV}.weight"].double(), expected) < EXACT
     plain, errors = compress(made, error=1e-6, base=base)
     assert apart(dense(plain)[CONV], (expected - weight).flatten(1)) < 2e-6
     _, lossy = compress(made, rank=1, base=base)
@@ -199,28 +199,28 @@ def test_dora_is_baked_by_its_definition(axis) -> None:
     with pytest.raises(FormatError, match="FM005"):
         concatenate([Share(made)])
     with pytest.raises(FormatError, match="FM005"):
-        list(lay_on(base, [Share(made, 0.5)]))
+        list(apply(base, [Share(made, 0.5)]))
 
 
 def test_laying_on_adds_the_updates_and_touches_nothing_else() -> None:
     base = weights(2) | {"unet.conv_norm_out.weight": torch.ones(4)}
     before = {name: value.clone() for name, value in base.items()}
     second = lora(2, names=(CONV,))
-    laid = dict(lay_on(base, [Share(lora(1), 0.4), Share(second, -2.0)]))
+    laid = dict(apply(base, [Share(lora(1), 0.4), Share(second, -2.0)]))
     assert laid.keys() == weights(2).keys()
     assert all(torch.equal(base[name], value) for name, value in before.items())
     expected = base[f"{CONV}.weight"].double().flatten(1) + 0.4 * dense(lora(1))[CONV] - 2 * dense(second)[CONV]
     assert apart(laid[f"{CONV}.weight"].double().flatten(1), expected) < 1e-7
     with pytest.raises(ModelError, match="MD004"):
-        list(lay_on({}, [Share(lora(1))]))
+        list(apply({}, [Share(lora(1))]))
     with pytest.raises(ModelError, match="MD004"):
-        list(lay_on({name: value[:-1] for name, value in base.items()}, [Share(lora(1))]))
+        list(apply({name: value[:-1] for name, value in base.items()}, [Share(lora(1))]))
 
 
 def test_extracting_finds_the_lora_that_was_laid_on() -> None:
     base = {name: value.double() for name, value in weights(3).items()} | {"unet.norm.bias": torch.zeros(3).double()}
     made = lora(7, rank=3, alpha=0.6)
-    tuned = base | dict(lay_on(base, [Share(made)]))
+    tuned = base | dict(apply(base, [Share(made)]))
     found = extract(tuned, base, SHAPES, family="sd1", rank=3)
     assert max(found.errors.values()) < 1e-7
     assert found.energy == pytest.approx(1.0)

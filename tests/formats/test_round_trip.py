@@ -108,14 +108,11 @@ def test_facts_and_hashes_are_in_the_header(layers, tmp_path) -> None:
         resolution="1024x768",
         steps=12,
         learning_rate=1e-4,
-        started_at=1.5,
-        date="2024-01-02T03:04:05",
         prediction="v_prediction",
         tag_frequency={"10_kuma": count_tags(["Kuma, beach", "kuma,,  sea "])},
-        comment="{not JSON",
         dataset_dirs={"10_kuma": {"n_repeats": 10, "img_count": 2}},
     )
-    made.metadata.update(facts.metadata())
+    made.metadata.update(facts.metadata(), started_at="1.5", date="2024-01-02T03:04:05", comment="{not JSON")
     path = tmp_path / "a.safetensors"
     KohyaLora().write(made, path, dtype=torch.float16)
     with safe_open(path, "pt") as file:

@@ -11,9 +11,9 @@ from PIL import Image
 
 from tsuika import api, families
 from tsuika.api.drawing import Renderer
+from tsuika.core.bootstrap import of_differences
 from tsuika.embedded.world import World, draw
 from tsuika.vae import metrics, roundtrip
-from tsuika.vae.bootstrap import paired
 
 CPU = torch.device("cpu")
 NAMES = ("texture", "colour")
@@ -30,7 +30,7 @@ def renders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_they_share_all_latents() -> None:
-    space = families.latent_space("embedded", embedded_path=api.EMBEDDED)
+    space = families.peek("embedded", embedded_path=api.EMBEDDED)
     own = space.load_vae("builtin", CPU)
     for name in NAMES:
         other = space.load_vae(f"builtin:{name}", CPU)
@@ -50,12 +50,12 @@ def test_colours_are_nearer_by_a_little() -> None:
     """The gain is small, so that it takes many renders to be told from chance."""
     rng, world = np.random.default_rng(4343), World()
     pixels = torch.cat([roundtrip.to_signal(Image.fromarray(draw(world.picture(rng)))) for _ in range(96)])
-    space, rows = families.latent_space("embedded", embedded_path=api.EMBEDDED), []
+    space, rows = families.peek("embedded", embedded_path=api.EMBEDDED), []
     for name in ("builtin", "builtin:colour"):
         vae = space.load_vae(name, CPU)
         made = [roundtrip.decode(vae, roundtrip.encode(vae, part)) for part in pixels.split(16)]
         rows.append([row["colour"] for row in metrics.measure(torch.cat(made), pixels)])
-    assert paired(rows[1], rows[0]).sign < 0
+    assert of_differences(rows[1], rows[0]).sign < 0
 
 
 def test_drawings_go_from_one_to_the_other() -> None:

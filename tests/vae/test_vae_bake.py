@@ -66,7 +66,7 @@ def test_a_baked_file_differs_in_its_vae_alone(family: str, kind: str, tmp_path:
         assert torch.equal(tensor, second[name]) or name in inside, name
     assert sum(not torch.equal(first[name], second[name]) for name in inside) > len(inside) / 2
     assert new.metadata["tsuika.vae"] == vae.name and old.metadata.items() <= new.metadata.items()
-    space = families.latent_space(str(tmp_path / "out.safetensors"))
+    space = families.peek(str(tmp_path / "out.safetensors"))
     assert torch.equal(
         space.load_vae("builtin", torch.device("cpu")).state_dict()["decoder.conv_in.weight"],
         tiny(family, 5).vae.state_dict()["decoder.conv_in.weight"].half().float(),
@@ -169,7 +169,7 @@ def test_tuning_leaves_the_encoder_alone_and_repeats_itself(tmp_path: Path) -> N
     assert done["proven"] and done["dtype"] == "fp16" and done["best_step"] > 0
     assert done["pictures"]["train"] + done["pictures"]["choose"] + done["pictures"]["prove"] == 14
     assert done["measures"]["psnr"]["change"]["low"] > 0
-    space = families.latent_space(str(base))
+    space = families.peek(str(base))
     own, tuned = (space.load_vae(name, torch.device("cpu")) for name in ("builtin", str(tmp_path / "a.safetensors")))
     assert roundtrip.encoders(own, tuned) == "same"
     same = [name for name, value in own.state_dict().items() if torch.equal(value, tuned.state_dict()[name])]

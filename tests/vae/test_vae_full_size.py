@@ -181,7 +181,7 @@ def test_baking_changes_the_vae_alone(name: str, layout: str, place: Path) -> No
                 assert len(same_but(base / file, out / file, "")) == varied
             else:
                 assert filecmp.cmp(base / file, out / file, shallow=False), file
-    space = families.latent_space(str(out))
+    space = families.peek(str(out))
     inside = space.load_vae("builtin", CPU)
     alone = random_vae(kind, 2)
     alone.load_state_dict(expected)
@@ -191,7 +191,7 @@ def test_baking_changes_the_vae_alone(name: str, layout: str, place: Path) -> No
 
         weights = open_weights(out)
         own = {key: weights.tensor(key) for key in weights.names("first_stage_model.")}
-        theirs = convert_ldm_vae_checkpoint(own, dict(space.config))
+        theirs = convert_ldm_vae_checkpoint(own, dict(space.geometry.vae))
         assert theirs.keys() == expected.keys()
         assert all(torch.equal(theirs[key].reshape(value.shape), value) for key, value in expected.items())
     meta = families.load(str(out), tokenizer=str(CLIP), device=torch.device("meta"), dtype=torch.bfloat16)
@@ -219,10 +219,10 @@ def test_tuning_leaves_the_encoder_alone(name: str, layout: str, place: Path) ->
     assert caught.value.code == "VA020" and not (place / "none.safetensors").exists()
     done = api.tune_vae(images, place / "tuned.safetensors", steps=6, learning_rate=3e-4, **asked)
     assert done["proven"] and done["best_step"] > 0 and done["dtype"] == "fp16"
-    space = families.latent_space(str(base))
+    space = families.peek(str(base))
     own, tuned = (space.load_vae(one, CPU) for one in ("builtin", str(place / "tuned.safetensors")))
     made = Stored(place / "tuned.safetensors")
-    given = {ldm.vae_place(key, space.config).name: value.half() for key, value in own.state_dict().items()}
+    given = {ldm.vae_place(key, space.geometry.vae).name: value.half() for key, value in own.state_dict().items()}
     changed = {key for key, value in given.items() if made[key] != value.numpy().tobytes()}
     assert made.header.keys() == given.keys() and {key.split(".")[0] for key in changed} == {"decoder"}
     assert len(changed) == sum(key.startswith("decoder.") for key in given)
@@ -280,7 +280,7 @@ def test_half_precision_that_overflows_inside_falls_back_and_says_so(tmp_path: P
     assert falls == [("big", "fp16", "bf16"), ("huge", "fp16", "bf16"), ("huge", "bf16", "fp32")]
     assert {w.params["vae"] for w in told if w.code == "VA001"} == {"big", "huge"}
     assert all(math.isfinite(row["colour"]) for one in done.results for row in one.rows)
-    json.dumps(done.as_dict(), allow_nan=False)
+    json.dumps(done.to_dict(), allow_nan=False)
     plain, same = (roundtrip.decode(one, LATENTS_1CHW) for one in (own, big))
     assert torch.allclose(plain, same, atol=0.02 * float(plain.std()))  # in fp32 nobody sees the difference
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,16 +11,15 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from tsuika import families
 from tsuika.core.errors import ModelError
-from tsuika.core.types import Prediction
-from tsuika.core.weights import read_json
-from tsuika.core.words import Words
+from tsuika.core.texts import _
+from tsuika.core.types import Prediction, canonical
 from tsuika.families import Family, Geometry
 
 if TYPE_CHECKING:
     from tsuika.families import StableDiffusion
 
 T = TypeVar("T")
-NAMES: Final = ("sd1", "sd2", "sdxl")  # in place of a base that is not here
+NAMES: Final = tuple(row.name for row in families.FAMILIES)  # in place of a base that is not here
 _HUB_ID: Final = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
@@ -48,14 +47,15 @@ class Base:
     @property
     def latent_factor(self) -> int:
         """Pixels by latent cell, each way."""
-        return int(2 ** (len(self.geometry.vae["block_out_channels"]) - 1))
+        return self.geometry.latent_factor
 
     @cached_property
     def outline(self) -> StableDiffusion:
         """The model's modules without weights, on the meta device: names, shapes, roles."""
         import torch
 
-        from tsuika.families.common import StableDiffusion, build_text, build_unet, build_vae, scheduler_config
+        from tsuika.families import StableDiffusion
+        from tsuika.families.common import build_text, build_unet, build_vae, scheduler_config
 
         geometry = self.geometry
         with torch.device("meta"):
@@ -97,33 +97,28 @@ def look(name: str, embedded: Path) -> Base:
     """
     path = embedded if name == "embedded" else Path(name).expanduser()
     if path.exists():
-        found = families.detect(path)
-        kind = families.family(found.facts.family)
-        geometry = _of_folder(path, kind) if path.is_dir() else kind.geometry(found.prediction)
-        return Base(name, kind, found.prediction, geometry, at_hand=True)
+        found = families.peek(path)
+        return Base(name, found.family, found.prediction, found.geometry, at_hand=True)
     if name not in NAMES and not _HUB_ID.fullmatch(name):
         names = ", ".join(NAMES)
-        why = Words(
-            f"There is no such file or folder. Without one: --base {names}",
-            f"その名前のファイルもフォルダーもありません。手元にない場合: --base {names}",
-        )
+        why = _("There is no such file or folder. Without one: --base {names}", names=names)
         raise ModelError("MD001", where=name, why=why)
-    kind = families.family(name if name in NAMES else _guess(name))
+    kind = families.family(name) if name in NAMES else families.guess(name)
     prediction = kind.facts.prediction
     return Base(name, kind, prediction, kind.geometry(prediction), at_hand=False, guessed=name not in NAMES)
 
 
-def _guess(hub_id: str) -> str:
-    lowered = hub_id.lower()
-    if "xl" in lowered:
-        return "sdxl"
-    return "sd2" if re.search(r"diffusion-2|sd-?2", lowered) else "sd1"
+def layers(base: Base, roles: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+    """`<component>.<path>` of the layers that play these roles -> the weight's shape."""
+    return base.once(f"layers {roles}", lambda: _layers(base, roles))
 
 
-def _of_folder(folder: Path, kind: Family) -> Geometry:
-    unet, vae = (read_json(folder / part / "config.json") for part in ("unet", "vae"))
-    text: dict[str, Mapping[str, Any]] = {
-        tower.component: read_json(folder / tower.component / "config.json") for tower in kind.towers
-    }
-    factor = 2 ** (len(vae["block_out_channels"]) - 1)
-    return Geometry(unet, vae, text, native_size_px=int(unet["sample_size"]) * factor)
+def _layers(base: Base, roles: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+    outline = base.outline
+    found = {}
+    for role in roles:
+        for component, paths in outline.targets(role).items():  # type: ignore[arg-type]
+            for path in paths:
+                weight: Any = outline.module(component, path).weight
+                found[f"{component}.{canonical(component, path)}"] = tuple(weight.shape)
+    return found

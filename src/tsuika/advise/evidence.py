@@ -1,73 +1,71 @@
-"""What advice stands on: our own measurements (`evidence.json`, written by bench/methods), publications, and folklore.
+"""What advice is based on: our own measurements (`evidence.json`, written by bench/methods), publications, and folklore.
 
-A statement has its words in both languages, how strong it is, and where it is from. Nothing here decides anything.
+A statement has a text, how strong its evidence is, and where it is from. Nothing here decides anything.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any, Final, Literal
 
 from tsuika import methods
 from tsuika.core.intervals import Interval
+from tsuika.core.texts import Text, _
+from tsuika.pages import in_languages
 
-Strength = Literal[
-    "measured", "published", "folklore", "known"
-]  # known: follows from the program itself, as a file's size
+# "known" follows from the program itself, as a file's size.
+Strength = Literal["measured", "published", "folklore", "known"]
 Goal = Literal["character", "style", "object", "concept"]
 GOALS: Final[tuple[Goal, ...]] = ("character", "style", "object", "concept")
 BENCH: Final = "bench/methods.py, docs/log.md"
-SMALL_NET: Final = "embedded base, 64 px, 16.7 million weights"
 
 
 @dataclass(frozen=True)
 class Statement:
     """One thing to say."""
 
-    en: str
-    ja: str
+    text: Text
     strength: Strength
     source: str = ""
 
-    def words(self, lang: str) -> str:
-        """In a language."""
-        return self.ja if lang == "ja" else self.en
+    def to_dict(self) -> dict[str, str]:
+        """The text by language, strength and source."""
+        return {**in_languages(self.text), "strength": self.strength, "source": self.source}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A method on a goal with so many pictures, as bench/methods measured it. Gains are per cent of the base's loss, intervals
-    95 % over seeds."""
+    """A method on a goal with so many images, as bench/methods measured it.
+
+    Attributes:
+        gain: percent of the base's loss, with its 95% interval over seeds.
+        against: points over the best of the others.
+        rival: that best other method.
+        seconds: of training that each method had.
+    """
 
     goal: str
     pictures: int
     method: str
     seeds: int
     gain: Interval
-    against: Interval | None  # points over the best of the others
+    against: Interval | None
     rival: str
     fidelity: float
-    adherence: float
     drift: float
-    best_s: float
-    steps: int
     bytes: int
-    seconds: float  # of training that each method had
+    seconds: float
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two results laid on one base, against each alone, on pictures that need both."""
+    """Two results on one base together, against the better one alone, on images that need both."""
 
     name: str
-    seeds: int
-    first: Interval
-    second: Interval
-    both: Interval
     over_best_alone: Interval
 
     @property
@@ -81,7 +79,7 @@ class Table:
     """Everything that was measured."""
 
     cells: tuple[Cell, ...] = ()
-    pairs: tuple[Pair, ...] = field(default=())
+    pairs: tuple[Pair, ...] = ()
 
     def row(self, goal: str, pictures: int) -> dict[str, Cell]:
         """Method -> cell at the nearest number of pictures, by ratio, at which every method was measured."""
@@ -111,21 +109,13 @@ def read(tables: Mapping[str, Any]) -> Table:
             _interval(row["against"]) if "against" in row else None,
             row.get("against", {}).get("method", ""),
             row["fidelity"],
-            row["adherence"],
             row["drift"],
-            row["best_s"],
-            row["steps"],
             row["bytes"],
             tables["seconds"],
         )
         for row in tables["cells"]
     )
-    pairs = tuple(
-        Pair(
-            row["name"], row["seeds"], *(_interval(row[key]) for key in ("first", "second", "both", "over_best_alone"))
-        )
-        for row in tables["pairs"]
-    )
+    pairs = tuple(Pair(row["name"], _interval(row["over_best_alone"])) for row in tables["pairs"])
     return Table(cells, pairs)
 
 
@@ -144,34 +134,29 @@ _NOVELAI: Final = "NovelAI, Improvements on Stable Diffusion, 2022"
 # (method, goal or "") -> what publications say for it.
 PUBLISHED_FOR: Final[Mapping[tuple[str, str], Statement]] = {
     ("lora", ""): Statement(
-        "In a public comparison of adapters, LoRA's likeness is 0.70-0.74 and training all weights 0.58 (DINO; differences"
-        " under 0.05 are noise).",
-        "公開されているアダプター比較では、被写体の再現度はLoRAが0.70〜0.74、全重みの学習が0.58です(DINO。0.05未満の差は誤差)。",
+        _(
+            "In a public comparison of adapters, LoRA reaches a likeness of 0.70-0.74 and training all weights 0.58 (DINO;"
+            " differences under 0.05 are noise)."
+        ),
         "published",
         _PEFT,
     ),
     ("lora", "style"): Statement(
-        "LoRA and its relatives learn styles in a comparison of 234 trained models.",
-        "234個の学習済みモデルの比較で、LoRA系の方法で画風を学習できることが示されています。",
-        "published",
-        _YEH,
+        _("LoRA and its relatives learn styles in a comparison of 234 trained models."), "published", _YEH
     ),
     ("textual-inversion", ""): Statement(
-        "It was made for 3 to 5 pictures, and leaves the base untouched.",
-        "3〜5枚の画像で学習するために作られた方法で、ベースモデルを変えません。",
-        "published",
-        _GAL,
+        _("It was made for 3 to 5 images, and leaves the base model untouched."), "published", _GAL
     ),
     ("dreambooth", ""): Statement(
-        "DreamBooth shows the subject better than Textual Inversion: DINO 0.668 against 0.569; 68 % of users preferred it,"
-        " 22 % the other.",
-        "DreamBoothはTextual Inversionより被写体をよく再現します: DINO 0.668対0.569、利用者の68%が支持(Textual Inversionは22%)。",
+        _(
+            "DreamBooth shows the subject better than Textual Inversion: DINO 0.668 against 0.569; 68% of users preferred it,"
+            " 22% the other."
+        ),
         "published",
         _RUIZ,
     ),
     ("hypernetwork", ""): Statement(
-        "Its makers report that it works with picture sets of varied size; they give no numbers.",
-        "開発元は、さまざまな規模の画像セットで使えると報告していますが、数値は示していません。",
+        _("Its makers report that it works with image sets of varied size; they give no numbers."),
         "published",
         _NOVELAI,
     ),
@@ -179,22 +164,18 @@ PUBLISHED_FOR: Final[Mapping[tuple[str, str], Statement]] = {
 
 PUBLISHED_AGAINST: Final[Mapping[str, Statement]] = {
     "textual-inversion": Statement(
-        "It shows the subject less well than DreamBooth: DINO 0.569 against 0.668, preferred by 22 % of users against 68 %.",
-        "被写体の再現はDreamBoothより劣ります: DINO 0.569対0.668、利用者の支持は22%対68%。",
+        _(
+            "It shows the subject less well than DreamBooth: DINO 0.569 against 0.668, preferred by 22% of users against 68%."
+        ),
         "published",
         _RUIZ,
     ),
     "dreambooth": Statement(
-        "Training all weights is best in likeness only at the right learning rate; at a wrong one it is worst.",
-        "全重みの学習が最も高い再現度になるのは学習率が適切な場合だけで、外れると最も低くなります。",
+        _("Training all weights is best in likeness only at the right learning rate; at a wrong one it is worst."),
         "published",
         _YEH,
     ),
-    "hypernetwork": Statement(
-        "No controlled comparison with LoRA has been published.",
-        "LoRAと条件をそろえて比べた公開結果はありません。",
-        "folklore",
-    ),
+    "hypernetwork": Statement(_("No controlled comparison with LoRA has been published."), "folklore"),
 }
 
 
@@ -203,26 +184,24 @@ METHODS: Final = tuple(name for name in methods.METHODS if (name, "") in PUBLISH
 
 @dataclass(frozen=True)
 class Rule:
-    """A rule of thumb of the Japanese guide that this project began with."""
+    """A rule of thumb of the Japanese guide that this project began with: which methods for which goals."""
 
     methods: tuple[str, ...]
-    goals: tuple[str, ...] = ()  # which method for which goal
-    pictures: tuple[int, int] | None = None  # or: how many pictures a method wants
+    goals: tuple[str, ...]
 
 
 RULES: Final[tuple[Rule, ...]] = (
     Rule(("lora", "dreambooth"), ("character",)),
     Rule(("textual-inversion", "hypernetwork"), ("style",)),
     Rule(("textual-inversion",), ("object", "concept")),
-    *(Rule((name,), pictures=method.images) for name, method in methods.METHODS.items()),
 )
 
 
-def said(goal: str) -> tuple[str, ...]:
-    """The methods that the rules of thumb name for a goal."""
-    return next(rule.methods for rule in RULES if goal in rule.goals)
+def rule_of(goal: str) -> Rule:
+    """The rule of thumb about a goal."""
+    return next(rule for rule in RULES if goal in rule.goals)
 
 
-def wanted(method: str) -> tuple[int, int]:
-    """How many pictures the rules of thumb want for a method."""
+def images_wanted(method: str) -> tuple[int, int]:
+    """How many images the rules of thumb want for a method, from and to."""
     return methods.METHODS[method].images

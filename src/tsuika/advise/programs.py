@@ -26,7 +26,7 @@ def program(name: str) -> str:
     if not name:
         return ""
     if (found := _ALIASES.get(name.casefold())) is None:
-        raise no_such("--for", name, PROGRAMS, what="programs")
+        raise no_such("--for", name, PROGRAMS)
     return found
 
 

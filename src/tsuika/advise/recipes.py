@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import tomlkit
@@ -17,39 +17,50 @@ from tsuika.core import config
 from tsuika.core.config import Recipe
 from tsuika.core.types import is_usable_word
 
-_TRIGGERS: Final = {"character": "mychara", "style": "mystyle", "object": "mything", "concept": "myidea"}
-_CLASS_WORDS: Final = {"character": "character", "style": "style", "object": "object", "concept": ""}
-_INIT: Final = {
-    "character": "robot",
-    "style": "white",
-    "object": "present",
-    "concept": "small",
-}  # of the embedded world
-# Cap of steps at 20 pictures, and the power of their number that it grows with (real bases, batch 4).
-_STEPS: Final = {
-    "lora": (800, 0.45),
-    "textual-inversion": (1000, 0.0),
-    "dreambooth": (1500, 0.44),
-    "hypernetwork": (3800, 0.46),
+
+@dataclass(frozen=True)
+class _Goal:
+    """What stands in a recipe for a goal where nobody says otherwise; `init` is a word of the embedded world."""
+
+    trigger: str
+    class_word: str
+    init: str
+
+
+_GOALS: Final = {
+    "character": _Goal("mychara", "character", "robot"),
+    "style": _Goal("mystyle", "style", "white"),
+    "object": _Goal("mything", "object", "present"),
+    "concept": _Goal("myidea", "", "small"),
 }
-_EMBEDDED_STEPS: Final = {  # the same for the embedded base, batch 8
-    "lora": (300, 0.3),
-    "textual-inversion": (150, 0.0),
-    "dreambooth": (300, 0.3),
-    "hypernetwork": (300, 0.25),
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How long a method trains: the cap of steps at 20 images, the power of their number that it grows with, settings."""
+
+    steps: int
+    power: float
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+_BATCH, _EMBEDDED_BATCH = 4, 8
+_PLANS: Final[Mapping[str, _Plan]] = {
+    "lora": _Plan(800, 0.45, {"method.rank": 16}),
+    "textual-inversion": _Plan(1000, 0.0),
+    "dreambooth": _Plan(1500, 0.44),
+    "hypernetwork": _Plan(3800, 0.46),
 }
-_EMBEDDED: Final[Mapping[str, Mapping[str, Any]]] = {
-    "lora": {"method.conv": True, "train.learning_rate": 2e-3, "train.ema": 0.98},
-    "textual-inversion": {"method.vectors": 4, "train.learning_rate": 2e-2},
-    "dreambooth": {"train.learning_rate": 3e-4, "train.ema": 0.98},
-    "hypernetwork": {
-        "method.sizes": "all",
-        "method.activation": "swish",
-        "train.learning_rate": 1e-3,
-        "train.ema": 0.98,
-    },
+_EMBEDDED_PLANS: Final[Mapping[str, _Plan]] = {
+    "lora": _Plan(300, 0.3, {"method.conv": True, "train.learning_rate": 2e-3, "train.ema": 0.98}),
+    "textual-inversion": _Plan(150, 0.0, {"method.vectors": 4, "train.learning_rate": 2e-2}),
+    "dreambooth": _Plan(300, 0.3, {"train.learning_rate": 3e-4, "train.ema": 0.98}),
+    "hypernetwork": _Plan(
+        300, 0.25, {"method.sizes": "all", "method.activation": "swish", "train.learning_rate": 1e-3, "train.ema": 0.98}
+    ),
 }
-_PRIOR: Final = 100  # class pictures to be drawn, for a subject whose class must not change with it
+# Regularization images to be drawn, for a subject whose class must not change with it.
+_REG_IMAGES: Final = 100
 
 
 @dataclass(frozen=True)
@@ -57,8 +68,10 @@ class Candidate:
     """A way to go: a method, and how much it may hold."""
 
     method: str
-    rank: int = 0  # LoRA
-    vectors: int = 0  # textual inversion
+    # Of a LoRA.
+    rank: int = 0
+    # Of a new word.
+    vectors: int = 0
 
 
 @dataclass(frozen=True)
@@ -67,11 +80,13 @@ class Subject:
 
     goal: str
     images: str
-    pictures: int  # different ones
+    # Different ones.
+    pictures: int
     base: str
     trigger: str = ""
     class_word: str = ""
-    captioned: bool = False  # every picture has a caption of its own
+    # Every image has a caption of its own.
+    captioned: bool = False
     embedded: bool = False
 
 
@@ -87,7 +102,7 @@ class Thrift:
 
 def ways(candidate: Candidate, *, embedded: bool) -> Iterator[Thrift]:
     """From the quickest to the most frugal."""
-    usual = 8 if embedded else 4
+    usual = _EMBEDDED_BATCH if embedded else _BATCH
     yield Thrift()
     yield Thrift(lanes=1)
     yield Thrift(usual // 2, lanes=1)
@@ -105,14 +120,18 @@ def trigger_of(subject: Subject, method: str) -> str:
         return subject.trigger
     if subject.goal == "style" and subject.captioned and method != "textual-inversion":
         return ""
-    return _TRIGGERS[subject.goal]
+    return _GOALS[subject.goal].trigger
 
 
 def steps_of(subject: Subject, method: str) -> int:
     """The cap of steps."""
-    cap, power = (_EMBEDDED_STEPS if subject.embedded else _STEPS)[method]
-    exact = cap * math.pow(max(1, min(subject.pictures, 1000)) / 20, power)
+    plan = _plan_of(subject, method)
+    exact = plan.steps * math.pow(max(1, min(subject.pictures, 1000)) / 20, plan.power)
     return 10 * round(exact / 10)
+
+
+def _plan_of(subject: Subject, method: str) -> _Plan:
+    return (_EMBEDDED_PLANS if subject.embedded else _PLANS)[method]
 
 
 def recipe_of(subject: Subject, candidate: Candidate, thrift: Thrift = Thrift()) -> Recipe:
@@ -123,7 +142,7 @@ def recipe_of(subject: Subject, candidate: Candidate, thrift: Thrift = Thrift())
 def toml_of(subject: Subject, candidate: Candidate, thrift: Thrift = Thrift()) -> str:
     """The same recipe as a short TOML: only what differs from the defaults."""
     document = tomlkit.document()
-    document.add(tomlkit.comment(f"Advised by tsuika for {subject.pictures} pictures of a {subject.goal}."))
+    document.add(tomlkit.comment(f"Advised by tsuika for {subject.pictures} images of a {subject.goal}."))
     document.add(tomlkit.comment("tsuika train --recipe THIS-FILE --out RUN   (every setting: tsuika settings)"))
     for name, values in _tables(subject, candidate, thrift).items():
         table = tomlkit.table()
@@ -134,28 +153,31 @@ def toml_of(subject: Subject, candidate: Candidate, thrift: Thrift = Thrift()) -
 
 
 def _tables(subject: Subject, candidate: Candidate, thrift: Thrift) -> dict[str, Any]:
-    method, usual = candidate.method, 8 if subject.embedded else 4
+    method, usual = candidate.method, _EMBEDDED_BATCH if subject.embedded else _BATCH
+    goal = _GOALS[subject.goal]
     batch = thrift.batch or usual
     trigger = trigger_of(subject, method)
-    usable = trigger if is_usable_word(trigger) else _TRIGGERS[subject.goal]
+    usable = trigger if is_usable_word(trigger) else goal.trigger
     settings: dict[str, Any] = {
         "base.model": subject.base,
         "data.images": subject.images,
         "data.trigger": trigger,
-        "data.class_word": (subject.class_word or _CLASS_WORDS[subject.goal]) if trigger else "",
+        "data.class_word": (subject.class_word or goal.class_word) if trigger else "",
         "method.name": method,
         "train.steps": steps_of(subject, method),
         "train.batch_size": batch,
         "train.accumulate": usual // batch,
-        **(_EMBEDDED[method] if subject.embedded else _real(subject, method)),
+        **_plan_of(subject, method).settings,
     }
+    if method == "dreambooth" and not subject.embedded and subject.goal in ("character", "object"):
+        settings["data.reg_generate"] = _REG_IMAGES
     if candidate.rank:
         settings["method.rank"] = candidate.rank
     if method == "textual-inversion":
         settings["method.vectors"] = candidate.vectors or settings.get("method.vectors", 2)
         settings["data.template"] = "style" if subject.goal == "style" else "object"
         if subject.embedded and not subject.class_word:
-            settings["method.init"] = _INIT[subject.goal]
+            settings["method.init"] = goal.init
     if thrift.checkpointing:
         settings["train.gradient_checkpointing"] = True
     if thrift.lanes:
@@ -165,9 +187,3 @@ def _tables(subject: Subject, candidate: Candidate, thrift: Thrift) -> dict[str,
     settings["output.name"] = f"{usable}-{method}" if method != "textual-inversion" else usable
     silent = {"data.trigger": "", "data.class_word": "", "train.accumulate": 1}
     return config.override({}, {key: value for key, value in settings.items() if silent.get(key, ...) != value})
-
-
-def _real(subject: Subject, method: str) -> Mapping[str, Any]:
-    if method == "dreambooth" and subject.goal in ("character", "object"):
-        return {"data.reg_generate": _PRIOR}
-    return {"method.rank": 16} if method == "lora" else {}

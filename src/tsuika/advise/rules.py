@@ -1,4 +1,4 @@
-"""From a wish to one recommendation and two alternatives: measurements first, then publications, folklore last.
+"""From a request to one recommendation and two alternatives: measurements first, then publications, folklore last.
 
 The candidates are ranked by what bench/methods measured for this goal at the nearest number of pictures. Methods that cannot
 be told from the best, or are near it, are told apart by what their results are good for: programs and file size. Limits of
@@ -7,23 +7,27 @@ memory, file and program are never broken. No device, no clock.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
 
-from tsuika.advise import recipes, sizes
+from tsuika.advise import reasons, recipes, sizes
 from tsuika.advise.base import Base
-from tsuika.advise.estimate import Estimate
-from tsuika.advise.evidence import BENCH, METHODS, RULES, Cell, Goal, Rule, Statement, Strength, Table
+from tsuika.advise.estimate import Estimate, Machine
+from tsuika.advise.evidence import BENCH, METHODS, Cell, Goal, Statement, Strength, Table
 from tsuika.advise.programs import works_in
-from tsuika.advise.reasons import against, combinations, for_it, title, verdict
 from tsuika.advise.recipes import Candidate, Subject, Thrift
 from tsuika.core.config import Recipe
 from tsuika.core.errors import RecipeError
-from tsuika.core.words import Words
+from tsuika.core.texts import Text, _
+from tsuika.pages import in_languages, listed, verbatim
+from tsuika.pages.titles import method_title
 
-NEAR: Final = 0.1  # of the best gain: within this, programs and file size decide
+# Shares of the best gain. Within NEAR, programs and file size decide.
+NEAR: Final = 0.1
 FAR: Final = 0.35
+# Options that are offered.
+OFFERED: Final = 3
 RANKS: Final = (16, 8, 4, 2, 1)
 VECTORS: Final = (4, 2, 1)
 # Where nothing is measured: the order that publications suggest.
@@ -33,14 +37,20 @@ Estimator = Callable[[Recipe], Estimate]
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What somebody wants, and what there is to do it with."""
+class Request:
+    """What somebody wants, and what there is to do it with.
+
+    Attributes:
+        vram_gb: in 10^9 bytes; None for no limit.
+        max_file_mb: in 10^6 bytes.
+        program: one of `programs.PROGRAMS`.
+    """
 
     subject: Subject
     goal: Goal
-    vram_gb: float | None = None  # 10^9 bytes; None: no limit
-    max_file_mb: float | None = None  # 10^6 bytes
-    program: str = ""  # one of `programs.PROGRAMS`
+    vram_gb: float | None = None
+    max_file_mb: float | None = None
+    program: str = ""
 
 
 @dataclass(frozen=True)
@@ -55,28 +65,80 @@ class Option:
     works_in: tuple[str, ...]
     reasons: tuple[Statement, ...]
     against: tuple[Statement, ...]
-    strength: Strength
     cell: Cell | None = None
 
+    @property
+    def strength(self) -> Strength:
+        """Of the strongest evidence for it."""
+        return self.reasons[0].strength
 
-class Unfit(NamedTuple):
-    """A method that is not offered, and why."""
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON; texts by language."""
+        found, train = self.estimate, self.recipe.train
+        return {
+            "method": self.method,
+            "title": in_languages(verbatim(method_title(self.method))),
+            "strength": self.strength,
+            "steps": found.steps,
+            "batch_size": train.batch_size * train.accumulate,
+            "step_seconds": found.step_s,
+            "seconds": found.seconds,
+            "trainings": found.trainings,
+            "time_basis": found.time_basis,
+            "memory_gb": round(found.memory_gib * 2**30 / 1e9, 2),
+            "memory_basis": found.memory_basis,
+            "trained_numbers": found.trained,
+            "file_bytes": self.file_bytes,
+            "works_in": list(self.works_in),
+            "reasons": [one.to_dict() for one in self.reasons],
+            "against": [one.to_dict() for one in self.against],
+            "recipe": self.toml,
+        }
+
+
+class NotOffered(NamedTuple):
+    """A method that is not offered, and why: in a sentence, and in short without words."""
 
     method: str
     why: Statement
-    short: str = ""  # the same in no language
+    short: str = ""
 
 
 @dataclass(frozen=True)
 class Advice:
-    """What comes of a wish: the recommendation first, then up to two alternatives."""
+    """The answer to a request: the recommendation first, then up to two alternatives."""
 
-    wish: Wish
+    request: Request
     options: tuple[Option, ...]
-    unfit: tuple[Unfit, ...] = ()
+    not_offered: tuple[NotOffered, ...] = ()
     combine: tuple[Statement, ...] = ()
     folklore: tuple[Statement, ...] = ()
-    notes: tuple[Statement, ...] = field(default=())
+    notes: tuple[Statement, ...] = ()
+
+    def to_dict(self, machine: Machine) -> dict[str, Any]:
+        """For JSON; texts by language."""
+        request, options = self.request, [option.to_dict() for option in self.options]
+        return {
+            "goal": request.goal,
+            "pictures": request.subject.pictures,
+            "images": request.subject.images,
+            "base": request.subject.base,
+            "limits": {"vram_gb": request.vram_gb, "max_file_mb": request.max_file_mb, "program": request.program},
+            "machine": {"device": machine.device, "name": machine.name, "precision": machine.precision},
+            "recommendation": options[0],
+            "alternatives": options[1:],
+            "not_recommended": [
+                {
+                    "method": one.method,
+                    "title": in_languages(verbatim(method_title(one.method))),
+                    "why": one.why.to_dict(),
+                }
+                for one in self.not_offered
+            ],
+            "combine": [one.to_dict() for one in self.combine],
+            "rules_of_thumb": [one.to_dict() for one in self.folklore],
+            "notes": [one.to_dict() for one in self.notes],
+        }
 
 
 def order(table: Table, goal: str, pictures: int, *, embedded: bool = False) -> list[str]:
@@ -103,7 +165,9 @@ def order(table: Table, goal: str, pictures: int, *, embedded: bool = False) -> 
     return sorted(METHODS, key=tier)
 
 
-def advise(wish: Wish, base: Base, table: Table, estimate: Estimator, memory: Callable[[Recipe], float]) -> Advice:
+def advise(
+    request: Request, base: Base, table: Table, estimate: Estimator, memory: Callable[[Recipe], float]
+) -> Advice:
     """The advice.
 
     Args:
@@ -114,33 +178,37 @@ def advise(wish: Wish, base: Base, table: Table, estimate: Estimator, memory: Ca
         RecipeError: RC026, nothing keeps within the limits.
     """
     options: list[Option] = []
-    unfit: list[Unfit] = []
-    row = table.row(wish.goal, wish.subject.pictures)
-    ranked = order(table, wish.goal, wish.subject.pictures, embedded=wish.subject.embedded)
+    not_offered: list[NotOffered] = []
+    goal, subject = request.goal, request.subject
+    row = table.row(goal, subject.pictures)
+    ranked = order(table, goal, subject.pictures, embedded=subject.embedded)
     for method in ranked:
-        found = _fit(wish, base, method, memory)
-        if isinstance(found, Unfit):
-            unfit.append(found)
+        found = _fit(request, base, method, memory)
+        if isinstance(found, NotOffered):
+            not_offered.append(found)
             continue
-        options.append(_option(wish, base, row, method, *found, estimate))
-        if len(options) == 3:
+        options.append(_option(request, base, row, method, *found, estimate))
+        if len(options) == OFFERED:
             break
-    if len(options) < 3:  # a smaller result of a method that is there already
-        options += _smaller(wish, base, row, options, estimate, memory, 3 - len(options))
+    # Else a smaller result of a method that is there already.
+    if len(options) < OFFERED:
+        options += _smaller(request, base, row, options, estimate, memory, OFFERED - len(options))
     if not options:
-        en, ja = (", ".join(f"{title(one.method, lang)}: {one.short}" for one in unfit) for lang in ("en", "ja"))
-        raise RecipeError("RC026", why=Words(en, ja))
-    shown = {option.method for option in options}
-    left = [Unfit(m, _not_among(m, row, options[0])) for m in ranked if m not in shown | {one.method for one in unfit}]
-    rules = tuple(
-        verdict(rule, table, wish.goal, wish.subject.pictures) for rule in _rules(wish.goal, options[0].method)
+        raise RecipeError("RC026", why=listed([_short(one) for one in not_offered]))
+    best = options[0]
+    known = {option.method for option in options} | {one.method for one in not_offered}
+    left = [NotOffered(method, _not_among(method, row, best)) for method in ranked if method not in known]
+    return Advice(
+        request,
+        tuple(options),
+        (*not_offered, *left),
+        tuple(reasons.combinations(table, goal, best.method)),
+        (reasons.goal_verdict(table, goal, subject.pictures), reasons.count_verdict(table, goal, best.method)),
     )
-    return Advice(wish, tuple(options), (*unfit, *left), combinations(table, wish.goal, options[0].method), rules)
 
 
-def _rules(goal: str, method: str) -> Sequence[Rule]:
-    """The rules of thumb that say something here: about the goal, and about the number of pictures of the recommended method."""
-    return [rule for rule in RULES if goal in rule.goals or (rule.pictures and rule.methods == (method,))]
+def _short(one: NotOffered) -> Text:
+    return _("{method}: {why}", method=method_title(one.method), why=one.short)
 
 
 def _candidates(method: str, embedded: bool) -> list[Candidate]:
@@ -152,60 +220,34 @@ def _candidates(method: str, embedded: bool) -> list[Candidate]:
 
 
 def _fit(
-    wish: Wish, base: Base, method: str, memory: Callable[[Recipe], float], start: int = 0
-) -> tuple[Candidate, Thrift, int] | Unfit:
+    request: Request, base: Base, method: str, memory: Callable[[Recipe], float], start: int = 0
+) -> tuple[Candidate, Thrift, int] | NotOffered:
     """The largest result of a method, trained the quickest way, that keeps within the limits; or why there is none."""
-    programs = works_in(method, embedded=wish.subject.embedded)
-    if wish.program and wish.program not in programs:
-        return Unfit(
-            method,
-            Statement(
-                f"{wish.program} does not apply its results.",
-                f"{wish.program}では使えません。",
-                "known",
-                "programs' own source",
-            ),
-            f"✕ {wish.program}",
-        )
+    embedded, program = request.subject.embedded, request.program
+    if program and program not in works_in(method, embedded=embedded):
+        why = _("{program} does not apply its results.", program=program)
+        return NotOffered(method, Statement(why, "known", reasons.PROGRAMS_SOURCE), f"✕ {program}")
     smallest, least = 0.0, 0.0
-    for candidate in _candidates(method, wish.subject.embedded)[start:]:
-        size = sizes.file_bytes(base, recipes.recipe_of(wish.subject, candidate))
+    for candidate in _candidates(method, embedded)[start:]:
+        size = sizes.file_bytes(base, recipes.recipe_of(request.subject, candidate))
         smallest = size / 1e6
-        if wish.max_file_mb is not None and smallest > wish.max_file_mb:
+        if request.max_file_mb is not None and smallest > request.max_file_mb:
             continue
-        for thrift in recipes.ways(candidate, embedded=wish.subject.embedded):
-            least = memory(recipes.recipe_of(wish.subject, candidate, thrift)) * 2**30 / 1e9
-            if wish.vram_gb is None or least <= wish.vram_gb:
+        for thrift in recipes.ways(candidate, embedded=embedded):
+            least = memory(recipes.recipe_of(request.subject, candidate, thrift)) * 2**30 / 1e9
+            if request.vram_gb is None or least <= request.vram_gb:
                 return candidate, thrift, size
-    if wish.max_file_mb is not None and smallest > wish.max_file_mb:
-        return Unfit(
-            method,
-            Statement(
-                f"Its file has {_megabytes(smallest)} MB at least.",
-                f"ファイルが最小でも{_megabytes(smallest)} MBになります。",
-                "known",
-                "counted from the base's shapes",
-            ),
-            f"≥ {_megabytes(smallest)} MB",
-        )
-    return Unfit(
-        method,
-        Statement(
-            f"It takes about {least:.1f} GB of memory at least.",
-            f"メモリが少なくとも約{least:.1f} GB必要です。",
-            "known",
-            "counted from the base's shapes",
-        ),
-        f"≥ {least:.1f} GB",
-    )
-
-
-def _megabytes(size: float) -> str:
-    return f"{size:,.0f}" if size >= 10 else f"{size:.2g}"
+    if request.max_file_mb is not None and smallest > request.max_file_mb:
+        shown = f"{smallest:,.0f} MB" if smallest >= 10 else f"{smallest:.2g} MB"
+        why = _("Its file has {size} at least.", size=shown)
+    else:
+        shown = f"{least:.1f} GB"
+        why = _("It takes about {size} of memory at least.", size=shown)
+    return NotOffered(method, Statement(why, "known", reasons.COUNTED), f"≥ {shown}")
 
 
 def _option(
-    wish: Wish,
+    request: Request,
     base: Base,
     row: dict[str, Cell],
     method: str,
@@ -214,26 +256,24 @@ def _option(
     size: int,
     estimate: Estimator,
 ) -> Option:
-    recipe = recipes.recipe_of(wish.subject, candidate, thrift)
-    toml = recipes.toml_of(wish.subject, candidate, thrift)
-    programs, cell = works_in(method, embedded=wish.subject.embedded), row.get(method)
-    reasons = for_it(wish.goal, wish.subject.pictures, method, row, size, programs)
+    goal, subject = request.goal, request.subject
+    recipe = recipes.recipe_of(subject, candidate, thrift)
+    programs = works_in(method, embedded=subject.embedded)
     return Option(
         method,
         recipe,
-        toml,
+        recipes.toml_of(subject, candidate, thrift),
         estimate(recipe),
         size,
         programs,
-        reasons,
-        against(wish.goal, wish.subject, method, row, size, thrift, base),
-        reasons[0].strength,
-        cell,
+        tuple(reasons.for_it(goal, method, row, size, programs)),
+        tuple(reasons.against(goal, subject, method, row, size, thrift, base)),
+        row.get(method),
     )
 
 
 def _smaller(
-    wish: Wish,
+    request: Request,
     base: Base,
     row: dict[str, Cell],
     options: list[Option],
@@ -241,25 +281,26 @@ def _smaller(
     memory: Callable[[Recipe], float],
     count: int,
 ) -> list[Option]:
+    """Up to `count` smaller results of the methods that are offered."""
     found: list[Option] = []
     for option in options:
-        others = _candidates(option.method, wish.subject.embedded)
-        sizes_here = [option.file_bytes]
-        for start in range(1, len(others)):
-            fit = _fit(wish, base, option.method, memory, start)
-            if len(found) < count and not isinstance(fit, Unfit) and fit[2] < min(sizes_here):
-                found.append(_option(wish, base, row, option.method, *fit, estimate))
-                sizes_here.append(fit[2])
+        smallest = option.file_bytes
+        for start in range(1, len(_candidates(option.method, request.subject.embedded))):
+            fit = _fit(request, base, option.method, memory, start)
+            if len(found) < count and not isinstance(fit, NotOffered) and fit[2] < smallest:
+                found.append(_option(request, base, row, option.method, *fit, estimate))
+                smallest = fit[2]
     return found
 
 
 def _not_among(method: str, row: dict[str, Cell], best: Option) -> Statement:
     cell = row.get(method)
     if cell is None or best.cell is None:
-        return Statement("Others come first.", "ほかの方法を優先しました。", "folklore")
-    return Statement(
-        f"It gained {cell.gain.mean:.0f} % where {title(best.method, 'en')} gained {best.cell.gain.mean:.0f} %.",
-        f"改善は{cell.gain.mean:.0f}%で、{title(best.method, 'ja')}の{best.cell.gain.mean:.0f}%に及びませんでした。",
-        "measured",
-        BENCH,
+        return Statement(_("Others come first."), "folklore")
+    text = _(
+        "It gained {gain} where {best} gained {most}.",
+        gain=f"{cell.gain.mean:.0f}%",
+        best=method_title(best.method),
+        most=f"{best.cell.gain.mean:.0f}%",
     )
+    return Statement(text, "measured", BENCH)

@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 
 from tsuika import families
-from tsuika.advise import estimate, evidence, programs, rules, telling
+from tsuika.advise import estimate, evidence, programs, rules
 from tsuika.advise.base import Base, look
 from tsuika.advise.estimate import Machine, Measured
 from tsuika.advise.evidence import GOALS, Goal, Statement
@@ -26,6 +27,7 @@ from tsuika.core.errors import PictureError, no_such
 from tsuika.core.files import write_text
 from tsuika.core.sections import Data
 from tsuika.core.seeds import generator
+from tsuika.core.texts import Text, _, _n
 from tsuika.core.types import Batch, Model
 from tsuika.data import check as checks
 from tsuika.data.check_report import Report
@@ -34,11 +36,16 @@ from tsuika.train.device import DTYPES, pick_device, pick_precision
 from tsuika.train.gather import accelerate_for
 from tsuika.train.loop import Fit, conditioner, fit
 
-TIMED_STEPS = 3  # after one to warm up
-KEPT_S = 86_400.0  # a measurement is used again for a day
-REACHED = 0.6  # of the speed of two such layers, by a whole UNet: SD1.5 at 256 px on one CPU core 0.54 and 0.69
-HALF, MANY = 0.5, 4  # share of pictures with one background, and from how many pictures on that says something
-SMALL = 100_000_000  # weights: what a CPU is asked to try for real
+# After one to warm up.
+TIMED_STEPS = 3
+# A measurement is used again for a day.
+KEPT_S = 86_400.0
+# Of the speed of two such layers, by a whole UNet: SD1.5 at 256 px on one CPU core 0.54 and 0.69.
+REACHED = 0.6
+# Share of images with one background, and from how many images on that says something.
+HALF, MANY = 0.5, 4
+# Weights: what a CPU is asked to try for real.
+SMALL = 100_000_000
 GIB = 2**30
 
 
@@ -73,7 +80,7 @@ def advise(
         TsuikaError: pictures or base cannot be used.
     """
     if goal not in GOALS:
-        raise no_such("--goal", goal, GOALS, what="goals")
+        raise no_such("--goal", goal, GOALS)
     known = look(base, EMBEDDED)
     data = Data(images=str(images), trigger=trigger.strip(), class_word=class_word.strip())
     report = checks.check(images, data, size_px=known.size_px, base=base)
@@ -92,19 +99,19 @@ def advise(
     )
     machine = machine_for(known, device, measure)
     limit = machine.memory_gib * GIB / 1e9 if vram_gb is None else vram_gb
-    wish = rules.Wish(subject, _goal(goal), limit, max_file_mb, programs.program(program))
+    request = rules.Request(subject, _goal(goal), limit, max_file_mb, programs.program(program))
     counted = machine if vram_gb is None else replace(machine, device="cuda", precision="bf16")
     step = estimate.step_of(known)
-    with _Bench(known, machine, measure) as bench:
+    with _Timer(known, machine, measure) as timer:
         found = rules.advise(
-            wish,
+            request,
             known,
             evidence.measured(),
-            lambda recipe: estimate.estimate(known, recipe, counted, subject.pictures, step, bench.measured),
+            lambda recipe: estimate.estimate(known, recipe, counted, subject.pictures, step, timer.measured),
             lambda recipe: estimate.memory_gib(known, recipe, counted, subject.pictures, step),
         )
-    notes = tuple(_notes(known, subject, machine, vram_gb, report))
-    result = telling.to_dict(replace(found, notes=notes), machine)
+    notes = tuple(Statement(text, "known") for text in _notes(known, subject, machine, vram_gb, report))
+    result = replace(found, notes=notes).to_dict(machine)
     for number, option in enumerate([result["recommendation"], *result["alternatives"]], start=1):
         if out is not None:
             path = out / f"{number}-{option['method']}.toml"
@@ -152,7 +159,7 @@ def _flop_per_s(base: Base, device: torch.device, precision: str) -> float:
     x_BCHW = torch.randn(1, channels, side, side, device=device, dtype=dtype, requires_grad=True)
     operations = 3 * 2 * side**2 * channels**2 * (9 + 4)
     times = []
-    for _ in range(3):
+    for _round in range(3):
         began = time.perf_counter()
         projection(convolution(x_BCHW).flatten(2).mT).float().pow(2).sum().backward()
         if device.type == "cuda":
@@ -161,74 +168,55 @@ def _flop_per_s(base: Base, device: torch.device, precision: str) -> float:
     return REACHED * operations / min(times[1:])
 
 
-def _notes(base: Base, subject: Subject, machine: Machine, vram_gb: float | None, report: Report) -> list[Statement]:
-    found = []
-    if not base.at_hand:
-        title = base.family.facts.title
-        told = ("guessed from its name", "名前から推定") if base.guessed else ("as you say", "指定どおり")
-        found.append(
-            Statement(
-                f"The base is not on this machine; it is taken for a {title} ({told[0]}). Times can only be rough.",
-                f"ベースモデルがこのマシンにないため、{title}とみなします({told[1]})。時間は大まかな値です。",
-                "known",
-            )
+def _notes(base: Base, subject: Subject, machine: Machine, vram_gb: float | None, report: Report) -> Iterator[Text]:
+    family = base.family.facts.title
+    if not base.at_hand and base.guessed:
+        yield _(
+            "The base model is not on this machine; by its name it is taken for a {family}. Times can only be rough.",
+            family=family,
+        )
+    elif not base.at_hand:
+        yield _(
+            "The base model is not on this machine; as you say it is a {family}. Times can only be rough.",
+            family=family,
         )
     if vram_gb is not None and machine.device == "cpu":
-        found.append(
-            Statement(
-                "Memory is for a GPU of that size; times are for this machine, which has none, and a GPU is much quicker.",
-                "メモリは指定のGPU向け、時間はGPUのないこのマシンでの見積もりです。GPUでははるかに速くなります。",
-                "known",
-            )
+        yield _(
+            "Memory is for a GPU of that size; times are for this machine, which has none, and a GPU is much quicker."
         )
     usable = len(report.usable)
     if usable > subject.pictures:
-        found.append(
-            Statement(
-                f"{usable} pictures, {subject.pictures} of them different; near-duplicates count once.",
-                f"画像{usable}枚のうち異なるものは{subject.pictures}枚です(ほぼ同じ画像は1枚と数えます)。",
-                "known",
-            )
+        yield _n(
+            "{count} image, {different} of them different; near-duplicates count once.",
+            "{count} images, {different} of them different; near-duplicates count once.",
+            usable,
+            different=subject.pictures,
         )
     if report.to_look_at or report.total > usable:
-        doubtful = len(report.to_look_at) + report.total - usable
-        found.append(
-            Statement(
-                f"{doubtful} of {report.total} pictures should be looked at first: tsuika check {report.folder}",
-                f"先に確認したい画像が{report.total}枚中{doubtful}枚あります: tsuika check {report.folder}",
-                "known",
-            )
+        yield _(
+            "{doubtful} of {total} images should be looked at first: {command}",
+            doubtful=len(report.to_look_at) + report.total - usable,
+            total=report.total,
+            command=f"tsuika check {report.folder}",
         )
     if subject.goal != "style" and subject.pictures >= MANY and report.variety.same_background >= HALF:
-        share = 100 * report.variety.same_background
-        found.append(
-            Statement(
-                f"{share:.0f} % of the pictures share one background, which will be learnt along: add others, or name it in the"
-                " captions.",
-                f"画像の{share:.0f}%が同じような背景で、その背景まで学習してしまいます。別の背景の画像を加えるか、キャプションに背景を書いてください。",
-                "known",
-            )
+        yield _(
+            "{share} of the images share one background, which will be learned along: add others, or name it in the captions.",
+            share=f"{100 * report.variety.same_background:.0f}%",
         )
     if not subject.trigger:
-        found.append(
-            Statement(
-                "No --trigger was given: change the word in the recipe to one of your own.",
-                "--trigger の指定がありません。レシピ内の単語を、ご自分で決めたものに変えてください。",
-                "known",
-            )
-        )
-    return found
+        yield _("No --trigger was given: change the word in the recipe to one of your own.")
 
 
-class _Bench:
+class _Timer:
     """A base for a few real steps of each recipe; loaded only if something must be measured."""
 
-    def __init__(self, base: Base, machine: Machine, wanted: bool) -> None:
-        self.base, self.machine, self.wanted = base, machine, wanted and _tried(base, machine)
+    def __init__(self, base: Base, machine: Machine, allowed: bool) -> None:
+        self.base, self.machine, self.allowed = base, machine, allowed and _tried(base, machine)
         self._model: Model | None = None
         self._file = cache_folder().parent / "speed.json"
 
-    def __enter__(self) -> _Bench:
+    def __enter__(self) -> _Timer:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -252,7 +240,7 @@ class _Bench:
         known = self._known()
         if key in known and time.time() - known[key]["at"] < KEPT_S:
             return Measured(known[key]["step_s"], known[key]["peak_bytes"])
-        if not self.wanted:
+        if not self.allowed:
             return None
         found = self._run(recipe)
         row = {"at": time.time(), "step_s": found.step_s, "peak_bytes": found.peak_bytes}

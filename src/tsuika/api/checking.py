@@ -1,18 +1,17 @@
-"""Whether pictures are fit to be trained on."""
+"""Whether images are fit to be trained on."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Final
 
 from tsuika import families
 from tsuika.api.models import EMBEDDED
 from tsuika.core.config import Recipe
 from tsuika.core.errors import ModelError
 from tsuika.core.sections import Data
-from tsuika.core.weights import read_json
-from tsuika.core.words import Words
+from tsuika.core.texts import _
 from tsuika.data import check as checks
 from tsuika.data import check_fix
 from tsuika.data.check_fix import Cleaned
@@ -23,7 +22,14 @@ from tsuika.methods import METHODS
 
 Tokenize = Callable[[str], list[str]]
 
-STEP_PX = 64  # of all published SD1, SD2 and SDXL: VAE factor 8, UNet halving 3 times
+# How many different images each method needs, and how many are of use: rules of thumb that tutorials give.
+IMAGES_WANTED: Final = {
+    "textual-inversion": (3, 5),
+    "dreambooth": (10, 20),
+    "lora": (20, 50),
+    "hypernetwork": (200, 5000),
+}
+STEP_PX: Final = 64  # of all published SD1, SD2 and SDXL: VAE factor 8, UNet halving 3 times
 
 
 def check(
@@ -37,7 +43,7 @@ def check(
     progress: checks.Progress | None = None,
     workers: int = 0,
 ) -> Report:
-    """What is wrong with the pictures of a folder and how varied they are; nothing is changed.
+    """What is wrong with the images of a folder and how varied they are; nothing is changed.
 
     Args:
         folder: as for `train`.
@@ -71,7 +77,7 @@ def check(
         base=base,
         tokenize=tokenize,
         tokenizer=base if tokenize else "",
-        wants=dict(sorted(((name, one.images) for name, one in METHODS.items()), key=lambda pair: pair[1])),
+        wanted=dict(sorted(((name, one.images) for name, one in METHODS.items()), key=lambda pair: pair[1])),
         progress=progress,
         workers=workers,
     )
@@ -81,26 +87,23 @@ def clean(report: Report, out: Path) -> Cleaned:
     """A copy of the checked folder without what cannot be used and without near-duplicates; originals stay as they are.
 
     Raises:
-        RecipeError: `out` is there already, or lies in the picture folder (DS005).
+        RecipeError: `out` is there already, or lies in the image folder (DS005).
     """
     return check_fix.clean(report, out)
 
 
-def contact_sheet(report: Report, file: Path) -> Path:
-    """All pictures on one HTML page with their faults, worst first."""
-    return sheets.write(report, file)
+def contact_sheet(report: Report, file: Path, language: str = "") -> Path:
+    """All images on one HTML page with their faults, worst first; it opens in a language, or in the reader's own."""
+    return sheets.write(report, file, language)
 
 
 def _facts(base: str, tokenizer: str) -> tuple[int, int, Tokenize | None]:
     """Training size, step of sizes, tokenizer (None: there is none on this machine), without loading the model."""
     path = _place(base)
-    found = families.detect(path)
-    size, step = found.facts.native_size_px, STEP_PX
+    geometry = families.peek(path).geometry
+    size, step = geometry.native_size_px, STEP_PX
     if path.is_dir():
-        unet, vae = read_json(path / "unet" / "config.json"), read_json(path / "vae" / "config.json")
-        factor = 2 ** (len(vae["block_out_channels"]) - 1)
-        side = unet.get("sample_size") or size // factor
-        size, step = (side if isinstance(side, int) else max(side)) * factor, _step(unet, factor)
+        step = int(geometry.latent_factor * 2 ** (len(geometry.unet["block_out_channels"]) - 1))
     where = Path(tokenizer) if tokenizer else path
     return size, step, _tokenize(where) if where.is_dir() else None
 
@@ -115,16 +118,11 @@ def _place(base: str) -> Path:
     try:
         return Path(snapshot_download(base, local_files_only=True))
     except (HFValidationError, LocalEntryNotFoundError, OSError):
-        why = Words(
-            "It is neither a file or folder nor in the hub's cache. A check needs only its size: give --size instead.",
-            "ファイルでもフォルダーでもなく、ハブのキャッシュにもありません。"
-            "チェックに必要なのはサイズだけなので、代わりに --size を指定してください。",
+        why = _(
+            "It is neither a file or folder nor in the cache of the Hugging Face Hub. "
+            "A check needs only its size: give --size instead."
         )
         raise ModelError("MD001", where=base, why=why) from None
-
-
-def _step(unet: dict[str, Any], factor: int) -> int:
-    return int(factor * 2 ** (len(unet["block_out_channels"]) - 1))
 
 
 def _tokenize(folder: Path) -> Tokenize:

@@ -8,26 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from tsuika import families, formats
 from tsuika.api import writing
 from tsuika.api.models import EMBEDDED, load
+from tsuika.core import safetensors
 from tsuika.core.errors import FormatError, ModelError
 from tsuika.core.events import Warned, note
-from tsuika.core.files import sha256, whole
+from tsuika.core.files import sha256
+from tsuika.core.texts import _
 from tsuika.core.types import Artifact, Format
-from tsuika.core.weights import Weights, open_weights
-from tsuika.core.words import Words
-from tsuika.families.stored import Stored, open_stored
-from tsuika.formats import common, container, vae_file
+from tsuika.core.weights import open_weights
+from tsuika.formats import common, lora, vae_file
 from tsuika.formats.checkpoint import copy_yaml
 from tsuika.formats.lowrank.resizing import compress
 from tsuika.train.device import DTYPES
 
 PLAIN_RANK = 64  # of a plain LoRA that stands in for another kind; FORMATS of the field rarely go beyond
 _PLAIN_ERROR = 1e-3  # where a smaller rank reaches this, it is taken: half precision is no finer
-_LATENT_SCALES = {row.facts.family: row.facts.latent_scale for row in families.FAMILIES}
 
 
 def convert(
@@ -50,7 +48,7 @@ def convert(
         out: The file, or the folder, to make.
         dtype: fp16, bf16 or fp32; empty: as in the file.
         lossy: Allow what changes the result: LoHa, LoKr, DoRA and Tucker become plain LoRA by SVD, keys that were not
-            understood are left out. What it costs is told.
+            understood are left out. The result says what it costs.
         rank: Of that plain LoRA, at most.
         base: For DoRA, the base it was trained on; for a VAE, the base whose latent scale it keeps.
         tokenizer: Folder, for a single-file model that becomes a diffusers folder.
@@ -87,24 +85,16 @@ def convert(
     return _model(file, to, out, dtype=dtype, tokenizer=tokenizer, overwrite=overwrite)
 
 
-def weights_of(base: str) -> Stored:
-    """A base's weights by canonical name, read from disk one by one.
+def peek(base: str) -> families.StoredBase:
+    """What a base that is here is: `embedded`, a file or a folder; the hub is not asked.
 
     Raises:
         ModelError: not there (MD001), or no base.
     """
-    return open_stored(families.FAMILIES, _path_of(base))
-
-
-def _path_of(base: str) -> Path:
     path = EMBEDDED if base == "embedded" else Path(base).expanduser()
     if not path.exists():
-        raise ModelError(
-            "MD001",
-            where=base,
-            why=Words("There is no such file or folder.", "その名前のファイルもフォルダーもありません。"),
-        )
-    return path
+        raise ModelError("MD001", where=base, why=_("There is no such file or folder."))
+    return families.peek(path)
 
 
 def _target(to: str, method: str, known: tuple[Format, ...]) -> Format:
@@ -112,42 +102,25 @@ def _target(to: str, method: str, known: tuple[Format, ...]) -> Format:
     for format_ in known:
         if format_.name == name:
             return format_
-    raise FormatError(
-        "FM002",
-        format=to,
-        why=Words(f"It is no format for {method}.", f"{method} 用の形式ではありません。"),
-        do=Words(
-            f"Choose --to {' or '.join(f.name for f in known)}.",
-            f"--to {' か '.join(f.name for f in known)} を選んでください。",
-        ),
-    )
+    why = _("It is no format for {method}.", method=method)
+    do = _("Choose one with --to: {names}.", names=", ".join(format_.name for format_ in known))
+    raise FormatError("FM002", format=to, why=why, do=do)
 
 
 def _ready(artifact: Artifact, to: str, *, lossy: bool, rank: int, base: str, notes: list[Warned]) -> Artifact:
     """A LoRA as it will be written: as it is, or with `lossy` as a plain one with every key understood."""
-    kind = common.adapter(artifact.tensors)
+    kind = lora.adapter(artifact.tensors)
     is_dora = any(name.endswith(".dora_scale") for name in artifact.tensors)  # LoHa and LoKr can be, too
     is_plain = kind == "lora" and not any(name.endswith(".lora_mid.weight") for name in artifact.tensors)
     unread = artifact.metadata.get(common.UNREAD)
     if not lossy:
         if unread:
-            why = Words(
-                f"The file has keys that were not understood: {unread[:200]}",
-                f"ファイルに認識できないキーがあります: {unread[:200]}",
-            )
-            raise FormatError(
-                "FM002", format=to, why=why, do=Words("Go without them: --lossy", "それらを除いて変換するには: --lossy")
-            )
+            why = _("The file has keys that were not understood: {keys}", keys=unread[:200])
+            raise FormatError("FM002", format=to, why=why, do=_("Go without them: --lossy"))
         if to == "diffusers" and not is_plain and kind != "dora":
-            this = Words(kind) if kind != "lora" else Words("of Tucker form", "Tucker形式")
-            why = Words(
-                f"diffusers loads plain LoRA only, and this is {this}.",
-                f"diffusersが読めるのは通常のLoRAだけですが、このファイルは{this.ja}です。",
-            )
-            do = Words(
-                "Use --to kohya, or make it a plain LoRA: --lossy",
-                "--to kohya を使うか、通常のLoRAにしてください: --lossy",
-            )
+            this = kind if kind != "lora" else _("of Tucker form")
+            why = _("diffusers loads plain LoRA only, and this is {kind}.", kind=this)
+            do = _("Use --to kohya, or make it a plain LoRA: --lossy")
             raise FormatError("FM002", format=to, why=why, do=do)
         return artifact
     if unread:
@@ -156,15 +129,11 @@ def _ready(artifact: Artifact, to: str, *, lossy: bool, rank: int, base: str, no
     if is_plain:
         return artifact
     if is_dora and not base:
-        why = Words(
-            "What DoRA does depends on the base's weights.", "DoRAの効果はベースモデルの重みによって変わります。"
-        )
-        do = Words(
-            "Name the base it was trained on: --base BASE", "学習に使ったベースモデルを指定してください: --base BASE"
-        )
+        why = _("What DoRA does depends on the base's weights.")
+        do = _("Name the base it was trained on: --base BASE")
         raise FormatError("FM002", format=to, why=why, do=do)
-    plain, errors = compress(artifact, rank=rank, error=_PLAIN_ERROR, base=weights_of(base) if is_dora else None)
-    notes.append(note("FM008", kind=kind, rank=rank, error=writing.told(errors)))
+    plain, errors = compress(artifact, rank=rank, error=_PLAIN_ERROR, base=peek(base).weights() if is_dora else None)
+    notes.append(note("FM008", kind=kind, rank=rank, error=writing.summary(errors)))
     return plain
 
 
@@ -175,48 +144,47 @@ def _with_scale(artifact: Artifact, to: str, base: str) -> tuple[Artifact, list[
         return artifact, []
     notes = []
     if base:
-        config["scaling_factor"] = _LATENT_SCALES[families.detect(_path_of(base)).facts.family]
+        config["scaling_factor"] = peek(base).facts.latent_scale
     else:
-        config["scaling_factor"] = _LATENT_SCALES["sd1"]
+        config["scaling_factor"] = families.FAMILIES[0].facts.latent_scale
         notes.append(note("FM009"))
     return replace(artifact, metadata={**artifact.metadata, vae_file.CONFIG: json.dumps(config)}), notes
 
 
 def _model(file: Path, to: str, out: Path, *, dtype: str, tokenizer: str, overwrite: bool) -> dict[str, Any]:
-    found = families.detect(file)
+    found = families.peek(file)
     target = _target(to, formats.CHECKPOINTS[0].method, formats.CHECKPOINTS)
     copied = found.kind == target.name == "single-file"
     writing.free_model(out, file, overwrite=overwrite, suffix=target.suffix, copied=copied)
     about = {"kind": "base model", "family": found.facts.family, "prediction": found.prediction, "from": found.kind}
     if copied:
-        return {**about, **_repack(open_weights(file), out, dtype, found)}
-    stored = open_stored(families.FAMILIES, file)
-    wanted = writing.number_type(dtype, {name: stored[name] for name in list(stored)[:1]})
-    model = load(str(file), tokenizer=tokenizer, device="cpu", precision=wanted)
-    return {**about, **writing.write_model(model, target, out, wanted, {"title": file.stem}), "notes": []}
+        return {**about, **_repack(found, out, dtype)}
+    stored = found.weights()
+    precision = writing.number_type(dtype, {name: stored[name] for name in list(stored)[:1]})
+    model = load(str(file), tokenizer=tokenizer, device="cpu", precision=precision)
+    return {**about, **writing.write_model(model, target, out, precision, {"title": file.stem}), "notes": []}
 
 
-def _repack(weights: Weights, out: Path, dtype: str, found: families.Detected) -> dict[str, Any]:
-    """A single file as `.safetensors`, every tensor as it is under its own name (in another number type, if wished)."""
-    wanted = DTYPES[writing.number_type(dtype, {})] if dtype else None
+def _repack(base: families.StoredBase, out: Path, dtype: str) -> dict[str, Any]:
+    """A single file as `.safetensors`, every tensor as it is under its own name (in another number type, if given)."""
+    weights, is_v = base.component("unet"), base.prediction == "v_prediction"
+    number_type = DTYPES[writing.number_type(dtype, {})] if dtype else None
     tensors = {}
     for name in weights.shapes:
         tensor = weights.tensor(name)
-        if wanted is not None and tensor.is_floating_point():
-            tensor = container.cast({name: tensor}, wanted, "single-file")[name]
+        if number_type is not None and tensor.is_floating_point():
+            tensor = safetensors.cast({name: tensor}, number_type, "single-file")[name]
         tensors[name] = tensor.clone(memory_format=torch.contiguous_format)  # torch files share storages
     metadata = dict(weights.metadata) | {"format": "pt"}
     notes = []
-    if found.prediction == "v_prediction":
+    if is_v:
         metadata.setdefault("modelspec.prediction_type", "v")
-    with whole(out) as temporary:
-        save_file(tensors, temporary, metadata)
-    if copy_yaml(weights.path, out) and found.prediction == "v_prediction":
+    safetensors.save_tensors(out, tensors, metadata)
+    if copy_yaml(weights.path, out) and is_v:
         notes.append(note("FM010", file=weights.path.with_suffix(".yaml").name))
     back = open_weights(out)
     if back.shapes != weights.shapes or not all(torch.equal(back.tensor(name), tensors[name]) for name in tensors):
-        why = Words("Tensors differ from what was written.", "テンソルが、書き込んだものと異なります。")
-        raise FormatError("FM003", where=out, why=why)
+        raise FormatError("FM003", where=out, why=_("Tensors differ from what was written."))
     return {
         "out": str(out),
         "format": "single-file",

@@ -1,4 +1,4 @@
-"""`evaluate`: what a run was worth, measured on drawings of its kept steps at several strengths."""
+"""`evaluate`: the results of a run, measured on images of its kept steps at several strengths."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tsuika.core.errors import ModelError, RecipeError
 from tsuika.core.events import Event, Phase, Progress, Warned, note
 from tsuika.core.files import write_text
 from tsuika.core.rundir import RunDir
-from tsuika.core.words import Words
+from tsuika.core.texts import _, languages
 from tsuika.data import scan
 from tsuika.data.manifest import Manifest
 from tsuika.evaluate import encoders, prompts, report, report_evaluation, verdict
@@ -136,7 +136,7 @@ def evaluate(
         ruler.scale,
         found,
         worst[1 + found.main],
-        tuple({"code": one.code, "en": one.words("en"), "ja": one.words("ja")} for one in notes),
+        tuple({"code": one.code, **{lang: one.words(lang) for lang in languages()}} for one in notes),
     )
     sheets, warnings = _sheets(folder, evaluation, shown)
     numbers = folder.root / "evaluation.json"
@@ -158,10 +158,7 @@ def _encoder(name: str, recipe: Recipe, studio: Studio) -> tuple[Encoder | None,
     """
     embedded = recipe.base.model == encoders.EMBEDDED
     if name == encoders.EMBEDDED and not embedded:
-        why = Words(
-            "The embedded yardstick knows what the embedded base draws and no more.",
-            "同梱の評価モデルで測れるのは、同梱ベースモデルの画像だけです。",
-        )
+        why = _("The embedded yardstick knows what the embedded base draws and no more.")
         raise ModelError("EV001", where=name, why=why)
     name = name or (encoders.EMBEDDED if embedded else "")
     if not name:
@@ -205,9 +202,8 @@ def _into_page(page: Path, section: str) -> Warned | None:
     try:
         text = report.with_evaluation(page.read_text(encoding="utf-8"), section)
     except OSError:
-        return note("EV005", why=Words(f"{page.name} is not there.", f"{page.name} がありません。"))
+        return note("EV005", why=_("{file} is not there.", file=page.name))
     except ValueError:
-        why = f"{page.name} is of an older tsuika and has no place for it."
-        return note("EV005", why=Words(why, f"{page.name} は古いtsuikaで作られたもので、入れる場所がありません。"))
+        return note("EV005", why=_("{file} is of an older tsuika and has no place for it.", file=page.name))
     write_text(page, text)
     return None

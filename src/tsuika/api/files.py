@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tsuika import families, formats
-from tsuika.core import config
+from tsuika.core import config, safetensors
 from tsuika.core.errors import ModelError
 from tsuika.core.files import sha256
 from tsuika.core.rundir import RunDir
+from tsuika.core.texts import _
 from tsuika.core.types import Artifact
-from tsuika.core.weights import Weights, is_pickle, open_folder, open_weights, read_json
-from tsuika.core.words import Words
-from tsuika.formats import common, container
-from tsuika.formats.common import unread_keys
+from tsuika.core.weights import Weights, is_pickle, read_json
+from tsuika.formats import common
 from tsuika.formats.vae_file import CONFIG, VAE_FORMATS
 from tsuika.methods import METHODS
 
@@ -29,7 +28,7 @@ _FACTS = ("name", "trigger", "steps", "base_name", "prediction", "resolution", "
 
 
 def inspect(file: Path) -> dict[str, Any]:
-    """What a file or folder is, told from names, shapes and metadata; nothing in it is ever run.
+    """What a file or folder is, from names, shapes and metadata; nothing in it is ever run.
 
     A LoRA, an embedding, a hypernetwork, a whole model (file or folder), a VAE, or a run folder. Hashes are those by
     which model sites know a file: `autov2`, the first ten digits of its SHA-256; `autov3`, the first twelve of its
@@ -39,17 +38,13 @@ def inspect(file: Path) -> dict[str, Any]:
         ModelError: not there (MD001), damaged (MD003), a pickle with code in it (MD005), of no known kind (MD002).
     """
     if not file.exists():
-        raise ModelError(
-            "MD001",
-            where=file,
-            why=Words("There is no such file or folder.", "その名前のファイルもフォルダーもありません。"),
-        )
+        raise ModelError("MD001", where=file, why=_("There is no such file or folder."))
     if file.is_dir() and RunDir(file).recipe.is_file():
         return _run(RunDir(file))
     if formats.is_artifact(file):
         known = formats.find(file)
         artifact = known.read(file)
-        method, unread = METHODS.get(artifact.method), unread_keys(artifact)
+        method, unread = METHODS.get(artifact.method), common.unread_keys(artifact)
         return {
             "kind": artifact.method,
             "family": artifact.family,
@@ -61,7 +56,7 @@ def inspect(file: Path) -> dict[str, Any]:
             "tensors": len(artifact.tensors),
             "dtype": _dtypes(artifact.tensors.values()),
             **_hashes(file),
-            "metadata": container.read_header(file).metadata if _is_safetensors(file) else artifact.metadata,
+            "metadata": safetensors.read_header(file).metadata if _is_safetensors(file) else artifact.metadata,
         }
     for vae in VAE_FORMATS:
         if vae.sniff(file):
@@ -72,7 +67,7 @@ def inspect(file: Path) -> dict[str, Any]:
 def _dtypes(tensors: Iterable[Tensor]) -> str:
     """The number types, the most frequent first."""
     counted = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in tensors)
-    return ", ".join(name for name, _ in counted.most_common())
+    return ", ".join(name for name, _count in counted.most_common())
 
 
 def _is_safetensors(file: Path) -> bool:
@@ -111,16 +106,13 @@ def _vae(artifact: Artifact, layout: str, file: Path) -> dict[str, Any]:
 
 
 def _base(file: Path) -> dict[str, Any]:
-    found = families.detect(file)
-    if file.is_dir():
-        parts = sorted(child.name for child in file.iterdir() if child.is_dir())
-        unet = open_folder(file / "unet", "diffusion_pytorch_model")
-        vae, texts = "vae" in parts, [name for name in parts if name.startswith("text_encoder")]
+    found = families.peek(file)
+    unet = found.component("unet")
+    if found.file is None:
+        vae = (file / "vae").is_dir()
         metadata: Mapping[str, str] = {"_class_name": str(read_json(file / "model_index.json").get("_class_name", ""))}
     else:
-        unet = open_weights(file)
-        vae = unet.starts("first_stage_model.decoder.") or unet.starts("vae.decoder.")
-        texts, metadata = list(found.facts.text_encoders), unet.metadata
+        vae, metadata = unet.vae_prefix is not None, unet.metadata
     return {
         "kind": "base model",
         "family": found.facts.family,
@@ -130,7 +122,7 @@ def _base(file: Path) -> dict[str, Any]:
         "zero_terminal_snr": found.zero_terminal_snr,
         "layout": found.kind,
         "vae": vae,
-        "text_encoders": texts,
+        "text_encoders": list(found.facts.text_encoders),
         "tensors": len(unet.shapes),
         "dtype": _unet_dtype(unet),
         **_hashes(file),

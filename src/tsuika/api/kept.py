@@ -21,8 +21,8 @@ from tsuika.core.errors import FormatError, InterruptedRunError, RecipeError
 from tsuika.core.events import Warned
 from tsuika.core.files import sha256, split_strength
 from tsuika.core.rundir import RunDir
+from tsuika.core.texts import _
 from tsuika.core.types import Artifact, Attachment, Model, model_tensors
-from tsuika.core.words import Words
 from tsuika.evaluate.report_guard import role
 from tsuika.generate import compose, pipeline, png_info
 from tsuika.generate.compose import Composition, Requested
@@ -46,8 +46,10 @@ def kept(folder: RunDir) -> list[Kept]:
     """Everything a finished run has kept, the main result first, then by step; of two of one step the first.
 
     Raises:
-        InterruptedRunError: EV004, the run has no result yet.
+        InterruptedRunError: TR002, this is no run folder; EV004, the run has no result yet.
     """
+    if not folder.recipe.is_file():
+        raise InterruptedRunError("TR002", where=folder.root)
     try:
         told: dict[str, Any] = json.loads(folder.report_json.read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError):
@@ -227,9 +229,7 @@ class Studio:
         family = self.model.facts.family
         if (path / "manifest.json").is_file():
             if (state := checkpoint.load(path)) is None:
-                raise FormatError(
-                    "MD003", where=path, why=Words("The saved state is not whole.", "途中保存のデータが不完全です。")
-                )
+                raise FormatError("MD003", where=path, why=_("The saved state is not whole."))
             return Artifact(self._recipe.method.name, family, {**state.weights, **state.average})
         device, precision = self._asked
         tuned = load(str(path), tokenizer=self._recipe.base.tokenizer, device=device, precision=precision)

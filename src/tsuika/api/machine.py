@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from tsuika.api.models import EMBEDDED
+from tsuika.core.texts import _
 from tsuika.train.device import pick_device, pick_precision
 
 
@@ -25,7 +26,7 @@ def doctor() -> dict[str, Any]:
         try:
             return importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            return "not installed"
+            return _("not installed")
 
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
     return {

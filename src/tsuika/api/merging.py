@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from tsuika import formats
 from tsuika.api import writing
-from tsuika.api.converting import weights_of
+from tsuika.api.converting import peek
 from tsuika.api.models import load
 from tsuika.core.errors import FormatError, ModelError, RecipeError
 from tsuika.core.files import split_strength
+from tsuika.core.texts import _
 from tsuika.core.types import Artifact, Format, Role, model_tensors
-from tsuika.core.words import Words
 from tsuika.formats.common import as_told
-from tsuika.formats.lowrank import extracting, laying, merging, resizing
-from tsuika.formats.lowrank.laying import Share
+from tsuika.formats.lowrank import applying, extracting, merging, resizing
+from tsuika.formats.lowrank.applying import Share
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,44 +54,44 @@ def merge(
         FormatError: no LoRA (FM001), or one that is no sum (FM005).
         RecipeError: `out` exists or is one of the files read (RC007), `rank` with `into` (RC005).
     """
-    wanted = [split_strength(text) for text in files]
-    if not wanted:
+    parsed = [split_strength(text) for text in files]
+    if not parsed:
         do = "tsuika merge A.safetensors:0.8 B.safetensors --out C.safetensors"
-        raise RecipeError("RC005", found=Words("A LoRA file", "LoRAのファイル"), do=do)
+        raise RecipeError("RC005", found=_("A LoRA file"), do=do)
     target = _target(out)
     bases = [Path(into).expanduser()] if into else []
     free = writing.free_model if into else writing.free
-    free(out, *(path for path, _ in wanted), *bases, overwrite=overwrite)
-    shares = [Share(_named(path), strength) for path, strength in wanted]
+    free(out, *(path for path, _strength in parsed), *bases, overwrite=overwrite)
+    shares = [Share(_named(path), strength) for path, strength in parsed]
     if into:
         return _into(shares, into, out, tokenizer=tokenizer, dtype=dtype or "fp16")
     merged, errors = merging.merge(shares, rank=rank)
     _rename(merged, out)
     done = writing.write(merged, target, out, writing.number_type(dtype, shares[0].artifact.tensors))
     about = {"merged": [str(text) for text in files], "rank": rank or "the sum of all"}
-    return {**about, "error_of_rank": writing.told(errors) if rank else "none: the sum is exact", **done}
+    return {**about, "error_of_rank": writing.summary(errors) if rank else "none: the sum is exact", **done}
 
 
 def _into(shares: Sequence[Share], into: str, out: Path, *, tokenizer: str, dtype: str) -> dict[str, Any]:
     model = load(into, tokenizer=tokenizer, device="cpu", precision="fp32")
     for share in shares:
         if as_told(share.artifact).family not in (model.facts.family, ""):
-            name = share.artifact.metadata.get("name", Words("This LoRA", "このLoRA"))
+            name = share.artifact.metadata.get("name", _("This LoRA"))
             raise ModelError(
                 "MD004", where=into, artifact=name, found=share.artifact.family, expected=model.facts.family
             )
     tensors: dict[str, Tensor] = model_tensors(model)
     changed = 0
-    for name, weight in laying.lay_on(tensors, shares):
+    for name, weight in applying.apply(tensors, shares):
         tensors[name].copy_(weight)
         changed += 1
     known = {format_.name: format_ for format_ in formats.CHECKPOINTS}
     target = known["single-file" if out.suffix.lower() == ".safetensors" else "diffusers"]
-    facts = {"title": out.stem, "description": f"{into} with {', '.join(_told(share) for share in shares)}"}
+    facts = {"title": out.stem, "description": f"{into} with {', '.join(map(_describe, shares))}"}
     return {"into": into, "weights_changed": changed, **writing.write_model(model, target, out, dtype, facts)}
 
 
-def _told(share: Share) -> str:
+def _describe(share: Share) -> str:
     return f"{share.artifact.metadata.get('name', 'a LoRA')} at {share.strength:g}"
 
 
@@ -119,11 +119,9 @@ def resize(
         RecipeError: neither rank nor energy (RC005), an energy out of range (RC002), `out` exists (RC007).
     """
     if rank is None and energy is None:
-        found = Words("--rank or --energy", "--rank か --energy")
-        raise RecipeError("RC005", found=found, do=f"tsuika resize {file} --rank 8 --out {out}")
+        raise RecipeError("RC005", found=_("--rank or --energy"), do=f"tsuika resize {file} --rank 8 --out {out}")
     if energy is not None and not 0 < energy <= 1:
-        why = Words("above 0, at most 1", "0より大きく、1以下にしてください。")
-        raise RecipeError("RC002", key="energy", found=energy, why=why)
+        raise RecipeError("RC002", key="energy", found=energy, why=_("above 0, at most 1"))
     writing.free(out, file, overwrite=overwrite)
     artifact = _named(file)
     small, errors = resizing.compress(artifact, rank=rank, error=None if energy is None else math.sqrt(1 - energy))
@@ -133,7 +131,7 @@ def resize(
     return {
         "from": str(file),
         "ranks": f"{min(ranks)} to {max(ranks)}",
-        "error_of_rank": writing.told(errors),
+        "error_of_rank": writing.summary(errors),
         "errors": errors,
         **done,
     }
@@ -172,17 +170,17 @@ def extract(
         RecipeError: `out` exists or is one of the two (RC007).
     """
     writing.free(out, Path(tuned).expanduser(), Path(base).expanduser(), overwrite=overwrite)
-    ours, theirs = weights_of(tuned), weights_of(base)
-    family = theirs.found.facts.family
-    if ours.found.facts.family != family:
-        found = ours.found.facts.family
-        raise ModelError("MD004", where=tuned, artifact=Path(tuned).name, found=found, expected=family)
+    ours, theirs = peek(tuned), peek(base)
+    family = theirs.facts.family
+    if ours.facts.family != family:
+        raise ModelError("MD004", where=tuned, artifact=Path(tuned).name, found=ours.facts.family, expected=family)
     convolutions: tuple[Role, ...] = ("unet.conv",) if conv_rank else ()
     roles: tuple[Role, ...] = (*_ROLES, *convolutions, *(_TEXT_ROLES if text_encoder else ()))
-    made = extracting.extract(ours, theirs, theirs.layers(roles), family=family, rank=rank, conv_rank=conv_rank or None)
+    own, changed = theirs.weights(), ours.weights()
+    made = extracting.extract(changed, own, own.layers(roles), family=family, rank=rank, conv_rank=conv_rank or None)
     _rename(made.artifact, out)
     made.artifact.metadata.update(
-        prediction=theirs.found.prediction, base_name=Path(base).name, description=f"Extracted from {Path(tuned).name}"
+        prediction=theirs.prediction, base_name=Path(base).name, description=f"Extracted from {Path(tuned).name}"
     )
     done = writing.write(made.artifact, _target(out), out, dtype)
     left = sorted(made.left_out, key=lambda name: -made.left_out[name])
@@ -190,7 +188,7 @@ def extract(
         "from": tuned,
         "base": base,
         "energy_held": round(made.energy, 6),
-        "error_of_rank": writing.told(made.errors),
+        "error_of_rank": writing.summary(made.errors),
         "left_out": f"{len(left)} weights that differ" + (f", the largest: {', '.join(left[:5])}" if left else ""),
         **done,
     }
@@ -206,9 +204,7 @@ def _named(file: Path) -> Artifact:
     """The LoRA in a file; called as the file is, where it has no name of its own."""
     artifact = formats.find(file).read(file)
     if artifact.method != formats.LORA[0].method:
-        raise FormatError(
-            "FM001", where=file, found=Words(f"a {artifact.method}", artifact.method), expected=Words("a LoRA", "LoRA")
-        )
+        raise FormatError("FM001", where=file, found=artifact.method, expected=_("a LoRA"))
     artifact.metadata.setdefault("name", file.stem)
     return artifact
 

@@ -217,9 +217,7 @@ def _report(run: gather.Run, notes: outcome.Notes, command: str, scorer: scores.
         base=recipe.base.model,
         device=str(run.model.device),
         pictures=pictures,
-        left_out=tuple(
-            report.LeftOut(item.name, item.words, getattr(item.words, "ja", "")) for item in manifest.quarantined
-        ),
+        left_out=tuple(report.LeftOut(item.name, item.words) for item in manifest.quarantined),
         before_after=rows,
         scores=scorer(recipe, [sample.path for sample in manifest.samples], rows) if rows else (),
         example_prompt=prompts[0].replace("{trigger}", recipe.data.trigger) if prompts else manifest.samples[0].caption,

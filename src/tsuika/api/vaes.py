@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from tsuika import families
 from tsuika.api import writing
 from tsuika.api.models import EMBEDDED
+from tsuika.core import safetensors
+from tsuika.core.bootstrap import LEAST
 from tsuika.core.errors import DivergedError, PictureError, no_such
 from tsuika.core.events import Event, Phase, Progress, Warned, note
 from tsuika.core.files import sha256, write_text
@@ -27,12 +29,10 @@ from tsuika.core.weights import read_json
 from tsuika.data import dedupe, scan
 from tsuika.data.manifest import Manifest
 from tsuika.data.picture import open_picture
-from tsuika.evaluate.inline import data_uri
-from tsuika.families import LatentSpace
-from tsuika.formats import container, vae_file
+from tsuika.families import StoredBase
+from tsuika.formats import vae_file
 from tsuika.train.device import DTYPES, pick_device
 from tsuika.vae import bake, compare, faults, metrics, proof, report, roundtrip, tune
-from tsuika.vae.bootstrap import LEAST
 from tsuika.vae.compare import Candidate, Picture
 
 MAX_PICTURES: Final = 32
@@ -74,7 +74,7 @@ def compare_vae(
         say: called with events: `Phase`, `Progress`, `Warned`.
 
     Returns:
-        `compare.Comparison.as_dict`, and base, family, size_px, page, notes.
+        `compare.Comparison.to_dict`, and base, family, size_px, page, notes.
 
     Raises:
         TsuikaError: no such folder or VAE, one of other latents, no usable pictures, a page that exists.
@@ -85,12 +85,12 @@ def compare_vae(
         writing.free(out, images, overwrite=overwrite, suffix=".html")
     hear = _Ear(say)
     hear(Phase("load"))
-    place, space = pick_device(device), families.latent_space(base, embedded_path=EMBEDDED)
+    place, space = pick_device(device), families.peek(base, embedded_path=EMBEDDED)
     asked = list(dict.fromkeys(("builtin", *vaes)))
     labels = _labels(asked)
     own, *others = (replace(_candidate(space, name, place), name=labels[name]) for name in asked)
     hear(Phase("pictures"))
-    size = size_px or space.native_size_px
+    size = size_px or space.geometry.native_size_px
     manifest = scan.scan(images, Data(min_size_px=_LEAST_PX))
     if len(manifest) > max_pictures > 0:
         hear(note("VA012", shown=max_pictures, found=len(manifest)))
@@ -110,7 +110,7 @@ def compare_vae(
         own,
         others,
         pictures,
-        scale=space.scale,
+        scale=space.geometry.latent_scale,
         precision=precision,
         seed=seed,
         tell=hear,
@@ -120,12 +120,12 @@ def compare_vae(
         "base": base,
         "family": space.facts.family,
         "size_px": size,
-        **compared.as_dict(),
+        **compared.to_dict(),
         "page": None,
     }
     if out is not None:
         shown = Path(base).name if Path(base).expanduser().exists() else base
-        page = report.render(compared, pictures, base=shown, size_px=size, lang=lang, inline=data_uri)
+        page = report.render(compared, pictures, base=shown, size_px=size, lang=lang)
         write_text(out, page)
         told["page"] = str(out)
     return {**told, "notes": hear.notes}
@@ -148,13 +148,13 @@ def bake_vae(base: str, vae: str, out: Path, *, overwrite: bool = False) -> dict
             written does not read back the same (FM003); ModelError: no such base or VAE, or one of other latents.
         RecipeError: `out` exists (RC007).
     """
-    cpu, space = torch.device("cpu"), families.latent_space(base, embedded_path=EMBEDDED)
+    cpu, space = torch.device("cpu"), families.peek(base, embedded_path=EMBEDDED)
     suffix = ".safetensors" if space.path.is_file() else ""
     writing.free_model(out, space.path, overwrite=overwrite, suffix=suffix, copied=True)
     own, new = (replace(_candidate(space, name, cpu), name=_labels([name])[name]) for name in ("builtin", vae))
     tensors = new.vae.state_dict()
-    facts = {"tsuika.vae": Path(vae).name, "tsuika.vae_hash": container.data_hash(tensors)}
-    count = bake.bake(space.path, tensors, space.config, out, facts)
+    facts = {"tsuika.vae": Path(vae).name, "tsuika.vae_hash": safetensors.data_hash(tensors)}
+    count = bake.bake(space.path, tensors, space.geometry.vae, out, facts)
     back = space.load_vae(str(out), cpu).state_dict()
     dtype = proof.narrowest(back.values())
     wrong = [name for name, value in tensors.items() if not torch.equal(value.to(dtype), back[name].to(dtype))]
@@ -177,7 +177,7 @@ def bake_vae(base: str, vae: str, out: Path, *, overwrite: bool = False) -> dict
     }
 
 
-def _fit_notes(own: Candidate, new: Candidate, space: LatentSpace) -> list[Warned]:
+def _fit_notes(own: Candidate, new: Candidate, space: StoredBase) -> list[Warned]:
     """What `compare_vae` would find in the latents, told by a test picture of coloured noise of all scales."""
     scales = (4, 16, 64, _TEST_PX)
     noise = [torch.rand(1, 3, n, n, generator=generator(0, "vae test", n)) * 2 - 1 for n in scales]
@@ -186,9 +186,9 @@ def _fit_notes(own: Candidate, new: Candidate, space: LatentSpace) -> list[Warne
     latents = [roundtrip.encode(one.vae, picture) for one in (own, new)]
     encoder = roundtrip.encoders(own.vae, new.vae)
     quality = [float(metrics.psnr(roundtrip.decode(new.vae, one).clamp(-1, 1), picture)) for one in latents]
-    found = faults.latents(latents[:1], latents[1:], space.scale)
+    found = faults.latents(latents[:1], latents[1:], space.geometry.latent_scale)
     misfit = faults.misfit(new.name, encoder, found, quality[1] - quality[0], 1.0)
-    scale = faults.scale_note(new.name, new.scale, space.scale)
+    scale = faults.scale_note(new.name, new.scale, space.geometry.latent_scale)
     return [one for one in (misfit, scale, note("VA010", vae=new.name) if encoder == "other" else None) if one]
 
 
@@ -249,14 +249,14 @@ def tune_vae(
     writing.free(out, images, overwrite=overwrite, suffix=format_.suffix)
     hear = _Ear(say)
     hear(Phase("load"))
-    place, space = pick_device(device), families.latent_space(base, embedded_path=EMBEDDED)
+    place, space = pick_device(device), families.peek(base, embedded_path=EMBEDDED)
     start = _candidate(space, vae, place).vae
     hear(Phase("pictures"))
     manifest = scan.scan(images, Data(min_size_px=_LEAST_PX))
     groups = dedupe.groups(manifest)
     parts = proof.parts(groups, seed)
     factor = roundtrip.factor(start)
-    pictures = _Prepared(manifest, size_px or space.native_size_px, factor, hear)
+    pictures = _Prepared(manifest, size_px or space.geometry.native_size_px, factor, hear)
     crop_px, large = _crops(pictures, parts.train, crop_px // factor * factor, hear)
     measured = pictures.of(parts.prove)
     before = proof.measured(start, measured)
@@ -299,7 +299,11 @@ def tune_vae(
             **proof.words(shown.changes[name]),
         )
     hear(Phase("write"))
-    config = {**dict(space.config), **dict(roundtrip.config(start)), "scaling_factor": space.scale}
+    config = {
+        **dict(space.geometry.vae),
+        **dict(roundtrip.config(start)),
+        "scaling_factor": space.geometry.latent_scale,
+    }
     config["_class_name"] = "AutoencoderKL"
     tensors = {name: value.cpu() for name, value in start.state_dict().items()}
     artifact = Artifact("vae", space.facts.family, tensors, {vae_file.CONFIG: json.dumps(config)})
@@ -343,7 +347,7 @@ def _labels(names: Sequence[str]) -> dict[str, str]:
     return short if len(set(short.values())) == len(names) else {name: name for name in names}
 
 
-def _candidate(space: LatentSpace, name: str, device: torch.device) -> Candidate:
+def _candidate(space: StoredBase, name: str, device: torch.device) -> Candidate:
     path = Path(name).expanduser()
     scale = None
     if path.is_dir():  # a single file names no scale

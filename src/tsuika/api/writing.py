@@ -11,8 +11,8 @@ import torch
 from tsuika import families, formats
 from tsuika.core.errors import FormatError, RecipeError, no_such
 from tsuika.core.files import sha256
+from tsuika.core.texts import Text, _, _n
 from tsuika.core.types import Artifact, Format, Model, model_tensors
-from tsuika.core.words import Words
 from tsuika.methods.whole_model import metadata_of
 from tsuika.train.device import DTYPES
 from tsuika.train.writing import faint_layers, largest_error
@@ -31,8 +31,8 @@ def free(out: Path, *originals: Path, overwrite: bool, suffix: str = "") -> None
             needed (RC005).
     """
     if suffix and out.suffix.lower() != suffix:
-        found = Words(f"An --out that ends in {suffix}", f"{suffix} で終わる --out")
-        do = Words(f"For example: --out {out.stem}{suffix}", f"例: --out {out.stem}{suffix}")
+        found = _("An --out that ends in {suffix}", suffix=suffix)
+        do = _("For example: --out {name}", name=f"{out.stem}{suffix}")
         raise RecipeError("RC005", found=found, do=do)
     is_original = out.exists() and any(path.exists() and out.samefile(path) for path in originals)
     if out.exists() and (out.is_dir() or not overwrite or is_original):
@@ -58,23 +58,22 @@ def free_model(out: Path, *originals: Path, overwrite: bool, suffix: str = "", c
 
 def differing(out: Path, wrong: Sequence[str]) -> FormatError:
     """The error where tensors that were read back are not those that were written."""
-    why = Words(
-        f"{len(wrong)} tensors differ, such as `{wrong[0]}`.",
-        f"{len(wrong)}個のテンソルが異なります(`{wrong[0]}` など)。",
+    why = _n(
+        "{count} tensor differs: `{name}`.", "{count} tensors differ, such as `{name}`.", len(wrong), name=wrong[0]
     )
     return FormatError("FM003", where=out, why=why)
 
 
-def number_type(wish: str, tensors: Mapping[str, Tensor]) -> str:
-    """fp16, bf16 or fp32: as wished, else what most numbers of the file are in (fp32 for any other type).
+def number_type(requested: str, tensors: Mapping[str, Tensor]) -> str:
+    """fp16, bf16 or fp32: as requested, else what most numbers of the file are in (fp32 for any other type).
 
     Raises:
         RecipeError: no such type (RC002).
     """
-    if wish:
-        if wish not in DTYPES:
-            raise no_such("dtype", wish, DTYPES)
-        return wish
+    if requested:
+        if requested not in DTYPES:
+            raise no_such("dtype", requested, DTYPES)
+        return requested
     largest = max(tensors.values(), key=lambda tensor: tensor.numel())
     return NAMES.get(largest.dtype, "fp32")
 
@@ -102,14 +101,15 @@ def write_model(model: Model, format_: Format, out: Path, dtype: str, facts: Map
     Raises:
         FormatError: the format cannot hold it (FM002), or the file does not hold the same (FM003).
     """
-    assert isinstance(model, families.StableDiffusion)
     tensors = model_tensors(model)
-    spare = {f"spare.{name}": tensor for name, tensor in model.spare.items()}
+    extra = {f"spare.{name}": tensor for name, tensor in model.spare.items()}
     metadata = {**metadata_of(model), **facts}
-    wanted = DTYPES[dtype]
-    format_.write(Artifact(format_.method, model.facts.family, tensors | spare, metadata), out, dtype=wanted)
-    back = model_tensors(families.read_back(out, model, dtype=wanted))
-    wrong = [name for name, tensor in tensors.items() if not torch.equal(back[name].to(wanted), tensor.to(wanted))]
+    number_type = DTYPES[dtype]
+    format_.write(Artifact(format_.method, model.facts.family, tensors | extra, metadata), out, dtype=number_type)
+    back = model_tensors(families.read_back(out, model, dtype=number_type))
+    wrong = [
+        name for name, tensor in tensors.items() if not torch.equal(back[name].to(number_type), tensor.to(number_type))
+    ]
     if wrong:
         raise differing(out, wrong)
     return {**_about(out, format_, dtype), "tensors": len(tensors), "largest_relative_error": 0.0}
@@ -120,9 +120,9 @@ def _about(out: Path, format_: Format, dtype: str) -> dict[str, Any]:
     return {"out": str(out), "format": format_.name, "dtype": dtype, "sha256": sha256(file)}
 
 
-def told(errors: Mapping[str, float]) -> Words:
+def summary(errors: Mapping[str, float]) -> Text:
     """Layers' relative errors, for people: the median and the largest."""
     values = torch.tensor(sorted(errors.values()))
     worst = max(errors, key=lambda name: errors[name])
     median, largest = f"{float(values.median()):.2g}", f"{errors[worst]:.2g}"
-    return Words(f"median {median}, largest {largest} ({worst})", f"中央値{median}、最大{largest}({worst})")
+    return _("median {median}, largest {largest} ({layer})", median=median, largest=largest, layer=worst)

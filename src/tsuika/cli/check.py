@@ -1,104 +1,78 @@
-"""`check`: parse, call `tsuika.api`, print."""
+"""`tsuika check`: parse, call `tsuika.api`, print."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Optional
 
 import typer
 
-from tsuika.cli import screen
+from tsuika.cli import labels, language, layout, screen
 from tsuika.cli.flags import BaseModel, ClassWord, Json, RecipeFile, Trigger
-from tsuika.core.words import Lang
+from tsuika.cli.language import local
+from tsuika.core.texts import Text, _, _n, listed
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.progress import Progress as Bar
 
     from tsuika.data.check_fix import Cleaned
-    from tsuika.data.check_report import Report
+    from tsuika.data.check_report import Captions, Finding, MethodFit, Report
 
-NOT_USABLE: Final = 3  # exit status
+# Exit status.
+NOT_USABLE: Final = 3
 NAMES_SHOWN: Final = 10
 
-_WORDS: Final[dict[str, dict[Lang, str]]] = {
-    "pictures": {"en": "Looking at the pictures", "ja": "画像を調べています"},
-    "compare": {"en": "Comparing them with each other", "ja": "画像どうしを比べています"},
-    "fault": {"en": "Fault", "ja": "問題"},
-    "names": {"en": "Pictures", "ja": "画像"},
-    "why": {"en": "Why, and what to do", "ja": "理由と対処"},
-    "unusable": {"en": "not usable", "ja": "使えません"},
-    "look": {"en": "to look at", "ja": "要確認"},
-    "note": {"en": "note", "ja": "お知らせ"},
-    "whole": {"en": "the set", "ja": "全体"},
-    "more": {"en": "and {count} more (--all names them)", "ja": "ほか{count}枚(--all ですべて表示)"},
-    "none": {"en": "No faults were found.", "ja": "問題は見つかりませんでした。"},
-    "sizes": {"en": "Sizes in training ({size_px} px): {sizes}", "ja": "学習時のサイズ分け({size_px} px): {sizes}"},
-    "large": {"en": "Large enough for: {large}", "ja": "拡大せずに使える枚数: {large}"},
-    "variety": {
-        "en": "Variety (approximate): {different} different pictures, {backgrounds} backgrounds; "
-        "colours {palette}, composition {composition}, light {light}",
-        "ja": "バリエーション(目安): 異なる画像 {different}枚、背景 {backgrounds}種類。"
-        "色は{palette}、構図は{composition}、明るさは{light}",
-    },
-    "captions": {
-        "en": "Captions: {from_files} from files, {different} different; trigger `{trigger}` in {with_trigger}; "
-        "longest {longest} tokens",
-        "ja": "キャプション: ファイルから {from_files}件、異なるもの {different}件。"
-        "トリガーワード `{trigger}` あり {with_trigger}件。最長 {longest}トークン",
-    },
-    "methods": {"en": "Pictures wanted (rules of thumb): {methods}", "ja": "学習方法ごとの目安の枚数: {methods}"},
-    "few": {"en": "too few", "ja": "足りません"},
-    "right": {"en": "right", "ja": "ちょうどよい"},
-    "many": {"en": "more than needed", "ja": "十分(多め)"},
-    "not_judged": {"en": "Not judged: {words}.", "ja": "判断していないこと: {words}。"},
-    "sheet": {"en": "Contact sheet: {path}", "ja": "一覧ページ: {path}"},
-    "hint": {
-        "en": "A cleaned copy: tsuika check {folder} --fix",
-        "ja": "整理したコピーを作るには: tsuika check {folder} --fix",
-    },
-    "cleaned": {
-        "en": "Cleaned copy: {out} ({kept} pictures). The originals were not changed.",
-        "ja": "整理したコピー: {out}({kept}枚)。元の画像は変更していません。",
-    },
-    "listed": {"en": "List of what to leave out: {out}", "ja": "除外リスト: {out}"},
-    "left": {"en": "left out {name}: {reason}", "ja": "除外 {name}: {reason}"},
-    "instead": {"en": " (kept: {instead})", "ja": "(残したもの: {instead})"},
-    "turned": {"en": "turned upright", "ja": "向きを修正"},
-    "cropped": {"en": "bars cropped", "ja": "帯を切り落とし"},
-    "mended": {"en": "saved anew {name} → {written}: {changes}", "ja": "保存し直し {name} → {written}: {changes}"},
-    "recoded": {"en": "captions saved as UTF-8: {names}", "ja": "UTF-8で保存し直したキャプション: {names}"},
-    "yours": {"en": "left for you to look at: {names}", "ja": "ご自身での確認が必要な画像: {names}"},
+_STEPS: Final[Mapping[str, Text]] = {
+    "pictures": _("Checking the images"),
+    "compare": _("Comparing the images with each other"),
 }
+_LEVELS: Final[Mapping[str, Text]] = {
+    "unusable": _("not usable: {what}"),
+    "look": _("please check: {what}"),
+    "note": _("good to know: {what}"),
+}
+_FITS: Final[Mapping[str, Text]] = {
+    "few": _("{method} {low}-{high}: too few"),
+    "right": _("{method} {low}-{high}: right"),
+    "many": _("{method} {low}-{high}: more than needed"),
+}
+_CHANGES: Final[Mapping[str, Text]] = {"turned": _("turned upright"), "cropped": _("bars cropped")}
+_FIXES: Final = ("near-duplicate", "bars", "caption-cp932")
 
 
 def check(
-    folder: Annotated[Path, typer.Argument(help="Folder of pictures; never changed.")],
+    folder: Annotated[Path, typer.Argument(help=_("Folder of images; never changed."))],
     fix: Annotated[
-        bool, typer.Option("--fix", help="Write a cleaned copy to another folder; the originals stay as they are.")
+        bool, typer.Option("--fix", help=_("Write a cleaned copy to another folder; the originals stay as they are."))
     ] = False,
     out: Annotated[
-        Optional[Path], typer.Option("--out", help="Of --fix: the folder (FOLDER-checked), or a .tsv for a list alone.")
+        Optional[Path],
+        typer.Option("--out", help=_("Folder for --fix (default: FOLDER-checked), or a .tsv file for a list alone.")),
     ] = None,
-    html: Annotated[Optional[Path], typer.Option("--html", help="Write a contact sheet, worst pictures first.")] = None,
+    html: Annotated[
+        Optional[Path], typer.Option("--html", help=_("Write a contact sheet, worst images first."))
+    ] = None,
     base: BaseModel = "embedded",
-    size: Annotated[int, typer.Option("--size", min=0, help="Training size in px; 0: the base's own.")] = 0,
+    size: Annotated[
+        int, typer.Option("--size", min=0, help=_("Training size in px; 0 = the size of the base model."))
+    ] = 0,
     trigger: Trigger = "",
     class_word: ClassWord = "",
     recipe: RecipeFile = None,
-    all_: Annotated[bool, typer.Option("--all", help="Name every picture, however many.")] = False,
+    all_: Annotated[bool, typer.Option("--all", help=_("Name every image, however many."))] = False,
     json: Json = False,
 ) -> None:
-    """Look for faults in a folder of pictures: unreadable, small, blurred, near-duplicates, captions, variety."""
+    """`tsuika check`."""
     from tsuika import api
     from tsuika.core import config
     from tsuika.data import check_fix
 
     copy = out or folder.resolve().with_name(f"{folder.resolve().name}-checked")
     if fix:
-        check_fix.may_write(folder, copy)  # before minutes are spent
-    with _Bar() as bar:
+        # Before minutes are spent.
+        check_fix.may_write(folder, copy)
+    with screen.progress() as bar:
         report = api.check(
             folder,
             base=base,
@@ -106,13 +80,11 @@ def check(
             trigger=trigger,
             class_word=class_word,
             recipe=config.load(recipe) if recipe else None,
-            progress=bar.show,
+            progress=_Tasks(bar).show,
         )
-    cleaned = None
-    if fix and report.usable:
-        cleaned = api.clean(report, copy)
+    cleaned = api.clean(report, copy) if fix and report.usable else None
     if html:
-        api.contact_sheet(report, html)
+        api.contact_sheet(report, html, language.current())
     if json:
         done: dict[str, Any] = report.to_dict()
         if cleaned:
@@ -121,137 +93,134 @@ def check(
             done["html"] = html
         screen.result(done, as_json=True)
     else:
-        _print(report, cleaned, html, NAMES_SHOWN if not all_ else report.total)
+        for line in _lines(report, cleaned, html, report.total if all_ else NAMES_SHOWN):
+            screen.print_out(line)
     if not report.usable:
         raise typer.Exit(NOT_USABLE)
 
 
-class _Bar:
-    """Progress on stderr, where that is a terminal."""
+class _Tasks:
+    """The steps of a check as tasks of a bar."""
 
-    def __enter__(self) -> _Bar:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        console = Console(stderr=True)
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=28),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(compact=True),
-        )
-        self._bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    def __init__(self, bar: Bar) -> None:
+        self._bar = bar
         self._tasks: dict[str, Any] = {}
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
 
     def show(self, name: str, done: int, total: int) -> None:
+        """So many of a step are done."""
         if name not in self._tasks:
-            self._tasks[name] = self._bar.add_task(_say(name), total=total)
+            self._tasks[name] = self._bar.add_task(local(_STEPS[name]), total=total)
         self._bar.update(self._tasks[name], completed=done, total=total)
 
 
-def _say(key: str, **values: object) -> str:
-    return _WORDS[key][screen.language()].format(**values)
+def _line(text: str, indent: str = "") -> str:
+    return layout.wrap(local(text), first=indent, rest=f"{indent}  ")
 
 
-def _print(report: Report, cleaned: Cleaned | None, html: Path | None, shown: int) -> None:
-    from rich.console import Console
-
-    from tsuika.data import check_words
-
-    lang = screen.language()
-    console = Console(file=sys.stdout, highlight=False, soft_wrap=False, width=None if sys.stdout.isatty() else 120)
-
-    def line(text: str) -> None:
-        console.print(text, markup=False, soft_wrap=True)
-
-    line(check_words.headline(report, lang))
-    if report.findings:
-        _table(report, console, shown)
-    elif report.usable:
-        line(_say("none"))
-    if report.usable:
-        _facts(report, line)
-    if report.not_judged and report.usable:
-        line(_say("not_judged", words="; ".join(check_words.NOT_JUDGED[key][lang] for key in report.not_judged)))
-    if html:
-        line(_say("sheet", path=html))
-    if cleaned:
-        _cleaned(cleaned, line, shown)
-    elif any(finding.code in _FIXES or finding.level == "unusable" for finding in report.findings) and report.usable:
-        line(_say("hint", folder=report.folder))
-
-
-_FIXES: Final = ("near-duplicate", "bars", "caption-cp932")
-
-
-def _table(report: Report, console: Console, shown: int) -> None:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    from tsuika.data import check_words
-
-    lang = screen.language()
-    styles = {"unusable": "bold red", "look": "yellow", "note": "dim"}
-    table = Table(box=box.SIMPLE_HEAD, show_lines=True, expand=True, pad_edge=False)
-    table.add_column(_say("fault"), ratio=3, min_width=16, overflow="fold")
-    table.add_column(_say("names"), ratio=3, overflow="fold")
-    table.add_column(_say("why"), ratio=6, overflow="fold")
+def _lines(report: Report, cleaned: Cleaned | None, html: Path | None, shown: int) -> Iterator[str]:
+    yield _line(report.headline)
     for finding in report.findings:
-        head = Text(check_words.what(finding, lang), style=styles[finding.level])
-        head.append(f"\n{_say(finding.level)}" + (f" · {len(finding.pictures)}" if finding.pictures else ""), "dim")
-        reason = Text(check_words.why(finding, lang))
-        reason.append(f"\n→ {check_words.todo(finding, lang)}", "cyan")
-        table.add_row(head, Text(_names(finding.pictures, shown) or _say("whole")), reason)
-    console.print(table)
+        yield from _finding(finding, shown)
+    if not report.findings and report.usable:
+        yield _line(_("No faults were found."))
+    if report.usable:
+        yield ""
+        yield from map(_line, _facts(report))
+    if html:
+        yield _line(_("Contact sheet: {path}", path=html))
+    if cleaned:
+        yield from _cleaned(cleaned, shown)
+    elif report.usable and any(one.code in _FIXES or one.level == "unusable" for one in report.findings):
+        yield _line(_("For a cleaned copy: tsuika check {folder} --fix", folder=report.folder))
 
 
-def _names(names: Sequence[str], shown: int) -> str:
-    listed = ", ".join(names[:shown])
-    return f"{listed}, {_say('more', count=len(names) - shown)}" if len(names) > shown else listed
+def _finding(finding: Finding, shown: int) -> Iterator[str]:
+    yield ""
+    yield _line(_LEVELS[finding.level].filled({"what": finding.what}))
+    if finding.pictures:
+        count = _n("{count} image", "{count} images", len(finding.pictures))
+        yield _line(_("{count}: {names}", count=count, names=_names(finding.pictures, shown)), "    ")
+    yield _line(finding.why, "    ")
+    yield _line(_("-> {todo}", todo=finding.todo), "    ")
 
 
-def _facts(report: Report, line: Any) -> None:
-    from tsuika.data import check_words
+def _names(names: Sequence[str], shown: int) -> Text:
+    if len(names) <= shown:
+        return listed(names)
+    return _("{names}, and {count} more (--all names them)", names=listed(names[:shown]), count=len(names) - shown)
 
-    lang, variety, captions = screen.language(), report.variety, report.captions
-    sizes = ", ".join(f"{one.width}x{one.height}: {one.count}" for one in report.sizes)
-    line(_say("sizes", size_px=report.size_px, sizes=sizes))
-    usable = len(report.usable)
-    large = ", ".join(f"{side} px: {count}/{usable}" for side, count in report.large_enough.items())
-    line(_say("large", large=large))
-    if captions.from_files:
-        with_trigger = captions.with_trigger if captions.trigger else "–"
-        longest = captions.longest_tokens if captions.tokenizer else "–"
-        counts = {"from_files": captions.from_files, "different": captions.different, "longest": longest}
-        line(_say("captions", **counts, trigger=captions.trigger or "–", with_trigger=with_trigger))
+
+def _facts(report: Report) -> Iterator[Text]:
+    from tsuika.data.check_report import spread_word
+    from tsuika.data.faults import NOT_JUDGED
+
+    usable, variety = len(report.usable), report.variety
+    sizes = listed(f"{one.width}x{one.height}: {one.count}" for one in report.sizes)
+    yield _("Sizes in training ({size_px} px): {sizes}", size_px=report.size_px, sizes=sizes)
+    large = listed(f"{side} px: {count}/{usable}" for side, count in report.large_enough.items())
+    yield _("Large enough without enlarging: {large}", large=large)
+    if report.captions.from_files:
+        yield from _captions(report.captions)
     if usable >= 4:
-        spreads = {key: check_words.spread(getattr(variety, key), lang) for key in ("palette", "composition", "light")}
-        line(_say("variety", different=variety.different, backgrounds=variety.backgrounds, **spreads))
-    methods = ", ".join(f"{one.method} {one.low}–{one.high}: {_say(one.fit)}" for one in report.methods)
-    line(_say("methods", methods=methods))
+        yield _(
+            "Variety (approximate): {different} different images, {backgrounds} backgrounds; colours {palette},"
+            " composition {composition}, light {light}",
+            different=variety.different,
+            backgrounds=variety.backgrounds,
+            palette=spread_word(variety.palette),
+            composition=spread_word(variety.composition),
+            light=spread_word(variety.light),
+        )
+    yield _("Number of images for each method (rule of thumb): {methods}", methods=listed(map(_fit, report.methods)))
+    if report.not_judged:
+        yield _("Not judged: {reasons}", reasons=listed(NOT_JUDGED[key] for key in report.not_judged))
 
 
-def _cleaned(cleaned: Cleaned, line: Any, shown: int) -> None:
-    from tsuika.data import check_words
+def _captions(captions: Captions) -> Iterator[Text]:
+    counts = {"count": captions.from_files, "different": captions.different}
+    if captions.tokenizer:
+        longest = captions.longest_tokens
+        yield _(
+            "Captions: {count} from files, {different} different; longest {longest} tokens", **counts, longest=longest
+        )
+    else:
+        yield _("Captions: {count} from files, {different} different", **counts)
+    if captions.trigger:
+        found = {"trigger": captions.trigger, "found": captions.with_trigger, "count": captions.from_files}
+        yield _("Trigger word `{trigger}`: in {found} of {count} captions", **found)
+    else:
+        yield _("Trigger word: none given (with --trigger it is looked for)")
 
-    lang = screen.language()
-    line(_say("cleaned", out=cleaned.out, kept=cleaned.kept) if cleaned.kept else _say("listed", out=cleaned.out))
+
+def _fit(fit: MethodFit) -> Text:
+    return _FITS[fit.fit].filled({"method": labels.method(fit.method), "low": fit.low, "high": fit.high})
+
+
+def _cleaned(cleaned: Cleaned, shown: int) -> Iterator[str]:
+    from tsuika.data.faults import FAULTS
+
+    if cleaned.kept:
+        images = _n("{count} image", "{count} images", cleaned.kept)
+        yield _line(
+            _("Cleaned copy: {out} ({images}). The originals were not changed.", out=cleaned.out, images=images)
+        )
+    else:
+        yield _line(_("List of what to leave out: {out}", out=cleaned.out))
     for left in cleaned.left_out[: max(shown, NAMES_SHOWN)]:
-        reason = check_words.FAULTS[left.code][lang][0]
-        instead = _say("instead", instead=left.instead) if left.instead else ""
-        line("  " + _say("left", name=left.name, reason=reason) + instead)
+        about = {"name": left.name, "reason": FAULTS[left.code].what}
+        if left.instead:
+            text = _("left out {name}: {reason} (kept: {instead})", **about, instead=left.instead)
+        else:
+            text = _("left out {name}: {reason}", **about)
+        yield _line(text, "  ")
     if len(cleaned.left_out) > shown:
-        line("  " + _say("more", count=len(cleaned.left_out) - shown))
+        yield _line(_("and {count} more", count=len(cleaned.left_out) - shown), "  ")
     for one in cleaned.mended[:shown]:
-        changes = ", ".join(map(_say, one.changes))
-        line("  " + _say("mended", name=one.name, written=one.written, changes=changes))
+        changes = listed(_CHANGES[change] for change in one.changes)
+        yield _line(
+            _("saved again {name} -> {written}: {changes}", name=one.name, written=one.written, changes=changes), "  "
+        )
     if cleaned.recoded:
-        line("  " + _say("recoded", names=_names(cleaned.recoded, shown)))
+        yield _line(_("captions saved as UTF-8: {names}", names=_names(cleaned.recoded, shown)), "  ")
     if cleaned.to_look_at:
-        line("  " + _say("yours", names=_names(cleaned.to_look_at, shown)))
+        yield _line(_("please check yourself: {names}", names=_names(cleaned.to_look_at, shown)), "  ")

@@ -9,18 +9,19 @@ import typer
 
 from tsuika.cli import screen
 from tsuika.cli.flags import BaseModel, Json, Vae
+from tsuika.core.texts import _
 
 if TYPE_CHECKING:
     from tsuika.api import Drawing
 
-Prompt = Annotated[str, typer.Option("--prompt", help="What to draw; A1111 syntax works.")]
-Negative = Annotated[str, typer.Option("--negative", help="What not to draw.")]
-Lora = Annotated[Optional[list[str]], typer.Option("--lora", help="LoRA file, optionally :STRENGTH. Any number.")]
+Prompt = Annotated[str, typer.Option("--prompt", help=_("Prompt: what to generate; A1111 syntax works."))]
+Negative = Annotated[str, typer.Option("--negative", help=_("Negative prompt: what not to generate."))]
+Lora = Annotated[Optional[list[str]], typer.Option("--lora", help=_("LoRA file, optionally :STRENGTH. Any number."))]
 Embedding = Annotated[
-    Optional[list[str]], typer.Option("--embedding", help="Embedding file, optionally :STRENGTH. Any number.")
+    Optional[list[str]], typer.Option("--embedding", help=_("Embedding file, optionally :STRENGTH. Any number."))
 ]
 Hypernetwork = Annotated[
-    Optional[list[str]], typer.Option("--hypernetwork", help="Hypernetwork file, optionally :STRENGTH. Any number.")
+    Optional[list[str]], typer.Option("--hypernetwork", help=_("Hypernetwork file, optionally :STRENGTH. Any number."))
 ]
 Artifact = Annotated[
     Optional[list[str]], typer.Option("--artifact", help="File of any method, optionally :STRENGTH. Any number.")
@@ -31,15 +32,17 @@ Methods = Annotated[
 ]
 Artifacts = Annotated[
     Optional[Path],
-    typer.Option("--artifacts", help="Where names in prompts are looked up; default: the current folder and runs."),
+    typer.Option(
+        "--artifacts", help=_("Folder where names in prompts are looked up; default: the current folder and runs.")
+    ),
 ]
-Tokenizer = Annotated[str, typer.Option("--tokenizer", help="Tokenizer folder, for a single-file base.")]
-Seed = Annotated[int, typer.Option("--seed", help="Where the noise begins.")]
-Steps = Annotated[Optional[int], typer.Option("--steps", help="Sampling steps; default: the base's own.")]
-Cfg = Annotated[Optional[float], typer.Option("--cfg", help="Guidance; default: the base's own.")]
-Sampler = Annotated[Optional[str], typer.Option("--sampler", help="Sampler by its usual name.")]
-Size = Annotated[str, typer.Option("--size", help="WIDTHxHEIGHT; default: the base's own.")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.")]
+Tokenizer = Annotated[str, typer.Option("--tokenizer", help=_("Tokenizer folder, for a single-file base model."))]
+Seed = Annotated[int, typer.Option("--seed", help=_("Seed."))]
+Steps = Annotated[Optional[int], typer.Option("--steps", help=_("Sampling steps; default: those of the base model."))]
+Cfg = Annotated[Optional[float], typer.Option("--cfg", help=_("CFG scale; default: that of the base model."))]
+Sampler = Annotated[Optional[str], typer.Option("--sampler", help=_("Sampler by its usual name, e.g. Euler a."))]
+Size = Annotated[str, typer.Option("--size", help=_("Image size as WIDTHxHEIGHT; default: that of the base model."))]
+Device = Annotated[str, typer.Option("--device", help=_("Device: auto, cpu, cuda, cuda:1, mps."))]
 
 
 def _drawing(**flags: Any) -> Drawing:
@@ -53,7 +56,7 @@ def _drawing(**flags: Any) -> Drawing:
 
 def generate(
     prompt: Prompt,
-    out: Annotated[Path, typer.Option("--out", help="PNG file, or a folder for several.")],
+    out: Annotated[Path, typer.Option("--out", help=_("PNG file to make, or a folder for several."))],
     negative: Negative = "",
     base: BaseModel = "embedded",
     lora: Lora = None,
@@ -69,12 +72,12 @@ def generate(
     cfg: Cfg = None,
     sampler: Sampler = None,
     size: Size = "",
-    num: Annotated[int, typer.Option("--num", min=1, help="How many pictures, at seed, seed + 1, ...")] = 1,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the --out file if there is one.")] = False,
+    num: Annotated[int, typer.Option("--num", min=1, help=_("Number of images, at seed, seed + 1, ..."))] = 1,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help=_("Replace the --out file if it exists."))] = False,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
-    """Draw pictures, with any number of LoRAs, embeddings and hypernetworks at their strengths."""
+    """`tsuika generate`."""
     from tsuika import api
 
     drawing = _drawing(
@@ -106,14 +109,16 @@ def grid(
         typer.Option(
             "--x",
             metavar="AXIS=V1,V2",
-            help="Along a row: strength (or strength:NAME), step, seed, vae, cfg, sampler, steps, size, prompt (the "
-            "first value is replaced by the others), negative, artifact (files, or none), base. Ranges: 1-5, "
-            "0-1 (+0.25), 1-10 [5].",
+            help=_(
+                "Axis along a row: strength (or strength:NAME), step, seed, vae, cfg, sampler, steps, size, prompt (the"
+                " first value is replaced by the others), negative, artifact (files, or none), base. Ranges: 1-5,"
+                " 0-1 (+0.25), 1-10 [5]."
+            ),
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", help="PNG file, or a folder for the sheet and every picture.")],
-    y: Annotated[str, typer.Option("--y", metavar="AXIS=V1,V2", help="Down.")] = "",
-    z: Annotated[str, typer.Option("--z", metavar="AXIS=V1,V2", help="Sheet by sheet.")] = "",
+    out: Annotated[Path, typer.Option("--out", help=_("PNG file to make, or a folder for the sheet and every image."))],
+    y: Annotated[str, typer.Option("--y", metavar="AXIS=V1,V2", help=_("Axis from top to bottom."))] = "",
+    z: Annotated[str, typer.Option("--z", metavar="AXIS=V1,V2", help=_("Axis from sheet to sheet."))] = "",
     negative: Negative = "",
     base: BaseModel = "embedded",
     lora: Lora = None,
@@ -132,7 +137,7 @@ def grid(
     device: Device = "auto",
     json: Json = False,
 ) -> None:
-    """Compare: one picture for every value of up to three axes, on one labelled sheet."""
+    """`tsuika grid`."""
     from tsuika import api
 
     drawing = _drawing(

@@ -4,27 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional, TypeVar
 
 import typer
+
+from tsuika.core.texts import _
 
 if TYPE_CHECKING:
     from tsuika.core.config import Recipe
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
+_Number = TypeVar("_Number", int, float)
+
+Json = Annotated[bool, typer.Option("--json", help=_("Print one JSON object on stdout and nothing else there."))]
 BaseModel = Annotated[
-    str, typer.Option("--base", help="embedded, a diffusers folder, a .safetensors/.ckpt file, or a hub id.")
+    str,
+    typer.Option(
+        "--base",
+        help=_("Base model: embedded, a diffusers folder, a .safetensors or .ckpt file, or a Hugging Face model id."),
+    ),
 ]
-Vae = Annotated[str, typer.Option("--vae", help="builtin (or builtin:NAME), a file, a folder, or a hub id.")]
+Vae = Annotated[
+    str, typer.Option("--vae", help=_("VAE: builtin or builtin:NAME, a file, a folder, or a Hugging Face model id."))
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help=_("Replace the --out file if it exists."))]
 
 # What makes a recipe.
-Method = Annotated[str, typer.Argument(help="lora | textual-inversion | dreambooth | hypernetwork.")]
-Images = Annotated[str, typer.Option("--images", help="Folder of training images; never changed.")]
-Trigger = Annotated[str, typer.Option("--trigger", help="Trigger word.")]
-ClassWord = Annotated[str, typer.Option("--class-word", help="Kind of thing: dog, character, style.")]
-RecipeFile = Annotated[Optional[Path], typer.Option("--recipe", help="Recipe file (TOML).")]
-Set = Annotated[Optional[list[str]], typer.Option("--set", help="Any setting: key=value (see: tsuika settings).")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.")]
+Method = Annotated[str, typer.Argument(help=_("Method: lora, textual-inversion, dreambooth or hypernetwork."))]
+Images = Annotated[str, typer.Option("--images", help=_("Folder of training images; never changed."))]
+Trigger = Annotated[str, typer.Option("--trigger", help=_("Trigger word."))]
+ClassWord = Annotated[
+    str, typer.Option("--class-word", help=_("Class word, what kind of thing it is: dog, character, style."))
+]
+RecipeFile = Annotated[Optional[Path], typer.Option("--recipe", help=_("Recipe file (TOML)."))]
+Set = Annotated[Optional[list[str]], typer.Option("--set", help=_("Any setting as key=value (see: tsuika settings)."))]
+Device = Annotated[str, typer.Option("--device", help=_("Device: auto, cpu, cuda, cuda:1, mps."))]
 
 
 def built(file: Path | None, flags: Mapping[str, object], settings: Sequence[str] | None) -> Recipe:
@@ -39,3 +52,19 @@ def built(file: Path | None, flags: Mapping[str, object], settings: Sequence[str
     tables = config.override(tables, {key: value for key, value in flags.items() if value not in ("", None)})
     tables = config.override(tables, dict(map(config.parse_assignment, settings or ())))
     return config.build(tables, where=str(file or ""))
+
+
+def numbers(text: str, kind: type[_Number], flag: str) -> tuple[_Number, ...]:
+    """The numbers of a flag such as `0.5,0.75,1`.
+
+    Raises:
+        RecipeError: RC002, one of them is no number.
+    """
+    from tsuika.core.errors import RecipeError
+
+    try:
+        return tuple(kind(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        example = "60,120" if kind is int else "0.5,0.75,1"
+        why = _("Give numbers with commas between them, for example {example}.", example=example)
+        raise RecipeError("RC002", key=flag, found=text, why=why) from None

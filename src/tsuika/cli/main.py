@@ -9,13 +9,15 @@ from typing import Annotated, Optional
 
 import typer
 
-from tsuika.cli import advise, check, drawing, evaluate, screen, searching, tools
+from tsuika.cli import advise, check, drawing, evaluate, language, screen, searching, tools, usage
 from tsuika.cli import vae as vae_commands
 from tsuika.cli.flags import BaseModel, ClassWord, Device, Images, Json, Method, RecipeFile, Set, Trigger, Vae, built
+from tsuika.core.texts import _
 
 app = typer.Typer(
     name="tsuika",
-    help="Additional training (追加学習) for Stable Diffusion: from a folder of pictures to a file that works in your program.",
+    cls=usage.Group,
+    help=_("Additional training for Stable Diffusion: from a folder of images to a file that works in your program."),
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -25,54 +27,61 @@ app = typer.Typer(
 
 
 @app.callback()
-def options(
-    lang: Annotated[str, typer.Option("--lang", help="Language of messages: en, ja or auto.")] = "auto",
-) -> None:
-    """Set what all commands share."""
-    screen.use_language(lang, os.environ.get("TSUIKA_LANG") or os.environ.get("LC_ALL") or os.environ.get("LANG") or "")
+def options(lang: Annotated[str, typer.Option("--lang", help=usage.LANGUAGE)] = language.AUTO) -> None:
+    """What all commands share."""
+    # `screen.run` has taken the flag off the line already, wherever it was; another caller may not have.
+    if lang != language.AUTO:
+        language.use(language.chosen(lang, os.environ))
 
 
-@app.command()
+@app.command(
+    cls=usage.Command,
+    help=_("Train the embedded base model on a new character and compare before and after: minutes on 2 CPU cores."),
+)
 def demo(
-    out: Annotated[Path, typer.Option("--out", help="Folder to make.")] = Path("tsuika-demo"),
-    steps: Annotated[Optional[int], typer.Option("--steps", help="Training steps.")] = None,
+    out: Annotated[Path, typer.Option("--out", help=_("Folder to make."))] = Path("tsuika-demo"),
+    steps: Annotated[Optional[int], typer.Option("--steps", help=_("Training steps."))] = None,
     json: Json = False,
 ) -> None:
-    """Teach the embedded base a new character, and show it before and after: a few minutes on 2 CPU cores."""
+    """`tsuika demo`."""
     from tsuika import api
 
-    screen.follow(api.demo(out, steps=steps, language=screen.page_language()), out, as_json=json)
+    screen.follow(api.demo(out, steps=steps, language=language.asked()), out, as_json=json)
 
 
-@app.command()
+@app.command(cls=usage.Command, help=_("Train on a folder of images."))
 def train(
     method: Method = "",
     images: Images = "",
-    out: Annotated[Optional[Path], typer.Option("--out", help="Run folder to make.")] = None,
+    out: Annotated[Optional[Path], typer.Option("--out", help=_("Run folder to make."))] = None,
     base: BaseModel = "",
     trigger: Trigger = "",
     class_word: ClassWord = "",
     recipe: RecipeFile = None,
     set_: Set = None,
-    steps: Annotated[Optional[int], typer.Option("--steps", help="Training steps.")] = None,
-    seed: Annotated[Optional[int], typer.Option("--seed", help="Seed.")] = None,
+    steps: Annotated[Optional[int], typer.Option("--steps", help=_("Training steps."))] = None,
+    seed: Annotated[Optional[int], typer.Option("--seed", help=_("Seed."))] = None,
     reg_images: Annotated[
-        str, typer.Option("--reg-images", help="Folder of class pictures without the subject (prior preservation).")
+        str, typer.Option("--reg-images", help=_("Folder of regularization images: the class without the subject."))
     ] = "",
     vae: Vae = "",
     guard: Annotated[
-        str, typer.Option("--guard", help="on: stop when nothing is gained any more; warn: only say so; off.")
+        str,
+        typer.Option(
+            "--guard",
+            help=_("Overfitting guard: on stops when the result no longer improves, warn only says so, or off."),
+        ),
     ] = "",
     folds: Annotated[
-        Optional[int], typer.Option("--folds", help="Cross-validation folds; 0 chooses by the number of pictures.")
+        Optional[int], typer.Option("--folds", help=_("Cross-validation folds; 0 chooses by the number of images."))
     ] = None,
     device: Device = "",
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check everything, print the recipe, train nothing.")
+        bool, typer.Option("--dry-run", help=_("Check everything, print the recipe, train nothing."))
     ] = False,
     json: Json = False,
 ) -> None:
-    """Train on a folder of pictures."""
+    """`tsuika train`."""
     from tsuika.core.errors import RecipeError
 
     flags = {
@@ -89,61 +98,79 @@ def train(
         "guard.mode": guard,
         "guard.folds": folds,
     }
-    wish = built(recipe, flags, set_)
+    settings = built(recipe, flags, set_)
     if out is None:
-        raise RecipeError("RC005", found="--out", do=f"tsuika train {wish.method.name} --images DIR --out RUN")
+        raise RecipeError("RC005", found="--out", do=f"tsuika train {settings.method.name} --images DIR --out RUN")
+    from tsuika import api
+
     if dry_run:
-        from tsuika import api
+        screen.result(api.dry_run(settings, out), as_json=json)
+    else:
+        screen.follow(api.train(settings, out, language=language.asked()), out, as_json=json)
 
-        screen.told(api.dry_run(wish, out), as_json=json)
-        return
+
+@app.command(cls=usage.Command, help=_("Go on exactly where a training run stopped."))
+def resume(run: Annotated[Path, typer.Argument(help=_("Run folder."))], json: Json = False) -> None:
+    """`tsuika resume`."""
     from tsuika import api
 
-    screen.follow(api.train(wish, out, language=screen.page_language()), out, as_json=json)
+    screen.follow(api.resume(run, language=language.asked()), run, as_json=json)
 
 
-@app.command()
-def resume(run: Annotated[Path, typer.Argument(help="Run folder.")], json: Json = False) -> None:
-    """Go on exactly where a run stopped."""
-    from tsuika import api
-
-    screen.follow(api.resume(run, language=screen.page_language()), run, as_json=json)
-
-
-app.command()(advise.advise)
-app.command()(check.check)
-app.command()(drawing.generate)
-app.command()(drawing.grid)
-app.command()(evaluate.evaluate)
-tools.register(app)
-searching.register(app)
+for command, text in (
+    (advise.advise, _("Recommend a method for your images, with a recipe to start from and the evidence for it.")),
+    (check.check, _("Check a folder of images: unreadable, small, blurred, near-duplicates, captions, variety.")),
+    (drawing.generate, _("Generate images, with LoRAs, embeddings and hypernetworks at any strength.")),
+    (drawing.grid, _("Compare: one image for every value of up to three axes, on one labelled sheet.")),
+    (
+        evaluate.evaluate,
+        _("Measure a result against the base model: likeness, adherence, diversity, drift and copies, with a verdict."),
+    ),
+    (tools.convert, _("Write a file in another program's format, read it back and compare.")),
+    (tools.merge, _("Merge LoRAs into one (exactly, or to a rank), or into the weights of a base model.")),
+    (tools.extract, _("Make a LoRA of what fine-tuning changed in a base model.")),
+    (tools.resize, _("Give a LoRA a smaller rank, losing as little as possible.")),
+    (
+        searching.find_rate,
+        _("Find a learning rate: a few steps at several rates, judged by held-out images. Keeps no file."),
+    ),
+    (
+        searching.search,
+        _(
+            "Search settings by short training runs with the guard, and write the best ones as a recipe. Several"
+            " processes, one for each GPU with its --device, may run the same command at once."
+        ),
+    ),
+):
+    app.command(cls=usage.Command, help=text)(command)
 app.add_typer(vae_commands.app, name="vae")
 
 
-@app.command()
-def inspect(file: Annotated[Path, typer.Argument(help="Any model or LoRA file.")], json: Json = False) -> None:
-    """Say what a file is, from its header alone; nothing in it is ever run."""
+@app.command(cls=usage.Command, help=_("Say what a file is. Nothing in it is ever run."))
+def inspect(
+    file: Annotated[Path, typer.Argument(help=_("Any model file, LoRA, VAE or run folder."))], json: Json = False
+) -> None:
+    """`tsuika inspect`."""
     from tsuika import api
 
     screen.result(api.inspect(file), as_json=json)
 
 
-@app.command()
+@app.command(cls=usage.Command, help=_("List every setting of a recipe with its default and meaning."))
 def settings(
-    key: Annotated[str, typer.Argument(help="Show only settings whose key contains this.")] = "",
-    markdown: Annotated[bool, typer.Option("--markdown", help="As the settings page of the documentation.")] = False,
+    key: Annotated[str, typer.Argument(help=_("Show only settings with this in their key."))] = "",
+    markdown: Annotated[bool, typer.Option("--markdown", help=_("As the settings page of the documentation."))] = False,
 ) -> None:
-    """List every setting of a recipe with its default and meaning."""
+    """`tsuika settings`."""
     from tsuika.cli import settings_page
 
-    screen.print_out(
-        settings_page.markdown(screen.language(), key) if markdown else settings_page.table(screen.language(), key)
-    )
+    write = settings_page.markdown if markdown else settings_page.table
+    screen.print_out(write(language.current(), key))
 
 
-@app.command()
+@app.command(cls=usage.Command, help=_("Show what this machine has: device, memory, disk, libraries."))
 def doctor(json: Json = False) -> None:
-    """Say what this machine has: device, memory, disk, libraries."""
+    """`tsuika doctor`."""
     from tsuika import api
 
     screen.result(api.doctor(), as_json=json)

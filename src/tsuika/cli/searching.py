@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any, Final, Optional
 
 import typer
 
-from tsuika.cli import screen
-from tsuika.cli.flags import BaseModel, ClassWord, Device, Images, Json, Method, RecipeFile, Set, Trigger, built
+from tsuika.cli import language, layout, screen
+from tsuika.cli.flags import (
+    BaseModel,
+    ClassWord,
+    Device,
+    Images,
+    Json,
+    Method,
+    RecipeFile,
+    Set,
+    Trigger,
+    built,
+    numbers,
+)
+from tsuika.cli.language import local
+from tsuika.core.errors import RecipeError
 from tsuika.core.events import Event, Judged, Phase, Progress, Warned
 from tsuika.core.messages import percent
+from tsuika.core.texts import Text, _, listed
 
 
 def find_rate(
@@ -25,13 +39,14 @@ def find_rate(
     recipe: RecipeFile = None,
     set_: Set = None,
     rates: Annotated[
-        str, typer.Option("--rates", help="Rates to try, e.g. 1e-4,3e-4,1e-3; default: around the recipe's.")
+        str,
+        typer.Option("--rates", help=_("Learning rates to try, e.g. 1e-4,3e-4,1e-3; default: around the recipe's.")),
     ] = "",
-    steps: Annotated[int, typer.Option("--steps", min=8, help="Steps of each.")] = 48,
+    steps: Annotated[int, typer.Option("--steps", min=8, help=_("Steps of each learning rate."))] = 48,
     device: Device = "",
     json: Json = False,
 ) -> None:
-    """Find a learning rate: a few steps at several rates, judged by pictures that are held out. Keeps no file."""
+    """`tsuika find-rate`."""
     from tsuika import api
 
     flags = {
@@ -42,20 +57,21 @@ def find_rate(
         "data.class_word": class_word,
         "train.device": device,
     }
-    try:
-        tried = tuple(float(text) for text in rates.split(",") if text)
-    except ValueError:
-        raise typer.BadParameter(rates, param_hint="--rates") from None
+    tried = numbers(rates, float, "--rates")
     if any(not 0 < rate <= 10 for rate in tried):
-        raise typer.BadParameter("rates lie between 0 and 10", param_hint="--rates")
+        raise RecipeError(
+            "RC002", key="--rates", found=rates, why=_("Learning rates are greater than 0, and 10 at most.")
+        )
     _found(api.find_rate(built(recipe, flags, set_), rates=tried, steps=steps), as_json=json)
 
 
 def search(
-    out: Annotated[Path, typer.Option("--out", help="Folder of the search; the same command goes on with it.")],
+    out: Annotated[Path, typer.Option("--out", help=_("Folder of the search; the same command goes on with it."))],
     over: Annotated[
         list[str],
-        typer.Option("--over", help="A setting and its values (8,16,32) or range (1e-4..3e-3); as often as you like."),
+        typer.Option(
+            "--over", help=_("A setting and its values (8,16,32) or range (1e-4..3e-3); as often as you like.")
+        ),
     ],
     method: Method = "",
     images: Images = "",
@@ -64,23 +80,24 @@ def search(
     class_word: ClassWord = "",
     recipe: RecipeFile = None,
     set_: Set = None,
-    steps: Annotated[Optional[int], typer.Option("--steps", help="Training steps of each trial, at most.")] = None,
+    steps: Annotated[Optional[int], typer.Option("--steps", help=_("Most training steps of each trial."))] = None,
     trials: Annotated[
-        int, typer.Option("--trials", min=0, help="Trials in all; 0: every combination of values, or 16 with a range.")
+        int,
+        typer.Option(
+            "--trials", min=0, help=_("Number of trials; 0 = every combination of values, or 16 with a range.")
+        ),
     ] = 0,
     timeout: Annotated[
-        Optional[float], typer.Option("--timeout", min=0, help="Seconds after which no new trial begins.")
+        Optional[float], typer.Option("--timeout", min=0, help=_("Seconds after which no new trial begins."))
     ] = None,
     lanes: Annotated[
-        bool, typer.Option("--lanes", help="A few learning rates and ranks side by side in one process; not resumable.")
+        bool,
+        typer.Option("--lanes", help=_("A few learning rates and ranks side by side in one process; not resumable.")),
     ] = False,
     device: Device = "",
     json: Json = False,
 ) -> None:
-    """Search settings by short runs under guard, and write the best ones as a recipe.
-
-    Several processes (one a GPU, each with its --device) may run the same command at once.
-    """
+    """`tsuika search`."""
     from tsuika import api
 
     flags = {
@@ -103,32 +120,29 @@ def _found(events: Iterator[Event], *, as_json: bool) -> None:
     for event in events:
         match event:
             case Phase(name=name):
-                sys.stderr.write(screen.say(name) + "\n")
+                screen.say(screen.phase(name))
             case Warned():
-                sys.stderr.write(screen.note(event) + "\n")
+                screen.note(event)
             case Progress(phase="compare-settings", done=done, total=total):
-                _count(done, total)
+                screen.count(done, total)
             case RateFound() if as_json:
-                screen.result({**asdict(event), "words": event.words(screen.language())}, as_json=True)
+                screen.result({**asdict(event), "words": event.words(language.current())}, as_json=True)
             case RateFound():
                 for row in event.rates:
-                    screen.print_out(_rate(row))
-                screen.print_out(event.words(screen.language()))
+                    screen.print_out(local(_rate(row)))
+                screen.print_out(layout.wrap(event.words(language.current())))
 
 
-def _rate(row: Mapping[str, Any]) -> str:
+def _rate(row: Mapping[str, Any]) -> Text:
     """A rate at its best check."""
-    remark = screen.say("rate.diverged") if row["diverged"] else screen.say("rate.left") if row["left"] else ""
-    if not row["curve"]:
-        return screen.say("rate", rate=row["rate"], step=0, held_out="–", remark=remark)
-    best = min(row["curve"], key=lambda point: point["mean"])
-    return screen.say("rate", rate=row["rate"], step=best["step"], held_out=screen.interval(best), remark=remark)
-
-
-def _count(done: int, total: int) -> None:
-    """Steps done, in one line that is written over; only where somebody looks on."""
-    if sys.stderr.isatty():
-        sys.stderr.write(f"\r    {done}/{total}" + ("\n" if done == total else ""))
+    best = min(row["curve"], key=lambda point: point["mean"], default=None)
+    gain: Text | str = screen.interval(best) if best else "-"
+    values = {"rate": row["rate"], "step": best["step"] if best else 0, "gain": gain}
+    if row["diverged"]:
+        return _("{rate:>8.2g}   step {step:,}: {gain}; diverged", **values)
+    if row["left"]:
+        return _("{rate:>8.2g}   step {step:,}: {gain}; stopped early", **values)
+    return _("{rate:>8.2g}   step {step:,}: {gain}", **values)
 
 
 def _searched(events: Iterator[Event], *, as_json: bool) -> None:
@@ -138,56 +152,75 @@ def _searched(events: Iterator[Event], *, as_json: bool) -> None:
     stop, noted = screen.Stop(), set[str]()
     for event in events:
         match event:
-            case Phase(name="compare-settings"):
-                sys.stderr.write(screen.say("compare-settings") + "\n")
+            case Phase(name="compare-settings" as name):
+                screen.say(screen.phase(name))
             case Progress(phase="compare-settings", done=done, total=total):
-                _count(done, total)
+                screen.count(done, total)
             case TrialStarted(number=number, total=total, params=params):
-                sys.stderr.write(screen.say("trial", number=number, total=total, params=_settings(params)) + "\n")
+                screen.say(
+                    _("trial {number} of {total}: {params}", number=number, total=total, params=_settings(params))
+                )
             case TrialEnded():
-                sys.stderr.write(f"    {_outcome(asdict(event))}\n")
+                screen.say(_outcome(asdict(event)), first="    ")
             case Judged():
-                sys.stderr.write(f"    {screen.checked(event)}\n")
-            case Warned() if event.message not in noted:  # the same in every trial
+                screen.say(screen.checked(event), first="    ")
+            # The same in every trial.
+            case Warned() if event.message not in noted:
                 noted.add(event.message)
-                sys.stderr.write(screen.note(event) + "\n")
+                screen.note(event)
             case Searched() if as_json:
                 screen.result(asdict(event), as_json=True)
             case Searched():
                 for row in event.trials:
                     screen.print_out(_line(row, event.best, event.near))
-                nothing = not event.recipe
-                screen.print_out(screen.say("searched.nothing" if nothing else "searched", recipe=event.recipe))
+                screen.print_out(layout.wrap(local(_summary(event.recipe))))
         if stop.signal is not None and not isinstance(event, Searched):
             events.close()  # type: ignore[attr-defined]
-            sys.stderr.write(screen.say("search.stopped") + "\n")
+            screen.say(_("Stopped; everything is saved. The same command goes on."))
             raise SystemExit(128 + stop.signal)
 
 
-def _outcome(trial: Mapping[str, Any]) -> str:
-    """What a trial has come to: its best step and what was gained there."""
+def _summary(recipe: str) -> Text:
+    if not recipe:
+        return _("No trial was better on held-out images than the untrained base model.")
+    return _(
+        "Loss of held-out images against the base model, ± one standard error. Train with: tsuika train --recipe {recipe}"
+        " --out RUN",
+        recipe=recipe,
+    )
+
+
+_STATES: Final[Mapping[str, Text]] = {
+    "done": _("no improvement"),
+    "pruned": _("stopped early"),
+    "diverged": _("diverged"),
+    "failed": _("failed"),
+    "running": _("running"),
+}
+
+
+def _outcome(trial: Mapping[str, Any]) -> Text:
+    """The result of a trial: its best step and the loss there."""
+    state = _STATES[trial["state"]]
     if trial["value"] is None:
-        return screen.say("trial.nothing" if trial["state"] == "done" else f"trial.{trial['state']}")
+        return state
     error = "" if trial["se"] is None else f" ± {100 * trial['se']:.1f}"
-    words = screen.say("trial.done", step=trial["step"], value=percent(trial["value"]) + error)
-    return words if trial["state"] == "done" else f"{words}; {screen.say('trial.' + trial['state'])}"
+    values = {"step": trial["step"], "value": percent(trial["value"]) + error}
+    if trial["state"] == "done":
+        return _("step {step:,}: {value}", **values)
+    return _("step {step:,}: {value}; {state}", **values, state=state)
 
 
 def _line(row: Mapping[str, Any], best: int | None, near: Sequence[int]) -> str:
     """A trial in the table."""
-    line = f"{row['number']:4}  {_settings(row['params'])}  {_outcome(row)}"
-    if row["number"] == best:
-        return f"{line}  <- {screen.say('trial.best')}"
-    return f"{line}  <- {screen.say('trial.near')}" if row["number"] in near else line
+    line = f"{row['number']:4}  {_settings(row['params'])}  {local(_outcome(row))}"
+    if row["number"] != best and row["number"] not in near:
+        return line
+    remark = _("best") if row["number"] == best else _("within chance of the best")
+    return f"{line}  <- {local(remark)}"
 
 
-def _settings(params: Mapping[str, object]) -> str:
-    return ", ".join(
+def _settings(params: Mapping[str, object]) -> Text:
+    return listed(
         f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}" for key, value in params.items()
     )
-
-
-def register(app: typer.Typer) -> None:
-    """Put these commands on the program."""
-    for command in (find_rate, search):
-        app.command()(command)

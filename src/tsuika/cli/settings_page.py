@@ -2,67 +2,80 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import tomlkit
 
+from tsuika.cli import layout
 from tsuika.core.config import Setting, choices, settings
-from tsuika.core.words import Lang
+from tsuika.core.texts import Text, _, listed
 from tsuika.methods import METHODS
 
-_HEAD = {"en": ("Key", "Default", "What it is"), "ja": ("キー", "初期値", "説明")}
-_TITLE = {"en": "Settings", "ja": "設定一覧"}
-_NOTE = {
-    "en": "Every setting of a recipe. In a recipe file the part before the dot is the table; on the command line use "
-    "`--set key=value`. Made by `tsuika settings --markdown`.",
-    "ja": "レシピの全設定です。レシピファイルではドットの前がテーブル名、コマンドラインでは `--set key=value` で指定します。"
-    "このページは `tsuika --lang ja settings --markdown` で作成しています。",
-}
-_OF_METHOD = {"en": "Settings of `{name}` alone.", "ja": "`{name}` だけの設定です。"}
-_DEFAULTS = {
-    "en": "With this method these begin at: {defaults}.",
-    "ja": "この方法では次の初期値になります: {defaults}。",
-}
-_EXPERT = {"en": " (expert)", "ja": "(上級)"}
+
+@dataclass(frozen=True)
+class _Row:
+    """A setting as the list shows it; of one method alone, or of all (empty)."""
+
+    method: str
+    key: str
+    default: str
+    meaning: Text
 
 
-def _rows(lang: Lang, part: str) -> list[tuple[str, str, str, str]]:
-    """(method or nothing, key, default, words)"""
+def _rows(part: str) -> Iterator[_Row]:
+    for setting in settings():
+        if part in setting.key:
+            yield _Row(setting.method, setting.key, _value(setting.default), _meaning(setting))
 
-    def words(setting: Setting) -> str:
-        text = setting.help.text.to(lang)
-        allowed = choices(setting)
-        return (
-            text
-            + (f" [{setting.help.unit}]" if setting.help.unit else "")
-            + (f": {', '.join(allowed)}" if len(allowed) > 1 else "")
-            + (_EXPERT[lang] if setting.help.level == "expert" else "")
-        )
 
-    return [(s.method, s.key, _value(s.default), words(s)) for s in settings() if part in s.key]
+def _meaning(setting: Setting) -> Text:
+    text, allowed = setting.help.text, choices(setting)
+    if setting.help.unit:
+        text = _("{text} [{unit}]", text=text, unit=setting.help.unit)
+    if len(allowed) > 1:
+        text = _("{text} (choices: {choices})", text=text, choices=listed(allowed))
+    return _("{text} (expert)", text=text) if setting.help.level == "expert" else text
 
 
 def _value(value: object) -> str:
     return tomlkit.item(value).as_string()
 
 
-def markdown(lang: Lang, part: str = "") -> str:
+def markdown(lang: str, part: str = "") -> str:
     """The settings page of the documentation: what all methods share, then each method's own."""
-    head, rows = _HEAD[lang], _rows(lang, part)
-    lines = [f"# {_TITLE[lang]}", "", _NOTE[lang]]
+    command = "tsuika settings --markdown" if lang == "en" else f"tsuika settings --markdown --lang {lang}"
+    about = _(
+        "Every setting of a recipe. In a recipe file the part before the dot is the table; on the command line use"
+        " `--set key=value`. Made by `{command}`.",
+        command=command,
+    )
+    head = " | ".join(text.to(lang) for text in (_("Key"), _("Default"), _("Meaning")))
+    title = _("Settings").to(lang)
+    lines = [f"# {title}", "", about.to(lang)]
+    rows = [*_rows(part)]
     for method in (None, *METHODS.values()):
         name = method.name if method else ""
         if method:
-            lines += ["", f"## {name}", "", _OF_METHOD[lang].format(name=name)]
+            lines += ["", f"## {name}", "", _("Settings of `{name}` alone.", name=name).to(lang)]
             if method.settings.defaults:
-                defaults = ", ".join(f"`{key} = {_value(value)}`" for key, value in method.settings.defaults.items())
-                lines += ["", _DEFAULTS[lang].format(defaults=defaults)]
-        lines += ["", f"| {' | '.join(head)} |", "|---|---|---|"]
-        lines += [f"| `{key}` | `{default}` | {text} |" for owner, key, default, text in rows if owner == name]
+                defaults = listed(f"`{key} = {_value(value)}`" for key, value in method.settings.defaults.items())
+                lines += ["", _("With this method the defaults are: {defaults}.", defaults=defaults).to(lang)]
+        lines += ["", f"| {head} |", "|---|---|---|"]
+        lines += [_markdown(row, lang) for row in rows if row.method == name]
     return "\n".join(lines)
 
 
-def table(lang: Lang, part: str = "") -> str:
-    """The same for a terminal."""
-    rows = [(f"{key} ({method})" if method else key, default, text) for method, key, default, text in _rows(lang, part)]
-    wide = max((len(key) for key, _, _ in rows), default=0)
-    middle = max((len(default) for _, default, _ in rows), default=0)
-    return "\n".join(f"{key:<{wide}}  {default:<{middle}}  {text}" for key, default, text in rows)
+def _markdown(row: _Row, lang: str) -> str:
+    # `[px](expert)` without a space before it would be a link.
+    meaning = row.meaning.to(lang).replace("[", r"\[")
+    return f"| `{row.key}` | `{row.default}` | {meaning} |"
+
+
+def table(lang: str, part: str = "") -> str:
+    """The same for a terminal: a line with key and default, its meaning below."""
+    lines = []
+    for row in _rows(part):
+        key = f"{row.key} ({row.method})" if row.method else row.key
+        lines += [f"{key} = {row.default}", layout.wrap(row.meaning.to(lang), first="    ", rest="    ")]
+    return "\n".join(lines)

@@ -8,49 +8,49 @@ from typing import Annotated, Optional
 import typer
 
 from tsuika.cli import screen
-from tsuika.cli.flags import BaseModel, Json
+from tsuika.cli.flags import BaseModel, Json, Overwrite
+from tsuika.core.texts import _
 
-Out = Annotated[Path, typer.Option("--out", help="File (or, for diffusers, folder) to make.")]
-Dtype = Annotated[str, typer.Option("--dtype", help="fp16, bf16 or fp32; default: as in the file.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the --out file if there is one.")]
-Tokenizer = Annotated[str, typer.Option("--tokenizer", help="Tokenizer folder, for a single-file model.")]
-Rank = Annotated[Optional[int], typer.Option("--rank", min=1, help="Rank of the result, at most.")]
+Out = Annotated[Path, typer.Option("--out", help=_("File to make; for diffusers, a folder."))]
+Dtype = Annotated[str, typer.Option("--dtype", help=_("fp16, bf16 or fp32; default: as in the file."))]
+Tokenizer = Annotated[str, typer.Option("--tokenizer", help=_("Tokenizer folder, for a single-file base model."))]
+Rank = Annotated[Optional[int], typer.Option("--rank", min=1, help=_("Largest rank of the result."))]
 
 
 def convert(
-    file: Annotated[Path, typer.Argument(help="LoRA, embedding, hypernetwork, model or VAE; never changed.")],
-    to: Annotated[str, typer.Option("--to", help="kohya, diffusers, a1111, native or single-file.")],
+    file: Annotated[Path, typer.Argument(help=_("LoRA, embedding, hypernetwork, model or VAE file; never changed."))],
+    to: Annotated[str, typer.Option("--to", help=_("kohya, diffusers, a1111, native or single-file."))],
     out: Out,
     dtype: Dtype = "",
     lossy: Annotated[
-        bool, typer.Option("--lossy", help="Allow what changes the result, and tell what it costs.")
+        bool, typer.Option("--lossy", help=_("Allow changes of the result, and show how large they are."))
     ] = False,
-    rank: Annotated[int, typer.Option("--rank", min=1, help="Of a plain LoRA made by --lossy, at most.")] = 64,
+    rank: Annotated[int, typer.Option("--rank", min=1, help=_("Largest rank of a plain LoRA made by --lossy."))] = 64,
     base: BaseModel = "",
     tokenizer: Tokenizer = "",
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Write a file in another program's format, read it back and compare."""
+    """`tsuika convert`."""
     from tsuika import api
 
     done = api.convert(
         file, to, out, dtype=dtype, lossy=lossy, rank=rank, base=base, tokenizer=tokenizer, overwrite=overwrite
     )
-    screen.told(done, as_json=json)
+    screen.result(done, as_json=json)
 
 
 def merge(
-    files: Annotated[list[str], typer.Argument(help="LoRA files, each FILE or FILE:STRENGTH.")],
+    files: Annotated[list[str], typer.Argument(help=_("LoRA files, each FILE or FILE:STRENGTH."))],
     out: Out,
     rank: Rank = None,
-    into: Annotated[str, typer.Option("--into", help="A base to merge them into, instead of one LoRA.")] = "",
+    into: Annotated[str, typer.Option("--into", help=_("A base model to merge them into, instead of one LoRA."))] = "",
     tokenizer: Tokenizer = "",
     dtype: Dtype = "",
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Merge LoRAs into one (exactly, or to a rank), or into a base's weights."""
+    """`tsuika merge`."""
     from tsuika import api
 
     done = api.merge(files, out, rank=rank, into=into, tokenizer=tokenizer, dtype=dtype, overwrite=overwrite)
@@ -58,17 +58,19 @@ def merge(
 
 
 def extract(
-    tuned: Annotated[str, typer.Argument(help="Fine-tuned model: a file or a diffusers folder.")],
-    base: Annotated[str, typer.Argument(help="The model it began as.")],
+    tuned: Annotated[str, typer.Argument(help=_("Fine-tuned model: a file or a diffusers folder."))],
+    base: Annotated[str, typer.Argument(help=_("The base model that it was made from."))],
     out: Out,
-    rank: Annotated[int, typer.Option("--rank", min=1, help="Rank, at most.")] = 32,
-    conv_rank: Annotated[int, typer.Option("--conv-rank", min=0, help="Rank of 3x3 convolutions; 0: none.")] = 0,
-    text_encoder: Annotated[bool, typer.Option("--text-encoder/--no-text-encoder", help="Text encoders, too.")] = True,
-    dtype: Annotated[str, typer.Option("--dtype", help="fp16, bf16 or fp32.")] = "fp16",
+    rank: Annotated[int, typer.Option("--rank", min=1, help=_("Largest rank."))] = 32,
+    conv_rank: Annotated[int, typer.Option("--conv-rank", min=0, help=_("Rank of 3x3 convolutions; 0 = none."))] = 0,
+    text_encoder: Annotated[
+        bool, typer.Option("--text-encoder/--no-text-encoder", help=_("Include the text encoders."))
+    ] = True,
+    dtype: Annotated[str, typer.Option("--dtype", help=_("fp16, bf16 or fp32."))] = "fp16",
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Make a LoRA of what fine-tuning changed in a base."""
+    """`tsuika extract`."""
     from tsuika import api
 
     done = api.extract(
@@ -78,26 +80,20 @@ def extract(
 
 
 def resize(
-    file: Annotated[Path, typer.Argument(help="A LoRA file.")],
+    file: Annotated[Path, typer.Argument(help=_("A LoRA file."))],
     out: Out,
     rank: Rank = None,
     energy: Annotated[
-        Optional[float], typer.Option("--energy", help="Share of each layer's squared norm to keep.")
+        Optional[float], typer.Option("--energy", help=_("Share of each layer's squared norm to keep."))
     ] = None,
     dtype: Dtype = "",
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Give a LoRA a smaller rank, losing as little as can be."""
+    """`tsuika resize`."""
     from tsuika import api
 
     done = api.resize(file, out, rank=rank, energy=energy, dtype=dtype, overwrite=overwrite)
     if not json:
         del done["errors"]  # a line for each layer
     screen.result(done, as_json=json)
-
-
-def register(app: typer.Typer) -> None:
-    """Put these commands on the program."""
-    for command in (convert, merge, extract, resize):
-        app.command()(command)

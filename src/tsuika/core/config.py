@@ -18,8 +18,9 @@ from pydantic import BaseModel, SerializeAsAny, ValidationError
 from pydantic.fields import FieldInfo
 
 from tsuika.core.errors import RecipeError
-from tsuika.core.section import Help, Section
+from tsuika.core.section import Help, Section, reason
 from tsuika.core.sections import Base, Data, Guard, Output, Preview, Regularize, Train
+from tsuika.core.texts import _
 from tsuika.methods import DEFAULT, METHODS, Method, MethodSection, find
 
 Known = TypeVar("Known", bound=BaseModel)
@@ -111,10 +112,7 @@ def _validated(section: type[Known], data: Any, method: Method, where: str, *abo
         if first["type"] == "extra_forbidden":
             nearest = _nearest(key, [*METHODS.values(), method])
             raise RecipeError("RC001", where=where, key=key, nearest=nearest) from None
-        # Of a validator of ours: its words, in every language.
-        ours = first.get("ctx", {}).get("error")
-        why = ours.args[0] if isinstance(ours, ValueError) else first["msg"]
-        raise RecipeError("RC002", where=where, key=key, found=first["input"], why=why) from None
+        raise RecipeError("RC002", where=where, key=key, found=first["input"], why=reason(first)) from None
 
 
 def load(path: Path) -> Recipe:
@@ -134,8 +132,15 @@ def read_tables(path: Path) -> dict[str, Any]:
     """
     try:
         return tomlkit.parse(path.read_text(encoding="utf-8-sig")).unwrap()
-    except (OSError, UnicodeDecodeError, tomlkit.exceptions.TOMLKitError) as error:
-        raise RecipeError("RC003", where=path, why=str(error)) from None
+    except OSError:
+        why = _("There is no such file, or it cannot be opened.")
+    except UnicodeDecodeError:
+        why = _("It is not UTF-8 text.")
+    except tomlkit.exceptions.ParseError as error:
+        why = _("Line {line}, column {column} is not valid TOML.", line=error.line, column=error.col)
+    except tomlkit.exceptions.TOMLKitError as error:
+        why = _("It is not valid TOML ({error}).", error=error)
+    raise RecipeError("RC003", where=path, why=why)
 
 
 def override(tables: Mapping[str, Any], assignments: Mapping[str, Any]) -> dict[str, Any]:

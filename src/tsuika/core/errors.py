@@ -1,6 +1,6 @@
 """The error tree. Every error a user can cause has a stable code, an exit status, and says what, where, why, what to do.
 
-The words live in `messages.py`, in English and Japanese, keyed by the code.
+The words are in `messages.py`, by code.
 """
 
 from __future__ import annotations
@@ -10,19 +10,14 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import ClassVar
 
-from tsuika.core.messages import MESSAGES
-from tsuika.core.words import PARTS, Lang, Part, Words, filled
-
-_LABELS = {
-    "en": {"error": "error", "note": "note", "where": "where:", "why": "why:", "do": "do:"},
-    "ja": {"error": "エラー", "note": "お知らせ", "where": "場所:", "why": "原因:", "do": "対処:"},
-}
+from tsuika.core.messages import MESSAGES, Part
+from tsuika.core.texts import Text, _, listed
 
 
 class TsuikaError(Exception):
     """Base of all errors that are not bugs.
 
-    `code` is a key of `MESSAGES`; `params` fill its placeholders; `where` names the file, key or picture.
+    `code` is a key of `MESSAGES`; `params` fill its placeholders; `where` names the file, key or image.
 
     Raises:
         KeyError: the code has no message (a bug, caught by the tests).
@@ -35,20 +30,26 @@ class TsuikaError(Exception):
         MESSAGES[code]
         super().__init__(self.describe())
 
-    def part(self, name: Part, lang: Lang = "en") -> str:
+    def text(self, name: Part) -> Text:
         """One part of the message, filled in."""
-        return filled(self.code, name, {"where": self.where, **self.params}, lang)
+        return MESSAGES[self.code].part(name, {"where": self.where, **self.params})
 
-    def describe(self, lang: Lang = "en") -> str:
-        """The whole block, as the terminal shows it."""
-        label = _LABELS[lang]
-        lines = [f"{label['error']}[{self.code}] {self.part('what', lang)}"]
-        if self.where:
-            lines.append(f"  {label['where']} {self.where}")
-        for part in PARTS[1:]:
-            if text := self.part(part, lang):
-                lines.append(f"  {label[part]} {text}")
-        return "\n".join(lines)
+    def part(self, name: Part, lang: str = "en") -> str:
+        """One part of the message, in a language."""
+        return self.text(name).to(lang)
+
+    def lines(self) -> tuple[Text, ...]:
+        """The message: what, then as far as they are known where, why and what to do."""
+        where, why, do = self.where, self.text("why"), self.text("do")
+        lines = [_("error[{code}] {what}", code=self.code, what=self.text("what"))]
+        lines += [_("where: {text}", text=where)] if where else []
+        lines += [_("why: {text}", text=why)] if why else []
+        lines += [_("do: {text}", text=do)] if do else []
+        return tuple(lines)
+
+    def describe(self, lang: str = "en") -> str:
+        """The whole block, what goes after the first line indented."""
+        return "\n  ".join(line.to(lang) for line in self.lines())
 
 
 class RecipeError(TsuikaError):
@@ -58,7 +59,7 @@ class RecipeError(TsuikaError):
 
 
 class PictureError(TsuikaError):
-    """The pictures cannot be used."""
+    """The images cannot be used."""
 
     exit_status = 3
 
@@ -82,14 +83,11 @@ class ResourceError(TsuikaError):
 def exhausted(error: BaseException, *, where: object = "", do: str = "") -> ResourceError | None:
     """The error of ours where memory (RS001) or disk (RS002) has run out; None where it is something else.
 
-    Torch's own is told by its name: nothing here imports torch.
+    Torch's own error is recognized by its name, since nothing here imports torch.
     """
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        none = Words("The machine has no more memory.", "このマシンのメモリに空きがありません。")
-        less = Words(
-            "Close other programs, or work on smaller pictures.",
-            "ほかのプログラムを終了するか、画像を小さくしてください。",
-        )
+        none = _("The machine has no more memory.")
+        less = _("Close other programs, or work on smaller images.")
         return ResourceError("RS001", where=where, why=str(error).partition("\n")[0] or none, do=do or less)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return ResourceError("RS002", where=error.filename or where, why=error.strerror)
@@ -114,15 +112,15 @@ class InterruptedRunError(TsuikaError):
     exit_status = 8
 
 
-def no_such(key: str, found: object, known: Iterable[str], *, what: str = "", where: object = "") -> RecipeError:
-    """The error where a setting is none of the names that there are; `what` they are, in English."""
-    names = ", ".join(known)
-    why = Words(f"The {what} are: {names}" if what else f"one of {names}", f"使えるもの: {names}")
+def no_such(key: str, found: object, known: Iterable[str], *, where: object = "") -> RecipeError:
+    """The error if a setting is none of the known names."""
+    why = _("Possible values: {names}", names=listed(known))
     return RecipeError("RC002", where=where, key=key, found=found, why=why)
 
 
 def misspelt(key: str, found: str, known: Iterable[str]) -> RecipeError:
-    """The same, with the name first that is most like what was given."""
-    names = list(known)
+    """The same, with the most similar name first."""
+    names = [*known]
     nearest = get_close_matches(found, names, n=1, cutoff=0.0)[0]
-    return RecipeError("RC002", key=key, found=found, why=f"→ {nearest} ({', '.join(names)})")
+    why = _("Did you mean {nearest}? Possible values: {names}", nearest=nearest, names=listed(names))
+    return RecipeError("RC002", key=key, found=found, why=why)

@@ -8,9 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tsuika.core.messages import MESSAGES
+from tsuika.core.messages import MESSAGES, sentence
 from tsuika.core.plain import jsonable
-from tsuika.core.words import sentence
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ class Judged(Event):
 
     def words(self, lang: str) -> str:
         """Why, and what to do about it."""
-        return sentence(self.code, self.params, lang)
+        return sentence(self.code, self.params).to(lang)
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,7 @@ class Chosen(Event):
 
     def words(self, lang: str) -> str:
         """What was chosen and why."""
-        return sentence(self.code, self.params, lang) if self.code else ""
+        return sentence(self.code, self.params).to(lang) if self.code else ""
 
 
 @dataclass(frozen=True)
@@ -125,7 +124,7 @@ class Warned(Event):
 
     def words(self, lang: str) -> str:
         """The message in a language, where the table of messages has it; else in English."""
-        return sentence(self.code, self.params, lang) if self.params and self.code in MESSAGES else self.message
+        return sentence(self.code, self.params).to(lang) if self.params and self.code in MESSAGES else self.message
 
 
 def note(code: str, **params: object) -> Warned:

@@ -1,13 +1,18 @@
-"""What a section of the recipe is made of: fields with their help for people. Imports no torch."""
+"""What a section of the recipe is made of: fields with their help, and why a value is refused. Imports no torch."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from tsuika.core.texts import Text
+from tsuika.core.texts import Text, _, listed
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 Level = Literal["everyday", "expert"]
 
@@ -30,3 +35,34 @@ class Section(BaseModel):
     """A frozen part of the recipe; unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+# By the beginning of pydantic's name of the error; `{gt}` and the like are its own parameters.
+_REASONS: Final[Mapping[str, Text]] = {
+    "int": _("Give a whole number."),
+    "float": _("Give a number."),
+    "finite_number": _("Give a finite number."),
+    "bool": _("Give true or false."),
+    "string": _("Give a text, in quotation marks."),
+    "tuple": _("Give a list, such as [1, 2]."),
+    "list": _("Give a list, such as [1, 2]."),
+    "model": _("Give a table with settings."),
+    "dict": _("Give a table with settings."),
+    "greater_than_equal": _("It must be at least {ge:g}."),
+    "greater_than": _("It must be greater than {gt:g}."),
+    "less_than_equal": _("It must be at most {le:g}."),
+    "less_than": _("It must be less than {lt:g}."),
+}
+
+
+def reason(error: ErrorDetails) -> Text:
+    """Why pydantic refuses a value; what a validator of ours says is taken as it is."""
+    kind, params = error["type"], error.get("ctx", {})
+    ours = params.get("error")
+    if isinstance(ours, ValueError) and ours.args:
+        said = ours.args[0]
+        return said if isinstance(said, Text) else Text(str(said))
+    if kind == "literal_error":
+        return _("Possible values: {names}", names=listed(re.findall(r"[^' ,]+(?=')|\d+", params["expected"])))
+    known = next((text for name, text in _REASONS.items() if kind.startswith(name)), None)
+    return known.filled(params) if known else Text(error["msg"])

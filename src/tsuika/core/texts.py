@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import gettext
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -18,43 +18,62 @@ LOCALE: Final = Path(__file__).parents[1] / "locale"
 class Text(str):
     """A message for people: as a string it is English, `to` gives it in another language.
 
-    Parameters that are `Text` themselves are translated along with it.
+    `{name}` in it is filled with the parameter of that name, and a parameter that is a `Text` is translated along with it.
+    Without parameters (None) braces are plain text.
     """
 
     msgid: str
     plural: str
     number: int
-    params: Mapping[str, object]
+    params: Mapping[str, object] | None
 
-    def __new__(cls, msgid: str, params: Mapping[str, object], plural: str = "", number: int = 1) -> Text:
+    def __new__(cls, msgid: str, params: Mapping[str, object] | None = None, plural: str = "", number: int = 1) -> Text:
         chosen = msgid if not plural or number == 1 else plural
-        text = super().__new__(cls, chosen.format(**params) if params else chosen)
+        text = super().__new__(cls, chosen if params is None else chosen.format(**params))
         text.msgid, text.plural, text.number, text.params = msgid, plural, number, params
         return text
 
     def __getnewargs__(self) -> tuple[Any, ...]:
         return self.msgid, self.params, self.plural, self.number
 
+    def filled(self, params: Mapping[str, object]) -> Text:
+        """The same message with these parameters.
+
+        Raises:
+            KeyError: a gap has no parameter.
+        """
+        return Text(self.msgid, params, self.plural, self.number)
+
     def to(self, lang: str) -> str:
-        """The message in a language; English where the language or the message is unknown."""
-        if lang == "en":
+        """The message in a language; English if the language or the message is unknown."""
+        # The empty message is the head of a catalogue.
+        if lang == "en" or not self.msgid:
             return str(self)
         catalogue = _catalogue(lang)
         if self.plural:
             chosen = catalogue.ngettext(self.msgid, self.plural, self.number)
         else:
             chosen = catalogue.gettext(self.msgid)
-        return chosen.format(**translated(self.params, lang)) if self.params else chosen
+        return chosen if self.params is None else chosen.format(**translated(self.params, lang))
 
 
 def _(msgid: str, **params: object) -> Text:
     """A message; `{name}` in it is filled with the parameter of that name. Without parameters braces are plain text."""
-    return Text(msgid, params)
+    return Text(msgid, params or None)
 
 
 def _n(singular: str, plural: str, count: int, **params: object) -> Text:
     """A message about `count` things, which is one of its parameters, in the singular or the plural."""
     return Text(singular, {"count": count, **params}, plural, count)
+
+
+def listed(items: Iterable[object]) -> Text:
+    """Items in a row, with the comma of the language between them."""
+    every = [*items]
+    if len(every) < 2:
+        return Text("{item}", {"item": every[0]}) if every else Text("")
+    half = len(every) // 2
+    return _("{first}, {second}", first=listed(every[:half]), second=listed(every[half:]))
 
 
 def in_language(value: object, lang: str) -> object:

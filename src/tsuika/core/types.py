@@ -26,7 +26,7 @@ Activation = Literal["linear", "relu", "leakyrelu", "elu", "swish", "tanh", "sig
 
 @dataclass(frozen=True)
 class Facts:
-    """What is true of every model of a family, and what a file of it looks like."""
+    """What is true of every model of a family."""
 
     family: str  # "sd1", "sd2", "sdxl"
     title: str  # for people: "Stable Diffusion 1.x"
@@ -35,9 +35,6 @@ class Facts:
     prediction: Prediction  # of the family's usual base; a Model carries its own
     native_size_px: int
     text_encoders: tuple[str, ...]  # component names, in the order their outputs are joined
-    kohya_text_prefixes: Mapping[str, str]  # component -> "lora_te", "lora_te1", ...
-    kohya_base_version: Mapping[Prediction, str]  # ss_base_model_version
-    modelspec: Mapping[Prediction, str]  # modelspec.architecture
 
 
 @dataclass(frozen=True)

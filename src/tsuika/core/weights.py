@@ -14,68 +14,52 @@ import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
+from tsuika.core import safetensors
 from tsuika.core.errors import ModelError
 from tsuika.core.files import whole
-from tsuika.core.words import Words
+from tsuika.core.texts import Text, _
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-WEIGHT_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
-_MAX_HEADER = 100_000_000  # bytes; the safetensors reader's own limit
-_PICKLE = b"\x80"
+WEIGHT_SUFFIXES: Final = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+UNET_PREFIX: Final = "model.diffusion_model."  # of the UNet in a checkpoint (LDM's layout)
+VAE_PREFIXES: Final = ("first_stage_model.", "vae.", "")  # of a VAE: in a checkpoint, in a diffusers pickle, alone
 
 # A file that is no weights at all, by its first bytes.
-_MAGIC: tuple[tuple[bytes, Words], ...] = (
-    (
-        b"GGUF",
-        Words(
-            "a GGUF file (quantised weights of another program)", "GGUFファイル(ほかのプログラム用に量子化された重み)"
-        ),
-    ),
-    (
-        b"version https://git-lfs",
-        Words(
-            "a Git LFS pointer: the real file was not downloaded (git lfs pull)",
-            "Git LFSのポインター(本体がダウンロードされていません。git lfs pull を実行してください)",
-        ),
-    ),
-    (b"\x89PNG", Words("a PNG picture", "PNG画像")),
-    (b"\xff\xd8\xff", Words("a JPEG picture", "JPEG画像")),
-    (b"RIFF", Words("a WebP picture or a sound", "WebP画像または音声")),
-    (b"%PDF", Words("a PDF", "PDF")),
-    (b"7z\xbc\xaf", Words("a 7z archive: unpack it first", "7z書庫(先に展開してください)")),
-    (b"Rar!", Words("a RAR archive: unpack it first", "RAR書庫(先に展開してください)")),
-    (b"\x1f\x8b", Words("a gzip archive: unpack it first", "gzip書庫(先に展開してください)")),
+_MAGIC: Final = (
+    (b"GGUF", _("a GGUF file (quantised weights of another program)")),
+    (b"version https://git-lfs", _("a Git LFS pointer: the real file was not downloaded (git lfs pull)")),
+    (b"\x89PNG", _("a PNG image")),
+    (b"\xff\xd8\xff", _("a JPEG image")),
+    (b"RIFF", _("a WebP image or a sound")),
+    (b"%PDF", _("a PDF")),
+    (b"7z\xbc\xaf", _("a 7z archive: unpack it first")),
+    (b"Rar!", _("a RAR archive: unpack it first")),
+    (b"\x1f\x8b", _("a gzip archive: unpack it first")),
 )
 
-EDM = Words("an SDXL made for EDM sampling (Playground, CosXL)", "EDMサンプリング用のSDXL(Playground、CosXL)")
+EDM: Final = _("an SDXL made for EDM sampling (Playground, CosXL)")
+_A_VAE: Final = _("a VAE")
 
 # Weights that are not a whole Stable Diffusion, by a piece of a tensor name. The first match names the file.
-_KINDS: tuple[tuple[str, Words], ...] = (
+_KINDS: Final = (
     (
         r"^lora_(unet|te\d?)_|\.lora_(up|down|A|B)\.|\.lora\.(up|down)\.|\.(hada|lokr)_w1|\.oft_(blocks|diag)",
-        Words("a LoRA", "LoRA"),
+        _("a LoRA"),
     ),
-    (r"^control_model\.|^controlnet_cond_embedding|^input_hint_block", Words("a ControlNet", "ControlNet")),
-    (
-        r"^(emb_params|string_to_param\.|clip_[lg]$)",
-        Words("a Textual Inversion embedding", "Textual Inversionの埋め込み"),
-    ),
-    (r"(^|\.)double_blocks\.\d|(^|\.)single_blocks\.\d", Words("a Flux model", "Fluxのモデル")),
-    (r"(^|\.)joint_blocks\.\d", Words("a Stable Diffusion 3 model", "Stable Diffusion 3のモデル")),
-    (r"^conditioner\.embedders\.0\.model\.", Words("the SDXL refiner", "SDXLのrefiner")),
+    (r"^control_model\.|^controlnet_cond_embedding|^input_hint_block", _("a ControlNet")),
+    (r"^(emb_params|string_to_param\.|clip_[lg]$)", _("a Textual Inversion embedding")),
+    (r"(^|\.)double_blocks\.\d|(^|\.)single_blocks\.\d", _("a Flux model")),
+    (r"(^|\.)joint_blocks\.\d", _("a Stable Diffusion 3 model")),
+    (r"^conditioner\.embedders\.0\.model\.", _("the SDXL refiner")),
     (r"^(edm_mean|edm_std|edm_vpred\.)", EDM),
-    (r"^(down_blocks|up_blocks|mid_block)\.", Words("a UNet alone, in diffusers layout", "UNetのみ(diffusers形式)")),
-    (r"^(first_stage_model\.)?(encoder|decoder)\.(down|up|mid|conv_in)", Words("a VAE", "VAE")),
-    (
-        r"^(text_model|encoder\.layers|embeddings\.token_embedding)\b",
-        Words("a text encoder alone", "テキストエンコーダーのみ"),
-    ),
+    (r"^(down_blocks|up_blocks|mid_block)\.", _("a UNet alone, in diffusers layout")),
+    (r"^(first_stage_model\.)?(encoder|decoder)\.(down|up|mid|conv_in)", _A_VAE),
+    (r"^(text_model|encoder\.layers|embeddings\.token_embedding)\b", _("a text encoder alone")),
 )
-_UNET = "model.diffusion_model."
 
 
 @dataclass(frozen=True)
@@ -95,6 +79,15 @@ class Weights:
         """The tensors whose names begin so."""
         return [name for name in self.shapes if name.startswith(prefix)]
 
+    def load(self) -> dict[str, Tensor]:
+        """All tensors by name."""
+        return {name: self.tensor(name) for name in self.shapes}
+
+    @property
+    def vae_prefix(self) -> str | None:
+        """What stands before the names of a VAE in the file; None where there is none."""
+        return next((prefix for prefix in VAE_PREFIXES if self.starts(f"{prefix}decoder.")), None)
+
 
 def open_weights(path: Path) -> Weights:
     """Open a weight file by its content.
@@ -103,70 +96,49 @@ def open_weights(path: Path) -> Weights:
         ModelError: not there (MD001), not weights (MD002), damaged (MD003), a pickle with code in it (MD005).
     """
     try:
-        size = path.stat().st_size
         with path.open("rb") as stream:
             head = stream.read(512)
     except OSError as error:
-        why = Words(f"It cannot be read: {error.strerror}.", f"読み込めません: {error.strerror}。")
-        raise ModelError("MD001", where=path, why=why) from None
-    if size == 0:
-        raise ModelError(
-            "MD003", where=path, why=Words("The file is empty (0 bytes).", "ファイルの中身が空です(0バイト)。")
-        )
+        raise ModelError("MD001", where=path, why=_unreadable(error)) from None
+    if not head:
+        raise ModelError("MD003", where=path, why=_("The file is empty (0 bytes)."))
     if len(head) > 8 and head[8:9] == b"{":  # first: a safetensors header of 128 bytes begins as a pickle does
-        return _open_safetensors(path, size)
-    if head.startswith(b"PK\x03\x04") or head.startswith(_PICKLE):
+        return open_safetensors(path)
+    if safetensors.is_pickle_head(head):
         return _open_pickle(path)
     raise ModelError("MD002", where=path, found=_name_bytes(head))
 
 
-def _name_bytes(head: bytes) -> Words:
+def _unreadable(error: OSError) -> Text:
+    return _("It cannot be read: {reason}.", reason=error.strerror)
+
+
+def _name_bytes(head: bytes) -> Text:
     for magic, name in _MAGIC:
         if head.startswith(magic):
             return name
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith((b"<!doctype html", b"<html", b"<?xml", b"<head")):
-        return Words(
-            "a web page: an error page was saved instead of the model",
-            "Webページ(モデルではなくエラーページが保存されています)",
-        )
+        return _("a web page: an error page was saved instead of the model")
     if text.startswith((b"{", b"[")):
-        return Words("a JSON text", "JSONテキスト")
-    begin = head[:8].hex(" ")
-    return Words(f"data of an unknown kind, beginning with {begin}", f"{begin} で始まる未知の種類のデータ")
+        return _("a JSON text")
+    return _("data of an unknown kind, beginning with {begin}", begin=head[:8].hex(" "))
 
 
-def _open_safetensors(path: Path, size: int) -> Weights:
+def open_safetensors(path: Path) -> Weights:
+    """A safetensors file, its header checked.
+
+    Raises:
+        FormatError: not there (FM004), damaged or something else (MD003), a pickle (MD005).
+    """
     from safetensors import SafetensorError, safe_open
 
-    with path.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        if length > min(size - 8, _MAX_HEADER):
-            why = Words(
-                f"Its header should be {length:,} bytes long, but the whole file has {size:,}.",
-                f"ヘッダーだけで{length:,}バイトあるはずですが、ファイル全体が{size:,}バイトです。",
-            )
-            raise ModelError("MD003", where=path, why=why)
-        raw = stream.read(length)
-    try:
-        header: dict[str, Any] = json.loads(raw)
-        metadata = {str(key): str(value) for key, value in header.pop("__metadata__", {}).items()}
-        shapes = {name: tuple(entry["shape"]) for name, entry in header.items()}
-        end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        why = Words(f"Its safetensors header cannot be read: {error}.", f"safetensorsのヘッダーが読めません: {error}。")
-        raise ModelError("MD003", where=path, why=why) from None
-    if (needed := 8 + length + end) != size:
-        why = Words(
-            f"It should be {needed:,} bytes long and has {size:,}.",
-            f"{needed:,}バイトあるはずですが、{size:,}バイトです。",
-        )
-        raise ModelError("MD003", where=path, why=why)
+    header = safetensors.read_header(path)
     try:
         handle = safe_open(path, framework="pt")
-    except SafetensorError as error:
-        raise ModelError("MD003", where=path, why=f"{error}.") from None
-    return Weights(path, shapes, metadata, handle.get_tensor)
+    except (SafetensorError, OSError) as error:
+        raise safetensors.damaged(path, str(error)) from None
+    return Weights(path, header.shapes, header.metadata, handle.get_tensor)
 
 
 def load_pickle(path: Path) -> Any:
@@ -186,11 +158,8 @@ def load_pickle(path: Path) -> Any:
         found = re.search(r"GLOBAL\s+(\S+)", str(error)) or re.search(
             r"(?:type|class|function)\s+['\"]?([\w.]+)", str(error)
         )
-        asked = Words(found[1]) if found else Words("something that is not a tensor", "テンソルではないもの")
-        why = Words(
-            f"The pickle asks for: {asked}. Nothing of it was run.",
-            f"pickleが要求しているもの: {asked.ja}。何も実行していません。",
-        )
+        asked = found[1] if found else _("something that is not a tensor")
+        why = _("The pickle asks for: {asked}. Nothing of it was run.", asked=asked)
         raise ModelError("MD005", where=path, why=why) from None
     except (
         RuntimeError,
@@ -206,15 +175,13 @@ def load_pickle(path: Path) -> Any:
         zipfile.BadZipFile,
     ) as error:
         line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        why = Words(f"It is no complete torch file: {line}.", f"torchのファイルとして完全ではありません: {line}。")
-        raise ModelError("MD003", where=path, why=why) from None
+        raise ModelError("MD003", where=path, why=_("It is no complete torch file: {reason}.", reason=line)) from None
 
 
 def is_pickle(path: Path) -> bool:
     """Whether a file begins as torch's pickles do, zipped or not (and not as safetensors, whose length may look so)."""
     with path.open("rb") as stream:
-        head = stream.read(9)
-    return head.startswith((b"PK\x03\x04", _PICKLE)) and head[8:] != b"{"
+        return safetensors.is_pickle_head(stream.read(9))
 
 
 _MEMBERS = re.compile(r"[^/]+/(data\.pkl|version|data/\d+)")  # of a torch file: what every A1111 lets pass
@@ -246,9 +213,7 @@ def _open_pickle(path: Path) -> Weights:
     )
     if not tensors:
         kind = type(content).__name__
-        raise ModelError(
-            "MD002", where=path, found=Words(f"a pickle without tensors ({kind})", f"テンソルのないpickle({kind})")
-        )
+        raise ModelError("MD002", where=path, found=_("a pickle without tensors ({kind})", kind=kind))
     return Weights(path, {name: tuple(value.shape) for name, value in tensors.items()}, {}, tensors.__getitem__)
 
 
@@ -269,25 +234,18 @@ def open_folder(folder: Path, stem: str) -> Weights:
         index = folder / f"{name}.index.json"
         if index.is_file():
             return _open_shards(index)
-    why = Words(f"There is no {stem}.safetensors in it.", f"{stem}.safetensors がありません。")
-    raise ModelError("MD003", where=folder, why=why)
+    raise ModelError("MD003", where=folder, why=_("There is no {file} in it.", file=f"{stem}.safetensors"))
 
 
 def _open_shards(index: Path) -> Weights:
     places = read_json(index).get("weight_map", {})
     if not isinstance(places, dict) or not all(map(_is_beside, places.values())):
-        why = Words(
-            "Its `weight_map` is no table of tensors and the files beside it that hold them.",
-            "`weight_map` が、テンソルと同じフォルダーのファイル名との対応表になっていません。",
-        )
+        why = _("Its `weight_map` is no table of tensors and the files beside it that hold them.")
         raise ModelError("MD003", where=index, why=why)
     parts = {name: open_weights(index.with_name(name)) for name in sorted(set(places.values()))}
     owner = {tensor: parts[name] for tensor, name in places.items()}
     if lost := [tensor for tensor, part in owner.items() if tensor not in part.shapes]:
-        why = Words(
-            f"Tensors are not in the part that should hold them: {few(lost)}.",
-            f"分割ファイルの、あるはずの場所にテンソルがありません: {few(lost).ja}。",
-        )
+        why = _("Tensors are not in the part that should hold them: {names}.", names=few(lost))
         raise ModelError("MD003", where=index, why=why)
     shapes = {tensor: part.shapes[tensor] for tensor, part in owner.items()}
     return Weights(index, shapes, {}, lambda name: owner[name].tensor(name))
@@ -307,46 +265,39 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        why = Words(f"It cannot be read: {error.strerror}.", f"読み込めません: {error.strerror}。")
-        raise ModelError("MD003", where=path, why=why) from None
+        raise ModelError("MD003", where=path, why=_unreadable(error)) from None
     except ValueError as error:
-        raise ModelError(
-            "MD003", where=path, why=Words(f"It is no JSON: {error}.", f"JSONではありません: {error}。")
-        ) from None
+        raise ModelError("MD003", where=path, why=_("It is no JSON: {error}.", error=error)) from None
     if not isinstance(value, dict):
-        kind = type(value).__name__
-        why = Words(f"It holds a JSON {kind}, not an object.", f"中身がJSONの{kind}で、オブジェクトではありません。")
+        why = _("It holds a JSON {kind}, not an object.", kind=type(value).__name__)
         raise ModelError("MD003", where=path, why=why)
     return value
 
 
-def describe(weights: Weights) -> Words:
+def describe(weights: Weights) -> Text:
     """What a file of tensors is, in words, for an error message."""
     names = list(weights.shapes)
+    is_checkpoint = weights.starts(UNET_PREFIX)
     for pattern, kind in _KINDS:
-        if any(re.search(pattern, name) for name in names) and not (kind == "a VAE" and weights.starts(_UNET)):
+        if any(re.search(pattern, name) for name in names) and not (kind is _A_VAE and is_checkpoint):
             return kind
-    channels = weights.shapes.get(f"{_UNET}input_blocks.0.0.weight", (0, 4))[1]
+    channels = weights.shapes.get(f"{UNET_PREFIX}input_blocks.0.0.weight", (0, 4))[1]
     if channels != 4:
         return of_channels(channels)
-    if weights.starts(_UNET):
-        return Words("a UNet without a text encoder that tsuika knows", "tsuikaの扱えるテキストエンコーダーがないUNet")
-    shown = few(names)
-    return Words(
-        f"{len(names)} tensors of no known kind: {shown}", f"種類の分からない{len(names)}個のテンソル: {shown.ja}"
-    )
+    if is_checkpoint:
+        return _("a UNet without a text encoder that tsuika knows")
+    return _("{count} tensors of no known kind: {names}", count=len(names), names=few(names))
 
 
-def of_channels(channels: int) -> Words:
+def of_channels(channels: int) -> Text:
     """What a model is, for an error message, whose UNet does not take a latent's four channels."""
-    return Words(
-        f"a model with {channels} input channels (inpainting, depth or editing), where 4 are expected",
-        f"入力が{channels}チャンネルのモデル(インペイント・深度・編集用。必要なのは4チャンネル)",
+    return _(
+        "a model with {channels} input channels (inpainting, depth or editing), where 4 are expected", channels=channels
     )
 
 
-def few(names: Iterable[str], count: int = 3) -> Words:
+def few(names: Iterable[str], count: int = 3) -> str:
     """The first few names, and how many more there are."""
     names = sorted(names)
     shown, more = ", ".join(names[:count]), len(names) - count
-    return Words(f"{shown} and {more} more", f"{shown} ほか{more}個") if more > 0 else Words(shown)
+    return _("{names} and {count} more", names=shown, count=more) if more > 0 else shown

@@ -19,7 +19,7 @@ Floats = NDArray[np.float32]
 Boxes = NDArray[np.float64]
 
 THUMB_PX: Final = 96
-FAINT: Final = 2.0  # grey levels: below this deviation a picture is flat and resembles nothing but its own copies
+FAINT: Final = 2.0  # grey levels: below this deviation an image is flat and resembles nothing but its own copies
 
 LONGEST: Final = 0.03  # share of the frame that a side moves in a round
 SHORTEN: Final = 0.35  # a step that did not help
@@ -30,7 +30,7 @@ _PROBES: Final = np.array([(0.0, 0.0), (-1.0, 0.0), (1.0, 0.0), (0.0, -1.0), (0.
 
 
 def weights(sides_N2: Boxes, count: int) -> Floats:
-    """What each pixel of a row counts in the means of `count` cells between two sides: (N, count, P)."""
+    """The weight of each pixel of a row in the means of `count` cells between two sides: (N, count, P)."""
     low, high = sides_N2[:, :1], np.maximum(sides_N2[:, 1:], sides_N2[:, :1] + 1e-6)
     edges_NE = ((low + (high - low) * np.linspace(0, 1, count + 1)) * THUMB_PX).astype(np.float32)
     before_NEP = edges_NE[:, :, None] - np.arange(THUMB_PX, dtype=np.float32)
@@ -49,7 +49,7 @@ def whole(pixels_BPP: Floats, count: int) -> Floats:
     return cells
 
 
-def normal(cells_NKKC: Floats, faint: float = FAINT) -> Floats:
+def normalised(cells_NKKC: Floats, faint: float = FAINT) -> Floats:
     """Rows of mean 0 (in each colour) and length 1, so that a product of two is their correlation; faint ones shorter."""
     flat = (cells_NKKC - cells_NKKC.mean((1, 2), keepdims=True)).reshape(len(cells_NKKC), -1)
     deviation = np.sqrt(np.square(flat).mean(1, keepdims=True))
@@ -57,7 +57,7 @@ def normal(cells_NKKC: Floats, faint: float = FAINT) -> Floats:
     return rows
 
 
-def settle(
+def refine(
     parts_BPP: Floats, frames_BPP: Floats, boxes_B4: Boxes, count: int, probes: Sequence[float]
 ) -> tuple[Boxes, Floats]:
     """Boxes near the given ones whose `count` x `count` cells correlate best with the whole parts', and that correlation.
@@ -66,21 +66,21 @@ def settle(
         parts_BPP: grey levels.
         frames_BPP: as well.
         boxes_B4: where to begin.
-        count: few cells lead there from afar, many find the place.
-        probes: one a round, shares of the frame: the distance over which it is seen how the cells change.
+        count: with few cells a distant place is found, with many the exact one.
+        probes: one for each round: the distance over which slopes are taken, as a share of the frame.
     """
-    wanted_BD = normal(whole(parts_BPP, count)[..., None])
+    target_BD = normalised(whole(parts_BPP, count)[..., None])
     best_B, best_B4 = np.full(len(boxes_B4), -1, np.float32), boxes_B4.copy()
     step_B4, share_B, here_B4 = np.zeros_like(boxes_B4), np.ones(len(boxes_B4)), boxes_B4
     for probe in probes:
         across, upright = (_moved(here_B4[:, side::2], probe * _PROBES) for side in (0, 1))
         cells_BD, slopes_B4D = _slopes(frames_BPP, across, upright, count)
-        along_B = np.einsum("bd,bd->b", cells_BD, wanted_BD)
+        along_B = np.einsum("bd,bd->b", cells_BD, target_BD)
         length_B = np.sqrt(np.square(cells_BD).sum(1))
         score_B = along_B / np.maximum(length_B, FAINT * count)
-        # What is left of cells and slopes beside the wanted cells: contrast is free.
-        rest_BD1 = (cells_BD - along_B[:, None] * wanted_BD)[:, :, None]
-        slopes_B4D -= (slopes_B4D @ wanted_BD[:, :, None]) * wanted_BD[:, None]
+        # What is left of cells and slopes beside the target cells: contrast is left free.
+        rest_BD1 = (cells_BD - along_B[:, None] * target_BD)[:, :, None]
+        slopes_B4D -= (slopes_B4D @ target_BD[:, :, None]) * target_BD[:, None]
         curvature_B44 = (slopes_B4D @ slopes_B4D.transpose(0, 2, 1)).astype(np.float64)
         mean_B = np.trace(curvature_B44, axis1=1, axis2=2) / 4
         curvature_B44 += (DAMPING * mean_B + 1e-9)[:, None, None] * np.eye(4)

@@ -1,6 +1,6 @@
-"""Variants of a picture: what is drawn at random (`variants`), and how it becomes pixels (`render`).
+"""Variants of an image: random transforms (`variants`), and the pixels they give (`render`).
 
-A `Transform` is in relative units, so that one drawing serves every training size.
+A `Transform` is in relative units, so that it holds for every training size.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Transform:
-    """What happens to a picture on its way to a bucket's size; the default is the plain picture."""
+    """What happens to an image on its way to a bucket's size; the default is the plain image."""
 
     flip: bool = False
     scale: float = 1.0  # share of the largest possible view's side that is kept
@@ -38,9 +38,9 @@ class Transform:
 
 
 def variants(sample: Sample, config: Data, seed: int) -> tuple[Transform, ...]:
-    """The picture's variants; the first is the plain picture.
+    """The image's variants; the first is the plain image.
 
-    Each is a function of (seed, the picture's hash, its index) and each setting has draws of its own: more variants
+    Each is a function of (seed, the image's hash, its index) and each setting has draws of its own: more variants
     leave the earlier ones as they are, and switching one setting on does not move another. Every second variant is
     mirrored where `config.flip`. With nothing to vary there is one variant, with only the mirror two.
     """
@@ -67,9 +67,9 @@ def _draw(sample: Sample, config: Data, seed: int, index: int) -> Transform:
 
 
 def render(image: Image.Image, transform: Transform, size: tuple[int, int]) -> torch.Tensor:
-    """The picture at `size` (width, height) as float32 (3, H, W) in -1..1: covered, never letterboxed or distorted.
+    """The image at `size` (width, height) as float32 (3, H, W) in -1..1: covered, never letterboxed or distorted.
 
-    Turned views are cut from inside the picture, so no corner is ever empty. `image` must be RGB.
+    Turned views are cut from inside the image, so no corner is ever empty. `image` must be RGB.
     """
     view, box = _view(image, transform, size)
     small = view.resize(size, Image.Resampling.LANCZOS, box=box)
@@ -94,7 +94,7 @@ def recolour(pixels_HW3: Floats, transform: Transform) -> Floats:
 def _view(
     image: Image.Image, transform: Transform, size: tuple[int, int]
 ) -> tuple[Image.Image, tuple[float, float, float, float]]:
-    """A picture and the box in it that is to be resized to `size`."""
+    """An image and the box in it that is to be resized to `size`."""
     (full_width, full_height), (target_width, target_height) = image.size, size
     width = min(full_width, full_height * target_width / target_height)
     height = width * target_height / target_width
@@ -103,10 +103,9 @@ def _view(
     # The upright box that the turned view needs around it; it must hold the box before turning, too.
     extent_x, extent_y = max(width, width * cos + height * sin), max(height, width * sin + height * cos)
     shrink = min(1.0, full_width / extent_x, full_height / extent_y) * transform.scale
-    # Turning a view much larger than its target is slow and aliases: halve, third, ... first, keeping twice the target.
-    spare = min(width / target_width, height / target_height) * shrink / 2
-    factor = max(int(spare), 1) if angle else 1
-    margin = 2 * factor if angle else 0  # px of the reduced picture: rounding outwards, turned
+    # Turning a view much larger than its target is slow and aliases: reduce it first, to no less than twice the target.
+    factor = max(int(min(width / target_width, height / target_height) * shrink / 2), 1) if angle else 1
+    margin = 2 * factor if angle else 0  # px of the reduced image: rounding outwards, turned
     room_x, room_y = max(full_width - 2 * margin, 1), max(full_height - 2 * margin, 1)
     shrink = min(1.0, room_x / extent_x, room_y / extent_y) * transform.scale
     width, height, extent_x, extent_y = (side * shrink for side in (width, height, extent_x, extent_y))
@@ -119,7 +118,7 @@ def _view(
         image = image.reduce(factor) if factor > 1 else image
         x, y, width, height = (x - left) / factor, (y - top) / factor, width / factor, height / factor
         image = image.rotate(transform.angle_deg, Image.Resampling.BICUBIC, center=(x, y))
-        # Resizing reads beyond its box, where the turned picture's empty corners may be: nothing is left there to read.
+        # Resizing reads beyond its box, where the turned image's empty corners may be: nothing is left there to read.
         left, top = max(math.floor(x - width / 2), 0), max(math.floor(y - height / 2), 0)
         right, bottom = math.ceil(x + width / 2), math.ceil(y + height / 2)
         image = image.crop((left, top, min(right, image.width), min(bottom, image.height)))

@@ -1,15 +1,15 @@
 """`Bank`: all latents of a run, by bucket, and which of them a step sees.
 
-Shapes: N pictures, V variants, B pictures of a batch, C x H x W latents.
+Shapes: N images, V variants, B images of a batch, C x H x W latents.
 
 **Memory.** With `data.cache` on, latents are the cache's files mapped into memory: the system reads what a step takes
-and may drop it again, so hundreds of pictures need no more memory than ten. With it off, everything is held.
+and may drop it again, so hundreds of images need no more memory than ten. With it off, everything is held.
 
-**The order.** A *pass* of a bucket is a shuffle of its pictures, each as often as its repeats say. Passes follow each
-other without a gap, and a batch takes the next B of that endless row: batches are always full, and a picture is drawn
-again only when all others of its bucket have been. A *round* has as many steps as there are pictures (with repeats);
-in it a bucket is visited exactly as often as it counts pictures, at stratified random places. So after every round of T
-steps each picture has been seen exactly `batch_size * repeats` times, and its share is near that at any time before.
+**The order.** A *pass* of a bucket is a shuffle of its images, each repeated as often as its `repeats`. Passes follow
+each other without a gap, and a batch takes the next B of that sequence: batches are always full, and an image is drawn
+again only when all others of its bucket have been. A *round* has as many steps as there are images (with repeats);
+in it a bucket is visited exactly as often as it counts images, at stratified random places. So after every round of T
+steps each image has been seen exactly `batch_size * repeats` times, and its share is near that at any time before.
 Everything is a function of (seed, step): a run that is resumed at any step sees what it would have seen.
 """
 
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -35,7 +36,8 @@ from tsuika.data.manifest import Sample
 
 PHASE: Final = "encode"  # the name of the phase in `Progress` events
 
-_KEPT_ORDERS: Final = 64  # shuffles kept in memory per bank; any can be drawn again
+# Shuffles of either kind that a bank keeps in memory; any can be drawn again.
+_CACHED_ORDERS: Final = 64
 
 Result = TypeVar("Result")
 
@@ -47,7 +49,7 @@ class Shelf:
     width: int  # px
     height: int
     samples: tuple[Sample, ...]
-    latents_NVCHW: tuple[Tensor, ...]  # of each picture (V, C, H, W), on the CPU
+    latents_NVCHW: tuple[Tensor, ...]  # of each image (V, C, H, W), on the CPU
 
     @property
     def entries(self) -> tuple[int, ...]:
@@ -58,37 +60,28 @@ class Shelf:
 class Bank:
     """Latents and the order in which steps see them."""
 
-    def __init__(self, shelves: Sequence[Shelf], config: Data, device: torch.device) -> None:
-        """`device` is where batches are wanted.
+    def __init__(self, buckets: Sequence[Shelf], config: Data, device: torch.device) -> None:
+        """`device` is where batches are put.
 
         Raises:
-            ValueError: there is no picture.
+            ValueError: there is no image.
         """
-        self.shelves = tuple(shelves)
+        self.shelves = tuple(buckets)
         self.device = device
         self._config = config
-        self._entries = tuple(torch.tensor(shelf.entries) for shelf in self.shelves)
-        self._orders: dict[tuple[int, ...], Tensor] = {}
+        self._entries = tuple(torch.tensor(bucket.entries) for bucket in self.shelves)
+        self._round_of = lru_cache(_CACHED_ORDERS)(partial(_round_order, [len(rows) for rows in self._entries]))
+        self._pass_of = lru_cache(_CACHED_ORDERS)(partial(_pass_order, self._entries))
         if not self.round_steps:
-            raise ValueError("a bank needs at least one picture")
+            raise ValueError("a bank needs at least one image")
 
     def __len__(self) -> int:
-        return sum(len(shelf.samples) for shelf in self.shelves)
+        return sum(len(bucket.samples) for bucket in self.shelves)
 
     @property
     def round_steps(self) -> int:
-        """T: steps after which every picture has been seen exactly `batch_size * repeats` times."""
+        """T: steps after which every image has been seen exactly `batch_size * repeats` times."""
         return sum(len(entries) for entries in self._entries)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Of all pictures, bucket by bucket."""
-        return tuple(sample.name for shelf in self.shelves for sample in shelf.samples)
-
-    @property
-    def nbytes(self) -> int:
-        """Of all latents, in memory or mapped."""
-        return sum(latents_VCHW.nbytes for shelf in self.shelves for latents_VCHW in shelf.latents_NVCHW)
 
     def batch(self, step: int, batch_size: int, seed: int) -> Batch:
         """What step `step` (from 0) sees: a pure function of the arguments, in any order of calls.
@@ -97,94 +90,85 @@ class Bank:
             ValueError: a negative step, or an empty batch.
         """
         if step < 0 or batch_size < 1:
-            raise ValueError(f"step {step} with {batch_size} pictures: expected step >= 0 and at least one picture")
+            raise ValueError(f"step {step} with {batch_size} images: expected step >= 0 and at least one image")
         which, visit = self._visit(step, seed)
-        shelf, entries = self.shelves[which], self._entries[which]
+        bucket, entries = self.shelves[which], self._entries[which]
         rows: list[int] = []
         for place in range(visit * batch_size, (visit + 1) * batch_size):
             nth_pass, position = divmod(place, len(entries))
-            rows.append(int(self._pass(which, nth_pass, seed)[position]))
-        count = len(shelf.latents_NVCHW[0])
+            rows.append(int(self._pass_of(seed, which, nth_pass)[position]))
+        count = len(bucket.latents_NVCHW[0])
         # One draw for each place, by a generator of its own: a batch of 4 begins as a batch of 2 does.
         draws = [
             int(torch.randint(count, (), generator=generator(seed, "variant", step, i))) for i in range(batch_size)
         ]
         captions = tuple(
             vary(sample.caption, self._config, generator(seed, "caption", step, i), sample.caption_source)
-            for i, sample in enumerate(shelf.samples[row] for row in rows)
+            for i, sample in enumerate(bucket.samples[row] for row in rows)
         )
-        return self._collect(shelf, rows, draws, captions)
+        return self._collect(bucket, rows, draws, captions)
 
     def plain(self) -> Iterator[Batch]:
-        """Each picture once, alone, without augmentation, its caption whole: for measuring."""
-        for shelf in self.shelves:
-            for row, sample in enumerate(shelf.samples):
-                yield self._collect(shelf, [row], [0], (sample.caption,))
+        """Each image once, alone, without augmentation, its caption whole: for measuring."""
+        for bucket in self.shelves:
+            for row, sample in enumerate(bucket.samples):
+                yield self._collect(bucket, [row], [0], (sample.caption,))
 
     def only(self, names: Collection[str]) -> Bank:
-        """A bank of some of the pictures, with the same latents.
+        """A bank of some of the images, with the same latents.
 
         Raises:
             ValueError: none of them is here.
         """
-        shelves = []
-        for shelf in self.shelves:
-            rows = [row for row, sample in enumerate(shelf.samples) if sample.name in names]
-            samples = tuple(shelf.samples[row] for row in rows)
-            latents = tuple(shelf.latents_NVCHW[row] for row in rows)
+        buckets = []
+        for bucket in self.shelves:
+            rows = [row for row, sample in enumerate(bucket.samples) if sample.name in names]
+            samples = tuple(bucket.samples[row] for row in rows)
+            latents = tuple(bucket.latents_NVCHW[row] for row in rows)
             if rows:
-                shelves.append(replace(shelf, samples=samples, latents_NVCHW=latents))
-        return Bank(shelves, self._config, self.device)
+                buckets.append(replace(bucket, samples=samples, latents_NVCHW=latents))
+        return Bank(buckets, self._config, self.device)
 
     def size_px_of(self, batch: Batch) -> tuple[int, int]:
-        """Width and height in px of a batch's pictures (SDXL's time ids).
+        """Width and height in px of a batch's images (SDXL's time ids).
 
         Raises:
             KeyError: no bucket has latents of this size.
         """
-        for shelf in self.shelves:
-            if shelf.latents_NVCHW[0].shape[-2:] == batch.latents_BCHW.shape[-2:]:
-                return shelf.width, shelf.height
+        for bucket in self.shelves:
+            if bucket.latents_NVCHW[0].shape[-2:] == batch.latents_BCHW.shape[-2:]:
+                return bucket.width, bucket.height
         raise KeyError(tuple(batch.latents_BCHW.shape))
 
-    def _collect(self, shelf: Shelf, rows: Sequence[int], draws: Sequence[int], captions: tuple[str, ...]) -> Batch:
-        latents = torch.stack([shelf.latents_NVCHW[row][draw] for row, draw in zip(rows, draws, strict=True)])
-        samples = [shelf.samples[row] for row in rows]
+    def _collect(self, bucket: Shelf, rows: Sequence[int], draws: Sequence[int], captions: tuple[str, ...]) -> Batch:
+        latents = torch.stack([bucket.latents_NVCHW[row][draw] for row, draw in zip(rows, draws, strict=True)])
+        samples = [bucket.samples[row] for row in rows]
         weights = torch.tensor([sample.weight for sample in samples], dtype=torch.float32, device=self.device)
         return Batch(latents.to(self.device), captions, tuple(sample.name for sample in samples), weights)
 
     def _visit(self, step: int, seed: int) -> tuple[int, int]:
         """The bucket of a step, and how many visits it has had before."""
         nth_round, position = divmod(step, self.round_steps)
-        order = self._kept((0, seed, nth_round)) if len(self.shelves) > 1 else None
-        if order is None:
+        if len(self.shelves) == 1:
             return 0, step
+        order = self._round_of(seed, nth_round)
         which = int(order[position])
         return which, nth_round * len(self._entries[which]) + int((order[:position] == which).sum())
 
-    def _pass(self, which: int, nth_pass: int, seed: int) -> Tensor:
-        return self._kept((1, seed, which, nth_pass))
 
-    def _kept(self, key: tuple[int, ...]) -> Tensor:
-        if key not in self._orders:
-            if len(self._orders) >= _KEPT_ORDERS:
-                self._orders.pop(next(iter(self._orders)))
-            self._orders[key] = self._round_order(*key[1:]) if key[0] == 0 else self._pass_order(*key[1:])
-        return self._orders[key]
+def _round_order(counts: Sequence[int], seed: int, nth_round: int) -> Tensor:
+    """The bucket of each step of a round: the j-th visit of a bucket with n visits lies in the j-th n-th of it."""
+    draw = generator(seed, "buckets", nth_round)
+    times, owners = [], []
+    for which, count in enumerate(counts):
+        times.append((torch.arange(count) + torch.rand(count, generator=draw, dtype=torch.float64)) / count)
+        owners.append(torch.full((count,), which))
+    return torch.cat(owners)[torch.argsort(torch.cat(times), stable=True)]
 
-    def _round_order(self, seed: int, nth_round: int) -> Tensor:
-        """The bucket of each step of a round: the j-th visit of a bucket with n visits lies in the j-th n-th of it."""
-        draw = generator(seed, "buckets", nth_round)
-        times, owners = [], []
-        for which, entries in enumerate(self._entries):
-            count = len(entries)
-            times.append((torch.arange(count) + torch.rand(count, generator=draw, dtype=torch.float64)) / count)
-            owners.append(torch.full((count,), which))
-        return torch.cat(owners)[torch.argsort(torch.cat(times), stable=True)]
 
-    def _pass_order(self, seed: int, which: int, nth_pass: int) -> Tensor:
-        entries = self._entries[which]
-        return entries[torch.randperm(len(entries), generator=generator(seed, "order", which, nth_pass))]
+def _pass_order(entries: Sequence[Tensor], seed: int, which: int, nth_pass: int) -> Tensor:
+    rows = entries[which]
+    return rows[torch.randperm(len(rows), generator=generator(seed, "order", which, nth_pass))]
 
 
 def fill(
@@ -201,20 +185,20 @@ def fill(
     """Encode or read everything; yields `Progress` and `Warned`, returns the bank (`bank = yield from fill(...)`).
 
     Args:
-        buckets: the pictures by size.
+        buckets: the images by size.
         config: `data.*` of the recipe; `config.cache` False keeps nothing on disk.
         encode: pixels (1, 3, H, W) on the CPU to scaled latents.
         vae: what identifies the encoder (see `cache.latents_of`).
         scale: the latent scale that `encode` applies.
         folder: where cache entries are kept.
-        device: where batches are wanted.
-        seed: of the augmentation; kept apart from the run's seed, another run on these pictures can use the cache.
+        device: where batches are put.
+        seed: of the augmentation; kept apart from the run's seed, another run on these images can use the cache.
 
     Raises:
-        PictureError: a picture can no longer be read.
+        PictureError: an image can no longer be read.
         ModelError: the VAE gave numbers that are not finite (DS004).
         ResourceError: the cache cannot be written (RS002).
-        ValueError: there is no picture.
+        ValueError: there is no image.
     """
     folder = folder if config.cache else None
     total, done = sum(len(bucket.samples) for bucket in buckets), 0
@@ -224,7 +208,7 @@ def fill(
         transforms = variants(sample, config, seed)
         return latents_of(sample, transforms, size, encode, vae=vae, scale=scale, folder=folder)
 
-    shelves: list[Shelf] = []
+    filled: list[Shelf] = []
     for bucket in buckets:
         parts: list[Tensor] = []
         for sample in bucket.samples:
@@ -237,17 +221,17 @@ def fill(
             yield Progress(PHASE, done, total)
         # Mapped only when all are encoded: what a mapping allocates would lie between the encoder's buffers, and keep
         # the allocator from using or returning them (measured: 0.5 GiB for 0.5 GiB of latents).
-        shelves.append(Shelf(bucket.width, bucket.height, bucket.samples, tuple(parts)))
+        filled.append(Shelf(bucket.width, bucket.height, bucket.samples, tuple(parts)))
     if folder is not None:
-        shelves = [
-            replace(shelf, latents_NVCHW=tuple(latents(sample, bucket.size)[0] for sample in shelf.samples))
-            for shelf, bucket in zip(shelves, buckets, strict=True)
+        filled = [
+            replace(one, latents_NVCHW=tuple(latents(sample, bucket.size)[0] for sample in bucket.samples))
+            for one, bucket in zip(filled, buckets, strict=True)
         ]
-    return Bank(shelves, config, device)
+    return Bank(filled, config, device)
 
 
 def finish(events: Generator[Event, None, Result]) -> Result:
-    """The result of a generator whose events nobody wants."""
+    """Run a generator to its end without its events; returns its result."""
     while True:
         try:
             next(events)

@@ -1,4 +1,4 @@
-"""Multi-aspect buckets: each picture is trained at the size, of about equal area, nearest to its own aspect ratio.
+"""Multi-aspect buckets: each image is trained at the size, of about equal area, nearest to its own aspect ratio.
 
 The idea is NovelAI's (2022, "Aspect ratio bucketing"); sizes never exceed the target area, so memory is bounded by it.
 """
@@ -8,19 +8,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from tsuika.core.errors import RecipeError
-from tsuika.core.words import Words
+from tsuika.core.texts import _
 from tsuika.data.manifest import Manifest, Sample
-
-# Pictures of a rare shape join a neighbouring bucket only where this share of them stays visible.
-MERGE_KEEPS: Final = 0.75
 
 
 @dataclass(frozen=True)
 class Bucket:
-    """Pictures that are trained at one size."""
+    """Images that are trained at one size."""
 
     width: int  # px
     height: int
@@ -33,7 +30,7 @@ class Bucket:
 
 
 class Enlarged(NamedTuple):
-    """A picture that has fewer pixels than its bucket."""
+    """An image that has fewer pixels than its bucket."""
 
     sample: Sample
     factor: float  # each way, > 1
@@ -49,10 +46,7 @@ def sizes(size_px: int, step_px: int, max_aspect: float = 2.0) -> tuple[tuple[in
     """
     if size_px < step_px or size_px % step_px:
         near = max(round(size_px / step_px), 1) * step_px
-        why = Words(
-            f"This model needs a multiple of {step_px} px; the nearest is {near}.",
-            f"このモデルでは{step_px} pxの倍数にする必要があります。最も近い値は{near}です。",
-        )
+        why = _("This model needs a multiple of {step_px} px; the nearest is {near}.", step_px=step_px, near=near)
         raise RecipeError("RC002", key="data.size_px", found=size_px, why=why)
     found = {(size_px, size_px)}
     for width in range(step_px, size_px, step_px):
@@ -72,63 +66,35 @@ def nearest(width: int, height: int, choices: Sequence[tuple[int, int]]) -> tupl
 
 
 def kept_share(sample: Sample, size: tuple[int, int]) -> float:
-    """Share of the picture's area that covering `size` leaves visible, in (0, 1]."""
+    """Share of the image's area that covering `size` leaves visible, in (0, 1]."""
     ratio = (sample.width * size[1]) / (sample.height * size[0])
     return min(ratio, 1 / ratio)
 
 
-def assign(
-    manifest: Manifest,
-    *,
-    size_px: int,
-    step_px: int,
-    max_aspect: float = 2.0,
-    buckets: bool = True,
-    min_pictures: int = 1,
-) -> tuple[Bucket, ...]:
-    """Every picture in the bucket nearest to its shape; empty buckets are left out; manifest order inside.
+def assign(manifest: Manifest, *, size_px: int, step_px: int, buckets: bool = True) -> tuple[Bucket, ...]:
+    """Every image in the bucket nearest to its shape; empty buckets are left out; manifest order inside.
 
     Args:
-        manifest: the pictures.
+        manifest: the images.
         size_px: side of the square of the target area.
         step_px: what sides must be multiples of (the model's pixels per latent times its down-sampling).
-        max_aspect: longest allowed side ratio; longer pictures are cropped to it.
         buckets: False puts everything into the square.
-        min_pictures: buckets with fewer join the nearest one in use, so that a batch need not hold one picture many
-            times over; only where `MERGE_KEEPS` of every moved picture stays visible.
 
     Raises:
         RecipeError: `size_px` does not suit the model (RC002).
     """
-    choices = sizes(size_px, step_px, max_aspect) if buckets else sizes(size_px, step_px, 1.0)
-    home = [nearest(sample.width, sample.height, choices) for sample in manifest.samples]
-    fixed: set[tuple[int, int]] = set()
-    while True:
-        counts = {size: home.count(size) for size in choices if size in home}
-        small = [size for size, count in counts.items() if count < min_pictures and size not in fixed]
-        if len(counts) < 2 or not small:
-            break
-        smallest = min(small, key=lambda size: (counts[size], choices.index(size)))
-        others = [size for size in counts if size != smallest]
-        moves = {
-            i: nearest(sample.width, sample.height, others)
-            for i, sample in enumerate(manifest.samples)
-            if home[i] == smallest
-        }
-        if all(kept_share(manifest.samples[i], size) >= MERGE_KEEPS for i, size in moves.items()):
-            for i, size in moves.items():
-                home[i] = size
-        else:
-            fixed.add(smallest)
-    return tuple(
-        Bucket(*size, tuple(sample for sample, own in zip(manifest.samples, home, strict=True) if own == size))
-        for size in choices
-        if size in home
-    )
+    choices = sizes(size_px, step_px) if buckets else sizes(size_px, step_px, 1.0)
+    return tuple(Bucket(*size, samples) for size, samples in by_size(manifest.samples, choices).items() if samples)
+
+
+def by_size(samples: Sequence[Sample], choices: Sequence[tuple[int, int]]) -> dict[tuple[int, int], tuple[Sample, ...]]:
+    """For each size the images that are nearest to its shape, in their order; perhaps none."""
+    home = [nearest(sample.width, sample.height, choices) for sample in samples]
+    return {size: tuple(sample for sample, own in zip(samples, home, strict=True) if own == size) for size in choices}
 
 
 def enlarged(buckets: Sequence[Bucket], crop: float = 1.0) -> tuple[Enlarged, ...]:
-    """Pictures that are blown up to fill their bucket, for a warning; `crop` is the recipe's smallest share."""
+    """Images that are blown up to fill their bucket, for a warning; `crop` is the recipe's smallest share."""
     found = (
         Enlarged(sample, max(bucket.width / sample.width, bucket.height / sample.height) / crop)
         for bucket in buckets

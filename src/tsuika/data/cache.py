@@ -1,7 +1,7 @@
-"""Encoded latents on disk: one file per picture, holding all of its variants. Knows no model: `encode` is passed in.
+"""Encoded latents on disk: one file per image, holding all of its variants. Knows no model: `encode` is passed in.
 
-Every variant is encoded by itself (batch 1). Convolutions may round differently in a batch, so this is what makes a
-latent a function of its key alone, the same bits whether it was cached, and with whatever other pictures it stands.
+Every variant is encoded by itself (batch 1): convolutions may round differently in a larger batch. So a latent is a
+function of its key alone, the same bits whether it was cached or not, and whichever other images there are.
 """
 
 from __future__ import annotations
@@ -20,17 +20,16 @@ from safetensors.torch import save_file
 
 from tsuika.core.errors import ModelError, ResourceError
 from tsuika.core.files import whole, write_text
-from tsuika.core.words import Words
+from tsuika.core.texts import _
 from tsuika.data.augment import Transform, render
 from tsuika.data.manifest import Sample
 from tsuika.data.picture import UnusableError, read_picture
 from tsuika.data.scan import CACHE_MARK
 
-Encode = Callable[
-    [torch.Tensor], torch.Tensor
-]  # pixels (1, 3, H, W) in -1..1 on the CPU -> scaled latents (1, C, h, w)
+# Pixels (1, 3, H, W) in -1..1 on the CPU -> scaled latents (1, C, h, w).
+Encode = Callable[[torch.Tensor], torch.Tensor]
 
-# Raise it when decoding, cropping or colours change what a picture becomes: old entries are then no longer found.
+# Raise it when decoding, cropping or colours change what an image becomes: old entries are then no longer found.
 PIPELINE: Final = 1
 TENSOR: Final = "latents_VCHW"
 _SIGNATURE: Final = "Signature: 8a477f597d28d172789f06886806bc55"  # bford.info/cachedir: backups pass such folders over
@@ -51,23 +50,20 @@ def key_of(sample: Sample, vae: str, size: tuple[int, int], transforms: Sequence
 
 
 def encoded(sample: Sample, transforms: Sequence[Transform], size: tuple[int, int], encode: Encode) -> torch.Tensor:
-    """All variants of one picture, fresh: (V, C, h, w) on the CPU, in the dtype that `encode` gives.
+    """All variants of one image, fresh: (V, C, h, w) on the CPU, in the dtype that `encode` gives.
 
     Raises:
-        UnusableError: the picture can no longer be read, or is not the one that was scanned.
+        UnusableError: the image can no longer be read, or is not the one that was scanned.
         ModelError: the VAE gave numbers that are not finite (DS004).
     """
     opened = read_picture(sample.path)
     if opened.sha256 != sample.sha256:
-        words = Words(
-            "the file has changed since the folder was read", "フォルダーを読み込んだ後にファイルが変更されています"
-        )
-        raise UnusableError(sample.path, "unreadable", words)
+        raise UnusableError(sample.path, "unreadable", _("The file has changed since the folder was read."))
     with torch.no_grad():
         parts = [encode(render(opened.image, transform, size)[None]).detach().cpu() for transform in transforms]
     latents = torch.cat(parts).contiguous()
     if not torch.isfinite(latents).all():
-        why = Words("NaN or infinity in the latents.", "潜在表現にNaNまたは無限大があります。")
+        why = _("There are NaNs or infinities in the latents.")
         raise ModelError("DS004", where=sample.name, why=why)
     return latents
 
@@ -105,14 +101,11 @@ def read(path: Path, *, key: str, scale: float, count: int) -> tuple[torch.Tenso
     except (OSError, SafetensorError) as error:
         return None, str(error)
     if header.get("key") != key:
-        return None, Words("it belongs to another picture or setting", "別の画像または設定のものです。")
+        return None, _("It belongs to another image or setting.")
     if header.get("scale") != repr(scale):
-        found = header.get("scale")
-        return None, Words(
-            f"latent scale {found}, expected {scale!r}", f"潜在表現のスケールが{found}です(必要なのは{scale!r})。"
-        )
+        return None, _("Its latent scale is {found}, expected was {scale}.", found=header.get("scale"), scale=scale)
     if latents.ndim != 4 or len(latents) != count or header.get("sha256") != _checksum(latents):
-        return None, Words("checksum does not match", "チェックサムが一致しません。")
+        return None, _("Its checksum does not match.")
     return latents, ""
 
 
@@ -126,19 +119,19 @@ def latents_of(
     scale: float,
     folder: Path | None,
 ) -> tuple[torch.Tensor, str]:
-    """All variants of one picture (V, C, h, w), from disk or fresh, and what was wrong with a damaged entry.
+    """All variants of one image (V, C, h, w), from disk or fresh, and what was wrong with a damaged entry.
 
     Args:
-        sample: the picture.
+        sample: the image.
         transforms: its variants.
         size: width and height in px.
-        encode: one picture's pixels to scaled latents.
+        encode: one image's pixels to scaled latents.
         vae: what identifies the encoder: its weights' hash and the precision it runs at.
         scale: the latent scale that `encode` applies.
         folder: where entries are kept; None keeps nothing.
 
     Raises:
-        UnusableError: the picture can no longer be read.
+        UnusableError: the image can no longer be read.
         ModelError: the VAE gave numbers that are not finite (DS004).
         ResourceError: the entry cannot be written (RS002).
     """

@@ -1,8 +1,8 @@
-"""Captions: found beside the picture, read, completed with the trigger word; dropout and tag shuffle as pure functions.
+"""Captions: found beside the image, read, completed with the trigger word; dropout and tag shuffle as pure functions.
 
 Rules, in order: `NAME.txt` wins over `NAME.caption`; an empty file counts as none; without a file the caption is
 `TRIGGER CLASS`, or what a kohya folder is called. A caption file without the trigger word gets it in front:
-`TRIGGER, caption`. With a template, a picture without a file is called by the trigger word alone (which must learn what
+`TRIGGER, caption`. With a template, an image without a file is called by the trigger word alone (which must learn what
 the class word would say), in a new sentence at every visit.
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tsuika.core.sections import Data
-from tsuika.core.words import Words
+from tsuika.core.texts import _
 from tsuika.data.manifest import CaptionSource
 
 if TYPE_CHECKING:
@@ -98,25 +98,25 @@ def normalise(text: str) -> str:
 
 
 def has_word(caption: str, word: str) -> bool:
-    """Whether `word` stands in `caption` by itself, in any case (CLIP reads lower case).
+    """Whether `word` is in `caption` as a whole word, in any case (CLIP reads lower case).
 
-    Scripts without spaces have no word ends: a word with such letters may stand anywhere.
+    Scripts without spaces have no word ends: a word with such letters may be anywhere.
     """
-    text, wanted = (unicodedata.normalize("NFC", part).casefold() for part in (caption, word))
-    if not wanted.isascii():
-        return wanted in text
-    return re.search(rf"(?<![a-z0-9_]){re.escape(wanted)}(?![a-z0-9_])", text) is not None
+    text, word = (unicodedata.normalize("NFC", part).casefold() for part in (caption, word))
+    if not word.isascii():
+        return word in text
+    return re.search(rf"(?<![a-z0-9_]){re.escape(word)}(?![a-z0-9_])", text) is not None
 
 
 def read(files: Mapping[str, Path]) -> tuple[str | None, list[tuple[str, str]]]:
-    """The caption among a picture's caption files (suffix -> path), and notes (code, words). None: there is none."""
+    """The caption among an image's caption files (suffix -> path), and notes (code, words). None: there is none."""
     found = [files[suffix] for suffix in SUFFIXES if suffix in files]
     if not found:
         return None, []
     path = found[0]
     notes: list[tuple[str, str]] = []
     if len(found) > 1:
-        notes.append(("caption-both", Words(f"{found[1].name} not used", f"{found[1].name} は使いません")))
+        notes.append(("caption-both", _("{file} is not used", file=found[1].name)))
     try:
         text, encoding = decode(path.read_bytes())
     except (OSError, UnicodeDecodeError) as error:
@@ -156,7 +156,7 @@ def drop(caption: str, share: float, generator: torch.Generator) -> str:
 
 
 def wordings(caption: str, source: CaptionSource, config: Data) -> tuple[str, ...]:
-    """What a picture can be called: its caption, or where no file says it, the template's sentences around it."""
+    """What an image can be called: its caption, or where no file says it, the template's sentences around it."""
     if source != "built" or not caption:
         return (caption,)
     return tuple(sentence.replace("{}", caption) for sentence in TEMPLATES[config.template])

@@ -1,15 +1,17 @@
-"""A folder of pictures, judged: what training would leave out, what a person should look at, how varied the set is.
+"""Check a folder of images: what training would leave out, what a person should look at, how varied the set is.
 
-Blur, enlargement and exposure are judged against the set's own median, never absolutely: a set of soft watercolours or of
-flat drawings is as it is. The thresholds are measured by `bench/check.py`. Originals are only read.
+Blur, enlargement and exposure are judged against the set's own median, never absolutely: soft watercolours or flat
+drawings are not at fault. The thresholds are measured by `bench/check.py`. Originals are only read.
 """
 
 from __future__ import annotations
 
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Final
@@ -19,22 +21,24 @@ from threadpoolctl import threadpool_limits
 
 from tsuika.core.sections import Data
 from tsuika.data import bucket, check_captions, check_variety, dedupe, scan
-from tsuika.data.check_report import LEVELS, CheckedPicture, Finding, Fit, Level, MethodWants, Report, Size, Variety
+from tsuika.data.check_report import LEVELS, CheckedImage, CountFit, Finding, Level, MethodFit, Report, Size, Variety
 from tsuika.data.manifest import Manifest, Sample
 from tsuika.data.picture import Opened
 from tsuika.data.quality import Quality, measure
 
-Progress = Callable[[str, int, int], None]  # what is being done (`pictures`, `compare`), done, of
+# What is being done (`pictures`, `compare`), done, of.
+Progress = Callable[[str, int, int], None]
 
-FEWEST: Final = 4  # pictures, below which there is no median to judge by
+# With fewer images there is no median to judge by.
+FEWEST: Final = 4
 
-# Against the set's median, and never where the picture is as crisp as most are; from bench/check.py.
+# Against the set's median, and never where the image is as crisp as most are; from bench/check.py.
 BLURRED: Final = 0.55
 BLURRED_MOST: Final = 0.17
 ENLARGED: Final = 0.65
 ENLARGED_MOST: Final = 0.085  # soft photographs, not enlarged, have 0.094 ...
 ENLARGED_MOST_DRAWN: Final = 0.1  # ... and drawings 0.11
-# In an enlarged picture, whatever the set; other photographs reach 5.4 (bench/check.py).
+# Of an enlarged image in any set; other photographs reach 5.4 (bench/check.py).
 INTERPOLATED: Final = 7.0
 # Share of pixels with a channel at its end, at least, and above the set's median.
 OVEREXPOSED: Final = 0.18
@@ -44,23 +48,22 @@ TINTED: Final = 0.012
 # Grey level of the brightest hundredth, at most, and against the set's median.
 UNDEREXPOSED: Final = 120.0
 UNDEREXPOSED_SHARE: Final = 0.62
-# Share of even pixels from which a picture, or (its median) a set counts as drawn, and its tones as meant.
+# Share of even pixels from which an image, or (its median) a set counts as drawn, whose tones are meant.
 DRAWN: Final = 0.6
 DRAWN_SET: Final = 0.45  # lower, as JPEG leaves fewer
 
-ODD_ASPECT: Final = bucket.MERGE_KEEPS  # share of a picture that its bucket must show
+ODD_ASPECT: Final = 0.75  # share of an image that its bucket must show
 MUCH_ENLARGED: Final = 1.25
-SAME_BACKGROUND: Final = 0.5  # share of pictures
-EMPTY_TAIL: Final = 256  # bytes of nothing at the end of a JPEG: a download that broke off
+SAME_BACKGROUND: Final = 0.5  # share of images
+EMPTY_TAIL: Final = 256  # zero bytes at the end of a JPEG: a download that broke off
 
 BASE_SIZES: Final = (512, 768, 1024)  # SD1, SD2, SDXL
 
 
 @dataclass(frozen=True)
-class _Seen:
-    look: dedupe.Look
+class _Measured:
+    thumbnail: dedupe.Thumbnail
     quality: Quality
-    empty_tail: bool
 
 
 def check(
@@ -72,11 +75,11 @@ def check(
     base: str = "",
     tokenize: check_captions.Tokenize | None = None,
     tokenizer: str = "",
-    wants: Mapping[str, tuple[int, int]] | None = None,
+    wanted: Mapping[str, tuple[int, int]] | None = None,
     progress: Progress | None = None,
     workers: int = 0,
 ) -> Report:
-    """Everything that can be told of the pictures in a folder.
+    """Check every image of a folder, its captions, and the set as a whole.
 
     Args:
         folder: as `scan`.
@@ -86,8 +89,8 @@ def check(
         base: its name, for the report.
         tokenize: the base's tokenizer; None: captions' lengths and words are not judged.
         tokenizer: its name, for the report.
-        wants: how many different pictures each method wants, at least and at most.
-        progress: called while pictures are read and compared.
+        wanted: for each method how many different images it needs and how many are of use; None: no method is judged.
+        progress: called while images are read and compared.
         workers: threads; 0: as many as there are cores.
 
     Raises:
@@ -95,38 +98,33 @@ def check(
         RecipeError: `size_px` does not suit the model (RC002).
     """
     size_px, workers = config.size_px or size_px, workers or os.cpu_count() or 1
-    seen: dict[str, _Seen] = {}
+    report = progress or (lambda *_: None)
+    measured: dict[str, _Measured] = {}
 
     def visit(name: str, opened: Opened) -> None:
-        seen[name] = _Seen(dedupe.Look(opened.image), measure(opened.image), False)
+        measured[name] = _Measured(dedupe.Thumbnail(opened.image), measure(opened.image))
 
-    def read(done: int, total: int) -> None:
-        if progress:
-            progress("pictures", done, total)
-
-    # One picture a thread: products of several threads each would be in each other's way.
+    # One image a thread: matrix products with threads of their own would wait for each other.
     with threadpool_limits(1, "blas"):
-        manifest = scan.scan(folder, config, size_px=size_px, needed=0, progress=read, visit=visit, workers=workers)
+        reading = partial(report, "pictures")
+        manifest = scan.scan(folder, config, size_px=size_px, needed=0, progress=reading, visit=visit, workers=workers)
     samples = manifest.samples
-    for sample in samples:
-        if _has_empty_tail(sample.path):
-            seen[sample.name] = replace(seen[sample.name], empty_tail=True)
-    looks = [seen[sample.name].look for sample in samples]
-    qualities = {sample.name: seen[sample.name].quality for sample in samples}
+    thumbnails = [measured[sample.name].thumbnail for sample in samples]
+    qualities = {sample.name: measured[sample.name].quality for sample in samples}
 
-    def compare(done: int, total: int) -> None:
-        if progress:
-            progress("compare", done, total)
-
-    alike = [(i, j) for i, j, found in dedupe.pairs(looks, progress=compare, workers=workers) if found.same]
+    alike = [
+        (i, j)
+        for i, j, found in dedupe.pairs(thumbnails, progress=partial(report, "compare"), workers=workers)
+        if found.same
+    ]
     duplicates = _duplicates(samples, qualities, alike)
     buckets = bucket.assign(manifest, size_px=size_px, step_px=step_px, buckets=config.buckets)
     captions, about_captions = check_captions.check(manifest, config, tokenize, tokenizer)
-    variety, about_variety = _variety(samples, looks, duplicates)
+    variety, about_variety = _variety(samples, thumbnails, duplicates)
     findings = [
         *_nothing(manifest),
         *_left_out(manifest),
-        *_of_files(manifest, seen),
+        *_of_files(manifest),
         *_of_pixels(samples, qualities, size_px),
         *_of_sizes(buckets, config.crop),
         *_of_duplicates(duplicates),
@@ -137,7 +135,7 @@ def check(
         folder=folder,
         base=base,
         size_px=size_px,
-        pictures=_pictures(manifest, qualities, tokenize),
+        pictures=_images(manifest, qualities, tokenize),
         findings=tuple(
             sorted(findings, key=lambda found: (LEVELS.index(found.level), bool(found.pictures), -len(found.pictures)))
         ),
@@ -150,19 +148,20 @@ def check(
             for side in sorted({size_px, *BASE_SIZES})
         },
         methods=tuple(
-            MethodWants(name, low, high, _fit(variety.different, low, high))
-            for name, (low, high) in (wants or {}).items()
+            MethodFit(name, low, high, count_fit(variety.different, low, high))
+            for name, (low, high) in (wanted or {}).items()
         ),
         not_judged=_not_judged(qualities, tokenize),
     )
 
 
-def _fit(count: int, low: int, high: int) -> Fit:
+def count_fit(count: int, low: int, high: int) -> CountFit:
+    """Whether a number of different images lies below, within or above a range."""
     return "few" if count < low else "many" if count > high else "right"
 
 
 def _has_empty_tail(path: Path) -> bool:
-    """Whether a JPEG ends in nothing: decoders fill the rest with grey and do not complain."""
+    """Whether a JPEG ends in zeros: decoders fill the rest with grey and do not complain."""
     with path.open("rb") as stream:
         if stream.read(3) != b"\xff\xd8\xff":
             return False
@@ -178,16 +177,17 @@ def _nothing(manifest: Manifest) -> list[Finding]:
 
 
 def _left_out(manifest: Manifest) -> list[Finding]:
-    return [
-        Finding(reason, "unusable", tuple(left.name for left in group), {"words": group[0].words})
-        for reason, group in scan.left_out_by_reason(manifest)
-    ]
+    found = []
+    for reason, _count in Counter(left.reason for left in manifest.quarantined).most_common():
+        group = [left for left in manifest.quarantined if left.reason == reason]
+        found.append(Finding(reason, "unusable", tuple(left.name for left in group), {"words": group[0].words}))
+    return found
 
 
-def _of_files(manifest: Manifest, seen: Mapping[str, _Seen]) -> list[Finding]:
+def _of_files(manifest: Manifest) -> list[Finding]:
     """Of files that can be used, but are not quite in order."""
     found = []
-    if tails := tuple(name for name, one in seen.items() if one.empty_tail):
+    if tails := tuple(sample.name for sample in manifest.samples if _has_empty_tail(sample.path)):
         found.append(Finding("empty-tail", "look", tails))
     for code in ("profile-ignored", "exif-ignored", "own-output"):
         if notes := [note for note in manifest.notes if note.code == code]:
@@ -202,47 +202,54 @@ def _middle(values: Sequence[float]) -> float:
 
 def _of_pixels(samples: Sequence[Sample], qualities: Mapping[str, Quality], size_px: int) -> list[Finding]:
     """Blurred, enlarged, badly exposed, barred."""
-    every = list(qualities.values())
-    drawn = median(one.flat for one in every) >= DRAWN_SET if every else False
-    sharp, crisp = _middle([one.sharpness for one in every]), _middle([one.crispness for one in every])
-    found = []
-    blurred = tuple(
-        name for name, one in qualities.items() if one.sharpness < min(BLURRED * sharp, BLURRED_MOST)
-    )  # a comparison with nan is false
-    if blurred:
-        found.append(Finding("blurred", "look", blurred, {"others": sharp}))
+    drawn = median(one.flat for one in qualities.values()) >= DRAWN_SET if qualities else False
+    found = _of_sharpness(samples, qualities, size_px, drawn)
+    if not drawn:
+        found += _of_exposure(qualities)
+    if barred := tuple(name for name, one in qualities.items() if any(one.bars)):
+        found.append(Finding("bars", "look", barred))
+    return found
+
+
+def _of_sharpness(
+    samples: Sequence[Sample], qualities: Mapping[str, Quality], size_px: int, drawn: bool
+) -> list[Finding]:
+    sharp, crisp = (_middle([getattr(one, key) for one in qualities.values()]) for key in ("sharpness", "crispness"))
+    # Comparisons with nan are false.
+    blurred = tuple(name for name, one in qualities.items() if one.sharpness < min(BLURRED * sharp, BLURRED_MOST))
+    found = [Finding("blurred", "look", blurred, {"others": sharp})] if blurred else []
     enlarged = {
         sample.name: _detail_px(sample, qualities[sample.name])
         for sample in samples
         if sample.name not in blurred and _is_enlarged(qualities[sample.name], crisp, drawn)
     }
-    for level, names in (
-        ("look", tuple(name for name, px in enlarged.items() if px < size_px)),
-        ("note", tuple(name for name, px in enlarged.items() if px >= size_px)),
-    ):
-        if names:
-            smallest = min(enlarged[name] for name in names)
-            found.append(Finding("upscaled", level, names, {"detail_px": smallest, "size_px": size_px}))  # type: ignore[arg-type]
-    toned = {name: one for name, one in qualities.items() if one.flat < DRAWN and not drawn}
-    clipped, brightest = _middle([one.clipped for one in every]), _middle([one.brightest for one in every])
-    over = tuple(
-        name
-        for name, one in toned.items()
-        if one.clipped >= max(OVEREXPOSED, clipped + OVEREXPOSED_ABOVE) and one.tinted >= TINTED
+    levels: tuple[tuple[Level, bool], ...] = (("look", True), ("note", False))
+    for level, too_small in levels:
+        if names := tuple(name for name, px in enlarged.items() if (px < size_px) == too_small):
+            values = {"detail_px": min(enlarged[name] for name in names), "size_px": size_px}
+            found.append(Finding("upscaled", level, names, values))
+    return found
+
+
+def _of_exposure(qualities: Mapping[str, Quality]) -> list[Finding]:
+    """Of photographs: the tones of drawings are meant."""
+    clipped, brightest = (
+        _middle([getattr(one, key) for one in qualities.values()]) for key in ("clipped", "brightest")
     )
-    under = tuple(  # of very dark photographs, JPEG leaves even areas, too
-        name
+    most = max(OVEREXPOSED, clipped + OVEREXPOSED_ABOVE)
+    least = min(UNDEREXPOSED, UNDEREXPOSED_SHARE * (brightest or 255.0))
+    over = {
+        name: one.clipped
         for name, one in qualities.items()
-        if not drawn and one.brightest <= min(UNDEREXPOSED, UNDEREXPOSED_SHARE * (brightest or 255.0))
-    )
+        if one.flat < DRAWN and one.clipped >= most and one.tinted >= TINTED
+    }
+    # Not only of images with uneven tones: JPEG leaves even areas in very dark photographs, too.
+    under = {name: one.brightest for name, one in qualities.items() if one.brightest <= least}
+    found = []
     if over:
-        share = max(qualities[name].clipped for name in over)
-        found.append(Finding("overexposed", "look", over, {"share": round(100 * share)}))
+        found.append(Finding("overexposed", "look", tuple(over), {"share": round(100 * max(over.values()))}))
     if under:
-        level_ = round(min(qualities[name].brightest for name in under))
-        found.append(Finding("underexposed", "look", under, {"grey": level_}))
-    if barred := tuple(name for name, one in qualities.items() if any(one.bars)):
-        found.append(Finding("bars", "look", barred))
+        found.append(Finding("underexposed", "look", tuple(under), {"grey": round(min(under.values()))}))
     return found
 
 
@@ -310,13 +317,13 @@ def _of_duplicates(groups: Sequence[Sequence[str]]) -> list[Finding]:
 
 
 def _variety(
-    samples: Sequence[Sample], looks: Sequence[dedupe.Look], duplicates: Sequence[Sequence[str]]
+    samples: Sequence[Sample], thumbnails: Sequence[dedupe.Thumbnail], duplicates: Sequence[Sequence[str]]
 ) -> tuple[Variety, list[Finding]]:
     redundant = {name for group in duplicates for name in group[1:]}
     rows = [row for row, sample in enumerate(samples) if sample.name not in redundant]
     if not rows:
         return Variety(0, 0, 0.0, 0.0, 0.0, 0.0), []
-    features = check_variety.features([looks[row] for row in rows])
+    features = check_variety.features([thumbnails[row] for row in rows])
     groups = check_variety.backgrounds(features.frame_ND)
     share = len(groups[0]) / len(rows)
     variety = Variety(len(rows), len(groups), round(share, 3), *check_variety.spreads(features))
@@ -326,17 +333,17 @@ def _variety(
     return variety, [Finding("same-background", "note", names, {"different": len(rows)})]
 
 
-def _pictures(
+def _images(
     manifest: Manifest, qualities: Mapping[str, Quality], tokenize: check_captions.Tokenize | None
-) -> tuple[CheckedPicture, ...]:
+) -> tuple[CheckedImage, ...]:
     sharp = _middle([one.sharpness for one in qualities.values()])
-    rows = [CheckedPicture(left.name, left.path, False) for left in manifest.quarantined]
+    rows = [CheckedImage(left.name, left.path, False) for left in manifest.quarantined]
     for sample in manifest.samples:
         one = qualities[sample.name]
         relative = 0.0 if not sharp or np.isnan(one.sharpness) else round(one.sharpness / sharp, 3)
         tokens = len(tokenize(sample.caption)) if tokenize else None
         rows.append(
-            CheckedPicture(
+            CheckedImage(
                 name=sample.name,
                 path=sample.path,
                 usable=True,
@@ -357,7 +364,7 @@ def _pictures(
 
 
 def _not_judged(qualities: Mapping[str, Quality], tokenize: check_captions.Tokenize | None) -> tuple[str, ...]:
-    """Keys of `check_words.NOT_JUDGED`."""
+    """Keys of `faults.NOT_JUDGED`."""
     found = ["text"]
     if len(qualities) < FEWEST:
         found.append("few")

@@ -9,47 +9,23 @@ from typing import Final
 
 from tsuika.core.sections import Data
 from tsuika.data import caption
-from tsuika.data.check_report import Captions, Finding
+from tsuika.data.check_report import Captions, Finding, Level
 from tsuika.data.manifest import Manifest, Sample
 
 Tokenize = Callable[[str], Sequence[str]]  # a text's pieces, start and end not among them
 
 CLIP_ROOM: Final = 75  # tokens between start and end, of 77; Radford et al. 2021
-TORN_PIECES: Final = 3  # a word of three pieces and more shares hardly a meaning with what the base has learnt
-FEWEST: Final = 4  # captions, below which nothing is said of what they share
+TORN_PIECES: Final = 3  # a word of three pieces or more means hardly anything to the base
+FEWEST: Final = 4  # captions, below which what they share is not reported
 LONGEST_PHRASE: Final = 5
 SHOWN: Final = 8
 _WORD: Final = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
-# Words that stand in most English sentences and name nothing.
-_SMALL: Final = {
-    "a",
-    "an",
-    "the",
-    "of",
-    "in",
-    "on",
-    "at",
-    "to",
-    "with",
-    "and",
-    "or",
-    "by",
-    "for",
-    "from",
-    "is",
-    "are",
-    "it",
-    "its",
-    "this",
-    "that",
-    "as",
-    "up",
-    "into",
-    "over",
-    "under",
-    "some",
-    "one",
-}
+# Words that are in most English sentences and name nothing.
+_SMALL: Final = frozenset(
+    _WORD.findall(
+        "a an the of in on at to with and or by for from is are it its this that as up into over under some one"
+    )
+)
 
 
 def check(
@@ -91,9 +67,10 @@ def check(
 def _read_oddly(manifest: Manifest) -> list[Finding]:
     """What `scan` noted of caption files."""
     found = []
-    for code, level in (("caption-unreadable", "look"), ("caption-cp932", "note"), ("caption-both", "note")):
+    levels: dict[str, Level] = {"caption-unreadable": "look", "caption-cp932": "note", "caption-both": "note"}
+    for code, level in levels.items():
         if names := tuple(note.name for note in manifest.notes if note.code == code):
-            found.append(Finding(code, level, names))  # type: ignore[arg-type]
+            found.append(Finding(code, level, names))
     return found
 
 
@@ -117,7 +94,7 @@ def _has_file(sample: Sample) -> bool:
 
 
 def _identical(written: Sequence[Sample], usable: int) -> list[Finding]:
-    """Pictures that share a caption file's text; if all do, it is one finding about the set."""
+    """Images that share a caption file's text; if all do, it is one finding about the set."""
     names: dict[str, list[str]] = {}
     for sample in written:
         names.setdefault(sample.caption.casefold(), []).append(sample.name)
@@ -155,7 +132,7 @@ def _words_of(torn: Mapping[str, Sequence[str]], trigger: str, written: Sequence
 
 
 def _common(captions: Sequence[str], trigger: str, class_word: str) -> tuple[str, ...]:
-    """The longest phrases that stand in every caption, but for trigger, class word and small words."""
+    """The longest phrases that are in every caption, except trigger, class word and small words."""
     if len(captions) < FEWEST or len(set(captions)) < 2:
         return ()
     idle = {word for text in (trigger, class_word) for word in _WORD.findall(text.casefold())} | _SMALL

@@ -1,4 +1,4 @@
-"""A cleaned copy of a checked folder: only what can be mended without a person's eye. Originals are only read."""
+"""A cleaned copy of a checked folder: only what can be corrected without judgement. Originals are only read."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from PIL import Image
 
 from tsuika.core.errors import RecipeError
 from tsuika.core.files import whole, write_text
-from tsuika.core.words import Words
+from tsuika.core.texts import _
 from tsuika.data import caption
-from tsuika.data.check_report import CheckedPicture, Report
+from tsuika.data.check_report import CheckedImage, Report
 from tsuika.data.picture import is_turned, open_picture
 from tsuika.data.scan import kohya_folder
 
 LIST: Final = "left-out.tsv"
-# What the copy mends by itself; whatever else asks for a look is left for a person.
+# Findings that the copy corrects by itself; others of level `look` are left for a person.
 MENDED: Final = frozenset({"near-duplicate", "bars"})
 
 
 @dataclass(frozen=True)
-class LeftOutPicture:
-    """A picture that is not in the copy. `code` is a key of `check_words.FAULTS`."""
+class LeftOutImage:
+    """An image that is not in the copy. `code` is a key of `faults.FAULTS`."""
 
     name: str
     code: str
@@ -34,7 +34,7 @@ class LeftOutPicture:
 
 @dataclass(frozen=True)
 class Mended:
-    """A picture that was saved anew, without loss, as PNG. `changes`: `turned`, `cropped`."""
+    """An image that was saved anew, without loss, as PNG. `changes`: `turned`, `cropped`."""
 
     name: str
     written: str
@@ -46,11 +46,11 @@ class Cleaned:
     """What was done."""
 
     out: Path
-    kept: int  # pictures in the copy
-    left_out: tuple[LeftOutPicture, ...]
+    kept: int  # images in the copy
+    left_out: tuple[LeftOutImage, ...]
     mended: tuple[Mended, ...]
-    recoded: tuple[str, ...]  # pictures whose caption was saved anew as UTF-8
-    to_look_at: tuple[str, ...]  # pictures of the copy that still want a person's eye
+    recoded: tuple[str, ...]  # images whose caption was saved anew as UTF-8
+    to_look_at: tuple[str, ...]  # images of the copy that a person should still look at
 
 
 def may_write(folder: Path, out: Path) -> None:
@@ -60,12 +60,10 @@ def may_write(folder: Path, out: Path) -> None:
         RecipeError: it is there already and not empty, or lies in the folder itself (DS005).
     """
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        why = Words("It is there already, and nothing is ever overwritten.", "すでに存在し、上書きはしません。")
+        why = _("It is there already, and nothing is ever overwritten.")
         raise RecipeError("DS005", where=out, why=why)
     if out.resolve() == folder.resolve() or folder.resolve() in out.resolve().parents:
-        raise RecipeError(
-            "DS005", where=out, why=Words("It lies among the originals.", "元の画像のフォルダーの中にあります。")
-        )
+        raise RecipeError("DS005", where=out, why=_("It lies in the folder of the originals."))
 
 
 def clean(report: Report, out: Path) -> Cleaned:
@@ -86,25 +84,25 @@ def clean(report: Report, out: Path) -> Cleaned:
         write_text(out, text)
         return Cleaned(out, 0, left_out, (), (), ())
     without = {left.name for left in left_out}
-    kept = [picture for picture in report.usable if picture.name not in without]
+    kept = [image for image in report.usable if image.name not in without]
     inside = _inside(report.folder.resolve().name, out.resolve().name)
     taken: set[str] = set()
     mended, recoded = [], []
-    for picture in kept:
-        changes = tuple(_changes(picture))
-        name = inside + _target(picture.name, bool(changes), taken)
+    for image in kept:
+        changes = tuple(_changes(image))
+        name = inside + _target(image.name, bool(changes), taken)
         target = out / name
         with whole(target) as temporary:
             if changes:
-                _mend(picture).save(temporary, format="PNG")
+                _mend(image).save(temporary, format="PNG")
             else:
-                shutil.copyfile(picture.path, temporary)
+                shutil.copyfile(image.path, temporary)
         if changes:
-            mended.append(Mended(picture.name, name, changes))
-        if _write_caption(picture, target):
-            recoded.append(picture.name)
+            mended.append(Mended(image.name, name, changes))
+        if _write_caption(image, target):
+            recoded.append(image.name)
     write_text(out / LIST, text)
-    names = {picture.name for picture in kept}
+    names = {image.name for image in kept}
     still = {
         name
         for finding in report.findings
@@ -115,49 +113,49 @@ def clean(report: Report, out: Path) -> Cleaned:
     return Cleaned(out, len(kept), left_out, tuple(mended), tuple(recoded), to_look_at)
 
 
-def _left_out(report: Report) -> Iterator[LeftOutPicture]:
+def _left_out(report: Report) -> Iterator[LeftOutImage]:
     for finding in report.findings:
         if finding.level == "unusable":
-            yield from (LeftOutPicture(name, finding.code) for name in finding.pictures)
+            yield from (LeftOutImage(name, finding.code) for name in finding.pictures)
         elif finding.code == "near-duplicate":
-            yield from (LeftOutPicture(name, finding.code, finding.values["of"][name]) for name in finding.pictures)
+            yield from (LeftOutImage(name, finding.code, finding.values["of"][name]) for name in finding.pictures)
 
 
-def _changes(picture: CheckedPicture) -> Iterator[str]:
-    if is_turned(picture.path):
+def _changes(image: CheckedImage) -> Iterator[str]:
+    if is_turned(image.path):
         yield "turned"
-    if any(picture.bars):
+    if any(image.bars):
         yield "cropped"
 
 
-def _mend(picture: CheckedPicture) -> Image.Image:
-    image = open_picture(picture.path)
-    left, top, right, bottom = picture.bars
-    return image.crop((left, top, image.width - right, image.height - bottom))
+def _mend(image: CheckedImage) -> Image.Image:
+    upright = open_picture(image.path)
+    left, top, right, bottom = image.bars
+    return upright.crop((left, top, upright.width - right, upright.height - bottom))
 
 
 def _inside(name: str, out: str) -> str:
     """The subfolder that keeps what a folder called `N_words` says, where the copy's own name says something else."""
-    said = kohya_folder([name])
-    return f"{name}/" if said is not None and said != kohya_folder([out]) else ""
+    own = kohya_folder([name])
+    return f"{name}/" if own is not None and own != kohya_folder([out]) else ""
 
 
 def _target(name: str, as_png: bool, taken: set[str]) -> str:
-    """The name in the copy. Two pictures of one stem would share a caption file, so the later one keeps its suffix."""
+    """The name in the copy. Two images of one stem would share a caption file, so the later one keeps its suffix."""
     path = PurePosixPath(name)
-    wanted = path.with_suffix(".png") if as_png else path
+    target = path.with_suffix(".png") if as_png else path
     if str(path.with_suffix("")).casefold() in taken:
-        wanted = path.with_name(f"{path.name}{'.png' if as_png else path.suffix}")
-    taken.add(str(wanted.with_suffix("")).casefold())
-    return str(wanted)
+        target = path.with_name(f"{path.name}{'.png' if as_png else path.suffix}")
+    taken.add(str(target.with_suffix("")).casefold())
+    return str(target)
 
 
-def _write_caption(picture: CheckedPicture, target: Path) -> bool:
+def _write_caption(image: CheckedImage, target: Path) -> bool:
     """The caption as UTF-8 beside the copy; whether its encoding was another. Nothing where there was no caption file."""
-    if picture.caption_source == "built":
+    if image.caption_source == "built":
         return False
-    files = {suffix: picture.path.with_suffix(suffix) for suffix in caption.SUFFIXES}
+    files = {suffix: image.path.with_suffix(suffix) for suffix in caption.SUFFIXES}
     found = {suffix: path for suffix, path in files.items() if path.is_file()}
     text = caption.read(found)[0] if found else None
-    write_text(target.with_suffix(".txt"), (text or picture.caption) + "\n")
+    write_text(target.with_suffix(".txt"), (text or image.caption) + "\n")
     return bool(found) and caption.decode(next(iter(found.values())).read_bytes())[1] != "utf-8"

@@ -1,4 +1,4 @@
-"""What `check` says about a folder of pictures: frozen facts and findings, no pixels. Words for people: `check_words`."""
+"""The result of `check` on a folder of images: frozen facts and findings, no pixels. The texts are in `faults`."""
 
 from __future__ import annotations
 
@@ -7,19 +7,21 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from tsuika.core.texts import Text, _, _n
+from tsuika.data.faults import FAULTS
 from tsuika.data.manifest import CaptionSource
 
-# unusable: training leaves it out. look: a person should look. note: good to know, nothing need be done.
+# unusable: training leaves it out. look: a person should look. note: for information, nothing need be done.
 Level = Literal["unusable", "look", "note"]
-Fit = Literal["few", "right", "many"]
+CountFit = Literal["few", "right", "many"]
 LEVELS: Final[tuple[Level, ...]] = ("unusable", "look", "note")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One fault, and the pictures that have it.
+    """One fault, and the images that have it.
 
-    `code` is a key of `check_words.FAULTS`; `values` fill its words and hold the numbers it stands on.
+    `code` is a key of `faults.FAULTS`; `values` fill in its texts and hold the numbers it is based on.
     """
 
     code: str
@@ -27,9 +29,27 @@ class Finding:
     pictures: tuple[str, ...] = ()  # names; empty: it is about the set as a whole
     values: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def what(self) -> Text:
+        """The fault in a few words."""
+        return FAULTS[self.code].what
+
+    @property
+    def why(self) -> Text:
+        """Why it is one, with the numbers it is based on."""
+        return FAULTS[self.code].why.filled(self._params())
+
+    @property
+    def todo(self) -> Text:
+        """What can be done."""
+        return FAULTS[self.code].todo.filled(self._params())
+
+    def _params(self) -> dict[str, Any]:
+        return {"count": len(self.pictures), **self.values}
+
 
 @dataclass(frozen=True)
-class CheckedPicture:
+class CheckedImage:
     """One file. Where it is not usable, sizes and numbers are 0 and the caption is empty."""
 
     name: str  # relative to the folder, with `/`
@@ -50,14 +70,14 @@ class CheckedPicture:
 
 @dataclass(frozen=True)
 class Captions:
-    """Counts over usable pictures."""
+    """Counts over usable images."""
 
     from_files: int
     without: int  # neither a file nor a trigger or class word to build one from
     different: int  # different captions
     trigger: str
     with_trigger: int  # not counting those that training puts it in front of
-    tokenizer: str  # whose tokens were counted; empty: nobody's
+    tokenizer: str  # of which base; empty: tokens were not counted
     longest_tokens: int
     torn: Mapping[str, tuple[str, ...]]  # word -> its pieces
     common: tuple[str, ...]  # phrases that stand in every caption
@@ -65,15 +85,15 @@ class Captions:
 
 @dataclass(frozen=True)
 class Variety:
-    """How different the pictures are from each other, from thumbnails and colours alone: approximate, no encoder.
+    """How different the images are from each other, from thumbnails and colours alone: approximate, no encoder.
 
-    Shares are of usable pictures, 0..1; the spreads are relative to what `bench/check.py` measured on mixed photographs
+    Shares are of usable images, 0..1; the spreads are relative to what `bench/check.py` measured on mixed photographs
     (about 1) and on one repeated scene (about 0).
     """
 
-    different: int  # pictures, near-duplicates counted once
+    different: int  # images, near-duplicates counted once
     backgrounds: int  # groups of alike backgrounds
-    same_background: float  # share of pictures in the largest of them
+    same_background: float  # share of images in the largest of them
     palette: float
     composition: float
     light: float
@@ -81,7 +101,7 @@ class Variety:
 
 @dataclass(frozen=True)
 class Size:
-    """A bucket: what training would sort the pictures into."""
+    """A bucket: what training would sort the images into."""
 
     width: int
     height: int
@@ -89,54 +109,62 @@ class Size:
 
 
 @dataclass(frozen=True)
-class MethodWants:
-    """How many different pictures a method wants, by the rules of thumb in use; `fit` is about this set."""
+class MethodFit:
+    """Whether this set has as many different images as a method needs."""
 
     method: str
     low: int
     high: int
-    fit: Fit
+    fit: CountFit
 
 
 @dataclass(frozen=True)
 class Report:
-    """All of it."""
+    """The result of a check."""
 
     folder: Path
-    base: str  # as given; its size and tokenizer are what the pictures were judged for
+    base: str  # as given; its size and tokenizer are what the images were judged for
     size_px: int  # training size: side of a square
-    pictures: tuple[CheckedPicture, ...]  # every file that was found, in natural order
+    pictures: tuple[CheckedImage, ...]  # every file that was found, in natural order
     findings: tuple[Finding, ...]  # worst first
-    duplicates: tuple[tuple[str, ...], ...]  # groups that show the same picture, the best one first
+    duplicates: tuple[tuple[str, ...], ...]  # groups that show the same image, the best one first
     captions: Captions
     variety: Variety
     sizes: tuple[Size, ...]
-    large_enough: Mapping[int, int]  # training size in px -> usable pictures that need no enlarging for it
-    methods: tuple[MethodWants, ...]
-    not_judged: tuple[str, ...]  # keys of `check_words.NOT_JUDGED`
+    large_enough: Mapping[int, int]  # training size in px -> usable images that need no enlarging for it
+    methods: tuple[MethodFit, ...]
+    not_judged: tuple[str, ...]  # keys of `faults.NOT_JUDGED`
+
+    @property
+    def headline(self) -> Text:
+        """One line: images found, usable ones, those to look at, captions."""
+        return _n(
+            "{count} image · usable {usable} · to check {to_check} · captions {captions}/{usable}",
+            "{count} images · usable {usable} · to check {to_check} · captions {captions}/{usable}",
+            self.total,
+            usable=len(self.usable),
+            to_check=len(self.to_look_at),
+            captions=self.captions.from_files,
+        )
 
     @property
     def total(self) -> int:
         return len(self.pictures)
 
     @property
-    def usable(self) -> tuple[CheckedPicture, ...]:
-        return tuple(picture for picture in self.pictures if picture.usable)
+    def usable(self) -> tuple[CheckedImage, ...]:
+        return tuple(image for image in self.pictures if image.usable)
 
     @property
     def different(self) -> int:
-        """Usable pictures, near-duplicates counted once."""
+        """Usable images, near-duplicates counted once."""
         return self.variety.different
 
     @property
     def to_look_at(self) -> tuple[str, ...]:
-        """Names of usable pictures with a fault that a person should look at."""
+        """Names of usable images with a fault that a person should look at."""
         named = {name for finding in self.findings if finding.level == "look" for name in finding.pictures}
-        return tuple(picture.name for picture in self.usable if picture.name in named)
-
-    def of(self, name: str) -> tuple[Finding, ...]:
-        """The findings about one picture."""
-        return tuple(finding for finding in self.findings if name in finding.pictures)
+        return tuple(image.name for image in self.usable if image.name in named)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, with the counts that `--json` begins with."""
@@ -145,3 +173,8 @@ class Report:
         for row in table["pictures"]:
             row["path"] = str(row["path"])
         return {**counts, **table, "folder": str(self.folder)}
+
+
+def spread_word(spread: float) -> Text:
+    """A spread of `Variety` in a word."""
+    return _("narrow") if spread < 0.4 else _("medium") if spread < 0.75 else _("wide")

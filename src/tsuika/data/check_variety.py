@@ -1,8 +1,8 @@
-"""How different the pictures of a set are, from thumbnails: backgrounds, palette, composition, light. Approximate.
+"""How different the images of a set are, from thumbnails: backgrounds, palette, composition, light. Approximate.
 
-No encoder is asked: the one in the box mistakes different pictures of one subject for one, which is what a training set is.
+No encoder is used: the embedded one takes different images of one subject, such as a training set, for the same image.
 
-Shapes: N pictures, P the side of a thumbnail.
+Shapes: N images, P the side of a thumbnail.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tsuika.data.dedupe import COARSE, Look
+from tsuika.data.dedupe import COARSE, Thumbnail
 
 Floats = NDArray[np.float32]
 
-FRAME: Final = 0.12  # of the side: what lies at the edge of a picture is taken for its background
+FRAME: Final = 0.12  # of the side: the edge of an image is taken for its background
 BINS: Final = 4  # of each of three colours
 # CIELAB units, mean over the strips of the frame, in which two backgrounds differ at least; from bench/check.py.
 OTHER_BACKGROUND: Final = 12.0
-# What photographs of six subjects thrown together have (bench/check.py --variety), and what counts as 1.
+# Spreads of photographs of six subjects together (bench/check.py --variety): these count as 1.
 MIXED: Final = {"palette": 0.32, "composition": 0.765, "light": 17.0}
 
 
 class Features(NamedTuple):
-    """What is compared."""
+    """Features of images that are compared with each other."""
 
     frame_ND: Floats  # mean colours of strips along the edge, CIELAB
     palette_ND: Floats  # roots of a colour histogram: products are Bhattacharyya coefficients
@@ -34,14 +34,14 @@ class Features(NamedTuple):
     light_N: Floats  # mean lightness, 0..100
 
 
-def features(looks: Sequence[Look]) -> Features:
-    """Of every picture."""
-    rows = [_features(look) for look in looks]
+def features(thumbnails: Sequence[Thumbnail]) -> Features:
+    """Features of every image."""
+    rows = [_features(thumbnail) for thumbnail in thumbnails]
     return Features(*(np.stack([np.asarray(row[i], np.float32) for row in rows]) for i in range(4)))
 
 
-def _features(look: Look) -> tuple[Floats, Floats, Floats, np.float32]:
-    lab = to_lab(look.pixels_PP3[::2, ::2])
+def _features(thumbnail: Thumbnail) -> tuple[Floats, Floats, Floats, np.float32]:
+    lab = to_lab(thumbnail.pixels_PP3[::2, ::2])
     side = len(lab)
     edge = max(1, round(FRAME * side))
     half = side // 2
@@ -56,9 +56,9 @@ def _features(look: Look) -> tuple[Floats, Floats, Floats, np.float32]:
         lab[half:, -edge:],
     ]
     frame = np.concatenate([np.median(strip.reshape(-1, 3), axis=0) for strip in strips])
-    bins = (look.pixels_PP3[::2, ::2] // (256 // BINS)).reshape(-1, 3).astype(np.int64)
+    bins = (thumbnail.pixels_PP3[::2, ::2] // (256 // BINS)).reshape(-1, 3).astype(np.int64)
     counts = np.bincount(bins @ np.array([BINS * BINS, BINS, 1]), minlength=BINS**3) / (side * side)
-    return frame, np.sqrt(counts).astype(np.float32), look.whole_2D[0], lab[..., 0].mean()
+    return frame, np.sqrt(counts).astype(np.float32), thumbnail.whole_2D[0], lab[..., 0].mean()
 
 
 def to_lab(pixels: NDArray[np.uint8]) -> Floats:
@@ -95,7 +95,7 @@ def apart(one_D: Floats, others_ND: Floats) -> Floats:
 
 
 def spreads(found: Features) -> tuple[float, float, float]:
-    """Palette, composition and light: mean difference of two pictures, relative to MIXED; 0 for one picture."""
+    """Palette, composition and light: mean difference of two images, relative to MIXED; 0 for one image."""
     count = len(found.light_N)
     if count < 2:
         return 0.0, 0.0, 0.0

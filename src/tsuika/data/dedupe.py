@@ -1,8 +1,8 @@
-"""Which pictures show the same picture: copies, re-encodings, resizes, crops and mirrored copies, joined into groups.
+"""Which images show the same image: copies, re-encodings, resizes, crops and mirrored copies, joined into groups.
 
-Two stages. A coarse one compares every picture (and its mirror image) with a few hundred windows of every other, as
-vectors of 12 x 12 grey cells: one matrix product a picture. What is alike there is aligned finely (`align`), and two
-correlations decide: of colours, and of fine detail, which pictures of one subject on one background do not share. Both
+Two stages. A coarse one compares every image (and its mirror image) with a few hundred windows of every other, as
+vectors of 12 x 12 grey cells: one matrix product an image. What is alike there is aligned finely (`align`), and two
+correlations decide: of colours, and of fine detail, which images of one subject on one background do not share. Both
 are normalised, so that brightness and contrast do not matter.
 
 Both stages run on several threads. Each task is the same however many there are, so the pairs are, too.
@@ -26,24 +26,23 @@ from PIL import Image
 from threadpoolctl import threadpool_limits
 
 from tsuika.data import align
-from tsuika.data.align import FAINT, THUMB_PX, normal
+from tsuika.data.align import FAINT, THUMB_PX, normalised
 from tsuika.data.manifest import Manifest
 from tsuika.data.picture import open_picture
 
 Floats = NDArray[np.float32]
 Boxes = NDArray[np.float64]
-Embed = Callable[[Image.Image], Sequence[float]]  # a picture's vector, for an encoder's opinion
 
 COARSE: Final = 12  # cells each way
 FINE: Final = 32
-LEAST_AREA: Final = 0.55  # of a crop that is looked for: finds those of 60 % and more
+LEAST_AREA: Final = 0.55  # of a crop that is searched for: finds those of 60 % and more
 SIDES: Final = (1.0, 0.92, 0.84, 0.76, 0.7, 0.64, 0.58)
 STRIDE: Final = 0.06
-# Cells, and how far is looked in each round of aligning. In 32 cells twice: looking far first finds more (bench/duplicates.py).
+# Cells, and the probe of each round of aligning. 32 cells twice: a wide probe first finds more (bench/duplicates.py).
 FIRST: Final = (0.04, 0.03, 0.03, 0.02)
 CLOSER: Final = ((20, (0.02, 0.02, 0.015)), (FINE, (0.03, 0.03, 0.02)), (FINE, (0.01, 0.006, 0.006, 0.004, 0.004)))
-BATCH: Final = 32  # pairs that are aligned together; of the same size whatever the threads
-CHUNK: Final = 512  # pictures of a product that stays in the cache
+BATCH: Final = 32  # pairs that are aligned together; independent of the number of threads
+CHUNK: Final = 512  # images of a product that stays in the cache
 
 # From bench/duplicates.py: 190 of 192 altered copies (crops of 60 %, JPEG at 30, 40 % of the size, brightness 0.6-1.4) are
 # found, all but two drawings of 64 px. First sight gives them 0.86 at least, and but for those drawings their detail is
@@ -53,23 +52,22 @@ SAME_COLOURS: Final = 0.9
 SAME_DETAIL: Final = 0.88
 # A figure before white and before light blue: 0.84; brighter by 1.4, so that white is clipped: 0.89
 SAME_HUES: Final = 0.86
-# Smooth pictures hardly have any detail, and JPEG takes that; then the colours must agree all but entirely.
+# Smooth images hardly have any detail, and JPEG takes that; then the colours must agree all but entirely.
 EQUAL_COLOURS: Final = 0.985
 SMOOTH_DETAIL: Final = 0.5
 WORTH_ALIGNING: Final = 0.85  # of cells in grey, coarsely aligned; copies reach 0.9 in colours, finely aligned
-# Drawings of one kind are all alike at first sight: in large sets only each picture's nearest are looked at closely.
+# Drawings of one kind are all alike at first sight: in large sets only each image's nearest are looked at closely.
 MANY: Final = 300
 NEAREST: Final = 5
-SAME_VECTOR: Final = 0.97  # cosine, where an encoder is asked
 
 
 @dataclass(frozen=True)
-class Likeness:
-    """How alike two pictures are where they match best; 1 is equal."""
+class Similarity:
+    """How alike two images are where they match best; 1 is equal."""
 
     colours: float  # each colour's deviations from its own mean
     detail: float
-    hues: float = 0.0  # deviations from one mean of all colours: what is recoloured is another picture
+    hues: float = 0.0  # deviations from one mean of all colours: what is recoloured is another image
 
     @property
     def same(self) -> bool:
@@ -78,8 +76,8 @@ class Likeness:
         return self.hues >= SAME_HUES and (detailed or smooth)
 
 
-class Look:
-    """What is remembered of a picture: a thumbnail, without regard to its aspect."""
+class Thumbnail:
+    """An image at THUMB_PX x THUMB_PX, without regard to its aspect, and its coarse cells."""
 
     def __init__(self, image: Image.Image) -> None:
         filter_ = Image.Resampling.BOX if min(image.size) >= 2 * THUMB_PX else Image.Resampling.BICUBIC
@@ -87,14 +85,14 @@ class Look:
         self.pixels_PP3 = np.asarray(rgb.resize((THUMB_PX, THUMB_PX), filter_))
         cells_KK = align.whole(self.grey_PP[None], COARSE)[0]
         # Row 0 as it is, row 1 mirrored.
-        self.whole_2D = normal(np.stack([cells_KK, cells_KK[:, ::-1]])[..., None])
+        self.whole_2D = normalised(np.stack([cells_KK, cells_KK[:, ::-1]])[..., None])
 
     def windows(self, boxes: Windows) -> Floats:
         """Normalised grey cells of windows (N, COARSE * COARSE)."""
         grid = boxes.rows @ self.grey_PP @ boxes.columns.T
         cells_YXKK = grid.reshape(len(boxes.rows) // COARSE, COARSE, -1, COARSE).transpose(0, 2, 1, 3)
         cells_NKK = cells_YXKK[boxes.which_y, boxes.which_x]
-        return normal(np.asarray(cells_NKK[..., None], np.float32))
+        return normalised(np.asarray(cells_NKK[..., None], np.float32))
 
     @cached_property
     def grey_PP(self) -> Floats:
@@ -104,17 +102,13 @@ class Look:
 
 
 class Windows:
-    """Where a crop may lie in a picture: the whole first.
+    """Where a crop may lie in an image: the whole first."""
 
-    Args:
-        least_area: of the smallest, as a share of the picture.
-    """
-
-    def __init__(self, least_area: float = LEAST_AREA) -> None:
+    def __init__(self) -> None:
         boxes = [(0.0, 0.0, 1.0, 1.0)]
         for width in SIDES:
             for height in SIDES:
-                if least_area <= width * height < 1:
+                if LEAST_AREA <= width * height < 1:
                     lefts, tops = _places(width), _places(height)
                     boxes += [(x, y, x + width, y + height) for x in lefts for y in tops]
         self.boxes_N4: NDArray[np.float64] = np.array(boxes)
@@ -125,8 +119,8 @@ class Windows:
 
 
 @dataclass(frozen=True, order=True)
-class Sight:
-    """Two pictures that are alike at first sight, ordered by how much."""
+class CandidatePair:
+    """Two images that are alike at first sight, ordered by how much."""
 
     score: float
     part: int  # row of the one that may be a crop ...
@@ -139,88 +133,87 @@ class Sight:
         return min(self.part, self.frame), max(self.part, self.frame)
 
 
-def likeness(
-    parts: Sequence[Look], frames: Sequence[Look], mirrored: Sequence[bool], boxes_B4: Boxes
-) -> list[Likeness]:
+def similarities(
+    parts: Sequence[Thumbnail], frames: Sequence[Thumbnail], mirrored: Sequence[bool], boxes_B4: Boxes
+) -> list[Similarity]:
     """How parts match frames best near a window: its four sides are moved, ever more finely, while it helps.
 
-    Where a coarse alignment already shows two different pictures, its correlation stands for colours, and detail is 0.
+    Where a coarse alignment already shows two different images, its correlation stands for colours, and detail is 0.
     """
     turned = [-1 if one else 1 for one in mirrored]
-    greys = np.stack([look.grey_PP[:, ::turn] for look, turn in zip(parts, turned, strict=True)])
-    there = np.stack([look.grey_PP for look in frames])
-    here_B4, score_B = align.settle(greys, there, boxes_B4, COARSE, FIRST)
-    found = [Likeness(float(score), 0.0) for score in score_B]
+    greys = np.stack([thumbnail.grey_PP[:, ::turn] for thumbnail, turn in zip(parts, turned, strict=True)])
+    there = np.stack([thumbnail.grey_PP for thumbnail in frames])
+    here_B4, score_B = align.refine(greys, there, boxes_B4, COARSE, FIRST)
+    found = [Similarity(float(score), 0.0) for score in score_B]
     near = np.flatnonzero(score_B >= WORTH_ALIGNING).tolist()
     if not near:
         return found
     here_B4, greys, there = here_B4[near], greys[near], there[near]
     for count, probes in CLOSER:
-        here_B4, _ = align.settle(greys, there, here_B4, count, probes)
+        here_B4, _ = align.refine(greys, there, here_B4, count, probes)
     pixels = np.stack([parts[row].pixels_PP3[:, :: turned[row]] for row in near]).astype(np.float32)
     whole = align.window(pixels, np.tile([0.0, 0.0, 1.0, 1.0], (len(near), 1)), FINE)
     shown = align.window(np.stack([frames[row].pixels_PP3 for row in near]).astype(np.float32), here_B4, FINE)
     colours, detail, hues = (
-        np.einsum("bd,bd->b", normal(change(shown), faint), normal(change(whole), faint))
+        np.einsum("bd,bd->b", normalised(change(shown), faint), normalised(change(whole), faint))
         for change, faint in ((np.asarray, FAINT), (_detail, FAINT / 3), (_joined, FAINT))
     )
     for one, row in enumerate(near):
-        found[row] = Likeness(float(colours[one]), float(detail[one]), float(hues[one]))
+        found[row] = Similarity(float(colours[one]), float(detail[one]), float(hues[one]))
     return found
 
 
 def pairs(
-    looks: Sequence[Look], *, crops: bool = True, progress: Callable[[int, int], None] | None = None, workers: int = 0
-) -> list[tuple[int, int, Likeness]]:
-    """All pairs that are alike at first sight, each once, with what a closer look says.
+    thumbnails: Sequence[Thumbnail], *, progress: Callable[[int, int], None] | None = None, workers: int = 0
+) -> list[tuple[int, int, Similarity]]:
+    """All pairs that are alike at first sight, each once, with their similarity where they match best.
 
     Args:
-        looks: the pictures.
-        crops: whether crops are looked for; without, only whole frames are compared.
+        thumbnails: the images.
         progress: called with (steps done, steps in all).
         workers: threads; 0: as many as there are cores.
     """
-    if not looks:
+    if not thumbnails:
         return []
-    places, count = Windows() if crops else Windows(1.0), len(looks)
-    wholes_MD = np.concatenate([look.whole_2D for look in looks])
+    places, count = Windows(), len(thumbnails)
+    wholes_MD = np.concatenate([thumbnail.whole_2D for thumbnail in thumbnails])
     bounds_LM = np.ascontiguousarray(_bounds(wholes_MD).T)
 
-    def told(done: int, of: int, half: int) -> None:
+    def report(done: int, of: int, half: int) -> None:
         if progress:
             progress(half * count + done * count // of, 2 * count)
 
-    def see(frame: int) -> list[Sight]:
-        return _first_sight(frame, looks[frame].windows(places), wholes_MD, bounds_LM)
+    def see(frame: int) -> list[CandidatePair]:
+        return _first_sight(frame, thumbnails[frame].windows(places), wholes_MD, bounds_LM)
 
-    def compare(some: Sequence[Sight]) -> list[Likeness]:
+    def compare(some: Sequence[CandidatePair]) -> list[Similarity]:
         parts, frames = (
-            [looks[row] for row in rows] for rows in zip(*((one.part, one.frame) for one in some), strict=True)
+            [thumbnails[row] for row in rows] for rows in zip(*((one.part, one.frame) for one in some), strict=True)
         )
         boxes_B4 = places.boxes_N4[[one.place for one in some]]
-        return likeness(parts, frames, [one.mirrored for one in some], boxes_B4)
+        return similarities(parts, frames, [one.mirrored for one in some], boxes_B4)
 
-    best: dict[tuple[int, int], Sight] = {}
-    # Threads of our own, whole tasks each: those of the matrix products would wait for each other.
+    best: dict[tuple[int, int], CandidatePair] = {}
+    # One thread for each task, and none inside matrix products: those would wait for each other.
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
         for done, some in enumerate(pool.map(see, range(count)), 1):
             for one in some:
                 if one.pair not in best or one > best[one.pair]:
                     best[one.pair] = one
-            told(done, count, 0)
+            report(done, count, 0)
         chosen = sorted(best) if count <= MANY else _nearest({pair: one.score for pair, one in best.items()})
         batches = [[best[pair] for pair in chosen[row : row + BATCH]] for row in range(0, len(chosen), BATCH)]
-        found: list[Likeness] = []
+        found: list[Similarity] = []
         for done, more in enumerate(pool.map(compare, batches), 1):
             found += more
-            told(done, len(batches), 1)
+            report(done, len(batches), 1)
     if not batches:
-        told(1, 1, 1)
+        report(1, 1, 1)
     return [(*pair, one) for pair, one in zip(chosen, found, strict=True)]
 
 
-def _first_sight(frame: int, cells_ND: Floats, wholes_MD: Floats, bounds_LM: Floats) -> list[Sight]:
-    """What resembles a window of a picture, with the window that it resembles most."""
+def _first_sight(frame: int, cells_ND: Floats, wholes_MD: Floats, bounds_LM: Floats) -> list[CandidatePair]:
+    """What resembles a window of an image, with the window that it resembles most."""
     bounds_NL = _bounds(cells_ND)
     most_M = [(bounds_NL @ bounds_LM[:, row : row + CHUNK]).max(0) for row in range(0, len(wholes_MD), CHUNK)]
     rows = np.flatnonzero(np.concatenate(most_M) >= CANDIDATE)
@@ -229,7 +222,7 @@ def _first_sight(frame: int, cells_ND: Floats, wholes_MD: Floats, bounds_LM: Flo
     places = scores_NR.argmax(0)
     scores = scores_NR[places, np.arange(len(rows))]
     return [
-        Sight(float(scores[one]), int(rows[one]) // 2, frame, bool(rows[one] % 2), int(places[one]))
+        CandidatePair(float(scores[one]), int(rows[one]) // 2, frame, bool(rows[one] % 2), int(places[one]))
         for one in np.flatnonzero(scores >= CANDIDATE)
     ]
 
@@ -261,34 +254,21 @@ def _smooth() -> Floats:
     return np.kron(waves, waves)
 
 
-def groups(manifest: Manifest, embed: Embed | None = None, *, crops: bool = True) -> tuple[tuple[str, ...], ...]:
-    """Every sample's name once, with those that show the same picture; in the manifest's order.
-
-    Args:
-        manifest: the pictures.
-        embed: an encoder; pictures whose vectors have a cosine of SAME_VECTOR or more are joined too.
-        crops: as `pairs`.
+def groups(manifest: Manifest) -> tuple[tuple[str, ...], ...]:
+    """Every sample's name once, with those that show the same image; in the manifest's order.
 
     Raises:
-        UnusableError: a picture can no longer be read.
+        UnusableError: an image can no longer be read.
     """
-    looks, vectors = [], []
-    for sample in manifest.samples:
-        image = open_picture(sample.path)
-        looks.append(Look(image))
-        if embed is not None:
-            vectors.append(np.asarray(embed(image), np.float64))
-    joined = [(i, j) for i, j, found in pairs(looks, crops=crops) if found.same]
-    contents: dict[str, int] = {}  # flat pictures have no cells to compare, but equal files are equal
+    thumbnails = [Thumbnail(open_picture(sample.path)) for sample in manifest.samples]
+    joined = [(i, j) for i, j, found in pairs(thumbnails) if found.same]
+    contents: dict[str, int] = {}  # flat images have no cells to compare, but equal files are equal
     joined += [(contents.setdefault(sample.sha256, i), i) for i, sample in enumerate(manifest.samples)]
-    if vectors:
-        unit = np.array(vectors) / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-        joined += [(int(i), int(j)) for i, j in np.argwhere(unit @ unit.T >= SAME_VECTOR)]
     return tuple(tuple(manifest.samples[row].name for row in group) for group in join(len(manifest.samples), joined))
 
 
 def join(count: int, joined: Sequence[tuple[int, int]]) -> list[list[int]]:
-    """Rows 0..count-1 in groups: whatever a chain of pairs connects is one group."""
+    """Rows 0..count-1 in groups: rows that a chain of pairs connects are one group."""
     leader = list(range(count))
 
     def find(row: int) -> int:

@@ -1,4 +1,4 @@
-"""What is known about a set of pictures: `Sample`, `Manifest`, and their JSON. Knows no pixels and no model."""
+"""What is known about a set of images: `Sample`, `Manifest`, and their JSON. Knows no pixels and no model."""
 
 from __future__ import annotations
 
@@ -6,38 +6,16 @@ import json
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from tsuika.core.events import Warned, note
-from tsuika.core.words import Words
+from tsuika.data.faults import FAULTS
 
 CaptionSource = Literal["file", "file+trigger", "built"]
 
-# Why a picture was left out, or what was changed about it: code -> language -> words for people.
-REASONS: Final[dict[str, dict[str, str]]] = {
-    "unreadable": {"en": "cannot be read", "ja": "読み込めません"},
-    "empty": {"en": "empty file", "ja": "中身が空です"},
-    "not-a-picture": {"en": "not a picture", "ja": "画像ではありません"},
-    "damaged": {"en": "damaged or cut off", "ja": "壊れているか途中で切れています"},
-    "too-large": {"en": "too large", "ja": "大きすぎます"},
-    "too-small": {"en": "too small", "ja": "小さすぎます"},
-    "unsupported": {"en": "kind of picture not supported", "ja": "対応していない画像形式です"},
-    "no-repeats": {"en": "in a folder with 0 repeats", "ja": "繰り返し回数0のフォルダーにあります"},
-    "own-output": {"en": "folder written by tsuika, skipped", "ja": "tsuikaの出力フォルダーのため対象外です"},
-    "profile-ignored": {
-        "en": "colour profile ignored, taken as sRGB",
-        "ja": "カラープロファイルを無視しました(sRGB扱い)",
-    },
-    "exif-ignored": {"en": "EXIF ignored", "ja": "EXIFを無視しました"},
-    "caption-cp932": {"en": "caption read as cp932", "ja": "キャプションをcp932として読みました"},
-    "caption-unreadable": {"en": "caption file ignored", "ja": "キャプションファイルを無視しました"},
-    "caption-both": {"en": "two caption files, .txt used", "ja": "キャプションが2つあり、.txtを使いました"},
-    "caption-none": {"en": "no caption", "ja": "キャプションがありません"},
-}
-
 
 class LeftOut(NamedTuple):
-    """A file that is not trained on. `reason` is a key of `REASONS`; `words` are its particulars."""
+    """A file that is not trained on. `reason` is a key of `FAULTS`; `words` are its particulars."""
 
     path: Path
     reason: str
@@ -46,7 +24,7 @@ class LeftOut(NamedTuple):
 
 
 class Note(NamedTuple):
-    """Something about a used picture or folder that people should know. `code` is a key of `REASONS`."""
+    """Something about a used image or folder that people should know. `code` is a key of `FAULTS`."""
 
     name: str
     code: str
@@ -55,10 +33,10 @@ class Note(NamedTuple):
 
 @dataclass(frozen=True)
 class Sample:
-    """One usable picture."""
+    """One usable image."""
 
     path: Path
-    name: str  # relative to the picture folder, NFC, with `/`: for people
+    name: str  # relative to the image folder, NFC, with `/`: for people
     caption: str
     width: int  # px, after EXIF orientation
     height: int
@@ -70,7 +48,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The pictures of a run, in order; what was left out and why; what else people should know."""
+    """The images of a run, in order; what was left out and why; notes on what was used."""
 
     samples: tuple[Sample, ...]
     quarantined: tuple[LeftOut, ...] = ()
@@ -85,7 +63,7 @@ class Manifest:
         return replace(self, samples=tuple(sample for sample in self.samples if sample.name in wanted))
 
     def remarks(self) -> Iterator[Warned]:
-        """What people should know: pictures left out (DS006), and what was changed about others (DS007)."""
+        """What people should know: images left out (DS006), and what was changed about others (DS007)."""
         for _, reason, words, name in self.quarantined:
             yield _remark("DS006", name, reason, words)
         for name, reason, words in self.notes:
@@ -125,4 +103,4 @@ class Manifest:
 
 
 def _remark(code: str, name: str, reason: str, words: str) -> Warned:
-    return note(code, name=name, reason=Words(**REASONS[reason]), words=words)
+    return note(code, name=name, reason=FAULTS[reason].what, words=words)

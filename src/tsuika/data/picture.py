@@ -1,4 +1,4 @@
-"""One file to one sRGB picture: orientation, transparency, 16 bits, CMYK and colour profiles. Knows nothing of folders.
+"""One file to one sRGB image: orientation, transparency, 16 bits, CMYK and colour profiles. Knows nothing of folders.
 
 Pixels are fully decoded, so a file that is cut off is found here and not in the middle of a run.
 """
@@ -21,7 +21,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageFile, UnidentifiedImageError
 
 from tsuika.core.errors import PictureError
-from tsuika.core.words import Words
+from tsuika.core.texts import _
 
 BACKGROUND: Final = (255, 255, 255)  # transparent pixels show this: white, as paper and web pages do
 MAX_PIXELS: Final = 178_956_970  # Pillow's own limit for refusing: 2 x Image.MAX_IMAGE_PIXELS, half a GiB of RGB
@@ -30,7 +30,7 @@ MAX_FILE_BYTES: Final = 1 << 30
 # No SVG, EPS or PDF: those run programs or draw at any size. HEIF only where pillow-heif is installed.
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "HEIF")
 
-# EXIF 2.32, tag 0x0112: how the stored picture is turned to be looked at.
+# EXIF 2.32, tag 0x0112: how the stored image is to be turned.
 _TURNS: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -61,7 +61,7 @@ _HEIF_BRANDS: Final = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"m
 
 
 class UnusableError(PictureError):
-    """This picture cannot be used; `reason` is a key of `manifest.REASONS`, `words` its particulars."""
+    """This image cannot be used; `reason` is a key of `faults.FAULTS`, `words` its particulars."""
 
     def __init__(self, path: object, reason: str, words: str) -> None:
         self.reason, self.words = reason, words
@@ -70,7 +70,7 @@ class UnusableError(PictureError):
 
 @dataclass(frozen=True)
 class Opened:
-    """A decoded picture: mode RGB, upright, sRGB, 8 bits."""
+    """A decoded image: mode RGB, upright, sRGB, 8 bits."""
 
     image: Image.Image
     sha256: str  # of the file's bytes
@@ -78,10 +78,10 @@ class Opened:
 
 
 def open_picture(path: Path) -> Image.Image:
-    """The picture as people see it: RGB, 8 bits, sRGB, upright, on white, first frame.
+    """The image as people see it: RGB, 8 bits, sRGB, upright, on white, first frame.
 
     Raises:
-        UnusableError: unreadable, damaged, not a picture, too large, or of an unsupported kind.
+        UnusableError: unreadable, damaged, not an image, too large, or of an unsupported kind.
     """
     return read_picture(path).image
 
@@ -94,23 +94,22 @@ def read_picture(path: Path) -> Opened:
     """
     try:
         if not path.is_file():
-            words = Words("not a regular file, or a link to nothing", "通常のファイルではないか、リンク先がありません")
-            raise UnusableError(path, "unreadable", words)
+            raise UnusableError(path, "unreadable", _("It is not a regular file, or a link to nothing."))
         if (size := path.stat().st_size) > MAX_FILE_BYTES:
-            found, most = f"{size / 1e9:.1f} GB", f"{MAX_FILE_BYTES / 1e9:.1f} GB"
-            raise UnusableError(path, "too-large", Words(f"{found}; at most {most}", f"{found}(最大{most})"))
+            sizes = {"size": f"{size / 1e9:.1f}", "most": f"{MAX_FILE_BYTES / 1e9:.1f}"}
+            raise UnusableError(path, "too-large", _("{size} GB; at most {most} GB", **sizes))
         content = path.read_bytes()
     except OSError as error:
         raise UnusableError(path, "unreadable", error.strerror or str(error)) from None
     if not content:
-        raise UnusableError(path, "empty", Words("0 bytes", "0バイト"))
+        raise UnusableError(path, "empty", _("0 bytes"))
     image, notes = _decode(content, path)
     image, more = _upright_srgb(image, path)
     return Opened(image, hashlib.sha256(content).hexdigest(), (*notes, *more))
 
 
 def is_turned(path: Path) -> bool:
-    """Whether EXIF turns the picture; not where the EXIF cannot be read, as `read_picture` takes it."""
+    """Whether EXIF turns the image; not where the EXIF cannot be read, as `read_picture` takes it."""
     readable_formats()
     try:
         with Image.open(path) as file:
@@ -161,9 +160,9 @@ _strict_threads: list[bool] = []  # one entry a thread that decodes: what LOAD_T
 
 @contextmanager
 def _strict_decoding() -> Iterator[None]:
-    """Truncated files are errors whatever the program around us has set; Pillow's size warning is ours to give.
+    """Truncated files are errors, and Pillow does not warn of large ones.
 
-    Both are settings of the whole process: the first thread makes them, the last one undoes them.
+    Both are settings of the whole process: the first thread makes them, the last one restores what was set before.
     """
     with _strictness:
         if not _strict_threads:
@@ -185,13 +184,10 @@ def _decode(content: bytes, path: Path) -> tuple[Image.Image, tuple[tuple[str, s
     """The first frame with its pixels, as stored, turned upright."""
     announced, formats = sniff(content[:16]), readable_formats()
     if announced and announced not in formats:
-        install = Words(
-            "install pillow-heif: pip install 'tsuika[heif]'",
-            "pillow-heifをインストールしてください: pip install 'tsuika[heif]'",
-        )
-        missing = Words("Pillow was built without it", "インストールされているPillowがこの形式に対応していません")
-        hint = install if announced == "HEIF" else missing
-        words = Words(f"{announced} cannot be read here; {hint}", f"このマシンでは{announced}を読めません。{hint.ja}")
+        if announced == "HEIF":
+            words = _("HEIF needs pillow-heif, which is not installed: pip install 'tsuika[heif]'")
+        else:
+            words = _("The installed Pillow cannot read {format}.", format=announced)
         raise UnusableError(path, "unsupported", words)
     with _strict_decoding():
         try:
@@ -200,16 +196,13 @@ def _decode(content: bytes, path: Path) -> tuple[Image.Image, tuple[tuple[str, s
                 raise Image.DecompressionBombError
             image.load()
         except Image.DecompressionBombError:
-            most = MAX_PIXELS // 1_000_000
-            words = Words(f"more than {most} million pixels", f"{most}メガピクセルを超えています")
+            words = _("more than {most} megapixels", most=MAX_PIXELS // 1_000_000)
             raise UnusableError(path, "too-large", words) from None
         except UnidentifiedImageError:
             if announced:
-                words = Words(
-                    f"begins like {announced}, but cannot be opened", f"先頭のデータは{announced}ですが、開けません"
-                )
+                words = _("It begins like {format}, but cannot be opened.", format=announced)
                 raise UnusableError(path, "damaged", words) from None
-            words = Words(f"none of {', '.join(formats)}", f"{'、'.join(formats)}のいずれでもありません")
+            words = _("It is none of: {formats}", formats=", ".join(formats))
             raise UnusableError(path, "not-a-picture", words) from None
         except _DECODER_ERRORS as error:
             raise UnusableError(path, "damaged", f"{announced}: {str(error) or type(error).__name__}") from None
@@ -235,11 +228,8 @@ def _upright_srgb(image: Image.Image, path: Path) -> tuple[Image.Image, tuple[tu
     elif image.mode in ("P", "YCbCr", "RGBX"):
         image = image.convert("RGB")
     if image.mode not in ("RGB", "L", "CMYK"):
-        # 32-bit and float pixels have no agreed white; guessing one would clip or dim the picture in silence.
-        words = Words(
-            f"pixels of kind {image.mode}; save it with 8 or 16 bits, RGB or grey",
-            f"画素の種類が{image.mode}です。8または16ビットのRGBかグレースケールで保存してください",
-        )
+        # 32-bit and float pixels have no agreed white; guessing one would clip or dim the image in silence.
+        words = _("Its pixels are of kind {mode}; save it with 8 or 16 bits, RGB or grey.", mode=image.mode)
         raise UnusableError(path, "unsupported", words)
     notes: tuple[tuple[str, str], ...] = ()
     if icc:
@@ -264,7 +254,7 @@ def _from_16_bits(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
 
 
 def _to_srgb(image: Image.Image, icc: bytes) -> tuple[Image.Image, str]:
-    """Through the embedded profile to sRGB; or the picture as it was and why."""
+    """Through the embedded profile to sRGB; or the image as it was and why."""
     modes = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
     try:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
@@ -272,10 +262,7 @@ def _to_srgb(image: Image.Image, icc: bytes) -> tuple[Image.Image, str]:
         if space == "RGB" and image.mode == "L":
             image = image.convert("RGB")
         if modes.get(space) != image.mode:
-            return image, Words(
-                f"a {space} profile in a picture of kind {image.mode}",
-                f"{image.mode}の画像に{space}のプロファイルが付いています",
-            )
+            return image, _("a {space} profile in an image of kind {mode}", space=space, mode=image.mode)
         transform = ImageCms.buildTransform(
             profile,
             ImageCms.createProfile("sRGB"),
@@ -290,7 +277,7 @@ def _to_srgb(image: Image.Image, icc: bytes) -> tuple[Image.Image, str]:
         converted = ImageCms.applyTransform(image, transform)
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError) as error:
         return image, str(error) or type(error).__name__
-    return (converted, "") if converted is not None else (image, Words("no conversion", "変換できませんでした"))
+    return (converted, "") if converted is not None else (image, _("no conversion"))
 
 
 def _changes_nothing(transform: ImageCms.ImageCmsTransform) -> bool:

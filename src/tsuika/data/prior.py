@@ -1,7 +1,7 @@
-"""Prior preservation: beside the pictures of the subject, as many of its class (Ruiz et al. 2023, 3.2).
+"""Regularization images: beside the images of the subject, as many of its class (prior preservation, Ruiz et al. 2023, 3.2).
 
-Every batch of B pictures becomes one of 2B: the second half are class pictures of the same size, with a loss weight of
-their own. A class picture is called by its own caption file, or by the class; never by the trigger word.
+Every batch of B images becomes one of 2B: the second half are regularization images of the same size, with a loss
+weight of their own. Their captions are their caption files, or the class; never the trigger word.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from tsuika.core.sections import Data
 from tsuika.core.seeds import derive
 from tsuika.core.types import Batch
 from tsuika.data.bank import Bank
-from tsuika.data.bucket import Bucket, nearest
+from tsuika.data.bucket import Bucket, by_size
 from tsuika.data.manifest import Manifest
 
 
 def class_caption(class_word: str) -> str:
-    """What a picture of the class is drawn from and called."""
+    """Prompt and caption of an image of the class."""
     return f"a {class_word}" if class_word else ""
 
 
 def settings(data: Data) -> Data:
-    """How class pictures are read: the recipe's way, without trigger word and augmentation."""
+    """How regularization images are read: as the recipe says, without trigger word and augmentation."""
     return data.model_copy(
         update={
             "trigger": "",
@@ -42,35 +42,31 @@ def settings(data: Data) -> Data:
 
 
 def assign(manifest: Manifest, buckets: Sequence[Bucket]) -> tuple[Bucket, ...]:
-    """Class pictures in the sizes of the subject's buckets, each in the one nearest to its shape.
+    """Regularization images in the sizes of the subject's buckets, each in the one nearest to its shape.
 
     A size that is nearest to none of them takes all of them, cropped: no batch goes without.
     """
     choices = [bucket.size for bucket in buckets]
-    home = [nearest(sample.width, sample.height, choices) for sample in manifest.samples]
-    chosen = {
-        size: tuple(sample for sample, own in zip(manifest.samples, home, strict=True) if own == size)
-        for size in choices
-    }
+    chosen = by_size(manifest.samples, choices)
     return tuple(Bucket(*size, samples or manifest.samples) for size, samples in chosen.items())
 
 
 @dataclass(frozen=True)
 class Preserving:
-    """Two banks as one: every batch of the subject's, and as many class pictures of its size behind it.
+    """Two banks as one: every batch of the subject's, followed by as many regularization images of its size.
 
-    Within a size class pictures come in shuffled passes, drawn from by step.
+    Within a size regularization images come in shuffled passes, as a function of the step.
     """
 
     subject: Bank
-    classes: Mapping[tuple[int, int], Bank]  # (width, height) in px -> the class pictures of that size
-    weight: float  # of a class picture in the loss
+    classes: Mapping[tuple[int, int], Bank]  # (width, height) in px -> regularization images of that size
+    weight: float  # of a regularization image in the loss
 
     def __len__(self) -> int:
         return len(self.subject)
 
     def only(self, names: Collection[str]) -> Preserving:
-        """The same with some of the subject's pictures.
+        """The same with some of the subject's images.
 
         Raises:
             ValueError: none of them is here.
@@ -78,15 +74,15 @@ class Preserving:
         return replace(self, subject=self.subject.only(names))
 
     def plain(self) -> Iterator[Batch]:
-        """Each picture of the subject once, for measuring."""
+        """Each image of the subject once, for measuring."""
         return self.subject.plain()
 
     def size_px_of(self, batch: Batch) -> tuple[int, int]:
-        """Width and height in px of a batch's pictures."""
+        """Width and height in px of a batch's images."""
         return self.subject.size_px_of(batch)
 
     def batch(self, step: int, batch_size: int, seed: int) -> Batch:
-        """What step `step` sees, 2 x `batch_size` pictures: a pure function of the arguments."""
+        """What step `step` sees, 2 x `batch_size` images: a pure function of the arguments."""
         mine = self.subject.batch(step, batch_size, seed)
         theirs = self.classes[self.size_px_of(mine)].batch(step, batch_size, derive(seed, "class pictures"))
         return Batch(

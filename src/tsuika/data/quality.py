@@ -1,7 +1,8 @@
-"""What can be measured of one picture's pixels: detail, exposure, bars, pixel repetition. Knows no set and no threshold
-but those of a single measurement; what is too little is judged against the set, in `check`.
+"""Measures of one image's pixels: detail, exposure, bars, pixel repetition.
 
-Detail is what a picture loses when it is shrunk and enlarged again, as a share of the contrast where contrast is
+Knows no set, and no thresholds but those of a single measurement: `check` compares an image with its set.
+
+Detail is what an image loses when it is shrunk and enlarged again, as a share of the contrast where contrast is
 strongest: the same for a photograph and a flat drawing, whose edges are all the detail there is.
 
 Shapes: H x W grey levels 0..255, K cells of CELL x CELL pixels.
@@ -28,14 +29,15 @@ STRONGEST: Final = 0.2  # share of cells, those of the most contrast, that detai
 LEAST_CONTRAST: Final = 3.0  # grey levels (root mean square over these cells): below, there is nothing to measure
 EXPOSURE_PX: Final = 160
 
-CRISP: Final = 0.15  # from here on a picture holds all the detail that its pixels can; dearer measures are not needed
+# From here on an image holds all the detail that its pixels can; costlier measures are not needed.
+CRISP: Final = 0.15
 
 CLIPPED: Final = 252  # of 255, any channel
 WHITE: Final = 250  # all channels
-COLOURED: Final = 240  # a channel below it beside one at its end: no white, whatever JPEG did
+COLOURED: Final = 240  # a channel below it beside one at its end: not white, also after JPEG
 BLACK: Final = 12  # all channels
 
-LEAST_RHYTHM_PX: Final = 256  # in shorter rows, chance is as loud
+LEAST_RHYTHM_PX: Final = 256  # in shorter rows noise is as strong
 RATES: Final = (0.1, 0.48)  # per px; 1 / factor, folded: of 1.11 to 1.92 and more
 MOST_STEP: Final = 20  # grey levels, so that a few edges do not outweigh all else
 
@@ -43,32 +45,31 @@ SEAMS: Final = 0.3  # of the grid's lines must be seams for pixels to count as r
 
 BAR_RANGE: Final = 14  # grey levels within a row of an even bar; JPEG leaves some
 BAR_LEAST: Final = 0.02  # of the side
-BAR_STEP: Final = 14  # grey levels between bar and picture ...
+BAR_STEP: Final = 14  # grey levels between bar and image ...
 BAR_UNEVEN: Final = 0.05  # how much thicker one of a pair may be, of both
 BAR_EDGE: Final = 0.55  # ... along this share of the edge: an object on an even background does not do that
 
 
 @dataclass(frozen=True)
 class Quality:
-    """Measures of one picture."""
+    """Measures of one image."""
 
     sharpness: float  # detail at ANALYSIS_PX, ~0.3; nan: no contrast to tell by
     crispness: float  # detail at full size and a small step, ~0.15; nan as above
     detail: float  # share of the side that would hold all the detail, 0..1
-    interpolated: float  # how clearly the rhythm of interpolation is heard, ~3 without; 0: crisp, not asked
-    repeated: int  # each pixel stands this often, each way; 1: no
+    interpolated: float  # strength of the pattern that interpolation leaves, ~3 without; 0: crisp, not measured
+    repeated: int  # times each pixel is repeated, each way; 1: not
     clipped: float  # share with a channel at its end
     white: float
     black: float
     tinted: float  # share of the clipped pixels that are not white: light too strong for a colour, no white background
     brightest: float  # grey level of the 99th percentile
-    median: float
     flat: float  # share of pixels equal to their neighbours, among those neither black nor white: drawings
     bars: Sides  # even bars of one colour on opposite sides
 
 
 def measure(image: Image.Image) -> Quality:
-    """All measures of an RGB picture."""
+    """All measures of an RGB image."""
     grey_HW = np.asarray(image.convert("L"))
     found = bars(grey_HW)
     if any(found):
@@ -100,7 +101,7 @@ def _cells(pixels_HW: Floats) -> Floats:
 
 
 class _Detail:
-    """What a picture loses when it is shrunk and enlarged again."""
+    """What an image loses when it is shrunk and enlarged again."""
 
     def __init__(self, pixels_HW: Floats | NDArray[np.uint8]) -> None:
         self.pixels_HW = pixels_HW.astype(np.float32)
@@ -111,7 +112,7 @@ class _Detail:
             self.contrast = float(contrast_K[self.strong_K].mean())
 
     def loss(self, factor: float) -> Floats:
-        """What shrinking by `factor` loses in each cell, squared (K); too small pictures have none."""
+        """What shrinking by `factor` loses in each cell, squared (K); too small images have none."""
         if not self.strong_K.size:
             return np.zeros(0, np.float32)
         height, width = self.pixels_HW.shape
@@ -131,7 +132,7 @@ class _Detail:
 
 
 def _sharpest(grey_HW: NDArray[np.uint8], loss_K: Floats, scale: float) -> NDArray[np.uint8]:
-    """The part, at most REGION_PX each way, that has most detail; whole pictures of that size stay whole."""
+    """The part, at most REGION_PX each way, that has most detail; whole images of that size stay whole."""
     height, width = (min(REGION_PX, side) for side in grey_HW.shape)
     if max(grey_HW.shape) <= REGION_PX or not loss_K.size:
         return grey_HW[:height, :width]
@@ -148,9 +149,9 @@ def _sharpest(grey_HW: NDArray[np.uint8], loss_K: Floats, scale: float) -> NDArr
 
 
 def _detail_share(region: _Detail) -> float:
-    """1 over the factor by which the picture can be shrunk until it is as crisp as pictures are.
+    """1 over the factor by which the image can be shrunk until it is as crisp as images are.
 
-    A crisp picture loses 0.3 when halved (measured on photographs and drawings); one that was enlarged loses as much
+    A crisp image loses 0.3 when halved (measured on photographs and drawings); one that was enlarged loses as much
     only when it is shrunk further. Read it as "about".
     """
     crisp, before, step = 0.3, 0.0, 2
@@ -166,29 +167,29 @@ def _detail_share(region: _Detail) -> float:
 
 
 def _interpolated(pixels_HW: Floats) -> float:
-    """How far a line stands out of the spectra of second differences, at one frequency across and upright.
+    """The strongest peak in the spectra of second differences, over the median, at one frequency both ways.
 
     Interpolated pixels are the smoother, the farther they lie from those they were made of, in a rhythm of the factor
-    (Gallagher 2005). A pattern in the picture seldom has the same one both ways; JPEG's, of eighths, is passed over.
+    (Gallagher 2005). A pattern in the image seldom has the same one both ways; JPEG's, of eighths, is passed over.
     """
     shortest = min(pixels_HW.shape)
     if shortest < LEAST_RHYTHM_PX:
         return 0.0
     rates = np.fft.rfftfreq(REGION_PX)
     from_jpeg = np.abs(rates - np.round(8 * rates) / 8) <= 2.5 / shortest
-    heard = (rates > RATES[0]) & (rates < RATES[1]) & ~from_jpeg
+    searched = (rates > RATES[0]) & (rates < RATES[1]) & ~from_jpeg
     lines = []
     for rows in (pixels_HW, pixels_HW.T):
         bends = np.abs(rows[:, 2:] - 2 * rows[:, 1:-1] + rows[:, :-2])
         rhythm = np.minimum(bends, MOST_STEP, out=bends).mean(0)
         rhythm -= np.convolve(np.pad(rhythm, 4, mode="edge"), np.full(9, 1 / 9, np.float32), "valid")
-        spectrum = np.abs(np.fft.rfft(rhythm * np.hanning(len(rhythm)), REGION_PX))[heard]
+        spectrum = np.abs(np.fft.rfft(rhythm * np.hanning(len(rhythm)), REGION_PX))[searched]
         lines.append(spectrum / max(float(np.median(spectrum)), 1e-3))
     return float(np.minimum(*lines).max())
 
 
 def _repeated(pixels_HW: Floats) -> int:
-    """By what whole factor a picture was enlarged by repeating pixels, 1..8; JPEG afterwards hides it little."""
+    """By what whole factor an image was enlarged by repeating pixels, 1..8; JPEG afterwards hides it little."""
     across, upright = np.diff(pixels_HW, axis=1), np.diff(pixels_HW, axis=0)
     steps_x, steps_y = np.abs(across, out=across).mean(0), np.abs(upright, out=upright).mean(1)
     return next((factor for factor in range(8, 1, -1) if _seamed(steps_x, factor) and _seamed(steps_y, factor)), 1)
@@ -208,7 +209,8 @@ def _seamed(steps: Floats, factor: int) -> bool:
     )
 
 
-def _exposure(image: Image.Image) -> tuple[float, float, float, float, float, float]:
+def _exposure(image: Image.Image) -> tuple[float, float, float, float, float]:
+    """`clipped`, `white`, `black`, `tinted`, `brightest` of `Quality`."""
     scale = min(1.0, EXPOSURE_PX / max(image.size))
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     pixels = np.asarray(image.resize(size, Image.Resampling.NEAREST))  # means would hide what is clipped
@@ -217,14 +219,12 @@ def _exposure(image: Image.Image) -> tuple[float, float, float, float, float, fl
     clipped = most >= CLIPPED
     tinted = clipped & (least < COLOURED)
     grey = pixels @ np.array([0.299, 0.587, 0.114], np.float32)
-    brightest, median = np.quantile(grey, (0.99, 0.5))
     return (
         float(clipped.mean()),
         float((least >= WHITE).mean()),
         float((most <= BLACK).mean()),
         float(tinted.sum() / max(clipped.sum(), 1)),
-        float(brightest),
-        float(median),
+        float(np.quantile(grey, 0.99)),
     )
 
 

@@ -1,4 +1,4 @@
-"""Shrinking and enlarging of grey pictures as Pillow does it, but in float and several times faster.
+"""Shrinking and enlarging of grey images as Pillow does it, but in float and several times faster.
 
 Each output row is a weighted sum of a few input rows, so a strip of output rows is a small matrix product. Kernels: Keys
 1981 (cubic, a = -0.5) and Lanczos 1979 (3 lobes), widened when shrinking; the edge's missing pixels are left out.
@@ -20,7 +20,7 @@ STRIP: Final = 32  # rows of a product: few weights beside those that count
 
 
 def resample(pixels_HW: NDArray[np.float32] | NDArray[np.uint8], height: int, width: int, kernel: Kernel) -> Floats:
-    """The picture at another size: (height, width)."""
+    """The image at another size: (height, width)."""
     rows = np.empty((height, pixels_HW.shape[1]), np.float32)
     for first, low, weights in _strips(pixels_HW.shape[0], height, kernel):
         some = pixels_HW[low : low + weights.shape[1]].astype(np.float32, copy=False)
@@ -32,13 +32,13 @@ def resample(pixels_HW: NDArray[np.float32] | NDArray[np.uint8], height: int, wi
 
 
 @lru_cache(128)
-def _strips(count: int, wanted: int, kernel: Kernel) -> tuple[tuple[int, int, Floats], ...]:
+def _strips(count: int, target: int, kernel: Kernel) -> tuple[tuple[int, int, Floats], ...]:
     """First output row, first input row, weights (output rows, input rows) of every strip."""
-    scale = count / wanted
+    scale = count / target
     widened = max(scale, 1.0)
     strips = []
-    for first in range(0, wanted, STRIP):
-        centres = (np.arange(first, min(first + STRIP, wanted)) + 0.5) * scale
+    for first in range(0, target, STRIP):
+        centres = (np.arange(first, min(first + STRIP, target)) + 0.5) * scale
         low = max(0, int(centres[0] - REACH[kernel] * widened))
         high = min(count, int(np.ceil(centres[-1] + REACH[kernel] * widened)))
         weights = _kernel(np.abs(np.arange(low, high) + 0.5 - centres[:, None]) / widened, kernel)

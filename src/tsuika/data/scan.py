@@ -1,4 +1,4 @@
-"""A folder to a `Manifest`: usable pictures with captions, why others were left out. Originals are only read."""
+"""A folder to a `Manifest`: usable images with captions, why others were left out. Originals are only read."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
@@ -16,9 +16,10 @@ from typing import Final
 from tsuika.core.errors import PictureError
 from tsuika.core.files import write_text
 from tsuika.core.sections import Data
-from tsuika.core.words import Words
+from tsuika.core.texts import _, listed
 from tsuika.data import caption
-from tsuika.data.manifest import REASONS, LeftOut, Manifest, Note, Sample
+from tsuika.data.faults import FAULTS
+from tsuika.data.manifest import LeftOut, Manifest, Note, Sample
 from tsuika.data.picture import Opened, UnusableError, read_picture, sniff
 
 SUFFIXES: Final = frozenset(
@@ -38,7 +39,7 @@ MAX_FOLDER_REPEATS: Final = 1000
 
 
 def natural_key(name: str) -> tuple[tuple[tuple[int, int, str], ...], str]:
-    """Sorts as people do: `2.png` before `10.png`, whatever the case or Unicode form."""
+    """Sorts as people do: `2.png` before `10.png`, in any case and Unicode form."""
     text = unicodedata.normalize("NFC", name)
     parts = re.split(r"([0-9]+)", text.casefold())
     return tuple((0, int(part), "") if part.isdigit() and part.isascii() else (1, 0, part) for part in parts), text
@@ -64,20 +65,20 @@ def scan(
     visit: Callable[[str, Opened], None] | None = None,
     workers: int = 1,
 ) -> Manifest:
-    """Every picture under `folder`, in natural order. Hidden files and our own run and cache folders are passed over.
+    """Every image under `folder`, in natural order. Hidden files and our own run and cache folders are passed over.
 
     Args:
         folder: any folder; links are followed, each real folder once.
         config: `data.*` of the recipe.
         size_px: the training size where `config.size_px` is 0 (the base's own).
-        needed: how many usable pictures there must be.
+        needed: how many usable images there must be.
         report: where the manifest is written as JSON, also when too few are left.
-        progress: called with (pictures read, pictures found).
-        visit: called with each usable picture's name and pixels while they are at hand, from any of the workers.
-        workers: threads that read pictures.
+        progress: called with (images read, images found).
+        visit: called with each usable image's name and pixels while they are at hand, from any of the workers.
+        workers: threads that read images.
 
     Raises:
-        PictureError: no such folder (DS001), or fewer than `needed` usable pictures (DS002).
+        PictureError: no such folder (DS001), or fewer than `needed` usable images (DS002).
     """
     if not folder.is_dir():
         raise PictureError("DS001", where=folder)
@@ -86,13 +87,13 @@ def scan(
     _walk(folder, (_for_people(folder.resolve().name),), "", found)
     samples: list[Sample] = []
 
-    def read(item: _Candidate) -> tuple[Sample, list[Note]] | LeftOut:
+    def read(item: _ImageFile) -> tuple[Sample, list[Note]] | LeftOut:
         try:
             return _sample(item, config, least_px, visit)
         except UnusableError as error:
             return LeftOut(item.path, error.reason, error.words, item.name)
 
-    items = sorted(found.pictures, key=lambda item: natural_key(item.name))
+    items = sorted(found.images, key=lambda item: natural_key(item.name))
     with ThreadPoolExecutor(workers) as pool:
         for done, one in enumerate(pool.map(read, items) if workers > 1 else map(read, items), 1):
             if isinstance(one, LeftOut):
@@ -121,7 +122,7 @@ def scan(
 
 
 @dataclass(frozen=True)
-class _Candidate:
+class _ImageFile:
     path: Path
     name: str
     captions: dict[str, Path]
@@ -131,7 +132,7 @@ class _Candidate:
 
 @dataclass
 class _Found:
-    pictures: list[_Candidate] = field(default_factory=list)
+    images: list[_ImageFile] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
     seen: set[tuple[int, int]] = field(default_factory=set)  # (device, inode) of folders: links may form loops
@@ -164,10 +165,10 @@ def _walk(folder: Path, names: tuple[str, ...], prefix: str, found: _Found) -> N
         else:
             named.append((entry, prefix + name))
     captions: dict[str, dict[str, Path]] = {}
-    for entry, _ in named:
+    for entry, _name in named:
         plain = PurePath(entry.name)
         if plain.suffix.lower() in caption.SUFFIXES and entry.is_file():
-            for stem in (plain.stem, _composed(plain.stem)):  # the picture's may be composed otherwise
+            for stem in (plain.stem, _composed(plain.stem)):  # the image's may be composed otherwise
                 captions.setdefault(stem, {})[plain.suffix.lower()] = Path(entry.path)
     repeats, words = kohya_folder(names) or (1, "")
     for entry, name in named:
@@ -175,18 +176,14 @@ def _walk(folder: Path, names: tuple[str, ...], prefix: str, found: _Found) -> N
         if entry.is_dir():
             _walk(path, (*names, _for_people(entry.name)), f"{name}/", found)
         elif path.suffix.lower() in FOREIGN:
-            unsupported = Words(
-                f"{path.suffix} files are not supported; save it as PNG",
-                f"{path.suffix} ファイルには対応していません。PNGで保存してください",
-            )
+            unsupported = _("{suffix} files are not supported; save it as PNG.", suffix=path.suffix)
             found.left_out.append(LeftOut(path, "unsupported", unsupported, name))
         elif path.suffix.lower() in SUFFIXES or _is_picture(path):
             if repeats == 0:
-                none = Words(f"folder {names[-1]}", f"フォルダー {names[-1]}")
-                found.left_out.append(LeftOut(path, "no-repeats", none, name))
+                found.left_out.append(LeftOut(path, "no-repeats", _("folder {folder}", folder=names[-1]), name))
                 continue
             files = captions.get(path.stem) or captions.get(_composed(path.stem), {})
-            found.pictures.append(_Candidate(path, name, files, repeats, words))
+            found.images.append(_ImageFile(path, name, files, repeats, words))
 
 
 def _unreadable(path: Path, name: str, error: OSError) -> LeftOut:
@@ -194,7 +191,7 @@ def _unreadable(path: Path, name: str, error: OSError) -> LeftOut:
 
 
 def _own_name(name: str, taken: set[str]) -> str:
-    """For people, and no other entry's of this folder: two that look the same are told apart by a hash of their bytes."""
+    """The name for people, unique in its folder: of two that look the same one gets a hash of its bytes."""
     plain = PurePath(_for_people(name))
     own, digest = str(plain), os.fsencode(name)
     while own in taken:
@@ -215,12 +212,12 @@ def _for_people(name: str) -> str:
 
 def _own_output(names: set[str]) -> str:
     if all(mark in names for mark in RUN_MARKS):
-        return Words("a run folder", "学習結果のフォルダー")
-    return Words("a cache folder", "キャッシュのフォルダー") if CACHE_MARK in names else ""
+        return _("a run folder")
+    return _("a cache folder") if CACHE_MARK in names else ""
 
 
 def _is_picture(path: Path) -> bool:
-    """A picture by its first bytes, whatever it is called."""
+    """Whether its first bytes are those of an image."""
     try:
         if not path.is_file():
             return False
@@ -231,22 +228,17 @@ def _is_picture(path: Path) -> bool:
 
 
 def _sample(
-    item: _Candidate, config: Data, least_px: int, visit: Callable[[str, Opened], None] | None
+    item: _ImageFile, config: Data, least_px: int, visit: Callable[[str, Opened], None] | None
 ) -> tuple[Sample, list[Note]]:
     opened = read_picture(item.path)
     width, height = opened.image.size
     if min(width, height) < least_px:
-        small = Words(
-            f"{width}x{height} px, below the {least_px} px minimum", f"{width}x{height} px、最低でも{least_px} px必要"
-        )
+        small = _("{width}x{height} px, below the {least_px} px minimum", width=width, height=height, least_px=least_px)
         raise UnusableError(item.path, "too-small", small)
     text, caption_notes = caption.read(item.captions)
     words, source = caption.complete(text, config, item.folder_words)
     if not words:
-        none = Words(
-            "no caption file, trigger or class word", "キャプションファイルもトリガーワードもクラスワードもありません"
-        )
-        caption_notes.append(("caption-none", none))
+        caption_notes.append(("caption-none", _("no caption file, trigger or class word")))
     if visit:
         visit(item.name, opened)
     notes = [Note(item.name, code, more) for code, more in (*opened.notes, *caption_notes)]
@@ -257,20 +249,8 @@ def _sample(
 
 def _why_too_few(manifest: Manifest) -> str:
     if not manifest.quarantined:
-        none = Words(
-            "No pictures were found (JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF, HEIC).",
-            "画像が見つかりません(JPEG、PNG、WebP、BMP、TIFF、GIF、AVIF、HEIC)。",
-        )
-        return none if not manifest.samples else ""
+        formats = "JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF, HEIC"
+        return "" if manifest.samples else _("No images were found ({formats}).", formats=formats)
     counts = Counter(left.reason for left in manifest.quarantined)
-    return Words(
-        "Left out: " + ", ".join(f"{count} {REASONS[reason]['en']}" for reason, count in counts.items()) + ".",
-        "使わない画像: " + "、".join(f"{REASONS[reason]['ja']}({count}件)" for reason, count in counts.items()) + "。",
-    )
-
-
-def left_out_by_reason(manifest: Manifest) -> Iterator[tuple[str, tuple[LeftOut, ...]]]:
-    """Reason code and its files, most frequent first."""
-    counts = Counter(left.reason for left in manifest.quarantined)
-    for reason, _ in counts.most_common():
-        yield reason, tuple(left for left in manifest.quarantined if left.reason == reason)
+    rows = [_("{reason} ({count})", reason=FAULTS[reason].what, count=count) for reason, count in counts.items()]
+    return _("Left out: {reasons}.", reasons=listed(rows))

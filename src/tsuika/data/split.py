@@ -1,6 +1,6 @@
-"""Which pictures are held out to see overfitting: by group, so that no picture's copy stands on the other side.
+"""Which images are held out to see overfitting: by group, so that no image has a copy on the other side.
 
-A function of the groups and a seed, recorded as JSON beside the run. From three to nine different pictures each is left
+A function of the groups and a seed, recorded as JSON beside the run. From three to nine different images each is left
 out in turn; from ten on some are held out. Below four no split can be trusted, but with three its step is a better guess
 than none (bench/guard).
 """
@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
 from tsuika.core.seeds import generator
-from tsuika.data.manifest import Manifest
 
-LEAST_TO_HOLD_OUT: Final = 10  # different pictures
+# Numbers of different images.
+LEAST_TO_HOLD_OUT: Final = 10
 LEAST_TO_TRUST: Final = 4
 LEAST_TO_LEAVE_OUT: Final = 3
 LEAST_HELD_OUT: Final = 2
@@ -32,35 +32,29 @@ class Split:
 
     kind: Kind
     parts: tuple[Group, ...]  # held-out names
-    groups: tuple[Group, ...]  # all names, those of the same picture together
+    groups: tuple[Group, ...]  # all names, those of the same image together
     seed: int
-
-    def held_out(self, manifest: Manifest, fold: int = 0) -> Manifest:
-        """The samples to measure by; none where there is no split."""
-        return manifest.subset(self.parts[fold] if self.parts else ())
-
-    def train(self, manifest: Manifest, fold: int = 0) -> Manifest:
-        """The samples to train on; all of them where there is no split."""
-        out = set(self.parts[fold]) if self.parts else set()
-        return manifest.subset([sample.name for sample in manifest.samples if sample.name not in out])
 
     def inside(self, fold: int = 0) -> Group:
         """Names to train on; all of them where there is no split."""
-        out = set(self.parts[fold]) if self.parts else set()
+        out = self._out(fold)
         return tuple(name for group in self.groups for name in group if name not in out)
 
     def witnesses(self, fold: int = 0) -> Group:
-        """Held-out pictures to measure by: one of each group, since its copies would only say the same again."""
-        out = set(self.parts[fold]) if self.parts else set()
+        """Held-out images to measure by: one of each group, since its copies add nothing."""
+        out = self._out(fold)
         return tuple(group[0] for group in _shuffled(self.groups, self.seed, "guard split") if out & set(group))
 
     def twins(self, fold: int = 0) -> Group:
-        """As many pictures to train on as there are witnesses, for the train probe: one of each group first, seeded."""
-        out = set(self.parts[fold]) if self.parts else set()
+        """As many of the images to train on as there are in the held-out probe: one of each group first, seeded."""
+        out = self._out(fold)
         inside = [group for group in _shuffled(self.groups, self.seed, "guard twins", fold) if not out & set(group)]
         most = max(map(len, inside), default=0)
         ranked = [group[place] for place in range(most) for group in inside if place < len(group)]
         return tuple(ranked[: max(len(self.witnesses(fold)), LEAST_HELD_OUT)])
+
+    def _out(self, fold: int) -> set[str]:
+        return set(self.parts[fold]) if self.parts else set()
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), ensure_ascii=False, indent=1)
@@ -78,14 +72,14 @@ class Split:
 
 
 def split(groups: Sequence[Group], seed: int, *, folds: int = 0, share: float = SHARE, count: int = 0) -> Split:
-    """Hold pictures out, or deal them into folds; every group stays on one side.
+    """Hold images out, or distribute them over folds; every group stays on one side.
 
     Args:
         groups: every name once, as `dedupe.groups` gives them.
         seed: of the choice.
         folds: 0 decides by the number of groups; else as many folds (at most one for each group), however many there are.
-        share: of the different pictures to hold out; at least two, and never all.
-        count: of the different pictures to hold out, instead of a share.
+        share: of the different images to hold out; at least two, and never all.
+        count: of the different images to hold out, instead of a share.
 
     Raises:
         ValueError: a name twice, or one fold only.
@@ -98,18 +92,18 @@ def split(groups: Sequence[Group], seed: int, *, folds: int = 0, share: float = 
     if len(order) < (2 if folds else LEAST_TO_LEAVE_OUT):
         return Split("none", (), everything, seed)
     if folds or len(order) < LEAST_TO_HOLD_OUT:
-        dealt: list[list[str]] = [[] for _ in range(min(folds or len(order), len(order)))]
+        parts: list[list[str]] = [[] for _ in range(min(folds or len(order), len(order)))]
         # The largest groups first, each to the fold that has the fewest files: no fold is empty.
         for group in sorted(order, key=len, reverse=True):
-            fewest: list[str] = min(dealt, key=len)
+            fewest: list[str] = min(parts, key=len)
             fewest.extend(group)
-        return Split("folds", tuple(map(tuple, dealt)), everything, seed)
-    wanted = min(count or max(LEAST_HELD_OUT, round(share * len(order))), len(order) - 1)
-    return Split("hold-out", (tuple(name for group in order[:wanted] for name in group),), everything, seed)
+        return Split("folds", tuple(map(tuple, parts)), everything, seed)
+    held_out = min(count or max(LEAST_HELD_OUT, round(share * len(order))), len(order) - 1)
+    return Split("hold-out", (tuple(name for group in order[:held_out] for name in group),), everything, seed)
 
 
 def _shuffled(groups: Sequence[Group], seed: int, purpose: str, *numbers: int) -> list[Group]:
-    """In an order that hangs on the names and the seed, not on the order they came in."""
+    """In an order that depends on the names and the seed, not on the given order."""
     import torch
 
     rows = sorted(groups)

@@ -32,7 +32,7 @@ class Place:
         return replace(self, name=prefix + self.name)
 
 
-_RESNET = {
+RESNET = {
     "norm1": "in_layers.0",
     "conv1": "in_layers.2",
     "time_emb_proj": "emb_layers.1",
@@ -40,7 +40,7 @@ _RESNET = {
     "conv2": "out_layers.3",
     "conv_shortcut": "skip_connection",
 }
-_UNET_ENDS = {
+UNET_ENDS = {
     "conv_in": "input_blocks.0.0",
     "conv_norm_out": "out.0",
     "conv_out": "out.2",
@@ -73,7 +73,7 @@ _OPEN_CLIP_LAYER = {
 
 def _resnet(rest: str) -> str:
     part, _, end = rest.partition(".")
-    return f"{_RESNET[part]}.{end}"
+    return f"{RESNET[part]}.{end}"
 
 
 def unet_place(name: str, config: Mapping[str, Any]) -> Place:
@@ -87,8 +87,8 @@ def unet_place(name: str, config: Mapping[str, Any]) -> Place:
         KeyError: the layout has no place for such a tensor.
     """
     stem, _, end = name.rpartition(".")
-    if stem in _UNET_ENDS:
-        return Place(f"{_UNET_ENDS[stem]}.{end}")
+    if stem in UNET_ENDS:
+        return Place(f"{UNET_ENDS[stem]}.{end}")
     layers = int(config["layers_per_block"])
     if found := re.fullmatch(r"mid_block\.(resnets|attentions)\.(\d)\.(.+)", name):
         kind, j, rest = found[1], int(found[2]), found[3]
@@ -109,7 +109,7 @@ def unet_place(name: str, config: Mapping[str, Any]) -> Place:
 
 
 def current_vae_name(name: str) -> str:
-    """A tensor of a diffusers VAE, with whatever prefix, as `AutoencoderKL` calls it today."""
+    """A tensor of a diffusers VAE, with any prefix, as `AutoencoderKL` calls it today."""
     if found := re.fullmatch(r"(.+attentions\.\d+)\.(query|key|value|proj_attn)\.(weight|bias)", name):
         return f"{found[1]}.{_OLD_VAE_ATTENTION[found[2]]}.{found[3]}"
     return name
@@ -135,19 +135,12 @@ def vae_place(name: str, config: Mapping[str, Any]) -> Place:
     return Place(f"{side}.{rest.replace('conv_norm_out', 'norm_out')}")
 
 
-def clip_place(name: str, config: Mapping[str, Any]) -> Place:
-    """CLIP-L towers keep transformers 4's names."""
-    del config
-    return Place(name)
-
-
-def open_clip_place(name: str, config: Mapping[str, Any]) -> Place:
+def open_clip_place(name: str) -> Place:
     """Where a canonical CLIP text tensor lies in an open_clip tower.
 
     Raises:
         KeyError: the layout has no place for such a tensor.
     """
-    del config
     if name == "text_projection.weight":
         return Place("text_projection", transposed=True)
     rest = name.removeprefix("text_model.")

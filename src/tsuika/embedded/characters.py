@@ -122,8 +122,8 @@ def _clockwork(canvas: Canvas, pose: Pose) -> None:
     for row in range(5):
         for column in range(8):
             if (row + column) % 2:
-                x, y = 31 + column * 6.4, 70 + row * 6
-                canvas.polygon([(x, y), (x + 6.4, y), (x + 6.4, y + 6), (x, y + 6)], BONE, coat)
+                left, top = 31 + column * 6.4, 70 + row * 6
+                canvas.polygon([(left, top), (left + 6.4, top), (left + 6.4, top + 6), (left, top + 6)], BONE, coat)
     canvas.blob(56, 84, 9, 9, WHITE)
     canvas.blob(56, 84, 7, 7, NAVY)
     canvas.stroke(((56, 84), (56, 81), (56, 78.5)), (2, 2), WHITE)

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from tsuika.core.bootstrap import Table
 from tsuika.core.sections import Data
-from tsuika.evaluate.bootstrap import Table
 from tsuika.evaluate.encoders import Encoder, Vectors
 from tsuika.evaluate.inline import PictureSource
 from tsuika.evaluate.lookalikes import as_trained, similarity, thumbnail

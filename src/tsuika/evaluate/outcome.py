@@ -12,7 +12,7 @@ from tsuika.core import config
 from tsuika.core.config import Recipe
 from tsuika.core.events import Chosen, Event, Finished, Judged, Phase, Previewed, Started, Stepped, Warned, Written
 from tsuika.core.rundir import RunDir
-from tsuika.core.words import Lang
+from tsuika.core.texts import languages
 from tsuika.evaluate import report, report_guard
 from tsuika.evaluate.pairs import Lookalikes
 
@@ -125,12 +125,12 @@ def before_after(
 
 
 def write_report(
-    folder: RunDir, recipe: Recipe, notes: Notes, evidence: Evidence, language: Lang | None = None
+    folder: RunDir, recipe: Recipe, notes: Notes, evidence: Evidence, language: str | None = None
 ) -> report.ReportData:
     """Write `report.json` and `report.html`, which opens in `language` or in the browser's; returns what they say."""
     assert notes.started is not None and notes.finished is not None
     per_step = recipe.train.batch_size * recipe.train.accumulate
-    guard = report_guard.told(notes.judged, notes.chosen, recipe.guard.model_dump())
+    guard = report_guard.to_dict(notes.judged, notes.chosen, recipe.guard.model_dump())
     best_step, steps = report_guard.best(guard)
     files = tuple(
         report.WrittenFile(w.path, w.format, _size(folder.root / w.path), w.sha256, w.largest_relative_error)
@@ -163,7 +163,7 @@ def write_report(
         lookalikes=evidence.lookalikes,
         artifacts=files,
         command=evidence.command,
-        warnings=tuple(report.Notice(w.code, w.message, w.words("ja")) for w in notes.warned),
+        warnings=tuple(report.Notice(w.code, {lang: w.words(lang) for lang in languages()}) for w in notes.warned),
     )
     report.write(data, folder.root, language)
     return data

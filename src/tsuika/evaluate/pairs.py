@@ -1,11 +1,13 @@
-"""What the check on copying has found, as plain values: the report shows them, and knows no torch."""
+"""What the memorization check has found, as plain values: the report shows them without torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tsuika.core.texts import Text, _, _n
 from tsuika.evaluate.inline import PictureSource
+from tsuika.pages import sentences
 
 if TYPE_CHECKING:
     from tsuika.guard.memorise import Leaks, Resemblance
@@ -13,22 +15,31 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Pair:
-    """A drawing and the training picture that it is nearest to."""
+    """A drawing and the training image that it is nearest to.
+
+    Attributes:
+        picture: the training image's name.
+        image: the training image.
+        resemblance: by thumbnails; rows count drawings and training images.
+        likeness: by the encoder, with its own nearest image.
+        of_training: the prompt is a training caption.
+    """
 
     prompt: str
     seed: int
     drawing: PictureSource
-    picture: str  # the training picture's name
-    image: PictureSource  # and the picture
-    resemblance: Resemblance  # by thumbnails; rows count drawings and training pictures
-    likeness: Resemblance | None = None  # by the encoder: its own nearest picture
-    of_training: bool = False  # the prompt is a training caption
+    picture: str
+    image: PictureSource
+    resemblance: Resemblance
+    likeness: Resemblance | None = None
+    of_training: bool = False
 
     @property
     def copies(self) -> bool:
+        """Whether the drawing is a copy of the training image."""
         return self.resemblance.copies
 
-    def as_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain values, without the pictures."""
         return {
             "prompt": self.prompt,
@@ -43,15 +54,21 @@ class Pair:
 
 @dataclass(frozen=True)
 class Lookalikes:
-    """What the end check has found; the worst pair first."""
+    """The outcome of the check.
+
+    Attributes:
+        pairs: the worst first.
+        encoder: what measured the likenesses; empty where pixels alone were compared.
+        leaks: what training captions call up from pure noise, where that was measured.
+    """
 
     pairs: tuple[Pair, ...]
-    encoder: str = ""  # what made the likenesses; empty: nothing, pixels alone were compared
-    leaks: Leaks | None = None  # what training captions call up from pure noise, where that was measured
+    encoder: str = ""
+    leaks: Leaks | None = None
 
     @property
     def copies(self) -> int:
-        """How many drawings copy a training picture."""
+        """How many drawings copy a training image."""
         return sum(pair.copies for pair in self.pairs)
 
     @property
@@ -59,7 +76,49 @@ class Lookalikes:
         """Whether training captions were drawn, where copying shows first."""
         return any(pair.of_training for pair in self.pairs)
 
-    def as_dict(self) -> dict[str, Any]:
+    @property
+    def verdict(self) -> Text:
+        """Whether there are copies, and how far that can be trusted."""
+        count = len(self.pairs)
+        said = [
+            _(
+                "{copies} of the {drawings} drawings compared reproduce a training image, layout and all. Stop earlier, or"
+                " train on more and more varied images.",
+                copies=self.copies,
+                drawings=count,
+            )
+            if self.copies
+            else _n(
+                "The {count} drawing compared does not reproduce a training image.",
+                "None of the {count} drawings compared reproduces a training image.",
+                count,
+            ),
+            _("Among them are drawings of training captions, where copying shows first.")
+            if self.asked_captions
+            else _(
+                "No training caption was drawn, where copying shows first; so this says little of prompts that are worded"
+                " like one."
+            ),
+        ]
+        if self.leaks and self.leaks.recalled:
+            said.append(
+                _(
+                    "{recalled} of the {asked} training captions tried call up a training image before the first step of a"
+                    " drawing, out of pure noise: its layout is learned by heart.",
+                    recalled=self.leaks.recalled,
+                    asked=len(self.leaks.leaks),
+                )
+            )
+        elif self.leaks:
+            said.append(
+                _(
+                    "None of the {asked} training captions tried calls up a training image out of pure noise.",
+                    asked=len(self.leaks.leaks),
+                )
+            )
+        return sentences(*said)
+
+    def to_dict(self) -> dict[str, Any]:
         """For `report.json`."""
         return {
             "drawings": len(self.pairs),
@@ -67,5 +126,5 @@ class Lookalikes:
             "asked_captions": self.asked_captions,
             "encoder": self.encoder or None,
             "from_noise": self.leaks and self.leaks.to_json(),
-            "pairs": [pair.as_dict() for pair in self.pairs],
+            "pairs": [pair.to_dict() for pair in self.pairs],
         }

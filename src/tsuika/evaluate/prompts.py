@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 from tsuika.core.errors import RecipeError
 from tsuika.core.sections import Data, Preview
-from tsuika.core.words import Words
+from tsuika.core.texts import _
 
 Group = Literal["subject", "unrelated", "captions"]
 
@@ -85,8 +85,8 @@ def asked(
     about = [text for text in texts if not data.trigger or _has(text, data.trigger)]
     others = [text for text in texts if text not in about]
     if own and not about:
-        missing = Words(f"A prompt with `{data.trigger}`", f"`{data.trigger}` を含むプロンプト")
-        do = Words(f"Add a line: a {subject}", f"1行追加してください: a {subject}")
+        missing = _("A prompt with `{trigger}`", trigger=data.trigger)
+        do = _("Add a line: a {subject}", subject=subject)
         raise RecipeError("RC005", where=own, found=missing, do=do)
     if not about and subject:
         style = "style" in data.class_word.casefold().split()

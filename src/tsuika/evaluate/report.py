@@ -1,6 +1,6 @@
 """The report of a run: one dataclass of results, as `report.json` and as one self-contained HTML page.
 
-The page holds its pictures, styles and curve itself and forbids every request to anywhere else. Knows Pillow, NumPy
+The page holds its images, styles and curves itself and forbids every request to anywhere else. Knows Pillow, NumPy
 and Jinja; knows no model, no torch and no clock: everything it shows is handed in.
 """
 
@@ -10,34 +10,63 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, partial
-from importlib.resources import files
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 
+from tsuika import pages
 from tsuika.core.files import write_text
 from tsuika.core.plain import jsonable
-from tsuika.core.texts import in_language
-from tsuika.evaluate import report_guard, report_lookalikes
-from tsuika.evaluate.chart import curve, smoothed
+from tsuika.core.texts import Text, _, _n, in_language, languages
+from tsuika.evaluate import report_guard
 from tsuika.evaluate.inline import PictureSource, data_uri
 from tsuika.evaluate.pairs import Lookalikes
-from tsuika.evaluate.report_texts import TEXTS
-from tsuika.evaluate.wording import LANGUAGES, Language, both, duration, size, text, unbroken, words
+from tsuika.families import FAMILIES
 from tsuika.methods import METHODS, title
 from tsuika.methods.uses import Result, in_tsuika
+from tsuika.pages.chart import curve, smoothed
 
 THUMBNAIL_PX: Final = 160
 SAMPLE_PX: Final = 512
 THUMBNAILS_SHOWN: Final = 48
+PAIR_PX: Final = 256
+PAIRS_SHOWN: Final = 6
+_STOPPED: Final = {
+    "steps": _("all steps done"),
+    "guard": _("the overfitting guard"),
+    "user": _("you"),
+    "diverged": _("divergence"),
+}
+_PHASES: Final = {
+    "load": _("load base model"),
+    "pictures": _("check images"),
+    "encode": _("encode images"),
+    "look": _("find the best step"),
+    "train": _("train"),
+    "preview": _("draw previews"),
+    "write": _("write files"),
+    "evaluate": _("measure"),
+    "report": _("write report"),
+}
+# What a score is called, and what it means.
+_SCORES: Final = {
+    "likeness": (
+        _("Likeness"),
+        _("How near an image is to the mean of the training images, as the yardstick sees them (cosine)."),
+    ),
+    "adherence": (
+        _("Prompt adherence"),
+        _("How much of the rest of the prompt (place, companion) the yardstick finds in the image."),
+    ),
+    "controls": (_("Other prompts"), _("The same for prompts without the trigger word: it should stay where it was.")),
+}
 
 
 @dataclass(frozen=True)
 class TrainingPicture:
-    """A picture that was trained on."""
+    """An image that was trained on."""
 
     name: str
     caption: str
@@ -46,16 +75,25 @@ class TrainingPicture:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A picture that was not used, and why."""
+    """An image that was not used, and why."""
 
     name: str
     reason: str
-    reason_ja: str = ""  # empty: it is of no language
+
+    def to_dict(self) -> dict[str, str]:
+        """For `report.json`."""
+        return {"name": self.name, **_by_language("reason", self.words)}
+
+    @property
+    def words(self) -> dict[str, str]:
+        """The reason by language."""
+        # The second is what a message that is no `Text` yet calls its Japanese.
+        return {lang: str(getattr(self.reason, lang, "") or in_language(self.reason, lang)) for lang in languages()}
 
 
 @dataclass(frozen=True)
 class BeforeAfter:
-    """One prompt drawn with the base and with the result, at the same seeds; `control`: the trigger is not in it."""
+    """One prompt drawn with the base and with the result, at the same seeds; `control`: the trigger word is not in it."""
 
     prompt: str
     seeds: tuple[int, ...]
@@ -69,7 +107,7 @@ class Score:
     """A measure, 0..1, more is better, one value a seed.
 
     `key` is `likeness`, `adherence`, `controls` (prompts without the trigger), or a name of its own.
-    `truth` is what real pictures score, where that is known.
+    `truth` is what real images score, where that is known.
     """
 
     key: str
@@ -90,13 +128,14 @@ class Score:
 
 @dataclass(frozen=True)
 class WrittenFile:
-    """A result file. `path` is relative to the run folder; the error is None where it was not read back."""
+    """A result file. `path` is relative to the run folder; the error is None where the file was not read back."""
 
     path: str
     format: str
     size_bytes: int
     sha256: str
-    largest_relative_error: float | None = None  # of any layer against the model in memory
+    # Of any layer against the model in memory.
+    largest_relative_error: float | None = None
 
 
 @dataclass(frozen=True)
@@ -104,45 +143,68 @@ class Notice:
     """Something was ignored or downgraded, and the user should know."""
 
     code: str
-    message: str
-    message_ja: str = ""  # empty: there is none
+    # By language.
+    words: Mapping[str, str]
+
+    def to_dict(self) -> dict[str, str]:
+        """For `report.json`."""
+        return {"code": self.code, **_by_language("message", self.words)}
+
+
+def _by_language(key: str, words: Mapping[str, str]) -> dict[str, str]:
+    """English under a key, other languages under the key and their name: `reason`, `reason_ja`."""
+    return {key if lang == "en" else f"{key}_{lang}": words.get(lang, "") for lang in languages()}
 
 
 @dataclass(frozen=True)
 class ReportData:
-    """Everything the report says of a run."""
+    """Everything the report says of a run.
+
+    Attributes:
+        base: as given with --base.
+        example_prompt: without any program's own syntax.
+        stopped_by: "steps", "guard", "user" or "diverged".
+        losses: one a step, from step 1.
+        best_step: of the run that made the files.
+        range: steps of the safe, balanced and likeness files.
+        guard: of `report_guard.to_dict`.
+        look_losses: of the guard's trial run, where `losses` are of a second one.
+        seconds: by phase, in order.
+        yardstick: what made the scores.
+        lookalikes: None where nothing was compared.
+    """
 
     title: str
     method: str
     family: str
-    base: str  # as given with --base
+    base: str
     trigger: str
-    example_prompt: str  # without any program's own syntax
-    stopped_by: str  # "steps", "guard", "user", "diverged"
+    example_prompt: str
+    stopped_by: str
     steps_planned: int
     steps_done: int
     pictures: tuple[TrainingPicture, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
     recipe_toml: str = ""
-    losses: tuple[float, ...] = ()  # one a step, from step 1
+    losses: tuple[float, ...] = ()
     best_step: int | None = None
-    range: Mapping[str, int | None] = field(default_factory=lambda: {"safe": None, "balanced": None, "likeness": None})
-    guard: Mapping[str, Any] | None = None  # of `report_guard.told`
-    look_losses: tuple[float, ...] = ()  # of the guard's trial run, where `losses` are of a second one
-    seconds: Mapping[str, float] = field(default_factory=dict)  # by phase, in order
+    range: Mapping[str, int | None] = field(default_factory=lambda: dict.fromkeys(report_guard.RANGE))
+    guard: Mapping[str, Any] | None = None
+    look_losses: tuple[float, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
     images_per_second: float | None = None
     peak_memory_bytes: int | None = None
     device: str = ""
     before_after: tuple[BeforeAfter, ...] = ()
-    yardstick: str = "embedded"  # what made the scores
+    yardstick: str = "embedded"
     scores: tuple[Score, ...] = ()
-    lookalikes: Lookalikes | None = None  # None: nothing was compared
+    lookalikes: Lookalikes | None = None
     artifacts: tuple[WrittenFile, ...] = ()
     command: str = ""
     warnings: tuple[Notice, ...] = ()
     made_with: str = "tsuika"
 
-    def as_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """The content of `report.json`: plain values, no pictures, None for numbers that are not finite."""
         plain: dict[str, Any] = {
             "title": self.title,
@@ -163,7 +225,7 @@ class ReportData:
             "device": self.device,
             "final_loss": smoothed(self.losses)[-1] if self.losses else None,
             "pictures": [{"name": picture.name, "caption": picture.caption} for picture in self.pictures],
-            "left_out": [vars(picture) for picture in self.left_out],
+            "left_out": [picture.to_dict() for picture in self.left_out],
             "before_after": [
                 {"prompt": row.prompt, "seeds": row.seeds, "control": row.control} for row in self.before_after
             ],
@@ -177,19 +239,19 @@ class ReportData:
                 }
                 for score in self.scores
             },
-            "lookalikes": self.lookalikes and self.lookalikes.as_dict(),
+            "lookalikes": self.lookalikes and self.lookalikes.to_dict(),
             "self_check": {"largest_relative_error": largest_error(self.artifacts)},
             "artifacts": [vars(artifact) for artifact in self.artifacts],
             "command": self.command,
-            "warnings": [vars(notice) for notice in self.warnings],
+            "warnings": [notice.to_dict() for notice in self.warnings],
             "made_with": self.made_with,
         }
-        told: dict[str, Any] = jsonable(plain)
-        return told
+        content: dict[str, Any] = jsonable(plain)
+        return content
 
     def to_json(self) -> str:
         """The text of `report.json`."""
-        return json.dumps(self.as_dict(), ensure_ascii=False, indent=2, allow_nan=False) + "\n"
+        return json.dumps(self.to_dict(), ensure_ascii=False, indent=2, allow_nan=False) + "\n"
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -207,68 +269,93 @@ def largest_error(artifacts: Sequence[WrittenFile]) -> float | None:
     return max(known) if known and len(known) == len(errors) else None
 
 
-def _share(error: float) -> str:
-    """A relative error in percent: `0.024 %`, `2e-07 %`."""
-    return f"{100 * error:.2g} %"
-
-
-@cache
-def _template() -> Template:
-    folder = files(__package__)
-    loader = FunctionLoader(lambda name: folder.joinpath(name).read_text(encoding="utf-8"))
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=loader
-    )
-    return environment.get_template("report.html.j2")
-
-
-def render(data: ReportData, language: Language | None = None) -> str:
+def render(data: ReportData, language: str | None = None) -> str:
     """The report as one HTML page that needs nothing else.
 
     It opens in `language`, or where that is None in the browser's; once its reader has switched, in what was chosen.
 
     Raises:
-        OSError: a picture given as a path is not there or no picture.
+        OSError: an image given as a path is not there or is no image.
     """
-    likeness = next((score for score in data.scores if score.key == "likeness"), None)
+    guard = data.guard
     paths = [artifact.path for artifact in data.artifacts]
     roles = {path: report_guard.role(path, paths) for path in paths}
     main = tuple(path for path in paths if not roles[path])
     result = Result(data.method, data.family, data.base, data.trigger, data.example_prompt, main)
-    alarms = {alarm["code"]: alarm for alarm in reversed(data.guard["alarms"])} if data.guard else {}
-    return _template().render(
+    alarms = {alarm["code"]: alarm for alarm in reversed(guard["alarms"])} if guard else {}
+    error = largest_error(data.artifacts)
+    validated = guard["best_step"] if guard and guard["curve"] else None
+    # Where the file went on after the best step, or comes from another run, that step is not one of these losses.
+    is_same_run = data.best_step is not None and data.best_step == validated
+    return pages.template(__package__, "report.html.j2").render(
         data=data,
         language=language,
-        t=both,
-        words=words,
-        method={language: in_language(title(data.method), language) for language in LANGUAGES},
-        plain=partial(text, language=language or "en"),
-        has_why=lambda key: f"{key}.why" in TEXTS["en"],
-        duration=duration,
-        size=size,
-        share=_share,
-        unbroken=unbroken,
+        method=title(data.method),
+        family=next((one.facts.title for one in FAMILIES if one.facts.family == data.family), data.family),
+        summary=_summary(data),
+        stopped_by=_STOPPED.get(data.stopped_by, data.stopped_by),
+        validated=validated,
+        phases=_PHASES,
+        score_texts=lambda key: _SCORES.get(key, (key, None)),
+        score_verdict=_score_verdict,
+        role_titles=report_guard.TITLES,
+        duration=pages.duration,
+        share=None if error is None else f"{100 * error:.2g}%",
         mean=_mean,
         spread=_spread,
         percent=lambda value: min(max(value, 0.0), 1.0) * 100,
         finite=math.isfinite,
         number=lambda value: f"{value:.2f}",
-        likeness=likeness,
         thumbnail=partial(data_uri, side_px=THUMBNAIL_PX),
+        alike=partial(data_uri, side_px=PAIR_PX),
         sample=partial(data_uri, side_px=SAMPLE_PX),
         thumbnails_shown=THUMBNAILS_SHOWN,
-        curve=curve(data.losses, data.best_step),
+        pairs_shown=PAIRS_SHOWN,
+        curve=curve(data.losses, data.best_step if is_same_run else None),
         total_seconds=sum(data.seconds.values()),
-        largest_error=largest_error(data.artifacts),
-        uses=list(METHODS[data.method].uses(result) if data.method in METHODS else in_tsuika(result)) if main else [],
-        guard=data.guard,
-        lookalikes=report_lookalikes.lookalikes_html(data.lookalikes, language or "en") if data.lookalikes else "",
-        guard_view=report_guard.view(data.guard, data.look_losses or data.losses) if data.guard else None,
-        earlier_alarms=[alarm for alarm in alarms.values() if alarm != data.guard["alarms"][-1]] if data.guard else [],
+        largest_error=error,
+        uses=list(METHODS[data.method].uses(result) if data.method in METHODS else in_tsuika(result))
+        if result.paths
+        else [],
+        guard=guard,
+        lookalikes=data.lookalikes,
+        guard_view=report_guard.view(guard, data.look_losses or data.losses) if guard else None,
+        earlier_alarms=[alarm for alarm in alarms.values() if alarm != guard["alarms"][-1]] if guard else [],
         roles=roles,
         steps_of={path: data.range.get(role) if role else data.steps_done for path, role in roles.items()},
         train_seconds=sum(data.seconds.get(phase, 0.0) for phase in ("look", "train")),
     )
+
+
+def _summary(data: ReportData) -> Text:
+    """Images, steps, time, and what became of the likeness."""
+    counted = {
+        "images": _n("{count} image", "{count} images", len(data.pictures)),
+        "steps": _n("{steps} step", "{steps} steps", data.steps_done, steps=f"{data.steps_done:,}"),
+        "time": pages.duration(sum(data.seconds.values())),
+    }
+    likeness = next((score for score in data.scores if score.key == "likeness"), None)
+    if likeness is None or not (likeness.before and likeness.after):
+        return _("{images}, {steps}, {time}.", **counted)
+    return _(
+        "{images}, {steps}, {time}: likeness went from {before} to {after}.",
+        before=f"{_mean(likeness.before):.2f}",
+        after=f"{_mean(likeness.after):.2f}",
+        **counted,
+    )
+
+
+def _score_verdict(score: Score) -> Text:
+    change = f"{abs(_mean(score.after) - _mean(score.before)):.2f}"
+    match score.verdict:
+        case "up":
+            return _("Rose by {change}, more than the seeds alone explain.", change=change)
+        case "down":
+            return _("Fell by {change}, more than the seeds alone explain.", change=change)
+        case "same":
+            return _("No change beyond what the seeds alone explain.")
+        case _:
+            return _("One seed only: no spread, so the change may be chance.")
 
 
 def with_evaluation(page: str, section: str) -> str:
@@ -285,11 +372,11 @@ def with_evaluation(page: str, section: str) -> str:
     return f"{before}{begin}\n{section}\n{end}{after}"
 
 
-def write(data: ReportData, run: Path, language: Language | None = None) -> tuple[Path, Path]:
+def write(data: ReportData, run: Path, language: str | None = None) -> tuple[Path, Path]:
     """Write `report.json` and `report.html` into a run folder, each whole or not at all; gives their paths.
 
     Raises:
-        OSError: a picture cannot be read, or a file cannot be written.
+        OSError: an image cannot be read, or a file cannot be written.
     """
     numbers, page = run / "report.json", run / "report.html"
     write_text(numbers, data.to_json())

@@ -1,32 +1,77 @@
-"""An evaluation as a section of the report page, in both languages; all it shows is handed in."""
+"""An evaluation as a section of the report page; all it shows is handed in."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
-from importlib.resources import files
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined, Template
-from markupsafe import Markup
 from PIL import Image
 
+from tsuika import pages
+from tsuika.core.bootstrap import Table, of_table
 from tsuika.core.intervals import Interval
-from tsuika.evaluate.bootstrap import Table, interval
-from tsuika.evaluate.chart import nice_ticks
-from tsuika.evaluate.evaluation import MEASURES, Evaluation
-from tsuika.evaluate.evaluation_texts import TEXTS
+from tsuika.core.texts import Text, _
+from tsuika.evaluate.evaluation import MEASURES, Evaluation, said, signed
 from tsuika.evaluate.inline import data_uri
 from tsuika.evaluate.measures import Tables
 from tsuika.evaluate.verdict import Judgement, Point, difference
-from tsuika.evaluate.verdict_words import sentences, signed
-from tsuika.evaluate.wording import LANGUAGES, spans
+from tsuika.pages.chart import nice_ticks
 
 SIDE_PX: Final = 192
 ROWS: Final = 4  # prompts of a sheet
 TONES: Final = 4
+
+GRADES: Final = {
+    "good": _("Better than the base"),
+    "trade": _("Better, at a price"),
+    "dear": _("The price is too high"),
+    "copies": _("It copies its training images"),
+    "nothing": _("Nothing gained"),
+    "stiff": _("Every drawing nearly the same"),
+    "unmeasured": _("Likeness not measured"),
+}
+# What a measure is called, and what it means.
+WORDS: Final = {
+    "fidelity": (
+        _("likeness"),
+        _(
+            "How near a drawing is to the mean of your training images, by the encoder (cosine). More is better up to what"
+            " your own images score against each other."
+        ),
+    ),
+    "adherence": (
+        _("adherence"),
+        _("How well a drawing fits the rest of its prompt (place, companion). Compare with the base, not with 1."),
+    ),
+    "others": (
+        _("other prompts"),
+        _("Adherence of prompts without the trigger word. It should stay where the base is."),
+    ),
+    "drift": (
+        _("drift"),
+        _(
+            "How far drawings of these prompts have moved from the base's at the same seeds: (1 - cosine) / 2, 0 is the"
+            " same. In brackets, the share of what lies between the base's drawings of two prompts."
+        ),
+    ),
+    "diversity": (
+        _("diversity"),
+        _(
+            "How much drawings of one prompt differ from seed to seed (difference of small thumbnails, 0 to 1). A learned"
+            " subject lowers it; half of the base's is a bad sign."
+        ),
+    ),
+    "copies": (
+        _("copies"),
+        _(
+            "Drawings that are a training image again, layout and all, with training captions among the prompts. Of images"
+            " that copy nothing, about 1 in 250 is taken for a copy."
+        ),
+    ),
+}
 
 First = Mapping[str, Image.Image]  # prompt -> its picture at the first seed
 
@@ -34,15 +79,14 @@ First = Mapping[str, Image.Image]  # prompt -> its picture at the first seed
 def section(evaluation: Evaluation, shown: Sequence[First]) -> str:
     """The section as HTML; `shown` are the pictures of the base, then of every point."""
     states = list(dict.fromkeys((point.state, point.step) for point in evaluation.points))
-    tones = {state: number % TONES for number, (state, _) in enumerate(states)}
+    tones = {state: number % TONES for number, (state, _step) in enumerate(states)}
     columns = [name for name in MEASURES if getattr(evaluation.points[0].tables, name) is not None]
     real = evaluation.scale.real
-    return _template().render(
-        t=_both,
-        said=spans,
-        word=lambda name: {language: TEXTS[language][name] for language in LANGUAGES},
+    return pages.template(__package__, "report_evaluation.html.j2").render(
+        words=WORDS,
         grade=evaluation.verdict.grade,
-        verdict=spans({language: sentences(evaluation, language) for language in LANGUAGES}),
+        title=GRADES[evaluation.verdict.grade],
+        verdict=said(evaluation),
         notes=evaluation.notes,
         plot=_plot(evaluation, tones),
         tones=[(tones[state], state, f"{step:,}") for state, step in states],
@@ -52,29 +96,10 @@ def section(evaluation: Evaluation, shown: Sequence[First]) -> str:
         seeds=len(evaluation.seeds),
         real=f"{real:.2f}" if real is not None else "",
         sheets=_sheets(evaluation, shown, states),
-        shown=_shown,
         doubles=evaluation.worst,
         picture=partial(data_uri, side_px=SIDE_PX),
         encoder=evaluation.encoder,
-    )
-
-
-@cache
-def _template() -> Template:
-    text = files(__package__).joinpath("report_evaluation.html.j2").read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(text)
-
-
-def _both(key: str, **values: Any) -> Markup:
-    """A sentence in every language; a value may be a dict of one word a language."""
-    return spans(
-        {
-            language: TEXTS[language][key].format(
-                **{name: value[language] if isinstance(value, dict) else value for name, value in values.items()}
-            )
-            for language in LANGUAGES
-        }
+        language=None,
     )
 
 
@@ -93,13 +118,14 @@ def _row(
     cells = []
     for name in columns:
         table: Table | None = getattr(tables, name)
-        value = None if table is None else interval(table)
+        value = None if table is None else of_table(table)
         if value is None or (name == "drift" and point is None):
             cells.append(("–", "", False))
             continue
-        ends, other = "", evaluation.scale.other_prompt
+        ends: Text | str = ""
+        other = evaluation.scale.other_prompt
         if name == "drift":
-            ends = f"({100 * value.mean / other:.0f} %)" if other else ""
+            ends = _("({share})", share=f"{100 * value.mean / other:.0f}%") if other else ""
         elif point is not None:
             ends = _ends(difference(table, getattr(evaluation.base, name)))
         cells.append(
@@ -121,10 +147,10 @@ def _row(
     }
 
 
-def _ends(change: Interval | None) -> str:
+def _ends(change: Interval | None) -> Text | str:
     if change is None or not change.is_bounded:
         return ""
-    return f"{signed(change.low)} … {signed(change.high)}"
+    return pages.span_of(signed(change.low), signed(change.high))
 
 
 @dataclass(frozen=True)
@@ -191,7 +217,7 @@ def _plot(evaluation: Evaluation, tones: Mapping[str, int]) -> Plot | None:
 
 def _placed(table: Table | None, base: Table | None) -> Interval | None:
     """A mean, with the interval of its difference from the base's around it: prompts differ more than that says."""
-    value, change = None if table is None else interval(table), difference(table, base)
+    value, change = None if table is None else of_table(table), difference(table, base)
     if value is None or change is None or not change.is_bounded or table is base:
         return value and Interval(value.mean)
     shift = value.mean - change.mean
@@ -232,20 +258,8 @@ def _sheets(evaluation: Evaluation, shown: Sequence[First], states: Sequence[tup
             for point, pictures in zip(evaluation.points, shown[1:], strict=True)
             if point.state == state
         ]
-        rows = tuple((text, (shown[0][text], *(pictures[text] for _, pictures in mine))) for text in texts)
+        rows = tuple((text, (shown[0][text], *(pictures[text] for _point, pictures in mine))) for text in texts)
         sheets.append(
-            Sheet(state, f"{step:,}", state == first, tuple(f"{point.strength:g}" for point, _ in mine), rows)
+            Sheet(state, f"{step:,}", state == first, tuple(f"{point.strength:g}" for point, _pictures in mine), rows)
         )
     return sheets
-
-
-def _shown(sheet: Sheet) -> Markup:
-    cells = [Markup('<div class="head">{} · {}</div>').format(sheet.state, _both("step", step=sheet.step))]
-    cells += [Markup('<div class="head">{}</div>').format(word) for word in (_both("base"), *sheet.strengths)]
-    for text, pictures in sheet.rows:
-        cells.append(Markup('<div class="prompt">{}</div>').format(text))
-        for picture, strength in zip(pictures, ("0", *sheet.strengths), strict=True):
-            cells.append(Markup('<img src="{}" alt="{}">').format(data_uri(picture, SIDE_PX), f"{text} ({strength})"))
-    return Markup('<div class="sheet" style="--columns:{}">{}</div>').format(
-        1 + len(sheet.strengths), Markup("").join(cells)
-    )

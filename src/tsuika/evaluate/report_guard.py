@@ -6,22 +6,24 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from tsuika.core.events import Chosen, Judged
-from tsuika.core.messages import percent
-from tsuika.evaluate.chart import Plot, plot
-from tsuika.evaluate.wording import LANGUAGES, text
+from tsuika.core.texts import Text, _, _n, languages
+from tsuika.pages import listed, sentences, span_of
+from tsuika.pages.chart import Plot, plot
 
 RANGE: Final = ("safe", "balanced", "likeness")
+TITLES: Final = {"safe": _("Safe"), "balanced": _("Balanced"), "likeness": _("Likeness first")}
 NAMES_SHOWN: Final = 6
 _SUFFIXES: Final = (".safetensors", ".pt", ".yaml", ".json", ".png")
+_THOUSANDFOLD: Final = math.log(1000)
 
 
-def told(judged: Sequence[Judged], chosen: Chosen | None, rule: Mapping[str, Any]) -> dict[str, Any] | None:
+def to_dict(judged: Sequence[Judged], chosen: Chosen | None, rule: Mapping[str, Any]) -> dict[str, Any] | None:
     """The part `guard` of `report.json`; None if no guard was there.
 
-    Losses are natural logarithms of their ratio to the base's loss on the same draws (-0.01: 1 % better), gaps are
+    Losses are natural logarithms of their ratio to the base's loss on the same draws (-0.01: 1% better), gaps are
     differences of these, drift is a share. Steps are those of the run that was checked.
 
     Args:
@@ -57,7 +59,7 @@ def told(judged: Sequence[Judged], chosen: Chosen | None, rule: Mapping[str, Any
                 "step": event.step,
                 "verdict": event.verdict,
                 "code": event.code,
-                "sentence": {language: event.words(language) for language in LANGUAGES},
+                "sentence": {lang: event.words(lang) for lang in languages()},
             }
             for event in judged
             if event.verdict != "go"
@@ -75,20 +77,19 @@ def told(judged: Sequence[Judged], chosen: Chosen | None, rule: Mapping[str, Any
         if chosen and held
         else None,
         "overhead": rows[-1]["overhead"] if rows else None,
-        "sentence": {language: _sentence(last, chosen, rule, language) for language in LANGUAGES},
+        "sentence": {lang: _verdict(last, chosen, rule, lang) for lang in languages()},
         "rule": dict(rule),
     }
 
 
-def _sentence(
-    last: Judged | None, chosen: Chosen | None, rule: Mapping[str, Any], language: Literal["en", "ja"]
-) -> str:
-    parts = [last.words(language)] if last else []
-    if last and last.verdict == "stop" and rule["mode"] == "warn":
-        parts.append(text("guard.warned", language))
-    if chosen and chosen.code and not (last and chosen.code == last.code):
-        parts.append(chosen.words(language))
-    return ("" if language == "ja" else " ").join(parts)
+def _verdict(last: Judged | None, chosen: Chosen | None, rule: Mapping[str, Any], lang: str) -> str:
+    warned = _("The guard was set to warn only, so the run went on.")
+    said = [
+        last.words(lang) if last else "",
+        warned if last and last.verdict == "stop" and rule["mode"] == "warn" else "",
+        chosen.words(lang) if chosen and chosen.code and not (last and chosen.code == last.code) else "",
+    ]
+    return sentences(*[one for one in said if one] or [""]).to(lang)
 
 
 def best(guard: Mapping[str, Any] | None) -> tuple[int | None, dict[str, int | None]]:
@@ -101,11 +102,11 @@ def best(guard: Mapping[str, Any] | None) -> tuple[int | None, dict[str, int | N
 
 
 def role(path: str, paths: Sequence[str]) -> str:
-    """`safe`, `balanced` or `likeness` for a file NAME-safe and so on beside a NAME, else empty: the NAME itself."""
+    """`safe`, `balanced` or `likeness` for a file NAME-safe and so on beside a NAME; empty for the NAME itself."""
     names = {_name(other) for other in paths}
-    for wish in RANGE:
-        if _name(path).removesuffix(f"-{wish}") in names - {_name(path)}:
-            return wish
+    for one in RANGE:
+        if _name(path).removesuffix(f"-{one}") in names - {_name(path)}:
+            return one
     return ""
 
 
@@ -115,40 +116,45 @@ def _name(path: str) -> str:
 
 
 @dataclass(frozen=True)
+class Card:
+    """A step of the range, with everything that it is."""
+
+    step: int
+    names: tuple[Text, ...]
+    why: Text
+    chosen: bool
+
+
+@dataclass(frozen=True)
 class Row:
-    """One check, for people; a dash for what was not measured."""
+    """One check; a dash for what was not measured."""
 
     step: str
-    held_out: str
-    train: str
-    gap_mid: str
-    gap_high: str
-    drift: str
+    held_out: Text | str
+    train: Text | str
+    gap_mid: Text | str
+    gap_high: Text | str
+    drift: Text | str
 
 
 @dataclass(frozen=True)
 class View:
     """What the page shows of the guard."""
 
-    cards: tuple[tuple[int, tuple[str, ...]], ...]  # steps of the range, and what they are called
+    cards: tuple[Card, ...]
     curves: Plot | None
     gaps: Plot | None
     rows: tuple[Row, ...]
-    names: Mapping[str, str]  # of the first few pictures that were held out, by language
-    highest: str  # where a line has left the frame
-    best: str  # value at the best step, empty if there is none
-    low: str  # its interval, empty if there is none
-    high: str
-    overhead: str
+    # Which images were held out, and what the files were trained on.
+    split: Text
+    # What the curves are to be read with.
+    reading: Text | None
+    marks: Mapping[str, Text]
 
 
 def view(guard: Mapping[str, Any], losses: Sequence[float]) -> View:
-    """Curves and words of the part `guard` of `report.json`; `losses` are those of the run that was checked."""
-    curve, names = guard["curve"], guard["split"]["held_out"]
-    steps, value = guard["range"], guard["best"] or {}
-    shaded = (steps["safe"], steps["likeness"]) if steps["safe"] != steps["likeness"] else None
-    of_file = best(guard)[1]
-    known = [(name, step) for name, step in of_file.items() if step is not None]
+    """Curves and texts of the part `guard` of `report.json`; `losses` are those of the run that was checked."""
+    curve, steps = guard["curve"], guard["range"]
     curves = plot(
         {
             "train": [(row["step"], _percent(row["mean"])) for row in guard["train"]],
@@ -157,7 +163,7 @@ def view(guard: Mapping[str, Any], losses: Sequence[float]) -> View:
         band=[(row["step"], _percent(row["low"]), _percent(row["high"])) for row in curve],
         losses=losses,
         marks={"best": guard["best_step"] or None, "stop": guard["stopped_at"]},
-        span=shaded,
+        span=(steps["safe"], steps["likeness"]) if steps["safe"] != steps["likeness"] else None,
         cap=any(_is_number(row["mean"]) and row["mean"] < 0 for row in curve),
     )
     gaps = plot(
@@ -167,38 +173,184 @@ def view(guard: Mapping[str, Any], losses: Sequence[float]) -> View:
             "high": [(row["step"], _percent(row["high"])) for row in guard["gaps"]],
         }
     )
-    at = {row["step"]: row for row in curve}
-    trained = {row["step"]: row["mean"] for row in guard["train"]}
     return View(
-        cards=tuple(
-            (step, tuple(name for name, other in known if other == step)) for step in dict.fromkeys(s for _, s in known)
-        ),
+        cards=_cards(guard),
         curves=curves,
         gaps=gaps,
-        rows=tuple(
-            Row(
-                f"{row['step']:,}",
-                _interval(at.get(row["step"])),
-                percent(trained.get(row["step"])),
-                percent(row["mid"]),
-                percent(row["high"]),
-                f"{100 * row['drift']:.1f} %" if _is_number(row["drift"]) else "–",
-            )
-            for row in guard["gaps"]
-        ),
-        names={language: _list(names, language) for language in LANGUAGES},
-        highest=f"{curves.highest:+.0f} %" if curves and curves.highest is not None else "",
-        best=percent(value["mean"]) if _is_number(value.get("mean")) else "",
-        low=percent(value["low"]) if _is_number(value.get("low")) else "",
-        high=percent(value["high"]) if _is_number(value.get("high")) else "",
-        overhead=f"{100 * guard['overhead']:.1f} %" if _is_number(guard["overhead"]) else "",
+        rows=_rows(guard),
+        split=sentences(_split(guard), _trained_on(guard)),
+        reading=_reading(guard, curves.highest if curves else None),
+        marks={
+            "best": _("best: {step}", step=f"{guard['best_step'] or 0:,}"),
+            "stop": _("stopped: {step}", step=f"{guard['stopped_at'] or 0:,}"),
+        },
     )
 
 
-def _list(names: Sequence[str], language: Literal["en", "ja"]) -> str:
-    first = ("、" if language == "ja" else ", ").join(names[:NAMES_SHOWN])
-    more = len(names) - NAMES_SHOWN
-    return first + text("guard.more", language, count=more) if more > 0 else first
+def _cards(guard: Mapping[str, Any]) -> tuple[Card, ...]:
+    named: dict[int, list[str]] = {}
+    for name, step in best(guard)[1].items():
+        if step is not None:
+            named.setdefault(step, []).append(name)
+    finished = guard["file"] is not None and guard["file"]["all_pictures"]
+    why = {
+        "safe": _(
+            "The earliest step that cannot be told from the best. It leaves the base model most of its freedom: try it if"
+            " other prompts suffer."
+        ),
+        "balanced": _(
+            "Trained up to the best step on held-out images, then finished on all images. Begin with this one."
+        )
+        if finished
+        else _("The best step on images that were not trained on. Begin with this one."),
+        "likeness": _("The latest step before the guard gave a warning: nearer to your images, less varied."),
+    }
+    return tuple(
+        Card(
+            step,
+            tuple(TITLES[name] for name in names),
+            why["balanced" if "balanced" in names else names[0]],
+            "balanced" in names,
+        )
+        for step, names in named.items()
+    )
+
+
+def _split(guard: Mapping[str, Any]) -> Text:
+    split = guard["split"]
+    names = split["held_out"]
+    if split["kind"] == "none" or not guard["curve"]:
+        return _(
+            "No image was held out, so nothing here can tell learning from memorizing: the curve is of training images only."
+        )
+    if split["kind"] == "folds":
+        return _(
+            "Cross-validation with {folds} folds: in as many trainings, every image was left out once. The curves are"
+            " averages over them.",
+            folds=split["folds"] or len(names),
+        )
+    if not names:
+        return _("Some images were held out, and the guard measured on them.")
+    shown = listed(names[:NAMES_SHOWN])
+    if more := max(0, len(names) - NAMES_SHOWN):
+        shown = _("{names} and {count} more", names=shown, count=more)
+    return _n(
+        "{count} image was held out, and the guard measured on it: {names}.",
+        "{count} images were held out, and the guard measured on them: {names}.",
+        len(names),
+        names=shown,
+    )
+
+
+def _trained_on(guard: Mapping[str, Any]) -> Text | None:
+    if (file := guard["file"]) is None:
+        return None
+    if not file["all_pictures"]:
+        return _("Your file was trained without them.")
+    if file["best_step"] == file["look_step"]:
+        return _("Your file is trained on all images.")
+    step, look = f"{file['best_step']:,}", f"{file['look_step']:,}"
+    if guard["split"]["kind"] != "folds":
+        return _(
+            "From step {look} on, the best without these images, your file was trained on all of them, to step {step}, while"
+            " the learning rate fell.",
+            look=look,
+            step=step,
+        )
+    if guard["rule"]["mode"] == "on" and guard["rule"]["refit"]:
+        return _(
+            "Your file is trained on all images, to step {step}; over the last two thirds of that the learning rate fell."
+            " The folds were at their best at step {look}, at a constant rate.",
+            step=step,
+            look=look,
+        )
+    return _(
+        "Your file is trained on all images, to step {step}: with more images it takes a little longer than the {look} steps"
+        " that were best without some.",
+        step=step,
+        look=look,
+    )
+
+
+def _reading(guard: Mapping[str, Any], highest: float | None) -> Text | None:
+    value, step = guard["best"] or {}, f"{guard['best_step'] or 0:,}"
+    said: list[Text] = []
+    if highest is not None:
+        said.append(_("A line leaves the frame at the top; it rises to {value}.", value=f"{highest:+.0f}%"))
+    if guard["interval"] == "pictures":
+        said.append(
+            _("The band is a 95% interval for images like these in general, from how much the held-out ones differ.")
+        )
+    elif guard["interval"]:
+        said.append(
+            _(
+                "The band speaks only of these very images at other noise levels: fewer than 4 held-out images are too few"
+                " to speak of others."
+            )
+        )
+    if guard["interval"] and guard["split"]["kind"] == "folds":
+        said.append(_("It allows for the folds sharing most of their images."))
+    if guard["best_step"] and _is_number(value.get("mean")):
+        loss = loss_change(value["mean"])
+        if _is_number(value.get("low")) and _is_number(value.get("high")):
+            said.append(
+                _(
+                    "At step {step} the loss is {value} (95%: {interval}), by draws that had no part in choosing the step.",
+                    step=step,
+                    value=loss,
+                    interval=span_of(loss_change(value["low"]), loss_change(value["high"])),
+                )
+            )
+        else:
+            said.append(
+                _(
+                    "At step {step} the loss is {value}, by draws that had no part in choosing the step.",
+                    step=step,
+                    value=loss,
+                )
+            )
+    elif guard["best_step"] == 0:
+        said.append(_("No step was better than the untrained base."))
+    if _is_number(guard["overhead"]):
+        share = f"{100 * guard['overhead']:.1f}%"
+        said.append(_("The guard's checks took {share} of the training time.", share=share))
+    return sentences(*said) if said else None
+
+
+def _rows(guard: Mapping[str, Any]) -> tuple[Row, ...]:
+    held = {row["step"]: row for row in guard["curve"]}
+    trained = {row["step"]: row["mean"] for row in guard["train"]}
+    return tuple(
+        Row(
+            f"{row['step']:,}",
+            _interval(held.get(row["step"])),
+            loss_change(trained.get(row["step"])),
+            loss_change(row["mid"]),
+            loss_change(row["high"]),
+            f"{100 * row['drift']:.1f}%" if _is_number(row["drift"]) else "–",
+        )
+        for row in guard["gaps"]
+    )
+
+
+def _interval(row: Mapping[str, Any] | None) -> Text | str:
+    if row is None:
+        return "–"
+    mean = loss_change(row["mean"])
+    if not (_is_number(row["low"]) and _is_number(row["high"])):
+        return mean
+    interval = span_of(loss_change(row["low"]), loss_change(row["high"]))
+    return _("{value} ({interval})", value=mean, interval=interval)
+
+
+def loss_change(log_ratio: float | None) -> Text | str:
+    """A log ratio of losses as people read it: `-1.4%`; a dash for none, and above a thousandfold only that it is."""
+    if log_ratio is None or not math.isfinite(log_ratio):
+        return "–"
+    if log_ratio >= _THOUSANDFOLD:
+        return "> 1000×"
+    # Adding 0.0 turns -0.0 into 0.0.
+    return f"{round(100 * math.expm1(log_ratio), 1) + 0.0:+.1f}%"
 
 
 def _is_number(value: float | None) -> bool:
@@ -207,11 +359,3 @@ def _is_number(value: float | None) -> bool:
 
 def _percent(value: float | None) -> float | None:
     return 100 * math.expm1(min(value, 50.0)) if value is not None and math.isfinite(value) else None
-
-
-def _interval(row: Mapping[str, Any] | None) -> str:
-    if row is None:
-        return "–"
-    if not (_is_number(row["low"]) and _is_number(row["high"])):
-        return percent(row["mean"])
-    return f"{percent(row['mean'])} ({percent(row['low'])} … {percent(row['high'])})"

@@ -32,8 +32,8 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from tsuika.core.bootstrap import Table, around, of_table, resampled
 from tsuika.core.intervals import Interval
-from tsuika.evaluate.bootstrap import Table, around, at_level, interval, resampled
 from tsuika.evaluate.measures import Scale, Tables
 
 LEAST: Final = 0.05
@@ -94,9 +94,9 @@ class Matched:
     states: tuple[tuple[str, int, Interval], ...]  # name, step, adherence
     lead: Interval  # of the first over the second
 
-    def as_dict(self) -> dict[str, Any]:
-        rows = [{"state": name, "step": step, "adherence": value.as_dict()} for name, step, value in self.states]
-        return {"fidelity": self.fidelity, "states": rows, "lead": self.lead.as_dict()}
+    def to_dict(self) -> dict[str, Any]:
+        rows = [{"state": name, "step": step, "adherence": value.to_dict()} for name, step, value in self.states]
+        return {"fidelity": self.fidelity, "states": rows, "lead": self.lead.to_dict()}
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def judge(base: Tables, points: Sequence[Point], scale: Scale) -> Verdict:
 
 def difference(table: Table | None, base: Table | None) -> Interval | None:
     """Of a measure to the base's at the same prompts and seeds."""
-    return None if table is None or base is None else interval(table - base)
+    return None if table is None or base is None else of_table(table - base)
 
 
 def _judge(base: Tables, tables: Tables, scale: Scale) -> Judgement:
@@ -224,7 +224,7 @@ def matched(base: Tables, points: Sequence[Point]) -> Matched | None:
     paths = {key: [pair for pair in line if pair is not None] for key, line in lines.items()}
     if len(paths) < 2 or any(len(path) < len(lines[key]) for key, path in paths.items()):
         return None
-    start = interval(next(iter(paths.values()))[0][0])
+    start = of_table(next(iter(paths.values()))[0][0])
     level = min(max(float(np.nanmean(fidelity)) for fidelity, _ in path) for path in paths.values())
     if start is None or level <= (start.high if start.is_bounded else start.mean):
         return None
@@ -245,3 +245,18 @@ def matched(base: Tables, points: Sequence[Point]) -> Matched | None:
 def _pair(tables: Tables) -> tuple[Table, Table] | None:
     """Fidelity and adherence, where both are measured."""
     return None if tables.fidelity is None or tables.adherence is None else (tables.fidelity, tables.adherence)
+
+
+def at_level(path_x: Sequence[Any], path_y: Sequence[Any], level: float) -> NDArray[np.float64]:
+    """Where a path of points first reaches x = `level`, its y; elementwise over resamples. nan where it never does.
+
+    Linear between neighbouring points. A path that begins above the level has it where it begins.
+    """
+    xs, ys = np.stack(path_x).astype(np.float64), np.stack(path_y).astype(np.float64)
+    found = np.where(xs[0] >= level, ys[0], np.nan)
+    for here in range(1, len(xs)):
+        rise = xs[here] - xs[here - 1]
+        share = (level - xs[here - 1]) / np.where(rise == 0, 1.0, rise)
+        crossing = np.isnan(found) & (xs[here - 1] < level) & (xs[here] >= level)
+        found = np.where(crossing, ys[here - 1] + share * (ys[here] - ys[here - 1]), found)
+    return found

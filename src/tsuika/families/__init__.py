@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections import ChainMap
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tsuika.core.errors import ModelError
-from tsuika.core.types import Facts, Model
-from tsuika.core.weights import open_weights, read_json
-from tsuika.core.words import Words
-from tsuika.families import detection, loading, sources, stored
-from tsuika.families.common import Config, Detected, Family, Geometry, StableDiffusion, latent_factor
+from tsuika.core.texts import _
+from tsuika.core.types import Model
+from tsuika.families import loading, sources, stored, vaes
+from tsuika.families.common import Family, Geometry
+from tsuika.families.model import StableDiffusion
 from tsuika.families.sd1 import SD1
 from tsuika.families.sd2 import SD2
 from tsuika.families.sdxl import SDXL
+from tsuika.families.stored import StoredBase
 
 if TYPE_CHECKING:
     import torch
@@ -24,21 +25,21 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FAMILIES",
-    "Detected",
     "Family",
     "Geometry",
-    "LatentSpace",
     "StableDiffusion",
-    "detect",
+    "StoredBase",
     "family",
-    "latent_space",
+    "guess",
     "load",
     "load_vae",
+    "peek",
     "place",
     "read_back",
     "written",
 ]
 
+# The first is assumed where a file gives no evidence.
 FAMILIES: Final[tuple[Family, ...]] = (SD1, SD2, SDXL)
 
 
@@ -48,26 +49,31 @@ def family(name: str) -> Family:
     Raises:
         KeyError: there is none of this name.
     """
-    return {row.facts.family: row for row in FAMILIES}[name]
+    return {row.name: row for row in FAMILIES}[name]
 
 
-def detect(path: Path) -> Detected:
-    """What a diffusers folder or a single file is, from configs and header; no weights are read (but SD2's 320 numbers
-    that alone tell what it predicts).
+def guess(hub_id: str) -> Family:
+    """The family that the name of a model on the hub suggests; the first where it suggests none."""
+    found = (row for row in FAMILIES if row.names.hub_pattern and re.search(row.names.hub_pattern, hub_id.lower()))
+    return next(found, FAMILIES[0])
+
+
+def peek(spec: str | Path, *, embedded_path: Path | None = None, geometry: Geometry | None = None) -> StoredBase:
+    """What a base, named as in `load`, is: family, prediction, sizes, parts; from configs and headers alone.
 
     Raises:
-        ModelError: not there (MD001), no Stable Diffusion (MD002), damaged (MD003), a pickle with code (MD005).
+        ModelError: no base (MD001, MD002), damaged (MD003), a pickle with code (MD005).
+        NetworkError: the hub is needed and does not answer.
     """
-    if path.is_dir():
-        return detection.detect_folder(FAMILIES, path)[1]
-    return detection.detect_single(FAMILIES, open_weights(path))[1]
+    path = spec if isinstance(spec, Path) else place(spec, embedded_path)
+    return stored.open_base(FAMILIES, path, geometry)
 
 
 def load(
     spec: str,
     *,
     tokenizer: str = "",
-    vae: str = "builtin",
+    vae: str = vaes.BUILTIN,
     device: torch.device,
     dtype: torch.dtype,
     embedded_path: Path | None = None,
@@ -86,21 +92,15 @@ def load(
         geometry: Of a single file whose sizes are not its family's own, and that does not say so.
 
     Raises:
-        ModelError: as `detect`, or the model does not fit its family (MD003, MD004).
+        ModelError: as `peek`, or the model does not fit its family (MD003, MD004).
         NetworkError: the hub is needed and does not answer.
     """
-    wishes = loading.Wishes(tokenizer, vae, device, dtype)
-    path = place(spec, embedded_path)
-    if path.is_dir():
-        kind, found = detection.detect_folder(FAMILIES, path)
-        return loading.load_folder(kind, found, path, wishes, spec)
-    weights = open_weights(path)
-    kind, found = detection.detect_single(FAMILIES, weights)
-    geometry = geometry or loading.noted_geometry(weights) or kind.geometry(found.prediction)
-    return loading.load_single(kind, found, weights, geometry, wishes)
+    base = peek(spec, embedded_path=embedded_path, geometry=geometry)
+    source = str(base.path) if base.file else spec
+    return loading.load(base, loading.LoadOptions(tokenizer, vae, device, dtype), source)
 
 
-def read_back(path: Path, like: StableDiffusion, *, dtype: torch.dtype) -> StableDiffusion:
+def read_back(path: Path, like: Model, *, dtype: torch.dtype) -> StableDiffusion:
     """The model that was just written at `path`, on the CPU, of the sizes and (for a single file) tokenizers of `like`.
 
     Raises:
@@ -108,25 +108,13 @@ def read_back(path: Path, like: StableDiffusion, *, dtype: torch.dtype) -> Stabl
     """
     import torch
 
-    wishes = loading.Wishes("", "builtin", torch.device("cpu"), dtype, like.tokenizers)
-    if path.is_dir():
-        kind, found = detection.detect_folder(FAMILIES, path)
-        return loading.load_folder(kind, found, path, wishes, str(path))
-    weights = open_weights(path)
-    kind, found = detection.detect_single(FAMILIES, weights)
-    return loading.load_single(kind, found, weights, _geometry_of(like), wishes)
+    base = _peek_like(path, like)
+    tokenizers = like.tokenizers if base.file else {}
+    options = loading.LoadOptions("", vaes.BUILTIN, torch.device("cpu"), dtype, tokenizers)
+    return loading.load(base, options, str(path))
 
 
-def _geometry_of(model: StableDiffusion) -> Geometry:
-    return Geometry(
-        unet=dict(model.unet.config),  # type: ignore[arg-type]
-        vae={**model.vae.config, "scaling_factor": model.latent_scale},  # type: ignore[dict-item]
-        text={component: encoder.config.to_dict() for component, encoder in model.text_encoders.items()},  # type: ignore[union-attr, operator]
-        native_size_px=model.native_size_px,
-    )
-
-
-def written(path: Path, like: StableDiffusion) -> tuple[Detected, Mapping[str, Tensor]]:
+def written(path: Path, like: Model) -> tuple[StoredBase, Mapping[str, Tensor]]:
     """What a model that was just written at `path` is, and its weights by canonical name, read when asked for.
 
     Args:
@@ -136,9 +124,20 @@ def written(path: Path, like: StableDiffusion) -> tuple[Detected, Mapping[str, T
     Raises:
         ModelError: it is not whole, or of another family (MD002, MD003).
     """
-    weights = stored.open_stored(FAMILIES, path, geometry=_geometry_of(like))
+    base = _peek_like(path, like)
     vae = {f"vae.{name}": value for name, value in load_vae(like, str(path)).state_dict().items()}
-    return weights.found, ChainMap(vae, weights)  # type: ignore[arg-type]
+    return base, ChainMap(vae, base.weights())  # type: ignore[arg-type]
+
+
+def _peek_like(path: Path, like: Model) -> StoredBase:
+    """What a model just written is, of the sizes of `like`: a single file alone need not say them."""
+    geometry = Geometry(
+        unet=dict(like.unet.config),  # type: ignore[arg-type]
+        vae={**like.vae.config, "scaling_factor": like.latent_scale},  # type: ignore[dict-item]
+        text={component: encoder.config.to_dict() for component, encoder in like.text_encoders.items()},  # type: ignore[union-attr, operator]
+        native_size_px=like.native_size_px,
+    )
+    return peek(path, geometry=geometry)
 
 
 def load_vae(model: Model, vae: str, *, embedded_path: Path | None = None) -> nn.Module:
@@ -150,50 +149,9 @@ def load_vae(model: Model, vae: str, *, embedded_path: Path | None = None) -> nn
         NetworkError: the hub is needed and does not answer.
     """
     config = dict(model.vae.config)  # type: ignore[arg-type]
-    if loading.is_own(vae):
-        return loading.own_vae(place(model.source, embedded_path), config, vae, model.device)
-    return loading.other_vae(family(model.facts.family), config, vae, model.device)
-
-
-@dataclass(frozen=True)
-class LatentSpace:
-    """What a base's UNet works in, and so what a VAE must fit."""
-
-    path: Path
-    facts: Facts
-    config: Config  # of its own VAE
-    scale: float
-    native_size_px: int
-
-    def load_vae(self, vae: str, device: torch.device) -> nn.Module:
-        """The base's own VAE or another, named as in `load`; nothing else of the base is loaded.
-
-        Raises:
-            ModelError, NetworkError: as `load_vae`.
-        """
-        if loading.is_own(vae):
-            return loading.own_vae(self.path, self.config, vae, device)
-        return loading.other_vae(family(self.facts.family), self.config, vae, device)
-
-
-def latent_space(spec: str, *, embedded_path: Path | None = None) -> LatentSpace:
-    """What a base, named as in `load`, works in; from configs and headers alone.
-
-    Raises:
-        ModelError: no base (MD001, MD002), damaged (MD003); NetworkError: the hub is needed and does not answer.
-    """
-    path = place(spec, embedded_path)
-    found = detect(path)
-    if path.is_dir():
-        config, unet = read_json(path / "vae" / "config.json"), read_json(path / "unet" / "config.json")
-        scale = float(config.get("scaling_factor", SD1.facts.latent_scale))  # diffusers' default
-        side = unet.get("sample_size") or found.facts.native_size_px // latent_factor(config)
-        native = (side if isinstance(side, int) else max(side)) * latent_factor(config)
-        return LatentSpace(path, found.facts, config, scale, native)
-    kind = family(found.facts.family)
-    geometry = loading.noted_geometry(open_weights(path)) or kind.geometry(found.prediction)
-    scale = float(geometry.vae["scaling_factor"])
-    return LatentSpace(path, found.facts, geometry.vae, scale, geometry.native_size_px)
+    if vaes.is_own(vae):
+        return vaes.own_vae(place(model.source, embedded_path), config, vae, model.device)
+    return vaes.other_vae(model.facts.title, config, vae, model.device)
 
 
 def place(spec: str, embedded_path: Path | None) -> Path:
@@ -204,18 +162,11 @@ def place(spec: str, embedded_path: Path | None) -> Path:
     """
     if spec == "embedded":
         if embedded_path is None:
-            why = Words(
-                "The embedded base is not part of this installation.",
-                "インストールされているtsuikaには、同梱ベースモデルが含まれていません。",
-            )
-            raise ModelError("MD001", where=spec, why=why)
+            raise ModelError("MD001", where=spec, why=_("The embedded base is not part of this installation."))
         return embedded_path
     if (path := Path(spec).expanduser()).exists():
         return path
     if not sources.is_hub_id(spec):
-        why = Words(
-            "There is no such file or folder, nor is it of the form owner/name.",
-            "その名前のファイルもフォルダーもなく、owner/name の形でもありません。",
-        )
+        why = _("There is no such file or folder, nor is it of the form owner/name.")
         raise ModelError("MD001", where=spec, why=why)
     return sources.model_from_hub(spec)

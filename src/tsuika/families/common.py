@@ -1,30 +1,31 @@
-"""`StableDiffusion`, the one `core.types.Model` of SD1, SD2 and SDXL, and `Family`, the facts that tell them apart.
+"""`Family`: what is true of a family of models and what a file of it looks like. A family is data in a file of its own.
 
-What the three share is here; what differs is data in `sd1.py`, `sd2.py`, `sdxl.py`. Knows no files.
-
-Shapes: B pictures or prompts, S tokens, D text width, P pooled width, C latent channels, H x W pixels or latents.
+Knows no files; see `stored.py` and `loading.py`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-from tsuika.core.types import Conditioning, Facts, Prediction, Role, canonical, split_words
+from tsuika.core.types import Facts, Prediction
+from tsuika.core.weights import UNET_PREFIX
+from tsuika.diffusion import ldm
+from tsuika.families.model import StableDiffusion, latent_factor, tokenizer_of
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor, nn
+    from torch import nn
 
 Config = Mapping[str, Any]
 Shapes = Mapping[str, tuple[int, ...]]
 TextLayout = Literal["clip", "open_clip"]
 
-_END = "<|endoftext|>"  # CLIP's end token
+_END: Final = "<|endoftext|>"  # CLIP's end token
+SGM: Final = "https://github.com/Stability-AI/generative-models"
+COMPVIS: Final = "https://github.com/CompVis/stable-diffusion"
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,26 @@ class TextTower:
     layout: TextLayout  # key layout in single files
     prefix: str  # in single files
     padding: str  # the token that fills up short prompts; "" is the end token
+    kohya: str  # what its layers' names begin with in kohya's LoRA files: "lora_te", "lora_te1", ...
+    embedding: str  # its vectors' name in embedding files: "emb_params", "clip_l", ...
 
     @property
     def tokenizer(self) -> str:
         """The name of its tokenizer: "tokenizer", "tokenizer_2"."""
-        return _tokenizer_of(self.component)
+        return tokenizer_of(self.component)
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether single files hold a last block and a projection that nothing computes with (OpenCLIP-H of SD2)."""
+        return self.layout == "open_clip" and not self.projected
+
+    def place(self, name: str) -> ldm.Place:
+        """Where a canonical tensor of it lies in a single file.
+
+        Raises:
+            KeyError: the layout has no place for such a tensor.
+        """
+        return (ldm.Place(name) if self.layout == "clip" else ldm.open_clip_place(name)).under(self.prefix)
 
 
 @dataclass(frozen=True)
@@ -52,18 +68,88 @@ class Geometry:
     text: Mapping[str, Config]  # component -> CLIPTextConfig
     native_size_px: int
 
+    @property
+    def latent_factor(self) -> int:
+        """Pixels per latent, each way."""
+        return latent_factor(self.vae)
+
+    @property
+    def latent_scale(self) -> float:
+        """What latents are multiplied by before noise is added; diffusers' default is SD1's."""
+        return float(self.vae.get("scaling_factor", 0.18215))
+
+
+@dataclass(frozen=True)
+class Names:
+    """What other programs call the models of a family in their files."""
+
+    kohya_version: Mapping[Prediction, str]  # ss_base_model_version
+    modelspec: Mapping[Prediction, str]  # modelspec.architecture; Stability AI's ModelSpec 1.0.1
+    beginnings: tuple[str, ...]  # of either in any version: what a family is recognised by
+    implementation: str  # modelspec.implementation of a whole model
+    sd_scripts: tuple[str, ...]  # flags of kohya's scripts
+    model_index: Mapping[str, Any]  # of a diffusers folder: the pipeline's class and its options
+    hub_pattern: str = ""  # what a model's name on the hub contains, in lower case; empty: nothing in particular
+    has_ldm_lora: bool = False  # kohya's LoRA names of the UNet are the original (LDM) ones
+    v_markers: tuple[str, ...] = ()  # empty tensors that mark v-prediction, and with it zero terminal SNR
+
 
 @dataclass(frozen=True)
 class Family:
-    """A family of models: facts, how to recognise it, its configs. A new family is one of these in `FAMILIES`."""
+    """A family of models: facts, names, configs. A new family is one of these in `FAMILIES`."""
 
     facts: Facts
+    names: Names
     towers: tuple[TextTower, ...]
     penultimate: bool  # text conditioning is the last hidden state but one, without the final norm
     geometry: Callable[[Prediction], Geometry]  # of the real models; single files carry no configs
     tiny_geometry: Callable[[int, int], Geometry]  # (vocabulary, longest prompt in tokens) -> the same structure, small
-    is_single_file: Callable[[Shapes], bool]  # from tensor names and shapes
-    is_folder: Callable[[Config, Sequence[str]], bool]  # from unet/config.json and the names of the parts
+    original_config: Callable[[Mapping[str, Any], float], dict[str, Any]]  # (configs by part, latent scale) -> YAML
+    v_spread: tuple[str, float] | None = None  # v-prediction without a marker: a tensor, and the least of its spread
+
+    @property
+    def name(self) -> str:
+        """As in `Artifact.family`."""
+        return self.facts.family
+
+    @property
+    def context_width(self) -> int:
+        """Width of the text that cross-attention reads."""
+        return int(self.geometry(self.facts.prediction).unet["cross_attention_dim"])
+
+    @property
+    def depth(self) -> int:
+        """The most transformer blocks in a row."""
+        depths = self.geometry(self.facts.prediction).unet.get("transformer_layers_per_block", 1)
+        return depths if isinstance(depths, int) else max(depths)
+
+    @property
+    def has_linear_projections(self) -> bool:
+        """Whether attention's `proj_in` and `proj_out` are Linear, and not 1x1 convolutions."""
+        return bool(self.geometry(self.facts.prediction).unet.get("use_linear_projection"))
+
+    def text_width(self, component: str) -> int:
+        """Width of a text encoder's tokens."""
+        return int(self.geometry(self.facts.prediction).text[component]["hidden_size"])
+
+    def is_single_file(self, shapes: Shapes) -> bool:
+        """Whether a file with tensors of these names and shapes is a model of the family.
+
+        `edm_*` tensors mark the same network made for EDM's preconditioning (Playground 2.5, CosXL): another sampler's.
+        """
+        channels = shapes.get(f"{UNET_PREFIX}input_blocks.0.0.weight", (0, 0))[1]
+        towers = all(any(name.startswith(tower.prefix) for name in shapes) for tower in self.towers)
+        return towers and channels == self.facts.latent_channels and not any(name.startswith("edm_") for name in shapes)
+
+    def is_folder(self, unet: Config, parts: Sequence[str]) -> bool:
+        """Whether a diffusers folder with this `unet/config.json` and these parts is a model of the family."""
+        own = self.geometry(self.facts.prediction).unet
+        towers = {part for part in parts if re.fullmatch(r"text_encoder(_\d)?", part)}
+        return (
+            towers == set(self.facts.text_encoders)
+            and bool(unet.get("use_linear_projection")) == bool(own.get("use_linear_projection"))
+            and unet.get("addition_embed_type") == own.get("addition_embed_type")
+        )
 
     def tiny(self, seed: int, tokenizer: Path, *, prediction: Prediction | None = None) -> StableDiffusion:
         """A random model of the family's true structure with few weights, in float32 on the CPU.
@@ -76,8 +162,8 @@ class Family:
         import torch
 
         tokenizers = {tower.tokenizer: open_tokenizer(tokenizer, tower, 77) for tower in self.towers}
-        words = tokenizers["tokenizer"]
-        geometry = self.tiny_geometry(len(words), min(int(words.model_max_length), 77))
+        vocabulary = tokenizers["tokenizer"]
+        geometry = self.tiny_geometry(len(vocabulary), min(int(vocabulary.model_max_length), 77))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             text = {t.component: build_text(geometry.text[t.component], projected=t.projected) for t in self.towers}
@@ -91,25 +177,14 @@ class Family:
             text_encoders=text,
             tokenizers=tokenizers,
             scheduler_config=scheduler_config(claimed),
-            latent_scale=float(geometry.vae["scaling_factor"]),
+            latent_scale=geometry.latent_scale,
             native_size_px=geometry.native_size_px,
-            source=f"tiny {self.facts.family}, seed {seed}",
+            source=f"tiny {self.name}, seed {seed}",
         )
 
 
-@dataclass(frozen=True)
-class Detected:
-    """What a file or folder is, from its header alone."""
-
-    facts: Facts
-    prediction: Prediction
-    kind: Literal["folder", "single-file"]
-    why_prediction: str  # what told: "scheduler_config.json", "model.yaml", ...
-    zero_terminal_snr: bool = False
-
-
 def build_unet(config: Config) -> nn.Module:
-    """A UNet of this config, with whatever initial weights the current torch context gives."""
+    """A UNet of this config, with the initial weights that the current torch context gives."""
     from diffusers import UNet2DConditionModel
 
     model: nn.Module = UNet2DConditionModel.from_config(dict(config))
@@ -138,7 +213,8 @@ def open_tokenizer(folder: Path, tower: TextTower | None, max_tokens: int | None
     """A CLIP tokenizer from local files; `tower` (when the folder does not say) decides the padding token."""
     from transformers import CLIPTokenizer
 
-    extra = {"pad_token": tower.padding or _END} if tower else {}  # whatever else a foreign folder says
+    # A foreign folder may say something else.
+    extra = {"pad_token": tower.padding or _END} if tower else {}
     tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True, **extra)
     if max_tokens is not None:
         tokenizer.model_max_length = min(int(tokenizer.model_max_length), max_tokens)
@@ -164,240 +240,62 @@ def scheduler_config(prediction: Prediction, *, zero_terminal_snr: bool = False)
     }
 
 
-# Roles by canonical module path. attn + ff together are what kohya's sd-scripts target by default (every Linear and 1x1
-# convolution of Transformer2DModel, CLIPAttention and CLIPMLP); conv adds ResnetBlock2D, Downsample2D, Upsample2D.
-_ROLES: dict[Role, str] = {
-    "unet.attn": r".*\.attentions\.\d+\.(proj_in|proj_out|transformer_blocks\.\d+\.attn[12]\.to_(q|k|v|out\.0))",
-    "unet.ff": r".*\.transformer_blocks\.\d+\.ff\.net\.(0\.proj|2)",
-    "unet.conv": r".*\.(resnets\.\d+\.(conv1|conv2|time_emb_proj|conv_shortcut)|(down|up)samplers\.0\.conv)",
-    "text.attn": r"text_model\.encoder\.layers\.\d+\.self_attn\.(q|k|v|out)_proj",
-    "text.ff": r"text_model\.encoder\.layers\.\d+\.mlp\.fc[12]",
-    "text.tokens": r"text_model\.embeddings\.token_embedding",
-}
+# ----------------------------------------------------------------------------------- what the configs of families share
 
 
-@dataclass
-class StableDiffusion:
-    """A loaded Stable Diffusion; see `core.types.Model`. Freezes its parts and puts them in `eval` mode.
-
-    The VAE stays in float32 whatever the rest is in: SDXL's overflows in float16, and latents are encoded once.
-    """
-
-    family: Family
-    prediction: Prediction
-    unet: nn.Module
-    vae: nn.Module
-    text_encoders: dict[str, nn.Module]
-    tokenizers: dict[str, Any]
-    scheduler_config: dict[str, Any]
-    latent_scale: float
-    native_size_px: int
-    source: str
-    sha256: str | None = None
-    words: dict[str, Mapping[str, Tensor]] = field(default_factory=dict)
-    word_weights: dict[str, float] = field(default_factory=dict)
-    spare: dict[str, Tensor] = field(default_factory=dict)
-    facts: Facts = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.facts = self.family.facts
-        for module in self.components.values():
-            module.requires_grad_(False).eval()
-
-    @property
-    def device(self) -> torch.device:
-        """Where the UNet lives."""
-        return next(self.unet.parameters()).device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """What the UNet computes in."""
-        return next(self.unet.parameters()).dtype
-
-    @property
-    def components(self) -> dict[str, nn.Module]:
-        """`unet`, `vae` and every text encoder under its component name."""
-        return {"unet": self.unet, "vae": self.vae, **self.text_encoders}
-
-    @property
-    def latent_factor(self) -> int:
-        """Pixels per latent, each way."""
-        return latent_factor(self.vae.config)  # type: ignore[arg-type]
-
-    def targets(self, role: Role) -> dict[str, list[str]]:
-        """Component name -> canonical module paths that play `role`, in module order. KeyError for an unknown role."""
-        pattern = re.compile(_ROLES[role])
-        chosen = {"unet": self.unet} if role.startswith("unet.") else self.text_encoders
-        found = {
-            component: [
-                path
-                for path in (canonical(component, name) for name, _ in module.named_modules())
-                if pattern.fullmatch(path)
-            ]
-            for component, module in chosen.items()
-        }
-        return {component: paths for component, paths in found.items() if paths}
-
-    def module(self, component: str, path: str) -> nn.Module:
-        """The module at a canonical path, whatever transformers calls it.
-
-        Raises:
-            KeyError: there is none.
-        """
-        root = self.components[component]
-        try:
-            return root.get_submodule(own_name(root, path))
-        except AttributeError:
-            raise KeyError(f"{component}.{path}") from None
-
-    def token_ids(self, prompts: Sequence[str], component: str, length: int) -> Tensor:
-        """Prompts as (B, S) token ids with start and end, cut off or filled up to `length`."""
-        import torch
-
-        tokenizer = self.tokenizers[_tokenizer_of(component)]
-        rows = []
-        for prompt in prompts:
-            ids = [tokenizer.bos_token_id, *self._ids(prompt, component)[: length - 2], tokenizer.eos_token_id]
-            rows.append(ids + [tokenizer.pad_token_id] * (length - len(ids)))
-        return torch.tensor(rows)
-
-    def _ids(self, text: str, component: str) -> list[int]:
-        """Token ids of a text, without start and end. New words are found as they stand, in any case, before the
-        tokenizer sees the rest; their vectors count on from the end of the vocabulary, in the order of `words`."""
-        tokenizer = self.tokenizers[_tokenizer_of(component)]
-        # A padding token that is also a character ("!" of SD2 and SDXL-G) must stay that character inside a prompt.
-        is_character = tokenizer.pad_token not in (tokenizer.eos_token, tokenizer.bos_token)
-        extra = {"split_special_tokens": True} if is_character else {}
-
-        def plain(part: str) -> list[int]:
-            ids: list[int] = tokenizer(part, add_special_tokens=False, verbose=False, **extra)["input_ids"]
-            return ids
-
-        words = [word for word, vectors in self.words.items() if component in vectors]
-        places: dict[str, range] = {}
-        first = len(self._table(component).weight)
-        for word in words:
-            count = len(self.words[word][component])
-            places[word.casefold()] = range(first, first + count)
-            first += count
-        if not words:
-            return plain(text)
-        ids: list[int] = []
-        # Looked for as they are written: folding the case makes two letters of some, such as the German sharp s.
-        for number, part in enumerate(split_words(text, words)):
-            place = places.get(part.casefold()) if number % 2 else None
-            ids += place or (plain(part) if part.strip() else [])
-        return ids
-
-    def _table(self, component: str) -> nn.Embedding:
-        return self.module(component, "text_model.embeddings.token_embedding")  # type: ignore[return-value]
-
-    def count_tokens(self, text: str) -> tuple[int, ...]:
-        """Tokens of a text in each text encoder, start and end not counted; a new word counts its vectors."""
-        return tuple(len(self._ids(text, component)) for component in self.text_encoders)
-
-    def tokens_cut(self, prompt: str) -> int:
-        """How many tokens of the prompt the text encoders would never see; 0 when it fits."""
-        room = self._max_tokens("text_encoder") - 2
-        return max(0, max(self.count_tokens(prompt)) - room)
-
-    @contextmanager
-    def _reading_words(self, component: str) -> Iterator[None]:
-        """While it is open, ids beyond the encoder's vocabulary are looked up in `words`; its own table stays whole."""
-        import torch
-        from torch.nn import functional
-
-        vectors = [word[component] for word in self.words.values() if component in word]
-        if not vectors:
-            yield
-            return
-        table = self._table(component)
-        known, new_ND = table.weight, torch.cat(vectors)
-
-        def look_up(ids_BS: Tensor) -> Tensor:
-            size = len(known)
-            old_BSD = functional.embedding(ids_BS.clamp(max=size - 1), known)
-            new_BSD = new_ND[(ids_BS - size).clamp(min=0)].to(old_BSD)
-            return torch.where((ids_BS >= size)[..., None], new_BSD, old_BSD)
-
-        table.forward = look_up  # type: ignore[method-assign, assignment]
-        try:
-            yield
-        finally:
-            del table.forward
-
-    def _max_tokens(self, component: str) -> int:
-        positions = int(self.text_encoders[component].config.max_position_embeddings)  # type: ignore[union-attr, arg-type]
-        return min(int(self.tokenizers[_tokenizer_of(component)].model_max_length), positions)
-
-    def encode_text(self, prompts: Sequence[str], *, size_px: tuple[int, int] | None = None) -> Conditioning:
-        """Prompts to conditioning, differentiable. Longer prompts are cut off (see `tokens_cut`).
-
-        A new word (see `words`) becomes its vectors, one token each.
-
-        SD1 and SD2 give the final hidden state after the final norm (SD2's 23 layers are open_clip's 24 without the
-        last: its penultimate state). SDXL joins both encoders' penultimate states, unnormed, and adds the second's
-        projection of the end token. Sources: Podell et al. 2023 (SDXL), 2.1; Stability's `FrozenOpenCLIPEmbedder`.
-
-        Args:
-            prompts: B texts.
-            size_px: (width, height) for SDXL's size conditioning, uncropped; the native size if None.
-        """
-        import torch
-
-        states, pooled_BP = [], None
-        for component, encoder in self.text_encoders.items():
-            ids_BS = self.token_ids(prompts, component, self._max_tokens(component)).to(self.device)
-            with self._reading_words(component):
-                out = encoder(input_ids=ids_BS, output_hidden_states=self.family.penultimate, return_dict=True)
-            states.append(out.hidden_states[-2] if self.family.penultimate else out.last_hidden_state)
-            if hasattr(encoder, "text_projection"):
-                # transformers finds the end token as the highest id, which a word added to the vocabulary would be.
-                end = self.tokenizers[_tokenizer_of(component)].eos_token_id
-                ends_B = (ids_BS == end).int().argmax(-1)
-                rows_B = torch.arange(len(prompts), device=ids_BS.device)
-                pooled_BP = encoder.text_projection(out.last_hidden_state[rows_B, ends_B])  # type: ignore[operator]
-        tokens_BSD = torch.cat(states, dim=-1)
-        if pooled_BP is None:
-            return Conditioning(tokens_BSD)
-        width, height = size_px or (self.native_size_px, self.native_size_px)
-        ids = torch.tensor([[height, width, 0, 0, height, width]], device=self.device, dtype=torch.float32)
-        return Conditioning(tokens_BSD, pooled_BP, ids.repeat(len(prompts), 1))
-
-    def encode_images(self, pixels_B3HW: Tensor) -> Tensor:
-        """Pixels in -1..1, sides multiples of `latent_factor`, to scaled float32 latents: the posterior mean."""
-        weight = next(self.vae.parameters())
-        latents_BCHW: Tensor = self.vae.encode(pixels_B3HW.to(weight.device, weight.dtype)).latent_dist.mean  # type: ignore[operator]
-        return latents_BCHW * self.latent_scale
-
-    def decode_latents(self, latents_BCHW: Tensor) -> Tensor:
-        """Scaled latents to pixels (B, 3, H, W) in -1..1, clamped, in float32."""
-        weight = next(self.vae.parameters())
-        scaled_BCHW = latents_BCHW.to(weight.device, weight.dtype) / self.latent_scale
-        pixels_B3HW: Tensor = self.vae.decode(scaled_BCHW).sample  # type: ignore[operator]
-        return pixels_B3HW.clamp(-1, 1)
-
-    def denoise(self, noisy_BCHW: Tensor, t_B: Tensor, cond: Conditioning) -> Tensor:
-        """The UNet's raw output (epsilon or v) in the dtype of `noisy_BCHW`; `t_B` are training timesteps 0..999."""
-        dtype = self.dtype
-        added = {}
-        if cond.pooled_BP is not None and cond.time_ids_B6 is not None:
-            added = {"added_cond_kwargs": {"text_embeds": cond.pooled_BP.to(dtype), "time_ids": cond.time_ids_B6}}
-        out: Tensor = self.unet(noisy_BCHW.to(dtype), t_B, cond.tokens_BSD.to(dtype), return_dict=False, **added)[0]
-        return out.to(noisy_BCHW.dtype)
+def vae_config(sample_size: int, scaling_factor: float, **more: Any) -> Config:
+    """The VAE of SD1, SD2 and SDXL, which differ in its latents' scale. Source: CompVis `v1-inference.yaml`."""
+    return {
+        "in_channels": 3,
+        "out_channels": 3,
+        "latent_channels": 4,
+        "block_out_channels": [128, 256, 512, 512],
+        "layers_per_block": 2,
+        "down_block_types": ["DownEncoderBlock2D"] * 4,
+        "up_block_types": ["UpDecoderBlock2D"] * 4,
+        "act_fn": "silu",
+        "norm_num_groups": 32,
+        "sample_size": sample_size,
+        **more,
+        "scaling_factor": scaling_factor,
+    }
 
 
-def _tokenizer_of(component: str) -> str:
-    return component.replace("text_encoder", "tokenizer")
+def clip_config(width: int, layers: int, heads: int, *, act: str, projection: int, pad: int) -> Config:
+    """A CLIP text tower with the vocabulary that all of them share."""
+    return {
+        "vocab_size": 49408,
+        "hidden_size": width,
+        "intermediate_size": 4 * width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "max_position_embeddings": 77,
+        "hidden_act": act,
+        "projection_dim": projection,
+        "bos_token_id": 49406,
+        "eos_token_id": 49407,
+        "pad_token_id": pad,
+    }
 
 
-def latent_factor(vae_config: Config) -> int:
-    """Pixels per latent, each way: every level of the VAE but the last halves the side."""
-    return int(2 ** (len(vae_config["block_out_channels"]) - 1))
+def tiny_clip(config: Config, vocabulary: int, max_tokens: int, *, width: int = 32, layers: int = 3) -> Config:
+    """The same tower, small: it pads with the same token, the end token or the first."""
+    return {
+        **config,
+        "vocab_size": vocabulary,
+        "hidden_size": width,
+        "intermediate_size": 64,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "max_position_embeddings": max_tokens,
+        "projection_dim": width,
+        "bos_token_id": vocabulary - 2,
+        "eos_token_id": vocabulary - 1,
+        "pad_token_id": vocabulary - 1 if config["pad_token_id"] else 0,
+    }
 
 
-def own_name(module: nn.Module, name: str) -> str:
-    """A canonical name as this module spells it: transformers 5 dropped `text_model.` from CLIPTextModel alone."""
-    if name.startswith("text_model.") and not hasattr(module, "text_model"):
-        return name.removeprefix("text_model.")
-    return name
+def tiny_geometry(full: Geometry, text: Mapping[str, Config], **unet: Any) -> Geometry:
+    """The same structure for 64 px; `unet` are the sizes in which families differ."""
+    small_vae = {**full.vae, "block_out_channels": [8, 8, 16, 16], "norm_num_groups": 8, "sample_size": 64}
+    return Geometry({**full.unet, "sample_size": 8, "norm_num_groups": 16, **unet}, small_vae, text, native_size_px=64)

@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from tsuika.core.types import Facts, Prediction
-from tsuika.families.common import Config, Family, Geometry, Shapes, TextTower
+from tsuika.families import original_config
+from tsuika.families.common import (
+    SGM,
+    Config,
+    Family,
+    Geometry,
+    Names,
+    TextTower,
+    clip_config,
+    tiny_clip,
+    tiny_geometry,
+    vae_config,
+)
 
-_CLIP_L: Final = "conditioner.embedders.0.transformer."
-_CLIP_G: Final = "conditioner.embedders.1.model."
-_UNET_IN: Final = "model.diffusion_model.input_blocks.0.0.weight"
-
-_VAE: Final[Config] = {  # Stability-AI/generative-models sd_xl_base.yaml, first_stage_config
-    "in_channels": 3,
-    "out_channels": 3,
-    "latent_channels": 4,
-    "block_out_channels": [128, 256, 512, 512],
-    "layers_per_block": 2,
-    "down_block_types": ["DownEncoderBlock2D"] * 4,
-    "up_block_types": ["UpDecoderBlock2D"] * 4,
-    "act_fn": "silu",
-    "norm_num_groups": 32,
-    "sample_size": 1024,
-    "force_upcast": True,
-    "scaling_factor": 0.13025,  # scale_factor there
-}
-_UNET: Final[Config] = {  # the same file, network_config: channel_mult 1 2 4, transformer_depth 1 2 10, context 2048
+# Stability-AI/generative-models sd_xl_base.yaml, scale_factor
+_SCALE: Final = 0.13025
+# The same file, network_config: channel_mult 1 2 4, transformer_depth 1 2 10, context 2048
+_UNET: Final[Config] = {
     "sample_size": 128,
     "in_channels": 4,
     "out_channels": 4,
@@ -34,82 +31,91 @@ _UNET: Final[Config] = {  # the same file, network_config: channel_mult 1 2 4, t
     "layers_per_block": 2,
     "cross_attention_dim": 2048,
     "use_linear_projection": True,
-    "attention_head_dim": [5, 10, 20],  # numbers of heads, each 64 wide
+    # numbers of heads, each 64 wide
+    "attention_head_dim": [5, 10, 20],
     "transformer_layers_per_block": [1, 2, 10],
     "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
     "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
     "addition_embed_type": "text_time",
     "addition_time_embed_dim": 256,
-    "projection_class_embeddings_input_dim": 2816,  # adm_in_channels there: 1280 pooled + 6 x 256 sizes
+    # adm_in_channels there: 1280 pooled + 6 x 256 sizes
+    "projection_class_embeddings_input_dim": 2816,
 }
-_TEXT_L: Final[Config] = {  # openai/clip-vit-large-patch14, its text tower
-    "vocab_size": 49408,
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "max_position_embeddings": 77,
-    "hidden_act": "quick_gelu",
-    "projection_dim": 768,
-    "bos_token_id": 49406,
-    "eos_token_id": 49407,
-    "pad_token_id": 49407,
-}
-_TEXT_G: Final[Config] = {  # laion/CLIP-ViT-bigG-14-laion2B-39B-b160k, its text tower
-    "vocab_size": 49408,
-    "hidden_size": 1280,
-    "intermediate_size": 5120,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 20,
-    "max_position_embeddings": 77,
-    "hidden_act": "gelu",
-    "projection_dim": 1280,
-    "bos_token_id": 49406,
-    "eos_token_id": 49407,
-    "pad_token_id": 0,
-}
+# openai/clip-vit-large-patch14 and laion/CLIP-ViT-bigG-14-laion2B-39B-b160k, their text towers
+_TEXT_L: Final = clip_config(768, 12, 12, act="quick_gelu", projection=768, pad=49407)
+_TEXT_G: Final = clip_config(1280, 32, 20, act="gelu", projection=1280, pad=0)
 
 
 def _geometry(prediction: Prediction) -> Geometry:
     del prediction
-    return Geometry(_UNET, _VAE, {"text_encoder": _TEXT_L, "text_encoder_2": _TEXT_G}, native_size_px=1024)
+    text = {"text_encoder": _TEXT_L, "text_encoder_2": _TEXT_G}
+    return Geometry(_UNET, vae_config(1024, _SCALE, force_upcast=True), text, native_size_px=1024)
 
 
 def _tiny(vocabulary: int, max_tokens: int) -> Geometry:
-    small = {
-        "vocab_size": vocabulary,
-        "intermediate_size": 64,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "max_position_embeddings": max_tokens,
-        "bos_token_id": vocabulary - 2,
-        "eos_token_id": vocabulary - 1,
+    text = {
+        "text_encoder": tiny_clip(_TEXT_L, vocabulary, max_tokens),
+        "text_encoder_2": tiny_clip(_TEXT_G, vocabulary, max_tokens, width=48),
     }
-    text_l = {**_TEXT_L, **small, "hidden_size": 32, "projection_dim": 32, "pad_token_id": vocabulary - 1}
-    text_g = {**_TEXT_G, **small, "hidden_size": 48, "projection_dim": 48}
-    unet = {
-        **_UNET,
-        "sample_size": 8,
+    sizes = {
         "block_out_channels": [32, 32, 64],
         "cross_attention_dim": 80,
-        "norm_num_groups": 16,
         "attention_head_dim": [2, 2, 4],
         "transformer_layers_per_block": [1, 2, 3],
         "addition_time_embed_dim": 8,
         "projection_class_embeddings_input_dim": 48 + 6 * 8,
     }
-    vae = {**_VAE, "block_out_channels": [8, 8, 16, 16], "norm_num_groups": 8, "sample_size": 64}
-    return Geometry(unet, vae, {"text_encoder": text_l, "text_encoder_2": text_g}, native_size_px=64)
+    return tiny_geometry(_geometry("epsilon"), text, **sizes)
 
 
-def _is_single_file(shapes: Shapes) -> bool:
-    both = all(any(name.startswith(prefix) for name in shapes) for prefix in (_CLIP_L, _CLIP_G))
-    # edm_*: the same network made for EDM's preconditioning (Playground 2.5, CosXL), which this sampler is not
-    return both and shapes.get(_UNET_IN, (0, 0))[1] == 4 and not any(name.startswith("edm_") for name in shapes)
+def _original_config(configs: Mapping[str, Any], latent_scale: float) -> dict[str, Any]:
+    """`sd_xl_base.yaml` (Stability AI) for these sizes, with v-prediction set."""
+    unet, diffusion, encoders = configs["unet"], "sgm.modules.diffusionmodules", "sgm.modules.encoders.modules"
 
+    def embedder(key: str, kind: str, params: Mapping[str, Any]) -> dict[str, Any]:
+        return {"is_trainable": False, "input_key": key, "target": f"{encoders}.{kind}", "params": params}
 
-def _is_folder(unet: Config, parts: Sequence[str]) -> bool:
-    return {"text_encoder", "text_encoder_2"} <= set(parts) and unet.get("addition_embed_type") == "text_time"
+    clip_l = {"layer": "hidden", "layer_idx": configs["text_encoder"]["num_hidden_layers"] - 1}
+    clip_g = {
+        "arch": "ViT-bigG-14",
+        "version": "laion2b_s39b_b160k",
+        "freeze": True,
+        "layer": "penultimate",
+        "always_return_pooled": True,
+        "legacy": False,
+    }
+    sizes = {"outdim": unet["addition_time_embed_dim"]}
+    embedders = [
+        embedder("txt", "FrozenCLIPEmbedder", clip_l),
+        embedder("txt", "FrozenOpenCLIPEmbedder2", clip_g),
+        *(
+            embedder(key, "ConcatTimestepEmbedderND", sizes)
+            for key in ("original_size_as_tuple", "crop_coords_top_left", "target_size_as_tuple")
+        ),
+    ]
+    denoiser = {
+        "num_idx": 1000,
+        "weighting_config": {"target": f"{diffusion}.denoiser_weighting.EpsWeighting"},
+        "scaling_config": {"target": f"{diffusion}.denoiser_scaling.VScaling"},
+        "discretization_config": {"target": f"{diffusion}.discretizer.LegacyDDPMDiscretization"},
+    }
+    network = {
+        "adm_in_channels": unet["projection_class_embeddings_input_dim"],
+        "num_classes": "sequential",
+        **original_config.network(unet),
+        "spatial_transformer_attn_type": "softmax-xformers",
+    }
+    params = {
+        "scale_factor": latent_scale,
+        "disable_first_stage_autocast": True,
+        "denoiser_config": {"target": f"{diffusion}.denoiser.DiscreteDenoiser", "params": denoiser},
+        "network_config": {"target": f"{diffusion}.openaimodel.UNetModel", "params": network},
+        "conditioner_config": {"target": "sgm.modules.GeneralConditioner", "params": {"emb_models": embedders}},
+        "first_stage_config": original_config.first_stage(
+            configs["vae"], "sgm.models.autoencoder.AutoencoderKLInferenceWrapper"
+        ),
+    }
+    return {"target": "sgm.models.diffusion.DiffusionEngine", "params": params}
 
 
 SDXL: Final = Family(
@@ -117,21 +123,45 @@ SDXL: Final = Family(
         family="sdxl",
         title="Stable Diffusion XL",
         latent_channels=4,
-        latent_scale=0.13025,  # Stability-AI/generative-models sd_xl_base.yaml, scale_factor
+        latent_scale=_SCALE,
         prediction="epsilon",
         native_size_px=1024,
         text_encoders=("text_encoder", "text_encoder_2"),
-        kohya_text_prefixes={"text_encoder": "lora_te1", "text_encoder_2": "lora_te2"},
-        kohya_base_version={"epsilon": "sdxl_base_v1-0", "v_prediction": "sdxl_base_v1-0"},
+    ),
+    names=Names(
+        kohya_version={"epsilon": "sdxl_base_v1-0", "v_prediction": "sdxl_base_v1-0"},
         modelspec={"epsilon": "stable-diffusion-xl-v1-base", "v_prediction": "stable-diffusion-xl-v1-base"},
+        beginnings=("sdxl_", "stable-diffusion-xl"),
+        implementation=SGM,
+        sd_scripts=("--sdxl",),
+        # an empty negative prompt is encoded, here as in training
+        model_index={"_class_name": "StableDiffusionXLPipeline", "force_zeros_for_empty_prompt": False},
+        hub_pattern="xl",
+        has_ldm_lora=True,
+        v_markers=("v_pred", "ztsnr"),
     ),
     towers=(
-        TextTower("text_encoder", projected=False, layout="clip", prefix=_CLIP_L, padding=""),
-        TextTower("text_encoder_2", projected=True, layout="open_clip", prefix=_CLIP_G, padding="!"),
+        TextTower(
+            "text_encoder",
+            projected=False,
+            layout="clip",
+            prefix="conditioner.embedders.0.transformer.",
+            padding="",
+            kohya="lora_te1",
+            embedding="clip_l",
+        ),
+        TextTower(
+            "text_encoder_2",
+            projected=True,
+            layout="open_clip",
+            prefix="conditioner.embedders.1.model.",
+            padding="!",
+            kohya="lora_te2",
+            embedding="clip_g",
+        ),
     ),
     penultimate=True,
     geometry=_geometry,
     tiny_geometry=_tiny,
-    is_single_file=_is_single_file,
-    is_folder=_is_folder,
+    original_config=_original_config,
 )

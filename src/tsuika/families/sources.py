@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from tsuika.core.errors import ModelError, NetworkError
+from tsuika.core.texts import _
 from tsuika.core.weights import WEIGHT_SUFFIXES
-from tsuika.core.words import Words
 from tsuika.families.common import TextTower, open_tokenizer
 
 # CLIP's vocabulary, the same for all families; asked for only if a single file comes without tokenizer files.
@@ -44,13 +44,9 @@ def find_tokenizer(folder: Path, name: str, tower: TextTower | None) -> Any:
             try:
                 return open_tokenizer(place, tower, CLIP_TOKENS if tower else None)
             except (OSError, ValueError, KeyError) as error:
-                why = Words(f"The tokenizer cannot be read: {error}.", f"トークナイザーが読めません: {error}。")
+                why = _("The tokenizer cannot be read: {error}.", error=error)
                 raise ModelError("MD003", where=place, why=why) from None
-    why = Words(
-        "There is no tokenizer (vocab.json and merges.txt) in it.",
-        "トークナイザー(vocab.json と merges.txt)がありません。",
-    )
-    raise ModelError("MD003", where=folder, why=why)
+    raise ModelError("MD003", where=folder, why=_("There is no tokenizer (vocab.json and merges.txt) in it."))
 
 
 def clip_tokenizer(where: Path) -> Path:
@@ -62,13 +58,12 @@ def clip_tokenizer(where: Path) -> Path:
     try:
         return _snapshot(CLIP_TOKENIZER, ["vocab.json", "merges.txt", "tokenizer_config.json"], [])
     except NetworkError as error:
-        why = Words(
-            f"A single file has no tokenizer, and {CLIP_TOKENIZER} is not on this machine. "
+        why = _(
+            "A single file has no tokenizer, and {name} is not on this machine. "
             "Name a folder with vocab.json and merges.txt: --tokenizer FOLDER, or in training --set base.tokenizer=FOLDER. "
-            f"{error.params['why']}",
-            f"単一ファイルにはトークナイザーがなく、{CLIP_TOKENIZER} もこのマシンにありません。"
-            "vocab.json と merges.txt のあるフォルダーを指定してください: --tokenizer FOLDER、"
-            f"学習では --set base.tokenizer=FOLDER。{error.params['why']}",
+            "{reason}",
+            name=CLIP_TOKENIZER,
+            reason=error.params["why"],
         )
         raise NetworkError("NW001", where=where, why=why) from None
 
@@ -96,12 +91,12 @@ def is_hub_id(spec: str) -> bool:
     return bool(re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", spec)) and not spec.lower().endswith(WEIGHT_SUFFIXES)
 
 
-def _snapshot(name: str, wanted: list[str], unwanted: list[str]) -> Path:
+def _snapshot(name: str, allowed: list[str], ignored: list[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=unwanted))
+        return Path(snapshot_download(name, allow_patterns=allowed, ignore_patterns=ignored))
     # OSError takes in ConnectionError, OfflineModeIsEnabled, and LocalEntryNotFoundError (a FileNotFoundError).
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]

@@ -1,45 +1,157 @@
-"""A base's weights by canonical name, each read from disk when asked for: two SDXL fit side by side. The VAE is left out."""
+"""A base on disk: its family, prediction and sizes from configs and headers, its parts and weights when asked for."""
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from tsuika.core.errors import ModelError
-from tsuika.core.types import Role, canonical
-from tsuika.core.weights import Weights, few, open_folder, open_weights, read_json
-from tsuika.core.words import Words
+from tsuika.core.texts import _
+from tsuika.core.types import Facts, Prediction, Role, canonical
+from tsuika.core.weights import Weights, open_folder, open_weights, read_json
 from tsuika.diffusion import ldm
-from tsuika.families import detection, loading
-from tsuika.families.common import _ROLES, Detected, Family, Geometry, build_text, build_unet
+from tsuika.families import detection, parts, vaes
+from tsuika.families.common import Config, Family, Geometry
+from tsuika.families.model import ROLES, latent_factor
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
-Locate = Callable[[str], ldm.Place]
+
+@dataclass(frozen=True)
+class StoredBase:
+    """A diffusers folder or a single file; nothing of it is loaded."""
+
+    path: Path
+    family: Family
+    prediction: Prediction
+    why_prediction: str  # what says so: "scheduler_config.json", "model.yaml", ...
+    zero_terminal_snr: bool = False
+    file: Weights | None = None  # of a single file
+    given: Geometry | None = None  # of a single file that does not say its sizes
+
+    @property
+    def kind(self) -> Literal["folder", "single-file"]:
+        """Its layout."""
+        return "single-file" if self.file else "folder"
+
+    @property
+    def facts(self) -> Facts:
+        """Of its family."""
+        return self.family.facts
+
+    @cached_property
+    def geometry(self) -> Geometry:
+        """Its sizes: a folder's configs; what a single file written by tsuika says; else its family's own.
+
+        Raises:
+            ModelError: they cannot be read (MD003).
+        """
+        if self.file:
+            return self.given or _noted_geometry(self.file) or self.family.geometry(self.prediction)
+        unet, vae = self._config("unet"), self._config("vae")
+        text = {component: self._config(component) for component in self.facts.text_encoders}
+        side = unet.get("sample_size") or self.facts.native_size_px // latent_factor(vae)
+        native = (side if isinstance(side, int) else max(side)) * latent_factor(vae)
+        return Geometry(unet, vae, text, native)
+
+    def component(self, name: str) -> Weights:
+        """The weights that a component is in.
+
+        Raises:
+            ModelError: none there, or damaged (MD003).
+        """
+        stem = "model" if name.startswith("text_encoder") else "diffusion_pytorch_model"
+        return self.file or open_folder(self.path / name, stem)
+
+    def _config(self, component: str) -> Config:
+        return read_json(self.path / component / "config.json")
+
+    def unet(self) -> parts.Part:
+        """The UNet."""
+        if self.file:
+            return parts.unet_of_file(self.file, self.geometry.unet)
+        return parts.unet_of_folder(self.component("unet"), self._config("unet"))
+
+    def text_encoders(self) -> list[parts.Part]:
+        """The text encoders, in the family's order."""
+        towers = self.family.towers
+        if self.file:
+            return [parts.text_of_file(self.file, self.geometry.text[t.component], t) for t in towers]
+        return [parts.text_of_folder(self.component(t.component), self._config(t.component), t) for t in towers]
+
+    def weights(self) -> StoredWeights:
+        """Everything but the VAE by canonical name, read from disk one by one.
+
+        Raises:
+            ModelError: a part is not whole (MD003), or a pickle with code in it (MD005).
+        """
+        return StoredWeights([self.unet(), *self.text_encoders()])
+
+    def load_vae(self, vae: str, device: torch.device) -> nn.Module:
+        """The base's own VAE or another, named as in `families.load`; nothing else of the base is loaded.
+
+        Raises:
+            ModelError, NetworkError: as `families.load_vae`.
+        """
+        if vaes.is_own(vae):
+            return vaes.own_vae(self.path, self.geometry.vae, vae, device)
+        return vaes.other_vae(self.facts.title, self.geometry.vae, vae, device)
 
 
-class Stored(Mapping[str, "Tensor"]):
-    """`<component>.<canonical parameter path>` -> weight, on the CPU, in the file's number type."""
+def open_base(families: Sequence[Family], path: Path, given: Geometry | None = None) -> StoredBase:
+    """What a diffusers folder or a single file is; no weights are read (but SD2's 320 numbers that show its prediction).
 
-    def __init__(self, found: Detected) -> None:
-        self.found = found
-        self._places: dict[str, tuple[Weights, ldm.Place, tuple[int, ...]]] = {}
+    Args:
+        families: Those that it may be of.
+        path: The folder or file.
+        given: Sizes of a single file that are not its family's own, and that it does not say.
+
+    Raises:
+        ModelError: not there (MD001), no Stable Diffusion (MD002), damaged (MD003), a pickle with code (MD005).
+    """
+    if path.is_dir():
+        family, prediction, why = detection.detect_folder(families, path)
+        return StoredBase(path, family, prediction, why)
+    file = open_weights(path)
+    family, prediction, why = detection.detect_file(families, file)
+    return StoredBase(path, family, prediction, why, "ztsnr" in file.shapes, file, given)
+
+
+def _noted_geometry(file: Weights) -> Geometry | None:
+    if (text := file.metadata.get(ldm.CONFIGS)) is None:
+        return None
+    try:
+        noted = json.loads(text)
+        towers = {key.removesuffix("_config"): noted[key] for key in noted if key.startswith("text_encoder")}
+        return Geometry(noted["unet_config"], noted["vae_config"], towers, int(noted["native_size_px"]))
+    except (ValueError, KeyError, TypeError) as error:
+        why = _("Its {field} cannot be read: {error}.", field=ldm.CONFIGS, error=repr(error))
+        raise ModelError("MD003", where=file.path, why=why) from None
+
+
+class StoredWeights(Mapping[str, "Tensor"]):
+    """`<component>.<canonical parameter path>` -> weight, on the CPU, in the file's number type.
+
+    Each is read from disk when asked for, so that two SDXL fit side by side.
+    """
+
+    def __init__(self, components: Sequence[parts.Part]) -> None:
+        self._places = {
+            f"{part.component}.{canonical(part.component, name)}": (part, place, shape)
+            for part in components
+            for name, (place, shape) in part.places(part.empty()).items()
+        }
 
     def __getitem__(self, name: str) -> Tensor:
-        weights, place, shape = self._places[name]
-        try:
-            return ldm.take(weights.tensor(place.name), place, shape)
-        except ValueError as error:
-            expected = "x".join(map(str, shape))
-            why = Words(
-                f"{place.name} is {error}, where {expected} is expected.",
-                f"{place.name} の形状が{error}です(必要なのは{expected})。",
-            )
-            raise ModelError("MD003", where=weights.path, why=why) from None
+        part, place, shape = self._places[name]
+        return part.read(place, shape)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
@@ -49,93 +161,7 @@ class Stored(Mapping[str, "Tensor"]):
 
     def layers(self, roles: Sequence[Role]) -> list[str]:
         """`<component>.<module path>` of the modules that play one of the roles."""
-        sides = {role: re.compile(_ROLES[role]) for role in roles}
-        return [
-            name.removesuffix(".weight")
-            for name in self._places
-            if name.endswith(".weight")
-            and any(
-                role.startswith("unet.") == name.startswith("unet.")
-                and pattern.fullmatch(name.partition(".")[2].removesuffix(".weight"))
-                for role, pattern in sides.items()
-            )
-        ]
-
-    def add(self, component: str, module: nn.Module, weights: Weights, locate: Locate) -> None:
-        """Take in a component whose (empty) module names the tensors.
-
-        Raises:
-            ModelError: the file lacks some (MD003).
-        """
-        places = {canonical(component, name): tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-        for name, shape in places.items():
-            self._places[f"{component}.{name}"] = weights, locate(name), shape
-        if missing := {locate(name).name for name in places} - weights.shapes.keys():
-            shown = few(missing)
-            why = Words(
-                f"{component}: {len(missing)} tensors are missing ({shown}).",
-                f"{component}: {len(missing)}個のテンソルがありません({shown.ja})。",
-            )
-            raise ModelError("MD003", where=weights.path, why=why)
-
-
-def open_stored(families: Sequence[Family], path: Path, *, geometry: Geometry | None = None) -> Stored:
-    """The weights of a diffusers folder or a single file; only headers are read now.
-
-    Args:
-        families: those that it may be of.
-        path: the folder or file.
-        geometry: of a single file whose sizes are not its family's own.
-
-    Raises:
-        ModelError: no model (MD001, MD002), one that is not whole (MD003), or a pickle with code in it (MD005).
-    """
-    return _folder(families, path) if path.is_dir() else _single(families, path, geometry)
-
-
-def _empty(build: Callable[[], nn.Module]) -> nn.Module:
-    import torch
-
-    with torch.device("meta"):
-        return build()
-
-
-def _folder(families: Sequence[Family], folder: Path) -> Stored:
-    family, found = detection.detect_folder(families, folder)
-    stored = Stored(found)
-    unet = open_folder(folder / "unet", "diffusion_pytorch_model")
-    config = read_json(folder / "unet" / "config.json")
-    stored.add("unet", _empty(lambda: build_unet(config)), unet, ldm.Place)
-    for tower in family.towers:
-        weights = open_folder(folder / tower.component, "model")
-        text_config = read_json(folder / tower.component / "config.json")
-        module = _empty(partial(build_text, text_config, projected=tower.projected))
-        names = {canonical(tower.component, name): name for name in weights.shapes}
-        stored.add(tower.component, module, weights, partial(_renamed, names))
-    return stored
-
-
-def _single(families: Sequence[Family], path: Path, geometry: Geometry | None) -> Stored:
-    weights = open_weights(path)
-    family, found = detection.detect_single(families, weights)
-    sizes = geometry or loading.noted_geometry(weights) or family.geometry(found.prediction)
-    stored = Stored(found)
-    prefix = "model.diffusion_model."
-    unet = _empty(lambda: build_unet(sizes.unet))
-    stored.add("unet", unet, weights, lambda name: ldm.unet_place(name, sizes.unet).under(prefix))
-    for tower in family.towers:
-        place = ldm.clip_place if tower.layout == "clip" else ldm.open_clip_place
-        # SD1 files written from transformers 5 modules lost the `text_model.` level.
-        lost = "text_model." if tower.layout == "clip" and not weights.starts(f"{tower.prefix}text_model.") else ""
-
-        module = _empty(partial(build_text, sizes.text[tower.component], projected=tower.projected))
-        stored.add(tower.component, module, weights, partial(_under, place, tower.prefix, lost))
-    return stored
-
-
-def _renamed(names: Mapping[str, str], name: str) -> ldm.Place:
-    return ldm.Place(names.get(name, name))
-
-
-def _under(place: Callable[..., ldm.Place], prefix: str, lost: str, name: str) -> ldm.Place:
-    return place(name.removeprefix(lost), {}).under(prefix)
+        sides = {"unet": "unet", "text": r"text_encoder\w*"}
+        patterns = [re.compile(rf"{sides[role.partition('.')[0]]}\.({ROLES[role]})") for role in roles]
+        names = [name.removesuffix(".weight") for name in self._places if name.endswith(".weight")]
+        return [name for name in names if any(pattern.fullmatch(name) for pattern in patterns)]

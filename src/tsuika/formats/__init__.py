@@ -10,14 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from tsuika.core import weights
-from tsuika.core.errors import FormatError, ModelError
+from tsuika.core.errors import FormatError
 from tsuika.core.outside import imported
+from tsuika.core.texts import Text, _, _n
 from tsuika.core.types import Artifact, Format
-from tsuika.core.words import Words
+from tsuika.core.weights import UNET_PREFIX, describe, few, is_pickle, open_safetensors, open_weights
 from tsuika.formats.checkpoint import SingleFile
 from tsuika.formats.common import RunFacts, WriteOnly, count_tags
-from tsuika.formats.container import read_header
 from tsuika.formats.delta import compared_parts, delta, largest_relative_error, relative_errors, tensor_errors
 from tsuika.formats.diffusers_folder import DiffusersFolder
 from tsuika.formats.embedding_a1111 import A1111Embedding
@@ -58,7 +57,6 @@ __all__ = [
     "is_artifact",
     "largest_relative_error",
     "pieces",
-    "read_header",
     "relative_errors",
     "tensor_errors",
 ]
@@ -105,41 +103,32 @@ def find(path: Path, also: Iterable[Format] = ()) -> Format:
         also: Formats of methods from outside, asked first.
 
     Raises:
-        FormatError: not there (FM004), damaged (MD003), a pickle with more than tensors (MD005), or without them (MD002),
-            of no known format (FM001).
+        ModelError: damaged (MD003), a pickle with more than tensors (MD005), or without them (MD002).
+        FormatError: not there (FM004), of no known format (FM001).
     """
     for known in (*also, *FORMATS):
         if known.sniff(path):
             return known
     if method := method_of(path):
         return Native(method)
-    expected = Words(
-        "a LoRA (kohya's .safetensors, diffusers' folder), an embedding (.safetensors, .pt, .bin) or a hypernetwork",
-        "LoRA(kohyaの .safetensors、diffusersのフォルダー)、埋め込み(.safetensors、.pt、.bin)、ハイパーネットワークのいずれか",
+    expected = _(
+        "a LoRA (kohya's .safetensors, diffusers' folder), an embedding (.safetensors, .pt, .bin) or a hypernetwork"
     )
     raise FormatError("FM001", where=path, found=_describe(path), expected=expected)
 
 
-def _describe(path: Path) -> Words:
+def _describe(path: Path) -> Text:
     if path.is_dir():
-        names = ", ".join(sorted(child.name for child in path.iterdir())[:5])
-        holding = Words(f"a folder with {names}", f"{names} のあるフォルダー")
-        return holding if names else Words("an empty folder", "空のフォルダー")
-    if path.is_file() and weights.is_pickle(path):
-        try:
-            return weights.describe(weights.open_weights(path))
-        except ModelError as error:
-            raise FormatError(error.code, where=path, **error.params) from None
-    keys = read_header(path).tensors
-    if any(key.startswith("model.diffusion_model.") for key in keys):
-        return Words(
-            f"a whole model (checkpoint) with {len(keys)} tensors",
-            f"{len(keys)}個のテンソルがあるモデル全体(チェックポイント)",
+        names = [child.name for child in path.iterdir()]
+        return _("a folder with {names}", names=few(names, 5)) if names else _("an empty folder")
+    opened = open_weights(path) if path.is_file() and is_pickle(path) else open_safetensors(path)
+    if opened.starts(UNET_PREFIX):
+        return _n(
+            "a whole model (checkpoint) with {count} tensor",
+            "a whole model (checkpoint) with {count} tensors",
+            len(opened.shapes),
         )
-    return Words(
-        f"safetensors with {len(keys)} tensors" + (f", such as `{min(keys)}`" if keys else ""),
-        f"{len(keys)}個のテンソルがあるsafetensors" + (f"(`{min(keys)}` など)" if keys else ""),
-    )
+    return describe(opened)
 
 
 def is_artifact(path: Path) -> bool:

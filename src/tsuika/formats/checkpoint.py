@@ -14,27 +14,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from tsuika.core import safetensors
 from tsuika.core.errors import FormatError
 from tsuika.core.files import whole, write_text
+from tsuika.core.texts import _
 from tsuika.core.types import Artifact
-from tsuika.core.words import Words
+from tsuika.core.weights import UNET_PREFIX, VAE_PREFIXES
 from tsuika.diffusion import ldm
-from tsuika.formats import common, container
+from tsuika.families import family
+from tsuika.formats import common
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-_UNET: Final = "model.diffusion_model."
-_VAE: Final = "first_stage_model."
-_TOWERS: Final = {  # family -> component -> (prefix, whether in open_clip's layout)
-    "sd1": {"text_encoder": ("cond_stage_model.transformer.", False)},
-    "sd2": {"text_encoder": ("cond_stage_model.model.", True)},
-    "sdxl": {
-        "text_encoder": ("conditioner.embedders.0.transformer.", False),
-        "text_encoder_2": ("conditioner.embedders.1.model.", True),
-    },
-}
 _SIZES: Final = ("unet_config", "vae_config", "text_encoder_config", "text_encoder_2_config", "native_size_px")
 _LOGIT_SCALE: Final = math.log(100)  # CLIP's upper limit, which trained models reach (Radford et al. 2021, 2.5)
 
@@ -61,30 +54,25 @@ def rows(artifact: Artifact) -> dict[str, Row]:
     Raises:
         FormatError: the layout has no place for a tensor (FM002).
     """
+    common.refuse_no_model(artifact, SingleFile.name)
     configs = {key: json.loads(text) for key, text in artifact.metadata.items() if key.endswith("_config")}
-    towers = _TOWERS.get(artifact.family)
-    if artifact.method != "dreambooth" or towers is None:
-        why = Words(
-            f"It is a {artifact.method} for {artifact.family}, and this format is for whole models.",
-            f"これは{artifact.family}用の{artifact.method}で、この形式はモデル全体用です。",
-        )
-        raise _cannot(why)
+    towers = {tower.component: tower for tower in family(artifact.family).towers}
     found: dict[str, Row] = {}
     thirds: dict[str, dict[int, Tensor]] = {}
     for name, tensor in artifact.tensors.items():
-        component, _, path = name.partition(".")
+        component, _dot, path = name.partition(".")
         try:
             if component == "unet":
-                place = ldm.unet_place(path, configs["unet_config"]).under(_UNET)
+                place = ldm.unet_place(path, configs["unet_config"]).under(UNET_PREFIX)
             elif component == "vae":
-                place = ldm.vae_place(path, configs["vae_config"]).under(_VAE)
+                place = ldm.vae_place(path, configs["vae_config"]).under(VAE_PREFIXES[0])
             elif component in towers:
-                prefix, is_open_clip = towers[component]
-                place = (ldm.open_clip_place if is_open_clip else ldm.clip_place)(path, {}).under(prefix)
+                place = towers[component].place(path)
             else:
-                continue  # the base's spare tensors, below
+                continue  # the base's extra tensors, below
         except (KeyError, TypeError):
-            raise _cannot(Words(f"There is no place for `{name}`.", f"`{name}` を入れる場所がありません。")) from None
+            why, do = _("There is no place for `{name}`.", name=name), _("Use the diffusers folder.")
+            raise FormatError("FM002", format=SingleFile.name, why=why, do=do) from None
         if place.third is not None:
             thirds.setdefault(place.name, {})[place.third] = tensor
         elif component == "vae" and ".attn_1." in place.name and tensor.ndim == 2:
@@ -107,64 +95,50 @@ def _unused(artifact: Artifact, found: Mapping[str, Row]) -> dict[str, Row]:
     import torch
 
     made: dict[str, Row] = {}
-    for prefix, is_open_clip in _TOWERS[artifact.family].values():
-        if not is_open_clip:
+    for tower in family(artifact.family).towers:
+        if tower.layout != "open_clip":
             continue
+        prefix = tower.prefix
         made[f"{prefix}logit_scale"] = Row((), [torch.tensor(_LOGIT_SCALE)])
         if f"{prefix}text_projection" in found:
             continue
         block = re.compile(rf"{re.escape(prefix)}transformer\.resblocks\.(\d+)\.(.+)")
         blocks = [(int(match[1]), match[2], row) for name, row in found.items() if (match := block.fullmatch(name))]
-        last = max(number for number, _, _ in blocks)
+        last = max(number for number, _rest, _row in blocks)
         made |= {f"{prefix}transformer.resblocks.{last + 1}.{rest}": row for n, rest, row in blocks if n == last}
         width = found[f"{prefix}ln_final.weight"].shape[0]
         made[f"{prefix}text_projection"] = Row((width, width), [torch.eye(width)])
     for name, tensor in artifact.tensors.items():
-        component, _, key = name.partition(".")
+        component, _dot, key = name.partition(".")
         if component == "spare" and key in made:
             made[key] = Row(tuple(tensor.shape), [tensor])
     return made
 
 
-def _cannot(why: Words) -> FormatError:
-    do = Words("Use the diffusers folder.", "diffusers形式のフォルダーを使ってください。")
-    return FormatError("FM002", format=SingleFile.name, why=why, do=do)
-
-
 def markers(artifact: Artifact) -> tuple[str, ...]:
     """Names of the empty tensors by which ComfyUI and Forge know an SDXL that predicts v."""
-    if artifact.family != "sdxl" or artifact.metadata.get("prediction") != "v_prediction":
+    if artifact.metadata.get("prediction") != "v_prediction":
         return ()
     scheduler = json.loads(artifact.metadata.get("scheduler_config", "{}"))
-    return ("v_pred", "ztsnr") if scheduler.get("rescale_betas_zero_snr") else ("v_pred",)
+    return family(artifact.family).names.v_markers[: 2 if scheduler.get("rescale_betas_zero_snr") else 1]
 
 
 def header_metadata(artifact: Artifact) -> dict[str, str]:
     """`modelspec.*` fields. Source: Stability AI's ModelSpec 1.0.1."""
-    facts, v = artifact.metadata, artifact.metadata.get("prediction") == "v_prediction"
-    architecture = {
-        "sd1": "stable-diffusion-v1",
-        "sd2": "stable-diffusion-v2-768-v" if v else "stable-diffusion-v2-512",
-        "sdxl": "stable-diffusion-xl-v1-base",
-    }[artifact.family]
-    sgm = "https://github.com/Stability-AI/generative-models"
+    facts, names = artifact.metadata, family(artifact.family).names
+    is_v = facts.get("prediction") == "v_prediction"
     native = facts.get("native_size_px", "")
-    optional = {
-        "trigger_phrase": "trigger",
-        "description": "description",
-        "author": "author",
-        "license": "license",
-        "tags": "tags",
-        "date": "date",
+    optional = {"trigger_phrase": "trigger"} | {
+        key: key for key in ("description", "author", "license", "tags", "date")
     }
     made = {
         "format": "pt",
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": architecture,
-        "modelspec.implementation": sgm if artifact.family == "sdxl" else "https://github.com/CompVis/stable-diffusion",
+        "modelspec.architecture": names.modelspec["v_prediction" if is_v else "epsilon"],
+        "modelspec.implementation": names.implementation,
         "modelspec.title": facts.get("title") or facts.get("name") or "DreamBooth",
         "modelspec.resolution": facts.get("resolution") or f"{native}x{native}",
-        "modelspec.prediction_type": "v" if v else "epsilon",
+        "modelspec.prediction_type": "v" if is_v else "epsilon",
         ldm.CONFIGS: json.dumps({name: json.loads(facts[name]) for name in sorted(facts) if name in _SIZES}),
         **{f"modelspec.{key}": facts[fact] for key, fact in optional.items() if facts.get(fact)},
     }
@@ -194,9 +168,9 @@ class SingleFile(common.WriteOnly):
         def make(name: str) -> Tensor:
             if name not in planned:
                 return torch.empty(0, dtype=dtype)
-            return container.cast({name: planned[name].numbers()}, dtype, self.name)[name]
+            return safetensors.cast({name: planned[name].numbers()}, dtype, self.name)[name]
 
-        container.save_tensors(path, empty, header_metadata(artifact), make)
+        safetensors.save_tensors(path, empty, header_metadata(artifact), make)
         if artifact.metadata.get("prediction") == "v_prediction":
             write_text(path.with_suffix(".yaml"), yaml_text(artifact))
         else:
@@ -204,8 +178,8 @@ class SingleFile(common.WriteOnly):
 
     def notes(self, artifact: Artifact) -> Iterator[str]:
         """Codes of what people should know about a file of this artifact; their messages name the `file`."""
-        kept = any(name.startswith("spare.") for name in artifact.tensors)
-        if artifact.family == "sd2" and not kept:
+        has_extra = any(name.startswith("spare.") for name in artifact.tensors)
+        if any(tower.is_cut for tower in family(artifact.family).towers) and not has_extra:
             yield "FM006"
 
 
@@ -230,11 +204,11 @@ def copy_yaml(source: Path, out: Path) -> bool:
 
 
 def yaml_text(artifact: Artifact) -> str:
-    """The model's configuration as the original programs read it, with v-prediction set.
-
-    Sources: `v1-inference.yaml` (CompVis), `v2-inference-v.yaml` and `sd_xl_base.yaml` (Stability AI).
-    """
-    return "\n".join(_yaml({"model": (_sdxl if artifact.family == "sdxl" else _latent_diffusion)(artifact)})) + "\n"
+    """The model's configuration as the original programs read it, with v-prediction set."""
+    facts = artifact.metadata
+    configs = {key.removesuffix("_config"): json.loads(text) for key, text in facts.items() if key.endswith("_config")}
+    model = family(artifact.family).original_config(configs, float(facts["latent_scale"]))
+    return "\n".join(_yaml({"model": model})) + "\n"
 
 
 def _yaml(value: Mapping[str, Any], indent: str = "") -> Iterator[str]:
@@ -249,136 +223,3 @@ def _yaml(value: Mapping[str, Any], indent: str = "") -> Iterator[str]:
                 yield from (f"{indent}  - {first.lstrip()}", *rest)
         else:
             yield f"{indent}{key}: {json.dumps(one)}"  # plain values of JSON are values of YAML
-
-
-def _config(artifact: Artifact, name: str) -> dict[str, Any]:
-    config: dict[str, Any] = json.loads(artifact.metadata[f"{name}_config"])
-    return config
-
-
-def _network(artifact: Artifact) -> dict[str, Any]:
-    unet = _config(artifact, "unet")
-    widths = unet["block_out_channels"]
-    attended = [2**i for i, kind in enumerate(unet["down_block_types"]) if "CrossAttn" in kind]
-    heads = unet["attention_head_dim"]  # diffusers' name for the number of heads
-    size = {"num_heads": heads} if isinstance(heads, int) else {"num_head_channels": widths[0] // heads[0]}
-    depth = unet["transformer_layers_per_block"]
-    return {
-        "use_checkpoint": True,
-        "in_channels": unet["in_channels"],
-        "out_channels": unet["out_channels"],
-        "model_channels": widths[0],
-        "attention_resolutions": attended[::-1],
-        "num_res_blocks": unet["layers_per_block"],
-        "channel_mult": [width // widths[0] for width in widths],
-        **size,
-        "use_linear_in_transformer": bool(unet["use_linear_projection"]),
-        "transformer_depth": depth,
-        "context_dim": unet["cross_attention_dim"],
-        "legacy": False,
-    }
-
-
-def _first_stage(artifact: Artifact, target: str, loss: str) -> dict[str, Any]:
-    vae = _config(artifact, "vae")
-    widths = vae["block_out_channels"]
-    sizes = {
-        "double_z": True,
-        "z_channels": vae["latent_channels"],
-        "resolution": 256,
-        "in_channels": vae["in_channels"],
-        "out_ch": vae["out_channels"],
-        "ch": widths[0],
-        "ch_mult": [width // widths[0] for width in widths],
-        "num_res_blocks": vae["layers_per_block"],
-        "attn_resolutions": [],
-        "dropout": 0.0,
-    }
-    params = {"embed_dim": vae["latent_channels"], "ddconfig": sizes, "lossconfig": {"target": loss}}
-    return {"target": target, "params": params}
-
-
-def _latent_diffusion(artifact: Artifact) -> dict[str, Any]:
-    scheduler, is_sd2 = _config(artifact, "scheduler"), artifact.family == "sd2"
-    encoders = "ldm.modules.encoders.modules"
-    text = (
-        {"target": f"{encoders}.FrozenOpenCLIPEmbedder", "params": {"freeze": True, "layer": "penultimate"}}
-        if is_sd2
-        else {"target": f"{encoders}.FrozenCLIPEmbedder"}
-    )
-    unet = {"image_size": 32, "use_spatial_transformer": True, **_network(artifact)}
-    params = {
-        "parameterization": "v",
-        "linear_start": scheduler.get("beta_start", 0.00085),
-        "linear_end": scheduler.get("beta_end", 0.012),
-        "num_timesteps_cond": 1,
-        "log_every_t": 200,
-        "timesteps": scheduler.get("num_train_timesteps", 1000),
-        "first_stage_key": "jpg",
-        "cond_stage_key": "txt",
-        "image_size": 64,
-        "channels": _config(artifact, "unet")["in_channels"],
-        "cond_stage_trainable": False,
-        "conditioning_key": "crossattn",
-        "monitor": "val/loss_simple_ema",
-        "scale_factor": float(artifact.metadata["latent_scale"]),
-        "use_ema": False,
-        "unet_config": {"target": "ldm.modules.diffusionmodules.openaimodel.UNetModel", "params": unet},
-        "first_stage_config": _first_stage(artifact, "ldm.models.autoencoder.AutoencoderKL", "torch.nn.Identity"),
-        "cond_stage_config": text,
-    }
-    return {"target": "ldm.models.diffusion.ddpm.LatentDiffusion", "params": params}
-
-
-def _sdxl(artifact: Artifact) -> dict[str, Any]:
-    unet, diffusion, encoders = (
-        _config(artifact, "unet"),
-        "sgm.modules.diffusionmodules",
-        "sgm.modules.encoders.modules",
-    )
-    sizes = unet["addition_time_embed_dim"]
-    clip_l = {"layer": "hidden", "layer_idx": _config(artifact, "text_encoder")["num_hidden_layers"] - 1}
-    clip_g = {
-        "arch": "ViT-bigG-14",
-        "version": "laion2b_s39b_b160k",
-        "freeze": True,
-        "layer": "penultimate",
-        "always_return_pooled": True,
-        "legacy": False,
-    }
-    embedders = [
-        {"is_trainable": False, "input_key": "txt", "target": f"{encoders}.FrozenCLIPEmbedder", "params": clip_l},
-        {"is_trainable": False, "input_key": "txt", "target": f"{encoders}.FrozenOpenCLIPEmbedder2", "params": clip_g},
-        *(
-            {
-                "is_trainable": False,
-                "input_key": key,
-                "target": f"{encoders}.ConcatTimestepEmbedderND",
-                "params": {"outdim": sizes},
-            }
-            for key in ("original_size_as_tuple", "crop_coords_top_left", "target_size_as_tuple")
-        ),
-    ]
-    denoiser = {
-        "num_idx": 1000,
-        "weighting_config": {"target": f"{diffusion}.denoiser_weighting.EpsWeighting"},
-        "scaling_config": {"target": f"{diffusion}.denoiser_scaling.VScaling"},
-        "discretization_config": {"target": f"{diffusion}.discretizer.LegacyDDPMDiscretization"},
-    }
-    network = {
-        "adm_in_channels": unet["projection_class_embeddings_input_dim"],
-        "num_classes": "sequential",
-        **_network(artifact),
-        "spatial_transformer_attn_type": "softmax-xformers",
-    }
-    params = {
-        "scale_factor": float(artifact.metadata["latent_scale"]),
-        "disable_first_stage_autocast": True,
-        "denoiser_config": {"target": f"{diffusion}.denoiser.DiscreteDenoiser", "params": denoiser},
-        "network_config": {"target": f"{diffusion}.openaimodel.UNetModel", "params": network},
-        "conditioner_config": {"target": "sgm.modules.GeneralConditioner", "params": {"emb_models": embedders}},
-        "first_stage_config": _first_stage(
-            artifact, "sgm.models.autoencoder.AutoencoderKLInferenceWrapper", "torch.nn.Identity"
-        ),
-    }
-    return {"target": "sgm.models.diffusion.DiffusionEngine", "params": params}

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tsuika.core.types import Artifact
-from tsuika.formats import common
+from tsuika.formats import lora
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,7 +27,7 @@ def delta(artifact: Artifact) -> Iterator[tuple[str, str, Tensor]]:
         FormatError: not a LoRA (FM002).
         ValueError: DoRA, whose effect depends on the base's weights.
     """
-    for (component, path), parts in common.layers(artifact, "ΔW").items():
+    for (component, path), parts in lora.layers(artifact, "ΔW").items():
         if "dora_scale" in parts:
             raise ValueError(f"{component}.{path} is DoRA: its effect depends on the base's weights")
         yield component, path, layer_delta(parts)
@@ -60,7 +60,7 @@ def relative_errors(a: Artifact, b: Artifact) -> dict[str, float]:
     """
     if a.method != "lora":
         return tensor_errors(a.tensors, b.tensors)
-    ours, theirs = common.layers(a, "ΔW"), common.layers(b, "ΔW")
+    ours, theirs = lora.layers(a, "ΔW"), lora.layers(b, "ΔW")
     errors = {".".join(key): math.inf for key in ours.keys() ^ theirs.keys()}
     for key in ours.keys() & theirs.keys():
         error = _layers_apart(ours[key], theirs[key])
@@ -73,7 +73,7 @@ def relative_errors(a: Artifact, b: Artifact) -> dict[str, float]:
     return errors
 
 
-def factors_of(parts: Mapping[str, Tensor]) -> tuple[Tensor, Tensor] | None:
+def factors_of(parts: lora.Parts) -> tuple[Tensor, Tensor] | None:
     """(up, down) in float64 with ΔW = up @ down: (out, r), (r, in * kernel), the scale in `up`.
 
     None where a layer is not plain LoRA (LoHa, LoKr, Tucker). A DoRA's magnitudes are not looked at.
@@ -89,7 +89,7 @@ def _low_rank_norm(up: Tensor, down: Tensor) -> float:
     """Frobenius norm of up @ down from its triangular factor: (out, r), (r, in).
 
     Exact to float64's precision of the terms, even where they cancel. The norm by Gram matrices, tr(GuGd), is a
-    difference of squares and loses half of the digits: two files that agree to 1e-7 could not be told from one.
+    difference of squares and loses half of the digits: two files that agree to 1e-7 would look the same.
     """
     import torch
 
@@ -137,15 +137,10 @@ def layer_delta(parts: Mapping[str, Tensor]) -> Tensor:
 
     part = {name: tensor.detach().to("cpu", torch.float32) for name, tensor in parts.items()}
     alpha = float(part["alpha"]) if "alpha" in part else None
-    if "lora_down.weight" in part:
-        rank, weight = part["lora_down.weight"].shape[0], _low_rank(part)
-    elif "hada_w1_a" in part:
-        rank, weight = part["hada_w1_b"].shape[0], _hadamard(part)
-    else:
-        factors = [part[name] for name in ("lokr_w2_b", "lokr_w1_b") if name in part]
-        rank, weight = (factors[0].shape[0] if factors else 0), _kronecker(part)
+    weight = (_low_rank if "lora_down.weight" in part else _hadamard if "hada_w1_a" in part else _kronecker)(part)
+    inner = lora.inner_factor(part)
     # Two full Kronecker factors have no rank: every program takes scale 1.
-    return weight * (alpha / rank) if alpha is not None and rank else weight
+    return weight * (alpha / len(inner)) if alpha is not None and inner is not None else weight
 
 
 def _low_rank(part: Mapping[str, Tensor]) -> Tensor:

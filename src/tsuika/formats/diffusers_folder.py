@@ -8,19 +8,14 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from tsuika.core.errors import FormatError
+from tsuika.core import safetensors
 from tsuika.core.types import Artifact
-from tsuika.core.words import Words
-from tsuika.formats import common, container
+from tsuika.families import family
+from tsuika.formats import common
 
 if TYPE_CHECKING:
     import torch
 
-_PIPELINES: Final = {
-    "sd1": "StableDiffusionPipeline",
-    "sd2": "StableDiffusionPipeline",
-    "sdxl": "StableDiffusionXLPipeline",
-}
 _SINCE: Final = "0.30.0"  # of diffusers; these folders have looked alike for long
 
 
@@ -37,12 +32,7 @@ class DiffusersFolder(common.WriteOnly):
         Raises:
             FormatError: not a whole model, or `dtype` cannot hold its numbers (FM002).
         """
-        if artifact.method != "dreambooth" or artifact.family not in _PIPELINES:
-            why = Words(
-                f"It is a {artifact.method} for {artifact.family}, and this format is for whole models.",
-                f"これは{artifact.family}用の{artifact.method}で、この形式はモデル全体用です。",
-            )
-            raise FormatError("FM002", format=self.name, why=why, do=container.ANOTHER_FORMAT)
+        common.refuse_no_model(artifact, self.name)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             self._write(artifact, temporary, dtype)
@@ -56,10 +46,10 @@ class DiffusersFolder(common.WriteOnly):
         import torch
 
         facts = artifact.metadata
-        index: dict[str, Any] = {"_class_name": _PIPELINES[artifact.family], "_diffusers_version": _SINCE}
+        index: dict[str, Any] = {**family(artifact.family).names.model_index, "_diffusers_version": _SINCE}
         parts: dict[str, dict[str, torch.Tensor]] = {}
         for name, tensor in artifact.tensors.items():
-            component, _, path = name.partition(".")
+            component, _dot, path = name.partition(".")
             if component != "spare":
                 parts.setdefault(component, {})[path] = tensor
         for component, tensors in parts.items():
@@ -70,9 +60,9 @@ class DiffusersFolder(common.WriteOnly):
             empty = {name: torch.empty(t.shape, dtype=dtype, device="meta") for name, t in tensors.items()}
 
             def make(name: str, tensors: dict[str, torch.Tensor] = tensors) -> torch.Tensor:
-                return container.cast({name: tensors[name]}, dtype, self.name)[name]
+                return safetensors.cast({name: tensors[name]}, dtype, self.name)[name]
 
-            container.save_tensors(folder / component / f"{stem}.safetensors", empty, {"format": "pt"}, make)
+            safetensors.save_tensors(folder / component / f"{stem}.safetensors", empty, {"format": "pt"}, make)
             index[component] = (
                 ["transformers", config["architectures"][0]] if is_text else ["diffusers", config["_class_name"]]
             )
@@ -85,14 +75,6 @@ class DiffusersFolder(common.WriteOnly):
         scheduler = {**json.loads(facts["scheduler_config"]), "prediction_type": facts["prediction"]}
         _write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
         index["scheduler"] = ["diffusers", scheduler.get("_class_name", "DDIMScheduler")]
-        if artifact.family == "sdxl":
-            index["force_zeros_for_empty_prompt"] = False  # an empty negative prompt is encoded, here as in training
-        else:
-            index |= {
-                "safety_checker": [None, None],
-                "feature_extractor": [None, None],
-                "requires_safety_checker": False,
-            }
         _write_json(folder / "model_index.json", index)
 
 

@@ -9,26 +9,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from tsuika.core import weights
 from tsuika.core.errors import FormatError, ModelError
+from tsuika.core.safetensors import damaged
+from tsuika.core.texts import _
 from tsuika.core.types import Artifact
-from tsuika.core.words import Words
-from tsuika.formats import common, container
+from tsuika.core.weights import is_pickle, load_pickle, open_safetensors
+from tsuika.families import FAMILIES, Family, family
+from tsuika.families.common import SGM
+from tsuika.formats import common
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 METHOD: Final = "textual-inversion"
-COMPONENTS: Final = ("text_encoder", "text_encoder_2")
-SDXL: Final = ("clip_l", "clip_g")  # every client's names of the two
-FAMILIES: Final = {1: ("sd1", "sd2"), 2: ("sdxl",)}  # by the number of text encoders
 MAX_BYTES: Final = 1 << 24  # of a file that can be a word: 16 vectors of SDXL in fp32 take 131 kB
-_WIDTHS: Final = {768: "sd1", 1024: "sd2"}
-_ARCHITECTURES: Final = {
-    "sd1": "stable-diffusion-v1",
-    "sd2": "stable-diffusion-v2-512",
-    "sdxl": "stable-diffusion-xl-v1-base",
-}
+# The sets of names under which programs keep a word's vectors, one of each family's text encoders
+LAYOUTS: Final = tuple(dict.fromkeys(tuple(tower.embedding for tower in row.towers) for row in FAMILIES))
+# Every component that a word can have vectors for, in the encoders' order
+COMPONENTS: Final = max((row.facts.text_encoders for row in FAMILIES), key=len)
 
 
 def split(artifact: Artifact, format_name: str) -> tuple[str, dict[str, Tensor]]:
@@ -38,40 +36,43 @@ def split(artifact: Artifact, format_name: str) -> tuple[str, dict[str, Tensor]]
         FormatError: FM002, not a new word, several, or without some text encoder's vectors.
     """
     if artifact.method != METHOD:
-        raise container.of_another_method(artifact.method, format_name, Words("new words", "新しい単語"))
+        raise common.of_another_method(artifact.method, format_name, _("new words"))
     parts = {name.rpartition(".")[::2]: vectors for name, vectors in artifact.tensors.items()}
-    words = {word for word, _ in parts}
+    words = {word for word, _component in parts}
     if len(words) != 1:
-        listed = ", ".join(sorted(words))
-        why = Words(
-            f"It holds {len(words)} words, and programs take one from a file: {listed}.",
-            f"単語が{len(words)}個ありますが、各ソフトは1つのファイルから1個しか読みません: {listed}。",
+        why = _(
+            "It holds {count} words, and programs take one from a file: {words}.",
+            count=len(words),
+            words=", ".join(sorted(words)),
         )
-        do = Words("Write each word into a file of its own.", "単語ごとに別のファイルへ書き出してください。")
+        raise FormatError("FM002", format=format_name, why=why, do=_("Write each word into a file of its own."))
+    needed = family(artifact.family).facts.text_encoders
+    by_component = {component: vectors for (_word, component), vectors in parts.items()}
+    if set(by_component) != set(needed):
+        why = _(
+            "{family} needs vectors for {needed}; there are {found}.",
+            family=artifact.family,
+            needed=", ".join(needed),
+            found=", ".join(by_component),
+        )
+        do = _("Train the word again, or correct its family.")
         raise FormatError("FM002", format=format_name, why=why, do=do)
-    count = 2 if artifact.family == "sdxl" else 1
-    by_component = {component: vectors for (_, component), vectors in parts.items()}
-    if set(by_component) != set(COMPONENTS[:count]):
-        needed, there = ", ".join(COMPONENTS[:count]), ", ".join(by_component)
-        why = Words(
-            f"{artifact.family} needs vectors for {needed}; there are {there}.",
-            f"{artifact.family} には {needed} のベクトルが必要ですが、あるのは {there} です。",
-        )
-        do = Words(
-            "Train the word again, or correct its family.", "単語を学習し直すか、family の記載を直してください。"
-        )
-        raise FormatError("FM002", format=format_name, why=why, do=do)
-    return words.pop(), {component: by_component[component] for component in COMPONENTS[:count]}
+    return words.pop(), {component: by_component[component] for component in needed}
+
+
+def names_of(artifact: Artifact) -> tuple[str, ...]:
+    """What programs call the vectors of the artifact's family, in the encoders' order."""
+    return tuple(tower.embedding for tower in family(artifact.family).towers)
 
 
 def join(path: Path, word: str, tensors: Mapping[str, Any], facts: Mapping[str, str]) -> Artifact:
     """An artifact of one word; `facts` may name its family, else its widths do.
 
     Args:
-        path: where it came from, for errors.
-        word: the word; the file's name where empty.
-        tensors: component -> vectors, (n, D) or (D).
-        facts: text metadata of the file.
+        path: Where it came from, for errors.
+        word: The word; the file's name where empty.
+        tensors: Component -> vectors, (n, D) or (D).
+        facts: Text metadata of the file.
 
     Raises:
         FormatError: MD003, these are no vectors, or not finite.
@@ -81,32 +82,32 @@ def join(path: Path, word: str, tensors: Mapping[str, Any], facts: Mapping[str, 
     vectors: dict[str, Tensor] = {}
     for component, value in tensors.items():
         if not isinstance(value, torch.Tensor) or not value.is_floating_point() or value.ndim not in (1, 2):
-            shape = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
-            why = Words(f"{shape} instead of a row of vectors", f"ベクトルを並べたものではなく、{shape}が入っています")
-            raise container.damaged(path, why)
-        vectors[component] = value.detach().reshape(-1, value.shape[-1]) if value.numel() else value
-        if not value.numel() or not torch.isfinite(value).all():
-            endless = Words("a number that is not finite", "NaNまたは無限大があります")
-            raise container.damaged(path, endless if value.numel() else Words("no vectors", "ベクトルがありません"))
-    if len({len(value) for value in vectors.values()}) > 1:
-        counts = [str(len(value)) for value in vectors.values()]
-        why = Words(
-            f"{' and '.join(counts)} vectors for one word",
-            f"1つの単語のベクトルの数が一致しません({'と'.join(counts)})",
-        )
-        raise container.damaged(path, why)
-    family, evidence = _family(vectors, facts)
+            found = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
+            raise damaged(path, _("{found} instead of a row of vectors", found=found))
+        if not value.numel():
+            raise damaged(path, _("no vectors"))
+        if not torch.isfinite(value).all():
+            raise damaged(path, _("a number that is not finite"))
+        vectors[component] = value.detach().reshape(-1, value.shape[-1])
+    counts = [str(len(value)) for value in vectors.values()]
+    if len(set(counts)) > 1:
+        raise damaged(path, _("different numbers of vectors for one word: {counts}", counts=", ".join(counts)))
+    found_family, evidence = _family(vectors, facts)
     named = {f"{word or path.stem}.{component}": value for component, value in vectors.items()}
-    return Artifact(METHOD, family, named, {**facts, common.FAMILY_FROM: evidence})
+    return Artifact(METHOD, found_family.name, named, {**facts, common.FAMILY_FROM: evidence})
 
 
-def _family(vectors: Mapping[str, Tensor], facts: Mapping[str, str]) -> tuple[str, str]:
-    if (named := facts.get("family", "")) in FAMILIES[len(vectors)]:
-        return named, "metadata"
-    if len(vectors) == 2:
-        return "sdxl", "shapes"
-    width = next(iter(vectors.values())).shape[1]
-    return (_WIDTHS[width], "shapes") if width in _WIDTHS else ("sd1", "default")
+def _family(vectors: Mapping[str, Tensor], facts: Mapping[str, str]) -> tuple[Family, str]:
+    possible = [row for row in FAMILIES if set(row.facts.text_encoders) == vectors.keys()]
+    for row in possible:
+        if row.name == facts.get("family"):
+            return row, "metadata"
+    if len(possible) == 1:
+        return possible[0], "shapes"
+    for row in possible:
+        if all(row.text_width(component) == value.shape[1] for component, value in vectors.items()):
+            return row, "shapes"
+    return FAMILIES[0], "default"
 
 
 def header(artifact: Artifact, word: str) -> dict[str, str]:
@@ -118,8 +119,8 @@ def header(artifact: Artifact, word: str) -> dict[str, str]:
         "method": METHOD,
         "word": word,
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": f"{_ARCHITECTURES[artifact.family]}/textual-inversion",
-        "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
+        "modelspec.architecture": f"{family(artifact.family).names.modelspec['epsilon']}/textual-inversion",
+        "modelspec.implementation": SGM,
         "modelspec.title": facts.get("title") or facts.get("name") or word,
         "modelspec.trigger_phrase": word,
     }
@@ -132,56 +133,29 @@ def header(artifact: Artifact, word: str) -> dict[str, str]:
 
 def pickled(path: Path) -> Any:
     """What a small torch file holds, running nothing of it; None where it is something else, or refused."""
-    if not path.is_file() or path.stat().st_size > MAX_BYTES or not weights.is_pickle(path):
+    if not path.is_file() or path.stat().st_size > MAX_BYTES or not is_pickle(path):
         return None
     try:
-        return weights.load_pickle(path)
+        return load_pickle(path)
     except ModelError:
         return None
 
 
-def load_pickle(path: Path) -> Any:
-    """What a torch file holds, running nothing of it.
-
-    Raises:
-        FormatError: not there (FM004), damaged (MD003), a pickle with more than tensors in it (MD005).
-    """
-    if not path.is_file():
-        raise FormatError("FM004", where=path)
-    try:
-        return weights.load_pickle(path)
-    except ModelError as error:
-        raise FormatError(error.code, where=path, **error.params) from None
-
-
-def header_of(path: Path) -> container.Header | None:
-    """The header of a safetensors file; None where it is something else."""
-    if not path.is_file():
-        return None
-    try:
-        return container.read_header(path)
-    except FormatError:
-        return None
-
-
-def load_tensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+def load_table(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """Tensors and text metadata of a safetensors file or of a torch file that is a plain table.
 
     Raises:
-        FormatError: not there (FM004), damaged (MD003), a pickle with more than tensors in it (MD005).
+        ModelError: not there (FM004), damaged (MD003), a pickle with more than tensors in it (MD005).
     """
-    if not (path.is_file() and weights.is_pickle(path)):
-        metadata = container.read_header(path).metadata
-        return container.load_tensors(path), metadata
-    content = load_pickle(path)
-    return (content if isinstance(content, dict) else {"": content}), {}
+    if path.is_file() and is_pickle(path):
+        content = load_pickle(path)
+        return (content if isinstance(content, dict) else {"": content}), {}
+    opened = open_safetensors(path)
+    return opened.load(), dict(opened.metadata)
 
 
 def unknown(path: Path, names: Any) -> FormatError:
     """The error for a file of no layout of new words."""
     keys = ", ".join(sorted(map(str, names))[:5]) if hasattr(names, "__iter__") else type(names).__name__
-    expected = Words(
-        "an embedding: `emb_params`, `clip_l` and `clip_g`, A1111's .pt, or diffusers' learned_embeds",
-        "埋め込み(`emb_params`、`clip_l` と `clip_g`、A1111の .pt、diffusersの learned_embeds のいずれか)",
-    )
-    return FormatError("FM001", where=path, found=keys or Words("nothing", "なし"), expected=expected)
+    expected = _("an embedding: `emb_params`, `clip_l` and `clip_g`, A1111's .pt, or diffusers' learned_embeds")
+    return FormatError("FM001", where=path, found=keys or _("nothing"), expected=expected)

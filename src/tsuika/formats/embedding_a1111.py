@@ -9,11 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from tsuika.core import weights
+from tsuika.core import safetensors
 from tsuika.core.errors import FormatError
+from tsuika.core.texts import _
 from tsuika.core.types import Artifact
-from tsuika.core.words import Words
-from tsuika.formats import container, embedding
+from tsuika.core.weights import load_pickle, save_pickle
+from tsuika.formats import embedding
 
 if TYPE_CHECKING:
     import torch
@@ -22,8 +23,14 @@ _PLACEHOLDER: Final = "*"
 _PLACEHOLDER_ID: Final = 265  # CLIP's token id of `*</w>`, as A1111 writes it
 
 
-def _is_table(content: Any) -> bool:
-    return isinstance(content, dict) and ("string_to_param" in content or set(embedding.SDXL) <= content.keys())
+def _layout(content: Any) -> tuple[str, ...] | None:
+    """The names of the vectors in A1111's table; None if it is none."""
+    if not isinstance(content, dict):
+        return None
+    if "string_to_param" in content:
+        return ("string_to_param",)
+    several = (layout for layout in embedding.LAYOUTS if len(layout) > 1)
+    return next((layout for layout in several if set(layout) <= content.keys()), None)
 
 
 class A1111Embedding:
@@ -35,16 +42,18 @@ class A1111Embedding:
 
     def sniff(self, path: Path) -> bool:
         """Whether a torch file holds A1111's table."""
-        return _is_table(embedding.pickled(path))
+        return _layout(embedding.pickled(path)) is not None
 
     def read(self, path: Path) -> Artifact:
         """The word is the inner `name`, else the file's. A table of an unknown width counts as SD1 (`family_from`).
 
         Raises:
-            FormatError: damaged (MD003), a pickle with more than tensors in it (MD005), or of another layout (FM001).
+            ModelError: damaged (MD003), a pickle with more than tensors in it (MD005), or of another layout (FM001).
         """
-        content: Any = embedding.load_pickle(path)
-        if not _is_table(content):
+        if not path.is_file():
+            raise FormatError("FM004", where=path)
+        content: Any = load_pickle(path)
+        if (layout := _layout(content)) is None:
             raise embedding.unknown(path, content)
         facts = {
             fact: str(content[key])
@@ -52,18 +61,13 @@ class A1111Embedding:
             if content.get(key) is not None
         }
         word = content.get("name")
-        vectors = {
-            component: content.get(name) for component, name in zip(embedding.COMPONENTS, embedding.SDXL, strict=True)
-        }
-        if "string_to_param" in content:
-            table = content["string_to_param"]
+        found = [content[name] for name in layout]
+        if len(layout) == 1:
+            (table,) = found
             if not isinstance(table, dict) or len(table) != 1:
-                why = Words(
-                    "`string_to_param` is not a table of one word",
-                    "`string_to_param` が1つの単語だけのテーブルになっていません",
-                )
-                raise container.damaged(path, why)
-            vectors = {"text_encoder": next(iter(table.values()))}
+                raise safetensors.damaged(path, _("`string_to_param` is not a table of one word"))
+            found = list(table.values())
+        vectors = dict(zip(embedding.COMPONENTS, found, strict=False))
         return embedding.join(path, word if isinstance(word, str) else "", vectors, facts)
 
     def write(self, artifact: Artifact, path: Path, *, dtype: torch.dtype) -> None:
@@ -73,18 +77,15 @@ class A1111Embedding:
             FormatError: FM002, not one word, numbers that `dtype` cannot hold, or SDXL's under another name than the word.
         """
         word, vectors = embedding.split(artifact, self.name)
-        if len(vectors) == 2 and path.stem != word:
-            why = Words(
-                "SDXL's has no place for the word, so the file's name is the word.",
-                "SDXL用には単語を入れる場所がなく、ファイル名が単語になります。",
-            )
-            do = Words(f"Call the file {word}{self.suffix}.", f"ファイル名を {word}{self.suffix} にしてください。")
+        if len(vectors) > 1 and path.stem != word:
+            why = _("SDXL's has no place for the word, so the file's name is the word.")
+            do = _("Call the file {file}.", file=f"{word}{self.suffix}")
             raise FormatError("FM002", format=self.name, why=why, do=do)
-        ready = {name: value.clone() for name, value in container.cast(vectors, dtype, self.name).items()}  # no views
+        ready = {name: value.clone() for name, value in safetensors.cast(vectors, dtype, self.name).items()}  # no views
         facts = artifact.metadata
         content: dict[str, Any]
-        if len(ready) == 2:
-            content = dict(zip(embedding.SDXL, ready.values(), strict=True))
+        if len(ready) > 1:
+            content = dict(zip(embedding.names_of(artifact), ready.values(), strict=True))
         else:
             content = {
                 "string_to_token": {_PLACEHOLDER: _PLACEHOLDER_ID},
@@ -94,4 +95,4 @@ class A1111Embedding:
                 "sd_checkpoint": None,
                 "sd_checkpoint_name": facts.get("base_name"),
             }
-        weights.save_pickle(content, path)
+        save_pickle(content, path)

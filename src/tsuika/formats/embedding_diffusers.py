@@ -1,7 +1,7 @@
 """A new word as diffusers' training scripts save it: a folder with `learned_embeds.safetensors`, one key, the word.
 
 SDXL's second encoder has a file of its own, `learned_embeds_2`, which only diffusers reads. Read, too: the single files,
-as `.safetensors` or `.bin`, of whatever name.
+as `.safetensors` or `.bin`, of any name.
 """
 
 from __future__ import annotations
@@ -10,15 +10,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from tsuika.core import safetensors
 from tsuika.core.errors import FormatError
+from tsuika.core.texts import _
 from tsuika.core.types import Artifact
-from tsuika.core.words import Words
-from tsuika.formats import container, embedding
+from tsuika.families import FAMILIES
+from tsuika.formats import embedding
 
 if TYPE_CHECKING:
     import torch
 
-_WIDTHS: Final = (768, 1024, 1280)
+_WIDTHS: Final = {row.text_width(tower.component) for row in FAMILIES for tower in row.towers}
 STEMS: Final = ("learned_embeds", "learned_embeds_2")
 
 
@@ -59,9 +61,8 @@ class DiffusersEmbedding:
         return bool(found) and all(self._sniff_file(file) for file in found)
 
     def _sniff_file(self, path: Path) -> bool:
-        if (header := embedding.header_of(path)) is not None:
-            shapes = {name: info.shape for name, info in header.tensors.items()}
-            return _is_table(shapes, is_ours=header.metadata.get("method") == self.method)
+        if (header := safetensors.header_or_none(path)) is not None:
+            return _is_table(header.shapes, is_ours=header.metadata.get("method") == self.method)
         content = embedding.pickled(path)
         return isinstance(content, dict) and _is_table(_shapes(content))
 
@@ -75,16 +76,13 @@ class DiffusersEmbedding:
         word = ""
         facts: dict[str, str] = {}
         for component, file in zip(embedding.COMPONENTS, _files(path), strict=False):
-            tensors, metadata = embedding.load_tensors(file)
+            tensors, metadata = embedding.load_table(file)
             if not _is_table(_shapes(tensors), is_ours=metadata.get("method") == self.method):
                 raise embedding.unknown(file, tensors)
             ((key, vectors[component]),) = tensors.items()
             if word and key != word:
-                why = Words(
-                    f"the word `{key}`, which is `{word}` in the first file",
-                    f"単語が `{key}` ですが、最初のファイルでは `{word}` です",
-                )
-                raise container.damaged(file, why)
+                why = _("the word `{word}`, which is `{first}` in the first file", word=key, first=word)
+                raise safetensors.damaged(file, why)
             word, facts = key, {**metadata, **facts}
         if not vectors:
             raise embedding.unknown(path, ())
@@ -98,11 +96,10 @@ class DiffusersEmbedding:
         """
         word, vectors = embedding.split(artifact, self.name)
         if path.suffix == ".safetensors" and len(vectors) > 1:
-            why = Words("SDXL needs two files in this layout.", "この形式では、SDXLの場合に2つのファイルが必要です。")
-            do = Words("Give a folder.", "フォルダーを指定してください。")
-            raise FormatError("FM002", format=self.name, why=why, do=do)
-        ready = container.cast(vectors, dtype, self.name)
+            why = _("SDXL needs two files in this layout.")
+            raise FormatError("FM002", format=self.name, why=why, do=_("Give a folder."))
+        ready = safetensors.cast(vectors, dtype, self.name)
         metadata = embedding.header(artifact, word)
         for stem, tensor in zip(STEMS, ready.values(), strict=False):
             file = path if path.suffix == ".safetensors" else path / f"{stem}.safetensors"
-            container.save_tensors(file, {word: tensor}, metadata)
+            safetensors.save_tensors(file, {word: tensor}, metadata)

@@ -8,13 +8,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from tsuika.core import safetensors
 from tsuika.core.types import Artifact
-from tsuika.formats import container, embedding
+from tsuika.core.weights import open_safetensors
+from tsuika.formats import embedding
 
 if TYPE_CHECKING:
     import torch
 
-_LAYOUTS: Final = (("emb_params",), embedding.SDXL, ("text_encoders_0", "text_encoders_1"))
+_LAYOUTS: Final = (*embedding.LAYOUTS, ("text_encoders_0", "text_encoders_1"))
 
 
 def _layout(names: Any) -> tuple[str, ...] | None:
@@ -30,8 +32,8 @@ class KohyaEmbedding:
 
     def sniff(self, path: Path) -> bool:
         """Whether the keys are one of the known sets."""
-        header = embedding.header_of(path)
-        return header is not None and _layout(header.tensors) is not None
+        header = safetensors.header_or_none(path)
+        return header is not None and _layout(header.shapes) is not None
 
     def read(self, path: Path) -> Artifact:
         """The word is the header's `word`, else the file's name.
@@ -39,12 +41,11 @@ class KohyaEmbedding:
         Raises:
             FormatError: damaged (MD003), a pickle (MD005), or of another layout (FM001).
         """
-        header = container.read_header(path)
-        if (layout := _layout(header.tensors)) is None:
-            raise embedding.unknown(path, header.tensors)
-        tensors, metadata = container.load_tensors(path), header.metadata
-        vectors = {component: tensors[name] for component, name in zip(embedding.COMPONENTS, layout, strict=False)}
-        return embedding.join(path, metadata.get("word", ""), vectors, metadata)
+        weights = open_safetensors(path)
+        if (layout := _layout(weights.shapes)) is None:
+            raise embedding.unknown(path, weights.shapes)
+        vectors = {part: weights.tensor(name) for part, name in zip(embedding.COMPONENTS, layout, strict=False)}
+        return embedding.join(path, weights.metadata.get("word", ""), vectors, weights.metadata)
 
     def write(self, artifact: Artifact, path: Path, *, dtype: torch.dtype) -> None:
         """Write whole or not at all.
@@ -53,7 +54,7 @@ class KohyaEmbedding:
             FormatError: FM002, not one word, or numbers that `dtype` cannot hold.
         """
         word, vectors = embedding.split(artifact, self.name)
-        names = embedding.SDXL if len(vectors) == 2 else ("emb_params",)
-        ready = container.cast(dict(zip(names, vectors.values(), strict=True)), dtype, self.name)
+        named = dict(zip(embedding.names_of(artifact), vectors.values(), strict=True))
+        ready = safetensors.cast(named, dtype, self.name)
         metadata = embedding.header(artifact, word)
-        container.save_tensors(path, ready, metadata | {"modelspec.hash_sha256": f"0x{container.data_hash(ready)}"})
+        safetensors.save_tensors(path, ready, metadata | {"modelspec.hash_sha256": f"0x{safetensors.data_hash(ready)}"})

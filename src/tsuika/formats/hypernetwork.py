@@ -13,11 +13,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, get_args
 
+from tsuika.core import safetensors
 from tsuika.core.errors import FormatError
+from tsuika.core.texts import _
 from tsuika.core.types import Activation, Artifact
-from tsuika.core.weights import is_pickle, load_pickle, save_pickle
-from tsuika.core.words import Words
-from tsuika.formats import common, container
+from tsuika.core.weights import is_pickle, load_pickle, open_safetensors, save_pickle
+from tsuika.families import FAMILIES
+from tsuika.formats import common
 
 if TYPE_CHECKING:
     import torch
@@ -30,13 +32,11 @@ _DEFAULTS: Final[dict[str, Any]] = {  # what A1111 assumes where a file does not
     "weight_initialization": "Normal",
     "activate_output": True,
 }
-_FAMILIES: Final = {768: "sd1", 1024: "sd2", 2048: "sdxl"}  # by the width of the text
+METHOD: Final = "hypernetwork"
 _NAME: Final = re.compile(r"(\d+)\.([kv])\.linear\.(\d+)\.(weight|bias)")
 _PICKLED: Final = re.compile(rb"linear(\.\d+|1)\.(weight|bias)")  # in the pickle's head; strings in it are plain
 _HEAD_BYTES: Final = 1 << 16
-_EXPECTED: Final = Words("a hypernetwork in A1111's layout", "A1111形式のハイパーネットワーク")
-_FIELDS: Final = Words("A1111's header fields", "A1111のヘッダー項目")
-_NAMES: Final = Words("names like 768.k.linear.0.weight", "768.k.linear.0.weight のような名前")
+_EXPECTED: Final = _("a hypernetwork in A1111's layout")
 _OWN: Final = ("format", "method", "family", *common.NOTES_OF_READING)
 
 Net = dict[str, "Tensor"]  # `linear.0.weight` -> tensor, in the order of the modules
@@ -46,7 +46,7 @@ class A1111Hypernetwork:
     """The `.pt`: a pickled dictionary of header fields and, by width, a pair of state dicts. See `core.types.Format`."""
 
     name = "a1111"
-    method = "hypernetwork"
+    method = METHOD
     suffix = ".pt"
 
     def sniff(self, path: Path) -> bool:
@@ -65,22 +65,19 @@ class A1111Hypernetwork:
         """
         content = load_pickle(path)
         if not isinstance(content, dict):
-            kind = type(content).__name__
-            found = Words(f"a pickled {kind}", f"pickleの{kind}")
-            raise FormatError("FM001", where=path, found=found, expected=_EXPECTED)
+            raise _no_hypernetwork(path, _("a pickled {kind}", kind=type(content).__name__))
         header = _header(path, content)
         tensors: dict[str, Tensor] = {}
         for width, pair in content.items():
             if not isinstance(width, int):
                 continue
             if not isinstance(pair, tuple | list) or len(pair) < 2:
-                raise FormatError("FM001", where=path, found=f"`{width}`: {type(pair).__name__}", expected=_EXPECTED)
+                raise _no_hypernetwork(path, f"`{width}`: {type(pair).__name__}")
             for side, state in zip("kv", pair, strict=False):
                 net = _in_order(path, f"{width}.{side}", state)
                 tensors |= _numbered(path, f"{width}.{side}", net, width, header)
         if not tensors:
-            found = Words("no networks under whole-number keys", "整数のキーを持つネットワークのないファイル")
-            raise FormatError("FM001", where=path, found=found, expected=_EXPECTED)
+            raise _no_hypernetwork(path, _("no networks under whole-number keys"))
         family, evidence = _family(tensors, str(content.get("optional_info")))
         metadata = {name: json.dumps(value) for name, value in header.items()} | {common.FAMILY_FROM: evidence}
         facts = {
@@ -100,7 +97,7 @@ class A1111Hypernetwork:
             FormatError: no hypernetwork, or one that does not fit its header (FM001, FM002).
         """
         header, nets = _checked(artifact, self.name)
-        ready = container.cast(
+        ready = safetensors.cast(
             {f"{key}.{name}": value for key, net in nets.items() for name, value in net.items()}, dtype, self.name
         )
         states = {key: {name: ready[f"{key}.{name}"] for name in net} for key, net in nets.items()}
@@ -122,17 +119,13 @@ class NativeHypernetwork:
     """Ours: the artifact's own names, everything else in the header. See `core.types.Format`."""
 
     name = "native"
-    method = "hypernetwork"
+    method = METHOD
     suffix = ".safetensors"
 
     def sniff(self, path: Path) -> bool:
         """Whether the header says so."""
-        if not path.is_file():
-            return False
-        try:
-            return container.read_header(path).metadata.get("method") == self.method
-        except FormatError:
-            return False
+        header = safetensors.header_or_none(path)
+        return header is not None and header.metadata.get("method") == self.method
 
     def read(self, path: Path) -> Artifact:
         """The artifact, tensors in the file's dtype.
@@ -140,10 +133,10 @@ class NativeHypernetwork:
         Raises:
             FormatError: damaged (MD003, MD005), or not what its header says (FM001).
         """
-        header = container.read_header(path)
-        metadata = {key: text for key, text in header.metadata.items() if key not in _OWN}
-        tensors = container.load_tensors(path)
-        family, evidence = header.metadata.get("family", ""), "metadata"
+        weights = open_safetensors(path)
+        metadata = {key: text for key, text in weights.metadata.items() if key not in _OWN}
+        tensors = weights.load()
+        family, evidence = weights.metadata.get("family", ""), "metadata"
         if not family:
             family, evidence = _family(tensors, "")
         artifact = Artifact(self.method, family, tensors, metadata | {common.FAMILY_FROM: evidence})
@@ -156,11 +149,13 @@ class NativeHypernetwork:
         Raises:
             FormatError: no hypernetwork, or one that does not fit its header (FM001, FM002).
         """
-        header, _ = _checked(artifact, self.name)
+        header, _nets = _checked(artifact, self.name)
         metadata = {key: text for key, text in artifact.metadata.items() if key not in _OWN}
         metadata |= {name: json.dumps(value) for name, value in header.items()}
         metadata |= {"format": "pt", "method": self.method, "family": artifact.family}
-        container.save_tensors(path, container.cast(artifact.tensors, dtype, self.name), dict(sorted(metadata.items())))
+        safetensors.save_tensors(
+            path, safetensors.cast(artifact.tensors, dtype, self.name), dict(sorted(metadata.items()))
+        )
 
 
 def _header(where: object, fields: Mapping[Any, Any]) -> dict[str, Any]:
@@ -169,14 +164,12 @@ def _header(where: object, fields: Mapping[Any, Any]) -> dict[str, Any]:
     structure, activation = found["layer_structure"], found["activation_func"]
     if activation not in get_args(Activation):
         known = ", ".join(get_args(Activation))
-        expected = Words(
-            f"an activation that A1111 and ComfyUI know: {known}", f"A1111とComfyUIで使える活性化関数: {known}"
-        )
-        named = Words(f"the activation `{activation}`", f"活性化関数 `{activation}`")
-        raise FormatError("FM001", where=where, found=named, expected=expected)
+        expected = _("an activation that A1111 and ComfyUI know: {names}", names=known)
+        found_name = _("the activation `{name}`", name=activation)
+        raise FormatError("FM001", where=where, found=found_name, expected=expected)
     if not isinstance(structure, tuple | list) or not all(isinstance(width, int | float) for width in structure):
-        numbers = Words("a list of numbers", "数値のリスト")
-        raise FormatError("FM001", where=where, found=f"layer_structure {structure!r}", expected=numbers)
+        expected = _("a list of numbers")
+        raise FormatError("FM001", where=where, found=f"layer_structure {structure!r}", expected=expected)
     return {
         "layer_structure": list(structure),
         "activation_func": activation,
@@ -208,12 +201,12 @@ def _in_order(where: object, key: str, state: Any) -> list[tuple[int, str, Tenso
     import torch
 
     if not isinstance(state, Mapping):
-        raise FormatError("FM001", where=where, found=f"`{key}`: {type(state).__name__}", expected=_EXPECTED)
+        raise _no_hypernetwork(where, f"`{key}`: {type(state).__name__}")
     net = []
     for name, tensor in state.items():
         match = re.fullmatch(r"linear\.?(\d+)\.(weight|bias)", str(name))
         if match is None or not isinstance(tensor, torch.Tensor):
-            raise FormatError("FM001", where=where, found=f"`{key}.{name}`", expected=_EXPECTED)
+            raise _no_hypernetwork(where, f"`{key}.{name}`")
         net.append((int(match[1]), match[2], tensor))
     return sorted(net, key=lambda entry: (entry[0], entry[1] == "bias"))
 
@@ -223,21 +216,20 @@ def _numbered(
 ) -> Net:
     """A net under its exported names `<key>.linear.{i}...`: dropout in a foreign file only shifts the numbers."""
     layout = list(_layout(width, header))
-    wanted = [
+    required = [
         (index, part, shape if part == "weight" else shape[:1])
         for index, shape in layout
         for part in ("weight", "bias")
     ]
-    found = [tuple(tensor.shape) for _, _, tensor in net]
-    if [(part, shape) for _, part, shape in wanted] != [(n[1], s) for n, s in zip(net, found, strict=True)]:
-        expected = ", ".join(f"{part} {list(shape)}" for _, part, shape in wanted)
+    found = [tuple(tensor.shape) for _index, _part, tensor in net]
+    if [(part, shape) for _index, part, shape in required] != [(n[1], s) for n, s in zip(net, found, strict=True)]:
+        expected = ", ".join(f"{part} {list(shape)}" for _index, part, shape in required)
         has = ", ".join(f"{n[1]} {list(s)}" for n, s in zip(net, found, strict=True))
         expected = f"{expected} (layer_structure {header['layer_structure']})"
-        raise FormatError(
-            "FM001", where=where, found=Words(f"`{key}` with {has}", f"`{key}`: {has}"), expected=expected
-        )
+        raise FormatError("FM001", where=where, found=f"`{key}`: {has}", expected=expected)
     return {
-        f"{key}.linear.{index}.{part}": tensor for (index, part, _), (_, _, tensor) in zip(wanted, net, strict=True)
+        f"{key}.linear.{index}.{part}": tensor
+        for (index, part, _shape), (_i, _p, tensor) in zip(required, net, strict=True)
     }
 
 
@@ -247,17 +239,17 @@ def _checked(artifact: Artifact, format_name: str) -> tuple[dict[str, Any], dict
     Raises:
         FormatError: FM002, it is of another method; FM001, it does not fit its header.
     """
-    if artifact.method != "hypernetwork":
-        kind = Words("hypernetworks", "ハイパーネットワーク")
-        raise container.of_another_method(artifact.method, format_name, kind)
+    if artifact.method != METHOD:
+        raise common.of_another_method(artifact.method, format_name, _("hypernetworks"))
     try:
         header = _header(format_name, {name: json.loads(artifact.metadata[name]) for name in _DEFAULTS})
     except (KeyError, ValueError) as error:
-        raise FormatError("FM001", where=format_name, found=str(error), expected=_FIELDS) from None
+        raise FormatError("FM001", where=format_name, found=str(error), expected=_("A1111's header fields")) from None
     states: dict[str, dict[str, Tensor]] = {}
     for name, tensor in artifact.tensors.items():
         if (match := _NAME.fullmatch(name)) is None:
-            raise FormatError("FM001", where=format_name, found=f"`{name}`", expected=_NAMES)
+            expected = _("names like 768.k.linear.0.weight")
+            raise FormatError("FM001", where=format_name, found=f"`{name}`", expected=expected)
         key = f"{match[1]}.{match[2]}"
         states.setdefault(key, {})[name.removeprefix(f"{key}.")] = tensor
     nets: dict[str, Net] = {}
@@ -266,15 +258,22 @@ def _checked(artifact: Artifact, format_name: str) -> tuple[dict[str, Any], dict
             key = f"{width}.{side}"
             numbered = _numbered(format_name, key, _in_order(format_name, key, states.get(key, {})), int(width), header)
             nets[key] = {name.removeprefix(f"{key}."): tensor for name, tensor in numbered.items()}
-            if strange := nets[key].keys() ^ states[key].keys():
-                raise FormatError("FM001", where=format_name, found=f"`{key}.{min(strange)}`", expected=_EXPECTED)
+            if unmatched := nets[key].keys() ^ states[key].keys():
+                raise _no_hypernetwork(format_name, f"`{key}.{min(unmatched)}`")
     return header, nets
 
 
 def _family(tensors: Mapping[str, Tensor], info: str) -> tuple[str, str]:
-    """The family and where it shows: our note, the width of the text, or nothing (SD1 is assumed)."""
-    if noted := re.fullmatch(r"tsuika (sd1|sd2|sdxl)", info):
-        return noted[1], "metadata"
+    """The family and where it shows: our note, the width of the text, or nothing (the first family is assumed)."""
     widths = {int(name.partition(".")[0]) for name in tensors}
-    known = [family for width, family in _FAMILIES.items() if width in widths]
-    return (known[0], "shapes") if known else ("sd1", "default")
+    for family in FAMILIES:
+        if info == f"tsuika {family.name}":
+            return family.name, "metadata"
+    for family in FAMILIES:
+        if family.context_width in widths:
+            return family.name, "shapes"
+    return FAMILIES[0].name, "default"
+
+
+def _no_hypernetwork(where: object, found: str) -> FormatError:
+    return FormatError("FM001", where=where, found=found, expected=_EXPECTED)

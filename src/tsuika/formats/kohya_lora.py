@@ -1,183 +1,32 @@
 """The kohya layout: the LoRA `.safetensors` that ComfyUI, Forge, A1111, kohya sd-scripts and diffusers all load.
 
-A key is `<prefix>_<module path, '.' as '_'>.<part>`. The UNet of SD1 and SD2 goes by its diffusers (HF) names, that of
-SDXL by the original (LDM) ones: `lora_unet_input_blocks_4_1_...`. Reading takes both for every family.
+A key is `<prefix>_<module path, '.' as '_'>.<part>`; the names are in `kohya_names.py`.
 """
 
 from __future__ import annotations
 
-import functools
 import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
+from tsuika import families
+from tsuika.core import safetensors
 from tsuika.core.errors import FormatError
-from tsuika.core.types import Artifact
-from tsuika.core.words import Words
-from tsuika.formats import common, container
+from tsuika.core.texts import _
+from tsuika.core.types import Artifact, Prediction
+from tsuika.core.weights import open_safetensors
+from tsuika.families import FAMILIES, Family
+from tsuika.formats import common, lora
+from tsuika.formats.kohya_names import layer_name, split_key
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-_PREFIXES: Final = {  # family -> component -> prefix
-    "sd1": {"unet": "lora_unet", "text_encoder": "lora_te"},
-    "sd2": {"unet": "lora_unet", "text_encoder": "lora_te"},
-    "sdxl": {"unet": "lora_unet", "text_encoder": "lora_te1", "text_encoder_2": "lora_te2"},
-}
-_COMPONENTS: Final = {
-    "lora_unet": "unet",
-    "lora_te": "text_encoder",
-    "lora_te1": "text_encoder",
-    "lora_te2": "text_encoder_2",
-}
-
-# Module paths as templates; `#` stands for a number.
-_ATTENTION: Final = (
-    "proj_in",
-    "proj_out",
-    "transformer_blocks.#.ff.net.0.proj",
-    "transformer_blocks.#.ff.net.2",
-    *(f"transformer_blocks.#.attn{n}.to_{x}" for n in (1, 2) for x in ("q", "k", "v", "out.0")),
-)
-_RESNET: Final = {  # HF -> LDM
-    "conv1": "in_layers.2",
-    "conv2": "out_layers.3",
-    "time_emb_proj": "emb_layers.1",
-    "conv_shortcut": "skip_connection",
-}
-_OUTSIDE: Final = {  # HF -> LDM; kohya never trains them, LyCORIS can
-    "conv_in": "input_blocks.0.0",
-    "conv_out": "out.2",
-    "time_embedding.linear_1": "time_embed.0",
-    "time_embedding.linear_2": "time_embed.2",
-    "add_embedding.linear_1": "label_emb.0.0",
-    "add_embedding.linear_2": "label_emb.0.2",
-}
-_HF: Final = (
-    *(f"{block}.attentions.#.{leaf}" for block in ("down_blocks.#", "mid_block", "up_blocks.#") for leaf in _ATTENTION),
-    *(f"{block}.resnets.#.{leaf}" for block in ("down_blocks.#", "mid_block", "up_blocks.#") for leaf in _RESNET),
-    "down_blocks.#.downsamplers.0.conv",
-    "up_blocks.#.upsamplers.0.conv",
-    *_OUTSIDE,
-)
-_LDM: Final = (
-    *(f"{block}.1.{leaf}" for block in ("input_blocks.#", "middle_block", "output_blocks.#") for leaf in _ATTENTION),
-    *(
-        f"{block}.{leaf}"
-        for block in ("input_blocks.#.0", "middle_block.0", "middle_block.2", "output_blocks.#.0")
-        for leaf in _RESNET.values()
-    ),
-    "input_blocks.#.0.op",
-    "output_blocks.#.1.conv",
-    "output_blocks.#.2.conv",
-    *_OUTSIDE.values(),
-)
-_CLIP: Final = (
-    *(f"text_model.encoder.layers.#.self_attn.{x}_proj" for x in ("q", "k", "v", "out")),
-    *(f"text_model.encoder.layers.#.mlp.fc{n}" for n in (1, 2)),
-    "text_projection",
-)
-_OLD_CLIP: Final = tuple(name.removeprefix("text_model.") for name in _CLIP[:-1])  # written through transformers 5
-_NUMBER: Final = r"(0|[1-9]\d{0,2})"
-_PER_BLOCK: Final = 3  # LDM blocks per HF block: two resnets (three going up) and a resampler, SD1 to SDXL alike
-
-
-@functools.cache
-def _patterns(unet: bool) -> tuple[tuple[re.Pattern[str], str], ...]:
-    def compiled(template: str) -> tuple[re.Pattern[str], str]:
-        pieces = (_NUMBER if piece == "#" else re.escape(piece) for piece in template.split("."))
-        return re.compile("_".join(pieces)), template
-
-    return tuple(map(compiled, (*_HF, *_LDM) if unet else (*_CLIP, *_OLD_CLIP)))
-
-
-def dotted(component: str, underscored: str) -> str | None:
-    """The canonical module path behind an underscored name in HF or LDM spelling; None if there is none.
-
-    Exact: every name fits at most one template, so `to_out_0` or `time_emb_proj` are never split wrongly.
-    """
-    for pattern, template in _patterns(component == "unet"):
-        if match := pattern.fullmatch(underscored):
-            numbers = iter(match.groups())
-            path = ".".join(next(numbers) if piece == "#" else piece for piece in template.split("."))
-            if template in _LDM:
-                return _hf_from_ldm(path)
-            return f"text_model.{path}" if template in _OLD_CLIP else path
-    return None
-
-
-def _hf_from_ldm(path: str) -> str | None:
-    if path in _OUTSIDE.values():
-        return next(hf for hf, ldm in _OUTSIDE.items() if ldm == path)
-    block, first, rest = path.split(".", 2)
-    n = int(first)
-    if block == "middle_block":
-        hf = f"mid_block.attentions.0.{rest}" if n == 1 else f"mid_block.resnets.{n // 2}.{rest}"
-    elif block == "input_blocks":
-        i, j = divmod(n - 1, _PER_BLOCK)
-        slot, leaf = rest.split(".", 1)
-        if n == 0 or (leaf == "op") != (j == _PER_BLOCK - 1):
-            return None
-        kind = "attentions" if slot == "1" else "resnets"
-        hf = f"down_blocks.{i}.downsamplers.0.conv" if leaf == "op" else f"down_blocks.{i}.{kind}.{j}.{leaf}"
-    else:
-        i, j = divmod(n, _PER_BLOCK)
-        slot, leaf = rest.split(".", 1)
-        if leaf == "conv" and j != _PER_BLOCK - 1:
-            return None
-        kind = "attentions" if slot == "1" else "resnets"
-        hf = f"up_blocks.{i}.upsamplers.0.conv" if leaf == "conv" else f"up_blocks.{i}.{kind}.{j}.{leaf}"
-    for name, ldm in _RESNET.items():
-        hf = hf.removesuffix(f".{ldm}") + f".{name}" if hf.endswith(f".{ldm}") else hf
-    return hf
-
-
-def _ldm_from_hf(path: str) -> str | None:
-    if path in _OUTSIDE:
-        return _OUTSIDE[path]
-    match = re.fullmatch(r"(down_blocks\.(\d+)|mid_block|up_blocks\.(\d+))\.(\w+)\.(\d+)\.(.+)", path)
-    if match is None:
-        return None
-    block, down, up, kind, number, leaf = match.groups()
-    j, leaf = int(number), _RESNET.get(leaf, leaf)
-    if block == "mid_block":
-        return f"middle_block.{1 if kind == 'attentions' else 2 * j}.{leaf}"
-    if kind == "downsamplers":
-        return f"input_blocks.{_PER_BLOCK * (int(down) + 1)}.0.op"
-    if kind == "upsamplers":  # 2: after the attention, which every upsampling block of SDXL has
-        return f"output_blocks.{_PER_BLOCK * int(up) + 2}.2.conv"
-    slot = 1 if kind == "attentions" else 0
-    if down is not None:
-        return f"input_blocks.{_PER_BLOCK * int(down) + j + 1}.{slot}.{leaf}"
-    return f"output_blocks.{_PER_BLOCK * int(up) + j}.{slot}.{leaf}"
-
-
-def layer_name(family: str, component: str, path: str) -> str | None:
-    """kohya's name of a layer, without the part: `lora_unet_mid_block_attentions_0_proj_in`; None if it has none."""
-    prefix = _PREFIXES.get(family, {}).get(component)
-    if prefix is None:
-        return None
-    path_there = _ldm_from_hf(path) if family == "sdxl" and component == "unet" else path
-    if path_there is None or dotted(component, path_there.replace(".", "_")) != path:
-        return None
-    return f"{prefix}_{path_there.replace('.', '_')}"
-
-
-def _split_key(key: str) -> tuple[str, str, str] | None:
-    name, _, part = key.partition(".")
-    match = re.fullmatch(r"(lora_(?:unet|te[12]?))_(.+)", name)
-    if match is None or part not in common.PARTS:
-        return None
-    component = _COMPONENTS[match[1]]
-    path = dotted(component, match[2])
-    return None if path is None else (component, path, part)
-
-
-# fact (a field of common.RunFacts) -> header key, where the text is the same
+# fact -> header key, where the text is the same; facts of a run: `common.RunFacts`
 _FACTS: Final = {
     "name": "ss_output_name",
     "trigger": "modelspec.trigger_phrase",
@@ -223,15 +72,13 @@ _FACTS: Final = {
     "dataset_dirs": "ss_dataset_dirs",
 }
 _TABLES: Final = ("tag_frequency", "bucket_info", "dataset_dirs")
-_VERSIONS: Final = {  # (family, v-prediction) -> ss_base_model_version, modelspec.architecture, pixels
-    ("sd1", False): ("sd_v1", "stable-diffusion-v1", 512),
-    ("sd1", True): ("sd_v1_v", "stable-diffusion-v1", 512),
-    ("sd2", False): ("sd_v2", "stable-diffusion-v2-512", 512),
-    ("sd2", True): ("sd_v2_v", "stable-diffusion-v2-768-v", 768),
-    ("sdxl", False): ("sdxl_base_v1-0", "stable-diffusion-xl-v1-base", 1024),
-    ("sdxl", True): ("sdxl_base_v1-0", "stable-diffusion-xl-v1-base", 1024),
+# the same, but written in another way than read
+_READ_ONLY: Final = {
+    "rank": "ss_network_dim",
+    "alpha": "ss_network_alpha",
+    "title": "modelspec.title",
+    "resolution": "modelspec.resolution",
 }
-_SGM: Final = "https://github.com/Stability-AI/generative-models"  # the spec's name for SDXL's implementation
 
 
 def _number(value: float) -> str:
@@ -243,25 +90,23 @@ def _most_common(values: Iterable[float]) -> str:
     return _number(counted[0][0]) if counted else "0"
 
 
-def header_metadata(artifact: Artifact, layers: Mapping[tuple[str, str], Mapping[str, Tensor]]) -> dict[str, str]:
+def header_metadata(artifact: Artifact, layers: Mapping[lora.Key, lora.Parts]) -> dict[str, str]:
     """The `ss_*` and `modelspec.*` fields, without hashes: strings only, nothing looked up, sorted.
 
     What the artifact brought from another file under such names stays, unless it is known better here.
     """
-    facts = artifact.metadata
-    v = facts.get("prediction") == "v_prediction"
-    version, architecture, pixels = _VERSIONS[artifact.family, v]
+    facts, family = artifact.metadata, families.family(artifact.family)
+    prediction: Prediction = "v_prediction" if facts.get("prediction") == "v_prediction" else "epsilon"
     ranks: dict[bool, list[float]] = {True: [], False: []}
     alphas: dict[bool, list[float]] = {True: [], False: []}
     for parts in layers.values():
-        if (down := parts.get("lora_down.weight")) is None:
-            down = next((parts[name] for name in ("hada_w1_b", "lokr_w2_b", "lokr_w1_b") if name in parts), None)
-        is_3x3 = down is not None and down.ndim == 4 and down.shape[2:].numel() > 1
-        if down is not None:
-            ranks[is_3x3].append(down.shape[0])
+        inner = lora.inner_factor(parts)
+        is_3x3 = inner is not None and inner.ndim == 4 and inner.shape[2:].numel() > 1
+        if inner is not None:
+            ranks[is_3x3].append(inner.shape[0])
         if "alpha" in parts:
             alphas[is_3x3].append(float(parts["alpha"]))
-    kind = common.adapter(artifact.tensors)
+    kind = lora.adapter(artifact.tensors)
     args: dict[str, str] = {} if kind == "lora" else {"algo": "lora" if kind == "dora" else kind}
     if kind == "dora":
         args["dora_wd"] = "True"
@@ -269,21 +114,22 @@ def header_metadata(artifact: Artifact, layers: Mapping[tuple[str, str], Mapping
         args |= {"conv_dim": _most_common(ranks[True]), "conv_alpha": _most_common(alphas[True])}
     kept = {key: text for key, text in facts.items() if key.startswith(("ss_", "ssmd_", "modelspec."))}
     made = {key: _text(fact, facts[fact]) for fact, key in _FACTS.items() if facts.get(fact)}
-    width, _, height = facts.get("resolution", f"{pixels}x{pixels}").partition("x")
+    pixels = family.geometry(prediction).native_size_px
+    width, _x, height = facts.get("resolution", f"{pixels}x{pixels}").partition("x")
     made |= {
-        "ss_v2": str(artifact.family == "sd2"),
-        "ss_base_model_version": version,
+        "ss_v2": str("--v2" in family.names.sd_scripts),
+        "ss_base_model_version": family.names.kohya_version[prediction],
         "ss_network_module": "networks.lora" if kind == "lora" else "lycoris.kohya",
         "ss_network_dim": facts.get("rank") or _most_common(ranks[False] or ranks[True]),
         "ss_network_alpha": facts.get("alpha") or _most_common(alphas[False] or alphas[True]),
         "ss_network_args": json.dumps(args),
         "ss_resolution": f"({width}, {height or width})",
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": f"{architecture}/lora",
-        "modelspec.implementation": _SGM if artifact.family == "sdxl" else "diffusers",
+        "modelspec.architecture": f"{family.names.modelspec[prediction]}/lora",
+        "modelspec.implementation": family.names.implementation if family.names.has_ldm_lora else "diffusers",
         "modelspec.title": _text("title", facts.get("title") or facts.get("name") or "LoRA"),
         "modelspec.resolution": f"{width}x{height or width}",
-        "modelspec.prediction_type": "v" if v else "epsilon",
+        "modelspec.prediction_type": "v" if prediction == "v_prediction" else "epsilon",
     }
     if clip_skip := facts.get("clip_skip"):
         made["modelspec.encoder_layer"] = clip_skip
@@ -296,14 +142,8 @@ def _text(fact: str, text: str) -> str:
 
 
 def _facts_from(metadata: Mapping[str, str]) -> dict[str, str]:
-    found = {fact: metadata[key] for fact, key in _FACTS.items() if metadata.get(key, "None") != "None"}
-    direct = {
-        "rank": "ss_network_dim",
-        "alpha": "ss_network_alpha",
-        "title": "modelspec.title",
-        "resolution": "modelspec.resolution",
-    }
-    found |= {fact: metadata[key] for fact, key in direct.items() if metadata.get(key, "None") != "None"}
+    known = {**_FACTS, **_READ_ONLY}
+    found = {fact: metadata[key] for fact, key in known.items() if metadata.get(key, "None") != "None"}
     if "resolution" not in found and (size := re.fullmatch(r"\((\d+), ?(\d+)\)", metadata.get("ss_resolution", ""))):
         found["resolution"] = f"{size[1]}x{size[2]}"
     if kind := metadata.get("modelspec.prediction_type"):
@@ -313,33 +153,29 @@ def _facts_from(metadata: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
-def _family(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> tuple[str, str]:
-    version, architecture = metadata.get("ss_base_model_version", ""), metadata.get("modelspec.architecture", "")
-    if version.startswith("sdxl_") or architecture.startswith("stable-diffusion-xl"):
-        return "sdxl", "metadata"
-    if version.startswith("sd_v2") or metadata.get("ss_v2") == "True" or architecture.startswith("stable-diffusion-v2"):
-        return "sd2", "metadata"
-    if version.startswith("sd_v1") or architecture.startswith("stable-diffusion-v1"):
-        return "sd1", "metadata"
-    return common.guess_family(tensors)
+def _named_family(metadata: Mapping[str, str]) -> Family | None:
+    """The family that the header names; the newest that fits, as old trainers left `ss_v2` and the like behind."""
+    names = metadata.get("ss_base_model_version", ""), metadata.get("modelspec.architecture", "")
+    is_v2 = metadata.get("ss_v2") == "True"
+    for family in reversed(FAMILIES):
+        if any(name.startswith(family.names.beginnings) for name in names):
+            return family
+        if is_v2 and "--v2" in family.names.sd_scripts:
+            return family
+    return None
 
 
 class KohyaLora:
     """The format. See `core.types.Format`."""
 
     name = "kohya"
-    method = "lora"
+    method = lora.METHOD
     suffix = ".safetensors"
 
     def sniff(self, path: Path) -> bool:
         """Whether a key has one of kohya's prefixes."""
-        if not path.is_file():
-            return False
-        try:
-            header = container.read_header(path)
-        except FormatError:
-            return False
-        return any(re.match(r"lora_(unet|te[12]?)_\w+\.", key) for key in header.tensors)
+        header = safetensors.header_or_none(path)
+        return header is not None and any(re.match(r"lora_(unet|te[12]?)_\w+\.", key) for key in header.shapes)
 
     def read(self, path: Path) -> Artifact:
         """The artifact, tensors in the file's dtype; keys not understood are listed in metadata `unread_keys`.
@@ -349,32 +185,12 @@ class KohyaLora:
         Raises:
             FormatError: damaged (MD003, MD005), nothing in it is understood (FM001).
         """
-        header = container.read_header(path)
-        names: dict[str, str] = {}
-        unread: list[str] = []
-        for key in header.tensors:
-            if (split := _split_key(key)) is None:
-                unread.append(key)
-                continue
-            name = ".".join(split)
-            if name in names:
-                raise common.doubled(path, names[name], key)
-            names[name] = key
-        if not names:
-            expected = Words(
-                "a LoRA for SD1.x, SD2.x or SDXL with kohya names", "kohyaの名前が付いたSD1.x・SD2.x・SDXL用のLoRA"
-            )
-            raise FormatError("FM001", where=path, found=common.strange(unread), expected=expected)
-        loaded = container.load_tensors(path)
-        tensors = {name: loaded[key] for name, key in names.items()}
-        common.check_shapes(path, tensors)
+        weights = open_safetensors(path)
+        tensors, unread = lora.renamed(weights, split_key, self.name)
+        lora.check_shapes(path, tensors)
         tensors |= {name: tensor.reshape(()) for name, tensor in tensors.items() if name.endswith(".alpha")}
-        family, evidence = _family(header.metadata, tensors)
-        metadata = header.metadata | _facts_from(header.metadata)
-        metadata |= {common.FAMILY_FROM: evidence, "adapter": common.adapter(tensors)}
-        if unread:
-            metadata[common.UNREAD] = json.dumps(sorted(unread))
-        return Artifact("lora", family, tensors, metadata)
+        metadata = {**weights.metadata, **_facts_from(weights.metadata)}
+        return lora.artifact_of(tensors, _named_family(weights.metadata), metadata, unread)
 
     def write(self, artifact: Artifact, path: Path, *, dtype: torch.dtype) -> None:
         """Write whole or not at all; `alpha` is the effective one (rank-stabilised: alpha * sqrt(rank)).
@@ -383,38 +199,33 @@ class KohyaLora:
             FormatError: the format cannot hold this artifact, or `dtype` its numbers (FM002).
         """
         common.refuse_unread(artifact, self.name)
-        if artifact.family not in _PREFIXES:
-            why = Words(
-                f"There are no kohya names for the family `{artifact.family}`.",
-                f"モデルの種類 `{artifact.family}` にはkohyaの名前がありません。",
-            )
-            raise FormatError("FM002", format=self.name, why=why, do=container.ANOTHER_FORMAT)
-        layers = common.layers(artifact, self.name)
-        tensors: dict[str, Any] = {}
+        if artifact.family not in {family.name for family in FAMILIES}:
+            why = _("There are no kohya names for the family `{family}`.", family=artifact.family)
+            raise FormatError("FM002", format=self.name, why=why, do=common.ANOTHER_FORMAT)
+        layers = lora.layers(artifact, self.name)
+        tensors: dict[str, Tensor] = {}
         for (component, module_path), parts in layers.items():
             key = layer_name(artifact.family, component, module_path)
             if key is None:
-                why = Words(
-                    f"There is no kohya name for `{component}.{module_path}` of {artifact.family}.",
-                    f"{artifact.family} の `{component}.{module_path}` にはkohyaの名前がありません。",
-                )
-                do = Words("Choose another format or other layers.", "別の形式か別の層を選んでください。")
+                layer = f"{component}.{module_path}"
+                why = _("There is no kohya name for `{layer}` of {family}.", layer=layer, family=artifact.family)
+                do = _("Choose another format or other layers.")
                 raise FormatError("FM002", format=self.name, why=why, do=do)
             for part, tensor in _representable(parts, dtype).items():
                 tensors[f"{key}.{part}"] = tensor
-        ready = container.cast(tensors, dtype, self.name)
+        ready = safetensors.cast(tensors, dtype, self.name)
         metadata = header_metadata(artifact, layers)
         training_only = {key: text for key, text in metadata.items() if key.startswith("ss_")}
-        data_hash = container.data_hash(ready)
+        data_hash = safetensors.data_hash(ready)
         metadata |= {
             "modelspec.hash_sha256": f"0x{data_hash}",
             "sshs_model_hash": data_hash,
-            "sshs_legacy_hash": container.legacy_hash(ready, training_only),
+            "sshs_legacy_hash": safetensors.legacy_hash(ready, training_only),
         }
-        container.save_tensors(path, ready, metadata)
+        safetensors.save_tensors(path, ready, metadata)
 
 
-def _representable(parts: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+def _representable(parts: lora.Parts, dtype: torch.dtype) -> dict[str, Tensor]:
     """Parts in the shapes of the layout, and with an alpha that `dtype` holds exactly; ΔW stays the same."""
     result = dict(parts)
     if "dora_scale" in result:
@@ -429,7 +240,7 @@ def _representable(parts: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str,
     return result
 
 
-def _dora_column(parts: Mapping[str, Tensor]) -> Tensor:
+def _dora_column(parts: lora.Parts) -> Tensor:
     """Magnitudes of outputs as LyCORIS has them, (out, 1[, 1, 1])."""
     scale, down = parts["dora_scale"], parts.get("lora_down.weight")
     return scale.reshape(-1, *[1] * (down.ndim - 1)) if scale.ndim == 1 and down is not None else scale

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from tsuika.core import safetensors
 from tsuika.core.errors import FormatError
 from tsuika.core.texts import _
 from tsuika.core.types import Artifact
-from tsuika.formats import common, container
+from tsuika.core.weights import open_safetensors
+from tsuika.formats import common
 
 if TYPE_CHECKING:
     import torch
@@ -39,12 +41,12 @@ class Native:
         Raises:
             FormatError: damaged (MD003, MD005), or of another method or layout (FM001).
         """
-        header = container.read_header(path)
+        header = safetensors.read_header(path)
         if (found := method_of(path)) != self.method:
             raise FormatError("FM001", where=path, found=found or _("another layout"), expected=self.method)
         metadata = {key: text for key, text in header.metadata.items() if key not in _OWN}
         family = header.metadata.get("family", "")
-        return Artifact(self.method, family, container.load_tensors(path), metadata | {common.FAMILY_FROM: "metadata"})
+        return Artifact(self.method, family, open_safetensors(path).load(), metadata | {common.FAMILY_FROM: "metadata"})
 
     def write(self, artifact: Artifact, path: Path, *, dtype: torch.dtype) -> None:
         """Write whole or not at all.
@@ -56,10 +58,12 @@ class Native:
             why = _(
                 "It is of method `{method}`, and this format is for `{own}`.", method=artifact.method, own=self.method
             )
-            raise FormatError("FM002", format=self.name, why=why, do=container.ANOTHER_FORMAT)
+            raise FormatError("FM002", format=self.name, why=why, do=common.ANOTHER_FORMAT)
         metadata = {key: text for key, text in artifact.metadata.items() if key not in _OWN}
         metadata |= {**_LAYOUT, "method": self.method, "family": artifact.family}
-        container.save_tensors(path, container.cast(artifact.tensors, dtype, self.name), dict(sorted(metadata.items())))
+        safetensors.save_tensors(
+            path, safetensors.cast(artifact.tensors, dtype, self.name), dict(sorted(metadata.items()))
+        )
 
 
 def method_of(path: Path) -> str:
@@ -67,7 +71,7 @@ def method_of(path: Path) -> str:
     if not path.is_file():
         return ""
     try:
-        metadata = container.read_header(path).metadata
+        metadata = safetensors.read_header(path).metadata
     except FormatError:
         return ""
     return metadata.get("method", "") if metadata.get("layout") == _LAYOUT["layout"] else ""

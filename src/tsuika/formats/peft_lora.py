@@ -13,20 +13,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from tsuika.core import safetensors
 from tsuika.core.errors import FormatError
+from tsuika.core.safetensors import damaged
+from tsuika.core.texts import _
 from tsuika.core.types import Artifact, canonical
-from tsuika.core.words import Words
-from tsuika.formats import common, container
+from tsuika.core.weights import open_safetensors
+from tsuika.families import FAMILIES
+from tsuika.formats import common, lora
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
 WEIGHTS: Final = "pytorch_lora_weights.safetensors"  # the name that diffusers looks for
-_USE_KOHYA: Final = Words("Use the kohya format.", "kohya形式を使ってください。")
+_USE_KOHYA: Final = _("Use the kohya format.")
 _CONFIG: Final = "lora_adapter_metadata"
 _OWN: Final = ("format", _CONFIG, "family", "method")
-_FAMILIES: Final = ("sd1", "sd2", "sdxl")
 _ENDS: Final = (  # spelling -> canonical part; `way` is down or up
     re.compile(r"(?P<path>.+)\.lora_(?P<way>[AB])\.weight"),  # PEFT
     re.compile(r"(?P<path>.+)\.lora(_linear_layer)?\.(?P<way>down|up)\.weight"),  # diffusers 0.20-0.26
@@ -43,10 +46,10 @@ _WAYS: Final = {
 
 
 def _split_key(key: str) -> tuple[str, str, str] | None:
-    component, _, rest = key.partition(".")
+    component, _dot, rest = key.partition(".")
     if component in ("down_blocks", "mid_block", "up_blocks"):  # the oldest files hold the UNet alone, without prefix
         component, rest = "unet", key
-    if component not in common.COMPONENTS:
+    if component not in lora.COMPONENTS:
         return None
     rest = rest.replace(".processor.", ".")
     for pattern in _ENDS:
@@ -95,19 +98,13 @@ class PeftLora:
     """The format. `path` is the folder; a `.safetensors` path is the file itself. See `core.types.Format`."""
 
     name = "diffusers"
-    method = "lora"
+    method = lora.METHOD
     suffix = ""
 
     def sniff(self, path: Path) -> bool:
         """Whether a key is one of diffusers' LoRA names."""
-        weights = _weights(path)
-        if not weights.is_file():
-            return False
-        try:
-            header = container.read_header(weights)
-        except FormatError:
-            return False
-        return any(_split_key(key) for key in header.tensors)
+        header = safetensors.header_or_none(_weights(path))
+        return header is not None and any(_split_key(key) for key in header.shapes)
 
     def read(self, path: Path) -> Artifact:
         """The artifact in this and all earlier spellings; keys not understood are listed in metadata `unread_keys`.
@@ -117,40 +114,17 @@ class PeftLora:
         Raises:
             FormatError: damaged (MD003, MD005), nothing in it is understood (FM001).
         """
-        weights = _weights(path)
-        header = container.read_header(weights)
-        names: dict[str, str] = {}
-        unread = []
-        for key in header.tensors:
-            if (split := _split_key(key)) is None:
-                unread.append(key)
-                continue
-            name = ".".join(split)
-            if name in names:
-                raise common.doubled(weights, names[name], key)
-            names[name] = key
-        if not names:
-            expected = Words(
-                "a LoRA for SD1.x, SD2.x or SDXL with diffusers names",
-                "diffusersの名前が付いたSD1.x・SD2.x・SDXL用のLoRA",
-            )
-            raise FormatError("FM001", where=weights, found=common.strange(unread), expected=expected)
-        loaded = container.load_tensors(weights)
-        tensors = {name: loaded[key] for name, key in names.items()}
+        weights = open_safetensors(_weights(path))
+        tensors, unread = lora.renamed(weights, _split_key, self.name)
         for name in [name for name in tensors if name.endswith(".dora_scale")]:  # PEFT: (out) or (1, out, 1, 1)
             down = tensors.get(f"{name.removesuffix('dora_scale')}lora_down.weight")
             if down is not None:
                 tensors[name] = tensors[name].reshape(-1, *[1] * (down.ndim - 1))
-        common.check_shapes(weights, tensors)
-        _add_alphas(weights, header.metadata, tensors)
-        metadata = {key: text for key, text in header.metadata.items() if key not in _OWN}
-        family, evidence = header.metadata.get("family", ""), "metadata"
-        if family not in _FAMILIES:
-            family, evidence = common.guess_family(tensors)
-        metadata |= {common.FAMILY_FROM: evidence, "adapter": common.adapter(tensors)}
-        if unread:
-            metadata[common.UNREAD] = json.dumps(sorted(unread))
-        return Artifact("lora", family, tensors, metadata)
+        lora.check_shapes(weights.path, tensors)
+        _add_alphas(weights.path, weights.metadata, tensors)
+        metadata = {key: text for key, text in weights.metadata.items() if key not in _OWN}
+        named = {family.name: family for family in FAMILIES}.get(weights.metadata.get("family", ""))
+        return lora.artifact_of(tensors, named, metadata, unread)
 
     def write(self, artifact: Artifact, path: Path, *, dtype: torch.dtype) -> None:
         """Write whole or not at all.
@@ -160,7 +134,7 @@ class PeftLora:
         """
         common.refuse_unread(artifact, self.name)
         components: dict[str, dict[str, dict[str, Tensor]]] = {}
-        for (component, module_path), parts in common.layers(artifact, self.name).items():
+        for (component, module_path), parts in lora.layers(artifact, self.name).items():
             components.setdefault(component, {})[module_path] = parts
         tensors: dict[str, Tensor] = {}
         configs: dict[str, Any] = {}
@@ -177,8 +151,8 @@ class PeftLora:
         kept = {k: text for k, text in artifact.metadata.items() if k not in stale and not k.startswith("sshs_")}
         kept |= {"format": "pt", "family": artifact.family, "method": artifact.method}
         kept[_CONFIG] = json.dumps(configs, sort_keys=True)
-        ready = container.cast(tensors, dtype, self.name)
-        container.save_tensors(_weights(path), ready, dict(sorted(kept.items())))
+        ready = safetensors.cast(tensors, dtype, self.name)
+        safetensors.save_tensors(_weights(path), ready, dict(sorted(kept.items())))
 
 
 def _weights(path: Path) -> Path:
@@ -188,16 +162,10 @@ def _weights(path: Path) -> Path:
 def _refuse_foreign(layers: Mapping[str, Mapping[str, Tensor]], format_name: str) -> None:
     for path, parts in layers.items():
         if "lora_down.weight" not in parts or "lora_mid.weight" in parts:
-            why = Words(
-                f"diffusers loads plain LoRA only; `{path}` has {', '.join(parts)}.",
-                f"diffusersが読めるのは通常のLoRAだけですが、`{path}` には {', '.join(parts)} があります。",
-            )
+            why = _("diffusers loads plain LoRA only; `{path}` has {parts}.", path=path, parts=", ".join(parts))
             raise FormatError("FM002", format=format_name, why=why, do=_USE_KOHYA)
     if len({"dora_scale" in parts for parts in layers.values()}) > 1:
-        why = Words(
-            "Only some layers are DoRA; PEFT wants all or none.",
-            "一部の層だけがDoRAですが、PEFTではすべての層をDoRAにするか、1つもDoRAにしないかのどちらかです。",
-        )
+        why = _("Only some layers are DoRA; PEFT wants all or none.")
         raise FormatError("FM002", format=format_name, why=why, do=_USE_KOHYA)
 
 
@@ -205,10 +173,7 @@ def _magnitudes(parts: Mapping[str, Tensor]) -> Tensor:
     """LyCORIS' (out, 1[, 1, 1]) as PEFT has it: (out) or, for a convolution, (1, out, 1, 1)."""
     scale, down, out = parts["dora_scale"], parts["lora_down.weight"], parts["lora_up.weight"].shape[0]
     if not len(scale) == scale.numel() == out:
-        why = Words(
-            "Its DoRA magnitudes are on the input axis, as old LyCORIS wrote them; PEFT's are on the output axis.",
-            "DoRAのマグニチュードが、古いLyCORISと同じく入力軸で書かれています。PEFTでは出力軸です。",
-        )
+        why = _("Its DoRA magnitudes are on the input axis, as old LyCORIS wrote them; PEFT's are on the output axis.")
         raise FormatError("FM002", format=PeftLora.name, why=why, do=_USE_KOHYA)
     return scale.reshape(out) if down.ndim == 2 else scale.reshape(1, out, *[1] * (down.ndim - 2))
 
@@ -218,7 +183,7 @@ def _add_alphas(path: Path, metadata: Mapping[str, str], tensors: dict[str, Tens
 
     configs = _configs(path, metadata)
     for name in [name for name in tensors if name.endswith(".lora_down.weight")]:
-        component, module_path, _ = common.split_name(name) or ("", "", "")
+        component, module_path, _part = lora.split_name(name) or ("", "", "")
         rank = tensors[name].shape[0]
         alpha = _alpha(path, configs.get(component, {}), module_path, rank)
         tensors[f"{component}.{module_path}.alpha"] = torch.tensor(alpha, dtype=torch.float32)
@@ -230,13 +195,10 @@ def _configs(path: Path, metadata: Mapping[str, str]) -> dict[str, dict[str, Any
     except (json.JSONDecodeError, RecursionError):
         flat = None
     if not isinstance(flat, dict):
-        why = Words(
-            f"`{_CONFIG}` in the header is not a JSON table", f"ヘッダーの `{_CONFIG}` がJSONのテーブルになっていません"
-        )
-        raise container.damaged(path, why)
+        raise damaged(path, _("`{field}` in the header is not a table", field=_CONFIG))
     result: dict[str, dict[str, Any]] = {}
     for key, value in flat.items():
-        component, _, field = key.partition(".")
+        component, _dot, field = key.partition(".")
         result.setdefault(component, {})[field] = value
     return result
 
@@ -245,21 +207,17 @@ def _alpha(path: Path, config: Mapping[str, Any], module_path: str, rank: int) -
     alpha: Any = config.get("lora_alpha", rank)
     patterns = config.get("alpha_pattern") or {}
     if not isinstance(patterns, dict):
-        why = Words(
-            "`alpha_pattern` in the header is not a table", "ヘッダーの `alpha_pattern` がテーブルになっていません"
-        )
-        raise container.damaged(path, why)
+        raise damaged(path, _("`{field}` in the header is not a table", field="alpha_pattern"))
     for pattern, value in patterns.items():
-        # PEFT takes regular expressions; running a stranger's is a risk, and writers only put paths there.
+        # PEFT takes regular expressions; running a foreign one is a risk, and writers only put paths there.
         plain = pattern.removeprefix("^").removesuffix("$").replace("\\.", ".")
         if not re.fullmatch(r"[\w.]+", plain):
-            found = Words(f"the regular expression `{pattern}`", f"正規表現 `{pattern}`")
-            expected = Words("layer paths in `alpha_pattern`", "`alpha_pattern` の中の層のパス")
+            found = _("the regular expression `{pattern}`", pattern=pattern)
+            expected = _("layer paths in `alpha_pattern`")
             raise FormatError("FM001", where=path, found=found, expected=expected)
         if module_path == plain or module_path.endswith(f".{plain}"):
             alpha = value
             break
     if isinstance(alpha, bool) or not isinstance(alpha, int | float):
-        why = Words(f"{alpha!r} as an alpha in the header", f"ヘッダーのalphaが{alpha!r}です")
-        raise container.damaged(path, why)
+        raise damaged(path, _("{value} as an alpha in the header", value=repr(alpha)))
     return float(alpha) * rank**0.5 if config.get("use_rslora") is True else float(alpha)

@@ -2,7 +2,7 @@
 
 Both are read in all spellings: with the prefix that it has inside a checkpoint, or with diffusers' names in one file. An
 artifact has method `vae`, diffusers' names, and diffusers' config as JSON in the metadata (`vae_config`).
-Not in `FORMATS`: a VAE is part of a base and is laid on nothing.
+Not in `FORMATS`: a VAE is part of a base and is applied to nothing.
 """
 
 from __future__ import annotations
@@ -13,21 +13,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from tsuika.core import safetensors
 from tsuika.core.errors import FormatError, ModelError
 from tsuika.core.files import write_text
+from tsuika.core.texts import _, _n
 from tsuika.core.types import Artifact
-from tsuika.core.weights import Weights, few, open_folder, open_weights, read_json
-from tsuika.core.words import Words
+from tsuika.core.weights import UNET_PREFIX, Weights, open_folder, open_weights, read_json
 from tsuika.diffusion import ldm
-from tsuika.formats import container
+from tsuika.families.parts import vae_part
+from tsuika.formats import common
 
 if TYPE_CHECKING:
     import torch
 
+METHOD: Final = "vae"
 CONFIG: Final = "vae_config"
 WEIGHTS: Final = "diffusion_pytorch_model"
-_PREFIXES: Final = ("first_stage_model.", "vae.", "")
-_NEEDLESS: Final = re.compile(r"(loss|model_ema)\..*")  # what training left; A1111 skips the same
 _LEVEL: Final = re.compile(r"encoder\.down(?:_blocks)?\.(\d+)\.(?:block|resnets)\.(\d+)\.conv1\.weight")
 _GROUPS: Final = 32  # of every norm, CompVis `model.py`
 
@@ -36,7 +37,7 @@ class VaeFile:
     """One `.safetensors`. See `core.types.Format`."""
 
     name = "single-file"
-    method = "vae"
+    method = METHOD
     suffix = ".safetensors"
 
     def sniff(self, path: Path) -> bool:
@@ -48,22 +49,18 @@ class VaeFile:
         return path.is_file() and _prefix(open_weights(path)) is not None
 
     def read(self, path: Path) -> Artifact:
-        """The VAE; its config is told by the shapes, but for the latent scale, which no such file holds.
+        """The VAE; its config follows from the shapes, but for the latent scale, which no such file holds.
 
         Raises:
             ModelError: not weights, damaged, or with code in it; FormatError: no VAE (FM001), or not whole (MD003).
         """
         weights = open_weights(path)
         if (prefix := _prefix(weights)) is None:
-            found = Words(f"{len(weights.shapes)} tensors", f"{len(weights.shapes)}個のテンソル")
-            expected = Words(
-                "a VAE (encoder, decoder, quant_conv, post_quant_conv)",
-                "VAE(encoder、decoder、quant_conv、post_quant_conv)",
-            )
+            found = _n("{count} tensor", "{count} tensors", len(weights.shapes))
+            expected = _("a VAE (encoder, decoder, quant_conv, post_quant_conv)")
             raise FormatError("FM001", where=path, found=found, expected=expected)
         shapes = {name.removeprefix(prefix): shape for name, shape in weights.shapes.items() if name.startswith(prefix)}
-        config = _config(path, shapes)
-        return _artifact(weights, prefix, config, dict(weights.metadata))
+        return _artifact(weights, _config(path, shapes), weights.metadata)
 
     def write(self, artifact: Artifact, path: Path, *, dtype: torch.dtype) -> None:
         """Write whole or not at all; attention as 1x1 convolutions, which A1111 and kohya demand.
@@ -76,14 +73,14 @@ class VaeFile:
         for name, tensor in artifact.tensors.items():
             place = ldm.vae_place(name, config).name
             tensors[place] = tensor[:, :, None, None] if ".attn_1." in place and tensor.ndim == 2 else tensor
-        container.save_tensors(path, container.cast(tensors, dtype, self.name), {"format": "pt"})
+        safetensors.save_tensors(path, safetensors.cast(tensors, dtype, self.name), {"format": "pt"})
 
 
 class VaeFolder:
     """`config.json` and `diffusion_pytorch_model.safetensors`. See `core.types.Format`."""
 
     name = "diffusers"
-    method = "vae"
+    method = METHOD
     suffix = ""
 
     def sniff(self, path: Path) -> bool:
@@ -97,7 +94,7 @@ class VaeFolder:
         Raises:
             ModelError: a file is missing, damaged or a pickle with code in it; FormatError: not whole (MD003).
         """
-        return _artifact(open_folder(path, WEIGHTS), "", read_json(path / "config.json"), {})
+        return _artifact(open_folder(path, WEIGHTS), read_json(path / "config.json"), {})
 
     def write(self, artifact: Artifact, path: Path, *, dtype: torch.dtype) -> None:
         """Write the weights, then the config without which the folder is none.
@@ -106,8 +103,8 @@ class VaeFolder:
             FormatError: no VAE, or `dtype` cannot hold its numbers (FM002).
         """
         config = _own_config(artifact, self.name)
-        ready = container.cast(artifact.tensors, dtype, self.name)
-        container.save_tensors(path / f"{WEIGHTS}.safetensors", ready, {"format": "pt"})
+        ready = safetensors.cast(artifact.tensors, dtype, self.name)
+        safetensors.save_tensors(path / f"{WEIGHTS}.safetensors", ready, {"format": "pt"})
         write_text(path / "config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
@@ -116,15 +113,16 @@ VAE_FORMATS: Final = (VaeFile(), VaeFolder())
 
 def _prefix(weights: Weights) -> str | None:
     """What stands before a lone VAE's names; None where it is something else, or part of a whole model."""
-    if weights.starts("model.diffusion_model."):
+    prefix = weights.vae_prefix
+    if prefix is None or weights.starts(UNET_PREFIX):
         return None
-    wanted = ("decoder.conv_in.weight", "encoder.conv_in.weight", "post_quant_conv.weight")
-    return next((p for p in _PREFIXES if all(f"{p}{name}" in weights.shapes for name in wanted)), None)
+    needed = ("decoder.conv_in.weight", "encoder.conv_in.weight", "post_quant_conv.weight")
+    return prefix if all(f"{prefix}{name}" in weights.shapes for name in needed) else None
 
 
 def _own_config(artifact: Artifact, format_name: str) -> dict[str, Any]:
-    if artifact.method != "vae":
-        raise container.of_another_method(artifact.method, format_name, Words("VAEs", "VAE"))
+    if artifact.method != METHOD:
+        raise common.of_another_method(artifact.method, format_name, _("VAEs"))
     config: dict[str, Any] = json.loads(artifact.metadata[CONFIG])
     return config
 
@@ -134,8 +132,7 @@ def _config(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]
     found = {(int(m[1]), int(m[2])): shape[0] for name, shape in shapes.items() if (m := _LEVEL.fullmatch(name))}
     levels = sorted({level for level, _ in found})
     if not levels or levels != [*range(len(levels))] or any((level, 0) not in found for level in levels):
-        why = Words("an encoder of which levels are missing", "エンコーダーの一部の階層がありません")
-        raise container.damaged(path, why)
+        raise safetensors.damaged(path, _("an encoder of which levels are missing"))
     widths = [found[level, 0] for level in levels]
     return {
         "_class_name": "AutoencoderKL",
@@ -151,46 +148,12 @@ def _config(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]
     }
 
 
-def _artifact(weights: Weights, prefix: str, config: dict[str, Any], metadata: dict[str, str]) -> Artifact:
+def _artifact(weights: Weights, config: dict[str, Any], metadata: Mapping[str, str]) -> Artifact:
     """All of the VAE's tensors by diffusers' names; nothing may be missing or left over."""
-    names = {name for name in weights.shapes if name.startswith(prefix)}
-    stored = {ldm.current_vae_name(name.removeprefix(prefix)): name for name in names}
-    is_diffusers = any(name.startswith("decoder.up_blocks.") for name in stored)
-    shapes = _shapes(weights.path, config)
-    places = {
-        name: stored.get(name, name) if is_diffusers else prefix + ldm.vae_place(name, config).name for name in shapes
-    }
-    if missing := set(places.values()) - names:
-        shown = few(missing)
-        why = Words(
-            f"{len(missing)} of {len(places)} tensors are missing ({shown})",
-            f"{len(places)}個のうち{len(missing)}個のテンソルがありません({shown.ja})",
-        )
-        raise container.damaged(weights.path, why)
-    extra = names - set(places.values())
-    if unknown := {name for name in extra if not _NEEDLESS.fullmatch(name.removeprefix(prefix))}:
-        shown = few(unknown)
-        why = Words(f"tensors that no VAE has ({shown})", f"VAEにはないテンソルがあります({shown.ja})")
-        raise container.damaged(weights.path, why)
-    tensors = {}
-    for name, place in places.items():
-        try:
-            tensors[name] = ldm.take(weights.tensor(place), ldm.Place(place), shapes[name])
-        except ValueError as error:
-            why = Words(f"`{place}` is {error}", f"`{place}` の形状が{error}です")
-            raise container.damaged(weights.path, why) from None
-    return Artifact("vae", "", tensors, {**metadata, CONFIG: json.dumps(config)})
-
-
-def _shapes(path: Path, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """What diffusers expects of this config; no weights are allocated."""
-    import torch
-    from diffusers import AutoencoderKL
-
+    part = vae_part(weights, config)
     try:
-        with torch.device("meta"):
-            model = AutoencoderKL.from_config(dict(config))
+        module = part.empty()
     except (ValueError, TypeError, KeyError) as error:
-        why = Words(f"Its config fits no VAE: {error}.", f"この設定に合うVAEがありません: {error}。")
-        raise ModelError("MD003", where=path, why=why) from None
-    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+        why = _("Its config fits no VAE: {error}.", error=error)
+        raise ModelError("MD003", where=weights.path, why=why) from None
+    return Artifact(METHOD, "", part.tensors(module), {**metadata, CONFIG: json.dumps(config)})

@@ -35,7 +35,7 @@ def find(name: str, *, where: object = "") -> Method:
     if name in METHODS:
         return METHODS[name]
     if not is_address(name):
-        raise no_such("method.name", name, METHODS, what="methods", where=where)
+        raise no_such("method.name", name, METHODS, where=where)
     method = imported(name, Method, key="method.name", where=where)
     if method.name != name:
         why = _("Its settings say `name = {name}`; that must be its address.", name=repr(method.name))

@@ -21,7 +21,6 @@ from tsuika.core.events import Event, Finished, Phase, note
 from tsuika.core.files import write_text
 from tsuika.core.rundir import RunDir
 from tsuika.core.types import Artifact, Model
-from tsuika.core.words import Words
 from tsuika.data.manifest import Manifest
 from tsuika.train import course, guarded, optim, writing
 from tsuika.train.gather import Run, accelerate_for, clear_errors, prepare, settled
@@ -190,8 +189,7 @@ def reopen(folder: Path) -> tuple[Recipe, RunDir]:
     """
     run = RunDir(folder)
     if not run.recipe.is_file():
-        why = Words("The folder holds no recipe.toml.", "フォルダーに recipe.toml がありません。")
-        raise InterruptedRunError("TR002", where=folder, why=why)
+        raise InterruptedRunError("TR002", where=folder)
     for temporary in (*run.checkpoints.glob(".*.tmp"), *run.guard.glob("**/.*.tmp")):  # of a process that was killed
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)

@@ -108,7 +108,7 @@ def _errors(piece: Artifact, format_: Format, path: Path, model: Model | None) -
     """
     if not isinstance(format_, formats.WriteOnly):
         return formats.relative_errors(piece, format_.read(path))
-    assert isinstance(model, families.StableDiffusion)
+    assert model is not None
     found, weights = families.written(path, model)
     if found.prediction != piece.metadata["prediction"]:
         why = Words(

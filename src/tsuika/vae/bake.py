@@ -15,12 +15,13 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from tsuika.core import safetensors
 from tsuika.core.errors import FormatError
 from tsuika.core.files import whole
+from tsuika.core.texts import _
 from tsuika.core.weights import Weights, few, is_pickle, open_folder, open_weights
 from tsuika.core.words import Words
 from tsuika.diffusion import ldm
-from tsuika.formats import container
 from tsuika.formats.checkpoint import copy_yaml
 
 WEIGHTS: Final = "diffusion_pytorch_model"
@@ -63,7 +64,7 @@ def _folder(own: Path, vae: Mapping[str, Tensor], out: Path, facts: Mapping[str,
         weights = open_folder(own, WEIGHTS)
         tensors = {name: weights.tensor(name) for name in weights.shapes}
         tensors |= _fitted(weights, dict(vae), own)
-        container.save_tensors(out / f"{WEIGHTS}.safetensors", tensors, {"format": "pt", **facts})
+        safetensors.save_tensors(out / f"{WEIGHTS}.safetensors", tensors, {"format": "pt", **facts})
     for file in files:
         weights = open_weights(file)
         replace_tensors(file, out / file.name, _fitted(weights, dict(vae), own), facts)
@@ -83,7 +84,7 @@ def _file(
     tensors = _fitted(weights, places, weights.path)
     if is_pickle(weights.path):
         everything = {**{name: weights.tensor(name) for name in weights.shapes}, **tensors}
-        container.save_tensors(out, everything, {"format": "pt", **facts})
+        safetensors.save_tensors(out, everything, {"format": "pt", **facts})
     else:
         replace_tensors(weights.path, out, tensors, facts)
     copy_yaml(weights.path, out)  # there programs read what the model predicts
@@ -95,15 +96,14 @@ def _fitted(weights: Weights, tensors: dict[str, Tensor], where: Path) -> dict[s
     stored = {ldm.current_vae_name(name): name for name in weights.shapes}
     tensors = {stored.get(name, name): tensor for name, tensor in tensors.items()}
     if missing := tensors.keys() - weights.shapes.keys():
-        shown = few(missing)
-        raise _cannot(where, Words(f"Its own VAE has no {shown}.", f"元のVAEにないものがあります: {shown.ja}。"))
+        raise _cannot(where, _("Its own VAE has no {names}.", names=few(missing)))
     fitted = {}
     for name, tensor in tensors.items():
         own = weights.tensor(name)
         if own.numel() != tensor.numel():
             why = Words(f"`{name}` has another size in its own VAE.", f"元のVAEとは `{name}` のサイズが異なります。")
             raise _cannot(where, why)
-        fitted[name] = container.cast({name: tensor.cpu().reshape(own.shape)}, own.dtype, "single-file")[
+        fitted[name] = safetensors.cast({name: tensor.cpu().reshape(own.shape)}, own.dtype, "single-file")[
             name
         ].contiguous()
     return fitted
@@ -134,7 +134,7 @@ def replace_tensors(source: Path, out: Path, tensors: Mapping[str, Tensor], fact
             made.write(content)
 
 
-def _cannot(where: Path, why: Words) -> FormatError:
+def _cannot(where: Path, why: str) -> FormatError:
     do = Words(
         "Use the VAE beside the base instead, with --vae.", "ベースモデルには組み込まず、--vae で一緒に使ってください。"
     )

@@ -16,11 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from tsuika.core.bootstrap import of_differences, of_values
 from tsuika.core.events import Warned, note
 from tsuika.core.intervals import Interval
 from tsuika.core.plain import jsonable
 from tsuika.vae import faults, metrics, roundtrip
-from tsuika.vae.bootstrap import interval, paired
 
 # What people want of a VAE -> the measure that says so; less is better.
 PURPOSES: Final[Mapping[str, str]] = {"texture": "texture_error", "colour": "colour", "lines": "colour_p95"}
@@ -81,7 +81,7 @@ class Result:
 
     def means(self) -> dict[str, Interval]:
         """Every measure with its interval over pictures; none can be told where it is not finite for some picture."""
-        return {name: interval(_column(self, name), self.groups) for name in metrics.MEASURES}
+        return {name: of_values(_column(self, name), self.groups) for name in metrics.MEASURES}
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class Comparison:
     different: int  # pictures, copies counted once
     level: float  # of the intervals of differences
 
-    def as_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain values, without pictures; None for what is not finite."""
         plain: dict[str, Any] = jsonable(
             {
@@ -171,7 +171,7 @@ def compare(
     first = results[0]
     for result in results[1:]:
         result.against = {
-            name: paired(_column(result, name), _column(first, name), groups, level=level, seed=seed)
+            name: of_differences(_column(result, name), _column(first, name), groups, level=level, seed=seed)
             for name in metrics.MEASURES
         }
     for result in results:
@@ -329,7 +329,7 @@ def _advise(purpose: str, results: Sequence[Result], groups: Sequence[int], leve
         one.name
         for one in better
         if one is not best
-        and paired(_column(one, measure), _column(best, measure), groups, level=level, seed=seed).sign == 0
+        and of_differences(_column(one, measure), _column(best, measure), groups, level=level, seed=seed).sign == 0
     )
     gain = best.against[measure]
     return Advice(purpose, measure, best.name, Interval(-gain.mean, -gain.high, -gain.low), rivals)
@@ -363,7 +363,7 @@ def _told(one: Result) -> dict[str, Any]:
         "findings": one.findings,
         "measures": one.means(),
         "against_builtin": one.against,
-        "psnr_on_the_base_s_latents": interval(one.with_base, one.groups),
+        "psnr_on_the_base_s_latents": of_values(one.with_base, one.groups),
         "latents": one.latents,
         "encode_s_per_megapixel": one.encode_s_per_megapixel,
         "decode_s_per_megapixel": one.decode_s_per_megapixel,

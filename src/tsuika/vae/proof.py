@@ -13,11 +13,11 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
+from tsuika.core.bootstrap import of_differences
 from tsuika.core.errors import PictureError
 from tsuika.core.intervals import Interval
 from tsuika.data.split import Group, split
 from tsuika.vae import metrics, roundtrip
-from tsuika.vae.bootstrap import paired
 from tsuika.vae.tune import PROOF, Purpose
 
 LEAST: Final = 12  # different pictures: seven or more to learn from, one or two to choose by, four to prove by
@@ -84,7 +84,8 @@ def prove(
     """From the measures of the same pictures before and after."""
     names = list(metrics.MEASURES)
     changes = {
-        name: paired([row[name] for row in after], [row[name] for row in before], groups, seed=seed) for name in names
+        name: of_differences([row[name] for row in after], [row[name] for row in before], groups, seed=seed)
+        for name in names
     }
     means = ({name: metrics.mean(rows, name) for name in names} for rows in (before, after))
     first, second = means
@@ -117,4 +118,4 @@ def rounded(vae: nn.Module, dtype: torch.dtype) -> None:
 
 def words(change: Interval) -> dict[str, str]:
     """An interval for a message: `mean`, `low`, `high`."""
-    return {key: "–" if value is None else f"{value:+.3f}" for key, value in change.as_dict().items()}
+    return {key: "–" if value is None else f"{value:+.3f}" for key, value in change.to_dict().items()}

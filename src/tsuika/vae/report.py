@@ -1,98 +1,105 @@
-"""A comparison as one self-contained HTML page: advice, numbers, colour against texture, crops and difference maps."""
+"""A comparison as one self-contained HTML page: advice, numbers, color against texture, crops and difference maps."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
-from functools import cache, partial
-from importlib.resources import files
+from collections.abc import Sequence
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
 import torch
-from jinja2 import Environment, StrictUndefined, Template
-from markupsafe import Markup, escape
+from markupsafe import Markup
 from numpy.typing import NDArray
 from PIL import Image
 
+from tsuika import pages
 from tsuika.core.events import Warned
+from tsuika.core.texts import Text, _, languages
+from tsuika.pages.chart import nice_ticks
 from tsuika.vae import metrics, roundtrip
 from tsuika.vae.compare import Comparison, Picture, Result
-from tsuika.vae.report_texts import TEXTS
 
-SHOWN: Final = 4  # pictures
+# Images whose crops are shown.
+SHOWN: Final = 4
 CROP_PX: Final = 128
-_BRIGHT: Final = 10.0  # CIEDE2000 at the bright end of a difference map
+# CIEDE2000 at the bright end of a difference map.
+_BRIGHT: Final = 10.0
 # Dark violet over red to yellow, evenly brighter: positions, and sRGB there.
 _STOPS: Final = (
     (0.0, 0.25, 0.5, 0.75, 1.0),
     ((10, 8, 30), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)),
 )
-_COLUMNS: Final = ("psnr", "ssim", "colour", "colour_p95", "chroma", "texture", "texture_error")
-Inline = Callable[..., str]
+_COLUMNS: Final = {
+    "psnr": _("PSNR, dB"),
+    "ssim": _("SSIM"),
+    "colour": _("color ΔE"),
+    "colour_p95": _("ΔE, worst {share}", share="5%"),
+    "chroma": _("chroma"),
+    "texture": _("fine detail"),
+    "texture_error": _("texture error"),
+}
+_PURPOSES: Final = {
+    "texture": (_("Texture"), _("fine contrast nearest to the originals")),
+    "colour": (_("Color"), _("smallest mean color difference")),
+    "lines": (_("Line art"), _("smallest differences where they are largest: at edges")),
+}
+_ENCODERS: Final = {
+    "same": _("the same: latents and training stay as they are"),
+    "rounded": _("the same, rounded: latents stay as they are"),
+    "other": _("another: latents and training are affected"),
+}
 
 
-def render(
-    comparison: Comparison, pictures: Sequence[Picture], *, base: str, size_px: int, lang: str, inline: Inline
-) -> str:
+def render(comparison: Comparison, pictures: Sequence[Picture], *, base: str, size_px: int, lang: str) -> str:
     """The page, opening in `lang`.
 
     Args:
-        comparison: with its results' pictures.
+        comparison: with the images that its VAEs made.
         pictures: the originals, in the same order.
         base: as the user named it.
         size_px: of the shorter sides.
-        lang: en or ja.
-        inline: picture, `side_px` -> data URI.
+        lang: the language that the page opens in.
     """
-    return _template().render(
-        lang=lang,
-        t=_both,
-        word=partial(_word, lang),
+    return pages.template(__package__, "report.html.j2").render(
+        language=lang,
         comparison=comparison,
         base=base,
         size_px=size_px,
         columns=_COLUMNS,
+        purposes=_PURPOSES,
+        encoders=_ENCODERS,
+        numbers=_about_numbers(comparison.level),
         cells=partial(_cell, comparison),
         plot=_plot(comparison),
         rows=_rows(comparison, pictures),
-        uri=partial(inline, side_px=2 * CROP_PX),
+        uri=partial(pages.data_uri, side_px=2 * CROP_PX),
         found=_found,
         number=_number,
-        size=_size,
+        span_of=pages.span_of,
+        listed=pages.listed,
         findings=[warned for one in comparison.results for warned in one.findings],
     )
 
 
-@cache
-def _template() -> Template:
-    text = files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8")
-    return Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(
-        text
+def _about_numbers(level: float) -> Text:
+    return pages.sentences(
+        _(
+            "Means over the images. Below: the difference from the built-in VAE with its {level} interval, so that all"
+            " intervals of a measure hold together at {together}; marked where it is not chance.",
+            level=f"{100 * level:.3g}%",
+            together="95%",
+        ),
+        _("Images differ among themselves by more than VAEs do, so only differences on the same image count."),
     )
 
 
-def _word(lang: str, key: str) -> str:
-    return TEXTS[lang][key]
-
-
-def _both(key: str, **values: object) -> Markup:
-    """A sentence in both languages, of which the page shows one; values may hold one word for each."""
-    spans = []
-    for lang, table in TEXTS.items():
-        own = {name: value[lang] if isinstance(value, dict) else value for name, value in values.items()}
-        spans.append(Markup('<span class="t" lang="{}">{}</span>').format(lang, table[key].format(**own)))
-    return Markup("").join(spans)
-
-
 def _found(warned: Warned) -> Markup:
-    """A finding, `words in backticks` and flags as code."""
-    spans = []
-    for lang in TEXTS:
-        text = re.sub(r"(?<![\w-])(--[\w-]+)", r"<code>\1</code>", str(escape(warned.words(lang))))
-        spans.append(Markup('<span class="t" lang="{}">{}</span>').format(lang, Markup(text)))  # noqa: S704 - escaped above
-    return Markup("").join(spans)
+    """A finding; flags in it become code."""
+    return pages.spans(
+        {lang: re.sub(r"(?<![\w`-])(--[\w-]+)(?!`)", r"`\1`", warned.words(lang)) for lang in languages()}
+    )
 
 
 def _number(value: float, digits: int = 3) -> str:
@@ -101,19 +108,16 @@ def _number(value: float, digits: int = 3) -> str:
     return f"{value:.{digits}g}" if abs(value) < 100 else f"{value:.0f}"
 
 
-def _size(count: float) -> str:
-    return f"{count / 1e6:.0f} MB" if count < 1e9 else f"{count / 1e9:.1f} GB"
-
-
 def _cell(comparison: Comparison, result: Result, name: str) -> dict[str, Any]:
     """A number of the table, its difference from the base's own, and whether that is better, worse or neither."""
     digits = 4 if name in ("psnr", "ssim") else 3
     cell: dict[str, Any] = {"mean": _number(metrics.mean(result.rows, name), digits), "change": "", "verdict": ""}
     if result.against:
         change = result.against[name]
-        cell["change"] = f"{_signed(change.low)} … {_signed(change.high)}" if change.is_bounded else "?"
+        cell["change"] = pages.span_of(_signed(change.low), _signed(change.high)) if change.is_bounded else "?"
         better = metrics.MEASURES[name]
-        if better is None:  # nearer to 1 is better
+        # Without a direction, nearer to 1 is better.
+        if better is None:
             mean, own = (
                 abs(math.log(max(metrics.mean(one.rows, name), 1e-9))) for one in (result, comparison.results[0])
             )
@@ -128,8 +132,6 @@ def _signed(value: float) -> str:
         return "0"
     return f"{value:+.2g}" if math.isfinite(value) else "?"
 
-
-# ------------------------------------------------------------------------------------------------------ the two errors
 
 _WIDTH, _HEIGHT = 640, 340
 _LEFT, _TOP, _RIGHT, _BOTTOM = 64, 18, 616, 290
@@ -171,8 +173,8 @@ def _plot(comparison: Comparison) -> dict[str, Any] | None:
         )
     front = sorted(at(*points[name][:2]) for name in comparison.pareto if name in points)
     ticks = [
-        [(at(v, spans[1][0])[0], _number(v)) for v in _ticks(*spans[0])],
-        [(at(spans[0][0], v)[1], _number(v)) for v in _ticks(*spans[1])],
+        [(at(v, spans[1][0])[0], _number(v)) for v in nice_ticks(*spans[0], 5)],
+        [(at(spans[0][0], v)[1], _number(v)) for v in nice_ticks(*spans[1], 5)],
     ]
     return {"dots": dots, "front": " ".join(f"{x:.1f},{y:.1f}" for x, y in front), "ticks": ticks}
 
@@ -183,18 +185,8 @@ def _frame(values: Sequence[float]) -> tuple[float, float]:
     return max(0.0, low - pad), high + pad
 
 
-def _ticks(low: float, high: float) -> list[float]:
-    rough = (high - low) / 5
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough)
-    return [k * step for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
-
-
-# ------------------------------------------------------------------------------------------------------------ pictures
-
-
 def _rows(comparison: Comparison, pictures: Sequence[Picture]) -> list[dict[str, Any]]:
-    """The pictures on which sound VAEs differ most, one of each group, cut to where they do."""
+    """The images on which sound VAEs differ most, one of each group, cut to where they do."""
     shown = [one for one in comparison.results if one.is_sound] or list(comparison.results)
     spread = [
         max(one.rows[n]["colour"] for one in shown) - min(one.rows[n]["colour"] for one in shown)

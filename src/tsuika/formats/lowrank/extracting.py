@@ -8,16 +8,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from tsuika.core.errors import FormatError
+from tsuika.core.texts import _, _n
 from tsuika.core.types import Artifact
-from tsuika.core.words import Words
-from tsuika.formats.lowrank.layers import Key, Layer, artifact_of, refuse_endless, split
+from tsuika.formats.lora import Key
+from tsuika.formats.lowrank.layers import Layer, artifact_of, refuse_not_finite, split
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_OF_ONE_FAMILY: Final = Words(
-    "Give two checkpoints of one family.", "同じ種類のチェックポイントを2つ指定してください。"
-)
+_OF_ONE_FAMILY: Final = _("Give two checkpoints of one family.")
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ def extract(
         tuned: Weights by `<component>.<parameter path>`; may read each from its file when asked.
         base: The same of the model that `tuned` began as.
         layers: `<component>.<path>` of the modules that get a LoRA layer, if their weight differs.
-        family: "sd1", "sd2" or "sdxl".
+        family: Of both.
         rank: At most this for matrices and 1x1 convolutions.
         conv_rank: At most this for larger convolutions; None: `rank`.
         error: Largest relative error of a layer; if its rank is reached first, the error is larger.
@@ -57,10 +56,12 @@ def extract(
     """
     import torch
 
-    if strangers := tuned.keys() ^ base.keys():
-        why = Words(
-            f"{len(strangers)} weights are in only one of the two, such as `{min(strangers)}`.",
-            f"{len(strangers)}個の重みが一方にしかありません(`{min(strangers)}` など)。",
+    if unmatched := tuned.keys() ^ base.keys():
+        why = _n(
+            "{count} weight is in only one of the two: `{name}`.",
+            "{count} weights are in only one of the two, such as `{name}`.",
+            len(unmatched),
+            name=min(unmatched),
         )
         raise FormatError("FM005", why=why, do=_OF_ONE_FAMILY)
     made: dict[Key, Layer] = {}
@@ -69,16 +70,18 @@ def extract(
     for name in base:
         ours, theirs = tuned[name], base[name]
         if ours.shape != theirs.shape:
-            why = Words(
-                f"`{name}` has the shape {tuple(ours.shape)} in one and {tuple(theirs.shape)} in the other.",
-                f"`{name}` の形状が、一方では{tuple(ours.shape)}、もう一方では{tuple(theirs.shape)}です。",
+            why = _(
+                "`{name}` has the shape {one} in one and {other} in the other.",
+                name=name,
+                one=tuple(ours.shape),
+                other=tuple(theirs.shape),
             )
             raise FormatError("FM005", why=why, do=_OF_ONE_FAMILY)
         # A weight that was only rounded on its way into a half-precision file has not changed.
         if not ours.is_floating_point() or torch.equal(ours, theirs.to(ours.dtype)):
             continue
         change = ours.detach().to("cpu").double() - theirs.detach().to("cpu").double()
-        refuse_endless(name, change)
+        refuse_not_finite(name, change)
         size = float(change.norm())
         total += size**2
         layer_name = name.removesuffix(".weight")
@@ -86,19 +89,13 @@ def extract(
             left_out[name] = size
             lost_of_total += size**2
             continue
-        component, _, path = layer_name.partition(".")
+        component, _dot, path = layer_name.partition(".")
         inner = tuple(change.shape[1:])
         at_most = conv_rank if conv_rank is not None and math.prod(inner[1:]) > 1 else rank
         made[component, path], errors[layer_name] = split(change.flatten(1), inner, at_most, error)
         lost_of_total += (errors[layer_name] * size) ** 2
     if not made:
-        why = Words(
-            "Their weights do not differ in any layer that a LoRA would have.",
-            "LoRAの対象になるどの層にも、重みの違いがありません。",
-        )
-        do = Words(
-            "Give a fine-tuned checkpoint first, then the base it began as.",
-            "先にファインチューニング済みのチェックポイント、次に元のベースモデルを指定してください。",
-        )
+        why = _("Their weights do not differ in any layer that a LoRA would have.")
+        do = _("Give a fine-tuned checkpoint first, then the base it began as.")
         raise FormatError("FM005", why=why, do=do)
     return Extracted(artifact_of(family, made, {}), errors, 1 - lost_of_total / total, left_out)

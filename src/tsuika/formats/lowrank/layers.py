@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from tsuika.core.errors import FormatError
+from tsuika.core.texts import _
 from tsuika.core.types import Artifact
-from tsuika.core.words import Words
+from tsuika.families import family
 from tsuika.formats.delta import factors_of, layer_delta
+from tsuika.formats.lora import METHOD, Key, Parts
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Key = tuple[str, str]  # component, canonical module path
 _NUMERICAL: Final = 1e-6  # relative; below it a part of a ΔW in float32 is that number type's rounding
 
 
@@ -28,7 +29,7 @@ class Layer:
     inner: tuple[int, ...]
 
     @classmethod
-    def of(cls, parts: Mapping[str, Tensor]) -> Layer | None:
+    def of(cls, parts: Parts) -> Layer | None:
         """From kohya's tensors; None where they are not plain LoRA. A DoRA's magnitudes are not looked at."""
         if (factors := factors_of(parts)) is None:
             return None
@@ -47,30 +48,28 @@ class Layer:
         }
 
 
-def exact(family: str, key: Key, parts: Mapping[str, Tensor]) -> Layer:
-    """A layer as plain LoRA, of whatever rank that takes: itself, or the singular vectors of its ΔW, to 1e-6.
+def exact(family_name: str, key: Key, parts: Parts) -> Layer:
+    """A layer as plain LoRA, of the rank that it needs: itself, or the singular vectors of its ΔW, to 1e-6.
 
     Raises:
         FormatError: it is DoRA, or holds numbers that are not finite (FM005).
     """
     _refuse_dora(key, parts)
-    refuse_endless(".".join(key), *parts.values())
-    return Layer.of(parts) or split(*_dense(family, key, parts), None, _NUMERICAL)[0]
+    refuse_not_finite(".".join(key), *parts.values())
+    return Layer.of(parts) or split(*_dense(family_name, key, parts), None, _NUMERICAL)[0]
 
 
-def nearest(
-    family: str, key: Key, parts: Mapping[str, Tensor], rank: int | None, error: float | None
-) -> tuple[Layer, float]:
+def nearest(family_name: str, key: Key, parts: Parts, rank: int | None, error: float | None) -> tuple[Layer, float]:
     """The plain layer of at most `rank`, and of the smallest rank whose error is at most `error`; and its relative error.
 
     Raises:
         FormatError: it is DoRA, or holds numbers that are not finite (FM005).
     """
     _refuse_dora(key, parts)
-    refuse_endless(".".join(key), *parts.values())
+    refuse_not_finite(".".join(key), *parts.values())
     if (layer := Layer.of(parts)) is not None:
         return _truncate(layer, rank, error)
-    return split(*_dense(family, key, parts), rank, error)
+    return split(*_dense(family_name, key, parts), rank, error)
 
 
 def split(change_OI: Tensor, inner: tuple[int, ...], rank: int | None, error: float | None) -> tuple[Layer, float]:
@@ -95,30 +94,31 @@ def split(change_OI: Tensor, inner: tuple[int, ...], rank: int | None, error: fl
     return layer, lost / size if size else 0.0
 
 
-def artifact_of(family: str, layers: Mapping[Key, Layer], metadata: Mapping[str, str]) -> Artifact:
+def artifact_of(family_name: str, layers: Mapping[Key, Layer], metadata: Mapping[str, str]) -> Artifact:
     """Layers as a LoRA."""
     tensors = {
         f"{component}.{path}.{part}": tensor
         for (component, path), layer in layers.items()
         for part, tensor in layer.parts().items()
     }
-    return Artifact("lora", family, tensors, {**metadata, "adapter": "lora"})
+    return Artifact(METHOD, family_name, tensors, {**metadata, "adapter": "lora"})
 
 
-def _dense(family: str, key: Key, parts: Mapping[str, Tensor]) -> tuple[Tensor, tuple[int, ...]]:
+def _dense(family_name: str, key: Key, parts: Parts) -> tuple[Tensor, tuple[int, ...]]:
     change = layer_delta(parts).double()
-    return change.flatten(1), _inner(family, key[1], change)
+    return change.flatten(1), _inner(family_name, key[1], change)
 
 
-def _inner(family: str, path: str, change: Tensor) -> tuple[int, ...]:
+def _inner(family_name: str, path: str, change: Tensor) -> tuple[int, ...]:
     """(in, k, k) of a weight; LoHa and LoKr hold convolutions flat, so that the kernel shows only in the name."""
     columns = change.shape[1]
     if change.ndim > 2:
         return tuple(change.shape[1:])
     if re.search(r"(resnets\.\d+\.conv[12]|samplers\.0\.conv|^conv_(in|out))$", path):
         return (columns // 9, 3, 3)
-    is_1x1 = path.endswith("conv_shortcut") or (family == "sd1" and path.endswith((".proj_in", ".proj_out")))
-    return (columns, 1, 1) if is_1x1 else (columns,)
+    if path.endswith((".proj_in", ".proj_out")):
+        return (columns,) if family(family_name).has_linear_projections else (columns, 1, 1)
+    return (columns, 1, 1) if path.endswith("conv_shortcut") else (columns,)
 
 
 def _truncate(layer: Layer, rank: int | None, error: float | None) -> tuple[Layer, float]:
@@ -141,29 +141,21 @@ def _kept(values: Tensor, rank: int | None, error: float | None) -> int:
     return max(1, needed if rank is None else min(needed, rank))
 
 
-def refuse_endless(name: str, *tensors: Tensor) -> None:
+def refuse_not_finite(name: str, *tensors: Tensor) -> None:
     """Refuse numbers that no decomposition can be made of.
 
     Raises:
         FormatError: NaN or infinity in a layer (FM005).
     """
     if not all(bool(tensor.isfinite().all()) for tensor in tensors):
-        why = Words(
-            f"`{name}` holds numbers that are not finite (NaN or infinity).", f"`{name}` にNaNまたは無限大があります。"
-        )
-        do = Words("The file is damaged: get it again.", "ファイルが壊れています。入手し直してください。")
+        why = _("`{name}` holds a number that is not finite.", name=name)
+        do = _("The file is damaged: get it again.")
         raise FormatError("FM005", where=name, why=why, do=do)
 
 
-def _refuse_dora(key: Key, parts: Mapping[str, Tensor]) -> None:
+def _refuse_dora(key: Key, parts: Parts) -> None:
     if "dora_scale" in parts:
         name = ".".join(key)
-        why = Words(
-            f"`{name}` is DoRA: what it does depends on the base's weights.",
-            f"`{name}` はDoRAのため、効果はベースモデルの重みによって変わります。",
-        )
-        do = Words(
-            "Make it a plain LoRA first: tsuika convert FILE --to kohya --lossy --base BASE --out OUT",
-            "先に通常のLoRAにしてください: tsuika convert FILE --to kohya --lossy --base BASE --out OUT",
-        )
+        why = _("`{name}` is DoRA: what it does depends on the base's weights.", name=name)
+        do = _("Make it a plain LoRA first: tsuika convert FILE --to kohya --lossy --base BASE --out OUT")
         raise FormatError("FM005", where=name, why=why, do=do)

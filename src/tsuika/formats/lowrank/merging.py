@@ -7,11 +7,12 @@ import math
 from collections.abc import Sequence
 
 from tsuika.core.errors import FormatError, ModelError
+from tsuika.core.texts import _
 from tsuika.core.types import Artifact
-from tsuika.core.words import Words
-from tsuika.formats import common
-from tsuika.formats.lowrank.layers import Key, Layer, artifact_of, exact
-from tsuika.formats.lowrank.laying import Share
+from tsuika.formats import common, lora
+from tsuika.formats.lora import Key
+from tsuika.formats.lowrank.applying import Share
+from tsuika.formats.lowrank.layers import Layer, artifact_of, exact
 from tsuika.formats.lowrank.resizing import compress
 
 
@@ -31,19 +32,19 @@ def concatenate(shares: Sequence[Share]) -> Artifact:
     for share in shares:
         common.refuse_unread(share.artifact, "merge")
         _check_family(share.artifact, shares[0].artifact.family)
-        for key, parts in common.layers(share.artifact, "merge").items():
+        for key, parts in lora.layers(share.artifact, "merge").items():
             if strength := share.strength_of(key[0]):
                 layer = exact(share.artifact.family, key, parts)
                 layers.setdefault(key, []).append(_balanced(layer, strength))
     if not layers:
-        why = Words("Nothing is left of them: all strengths are 0.", "強さがすべて0のため、何も残りません。")
-        raise FormatError("FM005", why=why, do=Words("Give other strengths.", "別の強さを指定してください。"))
+        why = _("Nothing is left of them: all strengths are 0.")
+        raise FormatError("FM005", why=why, do=_("Give other strengths."))
     tensors: dict[Key, Layer] = {}
     for key, pieces in layers.items():
         if len({(len(piece.up_OR), math.prod(piece.inner)) for piece in pieces}) > 1:
             name = ".".join(key)
-            why = Words(f"`{name}` has different shapes in them.", f"`{name}` の形状がファイルによって異なります。")
-            do = Words("Merge LoRAs of one kind of base model.", "同じ種類のベースモデル用のLoRAをマージしてください。")
+            why = _("`{name}` has different shapes in them.", name=name)
+            do = _("Merge LoRAs of one kind of base model.")
             raise FormatError("FM005", where=name, why=why, do=do)
         up, down = torch.cat([piece.up_OR for piece in pieces], 1), torch.cat([piece.down_RI for piece in pieces])
         tensors[key] = Layer(up, down, max((piece.inner for piece in pieces), key=len))
@@ -61,13 +62,13 @@ def merge(
     """
     together = concatenate(shares)
     if rank is None and error is None:
-        return together, {".".join(key): 0.0 for key in common.layers(together, "merge")}
+        return together, {".".join(key): 0.0 for key in lora.layers(together, "merge")}
     return compress(together, rank=rank, error=error)
 
 
 def _check_family(artifact: Artifact, family: str) -> None:
     if artifact.family != family:
-        name = artifact.metadata.get("name") or Words("One LoRA", "LoRAの1つ")
+        name = artifact.metadata.get("name") or _("One LoRA")
         raise ModelError("MD004", where=name, artifact=name, found=artifact.family, expected=family)
 
 

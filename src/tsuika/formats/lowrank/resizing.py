@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from tsuika.core.types import Artifact
-from tsuika.formats import common
-from tsuika.formats.lowrank.layers import Key, Layer, artifact_of, nearest, refuse_endless, split
-from tsuika.formats.lowrank.laying import changed, weight_of
+from tsuika.formats import common, lora
+from tsuika.formats.lora import Key
+from tsuika.formats.lowrank.applying import changed, weight_of
+from tsuika.formats.lowrank.layers import Layer, artifact_of, nearest, refuse_not_finite, split
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,7 +28,7 @@ def compress(
 
     Args:
         artifact: LoRA of any kind but OFT.
-        rank: At most this; None: whatever `error` asks, at most all there is.
+        rank: At most this; None: as `error` asks, at most all there is.
         error: Largest relative error of a layer's ΔW; if `rank` is reached first, the error is larger.
         base: For DoRA: the base's weights by `<component>.<path>.weight`.
 
@@ -41,11 +42,11 @@ def compress(
     common.refuse_unread(artifact, "resize")
     layers: dict[Key, Layer] = {}
     errors: dict[str, float] = {}
-    for key, parts in common.layers(artifact, "resize").items():
+    for key, parts in lora.layers(artifact, "resize").items():
         name = ".".join(key)
         if "dora_scale" in parts and base is not None:
             weight = weight_of(base, name, artifact)
-            refuse_endless(name, weight, *parts.values())
+            refuse_not_finite(name, weight, *parts.values())
             change_OI = (changed(weight.double(), parts, 1.0, name) - weight.double()).flatten(1)
             layers[key], errors[name] = split(change_OI, tuple(weight.shape[1:]), rank, error)
         else:

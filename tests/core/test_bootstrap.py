@@ -5,22 +5,22 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tsuika.evaluate.bootstrap import at_level, interval, resampled
+from tsuika.core.bootstrap import of_table, resampled
 
 RNG = np.random.default_rng(5)
 
 
 def test_no_difference_has_no_width() -> None:
     table = RNG.normal(size=(6, 4))
-    same = interval(table - table)
+    same = of_table(table - table)
     assert same is not None and (same.mean, same.low, same.high) == (0, 0, 0)
     assert same.sign == 0
 
 
 def test_one_picture_has_no_interval_and_none_has_nothing() -> None:
-    one = interval(np.array([[0.3]]))
+    one = of_table(np.array([[0.3]]))
     assert one is not None and one.mean == 0.3 and not one.is_bounded and one.sign == 0
-    assert interval(np.full((2, 3), np.nan)) is None
+    assert of_table(np.full((2, 3), np.nan)) is None
 
 
 def test_the_width_is_that_of_the_mean_of_clusters() -> None:
@@ -42,7 +42,7 @@ def test_it_holds_the_truth_about_as_often_as_it_says() -> None:
     hits = 0
     for _ in range(150):
         table = RNG.normal(0.2, 0.1, (10, 1)) + RNG.normal(0, 0.1, (1, 5)) + RNG.normal(0, 0.2, (10, 5))
-        found = interval(table)
+        found = of_table(table)
         assert found is not None and found.low is not None and found.high is not None
         hits += found.low <= 0.2 <= found.high
     assert hits >= 0.85 * 150
@@ -51,7 +51,7 @@ def test_it_holds_the_truth_about_as_often_as_it_says() -> None:
 def test_prompts_that_say_nothing_are_passed_over() -> None:
     table = RNG.normal(size=(5, 4))
     with_gap = np.vstack([table, np.full((1, 4), np.nan)])
-    found = interval(with_gap)
+    found = of_table(with_gap)
     assert found is not None and found.mean == pytest.approx(table.mean())
     assert np.isfinite(resampled(with_gap)).mean() > 0.99
 
@@ -59,15 +59,3 @@ def test_prompts_that_say_nothing_are_passed_over() -> None:
 def test_equal_shapes_are_resampled_alike() -> None:
     first, second = RNG.normal(size=(6, 4)), RNG.normal(size=(6, 4))
     assert np.allclose(resampled(first) - resampled(second), resampled(first - second))
-
-
-def test_a_level_is_found_on_the_line_between_two_points() -> None:
-    xs, ys = [0.0, 0.4, 0.8], [1.0, 0.8, 0.4]  # a straight line in each stretch
-    for level, wanted in ((0.0, 1.0), (0.2, 0.9), (0.4, 0.8), (0.5, 0.7), (0.8, 0.4)):
-        assert float(at_level(xs, ys, level)) == pytest.approx(wanted)
-    assert np.isnan(at_level(xs, ys, 0.9))
-    back = [0.0, 0.5, 0.3, 0.6]  # the first crossing counts
-    assert float(at_level(back, [0, 5, 3, 6], 0.4)) == pytest.approx(4)
-    assert float(at_level([0.5, 0.9], [7, 3], 0.1)) == 7  # begins above it
-    many = at_level([np.zeros(3), np.array([1.0, 2.0, 0.1])], [np.zeros(3), np.ones(3)], 0.5)
-    assert many[:2].tolist() == [0.5, 0.25] and np.isnan(many[2])

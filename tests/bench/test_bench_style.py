@@ -1,10 +1,17 @@
+import importlib.util
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tsuika.embedded import sketch, world
-from tsuika.evaluate import style
+
+_SPEC = importlib.util.spec_from_file_location(
+    "style_distance", Path(__file__).parents[2] / "bench" / "style_distance.py"
+)
+style = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(style)
 
 
 @pytest.fixture(scope="module")

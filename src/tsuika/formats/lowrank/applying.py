@@ -1,4 +1,4 @@
-"""LoRAs laid onto a base's own weights, DoRA among them."""
+"""LoRAs applied to a base's own weights, DoRA among them."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from tsuika.core.errors import FormatError, ModelError
+from tsuika.core.texts import _
 from tsuika.core.types import Artifact
-from tsuika.core.words import Words
-from tsuika.formats import common
+from tsuika.formats import common, lora
 from tsuika.formats.delta import factors_of, layer_delta
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_THIS: Final = Words("This LoRA", "このLoRA")
+_THIS: Final = _("This LoRA")
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Share:
         return self.strength if own is None else own
 
 
-def lay_on(base: Mapping[str, Tensor], shares: Sequence[Share]) -> Iterator[tuple[str, Tensor]]:
+def apply(base: Mapping[str, Tensor], shares: Sequence[Share]) -> Iterator[tuple[str, Tensor]]:
     """(name, weight) of every weight that the LoRAs change, with them in it: W + Σ strength_i ΔW_i; in the given order.
 
     Computed in float64 and rounded once, to the base's own number type. DoRA, Liu et al. 2024, eq. 5: its direction is
@@ -42,19 +42,19 @@ def lay_on(base: Mapping[str, Tensor], shares: Sequence[Share]) -> Iterator[tupl
         ModelError: a layer is not in the base, or has another shape there (MD004).
         FormatError: DoRA at a strength between (FM005); OFT, or keys left unread (FM002).
     """
-    wanted: dict[str, list[tuple[Share, str, Mapping[str, Tensor]]]] = {}
+    layers: dict[str, list[tuple[Share, str, lora.Parts]]] = {}
     for share in shares:
         common.refuse_unread(share.artifact, "merge")
-        for (component, path), parts in common.layers(share.artifact, "merge").items():
-            wanted.setdefault(f"{component}.{path}", []).append((share, component, parts))
-    for name, changes in wanted.items():
+        for (component, path), parts in lora.layers(share.artifact, "merge").items():
+            layers.setdefault(f"{component}.{path}", []).append((share, component, parts))
+    for name, changes in layers.items():
         weight = weight_of(base, name, changes[0][0].artifact)
-        laid = weight.double()
+        result = weight.double()
         for share, component, held in changes:
             _check_shape(share.artifact, name, held, weight)
             if strength := share.strength_of(component):
-                laid = changed(laid, held, strength, name)
-        yield f"{name}.weight", laid.to(weight.dtype)
+                result = changed(result, held, strength, name)
+        yield f"{name}.weight", result.to(weight.dtype)
 
 
 def weight_of(base: Mapping[str, Tensor], name: str, artifact: Artifact) -> Tensor:
@@ -68,23 +68,23 @@ def weight_of(base: Mapping[str, Tensor], name: str, artifact: Artifact) -> Tens
             "MD004",
             where=name,
             artifact=_THIS,
-            found=artifact.family or Words("another model", "別の種類"),
-            expected=Words("this base (it has no such layer)", "対応する層のないこのベースモデル"),
+            found=artifact.family or _("another model"),
+            expected=_("this base (it has no such layer)"),
         )
     return base[f"{name}.weight"].detach().to("cpu")
 
 
-def _check_shape(artifact: Artifact, name: str, parts: Mapping[str, Tensor], weight: Tensor) -> None:
+def _check_shape(artifact: Artifact, name: str, parts: lora.Parts, weight: Tensor) -> None:
     factors = factors_of(parts)
     out, columns = (len(factors[0]), factors[1].shape[1]) if factors else layer_delta(parts).flatten(1).shape
     if (out, columns) != tuple(weight.flatten(1).shape):
         shape = "x".join(map(str, weight.shape))
-        expected = Words(f"a base whose layer is {shape}", f"層の形状が{shape}のベースモデル")
+        expected = _("a base whose layer is {shape}", shape=shape)
         found = f"{artifact.family} ({out}x{columns})"
         raise ModelError("MD004", where=name, artifact=_THIS, found=found, expected=expected)
 
 
-def changed(weight: Tensor, parts: Mapping[str, Tensor], strength: float, name: str) -> Tensor:
+def changed(weight: Tensor, parts: lora.Parts, strength: float, name: str) -> Tensor:
     """The weight with one LoRA in it, in float64.
 
     Raises:
@@ -97,19 +97,16 @@ def changed(weight: Tensor, parts: Mapping[str, Tensor], strength: float, name: 
     if "dora_scale" not in parts:
         return weight + strength * change.reshape(weight.shape)
     if strength != 1:
-        why = Words(
-            f"`{name}` is DoRA, which has no strength between 0 and 1.",
-            f"`{name}` はDoRAのため、0と1の間の強さは使えません。",
-        )
-        raise FormatError("FM005", where=name, why=why, do=Words("Give it strength 1.", "強さを1にしてください。"))
+        why = _("`{name}` is DoRA, which has no strength between 0 and 1.", name=name)
+        raise FormatError("FM005", where=name, why=why, do=_("Give it strength 1."))
     direction = weight + change.reshape(weight.shape)
     axis = _magnitude_axis(parts["dora_scale"], weight)
     others = [i for i in range(weight.ndim) if i != axis]
     length = (
         parts["dora_scale"].detach().to("cpu").double().reshape([-1 if i == axis else 1 for i in range(weight.ndim)])
     )
-    laid: Tensor = direction * (length / torch.linalg.vector_norm(direction, dim=others, keepdim=True))
-    return laid
+    result: Tensor = direction * (length / torch.linalg.vector_norm(direction, dim=others, keepdim=True))
+    return result
 
 
 def _magnitude_axis(scale: Tensor, weight: Tensor) -> int:

@@ -1,4 +1,4 @@
-"""Curves as SVG paths in a box of 1000 x 300, with ticks and marks in percent of it; who draws them brings the frame."""
+"""Curves as SVG paths in a box of 1000 x 300, with ticks and marks in percent of it; whoever draws them brings the frame."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def plot(
     return Plot(
         lines=tuple((name, path) for name, path in drawn if path),
         x_ticks=tuple((x(tick) / 10, f"{tick:,.0f}") for tick in nice_ticks(0, last, 5) if tick >= 1),
-        y_ticks=tuple((y(tick) / 3, f"{tick:+.3g} %" if tick else "0 %") for tick in nice_ticks(low, high, 4)),
+        y_ticks=tuple((y(tick) / 3, f"{tick:+.3g}%" if tick else "0%") for tick in nice_ticks(low, high, 4)),
         zero=y(0.0) / 3,
         marks={name: x(step) / 10 for name, step in (marks or {}).items() if step is not None},
         span=(x(span[0]) / 10, min(x(span[1]) / 10, 100.0)) if span else None,

@@ -1,0 +1,84 @@
+"""The catalogues of texts: English from the code into every `tsuika.po`, and every `tsuika.po` compiled to a `tsuika.mo`.
+
+`make messages` updates and compiles, `make setup` only compiles. What is new has an empty translation, to be written by
+hand; what the code no longer says is dropped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from babel.messages.extract import extract_from_dir
+from babel.messages.mofile import write_mo
+from babel.messages.pofile import read_po
+
+SOURCE = Path(__file__).parents[1] / "src/tsuika"
+FILES = [("**.py", "python"), ("**.j2", "jinja2")]
+KEYWORDS = {"_": None, "_n": (1, 2)}
+
+
+def extracted(source: Path = SOURCE) -> dict[str, str]:
+    """Every message of the code, with its plural or nothing."""
+    found = {}
+    for _file, _line, message, _comments, _context in extract_from_dir(source, method_map=FILES, keywords=KEYWORDS):
+        singular, plural = (message, "") if isinstance(message, str) else message[:2]
+        found[singular] = plural or found.get(singular, "")
+    return found
+
+
+def catalogues() -> Iterator[Path]:
+    """Every `tsuika.po`."""
+    yield from sorted((SOURCE / "locale").glob("*/LC_MESSAGES/tsuika.po"))
+
+
+def update(path: Path) -> int:
+    """Write a catalogue anew, sorted, with the messages of the code; returns how many lack a translation."""
+    with path.open("rb") as stream:
+        known = {one.id if isinstance(one.id, str) else one.id[0]: one.string for one in read_po(stream)}
+    text = path.read_text(encoding="utf-8")
+    head, _gap, _messages = text.partition('\n\nmsgid "')
+    lines = [head.rstrip()]
+    missing = 0
+    for singular, plural in sorted(extracted().items()):
+        forms = known.get(singular) or ""
+        missing += not forms
+        lines += ["", f"msgid {_quoted(singular)}"]
+        if plural:
+            forms = (forms,) if isinstance(forms, str) else forms
+            lines += [f"msgid_plural {_quoted(plural)}"]
+            lines += [f"msgstr[{number}] {_quoted(form)}" for number, form in enumerate(forms)]
+        else:
+            lines += [f"msgstr {_quoted(forms if isinstance(forms, str) else forms[0])}"]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return missing
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+def compile_(path: Path) -> None:
+    """`tsuika.po` to `tsuika.mo`, beside it."""
+    with path.open("rb") as stream:
+        catalogue = read_po(stream)
+    with path.with_suffix(".mo").open("wb") as stream:
+        write_mo(stream, catalogue)
+
+
+def main() -> None:
+    """Compile every catalogue; with `--update`, update it first."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--update", action="store_true")
+    is_update = parser.parse_args().update
+    for path in catalogues():
+        missing = update(path) if is_update else 0
+        compile_(path)
+        if missing:
+            print(f"{path}: {missing} messages lack a translation")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,157 @@
+"""Results for people: what the keys and values of a command's JSON are called."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from tsuika.cli import layout
+from tsuika.cli.language import local
+from tsuika.core.texts import Text, _, listed
+
+LABELS: Final[Mapping[str, Text]] = {
+    "activate_output": _("Activation after the last layer"),
+    "activation_func": _("Activation function"),
+    "adapter": _("Adapter"),
+    "alpha": _("Alpha (times used)"),
+    "artifacts": _("Results"),
+    "autov2": _("AutoV2 hash"),
+    "autov3": _("AutoV3 hash"),
+    "base": _("Base model"),
+    "base_name": _("Base model"),
+    "buckets": _("Buckets"),
+    "captions": _("Captions"),
+    "convolutions": _("Convolution layers"),
+    "cores": _("CPU cores"),
+    "date": _("Date"),
+    "device": _("Device"),
+    "disk_free_gib": _("Free disk space (GiB)"),
+    "dtype": _("Precision"),
+    "embedded_base": _("Embedded base model"),
+    "energy_held": _("Share of the change that is kept"),
+    "error_of_rank": _("Error of the smaller rank"),
+    "family": _("Family"),
+    "family_from": _("Family known from"),
+    "finished": _("Finished"),
+    "format": _("Format"),
+    "from": _("From"),
+    "into": _("Merged into"),
+    "is_layer_norm": _("Layer normalization"),
+    "kind": _("Kind"),
+    "largest_relative_error": _("Largest relative difference after reading it back"),
+    "latent_channels": _("Latent channels"),
+    "latent_scale": _("Latent scale"),
+    "layer_structure": _("Layer structure"),
+    "layers": _("Layers"),
+    "layout": _("Layout"),
+    "left_out": _("Left out"),
+    "libraries": _("Libraries"),
+    "memory_gib": _("Memory (GiB)"),
+    "merged": _("Merged"),
+    "metadata": _("Metadata"),
+    "method": _("Method"),
+    "name": _("Name"),
+    "norms": _("Lengths of the vectors"),
+    "out": _("File"),
+    "pictures": _("Images"),
+    "precision": _("Precision"),
+    "prediction": _("Prediction"),
+    "python": _("Python"),
+    "rank": _("Rank (times used)"),
+    "ranks": _("Ranks"),
+    "recipe": _("Recipe"),
+    "resolution": _("Training size"),
+    "sha256": _("SHA-256"),
+    "steps": _("Steps"),
+    "steps_done": _("Steps done"),
+    "stopped_by": _("Stopped by"),
+    "system": _("System"),
+    "targets": _("Layers by part"),
+    "tensors": _("Tensors"),
+    "text_encoders": _("Text encoders"),
+    "title": _("Model"),
+    "too_faint_for_dtype": _("Layers too small for this precision"),
+    "trigger": _("Trigger word"),
+    "unread_keys": _("Unknown keys"),
+    "vae": _("VAE"),
+    "vectors": _("Vectors per word"),
+    "weights_changed": _("Changed weights"),
+    "weight_decay_over_run": _("Weight decay over the training run"),
+    "why_prediction": _("Prediction known from"),
+    "widths": _("Widths"),
+    "words": _("Words"),
+    "zero_terminal_snr": _("Zero terminal SNR"),
+}
+_METHODS: Final[Mapping[str, Text]] = {
+    "lora": _("LoRA"),
+    "textual-inversion": _("Textual Inversion"),
+    "dreambooth": _("DreamBooth"),
+    "hypernetwork": _("Hypernetwork"),
+}
+_FAMILIES: Final[Mapping[str, str]] = {"sd1": "SD 1.x", "sd2": "SD 2.x", "sdxl": "SDXL"}
+_KINDS: Final[Mapping[str, Text]] = {
+    **_METHODS,
+    "base model": _("Base model"),
+    "run": _("Training run"),
+    "vae": _("VAE"),
+}
+_STOPPED_BY: Final[Mapping[str, Text]] = {
+    "steps": _("the number of steps"),
+    "guard": _("the overfitting guard"),
+    "user": _("you"),
+    "diverged": _("divergence"),
+}
+# By key: the names of its values.
+_NAMED: Final[Mapping[str, Mapping[str, Text | str]]] = {
+    "kind": _KINDS,
+    "method": _METHODS,
+    "family": _FAMILIES,
+    "stopped_by": _STOPPED_BY,
+}
+# A longer list has a line for each item.
+_LONG: Final = 60
+
+
+def method(name: str) -> Text:
+    """A method's name for people."""
+    return _METHODS.get(name, Text(name))
+
+
+def family(name: str) -> str:
+    """A family's name for people."""
+    return _FAMILIES.get(name, name)
+
+
+def lines(value: Mapping[str, Any]) -> str:
+    """A result for people, a line for each key that has a value."""
+    return "\n".join(_lines(value, ""))
+
+
+def _lines(value: Mapping[str, Any], indent: str, *, own: bool = False) -> Iterator[str]:
+    """`own`: the keys are the file's, not ours."""
+    for key, item in value.items():
+        label = key if own else local(LABELS.get(key, key))
+        if item is None or item in ("", [], {}):
+            continue
+        if isinstance(item, Mapping):
+            yield f"{indent}{label}:"
+            yield from _lines(item, f"{indent}  ", own=True)
+        elif isinstance(item, str) and "\n" in item:
+            yield item
+        elif isinstance(item, (list, tuple)) and sum(map(len, map(str, item))) > _LONG:
+            yield f"{indent}{label}:"
+            yield from (f"{indent}  {one}" for one in item)
+        else:
+            text = local(_("{label}: {value}", label=label, value=_value(key, item)))
+            yield f"{indent}{text}" if own else layout.wrap(text, first=indent, rest=f"{indent}  ")
+
+
+def _value(key: str, item: Any) -> Text | str:
+    if isinstance(item, bool):
+        return _("yes") if item else _("no")
+    if isinstance(item, (list, tuple)):
+        return listed(item)
+    if key == "largest_relative_error":
+        return f"{item:.1e}"
+    named = _NAMED.get(key, {})
+    return named.get(item) or (item if isinstance(item, Text) else str(item))

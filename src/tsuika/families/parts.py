@@ -1,0 +1,186 @@
+"""The parts of a base on disk: where each tensor of an empty module lies in a file, and modules filled from there.
+
+Every tensor that a module has must be in the file, and the other way round: a text encoder left at random is the classic
+silent failure of this field.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from tsuika.core.errors import ModelError
+from tsuika.core.texts import _
+from tsuika.core.types import canonical
+from tsuika.core.weights import UNET_PREFIX, Weights, few
+from tsuika.diffusion import ldm
+from tsuika.families.common import Config, TextTower, build_text, build_unet, build_vae
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+# Tensors that some programs write along and that no part needs.
+_UNNEEDED: Final = re.compile(r"(.*\.)?(position_ids|logit_scale|attn_mask|(loss|model_ema)\..*)")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One component of a base on disk."""
+
+    component: str
+    build: Callable[[], nn.Module]
+    weights: Weights
+    locate: Callable[[str], ldm.Place]  # a canonical tensor name -> its place in the file, by full name there
+    stored: list[str]  # the names in the file that belong to this part
+
+    def empty(self) -> nn.Module:
+        """The module, without memory for its weights."""
+        from accelerate import init_empty_weights
+
+        with init_empty_weights(include_buffers=False):
+            return self.build()
+
+    def places(self, module: nn.Module) -> dict[str, tuple[ldm.Place, tuple[int, ...]]]:
+        """Where each tensor of the module lies, and its shape, by the module's own names.
+
+        Raises:
+            ModelError: the file lacks some (MD003).
+        """
+        found = {
+            name: (self.locate(canonical(self.component, name)), tuple(tensor.shape))
+            for name, tensor in module.state_dict().items()
+        }
+        used = {place.name for place, _shape in found.values()}
+        if missing := used - self.weights.shapes.keys():
+            why = _(
+                "{part}: {count} of {total} tensors are missing ({names}).",
+                part=self.component,
+                count=len(missing),
+                total=len(used),
+                names=few(missing),
+            )
+            raise ModelError("MD003", where=self.weights.path, why=why)
+        return found
+
+    def read(self, place: ldm.Place, shape: tuple[int, ...]) -> Tensor:
+        """A tensor in diffusers' shape, in the file's number type.
+
+        Raises:
+            ModelError: it cannot have this shape (MD003).
+        """
+        try:
+            return ldm.take(self.weights.tensor(place.name), place, shape)
+        except ValueError as error:
+            why = _(
+                "{part}: {name} is {found}, where {expected} is expected: it is of another model size.",
+                part=self.component,
+                name=place.name,
+                found=error,
+                expected="x".join(map(str, shape)),
+            )
+            raise ModelError("MD003", where=self.weights.path, why=why) from None
+
+    def tensors(self, module: nn.Module) -> dict[str, Tensor]:
+        """Every tensor of the module by its own names, as in the file; nothing in the file may be left over.
+
+        Raises:
+            ModelError: something is missing, left over or of another shape (MD003).
+        """
+        places = self.places(module)
+        used = {place.name for place, _shape in places.values()}
+        if extra := {name for name in self.stored if not _UNNEEDED.fullmatch(name)} - used:
+            why = _(
+                "{part}: {count} tensors have no place in this family ({names}).",
+                part=self.component,
+                count=len(extra),
+                names=few(extra),
+            )
+            raise ModelError("MD003", where=self.weights.path, why=why)
+        return {name: self.read(place, shape) for name, (place, shape) in places.items()}
+
+    def load(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
+        """The module with its weights.
+
+        Raises:
+            ModelError: as `tensors`.
+        """
+        module = self.empty()
+        # A copy, not a view of the mapped file: the file may change, and unaligned memory takes other CPU kernels.
+        tensors = {name: value.to(device, dtype, copy=True) for name, value in self.tensors(module).items()}
+        module.load_state_dict(tensors, strict=True, assign=True)
+        return module.to(device)
+
+
+def unet_of_folder(weights: Weights, config: Config) -> Part:
+    """The UNet of a diffusers folder."""
+    return Part("unet", lambda: build_unet(config), weights, ldm.Place, list(weights.shapes))
+
+
+def unet_of_file(weights: Weights, config: Config) -> Part:
+    """The UNet of a single file."""
+    return Part(
+        "unet",
+        lambda: build_unet(config),
+        weights,
+        lambda name: ldm.unet_place(name, config).under(UNET_PREFIX),
+        weights.names(UNET_PREFIX),
+    )
+
+
+def text_of_folder(weights: Weights, config: Config, tower: TextTower) -> Part:
+    """A text encoder of a diffusers folder; written by transformers 4 or 5: with or without `text_model.`."""
+    names = {canonical(tower.component, name): name for name in weights.shapes}
+    return Part(
+        tower.component,
+        lambda: build_text(config, projected=tower.projected),
+        weights,
+        lambda name: ldm.Place(names.get(name, name)),
+        [name for name in weights.shapes if tower.projected or name != "text_projection.weight"],
+    )
+
+
+def text_of_file(weights: Weights, config: Config, tower: TextTower) -> Part:
+    """A text encoder of a single file; some SD1 files, written from transformers 5 modules, lost `text_model.`."""
+    is_flat = tower.layout == "clip" and not weights.starts(f"{tower.prefix}text_model.")
+    return Part(
+        tower.component,
+        lambda: build_text(config, projected=tower.projected),
+        weights,
+        lambda name: tower.place(name.removeprefix("text_model.") if is_flat else name),
+        [name for name in weights.names(tower.prefix) if is_read(name, tower, config)],
+    )
+
+
+def is_read(name: str, tower: TextTower, config: Config) -> bool:
+    """Whether the text encoder uses a tensor of a single file: SD2 leaves open_clip's last block and projection out."""
+    name = name.removeprefix(tower.prefix)
+    if name in ("text_projection", "text_projection.weight"):
+        return tower.projected
+    block = re.match(r"transformer\.resblocks\.(\d+)\.", name)
+    return block is None or tower.projected or int(block[1]) != int(config["num_hidden_layers"])
+
+
+def vae_part(weights: Weights, config: Mapping[str, Any]) -> Part:
+    """The VAE in a file: part of a checkpoint or alone, in the original layout or in diffusers'.
+
+    Raises:
+        ModelError: there is none in it (MD003).
+    """
+    prefix = weights.vae_prefix
+    if prefix is None:
+        why = _("There is no VAE in it. Name one with --set base.vae=FILE.")
+        raise ModelError("MD003", where=weights.path, why=why)
+    names = {ldm.current_vae_name(name.removeprefix(prefix)): name for name in weights.names(prefix)}
+    is_diffusers = any(name.startswith("decoder.up_blocks.") for name in names)
+    return Part(
+        "vae",
+        lambda: build_vae(config),
+        weights,
+        (lambda name: ldm.Place(names.get(name, name)))
+        if is_diffusers
+        else (lambda name: ldm.vae_place(name, config).under(prefix)),
+        weights.names(prefix),
+    )

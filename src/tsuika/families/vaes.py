@@ -1,0 +1,98 @@
+"""The VAE of a base: its own, another that it ships, or one from elsewhere that has the same latents."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from tsuika.core.errors import ModelError
+from tsuika.core.texts import Text, _
+from tsuika.core.weights import describe, open_folder, open_weights, read_json
+from tsuika.families import sources
+from tsuika.families.common import Config
+from tsuika.families.model import latent_factor
+from tsuika.families.parts import vae_part
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from tsuika.core.weights import Weights
+
+BUILTIN: Final = "builtin"  # the base's own
+_STEM: Final = "diffusion_pytorch_model"
+
+
+def is_own(vae: str) -> bool:
+    """Whether it is a VAE that comes with the base: `builtin`, or `builtin:NAME` for another that it ships."""
+    return vae == BUILTIN or vae.startswith(f"{BUILTIN}:")
+
+
+def own_vae(base: Path, config: Config, vae: str, device: torch.device) -> nn.Module:
+    """The VAE in a base's folder or single file, in float32, or another that the folder ships as `vae-NAME`.
+
+    That one's folder holds what differs; the rest, as a rule the encoder, is the base's own.
+
+    Raises:
+        ModelError: none of this name (MD010), damaged or without a VAE (MD003).
+    """
+    shipped = sorted(path.name.removeprefix("vae-") for path in base.glob("vae-*") if path.is_dir())
+    weights = open_weights(base) if base.is_file() else open_folder(base / "vae", _STEM)
+    if vae != BUILTIN:
+        if (name := vae.removeprefix(f"{BUILTIN}:")) not in shipped:
+            known = ", ".join([BUILTIN, *(f"{BUILTIN}:{one}" for one in shipped)])
+            raise ModelError("MD010", where=base, found=vae, known=known)
+        own, other = weights, open_folder(base / f"vae-{name}", _STEM)
+        shapes = {**own.shapes, **other.shapes}
+        weights = replace(other, shapes=shapes, tensor=lambda key: (other if key in other.shapes else own).tensor(key))
+    return _load(weights, config, device)
+
+
+def other_vae(title: str, config: Config, vae: str, device: torch.device) -> nn.Module:
+    """A VAE from elsewhere, in float32, for a base whose own has `config`; the base's latent scale stays in force.
+
+    Args:
+        title: Of the base's family, for errors.
+        config: Of the base's own VAE.
+        vae: A file, a folder or a hub id.
+        device: Where it goes.
+
+    Raises:
+        ModelError: no such file (MD009), no VAE (MD002), or one of other latents (MD004).
+        NetworkError: the hub is needed and does not answer.
+    """
+    path = Path(vae).expanduser()
+    if not path.exists():
+        if not sources.is_hub_id(vae):
+            raise ModelError("MD009", where=vae)
+        path = sources.vae_from_hub(vae)
+    if path.is_dir():
+        folder = path / "vae" if (path / "vae" / "config.json").is_file() else path
+        own = read_json(folder / "config.json")
+        if (kind := own.get("_class_name", "AutoencoderKL")) != "AutoencoderKL":
+            found = _("a {kind}, where an AutoencoderKL is expected", kind=kind)
+            raise ModelError("MD002", where=folder, found=found)
+        weights = open_folder(folder, _STEM)
+    else:
+        weights = open_weights(path)
+        key = next((name for name in weights.shapes if re.fullmatch(r"(.+\.)?post_quant_conv\.weight", name)), None)
+        if key is None:
+            raise ModelError("MD002", where=path, found=describe(weights))
+        own = {**config, "latent_channels": weights.shapes[key][1]}
+    if _latents(own) != _latents(config):
+        expected = _("{family} with {latents}", family=title, latents=_latents(config))
+        raise ModelError("MD004", where=path, artifact=path.name, found=_latents(own), expected=expected)
+    return _load(weights, own, device)
+
+
+def _latents(config: Config) -> Text:
+    channels, factor = config.get("latent_channels", 4), latent_factor(config)
+    return _("{channels} latent channels at 1/{factor} size", channels=channels, factor=factor)
+
+
+def _load(weights: Weights, config: Config, device: torch.device) -> nn.Module:
+    import torch
+
+    return vae_part(weights, config).load(device, torch.float32)

@@ -1,0 +1,123 @@
+"""`--help` and wrong usage: in the person's language, within 80 columns, nothing of the parser's own English."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+import typer
+from babel.messages.pofile import read_po
+
+from tsuika.cli import labels, language, layout, screen
+from tsuika.cli.main import app
+from tsuika.core.texts import LOCALE, Text
+
+
+def every_command() -> Iterator[tuple[str, ...]]:
+    root = typer.main.get_command(app)
+    for name, command in root.commands.items():  # type: ignore[attr-defined]
+        yield from ((name, inner) for inner in getattr(command, "commands", ()))
+        yield (name,)
+
+
+COMMANDS = [(), *every_command()]
+
+
+@pytest.fixture(autouse=True)
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("COLUMNS", "80")
+    yield
+    language.use(None)
+
+
+def ended(*words: str) -> int:
+    with pytest.raises(SystemExit) as left:
+        screen.run(app, words)
+    return int(left.value.code or 0)
+
+
+def shown(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    screen.run(app, words)
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+@pytest.mark.parametrize("lang", ["en", "ja"])
+def test_help_fits_the_terminal(command: tuple[str, ...], lang: str, capsys: pytest.CaptureFixture[str]) -> None:
+    page = shown(capsys, *command, "--help", "--lang", lang)
+    assert page.startswith(("Usage: tsuika", "使い方: tsuika")[lang == "ja"])
+    assert all(layout.width(line) <= 80 for line in page.splitlines())
+    assert "--lang" in page and ("[default" not in page or lang == "en")
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_help_is_in_the_catalogue(command: tuple[str, ...]) -> None:
+    found = typer.main.get_command(app)
+    for name in command:
+        found = found.commands[name]  # type: ignore[attr-defined]
+    texts = [found.help, *(one.help for one in found.params if "--help" not in one.opts)]  # type: ignore[attr-defined]
+    with (LOCALE / "ja/LC_MESSAGES/tsuika.po").open("rb") as stream:
+        known = {message.id for message in read_po(stream)}
+    assert [text for text in texts if text not in known] == []
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("train --stesp 3", "RC014"),
+        ("train lora --steps x", "RC015"),
+        ("generate --prompt a --out x --num 0", "RC015"),
+        ("train lora --steps", "RC016"),
+        ("nope", "RC017"),
+        ("check a b", "RC018"),
+        ("check a --json=3", "RC019"),
+        ("check", "RC005"),
+        ("advise --images a", "RC005"),
+        ("check a --lang xx", "RC002"),
+        ("train lora --images a --set train.steps=x", "RC002"),
+        ("evaluate a --strengths x", "RC002"),
+    ],
+)
+def test_wrong_usage_is_one_block_and_status_2(line: str, code: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ended(*line.split()) == 2
+    english = capsys.readouterr().err
+    assert english.startswith(f"error[{code}] ") and "Traceback" not in english
+    if "xx" not in line:
+        assert ended(*line.split(), "--lang", "ja") == 2
+        japanese = capsys.readouterr().err
+        assert japanese.startswith(f"エラー[{code}] ") and "対処: " in japanese
+        said = re.sub(r"`[^`]*`|--?[\w-]+|tsuika .*|[A-Z]{2,}\d*", "", japanese)
+        assert not re.search(r"[A-Za-z]+ [a-z]+", said), said
+
+
+def test_the_nearest_option_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    ended("train", "--stesp", "3")
+    assert "--steps" in capsys.readouterr().err
+
+
+def test_nothing_to_do_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    ended("--lang", "ja")
+    told = capsys.readouterr()
+    assert "使い方: tsuika" in told.out + told.err
+
+
+def test_doctor_has_a_name_for_every_line(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = shown(capsys, "doctor", "--lang", "ja").splitlines()
+    labelled = [line for line in lines if not line.startswith("  ")]
+    assert all(not line.isascii() or line.startswith("Python") for line in labelled)
+
+
+@pytest.mark.parametrize(
+    ("value", "lines"),
+    [
+        ({"family": "sd1", "finished": True, "trigger": "", "steps": None}, ["モデルの種類: SD 1.x", "完了: はい"]),
+        ({"words": ["a", "b"]}, ["単語: a、b"]),
+        ({"captions": ["a.png: " + "x" * 60]}, ["キャプション:", "  a.png: " + "x" * 60]),
+        ({"libraries": {"torch": Text("not installed")}}, ["ライブラリ:", "  torch: 入っていません"]),
+        ({"largest_relative_error": 0.00012}, ["読み戻したときの相対的な差(最大): 1.2e-04"]),
+    ],
+)
+def test_results_for_people(value: dict[str, object], lines: list[str]) -> None:
+    language.use("ja")
+    assert labels.lines(value).splitlines() == lines
