@@ -6,13 +6,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 
 from tsuika.core.errors import ModelError
 from tsuika.core.types import Artifact
+from tsuika.methods.layers import Layers
 
 
 def _byte_letters() -> list[str]:
@@ -76,6 +77,8 @@ class FakeAttachment:
 class FakeMethod:
     """A method called `fake` that adds what the artifacts hold."""
 
+    adds_words: ClassVar[bool] = False
+    layers: ClassVar[Any] = staticmethod(Layers.named)
     log: list[str] = field(default_factory=list)
     attached: list[FakeAttachment] = field(default_factory=list)
     base: dict[str, torch.Tensor] = field(default_factory=dict)

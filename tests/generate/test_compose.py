@@ -34,7 +34,7 @@ def test_stacked_in_order_and_given_back(sd1: Any, fake_formats: Any, fake_metho
     before = state(sd1)
     wanted = [Requested(Path("a"), 0.5), Requested(Path("b"), 2.0)]
     with compose(sd1, wanted, fake_formats, {"fake": fake_method}) as composition:
-        assert [part.wanted for part in composition.parts] == wanted
+        assert [part.request for part in composition.parts] == wanted
         a, b = (fake_formats.held[name].tensors["unet.conv_in.weight"] for name in "ab")
         expected = before["unet.conv_in.weight"] + 0.5 * a + 2.0 * b
         torch.testing.assert_close(state(sd1)["unet.conv_in.weight"], expected)
@@ -53,7 +53,7 @@ def test_strength_0_is_the_base_bit_for_bit(sd1: Any, fake_formats: Any, fake_me
         assert not torch.equal(draw(sd1), base)
         composition.set_strength(1, 0)
         assert torch.equal(draw(sd1), base)
-        assert composition.parts[1].wanted.strength == 0
+        assert composition.parts[1].request.strength == 0
     assert torch.equal(draw(sd1), base)
 
 
