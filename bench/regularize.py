@@ -33,7 +33,7 @@ from tsuika.core.files import write_text
 from tsuika.core.seeds import derive, generator
 from tsuika.core.types import Model
 from tsuika.data import bank as banks
-from tsuika.data import bucket, prior, scan
+from tsuika.data import bucket, reg_images, scan
 from tsuika.data.bank import Bank
 from tsuika.embedded import mascot
 from tsuika.embedded.world import World
@@ -78,7 +78,7 @@ def known(count: int, seed: int) -> list[str]:
     return [world.caption(world.picture(rng), rng) for _ in range(count)]
 
 
-def class_bank(model: Model, subject: Bank, recipe: Recipe, folder: Path) -> prior.Preserving:
+def class_bank(model: Model, subject: Bank, recipe: Recipe, folder: Path) -> reg_images.RegularizedBank:
     """Behind the subject's pictures, some that the base draws from captions of what it knows."""
     if not folder.exists():
         folder.mkdir(parents=True)
@@ -87,7 +87,7 @@ def class_bank(model: Model, subject: Bank, recipe: Recipe, folder: Path) -> pri
             assert isinstance(picture, Image.Image)
             picture.save(folder / f"{i:03d}.png")
             write_text(folder / f"{i:03d}.txt", caption)
-    settings = prior.settings(recipe.data)
+    settings = reg_images.settings(recipe.data)
     manifest = scan.scan(folder, settings, size_px=model.native_size_px, needed=1)
     filled = banks.fill(
         bucket.assign(manifest, size_px=model.native_size_px, step_px=8),
@@ -99,7 +99,7 @@ def class_bank(model: Model, subject: Bank, recipe: Recipe, folder: Path) -> pri
         device=model.device,
     )
     size = (model.native_size_px, model.native_size_px)
-    return prior.Preserving(subject, {size: banks.finish(filled)}, recipe.data.reg_weight)
+    return reg_images.RegularizedBank(subject, {size: banks.finish(filled)}, recipe.data.reg_weight)
 
 
 def run(bench: Bench, one: Configuration, arm: str, steps: int, out: Path) -> dict[str, Any]:

@@ -37,7 +37,7 @@ from tsuika.core.seeds import derive, generator
 from tsuika.core.types import Batch, Model
 from tsuika.data import bank as banks
 from tsuika.data import bucket, scan
-from tsuika.data.bank import Bank, Shelf
+from tsuika.data.bank import Bank, BucketLatents
 from tsuika.data.split import LEAST_TO_TRUST, SHARE, Split, split
 from tsuika.diffusion.schedule import add_noise
 from tsuika.diffusion.targets import target
@@ -198,12 +198,12 @@ def bank_of(model: Model, pictures: Sequence[mascot.Drawn], recipe: Recipe) -> B
 def part_of(bank: Bank, names: Sequence[str], recipe: Recipe) -> Bank:
     """The bank of some of its pictures."""
     wanted, shelves = set(names), []
-    for shelf in bank.shelves:
+    for shelf in bank.buckets:
         rows = [row for row, sample in enumerate(shelf.samples) if sample.name in wanted]
         if rows:
             samples = tuple(shelf.samples[row] for row in rows)
             shelves.append(replace(shelf, samples=samples, latents_NVCHW=tuple(shelf.latents_NVCHW[r] for r in rows)))
-    assert all(isinstance(shelf, Shelf) for shelf in shelves)
+    assert all(isinstance(shelf, BucketLatents) for shelf in shelves)
     return Bank(shelves, recipe.data, bank.device)
 
 
@@ -240,7 +240,7 @@ def lanes_of(bank: Bank, one: Configuration, folds: int = 0) -> Iterator[Lane]:
     how: Split = split(groups, one.seed, folds=folds, count=count)
     for fold, part in enumerate(how.parts):
         rest = tuple(name for name in bank.names if name not in part)
-        yield Lane("fold" if few else "hold-out", rest, part, how.twins(fold))
+        yield Lane("fold" if few else "hold-out", rest, part, how.train_probe(fold))
     yield Lane("all", tuple(bank.names), twins=tuple(bank.names)[:TWINS])
 
 

@@ -18,7 +18,7 @@ from tsuika.core.events import Event, Progress, Warned
 from tsuika.core.files import sha256
 from tsuika.core.sections import Data
 from tsuika.data.augment import Transform, variants
-from tsuika.data.bank import Bank, Shelf, fill, finish
+from tsuika.data.bank import Bank, BucketLatents, fill, finish
 from tsuika.data.bucket import assign
 from tsuika.data.cache import key_of
 from tsuika.data.manifest import Sample
@@ -72,7 +72,7 @@ def build(
 def same(one: Bank, other: Bank) -> bool:
     return all(
         a.samples == b.samples and torch.equal(torch.stack(a.latents_NVCHW), torch.stack(b.latents_NVCHW))
-        for a, b in zip(one.shelves, other.shelves, strict=True)
+        for a, b in zip(one.buckets, other.buckets, strict=True)
     )
 
 
@@ -96,8 +96,8 @@ def test_latents_do_not_depend_on_company(folder: Path, tmp_path: Path) -> None:
     everything, _, _ = build(folder, None)
     (folder / "絵0.png").unlink()
     fewer, _, _ = build(folder, None)
-    latents = {s.name: shelf.latents_NVCHW[i] for shelf in everything.shelves for i, s in enumerate(shelf.samples)}
-    for shelf in fewer.shelves:
+    latents = {s.name: shelf.latents_NVCHW[i] for shelf in everything.buckets for i, s in enumerate(shelf.samples)}
+    for shelf in fewer.buckets:
         for i, sample in enumerate(shelf.samples):
             assert torch.equal(shelf.latents_NVCHW[i], latents[sample.name])
 
@@ -194,7 +194,7 @@ def test_failures_are_named(folder: Path, tmp_path: Path) -> None:
         Bank([], CONFIG, CPU)
 
 
-def shelves(counts: dict[tuple[int, int], list[int]], variant_count: int = 2) -> list[Shelf]:
+def shelves(counts: dict[tuple[int, int], list[int]], variant_count: int = 2) -> list[BucketLatents]:
     """Buckets with pictures of given repeats; latents hold their picture's number and variant."""
     made, number = [], 0
     for (width, height), repeats in counts.items():
@@ -208,7 +208,7 @@ def shelves(counts: dict[tuple[int, int], list[int]], variant_count: int = 2) ->
             number += 1
         latents = torch.tensor(values).reshape(len(samples), variant_count, 1, 1, 1)
         latents = latents.expand(-1, -1, 4, height // 8, width // 8).clone()
-        made.append(Shelf(width, height, tuple(samples), tuple(latents)))
+        made.append(BucketLatents(width, height, tuple(samples), tuple(latents)))
     return made
 
 
@@ -227,7 +227,7 @@ def test_every_picture_equally_often(batch_size: int, seed: int) -> None:
         seen.update(batch.names)
         if step + 1 in (bank.round_steps, 2 * bank.round_steps):
             rounds = (step + 1) // bank.round_steps
-            for shelf in bank.shelves:
+            for shelf in bank.buckets:
                 for sample in shelf.samples:
                     assert seen[sample.name] == rounds * batch_size * sample.repeats
 
@@ -237,7 +237,7 @@ def test_buckets_in_proportion_at_any_time() -> None:
     visits: Counter[tuple[int, int]] = Counter()
     for step in range(60):
         visits[bank.size_px_of(bank.batch(step, 2, 5))] += 1
-        for shelf in bank.shelves:
+        for shelf in bank.buckets:
             due = (step + 1) * len(shelf.entries) / bank.round_steps
             assert abs(visits[shelf.width, shelf.height] - due) <= 1 + 1e-9
 
@@ -317,7 +317,7 @@ def test_latents_are_the_files_of_the_cache(folder: Path, tmp_path: Path) -> Non
     for _ in ("encoded", "from the cache"):
         bank, _, _ = build(folder, cache)
         spans = spans_of(cache)
-        for latents in (latents for shelf in bank.shelves for latents in shelf.latents_NVCHW):
+        for latents in (latents for shelf in bank.buckets for latents in shelf.latents_NVCHW):
             begin = latents.data_ptr()
             assert any(first <= begin and begin + latents.nbytes <= last for first, last in spans)
     held, _, _ = build(folder, None)

@@ -156,7 +156,7 @@ def test_no_copy_ever_stands_on_the_other_side(tmp_path: Path) -> None:
                 inside, outside = ({owner[name] for name in some} for some in (kept, part))
                 assert outside and inside and not inside & outside
                 assert len(part) + len(kept) == len(manifest)
-                assert set(made.twins(fold)) <= set(kept)
+                assert set(made.train_probe(fold)) <= set(kept)
             if made.kind == "folds":
                 assert sorted(name for part in made.parts for name in part) == sorted(images_names(manifest))
 
@@ -182,7 +182,7 @@ def test_the_kind_of_split_hangs_on_the_number_of_different_pictures(different: 
     made = split(singles, 0)
     assert (made.kind, len(made.parts)) == (kind, parts)
     if kind == "hold-out":
-        assert len(made.parts[0]) == max(2, round(0.15 * different)) == len(made.twins())
+        assert len(made.parts[0]) == max(2, round(0.15 * different)) == len(made.train_probe())
     copies = [*singles[:-1], tuple(f"{different - 1} {copy}" for copy in range(30))]  # copies are no new pictures
     assert split(copies, 0).kind == kind
 
@@ -193,7 +193,10 @@ def test_the_split_hangs_on_names_and_seed_only_and_survives_json() -> None:
     assert {name for part in split(some[::-1], 7).parts for name in part} == set(made.parts[0])
     assert len({split(some, seed).parts for seed in range(10)}) > 5
     assert Split.from_json(made.to_json()) == made
-    assert len(split(some, 7, count=5).witnesses()) == 5 and made.twins() == Split.from_json(made.to_json()).twins()
+    assert (
+        len(split(some, 7, count=5).held_out_probe()) == 5
+        and made.train_probe() == Split.from_json(made.to_json()).train_probe()
+    )
 
 
 @pytest.mark.parametrize("copies", [1, 2, 3, 7])
@@ -203,10 +206,10 @@ def test_copies_are_no_more_witnesses(copies: int, folds: int) -> None:
     made = split([tuple(f"{i} {copy}" for copy in range(copies)) for i in range(12)], 3, folds=folds, count=4)
     for fold, part in enumerate(made.parts):
         out = {name.split()[0] for name in part}
-        seen = [name.split()[0] for name in made.witnesses(fold)]
+        seen = [name.split()[0] for name in made.held_out_probe(fold)]
         assert len(seen) == len(set(seen)) and set(seen) == out and len(part) == copies * len(out)
         assert len(out) == (12 // folds if folds else 4)
-        twins = [name.split()[0] for name in made.twins(fold)]
+        twins = [name.split()[0] for name in made.train_probe(fold)]
         assert len(twins) == len(set(twins)) == max(2, len(out)) and not out & set(twins)
 
 

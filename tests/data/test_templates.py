@@ -10,7 +10,7 @@ import torch
 
 from tsuika.core.sections import Data
 from tsuika.core.seeds import generator
-from tsuika.data.bank import Bank, Shelf
+from tsuika.data.bank import Bank, BucketLatents
 from tsuika.data.caption import TEMPLATES, complete, has_word, vary, wordings
 from tsuika.data.manifest import Sample
 
@@ -26,7 +26,7 @@ def bank(data: Data, *captions: str | None) -> Bank:
     for number, found in enumerate(captions):
         words, source = complete(found, data)
         samples.append(Sample(Path(f"{number}.png"), f"{number}", words, 8, 8, 1, "", caption_source=source))
-    return Bank([Shelf(8, 8, tuple(samples), torch.zeros(len(samples), 1, 4, 1, 1))], data, torch.device("cpu"))
+    return Bank([BucketLatents(8, 8, tuple(samples), torch.zeros(len(samples), 1, 4, 1, 1))], data, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("template", ["object", "style"])

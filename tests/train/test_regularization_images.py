@@ -23,7 +23,7 @@ from tsuika.core.types import Batch
 from tsuika.data import bank as banks
 from tsuika.data import bucket, scan
 from tsuika.data.bank import Bank
-from tsuika.data.prior import Preserving
+from tsuika.data.reg_images import RegularizedBank
 from tsuika.train import folder as run_folder
 from tsuika.train import preparation, regularization_images, run
 from tsuika.train.preparation import Services
@@ -50,7 +50,7 @@ def fill(buckets: Sequence[bucket.Bucket], data: Data) -> Any:
     return banks.fill(buckets, data, encode, vae="", scale=1.0, folder=None, device=torch.device("cpu"))
 
 
-def make(folder: Path, *, weight: float = 1.0) -> Preserving:
+def make(folder: Path, *, weight: float = 1.0) -> RegularizedBank:
     """Three wide and two tall pictures of the subject, four wide ones of the class."""
     subject = scan.scan(paint(folder / "subject", [(96, 48)] * 3 + [(48, 96)] * 2, 10), DATA)
     buckets = bucket.assign(subject, size_px=64, step_px=16)
@@ -58,7 +58,7 @@ def make(folder: Path, *, weight: float = 1.0) -> Preserving:
     (classes / "0.txt").write_text("a dog on the beach", encoding="utf-8")
     data = DATA.model_copy(update={"reg_images": str(classes), "reg_weight": weight})
     bank: Bank = banks.finish(fill(buckets, data))
-    made: Preserving = banks.finish(regularization_images.fill(classes, buckets, bank, data, fill))
+    made: RegularizedBank = banks.finish(regularization_images.fill(classes, buckets, bank, data, fill))
     return made
 
 

@@ -27,8 +27,8 @@ from tsuika.core.seeds import generator
 from tsuika.core.types import Artifact
 from tsuika.core.weights import read_json
 from tsuika.data import dedupe, scan
+from tsuika.data.image import open_image
 from tsuika.data.manifest import Manifest
-from tsuika.data.picture import open_picture
 from tsuika.families import StoredBase
 from tsuika.formats import vae_file
 from tsuika.train.device import DTYPES, pick_device
@@ -386,9 +386,7 @@ class _Prepared(Mapping[str, Tensor]):
         return _Some(self, names)
 
     def _opened(self, name: str) -> Tensor:
-        return roundtrip.to_signal(
-            roundtrip.fitted(open_picture(self._samples[name].path), self._size_px, self._factor)
-        )
+        return roundtrip.to_signal(roundtrip.fitted(open_image(self._samples[name].path), self._size_px, self._factor))
 
 
 class _Some(Sequence[Tensor]):

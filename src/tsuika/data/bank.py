@@ -43,7 +43,7 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class Shelf:
+class BucketLatents:
     """The latents of one bucket."""
 
     width: int  # px
@@ -60,23 +60,23 @@ class Shelf:
 class Bank:
     """Latents and the order in which steps see them."""
 
-    def __init__(self, buckets: Sequence[Shelf], config: Data, device: torch.device) -> None:
+    def __init__(self, buckets: Sequence[BucketLatents], config: Data, device: torch.device) -> None:
         """`device` is where batches are put.
 
         Raises:
             ValueError: there is no image.
         """
-        self.shelves = tuple(buckets)
+        self.buckets = tuple(buckets)
         self.device = device
         self._config = config
-        self._entries = tuple(torch.tensor(bucket.entries) for bucket in self.shelves)
+        self._entries = tuple(torch.tensor(bucket.entries) for bucket in self.buckets)
         self._round_of = lru_cache(_CACHED_ORDERS)(partial(_round_order, [len(rows) for rows in self._entries]))
         self._pass_of = lru_cache(_CACHED_ORDERS)(partial(_pass_order, self._entries))
         if not self.round_steps:
             raise ValueError("a bank needs at least one image")
 
     def __len__(self) -> int:
-        return sum(len(bucket.samples) for bucket in self.shelves)
+        return sum(len(bucket.samples) for bucket in self.buckets)
 
     @property
     def round_steps(self) -> int:
@@ -92,7 +92,7 @@ class Bank:
         if step < 0 or batch_size < 1:
             raise ValueError(f"step {step} with {batch_size} images: expected step >= 0 and at least one image")
         which, visit = self._visit(step, seed)
-        bucket, entries = self.shelves[which], self._entries[which]
+        bucket, entries = self.buckets[which], self._entries[which]
         rows: list[int] = []
         for place in range(visit * batch_size, (visit + 1) * batch_size):
             nth_pass, position = divmod(place, len(entries))
@@ -110,7 +110,7 @@ class Bank:
 
     def plain(self) -> Iterator[Batch]:
         """Each image once, alone, without augmentation, its caption whole: for measuring."""
-        for bucket in self.shelves:
+        for bucket in self.buckets:
             for row, sample in enumerate(bucket.samples):
                 yield self._collect(bucket, [row], [0], (sample.caption,))
 
@@ -121,7 +121,7 @@ class Bank:
             ValueError: none of them is here.
         """
         buckets = []
-        for bucket in self.shelves:
+        for bucket in self.buckets:
             rows = [row for row, sample in enumerate(bucket.samples) if sample.name in names]
             samples = tuple(bucket.samples[row] for row in rows)
             latents = tuple(bucket.latents_NVCHW[row] for row in rows)
@@ -135,12 +135,14 @@ class Bank:
         Raises:
             KeyError: no bucket has latents of this size.
         """
-        for bucket in self.shelves:
+        for bucket in self.buckets:
             if bucket.latents_NVCHW[0].shape[-2:] == batch.latents_BCHW.shape[-2:]:
                 return bucket.width, bucket.height
         raise KeyError(tuple(batch.latents_BCHW.shape))
 
-    def _collect(self, bucket: Shelf, rows: Sequence[int], draws: Sequence[int], captions: tuple[str, ...]) -> Batch:
+    def _collect(
+        self, bucket: BucketLatents, rows: Sequence[int], draws: Sequence[int], captions: tuple[str, ...]
+    ) -> Batch:
         latents = torch.stack([bucket.latents_NVCHW[row][draw] for row, draw in zip(rows, draws, strict=True)])
         samples = [bucket.samples[row] for row in rows]
         weights = torch.tensor([sample.weight for sample in samples], dtype=torch.float32, device=self.device)
@@ -149,7 +151,7 @@ class Bank:
     def _visit(self, step: int, seed: int) -> tuple[int, int]:
         """The bucket of a step, and how many visits it has had before."""
         nth_round, position = divmod(step, self.round_steps)
-        if len(self.shelves) == 1:
+        if len(self.buckets) == 1:
             return 0, step
         order = self._round_of(seed, nth_round)
         which = int(order[position])
@@ -208,7 +210,7 @@ def fill(
         transforms = variants(sample, config, seed)
         return latents_of(sample, transforms, size, encode, vae=vae, scale=scale, folder=folder)
 
-    filled: list[Shelf] = []
+    filled: list[BucketLatents] = []
     for bucket in buckets:
         parts: list[Tensor] = []
         for sample in bucket.samples:
@@ -221,7 +223,7 @@ def fill(
             yield Progress(PHASE, done, total)
         # Mapped only when all are encoded: what a mapping allocates would lie between the encoder's buffers, and keep
         # the allocator from using or returning them (measured: 0.5 GiB for 0.5 GiB of latents).
-        filled.append(Shelf(bucket.width, bucket.height, bucket.samples, tuple(parts)))
+        filled.append(BucketLatents(bucket.width, bucket.height, bucket.samples, tuple(parts)))
     if folder is not None:
         filled = [
             replace(one, latents_NVCHW=tuple(latents(sample, bucket.size)[0] for sample in bucket.samples))

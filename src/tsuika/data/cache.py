@@ -22,8 +22,8 @@ from tsuika.core.errors import ModelError, ResourceError
 from tsuika.core.files import whole, write_text
 from tsuika.core.texts import _
 from tsuika.data.augment import Transform, render
+from tsuika.data.image import UnusableError, read_image
 from tsuika.data.manifest import Sample
-from tsuika.data.picture import UnusableError, read_picture
 from tsuika.data.scan import CACHE_MARK
 
 # Pixels (1, 3, H, W) in -1..1 on the CPU -> scaled latents (1, C, h, w).
@@ -56,7 +56,7 @@ def encoded(sample: Sample, transforms: Sequence[Transform], size: tuple[int, in
         UnusableError: the image can no longer be read, or is not the one that was scanned.
         ModelError: the VAE gave numbers that are not finite (DS004).
     """
-    opened = read_picture(sample.path)
+    opened = read_image(sample.path)
     if opened.sha256 != sample.sha256:
         raise UnusableError(sample.path, "unreadable", _("The file has changed since the folder was read."))
     with torch.no_grad():

@@ -22,8 +22,8 @@ from threadpoolctl import threadpool_limits
 from tsuika.core.sections import Data
 from tsuika.data import bucket, check_captions, check_variety, dedupe, scan
 from tsuika.data.check_report import LEVELS, CheckedImage, CountFit, Finding, Level, MethodFit, Report, Size, Variety
+from tsuika.data.image import Opened
 from tsuika.data.manifest import Manifest, Sample
-from tsuika.data.picture import Opened
 from tsuika.data.quality import Quality, measure
 
 # What is being done (`pictures`, `compare`), done, of.

@@ -15,7 +15,7 @@ from tsuika.core.files import whole, write_text
 from tsuika.core.texts import _
 from tsuika.data import caption
 from tsuika.data.check_report import CheckedImage, Report
-from tsuika.data.picture import is_turned, open_picture
+from tsuika.data.image import is_turned, open_image
 from tsuika.data.scan import kohya_folder
 
 LIST: Final = "left-out.tsv"
@@ -129,7 +129,7 @@ def _changes(image: CheckedImage) -> Iterator[str]:
 
 
 def _mend(image: CheckedImage) -> Image.Image:
-    upright = open_picture(image.path)
+    upright = open_image(image.path)
     left, top, right, bottom = image.bars
     return upright.crop((left, top, upright.width - right, upright.height - bottom))
 

@@ -27,8 +27,8 @@ from threadpoolctl import threadpool_limits
 
 from tsuika.data import align
 from tsuika.data.align import FAINT, THUMB_PX, normalised
+from tsuika.data.image import open_image
 from tsuika.data.manifest import Manifest
-from tsuika.data.picture import open_picture
 
 Floats = NDArray[np.float32]
 Boxes = NDArray[np.float64]
@@ -260,7 +260,7 @@ def groups(manifest: Manifest) -> tuple[tuple[str, ...], ...]:
     Raises:
         UnusableError: an image can no longer be read.
     """
-    thumbnails = [Thumbnail(open_picture(sample.path)) for sample in manifest.samples]
+    thumbnails = [Thumbnail(open_image(sample.path)) for sample in manifest.samples]
     joined = [(i, j) for i, j, found in pairs(thumbnails) if found.same]
     contents: dict[str, int] = {}  # flat images have no cells to compare, but equal files are equal
     joined += [(contents.setdefault(sample.sha256, i), i) for i, sample in enumerate(manifest.samples)]

@@ -19,8 +19,8 @@ from tsuika.core.sections import Data
 from tsuika.core.texts import _, listed
 from tsuika.data import caption
 from tsuika.data.faults import FAULTS
+from tsuika.data.image import Opened, UnusableError, read_image, sniff
 from tsuika.data.manifest import LeftOut, Manifest, Note, Sample
-from tsuika.data.picture import Opened, UnusableError, read_picture, sniff
 
 SUFFIXES: Final = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif"}
@@ -230,7 +230,7 @@ def _is_picture(path: Path) -> bool:
 def _sample(
     item: _ImageFile, config: Data, least_px: int, visit: Callable[[str, Opened], None] | None
 ) -> tuple[Sample, list[Note]]:
-    opened = read_picture(item.path)
+    opened = read_image(item.path)
     width, height = opened.image.size
     if min(width, height) < least_px:
         small = _("{width}x{height} px, below the {least_px} px minimum", width=width, height=height, least_px=least_px)

@@ -39,18 +39,18 @@ class Split:
         out = self._out(fold)
         return tuple(name for group in self.groups for name in group if name not in out)
 
-    def witnesses(self, fold: int = 0) -> Group:
+    def held_out_probe(self, fold: int = 0) -> Group:
         """Held-out images to measure by: one of each group, since its copies add nothing."""
         out = self._out(fold)
         return tuple(group[0] for group in _shuffled(self.groups, self.seed, "guard split") if out & set(group))
 
-    def twins(self, fold: int = 0) -> Group:
+    def train_probe(self, fold: int = 0) -> Group:
         """As many of the images to train on as there are in the held-out probe: one of each group first, seeded."""
         out = self._out(fold)
         inside = [group for group in _shuffled(self.groups, self.seed, "guard twins", fold) if not out & set(group)]
         most = max(map(len, inside), default=0)
         ranked = [group[place] for place in range(most) for group in inside if place < len(group)]
-        return tuple(ranked[: max(len(self.witnesses(fold)), LEAST_HELD_OUT)])
+        return tuple(ranked[: max(len(self.held_out_probe(fold)), LEAST_HELD_OUT)])
 
     def _out(self, fold: int) -> set[str]:
         return set(self.parts[fold]) if self.parts else set()

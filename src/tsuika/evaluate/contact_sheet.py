@@ -14,7 +14,7 @@ from tsuika.core.errors import PictureError
 from tsuika.core.files import write_text
 from tsuika.data.check_report import LEVELS, CheckedImage, Finding, Report, spread_word
 from tsuika.data.faults import NOT_JUDGED
-from tsuika.data.picture import open_picture
+from tsuika.data.image import open_image
 from tsuika.methods import METHODS
 
 THUMBNAIL_PX: Final = 224
@@ -71,7 +71,7 @@ def _card(image: CheckedImage, findings: Sequence[Finding]) -> dict[str, Any]:
 
 def _thumbnail(image: CheckedImage) -> str:
     try:
-        return pages.data_uri(open_picture(image.path), THUMBNAIL_PX)
+        return pages.data_uri(open_image(image.path), THUMBNAIL_PX)
     except PictureError:
         # Unreadable, or gone since it was checked.
         return ""

@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from tsuika import pages
-from tsuika.data.picture import open_picture
+from tsuika.data.image import open_image
 
 PictureSource = Image.Image | Path
 
@@ -27,4 +27,4 @@ def opened(image: PictureSource) -> Image.Image:
     Raises:
         UnusableError: the file is not there or is no image.
     """
-    return open_picture(image) if isinstance(image, Path) else image.convert("RGB").copy()
+    return open_image(image) if isinstance(image, Path) else image.convert("RGB").copy()

@@ -81,7 +81,7 @@ class GuardPlan:
 
     def budget(self, recipe: Recipe) -> Budget:
         """What a check of a trial run may measure, and when; the same for every fold."""
-        most = max((len(self.split.witnesses(fold)) for fold in range(len(self.split.parts))), default=0)
+        most = max((len(self.split.held_out_probe(fold)) for fold in range(len(self.split.parts))), default=0)
         return budget(recipe, most)
 
 

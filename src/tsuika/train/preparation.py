@@ -29,7 +29,7 @@ from tsuika.data import bucket, scan
 from tsuika.data.bank import Bank
 from tsuika.data.caption import has_word
 from tsuika.data.manifest import Manifest
-from tsuika.data.prior import Preserving
+from tsuika.data.reg_images import RegularizedBank
 from tsuika.formats.common import as_told, unread_keys
 from tsuika.methods import Method, MethodSection, find, with_outside
 from tsuika.train import regularization_images
@@ -232,7 +232,7 @@ def _some(names: Sequence[str]) -> str:
 
 def add_regularization(
     images: Bank, inputs: Inputs, encode: Encode, services: Services, accelerator: Accelerator, folder: RunDir
-) -> Generator[Event, None, Preserving]:
+) -> Generator[Event, None, RegularizedBank]:
     """The bank with regularization images: from the recipe's folder, or drawn by the first of several processes.
 
     Raises:

@@ -15,7 +15,7 @@ from tsuika.core.types import Attachment, Model
 from tsuika.data.bank import Bank
 from tsuika.data.bucket import Bucket
 from tsuika.data.manifest import Manifest
-from tsuika.data.prior import Preserving
+from tsuika.data.reg_images import RegularizedBank
 from tsuika.guard.memorization import Leaks, leaks
 from tsuika.guard.probe import Probe, Subject, controls_for
 from tsuika.methods import MethodSection, find
@@ -25,7 +25,7 @@ from tsuika.train.schedule import Schedule
 
 CAPTIONS_TRIED: Final = 8  # for memorization
 
-Images = Bank | Preserving
+Images = Bank | RegularizedBank
 
 
 @dataclass(frozen=True)

@@ -274,7 +274,7 @@ def _divide(groups: Sequence[split.Group], seed: int) -> Divided:
     if len(groups) < split.LEAST_TO_TRUST:
         return Divided(everyone, (), [group[0] for group in groups])
     parted = hold_out_parts(groups, seed, len(groups), min(MEASURED, len(groups) // 3))
-    measured = parted.witnesses()
+    measured = parted.held_out_probe()
     # Below, intervals speak of timesteps, and need them all.
     return Divided(parted.inside(), measured, few=len(measured) >= ENOUGH_PICTURES)
 

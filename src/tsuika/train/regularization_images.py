@@ -16,7 +16,7 @@ from tsuika.core.sections import Data
 from tsuika.core.seeds import derive
 from tsuika.core.texts import _
 from tsuika.core.types import Model, model_tensors
-from tsuika.data import prior, scan
+from tsuika.data import reg_images, scan
 from tsuika.data.bank import Bank
 from tsuika.data.bucket import Bucket
 
@@ -83,7 +83,9 @@ def drawn(
         seed: Of the run.
         also: What else decides the images, as JSON can hold it: what is applied to the base, and how strongly.
     """
-    request = Request(prior.class_caption(data.class_word), data.reg_generate, derive(seed, "class") % 2**31, size_px)
+    request = Request(
+        reg_images.class_caption(data.class_word), data.reg_generate, derive(seed, "class") % 2**31, size_px
+    )
     facts = [request.prompt, request.num, request.seed, request.size_px, fingerprint(model), draw.settings(model), also]
     place = folder / hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
     yield Phase("class-pictures", request.num)
@@ -118,20 +120,20 @@ def of_artifacts(texts: Sequence[str]) -> list[tuple[str, list[str], float]]:
 
 def fill(
     folder: Path, buckets: Sequence[Bucket], subject: Bank, data: Data, encode: Encode
-) -> Generator[Event, None, prior.Preserving]:
+) -> Generator[Event, None, reg_images.RegularizedBank]:
     """The subject's bank with the images of `folder`, in the sizes of the subject's `buckets`.
 
     Raises:
         PictureError: There is no such folder (DS001), or no usable image in it (DS002).
         RecipeError: RC005, an image has neither a caption file nor a class word.
     """
-    settings = prior.settings(data)
+    settings = reg_images.settings(data)
     manifest = scan.scan(folder, settings)
     yield from manifest.remarks()
     if nameless := [sample.name for sample in manifest.samples if not sample.caption]:
         do = _("{flag}, or a text file beside {name}", flag="--set data.class_word=dog", name=nameless[0])
         raise RecipeError("RC005", found="--class", do=do)
     classes = {}
-    for bucket in prior.assign(manifest, buckets):
+    for bucket in reg_images.assign(manifest, buckets):
         classes[bucket.size] = yield from encode([bucket], settings)
-    return prior.Preserving(subject, classes, data.reg_weight)
+    return reg_images.RegularizedBank(subject, classes, data.reg_weight)

@@ -115,8 +115,8 @@ def keeping_of(snapshots: Snapshots, several: bool, judge: Judge) -> Keeping:
 def monitor_of(prepared: Prepared, plan: GuardPlan, run: Fit, file: Path, *, fold: int = 0) -> Monitor:
     """The guard's checks of a fit that is trained without a fold, or on all images where there is no split."""
     allowed, split, began = plan.budget(prepared.recipe), plan.split, time.monotonic()
-    out = split.witnesses(fold)[: allowed.held_out] if split.parts else ()
-    trained_on = split.twins(fold if split.parts else 0)[: allowed.trained_on if out else 2]
+    out = split.held_out_probe(fold)[: allowed.held_out] if split.parts else ()
+    trained_on = split.train_probe(fold if split.parts else 0)[: allowed.trained_on if out else 2]
     probe = prepared.probe(run, out, trained_on, allowed.controls, few=allowed.few)
     return Monitor(run, probe, judge_of(prepared, plan, allowed.steps), file, time.monotonic() - began)
 

@@ -52,7 +52,7 @@ def assign(manifest: Manifest, buckets: Sequence[Bucket]) -> tuple[Bucket, ...]:
 
 
 @dataclass(frozen=True)
-class Preserving:
+class RegularizedBank:
     """Two banks as one: every batch of the subject's, followed by as many regularization images of its size.
 
     Within a size regularization images come in shuffled passes, as a function of the step.
@@ -65,7 +65,7 @@ class Preserving:
     def __len__(self) -> int:
         return len(self.subject)
 
-    def only(self, names: Collection[str]) -> Preserving:
+    def only(self, names: Collection[str]) -> RegularizedBank:
         """The same with some of the subject's images.
 
         Raises:

@@ -13,13 +13,13 @@ import pytest
 from PIL import Image, ImageCms, ImageFile, features
 
 from tsuika.core.errors import PictureError
-from tsuika.data.picture import MAX_PIXELS, UnusableError, open_picture, read_picture, sniff
+from tsuika.data.image import MAX_PIXELS, UnusableError, open_image, read_image, sniff
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
 
 def pixels(path: Path) -> np.ndarray:
-    image = open_picture(path)
+    image = open_image(path)
     assert image.mode == "RGB"
     return np.asarray(image).astype(int)
 
@@ -222,7 +222,7 @@ def test_srgb_profile_leaves_pixels_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("profile", [b"nonsense", LINEAR_GREY])
 def test_useless_profile_is_said(tmp_path: Path, profile: bytes) -> None:
     Image.new("RGB", (4, 4), (9, 99, 199)).save(tmp_path / "x.png", icc_profile=profile)
-    opened = read_picture(tmp_path / "x.png")
+    opened = read_image(tmp_path / "x.png")
     assert opened.image.getpixel((0, 0)) == (9, 99, 199)
     assert [code for code, _ in opened.notes] == ["profile-ignored"]
 
@@ -258,7 +258,7 @@ def test_truncated_files_are_found(tmp_path: Path, suffix: str, monkeypatch: pyt
         path = tmp_path / f"{share}.{suffix}"
         path.write_bytes(content[: int(len(content) * share)])
         with pytest.raises(UnusableError) as caught:
-            open_picture(path)
+            open_image(path)
         assert caught.value.reason == "damaged"
     assert ImageFile.LOAD_TRUNCATED_IMAGES is True
 
@@ -274,14 +274,14 @@ def test_unusable_files(tmp_path: Path) -> None:
     for name, (content, reason) in cases.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(PictureError) as caught:
-            open_picture(tmp_path / name)
+            open_image(tmp_path / name)
         assert isinstance(caught.value, UnusableError) and caught.value.reason == reason, name
         assert name in caught.value.describe("ja")
     with pytest.raises(UnusableError):
-        open_picture(tmp_path / "nowhere.png")
+        open_image(tmp_path / "nowhere.png")
     Image.fromarray(np.ones((4, 4), dtype=np.float32)).save(tmp_path / "float.tiff")
     with pytest.raises(UnusableError, match="16 bits"):
-        open_picture(tmp_path / "float.tiff")
+        open_image(tmp_path / "float.tiff")
 
 
 @pytest.mark.parametrize("limit", [Image.MAX_IMAGE_PIXELS, None])
@@ -294,14 +294,12 @@ def test_decompression_bombs_are_never_decoded(
     for width, height in ((60000, 60000), (side, side)):
         (tmp_path / "bomb.png").write_bytes(png(width, height, 8, 2, b""))
         with pytest.raises(UnusableError) as caught:
-            open_picture(tmp_path / "bomb.png")
+            open_image(tmp_path / "bomb.png")
         assert caught.value.reason == "too-large"
 
 
 def test_damaged_bytes_never_escape_as_other_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "tsuika.data.picture.MAX_PIXELS", 100_000
-    )  # headers that lie about the size take long to decode
+    monkeypatch.setattr("tsuika.data.image.MAX_PIXELS", 100_000)  # headers that lie about the size take long to decode
     random = np.random.default_rng(3)
     base = Image.fromarray(random.integers(0, 256, (24, 24, 3), dtype=np.uint8))
     exif = Image.Exif()
@@ -315,17 +313,17 @@ def test_damaged_bytes_never_escape_as_other_errors(tmp_path: Path, monkeypatch:
                 content[place] = random.integers(0, 256)
             (tmp_path / "x").write_bytes(content)
             try:
-                assert open_picture(tmp_path / "x").mode == "RGB"
+                assert open_image(tmp_path / "x").mode == "RGB"
             except UnusableError as error:
                 assert error.words
 
 
 def test_hash_is_of_the_bytes(tmp_path: Path) -> None:
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
-    first = read_picture(tmp_path / "a.png").sha256
+    first = read_image(tmp_path / "a.png").sha256
     with (tmp_path / "a.png").open("ab") as stream:
         stream.write(b"x")
-    assert read_picture(tmp_path / "a.png").sha256 != first
+    assert read_image(tmp_path / "a.png").sha256 != first
 
 
 def test_sniff_knows_what_pillow_writes(tmp_path: Path) -> None:

@@ -77,20 +77,20 @@ class Opened:
     notes: tuple[tuple[str, str], ...]  # (code, words): what had to be ignored
 
 
-def open_picture(path: Path) -> Image.Image:
+def open_image(path: Path) -> Image.Image:
     """The image as people see it: RGB, 8 bits, sRGB, upright, on white, first frame.
 
     Raises:
         UnusableError: unreadable, damaged, not an image, too large, or of an unsupported kind.
     """
-    return read_picture(path).image
+    return read_image(path).image
 
 
-def read_picture(path: Path) -> Opened:
-    """`open_picture`, with the file's hash and what had to be ignored. Hash and pixels come from one reading.
+def read_image(path: Path) -> Opened:
+    """`open_image`, with the file's hash and what had to be ignored. Hash and pixels come from one reading.
 
     Raises:
-        UnusableError: as `open_picture`.
+        UnusableError: as `open_image`.
     """
     try:
         if not path.is_file():
@@ -109,7 +109,7 @@ def read_picture(path: Path) -> Opened:
 
 
 def is_turned(path: Path) -> bool:
-    """Whether EXIF turns the image; not where the EXIF cannot be read, as `read_picture` takes it."""
+    """Whether EXIF turns the image; not where the EXIF cannot be read, as `read_image` takes it."""
     readable_formats()
     try:
         with Image.open(path) as file:
