@@ -1,4 +1,4 @@
-"""What a training step on one picture keeps and computes, for each family and the embedded base: `advise.activations.KNOWN`.
+"""What a training step on one picture keeps and computes, for each family and the embedded base: `advice.activations.KNOWN`.
 
 python bench/activations.py
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 
-from tsuika.advise.activations import count
+from tsuika.advice.activations import count
 from tsuika.api import EMBEDDED
 from tsuika.families import FAMILIES
 

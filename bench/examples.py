@@ -29,7 +29,7 @@ from tsuika.core.types import Model
 from tsuika.diffusion.schedule import add_noise, alphas_cumprod_T, stratified_timesteps
 from tsuika.diffusion.targets import target
 from tsuika.embedded import examples, gadget, mascot, sketch, world, yardstick
-from tsuika.generate import compose, grid, pipeline
+from tsuika.generation import compose, grid, pipeline
 from tsuika.methods import METHODS
 
 RECIPES = Path(__file__).parent.parent / "examples"

@@ -40,8 +40,8 @@ def measure(options: argparse.Namespace) -> list[Check]:
     from tsuika.embedded import mascot
     from tsuika.guard.probe import Probe, Subject
     from tsuika.methods import METHODS
-    from tsuika.train.fit import Fit
-    from tsuika.train.loop import conditioner, fit
+    from tsuika.training.fit import Fit
+    from tsuika.training.loop import conditioner, fit
 
     def bank_of(model: Model, drawn: Sequence[mascot.Drawn], data: config.Data) -> banks.Bank:
         with tempfile.TemporaryDirectory() as folder:

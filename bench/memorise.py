@@ -108,8 +108,8 @@ def collect(run: Run, work: Path, seed: int) -> None:
     from tsuika.guard.probe import Probe, Subject
     from tsuika.guard.reading import Check
     from tsuika.methods import METHODS
-    from tsuika.train.fit import Fit
-    from tsuika.train.loop import conditioner, fit
+    from tsuika.training.fit import Fit
+    from tsuika.training.loop import conditioner, fit
 
     torch.set_num_threads(1)
     steps = run.stops[-1]
@@ -201,7 +201,7 @@ def measured(model: Any, prompts: Sequence[str]) -> dict[str, NDArray[Any]]:
 
     from tsuika.core.types import Conditioning
     from tsuika.diffusion.schedule import alphas_cumprod_T
-    from tsuika.generate import pipeline
+    from tsuika.generation import pipeline
 
     side = model.native_size_px // model.latent_factor
     last = int(model.scheduler_config["num_train_timesteps"]) - 1
@@ -293,7 +293,7 @@ def analyse(run: Run, work: Path, seed: int) -> tuple[list[Row], list[Row]]:
 
     from tsuika.diffusion.schedule import alphas_cumprod_T
     from tsuika.embedded import yardstick
-    from tsuika.evaluate.lookalikes import similarity
+    from tsuika.evaluation.lookalikes import similarity
     from tsuika.guard import memorization
     from tsuika.guard.probe import Subject
     from tsuika.guard.reading import Check, mean

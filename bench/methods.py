@@ -42,12 +42,12 @@ from tsuika.core.seeds import generator
 from tsuika.core.types import Artifact, Attachment
 from tsuika.data.bank import Bank
 from tsuika.embedded import mascot
-from tsuika.generate import pipeline
+from tsuika.generation import pipeline
 from tsuika.guard import probe as probes
 from tsuika.guard.probe import Probe
 from tsuika.methods import METHODS
-from tsuika.train.fit import Fit
-from tsuika.train.loop import conditioner, fit
+from tsuika.training.fit import Fit
+from tsuika.training.loop import conditioner, fit
 
 PIVOTAL = "textual-inversion + lora"
 COUNTS = (4, 16, 100)  # a few, some, many

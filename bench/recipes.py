@@ -36,9 +36,9 @@ from tsuika.guard import probe as probes
 from tsuika.guard.probe import Probe
 from tsuika.guard.reading import estimate, minus
 from tsuika.methods import METHODS
-from tsuika.train import loop
-from tsuika.train.fit import Fit
-from tsuika.train.loop import conditioner, fit
+from tsuika.training import loop
+from tsuika.training.fit import Fit
+from tsuika.training.loop import conditioner, fit
 
 RUNS = {  # concept, pictures, steps, rate of the centre
     "lora": ("mascot", 20, 180, 3e-3),

@@ -37,13 +37,13 @@ from tsuika.data import bucket, reg_images, scan
 from tsuika.data.bank import Bank
 from tsuika.embedded import mascot
 from tsuika.embedded.world import World
-from tsuika.generate import pipeline
+from tsuika.generation import pipeline
 from tsuika.guard.probe import Probe
 from tsuika.guard.reading import mean
 from tsuika.methods import METHODS
-from tsuika.train.fit import Fit
-from tsuika.train.loop import conditioner, fit
-from tsuika.train.schedule import Schedule
+from tsuika.training.fit import Fit
+from tsuika.training.loop import conditioner, fit
+from tsuika.training.schedule import Schedule
 
 POPULATION = 16
 CLASS_PICTURES = 24

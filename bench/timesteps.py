@@ -28,9 +28,9 @@ from collect import Bench, Configuration, bank_of, drawn, recipe_of
 from recipes import RUNS, uniform
 from tsuika.core.seeds import generator
 from tsuika.methods import METHODS
-from tsuika.train import loop
-from tsuika.train.fit import Fit
-from tsuika.train.loop import conditioner, fit
+from tsuika.training import loop
+from tsuika.training.fit import Fit
+from tsuika.training.loop import conditioner, fit
 
 TRAINED = 60  # steps of the second state
 BATCHES = (4, 8)

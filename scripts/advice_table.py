@@ -13,11 +13,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from tsuika.advise import estimate, evidence, reasons, rules
-from tsuika.advise.base import look
-from tsuika.advise.estimate import Machine
-from tsuika.advise.evidence import GOALS, METHODS, Cell, Statement
-from tsuika.advise.recipes import Subject
+from tsuika.advice import estimate, evidence, reasons, rules
+from tsuika.advice.base import look
+from tsuika.advice.estimate import Machine
+from tsuika.advice.evidence import GOALS, METHODS, Cell, Statement
+from tsuika.advice.recipes import Subject
 from tsuika.api import EMBEDDED
 from tsuika.core.texts import in_language
 from tsuika.pages.titles import method_title

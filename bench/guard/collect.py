@@ -46,11 +46,11 @@ from tsuika.guard import probe as probes
 from tsuika.guard.probe import Probe, Subject
 from tsuika.guard.reading import Ratios
 from tsuika.methods import METHODS
-from tsuika.train.device import DTYPES
-from tsuika.train.fit import Fit
-from tsuika.train.guard_plan import LEAST_HELD_OUT, MOST_HELD_OUT
-from tsuika.train.loop import conditioner, draw, fit
-from tsuika.train.preparation import accelerate_for
+from tsuika.training.device import DTYPES
+from tsuika.training.fit import Fit
+from tsuika.training.guard_plan import LEAST_HELD_OUT, MOST_HELD_OUT
+from tsuika.training.loop import conditioner, draw, fit
+from tsuika.training.preparation import accelerate_for
 
 RECIPES = Path(__file__).parents[2] / "examples"
 RECIPE = {
@@ -231,7 +231,7 @@ class Lane:
 
 
 def lanes_of(bank: Bank, one: Configuration, folds: int = 0) -> Iterator[Lane]:
-    """As `data.split` and `train.guard_plan` have it."""
+    """As `data.split` and `training.guard_plan` have it."""
     groups = [(name,) for name in bank.names]  # drawn apart, so no two are copies
     few = folds > 0 or len(groups) < 10
     of_few = config.build({"method": {"name": one.method}}).method.few_folds if len(groups) >= LEAST_TO_TRUST else 0

@@ -35,9 +35,9 @@ from tsuika.guard import probe as probes
 from tsuika.guard.probe import Probe
 from tsuika.guard.reading import Grid, mean
 from tsuika.methods import METHODS
-from tsuika.train.fit import Fit
-from tsuika.train.loop import conditioner, fit
-from tsuika.train.schedule import Schedule
+from tsuika.training.fit import Fit
+from tsuika.training.loop import conditioner, fit
+from tsuika.training.schedule import Schedule
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from tsuika import methods
 from tsuika.core import config
 from tsuika.guard.judge import MIN_SHARE, Judge
 from tsuika.guard.reading import Check, Ratios, Reading
-from tsuika.train.guard_plan import Budget, budget
+from tsuika.training.guard_plan import Budget, budget
 
 STEP_SCALE = 10  # the bench's runs are a tenth of usual ones; the judge's constants in steps are meant for those
 

@@ -19,12 +19,12 @@ from tsuika.api import CellDrawn, Drawing, SheetWritten
 from tsuika.api import drawing as drawing_module
 from tsuika.core.errors import FormatError, ModelError, RecipeError
 from tsuika.core.rundir import RunDir
-from tsuika.generate import png_info
+from tsuika.generation import png_info
 from tsuika.methods import METHODS
 from tsuika.methods.lora import Lora
 from tsuika.methods.textual_inversion import TextualInversion
-from tsuika.train import checkpoint
-from tsuika.train.checkpoint import State
+from tsuika.training import checkpoint
+from tsuika.training.checkpoint import State
 
 A_CAT = Drawing("a red cat", steps=2, device="cpu")
 

@@ -14,7 +14,7 @@ from tsuika.core import config
 from tsuika.core.errors import InterruptedRunError, ModelError, NetworkError, PictureError, RecipeError
 from tsuika.core.events import Progress, Warned
 from tsuika.embedded import gadget, mascot
-from tsuika.generate import pipeline
+from tsuika.generation import pipeline
 
 
 @pytest.fixture(scope="module")

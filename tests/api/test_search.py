@@ -24,10 +24,10 @@ from tsuika.core.events import Event, Judged, note
 from tsuika.core.files import locked, write_text
 from tsuika.core.rundir import RunDir
 from tsuika.data import split
-from tsuika.evaluate.trials import Trial, choose, near_the_best
+from tsuika.evaluation.trials import Trial, choose, near_the_best
 from tsuika.guard.judge import Judge
 from tsuika.guard.reading import Check, Grid, Ratios, Reading
-from tsuika.train.monitor import judged
+from tsuika.training.monitor import judged
 
 STEPS, PICTURES = 200, 5
 RUNGS = (40, 80, 120, 160, 200)

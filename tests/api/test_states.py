@@ -13,8 +13,8 @@ from tsuika.api.states import Files
 from tsuika.core.rundir import RunDir
 from tsuika.methods import METHODS
 from tsuika.methods.lora import Lora
-from tsuika.train import checkpoint
-from tsuika.train.checkpoint import State
+from tsuika.training import checkpoint
+from tsuika.training.checkpoint import State
 
 
 @pytest.mark.parametrize("adapter", ["lora", "dora"])

@@ -16,7 +16,7 @@ from tsuika import api
 from tsuika.embedded import yardstick
 from tsuika.embedded.things import KNOWN, strangers
 from tsuika.embedded.world import BACKGROUNDS, World, article, draw, where
-from tsuika.generate import pipeline
+from tsuika.generation import pipeline
 
 FOLDER = Path(yardstick.__file__).parent
 

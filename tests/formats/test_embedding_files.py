@@ -20,7 +20,7 @@ from tsuika.families import StableDiffusion
 from tsuika.formats.embedding_a1111 import A1111Embedding
 from tsuika.formats.embedding_diffusers import DiffusersEmbedding
 from tsuika.formats.embedding_kohya import KohyaEmbedding
-from tsuika.generate.compose import Requested, compose
+from tsuika.generation.compose import Requested, compose
 from tsuika.methods import METHODS
 
 METHOD = "textual-inversion"

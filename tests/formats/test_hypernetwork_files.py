@@ -20,7 +20,7 @@ from tsuika import formats
 from tsuika.core.errors import FormatError, ModelError, TsuikaError
 from tsuika.core.types import Artifact
 from tsuika.formats import hypernetwork as files
-from tsuika.generate.compose import Requested, compose
+from tsuika.generation.compose import Requested, compose
 from tsuika.methods import METHODS
 from tsuika.methods.hypernetwork import Hypernetwork
 from tsuika.methods.hypernetwork import nets as hypernetwork

@@ -14,8 +14,8 @@ from tsuika.core.seeds import generator
 from tsuika.guard.probe import Probe, Subject
 from tsuika.guard.reading import Reading
 from tsuika.methods import METHODS
-from tsuika.train.fit import Fit
-from tsuika.train.loop import conditioner, fit
+from tsuika.training.fit import Fit
+from tsuika.training.loop import conditioner, fit
 
 METHOD: dict[str, dict[str, Any]] = {
     "lora": {"rank": 2},

@@ -20,10 +20,10 @@ from tsuika.methods.dreambooth import DreamBooth
 from tsuika.methods.dreambooth import weights as dreambooth
 from tsuika.methods.lora import Lora
 from tsuika.methods.lora import layers as lora
-from tsuika.train import checkpoint, optim
-from tsuika.train.fit import Fit
-from tsuika.train.loop import conditioner, fit
-from tsuika.train.preparation import accelerate_for
+from tsuika.training import checkpoint, optim
+from tsuika.training.fit import Fit
+from tsuika.training.loop import conditioner, fit
+from tsuika.training.preparation import accelerate_for
 
 
 def recipe(weights: str = "fp32", text_encoder: bool = False, **train: Any) -> Recipe:

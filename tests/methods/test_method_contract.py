@@ -21,13 +21,13 @@ from tsuika.core.config import Recipe
 from tsuika.core.errors import ModelError
 from tsuika.core.seeds import generator
 from tsuika.core.types import Artifact, Attachment, Format, Model, model_tensors
-from tsuika.generate import pipeline
+from tsuika.generation import pipeline
 from tsuika.methods import METHODS
-from tsuika.train import checkpoint
-from tsuika.train.device import DTYPES, pick_precision
-from tsuika.train.fit import Fit
-from tsuika.train.loop import conditioner, fit
-from tsuika.train.preparation import accelerate_for
+from tsuika.training import checkpoint
+from tsuika.training.device import DTYPES, pick_precision
+from tsuika.training.fit import Fit
+from tsuika.training.loop import conditioner, fit
+from tsuika.training.preparation import accelerate_for
 
 # Small, and quick enough that three steps show.
 SETTINGS: dict[str, dict[str, Any]] = {

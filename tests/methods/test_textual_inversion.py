@@ -13,13 +13,13 @@ from tsuika.core.config import build
 from tsuika.core.errors import ModelError, RecipeError
 from tsuika.core.sections import Data, Train
 from tsuika.core.types import Artifact, Model
-from tsuika.generate.encode import encode
+from tsuika.generation.encode import encode
 from tsuika.methods.textual_inversion import TextualInversion
 from tsuika.methods.textual_inversion import vectors as textual_inversion
-from tsuika.train import checkpoint, optim, riemannian
-from tsuika.train.fit import Fit
-from tsuika.train.loop import conditioner, fit
-from tsuika.train.preparation import accelerate_for
+from tsuika.training import checkpoint, optim, riemannian
+from tsuika.training.fit import Fit
+from tsuika.training.loop import conditioner, fit
+from tsuika.training.preparation import accelerate_for
 
 
 def attach(model: Model, seed: int = 0, **settings: Any) -> textual_inversion.WordAttachment:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tsuika.api.sheets import CellDrawn, SheetWritten, grid
     from tsuika.api.training import DEMO_PICTURES, DEMO_RECIPE, demo, dry_run, resume, train
     from tsuika.api.vaes import bake_vae, compare_vae, tune_vae
-    from tsuika.generate.drawing import Drawing
+    from tsuika.generation.drawing import Drawing
 
 __all__ = [
     "DEMO_PICTURES",
@@ -78,7 +78,7 @@ _PLACES: Final = {
     "tsuika.api.sheets": "CellDrawn SheetWritten grid",
     "tsuika.api.training": "DEMO_PICTURES DEMO_RECIPE demo dry_run resume train",
     "tsuika.api.vaes": "bake_vae compare_vae tune_vae",
-    "tsuika.generate.drawing": "Drawing",
+    "tsuika.generation.drawing": "Drawing",
 }
 _MODULE: Final = {name: module for module, names in _PLACES.items() for name in names.split()}
 

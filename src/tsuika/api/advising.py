@@ -15,11 +15,11 @@ from typing import Any
 import torch
 
 from tsuika import families
-from tsuika.advise import estimate, evidence, programs, rules
-from tsuika.advise.base import Base, look
-from tsuika.advise.estimate import Machine, Measured
-from tsuika.advise.evidence import GOALS, Goal, Statement
-from tsuika.advise.recipes import Subject
+from tsuika.advice import estimate, evidence, programs, rules
+from tsuika.advice.base import Base, look
+from tsuika.advice.estimate import Machine, Measured
+from tsuika.advice.evidence import GOALS, Goal, Statement
+from tsuika.advice.recipes import Subject
 from tsuika.api.models import EMBEDDED
 from tsuika.api.training import cache_folder
 from tsuika.core.config import Recipe
@@ -32,10 +32,10 @@ from tsuika.core.types import Batch, Model
 from tsuika.data import check as checks
 from tsuika.data.check_report import Report
 from tsuika.methods import METHODS
-from tsuika.train.device import DTYPES, pick_device, pick_precision
-from tsuika.train.fit import Fit
-from tsuika.train.loop import conditioner, fit
-from tsuika.train.preparation import accelerate_for
+from tsuika.training.device import DTYPES, pick_device, pick_precision
+from tsuika.training.fit import Fit
+from tsuika.training.loop import conditioner, fit
+from tsuika.training.preparation import accelerate_for
 
 # After one to warm up.
 TIMED_STEPS = 3

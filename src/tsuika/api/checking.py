@@ -16,7 +16,7 @@ from tsuika.data import check as checks
 from tsuika.data import check_fix
 from tsuika.data.check_fix import Cleaned
 from tsuika.data.check_report import Report
-from tsuika.evaluate import contact_sheet as sheets
+from tsuika.evaluation import contact_sheet as sheets
 from tsuika.families.sources import find_tokenizer
 from tsuika.methods import METHODS
 

@@ -22,7 +22,7 @@ from tsuika.core.weights import open_weights
 from tsuika.formats import common, lora, vae_file
 from tsuika.formats.checkpoint import copy_yaml
 from tsuika.formats.lowrank.resizing import compress
-from tsuika.train.device import DTYPES
+from tsuika.training.device import DTYPES
 
 PLAIN_RANK = 64  # of a plain LoRA that stands in for another kind; FORMATS of the field rarely go beyond
 _PLAIN_ERROR = 1e-3  # where a smaller rank reaches this, it is taken: half precision is no finer

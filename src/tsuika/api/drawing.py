@@ -21,12 +21,12 @@ from tsuika.core.events import Warned
 from tsuika.core.files import sha256, split_strength
 from tsuika.core.texts import _
 from tsuika.core.types import Model
-from tsuika.generate import compose, pipeline, png_info
-from tsuika.generate.combination import Combination, describe
-from tsuika.generate.compose import Composition, Requested
-from tsuika.generate.drawing import FLAGS, Drawing
-from tsuika.generate.lookup import Library
-from tsuika.generate.prompt import Tag, parse, without_tags
+from tsuika.generation import compose, pipeline, png_info
+from tsuika.generation.combination import Combination, describe
+from tsuika.generation.compose import Composition, Requested
+from tsuika.generation.drawing import FLAGS, Drawing
+from tsuika.generation.lookup import Library
+from tsuika.generation.prompt import Tag, parse, without_tags
 from tsuika.methods import METHODS, Method, with_outside
 
 
@@ -37,7 +37,7 @@ def generate(drawing: Drawing, out: Path, *, num: int = 1, overwrite: bool = Fal
     is written at once, a few pictures at a time.
 
     Returns what was written (`pictures`), what lies on the base and where it meets (`artifacts`, `refused`,
-    `conflicts`, see `generate.combination`), and `notes`.
+    `conflicts`, see `generation.combination`), and `notes`.
 
     Raises:
         TsuikaError: a file that is missing or made for another family, a size, seed or sampler that cannot be, or an

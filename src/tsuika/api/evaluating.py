@@ -20,13 +20,13 @@ from tsuika.core.rundir import RunDir
 from tsuika.core.texts import _, languages
 from tsuika.data import scan
 from tsuika.data.manifest import Manifest
-from tsuika.evaluate import encoders, prompts, report, report_evaluation, verdict
-from tsuika.evaluate.encoders import Encoder
-from tsuika.evaluate.evaluation import WORST, Evaluation
-from tsuika.evaluate.measures import Ruler
-from tsuika.evaluate.verdict import Point
-from tsuika.generate import grid, png_info
-from tsuika.train import folder as run_folder
+from tsuika.evaluation import encoders, prompts, report, report_evaluation, verdict
+from tsuika.evaluation.encoders import Encoder
+from tsuika.evaluation.evaluation import WORST, Evaluation
+from tsuika.evaluation.measures import Ruler
+from tsuika.evaluation.verdict import Point
+from tsuika.generation import grid, png_info
+from tsuika.training import folder as run_folder
 
 STRENGTHS: Final = (0.5, 0.75, 1.0)
 SEEDS: Final = 4
@@ -66,7 +66,7 @@ def evaluate(
         run: the folder of a finished run.
         encoder: `embedded`, a folder, or a hub id of a CLIP, SigLIP, DINOv2, ...; by default the embedded yardstick where
             the base is the embedded one, else none: then only copies and diversity are measured.
-        own_prompts: a file with a prompt a line, see `evaluate.prompts.asked`.
+        own_prompts: a file with a prompt a line, see `evaluation.prompts.asked`.
         seeds: pictures a prompt.
         strengths: that every kept step is drawn at.
         steps: which kept steps; by default the results, and saved states up to three of them in all.

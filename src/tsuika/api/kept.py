@@ -23,11 +23,11 @@ from tsuika.core.files import sha256, split_strength
 from tsuika.core.rundir import RunDir
 from tsuika.core.texts import _
 from tsuika.core.types import Artifact, Attachment, Model, model_tensors
-from tsuika.evaluate.report_guard import role
-from tsuika.generate import compose, pipeline, png_info
-from tsuika.generate.compose import Composition, Requested
+from tsuika.evaluation.report_guard import role
+from tsuika.generation import compose, pipeline, png_info
+from tsuika.generation.compose import Composition, Requested
 from tsuika.methods import METHODS, find, with_outside
-from tsuika.train import checkpoint
+from tsuika.training import checkpoint
 
 BATCH: Final = 8  # pictures at once; a part of what a drawing is, to its last bit
 

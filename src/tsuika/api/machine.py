@@ -13,7 +13,7 @@ import torch
 
 from tsuika.api.models import EMBEDDED
 from tsuika.core.texts import _
-from tsuika.train.device import pick_device, pick_precision
+from tsuika.training.device import pick_device, pick_precision
 
 
 def doctor() -> dict[str, Any]:

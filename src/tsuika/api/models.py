@@ -7,8 +7,8 @@ from pathlib import Path
 
 from tsuika import families
 from tsuika.core.types import Model
-from tsuika.generate import pipeline
-from tsuika.train.device import DTYPES, pick_device, pick_precision
+from tsuika.generation import pipeline
+from tsuika.training.device import DTYPES, pick_device, pick_precision
 
 EMBEDDED = Path(str(files("tsuika.embedded"))) / "base"
 

@@ -10,8 +10,8 @@ from tsuika.api.training import services
 from tsuika.core.config import Recipe
 from tsuika.core.events import Event
 from tsuika.core.rundir import RunDir
-from tsuika.train import rate_finder as finder
-from tsuika.train.rate_finder import RateFound
+from tsuika.training import rate_finder as finder
+from tsuika.training.rate_finder import RateFound
 
 __all__ = ["RateFound", "find_rate"]
 

@@ -26,8 +26,8 @@ from tsuika.core.rundir import RunDir
 from tsuika.core.seeds import derive
 from tsuika.core.texts import _
 from tsuika.core.words import Words
-from tsuika.evaluate import trials as results
-from tsuika.evaluate.trials import Trial
+from tsuika.evaluation import trials as results
+from tsuika.evaluation.trials import Trial
 
 if TYPE_CHECKING:
     import optuna
@@ -75,7 +75,7 @@ def search(
     """Search settings by runs under guard, or go on with a search; the last event is `Searched`.
 
     Each trial is a run folder without a refit and without previews. The same call goes on where it stopped, repeats no
-    trial, and may run in several processes at once (each with a `train.device` of its own).
+    trial, and may run in several processes at once (each with a `training.device` of its own).
 
     Args:
         recipe: what all trials share.

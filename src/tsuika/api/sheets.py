@@ -11,12 +11,12 @@ from PIL import Image
 
 from tsuika.api.drawing import Renderer, check_folder, check_strengths
 from tsuika.core.events import Event, Phase, Warned
-from tsuika.generate import axes, png_info
-from tsuika.generate.axes import Axis, parse_axis
-from tsuika.generate.drawing import Drawing
-from tsuika.generate.grid import grid as lay_out
-from tsuika.generate.grid import stack
-from tsuika.generate.pipeline import known_sampler
+from tsuika.generation import axes, png_info
+from tsuika.generation.axes import Axis, parse_axis
+from tsuika.generation.drawing import Drawing
+from tsuika.generation.grid import grid as lay_out
+from tsuika.generation.grid import stack
+from tsuika.generation.pipeline import known_sampler
 
 CELLS = "cells"  # the folder of single pictures beside the sheet
 SHEET = "grid.png"
@@ -56,7 +56,7 @@ def grid(drawing: Drawing, out: Path, *, x: str, y: str = "", z: str = "") -> It
     """Draw a sheet: `out` is the PNG, or a folder for `grid.png` and every picture in `cells/`.
 
     `x` runs along a row, `y` down, and each value of `z` has a sheet of its own in the same picture; each is
-    `AXIS=V1,V2,...` (see `generate.axes`). What is expensive changes least often, whichever axis it is on. Closing the
+    `AXIS=V1,V2,...` (see `generation.axes`). What is expensive changes least often, whichever axis it is on. Closing the
     generator, or an error, still writes the sheet of what is done.
 
     Raises:

@@ -12,7 +12,7 @@ from tsuika.core.rundir import RunDir
 from tsuika.core.texts import _
 from tsuika.core.types import Artifact, Format
 from tsuika.methods import Method
-from tsuika.train import checkpoint
+from tsuika.training import checkpoint
 
 
 class Source(Protocol):

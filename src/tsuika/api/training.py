@@ -21,12 +21,12 @@ from tsuika.core.types import Model
 from tsuika.core.words import Lang
 from tsuika.data.manifest import Manifest
 from tsuika.embedded import mascot, yardstick
-from tsuika.evaluate import lookalikes, outcome, report, scores
-from tsuika.generate import grid, pipeline, png_info
-from tsuika.train import folder as run_folder
-from tsuika.train import optim, preparation, run
-from tsuika.train.prepared import Prepared
-from tsuika.train.regularization_images import Request
+from tsuika.evaluation import lookalikes, outcome, report, scores
+from tsuika.generation import grid, pipeline, png_info
+from tsuika.training import folder as run_folder
+from tsuika.training import optim, preparation, run
+from tsuika.training.prepared import Prepared
+from tsuika.training.regularization_images import Request
 
 DEMO_PICTURES = Path(str(files("tsuika.embedded"))) / "pictures"
 DEMO_RECIPE = Path(str(files("tsuika.embedded"))) / "demo.toml"

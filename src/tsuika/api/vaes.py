@@ -31,7 +31,7 @@ from tsuika.data.image import open_image
 from tsuika.data.manifest import Manifest
 from tsuika.families import StoredBase
 from tsuika.formats import vae_file
-from tsuika.train.device import DTYPES, pick_device
+from tsuika.training.device import DTYPES, pick_device
 from tsuika.vae import bake, compare, faults, metrics, proof, report, roundtrip, tune
 from tsuika.vae.compare import Candidate, Picture
 

@@ -14,8 +14,8 @@ from tsuika.core.files import sha256
 from tsuika.core.texts import Text, _, _n
 from tsuika.core.types import Artifact, Format, Model, model_tensors
 from tsuika.methods.whole_model import metadata_of
-from tsuika.train.device import DTYPES
-from tsuika.train.writing import faint_layers, largest_error
+from tsuika.training.device import DTYPES
+from tsuika.training.writing import faint_layers, largest_error
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -163,7 +163,7 @@ class Train(Section):
 
 
 class Regularize(Section):
-    """Penalties on the trained weights, as steps of their own after the optimizer's (`train.penalties`).
+    """Penalties on the trained weights, as steps of their own after the optimizer's (`training.penalties`).
 
     All three act on weights. Prior preservation (`data.reg_images`, `data.reg_generate`) acts on what the model does with
     images of the class instead, and takes twice the time.

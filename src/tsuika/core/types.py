@@ -172,7 +172,7 @@ class ParamGroup:
     name: str
     params: list[nn.Parameter]
     learning_rate: float
-    directions: bool = False  # rows are vectors that may learn their direction alone (`train.riemannian`)
+    directions: bool = False  # rows are vectors that may learn their direction alone (`training.riemannian`)
 
 
 UpdateKind = Literal["weights", "factors", "network", "vectors", "adapter"]

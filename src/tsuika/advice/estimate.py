@@ -1,0 +1,140 @@
+"""How long a run takes and how much memory, on this machine: from a quick measurement where the base is at hand.
+
+Time: real training steps, measured by whoever calls (`Measure`), or floating-point operations by what this machine was seen
+to do. Memory is counted from shapes: weights, what learns, what the backward pass needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from tsuika.advice import sizes
+from tsuika.advice.activations import KNOWN, Step, count
+from tsuika.advice.base import Base
+from tsuika.core.config import Recipe
+from tsuika.data.split import LEAST_TO_HOLD_OUT, LEAST_TO_LEAVE_OUT, LEAST_TO_TRUST
+from tsuika.methods import METHODS, MethodSection
+
+GIB: Final = 2**30
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where it would run."""
+
+    device: str  # "cpu", "cuda", "mps"
+    name: str  # for people
+    precision: str  # "fp32", "bf16", "fp16"
+    memory_gib: float  # of the device; the whole, not what is free
+    flop_per_s: float | None = None  # seen in layers of the base's size; None: nothing was measured
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Real training steps of a recipe."""
+
+    step_s: float
+    peak_bytes: int | None = None  # on the device; None where it cannot be told (CPU)
+
+
+Measure = Callable[[Recipe], Measured | None]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """At most: the guard may stop a run earlier."""
+
+    steps: int
+    step_s: float | None
+    seconds: float | None  # of all training, the guard's look and refit included; without loading and drawing
+    trainings: float  # how often the steps are paid for: look and refit, or folds
+    time_basis: str  # "measured", "scaled", "unknown"
+    memory_gib: float
+    memory_basis: str  # "measured", "counted"
+    trained: int  # numbers that learn
+
+
+def trainings(pictures: int, method: MethodSection, mode: str) -> float:
+    """How many trainings the guard makes of one, by the number of different pictures."""
+    if mode != "on" or pictures < LEAST_TO_LEAVE_OUT:
+        return 1
+    if pictures >= LEAST_TO_HOLD_OUT:
+        return 2  # without some, then with all
+    folds = method.few_folds if method.few_folds and pictures >= LEAST_TO_TRUST else pictures
+    # The folds, then all pictures up to half of their step, and from there the result.
+    return folds + 1.5
+
+
+MARGIN: Final = 1.2  # on what is counted: workspaces, fragments, norms that are computed in float32
+OVERHEAD_BYTES: Final = {"cuda": 0.8 * GIB, "cpu": 0.9 * GIB, "mps": 0.9 * GIB}  # libraries and the process
+
+
+def step_of(base: Base) -> Step:
+    """A training step on one picture of the base's own size."""
+    if base.is_embedded:
+        return KNOWN["embedded"]
+    known = KNOWN[base.family.facts.family]
+    own = base.family.geometry(base.prediction).unet
+    same = all(base.geometry.unet.get(key) == value for key, value in own.items() if key != "sample_size")
+    if same:
+        return known.at(base.size_px)
+    return count(base.geometry.unet, base.size_px, base.latent_factor)
+
+
+def memory_gib(base: Base, recipe: Recipe, machine: Machine, step: Step) -> float:
+    """What the device must have, in GiB.
+
+    Args:
+        step: of the base, from `step_of`.
+    """
+    width = 4 if machine.precision == "fp32" else 2
+    weights = width * sum(base.numbers(name) for name in base.outline.components if name != "vae") + 4 * base.numbers(
+        "vae"
+    )
+    trained = sizes.count(sizes.shapes(base, recipe))
+    method, train = recipe.method, recipe.train
+    number = method.bytes_per_weight
+    # Weight and gradient; moments; the average, and the live weights put by while that is looked at.
+    each = 2 * number + (0 if train.optimizer == "adafactor" else 8) + (2 * number if train.ema else 0)
+    at_once = train.batch_size
+    if recipe.data.reg_generate or recipe.data.reg_images:
+        at_once *= 2
+    kind = METHODS[method.name].backward
+    kept = (step.checkpointed_bytes if train.gradient_checkpointing else step.kept_bytes)[kind] * width / 2
+    training = weights + trained * each + kept * at_once
+    if machine.device == "cpu":  # a file that is read through memory stands beside what is made of it
+        training = max(training, 2 * weights)
+    return (MARGIN * training + OVERHEAD_BYTES[machine.device]) / GIB
+
+
+def estimate(
+    base: Base, recipe: Recipe, machine: Machine, pictures: int, step: Step, measure: Measure | None = None
+) -> Estimate:
+    """Steps, time and memory of a recipe.
+
+    Args:
+        measure: runs a few real steps of the recipe; None, or an answer of None: the time is scaled from operations.
+    """
+    train, method = recipe.train, recipe.method
+    found = measure(recipe) if measure else None
+    times = trainings(pictures, method, recipe.guard.mode)
+    memory = memory_gib(base, recipe, machine, step)
+    memory_basis = "counted"
+    if found:
+        step_s, basis = found.step_s * train.accumulate, "measured"
+        if found.peak_bytes is not None:
+            memory, memory_basis = max(memory, found.peak_bytes / GIB), "measured"
+    elif machine.flop_per_s:
+        operations = step.forward_flop * step.times[METHODS[method.name].backward] * train.batch_size * train.accumulate
+        if train.gradient_checkpointing:
+            operations += step.forward_flop * train.batch_size * train.accumulate
+        if recipe.data.reg_generate or recipe.data.reg_images:
+            operations *= 2
+        step_s, basis = operations / machine.flop_per_s, "scaled"
+    else:
+        trained = sizes.count(sizes.shapes(base, recipe))
+        return Estimate(train.steps, None, None, times, "unknown", memory, memory_basis, trained)
+    trained = sizes.count(sizes.shapes(base, recipe))
+    return Estimate(train.steps, step_s, step_s * train.steps * times, times, basis, memory, memory_basis, trained)

@@ -1,0 +1,306 @@
+"""From a request to one recommendation and two alternatives: measurements first, then publications, folklore last.
+
+The candidates are ranked by what bench/methods measured for this goal at the nearest number of pictures. Methods that cannot
+be told from the best, or are near it, are told apart by what their results are good for: programs and file size. Limits of
+memory, file and program are never broken. No device, no clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+from tsuika.advice import reasons, recipes, sizes
+from tsuika.advice.base import Base
+from tsuika.advice.estimate import Estimate, Machine
+from tsuika.advice.evidence import BENCH, METHODS, Cell, Goal, Statement, Strength, Table
+from tsuika.advice.programs import works_in
+from tsuika.advice.recipes import Candidate, Subject, Thrift
+from tsuika.core.config import Recipe
+from tsuika.core.errors import RecipeError
+from tsuika.core.texts import Text, _
+from tsuika.pages import in_languages, listed, verbatim
+from tsuika.pages.titles import method_title
+
+# Shares of the best gain. Within NEAR, programs and file size decide.
+NEAR: Final = 0.1
+FAR: Final = 0.35
+# Options that are offered.
+OFFERED: Final = 3
+RANKS: Final = (16, 8, 4, 2, 1)
+VECTORS: Final = (4, 2, 1)
+# Where nothing is measured: the order that publications suggest.
+DEFAULT_ORDER: Final = ("lora", "dreambooth", "textual-inversion", "hypernetwork")
+
+Estimator = Callable[[Recipe], Estimate]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What somebody wants, and what there is to do it with.
+
+    Attributes:
+        vram_gb: in 10^9 bytes; None for no limit.
+        max_file_mb: in 10^6 bytes.
+        program: one of `programs.PROGRAMS`.
+    """
+
+    subject: Subject
+    goal: Goal
+    vram_gb: float | None = None
+    max_file_mb: float | None = None
+    program: str = ""
+
+
+@dataclass(frozen=True)
+class Option:
+    """One way to go, with everything that speaks for and against it."""
+
+    method: str
+    recipe: Recipe
+    toml: str
+    estimate: Estimate
+    file_bytes: int
+    works_in: tuple[str, ...]
+    reasons: tuple[Statement, ...]
+    against: tuple[Statement, ...]
+    cell: Cell | None = None
+
+    @property
+    def strength(self) -> Strength:
+        """Of the strongest evidence for it."""
+        return self.reasons[0].strength
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON; texts by language."""
+        found, train = self.estimate, self.recipe.train
+        return {
+            "method": self.method,
+            "title": in_languages(verbatim(method_title(self.method))),
+            "strength": self.strength,
+            "steps": found.steps,
+            "batch_size": train.batch_size * train.accumulate,
+            "step_seconds": found.step_s,
+            "seconds": found.seconds,
+            "trainings": found.trainings,
+            "time_basis": found.time_basis,
+            "memory_gb": round(found.memory_gib * 2**30 / 1e9, 2),
+            "memory_basis": found.memory_basis,
+            "trained_numbers": found.trained,
+            "file_bytes": self.file_bytes,
+            "works_in": list(self.works_in),
+            "reasons": [one.to_dict() for one in self.reasons],
+            "against": [one.to_dict() for one in self.against],
+            "recipe": self.toml,
+        }
+
+
+class NotOffered(NamedTuple):
+    """A method that is not offered, and why: in a sentence, and in short without words."""
+
+    method: str
+    why: Statement
+    short: str = ""
+
+
+@dataclass(frozen=True)
+class Advice:
+    """The answer to a request: the recommendation first, then up to two alternatives."""
+
+    request: Request
+    options: tuple[Option, ...]
+    not_offered: tuple[NotOffered, ...] = ()
+    combine: tuple[Statement, ...] = ()
+    folklore: tuple[Statement, ...] = ()
+    notes: tuple[Statement, ...] = ()
+
+    def to_dict(self, machine: Machine) -> dict[str, Any]:
+        """For JSON; texts by language."""
+        request, options = self.request, [option.to_dict() for option in self.options]
+        return {
+            "goal": request.goal,
+            "pictures": request.subject.pictures,
+            "images": request.subject.images,
+            "base": request.subject.base,
+            "limits": {"vram_gb": request.vram_gb, "max_file_mb": request.max_file_mb, "program": request.program},
+            "machine": {"device": machine.device, "name": machine.name, "precision": machine.precision},
+            "recommendation": options[0],
+            "alternatives": options[1:],
+            "not_recommended": [
+                {
+                    "method": one.method,
+                    "title": in_languages(verbatim(method_title(one.method))),
+                    "why": one.why.to_dict(),
+                }
+                for one in self.not_offered
+            ],
+            "combine": [one.to_dict() for one in self.combine],
+            "rules_of_thumb": [one.to_dict() for one in self.folklore],
+            "notes": [one.to_dict() for one in self.notes],
+        }
+
+
+def order(table: Table, goal: str, pictures: int, *, embedded: bool = False) -> list[str]:
+    """The methods from the best down, by what was measured; the rest after these, by publications.
+
+    Next after the equals come those that are not far, and the one whose pictures were most like the real thing.
+    """
+    row = table.row(goal, pictures)
+    best = max((cell.gain.mean for cell in row.values()), default=0.0)
+    likest = "" if goal == "style" else max(row, key=lambda method: row[method].fidelity, default="")
+
+    def tier(method: str) -> tuple[int, float, int]:
+        missing = -len(works_in(method, embedded=embedded))
+        if method not in row:
+            return (3, 0.0, DEFAULT_ORDER.index(method))
+        cell = row[method]
+        lost = best - cell.gain.mean
+        even = cell.against is not None and not cell.against.sign
+        if lost <= NEAR * best or even:
+            return (0, missing, cell.bytes)
+        merit = lost <= FAR * best or (method == likest and cell.gain.sign > 0)
+        return (1 if merit else 2, lost, 0)
+
+    return sorted(METHODS, key=tier)
+
+
+def advise(
+    request: Request, base: Base, table: Table, estimate: Estimator, memory: Callable[[Recipe], float]
+) -> Advice:
+    """The advice.
+
+    Args:
+        estimate: of a recipe: steps, time, memory; may measure, so it is asked for what is offered alone.
+        memory: GiB that a recipe takes, counted; cheap.
+
+    Raises:
+        RecipeError: RC026, nothing keeps within the limits.
+    """
+    options: list[Option] = []
+    not_offered: list[NotOffered] = []
+    goal, subject = request.goal, request.subject
+    row = table.row(goal, subject.pictures)
+    ranked = order(table, goal, subject.pictures, embedded=subject.embedded)
+    for method in ranked:
+        found = _fit(request, base, method, memory)
+        if isinstance(found, NotOffered):
+            not_offered.append(found)
+            continue
+        options.append(_option(request, base, row, method, *found, estimate))
+        if len(options) == OFFERED:
+            break
+    # Else a smaller result of a method that is there already.
+    if len(options) < OFFERED:
+        options += _smaller(request, base, row, options, estimate, memory, OFFERED - len(options))
+    if not options:
+        raise RecipeError("RC026", why=listed([_short(one) for one in not_offered]))
+    best = options[0]
+    known = {option.method for option in options} | {one.method for one in not_offered}
+    left = [NotOffered(method, _not_among(method, row, best)) for method in ranked if method not in known]
+    return Advice(
+        request,
+        tuple(options),
+        (*not_offered, *left),
+        tuple(reasons.combinations(table, goal, best.method)),
+        (reasons.goal_verdict(table, goal, subject.pictures), reasons.count_verdict(table, goal, best.method)),
+    )
+
+
+def _short(one: NotOffered) -> Text:
+    return _("{method}: {why}", method=method_title(one.method), why=one.short)
+
+
+def _candidates(method: str, embedded: bool) -> list[Candidate]:
+    if method == "lora":
+        return [Candidate(method, rank=rank) for rank in RANKS]
+    if method == "textual-inversion":
+        return [Candidate(method, vectors=n) for n in (VECTORS if embedded else VECTORS[1:])]
+    return [Candidate(method)]
+
+
+def _fit(
+    request: Request, base: Base, method: str, memory: Callable[[Recipe], float], start: int = 0
+) -> tuple[Candidate, Thrift, int] | NotOffered:
+    """The largest result of a method, trained the quickest way, that keeps within the limits; or why there is none."""
+    embedded, program = request.subject.embedded, request.program
+    if program and program not in works_in(method, embedded=embedded):
+        why = _("{program} does not apply its results.", program=program)
+        return NotOffered(method, Statement(why, "known", reasons.PROGRAMS_SOURCE), f"✕ {program}")
+    smallest, least = 0.0, 0.0
+    for candidate in _candidates(method, embedded)[start:]:
+        size = sizes.file_bytes(base, recipes.recipe_of(request.subject, candidate))
+        smallest = size / 1e6
+        if request.max_file_mb is not None and smallest > request.max_file_mb:
+            continue
+        for thrift in recipes.ways(candidate, embedded=embedded):
+            least = memory(recipes.recipe_of(request.subject, candidate, thrift)) * 2**30 / 1e9
+            if request.vram_gb is None or least <= request.vram_gb:
+                return candidate, thrift, size
+    if request.max_file_mb is not None and smallest > request.max_file_mb:
+        shown = f"{smallest:,.0f} MB" if smallest >= 10 else f"{smallest:.2g} MB"
+        why = _("Its file has {size} at least.", size=shown)
+    else:
+        shown = f"{least:.1f} GB"
+        why = _("It takes about {size} of memory at least.", size=shown)
+    return NotOffered(method, Statement(why, "known", reasons.COUNTED), f"≥ {shown}")
+
+
+def _option(
+    request: Request,
+    base: Base,
+    row: dict[str, Cell],
+    method: str,
+    candidate: Candidate,
+    thrift: Thrift,
+    size: int,
+    estimate: Estimator,
+) -> Option:
+    goal, subject = request.goal, request.subject
+    recipe = recipes.recipe_of(subject, candidate, thrift)
+    programs = works_in(method, embedded=subject.embedded)
+    return Option(
+        method,
+        recipe,
+        recipes.toml_of(subject, candidate, thrift),
+        estimate(recipe),
+        size,
+        programs,
+        tuple(reasons.for_it(goal, method, row, size, programs)),
+        tuple(reasons.against(goal, subject, method, row, size, thrift, base)),
+        row.get(method),
+    )
+
+
+def _smaller(
+    request: Request,
+    base: Base,
+    row: dict[str, Cell],
+    options: list[Option],
+    estimate: Estimator,
+    memory: Callable[[Recipe], float],
+    count: int,
+) -> list[Option]:
+    """Up to `count` smaller results of the methods that are offered."""
+    found: list[Option] = []
+    for option in options:
+        smallest = option.file_bytes
+        for start in range(1, len(_candidates(option.method, request.subject.embedded))):
+            fit = _fit(request, base, option.method, memory, start)
+            if len(found) < count and not isinstance(fit, NotOffered) and fit[2] < smallest:
+                found.append(_option(request, base, row, option.method, *fit, estimate))
+                smallest = fit[2]
+    return found
+
+
+def _not_among(method: str, row: dict[str, Cell], best: Option) -> Statement:
+    cell = row.get(method)
+    if cell is None or best.cell is None:
+        return Statement(_("Others come first."), "folklore")
+    text = _(
+        "It gained {gain} where {best} gained {most}.",
+        gain=f"{cell.gain.mean:.0f}%",
+        best=method_title(best.method),
+        most=f"{best.cell.gain.mean:.0f}%",
+    )
+    return Statement(text, "measured", BENCH)

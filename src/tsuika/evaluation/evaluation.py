@@ -1,0 +1,270 @@
+"""The outcome of an evaluation as plain values, as in `evaluation.json`, and its verdict in sentences.
+
+Holds no date and no duration: the same drawings give the same text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from tsuika.core.bootstrap import Table, of_table
+from tsuika.core.intervals import Interval
+from tsuika.core.texts import Text, _
+from tsuika.evaluation.measures import Scale, Tables
+from tsuika.evaluation.pairs import Pair
+from tsuika.evaluation.prompts import Asked
+from tsuika.evaluation.verdict import Judgement, Point, Verdict, difference
+from tsuika.pages import in_languages, listed, sentences, span_of
+
+MEASURES: Final = ("fidelity", "adherence", "others", "drift", "diversity")
+WORST: Final = 4
+"""How many of the drawings nearest to a training image are kept."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Everything that was found.
+
+    Attributes:
+        name: of the result.
+        encoder: empty for none.
+        worst: the drawings of the main point that are nearest to a training image.
+        notes: code, and the words by language.
+    """
+
+    name: str
+    trigger: str
+    encoder: str
+    asked: tuple[Asked, ...]
+    seeds: tuple[int, ...]
+    base: Tables
+    points: tuple[Point, ...]
+    scale: Scale
+    verdict: Verdict
+    worst: tuple[Pair, ...]
+    notes: tuple[dict[str, str], ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, no images."""
+        verdict = self.verdict
+        return {
+            "name": self.name,
+            "trigger": self.trigger,
+            "encoder": self.encoder or None,
+            "prompts": {
+                group: [one.text for one in self.asked if one.group == group]
+                for group in ("subject", "unrelated", "captions")
+            },
+            "seeds": list(self.seeds),
+            "scale": {"real": self.scale.real, "chance": self.scale.chance, "other_prompt": self.scale.other_prompt},
+            "base": _measures(self.base),
+            "points": [
+                {
+                    "state": point.state,
+                    "file": point.file,
+                    "step": point.step,
+                    "strength": point.strength,
+                    "main": row == verdict.main,
+                    "best": row == verdict.best,
+                    **_measures(point.tables, self.base),
+                    **_grade(judgement),
+                }
+                for row, (point, judgement) in enumerate(zip(self.points, verdict.judgements, strict=True))
+            ],
+            "matched": verdict.matched and verdict.matched.to_dict(),
+            "verdict": {"grade": verdict.grade, "sentence": in_languages(said(self))},
+            "lookalikes": [pair.to_dict() for pair in self.worst],
+            "notes": list(self.notes),
+        }
+
+    def to_json(self) -> str:
+        """The text of `evaluation.json`."""
+        return json.dumps(self.to_dict(), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+
+
+def _measures(tables: Tables, base: Tables | None = None) -> dict[str, Any]:
+    """Each measure's mean with its interval, beside its difference from the base's; None for what was not measured."""
+    found: dict[str, Any] = {}
+    for name in MEASURES:
+        table: Table | None = getattr(tables, name)
+        value = None if table is None else of_table(table)
+        found[name] = None if value is None else value.to_dict()
+        if value is not None and base is not None and name != "drift":
+            change = difference(table, getattr(base, name))
+            found[name]["difference"] = None if change is None else change.to_dict()
+    return found | {"copies": int(tables.copies.sum()), "drawings": tables.copies.size}
+
+
+def _grade(judgement: Judgement) -> dict[str, Any]:
+    return {
+        "grade": judgement.grade,
+        "lost": list(judgement.lost),
+        "too_dear": list(judgement.dear),
+        "score": judgement.score,
+    }
+
+
+def said(evaluation: Evaluation) -> Text:
+    """The verdict: what was gained, what it costs, copies, the best trade, kept steps at equal likeness."""
+    verdict = evaluation.verdict
+    main, row = evaluation.points[verdict.main], verdict.judgements[verdict.main]
+    first, *more = _gained(evaluation)
+    if row.grade != "copies":
+        more.append(
+            _(
+                "{copies} of {drawings} drawings resemble a training image; that many may be chance.",
+                copies=row.copies,
+                drawings=row.drawings,
+            )
+            if row.copies
+            else _("None of {drawings} drawings copies a training image.", drawings=row.drawings)
+        )
+    drift, other = main.tables.drift, evaluation.scale.other_prompt
+    if drift is not None and other:
+        share = f"{100 * float(drift.mean()) / other:.0f}%"
+        more.append(
+            _(
+                "Images of prompts without the trigger word have changed by {share}, where 100% is the difference between"
+                " two prompts.",
+                share=share,
+            )
+        )
+    if row.gain is not None:
+        more.append(_best(evaluation))
+    if (equal := verdict.matched) is not None:
+        level, (one, other_one, *_rest) = f"{equal.fidelity:.2f}", equal.states
+        more.append(
+            _(
+                "At equal likeness ({level}) step {first} follows prompts better than step {second}: {interval}.",
+                level=level,
+                first=f"{one[1]:,}",
+                second=f"{other_one[1]:,}",
+                interval=_interval(equal.lead),
+            )
+            if equal.lead.sign > 0
+            else _(
+                "At equal likeness ({level}) no kept step follows prompts measurably better than another.", level=level
+            )
+        )
+    return sentences(first, *more)
+
+
+def _gained(evaluation: Evaluation) -> list[Text]:
+    """What the grade says."""
+    row = evaluation.verdict.judgements[evaluation.verdict.main]
+    like, costs = _like(evaluation), _costs(evaluation, row.lost)
+    match row.grade:
+        case "good":
+            return [
+                _("Better than the base at what you trained: {like}.", like=like),
+                _("Nothing else has measurably suffered."),
+            ]
+        case "trade":
+            return [
+                _("Better than the base at what you trained: {like}.", like=like),
+                _("It costs something: {costs}.", costs=costs),
+            ]
+        case "dear":
+            return [
+                _("It draws what you trained: {like}.", like=like),
+                _("But the price is too high: {costs}.", costs=_costs(evaluation, row.dear)),
+            ]
+        case "copies":
+            said = [
+                _(
+                    "It copies: {copies} of {drawings} drawings are a training image again.",
+                    copies=row.copies,
+                    drawings=row.drawings,
+                )
+            ]
+            if like:
+                said.append(_("Measured: {like}.", like=like))
+            return [*said, _("It also costs: {costs}.", costs=costs)] if row.lost else said
+        case "nothing":
+            said = (
+                [_("Less like what you trained than the base: {like}.", like=like)]
+                if row.gain is not None and row.gain.sign < 0
+                else [
+                    _("No better than the base at what you trained: {like}.", like=like),
+                    _("That is within chance, or too little to see."),
+                ]
+            )
+            return [*said, _("It costs all the same: {costs}.", costs=costs)] if row.lost else said
+        case "stiff":
+            return [
+                _("Drawings of one prompt have become nearly the same: {costs}.", costs=_costs(evaluation, row.dear)),
+                _("Whether they are like your images was not measured."),
+            ]
+        case "unmeasured":
+            return [
+                _(
+                    "Whether the result is like your images was not measured, for want of an encoder: judge by the drawings."
+                )
+            ]
+
+
+def _best(evaluation: Evaluation) -> Text:
+    verdict = evaluation.verdict
+    if verdict.best is None:
+        return _("No kept step and strength can be recommended.")
+    best = evaluation.points[verdict.best]
+    strength = f"{best.strength:g}"
+    if verdict.best == verdict.main:
+        return _("As it is, at strength {strength}, it is the best trade of those tried.", strength=strength)
+    return _(
+        "The best trade of those tried is step {step} at strength {strength} ({state}).",
+        step=f"{best.step:,}",
+        strength=strength,
+        state=best.state,
+    )
+
+
+def _like(evaluation: Evaluation) -> Text | str:
+    row = evaluation.verdict.judgements[evaluation.verdict.main]
+    before, after = evaluation.base.fidelity, evaluation.points[evaluation.verdict.main].tables.fidelity
+    if row.gain is None or before is None or after is None:
+        return ""
+    real, start, end = evaluation.scale.real, float(before.mean()), float(after.mean())
+    # Two digits, unless their difference would then contradict the one that is shown beside them.
+    digits = 2 if round(round(end, 2) - round(start, 2), 2) == round(row.gain.mean, 2) else 3
+    shown: dict[str, object] = {
+        "before": f"{start:.{digits}f}",
+        "after": f"{end:.{digits}f}",
+        "interval": _interval(row.gain, digits),
+    }
+    if real is None or real <= start or not row.gained:
+        return _("likeness {before} → {after} ({interval})", **shown)
+    share = f"{100 * row.gain.mean / (real - start):.0f}%"
+    return _("likeness {before} → {after} ({interval}; {share} of the way to your own images)", share=share, **shown)
+
+
+def _costs(evaluation: Evaluation, names: Sequence[str]) -> Text:
+    return listed([_cost(evaluation, name) for name in names])
+
+
+def _cost(evaluation: Evaluation, name: str) -> Text:
+    before, after = (getattr(one, name) for one in (evaluation.base, evaluation.points[evaluation.verdict.main].tables))
+    means = {"before": f"{np.nanmean(before):.2f}", "after": f"{np.nanmean(after):.2f}"}
+    if name == "adherence":
+        return _("prompts are followed less ({before} → {after})", **means)
+    if name == "others":
+        return _("prompts without the trigger word are followed less ({before} → {after})", **means)
+    return _("drawings of one prompt vary less ({before} → {after})", **means)
+
+
+def _interval(value: Interval, digits: int = 2) -> Text | str:
+    """`+0.38, 95%: +0.33 … +0.41`."""
+    if not value.is_bounded:
+        return signed(value.mean, digits)
+    ends = span_of(signed(value.low, digits), signed(value.high, digits))
+    return _("{value}, 95%: {interval}", value=signed(value.mean, digits), interval=ends)
+
+
+def signed(value: float, digits: int = 2) -> str:
+    """`+0.38`; never `-0.00`."""
+    return f"{round(value, digits) + 0.0:+.{digits}f}"

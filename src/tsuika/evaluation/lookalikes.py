@@ -1,0 +1,119 @@
+"""The end check: every drawing beside the training picture that it is nearest to, the worst first.
+
+Two measures. `similarity` needs no encoder: the correlation of small thumbnails, colour by colour, as they are or
+mirrored. It sees layouts, and so copies, and it decides. `likeness` is an encoder's cosine, where one knows this base's
+pictures: a subject that was learnt well is like its pictures by that measure, copied or not, so it is shown and decides
+nothing. Both stand beside what the base drew at the same prompt and seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from tsuika.evaluation.inline import PictureSource, opened
+from tsuika.evaluation.pairs import Lookalikes, Pair
+from tsuika.guard.memorization import Leaks, Resemblance, resemblances
+
+if TYPE_CHECKING:
+    from tsuika.evaluation.report import BeforeAfter, TrainingPicture
+
+Pixels = NDArray[np.uint8]  # (H, W, 3)
+Encode = Callable[[Sequence[Pixels]], Tensor]  # pictures to unit vectors (B, D)
+
+THUMB_PX: Final = 32
+FAINT: Final = 2.0  # grey levels: a picture of less deviation is flat, and resembles nothing
+
+
+def find(
+    rows: Sequence[BeforeAfter],
+    pictures: Sequence[TrainingPicture],
+    encode: Encode | None = None,
+    *,
+    encoder: str = "",
+    captions: Collection[str] = (),
+    leaks: Leaks | None = None,
+) -> Lookalikes | None:
+    """Compare all drawings of the result with all training pictures; None where there is nothing to compare.
+
+    Args:
+        rows: drawings of the base and of the result at the same prompts and seeds.
+        pictures: what was trained on.
+        encode: an encoder that knows this base's pictures, if there is one.
+        encoder: its name.
+        captions: prompts that are training captions.
+        leaks: what the model makes of pure noise, to be told along with the drawings.
+
+    Raises:
+        UnusableError: a drawing or a training picture can no longer be read.
+    """
+    drawn = [
+        (row, seed, before, after)
+        for row in rows
+        for seed, before, after in zip(row.seeds, row.before, row.after, strict=True)
+    ]
+    if not drawn or not pictures:
+        return None
+    drawings = [opened(one[3]) for one in drawn] + [opened(one[2]) for one in drawn]  # of the result, then of the base
+    trained: list[Pixels] = []
+    thumbnails = []
+    for picture in pictures:  # one at a time: there may be thousands, of any size
+        image = as_trained(picture.image, drawings[0].size)
+        thumbnails.append(thumbnail(image))
+        if encode is not None:
+            trained.append(np.asarray(image))
+    alike_SN = similarity(drawings, thumbnails)
+    found = resemblances(alike_SN[: len(drawn)], alike_SN[len(drawn) :])
+    likenesses: Sequence[Resemblance | None] = [None] * len(drawn)
+    if encode is not None:
+        alike_SN = encode([np.asarray(one) for one in drawings]) @ encode(trained).T
+        likenesses = resemblances(alike_SN[: len(drawn)], alike_SN[len(drawn) :])
+    pairs = [
+        Pair(
+            row.prompt,
+            seed,
+            after,
+            pictures[one.picture].name,
+            pictures[one.picture].image,
+            one,
+            likeness,
+            row.prompt in captions,
+        )
+        for (row, seed, _, after), one, likeness in zip(drawn, found, likenesses, strict=True)
+    ]
+    pairs.sort(key=lambda pair: (-pair.copies, -pair.resemblance.similarity, pair.prompt, pair.seed))
+    return Lookalikes(tuple(pairs), encoder if encode is not None else "", leaks)
+
+
+def as_trained(source: PictureSource, size_px: tuple[int, int]) -> Image.Image:
+    """A training picture about as it was trained on: its middle, in the shape of the drawings.
+
+    Raises:
+        UnusableError: the picture can no longer be read.
+    """
+    return ImageOps.fit(opened(source), size_px)
+
+
+def thumbnail(image: Image.Image) -> Image.Image:
+    return image.resize((THUMB_PX, THUMB_PX), Image.Resampling.BOX)
+
+
+def similarity(drawings: Sequence[Image.Image], pictures: Sequence[Image.Image]) -> Tensor:
+    """Correlations of thumbnails (S, N), the larger of as it is and mirrored; 1 is equal up to brightness and contrast."""
+    drawings_SD, pictures_ND = _thumbnails(drawings), _thumbnails(pictures)
+    mirrored_ND = _thumbnails([ImageOps.mirror(one) for one in pictures])
+    return torch.maximum(drawings_SD @ pictures_ND.T, drawings_SD @ mirrored_ND.T)
+
+
+def _thumbnails(images: Sequence[Image.Image]) -> Tensor:
+    """(B, D): the mean of each colour taken out, of length 1; flat ones shorter."""
+    small = np.stack([np.asarray(thumbnail(image), np.float64) for image in images])
+    flat_BD = torch.from_numpy(small - small.mean((1, 2), keepdims=True)).flatten(1)
+    unit_BD: Tensor = flat_BD / flat_BD.norm(dim=1, keepdim=True).clamp_min(FAINT * flat_BD.shape[1] ** 0.5)
+    return unit_BD

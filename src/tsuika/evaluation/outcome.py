@@ -1,0 +1,180 @@
+"""From a run's events to its report: what happened, how long it took, what it used."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tsuika.core import config
+from tsuika.core.config import Recipe
+from tsuika.core.events import Chosen, Event, Finished, Judged, Phase, Previewed, Started, Stepped, Warned, Written
+from tsuika.core.rundir import RunDir
+from tsuika.core.texts import languages
+from tsuika.evaluation import report, report_guard
+from tsuika.evaluation.pairs import Lookalikes
+
+
+@dataclass
+class Notes:
+    """Collects a run's events. Phases are timed from their first event to the next phase's."""
+
+    losses: list[float] = field(default_factory=list)  # of the run that is kept
+    look_losses: list[float] = field(default_factory=list)  # of the guard's run without some pictures
+    judged: list[Judged] = field(default_factory=list)
+    chosen: Chosen | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    warned: list[Warned] = field(default_factory=list)
+    written: list[Written] = field(default_factory=list)
+    previews: list[Previewed] = field(default_factory=list)
+    started: Started | None = None
+    finished: Finished | None = None
+    steps_timed: int = 0
+    step_seconds: float = 0.0
+    _phase: str = ""
+    _since: float = 0.0
+
+    def add(self, event: Event) -> None:
+        """Note one event."""
+        match event:
+            case Phase(name=name):
+                self.close()
+                self._phase, self._since = name, time.monotonic()
+            case Started():
+                self.started = event
+            case Stepped(step=step, loss=loss, seconds=seconds):
+                self.steps_timed += 1
+                self.step_seconds += seconds
+                if self._phase == "variant":  # neither the look nor the run that is kept
+                    return
+                if self.chosen is not None and not self.look_losses:
+                    self.look_losses = list(self.losses)
+                del self.losses[step - 1 :]  # steps done again after a kill, or by all pictures, count once
+                self.losses.append(loss)
+            case Judged(step=step):
+                self.judged = [one for one in self.judged if one.step < step] + [event]
+            case Chosen():
+                self.chosen = event
+            case Warned():
+                self.warned.append(event)
+            case Written():
+                self.written.append(event)
+            case Previewed():
+                self.previews.append(event)
+            case Finished():
+                self.finished = event
+                self.close()
+
+    def close(self) -> None:
+        """End the running phase."""
+        if self._phase:
+            self.seconds[self._phase] = self.seconds.get(self._phase, 0.0) + time.monotonic() - self._since
+            self._phase = ""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the front knows beside the events: pictures, comparison and scores."""
+
+    base: str
+    device: str
+    pictures: tuple[report.TrainingPicture, ...]
+    left_out: tuple[report.LeftOut, ...]
+    before_after: tuple[report.BeforeAfter, ...]
+    scores: tuple[report.Score, ...]
+    example_prompt: str
+    command: str
+    lookalikes: Lookalikes | None = None
+
+
+def peak_memory_bytes() -> int | None:
+    """The most memory this process has held: on the GPU where one is used, else resident in main memory."""
+    import torch
+
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated()
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def before_after(
+    previews: Sequence[Previewed], root: Path, controls: frozenset[str] = frozenset()
+) -> tuple[report.BeforeAfter, ...]:
+    """Previews of step 0 beside the last ones, prompt by prompt, at the same seeds.
+
+    The last ones are not those of the highest step: the run may have gone on past the one that was chosen.
+    """
+    if not previews:
+        return ()
+    last = previews[-1].step
+    by: Mapping[tuple[str, int, int], Path] = {(e.prompt, e.seed, e.step): root / e.path for e in previews}
+    rows: list[report.BeforeAfter] = []
+    for prompt in dict.fromkeys(event.prompt for event in previews):
+        seeds = sorted({s for p, s, step in by if p == prompt and step == last and (p, s, 0) in by})
+        if seeds:
+            first = tuple(by[prompt, seed, 0] for seed in seeds)
+            then = tuple(by[prompt, seed, last] for seed in seeds)
+            rows.append(report.BeforeAfter(prompt, tuple(seeds), first, then, prompt in controls))
+    return tuple(rows)
+
+
+def write_report(
+    folder: RunDir, recipe: Recipe, notes: Notes, evidence: Evidence, language: str | None = None
+) -> report.ReportData:
+    """Write `report.json` and `report.html`, which opens in `language` or in the browser's; returns what they say."""
+    assert notes.started is not None and notes.finished is not None
+    per_step = recipe.train.batch_size * recipe.train.accumulate
+    guard = report_guard.to_dict(notes.judged, notes.chosen, recipe.guard.model_dump())
+    best_step, steps = report_guard.best(guard)
+    files = tuple(
+        report.WrittenFile(w.path, w.format, _size(folder.root / w.path), w.sha256, w.largest_relative_error)
+        for w in notes.written
+    )
+    data = report.ReportData(
+        title=recipe.output.name or folder.root.resolve().name,
+        method=notes.started.method,
+        family=notes.started.family,
+        base=evidence.base,
+        trigger=recipe.data.trigger,
+        example_prompt=evidence.example_prompt,
+        stopped_by=notes.finished.stopped_by,
+        steps_planned=recipe.train.steps,
+        steps_done=notes.finished.steps_done,
+        pictures=evidence.pictures,
+        left_out=evidence.left_out,
+        recipe_toml=config.dump(recipe),
+        losses=tuple(notes.losses),
+        look_losses=tuple(notes.look_losses),
+        best_step=best_step,
+        range=steps,
+        guard=guard,
+        seconds=notes.seconds,
+        images_per_second=notes.steps_timed * per_step / notes.step_seconds if notes.step_seconds else None,
+        peak_memory_bytes=peak_memory_bytes(),
+        device=evidence.device,
+        before_after=evidence.before_after,
+        scores=evidence.scores,
+        lookalikes=evidence.lookalikes,
+        artifacts=files,
+        command=evidence.command,
+        warnings=tuple(report.Notice(w.code, {lang: w.words(lang) for lang in languages()}) for w in notes.warned),
+    )
+    report.write(data, folder.root, language)
+    return data
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
+
+
+def past(events: Path) -> list[Event]:
+    """What a run did before it was stopped, as far as its saved state stands."""
+    from tsuika.core.events import read
+
+    return [event for event in read(events) if isinstance(event, Phase | Stepped | Previewed | Judged | Chosen)]

@@ -1,0 +1,130 @@
+"""What the memorization check has found, as plain values: the report shows them without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tsuika.core.texts import Text, _, _n
+from tsuika.evaluation.inline import PictureSource
+from tsuika.pages import sentences
+
+if TYPE_CHECKING:
+    from tsuika.guard.memorization import Leaks, Resemblance
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A drawing and the training image that it is nearest to.
+
+    Attributes:
+        picture: the training image's name.
+        image: the training image.
+        resemblance: by thumbnails; rows count drawings and training images.
+        likeness: by the encoder, with its own nearest image.
+        of_training: the prompt is a training caption.
+    """
+
+    prompt: str
+    seed: int
+    drawing: PictureSource
+    picture: str
+    image: PictureSource
+    resemblance: Resemblance
+    likeness: Resemblance | None = None
+    of_training: bool = False
+
+    @property
+    def copies(self) -> bool:
+        """Whether the drawing is a copy of the training image."""
+        return self.resemblance.copies
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, without the pictures."""
+        return {
+            "prompt": self.prompt,
+            "seed": self.seed,
+            "picture": self.picture,
+            "of_training": self.of_training,
+            "copies": self.copies,
+            "similarity": self.resemblance.to_json(),
+            "likeness": self.likeness and self.likeness.to_json(),
+        }
+
+
+@dataclass(frozen=True)
+class Lookalikes:
+    """The outcome of the check.
+
+    Attributes:
+        pairs: the worst first.
+        encoder: what measured the likenesses; empty where pixels alone were compared.
+        leaks: what training captions call up from pure noise, where that was measured.
+    """
+
+    pairs: tuple[Pair, ...]
+    encoder: str = ""
+    leaks: Leaks | None = None
+
+    @property
+    def copies(self) -> int:
+        """How many drawings copy a training image."""
+        return sum(pair.copies for pair in self.pairs)
+
+    @property
+    def asked_captions(self) -> bool:
+        """Whether training captions were drawn, where copying shows first."""
+        return any(pair.of_training for pair in self.pairs)
+
+    @property
+    def verdict(self) -> Text:
+        """Whether there are copies, and how far that can be trusted."""
+        count = len(self.pairs)
+        said = [
+            _(
+                "{copies} of the {drawings} drawings compared reproduce a training image, layout and all. Stop earlier, or"
+                " train on more and more varied images.",
+                copies=self.copies,
+                drawings=count,
+            )
+            if self.copies
+            else _n(
+                "The {count} drawing compared does not reproduce a training image.",
+                "None of the {count} drawings compared reproduces a training image.",
+                count,
+            ),
+            _("Among them are drawings of training captions, where copying shows first.")
+            if self.asked_captions
+            else _(
+                "No training caption was drawn, where copying shows first; so this says little of prompts that are worded"
+                " like one."
+            ),
+        ]
+        if self.leaks and self.leaks.recalled:
+            said.append(
+                _(
+                    "{recalled} of the {asked} training captions tried call up a training image before the first step of a"
+                    " drawing, out of pure noise: its layout is learned by heart.",
+                    recalled=self.leaks.recalled,
+                    asked=len(self.leaks.leaks),
+                )
+            )
+        elif self.leaks:
+            said.append(
+                _(
+                    "None of the {asked} training captions tried calls up a training image out of pure noise.",
+                    asked=len(self.leaks.leaks),
+                )
+            )
+        return sentences(*said)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For `report.json`."""
+        return {
+            "drawings": len(self.pairs),
+            "copies": self.copies,
+            "asked_captions": self.asked_captions,
+            "encoder": self.encoder or None,
+            "from_noise": self.leaks and self.leaks.to_json(),
+            "pairs": [pair.to_dict() for pair in self.pairs],
+        }

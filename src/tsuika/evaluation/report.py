@@ -1,0 +1,384 @@
+"""The report of a run: one dataclass of results, as `report.json` and as one self-contained HTML page.
+
+The page holds its images, styles and curves itself and forbids every request to anywhere else. Knows Pillow, NumPy
+and Jinja; knows no model, no torch and no clock: everything it shows is handed in.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from tsuika import pages
+from tsuika.core.files import write_text
+from tsuika.core.plain import jsonable
+from tsuika.core.texts import Text, _, _n, in_language, languages
+from tsuika.evaluation import report_guard
+from tsuika.evaluation.inline import PictureSource, data_uri
+from tsuika.evaluation.pairs import Lookalikes
+from tsuika.families import FAMILIES
+from tsuika.methods import METHODS, title
+from tsuika.methods.uses import Result, in_tsuika
+from tsuika.pages.chart import curve, smoothed
+
+THUMBNAIL_PX: Final = 160
+SAMPLE_PX: Final = 512
+THUMBNAILS_SHOWN: Final = 48
+PAIR_PX: Final = 256
+PAIRS_SHOWN: Final = 6
+_STOPPED: Final = {
+    "steps": _("all steps done"),
+    "guard": _("the overfitting guard"),
+    "user": _("you"),
+    "diverged": _("divergence"),
+}
+_PHASES: Final = {
+    "load": _("load base model"),
+    "pictures": _("check images"),
+    "encode": _("encode images"),
+    "look": _("find the best step"),
+    "train": _("train"),
+    "preview": _("draw previews"),
+    "write": _("write files"),
+    "evaluate": _("measure"),
+    "report": _("write report"),
+}
+# What a score is called, and what it means.
+_SCORES: Final = {
+    "likeness": (
+        _("Likeness"),
+        _("How near an image is to the mean of the training images, as the yardstick sees them (cosine)."),
+    ),
+    "adherence": (
+        _("Prompt adherence"),
+        _("How much of the rest of the prompt (place, companion) the yardstick finds in the image."),
+    ),
+    "controls": (_("Other prompts"), _("The same for prompts without the trigger word: it should stay where it was.")),
+}
+
+
+@dataclass(frozen=True)
+class TrainingPicture:
+    """An image that was trained on."""
+
+    name: str
+    caption: str
+    image: PictureSource
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """An image that was not used, and why."""
+
+    name: str
+    reason: str
+
+    def to_dict(self) -> dict[str, str]:
+        """For `report.json`."""
+        return {"name": self.name, **_by_language("reason", self.words)}
+
+    @property
+    def words(self) -> dict[str, str]:
+        """The reason by language."""
+        # The second is what a message that is no `Text` yet calls its Japanese.
+        return {lang: str(getattr(self.reason, lang, "") or in_language(self.reason, lang)) for lang in languages()}
+
+
+@dataclass(frozen=True)
+class BeforeAfter:
+    """One prompt drawn with the base and with the result, at the same seeds; `control`: the trigger word is not in it."""
+
+    prompt: str
+    seeds: tuple[int, ...]
+    before: tuple[PictureSource, ...]
+    after: tuple[PictureSource, ...]
+    control: bool = False
+
+
+@dataclass(frozen=True)
+class Score:
+    """A measure, 0..1, more is better, one value a seed.
+
+    `key` is `likeness`, `adherence`, `controls` (prompts without the trigger), or a name of its own.
+    `truth` is what real images score, where that is known.
+    """
+
+    key: str
+    before: tuple[float, ...]
+    after: tuple[float, ...]
+    truth: float | None = None
+
+    @property
+    def verdict(self) -> str:
+        """`up`, `down`, `same` (within twice the standard error of the difference) or `unknown` (under two seeds)."""
+        count = min(len(self.before), len(self.after))
+        if count < 2:
+            return "unknown"
+        change = _mean(self.after) - _mean(self.before)
+        error = math.sqrt(_spread(self.before) ** 2 / len(self.before) + _spread(self.after) ** 2 / len(self.after))
+        return "same" if abs(change) <= 2 * error or change == 0 else "up" if change > 0 else "down"
+
+
+@dataclass(frozen=True)
+class WrittenFile:
+    """A result file. `path` is relative to the run folder; the error is None where the file was not read back."""
+
+    path: str
+    format: str
+    size_bytes: int
+    sha256: str
+    # Of any layer against the model in memory.
+    largest_relative_error: float | None = None
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something was ignored or downgraded, and the user should know."""
+
+    code: str
+    # By language.
+    words: Mapping[str, str]
+
+    def to_dict(self) -> dict[str, str]:
+        """For `report.json`."""
+        return {"code": self.code, **_by_language("message", self.words)}
+
+
+def _by_language(key: str, words: Mapping[str, str]) -> dict[str, str]:
+    """English under a key, other languages under the key and their name: `reason`, `reason_ja`."""
+    return {key if lang == "en" else f"{key}_{lang}": words.get(lang, "") for lang in languages()}
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """Everything the report says of a run.
+
+    Attributes:
+        base: as given with --base.
+        example_prompt: without any program's own syntax.
+        stopped_by: "steps", "guard", "user" or "diverged".
+        losses: one a step, from step 1.
+        best_step: of the run that made the files.
+        range: steps of the safe, balanced and likeness files.
+        guard: of `report_guard.to_dict`.
+        look_losses: of the guard's trial run, where `losses` are of a second one.
+        seconds: by phase, in order.
+        yardstick: what made the scores.
+        lookalikes: None where nothing was compared.
+    """
+
+    title: str
+    method: str
+    family: str
+    base: str
+    trigger: str
+    example_prompt: str
+    stopped_by: str
+    steps_planned: int
+    steps_done: int
+    pictures: tuple[TrainingPicture, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+    recipe_toml: str = ""
+    losses: tuple[float, ...] = ()
+    best_step: int | None = None
+    range: Mapping[str, int | None] = field(default_factory=lambda: dict.fromkeys(report_guard.RANGE))
+    guard: Mapping[str, Any] | None = None
+    look_losses: tuple[float, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    images_per_second: float | None = None
+    peak_memory_bytes: int | None = None
+    device: str = ""
+    before_after: tuple[BeforeAfter, ...] = ()
+    yardstick: str = "embedded"
+    scores: tuple[Score, ...] = ()
+    lookalikes: Lookalikes | None = None
+    artifacts: tuple[WrittenFile, ...] = ()
+    command: str = ""
+    warnings: tuple[Notice, ...] = ()
+    made_with: str = "tsuika"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of `report.json`: plain values, no pictures, None for numbers that are not finite."""
+        plain: dict[str, Any] = {
+            "title": self.title,
+            "method": self.method,
+            "family": self.family,
+            "base": self.base,
+            "trigger": self.trigger,
+            "example_prompt": self.example_prompt,
+            "stopped_by": self.stopped_by,
+            "steps_planned": self.steps_planned,
+            "steps_done": self.steps_done,
+            "best_step": self.best_step,
+            "range": dict(self.range),
+            "guard": self.guard,
+            "seconds": dict(self.seconds),
+            "images_per_second": self.images_per_second,
+            "peak_memory_bytes": self.peak_memory_bytes,
+            "device": self.device,
+            "final_loss": smoothed(self.losses)[-1] if self.losses else None,
+            "pictures": [{"name": picture.name, "caption": picture.caption} for picture in self.pictures],
+            "left_out": [picture.to_dict() for picture in self.left_out],
+            "before_after": [
+                {"prompt": row.prompt, "seeds": row.seeds, "control": row.control} for row in self.before_after
+            ],
+            "yardstick": self.yardstick if self.scores else None,
+            "scores": {
+                score.key: {
+                    "before": {"mean": _mean(score.before), "spread": _spread(score.before), "values": score.before},
+                    "after": {"mean": _mean(score.after), "spread": _spread(score.after), "values": score.after},
+                    "truth": score.truth,
+                    "verdict": score.verdict,
+                }
+                for score in self.scores
+            },
+            "lookalikes": self.lookalikes and self.lookalikes.to_dict(),
+            "self_check": {"largest_relative_error": largest_error(self.artifacts)},
+            "artifacts": [vars(artifact) for artifact in self.artifacts],
+            "command": self.command,
+            "warnings": [notice.to_dict() for notice in self.warnings],
+            "made_with": self.made_with,
+        }
+        content: dict[str, Any] = jsonable(plain)
+        return content
+
+    def to_json(self) -> str:
+        """The text of `report.json`."""
+        return json.dumps(self.to_dict(), ensure_ascii=False, indent=2, allow_nan=False) + "\n"
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else math.nan
+
+
+def _spread(values: Sequence[float]) -> float:
+    return float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+
+
+def largest_error(artifacts: Sequence[WrittenFile]) -> float | None:
+    """The largest relative error over all files; None unless every file was read back."""
+    errors = [artifact.largest_relative_error for artifact in artifacts]
+    known = [error for error in errors if error is not None]
+    return max(known) if known and len(known) == len(errors) else None
+
+
+def render(data: ReportData, language: str | None = None) -> str:
+    """The report as one HTML page that needs nothing else.
+
+    It opens in `language`, or where that is None in the browser's; once its reader has switched, in what was chosen.
+
+    Raises:
+        OSError: an image given as a path is not there or is no image.
+    """
+    guard = data.guard
+    paths = [artifact.path for artifact in data.artifacts]
+    roles = {path: report_guard.role(path, paths) for path in paths}
+    main = tuple(path for path in paths if not roles[path])
+    result = Result(data.method, data.family, data.base, data.trigger, data.example_prompt, main)
+    alarms = {alarm["code"]: alarm for alarm in reversed(guard["alarms"])} if guard else {}
+    error = largest_error(data.artifacts)
+    validated = guard["best_step"] if guard and guard["curve"] else None
+    # Where the file went on after the best step, or comes from another run, that step is not one of these losses.
+    is_same_run = data.best_step is not None and data.best_step == validated
+    return pages.template(__package__, "report.html.j2").render(
+        data=data,
+        language=language,
+        method=title(data.method),
+        family=next((one.facts.title for one in FAMILIES if one.facts.family == data.family), data.family),
+        summary=_summary(data),
+        stopped_by=_STOPPED.get(data.stopped_by, data.stopped_by),
+        validated=validated,
+        phases=_PHASES,
+        score_texts=lambda key: _SCORES.get(key, (key, None)),
+        score_verdict=_score_verdict,
+        role_titles=report_guard.TITLES,
+        duration=pages.duration,
+        share=None if error is None else f"{100 * error:.2g}%",
+        mean=_mean,
+        spread=_spread,
+        percent=lambda value: min(max(value, 0.0), 1.0) * 100,
+        finite=math.isfinite,
+        number=lambda value: f"{value:.2f}",
+        thumbnail=partial(data_uri, side_px=THUMBNAIL_PX),
+        alike=partial(data_uri, side_px=PAIR_PX),
+        sample=partial(data_uri, side_px=SAMPLE_PX),
+        thumbnails_shown=THUMBNAILS_SHOWN,
+        pairs_shown=PAIRS_SHOWN,
+        curve=curve(data.losses, data.best_step if is_same_run else None),
+        total_seconds=sum(data.seconds.values()),
+        largest_error=error,
+        uses=list(METHODS[data.method].uses(result) if data.method in METHODS else in_tsuika(result))
+        if result.paths
+        else [],
+        guard=guard,
+        lookalikes=data.lookalikes,
+        guard_view=report_guard.view(guard, data.look_losses or data.losses) if guard else None,
+        earlier_alarms=[alarm for alarm in alarms.values() if alarm != guard["alarms"][-1]] if guard else [],
+        roles=roles,
+        steps_of={path: data.range.get(role) if role else data.steps_done for path, role in roles.items()},
+        train_seconds=sum(data.seconds.get(phase, 0.0) for phase in ("look", "train")),
+    )
+
+
+def _summary(data: ReportData) -> Text:
+    """Images, steps, time, and what became of the likeness."""
+    counted = {
+        "images": _n("{count} image", "{count} images", len(data.pictures)),
+        "steps": _n("{steps} step", "{steps} steps", data.steps_done, steps=f"{data.steps_done:,}"),
+        "time": pages.duration(sum(data.seconds.values())),
+    }
+    likeness = next((score for score in data.scores if score.key == "likeness"), None)
+    if likeness is None or not (likeness.before and likeness.after):
+        return _("{images}, {steps}, {time}.", **counted)
+    return _(
+        "{images}, {steps}, {time}: likeness went from {before} to {after}.",
+        before=f"{_mean(likeness.before):.2f}",
+        after=f"{_mean(likeness.after):.2f}",
+        **counted,
+    )
+
+
+def _score_verdict(score: Score) -> Text:
+    change = f"{abs(_mean(score.after) - _mean(score.before)):.2f}"
+    match score.verdict:
+        case "up":
+            return _("Rose by {change}, more than the seeds alone explain.", change=change)
+        case "down":
+            return _("Fell by {change}, more than the seeds alone explain.", change=change)
+        case "same":
+            return _("No change beyond what the seeds alone explain.")
+        case _:
+            return _("One seed only: no spread, so the change may be chance.")
+
+
+def with_evaluation(page: str, section: str) -> str:
+    """A report page with an evaluation in it, in place of an earlier one.
+
+    Raises:
+        ValueError: the page has no place for one.
+    """
+    begin, end = "<!-- evaluation -->", "<!-- /evaluation -->"
+    before, found, rest = page.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not (found and closed):
+        raise ValueError("no place for an evaluation")
+    return f"{before}{begin}\n{section}\n{end}{after}"
+
+
+def write(data: ReportData, run: Path, language: str | None = None) -> tuple[Path, Path]:
+    """Write `report.json` and `report.html` into a run folder, each whole or not at all; gives their paths.
+
+    Raises:
+        OSError: an image cannot be read, or a file cannot be written.
+    """
+    numbers, page = run / "report.json", run / "report.html"
+    write_text(numbers, data.to_json())
+    write_text(page, render(data, language))
+    return numbers, page

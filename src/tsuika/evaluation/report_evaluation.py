@@ -1,0 +1,265 @@
+"""An evaluation as a section of the report page; all it shows is handed in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+import numpy as np
+from PIL import Image
+
+from tsuika import pages
+from tsuika.core.bootstrap import Table, of_table
+from tsuika.core.intervals import Interval
+from tsuika.core.texts import Text, _
+from tsuika.evaluation.evaluation import MEASURES, Evaluation, said, signed
+from tsuika.evaluation.inline import data_uri
+from tsuika.evaluation.measures import Tables
+from tsuika.evaluation.verdict import Judgement, Point, difference
+from tsuika.pages.chart import nice_ticks
+
+SIDE_PX: Final = 192
+ROWS: Final = 4  # prompts of a sheet
+TONES: Final = 4
+
+GRADES: Final = {
+    "good": _("Better than the base"),
+    "trade": _("Better, at a price"),
+    "dear": _("The price is too high"),
+    "copies": _("It copies its training images"),
+    "nothing": _("Nothing gained"),
+    "stiff": _("Every drawing nearly the same"),
+    "unmeasured": _("Likeness not measured"),
+}
+# What a measure is called, and what it means.
+WORDS: Final = {
+    "fidelity": (
+        _("likeness"),
+        _(
+            "How near a drawing is to the mean of your training images, by the encoder (cosine). More is better up to what"
+            " your own images score against each other."
+        ),
+    ),
+    "adherence": (
+        _("adherence"),
+        _("How well a drawing fits the rest of its prompt (place, companion). Compare with the base, not with 1."),
+    ),
+    "others": (
+        _("other prompts"),
+        _("Adherence of prompts without the trigger word. It should stay where the base is."),
+    ),
+    "drift": (
+        _("drift"),
+        _(
+            "How far drawings of these prompts have moved from the base's at the same seeds: (1 - cosine) / 2, 0 is the"
+            " same. In brackets, the share of what lies between the base's drawings of two prompts."
+        ),
+    ),
+    "diversity": (
+        _("diversity"),
+        _(
+            "How much drawings of one prompt differ from seed to seed (difference of small thumbnails, 0 to 1). A learned"
+            " subject lowers it; half of the base's is a bad sign."
+        ),
+    ),
+    "copies": (
+        _("copies"),
+        _(
+            "Drawings that are a training image again, layout and all, with training captions among the prompts. Of images"
+            " that copy nothing, about 1 in 250 is taken for a copy."
+        ),
+    ),
+}
+
+First = Mapping[str, Image.Image]  # prompt -> its picture at the first seed
+
+
+def section(evaluation: Evaluation, shown: Sequence[First]) -> str:
+    """The section as HTML; `shown` are the pictures of the base, then of every point."""
+    states = list(dict.fromkeys((point.state, point.step) for point in evaluation.points))
+    tones = {state: number % TONES for number, (state, _step) in enumerate(states)}
+    columns = [name for name in MEASURES if getattr(evaluation.points[0].tables, name) is not None]
+    real = evaluation.scale.real
+    return pages.template(__package__, "report_evaluation.html.j2").render(
+        words=WORDS,
+        grade=evaluation.verdict.grade,
+        title=GRADES[evaluation.verdict.grade],
+        verdict=said(evaluation),
+        notes=evaluation.notes,
+        plot=_plot(evaluation, tones),
+        tones=[(tones[state], state, f"{step:,}") for state, step in states],
+        columns=columns,
+        rows=_rows(evaluation, columns),
+        prompts=len([one for one in evaluation.asked if one.group == "subject"]),
+        seeds=len(evaluation.seeds),
+        real=f"{real:.2f}" if real is not None else "",
+        sheets=_sheets(evaluation, shown, states),
+        doubles=evaluation.worst,
+        picture=partial(data_uri, side_px=SIDE_PX),
+        encoder=evaluation.encoder,
+        language=None,
+    )
+
+
+def _rows(evaluation: Evaluation, columns: Sequence[str]) -> list[dict[str, Any]]:
+    verdict, base = evaluation.verdict, evaluation.base
+    rows = [_row(evaluation, columns, base, None, None)]
+    for number, (point, judgement) in enumerate(zip(evaluation.points, verdict.judgements, strict=True)):
+        row = _row(evaluation, columns, point.tables, point, judgement)
+        rows.append(row | {"main": number == verdict.main, "best": number == verdict.best})
+    return rows
+
+
+def _row(
+    evaluation: Evaluation, columns: Sequence[str], tables: Tables, point: Point | None, judgement: Judgement | None
+) -> dict[str, Any]:
+    cells = []
+    for name in columns:
+        table: Table | None = getattr(tables, name)
+        value = None if table is None else of_table(table)
+        if value is None or (name == "drift" and point is None):
+            cells.append(("–", "", False))
+            continue
+        ends: Text | str = ""
+        other = evaluation.scale.other_prompt
+        if name == "drift":
+            ends = _("({share})", share=f"{100 * value.mean / other:.0f}%") if other else ""
+        elif point is not None:
+            ends = _ends(difference(table, getattr(evaluation.base, name)))
+        cells.append(
+            (
+                f"{value.mean:.3f}" if name == "drift" else f"{value.mean:.2f}",
+                ends,
+                judgement is not None and name in judgement.dear,
+            )
+        )
+    return {
+        "state": point.state if point else "",
+        "step": f"{point.step:,}" if point else "",
+        "strength": f"{point.strength:g}" if point else "–",
+        "cells": cells,
+        "main": False,
+        "best": False,
+        "copies": f"{int(tables.copies.sum())} / {tables.copies.size}",
+        "copying": judgement is not None and judgement.copying,
+    }
+
+
+def _ends(change: Interval | None) -> Text | str:
+    if change is None or not change.is_bounded:
+        return ""
+    return pages.span_of(signed(change.low), signed(change.high))
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A point of the plot; places and lengths in percent of the frame."""
+
+    tone: str
+    label: str
+    x: float
+    y: float
+    best: bool = False
+    bar_x: tuple[float, float] | None = None  # where it begins, how long it is
+    bar_y: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Likeness against adherence (diversity, where no encoder reads), ready to draw."""
+
+    y_name: str
+    dots: tuple[Dot, ...]
+    lines: tuple[tuple[str, str], ...]  # tone, SVG path in a box of 1000 x 1000
+    x_ticks: tuple[tuple[float, str], ...]
+    y_ticks: tuple[tuple[float, str], ...]
+    real: float | None  # percent of the width
+
+
+def _plot(evaluation: Evaluation, tones: Mapping[str, int]) -> Plot | None:
+    base = evaluation.base
+    y_name = "adherence" if base.adherence is not None else "diversity"
+    spots: list[tuple[str, str, bool, Interval, Interval]] = []
+    for number, point in enumerate((None, *evaluation.points)):
+        tables = point.tables if point else base
+        x, y = (_placed(getattr(tables, name), getattr(base, name)) for name in ("fidelity", y_name))
+        if x is None or y is None:
+            return None
+        state, label = (str(tones[point.state]), f"{point.strength:g}") if point else ("base", "")
+        spots.append((state, label, evaluation.verdict.best == number - 1 and point is not None, x, y))
+    across, up = (_frame([ends for spot in spots for ends in _span(spot[axis])]) for axis in (3, 4))  # type: ignore[arg-type]
+
+    def at(value: float, frame: tuple[float, float]) -> float:
+        return round(min(max((value - frame[0]) / (frame[1] - frame[0]), 0.0), 1.0) * 100, 2)
+
+    dots = []
+    for tone, label, best, x, y in spots:
+        (left, right), (low, high) = _span(x), _span(y)
+        bar_x = (at(left, across), round(at(right, across) - at(left, across), 2)) if x.is_bounded else None
+        bar_y = (100 - at(high, up), round(at(high, up) - at(low, up), 2)) if y.is_bounded else None
+        dots.append(Dot(tone, label, at(x.mean, across), round(100 - at(y.mean, up), 2), best, bar_x, bar_y))
+    lines = []
+    for tone in dict.fromkeys(dot.tone for dot in dots[1:]):
+        path = [dots[0], *(dot for dot in dots[1:] if dot.tone == tone)]
+        lines.append((tone, "M" + "L".join(f"{10 * dot.x:.0f} {10 * dot.y:.0f}" for dot in path)))
+    real = evaluation.scale.real
+    return Plot(
+        y_name,
+        tuple(dots),
+        tuple(lines),
+        tuple((at(tick, across), f"{tick:.3g}") for tick in nice_ticks(*across, 5)),
+        tuple((round(100 - at(tick, up), 2), f"{tick:.3g}") for tick in nice_ticks(*up, 5)),
+        at(real, across) if real is not None and across[0] < real < across[1] else None,
+    )
+
+
+def _placed(table: Table | None, base: Table | None) -> Interval | None:
+    """A mean, with the interval of its difference from the base's around it: prompts differ more than that says."""
+    value, change = None if table is None else of_table(table), difference(table, base)
+    if value is None or change is None or not change.is_bounded or table is base:
+        return value and Interval(value.mean)
+    shift = value.mean - change.mean
+    return Interval(value.mean, change.low + shift, change.high + shift)
+
+
+def _span(value: Interval) -> tuple[float, float]:
+    return (value.low, value.high) if value.is_bounded else (value.mean, value.mean)
+
+
+def _frame(values: Sequence[float]) -> tuple[float, float]:
+    low, high = float(np.min(values)), float(np.max(values))
+    pad = 0.08 * (high - low) or 0.05
+    return low - pad, high + pad
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A few prompts of one kept step, from the base through every strength."""
+
+    state: str
+    step: str
+    open: bool
+    strengths: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[Image.Image, ...]], ...]
+
+
+def _sheets(evaluation: Evaluation, shown: Sequence[First], states: Sequence[tuple[str, int]]) -> list[Sheet]:
+    """That of the best trade first, or of the main result; of prompts, those of the subject, and an unrelated one."""
+    verdict = evaluation.verdict
+    first = evaluation.points[verdict.main if verdict.best is None else verdict.best].state
+    about = [one.text for one in evaluation.asked if one.group == "subject"]
+    texts = about[: ROWS - 1] + [one.text for one in evaluation.asked if one.group == "unrelated"][:1]
+    sheets = []
+    for state, step in sorted(states, key=lambda one: one[0] != first):
+        mine = [
+            (point, pictures)
+            for point, pictures in zip(evaluation.points, shown[1:], strict=True)
+            if point.state == state
+        ]
+        rows = tuple((text, (shown[0][text], *(pictures[text] for _point, pictures in mine))) for text in texts)
+        sheets.append(
+            Sheet(state, f"{step:,}", state == first, tuple(f"{point.strength:g}" for point, _pictures in mine), rows)
+        )
+    return sheets

@@ -1,0 +1,243 @@
+"""Artifacts stacked on a model: read, checked, attached in order, taken off in reverse.
+
+Methods and formats meet here only, as arguments. Knows neither prompts nor pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol
+
+from tsuika.core import files
+from tsuika.core.errors import FormatError, ModelError
+from tsuika.core.events import note
+from tsuika.core.outside import is_address
+from tsuika.core.texts import _
+from tsuika.core.types import Artifact, Attachment, Model, is_usable_word
+from tsuika.formats.common import as_told, unread_keys
+from tsuika.generation.notes import Warn, refusal
+from tsuika.methods import Method
+from tsuika.methods.layers import Layers
+
+
+@dataclass(frozen=True)
+class Requested:
+    """An artifact and how strongly it is applied: 0 is the base bit for bit, 1 is as trained."""
+
+    path: Path
+    strength: float = 1.0
+    text_strength: float | None = None  # of the text encoders, where it differs from the rest
+    method: str = ""  # what the file must be of; empty: anything
+    called: str = ""  # an embedding found by this word of a prompt: it answers to that alone, and may be refused
+
+
+class Reader(Protocol):
+    """The reading half of `core.types.Format`."""
+
+    @property
+    def method(self) -> str: ...
+
+    def read(self, path: Path) -> Artifact: ...
+
+
+class Formats(Protocol):
+    """What is asked of `tsuika.formats`."""
+
+    def find(self, path: Path) -> Reader: ...
+
+
+@dataclass(frozen=True)
+class Part:
+    """One artifact as it sits on the model. `matched` and `unmatched` are its tensors' names."""
+
+    request: Requested
+    method: str
+    artifact: Artifact
+    attachments: tuple[Attachment, ...]
+    matched: tuple[str, ...]
+    unmatched: tuple[str, ...]
+    layers: frozenset[str]  # of the model: what it changes, as `<component>.<canonical path>`
+    words: tuple[str, ...] = ()  # that an embedding answers to
+    sha256: str | None = None  # of a file
+
+
+@dataclass(frozen=True)
+class Refused:
+    """An artifact that was found by its name and is not used."""
+
+    request: Requested
+    error: ModelError
+
+
+@dataclass
+class Composition:
+    """Artifacts on a model; as a context manager, gives the model back at the end."""
+
+    parts: tuple[Part, ...]
+    refused: tuple[Refused, ...]
+    _stack: ExitStack
+
+    def __enter__(self) -> Composition:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.detach()
+
+    def detach(self) -> None:
+        """Take everything off, last first. Once is enough."""
+        self._stack.close()
+
+    def set_strength(self, number: int, strength: float, text_strength: float | None = None) -> None:
+        """Change the strength of part `number`, and say so in `parts`."""
+        part = self.parts[number]
+        request = replace(part.request, strength=strength, text_strength=text_strength)
+        for attachment in part.attachments:
+            attachment.set_strength(_strength(attachment, request))
+        self.parts = (*self.parts[:number], replace(part, request=request), *self.parts[number + 1 :])
+
+
+def compose(
+    model: Model,
+    requests: Sequence[Requested],
+    formats: Formats,
+    methods: Mapping[str, Method],
+    warn: Warn | None = None,
+) -> Composition:
+    """Read and attach every requested artifact, in order. If one fails, those before it are taken off again.
+
+    An embedding answers to its own word and to its file's name. One that was only found by its name (`called`) and does
+    not fit is left out, with a warning.
+
+    Raises:
+        FormatError: a file of no known format, of another method than requested, or of one not in `methods` (FM001).
+        ModelError: an artifact of another family (MD004), one that does not fit this model, or two embeddings of one
+            word (MD007).
+    """
+    with ExitStack() as stack:
+        stacking = _Stacking(model, formats, methods, stack, warn, Layers.of(model))
+        parts, refused = [], []
+        for one in requests:
+            try:
+                parts.append(stacking.attach(one))
+            except ModelError as error:
+                if not one.called:
+                    raise
+                refused.append(Refused(one, error))
+                if warn:
+                    warn(refusal(one.path, error))
+        for part in parts:  # only now: peft activates the newest set of layers and switches off those before it
+            for attachment in part.attachments:
+                attachment.set_strength(_strength(attachment, part.request))
+        return Composition(tuple(parts), tuple(refused), stack.pop_all())
+
+
+@dataclass
+class _Stacking:
+    """What attaching one artifact after another needs."""
+
+    model: Model
+    formats: Formats
+    methods: Mapping[str, Method]
+    stack: ExitStack
+    warn: Warn | None
+    layers: Layers
+    claimed: dict[str, Path] = field(default_factory=dict)  # word, case folded -> whose it is
+
+    def attach(self, request: Requested) -> Part:
+        artifact = self._read(request)
+        method = self.methods[artifact.method]
+        pieces = _answering(artifact, request) if method.adds_words else _sides(artifact)
+        words = self._claim(request, pieces) if method.adds_words else ()
+        attachments = []
+        for piece in pieces:
+            attachment = method.restore(self.model, piece)
+            self.stack.callback(attachment.detach)
+            attachments.append(attachment)
+        # Words' tensors are shown under the word that they answer to.
+        shown = pieces[0] if method.adds_words else artifact
+        matched, unmatched = _match(shown, attachments)
+        lost = [*unmatched, *unread_keys(artifact)]  # what is not understood of a file has no effect either
+        if lost and self.warn:
+            counts = {"unmatched": len(lost), "total": len(matched) + len(lost)}
+            self.warn(note("GN005", artifact=request.path.name, first=lost[0], **counts))
+        digest = files.sha256(request.path) if request.path.is_file() else None
+        layers = method.layers(self.layers, artifact)
+        return Part(request, artifact.method, artifact, tuple(attachments), matched, unmatched, layers, words, digest)
+
+    def _read(self, request: Requested) -> Artifact:
+        artifact = as_told(self.formats.find(request.path).read(request.path))
+        if artifact.method not in self.methods or request.method not in ("", artifact.method):
+            names = ", ".join(self.methods)
+            others = _("{names}, or a method from outside: --method {address}", names=names, address=artifact.method)
+            expected = request.method or (others if is_address(artifact.method) else names)
+            raise FormatError("FM001", where=request.path, found=artifact.method, expected=expected)
+        family = self.model.facts.family
+        if artifact.family not in (family, ""):  # some files do not say; then their sizes do, when they are attached
+            name = request.path.name
+            raise ModelError("MD004", where=request.path, artifact=name, found=artifact.family, expected=family)
+        return artifact
+
+    def _claim(self, request: Requested, pieces: Iterable[Artifact]) -> tuple[str, ...]:
+        words = tuple(dict.fromkeys(word for piece in pieces for word in _words(piece)))
+        for word in words:
+            if other := self.claimed.get(word.casefold()):
+                raise ModelError("MD007", where=f"{other}, {request.path}", word=word)
+        self.claimed |= dict.fromkeys(map(str.casefold, words), request.path)
+        return words
+
+
+def _words(artifact: Artifact) -> list[str]:
+    return list(dict.fromkeys(name.rpartition(".")[0] for name in artifact.tensors))
+
+
+def _answering(artifact: Artifact, request: Requested) -> list[Artifact]:
+    """An embedding under every word that it answers to: its own and its file's name, or what the prompt calls it.
+
+    A name that a prompt cannot hold is passed over where there is another.
+    """
+    own, *others = _words(artifact)
+    if others:
+        return [artifact]
+    asked = [request.called] if request.called else [own, request.path.stem]
+    words = {word.casefold(): word for word in asked if is_usable_word(word)} or {own: own}
+    return [_renamed(artifact, word) for word in words.values()]
+
+
+def _renamed(artifact: Artifact, word: str) -> Artifact:
+    return replace(artifact, tensors={f"{word}.{key.rpartition('.')[2]}": v for key, v in artifact.tensors.items()})
+
+
+def _is_text(name: str) -> bool:
+    return name.startswith("text_encoder")
+
+
+def _sides(artifact: Artifact) -> list[Artifact]:
+    """The text encoders' tensors apart from the rest, so that each side has its own strength."""
+    tensors = artifact.tensors.items()
+    sides = [{name: value for name, value in tensors if _is_text(name) is text} for text in (False, True)]
+    if not all(sides):
+        return [artifact]
+    return [replace(artifact, tensors=side) for side in sides]
+
+
+def _strength(attachment: Attachment, request: Requested) -> float:
+    if request.text_strength is not None and all(map(_is_text, attachment.tensors())):
+        return request.text_strength
+    return request.strength
+
+
+def _match(artifact: Artifact, attachments: Iterable[Attachment]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """A tensor is matched if an attachment holds it, or (an alpha, which is not trained) one beside it."""
+    places: set[str] = set()
+    for attachment in attachments:
+        for name in attachment.tensors():
+            parent = name.rpartition(".")[0]
+            places |= {name, parent, parent.rpartition(".")[0]}  # layer.part, or layer.part.weight
+    held = {name: name in places or name.rpartition(".")[0] in places for name in artifact.tensors}
+    return tuple(name for name in held if held[name]), tuple(name for name in held if not held[name])

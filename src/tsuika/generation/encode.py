@@ -1,0 +1,174 @@
+"""Prompts with weights and of any length -> Conditioning, through `Model` alone.
+
+What the A1111 web UI does: chunks as long as the text encoder takes, joined along the tokens; each token's embedding
+times its weight, then the mean of the chunk put back. Shapes: S tokens, D text width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from tsuika.core.events import note
+from tsuika.core.types import Conditioning, Model, split_words
+from tsuika.generation.notes import Warn
+from tsuika.generation.prompt import Prompt, Weighted, parse
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Count = Callable[[str], tuple[int, ...]]  # a text's tokens in each text encoder
+
+COMMA_REACH = 20  # tokens: a chunk ends at a comma if one is this near (A1111's setting "comma padding backtrack")
+
+
+@dataclass(frozen=True)
+class Word:
+    """Text between spaces, its weight, and how many tokens each tokenizer makes of it."""
+
+    text: str
+    weight: float
+    counts: tuple[int, ...]
+
+    @property
+    def longest(self) -> int:
+        return max(self.counts)
+
+
+def encode(
+    model: Model, prompt: str | Prompt, *, size_px: tuple[int, int] | None = None, warn: Warn | None = None
+) -> Conditioning:
+    """One prompt, batch 1. A plain prompt that fits into one chunk is `model.encode_text([text])`, bit for bit.
+
+    A new word's strength (`Model.word_weights`) multiplies its weight in the prompt, as `(word:0.8)` does.
+    `size_px` is (width, height), for SDXL. Pooled embeddings are those of the first chunk, not weighted, as in A1111.
+    """
+    import torch
+
+    prompt = parse(prompt) if isinstance(prompt, str) else prompt
+    if warn:
+        for found in prompt.ignored:
+            warn(note("GN003", found=found))
+    prompt = replace(prompt, sections=tuple(_at_strength(part, model.word_weights) for part in prompt.sections))
+    limit = _limit(model)
+    chunks = [chunk for section in prompt.sections for chunk in _chunks(section, model.count_tokens, limit)]
+    if prompt.is_plain and len(chunks) == 1:
+        return model.encode_text([prompt.text], size_px=size_px)
+    parts = [_encode_chunk(model, chunk, size_px, warn) for chunk in chunks]
+    tokens_BSD = torch.cat([part.tokens_BSD for part in parts], dim=1)
+    return Conditioning(tokens_BSD, parts[0].pooled_BP, parts[0].time_ids_B6)
+
+
+def _at_strength(section: tuple[Weighted, ...], strengths: Mapping[str, float]) -> tuple[Weighted, ...]:
+    """The section with each new word of another strength than 1 as a part of its own, at that weight."""
+    words = [word for word, strength in strengths.items() if strength != 1]
+    if not words:
+        return section
+    changed = {word.casefold(): strengths[word] for word in words}
+    return tuple(
+        Weighted(text, part.weight * (changed.get(text.casefold(), 1) if number % 2 else 1))
+        for part in section
+        for number, text in enumerate(split_words(part.text, words))
+    )
+
+
+def _limit(model: Model) -> int:
+    """Tokens in a chunk, without the two that begin and end it."""
+    names = [name.replace("text_encoder", "tokenizer") for name in model.text_encoders]
+    lengths = [int(model.tokenizers[name].model_max_length) for name in names]
+    for encoder in model.text_encoders.values():  # a tokenizer without a stated length says 10^30
+        config: Any = getattr(encoder, "config", None)
+        lengths.append(int(getattr(config, "max_position_embeddings", lengths[0])))
+    return min(lengths) - 2
+
+
+def _words(section: tuple[Weighted, ...], count: Count, limit: int) -> list[Word]:
+    """CLIP's tokens never reach over a space, so words may be counted one by one and joined again by spaces."""
+    words: list[Word] = []
+    for part in section:
+        for text in part.text.split():
+            for piece in _fit(text, count, limit):
+                words.append(Word(piece, part.weight, count(piece)))
+    return words
+
+
+def _fit(text: str, count: Count, limit: int) -> list[str]:
+    """Cut a word that is longer than a chunk (Japanese has no spaces) into pieces that are not."""
+    if len(text) < 2 or max(count(text)) <= limit:
+        return [text]
+    cut = len(text) // 2
+    for mark in "、。,.・":  # better there, if one is in the middle half
+        found = text.find(mark, len(text) // 4, 3 * len(text) // 4)
+        if found > 0:
+            cut = found + 1
+            break
+    return _fit(text[:cut], count, limit) + _fit(text[cut:], count, limit)
+
+
+def _chunks(section: tuple[Weighted, ...], count: Count, limit: int) -> list[list[Word]]:
+    chunks: list[list[Word]] = [[]]
+    used = 0
+    for word in _words(section, count, limit):
+        if used + word.longest > limit:
+            carried = _after_comma(chunks[-1])
+            chunks[-1] = chunks[-1][: len(chunks[-1]) - len(carried)]
+            chunks.append(carried)
+            used = sum(moved.longest for moved in carried)
+            if used + word.longest > limit:
+                chunks.append([])
+                used = 0
+        chunks[-1].append(word)
+        used += word.longest
+    return chunks
+
+
+def _after_comma(chunk: list[Word]) -> list[Word]:
+    """The words to move to the next chunk so that this one ends at a comma; none if no comma is near."""
+    tokens = 0
+    for place in range(len(chunk) - 1, -1, -1):
+        if chunk[place].text.endswith((",", "、")):
+            return chunk[place + 1 :]
+        tokens += chunk[place].longest
+        if tokens > COMMA_REACH:
+            break
+    return []
+
+
+def _encode_chunk(model: Model, chunk: list[Word], size_px: tuple[int, int] | None, warn: Warn | None) -> Conditioning:
+    import torch
+
+    cond = model.encode_text([" ".join(word.text for word in chunk)], size_px=size_px)
+    if all(word.weight == 1 for word in chunk):
+        return cond
+    tokens_BSD = cond.tokens_BSD
+    columns = torch.split(tokens_BSD, _widths(model, tokens_BSD.shape[-1]), dim=-1)
+    scaled = []
+    for number, part_BSD in enumerate(columns):
+        weights = [1.0]  # the token that begins the chunk
+        for word in chunk:
+            weights += [word.weight] * word.counts[number]
+        weights += [1.0] * (part_BSD.shape[1] - len(weights))
+        weight_S = torch.tensor(weights, dtype=part_BSD.dtype, device=part_BSD.device)
+        scaled.append(_restore_mean(part_BSD * weight_S[:, None], part_BSD, (min(weights), max(weights)), warn))
+    return Conditioning(torch.cat(scaled, dim=-1), cond.pooled_BP, cond.time_ids_B6)
+
+
+def _widths(model: Model, total: int) -> list[int]:
+    encoders: list[Any] = list(model.text_encoders.values())
+    return [total] if len(encoders) == 1 else [int(encoder.config.hidden_size) for encoder in encoders]
+
+
+def _restore_mean(scaled_BSD: Tensor, plain_BSD: Tensor, weights: tuple[float, float], warn: Warn | None) -> Tensor:
+    """Put the mean back, as A1111 does, where the mean measures size at all.
+
+    Scaling rows by weights w moves a mean that measures size by a factor from min(w) to max(w). Outside of that the
+    rows' means have mixed signs and nearly cancel; dividing by such a mean would blow up or negate every embedding.
+    """
+    before, after = float(plain_BSD.float().mean()), float(scaled_BSD.float().mean())
+    low, high = weights
+    if before and low * (1 - 1e-3) <= after / before <= high * (1 + 1e-3) and after / before > 0:
+        return scaled_BSD * (before / after)
+    if warn:
+        warn(note("GN004"))
+    return scaled_BSD

@@ -1,0 +1,286 @@
+"""Pictures from prompts: the guided denoising loop over `Model.denoise`, with diffusers' schedulers.
+
+Shapes: B pictures, C latent channels, H x W. Knows no family and no file. Guidance: Ho and Salimans 2022, eq. 6 in the
+form that Stable Diffusion uses, `uncond + cfg * (cond - uncond)`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tsuika.core.errors import RecipeError, misspelt
+from tsuika.core.events import note
+from tsuika.core.types import Conditioning, Model
+from tsuika.generation.encode import encode
+from tsuika.generation.notes import Warn
+from tsuika.generation.prompt import Prompt, parse
+
+if TYPE_CHECKING:
+    import torch
+    from PIL.Image import Image
+    from torch import Tensor
+
+OnStep = Callable[[int, int], None]  # steps done, steps in all
+BATCH = 4  # pictures that are drawn at once
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A diffusers scheduler and how it is set up."""
+
+    scheduler: str
+    spacing: str  # timestep spacing where the base does not ask for its own
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+# Spacings: k-diffusion's samplers go over all noise levels ("linspace"); DDIM as in CompVis' ddim.py ("leading").
+SAMPLERS: Mapping[str, Sampler] = {
+    "DPM++ 2M Karras": Sampler("DPMSolverMultistepScheduler", "linspace", {"use_karras_sigmas": True}),
+    "DPM++ 2M": Sampler("DPMSolverMultistepScheduler", "linspace"),
+    "Euler a": Sampler("EulerAncestralDiscreteScheduler", "linspace"),
+    "Euler": Sampler("EulerDiscreteScheduler", "linspace"),
+    "Heun": Sampler("HeunDiscreteScheduler", "linspace"),
+    "DDIM": Sampler("DDIMScheduler", "leading", {"clip_sample": False}),
+    "UniPC": Sampler("UniPCMultistepScheduler", "linspace"),
+}
+
+# What is taken from a base's scheduler_config; everything else in it belongs to the scheduler that it was written by.
+_KEYS = (
+    "num_train_timesteps",
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "trained_betas",
+    "rescale_betas_zero_snr",
+    "steps_offset",
+    "set_alpha_to_one",
+)
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What is used where the user says nothing."""
+
+    cfg: float = 7.0
+    steps: int = 25
+    sampler: str = "DPM++ 2M Karras"
+
+
+def defaults_for(model: Model, folder: Path | None = None) -> Defaults:
+    """The base's own `tsuika.json` (`cfg`, `steps`, `sampler`; any may be missing) in `folder`, else in `model.source`.
+
+    Raises:
+        RecipeError: the file is not such a table, or names a sampler that is not there (RC002).
+    """
+    folder = folder or Path(model.source)
+    path = folder / "tsuika.json"
+    if not path.is_file():
+        return Defaults()
+    try:
+        said = json.loads(path.read_text(encoding="utf-8-sig"))
+        if not isinstance(said, dict):
+            raise TypeError(type(said).__name__)
+        known = {key: said[key] for key in ("cfg", "steps", "sampler") if key in said}
+        defaults = Defaults(**known)
+        defaults = Defaults(float(defaults.cfg), int(defaults.steps), str(defaults.sampler))
+    except (ValueError, TypeError) as error:
+        raise RecipeError("RC002", where=path, key="tsuika.json", found=path.name, why=str(error)) from error
+    known_sampler(defaults.sampler)
+    return defaults
+
+
+def size_step(model: Model) -> int:
+    """Width and height in pixels must be multiples of this: VAE factor times the UNet's own halving."""
+    blocks = getattr(getattr(model.unet, "config", None), "block_out_channels", (0,))
+    return int(model.latent_factor * 2 ** (len(blocks) - 1))
+
+
+def check_size(model: Model, size_px: tuple[int, int]) -> None:
+    """Whether pictures of (width, height) can be drawn.
+
+    Raises:
+        RecipeError: not multiples of `size_step`; names the nearest size that works (RC002).
+    """
+    step = size_step(model)
+    if all(side > 0 and side % step == 0 for side in size_px):
+        return
+    nearest = "x".join(str(max(1, math.floor(side / step + 0.5)) * step) for side in size_px)
+    found = "x".join(map(str, size_px))
+    raise RecipeError("RC002", key="size", found=found, why=f"{found} ≠ {step}·n x {step}·m px → {nearest}")
+
+
+def make_scheduler(model: Model, sampler: str, warn: Warn | None = None) -> Any:
+    """A diffusers scheduler for this base's noise schedule and prediction type.
+
+    Raises:
+        RecipeError: no sampler of this name (RC002).
+    """
+    import diffusers
+
+    chosen = SAMPLERS[known_sampler(sampler)]
+    cls = getattr(diffusers, chosen.scheduler)
+    config = model.scheduler_config
+    takes = inspect.signature(cls.__init__).parameters
+    zero_snr = bool(config.get("rescale_betas_zero_snr"))
+    options: dict[str, Any] = {key: config[key] for key in _KEYS if key in config and key in takes}
+    if zero_snr and "rescale_betas_zero_snr" not in takes and warn:
+        warn(note("GN002", sampler=sampler))
+    options["prediction_type"] = model.prediction
+    # A base trained down to zero SNR must be sampled from its last timestep (Lin et al. 2023, section 3.3).
+    asked = "trailing" if zero_snr or config.get("timestep_spacing") == "trailing" else chosen.spacing
+    options["timestep_spacing"] = asked
+    return cls(**options, **chosen.options)
+
+
+def known_sampler(name: str) -> str:
+    """The name, if it is a sampler's.
+
+    Raises:
+        RecipeError: no sampler of this name; names the nearest (RC002).
+    """
+    if name not in SAMPLERS:
+        raise misspelt("sampler", name, SAMPLERS)
+    return name
+
+
+def sample(
+    model: Model,
+    prompts: str | Prompt | Sequence[str | Prompt],
+    *,
+    negative: str = "",
+    seed: int = 0,
+    num: int = 1,
+    steps: int | None = None,
+    cfg: float | None = None,
+    sampler: str | None = None,
+    size_px: tuple[int, int] | None = None,
+    defaults: Defaults | None = None,
+    batch_size: int = BATCH,
+    on_step: OnStep | None = None,
+    warn: Warn | None = None,
+) -> Tensor:
+    """Pixels (N, 3, H, W) in -1..1, float32 on the CPU: `num` pictures of each prompt, prompt by prompt.
+
+    Picture i of every prompt has seed + i; its noise is drawn on the CPU by its own generator, so a seed means the same
+    picture whatever else is drawn with it (up to the rounding of batched kernels). `size_px` is (width, height), the
+    base's native size by default. `defaults` fill what is None (`defaults_for(model)` if not given). At cfg 1 the
+    negative prompt has no part. `on_step` is called after every step with steps done and in all; what it raises ends
+    the drawing. Tags in the prompts are not applied here: see `compose`.
+
+    Raises:
+        RecipeError: size, steps, num or sampler that cannot be (RC002).
+    """
+    import torch
+
+    defaults = defaults or defaults_for(model)
+    steps = defaults.steps if steps is None else steps
+    cfg = defaults.cfg if cfg is None else cfg
+    sampler = sampler or defaults.sampler
+    size_px = size_px or (model.native_size_px, model.native_size_px)
+    check_size(model, size_px)
+    for key, value in (("steps", steps), ("num", num), ("batch_size", batch_size)):
+        if value < 1:
+            raise RecipeError("RC002", key=key, found=value, why="≥ 1")
+    if not math.isfinite(cfg):
+        raise RecipeError("RC002", key="cfg", found=cfg, why="7, 1.5, …")
+
+    with torch.no_grad():
+        texts = [prompts] if isinstance(prompts, (str, Prompt)) else list(prompts)
+        conds = [encode(model, text, size_px=size_px, warn=warn) for text in texts]
+        uncond = None if cfg == 1 else encode(model, parse(negative), size_px=size_px, warn=warn)
+        jobs = [(cond, seed + i) for cond in conds for i in range(num)]
+        batches = list(_batches(jobs, batch_size))
+        pixels = []
+        for number, batch in enumerate(batches):
+            cond = Conditioning.join([cond for cond, _ in batch])
+            generators = [torch.Generator().manual_seed(seed) for _, seed in batch]
+            scheduler = make_scheduler(model, sampler, warn if number == 0 else None)
+
+            def report(done: int, total: int, before: int = number) -> None:
+                if on_step:
+                    on_step(before * total + done, len(batches) * total)
+
+            latents_BCHW = sample_latents(
+                model, scheduler, cond, uncond, generators, steps=steps, cfg=cfg, size_px=size_px, on_step=report
+            )
+            pixels.append(model.decode_latents(latents_BCHW).float().cpu())
+        return torch.cat(pixels)
+
+
+def _batches(jobs: Sequence[tuple[Conditioning, int]], size: int) -> Iterator[list[tuple[Conditioning, int]]]:
+    """Neighbours together, at most `size`, of one token length."""
+    batch: list[tuple[Conditioning, int]] = []
+    for job in jobs:
+        if batch and (len(batch) == size or batch[0][0].tokens_BSD.shape != job[0].tokens_BSD.shape):
+            yield batch
+            batch = []
+        batch.append(job)
+    if batch:
+        yield batch
+
+
+def sample_latents(
+    model: Model,
+    scheduler: Any,
+    cond: Conditioning,
+    uncond: Conditioning | None,
+    generators: Sequence[torch.Generator],
+    *,
+    steps: int,
+    cfg: float,
+    size_px: tuple[int, int],
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """Scaled latents (B, C, H, W), float32 on the model's device, from noise of one CPU generator a picture.
+
+    `uncond` is one row; None draws without guidance. The state is kept in float32 whatever the UNet's precision.
+    """
+    import torch
+
+    width, height = (side // model.latent_factor for side in size_px)
+    shape = (1, model.facts.latent_channels, height, width)
+    noise_BCHW = torch.cat([torch.randn(shape, generator=generator) for generator in generators])
+    scheduler.set_timesteps(steps, device=model.device)
+    latents_BCHW: Tensor = noise_BCHW.to(model.device) * scheduler.init_noise_sigma
+    takes_generator = "generator" in inspect.signature(scheduler.step).parameters
+    extra = {"generator": list(generators)} if takes_generator else {}
+    guide = None if uncond is None else uncond[[0] * len(generators)]
+    for done, t in enumerate(scheduler.timesteps, start=1):
+        noisy_BCHW = scheduler.scale_model_input(latents_BCHW, t)
+        output_BCHW = _guided(model, noisy_BCHW, t, cond=cond, uncond=guide, cfg=cfg)
+        latents_BCHW = scheduler.step(output_BCHW, t, latents_BCHW, return_dict=False, **extra)[0]
+        if on_step:
+            on_step(done, len(scheduler.timesteps))
+    return latents_BCHW
+
+
+def _guided(
+    model: Model, noisy_BCHW: Tensor, t: Tensor, *, cond: Conditioning, uncond: Conditioning | None, cfg: float
+) -> Tensor:
+    import torch
+
+    rows = noisy_BCHW.shape[0]
+    if uncond is None:
+        return model.denoise(noisy_BCHW, t.expand(rows), cond)
+    if uncond.tokens_BSD.shape == cond.tokens_BSD.shape:
+        both = Conditioning.join([uncond, cond])
+        without, with_ = model.denoise(torch.cat([noisy_BCHW] * 2), t.expand(2 * rows), both).chunk(2)
+    else:  # prompts of different chunk counts: padding either would change what it says
+        without = model.denoise(noisy_BCHW, t.expand(rows), uncond)
+        with_ = model.denoise(noisy_BCHW, t.expand(rows), cond)
+    guided_BCHW: Tensor = without + cfg * (with_ - without)
+    return guided_BCHW
+
+
+def to_pictures(pixels_B3HW: Tensor) -> list[Image]:
+    """Pixels in -1..1 as 8-bit RGB pictures."""
+    from PIL import Image
+
+    bytes_BHW3 = ((pixels_B3HW.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    return [Image.fromarray(array) for array in bytes_BHW3]

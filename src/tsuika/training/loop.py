@@ -1,0 +1,127 @@
+"""`fit`: the one training loop, a generator of events. It knows no method, no family, no file.
+
+Shapes: B images of a micro-batch (of this process, within `fit`), C latent channels, H x W latents, T timesteps.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from tsuika.core.errors import DivergedError
+from tsuika.core.events import Stepped
+from tsuika.core.sections import Train
+from tsuika.core.seeds import derive, generator
+from tsuika.core.types import Attachment, Batch, Conditioning, Model
+from tsuika.diffusion.schedule import add_noise, stratified_timesteps
+from tsuika.diffusion.targets import min_snr_weight, target
+from tsuika.training.fit import Conditioner, Fit
+
+# Encoded captions in memory: 0.1 MB each (SD1) to 0.3 MB (SDXL). With shuffled tags every caption is a new one.
+CAPTIONS: Final = 1024
+
+
+def fit(run: Fit, until: int | None = None) -> Iterator[Stepped]:
+    """Train from `run.step` to step `until` (by default the schedule's end). Close the generator to stop between steps.
+
+    Yields:
+        An event after each step of the optimizer.
+
+    Raises:
+        DivergedError: a loss or gradient is not finite; the weights are still the last good ones.
+    """
+    model, train, accelerator = run.model, run.recipe.train, run.accelerator
+    # Every process draws the global batch and takes its share, so that their number changes no sample.
+    mine = slice(accelerator.process_index, None, accelerator.num_processes)
+    while run.step < (run.schedule.last if until is None else until):
+        began = time.monotonic()
+        torch.manual_seed(derive(train.seed, "dropout", run.step, accelerator.process_index))
+        share = run.schedule.share(run.step)
+        run.set_rate(share)
+        run.optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=model.device)
+        for number in range(run.step * train.accumulate, (run.step + 1) * train.accumulate):
+            batch = run.batch(number)
+            t_B, noise_BCHW = draw(train, number, batch.latents_BCHW, len(run.alphas_T))
+            latents_BCHW, noise_BCHW, t_B = batch.latents_BCHW[mine], noise_BCHW[mine], t_B[mine]
+            a_B = run.alphas_T[t_B]
+            with accelerator.autocast():
+                cond = run.condition(_part(batch, mine))
+                output_BCHW = run.denoiser(add_noise(latents_BCHW, noise_BCHW, a_B), t_B, cond)
+            target_BCHW = target(model.prediction, latents_BCHW, noise_BCHW, a_B)
+            error_B = (output_BCHW.float() - target_BCHW).pow(2).flatten(1).mean(1)
+            weight_B = min_snr_weight(model.prediction, a_B, train.min_snr_gamma) * batch.weight_B[mine]
+            loss = (error_B * weight_B).mean() / train.accumulate
+            if not _finite(float(accelerator.reduce(loss.detach(), "mean"))):
+                raise _diverged(run, _not_finite(run, error_B, batch.names))
+            accelerator.backward(loss)
+            total += loss.detach()
+        mean_loss = float(accelerator.reduce(total, "mean"))
+        grad_norm = run.clip_gradients()
+        # fp16's scaler skips such a step by itself.
+        if not _finite(grad_norm) and accelerator.mixed_precision != "fp16":
+            raise _diverged(run, run.batch(run.step * train.accumulate).names)
+        run.advance(share)
+        yield Stepped(run.step, mean_loss, grad_norm, train.learning_rate * share, time.monotonic() - began)
+
+
+def draw(train: Train, number: int, like_BCHW: Tensor, timesteps: int) -> tuple[Tensor, Tensor]:
+    """Stratified timesteps (B,) and noise (B, C, H, W) of a global micro-batch: a function of seed and its number."""
+    source = generator(train.seed, "noise", number)
+    shape = like_BCHW.shape
+    t_B = stratified_timesteps(shape[0], timesteps, source)
+    noise_BCHW = torch.randn(shape, generator=source)
+    if train.noise_offset:
+        noise_BCHW = noise_BCHW + train.noise_offset * torch.randn(*shape[:2], 1, 1, generator=source)
+    return t_B.to(like_BCHW.device), noise_BCHW.to(like_BCHW.device)
+
+
+def conditioner(model: Model, attachment: Attachment, size_px: Callable[[Batch], tuple[int, int]]) -> Conditioner:
+    """Captions to conditioning; where no text role trains each is encoded once, and the latest `CAPTIONS` are held."""
+    trains_text = any(role.startswith("text.") for role in attachment.trains)
+    held: dict[Any, Conditioning] = {}
+
+    def encode(batch: Batch) -> Conditioning:
+        size = size_px(batch)
+        if trains_text:
+            return model.encode_text(batch.captions, size_px=size)
+        for caption in dict.fromkeys(batch.captions):
+            if (caption, size) in held:
+                # To the end: the first are the longest unused.
+                held[caption, size] = held.pop((caption, size))
+            else:
+                # By itself: its bits must not depend on which others were missing, as after a resume.
+                with torch.no_grad():
+                    held[caption, size] = model.encode_text([caption], size_px=size)
+        found = Conditioning.join([held[caption, size] for caption in batch.captions])
+        while len(held) > CAPTIONS:
+            del held[next(iter(held))]
+        return found
+
+    return encode
+
+
+def _part(batch: Batch, rows: slice) -> Batch:
+    return Batch(batch.latents_BCHW[rows], batch.captions[rows], batch.names[rows], batch.weight_B[rows])
+
+
+def _finite(value: float) -> bool:
+    return value - value == 0
+
+
+def _not_finite(run: Fit, error_B: Tensor, names: tuple[str, ...]) -> tuple[str, ...]:
+    """The images, of all processes, whose error is not finite; all of them where only their mean is not."""
+    # Process by process.
+    bad = (~torch.isfinite(run.accelerator.gather(error_B.detach()))).tolist()
+    shares = run.accelerator.num_processes
+    ordered = [name for i in range(shares) for name in names[i::shares]]
+    return tuple(name for name, is_bad in zip(ordered, bad, strict=True) if is_bad) or names
+
+
+def _diverged(run: Fit, images: tuple[str, ...]) -> DivergedError:
+    rate = f"{run.recipe.train.learning_rate / 3:.2g}"
+    return DivergedError("TR001", step=run.step + 1, pictures=", ".join(images), kept=run.step, rate=rate)

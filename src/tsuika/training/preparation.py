@@ -1,0 +1,294 @@
+"""From a recipe to what a run trains with: device, base, images, settings. Yields events; trains nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs
+
+from tsuika import families, formats
+from tsuika.core.config import Recipe
+from tsuika.core.errors import FormatError, InterruptedRunError, ModelError, RecipeError, exhausted
+from tsuika.core.events import Event, Phase, Previewed, Warned, note
+from tsuika.core.files import split_strength
+from tsuika.core.rundir import RunDir
+from tsuika.core.texts import _
+from tsuika.core.types import Model
+from tsuika.data import bank as banks
+from tsuika.data import bucket, scan
+from tsuika.data.bank import Bank
+from tsuika.data.caption import has_word
+from tsuika.data.manifest import Manifest
+from tsuika.data.reg_images import RegularizedBank
+from tsuika.formats.common import as_told, unread_keys
+from tsuika.methods import Method, MethodSection, find, with_outside
+from tsuika.training import regularization_images
+from tsuika.training.device import DTYPES, pick_device, pick_precision
+from tsuika.training.prepared import Images, Inputs, Prepared
+from tsuika.training.regularization_images import Draw, Encode
+
+MIN_IMAGES: Final = 1
+
+# Images of the model as it stands after a step, written into the run folder.
+Preview = Callable[[Prepared, int], Iterator[Previewed]]
+
+
+def no_previews(prepared: Prepared, step: int) -> Iterator[Previewed]:
+    """Draws nothing."""
+    return iter(())
+
+
+@dataclass(frozen=True)
+class Services:
+    """What a run needs from above `train`, which must not import `generate`."""
+
+    embedded: Path  # the folder of the base that ships with the package
+    cache: Path | None = None  # of encoded images
+    draw: Draw | None = None  # regularization images
+    preview: Preview = no_previews
+
+
+def accelerate_for(recipe: Recipe) -> Accelerator:
+    """Devices, processes and precision through Accelerate (one process, or as many as `accelerate launch` started)."""
+    device = pick_device(recipe.train.device)
+    # A process of a launch has a device of its own.
+    if device.type == "cuda" and device.index is not None and "LOCAL_RANK" not in os.environ:
+        # What Accelerate takes.
+        torch.cuda.set_device(device)
+    precision = pick_precision(recipe.train.precision, device)
+    mixed = "no" if precision == "fp32" else precision
+    # Of a run in this process that is over.
+    before: dict[str, Any] = AcceleratorState._shared_state
+    if before:
+        elsewhere = before["device"].type != device.type
+        if elsewhere or before["_mixed_precision"] != mixed:
+            AcceleratorState._reset_state(reset_partial_state=elsewhere)
+    accelerator = Accelerator(
+        mixed_precision=mixed,
+        cpu=device.type == "cpu",
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=recipe.method.some_unused)
+        ],
+    )
+    if recipe.train.batch_size % accelerator.num_processes:
+        why = _(
+            "{processes} processes share each batch, so it must be a multiple of that.",
+            processes=accelerator.num_processes,
+        )
+        raise RecipeError("RC002", key="train.batch_size", found=recipe.train.batch_size, why=why)
+    return accelerator
+
+
+@contextmanager
+def clear_errors(recipe: Recipe, where: object) -> Iterator[None]:
+    """Out of memory and out of disk as tsuika's own errors."""
+    try:
+        yield
+    except Exception as error:
+        smaller = max(1, recipe.train.batch_size // 2)
+        do = _(
+            "Try {batch}, or {checkpointing}",
+            batch=f"--set train.batch_size={smaller}",
+            checkpointing="--set train.gradient_checkpointing=true",
+        )
+        if (ours := exhausted(error, where=where, do=do)) is None:
+            raise
+        raise ours from None
+
+
+def prepare(
+    recipe: Recipe, folder: RunDir, services: Services, accelerator: Accelerator, *, resume: bool = False
+) -> Generator[Event, None, Prepared]:
+    """Base and images, loaded and encoded. What was found in the image folder is written into the run folder.
+
+    Args:
+        recipe: What is trained.
+        folder: Of the run.
+        services: Cache and drawing.
+        accelerator: From `accelerate_for`.
+        resume: Whether the images must be those that the run began with.
+
+    Raises:
+        InterruptedRunError: TR008, on `resume` the images have changed.
+        TsuikaError: What is wrong with recipe, images or base.
+    """
+    before = Manifest.read(folder.left_out) if resume else None
+    report = folder.left_out if accelerator.is_main_process and before is None else None
+    inputs = yield from read_inputs(recipe, services.embedded, accelerator, report=report)
+    if before is not None:
+        yield from _unchanged(before, inputs.manifest, recipe)
+    yield Phase("encode", len(inputs.manifest))
+    encode = partial(
+        banks.fill,
+        encode=lambda pixels: inputs.model.encode_images(pixels.to(accelerator.device)).cpu(),
+        vae=vae_identity(inputs.model),
+        scale=inputs.model.latent_scale,
+        folder=services.cache,
+        device=accelerator.device,
+    )
+    bank: Bank = yield from encode(inputs.buckets, recipe.data)
+    images: Images = bank
+    if regularization_images.requested(recipe.data):
+        images = yield from add_regularization(bank, inputs, encode, services, accelerator, folder)
+    return Prepared(**vars(inputs), accelerator=accelerator, images=images, folder=folder)
+
+
+def read_inputs(
+    recipe: Recipe, embedded: Path, accelerator: Accelerator, *, report: Path | None = None
+) -> Generator[Event, None, Inputs]:
+    """The quick part: the base with `base.artifacts` applied, and the images, sorted into buckets.
+
+    Args:
+        recipe: What is trained.
+        embedded: The folder of the base that ships with the package.
+        accelerator: From `accelerate_for`.
+        report: Where to write what was found in the image folder.
+
+    Raises:
+        TsuikaError: What is wrong with recipe, images or base.
+    """
+    precision = "fp32" if accelerator.mixed_precision == "no" else str(accelerator.mixed_precision)
+    settings = completed(recipe)
+    regularization_images.requested(recipe.data)
+    yield Phase("load")
+    model = families.load(
+        recipe.base.model,
+        tokenizer=recipe.base.tokenizer,
+        vae=recipe.base.vae,
+        device=accelerator.device,
+        dtype=DTYPES[precision],
+        embedded_path=embedded,
+    )
+    for text in recipe.base.artifacts:
+        yield from apply_artifact(text, model, find(recipe.method.name))
+    yield Phase("pictures")
+    manifest, buckets = _read_images(recipe, model, report)
+    yield from manifest.remarks()
+    if enlarged := bucket.enlarged(buckets, recipe.data.crop):
+        names = ", ".join(item.sample.name for item in enlarged[:3]) + (" …" if len(enlarged) > 3 else "")
+        yield note("DS008", count=len(enlarged), names=names)
+    captions = [sample.caption for sample in manifest.samples]
+    yield from (note("TR003", word=w) for w in settings.new_words if not any(has_word(text, w) for text in captions))
+    return Inputs(recipe, settings, model, manifest, buckets)
+
+
+def _read_images(recipe: Recipe, model: Model, report: Path | None) -> tuple[Manifest, tuple[bucket.Bucket, ...]]:
+    data = recipe.data
+    size_px = data.size_px or model.native_size_px
+    unet: Any = model.unet
+    step_px = model.latent_factor * 2 ** (len(unet.config.block_out_channels) - 1)
+    if not data.images:
+        raise RecipeError("RC005", found="--images", do=f"tsuika train {recipe.method.name} --images DIR --out RUN")
+    manifest = scan.scan(Path(data.images), data, size_px=size_px, needed=MIN_IMAGES, report=report)
+    return manifest, bucket.assign(manifest, size_px=size_px, step_px=step_px, buckets=data.buckets)
+
+
+def completed(recipe: Recipe) -> MethodSection:
+    """The method's settings, complete.
+
+    Raises:
+        RecipeError: What it needs is missing (RC005) or cannot be used (RC002), or what is learnt could not be kept (RC002).
+    """
+    method = find(recipe.method.name)
+    if not formats.for_method(method.name, method.formats):
+        why = _("No file format can hold its results, so nothing would be left of the training.")
+        raise RecipeError("RC002", key="method.name", found=method.name, why=why)
+    return recipe.method.completed(recipe.data)
+
+
+def _unchanged(before: Manifest, now: Manifest, recipe: Recipe) -> Iterator[Warned]:
+    """A run cannot go on with other images: what is held out, and which batch comes when, depend on them."""
+    then, there = ({sample.name: sample for sample in one.samples} for one in (before, now))
+    gone, new = sorted(then.keys() - there.keys()), sorted(there.keys() - then.keys())
+    both = [(then[name], there[name]) for name in then if name in there]
+    other = [was.name for was, is_ in both if (was.sha256, was.repeats) != (is_.sha256, is_.repeats)]
+    if gone or new or other:
+        why = _(
+            "Missing: {missing}; new: {new}; changed: {changed}",
+            missing=_some(gone),
+            new=_some(new),
+            changed=_some(other),
+        )
+        raise InterruptedRunError("TR008", where=recipe.data.images, why=why)
+    if recaptioned := [was.name for was, is_ in both if was.caption != is_.caption]:
+        yield note("TR009", names=_some(recaptioned))
+
+
+def _some(names: Sequence[str]) -> str:
+    if not names:
+        return "–"
+    return ", ".join(names[:5]) + (f" … ({len(names)})" if len(names) > 5 else "")
+
+
+def add_regularization(
+    images: Bank, inputs: Inputs, encode: Encode, services: Services, accelerator: Accelerator, folder: RunDir
+) -> Generator[Event, None, RegularizedBank]:
+    """The bank with regularization images: from the recipe's folder, or drawn by the first of several processes.
+
+    Raises:
+        RecipeError: RC005, an image has neither a caption file nor a class word; TypeError: nothing can draw.
+    """
+    data, model = inputs.recipe.data, inputs.model
+    source = Path(data.reg_images)
+    if not data.reg_images:
+        if services.draw is None:
+            raise TypeError("regularization images are to be drawn, and no service draws them")
+        keep = services.cache.parent if services.cache is not None and data.cache else folder.root
+        with accelerator.main_process_first():
+            source = yield from regularization_images.drawn(
+                model,
+                data,
+                keep / "class_pictures",
+                services.draw,
+                size_px=data.size_px or model.native_size_px,
+                seed=inputs.recipe.train.seed,
+                also=regularization_images.of_artifacts(inputs.recipe.base.artifacts),
+            )
+    joined = yield from regularization_images.fill(source, inputs.buckets, images, data, encode)
+    return joined
+
+
+def apply_artifact(text: str, model: Model, method: Method) -> Iterator[Warned]:
+    """Apply a finished result, `FILE` or `FILE:STRENGTH`, to the base, frozen, for the whole run.
+
+    Args:
+        text: The file, and its strength.
+        model: The base.
+        method: The run's own, whose results are allowed also where it lives outside.
+
+    Yields:
+        GN005 where keys of the file were not understood, so that only a part of it has an effect.
+
+    Raises:
+        FormatError, ModelError: It cannot be read, or does not fit this base.
+    """
+    path, strength = split_strength(text)
+    artifact = as_told(formats.find(path, formats.for_method(method.name, method.formats)).read(path))
+    methods = with_outside([method.name])
+    if artifact.method not in methods:
+        raise FormatError("FM001", where=path, found=artifact.method, expected=", ".join(methods))
+    if artifact.family not in (model.facts.family, ""):
+        raise ModelError("MD004", where=path, artifact=path.name, found=artifact.family, expected=model.facts.family)
+    methods[artifact.method].restore(model, artifact).set_strength(strength)
+    if lost := unread_keys(artifact):
+        total = len(artifact.tensors) + len(lost)
+        yield note("GN005", artifact=path.name, first=lost[0], unmatched=len(lost), total=total)
+
+
+def vae_identity(model: Model) -> str:
+    """What the cache knows the encoder by: a hash of its weights."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.vae.state_dict().items()):
+        if name.startswith(("encoder.", "quant_conv.")):
+            digest.update(name.encode() + value.detach().cpu().float().numpy().tobytes())
+    return digest.hexdigest()

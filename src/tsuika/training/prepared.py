@@ -1,0 +1,127 @@
+"""What is prepared before a run trains: model, images and settings; and the fits and probes that are made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from accelerate import Accelerator
+
+from tsuika.core.config import Recipe
+from tsuika.core.rundir import RunDir
+from tsuika.core.seeds import generator
+from tsuika.core.types import Attachment, Model
+from tsuika.data.bank import Bank
+from tsuika.data.bucket import Bucket
+from tsuika.data.manifest import Manifest
+from tsuika.data.reg_images import RegularizedBank
+from tsuika.guard.memorization import Leaks, leaks
+from tsuika.guard.probe import Probe, Subject, controls_for
+from tsuika.methods import MethodSection, find
+from tsuika.training.fit import Fit
+from tsuika.training.loop import conditioner
+from tsuika.training.schedule import Schedule
+
+CAPTIONS_TRIED: Final = 8  # for memorization
+
+Images = Bank | RegularizedBank
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Base and images, before anything is encoded."""
+
+    recipe: Recipe
+    settings: MethodSection  # the recipe's method, complete
+    model: Model
+    manifest: Manifest
+    buckets: tuple[Bucket, ...]
+
+
+@dataclass(frozen=True)
+class Prepared(Inputs):
+    """Everything that a run trains with."""
+
+    accelerator: Accelerator
+    images: Images
+    folder: RunDir
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that writes files."""
+        return bool(self.accelerator.is_main_process)
+
+    def checkpoint_gradients(self) -> None:
+        """Turn gradient checkpointing on where the recipe asks for it."""
+        if self.recipe.train.gradient_checkpointing:
+            unet: Any = self.model.unet
+            unet.enable_gradient_checkpointing()
+            # diffusers checkpoints in training mode only; its UNets have no dropout.
+            unet.train()
+
+    def attach(self) -> Attachment:
+        """The method on the model, freshly initialised: the same numbers each time."""
+        init = generator(self.recipe.train.seed, "init")
+        attachment: Attachment = find(self.recipe.method.name).attach(self.model, self.settings, init)
+        return attachment
+
+    def fit(
+        self, names: Sequence[str] | None = None, schedule: Schedule | None = None, attachment: Attachment | None = None
+    ) -> Fit:
+        """A training on some of the images (by default all), of a fresh attachment unless one is given."""
+        images = self.images if names is None else self.images.only(names)
+        train = self.recipe.train
+        trained = self.attach() if attachment is None else attachment
+        return Fit(
+            self.model,
+            trained,
+            self.recipe,
+            self.accelerator,
+            batch=lambda number: images.batch(number, train.batch_size, train.seed),
+            condition=conditioner(self.model, trained, images.size_px_of),
+            schedule=schedule,
+        )
+
+    def subjects(self, names: Sequence[str]) -> list[Subject]:
+        """Images to measure by."""
+        if not names:
+            return []
+        keys = {sample.name: sample.sha256 for sample in self.manifest.samples}
+        plain = {batch.names[0]: batch for batch in self.images.only(names).plain()}
+        return [
+            Subject(
+                keys[name], plain[name].latents_BCHW[0], plain[name].captions[0], self.images.size_px_of(plain[name])
+            )
+            for name in names
+        ]
+
+    def probe(
+        self, run: Fit, held_out: Sequence[str], trained_on: Sequence[str], controls: int, *, few: bool = False
+    ) -> Probe:
+        """A probe on a fit.
+
+        Args:
+            run: Its attachment must be at strength 1.
+            held_out: Names of images to measure by.
+            trained_on: Names of images that are trained on, to measure as well.
+            controls: How many unrelated prompts are measured.
+            few: Whether at half of the timesteps.
+        """
+        prompts = controls_for(self.recipe.data.class_word)[:controls]
+        with run.written_weights():
+            return Probe(
+                self.model,
+                run.attachment,
+                self.subjects(held_out),
+                self.subjects(trained_on),
+                controls=prompts,
+                few=few,
+                autocast=self.accelerator.autocast,
+            )
+
+    def memorization(self, attachment: Attachment) -> Leaks:
+        """What the finished weights make of pure noise under a few training captions."""
+        train = self.subjects([sample.name for sample in self.manifest.samples])
+        asked = list({one.caption: one for one in train}.values())[:CAPTIONS_TRIED]
+        return leaks(self.model, attachment, train, asked=asked, autocast=self.accelerator.autocast)

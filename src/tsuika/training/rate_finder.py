@@ -1,0 +1,353 @@
+"""A learning-rate range test: a few dozen steps at rates a factor apart, measured on held-out images.
+
+Smith (2017, "Cyclical Learning Rates") raises the rate within one run and watches the training loss, of which the
+timestep alone explains 95 % and more in diffusion training. Here every rate has a short run of its own from the same
+start, and all are measured on the same draws (`guard.probe`). A rate that cannot win any more is left early.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Final
+
+from tsuika.core.config import Recipe
+from tsuika.core.errors import DivergedError, RecipeError
+from tsuika.core.events import Event, Phase, Progress, Warned, note
+from tsuika.core.messages import percent
+from tsuika.core.plain import jsonable
+from tsuika.core.rundir import RunDir
+from tsuika.data import dedupe, split
+from tsuika.guard.probe import Probe
+from tsuika.guard.reading import ENOUGH_PICTURES, Estimate, Grid, estimate, halves, mean, minus
+from tsuika.training.fit import Fit
+from tsuika.training.guard_plan import hold_out_parts
+from tsuika.training.loop import fit
+from tsuika.training.preparation import Services, accelerate_for, clear_errors, prepare
+from tsuika.training.schedule import Schedule
+
+# The name of the phase in `Progress` events.
+PHASE: Final = "compare-settings"
+# Of each rate.
+STEPS: Final = 48
+# Between neighbours.
+FACTOR: Final = 10**0.5
+# Powers of FACTOR: from a tenth of the recipe's rate to thirty times it.
+AROUND: Final = (-2, 3)
+# Of a check's step to the one before.
+RATIO: Final = 1.5
+FIRST_CHECK: Final = 4
+# Images at most; from 4 on at half of the timesteps, as images differ more than timesteps do.
+MEASURED: Final = 8
+# Of what is gained: a smaller difference is none.
+MATTERS: Final = 0.05
+# Log ratio to the start; above it, and not falling, a rate is too high.
+WORSE: Final = 0.05
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What one rate has done: log ratios of losses to those before the first step, at each check."""
+
+    rate: float
+    steps: tuple[int, ...] = ()
+    spent: tuple[float, ...] = ()  # sum of the learning rates of all steps up to each check
+    grids: tuple[Grid, ...] = ()
+    diverged: bool = False
+    left: bool = False  # before the last check, though it had not diverged
+
+    @property
+    def best(self) -> int | None:
+        """The place of the best check, by the half of the draws that chooses."""
+        return min(range(len(self.grids)), key=lambda i: mean(halves(self.grids[i])[0]), default=None)
+
+    @property
+    def safe(self) -> bool:
+        """Whether it ends better than it began."""
+        return bool(self.grids) and not self.diverged and mean(self.grids[-1]) < 0
+
+    @property
+    def turned(self) -> bool:
+        """Whether it has had a minimum: better than the start, and then worse than that by more than a trifle."""
+        if self.best is None or self.best == len(self.grids) - 1 or _reported(self.grids[self.best]).high >= 0:
+            return False
+        after = estimate(minus(self.grids[-1], self.grids[self.best]))
+        return after.mean > _trifle(after, self.grids[self.best])
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """What the curves say; every number but `rate` is an estimate."""
+
+    rate: float | None = (
+        None  # None: they cannot be distinguished from the untrained model, or every one of them diverges
+    )
+    gain: Estimate | None = None  # at its best check, by draws that had no part in choosing it
+    after: int = 0  # the step of that check
+    budget: float | None = None  # rate x steps that is best for images that are not trained on
+    steps: int | None = None  # budget / rate: where a run at this rate, held constant, has its best step
+
+
+@dataclass(frozen=True)
+class RateFound(Event):
+    """The test is over."""
+
+    rate: float | None
+    steps: int | None  # estimate: the best step at this rate, held constant
+    budget: float | None  # estimate: rate x steps of the best step
+    # Estimate: the rate at which the recipe's own steps and schedule spend the budget; above `rate` where they are too few.
+    rate_for_steps: float | None
+    measured: str  # "held-out", or "training" where there are too few images to hold one out
+    pictures: int  # that were measured
+    code: str  # of the message that says what was found
+    params: dict[str, object] = field(default_factory=dict)
+    # For each: rate, diverged, left, curve (step, mean, low, high, kind).
+    rates: list[dict[str, Any]] = field(default_factory=list)
+
+    def words(self, lang: str) -> str:
+        """What was found, and what to do."""
+        return note(self.code, **self.params).words(lang)
+
+
+def suggest(curves: Sequence[Curve]) -> Suggestion:
+    """The rate with the best value at any check; where several cannot be distinguished from it, the smallest of them.
+
+    Nothing is suggested that ends worse than it began, nor anything whose gain may be none. The budget is that of the
+    slowest rate that turned: its checks lie closest to its minimum, and its weights jitter least.
+    """
+    usable = [(curve, curve.grids[place]) for curve in curves if curve.safe and (place := curve.best) is not None]
+    best = min(usable, key=lambda one: mean(halves(one[1])[0]), default=None)
+    if best is None or _reported(best[1]).high >= 0:
+        return Suggestion()
+    found, grid = next(
+        one for one in sorted(usable, key=lambda one: one[0].rate) if one is best or _equal(one[1], best[1])
+    )
+    place = found.best or 0
+    turned = min((curve for curve in curves if curve.turned), key=lambda curve: curve.rate, default=None)
+    budget = turned.spent[turned.best] if turned and turned.best is not None else None
+    steps = max(1, round(budget / found.rate)) if budget is not None else None
+    return Suggestion(found.rate, _reported(grid), found.steps[place], budget, steps)
+
+
+def _reported(grid: Grid) -> Estimate:
+    """The mean of a grid by the draws that had no part in choosing."""
+    return estimate(halves(grid)[1])
+
+
+def _trifle(difference: Estimate, gain: Grid) -> float:
+    """The largest difference that counts for nothing: its standard error, or a small share of what is gained."""
+    return max(difference.se, MATTERS * abs(mean(gain)))
+
+
+def _equal(one: Grid, best: Grid) -> bool:
+    worse = estimate(halves(minus(one, best))[1])
+    return worse.mean <= _trifle(worse, best) and _reported(one).high < 0
+
+
+def around(rate: float) -> tuple[float, ...]:
+    """Rates to try, rising, the given one among them."""
+    return tuple(float(f"{rate * FACTOR**power:.3g}") for power in range(AROUND[0], AROUND[1] + 1))
+
+
+def checks(steps: int) -> tuple[int, ...]:
+    """When to measure: at steps that grow by RATIO, up to the last."""
+    found = [steps]
+    while (before := round(found[0] / RATIO)) >= FIRST_CHECK:
+        found.insert(0, before)
+    return tuple(found)
+
+
+def too_high(curve: Curve) -> bool:
+    """Whether it is worse than the start and not on its way back; unknown before its second check."""
+    last = [mean(grid) for grid in curve.grids[-2:]]
+    return len(last) == 2 and last[1] > WORSE and last[1] >= last[0]
+
+
+def behind(curve: Curve, others: Sequence[Curve], end: float) -> bool:
+    """Whether another rate has been where this one will end, and has improved beyond that.
+
+    At rates that are not too high a run's state depends on the sum of its rates, so a faster one shows what lies ahead.
+
+    Args:
+        curve: with a check at its end.
+        others: all of them; each counts up to the same step.
+        end: the sum of this one's rates over all of its steps.
+    """
+    for other in others:
+        seen = [i for i, step in enumerate(other.steps) if step <= curve.steps[-1]]
+        there = next((i for i in seen if other.spent[i] >= end), None)
+        if there is not None and there < (last := seen[-1]):
+            further = estimate(minus(other.grids[last], other.grids[there]))
+            if further.mean < -_trifle(further, other.grids[last]) and mean(other.grids[last]) < mean(curve.grids[-1]):
+                return True
+    return False
+
+
+def find(
+    recipe: Recipe, folder: RunDir, services: Services, rates: Sequence[float] = (), steps: int = STEPS
+) -> Iterator[Event]:
+    """Try learning rates on a recipe's images, one after another; the last event is `RateFound`.
+
+    Args:
+        recipe: What is trained.
+        folder: Takes what a run would write before it trains.
+        services: Cache and drawing.
+        rates: What to try; none: from a tenth of the recipe's to thirty times it.
+        steps: Of each.
+
+    Raises:
+        RecipeError: RC020, the optimizer finds its rate by itself; TsuikaError: What a run would raise.
+    """
+    if recipe.train.optimizer == "prodigy":
+        raise RecipeError("RC020", key="train.optimizer", found="prodigy")
+    rates = sorted(set(rates)) or around(recipe.train.learning_rate)
+    with clear_errors(recipe, recipe.data.images):
+        prepared = yield from prepare(recipe, folder, services, accelerate_for(recipe))
+        prepared.checkpoint_gradients()
+        groups = dedupe.groups(prepared.manifest)
+        images = _divide(groups, recipe.train.seed)
+        yield _announced(rates, steps, images, len(groups))
+        yield Phase(PHASE, len(rates) * steps)
+        curves: list[Curve] = []
+        probe: Probe | None = None
+        start: Grid = ()
+        # From the highest down: a rate can be seen to be behind those that were further ahead at the same step.
+        for number, rate in enumerate(reversed(rates)):
+            tried = _at(recipe, rate, steps)
+            run = replace(prepared, recipe=tried).fit(images.inside)
+            try:
+                if probe is None:
+                    probe = prepared.probe(run, images.held_out, images.trained_on, 0, few=images.few)
+                    start = _measured(run, probe, images)
+                curve = yield from _try(run, probe, images, start, curves, number * steps, len(rates) * steps)
+            finally:
+                run.discard()
+            curves.append(curve)
+    curves.reverse()
+    yield _found(recipe, curves, images, steps)
+
+
+def _try(
+    run: Fit, probe: Probe, images: Divided, start: Grid, others: Sequence[Curve], done: int, total: int
+) -> Generator[Event, None, Curve]:
+    """Train at one rate, measured at each check, until it diverges or cannot win any more."""
+    train, steps = run.recipe.train, run.schedule.last
+    curve = Curve(train.learning_rate)
+    for step in checks(steps):
+        try:
+            for event in fit(run, until=step):
+                yield Progress(PHASE, done + event.step, total)
+        except DivergedError:
+            return replace(curve, diverged=True)
+        grid = _measured(run, probe, images)
+        if not grid:
+            return replace(curve, diverged=True)
+        curve = _longer(curve, run.schedule, step, minus(grid, start))
+        if step < steps and (
+            too_high(curve) or behind(curve, others, _spent(run.schedule, train.learning_rate, steps))
+        ):
+            return replace(curve, left=True)
+    return curve
+
+
+def _measured(run: Fit, probe: Probe, images: Divided) -> Grid:
+    """Log ratios of the images that are measured, for the weights that would be written; empty where one is not finite."""
+    with run.written_weights():
+        reading = probe.measure(train=bool(images.trained_on), drift=False)
+    measured = reading.held_out or reading.train
+    return measured.mid if measured.finite else ()
+
+
+@dataclass(frozen=True)
+class Divided:
+    """Names of images."""
+
+    inside: Sequence[str]  # to train on
+    held_out: Sequence[str] = ()  # to measure by
+    trained_on: Sequence[str] = ()  # of those inside, to measure by instead
+    few: bool = False  # whether to measure at half of the timesteps
+
+
+def _divide(groups: Sequence[split.Group], seed: int) -> Divided:
+    """A third of the different images to measure by; below four of them those that are trained on."""
+    everyone = [name for group in groups for name in group]
+    if len(groups) < split.LEAST_TO_TRUST:
+        return Divided(everyone, (), [group[0] for group in groups])
+    parted = hold_out_parts(groups, seed, len(groups), min(MEASURED, len(groups) // 3))
+    measured = parted.held_out_probe()
+    # Below, intervals speak of timesteps, and need them all.
+    return Divided(parted.inside(), measured, few=len(measured) >= ENOUGH_PICTURES)
+
+
+def _short(rate: float | None) -> str:
+    return "?" if rate is None else f"{rate:.2g}"
+
+
+def _announced(rates: Sequence[float], steps: int, images: Divided, found: int) -> Warned:
+    tried = ", ".join(map(_short, rates))
+    if images.held_out:
+        return note("GD023", rates=tried, steps=steps, measured=len(images.held_out), found=found)
+    return note("GD024", rates=tried, steps=steps, found=found)
+
+
+def _at(recipe: Recipe, rate: float, steps: int) -> Recipe:
+    """A recipe for a short run at one rate: warmed up, then constant, without averaging, which lags behind."""
+    changed = {"learning_rate": rate, "steps": steps, "schedule": "constant", "warmup": 0.1, "ema": 0.0}
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update=changed)})
+
+
+def _longer(curve: Curve, schedule: Schedule, step: int, grid: Grid) -> Curve:
+    """A curve with one check more."""
+    spent = (*curve.spent, _spent(schedule, curve.rate, step))
+    return replace(curve, steps=(*curve.steps, step), spent=spent, grids=(*curve.grids, grid))
+
+
+def _spent(schedule: Schedule, rate: float, step: int) -> float:
+    """The sum of the learning rates of all steps up to one."""
+    return rate * sum(schedule.share(i) for i in range(step))
+
+
+def _found(recipe: Recipe, curves: Sequence[Curve], images: Divided, steps: int) -> RateFound:
+    found = suggest(curves)
+    spread = found.budget / Schedule.of(recipe.train).total if found.budget else None
+    params: dict[str, object] = {"steps": steps, "lowest": _short(curves[0].rate), "highest": _short(curves[-1].rate)}
+    code = "GD022"
+    if found.rate is not None and found.gain is not None:
+        enough = spread is not None and spread <= found.rate
+        highest = found.rate == curves[-1].rate
+        code = "GD020" if enough else "GD028" if spread is not None else "GD030" if highest else "GD021"
+        params |= {
+            "rate": _short(found.rate),
+            "gain": percent(found.gain.mean),
+            "after": found.after,
+            "best": found.steps or "?",
+            "slower": _short(spread),
+            "run": recipe.train.steps,
+            "higher": ",".join(_short(found.rate * FACTOR**power) for power in range(3)),
+        }
+    rows = []
+    for curve in curves:
+        points = [{"step": step, **asdict(estimate(grid))} for step, grid in zip(curve.steps, curve.grids, strict=True)]
+        rows.append(
+            jsonable(
+                {
+                    "rate": curve.rate,
+                    "diverged": curve.diverged,
+                    "left": curve.left,
+                    "safe": curve.safe,
+                    "curve": points,
+                }
+            )
+        )
+    measured = images.held_out or images.trained_on
+    return RateFound(
+        found.rate,
+        found.steps,
+        found.budget,
+        spread,
+        "held-out" if images.held_out else "training",
+        len(measured),
+        code,
+        params,
+        rows,
+    )

@@ -1,0 +1,171 @@
+"""A run: a recipe is prepared, trained under guard, and written into files that are read back. Yields events."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tsuika import formats
+from tsuika.core.config import Recipe
+from tsuika.core.events import Event, Finished, Phase, note
+from tsuika.core.rundir import RunDir
+from tsuika.core.types import Artifact
+from tsuika.guard.memorization import Leaks
+from tsuika.training import guard_plan, guarded_run, optim, writing
+from tsuika.training.fit import Fit
+from tsuika.training.guard_plan import GuardPlan
+from tsuika.training.preparation import Services, accelerate_for, clear_errors, prepare
+from tsuika.training.prepared import Prepared
+
+
+@dataclass(frozen=True)
+class Result:
+    """A run that is over. The model in `prepared` is its base again."""
+
+    prepared: Prepared
+    step: int
+    stopped_by: str  # "steps", "guard", "diverged"
+    artifact: Artifact | None = None  # as written; None in processes that write nothing
+    memorization: Leaks | None = None  # None where it was not measured
+
+
+def train(
+    recipe: Recipe, folder: RunDir, services: Services, *, resume: bool = False
+) -> Generator[Event, None, Result]:
+    """The whole run up to the written files. Closing the generator saves a state first.
+
+    Args:
+        recipe: What is trained.
+        folder: An open run folder (`folder.start`).
+        services: Cache and drawing.
+        resume: Whether to go on with an interrupted run.
+
+    Raises:
+        TsuikaError: What is wrong with recipe, images, base or machine.
+    """
+    with clear_errors(recipe, folder.root):
+        accelerator = accelerate_for(recipe)
+        begun = resume and folder.has_states
+        prepared = yield from prepare(recipe, folder, services, accelerator, resume=begun)
+        yield from _notes(recipe)
+        if not begun:
+            yield from _preview(prepared, services, 0)
+        prepared.checkpoint_gradients()
+        if recipe.train.compile:
+            prepared.model.unet.compile()
+        plan = _plan(prepared, begun=begun)
+        yield from plan.notes
+
+        def after(run: Fit, step: int) -> Iterator[Event]:
+            """Previews in the course of the training, where the recipe asks for them."""
+            if recipe.preview.every and step % recipe.preview.every == 0:
+                with run.written_weights():
+                    yield from _preview(prepared, services, step)
+                yield Phase("train", run.schedule.last)
+
+        trained = yield from guarded_run.train(prepared, plan, after, resume=resume)
+        yield from _preview(prepared, services, trained.step)
+        result = yield from _written(prepared, trained)
+        trained.attachment.detach()
+        yield Finished(trained.stopped_by, trained.step)
+        return result
+
+
+def _notes(recipe: Recipe) -> Iterator[Event]:
+    """Settings of the optimizer that have no effect."""
+    train = recipe.train
+    yield from optim.notes(train)
+    if train.optimizer == "schedule-free" and (train.ema or train.schedule != "constant"):
+        yield note("TR006")
+    elif train.optimizer == "prodigy" and train.schedule != "constant":
+        yield note("TR007")
+
+
+def _plan(prepared: Prepared, *, begun: bool) -> GuardPlan:
+    guard = prepared.folder.guard
+    if prepared.is_main:
+        guard.mkdir(exist_ok=True)
+        if not begun:
+            (guard / guard_plan.SPLIT).unlink(missing_ok=True)
+    with prepared.accelerator.main_process_first():
+        return guard_plan.plan(prepared.recipe, prepared.manifest, guard)
+
+
+def _preview(prepared: Prepared, services: Services, step: int) -> Iterator[Event]:
+    """Previews of the model as it stands."""
+    if prepared.is_main and prepared.recipe.preview.num > 0:
+        yield Phase("preview")
+        yield from services.preview(prepared, step)
+
+
+def _written(prepared: Prepared, trained: guarded_run.Trained) -> Generator[Event, None, Result]:
+    """Look for memorized images in the result, and write it and the other steps of the range; the main process does."""
+    if not prepared.is_main:
+        return Result(prepared, trained.step, trained.stopped_by)
+    attachment, name = trained.attachment, name_of(prepared.recipe, prepared.folder)
+    found = prepared.memorization(attachment) if prepared.recipe.guard.mode != "off" else None
+    yield Phase("write")
+    artifact = yield from _write(prepared, attachment.artifact(), name, trained.step)
+    if trained.snapshots is not None:
+        for other, step in trained.others.items():
+            attachment.load(trained.snapshots.load(step))
+            yield from _write(prepared, attachment.artifact(), f"{name}-{other}", step)
+    return Result(prepared, trained.step, trained.stopped_by, artifact, found)
+
+
+def _write(prepared: Prepared, artifact: Artifact, name: str, steps: int) -> Generator[Event, None, Artifact]:
+    metadata = {**artifact.metadata, **facts(prepared, name, steps).metadata()}
+    artifact = replace(artifact, metadata=metadata)
+    dtype = prepared.recipe.output.dtype
+    yield from writing.write(artifact, prepared.folder, name=name, precision=dtype, model=prepared.model)
+    return artifact
+
+
+def facts(prepared: Prepared, name: str, steps: int) -> formats.RunFacts:
+    """What a written file says about the run. No date: the same recipe gives the same bytes, whenever it runs."""
+    recipe, manifest, model = prepared.recipe, prepared.manifest, prepared.model
+    first, images = prepared.buckets[0], len(prepared.images)
+    train, method = recipe.train, recipe.method
+    folder = Path(recipe.data.images).resolve().name
+    return formats.RunFacts(
+        name=name,
+        trigger=recipe.data.trigger,
+        prediction=model.prediction,
+        base_name=Path(model.source).name,
+        base_sha256=model.sha256 or "",
+        resolution=f"{first.width}x{first.height}",
+        **method.network,
+        pictures=images,
+        steps=steps,
+        max_steps=train.steps,
+        batch_size=train.batch_size,
+        accumulate=train.accumulate,
+        learning_rate=train.learning_rate,
+        optimizer=train.optimizer,
+        schedule=train.schedule,
+        warmup_steps=round(train.warmup * train.steps),
+        min_snr_gamma=train.min_snr_gamma,
+        noise_offset=train.noise_offset,
+        clip_norm=train.clip_norm,
+        max_norm=recipe.regularize.max_norm or None,
+        caption_dropout=recipe.data.caption_dropout,
+        precision=train.precision,
+        gradient_checkpointing=train.gradient_checkpointing,
+        cache_latents=True,
+        clip_skip=1,
+        seed=train.seed,
+        tag_frequency={folder: formats.count_tags(sample.caption for sample in manifest.samples)},
+        bucket_info={
+            "buckets": {
+                str(i): {"resolution": [b.width, b.height], "count": len(b.samples)}
+                for i, b in enumerate(prepared.buckets)
+            }
+        },
+        dataset_dirs={folder: {"n_repeats": recipe.data.repeats, "img_count": images}},
+    )
+
+
+def name_of(recipe: Recipe, folder: RunDir) -> str:
+    """The result's name: the recipe's, else the run folder's."""
+    return recipe.output.name or folder.root.resolve().name

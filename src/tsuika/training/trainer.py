@@ -1,0 +1,124 @@
+"""A fit with what goes on beside it: saved states, the guard's checks, snapshots, previews."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tsuika.core.config import Recipe
+from tsuika.core.events import Event, Judged, Saved
+from tsuika.training import checkpoint
+from tsuika.training.fit import Fit
+from tsuika.training.loop import fit
+from tsuika.training.monitor import Monitor
+from tsuika.training.snapshots import Snapshots
+
+
+def nothing_more(step: int) -> Iterator[Event]:
+    """Nothing else is done after a step."""
+    return iter(())
+
+
+@dataclass(frozen=True)
+class Saving:
+    """Where and how often states are saved."""
+
+    folder: Path
+    every: int  # steps
+    keep: int  # states
+
+    @staticmethod
+    def of(folder: Path, recipe: Recipe) -> Saving:
+        """As the recipe says."""
+        every = recipe.train.checkpoint_every or max(1, recipe.train.steps // 10)
+        return Saving(folder, every, recipe.output.keep_states)
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """Which steps have snapshots."""
+
+    snapshots: Snapshots
+    steps: Callable[[], frozenset[int]]  # those that are wanted at present; all others are deleted
+
+
+class Trainer:
+    """Trains a fit from where it is to its schedule's end, or to the judge's stop."""
+
+    def __init__(
+        self,
+        run: Fit,
+        saving: Saving,
+        *,
+        monitor: Monitor | None = None,
+        stops_from: int | None = 0,
+        keeping: Keeping | None = None,
+        after: Callable[[int], Iterator[Event]] = nothing_more,
+        resume: bool = False,
+    ) -> None:
+        """Set up; on `resume` the newest whole state is loaded.
+
+        Args:
+            run: What is trained.
+            saving: Its saved states.
+            monitor: The guard's checks; None: there are none.
+            stops_from: From which step on the judge's stop ends the training; None: it never does.
+            keeping: Snapshots of some steps.
+            after: What else is done after each step but the last.
+            resume: Whether to go on with an interrupted training.
+        """
+        self.run, self._saving, self._monitor = run, saving, monitor
+        self._stops_from, self._keeping, self._after = stops_from, keeping, after
+        # The verdict at the step it goes on from: its event may not have been taken.
+        self._repeated: Judged | None = None
+        if resume and (state := checkpoint.newest(saving.folder)) is not None:
+            run.restore(state)
+        if resume and monitor is not None:
+            self._repeated = monitor.replay(run.step)
+
+    def train(self) -> Iterator[Event]:
+        """Train. Closing the generator saves a state first."""
+        run, saved, is_main = self.run, self.run.step, self.run.accelerator.is_main_process
+        try:
+            # The second is of a check that was cut short.
+            for verdict in (self._repeated, self._check(0.0)):
+                if verdict is not None:
+                    yield verdict
+            if self._stops():
+                return
+            for event in fit(run):
+                verdict = self._check(event.seconds)
+                yield event
+                if verdict is not None:
+                    yield verdict
+                ending = event.step == run.schedule.last or self._stops()
+                if is_main and (event.step % self._saving.every == 0 or ending):
+                    yield self._save()
+                    saved = event.step
+                if ending:
+                    return
+                yield from self._after(event.step)
+        finally:
+            # Also after Ctrl+C, or where the loss is not finite: the weights are the last good ones.
+            if is_main and run.step > saved and run.between_steps:
+                self._save()
+
+    def _stops(self) -> bool:
+        stops_from, monitor = self._stops_from, self._monitor
+        return stops_from is not None and self.run.step >= stops_from and monitor is not None and monitor.ended
+
+    def _check(self, seconds: float) -> Judged | None:
+        """The guard's verdict after a step that took `seconds`, if a check is due; and snapshots."""
+        verdict = self._monitor.after(self.run.step, seconds) if self._monitor is not None else None
+        if self._keeping is not None and self.run.accelerator.is_main_process:
+            wanted, snapshots = self._keeping.steps(), self._keeping.snapshots
+            if self.run.step in wanted and self.run.step not in snapshots:
+                snapshots.save(self.run.step, self.run)
+            snapshots.keep_only(wanted)
+        return verdict
+
+    def _save(self) -> Saved:
+        path = checkpoint.save(self._saving.folder, self.run.state())
+        checkpoint.prune(self._saving.folder, self._saving.keep)
+        return Saved(self.run.step, path.name)

@@ -1,0 +1,131 @@
+"""Trial runs: trainings without some of the images, by which the best step is found.
+
+Either one without a few images (hold-out), or one for each fold, one after another. The rate of a trial run is steady after
+the warm-up, since its end is not known yet.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Generator, Sequence
+from pathlib import Path
+
+from tsuika.core.events import Event, Phase
+from tsuika.guard.judge import Judge, Rule, replay
+from tsuika.training import checkpoint
+from tsuika.training.fit import Fit
+from tsuika.training.guard_plan import GuardPlan
+from tsuika.training.monitor import Monitor, has_ended, joined, judged, read_checks
+from tsuika.training.prepared import Prepared
+from tsuika.training.schedule import Schedule
+from tsuika.training.snapshots import Snapshots
+from tsuika.training.trainer import Keeping, Saving, Trainer
+
+Trial = Generator[Event, None, Judge]
+
+
+def trial_run(prepared: Prepared, plan: GuardPlan, snapshots: Snapshots, *, several: bool, resume: bool) -> Trial:
+    """The trial runs of a plan; returns the judge, who has chosen the best step.
+
+    Args:
+        prepared: What is trained.
+        plan: Hold-out or folds.
+        snapshots: Takes the weights of the steps that may be chosen; with folds none.
+        several: Whether to take those of the whole range, or of the best step alone.
+        resume: Whether to go on with an interrupted run.
+    """
+    if plan.folds:
+        judge = yield from _folds(prepared, plan, resume=resume)
+    else:
+        judge = yield from _fold(prepared, plan, 0, keeping=(snapshots, several), resume=resume)
+    if prepared.is_main:
+        # The checks, and the snapshots, are all that is needed of them.
+        for fold in range(len(plan.split.parts)):
+            shutil.rmtree(_states(prepared, fold), ignore_errors=True)
+    return judge
+
+
+def _folds(prepared: Prepared, plan: GuardPlan, *, resume: bool) -> Trial:
+    """Every fold in turn to the stop of its own judge; then on until they can be judged together.
+
+    The common judge sees the steps that all folds have reached. Where it is not done by then, the folds that stopped
+    early go on to the next check.
+    """
+    least = 0
+    while True:
+        folds = []
+        for fold in range(plan.folds):
+            folds.append((yield from _fold(prepared, plan, fold, least=least, resume=resume or least > 0)))
+            prepared.accelerator.wait_for_everyone()
+        together = judge_of(prepared, plan, plan.budget(prepared.recipe).steps)
+        events = []
+        for checks in zip(*(judge.checks for judge in folds), strict=False):
+            check = joined(checks)
+            events.append(judged(together.hear(check), check))
+            if has_ended(together):
+                break
+        following = together.next_step()
+        if has_ended(together) or following is None:
+            yield from events
+            return together
+        least = following
+
+
+def _fold(
+    prepared: Prepared,
+    plan: GuardPlan,
+    fold: int,
+    *,
+    keeping: tuple[Snapshots, bool] | None = None,
+    least: int = 0,
+    resume: bool,
+) -> Trial:
+    """The trial run without one part of the images, to its judge's stop, but not before step `least`."""
+    steps, folder = plan.budget(prepared.recipe).steps, _states(prepared, fold)
+    file, done = prepared.folder.guard / f"checks-{fold}.json", prepared.folder.guard / f"look-{fold}.done"
+    if done.exists():
+        judge = judge_of(prepared, plan, steps)
+        replay(judge, read_checks(file))
+        if judge.checks[-1].step >= least and (has_ended(judge) or judge.next_step() is None):
+            return judge
+    run = prepared.fit(plan.split.inside(fold), Schedule.steady(prepared.recipe.train))
+    monitor = monitor_of(prepared, plan, run, file, fold=fold)
+    kept = keeping_of(*keeping, judge=monitor.judge) if keeping is not None else None
+    saving = Saving.of(folder, prepared.recipe)
+    trainer = Trainer(run, saving, monitor=monitor, stops_from=least, keeping=kept, resume=resume)
+    yield Phase("look", run.schedule.last)
+    yield from trainer.train()
+    if prepared.is_main:
+        done.touch()
+        checkpoint.prune(folder, 1)
+    run.discard()
+    return monitor.judge
+
+
+def keeping_of(snapshots: Snapshots, several: bool, judge: Judge) -> Keeping:
+    """Snapshots of the steps that a judge may still choose; where there is no room for `several`, of the best alone."""
+
+    def steps() -> frozenset[int]:
+        return judge.keep | judge.to_come if several else frozenset({judge.chosen.balanced} - {0})
+
+    return Keeping(snapshots, steps)
+
+
+def monitor_of(prepared: Prepared, plan: GuardPlan, run: Fit, file: Path, *, fold: int = 0) -> Monitor:
+    """The guard's checks of a fit that is trained without a fold, or on all images where there is no split."""
+    allowed, split, began = plan.budget(prepared.recipe), plan.split, time.monotonic()
+    out = split.held_out_probe(fold)[: allowed.held_out] if split.parts else ()
+    trained_on = split.train_probe(fold if split.parts else 0)[: allowed.trained_on if out else 2]
+    probe = prepared.probe(run, out, trained_on, allowed.controls, few=allowed.few)
+    return Monitor(run, probe, judge_of(prepared, plan, allowed.steps), file, time.monotonic() - began)
+
+
+def judge_of(prepared: Prepared, plan: GuardPlan, steps: Sequence[int]) -> Judge:
+    """A judge without any check yet; `steps`: when to check."""
+    train, rule = prepared.recipe.train, Rule(patience=prepared.recipe.guard.patience)
+    return Judge(train.steps, train.learning_rate, rule, plan.overlap, steps)
+
+
+def _states(prepared: Prepared, fold: int) -> Path:
+    return prepared.folder.guard / f"look-{fold}"

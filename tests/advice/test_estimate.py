@@ -1,0 +1,68 @@
+"""What is counted without weights against what a real network does; trainings against what the guard plans."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tiny_models import tiny
+from tsuika.advice.activations import count
+from tsuika.advice.estimate import trainings
+from tsuika.core import config
+from tsuika.data import scan
+from tsuika.embedded import mascot
+from tsuika.families import family
+from tsuika.training import guard_plan
+
+
+@pytest.mark.parametrize("name", ["sd1", "sdxl"])
+def test_what_a_backward_pass_needs(name: str) -> None:
+    model = tiny(name)
+    unet = model.unet.to(torch.bfloat16).requires_grad_(True)
+    own = {param.untyped_storage().data_ptr() for param in unet.parameters()}
+    seen: dict[int, torch.UntypedStorage] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            seen[storage.data_ptr()] = storage
+        return tensor
+
+    side = model.native_size_px // model.latent_factor
+    with torch.no_grad():
+        cond = model.encode_text(["a cat"], size_px=(64, 64))
+    text = torch.zeros(1, 77, cond.tokens_BSD.shape[-1], dtype=torch.bfloat16)
+    more = {}
+    if cond.pooled_BP is not None:
+        more = {
+            "added_cond_kwargs": {"text_embeds": cond.pooled_BP.bfloat16(), "time_ids": cond.time_ids_B6.bfloat16()}
+        }
+    noisy = torch.randn(1, 4, side, side, dtype=torch.bfloat16)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        unet(noisy, torch.tensor([5.0]), encoder_hidden_states=text, **more)
+    kind = family(name)
+    words = len(model.tokenizers["tokenizer"])
+    counted = count(kind.tiny_geometry(words, 77).unet, model.native_size_px, model.latent_factor)
+    assert counted.kept_bytes["all"] == pytest.approx(sum(one.nbytes() for one in seen.values()), rel=0.15)
+    assert counted.kept_bytes["text"] < counted.kept_bytes["adapter"] <= counted.kept_bytes["all"]
+    assert counted.checkpointed_bytes["all"] < counted.kept_bytes["all"]
+
+
+@pytest.mark.parametrize("method", ["lora", "dreambooth"])
+def test_trainings_are_what_the_guard_plans(method: str, tmp_path: Path) -> None:
+    recipe = config.build({"method": {"name": method}})
+    for pictures in (3, 6, 12):
+        folder = tmp_path / str(pictures)
+        folder.mkdir()
+        mascot.write(folder, mascot.pictures(pictures, seed=1))
+        manifest = scan.scan(folder, recipe.data, size_px=64, needed=1)
+        plan = guard_plan.plan(recipe, manifest, folder)
+        planned = 1.0
+        if plan.kind == "hold-out":
+            planned = 1 + (plan.ends(1000, 1000) - plan.begins(1000, 1000)) / 1000
+        elif plan.kind == "folds":
+            # In turn, and then the result from the base.
+            planned = plan.folds + plan.ends(1000, 1000) / 1000
+        assert trainings(len(plan.split.groups), recipe.method, "on") == planned

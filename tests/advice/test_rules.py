@@ -1,0 +1,207 @@
+"""Properties of advice: limits are kept, recipes load, every word has evidence and a translation, measurements decide."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from itertools import pairwise, product
+from pathlib import Path
+
+import pytest
+import tomlkit
+
+from tsuika.advice import estimate, evidence, recipes, rules
+from tsuika.advice.base import Base, look
+from tsuika.advice.estimate import Estimate, Machine
+from tsuika.advice.evidence import GOALS, METHODS, Cell, Pair, Statement, Table
+from tsuika.advice.recipes import Subject
+from tsuika.advice.rules import Advice, Request
+from tsuika.api import EMBEDDED
+from tsuika.core import config
+from tsuika.core.config import Recipe
+from tsuika.core.errors import RecipeError
+from tsuika.core.intervals import Interval
+
+GPU = Machine("cuda", "a GPU", "bf16", 24.0, 5e13)
+COUNTS = (1, 3, 4, 9, 12, 30, 100, 2000)
+
+
+def cell(goal: str, pictures: int, method: str, gain: float, behind: float = -5.0, size: int = 1000) -> Cell:
+    against = Interval(behind, behind - 2, behind + 2)
+    return Cell(goal, pictures, method, 3, Interval(gain, gain - 1, gain + 1), against, "lora", 0.5, 0.01, size, 18.0)
+
+
+def table(**gains: float) -> Table:
+    names = {method.replace("-", "_"): method for method in METHODS}
+    return Table(tuple(cell(goal, 16, names[name], gain) for goal in GOALS for name, gain in gains.items()))
+
+
+MEASURED = table(lora=40, textual_inversion=10, dreambooth=25, hypernetwork=20)
+
+
+@pytest.fixture(scope="module")
+def bases() -> dict[str, Base]:
+    return {name: look(name, EMBEDDED) for name in ("embedded", "sd1")}
+
+
+def advice(
+    base: Base,
+    goal: str = "character",
+    pictures: int = 20,
+    found: Table = MEASURED,
+    trigger: str = "zoka",
+    **limits: object,
+) -> Advice:
+    subject = Subject(goal, "pictures", pictures, base.name, trigger=trigger, embedded=base.is_embedded)
+    step = estimate.step_of(base)
+    return rules.advise(
+        Request(subject, goal, **limits),
+        base,
+        found,  # type: ignore[arg-type]
+        lambda recipe: estimate.estimate(base, recipe, GPU, pictures, step),
+        lambda recipe: estimate.memory_gib(base, recipe, GPU, step),
+    )
+
+
+def statements(found: Advice) -> Iterator[Statement]:
+    for option in found.options:
+        yield from (*option.reasons, *option.against)
+    yield from (one.why for one in found.not_offered)
+    yield from (*found.combine, *found.folklore)
+
+
+@pytest.mark.parametrize("name", ["embedded", "sd1"])
+def test_limits_are_kept(bases: dict[str, Base], name: str) -> None:
+    base = bases[name]
+    for goal, vram, size in product(("style", "object"), (0.95, 4.0, 9.0), (0.01, 3.0, None)):
+        try:
+            found = advice(base, goal, 7, vram_gb=vram, max_file_mb=size)
+        except RecipeError as error:
+            assert error.code == "RC026"
+            continue
+        for option in found.options:
+            assert option.estimate.memory_gib * 2**30 / 1e9 <= vram
+            assert size is None or option.file_bytes <= size * 1e6
+
+
+def test_a_program_that_does_not_apply_hypernetworks_is_offered_none(bases: dict[str, Base]) -> None:
+    best = table(lora=1, textual_inversion=1, dreambooth=1, hypernetwork=50)
+    assert advice(bases["sd1"], found=best).options[0].method == "hypernetwork"
+    offered = advice(bases["sd1"], found=best, program="Forge")
+    assert "hypernetwork" not in [option.method for option in offered.options]
+    assert all("Forge" in option.works_in for option in offered.options)
+
+
+def test_more_pictures_never_leave_without_advice(bases: dict[str, Base]) -> None:
+    for goal in GOALS:
+        offered = [
+            {option.method for option in advice(bases["embedded"], goal, pictures).options} for pictures in COUNTS
+        ]
+        assert all(len(methods) == 3 for methods in offered)
+        assert all(one <= other for one, other in pairwise(offered))
+
+
+def test_steps_grow_with_pictures() -> None:
+    for method, embedded in product(METHODS, (True, False)):
+        steps = [recipes.steps_of(Subject("style", "", pictures, "", embedded=embedded), method) for pictures in COUNTS]
+        assert steps == sorted(steps)
+
+
+@pytest.mark.parametrize("name", ["embedded", "sd1"])
+def test_every_recipe_loads(bases: dict[str, Base], name: str) -> None:
+    for goal, pictures, trigger, vram in product(GOALS, (2, 5, 40), ("", "zoka"), (6.0, 80.0)):
+        for option in advice(bases[name], goal, pictures, trigger=trigger, vram_gb=vram).options:
+            loaded = config.build(tomlkit.parse(option.toml).unwrap())
+            assert loaded == option.recipe
+            loaded.method.completed(loaded.data)  # what a run asks first
+            assert loaded.data.images == "pictures"
+
+
+@pytest.mark.parametrize("name", ["embedded", "sd1"])
+def test_every_statement_has_evidence_and_japanese(bases: dict[str, Base], name: str) -> None:
+    for goal, pictures in product(GOALS, (2, 16, 300)):
+        found = advice(bases[name], goal, pictures, found=evidence.measured())
+        assert all(option.reasons for option in found.options)
+        for one in statements(found):
+            assert one.strength == "folklore" or one.source, one
+            assert re.search(r"[ぁ-ヿ一-鿿]", one.text.to("ja")), one
+            assert one.text and not re.search(r"[ぁ-ヿ一-鿿]", one.text), one
+
+
+def test_the_best_measured_comes_first(bases: dict[str, Base]) -> None:
+    for best in METHODS:
+        gains = {method.replace("-", "_"): 10.0 for method in METHODS} | {best.replace("-", "_"): 60.0}
+        assert advice(bases["embedded"], found=table(**gains)).options[0].method == best
+
+
+def test_of_equals_the_smaller_file_comes_first() -> None:
+    equal = [cell("object", 16, method, 30, size=10**number) for number, method in enumerate(reversed(METHODS))]
+    found = Table(tuple(equal))
+    assert rules.order(found, "object", 16, embedded=True) == list(reversed(METHODS))
+    assert rules.order(found, "object", 16)[-1] == "hypernetwork"  # which works in fewer programs
+
+
+def test_the_nearest_measured_number_of_pictures_is_asked() -> None:
+    whole = [cell("style", count, method, count) for count in (4, 16, 100) for method in METHODS]
+    found = Table((*whole, cell("style", 8, "lora", 90)))  # with 8, not every method was measured
+    nearest = {n: found.row("style", n)["lora"].pictures for n in (1, 7, 9, 30, 50, 5000)}
+    assert nearest == {1: 4, 7: 4, 9: 16, 30: 16, 50: 100, 5000: 100}
+
+
+def test_without_measurements_publications_decide(bases: dict[str, Base]) -> None:
+    found = advice(bases["sd1"], found=Table())
+    assert [option.method for option in found.options] == list(rules.DEFAULT_ORDER[:3])
+    assert all(one.strength != "measured" for one in statements(found))
+
+
+def test_combinations_are_praised_only_where_they_won(bases: dict[str, Base]) -> None:
+    won = Pair("character LoRA + style LoRA", Interval(4, 2, 6))
+    lost = Pair("character LoRA + object LoRA", Interval(-4, -6, -2))
+    told = advice(bases["embedded"], found=Table(MEASURED.cells, (won, lost))).combine
+    assert [one.text.partition(" ")[0] for one in told] == ["Combine", "Together,"] and "worse" in told[1].text
+
+
+def test_rules_of_thumb_hold_where_the_numbers_agree(bases: dict[str, Base]) -> None:
+    agree = advice(bases["embedded"], "style", found=table(lora=5, textual_inversion=60, dreambooth=5, hypernetwork=5))
+    differ = advice(bases["embedded"], "style", found=MEASURED)
+    assert ": held" in agree.folklore[0].text and "did not hold" in differ.folklore[0].text
+
+
+def test_what_ships_is_what_the_bench_writes() -> None:
+    tables = json.loads((Path(rules.__file__).parent / "evidence.json").read_text(encoding="utf-8"))
+    found = evidence.measured()
+    assert len(found.cells) == len(tables["cells"])
+    for one in found.cells:
+        assert one.gain.low <= one.gain.mean <= one.gain.high and one.bytes > 0
+        assert one.goal in GOALS
+
+
+def test_thrift_takes_less_memory(bases: dict[str, Base]) -> None:
+    base = bases["sd1"]
+    step = estimate.step_of(base)
+
+    def need(recipe: Recipe, pictures: int = 20) -> float:
+        return estimate.memory_gib(base, recipe, GPU, step)
+
+    for method in METHODS:
+        candidate = recipes.Candidate(method)
+        subject = Subject("object", "pictures", 6, "sd1", trigger="zoka")
+        needs = [need(recipes.recipe_of(subject, candidate, way), 6) for way in recipes.ways(candidate, embedded=False)]
+        assert needs[0] == max(needs) and min(needs[-2:]) == min(needs)
+        every = [recipes.recipe_of(subject, candidate, way).train for way in recipes.ways(candidate, embedded=False)]
+        assert {train.batch_size * train.accumulate for train in every} == {4}
+
+
+def test_estimates_scale_with_the_work(bases: dict[str, Base]) -> None:
+    base = bases["sd1"]
+    step = estimate.step_of(base)
+
+    def of(settings: dict[str, object], pictures: int = 20) -> Estimate:
+        return estimate.estimate(base, config.build(config.override({}, settings)), GPU, pictures, step)
+
+    one, two = of({"train.steps": 100}), of({"train.steps": 200})
+    assert one.seconds and two.seconds == pytest.approx(2 * one.seconds)
+    assert of({"train.steps": 100, "guard.mode": "off"}).seconds == pytest.approx(one.seconds / 2)
+    assert of({"train.steps": 100}, 5).trainings == 7
+    assert of({"train.gradient_checkpointing": True, "train.steps": 100}).seconds > one.seconds

@@ -1,0 +1,286 @@
+"""The report: self-contained, safe with any words, the same in both languages, honest with numbers it lacks."""
+
+import base64
+import io
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image
+
+from tsuika import pages
+from tsuika.core.errors import PictureError
+from tsuika.core.texts import _, languages
+from tsuika.evaluation import inline, report, scores
+from tsuika.pages import chart
+
+NASTY = "<script>alert('x')</script> \"&amp;\" https://example.org/{steps}"
+
+
+def _image(value=120, size=(64, 64)):
+    return Image.new("RGB", size, (value, 80, 200))
+
+
+def _data(**changes):
+    data = report.ReportData(
+        title="Tsuipi",
+        method="lora",
+        family="sd1",
+        base="some/base",
+        trigger="tsuipi",
+        example_prompt="a tsuipi character in the snow",
+        stopped_by="steps",
+        steps_planned=40,
+        steps_done=40,
+        pictures=tuple(report.TrainingPicture(f"{i}.png", f"caption {i}", _image(i)) for i in range(3)),
+        left_out=(report.LeftOut("bad.png", "cannot be read"),),
+        recipe_toml="version = 1\n",
+        losses=tuple(float(x) for x in np.linspace(0.6, 0.3, 40)),
+        seconds={"load": 1.0, "train": 30.0, "a phase of tomorrow": 2.0},
+        images_per_second=12.5,
+        peak_memory_bytes=1_500_000_000,
+        before_after=(
+            report.BeforeAfter("a tsuipi at night", (1, 2), (_image(), _image()), (_image(1), _image(2))),
+            report.BeforeAfter("a cat", (1, 2), (_image(), _image()), (_image(1), _image(2)), control=True),
+        ),
+        scores=(report.Score("likeness", (0.1, 0.2), (0.8, 0.9), 0.95),),
+        artifacts=(
+            report.WrittenFile("artifacts/tsuipi.safetensors", "kohya", 1_840_220, "ab" * 32, 2e-4),
+            report.WrittenFile("artifacts/tsuipi/", "diffusers", 1_840_220, "cd" * 32, 3e-4),
+        ),
+        command="tsuika train --recipe recipe.toml --out again",
+        warnings=(report.Notice("XX001", {"en": "something was ignored"}),),
+    )
+    return replace(data, **changes)
+
+
+BARE = report.ReportData("Bare", "lora", "sd1", "embedded", "", "a cat", "diverged", 10, 0)
+
+
+class _Page(HTMLParser):
+    """Checks that tags are balanced and gathers attributes and the words a language shows."""
+
+    VOID = frozenset({"meta", "img", "link", "br", "path"})
+
+    def __init__(self, page, language="en"):
+        super().__init__()
+        self.stack, self.attributes, self.words, self.language, self.hidden = [], [], [], language, 0
+        self.tags = []
+        self.feed(page)
+        self.close()
+        assert self.stack == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, *pair) for pair in attrs]
+        if tag not in self.VOID:
+            hides = tag in ("style", "script") or (("class", "t") in attrs and dict(attrs).get("lang") != self.language)
+            self.hidden += hides
+            self.stack.append((tag, hides))
+
+    def handle_endtag(self, tag):
+        if tag not in self.VOID:
+            opened, hides = self.stack.pop()
+            assert opened == tag
+            self.hidden -= hides
+
+    def handle_data(self, data):
+        if not self.hidden:
+            self.words.append(data)
+
+    @property
+    def text(self):
+        return re.sub(r"\s+", " ", " ".join(self.words))
+
+
+@pytest.mark.parametrize("data", [_data(), BARE], ids=["full", "bare"])
+def test_the_page_asks_the_network_for_nothing(data):
+    page = _Page(report.render(data))
+    for tag, name, value in page.attributes:
+        if name in ("src", "href", "srcset", "action", "data", "poster"):
+            assert value.startswith("data:image/"), (tag, name, value)
+    html = report.render(data)
+    style = html[html.index("<style>") : html.index("</style>")]
+    assert "url(" not in style
+    assert "@import" not in style
+    assert not re.search(r"https?:|fetch\(|XMLHttp|WebSocket|import\(", re.sub(r"base64,[^\"]*", "", html))
+    assert "default-src 'none'" in html
+    assert page.tags.count("script") == 1
+
+
+@pytest.mark.parametrize("language", languages())
+def test_a_language_shows_its_own_words_only(language):
+    text = _Page(report.render(_data(), language), language).text
+    japanese = re.findall(r"[\u3040-\u30ff]", text.replace("日本語", ""))
+    assert bool(japanese) == (language == "ja")
+    for words in (
+        _("Before / after"),
+        _("Measured"),
+        _("Your files"),
+        _("Training loss"),
+        _("Settings"),
+        _("without the trigger word"),
+        _("all steps done"),
+    ):
+        assert words.to(language) in text
+
+
+def test_words_of_users_cannot_become_markup():
+    nasty = _data(
+        title=NASTY,
+        trigger=NASTY,
+        example_prompt=NASTY,
+        command=NASTY,
+        recipe_toml=NASTY,
+        base=NASTY,
+        device=NASTY,
+        family=NASTY,
+        made_with=NASTY,
+        seconds={f"{NASTY}": 1.0},
+        warnings=(report.Notice("XX001", {"en": NASTY}),),
+        left_out=(report.LeftOut(NASTY, NASTY),),
+        pictures=(report.TrainingPicture(NASTY, NASTY, _image()),),
+        before_after=(report.BeforeAfter(NASTY, (1,), (_image(),), (_image(),)),),
+        scores=(report.Score(NASTY, (0.5,), (0.5,)),),
+        artifacts=(report.WrittenFile("artifacts/<b>.safetensors", NASTY, 1, NASTY),),
+    )
+    page = _Page(report.render(nasty))
+    assert page.tags.count("script") == 1
+    assert not any(name.startswith("on") for _, name, _ in page.attributes)
+    assert NASTY.replace("  ", " ") in page.text
+
+
+def test_report_json_holds_the_contract_and_plain_values_only():
+    data = _data(scores=(report.Score("likeness", (0.5,), (float("nan"),)),), losses=(0.5, float("inf")))
+    values = json.loads(data.to_json(), parse_constant=lambda name: pytest.fail(name))
+    for key in (
+        "method",
+        "family",
+        "stopped_by",
+        "steps_done",
+        "best_step",
+        "range",
+        "guard",
+        "seconds",
+        "images_per_second",
+        "peak_memory_bytes",
+        "artifacts",
+        "warnings",
+    ):
+        assert key in values
+    assert values["range"] == {"safe": None, "balanced": None, "likeness": None}
+    assert values["guard"] is None
+    assert [set(file) >= {"path", "format", "sha256"} for file in values["artifacts"]] == [True, True]
+    assert values["scores"]["likeness"]["after"]["mean"] is None
+    assert values["scores"]["likeness"]["verdict"] == "unknown"
+    assert json.loads(BARE.to_json())["final_loss"] is None
+
+
+def test_pictures_come_back_out_of_their_data_uris(tmp_path):
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 48, 3), np.uint8))
+    kind, coded = report.data_uri(noise, 160).split(",")
+    assert kind == "data:image/png;base64"
+    with Image.open(io.BytesIO(base64.b64decode(coded))) as back:
+        assert np.array_equal(np.asarray(back), np.asarray(noise))
+    path = tmp_path / "large.png"
+    _image(size=(900, 300)).save(path)
+    _, coded = report.data_uri(path, 160).split(",")
+    with Image.open(io.BytesIO(base64.b64decode(coded))) as back:
+        assert back.width == 160
+        assert abs(back.height - 160 / 3) < 1
+    with pytest.raises(PictureError, match="gone"):
+        report.data_uri(tmp_path / "gone.png", 160)
+
+
+def test_training_pictures_are_shown_and_scored_as_they_were_trained_on(tmp_path):
+    """Turned by EXIF, on white, 16 bits scaled; EXIF that cannot be read is passed over."""
+    turned, clear, deep, odd = (tmp_path / name for name in ("turned.jpg", "clear.png", "deep.png", "odd.png"))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    _image(size=(64, 32)).save(turned, exif=exif)
+    Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(clear)
+    Image.fromarray(np.full((8, 8), 0x8080, np.uint16)).save(deep)
+    _image().save(odd, exif=b"Exif\0\0nonsense, and no TIFF")
+    for read in (lambda path: np.asarray(inline.opened(path)), scores.pixels):
+        assert read(turned).shape == (64, 32, 3)
+        assert (read(clear) == 255).all()
+        assert (read(deep) == 128).all()
+        assert read(odd).shape == (64, 64, 3)
+
+
+@pytest.mark.parametrize("count", [1, 2, 40, 601, 5000])
+def test_smoothing_keeps_a_constant_and_calms_noise(count):
+    assert np.allclose(chart.smoothed([0.4] * count), 0.4)
+    noise = np.random.default_rng(1).normal(1, 0.1, count)
+    if count > 100:
+        assert np.std(chart.smoothed(noise)) < 0.4 * np.std(noise)
+    with_gap = [0.4] * count + [float("nan")] + [0.4] * count
+    assert np.allclose(chart.smoothed(with_gap), 0.4)
+
+
+def _points(path):
+    return [tuple(map(float, pair.split())) for pair in re.findall(r"[ML]([\d. ]+)", path)]
+
+
+@pytest.mark.parametrize("count", [1, 2, 40, 601, 20_000])
+def test_the_curve_stays_in_its_frame_and_runs_to_the_right(count):
+    losses = np.random.default_rng(2).exponential(0.3, count)
+    losses[count // 2] = 50  # a spike
+    drawn = chart.curve(losses.tolist(), best_step=max(1, count // 3))
+    for path in (drawn.raw, drawn.smooth):
+        xs, ys = zip(*_points(path))
+        assert list(xs) == sorted(xs)
+        assert min(ys) >= 0
+        assert max(ys) <= 300
+        assert xs[0] <= 2  # within one bin of the ends
+        assert count == 1 or xs[-1] >= 998
+        assert len(xs) <= 2 * chart.CURVE_POINTS + 2
+    assert all(0 <= at <= 100 for at, _ in (*drawn.x_ticks, *drawn.y_ticks))
+    assert 0 <= drawn.best <= 100
+    labels = [float(label) for _, label in drawn.y_ticks]
+    assert len(labels) >= 2
+    heights = [at for at, _ in drawn.y_ticks]
+    assert np.corrcoef(labels, heights)[0, 1] == pytest.approx(-1, abs=1e-2)  # labels are rounded
+
+
+def test_a_curve_has_gaps_where_losses_were_not_finite_and_none_without_losses():
+    assert chart.curve([]) is None
+    assert chart.curve([float("nan")] * 3) is None
+    assert chart.curve([0.5, float("nan"), 0.4, 0.3]).raw.count("M") == 2
+    for losses in ((), (float("nan"),), (0.5,), (0.5, 0.5)):
+        _Page(report.render(replace(BARE, losses=losses)))
+
+
+def test_verdicts_need_more_than_the_seeds_explain():
+    score = report.Score
+    assert score("likeness", (0.10, 0.12, 0.11), (0.8, 0.81, 0.82)).verdict == "up"
+    assert score("likeness", (0.8, 0.81, 0.82), (0.10, 0.12, 0.11)).verdict == "down"
+    assert score("likeness", (0.1, 0.6, 0.9), (0.2, 0.7, 0.95)).verdict == "same"
+    assert score("likeness", (0.5, 0.5), (0.5, 0.5)).verdict == "same"
+    assert score("likeness", (0.1,), (0.9,)).verdict == "unknown"
+
+
+def test_every_file_must_have_been_read_back_for_the_self_check():
+    checked = _data()
+    assert report.largest_error(checked.artifacts) == 3e-4
+    assert "0.03%" in _Page(report.render(checked)).text
+    unchecked = replace(checked.artifacts[0], largest_relative_error=None)
+    assert report.largest_error((unchecked, checked.artifacts[1])) is None
+    page = _Page(report.render(_data(artifacts=(unchecked, checked.artifacts[1])))).text
+    assert _("These files were not read back and compared.") in page
+
+
+def test_text_to_paste_is_copied_as_it_is():
+    sentence = "tsuika train --out a-b\n  'x  y' <lora:a:1>"
+    page = _Page(str(pages.unbroken(sentence)))
+    assert "".join(page.words) == sentence
+
+
+def test_write_puts_both_files_into_the_run(tmp_path):
+    numbers, page = report.write(_data(), tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"report.json", "report.html"}
+    assert json.loads(numbers.read_text(encoding="utf-8"))["steps_done"] == 40
+    assert page.read_text(encoding="utf-8").startswith("<!doctype html>")

@@ -1,0 +1,180 @@
+"""The rules of the verdict, on made-up measures whose right answer is known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tsuika.evaluation.evaluation import Evaluation, said
+from tsuika.evaluation.measures import Scale, Tables
+from tsuika.evaluation.prompts import Asked
+from tsuika.evaluation.verdict import COSTS, Point, at_level, judge
+
+PROMPTS, SEEDS = 6, 4
+SCALE = Scale(real=0.9, chance=0.0, other_prompt=0.1)
+
+
+def table(mean: float, seed: int = 0, shape: tuple[int, int] = (PROMPTS, SEEDS), spread: float = 0.02) -> np.ndarray:
+    """Numbers of exactly this mean."""
+    noise = np.random.default_rng(seed).normal(0, spread, shape)
+    return mean + noise - noise.mean()
+
+
+def tables(fidelity: float, adherence: float = 0.8, *, seed: int = 0, copies: int = 0, **changes: float) -> Tables:
+    copied = np.zeros((PROMPTS + 4, SEEDS))
+    copied.flat[:copies] = 1
+    means = {"others": 0.9, "drift": 0.01, "diversity": 0.2, **changes}
+    return Tables(
+        table(fidelity, seed),
+        table(adherence, seed),
+        table(means["others"], seed, (4, SEEDS)),
+        table(means["drift"], seed, (4, SEEDS), 1e-4),
+        table(means["diversity"], seed, (PROMPTS, 1)),
+        copied,
+    )
+
+
+BASE = tables(0.1)
+
+
+def point(found: Tables, step: int = 100, strength: float = 1.0, name: str = "mascot", main: bool = True) -> Point:
+    return Point(name, f"artifacts/{name}.safetensors", step, strength, found, main)
+
+
+def told(points: list[Point], base: Tables = BASE, scale: Scale = SCALE) -> Evaluation:
+    asked = (Asked("a tsuipi in the snow", "subject"), Asked("a cat", "unrelated"))
+    found = judge(base, points, scale)
+    return Evaluation("mascot", "tsuipi", "embedded", asked, (1, 2), base, tuple(points), scale, found, ())
+
+
+@pytest.mark.parametrize(
+    ("found", "grade"),
+    [
+        (tables(0.5), "good"),
+        (tables(0.5, 0.7), "trade"),
+        (tables(0.5, 0.5), "dear"),
+        (tables(0.5, others=0.5), "dear"),
+        (tables(0.5, diversity=0.09), "dear"),
+        (tables(0.5, diversity=0.15), "trade"),
+        (tables(0.1), "nothing"),
+        (tables(0.02), "nothing"),
+        (tables(0.12), "nothing"),  # surely above the base, and far too little
+        (tables(0.5, copies=2), "copies"),
+        (tables(0.5, copies=1), "good"),  # one may be chance
+        (tables(0.02, 0.5, copies=9), "copies"),
+    ],
+)
+def test_the_grade_of_the_file_as_it_is(found: Tables, grade: str) -> None:
+    evaluation = told([point(found)])
+    assert evaluation.verdict.grade == grade
+    for language in ("en", "ja"):
+        sentence = said(evaluation).to(language)
+        assert "{" not in sentence and "()" not in sentence and sentence.count("..") == 0
+
+
+def test_what_the_base_copies_itself_is_not_held_against_the_result() -> None:
+    base = tables(0.1, copies=5)
+    assert told([point(tables(0.5, copies=6))], base).verdict.grade == "good"
+    assert told([point(tables(0.5, copies=7))], base).verdict.grade == "copies"
+
+
+def test_without_an_encoder_it_says_what_it_does_not_know() -> None:
+    def blind(**changes: float) -> Tables:
+        return replace(tables(0.5, **changes), fidelity=None, adherence=None, others=None, drift=None)
+
+    base, scale = replace(BASE, fidelity=None, adherence=None, others=None, drift=None), Scale(None, 0.0, None)
+    for found, grade in ((blind(), "unmeasured"), (blind(diversity=0.05), "stiff"), (blind(copies=4), "copies")):
+        evaluation = told([point(found)], base, scale)
+        assert (
+            evaluation.verdict.grade == grade and evaluation.verdict.best is None and evaluation.verdict.matched is None
+        )
+        assert "likeness " not in said(evaluation).replace("likeness to", "")
+        assert evaluation.to_dict()["points"][0]["fidelity"] is None
+
+
+def test_without_adherence_diversity_is_what_likeness_is_weighed_against() -> None:
+    base = replace(BASE, adherence=None, others=None)
+    mild, stiff = (
+        replace(tables(0.5 + x, diversity=d), adherence=None, others=None) for x, d in ((0, 0.19), (0.05, 0.11))
+    )
+    found = told([point(mild, 100, main=False), point(stiff, 200, name="late")], base)
+    assert found.verdict.best == 0
+
+
+def test_the_best_trade_weighs_likeness_against_adherence() -> None:
+    """Shares of the way: 0.5 x 1, 0.75 x 0.9, 0.8 x 0.6; the last is too dear besides."""
+    points = [
+        point(tables(0.5, 0.8, drift=0.01), strength=0.5),
+        point(tables(0.7, 0.72, drift=0.02), strength=0.75),
+        point(tables(0.74, 0.48, drift=0.03), strength=1.0),
+    ]
+    verdict = told(points).verdict
+    assert [round(one.score or 0, 3) for one in verdict.judgements] == [0.5, 0.675, 0.48]
+    assert verdict.best == 1 and verdict.main == 2 and verdict.grade == "dear"
+    assert "step 100 at strength 0.75" in said(told(points))
+
+
+def test_of_what_cannot_be_told_apart_the_gentler_one_is_best() -> None:
+    wild = 0.15
+    first = replace(tables(0.5, drift=0.01), fidelity=table(0.50, 1, spread=wild))
+    second = replace(tables(0.5, drift=0.05), fidelity=table(0.51, 2, spread=wild))
+    found = told([point(second, 300), point(first, 100, name="early", main=False)])
+    assert found.verdict.best == 1
+
+
+def test_strength_nought_is_never_the_best() -> None:
+    found = told([point(BASE, strength=0.0), point(tables(0.5), strength=1.0)])
+    assert found.verdict.best == 1 and found.verdict.main == 1
+    none = found.verdict.judgements[0]
+    assert none.gain is not None and (none.gain.mean, none.gain.low, none.gain.high) == (0, 0, 0)
+    assert all(none.losses[name].mean == 0 for name in COSTS) and none.lost == () and none.score == 0
+
+
+def test_steps_are_compared_at_equal_likeness() -> None:
+    """The early step goes from (0.1, 0.8) to (0.5, 0.8), the late one to (0.9, 0.4): at 0.5 it has lost 0.2."""
+    early = [point(tables(0.3), 60, 0.5, "early", False), point(tables(0.5), 60, 1.0, "early", False)]
+    late = [point(tables(0.5, 0.6), 240, 0.5), point(tables(0.9, 0.4), 240, 1.0)]
+    found = told([*late, *early]).verdict.matched
+    assert found is not None and found.fidelity == pytest.approx(0.5)
+    assert [(name, step) for name, step, _ in found.states] == [("early", 60), ("mascot", 240)]
+    assert [value.mean for _, _, value in found.states] == pytest.approx([0.8, 0.6])
+    assert found.lead.mean == pytest.approx(0.2) and found.lead.sign > 0
+    assert "step 60 follows prompts better than step 240" in said(told([*late, *early]))
+    alike = told([*early, *(replace(one, step=240, state="late") for one in early)]).verdict.matched
+    assert alike is not None and (alike.lead.mean, alike.lead.low, alike.lead.high) == (0, 0, 0)
+    assert told(early).verdict.matched is None  # one step has nobody to be compared with
+    assert told([*early, point(BASE, 240)]).verdict.matched is None  # the other one has reached nothing
+
+
+def test_a_single_picture_leads_nobody() -> None:
+    """One prompt, one seed: every resample is the same, which is no certainty."""
+
+    def one(fidelity: float, adherence: float, step: int, strength: float = 1.0) -> Point:
+        found = tables(fidelity, adherence)
+        single = replace(found, fidelity=np.array([[fidelity]]), adherence=np.array([[adherence]]))
+        return point(single, step, strength, f"step-{step}", False)
+
+    base = replace(BASE, fidelity=np.array([[0.1]]), adherence=np.array([[0.8]]))
+    line = [one(0.3, 0.8, 60, 0.5), one(0.5, 0.8, 60), one(0.5, 0.6, 240, 0.5), one(0.9, 0.4, 240)]
+    matched = told(line, base).verdict.matched
+    assert matched is not None and matched.lead.mean == pytest.approx(0.2) and not matched.lead.is_bounded
+    assert not any(value.is_bounded for _, _, value in matched.states)
+
+
+def test_no_point_is_no_verdict() -> None:
+    with pytest.raises(ValueError, match="nothing"):
+        judge(BASE, [], SCALE)
+
+
+def test_a_level_is_found_on_the_line_between_two_points() -> None:
+    xs, ys = [0.0, 0.4, 0.8], [1.0, 0.8, 0.4]  # a straight line in each stretch
+    for level, wanted in ((0.0, 1.0), (0.2, 0.9), (0.4, 0.8), (0.5, 0.7), (0.8, 0.4)):
+        assert float(at_level(xs, ys, level)) == pytest.approx(wanted)
+    assert np.isnan(at_level(xs, ys, 0.9))
+    back = [0.0, 0.5, 0.3, 0.6]  # the first crossing counts
+    assert float(at_level(back, [0, 5, 3, 6], 0.4)) == pytest.approx(4)
+    assert float(at_level([0.5, 0.9], [7, 3], 0.1)) == 7  # begins above it
+    many = at_level([np.zeros(3), np.array([1.0, 2.0, 0.1])], [np.zeros(3), np.ones(3)], 0.5)
+    assert many[:2].tolist() == [0.5, 0.25] and np.isnan(many[2])

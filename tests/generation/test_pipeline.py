@@ -1,0 +1,247 @@
+"""The denoising loop against diffusers' own pipelines, and what a seed means."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+
+from tsuika.core.errors import RecipeError
+from tsuika.core.events import Warned
+from tsuika.generation import pipeline
+from tsuika.generation.encode import encode
+from tsuika.generation.pipeline import (
+    SAMPLERS,
+    Defaults,
+    check_size,
+    defaults_for,
+    make_scheduler,
+    sample,
+    size_step,
+    to_pictures,
+)
+from tsuika.generation.prompt import parse
+
+# Written out again from what each sampler's name means, not from SAMPLERS.
+REFERENCE: Mapping[str, tuple[str, dict[str, Any]]] = {
+    "Euler a": ("EulerAncestralDiscreteScheduler", {"timestep_spacing": "linspace"}),
+    "Euler": ("EulerDiscreteScheduler", {"timestep_spacing": "linspace"}),
+    "Heun": ("HeunDiscreteScheduler", {"timestep_spacing": "linspace"}),
+    "DPM++ 2M": ("DPMSolverMultistepScheduler", {"timestep_spacing": "linspace", "algorithm_type": "dpmsolver++"}),
+    "DPM++ 2M Karras": ("DPMSolverMultistepScheduler", {"timestep_spacing": "linspace", "use_karras_sigmas": True}),
+    "DDIM": ("DDIMScheduler", {"timestep_spacing": "leading"}),
+    "UniPC": ("UniPCMultistepScheduler", {"timestep_spacing": "linspace"}),
+}
+
+
+def variant(model: Any, **changes: Any) -> Any:
+    """A model that shares the parts but says something else of itself."""
+    changed = copy.copy(model)
+    for key, value in changes.items():
+        setattr(changed, key, value)
+    return changed
+
+
+def reference(model: Any, sampler: str) -> Any:
+    """diffusers' own pipeline around the same parts."""
+    name, options = REFERENCE[sampler]
+    if model.scheduler_config.get("rescale_betas_zero_snr"):
+        options = {**options, "timestep_spacing": "trailing"}
+    scheduler = getattr(diffusers, name).from_config(
+        model.scheduler_config, prediction_type=model.prediction, **options
+    )
+    parts = {"vae": model.vae, "unet": model.unet, "scheduler": scheduler, **model.text_encoders, **model.tokenizers}
+    if "text_encoder_2" in parts:
+        made = diffusers.StableDiffusionXLPipeline(**parts, add_watermarker=False)
+    else:
+        made = diffusers.StableDiffusionPipeline(
+            **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+        )
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+def ours(
+    model: Any, sampler: str, *, cfg: float, seeds: list[int], size_px: tuple[int, int], steps: int = 4
+) -> torch.Tensor:
+    cond = encode(model, "the red cat", size_px=size_px)
+    uncond = None if cfg == 1 else encode(model, "dog", size_px=size_px)
+    with torch.no_grad():
+        return pipeline.sample_latents(
+            model,
+            make_scheduler(model, sampler),
+            cond[[0] * len(seeds)],
+            uncond,
+            [torch.Generator().manual_seed(seed) for seed in seeds],
+            steps=steps,
+            cfg=cfg,
+            size_px=size_px,
+        )
+
+
+def theirs(
+    model: Any, sampler: str, *, cfg: float, seeds: list[int], size_px: tuple[int, int], steps: int = 4
+) -> torch.Tensor:
+    return reference(model, sampler)(
+        prompt=["the red cat"] * len(seeds),
+        negative_prompt=["dog"] * len(seeds),
+        width=size_px[0],
+        height=size_px[1],
+        num_inference_steps=steps,
+        guidance_scale=cfg,
+        output_type="latent",
+        generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+    ).images
+
+
+def assert_same(model: Any, sampler: str, **settings: Any) -> None:
+    mine, other = ours(model, sampler, **settings), theirs(model, sampler, **settings)
+    assert mine.shape == other.shape
+    scale = float(other.abs().max())
+    torch.testing.assert_close(mine, other, rtol=0, atol=2e-5 * scale)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_the_loop_is_that_of_diffusers(sd1: Any, sampler: str, prediction: str) -> None:
+    step = size_step(sd1)
+    model = variant(sd1, prediction=prediction)
+    assert_same(model, sampler, cfg=6.5, seeds=[3, 4], size_px=(2 * step, step))
+
+
+@pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "Heun"])
+def test_zero_terminal_snr(sd1: Any, sampler: str) -> None:
+    config = {**sd1.scheduler_config, "rescale_betas_zero_snr": True}
+    model = variant(sd1, prediction="v_prediction", scheduler_config=config)
+    assert_same(model, sampler, cfg=3, seeds=[7], size_px=(size_step(sd1),) * 2)
+    assert int(make_steps(model, sampler)[0]) == 999
+
+
+def make_steps(model: Any, sampler: str) -> torch.Tensor:
+    scheduler = make_scheduler(model, sampler)
+    scheduler.set_timesteps(4)
+    return scheduler.timesteps
+
+
+@pytest.mark.parametrize("family", ["sd2", "sdxl"])
+def test_other_families(tiny_models: Mapping[str, Any], family: str) -> None:
+    model = tiny_models[family]
+    step = size_step(model)
+    assert_same(model, "Euler a", cfg=5, seeds=[1, 2], size_px=(step, 2 * step))
+
+
+def test_no_guidance(sd1: Any) -> None:
+    assert_same(sd1, "Euler", cfg=1, seeds=[5], size_px=(size_step(sd1),) * 2)
+
+
+def test_cfg_1_never_asks_for_the_negative(sd1: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[int] = []
+    model = variant(sd1)
+    model.denoise = lambda noisy, t, cond: rows.append(len(noisy)) or sd1.denoise(noisy, t, cond)
+    sample(model, "cat", negative="dog", cfg=1, steps=2, sampler="Euler", size_px=(size_step(sd1),) * 2)
+    assert rows == [1, 1]
+
+
+def test_heun_tells_that_it_cannot_do_zero_snr(sd1: Any) -> None:
+    model = variant(sd1, scheduler_config={**sd1.scheduler_config, "rescale_betas_zero_snr": True})
+    told: list[Warned] = []
+    make_scheduler(model, "Heun", told.append)
+    make_scheduler(model, "Euler", told.append)
+    assert [warning.code for warning in told] == ["GN002"]
+
+
+@pytest.mark.parametrize("sampler", ["Euler a", "DPM++ 2M Karras"])
+def test_a_seed_means_the_same_picture_whatever_the_batch(sd1: Any, sampler: str) -> None:
+    def draw(**settings: Any) -> torch.Tensor:
+        return sample(sd1, "cat", cfg=2, steps=3, sampler=sampler, size_px=(size_step(sd1),) * 2, **settings)
+
+    together = draw(seed=10, num=3, batch_size=3)
+    assert together.shape[0] == 3
+    torch.testing.assert_close(together, draw(seed=10, num=3, batch_size=2), rtol=0, atol=1e-4)
+    for i in range(3):
+        torch.testing.assert_close(together[i : i + 1], draw(seed=10 + i), rtol=0, atol=1e-4)
+    assert torch.equal(draw(seed=10), draw(seed=10))
+    assert float((together[0] - together[1]).abs().max()) > 1e-2
+
+
+def test_prompts_of_any_length_together(sd1: Any) -> None:
+    settings: dict[str, Any] = {"cfg": 2, "steps": 2, "sampler": "DDIM", "size_px": (size_step(sd1),) * 2, "num": 2}
+    prompts = ["cat", "dog", "the cat BREAK the dog"]
+    together = sample(sd1, prompts, negative="red BREAK cat", seed=1, **settings)
+    apart = torch.cat([sample(sd1, prompt, negative="red BREAK cat", seed=1, **settings) for prompt in prompts])
+    torch.testing.assert_close(together, apart, rtol=0, atol=1e-4)
+
+
+def test_steps_are_reported_and_may_end_the_drawing(sd1: Any) -> None:
+    seen: list[tuple[int, int]] = []
+    settings: dict[str, Any] = {"cfg": 1, "steps": 3, "sampler": "Euler", "size_px": (size_step(sd1),) * 2}
+    sample(sd1, "cat", num=2, batch_size=1, on_step=lambda done, total: seen.append((done, total)), **settings)
+    assert seen == [(n, 6) for n in range(1, 7)]
+
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sample(sd1, "cat", on_step=stop, **settings)
+
+
+def test_pictures_are_in_range(sd1: Any) -> None:
+    step = size_step(sd1)
+    pixels = sample(sd1, "cat", cfg=2, steps=1, sampler="Euler", size_px=(2 * step, step))
+    assert pixels.shape == (1, 3, step, 2 * step)
+    assert pixels.dtype == torch.float32
+    assert float(pixels.abs().max()) <= 1
+    (picture,) = to_pictures(pixels)
+    assert picture.size == (2 * step, step)
+    ends = torch.tensor([-1.0, 0.0, 1.0]).view(1, 3, 1, 1)
+    assert to_pictures(ends)[0].getpixel((0, 0)) == (0, 128, 255)
+
+
+def test_a_size_that_cannot_be_names_the_nearest(sd1: Any) -> None:
+    step = size_step(sd1)
+    check_size(sd1, (step, 3 * step))
+    for wrong, right in [
+        ((step + 1, step), (step, step)),
+        ((1, 2 * step - 1), (step, 2 * step)),
+        ((0, step), (step, step)),
+    ]:
+        with pytest.raises(RecipeError) as error:
+            check_size(sd1, wrong)
+        assert error.value.code == "RC002"
+        assert f"{right[0]}x{right[1]}" in error.value.describe("en")
+        assert f"{right[0]}x{right[1]}" in error.value.describe("ja")
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"num": 0}, {"cfg": float("nan")}, {"sampler": "Euler b"}])
+def test_wrong_settings(sd1: Any, wrong: dict[str, Any]) -> None:
+    with pytest.raises(RecipeError) as error:
+        sample(sd1, "cat", **wrong)
+    assert error.value.code == "RC002"
+
+
+def test_defaults(tmp_path: Path) -> None:
+    model: Any = SimpleNamespace(source=str(tmp_path))
+    assert defaults_for(model) == Defaults()
+    (tmp_path / "tsuika.json").write_text(json.dumps({"cfg": 3, "sampler": "DDIM", "about": "x"}), encoding="utf-8")
+    assert defaults_for(model) == Defaults(cfg=3.0, sampler="DDIM")
+    assert defaults_for(SimpleNamespace(source="embedded"), tmp_path) == Defaults(cfg=3.0, sampler="DDIM")
+    assert defaults_for(SimpleNamespace(source="some/hub-id")) == Defaults()
+    for text in ("[1]", "{", '{"cfg": "much"}', '{"sampler": "nothing"}'):
+        (tmp_path / "tsuika.json").write_text(text, encoding="utf-8")
+        with pytest.raises(RecipeError):
+            defaults_for(model)
+    assert Defaults().sampler in SAMPLERS
+
+
+def test_no_gradients_and_no_changes(sd1: Any) -> None:
+    before = {name: value.clone() for name, value in sd1.unet.state_dict().items()}
+    pixels = sample(sd1, parse("cat"), steps=1, cfg=2, size_px=(size_step(sd1),) * 2)
+    assert not pixels.requires_grad
+    assert all(torch.equal(value, before[name]) for name, value in sd1.unet.state_dict().items())

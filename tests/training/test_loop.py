@@ -1,0 +1,347 @@
+"""The loop: it learns, says what it does, stops at numbers that are not finite, and goes on to the same bits."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tiny_models import picture_batch, tiny
+from tsuika.core.config import Recipe
+from tsuika.core.errors import DivergedError, RecipeError
+from tsuika.core.events import Stepped
+from tsuika.core.sections import Train
+from tsuika.core.seeds import generator
+from tsuika.core.types import Batch
+from tsuika.diffusion.schedule import add_noise
+from tsuika.diffusion.targets import min_snr_weight, target
+from tsuika.methods.lora import Lora
+from tsuika.methods.lora import layers as lora
+from tsuika.training import checkpoint, loop, optim
+from tsuika.training.fit import Fit, update_ema
+from tsuika.training.loop import conditioner, draw, fit
+from tsuika.training.preparation import accelerate_for
+from tsuika.training.schedule import Schedule
+from tsuika.training.trainer import Saving, Trainer
+
+SIZE = (64, 64)
+
+
+def recipe(method: Lora | None = None, **train: Any) -> Recipe:
+    settings = {"steps": 6, "batch_size": 2, "learning_rate": 1e-3, "precision": "fp32", "device": "cpu", **train}
+    return Recipe(method=method or Lora(rank=2), train=Train(**settings))
+
+
+def start(
+    what: Recipe, *, family: str = "sd1", batch: Callable[[int], Batch] | None = None, schedule: Schedule | None = None
+) -> Fit:
+    model = tiny(family)
+    attachment = lora.attach(model, what.method, generator(what.train.seed, "init"))
+    source = batch or (lambda number: picture_batch(number, what.train.batch_size))
+    condition = conditioner(model, attachment, lambda _: SIZE)
+    return Fit(model, attachment, what, accelerate_for(what), source, condition, schedule)
+
+
+def weights(run: Fit) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in run.attachment.tensors().items()}
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def losses(run: Fit) -> list[float]:
+    return [event.loss for event in fit(run) if isinstance(event, Stepped)]
+
+
+def micro_loss(run: Fit, number: int) -> Tensor:
+    """The loss of a micro-batch, from the formulas."""
+    train, batch = run.recipe.train, run.batch(number)
+    t_B, noise_BCHW = draw(train, number, batch.latents_BCHW, len(run.alphas_T))
+    a_B = run.alphas_T[t_B]
+    noisy = add_noise(batch.latents_BCHW, noise_BCHW, a_B)
+    output = run.model.denoise(noisy, t_B, run.model.encode_text(batch.captions, size_px=SIZE))
+    error_B = (output - target(run.model.prediction, batch.latents_BCHW, noise_BCHW, a_B)).pow(2).mean((1, 2, 3))
+    return (error_B * min_snr_weight(run.model.prediction, a_B, train.min_snr_gamma) * batch.weight_B).mean()
+
+
+def test_it_learns_and_says_so() -> None:
+    run = start(recipe(steps=25, learning_rate=1e-2, batch_size=4, clip_norm=1.0, ema=0.0))
+    with torch.no_grad():
+        before = sum(float(micro_loss(run, number)) for number in range(1000, 1004))
+    events = [event for event in fit(run) if isinstance(event, Stepped)]
+    with torch.no_grad():
+        after = sum(float(micro_loss(run, number)) for number in range(1000, 1004))
+    assert after < 0.9 * before
+    assert [event.step for event in events] == list(range(1, 26))
+    assert all(event.loss > 0 and event.grad_norm > 0 and event.seconds > 0 for event in events)
+    rates = [event.learning_rate for event in events]
+    assert rates == [1e-2 * Schedule.of(run.recipe.train).share(step) for step in range(25)]
+
+
+def test_going_on_from_weights_falls_to_nothing_and_forgets_the_optimizer() -> None:
+    first = start(recipe(steps=12, learning_rate=1e-2, ema=0.9, schedule="constant"))
+    for _ in fit(first):
+        pass
+    with first.written_weights():
+        weights = {name: value.clone() for name, value in first.attachment.tensors().items()}
+    what = recipe(steps=12, learning_rate=1e-2, ema=0.9, schedule="linear", warmup=0.0)
+    again = start(what, schedule=Schedule.falling(what.train, 12, 20))
+    again.start_from(weights)
+    assert all(torch.equal(value, weights[name]) for name, value in again.attachment.tensors().items())
+    assert all(torch.equal(value, weights[name]) for name, value in again.average.items())
+    assert not again.optimizer.state_dict()["state"]
+    events = list(fit(again))
+    assert [event.step for event in events] == list(range(13, 21))
+    rates = [event.learning_rate for event in events]
+    assert rates[0] == 1e-2 and rates == sorted(rates, reverse=True) and 0 < rates[-1] < 2e-3
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
+def test_a_steady_rate_does_not_fall_before_what_comes_after_it(schedule: Any) -> None:
+    train = Train(steps=40, schedule=schedule, warmup=0.1)
+    steady, falling = Schedule.steady(train), Schedule.falling(train, 20, 30)
+    assert [steady.share(step) for step in range(4, 40)] == [1.0] * 36 and steady.share(1) == 0.5
+    assert Schedule.steady(train, 7).share(1) == 0.5, "the warm-up is the recipe's, wherever it ends"
+    end = [falling.share(step) for step in range(21, 30)]
+    assert end == ([1.0] * 9 if schedule == "constant" else sorted(end, reverse=True))
+    assert end[-1] == 1 or end[-1] < 0.2
+    assert steady.total == falling.total == pytest.approx(Schedule.of(train).total + 38.5)
+
+
+def test_a_step_is_the_mean_over_its_batches() -> None:
+    """`accumulate` = 2: the gradient and the loss are the means over micro-batches 2n and 2n + 1."""
+    run = start(recipe(steps=1, accumulate=2, clip_norm=0))
+    expected = (micro_loss(run, 0) + micro_loss(run, 1)) / 2
+    wanted = torch.autograd.grad(expected, run.params)
+    (event,) = fit(run)
+    assert isinstance(event, Stepped)
+    assert event.loss == pytest.approx(float(expected), rel=1e-5)
+    for param, gradient in zip(run.params, wanted, strict=True):
+        assert param.grad is not None
+        torch.testing.assert_close(param.grad, gradient, rtol=1e-4, atol=1e-7)
+    norm = torch.stack([gradient.norm() for gradient in wanted]).norm()
+    assert event.grad_norm == pytest.approx(float(norm), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("family", "settings"),
+    [
+        ("sd2", {"min_snr_gamma": 5.0, "noise_offset": 0.1, "schedule": "linear"}),
+        ("sdxl", {"min_snr_gamma": 0.0, "clip_norm": 0.0, "ema": 0.0, "schedule": "constant", "warmup": 0.5}),
+        ("sd1", {"accumulate": 2, "weight_decay": 0.1, "batch_size": 3}),
+    ],
+)
+def test_settings_run(family: str, settings: dict[str, Any]) -> None:
+    assert all(loss == loss and loss > 0 for loss in losses(start(recipe(steps=2, **settings), family=family)))
+
+
+def test_the_average_follows_and_is_lent_for_a_while() -> None:
+    run = start(recipe(steps=4, ema=0.5, learning_rate=1e-2))
+    expected = weights(run)
+    for event in fit(run):
+        assert isinstance(event, Stepped)
+        decay = min(0.5, (1 + event.step) / (10 + event.step))
+        now = run.attachment.tensors()
+        expected = {name: decay * value + (1 - decay) * now[name] for name, value in expected.items()}
+    for name, value in run.average.items():
+        torch.testing.assert_close(value, expected[name])
+    live, average = weights(run), {name: value.clone() for name, value in run.average.items()}
+    assert not same(live, average)
+    with run.written_weights():
+        assert same(weights(run), average)
+    assert same(weights(run), live)
+    assert same(run.average, average)
+
+
+def test_nothing_drops_out_of_what_is_written() -> None:
+    run = start(recipe(Lora(rank=2, dropout=0.5), steps=1))
+    list(fit(run))
+    modes = [module.training for module in run.model.unet.modules()]
+    batch = picture_batch(0)
+
+    def said() -> Tensor:
+        with torch.no_grad():
+            return run.model.denoise(batch.latents_BCHW, torch.tensor([500, 500]), run.condition(batch))
+
+    assert not torch.equal(said(), said())
+    with run.written_weights():
+        assert torch.equal(said(), said())
+    assert [module.training for module in run.model.unet.modules()] == modes
+
+
+def test_an_average_of_bfloat16_weights_gets_there() -> None:
+    """A tenth of a small change is below bfloat16's gap: an average in bfloat16 would stand still."""
+    following = 1 + 2**-7
+    average, live = {"x": torch.ones(3)}, {"x": torch.full((3,), following, dtype=torch.bfloat16)}
+    for _ in range(120):
+        update_ema(average, live, 0.9)
+    assert torch.allclose(average["x"], torch.tensor(following), atol=1e-4)
+
+
+def test_a_fit_that_is_over_leaves_no_weights_behind() -> None:
+    """Neither in Accelerate, which holds what it has prepared, nor as gradients that the next one would clip."""
+    run = start(recipe(steps=1))
+    list(fit(run))
+    param, gradient = (weakref.ref(one) for one in (run.params[0], run.params[0].grad))
+    assert param() is not None and gradient() is not None
+    accelerator = run.accelerator
+    run.discard()
+    del run
+    gc.collect()
+    assert param() is None and gradient() is None
+    assert accelerator is not None
+
+
+def test_half_a_step_is_never_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second Ctrl+C comes at any moment, also between the optimizer's step and its count."""
+    run = start(recipe(steps=8))
+    trainer = Trainer(run, Saving(tmp_path, every=3, keep=2))
+
+    def interrupted(step: int, *_: Any) -> None:
+        if step == 4:
+            raise SystemExit(130)
+
+    monkeypatch.setattr(run.penalties, "apply", interrupted)
+    with pytest.raises(SystemExit):
+        list(trainer.train())
+    assert checkpoint.steps(tmp_path) == {3} and run.step == 4
+
+
+PACKAGES = {"prodigy": "prodigyopt", "schedule-free": "schedulefree"}
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "prodigy", "schedule-free"])
+def test_goes_on_to_the_same_bits(optimizer: str, tmp_path: Path) -> None:
+    """With dropout, an average, text encoders, and a look at the written weights in between."""
+    if optimizer in PACKAGES:
+        pytest.importorskip(PACKAGES[optimizer])
+    method = Lora(rank=2, dropout=0.3, text_encoder=optimizer == "adamw")
+    rate = 1.0 if optimizer == "prodigy" else 1e-2
+    what = recipe(method, steps=4, optimizer=optimizer, learning_rate=rate, ema=0.9, warmup=0.3)
+    whole = start(what)
+    list(fit(whole))
+
+    first = start(what)
+    events = fit(first)
+    next(events)
+    next(events)
+    with first.written_weights():
+        looked = weights(first)
+    assert not same(looked, weights(first))
+    next(events)
+    events.close()  # type: ignore[attr-defined]
+    with first.written_weights():
+        looked = weights(first)
+    checkpoint.save(tmp_path, first.state())
+
+    second = start(what)
+    state = checkpoint.newest(tmp_path)
+    assert state is not None and same(state.average, looked), "who looks at saved states sees what would be written"
+    second.restore(state)
+    assert [event.step for event in fit(second) if isinstance(event, Stepped)] == [4]
+    assert same(weights(whole), weights(second))
+    with whole.written_weights(), second.written_weights():
+        assert same(weights(whole), weights(second))
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_numbers_that_are_not_finite_end_the_run_and_harm_nothing(accumulate: int) -> None:
+    def poisoned(number: int) -> Batch:
+        batch = picture_batch(number)
+        if number == 2 * accumulate - 1:  # the second step's last: 2.png and 3.png
+            batch.latents_BCHW[[i for i, name in enumerate(batch.names) if name == "2.png"]] = torch.nan
+        return batch
+
+    run = start(recipe(accumulate=accumulate), batch=poisoned)
+    events = fit(run)
+    next(events)
+    good, average = weights(run), {name: value.clone() for name, value in run.average.items()}
+    with pytest.raises(DivergedError) as caught:
+        next(events)
+    assert (caught.value.code, caught.value.exit_status) == ("TR001", 6)
+    assert "2.png" in str(caught.value)
+    assert "3.png" not in str(caught.value)
+    assert run.step == 1
+    assert same(weights(run), good)
+    assert same(run.average, average)
+
+
+def test_gradient_checkpointing_changes_only_the_memory() -> None:
+    plain = start(recipe(Lora(rank=2, dropout=0.2), steps=3))
+    saving = start(recipe(Lora(rank=2, dropout=0.2), steps=3))
+    unet: Any = saving.model.unet
+    unet.enable_gradient_checkpointing()
+    unet.train()
+    assert losses(saving) == pytest.approx(losses(plain), rel=1e-5)
+
+
+@pytest.mark.parametrize("text", [False, True])
+def test_captions_are_encoded_once_unless_a_text_encoder_trains(text: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = start(recipe(Lora(rank=2, text_encoder=text), steps=3, accumulate=2))
+    asked: list[str] = []
+    real = run.model.encode_text
+
+    def counting(prompts: Any, **more: Any) -> Any:
+        asked.extend(prompts)
+        return real(prompts, **more)
+
+    monkeypatch.setattr(run.model, "encode_text", counting)
+    list(fit(run))
+    seen = [caption for number in range(6) for caption in run.batch(number).captions]
+    assert sorted(asked) == sorted(seen if text else set(seen))
+
+
+def test_only_the_latest_captions_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With shuffled tags every caption is a new one."""
+    monkeypatch.setattr(loop, "CAPTIONS", 2)
+    model = tiny("sd1")
+    condition = conditioner(model, lora.attach(model, Lora(rank=1), generator(0, "init")), lambda _: SIZE)
+    asked: list[str] = []
+    real = model.encode_text
+    monkeypatch.setattr(model, "encode_text", lambda texts, **more: asked.extend(texts) or real(texts, **more))
+    for captions in (("a cat", "a dog"), ("a cat", "a fox"), ("a cat", "a dog"), ("a fox", "a dog")):
+        both = condition(picture_batch(0, captions=captions))
+        for row, caption in enumerate(captions):
+            assert torch.equal(both.tokens_BSD[row], real([caption], size_px=SIZE).tokens_BSD[0])
+    assert asked == ["a cat", "a dog", "a fox", "a dog", "a fox"]
+
+
+# ------------------------------------------------------------------------------------------------------------- optim
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
+def test_the_rate_rises_and_falls(schedule: Any) -> None:
+    train = Train(steps=100, warmup=0.2, schedule=schedule)
+    shares = [Schedule.of(train).share(step) for step in range(100)]
+    assert shares[:20] == sorted(shares[:20])
+    assert shares[0] == pytest.approx(1 / 20)
+    assert max(shares) == pytest.approx(1)
+    assert shares[20:] == sorted(shares[20:], reverse=True)
+    assert shares[-1] == (1 if schedule == "constant" else pytest.approx(0, abs=0.02))
+
+
+def test_text_encoders_learn_at_a_tenth_or_at_their_own_rate() -> None:
+    model = tiny("sd1")
+    for own, expected in ((0.0, 1e-4), (3e-5, 3e-5)):
+        attachment = lora.attach(model, Lora(rank=1, text_encoder=True, text_learning_rate=own), generator(0, "init"))
+        groups = optim.build(Train(learning_rate=1e-3), attachment.param_groups()).param_groups
+        assert {group["name"]: group["lr"] for group in groups} == {"unet": 1e-3, "text": pytest.approx(expected)}
+        attachment.detach()
+
+
+def test_prodigy_has_one_rate() -> None:
+    pytest.importorskip("prodigyopt")
+    model = tiny("sd1")
+    train = Train(optimizer="prodigy", learning_rate=1.0)
+    attachment = lora.attach(model, Lora(rank=1, text_encoder=True), generator(0, "init"))
+    assert {group["lr"] for group in optim.build(train, attachment.param_groups()).param_groups} == {1.0}
+    attachment.text_learning_rate = 0.5
+    with pytest.raises(RecipeError, match="text_learning_rate"):
+        optim.build(train, attachment.param_groups())

@@ -1,0 +1,102 @@
+"""Two processes are one: the same losses at the same global batch, and only the first writes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from runs import PROGRAM, arguments, environment, hashes, make_place, rows
+
+from tsuika.core.config import Recipe
+from tsuika.core.errors import RecipeError
+from tsuika.core.sections import Train
+from tsuika.training import preparation
+from tsuika.training.preparation import accelerate_for
+
+# `--multi_gpu` also where there are only CPUs: without it Accelerate starts one process.
+LAUNCH = (
+    sys.executable,
+    "-m",
+    "accelerate.commands.launch",
+    "--multi_gpu",
+    "--num_processes",
+    "2",
+    "--num_machines",
+    "1",
+    "--mixed_precision",
+    "no",
+    "--dynamo_backend",
+    "no",
+    "--main_process_port",
+    "0",
+    "-m",
+    "tsuika",
+)
+PATIENCE_S = 120  # on a busy machine
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no gloo over local sockets here")
+def test_two_processes_are_one(tmp_path: Path) -> None:
+    base, pictures = make_place(tmp_path)
+    processes = {}
+    for name, program in (("one", PROGRAM), ("two", LAUNCH)):
+        words = arguments(
+            base,
+            pictures,
+            tmp_path / name,
+            train={"steps": 4, "batch_size": 4, "accumulate": 2},
+            method={"text_encoder": True},
+            preview={"num": 1, "steps": 1, "prompts": ["a cat"]},
+        )
+        processes[name] = subprocess.Popen(
+            [*program, *words, "--json"],
+            cwd=tmp_path,
+            env=environment(tmp_path),
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+    results = {}
+    for name, process in processes.items():
+        out, told = process.communicate(timeout=PATIENCE_S)
+        assert process.returncode == 0, told
+        results[name] = json.loads(out)  # one object: the second process says nothing
+    one, two = ([row["loss"] for row in rows(tmp_path / name, "Stepped")] for name in ("one", "two"))
+    assert len(one) == 4
+    assert two == pytest.approx(one, rel=1e-5)
+    assert len(rows(tmp_path / "two", "Started")) == 1
+    assert hashes(tmp_path / "two").keys() == hashes(tmp_path / "one").keys()
+    assert results["one"]["steps_done"] == results["two"]["steps_done"] == 4
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from accelerate import Accelerator
+
+    monkeypatch.setattr(Accelerator, "num_processes", 2)
+    with pytest.raises(RecipeError, match="batch_size"):
+        accelerate_for(Recipe(train=Train(batch_size=3, device="cpu", precision="fp32")))
+
+
+def test_the_device_that_is_named_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also the second GPU: Accelerate takes whichever is the current one. A launch gives each process its own."""
+    taken: list[object] = []
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    monkeypatch.setattr(preparation, "pick_device", torch.device)
+    wish = Recipe(train=Train(device="cuda:1", precision="fp32"))
+    accelerate_for(wish)
+    assert taken == [torch.device("cuda:1")]
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setattr(preparation, "Accelerator", lambda **_: SimpleNamespace(num_processes=1))
+    accelerate_for(wish)
+    assert taken == [torch.device("cuda:1")]
+
+
+def test_a_run_may_compute_otherwise_than_the_one_before_it_in_the_same_process() -> None:
+    trains = [Train(device="cpu", precision=precision) for precision in ("fp32", "bf16", "fp32")]
+    modes = [accelerate_for(Recipe(train=train)).mixed_precision for train in trains]
+    assert modes == ["no", "bf16", "no"]
