@@ -52,8 +52,7 @@ def run_demo(steps: int | None) -> None:
 def profile_steps(count: int) -> None:
     from torch.profiler import ProfilerActivity, profile
 
-    from tsuika import api
-    from tsuika.core import config
+    from tsuika import api, config
     from tsuika.core.events import Stepped
 
     tables = config.override(config.read_tables(api.DEMO_RECIPE), {"data.images": str(api.DEMO_PICTURES)})

@@ -21,8 +21,7 @@ import torch
 from PIL import Image
 
 import style_distance
-from tsuika import api, formats
-from tsuika.core import config
+from tsuika import api, config, formats
 from tsuika.core.events import Stepped, Warned
 from tsuika.core.seeds import generator
 from tsuika.core.types import Model

@@ -31,8 +31,7 @@ def measure(options: argparse.Namespace) -> list[Check]:
     import torch
     from accelerate import Accelerator
 
-    from tsuika import api
-    from tsuika.core import config
+    from tsuika import api, config
     from tsuika.core.seeds import generator
     from tsuika.core.types import Model
     from tsuika.data import bank as banks

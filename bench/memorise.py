@@ -100,8 +100,7 @@ def collect(run: Run, work: Path, seed: int) -> None:
     import torch
     from accelerate import Accelerator
 
-    from tsuika import api
-    from tsuika.core import config
+    from tsuika import api, config
     from tsuika.core.seeds import generator
     from tsuika.data import bank as banks
     from tsuika.data import bucket, scan

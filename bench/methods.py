@@ -34,9 +34,8 @@ import collect
 
 import goals
 from goals import BY_NAME, GOALS
-from tsuika import api, formats
-from tsuika.core import config
-from tsuika.core.config import Recipe
+from tsuika import api, config, formats
+from tsuika.config import Recipe
 from tsuika.core.files import write_text
 from tsuika.core.seeds import generator
 from tsuika.core.types import Artifact, Attachment

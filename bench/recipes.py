@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parent / "guard"))
 import collect
 from collect import Bench, Configuration
 
-from tsuika.core import config
+from tsuika import config
 from tsuika.core.files import write_text
 from tsuika.core.seeds import generator
 from tsuika.guard import probe as probes

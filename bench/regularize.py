@@ -26,9 +26,9 @@ import torch
 from PIL import Image
 
 from guard.collect import BUDGET, CHUNK, Bench, Configuration, bank_of, drawn, ladder, recipe_of, subjects
+from tsuika import config
 from tsuika.api.models import defaults_of
-from tsuika.core import config
-from tsuika.core.config import Recipe
+from tsuika.config import Recipe
 from tsuika.core.files import write_text
 from tsuika.core.seeds import derive, generator
 from tsuika.core.types import Model

@@ -13,10 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-from tsuika import api, formats
+from tsuika import api, config, formats
 from tsuika.cli import screen
 from tsuika.cli.main import app
-from tsuika.core import config
 from tsuika.core.errors import FormatError, RecipeError
 from tsuika.core.events import Previewed, Stepped
 from tsuika.embedded import gadget, mascot

@@ -12,8 +12,8 @@ import click
 import pytest
 import typer
 
+from tsuika import config
 from tsuika.cli.main import app
-from tsuika.core import config
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(

@@ -28,10 +28,9 @@ from unittest import mock
 import numpy as np
 import torch
 
-from tsuika import families
+from tsuika import config, families
 from tsuika.api import EMBEDDED
-from tsuika.core import config
-from tsuika.core.config import Recipe
+from tsuika.config import Recipe
 from tsuika.core.files import write_text
 from tsuika.core.seeds import derive, generator
 from tsuika.core.types import Batch, Model

@@ -13,8 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from curves import Floats, Fold, Run, interpolated
 
-from tsuika import methods
-from tsuika.core import config
+from tsuika import config, methods
 from tsuika.guard.judge import MIN_SHARE, Judge
 from tsuika.guard.reading import Check, Ratios, Reading
 from tsuika.training.guard_plan import Budget, budget

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from tiny_models import tiny
+from tsuika import config
 from tsuika.advice.activations import count
 from tsuika.advice.estimate import trainings
-from tsuika.core import config
 from tsuika.data import scan
 from tsuika.embedded import mascot
 from tsuika.families import family

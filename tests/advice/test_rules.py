@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import tomlkit
 
+from tsuika import config
 from tsuika.advice import estimate, evidence, recipes, rules
 from tsuika.advice.base import Base, look
 from tsuika.advice.estimate import Estimate, Machine
@@ -18,8 +19,7 @@ from tsuika.advice.evidence import GOALS, METHODS, Cell, Pair, Statement, Table
 from tsuika.advice.recipes import Subject
 from tsuika.advice.rules import Advice, Request
 from tsuika.api import EMBEDDED
-from tsuika.core import config
-from tsuika.core.config import Recipe
+from tsuika.config import Recipe
 from tsuika.core.errors import RecipeError
 from tsuika.core.intervals import Interval
 

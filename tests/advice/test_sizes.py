@@ -9,11 +9,10 @@ import pytest
 import torch
 
 from tiny_models import tiny
-from tsuika import formats
+from tsuika import config, formats
 from tsuika.advice import sizes
 from tsuika.advice.base import Base, look
 from tsuika.api import EMBEDDED
-from tsuika.core import config
 from tsuika.families import family
 from tsuika.methods import METHODS
 

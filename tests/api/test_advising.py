@@ -9,9 +9,8 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from tsuika import api
+from tsuika import api, config
 from tsuika.cli.main import app
-from tsuika.core import config
 from tsuika.core.errors import PictureError, RecipeError
 from tsuika.embedded import gadget, mascot
 

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tsuika import api
+from tsuika import api, config
 from tsuika.api.training import CAPTIONS, preview_prompts
-from tsuika.core import config
 from tsuika.embedded import gadget, mascot
 
 

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from tsuika import api
-from tsuika.core import config
+from tsuika import api, config
 from tsuika.core.errors import InterruptedRunError, ModelError, NetworkError, PictureError, RecipeError
 from tsuika.core.events import Progress, Warned
 from tsuika.embedded import gadget, mascot

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from tiny_models import draw_pictures, tiny, write_folder
-from tsuika import api
+from tsuika import api, config
 from tsuika.api.kept import Kept, Studio, choose, kept
-from tsuika.core import config
 from tsuika.core.errors import RecipeError
 from tsuika.core.rundir import RunDir
 from tsuika.methods import METHODS

@@ -15,10 +15,9 @@ import pytest
 from PIL import Image
 
 from tiny_models import tiny, write_folder
-from tsuika import api
+from tsuika import api, config
 from tsuika.api import search_space, searching, training
-from tsuika.core import config
-from tsuika.core.config import Recipe
+from tsuika.config import Recipe
 from tsuika.core.errors import DivergedError, RecipeError
 from tsuika.core.events import Event, Judged, note
 from tsuika.core.files import locked, write_text

@@ -11,7 +11,7 @@ import pytest
 
 from tsuika.cli import settings_page
 from tsuika.cli.main import app
-from tsuika.core.config import settings
+from tsuika.config import settings
 
 ROOT = Path(__file__).parents[2]
 PAGES = {"en": ROOT / "docs/settings.md", "ja": ROOT / "docs/settings.ja.md"}

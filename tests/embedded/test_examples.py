@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from tsuika.core import config
+from tsuika import config
 from tsuika.embedded import examples
 
 RECIPES = sorted((Path(__file__).parents[2] / "examples").glob("*.toml"))

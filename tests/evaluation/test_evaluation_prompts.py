@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tsuika.core.config import build
+from tsuika.config import build
 from tsuika.core.errors import RecipeError
 from tsuika.evaluation.prompts import CAPTIONS, Asked, asked, without_subject
 

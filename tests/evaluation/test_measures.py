@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tsuika.core.config import build
+from tsuika.config import build
 from tsuika.embedded import mascot
 from tsuika.evaluation import encoders
 from tsuika.evaluation.measures import Ruler

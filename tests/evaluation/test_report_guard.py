@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tsuika.core import config
+from tsuika import config
 from tsuika.core.events import Chosen, Event, Finished, Judged, Previewed, Started, Stepped, Written, note, read
 from tsuika.core.messages import MESSAGES
 from tsuika.core.plain import jsonable

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tiny_models import tiny
-from tsuika.core import config
+from tsuika import config
 from tsuika.core.seeds import generator
 from tsuika.core.types import Attachment, Conditioning, Model
 from tsuika.diffusion.schedule import add_noise, alphas_cumprod_T

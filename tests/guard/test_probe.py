@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tiny_models import FAMILY_NAMES, bits, tiny
-from tsuika.core import config
+from tsuika import config
 from tsuika.core.seeds import generator
 from tsuika.core.types import Attachment, Model
 from tsuika.diffusion.schedule import alphas_cumprod_T

@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 
 from tiny_models import picture_batch, tiny
-from tsuika.core import config
+from tsuika import config
 from tsuika.core.seeds import generator
 from tsuika.guard.probe import Probe, Subject
 from tsuika.guard.reading import Reading

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from tiny_models import FAMILY_NAMES, bits, outputs, picture_batch, tiny
-from tsuika.core import config
-from tsuika.core.config import Recipe
+from tsuika import config
+from tsuika.config import Recipe
 from tsuika.core.errors import ModelError
 from tsuika.core.seeds import generator
 from tsuika.core.types import Attachment, model_tensors

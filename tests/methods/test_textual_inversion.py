@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tiny_models import FAMILY_NAMES, bits, outputs, picture_batch, tiny
-from tsuika.core.config import build
+from tsuika.config import build
 from tsuika.core.errors import ModelError, RecipeError
 from tsuika.core.sections import Data, Train
 from tsuika.core.types import Artifact, Model

@@ -18,8 +18,8 @@ from runs import hashes, settings
 from safetensors.torch import load_file
 
 from tiny_models import tiny, write_folder
-from tsuika.core import config
-from tsuika.core.config import Recipe
+from tsuika import config
+from tsuika.config import Recipe
 from tsuika.core.errors import InterruptedRunError, RecipeError
 from tsuika.core.events import Chosen, Event, Finished, Judged, Stepped, Warned, Written
 from tsuika.data.bank import Bank

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tiny_models import picture_batch, tiny
-from tsuika.core.config import Recipe
+from tsuika.config import Recipe
 from tsuika.core.errors import DivergedError, RecipeError
 from tsuika.core.events import Stepped
 from tsuika.core.sections import Train

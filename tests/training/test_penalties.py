@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from tiny_models import outputs, picture_batch, tiny
-from tsuika.core import config
-from tsuika.core.config import Recipe
+from tsuika import config
+from tsuika.config import Recipe
 from tsuika.core.errors import RecipeError
 from tsuika.core.events import Warned
 from tsuika.core.seeds import generator

@@ -12,7 +12,7 @@ import pytest
 import torch
 from runs import PROGRAM, arguments, environment, hashes, make_place, rows
 
-from tsuika.core.config import Recipe
+from tsuika.config import Recipe
 from tsuika.core.errors import RecipeError
 from tsuika.core.sections import Train
 from tsuika.training import preparation

@@ -13,9 +13,8 @@ from PIL import Image
 from runs import settings
 
 from tiny_models import tiny, write_folder
-from tsuika import api
-from tsuika.core import config
-from tsuika.core.config import Recipe
+from tsuika import api, config
+from tsuika.config import Recipe
 from tsuika.core.errors import RecipeError
 from tsuika.core.events import Event
 from tsuika.training import rate_finder

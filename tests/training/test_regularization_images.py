@@ -13,8 +13,8 @@ from PIL import Image
 from runs import make_place
 
 from tiny_models import tiny
-from tsuika.core import config
-from tsuika.core.config import Recipe
+from tsuika import config
+from tsuika.config import Recipe
 from tsuika.core.errors import PictureError, RecipeError
 from tsuika.core.events import Event, Stepped, Written
 from tsuika.core.rundir import RunDir

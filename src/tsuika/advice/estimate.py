@@ -13,7 +13,7 @@ from typing import Final
 from tsuika.advice import sizes
 from tsuika.advice.activations import KNOWN, Step, count
 from tsuika.advice.base import Base
-from tsuika.core.config import Recipe
+from tsuika.config import Recipe
 from tsuika.data.split import LEAST_TO_HOLD_OUT, LEAST_TO_LEAVE_OUT, LEAST_TO_TRUST
 from tsuika.methods import METHODS, MethodSection
 

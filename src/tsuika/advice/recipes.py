@@ -13,8 +13,8 @@ from typing import Any, Final
 
 import tomlkit
 
-from tsuika.core import config
-from tsuika.core.config import Recipe
+from tsuika import config
+from tsuika.config import Recipe
 from tsuika.core.types import is_usable_word
 
 

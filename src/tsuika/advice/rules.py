@@ -17,7 +17,7 @@ from tsuika.advice.estimate import Estimate, Machine
 from tsuika.advice.evidence import BENCH, METHODS, Cell, Goal, Statement, Strength, Table
 from tsuika.advice.programs import works_in
 from tsuika.advice.recipes import Candidate, Subject, Thrift
-from tsuika.core.config import Recipe
+from tsuika.config import Recipe
 from tsuika.core.errors import RecipeError
 from tsuika.core.texts import Text, _
 from tsuika.pages import in_languages, listed, verbatim

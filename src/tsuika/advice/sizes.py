@@ -13,7 +13,7 @@ from typing import Final
 
 from tsuika import formats
 from tsuika.advice.base import Base
-from tsuika.core.config import Recipe
+from tsuika.config import Recipe
 from tsuika.core.types import Artifact, model_tensors
 from tsuika.formats import RunFacts
 from tsuika.methods import METHODS

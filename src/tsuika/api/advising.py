@@ -22,7 +22,7 @@ from tsuika.advice.evidence import GOALS, Goal, Statement
 from tsuika.advice.recipes import Subject
 from tsuika.api.models import EMBEDDED
 from tsuika.api.training import cache_folder
-from tsuika.core.config import Recipe
+from tsuika.config import Recipe
 from tsuika.core.errors import PictureError, no_such
 from tsuika.core.files import write_text
 from tsuika.core.sections import Data

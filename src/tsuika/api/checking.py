@@ -8,7 +8,7 @@ from typing import Final
 
 from tsuika import families
 from tsuika.api.models import EMBEDDED
-from tsuika.core.config import Recipe
+from tsuika.config import Recipe
 from tsuika.core.errors import ModelError
 from tsuika.core.sections import Data
 from tsuika.core.texts import _

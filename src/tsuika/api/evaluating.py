@@ -12,7 +12,7 @@ from typing import Any, Final
 from PIL import Image
 
 from tsuika.api.kept import Studio, choose, kept
-from tsuika.core.config import Recipe
+from tsuika.config import Recipe
 from tsuika.core.errors import ModelError, RecipeError
 from tsuika.core.events import Event, Phase, Progress, Warned, note
 from tsuika.core.files import write_text

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tsuika import families, formats
-from tsuika.core import config, safetensors
+from tsuika import config, families, formats
+from tsuika.core import safetensors
 from tsuika.core.errors import ModelError
 from tsuika.core.files import sha256
 from tsuika.core.rundir import RunDir

@@ -16,7 +16,7 @@ from PIL import Image
 
 from tsuika.api import states
 from tsuika.api.models import defaults_of, load
-from tsuika.core.config import Recipe
+from tsuika.config import Recipe
 from tsuika.core.errors import FormatError, InterruptedRunError, RecipeError
 from tsuika.core.events import Warned
 from tsuika.core.files import sha256, split_strength

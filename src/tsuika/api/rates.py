@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tsuika.api.training import services
-from tsuika.core.config import Recipe
+from tsuika.config import Recipe
 from tsuika.core.events import Event
 from tsuika.core.rundir import RunDir
 from tsuika.training import rate_finder as finder

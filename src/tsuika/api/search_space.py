@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any, Final
 
-from tsuika.core import config
-from tsuika.core.config import Recipe
+from tsuika import config
+from tsuika.config import Recipe
 from tsuika.core.errors import RecipeError
 from tsuika.core.texts import _
 

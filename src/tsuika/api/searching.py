@@ -14,10 +14,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from tsuika import config
 from tsuika.api import search_space, training
 from tsuika.api.search_space import Over
-from tsuika.core import config
-from tsuika.core.config import Recipe
+from tsuika.config import Recipe
 from tsuika.core.errors import DivergedError, RecipeError, ResourceError
 from tsuika.core.events import Event, Judged, Warned, note
 from tsuika.core.files import locked, write_text

@@ -12,9 +12,9 @@ from typing import Any, Final, Generic, TypeVar
 
 from PIL import Image
 
+from tsuika import config
 from tsuika.api.models import EMBEDDED, defaults_of
-from tsuika.core import config
-from tsuika.core.config import Recipe
+from tsuika.config import Recipe
 from tsuika.core.events import Event, Phase, Previewed, Warned
 from tsuika.core.rundir import RunDir
 from tsuika.core.types import Model

@@ -64,8 +64,7 @@ def check(
     json: Json = False,
 ) -> None:
     """`tsuika check`."""
-    from tsuika import api
-    from tsuika.core import config
+    from tsuika import api, config
     from tsuika.data import check_fix
 
     copy = out or folder.resolve().with_name(f"{folder.resolve().name}-checked")

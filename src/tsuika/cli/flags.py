@@ -11,7 +11,7 @@ import typer
 from tsuika.core.texts import _
 
 if TYPE_CHECKING:
-    from tsuika.core.config import Recipe
+    from tsuika.config import Recipe
 
 _Number = TypeVar("_Number", int, float)
 
@@ -46,7 +46,7 @@ def built(file: Path | None, flags: Mapping[str, object], settings: Sequence[str
     Raises:
         RecipeError: the file or a setting is wrong.
     """
-    from tsuika.core import config
+    from tsuika import config
 
     tables = config.read_tables(file) if file else {}
     tables = config.override(tables, {key: value for key, value in flags.items() if value not in ("", None)})

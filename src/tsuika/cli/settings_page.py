@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import tomlkit
 
 from tsuika.cli import layout
-from tsuika.core.config import Setting, choices, settings
+from tsuika.config import Setting, choices, settings
 from tsuika.core.texts import Text, _, listed
 from tsuika.methods import METHODS
 

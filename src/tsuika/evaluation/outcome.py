@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tsuika.core import config
-from tsuika.core.config import Recipe
+from tsuika import config
+from tsuika.config import Recipe
 from tsuika.core.events import Chosen, Event, Finished, Judged, Phase, Previewed, Started, Stepped, Warned, Written
 from tsuika.core.rundir import RunDir
 from tsuika.core.texts import languages

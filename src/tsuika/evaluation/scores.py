@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from tsuika.core.config import Recipe
+from tsuika.config import Recipe
 from tsuika.embedded import mascot, yardstick
 from tsuika.evaluation import report
 from tsuika.evaluation.inline import PictureSource, opened

@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from tsuika.core.config import Recipe
+from tsuika.config import Recipe
 from tsuika.core.types import Attachment, Batch, Conditioning, Model
 from tsuika.diffusion.schedule import alphas_cumprod_T
 from tsuika.training import optim

@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from tsuika.core import config
-from tsuika.core.config import Recipe
+from tsuika import config
+from tsuika.config import Recipe
 from tsuika.core.errors import InterruptedRunError, PictureError
 from tsuika.core.files import write_text
 from tsuika.core.rundir import RunDir

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
 
-from tsuika.core.config import Recipe
+from tsuika.config import Recipe
 from tsuika.core.events import Warned, note
 from tsuika.core.files import write_text
 from tsuika.core.texts import Text, _

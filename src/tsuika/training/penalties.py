@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tsuika.core.config import Recipe
+from tsuika.config import Recipe
 from tsuika.core.errors import RecipeError
 from tsuika.core.seeds import derive
 from tsuika.core.types import Attachment, Update, UpdateKind

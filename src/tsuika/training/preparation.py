@@ -17,7 +17,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
 
 from tsuika import families, formats
-from tsuika.core.config import Recipe
+from tsuika.config import Recipe
 from tsuika.core.errors import FormatError, InterruptedRunError, ModelError, RecipeError, exhausted
 from tsuika.core.events import Event, Phase, Previewed, Warned, note
 from tsuika.core.files import split_strength

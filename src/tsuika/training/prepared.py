@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from accelerate import Accelerator
 
-from tsuika.core.config import Recipe
+from tsuika.config import Recipe
 from tsuika.core.rundir import RunDir
 from tsuika.core.seeds import generator
 from tsuika.core.types import Attachment, Model

@@ -11,7 +11,7 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
-from tsuika.core.config import Recipe
+from tsuika.config import Recipe
 from tsuika.core.errors import DivergedError, RecipeError
 from tsuika.core.events import Event, Phase, Progress, Warned, note
 from tsuika.core.messages import percent

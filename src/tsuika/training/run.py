@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tsuika import formats
-from tsuika.core.config import Recipe
+from tsuika.config import Recipe
 from tsuika.core.events import Event, Finished, Phase, note
 from tsuika.core.rundir import RunDir
 from tsuika.core.types import Artifact

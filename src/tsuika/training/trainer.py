@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tsuika.core.config import Recipe
+from tsuika.config import Recipe
 from tsuika.core.events import Event, Judged, Saved
 from tsuika.training import checkpoint
 from tsuika.training.fit import Fit

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tsuika.core import config
+from tsuika import config
 from tsuika.core.errors import RecipeError
 from tsuika.methods import METHODS
 
@@ -115,5 +115,5 @@ def test_not_toml_is_a_clear_error(tmp_path: Path) -> None:
 
 
 def test_the_core_needs_no_torch() -> None:
-    code = "import sys, tsuika.core.config, tsuika.core.errors, tsuika.core.events, tsuika.core.types; sys.exit('torch' in sys.modules)"
+    code = "import sys, tsuika.config, tsuika.core.errors, tsuika.core.events, tsuika.core.types; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
