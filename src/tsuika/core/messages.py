@@ -536,6 +536,10 @@ MESSAGES: Final[dict[str, Message]] = {
             "",
         ),
     ),
+    "TR010": _m(
+        ("`{name}` was closed before its end", "So there is no result.", ""),
+        ("`{name}` は最後まで進む前に閉じられました", "そのため結果はありません。", ""),
+    ),
     "GD001": _m(
         (
             "Stopped at step {step}: the loss is no longer a finite number",
