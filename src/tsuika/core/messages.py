@@ -301,6 +301,7 @@ MESSAGES: Final[Mapping[str, Message]] = {
         _("Captions have changed since this training run began: {names}"),
         _("From here on the new captions are learned, so the result will differ."),
     ),
+    "TR010": Message(_("`{name}` was closed before its end"), _("So there is no result.")),
     "GD001": Message(
         _("Stopped at step {step}: the loss became NaN or infinite"),
         _("The state of step {best} is kept (0 is the untrained base model)."),

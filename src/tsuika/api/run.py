@@ -1,0 +1,154 @@
+"""`Run`: what every call of the library returns. Iterate it for events, ask it for its `result`, close it to stop.
+
+run = tsuika.train(recipe, "runs/cat")
+for event in run:
+    ...
+run.result.artifacts
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from functools import wraps
+from types import TracebackType
+from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
+
+from tsuika.api.display import Display, shown
+from tsuika.core.errors import InterruptedRunError
+from tsuika.core.events import Event
+
+P = ParamSpec("P")
+Result = TypeVar("Result")
+Events = Generator[Event, None, Result]
+
+
+class Run(Generic[Result]):
+    """Work under way: an iterator of events that ends with a typed result.
+
+    Nothing happens before the first event or the result is asked for. An error is raised where it happens, and again by
+    `result`. In a notebook a run that is shown runs to its end and shows its progress, then its result.
+    """
+
+    def __init__(self, name: str, events: Events[Result]) -> None:
+        self._name, self._events = name, events
+        self._display = Display(name)
+        self._seen: deque[Event] = deque()
+        self._started = self._closed = False
+        self._outcome: tuple[Result] | None = None
+        self._error: BaseException | None = None
+
+    def __iter__(self) -> Iterator[Event]:
+        return self
+
+    def __next__(self) -> Event:
+        if self._seen:
+            return self._seen.popleft()
+        return self._advance()
+
+    def _advance(self) -> Event:
+        self._started = True
+        try:
+            event = next(self._events)
+        except StopIteration as end:
+            if not self._closed and self._error is None and self._outcome is None:
+                self._outcome = (cast(Result, end.value),)
+            raise
+        except BaseException as error:
+            self._error = error
+            raise
+        self._display.update(event)
+        return event
+
+    def _finish(self) -> None:
+        """Do the work now, and keep its events for whoever asks for them."""
+        self._seen.extend(iter(self._advance, None))
+
+    @property
+    def done(self) -> bool:
+        """Whether the result is there."""
+        return self._outcome is not None
+
+    @property
+    def result(self) -> Result:
+        """What the work has made; whatever is left of it is done first.
+
+        Raises:
+            InterruptedRunError: TR010, the run was closed before its end.
+            TsuikaError: what went wrong.
+        """
+        while self._outcome is None:
+            if self._error is not None:
+                raise self._error
+            if self._closed:
+                raise InterruptedRunError("TR010", name=self._name)
+            deque(iter(self._advance, None), maxlen=0)
+        return self._outcome[0]
+
+    def close(self) -> None:
+        """Stop here. A training saves its state first, and can be resumed."""
+        if self._outcome is None:
+            self._closed = self._started = True
+            self._events.close()
+
+    def __enter__(self) -> Run[Result]:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if not getattr(self, "_started", True):
+            message = f"tsuika.{self._name}(...) was never run: iterate over it, or ask for its result"
+            warnings.warn(message, RuntimeWarning, stacklevel=2)
+
+    def __repr__(self) -> str:
+        state = "done" if self.done else "closed" if self._closed else "running" if self._started else "not started"
+        return f"<tsuika.{self._name}: {state}>"
+
+    def _repr_html_(self) -> str:
+        """The progress so far, or the result, as HTML."""
+        if self._outcome is not None:
+            return shown(self._outcome[0])
+        return self._display.html()
+
+    def _ipython_display_(self) -> None:
+        """Show the run in a notebook: it runs to its end, its progress is updated in place, its result follows."""
+        from IPython.display import HTML, display
+
+        handle = display(HTML(self._repr_html_()), display_id=True)
+        try:
+            while self._outcome is None and self._error is None and not self._closed:
+                for _event in iter(self._advance, None):
+                    if self._display.due():
+                        handle.update(HTML(self._display.html()))
+        except KeyboardInterrupt:
+            self.close()
+        finally:
+            handle.update(HTML(self._repr_html_()))
+
+
+@overload
+def starts(function: Callable[P, Events[Result]]) -> Callable[P, Run[Result]]: ...
+@overload
+def starts(*, now: bool) -> Callable[[Callable[P, Events[Result]]], Callable[P, Run[Result]]]: ...
+def starts(function: Any = None, *, now: bool = False) -> Any:
+    """Make a function that yields events and returns a result into one that returns a `Run`.
+
+    `now`: it is quick, so the call itself does the work, and the run that it returns is done.
+    """
+
+    def decorate(generator: Callable[P, Events[Result]]) -> Callable[P, Run[Result]]:
+        @wraps(generator)
+        def call(*args: P.args, **kwargs: P.kwargs) -> Run[Result]:
+            run = Run(generator.__name__, generator(*args, **kwargs))
+            if now:
+                run._finish()
+            return run
+
+        return call
+
+    return decorate if function is None else decorate(function)
