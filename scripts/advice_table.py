@@ -20,7 +20,7 @@ from tsuika.advice.evidence import GOALS, METHODS, Cell, Statement
 from tsuika.advice.recipes import Subject
 from tsuika.api import EMBEDDED
 from tsuika.core.texts import in_language
-from tsuika.pages.titles import method_title
+from tsuika.methods import title as method_title
 
 DOCS = Path(__file__).parent.parent / "docs"
 COUNTS = (4, 16, 100)

@@ -20,8 +20,8 @@ from tsuika.advice.recipes import Subject, Thrift
 from tsuika.core.intervals import Interval
 from tsuika.core.texts import Text, _, _n
 from tsuika.data.split import LEAST_TO_TRUST
+from tsuika.methods import title as method_title
 from tsuika.pages import listed, sentences, span_of
-from tsuika.pages.titles import method_title
 
 GOALS: Final[Mapping[str, Text]] = {
     "character": _("a character"),

@@ -20,8 +20,8 @@ from tsuika.advice.recipes import Candidate, Subject, Thrift
 from tsuika.config import Recipe
 from tsuika.core.errors import RecipeError
 from tsuika.core.texts import Text, _
+from tsuika.methods import title as method_title
 from tsuika.pages import in_languages, listed, verbatim
-from tsuika.pages.titles import method_title
 
 # Shares of the best gain. Within NEAR, programs and file size decide.
 NEAR: Final = 0.1

@@ -24,11 +24,16 @@ Hypernetwork = Annotated[
     Optional[list[str]], typer.Option("--hypernetwork", help=_("Hypernetwork file, optionally :STRENGTH. Any number."))
 ]
 Artifact = Annotated[
-    Optional[list[str]], typer.Option("--artifact", help="File of any method, optionally :STRENGTH. Any number.")
+    Optional[list[str]],
+    typer.Option("--artifact", help=_("Result file of any method, optionally :STRENGTH. Any number.")),
 ]
 Methods = Annotated[
     Optional[list[str]],
-    typer.Option("--method", metavar="MODULE:NAME", help="A method from outside, whose files --artifact may name."),
+    typer.Option(
+        "--method",
+        metavar="MODULE:NAME",
+        help=_("Method from outside tsuika, whose files --artifact may name. Any number."),
+    ),
 ]
 Artifacts = Annotated[
     Optional[Path],
