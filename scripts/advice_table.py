@@ -20,7 +20,7 @@ from tsuika.advice.evidence import GOALS, METHODS, Cell, Statement
 from tsuika.advice.recipes import Subject
 from tsuika.api import EMBEDDED
 from tsuika.core.texts import in_language
-from tsuika.methods import title as method_title
+from tsuika.methods import title
 
 DOCS = Path(__file__).parent.parent / "docs"
 COUNTS = (4, 16, 100)
@@ -38,7 +38,9 @@ def gains(row: dict[str, Cell], lang: str) -> str:
     ordered = sorted((row[method] for method in METHODS if method in row), key=lambda cell: -cell.gain.mean)
     parts = []
     for cell in ordered:
-        text = f"{in_language(method_title(cell.method), lang)} {cell.gain.mean:.0f} ({cell.gain.low:.0f} … {cell.gain.high:.0f})"
+        text = (
+            f"{in_language(title(cell.method), lang)} {cell.gain.mean:.0f} ({cell.gain.low:.0f} … {cell.gain.high:.0f})"
+        )
         even = cell.against is not None and not cell.against.sign
         parts.append(f"**{text}**" if cell is ordered[0] or even else text)
     return ", ".join(parts) or "–"
@@ -60,16 +62,16 @@ def lines(lang: str) -> Iterator[str]:
                 lambda recipe, n=count: estimate.estimate(base, recipe, MACHINE, n, step),
                 lambda recipe, n=count: estimate.memory_gib(base, recipe, MACHINE, n, step),
             )
-            names = [in_language(method_title(option.method), lang) for option in found.options]
+            names = [in_language(title(option.method), lang) for option in found.options]
             words = reasons.GOALS[goal].to(lang).removeprefix("a ").removeprefix("an ")
             row = table.row(goal, count)
             exact = {method: cell for method, cell in row.items() if cell.pictures == count}
             yield f"| {words} | {count} | {names[0]} | {', '.join(names[1:])} | {gains(exact, lang)} |"
             told["rules"] += [one for one in found.folklore if one.strength == "measured" and one not in told["rules"]]
             told["combined"] += [one for one in found.combine if one not in told["combined"]]
-    for title, statements in ((RULES[lang], told["rules"]), (COMBINED[lang], told["combined"])):
+    for heading, statements in ((RULES[lang], told["rules"]), (COMBINED[lang], told["combined"])):
         if statements:
-            yield f"\n{title}\n"
+            yield f"\n{heading}\n"
             yield from (f"- {one.text.to(lang)}" for one in statements)
 
 

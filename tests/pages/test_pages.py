@@ -71,7 +71,6 @@ def test_sizes_read_well(count: int, words: str) -> None:
 def test_sentences_follow_each_other_as_a_language_sets_them() -> None:
     said = pages.sentences(_("{seconds} s", seconds=1), "x", None, "")
     assert (said, said.to("ja")) == ("1 s x", "1秒x")
-    assert pages.listed(["a", "b", "c"]).to("ja") == "a、b、c" and pages.listed([]).to("ja") == ""
 
 
 def test_small_images_are_lossless() -> None:

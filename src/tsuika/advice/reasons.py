@@ -18,10 +18,10 @@ from tsuika.advice.evidence import (
 )
 from tsuika.advice.recipes import Subject, Thrift
 from tsuika.core.intervals import Interval
-from tsuika.core.texts import Text, _, _n
+from tsuika.core.texts import Text, _, _n, listed
 from tsuika.data.split import LEAST_TO_TRUST
-from tsuika.methods import title as method_title
-from tsuika.pages import listed, sentences, span_of
+from tsuika.methods import title
+from tsuika.pages import sentences, span_of
 
 GOALS: Final[Mapping[str, Text]] = {
     "character": _("a character"),
@@ -86,7 +86,7 @@ def _gain(row: Mapping[str, Cell], method: str) -> Statement:
         "gain": _percent(cell.gain.mean),
         "interval": _ends(cell.gain),
         "setting": _setting(cell),
-        "best": method_title(best.method),
+        "best": title(best.method),
     }
     if cell is best:
         text = _(
@@ -192,7 +192,7 @@ def _measured_against(goal: str, cell: Cell) -> Iterator[Statement]:
         yield _measured(
             _(
                 "{best} did better: the loss of this one was {more} above it ({interval}).",
-                best=method_title(cell.rival),
+                best=title(cell.rival),
                 more=_percent(-cell.against.mean),
                 interval=_ends(-cell.against),
             )
@@ -273,9 +273,9 @@ def _pivotal(table: Table, goal: str) -> Iterator[Statement]:
 def goal_verdict(table: Table, goal: str, pictures: int) -> Statement:
     """What the rule of thumb about a goal says, and whether the measurements agree."""
     methods = rule_of(goal).methods
-    named: Text | str = method_title(methods[0])
+    named: Text | str = title(methods[0])
     for method in methods[1:]:
-        named = _("{first} or {second}", first=named, second=method_title(method))
+        named = _("{first} or {second}", first=named, second=title(method))
     shown: dict[str, object] = {"goal": GOALS[goal], "methods": named}
     row = table.row(goal, pictures)
     if not row:
@@ -293,13 +293,13 @@ def goal_verdict(table: Table, goal: str, pictures: int) -> Statement:
 
 
 def _gain_of(cell: Cell) -> Text:
-    return _("{method} {gain}", method=method_title(cell.method), gain=_percent(cell.gain.mean))
+    return _("{method} {gain}", method=title(cell.method), gain=_percent(cell.gain.mean))
 
 
 def count_verdict(table: Table, goal: str, method: str) -> Statement:
     """What the rule of thumb says about the number of images for a method, and what was measured."""
     low, high = images_wanted(method)
-    shown: dict[str, object] = {"method": method_title(method), "low": low, "high": high, "goal": GOALS[goal]}
+    shown: dict[str, object] = {"method": title(method), "low": low, "high": high, "goal": GOALS[goal]}
     curve = [one for one in table.cells if (one.goal, one.method) == (goal, method)]
     if len(curve) < 2:
         return Statement(_("“{method}: {low} to {high} images”: not measured here yet.", **shown), "folklore")

@@ -19,9 +19,9 @@ from tsuika.advice.programs import works_in
 from tsuika.advice.recipes import Candidate, Subject, Thrift
 from tsuika.config import Recipe
 from tsuika.core.errors import RecipeError
-from tsuika.core.texts import Text, _
-from tsuika.methods import title as method_title
-from tsuika.pages import in_languages, listed, verbatim
+from tsuika.core.texts import Text, _, listed
+from tsuika.methods import title
+from tsuika.pages import in_languages, verbatim
 
 # Shares of the best gain. Within NEAR, programs and file size decide.
 NEAR: Final = 0.1
@@ -77,7 +77,7 @@ class Option:
         found, train = self.estimate, self.recipe.train
         return {
             "method": self.method,
-            "title": in_languages(verbatim(method_title(self.method))),
+            "title": in_languages(verbatim(title(self.method))),
             "strength": self.strength,
             "steps": found.steps,
             "batch_size": train.batch_size * train.accumulate,
@@ -128,11 +128,7 @@ class Advice:
             "recommendation": options[0],
             "alternatives": options[1:],
             "not_recommended": [
-                {
-                    "method": one.method,
-                    "title": in_languages(verbatim(method_title(one.method))),
-                    "why": one.why.to_dict(),
-                }
+                {"method": one.method, "title": in_languages(verbatim(title(one.method))), "why": one.why.to_dict()}
                 for one in self.not_offered
             ],
             "combine": [one.to_dict() for one in self.combine],
@@ -208,7 +204,7 @@ def advise(
 
 
 def _short(one: NotOffered) -> Text:
-    return _("{method}: {why}", method=method_title(one.method), why=one.short)
+    return _("{method}: {why}", method=title(one.method), why=one.short)
 
 
 def _candidates(method: str, embedded: bool) -> list[Candidate]:
@@ -300,7 +296,7 @@ def _not_among(method: str, row: dict[str, Cell], best: Option) -> Statement:
     text = _(
         "It gained {gain} where {best} gained {most}.",
         gain=f"{cell.gain.mean:.0f}%",
-        best=method_title(best.method),
+        best=title(best.method),
         most=f"{best.cell.gain.mean:.0f}%",
     )
     return Statement(text, "measured", BENCH)

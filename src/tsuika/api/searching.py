@@ -25,7 +25,6 @@ from tsuika.core.plain import jsonable
 from tsuika.core.rundir import RunDir
 from tsuika.core.seeds import derive
 from tsuika.core.texts import _
-from tsuika.core.words import Words
 from tsuika.evaluation import trials as results
 from tsuika.evaluation.trials import Trial
 
@@ -198,12 +197,11 @@ class _Search:
             if (yield from self._follow(trial, folder)):
                 state = "pruned"
         except DivergedError as error:
-            state, why = "diverged", Words(error.part("what"), error.part("what", "ja"))
+            state, why = "diverged", error.text("what")
         except (ResourceError, RecipeError) as error:
             if error.code not in ("RS001", *UNTRAINABLE):  # out of memory: less of it may fit; so may other settings
                 raise
-            english, japanese = (f"{error.part('what', lang)}: {error.part('why', lang)}" for lang in ("en", "ja"))
-            state, why = "failed", Words(english, japanese)
+            state, why = "failed", _("{what}: {why}", what=error.text("what"), why=error.text("why"))
         if why:
             yield note("GD025", number=trial.number, why=why)
         trial.set_user_attr("state", state)

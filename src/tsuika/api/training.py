@@ -18,7 +18,6 @@ from tsuika.config import Recipe
 from tsuika.core.events import Event, Phase, Previewed, Warned
 from tsuika.core.rundir import RunDir
 from tsuika.core.types import Model
-from tsuika.core.words import Lang
 from tsuika.data.manifest import Manifest
 from tsuika.embedded import mascot, yardstick
 from tsuika.evaluation import lookalikes, outcome, report, scores
@@ -44,7 +43,7 @@ def _is_main() -> bool:
     return os.environ.get("RANK", "0") == "0"  # set by `accelerate launch` for each process
 
 
-def train(recipe: Recipe, out: Path, *, language: Lang | None = None) -> Iterator[Event]:
+def train(recipe: Recipe, out: Path, *, language: str | None = None) -> Iterator[Event]:
     """Train by a recipe into a new run folder; its report opens in `language`, or in the browser's.
 
     Raises:
@@ -55,7 +54,7 @@ def train(recipe: Recipe, out: Path, *, language: Lang | None = None) -> Iterato
     yield from _run(recipe, folder, Reporting(again, scores.likeness, language), resume=False)
 
 
-def resume(out: Path, *, language: Lang | None = None) -> Iterator[Event]:
+def resume(out: Path, *, language: str | None = None) -> Iterator[Event]:
     """Go on exactly where a run stopped: the result has the same bits as if it had not.
 
     Raises:
@@ -68,7 +67,7 @@ def resume(out: Path, *, language: Lang | None = None) -> Iterator[Event]:
     yield from _run(recipe, folder, Reporting(again, scorer, language), resume=True)
 
 
-def demo(out: Path, *, steps: int | None = None, language: Lang | None = None) -> Iterator[Event]:
+def demo(out: Path, *, steps: int | None = None, language: str | None = None) -> Iterator[Event]:
     """Teach the embedded base a character it has never seen, from the bundled images, and compare before and after."""
     tables = config.override(config.read_tables(DEMO_RECIPE), {"data.images": str(DEMO_PICTURES)})
     prompts = [prompt.text for prompt in mascot.TEST_PROMPTS]
@@ -119,7 +118,7 @@ class Reporting:
 
     command: str  # that repeats the run
     scorer: scores.Scorer
-    language: Lang | None
+    language: str | None
 
 
 def _run(recipe: Recipe, folder: RunDir, reporting: Reporting, *, resume: bool) -> Iterator[Event]:

@@ -14,12 +14,12 @@ import numpy as np
 
 from tsuika.core.bootstrap import Table, of_table
 from tsuika.core.intervals import Interval
-from tsuika.core.texts import Text, _
+from tsuika.core.texts import Text, _, listed
 from tsuika.evaluation.measures import Scale, Tables
 from tsuika.evaluation.pairs import Pair
 from tsuika.evaluation.prompts import Asked
 from tsuika.evaluation.verdict import Judgement, Point, Verdict, difference
-from tsuika.pages import in_languages, listed, sentences, span_of
+from tsuika.pages import in_languages, sentences, span_of
 
 MEASURES: Final = ("fidelity", "adherence", "others", "drift", "diversity")
 WORST: Final = 4

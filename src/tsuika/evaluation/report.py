@@ -19,7 +19,7 @@ import numpy as np
 from tsuika import pages
 from tsuika.core.files import write_text
 from tsuika.core.plain import jsonable
-from tsuika.core.texts import Text, _, _n, in_language, languages
+from tsuika.core.texts import Text, _, _n, languages
 from tsuika.evaluation import report_guard
 from tsuika.evaluation.inline import PictureSource, data_uri
 from tsuika.evaluation.pairs import Lookalikes
@@ -87,8 +87,7 @@ class LeftOut:
     @property
     def words(self) -> dict[str, str]:
         """The reason by language."""
-        # The second is what a message that is no `Text` yet calls its Japanese.
-        return {lang: str(getattr(self.reason, lang, "") or in_language(self.reason, lang)) for lang in languages()}
+        return pages.in_languages(pages.verbatim(self.reason))
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from pathlib import PurePosixPath
 from typing import Any, Final
 
 from tsuika.core.events import Chosen, Judged
-from tsuika.core.texts import Text, _, _n, languages
-from tsuika.pages import listed, sentences, span_of
+from tsuika.core.texts import Text, _, _n, languages, listed
+from tsuika.pages import sentences, span_of
 from tsuika.pages.chart import Plot, plot
 
 RANGE: Final = ("safe", "balanced", "likeness")

@@ -7,11 +7,10 @@ from pathlib import Path
 
 from tsuika.core.errors import TsuikaError
 from tsuika.core.events import Warned, note
-from tsuika.core.words import Words
 
 Warn = Callable[[Warned], None]
 
 
 def refusal(path: Path, error: TsuikaError) -> Warned:
     """A file that was found by its name and is not used."""
-    return note("GN006", artifact=path.name, why=Words(error.part("what"), error.part("what", "ja")))
+    return note("GN006", artifact=path.name, why=error.text("what"))

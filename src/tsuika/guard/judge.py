@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Final, Literal
 
+from tsuika.core.messages import sentence
 from tsuika.core.plain import jsonable
-from tsuika.core.words import sentence
 from tsuika.guard.reading import Check, Estimate, Grid, estimate, halves, mean, minus
 
 FIRST_CHECK: Final = 50  # [18 runs]
@@ -84,7 +84,7 @@ class Verdict:
 
     def words(self, lang: str) -> str:
         """Why, and what to do about it, in a language."""
-        return sentence(self.code, self.params, lang)
+        return sentence(self.code, self.params).to(lang)
 
 
 def ladder(steps: int, ratio: float = RATIO) -> tuple[int, ...]:

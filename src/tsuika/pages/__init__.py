@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache, reduce
 from importlib.resources import files
 from typing import Any, Final
@@ -137,12 +137,6 @@ def span_of(low: str, high: str) -> Text:
 def sentences(first: Text | str, *more: Text | str | None) -> Text:
     """Whole sentences one after the other, as a language sets them; None and empty ones are left out."""
     return reduce(lambda said, one: _("{first} {second}", first=said, second=one), filter(None, more), verbatim(first))
-
-
-def listed(names: Sequence[Text | str]) -> Text:
-    """Names in a row, as a language lists them: `a, b, c`; empty for none."""
-    first, *more = names or ("",)
-    return reduce(lambda said, one: _("{first}, {second}", first=said, second=one), more, verbatim(first))
 
 
 def verbatim(text: Text | str) -> Text:

@@ -20,7 +20,6 @@ from tsuika.core.errors import FormatError
 from tsuika.core.files import whole
 from tsuika.core.texts import _
 from tsuika.core.weights import Weights, few, is_pickle, open_folder, open_weights
-from tsuika.core.words import Words
 from tsuika.diffusion import ldm
 from tsuika.formats.checkpoint import copy_yaml
 
@@ -57,7 +56,7 @@ def bake(base: Path, vae: Mapping[str, Tensor], config: Mapping[str, Any], out: 
 def _folder(own: Path, vae: Mapping[str, Tensor], out: Path, facts: Mapping[str, str]) -> int:
     files = sorted(own.glob(f"{WEIGHTS}*.safetensors"))
     if any("-of-" in file.name for file in files):
-        raise _cannot(own, Words("Its weights are in several files.", "重みが複数のファイルに分かれています。"))
+        raise _cannot(own, _("Its weights are in several files."))
     for old in out.glob(f"{WEIGHTS}*"):
         old.unlink()
     if not files:  # a torch file
@@ -76,7 +75,7 @@ def _file(
 ) -> int:
     prefix = next((one for one in _PREFIXES if weights.starts(f"{one}decoder.")), None)
     if prefix is None:
-        raise _cannot(weights.path, Words("There is no VAE in it to be replaced.", "置き換えるVAEが含まれていません。"))
+        raise _cannot(weights.path, _("There is no VAE in it to be replaced."))
     is_diffusers = weights.starts(f"{prefix}decoder.up_blocks.")
     places = {
         prefix + (name if is_diffusers else ldm.vae_place(name, config).name): tensor for name, tensor in vae.items()
@@ -101,7 +100,7 @@ def _fitted(weights: Weights, tensors: dict[str, Tensor], where: Path) -> dict[s
     for name, tensor in tensors.items():
         own = weights.tensor(name)
         if own.numel() != tensor.numel():
-            why = Words(f"`{name}` has another size in its own VAE.", f"元のVAEとは `{name}` のサイズが異なります。")
+            why = _("`{tensor}` has another size in its own VAE.", tensor=name)
             raise _cannot(where, why)
         fitted[name] = safetensors.cast({name: tensor.cpu().reshape(own.shape)}, own.dtype, "single-file")[
             name
@@ -135,7 +134,4 @@ def replace_tensors(source: Path, out: Path, tensors: Mapping[str, Tensor], fact
 
 
 def _cannot(where: Path, why: str) -> FormatError:
-    do = Words(
-        "Use the VAE beside the base instead, with --vae.", "ベースモデルには組み込まず、--vae で一緒に使ってください。"
-    )
-    return FormatError("FM005", where=where, why=why, do=do)
+    return FormatError("FM005", where=where, why=why, do=_("Use the VAE beside the base instead, with --vae."))

@@ -16,7 +16,7 @@ from PIL import Image
 
 from tsuika import pages
 from tsuika.core.events import Warned
-from tsuika.core.texts import Text, _, languages
+from tsuika.core.texts import Text, _, languages, listed
 from tsuika.pages.chart import nice_ticks
 from tsuika.vae import metrics, roundtrip
 from tsuika.vae.compare import Comparison, Picture, Result
@@ -78,7 +78,7 @@ def render(comparison: Comparison, pictures: Sequence[Picture], *, base: str, si
         found=_found,
         number=_number,
         span_of=pages.span_of,
-        listed=pages.listed,
+        listed=listed,
         findings=[warned for one in comparison.results for warned in one.findings],
     )
 
