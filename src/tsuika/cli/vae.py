@@ -31,8 +31,8 @@ Size = Annotated[
 _COLUMNS: Final = (
     ("psnr", _("PSNR"), ".2f"),
     ("ssim", _("SSIM"), ".4f"),
-    ("colour", _("colour ΔE"), ".2f"),
-    ("colour_p95", _("worst 5%"), ".2f"),
+    ("colour", _("ΔE"), ".2f"),
+    ("colour_p95", _("ΔE p95"), ".2f"),
     ("chroma", _("chroma"), ".3f"),
     ("texture", _("detail"), ".3f"),
     ("texture_error", _("error"), ".3f"),
