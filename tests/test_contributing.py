@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -83,10 +84,14 @@ def run(place: Path) -> Path:
 
 def program(*words: str) -> int:
     """The program's exit status."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         screen.run(app, ["--lang", "en", *words])
     except SystemExit as leave:
         return int(leave.code or 0)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     return 0
 
 
