@@ -24,11 +24,11 @@ Hypernetwork = Annotated[
     Optional[list[str]], typer.Option("--hypernetwork", help=_("Hypernetwork file, optionally :STRENGTH. Any number."))
 ]
 Artifact = Annotated[
-    Optional[list[str]], typer.Option("--artifact", help="File of any method, optionally :STRENGTH. Any number.")
+    Optional[list[str]], typer.Option("--artifact", help=_("File of any method, optionally :STRENGTH. Any number."))
 ]
 Methods = Annotated[
     Optional[list[str]],
-    typer.Option("--method", metavar="MODULE:NAME", help="A method from outside, whose files --artifact may name."),
+    typer.Option("--method", metavar="MODULE:NAME", help=_("A method from outside, whose files --artifact may name.")),
 ]
 Artifacts = Annotated[
     Optional[Path],
