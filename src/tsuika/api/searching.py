@@ -74,7 +74,7 @@ def search(
     """Search settings by runs under guard, or go on with a search; the last event is `Searched`.
 
     Each trial is a run folder without a refit and without previews. The same call goes on where it stopped, repeats no
-    trial, and may run in several processes at once (each with a `training.device` of its own).
+    trial, and may run in several processes at once (each with a `train.device` of its own).
 
     Args:
         recipe: what all trials share.
