@@ -27,8 +27,9 @@ Activation = Literal["linear", "relu", "leakyrelu", "elu", "swish", "tanh", "sig
 class Facts:
     """What is true of every model of a family."""
 
-    family: str  # "sd1", "sd2", "sdxl"
+    family: str  # its name in recipes, artifacts and files
     title: str  # for people: "Stable Diffusion 1.x"
+    short_title: str  # the same in a table: "SD 1.x"
     latent_channels: int
     latent_scale: float
     prediction: Prediction  # of the family's usual base; a Model carries its own
