@@ -22,13 +22,6 @@ from tsuika.methods import METHODS
 
 Tokenize = Callable[[str], list[str]]
 
-# How many different images each method needs, and how many are of use: rules of thumb that tutorials give.
-IMAGES_WANTED: Final = {
-    "textual-inversion": (3, 5),
-    "dreambooth": (10, 20),
-    "lora": (20, 50),
-    "hypernetwork": (200, 5000),
-}
 STEP_PX: Final = 64  # of all published SD1, SD2 and SDXL: VAE factor 8, UNet halving 3 times
 
 

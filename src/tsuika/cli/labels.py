@@ -83,19 +83,8 @@ LABELS: Final[Mapping[str, Text]] = {
     "words": _("Words"),
     "zero_terminal_snr": _("Zero terminal SNR"),
 }
-_METHODS: Final[Mapping[str, Text]] = {
-    "lora": _("LoRA"),
-    "textual-inversion": _("Textual Inversion"),
-    "dreambooth": _("DreamBooth"),
-    "hypernetwork": _("Hypernetwork"),
-}
 _FAMILIES: Final[Mapping[str, str]] = {row.name: row.facts.short_title for row in FAMILIES}
-_KINDS: Final[Mapping[str, Text]] = {
-    **_METHODS,
-    "base model": _("Base model"),
-    "run": _("Training run"),
-    "vae": _("VAE"),
-}
+_KINDS: Final[Mapping[str, Text]] = {"base model": _("Base model"), "run": _("Training run"), "vae": _("VAE")}
 _STOPPED_BY: Final[Mapping[str, Text]] = {
     "steps": _("the number of steps"),
     "guard": _("the overfitting guard"),
@@ -103,19 +92,17 @@ _STOPPED_BY: Final[Mapping[str, Text]] = {
     "diverged": _("divergence"),
 }
 # By key: the names of its values.
-_NAMED: Final[Mapping[str, Mapping[str, Text | str]]] = {
-    "kind": _KINDS,
-    "method": _METHODS,
-    "family": _FAMILIES,
-    "stopped_by": _STOPPED_BY,
-}
+_NAMED: Final[Mapping[str, Mapping[str, Text | str]]] = {"kind": _KINDS, "family": _FAMILIES, "stopped_by": _STOPPED_BY}
 # A longer list has a line for each item.
 _LONG: Final = 60
 
 
 def method(name: str) -> Text:
     """A method's name for people."""
-    return _METHODS.get(name, Text(name))
+    from tsuika.methods import title
+
+    found = title(name)
+    return found if isinstance(found, Text) else Text(name)
 
 
 def family(name: str) -> str:
@@ -154,5 +141,7 @@ def _value(key: str, item: Any) -> Text | str:
         return listed(item)
     if key == "largest_relative_error":
         return f"{item:.1e}"
+    if key in ("kind", "method") and item not in _KINDS:
+        return item if isinstance(item, Text) else method(str(item))
     named = _NAMED.get(key, {})
     return named.get(item) or (item if isinstance(item, Text) else str(item))
