@@ -129,7 +129,7 @@ def read(path: Path) -> Told:
         truth.append((step, _percent(mean(ratios(row["population"]).mid))))
         if due is not None and COUNTS_AS * step >= due:
             reading = Reading(ratios(row["held_out"]), ratios(row["train"]), row["drift"], row["own_drift"])
-            judge.hear(Check(COUNTS_AS * step, reading))
+            judge.update(Check(COUNTS_AS * step, reading))
     verdicts = tuple(map(in_bench_steps, judge.verdicts))
     stopped = next((verdict for verdict in verdicts if verdict.kind == "stop"), None)
     return Told(verdicts, stopped, tuple(truth), tuple(lane["losses"]))

@@ -17,7 +17,7 @@ from tsuika.core.texts import _, languages
 from tsuika.embedded import mascot, yardstick
 from tsuika.evaluation import lookalikes
 from tsuika.evaluation.report import BeforeAfter, ReportData, TrainingPicture, render
-from tsuika.guard.memorization import Leak, Leaks
+from tsuika.guard.memorization import Memorization, Recall
 
 
 def images(drawn: Sequence[mascot.Drawn], side: int = 64) -> list[Image.Image]:
@@ -151,8 +151,8 @@ def test_the_report_holds_it_on_the_page_and_in_numbers() -> None:
 
 @pytest.mark.parametrize(("cosine", "recalled"), [(0.9, 1), (0.5, 0)])
 def test_what_comes_out_of_noise_is_told(cosine: float, recalled: int) -> None:
-    leaks = Leaks((Leak("a", "a", cosine, 0.4, 0.1), Leak("b", "a", 0.4, 0.4, 0.0)))
-    checked = found([row(FRESH[:2], FRESH[:2])], leaks=leaks)
+    leaks = Memorization((Recall("a", "a", cosine, 0.4, 0.1), Recall("b", "a", 0.4, 0.4, 0.0)))
+    checked = found([row(FRESH[:2], FRESH[:2])], memorization=leaks)
     says = "1 of the 2 training captions" if recalled else "None of the 2 training captions"
     assert says in checked.verdict and says in section(checked)
     assert checked.to_dict()["from_noise"]["recalled"] == recalled

@@ -56,7 +56,7 @@ def judged(
         held_out = Ratios(grid(held(step), pictures, 6), grid(high(step), pictures, 2)) if pictures else Ratios()
         reading = Reading(held_out, Ratios(grid(train(step), 4, 6), grid(0.0, 4, 2)), 0.0002 * step, 0.001 * step)
         check = Check(step, reading, 0.5 * step / 50, step / 5)
-        verdict = judge.hear(check)
+        verdict = judge.update(check)
         evidence = jsonable(asdict(verdict.evidence))
         events.append(Judged(step, verdict.kind, verdict.code, dict(verdict.params), check.to_json(), evidence))
         if verdict.kind == "stop" and on:

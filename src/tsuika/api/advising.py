@@ -23,7 +23,7 @@ from tsuika.advice.recipes import Subject
 from tsuika.api.models import EMBEDDED
 from tsuika.api.training import cache_folder
 from tsuika.config import Recipe
-from tsuika.core.errors import PictureError, no_such
+from tsuika.core.errors import ImageError, no_such
 from tsuika.core.files import write_text
 from tsuika.core.sections import Data
 from tsuika.core.seeds import generator
@@ -87,7 +87,7 @@ def advise(
     report = checks.check(images, data, size_px=known.size_px, base=base)
     if not report.usable:
         why = f"→ tsuika check {images}"
-        raise PictureError("DS002", where=images, usable=0, total=report.total, needed=1, why=why, report=images)
+        raise ImageError("DS002", where=images, usable=0, total=report.total, needed=1, why=why, report=images)
     subject = Subject(
         goal,
         str(images),

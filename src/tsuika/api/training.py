@@ -255,7 +255,7 @@ def _report(result: run.Result, notes: outcome.Notes, reporting: Reporting) -> N
             encode,
             encoder=recipe.base.model,
             captions={picture.caption for picture in pictures},
-            leaks=result.memorization,
+            memorization=result.memorization,
         ),
     )
     if rows:

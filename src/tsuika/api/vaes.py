@@ -18,7 +18,7 @@ from tsuika.api import writing
 from tsuika.api.models import EMBEDDED
 from tsuika.core import safetensors
 from tsuika.core.bootstrap import LEAST
-from tsuika.core.errors import DivergedError, PictureError, no_such
+from tsuika.core.errors import DivergedError, ImageError, no_such
 from tsuika.core.events import Event, Phase, Progress, Warned, note
 from tsuika.core.files import sha256, write_text
 from tsuika.core.plain import jsonable
@@ -239,7 +239,7 @@ def tune_vae(
         change with its interval), sha256, notes.
 
     Raises:
-        PictureError: too few pictures (VA021), or it is not better, and nothing was written (VA020).
+        ImageError: too few pictures (VA021), or it is not better, and nothing was written (VA020).
         DivergedError: the loss is not finite (VA022).
         TsuikaError: no such folder, base or VAE; `out` exists.
     """
@@ -290,7 +290,7 @@ def tune_vae(
         hear(note("VA023", measure=name, **proof.words(shown.changes[name])))
     if not (shown.is_better or keep_anyway):
         name = shown.measure
-        raise PictureError(
+        raise ImageError(
             "VA020",
             proof=len(measured),
             measure=name,

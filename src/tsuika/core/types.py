@@ -83,7 +83,9 @@ class Model(Protocol):
     sha256: str | None  # of the single file it came from
     words: dict[str, Mapping[str, Tensor]]  # new word -> component -> its vectors (n, D); see `encode_text`
     word_weights: dict[str, float]  # new word -> its weight in prompts where pictures are drawn; 1 where not named
-    spare: dict[str, Tensor]  # of a single file, by full name there: what no part needs but clients look for (SD2)
+    extra_tensors: dict[
+        str, Tensor
+    ]  # of a single file, by full name there: what no part needs but clients look for (SD2)
 
     @property
     def device(self) -> torch.device: ...
