@@ -60,7 +60,7 @@ def lines(lang: str) -> Iterator[str]:
                 base,
                 table,
                 lambda recipe, n=count: estimate.estimate(base, recipe, MACHINE, n, step),
-                lambda recipe, n=count: estimate.memory_gib(base, recipe, MACHINE, n, step),
+                lambda recipe: estimate.memory_gib(base, recipe, MACHINE, step),
             )
             names = [in_language(title(option.method), lang) for option in found.options]
             words = reasons.GOALS[goal].to(lang).removeprefix("a ").removeprefix("an ")
