@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tsuika.advice import estimate, evidence, reasons, rules
-from tsuika.advice.base import look
+from tsuika.advice.base import describe_base
 from tsuika.advice.estimate import Machine
 from tsuika.advice.evidence import GOALS, METHODS, Cell, Statement
 from tsuika.advice.recipes import Subject
@@ -47,7 +47,7 @@ def gains(row: dict[str, Cell], lang: str) -> str:
 
 
 def lines(lang: str) -> Iterator[str]:
-    table, base = evidence.measured(), look("embedded", EMBEDDED)
+    table, base = evidence.measured(), describe_base("embedded", EMBEDDED)
     step = estimate.step_of(base)
     yield f"| {' | '.join(HEADS[lang])} |"
     yield "|" + "---|" * len(HEADS[lang])

@@ -30,7 +30,7 @@ from tsuika.families import Family, StableDiffusion
 from tsuika.families.common import build_vae
 from tsuika.formats import vae_file
 from tsuika.vae import bake, faults, metrics, roundtrip
-from tsuika.vae.compare import Candidate, Picture, compare
+from tsuika.vae.compare import ComparedImage, LoadedVae, compare
 
 pytestmark = pytest.mark.slow
 CLIP = Path(__file__).resolve().parents[3] / "shared" / "data" / "clip-tokenizer"
@@ -265,11 +265,11 @@ def test_half_precision_that_overflows_inside_falls_back_and_says_so(tmp_path: P
     pixels = [
         roundtrip.to_signal(Image.open(path)) for path in sorted(draw(tmp_path / "images", 2, (48, 32)).iterdir())
     ]
-    pictures = [Picture(str(number), one, number) for number, one in enumerate(pixels)]
+    pictures = [ComparedImage(str(number), one, number) for number, one in enumerate(pixels)]
     told: list[Warned] = []
     done = compare(
-        Candidate("builtin", own),
-        [Candidate("big", big), Candidate("huge", huge)],
+        LoadedVae("builtin", own),
+        [LoadedVae("big", big), LoadedVae("huge", huge)],
         pictures,
         scale=kind.facts.latent_scale,
         precision="fp16",

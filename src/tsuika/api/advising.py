@@ -16,7 +16,7 @@ import torch
 
 from tsuika import families
 from tsuika.advice import estimate, evidence, programs, rules
-from tsuika.advice.base import Base, look
+from tsuika.advice.base import Base, describe_base
 from tsuika.advice.estimate import Machine, Measured
 from tsuika.advice.evidence import GOALS, Goal, Statement
 from tsuika.advice.recipes import Subject
@@ -82,7 +82,7 @@ def advise(
     """
     if goal not in GOALS:
         raise no_such("--goal", goal, GOALS)
-    known = look(base, EMBEDDED)
+    known = describe_base(base, EMBEDDED)
     data = Data(images=str(images), trigger=trigger.strip(), class_word=class_word.strip())
     report = checks.check(images, data, size_px=known.size_px, base=base)
     if not report.usable:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Pair:
+class NearestImage:
     """A drawing and the training image that it is nearest to.
 
     Attributes:
@@ -53,7 +53,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Lookalikes:
+class MemorizationCheck:
     """The outcome of the check.
 
     Attributes:
@@ -62,7 +62,7 @@ class Lookalikes:
         memorization: what training captions call up from pure noise, where that was measured.
     """
 
-    pairs: tuple[Pair, ...]
+    pairs: tuple[NearestImage, ...]
     encoder: str = ""
     memorization: Memorization | None = None
 
