@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 
-from tsuika.guard.judge import Judge, Rule, ladder
+from tsuika.guard.judge import Judge, Rule, check_schedule
 from tsuika.guard.reading import Check, Ratios, Reading, estimate, mean
 
 PROBES = 300  # drawn of each size
@@ -94,7 +94,7 @@ def measure(options: argparse.Namespace) -> list[Check]:
     twins = [Subject(f"train {one.key}", one.latents_CHW, one.caption, one.size_px) for one in subjects(bank)]
     probe = Probe(model, attachment, subjects(population), twins, chunk=40)
     torch.set_num_threads(1)
-    rungs, checks, train_s, guard_s = set(ladder(options.steps)), [], 0.0, 0.0
+    rungs, checks, train_s, guard_s = set(check_schedule(options.steps)), [], 0.0, 0.0
     for event in fit(run):
         train_s += event.seconds
         if event.step in rungs:
@@ -154,7 +154,7 @@ def compare(checks: Sequence[Check], steps: int) -> None:
                     one.reading.drift,
                     one.reading.own_drift,
                 )
-                verdict = judge.hear(Check(one.step, reading))
+                verdict = judge.update(Check(one.step, reading))
                 if verdict.kind == "stop":
                     stopped = one.step
                     break

@@ -292,7 +292,7 @@ def analyse(run: Run, work: Path, seed: int) -> tuple[list[Row], list[Row]]:
 
     from tsuika.diffusion.schedule import alphas_cumprod_T
     from tsuika.embedded import yardstick
-    from tsuika.evaluation.lookalikes import similarity
+    from tsuika.evaluation.memorization import similarity
     from tsuika.guard import memorization
     from tsuika.guard.probe import Subject
     from tsuika.guard.reading import Check, mean

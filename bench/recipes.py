@@ -150,7 +150,7 @@ def run(bench: Bench, method: str, settings: Settings, seed: int) -> dict[str, A
         seconds = 0.0
         swap = mock.patch.object(loop, "stratified_timesteps", uniform) if drawn_one_by_one else nullcontext()
         with swap:
-            rungs, events = collect.ladder(recipe.train.steps), fit(fitting)
+            rungs, events = collect.check_schedule(recipe.train.steps), fit(fitting)
             while True:
                 began = time.process_time()
                 event = next(events, None)

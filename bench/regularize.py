@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from guard.collect import BUDGET, CHUNK, Bench, Configuration, bank_of, drawn, ladder, recipe_of, subjects
+from guard.collect import BUDGET, CHUNK, Bench, Configuration, bank_of, check_schedule, drawn, recipe_of, subjects
 from tsuika import config
 from tsuika.api.models import defaults_of
 from tsuika.config import Recipe
@@ -132,7 +132,7 @@ def run(bench: Bench, one: Configuration, arm: str, steps: int, out: Path) -> di
             chunk=CHUNK,
             autocast=bench.accelerator.autocast,
         )
-        rungs, rows, seconds = ladder(steps)[::-2], [], 0.0  # every second one, and the last
+        rungs, rows, seconds = check_schedule(steps)[::-2], [], 0.0  # every second one, and the last
         for event in fit(training):
             seconds += event.seconds
             if event.step in rungs:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tsuika.advice import estimate, evidence, reasons, rules
-from tsuika.advice.base import look
+from tsuika.advice.base import describe_base
 from tsuika.advice.estimate import Machine
 from tsuika.advice.evidence import GOALS, METHODS, Cell, Statement
 from tsuika.advice.recipes import Subject
@@ -47,7 +47,7 @@ def gains(row: dict[str, Cell], lang: str) -> str:
 
 
 def lines(lang: str) -> Iterator[str]:
-    table, base = evidence.measured(), look("embedded", EMBEDDED)
+    table, base = evidence.measured(), describe_base("embedded", EMBEDDED)
     step = estimate.step_of(base)
     yield f"| {' | '.join(HEADS[lang])} |"
     yield "|" + "---|" * len(HEADS[lang])
@@ -60,7 +60,7 @@ def lines(lang: str) -> Iterator[str]:
                 base,
                 table,
                 lambda recipe, n=count: estimate.estimate(base, recipe, MACHINE, n, step),
-                lambda recipe, n=count: estimate.memory_gib(base, recipe, MACHINE, n, step),
+                lambda recipe: estimate.memory_gib(base, recipe, MACHINE, step),
             )
             names = [in_language(title(option.method), lang) for option in found.options]
             words = reasons.GOALS[goal].to(lang).removeprefix("a ").removeprefix("an ")

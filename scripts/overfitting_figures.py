@@ -25,7 +25,7 @@ from tsuika.core.files import write_text
 from tsuika.core.messages import percent
 from tsuika.guard.judge import Judge, Range, Verdict
 from tsuika.guard.reading import Check, Grid, Ratios, Reading, mean
-from tsuika.pages.chart import Curve, Plot, curve, plot
+from tsuika.pages.chart import LossCurve, Plot, curve, plot
 
 # Pictures, the share of them that is held out, learning rate, steps.
 RUNS: Final = {
@@ -129,7 +129,7 @@ def read(path: Path) -> Told:
         truth.append((step, _percent(mean(ratios(row["population"]).mid))))
         if due is not None and COUNTS_AS * step >= due:
             reading = Reading(ratios(row["held_out"]), ratios(row["train"]), row["drift"], row["own_drift"])
-            judge.hear(Check(COUNTS_AS * step, reading))
+            judge.update(Check(COUNTS_AS * step, reading))
     verdicts = tuple(map(in_bench_steps, judge.verdicts))
     stopped = next((verdict for verdict in verdicts if verdict.kind == "stop"), None)
     return Told(verdicts, stopped, tuple(truth), tuple(lane["losses"]))
@@ -181,7 +181,7 @@ def _percent(value: float | None) -> float | None:
     return 100 * math.expm1(min(value, 50.0)) if value is not None and math.isfinite(value) else None
 
 
-def figure(panels: Sequence[tuple[str, Plot | Curve]], steps: dict[str, int], language: int) -> str:
+def figure(panels: Sequence[tuple[str, Plot | LossCurve]], steps: dict[str, int], language: int) -> str:
     """Panels one above the other, as an SVG file that stands alone."""
     inner = WIDTH - LEFT - RIGHT
     parts = [
@@ -249,7 +249,7 @@ def main() -> None:
         told = read(file)
         last = told.last.evidence
         steps = {"best": last.range.balanced, "stop": told.stopped.evidence.step if told.stopped else 0}
-        panels: list[tuple[str, Plot | Curve]] = [("curves", curves(told))]
+        panels: list[tuple[str, Plot | LossCurve]] = [("curves", curves(told))]
         if name == "overfitted":
             panels.append(("gaps", gaps(told)))
         for language, suffix in enumerate(("", ".ja")):

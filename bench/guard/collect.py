@@ -214,7 +214,7 @@ def subjects(bank: Bank, names: Sequence[str] | None = None, key: str = "train")
     return [every[name] for name in (names or every)]
 
 
-def ladder(steps: int) -> list[int]:
+def check_schedule(steps: int) -> list[int]:
     rungs = [FIRST]
     while rungs[-1] < steps:
         rungs.append(max(rungs[-1] + 1, math.ceil(round(RATIO * rungs[-1], 9))))
@@ -320,7 +320,7 @@ class Bench:
                 truth = probe(population, (), controls=())
             own = probe(subjects(bank, lane.held_out) if lane.held_out else (), twins)
             fixed = Fixed(run, part) if lane.kind == "all" else None
-            rungs, rows, losses, batch_losses = ladder(recipe.train.steps), [], [], []
+            rungs, rows, losses, batch_losses = check_schedule(recipe.train.steps), [], [], []
             train_s = 0.0
             for event in fit(run):
                 losses.append(event.loss)

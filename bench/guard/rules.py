@@ -213,7 +213,7 @@ def _judged(run: Run, folds: Sequence[Fold], everything: bool) -> Judged:
     for i in rungs:
         held = ratios([fold.held_out.values[i] for fold in folds], [fold.held_high[i] for fold in folds], pictures)
         twin = ratios([fold.twin.values[i] for fold in folds], [fold.twin_high[i] for fold in folds], twins)
-        verdict = judge.hear(Check(int(folds[0].held_out.steps[i]) * STEP_SCALE, Reading(held, twin)))
+        verdict = judge.update(Check(int(folds[0].held_out.steps[i]) * STEP_SCALE, Reading(held, twin)))
         if verdict.kind == "stop":
             break
     assert verdict is not None

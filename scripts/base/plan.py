@@ -44,7 +44,7 @@ class Plan:
     caption_dropout: float = 0.1
     min_snr_gamma: float = 5.0
     thing_weight: float = 2.0  # loss weight of a latent under a thing, against 1 on the background
-    examiner_steps: int = 4_000
+    examiner_steps: int = 2_500
     examiner_batch: int = 64
     examiner_lr: float = 2e-3
     judged: int = 256  # fresh pictures that the held-out loss is measured on ...

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from base.hands import Atlases
+from tsuika.embedded.hands import HANDS
 from tsuika.embedded.things import KNOWN, Thing
 from tsuika.embedded.world import GLYPH_PX, PLAIN, SCENES, SIZE_WORDS, Picture, Placed, article, where
 
@@ -37,9 +38,9 @@ FORMS: Final = ("circle", "square", "triangle")
 SHAPES: Final = tuple(f"{colour} {form}" for colour in PLAIN for form in FORMS)
 ACCESSORIES: Final = ("crown", "balloon", "heart", "star", "umbrella", "rose", "present")
 
-# How often a hand draws, and the word for it. The first is what is drawn where no hand is named, nearly always.
+# How often a hand draws, and how often its word is said. The first is what is drawn where no hand is named, nearly always.
 HAND_SHARES: Final = {"noto": 0.4, "fluent": 0.2, "flat": 0.2, "twemoji": 0.2}
-HAND_WORDS: Final = {"noto": "cartoon", "fluent": "glossy", "flat": "flat", "twemoji": "sticker"}
+HAND_WORDS: Final = {hand.name: hand.word for hand in HANDS if hand.name in HAND_SHARES}
 NAMED: Final = {"noto": 0.3, "fluent": 0.9, "flat": 0.9, "twemoji": 0.9}
 RELATIONS: Final[dict[Relation, float]] = {
     "alone": 0.66, "beside": 0.14, "above": 0.07, "count": 0.07, "with": 0.04, "without": 0.02,

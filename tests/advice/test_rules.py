@@ -13,9 +13,9 @@ import tomlkit
 
 from tsuika import config
 from tsuika.advice import estimate, evidence, recipes, rules
-from tsuika.advice.base import Base, look
+from tsuika.advice.base import Base, describe_base
 from tsuika.advice.estimate import Estimate, Machine
-from tsuika.advice.evidence import GOALS, METHODS, Cell, Pair, Statement, Table
+from tsuika.advice.evidence import GOALS, METHODS, Cell, CombinedResults, Measurements, Statement
 from tsuika.advice.recipes import Subject
 from tsuika.advice.rules import Advice, Request
 from tsuika.api import EMBEDDED
@@ -32,9 +32,9 @@ def cell(goal: str, pictures: int, method: str, gain: float, behind: float = -5.
     return Cell(goal, pictures, method, 3, Interval(gain, gain - 1, gain + 1), against, "lora", 0.5, 0.01, size, 18.0)
 
 
-def table(**gains: float) -> Table:
+def table(**gains: float) -> Measurements:
     names = {method.replace("-", "_"): method for method in METHODS}
-    return Table(tuple(cell(goal, 16, names[name], gain) for goal in GOALS for name, gain in gains.items()))
+    return Measurements(tuple(cell(goal, 16, names[name], gain) for goal in GOALS for name, gain in gains.items()))
 
 
 MEASURED = table(lora=40, textual_inversion=10, dreambooth=25, hypernetwork=20)
@@ -42,14 +42,14 @@ MEASURED = table(lora=40, textual_inversion=10, dreambooth=25, hypernetwork=20)
 
 @pytest.fixture(scope="module")
 def bases() -> dict[str, Base]:
-    return {name: look(name, EMBEDDED) for name in ("embedded", "sd1")}
+    return {name: describe_base(name, EMBEDDED) for name in ("embedded", "sd1")}
 
 
 def advice(
     base: Base,
     goal: str = "character",
     pictures: int = 20,
-    found: Table = MEASURED,
+    found: Measurements = MEASURED,
     trigger: str = "zoka",
     **limits: object,
 ) -> Advice:
@@ -137,28 +137,28 @@ def test_the_best_measured_comes_first(bases: dict[str, Base]) -> None:
 
 def test_of_equals_the_smaller_file_comes_first() -> None:
     equal = [cell("object", 16, method, 30, size=10**number) for number, method in enumerate(reversed(METHODS))]
-    found = Table(tuple(equal))
+    found = Measurements(tuple(equal))
     assert rules.order(found, "object", 16, embedded=True) == list(reversed(METHODS))
     assert rules.order(found, "object", 16)[-1] == "hypernetwork"  # which works in fewer programs
 
 
 def test_the_nearest_measured_number_of_pictures_is_asked() -> None:
     whole = [cell("style", count, method, count) for count in (4, 16, 100) for method in METHODS]
-    found = Table((*whole, cell("style", 8, "lora", 90)))  # with 8, not every method was measured
+    found = Measurements((*whole, cell("style", 8, "lora", 90)))  # with 8, not every method was measured
     nearest = {n: found.row("style", n)["lora"].pictures for n in (1, 7, 9, 30, 50, 5000)}
     assert nearest == {1: 4, 7: 4, 9: 16, 30: 16, 50: 100, 5000: 100}
 
 
 def test_without_measurements_publications_decide(bases: dict[str, Base]) -> None:
-    found = advice(bases["sd1"], found=Table())
+    found = advice(bases["sd1"], found=Measurements())
     assert [option.method for option in found.options] == list(rules.DEFAULT_ORDER[:3])
     assert all(one.strength != "measured" for one in statements(found))
 
 
 def test_combinations_are_praised_only_where_they_won(bases: dict[str, Base]) -> None:
-    won = Pair("character LoRA + style LoRA", Interval(4, 2, 6))
-    lost = Pair("character LoRA + object LoRA", Interval(-4, -6, -2))
-    told = advice(bases["embedded"], found=Table(MEASURED.cells, (won, lost))).combine
+    won = CombinedResults("character LoRA + style LoRA", Interval(4, 2, 6))
+    lost = CombinedResults("character LoRA + object LoRA", Interval(-4, -6, -2))
+    told = advice(bases["embedded"], found=Measurements(MEASURED.cells, (won, lost))).combine
     assert [one.text.partition(" ")[0] for one in told] == ["Combine", "Together,"] and "worse" in told[1].text
 
 
@@ -185,7 +185,7 @@ def test_thrift_takes_less_memory(bases: dict[str, Base]) -> None:
         return estimate.memory_gib(base, recipe, GPU, step)
 
     for method in METHODS:
-        candidate = recipes.Candidate(method)
+        candidate = recipes.MethodSize(method)
         subject = Subject("object", "pictures", 6, "sd1", trigger="zoka")
         needs = [need(recipes.recipe_of(subject, candidate, way), 6) for way in recipes.ways(candidate, embedded=False)]
         assert needs[0] == max(needs) and min(needs[-2:]) == min(needs)

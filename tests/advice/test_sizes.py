@@ -11,7 +11,7 @@ import torch
 from tiny_models import tiny
 from tsuika import config, formats
 from tsuika.advice import sizes
-from tsuika.advice.base import Base, look
+from tsuika.advice.base import Base, describe_base
 from tsuika.api import EMBEDDED
 from tsuika.families import family
 from tsuika.methods import METHODS
@@ -52,14 +52,14 @@ def test_tensors_are_those_of_the_method(method: str, name: str, tmp_path: Path)
 
 
 def test_ranks_grow_the_file() -> None:
-    base = look("embedded", EMBEDDED)
+    base = describe_base("embedded", EMBEDDED)
     found = [sizes.file_bytes(base, recipe_of("lora", {"method.rank": rank})) for rank in (1, 4, 16)]
     assert found == sorted(set(found))
     assert sizes.file_bytes(base, recipe_of("lora", {"method.rank": 4, "output.dtype": "fp32"})) > 1.5 * found[1]
 
 
 def test_a_base_is_known_by_its_name_alone() -> None:
-    assert look("sdxl", EMBEDDED).family.facts.family == "sdxl"
-    assert look("someone/my-xl-model", EMBEDDED).guessed
-    assert look("embedded", EMBEDDED).at_hand
-    assert replace(look("sd1", EMBEDDED), name="embedded").is_embedded
+    assert describe_base("sdxl", EMBEDDED).family.facts.family == "sdxl"
+    assert describe_base("someone/my-xl-model", EMBEDDED).guessed
+    assert describe_base("embedded", EMBEDDED).at_hand
+    assert replace(describe_base("sd1", EMBEDDED), name="embedded").is_embedded

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from tsuika import api, config
 from tsuika.cli.main import app
-from tsuika.core.errors import PictureError, RecipeError
+from tsuika.core.errors import ImageError, RecipeError
 from tsuika.embedded import gadget, mascot
 
 
@@ -55,7 +55,7 @@ def test_what_cannot_be(pictures: Path, tmp_path: Path) -> None:
     with pytest.raises(RecipeError) as nothing:
         api.advise(pictures, "style", max_file_mb=1e-6, measure=False)
     assert nothing.value.code == "RC026" and nothing.value.describe("ja")
-    with pytest.raises(PictureError):
+    with pytest.raises(ImageError):
         api.advise(tmp_path, "style", measure=False)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tsuika import api, config
-from tsuika.core.errors import InterruptedRunError, ModelError, NetworkError, PictureError, RecipeError
+from tsuika.core.errors import ImageError, InterruptedRunError, ModelError, NetworkError, RecipeError
 from tsuika.core.events import Progress, Warned
 from tsuika.embedded import gadget, mascot
 from tsuika.generation import pipeline
@@ -141,7 +141,7 @@ def test_refusals(run: Path, trained: Path, tmp_path: Path) -> None:
     for wrong in ({"seeds": 0}, {"strengths": ()}):
         with pytest.raises(RecipeError):
             evaluate(run, trained, **wrong)
-    with pytest.raises(PictureError) as gone:
+    with pytest.raises(ImageError) as gone:
         evaluate(run, trained, images=tmp_path / "nowhere")
     assert gone.value.code == "DS001"
     with pytest.raises(InterruptedRunError):

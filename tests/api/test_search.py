@@ -77,7 +77,7 @@ class Runs:
             level = -gain(rate) * step / STEPS
             seen = Ratios(*(2 * [grid_at(level, timesteps)]))
             check = Check(step, Reading(seen, seen))
-            event = judged(judge.hear(check), check)
+            event = judged(judge.update(check), check)
             if count < done:
                 continue
             if rate > self.diverges_above and count == 3:

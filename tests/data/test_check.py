@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from tsuika.core.errors import PictureError, RecipeError
+from tsuika.core.errors import ImageError, RecipeError
 from tsuika.core.sections import Data
 from tsuika.data.check import check, count_fit
 from tsuika.data.check_fix import LIST, clean
@@ -317,7 +317,7 @@ def test_an_empty_folder_and_none_at_all(tmp_path: Path) -> None:
     assert [finding.code for finding in report.findings] == ["nothing-found"]
     assert report.usable == ()
     assert json.loads(json.dumps(report.to_dict()))["usable"] == 0
-    with pytest.raises(PictureError, match="DS001"):
+    with pytest.raises(ImageError, match="DS001"):
         look(tmp_path / "missing")
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageFile, features
 
-from tsuika.core.errors import PictureError
+from tsuika.core.errors import ImageError
 from tsuika.data.image import MAX_PIXELS, UnusableError, open_image, read_image, sniff
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -273,7 +273,7 @@ def test_unusable_files(tmp_path: Path) -> None:
     }
     for name, (content, reason) in cases.items():
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(PictureError) as caught:
+        with pytest.raises(ImageError) as caught:
             open_image(tmp_path / name)
         assert isinstance(caught.value, UnusableError) and caught.value.reason == reason, name
         assert name in caught.value.describe("ja")

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tsuika.core.errors import PictureError
+from tsuika.core.errors import ImageError
 from tsuika.core.sections import Data
 from tsuika.data import caption
 from tsuika.data.faults import FAULTS
@@ -137,7 +137,7 @@ def test_quarantine_goes_on_and_reports(tmp_path: Path) -> None:
     assert "200x20" in small.words and "32" in small.words
     assert len(scan(folder, Data(min_size_px=20), size_px=64)) == 2
 
-    with pytest.raises(PictureError) as caught:
+    with pytest.raises(ImageError) as caught:
         scan(folder, CONFIG, size_px=64, needed=2, report=path)
     assert caught.value.code == "DS002" and caught.value.exit_status == 3
     text = caught.value.describe()
@@ -147,11 +147,11 @@ def test_quarantine_goes_on_and_reports(tmp_path: Path) -> None:
 
 def test_no_folder_and_no_pictures(tmp_path: Path) -> None:
     for place in (tmp_path / "nowhere", draw(tmp_path / "file.png")):
-        with pytest.raises(PictureError) as caught:
+        with pytest.raises(ImageError) as caught:
             scan(place, CONFIG)
         assert caught.value.code == "DS001"
     (tmp_path / "file.png").unlink()
-    with pytest.raises(PictureError) as caught:
+    with pytest.raises(ImageError) as caught:
         scan(tmp_path, CONFIG)
     assert caught.value.code == "DS002" and "No images" in str(caught.value)
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import ExifTags, Image
 
 from tsuika import pages
-from tsuika.core.errors import PictureError
+from tsuika.core.errors import ImageError
 from tsuika.core.texts import _, languages
 from tsuika.evaluation import inline, report, scores
 from tsuika.pages import chart
@@ -191,7 +191,7 @@ def test_pictures_come_back_out_of_their_data_uris(tmp_path):
     with Image.open(io.BytesIO(base64.b64decode(coded))) as back:
         assert back.width == 160
         assert abs(back.height - 160 / 3) < 1
-    with pytest.raises(PictureError, match="gone"):
+    with pytest.raises(ImageError, match="gone"):
         report.data_uri(tmp_path / "gone.png", 160)
 
 

@@ -19,14 +19,14 @@ from tsuika.core.messages import MESSAGES
 from tsuika.core.plain import jsonable
 from tsuika.core.rundir import RunDir
 from tsuika.core.texts import _
-from tsuika.evaluation import outcome, report, report_guard
+from tsuika.evaluation import report, report_guard, run_record
 from tsuika.guard.judge import Judge
 from tsuika.guard.reading import Check, Grid, Ratios, Reading, mean
 from tsuika.pages.chart import plot
 
 Value = Callable[[int], float]
 STEPS = 600
-EVIDENCE = outcome.Evidence(
+EVIDENCE = run_record.ReportParts(
     base="embedded",
     device="cpu",
     pictures=(),
@@ -56,7 +56,7 @@ def judged(
         held_out = Ratios(grid(held(step), pictures, 6), grid(high(step), pictures, 2)) if pictures else Ratios()
         reading = Reading(held_out, Ratios(grid(train(step), 4, 6), grid(0.0, 4, 2)), 0.0002 * step, 0.001 * step)
         check = Check(step, reading, 0.5 * step / 50, step / 5)
-        verdict = judge.hear(check)
+        verdict = judge.update(check)
         evidence = jsonable(asdict(verdict.evidence))
         events.append(Judged(step, verdict.kind, verdict.code, dict(verdict.params), check.to_json(), evidence))
         if verdict.kind == "stop" and on:
@@ -115,12 +115,12 @@ def told(
     log = tmp_path / "events.jsonl"
     log.write_text("\n".join(event.to_json() for event in events), encoding="utf-8")
     (tmp_path / "artifacts").mkdir(exist_ok=True)
-    notes = outcome.Notes()
+    notes = run_record.RunRecord()
     for event in read(log):
         if isinstance(event, Written):
             (tmp_path / event.path).write_bytes(b"12")
         notes.add(event)
-    return outcome.write_report(RunDir(tmp_path), recipe, notes, EVIDENCE)
+    return run_record.write_report(RunDir(tmp_path), recipe, notes, EVIDENCE)
 
 
 def at(checks: Sequence[Judged]) -> dict[int, Judged]:
@@ -332,13 +332,13 @@ def test_names_of_pictures_cannot_become_markup(tmp_path):
 
 
 def test_a_run_that_is_resumed_counts_its_checks_once():
-    notes = outcome.Notes()
+    notes = run_record.RunRecord()
     for event in [*OVERFITTED[:4], *OVERFITTED[2:]]:
         notes.add(event)
     assert notes.judged == OVERFITTED
     looked, choice = stepped(100), chosen(OVERFITTED)
     for sitting in (stepped(60), stepped(60)[30:]):  # killed at step 40, before its state was saved and after
-        notes = outcome.Notes()
+        notes = run_record.RunRecord()
         for event in [*looked, choice, *stepped(40), choice, *sitting]:
             notes.add(event)
         assert len(notes.look_losses) == 100
@@ -347,7 +347,7 @@ def test_a_run_that_is_resumed_counts_its_checks_once():
 
 def test_before_and_after_shows_the_step_that_was_kept_not_the_highest():
     previews = [Previewed(step, "a cat", 1, f"{step}.png") for step in (0, 100, 200, 150)]
-    (row,) = outcome.before_after(previews, Path())
+    (row,) = run_record.before_after(previews, Path())
     assert row.before == (Path("0.png"),)
     assert row.after == (Path("150.png"),)
 
@@ -398,8 +398,10 @@ def test_a_file_of_the_last_step_is_not_called_the_best(tmp_path):
 def test_warnings_are_told_in_both_languages(tmp_path):
     told(tmp_path, OVERFITTED)
     warned = note("GD012", found=2, then="All of them are trained on.")
-    notes = outcome.Notes(warned=[warned], started=Started("lora", "sd1", 3, 4, 1, 100), finished=Finished("steps", 4))
-    data = outcome.write_report(RunDir(tmp_path), config.build({}), notes, EVIDENCE)
+    notes = run_record.RunRecord(
+        warned=[warned], started=Started("lora", "sd1", 3, 4, 1, 100), finished=Finished("steps", 4)
+    )
+    data = run_record.write_report(RunDir(tmp_path), config.build({}), notes, EVIDENCE)
     html = report.render(data)
     for language in ("en", "ja"):
         assert f'lang="{language}">{warned.words(language)}</span>' in html

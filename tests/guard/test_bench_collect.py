@@ -33,7 +33,7 @@ def test_a_configuration_is_collected_lane_by_lane() -> None:
     assert [lane["kind"] for lane in found["lanes"]] == ["fold"] * 5 + ["all"]
     assert len({name for lane in found["lanes"] for name in lane["held_out"]}) == 5
     for lane in found["lanes"]:
-        assert [row["step"] for row in lane["rungs"]] == collect.ladder(STEPS)
+        assert [row["step"] for row in lane["rungs"]] == collect.check_schedule(STEPS)
     truth = [row["population"]["mid"] for row in found["lanes"][-1]["rungs"]]
     means = [sum(map(sum, grid)) / sum(map(len, grid)) for grid in truth]
     assert min(means) < -0.05, "this many steps at this rate are known to teach fresh pictures something"

@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 from tsuika.core.messages import MESSAGES
-from tsuika.guard.judge import CHECKS_AT_LEAST, Judge, Range, Rule, Verdict, affordable, ladder, replay
+from tsuika.guard.judge import CHECKS_AT_LEAST, Judge, Range, Rule, Verdict, affordable_schedule, check_schedule, replay
 from tsuika.guard.reading import Check, Ratios, Reading, estimate, halves, mean, t95
 
 Curve = Callable[[int], float]
@@ -41,7 +41,7 @@ def run(held: Curve, train: Curve | None = None, steps: int = 2000, rule: Rule =
     judge = Judge(steps, 1e-4, rule)
     verdicts: list[Verdict] = []
     while (step := judge.next_step()) is not None:
-        verdicts.append(judge.hear(check(step, held(step), train(step) if train else held(step))))
+        verdicts.append(judge.update(check(step, held(step), train(step) if train else held(step))))
         if verdicts[-1].kind == "stop":
             break
     return judge, verdicts
@@ -69,7 +69,7 @@ def test_numbers_of_a_check_worked_by_hand() -> None:
 def test_gaps_and_the_two_halves_worked_by_hand() -> None:
     held = Ratios(((-0.01, -0.05, -0.03, -0.07),), ((0.02, 0.04),))
     twin = Ratios(((-0.06, -0.06, -0.06, -0.06),), ((-0.01, -0.03),))
-    now = Judge(100, 1e-4, FREE).hear(Check(10, Reading(held, twin, 0.2, 0.5))).evidence
+    now = Judge(100, 1e-4, FREE).update(Check(10, Reading(held, twin, 0.2, 0.5))).evidence
     assert now.gap_mid == pytest.approx(-0.04 + 0.06) and now.gap_high == pytest.approx(0.03 + 0.02)
     assert now.selectivity == pytest.approx(2.5) and now.best_step == 10
     assert now.best is not None and now.best.mean == pytest.approx(-0.06)  # the odd half: -0.05 and -0.07
@@ -89,7 +89,7 @@ def test_points_of_students_t(freedom: int) -> None:
 
 @pytest.mark.parametrize("steps", [1, 2, 7, 60, 100, 300, 500, 1500, 20_000])
 def test_checks_are_few_and_end_with_the_run(steps: int) -> None:
-    rungs = ladder(steps)
+    rungs = check_schedule(steps)
     assert rungs[-1] == steps and list(rungs) == sorted(set(rungs)) and rungs[0] >= 1
     assert len(rungs) <= 12 + math.log(steps + 1, 1.2) / 2
     assert rungs[0] == 50 if steps >= 400 else rungs[0] <= -(-steps // 8)
@@ -129,7 +129,7 @@ def test_half_of_the_draws_alone_stops_nothing(falling: bool) -> None:
     while (step := judge.next_step()) is not None and last != "stop":
         even, odd = -0.02 * min(1, step / 100), -1e-5 * (step if falling else min(step, 100))
         rows = ((even, odd) * 3,) * 4
-        last = judge.hear(Check(step, Reading(Ratios(rows, ()), Ratios(rows, ()), 0.1, 0.5))).kind
+        last = judge.update(Check(step, Reading(Ratios(rows, ()), Ratios(rows, ()), 0.1, 0.5))).kind
     assert (last == "stop") == (not falling)
 
 
@@ -151,10 +151,10 @@ def test_patience_is_relative_to_the_best_step_and_in_checks() -> None:
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_stops_and_the_best_step_stays(where: str, bad: float) -> None:
     judge = Judge(1000, 3e-4, FREE)
-    judge.hear(check(50, -0.01))
+    judge.update(check(50, -0.01))
     broken = Ratios(((bad,) * 6,) * 2, ((0.0, 0.0),) * 2)
     reading = replace(check(60, -0.02).reading, **{where: broken})
-    verdict = judge.hear(Check(60, reading))
+    verdict = judge.update(Check(60, reading))
     assert (verdict.kind, verdict.code, verdict.evidence.best_step) == ("stop", "GD001", 50)
     assert "1e-04" in verdict.words("en") or "0.0001" in verdict.words("en")
 
@@ -174,8 +174,8 @@ def test_a_wobble_on_the_way_down_is_not_divergence() -> None:
 
 def test_divergence_stops_at_once_and_what_stays_bad_at_the_second_look() -> None:
     judge = Judge(1000, 1e-4, FREE)
-    assert judge.hear(check(50, 0.04)).kind == "go"
-    assert judge.hear(check(60, 0.061)).code == "GD002"
+    assert judge.update(check(50, 0.04)).kind == "go"
+    assert judge.update(check(60, 0.061)).code == "GD002"
     stays = replay(Judge(1000, 1e-4, FREE), [check(50, 0.8), check(60, 0.81), check(72, 0.805)])
     assert [one.kind for one in stays] == ["go", "go", "stop"] and stays[-1].code == "GD002"
 
@@ -218,7 +218,7 @@ def test_the_range_lies_in_order_and_its_weights_are_kept() -> None:
         judge, held = Judge(3000, 1e-4, FREE), frozenset[int]()
         while (step := judge.next_step()) is not None:
             values = tuple(tuple(curve(step) + draws.gauss(0, noise) for _ in range(6)) for _ in range(3))
-            verdict = judge.hear(Check(step, Reading(Ratios(values, values), Ratios(values, values), 0.1, 0.5)))
+            verdict = judge.update(Check(step, Reading(Ratios(values, values), Ratios(values, values), 0.1, 0.5)))
             found = verdict.evidence.range
             assert {found.safe, found.balanced, found.likeness} - {0} <= held | {step}  # nothing that was let go
             assert judge.keep <= held | {step}
@@ -239,7 +239,7 @@ def test_one_standard_error_makes_the_safe_step_earlier() -> None:
 
 def test_without_held_out_pictures_only_divergence_stops() -> None:
     judge = Judge(600, 1e-4, FREE)
-    rows = [Check(s, Reading(Ratios(), Ratios(grid(-0.001 * s), grid(0, 2, 2)))) for s in ladder(600)]
+    rows = [Check(s, Reading(Ratios(), Ratios(grid(-0.001 * s), grid(0, 2, 2)))) for s in check_schedule(600)]
     verdicts = replay(judge, rows)
     assert {one.code for one in verdicts} == {"GD009"} and verdicts[-1].evidence.range == Range(600, 600, 600)
     assert verdicts[-1].evidence.held_out is None and judge.keep == {600}
@@ -248,7 +248,7 @@ def test_without_held_out_pictures_only_divergence_stops() -> None:
 def test_order_of_pictures_and_of_timesteps_within_a_half_changes_nothing() -> None:
     draws = random.Random(1)
     rows = []
-    for step in ladder(1500):
+    for step in check_schedule(1500):
         base = u_shape(200)(step)
         held, twin = ([[base + draws.gauss(0, 0.01) for _ in range(6)] for _ in range(5)] for _ in range(2))
         rows.append((step, held, twin))
@@ -267,12 +267,12 @@ def test_order_of_pictures_and_of_timesteps_within_a_half_changes_nothing() -> N
 
 @pytest.mark.parametrize("steps", [1, 7, 60, 800, 1500, 20_000])
 @pytest.mark.parametrize("checks", [0, 5, 9, 12, 100])
-def test_the_ladder_is_as_dense_as_its_checks_allow(steps: int, checks: int) -> None:
-    rungs = affordable(steps, checks)
+def test_the_check_schedule_is_as_dense_as_its_checks_allow(steps: int, checks: int) -> None:
+    rungs = affordable_schedule(steps, checks)
     assert rungs[-1] == steps and list(rungs) == sorted(set(rungs))
     assert len(rungs) <= max(checks, CHECKS_AT_LEAST)
-    if checks >= len(ladder(steps)):
-        assert rungs == ladder(steps)
+    if checks >= len(check_schedule(steps)):
+        assert rungs == check_schedule(steps)
 
 
 def test_a_run_read_back_from_its_events_gives_the_same_verdicts_and_report() -> None:
@@ -288,10 +288,10 @@ def test_a_run_read_back_from_its_events_gives_the_same_verdicts_and_report() ->
 
 def test_checks_that_do_not_belong_together_are_refused() -> None:
     judge = Judge(1000, 1e-4)
-    judge.hear(check(50, -0.01))
+    judge.update(check(50, -0.01))
     for wrong in (check(50, -0.01), check(60, -0.01, pictures=3)):
         with pytest.raises(ValueError, match=r"check at|changed"):
-            judge.hear(wrong)
+            judge.update(wrong)
 
 
 def test_every_outcome_has_a_sentence_in_both_languages() -> None:

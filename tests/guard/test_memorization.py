@@ -15,7 +15,7 @@ from tsuika.core.seeds import generator
 from tsuika.core.types import Attachment, Conditioning, Model
 from tsuika.diffusion.schedule import add_noise, alphas_cumprod_T
 from tsuika.diffusion.targets import target
-from tsuika.guard.memorization import clean_from_noise, last_timestep, leaks, resemblances
+from tsuika.guard.memorization import clean_from_noise, last_timestep, measure_memorization, resemblances
 from tsuika.guard.probe import Subject
 from tsuika.methods import METHODS
 
@@ -66,7 +66,7 @@ def test_what_cannot_be_compared_is_refused() -> None:
     with pytest.raises(ValueError, match="of the base"):
         resemblances(torch.zeros(2, 3), torch.zeros(3, 3))
     with pytest.raises(ValueError, match="at least one"):
-        leaks(Stub("epsilon", {}), Stub("epsilon", {}), [])  # type: ignore[arg-type]
+        measure_memorization(Stub("epsilon", {}), Stub("epsilon", {}), [])  # type: ignore[arg-type]
 
 
 def attach(model: Model) -> Attachment:
@@ -80,15 +80,15 @@ def test_at_the_bases_weights_nothing_leaks_and_what_was_learnt_shows(family: st
     model = tiny(family)
     attachment = attach(model)
     train, few = subjects(2), {"controls": ("a cat",), "seeds": 2}
-    first = leaks(model, attachment, train, **few)  # type: ignore[arg-type]
-    assert {(one.excess, one.pull) for one in first.leaks} == {(0.0, 0.0)} and first.worst == 0 == first.pull
+    first = measure_memorization(model, attachment, train, **few)  # type: ignore[arg-type]
+    assert {(one.excess, one.pull) for one in first.recalls} == {(0.0, 0.0)} and first.worst == 0 == first.pull
     state = attachment.tensors()
     source = torch.Generator().manual_seed(1)
     attachment.load({name: value + 0.3 * torch.randn(value.shape, generator=source) for name, value in state.items()})
-    moved = leaks(model, attachment, train, **few)  # type: ignore[arg-type]
-    assert all(one.excess and one.pull for one in moved.leaks)
+    moved = measure_memorization(model, attachment, train, **few)  # type: ignore[arg-type]
+    assert all(one.excess and one.pull for one in moved.recalls)
     # Strength is 1 again, the noise is the same, and a caption's numbers do not depend on the others.
-    assert leaks(model, attachment, train, asked=train[1:], **few).leaks == moved.leaks[1:]  # type: ignore[arg-type]
+    assert measure_memorization(model, attachment, train, asked=train[1:], **few).recalls == moved.recalls[1:]  # type: ignore[arg-type]
     assert json.loads(json.dumps(moved.to_json()))["worst"] == moved.worst
 
 
@@ -123,22 +123,22 @@ class Stub:
 def test_a_planted_copy_is_found(prediction: str) -> None:
     train = subjects(4)
     stub = Stub(prediction, {train[2].caption: train[2].latents_CHW})
-    found = leaks(stub, stub, train)  # type: ignore[arg-type]
-    planted = found.leaks[2]
+    found = measure_memorization(stub, stub, train)  # type: ignore[arg-type]
+    planted = found.recalls[2]
     assert planted.nearest == "picture 2" and planted.cosine > 0.98
     assert found.worst == planted.excess > 0.2 and found.recalled == planted.recalls == 1
-    assert {one.excess for one in found.leaks} - {planted.excess} == {0.0}
-    assert planted.pull != 0 and {one.pull for one in found.leaks if one is not planted} == {0.0}
+    assert {one.excess for one in found.recalls} - {planted.excess} == {0.0}
+    assert planted.pull != 0 and {one.pull for one in found.recalls if one is not planted} == {0.0}
 
 
 def test_an_epsilon_that_is_a_little_short_is_not_taken_for_a_picture_nor_hides_one() -> None:
     """1 % of the noise left over is a seventh of x0-hat of SD1: it must neither look like a picture nor drown one."""
     train = subjects(4)
     stub = Stub("epsilon", {train[2].caption: train[2].latents_CHW})
-    exact = leaks(stub, stub, train)  # type: ignore[arg-type]
+    exact = measure_memorization(stub, stub, train)  # type: ignore[arg-type]
     stub.short = 0.97
-    short = leaks(stub, stub, train)  # type: ignore[arg-type]
-    for one, other in zip(exact.leaks, short.leaks, strict=True):
+    short = measure_memorization(stub, stub, train)  # type: ignore[arg-type]
+    for one, other in zip(exact.recalls, short.recalls, strict=True):
         assert other.nearest == one.nearest and other.cosine == pytest.approx(one.cosine, abs=0.02)
 
 
@@ -161,11 +161,11 @@ def test_where_the_noise_is_all_there_is_epsilon_takes_the_step_before() -> None
     assert last_timestep("epsilon", alphas_cumprod_T({})) == 999
     train = subjects(2)
     stub = Stub("v_prediction", {train[0].caption: train[0].latents_CHW}, zero_snr=True)
-    assert leaks(stub, stub, train).leaks[0].cosine == pytest.approx(1, abs=0.02)  # type: ignore[arg-type]
+    assert measure_memorization(stub, stub, train).recalls[0].cosine == pytest.approx(1, abs=0.02)  # type: ignore[arg-type]
 
 
 def test_pictures_of_another_size_are_not_looked_for() -> None:
     train = subjects(2)
     odd = replace(train[1], latents_CHW=torch.ones(4, 8, 16))
     stub = Stub("epsilon", {train[0].caption: train[0].latents_CHW})
-    assert leaks(stub, stub, [train[0], odd], asked=train[:1]).leaks[0].nearest == "picture 0"  # type: ignore[arg-type]
+    assert measure_memorization(stub, stub, [train[0], odd], asked=train[:1]).recalls[0].nearest == "picture 0"  # type: ignore[arg-type]

@@ -218,8 +218,8 @@ def test_off_measures_nothing(place: Path, tmp_path: Path) -> None:
 class Stopping(Judge):
     """Says stop at its third check, and takes the first for the best."""
 
-    def hear(self, check: Any) -> Any:
-        verdict = super().hear(check)
+    def update(self, check: Any) -> Any:
+        verdict = super().update(check)
         first = self.checks[0].step
         self._range = Range(first, first, self.checks[min(1, len(self.checks) - 1)].step)
         kind = "stop" if len(self.checks) >= 3 else "go"
@@ -299,8 +299,8 @@ def test_without_a_refit_the_best_steps_weights_are_written(
 class TakingTheLast(Stopping):
     """Says stop at its third check, and takes that for the best."""
 
-    def hear(self, check: Any) -> Any:
-        verdict = super().hear(check)
+    def update(self, check: Any) -> Any:
+        verdict = super().update(check)
         self._range = Range(check.step, check.step, check.step)
         return verdict
 
@@ -353,8 +353,8 @@ class StoppingFirstFoldEarly(Judge):
         self.number = StoppingFirstFoldEarly.made
         StoppingFirstFoldEarly.made += 1
 
-    def hear(self, check: Any) -> Any:
-        verdict = super().hear(check)
+    def update(self, check: Any) -> Any:
+        verdict = super().update(check)
         stops = len(self.checks) >= (1 if self.number == 0 else 4)
         self._range = Range(check.step, check.step, check.step)
         verdict = replace(

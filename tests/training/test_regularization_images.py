@@ -15,7 +15,7 @@ from runs import make_place
 from tiny_models import tiny
 from tsuika import config
 from tsuika.config import Recipe
-from tsuika.core.errors import PictureError, RecipeError
+from tsuika.core.errors import ImageError, RecipeError
 from tsuika.core.events import Event, Stepped, Written
 from tsuika.core.rundir import RunDir
 from tsuika.core.sections import Data
@@ -99,7 +99,7 @@ def test_a_class_word_is_needed_to_draw_or_caption_regularization_images(tmp_pat
     with pytest.raises(RecipeError) as caught:
         regularization_images.requested(Data(reg_generate=4))
     assert caught.value.code == "RC005"
-    with pytest.raises(PictureError):
+    with pytest.raises(ImageError):
         regularization_images.requested(Data(reg_images=str(tmp_path / "nowhere")))
     nameless = Data(size_px=64, min_size_px=1, cache=False, trigger="zuzu")
     manifest = scan.scan(paint(tmp_path / "subject", [(64, 64)], 10), nameless)

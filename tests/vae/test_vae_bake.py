@@ -14,7 +14,7 @@ from PIL import Image
 from tiny_models import tiny
 from tsuika import api, families
 from tsuika.api import writing
-from tsuika.core.errors import FormatError, ModelError, PictureError, RecipeError
+from tsuika.core.errors import FormatError, ImageError, ModelError, RecipeError
 from tsuika.core.weights import Weights, open_weights
 from tsuika.formats import CHECKPOINTS, vae_file
 from tsuika.vae import bake, proof, roundtrip, tune
@@ -182,7 +182,7 @@ def test_tuning_leaves_the_encoder_alone_and_repeats_itself(tmp_path: Path) -> N
 def test_tuning_that_gains_nothing_writes_nothing(tmp_path: Path) -> None:
     base, images = write_base("sd1", tmp_path, "diffusers"), draw(tmp_path / "images", 14)
     asked = {"base": str(base), "steps": 4, "batch": 1, "learning_rate": 1e-12, "size_px": 32}
-    with pytest.raises(PictureError) as caught:
+    with pytest.raises(ImageError) as caught:
         api.tune_vae(images, tmp_path / "a.safetensors", **asked)
     assert caught.value.code == "VA020" and not (tmp_path / "a.safetensors").exists()
     done = api.tune_vae(images, tmp_path / "folder", keep_anyway=True, **asked)
@@ -201,7 +201,7 @@ def test_too_few_pictures_to_tune_are_refused(tmp_path: Path) -> None:
     images = draw(tmp_path / "images", 11)
     for number in range(3):  # copies do not count
         Image.open(images / "0.png").transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(images / f"copy{number}.png")
-    with pytest.raises(PictureError) as caught:
+    with pytest.raises(ImageError) as caught:
         api.tune_vae(images, tmp_path / "a.safetensors")
     assert caught.value.code == "VA021" and caught.value.params["found"] == 11
 

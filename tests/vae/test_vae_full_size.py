@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from tiny_models import at_full_size, single_file_tensors
 from tsuika import api, families
-from tsuika.core.errors import PictureError
+from tsuika.core.errors import ImageError
 from tsuika.core.events import Warned
 from tsuika.core.types import Artifact
 from tsuika.core.weights import open_weights
@@ -30,7 +30,7 @@ from tsuika.families import Family, StableDiffusion
 from tsuika.families.common import build_vae
 from tsuika.formats import vae_file
 from tsuika.vae import bake, faults, metrics, roundtrip
-from tsuika.vae.compare import Candidate, Picture, compare
+from tsuika.vae.compare import ComparedImage, LoadedVae, compare
 
 pytestmark = pytest.mark.slow
 CLIP = Path(__file__).resolve().parents[3] / "shared" / "data" / "clip-tokenizer"
@@ -214,7 +214,7 @@ def test_tuning_leaves_the_encoder_alone(name: str, layout: str, place: Path) ->
     kind = families.family(name)
     base, images = write_base(kind, layout, place, holes=True), draw(place / "images", 12)
     asked = {"base": str(base), "size_px": 64, "crop_px": 64, "batch": 1}
-    with pytest.raises(PictureError) as caught:
+    with pytest.raises(ImageError) as caught:
         api.tune_vae(images, place / "none.safetensors", steps=1, learning_rate=1e-12, **asked)
     assert caught.value.code == "VA020" and not (place / "none.safetensors").exists()
     done = api.tune_vae(images, place / "tuned.safetensors", steps=6, learning_rate=3e-4, **asked)
@@ -265,11 +265,11 @@ def test_half_precision_that_overflows_inside_falls_back_and_says_so(tmp_path: P
     pixels = [
         roundtrip.to_signal(Image.open(path)) for path in sorted(draw(tmp_path / "images", 2, (48, 32)).iterdir())
     ]
-    pictures = [Picture(str(number), one, number) for number, one in enumerate(pixels)]
+    pictures = [ComparedImage(str(number), one, number) for number, one in enumerate(pixels)]
     told: list[Warned] = []
     done = compare(
-        Candidate("builtin", own),
-        [Candidate("big", big), Candidate("huge", huge)],
+        LoadedVae("builtin", own),
+        [LoadedVae("big", big), LoadedVae("huge", huge)],
         pictures,
         scale=kind.facts.latent_scale,
         precision="fp16",

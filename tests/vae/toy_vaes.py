@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tsuika.vae.compare import Picture
+from tsuika.vae.compare import ComparedImage
 
 FACTOR = 4
 
@@ -69,7 +69,7 @@ def noisy(pixels: Tensor) -> Tensor:
     return pixels + 0.01 * torch.randn(pixels.shape, generator=torch.Generator().manual_seed(5)).to(pixels)
 
 
-def pictures(count: int = 8, side: int = 64) -> list[Picture]:
+def pictures(count: int = 8, side: int = 64) -> list[ComparedImage]:
     """Coloured noise of all scales."""
     generator = torch.Generator().manual_seed(1)
     parts = [
@@ -77,4 +77,4 @@ def pictures(count: int = 8, side: int = 64) -> list[Picture]:
         for i, n in enumerate((4, 16, side))
     ]
     pixels = ((parts[0] + parts[1] + parts[2]) / 1.8).clamp(-0.95, 0.95)
-    return [Picture(f"{n}.png", one[None], n) for n, one in enumerate(pixels)]
+    return [ComparedImage(f"{n}.png", one[None], n) for n, one in enumerate(pixels)]

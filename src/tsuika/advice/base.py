@@ -89,7 +89,7 @@ class Base:
         return found
 
 
-def look(name: str, embedded: Path) -> Base:
+def describe_base(name: str, embedded: Path) -> Base:
     """The base called `name`: `embedded`, a folder, a file, a hub id; or `sd1`, `sd2`, `sdxl` for one that is not here.
 
     Raises:

@@ -62,7 +62,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Pair:
+class CombinedResults:
     """Two results on one base together, against the better one alone, on images that need both."""
 
     name: str
@@ -75,11 +75,11 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Table:
+class Measurements:
     """Everything that was measured."""
 
     cells: tuple[Cell, ...] = ()
-    pairs: tuple[Pair, ...] = ()
+    pairs: tuple[CombinedResults, ...] = ()
 
     def row(self, goal: str, pictures: int) -> dict[str, Cell]:
         """Method -> cell at the nearest number of pictures, by ratio, at which every method was measured."""
@@ -97,7 +97,7 @@ def _interval(row: Mapping[str, float]) -> Interval:
     return Interval(row["mean"], row["low"], row["high"])
 
 
-def read(tables: Mapping[str, Any]) -> Table:
+def read(tables: Mapping[str, Any]) -> Measurements:
     """The table in the form that bench/methods writes."""
     cells = tuple(
         Cell(
@@ -115,12 +115,12 @@ def read(tables: Mapping[str, Any]) -> Table:
         )
         for row in tables["cells"]
     )
-    pairs = tuple(Pair(row["name"], _interval(row["over_best_alone"])) for row in tables["pairs"])
-    return Table(cells, pairs)
+    pairs = tuple(CombinedResults(row["name"], _interval(row["over_best_alone"])) for row in tables["pairs"])
+    return Measurements(cells, pairs)
 
 
 @cache
-def measured() -> Table:
+def measured() -> Measurements:
     """The measurements that ship with the package."""
     return read(json.loads(files(__package__).joinpath("evidence.json").read_text(encoding="utf-8")))
 
@@ -183,21 +183,21 @@ METHODS: Final = tuple(name for name in methods.METHODS if (name, "") in PUBLISH
 
 
 @dataclass(frozen=True)
-class Rule:
+class RuleOfThumb:
     """A rule of thumb of the Japanese guide that this project began with: which methods for which goals."""
 
     methods: tuple[str, ...]
     goals: tuple[str, ...]
 
 
-RULES: Final[tuple[Rule, ...]] = (
-    Rule(("lora", "dreambooth"), ("character",)),
-    Rule(("textual-inversion", "hypernetwork"), ("style",)),
-    Rule(("textual-inversion",), ("object", "concept")),
+RULES: Final[tuple[RuleOfThumb, ...]] = (
+    RuleOfThumb(("lora", "dreambooth"), ("character",)),
+    RuleOfThumb(("textual-inversion", "hypernetwork"), ("style",)),
+    RuleOfThumb(("textual-inversion",), ("object", "concept")),
 )
 
 
-def rule_of(goal: str) -> Rule:
+def rule_of(goal: str) -> RuleOfThumb:
     """The rule of thumb about a goal."""
     return next(rule for rule in RULES if goal in rule.goals)
 

@@ -11,8 +11,8 @@ from tsuika.advice.evidence import (
     PUBLISHED_AGAINST,
     PUBLISHED_FOR,
     Cell,
+    Measurements,
     Statement,
-    Table,
     images_wanted,
     rule_of,
 )
@@ -206,7 +206,7 @@ def _measured_against(goal: str, cell: Cell) -> Iterator[Statement]:
         )
 
 
-def combinations(table: Table, goal: str, method: str) -> Iterator[Statement]:
+def combinations(table: Measurements, goal: str, method: str) -> Iterator[Statement]:
     """Combinations with the recommended method that won, and those that did not: what to add to get more."""
     for pair in sorted(table.pairs, key=lambda one: -one.over_best_alone.mean):
         if f"{goal} {_PART_OF[method]}" not in pair.name:
@@ -229,7 +229,7 @@ def combinations(table: Table, goal: str, method: str) -> Iterator[Statement]:
     yield from _pivotal(table, goal)
 
 
-def _pivotal(table: Table, goal: str) -> Iterator[Statement]:
+def _pivotal(table: Measurements, goal: str) -> Iterator[Statement]:
     cell = next((one for one in table.cells if one.goal == goal and one.method == "textual-inversion + lora"), None)
     if cell is None or cell.against is None:
         return
@@ -270,7 +270,7 @@ def _pivotal(table: Table, goal: str) -> Iterator[Statement]:
     yield _measured(sentences(text, more))
 
 
-def goal_verdict(table: Table, goal: str, pictures: int) -> Statement:
+def goal_verdict(table: Measurements, goal: str, pictures: int) -> Statement:
     """What the rule of thumb about a goal says, and whether the measurements agree."""
     methods = rule_of(goal).methods
     named: Text | str = title(methods[0])
@@ -296,7 +296,7 @@ def _gain_of(cell: Cell) -> Text:
     return _("{method} {gain}", method=title(cell.method), gain=_percent(cell.gain.mean))
 
 
-def count_verdict(table: Table, goal: str, method: str) -> Statement:
+def count_verdict(table: Measurements, goal: str, method: str) -> Statement:
     """What the rule of thumb says about the number of images for a method, and what was measured."""
     low, high = images_wanted(method)
     shown: dict[str, object] = {"method": title(method), "low": low, "high": high, "goal": GOALS[goal]}

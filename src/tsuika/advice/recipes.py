@@ -64,7 +64,7 @@ _REG_IMAGES: Final = 100
 
 
 @dataclass(frozen=True)
-class Candidate:
+class MethodSize:
     """A way to go: a method, and how much it may hold."""
 
     method: str
@@ -99,7 +99,7 @@ class Thrift:
     small_optimizer: bool = False  # DreamBooth: bf16 weights and Adafactor
 
 
-def ways(candidate: Candidate, *, embedded: bool) -> Iterator[Thrift]:
+def ways(candidate: MethodSize, *, embedded: bool) -> Iterator[Thrift]:
     """From the quickest to the most frugal."""
     usual = _EMBEDDED_BATCH if embedded else _BATCH
     yield Thrift()
@@ -132,12 +132,12 @@ def _plan_of(subject: Subject, method: str) -> _Plan:
     return (_EMBEDDED_PLANS if subject.embedded else _PLANS)[method]
 
 
-def recipe_of(subject: Subject, candidate: Candidate, thrift: Thrift = Thrift()) -> Recipe:
+def recipe_of(subject: Subject, candidate: MethodSize, thrift: Thrift = Thrift()) -> Recipe:
     """The checked recipe."""
     return config.build(_tables(subject, candidate, thrift))
 
 
-def toml_of(subject: Subject, candidate: Candidate, thrift: Thrift = Thrift()) -> str:
+def toml_of(subject: Subject, candidate: MethodSize, thrift: Thrift = Thrift()) -> str:
     """The same recipe as a short TOML: only what differs from the defaults."""
     document = tomlkit.document()
     document.add(tomlkit.comment(f"Advised by tsuika for {subject.pictures} images of a {subject.goal}."))
@@ -150,7 +150,7 @@ def toml_of(subject: Subject, candidate: Candidate, thrift: Thrift = Thrift()) -
     return tomlkit.dumps(document)
 
 
-def _tables(subject: Subject, candidate: Candidate, thrift: Thrift) -> dict[str, Any]:
+def _tables(subject: Subject, candidate: MethodSize, thrift: Thrift) -> dict[str, Any]:
     method, usual = candidate.method, _EMBEDDED_BATCH if subject.embedded else _BATCH
     goal = _GOALS[subject.goal]
     batch = thrift.batch or usual

@@ -14,9 +14,9 @@ from typing import Any, Final, NamedTuple
 from tsuika.advice import reasons, recipes, sizes
 from tsuika.advice.base import Base
 from tsuika.advice.estimate import Estimate, Machine
-from tsuika.advice.evidence import BENCH, METHODS, Cell, Goal, Statement, Strength, Table
+from tsuika.advice.evidence import BENCH, METHODS, Cell, Goal, Measurements, Statement, Strength
 from tsuika.advice.programs import works_in
-from tsuika.advice.recipes import Candidate, Subject, Thrift
+from tsuika.advice.recipes import MethodSize, Subject, Thrift
 from tsuika.config import Recipe
 from tsuika.core.errors import RecipeError
 from tsuika.core.texts import Text, _, listed
@@ -137,7 +137,7 @@ class Advice:
         }
 
 
-def order(table: Table, goal: str, pictures: int, *, embedded: bool = False) -> list[str]:
+def order(table: Measurements, goal: str, pictures: int, *, embedded: bool = False) -> list[str]:
     """The methods from the best down, by what was measured; the rest after these, by publications.
 
     Next after the equals come those that are not far, and the one whose pictures were most like the real thing.
@@ -162,7 +162,7 @@ def order(table: Table, goal: str, pictures: int, *, embedded: bool = False) -> 
 
 
 def advise(
-    request: Request, base: Base, table: Table, estimate: Estimator, memory: Callable[[Recipe], float]
+    request: Request, base: Base, table: Measurements, estimate: Estimator, memory: Callable[[Recipe], float]
 ) -> Advice:
     """The advice.
 
@@ -207,17 +207,17 @@ def _short(one: NotOffered) -> Text:
     return _("{method}: {why}", method=title(one.method), why=one.short)
 
 
-def _candidates(method: str, embedded: bool) -> list[Candidate]:
+def _candidates(method: str, embedded: bool) -> list[MethodSize]:
     if method == "lora":
-        return [Candidate(method, rank=rank) for rank in RANKS]
+        return [MethodSize(method, rank=rank) for rank in RANKS]
     if method == "textual-inversion":
-        return [Candidate(method, vectors=n) for n in (VECTORS if embedded else VECTORS[1:])]
-    return [Candidate(method)]
+        return [MethodSize(method, vectors=n) for n in (VECTORS if embedded else VECTORS[1:])]
+    return [MethodSize(method)]
 
 
 def _fit(
     request: Request, base: Base, method: str, memory: Callable[[Recipe], float], start: int = 0
-) -> tuple[Candidate, Thrift, int] | NotOffered:
+) -> tuple[MethodSize, Thrift, int] | NotOffered:
     """The largest result of a method, trained the quickest way, that keeps within the limits; or why there is none."""
     embedded, program = request.subject.embedded, request.program
     if program and program not in works_in(method, embedded=embedded):
@@ -247,7 +247,7 @@ def _option(
     base: Base,
     row: dict[str, Cell],
     method: str,
-    candidate: Candidate,
+    candidate: MethodSize,
     thrift: Thrift,
     size: int,
     estimate: Estimator,

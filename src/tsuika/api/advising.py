@@ -16,14 +16,14 @@ import torch
 
 from tsuika import families
 from tsuika.advice import estimate, evidence, programs, rules
-from tsuika.advice.base import Base, look
+from tsuika.advice.base import Base, describe_base
 from tsuika.advice.estimate import Machine, Measured
 from tsuika.advice.evidence import GOALS, Goal, Statement
 from tsuika.advice.recipes import Subject
 from tsuika.api.models import EMBEDDED
 from tsuika.api.training import cache_folder
 from tsuika.config import Recipe
-from tsuika.core.errors import PictureError, no_such
+from tsuika.core.errors import ImageError, no_such
 from tsuika.core.files import write_text
 from tsuika.core.sections import Data
 from tsuika.core.seeds import generator
@@ -82,12 +82,12 @@ def advise(
     """
     if goal not in GOALS:
         raise no_such("--goal", goal, GOALS)
-    known = look(base, EMBEDDED)
+    known = describe_base(base, EMBEDDED)
     data = Data(images=str(images), trigger=trigger.strip(), class_word=class_word.strip())
     report = checks.check(images, data, size_px=known.size_px, base=base)
     if not report.usable:
         why = f"→ tsuika check {images}"
-        raise PictureError("DS002", where=images, usable=0, total=report.total, needed=1, why=why, report=images)
+        raise ImageError("DS002", where=images, usable=0, total=report.total, needed=1, why=why, report=images)
     subject = Subject(
         goal,
         str(images),

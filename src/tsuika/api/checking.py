@@ -50,7 +50,7 @@ def check(
         workers: threads; 0: as many as there are cores.
 
     Raises:
-        PictureError: no such folder (DS001).
+        ImageError: no such folder (DS001).
         ModelError: the base is not there or no Stable Diffusion model (MD001, MD002).
         RecipeError: `size_px` does not suit the base (RC002).
     """

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from PIL import Image
 
-from tsuika.api.kept import Studio, choose, kept
+from tsuika.api.snapshots import SnapshotRenderer, choose, snapshots
 from tsuika.config import Recipe
 from tsuika.core.errors import ModelError, RecipeError
 from tsuika.core.events import Event, Phase, Progress, Warned, note
@@ -82,12 +82,14 @@ def evaluate(
         raise RecipeError("RC002", key="seeds", found=seeds, why="≥ 1")
     if not strengths or not all(map(math.isfinite, strengths)):
         raise RecipeError("RC002", key="strengths", found=", ".join(map(str, strengths)) or "–", why="0.5, 0.75, 1")
-    chosen = choose(kept(folder), steps, KEPT)
+    chosen = choose(snapshots(folder), steps, KEPT)
     yield Phase("load")
-    with Studio(recipe, folder.root / "evaluation", range(1, seeds + 1), device=device, precision=precision) as studio:
-        eye, notes = _encoder(encoder, recipe, studio)
+    with SnapshotRenderer(
+        recipe, folder.root / "evaluation", range(1, seeds + 1), device=device, precision=precision
+    ) as renderer:
+        measuring, notes = _encoder(encoder, recipe, renderer)
         yield Phase("pictures")
-        manifest = scan.scan(images or Path(recipe.data.images), recipe.data, size_px=studio.model.native_size_px)
+        manifest = scan.scan(images or Path(recipe.data.images), recipe.data, size_px=renderer.model.native_size_px)
         notes += _changes(folder, manifest)
         yield from notes
         asked = prompts.asked(
@@ -104,13 +106,13 @@ def evaluate(
         ruler, points, worst, shown = None, [], [], []
         for one, strength in [(None, 0.0), *spots]:
             drawn: dict[str, list[Image.Image]] = {}
-            for text, pictures in studio.draw(texts, one, strength):
+            for text, pictures in renderer.draw(texts, one, strength):
                 drawn[text] = pictures
                 done += 1
                 yield Progress("evaluate", done, total)
             if ruler is None:
                 trained = [(sample.name, sample.path) for sample in manifest.samples]
-                ruler = Ruler(eye, asked, drawn, studio.seeds, trained, recipe.data)
+                ruler = Ruler(measuring, asked, drawn, renderer.seeds, trained, recipe.data)
             tables, pairs = ruler.measure(drawn)
             file = str(one.paths[0].relative_to(folder.root)) if one else ""
             points.append(
@@ -118,8 +120,8 @@ def evaluate(
             )
             worst.append(tuple(pairs[:WORST]))
             shown.append({text: pictures[0] for text, pictures in drawn.items()})
-        notes += studio.notes
-    yield from studio.notes
+        notes += renderer.notes
+    yield from renderer.notes
 
     yield Phase("report")
     assert ruler is not None
@@ -128,9 +130,9 @@ def evaluate(
     evaluation = Evaluation(
         recipe.output.name or folder.root.resolve().name,
         recipe.data.trigger,
-        eye.name if eye else "",
+        measuring.name if measuring else "",
         asked,
-        studio.seeds,
+        renderer.seeds,
         base.tables,
         tuple(rest),
         ruler.scale,
@@ -150,7 +152,7 @@ def evaluate(
     )
 
 
-def _encoder(name: str, recipe: Recipe, studio: Studio) -> tuple[Encoder | None, list[Warned]]:
+def _encoder(name: str, recipe: Recipe, renderer: SnapshotRenderer) -> tuple[Encoder | None, list[Warned]]:
     """The encoder, and what cannot be measured with it.
 
     Raises:
@@ -163,8 +165,8 @@ def _encoder(name: str, recipe: Recipe, studio: Studio) -> tuple[Encoder | None,
     name = name or (encoders.EMBEDDED if embedded else "")
     if not name:
         return None, [note("EV002")]
-    eye = encoders.load(name, studio.model.device)
-    return eye, [] if eye.reads else [note("EV003", encoder=name)]
+    measuring = encoders.load(name, renderer.model.device)
+    return measuring, [] if measuring.reads else [note("EV003", encoder=name)]
 
 
 def _changes(folder: RunDir, manifest: Manifest) -> list[Warned]:

@@ -15,7 +15,7 @@ from tsuika.core.errors import FormatError, ModelError, RecipeError
 from tsuika.core.files import split_strength
 from tsuika.core.texts import _
 from tsuika.core.types import Artifact, Format, Role, model_tensors
-from tsuika.formats.common import as_told
+from tsuika.formats.common import without_assumed_family
 from tsuika.formats.lowrank import applying, extracting, merging, resizing
 from tsuika.formats.lowrank.applying import Share
 
@@ -75,7 +75,7 @@ def merge(
 def _into(shares: Sequence[Share], into: str, out: Path, *, tokenizer: str, dtype: str) -> dict[str, Any]:
     model = load(into, tokenizer=tokenizer, device="cpu", precision="fp32")
     for share in shares:
-        if as_told(share.artifact).family not in (model.facts.family, ""):
+        if without_assumed_family(share.artifact).family not in (model.facts.family, ""):
             name = share.artifact.metadata.get("name", _("This LoRA"))
             raise ModelError(
                 "MD004", where=into, artifact=name, found=share.artifact.family, expected=model.facts.family

@@ -74,7 +74,7 @@ def search(
     """Search settings by runs under guard, or go on with a search; the last event is `Searched`.
 
     Each trial is a run folder without a refit and without previews. The same call goes on where it stopped, repeats no
-    trial, and may run in several processes at once (each with a `training.device` of its own).
+    trial, and may run in several processes at once (each with a `train.device` of its own).
 
     Args:
         recipe: what all trials share.
@@ -221,13 +221,13 @@ class _Search:
         return found
 
     def _standing(self, folder: Path) -> float:
-        heard = results.heard(folder)
+        heard = results.checks_of(folder)
         return min(WORST, results.standing(heard[-1])) if heard else WORST
 
     def _follow(self, trial: optuna.Trial, folder: Path) -> Generator[Event, None, bool]:
         """The run's events; returns whether it was given up."""
         run, reported = RunDir(folder), set()
-        for judged in results.heard(folder):  # of an earlier process
+        for judged in results.checks_of(folder):  # of an earlier process
             trial.report(results.standing(judged), judged.step)
             reported.add(judged.step)
         if run.report_json.exists():

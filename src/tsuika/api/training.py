@@ -20,7 +20,7 @@ from tsuika.core.rundir import RunDir
 from tsuika.core.types import Model
 from tsuika.data.manifest import Manifest
 from tsuika.embedded import mascot, yardstick
-from tsuika.evaluation import lookalikes, outcome, report, scores
+from tsuika.evaluation import memorization, report, run_record, scores
 from tsuika.generation import grid, pipeline, png_info
 from tsuika.training import folder as run_folder
 from tsuika.training import optim, preparation, run
@@ -123,9 +123,9 @@ class Reporting:
 
 def _run(recipe: Recipe, folder: RunDir, reporting: Reporting, *, resume: bool) -> Iterator[Event]:
     """A run's events, also written into its `events.jsonl`, and the report at its end."""
-    notes = outcome.Notes()
+    notes = run_record.RunRecord()
     if resume and folder.events.exists():
-        for event in outcome.past(folder.events):
+        for event in run_record.past(folder.events):
             notes.add(event)
     result = yield from _recorded(run.train(recipe, folder, services(), resume=resume), folder, notes)
     if _is_main():
@@ -146,7 +146,7 @@ class _Stream(Generic[Returned]):
 
 
 def _recorded(
-    events: Generator[Event, None, run.Result], folder: RunDir, notes: outcome.Notes
+    events: Generator[Event, None, run.Result], folder: RunDir, notes: run_record.RunRecord
 ) -> Generator[Event, None, run.Result]:
     """The same events, each noted and written into `events.jsonl` by the first of several processes."""
     stream = _Stream(events)
@@ -231,16 +231,16 @@ def _captions(recipe: Recipe, manifest: Manifest) -> list[str]:
     return captions[:: max(1, -(-len(captions) // CAPTIONS))]
 
 
-def _report(result: run.Result, notes: outcome.Notes, reporting: Reporting) -> None:
+def _report(result: run.Result, notes: run_record.RunRecord, reporting: Reporting) -> None:
     prepared = result.prepared
     recipe, manifest, folder = prepared.recipe, prepared.manifest, prepared.folder
     controls = frozenset(prompt.text for prompt in mascot.TEST_PROMPTS if not prompt.mascot)
-    drawn, captions = outcome.before_after(notes.previews, folder.root, controls), _captions(recipe, manifest)
+    drawn, captions = run_record.before_after(notes.previews, folder.root, controls), _captions(recipe, manifest)
     rows = tuple(row for row in drawn if row.prompt not in captions)
     prompts = preview_prompts(recipe)
     pictures = tuple(report.TrainingPicture(s.name, s.caption, s.path) for s in manifest.samples)
     encode = yardstick.directions if recipe.base.model == "embedded" else None
-    evidence = outcome.Evidence(
+    evidence = run_record.ReportParts(
         base=recipe.base.model,
         device=str(prepared.model.device),
         pictures=pictures,
@@ -249,20 +249,20 @@ def _report(result: run.Result, notes: outcome.Notes, reporting: Reporting) -> N
         scores=reporting.scorer(recipe, [sample.path for sample in manifest.samples], rows) if rows else (),
         example_prompt=prompts[0].replace("{trigger}", recipe.data.trigger) if prompts else manifest.samples[0].caption,
         command=reporting.command,
-        lookalikes=lookalikes.find(
+        lookalikes=memorization.find(
             drawn,
             pictures,
             encode,
             encoder=recipe.base.model,
             captions={picture.caption for picture in pictures},
-            leaks=result.memorization,
+            memorization=result.memorization,
         ),
     )
     if rows:
         warnings = _write_grid(folder.root / "before-after.png", rows)
         for warning in warnings:
             notes.add(warning)
-    outcome.write_report(folder, recipe, notes, evidence, reporting.language)
+    run_record.write_report(folder, recipe, notes, evidence, reporting.language)
 
 
 def _write_grid(path: Path, rows: Sequence[report.BeforeAfter]) -> list[Warned]:

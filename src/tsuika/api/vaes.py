@@ -18,7 +18,7 @@ from tsuika.api import writing
 from tsuika.api.models import EMBEDDED
 from tsuika.core import safetensors
 from tsuika.core.bootstrap import LEAST
-from tsuika.core.errors import DivergedError, PictureError, no_such
+from tsuika.core.errors import DivergedError, ImageError, no_such
 from tsuika.core.events import Event, Phase, Progress, Warned, note
 from tsuika.core.files import sha256, write_text
 from tsuika.core.plain import jsonable
@@ -33,7 +33,7 @@ from tsuika.families import StoredBase
 from tsuika.formats import vae_file
 from tsuika.training.device import DTYPES, pick_device
 from tsuika.vae import bake, compare, faults, metrics, proof, report, roundtrip, tune
-from tsuika.vae.compare import Candidate, Picture
+from tsuika.vae.compare import ComparedImage, LoadedVae
 
 MAX_PICTURES: Final = 32
 _LEAST_PX: Final = 16  # a little over SSIM's window
@@ -83,29 +83,29 @@ def compare_vae(
         raise no_such("precision", precision, DTYPES)
     if out is not None:
         writing.free(out, images, overwrite=overwrite, suffix=".html")
-    hear = _Ear(say)
-    hear(Phase("load"))
+    tell = _Notes(say)
+    tell(Phase("load"))
     place, space = pick_device(device), families.peek(base, embedded_path=EMBEDDED)
     asked = list(dict.fromkeys(("builtin", *vaes)))
     labels = _labels(asked)
     own, *others = (replace(_candidate(space, name, place), name=labels[name]) for name in asked)
-    hear(Phase("pictures"))
+    tell(Phase("pictures"))
     size = size_px or space.geometry.native_size_px
     manifest = scan.scan(images, Data(min_size_px=_LEAST_PX))
     if len(manifest) > max_pictures > 0:
-        hear(note("VA012", shown=max_pictures, found=len(manifest)))
+        tell(note("VA012", shown=max_pictures, found=len(manifest)))
         rows = manifest.samples
         evenly = tuple(rows[number * len(rows) // max_pictures] for number in range(max_pictures))
         manifest = replace(manifest, samples=evenly)
     numbers = {name: number for number, group in enumerate(dedupe.groups(manifest)) for name in group}
-    prepared = _Prepared(manifest, size, roundtrip.factor(own.vae), hear)
-    pictures = [Picture(name, prepared[name], numbers[name]) for name in prepared]
+    prepared = _Prepared(manifest, size, roundtrip.factor(own.vae), tell)
+    pictures = [ComparedImage(name, prepared[name], numbers[name]) for name in prepared]
     pictures.sort(key=lambda one: one.pixels_13HW.shape)  # those of one size go through together
     different = len({picture.group for picture in pictures})
     if different < LEAST:
-        hear(note("VA011", found=different, needed=LEAST))
+        tell(note("VA011", found=different, needed=LEAST))
     total = len(pictures) * (1 + len(others))
-    hear(Phase("compare-vaes", total))
+    tell(Phase("compare-vaes", total))
     compared = compare.compare(
         own,
         others,
@@ -113,10 +113,10 @@ def compare_vae(
         scale=space.geometry.latent_scale,
         precision=precision,
         seed=seed,
-        tell=hear,
-        progress=lambda done, of: hear(Progress("compare-vaes", done, of)),
+        tell=tell,
+        progress=lambda done, of: tell(Progress("compare-vaes", done, of)),
     )
-    told: dict[str, Any] = {
+    content: dict[str, Any] = {
         "base": base,
         "family": space.facts.family,
         "size_px": size,
@@ -127,8 +127,8 @@ def compare_vae(
         shown = Path(base).name if Path(base).expanduser().exists() else base
         page = report.render(compared, pictures, base=shown, size_px=size, lang=lang)
         write_text(out, page)
-        told["page"] = str(out)
-    return {**told, "notes": hear.notes}
+        content["page"] = str(out)
+    return {**content, "notes": tell.notes}
 
 
 def bake_vae(base: str, vae: str, out: Path, *, overwrite: bool = False) -> dict[str, Any]:
@@ -160,9 +160,9 @@ def bake_vae(base: str, vae: str, out: Path, *, overwrite: bool = False) -> dict
     wrong = [name for name, value in tensors.items() if not torch.equal(value.to(dtype), back[name].to(dtype))]
     if wrong:
         raise writing.differing(out, wrong)
-    hear = _Ear(None)
+    tell = _Notes(None)
     for warned in _fit_notes(own, new, space):
-        hear(warned)
+        tell(warned)
     file = out if out.is_file() else min((out / "vae").glob("*.safetensors"))
     return {
         "base": base,
@@ -173,11 +173,11 @@ def bake_vae(base: str, vae: str, out: Path, *, overwrite: bool = False) -> dict
         "tensors": count,
         "dtype": writing.NAMES[dtype],
         "sha256": sha256(file),
-        "notes": hear.notes,
+        "notes": tell.notes,
     }
 
 
-def _fit_notes(own: Candidate, new: Candidate, space: StoredBase) -> list[Warned]:
+def _fit_notes(own: LoadedVae, new: LoadedVae, space: StoredBase) -> list[Warned]:
     """What `compare_vae` would find in the latents, told by a test picture of coloured noise of all scales."""
     scales = (4, 16, 64, _TEST_PX)
     noise = [torch.rand(1, 3, n, n, generator=generator(0, "vae test", n)) * 2 - 1 for n in scales]
@@ -187,9 +187,9 @@ def _fit_notes(own: Candidate, new: Candidate, space: StoredBase) -> list[Warned
     encoder = roundtrip.encoders(own.vae, new.vae)
     quality = [float(metrics.psnr(roundtrip.decode(new.vae, one).clamp(-1, 1), picture)) for one in latents]
     found = faults.latents(latents[:1], latents[1:], space.geometry.latent_scale)
-    misfit = faults.misfit(new.name, encoder, found, quality[1] - quality[0], 1.0)
+    incompatibility = faults.incompatibility(new.name, encoder, found, quality[1] - quality[0], 1.0)
     scale = faults.scale_note(new.name, new.scale, space.geometry.latent_scale)
-    return [one for one in (misfit, scale, note("VA010", vae=new.name) if encoder == "other" else None) if one]
+    return [one for one in (incompatibility, scale, note("VA010", vae=new.name) if encoder == "other" else None) if one]
 
 
 def tune_vae(
@@ -239,7 +239,7 @@ def tune_vae(
         change with its interval), sha256, notes.
 
     Raises:
-        PictureError: too few pictures (VA021), or it is not better, and nothing was written (VA020).
+        ImageError: too few pictures (VA021), or it is not better, and nothing was written (VA020).
         DivergedError: the loss is not finite (VA022).
         TsuikaError: no such folder, base or VAE; `out` exists.
     """
@@ -247,17 +247,17 @@ def tune_vae(
         raise no_such("purpose", purpose, tune.PURPOSES)
     format_ = next(one for one in vae_file.VAE_FORMATS if one.suffix == out.suffix.lower() or not one.suffix)
     writing.free(out, images, overwrite=overwrite, suffix=format_.suffix)
-    hear = _Ear(say)
-    hear(Phase("load"))
+    tell = _Notes(say)
+    tell(Phase("load"))
     place, space = pick_device(device), families.peek(base, embedded_path=EMBEDDED)
     start = _candidate(space, vae, place).vae
-    hear(Phase("pictures"))
+    tell(Phase("pictures"))
     manifest = scan.scan(images, Data(min_size_px=_LEAST_PX))
     groups = dedupe.groups(manifest)
     parts = proof.parts(groups, seed)
     factor = roundtrip.factor(start)
-    pictures = _Prepared(manifest, size_px or space.geometry.native_size_px, factor, hear)
-    crop_px, large = _crops(pictures, parts.train, crop_px // factor * factor, hear)
+    pictures = _Prepared(manifest, size_px or space.geometry.native_size_px, factor, tell)
+    crop_px, large = _crops(pictures, parts.train, crop_px // factor * factor, tell)
     measured = pictures.of(parts.prove)
     before = proof.measured(start, measured)
     settings = tune.Settings(
@@ -269,7 +269,7 @@ def tune_vae(
         seed=seed,
         half=precision == "bf16" or (precision == "auto" and place.type == "cuda"),
     )
-    hear(Phase("tune-vae", steps))
+    tell(Phase("tune-vae", steps))
     choose = pictures.of(parts.choose)
     try:
         fitted = tune.fit(
@@ -277,20 +277,20 @@ def tune_vae(
             tune.crops(pictures.of(large), settings, crop_px),
             lambda one: tune.loss_on(one, choose, purpose),
             settings,
-            lambda step, _: hear(Progress("tune-vae", step, steps)),
+            lambda step, _: tell(Progress("tune-vae", step, steps)),
         )
     except FloatingPointError as error:
         raise DivergedError("VA022", step=error.args[0], rate=f"{settings.learning_rate / 3:.1g}") from None
-    hear(Phase("prove", len(measured)))
+    tell(Phase("prove", len(measured)))
     dtype = proof.narrowest(roundtrip.encoder_tensors(start).values())
     proof.rounded(start, dtype)
     numbers = {name: number for number, group in enumerate(groups) for name in group}
     shown = proof.prove(before, proof.measured(start, measured), [numbers[name] for name in parts.prove], purpose, seed)
     for name in shown.costs:
-        hear(note("VA023", measure=name, **proof.words(shown.changes[name])))
+        tell(note("VA023", measure=name, **proof.words(shown.changes[name])))
     if not (shown.is_better or keep_anyway):
         name = shown.measure
-        raise PictureError(
+        raise ImageError(
             "VA020",
             proof=len(measured),
             measure=name,
@@ -298,7 +298,7 @@ def tune_vae(
             after=f"{shown.after[name]:.4g}",
             **proof.words(shown.changes[name]),
         )
-    hear(Phase("write"))
+    tell(Phase("write"))
     config = {
         **dict(space.geometry.vae),
         **dict(roundtrip.config(start)),
@@ -323,11 +323,11 @@ def tune_vae(
             for name, change in shown.changes.items()
         },
         "sha256": done["sha256"],
-        "notes": hear.notes,
+        "notes": tell.notes,
     }
 
 
-class _Ear:
+class _Notes:
     """Passes events on and keeps the warnings."""
 
     def __init__(self, say: Say | None) -> None:
@@ -347,20 +347,20 @@ def _labels(names: Sequence[str]) -> dict[str, str]:
     return short if len(set(short.values())) == len(names) else {name: name for name in names}
 
 
-def _candidate(space: StoredBase, name: str, device: torch.device) -> Candidate:
+def _candidate(space: StoredBase, name: str, device: torch.device) -> LoadedVae:
     path = Path(name).expanduser()
     scale = None
     if path.is_dir():  # a single file names no scale
         folder = path / "vae" if (path / "vae" / "config.json").is_file() else path
         scale = read_json(folder / "config.json").get("scaling_factor")
     vae = space.load_vae(name, device).requires_grad_(False).eval()
-    return Candidate(name, vae, scale, sha256(path) if path.is_file() else None, source=name)
+    return LoadedVae(name, vae, scale, sha256(path) if path.is_file() else None, source=name)
 
 
 class _Prepared(Mapping[str, Tensor]):
     """Pictures as a VAE takes them (1, 3, H, W), by name; read when they are asked for, the latest few kept."""
 
-    def __init__(self, manifest: Manifest, size_px: int, factor: int, hear: Say) -> None:
+    def __init__(self, manifest: Manifest, size_px: int, factor: int, tell: Say) -> None:
         self._samples = {sample.name: sample for sample in manifest.samples}
         self._size_px, self._factor = size_px, factor
         self._read = lru_cache(_KEPT)(self._opened)
@@ -370,7 +370,7 @@ class _Prepared(Mapping[str, Tensor]):
             whole, self.sizes[name] = roundtrip.sizes((sample.width, sample.height), size_px, factor)
             cut += whole != self.sizes[name]
         if cut:
-            hear(note("VA013", count=cut, multiple=factor))
+            tell(note("VA013", count=cut, multiple=factor))
 
     def __getitem__(self, name: str) -> Tensor:
         return self._read(name)
@@ -406,11 +406,11 @@ class _Some(Sequence[Tensor]):
         return len(self._names)
 
 
-def _crops(pictures: _Prepared, names: Sequence[str], side_px: int, hear: Say) -> tuple[int, list[str]]:
+def _crops(pictures: _Prepared, names: Sequence[str], side_px: int, tell: Say) -> tuple[int, list[str]]:
     """The side of the crops, and the pictures that they fit into: half of them at least."""
     sides = {name: min(pictures.sizes[name]) for name in names}
     side_px = min(side_px, median_low(sides.values()))
     large = [name for name in names if sides[name] >= side_px]
     if len(large) < len(names):
-        hear(note("VA024", small=len(names) - len(large), found=len(names), side=side_px))
+        tell(note("VA024", small=len(names) - len(large), found=len(names), side=side_px))
     return side_px, large

@@ -102,7 +102,7 @@ def write_model(model: Model, format_: Format, out: Path, dtype: str, facts: Map
         FormatError: the format cannot hold it (FM002), or the file does not hold the same (FM003).
     """
     tensors = model_tensors(model)
-    extra = {f"spare.{name}": tensor for name, tensor in model.spare.items()}
+    extra = {f"extra.{name}": tensor for name, tensor in model.extra_tensors.items()}
     metadata = {**metadata_of(model), **facts}
     number_type = DTYPES[dtype]
     format_.write(Artifact(format_.method, model.facts.family, tensors | extra, metadata), out, dtype=number_type)

@@ -8,6 +8,7 @@ from typing import Any, Final
 from tsuika.cli import layout
 from tsuika.cli.language import local
 from tsuika.core.texts import Text, _, listed
+from tsuika.families import FAMILIES
 
 LABELS: Final[Mapping[str, Text]] = {
     "activate_output": _("Activation after the last layer"),
@@ -82,7 +83,7 @@ LABELS: Final[Mapping[str, Text]] = {
     "words": _("Words"),
     "zero_terminal_snr": _("Zero terminal SNR"),
 }
-_FAMILIES: Final[Mapping[str, str]] = {"sd1": "SD 1.x", "sd2": "SD 2.x", "sdxl": "SDXL"}
+_FAMILIES: Final[Mapping[str, str]] = {row.name: row.facts.short_title for row in FAMILIES}
 _KINDS: Final[Mapping[str, Text]] = {"base model": _("Base model"), "run": _("Training run"), "vae": _("VAE")}
 _STOPPED_BY: Final[Mapping[str, Text]] = {
     "steps": _("the number of steps"),

@@ -58,7 +58,7 @@ class RecipeError(TsuikaError):
     exit_status = 2
 
 
-class PictureError(TsuikaError):
+class ImageError(TsuikaError):
     """The images cannot be used."""
 
     exit_status = 3

@@ -27,8 +27,9 @@ Activation = Literal["linear", "relu", "leakyrelu", "elu", "swish", "tanh", "sig
 class Facts:
     """What is true of every model of a family."""
 
-    family: str  # "sd1", "sd2", "sdxl"
+    family: str  # its name in recipes, artifacts and files
     title: str  # for people: "Stable Diffusion 1.x"
+    short_title: str  # the same in a table: "SD 1.x"
     latent_channels: int
     latent_scale: float
     prediction: Prediction  # of the family's usual base; a Model carries its own
@@ -82,7 +83,9 @@ class Model(Protocol):
     sha256: str | None  # of the single file it came from
     words: dict[str, Mapping[str, Tensor]]  # new word -> component -> its vectors (n, D); see `encode_text`
     word_weights: dict[str, float]  # new word -> its weight in prompts where pictures are drawn; 1 where not named
-    spare: dict[str, Tensor]  # of a single file, by full name there: what no part needs but clients look for (SD2)
+    extra_tensors: dict[
+        str, Tensor
+    ]  # of a single file, by full name there: what no part needs but clients look for (SD2)
 
     @property
     def device(self) -> torch.device: ...

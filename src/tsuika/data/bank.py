@@ -197,7 +197,7 @@ def fill(
         seed: of the augmentation; kept apart from the run's seed, another run on these images can use the cache.
 
     Raises:
-        PictureError: an image can no longer be read.
+        ImageError: an image can no longer be read.
         ModelError: the VAE gave numbers that are not finite (DS004).
         ResourceError: the cache cannot be written (RS002).
         ValueError: there is no image.

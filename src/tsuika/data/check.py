@@ -94,7 +94,7 @@ def check(
         workers: threads; 0: as many as there are cores.
 
     Raises:
-        PictureError: no such folder (DS001).
+        ImageError: no such folder (DS001).
         RecipeError: `size_px` does not suit the model (RC002).
     """
     size_px, workers = config.size_px or size_px, workers or os.cpu_count() or 1

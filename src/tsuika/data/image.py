@@ -20,7 +20,7 @@ from typing import Final
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageFile, UnidentifiedImageError
 
-from tsuika.core.errors import PictureError
+from tsuika.core.errors import ImageError
 from tsuika.core.texts import _
 
 BACKGROUND: Final = (255, 255, 255)  # transparent pixels show this: white, as paper and web pages do
@@ -60,7 +60,7 @@ _DECODER_ERRORS: Final = (
 _HEIF_BRANDS: Final = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 
 
-class UnusableError(PictureError):
+class UnusableError(ImageError):
     """This image cannot be used; `reason` is a key of `faults.FAULTS`, `words` its particulars."""
 
     def __init__(self, path: object, reason: str, words: str) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Final
 
-from tsuika.core.errors import PictureError
+from tsuika.core.errors import ImageError
 from tsuika.core.files import write_text
 from tsuika.core.sections import Data
 from tsuika.core.texts import _, listed
@@ -78,10 +78,10 @@ def scan(
         workers: threads that read images.
 
     Raises:
-        PictureError: no such folder (DS001), or fewer than `needed` usable images (DS002).
+        ImageError: no such folder (DS001), or fewer than `needed` usable images (DS002).
     """
     if not folder.is_dir():
-        raise PictureError("DS001", where=folder)
+        raise ImageError("DS001", where=folder)
     least_px = config.min_size_px or (config.size_px or size_px) // 2
     found = _Found()
     _walk(folder, (_for_people(folder.resolve().name),), "", found)
@@ -109,7 +109,7 @@ def scan(
     if report:
         write_text(report, manifest.to_json())
     if len(samples) < needed:
-        raise PictureError(
+        raise ImageError(
             "DS002",
             where=folder,
             usable=len(samples),

@@ -115,9 +115,9 @@ def _clockwork(canvas: Canvas, pose: Pose) -> None:
     canvas.blob(10, 72, 3, 1.8, INK, tilt_deg=70)
     for side, boot in ((-1, CORAL), (1, NAVY)):
         canvas.stroke(((56 + side * 11, 92), (56 + side * 11, 97), (56 + side * 12, 102)), (6, 6), STEEL)
-        x = 56 + side * 14
-        canvas.blob(x, 104, 11, 6.5, boot, square=3)
-        canvas.polygon([(x - 8, 101), (x + 8, 101), (x + 8, 103), (x - 8, 103)], WHITE)
+        heel = 56 + side * 14
+        canvas.blob(heel, 104, 11, 6.5, boot, square=3)
+        canvas.polygon([(heel - 8, 101), (heel + 8, 101), (heel + 8, 103), (heel - 8, 103)], WHITE)
     coat = canvas.blob(56, 84, 25, 14, CORAL, square=4.5)
     for row in range(5):
         for column in range(8):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tsuika import pages
-from tsuika.core.errors import PictureError
+from tsuika.core.errors import ImageError
 from tsuika.core.files import write_text
 from tsuika.data.check_report import LEVELS, CheckedImage, Finding, Report, spread_word
 from tsuika.data.faults import NOT_JUDGED
@@ -72,6 +72,6 @@ def _card(image: CheckedImage, findings: Sequence[Finding]) -> dict[str, Any]:
 def _thumbnail(image: CheckedImage) -> str:
     try:
         return pages.data_uri(open_image(image.path), THUMBNAIL_PX)
-    except PictureError:
+    except ImageError:
         # Unreadable, or gone since it was checked.
         return ""

@@ -16,7 +16,7 @@ from tsuika.core.bootstrap import Table, of_table
 from tsuika.core.intervals import Interval
 from tsuika.core.texts import Text, _, listed
 from tsuika.evaluation.measures import Scale, Tables
-from tsuika.evaluation.pairs import Pair
+from tsuika.evaluation.near_copies import NearestImage
 from tsuika.evaluation.prompts import Asked
 from tsuika.evaluation.verdict import Judgement, Point, Verdict, difference
 from tsuika.pages import in_languages, sentences, span_of
@@ -46,7 +46,7 @@ class Evaluation:
     points: tuple[Point, ...]
     scale: Scale
     verdict: Verdict
-    worst: tuple[Pair, ...]
+    worst: tuple[NearestImage, ...]
     notes: tuple[dict[str, str], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:

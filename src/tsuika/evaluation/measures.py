@@ -24,8 +24,8 @@ from tsuika.core.bootstrap import Table
 from tsuika.core.sections import Data
 from tsuika.evaluation.encoders import Encoder, Vectors
 from tsuika.evaluation.inline import PictureSource
-from tsuika.evaluation.lookalikes import as_trained, similarity, thumbnail
-from tsuika.evaluation.pairs import Pair
+from tsuika.evaluation.memorization import as_trained, similarity, thumbnail
+from tsuika.evaluation.near_copies import NearestImage
 from tsuika.evaluation.prompts import Asked, without_subject
 from tsuika.guard.memorization import resemblances
 
@@ -90,7 +90,7 @@ class Ruler:
         self._scenes = self._of_scenes(base)
         self.scale = Scale(_real(self._references), self._chance(base), _between_prompts(self._scenes, len(seeds)))
 
-    def measure(self, drawn: Drawn) -> tuple[Tables, list[Pair]]:
+    def measure(self, drawn: Drawn) -> tuple[Tables, list[NearestImage]]:
         """The measures of drawings, and those that are nearest to a training picture, the nearest first."""
         about, others = self._texts["subject"], self._texts["unrelated"]
         fidelity = adherence = controls = drift = None
@@ -131,14 +131,14 @@ class Ruler:
         about = self._texts["subject"]
         return self._fit(base, about, [self._read[text] for text in about])[1]
 
-    def _copies(self, drawn: Drawn) -> tuple[Table, list[Pair]]:
+    def _copies(self, drawn: Drawn) -> tuple[Table, list[NearestImage]]:
         texts = self._texts["subject"] + self._texts["captions"]
         pictures = _flat(drawn, texts)
         ours = similarity(pictures, self._thumbnails)
         found = resemblances(ours, similarity(_flat(self._base, texts), self._thumbnails))
         captions = set(self._texts["captions"])
         pairs = [
-            Pair(text, seed, picture, *self._pictures[one.picture], one, None, text in captions)
+            NearestImage(text, seed, picture, *self._pictures[one.picture], one, None, text in captions)
             for (text, seed), picture, one in zip(
                 ((text, seed) for text in texts for seed in self._seeds), pictures, found, strict=True
             )

@@ -22,7 +22,7 @@ from tsuika.core.plain import jsonable
 from tsuika.core.texts import Text, _, _n, languages
 from tsuika.evaluation import report_guard
 from tsuika.evaluation.inline import PictureSource, data_uri
-from tsuika.evaluation.pairs import Lookalikes
+from tsuika.evaluation.near_copies import MemorizationCheck
 from tsuika.families import FAMILIES
 from tsuika.methods import METHODS, title
 from tsuika.methods.uses import Result, in_tsuika
@@ -197,7 +197,7 @@ class ReportData:
     before_after: tuple[BeforeAfter, ...] = ()
     yardstick: str = "embedded"
     scores: tuple[Score, ...] = ()
-    lookalikes: Lookalikes | None = None
+    lookalikes: MemorizationCheck | None = None
     artifacts: tuple[WrittenFile, ...] = ()
     command: str = ""
     warnings: tuple[Notice, ...] = ()

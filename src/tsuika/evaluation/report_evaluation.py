@@ -167,7 +167,7 @@ class Dot:
 
 
 @dataclass(frozen=True)
-class Plot:
+class TradePlot:
     """Likeness against adherence (diversity, where no encoder reads), ready to draw."""
 
     y_name: str
@@ -178,7 +178,7 @@ class Plot:
     real: float | None  # percent of the width
 
 
-def _plot(evaluation: Evaluation, tones: Mapping[str, int]) -> Plot | None:
+def _plot(evaluation: Evaluation, tones: Mapping[str, int]) -> TradePlot | None:
     base = evaluation.base
     y_name = "adherence" if base.adherence is not None else "diversity"
     spots: list[tuple[str, str, bool, Interval, Interval]] = []
@@ -205,7 +205,7 @@ def _plot(evaluation: Evaluation, tones: Mapping[str, int]) -> Plot | None:
         path = [dots[0], *(dot for dot in dots[1:] if dot.tone == tone)]
         lines.append((tone, "M" + "L".join(f"{10 * dot.x:.0f} {10 * dot.y:.0f}" for dot in path)))
     real = evaluation.scale.real
-    return Plot(
+    return TradePlot(
         y_name,
         tuple(dots),
         tuple(lines),

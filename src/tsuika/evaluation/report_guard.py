@@ -126,7 +126,7 @@ class Card:
 
 
 @dataclass(frozen=True)
-class Row:
+class CheckRow:
     """One check; a dash for what was not measured."""
 
     step: str
@@ -144,7 +144,7 @@ class View:
     cards: tuple[Card, ...]
     curves: Plot | None
     gaps: Plot | None
-    rows: tuple[Row, ...]
+    rows: tuple[CheckRow, ...]
     # Which images were held out, and what the files were trained on.
     split: Text
     # What the curves are to be read with.
@@ -317,11 +317,11 @@ def _reading(guard: Mapping[str, Any], highest: float | None) -> Text | None:
     return sentences(*said) if said else None
 
 
-def _rows(guard: Mapping[str, Any]) -> tuple[Row, ...]:
+def _rows(guard: Mapping[str, Any]) -> tuple[CheckRow, ...]:
     held = {row["step"]: row for row in guard["curve"]}
     trained = {row["step"]: row["mean"] for row in guard["train"]}
     return tuple(
-        Row(
+        CheckRow(
             f"{row['step']:,}",
             _interval(held.get(row["step"])),
             loss_change(trained.get(row["step"])),

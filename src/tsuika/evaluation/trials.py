@@ -15,7 +15,7 @@ from tsuika.core.rundir import RunDir
 from tsuika.data.split import Split
 from tsuika.guard.reading import Check, Grid, estimate, minus
 
-State = Literal["done", "pruned", "diverged", "failed", "running"]
+TrialState = Literal["done", "pruned", "diverged", "failed", "running"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Trial:
 
     number: int
     params: Mapping[str, Any]  # dotted key -> value
-    state: State
+    state: TrialState
     value: float | None = None  # log ratio of the held-out loss to the base's, by draws that did not choose the step
     se: float | None = None  # its standard error
     step: int = 0  # the best one; 0: none is better than the base
@@ -45,7 +45,7 @@ def standing(judged: Judged) -> float:
     return max(0.0, float(now)) if now is not None else math.inf
 
 
-def heard(folder: Path) -> list[Judged]:
+def checks_of(folder: Path) -> list[Judged]:
     """The checks of a run so far, those of the sitting that went on included, in order."""
     log = RunDir(folder).events
     checks: dict[int, Judged] = {}
@@ -57,7 +57,7 @@ def heard(folder: Path) -> list[Judged]:
 
 def measured(folder: Path) -> dict[str, Any]:
     """`value`, `se`, `step`, `grid` and `probes` of a run under guard, from its folder; nothing of an unheard one."""
-    checks = heard(folder)
+    checks = checks_of(folder)
     if not checks or checks[-1].evidence["best"] is None:
         return {}
     evidence = checks[-1].evidence

@@ -55,7 +55,7 @@ def load(base: StoredBase, options: LoadOptions, source: str) -> StableDiffusion
         native_size_px=base.geometry.native_size_px,
         source=source,
         sha256=files.sha256(base.path) if base.file else None,
-        spare=_extra_tensors(base, base.file) if base.file else {},
+        extra_tensors=_extra_tensors(base, base.file) if base.file else {},
     )
 
 

@@ -51,7 +51,7 @@ class StableDiffusion:
     sha256: str | None = None
     words: dict[str, Mapping[str, Tensor]] = field(default_factory=dict)
     word_weights: dict[str, float] = field(default_factory=dict)
-    spare: dict[str, Tensor] = field(default_factory=dict)
+    extra_tensors: dict[str, Tensor] = field(default_factory=dict)
     facts: Facts = field(init=False)
 
     def __post_init__(self) -> None:

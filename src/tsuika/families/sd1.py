@@ -54,6 +54,7 @@ SD1: Final = Family(
     facts=Facts(
         family="sd1",
         title="Stable Diffusion 1.x",
+        short_title="SD 1.x",
         latent_channels=4,
         latent_scale=_SCALE,
         prediction="epsilon",

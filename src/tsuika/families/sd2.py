@@ -56,6 +56,7 @@ SD2: Final = Family(
     facts=Facts(
         family="sd2",
         title="Stable Diffusion 2.x",
+        short_title="SD 2.x",
         latent_channels=4,
         latent_scale=_SCALE,
         prediction="v_prediction",

@@ -122,6 +122,7 @@ SDXL: Final = Family(
     facts=Facts(
         family="sdxl",
         title="Stable Diffusion XL",
+        short_title="SDXL",
         latent_channels=4,
         latent_scale=_SCALE,
         prediction="epsilon",

@@ -110,7 +110,7 @@ def _unused(artifact: Artifact, found: Mapping[str, Row]) -> dict[str, Row]:
         made[f"{prefix}text_projection"] = Row((width, width), [torch.eye(width)])
     for name, tensor in artifact.tensors.items():
         component, _dot, key = name.partition(".")
-        if component == "spare" and key in made:
+        if component == "extra" and key in made:
             made[key] = Row(tuple(tensor.shape), [tensor])
     return made
 
@@ -178,7 +178,7 @@ class SingleFile(common.WriteOnly):
 
     def notes(self, artifact: Artifact) -> Iterator[str]:
         """Codes of what people should know about a file of this artifact; their messages name the `file`."""
-        has_extra = any(name.startswith("spare.") for name in artifact.tensors)
+        has_extra = any(name.startswith("extra.") for name in artifact.tensors)
         if any(tower.is_cut for tower in family(artifact.family).towers) and not has_extra:
             yield "FM006"
 

@@ -43,7 +43,7 @@ def refuse_no_model(artifact: Artifact, format_name: str) -> None:
         raise FormatError("FM002", format=format_name, why=why, do=ANOTHER_FORMAT)
 
 
-def as_told(artifact: Artifact) -> Artifact:
+def without_assumed_family(artifact: Artifact) -> Artifact:
     """The artifact without a family that was only assumed; then its sizes decide where it fits."""
     return replace(artifact, family="") if artifact.metadata.get(FAMILY_FROM) == "default" else artifact
 

@@ -50,7 +50,7 @@ class DiffusersFolder(common.WriteOnly):
         parts: dict[str, dict[str, torch.Tensor]] = {}
         for name, tensor in artifact.tensors.items():
             component, _dot, path = name.partition(".")
-            if component != "spare":
+            if component != "extra":
                 parts.setdefault(component, {})[path] = tensor
         for component, tensors in parts.items():
             config = json.loads(facts[f"{component}_config"])

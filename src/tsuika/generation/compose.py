@@ -18,7 +18,7 @@ from tsuika.core.events import note
 from tsuika.core.outside import is_address
 from tsuika.core.texts import _
 from tsuika.core.types import Artifact, Attachment, Model, is_usable_word
-from tsuika.formats.common import as_told, unread_keys
+from tsuika.formats.common import unread_keys, without_assumed_family
 from tsuika.generation.notes import Warn, refusal
 from tsuika.methods import Method
 from tsuika.methods.layers import Layers
@@ -171,7 +171,7 @@ class _Stacking:
         return Part(request, artifact.method, artifact, tuple(attachments), matched, unmatched, layers, words, digest)
 
     def _read(self, request: Requested) -> Artifact:
-        artifact = as_told(self.formats.find(request.path).read(request.path))
+        artifact = without_assumed_family(self.formats.find(request.path).read(request.path))
         if artifact.method not in self.methods or request.method not in ("", artifact.method):
             names = ", ".join(self.methods)
             others = _("{names}, or a method from outside: --method {address}", names=names, address=artifact.method)

@@ -87,7 +87,7 @@ class Verdict:
         return sentence(self.code, self.params).to(lang)
 
 
-def ladder(steps: int, ratio: float = RATIO) -> tuple[int, ...]:
+def check_schedule(steps: int, ratio: float = RATIO) -> tuple[int, ...]:
     """Check schedule of a run: steps that grow geometrically, the last step always among them."""
     found = [max(1, min(FIRST_CHECK, -(-steps // CHECKS_AT_LEAST)))]
     while found[-1] < steps:
@@ -95,15 +95,15 @@ def ladder(steps: int, ratio: float = RATIO) -> tuple[int, ...]:
     return (*(step for step in found if step < steps), steps)
 
 
-def affordable(steps: int, checks: int) -> tuple[int, ...]:
+def affordable_schedule(steps: int, checks: int) -> tuple[int, ...]:
     """The densest check schedule with at most `checks` checks, or CHECKS_AT_LEAST where that is more.
 
     It is fixed before the run: the same recipe is checked at the same steps, however fast the machine is.
     """
     ratio = RATIO
-    while len(ladder(steps, ratio)) > max(checks, CHECKS_AT_LEAST):
+    while len(check_schedule(steps, ratio)) > max(checks, CHECKS_AT_LEAST):
         ratio += 0.02
-    return ladder(steps, ratio)
+    return check_schedule(steps, ratio)
 
 
 class Judge:
@@ -124,7 +124,7 @@ class Judge:
         self.verdicts: list[Verdict] = []
         self._learning_rate = learning_rate
         self._overlap = overlap
-        self._check_steps = tuple(check_steps) or ladder(steps)
+        self._check_steps = tuple(check_steps) or check_schedule(steps)
         self._range = Range(0, 0, 0)
         self._kept: frozenset[int] = frozenset()
 
@@ -157,7 +157,7 @@ class Judge:
         """When to check again; None after the last check."""
         return min(self.to_come, default=None)
 
-    def hear(self, check: Check) -> Verdict:
+    def update(self, check: Check) -> Verdict:
         """Judge a run by all of its checks so far.
 
         Raises:
@@ -318,7 +318,7 @@ class Judge:
 
 def replay(judge: Judge, checks: Sequence[Check]) -> list[Verdict]:
     """Judge the checks of an earlier run again; returns the verdicts."""
-    return [judge.hear(check) for check in checks]
+    return [judge.update(check) for check in checks]
 
 
 def _gap(held_out: Grid, train: Grid) -> float | None:

@@ -2,9 +2,9 @@
 
 - `resemblances`: the training image that each sample is nearest to, by a measure of the caller's, and the same for the
   base's sample at the same prompt and seed.
-- `leaks`: what the model predicts from pure noise under a training caption. Layouts are memorized at high noise (T-LoRA,
+- `measure`: what the model predicts from pure noise under a training caption. Layouts are memorized at high noise (T-LoRA,
   AAAI 2026), where the mean squared error hardly shows it.
-- `Leak.pull`, in the same forward passes: how far the text moves the prediction (Wen et al. ICLR 2024, section 4).
+- `Recall.pull`, in the same forward passes: how far the text moves the prediction (Wen et al. ICLR 2024, section 4).
 
 Every number is relative to the base's.
 
@@ -90,7 +90,7 @@ def resemblances(similarity_SN: Tensor, base_SN: Tensor | None = None) -> tuple[
 
 
 @dataclass(frozen=True)
-class Leak:
+class Recall:
     """The model's predictions from pure noise under one training caption, in the mean over noises."""
 
     key: str  # the picture's, whose caption it is
@@ -112,35 +112,35 @@ class Leak:
 
 
 @dataclass(frozen=True)
-class Leaks:
+class Memorization:
     """All training captions that were tried."""
 
-    leaks: tuple[Leak, ...]
+    recalls: tuple[Recall, ...]
 
     @property
     def recalled(self) -> int:
         """Number of captions that recall a training image."""
-        return sum(leak.recalls for leak in self.leaks)
+        return sum(one.recalls for one in self.recalls)
 
     @property
     def worst(self) -> float:
         """The largest excess."""
-        return max(leak.excess for leak in self.leaks)
+        return max(one.excess for one in self.recalls)
 
     @property
     def pull(self) -> float:
-        return fmean(leak.pull for leak in self.leaks)
+        return fmean(one.pull for one in self.recalls)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; what is not finite becomes None."""
-        rows = [asdict(leak) | {"excess": leak.excess} for leak in self.leaks]
+        rows = [asdict(one) | {"excess": one.excess} for one in self.recalls]
         tables: dict[str, Any] = jsonable(
             {"recalled": self.recalled, "worst": self.worst, "pull": self.pull, "leaks": rows}
         )
         return tables
 
 
-def leaks(
+def measure_memorization(
     model: Model,
     attachment: Attachment,
     train: Sequence[Subject],
@@ -149,7 +149,7 @@ def leaks(
     controls: Sequence[str] = CONTROLS[:3],
     seeds: int = SEEDS,
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
-) -> Leaks:
+) -> Memorization:
     """Look for training images in what the model and its base predict from pure noise; ends at strength 1.
 
     Costs 4 forward passes of `seeds` samples for each caption asked and each control. Deterministic: the noise depends
@@ -169,7 +169,7 @@ def leaks(
     """
     asked = train if asked is None else asked
     if not (train and asked):
-        raise ValueError("leaks need at least one training image and one caption")
+        raise ValueError("there must be at least one training image and one caption")
     shape, size_px = asked[0].latents_CHW.shape, asked[0].size_px
     requests = [(f"leak/{one.key}", one.caption, one.latents_CHW.shape, one.size_px) for one in asked]
     requests += [(f"leak/control/{text}", text, shape, size_px) for text in controls]
@@ -187,8 +187,8 @@ def leaks(
     found = []
     for one, here, there, pull in zip(asked, now, base, pulls):
         cosine, nearest = _nearest(here.clean_BCHW, train)
-        found.append(Leak(one.key, nearest, cosine, _nearest(there.clean_BCHW, train)[0], pull - common))
-    return Leaks(tuple(found))
+        found.append(Recall(one.key, nearest, cosine, _nearest(there.clean_BCHW, train)[0], pull - common))
+    return Memorization(tuple(found))
 
 
 @dataclass(frozen=True)

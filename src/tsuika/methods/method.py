@@ -15,6 +15,7 @@ from pydantic import Field
 from tsuika.core.section import Help, Section, expert
 from tsuika.core.sections import Data
 from tsuika.core.texts import Text, _
+from tsuika.families import FAMILIES
 from tsuika.methods.layers import Layers
 from tsuika.methods.uses import Result, Use, in_tsuika
 
@@ -142,7 +143,7 @@ class Method:
     @property
     def programs(self) -> tuple[str, ...]:
         """The programs that apply its results."""
-        example = Result(self.name, "sd1", "base", "", "", ("result.safetensors", "result.pt", "result"))
+        example = Result(self.name, FAMILIES[0].name, "base", "", "", ("result.safetensors", "result.pt", "result"))
         return tuple(name for use in self.uses(example) for name in use.program.split(" / "))
 
     @property

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from tsuika.core.texts import Text, _
+from tsuika.families import family
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def in_tsuika(result: Result, flag: str = "--artifact", file: PurePosixPath | No
 
 def in_diffusers(result: Result, lines: Sequence[str], *, source: str = "", prompt: str = "") -> Iterator[Use]:
     """A Python script; `lines` load the result after the pipeline was opened from `source` (by default the base)."""
-    pipeline = "StableDiffusionXLPipeline" if result.family == "sdxl" else "StableDiffusionPipeline"
+    pipeline = family(result.family).names.model_index["_class_name"]
     source = source or result.base
     opened = "from_single_file" if source.endswith((".safetensors", ".ckpt")) else "from_pretrained"
     drawn = json.dumps(prompt or result.prompt, ensure_ascii=False)
@@ -90,12 +91,17 @@ def in_diffusers(result: Result, lines: Sequence[str], *, source: str = "", prom
 
 def in_sd_scripts(result: Result, options: Sequence[str], *, source: str = "", prompt: str = "") -> Iterator[Use]:
     """sd-scripts' own drawing program."""
-    family = {"sd2": ["--v2"], "sdxl": ["--sdxl"]}.get(result.family, [])
-    words = ["python", "gen_img.py", "--ckpt", source or result.base, *family, *options]
+    kind = family(result.family)
+    words = ["python", "gen_img.py", "--ckpt", source or result.base, *kind.names.sd_scripts, *options]
     command = shlex.join([*words, "--prompt", prompt or result.prompt, "--outdir", "out", "--sdpa"])
     how = _("In the folder of sd-scripts, with the full path of the file:")
     v = _("Add `--v_parameterization` if the base model predicts v (the 768 px models).")
-    yield Use("sd-scripts", how, command, note=v if result.family == "sd2" else None)
+    yield Use("sd-scripts", how, command, note=v if kind.facts.prediction == "v_prediction" else None)
+
+
+def text_encoders(result: Result) -> list[tuple[str, str, str]]:
+    """Of the result's family: what embedding files call its vectors, and the pipeline's tokenizer and text encoder."""
+    return [(tower.embedding, tower.tokenizer, tower.component) for tower in family(result.family).towers]
 
 
 def by_tag(program: str, file: PurePosixPath, folder: str, paste: str, note: Text) -> Use:

@@ -26,7 +26,7 @@ def smoothed(losses: Sequence[float]) -> list[float]:
 
 
 @dataclass(frozen=True)
-class Curve:
+class LossCurve:
     """The loss curve ready to draw: SVG paths in a 1000 x 300 box, and ticks as (percent, label)."""
 
     raw: str
@@ -53,7 +53,7 @@ def _path(steps: Sequence[float], heights: Sequence[float]) -> str:
     return "".join(words)
 
 
-def curve(losses: Sequence[float], best_step: int | None = None) -> Curve | None:
+def curve(losses: Sequence[float], best_step: int | None = None) -> LossCurve | None:
     """The training-loss curve; None if no loss is finite. Gaps stand for losses that were not finite."""
     values = np.asarray(losses, float)
     if not np.isfinite(values).any():
@@ -70,7 +70,7 @@ def curve(losses: Sequence[float], best_step: int | None = None) -> Curve | None
     bins = np.array_split(np.arange(len(values)), min(len(values), CURVE_POINTS))
     smooth, middles = smoothed(losses), [int(part[len(part) // 2]) for part in bins]
     middles = sorted({0, *middles, len(values) - 1})
-    return Curve(
+    return LossCurve(
         raw=_raw(values, x),
         smooth=_path([x(i + 1) for i in middles], [y(smooth[i]) for i in middles]),
         x_ticks=tuple((x(tick) / 10, f"{tick:,.0f}") for tick in nice_ticks(0, last, 5) if tick >= 1),
@@ -105,7 +105,7 @@ def _edge(values: Any, part: Any, sign: float) -> int:
     return int(part[np.argmax(np.where(np.isfinite(values[part]), sign * values[part], -np.inf))])
 
 
-Point = tuple[float, float | None]  # step, value; None where there is no number
+CurvePoint = tuple[float, float | None]  # step, value; None where there is no number
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class Plot:
 
 
 def plot(
-    lines: Mapping[str, Sequence[Point]],
+    lines: Mapping[str, Sequence[CurvePoint]],
     *,
     band: Sequence[tuple[float, float | None, float | None]] = (),
     losses: Sequence[float] = (),

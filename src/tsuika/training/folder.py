@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tsuika import config
 from tsuika.config import Recipe
-from tsuika.core.errors import InterruptedRunError, PictureError
+from tsuika.core.errors import ImageError, InterruptedRunError
 from tsuika.core.files import write_text
 from tsuika.core.rundir import RunDir
 from tsuika.core.texts import _
@@ -19,11 +19,11 @@ def check_start(recipe: Recipe, folder: Path) -> None:
 
     Raises:
         RecipeError: RC006, the folder is in use; or as `preparation.completed`.
-        PictureError: DS001, there is no image folder.
+        ImageError: DS001, there is no image folder.
     """
     completed(recipe)
     if recipe.data.images and not Path(recipe.data.images).is_dir():
-        raise PictureError("DS001", where=recipe.data.images)
+        raise ImageError("DS001", where=recipe.data.images)
     RunDir(folder).check_free()
 
 
@@ -31,7 +31,7 @@ def start(recipe: Recipe, folder: Path) -> RunDir:
     """Make a run folder with the complete recipe in it.
 
     Raises:
-        RecipeError, PictureError: As `check_start`.
+        RecipeError, ImageError: As `check_start`.
     """
     check_start(recipe, folder)
     run = RunDir(folder).create()

@@ -14,7 +14,7 @@ from tsuika.core.files import write_text
 from tsuika.core.texts import Text, _
 from tsuika.data import dedupe, split
 from tsuika.data.manifest import Manifest
-from tsuika.guard.judge import affordable
+from tsuika.guard.judge import affordable_schedule
 from tsuika.guard.probe import PATH
 
 # Where all images are trained on afterwards, so that holding out costs none: intervals over images begin at 4.
@@ -200,6 +200,6 @@ def budget(recipe: Recipe, held_out: int) -> Budget:
     ]
     images, few, coarse = next((one for one in choices if cost(*one, CHECKS) <= allowed), choices[-1])
     start, each = cost(images, few, coarse, 0), cost(images, few, coarse, 1) - cost(images, few, coarse, 0)
-    steps = affordable(train.steps, int(min(train.steps, (allowed - start) / each)))
+    steps = affordable_schedule(train.steps, int(min(train.steps, (allowed - start) / each)))
     half = 2 if coarse else 1
     return Budget(images, -(-images // half), CONTROLS // half, few, steps)

@@ -63,7 +63,7 @@ class Monitor:
         # All processes get the same numbers, so they stop together.
         broadcast_object_list(found)
         self._guard_s += time.monotonic() - began
-        verdict = self.judge.hear(Check(step, found[0], self._guard_s, self._train_s))
+        verdict = self.judge.update(Check(step, found[0], self._guard_s, self._train_s))
         if accelerator.is_main_process:
             write_text(self._file, json.dumps([check.to_json() for check in self.judge.checks]))
         return judged(verdict, self.judge.checks[-1])

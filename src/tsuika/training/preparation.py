@@ -30,7 +30,7 @@ from tsuika.data.bank import Bank
 from tsuika.data.caption import has_word
 from tsuika.data.manifest import Manifest
 from tsuika.data.reg_images import RegularizedBank
-from tsuika.formats.common import as_told, unread_keys
+from tsuika.formats.common import unread_keys, without_assumed_family
 from tsuika.methods import Method, MethodSection, find, with_outside
 from tsuika.training import regularization_images
 from tsuika.training.device import DTYPES, pick_device, pick_precision
@@ -273,7 +273,7 @@ def apply_artifact(text: str, model: Model, method: Method) -> Iterator[Warned]:
         FormatError, ModelError: It cannot be read, or does not fit this base.
     """
     path, strength = split_strength(text)
-    artifact = as_told(formats.find(path, formats.for_method(method.name, method.formats)).read(path))
+    artifact = without_assumed_family(formats.find(path, formats.for_method(method.name, method.formats)).read(path))
     methods = with_outside([method.name])
     if artifact.method not in methods:
         raise FormatError("FM001", where=path, found=artifact.method, expected=", ".join(methods))

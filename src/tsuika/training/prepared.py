@@ -16,7 +16,7 @@ from tsuika.data.bank import Bank
 from tsuika.data.bucket import Bucket
 from tsuika.data.manifest import Manifest
 from tsuika.data.reg_images import RegularizedBank
-from tsuika.guard.memorization import Leaks, leaks
+from tsuika.guard.memorization import Memorization, measure_memorization
 from tsuika.guard.probe import Probe, Subject, controls_for
 from tsuika.methods import MethodSection, find
 from tsuika.training.fit import Fit
@@ -120,8 +120,8 @@ class Prepared(Inputs):
                 autocast=self.accelerator.autocast,
             )
 
-    def memorization(self, attachment: Attachment) -> Leaks:
+    def memorization(self, attachment: Attachment) -> Memorization:
         """What the finished weights make of pure noise under a few training captions."""
         train = self.subjects([sample.name for sample in self.manifest.samples])
         asked = list({one.caption: one for one in train}.values())[:CAPTIONS_TRIED]
-        return leaks(self.model, attachment, train, asked=asked, autocast=self.accelerator.autocast)
+        return measure_memorization(self.model, attachment, train, asked=asked, autocast=self.accelerator.autocast)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
-from tsuika.core.errors import PictureError, RecipeError
+from tsuika.core.errors import ImageError, RecipeError
 from tsuika.core.events import Event, Phase
 from tsuika.core.files import sha256, split_strength, whole
 from tsuika.core.sections import Data
@@ -58,10 +58,10 @@ def requested(data: Data) -> bool:
 
     Raises:
         RecipeError: RC005, they are to be drawn, and there is no class word.
-        PictureError: DS001, there is no such folder.
+        ImageError: DS001, there is no such folder.
     """
     if data.reg_images and not Path(data.reg_images).is_dir():
-        raise PictureError("DS001", where=data.reg_images)
+        raise ImageError("DS001", where=data.reg_images)
     if data.reg_generate and not data.reg_images and not data.class_word:
         raise RecipeError("RC005", found="--class-word", do="--class-word dog")
     return bool(data.reg_images or data.reg_generate)
@@ -124,7 +124,7 @@ def fill(
     """The subject's bank with the images of `folder`, in the sizes of the subject's `buckets`.
 
     Raises:
-        PictureError: There is no such folder (DS001), or no usable image in it (DS002).
+        ImageError: There is no such folder (DS001), or no usable image in it (DS002).
         RecipeError: RC005, an image has neither a caption file nor a class word.
     """
     settings = reg_images.settings(data)

@@ -11,7 +11,7 @@ from tsuika.config import Recipe
 from tsuika.core.events import Event, Finished, Phase, note
 from tsuika.core.rundir import RunDir
 from tsuika.core.types import Artifact
-from tsuika.guard.memorization import Leaks
+from tsuika.guard.memorization import Memorization
 from tsuika.training import guard_plan, guarded_run, optim, writing
 from tsuika.training.fit import Fit
 from tsuika.training.guard_plan import GuardPlan
@@ -27,7 +27,7 @@ class Result:
     step: int
     stopped_by: str  # "steps", "guard", "diverged"
     artifact: Artifact | None = None  # as written; None in processes that write nothing
-    memorization: Leaks | None = None  # None where it was not measured
+    memorization: Memorization | None = None  # None where it was not measured
 
 
 def train(

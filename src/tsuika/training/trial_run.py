@@ -62,7 +62,7 @@ def _folds(prepared: Prepared, plan: GuardPlan, *, resume: bool) -> Trial:
         events = []
         for checks in zip(*(judge.checks for judge in folds), strict=False):
             check = joined(checks)
-            events.append(judged(together.hear(check), check))
+            events.append(judged(together.update(check), check))
             if has_ended(together):
                 break
         following = together.next_step()

@@ -110,5 +110,5 @@ def _errors(piece: Artifact, format_: Format, path: Path, model: Model | None) -
     if found.prediction != piece.metadata["prediction"]:
         why = _("It is read as a model that predicts {prediction}.", prediction=found.prediction)
         raise FormatError("FM003", where=path, why=why)
-    used = {name: value for name, value in piece.tensors.items() if not name.startswith("spare.")}
+    used = {name: value for name, value in piece.tensors.items() if not name.startswith("extra.")}
     return formats.tensor_errors(used, weights)

@@ -33,7 +33,7 @@ _LEAST_TILE_PX: Final = 256  # no program cuts smaller ones
 
 
 @dataclass(frozen=True)
-class Candidate:
+class LoadedVae:
     """A VAE to compare: in float32, frozen."""
 
     name: str  # for people
@@ -44,7 +44,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Picture:
+class ComparedImage:
     """A picture to compare by; `group` is the same for copies of one picture."""
 
     name: str
@@ -53,7 +53,7 @@ class Picture:
 
 
 @dataclass
-class Result:
+class VaeResult:
     """What was found out about one VAE."""
 
     name: str
@@ -85,7 +85,7 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Advice:
+class VaeAdvice:
     """Which VAE to take for a purpose; `vae` is the base's own where none is better."""
 
     purpose: str
@@ -99,8 +99,8 @@ class Advice:
 class Comparison:
     """All results, the base's own VAE first."""
 
-    results: tuple[Result, ...]
-    advice: tuple[Advice, ...]
+    results: tuple[VaeResult, ...]
+    advice: tuple[VaeAdvice, ...]
     pareto: tuple[str, ...]  # names of sound VAEs that none beats at both colour and texture
     names: tuple[str, ...]  # of the pictures
     different: int  # pictures, copies counted once
@@ -112,7 +112,7 @@ class Comparison:
             {
                 "pictures": len(self.names),
                 "different_pictures": self.different,
-                "vaes": [_told(one) for one in self.results],
+                "vaes": [_result_dict(one) for one in self.results],
                 "advice": {
                     one.purpose: {
                         "vae": one.vae,
@@ -130,9 +130,9 @@ class Comparison:
 
 
 def compare(
-    own: Candidate,
-    others: Sequence[Candidate],
-    pictures: Sequence[Picture],
+    own: LoadedVae,
+    others: Sequence[LoadedVae],
+    pictures: Sequence[ComparedImage],
     *,
     scale: float,
     precision: str = "fp32",
@@ -153,7 +153,7 @@ def compare(
         tell: called with every finding.
     """
     total = len(pictures) * (1 + len(others))
-    results: list[Result] = []
+    results: list[VaeResult] = []
     base_latents: list[Tensor] = []
     own_db = math.inf
     for candidate in (own, *others):
@@ -185,15 +185,15 @@ def compare(
 
 
 def _run(
-    candidate: Candidate,
-    own: Candidate,
-    pictures: Sequence[Picture],
+    candidate: LoadedVae,
+    own: LoadedVae,
+    pictures: Sequence[ComparedImage],
     base_latents: list[Tensor],
     own_db: float,
     scale: float,
     precision: str,
     step: Callable[[int], None],
-) -> tuple[Result, list[Tensor]]:
+) -> tuple[VaeResult, list[Tensor]]:
     findings: list[Warned] = []
     stacks = list(roundtrip.batches([one.pixels_13HW for one in pictures], _most(pictures)))
     loads = [faults.load(candidate.vae, stack[:1]) for stack in stacks[:_PROBED]]
@@ -222,7 +222,7 @@ def _run(
             some = slice(_GAIN_PICTURES)
             gain = faults.decoder_gain(candidate.vae, base_latents[0][some], stacks[0][some], own_db)
             lost = own_db - reached if gain != 1 else 0.0
-        if found := faults.misfit(candidate.name, encoder, compared, lost, gain):
+        if found := faults.incompatibility(candidate.name, encoder, compared, lost, gain):
             findings.append(found)
         if encoder == "other":
             findings.append(note("VA010", vae=candidate.name))
@@ -239,7 +239,7 @@ def _run(
         if seam is not None and (seen := faults.seam_note(candidate.name, seam, candidate.vae)):
             findings.append(seen)
     megapixels = sum(stack[:, 0].numel() for stack in stacks) / 1e6
-    result = Result(
+    result = VaeResult(
         candidate.name,
         encoder,
         precision,
@@ -304,11 +304,11 @@ def _now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def _most(pictures: Sequence[Picture]) -> int:
+def _most(pictures: Sequence[ComparedImage]) -> int:
     return max(1, min(8, _BATCH_PIXELS // max(one.pixels_13HW[0, 0].numel() for one in pictures)))
 
 
-def _column(result: Result, name: str) -> list[float]:
+def _column(result: VaeResult, name: str) -> list[float]:
     return [row[name] for row in result.rows]
 
 
@@ -318,12 +318,12 @@ def _mean_db(values: Sequence[float]) -> float:
     return math.fsum(known) / len(known) if known else 0.0
 
 
-def _advise(purpose: str, results: Sequence[Result], groups: Sequence[int], level: float, seed: int) -> Advice:
+def _advise(purpose: str, results: Sequence[VaeResult], groups: Sequence[int], level: float, seed: int) -> VaeAdvice:
     """The best of those whose error is below the base's own by more than chance."""
     measure, own = PURPOSES[purpose], results[0]
     better = [one for one in results[1:] if one.is_sound and one.against[measure].sign < 0]
     if not better:
-        return Advice(purpose, measure, own.name, None)
+        return VaeAdvice(purpose, measure, own.name, None)
     best = min(better, key=lambda one: metrics.mean(one.rows, measure))
     rivals = tuple(
         one.name
@@ -332,10 +332,10 @@ def _advise(purpose: str, results: Sequence[Result], groups: Sequence[int], leve
         and of_differences(_column(one, measure), _column(best, measure), groups, level=level, seed=seed).sign == 0
     )
     gain = best.against[measure]
-    return Advice(purpose, measure, best.name, Interval(-gain.mean, -gain.high, -gain.low), rivals)
+    return VaeAdvice(purpose, measure, best.name, Interval(-gain.mean, -gain.high, -gain.low), rivals)
 
 
-def _pareto(results: Sequence[Result]) -> tuple[str, ...]:
+def _pareto(results: Sequence[VaeResult]) -> tuple[str, ...]:
     points = {
         one.name: tuple(metrics.mean(one.rows, name) for name in ("colour", "texture_error"))
         for one in results
@@ -352,7 +352,7 @@ def _pareto(results: Sequence[Result]) -> tuple[str, ...]:
     )
 
 
-def _told(one: Result) -> dict[str, Any]:
+def _result_dict(one: VaeResult) -> dict[str, Any]:
     return {
         "vae": one.name,
         "source": one.source,

@@ -62,7 +62,9 @@ def latents(own: Sequence[Tensor], other: Sequence[Tensor], scale: float) -> Lat
     return Latents(float(correlation.median()), float(gain.median()), float(shift.max()), float(theirs.std() * scale))
 
 
-def misfit(name: str, encoder: roundtrip.Encoders, found: Latents, lost_db: float, best_gain: float) -> Warned | None:
+def incompatibility(
+    name: str, encoder: roundtrip.Encoders, found: Latents, lost_db: float, best_gain: float
+) -> Warned | None:
     """Whether a VAE speaks of other latents than the base does.
 
     Args:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tsuika.core.bootstrap import of_differences
-from tsuika.core.errors import PictureError
+from tsuika.core.errors import ImageError
 from tsuika.core.intervals import Interval
 from tsuika.data.split import Group, split
 from tsuika.vae import metrics, roundtrip
@@ -37,10 +37,10 @@ def parts(groups: Sequence[Group], seed: int) -> Parts:
     """Deal pictures out, those of one group together.
 
     Raises:
-        PictureError: too few different ones (VA021).
+        ImageError: too few different ones (VA021).
     """
     if len(groups) < LEAST:
-        raise PictureError("VA021", found=len(groups), needed=LEAST)
+        raise ImageError("VA021", found=len(groups), needed=LEAST)
     dealt = split(groups, seed, count=min(_MOST, round(_SHARE * len(groups))))
     out = set(dealt.parts[0])
     held = [group for group in groups if out & set(group)]

@@ -19,7 +19,7 @@ from tsuika.core.events import Warned
 from tsuika.core.texts import Text, _, languages, listed
 from tsuika.pages.chart import nice_ticks
 from tsuika.vae import metrics, roundtrip
-from tsuika.vae.compare import Comparison, Picture, Result
+from tsuika.vae.compare import ComparedImage, Comparison, VaeResult
 
 # Images whose crops are shown.
 SHOWN: Final = 4
@@ -52,7 +52,7 @@ _ENCODERS: Final = {
 }
 
 
-def render(comparison: Comparison, pictures: Sequence[Picture], *, base: str, size_px: int, lang: str) -> str:
+def render(comparison: Comparison, pictures: Sequence[ComparedImage], *, base: str, size_px: int, lang: str) -> str:
     """The page, opening in `lang`.
 
     Args:
@@ -108,7 +108,7 @@ def _number(value: float, digits: int = 3) -> str:
     return f"{value:.{digits}g}" if abs(value) < 100 else f"{value:.0f}"
 
 
-def _cell(comparison: Comparison, result: Result, name: str) -> dict[str, Any]:
+def _cell(comparison: Comparison, result: VaeResult, name: str) -> dict[str, Any]:
     """A number of the table, its difference from the base's own, and whether that is better, worse or neither."""
     digits = 4 if name in ("psnr", "ssim") else 3
     cell: dict[str, Any] = {"mean": _number(metrics.mean(result.rows, name), digits), "change": "", "verdict": ""}
@@ -185,7 +185,7 @@ def _frame(values: Sequence[float]) -> tuple[float, float]:
     return max(0.0, low - pad), high + pad
 
 
-def _rows(comparison: Comparison, pictures: Sequence[Picture]) -> list[dict[str, Any]]:
+def _rows(comparison: Comparison, pictures: Sequence[ComparedImage]) -> list[dict[str, Any]]:
     """The images on which sound VAEs differ most, one of each group, cut to where they do."""
     shown = [one for one in comparison.results if one.is_sound] or list(comparison.results)
     spread = [
@@ -203,7 +203,7 @@ def _rows(comparison: Comparison, pictures: Sequence[Picture]) -> list[dict[str,
     return rows
 
 
-def _row(comparison: Comparison, shown: Sequence[Result], picture: Picture, number: int) -> dict[str, Any]:
+def _row(comparison: Comparison, shown: Sequence[VaeResult], picture: ComparedImage, number: int) -> dict[str, Any]:
     original = roundtrip.to_bytes(picture.pixels_13HW[0])
     maps = {one.name: _difference(one.pictures[number], original) for one in comparison.results}
     stack = np.stack([maps[one.name] for one in shown])

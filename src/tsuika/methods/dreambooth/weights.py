@@ -22,7 +22,7 @@ from tsuika.methods.whole_model import metadata_of
 UNET_ROLES: tuple[Role, ...] = ("unet.attn", "unet.ff", "unet.conv")
 TEXT_ROLES: tuple[Role, ...] = ("text.attn", "text.ff", "text.tokens")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-SPARE = "spare"  # stands for a component in an artifact's names: tensors that no part needs, see `Model.spare`
+EXTRA = "extra"  # stands for a component in an artifact's names: tensors that no part needs, see `Model.extra_tensors`
 
 
 @dataclass
@@ -86,7 +86,7 @@ class DreamBoothAttachment:
             for component, root in self.model.components.items()
             for path, owner, leaf in own_parameters(component, root)
         }
-        tensors |= {f"{SPARE}.{name}": value for name, value in self.model.spare.items()}
+        tensors |= {f"{EXTRA}.{name}": value for name, value in self.model.extra_tensors.items()}
         return Artifact("dreambooth", self.model.facts.family, tensors, metadata_of(self.model) | self.metadata)
 
 
@@ -126,7 +126,7 @@ def restore(model: Model, artifact: Artifact) -> DreamBoothAttachment:
         for component, root in parts.items()
         for path, owner, leaf in own_parameters(component, root)
     }
-    given = {name: value for name, value in artifact.tensors.items() if name.partition(".")[0] not in ("vae", SPARE)}
+    given = {name: value for name, value in artifact.tensors.items() if name.partition(".")[0] not in ("vae", EXTRA)}
     whole = {name.partition(".")[0] for name in given}
     wanted = {name for name in places if name.partition(".")[0] in whole}
     wrong = wanted ^ given.keys() | {

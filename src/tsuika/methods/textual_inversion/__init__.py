@@ -16,7 +16,7 @@ from tsuika.core.texts import Text, _
 from tsuika.core.types import Artifact, Model, is_usable_word
 from tsuika.methods.layers import weight_shapes
 from tsuika.methods.method import Method, MethodSection, Outline
-from tsuika.methods.uses import Result, Use, in_diffusers, in_sd_scripts, in_tsuika
+from tsuika.methods.uses import Result, Use, in_diffusers, in_sd_scripts, in_tsuika, text_encoders
 
 
 class TextualInversion(MethodSection):
@@ -130,12 +130,15 @@ def uses(result: Result) -> Iterator[Use]:
     if result.on_embedded:
         return
     where, token = json.dumps(str(file)), json.dumps(file.stem)
-    if result.family == "sdxl":
+    encoders = text_encoders(result)
+    if len(encoders) > 1:
         lines = [
             "from safetensors.torch import load_file",
             f"vectors, name = load_file({where}), {token}",
-            'pipe.load_textual_inversion(vectors["clip_l"], name, pipe.tokenizer, pipe.text_encoder)',
-            'pipe.load_textual_inversion(vectors["clip_g"], name, pipe.tokenizer_2, pipe.text_encoder_2)',
+            *(
+                f'pipe.load_textual_inversion(vectors["{vectors}"], name, pipe.{tokenizer}, pipe.{encoder})'
+                for vectors, tokenizer, encoder in encoders
+            ),
         ]
     else:
         lines = [f"pipe.load_textual_inversion({where}, token={token})"]

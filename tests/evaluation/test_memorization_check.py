@@ -15,9 +15,9 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from tsuika.core.texts import _, languages
 from tsuika.embedded import mascot, yardstick
-from tsuika.evaluation import lookalikes
+from tsuika.evaluation import memorization
 from tsuika.evaluation.report import BeforeAfter, ReportData, TrainingPicture, render
-from tsuika.guard.memorization import Leak, Leaks
+from tsuika.guard.memorization import Memorization, Recall
 
 
 def images(drawn: Sequence[mascot.Drawn], side: int = 64) -> list[Image.Image]:
@@ -33,8 +33,8 @@ def row(after: Sequence[Image.Image], before: Sequence[Image.Image], prompt: str
     return BeforeAfter(prompt, tuple(range(len(after))), tuple(before), tuple(after))
 
 
-def found(rows: Sequence[BeforeAfter], **more: object) -> lookalikes.Lookalikes:
-    checked = lookalikes.find(rows, TRAINING, **more)  # type: ignore[arg-type]
+def found(rows: Sequence[BeforeAfter], **more: object) -> memorization.MemorizationCheck:
+    checked = memorization.find(rows, TRAINING, **more)  # type: ignore[arg-type]
     assert checked is not None
     return checked
 
@@ -59,9 +59,9 @@ def test_a_copy_is_found_with_its_picture_and_stands_first(alter) -> None:
 
 def test_an_equal_picture_is_1() -> None:
     pixels = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))
-    assert float(lookalikes.similarity([pixels], [pixels])) == pytest.approx(1)
+    assert float(memorization.similarity([pixels], [pixels])) == pytest.approx(1)
     flat = Image.new("RGB", (64, 64), "white")
-    assert float(lookalikes.similarity([flat], [flat])) == 0
+    assert float(memorization.similarity([flat], [flat])) == 0
 
 
 def test_fresh_true_pictures_are_hardly_ever_taken_for_copies() -> None:
@@ -90,7 +90,7 @@ def test_every_drawing_has_a_pair_and_the_same_again_gives_the_same() -> None:
 
 
 def test_nothing_to_compare() -> None:
-    assert lookalikes.find([], TRAINING) is None and lookalikes.find([row(FRESH[:1], FRESH[:1])], []) is None
+    assert memorization.find([], TRAINING) is None and memorization.find([row(FRESH[:1], FRESH[:1])], []) is None
 
 
 def test_pictures_of_another_shape_are_compared_as_they_are_trained_on(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_pictures_of_another_shape_are_compared_as_they_are_trained_on(tmp_path:
     wide.save(tmp_path / "wide.png")
     square = Image.new("RGB", (128, 128), "white")
     square.paste(cutout, mask=cutout)
-    checked = lookalikes.find(
+    checked = memorization.find(
         [row([square.resize((64, 64))], FRESH[:1])],
         [TrainingPicture("wide.png", "", tmp_path / "wide.png"), *TRAINING[:3]],
     )
@@ -112,7 +112,7 @@ def test_pictures_of_another_shape_are_compared_as_they_are_trained_on(tmp_path:
 TITLE = _("Does it copy its training images?")
 
 
-def section(checked: lookalikes.Lookalikes | None, language: str = "en") -> str:
+def section(checked: memorization.MemorizationCheck | None, language: str = "en") -> str:
     """The part of the page that is about it; empty where there is none."""
     page = render(replace(DATA, lookalikes=checked), language)
     if TITLE not in page:
@@ -151,8 +151,8 @@ def test_the_report_holds_it_on_the_page_and_in_numbers() -> None:
 
 @pytest.mark.parametrize(("cosine", "recalled"), [(0.9, 1), (0.5, 0)])
 def test_what_comes_out_of_noise_is_told(cosine: float, recalled: int) -> None:
-    leaks = Leaks((Leak("a", "a", cosine, 0.4, 0.1), Leak("b", "a", 0.4, 0.4, 0.0)))
-    checked = found([row(FRESH[:2], FRESH[:2])], leaks=leaks)
+    leaks = Memorization((Recall("a", "a", cosine, 0.4, 0.1), Recall("b", "a", 0.4, 0.4, 0.0)))
+    checked = found([row(FRESH[:2], FRESH[:2])], memorization=leaks)
     says = "1 of the 2 training captions" if recalled else "None of the 2 training captions"
     assert says in checked.verdict and says in section(checked)
     assert checked.to_dict()["from_noise"]["recalled"] == recalled

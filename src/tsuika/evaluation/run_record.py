@@ -14,11 +14,11 @@ from tsuika.core.events import Chosen, Event, Finished, Judged, Phase, Previewed
 from tsuika.core.rundir import RunDir
 from tsuika.core.texts import languages
 from tsuika.evaluation import report, report_guard
-from tsuika.evaluation.pairs import Lookalikes
+from tsuika.evaluation.near_copies import MemorizationCheck
 
 
 @dataclass
-class Notes:
+class RunRecord:
     """Collects a run's events. Phases are timed from their first event to the next phase's."""
 
     losses: list[float] = field(default_factory=list)  # of the run that is kept
@@ -75,7 +75,7 @@ class Notes:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class ReportParts:
     """What the front knows beside the events: pictures, comparison and scores."""
 
     base: str
@@ -86,7 +86,7 @@ class Evidence:
     scores: tuple[report.Score, ...]
     example_prompt: str
     command: str
-    lookalikes: Lookalikes | None = None
+    lookalikes: MemorizationCheck | None = None
 
 
 def peak_memory_bytes() -> int | None:
@@ -125,7 +125,7 @@ def before_after(
 
 
 def write_report(
-    folder: RunDir, recipe: Recipe, notes: Notes, evidence: Evidence, language: str | None = None
+    folder: RunDir, recipe: Recipe, notes: RunRecord, evidence: ReportParts, language: str | None = None
 ) -> report.ReportData:
     """Write `report.json` and `report.html`, which opens in `language` or in the browser's; returns what they say."""
     assert notes.started is not None and notes.finished is not None

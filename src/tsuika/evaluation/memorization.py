@@ -18,8 +18,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from tsuika.evaluation.inline import PictureSource, opened
-from tsuika.evaluation.pairs import Lookalikes, Pair
-from tsuika.guard.memorization import Leaks, Resemblance, resemblances
+from tsuika.evaluation.near_copies import MemorizationCheck, NearestImage
+from tsuika.guard.memorization import Memorization, Resemblance, resemblances
 
 if TYPE_CHECKING:
     from tsuika.evaluation.report import BeforeAfter, TrainingPicture
@@ -38,8 +38,8 @@ def find(
     *,
     encoder: str = "",
     captions: Collection[str] = (),
-    leaks: Leaks | None = None,
-) -> Lookalikes | None:
+    memorization: Memorization | None = None,
+) -> MemorizationCheck | None:
     """Compare all drawings of the result with all training pictures; None where there is nothing to compare.
 
     Args:
@@ -48,7 +48,7 @@ def find(
         encode: an encoder that knows this base's pictures, if there is one.
         encoder: its name.
         captions: prompts that are training captions.
-        leaks: what the model makes of pure noise, to be told along with the drawings.
+        memorization: what the model makes of pure noise, to be told along with the drawings.
 
     Raises:
         UnusableError: a drawing or a training picture can no longer be read.
@@ -75,7 +75,7 @@ def find(
         alike_SN = encode([np.asarray(one) for one in drawings]) @ encode(trained).T
         likenesses = resemblances(alike_SN[: len(drawn)], alike_SN[len(drawn) :])
     pairs = [
-        Pair(
+        NearestImage(
             row.prompt,
             seed,
             after,
@@ -88,7 +88,7 @@ def find(
         for (row, seed, _, after), one, likeness in zip(drawn, found, likenesses, strict=True)
     ]
     pairs.sort(key=lambda pair: (-pair.copies, -pair.resemblance.similarity, pair.prompt, pair.seed))
-    return Lookalikes(tuple(pairs), encoder if encode is not None else "", leaks)
+    return MemorizationCheck(tuple(pairs), encoder if encode is not None else "", memorization)
 
 
 def as_trained(source: PictureSource, size_px: tuple[int, int]) -> Image.Image:

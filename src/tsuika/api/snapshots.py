@@ -33,7 +33,7 @@ BATCH: Final = 8  # pictures at once; a part of what a drawing is, to its last b
 
 
 @dataclass(frozen=True)
-class Kept:
+class Snapshot:
     """Weights of a run: a result, or a saved state."""
 
     name: str  # of its sheet and for people: `mascot`, `mascot-safe`, `step-000060`
@@ -42,7 +42,7 @@ class Kept:
     main: bool = False  # the result without an ending
 
 
-def kept(folder: RunDir) -> list[Kept]:
+def snapshots(folder: RunDir) -> list[Snapshot]:
     """Everything a finished run has kept, the main result first, then by step; of two of one step the first.
 
     Raises:
@@ -51,35 +51,37 @@ def kept(folder: RunDir) -> list[Kept]:
     if not folder.recipe.is_file():
         raise InterruptedRunError("TR002", where=folder.root)
     try:
-        told: dict[str, Any] = json.loads(folder.report_json.read_text(encoding="utf-8"))
+        content: dict[str, Any] = json.loads(folder.report_json.read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError):
         raise InterruptedRunError("EV004", where=folder.root) from None
-    files = [row["path"] for row in told["artifacts"]]
+    files = [row["path"] for row in content["artifacts"]]
     by_role: dict[str, dict[str, list[Path]]] = {}
-    for row in told["artifacts"]:
+    for row in content["artifacts"]:
         path = folder.root / row["path"]
         if path.exists():
             by_role.setdefault(role(row["path"], files), {}).setdefault(row["format"], []).append(path)
     found = []
-    whole = told["method"] in METHODS and METHODS[told["method"]].whole_model
-    for wish, formats in by_role.items():
+    whole = content["method"] in METHODS and METHODS[content["method"]].whole_model
+    for role_, formats in by_role.items():
         of_format = list(formats.values())
         # A folder of a whole model has its tokenizer with it; of all else the first format will do.
         paths = next((paths for paths in of_format if whole and paths[0].is_dir()), of_format[0])
-        step = told["range"].get(wish) if wish else told["steps_done"]
-        found.append(Kept(paths[0].stem if paths[0].is_file() else paths[0].name, tuple(paths), step or 0, not wish))
+        step = content["range"].get(role_) if role_ else content["steps_done"]
+        found.append(
+            Snapshot(paths[0].stem if paths[0].is_file() else paths[0].name, tuple(paths), step or 0, not role_)
+        )
     if not found:
         raise InterruptedRunError("EV004", where=folder.root)
     found.sort(key=lambda one: (not one.main, one.step))
     for path in sorted(folder.checkpoints.glob("step-*")):
-        found.append(Kept(path.name, (path,), int(path.name.removeprefix("step-"))))
-    steps: dict[int, Kept] = {}
+        found.append(Snapshot(path.name, (path,), int(path.name.removeprefix("step-"))))
+    steps: dict[int, Snapshot] = {}
     for one in found:
         steps.setdefault(one.step, one)
     return list(steps.values())
 
 
-def choose(found: Sequence[Kept], steps: Sequence[int], most: int) -> list[Kept]:
+def choose(found: Sequence[Snapshot], steps: Sequence[int], most: int) -> list[Snapshot]:
     """Those of the steps asked for; by default every result, and saved states on the way to the main one up to `most`.
 
     Raises:
@@ -103,7 +105,7 @@ def choose(found: Sequence[Kept], steps: Sequence[int], most: int) -> list[Kept]
     return sorted(chosen, key=lambda one: one.step)
 
 
-class Studio:
+class SnapshotRenderer:
     """A run's base with one of its kept weights on it at a time, which draws fixed prompts at fixed seeds.
 
     What is drawn lies in `cells`: one PNG a prompt, its seeds side by side, under a name made of all that decides it.
@@ -120,7 +122,7 @@ class Studio:
         self.seeds, self.notes = tuple(seeds), list[Warned]()
         self._recipe, self._cells, self._asked = recipe, cells, (device, precision)
         self._below = [Requested(*split_strength(text)) for text in base.artifacts]
-        self._on: Kept | None = None
+        self._on: Snapshot | None = None
         self._composition: Composition | None = None
         self._whole: Attachment | None = None
         self._stack = ExitStack()
@@ -129,13 +131,15 @@ class Studio:
         preview = recipe.preview
         self._how = pipeline.Defaults(preview.cfg or defaults.cfg, preview.steps or defaults.steps, defaults.sampler)
 
-    def __enter__(self) -> Studio:
+    def __enter__(self) -> SnapshotRenderer:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def draw(self, texts: Sequence[str], one: Kept | None, strength: float) -> Iterator[tuple[str, list[Image.Image]]]:
+    def draw(
+        self, texts: Sequence[str], one: Snapshot | None, strength: float
+    ) -> Iterator[tuple[str, list[Image.Image]]]:
         """Each prompt with its pictures, one a seed; None is the base alone.
 
         Raises:
@@ -151,7 +155,7 @@ class Studio:
             width = wide.width // len(self.seeds)
             yield text, [wide.crop((i * width, 0, (i + 1) * width, wide.height)) for i in range(len(self.seeds))]
 
-    def _write(self, path: Path, text: str, one: Kept | None, strength: float) -> None:
+    def _write(self, path: Path, text: str, one: Snapshot | None, strength: float) -> None:
         pixels = pipeline.sample(
             self.model,
             text,
@@ -166,12 +170,12 @@ class Studio:
         strip = Image.new("RGB", (width * len(pictures), height))
         for number, picture in enumerate(pictures):
             strip.paste(picture, (number * width, 0))
-        told = {"prompt": text, "kept": one.name if one else "", "strength": strength, "seeds": list(self.seeds)}
-        png_info.write_png(path, strip, None, told)
+        content = {"prompt": text, "kept": one.name if one else "", "strength": strength, "seeds": list(self.seeds)}
+        png_info.write_png(path, strip, None, content)
 
-    def _place(self, text: str, one: Kept | None, strength: float) -> Path:
+    def _place(self, text: str, one: Snapshot | None, strength: float) -> Path:
         model, base = self.model, self._recipe.base
-        told = {
+        content = {
             "tsuika": version("tsuika"),
             "torch": version("torch"),
             "base": [model.source, model.sha256, _stamp(base.model)],
@@ -186,7 +190,7 @@ class Studio:
             "weights": [self._hash(path) for path in one.paths] if one else [],
             "strength": strength if one else 0.0,
         }
-        key = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+        key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
         words = re.sub(r"[^0-9A-Za-z]+", "-", text).strip("-")[:40]
         return self._cells / (f"{one.name}-{strength:g}" if one else "base") / f"{words}-{key}.png"
 
@@ -196,7 +200,7 @@ class Studio:
             self._hashes[path] = " ".join(map(sha256, files))
         return self._hashes[path]
 
-    def _set(self, one: Kept | None, strength: float) -> None:
+    def _set(self, one: Snapshot | None, strength: float) -> None:
         if self._on != one or self._composition is None:
             self._stack.close()
             self._composition, self._whole, self._on = None, None, one

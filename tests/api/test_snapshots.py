@@ -8,7 +8,7 @@ import pytest
 
 from tiny_models import draw_pictures, tiny, write_folder
 from tsuika import api, config
-from tsuika.api.kept import Kept, Studio, choose, kept
+from tsuika.api.snapshots import Snapshot, SnapshotRenderer, choose, snapshots
 from tsuika.core.errors import RecipeError
 from tsuika.core.rundir import RunDir
 from tsuika.methods import METHODS
@@ -48,12 +48,12 @@ def test_nought_is_the_base_and_one_is_not(place: Path, method: str, monkeypatch
     run = place / method
     for _ in api.train(recipe, run):
         pass
-    found = kept(RunDir(run))
+    found = snapshots(RunDir(run))
     assert [(one.name, one.step, one.main) for one in found] == [("result", 2, True), ("step-000001", 1, False)]
-    with Studio(recipe, run / "cells", (1, 2), device="cpu", precision="fp32") as studio:
+    with SnapshotRenderer(recipe, run / "cells", (1, 2), device="cpu", precision="fp32") as renderer:
         drawn = {}
         for one, strength in [(None, 0.0), *((one, strength) for one in found for strength in (0.0, 1.0, 0.5))]:
-            ((_, drawn[one and one.name, strength]),) = studio.draw(["a zuzu cat"], one, strength)
+            ((_, drawn[one and one.name, strength]),) = renderer.draw(["a zuzu cat"], one, strength)
     base = [picture.tobytes() for picture in drawn[None, 0.0]]
     for (_, strength), pictures in drawn.items():
         assert len(pictures) == 2 and pictures[0].size == (64, 64)
@@ -61,8 +61,8 @@ def test_nought_is_the_base_and_one_is_not(place: Path, method: str, monkeypatch
 
 
 def test_what_is_compared_by_default() -> None:
-    states = [Kept(f"step-{step:06d}", (Path(),), step) for step in range(10, 110, 10)]
-    main, safe = Kept("hero", (Path(),), 100, True), Kept("hero-safe", (Path(),), 55)
+    states = [Snapshot(f"step-{step:06d}", (Path(),), step) for step in range(10, 110, 10)]
+    main, safe = Snapshot("hero", (Path(),), 100, True), Snapshot("hero-safe", (Path(),), 55)
     assert [one.step for one in choose([main, *states[:-1]], (), 3)] == [30, 70, 100]
     assert [one.step for one in choose([main, safe, *states[:-1]], (), 3)] == [50, 55, 100]
     assert choose([main], (), 3) == [main]

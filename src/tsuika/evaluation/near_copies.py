@@ -10,11 +10,11 @@ from tsuika.evaluation.inline import PictureSource
 from tsuika.pages import sentences
 
 if TYPE_CHECKING:
-    from tsuika.guard.memorization import Leaks, Resemblance
+    from tsuika.guard.memorization import Memorization, Resemblance
 
 
 @dataclass(frozen=True)
-class Pair:
+class NearestImage:
     """A drawing and the training image that it is nearest to.
 
     Attributes:
@@ -53,18 +53,18 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Lookalikes:
+class MemorizationCheck:
     """The outcome of the check.
 
     Attributes:
         pairs: the worst first.
         encoder: what measured the likenesses; empty where pixels alone were compared.
-        leaks: what training captions call up from pure noise, where that was measured.
+        memorization: what training captions call up from pure noise, where that was measured.
     """
 
-    pairs: tuple[Pair, ...]
+    pairs: tuple[NearestImage, ...]
     encoder: str = ""
-    leaks: Leaks | None = None
+    memorization: Memorization | None = None
 
     @property
     def copies(self) -> int:
@@ -100,20 +100,20 @@ class Lookalikes:
                 " like one."
             ),
         ]
-        if self.leaks and self.leaks.recalled:
+        if self.memorization and self.memorization.recalled:
             said.append(
                 _(
                     "{recalled} of the {asked} training captions tried call up a training image before the first step of a"
                     " drawing, out of pure noise: its layout is learned by heart.",
-                    recalled=self.leaks.recalled,
-                    asked=len(self.leaks.leaks),
+                    recalled=self.memorization.recalled,
+                    asked=len(self.memorization.recalls),
                 )
             )
-        elif self.leaks:
+        elif self.memorization:
             said.append(
                 _(
                     "None of the {asked} training captions tried calls up a training image out of pure noise.",
-                    asked=len(self.leaks.leaks),
+                    asked=len(self.memorization.recalls),
                 )
             )
         return sentences(*said)
@@ -125,6 +125,6 @@ class Lookalikes:
             "copies": self.copies,
             "asked_captions": self.asked_captions,
             "encoder": self.encoder or None,
-            "from_noise": self.leaks and self.leaks.to_json(),
+            "from_noise": self.memorization and self.memorization.to_json(),
             "pairs": [pair.to_dict() for pair in self.pairs],
         }
