@@ -10,7 +10,7 @@ import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Any, Final, Literal, TypeVar, get_args, get_origin
 
 import tomlkit
 import tomlkit.exceptions
@@ -24,6 +24,20 @@ from tsuika.core.texts import _
 from tsuika.methods import DEFAULT, METHODS, Method, MethodSection, find
 
 Known = TypeVar("Known", bound=BaseModel)
+# The settings that have a flag of `tsuika train` and a keyword of `tsuika.train`.
+FLAGS: Final = {
+    "images": "data.images",
+    "base": "base.model",
+    "trigger": "data.trigger",
+    "class_word": "data.class_word",
+    "reg_images": "data.reg_images",
+    "steps": "train.steps",
+    "seed": "train.seed",
+    "vae": "base.vae",
+    "device": "train.device",
+    "guard": "guard.mode",
+    "folds": "guard.folds",
+}
 
 
 class Recipe(Section):
@@ -38,6 +52,35 @@ class Recipe(Section):
     guard: Guard = Guard()
     preview: Preview = Preview()
     output: Output = Output()
+
+    @classmethod
+    def of(
+        cls,
+        method: str = "",
+        *,
+        file: str | Path | None = None,
+        settings: Mapping[str, Any] | None = None,
+        **flags: object,
+    ) -> Recipe:
+        """A recipe from a file, then the method and flags, then any settings; the method's own defaults hold elsewhere.
+
+        Args:
+            method: `lora`, `textual-inversion`, `dreambooth`, `hypernetwork`, or the address of one from outside.
+            file: A recipe in TOML.
+            settings: By dotted key: `{"method.rank": 8}`.
+            flags: By the names in `FLAGS`: `images="photos", trigger="sks"`. None and "" are as if not given.
+
+        Raises:
+            RecipeError: The file, a key or a value is wrong (RC001, RC002, RC003).
+            TypeError: There is no such flag.
+        """
+        if unknown := flags.keys() - FLAGS.keys():
+            raise TypeError(f"no such setting: {', '.join(sorted(unknown))}; known: {', '.join(FLAGS)}")
+        named = {"method.name": method} | {FLAGS[name]: value for name, value in flags.items()}
+        tables = override(
+            read_tables(Path(file)) if file else {}, {k: v for k, v in named.items() if v not in ("", None)}
+        )
+        return build(override(tables, settings or {}), where=str(file or ""))
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional, TypeVar
 
@@ -40,18 +40,15 @@ Set = Annotated[Optional[list[str]], typer.Option("--set", help=_("Any setting a
 Device = Annotated[str, typer.Option("--device", help=_("Device: auto, cpu, cuda, cuda:1, mps."))]
 
 
-def built(file: Path | None, flags: Mapping[str, object], settings: Sequence[str] | None) -> Recipe:
-    """A recipe from its file, then flags by dotted key (empty ones were not given), then `--set`.
+def built(method: str, file: Path | None, settings: Sequence[str] | None, **flags: object) -> Recipe:
+    """A recipe from its file, then the method and flags (`config.FLAGS`), then `--set`.
 
     Raises:
         RecipeError: the file or a setting is wrong.
     """
-    from tsuika import config
+    from tsuika.config import Recipe, parse_assignment
 
-    tables = config.read_tables(file) if file else {}
-    tables = config.override(tables, {key: value for key, value in flags.items() if value not in ("", None)})
-    tables = config.override(tables, dict(map(config.parse_assignment, settings or ())))
-    return config.build(tables, where=str(file or ""))
+    return Recipe.of(method, file=file, settings=dict(map(parse_assignment, settings or ())), **flags)
 
 
 def numbers(text: str, kind: type[_Number], flag: str) -> tuple[_Number, ...]:

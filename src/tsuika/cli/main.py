@@ -84,21 +84,22 @@ def train(
     """`tsuika train`."""
     from tsuika.core.errors import RecipeError
 
-    flags = {
-        "method.name": method,
-        "data.images": images,
-        "base.model": base,
-        "data.trigger": trigger,
-        "data.class_word": class_word,
-        "data.reg_images": reg_images,
-        "train.steps": steps,
-        "train.seed": seed,
-        "base.vae": vae,
-        "train.device": device,
-        "guard.mode": guard,
-        "guard.folds": folds,
-    }
-    settings = built(recipe, flags, set_)
+    settings = built(
+        method,
+        recipe,
+        set_,
+        images=images,
+        base=base,
+        trigger=trigger,
+        class_word=class_word,
+        reg_images=reg_images,
+        steps=steps,
+        seed=seed,
+        vae=vae,
+        device=device,
+        guard=guard,
+        folds=folds,
+    )
     if out is None:
         raise RecipeError("RC005", found="--out", do=f"tsuika train {settings.method.name} --images DIR --out RUN")
     from tsuika import api

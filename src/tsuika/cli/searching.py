@@ -49,20 +49,13 @@ def find_rate(
     """`tsuika find-rate`."""
     from tsuika import api
 
-    flags = {
-        "method.name": method,
-        "data.images": images,
-        "base.model": base,
-        "data.trigger": trigger,
-        "data.class_word": class_word,
-        "train.device": device,
-    }
+    flags = {"images": images, "base": base, "trigger": trigger, "class_word": class_word, "device": device}
     tried = numbers(rates, float, "--rates")
     if any(not 0 < rate <= 10 for rate in tried):
         raise RecipeError(
             "RC002", key="--rates", found=rates, why=_("Learning rates are greater than 0, and 10 at most.")
         )
-    _found(api.find_rate(built(recipe, flags, set_), rates=tried, steps=steps), as_json=json)
+    _found(api.find_rate(built(method, recipe, set_, **flags), rates=tried, steps=steps), as_json=json)
 
 
 def search(
@@ -96,16 +89,8 @@ def search(
     """`tsuika search`."""
     from tsuika import api
 
-    flags = {
-        "method.name": method,
-        "data.images": images,
-        "base.model": base,
-        "data.trigger": trigger,
-        "data.class_word": class_word,
-        "train.device": device,
-        "train.steps": steps,
-    }
-    events = api.search(built(recipe, flags, set_), out, over, trials=trials, timeout_s=timeout)
+    flags = {"images": images, "base": base, "trigger": trigger, "class_word": class_word, "device": device}
+    events = api.search(built(method, recipe, set_, **flags, steps=steps), out, over, trials=trials, timeout_s=timeout)
     _searched(events, as_json=json)
 
 
