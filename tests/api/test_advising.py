@@ -33,7 +33,7 @@ def test_advice_starts(pictures: Path, tmp_path: Path, monkeypatch: pytest.Monke
     for option in options:
         recipe = config.load(Path(option["recipe_file"]))
         assert recipe.method.name == option["method"]
-        seen = api.dry_run(recipe, tmp_path / "run")
+        seen = api.dry_run(recipe, tmp_path / "run").result
         assert seen["pictures"] == 5 and all("zoka" in caption for caption in seen["captions"])
 
 

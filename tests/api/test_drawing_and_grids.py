@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+import tsuika
 from tsuika import api, formats
 from tsuika.api import CellDrawn, Drawing, SheetWritten
 from tsuika.api import drawing as drawing_module
@@ -63,9 +64,13 @@ def pixels(path: str | Path) -> np.ndarray[Any, Any]:
         return np.asarray(picture)
 
 
+def drawn(*arguments: Any, **options: Any) -> dict[str, Any]:
+    return tsuika.generate(*arguments, **options).result.to_dict()
+
+
 def test_generate_tells_what_it_stacked(folder: Path, tmp_path: Path) -> None:
     asked = Drawing("a ついぴ cat <lora:style:0.5>", artifacts=folder, steps=2, device="cpu")
-    done = api.generate(asked, tmp_path / "cat.png")
+    done = drawn(asked, tmp_path / "cat.png")
     json.dumps(done, default=str)
     assert [(Path(row["file"]).stem, row["method"], row["strength"]) for row in done["artifacts"]] == [
         ("style", "lora", 0.5),
@@ -81,8 +86,8 @@ def test_generate_tells_what_it_stacked(folder: Path, tmp_path: Path) -> None:
     assert [row["file"] for row in own["artifacts"]] == ["style.safetensors", "ついぴ.safetensors"]
     assert str(folder) not in (tmp_path / "cat.png").read_bytes().decode("latin-1")
 
-    base = api.generate(Drawing("a ついぴ cat", artifacts=tmp_path, steps=2, device="cpu"), tmp_path / "base.png")
-    off = api.generate(
+    base = drawn(Drawing("a ついぴ cat", artifacts=tmp_path, steps=2, device="cpu"), tmp_path / "base.png")
+    off = drawn(
         Drawing(
             "a ついぴ cat",
             lora=(f"{folder / 'style.safetensors'}:0",),
@@ -108,7 +113,7 @@ def test_every_cell_is_the_picture_that_generate_draws(folder: Path, tmp_path: P
     assert [cells[place].done for place in sorted(cells, key=lambda place: cells[place].done)] == list(range(1, 9))
     assert cells[1, 0, 1].labels == ("strength 1", "style", "blue")
     assert (pixels(cells[0, 0, 0].path) == pixels(cells[0, 1, 0].path)).all()  # the base, twice
-    alone = api.generate(
+    alone = drawn(
         Drawing("a blue cat", lora=(str(style),), steps=2, device="cpu", artifacts=tmp_path), tmp_path / "alone.png"
     )
     assert (pixels(cells[1, 1, 1].path) == pixels(alone["pictures"][0])).all()
@@ -161,7 +166,7 @@ def test_a_run_step_by_step(tmp_path: Path) -> None:
     drawing = replace(A_CAT, lora=(f"{run.artifacts / 'run.safetensors'}:0.5",))
     cells = [event for event in api.grid(drawing, tmp_path / "sheet", x="step=all") if isinstance(event, CellDrawn)]
     assert [cell.labels for cell in cells] == [("step 5",), ("step 9",), ("step last",)]
-    five = api.generate(replace(A_CAT, lora=(f"{tmp_path / 'five.safetensors'}:0.5",)), tmp_path / "five.png")
+    five = drawn(replace(A_CAT, lora=(f"{tmp_path / 'five.safetensors'}:0.5",)), tmp_path / "five.png")
     assert (pixels(cells[0].path) == pixels(five["pictures"][0])).all()
     assert (pixels(cells[1].path) == pixels(cells[2].path)).all()
     assert (pixels(cells[0].path) != pixels(cells[1].path)).any()
@@ -199,7 +204,7 @@ def test_what_cannot_be_is_said_before_anything_is_drawn(tmp_path: Path, loads: 
         list(api.grid(A_CAT, tmp_path / "sheet", x="prompt=red,<lora:nowhere:1>"))
     assert loads == []
     with pytest.raises(ModelError):
-        api.generate(Drawing("x <lora:nowhere:1>", artifacts=tmp_path), tmp_path / "x.png")
+        drawn(Drawing("x <lora:nowhere:1>", artifacts=tmp_path), tmp_path / "x.png")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -218,7 +223,7 @@ def test_a_folders_pictures_are_written_as_they_are_drawn_and_none_is_replaced(
     one_step = replace(A_CAT, steps=1)
     for num in (1, 6):
         with contextlib.suppress(KeyboardInterrupt):
-            api.generate(replace(one_step, seed=1), tmp_path / "many", num=num)
+            drawn(replace(one_step, seed=1), tmp_path / "many", num=num)
     assert seeds == [1, 1]
     names = ["00001-2.png", "00001.png", *(f"{seed:05d}.png" for seed in (2, 3, 4))]
     assert sorted(path.name for path in (tmp_path / "many").iterdir()) == names
@@ -226,9 +231,9 @@ def test_a_folders_pictures_are_written_as_they_are_drawn_and_none_is_replaced(
     assert abs(alone - among).max() <= 2  # batched kernels round otherwise
 
     file = tmp_path / "many/00002.png"
-    assert api.generate(one_step, file, overwrite=True)["pictures"] == [str(file)]
+    assert drawn(one_step, file, overwrite=True)["pictures"] == [str(file)]
     with pytest.raises(RecipeError, match="RC007"):
-        api.generate(one_step, file)
+        drawn(one_step, file)
 
 
 def test_numbers_and_places_that_cannot_be_load_nothing(tmp_path: Path, loads: list[str]) -> None:
@@ -245,7 +250,7 @@ def test_numbers_and_places_that_cannot_be_load_nothing(tmp_path: Path, loads: l
         (replace(A_CAT, lora=("style.safetensors:nan",)), tmp_path, 1),
     ):
         with pytest.raises(RecipeError, match="RC002"):
-            api.generate(drawing, out, num=num)
+            drawn(drawing, out, num=num)
     for out, x in ((text, "seed=1,2"), (tmp_path, "seed=-1,2"), (tmp_path, "steps=1,1001")):
         with pytest.raises(RecipeError, match="RC002"):
             list(api.grid(A_CAT, out, x=x))

@@ -1,7 +1,7 @@
 """What tsuika can do, as functions: the only door for the command line and the web app.
 
-Every command of the program is a function here of the same name. Training functions are generators of events; close one
-to stop the run (a state is saved first).
+Every command of the program is a function here of the same name, and in `tsuika` itself. A call returns a `Run`: iterate it
+for events, ask it for its `result`, close it to stop (a training saves its state first).
 """
 
 from __future__ import annotations

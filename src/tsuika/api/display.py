@@ -74,31 +74,32 @@ class Display:
         if self._check is not None and (held_out := self._check.evidence["held_out"]) is not None:
             parts.append(f"held-out {percent(held_out['mean'])} (step {self._check.step:,})")
         notes = "".join(f"<div>[{escape(one.code)}] {escape(one.message)}</div>" for one in self._notes)
-        return _framed(" · ".join(filter(None, parts)) + _curve(self._losses) + notes)
+        return framed(" · ".join(filter(None, parts)) + _curve(self._losses) + notes)
 
 
 def shown(value: object) -> str:
     """A result as HTML: its own, else its fields as a table, with the image files among them."""
     own = getattr(value, "_repr_html_", None)
-    return own() if own is not None else _framed(_cell(value))
+    return own() if own is not None else framed(_cell(value))
 
 
-def gallery(files: Iterable[Path]) -> str:
-    """Image files side by side, small, inside the page itself."""
+def gallery(files: Iterable[Path], width_px: int = THUMBNAIL_PX) -> str:
+    """Image files side by side, up to a width, inside the page itself."""
     return "".join(
-        f'<img src="{_data_url(file)}" title="{escape(file.name)}" style="margin:2px;max-width:{THUMBNAIL_PX}px">'
+        f'<img src="{_data_url(file, width_px)}" title="{escape(file.name)}" style="margin:2px;max-width:{width_px}px">'
         for file in list(files)[:SHOWN_IMAGES]
     )
 
 
-def _framed(html: str) -> str:
+def framed(html: str) -> str:
+    """HTML in the common style."""
     return f'<div style="{_STYLE}">{html}</div>'
 
 
-def _data_url(file: Path) -> str:
+def _data_url(file: Path, width_px: int) -> str:
     stream = io.BytesIO()
     with Image.open(file) as image:
-        image.thumbnail((2 * THUMBNAIL_PX, 2 * THUMBNAIL_PX))
+        image.thumbnail((2 * width_px, 2 * width_px))
         image.convert("RGB").save(stream, "WEBP", quality=90)
     return f"data:image/webp;base64,{base64.b64encode(stream.getvalue()).decode()}"
 
@@ -106,9 +107,9 @@ def _data_url(file: Path) -> str:
 def _cell(value: object) -> str:
     """A value as HTML; objects and mappings are tables of their parts."""
     if is_dataclass(value) and not isinstance(value, type):
-        return _rows({one.name: getattr(value, one.name) for one in fields(value)})
+        return table({one.name: getattr(value, one.name) for one in fields(value)})
     if isinstance(value, Mapping):
-        return _rows(value)
+        return table(value)
     if isinstance(value, Path) and value.suffix in IMAGE_SUFFIXES and value.is_file():
         return gallery([value])
     if isinstance(value, Sequence) and not isinstance(value, str):
@@ -119,7 +120,8 @@ def _cell(value: object) -> str:
     return escape(f"{value:.4g}" if isinstance(value, float) else str(value))
 
 
-def _rows(values: Mapping[str, object]) -> str:
+def table(values: Mapping[str, object]) -> str:
+    """Names and values, empty ones left out."""
     rows = "".join(
         f'<tr><th style="text-align:left;vertical-align:top">{escape(str(name))}</th>'
         f'<td style="text-align:left">{_cell(value)}</td></tr>'

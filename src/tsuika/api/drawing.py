@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from itertools import count
 from pathlib import Path
@@ -14,10 +14,12 @@ from PIL import Image
 from torch import nn
 
 from tsuika import families
+from tsuika.api.display import gallery
 from tsuika.api.models import EMBEDDED, defaults_of, load
+from tsuika.api.run import Events, starts
 from tsuika.api.states import Files
 from tsuika.core.errors import RecipeError
-from tsuika.core.events import Warned
+from tsuika.core.events import Event, Phase, Progress, Warned
 from tsuika.core.files import sha256, split_strength
 from tsuika.core.texts import _
 from tsuika.core.types import Model
@@ -30,19 +32,60 @@ from tsuika.generation.prompt import Tag, parse, without_tags
 from tsuika.methods import METHODS, Method, with_outside
 
 
-def generate(drawing: Drawing, out: Path, *, num: int = 1, overwrite: bool = False) -> dict[str, Any]:
-    """Draw `num` pictures, at seed, seed + 1, ...: into the file `out` if it is one `.png`, else into that folder.
+@dataclass(frozen=True)
+class Drawn(Event):
+    """An image is written."""
 
-    In a folder a picture is called by its seed, and has a number behind it where one of that name is there. What is drawn
-    is written at once, a few pictures at a time.
+    path: str
+    seed: int
 
-    Returns what was written (`pictures`), what lies on the base and where it meets (`artifacts`, `refused`,
-    `conflicts`, see `generation.combination`), and `notes`.
+
+@dataclass(frozen=True)
+class Generated:
+    """Images that are written, and what was applied to the base."""
+
+    images: tuple[Path, ...]
+    combination: Combination
+    notes: tuple[Warned, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `tsuika generate --json` prints it."""
+        return {"pictures": list(map(str, self.images)), **asdict(self.combination), "notes": list(self.notes)}
+
+    def _repr_html_(self) -> str:
+        return gallery(self.images)
+
+
+def as_drawing(request: Drawing | str, settings: Mapping[str, Any]) -> Drawing:
+    """A drawing, of a prompt and its fields or as it is.
+
+    Raises:
+        RecipeError: a number that cannot be (RC002). TypeError: there is no such field.
+    """
+    return Drawing(request, **settings) if isinstance(request, str) else replace(request, **settings)
+
+
+@starts
+def generate(
+    drawing: Drawing | str, out: Path | str, *, num: int = 1, overwrite: bool = False, **settings: Any
+) -> Events[Generated]:
+    """Draw `num` images, at seed, seed + 1, ...: into the file `out` if it is one `.png`, else into that folder.
+
+    In a folder an image is called by its seed, and has a number behind it where one of that name is there. What is drawn
+    is written at once, a few images at a time.
+
+    Args:
+        drawing: What is drawn, or just its prompt.
+        out: The file or folder.
+        num: How many.
+        overwrite: Whether a file may be replaced.
+        settings: Fields of `Drawing`: `lora=("cat.safetensors:0.8",), seed=3`.
 
     Raises:
         TsuikaError: a file that is missing or made for another family, a size, seed or sampler that cannot be, or an
             `out` that is there already (RC007) and may not be replaced.
     """
+    drawing, out = as_drawing(drawing, settings), Path(out)
     if num < 1:
         raise RecipeError("RC002", key="num", found=num, why="≥ 1")
     last = replace(drawing, seed=drawing.seed + num - 1)  # this seed must be one, too
@@ -50,18 +93,23 @@ def generate(drawing: Drawing, out: Path, *, num: int = 1, overwrite: bool = Fal
     if file and file.exists() and (file.is_dir() or not overwrite):
         raise RecipeError("RC007", where=file)
     folder = check_folder(file.parent if file else out.with_suffix("") if out.suffix.lower() == ".png" else out)
-    written: list[str] = []
+    written: list[Path] = []
     with Renderer() as renderer:
         check_strengths([drawing], renderer.requests(drawing))
+        yield Phase("load")
         combination = renderer.set_up(drawing)
+        yield from renderer.notes
+        yield Phase("draw", num)
         for first in range(drawing.seed, last.seed + 1, pipeline.BATCH):
             some = replace(drawing, seed=first)
             for number, picture in enumerate(renderer.draw(some, min(pipeline.BATCH, last.seed + 1 - first))):
                 one = replace(drawing, seed=first + number)
                 path = file or _unused(folder, one.seed)
                 png_info.write_png(path, picture, renderer.info(one, picture.size), renderer.own(one))
-                written.append(str(path))
-    return {"pictures": written, **asdict(combination), "notes": renderer.notes}
+                written.append(path)
+                yield Drawn(str(path), one.seed)
+                yield Progress("draw", len(written), num)
+    return Generated(tuple(written), combination, tuple(renderer.notes))
 
 
 def check_folder(out: Path) -> Path:

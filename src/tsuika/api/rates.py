@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from tsuika.api.run import Events, starts, until
 from tsuika.api.training import services
 from tsuika.config import Recipe
-from tsuika.core.events import Event
 from tsuika.core.rundir import RunDir
 from tsuika.training import rate_finder as finder
 from tsuika.training.rate_finder import RateFound
@@ -16,8 +16,9 @@ from tsuika.training.rate_finder import RateFound
 __all__ = ["RateFound", "find_rate"]
 
 
-def find_rate(recipe: Recipe, *, rates: Sequence[float] = (), steps: int = finder.STEPS) -> Iterator[Event]:
-    """Try learning rates for a few steps each on the recipe's pictures; the last event is `RateFound`. Keeps no file.
+@starts
+def find_rate(recipe: Recipe, *, rates: Sequence[float] = (), steps: int = finder.STEPS) -> Events[RateFound]:
+    """Try learning rates for a few steps each on the recipe's images. Keeps no file.
 
     Args:
         recipe: as for `train`; its own learning rate is the middle of what is tried.
@@ -29,4 +30,5 @@ def find_rate(recipe: Recipe, *, rates: Sequence[float] = (), steps: int = finde
         TsuikaError: What a run of this recipe would raise.
     """
     with TemporaryDirectory(prefix="tsuika-") as scratch:
-        yield from finder.find(recipe, RunDir(Path(scratch)), services(), rates, steps)
+        events = finder.find(recipe, RunDir(Path(scratch)), services(), rates, steps)
+        return (yield from until(events, RateFound))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from functools import wraps
 from types import TracebackType
 from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
@@ -22,6 +23,7 @@ from tsuika.core.events import Event
 P = ParamSpec("P")
 Result = TypeVar("Result")
 Events = Generator[Event, None, Result]
+Last = TypeVar("Last", bound=Event)
 
 
 class Run(Generic[Result]):
@@ -152,3 +154,14 @@ def starts(function: Any = None, *, now: bool = False) -> Any:
         return call
 
     return decorate if function is None else decorate(function)
+
+
+def until(events: Iterator[Event], kind: type[Last]) -> Events[Last]:
+    """The events of a generator; the result is the last one, of this kind."""
+    with closing(events):  # type: ignore[type-var]
+        event: Event | None = None
+        for event in events:
+            yield event
+    if not isinstance(event, kind):
+        raise TypeError(f"the last event is {event!r} and not a {kind.__name__}")
+    return event

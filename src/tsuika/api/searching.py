@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tsuika import config
 from tsuika.api import search_space, training
+from tsuika.api.run import Events, starts, until
 from tsuika.api.search_space import Over
 from tsuika.config import Recipe
 from tsuika.core.errors import DivergedError, RecipeError, ResourceError
@@ -68,10 +69,11 @@ class Searched(Event):
     trials: list[dict[str, Any]] = field(default_factory=list)
 
 
+@starts
 def search(
-    recipe: Recipe, out: Path, over: Sequence[str], *, trials: int = 0, timeout_s: float | None = None
-) -> Iterator[Event]:
-    """Search settings by runs under guard, or go on with a search; the last event is `Searched`.
+    recipe: Recipe, out: Path | str, over: Sequence[str], *, trials: int = 0, timeout_s: float | None = None
+) -> Events[Searched]:
+    """Search settings by runs under guard, or go on with a search.
 
     Each trial is a run folder without a refit and without previews. The same call goes on where it stopped, repeats no
     trial, and may run in several processes at once (each with a `train.device` of its own).
@@ -88,7 +90,7 @@ def search(
             is no held-out image.
         TsuikaError: What is wrong with images, base or machine.
     """
-    overs = [search_space.read(text, recipe) for text in over]
+    overs, out = [search_space.read(text, recipe) for text in over], Path(out)
     if not overs or len({one.key for one in overs}) != len(overs):
         why = _("Each setting once, and at least one, is needed.")
         raise RecipeError("RC021", found=" ".join(over), why=why)
@@ -102,7 +104,7 @@ def search(
             if trial is None:
                 break
             yield from searching.run(trial)
-    yield from searching.finish()
+    return (yield from until(searching.finish(), Searched))
 
 
 class _Search:
@@ -246,7 +248,7 @@ class _Search:
                 if event.verdict != "stop" and trial.should_prune():
                     return True
         finally:
-            events.close()  # type: ignore[attr-defined]
+            events.close()
         return False
 
     def _of(self, params: dict[str, Any]) -> Recipe:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from tsuika.api.drawing import Renderer, check_folder, check_strengths
+from tsuika.api.drawing import Renderer, as_drawing, check_folder, check_strengths
+from tsuika.api.run import Events, starts
 from tsuika.core.events import Event, Phase, Warned
 from tsuika.generation import axes, png_info
 from tsuika.generation.axes import Axis, parse_axis
@@ -52,22 +53,36 @@ class _Cell:
     own: dict[str, Any]
 
 
-def grid(drawing: Drawing, out: Path, *, x: str, y: str = "", z: str = "") -> Iterator[Event]:
-    """Draw a sheet: `out` is the PNG, or a folder for `grid.png` and every picture in `cells/`.
+@dataclass(frozen=True)
+class Sheet:
+    """A sheet of images that is written."""
+
+    path: Path
+    cells: tuple[CellDrawn, ...]
+    notes: tuple[Warned, ...]
+
+
+@starts
+def grid(
+    drawing: Drawing | str, out: Path | str, *, x: str, y: str = "", z: str = "", **settings: Any
+) -> Events[Sheet]:
+    """Draw a sheet: `out` is the PNG, or a folder for `grid.png` and every image in `cells/`.
 
     `x` runs along a row, `y` down, and each value of `z` has a sheet of its own in the same picture; each is
     `AXIS=V1,V2,...` (see `generation.axes`). What is expensive changes least often, whichever axis it is on. Closing the
-    generator, or an error, still writes the sheet of what is done.
+    run, or an error, still writes the sheet of what is done. `drawing` and `settings`: as for `generate`.
 
     Raises:
         TsuikaError: an axis or value that cannot be, and what `generate` raises.
     """
+    drawing, out = as_drawing(drawing, settings), Path(out)
     chosen = [axes.spread(parse_axis(text), drawing) for text in (x, y, z) if text]
     places = axes.order(chosen)
     plan = {place: _at(chosen, place, drawing) for place in places}
     only_sheet = out.suffix.lower() == ".png" and not out.is_dir()
     check_folder(out.parent if only_sheet else out)
     cells: dict[tuple[int, ...], _Cell] = {}
+    drawn: list[CellDrawn] = []
     with Renderer() as renderer:
         check_strengths(plan.values(), [request for one in plan.values() for request in renderer.requests(one)])
         for sampler in {one.sampler for one in plan.values() if one.sampler}:
@@ -85,12 +100,14 @@ def grid(drawing: Drawing, out: Path, *, x: str, y: str = "", z: str = "") -> It
                     png_info.write_png(path, picture, cell.info, {**cell.own, "cell": labels})
                 yield from renderer.notes[told:]
                 told = len(renderer.notes)
-                yield CellDrawn(len(cells), len(places), labels, place, one.seed, str(path or ""))
+                drawn.append(CellDrawn(len(cells), len(places), labels, place, one.seed, str(path or "")))
+                yield drawn[-1]
         finally:
             sheet = out if only_sheet else out / SHEET
             warnings = _write(sheet, chosen, cells) if cells else []
         yield from warnings
         yield SheetWritten(str(sheet), len(cells), len(places))
+        return Sheet(sheet, tuple(drawn), (*renderer.notes, *warnings))
 
 
 def _at(chosen: Sequence[Axis], place: Sequence[int], drawing: Drawing) -> Drawing:

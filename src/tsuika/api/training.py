@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
+from html import escape
 from importlib.resources import files
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
 from PIL import Image
 
 from tsuika import config
+from tsuika.api.display import framed, gallery, table
 from tsuika.api.models import EMBEDDED, defaults_of
+from tsuika.api.run import Events, Run, starts
 from tsuika.config import Recipe
+from tsuika.core.errors import InterruptedRunError
 from tsuika.core.events import Event, Phase, Previewed, Warned
 from tsuika.core.rundir import RunDir
 from tsuika.core.types import Model
@@ -43,63 +49,141 @@ def _is_main() -> bool:
     return os.environ.get("RANK", "0") == "0"  # set by `accelerate launch` for each process
 
 
-def train(recipe: Recipe, out: Path, *, language: str | None = None) -> Iterator[Event]:
-    """Train by a recipe into a new run folder; its report opens in `language`, or in the browser's.
+@dataclass(frozen=True)
+class Trained:
+    """A training run that is over, as its folder tells of it."""
+
+    folder: Path
+    # `report.json`; empty in all but the first of several processes.
+    report: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, folder: Path | str) -> Trained:
+        """The finished run in a folder.
+
+        Raises:
+            InterruptedRunError: TR002, there is none.
+        """
+        file = RunDir(Path(folder)).report_json
+        if not file.is_file():
+            raise InterruptedRunError("TR002", where=folder)
+        return cls(Path(folder), json.loads(file.read_text(encoding="utf-8")))
+
+    @property
+    def artifacts(self) -> tuple[Path, ...]:
+        """What was written: files, and folders of diffusers."""
+        return tuple(self.folder / one["path"] for one in self.report["artifacts"])
+
+    @property
+    def best_step(self) -> int | None:
+        """The step of the result; None where nothing was chosen."""
+        step: int | None = self.report["best_step"]
+        return step
+
+    @property
+    def stopped_by(self) -> str:
+        """`steps`, `guard`, `user` or `diverged`."""
+        return str(self.report["stopped_by"])
+
+    def _repr_html_(self) -> str:
+        before_after = self.folder / "before-after.png"
+        return framed(
+            table({"artifacts": list(map(str, self.artifacts)), "step": self.best_step, "ended by": self.stopped_by})
+            + (gallery([before_after], 1024) if before_after.is_file() else "")
+            + f"<div>report: {escape(str(self.folder / 'report.html'))}</div>"
+        )
+
+
+def train(recipe: Recipe | str, out: Path | str, *, language: str | None = None, **flags: object) -> Run[Trained]:
+    """Train into a new run folder.
+
+    Args:
+        recipe: All settings; or the name of a method, and the settings that people give most as `flags`.
+        out: The folder to make.
+        language: In which the report opens; None: the browser's.
+        flags: As for `Recipe.of`: `images="photos", trigger="sks", class_word="dog", settings={"method.rank": 8}`.
 
     Raises:
         TsuikaError: What is wrong with recipe, images, base or machine. Nothing is ever overwritten.
+        TypeError: There is no such flag.
     """
+    chosen = Recipe.of(recipe, **flags) if isinstance(recipe, str) else recipe  # type: ignore[arg-type]
+    return _train(chosen, Path(out), language)
+
+
+@starts
+def _train(recipe: Recipe, out: Path, language: str | None) -> Events[Trained]:
     folder = _open_run(recipe, out)
     again = f"tsuika train --recipe {folder.recipe} --out {out}-again"
-    yield from _run(recipe, folder, Reporting(again, scores.likeness, language), resume=False)
+    return (yield from _run(recipe, folder, Reporting(again, scores.likeness, language), resume=False))
 
 
-def resume(out: Path, *, language: str | None = None) -> Iterator[Event]:
+@starts
+def resume(out: Path | str, *, language: str | None = None) -> Events[Trained]:
     """Go on exactly where a run stopped: the result has the same bits as if it had not.
 
     Raises:
         InterruptedRunError: TR002, this is no run folder.
     """
-    recipe, folder = run_folder.reopen(out)
+    recipe, folder = run_folder.reopen(Path(out))
     again = f"tsuika train --recipe {folder.recipe} --out {out}-again"
     is_demo = Path(recipe.data.images) == DEMO_PICTURES
     scorer = scores.mascot_scores if is_demo else scores.likeness
-    yield from _run(recipe, folder, Reporting(again, scorer, language), resume=True)
+    return (yield from _run(recipe, folder, Reporting(again, scorer, language), resume=True))
 
 
-def demo(out: Path, *, steps: int | None = None, language: str | None = None) -> Iterator[Event]:
+@starts
+def demo(out: Path | str, *, steps: int | None = None, language: str | None = None) -> Events[Trained]:
     """Teach the embedded base a character it has never seen, from the bundled images, and compare before and after."""
     tables = config.override(config.read_tables(DEMO_RECIPE), {"data.images": str(DEMO_PICTURES)})
     prompts = [prompt.text for prompt in mascot.TEST_PROMPTS]
     tables = config.override(tables, {"preview.prompts": prompts} | ({"train.steps": steps} if steps else {}))
     recipe = config.build(tables, where=str(DEMO_RECIPE))
     reporting = Reporting(f"tsuika demo --out {out}-again", scores.mascot_scores, language)
-    yield from _run(recipe, _open_run(recipe, out), reporting, resume=False)
+    return (yield from _run(recipe, _open_run(recipe, Path(out)), reporting, resume=False))
 
 
-def dry_run(recipe: Recipe, out: Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class DryRun:
+    """What a run would see. `buckets`: sizes with their number of images; `recipe`: as TOML."""
+
+    base: str
+    prediction: str
+    pictures: int
+    left_out: int
+    buckets: tuple[str, ...]
+    captions: tuple[str, ...]
+    weight_decay_over_run: float | None
+    notes: tuple[Warned, ...]
+    recipe: str
+
+
+@starts
+def dry_run(recipe: Recipe, out: Path | str) -> Events[DryRun]:
     """Load the base and read the images; what a run into `out` would see. Trains nothing, writes nothing.
 
     Raises:
         TsuikaError: What the run would raise.
     """
-    run_folder.check_start(recipe, out)
+    run_folder.check_start(recipe, Path(out))
+    notes: list[Warned] = []
     with preparation.clear_errors(recipe, out):
         reading = _Stream(preparation.read_inputs(recipe, EMBEDDED, preparation.accelerate_for(recipe)))
-        events = [*reading, *optim.notes(recipe.train)]
+        for event in chain(reading, optim.notes(recipe.train)):
+            notes += [event] if isinstance(event, Warned) else []
+            yield event
         inputs = reading.result
-    manifest = inputs.manifest
-    return {
-        "base": inputs.model.facts.title,
-        "prediction": inputs.model.prediction,
-        "pictures": len(manifest),
-        "left_out": len(manifest.quarantined),
-        "buckets": [f"{b.width}x{b.height}: {len(b.samples)}" for b in inputs.buckets],
-        "captions": [f"{sample.name}: {sample.caption}" for sample in manifest.samples],
-        "weight_decay_over_run": optim.weight_decay_over_run(recipe.train),
-        "notes": [event for event in events if isinstance(event, Warned)],
-        "recipe": config.dump(recipe, comments=False),
-    }
+    return DryRun(
+        inputs.model.facts.title,
+        inputs.model.prediction,
+        len(inputs.manifest),
+        len(inputs.manifest.quarantined),
+        tuple(f"{b.width}x{b.height}: {len(b.samples)}" for b in inputs.buckets),
+        tuple(f"{sample.name}: {sample.caption}" for sample in inputs.manifest.samples),
+        optim.weight_decay_over_run(recipe.train),
+        tuple(notes),
+        config.dump(recipe, comments=False),
+    )
 
 
 def services() -> preparation.Services:
@@ -121,16 +205,18 @@ class Reporting:
     language: str | None
 
 
-def _run(recipe: Recipe, folder: RunDir, reporting: Reporting, *, resume: bool) -> Iterator[Event]:
+def _run(recipe: Recipe, folder: RunDir, reporting: Reporting, *, resume: bool) -> Events[Trained]:
     """A run's events, also written into its `events.jsonl`, and the report at its end."""
     notes = run_record.RunRecord()
     if resume and folder.events.exists():
         for event in run_record.past(folder.events):
             notes.add(event)
     result = yield from _recorded(run.train(recipe, folder, services(), resume=resume), folder, notes)
-    if _is_main():
-        yield Phase("report")
-        _report(result, notes, reporting)
+    if not _is_main():
+        return Trained(folder.root, {})
+    yield Phase("report")
+    _report(result, notes, reporting)
+    return Trained.read(folder.root)
 
 
 class _Stream(Generic[Returned]):

@@ -99,7 +99,7 @@ def generate(
         size=size,
         device=device,
     )
-    screen.combined(api.generate(drawing, out, num=num, overwrite=overwrite), as_json=json)
+    screen.combined(api.generate(drawing, out, num=num, overwrite=overwrite).result, as_json=json)
 
 
 def grid(

@@ -105,7 +105,7 @@ def train(
     from tsuika import api
 
     if dry_run:
-        screen.result(api.dry_run(settings, out), as_json=json)
+        screen.result(api.dry_run(settings, out).result, as_json=json)
     else:
         screen.follow(api.train(settings, out, language=language.asked()), out, as_json=json)
 

@@ -23,7 +23,7 @@ from tsuika.cli.language import local
 from tsuika.core.errors import TsuikaError, exhausted
 from tsuika.core.events import Chosen, Event, Finished, Judged, Phase, Progress, Started, Stepped, Warned, Written
 from tsuika.core.messages import percent
-from tsuika.core.plain import jsonable
+from tsuika.core.plain import jsonable, to_dict
 from tsuika.core.texts import Text, _, _n, listed
 
 if TYPE_CHECKING:
@@ -81,14 +81,15 @@ def error(ours: TsuikaError) -> None:
         say(line, first="  ", rest="    ")
 
 
-def result(value: Mapping[str, Any], *, as_json: bool) -> None:
+def result(value: object, *, as_json: bool) -> None:
     """A command's result: one JSON object, or lines for people, with its notes beside it."""
+    content = to_dict(value)
     if as_json:
-        print_out(json.dumps(jsonable(value), ensure_ascii=False, allow_nan=False))
+        print_out(json.dumps(jsonable(content), ensure_ascii=False, allow_nan=False))
         return
-    for warned in value.get("notes", ()):
+    for warned in content.get("notes", ()):
         note(warned)
-    print_out(labels.lines({key: item for key, item in value.items() if key != "notes"}))
+    print_out(labels.lines({key: item for key, item in content.items() if key != "notes"}))
 
 
 def checked(event: Judged) -> Text:
@@ -121,8 +122,9 @@ def interval(estimate: Mapping[str, Any]) -> Text:
     return _("{mean} ({low} to {high})", **{key: percent(estimate[key]) for key in ("mean", "low", "high")})
 
 
-def combined(value: Mapping[str, Any], *, as_json: bool) -> None:
+def combined(made: object, *, as_json: bool) -> None:
     """The images that were generated, and what was applied to the base model."""
+    value = to_dict(made)
     if as_json:
         result(value, as_json=True)
         return

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 
 def jsonable(value: Any) -> Any:
@@ -21,3 +21,13 @@ def jsonable(value: Any) -> Any:
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         return [jsonable(one) for one in value]
     return str(value) if isinstance(value, Path) else value
+
+
+def to_dict(value: object) -> Mapping[str, Any]:
+    """A result by name: what its own `to_dict` says, else the fields of a dataclass, or the mapping that it is."""
+    if isinstance(value, Mapping):
+        return value
+    own = getattr(value, "to_dict", None)
+    if own is not None:
+        return cast(Mapping[str, Any], own())
+    return {one.name: getattr(value, one.name) for one in fields(cast(Any, value))}
