@@ -22,6 +22,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTokenizer
 
 from base import hands
@@ -68,7 +69,10 @@ def main() -> None:
         with locked(work / "lock") as mine:
             if not mine:
                 sys.exit(f"{work}: somebody else is at it already")
-            make(work, options.until)
+            # On a CPU the backward pass of torch's flash attention is slow at few tokens: of the UNet's step on 32 pictures it
+            # takes 0.90 s, this one 0.51 s (forward 0.26 and 0.33), equal to 1e-6.
+            with sdpa_kernel(SDPBackend.MATH):
+                make(work, options.until)
 
 
 def make(work: Path, until: str) -> None:
