@@ -1,4 +1,4 @@
-"""Make the embedded base: glyphs, VAE, tokenizer, examiner, then text encoder and UNet together.
+"""Make the embedded base: glyphs, VAE, tokenizer, the two judges, then text encoder and UNet together.
 
 python scripts/make_base.py --work DIR                   every stage, going on from what DIR holds
 python scripts/make_base.py --work DIR --background      the same, detached, when the processor has nothing else to do
@@ -37,6 +37,7 @@ from base.sources import Sources
 from base.tokenizer import train_tokenizer
 from base.unet import HORIZONS, train_unet
 from base.vae import train_vae
+from base.yardstick import train_yardstick
 from tsuika.core.files import locked
 
 
@@ -44,7 +45,7 @@ def main() -> None:
     """Run the stages that are not done yet, or show what there is."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--until", choices=("hands", "vae", "examiner", "unet"), default="unet")
+    parser.add_argument("--until", choices=("hands", "vae", "judges", "unet"), default="unet")
     parser.add_argument("--background", action="store_true")
     parser.add_argument("--measure", action="store_true")
     parser.add_argument("--sheet", type=Path)
@@ -91,7 +92,8 @@ def make(work: Path, until: str) -> None:
     if not (work / "tokenizer/vocab.json").exists():
         train_tokenizer(work / "tokenizer", plan.seed, atlases.names)
     train_examiner(plan, work, atlases)
-    if until == "examiner":
+    train_yardstick(plan, work, atlases)
+    if until == "judges":
         return
     train_unet(plan, work, vae, CLIPTokenizer.from_pretrained(work / "tokenizer"), atlases)
 
