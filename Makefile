@@ -45,9 +45,11 @@ docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # The next base, made when the processor has nothing else to do; goes on from what build/base holds. Needs npm.
+BASE_WORK ?= build/base
+
 base: setup
 	$(BIN)/python -c "import resvg_py" 2>/dev/null || $(BIN)/python -m pip install --quiet resvg-py
-	$(BIN)/python scripts/make_base.py --work build/base --background
+	$(BIN)/python scripts/make_base.py --work $(BASE_WORK) --background
 
 format: setup
 	$(BIN)/ruff check --fix .

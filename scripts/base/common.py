@@ -1,14 +1,17 @@
-"""What the trainings of the VAE and of the UNet share: states in files, the log, random numbers, an optimizer step."""
+"""What the trainings share: states in files, the log, random numbers, an optimizer step, and the loop of the judges."""
 
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from base.plan import Plan
 from tsuika.core.files import whole
 
 
@@ -45,6 +48,37 @@ def average(mean: dict[str, torch.Tensor], model: torch.nn.Module, decay: float)
     """Move a running mean of the weights (1 - decay) of the way to what they are now."""
     live = dict(model.named_parameters())
     torch._foreach_lerp_([mean[name] for name in live], list(live.values()), 1 - decay)
+
+
+def judge_rate(plan: Plan, step: int, steps: int) -> float:
+    """Warm-up, then linear to zero."""
+    return plan.judge_lr * min((step + 1) / 100, (steps - step) / steps)
+
+
+def train(
+    model: torch.nn.Module,
+    loss_of: Callable[[np.random.Generator], torch.Tensor],
+    plan: Plan,
+    work: Path,
+    name: str,
+    steps: int,
+) -> None:
+    """Train a judge on what `loss_of` draws, going on from `name.pt`; a function of the plan and the step."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=plan.judge_lr, weight_decay=0.05, fused=True)
+    state, saved, recent = resume(work / f"{name}.pt", model, optimizer), time.monotonic(), []
+    for step in range(state["step"] if state is not None else 0, steps):
+        for group in optimizer.param_groups:
+            group["lr"] = judge_rate(plan, step, steps)
+        loss = loss_of(np.random.default_rng([plan.seed, *name.encode(), step]))
+        descend(loss, model, optimizer)
+        recent.append(float(loss.detach()))
+        done = step + 1
+        if done % 250 == 0 or done == steps:
+            say(work, stage=name, step=done, loss=float(np.mean(recent)))
+            recent = []
+        if time.monotonic() - saved > plan.save_every_s or done == steps:
+            save(work / f"{name}.pt", model, optimizer, done)
+            saved = time.monotonic()
 
 
 def say(work: Path, **row: Any) -> None:

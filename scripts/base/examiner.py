@@ -6,7 +6,6 @@ Beside it the kernel distance to fresh renders, on features that see softness, w
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,18 +18,17 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 from torch import Tensor, nn
 
-from base.common import descend, load, resume, save, say
+from base.common import load, train
 from base.hands import Atlases
 from base.plan import SAMPLING, Plan
 from base.scenes import FORMS, HAND_WORDS, NAMES, Relation, Scene, scene, source
-from base.sources import HANDS, UNSEEN_HAND
+from base.sources import HANDS
 from base.vae import to_pixels, to_signal
-from base.yardstick import disturb
+from base.yardstick import HAND_NAMES, disturb
 from tsuika.embedded.world import BACKGROUNDS, PLAIN, SCENES, article, draw, where
 from tsuika.embedded.yardstick import Encoder
 
 CLASSES: Final = (*NAMES, *FORMS)  # of things; shapes of all colours are one
-HAND_NAMES: Final = tuple(hand.name for hand in (*HANDS, UNSEEN_HAND))
 
 
 class Examiner(nn.Module):
@@ -63,45 +61,28 @@ def _classes(shown: Scene) -> list[int]:
     return sorted({CLASSES.index(name if name in NAMES else name.rpartition(" ")[2]) for name in shown.what})
 
 
-def rate(plan: Plan, step: int) -> float:
-    """Warm-up, then linear to zero."""
-    return plan.examiner_lr * min((step + 1) / 100, (plan.examiner_steps - step) / plan.examiner_steps)
-
-
 def train_examiner(plan: Plan, work: Path, atlases: Atlases) -> Examiner:
     """Train it on scenes in five hands, disturbed as samples are."""
     torch.manual_seed(plan.seed + 2)
-    model = Examiner()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=plan.examiner_lr, weight_decay=0.05, fused=True)
-    state = resume(work / "examiner.pt", model, optimizer)
-    glyphs, saved, recent = source(atlases), time.monotonic(), []
-    for step in range(state["step"] if state is not None else 0, plan.examiner_steps):
-        for group in optimizer.param_groups:
-            group["lr"] = rate(plan, step)
-        rng = np.random.default_rng([plan.seed, 10, step])
-        scenes = [scene(rng, hand=HAND_NAMES[rng.integers(len(HAND_NAMES))]) for _ in range(plan.examiner_batch)]
+    model, glyphs = Examiner(), source(atlases)
+
+    def loss_of(rng: np.random.Generator) -> Tensor:
+        scenes = [scene(rng, hand=HAND_NAMES[rng.integers(len(HAND_NAMES))]) for _ in range(plan.judge_batch)]
         pixels = to_signal(np.stack([disturb(draw(shown.picture, source=glyphs), rng) for shown in scenes]))
         wanted = torch.zeros(len(scenes), len(CLASSES))
         for row, shown in enumerate(scenes):
             wanted[row, _classes(shown)] = 1
-        drawn = [any(name in NAMES for name in shown.what) for shown in scenes]  # by a hand; a plain shape is by none
-        hands = [HAND_NAMES.index(shown.hand) if has else -100 for shown, has in zip(scenes, drawn, strict=True)]
+        # A plain shape is drawn by no hand.
+        hands = [HAND_NAMES.index(shown.hand) if set(shown.what) & set(NAMES) else -100 for shown in scenes]
         backgrounds = [BACKGROUNDS.index(shown.picture.background) for shown in scenes]
         things, hand, background = model(pixels)
-        loss = (
+        return (
             F.cross_entropy(things, wanted / wanted.sum(1, keepdim=True))
             + F.cross_entropy(hand, torch.tensor(hands))
             + F.cross_entropy(background, torch.tensor(backgrounds))
         )
-        descend(loss, model, optimizer)
-        recent.append(float(loss.detach()))
-        done = step + 1
-        if done % 250 == 0 or done == plan.examiner_steps:
-            say(work, stage="examiner", step=done, loss=float(np.mean(recent)))
-            recent = []
-        if time.monotonic() - saved > plan.save_every_s or done == plan.examiner_steps:
-            save(work / "examiner.pt", model, optimizer, done)
-            saved = time.monotonic()
+
+    train(model, loss_of, plan, work, "examiner", plan.examiner_steps)
     return model.eval().requires_grad_(False)
 
 
@@ -159,12 +140,12 @@ def kernel_distance(judge: Examiner, pixels_BHW3: NDArray[np.uint8], fresh_BHW3:
     return float(1000 * (within(x) + within(y) - 2 * kernel(x, y).mean()))
 
 
-def check(plan: Plan, work: Path, atlases: Atlases, count: int = 512) -> dict[str, float]:
+def check_examiner(plan: Plan, work: Path, atlases: Atlases, count: int = 512) -> dict[str, float]:
     """Can it judge? Its marks on fresh renders, and the kernel distance of others: fresh, slightly soft, and softer."""
     judge, glyphs, rng = examiner(work), source(atlases), np.random.default_rng([plan.seed, 11])
     scenes = [scene(rng, hand=HAND_NAMES[i % len(HAND_NAMES)]) for i in range(2 * count)]
     pixels = np.stack([draw(shown.picture, source=glyphs) for shown in scenes])
-    drawn = np.array([any(name in NAMES for name in shown.what) for shown in scenes])
+    drawn = np.array([bool(set(shown.what) & set(NAMES)) for shown in scenes])
     several = np.array([len(_classes(shown)) > 1 for shown in scenes])
     marks = mark(judge, pixels, scenes)
     soft = {

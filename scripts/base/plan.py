@@ -45,8 +45,9 @@ class Plan:
     min_snr_gamma: float = 5.0
     thing_weight: float = 2.0  # loss weight of a latent under a thing, against 1 on the background
     examiner_steps: int = 2_500
-    examiner_batch: int = 64
-    examiner_lr: float = 2e-3
+    yardstick_steps: int = 2_500
+    judge_batch: int = 64  # of the examiner and the yardstick
+    judge_lr: float = 2e-3
     judged: int = 256  # fresh pictures that the held-out loss is measured on ...
     judge_every: int = 500  # ... so many steps apart
 

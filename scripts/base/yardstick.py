@@ -1,23 +1,29 @@
-"""The making of the embedded yardstick, which ships, and a question to it."""
+"""The making of the embedded yardstick, which ships, and a question to it.
+
+It learns from every hand, the one that the base has never seen included: it measures, and is not measured.
+"""
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tsuika.embedded.things import KNOWN, strangers
+from base.common import load, train
+from base.hands import UNSEEN_THINGS, Atlases
+from base.plan import Plan
+from base.scenes import NAMES, icon
+from base.sources import HANDS, UNSEEN_HAND
+from tsuika.embedded.things import Thing
 from tsuika.embedded.world import BACKGROUNDS, Picture, Placed, World, draw
 from tsuika.embedded.yardstick import Encoder, to_signal
 
-HELD_BACK = 60  # strangers that the yardstick never sees in training, to test it on
-SEED, BATCH, RATE = 71, 64, 2e-3
+HAND_NAMES: Final = tuple(hand.name for hand in (*HANDS, UNSEEN_HAND))
 
 
 def disturb(pixels: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
@@ -36,30 +42,21 @@ def disturb(pixels: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.u
     return np.clip(image, 0, 255).astype(np.uint8)
 
 
-def train_yardstick(work: Path, steps: int) -> None:
+def train_yardstick(plan: Plan, work: Path, atlases: Atlases) -> Encoder:
     """Same thing, same direction: supervised contrastive over pairs of one thing on two backgrounds (Khosla et al. 2020)."""
-    torch.manual_seed(7)
+    torch.manual_seed(plan.seed + 3)
+    vocabulary = [icon(name) for name in NAMES]
+    others = [name for name in atlases.shown if name not in vocabulary]
+    world = World(things=(Thing(0, ("none",), ""),), pairs=0, max_tilt_deg=15, jitter=0.1)
     encoder = Encoder()
-    everything = (*KNOWN, *strangers()[:-HELD_BACK])
-    world = World(things=everything, max_tilt_deg=15, jitter=0.1)
-    known = {thing.name: i for i, thing in enumerate(KNOWN)}
 
     def loss_of(rng: np.random.Generator) -> Tensor:
-        half = BATCH // 2
-        things = [KNOWN[i] for i in rng.choice(len(KNOWN), half // 2, replace=False)]
-        things += [
-            everything[i] for i in len(KNOWN) + rng.choice(len(everything) - len(KNOWN), half // 2, replace=False)
-        ]
-        pictures = [world.picture(rng, thing=thing.name) for thing in things * 2]
-        beside = rng.random(len(pictures)) < 0.15  # another thing next to it, smaller
-        for i in np.flatnonzero(beside):
-            own = pictures[i].things[0]
-            other = KNOWN[rng.integers(len(KNOWN))].name
-            left, right = Placed(own.thing, 0.46, 0.26), Placed(other, 0.46, 0.74)
-            pictures[i] = Picture(
-                pictures[i].background, (left, right) if rng.random() < 0.5 else (right, left), pictures[i].seed
-            )
-        pixels = to_signal([disturb(draw(picture), rng) for picture in pictures])
+        half = plan.judge_batch // 2
+        icons = [vocabulary[i] for i in rng.choice(len(vocabulary), half // 2, replace=False)]
+        icons += [others[i] for i in rng.choice(len(others), half - half // 2, replace=False)]
+        glyphs = [f"{HAND_NAMES[rng.integers(len(HAND_NAMES))]}/{name}" for name in icons]
+        pictures = [_beside(world.picture(rng, thing=glyph), vocabulary, rng) for glyph in glyphs * 2]
+        pixels = to_signal([disturb(draw(picture, source=atlases.glyph), rng) for picture in pictures])
         unit, thing_logits, background_logits = encoder(pixels)
         scores = unit @ unit.T / 0.1
         scores.fill_diagonal_(-1e4)
@@ -67,8 +64,8 @@ def train_yardstick(work: Path, steps: int) -> None:
         present = torch.zeros_like(thing_logits)
         for row, picture in enumerate(pictures):
             for placed in picture.things:
-                if placed.thing in known:
-                    present[row, known[placed.thing]] = 1
+                if (name := placed.thing.partition("/")[2]) in vocabulary:
+                    present[row, vocabulary.index(name)] = 1
         backgrounds = torch.tensor([BACKGROUNDS.index(picture.background) for picture in pictures])
         return (
             F.cross_entropy(scores, partner)
@@ -76,45 +73,46 @@ def train_yardstick(work: Path, steps: int) -> None:
             + 0.5 * F.cross_entropy(background_logits, backgrounds)
         )
 
-    optimizer = torch.optim.AdamW(encoder.parameters(), lr=RATE, weight_decay=0.05, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, steps, pct_start=0.1)
-    began, losses = time.monotonic(), []
-    for step in range(steps):
-        loss = loss_of(np.random.default_rng([SEED, step]))
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        schedule.step()
-        losses.append(float(loss))
-        if (step + 1) % 100 == 0:
-            seconds = time.monotonic() - began
-            print(f"yardstick {step + 1}/{steps} loss {np.mean(losses[-100:]):.3f} {seconds:.0f} s", flush=True)
-    weights = {key: value.half() for key, value in encoder.state_dict().items()}
-    save_file(weights, work / "yardstick.safetensors")
+    train(encoder, loss_of, plan, work, "yardstick", plan.yardstick_steps)
+    return encoder.eval().requires_grad_(False)
 
 
-def question_yardstick(work: Path, pairs: int = 400) -> dict[str, float]:
+def _beside(picture: Picture, vocabulary: list[str], rng: np.random.Generator) -> Picture:
+    """The picture, now and then with its thing smaller and another one of the vocabulary next to it."""
+    if rng.random() >= 0.15:
+        return picture
+    hand, name = HAND_NAMES[rng.integers(len(HAND_NAMES))], vocabulary[rng.integers(len(vocabulary))]
+    xs = (0.26, 0.74) if rng.random() < 0.5 else (0.74, 0.26)
+    pair = (Placed(picture.things[0].thing, 0.46, xs[0]), Placed(f"{hand}/{name}", 0.46, xs[1]))
+    return Picture(picture.background, pair, picture.seed)
+
+
+def question_yardstick(plan: Plan, work: Path, atlases: Atlases, pairs: int = 400) -> dict[str, float]:
     """Does it tell same thing from other thing with the background held equal? On things it never saw, and on known ones.
 
-    AUC: the chance that a same-thing pair on different backgrounds is nearer than an other-thing pair on the very same
-    background.
+    AUC: the chance that a same-thing pair on different backgrounds is nearer than an other-thing pair of the same hand on the
+    very same background.
     """
+    if (state := load(work / "yardstick.pt")) is None:
+        raise FileNotFoundError(f"{work / 'yardstick.pt'}: no yardstick yet")
     encoder = Encoder()
-    encoder.load_state_dict({k: v.float() for k, v in load_file(work / "yardstick.safetensors").items()})
+    encoder.load_state_dict(state["model"])
     encoder.eval()
-    rng = np.random.default_rng(999)
+    rng, world = np.random.default_rng([plan.seed, 12]), World(pairs=0)
     result: dict[str, float] = {}
-    for label, things in (("unseen", strangers()[-HELD_BACK:]), ("known", KNOWN)):
-        world = World(things=things)
+    for label, icons in (("unseen", UNSEEN_THINGS), ("known", [icon(name) for name in NAMES])):
         same, other = [], []
         for _ in range(pairs):
-            first, second = rng.choice(len(things), 2, replace=False)
-            places = rng.choice(BACKGROUNDS, 2, replace=False)
-            a = world.picture(rng, thing=things[first].name, background=str(places[0]))
-            b = world.picture(rng, thing=things[first].name, background=str(places[1]))
-            c = world.picture(rng, thing=things[second].name, background=str(places[0]))
+            hand = HAND_NAMES[rng.integers(len(HAND_NAMES))]
+            first, second = (f"{hand}/{icons[i]}" for i in rng.choice(len(icons), 2, replace=False))
+            here, there = (str(name) for name in rng.choice(BACKGROUNDS, 2, replace=False))
+            wanted = ((first, here), (first, there), (second, here))
+            shown = [
+                draw(world.picture(rng, thing=thing, background=ground), source=atlases.glyph)
+                for thing, ground in wanted
+            ]
             with torch.no_grad():
-                unit = encoder(to_signal([draw(a), draw(b), draw(c)]))[0]
+                unit = encoder(to_signal(shown))[0]
             same.append(float(unit[0] @ unit[1]))
             other.append(float(unit[0] @ unit[2]))
         result[f"{label}_same_mean"], result[f"{label}_other_mean"] = float(np.mean(same)), float(np.mean(other))

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from transformers import CLIPTokenizer
 
-from base import common, examiner, hands, scenes, unet, vae
+from base import common, examiner, hands, scenes, unet, vae, yardstick
 from base.mixture import Mixture
 from base.plan import Plan, plan_of
 from base.sources import HANDS, UNSEEN_HAND
@@ -22,7 +22,7 @@ from tsuika.embedded.world import BACKGROUNDS, GLYPH_PX, PLAIN, SCENES, SIZE_PX,
 PLAN = Plan(
     seed=1, vae_steps=4, vae_decay=2, vae_batch=4, save_every_s=0,
     unet_steps=4, unet_decay=2, unet_batch=2, unet_warmup=2, pool=4, views=2, judged=2, judge_every=2,
-    examiner_steps=3, examiner_batch=4,
+    examiner_steps=3, yardstick_steps=2, judge_batch=4,
 )  # fmt: skip
 
 
@@ -34,7 +34,7 @@ class KilledError(Exception):
 def atlases(tmp_path_factory: pytest.TempPathFactory) -> hands.Atlases:
     """Blots in place of the real hands' drawings."""
     folder, rng = tmp_path_factory.mktemp("hands"), np.random.default_rng(0)
-    names = [*(scenes.icon(name) for name in scenes.NAMES), *hands.UNSEEN_THINGS[:2]]
+    names = [*(scenes.icon(name) for name in scenes.NAMES), "blot", "spot", *hands.UNSEEN_THINGS[:2]]
     (folder / "names.json").write_text(json.dumps(names))
     for hand in (*HANDS, UNSEEN_HAND):
         cells = rng.integers(0, 256, (len(names), 7, 7, 4), dtype=np.uint8)
@@ -75,7 +75,7 @@ def test_an_icon_is_drawn_whole_and_trimmed() -> None:
 
 
 def test_nobody_is_shown_the_unseen_hand_or_things(atlases: hands.Atlases, mixture: Mixture) -> None:
-    assert len(atlases.shown) == len(scenes.NAMES) == len(atlases.names) - 2
+    assert len(atlases.shown) == len(scenes.NAMES) + 2 == len(atlases.names) - 2
     assert len(mixture.things) == len(HANDS) * len(atlases.shown)
     assert not any(name.startswith(UNSEEN_HAND.name) for name in mixture.things)
     assert UNSEEN_HAND.name not in scenes.HAND_SHARES
@@ -181,8 +181,9 @@ def _train(work: Path, mixture: Mixture, tokenizer: CLIPTokenizer) -> dict[str, 
     work.mkdir(exist_ok=True)
     encoder = vae.train_vae(PLAN, work, mixture)
     judge = examiner.train_examiner(PLAN, work, mixture.atlases)
+    measure = yardstick.train_yardstick(PLAN, work, mixture.atlases)
     averages = unet.train_unet(PLAN, work, encoder, tokenizer, mixture.atlases)
-    parts = {"vae": encoder.state_dict(), "examiner": judge.state_dict(), **averages}
+    parts = {"vae": encoder.state_dict(), "examiner": judge.state_dict(), "yardstick": measure.state_dict(), **averages}
     return {f"{part}.{name}": value for part, weights in parts.items() for name, value in weights.items()}
 
 
@@ -191,18 +192,18 @@ def test_after_a_kill_it_goes_on_to_the_same_bits(
     tmp_path: Path, mixture: Mixture, tokenizer: CLIPTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = _train(tmp_path / "whole", mixture, tokenizer)
-    for module, killed_at in ((vae, 2), (examiner, 2), (unet, 3)):
-        rate = module.rate
+    for module, name, killed_at in ((vae, "rate", 2), (common, "judge_rate", 2), (unet, "rate", 3)):
+        rate = getattr(module, name)
 
-        def killed(plan: Plan, step: int, rate=rate, killed_at=killed_at) -> float:
+        def killed(plan: Plan, step: int, *steps: int, rate=rate, killed_at=killed_at) -> float:
             if step == killed_at:
                 raise KilledError
-            return rate(plan, step)
+            return rate(plan, step, *steps)
 
-        monkeypatch.setattr(module, "rate", killed)
+        monkeypatch.setattr(module, name, killed)
         with pytest.raises(KilledError):
             _train(tmp_path / "killed", mixture, tokenizer)
-        monkeypatch.setattr(module, "rate", rate)
+        monkeypatch.setattr(module, name, rate)
     assert common.load(tmp_path / "killed/vae.pt")["step"] == PLAN.vae_steps
     assert common.load(tmp_path / "killed/unet.pt")["step"] == 3
     resumed = _train(tmp_path / "killed", mixture, tokenizer)
