@@ -34,7 +34,7 @@ def test_advice_starts(pictures: Path, tmp_path: Path, monkeypatch: pytest.Monke
         recipe = config.load(Path(option["recipe_file"]))
         assert recipe.method.name == option["method"]
         seen = api.dry_run(recipe, tmp_path / "run").result
-        assert seen["pictures"] == 5 and all("zoka" in caption for caption in seen["captions"])
+        assert seen.pictures == 5 and all("zoka" in caption for caption in seen.captions)
 
 
 def test_the_time_is_measured_once_a_day(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,7 +65,7 @@ def test_what_cannot_be_is_said(text: str) -> None:
 
 
 def test_the_nearest_axis_is_named() -> None:
-    with pytest.raises(RecipeError, match="→ strength"):
+    with pytest.raises(RecipeError, match="Did you mean strength"):
         parse_axis("strenght=1")
 
 
