@@ -116,7 +116,11 @@ def start_again(work: Path) -> None:
 
 
 def _idle() -> None:
+    """Give way to every other process: in a session of its own it would else get a share of its own."""
     os.nice(19)
+    autogroup = Path("/proc/self/autogroup")
+    if autogroup.exists():
+        autogroup.write_text("19")
     if hasattr(os, "SCHED_IDLE"):
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
