@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from base.characters import CHARACTERS, held_out
 from base.common import average, descend, generator, resume, save, say
 from base.hands import UNSEEN_THINGS, Atlases
 from base.mixture import Mixture
@@ -23,7 +24,6 @@ from base.scenes import scene, source
 from base.sources import HANDS, UNSEEN_HAND
 from tsuika import api
 from tsuika.core.files import whole
-from tsuika.embedded.characters import CHARACTERS, held_out
 from tsuika.embedded.mascot import PICTURE_PX
 from tsuika.embedded.things import Thing
 from tsuika.embedded.world import SIZE_PX, Picture, World, draw

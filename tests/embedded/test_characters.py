@@ -3,7 +3,8 @@ import itertools
 import numpy as np
 import pytest
 
-from tsuika.embedded import characters, world
+from base import characters
+from tsuika.embedded import world
 from tsuika.embedded.things import by_name
 
 EVERY = [(trigger, pose) for trigger in characters.CHARACTERS for pose in characters.POSES]

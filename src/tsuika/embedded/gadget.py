@@ -8,6 +8,7 @@ Knows Pillow, NumPy and the embedded world; no model.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Final, NamedTuple
 
@@ -18,7 +19,7 @@ from tsuika.core.seeds import derive
 from tsuika.embedded import world
 from tsuika.embedded.mascot import PICTURE_PX, Drawn
 from tsuika.embedded.shapes import Canvas, Shade
-from tsuika.embedded.world import SCENES, Picture, Placed
+from tsuika.embedded.world import SCENES, GlyphSource, Picture, Placed
 
 TRIGGER: Final = "daruma"
 CLASS_WORD: Final = "doll"
@@ -73,24 +74,34 @@ TEST_PROMPTS: Final[tuple[Prompt, ...]] = (
 
 def pictures(count: int = 5, seed: int = 0) -> list[Drawn]:
     """The training set: the doll alone on TRAINED_BACKGROUNDS in turn, without captions; PICTURE_PX square."""
-    return _drawn([TRAINED_BACKGROUNDS[i % len(TRAINED_BACKGROUNDS)] for i in range(count)], seed, "training")
+    return _drawn(TRAINED_BACKGROUNDS, count, seed, "training")
 
 
 def held_out(count: int = 44, seed: int = 0) -> list[Drawn]:
     """Fresh pictures of the doll on every background, none of them in any training set."""
-    return _drawn([world.BACKGROUNDS[i % len(world.BACKGROUNDS)] for i in range(count)], seed, "held-out")
+    return _drawn(world.BACKGROUNDS, count, seed, "held-out")
 
 
-def _drawn(backgrounds: list[str], seed: int, purpose: str) -> list[Drawn]:
+def _drawn(backgrounds: Sequence[str], count: int, seed: int, purpose: str) -> list[Drawn]:
     rng = np.random.default_rng(derive(seed, f"daruma {purpose} pictures"))
     drawn = []
-    for number, background in enumerate(backgrounds, 1):
-        size = float(rng.uniform(0.6, 0.85))
-        free = min(0.07, (1 - size) / 2)
-        x, y = 0.5 + rng.uniform(-free, free, 2)
-        lowered = 0.03 if background in SCENES and size < 0.8 else 0.0
-        placed = Placed(TRIGGER, size, float(x), float(y + lowered), float(rng.uniform(-8, 8)))
-        picture = Picture(background, (placed,), int(rng.integers(1 << 31)))
-        caption = f"a {TRIGGER} {world.where(background)}"
-        drawn.append(Drawn(f"{TRIGGER}_{number:02d}", world.draw(picture, PICTURE_PX, source), caption, background))
+    for i in range(count):
+        picture = alone(TRIGGER, backgrounds[i % len(backgrounds)], rng, largest=0.85, room=0.07)
+        drawn.append(shown(f"{TRIGGER}_{i + 1:02d}", picture, f"a {TRIGGER}", source))
     return drawn
+
+
+def alone(thing: str, background: str, rng: np.random.Generator, *, largest: float, room: float) -> Picture:
+    """A picture of one thing, about in the middle, never mirrored."""
+    size = float(rng.uniform(0.6, largest))
+    free = min(room, (1 - size) / 2)
+    x, y = 0.5 + rng.uniform(-free, free, 2)
+    lowered = 0.03 if background in SCENES and size < 0.8 else 0.0
+    placed = Placed(thing, size, float(x), float(y + lowered), float(rng.uniform(-8, 8)))
+    return Picture(background, (placed,), int(rng.integers(1 << 31)))
+
+
+def shown(name: str, picture: Picture, what: str, source: GlyphSource) -> Drawn:
+    """The picture drawn, PICTURE_PX square, with a caption of what it shows and where."""
+    caption = f"{what} {world.where(picture.background)}"
+    return Drawn(name, world.draw(picture, PICTURE_PX, source), caption, picture.background)

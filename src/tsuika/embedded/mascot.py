@@ -24,7 +24,7 @@ from tsuika.core.seeds import derive
 from tsuika.embedded import world
 from tsuika.embedded.shapes import Canvas, Shade
 from tsuika.embedded.things import KNOWN
-from tsuika.embedded.world import PLAIN, SCENES, SIZE_WORDS, Picture, Pixels, Placed
+from tsuika.embedded.world import SCENES, SIZE_WORDS, Picture, Pixels, Placed
 
 TRIGGER: Final = "tsuipi"
 CLASS_WORD: Final = "character"
@@ -171,7 +171,6 @@ class Drawn(NamedTuple):
 
 
 TRAINED_BACKGROUNDS: Final = ("white", "gray", "blue", "yellow", "pink", "green", "meadow", "beach", "room", "sky")
-HELD_BACK_BACKGROUNDS: Final = tuple(name for name in (*PLAIN, *SCENES) if name not in TRAINED_BACKGROUNDS)
 
 TEST_PROMPTS: Final[tuple[Prompt, ...]] = (
     Prompt(f"a {NAME} in the snow", "snow"),

@@ -9,11 +9,10 @@ from typing import Final
 import numpy as np
 from PIL import Image, ImageDraw
 
-from tsuika.embedded.world import GLYPH_PX
+from tsuika.embedded.world import GLYPH_PX, Colour
 
 SUPERSAMPLING: Final = 4
 
-Colour = tuple[int, int, int]
 Shade = tuple[Colour, Colour]  # lit from above: top, bottom
 Point = tuple[float, float]
 
@@ -35,10 +34,8 @@ class Canvas:
         top, bottom = min(y for _, y in scaled), max(y for _, y in scaled)
         t = np.clip((np.arange(self.side) - top) / max(1.0, bottom - top), 0, 1)[:, None]
         column = np.array(shade[0]) * (1 - t) + np.array(shade[1]) * t
-        paint = Image.fromarray(column.astype(np.uint8)[:, None, :]).resize(
-            (self.side, self.side), Image.Resampling.NEAREST
-        )
-        self.image.paste(paint, (0, 0), mask)
+        paint = np.repeat(column.astype(np.uint8)[:, None, :], self.side, axis=1)
+        self.image.paste(Image.fromarray(paint), (0, 0), mask)
         return mask
 
     def blob(

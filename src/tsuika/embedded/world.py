@@ -26,9 +26,10 @@ ATLAS_COLUMNS: Final = 24
 SIZE_PX: Final = 64  # native side of the embedded base
 
 Pixels = NDArray[np.uint8]  # (H, W, 3)
+Colour = tuple[int, int, int]
 GlyphSource = Callable[[str], Image.Image]
 
-PLAIN: Final[Mapping[str, tuple[int, int, int]]] = {
+PLAIN: Final[Mapping[str, Colour]] = {
     "white": (246, 246, 246),
     "black": (18, 18, 20),
     "gray": (128, 128, 130),
@@ -101,7 +102,7 @@ def _blobs(
     rng: np.random.Generator, size_px: int, count: int, low_y: float, high_y: float, radius: float
 ) -> NDArray[np.float32]:
     """A soft 0..1 mask (H, W) of round spots: clouds, stars, flakes, bubbles."""
-    y, x = np.mgrid[0:size_px, 0:size_px].astype(np.float32) / size_px
+    y, x = _axes(size_px)
     mask = np.zeros((size_px, size_px), np.float32)
     for _ in range(count):
         cx, cy, r = rng.uniform(0, 1), rng.uniform(low_y, high_y), radius * rng.uniform(0.6, 1.4)
@@ -109,30 +110,27 @@ def _blobs(
     return mask
 
 
-def _gradient(top: tuple[int, int, int], bottom: tuple[int, int, int], size_px: int) -> NDArray[np.float32]:
+def _gradient(top: Colour, bottom: Colour, size_px: int) -> NDArray[np.float32]:
     t = np.linspace(0, 1, size_px, dtype=np.float32)[:, None, None]
-    return np.broadcast_to(
-        np.asarray(top, np.float32) * (1 - t) + np.asarray(bottom, np.float32) * t, (size_px, size_px, 3)
-    ).copy()
+    column = np.asarray(top, np.float32) * (1 - t) + np.asarray(bottom, np.float32) * t
+    return np.broadcast_to(column, (size_px, size_px, 3)).copy()
 
 
-def _ground(
-    image: NDArray[np.float32],
-    top: tuple[int, int, int],
-    bottom: tuple[int, int, int],
-    horizon: float,
-    wave: float,
-    phase: float,
-) -> None:
+def _axes(size_px: int) -> NDArray[np.float32]:
+    """y and x of every pixel (2, H, W), 0..1."""
+    return np.asarray(np.mgrid[0:size_px, 0:size_px].astype(np.float32) / size_px, np.float32)
+
+
+def _ground(image: NDArray[np.float32], top: Colour, bottom: Colour, horizon: float, wave: float, phase: float) -> None:
     """Paint a ground below a (wavy) horizon into `image` (H, W, 3), in place."""
     size_px = image.shape[0]
-    y, x = np.mgrid[0:size_px, 0:size_px].astype(np.float32) / size_px
+    y, x = _axes(size_px)
     edge = horizon + wave * np.sin(x * 2 * np.pi * 1.3 + phase)
     cover = np.clip((y - edge) * size_px + 0.5, 0, 1)[..., None]
     image[:] = image * (1 - cover) + _gradient(top, bottom, size_px) * cover
 
 
-def _paint(image: NDArray[np.float32], mask: NDArray[np.float32], colour: tuple[int, int, int]) -> None:
+def _paint(image: NDArray[np.float32], mask: NDArray[np.float32], colour: Colour) -> None:
     image[:] = image * (1 - mask[..., None]) + np.asarray(colour, np.float32) * mask[..., None]
 
 
@@ -152,7 +150,7 @@ def draw_background(name: str, seed: int, size_px: int = SIZE_PX) -> Pixels:
             image = _gradient((64, 142, 226), (176, 218, 248), size_px)
             for _ in range(3):
                 cx, cy = rng.uniform(0, 1), rng.uniform(0.08, 0.95)
-                y, x = np.mgrid[0:size_px, 0:size_px].astype(np.float32) / size_px
+                y, x = _axes(size_px)
                 for dx, dy, r in ((0, 0, 0.09), (-0.09, 0.025, 0.065), (0.1, 0.02, 0.075)):
                     spot = np.clip((r - np.hypot(x - cx - dx, (y - cy - dy) * 1.3)) * size_px * 0.5 + 0.5, 0, 1)
                     _paint(image, spot * 0.9, (250, 252, 255))
@@ -171,7 +169,7 @@ def draw_background(name: str, seed: int, size_px: int = SIZE_PX) -> Pixels:
         case "sunset":
             image = _gradient((94, 40, 116), (255, 168, 64), size_px)
             cx = rng.uniform(0.2, 0.8)
-            y, x = np.mgrid[0:size_px, 0:size_px].astype(np.float32) / size_px
+            y, x = _axes(size_px)
             _paint(image, np.clip((0.12 - np.hypot(x - cx, y - horizon)) * size_px + 0.5, 0, 1), (255, 236, 150))
             _ground(image, (62, 26, 52), (34, 14, 34), horizon + 0.02, 0.015, phase)
         case "meadow":
@@ -252,9 +250,8 @@ def where(background: str, choice: int = 0) -> str:
     if background in SCENES:
         wordings = SCENES[background]
         return wordings[choice % len(wordings)]
-    return (f"on {article(background)} background", f"on {background}", f"in front of {article(background)} wall")[
-        choice % 3
-    ]
+    colour = article(background)
+    return (f"on {colour} background", f"on {background}", f"in front of {colour} wall")[choice % 3]
 
 
 @dataclass(frozen=True)
@@ -283,19 +280,11 @@ class World:
             sizes, xs = rng.uniform(low, high, 1), (0.5,)
         placed: list[Placed] = []
         for name, size, x in zip(names, sizes, xs, strict=True):
-            free = min(self.jitter, max(0.0, (1 - size) / 2))
-            if paired:
-                free /= 3
-            placed.append(
-                Placed(
-                    name,
-                    float(size),
-                    float(x + rng.uniform(-free, free)),
-                    float(0.5 + rng.uniform(-free, free) + (0.04 if background in SCENES and size < 0.8 else 0)),
-                    float(rng.uniform(-self.max_tilt_deg, self.max_tilt_deg)),
-                    bool(rng.random() < 0.5),
-                )
-            )
+            free = min(self.jitter, max(0.0, (1 - size) / 2)) / (3 if paired else 1)
+            left, top, tilt = (float(rng.uniform(-most, most)) for most in (free, free, self.max_tilt_deg))
+            lowered = 0.04 if background in SCENES and size < 0.8 else 0
+            flipped = bool(rng.random() < 0.5)
+            placed.append(Placed(name, float(size), float(x + left), float(0.5 + top + lowered), tilt, flipped))
         return Picture(background, tuple(placed), int(rng.integers(1 << 31)))
 
     def caption(self, picture: Picture, rng: np.random.Generator) -> str:

@@ -83,11 +83,15 @@ def to_signal(pictures: Sequence[NDArray[np.uint8]]) -> Tensor:
     return torch.cat(rows)
 
 
+@torch.no_grad()
+def _read(pictures: Sequence[NDArray[np.uint8]]) -> tuple[Tensor, Tensor, Tensor]:
+    found: tuple[Tensor, Tensor, Tensor] = _encoder()(to_signal(pictures))
+    return found
+
+
 def directions(pictures: Sequence[NDArray[np.uint8]]) -> Tensor:
     """Unit vectors (B, 128), one per picture: near each other when the same thing is shown."""
-    with torch.no_grad():
-        unit: Tensor = _encoder()(to_signal(pictures))[0]
-    return unit
+    return _read(pictures)[0]
 
 
 def likeness(pictures: Sequence[NDArray[np.uint8]], references: Sequence[NDArray[np.uint8]]) -> Tensor:
@@ -102,9 +106,7 @@ def background_scores(pictures: Sequence[NDArray[np.uint8]], background: str) ->
     Raises:
         ValueError: no background of the embedded world has this name.
     """
-    with torch.no_grad():
-        logits: Tensor = _encoder()(to_signal(pictures))[2]
-    return logits.softmax(1)[:, BACKGROUNDS.index(background)]
+    return _read(pictures)[2].softmax(1)[:, BACKGROUNDS.index(background)]
 
 
 def thing_scores(pictures: Sequence[NDArray[np.uint8]], thing: str) -> Tensor:
@@ -115,7 +117,4 @@ def thing_scores(pictures: Sequence[NDArray[np.uint8]], thing: str) -> Tensor:
     Raises:
         ValueError: the thing is not in the vocabulary.
     """
-    names = [known.name for known in KNOWN]
-    with torch.no_grad():
-        logits: Tensor = _encoder()(to_signal(pictures))[1]
-    return logits.sigmoid()[:, names.index(thing)]
+    return _read(pictures)[1].sigmoid()[:, [known.name for known in KNOWN].index(thing)]

@@ -18,9 +18,9 @@ from PIL import Image
 
 from tsuika.core.seeds import derive
 from tsuika.embedded import world
-from tsuika.embedded.mascot import PICTURE_PX, Drawn
+from tsuika.embedded.gadget import alone, shown
+from tsuika.embedded.mascot import Drawn
 from tsuika.embedded.shapes import Canvas, Shade
-from tsuika.embedded.world import SCENES, Picture, Placed
 
 PLUM: Final[Shade] = ((138, 84, 178), (96, 48, 136))
 LILAC: Final[Shade] = ((226, 204, 242), (202, 172, 226))
@@ -184,14 +184,8 @@ def _drawn(trigger: str, backgrounds: tuple[str, ...], count: int, seed: int, pu
     rng = np.random.default_rng(derive(seed, f"{trigger} {purpose} pictures"))
     drawn = []
     for i in range(count):
-        background, pose = backgrounds[i % len(backgrounds)], tuple(POSES)[i % len(POSES)]
-        size = float(rng.uniform(0.6, 0.92))
-        free = min(0.08, (1 - size) / 2)
-        x, y = 0.5 + rng.uniform(-free, free, 2)
-        lowered = 0.03 if background in SCENES and size < 0.8 else 0.0
-        # Never mirrored: its sides differ.
-        placed = Placed(f"{trigger}/{pose}", size, float(x), float(y + lowered), float(rng.uniform(-8, 8)))
+        pose = tuple(POSES)[i % len(POSES)]
+        picture = alone(f"{trigger}/{pose}", backgrounds[i % len(backgrounds)], rng, largest=0.92, room=0.08)
         words = f"a {trigger} {CHARACTERS[trigger].class_word} {POSES[pose].words}".rstrip()
-        pixels = world.draw(Picture(background, (placed,), int(rng.integers(1 << 31))), PICTURE_PX, source)
-        drawn.append(Drawn(f"{trigger}_{i + 1:02d}", pixels, f"{words} {world.where(background)}", background))
+        drawn.append(shown(f"{trigger}_{i + 1:02d}", picture, words, source))
     return drawn
