@@ -1,4 +1,4 @@
-"""What a training step on one picture keeps and computes, for each family and the embedded base: `advice.activations.KNOWN`.
+"""What a training step on one picture keeps and computes, for each family and the embedded base: `advice/activations.json`.
 
 python bench/activations.py
 """
@@ -6,6 +6,7 @@ python bench/activations.py
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 from tsuika.advice.activations import count
 from tsuika.api import EMBEDDED
@@ -13,10 +14,12 @@ from tsuika.families import FAMILIES
 
 
 def main() -> None:
-    print("embedded", count(json.loads((EMBEDDED / "unet" / "config.json").read_text()), 64, 4), flush=True)
+    embedded = json.loads((EMBEDDED / "unet" / "config.json").read_text())
+    found = {"embedded": asdict(count(embedded, 64, 4))}
     for family in FAMILIES:
         geometry = family.geometry(family.facts.prediction)
-        print(family.facts.family, count(geometry.unet, geometry.native_size_px), flush=True)
+        found[family.facts.family] = asdict(count(geometry.unet, geometry.native_size_px))
+    print(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":

@@ -1,15 +1,18 @@
 """What a training step keeps in memory and how much it computes, from a UNet's shapes alone: no weights, no arithmetic.
 
 The UNet is built on the meta device and run once; what autograd keeps for the backward pass is counted, and so are the
-floating-point operations. A real network of Stable Diffusion takes many seconds to go through, so those three are in `KNOWN`.
+floating-point operations. A real network of Stable Diffusion takes many seconds to go through, so those are in `known`.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final
 
 from tsuika.methods.method import Backward
@@ -30,54 +33,29 @@ class Step:
     checkpointed_bytes: Mapping[Backward, float]  # the same with gradient checkpointing, at its highest
     forward_flop: float
     size_px: int
-    times: Mapping[Backward, float]  # forward and backward, by forward
 
     def at(self, size_px: int) -> Step:
         """Of a picture of another size: everything but attention's weights grows with the area."""
         factor = (size_px / self.size_px) ** 2
-        return Step(
-            {key: value * factor for key, value in self.kept_bytes.items()},
-            {key: value * factor for key, value in self.checkpointed_bytes.items()},
-            self.forward_flop * factor,
-            size_px,
-            self.times,
+        kept, thrifty = (
+            {key: value * factor for key, value in table.items()}
+            for table in (self.kept_bytes, self.checkpointed_bytes)
         )
+        return Step(kept, thrifty, self.forward_flop * factor, size_px)
 
 
+# Forward and backward, by forward.
 TIMES: Final[Mapping[Backward, float]] = {"text": 2.08, "adapter": 2.17, "all": 3.0}
 
-# What `count` says of these UNets, per picture of their native size: going through the real ones takes a minute.
-# From `python bench/activations.py`.
-KNOWN: Final[Mapping[str, Step]] = {
-    "embedded": Step(
-        {"text": 3767936.0, "adapter": 4486656.0, "all": 4816128.0},
-        {"text": 1090688.0, "adapter": 1242880.0, "all": 1295360.0},
-        1118568448.0,
-        64,
-        TIMES,
-    ),
-    "sd1": Step(
-        {"text": 736305664.0, "adapter": 916549632.0, "all": 934997504.0},
-        {"text": 187468032.0, "adapter": 208557824.0, "all": 211217920.0},
-        803273441280.0,
-        512,
-        TIMES,
-    ),
-    "sd2": Step(
-        {"text": 1553815424.0, "adapter": 2057314176.0, "all": 2098740608.0},
-        {"text": 323619072.0, "adapter": 469020928.0, "all": 474998784.0},
-        2149105745920.0,
-        768,
-        TIMES,
-    ),
-    "sdxl": Step(
-        {"text": 5126723456.0, "adapter": 6710454144.0, "all": 6875799424.0},
-        {"text": 537396864.0, "adapter": 642865024.0, "all": 658741376.0},
-        6761236398080.0,
-        1024,
-        TIMES,
-    ),
-}
+
+@cache
+def known() -> Mapping[str, Step]:
+    """What `count` says of the families' UNets and the embedded one, per picture of their native size.
+
+    Going through the real ones takes a minute; `activations.json` is what `python bench/activations.py` prints.
+    """
+    rows = json.loads(files(__package__).joinpath("activations.json").read_text(encoding="utf-8"))
+    return {name: Step(**row) for name, row in rows.items()}
 
 
 def count(config: Mapping[str, Any], size_px: int, latent_factor: int = 8) -> Step:
@@ -103,7 +81,7 @@ def count(config: Mapping[str, Any], size_px: int, latent_factor: int = 8) -> St
                 adapted = trained == "adapter" and leaf == "weight" and _ADAPTED.fullmatch(name)
                 param.requires_grad_(trained == "all" or bool(adapted))
         kept[trained], thrifty[trained], flop = _once(unet, config, size_px // latent_factor)
-    return Step(kept, thrifty, flop, size_px, TIMES)
+    return Step(kept, thrifty, flop, size_px)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from tsuika import families
 from tsuika.core.errors import ModelError
 from tsuika.core.texts import _
-from tsuika.core.types import Prediction, canonical
+from tsuika.core.types import Prediction
 from tsuika.families import Family, Geometry
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Base:
         from tsuika.families import StableDiffusion
         from tsuika.families.common import build_text, build_unet, build_vae, scheduler_config
 
-        geometry = self.geometry
+        geometry, towers = self.geometry, self.family.towers
         with torch.device("meta"):
             return StableDiffusion(
                 family=self.family,
@@ -65,8 +65,7 @@ class Base:
                 unet=build_unet(geometry.unet),
                 vae=build_vae(geometry.vae),
                 text_encoders={
-                    t.component: build_text(geometry.text[t.component], projected=t.projected)
-                    for t in self.family.towers
+                    t.component: build_text(geometry.text[t.component], projected=t.projected) for t in towers
                 },
                 tokenizers={},
                 scheduler_config=scheduler_config(self.prediction),
@@ -77,9 +76,8 @@ class Base:
 
     def numbers(self, component: str) -> int:
         """How many weights a component has."""
-        return self.once(
-            f"numbers {component}", lambda: sum(p.numel() for p in self.outline.components[component].parameters())
-        )
+        parameters = self.outline.components[component].parameters
+        return self.once(f"numbers {component}", lambda: sum(one.numel() for one in parameters()))
 
     def once(self, key: str, make: Callable[[], T]) -> T:
         """What `make` gives, made once for this base."""
@@ -106,19 +104,3 @@ def describe_base(name: str, embedded: Path) -> Base:
     kind = families.family(name) if name in NAMES else families.guess(name)
     prediction = kind.facts.prediction
     return Base(name, kind, prediction, kind.geometry(prediction), at_hand=False, guessed=name not in NAMES)
-
-
-def layers(base: Base, roles: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
-    """`<component>.<path>` of the layers that play these roles -> the weight's shape."""
-    return base.once(f"layers {roles}", lambda: _layers(base, roles))
-
-
-def _layers(base: Base, roles: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
-    outline = base.outline
-    found = {}
-    for role in roles:
-        for component, paths in outline.targets(role).items():  # type: ignore[arg-type]
-            for path in paths:
-                weight: Any = outline.module(component, path).weight
-                found[f"{component}.{canonical(component, path)}"] = tuple(weight.shape)
-    return found

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from tsuika.advice import sizes
-from tsuika.advice.activations import KNOWN, Step, count
+from tsuika.advice.activations import TIMES, Step, count, known
 from tsuika.advice.base import Base
 from tsuika.config import Recipe
 from tsuika.data.split import LEAST_TO_HOLD_OUT, LEAST_TO_LEAVE_OUT, LEAST_TO_TRUST
@@ -74,12 +74,10 @@ OVERHEAD_BYTES: Final = {"cuda": 0.8 * GIB, "cpu": 0.9 * GIB, "mps": 0.9 * GIB} 
 def step_of(base: Base) -> Step:
     """A training step on one picture of the base's own size."""
     if base.is_embedded:
-        return KNOWN["embedded"]
-    known = KNOWN[base.family.facts.family]
+        return known()["embedded"]
     own = base.family.geometry(base.prediction).unet
-    same = all(base.geometry.unet.get(key) == value for key, value in own.items() if key != "sample_size")
-    if same:
-        return known.at(base.size_px)
+    if all(base.geometry.unet.get(key) == value for key, value in own.items() if key != "sample_size"):
+        return known()[base.family.facts.family].at(base.size_px)
     return count(base.geometry.unet, base.size_px, base.latent_factor)
 
 
@@ -90,9 +88,7 @@ def memory_gib(base: Base, recipe: Recipe, machine: Machine, step: Step) -> floa
         step: of the base, from `step_of`.
     """
     width = 4 if machine.precision == "fp32" else 2
-    weights = width * sum(base.numbers(name) for name in base.outline.components if name != "vae") + 4 * base.numbers(
-        "vae"
-    )
+    weights = sum((4 if name == "vae" else width) * base.numbers(name) for name in base.outline.components)
     trained = sizes.count(sizes.shapes(base, recipe))
     method, train = recipe.method, recipe.train
     number = method.bytes_per_weight
@@ -120,21 +116,19 @@ def estimate(
     train, method = recipe.train, recipe.method
     found = measure(recipe) if measure else None
     times = trainings(pictures, method, recipe.guard.mode)
-    memory = memory_gib(base, recipe, machine, step)
-    memory_basis = "counted"
+    memory, memory_basis = memory_gib(base, recipe, machine, step), "counted"
+    step_s, basis = None, "unknown"
     if found:
         step_s, basis = found.step_s * train.accumulate, "measured"
         if found.peak_bytes is not None:
             memory, memory_basis = max(memory, found.peak_bytes / GIB), "measured"
     elif machine.flop_per_s:
-        operations = step.forward_flop * step.times[METHODS[method.name].backward] * train.batch_size * train.accumulate
+        operations = step.forward_flop * TIMES[METHODS[method.name].backward] * train.batch_size * train.accumulate
         if train.gradient_checkpointing:
             operations += step.forward_flop * train.batch_size * train.accumulate
         if recipe.data.reg_generate or recipe.data.reg_images:
             operations *= 2
         step_s, basis = operations / machine.flop_per_s, "scaled"
-    else:
-        trained = sizes.count(sizes.shapes(base, recipe))
-        return Estimate(train.steps, None, None, times, "unknown", memory, memory_basis, trained)
+    seconds = None if step_s is None else step_s * train.steps * times
     trained = sizes.count(sizes.shapes(base, recipe))
-    return Estimate(train.steps, step_s, step_s * train.steps * times, times, basis, memory, memory_basis, trained)
+    return Estimate(train.steps, step_s, seconds, times, basis, memory, memory_basis, trained)

@@ -99,19 +99,14 @@ def _interval(row: Mapping[str, float]) -> Interval:
 
 def read(tables: Mapping[str, Any]) -> Measurements:
     """The table in the form that bench/methods writes."""
+    plain = ("goal", "pictures", "method", "seeds", "fidelity", "drift", "bytes")
     cells = tuple(
         Cell(
-            row["goal"],
-            row["pictures"],
-            row["method"],
-            row["seeds"],
-            _interval(row["gain"]),
-            _interval(row["against"]) if "against" in row else None,
-            row.get("against", {}).get("method", ""),
-            row["fidelity"],
-            row["drift"],
-            row["bytes"],
-            tables["seconds"],
+            **{name: row[name] for name in plain},
+            gain=_interval(row["gain"]),
+            against=_interval(row["against"]) if "against" in row else None,
+            rival=row.get("against", {}).get("method", ""),
+            seconds=tables["seconds"],
         )
         for row in tables["cells"]
     )
@@ -178,30 +173,13 @@ PUBLISHED_AGAINST: Final[Mapping[str, Statement]] = {
     "hypernetwork": Statement(_("No controlled comparison with LoRA has been published."), "folklore"),
 }
 
-
 METHODS: Final = tuple(name for name in methods.METHODS if (name, "") in PUBLISHED_FOR)
 
 
-@dataclass(frozen=True)
-class RuleOfThumb:
-    """A rule of thumb of the Japanese guide that this project began with: which methods for which goals."""
-
-    methods: tuple[str, ...]
-    goals: tuple[str, ...]
-
-
-RULES: Final[tuple[RuleOfThumb, ...]] = (
-    RuleOfThumb(("lora", "dreambooth"), ("character",)),
-    RuleOfThumb(("textual-inversion", "hypernetwork"), ("style",)),
-    RuleOfThumb(("textual-inversion",), ("object", "concept")),
-)
-
-
-def rule_of(goal: str) -> RuleOfThumb:
-    """The rule of thumb about a goal."""
-    return next(rule for rule in RULES if goal in rule.goals)
-
-
-def images_wanted(method: str) -> tuple[int, int]:
-    """How many images the rules of thumb want for a method, from and to."""
-    return methods.METHODS[method].images
+# The rules of thumb of the Japanese guide that this project began with: which methods for which goal.
+RULES: Final[Mapping[str, tuple[str, ...]]] = {
+    "character": ("lora", "dreambooth"),
+    "style": ("textual-inversion", "hypernetwork"),
+    "object": ("textual-inversion",),
+    "concept": ("textual-inversion",),
+}

@@ -6,21 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from tsuika.advice.base import Base
-from tsuika.advice.evidence import (
-    BENCH,
-    PUBLISHED_AGAINST,
-    PUBLISHED_FOR,
-    Cell,
-    Measurements,
-    Statement,
-    images_wanted,
-    rule_of,
-)
+from tsuika.advice.evidence import BENCH, PUBLISHED_AGAINST, PUBLISHED_FOR, RULES, Cell, Measurements, Statement
 from tsuika.advice.recipes import Subject, Thrift
 from tsuika.core.intervals import Interval
 from tsuika.core.texts import Text, _, _n, listed
 from tsuika.data.split import LEAST_TO_TRUST
-from tsuika.methods import title
+from tsuika.methods import METHODS, title
 from tsuika.pages import sentences, span_of
 
 GOALS: Final[Mapping[str, Text]] = {
@@ -128,7 +119,7 @@ def for_it(goal: str, method: str, row: Mapping[str, Cell], size: int, programs:
     for key in ((method, goal), (method, "")):
         if key in PUBLISHED_FOR:
             yield PUBLISHED_FOR[key]
-    if method in rule_of(goal).methods:
+    if method in RULES[goal]:
         yield Statement(_("The rules of thumb name it for {goal}.", goal=GOALS[goal]), "folklore")
     if size < _TINY_BYTES:
         yield Statement(_("The file is tiny: {size}.", size=f"{size / 1000:.0f} kB"), "known", COUNTED)
@@ -145,7 +136,7 @@ def against(
         yield from _measured_against(goal, cell)
     if row and not base.is_embedded:
         yield Statement(_("Measured on the small embedded base, not on yours: a hint, no proof."), "known", BENCH)
-    low, high = images_wanted(method)
+    low, high = METHODS[method].images
     if not low <= subject.pictures <= high:
         yield Statement(
             _(
@@ -272,7 +263,7 @@ def _pivotal(table: Measurements, goal: str) -> Iterator[Statement]:
 
 def goal_verdict(table: Measurements, goal: str, pictures: int) -> Statement:
     """What the rule of thumb about a goal says, and whether the measurements agree."""
-    methods = rule_of(goal).methods
+    methods = RULES[goal]
     named: Text | str = title(methods[0])
     for method in methods[1:]:
         named = _("{first} or {second}", first=named, second=title(method))
@@ -285,20 +276,18 @@ def goal_verdict(table: Measurements, goal: str, pictures: int) -> Statement:
     gains = [best] if mine is best else [mine, best]
     shown |= {
         "images": _n("{count} image", "{count} images", best.pictures),
-        "gains": listed([_gain_of(one) for one in gains]),
+        "gains": listed(
+            [_("{method} {gain}", method=title(one.method), gain=_percent(one.gain.mean)) for one in gains]
+        ),
     }
     if mine is best or (mine.against is not None and not mine.against.sign):
         return _measured(_("“{goal}: {methods}”: held with {images} ({gains}).", **shown))
     return _measured(_("“{goal}: {methods}”: did not hold with {images} ({gains}).", **shown))
 
 
-def _gain_of(cell: Cell) -> Text:
-    return _("{method} {gain}", method=title(cell.method), gain=_percent(cell.gain.mean))
-
-
 def count_verdict(table: Measurements, goal: str, method: str) -> Statement:
     """What the rule of thumb says about the number of images for a method, and what was measured."""
-    low, high = images_wanted(method)
+    low, high = METHODS[method].images
     shown: dict[str, object] = {"method": title(method), "low": low, "high": high, "goal": GOALS[goal]}
     curve = [one for one in table.cells if (one.goal, one.method) == (goal, method)]
     if len(curve) < 2:

@@ -19,7 +19,7 @@ from tsuika.advice.programs import works_in
 from tsuika.advice.recipes import MethodSize, Subject, Thrift
 from tsuika.config import Recipe
 from tsuika.core.errors import RecipeError
-from tsuika.core.texts import Text, _, listed
+from tsuika.core.texts import _, listed
 from tsuika.methods import title
 from tsuika.pages import in_languages, verbatim
 
@@ -186,11 +186,10 @@ def advise(
         options.append(_option(request, base, row, method, *found, estimate))
         if len(options) == OFFERED:
             break
-    # Else a smaller result of a method that is there already.
-    if len(options) < OFFERED:
-        options += _smaller(request, base, row, options, estimate, memory, OFFERED - len(options))
+    options += _smaller(request, base, row, options, estimate, memory)
     if not options:
-        raise RecipeError("RC026", why=listed([_short(one) for one in not_offered]))
+        short = [_("{method}: {why}", method=title(one.method), why=one.short) for one in not_offered]
+        raise RecipeError("RC026", why=listed(short))
     best = options[0]
     known = {option.method for option in options} | {one.method for one in not_offered}
     left = [NotOffered(method, _not_among(method, row, best)) for method in ranked if method not in known]
@@ -201,10 +200,6 @@ def advise(
         tuple(reasons.combinations(table, goal, best.method)),
         (reasons.goal_verdict(table, goal, subject.pictures), reasons.count_verdict(table, goal, best.method)),
     )
-
-
-def _short(one: NotOffered) -> Text:
-    return _("{method}: {why}", method=title(one.method), why=one.short)
 
 
 def _candidates(method: str, embedded: bool) -> list[MethodSize]:
@@ -275,15 +270,14 @@ def _smaller(
     options: list[Option],
     estimate: Estimator,
     memory: Callable[[Recipe], float],
-    count: int,
 ) -> list[Option]:
-    """Up to `count` smaller results of the methods that are offered."""
+    """Smaller results of the methods that are offered, where those are too few."""
     found: list[Option] = []
     for option in options:
         smallest = option.file_bytes
         for start in range(1, len(_candidates(option.method, request.subject.embedded))):
             fit = _fit(request, base, option.method, memory, start)
-            if len(found) < count and not isinstance(fit, NotOffered) and fit[2] < smallest:
+            if len(options) + len(found) < OFFERED and not isinstance(fit, NotOffered) and fit[2] < smallest:
                 found.append(_option(request, base, row, option.method, *fit, estimate))
                 smallest = fit[2]
     return found

@@ -6,10 +6,12 @@ whatever the format's header says. A whole model is counted.
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from tsuika import formats
 from tsuika.advice.base import Base
@@ -23,6 +25,21 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 _BYTES: Final = {"fp16": 2, "bf16": 2, "fp32": 4}
 _HEADER_BYTES: Final = 125  # of a tensor in a safetensors header: its name, type, shape and place
+
+# What a run writes of itself, about as long as it will be.
+_NUMBERS: Final = {"pictures": 20, "warmup_steps": 40, "noise_offset": 0.0, "clip_norm": 1.0, "caption_dropout": 0.05}
+_FLAGS: Final = {
+    "base_sha256": "0" * 64,
+    "gradient_checkpointing": False,
+    "cache_latents": True,
+    "clip_skip": 1,
+    "seed": 0,
+}
+_TABLES: Final = {
+    "tag_frequency": {"pictures": {"a picture of something": 20}},
+    "bucket_info": {"buckets": {"0": {"resolution": [512, 512], "count": 20}}},
+    "dataset_dirs": {"pictures": {"n_repeats": 1, "img_count": 20}},
+}
 
 
 def shapes(base: Base, recipe: Recipe) -> Shapes:
@@ -40,13 +57,7 @@ def _outline(base: Base, recipe: Recipe) -> Outline:
 
 def count(found: Shapes) -> int:
     """Numbers in them."""
-    total = 0
-    for shape in found.values():
-        product = 1
-        for side in shape:
-            product *= side
-        total += product
-    return total
+    return sum(map(math.prod, found.values()))
 
 
 def file_bytes(base: Base, recipe: Recipe) -> int:
@@ -54,25 +65,21 @@ def file_bytes(base: Base, recipe: Recipe) -> int:
     for what a run notes in the header.
     """
     key = f"bytes {recipe.method} {recipe.data.trigger} {recipe.output.dtype} {recipe.output.name}"
-    return base.once(key, lambda: _file_bytes(base, recipe))
+    size = _model_bytes if METHODS[recipe.method.name].whole_model else _rehearsed_bytes
+    return base.once(key, lambda: size(base, recipe))
 
 
-def _file_bytes(base: Base, recipe: Recipe) -> int:
-    found = shapes(base, recipe)
-    if METHODS[recipe.method.name].whole_model:
-        every = model_tensors(base.outline)
-        return sum(tensor.numel() for tensor in every.values()) * _BYTES[recipe.output.dtype] + _HEADER_BYTES * len(
-            every
-        )
-    return _rehearsed(base, recipe, found)
+def _model_bytes(base: Base, recipe: Recipe) -> int:
+    every = model_tensors(base.outline)
+    return sum(tensor.numel() for tensor in every.values()) * _BYTES[recipe.output.dtype] + _HEADER_BYTES * len(every)
 
 
-def _rehearsed(base: Base, recipe: Recipe, found: Shapes) -> int:
+def _rehearsed_bytes(base: Base, recipe: Recipe) -> int:
     import torch
 
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}[recipe.output.dtype]
-    tensors = {name: torch.zeros(shape, dtype=dtype) for name, shape in found.items()}
-    artifact = Artifact(recipe.method.name, base.family.facts.family, tensors, {**_noted(base, recipe)})
+    tensors = {name: torch.zeros(shape, dtype=dtype) for name, shape in shapes(base, recipe).items()}
+    artifact = Artifact(recipe.method.name, base.family.facts.family, tensors, _noted(base, recipe))
     main = formats.for_method(recipe.method.name)[0]
     with tempfile.TemporaryDirectory(prefix="tsuika-") as folder:
         path = Path(folder) / f"{recipe.output.name or 'result'}{main.suffix}"
@@ -81,36 +88,13 @@ def _rehearsed(base: Base, recipe: Recipe, found: Shapes) -> int:
 
 
 def _noted(base: Base, recipe: Recipe) -> dict[str, str]:
-    """About what a run writes of itself."""
-    train = recipe.train
-    facts = RunFacts(
-        name=recipe.output.name or "result",
-        trigger=recipe.data.trigger,
-        prediction=base.prediction,
-        base_name=base.name,
-        base_sha256="0" * 64,
-        resolution=f"{base.size_px}x{base.size_px}",
-        pictures=20,
-        steps=train.steps,
-        max_steps=train.steps,
-        batch_size=train.batch_size,
-        accumulate=train.accumulate,
-        learning_rate=train.learning_rate,
-        optimizer=train.optimizer,
-        schedule=train.schedule,
-        warmup_steps=40,
-        min_snr_gamma=train.min_snr_gamma,
-        noise_offset=0.0,
-        clip_norm=1.0,
-        caption_dropout=0.05,
-        precision=train.precision,
-        gradient_checkpointing=False,
-        cache_latents=True,
-        clip_skip=1,
-        seed=0,
-        tag_frequency={"pictures": {"a picture of something": 20}},
-        bucket_info={"buckets": {"0": {"resolution": [512, 512], "count": 20}}},
-        dataset_dirs={"pictures": {"n_repeats": 1, "img_count": 20}},
-        **recipe.method.network,
-    )
-    return {**facts.metadata(), **_outline(base, recipe).metadata}
+    own = {"name": recipe.output.name or "result", "trigger": recipe.data.trigger, "base_name": base.name}
+    size = {
+        "resolution": f"{base.size_px}x{base.size_px}",
+        "max_steps": recipe.train.steps,
+        "prediction": base.prediction,
+    }
+    known = {field.name for field in fields(RunFacts)}
+    train = {name: value for name, value in recipe.train.model_dump().items() if name in known}
+    written: dict[str, Any] = {**own, **size, **train, **_NUMBERS, **_FLAGS, **_TABLES, **recipe.method.network}
+    return {**RunFacts(**written).metadata(), **_outline(base, recipe).metadata}

@@ -8,9 +8,11 @@ the class word would say), in a new sentence at every visit.
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from collections.abc import Mapping
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -26,46 +28,8 @@ SUFFIXES: Final = (".txt", ".caption")  # the first one found is used
 # Sentences around a word, by `data.template`: neutral about place, quality and number of things. They name media in
 # turn, so that the word need not mean one; a style's speak of drawings of any kind of thing.
 TEMPLATES: Final[Mapping[str, tuple[str, ...]]] = {
-    "none": ("{}",),
-    "object": (
-        "{}",
-        "a photo of {}",
-        "a picture of {}",
-        "a drawing of {}",
-        "an image showing {}",
-        "{} in a photograph",
-        "a close view of {}",
-        "{} seen from afar",
-        "one {}",
-        "the {} in the middle",
-        "this is {}",
-        "here is {} again",
-        "a plain picture of {}",
-        "a photo with {} in it",
-        "a bright photo of {}",
-        "a dim photo of {}",
-        "a sketch of {}",
-        "an illustration with {}",
-        "{} on a background",
-        "a snapshot of {}",
-    ),
-    "style": (
-        "in the style of {}",
-        "a picture in {} style",
-        "a drawing in {} style",
-        "an image made in the {} way",
-        "something drawn in {} style",
-        "a thing in {} style",
-        "a scene in the style of {}",
-        "a figure in {} style",
-        "a {} style illustration",
-        "a {} style picture of something",
-        "artwork in the manner of {}",
-        "{} style",
-        "a small picture in {} style",
-        "a sketch in the style of {}",
-        "any subject drawn in {} style",
-    ),
+    name: tuple(sentences)
+    for name, sentences in json.loads(files(__package__).joinpath("templates.json").read_text(encoding="utf-8")).items()
 }
 
 _BYTE_ORDER_MARKS: Final = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
