@@ -236,7 +236,7 @@ def test_the_page_shows_the_numbers_that_were_measured(tmp_path, name, language)
 def test_curves_are_svg_within_their_frame(tmp_path, name):
     data = told(tmp_path, RUNS[name])
     drawn = report_guard.view(data.guard, data.losses)
-    for one in filter(None, (drawn.curves, drawn.gaps)):
+    for one in filter(None, (drawn["curves"], drawn["gaps"])):
         for kind, path in one.lines:
             numbers = [float(number) for number in re.findall(r"-?\d+\.?\d*(?=[ LMZh]|$)", path.replace("h.01", ""))]
             assert re.fullmatch(r"([ML]-?[\d.]+ -?[\d.]+(h\.01)?|Z)+", path), kind
@@ -244,7 +244,7 @@ def test_curves_are_svg_within_their_frame(tmp_path, name):
             assert all(0 <= x <= 1000 for x in numbers[0::2])
         assert all(-1 <= place <= 101 for place, _ in (*one.x_ticks, *one.y_ticks))
     svgs = list(page(data).iter("svg"))
-    assert len(svgs) == sum(one is not None for one in (drawn.curves, drawn.gaps))
+    assert len(svgs) == sum(one is not None for one in (drawn["curves"], drawn["gaps"]))
     assert all(svg.get("aria-label") for svg in svgs)
 
 
@@ -265,7 +265,7 @@ def test_a_line_that_leaves_the_frame_says_how_high_it_goes(tmp_path):
     data = told(tmp_path, checks)
     top = max(100 * math.expm1(event.evidence["held_out"]["mean"]) for event in checks)
     assert f"{top:+.0f}%" in words(page(data), "en")
-    assert min(place for place, _ in report_guard.view(data.guard, ()).curves.y_ticks) >= 0
+    assert min(place for place, _ in report_guard.view(data.guard, ())["curves"].y_ticks) >= 0
 
 
 def test_no_number_no_curve():

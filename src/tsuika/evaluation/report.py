@@ -33,6 +33,11 @@ SAMPLE_PX: Final = 512
 THUMBNAILS_SHOWN: Final = 48
 PAIR_PX: Final = 256
 PAIRS_SHOWN: Final = 6
+# What `report.json` begins with.
+_PLAIN: Final = (
+    *("title", "method", "family", "base", "trigger", "example_prompt", "stopped_by", "steps_planned", "steps_done"),
+    *("best_step", "range", "guard", "seconds", "images_per_second", "peak_memory_bytes", "device"),
+)
 _STOPPED: Final = {
     "steps": _("all steps done"),
     "guard": _("the overfitting guard"),
@@ -124,6 +129,14 @@ class Score:
         error = math.sqrt(_spread(self.before) ** 2 / len(self.before) + _spread(self.after) ** 2 / len(self.after))
         return "same" if abs(change) <= 2 * error or change == 0 else "up" if change > 0 else "down"
 
+    def to_dict(self) -> dict[str, Any]:
+        """For `report.json`."""
+        sides = {
+            name: {"mean": _mean(values), "spread": _spread(values), "values": values}
+            for name, values in (("before", self.before), ("after", self.after))
+        }
+        return {**sides, "truth": self.truth, "verdict": self.verdict}
+
 
 @dataclass(frozen=True)
 class WrittenFile:
@@ -206,22 +219,7 @@ class ReportData:
     def to_dict(self) -> dict[str, Any]:
         """The content of `report.json`: plain values, no pictures, None for numbers that are not finite."""
         plain: dict[str, Any] = {
-            "title": self.title,
-            "method": self.method,
-            "family": self.family,
-            "base": self.base,
-            "trigger": self.trigger,
-            "example_prompt": self.example_prompt,
-            "stopped_by": self.stopped_by,
-            "steps_planned": self.steps_planned,
-            "steps_done": self.steps_done,
-            "best_step": self.best_step,
-            "range": dict(self.range),
-            "guard": self.guard,
-            "seconds": dict(self.seconds),
-            "images_per_second": self.images_per_second,
-            "peak_memory_bytes": self.peak_memory_bytes,
-            "device": self.device,
+            **{name: getattr(self, name) for name in _PLAIN},
             "final_loss": smoothed(self.losses)[-1] if self.losses else None,
             "pictures": [{"name": picture.name, "caption": picture.caption} for picture in self.pictures],
             "left_out": [picture.to_dict() for picture in self.left_out],
@@ -229,15 +227,7 @@ class ReportData:
                 {"prompt": row.prompt, "seeds": row.seeds, "control": row.control} for row in self.before_after
             ],
             "yardstick": self.yardstick if self.scores else None,
-            "scores": {
-                score.key: {
-                    "before": {"mean": _mean(score.before), "spread": _spread(score.before), "values": score.before},
-                    "after": {"mean": _mean(score.after), "spread": _spread(score.after), "values": score.after},
-                    "truth": score.truth,
-                    "verdict": score.verdict,
-                }
-                for score in self.scores
-            },
+            "scores": {score.key: score.to_dict() for score in self.scores},
             "lookalikes": self.lookalikes and self.lookalikes.to_dict(),
             "self_check": {"largest_relative_error": largest_error(self.artifacts)},
             "artifacts": [vars(artifact) for artifact in self.artifacts],
@@ -281,6 +271,7 @@ def render(data: ReportData, language: str | None = None) -> str:
     roles = {path: report_guard.role(path, paths) for path in paths}
     main = tuple(path for path in paths if not roles[path])
     result = Result(data.method, data.family, data.base, data.trigger, data.example_prompt, main)
+    uses = list(METHODS[data.method].uses(result) if data.method in METHODS else in_tsuika(result)) if main else []
     alarms = {alarm["code"]: alarm for alarm in reversed(guard["alarms"])} if guard else {}
     error = largest_error(data.artifacts)
     validated = guard["best_step"] if guard and guard["curve"] else None
@@ -313,9 +304,7 @@ def render(data: ReportData, language: str | None = None) -> str:
         curve=curve(data.losses, data.best_step if is_same_run else None),
         total_seconds=sum(data.seconds.values()),
         largest_error=error,
-        uses=list(METHODS[data.method].uses(result) if data.method in METHODS else in_tsuika(result))
-        if result.paths
-        else [],
+        uses=uses,
         guard=guard,
         lookalikes=data.lookalikes,
         guard_view=report_guard.view(guard, data.look_losses or data.losses) if guard else None,

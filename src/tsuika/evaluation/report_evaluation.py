@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
@@ -128,13 +127,8 @@ def _row(
             ends = _("({share})", share=f"{100 * value.mean / other:.0f}%") if other else ""
         elif point is not None:
             ends = _ends(difference(table, getattr(evaluation.base, name)))
-        cells.append(
-            (
-                f"{value.mean:.3f}" if name == "drift" else f"{value.mean:.2f}",
-                ends,
-                judgement is not None and name in judgement.dear,
-            )
-        )
+        digits = 3 if name == "drift" else 2
+        cells.append((f"{value.mean:.{digits}f}", ends, judgement is not None and name in judgement.dear))
     return {
         "state": point.state if point else "",
         "step": f"{point.step:,}" if point else "",
@@ -153,32 +147,8 @@ def _ends(change: Interval | None) -> Text | str:
     return pages.span_of(signed(change.low), signed(change.high))
 
 
-@dataclass(frozen=True)
-class Dot:
-    """A point of the plot; places and lengths in percent of the frame."""
-
-    tone: str
-    label: str
-    x: float
-    y: float
-    best: bool = False
-    bar_x: tuple[float, float] | None = None  # where it begins, how long it is
-    bar_y: tuple[float, float] | None = None
-
-
-@dataclass(frozen=True)
-class TradePlot:
-    """Likeness against adherence (diversity, where no encoder reads), ready to draw."""
-
-    y_name: str
-    dots: tuple[Dot, ...]
-    lines: tuple[tuple[str, str], ...]  # tone, SVG path in a box of 1000 x 1000
-    x_ticks: tuple[tuple[float, str], ...]
-    y_ticks: tuple[tuple[float, str], ...]
-    real: float | None  # percent of the width
-
-
-def _plot(evaluation: Evaluation, tones: Mapping[str, int]) -> TradePlot | None:
+def _plot(evaluation: Evaluation, tones: Mapping[str, int]) -> dict[str, Any] | None:
+    """Likeness against adherence (diversity, where no encoder reads), in percent of the frame; lines in a 1000 x 1000 box."""
     base = evaluation.base
     y_name = "adherence" if base.adherence is not None else "diversity"
     spots: list[tuple[str, str, bool, Interval, Interval]] = []
@@ -194,25 +164,26 @@ def _plot(evaluation: Evaluation, tones: Mapping[str, int]) -> TradePlot | None:
     def at(value: float, frame: tuple[float, float]) -> float:
         return round(min(max((value - frame[0]) / (frame[1] - frame[0]), 0.0), 1.0) * 100, 2)
 
-    dots = []
+    dots: list[dict[str, Any]] = []
     for tone, label, best, x, y in spots:
         (left, right), (low, high) = _span(x), _span(y)
         bar_x = (at(left, across), round(at(right, across) - at(left, across), 2)) if x.is_bounded else None
         bar_y = (100 - at(high, up), round(at(high, up) - at(low, up), 2)) if y.is_bounded else None
-        dots.append(Dot(tone, label, at(x.mean, across), round(100 - at(y.mean, up), 2), best, bar_x, bar_y))
+        place = {"x": at(x.mean, across), "y": round(100 - at(y.mean, up), 2), "bar_x": bar_x, "bar_y": bar_y}
+        dots.append({"tone": tone, "label": label, "best": best, **place})
     lines = []
-    for tone in dict.fromkeys(dot.tone for dot in dots[1:]):
-        path = [dots[0], *(dot for dot in dots[1:] if dot.tone == tone)]
-        lines.append((tone, "M" + "L".join(f"{10 * dot.x:.0f} {10 * dot.y:.0f}" for dot in path)))
+    for tone in dict.fromkeys(dot["tone"] for dot in dots[1:]):
+        path = [dots[0], *(dot for dot in dots[1:] if dot["tone"] == tone)]
+        lines.append((tone, "M" + "L".join(f"{10 * dot['x']:.0f} {10 * dot['y']:.0f}" for dot in path)))
     real = evaluation.scale.real
-    return TradePlot(
-        y_name,
-        tuple(dots),
-        tuple(lines),
-        tuple((at(tick, across), f"{tick:.3g}") for tick in nice_ticks(*across, 5)),
-        tuple((round(100 - at(tick, up), 2), f"{tick:.3g}") for tick in nice_ticks(*up, 5)),
-        at(real, across) if real is not None and across[0] < real < across[1] else None,
-    )
+    return {
+        "y_name": y_name,
+        "dots": dots,
+        "lines": lines,
+        "x_ticks": [(at(tick, across), f"{tick:.3g}") for tick in nice_ticks(*across, 5)],
+        "y_ticks": [(round(100 - at(tick, up), 2), f"{tick:.3g}") for tick in nice_ticks(*up, 5)],
+        "real": at(real, across) if real is not None and across[0] < real < across[1] else None,
+    }
 
 
 def _placed(table: Table | None, base: Table | None) -> Interval | None:
@@ -234,32 +205,22 @@ def _frame(values: Sequence[float]) -> tuple[float, float]:
     return low - pad, high + pad
 
 
-@dataclass(frozen=True)
-class Sheet:
-    """A few prompts of one kept step, from the base through every strength."""
+def _sheets(evaluation: Evaluation, shown: Sequence[First], states: Sequence[tuple[str, int]]) -> list[dict[str, Any]]:
+    """A few prompts of each kept step, from the base through every strength: of the subject, and an unrelated one.
 
-    state: str
-    step: str
-    open: bool
-    strengths: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[Image.Image, ...]], ...]
-
-
-def _sheets(evaluation: Evaluation, shown: Sequence[First], states: Sequence[tuple[str, int]]) -> list[Sheet]:
-    """That of the best trade first, or of the main result; of prompts, those of the subject, and an unrelated one."""
+    First that of the best trade, or of the main result.
+    """
     verdict = evaluation.verdict
     first = evaluation.points[verdict.main if verdict.best is None else verdict.best].state
-    about = [one.text for one in evaluation.asked if one.group == "subject"]
-    texts = about[: ROWS - 1] + [one.text for one in evaluation.asked if one.group == "unrelated"][:1]
+    about, others = ([one.text for one in evaluation.asked if one.group == group] for group in ("subject", "unrelated"))
     sheets = []
     for state, step in sorted(states, key=lambda one: one[0] != first):
-        mine = [
-            (point, pictures)
-            for point, pictures in zip(evaluation.points, shown[1:], strict=True)
-            if point.state == state
-        ]
-        rows = tuple((text, (shown[0][text], *(pictures[text] for _point, pictures in mine))) for text in texts)
+        drawn = zip(evaluation.points, shown[1:], strict=True)
+        mine = [(f"{point.strength:g}", pictures) for point, pictures in drawn if point.state == state]
+        columns = [shown[0], *(pictures for _strength, pictures in mine)]
+        rows = [(text, [pictures[text] for pictures in columns]) for text in about[: ROWS - 1] + others[:1]]
+        strengths = [strength for strength, _pictures in mine]
         sheets.append(
-            Sheet(state, f"{step:,}", state == first, tuple(f"{point.strength:g}" for point, _pictures in mine), rows)
+            {"state": state, "step": f"{step:,}", "open": state == first, "strengths": strengths, "rows": rows}
         )
     return sheets

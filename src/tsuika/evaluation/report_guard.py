@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Final
 
 from tsuika.core.events import Chosen, Judged
 from tsuika.core.texts import Text, _, _n, languages, listed
 from tsuika.pages import sentences, span_of
-from tsuika.pages.chart import Plot, plot
+from tsuika.pages.chart import plot
 
 RANGE: Final = ("safe", "balanced", "likeness")
 TITLES: Final = {"safe": _("Safe"), "balanced": _("Balanced"), "likeness": _("Likeness first")}
 NAMES_SHOWN: Final = 6
+_GAPS: Final = {"step": "step", "mid": "gap_mid", "high": "gap_high", "drift": "drift", "selectivity": "selectivity"}
 _SUFFIXES: Final = (".safetensors", ".pt", ".yaml", ".json", ".png")
 _THOUSANDFOLD: Final = math.log(1000)
 
@@ -44,16 +44,7 @@ def to_dict(judged: Sequence[Judged], chosen: Chosen | None, rule: Mapping[str, 
         "curve": [{"step": row["step"], **row["held_out"]} for row in held],
         "interval": held[-1]["held_out"]["kind"] if held else None,
         "train": [{"step": row["step"], "mean": row["train"]} for row in rows if row["train"] is not None],
-        "gaps": [
-            {
-                "step": row["step"],
-                "mid": row["gap_mid"],
-                "high": row["gap_high"],
-                "drift": row["drift"],
-                "selectivity": row["selectivity"],
-            }
-            for row in rows
-        ],
+        "gaps": [{name: row[key] for name, key in _GAPS.items()} for row in rows],
         "alarms": [
             {
                 "step": event.step,
@@ -115,45 +106,12 @@ def _name(path: str) -> str:
     return file.stem if file.suffix in _SUFFIXES else file.name
 
 
-@dataclass(frozen=True)
-class Card:
-    """A step of the range, with everything that it is."""
+def view(guard: Mapping[str, Any], losses: Sequence[float]) -> dict[str, Any]:
+    """What the page shows of the part `guard` of `report.json`; `losses` are those of the run that was checked.
 
-    step: int
-    names: tuple[Text, ...]
-    why: Text
-    chosen: bool
-
-
-@dataclass(frozen=True)
-class CheckRow:
-    """One check; a dash for what was not measured."""
-
-    step: str
-    held_out: Text | str
-    train: Text | str
-    gap_mid: Text | str
-    gap_high: Text | str
-    drift: Text | str
-
-
-@dataclass(frozen=True)
-class View:
-    """What the page shows of the guard."""
-
-    cards: tuple[Card, ...]
-    curves: Plot | None
-    gaps: Plot | None
-    rows: tuple[CheckRow, ...]
-    # Which images were held out, and what the files were trained on.
-    split: Text
-    # What the curves are to be read with.
-    reading: Text | None
-    marks: Mapping[str, Text]
-
-
-def view(guard: Mapping[str, Any], losses: Sequence[float]) -> View:
-    """Curves and texts of the part `guard` of `report.json`; `losses` are those of the run that was checked."""
+    `cards` are the steps of the range, `rows` the checks, `split` says which images were held out and what the files were
+    trained on, `reading` what the curves are to be read with.
+    """
     curve, steps = guard["curve"], guard["range"]
     curves = plot(
         {
@@ -173,21 +131,22 @@ def view(guard: Mapping[str, Any], losses: Sequence[float]) -> View:
             "high": [(row["step"], _percent(row["high"])) for row in guard["gaps"]],
         }
     )
-    return View(
-        cards=_cards(guard),
-        curves=curves,
-        gaps=gaps,
-        rows=_rows(guard),
-        split=sentences(_split(guard), _trained_on(guard)),
-        reading=_reading(guard, curves.highest if curves else None),
-        marks={
+    return {
+        "cards": _cards(guard),
+        "curves": curves,
+        "gaps": gaps,
+        "rows": _rows(guard),
+        "split": sentences(_split(guard), _trained_on(guard)),
+        "reading": _reading(guard, curves.highest if curves else None),
+        "marks": {
             "best": _("best: {step}", step=f"{guard['best_step'] or 0:,}"),
             "stop": _("stopped: {step}", step=f"{guard['stopped_at'] or 0:,}"),
         },
-    )
+    }
 
 
-def _cards(guard: Mapping[str, Any]) -> tuple[Card, ...]:
+def _cards(guard: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Each step of the range, with everything that it is."""
     named: dict[int, list[str]] = {}
     for name, step in best(guard)[1].items():
         if step is not None:
@@ -205,15 +164,12 @@ def _cards(guard: Mapping[str, Any]) -> tuple[Card, ...]:
         else _("The best step on images that were not trained on. Begin with this one."),
         "likeness": _("The latest step before the guard gave a warning: nearer to your images, less varied."),
     }
-    return tuple(
-        Card(
-            step,
-            tuple(TITLES[name] for name in names),
-            why["balanced" if "balanced" in names else names[0]],
-            "balanced" in names,
-        )
-        for step, names in named.items()
-    )
+    cards = []
+    for step, names in named.items():
+        chosen = "balanced" in names
+        why_this = why["balanced" if chosen else names[0]]
+        cards.append({"step": step, "names": [TITLES[name] for name in names], "why": why_this, "chosen": chosen})
+    return cards
 
 
 def _split(guard: Mapping[str, Any]) -> Text:
@@ -232,7 +188,7 @@ def _split(guard: Mapping[str, Any]) -> Text:
     if not names:
         return _("Some images were held out, and the guard measured on them.")
     shown = listed(names[:NAMES_SHOWN])
-    if more := max(0, len(names) - NAMES_SHOWN):
+    if (more := len(names) - NAMES_SHOWN) > 0:
         shown = _("{names} and {count} more", names=shown, count=more)
     return _n(
         "{count} image was held out, and the guard measured on it: {names}.",
@@ -291,24 +247,16 @@ def _reading(guard: Mapping[str, Any], highest: float | None) -> Text | None:
     if guard["interval"] and guard["split"]["kind"] == "folds":
         said.append(_("It allows for the folds sharing most of their images."))
     if guard["best_step"] and _is_number(value.get("mean")):
-        loss = loss_change(value["mean"])
+        shown: dict[str, object] = {"step": step, "value": loss_change(value["mean"])}
+        text = _("At step {step} the loss is {value}, by draws that had no part in choosing the step.", **shown)
         if _is_number(value.get("low")) and _is_number(value.get("high")):
-            said.append(
-                _(
-                    "At step {step} the loss is {value} (95%: {interval}), by draws that had no part in choosing the step.",
-                    step=step,
-                    value=loss,
-                    interval=span_of(loss_change(value["low"]), loss_change(value["high"])),
-                )
+            interval = span_of(loss_change(value["low"]), loss_change(value["high"]))
+            text = _(
+                "At step {step} the loss is {value} (95%: {interval}), by draws that had no part in choosing the step.",
+                interval=interval,
+                **shown,
             )
-        else:
-            said.append(
-                _(
-                    "At step {step} the loss is {value}, by draws that had no part in choosing the step.",
-                    step=step,
-                    value=loss,
-                )
-            )
+        said.append(text)
     elif guard["best_step"] == 0:
         said.append(_("No step was better than the untrained base."))
     if _is_number(guard["overhead"]):
@@ -317,11 +265,12 @@ def _reading(guard: Mapping[str, Any], highest: float | None) -> Text | None:
     return sentences(*said) if said else None
 
 
-def _rows(guard: Mapping[str, Any]) -> tuple[CheckRow, ...]:
+def _rows(guard: Mapping[str, Any]) -> list[tuple[Text | str, ...]]:
+    """Of each check step, held-out and training loss, both gaps and drift; a dash for what was not measured."""
     held = {row["step"]: row for row in guard["curve"]}
     trained = {row["step"]: row["mean"] for row in guard["train"]}
-    return tuple(
-        CheckRow(
+    return [
+        (
             f"{row['step']:,}",
             _interval(held.get(row["step"])),
             loss_change(trained.get(row["step"])),
@@ -330,7 +279,7 @@ def _rows(guard: Mapping[str, Any]) -> tuple[CheckRow, ...]:
             f"{100 * row['drift']:.1f}%" if _is_number(row["drift"]) else "–",
         )
         for row in guard["gaps"]
-    )
+    ]
 
 
 def _interval(row: Mapping[str, Any] | None) -> Text | str:

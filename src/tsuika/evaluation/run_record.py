@@ -137,17 +137,14 @@ def write_report(
         for w in notes.written
     )
     data = report.ReportData(
+        **vars(evidence),
         title=recipe.output.name or folder.root.resolve().name,
         method=notes.started.method,
         family=notes.started.family,
-        base=evidence.base,
         trigger=recipe.data.trigger,
-        example_prompt=evidence.example_prompt,
         stopped_by=notes.finished.stopped_by,
         steps_planned=recipe.train.steps,
         steps_done=notes.finished.steps_done,
-        pictures=evidence.pictures,
-        left_out=evidence.left_out,
         recipe_toml=config.dump(recipe),
         losses=tuple(notes.losses),
         look_losses=tuple(notes.look_losses),
@@ -157,12 +154,7 @@ def write_report(
         seconds=notes.seconds,
         images_per_second=notes.steps_timed * per_step / notes.step_seconds if notes.step_seconds else None,
         peak_memory_bytes=peak_memory_bytes(),
-        device=evidence.device,
-        before_after=evidence.before_after,
-        scores=evidence.scores,
-        lookalikes=evidence.lookalikes,
         artifacts=files,
-        command=evidence.command,
         warnings=tuple(report.Notice(w.code, {lang: w.words(lang) for lang in languages()}) for w in notes.warned),
     )
     report.write(data, folder.root, language)
