@@ -162,7 +162,6 @@ def test_manifest_json_survives_names_that_are_no_unicode(tmp_path: Path) -> Non
     text = manifest.to_json()
     json.loads(text.encode("utf-8"))
     assert Manifest.from_json(text) == manifest
-    assert manifest.subset([manifest.samples[0].name]).samples == manifest.samples
     manifest.samples[0].name.encode("utf-8")
 
 

@@ -99,9 +99,8 @@ class Bank:
             rows.append(int(self._pass_of(seed, which, nth_pass)[position]))
         count = len(bucket.latents_NVCHW[0])
         # One draw for each place, by a generator of its own: a batch of 4 begins as a batch of 2 does.
-        draws = [
-            int(torch.randint(count, (), generator=generator(seed, "variant", step, i))) for i in range(batch_size)
-        ]
+        sources = [generator(seed, "variant", step, i) for i in range(batch_size)]
+        draws = [int(torch.randint(count, (), generator=source)) for source in sources]
         captions = tuple(
             vary(sample.caption, self._config, generator(seed, "caption", step, i), sample.caption_source)
             for i, sample in enumerate(bucket.samples[row] for row in rows)
@@ -151,8 +150,6 @@ class Bank:
     def _visit(self, step: int, seed: int) -> tuple[int, int]:
         """The bucket of a step, and how many visits it has had before."""
         nth_round, position = divmod(step, self.round_steps)
-        if len(self.buckets) == 1:
-            return 0, step
         order = self._round_of(seed, nth_round)
         which = int(order[position])
         return which, nth_round * len(self._entries[which]) + int((order[:position] == which).sum())

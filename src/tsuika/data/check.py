@@ -10,7 +10,6 @@ import math
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -57,13 +56,8 @@ MUCH_ENLARGED: Final = 1.25
 SAME_BACKGROUND: Final = 0.5  # share of images
 EMPTY_TAIL: Final = 256  # zero bytes at the end of a JPEG: a download that broke off
 
+_LEVELS: Final[tuple[tuple[Level, bool], ...]] = (("look", True), ("note", False))
 BASE_SIZES: Final = (512, 768, 1024)  # SD1, SD2, SDXL
-
-
-@dataclass(frozen=True)
-class _Measured:
-    thumbnail: dedupe.Thumbnail
-    quality: Quality
 
 
 def check(
@@ -99,31 +93,25 @@ def check(
     """
     size_px, workers = config.size_px or size_px, workers or os.cpu_count() or 1
     report = progress or (lambda *_: None)
-    measured: dict[str, _Measured] = {}
+    measured: dict[str, tuple[dedupe.Thumbnail, Quality]] = {}
 
     def visit(name: str, opened: Opened) -> None:
-        measured[name] = _Measured(dedupe.Thumbnail(opened.image), measure(opened.image))
+        measured[name] = dedupe.Thumbnail(opened.image), measure(opened.image)
 
     # One image a thread: matrix products with threads of their own would wait for each other.
     with threadpool_limits(1, "blas"):
         reading = partial(report, "pictures")
         manifest = scan.scan(folder, config, size_px=size_px, needed=0, progress=reading, visit=visit, workers=workers)
     samples = manifest.samples
-    thumbnails = [measured[sample.name].thumbnail for sample in samples]
-    qualities = {sample.name: measured[sample.name].quality for sample in samples}
-
-    alike = [
-        (i, j)
-        for i, j, found in dedupe.pairs(thumbnails, progress=partial(report, "compare"), workers=workers)
-        if found.same
-    ]
+    thumbnails = [measured[sample.name][0] for sample in samples]
+    qualities = {sample.name: measured[sample.name][1] for sample in samples}
+    pairs = dedupe.pairs(thumbnails, progress=partial(report, "compare"), workers=workers)
+    alike = [(i, j) for i, j, found in pairs if found.same]
     duplicates = _duplicates(samples, qualities, alike)
     buckets = bucket.assign(manifest, size_px=size_px, step_px=step_px, buckets=config.buckets)
     captions, about_captions = check_captions.check(manifest, config, tokenize, tokenizer)
     variety, about_variety = _variety(samples, thumbnails, duplicates)
     findings = [
-        *_nothing(manifest),
-        *_left_out(manifest),
         *_of_files(manifest),
         *_of_pixels(samples, qualities, size_px),
         *_of_sizes(buckets, config.crop),
@@ -131,14 +119,13 @@ def check(
         *about_captions,
         *about_variety,
     ]
+    findings.sort(key=lambda found: (LEVELS.index(found.level), bool(found.pictures), -len(found.pictures)))
     return Report(
         folder=folder,
         base=base,
         size_px=size_px,
         pictures=_images(manifest, qualities, tokenize),
-        findings=tuple(
-            sorted(findings, key=lambda found: (LEVELS.index(found.level), bool(found.pictures), -len(found.pictures)))
-        ),
+        findings=tuple(findings),
         duplicates=duplicates,
         captions=captions,
         variety=variety,
@@ -169,24 +156,16 @@ def _has_empty_tail(path: Path) -> bool:
         return not stream.read().strip(b"\0")
 
 
-def _nothing(manifest: Manifest) -> list[Finding]:
-    if manifest.samples:
-        return []
-    left = len(manifest.quarantined)
-    return [Finding("nothing-usable" if left else "nothing-found", "unusable", (), {"left": left})]
-
-
-def _left_out(manifest: Manifest) -> list[Finding]:
-    found = []
-    for reason, _count in Counter(left.reason for left in manifest.quarantined).most_common():
-        group = [left for left in manifest.quarantined if left.reason == reason]
-        found.append(Finding(reason, "unusable", tuple(left.name for left in group), {"words": group[0].words}))
-    return found
-
-
 def _of_files(manifest: Manifest) -> list[Finding]:
-    """Of files that can be used, but are not quite in order."""
-    found = []
+    """Of files that cannot be used, and of those that can but are not quite in order."""
+    found, left_out = [], manifest.quarantined
+    if not manifest.samples:
+        found.append(
+            Finding("nothing-usable" if left_out else "nothing-found", "unusable", (), {"left": len(left_out)})
+        )
+    for reason, _count in Counter(left.reason for left in left_out).most_common():
+        group = [left for left in left_out if left.reason == reason]
+        found.append(Finding(reason, "unusable", tuple(left.name for left in group), {"words": group[0].words}))
     if tails := tuple(sample.name for sample in manifest.samples if _has_empty_tail(sample.path)):
         found.append(Finding("empty-tail", "look", tails))
     for code in ("profile-ignored", "exif-ignored", "own-output"):
@@ -195,8 +174,9 @@ def _of_files(manifest: Manifest) -> list[Finding]:
     return found
 
 
-def _middle(values: Sequence[float]) -> float:
-    known = [value for value in values if not np.isnan(value)]
+def _middle(qualities: Mapping[str, Quality], measure: str) -> float:
+    """The median of the images where it is known; 0 where those are too few."""
+    known = [value for one in qualities.values() if not np.isnan(value := getattr(one, measure))]
     return median(known) if len(known) >= FEWEST else 0.0
 
 
@@ -214,7 +194,7 @@ def _of_pixels(samples: Sequence[Sample], qualities: Mapping[str, Quality], size
 def _of_sharpness(
     samples: Sequence[Sample], qualities: Mapping[str, Quality], size_px: int, drawn: bool
 ) -> list[Finding]:
-    sharp, crisp = (_middle([getattr(one, key) for one in qualities.values()]) for key in ("sharpness", "crispness"))
+    sharp, crisp = (_middle(qualities, key) for key in ("sharpness", "crispness"))
     # Comparisons with nan are false.
     blurred = tuple(name for name, one in qualities.items() if one.sharpness < min(BLURRED * sharp, BLURRED_MOST))
     found = [Finding("blurred", "look", blurred, {"others": sharp})] if blurred else []
@@ -223,8 +203,7 @@ def _of_sharpness(
         for sample in samples
         if sample.name not in blurred and _is_enlarged(qualities[sample.name], crisp, drawn)
     }
-    levels: tuple[tuple[Level, bool], ...] = (("look", True), ("note", False))
-    for level, too_small in levels:
+    for level, too_small in _LEVELS:
         if names := tuple(name for name, px in enlarged.items() if (px < size_px) == too_small):
             values = {"detail_px": min(enlarged[name] for name in names), "size_px": size_px}
             found.append(Finding("upscaled", level, names, values))
@@ -233,9 +212,7 @@ def _of_sharpness(
 
 def _of_exposure(qualities: Mapping[str, Quality]) -> list[Finding]:
     """Of photographs: the tones of drawings are meant."""
-    clipped, brightest = (
-        _middle([getattr(one, key) for one in qualities.values()]) for key in ("clipped", "brightest")
-    )
+    clipped, brightest = (_middle(qualities, key) for key in ("clipped", "brightest"))
     most = max(OVEREXPOSED, clipped + OVEREXPOSED_ABOVE)
     least = min(UNDEREXPOSED, UNDEREXPOSED_SHARE * (brightest or 255.0))
     over = {
@@ -265,17 +242,11 @@ def _detail_px(sample: Sample, quality: Quality) -> int:
 
 def _of_sizes(buckets: Sequence[bucket.Bucket], crop: float) -> list[Finding]:
     found = []
-    odd = {
-        sample.name: bucket.kept_share(sample, one.size)
-        for one in buckets
-        for sample in one.samples
-        if bucket.kept_share(sample, one.size) < ODD_ASPECT
-    }
-    if odd:
+    shares = {sample.name: bucket.kept_share(sample, one.size) for one in buckets for sample in one.samples}
+    if odd := {name: share for name, share in shares.items() if share < ODD_ASPECT}:
         found.append(Finding("odd-aspect", "look", tuple(odd), {"kept": round(100 * min(odd.values()))}))
     factors = {item.sample.name: item.factor for item in bucket.enlarged(buckets, crop)}
-    levels: tuple[tuple[Level, bool], ...] = (("look", True), ("note", False))
-    for level, much in levels:
+    for level, much in _LEVELS:
         if names := tuple(name for name, factor in factors.items() if (factor >= MUCH_ENLARGED) == much):
             found.append(Finding("small", level, names, {"factor": round(max(factors[name] for name in names), 2)}))
     return found
@@ -310,10 +281,8 @@ def _duplicates(
 
 
 def _of_duplicates(groups: Sequence[Sequence[str]]) -> list[Finding]:
-    if not groups:
-        return []
-    redundant = tuple(name for group in groups for name in group[1:])
-    return [Finding("near-duplicate", "look", redundant, {"of": {name: g[0] for g in groups for name in g[1:]}})]
+    instead = {name: group[0] for group in groups for name in group[1:]}
+    return [Finding("near-duplicate", "look", tuple(instead), {"of": instead})] if instead else []
 
 
 def _variety(
@@ -336,23 +305,19 @@ def _variety(
 def _images(
     manifest: Manifest, qualities: Mapping[str, Quality], tokenize: check_captions.Tokenize | None
 ) -> tuple[CheckedImage, ...]:
-    sharp = _middle([one.sharpness for one in qualities.values()])
+    sharp = _middle(qualities, "sharpness")
     rows = [CheckedImage(left.name, left.path, False) for left in manifest.quarantined]
     for sample in manifest.samples:
         one = qualities[sample.name]
-        relative = 0.0 if not sharp or np.isnan(one.sharpness) else round(one.sharpness / sharp, 3)
-        tokens = len(tokenize(sample.caption)) if tokenize else None
+        known = {
+            name: getattr(sample, name) for name in ("name", "path", "width", "height", "caption", "caption_source")
+        }
         rows.append(
             CheckedImage(
-                name=sample.name,
-                path=sample.path,
+                **known,
                 usable=True,
-                width=sample.width,
-                height=sample.height,
-                caption=sample.caption,
-                caption_source=sample.caption_source,
-                tokens=tokens,
-                sharpness=relative,
+                tokens=len(tokenize(sample.caption)) if tokenize else None,
+                sharpness=0.0 if not sharp or np.isnan(one.sharpness) else round(one.sharpness / sharp, 3),
                 detail_px=_detail_px(sample, one),
                 bars=one.bars,
                 drawn=one.flat >= DRAWN,
@@ -365,11 +330,6 @@ def _images(
 
 def _not_judged(qualities: Mapping[str, Quality], tokenize: check_captions.Tokenize | None) -> tuple[str, ...]:
     """Keys of `faults.NOT_JUDGED`."""
-    found = ["text"]
-    if len(qualities) < FEWEST:
-        found.append("few")
-    if any(one.flat >= DRAWN for one in qualities.values()):
-        found.append("drawn")
-    if tokenize is None:
-        found.append("tokens")
-    return tuple(found)
+    drawn = any(one.flat >= DRAWN for one in qualities.values())
+    missing = {"text": True, "few": len(qualities) < FEWEST, "drawn": drawn, "tokens": tokenize is None}
+    return tuple(name for name, holds in missing.items() if holds)

@@ -21,11 +21,10 @@ LONGEST_PHRASE: Final = 5
 SHOWN: Final = 8
 _WORD: Final = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 # Words that are in most English sentences and name nothing.
-_SMALL: Final = frozenset(
-    _WORD.findall(
-        "a an the of in on at to with and or by for from is are it its this that as up into over under some one"
-    )
+_SMALL_WORDS: Final = (
+    "a an the of in on at to with and or by for from is are it its this that as up into over under some one"
 )
+_SMALL: Final = frozenset(_WORD.findall(_SMALL_WORDS))
 
 
 def check(
@@ -59,7 +58,9 @@ def check(
         values = {"trigger": trigger, "with_trigger": facts.with_trigger, "usable": len(samples)}
         findings.append(Finding("trigger-missing", "note", added, values))
     if common:
-        findings.append(Finding("caption-common", "note", (), {"phrases": _listed(common)}))
+        findings.append(
+            Finding("caption-common", "note", (), {"phrases": ", ".join(f"“{one}”" for one in common[:SHOWN])})
+        )
     findings += _words_of(torn, trigger, written)
     return facts, findings
 
@@ -75,11 +76,13 @@ def _read_oddly(manifest: Manifest) -> list[Finding]:
 
 
 def _missing(samples: Sequence[Sample], without: tuple[str, ...], written: Sequence[Sample]) -> list[Finding]:
-    empty = {sample.name for sample in samples if sample.caption_source == "built" and _has_file(sample)}
-    built = tuple(s.name for s in samples if s.caption_source == "built" and s.name not in empty)
+    no_words = [sample for sample in samples if sample.caption_source == "built"]
+    files = {one.name: [one.path.with_suffix(suffix).is_file() for suffix in caption.SUFFIXES] for one in no_words}
+    empty = tuple(name for name, has in files.items() if any(has))
+    built = tuple(name for name in files if name not in empty)
     found = []
     if empty:
-        found.append(Finding("caption-empty", "look", tuple(s.name for s in samples if s.name in empty)))
+        found.append(Finding("caption-empty", "look", empty))
     if len(without) == len(samples) > 1 and not empty:
         found.append(Finding("caption-none-all", "look"))
     elif none := tuple(name for name in without if name not in empty):
@@ -87,10 +90,6 @@ def _missing(samples: Sequence[Sample], without: tuple[str, ...], written: Seque
     elif built and written:
         found.append(Finding("caption-built", "note", built))
     return found
-
-
-def _has_file(sample: Sample) -> bool:
-    return any(sample.path.with_suffix(suffix).is_file() for suffix in caption.SUFFIXES)
 
 
 def _identical(written: Sequence[Sample], usable: int) -> list[Finding]:
@@ -149,7 +148,3 @@ def _common(captions: Sequence[str], trigger: str, class_word: str) -> tuple[str
 
 def _runs(words: Sequence[str], length: int) -> list[tuple[str, ...]]:
     return [tuple(words[i : i + length]) for i in range(len(words) - length + 1)]
-
-
-def _listed(phrases: Sequence[str]) -> str:
-    return ", ".join(f"“{phrase}”" for phrase in phrases[:SHOWN])

@@ -45,16 +45,10 @@ def _features(thumbnail: Thumbnail) -> tuple[Floats, Floats, Floats, np.float32]
     side = len(lab)
     edge = max(1, round(FRAME * side))
     half = side // 2
-    strips = [
-        lab[:edge, :half],
-        lab[:edge, half:],
-        lab[-edge:, :half],
-        lab[-edge:, half:],
-        lab[:half, :edge],
-        lab[half:, :edge],
-        lab[:half, -edge:],
-        lab[half:, -edge:],
-    ]
+    first, second = slice(half), slice(half, None)
+    top_and_bottom = [lab[rows, part] for rows in (slice(edge), slice(-edge, None)) for part in (first, second)]
+    left_and_right = [lab[part, columns] for columns in (slice(edge), slice(-edge, None)) for part in (first, second)]
+    strips = top_and_bottom + left_and_right
     frame = np.concatenate([np.median(strip.reshape(-1, 3), axis=0) for strip in strips])
     bins = (thumbnail.pixels_PP3[::2, ::2] // (256 // BINS)).reshape(-1, 3).astype(np.int64)
     counts = np.bincount(bins @ np.array([BINS * BINS, BINS, 1]), minlength=BINS**3) / (side * side)
@@ -88,9 +82,8 @@ def backgrounds(frame_ND: Floats) -> list[list[int]]:
 def apart(one_D: Floats, others_ND: Floats) -> Floats:
     """Mean distance of frames' strips (N), CIELAB units; of the other as it is or mirrored, whichever is nearer."""
     first, second = one_D.reshape(1, 8, 3), others_ND.reshape(-1, 8, 3)
-    distances = [
-        np.sqrt(np.square(first - side).sum(2)).mean(1) for side in (second, second[:, [1, 0, 3, 2, 6, 7, 4, 5]])
-    ]
+    sides = (second, second[:, [1, 0, 3, 2, 6, 7, 4, 5]])
+    distances = [np.sqrt(np.square(first - side).sum(2)).mean(1) for side in sides]
     return np.asarray(np.minimum(*distances), np.float32)
 
 

@@ -42,21 +42,14 @@ _TURNS: Final = {
 }
 
 # What Pillow's decoders raise on damaged or hostile files; our own code runs outside of the `try` that catches these.
-_DECODER_ERRORS: Final = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    struct.error,
-    zlib.error,
-    LookupError,
-    TypeError,
-    ArithmeticError,
-    RuntimeError,
-    AttributeError,
-    AssertionError,
-)
+_DAMAGED: Final = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
+_CONFUSED: Final = (LookupError, TypeError, ArithmeticError, RuntimeError, AttributeError, AssertionError)
+_DECODER_ERRORS: Final = (*_DAMAGED, *_CONFUSED)
 
+_MAGICS: Final = (
+    *((b"\xff\xd8\xff", "JPEG"), (b"\x89PNG\r\n\x1a\n", "PNG"), (b"GIF87a", "GIF"), (b"GIF89a", "GIF")),
+    *((mark, "TIFF") for mark in (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")),
+)
 _HEIF_BRANDS: Final = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 
 
@@ -123,16 +116,7 @@ def sniff(head: bytes) -> str | None:
     if head[4:8] == b"ftyp":
         brand = head[8:12]
         return "AVIF" if brand in (b"avif", b"avis") else "HEIF" if brand in _HEIF_BRANDS else None
-    for magic, name in (
-        (b"\xff\xd8\xff", "JPEG"),
-        (b"\x89PNG\r\n\x1a\n", "PNG"),
-        (b"GIF87a", "GIF"),
-        (b"GIF89a", "GIF"),
-        (b"II*\x00", "TIFF"),
-        (b"MM\x00*", "TIFF"),
-        (b"II+\x00", "TIFF"),
-        (b"MM\x00+", "TIFF"),
-    ):
+    for magic, name in _MAGICS:
         if head.startswith(magic):
             return name
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
@@ -184,10 +168,8 @@ def _decode(content: bytes, path: Path) -> tuple[Image.Image, tuple[tuple[str, s
     """The first frame with its pixels, as stored, turned upright."""
     announced, formats = sniff(content[:16]), readable_formats()
     if announced and announced not in formats:
-        if announced == "HEIF":
-            words = _("HEIF needs pillow-heif, which is not installed: pip install 'tsuika[heif]'")
-        else:
-            words = _("The installed Pillow cannot read {format}.", format=announced)
+        heif = _("HEIF needs pillow-heif, which is not installed: pip install 'tsuika[heif]'")
+        words = heif if announced == "HEIF" else _("The installed Pillow cannot read {format}.", format=announced)
         raise UnusableError(path, "unsupported", words)
     with _strict_decoding():
         try:
@@ -263,15 +245,10 @@ def _to_srgb(image: Image.Image, icc: bytes) -> tuple[Image.Image, str]:
             image = image.convert("RGB")
         if modes.get(space) != image.mode:
             return image, _("a {space} profile in an image of kind {mode}", space=space, mode=image.mode)
-        transform = ImageCms.buildTransform(
-            profile,
-            ImageCms.createProfile("sRGB"),
-            image.mode,
-            "RGB",
-            ImageCms.Intent.RELATIVE_COLORIMETRIC,
-            # Unoptimised: lcms' tables for grey profiles are off by 10 of 255 in the dark (measured, linear grey).
-            ImageCms.Flags.BLACKPOINTCOMPENSATION | ImageCms.Flags.NOOPTIMIZE,
-        )
+        srgb, intent = ImageCms.createProfile("sRGB"), ImageCms.Intent.RELATIVE_COLORIMETRIC
+        # Unoptimised: lcms' tables for grey profiles are off by 10 of 255 in the dark (measured, linear grey).
+        flags = ImageCms.Flags.BLACKPOINTCOMPENSATION | ImageCms.Flags.NOOPTIMIZE
+        transform = ImageCms.buildTransform(profile, srgb, image.mode, "RGB", intent, flags)
         if image.mode == "RGB" and _changes_nothing(transform):
             return image, ""
         converted = ImageCms.applyTransform(image, transform)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -57,17 +57,12 @@ class Manifest:
     def __len__(self) -> int:
         return len(self.samples)
 
-    def subset(self, names: Collection[str]) -> Manifest:
-        """Only the samples of these names, in their order; the rest is not reported as left out."""
-        wanted = set(names)
-        return replace(self, samples=tuple(sample for sample in self.samples if sample.name in wanted))
-
     def remarks(self) -> Iterator[Warned]:
         """What people should know: images left out (DS006), and what was changed about others (DS007)."""
-        for _, reason, words, name in self.quarantined:
-            yield _remark("DS006", name, reason, words)
-        for name, reason, words in self.notes:
-            yield _remark("DS007", name, reason, words)
+        remarks = [("DS006", left.name, left.reason, left.words) for left in self.quarantined]
+        remarks += [("DS007", *one) for one in self.notes]
+        for code, name, reason, words in remarks:
+            yield note(code, name=name, reason=FAULTS[reason].what, words=words)
 
     def to_json(self) -> str:
         """UTF-8 text; a file name that is not valid Unicode survives as JSON escapes."""
@@ -100,7 +95,3 @@ class Manifest:
             quarantined=tuple(LeftOut(**{**row, "path": Path(row["path"])}) for row in tables["quarantined"]),
             notes=tuple(Note(**row) for row in tables["notes"]),
         )
-
-
-def _remark(code: str, name: str, reason: str, words: str) -> Warned:
-    return note(code, name=name, reason=FAULTS[reason].what, words=words)

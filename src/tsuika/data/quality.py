@@ -82,9 +82,8 @@ def measure(image: Image.Image) -> Quality:
     part = _Detail(_sharpest(grey_HW, loss_K, scale))
     crispness = part.lost(1.25)
     share, rhythm = (_detail_share(part), _interpolated(part.pixels_HW)) if crispness < CRISP else (1.0, 0.0)
-    return Quality(
-        whole.share(loss_K), crispness, share, rhythm, _repeated(part.pixels_HW), *_exposure(image), _flat(image), found
-    )
+    details = whole.share(loss_K), crispness, share, rhythm, _repeated(part.pixels_HW)
+    return Quality(*details, *_exposure(image), _flat(image), found)
 
 
 def _resized(pixels_HW: Floats | NDArray[np.uint8], scale: float, kernel: Kernel) -> Floats:
@@ -201,12 +200,8 @@ def _seamed(steps: Floats, factor: int) -> bool:
     means = np.array([phase.mean() if phase.size else 0.0 for phase in phases])
     seam = int(means.argmax())
     # Edges on one grid line alone (a drawing's only contour) prove nothing.
-    lines = int((phases[seam] > 0.25 * means[seam]).sum())
-    return (
-        bool(means[seam] > 0.5)
-        and lines >= SEAMS * phases[seam].size
-        and float(np.delete(means, seam).mean()) < 0.3 * means[seam]
-    )
+    has_lines = (phases[seam] > 0.25 * means[seam]).sum() >= SEAMS * phases[seam].size
+    return bool(means[seam] > 0.5 and has_lines and np.delete(means, seam).mean() < 0.3 * means[seam])
 
 
 def _exposure(image: Image.Image) -> tuple[float, float, float, float, float]:
@@ -249,23 +244,18 @@ def bars(pixels_HW: NDArray[np.uint8]) -> Sides:
 
     A bar ends in an edge along most of its length; an even background with an object in it does not.
     """
-    across = [_bar(pixels_HW.T), _bar(pixels_HW.T[::-1])]
-    upright = [_bar(pixels_HW), _bar(pixels_HW[::-1])]
-    found = [0, 0, 0, 0]
-    for pair, places in ((across, (0, 2)), (upright, (1, 3))):
-        (first, level), (second, other) = pair
-        if (
-            first
-            and second
-            and abs(level - other) <= 6
-            and abs(first - second) <= max(2, BAR_UNEVEN * (first + second))
-        ):
-            found[places[0]], found[places[1]] = first, second
-    left, top, right, bottom = found
+    (left, right), (top, bottom) = _bar_pair(pixels_HW.T), _bar_pair(pixels_HW)
     height, width = pixels_HW.shape
     if (width - left - right) * (height - top - bottom) < 0.1 * width * height:
         return (0, 0, 0, 0)
     return (left, top, right, bottom)
+
+
+def _bar_pair(rows_HW: NDArray[np.uint8]) -> tuple[int, int]:
+    """Thickness of the even bars above and below; 0 unless they are a pair."""
+    (first, level), (second, other) = _bar(rows_HW), _bar(rows_HW[::-1])
+    is_pair = first and second and abs(level - other) <= 6
+    return (first, second) if is_pair and abs(first - second) <= max(2, BAR_UNEVEN * (first + second)) else (0, 0)
 
 
 def _bar(rows_HW: NDArray[np.uint8]) -> tuple[int, float]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 import torch
 
@@ -18,6 +19,8 @@ from tsuika.data.bank import Bank
 from tsuika.data.bucket import Bucket, by_size
 from tsuika.data.manifest import Manifest
 
+_PLAIN: Final = {"variants": 1, "flip": False, "crop": 1.0, "rotate_deg": 0.0, "colour": 0.0}
+
 
 def class_caption(class_word: str) -> str:
     """Prompt and caption of an image of the class."""
@@ -26,19 +29,8 @@ def class_caption(class_word: str) -> str:
 
 def settings(data: Data) -> Data:
     """How regularization images are read: as the recipe says, without trigger word and augmentation."""
-    return data.model_copy(
-        update={
-            "trigger": "",
-            "class_word": class_caption(data.class_word),
-            "template": "none",
-            "repeats": 1,
-            "variants": 1,
-            "flip": False,
-            "crop": 1.0,
-            "rotate_deg": 0.0,
-            "colour": 0.0,
-        }
-    )
+    own = {"trigger": "", "class_word": class_caption(data.class_word), "template": "none", "repeats": 1}
+    return data.model_copy(update=own | _PLAIN)
 
 
 def assign(manifest: Manifest, buckets: Sequence[Bucket]) -> tuple[Bucket, ...]:

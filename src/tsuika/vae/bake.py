@@ -61,13 +61,16 @@ def _folder(own: Path, vae: Mapping[str, Tensor], out: Path, facts: Mapping[str,
         old.unlink()
     if not files:  # a torch file
         weights = open_folder(own, WEIGHTS)
-        tensors = {name: weights.tensor(name) for name in weights.shapes}
-        tensors |= _fitted(weights, dict(vae), own)
-        safetensors.save_tensors(out / f"{WEIGHTS}.safetensors", tensors, {"format": "pt", **facts})
+        _save_all(weights, _fitted(weights, dict(vae), own), out / f"{WEIGHTS}.safetensors", facts)
     for file in files:
         weights = open_weights(file)
         replace_tensors(file, out / file.name, _fitted(weights, dict(vae), own), facts)
     return len(vae)
+
+
+def _save_all(weights: Weights, tensors: Mapping[str, Tensor], out: Path, facts: Mapping[str, str]) -> None:
+    everything = {**{name: weights.tensor(name) for name in weights.shapes}, **tensors}
+    safetensors.save_tensors(out, everything, {"format": "pt", **facts})
 
 
 def _file(
@@ -82,8 +85,7 @@ def _file(
     }
     tensors = _fitted(weights, places, weights.path)
     if is_pickle(weights.path):
-        everything = {**{name: weights.tensor(name) for name in weights.shapes}, **tensors}
-        safetensors.save_tensors(out, everything, {"format": "pt", **facts})
+        _save_all(weights, tensors, out, facts)
     else:
         replace_tensors(weights.path, out, tensors, facts)
     copy_yaml(weights.path, out)  # there programs read what the model predicts
@@ -100,11 +102,9 @@ def _fitted(weights: Weights, tensors: dict[str, Tensor], where: Path) -> dict[s
     for name, tensor in tensors.items():
         own = weights.tensor(name)
         if own.numel() != tensor.numel():
-            why = _("`{tensor}` has another size in its own VAE.", tensor=name)
-            raise _cannot(where, why)
-        fitted[name] = safetensors.cast({name: tensor.cpu().reshape(own.shape)}, own.dtype, "single-file")[
-            name
-        ].contiguous()
+            raise _cannot(where, _("`{tensor}` has another size in its own VAE.", tensor=name))
+        shaped = {name: tensor.cpu().reshape(own.shape)}
+        fitted[name] = safetensors.cast(shaped, own.dtype, "single-file")[name].contiguous()
     return fitted
 
 

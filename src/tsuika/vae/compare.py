@@ -22,6 +22,11 @@ from tsuika.core.intervals import Interval
 from tsuika.core.plain import jsonable
 from tsuika.vae import faults, metrics, roundtrip
 
+_ADVICE: Final = ("vae", "measure", "as_good", "better_by")
+_COSTS: Final = (
+    *("latents", "encode_s_per_megapixel", "decode_s_per_megapixel"),
+    *("memory_bytes", "largest_activation", "seams"),
+)
 # What people want of a VAE -> the measure that says so; less is better.
 PURPOSES: Final[Mapping[str, str]] = {"texture": "texture_error", "colour": "colour", "lines": "colour_p95"}
 _DTYPES: Final = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
@@ -83,6 +88,22 @@ class VaeResult:
         """Every measure with its interval over pictures; none can be told where it is not finite for some picture."""
         return {name: of_values(_column(self, name), self.groups) for name in metrics.MEASURES}
 
+    def to_dict(self) -> dict[str, Any]:
+        """Values without images."""
+        return {
+            "vae": self.name,
+            "source": self.source,
+            "encoder": self.encoder,
+            "sound": self.is_sound,
+            "precision": self.precision,
+            "sha256": self.sha256,
+            "findings": self.findings,
+            "measures": self.means(),
+            "against_builtin": self.against,
+            "psnr_on_the_base_s_latents": of_values(self.with_base, self.groups),
+            **{name: getattr(self, name) for name in _COSTS},
+        }
+
 
 @dataclass(frozen=True)
 class VaeAdvice:
@@ -112,16 +133,8 @@ class Comparison:
             {
                 "pictures": len(self.names),
                 "different_pictures": self.different,
-                "vaes": [_result_dict(one) for one in self.results],
-                "advice": {
-                    one.purpose: {
-                        "vae": one.vae,
-                        "measure": one.measure,
-                        "as_good": list(one.as_good),
-                        "better_by": one.better_by,
-                    }
-                    for one in self.advice
-                },
+                "vaes": [one.to_dict() for one in self.results],
+                "advice": {one.purpose: {name: getattr(one, name) for name in _ADVICE} for one in self.advice},
                 "pareto": list(self.pareto),
                 "interval_level": self.level,
             }
@@ -230,15 +243,12 @@ def _run(
             findings.append(warned)
     seam = None
     tile = faults.tile_px(candidate.vae)
-    if (
-        tile >= _LEAST_TILE_PX
-        and passed.is_finite
-        and sum(one[0, 0].numel() * len(one) for one in stacks) >= 4 * (1.5 * tile) ** 2
-    ):
+    pixels = sum(stack[:, 0].numel() for stack in stacks)
+    if tile >= _LEAST_TILE_PX and passed.is_finite and pixels >= 4 * (1.5 * tile) ** 2:
         seam = faults.seams(candidate.vae, stacks[-1][-1:])
         if seam is not None and (seen := faults.seam_note(candidate.name, seam, candidate.vae)):
             findings.append(seen)
-    megapixels = sum(stack[:, 0].numel() for stack in stacks) / 1e6
+    megapixels = pixels / 1e6
     result = VaeResult(
         candidate.name,
         encoder,
@@ -325,14 +335,14 @@ def _advise(purpose: str, results: Sequence[VaeResult], groups: Sequence[int], l
     if not better:
         return VaeAdvice(purpose, measure, own.name, None)
     best = min(better, key=lambda one: metrics.mean(one.rows, measure))
-    rivals = tuple(
-        one.name
+    taken = _column(best, measure)
+    apart = {
+        one.name: of_differences(_column(one, measure), taken, groups, level=level, seed=seed)
         for one in better
         if one is not best
-        and of_differences(_column(one, measure), _column(best, measure), groups, level=level, seed=seed).sign == 0
-    )
-    gain = best.against[measure]
-    return VaeAdvice(purpose, measure, best.name, Interval(-gain.mean, -gain.high, -gain.low), rivals)
+    }
+    rivals = tuple(name for name, difference in apart.items() if not difference.sign)
+    return VaeAdvice(purpose, measure, best.name, -best.against[measure], rivals)
 
 
 def _pareto(results: Sequence[VaeResult]) -> tuple[str, ...]:
@@ -350,24 +360,3 @@ def _pareto(results: Sequence[VaeResult]) -> tuple[str, ...]:
             for there in points.values()
         )
     )
-
-
-def _result_dict(one: VaeResult) -> dict[str, Any]:
-    return {
-        "vae": one.name,
-        "source": one.source,
-        "encoder": one.encoder,
-        "sound": one.is_sound,
-        "precision": one.precision,
-        "sha256": one.sha256,
-        "findings": one.findings,
-        "measures": one.means(),
-        "against_builtin": one.against,
-        "psnr_on_the_base_s_latents": of_values(one.with_base, one.groups),
-        "latents": one.latents,
-        "encode_s_per_megapixel": one.encode_s_per_megapixel,
-        "decode_s_per_megapixel": one.decode_s_per_megapixel,
-        "memory_bytes": one.memory_bytes,
-        "largest_activation": one.largest_activation,
-        "seams": one.seams,
-    }

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import torch
@@ -74,16 +75,16 @@ def incompatibility(
         lost_db: PSNR of its own round trip less that of the base's latents decoded by it.
         best_gain: by what the base's latents must be multiplied for its decoder (`decoder_gain`).
     """
-    if encoder == "other" and abs(found.correlation) < _SAME_AXES:
-        return note(OTHER_LATENTS, vae=name, lost=f"{max(lost_db, 0.0):.1f}", correlation=f"{found.correlation:.2f}")
+    lost, foreign = f"{max(lost_db, 0.0):.1f}", encoder == "other"
+    latents_note = partial(note, OTHER_LATENTS, vae=name, lost=lost, correlation=f"{found.correlation:.2f}")
+    if foreign and abs(found.correlation) < _SAME_AXES:
+        return latents_note()
     off = max(found.gain, 1 / found.gain) if found.gain > 0 else math.inf
-    if encoder == "other" and off > _SCALE:
-        return note(OTHER_SCALE, vae=name, factor=f"{found.gain:.2f}", lost=f"{max(lost_db, 0.0):.1f}")
-    if best_gain != 1:
-        return note(OTHER_SCALE, vae=name, factor=f"{best_gain:.2f}", lost=f"{max(lost_db, 0.0):.1f}")
-    if lost_db > _FOREIGN_DB or (encoder == "other" and found.shift > _SHIFT and lost_db > MUCH_DB):
-        return note(OTHER_LATENTS, vae=name, lost=f"{max(lost_db, 0.0):.1f}", correlation=f"{found.correlation:.2f}")
-    return None
+    if (foreign and off > _SCALE) or best_gain != 1:
+        factor = found.gain if foreign and off > _SCALE else best_gain
+        return note(OTHER_SCALE, vae=name, factor=f"{factor:.2f}", lost=lost)
+    is_other = lost_db > _FOREIGN_DB or (foreign and found.shift > _SHIFT and lost_db > MUCH_DB)
+    return latents_note() if is_other else None
 
 
 def scale_note(name: str, found: float | None, expected: float) -> Warned | None:

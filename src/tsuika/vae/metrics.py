@@ -22,7 +22,6 @@ _WINDOW_PX: Final = 8  # of local contrast: as a latent of the original VAEs cov
 _UNSEEN: Final = 0.25
 _ROUNDING: Final = 0.01
 _GREY: Final = 1.0  # mean chroma below which a picture has no colour to be washed out
-LEAST_SIDE_PX: Final = 11  # the window of SSIM
 
 # Measure -> whether more is better; None: 1 is as the original.
 MEASURES: Final[Mapping[str, bool | None]] = {
@@ -126,6 +125,7 @@ def measure(output_B3HW: Tensor, target_B3HW: Tensor) -> list[dict[str, float]]:
     lab, truth = to_lab(output), to_lab(target)
     difference = ciede2000(lab, truth).flatten(1)
     coarse = [F.avg_pool2d(one, 4) for one in (lab, truth)]  # thin lines that blur are no washed-out colours
+    contrasts = zip(log_contrasts(lab[:, :1]), log_contrasts(truth[:, :1]), strict=True)
     columns = {
         "psnr": psnr(output, target),
         "ssim": ssim(output, target),
@@ -134,12 +134,7 @@ def measure(output_B3HW: Tensor, target_B3HW: Tensor) -> list[dict[str, float]]:
         "chroma": _ratio(*(one[:, 1:].norm(dim=1).flatten(1).mean(1) for one in coarse), least=_GREY),
         "range": _ratio(*(_spread(one[:, 0]) for one in coarse), least=_GREY),
         "texture": _ratio(*((_energy(one[:, :1]) + _ROUNDING) for one in (lab, truth)), least=0.0),
-        "texture_error": torch.stack(
-            [
-                (a - b).abs().flatten(1).mean(1)
-                for a, b in zip(log_contrasts(lab[:, :1]), log_contrasts(truth[:, :1]), strict=True)
-            ]
-        ).mean(0),
+        "texture_error": torch.stack([(a - b).abs().flatten(1).mean(1) for a, b in contrasts]).mean(0),
     }
     finite = output_B3HW.isfinite().flatten(1).all(1)
     columns = {name: torch.where(finite, values, math.nan) for name, values in columns.items()}

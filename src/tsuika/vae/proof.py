@@ -66,12 +66,8 @@ class Proof:
     @property
     def costs(self) -> list[str]:
         """The measures that are worse by more than chance."""
-        wrong = {True: -1, False: 1}
-        return [
-            name
-            for name, change in self.changes.items()
-            if (better := metrics.MEASURES[name]) is not None and change.sign == wrong[better]
-        ]
+        worse: dict[bool | None, int] = {True: -1, False: 1}
+        return [name for name, change in self.changes.items() if change.sign == worse.get(metrics.MEASURES[name])]
 
 
 def prove(
@@ -87,18 +83,14 @@ def prove(
         name: of_differences([row[name] for row in after], [row[name] for row in before], groups, seed=seed)
         for name in names
     }
-    means = ({name: metrics.mean(rows, name) for name in names} for rows in (before, after))
-    first, second = means
+    first, second = ({name: metrics.mean(rows, name) for name in names} for rows in (before, after))
     return Proof(PROOF[purpose], changes, first, second)
 
 
 def measured(vae: nn.Module, pictures: Sequence[Tensor]) -> list[dict[str, float]]:
     """`metrics.measure` of each picture (1, 3, H, W) after a round trip."""
-    device = next(vae.parameters()).device
-    return [
-        metrics.measure(roundtrip.decode(vae, roundtrip.encode(vae, picture)), picture.to(device))[0]
-        for picture in pictures
-    ]
+    made = (roundtrip.decode(vae, roundtrip.encode(vae, picture)) for picture in pictures)
+    return [metrics.measure(one, picture.to(one.device))[0] for one, picture in zip(made, pictures, strict=True)]
 
 
 def narrowest(tensors: Iterable[Tensor]) -> torch.dtype:

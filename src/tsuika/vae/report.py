@@ -157,20 +157,12 @@ def _plot(comparison: Comparison) -> dict[str, Any] | None:
         left, top = at(x, y)
         is_right = left > (_LEFT + _RIGHT) / 2
         height = top + 4
-        while any(abs(height - other) < 15 and abs(left - beside) < 220 for beside, other in taken):
+        while any(abs(height - other) < 15 and abs(left - near) < 220 for near, other in taken):
             height -= 15
         taken.append((left, height))
-        dots.append(
-            {
-                "name": name,
-                "x": left,
-                "y": top,
-                "label_y": height,
-                "anchor": "end" if is_right else "start",
-                "label_x": left - 10 if is_right else left + 10,
-                "sound": is_sound,
-            }
-        )
+        dot = {"name": name, "x": left, "y": top, "sound": is_sound, "label_y": height}
+        beside = {"anchor": "end", "label_x": left - 10} if is_right else {"anchor": "start", "label_x": left + 10}
+        dots.append(dot | beside)
     front = sorted(at(*points[name][:2]) for name in comparison.pareto if name in points)
     ticks = [
         [(at(v, spans[1][0])[0], _number(v)) for v in nice_ticks(*spans[0], 5)],
@@ -188,10 +180,8 @@ def _frame(values: Sequence[float]) -> tuple[float, float]:
 def _rows(comparison: Comparison, pictures: Sequence[ComparedImage]) -> list[dict[str, Any]]:
     """The images on which sound VAEs differ most, one of each group, cut to where they do."""
     shown = [one for one in comparison.results if one.is_sound] or list(comparison.results)
-    spread = [
-        max(one.rows[n]["colour"] for one in shown) - min(one.rows[n]["colour"] for one in shown)
-        for n in range(len(pictures))
-    ]
+    colours = [[one.rows[n]["colour"] for one in shown] for n in range(len(pictures))]
+    spread = [max(row) - min(row) for row in colours]
     order = sorted(range(len(pictures)), key=lambda n: -spread[n] if math.isfinite(spread[n]) else 0.0)
     rows: list[dict[str, Any]] = []
     groups: set[int] = set()
@@ -236,12 +226,8 @@ def _busiest(difference_HW: NDArray[Any]) -> tuple[int, int]:
     table = np.pad(difference_HW, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
     tops, lefts = np.arange(0, height + 1, 8), np.arange(0, width + 1, 8)
     bottoms, rights = (np.minimum(first + CROP_PX, side) for first, side in zip((tops, lefts), difference_HW.shape))
-    sums = (
-        table[np.ix_(bottoms, rights)]
-        - table[np.ix_(tops, rights)]
-        - table[np.ix_(bottoms, lefts)]
-        + table[np.ix_(tops, lefts)]
-    )
+    low, high = table[bottoms], table[tops]
+    sums = low[:, rights] - high[:, rights] - low[:, lefts] + high[:, lefts]
     row, column = np.unravel_index(int(sums.argmax()), sums.shape)
     return int(tops[row]), int(lefts[column])
 
