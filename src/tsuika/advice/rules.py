@@ -178,15 +178,30 @@ def advise(
     goal, subject = request.goal, request.subject
     row = table.row(goal, subject.pictures)
     ranked = order(table, goal, subject.pictures, embedded=subject.embedded)
+
+    def option(method: str, candidate: MethodSize, thrift: Thrift, size: int) -> Option:
+        recipe, toml = recipes.recipe_of(subject, candidate, thrift), recipes.toml_of(subject, candidate, thrift)
+        programs = works_in(method, embedded=subject.embedded)
+        for_it = tuple(reasons.for_it(goal, method, row, size, programs))
+        against = tuple(reasons.against(goal, subject, method, row, size, thrift, base))
+        return Option(method, recipe, toml, estimate(recipe), size, programs, for_it, against, row.get(method))
+
     for method in ranked:
         found = _fit(request, base, method, memory)
         if isinstance(found, NotOffered):
             not_offered.append(found)
             continue
-        options.append(_option(request, base, row, method, *found, estimate))
+        options.append(option(method, *found))
         if len(options) == OFFERED:
             break
-    options += _smaller(request, base, row, options, estimate, memory)
+    # Else smaller results of the methods that are there already.
+    for one in tuple(options):
+        smallest = one.file_bytes
+        for start in range(1, len(_candidates(one.method, subject.embedded))):
+            fit = _fit(request, base, one.method, memory, start)
+            if len(options) < OFFERED and not isinstance(fit, NotOffered) and fit[2] < smallest:
+                options.append(option(one.method, *fit))
+                smallest = fit[2]
     if not options:
         short = [_("{method}: {why}", method=title(one.method), why=one.short) for one in not_offered]
         raise RecipeError("RC026", why=listed(short))
@@ -235,52 +250,6 @@ def _fit(
         shown = f"{least:.1f} GB"
         why = _("It takes about {size} of memory at least.", size=shown)
     return NotOffered(method, Statement(why, "known", reasons.COUNTED), f"≥ {shown}")
-
-
-def _option(
-    request: Request,
-    base: Base,
-    row: dict[str, Cell],
-    method: str,
-    candidate: MethodSize,
-    thrift: Thrift,
-    size: int,
-    estimate: Estimator,
-) -> Option:
-    goal, subject = request.goal, request.subject
-    recipe = recipes.recipe_of(subject, candidate, thrift)
-    programs = works_in(method, embedded=subject.embedded)
-    return Option(
-        method,
-        recipe,
-        recipes.toml_of(subject, candidate, thrift),
-        estimate(recipe),
-        size,
-        programs,
-        tuple(reasons.for_it(goal, method, row, size, programs)),
-        tuple(reasons.against(goal, subject, method, row, size, thrift, base)),
-        row.get(method),
-    )
-
-
-def _smaller(
-    request: Request,
-    base: Base,
-    row: dict[str, Cell],
-    options: list[Option],
-    estimate: Estimator,
-    memory: Callable[[Recipe], float],
-) -> list[Option]:
-    """Smaller results of the methods that are offered, where those are too few."""
-    found: list[Option] = []
-    for option in options:
-        smallest = option.file_bytes
-        for start in range(1, len(_candidates(option.method, request.subject.embedded))):
-            fit = _fit(request, base, option.method, memory, start)
-            if len(options) + len(found) < OFFERED and not isinstance(fit, NotOffered) and fit[2] < smallest:
-                found.append(_option(request, base, row, option.method, *fit, estimate))
-                smallest = fit[2]
-    return found
 
 
 def _not_among(method: str, row: dict[str, Cell], best: Option) -> Statement:

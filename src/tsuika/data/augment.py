@@ -52,18 +52,11 @@ def variants(sample: Sample, config: Data, seed: int) -> tuple[Transform, ...]:
 def _draw(sample: Sample, config: Data, seed: int, index: int) -> Transform:
     random = torch.rand(7, generator=generator(seed, f"augment/{sample.sha256}", index), dtype=torch.float64).tolist()
     scale, x, y, angle, *colours = random
-    cropped = config.crop < 1
+    x, y = (x, y) if config.crop < 1 else (0.5, 0.5)
+    flip, kept = config.flip and index % 2 == 1, 1 - (1 - config.crop) * scale
+    angle_deg = config.rotate_deg * (2 * angle - 1)
     brightness, contrast, saturation = (1 + config.colour * (2 * value - 1) for value in colours)
-    return Transform(
-        flip=config.flip and index % 2 == 1,
-        scale=1 - (1 - config.crop) * scale,
-        x=x if cropped else 0.5,
-        y=y if cropped else 0.5,
-        angle_deg=config.rotate_deg * (2 * angle - 1),
-        brightness=brightness,
-        contrast=contrast,
-        saturation=saturation,
-    )
+    return Transform(flip, kept, x, y, angle_deg, brightness, contrast, saturation)
 
 
 def render(image: Image.Image, transform: Transform, size: tuple[int, int]) -> torch.Tensor:

@@ -67,12 +67,9 @@ def check(
 
 def _read_oddly(manifest: Manifest) -> list[Finding]:
     """What `scan` noted of caption files."""
-    found = []
     levels: dict[str, Level] = {"caption-unreadable": "look", "caption-cp932": "note", "caption-both": "note"}
-    for code, level in levels.items():
-        if names := tuple(note.name for note in manifest.notes if note.code == code):
-            found.append(Finding(code, level, names))
-    return found
+    names = {code: tuple(note.name for note in manifest.notes if note.code == code) for code in levels}
+    return [Finding(code, level, names[code]) for code, level in levels.items() if names[code]]
 
 
 def _missing(samples: Sequence[Sample], without: tuple[str, ...], written: Sequence[Sample]) -> list[Finding]:

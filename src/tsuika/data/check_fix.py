@@ -102,14 +102,9 @@ def clean(report: Report, out: Path) -> Cleaned:
         if _write_caption(image, target):
             recoded.append(image.name)
     write_text(out / LIST, text)
-    names = {image.name for image in kept}
-    still = {
-        name
-        for finding in report.findings
-        if finding.level == "look" and finding.code not in MENDED
-        for name in finding.pictures
-    }
-    to_look_at = tuple(name for name in report.to_look_at if name in names & still)
+    open_findings = [one for one in report.findings if one.level == "look" and one.code not in MENDED]
+    still = {name for finding in open_findings for name in finding.pictures}
+    to_look_at = tuple(name for name in report.to_look_at if name in still - without)
     return Cleaned(out, len(kept), left_out, tuple(mended), tuple(recoded), to_look_at)
 
 

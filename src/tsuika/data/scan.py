@@ -103,21 +103,14 @@ def scan(
                 found.notes.extend(one[1])
             if progress:
                 progress(done, len(items))
-    manifest = Manifest(
-        tuple(samples), tuple(sorted(found.left_out, key=lambda left: natural_key(str(left.path)))), tuple(found.notes)
-    )
+    left_out = sorted(found.left_out, key=lambda left: natural_key(str(left.path)))
+    manifest = Manifest(tuple(samples), tuple(left_out), tuple(found.notes))
     if report:
         write_text(report, manifest.to_json())
     if len(samples) < needed:
-        raise ImageError(
-            "DS002",
-            where=folder,
-            usable=len(samples),
-            total=len(samples) + len(manifest.quarantined),
-            needed=needed,
-            why=_why_too_few(manifest),
-            report=report or "tsuika check",
-        )
+        counts = {"usable": len(samples), "total": len(samples) + len(left_out), "needed": needed}
+        why = _why_too_few(manifest)
+        raise ImageError("DS002", where=folder, why=why, report=report or "tsuika check", **counts)
     return manifest
 
 

@@ -20,7 +20,7 @@ from tsuika.methods import METHODS
 THUMBNAIL_PX: Final = 224
 # A page with more images is slow to open.
 SHOWN: Final = 600
-_WEIGHT: Final = {"unusable": 100, "look": 10, "note": 1}
+_WEIGHT: Final = {"unusable": 100.0, "look": 10.0, "note": 1.0}
 
 
 def write(report: Report, file: Path, language: str = "") -> Path:
@@ -41,9 +41,7 @@ def render(report: Report, language: str = "") -> str:
     for finding in report.findings:
         for name in finding.pictures:
             about.setdefault(name, []).append(finding)
-    weights: dict[str, float] = {
-        one.name: sum(_WEIGHT[found.level] for found in about.get(one.name, ())) for one in report.pictures
-    }
+    weights = {one.name: sum(_WEIGHT[found.level] for found in about.get(one.name, ())) for one in report.pictures}
     # The image that is kept stands beside its copies.
     for kept, *others in report.duplicates:
         weights[kept] = max(weights[kept], min(weights[name] for name in others) - 0.5)
@@ -60,18 +58,11 @@ def render(report: Report, language: str = "") -> str:
 
 
 def _card(image: CheckedImage, findings: Sequence[Finding]) -> dict[str, Any]:
-    return {
-        "image": image,
-        "findings": findings,
-        "level": min((finding.level for finding in findings), key=LEVELS.index, default="fine"),
-        "thumbnail": _thumbnail(image),
-        "same_as": next((f.values["of"].get(image.name, "") for f in findings if f.code == "near-duplicate"), ""),
-    }
-
-
-def _thumbnail(image: CheckedImage) -> str:
     try:
-        return pages.data_uri(open_image(image.path), THUMBNAIL_PX)
+        thumbnail = pages.data_uri(open_image(image.path), THUMBNAIL_PX)
     except ImageError:
         # Unreadable, or gone since it was checked.
-        return ""
+        thumbnail = ""
+    level = min((finding.level for finding in findings), key=LEVELS.index, default="fine")
+    same_as = next((f.values["of"].get(image.name, "") for f in findings if f.code == "near-duplicate"), "")
+    return {"image": image, "findings": findings, "level": level, "thumbnail": thumbnail, "same_as": same_as}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -18,7 +18,7 @@ from tsuika.core.texts import Text, _, listed
 from tsuika.evaluation.measures import Scale, Tables
 from tsuika.evaluation.near_copies import NearestImage
 from tsuika.evaluation.prompts import Asked
-from tsuika.evaluation.verdict import Judgement, Point, Verdict, difference
+from tsuika.evaluation.verdict import Point, Verdict, difference
 from tsuika.pages import in_languages, sentences, span_of
 
 MEASURES: Final = ("fidelity", "adherence", "others", "drift", "diversity")
@@ -61,7 +61,7 @@ class Evaluation:
                 for group in ("subject", "unrelated", "captions")
             },
             "seeds": list(self.seeds),
-            "scale": {"real": self.scale.real, "chance": self.scale.chance, "other_prompt": self.scale.other_prompt},
+            "scale": asdict(self.scale),
             "base": _measures(self.base),
             "points": [
                 {
@@ -72,7 +72,10 @@ class Evaluation:
                     "main": row == verdict.main,
                     "best": row == verdict.best,
                     **_measures(point.tables, self.base),
-                    **_grade(judgement),
+                    "grade": judgement.grade,
+                    "lost": list(judgement.lost),
+                    "too_dear": list(judgement.dear),
+                    "score": judgement.score,
                 }
                 for row, (point, judgement) in enumerate(zip(self.points, verdict.judgements, strict=True))
             ],
@@ -98,15 +101,6 @@ def _measures(tables: Tables, base: Tables | None = None) -> dict[str, Any]:
             change = difference(table, getattr(base, name))
             found[name]["difference"] = None if change is None else change.to_dict()
     return found | {"copies": int(tables.copies.sum()), "drawings": tables.copies.size}
-
-
-def _grade(judgement: Judgement) -> dict[str, Any]:
-    return {
-        "grade": judgement.grade,
-        "lost": list(judgement.lost),
-        "too_dear": list(judgement.dear),
-        "score": judgement.score,
-    }
 
 
 def said(evaluation: Evaluation) -> Text:

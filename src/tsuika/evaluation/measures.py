@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, product
 from typing import Final
 
 import numpy as np
@@ -88,7 +88,8 @@ class Ruler:
                 references.append(image)
         self._references = encoder.subjects(references) if encoder else None
         self._scenes = self._of_scenes(base)
-        self.scale = Scale(_real(self._references), self._chance(base), _between_prompts(self._scenes, len(seeds)))
+        _, chance = self._fit_subject(base)
+        self.scale = Scale(_real(self._references), chance, _between_prompts(self._scenes, len(seeds)))
 
     def measure(self, drawn: Drawn) -> tuple[Tables, list[NearestImage]]:
         """The measures of drawings, and those that are nearest to a training picture, the nearest first."""
@@ -98,7 +99,7 @@ class Ruler:
             assert self._references is not None
             vectors = self._encoder.subjects(_flat(drawn, about))
             fidelity = self._table(vectors @ _centre(self._references))
-            adherence, _ = self._fit(drawn, about, [self._read[text] for text in about])
+            adherence, _ = self._fit_subject(drawn)
             controls, _ = self._fit(drawn, others, others)
             scenes = self._of_scenes(drawn)
             if scenes is not None and self._scenes is not None:
@@ -127,9 +128,9 @@ class Ruler:
         known = others[~np.isnan(others)]
         return self._table(mine), float(known.mean()) if known.size else 0.0
 
-    def _chance(self, base: Drawn) -> float:
+    def _fit_subject(self, drawn: Drawn) -> tuple[Table | None, float]:
         about = self._texts["subject"]
-        return self._fit(base, about, [self._read[text] for text in about])[1]
+        return self._fit(drawn, about, [self._read[text] for text in about])
 
     def _copies(self, drawn: Drawn) -> tuple[Table, list[NearestImage]]:
         texts = self._texts["subject"] + self._texts["captions"]
@@ -139,14 +140,10 @@ class Ruler:
         captions = set(self._texts["captions"])
         pairs = [
             NearestImage(text, seed, picture, *self._pictures[one.picture], one, None, text in captions)
-            for (text, seed), picture, one in zip(
-                ((text, seed) for text in texts for seed in self._seeds), pictures, found, strict=True
-            )
+            for (text, seed), picture, one in zip(product(texts, self._seeds), pictures, found, strict=True)
         ]
         table = self._table(np.array([float(one.copies) for one in found]))
-        return table, sorted(
-            pairs, key=lambda pair: (-pair.copies, -pair.resemblance.similarity, pair.prompt, pair.seed)
-        )
+        return table, sorted(pairs, key=lambda pair: pair.rank)
 
 
 def _flat(drawn: Drawn, texts: Sequence[str]) -> list[Image.Image]:

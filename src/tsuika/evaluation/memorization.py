@@ -53,11 +53,7 @@ def find(
     Raises:
         UnusableError: a drawing or a training picture can no longer be read.
     """
-    drawn = [
-        (row, seed, before, after)
-        for row in rows
-        for seed, before, after in zip(row.seeds, row.before, row.after, strict=True)
-    ]
+    drawn = [(row, *images) for row in rows for images in zip(row.seeds, row.before, row.after, strict=True)]
     if not drawn or not pictures:
         return None
     drawings = [opened(one[3]) for one in drawn] + [opened(one[2]) for one in drawn]  # of the result, then of the base
@@ -74,20 +70,11 @@ def find(
     if encode is not None:
         alike_SN = encode([np.asarray(one) for one in drawings]) @ encode(trained).T
         likenesses = resemblances(alike_SN[: len(drawn)], alike_SN[len(drawn) :])
-    pairs = [
-        NearestImage(
-            row.prompt,
-            seed,
-            after,
-            pictures[one.picture].name,
-            pictures[one.picture].image,
-            one,
-            likeness,
-            row.prompt in captions,
-        )
-        for (row, seed, _, after), one, likeness in zip(drawn, found, likenesses, strict=True)
-    ]
-    pairs.sort(key=lambda pair: (-pair.copies, -pair.resemblance.similarity, pair.prompt, pair.seed))
+    pairs = []
+    for (row, seed, _, after), one, likeness in zip(drawn, found, likenesses, strict=True):
+        nearest, of_training = pictures[one.picture], row.prompt in captions
+        pairs.append(NearestImage(row.prompt, seed, after, nearest.name, nearest.image, one, likeness, of_training))
+    pairs.sort(key=lambda pair: pair.rank)
     return MemorizationCheck(tuple(pairs), encoder if encode is not None else "", memorization)
 
 

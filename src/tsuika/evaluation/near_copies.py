@@ -39,6 +39,11 @@ class NearestImage:
         """Whether the drawing is a copy of the training image."""
         return self.resemblance.copies
 
+    @property
+    def rank(self) -> tuple[bool, float, str, int]:
+        """Sorts the worst first."""
+        return not self.copies, -self.resemblance.similarity, self.prompt, self.seed
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, without the pictures."""
         return {

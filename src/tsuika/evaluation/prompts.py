@@ -1,13 +1,17 @@
 """What an evaluation draws: prompts of what was trained, prompts that have nothing to do with it, training captions.
 
-The sentences for other bases than the embedded one are plain scenes that any Stable Diffusion knows.
+The sentences of `prompts.json` for any base are plain scenes that every Stable Diffusion knows; those for the embedded one
+keep to its vocabulary: half of the places and one companion, so that there is something to follow.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from typing import Final, Literal
 
@@ -19,39 +23,6 @@ Group = Literal["subject", "unrelated", "captions"]
 
 CAPTIONS: Final = 4  # training captions that are drawn, for copies show there first
 
-_SCENES: Final = (
-    "in the snow",
-    "on the beach",
-    "in a forest",
-    "at night in a city",
-    "under a blue sky",
-    "next to a cat",
-)
-_STYLED: Final = ("a house", "a cat", "a portrait of a woman", "a city street", "a bowl of fruit", "a mountain lake")
-_UNRELATED: Final = (
-    "a photo of a dog",
-    "a red car on a street",
-    "a bowl of fruit on a table",
-    "a house by a lake",
-    "a drawing of a flower",
-    "a portrait of an old man",
-)
-# Inside the embedded base's vocabulary: half of the places and one companion, so that there is something to follow.
-_EMBEDDED_SCENES: Final = (
-    "in the snow",
-    "at night",
-    "under the sea",
-    "on a red background",
-    "in the forest",
-    "and a cat on the beach",
-)
-_EMBEDDED_STYLED: Final = ("a house", "a cat", "a tree", "a car", "a mushroom", "an owl")
-_EMBEDDED_UNRELATED: Final = (
-    "a cat in the snow",
-    "a frog on a purple background",
-    "a car on the beach",
-    "an owl at night",
-)
 _UNRELATED_SHOWN: Final = 4
 
 
@@ -80,6 +51,7 @@ def asked(
     Raises:
         RecipeError: RC005, the file is missing or has no prompt of the subject.
     """
+    ready = _ready_made()["embedded" if embedded else "any"]
     subject = " ".join(word for word in (data.trigger, data.class_word) if word)
     texts = _read(own, data.trigger) if own else [text.replace("{trigger}", data.trigger) for text in preview.prompts]
     about = [text for text in texts if not data.trigger or _has(text, data.trigger)]
@@ -90,13 +62,13 @@ def asked(
         raise RecipeError("RC005", where=own, found=missing, do=do)
     if not about and subject:
         style = "style" in data.class_word.casefold().split()
-        scenes, things = (_EMBEDDED_SCENES, _EMBEDDED_STYLED) if embedded else (_SCENES, _STYLED)
+        things, scenes = ready["styled"], ready["scenes"]
         about = [f"{thing}, {subject}" for thing in things] if style else [f"a {subject} {scene}" for scene in scenes]
     drawn = list(dict.fromkeys(text for text in captions if text))
     drawn = drawn[:: max(1, -(-len(drawn) // CAPTIONS))]
     about = about or drawn
     taught = set(data.class_word.casefold().split())
-    known = [text for text in (_EMBEDDED_UNRELATED if embedded else _UNRELATED) if not taught & set(text.split())]
+    known = [text for text in ready["unrelated"] if not taught & set(text.split())]
     others = others or known[:_UNRELATED_SHOWN]
     groups: tuple[tuple[Group, list[str]], ...] = (("subject", about), ("unrelated", others), ("captions", drawn))
     found: dict[str, Asked] = {}
@@ -104,6 +76,13 @@ def asked(
         for text in texts:
             found.setdefault(text, Asked(text, group))
     return tuple(found.values())
+
+
+@cache
+def _ready_made() -> dict[str, dict[str, list[str]]]:
+    text = files(__package__).joinpath("prompts.json").read_text(encoding="utf-8")
+    tables: dict[str, dict[str, list[str]]] = json.loads(text)
+    return tables
 
 
 def _has(text: str, word: str) -> bool:

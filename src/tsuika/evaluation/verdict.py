@@ -143,18 +143,9 @@ def _judge(base: Tables, tables: Tables, scale: Scale) -> Judgement:
     extra = copies - int(base.copies.sum())
     draws, score = _score(base, tables, scale)
     gain = difference(tables.fidelity, base.fidelity)
-    return Judgement(
-        gain,
-        gain is not None and gain.sign > 0 and gain.mean >= LEAST * way(base, scale),
-        losses,
-        lost,
-        dear,
-        copies,
-        drawings,
-        extra >= COPIES and extra >= COPIED * drawings,
-        score,
-        draws,
-    )
+    gained = gain is not None and gain.sign > 0 and gain.mean >= LEAST * way(base, scale)
+    copying = extra >= COPIES and extra >= COPIED * drawings
+    return Judgement(gain, gained, losses, lost, dear, copies, drawings, copying, score, draws)
 
 
 def way(base: Tables, scale: Scale) -> float:
@@ -217,10 +208,8 @@ def _as_good(one: Judgement, top: Judgement) -> bool:
 def matched(base: Tables, points: Sequence[Point]) -> Matched | None:
     """Kept steps at equal likeness; None where fewer than two have reached any, or no adherence is measured."""
     ordered = sorted((one for one in points if one.strength > 0), key=lambda one: (one.step, one.state, one.strength))
-    lines = {
-        key: ([_pair(base), *(_pair(one.tables) for one in group)])
-        for key, group in groupby(ordered, key=lambda one: (one.state, one.step))
-    }
+    states = groupby(ordered, key=lambda one: (one.state, one.step))
+    lines = {key: [_pair(base), *(_pair(one.tables) for one in group)] for key, group in states}
     paths = {key: [pair for pair in line if pair is not None] for key, line in lines.items()}
     if len(paths) < 2 or any(len(path) < len(lines[key]) for key, path in paths.items()):
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, Final
 
 import numpy as np
@@ -45,12 +46,9 @@ def nice_ticks(low: float, high: float, about: int) -> list[float]:
 
 
 def _path(steps: Sequence[float], heights: Sequence[float]) -> str:
-    words, pen_down = [], False
-    for x, y in zip(steps, heights, strict=True):
-        if math.isfinite(y):
-            words.append(f"{'L' if pen_down else 'M'}{x:.1f} {y:.1f}")
-        pen_down = math.isfinite(y)
-    return "".join(words)
+    stretches = groupby(zip(steps, heights, strict=True), key=lambda place: math.isfinite(place[1]))
+    drawn = ("L".join(f"{x:.1f} {y:.1f}" for x, y in places) for is_finite, places in stretches if is_finite)
+    return "".join(f"M{path}" for path in drawn)
 
 
 def curve(losses: Sequence[float], best_step: int | None = None) -> LossCurve | None:
@@ -64,17 +62,14 @@ def curve(losses: Sequence[float], best_step: int | None = None) -> LossCurve | 
     def x(step: float) -> float:
         return (step - 1) / (last - 1) * 1000
 
-    def y(loss: float) -> float:
-        return _height(loss, low, high)
-
     bins = np.array_split(np.arange(len(values)), min(len(values), CURVE_POINTS))
     smooth, middles = smoothed(losses), [int(part[len(part) // 2]) for part in bins]
     middles = sorted({0, *middles, len(values) - 1})
     return LossCurve(
         raw=_raw(values, x),
-        smooth=_path([x(i + 1) for i in middles], [y(smooth[i]) for i in middles]),
+        smooth=_path([x(i + 1) for i in middles], [_height(smooth[i], low, high) for i in middles]),
         x_ticks=tuple((x(tick) / 10, f"{tick:,.0f}") for tick in nice_ticks(0, last, 5) if tick >= 1),
-        y_ticks=tuple((y(tick) / 3, f"{tick:.3g}") for tick in nice_ticks(low, high, 4)),
+        y_ticks=tuple((_height(tick, low, high) / 3, f"{tick:.3g}") for tick in nice_ticks(low, high, 4)),
         best=x(best_step) / 10 if best_step else None,
     )
 
@@ -184,13 +179,11 @@ def plot(
 def _area(xs: Sequence[float], ends: Sequence[tuple[float, float]]) -> str:
     """The ground between two lines, in one piece for each stretch where both are finite."""
     words: list[str] = []
-    stretch: list[tuple[float, float, float]] = []
-    for x, (low, high) in [*zip(xs, ends, strict=True), (math.nan, (math.nan, math.nan))]:
-        if math.isfinite(low) and math.isfinite(high):
-            stretch.append((x, low, high))
-        elif stretch:
-            there = [f"{a:.1f} {high:.1f}" for a, _, high in stretch]
-            back = [f"{a:.1f} {low:.1f}" for a, low, _ in reversed(stretch)]
+    places = [(x, *both) for x, both in zip(xs, ends, strict=True)]
+    for is_finite, stretch in groupby(places, key=lambda place: math.isfinite(place[1]) and math.isfinite(place[2])):
+        if is_finite:
+            piece = list(stretch)
+            there = [f"{x:.1f} {high:.1f}" for x, _, high in piece]
+            back = [f"{x:.1f} {low:.1f}" for x, low, _ in reversed(piece)]
             words.append(f"M{'L'.join(there + back)}Z")
-            stretch = []
     return "".join(words)
