@@ -269,21 +269,14 @@ def groups(manifest: Manifest) -> tuple[tuple[str, ...], ...]:
 
 def join(count: int, joined: Sequence[tuple[int, int]]) -> list[list[int]]:
     """Rows 0..count-1 in groups: rows that a chain of pairs connects are one group."""
-    leader = list(range(count))
-
-    def find(row: int) -> int:
-        while leader[row] != row:
-            leader[row] = leader[leader[row]]
-            row = leader[row]
-        return row
-
+    group_of = [[row] for row in range(count)]
     for one, other in joined:
-        low, high = sorted((find(one), find(other)))
-        leader[high] = low
-    members: dict[int, list[int]] = {}
-    for row in range(count):
-        members.setdefault(find(row), []).append(row)
-    return list(members.values())
+        first, second = group_of[one], group_of[other]
+        if first is not second:
+            first += second
+            for row in second:
+                group_of[row] = first
+    return sorted(sorted(group) for group in {id(group): group for group in group_of}.values())
 
 
 def _places(side: float) -> list[float]:

@@ -73,15 +73,10 @@ def _environment(package: str) -> Environment:
         loader=FunctionLoader(source),
         finalize=lambda value: spans(value) if isinstance(value, Text) else value,
     )
-    environment.globals |= {"_": _, "_n": _n, "sentences": sentences, "languages": _own_names()}
+    # The translation of "English" is the name of the language translated to.
+    environment.globals |= {"_": _, "_n": _n, "sentences": sentences, "languages": in_languages(_("English"))}
     environment.filters |= {"plain": _plain, "spans": spans, "size": size, "unbroken": unbroken}
     return environment
-
-
-def _own_names() -> dict[str, str]:
-    """Languages, each by its own name."""
-    # The translation of this is not "English", but the name of the language translated to.
-    return in_languages(_("English"))
 
 
 @pass_context

@@ -7,8 +7,7 @@ Nothing here raises: most of these faults load and run without any error. A find
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -132,27 +131,22 @@ class Load:
         return not self.largest <= _FP16_MAX
 
 
-@contextmanager
-def _watched(vae: nn.Module, seen: list[tuple[float, int]]) -> Iterator[None]:
-    def look(_: nn.Module, given: tuple[Any, ...], out: Any) -> None:
-        tensors = [one for one in (*given, out) if isinstance(one, Tensor)]
-        largest = max((float(one.detach().abs().max()) for one in tensors[-1:]), default=0.0)
-        seen.append((largest, sum(one.numel() * one.element_size() for one in tensors)))
-
-    handles = [module.register_forward_hook(look) for module in vae.modules() if not list(module.children())]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 def load(vae: nn.Module, pixels_B3HW: Tensor) -> Load:
     """Pass pictures through and watch every layer. In float32: a half-precision run would show only that it broke."""
     seen: list[tuple[float, int]] = []
-    with _watched(vae, seen):
+
+    def look(_: nn.Module, given: tuple[Any, ...], out: Any) -> None:
+        tensors = [one for one in (*given, out) if isinstance(one, Tensor)]
+        largest = max((float(one.detach().abs().max()) for one in tensors[-1:]), default=0.0)
+        seen.append((largest, sum(one.nbytes for one in tensors)))
+
+    handles = [module.register_forward_hook(look) for module in vae.modules() if not list(module.children())]
+    try:
         roundtrip.decode(vae, roundtrip.encode(vae, pixels_B3HW))
-    weights = sum(one.numel() * one.element_size() for one in vae.state_dict().values())
+    finally:
+        for handle in handles:
+            handle.remove()
+    weights = sum(one.nbytes for one in vae.state_dict().values())
     return Load(max(largest for largest, _ in seen), weights + max(count for _, count in seen))
 
 
