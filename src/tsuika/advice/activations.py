@@ -59,13 +59,7 @@ def known() -> Mapping[str, Step]:
 
 
 def count(config: Mapping[str, Any], size_px: int, latent_factor: int = 8) -> Step:
-    """Go through a UNet of this config with one picture.
-
-    Args:
-        config: as diffusers writes it.
-        size_px: side of the picture.
-        latent_factor: pixels by latent cell.
-    """
+    """Go through a UNet of this config, as diffusers writes it, with one picture."""
     import torch
     from diffusers import UNet2DConditionModel
 

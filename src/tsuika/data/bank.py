@@ -184,8 +184,7 @@ def fill(
     """Encode or read everything; yields `Progress` and `Warned`, returns the bank (`bank = yield from fill(...)`).
 
     Args:
-        buckets: the images by size.
-        config: `data.*` of the recipe; `config.cache` False keeps nothing on disk.
+        config: `config.cache` False keeps nothing on disk.
         encode: pixels (1, 3, H, W) on the CPU to scaled latents.
         vae: what identifies the encoder (see `cache.latents_of`).
         scale: the latent scale that `encode` applies.

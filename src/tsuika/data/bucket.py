@@ -75,7 +75,6 @@ def assign(manifest: Manifest, *, size_px: int, step_px: int, buckets: bool = Tr
     """Every image in the bucket nearest to its shape; empty buckets are left out; manifest order inside.
 
     Args:
-        manifest: the images.
         size_px: side of the square of the target area.
         step_px: what sides must be multiples of (the model's pixels per latent times its down-sampling).
         buckets: False puts everything into the square.

@@ -122,10 +122,7 @@ def latents_of(
     """All variants of one image (V, C, h, w), from disk or fresh, and what was wrong with a damaged entry.
 
     Args:
-        sample: the image.
-        transforms: its variants.
         size: width and height in px.
-        encode: one image's pixels to scaled latents.
         vae: what identifies the encoder: its weights' hash and the precision it runs at.
         scale: the latent scale that `encode` applies.
         folder: where entries are kept; None keeps nothing.

@@ -76,15 +76,11 @@ def check(
     """Check every image of a folder, its captions, and the set as a whole.
 
     Args:
-        folder: as `scan`.
-        config: `data.*` of the recipe: trigger, class word, sizes.
         size_px: the training size, where `config.size_px` is 0.
         step_px: what sides must be multiples of.
-        base: its name, for the report.
+        base: its name, as `tokenizer`, for the report.
         tokenize: the base's tokenizer; None: captions' lengths and words are not judged.
-        tokenizer: its name, for the report.
         wanted: for each method how many different images it needs and how many are of use; None: no method is judged.
-        progress: called while images are read and compared.
         workers: threads; 0: as many as there are cores.
 
     Raises:

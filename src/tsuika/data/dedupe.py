@@ -169,7 +169,6 @@ def pairs(
     """All pairs that are alike at first sight, each once, with their similarity where they match best.
 
     Args:
-        thumbnails: the images.
         progress: called with (steps done, steps in all).
         workers: threads; 0: as many as there are cores.
     """

@@ -69,7 +69,6 @@ def scan(
 
     Args:
         folder: any folder; links are followed, each real folder once.
-        config: `data.*` of the recipe.
         size_px: the training size where `config.size_px` is 0 (the base's own).
         needed: how many usable images there must be.
         report: where the manifest is written as JSON, also when too few are left.

@@ -24,13 +24,7 @@ _WEIGHT: Final = {"unusable": 100.0, "look": 10.0, "note": 1.0}
 
 
 def write(report: Report, file: Path, language: str = "") -> Path:
-    """Write the page, whole or not at all; returns its path.
-
-    Args:
-        report: the check.
-        file: where to.
-        language: the page opens in it; empty: in the reader's own.
-    """
+    """Write the page, whole or not at all; returns its path. It opens in `language`; empty: in the reader's own."""
     write_text(file, render(report, language))
     return file
 

@@ -44,9 +44,7 @@ def find(
 
     Args:
         rows: drawings of the base and of the result at the same prompts and seeds.
-        pictures: what was trained on.
-        encode: an encoder that knows this base's pictures, if there is one.
-        encoder: its name.
+        encode: an encoder that knows this base's pictures, if there is one; `encoder` is its name.
         captions: prompts that are training captions.
         memorization: what the model makes of pure noise, to be told along with the drawings.
 

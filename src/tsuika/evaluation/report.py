@@ -173,7 +173,6 @@ class ReportData:
     """Everything the report says of a run.
 
     Attributes:
-        base: as given with --base.
         example_prompt: without any program's own syntax.
         stopped_by: "steps", "guard", "user" or "diverged".
         losses: one a step, from step 1.

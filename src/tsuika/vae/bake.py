@@ -115,7 +115,6 @@ def replace_tensors(source: Path, out: Path, tensors: Mapping[str, Tensor], fact
         source: of which all other bytes of the data are kept.
         out: written whole or not at all.
         tensors: of the shapes and number types that they have in the source.
-        facts: metadata.
     """
     with source.open("rb") as given, whole(out) as temporary, temporary.open("wb") as made:
         header: dict[str, Any] = json.loads(given.read(int.from_bytes(given.read(8), "little")))

@@ -156,8 +156,6 @@ def compare(
     """Measure every VAE on every picture.
 
     Args:
-        own: the base's.
-        others: to compare with it.
         pictures: with sides that all of them take, in order of size for speed.
         scale: the base's latent scale.
         precision: fp32, bf16 or fp16; where it gives numbers that are not finite, the next one is taken, and told.

@@ -68,7 +68,6 @@ def incompatibility(
     """Whether a VAE speaks of other latents than the base does.
 
     Args:
-        name: of the VAE.
         encoder: whether it has the base's.
         found: its latents against the base's.
         lost_db: PSNR of its own round trip less that of the base's latents decoded by it.
@@ -98,8 +97,7 @@ def decoder_gain(vae: nn.Module, latents_BCHW: Tensor, target_B3HW: Tensor, own_
 
     Args:
         vae: whose decoder is much worse on these latents than the base's own.
-        latents_BCHW: the base's.
-        target_B3HW: the pictures.
+        latents_BCHW: the base's, of the target's images.
         own_db: PSNR of the base's own decoder.
     """
     target = target_B3HW.cpu()
@@ -154,7 +152,6 @@ def looks(name: str, rows: Sequence[Mapping[str, float]], against: Mapping[str, 
     """What is wrong with the pictures themselves.
 
     Args:
-        name: of the VAE.
         rows: `metrics.measure` of each picture.
         against: differences of `chroma` and `range` from the base's own VAE; None for that VAE itself.
     """

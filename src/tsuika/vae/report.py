@@ -53,15 +53,7 @@ _ENCODERS: Final = {
 
 
 def render(comparison: Comparison, pictures: Sequence[ComparedImage], *, base: str, size_px: int, lang: str) -> str:
-    """The page, opening in `lang`.
-
-    Args:
-        comparison: with the images that its VAEs made.
-        pictures: the originals, in the same order.
-        base: as the user named it.
-        size_px: of the shorter sides.
-        lang: the language that the page opens in.
-    """
+    """The page, opening in `lang`; `pictures` are the originals, in the comparison's order, `size_px` of the shorter sides."""
     return pages.template(__package__, "report.html.j2").render(
         language=lang,
         comparison=comparison,

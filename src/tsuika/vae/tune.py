@@ -128,7 +128,6 @@ def fit(
         vae: in float32, frozen.
         draw: step -> pictures (B, 3, H, W) to train on.
         judge: of a VAE, by pictures that `draw` never gives; less is better.
-        settings: how.
         progress: called with the step and the judge's number.
 
     Raises:
