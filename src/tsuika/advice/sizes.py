@@ -15,7 +15,7 @@ from tsuika import formats
 from tsuika.advice.base import Base
 from tsuika.config import Recipe
 from tsuika.core.types import Artifact, model_tensors
-from tsuika.formats import RunFacts
+from tsuika.formats import run_facts
 from tsuika.methods import METHODS
 from tsuika.methods.method import Outline
 
@@ -83,7 +83,9 @@ def _rehearsed(base: Base, recipe: Recipe, found: Shapes) -> int:
 def _noted(base: Base, recipe: Recipe) -> dict[str, str]:
     """About what a run writes of itself."""
     train = recipe.train
-    facts = RunFacts(
+    facts = run_facts(
+        train,
+        **recipe.method.network,
         name=recipe.output.name or "result",
         trigger=recipe.data.trigger,
         prediction=base.prediction,
@@ -92,25 +94,9 @@ def _noted(base: Base, recipe: Recipe) -> dict[str, str]:
         resolution=f"{base.size_px}x{base.size_px}",
         pictures=20,
         steps=train.steps,
-        max_steps=train.steps,
-        batch_size=train.batch_size,
-        accumulate=train.accumulate,
-        learning_rate=train.learning_rate,
-        optimizer=train.optimizer,
-        schedule=train.schedule,
-        warmup_steps=40,
-        min_snr_gamma=train.min_snr_gamma,
-        noise_offset=0.0,
-        clip_norm=1.0,
         caption_dropout=0.05,
-        precision=train.precision,
-        gradient_checkpointing=False,
-        cache_latents=True,
-        clip_skip=1,
-        seed=0,
         tag_frequency={"pictures": {"a picture of something": 20}},
         bucket_info={"buckets": {"0": {"resolution": [512, 512], "count": 20}}},
         dataset_dirs={"pictures": {"n_repeats": 1, "img_count": 20}},
-        **recipe.method.network,
     )
-    return {**facts.metadata(), **_outline(base, recipe).metadata}
+    return {**facts, **_outline(base, recipe).metadata}

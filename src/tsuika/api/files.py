@@ -24,7 +24,7 @@ from tsuika.methods import METHODS
 if TYPE_CHECKING:
     from torch import Tensor
 
-_FACTS = ("name", "trigger", "steps", "base_name", "prediction", "resolution", "date")  # of RunFacts, for people
+_FACTS = ("name", "trigger", "steps", "base_name", "prediction", "resolution", "date")  # of a run, for people
 
 
 def inspect(file: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from tsuika.core.texts import Text, _, _n
 from tsuika.core.types import Artifact, Format
 from tsuika.core.weights import UNET_PREFIX, describe, few, is_pickle, open_safetensors, open_weights
 from tsuika.formats.checkpoint import SingleFile
-from tsuika.formats.common import RunFacts, WriteOnly, count_tags
+from tsuika.formats.common import WriteOnly, count_tags, run_facts
 from tsuika.formats.delta import compared_parts, delta, largest_relative_error, relative_errors, tensor_errors
 from tsuika.formats.diffusers_folder import DiffusersFolder
 from tsuika.formats.embedding_a1111 import A1111Embedding
@@ -47,7 +47,6 @@ __all__ = [
     "LORA",
     "NATIVE",
     "SYNONYMS",
-    "RunFacts",
     "WriteOnly",
     "compared_parts",
     "count_tags",
@@ -58,6 +57,7 @@ __all__ = [
     "largest_relative_error",
     "pieces",
     "relative_errors",
+    "run_facts",
     "tensor_errors",
 ]
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-# fact -> header key, where the text is the same; facts of a run: `common.RunFacts`
+# fact -> header key, where the text is the same; facts of a run: `common.run_facts`
 _FACTS: Final = {
     "name": "ss_output_name",
     "trigger": "modelspec.trigger_phrase",
@@ -180,7 +180,7 @@ class KohyaLora:
     def read(self, path: Path) -> Artifact:
         """The artifact, tensors in the file's dtype; keys not understood are listed in metadata `unread_keys`.
 
-        Metadata: everything in the header as it is, and the facts (`common.RunFacts`) under their own names.
+        Metadata: everything in the header as it is, and the facts (`common.run_facts`) under their own names.
 
         Raises:
             FormatError: damaged (MD003, MD005), nothing in it is understood (FM001).

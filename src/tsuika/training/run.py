@@ -115,53 +115,32 @@ def _written(prepared: Prepared, trained: guarded_run.Trained) -> Generator[Even
 
 
 def _write(prepared: Prepared, artifact: Artifact, name: str, steps: int) -> Generator[Event, None, Artifact]:
-    metadata = {**artifact.metadata, **facts(prepared, name, steps).metadata()}
-    artifact = replace(artifact, metadata=metadata)
+    artifact = replace(artifact, metadata={**artifact.metadata, **_facts(prepared, name, steps)})
     dtype = prepared.recipe.output.dtype
     yield from writing.write(artifact, prepared.folder, name=name, precision=dtype, model=prepared.model)
     return artifact
 
 
-def facts(prepared: Prepared, name: str, steps: int) -> formats.RunFacts:
-    """What a written file says about the run. No date: the same recipe gives the same bytes, whenever it runs."""
-    recipe, manifest, model = prepared.recipe, prepared.manifest, prepared.model
-    first, images = prepared.buckets[0], len(prepared.images)
-    train, method = recipe.train, recipe.method
+def _facts(prepared: Prepared, name: str, steps: int) -> dict[str, str]:
+    """What a written file says about the run."""
+    recipe, model, images, buckets = prepared.recipe, prepared.model, len(prepared.images), prepared.buckets
     folder = Path(recipe.data.images).resolve().name
-    return formats.RunFacts(
+    sizes = [{"resolution": [one.width, one.height], "count": len(one.samples)} for one in buckets]
+    return formats.run_facts(
+        recipe.train,
+        **recipe.method.network,
         name=name,
         trigger=recipe.data.trigger,
         prediction=model.prediction,
         base_name=Path(model.source).name,
-        base_sha256=model.sha256 or "",
-        resolution=f"{first.width}x{first.height}",
-        **method.network,
+        base_sha256=model.sha256,
+        resolution=f"{buckets[0].width}x{buckets[0].height}",
         pictures=images,
         steps=steps,
-        max_steps=train.steps,
-        batch_size=train.batch_size,
-        accumulate=train.accumulate,
-        learning_rate=train.learning_rate,
-        optimizer=train.optimizer,
-        schedule=train.schedule,
-        warmup_steps=round(train.warmup * train.steps),
-        min_snr_gamma=train.min_snr_gamma,
-        noise_offset=train.noise_offset,
-        clip_norm=train.clip_norm,
         max_norm=recipe.regularize.max_norm or None,
         caption_dropout=recipe.data.caption_dropout,
-        precision=train.precision,
-        gradient_checkpointing=train.gradient_checkpointing,
-        cache_latents=True,
-        clip_skip=1,
-        seed=train.seed,
-        tag_frequency={folder: formats.count_tags(sample.caption for sample in manifest.samples)},
-        bucket_info={
-            "buckets": {
-                str(i): {"resolution": [b.width, b.height], "count": len(b.samples)}
-                for i, b in enumerate(prepared.buckets)
-            }
-        },
+        tag_frequency={folder: formats.count_tags(sample.caption for sample in prepared.manifest.samples)},
+        bucket_info={"buckets": {str(number): size for number, size in enumerate(sizes)}},
         dataset_dirs={folder: {"n_repeats": recipe.data.repeats, "img_count": images}},
     )
 
