@@ -153,7 +153,7 @@ def test_facts_and_hashes_are_in_the_header(layers, tmp_path) -> None:
             assert isinstance(json.loads(text), dict)  # A1111 parses these
 
     back = KohyaLora().read(path)
-    expected = facts.metadata() | {"comment": " {not JSON"}
+    expected = facts | {"comment": " {not JSON"}
     assert {key: back.metadata[key] for key in expected} == expected
     assert back.metadata["family_from"] == "metadata"
     PeftLora().write(back, tmp_path / "folder", dtype=torch.float32)
