@@ -211,7 +211,7 @@ def test_padding_is_the_clients(tiny: StableDiffusion) -> None:
         vocabulary = tokenizer.get_vocab()
         ids = tiny.token_ids(["cat!"], tower.component, 8)[0].tolist()
         end = tokenizer.eos_token_id
-        padding = vocabulary["!"] if tower.padding else end
+        padding = vocabulary["!"] if tower.padding == "!" else end
         assert ids == [tokenizer.bos_token_id, vocabulary["cat</w>"], vocabulary["!</w>"], end, *[padding] * 4]
 
 

@@ -97,7 +97,7 @@ def load(
     """
     base = peek(spec, embedded_path=embedded_path, geometry=geometry)
     source = str(base.path) if base.file else spec
-    return loading.load(base, loading.LoadOptions(tokenizer, vae, device, dtype), source)
+    return loading.load(base, source, device, dtype, loading.find_tokenizers(base, tokenizer), vae)
 
 
 def read_back(path: Path, like: Model, *, dtype: torch.dtype) -> StableDiffusion:
@@ -109,9 +109,8 @@ def read_back(path: Path, like: Model, *, dtype: torch.dtype) -> StableDiffusion
     import torch
 
     base = _peek_like(path, like)
-    tokenizers = like.tokenizers if base.file else {}
-    options = loading.LoadOptions("", vaes.BUILTIN, torch.device("cpu"), dtype, tokenizers)
-    return loading.load(base, options, str(path))
+    tokenizers = like.tokenizers if base.file else loading.find_tokenizers(base, "")
+    return loading.load(base, str(path), torch.device("cpu"), dtype, tokenizers)
 
 
 def written(path: Path, like: Model) -> tuple[StoredBase, Mapping[str, Tensor]]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tsuika.core import files
 from tsuika.core.weights import Weights, read_json
-from tsuika.families import sources
+from tsuika.families import sources, vaes
 from tsuika.families.common import scheduler_config
 from tsuika.families.model import StableDiffusion
 from tsuika.families.parts import is_read
@@ -20,25 +19,20 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-@dataclass(frozen=True)
-class LoadOptions:
-    """How a base is loaded; see `families.load`."""
-
-    tokenizer: str
-    vae: str
-    device: torch.device
-    dtype: torch.dtype
-    tokenizers: Mapping[str, Any] = field(default_factory=dict)  # of a single file, where they are at hand
-
-
-def load(base: StoredBase, options: LoadOptions, source: str) -> StableDiffusion:
-    """The model, frozen.
+def load(
+    base: StoredBase,
+    source: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    tokenizers: Mapping[str, Any],
+    vae: str = vaes.BUILTIN,
+) -> StableDiffusion:
+    """The model, frozen; see `families.load`.
 
     Raises:
         ModelError: a part is missing, damaged or does not fit (MD003), or is a pickle with code (MD005).
-        NetworkError: no tokenizer or VAE was given, cached or to be had.
+        NetworkError: no VAE was given, cached or to be had.
     """
-    tokenizers = _tokenizers(base, options)
     if base.file:
         scheduler = scheduler_config(base.prediction, zero_terminal_snr=base.zero_terminal_snr)
     else:
@@ -46,10 +40,10 @@ def load(base: StoredBase, options: LoadOptions, source: str) -> StableDiffusion
     return StableDiffusion(
         family=base.family,
         prediction=base.prediction,
-        unet=base.unet().load(options.device, options.dtype),
-        vae=base.load_vae(options.vae, options.device),
-        text_encoders={part.component: part.load(options.device, options.dtype) for part in base.text_encoders()},
-        tokenizers=tokenizers,
+        unet=base.unet().load(device, dtype),
+        vae=base.load_vae(vae, device),
+        text_encoders={part.component: part.load(device, dtype) for part in base.text_encoders()},
+        tokenizers=dict(tokenizers),
         scheduler_config=scheduler,
         latent_scale=base.geometry.latent_scale,
         native_size_px=base.geometry.native_size_px,
@@ -59,15 +53,17 @@ def load(base: StoredBase, options: LoadOptions, source: str) -> StableDiffusion
     )
 
 
-def _tokenizers(base: StoredBase, options: LoadOptions) -> dict[str, Any]:
-    if options.tokenizers:
-        return dict(options.tokenizers)
-    folder = Path(options.tokenizer) if options.tokenizer else base.path
-    if base.file and not options.tokenizer:
-        folder = sources.clip_tokenizer(base.path)
-    is_own = not (base.file or options.tokenizer)
+def find_tokenizers(base: StoredBase, folder: str) -> dict[str, Any]:
+    """The tokenizers in a folder; with "" the base's own, or for a single file CLIP's.
+
+    Raises:
+        ModelError: none there, or not readable (MD003).
+        NetworkError: they are neither cached nor to be had.
+    """
+    is_own = not (base.file or folder)
+    place = Path(folder) if folder else sources.clip_tokenizer(base.path) if base.file else base.path
     return {
-        tower.tokenizer: sources.find_tokenizer(folder, tower.tokenizer, None if is_own else tower)
+        tower.tokenizer: sources.find_tokenizer(place, tower.tokenizer, None if is_own else tower)
         for tower in base.family.towers
     }
 
