@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tsuika.core.types import Artifact
+from tsuika.diffusion.lora_parts import inner_factor
 from tsuika.formats import lora
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def layer_delta(parts: Mapping[str, Tensor]) -> Tensor:
     part = {name: tensor.detach().to("cpu", torch.float32) for name, tensor in parts.items()}
     alpha = float(part["alpha"]) if "alpha" in part else None
     weight = (_low_rank if "lora_down.weight" in part else _hadamard if "hada_w1_a" in part else _kronecker)(part)
-    inner = lora.inner_factor(part)
+    inner = inner_factor(part)
     # Two full Kronecker factors have no rank: every program takes scale 1.
     return weight * (alpha / len(inner)) if alpha is not None and inner is not None else weight
 

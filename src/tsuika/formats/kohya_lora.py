@@ -18,6 +18,7 @@ from tsuika.core.errors import FormatError
 from tsuika.core.texts import _
 from tsuika.core.types import Artifact, Prediction
 from tsuika.core.weights import open_safetensors
+from tsuika.diffusion.lora_parts import adapter, inner_factor
 from tsuika.families import FAMILIES, Family
 from tsuika.formats import common, lora
 from tsuika.formats.kohya_names import layer_name, split_key
@@ -100,13 +101,13 @@ def header_metadata(artifact: Artifact, layers: Mapping[lora.Key, lora.Parts]) -
     ranks: dict[bool, list[float]] = {True: [], False: []}
     alphas: dict[bool, list[float]] = {True: [], False: []}
     for parts in layers.values():
-        inner = lora.inner_factor(parts)
+        inner = inner_factor(parts)
         is_3x3 = inner is not None and inner.ndim == 4 and inner.shape[2:].numel() > 1
         if inner is not None:
             ranks[is_3x3].append(inner.shape[0])
         if "alpha" in parts:
             alphas[is_3x3].append(float(parts["alpha"]))
-    kind = lora.adapter(artifact.tensors)
+    kind = adapter(artifact.tensors)
     args: dict[str, str] = {} if kind == "lora" else {"algo": "lora" if kind == "dora" else kind}
     if kind == "dora":
         args["dora_wd"] = "True"

@@ -16,6 +16,7 @@ from tsuika.core.safetensors import damaged
 from tsuika.core.texts import Text, _, _n
 from tsuika.core.types import Artifact
 from tsuika.core.weights import Weights
+from tsuika.diffusion.lora_parts import PARTS, adapter
 from tsuika.families import FAMILIES, Family
 from tsuika.formats import common
 
@@ -26,15 +27,6 @@ Key = tuple[str, str]  # component, canonical module path
 Parts = Mapping[str, "Tensor"]
 
 METHOD: Final = "lora"
-PARTS: Final = (
-    "lora_down.weight",
-    "lora_up.weight",
-    "lora_mid.weight",
-    "alpha",
-    "dora_scale",
-    *(f"hada_{name}" for name in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")),
-    *(f"lokr_{name}" for name in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")),
-)
 COMPONENTS: Final = ("unet", *dict.fromkeys(tower.component for family in FAMILIES for tower in family.towers))
 
 
@@ -87,18 +79,6 @@ def is_whole(parts: Iterable[str]) -> bool:
 
 def _incomplete(layer: str, parts: Iterable[str]) -> Text:
     return _("`{layer}` has only {parts}.", layer=layer, parts=", ".join(parts))
-
-
-def inner_factor(parts: Parts) -> Tensor | None:
-    """The factor whose first axis is the layer's rank; None where it has none (LoKr of two full factors)."""
-    names = ("lora_down.weight", "hada_w1_b", "lokr_w2_b", "lokr_w1_b")
-    return next((parts[name] for name in names if name in parts), None)
-
-
-def adapter(names: Iterable[str]) -> str:
-    """Which kind of adapter these tensors are: "lora", "dora", "loha" or "lokr"."""
-    text = "\n".join(names)
-    return "loha" if ".hada_" in text else "lokr" if ".lokr_" in text else "dora" if ".dora_scale" in text else "lora"
 
 
 # -------------------------------------------------------------------------------------------------------------- reading

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from tsuika.core.errors import RecipeError
 from tsuika.core.texts import _
 from tsuika.core.types import Artifact, Model, ParamGroup, Role, Update
+from tsuika.diffusion import lora_parts
 from tsuika.methods.common import copy_in, incompatible
 from tsuika.methods.lora import Lora as Config
-from tsuika.methods.lora.parts import PARTS, kind_of, layers_of, rank_of, shape_of
+from tsuika.methods.lora.parts import PARTS, layers_of, rank_of, shape_of
 
 UNET_ROLES: tuple[Role, ...] = ("unet.attn", "unet.ff")
 TEXT_ROLES: tuple[Role, ...] = ("text.attn", "text.ff")
@@ -252,13 +253,13 @@ def restore(model: Model, artifact: Artifact) -> LoraAttachment:
         ModelError: MD004, a layer is missing on this model or has another shape.
         FormatError: FM001, a layer has parts that this kind of adapter has not, or not all of them.
     """
-    kind = artifact.metadata.get("adapter") or kind_of(artifact)
+    kind = artifact.metadata.get("adapter") or lora_parts.adapter(artifact.tensors)
     layers = layers_of(kind, artifact)
     ranks: dict[str, dict[str, tuple[int, float]]] = {}
     for (component, path), parts in layers.items():
         if not _fits(model, component, path, kind, parts):
             raise incompatible(f"{component}.{path}", _("This LoRA"), artifact, model)
-        rank = rank_of(kind, parts)
+        rank = rank_of(parts)
         ranks.setdefault(component, {})[path] = (rank, float(parts["alpha"]) if "alpha" in parts else float(rank))
     with torch.random.fork_rng(devices=[]):
         adapter, slots = _inject(model, kind, ranks, 0.0)
