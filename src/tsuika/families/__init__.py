@@ -116,10 +116,6 @@ def read_back(path: Path, like: Model, *, dtype: torch.dtype) -> StableDiffusion
 def written(path: Path, like: Model) -> tuple[StoredBase, Mapping[str, Tensor]]:
     """What a model that was just written at `path` is, and its weights by canonical name, read when asked for.
 
-    Args:
-        path: A diffusers folder or a single file.
-        like: A model of the same family and sizes.
-
     Raises:
         ModelError: it is not whole, or of another family (MD002, MD003).
     """

@@ -108,10 +108,7 @@ class StoredBase:
 def open_base(families: Sequence[Family], path: Path, given: Geometry | None = None) -> StoredBase:
     """What a diffusers folder or a single file is; no weights are read (but SD2's 320 numbers that show its prediction).
 
-    Args:
-        families: Those that it may be of.
-        path: The folder or file.
-        given: Sizes of a single file that are not its family's own, and that it does not say.
+    `given` are sizes of a single file that are not its family's own, and that it does not say.
 
     Raises:
         ModelError: not there (MD001), no Stable Diffusion (MD002), damaged (MD003), a pickle with code (MD005).

@@ -99,9 +99,7 @@ def pieces(artifact: Artifact, name: str) -> dict[str, Artifact]:
 def find(path: Path, also: Iterable[Format] = ()) -> Format:
     """The format of a file or folder, from its header alone.
 
-    Args:
-        path: The file or folder.
-        also: Formats of methods from outside, asked first.
+    `also` are formats of methods from outside, asked first.
 
     Raises:
         ModelError: damaged (MD003), a pickle with more than tensors (MD005), or without them (MD002).

@@ -89,10 +89,7 @@ def renamed(
 ) -> tuple[dict[str, Tensor], list[str]]:
     """A file's tensors by canonical name, and the keys that were not understood.
 
-    Args:
-        weights: The file.
-        split_key: A key to (component, path, part); None if it is none of the layout.
-        program: Whose names these are, for errors.
+    `split_key` makes (component, path, part) of a key, None if it is none of the layout; `program` is for errors.
 
     Raises:
         FormatError: nothing is understood (FM001), or two keys are one tensor (MD003).
@@ -146,11 +143,7 @@ def artifact_of(
 ) -> Artifact:
     """What was read from a file.
 
-    Args:
-        tensors: By canonical name.
-        named: The family that the file's header names; None: it names none, and shapes tell.
-        metadata: Of the file.
-        unread: Keys that were not understood.
+    `named` is the family that the file's header names; with None shapes tell.
     """
     family, evidence = (named, "metadata") if named else _guess_family(tensors)
     notes = {common.FAMILY_FROM: evidence, "adapter": adapter(tensors)}

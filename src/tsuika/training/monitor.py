@@ -25,12 +25,7 @@ class Monitor:
     def __init__(self, run: Fit, probe: Probe, judge: Judge, file: Path, spent_s: float = 0.0) -> None:
         """Monitor a fit.
 
-        Args:
-            run: The fit that the probe is on.
-            probe: What is measured.
-            judge: Says when to check, and what the numbers mean.
-            file: The checks, as JSON.
-            spent_s: Seconds that measuring the base has taken.
+        `file` takes the checks as JSON; `spent_s` are the seconds that measuring the base has taken.
         """
         self.judge = judge
         self._run, self._probe, self._file = run, probe, file

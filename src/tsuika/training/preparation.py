@@ -111,12 +111,7 @@ def prepare(
 ) -> Generator[Event, None, Prepared]:
     """Base and images, loaded and encoded. What was found in the image folder is written into the run folder.
 
-    Args:
-        recipe: What is trained.
-        folder: Of the run.
-        services: Cache and drawing.
-        accelerator: From `accelerate_for`.
-        resume: Whether the images must be those that the run began with.
+    On `resume` the images must be those that the run began with.
 
     Raises:
         InterruptedRunError: TR008, on `resume` the images have changed.
@@ -148,11 +143,7 @@ def read_inputs(
 ) -> Generator[Event, None, Inputs]:
     """The quick part: the base with `base.artifacts` applied, and the images, sorted into buckets.
 
-    Args:
-        recipe: What is trained.
-        embedded: The folder of the base that ships with the package.
-        accelerator: From `accelerate_for`.
-        report: Where to write what was found in the image folder.
+    `embedded` is the folder of the base that ships with the package; `report` takes what was found in the images.
 
     Raises:
         TsuikaError: What is wrong with recipe, images or base.
@@ -261,10 +252,7 @@ def add_regularization(
 def apply_artifact(text: str, model: Model, method: Method) -> Iterator[Warned]:
     """Apply a finished result, `FILE` or `FILE:STRENGTH`, to the base, frozen, for the whole run.
 
-    Args:
-        text: The file, and its strength.
-        model: The base.
-        method: The run's own, whose results are allowed also where it lives outside.
+    `method` is the run's own, whose results are allowed also where it lives outside.
 
     Yields:
         GN005 where keys of the file were not understood, so that only a part of it has an effect.

@@ -101,12 +101,7 @@ class Prepared(Inputs):
     ) -> Probe:
         """A probe on a fit.
 
-        Args:
-            run: Its attachment must be at strength 1.
-            held_out: Names of images to measure by.
-            trained_on: Names of images that are trained on, to measure as well.
-            controls: How many unrelated prompts are measured.
-            few: Whether at half of the timesteps.
+        `controls` are how many unrelated prompts are measured; `few`: at half of the timesteps. Strength must be 1.
         """
         prompts = controls_for(self.recipe.data.class_word)[:controls]
         with run.written_weights():

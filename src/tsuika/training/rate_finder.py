@@ -188,12 +188,7 @@ def find(
 ) -> Iterator[Event]:
     """Try learning rates on a recipe's images, one after another; the last event is `RateFound`.
 
-    Args:
-        recipe: What is trained.
-        folder: Takes what a run would write before it trains.
-        services: Cache and drawing.
-        rates: What to try; none: from a tenth of the recipe's to thirty times it.
-        steps: Of each.
+    Each rate has `steps` steps; without `rates`, from a tenth of the recipe's to thirty times it. `folder` is a run's.
 
     Raises:
         RecipeError: RC020, the optimizer finds its rate by itself; TsuikaError: What a run would raise.

@@ -35,12 +35,6 @@ def train(
 ) -> Generator[Event, None, Result]:
     """The whole run up to the written files. Closing the generator saves a state first.
 
-    Args:
-        recipe: What is trained.
-        folder: An open run folder (`folder.start`).
-        services: Cache and drawing.
-        resume: Whether to go on with an interrupted run.
-
     Raises:
         TsuikaError: What is wrong with recipe, images, base or machine.
     """

@@ -59,14 +59,7 @@ class Trainer:
     ) -> None:
         """Set up; on `resume` the newest whole state is loaded.
 
-        Args:
-            run: What is trained.
-            saving: Its saved states.
-            monitor: The guard's checks; None: there are none.
-            stops_from: From which step on the judge's stop ends the training; None: it never does.
-            keeping: Snapshots of some steps.
-            after: What else is done after each step but the last.
-            resume: Whether to go on with an interrupted training.
+        `stops_from`: from which step on the judge's stop ends the training; None: it never does.
         """
         self.run, self._saving, self._monitor = run, saving, monitor
         self._stops_from, self._keeping, self._after = stops_from, keeping, after

@@ -28,12 +28,7 @@ Trial = Generator[Event, None, Judge]
 def trial_run(prepared: Prepared, plan: GuardPlan, snapshots: Snapshots, *, several: bool, resume: bool) -> Trial:
     """The trial runs of a plan; returns the judge, who has chosen the best step.
 
-    Args:
-        prepared: What is trained.
-        plan: Hold-out or folds.
-        snapshots: Takes the weights of the steps that may be chosen; with folds none.
-        several: Whether to take those of the whole range, or of the best step alone.
-        resume: Whether to go on with an interrupted run.
+    `snapshots` takes the steps that may be chosen (with folds none): the whole range with `several`, else the best alone.
     """
     if plan.folds:
         judge = yield from _folds(prepared, plan, resume=resume)
