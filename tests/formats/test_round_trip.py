@@ -12,10 +12,11 @@ import safetensors.torch
 import torch
 from safetensors import safe_open
 
+from lora_deltas import delta, largest_relative_error
 from tsuika.core.errors import FormatError
 from tsuika.core.sections import Train
 from tsuika.core.types import Artifact
-from tsuika.formats import count_tags, delta, find, for_method, largest_relative_error, run_facts
+from tsuika.formats import count_tags, find, for_method, run_facts
 from tsuika.formats.kohya_lora import KohyaLora
 from tsuika.formats.peft_lora import WEIGHTS, PeftLora
 

@@ -18,7 +18,7 @@ from tsuika.core.weights import UNET_PREFIX, describe, few, is_pickle, open_safe
 from tsuika.formats import hypernetwork
 from tsuika.formats.checkpoint import SingleFile
 from tsuika.formats.common import WriteOnly, count_tags, run_facts
-from tsuika.formats.delta import compared_parts, delta, largest_relative_error, relative_errors, tensor_errors
+from tsuika.formats.delta import compared_parts, relative_errors, tensor_errors
 from tsuika.formats.diffusers_folder import DiffusersFolder
 from tsuika.formats.embedding_a1111 import A1111Embedding
 from tsuika.formats.embedding_diffusers import DiffusersEmbedding
@@ -51,11 +51,9 @@ __all__ = [
     "WriteOnly",
     "compared_parts",
     "count_tags",
-    "delta",
     "find",
     "for_method",
     "is_artifact",
-    "largest_relative_error",
     "pieces",
     "relative_errors",
     "run_facts",

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -37,15 +37,8 @@ from tsuika.training.device import DTYPES, pick_device, pick_precision
 from tsuika.training.prepared import Images, Inputs, Prepared
 from tsuika.training.regularization_images import Draw, Encode
 
-MIN_IMAGES: Final = 1
-
 # Images of the model as it stands after a step, written into the run folder.
 Preview = Callable[[Prepared, int], Iterator[Previewed]]
-
-
-def no_previews(prepared: Prepared, step: int) -> Iterator[Previewed]:
-    """Draws nothing."""
-    return iter(())
 
 
 @dataclass(frozen=True)
@@ -55,7 +48,7 @@ class Services:
     embedded: Path  # the folder of the base that ships with the package
     cache: Path | None = None  # of encoded images
     draw: Draw | None = None  # regularization images
-    preview: Preview = no_previews
+    preview: Preview = lambda prepared, step: iter(())
 
 
 def accelerate_for(recipe: Recipe) -> Accelerator:
@@ -180,7 +173,7 @@ def _read_images(recipe: Recipe, model: Model, report: Path | None) -> tuple[Man
     step_px = model.latent_factor * 2 ** (len(unet.config.block_out_channels) - 1)
     if not data.images:
         raise RecipeError("RC005", found="--images", do=f"tsuika train {recipe.method.name} --images DIR --out RUN")
-    manifest = scan.scan(Path(data.images), data, size_px=size_px, needed=MIN_IMAGES, report=report)
+    manifest = scan.scan(Path(data.images), data, size_px=size_px, needed=1, report=report)
     return manifest, bucket.assign(manifest, size_px=size_px, step_px=step_px, buckets=data.buckets)
 
 

@@ -19,8 +19,7 @@ from tsuika.training.guard_plan import GuardPlan
 from tsuika.training.monitor import Monitor, has_ended, joined, judged, read_checks
 from tsuika.training.prepared import Prepared
 from tsuika.training.schedule import Schedule
-from tsuika.training.snapshots import Snapshots
-from tsuika.training.trainer import Keeping, Saving, Trainer
+from tsuika.training.trainer import Keeping, Saving, Snapshots, Trainer
 
 Trial = Generator[Event, None, Judge]
 
