@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -22,6 +21,7 @@ from tsuika.diffusion.lora_parts import adapter, inner_factor
 from tsuika.families import FAMILIES, Family
 from tsuika.formats import common, lora
 from tsuika.formats.kohya_names import layer_name, split_key
+from tsuika.formats.lora import most_common
 
 if TYPE_CHECKING:
     import torch
@@ -82,15 +82,6 @@ _READ_ONLY: Final = {
 }
 
 
-def _number(value: float) -> str:
-    return str(int(value)) if float(value).is_integer() else str(value)
-
-
-def _most_common(values: Iterable[float]) -> str:
-    counted = Counter(values).most_common(1)
-    return _number(counted[0][0]) if counted else "0"
-
-
 def header_metadata(artifact: Artifact, layers: Mapping[lora.Key, lora.Parts]) -> dict[str, str]:
     """The `ss_*` and `modelspec.*` fields, without hashes: strings only, nothing looked up, sorted.
 
@@ -112,7 +103,7 @@ def header_metadata(artifact: Artifact, layers: Mapping[lora.Key, lora.Parts]) -
     if kind == "dora":
         args["dora_wd"] = "True"
     if ranks[True]:
-        args |= {"conv_dim": _most_common(ranks[True]), "conv_alpha": _most_common(alphas[True])}
+        args |= {"conv_dim": str(most_common(ranks[True])), "conv_alpha": str(most_common(alphas[True]))}
     kept = {key: text for key, text in facts.items() if key.startswith(("ss_", "ssmd_", "modelspec."))}
     made = {key: _text(fact, facts[fact]) for fact, key in _FACTS.items() if facts.get(fact)}
     pixels = family.geometry(prediction).native_size_px
@@ -121,8 +112,8 @@ def header_metadata(artifact: Artifact, layers: Mapping[lora.Key, lora.Parts]) -
         "ss_v2": str("--v2" in family.names.sd_scripts),
         "ss_base_model_version": family.names.kohya_version[prediction],
         "ss_network_module": "networks.lora" if kind == "lora" else "lycoris.kohya",
-        "ss_network_dim": facts.get("rank") or _most_common(ranks[False] or ranks[True]),
-        "ss_network_alpha": facts.get("alpha") or _most_common(alphas[False] or alphas[True]),
+        "ss_network_dim": facts.get("rank") or str(most_common(ranks[False] or ranks[True])),
+        "ss_network_alpha": facts.get("alpha") or str(most_common(alphas[False] or alphas[True])),
         "ss_network_args": json.dumps(args),
         "ss_resolution": f"({width}, {height or width})",
         "modelspec.sai_model_spec": "1.0.1",

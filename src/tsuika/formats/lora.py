@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -79,6 +80,13 @@ def is_whole(parts: Iterable[str]) -> bool:
 
 def _incomplete(layer: str, parts: Iterable[str]) -> Text:
     return _("`{layer}` has only {parts}.", layer=layer, parts=", ".join(parts))
+
+
+def most_common(values: Iterable[float]) -> float:
+    """The most frequent of the values, a whole number if it is one; 0 where there are none."""
+    counted = Counter(values).most_common(1)
+    value = counted[0][0] if counted else 0
+    return int(value) if float(value).is_integer() else value
 
 
 # -------------------------------------------------------------------------------------------------------------- reading

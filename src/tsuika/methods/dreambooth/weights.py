@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tsuika.core.texts import _
 from tsuika.core.types import Artifact, Model, ParamGroup, Role, Update
-from tsuika.methods.common import copy_in, incompatible
+from tsuika.methods.common import by_side, copy_in, incompatible
 from tsuika.methods.dreambooth import DreamBooth as Config
 from tsuika.methods.replacing import Slot, own_parameters
 from tsuika.methods.whole_model import metadata_of
@@ -41,12 +41,7 @@ class DreamBoothAttachment:
 
     def param_groups(self) -> list[ParamGroup]:
         """UNet and text encoders, each at its own rate."""
-        groups: dict[str, list[nn.Parameter]] = {}
-        for slot in self.slots:
-            name = "text" if slot.component.startswith("text_encoder") else "unet"
-            groups.setdefault(name, []).append(slot.trained)
-        rates = {"unet": 0.0, "text": self.text_learning_rate}
-        return [ParamGroup(name, params, rates[name]) for name, params in groups.items()]
+        return by_side(((slot.component, slot.trained) for slot in self.slots), self.text_learning_rate)
 
     def updates(self) -> list[Update]:
         """Every tensor for itself; its start is the base's own."""

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from tsuika.core.errors import FormatError, RecipeError
 from tsuika.core.texts import _
 from tsuika.core.types import Artifact, Model, ParamGroup, Role, Update
-from tsuika.methods.common import copy_in, incompatible
+from tsuika.methods.common import copies, copy_in, incompatible
 from tsuika.methods.hypernetwork import Hypernetwork as Config
 from tsuika.methods.hypernetwork import header
 
@@ -210,8 +210,9 @@ class HypernetworkAttachment:
 
     def artifact(self) -> Artifact:
         """Tensors (copies, float32, CPU) without dropout, and A1111's header fields."""
-        tensors = {name: value.detach().to("cpu", torch.float32, copy=True) for name, value in self.tensors().items()}
-        return Artifact("hypernetwork", self.model.facts.family, tensors, {**header(self.config), **self.metadata})
+        return Artifact(
+            "hypernetwork", self.model.facts.family, copies(self.tensors()), {**header(self.config), **self.metadata}
+        )
 
 
 def _attentions(model: Model) -> Iterator[tuple[Any, int, bool]]:

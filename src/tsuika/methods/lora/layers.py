@@ -19,7 +19,7 @@ from tsuika.core.errors import RecipeError
 from tsuika.core.texts import _
 from tsuika.core.types import Artifact, Model, ParamGroup, Role, Update
 from tsuika.diffusion import lora_parts
-from tsuika.methods.common import copy_in, incompatible
+from tsuika.methods.common import by_side, copies, copy_in, incompatible
 from tsuika.methods.lora import Lora as Config
 from tsuika.methods.lora.parts import PARTS, layers_of, rank_of, shape_of
 
@@ -55,7 +55,6 @@ class LoraAttachment:
     kind: str
     slots: list[Slot]
     trains: frozenset[Role]
-    learning_rate: float = 0.0
     text_learning_rate: float = 0.0
     metadata: dict[str, str] = field(default_factory=dict)
 
@@ -69,12 +68,8 @@ class LoraAttachment:
 
     def param_groups(self) -> list[ParamGroup]:
         """UNet and text encoders, each at its own rate."""
-        groups: dict[str, list[nn.Parameter]] = {}
-        for slot in self.slots:
-            name = "text" if slot.component.startswith("text_encoder") else "unet"
-            groups.setdefault(name, []).extend(param for _, param in self._parameters(slot))
-        rates = {"unet": self.learning_rate, "text": self.text_learning_rate}
-        return [ParamGroup(name, params, rates[name]) for name, params in groups.items()]
+        every = ((slot.component, param) for slot in self.slots for _part, param in self._parameters(slot))
+        return by_side(every, self.text_learning_rate)
 
     def updates(self) -> list[Update]:
         """Each layer by the factor that begins at zero: there it is the base's, and the other factor can still learn.
@@ -137,11 +132,10 @@ class LoraAttachment:
 
     def artifact(self) -> Artifact:
         """Tensors (copies, float32, CPU) with each layer's effective alpha."""
-        tensors = {name: value.detach().to("cpu", torch.float32, copy=True) for name, value in self.tensors().items()}
+        tensors = copies(self.tensors())
         for slot in self.slots:
-            if (
-                self.kind == "dora"
-            ):  # peft has (out) and, for convolutions, (1, out, 1, 1), which means inputs elsewhere
+            # peft has (out) and, for convolutions, (1, out, 1, 1), which means inputs elsewhere.
+            if self.kind == "dora":
                 ones = [1] * (slot.layer.get_base_layer().weight.ndim - 1)
                 tensors[f"{slot.key}.dora_scale"] = tensors[f"{slot.key}.dora_scale"].reshape(-1, *ones)
             tensors[f"{slot.key}.alpha"] = torch.tensor(slot.alpha, dtype=torch.float32)
@@ -237,12 +231,11 @@ def attach(model: Model, config: Config, generator: torch.Generator) -> LoraAtta
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
         adapter, slots = _inject(model, config.adapter, ranks, config.dropout)
-    attachment = LoraAttachment(model, adapter, config.adapter, slots, roles)
+    attachment = LoraAttachment(model, adapter, config.adapter, slots, roles, config.text_learning_rate)
     for slot in slots:
         for _part, param in attachment._parameters(slot):
             param.data = param.data.float()  # trained weights are masters in full precision
             param.requires_grad_(True)
-    attachment.text_learning_rate = config.text_learning_rate
     return attachment
 
 
@@ -268,14 +261,8 @@ def restore(model: Model, artifact: Artifact) -> LoraAttachment:
         for slot in slots:
             _place(slot, adapter, kind, layers[slot.component, slot.path])
             _scale(slot, adapter)
-    attachment.load(
-        {
-            f"{component}.{path}.{part}": value
-            for (component, path), parts in layers.items()
-            for part, value in parts.items()
-            if part != "alpha"
-        }
-    )
+    held = {(*layer, part): value for layer, parts in layers.items() for part, value in parts.items()}
+    attachment.load({".".join(name): value for name, value in held.items() if name[-1] != "alpha"})
     return attachment
 
 

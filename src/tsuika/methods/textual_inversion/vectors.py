@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tsuika.core.errors import ModelError, RecipeError
 from tsuika.core.texts import _
 from tsuika.core.types import Artifact, Model, ParamGroup, Role, Update, is_usable_word
-from tsuika.methods.common import copy_in, incompatible
+from tsuika.methods.common import copies, copy_in, incompatible
 from tsuika.methods.textual_inversion import TextualInversion as Config
 from tsuika.methods.textual_inversion import check_words
 
@@ -66,8 +66,7 @@ class WordAttachment:
 
     def artifact(self) -> Artifact:
         """Copies, float32, on the CPU."""
-        tensors = {name: value.detach().to("cpu", torch.float32, copy=True) for name, value in self.tensors().items()}
-        return Artifact("textual-inversion", self.model.facts.family, tensors, dict(self.metadata))
+        return Artifact("textual-inversion", self.model.facts.family, copies(self.tensors()), dict(self.metadata))
 
 
 def attach(model: Model, config: Config, generator: torch.Generator) -> WordAttachment:
