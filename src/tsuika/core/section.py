@@ -38,7 +38,7 @@ def expert(default: Any, text: Text, unit: str = "", **limits: float) -> Any:
 
 
 def _setting(default: Any, about: Help, limits: dict[str, Any]) -> Any:
-    extra = {"unit": about.unit, "level": about.level}
+    extra: Any = {"unit": about.unit, "level": about.level}
     return Field(default, description=about.text, json_schema_extra=extra, **limits)
 
 

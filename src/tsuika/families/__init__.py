@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from tsuika.core.errors import ModelError
 from tsuika.core.texts import _
 from tsuika.core.types import Model
-from tsuika.families import loading, sources, stored, vaes
+from tsuika.families import sources, stored, vaes
 from tsuika.families.common import Family, Geometry
 from tsuika.families.model import StableDiffusion
 from tsuika.families.sd1 import SD1
@@ -97,7 +97,7 @@ def load(
     """
     base = peek(spec, embedded_path=embedded_path, geometry=geometry)
     source = str(base.path) if base.file else spec
-    return loading.load(base, source, device, dtype, loading.find_tokenizers(base, tokenizer), vae)
+    return base.load(source, device, dtype, base.tokenizers(tokenizer), vae)
 
 
 def read_back(path: Path, like: Model, *, dtype: torch.dtype) -> StableDiffusion:
@@ -109,8 +109,8 @@ def read_back(path: Path, like: Model, *, dtype: torch.dtype) -> StableDiffusion
     import torch
 
     base = _peek_like(path, like)
-    tokenizers = like.tokenizers if base.file else loading.find_tokenizers(base, "")
-    return loading.load(base, str(path), torch.device("cpu"), dtype, tokenizers)
+    tokenizers = like.tokenizers if base.file else base.tokenizers()
+    return base.load(str(path), torch.device("cpu"), dtype, tokenizers)
 
 
 def written(path: Path, like: Model) -> tuple[StoredBase, Mapping[str, Tensor]]:

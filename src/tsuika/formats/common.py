@@ -23,17 +23,8 @@ NOTES_OF_READING: Final = (UNREAD, FAMILY_FROM)
 ANOTHER_FORMAT: Final = _("Choose another format.")
 # Settings that files name as the recipe does.
 _SETTINGS: Final = (
-    *(
-        "batch_size",
-        "accumulate",
-        "learning_rate",
-        "optimizer",
-        "schedule",
-        "min_snr_gamma",
-        "noise_offset",
-        "clip_norm",
-    ),
-    *("precision", "gradient_checkpointing", "seed"),
+    *("batch_size", "accumulate", "learning_rate", "optimizer", "schedule", "clip_norm", "precision", "seed"),
+    *("min_snr_gamma", "noise_offset", "gradient_checkpointing"),
 )
 
 

@@ -46,11 +46,6 @@ class Native:
         return header is not None and self._is_own(header.metadata)
 
     def read(self, path: Path) -> Artifact:
-        """The artifact, tensors in the file's dtype.
-
-        Raises:
-            FormatError: damaged (MD003, MD005), or of another method or layout (FM001).
-        """
         weights = open_safetensors(path)
         if not self._is_own(weights.metadata):
             raise FormatError("FM001", where=path, found=method_of(path) or _("another layout"), expected=self.method)
@@ -60,11 +55,6 @@ class Native:
         return self.check(artifact, str(path))
 
     def write(self, artifact: Artifact, path: Path, *, dtype: torch.dtype) -> None:
-        """Write whole or not at all.
-
-        Raises:
-            FormatError: of another method, or `dtype` cannot hold its numbers (FM002); not what its header says (FM001).
-        """
         artifact = self.check(artifact, self.name)
         if artifact.method != self.method:
             raise common.of_another_method(artifact.method, self.name, Text(f"`{self.method}`"))

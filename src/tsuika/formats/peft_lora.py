@@ -121,11 +121,6 @@ class PeftLora:
         return lora.artifact_of(tensors, named, metadata, unread)
 
     def write(self, artifact: Artifact, path: Path, *, dtype: torch.dtype) -> None:
-        """Write whole or not at all.
-
-        Raises:
-            FormatError: not LoRA or DoRA, or `dtype` cannot hold its numbers (FM002).
-        """
         common.refuse_unread(artifact, self.name)
         components: dict[str, dict[str, dict[str, Tensor]]] = {}
         for (component, module_path), parts in lora.layers(artifact, self.name).items():

@@ -40,7 +40,6 @@ class DreamBoothAttachment:
     metadata: dict[str, str] = field(default_factory=dict)
 
     def param_groups(self) -> list[ParamGroup]:
-        """UNet and text encoders, each at its own rate."""
         return by_side(((slot.component, slot.trained) for slot in self.slots), self.text_learning_rate)
 
     def updates(self) -> list[Update]:
@@ -48,11 +47,9 @@ class DreamBoothAttachment:
         return [Update("weights", [slot.trained], [slot.base.detach()]) for slot in self.slots]
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every trained tensor by its artifact name, live."""
         return {slot.key: slot.trained.data for slot in self.slots}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Copy tensors in; names must match exactly."""
         copy_in(self.tensors(), tensors)
 
     def set_strength(self, strength: float) -> None:
@@ -65,7 +62,6 @@ class DreamBoothAttachment:
                 slot.put(nn.Parameter(mixed.to(slot.trained.dtype), requires_grad=False))
 
     def detach(self) -> None:
-        """Put the base's own parameters back."""
         for slot in self.slots:
             slot.put(slot.base)
         self.slots = []

@@ -167,7 +167,6 @@ class HypernetworkAttachment:
         unet.add_module(self._home, nn.ModuleList([*self.nets.values(), *drops]))
 
     def param_groups(self) -> list[ParamGroup]:
-        """One group, at the recipe's rate."""
         return [ParamGroup("unet", [param for net in self.nets.values() for param in net.parameters()], 0.0)]
 
     def updates(self) -> list[Update]:
@@ -181,7 +180,6 @@ class HypernetworkAttachment:
         return [Update("network", net.last()) for net in self.nets.values()]
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every weight by its artifact name, live."""
         return {
             f"{width}.{side}.{name}": param.data
             for (width, side), net in self.nets.items()
@@ -189,7 +187,6 @@ class HypernetworkAttachment:
         }
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Copy tensors in; names must match exactly."""
         copy_in(self.tensors(), tensors)
 
     def set_strength(self, strength: float) -> None:

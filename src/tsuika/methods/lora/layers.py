@@ -67,7 +67,6 @@ class LoraAttachment:
             yield part, held if isinstance(held, nn.Parameter) else held.weight
 
     def param_groups(self) -> list[ParamGroup]:
-        """UNet and text encoders, each at its own rate."""
         every = ((slot.component, param) for slot in self.slots for _part, param in self._parameters(slot))
         return by_side(every, self.text_learning_rate)
 
@@ -88,11 +87,9 @@ class LoraAttachment:
         return Update("adapter", [zero])
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every trained tensor by its artifact name, live."""
         return {f"{slot.key}.{part}": param.data for slot in self.slots for part, param in self._parameters(slot)}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Copy tensors in; names must match exactly."""
         copy_in(self.tensors(), tensors)
 
     def set_strength(self, strength: float) -> None:

@@ -47,7 +47,6 @@ class WordAttachment:
         return {f"{word}.{part}": nD.data for word, parts in self.words.items() for part, nD in parts.items()}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Copy tensors in; names must match exactly."""
         copy_in(self.tensors(), tensors)
 
     def set_strength(self, strength: float) -> None:
@@ -65,7 +64,6 @@ class WordAttachment:
                 self.model.word_weights.pop(word, None)
 
     def artifact(self) -> Artifact:
-        """Copies, float32, on the CPU."""
         return Artifact("textual-inversion", self.model.facts.family, copies(self.tensors()), dict(self.metadata))
 
 
