@@ -114,11 +114,7 @@ class A1111Hypernetwork:
 
 
 def _complete(artifact: Artifact, where: str) -> Artifact:
-    """The artifact with every header field and a family.
-
-    Raises:
-        FormatError: FM002, it is of another method; FM001, it does not fit its header.
-    """
+    """The artifact with every header field and a family."""
     header, _nets = _checked(artifact, where)
     metadata = artifact.metadata | {name: json.dumps(value) for name, value in header.items()}
     if artifact.family:
@@ -206,11 +202,7 @@ def _numbered(
 
 
 def _checked(artifact: Artifact, format_name: str) -> tuple[dict[str, Any], dict[str, Net]]:
-    """Header fields and nets by `<width>.<k|v>`, if the artifact is what its header says.
-
-    Raises:
-        FormatError: FM002, it is of another method; FM001, it does not fit its header.
-    """
+    """Header fields and nets by `<width>.<k|v>`, if the artifact is what its header says."""
     if artifact.method != METHOD:
         raise common.of_another_method(artifact.method, format_name, _("hypernetworks"))
     try:

@@ -137,9 +137,6 @@ def read_inputs(
     """The quick part: the base with `base.artifacts` applied, and the images, sorted into buckets.
 
     `embedded` is the folder of the base that ships with the package; `report` takes what was found in the images.
-
-    Raises:
-        TsuikaError: What is wrong with recipe, images or base.
     """
     precision = "fp32" if accelerator.mixed_precision == "no" else str(accelerator.mixed_precision)
     settings = completed(recipe)

@@ -33,11 +33,7 @@ class Result:
 def train(
     recipe: Recipe, folder: RunDir, services: Services, *, resume: bool = False
 ) -> Generator[Event, None, Result]:
-    """The whole run up to the written files. Closing the generator saves a state first.
-
-    Raises:
-        TsuikaError: What is wrong with recipe, images, base or machine.
-    """
+    """The whole run up to the written files. Closing the generator saves a state first."""
     with clear_errors(recipe, folder.root):
         accelerator = accelerate_for(recipe)
         begun = resume and folder.has_states

@@ -95,10 +95,6 @@ def _errors(piece: Artifact, format_: Format, path: Path, model: Model | None) -
     """How far what was read back is from what was to be written, by layer or tensor.
 
     A whole model is read tensor by tensor: a second one may not fit beside the first.
-
-    Raises:
-        ModelError: the file is no model of this family (MD002, MD003).
-        FormatError: FM003, it says that it predicts something else.
     """
     if not isinstance(format_, formats.WriteOnly):
         return formats.relative_errors(piece, format_.read(path))
