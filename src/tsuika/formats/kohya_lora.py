@@ -220,8 +220,10 @@ class KohyaLora:
 def _representable(parts: lora.Parts, dtype: torch.dtype) -> dict[str, Tensor]:
     """Parts in the shapes of the layout, and with an alpha that `dtype` holds exactly; ΔW stays the same."""
     result = dict(parts)
-    if "dora_scale" in result:
-        result["dora_scale"] = _dora_column(result)
+    scale, down = result.get("dora_scale"), result.get("lora_down.weight")
+    if scale is not None and scale.ndim == 1 and down is not None:
+        # Magnitudes of outputs as LyCORIS has them, (out, 1[, 1, 1]).
+        result["dora_scale"] = scale.reshape(-1, *[1] * (down.ndim - 1))
     if "alpha" in result:
         alpha = result["alpha"].detach().float().reshape(())
         stored = alpha.to(dtype).float()
@@ -230,9 +232,3 @@ def _representable(parts: lora.Parts, dtype: torch.dtype) -> dict[str, Tensor]:
         if outer is not None and stored != alpha and stored.isfinite() and stored != 0:
             result[outer] = result[outer].detach().float() * (alpha / stored)
     return result
-
-
-def _dora_column(parts: lora.Parts) -> Tensor:
-    """Magnitudes of outputs as LyCORIS has them, (out, 1[, 1, 1])."""
-    scale, down = parts["dora_scale"], parts.get("lora_down.weight")
-    return scale.reshape(-1, *[1] * (down.ndim - 1)) if scale.ndim == 1 and down is not None else scale

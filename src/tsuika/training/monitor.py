@@ -54,7 +54,10 @@ class Monitor:
             return None
         began = time.monotonic()
         accelerator = self._run.accelerator
-        found: list[Any] = [self._measure() if accelerator.is_main_process else None]
+        found: list[Any] = [None]
+        if accelerator.is_main_process:
+            with self._run.written_weights():
+                found = [self._probe.measure()]
         # All processes get the same numbers, so they stop together.
         broadcast_object_list(found)
         self._guard_s += time.monotonic() - began
@@ -62,10 +65,6 @@ class Monitor:
         if accelerator.is_main_process:
             write_text(self._file, json.dumps([check.to_json() for check in self.judge.checks]))
         return judged(verdict, self.judge.checks[-1])
-
-    def _measure(self) -> Reading:
-        with self._run.written_weights():
-            return self._probe.measure()
 
 
 def has_ended(judge: Judge) -> bool:

@@ -27,7 +27,6 @@ from tsuika.core.errors import RecipeError
 from tsuika.core.seeds import derive
 from tsuika.core.types import Attachment, Update, UpdateKind
 from tsuika.guard import proximal
-from tsuika.training import optim
 from tsuika.training.rounding import round_stochastically
 
 
@@ -62,7 +61,9 @@ class Penalties:
             values = [param.float() for param in update.params]
             starts = [start.float() for start in update.start] or [torch.zeros_like(value) for value in values]
             if settings.l1:
-                values = _l1(update.kind, values, starts, settings.l1 * optim.current_rate(groups[group]))
+                # With Prodigy's own factor.
+                rate = groups[group]["lr"] * groups[group].get("d", 1.0)
+                values = _l1(update.kind, values, starts, settings.l1 * float(rate))
             if settings.l2:
                 kept = proximal.kept_by_l2(settings.l2 * share / self._total)
                 turn = update.kind == "vectors" and train.optimizer == "riemannian"

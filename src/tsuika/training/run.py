@@ -93,7 +93,8 @@ def _written(prepared: Prepared, trained: guarded_run.Trained) -> Generator[Even
     """Look for memorized images in the result, and write it and the other steps of the range; the main process does."""
     if not prepared.is_main:
         return Result(prepared, trained.step, trained.stopped_by)
-    attachment, name = trained.attachment, name_of(prepared.recipe, prepared.folder)
+    attachment = trained.attachment
+    name = prepared.recipe.output.name or prepared.folder.root.resolve().name
     found = prepared.memorization(attachment) if prepared.recipe.guard.mode != "off" else None
     yield Phase("write")
     artifact = yield from _write(prepared, attachment.artifact(), name, trained.step)
@@ -133,8 +134,3 @@ def _facts(prepared: Prepared, name: str, steps: int) -> dict[str, str]:
         bucket_info={"buckets": {str(number): size for number, size in enumerate(sizes)}},
         dataset_dirs={folder: {"n_repeats": recipe.data.repeats, "img_count": images}},
     )
-
-
-def name_of(recipe: Recipe, folder: RunDir) -> str:
-    """The result's name: the recipe's, else the run folder's."""
-    return recipe.output.name or folder.root.resolve().name
