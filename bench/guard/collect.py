@@ -38,8 +38,7 @@ from tsuika.data import bank as banks
 from tsuika.data import bucket, scan
 from tsuika.data.bank import Bank, BucketLatents
 from tsuika.data.split import LEAST_TO_TRUST, SHARE, Split, split
-from tsuika.diffusion.schedule import add_noise
-from tsuika.diffusion.targets import target
+from tsuika.diffusion.schedule import add_noise, target
 from tsuika.embedded import gadget, mascot, sketch
 from tsuika.guard import probe as probes
 from tsuika.guard.probe import Probe, Subject

@@ -18,7 +18,7 @@ from pydantic import BaseModel, SerializeAsAny, ValidationError
 from pydantic.fields import FieldInfo
 
 from tsuika.core.errors import RecipeError
-from tsuika.core.section import Help, Section, reason
+from tsuika.core.section import Help, Section, help_of, reason
 from tsuika.core.sections import Base, Data, Guard, Output, Preview, Regularize, Train
 from tsuika.core.texts import _
 from tsuika.methods import DEFAULT, METHODS, Method, MethodSection, find
@@ -107,9 +107,8 @@ def settings(methods: Iterable[Method] = tuple(METHODS.values())) -> Iterator[Se
 
 def _settings(section: type[BaseModel], table: str, method: str = "") -> Iterator[Setting]:
     for name, field in section.model_fields.items():
-        for note in field.metadata:
-            if isinstance(note, Help):
-                yield Setting(f"{table}.{name}", field.annotation, field.default, note, field, method)
+        if about := help_of(field):
+            yield Setting(f"{table}.{name}", field.annotation, field.default, about, field, method)
 
 
 def _nearest(key: str, methods: Iterable[Method] = tuple(METHODS.values())) -> str:

@@ -18,13 +18,13 @@ sys.path += [str(Path(__file__).parents[1] / part) for part in ("", "families")]
 from family_files import single_file_tensors, tiny_geometry, write_folder, write_single, write_tokenizer
 
 import tiny_models
+from lora_deltas import delta
 from tsuika import api, families, formats
 from tsuika.cli import screen
 from tsuika.cli.main import app
 from tsuika.core.errors import FormatError, ModelError, RecipeError
 from tsuika.core.types import Artifact, model_tensors
 from tsuika.families import FAMILIES, StableDiffusion
-from tsuika.formats import delta
 from tsuika.formats.kohya_lora import KohyaLora
 from tsuika.formats.peft_lora import PeftLora
 

@@ -15,12 +15,12 @@ import torch
 from PIL import Image
 
 import tsuika
+from png_reader import read_png
 from tsuika import api, formats
 from tsuika.api import CellDrawn, Drawing, SheetWritten
 from tsuika.api import drawing as drawing_module
 from tsuika.core.errors import FormatError, ModelError, RecipeError
 from tsuika.core.rundir import RunDir
-from tsuika.generation import png_info
 from tsuika.methods import METHODS
 from tsuika.methods.lora import Lora
 from tsuika.methods.textual_inversion import TextualInversion
@@ -78,7 +78,7 @@ def test_generate_tells_what_it_stacked(folder: Path, tmp_path: Path) -> None:
     ]
     assert all(row["matched"] and not row["unmatched"] for row in done["artifacts"])
     assert done["refused"] == done["conflicts"] == ()
-    info, own = png_info.read_png(tmp_path / "cat.png")
+    info, own = read_png(tmp_path / "cat.png")
     assert info is not None
     assert info.prompt == asked.prompt
     assert info.ti_hashes == {"ついぴ": done["artifacts"][1]["sha256"][:10]}
@@ -117,14 +117,14 @@ def test_every_cell_is_the_picture_that_generate_draws(folder: Path, tmp_path: P
         Drawing("a blue cat", lora=(str(style),), steps=2, device="cpu", artifacts=tmp_path), tmp_path / "alone.png"
     )
     assert (pixels(cells[1, 1, 1].path) == pixels(alone["pictures"][0])).all()
-    info, own = png_info.read_png(Path(cells[1, 1, 1].path))
+    info, own = read_png(Path(cells[1, 1, 1].path))
     assert info is not None
     assert info.prompt == "a blue cat <lora:style:1>"  # the strength that was drawn
     assert own["artifacts"][0]["strength"] == 1.0
 
     assert isinstance(events[-1], SheetWritten)
     assert (events[-1].done, events[-1].total) == (8, 8)
-    info, own = png_info.read_png(tmp_path / "sheet" / "grid.png")
+    info, own = read_png(tmp_path / "sheet" / "grid.png")
     assert info is not None
     assert info.extra["X Type"] == "strength"
     assert info.extra["Y Values"] == f"{style}, {style}:0.5"
@@ -148,7 +148,7 @@ def test_what_is_done_when_it_is_stopped_is_on_the_sheet(tmp_path: Path) -> None
     events.close()  # type: ignore[attr-defined]
     assert list(tmp_path.iterdir()) == [sheet]
     assert first.path == ""
-    _, own = png_info.read_png(sheet)
+    _, own = read_png(sheet)
     assert [cell["place"] for cell in own["cells"]] == [[0, 0]]
     white = (pixels(sheet) == 255).all(axis=-1).mean()
     assert 5 / 6 * 0.7 < white < 1  # five of six places are empty

@@ -8,8 +8,9 @@ import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from peft.tuners.lora import LoraLayer
 
+from lora_deltas import delta
 from tsuika.core.types import canonical
-from tsuika.formats import delta, for_method
+from tsuika.formats import for_method
 
 COMPONENTS = ("unet", "text_encoder", "text_encoder_2")
 

@@ -130,7 +130,7 @@ def artifact_of(config: Hypernetwork, family: str = "sd1", widths: tuple[int, ..
     """As if trained, without a model."""
     nets = {f"{width}.{side}": hypernetwork.Net(width, config) for width in widths for side in "kv"}
     tensors = {f"{key}.{name}": param.data for key, net in nets.items() for name, param in net.named_parameters()}
-    header = hypernetwork._header(config)
+    header = hypernetwork.header(config)
     return Artifact(
         "hypernetwork", family, tensors, {**header, "name": "画風", "steps": "300", "base_sha256": "ab" * 32}
     )

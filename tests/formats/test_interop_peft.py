@@ -18,8 +18,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
+from lora_deltas import delta
 from tsuika.core.types import Artifact, canonical, model_tensors
-from tsuika.formats import delta
 from tsuika.formats.diffusers_folder import DiffusersFolder
 from tsuika.formats.peft_lora import PeftLora
 from tsuika.formats.vae_file import VaeFile

@@ -12,9 +12,11 @@ import safetensors.torch
 import torch
 from safetensors import safe_open
 
+from lora_deltas import delta, largest_relative_error
 from tsuika.core.errors import FormatError
+from tsuika.core.sections import Train
 from tsuika.core.types import Artifact
-from tsuika.formats import RunFacts, count_tags, delta, find, for_method, largest_relative_error
+from tsuika.formats import count_tags, find, for_method, run_facts
 from tsuika.formats.kohya_lora import KohyaLora
 from tsuika.formats.peft_lora import WEIGHTS, PeftLora
 
@@ -74,7 +76,7 @@ def test_what_is_read_is_what_was_written(format_, name, dtype, layers, tmp_path
 
 
 def test_the_same_artifact_gives_the_same_bytes(layers, tmp_path) -> None:
-    facts = RunFacts(name="x", steps=3, tag_frequency={"a": {"cat": 2}}).metadata()
+    facts = run_facts(Train(), name="x", steps=3, tag_frequency={"a": {"cat": 2}})
     for format_ in for_method("lora"):
         written = []
         for i in range(2):
@@ -100,19 +102,19 @@ def test_inexact_alpha_does_not_change_the_strength(tmp_path) -> None:
 
 def test_facts_and_hashes_are_in_the_header(layers, tmp_path) -> None:
     made = samples.artifact("sdxl", layers["sdxl"], rank=lambda m: 3 if samples.is_3x3(m) else 8)
-    facts = RunFacts(
+    facts = run_facts(
+        Train(),
         name="くま",
         trigger="kuma",
         base_name="base.safetensors",
         base_sha256="ab" * 32,
         resolution="1024x768",
         steps=12,
-        learning_rate=1e-4,
         prediction="v_prediction",
         tag_frequency={"10_kuma": count_tags(["Kuma, beach", "kuma,,  sea "])},
         dataset_dirs={"10_kuma": {"n_repeats": 10, "img_count": 2}},
     )
-    made.metadata.update(facts.metadata(), started_at="1.5", date="2024-01-02T03:04:05", comment="{not JSON")
+    made.metadata.update(facts, started_at="1.5", date="2024-01-02T03:04:05", comment="{not JSON")
     path = tmp_path / "a.safetensors"
     KohyaLora().write(made, path, dtype=torch.float16)
     with safe_open(path, "pt") as file:
@@ -146,13 +148,13 @@ def test_facts_and_hashes_are_in_the_header(layers, tmp_path) -> None:
     assert {key: header[key] for key in wanted} == wanted
     assert json.loads(header["ss_tag_frequency"]) == {"10_kuma": {"kuma": 2, "beach": 1, "sea": 1}}
     assert json.loads(header["ss_network_args"]) == {"conv_dim": "3", "conv_alpha": "2"}
-    assert not {"ss_sd_model_hash", "ss_seed"} & header.keys()  # not told: not there
+    assert not {"ss_sd_model_hash", "ss_num_epochs"} & header.keys()  # not told: not there
     for text in header.values():
         if text.startswith("{"):
             assert isinstance(json.loads(text), dict)  # A1111 parses these
 
     back = KohyaLora().read(path)
-    expected = facts.metadata() | {"comment": " {not JSON"}
+    expected = facts | {"comment": " {not JSON"}
     assert {key: back.metadata[key] for key in expected} == expected
     assert back.metadata["family_from"] == "metadata"
     PeftLora().write(back, tmp_path / "folder", dtype=torch.float32)

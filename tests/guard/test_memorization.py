@@ -13,8 +13,7 @@ from tiny_models import tiny
 from tsuika import config
 from tsuika.core.seeds import generator
 from tsuika.core.types import Attachment, Conditioning, Model
-from tsuika.diffusion.schedule import add_noise, alphas_cumprod_T
-from tsuika.diffusion.targets import target
+from tsuika.diffusion.schedule import add_noise, alphas_cumprod_T, target
 from tsuika.guard.memorization import clean_from_noise, last_timestep, measure_memorization, resemblances
 from tsuika.guard.probe import Subject
 from tsuika.methods import METHODS

@@ -17,8 +17,7 @@ from tiny_models import FAMILY_NAMES, bits, outputs, picture_batch, tiny
 from tsuika import formats
 from tsuika.core.errors import FormatError, ModelError, RecipeError
 from tsuika.core.types import Artifact, Attachment, Model, canonical
-from tsuika.diffusion.schedule import add_noise, alphas_cumprod_T
-from tsuika.diffusion.targets import target
+from tsuika.diffusion.schedule import add_noise, alphas_cumprod_T, target
 from tsuika.formats.delta import layer_delta
 from tsuika.methods import METHODS
 from tsuika.methods.lora import Lora

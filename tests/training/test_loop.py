@@ -19,8 +19,7 @@ from tsuika.core.events import Stepped
 from tsuika.core.sections import Train
 from tsuika.core.seeds import generator
 from tsuika.core.types import Batch
-from tsuika.diffusion.schedule import add_noise
-from tsuika.diffusion.targets import min_snr_weight, target
+from tsuika.diffusion.schedule import add_noise, min_snr_weight, target
 from tsuika.methods.lora import Lora
 from tsuika.methods.lora import layers as lora
 from tsuika.training import checkpoint, loop, optim

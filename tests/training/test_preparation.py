@@ -13,6 +13,7 @@ from torch import Tensor
 from tiny_models import outputs, tiny
 from tsuika.core.errors import ModelError
 from tsuika.core.types import Model
+from tsuika.methods import METHODS
 from tsuika.training import preparation
 
 
@@ -29,11 +30,14 @@ def lora_file(path: Path, model: Model, **more: Tensor) -> Path:
 def test_a_result_that_is_applied_in_part_says_so(tmp_path: Path) -> None:
     model = tiny("sd1")
     base = outputs(model)
-    assert list(preparation.apply_artifact(str(lora_file(tmp_path / "whole.safetensors", model)), model)) == []
+    assert (
+        list(preparation.apply_artifact(str(lora_file(tmp_path / "whole.safetensors", model)), model, METHODS["lora"]))
+        == []
+    )
     applied = outputs(model)
     assert not torch.equal(applied, base)
     part = lora_file(tmp_path / "part.safetensors", model, **{"stranger.weight": torch.ones(2)})
-    (told,) = preparation.apply_artifact(f"{part}:0.5", model)
+    (told,) = preparation.apply_artifact(f"{part}:0.5", model, METHODS["lora"])
     assert told.code == "GN005" and "stranger.weight" in told.message and "1 of 3" in told.message
     assert not torch.equal(outputs(model), applied)
 
@@ -41,12 +45,19 @@ def test_a_result_that_is_applied_in_part_says_so(tmp_path: Path) -> None:
 def test_a_file_that_does_not_tell_its_family_fits_where_its_sizes_do(tmp_path: Path) -> None:
     model = tiny("sdxl")
     base = outputs(model)
-    assert list(preparation.apply_artifact(str(lora_file(tmp_path / "a.safetensors", model)), model)) == []
+    assert (
+        list(preparation.apply_artifact(str(lora_file(tmp_path / "a.safetensors", model)), model, METHODS["lora"]))
+        == []
+    )
     assert not torch.equal(outputs(model), base)
     wide = {
         "lora_unet_mid_block_resnets_0_conv2.lora_down.weight": torch.ones(2, 999, 3, 3),
         "lora_unet_mid_block_resnets_0_conv2.lora_up.weight": torch.ones(8, 2, 1, 1),
     }
     with pytest.raises(ModelError) as caught:
-        list(preparation.apply_artifact(str(lora_file(tmp_path / "b.safetensors", model, **wide)), model))
+        list(
+            preparation.apply_artifact(
+                str(lora_file(tmp_path / "b.safetensors", model, **wide)), model, METHODS["lora"]
+            )
+        )
     assert caught.value.code == "MD004" and "sd1" not in str(caught.value)

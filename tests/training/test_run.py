@@ -10,9 +10,10 @@ import pytest
 import typer
 from runs import arguments, hashes, make_place, rows
 
+from lora_deltas import delta
 from tsuika.cli import screen
 from tsuika.cli.main import app
-from tsuika.formats import KohyaLora, delta
+from tsuika.formats import KohyaLora
 from tsuika.training import writing
 
 KEYS = {  # of report.json, from the command line's contract

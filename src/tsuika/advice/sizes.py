@@ -9,15 +9,14 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from tsuika import formats
 from tsuika.advice.base import Base
 from tsuika.config import Recipe
 from tsuika.core.types import Artifact, model_tensors
-from tsuika.formats import RunFacts
+from tsuika.formats import run_facts
 from tsuika.methods import METHODS
 from tsuika.methods.method import Outline
 
@@ -25,21 +24,6 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 _BYTES: Final = {"fp16": 2, "bf16": 2, "fp32": 4}
 _HEADER_BYTES: Final = 125  # of a tensor in a safetensors header: its name, type, shape and place
-
-# What a run writes of itself, about as long as it will be.
-_NUMBERS: Final = {"pictures": 20, "warmup_steps": 40, "noise_offset": 0.0, "clip_norm": 1.0, "caption_dropout": 0.05}
-_FLAGS: Final = {
-    "base_sha256": "0" * 64,
-    "gradient_checkpointing": False,
-    "cache_latents": True,
-    "clip_skip": 1,
-    "seed": 0,
-}
-_TABLES: Final = {
-    "tag_frequency": {"pictures": {"a picture of something": 20}},
-    "bucket_info": {"buckets": {"0": {"resolution": [512, 512], "count": 20}}},
-    "dataset_dirs": {"pictures": {"n_repeats": 1, "img_count": 20}},
-}
 
 
 def shapes(base: Base, recipe: Recipe) -> Shapes:
@@ -88,13 +72,22 @@ def _rehearsed_bytes(base: Base, recipe: Recipe) -> int:
 
 
 def _noted(base: Base, recipe: Recipe) -> dict[str, str]:
-    own = {"name": recipe.output.name or "result", "trigger": recipe.data.trigger, "base_name": base.name}
-    size = {
-        "resolution": f"{base.size_px}x{base.size_px}",
-        "max_steps": recipe.train.steps,
-        "prediction": base.prediction,
-    }
-    known = {field.name for field in fields(RunFacts)}
-    train = {name: value for name, value in recipe.train.model_dump().items() if name in known}
-    written: dict[str, Any] = {**own, **size, **train, **_NUMBERS, **_FLAGS, **_TABLES, **recipe.method.network}
-    return {**RunFacts(**written).metadata(), **_outline(base, recipe).metadata}
+    """About what a run writes of itself."""
+    train = recipe.train
+    facts = run_facts(
+        train,
+        **recipe.method.network,
+        name=recipe.output.name or "result",
+        trigger=recipe.data.trigger,
+        prediction=base.prediction,
+        base_name=base.name,
+        base_sha256="0" * 64,
+        resolution=f"{base.size_px}x{base.size_px}",
+        pictures=20,
+        steps=train.steps,
+        caption_dropout=0.05,
+        tag_frequency={"pictures": {"a picture of something": 20}},
+        bucket_info={"buckets": {"0": {"resolution": [512, 512], "count": 20}}},
+        dataset_dirs={"pictures": {"n_repeats": 1, "img_count": 20}},
+    )
+    return {**facts, **_outline(base, recipe).metadata}

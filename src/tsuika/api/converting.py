@@ -22,7 +22,8 @@ from tsuika.core.files import sha256
 from tsuika.core.texts import _
 from tsuika.core.types import Artifact, Format
 from tsuika.core.weights import open_weights
-from tsuika.formats import common, lora, vae_file
+from tsuika.diffusion import lora_parts
+from tsuika.formats import common, vae_file
 from tsuika.formats.checkpoint import copy_yaml
 from tsuika.formats.lowrank.resizing import compress
 from tsuika.training.device import DTYPES
@@ -142,7 +143,7 @@ def _target(to: str, method: str, known: tuple[Format, ...]) -> Format:
 
 def _ready(artifact: Artifact, to: str, *, lossy: bool, rank: int, base: str, notes: list[Warned]) -> Artifact:
     """A LoRA as it will be written: as it is, or with `lossy` as a plain one with every key understood."""
-    kind = lora.adapter(artifact.tensors)
+    kind = lora_parts.adapter(artifact.tensors)
     is_dora = any(name.endswith(".dora_scale") for name in artifact.tensors)  # LoHa and LoKr can be, too
     is_plain = kind == "lora" and not any(name.endswith(".lora_mid.weight") for name in artifact.tensors)
     unread = artifact.metadata.get(common.UNREAD)

@@ -28,7 +28,7 @@ from tsuika.methods import METHODS
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Of RunFacts, for people.
+# Of a run, for people.
 _FACTS: Final = ("name", "trigger", "steps", "base_name", "prediction", "resolution", "date")
 
 

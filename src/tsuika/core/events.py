@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -145,6 +145,9 @@ class Warned(Event):
     def words(self, lang: str) -> str:
         """The message in a language; in English if the code has no message."""
         return sentence(self.code, self.params).to(lang) if self.params and self.code in MESSAGES else self.message
+
+
+Warn = Callable[[Warned], None]
 
 
 def note(code: str, **params: object) -> Warned:

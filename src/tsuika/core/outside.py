@@ -23,11 +23,7 @@ def is_address(name: str) -> bool:
 def imported(address: str, kind: type[Kind], *, key: str, where: object = "") -> Kind:
     """What is at an address.
 
-    Args:
-        address: `package.module:ATTRIBUTE`.
-        kind: What it must be.
-        key: The setting that names it, for errors.
-        where: The recipe's file, for errors.
+    `key` (the setting) and `where` (the recipe's file) are for errors.
 
     Raises:
         RecipeError: RC002, it cannot be imported or is something else.

@@ -8,52 +8,36 @@ from pathlib import Path
 from tsuika.core.errors import RecipeError
 
 
+class _Inside:
+    """The path of what has this name in the run folder."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, run: RunDir, kind: type[RunDir]) -> Path:
+        return run.root / self._name
+
+
 @dataclass(frozen=True)
 class RunDir:
     """`RUN` of the command line's contract."""
 
     root: Path
 
-    @property
-    def recipe(self) -> Path:
-        return self.root / "recipe.toml"
-
-    @property
-    def events(self) -> Path:
-        return self.root / "events.jsonl"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.root / "checkpoints"
-
-    @property
-    def samples(self) -> Path:
-        return self.root / "samples"
-
-    @property
-    def artifacts(self) -> Path:
-        return self.root / "artifacts"
-
-    @property
-    def report_json(self) -> Path:
-        return self.root / "report.json"
-
-    @property
-    def guard(self) -> Path:
-        return self.root / "guard"
+    recipe = _Inside("recipe.toml")
+    events = _Inside("events.jsonl")
+    checkpoints = _Inside("checkpoints")
+    samples = _Inside("samples")
+    artifacts = _Inside("artifacts")
+    report_json = _Inside("report.json")
+    guard = _Inside("guard")
+    left_out = _Inside("pictures.json")
+    log = _Inside("log.txt")
 
     @property
     def has_states(self) -> bool:
         """Whether there is a saved state to go on from."""
         return any(self.root.glob("checkpoints/step-*")) or any(self.root.glob("guard/look-*"))
-
-    @property
-    def left_out(self) -> Path:
-        return self.root / "pictures.json"
-
-    @property
-    def log(self) -> Path:
-        return self.root / "log.txt"
 
     def check_free(self) -> None:
         """Whether a new run may go there.

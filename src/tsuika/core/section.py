@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.fields import FieldInfo
 
 from tsuika.core.texts import Text, _, listed
 
@@ -26,9 +27,26 @@ class Help:
     level: Level = "everyday"
 
 
-def expert(text: Text, unit: str = "") -> Help:
-    """Help of a setting that few need."""
-    return Help(text, unit, "expert")
+def everyday(default: Any, text: Text, unit: str = "", **limits: float) -> Any:
+    """A setting of the recipe; `limits` are pydantic's (`ge`, `lt`, ...)."""
+    return _setting(default, Help(text, unit), limits)
+
+
+def expert(default: Any, text: Text, unit: str = "", **limits: float) -> Any:
+    """A setting that few need."""
+    return _setting(default, Help(text, unit, "expert"), limits)
+
+
+def _setting(default: Any, about: Help, limits: dict[str, Any]) -> Any:
+    extra: Any = {"unit": about.unit, "level": about.level}
+    return Field(default, description=about.text, json_schema_extra=extra, **limits)
+
+
+def help_of(field: FieldInfo) -> Help | None:
+    """What a field of a section is, if it is a setting."""
+    if not isinstance(field.description, Text) or not isinstance(field.json_schema_extra, dict):
+        return None
+    return Help(field.description, **field.json_schema_extra)  # type: ignore[arg-type]
 
 
 class Section(BaseModel):

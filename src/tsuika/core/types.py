@@ -83,9 +83,8 @@ class Model(Protocol):
     sha256: str | None  # of the single file it came from
     words: dict[str, Mapping[str, Tensor]]  # new word -> component -> its vectors (n, D); see `encode_text`
     word_weights: dict[str, float]  # new word -> its weight in prompts where pictures are drawn; 1 where not named
-    extra_tensors: dict[
-        str, Tensor
-    ]  # of a single file, by full name there: what no part needs but clients look for (SD2)
+    # Of a single file, by full name there: what no part needs but clients look for (SD2).
+    extra_tensors: dict[str, Tensor]
 
     @property
     def device(self) -> torch.device: ...
@@ -269,13 +268,19 @@ class Format(Protocol):
         """Whether this file (or folder) is of this format, from its header alone."""
         ...
 
-    def read(self, path: Path) -> Artifact: ...
+    def read(self, path: Path) -> Artifact:
+        """The artifact, tensors in the file's dtype.
+
+        Raises:
+            ModelError: damaged (MD003), a pickle with more than tensors in it (MD005), or something else (FM001).
+        """
+        ...
 
     def write(self, artifact: Artifact, path: Path, *, dtype: torch.dtype) -> None:
         """Write whole or not at all.
 
         Raises:
-            FormatError: the format cannot hold this artifact.
+            FormatError: the format cannot hold this artifact, or `dtype` its numbers (FM002).
         """
         ...
 

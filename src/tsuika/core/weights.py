@@ -141,6 +141,13 @@ def open_safetensors(path: Path) -> Weights:
     return Weights(path, header.shapes, header.metadata, handle.get_tensor)
 
 
+# What torch raises on a file that is not whole.
+_BROKEN: Final = (
+    *(RuntimeError, EOFError, ValueError, LookupError, AttributeError, OSError, AssertionError, TypeError),
+    *(struct.error, zipfile.BadZipFile),
+)
+
+
 def load_pickle(path: Path) -> Any:
     """What a torch file holds: tensors and plain values only; nothing in it is ever run.
 
@@ -161,19 +168,7 @@ def load_pickle(path: Path) -> Any:
         asked = found[1] if found else _("something that is not a tensor")
         why = _("The pickle asks for: {asked}. Nothing of it was run.", asked=asked)
         raise ModelError("MD005", where=path, why=why) from None
-    except (
-        RuntimeError,
-        EOFError,
-        ValueError,
-        KeyError,
-        AttributeError,
-        IndexError,
-        OSError,
-        AssertionError,
-        TypeError,
-        struct.error,
-        zipfile.BadZipFile,
-    ) as error:
+    except _BROKEN as error:
         line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError("MD003", where=path, why=_("It is no complete torch file: {reason}.", reason=line)) from None
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from tsuika.core.errors import ModelError
 from tsuika.core.texts import _
 from tsuika.core.types import Model
-from tsuika.families import loading, sources, stored, vaes
+from tsuika.families import sources, stored, vaes
 from tsuika.families.common import Family, Geometry
 from tsuika.families.model import StableDiffusion
 from tsuika.families.sd1 import SD1
@@ -97,7 +97,7 @@ def load(
     """
     base = peek(spec, embedded_path=embedded_path, geometry=geometry)
     source = str(base.path) if base.file else spec
-    return loading.load(base, loading.LoadOptions(tokenizer, vae, device, dtype), source)
+    return base.load(source, device, dtype, base.tokenizers(tokenizer), vae)
 
 
 def read_back(path: Path, like: Model, *, dtype: torch.dtype) -> StableDiffusion:
@@ -109,17 +109,12 @@ def read_back(path: Path, like: Model, *, dtype: torch.dtype) -> StableDiffusion
     import torch
 
     base = _peek_like(path, like)
-    tokenizers = like.tokenizers if base.file else {}
-    options = loading.LoadOptions("", vaes.BUILTIN, torch.device("cpu"), dtype, tokenizers)
-    return loading.load(base, options, str(path))
+    tokenizers = like.tokenizers if base.file else base.tokenizers()
+    return base.load(str(path), torch.device("cpu"), dtype, tokenizers)
 
 
 def written(path: Path, like: Model) -> tuple[StoredBase, Mapping[str, Tensor]]:
     """What a model that was just written at `path` is, and its weights by canonical name, read when asked for.
-
-    Args:
-        path: A diffusers folder or a single file.
-        like: A model of the same family and sizes.
 
     Raises:
         ModelError: it is not whole, or of another family (MD002, MD003).

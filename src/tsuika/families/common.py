@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -23,7 +24,6 @@ Config = Mapping[str, Any]
 Shapes = Mapping[str, tuple[int, ...]]
 TextLayout = Literal["clip", "open_clip"]
 
-_END: Final = "<|endoftext|>"  # CLIP's end token
 SGM: Final = "https://github.com/Stability-AI/generative-models"
 COMPVIS: Final = "https://github.com/CompVis/stable-diffusion"
 
@@ -33,17 +33,21 @@ class TextTower:
     """One text encoder of a family."""
 
     component: str  # "text_encoder", "text_encoder_2"
-    projected: bool  # CLIPTextModelWithProjection, whose pooled output the UNet takes
     layout: TextLayout  # key layout in single files
     prefix: str  # in single files
-    padding: str  # the token that fills up short prompts; "" is the end token
     kohya: str  # what its layers' names begin with in kohya's LoRA files: "lora_te", "lora_te1", ...
     embedding: str  # its vectors' name in embedding files: "emb_params", "clip_l", ...
+    projected: bool = False  # CLIPTextModelWithProjection, whose pooled output the UNet takes
 
     @property
     def tokenizer(self) -> str:
         """The name of its tokenizer: "tokenizer", "tokenizer_2"."""
         return tokenizer_of(self.component)
+
+    @property
+    def padding(self) -> str:
+        """The token that fills up short prompts."""
+        return "!" if self.layout == "open_clip" else "<|endoftext|>"
 
     @property
     def is_cut(self) -> bool:
@@ -98,39 +102,48 @@ class Names:
 class Family:
     """A family of models: facts, names, configs. A new family is one of these in `FAMILIES`."""
 
-    facts: Facts
+    name: str  # as in `Artifact.family`
+    title: str  # for people: "Stable Diffusion 1.x"
+    short_title: str  # the same in a table: "SD 1.x"
+    prediction: Prediction  # of the usual base
     names: Names
     towers: tuple[TextTower, ...]
-    penultimate: bool  # text conditioning is the last hidden state but one, without the final norm
     geometry: Callable[[Prediction], Geometry]  # of the real models; single files carry no configs
     tiny_geometry: Callable[[int, int], Geometry]  # (vocabulary, longest prompt in tokens) -> the same structure, small
     original_config: Callable[[Mapping[str, Any], float], dict[str, Any]]  # (configs by part, latent scale) -> YAML
+    penultimate: bool = False  # text conditioning is the last hidden state but one, without the final norm
     v_spread: tuple[str, float] | None = None  # v-prediction without a marker: a tensor, and the least of its spread
 
-    @property
-    def name(self) -> str:
-        """As in `Artifact.family`."""
-        return self.facts.family
+    @cached_property
+    def facts(self) -> Facts:
+        """What is true of every model of the family."""
+        usual, towers = self._usual, tuple(tower.component for tower in self.towers)
+        latents = int(usual.unet["in_channels"]), usual.latent_scale
+        return Facts(self.name, self.title, self.short_title, *latents, self.prediction, usual.native_size_px, towers)
+
+    @cached_property
+    def _usual(self) -> Geometry:
+        return self.geometry(self.prediction)
 
     @property
     def context_width(self) -> int:
         """Width of the text that cross-attention reads."""
-        return int(self.geometry(self.facts.prediction).unet["cross_attention_dim"])
+        return int(self._usual.unet["cross_attention_dim"])
 
     @property
     def depth(self) -> int:
         """The most transformer blocks in a row."""
-        depths = self.geometry(self.facts.prediction).unet.get("transformer_layers_per_block", 1)
+        depths = self._usual.unet.get("transformer_layers_per_block", 1)
         return depths if isinstance(depths, int) else max(depths)
 
     @property
     def has_linear_projections(self) -> bool:
         """Whether attention's `proj_in` and `proj_out` are Linear, and not 1x1 convolutions."""
-        return bool(self.geometry(self.facts.prediction).unet.get("use_linear_projection"))
+        return bool(self._usual.unet.get("use_linear_projection"))
 
     def text_width(self, component: str) -> int:
         """Width of a text encoder's tokens."""
-        return int(self.geometry(self.facts.prediction).text[component]["hidden_size"])
+        return int(self._usual.text[component]["hidden_size"])
 
     def is_single_file(self, shapes: Shapes) -> bool:
         """Whether a file with tensors of these names and shapes is a model of the family.
@@ -143,7 +156,7 @@ class Family:
 
     def is_folder(self, unet: Config, parts: Sequence[str]) -> bool:
         """Whether a diffusers folder with this `unet/config.json` and these parts is a model of the family."""
-        own = self.geometry(self.facts.prediction).unet
+        own = self._usual.unet
         towers = {part for part in parts if re.fullmatch(r"text_encoder(_\d)?", part)}
         return (
             towers == set(self.facts.text_encoders)
@@ -168,7 +181,7 @@ class Family:
             torch.manual_seed(seed)
             text = {t.component: build_text(geometry.text[t.component], projected=t.projected) for t in self.towers}
             unet, vae = build_unet(geometry.unet), build_vae(geometry.vae)
-        claimed = prediction or self.facts.prediction
+        claimed = prediction or self.prediction
         return StableDiffusion(
             family=self,
             prediction=claimed,
@@ -214,7 +227,7 @@ def open_tokenizer(folder: Path, tower: TextTower | None, max_tokens: int | None
     from transformers import CLIPTokenizer
 
     # A foreign folder may say something else.
-    extra = {"pad_token": tower.padding or _END} if tower else {}
+    extra = {"pad_token": tower.padding} if tower else {}
     tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True, **extra)
     if max_tokens is not None:
         tokenizer.model_max_length = min(int(tokenizer.model_max_length), max_tokens)

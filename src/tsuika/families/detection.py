@@ -13,7 +13,7 @@ from tsuika.core.errors import ModelError
 from tsuika.core.texts import Text, _
 from tsuika.core.types import Prediction
 from tsuika.core.weights import EDM, Weights, describe, few, of_channels, read_json
-from tsuika.families.common import Config, Family
+from tsuika.families.common import Family
 
 
 def detect_folder(families: Sequence[Family], folder: Path) -> tuple[Family, Prediction, str]:
@@ -29,7 +29,10 @@ def detect_folder(families: Sequence[Family], folder: Path) -> tuple[Family, Pre
         if family.is_folder(unet, parts):
             scheduler = folder / "scheduler" / "scheduler_config.json"
             noise = read_json(scheduler)
-            if _is_edm(folder, noise):
+            vae = folder / "vae" / "config.json"
+            normalised = vae.is_file() and read_json(vae).get("latents_mean") is not None
+            # Made for EDM's preconditioning or its normalised latents, which nothing here computes.
+            if normalised or str(noise.get("_class_name", "")).startswith("EDM"):
                 raise ModelError("MD002", where=folder, found=EDM)
             raw = noise.get("prediction_type", "epsilon")  # epsilon is diffusers' default
             return family, _prediction(raw, scheduler), scheduler.name
@@ -39,13 +42,6 @@ def detect_folder(families: Sequence[Family], folder: Path) -> tuple[Family, Pre
         network=unet.get("_class_name", "network"),
     )
     raise ModelError("MD002", where=folder, found=found)
-
-
-def _is_edm(folder: Path, noise: Config) -> bool:
-    """Whether it is made for EDM's preconditioning or its normalised latents, which nothing here computes."""
-    vae = folder / "vae" / "config.json"
-    normalised = vae.is_file() and read_json(vae).get("latents_mean") is not None
-    return normalised or str(noise.get("_class_name", "")).startswith("EDM")
 
 
 def _name_folder(folder: Path) -> Text:

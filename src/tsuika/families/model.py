@@ -61,22 +61,18 @@ class StableDiffusion:
 
     @property
     def device(self) -> torch.device:
-        """Where the UNet lives."""
         return next(self.unet.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the UNet computes in."""
         return next(self.unet.parameters()).dtype
 
     @property
     def components(self) -> dict[str, nn.Module]:
-        """`unet`, `vae` and every text encoder under its component name."""
         return {"unet": self.unet, "vae": self.vae, **self.text_encoders}
 
     @property
     def latent_factor(self) -> int:
-        """Pixels per latent, each way."""
         return latent_factor(self.vae.config)  # type: ignore[arg-type]
 
     def targets(self, role: Role) -> dict[str, list[str]]:
@@ -148,13 +144,7 @@ class StableDiffusion:
         return self.module(component, "text_model.embeddings.token_embedding")  # type: ignore[return-value]
 
     def count_tokens(self, text: str) -> tuple[int, ...]:
-        """Tokens of a text in each text encoder, start and end not counted; a new word counts its vectors."""
         return tuple(len(self._ids(text, component)) for component in self.text_encoders)
-
-    def tokens_cut(self, prompt: str) -> int:
-        """How many tokens of the prompt the text encoders would never see; 0 when it fits."""
-        room = self._max_tokens("text_encoder") - 2
-        return max(0, max(self.count_tokens(prompt)) - room)
 
     @contextmanager
     def _reading_words(self, component: str) -> Iterator[None]:
@@ -186,7 +176,7 @@ class StableDiffusion:
         return min(int(self.tokenizers[tokenizer_of(component)].model_max_length), positions)
 
     def encode_text(self, prompts: Sequence[str], *, size_px: tuple[int, int] | None = None) -> Conditioning:
-        """Prompts to conditioning, differentiable. Longer prompts are cut off (see `tokens_cut`).
+        """Prompts to conditioning, differentiable. Longer prompts are cut off.
 
         A new word (see `words`) becomes its vectors, one token each.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from tsuika.core.errors import ModelError
@@ -116,42 +117,35 @@ class Part:
 
 def unet_of_folder(weights: Weights, config: Config) -> Part:
     """The UNet of a diffusers folder."""
-    return Part("unet", lambda: build_unet(config), weights, ldm.Place, list(weights.shapes))
+    return Part("unet", partial(build_unet, config), weights, ldm.Place, list(weights.shapes))
 
 
 def unet_of_file(weights: Weights, config: Config) -> Part:
     """The UNet of a single file."""
-    return Part(
-        "unet",
-        lambda: build_unet(config),
-        weights,
-        lambda name: ldm.unet_place(name, config).under(UNET_PREFIX),
-        weights.names(UNET_PREFIX),
-    )
+
+    def locate(name: str) -> ldm.Place:
+        return ldm.unet_place(name, config).under(UNET_PREFIX)
+
+    return Part("unet", partial(build_unet, config), weights, locate, weights.names(UNET_PREFIX))
 
 
 def text_of_folder(weights: Weights, config: Config, tower: TextTower) -> Part:
     """A text encoder of a diffusers folder; written by transformers 4 or 5: with or without `text_model.`."""
     names = {canonical(tower.component, name): name for name in weights.shapes}
-    return Part(
-        tower.component,
-        lambda: build_text(config, projected=tower.projected),
-        weights,
-        lambda name: ldm.Place(names.get(name, name)),
-        [name for name in weights.shapes if tower.projected or name != "text_projection.weight"],
-    )
+    stored = [name for name in weights.shapes if tower.projected or name != "text_projection.weight"]
+    build = partial(build_text, config, projected=tower.projected)
+    return Part(tower.component, build, weights, lambda name: ldm.Place(names.get(name, name)), stored)
 
 
 def text_of_file(weights: Weights, config: Config, tower: TextTower) -> Part:
     """A text encoder of a single file; some SD1 files, written from transformers 5 modules, lost `text_model.`."""
     is_flat = tower.layout == "clip" and not weights.starts(f"{tower.prefix}text_model.")
-    return Part(
-        tower.component,
-        lambda: build_text(config, projected=tower.projected),
-        weights,
-        lambda name: tower.place(name.removeprefix("text_model.") if is_flat else name),
-        [name for name in weights.names(tower.prefix) if is_read(name, tower, config)],
-    )
+
+    def locate(name: str) -> ldm.Place:
+        return tower.place(name.removeprefix("text_model.") if is_flat else name)
+
+    stored = [name for name in weights.names(tower.prefix) if is_read(name, tower, config)]
+    return Part(tower.component, partial(build_text, config, projected=tower.projected), weights, locate, stored)
 
 
 def is_read(name: str, tower: TextTower, config: Config) -> bool:
@@ -175,12 +169,8 @@ def vae_part(weights: Weights, config: Mapping[str, Any]) -> Part:
         raise ModelError("MD003", where=weights.path, why=why)
     names = {ldm.current_vae_name(name.removeprefix(prefix)): name for name in weights.names(prefix)}
     is_diffusers = any(name.startswith("decoder.up_blocks.") for name in names)
-    return Part(
-        "vae",
-        lambda: build_vae(config),
-        weights,
-        (lambda name: ldm.Place(names.get(name, name)))
-        if is_diffusers
-        else (lambda name: ldm.vae_place(name, config).under(prefix)),
-        weights.names(prefix),
-    )
+
+    def locate(name: str) -> ldm.Place:
+        return ldm.Place(names.get(name, name)) if is_diffusers else ldm.vae_place(name, config).under(prefix)
+
+    return Part("vae", partial(build_vae, config), weights, locate, weights.names(prefix))

@@ -5,20 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import Final
 
-from tsuika.core.types import Facts, Prediction
-from tsuika.families import original_config
-from tsuika.families.common import (
-    COMPVIS,
-    Config,
-    Family,
-    Geometry,
-    Names,
-    TextTower,
-    clip_config,
-    tiny_clip,
-    tiny_geometry,
-    vae_config,
-)
+from tsuika.core.types import Prediction
+from tsuika.families import common, original_config
+from tsuika.families.common import Config, Family, Geometry, Names, TextTower
 
 # CompVis/stable-diffusion v1-inference.yaml, scale_factor
 _SCALE: Final = 0.18215
@@ -36,51 +25,36 @@ _UNET: Final[Config] = {
     "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
 }
 # openai/clip-vit-large-patch14, its text tower
-_TEXT: Final = clip_config(768, 12, 12, act="quick_gelu", projection=768, pad=49407)
+_TEXT: Final = common.clip_config(768, 12, 12, act="quick_gelu", projection=768, pad=49407)
 
 
 def _geometry(prediction: Prediction) -> Geometry:
     del prediction
-    return Geometry(_UNET, vae_config(512, _SCALE), {"text_encoder": _TEXT}, native_size_px=512)
+    return Geometry(_UNET, common.vae_config(512, _SCALE), {"text_encoder": _TEXT}, native_size_px=512)
 
 
 def _tiny(vocabulary: int, max_tokens: int) -> Geometry:
-    text = {"text_encoder": tiny_clip(_TEXT, vocabulary, max_tokens, layers=2)}
+    text = {"text_encoder": common.tiny_clip(_TEXT, vocabulary, max_tokens, layers=2)}
     sizes = {"block_out_channels": [32, 32, 64, 64], "cross_attention_dim": 32, "attention_head_dim": 4}
-    return tiny_geometry(_geometry("epsilon"), text, **sizes)
+    return common.tiny_geometry(_geometry("epsilon"), text, **sizes)
 
 
 SD1: Final = Family(
-    facts=Facts(
-        family="sd1",
-        title="Stable Diffusion 1.x",
-        short_title="SD 1.x",
-        latent_channels=4,
-        latent_scale=_SCALE,
-        prediction="epsilon",
-        native_size_px=512,
-        text_encoders=("text_encoder",),
-    ),
+    name="sd1",
+    title="Stable Diffusion 1.x",
+    short_title="SD 1.x",
+    prediction="epsilon",
     names=Names(
         kohya_version={"epsilon": "sd_v1", "v_prediction": "sd_v1_v"},
         modelspec={"epsilon": "stable-diffusion-v1", "v_prediction": "stable-diffusion-v1"},
         beginnings=("sd_v1", "stable-diffusion-v1"),
-        implementation=COMPVIS,
+        implementation=common.COMPVIS,
         sd_scripts=(),
         model_index=original_config.STABLE_DIFFUSION_PIPELINE,
     ),
     towers=(
-        TextTower(
-            "text_encoder",
-            projected=False,
-            layout="clip",
-            prefix="cond_stage_model.transformer.",
-            padding="",
-            kohya="lora_te",
-            embedding="emb_params",
-        ),
+        TextTower("text_encoder", "clip", "cond_stage_model.transformer.", kohya="lora_te", embedding="emb_params"),
     ),
-    penultimate=False,
     geometry=_geometry,
     tiny_geometry=_tiny,
     original_config=partial(

@@ -5,20 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import Final
 
-from tsuika.core.types import Facts, Prediction
-from tsuika.families import original_config
-from tsuika.families.common import (
-    COMPVIS,
-    Config,
-    Family,
-    Geometry,
-    Names,
-    TextTower,
-    clip_config,
-    tiny_clip,
-    tiny_geometry,
-    vae_config,
-)
+from tsuika.core.types import Prediction
+from tsuika.families import common, original_config
+from tsuika.families.common import Config, Family, Geometry, Names, TextTower
 
 # Stability-AI/stablediffusion v2-inference.yaml, scale_factor
 _SCALE: Final = 0.18215
@@ -36,55 +25,39 @@ _UNET: Final[Config] = {
     "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
 }
 # laion/CLIP-ViT-H-14-laion2B-s32B-b79K, its text tower of 24 layers without the last
-_TEXT: Final = clip_config(1024, 23, 16, act="gelu", projection=512, pad=0)
+_TEXT: Final = common.clip_config(1024, 23, 16, act="gelu", projection=512, pad=0)
 
 
 def _geometry(prediction: Prediction) -> Geometry:
     # SD 2.x: -base is 512 and epsilon, the other 768 and v
     native = 768 if prediction == "v_prediction" else 512
     unet = {**_UNET, "sample_size": native // 8}
-    return Geometry(unet, vae_config(768, _SCALE), {"text_encoder": _TEXT}, native_size_px=native)
+    return Geometry(unet, common.vae_config(768, _SCALE), {"text_encoder": _TEXT}, native_size_px=native)
 
 
 def _tiny(vocabulary: int, max_tokens: int) -> Geometry:
-    text = {"text_encoder": tiny_clip(_TEXT, vocabulary, max_tokens)}
+    text = {"text_encoder": common.tiny_clip(_TEXT, vocabulary, max_tokens)}
     sizes = {"block_out_channels": [32, 32, 64, 64], "cross_attention_dim": 32, "attention_head_dim": [2, 2, 4, 4]}
-    return tiny_geometry(_geometry("epsilon"), text, **sizes)
+    return common.tiny_geometry(_geometry("epsilon"), text, **sizes)
 
 
 SD2: Final = Family(
-    facts=Facts(
-        family="sd2",
-        title="Stable Diffusion 2.x",
-        short_title="SD 2.x",
-        latent_channels=4,
-        latent_scale=_SCALE,
-        prediction="v_prediction",
-        native_size_px=768,
-        text_encoders=("text_encoder",),
-    ),
+    name="sd2",
+    title="Stable Diffusion 2.x",
+    short_title="SD 2.x",
+    prediction="v_prediction",
     names=Names(
         kohya_version={"epsilon": "sd_v2", "v_prediction": "sd_v2_v"},
         modelspec={"epsilon": "stable-diffusion-v2-512", "v_prediction": "stable-diffusion-v2-768-v"},
         beginnings=("sd_v2", "stable-diffusion-v2"),
-        implementation=COMPVIS,
+        implementation=common.COMPVIS,
         sd_scripts=("--v2",),
         model_index=original_config.STABLE_DIFFUSION_PIPELINE,
         hub_pattern=r"diffusion-2|sd-?2",
     ),
     towers=(
-        TextTower(
-            "text_encoder",
-            projected=False,
-            layout="open_clip",
-            prefix="cond_stage_model.model.",
-            padding="!",
-            kohya="lora_te",
-            embedding="emb_params",
-        ),
+        TextTower("text_encoder", "open_clip", "cond_stage_model.model.", kohya="lora_te", embedding="emb_params"),
     ),
-    # the missing 24th layer makes the last state the penultimate one
-    penultimate=False,
     geometry=_geometry,
     tiny_geometry=_tiny,
     original_config=partial(

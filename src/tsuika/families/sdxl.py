@@ -5,20 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from tsuika.core.types import Facts, Prediction
-from tsuika.families import original_config
-from tsuika.families.common import (
-    SGM,
-    Config,
-    Family,
-    Geometry,
-    Names,
-    TextTower,
-    clip_config,
-    tiny_clip,
-    tiny_geometry,
-    vae_config,
-)
+from tsuika.core.types import Prediction
+from tsuika.families import common, original_config
+from tsuika.families.common import Config, Family, Geometry, Names, TextTower
 
 # Stability-AI/generative-models sd_xl_base.yaml, scale_factor
 _SCALE: Final = 0.13025
@@ -42,20 +31,20 @@ _UNET: Final[Config] = {
     "projection_class_embeddings_input_dim": 2816,
 }
 # openai/clip-vit-large-patch14 and laion/CLIP-ViT-bigG-14-laion2B-39B-b160k, their text towers
-_TEXT_L: Final = clip_config(768, 12, 12, act="quick_gelu", projection=768, pad=49407)
-_TEXT_G: Final = clip_config(1280, 32, 20, act="gelu", projection=1280, pad=0)
+_TEXT_L: Final = common.clip_config(768, 12, 12, act="quick_gelu", projection=768, pad=49407)
+_TEXT_G: Final = common.clip_config(1280, 32, 20, act="gelu", projection=1280, pad=0)
 
 
 def _geometry(prediction: Prediction) -> Geometry:
     del prediction
     text = {"text_encoder": _TEXT_L, "text_encoder_2": _TEXT_G}
-    return Geometry(_UNET, vae_config(1024, _SCALE, force_upcast=True), text, native_size_px=1024)
+    return Geometry(_UNET, common.vae_config(1024, _SCALE, force_upcast=True), text, native_size_px=1024)
 
 
 def _tiny(vocabulary: int, max_tokens: int) -> Geometry:
     text = {
-        "text_encoder": tiny_clip(_TEXT_L, vocabulary, max_tokens),
-        "text_encoder_2": tiny_clip(_TEXT_G, vocabulary, max_tokens, width=48),
+        "text_encoder": common.tiny_clip(_TEXT_L, vocabulary, max_tokens),
+        "text_encoder_2": common.tiny_clip(_TEXT_G, vocabulary, max_tokens, width=48),
     }
     sizes = {
         "block_out_channels": [32, 32, 64],
@@ -65,7 +54,7 @@ def _tiny(vocabulary: int, max_tokens: int) -> Geometry:
         "addition_time_embed_dim": 8,
         "projection_class_embeddings_input_dim": 48 + 6 * 8,
     }
-    return tiny_geometry(_geometry("epsilon"), text, **sizes)
+    return common.tiny_geometry(_geometry("epsilon"), text, **sizes)
 
 
 def _original_config(configs: Mapping[str, Any], latent_scale: float) -> dict[str, Any]:
@@ -119,21 +108,15 @@ def _original_config(configs: Mapping[str, Any], latent_scale: float) -> dict[st
 
 
 SDXL: Final = Family(
-    facts=Facts(
-        family="sdxl",
-        title="Stable Diffusion XL",
-        short_title="SDXL",
-        latent_channels=4,
-        latent_scale=_SCALE,
-        prediction="epsilon",
-        native_size_px=1024,
-        text_encoders=("text_encoder", "text_encoder_2"),
-    ),
+    name="sdxl",
+    title="Stable Diffusion XL",
+    short_title="SDXL",
+    prediction="epsilon",
     names=Names(
         kohya_version={"epsilon": "sdxl_base_v1-0", "v_prediction": "sdxl_base_v1-0"},
         modelspec={"epsilon": "stable-diffusion-xl-v1-base", "v_prediction": "stable-diffusion-xl-v1-base"},
         beginnings=("sdxl_", "stable-diffusion-xl"),
-        implementation=SGM,
+        implementation=common.SGM,
         sd_scripts=("--sdxl",),
         # an empty negative prompt is encoded, here as in training
         model_index={"_class_name": "StableDiffusionXLPipeline", "force_zeros_for_empty_prompt": False},
@@ -142,23 +125,14 @@ SDXL: Final = Family(
         v_markers=("v_pred", "ztsnr"),
     ),
     towers=(
-        TextTower(
-            "text_encoder",
-            projected=False,
-            layout="clip",
-            prefix="conditioner.embedders.0.transformer.",
-            padding="",
-            kohya="lora_te1",
-            embedding="clip_l",
-        ),
+        TextTower("text_encoder", "clip", "conditioner.embedders.0.transformer.", kohya="lora_te1", embedding="clip_l"),
         TextTower(
             "text_encoder_2",
-            projected=True,
-            layout="open_clip",
-            prefix="conditioner.embedders.1.model.",
-            padding="!",
+            "open_clip",
+            "conditioner.embedders.1.model.",
             kohya="lora_te2",
             embedding="clip_g",
+            projected=True,
         ),
     ),
     penultimate=True,

@@ -32,8 +32,7 @@ _OTHER_FILES = ["*.bin", "*.fp16.*", "*.non_ema.*", "*.msgpack", "*.onnx*", "*.x
 def find_tokenizer(folder: Path, name: str, tower: TextTower | None) -> Any:
     """The tokenizer `name` (`tokenizer`, `tokenizer_2`) below or in a folder.
 
-    Args:
-        tower: Decides padding and length where the files may not say; None: the folder is the model's own and does.
+    `tower` decides padding and length where the files may not say; None: the folder is the model's own and does.
 
     Raises:
         ModelError: none there, or not readable (MD003).

@@ -8,16 +8,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from tsuika.core import files
 from tsuika.core.errors import ModelError
 from tsuika.core.texts import _
 from tsuika.core.types import Facts, Prediction, Role, canonical
 from tsuika.core.weights import Weights, open_folder, open_weights, read_json
 from tsuika.diffusion import ldm
-from tsuika.families import detection, parts, vaes
-from tsuika.families.common import Config, Family, Geometry
-from tsuika.families.model import ROLES, latent_factor
+from tsuika.families import detection, parts, sources, vaes
+from tsuika.families.common import Config, Family, Geometry, scheduler_config
+from tsuika.families.model import ROLES, StableDiffusion, latent_factor
 
 if TYPE_CHECKING:
     import torch
@@ -104,14 +105,69 @@ class StoredBase:
             return vaes.own_vae(self.path, self.geometry.vae, vae, device)
         return vaes.other_vae(self.facts.title, self.geometry.vae, vae, device)
 
+    def load(
+        self,
+        source: str,
+        device: torch.device,
+        dtype: torch.dtype,
+        tokenizers: Mapping[str, Any],
+        vae: str = vaes.BUILTIN,
+    ) -> StableDiffusion:
+        """The model, frozen; see `families.load`.
+
+        Raises:
+            ModelError: a part is missing, damaged or does not fit (MD003), or is a pickle with code (MD005).
+            NetworkError: no VAE was given, cached or to be had.
+        """
+        if self.file:
+            scheduler = scheduler_config(self.prediction, zero_terminal_snr=self.zero_terminal_snr)
+        else:
+            scheduler = read_json(self.path / "scheduler" / "scheduler_config.json")
+        return StableDiffusion(
+            family=self.family,
+            prediction=self.prediction,
+            unet=self.unet().load(device, dtype),
+            vae=self.load_vae(vae, device),
+            text_encoders={part.component: part.load(device, dtype) for part in self.text_encoders()},
+            tokenizers=dict(tokenizers),
+            scheduler_config=scheduler,
+            latent_scale=self.geometry.latent_scale,
+            native_size_px=self.geometry.native_size_px,
+            source=source,
+            sha256=files.sha256(self.path) if self.file else None,
+            extra_tensors=self._extra_tensors(self.file) if self.file else {},
+        )
+
+    def tokenizers(self, folder: str = "") -> dict[str, Any]:
+        """The tokenizers in a folder; with "" the base's own, or for a single file CLIP's.
+
+        Raises:
+            ModelError: none there, or not readable (MD003).
+            NetworkError: they are neither cached nor to be had.
+        """
+        is_own = not (self.file or folder)
+        place = Path(folder) if folder else sources.clip_tokenizer(self.path) if self.file else self.path
+        return {
+            tower.tokenizer: sources.find_tokenizer(place, tower.tokenizer, None if is_own else tower)
+            for tower in self.family.towers
+        }
+
+    def _extra_tensors(self, file: Weights) -> dict[str, Tensor]:
+        """What open_clip's towers have and no part computes with."""
+        return {
+            name: file.tensor(name).to("cpu", copy=True)
+            for tower in self.family.towers
+            if tower.layout == "open_clip"
+            for name in file.names(tower.prefix)
+            if name == f"{tower.prefix}logit_scale"
+            or not parts.is_read(name, tower, self.geometry.text[tower.component])
+        }
+
 
 def open_base(families: Sequence[Family], path: Path, given: Geometry | None = None) -> StoredBase:
     """What a diffusers folder or a single file is; no weights are read (but SD2's 320 numbers that show its prediction).
 
-    Args:
-        families: Those that it may be of.
-        path: The folder or file.
-        given: Sizes of a single file that are not its family's own, and that it does not say.
+    `given` are sizes of a single file that are not its family's own, and that it does not say.
 
     Raises:
         ModelError: not there (MD001), no Stable Diffusion (MD002), damaged (MD003), a pickle with code (MD005).

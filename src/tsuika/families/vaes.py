@@ -53,11 +53,7 @@ def own_vae(base: Path, config: Config, vae: str, device: torch.device) -> nn.Mo
 def other_vae(title: str, config: Config, vae: str, device: torch.device) -> nn.Module:
     """A VAE from elsewhere, in float32, for a base whose own has `config`; the base's latent scale stays in force.
 
-    Args:
-        title: Of the base's family, for errors.
-        config: Of the base's own VAE.
-        vae: A file, a folder or a hub id.
-        device: Where it goes.
+    `vae` is a file, a folder or a hub id; `title` the family's, for errors.
 
     Raises:
         ModelError: no such file (MD009), no VAE (MD002), or one of other latents (MD004).

@@ -15,14 +15,15 @@ from tsuika.core.outside import imported
 from tsuika.core.texts import Text, _, _n
 from tsuika.core.types import Artifact, Format
 from tsuika.core.weights import UNET_PREFIX, describe, few, is_pickle, open_safetensors, open_weights
+from tsuika.formats import hypernetwork
 from tsuika.formats.checkpoint import SingleFile
-from tsuika.formats.common import RunFacts, WriteOnly, count_tags
-from tsuika.formats.delta import compared_parts, delta, largest_relative_error, relative_errors, tensor_errors
+from tsuika.formats.common import WriteOnly, count_tags, run_facts
+from tsuika.formats.delta import compared_parts, relative_errors, tensor_errors
 from tsuika.formats.diffusers_folder import DiffusersFolder
 from tsuika.formats.embedding_a1111 import A1111Embedding
 from tsuika.formats.embedding_diffusers import DiffusersEmbedding
 from tsuika.formats.embedding_kohya import KohyaEmbedding
-from tsuika.formats.hypernetwork import A1111Hypernetwork, NativeHypernetwork
+from tsuika.formats.hypernetwork import A1111Hypernetwork
 from tsuika.formats.kohya_lora import KohyaLora
 from tsuika.formats.native import Native, method_of
 from tsuika.formats.peft_lora import PeftLora
@@ -34,7 +35,7 @@ FORMATS: Final[tuple[Format, ...]] = (
     A1111Embedding(),
     DiffusersEmbedding(),
     A1111Hypernetwork(),
-    NativeHypernetwork(),
+    hypernetwork.NATIVE,
 )
 SYNONYMS: Final = {(KohyaLora.method, "a1111"): KohyaLora.name}  # A1111 reads kohya's layout
 LORA: Final = tuple(known for known in FORMATS if known.method == KohyaLora.method)
@@ -47,17 +48,15 @@ __all__ = [
     "LORA",
     "NATIVE",
     "SYNONYMS",
-    "RunFacts",
     "WriteOnly",
     "compared_parts",
     "count_tags",
-    "delta",
     "find",
     "for_method",
     "is_artifact",
-    "largest_relative_error",
     "pieces",
     "relative_errors",
+    "run_facts",
     "tensor_errors",
 ]
 
@@ -98,9 +97,7 @@ def pieces(artifact: Artifact, name: str) -> dict[str, Artifact]:
 def find(path: Path, also: Iterable[Format] = ()) -> Format:
     """The format of a file or folder, from its header alone.
 
-    Args:
-        path: The file or folder.
-        also: Formats of methods from outside, asked first.
+    `also` are formats of methods from outside, asked first.
 
     Raises:
         ModelError: damaged (MD003), a pickle with more than tensors (MD005), or without them (MD002).

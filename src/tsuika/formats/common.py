@@ -5,21 +5,27 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from tsuika.core.errors import FormatError
+from tsuika.core.sections import Train
 from tsuika.core.texts import Text, _, _n
 from tsuika.core.types import Artifact
 from tsuika.families import FAMILIES
 
-UNREAD: Final = "unread_keys"  # Artifact.metadata: JSON list of keys in the file that were not understood
-FAMILY_FROM: Final = (
-    "family_from"  # Artifact.metadata: "metadata" | "shapes" | "default" (no evidence: the first family)
-)
+# Artifact.metadata: JSON list of keys in the file that were not understood
+UNREAD: Final = "unread_keys"
+# Artifact.metadata: "metadata" | "shapes" | "default" (no evidence: the first family)
+FAMILY_FROM: Final = "family_from"
 NOTES_OF_READING: Final = (UNREAD, FAMILY_FROM)
 ANOTHER_FORMAT: Final = _("Choose another format.")
+# Settings that files name as the recipe does.
+_SETTINGS: Final = (
+    *("batch_size", "accumulate", "learning_rate", "optimizer", "schedule", "clip_norm", "precision", "seed"),
+    *("min_snr_gamma", "noise_offset", "gradient_checkpointing"),
+)
 
 
 def of_another_method(method: str, format_name: str, kind: Text) -> FormatError:
@@ -71,55 +77,18 @@ def refuse_unread(artifact: Artifact, format_name: str) -> None:
         raise FormatError("FM002", format=format_name, why=why, do=do)
 
 
-@dataclass(frozen=True)
-class RunFacts:
-    """What a file says about its run. Set by the training layer: `artifact.metadata.update(facts.metadata())`.
+def run_facts(train: Train, **facts: object) -> dict[str, str]:
+    """What a file says about its run, as text by name (`kohya_lora` has all names); None and "" are left out.
 
-    Empty fields are not written. Nothing here is looked up: a date, a hash, a name comes in or stays out.
+    Nothing is looked up, and there is no date: the same recipe gives the same bytes, whenever it runs.
     """
-
-    name: str = ""  # of the result; the alias in A1111 prompts
-    trigger: str = ""
-    prediction: str = ""  # "epsilon" or "v_prediction"
-    base_name: str = ""
-    base_sha256: str = ""
-    resolution: str = ""  # "512x768": width x height in pixels
-    rank: int | None = None  # the most frequent one of the tensors where None
-    alpha: float | None = None  # as set; the file's tensors hold the effective one
-    dropout: float | None = None
-    pictures: int | None = None
-    steps: int | None = None  # done
-    max_steps: int | None = None  # planned
-    batch_size: int | None = None
-    accumulate: int | None = None
-    learning_rate: float | None = None
-    optimizer: str = ""
-    schedule: str = ""
-    warmup_steps: int | None = None
-    min_snr_gamma: float | None = None
-    noise_offset: float | None = None
-    clip_norm: float | None = None
-    max_norm: float | None = None  # of a layer's ΔW; None: no limit
-    caption_dropout: float | None = None
-    precision: str = ""  # "fp16", "bf16", "no"
-    gradient_checkpointing: bool | None = None
-    cache_latents: bool | None = None
-    clip_skip: int | None = None
-    seed: int | None = None
-    tag_frequency: Mapping[str, Mapping[str, int]] | None = None  # folder -> tag -> captions with it
-    bucket_info: Mapping[str, Any] | None = None  # {"buckets": {"0": {"resolution": [w, h], "count": n}}}
-    dataset_dirs: Mapping[str, Mapping[str, int]] | None = None  # folder -> {"n_repeats": n, "img_count": n}
-
-    def metadata(self) -> dict[str, str]:
-        """As strings by field name; tables as JSON."""
-        result = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, Mapping):
-                result[field.name] = json.dumps(value, ensure_ascii=False)
-            elif value is not None and value != "":
-                result[field.name] = str(value)
-        return result
+    named = {name: getattr(train, name) for name in _SETTINGS} | {"max_steps": train.steps}
+    named |= {"warmup_steps": round(train.warmup * train.steps), "cache_latents": True, "clip_skip": 1, **facts}
+    return {
+        name: json.dumps(value, ensure_ascii=False) if isinstance(value, Mapping) else str(value)
+        for name, value in named.items()
+        if value not in (None, "")
+    }
 
 
 class WriteOnly:

@@ -11,26 +11,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tsuika.core.types import Artifact
+from tsuika.diffusion.lora_parts import inner_factor
 from tsuika.formats import lora
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-def delta(artifact: Artifact) -> Iterator[tuple[str, str, Tensor]]:
-    """(component, canonical path, ΔW in fp32), sorted: what is added to each weight at strength 1.
-
-    Shapes are the weight's own, except convolutions of LoHa and LoKr, which come flat as (out, in * k * k).
-    Sources: LoRA, Hu et al. 2021, eq. 3; LoHa, LoKr and Tucker: LyCORIS, Yeh et al. 2024.
-
-    Raises:
-        FormatError: not a LoRA (FM002).
-        ValueError: DoRA, whose effect depends on the base's weights.
-    """
-    for (component, path), parts in lora.layers(artifact, "ΔW").items():
-        if "dora_scale" in parts:
-            raise ValueError(f"{component}.{path} is DoRA: its effect depends on the base's weights")
-        yield component, path, layer_delta(parts)
 
 
 def compared_parts(artifact: Artifact) -> Iterator[Artifact]:
@@ -42,11 +27,6 @@ def compared_parts(artifact: Artifact) -> Iterator[Artifact]:
         yield artifact
     else:
         yield from (replace(artifact, tensors={name: tensor}) for name, tensor in artifact.tensors.items())
-
-
-def largest_relative_error(a: Artifact, b: Artifact) -> float:
-    """The largest of `relative_errors`; 0 where there are no layers."""
-    return max(relative_errors(a, b).values(), default=0.0)
 
 
 def relative_errors(a: Artifact, b: Artifact) -> dict[str, float]:
@@ -132,13 +112,17 @@ def _ratio(error: float, size: float) -> float:
 
 
 def layer_delta(parts: Mapping[str, Tensor]) -> Tensor:
-    """ΔW of one layer in fp32, shaped as `delta` says; a DoRA's low-rank part alone."""
+    """ΔW of one layer in fp32, what is added to its weight at strength 1; of a DoRA the low-rank part alone.
+
+    Shapes are the weight's own, except convolutions of LoHa and LoKr, which come flat as (out, in * k * k).
+    Sources: LoRA, Hu et al. 2021, eq. 3; LoHa, LoKr and Tucker: LyCORIS, Yeh et al. 2024.
+    """
     import torch
 
     part = {name: tensor.detach().to("cpu", torch.float32) for name, tensor in parts.items()}
     alpha = float(part["alpha"]) if "alpha" in part else None
     weight = (_low_rank if "lora_down.weight" in part else _hadamard if "hada_w1_a" in part else _kronecker)(part)
-    inner = lora.inner_factor(part)
+    inner = inner_factor(part)
     # Two full Kronecker factors have no rank: every program takes scale 1.
     return weight * (alpha / len(inner)) if alpha is not None and inner is not None else weight
 

@@ -48,11 +48,6 @@ class KohyaEmbedding:
         return embedding.join(path, weights.metadata.get("word", ""), vectors, weights.metadata)
 
     def write(self, artifact: Artifact, path: Path, *, dtype: torch.dtype) -> None:
-        """Write whole or not at all.
-
-        Raises:
-            FormatError: FM002, not one word, or numbers that `dtype` cannot hold.
-        """
         word, vectors = embedding.split(artifact, self.name)
         named = dict(zip(embedding.names_of(artifact), vectors.values(), strict=True))
         ready = safetensors.cast(named, dtype, self.name)

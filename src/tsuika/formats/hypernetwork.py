@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, get_args
@@ -17,9 +18,10 @@ from tsuika.core import safetensors
 from tsuika.core.errors import FormatError
 from tsuika.core.texts import _
 from tsuika.core.types import Activation, Artifact
-from tsuika.core.weights import is_pickle, load_pickle, open_safetensors, save_pickle
+from tsuika.core.weights import is_pickle, load_pickle, save_pickle
 from tsuika.families import FAMILIES
 from tsuika.formats import common
+from tsuika.formats.native import Native
 
 if TYPE_CHECKING:
     import torch
@@ -37,7 +39,6 @@ _NAME: Final = re.compile(r"(\d+)\.([kv])\.linear\.(\d+)\.(weight|bias)")
 _PICKLED: Final = re.compile(rb"linear(\.\d+|1)\.(weight|bias)")  # in the pickle's head; strings in it are plain
 _HEAD_BYTES: Final = 1 << 16
 _EXPECTED: Final = _("a hypernetwork in A1111's layout")
-_OWN: Final = ("format", "method", "family", *common.NOTES_OF_READING)
 
 Net = dict[str, "Tensor"]  # `linear.0.weight` -> tensor, in the order of the modules
 
@@ -97,10 +98,7 @@ class A1111Hypernetwork:
             FormatError: no hypernetwork, or one that does not fit its header (FM001, FM002).
         """
         header, nets = _checked(artifact, self.name)
-        ready = safetensors.cast(
-            {f"{key}.{name}": value for key, net in nets.items() for name, value in net.items()}, dtype, self.name
-        )
-        states = {key: {name: ready[f"{key}.{name}"] for name in net} for key, net in nets.items()}
+        states = {key: safetensors.cast(net, dtype, self.name) for key, net in nets.items()}
         facts = artifact.metadata
         content: dict[Any, Any] = {
             "step": int(facts.get("steps", "0")),
@@ -115,47 +113,17 @@ class A1111Hypernetwork:
         save_pickle(content, path)
 
 
-class NativeHypernetwork:
-    """Ours: the artifact's own names, everything else in the header. See `core.types.Format`."""
+def _complete(artifact: Artifact, where: str) -> Artifact:
+    """The artifact with every header field and a family."""
+    header, _nets = _checked(artifact, where)
+    metadata = artifact.metadata | {name: json.dumps(value) for name, value in header.items()}
+    if artifact.family:
+        return replace(artifact, metadata=metadata)
+    family, evidence = _family(artifact.tensors, "")
+    return replace(artifact, family=family, metadata=metadata | {common.FAMILY_FROM: evidence})
 
-    name = "native"
-    method = METHOD
-    suffix = ".safetensors"
 
-    def sniff(self, path: Path) -> bool:
-        """Whether the header says so."""
-        header = safetensors.header_or_none(path)
-        return header is not None and header.metadata.get("method") == self.method
-
-    def read(self, path: Path) -> Artifact:
-        """The artifact, tensors in the file's dtype.
-
-        Raises:
-            FormatError: damaged (MD003, MD005), or not what its header says (FM001).
-        """
-        weights = open_safetensors(path)
-        metadata = {key: text for key, text in weights.metadata.items() if key not in _OWN}
-        tensors = weights.load()
-        family, evidence = weights.metadata.get("family", ""), "metadata"
-        if not family:
-            family, evidence = _family(tensors, "")
-        artifact = Artifact(self.method, family, tensors, metadata | {common.FAMILY_FROM: evidence})
-        _checked(artifact, str(path))
-        return artifact
-
-    def write(self, artifact: Artifact, path: Path, *, dtype: torch.dtype) -> None:
-        """Write whole or not at all.
-
-        Raises:
-            FormatError: no hypernetwork, or one that does not fit its header (FM001, FM002).
-        """
-        header, _nets = _checked(artifact, self.name)
-        metadata = {key: text for key, text in artifact.metadata.items() if key not in _OWN}
-        metadata |= {name: json.dumps(value) for name, value in header.items()}
-        metadata |= {"format": "pt", "method": self.method, "family": artifact.family}
-        safetensors.save_tensors(
-            path, safetensors.cast(artifact.tensors, dtype, self.name), dict(sorted(metadata.items()))
-        )
+NATIVE: Final = Native(METHOD, is_marked=False, check=_complete)
 
 
 def _header(where: object, fields: Mapping[Any, Any]) -> dict[str, Any]:
@@ -234,11 +202,7 @@ def _numbered(
 
 
 def _checked(artifact: Artifact, format_name: str) -> tuple[dict[str, Any], dict[str, Net]]:
-    """Header fields and nets by `<width>.<k|v>`, if the artifact is what its header says.
-
-    Raises:
-        FormatError: FM002, it is of another method; FM001, it does not fit its header.
-    """
+    """Header fields and nets by `<width>.<k|v>`, if the artifact is what its header says."""
     if artifact.method != METHOD:
         raise common.of_another_method(artifact.method, format_name, _("hypernetworks"))
     try:

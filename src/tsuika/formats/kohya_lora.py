@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -18,15 +17,17 @@ from tsuika.core.errors import FormatError
 from tsuika.core.texts import _
 from tsuika.core.types import Artifact, Prediction
 from tsuika.core.weights import open_safetensors
+from tsuika.diffusion.lora_parts import adapter, inner_factor
 from tsuika.families import FAMILIES, Family
 from tsuika.formats import common, lora
 from tsuika.formats.kohya_names import layer_name, split_key
+from tsuika.formats.lora import most_common
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-# fact -> header key, where the text is the same; facts of a run: `common.RunFacts`
+# fact -> header key, where the text is the same; facts of a run: `common.run_facts`
 _FACTS: Final = {
     "name": "ss_output_name",
     "trigger": "modelspec.trigger_phrase",
@@ -81,15 +82,6 @@ _READ_ONLY: Final = {
 }
 
 
-def _number(value: float) -> str:
-    return str(int(value)) if float(value).is_integer() else str(value)
-
-
-def _most_common(values: Iterable[float]) -> str:
-    counted = Counter(values).most_common(1)
-    return _number(counted[0][0]) if counted else "0"
-
-
 def header_metadata(artifact: Artifact, layers: Mapping[lora.Key, lora.Parts]) -> dict[str, str]:
     """The `ss_*` and `modelspec.*` fields, without hashes: strings only, nothing looked up, sorted.
 
@@ -100,18 +92,18 @@ def header_metadata(artifact: Artifact, layers: Mapping[lora.Key, lora.Parts]) -
     ranks: dict[bool, list[float]] = {True: [], False: []}
     alphas: dict[bool, list[float]] = {True: [], False: []}
     for parts in layers.values():
-        inner = lora.inner_factor(parts)
+        inner = inner_factor(parts)
         is_3x3 = inner is not None and inner.ndim == 4 and inner.shape[2:].numel() > 1
         if inner is not None:
             ranks[is_3x3].append(inner.shape[0])
         if "alpha" in parts:
             alphas[is_3x3].append(float(parts["alpha"]))
-    kind = lora.adapter(artifact.tensors)
+    kind = adapter(artifact.tensors)
     args: dict[str, str] = {} if kind == "lora" else {"algo": "lora" if kind == "dora" else kind}
     if kind == "dora":
         args["dora_wd"] = "True"
     if ranks[True]:
-        args |= {"conv_dim": _most_common(ranks[True]), "conv_alpha": _most_common(alphas[True])}
+        args |= {"conv_dim": str(most_common(ranks[True])), "conv_alpha": str(most_common(alphas[True]))}
     kept = {key: text for key, text in facts.items() if key.startswith(("ss_", "ssmd_", "modelspec."))}
     made = {key: _text(fact, facts[fact]) for fact, key in _FACTS.items() if facts.get(fact)}
     pixels = family.geometry(prediction).native_size_px
@@ -120,8 +112,8 @@ def header_metadata(artifact: Artifact, layers: Mapping[lora.Key, lora.Parts]) -
         "ss_v2": str("--v2" in family.names.sd_scripts),
         "ss_base_model_version": family.names.kohya_version[prediction],
         "ss_network_module": "networks.lora" if kind == "lora" else "lycoris.kohya",
-        "ss_network_dim": facts.get("rank") or _most_common(ranks[False] or ranks[True]),
-        "ss_network_alpha": facts.get("alpha") or _most_common(alphas[False] or alphas[True]),
+        "ss_network_dim": facts.get("rank") or str(most_common(ranks[False] or ranks[True])),
+        "ss_network_alpha": facts.get("alpha") or str(most_common(alphas[False] or alphas[True])),
         "ss_network_args": json.dumps(args),
         "ss_resolution": f"({width}, {height or width})",
         "modelspec.sai_model_spec": "1.0.1",
@@ -180,7 +172,7 @@ class KohyaLora:
     def read(self, path: Path) -> Artifact:
         """The artifact, tensors in the file's dtype; keys not understood are listed in metadata `unread_keys`.
 
-        Metadata: everything in the header as it is, and the facts (`common.RunFacts`) under their own names.
+        Metadata: everything in the header as it is, and the facts (`common.run_facts`) under their own names.
 
         Raises:
             FormatError: damaged (MD003, MD005), nothing in it is understood (FM001).
@@ -228,8 +220,10 @@ class KohyaLora:
 def _representable(parts: lora.Parts, dtype: torch.dtype) -> dict[str, Tensor]:
     """Parts in the shapes of the layout, and with an alpha that `dtype` holds exactly; ΔW stays the same."""
     result = dict(parts)
-    if "dora_scale" in result:
-        result["dora_scale"] = _dora_column(result)
+    scale, down = result.get("dora_scale"), result.get("lora_down.weight")
+    if scale is not None and scale.ndim == 1 and down is not None:
+        # Magnitudes of outputs as LyCORIS has them, (out, 1[, 1, 1]).
+        result["dora_scale"] = scale.reshape(-1, *[1] * (down.ndim - 1))
     if "alpha" in result:
         alpha = result["alpha"].detach().float().reshape(())
         stored = alpha.to(dtype).float()
@@ -238,9 +232,3 @@ def _representable(parts: lora.Parts, dtype: torch.dtype) -> dict[str, Tensor]:
         if outer is not None and stored != alpha and stored.isfinite() and stored != 0:
             result[outer] = result[outer].detach().float() * (alpha / stored)
     return result
-
-
-def _dora_column(parts: lora.Parts) -> Tensor:
-    """Magnitudes of outputs as LyCORIS has them, (out, 1[, 1, 1])."""
-    scale, down = parts["dora_scale"], parts.get("lora_down.weight")
-    return scale.reshape(-1, *[1] * (down.ndim - 1)) if scale.ndim == 1 and down is not None else scale

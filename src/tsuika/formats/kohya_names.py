@@ -11,8 +11,8 @@ import re
 from typing import Final
 
 from tsuika.diffusion import ldm
+from tsuika.diffusion.lora_parts import PARTS
 from tsuika.families import FAMILIES, family
-from tsuika.formats import lora
 
 _UNET: Final = "lora_unet"
 # SD files by older trainers use `lora_te` for what others call `lora_te1`.
@@ -128,7 +128,7 @@ def split_key(key: str) -> tuple[str, str, str] | None:
     """A key to (component, canonical module path, part); None if it is none of kohya's."""
     name, _dot, part = key.partition(".")
     match = re.fullmatch(r"(lora_(?:unet|te[12]?))_(.+)", name)
-    if match is None or part not in lora.PARTS:
+    if match is None or part not in PARTS:
         return None
     component = _COMPONENTS[match[1]]
     path = dotted(component, match[2])

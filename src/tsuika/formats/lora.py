@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -16,6 +17,7 @@ from tsuika.core.safetensors import damaged
 from tsuika.core.texts import Text, _, _n
 from tsuika.core.types import Artifact
 from tsuika.core.weights import Weights
+from tsuika.diffusion.lora_parts import PARTS, adapter
 from tsuika.families import FAMILIES, Family
 from tsuika.formats import common
 
@@ -26,15 +28,6 @@ Key = tuple[str, str]  # component, canonical module path
 Parts = Mapping[str, "Tensor"]
 
 METHOD: Final = "lora"
-PARTS: Final = (
-    "lora_down.weight",
-    "lora_up.weight",
-    "lora_mid.weight",
-    "alpha",
-    "dora_scale",
-    *(f"hada_{name}" for name in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")),
-    *(f"lokr_{name}" for name in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")),
-)
 COMPONENTS: Final = ("unet", *dict.fromkeys(tower.component for family in FAMILIES for tower in family.towers))
 
 
@@ -89,16 +82,11 @@ def _incomplete(layer: str, parts: Iterable[str]) -> Text:
     return _("`{layer}` has only {parts}.", layer=layer, parts=", ".join(parts))
 
 
-def inner_factor(parts: Parts) -> Tensor | None:
-    """The factor whose first axis is the layer's rank; None where it has none (LoKr of two full factors)."""
-    names = ("lora_down.weight", "hada_w1_b", "lokr_w2_b", "lokr_w1_b")
-    return next((parts[name] for name in names if name in parts), None)
-
-
-def adapter(names: Iterable[str]) -> str:
-    """Which kind of adapter these tensors are: "lora", "dora", "loha" or "lokr"."""
-    text = "\n".join(names)
-    return "loha" if ".hada_" in text else "lokr" if ".lokr_" in text else "dora" if ".dora_scale" in text else "lora"
+def most_common(values: Iterable[float]) -> float:
+    """The most frequent of the values, a whole number if it is one; 0 where there are none."""
+    counted = Counter(values).most_common(1)
+    value = counted[0][0] if counted else 0
+    return int(value) if float(value).is_integer() else value
 
 
 # -------------------------------------------------------------------------------------------------------------- reading
@@ -109,10 +97,7 @@ def renamed(
 ) -> tuple[dict[str, Tensor], list[str]]:
     """A file's tensors by canonical name, and the keys that were not understood.
 
-    Args:
-        weights: The file.
-        split_key: A key to (component, path, part); None if it is none of the layout.
-        program: Whose names these are, for errors.
+    `split_key` makes (component, path, part) of a key, None if it is none of the layout; `program` is for errors.
 
     Raises:
         FormatError: nothing is understood (FM001), or two keys are one tensor (MD003).
@@ -166,11 +151,7 @@ def artifact_of(
 ) -> Artifact:
     """What was read from a file.
 
-    Args:
-        tensors: By canonical name.
-        named: The family that the file's header names; None: it names none, and shapes tell.
-        metadata: Of the file.
-        unread: Keys that were not understood.
+    `named` is the family that the file's header names; with None shapes tell.
     """
     family, evidence = (named, "metadata") if named else _guess_family(tensors)
     notes = {common.FAMILY_FROM: evidence, "adapter": adapter(tensors)}

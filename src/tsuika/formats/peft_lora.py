@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -68,11 +67,6 @@ def _names_both(component: str, path: str) -> str:
     return path.removeprefix("text_model.") if component.startswith("text_encoder") else path
 
 
-def _most_common(values: list[float]) -> float:
-    value = Counter(values).most_common(1)[0][0]
-    return int(value) if float(value).is_integer() else value
-
-
 def adapter_config(layers: Mapping[str, Mapping[str, Tensor]], component: str) -> dict[str, Any]:
     """Arguments for PEFT's LoraConfig that give each layer (path -> parts) its own rank and alpha."""
     ranks = {_names_both(component, path): int(parts["lora_down.weight"].shape[0]) for path, parts in layers.items()}
@@ -81,7 +75,7 @@ def adapter_config(layers: Mapping[str, Mapping[str, Tensor]], component: str) -
         name = _names_both(component, path)
         alpha = float(parts["alpha"]) if "alpha" in parts else float(ranks[name])
         alphas[name] = int(alpha) if alpha.is_integer() else alpha
-    rank, alpha = _most_common(list(ranks.values())), _most_common(list(alphas.values()))
+    rank, alpha = lora.most_common(ranks.values()), lora.most_common(alphas.values())
     config: dict[str, Any] = {
         "r": rank,
         "lora_alpha": alpha,
@@ -127,11 +121,6 @@ class PeftLora:
         return lora.artifact_of(tensors, named, metadata, unread)
 
     def write(self, artifact: Artifact, path: Path, *, dtype: torch.dtype) -> None:
-        """Write whole or not at all.
-
-        Raises:
-            FormatError: not LoRA or DoRA, or `dtype` cannot hold its numbers (FM002).
-        """
         common.refuse_unread(artifact, self.name)
         components: dict[str, dict[str, dict[str, Tensor]]] = {}
         for (component, module_path), parts in lora.layers(artifact, self.name).items():

@@ -41,11 +41,6 @@ class VaeFile:
     suffix = ".safetensors"
 
     def sniff(self, path: Path) -> bool:
-        """Whether a file of weights has a decoder and no UNet.
-
-        Raises:
-            ModelError: not weights, damaged, or a pickle with code in it (MD002, MD003, MD005).
-        """
         return path.is_file() and _prefix(open_weights(path)) is not None
 
     def read(self, path: Path) -> Artifact:
@@ -84,16 +79,10 @@ class VaeFolder:
     suffix = ""
 
     def sniff(self, path: Path) -> bool:
-        """Whether the folder's config says so."""
         file = path / "config.json"
         return file.is_file() and read_json(file).get("_class_name") == "AutoencoderKL"
 
     def read(self, path: Path) -> Artifact:
-        """The VAE with its config.
-
-        Raises:
-            ModelError: a file is missing, damaged or a pickle with code in it; FormatError: not whole (MD003).
-        """
         return _artifact(open_folder(path, WEIGHTS), read_json(path / "config.json"), {})
 
     def write(self, artifact: Artifact, path: Path, *, dtype: torch.dtype) -> None:

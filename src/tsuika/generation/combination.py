@@ -57,28 +57,16 @@ def describe(composition: Composition) -> Combination:
     """What is on the base now. Artifacts at strength 0 change nothing, so they are in no conflict."""
     acting = [part for part in composition.parts if part.request.strength or part.request.text_strength]
     shared = [(one, two, one.layers & two.layers) for one, two in combinations(acting, 2)]
-    return Combination(
-        tuple(map(_used, composition.parts)),
-        tuple(Refusal(str(one.request.path), one.error.part("what")) for one in composition.refused),
-        tuple(
-            Conflict(str(one.request.path), str(two.request.path), len(both), min(both))
-            for one, two, both in shared
-            if both
-        ),
-    )
+    refused = [Refusal(str(one.request.path), one.error.part("what")) for one in composition.refused]
+    conflicts = [
+        Conflict(str(one.request.path), str(two.request.path), len(both), min(both))
+        for one, two, both in shared
+        if both
+    ]
+    return Combination(tuple(map(_used, composition.parts)), tuple(refused), tuple(conflicts))
 
 
 def _used(part: Part) -> Used:
-    request = part.request
-    return Used(
-        str(request.path),
-        part.method,
-        request.strength,
-        request.text_strength,
-        len(part.matched),
-        len(part.unmatched),
-        part.unmatched[:FEW],
-        len(part.layers),
-        part.words,
-        part.sha256,
-    )
+    path, strengths = str(part.request.path), (part.request.strength, part.request.text_strength)
+    counts, layers = (len(part.matched), len(part.unmatched)), len(part.layers)
+    return Used(path, part.method, *strengths, *counts, part.unmatched[:FEW], layers, part.words, part.sha256)

@@ -13,13 +13,12 @@ from types import TracebackType
 from typing import Protocol
 
 from tsuika.core import files
-from tsuika.core.errors import FormatError, ModelError
-from tsuika.core.events import note
+from tsuika.core.errors import FormatError, ModelError, TsuikaError
+from tsuika.core.events import Warn, Warned, note
 from tsuika.core.outside import is_address
 from tsuika.core.texts import _
 from tsuika.core.types import Artifact, Attachment, Model, is_usable_word
 from tsuika.formats.common import unread_keys, without_assumed_family
-from tsuika.generation.notes import Warn, refusal
 from tsuika.methods import Method
 from tsuika.methods.layers import Layers
 
@@ -135,6 +134,11 @@ def compose(
             for attachment in part.attachments:
                 attachment.set_strength(_strength(attachment, part.request))
         return Composition(tuple(parts), tuple(refused), stack.pop_all())
+
+
+def refusal(path: Path, error: TsuikaError) -> Warned:
+    """A file that was found by its name and is not used."""
+    return note("GN006", artifact=path.name, why=error.text("what"))
 
 
 @dataclass

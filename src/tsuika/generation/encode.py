@@ -10,9 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from tsuika.core.events import note
+from tsuika.core.events import Warn, note
 from tsuika.core.types import Conditioning, Model, split_words
-from tsuika.generation.notes import Warn
 from tsuika.generation.prompt import Prompt, Weighted, parse
 
 if TYPE_CHECKING:

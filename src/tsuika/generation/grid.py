@@ -26,32 +26,10 @@ _NOWHERE = "\U0010ffff"  # no font has it: what is drawn for it is what stands f
 
 # Beginnings of file names of fonts with kana and kanji, best first.
 _CJK_NAMES = (
-    "notosanscjk",
-    "notosansjp",
-    "notosansmonocjk",
-    "sourcehansans",
-    "ipaex",
-    "ipag",
-    "ipam",
-    "takao",
-    "vl-gothic",
-    "vl-pgothic",
-    "biz-ud",
-    "yugoth",
-    "meiryo",
-    "msgothic",
-    "hiragino",
-    "ヒラギノ",
-    "mplus",
-    "notoserifcjk",
-    "notoserifjp",
-    "arial unicode",
-    "arialuni",
-    "droidsansfallback",
-    "wqy",
-    "unifont",
-    "msyh",
-    "malgun",
+    *("notosanscjk", "notosansjp", "notosansmonocjk", "sourcehansans", "ipaex", "ipag", "ipam", "takao"),
+    *("vl-gothic", "vl-pgothic", "biz-ud", "yugoth", "meiryo", "msgothic", "hiragino", "ヒラギノ", "mplus"),
+    *("notoserifcjk", "notoserifjp", "arial unicode", "arialuni", "droidsansfallback", "wqy", "unifont"),
+    *("msyh", "malgun"),
 )
 
 
@@ -174,18 +152,9 @@ def _drawn(font: Font, character: str) -> tuple[tuple[int, int], bytes] | None:
 
 def machine_fonts() -> list[Path]:
     """Font files of this machine in their usual places on Linux, macOS and Windows, those for Japanese first."""
-    home = Path.home()
-    folders = (
-        Path("/usr/share/fonts"),
-        Path("/usr/local/share/fonts"),
-        home / ".local/share/fonts",
-        home / ".fonts",
-        Path("/System/Library/Fonts"),
-        Path("/Library/Fonts"),
-        home / "Library/Fonts",
-        Path("C:/Windows/Fonts"),
-        home / "AppData/Local/Microsoft/Windows/Fonts",
-    )
+    shared = "/usr/share/fonts", "/usr/local/share/fonts", "/System/Library/Fonts", "/Library/Fonts", "C:/Windows/Fonts"
+    own = ".local/share/fonts", ".fonts", "Library/Fonts", "AppData/Local/Microsoft/Windows/Fonts"
+    folders = (*map(Path, shared), *map(Path.home().joinpath, own))
     found = (path for folder in folders for path in folder.rglob("*"))
     files = [path for path in found if path.suffix.lower() in (".ttf", ".ttc", ".otf")]
 

@@ -13,9 +13,9 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from tsuika.core.errors import ModelError, TsuikaError
+from tsuika.core.events import Warn
 from tsuika.core.types import split_words
-from tsuika.generation.compose import Formats, Requested
-from tsuika.generation.notes import Warn, refusal
+from tsuika.generation.compose import Formats, Requested, refusal
 from tsuika.generation.prompt import TAGS, Tag
 from tsuika.methods import METHODS
 

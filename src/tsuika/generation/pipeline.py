@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tsuika.core.errors import RecipeError, misspelt
-from tsuika.core.events import note
+from tsuika.core.events import Warn, note
 from tsuika.core.types import Conditioning, Model
 from tsuika.generation.encode import encode
-from tsuika.generation.notes import Warn
 from tsuika.generation.prompt import Prompt, parse
 
 if TYPE_CHECKING:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tsuika.core import files
-from tsuika.core.errors import FormatError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -48,7 +47,7 @@ class PictureInfo:
     lora_hashes: Mapping[str, str] = field(default_factory=dict)  # name -> hash
     ti_hashes: Mapping[str, str] = field(default_factory=dict)
     version: str | None = None
-    extra: Mapping[str, str] = field(default_factory=dict)  # fields of other programs, as read
+    extra: Mapping[str, str] = field(default_factory=dict)  # further fields
 
 
 def to_text(info: PictureInfo) -> str:
@@ -91,102 +90,11 @@ def quote(value: str) -> str:
     return value
 
 
-def from_text(text: str) -> PictureInfo:
-    """Read a `parameters` text, ours or another program's.
-
-    Text without fields is all prompt; unknown fields are `extra`. The text cannot tell a prompt's own line that begins
-    with "Negative prompt:" from the real one; the first one counts.
-    """
-    *lines, last = text.strip().split("\n")
-    fields = parse_fields(last)
-    if "Steps" not in fields:
-        lines, fields = [*lines, last], {}
-    start = next((number for number, line in enumerate(lines) if line.startswith(_NEGATIVE)), len(lines))
-    negative = "\n".join(lines[start:]).removeprefix(_NEGATIVE).strip()
-    schedule = fields.pop("Schedule type", None)
-    sampler = fields.pop("Sampler", None)
-    return PictureInfo(
-        prompt="\n".join(lines[:start]).strip(),
-        negative=negative,
-        steps=_whole(fields, "Steps"),
-        sampler=f"{sampler} {schedule}" if sampler and schedule in _SCHEDULES else sampler,
-        cfg=_real(fields, "CFG scale"),
-        seed=_whole(fields, "Seed"),
-        size_px=_size(fields),
-        model_hash=fields.pop("Model hash", None),
-        model=fields.pop("Model", None),
-        vae_hash=fields.pop("VAE hash", None),
-        vae=fields.pop("VAE", None),
-        clip_skip=_whole(fields, "Clip skip"),
-        rng=fields.pop("RNG", None),
-        lora_hashes=_hashes(fields.pop(LORA_HASHES, "")),
-        ti_hashes=_hashes(fields.pop(TI_HASHES, "")),
-        version=fields.pop("Version", None),
-        extra=fields,
-    )
-
-
-def parse_fields(line: str) -> dict[str, str]:
-    """`Key: value, Key: "quoted, value"` as a table, in order. What is not of this form ends the reading."""
-    decoder = json.JSONDecoder()
-    fields: dict[str, str] = {}
-    place = 0
-    while (colon := line.find(":", place)) >= 0:
-        key = line[place:colon].strip()
-        start = colon + 1 + (len(line[colon + 1 :]) - len(line[colon + 1 :].lstrip()))
-        end = -1
-        value = ""
-        if line.startswith('"', start):
-            try:
-                value, end = decoder.raw_decode(line, start)
-            except json.JSONDecodeError:
-                end = -1
-        if end < 0:
-            comma = line.find(",", start)
-            end = len(line) if comma < 0 else comma
-            value = line[start:end].strip()
-        if not key or "," in key:
-            break
-        fields[key] = value
-        comma = line.find(",", end)
-        if comma < 0:
-            break
-        place = comma + 1
-    return fields
-
-
 def _split_schedule(sampler: str | None) -> tuple[str | None, str | None]:
     for schedule in _SCHEDULES:
         if sampler and sampler.endswith(f" {schedule}"):
             return sampler.removesuffix(f" {schedule}"), schedule
     return sampler, None
-
-
-def _whole(fields: dict[str, str], key: str) -> int | None:
-    text = fields.get(key, "")
-    return int(fields.pop(key)) if text.removeprefix("-").isdecimal() else None
-
-
-def _real(fields: dict[str, str], key: str) -> float | None:
-    try:
-        value = float(fields.get(key, ""))
-    except ValueError:
-        return None
-    del fields[key]
-    return value
-
-
-def _size(fields: dict[str, str]) -> tuple[int, int] | None:
-    width, _, height = fields.get("Size", "").partition("x")
-    if not (width.isdecimal() and height.isdecimal()):
-        return None
-    del fields["Size"]
-    return int(width), int(height)
-
-
-def _hashes(text: str) -> dict[str, str]:
-    pairs = (part.rpartition(": ") for part in text.split(", ") if ": " in part)
-    return {name: digest for name, _, digest in pairs}
 
 
 def short_hash(path: Path, sha256: str | None, *, tensors_only: bool) -> str | None:
@@ -221,24 +129,3 @@ def write_png(path: Path, picture: Image, info: PictureInfo | None, own: Mapping
         chunks.add_text(OWN_KEY, json.dumps(dict(own), ensure_ascii=False))
     with files.whole(path) as temporary:
         picture.save(temporary, format="PNG", pnginfo=chunks)
-
-
-def read_png(path: Path) -> tuple[PictureInfo | None, dict[str, Any]]:
-    """What a PNG says; None and {} where it says nothing. The pixels are not decoded.
-
-    Raises:
-        FormatError: not a PNG (FM001), or its `tsuika` text is damaged (MD003).
-    """
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path, formats=["PNG"]) as picture:
-            texts = {key: value for key, value in picture.info.items() if isinstance(value, str)}
-    except UnidentifiedImageError as error:
-        raise FormatError("FM001", where=path, found=path.suffix or path.name, expected="PNG") from error
-    info = from_text(texts["parameters"]) if "parameters" in texts else None
-    try:
-        own = json.loads(texts.get(OWN_KEY, "{}"))
-    except json.JSONDecodeError as error:
-        raise FormatError("MD003", where=path, why=f"{OWN_KEY}: {error}") from error
-    return info, own if isinstance(own, dict) else {}

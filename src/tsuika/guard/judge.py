@@ -178,14 +178,8 @@ class Judge:
     def report(self) -> dict[str, Any]:
         """Curve with intervals, gaps and alarms, and the range, for `report.json`."""
         alarms = [{"step": v.evidence.step, "code": v.code} for v in self.verdicts if v.kind != "go"]
-        tables: dict[str, Any] = jsonable(
-            {
-                "curve": [verdict.evidence for verdict in self.verdicts],
-                "range": self._range,
-                "alarms": alarms,
-                "rule": self.rule,
-            }
-        )
+        curve = [verdict.evidence for verdict in self.verdicts]
+        tables: dict[str, Any] = jsonable({"curve": curve, "range": self._range, "alarms": alarms, "rule": self.rule})
         return tables
 
     def _usable(self) -> list[Check]:

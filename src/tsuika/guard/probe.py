@@ -19,8 +19,7 @@ from torch import Tensor
 
 from tsuika.core.seeds import generator
 from tsuika.core.types import Attachment, Conditioning, Model
-from tsuika.diffusion.schedule import add_noise, alphas_cumprod_T
-from tsuika.diffusion.targets import target
+from tsuika.diffusion.schedule import add_noise, alphas_cumprod_T, target
 from tsuika.guard.reading import Grid, Ratios, Reading
 
 # Of 1000. The midpoints of six strata of 50..700, where 88 % of the held-out signal lies in 18 public training logs of

@@ -25,9 +25,7 @@ __all__ = ["DEFAULT", "METHODS", "Method", "MethodSection", "find", "title", "wi
 def find(name: str, *, where: object = "") -> Method:
     """The method of this name. An address is imported, so it must come from the user: a recipe or a flag, not a result.
 
-    Args:
-        name: A key of `METHODS`, or an address.
-        where: The recipe's file, for errors.
+    `where` is the recipe's file, for errors.
 
     Raises:
         RecipeError: RC002, there is none of this name, it cannot be imported, or it is no method.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from tsuika.core.errors import ModelError
 from tsuika.core.texts import Text, _
-from tsuika.core.types import Artifact, Model
+from tsuika.core.types import Artifact, Model, ParamGroup
 
 
 def copy_in(mine: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
@@ -27,3 +28,17 @@ def incompatible(where: str, this: Text, artifact: Artifact, model: Model) -> Mo
     """The error where an artifact is for another kind of model."""
     found = artifact.family or _("another model")
     return ModelError("MD004", where=where, artifact=this, found=found, expected=model.facts.title)
+
+
+def copies(live: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies for an artifact: float32, on the CPU."""
+    return {name: value.detach().to("cpu", torch.float32, copy=True) for name, value in live.items()}
+
+
+def by_side(params: Iterable[tuple[str, nn.Parameter]], text_learning_rate: float) -> list[ParamGroup]:
+    """Groups of the UNet's and of the text encoders' parameters, given with their component; the latter have a rate."""
+    groups: dict[str, list[nn.Parameter]] = {}
+    for component, param in params:
+        groups.setdefault("text" if component.startswith("text_encoder") else "unet", []).append(param)
+    rates = {"unet": 0.0, "text": text_learning_rate}
+    return [ParamGroup(name, held, rates[name]) for name, held in groups.items()]

@@ -8,11 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Protocol, cast
 
-from pydantic import Field
-
-from tsuika.core.section import Help, Section, expert
+from tsuika.core.section import Section, everyday, expert
 from tsuika.core.sections import Data
 from tsuika.core.texts import Text, _
 from tsuika.families import FAMILIES
@@ -27,10 +25,8 @@ if TYPE_CHECKING:
 Backward = Literal["text", "adapter", "all"]
 
 # Settings of methods that can train text encoders.
-TextEncoder = Annotated[bool, Help(_("Train the text encoders as well"))]
-TextLearningRate = Annotated[
-    float, expert(_("Learning rate of the text encoders; 0 = a tenth of the main one")), Field(ge=0, le=1)
-]
+TRAINS_TEXT: Final = everyday(False, _("Train the text encoders as well"))
+TEXT_RATE: Final = expert(0.0, _("Learning rate of the text encoders; 0 = a tenth of the main one"), ge=0, le=1)
 
 
 class MethodSection(Section):

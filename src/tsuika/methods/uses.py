@@ -61,9 +61,7 @@ class Result:
 def in_tsuika(result: Result, flag: str = "--artifact", file: PurePosixPath | None = None) -> Iterator[Use]:
     """tsuika's own command line, from the run's folder.
 
-    Args:
-        flag: Takes the file.
-        file: By default the first of the result.
+    `flag` takes the file, by default the first of the result.
     """
     file = file or PurePosixPath(result.paths[0])
     words = ["tsuika", "generate"]

@@ -39,10 +39,9 @@ def _flatten(optimizer: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, An
     plain: dict[str, Any] = {"param_groups": optimizer["param_groups"], "state": {}}
     for index, row in optimizer["state"].items():
         for name, value in row.items():  # bitsandbytes keeps a table in the table
-            inner = (
-                {f"{name}.{part}": held for part, held in value.items()} if isinstance(value, dict) else {name: value}
-            )
-            for path, held in inner.items():
+            inner = {f".{part}": held for part, held in value.items()} if isinstance(value, dict) else {"": value}
+            for part, held in inner.items():
+                path = f"{name}{part}"
                 if isinstance(held, Tensor):
                     tensors[f"optimizer.{index}.{path}"] = held
                 else:
@@ -138,13 +137,8 @@ def load(path: Path) -> State | None:
             optimizer[name] = value
         else:
             tensors[kind][rest] = value
-    return State(
-        manifest["step"],
-        tensors["weights"],
-        _unflatten(optimizer, manifest["optimizer"]),
-        tensors["average"],
-        manifest["scaler"],
-    )
+    restored = _unflatten(optimizer, manifest["optimizer"])
+    return State(manifest["step"], tensors["weights"], restored, tensors["average"], manifest["scaler"])
 
 
 def place(folder: Path, step: int) -> Path:

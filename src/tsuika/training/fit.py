@@ -38,14 +38,7 @@ class Fit:
     ) -> None:
         """Begin at the schedule's first step, with the weights that are on the attachment and a fresh optimizer.
 
-        Args:
-            model: With the attachment on it.
-            attachment: What is trained.
-            recipe: Its `train` and `regularize` count here.
-            accelerator: Device, precision and processes.
-            batch: Gives the batches.
-            condition: Encodes their captions.
-            schedule: Of the learning rate; by default the recipe's.
+        The schedule is of the learning rate, by default the recipe's; the attachment is on the model.
         """
         self.model, self.attachment, self.recipe, self.accelerator = model, attachment, recipe, accelerator
         self.batch, self.condition = batch, condition

@@ -140,17 +140,19 @@ def _split(recipe: Recipe, groups: Sequence[split.Group]) -> split.Split:
 
 def _then(kind: str) -> Text:
     """What follows, for the notes."""
-    if kind == "none":
-        return _(
+    found = {
+        "none": _(
             "All of them are trained on. The guard can only see divergence; the step count is what the recipe says."
-        )
-    if kind == "folds":
-        return _(
+        ),
+        "folds": _(
             "They are left out in turn all the same: what comes out is a rough guess at the best step, but better than none."
-        )
-    if kind == "refit":
-        return _("From the best step on, the result learns from all images.")
-    return _("The result does without them. To train on all images: {on}, or {off}", on="--guard on", off="--guard off")
+        ),
+        "refit": _("From the best step on, the result learns from all images."),
+        "gone": _(
+            "The result does without them. To train on all images: {on}, or {off}", on="--guard on", off="--guard off"
+        ),
+    }
+    return found.get(kind, found["gone"])
 
 
 def _more(parted: split.Split) -> float:

@@ -20,8 +20,7 @@ from tsuika.training.guard_plan import GuardPlan, refits
 from tsuika.training.monitor import has_ended
 from tsuika.training.prepared import Prepared
 from tsuika.training.schedule import Schedule
-from tsuika.training.snapshots import Snapshots
-from tsuika.training.trainer import Keeping, Saving, Trainer
+from tsuika.training.trainer import Keeping, Saving, Snapshots, Trainer
 from tsuika.training.trial_run import keeping_of, monitor_of, trial_run
 
 DIVERGED: Final = ("GD001", "GD002", "GD003")

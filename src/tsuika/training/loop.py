@@ -17,8 +17,7 @@ from tsuika.core.events import Stepped
 from tsuika.core.sections import Train
 from tsuika.core.seeds import derive, generator
 from tsuika.core.types import Attachment, Batch, Conditioning, Model
-from tsuika.diffusion.schedule import add_noise, stratified_timesteps
-from tsuika.diffusion.targets import min_snr_weight, target
+from tsuika.diffusion.schedule import add_noise, min_snr_weight, stratified_timesteps, target
 from tsuika.training.fit import Conditioner, Fit
 
 # Encoded captions in memory: 0.1 MB each (SD1) to 0.3 MB (SDXL). With shuffled tags every caption is a new one.

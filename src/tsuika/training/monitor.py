@@ -25,12 +25,7 @@ class Monitor:
     def __init__(self, run: Fit, probe: Probe, judge: Judge, file: Path, spent_s: float = 0.0) -> None:
         """Monitor a fit.
 
-        Args:
-            run: The fit that the probe is on.
-            probe: What is measured.
-            judge: Says when to check, and what the numbers mean.
-            file: The checks, as JSON.
-            spent_s: Seconds that measuring the base has taken.
+        `file` takes the checks as JSON; `spent_s` are the seconds that measuring the base has taken.
         """
         self.judge = judge
         self._run, self._probe, self._file = run, probe, file
@@ -59,7 +54,10 @@ class Monitor:
             return None
         began = time.monotonic()
         accelerator = self._run.accelerator
-        found: list[Any] = [self._measure() if accelerator.is_main_process else None]
+        found: list[Any] = [None]
+        if accelerator.is_main_process:
+            with self._run.written_weights():
+                found = [self._probe.measure()]
         # All processes get the same numbers, so they stop together.
         broadcast_object_list(found)
         self._guard_s += time.monotonic() - began
@@ -67,10 +65,6 @@ class Monitor:
         if accelerator.is_main_process:
             write_text(self._file, json.dumps([check.to_json() for check in self.judge.checks]))
         return judged(verdict, self.judge.checks[-1])
-
-    def _measure(self) -> Reading:
-        with self._run.written_weights():
-            return self._probe.measure()
 
 
 def has_ended(judge: Judge) -> bool:

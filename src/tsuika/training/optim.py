@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import torch
@@ -23,11 +23,6 @@ from tsuika.training.schedule import SCHEDULE_FREE, Schedule
 TEXT_SHARE: Final = 0.1
 # Weight decay that takes less than a hundredth of the weights in a whole run is reported as without effect.
 PLACEBO: Final = 0.01
-
-
-def current_rate(group: Mapping[str, Any]) -> float:
-    """The present learning rate of a parameter group of an optimizer, Prodigy's own factor included."""
-    return float(group["lr"] * group.get("d", 1.0))
 
 
 def weight_decay_over_run(train: Train) -> float | None:

@@ -27,7 +27,6 @@ from tsuika.core.errors import RecipeError
 from tsuika.core.seeds import derive
 from tsuika.core.types import Attachment, Update, UpdateKind
 from tsuika.guard import proximal
-from tsuika.training import optim
 from tsuika.training.rounding import round_stochastically
 
 
@@ -37,10 +36,7 @@ class Penalties:
     def __init__(self, recipe: Recipe, attachment: Attachment, total: float) -> None:
         """To be made before anything is trained or restored: the weights of that moment are the start of all updates.
 
-        Args:
-            recipe: Gives the strengths.
-            attachment: What is trained.
-            total: Sum of the shares of the learning rate over the whole training, over which L2 is spread.
+        `total` is the sum of the shares of the learning rate over the whole training, over which L2 is spread.
 
         Raises:
             RecipeError: RC008-RC013, a penalty that has no meaning for what is trained.
@@ -58,17 +54,16 @@ class Penalties:
     def apply(self, step: int, share: float, groups: Sequence[Mapping[str, Any]]) -> None:
         """Apply the penalties after the optimizer's step number `step` (from 0). Every process computes the same.
 
-        Args:
-            step: Seeds the stochastic rounding of bf16 weights.
-            share: Share (0..1) of the learning rate at this step, which scales L2.
-            groups: The optimizer's parameter groups, with the learning rates of this step.
+        `step` seeds the stochastic rounding of bf16 weights; `share` (0..1) of the learning rate scales L2.
         """
         settings, train = self._settings, self._train
         for place, (group, update) in enumerate(self._updates):
             values = [param.float() for param in update.params]
             starts = [start.float() for start in update.start] or [torch.zeros_like(value) for value in values]
             if settings.l1:
-                values = _l1(update.kind, values, starts, settings.l1 * optim.current_rate(groups[group]))
+                # With Prodigy's own factor.
+                rate = groups[group]["lr"] * groups[group].get("d", 1.0)
+                values = _l1(update.kind, values, starts, settings.l1 * float(rate))
             if settings.l2:
                 kept = proximal.kept_by_l2(settings.l2 * share / self._total)
                 turn = update.kind == "vectors" and train.optimizer == "riemannian"

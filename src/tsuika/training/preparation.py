@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -37,15 +37,8 @@ from tsuika.training.device import DTYPES, pick_device, pick_precision
 from tsuika.training.prepared import Images, Inputs, Prepared
 from tsuika.training.regularization_images import Draw, Encode
 
-MIN_IMAGES: Final = 1
-
 # Images of the model as it stands after a step, written into the run folder.
 Preview = Callable[[Prepared, int], Iterator[Previewed]]
-
-
-def no_previews(prepared: Prepared, step: int) -> Iterator[Previewed]:
-    """Draws nothing."""
-    return iter(())
 
 
 @dataclass(frozen=True)
@@ -55,7 +48,7 @@ class Services:
     embedded: Path  # the folder of the base that ships with the package
     cache: Path | None = None  # of encoded images
     draw: Draw | None = None  # regularization images
-    preview: Preview = no_previews
+    preview: Preview = lambda prepared, step: iter(())
 
 
 def accelerate_for(recipe: Recipe) -> Accelerator:
@@ -111,12 +104,7 @@ def prepare(
 ) -> Generator[Event, None, Prepared]:
     """Base and images, loaded and encoded. What was found in the image folder is written into the run folder.
 
-    Args:
-        recipe: What is trained.
-        folder: Of the run.
-        services: Cache and drawing.
-        accelerator: From `accelerate_for`.
-        resume: Whether the images must be those that the run began with.
+    On `resume` the images must be those that the run began with.
 
     Raises:
         InterruptedRunError: TR008, on `resume` the images have changed.
@@ -148,14 +136,7 @@ def read_inputs(
 ) -> Generator[Event, None, Inputs]:
     """The quick part: the base with `base.artifacts` applied, and the images, sorted into buckets.
 
-    Args:
-        recipe: What is trained.
-        embedded: The folder of the base that ships with the package.
-        accelerator: From `accelerate_for`.
-        report: Where to write what was found in the image folder.
-
-    Raises:
-        TsuikaError: What is wrong with recipe, images or base.
+    `embedded` is the folder of the base that ships with the package; `report` takes what was found in the images.
     """
     precision = "fp32" if accelerator.mixed_precision == "no" else str(accelerator.mixed_precision)
     settings = completed(recipe)
@@ -189,7 +170,7 @@ def _read_images(recipe: Recipe, model: Model, report: Path | None) -> tuple[Man
     step_px = model.latent_factor * 2 ** (len(unet.config.block_out_channels) - 1)
     if not data.images:
         raise RecipeError("RC005", found="--images", do=f"tsuika train {recipe.method.name} --images DIR --out RUN")
-    manifest = scan.scan(Path(data.images), data, size_px=size_px, needed=MIN_IMAGES, report=report)
+    manifest = scan.scan(Path(data.images), data, size_px=size_px, needed=1, report=report)
     return manifest, bucket.assign(manifest, size_px=size_px, step_px=step_px, buckets=data.buckets)
 
 
@@ -261,10 +242,7 @@ def add_regularization(
 def apply_artifact(text: str, model: Model, method: Method) -> Iterator[Warned]:
     """Apply a finished result, `FILE` or `FILE:STRENGTH`, to the base, frozen, for the whole run.
 
-    Args:
-        text: The file, and its strength.
-        model: The base.
-        method: The run's own, whose results are allowed also where it lives outside.
+    `method` is the run's own, whose results are allowed also where it lives outside.
 
     Yields:
         GN005 where keys of the file were not understood, so that only a part of it has an effect.

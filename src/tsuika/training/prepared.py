@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from tsuika.config import Recipe
 from tsuika.core.rundir import RunDir
 from tsuika.core.seeds import generator
-from tsuika.core.types import Attachment, Model
+from tsuika.core.types import Attachment, Batch, Model
 from tsuika.data.bank import Bank
 from tsuika.data.bucket import Bucket
 from tsuika.data.manifest import Manifest
@@ -70,18 +70,14 @@ class Prepared(Inputs):
         self, names: Sequence[str] | None = None, schedule: Schedule | None = None, attachment: Attachment | None = None
     ) -> Fit:
         """A training on some of the images (by default all), of a fresh attachment unless one is given."""
-        images = self.images if names is None else self.images.only(names)
-        train = self.recipe.train
+        images, train = self.images if names is None else self.images.only(names), self.recipe.train
         trained = self.attach() if attachment is None else attachment
-        return Fit(
-            self.model,
-            trained,
-            self.recipe,
-            self.accelerator,
-            batch=lambda number: images.batch(number, train.batch_size, train.seed),
-            condition=conditioner(self.model, trained, images.size_px_of),
-            schedule=schedule,
-        )
+
+        def batch(number: int) -> Batch:
+            return images.batch(number, train.batch_size, train.seed)
+
+        condition = conditioner(self.model, trained, images.size_px_of)
+        return Fit(self.model, trained, self.recipe, self.accelerator, batch, condition, schedule)
 
     def subjects(self, names: Sequence[str]) -> list[Subject]:
         """Images to measure by."""
@@ -89,36 +85,21 @@ class Prepared(Inputs):
             return []
         keys = {sample.name: sample.sha256 for sample in self.manifest.samples}
         plain = {batch.names[0]: batch for batch in self.images.only(names).plain()}
-        return [
-            Subject(
-                keys[name], plain[name].latents_BCHW[0], plain[name].captions[0], self.images.size_px_of(plain[name])
-            )
-            for name in names
-        ]
+        found = [(keys[name], plain[name]) for name in names]
+        size_px_of = self.images.size_px_of
+        return [Subject(key, batch.latents_BCHW[0], batch.captions[0], size_px_of(batch)) for key, batch in found]
 
     def probe(
         self, run: Fit, held_out: Sequence[str], trained_on: Sequence[str], controls: int, *, few: bool = False
     ) -> Probe:
         """A probe on a fit.
 
-        Args:
-            run: Its attachment must be at strength 1.
-            held_out: Names of images to measure by.
-            trained_on: Names of images that are trained on, to measure as well.
-            controls: How many unrelated prompts are measured.
-            few: Whether at half of the timesteps.
+        `controls` are how many unrelated prompts are measured; `few`: at half of the timesteps. Strength must be 1.
         """
-        prompts = controls_for(self.recipe.data.class_word)[:controls]
+        prompts, autocast = controls_for(self.recipe.data.class_word)[:controls], self.accelerator.autocast
+        sides = self.subjects(held_out), self.subjects(trained_on)
         with run.written_weights():
-            return Probe(
-                self.model,
-                run.attachment,
-                self.subjects(held_out),
-                self.subjects(trained_on),
-                controls=prompts,
-                few=few,
-                autocast=self.accelerator.autocast,
-            )
+            return Probe(self.model, run.attachment, *sides, controls=prompts, few=few, autocast=autocast)
 
     def memorization(self, attachment: Attachment) -> Memorization:
         """What the finished weights make of pure noise under a few training captions."""

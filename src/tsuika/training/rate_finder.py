@@ -79,9 +79,8 @@ class Curve:
 class Suggestion:
     """What the curves say; every number but `rate` is an estimate."""
 
-    rate: float | None = (
-        None  # None: they cannot be distinguished from the untrained model, or every one of them diverges
-    )
+    # None: they cannot be distinguished from the untrained model, or every one of them diverges.
+    rate: float | None = None
     gain: Estimate | None = None  # at its best check, by draws that had no part in choosing it
     after: int = 0  # the step of that check
     budget: float | None = None  # rate x steps that is best for images that are not trained on
@@ -188,12 +187,7 @@ def find(
 ) -> Iterator[Event]:
     """Try learning rates on a recipe's images, one after another; the last event is `RateFound`.
 
-    Args:
-        recipe: What is trained.
-        folder: Takes what a run would write before it trains.
-        services: Cache and drawing.
-        rates: What to try; none: from a tenth of the recipe's to thirty times it.
-        steps: Of each.
+    Each rate has `steps` steps; without `rates`, from a tenth of the recipe's to thirty times it. `folder` is a run's.
 
     Raises:
         RecipeError: RC020, the optimizer finds its rate by itself; TsuikaError: What a run would raise.
@@ -328,26 +322,7 @@ def _found(recipe: Recipe, curves: Sequence[Curve], images: Divided, steps: int)
     rows = []
     for curve in curves:
         points = [{"step": step, **asdict(estimate(grid))} for step, grid in zip(curve.steps, curve.grids, strict=True)]
-        rows.append(
-            jsonable(
-                {
-                    "rate": curve.rate,
-                    "diverged": curve.diverged,
-                    "left": curve.left,
-                    "safe": curve.safe,
-                    "curve": points,
-                }
-            )
-        )
-    measured = images.held_out or images.trained_on
-    return RateFound(
-        found.rate,
-        found.steps,
-        found.budget,
-        spread,
-        "held-out" if images.held_out else "training",
-        len(measured),
-        code,
-        params,
-        rows,
-    )
+        about = {name: getattr(curve, name) for name in ("rate", "diverged", "left", "safe")}
+        rows.append(jsonable(about | {"curve": points}))
+    kind, pictures = ("held-out", images.held_out) if images.held_out else ("training", images.trained_on)
+    return RateFound(found.rate, found.steps, found.budget, spread, kind, len(pictures), code, params, rows)

@@ -74,14 +74,7 @@ def drawn(
 
     It is named after everything that decides the images, so that another run on this base finds them.
 
-    Args:
-        model: Draws them.
-        data: Class word and number.
-        folder: Of all such folders.
-        draw: How they are drawn.
-        size_px: Side of a square.
-        seed: Of the run.
-        also: What else decides the images, as JSON can hold it: what is applied to the base, and how strongly.
+    `also`: what else decides the images, as JSON can hold it (what is applied to the base, and how strongly).
     """
     request = Request(
         reg_images.class_caption(data.class_word), data.reg_generate, derive(seed, "class") % 2**31, size_px

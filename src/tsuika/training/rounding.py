@@ -76,8 +76,6 @@ class StochasticRounding(Optimizer):
             group.update({name: value for name, value in saved.items() if name != "params"})
             for number, param in zip(saved["params"], group["params"], strict=True):
                 row = state_dict["state"].get(number, {})
-                self.state[param] = {name: _beside(param, name, value) for name, value in row.items()}
-
-
-def _beside(param: Tensor, name: str, value: Any) -> Any:
-    return value.to(param.device) if isinstance(value, Tensor) and name != "step" else value  # torch counts on the CPU
+                # torch counts steps on the CPU.
+                moved = {k: v.to(param.device) for k, v in row.items() if isinstance(v, Tensor) and k != "step"}
+                self.state[param] = row | moved

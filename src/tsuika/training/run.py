@@ -33,17 +33,7 @@ class Result:
 def train(
     recipe: Recipe, folder: RunDir, services: Services, *, resume: bool = False
 ) -> Generator[Event, None, Result]:
-    """The whole run up to the written files. Closing the generator saves a state first.
-
-    Args:
-        recipe: What is trained.
-        folder: An open run folder (`folder.start`).
-        services: Cache and drawing.
-        resume: Whether to go on with an interrupted run.
-
-    Raises:
-        TsuikaError: What is wrong with recipe, images, base or machine.
-    """
+    """The whole run up to the written files. Closing the generator saves a state first."""
     with clear_errors(recipe, folder.root):
         accelerator = accelerate_for(recipe)
         begun = resume and folder.has_states
@@ -103,7 +93,8 @@ def _written(prepared: Prepared, trained: guarded_run.Trained) -> Generator[Even
     """Look for memorized images in the result, and write it and the other steps of the range; the main process does."""
     if not prepared.is_main:
         return Result(prepared, trained.step, trained.stopped_by)
-    attachment, name = trained.attachment, name_of(prepared.recipe, prepared.folder)
+    attachment = trained.attachment
+    name = prepared.recipe.output.name or prepared.folder.root.resolve().name
     found = prepared.memorization(attachment) if prepared.recipe.guard.mode != "off" else None
     yield Phase("write")
     artifact = yield from _write(prepared, attachment.artifact(), name, trained.step)
@@ -115,57 +106,31 @@ def _written(prepared: Prepared, trained: guarded_run.Trained) -> Generator[Even
 
 
 def _write(prepared: Prepared, artifact: Artifact, name: str, steps: int) -> Generator[Event, None, Artifact]:
-    metadata = {**artifact.metadata, **facts(prepared, name, steps).metadata()}
-    artifact = replace(artifact, metadata=metadata)
+    artifact = replace(artifact, metadata={**artifact.metadata, **_facts(prepared, name, steps)})
     dtype = prepared.recipe.output.dtype
     yield from writing.write(artifact, prepared.folder, name=name, precision=dtype, model=prepared.model)
     return artifact
 
 
-def facts(prepared: Prepared, name: str, steps: int) -> formats.RunFacts:
-    """What a written file says about the run. No date: the same recipe gives the same bytes, whenever it runs."""
-    recipe, manifest, model = prepared.recipe, prepared.manifest, prepared.model
-    first, images = prepared.buckets[0], len(prepared.images)
-    train, method = recipe.train, recipe.method
+def _facts(prepared: Prepared, name: str, steps: int) -> dict[str, str]:
+    """What a written file says about the run."""
+    recipe, model, images, buckets = prepared.recipe, prepared.model, len(prepared.images), prepared.buckets
     folder = Path(recipe.data.images).resolve().name
-    return formats.RunFacts(
+    sizes = [{"resolution": [one.width, one.height], "count": len(one.samples)} for one in buckets]
+    return formats.run_facts(
+        recipe.train,
+        **recipe.method.network,
         name=name,
         trigger=recipe.data.trigger,
         prediction=model.prediction,
         base_name=Path(model.source).name,
-        base_sha256=model.sha256 or "",
-        resolution=f"{first.width}x{first.height}",
-        **method.network,
+        base_sha256=model.sha256,
+        resolution=f"{buckets[0].width}x{buckets[0].height}",
         pictures=images,
         steps=steps,
-        max_steps=train.steps,
-        batch_size=train.batch_size,
-        accumulate=train.accumulate,
-        learning_rate=train.learning_rate,
-        optimizer=train.optimizer,
-        schedule=train.schedule,
-        warmup_steps=round(train.warmup * train.steps),
-        min_snr_gamma=train.min_snr_gamma,
-        noise_offset=train.noise_offset,
-        clip_norm=train.clip_norm,
         max_norm=recipe.regularize.max_norm or None,
         caption_dropout=recipe.data.caption_dropout,
-        precision=train.precision,
-        gradient_checkpointing=train.gradient_checkpointing,
-        cache_latents=True,
-        clip_skip=1,
-        seed=train.seed,
-        tag_frequency={folder: formats.count_tags(sample.caption for sample in manifest.samples)},
-        bucket_info={
-            "buckets": {
-                str(i): {"resolution": [b.width, b.height], "count": len(b.samples)}
-                for i, b in enumerate(prepared.buckets)
-            }
-        },
+        tag_frequency={folder: formats.count_tags(sample.caption for sample in prepared.manifest.samples)},
+        bucket_info={"buckets": {str(number): size for number, size in enumerate(sizes)}},
         dataset_dirs={folder: {"n_repeats": recipe.data.repeats, "img_count": images}},
     )
-
-
-def name_of(recipe: Recipe, folder: RunDir) -> str:
-    """The result's name: the recipe's, else the run folder's."""
-    return recipe.output.name or folder.root.resolve().name

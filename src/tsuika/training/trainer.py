@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
 from tsuika.config import Recipe
 from tsuika.core.events import Event, Judged, Saved
+from tsuika.core.files import whole
 from tsuika.training import checkpoint
 from tsuika.training.fit import Fit
 from tsuika.training.loop import fit
 from tsuika.training.monitor import Monitor
-from tsuika.training.snapshots import Snapshots
-
-
-def nothing_more(step: int) -> Iterator[Event]:
-    """Nothing else is done after a step."""
-    return iter(())
 
 
 @dataclass(frozen=True)
@@ -33,6 +31,39 @@ class Saving:
         """As the recipe says."""
         every = recipe.train.checkpoint_every or max(1, recipe.train.steps // 10)
         return Saving(folder, every, recipe.output.keep_states)
+
+
+class Snapshots:
+    """A folder of weights of single steps, as they would be written, one file a step."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def path(self, step: int) -> Path:
+        """Where the snapshot of a step is."""
+        return self._folder / f"step-{step:06d}.safetensors"
+
+    def __contains__(self, step: int) -> bool:
+        return self.path(step).exists()
+
+    def save(self, step: int, run: Fit) -> None:
+        """Write a fit's weights as the snapshot of a step."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with run.written_weights(), whole(self.path(step)) as temporary:
+            tensors = {name: value.detach().cpu().contiguous() for name, value in run.attachment.tensors().items()}
+            save_file(tensors, temporary)
+
+    def load(self, step: int) -> Mapping[str, Tensor]:
+        """The weights of a step."""
+        tensors: dict[str, Tensor] = load_file(self.path(step))
+        return tensors
+
+    def keep_only(self, steps: frozenset[int]) -> None:
+        """Delete all others."""
+        kept = {self.path(step) for step in steps}
+        for path in self._folder.glob("step-*.safetensors"):
+            if path not in kept:
+                path.unlink()
 
 
 @dataclass(frozen=True)
@@ -54,19 +85,12 @@ class Trainer:
         monitor: Monitor | None = None,
         stops_from: int | None = 0,
         keeping: Keeping | None = None,
-        after: Callable[[int], Iterator[Event]] = nothing_more,
+        after: Callable[[int], Iterator[Event]] = lambda step: iter(()),
         resume: bool = False,
     ) -> None:
         """Set up; on `resume` the newest whole state is loaded.
 
-        Args:
-            run: What is trained.
-            saving: Its saved states.
-            monitor: The guard's checks; None: there are none.
-            stops_from: From which step on the judge's stop ends the training; None: it never does.
-            keeping: Snapshots of some steps.
-            after: What else is done after each step but the last.
-            resume: Whether to go on with an interrupted training.
+        `stops_from`: from which step on the judge's stop ends the training; None: it never does.
         """
         self.run, self._saving, self._monitor = run, saving, monitor
         self._stops_from, self._keeping, self._after = stops_from, keeping, after

@@ -19,8 +19,7 @@ from tsuika.training.guard_plan import GuardPlan
 from tsuika.training.monitor import Monitor, has_ended, joined, judged, read_checks
 from tsuika.training.prepared import Prepared
 from tsuika.training.schedule import Schedule
-from tsuika.training.snapshots import Snapshots
-from tsuika.training.trainer import Keeping, Saving, Trainer
+from tsuika.training.trainer import Keeping, Saving, Snapshots, Trainer
 
 Trial = Generator[Event, None, Judge]
 
@@ -28,12 +27,7 @@ Trial = Generator[Event, None, Judge]
 def trial_run(prepared: Prepared, plan: GuardPlan, snapshots: Snapshots, *, several: bool, resume: bool) -> Trial:
     """The trial runs of a plan; returns the judge, who has chosen the best step.
 
-    Args:
-        prepared: What is trained.
-        plan: Hold-out or folds.
-        snapshots: Takes the weights of the steps that may be chosen; with folds none.
-        several: Whether to take those of the whole range, or of the best step alone.
-        resume: Whether to go on with an interrupted run.
+    `snapshots` takes the steps that may be chosen (with folds none): the whole range with `several`, else the best alone.
     """
     if plan.folds:
         judge = yield from _folds(prepared, plan, resume=resume)

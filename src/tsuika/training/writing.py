@@ -47,10 +47,7 @@ def faint_layers(artifact: Artifact, precision: str) -> frozenset[str]:
 def write(artifact: Artifact, folder: RunDir, *, name: str, precision: str, model: Model | None) -> Iterator[Event]:
     """Write the artifact in every format for its method, read each file back, and compare what they do.
 
-    Args:
-        name: Of the files, without suffix.
-        precision: A key of `DTYPES`.
-        model: What it was trained on; a whole model is read back as one like it.
+    `name` is without suffix; a whole model is read back as one like `model`, which the artifact was trained on.
 
     Raises:
         FormatError: FM003, a file does not do what the model in memory does; FM002, no format can hold it.
@@ -98,10 +95,6 @@ def _errors(piece: Artifact, format_: Format, path: Path, model: Model | None) -
     """How far what was read back is from what was to be written, by layer or tensor.
 
     A whole model is read tensor by tensor: a second one may not fit beside the first.
-
-    Raises:
-        ModelError: the file is no model of this family (MD002, MD003).
-        FormatError: FM003, it says that it predicts something else.
     """
     if not isinstance(format_, formats.WriteOnly):
         return formats.relative_errors(piece, format_.read(path))

@@ -64,13 +64,8 @@ def weight_of(base: Mapping[str, Tensor], name: str, artifact: Artifact) -> Tens
         ModelError: the base has no such layer (MD004).
     """
     if f"{name}.weight" not in base:
-        raise ModelError(
-            "MD004",
-            where=name,
-            artifact=_THIS,
-            found=artifact.family or _("another model"),
-            expected=_("this base (it has no such layer)"),
-        )
+        found, expected = artifact.family or _("another model"), _("this base (it has no such layer)")
+        raise ModelError("MD004", where=name, artifact=_THIS, found=found, expected=expected)
     return base[f"{name}.weight"].detach().to("cpu")
 
 
@@ -100,15 +95,10 @@ def changed(weight: Tensor, parts: lora.Parts, strength: float, name: str) -> Te
         why = _("`{name}` is DoRA, which has no strength between 0 and 1.", name=name)
         raise FormatError("FM005", where=name, why=why, do=_("Give it strength 1."))
     direction = weight + change.reshape(weight.shape)
-    axis = _magnitude_axis(parts["dora_scale"], weight)
+    scale = parts["dora_scale"].detach().to("cpu").double()
+    # Of outputs, (out[, 1...]); or of inputs, (1, in[, 1, 1]), as old LyCORIS had them.
+    axis = 0 if scale.ndim == 1 or len(scale) == len(weight) else 1
     others = [i for i in range(weight.ndim) if i != axis]
-    length = (
-        parts["dora_scale"].detach().to("cpu").double().reshape([-1 if i == axis else 1 for i in range(weight.ndim)])
-    )
+    length = scale.reshape([-1 if i == axis else 1 for i in range(weight.ndim)])
     result: Tensor = direction * (length / torch.linalg.vector_norm(direction, dim=others, keepdim=True))
     return result
-
-
-def _magnitude_axis(scale: Tensor, weight: Tensor) -> int:
-    """0: of outputs, (out[, 1...]); 1: of inputs, (1, in[, 1, 1]), as old LyCORIS had them."""
-    return 0 if scale.ndim == 1 or len(scale) == len(weight) else 1

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
 from tsuika.core.section import expert
 from tsuika.core.sections import Data
 from tsuika.core.texts import Text, _
 from tsuika.core.types import Model, model_tensors
-from tsuika.methods.method import Method, MethodSection, Outline, TextEncoder, TextLearningRate
+from tsuika.methods.method import TEXT_RATE, TRAINS_TEXT, Method, MethodSection, Outline
 from tsuika.methods.uses import Result, Use, in_diffusers, in_sd_scripts, in_tsuika
 
 
@@ -23,14 +23,12 @@ class DreamBooth(MethodSection):
     few_folds: ClassVar[int] = 2
 
     name: Literal["dreambooth"] = "dreambooth"
-    text_encoder: TextEncoder = False
-    text_learning_rate: TextLearningRate = 0.0
-    weights: Annotated[
-        Literal["fp32", "bf16"],
-        expert(
-            _("Precision of the trained weights: fp32, or bf16 with stochastic rounding, which takes half the memory")
-        ),
-    ] = "fp32"
+    text_encoder: bool = TRAINS_TEXT
+    text_learning_rate: float = TEXT_RATE
+    weights: Literal["fp32", "bf16"] = expert(
+        "fp32",
+        _("Precision of the trained weights: fp32, or bf16 with stochastic rounding, which takes half the memory"),
+    )
 
     @property
     def bytes_per_weight(self) -> int:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tsuika.core.texts import _
 from tsuika.core.types import Artifact, Model, ParamGroup, Role, Update
-from tsuika.methods.common import copy_in, incompatible
+from tsuika.methods.common import by_side, copy_in, incompatible
 from tsuika.methods.dreambooth import DreamBooth as Config
 from tsuika.methods.replacing import Slot, own_parameters
 from tsuika.methods.whole_model import metadata_of
@@ -40,24 +40,16 @@ class DreamBoothAttachment:
     metadata: dict[str, str] = field(default_factory=dict)
 
     def param_groups(self) -> list[ParamGroup]:
-        """UNet and text encoders, each at its own rate."""
-        groups: dict[str, list[nn.Parameter]] = {}
-        for slot in self.slots:
-            name = "text" if slot.component.startswith("text_encoder") else "unet"
-            groups.setdefault(name, []).append(slot.trained)
-        rates = {"unet": 0.0, "text": self.text_learning_rate}
-        return [ParamGroup(name, params, rates[name]) for name, params in groups.items()]
+        return by_side(((slot.component, slot.trained) for slot in self.slots), self.text_learning_rate)
 
     def updates(self) -> list[Update]:
         """Every tensor for itself; its start is the base's own."""
         return [Update("weights", [slot.trained], [slot.base.detach()]) for slot in self.slots]
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every trained tensor by its artifact name, live."""
         return {slot.key: slot.trained.data for slot in self.slots}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Copy tensors in; names must match exactly."""
         copy_in(self.tensors(), tensors)
 
     def set_strength(self, strength: float) -> None:
@@ -70,7 +62,6 @@ class DreamBoothAttachment:
                 slot.put(nn.Parameter(mixed.to(slot.trained.dtype), requires_grad=False))
 
     def detach(self) -> None:
-        """Put the base's own parameters back."""
         for slot in self.slots:
             slot.put(slot.base)
         self.slots = []

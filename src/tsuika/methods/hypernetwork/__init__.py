@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
-from typing import Annotated, Any, ClassVar, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
 from pydantic import ValidationInfo, field_validator
 
-from tsuika.core.section import Help, expert
+from tsuika.core.section import everyday, expert
 from tsuika.core.sections import Data
 from tsuika.core.texts import _
 from tsuika.core.types import Activation, Artifact, Model
@@ -24,39 +24,30 @@ class Hypernetwork(MethodSection):
     defaults: ClassVar[Mapping[str, Any]] = {"train.steps": 4000}
 
     name: Literal["hypernetwork"] = "hypernetwork"
-    sizes: Annotated[
-        Literal["cross", "all"],
-        Help(_("Layers it acts on: `cross` = cross-attention (to the text) only, `all` = self-attention as well")),
-    ] = "cross"
-    layer_structure: Annotated[
-        tuple[float, ...], Help(_("Widths of the layers as multiples of the input's width; they begin and end with 1"))
-    ] = (1.0, 2.0, 1.0)
-    activation: Annotated[Activation, Help(_("Activation function between the layers"))] = "linear"
-    activate_output: Annotated[
-        bool, expert(_("Activation after the last layer, too; ComfyUI needs it if `layer_norm` is on"))
-    ] = False
-    layer_norm: Annotated[
-        bool,
-        expert(
-            _("Layer normalization after each layer; for the same images in ComfyUI, set `activate_output` as well")
+    sizes: Literal["cross", "all"] = everyday(
+        "cross", _("Layers it acts on: `cross` = cross-attention (to the text) only, `all` = self-attention as well")
+    )
+    layer_structure: tuple[float, ...] = everyday(
+        (1.0, 2.0, 1.0), _("Widths of the layers as multiples of the input's width; they begin and end with 1")
+    )
+    activation: Activation = everyday("linear", _("Activation function between the layers"))
+    activate_output: bool = expert(
+        False, _("Activation after the last layer, too; ComfyUI needs it if `layer_norm` is on")
+    )
+    layer_norm: bool = expert(
+        False, _("Layer normalization after each layer; for the same images in ComfyUI, set `activate_output` as well")
+    )
+    dropout: tuple[float, ...] = expert(
+        (),
+        _(
+            "Dropout after each layer, one number for each of the layer structure, the first 0; none = off. "
+            "Never in the written file"
         ),
-    ] = False
-    dropout: Annotated[
-        tuple[float, ...],
-        expert(
-            _(
-                "Dropout after each layer, one number for each of the layer structure, the first 0; none = off. "
-                "Never in the written file"
-            )
-        ),
-    ] = ()
-    init: Annotated[
-        Literal["Normal", "KaimingUniform", "KaimingNormal", "XavierUniform", "XavierNormal"],
-        expert(_("Initialization of the weights")),
-    ] = "Normal"
-    zero_last: Annotated[
-        bool, expert(_("Start the last layer at zero, so that training starts exactly at the base model"))
-    ] = True
+    )
+    init: Literal["Normal", "KaimingUniform", "KaimingNormal", "XavierUniform", "XavierNormal"] = expert(
+        "Normal", _("Initialization of the weights")
+    )
+    zero_last: bool = expert(True, _("Start the last layer at zero, so that training starts exactly at the base model"))
 
     @field_validator("layer_structure")
     @classmethod

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from tsuika.core.errors import FormatError, RecipeError
 from tsuika.core.texts import _
 from tsuika.core.types import Artifact, Model, ParamGroup, Role, Update
-from tsuika.methods.common import copy_in, incompatible
+from tsuika.methods.common import copies, copy_in, incompatible
 from tsuika.methods.hypernetwork import Hypernetwork as Config
 from tsuika.methods.hypernetwork import header
 
@@ -167,7 +167,6 @@ class HypernetworkAttachment:
         unet.add_module(self._home, nn.ModuleList([*self.nets.values(), *drops]))
 
     def param_groups(self) -> list[ParamGroup]:
-        """One group, at the recipe's rate."""
         return [ParamGroup("unet", [param for net in self.nets.values() for param in net.parameters()], 0.0)]
 
     def updates(self) -> list[Update]:
@@ -181,7 +180,6 @@ class HypernetworkAttachment:
         return [Update("network", net.last()) for net in self.nets.values()]
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every weight by its artifact name, live."""
         return {
             f"{width}.{side}.{name}": param.data
             for (width, side), net in self.nets.items()
@@ -189,7 +187,6 @@ class HypernetworkAttachment:
         }
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Copy tensors in; names must match exactly."""
         copy_in(self.tensors(), tensors)
 
     def set_strength(self, strength: float) -> None:
@@ -210,8 +207,9 @@ class HypernetworkAttachment:
 
     def artifact(self) -> Artifact:
         """Tensors (copies, float32, CPU) without dropout, and A1111's header fields."""
-        tensors = {name: value.detach().to("cpu", torch.float32, copy=True) for name, value in self.tensors().items()}
-        return Artifact("hypernetwork", self.model.facts.family, tensors, {**header(self.config), **self.metadata})
+        return Artifact(
+            "hypernetwork", self.model.facts.family, copies(self.tensors()), {**header(self.config), **self.metadata}
+        )
 
 
 def _attentions(model: Model) -> Iterator[tuple[Any, int, bool]]:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Final, Literal
+from typing import Any, Final, Literal
 
-from pydantic import Field
-
-from tsuika.core.section import Help, expert
+from tsuika.core.section import everyday, expert
 from tsuika.core.sections import Data
 from tsuika.core.texts import _
 from tsuika.core.types import Model, Role
 from tsuika.methods.layers import weight_shapes
 from tsuika.methods.lora.parts import describe
-from tsuika.methods.method import Method, MethodSection, Outline, TextEncoder, TextLearningRate
+from tsuika.methods.method import TEXT_RATE, TRAINS_TEXT, Method, MethodSection, Outline
 from tsuika.methods.uses import Result, Use, by_node, by_tag, in_diffusers, in_sd_scripts, in_tsuika
 
 
@@ -22,17 +20,17 @@ class Lora(MethodSection):
     """Low-rank adaptation (Hu et al. 2021) and its relatives, through peft."""
 
     name: Literal["lora"] = "lora"
-    adapter: Annotated[
-        Literal["lora", "dora", "loha", "lokr"], expert(_("Kind of adapter; only `lora` loads in every program"))
-    ] = "lora"
-    rank: Annotated[int, Help(_("Rank (dim): how much can be learned, and the file's size")), Field(ge=1, le=1024)] = 16
-    alpha: Annotated[float, expert(_("Alpha: the scale is alpha / rank; 0 = same as rank")), Field(ge=0)] = 0.0
-    rank_stabilized: Annotated[bool, expert(_("rsLoRA: scale by alpha / sqrt(rank) (Kalajdzievski 2023)"))] = False
-    conv: Annotated[bool, expert(_("Adapt convolutions as well (LoCon)"))] = False
-    conv_rank: Annotated[int, expert(_("Rank of 3x3 convolutions; 0 = same as rank")), Field(ge=0, le=1024)] = 0
-    text_encoder: TextEncoder = False
-    text_learning_rate: TextLearningRate = 0.0
-    dropout: Annotated[float, expert(_("Dropout inside the adapter")), Field(ge=0, lt=1)] = 0.0
+    adapter: Literal["lora", "dora", "loha", "lokr"] = expert(
+        "lora", _("Kind of adapter; only `lora` loads in every program")
+    )
+    rank: int = everyday(16, _("Rank (dim): how much can be learned, and the file's size"), ge=1, le=1024)
+    alpha: float = expert(0.0, _("Alpha: the scale is alpha / rank; 0 = same as rank"), ge=0)
+    rank_stabilized: bool = expert(False, _("rsLoRA: scale by alpha / sqrt(rank) (Kalajdzievski 2023)"))
+    conv: bool = expert(False, _("Adapt convolutions as well (LoCon)"))
+    conv_rank: int = expert(0, _("Rank of 3x3 convolutions; 0 = same as rank"), ge=0, le=1024)
+    text_encoder: bool = TRAINS_TEXT
+    text_learning_rate: float = TEXT_RATE
+    dropout: float = expert(0.0, _("Dropout inside the adapter"), ge=0, lt=1)
 
     @property
     def network(self) -> Mapping[str, Any]:

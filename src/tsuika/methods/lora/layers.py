@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from tsuika.core.errors import RecipeError
 from tsuika.core.texts import _
 from tsuika.core.types import Artifact, Model, ParamGroup, Role, Update
-from tsuika.methods.common import copy_in, incompatible
+from tsuika.diffusion import lora_parts
+from tsuika.methods.common import by_side, copies, copy_in, incompatible
 from tsuika.methods.lora import Lora as Config
-from tsuika.methods.lora.parts import PARTS, kind_of, layers_of, rank_of, shape_of
+from tsuika.methods.lora.parts import PARTS, layers_of, rank_of, shape_of
 
 UNET_ROLES: tuple[Role, ...] = ("unet.attn", "unet.ff")
 TEXT_ROLES: tuple[Role, ...] = ("text.attn", "text.ff")
@@ -54,7 +55,6 @@ class LoraAttachment:
     kind: str
     slots: list[Slot]
     trains: frozenset[Role]
-    learning_rate: float = 0.0
     text_learning_rate: float = 0.0
     metadata: dict[str, str] = field(default_factory=dict)
 
@@ -67,13 +67,8 @@ class LoraAttachment:
             yield part, held if isinstance(held, nn.Parameter) else held.weight
 
     def param_groups(self) -> list[ParamGroup]:
-        """UNet and text encoders, each at its own rate."""
-        groups: dict[str, list[nn.Parameter]] = {}
-        for slot in self.slots:
-            name = "text" if slot.component.startswith("text_encoder") else "unet"
-            groups.setdefault(name, []).extend(param for _, param in self._parameters(slot))
-        rates = {"unet": self.learning_rate, "text": self.text_learning_rate}
-        return [ParamGroup(name, params, rates[name]) for name, params in groups.items()]
+        every = ((slot.component, param) for slot in self.slots for _part, param in self._parameters(slot))
+        return by_side(every, self.text_learning_rate)
 
     def updates(self) -> list[Update]:
         """Each layer by the factor that begins at zero: there it is the base's, and the other factor can still learn.
@@ -92,11 +87,9 @@ class LoraAttachment:
         return Update("adapter", [zero])
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every trained tensor by its artifact name, live."""
         return {f"{slot.key}.{part}": param.data for slot in self.slots for part, param in self._parameters(slot)}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Copy tensors in; names must match exactly."""
         copy_in(self.tensors(), tensors)
 
     def set_strength(self, strength: float) -> None:
@@ -136,11 +129,10 @@ class LoraAttachment:
 
     def artifact(self) -> Artifact:
         """Tensors (copies, float32, CPU) with each layer's effective alpha."""
-        tensors = {name: value.detach().to("cpu", torch.float32, copy=True) for name, value in self.tensors().items()}
+        tensors = copies(self.tensors())
         for slot in self.slots:
-            if (
-                self.kind == "dora"
-            ):  # peft has (out) and, for convolutions, (1, out, 1, 1), which means inputs elsewhere
+            # peft has (out) and, for convolutions, (1, out, 1, 1), which means inputs elsewhere.
+            if self.kind == "dora":
                 ones = [1] * (slot.layer.get_base_layer().weight.ndim - 1)
                 tensors[f"{slot.key}.dora_scale"] = tensors[f"{slot.key}.dora_scale"].reshape(-1, *ones)
             tensors[f"{slot.key}.alpha"] = torch.tensor(slot.alpha, dtype=torch.float32)
@@ -236,12 +228,11 @@ def attach(model: Model, config: Config, generator: torch.Generator) -> LoraAtta
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
         adapter, slots = _inject(model, config.adapter, ranks, config.dropout)
-    attachment = LoraAttachment(model, adapter, config.adapter, slots, roles)
+    attachment = LoraAttachment(model, adapter, config.adapter, slots, roles, config.text_learning_rate)
     for slot in slots:
         for _part, param in attachment._parameters(slot):
             param.data = param.data.float()  # trained weights are masters in full precision
             param.requires_grad_(True)
-    attachment.text_learning_rate = config.text_learning_rate
     return attachment
 
 
@@ -252,13 +243,13 @@ def restore(model: Model, artifact: Artifact) -> LoraAttachment:
         ModelError: MD004, a layer is missing on this model or has another shape.
         FormatError: FM001, a layer has parts that this kind of adapter has not, or not all of them.
     """
-    kind = artifact.metadata.get("adapter") or kind_of(artifact)
+    kind = artifact.metadata.get("adapter") or lora_parts.adapter(artifact.tensors)
     layers = layers_of(kind, artifact)
     ranks: dict[str, dict[str, tuple[int, float]]] = {}
     for (component, path), parts in layers.items():
         if not _fits(model, component, path, kind, parts):
             raise incompatible(f"{component}.{path}", _("This LoRA"), artifact, model)
-        rank = rank_of(kind, parts)
+        rank = rank_of(parts)
         ranks.setdefault(component, {})[path] = (rank, float(parts["alpha"]) if "alpha" in parts else float(rank))
     with torch.random.fork_rng(devices=[]):
         adapter, slots = _inject(model, kind, ranks, 0.0)
@@ -267,14 +258,8 @@ def restore(model: Model, artifact: Artifact) -> LoraAttachment:
         for slot in slots:
             _place(slot, adapter, kind, layers[slot.component, slot.path])
             _scale(slot, adapter)
-    attachment.load(
-        {
-            f"{component}.{path}.{part}": value
-            for (component, path), parts in layers.items()
-            for part, value in parts.items()
-            if part != "alpha"
-        }
-    )
+    held = {(*layer, part): value for layer, parts in layers.items() for part, value in parts.items()}
+    attachment.load({".".join(name): value for name, value in held.items() if name[-1] != "alpha"})
     return attachment
 
 

@@ -7,46 +7,24 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from tsuika.core.errors import FormatError
 from tsuika.core.texts import _
 from tsuika.core.types import Artifact, canonical
+from tsuika.diffusion import lora_parts
+from tsuika.diffusion.lora_parts import adapter, inner_factor
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-# peft's parameter dictionaries of a layer -> the part's name in an Artifact (LyCORIS' and kohya's names).
-PARTS: dict[str, dict[str, str]] = {
+# peft's parameter dictionaries of a layer -> the part's name in an Artifact.
+PARTS: Final[dict[str, dict[str, str]]] = {
     "lora": {"lora_A": "lora_down.weight", "lora_B": "lora_up.weight"},
     "dora": {"lora_A": "lora_down.weight", "lora_B": "lora_up.weight", "lora_magnitude_vector": "dora_scale"},
-    "loha": {
-        "hada_w1_a": "hada_w1_a",
-        "hada_w1_b": "hada_w1_b",
-        "hada_w2_a": "hada_w2_a",
-        "hada_w2_b": "hada_w2_b",
-        "hada_t1": "hada_t1",
-        "hada_t2": "hada_t2",
-    },
-    "lokr": {
-        "lokr_w1": "lokr_w1",
-        "lokr_w1_a": "lokr_w1_a",
-        "lokr_w1_b": "lokr_w1_b",
-        "lokr_w2": "lokr_w2",
-        "lokr_w2_a": "lokr_w2_a",
-        "lokr_w2_b": "lokr_w2_b",
-        "lokr_t2": "lokr_t2",
-    },
+    "loha": {name: name for name in lora_parts.LOHA},
+    "lokr": {name: name for name in lora_parts.LOKR},
 }
-
-
-def kind_of(artifact: Artifact) -> str:
-    """The kind of adapter, a key of PARTS, by the names of its tensors."""
-    names = " ".join(artifact.tensors)
-    for kind, mark in (("dora", ".dora_scale"), ("loha", ".hada_"), ("lokr", ".lokr_")):
-        if mark in names:
-            return kind
-    return "lora"
 
 
 def layers_of(kind: str, artifact: Artifact) -> dict[tuple[str, str], dict[str, Tensor]]:
@@ -81,14 +59,10 @@ def _needed(kind: str, parts: Mapping[str, Tensor]) -> set[str]:
     return set(PARTS[kind].values()) - (set() if parts.keys() & cores else cores)
 
 
-def rank_of(kind: str, parts: Mapping[str, Tensor]) -> int:
+def rank_of(parts: Mapping[str, Tensor]) -> int:
     """The rank of a layer."""
-    if kind in ("lora", "dora"):
-        return int(parts["lora_down.weight"].shape[0])
-    if kind == "loha":
-        return int(parts["hada_w1_b"].shape[0])
-    factor = next((parts[name] for name in ("lokr_w2_b", "lokr_w1_b") if name in parts), None)
-    return int(factor.shape[0]) if factor is not None else max(parts["lokr_w2"].shape)
+    factor = inner_factor(parts)
+    return max(parts["lokr_w2"].shape) if factor is None else len(factor)
 
 
 def shape_of(kind: str, part: Mapping[str, Tensor]) -> tuple[int, int]:
@@ -112,11 +86,10 @@ def _product(a: Tensor, b: Tensor, core: Tensor | None) -> tuple[int, int]:
 
 def describe(artifact: Artifact) -> dict[str, Any]:
     """Kind, layers, ranks and alphas, for people."""
-    parts = {part for kind in PARTS.values() for part in kind.values()} | {"alpha", "lora_mid.weight"}
     layers = {
         tuple(name.removesuffix(f".{part}").partition(".")[::2])
         for name in artifact.tensors
-        for part in parts
+        for part in lora_parts.PARTS
         if name.endswith(f".{part}")
     }
     tensors = artifact.tensors.items()
@@ -124,7 +97,7 @@ def describe(artifact: Artifact) -> dict[str, Any]:
         len(tensor) for name, tensor in tensors if name.endswith((".lora_down.weight", ".hada_w1_b", ".lokr_w2_b"))
     ]
     return {
-        "adapter": kind_of(artifact),
+        "adapter": adapter(artifact.tensors),
         "layers": len(layers),
         "targets": dict(Counter(component for component, _ in layers)),
         "convolutions": sum("resnets" in path or "samplers" in path for _, path in layers),

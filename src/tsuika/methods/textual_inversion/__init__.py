@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Final, Literal
-
-from pydantic import Field
+from typing import Any, ClassVar, Final, Literal
 
 from tsuika.core.errors import RecipeError
-from tsuika.core.section import Help, expert
+from tsuika.core.section import everyday, expert
 from tsuika.core.sections import Data
 from tsuika.core.texts import Text, _
 from tsuika.core.types import Artifact, Model, is_usable_word
@@ -33,16 +31,11 @@ class TextualInversion(MethodSection):
     }
 
     name: Literal["textual-inversion"] = "textual-inversion"
-    words: Annotated[tuple[str, ...], expert(_("The new words, if there are several; none = the trigger word"))] = ()
-    vectors: Annotated[
-        int, Help(_("Vectors per word: more can hold more, and take more room in the prompt")), Field(ge=1, le=16)
-    ] = 1
-    init: Annotated[
-        str,
-        Help(
-            _("Start of the vectors: a word, several words, or `noise`; empty = the class word, or noise without one")
-        ),
-    ] = ""
+    words: tuple[str, ...] = expert((), _("The new words, if there are several; none = the trigger word"))
+    vectors: int = everyday(1, _("Vectors per word: more can hold more, and take more room in the prompt"), ge=1, le=16)
+    init: str = everyday(
+        "", _("Start of the vectors: a word, several words, or `noise`; empty = the class word, or noise without one")
+    )
 
     @property
     def new_words(self) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tsuika.core.errors import ModelError, RecipeError
 from tsuika.core.texts import _
 from tsuika.core.types import Artifact, Model, ParamGroup, Role, Update, is_usable_word
-from tsuika.methods.common import copy_in, incompatible
+from tsuika.methods.common import copies, copy_in, incompatible
 from tsuika.methods.textual_inversion import TextualInversion as Config
 from tsuika.methods.textual_inversion import check_words
 
@@ -47,7 +47,6 @@ class WordAttachment:
         return {f"{word}.{part}": nD.data for word, parts in self.words.items() for part, nD in parts.items()}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Copy tensors in; names must match exactly."""
         copy_in(self.tensors(), tensors)
 
     def set_strength(self, strength: float) -> None:
@@ -65,9 +64,7 @@ class WordAttachment:
                 self.model.word_weights.pop(word, None)
 
     def artifact(self) -> Artifact:
-        """Copies, float32, on the CPU."""
-        tensors = {name: value.detach().to("cpu", torch.float32, copy=True) for name, value in self.tensors().items()}
-        return Artifact("textual-inversion", self.model.facts.family, tensors, dict(self.metadata))
+        return Artifact("textual-inversion", self.model.facts.family, copies(self.tensors()), dict(self.metadata))
 
 
 def attach(model: Model, config: Config, generator: torch.Generator) -> WordAttachment:
@@ -105,25 +102,21 @@ def restore(model: Model, artifact: Artifact) -> WordAttachment:
         ModelError: another width, or not one set of vectors for each text encoder (MD004); a word that is already new
             on this model (MD007), or that a prompt cannot hold (MD008).
     """
-    tables = _tables(model)
+    tables, this = _tables(model), _("This embedding")
     words: dict[str, dict[str, nn.Parameter]] = {}
     for name, vectors_nD in artifact.tensors.items():
-        word, _, component = name.rpartition(".")
+        word, _dot, component = name.rpartition(".")
         if component not in tables or vectors_nD.shape[1:] != tables[component].shape[1:]:
-            raise _incompatible(model, artifact, name)
+            raise incompatible(name, this, artifact, model)
         fresh_nD = vectors_nD.detach().to(tables[component].device, torch.float32, copy=True)
         words.setdefault(word, {})[component] = nn.Parameter(fresh_nD, requires_grad=False)
     for word, parts in words.items():
         if parts.keys() != tables.keys():
-            raise _incompatible(model, artifact, word)
+            raise incompatible(word, this, artifact, model)
         if not is_usable_word(word):
             raise ModelError("MD008", word=word)
     _enter(model, words)
     return WordAttachment(model, words, frozenset(), dict(artifact.metadata))
-
-
-def _incompatible(model: Model, artifact: Artifact, where: str) -> ModelError:
-    return incompatible(where, _("This embedding"), artifact, model)
 
 
 def _taken(model: Model, words: Any) -> str | None:
