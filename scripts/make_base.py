@@ -108,7 +108,7 @@ def start_again(work: Path) -> None:
             return
     with (work / "out.txt").open("a") as out:
         process = subprocess.Popen(
-            [sys.executable, __file__, "--work", str(work)],
+            [sys.executable, __file__, "--work", str(work.resolve())],
             stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True, preexec_fn=_idle,  # noqa: PLW1509
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
