@@ -2,7 +2,7 @@
 
 python scripts/make_base.py --work DIR                   every stage, going on from what DIR holds
 python scripts/make_base.py --work DIR --background      the same, detached, when the processor has nothing else to do
-python scripts/make_base.py --work DIR --measure         what the VAE keeps, beside the one that ships
+python scripts/make_base.py --work DIR --measure         what the VAE keeps, beside the one it began as
 python scripts/make_base.py --work DIR --sheet FILE      the same as a picture
 python scripts/make_base.py --work DIR --export FOLDER   write what is there as a diffusers folder
 python scripts/make_base.py --work DIR --atlases FOLDER  write the hands' atlases as the package ships them
@@ -70,6 +70,7 @@ def main() -> None:
         with locked(work / "lock") as mine:
             if not mine:
                 sys.exit(f"{work}: somebody else is at it already")
+            (work / "pid").write_text(str(os.getpid()))
             for left in work.glob(".*.tmp"):  # of a process that was killed while it wrote
                 left.unlink()
             # On a CPU the backward pass of torch's flash attention is slow at few tokens: of the UNet's step on 32 pictures it
@@ -107,11 +108,10 @@ def start_again(work: Path) -> None:
             return
     with (work / "out.txt").open("a") as out:
         process = subprocess.Popen(
-            [sys.executable, __file__, "--work", str(work)],
+            [sys.executable, __file__, "--work", str(work.resolve())],
             stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True, preexec_fn=_idle,  # noqa: PLW1509
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
-    (work / "pid").write_text(str(process.pid))
     print(f"started: {process.pid}, {work / 'out.txt'}")
 
 

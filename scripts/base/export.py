@@ -19,11 +19,11 @@ from base.vae import latent_scale, new_vae
 
 def export(plan: Plan, work: Path, folder: Path, horizon: str) -> None:
     """Write what `work` holds as a diffusers folder in half precision, with the weights averaged over a horizon."""
-    shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(work / "tokenizer", folder / "tokenizer")
     vae_state, unet_state = load(work / "vae.pt"), load(work / "unet.pt")
     if vae_state is None or unet_state is None:
         raise FileNotFoundError(f"{work}: train the VAE and the UNet first")
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(work / "tokenizer", folder / "tokenizer")
     vae = new_vae()
     vae.load_state_dict(vae_state["average"])
     vae.register_to_config(scaling_factor=latent_scale(plan, vae.eval(), Atlases(work / "hands")))

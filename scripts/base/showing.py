@@ -1,4 +1,4 @@
-"""What the VAE keeps: figures and a picture, beside the one that ships."""
+"""What the VAE keeps: figures and a picture, beside the one it began as."""
 
 from __future__ import annotations
 

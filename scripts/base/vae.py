@@ -74,8 +74,8 @@ def latent_scale(plan: Plan, vae: AutoencoderKL, atlases: Atlases, count: int = 
 def measured_sets(plan: Plan, atlases: Atlases, photographs: Path, count: int) -> dict[str, Tensor]:
     """What the VAE is measured on, none of it in training: `count` pictures each, (B, 3, 64, 64).
 
-    Fresh renders of the world; the unseen hand; unseen things; the mascot's 30 pictures; two harder characters; the folder
-    `photographs`, if there is one.
+    Scenes that the base shall draw; every thing in the hands that the VAE is shown (`fresh`); the unseen hand; unseen things;
+    the mascot's 30 pictures; two harder characters; the folder `photographs`, if there is one.
     """
     hands = [hand.name for hand in HANDS]
     worlds = {
@@ -83,20 +83,24 @@ def measured_sets(plan: Plan, atlases: Atlases, photographs: Path, count: int) -
         "hand": [f"{UNSEEN_HAND.name}/{name}" for name in atlases.shown],
         "things": [f"{hand}/{name}" for hand in hands for name in UNSEEN_THINGS if name in atlases.names],
     }
-    sets = {}
+    rng = np.random.default_rng([plan.seed, 95])
+    sets = {"scenes": [scene(rng).picture for _ in range(count)]}
     for number, (label, names) in enumerate(worlds.items()):
         rng, world = (
             np.random.default_rng([plan.seed, 98, number]),
             World(things=tuple(Thing(0, (name,), "") for name in names)),
         )
-        pictures = [world.picture(rng) for _ in range(count)]
-        sets[label] = to_signal(np.stack([draw(picture, source=atlases.glyph) for picture in pictures]))
-    sets["mascot"] = folder_pictures(api.EMBEDDED.parent / "pictures")
+        sets[label] = [world.picture(rng) for _ in range(count)]
+    signals = {
+        label: to_signal(np.stack([draw(picture, source=source(atlases)) for picture in pictures]))
+        for label, pictures in sets.items()
+    }
+    signals["mascot"] = folder_pictures(api.EMBEDDED.parent / "pictures")
     harder = [one.pixels for trigger in CHARACTERS for one in held_out(trigger, 22)]
-    sets["characters"] = F.avg_pool2d(to_signal(np.stack(harder)), PICTURE_PX // SIZE_PX)
+    signals["characters"] = F.avg_pool2d(to_signal(np.stack(harder)), PICTURE_PX // SIZE_PX)
     if photographs.exists():
-        sets["photographs"] = folder_pictures(photographs)
-    return sets
+        signals["photographs"] = folder_pictures(photographs)
+    return signals
 
 
 def folder_pictures(folder: Path) -> Tensor:

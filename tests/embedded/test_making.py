@@ -13,6 +13,7 @@ from PIL import Image
 from transformers import CLIPTokenizer
 
 from base import common, examiner, hands, scenes, unet, vae, yardstick
+from base.export import export
 from base.mixture import Mixture
 from base.plan import Plan, plan_of
 from base.sources import HANDS, UNSEEN_HAND
@@ -208,6 +209,14 @@ def test_after_a_kill_it_goes_on_to_the_same_bits(
     assert common.load(tmp_path / "killed/unet.pt")["step"] == 3
     resumed = _train(tmp_path / "killed", mixture, tokenizer)
     assert whole.keys() == resumed.keys() and all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+    work, folder = tmp_path / "whole", tmp_path / "exported"
+    (work / "hands").symlink_to(mixture.atlases.folder)
+    (work / "tokenizer").symlink_to(tokenizer.name_or_path)
+    export(PLAN, work, folder, "short")
+    assert json.loads((folder / "tsuika.json").read_text())["made"]["unet_steps"] == PLAN.unet_steps
+    found = examiner.exam(work, folder, mixture.atlases, count=5)
+    assert found["samples"] == 5 and 0 <= found["background"] <= 1
 
 
 def test_the_rate_warms_up_holds_and_ends_at_zero() -> None:
