@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from collections.abc import Generator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ import torch
 from tsuika import families, formats
 from tsuika.api import writing
 from tsuika.api.models import EMBEDDED, load
+from tsuika.api.run import starts
+from tsuika.api.writing import ModelFile
 from tsuika.core import safetensors
 from tsuika.core.errors import FormatError, ModelError
-from tsuika.core.events import Warned, note
+from tsuika.core.events import Event, Phase, Warned, note
 from tsuika.core.files import sha256
 from tsuika.core.texts import _
 from tsuika.core.types import Artifact, Format
@@ -24,10 +27,32 @@ from tsuika.formats.checkpoint import copy_yaml
 from tsuika.formats.lowrank.resizing import compress
 from tsuika.training.device import DTYPES
 
-PLAIN_RANK = 64  # of a plain LoRA that stands in for another kind; FORMATS of the field rarely go beyond
-_PLAIN_ERROR = 1e-3  # where a smaller rank reaches this, it is taken: half precision is no finer
+# Of a plain LoRA that stands in for another kind; files of the field rarely go beyond.
+PLAIN_RANK = 64
+# Where a smaller rank reaches this, it is taken: half precision is no finer.
+_PLAIN_ERROR = 1e-3
 
 
+@dataclass(frozen=True, kw_only=True)
+class Converted(ModelFile):
+    """What `convert` has written.
+
+    Attributes:
+        kind: a method's name, `vae`, or `base model`.
+        family: such as `sd1`; None for a VAE.
+        prediction: of a base model: `epsilon` or `v_prediction`.
+        source: the format of the file that was read; `from` in JSON.
+        notes: what was left out or assumed.
+    """
+
+    kind: str
+    family: str | None = None
+    prediction: str | None = None
+    source: str = field(metadata={"json": "from"})
+    notes: tuple[Warned, ...] = ()
+
+
+@starts
 def convert(
     file: Path,
     to: str,
@@ -39,7 +64,7 @@ def convert(
     base: str = "",
     tokenizer: str = "",
     overwrite: bool = False,
-) -> dict[str, Any]:
+) -> Generator[Event, None, Converted]:
     """Write what a file holds in another format; the new file is read back and compared.
 
     Args:
@@ -55,7 +80,7 @@ def convert(
         overwrite: Replace `out`, if it is a file.
 
     Returns:
-        kind, from, out, format, dtype, layers, largest_relative_error, sha256, notes.
+        A run with `Phase` and `Warned` events; its result is what was written.
 
     Raises:
         FormatError: the target cannot hold it, or not without loss (FM002); not there (FM004).
@@ -73,16 +98,24 @@ def convert(
         notes: list[Warned] = []
         if artifact.method == formats.LORA[0].method:
             artifact = _ready(artifact, target.name, lossy=lossy, rank=rank, base=base, notes=notes)
+        yield from notes
+        yield Phase("write")
         done = writing.write(artifact, target, out, writing.number_type(dtype, artifact.tensors))
-        return {"kind": artifact.method, "family": artifact.family, "from": source.name, **done, "notes": notes}
+        return _converted(done, notes, kind=artifact.method, family=artifact.family, source=source.name)
     for vae in vae_file.VAE_FORMATS:
         if vae.sniff(file):
             target = _target(to, "vae", vae_file.VAE_FORMATS)
             writing.free(out, file, *bases, overwrite=overwrite, suffix=target.suffix)
             artifact, notes = _with_scale(vae.read(file), target.name, base)
+            yield from notes
+            yield Phase("write")
             done = writing.write(artifact, target, out, writing.number_type(dtype, artifact.tensors))
-            return {"kind": "vae", "from": vae.name, **done, "notes": notes}
-    return _model(file, to, out, dtype=dtype, tokenizer=tokenizer, overwrite=overwrite)
+            return _converted(done, notes, kind="vae", source=vae.name)
+    return (yield from _model(file, to, out, dtype=dtype, tokenizer=tokenizer, overwrite=overwrite))
+
+
+def _converted(done: ModelFile, notes: list[Warned], **about: Any) -> Converted:
+    return Converted(**vars(done), **about, notes=tuple(notes))
 
 
 def peek(base: str) -> families.StoredBase:
@@ -151,21 +184,28 @@ def _with_scale(artifact: Artifact, to: str, base: str) -> tuple[Artifact, list[
     return replace(artifact, metadata={**artifact.metadata, vae_file.CONFIG: json.dumps(config)}), notes
 
 
-def _model(file: Path, to: str, out: Path, *, dtype: str, tokenizer: str, overwrite: bool) -> dict[str, Any]:
+def _model(
+    file: Path, to: str, out: Path, *, dtype: str, tokenizer: str, overwrite: bool
+) -> Generator[Event, None, Converted]:
     found = families.peek(file)
     target = _target(to, formats.CHECKPOINTS[0].method, formats.CHECKPOINTS)
     copied = found.kind == target.name == "single-file"
     writing.free_model(out, file, overwrite=overwrite, suffix=target.suffix, copied=copied)
-    about = {"kind": "base model", "family": found.facts.family, "prediction": found.prediction, "from": found.kind}
+    about = {"kind": "base model", "family": found.facts.family, "prediction": found.prediction, "source": found.kind}
     if copied:
-        return {**about, **_repack(found, out, dtype)}
+        yield Phase("write")
+        done, notes = _repack(found, out, dtype)
+        yield from notes
+        return _converted(done, notes, **about)
+    yield Phase("load")
     stored = found.weights()
     precision = writing.number_type(dtype, {name: stored[name] for name in list(stored)[:1]})
     model = load(str(file), tokenizer=tokenizer, device="cpu", precision=precision)
-    return {**about, **writing.write_model(model, target, out, precision, {"title": file.stem}), "notes": []}
+    yield Phase("write")
+    return _converted(writing.write_model(model, target, out, precision, {"title": file.stem}), [], **about)
 
 
-def _repack(base: families.StoredBase, out: Path, dtype: str) -> dict[str, Any]:
+def _repack(base: families.StoredBase, out: Path, dtype: str) -> tuple[ModelFile, list[Warned]]:
     """A single file as `.safetensors`, every tensor as it is under its own name (in another number type, if given)."""
     weights, is_v = base.component("unet"), base.prediction == "v_prediction"
     number_type = DTYPES[writing.number_type(dtype, {})] if dtype else None
@@ -185,12 +225,5 @@ def _repack(base: families.StoredBase, out: Path, dtype: str) -> dict[str, Any]:
     back = open_weights(out)
     if back.shapes != weights.shapes or not all(torch.equal(back.tensor(name), tensors[name]) for name in tensors):
         raise FormatError("FM003", where=out, why=_("Tensors differ from what was written."))
-    return {
-        "out": str(out),
-        "format": "single-file",
-        "dtype": dtype or "as it was",
-        "tensors": len(tensors),
-        "largest_relative_error": 0.0,
-        "sha256": sha256(out),
-        "notes": notes,
-    }
+    name = dtype or "as it was"
+    return ModelFile(out=out, format="single-file", dtype=name, sha256=sha256(out), tensors=len(tensors)), notes

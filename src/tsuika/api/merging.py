@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +12,12 @@ from tsuika import formats
 from tsuika.api import writing
 from tsuika.api.converting import peek
 from tsuika.api.models import load
+from tsuika.api.run import starts
+from tsuika.api.writing import ModelFile
 from tsuika.core.errors import FormatError, ModelError, RecipeError
+from tsuika.core.events import Event, Phase
 from tsuika.core.files import split_strength
-from tsuika.core.texts import _
+from tsuika.core.texts import Text, _
 from tsuika.core.types import Artifact, Format, Role, model_tensors
 from tsuika.formats.common import without_assumed_family
 from tsuika.formats.lowrank import applying, extracting, merging, resizing
@@ -26,6 +30,80 @@ _ROLES: tuple[Role, ...] = ("unet.attn", "unet.ff")
 _TEXT_ROLES: tuple[Role, ...] = ("text.attn", "text.ff")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Merged(ModelFile):
+    """What `merge` has written.
+
+    Attributes:
+        files: the LoRAs with their strengths, as they were given.
+        rank: the largest that was allowed; None for the sum of all.
+        errors: of each layer, relative, where a rank was given.
+        into: the base that they were merged into; None for one LoRA.
+        weights_changed: of the base.
+    """
+
+    files: tuple[str, ...]
+    rank: int | None = None
+    errors: Mapping[str, float] | None = None
+    into: str | None = None
+    weights_changed: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in the command's `--json`."""
+        found = super().to_dict()
+        del found["files"]
+        found.pop("errors", None)
+        if self.into is not None:
+            return found
+        error = writing.summary(self.errors) if self.errors else "none: the sum is exact"
+        return {"merged": self.files, "rank": self.rank or "the sum of all", "error_of_rank": error, **found}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resized(ModelFile):
+    """What `resize` has written.
+
+    Attributes:
+        source: the file that was read; `from` in JSON.
+        ranks: the smallest and the largest of any layer.
+        errors: of each layer, relative, in the Frobenius norm.
+    """
+
+    source: Path = field(metadata={"json": "from"})
+    ranks: tuple[int, int]
+    errors: Mapping[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in the command's `--json`."""
+        ranks = "{} to {}".format(*self.ranks)
+        return super().to_dict() | {"ranks": ranks, "error_of_rank": writing.summary(self.errors)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractedLora(ModelFile):
+    """What `extract` has written.
+
+    Attributes:
+        source: the fine-tuned model; `from` in JSON.
+        base: what it was compared with.
+        energy_held: share of the whole difference's squared norm that the LoRA holds, 0..1.
+        error_of_rank: relative errors of its layers, for people.
+        left_out: weights that differ and have no place in it (norms, biases, convolutions), the largest first.
+    """
+
+    source: str = field(metadata={"json": "from"})
+    base: str
+    energy_held: float
+    error_of_rank: Text
+    left_out: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in the command's `--json`."""
+        largest = f", the largest: {', '.join(self.left_out[:5])}" if self.left_out else ""
+        return super().to_dict() | {"left_out": f"{len(self.left_out)} weights that differ{largest}"}
+
+
+@starts
 def merge(
     files: Sequence[str],
     out: Path,
@@ -35,7 +113,7 @@ def merge(
     tokenizer: str = "",
     dtype: str = "",
     overwrite: bool = False,
-) -> dict[str, Any]:
+) -> Generator[Event, None, Merged]:
     """Several LoRAs as one, or LoRAs in a base's own weights.
 
     ΔW = Σ strength · ΔW in every layer: exact where no rank is given (ranks add up), else the nearest of that rank.
@@ -48,6 +126,9 @@ def merge(
         tokenizer: Folder, where `into` is a single file.
         dtype: fp16, bf16 or fp32; empty: as in the first file, for a base fp16.
         overwrite: Replace `out`, if it is a file.
+
+    Returns:
+        A run with `Phase` and `Progress` events; its result is what was written.
 
     Raises:
         ModelError: LoRAs of different families, or of another than the base (MD004).
@@ -63,16 +144,21 @@ def merge(
     free = writing.free_model if into else writing.free
     free(out, *(path for path, _strength in parsed), *bases, overwrite=overwrite)
     shares = [Share(_named(path), strength) for path, strength in parsed]
+    names = tuple(map(str, files))
     if into:
-        return _into(shares, into, out, tokenizer=tokenizer, dtype=dtype or "fp16")
+        changed, done = yield from _into(shares, into, out, tokenizer=tokenizer, dtype=dtype or "fp16")
+        return Merged(**vars(done), files=names, into=into, weights_changed=changed)
     merged, errors = merging.merge(shares, rank=rank)
     _rename(merged, out)
+    yield Phase("write")
     done = writing.write(merged, target, out, writing.number_type(dtype, shares[0].artifact.tensors))
-    about = {"merged": [str(text) for text in files], "rank": rank or "the sum of all"}
-    return {**about, "error_of_rank": writing.summary(errors) if rank else "none: the sum is exact", **done}
+    return Merged(**vars(done), files=names, rank=rank, errors=errors if rank else None)
 
 
-def _into(shares: Sequence[Share], into: str, out: Path, *, tokenizer: str, dtype: str) -> dict[str, Any]:
+def _into(
+    shares: Sequence[Share], into: str, out: Path, *, tokenizer: str, dtype: str
+) -> Generator[Event, None, tuple[int, ModelFile]]:
+    yield Phase("load")
     model = load(into, tokenizer=tokenizer, device="cpu", precision="fp32")
     for share in shares:
         if without_assumed_family(share.artifact).family not in (model.facts.family, ""):
@@ -82,19 +168,22 @@ def _into(shares: Sequence[Share], into: str, out: Path, *, tokenizer: str, dtyp
             )
     tensors: dict[str, Tensor] = model_tensors(model)
     changed = 0
+    yield Phase("merge")
     for name, weight in applying.apply(tensors, shares):
         tensors[name].copy_(weight)
         changed += 1
     known = {format_.name: format_ for format_ in formats.CHECKPOINTS}
     target = known["single-file" if out.suffix.lower() == ".safetensors" else "diffusers"]
     facts = {"title": out.stem, "description": f"{into} with {', '.join(map(_describe, shares))}"}
-    return {"into": into, "weights_changed": changed, **writing.write_model(model, target, out, dtype, facts)}
+    yield Phase("write")
+    return changed, writing.write_model(model, target, out, dtype, facts)
 
 
 def _describe(share: Share) -> str:
     return f"{share.artifact.metadata.get('name', 'a LoRA')} at {share.strength:g}"
 
 
+@starts
 def resize(
     file: Path,
     out: Path,
@@ -103,7 +192,7 @@ def resize(
     energy: float | None = None,
     dtype: str = "",
     overwrite: bool = False,
-) -> dict[str, Any]:
+) -> Generator[Event, None, Resized]:
     """A LoRA at another rank: in every layer the nearest one there is (truncated SVD of ΔW).
 
     Args:
@@ -113,6 +202,9 @@ def resize(
         energy: The smallest rank that keeps this share of each layer's squared norm, 0..1; with `rank`, at most that.
         dtype: fp16, bf16 or fp32; empty: as in the file.
         overwrite: Replace `out`, if it is a file.
+
+    Returns:
+        A run with `Phase` events; its result is what was written.
 
     Raises:
         FormatError: no LoRA (FM001), or DoRA (FM005).
@@ -126,17 +218,13 @@ def resize(
     artifact = _named(file)
     small, errors = resizing.compress(artifact, rank=rank, error=None if energy is None else math.sqrt(1 - energy))
     _rename(small, out)
+    yield Phase("write")
     done = writing.write(small, _target(out), out, writing.number_type(dtype, artifact.tensors))
     ranks = [tensor.shape[0] for name, tensor in small.tensors.items() if name.endswith(".lora_down.weight")]
-    return {
-        "from": str(file),
-        "ranks": f"{min(ranks)} to {max(ranks)}",
-        "error_of_rank": writing.summary(errors),
-        "errors": errors,
-        **done,
-    }
+    return Resized(**vars(done), source=file, ranks=(min(ranks), max(ranks)), errors=errors)
 
 
+@starts
 def extract(
     tuned: str,
     base: str,
@@ -147,7 +235,7 @@ def extract(
     text_encoder: bool = True,
     dtype: str = "fp16",
     overwrite: bool = False,
-) -> dict[str, Any]:
+) -> Generator[Event, None, ExtractedLora]:
     """The LoRA of a rank that comes nearest to what fine-tuning changed in a base.
 
     Args:
@@ -161,8 +249,7 @@ def extract(
         overwrite: Replace `out`, if it is a file.
 
     Returns:
-        Beside what was written: `energy_held`, the share of the whole difference's squared norm that the LoRA holds, and
-        `left_out`, weights that differ and have no place in it (norms, biases, convolutions).
+        A run with `Phase` events; its result is what was written, and how much of the difference it holds.
 
     Raises:
         ModelError: no model, or models of two families (MD004).
@@ -176,22 +263,23 @@ def extract(
         raise ModelError("MD004", where=tuned, artifact=Path(tuned).name, found=ours.facts.family, expected=family)
     convolutions: tuple[Role, ...] = ("unet.conv",) if conv_rank else ()
     roles: tuple[Role, ...] = (*_ROLES, *convolutions, *(_TEXT_ROLES if text_encoder else ()))
+    yield Phase("extract")
     own, changed = theirs.weights(), ours.weights()
     made = extracting.extract(changed, own, own.layers(roles), family=family, rank=rank, conv_rank=conv_rank or None)
     _rename(made.artifact, out)
     made.artifact.metadata.update(
         prediction=theirs.prediction, base_name=Path(base).name, description=f"Extracted from {Path(tuned).name}"
     )
+    yield Phase("write")
     done = writing.write(made.artifact, _target(out), out, dtype)
-    left = sorted(made.left_out, key=lambda name: -made.left_out[name])
-    return {
-        "from": tuned,
-        "base": base,
-        "energy_held": round(made.energy, 6),
-        "error_of_rank": writing.summary(made.errors),
-        "left_out": f"{len(left)} weights that differ" + (f", the largest: {', '.join(left[:5])}" if left else ""),
-        **done,
-    }
+    return ExtractedLora(
+        **vars(done),
+        source=tuned,
+        base=base,
+        energy_held=round(made.energy, 6),
+        error_of_rank=writing.summary(made.errors),
+        left_out=tuple(sorted(made.left_out, key=lambda name: -made.left_out[name])),
+    )
 
 
 def _target(out: Path) -> Format:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from tsuika import families, formats
+from tsuika.api import results
 from tsuika.core.errors import FormatError, RecipeError, no_such
 from tsuika.core.files import sha256
 from tsuika.core.texts import Text, _, _n
@@ -21,6 +23,35 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFile:
+    """A file or folder that was written, read back and compared.
+
+    Attributes:
+        out: the file, or the folder of a diffusers layout.
+        format: its name in `formats`, such as `kohya`, `diffusers` or `single-file`.
+        dtype: fp16, bf16 or fp32; `as it was` where tensors keep their own.
+        sha256: of the file; of a folder, of its first weights file.
+        layers: that were compared; None for a whole model.
+        tensors: in it; None where layers were compared.
+        largest_relative_error: of any layer, of the file against what was to be written.
+        too_faint_for_dtype: layers with numbers too small for `dtype`; None for none.
+    """
+
+    out: Path
+    format: str
+    dtype: str
+    sha256: str
+    layers: int | None = None
+    tensors: int | None = None
+    largest_relative_error: float = 0.0
+    too_faint_for_dtype: tuple[str, ...] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in the command's `--json`."""
+        return results.to_dict(self)
 
 
 def free(out: Path, *originals: Path, overwrite: bool, suffix: str = "") -> None:
@@ -78,7 +109,7 @@ def number_type(requested: str, tensors: Mapping[str, Tensor]) -> str:
     return NAMES.get(largest.dtype, "fp32")
 
 
-def write(artifact: Artifact, format_: Format, out: Path, dtype: str) -> dict[str, Any]:
+def write(artifact: Artifact, format_: Format, out: Path, dtype: str) -> ModelFile:
     """Write an artifact, read the file back, and compare what the two do.
 
     Raises:
@@ -87,15 +118,18 @@ def write(artifact: Artifact, format_: Format, out: Path, dtype: str) -> dict[st
     format_.write(artifact, out, dtype=DTYPES[dtype])
     faint = faint_layers(artifact, dtype)
     errors = formats.relative_errors(artifact, format_.read(out))
-    return {
-        **_about(out, format_, dtype),
-        "layers": len(errors),
-        "largest_relative_error": largest_error(errors, faint, dtype, out),
-        **({"too_faint_for_dtype": sorted(faint)} if faint else {}),
-    }
+    return ModelFile(
+        out=out,
+        format=format_.name,
+        dtype=dtype,
+        sha256=_sha256(out),
+        layers=len(errors),
+        largest_relative_error=largest_error(errors, faint, dtype, out),
+        too_faint_for_dtype=tuple(sorted(faint)) or None,
+    )
 
 
-def write_model(model: Model, format_: Format, out: Path, dtype: str, facts: Mapping[str, str]) -> dict[str, Any]:
+def write_model(model: Model, format_: Format, out: Path, dtype: str, facts: Mapping[str, str]) -> ModelFile:
     """The same of a whole model: every number must be there again, rounded to `dtype` once.
 
     Raises:
@@ -112,12 +146,11 @@ def write_model(model: Model, format_: Format, out: Path, dtype: str, facts: Map
     ]
     if wrong:
         raise differing(out, wrong)
-    return {**_about(out, format_, dtype), "tensors": len(tensors), "largest_relative_error": 0.0}
+    return ModelFile(out=out, format=format_.name, dtype=dtype, sha256=_sha256(out), tensors=len(tensors))
 
 
-def _about(out: Path, format_: Format, dtype: str) -> dict[str, Any]:
-    file = out if out.is_file() else min(out.rglob("*.safetensors"))
-    return {"out": str(out), "format": format_.name, "dtype": dtype, "sha256": sha256(file)}
+def _sha256(out: Path) -> str:
+    return sha256(out if out.is_file() else min(out.rglob("*.safetensors")))
 
 
 def summary(errors: Mapping[str, float]) -> Text:

@@ -154,7 +154,7 @@ def inspect(
     """`tsuika inspect`."""
     from tsuika import api
 
-    screen.result(api.inspect(file), as_json=json)
+    screen.result(api.inspect(file).result.to_dict(), as_json=json)
 
 
 @app.command(cls=usage.Command, help=_("List every setting of a recipe with its default and meaning."))
@@ -174,7 +174,7 @@ def doctor(json: Json = False) -> None:
     """`tsuika doctor`."""
     from tsuika import api
 
-    screen.result(api.doctor(), as_json=json)
+    screen.result(api.doctor().result.to_dict(), as_json=json)
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from tsuika.cli import screen
+from tsuika.cli import progress, screen
 from tsuika.cli.flags import BaseModel, Json, Overwrite
 from tsuika.core.texts import _
 
@@ -34,10 +34,10 @@ def convert(
     """`tsuika convert`."""
     from tsuika import api
 
-    done = api.convert(
+    run = api.convert(
         file, to, out, dtype=dtype, lossy=lossy, rank=rank, base=base, tokenizer=tokenizer, overwrite=overwrite
     )
-    screen.result(done, as_json=json)
+    progress.show(run, as_json=json)
 
 
 def merge(
@@ -53,8 +53,8 @@ def merge(
     """`tsuika merge`."""
     from tsuika import api
 
-    done = api.merge(files, out, rank=rank, into=into, tokenizer=tokenizer, dtype=dtype, overwrite=overwrite)
-    screen.result(done, as_json=json)
+    run = api.merge(files, out, rank=rank, into=into, tokenizer=tokenizer, dtype=dtype, overwrite=overwrite)
+    progress.show(run, as_json=json)
 
 
 def extract(
@@ -73,10 +73,10 @@ def extract(
     """`tsuika extract`."""
     from tsuika import api
 
-    done = api.extract(
+    run = api.extract(
         tuned, base, out, rank=rank, conv_rank=conv_rank, text_encoder=text_encoder, dtype=dtype, overwrite=overwrite
     )
-    screen.result(done, as_json=json)
+    progress.show(run, as_json=json)
 
 
 def resize(
@@ -93,7 +93,9 @@ def resize(
     """`tsuika resize`."""
     from tsuika import api
 
-    done = api.resize(file, out, rank=rank, energy=energy, dtype=dtype, overwrite=overwrite)
+    run = api.resize(file, out, rank=rank, energy=energy, dtype=dtype, overwrite=overwrite)
+    done = progress.watch(run).to_dict()
     if not json:
-        del done["errors"]  # a line for each layer
+        # A line for each layer.
+        del done["errors"]
     screen.result(done, as_json=json)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from tsuika.core.messages import MESSAGES, sentence
 from tsuika.core.plain import jsonable
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -180,6 +182,15 @@ KINDS = {
     kind.__name__: kind
     for kind in (Started, Phase, Progress, Stepped, Previewed, Judged, Chosen, Saved, Warned, Written, Finished)
 }
+
+
+def drained(events: Generator[Event, None, Result]) -> Result:
+    """The result of a generator of events; the events are dropped."""
+    while True:
+        try:
+            next(events)
+        except StopIteration as end:
+            return cast(Result, end.value)
 
 
 def read(path: Path) -> list[Event]:

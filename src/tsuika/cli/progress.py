@@ -1,0 +1,67 @@
+"""A run of the library on the terminal: phases, progress and notes on stderr; its result is handed back."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+
+from tsuika.cli import screen
+from tsuika.cli.language import local
+from tsuika.core.events import Phase, Progress, Warned
+from tsuika.core.texts import Text, _
+
+if TYPE_CHECKING:
+    from tsuika.api.run import Run
+
+Result = TypeVar("Result")
+
+# Of calls that are no training; `screen.phase` names the others.
+_PHASES: Final[Mapping[str, Text]] = {
+    "clean": _("Writing the cleaned copy"),
+    "compare-pictures": _("Comparing the images with each other"),
+    "contact-sheet": _("Writing the contact sheet"),
+    "estimate": _("Estimating time and memory"),
+    "extract": _("Computing the difference of the weights"),
+    "merge": _("Merging the weights"),
+}
+
+
+class Written(Protocol):
+    """A result that has a JSON form."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in `--json`."""
+
+
+def watch(run: Run[Result]) -> Result:
+    """Show what a run tells on stderr; returns its result. Terminate stops it as Ctrl+C does."""
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+    with run, screen.progress() as bar:
+        task, phase = None, ""
+        for event in run:
+            match event:
+                case Phase(name=phase, total=total):
+                    title = local(_PHASES[phase]) if phase in _PHASES else screen.phase(phase)
+                    screen.say(title)
+                    if task is not None:
+                        bar.remove_task(task)
+                    task = bar.add_task(title, total=total or None)
+                case Progress(done=done, total=total) if task is not None:
+                    bar.update(task, completed=done, total=total)
+                    if bar.disable and done * 10 // total > (done - 1) * 10 // total:
+                        screen.say(f"{done:5}/{total}")
+                case Warned():
+                    screen.note(event)
+    return run.result
+
+
+def show(run: Run[Any], *, as_json: bool) -> None:
+    """Watch a run, and print its result: one JSON object, or lines for people."""
+    done: Written = watch(run)
+    content = done.to_dict()
+    if not as_json:
+        # They were shown as they came.
+        content.pop("notes", None)
+    screen.result(content, as_json=as_json)
