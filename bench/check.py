@@ -26,6 +26,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 
+from tsuika.api.run import Run
+from tsuika.core.events import Progress, drained
 from tsuika.core.files import write_text
 from tsuika.core.sections import Data
 from tsuika.data import check_variety
@@ -267,7 +269,7 @@ def cell(kind: str, seed: int, photos: Path | None, faults: Sequence[str]) -> di
     folder = Path(tempfile.mkdtemp())
     planted, sources = plant(folder, kind, seed, photos, faults)
     began = time.process_time()
-    report = check(folder, Data(), size_px=64, step_px=8, tokenize=pieces, tokenizer="words", workers=1)
+    report = drained(check(folder, Data(), size_px=64, step_px=8, tokenize=pieces, tokenizer="words", workers=1))
     seconds = time.process_time() - began
     said = {
         one.name: [f.code for f in report.findings if one.name in f.pictures and f.code in JUDGED]
@@ -384,12 +386,11 @@ def speed(photos: Path, folder: Path, count: int) -> None:
         image.save(folder / f"{i:04}.jpg", quality=90)
     began, processor = time.monotonic(), time.process_time()
     times: dict[str, float] = {}
-    report = check(
-        folder,
-        Data(),
-        size_px=512,
-        progress=lambda name, done, of: times.__setitem__(name, time.process_time() - processor),
-    )
+    run = Run("check", check(folder, Data(), size_px=512))
+    for event in run:
+        if isinstance(event, Progress):
+            times[event.phase] = time.process_time() - processor
+    report = run.result
     print(
         f"{count} pictures: {time.monotonic() - began:.0f} s, {time.process_time() - processor:.0f} processor s; until {times}"
     )

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from tsuika import api, config
 from tsuika.cli.main import app
 from tsuika.core.errors import ImageError, RecipeError
+from tsuika.core.events import Phase
 from tsuika.embedded import gadget, mascot
 
 
@@ -26,7 +27,13 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_advice_starts(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    found = api.advise(pictures, "object", trigger="zoka", out=tmp_path / "advice", measure=False)
+    run = api.advise(pictures, "object", trigger="zoka", out=tmp_path / "advice", measure=False)
+    assert [event.name for event in run if isinstance(event, Phase)] == ["pictures", "compare-pictures", "estimate"]
+    assert (
+        len(run.result.recipe_files) == 3 and run.result.recommendation.toml == run.result.recipe_files[0].read_text()
+    )
+    assert len(run.result.alternatives) == 2 and run.result.recommendation.method in run._repr_html_()
+    found = run.result.to_dict()
     options = [found["recommendation"], *found["alternatives"]]
     assert len({option["method"] for option in options}) == 3 and found["pictures"] == 5
     json.dumps(found)
@@ -40,8 +47,8 @@ def test_advice_starts(pictures: Path, tmp_path: Path, monkeypatch: pytest.Monke
 def test_the_time_is_measured_once_a_day(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     limits = {"trigger": "zoka", "max_file_mb": 0.02}  # a new word is all that fits
-    first = api.advise(pictures, "object", **limits)
-    again = api.advise(pictures, "object", **limits, measure=False)
+    first = api.advise(pictures, "object", **limits).result.to_dict()
+    again = api.advise(pictures, "object", **limits, measure=False).result.to_dict()
     kept = first["recommendation"]
     assert kept["method"] == "textual-inversion" and kept["time_basis"] == "measured" and kept["seconds"] > 0
     assert again["recommendation"]["step_seconds"] == kept["step_seconds"]
@@ -49,14 +56,14 @@ def test_the_time_is_measured_once_a_day(pictures: Path, tmp_path: Path, monkeyp
 
 def test_what_cannot_be(pictures: Path, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="character, style, object, concept"):
-        api.advise(pictures, "landscape")
+        _ = api.advise(pictures, "landscape").result
     with pytest.raises(RecipeError, match="A1111"):
-        api.advise(pictures, "style", program="Paint", measure=False)
+        _ = api.advise(pictures, "style", program="Paint", measure=False).result
     with pytest.raises(RecipeError) as nothing:
-        api.advise(pictures, "style", max_file_mb=1e-6, measure=False)
+        _ = api.advise(pictures, "style", max_file_mb=1e-6, measure=False).result
     assert nothing.value.code == "RC026" and nothing.value.describe("ja")
     with pytest.raises(ImageError):
-        api.advise(tmp_path, "style", measure=False)
+        _ = api.advise(tmp_path, "style", measure=False).result
 
 
 @pytest.mark.parametrize("lang", ["en", "ja"])

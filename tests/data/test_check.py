@@ -13,8 +13,10 @@ import pytest
 from PIL import Image, ImageFilter
 
 from tsuika.core.errors import ImageError, RecipeError
+from tsuika.core.events import Phase, drained
 from tsuika.core.sections import Data
-from tsuika.data.check import check, count_fit
+from tsuika.data import check as checks
+from tsuika.data.check import count_fit
 from tsuika.data.check_fix import LIST, clean
 from tsuika.data.check_report import Finding, Report
 from tsuika.data.faults import FAULTS
@@ -54,6 +56,10 @@ def write(folder: Path, images: Iterable[Image.Image]) -> Path:
     for number, image in enumerate(images):
         image.save(folder / f"{number}.png")
     return folder
+
+
+def check(folder: Path, data: Data, **options: object) -> Report:
+    return drained(checks.check(folder, data, **options))  # type: ignore[arg-type]
 
 
 def look(folder: Path, **data: object) -> Report:
@@ -100,6 +106,8 @@ def test_a_picture_that_moved_is_found(kind: str, tmp_path: Path) -> None:
 def test_the_report_is_the_same_however_many_threads(tmp_path: Path) -> None:
     images = world_pictures(8)
     folder = write(tmp_path / "set", [*images, *(image.resize((100, 100)) for image in images[:4])])
+    phases = [event.name for event in checks.check(folder, Data(), size_px=64) if isinstance(event, Phase)]
+    assert phases == ["pictures", "compare-pictures"]
     alone, together = (check(folder, Data(), size_px=64, step_px=8, workers=workers) for workers in (1, 3))
     assert alone == together and len(alone.duplicates) == 4
 

@@ -18,7 +18,7 @@ from tsuika.core.sections import Data
 from tsuika.data import caption
 from tsuika.data.faults import FAULTS
 from tsuika.data.manifest import LeftOut, Manifest, Note
-from tsuika.data.scan import kohya_folder, natural_key, scan
+from tsuika.data.scan import kohya_folder, natural_key, scan, scan_events
 
 CONFIG = Data(trigger="sks", class_word="dog")
 
@@ -120,8 +120,8 @@ def test_quarantine_goes_on_and_reports(tmp_path: Path) -> None:
     (folder / "text.jpg").write_text("hello")
     (folder / "logo.svg").write_text("<svg/>")
     (folder / "cut.png").write_bytes((folder / "good.png").read_bytes()[:-40])
-    seen: list[tuple[int, int]] = []
-    manifest = scan(folder, CONFIG, size_px=64, report=path, progress=lambda done, total: seen.append((done, total)))
+    manifest = scan(folder, CONFIG, size_px=64, report=path)
+    seen = [(event.done, event.total) for event in scan_events(folder, CONFIG, size_px=64)]
     reasons = {left.path.name: left.reason for left in manifest.quarantined}
     assert reasons == {
         "small.png": "too-small",

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from tsuika.data.dedupe import BATCH, Thumbnail, Windows, groups, join, pairs
+from tsuika.data.dedupe import BATCH, Thumbnail, Windows, groups, join, pair_events, pairs
 from tsuika.data.manifest import Manifest, Sample
 from tsuika.data.split import Split, split
 from tsuika.embedded import world
@@ -222,12 +222,12 @@ def test_wrong_groups_are_refused() -> None:
 def test_pairs_are_the_same_however_many_threads() -> None:
     draw = random.Random(4)
     images = [change(scene(seed), draw) for seed in range(2) for change in CHANGES.values()] + drawn(8)
-    looks, told = [Thumbnail(image) for image in images], []
+    looks = [Thumbnail(image) for image in images]
     alone = pairs(looks, workers=1)
     assert len(alone) > BATCH
-    assert pairs(looks, workers=3, progress=lambda done, of: told.append((done, of))) == alone
-    assert told == sorted(told) and told[-1] == (2 * len(looks), 2 * len(looks))
+    assert pairs(looks, workers=3) == alone
+    counts = [(event.done, event.total) for event in pair_events(looks)]
+    assert counts == sorted(counts) and counts[-1] == (2 * len(looks), 2 * len(looks))
     assert pairs([], workers=3) == []
-    told.clear()
-    pairs(looks[:1], progress=lambda done, of: told.append((done, of)))
-    assert told[-1] == (2, 2)
+    *_, last = pair_events(looks[:1])
+    assert (last.done, last.total) == (2, 2)

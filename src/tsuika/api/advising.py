@@ -6,8 +6,8 @@ import importlib.metadata
 import json
 import os
 import time
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,10 +20,13 @@ from tsuika.advice.base import Base, describe_base
 from tsuika.advice.estimate import Machine, Measured
 from tsuika.advice.evidence import GOALS, Goal, Statement
 from tsuika.advice.recipes import Subject
+from tsuika.advice.rules import Advice, Option
 from tsuika.api.models import EMBEDDED
+from tsuika.api.run import starts
 from tsuika.api.training import cache_folder
 from tsuika.config import Recipe
 from tsuika.core.errors import ImageError, no_such
+from tsuika.core.events import Event, Phase
 from tsuika.core.files import write_text
 from tsuika.core.sections import Data
 from tsuika.core.seeds import generator
@@ -50,6 +53,44 @@ SMALL = 100_000_000
 GIB = 2**30
 
 
+@dataclass(frozen=True)
+class Advised:
+    """One recommendation, up to two alternatives, and the machine that they were estimated for.
+
+    Attributes:
+        advice: everything that was found, with the evidence.
+        machine: where times and memory were estimated.
+        recipe_files: the recipes that were written, the recommendation's first; empty without `out`.
+    """
+
+    advice: Advice
+    machine: Machine
+    recipe_files: tuple[Path, ...] = ()
+
+    @property
+    def recommendation(self) -> Option:
+        """The method to take, with its recipe."""
+        return self.advice.options[0]
+
+    @property
+    def alternatives(self) -> tuple[Option, ...]:
+        """Others, the better one first."""
+        return self.advice.options[1:]
+
+    @property
+    def notes(self) -> tuple[Statement, ...]:
+        """What should be known of the request."""
+        return self.advice.notes
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in the command's `--json`."""
+        found = self.advice.to_dict(self.machine)
+        for option, path in zip([found["recommendation"], *found["alternatives"]], self.recipe_files, strict=False):
+            option["recipe_file"] = str(path)
+        return found
+
+
+@starts
 def advise(
     images: Path,
     goal: str,
@@ -63,28 +104,31 @@ def advise(
     device: str = "auto",
     measure: bool = True,
     out: Path | None = None,
-) -> dict[str, Any]:
+) -> Generator[Event, None, Advised]:
     """One recommendation and two alternatives, each with a recipe, what it takes here, and the evidence.
 
     Args:
-        images: the pictures; only read.
+        images: the folder of images; only read.
         goal: character, style, object or concept.
         base: as for `train`; also `sdxl` and the like, for one that is not here.
         vram_gb: memory of a GPU that it must fit into, in 10^9 bytes; None: of this machine.
         max_file_mb: largest file, in 10^6 bytes.
         program: where the result must work.
         measure: run a few training steps for the time, some seconds; False: only what was measured within a day.
-        out: a folder for the recipes, `1-METHOD.toml` and so on; the result then names them (`recipe_file`).
+        out: a folder for the recipes, `1-METHOD.toml` and so on; the result then names them (`recipe_files`).
+
+    Returns:
+        A run with `Phase` and `Progress` events; its result is the recommendation and its alternatives.
 
     Raises:
         RecipeError: RC002, no such goal or program; RC026, nothing keeps within the limits.
-        TsuikaError: pictures or base cannot be used.
+        TsuikaError: images or base cannot be used.
     """
     if goal not in GOALS:
         raise no_such("--goal", goal, GOALS)
     known = describe_base(base, EMBEDDED)
     data = Data(images=str(images), trigger=trigger.strip(), class_word=class_word.strip())
-    report = checks.check(images, data, size_px=known.size_px, base=base)
+    report = yield from checks.check(images, data, size_px=known.size_px, base=base)
     if not report.usable:
         why = f"→ tsuika check {images}"
         raise ImageError("DS002", where=images, usable=0, total=report.total, needed=1, why=why, report=images)
@@ -98,6 +142,7 @@ def advise(
         _captioned(report),
         known.is_embedded,
     )
+    yield Phase("estimate")
     machine = machine_for(known, device, measure)
     limit = machine.memory_gib * GIB / 1e9 if vram_gb is None else vram_gb
     request = rules.Request(subject, _goal(goal), limit, max_file_mb, programs.program(program))
@@ -112,13 +157,12 @@ def advise(
             lambda recipe: estimate.memory_gib(known, recipe, counted, step),
         )
     notes = tuple(Statement(text, "known") for text in _notes(known, subject, machine, vram_gb, report))
-    result = replace(found, notes=notes).to_dict(machine)
-    for number, option in enumerate([result["recommendation"], *result["alternatives"]], start=1):
+    files = []
+    for number, option in enumerate(found.options, start=1):
         if out is not None:
-            path = out / f"{number}-{option['method']}.toml"
-            write_text(path, option["recipe"])
-            option["recipe_file"] = str(path)
-    return result
+            files.append(out / f"{number}-{option.method}.toml")
+            write_text(files[-1], option.toml)
+    return Advised(replace(found, notes=notes), machine, tuple(files))
 
 
 def _goal(text: str) -> Goal:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Final
 
 from tsuika import families
 from tsuika.api.models import EMBEDDED
+from tsuika.api.run import starts
 from tsuika.config import Recipe
 from tsuika.core.errors import ModelError
+from tsuika.core.events import Event, Phase
 from tsuika.core.sections import Data
 from tsuika.core.texts import _
 from tsuika.data import check as checks
@@ -22,9 +24,11 @@ from tsuika.methods import METHODS
 
 Tokenize = Callable[[str], list[str]]
 
-STEP_PX: Final = 64  # of all published SD1, SD2 and SDXL: VAE factor 8, UNet halving 3 times
+# Of all published SD1, SD2 and SDXL: VAE factor 8, UNet halving 3 times.
+STEP_PX: Final = 64
 
 
+@starts
 def check(
     folder: Path,
     *,
@@ -33,9 +37,8 @@ def check(
     class_word: str = "",
     size_px: int = 0,
     recipe: Recipe | None = None,
-    progress: checks.Progress | None = None,
     workers: int = 0,
-) -> Report:
+) -> Generator[Event, None, Report]:
     """What is wrong with the images of a folder and how varied they are; nothing is changed.
 
     Args:
@@ -46,8 +49,10 @@ def check(
         size_px: another training size than the base's own. Where no base is named, it stands for a base that is not
             here: captions are then not judged by anyone's tokenizer.
         recipe: its `data` section and base stand where the arguments above are not given.
-        progress: called with what is being done (`pictures`, `compare`), done, of.
         workers: threads; 0: as many as there are cores.
+
+    Returns:
+        A run with `Phase` and `Progress` events; its result is what was found.
 
     Raises:
         ImageError: no such folder (DS001).
@@ -62,7 +67,7 @@ def check(
     size, step, tokenize = _facts(base, recipe.base.tokenizer if recipe else "")
     if base == "embedded" and data.size_px and not data.size_px % STEP_PX and data.size_px > 2 * size:
         base, step, tokenize = "", STEP_PX, None
-    return checks.check(
+    report = yield from checks.check(
         folder,
         data,
         size_px=size,
@@ -71,22 +76,42 @@ def check(
         tokenize=tokenize,
         tokenizer=base if tokenize else "",
         wanted=dict(sorted(((name, one.images) for name, one in METHODS.items()), key=lambda pair: pair[1])),
-        progress=progress,
         workers=workers,
     )
+    return report
 
 
-def clean(report: Report, out: Path) -> Cleaned:
+@starts
+def clean(report: Report, out: Path) -> Generator[Event, None, Cleaned]:
     """A copy of the checked folder without what cannot be used and without near-duplicates; originals stay as they are.
+
+    Args:
+        report: the result of `check`.
+        out: the folder to make; a `.tsv` or `.txt` file gets only the list of what should be left out.
+
+    Returns:
+        A run with a `Phase` event; its result is what was done.
 
     Raises:
         RecipeError: `out` is there already, or lies in the image folder (DS005).
     """
+    yield Phase("clean")
     return check_fix.clean(report, out)
 
 
-def contact_sheet(report: Report, file: Path, language: str = "") -> Path:
-    """All images on one HTML page with their faults, worst first; it opens in a language, or in the reader's own."""
+@starts
+def contact_sheet(report: Report, file: Path, language: str = "") -> Generator[Event, None, Path]:
+    """All images on one HTML page with their faults, worst first.
+
+    Args:
+        report: the result of `check`.
+        file: the page to write.
+        language: in which it opens, `en` or `ja`; empty: the reader's own.
+
+    Returns:
+        A run with a `Phase` event; its result is the path of the page.
+    """
+    yield Phase("contact-sheet")
     return sheets.write(report, file, language)
 
 

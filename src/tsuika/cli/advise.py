@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, Optional
 
 import typer
 
-from tsuika.cli import language, layout, screen
+from tsuika.cli import language, layout, progress, screen
 from tsuika.cli.flags import BaseModel, ClassWord, Device, Json, Trigger
 from tsuika.cli.language import local
 from tsuika.core.texts import Text, _, _n, listed
@@ -51,24 +51,22 @@ def advise(
     json: Json = False,
 ) -> None:
     """`tsuika advise`."""
-    from rich.console import Console
+    from tsuika import api
 
-    with Console(stderr=True).status(local(_("Checking the images, and trying a few steps"))):
-        from tsuika import api
-
-        found = api.advise(
-            images,
-            goal,
-            base=base,
-            vram_gb=vram_gb,
-            max_file_mb=max_file_mb,
-            program=program,
-            trigger=trigger,
-            class_word=class_word,
-            device=device,
-            measure=measure,
-            out=out,
-        )
+    run = api.advise(
+        images,
+        goal,
+        base=base,
+        vram_gb=vram_gb,
+        max_file_mb=max_file_mb,
+        program=program,
+        trigger=trigger,
+        class_word=class_word,
+        device=device,
+        measure=measure,
+        out=out,
+    )
+    found = progress.watch(run).to_dict()
     if json:
         screen.result(found, as_json=True)
     else:

@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Optional
 
 import typer
 
-from tsuika.cli import labels, language, layout, screen
+from tsuika.cli import labels, language, layout, progress, screen
 from tsuika.cli.flags import BaseModel, ClassWord, Json, RecipeFile, Trigger
 from tsuika.cli.language import local
 from tsuika.core.texts import Text, _, _n, listed
 
 if TYPE_CHECKING:
-    from rich.progress import Progress as Bar
-
     from tsuika.data.check_fix import Cleaned
     from tsuika.data.check_report import Captions, Finding, MethodFit, Report
 
@@ -23,10 +21,6 @@ if TYPE_CHECKING:
 NOT_USABLE: Final = 3
 NAMES_SHOWN: Final = 10
 
-_STEPS: Final[Mapping[str, Text]] = {
-    "pictures": _("Checking the images"),
-    "compare": _("Comparing the images with each other"),
-}
 _LEVELS: Final[Mapping[str, Text]] = {
     "unusable": _("not usable: {what}"),
     "look": _("please check: {what}"),
@@ -71,19 +65,19 @@ def check(
     if fix:
         # Before minutes are spent.
         check_fix.may_write(folder, copy)
-    with screen.progress() as bar:
-        report = api.check(
+    report = progress.watch(
+        api.check(
             folder,
             base=base,
             size_px=size,
             trigger=trigger,
             class_word=class_word,
             recipe=config.load(recipe) if recipe else None,
-            progress=_Tasks(bar).show,
         )
-    cleaned = api.clean(report, copy) if fix and report.usable else None
+    )
+    cleaned = progress.watch(api.clean(report, copy)) if fix and report.usable else None
     if html:
-        api.contact_sheet(report, html, language.current())
+        progress.watch(api.contact_sheet(report, html, language.current()))
     if json:
         done: dict[str, Any] = report.to_dict()
         if cleaned:
@@ -96,20 +90,6 @@ def check(
             screen.print_out(line)
     if not report.usable:
         raise typer.Exit(NOT_USABLE)
-
-
-class _Tasks:
-    """The steps of a check as tasks of a bar."""
-
-    def __init__(self, bar: Bar) -> None:
-        self._bar = bar
-        self._tasks: dict[str, Any] = {}
-
-    def show(self, name: str, done: int, total: int) -> None:
-        """So many of a step are done."""
-        if name not in self._tasks:
-            self._tasks[name] = self._bar.add_task(local(_STEPS[name]), total=total)
-        self._bar.update(self._tasks[name], completed=done, total=total)
 
 
 def _line(text: str, indent: str = "") -> str:

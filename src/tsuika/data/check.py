@@ -9,8 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Final
@@ -18,15 +17,13 @@ from typing import Final
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from tsuika.core.events import Event, Phase
 from tsuika.core.sections import Data
 from tsuika.data import bucket, check_captions, check_variety, dedupe, scan
 from tsuika.data.check_report import LEVELS, CheckedImage, CountFit, Finding, Level, MethodFit, Report, Size, Variety
 from tsuika.data.image import Opened
 from tsuika.data.manifest import Manifest, Sample
 from tsuika.data.quality import Quality, measure
-
-# What is being done (`pictures`, `compare`), done, of.
-Progress = Callable[[str, int, int], None]
 
 # With fewer images there is no median to judge by.
 FEWEST: Final = 4
@@ -70,10 +67,9 @@ def check(
     tokenize: check_captions.Tokenize | None = None,
     tokenizer: str = "",
     wanted: Mapping[str, tuple[int, int]] | None = None,
-    progress: Progress | None = None,
     workers: int = 0,
-) -> Report:
-    """Check every image of a folder, its captions, and the set as a whole.
+) -> Generator[Event, None, Report]:
+    """Check every image of a folder, its captions, and the set as a whole, with events on the way.
 
     Args:
         size_px: the training size, where `config.size_px` is 0.
@@ -88,20 +84,20 @@ def check(
         RecipeError: `size_px` does not suit the model (RC002).
     """
     size_px, workers = config.size_px or size_px, workers or os.cpu_count() or 1
-    report = progress or (lambda *_: None)
     measured: dict[str, tuple[dedupe.Thumbnail, Quality]] = {}
 
     def visit(name: str, opened: Opened) -> None:
         measured[name] = dedupe.Thumbnail(opened.image), measure(opened.image)
 
     # One image a thread: matrix products with threads of their own would wait for each other.
+    yield Phase("pictures")
     with threadpool_limits(1, "blas"):
-        reading = partial(report, "pictures")
-        manifest = scan.scan(folder, config, size_px=size_px, needed=0, progress=reading, visit=visit, workers=workers)
+        manifest = yield from scan.scan_events(folder, config, size_px=size_px, needed=0, visit=visit, workers=workers)
     samples = manifest.samples
     thumbnails = [measured[sample.name][0] for sample in samples]
     qualities = {sample.name: measured[sample.name][1] for sample in samples}
-    pairs = dedupe.pairs(thumbnails, progress=partial(report, "compare"), workers=workers)
+    yield Phase("compare-pictures", 2 * len(samples))
+    pairs = yield from dedupe.pair_events(thumbnails, workers=workers)
     alike = [(i, j) for i, j, found in pairs if found.same]
     duplicates = _duplicates(samples, qualities, alike)
     buckets = bucket.assign(manifest, size_px=size_px, step_px=step_px, buckets=config.buckets)

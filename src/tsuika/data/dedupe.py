@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from threadpoolctl import threadpool_limits
 
+from tsuika.core.events import Event, Progress, drained
 from tsuika.data import align
 from tsuika.data.align import FAINT, THUMB_PX, normalised
 from tsuika.data.image import open_image
@@ -163,24 +164,27 @@ def similarities(
     return found
 
 
-def pairs(
-    thumbnails: Sequence[Thumbnail], *, progress: Callable[[int, int], None] | None = None, workers: int = 0
-) -> list[tuple[int, int, Similarity]]:
+def pairs(thumbnails: Sequence[Thumbnail], *, workers: int = 0) -> list[tuple[int, int, Similarity]]:
     """All pairs that are alike at first sight, each once, with their similarity where they match best.
 
     Args:
-        progress: called with (steps done, steps in all).
         workers: threads; 0: as many as there are cores.
     """
+    return drained(pair_events(thumbnails, workers=workers))
+
+
+def pair_events(
+    thumbnails: Sequence[Thumbnail], *, workers: int = 0
+) -> Generator[Event, None, list[tuple[int, int, Similarity]]]:
+    """As `pairs`, with a `Progress` for each step: two for each image."""
     if not thumbnails:
         return []
     places, count = Windows(), len(thumbnails)
     wholes_MD = np.concatenate([thumbnail.whole_2D for thumbnail in thumbnails])
     bounds_LM = np.ascontiguousarray(_bounds(wholes_MD).T)
 
-    def report(done: int, of: int, half: int) -> None:
-        if progress:
-            progress(half * count + done * count // of, 2 * count)
+    def progress(done: int, of: int, half: int) -> Progress:
+        return Progress("compare-pictures", half * count + done * count // of, 2 * count)
 
     def see(frame: int) -> list[CandidatePair]:
         return _first_sight(frame, thumbnails[frame].windows(places), wholes_MD, bounds_LM)
@@ -199,15 +203,15 @@ def pairs(
             for one in some:
                 if one.pair not in best or one > best[one.pair]:
                     best[one.pair] = one
-            report(done, count, 0)
+            yield progress(done, count, 0)
         chosen = sorted(best) if count <= MANY else _nearest({pair: one.score for pair, one in best.items()})
         batches = [[best[pair] for pair in chosen[row : row + BATCH]] for row in range(0, len(chosen), BATCH)]
         found: list[Similarity] = []
         for done, more in enumerate(pool.map(compare, batches), 1):
             found += more
-            report(done, len(batches), 1)
+            yield progress(done, len(batches), 1)
     if not batches:
-        report(1, 1, 1)
+        yield progress(1, 1, 1)
     return [(*pair, one) for pair, one in zip(chosen, found, strict=True)]
 
 

@@ -7,13 +7,14 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Final
 
 from tsuika.core.errors import ImageError
+from tsuika.core.events import Event, Progress, drained
 from tsuika.core.files import write_text
 from tsuika.core.sections import Data
 from tsuika.core.texts import _, listed
@@ -54,17 +55,7 @@ def kohya_folder(names: Sequence[str]) -> tuple[int, str] | None:
     return None
 
 
-def scan(
-    folder: Path,
-    config: Data,
-    *,
-    size_px: int = 0,
-    needed: int = 1,
-    report: Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
-    visit: Callable[[str, Opened], None] | None = None,
-    workers: int = 1,
-) -> Manifest:
+def scan(folder: Path, config: Data, *, size_px: int = 0, needed: int = 1, report: Path | None = None) -> Manifest:
     """Every image under `folder`, in natural order. Hidden files and our own run and cache folders are passed over.
 
     Args:
@@ -72,12 +63,33 @@ def scan(
         size_px: the training size where `config.size_px` is 0 (the base's own).
         needed: how many usable images there must be.
         report: where the manifest is written as JSON, also when too few are left.
-        progress: called with (images read, images found).
-        visit: called with each usable image's name and pixels while they are at hand, from any of the workers.
-        workers: threads that read images.
 
     Raises:
         ImageError: no such folder (DS001), or fewer than `needed` usable images (DS002).
+    """
+    return drained(scan_events(folder, config, size_px=size_px, needed=needed, report=report))
+
+
+def scan_events(
+    folder: Path,
+    config: Data,
+    *,
+    size_px: int = 0,
+    needed: int = 1,
+    report: Path | None = None,
+    visit: Callable[[str, Opened], None] | None = None,
+    workers: int = 1,
+) -> Generator[Event, None, Manifest]:
+    """As `scan`, with a `Progress` for each image read.
+
+    Args:
+        folder: as in `scan`.
+        config: as in `scan`.
+        size_px: as in `scan`.
+        needed: as in `scan`.
+        report: as in `scan`.
+        visit: called with each usable image's name and pixels while they are at hand, from any of the workers.
+        workers: threads that read images.
     """
     if not folder.is_dir():
         raise ImageError("DS001", where=folder)
@@ -100,8 +112,7 @@ def scan(
             else:
                 samples.append(one[0])
                 found.notes.extend(one[1])
-            if progress:
-                progress(done, len(items))
+            yield Progress("pictures", done, len(items))
     left_out = sorted(found.left_out, key=lambda left: natural_key(str(left.path)))
     manifest = Manifest(tuple(samples), tuple(left_out), tuple(found.notes))
     if report:
