@@ -152,9 +152,8 @@ def test_grid(run: Path, tmp_path: Path) -> None:
 def test_evaluate(run: Path, tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a {trigger} in the snow\na cat on the beach\n", encoding="utf-8")
-    *_, last = api.evaluate(run, own_prompts=prompts, seeds=1, strengths=(0, 1), steps=(2, 4), device="cpu")
-    assert isinstance(last, api.Evaluated)
-    points: list[dict[str, Any]] = list(last.evaluation["points"])
+    done = api.evaluate(run, own_prompts=prompts, seeds=1, strengths=(0, 1), steps=(2, 4), device="cpu").result
+    points: list[dict[str, Any]] = done.to_dict()["points"]
     assert [(one["step"], one["strength"]) for one in points] == [(2, 0), (2, 1), (4, 0), (4, 1)]
     assert all((one["drift"]["mean"] > 0) == (one["strength"] > 0) for one in points)
 

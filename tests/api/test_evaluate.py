@@ -57,9 +57,11 @@ def run(trained: Path, tmp_path: Path) -> Path:
 
 def evaluate(run: Path, trained: Path, **options: Any) -> tuple[dict[str, Any], list[Warned]]:
     wanted = {"own_prompts": trained / "prompts.txt", "seeds": 2, "device": "cpu", "precision": "fp32"} | options
-    *events, last = api.evaluate(run, **wanted)
-    assert isinstance(last, api.Evaluated)
-    return dict(last.evaluation), [event for event in events if isinstance(event, Warned)]
+    evaluation = api.evaluate(run, **wanted)
+    warned = [event for event in evaluation if isinstance(event, Warned)]
+    done = evaluation.result
+    assert list(done.notes) == warned and "<img" in evaluation._repr_html_()
+    return done.to_dict(), warned
 
 
 def test_strength_nought_is_the_base_and_a_second_time_nothing_is_drawn(
@@ -111,7 +113,7 @@ def test_closing_it_keeps_what_is_drawn(run: Path, trained: Path) -> None:
     for event in events:
         if isinstance(event, Progress) and event.done == 2:
             break
-    events.close()  # type: ignore[attr-defined]
+    events.close()
     assert len(list((run / "evaluation").glob("*/*.png"))) == 2 and not (run / "evaluation.json").exists()
 
 

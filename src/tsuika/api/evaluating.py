@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from PIL import Image
 
+from tsuika.api.display import shown as shown_html
+from tsuika.api.run import starts
 from tsuika.api.snapshots import SnapshotRenderer, choose, snapshots
 from tsuika.config import Recipe
 from tsuika.core.errors import ModelError, RecipeError
 from tsuika.core.events import Event, Phase, Progress, Warned, note
 from tsuika.core.files import write_text
+from tsuika.core.plain import jsonable
 from tsuika.core.rundir import RunDir
 from tsuika.core.texts import _, languages
 from tsuika.data import scan
 from tsuika.data.manifest import Manifest
 from tsuika.evaluation import encoders, prompts, report, report_evaluation, verdict
 from tsuika.evaluation.encoders import Encoder
-from tsuika.evaluation.evaluation import WORST, Evaluation
+from tsuika.evaluation.evaluation import WORST, Evaluation, said
 from tsuika.evaluation.measures import Ruler
 from tsuika.evaluation.verdict import Point
 from tsuika.generation import grid, png_info
@@ -30,21 +32,42 @@ from tsuika.training import folder as run_folder
 
 STRENGTHS: Final = (0.5, 0.75, 1.0)
 SEEDS: Final = 4
-KEPT: Final = 3  # kept steps that are compared where the user names none
+# Steps that are compared where the user names none.
+KEPT: Final = 3
 
-First = Mapping[str, Image.Image]  # prompt -> its picture at the first seed
+# Prompt -> its image at the first seed.
+First = Mapping[str, Image.Image]
 
 
 @dataclass(frozen=True)
-class Evaluated(Event):
-    """The evaluation is written."""
+class Evaluated:
+    """An evaluation, and where it was written.
 
-    numbers: str  # path of evaluation.json
-    page: str  # of report.html with the evaluation in it; empty where there is no such page
-    sheets: tuple[str, ...]  # of what was drawn
-    evaluation: Mapping[str, Any]  # the content of evaluation.json
+    Attributes:
+        numbers: path of `evaluation.json`.
+        page: path of `report.html` with the evaluation in it; None where there is no such page.
+        sheets: paths of the sheets of images.
+        evaluation: what was measured, and the verdict.
+        notes: what could not be measured, and why.
+    """
+
+    numbers: Path
+    page: Path | None
+    sheets: tuple[Path, ...]
+    evaluation: Evaluation
+    notes: tuple[Warned, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of `evaluation.json`, as in the command's `--json`."""
+        found: dict[str, Any] = jsonable(self.evaluation.to_dict())
+        return found
+
+    def _repr_html_(self) -> str:
+        """The verdict and the sheets."""
+        return shown_html({"verdict": said(self.evaluation), "sheets": self.sheets, "notes": self.notes})
 
 
+@starts
 def evaluate(
     run: Path,
     *,
@@ -56,7 +79,7 @@ def evaluate(
     images: Path | None = None,
     device: str = "auto",
     precision: str = "auto",
-) -> Iterator[Event]:
+) -> Generator[Event, None, Evaluated]:
     """Draw with the base and with a run's kept steps, measure, and come to a verdict.
 
     Writes `evaluation.json` into the run folder, a section into its `report.html`, and sheets into `evaluation/`. All that is
@@ -73,6 +96,9 @@ def evaluate(
         images: where the training pictures are now, if not where the recipe says.
         device: as for training.
         precision: as for training.
+
+    Returns:
+        A run with `Phase`, `Progress` and `Warned` events; its result is the evaluation.
 
     Raises:
         TsuikaError: no finished run, an encoder that cannot be had, no training pictures, a file that does not fit.
@@ -147,9 +173,7 @@ def evaluate(
     if warned := _into_page(page, report_evaluation.section(evaluation, shown)):
         warnings.append(warned)
     yield from warnings
-    yield Evaluated(
-        str(numbers), "" if warned else str(page), tuple(map(str, sheets)), json.loads(evaluation.to_json())
-    )
+    return Evaluated(numbers, None if warned else page, tuple(sheets), evaluation, (*notes, *warnings))
 
 
 def _encoder(name: str, recipe: Recipe, renderer: SnapshotRenderer) -> tuple[Encoder | None, list[Warned]]:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import signal
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import closing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Optional
 
 import typer
 
-from tsuika.cli import language, layout, screen
+from tsuika.cli import language, layout, progress, screen
 from tsuika.cli.flags import Device, Json, numbers
 from tsuika.cli.language import local
-from tsuika.core.events import Event, Phase, Progress, Warned
 from tsuika.core.texts import Text, _, listed
 
 _MEASURES: Final[Mapping[str, Text]] = {
@@ -58,7 +54,7 @@ def evaluate(
     tried, kept = numbers(strengths, float, "--strengths"), numbers(steps, int, "--steps")
     from tsuika import api
 
-    events = api.evaluate(
+    evaluation = api.evaluate(
         run,
         encoder=encoder,
         own_prompts=prompts,
@@ -68,37 +64,19 @@ def evaluate(
         images=images,
         device=device,
     )
-    _follow(events, as_json=json)
-
-
-def _follow(events: Iterator[Event], *, as_json: bool) -> None:
-    from tsuika.api import Evaluated
-
-    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     try:
-        with closing(events), screen.progress() as bar:  # type: ignore[type-var]
-            task = None
-            for event in events:
-                match event:
-                    case Phase(name=name, total=total):
-                        screen.say(screen.phase(name))
-                        task = bar.add_task(screen.phase(name), total=total) if total else None
-                    case Progress(done=done, total=total) if task is not None:
-                        bar.update(task, completed=done)
-                        if bar.disable and done * 10 // total > (done - 1) * 10 // total:
-                            screen.say(f"{done:5}/{total}")
-                    case Warned():
-                        screen.note(event)
-                    case Evaluated() if as_json:
-                        screen.result(event.evaluation, as_json=True)
-                    case Evaluated():
-                        _show(event.evaluation)
-                        for path in (event.page, event.numbers, *event.sheets):
-                            if path:
-                                screen.print_out(path)
+        done = progress.watch(evaluation)
     except (KeyboardInterrupt, SystemExit):
         screen.say(_("Stopped; the images so far are kept. The same command goes on."))
         raise
+    found = done.to_dict()
+    if json:
+        screen.result(found, as_json=True)
+        return
+    _show(found)
+    for path in (done.page, done.numbers, *done.sheets):
+        if path:
+            screen.print_out(str(path))
 
 
 def _show(found: Mapping[str, Any]) -> None:
