@@ -29,6 +29,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tsuika import api, families
+from tsuika.core.plain import jsonable
 from tsuika.embedded.things import KNOWN, strangers
 from tsuika.embedded.world import World, draw
 
@@ -105,13 +106,13 @@ def main() -> None:
         sets["photos"] = arguments.photos
     blurred_base = out / "blurred-base"
     shutil.rmtree(blurred_base, ignore_errors=True)
-    api.bake_vae("embedded", str(paths["blurred"]), blurred_base)
+    _ = api.bake_vae("embedded", str(paths["blurred"]), blurred_base).result
     for name, images in sets.items():
         for base, some in (("embedded", list(paths)), (str(blurred_base), ["good", "washed", "scaled"])):
             row = out / f"{name}-{Path(base).name}.json"
             if not row.exists():
                 began = time.process_time()
-                done = api.compare_vae(
+                run = api.compare_vae(
                     [str(paths[one]) for one in some],
                     images,
                     base=base,
@@ -120,8 +121,8 @@ def main() -> None:
                     out=row.with_suffix(".html"),
                     overwrite=True,
                 )
-                done["processor_s"] = time.process_time() - began
-                row.write_text(json.dumps({key: value for key, value in done.items() if key != "notes"}))
+                done = run.result.to_dict() | {"processor_s": time.process_time() - began}
+                row.write_text(json.dumps(jsonable({key: value for key, value in done.items() if key != "notes"})))
             show(name, base, json.loads(row.read_text()))
 
 

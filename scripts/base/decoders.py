@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from tsuika import api
 from tsuika.core.bootstrap import of_differences
+from tsuika.core.events import drained
 from tsuika.core.files import whole
 from tsuika.embedded.things import KNOWN, strangers
 from tsuika.embedded.world import SIZE_PX, World, draw
@@ -73,13 +74,13 @@ def make(name: tune.Purpose, work: Path, steps: int) -> None:
         name, steps, BATCH[name], RATE[name], AVERAGE[name], CHECK[name], patience=steps, seed=SEED, half=True
     )
     began = time.process_time()
-    fitted = tune.fit(
-        vae,
-        lambda step: crops(name, step),
-        lambda one: tune.loss_on(one, kept, name),
-        settings,
-        lambda step, value: print(name, step, f"{value:.5f}", f"{time.process_time() - began:.0f} s", flush=True),
-    )
+
+    def judge(one: nn.Module) -> float:
+        value = tune.loss_on(one, kept, name)
+        print(name, f"{value:.5f}", f"{time.process_time() - began:.0f} s", flush=True)
+        return value
+
+    fitted = drained(tune.fit(vae, lambda step: crops(name, step), judge, settings))
     decoder = {f"decoder.{key}": value for key, value in vae.decoder.state_dict().items()}
     with whole(work / f"{name}.safetensors") as path:
         save_file(decoder, path)

@@ -12,6 +12,7 @@ from PIL import Image
 from tsuika import api, families
 from tsuika.api.drawing import Renderer
 from tsuika.core.bootstrap import of_differences
+from tsuika.core.plain import jsonable
 from tsuika.embedded.world import World, draw
 from tsuika.vae import metrics, roundtrip
 
@@ -40,7 +41,10 @@ def test_they_share_all_latents() -> None:
 
 
 def test_texture_is_taken_for_texture(renders: Path) -> None:
-    done = api.compare_vae(["builtin:texture"], renders)
+    run = api.compare_vae(["builtin:texture"], renders)
+    assert {type(event).__name__ for event in run} >= {"Phase", "Progress"}
+    assert "builtin:texture" in run._repr_html_()
+    done = jsonable(run.result.to_dict())
     assert done["advice"]["texture"]["vae"] == "builtin:texture" and done["advice"]["colour"]["vae"] == "builtin"
     assert done["advice"]["texture"]["better_by"]["low"] > 0
     assert not done["vaes"][0]["findings"] and {one["encoder"] for one in done["vaes"]} == {"same"}

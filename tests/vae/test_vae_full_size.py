@@ -159,8 +159,8 @@ def test_baking_changes_the_vae_alone(name: str, layout: str, place: Path) -> No
     kind = families.family(name)
     base, vae = write_base(kind, layout, place), random_vae(kind, 2)
     out = place / ("out" if layout == "folder" else "out.safetensors")
-    done = api.bake_vae(str(base), str(write_vae(vae, place / "other.vae.safetensors")), out)
-    assert (done["family"], done["tensors"], done["dtype"]) == (name, 248, "fp16")
+    done = api.bake_vae(str(base), str(write_vae(vae, place / "other.vae.safetensors")), out).result
+    assert (done.family, done.tensors, done.dtype) == (name, 248, "fp16")
     expected = {key: value.half() for key, value in vae.state_dict().items()}
     varied = sum(value.numel() > 1 and bool((value != value.flatten()[0]).any()) for value in expected.values())
     if layout == ".safetensors":
@@ -215,10 +215,10 @@ def test_tuning_leaves_the_encoder_alone(name: str, layout: str, place: Path) ->
     base, images = write_base(kind, layout, place, holes=True), draw(place / "images", 12)
     asked = {"base": str(base), "size_px": 64, "crop_px": 64, "batch": 1}
     with pytest.raises(ImageError) as caught:
-        api.tune_vae(images, place / "none.safetensors", steps=1, learning_rate=1e-12, **asked)
+        _ = api.tune_vae(images, place / "none.safetensors", steps=1, learning_rate=1e-12, **asked).result
     assert caught.value.code == "VA020" and not (place / "none.safetensors").exists()
-    done = api.tune_vae(images, place / "tuned.safetensors", steps=6, learning_rate=3e-4, **asked)
-    assert done["proven"] and done["best_step"] > 0 and done["dtype"] == "fp16"
+    done = api.tune_vae(images, place / "tuned.safetensors", steps=6, learning_rate=3e-4, **asked).result
+    assert done.proven and done.best_step > 0 and done.dtype == "fp16"
     space = families.peek(str(base))
     own, tuned = (space.load_vae(one, CPU) for one in ("builtin", str(place / "tuned.safetensors")))
     made = Stored(place / "tuned.safetensors")
@@ -226,8 +226,8 @@ def test_tuning_leaves_the_encoder_alone(name: str, layout: str, place: Path) ->
     changed = {key for key, value in given.items() if made[key] != value.numpy().tobytes()}
     assert made.header.keys() == given.keys() and {key.split(".")[0] for key in changed} == {"decoder"}
     assert len(changed) == sum(key.startswith("decoder.") for key in given)
-    told = done["measures"]["psnr"]
-    assert told["change"]["low"] > 0 and told["after"] - told["before"] == pytest.approx(told["change"]["mean"])
+    told = done.measures["psnr"]
+    assert told.change.low > 0 and told.after - told.before == pytest.approx(told.change.mean)
     picture = roundtrip.to_signal(Image.open(images / "0.png"))
     before, after = (
         float(metrics.psnr(roundtrip.decode(one, roundtrip.encode(own, picture)).clamp(-1, 1), picture))
@@ -235,7 +235,7 @@ def test_tuning_leaves_the_encoder_alone(name: str, layout: str, place: Path) ->
     )
     assert after > before
     if layout == "folder":
-        api.bake_vae(str(base), str(place / "tuned.safetensors"), place / "out")
+        _ = api.bake_vae(str(base), str(place / "tuned.safetensors"), place / "out").result
         weights = f"vae/{bake.WEIGHTS}.safetensors"
         again = same_but(base / weights, place / "out" / weights, "decoder.")
         assert len(again) == len(changed)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from statistics import median_low
@@ -14,13 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from tsuika import families
-from tsuika.api import writing
+from tsuika.api import results, writing
+from tsuika.api.display import shown as shown_html
 from tsuika.api.models import EMBEDDED
+from tsuika.api.run import starts
 from tsuika.core import safetensors
 from tsuika.core.bootstrap import LEAST
 from tsuika.core.errors import DivergedError, ImageError, no_such
-from tsuika.core.events import Event, Phase, Progress, Warned, note
+from tsuika.core.events import Event, Phase, Warned, note
 from tsuika.core.files import sha256, write_text
+from tsuika.core.intervals import Interval
 from tsuika.core.plain import jsonable
 from tsuika.core.sections import Data
 from tsuika.core.seeds import generator
@@ -33,15 +36,139 @@ from tsuika.families import StoredBase
 from tsuika.formats import vae_file
 from tsuika.training.device import DTYPES, pick_device
 from tsuika.vae import bake, compare, faults, metrics, proof, report, roundtrip, tune
-from tsuika.vae.compare import ComparedImage, LoadedVae
+from tsuika.vae.compare import ComparedImage, Comparison, LoadedVae
 
 MAX_PICTURES: Final = 32
-_LEAST_PX: Final = 16  # a little over SSIM's window
-_TEST_PX: Final = 128  # of the test picture by which `bake_vae` compares latents
-_KEPT: Final = 32  # pictures in memory while a VAE is tuned
-Say = Callable[[Event], None]
+# A little over SSIM's window.
+_LEAST_PX: Final = 16
+# Of the test image by which `bake_vae` compares latents.
+_TEST_PX: Final = 128
+# Images in memory while a VAE is tuned.
+_KEPT: Final = 32
 
 
+@dataclass(frozen=True)
+class VaeComparison:
+    """VAEs on the same images, the base's own first.
+
+    Attributes:
+        base: as it was named.
+        family: such as `sd1`.
+        size_px: of the images' shorter side.
+        comparison: what was measured, and which VAE to take for what.
+        page: that was written; None without `out`.
+        notes: findings, and what was left out.
+    """
+
+    base: str
+    family: str
+    size_px: int
+    comparison: Comparison
+    page: Path | None
+    notes: tuple[Warned, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in the command's `--json`."""
+        about = {"base": self.base, "family": self.family, "size_px": self.size_px}
+        return {**about, **self.comparison.to_dict(), "page": self.page, "notes": self.notes}
+
+    def _repr_html_(self) -> str:
+        """Each VAE's mean measures, and the advice."""
+        measures = {
+            one.name: {name: metrics.mean(one.rows, name) for name in metrics.MEASURES}
+            for one in self.comparison.results
+        }
+        advice = {one.purpose: one.vae for one in self.comparison.advice}
+        return shown_html({"measures": measures, "advice": advice, "page": self.page, "notes": self.notes})
+
+
+@dataclass(frozen=True, kw_only=True)
+class BakedVae:
+    """A base with another VAE in it.
+
+    Attributes:
+        base: as it was named.
+        vae: as it was named.
+        out: the file or folder that was written.
+        format: `single-file` or `diffusers`.
+        family: such as `sd1`.
+        tensors: how many were put in.
+        dtype: theirs: fp16, bf16 or fp32.
+        sha256: of the file; of a folder, of its VAE's file.
+        notes: where the VAE does not suit the base.
+    """
+
+    base: str
+    vae: str
+    out: Path
+    format: str
+    family: str
+    tensors: int
+    dtype: str
+    sha256: str
+    notes: tuple[Warned, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in the command's `--json`."""
+        return results.to_dict(self)
+
+
+@dataclass(frozen=True)
+class ImageCounts:
+    """How many images had which part in a tuning."""
+
+    train: int
+    choose: int
+    prove: int
+
+
+@dataclass(frozen=True)
+class MeasureChange:
+    """A measure before and after, as means over images, and the mean change with its 95% interval."""
+
+    before: float
+    after: float
+    change: Interval
+
+
+@dataclass(frozen=True, kw_only=True)
+class TunedVae:
+    """A VAE whose decoder was tuned.
+
+    Attributes:
+        out: the file or folder that was written.
+        format: its name in `formats`.
+        dtype: fp16, bf16 or fp32.
+        purpose: what the loss preferred.
+        proven: whether it is better on images that had no part in it.
+        best_step: 0 is the decoder as it was.
+        steps_done: in all.
+        learning_rate: that was used.
+        pictures: how many images had which part.
+        measures: by name.
+        sha256: of the file.
+        notes: what became worse, and what was left out.
+    """
+
+    out: Path
+    format: str
+    dtype: str
+    purpose: str
+    proven: bool
+    best_step: int
+    steps_done: int
+    learning_rate: float
+    pictures: ImageCounts
+    measures: Mapping[str, MeasureChange]
+    sha256: str
+    notes: tuple[Warned, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in the command's `--json`."""
+        return results.to_dict(self) | {"measures": jsonable(self.measures), "pictures": vars(self.pictures)}
+
+
+@starts
 def compare_vae(
     vaes: Sequence[str],
     images: Path,
@@ -55,15 +182,14 @@ def compare_vae(
     out: Path | None = None,
     lang: str = "en",
     overwrite: bool = False,
-    say: Say | None = None,
-) -> dict[str, Any]:
-    """Encode and decode pictures with several VAEs and the base's own, and say which to take for what.
+) -> Generator[Event, None, VaeComparison]:
+    """Encode and decode images with several VAEs and the base's own, and say which to take for what.
 
     Args:
         vaes: `builtin:NAME`, files, folders or hub ids; the base's own is always compared.
-        images: folder of pictures; only read.
+        images: folder of images; only read.
         base: whose latents they must fit.
-        size_px: of the shorter side; larger pictures are made smaller. 0: the base's own size.
+        size_px: of the shorter side; larger images are made smaller. 0: the base's own size.
         max_pictures: taken evenly where there are more.
         precision: fp32, bf16 or fp16; falls back to the next, and says so, where numbers are not finite.
         device: auto, cpu, cuda, ...
@@ -71,67 +197,53 @@ def compare_vae(
         out: an HTML page with crops and difference maps; none is written without.
         lang: in which the page opens.
         overwrite: replace `out`.
-        say: called with events: `Phase`, `Progress`, `Warned`.
 
     Returns:
-        `compare.Comparison.to_dict`, and base, family, size_px, page, notes.
+        A run with `Phase`, `Progress` and `Warned` events; its result is what was measured and the advice.
 
     Raises:
-        TsuikaError: no such folder or VAE, one of other latents, no usable pictures, a page that exists.
+        TsuikaError: no such folder or VAE, one of other latents, no usable images, a page that exists.
     """
     if precision not in DTYPES:
         raise no_such("precision", precision, DTYPES)
     if out is not None:
         writing.free(out, images, overwrite=overwrite, suffix=".html")
-    tell = _Notes(say)
-    tell(Phase("load"))
+    notes: list[Warned] = []
+    yield Phase("load")
     place, space = pick_device(device), families.peek(base, embedded_path=EMBEDDED)
     asked = list(dict.fromkeys(("builtin", *vaes)))
     labels = _labels(asked)
     own, *others = (replace(_candidate(space, name, place), name=labels[name]) for name in asked)
-    tell(Phase("pictures"))
+    yield Phase("pictures")
     size = size_px or space.geometry.native_size_px
     manifest = scan.scan(images, Data(min_size_px=_LEAST_PX))
     if len(manifest) > max_pictures > 0:
-        tell(note("VA012", shown=max_pictures, found=len(manifest)))
+        notes.append(note("VA012", shown=max_pictures, found=len(manifest)))
         rows = manifest.samples
         evenly = tuple(rows[number * len(rows) // max_pictures] for number in range(max_pictures))
         manifest = replace(manifest, samples=evenly)
     numbers = {name: number for number, group in enumerate(dedupe.groups(manifest)) for name in group}
-    prepared = _Prepared(manifest, size, roundtrip.factor(own.vae), tell)
+    prepared = _Prepared(manifest, size, roundtrip.factor(own.vae))
+    notes += prepared.notes
     pictures = [ComparedImage(name, prepared[name], numbers[name]) for name in prepared]
     pictures.sort(key=lambda one: one.pixels_13HW.shape)  # those of one size go through together
     different = len({picture.group for picture in pictures})
     if different < LEAST:
-        tell(note("VA011", found=different, needed=LEAST))
-    total = len(pictures) * (1 + len(others))
-    tell(Phase("compare-vaes", total))
-    compared = compare.compare(
-        own,
-        others,
-        pictures,
-        scale=space.geometry.latent_scale,
-        precision=precision,
-        seed=seed,
-        tell=tell,
-        progress=lambda done, of: tell(Progress("compare-vaes", done, of)),
+        notes.append(note("VA011", found=different, needed=LEAST))
+    yield from notes
+    yield Phase("compare-vaes", len(pictures) * (1 + len(others)))
+    compared = yield from compare.compare(
+        own, others, pictures, scale=space.geometry.latent_scale, precision=precision, seed=seed
     )
-    content: dict[str, Any] = {
-        "base": base,
-        "family": space.facts.family,
-        "size_px": size,
-        **compared.to_dict(),
-        "page": None,
-    }
+    notes += [warned for result in compared.results for warned in result.findings]
     if out is not None:
         shown = Path(base).name if Path(base).expanduser().exists() else base
-        page = report.render(compared, pictures, base=shown, size_px=size, lang=lang)
-        write_text(out, page)
-        content["page"] = str(out)
-    return {**content, "notes": tell.notes}
+        write_text(out, report.render(compared, pictures, base=shown, size_px=size, lang=lang))
+    return VaeComparison(base, space.facts.family, size, compared, out, tuple(notes))
 
 
-def bake_vae(base: str, vae: str, out: Path, *, overwrite: bool = False) -> dict[str, Any]:
+@starts
+def bake_vae(base: str, vae: str, out: Path, *, overwrite: bool = False) -> Generator[Event, None, BakedVae]:
     """Write a copy of a base with another VAE in the place of its own; all other numbers stay, bit for bit.
 
     Args:
@@ -141,7 +253,7 @@ def bake_vae(base: str, vae: str, out: Path, *, overwrite: bool = False) -> dict
         overwrite: replace `out`, if it is a file.
 
     Returns:
-        base, vae, out, format, family, tensors (put in), dtype, sha256, notes.
+        A run with `Phase` and `Warned` events; its result is what was written.
 
     Raises:
         FormatError: the base has no VAE of these layers (FM005), its number type cannot hold this (FM002), or what was
@@ -151,30 +263,31 @@ def bake_vae(base: str, vae: str, out: Path, *, overwrite: bool = False) -> dict
     cpu, space = torch.device("cpu"), families.peek(base, embedded_path=EMBEDDED)
     suffix = ".safetensors" if space.path.is_file() else ""
     writing.free_model(out, space.path, overwrite=overwrite, suffix=suffix, copied=True)
+    yield Phase("load")
     own, new = (replace(_candidate(space, name, cpu), name=_labels([name])[name]) for name in ("builtin", vae))
     tensors = new.vae.state_dict()
     facts = {"tsuika.vae": Path(vae).name, "tsuika.vae_hash": safetensors.data_hash(tensors)}
+    yield Phase("write")
     count = bake.bake(space.path, tensors, space.geometry.vae, out, facts)
     back = space.load_vae(str(out), cpu).state_dict()
     dtype = proof.narrowest(back.values())
     wrong = [name for name, value in tensors.items() if not torch.equal(value.to(dtype), back[name].to(dtype))]
     if wrong:
         raise writing.differing(out, wrong)
-    tell = _Notes(None)
-    for warned in _fit_notes(own, new, space):
-        tell(warned)
-    file = out if out.is_file() else min((out / "vae").glob("*.safetensors"))
-    return {
-        "base": base,
-        "vae": vae,
-        "out": str(out),
-        "format": "single-file" if out.is_file() else "diffusers",
-        "family": space.facts.family,
-        "tensors": count,
-        "dtype": writing.NAMES[dtype],
-        "sha256": sha256(file),
-        "notes": tell.notes,
-    }
+    notes = tuple(_fit_notes(own, new, space))
+    yield from notes
+    is_file = out.is_file()
+    return BakedVae(
+        base=base,
+        vae=vae,
+        out=out,
+        format="single-file" if is_file else "diffusers",
+        family=space.facts.family,
+        tensors=count,
+        dtype=writing.NAMES[dtype],
+        sha256=sha256(out if is_file else min((out / "vae").glob("*.safetensors"))),
+        notes=notes,
+    )
 
 
 def _fit_notes(own: LoadedVae, new: LoadedVae, space: StoredBase) -> list[Warned]:
@@ -192,6 +305,7 @@ def _fit_notes(own: LoadedVae, new: LoadedVae, space: StoredBase) -> list[Warned
     return [one for one in (incompatibility, scale, note("VA010", vae=new.name) if encoder == "other" else None) if one]
 
 
+@starts
 def tune_vae(
     images: Path,
     out: Path,
@@ -209,37 +323,34 @@ def tune_vae(
     seed: int = 0,
     keep_anyway: bool = False,
     overwrite: bool = False,
-    say: Say | None = None,
-) -> dict[str, Any]:
-    """Fine-tune a VAE's decoder on pictures, and write it if it is better on pictures that had no part in it.
+) -> Generator[Event, None, TunedVae]:
+    """Fine-tune a VAE's decoder on images, and write it if it is better on images that had no part in it.
 
     The encoder stays bit for bit, and so do all latents: bases, LoRA and caches go on working. Deterministic by seed on
     one machine.
 
     Args:
-        images: folder of pictures, twelve different ones or more; only read.
+        images: folder of images, twelve different ones or more; only read.
         out: a `.safetensors` file (the layout that every program takes), or a new folder for diffusers.
         base: whose latents they are.
         vae: to begin with, named as in `load`.
         purpose: balanced, texture or colour: what the loss prefers, and what must become better (`tune.PROOF`).
-        steps: at most; it ends earlier where the pictures kept for choosing gain nothing.
+        steps: at most; it ends earlier where the images kept for choosing gain nothing.
         batch: crops a step.
         crop_px: side of the crops.
-        size_px: of the pictures' shorter side; 0: the base's own size.
+        size_px: of the images' shorter side; 0: the base's own size.
         learning_rate: 0: by the decoder's width.
         precision: of the decoder's computing while it learns: auto, bf16 or fp32.
         device: auto, cpu, cuda, ...
         seed: of split and draws.
         keep_anyway: write it, better or not.
         overwrite: replace `out`, if it is a file.
-        say: called with events: `Phase`, `Progress`, `Warned`.
 
     Returns:
-        out, dtype, purpose, proven, best_step, steps_done, pictures (train, choose, prove), measures (before, after,
-        change with its interval), sha256, notes.
+        A run with `Phase`, `Progress` and `Warned` events; its result is what was written, and how it was proven.
 
     Raises:
-        ImageError: too few pictures (VA021), or it is not better, and nothing was written (VA020).
+        ImageError: too few images (VA021), or it is not better, and nothing was written (VA020).
         DivergedError: the loss is not finite (VA022).
         TsuikaError: no such folder, base or VAE; `out` exists.
     """
@@ -247,17 +358,18 @@ def tune_vae(
         raise no_such("purpose", purpose, tune.PURPOSES)
     format_ = next(one for one in vae_file.VAE_FORMATS if one.suffix == out.suffix.lower() or not one.suffix)
     writing.free(out, images, overwrite=overwrite, suffix=format_.suffix)
-    tell = _Notes(say)
-    tell(Phase("load"))
+    yield Phase("load")
     place, space = pick_device(device), families.peek(base, embedded_path=EMBEDDED)
     start = _candidate(space, vae, place).vae
-    tell(Phase("pictures"))
+    yield Phase("pictures")
     manifest = scan.scan(images, Data(min_size_px=_LEAST_PX))
     groups = dedupe.groups(manifest)
     parts = proof.parts(groups, seed)
     factor = roundtrip.factor(start)
-    pictures = _Prepared(manifest, size_px or space.geometry.native_size_px, factor, tell)
-    crop_px, large = _crops(pictures, parts.train, crop_px // factor * factor, tell)
+    pictures = _Prepared(manifest, size_px or space.geometry.native_size_px, factor)
+    crop_px, large, small = _crops(pictures, parts.train, crop_px // factor * factor)
+    notes = pictures.notes + small
+    yield from notes
     measured = pictures.of(parts.prove)
     before = proof.measured(start, measured)
     settings = tune.Settings(
@@ -269,25 +381,20 @@ def tune_vae(
         seed=seed,
         half=precision == "bf16" or (precision == "auto" and place.type == "cuda"),
     )
-    tell(Phase("tune-vae", steps))
+    yield Phase("tune-vae", steps)
     choose = pictures.of(parts.choose)
     try:
-        fitted = tune.fit(
-            start,
-            tune.crops(pictures.of(large), settings, crop_px),
-            lambda one: tune.loss_on(one, choose, purpose),
-            settings,
-            lambda step, _: tell(Progress("tune-vae", step, steps)),
-        )
+        crops = tune.crops(pictures.of(large), settings, crop_px)
+        fitted = yield from tune.fit(start, crops, lambda one: tune.loss_on(one, choose, purpose), settings)
     except FloatingPointError as error:
         raise DivergedError("VA022", step=error.args[0], rate=f"{settings.learning_rate / 3:.1g}") from None
-    tell(Phase("prove", len(measured)))
+    yield Phase("prove", len(measured))
     dtype = proof.narrowest(roundtrip.encoder_tensors(start).values())
     proof.rounded(start, dtype)
     numbers = {name: number for number, group in enumerate(groups) for name in group}
     shown = proof.prove(before, proof.measured(start, measured), [numbers[name] for name in parts.prove], purpose, seed)
-    for name in shown.costs:
-        tell(note("VA023", measure=name, **proof.words(shown.changes[name])))
+    costs = [note("VA023", measure=name, **proof.words(shown.changes[name])) for name in shown.costs]
+    yield from costs
     if not (shown.is_better or keep_anyway):
         name = shown.measure
         raise ImageError(
@@ -298,7 +405,7 @@ def tune_vae(
             after=f"{shown.after[name]:.4g}",
             **proof.words(shown.changes[name]),
         )
-    tell(Phase("write"))
+    yield Phase("write")
     config = {
         **dict(space.geometry.vae),
         **dict(roundtrip.config(start)),
@@ -308,37 +415,22 @@ def tune_vae(
     tensors = {name: value.cpu() for name, value in start.state_dict().items()}
     artifact = Artifact("vae", space.facts.family, tensors, {vae_file.CONFIG: json.dumps(config)})
     done = writing.write(artifact, format_, out, writing.NAMES[dtype])
-    return {
-        "out": done["out"],
-        "format": done["format"],
-        "dtype": done["dtype"],
-        "purpose": purpose,
-        "proven": shown.is_better,
-        "best_step": fitted.best_step,
-        "steps_done": fitted.steps_done,
-        "learning_rate": settings.learning_rate,
-        "pictures": {"train": len(large), "choose": len(parts.choose), "prove": len(parts.prove)},
-        "measures": {
-            name: jsonable({"before": shown.before[name], "after": shown.after[name], "change": change})
-            for name, change in shown.changes.items()
+    return TunedVae(
+        out=done.out,
+        format=done.format,
+        dtype=done.dtype,
+        purpose=purpose,
+        proven=shown.is_better,
+        best_step=fitted.best_step,
+        steps_done=fitted.steps_done,
+        learning_rate=settings.learning_rate,
+        pictures=ImageCounts(len(large), len(parts.choose), len(parts.prove)),
+        measures={
+            name: MeasureChange(shown.before[name], shown.after[name], change) for name, change in shown.changes.items()
         },
-        "sha256": done["sha256"],
-        "notes": tell.notes,
-    }
-
-
-class _Notes:
-    """Passes events on and keeps the warnings."""
-
-    def __init__(self, say: Say | None) -> None:
-        self.notes: list[Warned] = []
-        self._say = say
-
-    def __call__(self, event: Event) -> None:
-        if isinstance(event, Warned):
-            self.notes.append(event)
-        if self._say:
-            self._say(event)
+        sha256=done.sha256,
+        notes=(*notes, *costs),
+    )
 
 
 def _labels(names: Sequence[str]) -> dict[str, str]:
@@ -358,9 +450,9 @@ def _candidate(space: StoredBase, name: str, device: torch.device) -> LoadedVae:
 
 
 class _Prepared(Mapping[str, Tensor]):
-    """Pictures as a VAE takes them (1, 3, H, W), by name; read when they are asked for, the latest few kept."""
+    """Images as a VAE takes them (1, 3, H, W), by name; read when they are asked for, the latest few kept."""
 
-    def __init__(self, manifest: Manifest, size_px: int, factor: int, tell: Say) -> None:
+    def __init__(self, manifest: Manifest, size_px: int, factor: int) -> None:
         self._samples = {sample.name: sample for sample in manifest.samples}
         self._size_px, self._factor = size_px, factor
         self._read = lru_cache(_KEPT)(self._opened)
@@ -369,8 +461,7 @@ class _Prepared(Mapping[str, Tensor]):
         for name, sample in self._samples.items():
             whole, self.sizes[name] = roundtrip.sizes((sample.width, sample.height), size_px, factor)
             cut += whole != self.sizes[name]
-        if cut:
-            tell(note("VA013", count=cut, multiple=factor))
+        self.notes = [note("VA013", count=cut, multiple=factor)] if cut else []
 
     def __getitem__(self, name: str) -> Tensor:
         return self._read(name)
@@ -406,11 +497,10 @@ class _Some(Sequence[Tensor]):
         return len(self._names)
 
 
-def _crops(pictures: _Prepared, names: Sequence[str], side_px: int, tell: Say) -> tuple[int, list[str]]:
-    """The side of the crops, and the pictures that they fit into: half of them at least."""
+def _crops(pictures: _Prepared, names: Sequence[str], side_px: int) -> tuple[int, list[str], list[Warned]]:
+    """The side of the crops, the images that they fit into (half of them at least), and a note of the others."""
     sides = {name: min(pictures.sizes[name]) for name in names}
     side_px = min(side_px, median_low(sides.values()))
     large = [name for name in names if sides[name] >= side_px]
-    if len(large) < len(names):
-        tell(note("VA024", small=len(names) - len(large), found=len(names), side=side_px))
-    return side_px, large
+    small = len(names) - len(large)
+    return side_px, large, [note("VA024", small=small, found=len(names), side=side_px)] if small else []

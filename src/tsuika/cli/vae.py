@@ -8,10 +8,9 @@ from typing import Annotated, Any, Final, Optional
 
 import typer
 
-from tsuika.cli import language, layout, screen, usage
+from tsuika.cli import language, layout, progress, screen, usage
 from tsuika.cli.flags import BaseModel, Device, Json, Overwrite, Vae
 from tsuika.cli.language import local
-from tsuika.core.events import Event, Phase, Progress, Warned
 from tsuika.core.texts import Text, _, listed
 
 app = typer.Typer(
@@ -71,7 +70,7 @@ def compare(
     """`tsuika vae compare`."""
     from tsuika import api
 
-    done = api.compare_vae(
+    run = api.compare_vae(
         vaes,
         images,
         base=base,
@@ -83,8 +82,8 @@ def compare(
         out=out,
         lang=language.current(),
         overwrite=overwrite,
-        say=_follow,
     )
+    done = progress.watch(run).to_dict()
     if json:
         screen.result(done, as_json=True)
         return
@@ -94,7 +93,7 @@ def compare(
     for purpose, row in done["advice"].items():
         screen.print_out(layout.wrap(local(_advice(_PURPOSES[purpose], row)), rest="  "))
     if done["page"]:
-        screen.print_out(done["page"])
+        screen.print_out(str(done["page"]))
     else:
         screen.say(_("For crops and difference maps as a page, add --out PAGE.html"))
 
@@ -110,8 +109,7 @@ def bake(
     """`tsuika vae bake`."""
     from tsuika import api
 
-    done = api.bake_vae(base, vae, out, overwrite=overwrite)
-    screen.result(done, as_json=json)
+    progress.show(api.bake_vae(base, vae, out, overwrite=overwrite), as_json=json)
 
 
 @app.command(
@@ -141,7 +139,7 @@ def tune(
     """`tsuika vae tune`."""
     from tsuika import api
 
-    done = api.tune_vae(
+    run = api.tune_vae(
         images,
         out,
         base=base,
@@ -157,8 +155,8 @@ def tune(
         seed=seed,
         keep_anyway=keep_anyway,
         overwrite=overwrite,
-        say=_follow,
     )
+    done = progress.watch(run).to_dict()
     if json:
         screen.result(done, as_json=True)
         return
@@ -169,17 +167,7 @@ def tune(
     screen.say(_("Measured on images that were not used for the tuning; best step: {step}", step=done["best_step"]))
     if not done["proven"]:
         screen.say(_("It is not proven to be better; written because of --keep-anyway."))
-    screen.print_out(done["out"])
-
-
-def _follow(event: Event) -> None:
-    match event:
-        case Phase(name=name):
-            screen.say(screen.phase(name))
-        case Progress(done=done, total=total):
-            screen.count(done, total)
-        case Warned():
-            screen.note(event)
+    screen.print_out(str(done["out"]))
 
 
 def _table(vaes: Sequence[Mapping[str, Any]]) -> str:

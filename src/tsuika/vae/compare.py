@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tsuika.core.bootstrap import of_differences, of_values
-from tsuika.core.events import Warned, note
+from tsuika.core.events import Event, Progress, Warned, note
 from tsuika.core.intervals import Interval
 from tsuika.core.plain import jsonable
 from tsuika.vae import faults, metrics, roundtrip
@@ -150,30 +150,24 @@ def compare(
     scale: float,
     precision: str = "fp32",
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
-    tell: Callable[[Warned], None] | None = None,
-) -> Comparison:
-    """Measure every VAE on every picture.
+) -> Generator[Event, None, Comparison]:
+    """Measure every VAE on every picture, with a `Progress` for each batch and a `Warned` for each finding.
 
     Args:
         pictures: with sides that all of them take, in order of size for speed.
         scale: the base's latent scale.
         precision: fp32, bf16 or fp16; where it gives numbers that are not finite, the next one is taken, and told.
         seed: of the resampling.
-        progress: called with (pictures done, pictures in all).
-        tell: called with every finding.
     """
     total = len(pictures) * (1 + len(others))
     results: list[VaeResult] = []
     base_latents: list[Tensor] = []
     own_db = math.inf
     for candidate in (own, *others):
-
-        def step(done: int, before: int = len(results)) -> None:
-            if progress:
-                progress(before * len(pictures) + done, total)
-
-        result, found = _run(candidate, own, pictures, base_latents, own_db, scale, precision, step)
+        before = len(results) * len(pictures)
+        result, found = yield from _run(
+            candidate, own, pictures, base_latents, own_db, scale, precision, before=before, total=total
+        )
         if not results:
             base_latents, own_db = found, _mean_db(result.with_base)
         results.append(result)
@@ -187,9 +181,7 @@ def compare(
         }
     for result in results:
         result.findings += faults.looks(result.name, result.rows, result.against or None)
-        if tell:
-            for warned in result.findings:
-                tell(warned)
+        yield from result.findings
     advice = tuple(_advise(purpose, results, groups, level, seed) for purpose in PURPOSES)
     names = tuple(picture.name for picture in pictures)
     return Comparison(tuple(results), advice, _pareto(results), names, len(set(groups)), level)
@@ -203,8 +195,10 @@ def _run(
     own_db: float,
     scale: float,
     precision: str,
-    step: Callable[[int], None],
-) -> tuple[VaeResult, list[Tensor]]:
+    *,
+    before: int,
+    total: int,
+) -> Generator[Event, None, tuple[VaeResult, list[Tensor]]]:
     findings: list[Warned] = []
     stacks = list(roundtrip.batches([one.pixels_13HW for one in pictures], _most(pictures)))
     loads = [faults.load(candidate.vae, stack[:1]) for stack in stacks[:_PROBED]]
@@ -213,7 +207,7 @@ def _run(
         findings.append(note("VA001", vae=candidate.name, precision="fp16", fallback="bf16", largest=f"{largest:.2g}"))
     while True:
         vae = candidate.vae if precision == "fp32" else copy.deepcopy(candidate.vae).to(_DTYPES[precision])
-        passed = _pass(vae, stacks, step)
+        passed = yield from _pass(vae, stacks, before, total)
         if passed.is_finite or precision == "fp32":
             break
         findings.append(note("VA009", vae=candidate.name, precision=precision, fallback=_FALLBACKS[precision]))
@@ -282,7 +276,7 @@ class _Passed:
         return all(math.isfinite(row["colour"]) for row in self.rows)
 
 
-def _pass(vae: nn.Module, stacks: Sequence[Tensor], step: Callable[[int], None]) -> _Passed:
+def _pass(vae: nn.Module, stacks: Sequence[Tensor], before: int, total: int) -> Generator[Event, None, _Passed]:
     device = next(vae.parameters()).device
     is_cuda = device.type == "cuda"
     done = _Passed([], [], [], 0.0, 0.0, None)
@@ -300,7 +294,7 @@ def _pass(vae: nn.Module, stacks: Sequence[Tensor], step: Callable[[int], None])
         done.rows += metrics.measure(output, stack.to(output.device))
         done.latents.append(latents.cpu())
         done.pictures += [roundtrip.to_bytes(one) for one in output]
-        step(len(done.rows))
+        yield Progress("compare-vaes", before + len(done.rows), total)
     if is_cuda:
         done.peak_bytes = torch.cuda.max_memory_allocated(device) - others
     return done

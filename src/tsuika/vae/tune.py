@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tsuika.core.events import Event, Progress
 from tsuika.core.seeds import generator
 from tsuika.vae import metrics, roundtrip
 
@@ -116,19 +117,16 @@ def loss_on(vae: nn.Module, pictures: Sequence[Tensor], purpose: Purpose) -> flo
 
 
 def fit(
-    vae: nn.Module,
-    draw: Callable[[int], Tensor],
-    judge: Callable[[nn.Module], float],
-    settings: Settings,
-    progress: Callable[[int, float], None] | None = None,
-) -> Fitted:
-    """Train `vae.decoder` in place; it ends as the average of weights that the judge found best (as it was, if none).
+    vae: nn.Module, draw: Callable[[int], Tensor], judge: Callable[[nn.Module], float], settings: Settings
+) -> Generator[Event, None, Fitted]:
+    """Train `vae.decoder` in place, with a `Progress` for each step.
+
+    It ends as the average of weights that the judge found best (as it was, if none).
 
     Args:
         vae: in float32, frozen.
         draw: step -> pictures (B, 3, H, W) to train on.
         judge: of a VAE, by pictures that `draw` never gives; less is better.
-        progress: called with the step and the judge's number.
 
     Raises:
         FloatingPointError: the loss is not finite; the decoder is as it was.
@@ -169,10 +167,9 @@ def fit(
             keep = min(settings.average, (1 + step) / (10 + step))  # early weights do not linger
             for mean, now in zip(average.parameters(), decoder.parameters(), strict=True):
                 mean.lerp_(now.detach(), 1 - keep)
+            yield Progress("tune-vae", step, settings.steps)
             if step % settings.check_every == 0 or step == settings.steps:
                 checks.append((step, judged()))
-                if progress:
-                    progress(step, checks[-1][1])
                 if checks[-1][1] < min(number for _, number in checks[:-1]):
                     best = {name: value.clone() for name, value in average.state_dict().items()}
                     best_step = step
