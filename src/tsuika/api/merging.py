@@ -75,8 +75,9 @@ class Resized(ModelFile):
 
     def to_dict(self) -> dict[str, Any]:
         """As in the command's `--json`."""
-        ranks = "{} to {}".format(*self.ranks)
-        return super().to_dict() | {"ranks": ranks, "error_of_rank": writing.summary(self.errors)}
+        found = super().to_dict()
+        about = {"from": found.pop("from"), "ranks": "{} to {}".format(*found.pop("ranks"))}
+        return {**about, "error_of_rank": writing.summary(self.errors), **found}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from tsuika.api.run import Run
 
 Result = TypeVar("Result")
+
+# Where no bar can be shown, a line says how far it is, at most so often.
+SAY_EVERY_S: Final = 10.0
 
 # Of calls that are no training; `screen.phase` names the others.
 _PHASES: Final[Mapping[str, Text]] = {
@@ -39,19 +43,20 @@ def watch(run: Run[Result]) -> Result:
     """Show what a run tells on stderr; returns its result. Terminate stops it as Ctrl+C does."""
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     with run, screen.progress() as bar:
-        task, phase = None, ""
+        task, spoke = None, time.monotonic()
         for event in run:
             match event:
-                case Phase(name=phase, total=total):
-                    title = local(_PHASES[phase]) if phase in _PHASES else screen.phase(phase)
+                case Phase(name=name, total=total):
+                    title = local(_PHASES[name]) if name in _PHASES else screen.phase(name)
                     screen.say(title)
                     if task is not None:
                         bar.remove_task(task)
                     task = bar.add_task(title, total=total or None)
                 case Progress(done=done, total=total) if task is not None:
                     bar.update(task, completed=done, total=total)
-                    if bar.disable and done * 10 // total > (done - 1) * 10 // total:
-                        screen.say(f"{done:5}/{total}")
+                    if bar.disable and time.monotonic() - spoke >= SAY_EVERY_S:
+                        screen.say(f"{done}/{total}")
+                        spoke = time.monotonic()
                 case Warned():
                     screen.note(event)
     return run.result
