@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 
+from tsuika import EMBEDDED
 from tsuika.advice.activations import count
-from tsuika.api import EMBEDDED
 from tsuika.families import FAMILIES
 
 

@@ -52,13 +52,14 @@ def run_demo(steps: int | None) -> None:
 def profile_steps(count: int) -> None:
     from torch.profiler import ProfilerActivity, profile
 
-    from tsuika import api, config
+    import tsuika
+    from tsuika import config
     from tsuika.core.events import Stepped
 
-    tables = config.override(config.read_tables(api.DEMO_RECIPE), {"data.images": str(api.DEMO_PICTURES)})
+    tables = config.override(config.read_tables(tsuika.DEMO_RECIPE), {"data.images": str(tsuika.DEMO_PICTURES)})
     tables = config.override(tables, {"train.steps": count + 3, "data.trigger": "", "data.class_word": ""})
     with tempfile.TemporaryDirectory() as folder:
-        events = api.train(config.build(tables), Path(folder) / "run")
+        events = tsuika.train(config.build(tables), Path(folder) / "run")
         for event in events:
             if isinstance(event, Stepped) and event.step == 2:
                 break

@@ -21,7 +21,8 @@ import torch
 from PIL import Image
 
 import style_distance
-from tsuika import api, config, formats
+import tsuika
+from tsuika import config, formats
 from tsuika.core.events import Stepped, Warned
 from tsuika.core.seeds import generator
 from tsuika.core.types import Model
@@ -198,7 +199,7 @@ def train(name: str, work: Path, steps: int | None) -> tuple[Path, float]:
     if steps:
         tables = config.override(tables, {"train.steps": steps})
     began, losses = time.monotonic(), []
-    for event in api.train(config.build(tables), run):
+    for event in tsuika.train(config.build(tables), run):
         if isinstance(event, Stepped):
             losses.append(event.loss)
             if event.step % 50 == 0:
@@ -220,14 +221,14 @@ def result_of(run: Path) -> Path:
 def model_with(parts: Sequence[tuple[Path, float]]) -> Iterator[Model]:
     """The embedded base, or the checkpoint among `parts` in its place, with the others at their strengths."""
     checkpoint = next((str(path) for path, _ in parts if (path / "model_index.json").is_file()), "embedded")
-    model = api.load(checkpoint)
+    model = tsuika.load(checkpoint)
     wanted = [compose.Requested(path, strength) for path, strength in parts if str(path) != checkpoint]
     with compose.compose(model, wanted, formats, METHODS):
         yield model
 
 
 def draw(model: Model, prompts: Sequence[str], seeds: int) -> Drawings:
-    defaults = pipeline.defaults_for(model, api.EMBEDDED)
+    defaults = pipeline.defaults_for(model, tsuika.EMBEDDED)
     pixels = pipeline.sample(model, list(prompts), seed=FIRST_SEED, num=seeds, defaults=defaults, batch_size=PER_BATCH)
     pictures = [np.asarray(picture) for picture in pipeline.to_pictures(pixels)]
     return [pictures[i : i + seeds] for i in range(0, len(pictures), seeds)]

@@ -31,7 +31,8 @@ def measure(options: argparse.Namespace) -> list[Check]:
     import torch
     from accelerate import Accelerator
 
-    from tsuika import api, config
+    import tsuika
+    from tsuika import config
     from tsuika.core.seeds import generator
     from tsuika.core.types import Model
     from tsuika.data import bank as banks
@@ -65,7 +66,7 @@ def measure(options: argparse.Namespace) -> list[Check]:
         ]
 
     tables = config.override(
-        config.read_tables(api.DEMO_RECIPE),
+        config.read_tables(tsuika.DEMO_RECIPE),
         {
             "train.steps": options.steps,
             "train.learning_rate": options.rate,
@@ -77,7 +78,7 @@ def measure(options: argparse.Namespace) -> list[Check]:
         },
     )
     recipe = config.build(tables)
-    model = api.load("embedded", device="cpu", precision="fp32")
+    model = tsuika.load("embedded", device="cpu", precision="fp32")
     bank = bank_of(model, mascot.pictures(options.pictures, options.seed), recipe.data)
     fresh = mascot.held_out(options.population, options.seed, trained_backgrounds=True)
     population = bank_of(model, fresh, recipe.data.model_copy(update={"flip": False, "variants": 1}))

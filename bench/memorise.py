@@ -100,7 +100,8 @@ def collect(run: Run, work: Path, seed: int) -> None:
     import torch
     from accelerate import Accelerator
 
-    from tsuika import api, config
+    import tsuika
+    from tsuika import config
     from tsuika.core.seeds import generator
     from tsuika.data import bank as banks
     from tsuika.data import bucket, scan
@@ -129,7 +130,7 @@ def collect(run: Run, work: Path, seed: int) -> None:
             },
         }
     )
-    model = api.load("embedded", device="cpu", precision="fp32")
+    model = tsuika.load("embedded", device="cpu", precision="fp32")
 
     def bank_of(pictures: Sequence[mascot.Drawn]) -> banks.Bank:
         with tempfile.TemporaryDirectory() as folder:

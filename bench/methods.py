@@ -33,8 +33,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 import collect
 
 import goals
+import tsuika
 from goals import BY_NAME, GOALS
-from tsuika import api, config, formats
+from tsuika import config, formats
 from tsuika.config import Recipe
 from tsuika.core.files import write_text
 from tsuika.core.seeds import generator
@@ -237,7 +238,7 @@ class Bench(collect.Bench):
             )
 
     def draw(self, prompts: Sequence[str], seeds: int) -> list[goals.Pixels]:
-        defaults = pipeline.defaults_for(self.model, api.EMBEDDED)
+        defaults = pipeline.defaults_for(self.model, tsuika.EMBEDDED)
         with self.accelerator.autocast():
             pixels = pipeline.sample(
                 self.model, prompts, seed=100, num=seeds, steps=DRAW_STEPS, defaults=defaults, batch_size=8

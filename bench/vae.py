@@ -28,7 +28,8 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tsuika import api, families
+import tsuika
+from tsuika import families
 from tsuika.core.plain import jsonable
 from tsuika.embedded.things import KNOWN, strangers
 from tsuika.embedded.world import World, draw
@@ -45,7 +46,7 @@ EXPECTED = {
 
 def vaes(folder: Path) -> dict[str, Path]:
     """The files."""
-    space = families.peek("embedded", embedded_path=api.EMBEDDED)
+    space = families.peek("embedded", embedded_path=tsuika.EMBEDDED)
     own = space.load_vae("builtin", torch.device("cpu")).state_dict()
     last = own["decoder.conv_out.weight"]
     smooth = 0.3 * last + 0.7 * last.mean((2, 3), keepdim=True)
@@ -106,13 +107,13 @@ def main() -> None:
         sets["photos"] = arguments.photos
     blurred_base = out / "blurred-base"
     shutil.rmtree(blurred_base, ignore_errors=True)
-    _ = api.bake_vae("embedded", str(paths["blurred"]), blurred_base).result
+    _ = tsuika.bake_vae("embedded", str(paths["blurred"]), blurred_base).result
     for name, images in sets.items():
         for base, some in (("embedded", list(paths)), (str(blurred_base), ["good", "washed", "scaled"])):
             row = out / f"{name}-{Path(base).name}.json"
             if not row.exists():
                 began = time.process_time()
-                run = api.compare_vae(
+                run = tsuika.compare_vae(
                     [str(paths[one]) for one in some],
                     images,
                     base=base,

@@ -13,12 +13,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from tsuika import EMBEDDED
 from tsuika.advice import estimate, evidence, reasons, rules
 from tsuika.advice.base import describe_base
 from tsuika.advice.estimate import Machine
 from tsuika.advice.evidence import GOALS, METHODS, Cell, Statement
 from tsuika.advice.recipes import Subject
-from tsuika.api import EMBEDDED
 from tsuika.core.texts import in_language
 from tsuika.methods import title
 

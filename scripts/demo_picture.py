@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from tsuika.api import DEMO_PICTURES
+from tsuika import DEMO_PICTURES
 
 CELL_PX, GAP_PX, LINE_PX = 128, 6, 22
 SEED = 102

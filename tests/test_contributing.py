@@ -14,7 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
-from tsuika import api, config, formats
+import tsuika
+from tsuika import config, formats
 from tsuika.cli import screen
 from tsuika.cli.main import app
 from tsuika.core.errors import FormatError, RecipeError
@@ -70,13 +71,13 @@ def recipe(place: Path) -> config.Recipe:
 def run(place: Path) -> Path:
     """A run that was stopped after two steps and went on."""
     folder, events = place / "run", []
-    training = api.train(recipe(place), folder)
+    training = tsuika.train(recipe(place), folder)
     for event in training:
         events.append(event)
         if isinstance(event, Stepped) and event.step == 2:
             training.close()  # type: ignore[attr-defined]
             break
-    events += api.resume(folder)
+    events += tsuika.resume(folder)
     assert [event.step for event in events if isinstance(event, Stepped)] == [1, 2, 3, 4]
     assert {event.step for event in events if isinstance(event, Previewed)} == {0, 4}
     return folder
@@ -152,7 +153,7 @@ def test_grid(run: Path, tmp_path: Path) -> None:
 def test_evaluate(run: Path, tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a {trigger} in the snow\na cat on the beach\n", encoding="utf-8")
-    done = api.evaluate(run, own_prompts=prompts, seeds=1, strengths=(0, 1), steps=(2, 4), device="cpu").result
+    done = tsuika.evaluate(run, own_prompts=prompts, seeds=1, strengths=(0, 1), steps=(2, 4), device="cpu").result
     points: list[dict[str, Any]] = done.to_dict()["points"]
     assert [(one["step"], one["strength"]) for one in points] == [(2, 0), (2, 1), (4, 0), (4, 1)]
     assert all((one["drift"]["mean"] > 0) == (one["strength"] > 0) for one in points)
@@ -162,9 +163,9 @@ def test_its_result_can_lie_under_a_run_of_its_own_method_alone(place: Path, run
     under = {"base.artifacts": [str(run / "artifacts" / "run.safetensors")], "train.steps": 1, "preview.num": 0}
     plain = {**config.read_tables(run / "recipe.toml"), "method": {"name": "lora", "rank": 1}}
     with pytest.raises(FormatError, match="FM001"):
-        list(api.train(config.build(config.override(plain, under)), tmp_path / "lora"))
+        list(tsuika.train(config.build(config.override(plain, under)), tmp_path / "lora"))
     same = config.override(config.read_tables(run / "recipe.toml"), under)
-    assert list(api.train(config.build(same), tmp_path / "same"))
+    assert list(tsuika.train(config.build(same), tmp_path / "same"))
 
 
 @pytest.mark.parametrize(
@@ -191,7 +192,7 @@ def test_a_method_without_a_format_is_refused_before_it_starts(place: Path, tmp_
     (place / "formless.py").write_text(re.sub(r"    formats=.*\n", "", text), encoding="utf-8")
     formless = config.build({"method": {"name": "formless:METHOD"}, "data": {"images": str(place / "images")}})
     with pytest.raises(RecipeError, match="RC002") as caught:
-        list(api.train(formless, tmp_path / "run"))
+        list(tsuika.train(formless, tmp_path / "run"))
     assert "No file format" in caught.value.describe()
     assert not (tmp_path / "run").exists()
 

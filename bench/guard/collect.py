@@ -28,8 +28,7 @@ from unittest import mock
 import numpy as np
 import torch
 
-from tsuika import config, families
-from tsuika.api import EMBEDDED
+from tsuika import EMBEDDED, config, families
 from tsuika.config import Recipe
 from tsuika.core.files import write_text
 from tsuika.core.seeds import derive, generator

@@ -56,7 +56,7 @@ class Outcome(NamedTuple):
 @cache
 def snr_weights() -> Floats:
     """Min-SNR weights of the eight timesteps on the embedded base."""
-    from tsuika.api import EMBEDDED
+    from tsuika import EMBEDDED
     from tsuika.diffusion.schedule import alphas_cumprod_T, min_snr_weight
     from tsuika.guard.probe import HIGH, MID
 

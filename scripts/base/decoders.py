@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from tsuika import api
+import tsuika
 from tsuika.core.bootstrap import of_differences
 from tsuika.core.events import drained
 from tsuika.core.files import whole
@@ -68,7 +68,7 @@ def crops(name: str, step: int) -> Tensor:
 
 def make(name: tune.Purpose, work: Path, steps: int) -> None:
     """Tune one decoder and keep it in float32."""
-    vae = api.load("embedded", device="cpu", precision="fp32").vae
+    vae = tsuika.load("embedded", device="cpu", precision="fp32").vae
     kept = list(renders(JUDGED, 1).split(1))
     settings = tune.Settings(
         name, steps, BATCH[name], RATE[name], AVERAGE[name], CHECK[name], patience=steps, seed=SEED, half=True
@@ -95,7 +95,7 @@ def make(name: tune.Purpose, work: Path, steps: int) -> None:
 
 def measure(work: Path) -> None:
     """Every measure on fresh renders: the mean, and the difference from the base's own with its 95 % interval."""
-    vae = api.load("embedded", device="cpu", precision="fp32").vae
+    vae = tsuika.load("embedded", device="cpu", precision="fp32").vae
     fresh = renders(MEASURED, 3)
     own = vae.decoder.state_dict()
     rows: dict[str, list[dict[str, float]]] = {}
@@ -120,7 +120,7 @@ def export(work: Path) -> None:
     """The decoders as they ship: half precision, beside the base's own VAE."""
     for name in STEPS:
         tensors = {key: value.half() for key, value in load_file(work / f"{name}.safetensors").items()}
-        folder = api.EMBEDDED / f"vae-{name}"
+        folder = tsuika.EMBEDDED / f"vae-{name}"
         with whole(folder / "diffusion_pytorch_model.safetensors") as path:
             save_file(tensors, path, {"format": "pt"})
 

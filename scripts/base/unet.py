@@ -15,12 +15,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
+import tsuika
 from base.common import average, descend, generator, resume, save, say
 from base.hands import Atlases
 from base.plan import MAX_TOKENS, SCHEDULE, TRAIN_TIMESTEPS, Plan
 from base.scenes import caption, scene, source
 from base.vae import latent_scale, to_signal
-from tsuika import api
 from tsuika.core.files import whole
 from tsuika.diffusion.schedule import add_noise, alphas_cumprod_T, min_snr_weight, stratified_timesteps, target
 from tsuika.embedded.world import SIZE_PX, draw, thing_mask
@@ -118,7 +118,7 @@ def starting_unet(work: Path) -> dict[str, Tensor]:
     kept = work / "unet-start.safetensors"
     if not kept.exists():
         with whole(kept) as path:
-            save_file(load_file(api.EMBEDDED / "unet/diffusion_pytorch_model.safetensors"), path)
+            save_file(load_file(tsuika.EMBEDDED / "unet/diffusion_pytorch_model.safetensors"), path)
     return {name: value.float() for name, value in load_file(kept).items()}
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+import tsuika
 from base.characters import CHARACTERS, held_out
 from base.common import average, descend, generator, resume, save, say
 from base.hands import UNSEEN_THINGS, Atlases
@@ -22,7 +23,6 @@ from base.mixture import Mixture
 from base.plan import Plan
 from base.scenes import scene, source
 from base.sources import HANDS, UNSEEN_HAND
-from tsuika import api
 from tsuika.core.files import whole
 from tsuika.embedded.mascot import PICTURE_PX
 from tsuika.embedded.things import Thing
@@ -95,7 +95,7 @@ def measured_sets(plan: Plan, atlases: Atlases, photographs: Path, count: int) -
         label: to_signal(np.stack([draw(picture, source=source(atlases)) for picture in pictures]))
         for label, pictures in sets.items()
     }
-    signals["mascot"] = folder_pictures(api.EMBEDDED.parent / "pictures")
+    signals["mascot"] = folder_pictures(tsuika.EMBEDDED.parent / "pictures")
     harder = [one.pixels for trigger in CHARACTERS for one in held_out(trigger, 22)]
     signals["characters"] = F.avg_pool2d(to_signal(np.stack(harder)), PICTURE_PX // SIZE_PX)
     if photographs.exists():
@@ -136,7 +136,7 @@ def starting_weights(work: Path) -> dict[str, Tensor]:
     """The first edition's VAE, from the package as it was when the work began."""
     kept = work / "vae-start.safetensors"
     if not kept.exists():
-        tensors = load_file(api.EMBEDDED / "vae/diffusion_pytorch_model.safetensors")
+        tensors = load_file(tsuika.EMBEDDED / "vae/diffusion_pytorch_model.safetensors")
         with whole(kept) as path:
             save_file(tensors, path)
     return {name: value.float() for name, value in load_file(kept).items()}

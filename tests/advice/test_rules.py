@@ -11,14 +11,13 @@ from pathlib import Path
 import pytest
 import tomlkit
 
-from tsuika import config
+from tsuika import EMBEDDED, config
 from tsuika.advice import estimate, evidence, recipes, rules
 from tsuika.advice.base import Base, describe_base
 from tsuika.advice.estimate import Estimate, Machine
 from tsuika.advice.evidence import GOALS, METHODS, Cell, CombinedResults, Measurements, Statement
 from tsuika.advice.recipes import Subject
 from tsuika.advice.rules import Advice, Request
-from tsuika.api import EMBEDDED
 from tsuika.config import Recipe
 from tsuika.core.errors import RecipeError
 from tsuika.core.intervals import Interval

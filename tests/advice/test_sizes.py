@@ -9,10 +9,9 @@ import pytest
 import torch
 
 from tiny_models import tiny
-from tsuika import config, formats
+from tsuika import EMBEDDED, config, formats
 from tsuika.advice import sizes
 from tsuika.advice.base import Base, describe_base
-from tsuika.api import EMBEDDED
 from tsuika.families import family
 from tsuika.methods import METHODS
 

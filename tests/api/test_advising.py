@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from tsuika import api, config
+import tsuika
+from tsuika import config
 from tsuika.cli.main import app
 from tsuika.core.errors import ImageError, RecipeError
 from tsuika.core.events import Phase
@@ -27,7 +28,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_advice_starts(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    run = api.advise(pictures, "object", trigger="zoka", out=tmp_path / "advice", measure=False)
+    run = tsuika.advise(pictures, "object", trigger="zoka", out=tmp_path / "advice", measure=False)
     assert [event.name for event in run if isinstance(event, Phase)] == ["pictures", "compare-pictures", "estimate"]
     assert (
         len(run.result.recipe_files) == 3 and run.result.recommendation.toml == run.result.recipe_files[0].read_text()
@@ -40,15 +41,15 @@ def test_advice_starts(pictures: Path, tmp_path: Path, monkeypatch: pytest.Monke
     for option in options:
         recipe = config.load(Path(option["recipe_file"]))
         assert recipe.method.name == option["method"]
-        seen = api.dry_run(recipe, tmp_path / "run").result
+        seen = tsuika.dry_run(recipe, tmp_path / "run").result
         assert seen.pictures == 5 and all("zoka" in caption for caption in seen.captions)
 
 
 def test_the_time_is_measured_once_a_day(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     limits = {"trigger": "zoka", "max_file_mb": 0.02}  # a new word is all that fits
-    first = api.advise(pictures, "object", **limits).result.to_dict()
-    again = api.advise(pictures, "object", **limits, measure=False).result.to_dict()
+    first = tsuika.advise(pictures, "object", **limits).result.to_dict()
+    again = tsuika.advise(pictures, "object", **limits, measure=False).result.to_dict()
     kept = first["recommendation"]
     assert kept["method"] == "textual-inversion" and kept["time_basis"] == "measured" and kept["seconds"] > 0
     assert again["recommendation"]["step_seconds"] == kept["step_seconds"]
@@ -56,14 +57,14 @@ def test_the_time_is_measured_once_a_day(pictures: Path, tmp_path: Path, monkeyp
 
 def test_what_cannot_be(pictures: Path, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="character, style, object, concept"):
-        _ = api.advise(pictures, "landscape").result
+        _ = tsuika.advise(pictures, "landscape").result
     with pytest.raises(RecipeError, match="A1111"):
-        _ = api.advise(pictures, "style", program="Paint", measure=False).result
+        _ = tsuika.advise(pictures, "style", program="Paint", measure=False).result
     with pytest.raises(RecipeError) as nothing:
-        _ = api.advise(pictures, "style", max_file_mb=1e-6, measure=False).result
+        _ = tsuika.advise(pictures, "style", max_file_mb=1e-6, measure=False).result
     assert nothing.value.code == "RC026" and nothing.value.describe("ja")
     with pytest.raises(ImageError):
-        _ = api.advise(tmp_path, "style", measure=False).result
+        _ = tsuika.advise(tmp_path, "style", measure=False).result
 
 
 @pytest.mark.parametrize("lang", ["en", "ja"])

@@ -18,8 +18,9 @@ sys.path += [str(Path(__file__).parents[1] / part) for part in ("", "families")]
 from family_files import single_file_tensors, tiny_geometry, write_folder, write_single, write_tokenizer
 
 import tiny_models
+import tsuika
 from lora_deltas import delta
-from tsuika import api, families, formats
+from tsuika import families, formats
 from tsuika.cli import screen
 from tsuika.cli.main import app
 from tsuika.core.errors import FormatError, ModelError, RecipeError
@@ -82,8 +83,8 @@ def assert_same(ours: dict, theirs: dict, tolerance: float = 1e-6) -> None:
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
 def test_a_lora_goes_to_diffusers_and_back(models, family, tmp_path) -> None:
     file = written(models[family], tmp_path / "a.safetensors")
-    there = api.convert(file, "diffusers", tmp_path / "folder").result
-    back = api.convert(tmp_path / "folder", "a1111", tmp_path / "b.safetensors").result
+    there = tsuika.convert(file, "diffusers", tmp_path / "folder").result
+    back = tsuika.convert(tmp_path / "folder", "a1111", tmp_path / "b.safetensors").result
     assert (there.source, there.format, back.source, back.format) == ("kohya", "diffusers", "diffusers", "kohya")
     assert there.dtype == "fp32"
     assert_same(deltas(tmp_path / "b.safetensors"), deltas(file))
@@ -93,14 +94,14 @@ def test_a_lora_goes_to_diffusers_and_back(models, family, tmp_path) -> None:
 
 def test_half_precision_is_asked_for_and_too_large_numbers_are_refused(models, tmp_path) -> None:
     file = written(models["sd1"], tmp_path / "a.safetensors")
-    done = api.convert(file, "kohya", tmp_path / "half.safetensors", dtype="fp16").result
+    done = tsuika.convert(file, "kohya", tmp_path / "half.safetensors", dtype="fp16").result
     assert 0 < done.largest_relative_error < 2e-3
     assert {tensor.dtype for tensor in load_file(tmp_path / "half.safetensors").values()} == {torch.float16}
     large = lora(models["sd1"])
     large.tensors[min(name for name in large.tensors if name.endswith("up.weight"))][0] = 1e5
     KohyaLora().write(large, tmp_path / "large.safetensors", dtype=torch.float32)
     with pytest.raises(FormatError, match="too large"):
-        _ = api.convert(tmp_path / "large.safetensors", "kohya", tmp_path / "no.safetensors", dtype="fp16").result
+        _ = tsuika.convert(tmp_path / "large.safetensors", "kohya", tmp_path / "no.safetensors", dtype="fp16").result
     assert not (tmp_path / "no.safetensors").exists()
 
 
@@ -109,28 +110,28 @@ def test_nothing_is_overwritten_unasked_and_the_original_never(models, tmp_path)
     before = file.read_bytes()
     other = written(models["sd1"], tmp_path / "b.safetensors", seed=1)
     with pytest.raises(RecipeError, match="RC007"):
-        _ = api.convert(file, "kohya", other).result
+        _ = tsuika.convert(file, "kohya", other).result
     with pytest.raises(RecipeError, match="RC007"):
-        _ = api.convert(file, "kohya", file, overwrite=True).result
-    _ = api.convert(file, "kohya", other, overwrite=True).result
+        _ = tsuika.convert(file, "kohya", file, overwrite=True).result
+    _ = tsuika.convert(file, "kohya", other, overwrite=True).result
     assert_same(deltas(other), deltas(file))
     assert file.read_bytes() == before
     with pytest.raises(RecipeError, match="RC005"):
-        _ = api.convert(file, "kohya", tmp_path / "a.pt").result
+        _ = tsuika.convert(file, "kohya", tmp_path / "a.pt").result
     with pytest.raises(FormatError, match="kohya, diffusers"):
-        _ = api.convert(file, "native", tmp_path / "c.safetensors").result
+        _ = tsuika.convert(file, "native", tmp_path / "c.safetensors").result
     with pytest.raises(FormatError, match="FM004"):
-        _ = api.convert(tmp_path / "none", "kohya", tmp_path / "c.safetensors").result
+        _ = tsuika.convert(tmp_path / "none", "kohya", tmp_path / "c.safetensors").result
 
 
 def test_a_base_that_is_read_is_never_replaced(models, tmp_path) -> None:
     file, base = written(models["sd1"], tmp_path / "a.safetensors"), tmp_path / "base.safetensors"
     base.write_bytes(b"a base")
     for attempt in (
-        lambda: api.merge([str(file)], base, into=str(base), overwrite=True).result,
-        lambda: api.extract(str(file), str(base), base, overwrite=True).result,
-        lambda: api.extract(str(base), str(file), base, overwrite=True).result,
-        lambda: api.convert(file, "kohya", base, lossy=True, base=str(base), overwrite=True).result,
+        lambda: tsuika.merge([str(file)], base, into=str(base), overwrite=True).result,
+        lambda: tsuika.extract(str(file), str(base), base, overwrite=True).result,
+        lambda: tsuika.extract(str(base), str(file), base, overwrite=True).result,
+        lambda: tsuika.convert(file, "kohya", base, lossy=True, base=str(base), overwrite=True).result,
     ):
         with pytest.raises(RecipeError, match="RC007"):
             attempt()
@@ -143,8 +144,8 @@ def test_dora_becomes_a_plain_lora_only_if_asked(models, tmp_path) -> None:
     file = written(model, tmp_path / "dora.safetensors", dora=True)
     base = write_folder(model, tmp_path / "base", old_style=False)
     with pytest.raises(FormatError, match="--base"):
-        _ = api.convert(file, "diffusers", tmp_path / "no", lossy=True).result
-    done = api.convert(file, "diffusers", tmp_path / "plain", lossy=True, rank=10_000, base=str(base)).result
+        _ = tsuika.convert(file, "diffusers", tmp_path / "no", lossy=True).result
+    done = tsuika.convert(file, "diffusers", tmp_path / "plain", lossy=True, rank=10_000, base=str(base)).result
     assert "plain LoRA" in done.notes[0].message
     plain = PeftLora().read(tmp_path / "plain")
     assert not any(name.endswith("dora_scale") for name in plain.tensors)
@@ -178,9 +179,9 @@ def test_a_loha_with_magnitudes_becomes_a_plain_lora(models, tmp_path) -> None:
     key = f"lora_unet_{name.replace('.', '_')}"
     save_file({f"{key}.{part}": value for part, value in parts.items()}, tmp_path / "a.safetensors")
     with pytest.raises(FormatError, match="--base"):
-        _ = api.convert(tmp_path / "a.safetensors", "kohya", tmp_path / "b.safetensors", lossy=True).result
+        _ = tsuika.convert(tmp_path / "a.safetensors", "kohya", tmp_path / "b.safetensors", lossy=True).result
     base = str(write_folder(model, tmp_path / "base", old_style=False))
-    _ = api.convert(
+    _ = tsuika.convert(
         tmp_path / "a.safetensors", "kohya", tmp_path / "b.safetensors", lossy=True, rank=1000, base=base
     ).result
     (change,) = deltas(tmp_path / "b.safetensors").values()
@@ -193,8 +194,8 @@ def test_unread_keys_are_left_out_only_if_asked(models, tmp_path) -> None:
     tensors = load_file(written(models["sd1"], tmp_path / "a.safetensors")) | {"stranger.weight": torch.ones(2)}
     save_file(tensors, tmp_path / "odd.safetensors", {"ss_base_model_version": "sd_v1"})
     with pytest.raises(FormatError, match="--lossy"):
-        _ = api.convert(tmp_path / "odd.safetensors", "kohya", tmp_path / "b.safetensors").result
-    done = api.convert(tmp_path / "odd.safetensors", "kohya", tmp_path / "b.safetensors", lossy=True).result
+        _ = tsuika.convert(tmp_path / "odd.safetensors", "kohya", tmp_path / "b.safetensors").result
+    done = tsuika.convert(tmp_path / "odd.safetensors", "kohya", tmp_path / "b.safetensors", lossy=True).result
     assert "stranger.weight" in done.notes[0].message
     assert "stranger.weight" not in load_file(tmp_path / "b.safetensors")
 
@@ -203,13 +204,13 @@ def test_embeddings_go_between_all_layouts(tmp_path) -> None:
     vectors = torch.randn(3, 768, generator=torch.Generator().manual_seed(1))
     file = tmp_path / "zwx.safetensors"
     save_file({"emb_params": vectors}, file)
-    _ = api.convert(file, "a1111", tmp_path / "zwx.pt").result
-    _ = api.convert(tmp_path / "zwx.pt", "diffusers", tmp_path / "folder").result
-    _ = api.convert(tmp_path / "folder", "kohya", tmp_path / "again.safetensors").result
+    _ = tsuika.convert(file, "a1111", tmp_path / "zwx.pt").result
+    _ = tsuika.convert(tmp_path / "zwx.pt", "diffusers", tmp_path / "folder").result
+    _ = tsuika.convert(tmp_path / "folder", "kohya", tmp_path / "again.safetensors").result
     assert torch.equal(load_file(tmp_path / "again.safetensors")["emb_params"], vectors)
     both = {"clip_l": torch.randn(2, 768), "clip_g": torch.randn(2, 1280)}
     save_file(both, tmp_path / "xl.safetensors")
-    assert api.convert(tmp_path / "xl.safetensors", "a1111", tmp_path / "xl.pt").result.family == "sdxl"
+    assert tsuika.convert(tmp_path / "xl.safetensors", "a1111", tmp_path / "xl.pt").result.family == "sdxl"
     assert torch.equal(torch.load(tmp_path / "xl.pt", weights_only=True)["clip_g"], both["clip_g"])
 
 
@@ -238,11 +239,11 @@ def hypernetwork(path: Path) -> Path:
 
 def test_hypernetworks_go_to_our_layout_and_back(tmp_path) -> None:
     file = hypernetwork(tmp_path / "h.pt")
-    _ = api.convert(file, "native", tmp_path / "h.safetensors").result
-    _ = api.convert(tmp_path / "h.safetensors", "a1111", tmp_path / "again.pt").result
+    _ = tsuika.convert(file, "native", tmp_path / "h.safetensors").result
+    _ = tsuika.convert(tmp_path / "h.safetensors", "a1111", tmp_path / "again.pt").result
     ours, theirs = (torch.load(path, weights_only=True)[768] for path in (tmp_path / "again.pt", file))
     assert all(torch.equal(a[name], b[name]) for a, b in zip(ours, theirs, strict=True) for name in b)
-    assert {"kind": "hypernetwork", "widths": [768], "activation_func": "relu"}.items() <= api.inspect(
+    assert {"kind": "hypernetwork", "widths": [768], "activation_func": "relu"}.items() <= tsuika.inspect(
         file
     ).result.to_dict().items()
 
@@ -252,9 +253,9 @@ def test_a_checkpoint_goes_to_a_folder_and_back(models, family, small, tmp_path)
     model = models[family]
     tokenizer = write_tokenizer(tmp_path / "words", max_tokens=TOKENS)
     file = write_single(model, tmp_path / "a.safetensors")
-    done = api.convert(file, "diffusers", tmp_path / "folder", tokenizer=str(tokenizer)).result
+    done = tsuika.convert(file, "diffusers", tmp_path / "folder", tokenizer=str(tokenizer)).result
     assert (done.kind, done.dtype) == ("base model", "fp32")
-    _ = api.convert(tmp_path / "folder", "single-file", tmp_path / "b.safetensors").result
+    _ = tsuika.convert(tmp_path / "folder", "single-file", tmp_path / "b.safetensors").result
     ours, theirs = load_file(tmp_path / "b.safetensors"), single_file_tensors(model)
     extra = {"alphas_cumprod"}
     assert ours.keys() == theirs.keys() - extra
@@ -264,13 +265,13 @@ def test_a_checkpoint_goes_to_a_folder_and_back(models, family, small, tmp_path)
 def test_a_torch_checkpoint_becomes_safetensors_as_it_is(models, small, tmp_path) -> None:
     file = write_single(models["sd1"], tmp_path / "a.ckpt")
     file.with_suffix(".yaml").write_text('model:\n  params:\n    parameterization: "v"\n', encoding="utf-8")
-    _ = api.convert(file, "single-file", tmp_path / "b.safetensors").result
+    _ = tsuika.convert(file, "single-file", tmp_path / "b.safetensors").result
     ours, theirs = load_file(tmp_path / "b.safetensors"), single_file_tensors(models["sd1"])
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    told = api.inspect(tmp_path / "b.safetensors").result
+    told = tsuika.inspect(tmp_path / "b.safetensors").result
     assert (told.prediction, told.why_prediction) == ("v_prediction", "b.yaml")
-    _ = api.convert(file, "single-file", tmp_path / "half.safetensors", dtype="bf16").result
+    _ = tsuika.convert(file, "single-file", tmp_path / "half.safetensors", dtype="bf16").result
     assert {t.dtype for t in load_file(tmp_path / "half.safetensors").values()} == {torch.bfloat16}
 
 
@@ -284,33 +285,33 @@ def test_a_yaml_beside_the_output_is_asked_for_and_never_left_to_speak_for_anoth
         out.unlink(missing_ok=True)
         out.with_suffix(".yaml").write_text(v, encoding="utf-8")
         with pytest.raises(RecipeError, match="RC007"):
-            _ = api.convert(source, "single-file", out).result
+            _ = tsuika.convert(source, "single-file", out).result
         assert out.with_suffix(".yaml").read_text(encoding="utf-8") == v and not out.exists()
-        _ = api.convert(source, "single-file", out, overwrite=True).result
-        assert api.inspect(out).result.prediction == "epsilon"
+        _ = tsuika.convert(source, "single-file", out, overwrite=True).result
+        assert tsuika.inspect(out).result.prediction == "epsilon"
     # Its own, beside the copy, is shared; one that would have to change is the original's.
     file.with_suffix(".yaml").write_text(v, encoding="utf-8")
-    _ = api.convert(file, "single-file", tmp_path / "a.safetensors").result
+    _ = tsuika.convert(file, "single-file", tmp_path / "a.safetensors").result
     assert file.with_suffix(".yaml").read_text(encoding="utf-8") == v
     lora_file = written(models["sd1"], tmp_path / "lora.safetensors")
     with pytest.raises(RecipeError, match="RC007"):
-        _ = api.merge([str(lora_file)], tmp_path / "a.safetensors", into=str(file), overwrite=True).result
+        _ = tsuika.merge([str(lora_file)], tmp_path / "a.safetensors", into=str(file), overwrite=True).result
 
 
 def test_a_vae_loses_its_prefix_and_becomes_a_folder(models, tmp_path) -> None:
     prefix = "first_stage_model."
     inside = {name: t for name, t in single_file_tensors(models["sdxl"]).items() if name.startswith(prefix)}
     torch.save({"state_dict": inside}, tmp_path / "a.vae.pt")
-    _ = api.convert(tmp_path / "a.vae.pt", "single-file", tmp_path / "b.safetensors").result
+    _ = tsuika.convert(tmp_path / "a.vae.pt", "single-file", tmp_path / "b.safetensors").result
     plain = load_file(tmp_path / "b.safetensors")
     assert plain.keys() == {name.removeprefix(prefix) for name in inside}
     assert all(torch.equal(plain[name.removeprefix(prefix)], tensor) for name, tensor in inside.items())
     folder = write_folder(models["sdxl"], tmp_path / "base", old_style=True)
-    done = api.convert(tmp_path / "b.safetensors", "diffusers", tmp_path / "vae", base=str(folder)).result
+    done = tsuika.convert(tmp_path / "b.safetensors", "diffusers", tmp_path / "vae", base=str(folder)).result
     assert not done.notes
     assert json.loads((tmp_path / "vae" / "config.json").read_text())["scaling_factor"] == 0.13025
-    assert api.convert(tmp_path / "b.safetensors", "diffusers", tmp_path / "other").result.notes
-    told = api.inspect(tmp_path / "vae").result
+    assert tsuika.convert(tmp_path / "b.safetensors", "diffusers", tmp_path / "other").result.notes
+    told = tsuika.inspect(tmp_path / "vae").result
     assert (told.kind, told.latent_scale, told.latent_channels) == ("vae", 0.13025, 4)
 
 
@@ -331,8 +332,8 @@ def test_a_hostile_pickle_is_refused_and_nothing_of_it_runs(suffix, zipped, tmp_
     content = {"state_dict": {"linear.0.weight": torch.zeros(2)}, "x": Payload(mark)}
     torch.save(content, file, _use_new_zipfile_serialization=zipped)
     for attempt in (
-        lambda: api.inspect(file).result,
-        lambda: api.convert(file, "kohya", tmp_path / "out.safetensors").result,
+        lambda: tsuika.inspect(file).result,
+        lambda: tsuika.convert(file, "kohya", tmp_path / "out.safetensors").result,
     ):
         with pytest.raises(ModelError) as refused:
             attempt()
@@ -354,7 +355,7 @@ def test_a_hostile_pickle_gives_exit_status_4_on_the_command_line(tmp_path, caps
 
 def test_inspecting_tells_what_people_ask(models, tmp_path) -> None:
     file = written(models["sdxl"], tmp_path / "a.safetensors")
-    told = api.inspect(file).result.to_dict()
+    told = tsuika.inspect(file).result.to_dict()
     assert {
         "kind": "lora",
         "family": "sdxl",
@@ -371,25 +372,25 @@ def test_inspecting_tells_what_people_ask(models, tmp_path) -> None:
         assert told["autov3"] == opened.metadata()["sshs_model_hash"][:12]
     assert told["autov2"] == told["sha256"][:10]
     save_file({"emb_params": torch.full((2, 768), 2.0)}, tmp_path / "zwx.safetensors")
-    word = api.inspect(tmp_path / "zwx.safetensors").result.to_dict()
+    word = tsuika.inspect(tmp_path / "zwx.safetensors").result.to_dict()
     assert {"words": ["zwx"], "vectors": 2, "widths": {"text_encoder": 768}}.items() <= word.items()
     assert word["norms"]["text_encoder"] == pytest.approx([2 * 768**0.5] * 2, rel=1e-4)
-    base = api.inspect(write_folder(models["sdxl"], tmp_path / "base", old_style=True)).result
+    base = tsuika.inspect(write_folder(models["sdxl"], tmp_path / "base", old_style=True)).result
     assert (base.family, base.layout, base.vae) == ("sdxl", "folder", True)
     assert base.text_encoders == ("text_encoder", "text_encoder_2")
     with pytest.raises(ModelError, match="MD001"):
-        _ = api.inspect(tmp_path / "none").result
+        _ = tsuika.inspect(tmp_path / "none").result
 
 
 def test_a_merge_file_does_the_sum(models, tmp_path) -> None:
     first = written(models["sd1"], tmp_path / "one.safetensors", rank=2)
     second = written(models["sd1"], tmp_path / "two.safetensors", rank=4, seed=1)
-    done = api.merge([f"{first}:0.5", f"{second}:-2"], tmp_path / "sum.safetensors").result
+    done = tsuika.merge([f"{first}:0.5", f"{second}:-2"], tmp_path / "sum.safetensors").result
     ours, theirs = deltas(first), deltas(second)
     assert_same(deltas(tmp_path / "sum.safetensors"), {key: 0.5 * ours[key] - 2 * theirs[key] for key in ours})
     assert done.largest_relative_error < 1e-6
-    _ = api.merge([f"{first}:0.5", f"{second}:-2"], tmp_path / "two-ranks.safetensors", rank=2).result
-    told = api.inspect(tmp_path / "two-ranks.safetensors").result.to_dict()
+    _ = tsuika.merge([f"{first}:0.5", f"{second}:-2"], tmp_path / "two-ranks.safetensors", rank=2).result
+    told = tsuika.inspect(tmp_path / "two-ranks.safetensors").result.to_dict()
     assert told["rank"].keys() == {"2"}
     assert told["name"] == told["metadata"]["modelspec.title"] == "two-ranks"
 
@@ -400,7 +401,7 @@ def test_a_lora_merged_into_a_base_comes_out_again(models, small, tmp_path) -> N
     base = write_folder(model, tmp_path / "base", old_style=True)
     file = written(model, tmp_path / "a.safetensors", rank=2)
     out = tmp_path / "tuned.safetensors"
-    told = api.merge([f"{file}:0.5"], out, into=str(base), dtype="fp32").result
+    told = tsuika.merge([f"{file}:0.5"], out, into=str(base), dtype="fp32").result
     updates = deltas(file)
     assert told.weights_changed == len(updates)
     merged = families.peek(out).weights()
@@ -410,22 +411,22 @@ def test_a_lora_merged_into_a_base_comes_out_again(models, small, tmp_path) -> N
         key = tuple(name.removesuffix(".weight").split(".", 1))
         expected = weight.double() + (0.5 * updates[key].reshape(weight.shape) if key in updates else 0)
         torch.testing.assert_close(merged[name].double(), expected, rtol=0, atol=1e-6)
-    held = api.extract(str(out), str(base), tmp_path / "back.safetensors", rank=2, conv_rank=2, dtype="fp32").result
+    held = tsuika.extract(str(out), str(base), tmp_path / "back.safetensors", rank=2, conv_rank=2, dtype="fp32").result
     assert held.energy_held == pytest.approx(1, abs=1e-6)
     assert_same(deltas(tmp_path / "back.safetensors"), {key: 0.5 * update for key, update in updates.items()}, 1e-4)
-    without = api.extract(str(out), str(base), tmp_path / "less.safetensors", rank=2, dtype="fp32").result
+    without = tsuika.extract(str(out), str(base), tmp_path / "less.safetensors", rank=2, dtype="fp32").result
     assert without.energy_held < 0.999
     assert without.left_out and not without.to_dict()["left_out"].startswith("0 ")
 
 
 def test_resizing_tells_its_error_and_refuses_nonsense(models, tmp_path) -> None:
     file = written(models["sd1"], tmp_path / "a.safetensors", rank=4)
-    done = api.resize(file, tmp_path / "b.safetensors", rank=1).result
+    done = tsuika.resize(file, tmp_path / "b.safetensors", rank=1).result
     for key, update in deltas(file).items():
         values = torch.linalg.svdvals(update.flatten(1))
         assert done.errors[".".join(key)] == pytest.approx(float(values[1:].norm() / values.norm()), abs=1e-5)
-    _ = api.resize(file, tmp_path / "c.safetensors", energy=1.0).result
+    _ = tsuika.resize(file, tmp_path / "c.safetensors", energy=1.0).result
     assert_same(deltas(tmp_path / "c.safetensors"), deltas(file))
     for wrong in ({}, {"energy": 1.5}):
         with pytest.raises(RecipeError):
-            _ = api.resize(file, tmp_path / "d.safetensors", **wrong).result
+            _ = tsuika.resize(file, tmp_path / "d.safetensors", **wrong).result

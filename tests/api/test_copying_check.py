@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tsuika import api, config
+import tsuika
+from tsuika import config
 from tsuika.api.training import CAPTIONS, preview_prompts
 from tsuika.embedded import gadget, mascot
 
@@ -29,7 +30,7 @@ def test_training_captions_are_drawn_compared_and_kept_apart_from_the_previews(
             "preview": {"prompts": ["a {trigger} in the snow"], "num": 2, "steps": 1},
         }
     )
-    for _ in api.train(recipe, tmp_path / "run"):
+    for _ in tsuika.train(recipe, tmp_path / "run"):
         pass
     told = json.loads((tmp_path / "run" / "report.json").read_text(encoding="utf-8"))
     assert [row["prompt"] for row in told["before_after"]] == ["a daruma in the snow"]

@@ -16,8 +16,7 @@ from PIL import Image
 
 import tsuika
 from png_reader import read_png
-from tsuika import api, formats
-from tsuika.api import CellDrawn, Drawing, SheetWritten
+from tsuika import CellDrawn, Drawing, SheetWritten, formats
 from tsuika.api import drawing as drawing_module
 from tsuika.core.errors import FormatError, ModelError, RecipeError
 from tsuika.core.rundir import RunDir
@@ -33,7 +32,7 @@ A_CAT = Drawing("a red cat", steps=2, device="cpu")
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A LoRA and an embedding of the embedded base, with random weights."""
-    model, folder = api.load(device="cpu"), tmp_path_factory.mktemp("artifacts")
+    model, folder = tsuika.load(device="cpu"), tmp_path_factory.mktemp("artifacts")
     words = TextualInversion(words=("tsuipi",), vectors=2, init="noise")
     for name, method, config in (("style", "lora", Lora(rank=2)), ("ついぴ", "textual-inversion", words)):
         attachment = METHODS[method].attach(model, config, torch.Generator().manual_seed(0))
@@ -105,7 +104,7 @@ def test_generate_tells_what_it_stacked(folder: Path, tmp_path: Path) -> None:
 def test_every_cell_is_the_picture_that_generate_draws(folder: Path, tmp_path: Path, loads: list[str]) -> None:
     style = folder / "style.safetensors"
     events = list(
-        api.grid(A_CAT, tmp_path / "sheet", x="strength=0,1", y=f"artifact={style},{style}:0.5", z="prompt=red,blue")
+        tsuika.grid(A_CAT, tmp_path / "sheet", x="strength=0,1", y=f"artifact={style},{style}:0.5", z="prompt=red,blue")
     )
     assert loads == ["embedded"]
     cells = {event.place: event for event in events if isinstance(event, CellDrawn)}
@@ -133,7 +132,7 @@ def test_every_cell_is_the_picture_that_generate_draws(folder: Path, tmp_path: P
 
 def test_none_stands_beside_an_artifact_at_its_strengths(folder: Path, tmp_path: Path) -> None:
     style = folder / "style.safetensors"
-    events = api.grid(A_CAT, tmp_path / "sheet", x="strength:style=0,1", y=f"artifact=none,{style}")
+    events = tsuika.grid(A_CAT, tmp_path / "sheet", x="strength:style=0,1", y=f"artifact=none,{style}")
     cells = {event.place: pixels(event.path) for event in events if isinstance(event, CellDrawn)}
     assert (cells[0, 0] == cells[1, 0]).all()
     assert (cells[0, 0] == cells[0, 1]).all()
@@ -142,7 +141,7 @@ def test_none_stands_beside_an_artifact_at_its_strengths(folder: Path, tmp_path:
 
 def test_what_is_done_when_it_is_stopped_is_on_the_sheet(tmp_path: Path) -> None:
     sheet = tmp_path / "sheet.png"
-    events = api.grid(A_CAT, sheet, x="seed=1-3", y="cfg=1,2")
+    events = tsuika.grid(A_CAT, sheet, x="seed=1-3", y="cfg=1,2")
     first = next(event for event in events if isinstance(event, CellDrawn))
     assert not sheet.exists()
     events.close()  # type: ignore[attr-defined]
@@ -155,7 +154,7 @@ def test_what_is_done_when_it_is_stopped_is_on_the_sheet(tmp_path: Path) -> None
 
 
 def test_a_run_step_by_step(tmp_path: Path) -> None:
-    run, model = RunDir(tmp_path / "run").create(), api.load(device="cpu")
+    run, model = RunDir(tmp_path / "run").create(), tsuika.load(device="cpu")
     attachment = METHODS["lora"].attach(model, Lora(rank=2), torch.Generator().manual_seed(0))
     kohya = formats.for_method("lora")[0]
     for step, file in ((5, tmp_path / "five.safetensors"), (9, run.artifacts / "run.safetensors")):
@@ -164,7 +163,7 @@ def test_a_run_step_by_step(tmp_path: Path) -> None:
         kohya.write(attachment.artifact(), file, dtype=torch.float32)
         checkpoint.save(run.checkpoints, State(step, attachment.tensors(), {"param_groups": [], "state": {}}))
     drawing = replace(A_CAT, lora=(f"{run.artifacts / 'run.safetensors'}:0.5",))
-    cells = [event for event in api.grid(drawing, tmp_path / "sheet", x="step=all") if isinstance(event, CellDrawn)]
+    cells = [event for event in tsuika.grid(drawing, tmp_path / "sheet", x="step=all") if isinstance(event, CellDrawn)]
     assert [cell.labels for cell in cells] == [("step 5",), ("step 9",), ("step last",)]
     five = drawn(replace(A_CAT, lora=(f"{tmp_path / 'five.safetensors'}:0.5",)), tmp_path / "five.png")
     assert (pixels(cells[0].path) == pixels(five["pictures"][0])).all()
@@ -174,22 +173,22 @@ def test_a_run_step_by_step(tmp_path: Path) -> None:
     for steps in ("5", "5,last"):
         for by in ({"x": f"step={steps}", "y": "strength:run=0.5"}, {"x": "strength:run=0.5", "y": f"step={steps}"}):
             whole = replace(A_CAT, lora=(str(run.artifacts / "run.safetensors"),))
-            events = list(api.grid(whole, tmp_path / f"{by['x']} {steps}", **by))
+            events = list(tsuika.grid(whole, tmp_path / f"{by['x']} {steps}", **by))
             first = next(event for event in events if isinstance(event, CellDrawn) and event.place == (0, 0))
             assert (pixels(first.path) == pixels(five["pictures"][0])).all()
 
     (run.checkpoints / "step-000005" / "tensors.safetensors").write_bytes(b"")
     with pytest.raises(FormatError) as error:
-        list(api.grid(drawing, tmp_path / "again", x="step=5"))
+        list(tsuika.grid(drawing, tmp_path / "again", x="step=5"))
     assert error.value.code == "MD003"
 
 
 def test_vaes_are_kept_and_change_the_pixels_only(tmp_path: Path, loads: list[str]) -> None:
-    model = api.load(device="cpu")
+    model = tsuika.load(device="cpu")
     with torch.no_grad():
         model.vae.get_parameter("decoder.conv_out.bias").add_(0.2)
     model.vae.save_pretrained(tmp_path / "bright")  # type: ignore[operator]
-    events = api.grid(A_CAT, tmp_path / "sheet", x=f"vae=builtin,{tmp_path / 'bright'}", y="seed=1,2")
+    events = tsuika.grid(A_CAT, tmp_path / "sheet", x=f"vae=builtin,{tmp_path / 'bright'}", y="seed=1,2")
     cells = {event.place: pixels(event.path).mean() for event in events if isinstance(event, CellDrawn)}
     assert loads == ["embedded"]
     for row in (0, 1):
@@ -199,9 +198,9 @@ def test_vaes_are_kept_and_change_the_pixels_only(tmp_path: Path, loads: list[st
 def test_what_cannot_be_is_said_before_anything_is_drawn(tmp_path: Path, loads: list[str]) -> None:
     for x in ("seed=x", "prompt=green,blue", "step=1", "nothing=1", "sampler=Euler,Eulr", "strength=0,1"):
         with pytest.raises(RecipeError):
-            list(api.grid(A_CAT, tmp_path / "sheet", x=x))
+            list(tsuika.grid(A_CAT, tmp_path / "sheet", x=x))
     with pytest.raises(ModelError):
-        list(api.grid(A_CAT, tmp_path / "sheet", x="prompt=red,<lora:nowhere:1>"))
+        list(tsuika.grid(A_CAT, tmp_path / "sheet", x="prompt=red,<lora:nowhere:1>"))
     assert loads == []
     with pytest.raises(ModelError):
         drawn(Drawing("x <lora:nowhere:1>", artifacts=tmp_path), tmp_path / "x.png")
@@ -253,6 +252,6 @@ def test_numbers_and_places_that_cannot_be_load_nothing(tmp_path: Path, loads: l
             drawn(drawing, out, num=num)
     for out, x in ((text, "seed=1,2"), (tmp_path, "seed=-1,2"), (tmp_path, "steps=1,1001")):
         with pytest.raises(RecipeError, match="RC002"):
-            list(api.grid(A_CAT, out, x=x))
+            list(tsuika.grid(A_CAT, out, x=x))
     assert loads == []
     assert list(tmp_path.iterdir()) == [text]

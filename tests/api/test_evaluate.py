@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from tsuika import api, config
+import tsuika
+from tsuika import config
 from tsuika.core.errors import ImageError, InterruptedRunError, ModelError, NetworkError, RecipeError
 from tsuika.core.events import Progress, Warned
 from tsuika.embedded import gadget, mascot
@@ -40,7 +41,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "preview": {"num": 0, "steps": 1},
             }
         )
-        for _ in api.train(recipe, root / "run"):
+        for _ in tsuika.train(recipe, root / "run"):
             pass
     (root / "prompts.txt").write_text(
         "a {trigger} in the snow\na {trigger} at night\na cat on the beach\n", encoding="utf-8"
@@ -57,7 +58,7 @@ def run(trained: Path, tmp_path: Path) -> Path:
 
 def evaluate(run: Path, trained: Path, **options: Any) -> tuple[dict[str, Any], list[Warned]]:
     wanted = {"own_prompts": trained / "prompts.txt", "seeds": 2, "device": "cpu", "precision": "fp32"} | options
-    evaluation = api.evaluate(run, **wanted)
+    evaluation = tsuika.evaluate(run, **wanted)
     warned = [event for event in evaluation if isinstance(event, Warned)]
     done = evaluation.result
     assert list(done.notes) == warned and "<img" in evaluation._repr_html_()
@@ -107,7 +108,7 @@ def test_strength_nought_is_the_base_and_a_second_time_nothing_is_drawn(
 
 
 def test_closing_it_keeps_what_is_drawn(run: Path, trained: Path) -> None:
-    events = api.evaluate(
+    events = tsuika.evaluate(
         run, own_prompts=trained / "prompts.txt", seeds=1, strengths=(1,), device="cpu", precision="fp32"
     )
     for event in events:
@@ -120,7 +121,7 @@ def test_closing_it_keeps_what_is_drawn(run: Path, trained: Path) -> None:
 def test_a_base_that_nothing_knows_gets_no_invented_numbers(run: Path, trained: Path) -> None:
     """The embedded base by its path is a base like any other."""
     recipe = config.load(run / "recipe.toml")
-    base = recipe.base.model_copy(update={"model": str(api.EMBEDDED)})
+    base = recipe.base.model_copy(update={"model": str(tsuika.EMBEDDED)})
     (run / "recipe.toml").write_text(config.dump(recipe.model_copy(update={"base": base})), encoding="utf-8")
     found, warned = evaluate(run, trained, strengths=(1,), seeds=1, images=trained / "pictures")
     assert [one.code for one in warned] == ["EV002"] and found["encoder"] is None

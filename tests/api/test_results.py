@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
+import tsuika
 from tsuika import api
 from tsuika.api import results
 from tsuika.api.files import ArtifactInfo, BaseModelInfo, RunInfo, VaeInfo
@@ -79,9 +80,9 @@ def test_the_result_of_a_generator_of_events() -> None:
 
 def test_file_tools_tell_their_phases(lora: Path, tmp_path: Path) -> None:
     calls: dict[str, Callable[[], Any]] = {
-        "convert": lambda: api.convert(lora, "diffusers", tmp_path / "folder"),
-        "merge": lambda: api.merge([f"{lora}:0.5"], tmp_path / "merged.safetensors"),
-        "resize": lambda: api.resize(lora, tmp_path / "small.safetensors", rank=1),
+        "convert": lambda: tsuika.convert(lora, "diffusers", tmp_path / "folder"),
+        "merge": lambda: tsuika.merge([f"{lora}:0.5"], tmp_path / "merged.safetensors"),
+        "resize": lambda: tsuika.resize(lora, tmp_path / "small.safetensors", rank=1),
     }
     keys = {
         "convert": {"kind", "family", "from", "notes"},
@@ -96,26 +97,26 @@ def test_file_tools_tell_their_phases(lora: Path, tmp_path: Path) -> None:
         assert run.result.to_dict().keys() == WRITTEN | keys[name]
         assert "largest_relative_error" in run._repr_html_()
     with pytest.raises(ModelError):
-        _ = api.extract("embedded", str(tmp_path / "nowhere"), tmp_path / "x.safetensors").result
+        _ = tsuika.extract("embedded", str(tmp_path / "nowhere"), tmp_path / "x.safetensors").result
 
 
 def test_notes_are_events_and_stand_in_the_result(tmp_path: Path) -> None:
     vae = tmp_path / "vae.safetensors"
-    _ = api.convert(api.EMBEDDED / "vae", "single-file", vae).result
-    run = api.convert(vae, "diffusers", tmp_path / "folder")
+    _ = tsuika.convert(tsuika.EMBEDDED / "vae", "single-file", vae).result
+    run = tsuika.convert(vae, "diffusers", tmp_path / "folder")
     notes = [event for event in run if isinstance(event, Warned)]
     assert [one.code for one in notes] == ["FM009"] and run.result.notes == tuple(notes)
 
 
 def test_inspect_and_doctor_are_done_at_once(lora: Path, tmp_path: Path) -> None:
-    told = api.inspect(lora)
+    told = tsuika.inspect(lora)
     assert told.done and list(told) == [] and isinstance(told.result, ArtifactInfo)
     assert told.result.to_dict()["rank"] == {"2": 1} and told.result.kind == "lora"
-    assert isinstance(api.inspect(api.EMBEDDED).result, BaseModelInfo)
-    assert isinstance(api.inspect(api.EMBEDDED / "vae").result, VaeInfo)
+    assert isinstance(tsuika.inspect(tsuika.EMBEDDED).result, BaseModelInfo)
+    assert isinstance(tsuika.inspect(tsuika.EMBEDDED / "vae").result, VaeInfo)
     with pytest.raises(ModelError):
-        api.inspect(tmp_path / "nowhere")
-    machine = api.doctor()
+        tsuika.inspect(tmp_path / "nowhere")
+    machine = tsuika.doctor()
     assert isinstance(machine.result, MachineInfo) and machine.result.embedded_base
     assert tuple(machine.result.to_dict()["libraries"]) == LIBRARIES
 
@@ -124,7 +125,7 @@ def test_a_run_folder_is_a_run(tmp_path: Path) -> None:
     (tmp_path / "recipe.toml").write_text(
         '[method]\nname = "lora"\n[base]\nmodel = "embedded"\n[data]\ntrigger = "x"\n'
     )
-    told = api.inspect(tmp_path).result
+    told = tsuika.inspect(tmp_path).result
     assert told == RunInfo(
         kind="run",
         method="lora",
@@ -138,18 +139,18 @@ def test_a_run_folder_is_a_run(tmp_path: Path) -> None:
 
 
 def test_checking_has_progress_and_its_parts_are_runs(images: Path, tmp_path: Path) -> None:
-    run = api.check(images)
+    run = tsuika.check(images)
     events = list(run)
     assert [event.name for event in events if isinstance(event, Phase)] == ["pictures", "compare-pictures"]
     counts = [event.done for event in events if isinstance(event, Progress) and event.phase == "pictures"]
     assert counts == [1, 2, 3]
     assert isinstance(run.result, Report)
-    assert api.clean(run.result, tmp_path / "list.tsv").result.out.is_file()
-    assert api.contact_sheet(run.result, tmp_path / "page.html").result == tmp_path / "page.html"
+    assert tsuika.clean(run.result, tmp_path / "list.tsv").result.out.is_file()
+    assert tsuika.contact_sheet(run.result, tmp_path / "page.html").result == tmp_path / "page.html"
 
 
 def test_a_check_that_is_closed_stops(images: Path) -> None:
-    run = api.check(images)
+    run = tsuika.check(images)
     next(run)
     next(run)
     run.close()
@@ -158,7 +159,7 @@ def test_a_check_that_is_closed_stops(images: Path) -> None:
 
 def test_notes_are_said_once_and_stand_in_the_json(tmp_path: Path) -> None:
     vae = tmp_path / "vae.safetensors"
-    _ = api.convert(api.EMBEDDED / "vae", "single-file", vae).result
+    _ = tsuika.convert(tsuika.EMBEDDED / "vae", "single-file", vae).result
     words = ["convert", str(vae), "--to", "diffusers", "--out"]
     people = CliRunner().invoke(app, [*words, str(tmp_path / "one")])
     assert people.exit_code == 0 and people.stderr.count("FM009") == 1 and "FM009" not in people.stdout

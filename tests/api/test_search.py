@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
+import tsuika
 from tiny_models import tiny, write_folder
-from tsuika import api, config
+from tsuika import config
 from tsuika.api import search_space, searching, training
 from tsuika.config import Recipe
 from tsuika.core.errors import DivergedError, RecipeError
@@ -105,33 +106,33 @@ def recipe(**more: Any) -> Recipe:
     )
 
 
-def last(events: Iterator[Event]) -> api.Searched:
+def last(events: Iterator[Event]) -> tsuika.Searched:
     found = list(events)[-1]
-    assert isinstance(found, api.Searched)
+    assert isinstance(found, tsuika.Searched)
     return found
 
 
 def test_every_point_of_a_grid_is_tried_once_and_the_best_is_a_recipe(runs: Runs, tmp_path: Path) -> None:
     over = ("train.learning_rate=1e-4,1e-3", "method.rank=8,16")
-    found = last(api.search(recipe(), tmp_path / "s", over))
+    found = last(tsuika.search(recipe(), tmp_path / "s", over))
     points = {(row["params"]["train.learning_rate"], row["params"]["method.rank"]) for row in found.trials}
     assert points == {(rate, rank) for rate in (1e-4, 1e-3) for rank in (8, 16)}
     assert len(runs.begun) == 4 == len(set(runs.begun))
     best = config.load(tmp_path / "s" / "best.toml")
     assert best == search_space.apply(recipe(), {"train.learning_rate": 1e-3, "method.rank": 8})  # refit as it was
     assert json.loads((tmp_path / "s" / "search.json").read_text(encoding="utf-8"))["best"] == found.best
-    again = last(api.search(recipe(), tmp_path / "s", over))
+    again = last(tsuika.search(recipe(), tmp_path / "s", over))
     assert again == found
     assert len(runs.begun) == 4 and not runs.resumed
 
 
 def test_a_range_is_searched_near_its_best_and_the_same_call_tries_the_same(runs: Runs, tmp_path: Path) -> None:
     over = ("train.learning_rate=1e-5..1e-1",)
-    whole = last(api.search(recipe(), tmp_path / "a", over, trials=9))
+    whole = last(tsuika.search(recipe(), tmp_path / "a", over, trials=9))
     assert whole.best is not None
     rate = next(row for row in whole.trials if row["number"] == whole.best)["params"]["train.learning_rate"]
     assert abs(math.log10(rate / BEST_RATE)) < 0.5
-    parts = [last(api.search(recipe(), tmp_path / "b", over, trials=trials)) for trials in (4, 9)]
+    parts = [last(tsuika.search(recipe(), tmp_path / "b", over, trials=trials)) for trials in (4, 9)]
     assert [(row["number"], row["params"]) for row in parts[-1].trials] == [
         (row["number"], row["params"]) for row in whole.trials
     ]
@@ -140,16 +141,16 @@ def test_a_range_is_searched_near_its_best_and_the_same_call_tries_the_same(runs
 
 def test_a_trial_that_was_stopped_goes_on_in_its_folder(runs: Runs, tmp_path: Path) -> None:
     over = ("train.learning_rate=1e-4,1e-3,1e-2",)
-    events = api.search(recipe(), tmp_path / "s", over)
+    events = tsuika.search(recipe(), tmp_path / "s", over)
     for event in events:
         if isinstance(event, Judged) and len(runs.begun) == 2:
             break
     events.close()  # type: ignore[attr-defined]
-    found = last(api.search(recipe(), tmp_path / "s", over))
+    found = last(tsuika.search(recipe(), tmp_path / "s", over))
     assert len(runs.begun) == 3 and runs.resumed == [runs.begun[1]]
-    undisturbed = last(api.search(recipe(), tmp_path / "t", over))
+    undisturbed = last(tsuika.search(recipe(), tmp_path / "t", over))
 
-    def told(one: api.Searched) -> list[tuple[Any, ...]]:
+    def told(one: tsuika.Searched) -> list[tuple[Any, ...]]:
         return [(row["params"], row["state"], row["value"], row["se"], row["step"]) for row in one.trials]
 
     assert told(found) == told(undisturbed)
@@ -157,12 +158,12 @@ def test_a_trial_that_was_stopped_goes_on_in_its_folder(runs: Runs, tmp_path: Pa
 
 def test_two_at_once_share_the_trials(runs: Runs, tmp_path: Path) -> None:
     over = ("train.learning_rate=1e-4,3e-4,1e-3,3e-3",)
-    hands = [api.search(recipe(), tmp_path / "s", over) for _ in range(2)]
+    hands = [tsuika.search(recipe(), tmp_path / "s", over) for _ in range(2)]
     going, ended = list(hands), []
     while going:
         for hand in tuple(going):
             event = next(hand, None)
-            ended += [event] if isinstance(event, api.Searched) else []
+            ended += [event] if isinstance(event, tsuika.Searched) else []
             going = [one for one in going if one is not hand] if event is None else going
     assert len(runs.begun) == 4 == len(set(runs.begun)) and not runs.resumed
     assert ended[-1].best is not None and len(ended[-1].trials) == 4
@@ -170,7 +171,7 @@ def test_two_at_once_share_the_trials(runs: Runs, tmp_path: Path) -> None:
 
 def test_what_falls_behind_is_given_up(runs: Runs, tmp_path: Path) -> None:
     over = ("train.learning_rate=1e-3,9e-4,1.1e-3,8e-4,3e-5",)
-    found = last(api.search(recipe(), tmp_path / "s", over))
+    found = last(tsuika.search(recipe(), tmp_path / "s", over))
     states = {row["params"]["train.learning_rate"]: row["state"] for row in found.trials}
     assert states.pop(3e-5) == "pruned"
     assert states.pop(1e-3) == "done"
@@ -182,7 +183,7 @@ def test_what_falls_behind_is_given_up(runs: Runs, tmp_path: Path) -> None:
 
 def test_a_trial_that_diverges_is_told_and_never_taken(runs: Runs, tmp_path: Path) -> None:
     runs.diverges_above = 5e-4
-    found = last(api.search(recipe(), tmp_path / "s", ("train.learning_rate=1e-4,3e-4,1e-3,1e-2",)))
+    found = last(tsuika.search(recipe(), tmp_path / "s", ("train.learning_rate=1e-4,3e-4,1e-3,1e-2",)))
     states = {row["params"]["train.learning_rate"]: row["state"] for row in found.trials}
     assert states == {1e-4: "done", 3e-4: "done", 1e-3: "diverged", 1e-2: "diverged"}
     assert config.load(tmp_path / "s" / "best.toml").train.learning_rate == 3e-4
@@ -191,14 +192,14 @@ def test_a_trial_that_diverges_is_told_and_never_taken(runs: Runs, tmp_path: Pat
 def test_settings_that_do_not_go_together_are_a_failed_trial(runs: Runs, tmp_path: Path) -> None:
     runs.untrainable = 16
     over = ("method.rank=16,8",)
-    found = last(api.search(recipe(), tmp_path / "s", over))
+    found = last(tsuika.search(recipe(), tmp_path / "s", over))
     assert {row["params"]["method.rank"]: row["state"] for row in found.trials} == {8: "done", 16: "failed"}
     assert config.load(tmp_path / "s" / "best.toml") == search_space.apply(recipe(), {"method.rank": 8})
-    assert last(api.search(recipe(), tmp_path / "s", over)) == found and len(runs.begun) == 2
+    assert last(tsuika.search(recipe(), tmp_path / "s", over)) == found and len(runs.begun) == 2
 
 
 def test_trials_that_were_measured_more_or_less_finely_are_compared(runs: Runs, tmp_path: Path) -> None:
-    found = last(api.search(recipe(), tmp_path / "s", ("train.batch_size=1,4",)))
+    found = last(tsuika.search(recipe(), tmp_path / "s", ("train.batch_size=1,4",)))
     assert {row["state"] for row in found.trials} == {"done"} and sorted(found.near) == [0, 1]
 
 
@@ -217,38 +218,38 @@ def test_a_kill_at_any_moment_costs_no_trial(
             *((searching, "_suggest", killed) if moment == "asked" else (searching._Search, "_tell", killed))
         )
         with pytest.raises(KeyboardInterrupt):
-            last(api.search(recipe(), tmp_path / "s", over))
-    found = last(api.search(recipe(), tmp_path / "s", over))
+            last(tsuika.search(recipe(), tmp_path / "s", over))
+    found = last(tsuika.search(recipe(), tmp_path / "s", over))
     assert sorted(row["params"]["train.learning_rate"] for row in found.trials) == [1e-4, 1e-3]
     assert {row["state"] for row in found.trials} == {"done"}
     assert len(runs.begun) == 2 == len({row["folder"] for row in found.trials}) and not runs.resumed
 
 
 def test_where_nothing_is_gained_there_is_no_best(runs: Runs, tmp_path: Path) -> None:
-    found = last(api.search(recipe(), tmp_path / "s", ("train.learning_rate=1e-6,1.0",)))
+    found = last(tsuika.search(recipe(), tmp_path / "s", ("train.learning_rate=1e-6,1.0",)))
     assert found.best is None and found.recipe == "" and found.near == []
     assert not (tmp_path / "s" / "best.toml").exists()
 
 
 def test_no_trial_begins_after_the_time_is_up(runs: Runs, tmp_path: Path) -> None:
-    found = last(api.search(recipe(), tmp_path / "s", ("train.learning_rate=1e-4,1e-3",), timeout_s=0))
+    found = last(tsuika.search(recipe(), tmp_path / "s", ("train.learning_rate=1e-4,1e-3",), timeout_s=0))
     assert found.trials == [] and not runs.begun
 
 
 def test_another_search_is_not_mixed_in(runs: Runs, tmp_path: Path) -> None:
     over = ("train.learning_rate=1e-3,1e-2",)
-    last(api.search(recipe(), tmp_path / "s", over))
+    last(tsuika.search(recipe(), tmp_path / "s", over))
     for other, values in ((recipe(**{"train.ema": 0.5}), over), (recipe(), ("train.learning_rate=1e-3,1e-4",))):
         with pytest.raises(RecipeError) as caught:
-            last(api.search(other, tmp_path / "s", values))
+            last(tsuika.search(other, tmp_path / "s", values))
         assert caught.value.code == "RC023"
-    last(api.search(recipe(**{"train.device": "cpu"}), tmp_path / "s", over))  # the device is each process's own
+    last(tsuika.search(recipe(**{"train.device": "cpu"}), tmp_path / "s", over))  # the device is each process's own
 
 
 def test_without_optuna_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(RecipeError) as caught:
-        last(api.search(recipe(), tmp_path / "s", ("method.rank=8,16",)))
+        last(tsuika.search(recipe(), tmp_path / "s", ("method.rank=8,16",)))
     assert caught.value.code == "RC022" and "pip install" in caught.value.part("do")
     assert not (tmp_path / "s").exists()
 
@@ -264,13 +265,13 @@ def test_pictures_that_no_validation_can_be_trusted_by_are_refused(
 
     monkeypatch.setattr(training, "train", warning)
     with pytest.raises(RecipeError) as caught:
-        last(api.search(recipe(), tmp_path / "s", ("method.rank=8,16",)))
+        last(tsuika.search(recipe(), tmp_path / "s", ("method.rank=8,16",)))
     assert caught.value.code == "RC024"
 
 
 def test_without_a_guard_there_is_nothing_to_compare_by(tmp_path: Path) -> None:
     with pytest.raises(RecipeError) as caught:
-        last(api.search(recipe(**{"guard.mode": "off"}), tmp_path / "s", ("method.rank=8,16",)))
+        last(tsuika.search(recipe(**{"guard.mode": "off"}), tmp_path / "s", ("method.rank=8,16",)))
     assert caught.value.code == "RC024"
 
 
@@ -391,7 +392,7 @@ def test_a_real_search_of_one_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         "train.device": "cpu",
     }
     built = config.build(config.override({}, keys))
-    found = last(api.search(built, tmp_path / "s", ("train.learning_rate=3e-2,1e-2",), trials=1))
+    found = last(tsuika.search(built, tmp_path / "s", ("train.learning_rate=3e-2,1e-2",), trials=1))
     assert found.best == 0 and found.trials[0]["value"] < 0 < found.trials[0]["se"]
     assert (tmp_path / "s/trials/000/report.html").exists()
     rate = found.trials[0]["params"]["train.learning_rate"]

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+import tsuika
 from tiny_models import draw_pictures, tiny, write_folder
-from tsuika import api, config
+from tsuika import config
 from tsuika.api.snapshots import Snapshot, SnapshotRenderer, choose, snapshots
 from tsuika.core.errors import RecipeError
 from tsuika.core.rundir import RunDir
@@ -46,7 +47,7 @@ def test_nought_is_the_base_and_one_is_not(place: Path, method: str, monkeypatch
         }
     )
     run = place / method
-    for _ in api.train(recipe, run):
+    for _ in tsuika.train(recipe, run):
         pass
     found = snapshots(RunDir(run))
     assert [(one.name, one.step, one.main) for one in found] == [("result", 2, True), ("step-000001", 1, False)]

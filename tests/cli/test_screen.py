@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from tsuika.api import CellDrawn, SheetWritten
+from tsuika import CellDrawn, SheetWritten
 from tsuika.cli import language, screen
 from tsuika.core.events import Chosen, Event, Judged, Phase, note
 

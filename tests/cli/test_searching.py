@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from tsuika import api
+import tsuika
 from tsuika.cli import language
 from tsuika.cli.main import app
 from tsuika.core.errors import RecipeError
@@ -37,22 +37,22 @@ ROW: dict[str, Any] = {
 def rates(*_: Any, **__: Any) -> Iterator[Event]:
     yield note("GD023", rates="0.0001, 1", steps=8, measured=4, found=12)
     yield Phase("compare-settings", 8)
-    yield api.RateFound(1e-4, None, None, None, "held-out", 4, "GD021", PARAMS, RATES)
+    yield tsuika.RateFound(1e-4, None, None, None, "held-out", 4, "GD021", PARAMS, RATES)
 
 
 def trials(*_: Any, **__: Any) -> Iterator[Event]:
     for _turn in range(2):
         yield note("GD014", names="a.png, b.png")
-    yield api.TrialStarted(0, 3, ROW["params"])
-    yield api.TrialEnded(0, "done", -0.2, 0.01, 80)
+    yield tsuika.TrialStarted(0, 3, ROW["params"])
+    yield tsuika.TrialEnded(0, "done", -0.2, 0.01, 80)
     others = [{**ROW, "number": 1}, {**ROW, "number": 2, "state": "pruned", "value": None, "se": None}]
-    yield api.Searched(0, [0, 1], "out/best.toml", [ROW, *others])
+    yield tsuika.Searched(0, [0, 1], "out/best.toml", [ROW, *others])
 
 
 @pytest.fixture(autouse=True)
 def stood_in_for(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(api, "find_rate", rates)
-    monkeypatch.setattr(api, "search", trials)
+    monkeypatch.setattr(tsuika, "find_rate", rates)
+    monkeypatch.setattr(tsuika, "search", trials)
     yield
     language.use(None)
 

@@ -23,8 +23,8 @@ SOURCE = LOCALE.parent
 TRANSLATIONS = [language for language in languages() if language != "en"]
 KANA_OR_KANJI = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff]")
 # Data, not texts.
-# Punctuation for line breaks, a font's own name, marks between sentences of prompts.
-ALLOWED = ("cli/layout.py", "generation/grid.py", "generation/encode.py")
+# The name, punctuation for line breaks, a font's own name, marks between sentences of prompts.
+ALLOWED = ("__init__.py", "cli/layout.py", "generation/grid.py", "generation/encode.py")
 
 
 def _catalogue(language: str):

@@ -10,8 +10,9 @@ import pytest
 import torch
 from safetensors import safe_open
 
+import tsuika
 from base.vae import fresh_pictures, psnr
-from tsuika import api
+from tsuika.api import models
 from tsuika.embedded import yardstick
 from tsuika.embedded.things import KNOWN, strangers
 from tsuika.embedded.world import BACKGROUNDS, World, article, draw, where
@@ -22,7 +23,7 @@ FOLDER = Path(yardstick.__file__).parent
 
 @pytest.fixture(scope="module")
 def model() -> object:
-    return api.load("embedded", precision="fp32")
+    return tsuika.load("embedded", precision="fp32")
 
 
 def test_it_is_small_and_in_half_precision() -> None:
@@ -61,7 +62,7 @@ def test_samples_have_the_background_that_was_asked_for(model) -> None:
     prompts = [f"{article('cat')} {where(name)}" for name in asked]
     pictures = [
         np.asarray(p)
-        for p in pipeline.to_pictures(pipeline.sample(model, prompts, steps=10, defaults=api.models.defaults_of(model)))
+        for p in pipeline.to_pictures(pipeline.sample(model, prompts, steps=10, defaults=models.defaults_of(model)))
     ]
     scores = [float(yardstick.background_scores([p], name)[0]) for p, name in zip(pictures, asked)]
     assert np.mean(np.array(scores) > 0.5) >= 0.75

@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 from runs import settings
 
+import tsuika
 from tiny_models import tiny, write_folder
-from tsuika import api, config
+from tsuika import config
 from tsuika.config import Recipe
 from tsuika.core.errors import RecipeError
 from tsuika.core.events import Event
@@ -181,7 +182,7 @@ def last(events: Iterator[Event]) -> RateFound:
 
 def test_on_a_tiny_model_the_rate_that_learns_is_found_and_nothing_is_left(place: Path) -> None:
     before = sorted(place.rglob("*"))
-    found = last(api.find_rate(recipe(place), rates=(1e30, 1e-2, 1e-5), steps=24))
+    found = last(tsuika.find_rate(recipe(place), rates=(1e30, 1e-2, 1e-5), steps=24))
     assert found.rate == 1e-2
     assert (found.measured, found.pictures) == ("held-out", 2)
     assert [row["diverged"] for row in found.rates] == [False, False, True]
@@ -215,5 +216,5 @@ def test_the_highest_rate_is_told_to_be_that() -> None:
 
 def test_prodigy_is_refused(place: Path) -> None:
     with pytest.raises(RecipeError) as caught:
-        list(api.find_rate(recipe(place, **{"train.optimizer": "prodigy"})))
+        list(tsuika.find_rate(recipe(place, **{"train.optimizer": "prodigy"})))
     assert caught.value.code == "RC020"

@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from tsuika import api, families
+import tsuika
+from tsuika import families
 from tsuika.api.drawing import Renderer
 from tsuika.core.bootstrap import of_differences
 from tsuika.core.plain import jsonable
@@ -31,7 +32,7 @@ def renders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_they_share_all_latents() -> None:
-    space = families.peek("embedded", embedded_path=api.EMBEDDED)
+    space = families.peek("embedded", embedded_path=tsuika.EMBEDDED)
     own = space.load_vae("builtin", CPU)
     for name in NAMES:
         other = space.load_vae(f"builtin:{name}", CPU)
@@ -41,7 +42,7 @@ def test_they_share_all_latents() -> None:
 
 
 def test_texture_is_taken_for_texture(renders: Path) -> None:
-    run = api.compare_vae(["builtin:texture"], renders)
+    run = tsuika.compare_vae(["builtin:texture"], renders)
     assert {type(event).__name__ for event in run} >= {"Phase", "Progress"}
     assert "builtin:texture" in run._repr_html_()
     done = jsonable(run.result.to_dict())
@@ -54,7 +55,7 @@ def test_colours_are_nearer_by_a_little() -> None:
     """The gain is small, so that it takes many renders to be told from chance."""
     rng, world = np.random.default_rng(4343), World()
     pixels = torch.cat([roundtrip.to_signal(Image.fromarray(draw(world.picture(rng)))) for _ in range(96)])
-    space, rows = families.peek("embedded", embedded_path=api.EMBEDDED), []
+    space, rows = families.peek("embedded", embedded_path=tsuika.EMBEDDED), []
     for name in ("builtin", "builtin:colour"):
         vae = space.load_vae(name, CPU)
         made = [roundtrip.decode(vae, roundtrip.encode(vae, part)) for part in pixels.split(16)]
@@ -67,7 +68,9 @@ def test_drawings_go_from_one_to_the_other() -> None:
     with Renderer() as renderer:
         pictures = []
         for vae in ("builtin", "builtin:texture", "builtin:colour", "builtin"):
-            drawing = api.Drawing("a cat on a red background", vae=vae, steps=2, seed=3, precision="fp32", device="cpu")
+            drawing = tsuika.Drawing(
+                "a cat on a red background", vae=vae, steps=2, seed=3, precision="fp32", device="cpu"
+            )
             renderer.set_up(drawing)
             pictures.append(np.asarray(renderer.draw(drawing)[0]))
     assert np.array_equal(pictures[0], pictures[3])

@@ -11,8 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
+import tsuika
 from tiny_models import tiny
-from tsuika import api, families
+from tsuika import families
 from tsuika.api import writing
 from tsuika.core.errors import FormatError, ImageError, ModelError, RecipeError
 from tsuika.core.weights import Weights, open_weights
@@ -55,7 +56,7 @@ def numbers(weights: Weights) -> dict[str, torch.Tensor]:
 def test_a_baked_file_differs_in_its_vae_alone(family: str, kind: str, tmp_path: Path) -> None:
     base, vae = write_base(family, tmp_path, "single-file"), write_vae(family, tmp_path, kind)
     before = base.read_bytes()
-    done = api.bake_vae(str(base), str(vae), tmp_path / "out.safetensors").result
+    done = tsuika.bake_vae(str(base), str(vae), tmp_path / "out.safetensors").result
     old, new = open_weights(base), open_weights(tmp_path / "out.safetensors")
     first, second = numbers(old), numbers(new)
     assert base.read_bytes() == before and list(first) == list(second)
@@ -76,7 +77,7 @@ def test_a_baked_file_differs_in_its_vae_alone(family: str, kind: str, tmp_path:
 def test_a_baked_folder_differs_in_its_vae_alone(tmp_path: Path) -> None:
     family = "sd2"
     base, vae = write_base(family, tmp_path, "diffusers"), write_vae(family, tmp_path, "file")
-    _ = api.bake_vae(str(base), str(vae), tmp_path / "out").result
+    _ = tsuika.bake_vae(str(base), str(vae), tmp_path / "out").result
     files = sorted(path.relative_to(base) for path in base.rglob("*") if path.is_file())
     assert files == sorted(
         path.relative_to(tmp_path / "out") for path in (tmp_path / "out").rglob("*") if path.is_file()
@@ -101,7 +102,7 @@ def test_a_folder_of_before_diffusers_0_14_keeps_its_names(tmp_path: Path) -> No
     }
     assert any("query" in name for name in stored)
     save_file(stored, file)
-    _ = api.bake_vae(str(base), str(vae), tmp_path / "out").result
+    _ = tsuika.bake_vae(str(base), str(vae), tmp_path / "out").result
     assert open_weights(tmp_path / "out/vae/diffusion_pytorch_model.safetensors").shapes.keys() == stored.keys()
     made = families.load(str(tmp_path / "out"), device=torch.device("cpu"), dtype=torch.float32).vae.state_dict()
     assert all(torch.equal(made[name], value.half().float()) for name, value in tiny("sd1", 5).vae.state_dict().items())
@@ -113,7 +114,7 @@ def test_a_torch_checkpoint_becomes_safetensors(tmp_path: Path) -> None:
     content = numbers(open_weights(base)) | {"cond_stage_model.position_ids": torch.arange(7)}
     torch.save({"state_dict": content, "global_step": 5}, old)
     with pytest.raises(RecipeError, match="RC005"):
-        _ = api.bake_vae(str(old), str(vae), tmp_path / "out.ckpt").result
+        _ = tsuika.bake_vae(str(old), str(vae), tmp_path / "out.ckpt").result
     other = tiny("sd1", 5).vae
     bake.bake(old, other.state_dict(), dict(other.config), tmp_path / "out.safetensors", {"tsuika.vae": "x"})
     made = numbers(open_weights(tmp_path / "out.safetensors"))
@@ -125,12 +126,12 @@ def test_a_torch_checkpoint_becomes_safetensors(tmp_path: Path) -> None:
 def test_what_cannot_be_baked_is_refused(tmp_path: Path) -> None:
     base, vae = write_base("sd1", tmp_path, "single-file"), write_vae("sd1", tmp_path, "file")
     with pytest.raises(RecipeError, match="RC007"):
-        _ = api.bake_vae(str(base), str(vae), base, overwrite=True).result
+        _ = tsuika.bake_vae(str(base), str(vae), base, overwrite=True).result
     with pytest.raises(ModelError, match="MD009"):
-        _ = api.bake_vae(str(base), "no/such.safetensors", tmp_path / "out.safetensors").result
-    other = api.EMBEDDED / "vae"  # latents at a quarter of the size, not an eighth
+        _ = tsuika.bake_vae(str(base), "no/such.safetensors", tmp_path / "out.safetensors").result
+    other = tsuika.EMBEDDED / "vae"  # latents at a quarter of the size, not an eighth
     with pytest.raises(ModelError, match="MD004"):
-        _ = api.bake_vae(str(base), str(other), tmp_path / "out.safetensors").result
+        _ = tsuika.bake_vae(str(base), str(other), tmp_path / "out.safetensors").result
     wide = tmp_path / "wide.safetensors"
     from safetensors.torch import save_file
 
@@ -138,7 +139,7 @@ def test_what_cannot_be_baked_is_refused(tmp_path: Path) -> None:
     tensors["decoder.conv_in.weight"] *= 1e9
     save_file(tensors, wide)
     with pytest.raises(FormatError, match="FM002"):
-        _ = api.bake_vae(str(base), str(wide), tmp_path / "out.safetensors").result
+        _ = tsuika.bake_vae(str(base), str(wide), tmp_path / "out.safetensors").result
     assert not (tmp_path / "out.safetensors").exists()
 
 
@@ -155,7 +156,7 @@ def draw(folder: Path, count: int, side: int = 48) -> Path:
 def test_tuning_leaves_the_encoder_alone_and_repeats_itself(tmp_path: Path) -> None:
     """A tiny VAE with random weights: anything is better than it, and so the gain is proven."""
     base, images = write_base("sd1", tmp_path, "diffusers"), draw(tmp_path / "images", 14)
-    run = api.tune_vae(
+    run = tsuika.tune_vae(
         images, tmp_path / "a.safetensors", base=str(base), steps=30, batch=2, learning_rate=3e-3, size_px=32
     )
     events = list(run)
@@ -168,7 +169,7 @@ def test_tuning_leaves_the_encoder_alone_and_repeats_itself(tmp_path: Path) -> N
     assert roundtrip.encoders(own, tuned) == "same"
     same = [name for name, value in own.state_dict().items() if torch.equal(value, tuned.state_dict()[name])]
     assert {name.split(".")[0] for name in own.state_dict() if name not in same} == {"decoder"}
-    _ = api.tune_vae(
+    _ = tsuika.tune_vae(
         images, tmp_path / "b.safetensors", base=str(base), steps=30, batch=2, learning_rate=3e-3, size_px=32
     ).result
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
@@ -179,9 +180,9 @@ def test_tuning_that_gains_nothing_writes_nothing(tmp_path: Path) -> None:
     base, images = write_base("sd1", tmp_path, "diffusers"), draw(tmp_path / "images", 14)
     asked = {"base": str(base), "steps": 4, "batch": 1, "learning_rate": 1e-12, "size_px": 32}
     with pytest.raises(ImageError) as caught:
-        _ = api.tune_vae(images, tmp_path / "a.safetensors", **asked).result
+        _ = tsuika.tune_vae(images, tmp_path / "a.safetensors", **asked).result
     assert caught.value.code == "VA020" and not (tmp_path / "a.safetensors").exists()
-    done = api.tune_vae(images, tmp_path / "folder", keep_anyway=True, **asked).result
+    done = tsuika.tune_vae(images, tmp_path / "folder", keep_anyway=True, **asked).result
     assert not done.proven and (tmp_path / "folder" / "config.json").is_file()
 
 
@@ -198,7 +199,7 @@ def test_too_few_pictures_to_tune_are_refused(tmp_path: Path) -> None:
     for number in range(3):  # copies do not count
         Image.open(images / "0.png").transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(images / f"copy{number}.png")
     with pytest.raises(ImageError) as caught:
-        _ = api.tune_vae(images, tmp_path / "a.safetensors").result
+        _ = tsuika.tune_vae(images, tmp_path / "a.safetensors").result
     assert caught.value.code == "VA021" and caught.value.params["found"] == 11
 
 
@@ -214,7 +215,7 @@ def test_small_pictures_do_not_make_all_crops_small(tmp_path: Path, monkeypatch:
         return lambda step: drawn.append((made := draw(step)).shape) or made
 
     monkeypatch.setattr(tune, "crops", seen)
-    done = api.tune_vae(
+    done = tsuika.tune_vae(
         images, tmp_path / "a.safetensors", base=str(base), steps=4, batch=2, size_px=32, keep_anyway=True
     ).result
     assert set(drawn) == {(2, 3, 32, 32)}

@@ -170,10 +170,10 @@ def test_the_page_holds_every_vae_and_asks_for_nothing_outside() -> None:
 
 
 def test_errors_name_the_variants_of_a_base() -> None:
-    from tsuika import api
+    import tsuika
 
     with pytest.raises(ModelError) as caught:
-        api.load("embedded", vae="builtin:nothing")
+        tsuika.load("embedded", vae="builtin:nothing")
     assert caught.value.code == "MD010"
 
 

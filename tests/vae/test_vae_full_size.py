@@ -19,8 +19,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+import tsuika
 from tiny_models import at_full_size, single_file_tensors
-from tsuika import api, families
+from tsuika import families
 from tsuika.core.errors import ImageError
 from tsuika.core.events import Warned
 from tsuika.core.types import Artifact
@@ -159,7 +160,7 @@ def test_baking_changes_the_vae_alone(name: str, layout: str, place: Path) -> No
     kind = families.family(name)
     base, vae = write_base(kind, layout, place), random_vae(kind, 2)
     out = place / ("out" if layout == "folder" else "out.safetensors")
-    done = api.bake_vae(str(base), str(write_vae(vae, place / "other.vae.safetensors")), out).result
+    done = tsuika.bake_vae(str(base), str(write_vae(vae, place / "other.vae.safetensors")), out).result
     assert (done.family, done.tensors, done.dtype) == (name, 248, "fp16")
     expected = {key: value.half() for key, value in vae.state_dict().items()}
     varied = sum(value.numel() > 1 and bool((value != value.flatten()[0]).any()) for value in expected.values())
@@ -215,9 +216,9 @@ def test_tuning_leaves_the_encoder_alone(name: str, layout: str, place: Path) ->
     base, images = write_base(kind, layout, place, holes=True), draw(place / "images", 12)
     asked = {"base": str(base), "size_px": 64, "crop_px": 64, "batch": 1}
     with pytest.raises(ImageError) as caught:
-        _ = api.tune_vae(images, place / "none.safetensors", steps=1, learning_rate=1e-12, **asked).result
+        _ = tsuika.tune_vae(images, place / "none.safetensors", steps=1, learning_rate=1e-12, **asked).result
     assert caught.value.code == "VA020" and not (place / "none.safetensors").exists()
-    done = api.tune_vae(images, place / "tuned.safetensors", steps=6, learning_rate=3e-4, **asked).result
+    done = tsuika.tune_vae(images, place / "tuned.safetensors", steps=6, learning_rate=3e-4, **asked).result
     assert done.proven and done.best_step > 0 and done.dtype == "fp16"
     space = families.peek(str(base))
     own, tuned = (space.load_vae(one, CPU) for one in ("builtin", str(place / "tuned.safetensors")))
@@ -235,7 +236,7 @@ def test_tuning_leaves_the_encoder_alone(name: str, layout: str, place: Path) ->
     )
     assert after > before
     if layout == "folder":
-        _ = api.bake_vae(str(base), str(place / "tuned.safetensors"), place / "out").result
+        _ = tsuika.bake_vae(str(base), str(place / "tuned.safetensors"), place / "out").result
         weights = f"vae/{bake.WEIGHTS}.safetensors"
         again = same_but(base / weights, place / "out" / weights, "decoder.")
         assert len(again) == len(changed)

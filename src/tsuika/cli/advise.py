@@ -51,9 +51,9 @@ def advise(
     json: Json = False,
 ) -> None:
     """`tsuika advise`."""
-    from tsuika import api
+    import tsuika
 
-    run = api.advise(
+    run = tsuika.advise(
         images,
         goal,
         base=base,

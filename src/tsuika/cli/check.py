@@ -58,7 +58,8 @@ def check(
     json: Json = False,
 ) -> None:
     """`tsuika check`."""
-    from tsuika import api, config
+    import tsuika
+    from tsuika import config
     from tsuika.data import check_fix
 
     copy = out or folder.resolve().with_name(f"{folder.resolve().name}-checked")
@@ -66,7 +67,7 @@ def check(
         # Before minutes are spent.
         check_fix.may_write(folder, copy)
     report = progress.watch(
-        api.check(
+        tsuika.check(
             folder,
             base=base,
             size_px=size,
@@ -75,9 +76,9 @@ def check(
             recipe=config.load(recipe) if recipe else None,
         )
     )
-    cleaned = progress.watch(api.clean(report, copy)) if fix and report.usable else None
+    cleaned = progress.watch(tsuika.clean(report, copy)) if fix and report.usable else None
     if html:
-        progress.watch(api.contact_sheet(report, html, language.current()))
+        progress.watch(tsuika.contact_sheet(report, html, language.current()))
     if json:
         done: dict[str, Any] = report.to_dict()
         if cleaned:

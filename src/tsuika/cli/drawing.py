@@ -12,7 +12,7 @@ from tsuika.cli.flags import BaseModel, Json, Vae
 from tsuika.core.texts import _
 
 if TYPE_CHECKING:
-    from tsuika.api import Drawing
+    from tsuika import Drawing
 
 Prompt = Annotated[str, typer.Option("--prompt", help=_("Prompt: what to generate; A1111 syntax works."))]
 Negative = Annotated[str, typer.Option("--negative", help=_("Negative prompt: what not to generate."))]
@@ -46,7 +46,7 @@ Device = Annotated[str, typer.Option("--device", help=_("Device: auto, cpu, cuda
 
 
 def _drawing(**flags: Any) -> Drawing:
-    from tsuika.api import Drawing
+    from tsuika import Drawing
 
     given: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in flags.items() if value is not None
@@ -78,7 +78,7 @@ def generate(
     json: Json = False,
 ) -> None:
     """`tsuika generate`."""
-    from tsuika import api
+    import tsuika
 
     drawing = _drawing(
         prompt=prompt,
@@ -99,7 +99,7 @@ def generate(
         size=size,
         device=device,
     )
-    screen.combined(api.generate(drawing, out, num=num, overwrite=overwrite).result, as_json=json)
+    screen.combined(tsuika.generate(drawing, out, num=num, overwrite=overwrite).result, as_json=json)
 
 
 def grid(
@@ -138,7 +138,7 @@ def grid(
     json: Json = False,
 ) -> None:
     """`tsuika grid`."""
-    from tsuika import api
+    import tsuika
 
     drawing = _drawing(
         prompt=prompt,
@@ -159,4 +159,4 @@ def grid(
         size=size,
         device=device,
     )
-    screen.cells(api.grid(drawing, out, x=x, y=y, z=z), as_json=json)
+    screen.cells(tsuika.grid(drawing, out, x=x, y=y, z=z), as_json=json)

@@ -52,9 +52,9 @@ def evaluate(
 ) -> None:
     """`tsuika evaluate`."""
     tried, kept = numbers(strengths, float, "--strengths"), numbers(steps, int, "--steps")
-    from tsuika import api
+    import tsuika
 
-    evaluation = api.evaluate(
+    evaluation = tsuika.evaluate(
         run,
         encoder=encoder,
         own_prompts=prompts,

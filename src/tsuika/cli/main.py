@@ -44,9 +44,9 @@ def demo(
     json: Json = False,
 ) -> None:
     """`tsuika demo`."""
-    from tsuika import api
+    import tsuika
 
-    screen.follow(api.demo(out, steps=steps, language=language.asked()), out, as_json=json)
+    screen.follow(tsuika.demo(out, steps=steps, language=language.asked()), out, as_json=json)
 
 
 @app.command(cls=usage.Command, help=_("Train on a folder of images."))
@@ -102,20 +102,20 @@ def train(
     )
     if out is None:
         raise RecipeError("RC005", found="--out", do=f"tsuika train {settings.method.name} --images DIR --out RUN")
-    from tsuika import api
+    import tsuika
 
     if dry_run:
-        screen.result(api.dry_run(settings, out).result, as_json=json)
+        screen.result(tsuika.dry_run(settings, out).result, as_json=json)
     else:
-        screen.follow(api.train(settings, out, language=language.asked()), out, as_json=json)
+        screen.follow(tsuika.train(settings, out, language=language.asked()), out, as_json=json)
 
 
 @app.command(cls=usage.Command, help=_("Go on exactly where a training run stopped."))
 def resume(run: Annotated[Path, typer.Argument(help=_("Run folder."))], json: Json = False) -> None:
     """`tsuika resume`."""
-    from tsuika import api
+    import tsuika
 
-    screen.follow(api.resume(run, language=language.asked()), run, as_json=json)
+    screen.follow(tsuika.resume(run, language=language.asked()), run, as_json=json)
 
 
 for command, text in (
@@ -152,9 +152,9 @@ def inspect(
     file: Annotated[Path, typer.Argument(help=_("Any model file, LoRA, VAE or run folder."))], json: Json = False
 ) -> None:
     """`tsuika inspect`."""
-    from tsuika import api
+    import tsuika
 
-    screen.result(api.inspect(file).result.to_dict(), as_json=json)
+    screen.result(tsuika.inspect(file).result.to_dict(), as_json=json)
 
 
 @app.command(cls=usage.Command, help=_("List every setting of a recipe with its default and meaning."))
@@ -172,9 +172,9 @@ def settings(
 @app.command(cls=usage.Command, help=_("Show what this machine has: device, memory, disk, libraries."))
 def doctor(json: Json = False) -> None:
     """`tsuika doctor`."""
-    from tsuika import api
+    import tsuika
 
-    screen.result(api.doctor().result.to_dict(), as_json=json)
+    screen.result(tsuika.doctor().result.to_dict(), as_json=json)
 
 
 def main() -> None:

@@ -164,7 +164,7 @@ def _artifact(row: Mapping[str, Any]) -> Text:
 
 def cells(events: Iterator[Event], *, as_json: bool) -> None:
     """Show a sheet as it is generated; what is done is on it also when it is stopped."""
-    from tsuika.api import CellDrawn, SheetWritten
+    from tsuika import CellDrawn, SheetWritten
 
     # So that the sheet is written.
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))

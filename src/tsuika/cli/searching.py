@@ -47,7 +47,7 @@ def find_rate(
     json: Json = False,
 ) -> None:
     """`tsuika find-rate`."""
-    from tsuika import api
+    import tsuika
 
     flags = {"images": images, "base": base, "trigger": trigger, "class_word": class_word, "device": device}
     tried = numbers(rates, float, "--rates")
@@ -55,7 +55,7 @@ def find_rate(
         raise RecipeError(
             "RC002", key="--rates", found=rates, why=_("Learning rates are greater than 0, and 10 at most.")
         )
-    _found(api.find_rate(built(method, recipe, set_, **flags), rates=tried, steps=steps), as_json=json)
+    _found(tsuika.find_rate(built(method, recipe, set_, **flags), rates=tried, steps=steps), as_json=json)
 
 
 def search(
@@ -87,16 +87,18 @@ def search(
     json: Json = False,
 ) -> None:
     """`tsuika search`."""
-    from tsuika import api
+    import tsuika
 
     flags = {"images": images, "base": base, "trigger": trigger, "class_word": class_word, "device": device}
-    events = api.search(built(method, recipe, set_, **flags, steps=steps), out, over, trials=trials, timeout_s=timeout)
+    events = tsuika.search(
+        built(method, recipe, set_, **flags, steps=steps), out, over, trials=trials, timeout_s=timeout
+    )
     _searched(events, as_json=json)
 
 
 def _found(events: Iterator[Event], *, as_json: bool) -> None:
     """Show a learning-rate test as it goes; at the end a line for each rate at its best, and what to take."""
-    from tsuika.api import RateFound
+    from tsuika import RateFound
 
     for event in events:
         match event:
@@ -128,7 +130,7 @@ def _rate(row: Mapping[str, Any]) -> Text:
 
 def _searched(events: Iterator[Event], *, as_json: bool) -> None:
     """Show a search trial by trial; at the end a table, the best first."""
-    from tsuika.api import Searched, TrialEnded, TrialStarted
+    from tsuika import Searched, TrialEnded, TrialStarted
 
     stop, noted = screen.Stop(), set[str]()
     for event in events:

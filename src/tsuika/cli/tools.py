@@ -32,9 +32,9 @@ def convert(
     json: Json = False,
 ) -> None:
     """`tsuika convert`."""
-    from tsuika import api
+    import tsuika
 
-    run = api.convert(
+    run = tsuika.convert(
         file, to, out, dtype=dtype, lossy=lossy, rank=rank, base=base, tokenizer=tokenizer, overwrite=overwrite
     )
     progress.show(run, as_json=json)
@@ -51,9 +51,9 @@ def merge(
     json: Json = False,
 ) -> None:
     """`tsuika merge`."""
-    from tsuika import api
+    import tsuika
 
-    run = api.merge(files, out, rank=rank, into=into, tokenizer=tokenizer, dtype=dtype, overwrite=overwrite)
+    run = tsuika.merge(files, out, rank=rank, into=into, tokenizer=tokenizer, dtype=dtype, overwrite=overwrite)
     progress.show(run, as_json=json)
 
 
@@ -71,9 +71,9 @@ def extract(
     json: Json = False,
 ) -> None:
     """`tsuika extract`."""
-    from tsuika import api
+    import tsuika
 
-    run = api.extract(
+    run = tsuika.extract(
         tuned, base, out, rank=rank, conv_rank=conv_rank, text_encoder=text_encoder, dtype=dtype, overwrite=overwrite
     )
     progress.show(run, as_json=json)
@@ -91,9 +91,9 @@ def resize(
     json: Json = False,
 ) -> None:
     """`tsuika resize`."""
-    from tsuika import api
+    import tsuika
 
-    run = api.resize(file, out, rank=rank, energy=energy, dtype=dtype, overwrite=overwrite)
+    run = tsuika.resize(file, out, rank=rank, energy=energy, dtype=dtype, overwrite=overwrite)
     done = progress.watch(run).to_dict()
     if not json:
         # A line for each layer.

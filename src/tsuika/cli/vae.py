@@ -68,9 +68,9 @@ def compare(
     json: Json = False,
 ) -> None:
     """`tsuika vae compare`."""
-    from tsuika import api
+    import tsuika
 
-    run = api.compare_vae(
+    run = tsuika.compare_vae(
         vaes,
         images,
         base=base,
@@ -107,9 +107,9 @@ def bake(
     json: Json = False,
 ) -> None:
     """`tsuika vae bake`."""
-    from tsuika import api
+    import tsuika
 
-    progress.show(api.bake_vae(base, vae, out, overwrite=overwrite), as_json=json)
+    progress.show(tsuika.bake_vae(base, vae, out, overwrite=overwrite), as_json=json)
 
 
 @app.command(
@@ -137,9 +137,9 @@ def tune(
     json: Json = False,
 ) -> None:
     """`tsuika vae tune`."""
-    from tsuika import api
+    import tsuika
 
-    run = api.tune_vae(
+    run = tsuika.tune_vae(
         images,
         out,
         base=base,
