@@ -7,3 +7,13 @@ import os
 os.environ["COLUMNS"] = "300"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+
+from tsuika.cli import language
+
+
+@pytest.fixture(autouse=True)
+def no_language_of_an_earlier_test() -> None:
+    """The command line keeps its language for the process; here a process runs many."""
+    language.use(None)

@@ -15,10 +15,10 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 import tsuika
-from tsuika import api
 from tsuika.api import results
 from tsuika.api.files import ArtifactInfo, BaseModelInfo, RunInfo, VaeInfo
 from tsuika.api.machine import LIBRARIES, MachineInfo
+from tsuika.api.run import starts
 from tsuika.cli import progress
 from tsuika.cli.main import app
 from tsuika.core.errors import ModelError
@@ -168,7 +168,7 @@ def test_notes_are_said_once_and_stand_in_the_json(tmp_path: Path) -> None:
 
 
 def test_phases_and_progress_are_said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    @api.run.starts
+    @starts
     def work():
         yield Phase("merge")
         for done in range(20):

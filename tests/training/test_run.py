@@ -207,7 +207,7 @@ def test_ways_to_leave(leave: BaseException, status: int, monkeypatch: pytest.Mo
     def leaving() -> None:
         raise leave
 
-    monkeypatch.setattr("tsuika.api.doctor", leaving)
+    monkeypatch.setattr("tsuika.doctor", leaving)
     assert program("doctor") == status
 
 

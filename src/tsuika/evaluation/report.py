@@ -270,7 +270,9 @@ def render(data: ReportData, language: str | None = None) -> str:
     roles = {path: report_guard.role(path, paths) for path in paths}
     main = tuple(path for path in paths if not roles[path])
     result = Result(data.method, data.family, data.base, data.trigger, data.example_prompt, main)
-    uses = list(METHODS[data.method].uses(result) if data.method in METHODS else in_tsuika(result)) if main else []
+    family = next((one.facts.title for one in FAMILIES if one.facts.family == data.family), None)
+    known = METHODS.get(data.method) if family else None
+    uses = list(known.uses(result) if known else in_tsuika(result)) if main else []
     alarms = {alarm["code"]: alarm for alarm in reversed(guard["alarms"])} if guard else {}
     error = largest_error(data.artifacts)
     validated = guard["best_step"] if guard and guard["curve"] else None
@@ -280,7 +282,7 @@ def render(data: ReportData, language: str | None = None) -> str:
         data=data,
         language=language,
         method=title(data.method),
-        family=next((one.facts.title for one in FAMILIES if one.facts.family == data.family), data.family),
+        family=family or data.family,
         summary=_summary(data),
         stopped_by=_STOPPED.get(data.stopped_by, data.stopped_by),
         validated=validated,
