@@ -12,7 +12,12 @@ Every command of the program is a function of the same name. A call returns a `R
 is first asked for, so that `import tsuika` is quick and loads no torch.
 """
 
+import os
+
 import lazy_loader
+
+# Else MKL (torch on Intel processors) rounds by where in memory an operand lies: the same weights, other bits.
+os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 __version__ = "0.1.0"
 
