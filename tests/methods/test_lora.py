@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lora_deltas import delta
 from tiny_models import FAMILY_NAMES, bits, outputs, picture_batch, tiny
 from tsuika import formats
 from tsuika.core.errors import FormatError, ModelError, RecipeError
@@ -253,9 +254,9 @@ def test_the_artifacts_change_of_a_weight_is_pefts_own(life: Life) -> None:
     artifact, layers = life.attachment.artifact(), layers_of(life.attachment)
     if life.settings.adapter == "dora":  # no sum of a weight and a change
         with pytest.raises((ValueError, FormatError)):
-            list(formats.delta(artifact))
+            list(delta(artifact))
         return
-    ours = {(component, path): value for component, path, value in formats.delta(artifact)}
+    ours = {(component, path): value for component, path, value in delta(artifact)}
     assert ours.keys() == {(component, path) for component, path, _ in layers}
     for component, path, layer in layers:
         theirs = layer.get_delta_weight(life.attachment.adapter)
@@ -348,7 +349,7 @@ def test_two_sets_add_up_each_at_its_strength(one: str, two: str) -> None:
     both = outputs(model)
     first.set_strength(0.7)
     second.set_strength(-0.4)
-    deltas = [{(c, p): d for c, p, d in formats.delta(attachment.artifact())} for attachment in (first, second)]
+    deltas = [{(c, p): d for c, p, d in delta(attachment.artifact())} for attachment in (first, second)]
     for component, path, _ in layers_of(second)[::7]:
         layer: Any = model.module(component, path)
         plain, x = layer.get_base_layer(), sample_input(layer)
@@ -471,7 +472,7 @@ def test_a_part_that_a_split_needs_is_named(kind: str, part: str) -> None:
         restore(shared("sd1"), artifact)
     assert caught.value.code == "FM001"
     with pytest.raises(FormatError, match="FM002"):
-        list(formats.delta(artifact))
+        list(delta(artifact))
 
 
 def test_splits_of_other_programs_are_read() -> None:
@@ -499,7 +500,7 @@ def test_splits_of_other_programs_are_read() -> None:
     kronecker = parts(lokr_w1_a=(2, 1), lokr_w1_b=(1, 2), lokr_w2=(out // 2, inside // 2, *kernel))
     for tensors in (tucker, kronecker):
         artifact = Artifact("lora", "sd1", tensors)
-        (_, _, change), *_ = formats.delta(artifact)
+        (_, _, change), *_ = delta(artifact)
         attachment = restore(model, artifact)
         layer: Any = attachment.slots[0].layer
         x = sample_input(layer)
