@@ -76,7 +76,12 @@ class Bank:
             raise ValueError("a bank needs at least one image")
 
     def __len__(self) -> int:
-        return sum(len(bucket.samples) for bucket in self.buckets)
+        return len(self.names)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Its images, bucket by bucket."""
+        return tuple(sample.name for bucket in self.buckets for sample in bucket.samples)
 
     @property
     def round_steps(self) -> int:
