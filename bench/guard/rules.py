@@ -102,7 +102,7 @@ def afforded(run: Run) -> tuple[Budget, list[int]]:
 def play(run: Run, rule: Rule) -> Outcome:
     """The run until the rule stops it."""
     if rule.affordable:
-        rule = replace(rule, pictures=afforded(run)[0].pictures)
+        rule = replace(rule, pictures=afforded(run)[0].held_out)
     steps, values, rows = heard(run, rule)
     first = rule.first * run.steps
     rungs = [i for i in range(0, len(steps)) if steps[i] >= first][:: rule.every]
