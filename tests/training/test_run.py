@@ -151,7 +151,7 @@ def test_dry_run_tells_its_notes_as_other_commands_do(place: Path, capsys: pytes
         (place / "pictures" / "cut.png").unlink()
     told = capsys.readouterr()
     assert "note[DS006] cut.png is left out: empty file" in told.err
-    assert "Warned(" not in told.out + told.err and "pictures: 4" in told.out
+    assert "Warned(" not in told.out + told.err and "Images: 4" in told.out
 
 
 @pytest.mark.parametrize(

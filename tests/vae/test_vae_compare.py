@@ -6,6 +6,7 @@ import json
 import math
 import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -14,14 +15,19 @@ from toy_vaes import Toy, blurred, noisy, pale, pictures
 
 from tsuika.core.bootstrap import of_differences, of_values
 from tsuika.core.errors import ModelError
+from tsuika.core.events import Warned, drained
 from tsuika.core.intervals import Interval, student
 from tsuika.vae import faults, metrics, roundtrip
 from tsuika.vae.compare import ComparedImage, Comparison, LoadedVae, compare
 
 
+def measured(*arguments: Any, **options: Any) -> Comparison:
+    return drained(compare(*arguments, **options))
+
+
 def compared(own: nn.Module, **others: nn.Module) -> Comparison:
     candidates = [LoadedVae(name, vae) for name, vae in others.items()]
-    return compare(LoadedVae("builtin", own), candidates, pictures(), scale=1.0)
+    return measured(LoadedVae("builtin", own), candidates, pictures(), scale=1.0)
 
 
 def codes(comparison: Comparison, name: str) -> set[str]:
@@ -80,7 +86,7 @@ def test_a_decoder_for_other_latents_is_told_from_its_pictures_alone() -> None:
 @pytest.mark.parametrize(("precision", "used"), [("fp16", "bf16"), ("bf16", "bf16"), ("fp32", "fp32")])
 def test_half_precision_that_overflows_is_told_and_left(precision: str, used: str) -> None:
     loud = LoadedVae("loud", Toy(peak=1e6))
-    done = compare(LoadedVae("builtin", Toy()), [loud], pictures(4), scale=1.0, precision=precision)
+    done = measured(LoadedVae("builtin", Toy()), [loud], pictures(4), scale=1.0, precision=precision)
     assert done.results[1].precision == used and done.results[0].precision == precision
     found = {w.code for w in done.results[1].findings}
     assert "VA001" in found and ("VA009" in found) == (precision == "fp16")
@@ -88,8 +94,8 @@ def test_half_precision_that_overflows_is_told_and_left(precision: str, used: st
 
 
 def test_findings_are_told_in_both_languages() -> None:
-    told = []
-    compare(LoadedVae("builtin", Toy()), [LoadedVae("pale", Toy(pale))], pictures(4), scale=1.0, tell=told.append)
+    events = compare(LoadedVae("builtin", Toy()), [LoadedVae("pale", Toy(pale))], pictures(4), scale=1.0)
+    told = [event for event in events if isinstance(event, Warned)]
     assert told and all("pale" in one.words(lang) for one in told for lang in ("en", "ja"))
 
 
@@ -129,7 +135,7 @@ def test_copies_of_a_picture_do_not_make_an_interval_narrower() -> None:
     assert of_values(values * 3, [0, 0, 0, 0] * 3) == Interval(2.0)
     assert of_differences([math.inf, 1.0, 2.0], [math.inf, 1.0, 2.0]).mean == 0
     thrice = [replace(one, group=0) for one in pictures(3)]
-    (only,) = compare(LoadedVae("builtin", Toy()), [], thrice, scale=1.0).results
+    (only,) = measured(LoadedVae("builtin", Toy()), [], thrice, scale=1.0).results
     assert not any(found.is_bounded for found in only.means().values()), "three copies are one picture"
 
 
@@ -161,7 +167,7 @@ def test_the_page_holds_every_vae_and_asks_for_nothing_outside() -> None:
     from tsuika.vae import report
 
     shown = pictures(5, 160)
-    done = compare(LoadedVae("builtin", Toy(blurred)), [LoadedVae("a<b>", Toy(noisy))], shown, scale=1.0)
+    done = measured(LoadedVae("builtin", Toy(blurred)), [LoadedVae("a<b>", Toy(noisy))], shown, scale=1.0)
     for lang in ("en", "ja"):
         page = report.render(done, shown, base="embedded", size_px=160, lang=lang)
         assert f'<html lang="{lang}">' in page and "a&lt;b&gt;" in page and "a<b>" not in page
@@ -179,6 +185,6 @@ def test_errors_name_the_variants_of_a_base() -> None:
 
 def test_one_picture_says_nothing() -> None:
     one: list[ComparedImage] = pictures(1)
-    done = compare(LoadedVae("builtin", Toy(blurred)), [LoadedVae("good", Toy())], one, scale=1.0)
+    done = measured(LoadedVae("builtin", Toy(blurred)), [LoadedVae("good", Toy())], one, scale=1.0)
     assert set(advised(done).values()) == {"builtin"}
     json.dumps(done.to_dict(), allow_nan=False)
