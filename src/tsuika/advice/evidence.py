@@ -21,7 +21,7 @@ from tsuika.pages import in_languages
 Strength = Literal["measured", "published", "folklore", "known"]
 Goal = Literal["character", "style", "object", "concept"]
 GOALS: Final[tuple[Goal, ...]] = ("character", "style", "object", "concept")
-BENCH: Final = "bench/methods.py, docs/log.md"
+BENCH: Final = "bench/methods.py, docs/log"
 
 
 @dataclass(frozen=True)
