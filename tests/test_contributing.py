@@ -189,10 +189,12 @@ def test_what_is_no_method_is_refused(place: Path, name: str, why: str) -> None:
 
 def test_a_method_without_a_format_is_refused_before_it_starts(place: Path, tmp_path: Path) -> None:
     text = (place / "bitfit.py").read_text(encoding="utf-8").replace("bitfit:METHOD", "formless:METHOD")
-    (place / "formless.py").write_text(re.sub(r"    formats=.*\n", "", text), encoding="utf-8")
-    formless = config.build({"method": {"name": "formless:METHOD"}, "data": {"images": str(place / "images")}})
+    formless, count = re.subn(r"formats=\([^)]*\)", "formats=()", text)
+    assert count == 1
+    (place / "formless.py").write_text(formless, encoding="utf-8")
+    recipe = config.build({"method": {"name": "formless:METHOD"}, "data": {"images": str(place / "images")}})
     with pytest.raises(RecipeError, match="RC002") as caught:
-        list(tsuika.train(formless, tmp_path / "run"))
+        list(tsuika.train(recipe, tmp_path / "run"))
     assert "No file format" in caught.value.describe()
     assert not (tmp_path / "run").exists()
 
