@@ -62,6 +62,7 @@ def test_a_recipe_of_flags_is_that_of_the_command_line(tmp_path: Path) -> None:
     ours = tsuika.Recipe.of("dreambooth", settings={"train.batch_size": 2}, **given)  # type: ignore[arg-type]
     assert ours == built("dreambooth", None, ["train.batch_size=2"], **given, base="", seed=None)
     assert ours.train.learning_rate == 2e-6
+    assert tsuika.Recipe.of("dreambooth", images=Path("photos")).data.images == "photos"
     with pytest.raises(TypeError, match="imgaes"):
         tsuika.Recipe.of("lora", imgaes="photos")
 

@@ -80,7 +80,14 @@ class Recipe(Section):
         tables = override(
             read_tables(Path(file)) if file else {}, {k: v for k, v in named.items() if v not in ("", None)}
         )
-        return build(override(tables, settings or {}), where=str(file or ""))
+        return build(_without_paths(override(tables, settings or {})), where=str(file or ""))
+
+
+def _without_paths(value: Any) -> Any:
+    """The same tables with text in place of `Path`s."""
+    if isinstance(value, Mapping):
+        return {key: _without_paths(one) for key, one in value.items()}
+    return str(value) if isinstance(value, Path) else value
 
 
 @dataclass(frozen=True)
