@@ -1,14 +1,12 @@
 """`tsuika generate` and `tsuika grid`."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from tsuika.cli import screen
-from tsuika.cli.flags import BaseModel, Json, Vae
+from tsuika.cli.flags import BaseModel, Device, Json, Vae, options_of
 from tsuika.core.texts import _
 
 if TYPE_CHECKING:
@@ -42,21 +40,10 @@ Steps = Annotated[Optional[int], typer.Option("--steps", help=_("Sampling steps;
 Cfg = Annotated[Optional[float], typer.Option("--cfg", help=_("CFG scale; default: that of the base model."))]
 Sampler = Annotated[Optional[str], typer.Option("--sampler", help=_("Sampler by its usual name, e.g. Euler a."))]
 Size = Annotated[str, typer.Option("--size", help=_("Image size as WIDTHxHEIGHT; default: that of the base model."))]
-Device = Annotated[str, typer.Option("--device", help=_("Device: auto, cpu, cuda, cuda:1, mps."))]
 
 
-def _drawing(**flags: Any) -> Drawing:
-    from tsuika import Drawing
-
-    given: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in flags.items() if value is not None
-    }
-    return Drawing(**given)
-
-
-def generate(
+def _drawing(
     prompt: Prompt,
-    out: Annotated[Path, typer.Option("--out", help=_("PNG file to make, or a folder for several."))],
     negative: Negative = "",
     base: BaseModel = "embedded",
     lora: Lora = None,
@@ -72,26 +59,22 @@ def generate(
     cfg: Cfg = None,
     sampler: Sampler = None,
     size: Size = "",
-    num: Annotated[int, typer.Option("--num", min=1, help=_("Number of images, at seed, seed + 1, ..."))] = 1,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help=_("Replace the --out file if it exists."))] = False,
     device: Device = "auto",
-    json: Json = False,
-) -> None:
-    """`tsuika generate`."""
+) -> "Drawing":
     import tsuika
 
-    drawing = _drawing(
-        prompt=prompt,
-        negative=negative,
-        base=base,
-        lora=lora,
-        embedding=embedding,
-        hypernetwork=hypernetwork,
-        artifact=artifact,
-        method=method,
+    return tsuika.Drawing(
+        prompt,
+        negative,
+        base,
+        vae,
+        tokenizer,
+        lora=tuple(lora or ()),
+        embedding=tuple(embedding or ()),
+        hypernetwork=tuple(hypernetwork or ()),
+        artifact=tuple(artifact or ()),
+        method=tuple(method or ()),
         artifacts=artifacts,
-        vae=vae,
-        tokenizer=tokenizer,
         seed=seed,
         steps=steps,
         cfg=cfg,
@@ -99,11 +82,25 @@ def generate(
         size=size,
         device=device,
     )
+
+
+@options_of(_drawing)
+def generate(
+    drawing: "Drawing",
+    out: Annotated[Path, typer.Option("--out", help=_("PNG file to make, or a folder for several."))],
+    num: Annotated[int, typer.Option("--num", min=1, help=_("Number of images, at seed, seed + 1, ..."))] = 1,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help=_("Replace the --out file if it exists."))] = False,
+    json: Json = False,
+) -> None:
+    """`tsuika generate`."""
+    import tsuika
+
     screen.combined(tsuika.generate(drawing, out, num=num, overwrite=overwrite).result, as_json=json)
 
 
+@options_of(_drawing)
 def grid(
-    prompt: Prompt,
+    drawing: "Drawing",
     x: Annotated[
         str,
         typer.Option(
@@ -119,44 +116,9 @@ def grid(
     out: Annotated[Path, typer.Option("--out", help=_("PNG file to make, or a folder for the sheet and every image."))],
     y: Annotated[str, typer.Option("--y", metavar="AXIS=V1,V2", help=_("Axis from top to bottom."))] = "",
     z: Annotated[str, typer.Option("--z", metavar="AXIS=V1,V2", help=_("Axis from sheet to sheet."))] = "",
-    negative: Negative = "",
-    base: BaseModel = "embedded",
-    lora: Lora = None,
-    embedding: Embedding = None,
-    hypernetwork: Hypernetwork = None,
-    artifact: Artifact = None,
-    method: Methods = None,
-    artifacts: Artifacts = None,
-    vae: Vae = "builtin",
-    tokenizer: Tokenizer = "",
-    seed: Seed = 0,
-    steps: Steps = None,
-    cfg: Cfg = None,
-    sampler: Sampler = None,
-    size: Size = "",
-    device: Device = "auto",
     json: Json = False,
 ) -> None:
     """`tsuika grid`."""
     import tsuika
 
-    drawing = _drawing(
-        prompt=prompt,
-        negative=negative,
-        base=base,
-        lora=lora,
-        embedding=embedding,
-        hypernetwork=hypernetwork,
-        artifact=artifact,
-        method=method,
-        artifacts=artifacts,
-        vae=vae,
-        tokenizer=tokenizer,
-        seed=seed,
-        steps=steps,
-        cfg=cfg,
-        sampler=sampler,
-        size=size,
-        device=device,
-    )
     screen.cells(tsuika.grid(drawing, out, x=x, y=y, z=z), as_json=json)

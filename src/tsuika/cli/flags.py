@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Optional, TypeVar
 
 import typer
 
@@ -65,3 +67,25 @@ def numbers(text: str, kind: type[_Number], flag: str) -> tuple[_Number, ...]:
         example = "60,120" if kind is int else "0.5,0.75,1"
         why = _("Give numbers with commas between them, for example {example}.", example=example)
         raise RecipeError("RC002", key=flag, found=text, why=why) from None
+
+
+def options_of(build: Callable[..., object]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorate a command so that it takes the options of `build`, and what `build` makes of them as its first argument.
+
+    Both need annotations that are evaluated: their module does not postpone them.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @wraps(command)
+        def call(**given: Any) -> None:
+            command(build(**{name: given.pop(name) for name in options}), **given)
+
+        options = inspect.signature(build).parameters
+        _first, *own = inspect.signature(command).parameters.values()
+        every = sorted((*options.values(), *own), key=lambda one: one.default is not one.empty)
+        # What typer reads; `wraps` has copied the command's own.
+        call.__signature__ = inspect.Signature(every)  # type: ignore[attr-defined]
+        call.__annotations__ = {one.name: one.annotation for one in every}
+        return call
+
+    return decorate
