@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from tsuika.core.types import Batch, Model
 from tsuika.families import FAMILIES, StableDiffusion
+from tsuika.families.common import Geometry
 
 sys.path.append(str(Path(__file__).parent / "families"))
 from family_files import at_full_size, single_file_tensors, write_folder, write_tokenizer
@@ -23,6 +25,7 @@ __all__ = [
     "draw_pictures",
     "outputs",
     "picture_batch",
+    "shallow",
     "single_file_tensors",
     "tiny",
     "write_folder",
@@ -41,6 +44,23 @@ def _words() -> Path:
 def tiny(family: str, seed: int = 3) -> StableDiffusion:
     """A fresh tiny model."""
     return next(row for row in FAMILIES if row.facts.family == family).tiny(seed, _words())
+
+
+def shallow(seed: int = 3) -> StableDiffusion:
+    """A tiny SD1 model with one attention down and two up in its UNet: for tests of training, four times as fast."""
+    sd1 = next(row for row in FAMILIES if row.facts.family == "sd1")
+    blocks = {
+        "block_out_channels": [32, 32],
+        "layers_per_block": 1,
+        "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
+        "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
+    }
+
+    def geometry(vocabulary: int, max_tokens: int) -> Geometry:
+        tiny = sd1.tiny_geometry(vocabulary, max_tokens)
+        return replace(tiny, unet={**tiny.unet, **blocks})
+
+    return replace(sd1, tiny_geometry=geometry).tiny(seed, _words())
 
 
 def outputs(model: Model, prompts: tuple[str, str] = CAPTIONS) -> Tensor:

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 import tsuika
-from tiny_models import tiny, write_folder
+from tiny_models import shallow, write_folder
 from tsuika import config
 from tsuika.api import search_space, searching, training
 from tsuika.config import Recipe
@@ -375,7 +375,7 @@ def test_of_equals_the_least_training_is_taken() -> None:
 def test_a_real_search_of_one_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("optuna", reason="the search needs optuna")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    write_folder(tiny("sd1"), tmp_path / "base", old_style=True)
+    write_folder(shallow(), tmp_path / "base", old_style=True)
     (tmp_path / "pictures").mkdir()
     source = random.Random(0)
     for i in range(10):

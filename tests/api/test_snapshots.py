@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import tsuika
-from tiny_models import draw_pictures, tiny, write_folder
+from tiny_models import draw_pictures, shallow, write_folder
 from tsuika import config
 from tsuika.api.snapshots import Snapshot, SnapshotRenderer, choose, snapshots
 from tsuika.core.errors import RecipeError
@@ -18,7 +18,7 @@ from tsuika.methods import METHODS
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("kept")
-    write_folder(tiny("sd1"), root / "base", old_style=True)
+    write_folder(shallow(), root / "base", old_style=True)
     draw_pictures(root / "pictures", 2)
     return root
 

@@ -13,7 +13,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from tiny_models import draw_pictures, tiny, write_folder
+from tiny_models import draw_pictures, shallow, write_folder
 
 PROGRAM = (sys.executable, "-m", "tsuika")
 # What every run imports, most of a short one's time.
@@ -28,7 +28,7 @@ IMPORTED = (
 
 def make_place(folder: Path) -> tuple[Path, Path]:
     """A diffusers folder with a tiny SD1, and a folder with four pictures."""
-    return write_folder(tiny("sd1"), folder / "base", old_style=True), draw_pictures(folder / "pictures")
+    return write_folder(shallow(), folder / "base", old_style=True), draw_pictures(folder / "pictures")
 
 
 def settings(name: str = "lora", **more: Any) -> dict[str, Any]:

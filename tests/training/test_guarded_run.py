@@ -17,7 +17,7 @@ from PIL import Image
 from runs import hashes, settings
 from safetensors.torch import load_file
 
-from tiny_models import tiny, write_folder
+from tiny_models import shallow, write_folder
 from tsuika import config
 from tsuika.config import Recipe
 from tsuika.core.errors import InterruptedRunError, RecipeError
@@ -34,7 +34,7 @@ from tsuika.training.preparation import Services
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("guarded")
-    write_folder(tiny("sd1"), folder / "base", old_style=True)
+    write_folder(shallow(), folder / "base", old_style=True)
     noise = np.random.default_rng(0)
     for count in (2, 3, 4, 10):
         pictures = folder / f"pictures-{count}"

@@ -13,7 +13,7 @@ from PIL import Image
 from runs import settings
 
 import tsuika
-from tiny_models import tiny, write_folder
+from tiny_models import shallow, write_folder
 from tsuika import config
 from tsuika.config import Recipe
 from tsuika.core.errors import RecipeError
@@ -150,7 +150,7 @@ def test_checks_rise_to_the_last_step() -> None:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny SD1 and six pictures that differ."""
     folder = tmp_path_factory.mktemp("rates")
-    write_folder(tiny("sd1"), folder / "base", old_style=True)
+    write_folder(shallow(), folder / "base", old_style=True)
     (folder / "pictures").mkdir()
     source = random.Random(0)
     for i in range(6):
