@@ -19,7 +19,7 @@ from tsuika.core.events import Stepped
 from tsuika.core.sections import Train
 from tsuika.core.seeds import generator
 from tsuika.core.types import Batch
-from tsuika.diffusion.schedule import add_noise, min_snr_weight, target
+from tsuika.diffusion.schedule import add_noise, alphas_cumprod_T, min_snr_weight, target
 from tsuika.methods.lora import Lora
 from tsuika.methods.lora import layers as lora
 from tsuika.training import checkpoint, loop, optim
@@ -62,8 +62,8 @@ def losses(run: Fit) -> list[float]:
 def micro_loss(run: Fit, number: int) -> Tensor:
     """The loss of a micro-batch, from the formulas."""
     train, batch = run.recipe.train, run.batch(number)
-    t_B, noise_BCHW = draw(train, number, batch.latents_BCHW, len(run.alphas_T))
-    a_B = run.alphas_T[t_B]
+    t_B, noise_BCHW = draw(train, number, batch.latents_BCHW, run.objective)
+    a_B = alphas_cumprod_T(run.model.scheduler_config)[t_B]
     noisy = add_noise(batch.latents_BCHW, noise_BCHW, a_B)
     output = run.model.denoise(noisy, t_B, run.model.encode_text(batch.captions, size_px=SIZE))
     error_B = (output - target(run.model.prediction, batch.latents_BCHW, noise_BCHW, a_B)).pow(2).mean((1, 2, 3))

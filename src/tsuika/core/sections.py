@@ -11,6 +11,7 @@ from pydantic import field_validator
 
 from tsuika.core.section import Section, everyday, expert
 from tsuika.core.texts import _
+from tsuika.core.types import Overrides, Prediction
 
 
 class Base(Section):
@@ -22,6 +23,19 @@ class Base(Section):
     )
     tokenizer: str = expert("", _("Folder with the tokenizer files, for a single-file base model without network"))
     vae: str = everyday("builtin", _("VAE: `builtin`, `builtin:NAME`, a file, a folder or a Hugging Face model id"))
+    prediction: Literal["auto", "epsilon", "v", "flow"] = expert(
+        "auto", _("What the base model predicts, where its files do not say or are wrong; `auto` = what they say")
+    )
+    zero_terminal_snr: Literal["auto", "on", "off"] = expert(
+        "auto",
+        _("Whether the noise schedule of the base model ends in pure noise (zero terminal SNR); `auto` = what it says"),
+    )
+    clip_skip: int = expert(
+        1,
+        _("Layer of the text encoder that is used, counted from the last (Stable Diffusion 1.x); 1 = the last"),
+        ge=1,
+        le=12,
+    )
     artifacts: tuple[str, ...] = expert(
         (),
         _(
@@ -29,6 +43,17 @@ class Base(Section):
             "as they are"
         ),
     )
+
+    @property
+    def overrides(self) -> Overrides:
+        """What is said about the model in place of its files."""
+        return overrides(self.prediction, self.zero_terminal_snr, self.clip_skip)
+
+
+def overrides(prediction: str, zero_terminal_snr: str, clip_skip: int) -> Overrides:
+    """Of the words of people: `auto`, `epsilon`, `v` or `flow`; `auto`, `on` or `off`; the layer from the last."""
+    kinds: dict[str, Prediction] = {"epsilon": "epsilon", "v": "v_prediction", "flow": "flow"}
+    return Overrides(kinds.get(prediction), {"on": True, "off": False}.get(zero_terminal_snr), clip_skip)
 
 
 class Data(Section):

@@ -11,14 +11,14 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
 Role = Literal["unet.attn", "unet.ff", "unet.conv", "text.attn", "text.ff", "text.tokens"]
-Prediction = Literal["epsilon", "v_prediction"]
+Prediction = Literal["epsilon", "v_prediction", "flow"]
 # A1111's, of hypernetworks
 Activation = Literal["linear", "relu", "leakyrelu", "elu", "swish", "tanh", "sigmoid", "softsign", "mish"]
 
@@ -131,8 +131,21 @@ class Model(Protocol):
         ...
 
     def denoise(self, noisy_BCHW: Tensor, t_B: Tensor, cond: Conditioning) -> Tensor:
-        """The UNet's raw output (epsilon or v, as `prediction` says)."""
+        """The UNet's raw output (as `prediction` says) at the times of its objective."""
         ...
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """What somebody knows better about a base than its files say. None: what they say."""
+
+    prediction: Prediction | None = None
+    zero_terminal_snr: bool | None = None
+    # Of the text encoder, counted from the last layer, which is 1 (the A1111 web UI's "clip skip").
+    clip_skip: int = 1
+
+
+AS_STORED: Final = Overrides()
 
 
 @dataclass(frozen=True)

@@ -44,14 +44,19 @@ def alphas_cumprod_T(config: Mapping[str, Any]) -> Tensor:
     return alphas.float()
 
 
-def stratified_timesteps(size: int, count: int, generator: torch.Generator) -> Tensor:
-    """One timestep from each of `size` equal strata of 0..count-1, in random order (size,).
+def stratified(size: int, generator: torch.Generator) -> Tensor:
+    """One number from each of `size` equal strata of 0..1, in random order (size,).
 
     The timestep explains most of the variance of a batch's loss; strata take that variance out of the gradient without
     moving its mean.
     """
     strata = (torch.arange(size) + torch.rand(size, generator=generator)) / size
-    return (strata * count).long().clamp_(max=count - 1)[torch.randperm(size, generator=generator)]
+    return strata[torch.randperm(size, generator=generator)]
+
+
+def stratified_timesteps(size: int, count: int, generator: torch.Generator) -> Tensor:
+    """One timestep from each of `size` equal strata of 0..count-1, in random order (size,)."""
+    return (stratified(size, generator) * count).long().clamp_(max=count - 1)
 
 
 def add_noise(latents_BCHW: Tensor, noise_BCHW: Tensor, alphas_B: Tensor) -> Tensor:

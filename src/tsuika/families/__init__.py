@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from tsuika.core.errors import ModelError
 from tsuika.core.texts import _
-from tsuika.core.types import Model
+from tsuika.core.types import AS_STORED, Model, Overrides
 from tsuika.families import sources, stored, vaes
 from tsuika.families.common import Family, Geometry
 from tsuika.families.model import StableDiffusion
@@ -78,6 +78,7 @@ def load(
     dtype: torch.dtype,
     embedded_path: Path | None = None,
     geometry: Geometry | None = None,
+    overrides: Overrides = AS_STORED,
 ) -> StableDiffusion:
     """A frozen model, ready to use.
 
@@ -90,14 +91,16 @@ def load(
         dtype: Of the UNet and the text encoders; the VAE is always float32.
         embedded_path: The folder that `embedded` stands for.
         geometry: Of a single file whose sizes are not its family's own, and that does not say so.
+        overrides: What is known better than the files say.
 
     Raises:
+        RecipeError: an override that this model cannot have (RC002).
         ModelError: as `peek`, or the model does not fit its family (MD003, MD004).
         NetworkError: the hub is needed and does not answer.
     """
     base = peek(spec, embedded_path=embedded_path, geometry=geometry)
     source = str(base.path) if base.file else spec
-    return base.load(source, device, dtype, base.tokenizers(tokenizer), vae)
+    return base.load(source, device, dtype, base.tokenizers(tokenizer), vae, overrides)
 
 
 def read_back(path: Path, like: Model, *, dtype: torch.dtype) -> StableDiffusion:

@@ -87,6 +87,7 @@ class Geometry:
 class Names:
     """What other programs call the models of a family in their files."""
 
+    # Of flow there is none: what it was before stands in its place.
     kohya_version: Mapping[Prediction, str]  # ss_base_model_version
     modelspec: Mapping[Prediction, str]  # modelspec.architecture; Stability AI's ModelSpec 1.0.1
     beginnings: tuple[str, ...]  # of either in any version: what a family is recognised by
@@ -236,8 +237,10 @@ def open_tokenizer(folder: Path, tower: TextTower | None, max_tokens: int | None
 
 def scheduler_config(prediction: Prediction, *, zero_terminal_snr: bool = False) -> dict[str, Any]:
     """Stable Diffusion's noise schedule as a diffusers config. Source: CompVis `v1-inference.yaml` (linear_start,
-    linear_end, timesteps), the same in SD2's and SDXL's; beta "scaled_linear" is LDM's "linear" schedule.
+    linear_end, timesteps), the same in SD2's and SDXL's; beta "scaled_linear" is LDM's "linear" schedule. Of flow none.
     """
+    if prediction == "flow":
+        return {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 1.0}
     return {
         "_class_name": "DDIMScheduler",
         "num_train_timesteps": 1000,

@@ -34,6 +34,8 @@ def detect_folder(families: Sequence[Family], folder: Path) -> tuple[Family, Pre
             # Made for EDM's preconditioning or its normalised latents, which nothing here computes.
             if normalised or str(noise.get("_class_name", "")).startswith("EDM"):
                 raise ModelError("MD002", where=folder, found=EDM)
+            if "FlowMatch" in str(noise.get("_class_name", "")):
+                return family, "flow", scheduler.name
             raw = noise.get("prediction_type", "epsilon")  # epsilon is diffusers' default
             return family, _prediction(raw, scheduler), scheduler.name
     found = _(
@@ -63,7 +65,9 @@ def _prediction(raw: object, where: Path) -> Prediction:
         return "epsilon"
     if raw in ("v_prediction", "v"):
         return "v_prediction"
-    found = _("a model that predicts {prediction}, where epsilon or v is expected", prediction=repr(raw))
+    if raw in ("flow", "flow_prediction"):
+        return "flow"
+    found = _("a model that predicts {prediction}, where epsilon, v or flow is expected", prediction=repr(raw))
     raise ModelError("MD002", where=where, found=found)
 
 
@@ -86,7 +90,8 @@ def _prediction_of_file(family: Family, weights: Weights) -> tuple[Prediction, s
         return ("v_prediction" if is_v else "epsilon"), yaml.name
     for key in ("modelspec.prediction_type", "modelspec.predict_key"):
         if value := weights.metadata.get(key):
-            return ("v_prediction" if value.lower() in ("v", "v_prediction", "v-prediction") else "epsilon"), key
+            kinds: dict[str, Prediction] = {"v": "v_prediction", "f": "flow"}
+            return kinds.get(value[:1].lower(), "epsilon"), key
     if "v_pred" in weights.shapes:
         return "v_prediction", "its v_pred tensor"
     if family.v_spread and family.v_spread[0] in weights.shapes:

@@ -52,6 +52,7 @@ class StableDiffusion:
     words: dict[str, Mapping[str, Tensor]] = field(default_factory=dict)
     word_weights: dict[str, float] = field(default_factory=dict)
     extra_tensors: dict[str, Tensor] = field(default_factory=dict)
+    clip_skip: int = 1
     facts: Facts = field(init=False)
 
     def __post_init__(self) -> None:
@@ -194,8 +195,16 @@ class StableDiffusion:
         for component, encoder in self.text_encoders.items():
             ids_BS = self.token_ids(prompts, component, self._max_tokens(component)).to(self.device)
             with self._reading_words(component):
-                out = encoder(input_ids=ids_BS, output_hidden_states=self.family.penultimate, return_dict=True)
-            states.append(out.hidden_states[-2] if self.family.penultimate else out.last_hidden_state)
+                earlier = self.family.penultimate or self.clip_skip > 1
+                out = encoder(input_ids=ids_BS, output_hidden_states=earlier, return_dict=True)
+            if self.family.penultimate:
+                states.append(out.hidden_states[-2])
+            elif earlier:
+                # As the A1111 web UI and sd-scripts do: the final norm is for the last layer, and put on this one.
+                norm = self.module(component, "text_model.final_layer_norm")
+                states.append(norm(out.hidden_states[-self.clip_skip]))
+            else:
+                states.append(out.last_hidden_state)
             if hasattr(encoder, "text_projection"):
                 # transformers finds the end token as the highest id, which a word added to the vocabulary would be.
                 end = self.tokenizers[tokenizer_of(component)].eos_token_id
@@ -223,7 +232,7 @@ class StableDiffusion:
         return pixels_B3HW.clamp(-1, 1)
 
     def denoise(self, noisy_BCHW: Tensor, t_B: Tensor, cond: Conditioning) -> Tensor:
-        """The UNet's raw output (epsilon or v) in the dtype of `noisy_BCHW`; `t_B` are training timesteps 0..999."""
+        """The UNet's raw output in the dtype of `noisy_BCHW`; `t_B` are times of its objective, 0..1000."""
         dtype = self.dtype
         added = {}
         if cond.pooled_BP is not None and cond.time_ids_B6 is not None:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tsuika.core import files
-from tsuika.core.errors import ModelError
+from tsuika.core.errors import ModelError, RecipeError
 from tsuika.core.texts import _
-from tsuika.core.types import Facts, Prediction, Role, canonical
+from tsuika.core.types import AS_STORED, Facts, Overrides, Prediction, Role, canonical
 from tsuika.core.weights import Weights, open_folder, open_weights, read_json
 from tsuika.diffusion import ldm
 from tsuika.families import detection, parts, sources, vaes
@@ -112,31 +112,59 @@ class StoredBase:
         dtype: torch.dtype,
         tokenizers: Mapping[str, Any],
         vae: str = vaes.BUILTIN,
+        overrides: Overrides = AS_STORED,
     ) -> StableDiffusion:
         """The model, frozen; see `families.load`.
 
         Raises:
+            RecipeError: an override that this model cannot have (RC002).
             ModelError: a part is missing, damaged or does not fit (MD003), or is a pickle with code (MD005).
             NetworkError: no VAE was given, cached or to be had.
         """
-        if self.file:
-            scheduler = scheduler_config(self.prediction, zero_terminal_snr=self.zero_terminal_snr)
-        else:
-            scheduler = read_json(self.path / "scheduler" / "scheduler_config.json")
+        prediction = overrides.prediction or self.prediction
         return StableDiffusion(
             family=self.family,
-            prediction=self.prediction,
+            prediction=prediction,
             unet=self.unet().load(device, dtype),
             vae=self.load_vae(vae, device),
             text_encoders={part.component: part.load(device, dtype) for part in self.text_encoders()},
             tokenizers=dict(tokenizers),
-            scheduler_config=scheduler,
+            scheduler_config=self._scheduler(prediction, overrides.zero_terminal_snr),
             latent_scale=self.geometry.latent_scale,
             native_size_px=self.geometry.native_size_px,
             source=source,
             sha256=files.sha256(self.path) if self.file else None,
             extra_tensors=self._extra_tensors(self.file) if self.file else {},
+            clip_skip=self._clip_skip(overrides.clip_skip),
         )
+
+    def _scheduler(self, prediction: Prediction, zero_terminal_snr: bool | None) -> dict[str, Any]:
+        """As diffusers would write it for what the model is said to predict."""
+        says_so = self.zero_terminal_snr if self.file else None
+        known = says_so if zero_terminal_snr is None else zero_terminal_snr
+        if zero_terminal_snr and prediction != "v_prediction":
+            why = _("Where all is noise, only a model that predicts v says something.")
+            raise RecipeError("RC002", key="base.zero_terminal_snr", found="on", why=why)
+        if self.file:
+            return scheduler_config(prediction, zero_terminal_snr=bool(known))
+        config = dict(read_json(self.path / "scheduler" / "scheduler_config.json"))
+        if prediction != self.prediction and "flow" in (prediction, self.prediction):
+            config = scheduler_config(prediction)
+        if known is not None:
+            config |= {"rescale_betas_zero_snr": known, "timestep_spacing": "trailing" if known else "leading"}
+        return config
+
+    def _clip_skip(self, layer: int) -> int:
+        has_choice = not self.family.penultimate and self.family.towers[0].layout == "clip"
+        layers = int(self.geometry.text[self.family.towers[0].component]["num_hidden_layers"])
+        if layer > (layers if has_choice else 1):
+            why = (
+                _("Its text encoder has {layers} layers.", layers=layers)
+                if has_choice
+                else _("{family} always takes the same layer, in all programs.", family=self.family.title)
+            )
+            raise RecipeError("RC002", key="base.clip_skip", found=layer, why=why)
+        return layer
 
     def tokenizers(self, folder: str = "") -> dict[str, Any]:
         """The tokenizers in a folder; with "" the base's own, or for a single file CLIP's.

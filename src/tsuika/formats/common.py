@@ -12,7 +12,7 @@ from typing import Final
 from tsuika.core.errors import FormatError
 from tsuika.core.sections import Train
 from tsuika.core.texts import Text, _, _n
-from tsuika.core.types import Artifact
+from tsuika.core.types import Artifact, Prediction
 from tsuika.families import FAMILIES
 
 # Artifact.metadata: JSON list of keys in the file that were not understood
@@ -77,13 +77,23 @@ def refuse_unread(artifact: Artifact, format_name: str) -> None:
         raise FormatError("FM002", format=format_name, why=why, do=do)
 
 
+# modelspec.prediction_type; Stability AI's ModelSpec 1.0.1 knows epsilon and v
+PREDICTION_TYPES: Final[Mapping[Prediction, str]] = {"epsilon": "epsilon", "v_prediction": "v", "flow": "flow"}
+
+
+def prediction_of(metadata: Mapping[str, str]) -> Prediction:
+    """What a model with these facts predicts."""
+    kinds: dict[str, Prediction] = {"v_prediction": "v_prediction", "flow": "flow"}
+    return kinds.get(metadata.get("prediction", ""), "epsilon")
+
+
 def run_facts(train: Train, **facts: object) -> dict[str, str]:
     """What a file says about its run, as text by name (`kohya_lora` has all names); None and "" are left out.
 
     Nothing is looked up, and there is no date: the same recipe gives the same bytes, whenever it runs.
     """
     named = {name: getattr(train, name) for name in _SETTINGS} | {"max_steps": train.steps}
-    named |= {"warmup_steps": round(train.warmup * train.steps), "cache_latents": True, "clip_skip": 1, **facts}
+    named |= {"warmup_steps": round(train.warmup * train.steps), "cache_latents": True, **facts}
     return {
         name: json.dumps(value, ensure_ascii=False) if isinstance(value, Mapping) else str(value)
         for name, value in named.items()

@@ -15,7 +15,7 @@ from tsuika import families
 from tsuika.core import safetensors
 from tsuika.core.errors import FormatError
 from tsuika.core.texts import _
-from tsuika.core.types import Artifact, Prediction
+from tsuika.core.types import Artifact
 from tsuika.core.weights import open_safetensors
 from tsuika.diffusion.lora_parts import adapter, inner_factor
 from tsuika.families import FAMILIES, Family
@@ -65,6 +65,7 @@ _FACTS: Final = {
     "gradient_checkpointing": "ss_gradient_checkpointing",
     "cache_latents": "ss_cache_latents",
     "clip_skip": "ss_clip_skip",
+    "zero_terminal_snr": "ss_zero_terminal_snr",
     "max_token_length": "ss_max_token_length",
     "seed": "ss_seed",
     "comment": "ss_training_comment",
@@ -88,7 +89,7 @@ def header_metadata(artifact: Artifact, layers: Mapping[lora.Key, lora.Parts]) -
     What the artifact brought from another file under such names stays, unless it is known better here.
     """
     facts, family = artifact.metadata, families.family(artifact.family)
-    prediction: Prediction = "v_prediction" if facts.get("prediction") == "v_prediction" else "epsilon"
+    prediction = common.prediction_of(facts)
     ranks: dict[bool, list[float]] = {True: [], False: []}
     alphas: dict[bool, list[float]] = {True: [], False: []}
     for parts in layers.values():
@@ -110,18 +111,18 @@ def header_metadata(artifact: Artifact, layers: Mapping[lora.Key, lora.Parts]) -
     width, _x, height = facts.get("resolution", f"{pixels}x{pixels}").partition("x")
     made |= {
         "ss_v2": str("--v2" in family.names.sd_scripts),
-        "ss_base_model_version": family.names.kohya_version[prediction],
+        "ss_base_model_version": family.names.kohya_version.get(prediction, family.names.kohya_version["epsilon"]),
         "ss_network_module": "networks.lora" if kind == "lora" else "lycoris.kohya",
         "ss_network_dim": facts.get("rank") or str(most_common(ranks[False] or ranks[True])),
         "ss_network_alpha": facts.get("alpha") or str(most_common(alphas[False] or alphas[True])),
         "ss_network_args": json.dumps(args),
         "ss_resolution": f"({width}, {height or width})",
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": f"{family.names.modelspec[prediction]}/lora",
+        "modelspec.architecture": f"{family.names.modelspec.get(prediction, family.names.modelspec['epsilon'])}/lora",
         "modelspec.implementation": family.names.implementation if family.names.has_ldm_lora else "diffusers",
         "modelspec.title": _text("title", facts.get("title") or facts.get("name") or "LoRA"),
         "modelspec.resolution": f"{width}x{height or width}",
-        "modelspec.prediction_type": "v" if prediction == "v_prediction" else "epsilon",
+        "modelspec.prediction_type": common.PREDICTION_TYPES[prediction],
     }
     if clip_skip := facts.get("clip_skip"):
         made["modelspec.encoder_layer"] = clip_skip
@@ -139,7 +140,7 @@ def _facts_from(metadata: Mapping[str, str]) -> dict[str, str]:
     if "resolution" not in found and (size := re.fullmatch(r"\((\d+), ?(\d+)\)", metadata.get("ss_resolution", ""))):
         found["resolution"] = f"{size[1]}x{size[2]}"
     if kind := metadata.get("modelspec.prediction_type"):
-        found["prediction"] = "v_prediction" if kind.startswith("v") else "epsilon"
+        found["prediction"] = {"v": "v_prediction", "f": "flow"}.get(kind[:1].lower(), "epsilon")
     elif metadata.get("ss_base_model_version", "").endswith("_v"):
         found["prediction"] = "v_prediction"
     return found

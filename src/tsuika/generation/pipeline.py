@@ -10,12 +10,13 @@ import inspect
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tsuika.core.errors import RecipeError, misspelt
 from tsuika.core.events import Warn, note
+from tsuika.core.texts import _
 from tsuika.core.types import Conditioning, Model
 from tsuika.generation.encode import encode
 from tsuika.generation.prompt import Prompt, parse
@@ -36,17 +37,19 @@ class Sampler:
     scheduler: str
     spacing: str  # timestep spacing where the base does not ask for its own
     options: Mapping[str, Any] = field(default_factory=dict)
+    # The scheduler of bases that were trained by flow, and its name for the shift; None: there is no such form.
+    flow: tuple[str, str] | None = None
 
 
 # Spacings: k-diffusion's samplers go over all noise levels ("linspace"); DDIM as in CompVis' ddim.py ("leading").
 SAMPLERS: Mapping[str, Sampler] = {
     "DPM++ 2M Karras": Sampler("DPMSolverMultistepScheduler", "linspace", {"use_karras_sigmas": True}),
-    "DPM++ 2M": Sampler("DPMSolverMultistepScheduler", "linspace"),
+    "DPM++ 2M": Sampler("DPMSolverMultistepScheduler", "linspace", flow=("DPMSolverMultistepScheduler", "flow_shift")),
     "Euler a": Sampler("EulerAncestralDiscreteScheduler", "linspace"),
-    "Euler": Sampler("EulerDiscreteScheduler", "linspace"),
-    "Heun": Sampler("HeunDiscreteScheduler", "linspace"),
+    "Euler": Sampler("EulerDiscreteScheduler", "linspace", flow=("FlowMatchEulerDiscreteScheduler", "shift")),
+    "Heun": Sampler("HeunDiscreteScheduler", "linspace", flow=("FlowMatchHeunDiscreteScheduler", "shift")),
     "DDIM": Sampler("DDIMScheduler", "leading", {"clip_sample": False}),
-    "UniPC": Sampler("UniPCMultistepScheduler", "linspace"),
+    "UniPC": Sampler("UniPCMultistepScheduler", "linspace", flow=("UniPCMultistepScheduler", "flow_shift")),
 }
 
 # What is taken from a base's scheduler_config; everything else in it belongs to the scheduler that it was written by.
@@ -79,14 +82,15 @@ def defaults_for(model: Model, folder: Path | None = None) -> Defaults:
     """
     folder = folder or Path(model.source)
     path = folder / "tsuika.json"
+    usual = Defaults(sampler="Euler") if model.prediction == "flow" else Defaults()
     if not path.is_file():
-        return Defaults()
+        return usual
     try:
         said = json.loads(path.read_text(encoding="utf-8-sig"))
         if not isinstance(said, dict):
             raise TypeError(type(said).__name__)
         known = {key: said[key] for key in ("cfg", "steps", "sampler") if key in said}
-        defaults = Defaults(**known)
+        defaults = replace(usual, **known)
         defaults = Defaults(float(defaults.cfg), int(defaults.steps), str(defaults.sampler))
     except (ValueError, TypeError) as error:
         raise RecipeError("RC002", where=path, key="tsuika.json", found=path.name, why=str(error)) from error
@@ -118,11 +122,13 @@ def make_scheduler(model: Model, sampler: str, warn: Warn | None = None) -> Any:
     """A diffusers scheduler for this base's noise schedule and prediction type.
 
     Raises:
-        RecipeError: no sampler of this name (RC002).
+        RecipeError: no sampler of this name, or none for a base that was trained by flow (RC002).
     """
     import diffusers
 
     chosen = SAMPLERS[known_sampler(sampler)]
+    if model.prediction == "flow":
+        return _flow_scheduler(model, sampler)
     cls = getattr(diffusers, chosen.scheduler)
     config = model.scheduler_config
     takes = inspect.signature(cls.__init__).parameters
@@ -135,6 +141,20 @@ def make_scheduler(model: Model, sampler: str, warn: Warn | None = None) -> Any:
     asked = "trailing" if zero_snr or config.get("timestep_spacing") == "trailing" else chosen.spacing
     options["timestep_spacing"] = asked
     return cls(**options, **chosen.options)
+
+
+def _flow_scheduler(model: Model, sampler: str) -> Any:
+    import diffusers
+
+    if (flow := SAMPLERS[sampler].flow) is None:
+        names = ", ".join(name for name, one in SAMPLERS.items() if one.flow)
+        why = _("The base model was trained by flow; with it work: {names}.", names=names)
+        raise RecipeError("RC002", key="sampler", found=sampler, why=why)
+    name, shift = flow
+    options: dict[str, Any] = {shift: float(model.scheduler_config.get("shift", 1.0))}
+    if shift == "flow_shift":
+        options |= {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
+    return getattr(diffusers, name)(**options)
 
 
 def known_sampler(name: str) -> str:
@@ -246,12 +266,14 @@ def sample_latents(
     shape = (1, model.facts.latent_channels, height, width)
     noise_BCHW = torch.cat([torch.randn(shape, generator=generator) for generator in generators])
     scheduler.set_timesteps(steps, device=model.device)
-    latents_BCHW: Tensor = noise_BCHW.to(model.device) * scheduler.init_noise_sigma
+    latents_BCHW: Tensor = noise_BCHW.to(model.device) * getattr(scheduler, "init_noise_sigma", 1.0)
     takes_generator = "generator" in inspect.signature(scheduler.step).parameters
     extra = {"generator": list(generators)} if takes_generator else {}
     guide = None if uncond is None else uncond[[0] * len(generators)]
     for done, t in enumerate(scheduler.timesteps, start=1):
-        noisy_BCHW = scheduler.scale_model_input(latents_BCHW, t)
+        # Flow's schedulers neither scale the noise nor what the model is given.
+        scaled = getattr(scheduler, "scale_model_input", None)
+        noisy_BCHW = latents_BCHW if scaled is None else scaled(latents_BCHW, t)
         output_BCHW = _guided(model, noisy_BCHW, t, cond=cond, uncond=guide, cfg=cfg)
         latents_BCHW = scheduler.step(output_BCHW, t, latents_BCHW, return_dict=False, **extra)[0]
         if on_step:

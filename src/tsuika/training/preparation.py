@@ -149,6 +149,7 @@ def read_inputs(
         device=accelerator.device,
         dtype=DTYPES[precision],
         embedded_path=embedded,
+        overrides=recipe.base.overrides,
     )
     for text in recipe.base.artifacts:
         yield from apply_artifact(text, model, find(recipe.method.name))

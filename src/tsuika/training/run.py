@@ -123,6 +123,8 @@ def _facts(prepared: Prepared, name: str, steps: int) -> dict[str, str]:
         name=name,
         trigger=recipe.data.trigger,
         prediction=model.prediction,
+        clip_skip=recipe.base.clip_skip,
+        zero_terminal_snr=str(bool(model.scheduler_config.get("rescale_betas_zero_snr"))),
         base_name=Path(model.source).name,
         base_sha256=model.sha256,
         resolution=f"{buckets[0].width}x{buckets[0].height}",
