@@ -130,6 +130,39 @@ def make_steps(model: Any, sampler: str) -> torch.Tensor:
     return scheduler.timesteps
 
 
+def analytic(model: Any, clean_CHW: torch.Tensor) -> Any:
+    """The model, but what its UNet says leads to one image from everywhere."""
+
+    class Knowing(type(model)):  # type: ignore[misc]
+        def denoise(self, noisy_BCHW: torch.Tensor, t_B: torch.Tensor, cond: Any) -> torch.Tensor:
+            del cond
+            return (noisy_BCHW - clean_CHW) / (t_B.float() / 1000).view(-1, 1, 1, 1)
+
+    made = variant(model, prediction="flow", scheduler_config={"shift": 3.0})
+    made.__class__ = Knowing
+    return made
+
+
+@pytest.mark.parametrize("sampler", [name for name, one in SAMPLERS.items() if one.flow])
+def test_flow_arrives_where_the_model_points(sd1: Any, sampler: str) -> None:
+    side = size_step(sd1)
+    clean = torch.randn(4, side // sd1.latent_factor, side // sd1.latent_factor)
+    found = ours(analytic(sd1, clean), sampler, cfg=1, seeds=[3, 4], size_px=(side, side), steps=6)
+    # diffusers rounds times to whole numbers in two of them.
+    torch.testing.assert_close(found, clean.expand_as(found), rtol=0, atol=1e-2)
+
+
+@pytest.mark.parametrize("sampler", [name for name, one in SAMPLERS.items() if not one.flow])
+def test_a_sampler_without_a_form_for_flow_names_those_that_have_one(sd1: Any, sampler: str) -> None:
+    with pytest.raises(RecipeError, match="Euler, Heun, UniPC") as caught:
+        make_scheduler(variant(sd1, prediction="flow"), sampler)
+    assert caught.value.code == "RC002"
+
+
+def test_a_base_that_was_trained_by_flow_is_drawn_by_euler(sd1: Any) -> None:
+    assert pipeline.defaults_for(variant(sd1, prediction="flow")).sampler == "Euler"
+
+
 @pytest.mark.parametrize("family", ["sd2", "sdxl"])
 def test_other_families(tiny_models: Mapping[str, Any], family: str) -> None:
     model = tiny_models[family]
