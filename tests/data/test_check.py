@@ -205,7 +205,7 @@ def test_captions(tmp_path: Path) -> None:
     (folder / "7.txt").write_text("holding a umbrella " + "word " * 90, encoding="utf-8")
     report = look(folder, trigger="tsuipi")
     assert named(report, "caption-empty") == {"5.png"}
-    assert named(report, "caption-cp932") == named(report, "caption-foreign") == {"6.png"}
+    assert named(report, "caption-encoding") == named(report, "caption-foreign") == {"6.png"}
     assert named(report, "caption-long") == {"7.png"}
     assert named(report, "caption-identical") == {"1.png", "4.png"}
     assert named(report, "trigger-missing") == {"7.png"}
@@ -284,7 +284,7 @@ def test_a_cleaned_copy_leaves_the_originals_alone(tmp_path: Path) -> None:
     sizes = {picture.name: (picture.width, picture.height) for picture in again.pictures}
     assert (240, 300) in sizes.values()
     assert sizes["sub/bars.png"] == (320, 200)
-    fixed = {"near-duplicate", "bars", "damaged", "caption-cp932"}
+    fixed = {"near-duplicate", "bars", "damaged", "caption-encoding"}
     assert [finding for finding in again.findings if finding.code in fixed] == []
     assert (tmp_path / "out" / LIST).read_text(encoding="utf-8").count("\n") == 3
 

@@ -17,8 +17,9 @@ from tsuika.core.errors import ImageError
 from tsuika.core.sections import Data
 from tsuika.data import caption
 from tsuika.data.faults import FAULTS
-from tsuika.data.manifest import LeftOut, Manifest, Note
-from tsuika.data.scan import kohya_folder, natural_key, scan, scan_events
+from tsuika.data.folder import kohya_folder, natural_key
+from tsuika.data.manifest import LeftOut, Manifest, Note, Sample
+from tsuika.data.scan import scan, scan_events
 
 CONFIG = Data(trigger="sks", class_word="dog")
 
@@ -197,7 +198,7 @@ def test_kohya_folders(tmp_path: Path) -> None:
 def test_caption_files(tmp_path: Path, content: bytes, expected: str) -> None:
     draw(tmp_path / "犬.png")
     (tmp_path / "犬.TXT").write_bytes(content)
-    sample = scan(tmp_path, Data()).samples[0]
+    sample = scan(tmp_path, Data(caption_lines="join")).samples[0]
     assert (sample.caption, sample.caption_source) == (expected, "file")
 
 
@@ -220,6 +221,7 @@ def test_caption_rules(tmp_path: Path) -> None:
     ]
     assert [(note.name, note.code) for note in manifest.notes] == [
         ("c.png", "caption-both"),
+        ("d.png", "caption-empty"),
         ("e.png", "caption-unreadable"),
     ]
 
@@ -250,8 +252,9 @@ def test_dropout_share() -> None:
     assert abs(dropped - 400) < 5 * (2000 * 0.2 * 0.8) ** 0.5
     assert caption.drop("x", 0, gen()) == "x" and caption.drop("x", 1, gen()) == ""
     plain, shuffled = Data(caption_dropout=0.5), Data(caption_dropout=0.5, shuffle_tags=True)
+    one = Sample(Path("a.png"), "a.png", "a, b", 8, 8, 1, "", caption_source="file")
     for seed in range(30):  # the shuffle does not move the dropout
-        assert (caption.vary("a, b", plain, gen(seed)) == "") == (caption.vary("a, b", shuffled, gen(seed)) == "")
+        assert (caption.vary(one, plain, gen(seed)) == "") == (caption.vary(one, shuffled, gen(seed)) == "")
 
 
 def test_what_was_left_out_is_told_in_both_languages() -> None:

@@ -32,7 +32,7 @@ _FITS: Final[Mapping[str, Text]] = {
     "many": _("{method} {low}-{high}: more than needed"),
 }
 _CHANGES: Final[Mapping[str, Text]] = {"turned": _("turned upright"), "cropped": _("bars cropped")}
-_FIXES: Final = ("near-duplicate", "bars", "caption-cp932")
+_FIXES: Final = ("near-duplicate", "bars", "caption-encoding")
 
 
 def check(

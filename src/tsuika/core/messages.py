@@ -183,6 +183,8 @@ MESSAGES: Final[Mapping[str, Message]] = {
         _("Use larger originals if you have them. Blur is learned, too."),
     ),
     "DS009": Message(_("The cached data of {name} cannot be used"), Text("{why}"), _("It is encoded again.")),
+    "DS010": Message(_("{count} images are left out: {reason}"), Text("{names}")),
+    "DS011": Message(_("About {count} images: {reason}"), Text("{names}")),
     "MD001": Message(
         _("The base model was not found"),
         Text("{why}"),

@@ -67,6 +67,13 @@ class Data(Section):
     repeats: int = expert(
         1, _("Repeats of each image in an epoch (times the number of a kohya folder)"), ge=1, le=10_000
     )
+    caption_lines: Literal["alternatives", "first", "join"] = expert(
+        "alternatives",
+        _(
+            "Several lines in a caption file: `alternatives`, one of which is drawn at each step (as OneTrainer does, and "
+            "kohya with enable_wildcard), only the `first` (kohya without it), or one caption (`join`)"
+        ),
+    )
     caption_dropout: float = expert(
         0.05, _("Caption dropout: share of steps with an empty caption, which keeps guidance (CFG) working"), ge=0, le=1
     )

@@ -59,7 +59,8 @@ class CheckedImage:
     height: int = 0
     caption: str = ""  # as it will be trained with
     caption_source: CaptionSource = "built"
-    tokens: int | None = None  # of the caption, start and end not counted; None: there was no tokenizer
+    alternatives: tuple[str, ...] = ()  # captions, the one above among them, of which training draws one at each step
+    tokens: int | None = None  # of the longest caption, start and end not counted; None: there was no tokenizer
     sharpness: float = 0.0  # against the set's median; 1 = like most others; 0 where there is too little to tell by
     detail_px: int = 0  # about what side (of a square of the same area) would hold all the detail there is
     bars: tuple[int, int, int, int] = (0, 0, 0, 0)  # even bars left, above, right, below, px
