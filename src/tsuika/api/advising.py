@@ -279,7 +279,7 @@ class _Timer:
                 recipe.train.batch_size,
                 recipe.train.optimizer,
                 recipe.train.gradient_checkpointing,
-                bool(recipe.data.reg_generate or recipe.data.reg_images),
+                recipe.data.regularizes,
             ]
         )
         known = self._known()
@@ -313,7 +313,7 @@ class _Timer:
             )
         model, train = self._model, recipe.train
         side = self.base.size_px // self.base.latent_factor
-        rows = train.batch_size * (2 if recipe.data.reg_generate or recipe.data.reg_images else 1)
+        rows = train.batch_size * (2 if recipe.data.regularizes else 1)
         latents_BCHW = torch.randn(rows, model.facts.latent_channels, side, side, generator=generator(0, "advise"))
         batch = Batch(
             latents_BCHW.to(model.device),

@@ -64,7 +64,7 @@ def check(
     data = data.model_copy(update={key: value for key, value in given.items() if value})
     if recipe and base == "embedded":
         base = recipe.base.model
-    size, step, tokenize = _facts(base, recipe.base.tokenizer if recipe else "")
+    size, step, tokenize, room = _facts(base, recipe.base.tokenizer if recipe else "")
     if base == "embedded" and data.size_px and not data.size_px % STEP_PX and data.size_px > 2 * size:
         base, step, tokenize = "", STEP_PX, None
     report = yield from checks.check(
@@ -75,6 +75,7 @@ def check(
         base=base,
         tokenize=tokenize,
         tokenizer=base if tokenize else "",
+        room=room,
         wanted=dict(sorted(((name, one.images) for name, one in METHODS.items()), key=lambda pair: pair[1])),
         workers=workers,
     )
@@ -115,15 +116,20 @@ def contact_sheet(report: Report, file: Path, language: str = "") -> Generator[E
     return sheets.write(report, file, language)
 
 
-def _facts(base: str, tokenizer: str) -> tuple[int, int, Tokenize | None]:
-    """Training size, step of sizes, tokenizer (None: there is none on this machine), without loading the model."""
+def _facts(base: str, tokenizer: str) -> tuple[int, int, Tokenize | None, int]:
+    """Training size, step of sizes, tokenizer (None: there is none on this machine), tokens that are read at once; without
+    loading the model."""
     path = _place(base)
     geometry = families.peek(path).geometry
     size, step = geometry.native_size_px, STEP_PX
     if path.is_dir():
         step = int(geometry.latent_factor * 2 ** (len(geometry.unet["block_out_channels"]) - 1))
     where = Path(tokenizer) if tokenizer else path
-    return size, step, _tokenize(where) if where.is_dir() else None
+    room = min(int(config["max_position_embeddings"]) for config in geometry.text.values())
+    if not where.is_dir():
+        return size, step, None, room - 2
+    tokenize, longest = _tokenize(where)
+    return size, step, tokenize, min(room, longest) - 2
 
 
 def _place(base: str) -> Path:
@@ -143,11 +149,12 @@ def _place(base: str) -> Path:
         raise ModelError("MD001", where=base, why=why) from None
 
 
-def _tokenize(folder: Path) -> Tokenize:
+def _tokenize(folder: Path) -> tuple[Tokenize, int]:
+    """The tokenizer in a folder, and the most tokens that it says a text may have."""
     opened = find_tokenizer(folder, "tokenizer", None)
 
     def tokenize(text: str) -> list[str]:
         pieces: list[str] = opened.tokenize(text)
         return pieces
 
-    return tokenize
+    return tokenize, int(opened.model_max_length)

@@ -179,7 +179,7 @@ def dry_run(recipe: Recipe, out: Path | str) -> Events[DryRun]:
         len(inputs.manifest),
         len(inputs.manifest.quarantined),
         tuple(f"{b.width}x{b.height}: {len(b.samples)}" for b in inputs.buckets),
-        tuple(f"{sample.name}: {sample.caption}" for sample in inputs.manifest.samples),
+        tuple(f"{sample.name}: {' | '.join(sample.captions)}" for sample in inputs.manifest.samples),
         optim.weight_decay_over_run(recipe.train),
         tuple(notes),
         config.dump(recipe, comments=False),

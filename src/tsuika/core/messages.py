@@ -185,6 +185,13 @@ MESSAGES: Final[Mapping[str, Message]] = {
     "DS009": Message(_("The cached data of {name} cannot be used"), Text("{why}"), _("It is encoded again.")),
     "DS010": Message(_("{count} images are left out: {reason}"), Text("{names}")),
     "DS011": Message(_("About {count} images: {reason}"), Text("{names}")),
+    "DS012": Message(
+        _("{count} captions are longer than the base model reads at once"),
+        _(
+            "The longest has {tokens} tokens; {room} are read at once, so it is read in {chunks} parts, as a long prompt is."
+        ),
+        _("Shorten it if other programs, which may cut it off, are to train on it as well."),
+    ),
     "MD001": Message(
         _("The base model was not found"),
         Text("{why}"),

@@ -13,6 +13,10 @@ from tsuika.core.section import Section, everyday, expert
 from tsuika.core.texts import _
 
 
+# In place of a folder: not even one that lies among the images.
+NONE = "none"
+
+
 class Base(Section):
     """The model that is trained on."""
 
@@ -45,7 +49,11 @@ class Data(Section):
         ),
     )
     reg_images: str = everyday(
-        "", _("Folder of regularization images (the class without the subject), for prior preservation")
+        "",
+        _(
+            "Folder of regularization images (the class without the subject), for prior preservation; empty = a folder "
+            "`reg` among the images, if there is one; `none` = none"
+        ),
     )
     reg_generate: int = everyday(
         0,
@@ -85,6 +93,16 @@ class Data(Section):
     colour: float = expert(0.0, _("Random brightness, contrast and saturation, up to this share"), ge=0, le=0.5)
     variants: int = expert(8, _("Augmented variants that are encoded and cached for each image"), ge=1, le=64)
     cache: bool = expert(True, _("Keep encoded latents on disk for later training runs"))
+
+    @property
+    def regularizes(self) -> bool:
+        """Whether it asks for regularization images; a folder among the images apart, which nobody has looked for yet."""
+        return bool(self.reg_folder) or self.reg_generate > 0
+
+    @property
+    def reg_folder(self) -> str:
+        """The folder of regularization images; empty where it names none."""
+        return "" if self.reg_images == NONE else self.reg_images
 
 
 class Train(Section):

@@ -7,6 +7,7 @@ the canonical diffusers/transformers 4 paths (a CLIP text tower starts with `tex
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -53,15 +54,28 @@ class Conditioning:
 
     @staticmethod
     def join(parts: Sequence[Conditioning]) -> Conditioning:
-        """Stack along the batch; all parts must have the same tensors."""
+        """Stack along the batch; all parts must have the same tensors.
+
+        Texts of different lengths are repeated to a common one: attention over tokens that are all there equally often
+        is the same. Source: ComfyUI, `comfy/conds.py`, `CONDCrossAttn`.
+        """
         import torch
 
         def cat(values: Sequence[Tensor | None]) -> Tensor | None:
             present = [value for value in values if value is not None]
             return torch.cat(present) if present else None
 
-        tokens = torch.cat([part.tokens_BSD for part in parts])
+        length = math.lcm(*(part.tokens_BSD.shape[1] for part in parts))
+        tokens = torch.cat([part.tokens_BSD.repeat(1, length // part.tokens_BSD.shape[1], 1) for part in parts])
         return Conditioning(tokens, cat([p.pooled_BP for p in parts]), cat([p.time_ids_B6 for p in parts]))
+
+    @staticmethod
+    def in_a_row(chunks: Sequence[Conditioning]) -> Conditioning:
+        """Chunks of one text joined along the tokens; what is not of tokens is the first chunk's."""
+        import torch
+
+        tokens = torch.cat([chunk.tokens_BSD for chunk in chunks], dim=1)
+        return Conditioning(tokens, chunks[0].pooled_BP, chunks[0].time_ids_B6)
 
 
 class Model(Protocol):
@@ -112,7 +126,7 @@ class Model(Protocol):
         ...
 
     def encode_text(self, prompts: Sequence[str], *, size_px: tuple[int, int] | None = None) -> Conditioning:
-        """Prompts to conditioning, differentiable; `size_px` (width, height) fills SDXL's time ids.
+        """Prompts to conditioning, differentiable; `size_px` (width, height) fills SDXL's time ids. Long ones become chunks.
 
         A word of `words` (any case, standing by itself) is its vectors, one token each, and not text.
         """

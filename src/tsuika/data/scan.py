@@ -62,7 +62,7 @@ def scan_events(
         raise ImageError("DS001", where=folder)
     least_px = config.min_size_px or (config.size_px or size_px) // 2
     listing = walk(folder)
-    known = roles.tell_apart(listing, folder, config.reg_images)
+    known = roles.tell_apart(listing, folder, config.reg_folder)
     sources = caption_files.find(known.subject, listing)
     samples: list[Sample] = []
     left_out, notes = listing.left_out, [*listing.notes, *sources.notes]

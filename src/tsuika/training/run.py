@@ -130,7 +130,9 @@ def _facts(prepared: Prepared, name: str, steps: int) -> dict[str, str]:
         steps=steps,
         max_norm=recipe.regularize.max_norm or None,
         caption_dropout=recipe.data.caption_dropout,
-        tag_frequency={folder: formats.count_tags(sample.caption for sample in prepared.manifest.samples)},
+        tag_frequency={
+            folder: formats.count_tags(text for sample in prepared.manifest.samples for text in sample.captions)
+        },
         bucket_info={"buckets": {str(number): size for number, size in enumerate(sizes)}},
         dataset_dirs={folder: {"n_repeats": recipe.data.repeats, "img_count": images}},
     )
