@@ -156,6 +156,10 @@ MESSAGES: Final[Mapping[str, Message]] = {
     "RC026": Message(
         _("No method fits these limits"), Text("{why}"), _("Raise --vram-gb or --max-file-mb, or leave --for out.")
     ),
+    "RC040": Message(_("{file} is {kind}; {count} of its settings are taken over")),
+    "RC041": Message(
+        _("{file} is {kind}; {count} of its settings are taken over"), _("Without a counterpart: {names}.")
+    ),
     "DS001": Message(
         _("The image folder does not exist"), _("No folder of this name was found."), _("Check its path.")
     ),

@@ -12,7 +12,6 @@ from pydantic import field_validator
 from tsuika.core.section import Section, everyday, expert
 from tsuika.core.texts import _
 
-
 # In place of a folder: not even one that lies among the images.
 NONE = "none"
 

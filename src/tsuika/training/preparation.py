@@ -140,6 +140,7 @@ def read_inputs(
     `embedded` is the folder of the base that ships with the package; `report` takes what was found in the images.
     """
     precision = "fp32" if accelerator.mixed_precision == "no" else str(accelerator.mixed_precision)
+    yield from recipe.remarks
     settings = completed(recipe)
     regularization_images.requested(recipe.data)
     yield Phase("load")
