@@ -25,6 +25,7 @@ from tsuika.api.models import EMBEDDED
 from tsuika.api.run import starts
 from tsuika.api.training import cache_folder
 from tsuika.config import Recipe
+from tsuika.core.english import article
 from tsuika.core.errors import ImageError, no_such
 from tsuika.core.events import Event, Phase
 from tsuika.core.files import write_text
@@ -317,7 +318,7 @@ class _Timer:
         latents_BCHW = torch.randn(rows, model.facts.latent_channels, side, side, generator=generator(0, "advise"))
         batch = Batch(
             latents_BCHW.to(model.device),
-            (f"a {recipe.data.trigger}",) * rows,
+            (article(recipe.data.trigger),) * rows,
             ("",) * rows,
             torch.ones(rows, device=model.device),
         )
