@@ -21,6 +21,7 @@ from tsuika.advice.estimate import Machine, Measured
 from tsuika.advice.evidence import GOALS, Goal, Statement
 from tsuika.advice.recipes import Subject
 from tsuika.advice.rules import Advice, Option
+from tsuika.api.checking import detail_lost
 from tsuika.api.models import EMBEDDED
 from tsuika.api.run import starts
 from tsuika.api.training import cache_folder
@@ -157,7 +158,13 @@ def advise(
             lambda recipe: estimate.estimate(known, recipe, counted, subject.pictures, step, timer.measured),
             lambda recipe: estimate.memory_gib(known, recipe, counted, step),
         )
-    notes = tuple(Statement(text, "known") for text in _notes(known, subject, machine, vram_gb, report))
+    texts = [*_notes(known, subject, machine, vram_gb, report)]
+    if measure and known.at_hand:
+        lost = yield from detail_lost(report, base, known.size_px)
+        texts += [
+            _("{count} images: {what}. {why}", count=len(one.pictures), what=one.what, why=one.why) for one in lost
+        ]
+    notes = tuple(Statement(text, "known") for text in texts)
     files = []
     for number, option in enumerate(found.options, start=1):
         if out is not None:

@@ -315,6 +315,11 @@ MESSAGES: Final[Mapping[str, Message]] = {
         _("From here on the new captions are learned, so the result will differ."),
     ),
     "TR010": Message(_("`{name}` was closed before its end"), _("So there is no result.")),
+    "TR020": Message(
+        _("The written files hold the tags of your captions ({tags} different ones)"),
+        _("Programs show them, and whoever gets a file can read them."),
+        _("To leave them out: --set output.caption_tags=false"),
+    ),
     "GD001": Message(
         _("Stopped at step {step}: the loss became NaN or infinite"),
         _("The state of step {best} is kept (0 is the untrained base model)."),

@@ -234,4 +234,11 @@ class Output(Section):
 
     name: str = everyday("", _("File name of the result; empty = the run folder's name"))
     dtype: Literal["fp16", "bf16", "fp32"] = expert("fp16", _("Precision of the written file"))
+    caption_tags: bool = expert(
+        True,
+        _(
+            "Write the captions' tags and how often each occurs into the file (`ss_tag_frequency`), as other trainers do; "
+            "false = nothing of the captions"
+        ),
+    )
     keep_states: int = expert(2, _("Saved states to keep"), ge=1)

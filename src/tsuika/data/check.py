@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_limits
 from tsuika.core.events import Event, Phase
 from tsuika.core.sections import Data
 from tsuika.data import bucket, check_captions, check_variety, dedupe, scan
-from tsuika.data.check_report import LEVELS, CheckedImage, CountFit, Finding, Level, MethodFit, Report, Size, Variety
+from tsuika.data.check_report import CheckedImage, CountFit, Finding, Level, MethodFit, Report, Size, Variety, in_order
 from tsuika.data.folder import natural_key
 from tsuika.data.image import Opened
 from tsuika.data.manifest import Manifest, Sample
@@ -116,13 +116,12 @@ def check(
         *about_captions,
         *about_variety,
     ]
-    findings.sort(key=lambda found: (LEVELS.index(found.level), bool(found.pictures), -len(found.pictures)))
     return Report(
         folder=folder,
         base=base,
         size_px=size_px,
         pictures=_images(manifest, qualities, tokenize),
-        findings=tuple(findings),
+        findings=in_order(findings),
         duplicates=duplicates,
         captions=captions,
         variety=variety,
@@ -231,6 +230,8 @@ def _of_exposure(qualities: Mapping[str, Quality]) -> list[Finding]:
 
 def _is_enlarged(one: Quality, middle: float, drawn: bool) -> bool:
     most = ENLARGED_MOST_DRAWN if drawn or one.flat >= DRAWN else ENLARGED_MOST
+    if one.screened:
+        return False
     return one.repeated > 1 or one.interpolated >= INTERPOLATED or one.crispness < min(ENLARGED * middle, most)
 
 

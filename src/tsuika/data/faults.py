@@ -58,6 +58,14 @@ FAULTS: Final[dict[str, Fault]] = {
         _("It holds no more detail than about {detail_px} px (training size {size_px} px)"),
         _("Look for the original; where the training size is smaller than that, it does no harm"),
     ),
+    "detail-lost": Fault(
+        _("detail that this base cannot hold at this size"),
+        _(
+            "Read and drawn again by the VAE of `{base}` at {size_px} px, it keeps {kept}% of the contrast of its finest detail: "
+            "dots, hatching or fabric become grey, and no training can bring them ({count} of {tried} images that were tried)"
+        ),
+        _("Train at a larger size or on another base, or crop it so that the detail is larger"),
+    ),
     "overexposed": Fault(
         _("overexposed"),
         _(
@@ -254,5 +262,6 @@ NOT_JUDGED: Final[dict[str, Text]] = {
     "text": _("writing and watermarks inside images: they cannot be told from the rest without a trained detector"),
     "few": _("blur, enlargement and variety: they are judged against the set, and that takes four images at least"),
     "drawn": _("exposure of flat drawings: their tones are meant"),
+    "vae": _("whether the base can hold the images' detail: its VAE cannot be loaded here"),
     "tokens": _("length of captions and unknown words: the base's tokenizer is not on this machine"),
 }
