@@ -142,7 +142,7 @@ _MARKS: Final = frozenset(
     }
     | {"max_train_steps", "dataset_config", "token_string"}
 )
-_KINDS: Final = {
+_KINDS: Final[Mapping[str, Mapping[str, Any]]] = {
     "standard": {},
     "kohya locon": {"method.conv": True},
     "lycoris/locon": {"method.conv": True},
@@ -278,8 +278,10 @@ def _rate(values: Tables, taking: _Taking) -> None:
     if share := _number(values.get("lr_warmup")):
         taking.settings["train.warmup"] = min(share / 100, 0.99)
     elif warmup:
-        if warmup < 1 or steps:
-            taking.settings["train.warmup"] = min(warmup if warmup < 1 else warmup / steps, 0.99)
+        if warmup < 1:
+            taking.settings["train.warmup"] = warmup
+        elif steps:
+            taking.settings["train.warmup"] = min(warmup / steps, 0.99)
         else:
             taking.lost.append(f"lr_warmup_steps = {warmup}")
     for name, value in _pairs(values.get("optimizer_args")):

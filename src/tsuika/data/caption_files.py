@@ -72,7 +72,7 @@ class Sources:
             if found is None:
                 try:
                     found = self._read(source)
-                except (OSError, ValueError) as error:
+                except (OSError, ValueError, RecursionError) as error:
                     words = _("{file}: {why}", file=source.name, why=_reason(error))
                     notes.append(("caption-unreadable", words))
                 else:
@@ -220,8 +220,7 @@ def _pairs(text: str, suffix: str) -> Iterator[tuple[str, Lines]]:
     elif suffix == ".json":
         found = _parsed(text)
         if isinstance(found, Mapping):
-            rows = ((str(key), _of_json(value)) for key, value in found.items())
-            yield from (row for row in rows if row[1])
+            yield from ((str(key), texts) for key, value in found.items() if (texts := _of_json(value)))
             found = next((value for value in found.values() if isinstance(value, list)), [])
         yield from (pair for row in found if isinstance(row, Mapping) and (pair := _of_row(row)))
     else:
@@ -250,8 +249,8 @@ def _of_json(value: Any) -> Lines:
         return tuple(line for one in value if isinstance(one, str) for line in _split(one))
     if not isinstance(value, Mapping):
         return ()
-    lines = next((found for field in _TEXT_FIELDS if (found := _of_json(value.get(field)))), ())
-    tags = next((found for field in _TAG_FIELDS if (found := _tags(value.get(field)))), "")
+    lines: Lines = next(filter(None, (_of_json(value.get(field)) for field in _TEXT_FIELDS)), ())
+    tags = next(filter(None, (_tags(value.get(field)) for field in _TAG_FIELDS)), "")
     return tuple(f"{line}, {tags}" for line in lines) if lines and tags else lines or ((tags,) if tags else ())
 
 

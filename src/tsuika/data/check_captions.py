@@ -57,8 +57,8 @@ def check(
     findings = [*_read_oddly(manifest), *_missing(manifest, without, written), *_identical(written, len(samples))]
     if long := tuple(name for name, count in longest.items() if count > room):
         most = max(longest[name] for name in long)
-        values = {"tokens": most, "room": room, "chunks": -(-most // room)}
-        findings.append(Finding("caption-long", "note", long, values))
+        about = {"tokens": most, "room": room, "chunks": -(-most // room)}
+        findings.append(Finding("caption-long", "note", long, about))
     if added := tuple(sample.name for sample in samples if sample.caption_source == "file+trigger"):
         values = {"trigger": trigger, "with_trigger": facts.with_trigger, "usable": len(samples)}
         findings.append(Finding("trigger-missing", "note", added, values))

@@ -119,7 +119,7 @@ def walk(root: Path) -> Listing:
     # (device, inode) of folders: links may form loops.
     seen: set[tuple[int, int]] = set()
     # Not by recursion: folders may be nested a thousand deep.
-    waiting = [(root, (_for_people(root.resolve().name),), "")]
+    waiting: list[tuple[Path, tuple[str, ...], str]] = [(root, (_for_people(root.resolve().name),), "")]
     while waiting:
         folder, names, prefix = waiting.pop()
         try:

@@ -184,9 +184,10 @@ def _decode(content: bytes, path: Path) -> tuple[Image.Image, Notes]:
         heif = _("HEIF needs pillow-heif, which is not installed: pip install 'tsuika[heif]'")
         words = heif if announced == "HEIF" else _("The installed Pillow cannot read {format}.", format=announced)
         raise UnusableError(path, "unsupported", words)
+    full = (0, 0)
     with _strict_decoding():
         try:
-            image = Image.open(io.BytesIO(content), formats=formats)
+            image: Image.Image = Image.open(io.BytesIO(content), formats=formats)
             if image.width * image.height > MAX_PIXELS:  # Pillow's own check may have been switched off
                 raise Image.DecompressionBombError
             full = image.size
@@ -209,7 +210,7 @@ def _decode(content: bytes, path: Path) -> tuple[Image.Image, Notes]:
             raise UnusableError(path, "too-large", words) from None
         except _DECODER_ERRORS as error:
             raise UnusableError(path, "damaged", f"{announced}: {str(error) or type(error).__name__}") from None
-    if image.size != full:
+    if full[0] * full[1] > KEPT_PIXELS:
         sizes = {"width": full[0], "height": full[1], "small": "{}x{}".format(*image.size)}
         more += (("reduced", _("{width}x{height} px, read at {small} px", **sizes)),)
     return (image.transpose(turn) if turn is not None else image), (*notes, *more)
