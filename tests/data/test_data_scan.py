@@ -50,11 +50,15 @@ def test_links_in_loops_and_dangling(tmp_path: Path) -> None:
     (tmp_path / "a" / "up").symlink_to(tmp_path, target_is_directory=True)
     (tmp_path / "b").symlink_to(tmp_path / "a", target_is_directory=True)
     (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    (tmp_path / "moved").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    for name in ("pipe", "a/1.txt"):
+        os.mkfifo(tmp_path / name)
     os.mkfifo(tmp_path / "pipe.png")  # opening it would wait for ever
     manifest = scan(tmp_path, CONFIG)
     assert [sample.name for sample in manifest.samples] == ["a/1.png"]
     assert {left.path.name: left.reason for left in manifest.quarantined} == {
         "gone.png": "unreadable",
+        "moved": "unreadable",
         "pipe.png": "unreadable",
     }
 
@@ -88,6 +92,17 @@ def test_pictures_of_one_name_are_told_apart_whatever_the_order(
 
     monkeypatch.setattr(os, "scandir", backwards)
     assert scan(tmp_path, Data(trigger="sks")) == first
+
+
+def test_folders_nested_deeper_than_any_stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for _ in range(1500):
+        Path("d").mkdir()
+        os.chdir("d")
+    draw(Path("deep.png"))
+    os.chdir(tmp_path)
+    (sample,) = scan(tmp_path, CONFIG).samples
+    assert sample.name.count("/") == 1500 and sample.name.endswith("d/deep.png")
 
 
 def test_links_that_lead_nowhere_at_all_are_left_out(tmp_path: Path) -> None:

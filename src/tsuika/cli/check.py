@@ -32,6 +32,8 @@ _FITS: Final[Mapping[str, Text]] = {
     "many": _("{method} {low}-{high}: more than needed"),
 }
 _CHANGES: Final[Mapping[str, Text]] = {"turned": _("turned upright"), "cropped": _("bars cropped")}
+# Findings about other files than images.
+_OF_FILES: Final = ("caption-orphan", "caption-not-read", "not-read", "system-folder", "own-output")
 _FIXES: Final = ("near-duplicate", "bars", "caption-encoding")
 
 
@@ -118,7 +120,11 @@ def _finding(finding: Finding, shown: int) -> Iterator[str]:
     yield ""
     yield _line(_LEVELS[finding.level].filled({"what": finding.what}))
     if finding.pictures:
-        count = _n("{count} image", "{count} images", len(finding.pictures))
+        number = len(finding.pictures)
+        are_images = finding.code not in _OF_FILES
+        count = (
+            _n("{count} image", "{count} images", number) if are_images else _n("{count} file", "{count} files", number)
+        )
         yield _line(_("{count}: {names}", count=count, names=_names(finding.pictures, shown)), "    ")
     yield _line(finding.why, "    ")
     yield _line(_("-> {todo}", todo=finding.todo), "    ")

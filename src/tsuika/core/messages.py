@@ -190,7 +190,7 @@ MESSAGES: Final[Mapping[str, Message]] = {
     "DS010": Message(_("{count} images are left out: {reason}"), Text("{names}")),
     "DS011": Message(_("About {count} images: {reason}"), Text("{names}")),
     "DS012": Message(
-        _("{count} captions are longer than the base model reads at once"),
+        _("Captions longer than the base model reads at once: {count}"),
         _(
             "The longest has {tokens} tokens; {room} are read at once, so it is read in {chunks} parts, as a long prompt is."
         ),

@@ -86,7 +86,10 @@ class Sources:
             return None, notes
         if found.encoding not in ("", "utf-8", "utf-8-sig"):
             words = _(
-                "{file}: {encoding}, “{text}”", file=found.source.name, encoding=found.encoding, text=found.lines[0]
+                "{file}: {encoding}, “{text}”",
+                file=found.source.path.name,
+                encoding=found.encoding,
+                text=found.lines[0],
             )
             notes.append(("caption-encoding", words))
         return found, notes

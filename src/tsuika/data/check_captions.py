@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from tsuika.core.sections import Data
+from tsuika.core.texts import listed
 from tsuika.data import caption
 from tsuika.data.check_report import Captions, Finding, Level
 from tsuika.data.manifest import Manifest, Sample
@@ -57,7 +58,7 @@ def check(
     findings = [*_read_oddly(manifest), *_missing(manifest, without, written), *_identical(written, len(samples))]
     if long := tuple(name for name, count in longest.items() if count > room):
         most = max(longest[name] for name in long)
-        about = {"tokens": most, "room": room, "chunks": -(-most // room)}
+        about = {"tokens": most, "room": room}
         findings.append(Finding("caption-long", "note", long, about))
     if added := tuple(sample.name for sample in samples if sample.caption_source == "file+trigger"):
         values = {"trigger": trigger, "with_trigger": facts.with_trigger, "usable": len(samples)}
@@ -83,7 +84,9 @@ def _read_oddly(manifest: Manifest) -> list[Finding]:
     found = []
     for code, level in levels.items():
         if notes := [note for note in manifest.notes if note.code == code]:
-            values = {"words": notes[0].words}
+            # What was read is shown, so that a person can tell whether it is right.
+            shown = [note.words for note in notes][: SHOWN if code == "caption-encoding" else 1]
+            values = {"words": listed(shown)}
             found.append(Finding(code, level, tuple(note.name for note in notes), values))
     wild = tuple(s.name for s in manifest.samples if any(_WILDCARD.search(text) for text in s.captions))
     return found + ([Finding("caption-wildcard", "note", wild)] if wild else [])

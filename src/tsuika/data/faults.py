@@ -201,8 +201,8 @@ FAULTS: Final[dict[str, Fault]] = {
     "caption-long": Fault(
         _("caption longer than the base reads at once"),
         _(
-            "Up to {tokens} tokens, and the base reads {room} at once: it is read in {chunks} parts, in training and in "
-            "generating alike"
+            "Up to {tokens} tokens, and the base reads {room} at once: it is read in parts, in training and in generating "
+            "alike"
         ),
         _("Shorten it, if other programs are to read it whole; the important words first"),
     ),

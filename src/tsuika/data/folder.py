@@ -157,6 +157,8 @@ def _sort(
             continue
         if is_folder:
             inner.append((path, name))
+        elif entry.is_symlink() and not path.exists():
+            found.left_out.append(LeftOut(path, "unreadable", _("It is a link to nothing."), name))
         elif suffix in FOREIGN:
             unsupported = _("{suffix} files are not supported; save it as PNG.", suffix=path.suffix)
             found.left_out.append(LeftOut(path, "unsupported", unsupported, name))

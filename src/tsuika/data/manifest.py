@@ -6,12 +6,13 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from tsuika.core.events import Warned, note
-from tsuika.core.texts import Text
+from tsuika.core.texts import Text, listed
 from tsuika.data.faults import FAULTS
 
+SHOWN: Final = 3  # particulars of one kind in a remark
 CaptionSource = Literal["file", "file+trigger", "built"]
 
 
@@ -71,17 +72,21 @@ class Manifest:
 
         Of many images of one kind there is one remark (DS010, DS011).
         """
+        used = [left for left in self.aside if left.reason == "regularization"]
         for one, many, rows in (
-            ("DS006", "DS010", [(left.reason, left.name, left.words) for left in (*self.quarantined, *self.aside)]),
-            ("DS007", "DS011", [(remark.code, remark.name, remark.words) for remark in self.notes]),
+            ("DS006", "DS010", [*self.quarantined, *(left for left in self.aside if left not in used)]),
+            ("DS007", "DS011", [*used, *self.notes]),
         ):
-            for code in dict.fromkeys(row[0] for row in rows):
-                names, words = zip(*((name, more) for kind, name, more in rows if kind == code), strict=True)
-                about = {"name": names[0], "reason": FAULTS[code].what, "words": words[0]}
-                if len(names) > 1:
-                    shown = Text("{names}: {words}", {"names": some(names), "words": words[0]})
-                    about |= {"count": len(names), "names": shown if words[0] else some(names)}
-                yield note(many if len(names) > 1 else one, **about)
+            kinds = {row: row.code if isinstance(row, Note) else row.reason for row in rows}
+            for code in dict.fromkeys(kinds.values()):
+                alike = [row for row in rows if kinds[row] == code]
+                words = listed(list(dict.fromkeys(row.words for row in alike))[:SHOWN])
+                about = {"name": alike[0].name, "reason": FAULTS[code].what, "words": words}
+                if len(alike) > 1:
+                    names = some([row.name for row in alike])
+                    shown = Text("{names}: {words}", {"names": names, "words": words}) if words else names
+                    about |= {"count": len(alike), "names": shown}
+                yield note(many if len(alike) > 1 else one, **about)
 
     def to_json(self) -> str:
         """UTF-8 text; a file name that is not valid Unicode survives as JSON escapes."""
