@@ -8,8 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-import torch
-
 from tsuika import families
 from tsuika.api.models import EMBEDDED
 from tsuika.api.run import starts
@@ -26,7 +24,6 @@ from tsuika.data.image import open_image
 from tsuika.evaluation import contact_sheet as sheets
 from tsuika.families.sources import find_tokenizer
 from tsuika.methods import METHODS
-from tsuika.vae import metrics, roundtrip
 
 Tokenize = Callable[[str], list[str]]
 
@@ -50,18 +47,21 @@ def check(
     class_word: str = "",
     size_px: int = 0,
     recipe: Recipe | None = None,
+    detail: bool = False,
     workers: int = 0,
 ) -> Generator[Event, None, Report]:
     """What is wrong with the images of a folder and how varied they are; nothing is changed.
 
     Args:
         folder: as for `train`.
-        base: whose training size and tokenizer are judged by; it is not loaded. A hub id must be on this machine.
+        base: whose training size and tokenizer are judged by. A hub id must be on this machine.
         trigger: the trigger word.
         class_word: what kind of thing it is.
         size_px: another training size than the base's own. Where no base is named, it stands for a base that is not
             here: captions are then not judged by anyone's tokenizer.
         recipe: its `data` section and base stand where the arguments above are not given.
+        detail: whether a few images go through the base's VAE and back, to see what detail it can hold; it is loaded for
+            that, and nothing else of the base.
         workers: threads; 0: as many as there are cores.
 
     Returns:
@@ -94,7 +94,7 @@ def check(
         wanted=dict(sorted(((name, one.images) for name, one in METHODS.items()), key=lambda pair: pair[1])),
         workers=workers,
     )
-    if base:
+    if base and detail:
         try:
             report = report.with_findings(*(yield from detail_lost(report, base, report.size_px)))
         except (ModelError, NetworkError):
@@ -107,6 +107,10 @@ def detail_lost(report: Report, base: str, size_px: int) -> Generator[Event, Non
 
     Measured by their local contrast in the two finest octaves (`vae.metrics`), after the VAE against before.
     """
+    import torch
+
+    from tsuika.vae import metrics, roundtrip
+
     space = families.peek(_place(base))
     images = report.usable[:: max(1, -(-len(report.usable) // TRIED))]
     if not images:

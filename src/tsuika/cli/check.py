@@ -49,7 +49,7 @@ def check(
     html: Annotated[
         Optional[Path], typer.Option("--html", help=_("Write a contact sheet, worst images first."))
     ] = None,
-    base: BaseModel = "embedded",
+    base: BaseModel = "",
     size: Annotated[
         int, typer.Option("--size", min=0, help=_("Training size in px; 0 = the size of the base model."))
     ] = 0,
@@ -71,7 +71,8 @@ def check(
     report = progress.watch(
         tsuika.check(
             folder,
-            base=base,
+            base=base or "embedded",
+            detail=bool(base),
             size_px=size,
             trigger=trigger,
             class_word=class_word,
