@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
@@ -118,44 +118,46 @@ def find(images: Sequence[ImageFile], listing: Listing) -> Sources:
         beside.setdefault((text.folder, composed(text.path.stem)), {}).setdefault(text.suffix, text)
     used: set[str] = set()
     found: dict[str, list[Source]] = {image.name: [] for image in images}
+    known = {place for place, _stem in beside}
+    around = {folder: _caption_folders(folder, known) for folder in {image.folder for image in images}}
     for image in images:
-        for text in _beside(image, beside):
-            if text.name not in used or text.suffix in BESIDE:
-                found[image.name].append(Source(text.path, text.name))
-                used.add(text.name)
+        for text in _beside(image, around[image.folder], beside):
+            found[image.name].append(Source(text.path, text.name))
+            used.add(text.name)
     places = _Places(images)
     notes: list[Note] = []
+    names = {name for image in listing.images for name in (image.stem, image.base)}
     for table in sorted((text for text in listing.texts if text.name not in used), key=_nearest_first):
         rows = _rows(table, places) if table.suffix in _TABLES else {}
         for name, lines in rows.items():
             found[name].append(Source(table.path, table.name, lines))
         if not rows:
-            notes += _not_read(table, listing)
+            notes += _not_read(table, names)
     contents = (_quietly(source.path) for sources in found.values() for source in sources if source.row is None)
     usual = usual_encoding(contents)
     return Sources({name: tuple(sources) for name, sources in found.items()}, tuple(notes), usual)
 
 
-def _beside(image: ImageFile, texts: Mapping[tuple[str, str], Mapping[str, File]]) -> Iterator[File]:
-    """The image's own text files."""
-    folder = image.folder
-    for place in (folder, *_caption_folders(folder, texts)):
+def _beside(
+    image: ImageFile, around: Sequence[str], texts: Mapping[tuple[str, str], Mapping[str, File]]
+) -> Iterator[File]:
+    """The image's own text files, in its folder and then in folders of captions."""
+    for place in (image.folder, *around):
         for stem in dict.fromkeys((image.path.stem, composed(image.path.stem), image.path.name, image.base)):
             known = texts.get((place, stem), {})
             yield from (known[suffix] for suffix in BESIDE if suffix in known)
 
 
-def _caption_folders(folder: str, texts: Iterable[tuple[str, str]]) -> list[str]:
-    """Folders of captions below `folder`, or beside it or one around it with the same subfolders."""
+def _caption_folders(folder: str, known: Iterable[str]) -> list[str]:
+    """Which of the known folders hold captions: below `folder`, or beside it or one around it with the same subfolders."""
     parts = folder.split("/")[:-1]
     wanted = {f"{folder}{{}}/"}
     for depth in range(len(parts)):
         above, below = "".join(f"{part}/" for part in parts[:depth]), parts[depth + 1 :]
         wanted.add(f"{above}{{}}/" + "".join(f"{part}/" for part in below))
         wanted.add(f"{above}{{}}/" + "".join(f"{part}/" for part in parts[depth:]))
-    known = {place for place, _stem in texts}
-    named = {form.format(name) for form in wanted for name in _FOLDERS}
-    return sorted((place for place in known if place.casefold() in {one.casefold() for one in named}), key=natural_key)
+    named = {form.replace("{}", name).casefold() for form in wanted for name in _FOLDERS}
+    return sorted((place for place in known if place.casefold() in named), key=natural_key)
 
 
 class _Places:
@@ -299,11 +301,10 @@ def _reason(error: Exception) -> str:
     return said if isinstance(said, Text) else (getattr(error, "strerror", "") or str(error))
 
 
-def _not_read(text: File, listing: Listing) -> Iterator[Note]:
+def _not_read(text: File, names: Collection[str]) -> Iterator[Note]:
     """A word on a text file that no image's caption comes from; none where it is nobody's caption."""
     if text.stem.casefold() in _NO_CAPTIONS:
         return
-    names = {name for image in listing.images for name in (image.stem, image.base)}
     if text.suffix in (".txt", ".caption"):
         if text.stem not in names:
             yield Note(text.name, "caption-orphan", "")

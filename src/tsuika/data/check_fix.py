@@ -18,7 +18,7 @@ from tsuika.data.caption_files import Sources
 from tsuika.data.check_report import CheckedImage, Report
 from tsuika.data.folder import kohya_folder, walk
 from tsuika.data.image import is_turned, open_image
-from tsuika.data.roles import is_mask_of, tell_apart
+from tsuika.data.roles import Masks, tell_apart
 
 LIST: Final = "left-out.tsv"
 # Findings that the copy corrects by itself; others of level `look` are left for a person.
@@ -90,7 +90,7 @@ def clean(report: Report, out: Path) -> Cleaned:
     kept = [image for image in report.usable if image.name not in without]
     listing = walk(report.folder)
     known = tell_apart(listing, report.folder)
-    sources = caption_files.find(known.subject, listing)
+    sources, masks = caption_files.find(known.subject, listing), Masks(known.aside)
     inside = _inside(report.folder.resolve().name, out.resolve().name)
     taken: set[str] = set()
     mended, recoded = [], []
@@ -107,15 +107,13 @@ def clean(report: Report, out: Path) -> Cleaned:
             mended.append(Mended(image.name, name, changes))
         if _write_caption(image.name, sources, target):
             recoded.append(image.name)
-        for mask in (
-            one for one in known.aside if one.reason in ("mask", "condition") and is_mask_of(one.name, image.name)
-        ):
+        for mask in masks.of(image.name):
             _copy_mask(mask.path, image, bool(changes), out / inside / mask.name)
-    for one in (one for one in known.aside if one.reason == "regularization"):
-        for path in (
-            one.path,
-            *(text.path for text in listing.texts if text.path.with_suffix("") == one.path.with_suffix("")),
-        ):
+    beside: dict[Path, list[Path]] = {}
+    for one in (*listing.texts, *(left for left in known.aside if left.reason == "regularization")):
+        beside.setdefault(one.path.with_suffix(""), []).append(one.path)
+    for one in (left for left in known.aside if left.reason == "regularization"):
+        for path in beside[one.path.with_suffix("")]:
             _copy(path, (out / inside / one.name).with_name(path.name))
     write_text(out / LIST, text)
     open_findings = [one for one in report.findings if one.level == "look" and one.code not in MENDED]

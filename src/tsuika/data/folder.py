@@ -27,7 +27,7 @@ FOREIGN: Final = frozenset(
 # What may hold captions, whether it can be read or only named.
 TEXTS: Final = frozenset(
     {".txt", ".caption", ".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow", ".tags", ".cap", ".wd14"}
-    | {".yaml", ".yml", ".xml", ".xmp", ".text"}
+    | {".yaml", ".yml", ".xml", ".xmp", ".text", ".xlsx", ".xls", ".ods", ".docx", ".rtf"}
 )
 WEIGHTS: Final = frozenset({".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf"})
 # With images inside that nobody looks for there.

@@ -141,13 +141,22 @@ def _masks(listing: Listing, images: Iterable[ImageFile]) -> Iterator[tuple[str,
             yield from ((image.name, role) for image in inside)
 
 
-def is_mask_of(mask: str, image: str) -> bool:
-    """Whether a mask (or condition) of this name is for the image of this name, in the same folder or one of masks."""
-    own, other = PurePosixPath(mask), PurePosixPath(image)
-    stem = _masked(own.stem).casefold()
-    return stem in (other.stem.casefold(), other.name.casefold()) and (
-        own.parent == other.parent or _parent_called(mask, _FOLDERS) != ""
-    )
+class Masks:
+    """Masks and conditions by the images that they are for."""
+
+    def __init__(self, aside: Iterable[LeftOut]) -> None:
+        self._by_stem: dict[str, list[LeftOut]] = {}
+        for one in aside:
+            if one.reason in _LABELS.values():
+                self._by_stem.setdefault(_masked(PurePosixPath(one.name).stem).casefold(), []).append(one)
+
+    def of(self, image: str) -> list[LeftOut]:
+        """Those of an image: in its folder, or in one of masks."""
+        own = PurePosixPath(image)
+        found = [one for key in (own.stem, own.name) for one in self._by_stem.get(key.casefold(), ())]
+        return [
+            one for one in found if PurePosixPath(one.name).parent == own.parent or _parent_called(one.name, _FOLDERS)
+        ]
 
 
 def _masked(stem: str) -> str:
