@@ -110,9 +110,10 @@ def clean(report: Report, out: Path) -> Cleaned:
         for mask in masks.of(image.name):
             _copy_mask(mask.path, image, bool(changes), out / inside / mask.name)
     beside: dict[Path, list[Path]] = {}
-    for one in (*listing.texts, *(left for left in known.aside if left.reason == "regularization")):
-        beside.setdefault(one.path.with_suffix(""), []).append(one.path)
-    for one in (left for left in known.aside if left.reason == "regularization"):
+    regularization = [left for left in known.aside if left.reason == "regularization"]
+    for path in (*(text.path for text in listing.texts), *(left.path for left in regularization)):
+        beside.setdefault(path.with_suffix(""), []).append(path)
+    for one in regularization:
         for path in beside[one.path.with_suffix("")]:
             _copy(path, (out / inside / one.name).with_name(path.name))
     write_text(out / LIST, text)

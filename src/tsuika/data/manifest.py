@@ -73,14 +73,17 @@ class Manifest:
         Of many images of one kind there is one remark (DS010, DS011).
         """
         used = [left for left in self.aside if left.reason == "regularization"]
+        left_out = [*self.quarantined, *(left for left in self.aside if left not in used)]
         for one, many, rows in (
-            ("DS006", "DS010", [*self.quarantined, *(left for left in self.aside if left not in used)]),
-            ("DS007", "DS011", [*used, *self.notes]),
+            ("DS006", "DS010", [Note(left.name, left.reason, left.words) for left in left_out]),
+            ("DS007", "DS011", [*(Note(left.name, left.reason, left.words) for left in used), *self.notes]),
         ):
-            kinds = {row: row.code if isinstance(row, Note) else row.reason for row in rows}
-            for code in dict.fromkeys(kinds.values()):
-                alike = [row for row in rows if kinds[row] == code]
-                words = listed(list(dict.fromkeys(row.words for row in alike))[:SHOWN])
+            for code in dict.fromkeys(row.code for row in rows):
+                alike = [row for row in rows if row.code == code]
+                words = alike[0].words
+                # Sentences stand alone, particulars in a row.
+                if not words.endswith("."):
+                    words = listed(list(dict.fromkeys(row.words for row in alike))[:SHOWN])
                 about = {"name": alike[0].name, "reason": FAULTS[code].what, "words": words}
                 if len(alike) > 1:
                     names = some([row.name for row in alike])
