@@ -84,7 +84,7 @@ class Manifest:
                 # Sentences stand alone, particulars in a row.
                 if not words.endswith("."):
                     words = listed(list(dict.fromkeys(row.words for row in alike))[:SHOWN])
-                about = {"name": alike[0].name, "reason": FAULTS[code].what, "words": words}
+                about: dict[str, object] = {"name": alike[0].name, "reason": FAULTS[code].what, "words": words}
                 if len(alike) > 1:
                     names = some([row.name for row in alike])
                     shown = Text("{names}: {words}", {"names": names, "words": words}) if words else names

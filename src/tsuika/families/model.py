@@ -237,9 +237,11 @@ class StableDiffusion:
     def denoise(self, noisy_BCHW: Tensor, t_B: Tensor, cond: Conditioning) -> Tensor:
         """The UNet's raw output (epsilon or v) in the dtype of `noisy_BCHW`; `t_B` are training timesteps 0..999."""
         dtype = self.dtype
-        added = {}
+        added: dict[str, Any] = {}
+        if cond.mask_BS is not None:
+            added["encoder_attention_mask"] = cond.mask_BS
         if cond.pooled_BP is not None and cond.time_ids_B6 is not None:
-            added = {"added_cond_kwargs": {"text_embeds": cond.pooled_BP.to(dtype), "time_ids": cond.time_ids_B6}}
+            added["added_cond_kwargs"] = {"text_embeds": cond.pooled_BP.to(dtype), "time_ids": cond.time_ids_B6}
         out: Tensor = self.unet(noisy_BCHW.to(dtype), t_B, cond.tokens_BSD.to(dtype), return_dict=False, **added)[0]
         return out.to(noisy_BCHW.dtype)
 
