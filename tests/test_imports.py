@@ -136,13 +136,15 @@ def test_each_method(table: dict[str, Any], expected: dict[str, Any], tmp_path: 
 
 
 def test_what_is_no_settings_is_refused(tmp_path: Path) -> None:
-    for number, text in enumerate(('{"a": 1}', "[1]", "{", "[" * 100_000)):
+    for number, text in enumerate(('{"a": 1}', "[1]", "{", "[" * 100_000, '{"a": ' + "9" * 5000 + "}")):
         path = tmp_path / f"{number}.json"
         path.write_text(text)
         with pytest.raises(RecipeError) as caught:
             config.load(path)
         assert caught.value.code == "RC003"
     path = tmp_path / "train.toml"
+    path.write_text('max_train_steps = 10\ndataset_config = "train.toml"\n')
+    assert config.load(path).train.steps == 10
     path.write_text('max_train_steps = 10\nlearning_rate = "fast"\ndataset_config = "gone.toml"\n')
     with pytest.raises(RecipeError, match="RC003"):
         config.load(path)

@@ -112,6 +112,31 @@ def test_what_is_not_read_is_named(tmp_path: Path) -> None:
     assert noted(scan(tmp_path, Data(trigger="sks")), "caption-unreadable") == ["a.png"]
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[" * 100000,
+        b'{"a": ' * 9000,
+        b'{"a.png": ' + b"9" * 5000 + b"}",
+        b'{"a.png": 3}',
+        b"null",
+        b"\x00" * 99,
+        b"\xff\xfe",
+        b"file_name,text\n" + b"x" * 200000 + b",y\n",
+        b"file_name\n\n",
+        b'{"file_name": {"a": [null]}, "text": [[]]}',
+    ],
+)
+def test_odd_tables_are_nobodys_captions(content: bytes, tmp_path: Path) -> None:
+    draw(tmp_path, "a.png")
+    for name in ("a.json", "metadata.jsonl", "list.csv", "x.tsv", "meta_cap.json"):
+        (tmp_path / name).write_bytes(content)
+    manifest = scan(tmp_path, Data(trigger="sks"))
+    assert [sample.caption for sample in manifest.samples] == ["sks"]
+    assert {note.code for note in manifest.notes} <= {"caption-not-read", "caption-unreadable", "caption-empty"}
+    assert len(noted(manifest, "caption-not-read")) >= 4
+
+
 def test_masks_and_conditions_are_not_subjects(tmp_path: Path) -> None:
     draw(
         tmp_path,

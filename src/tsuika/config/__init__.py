@@ -197,8 +197,8 @@ def read_tables(path: Path) -> dict[str, Any]:
     return _read(path)[0]
 
 
-def _read(path: Path) -> tuple[dict[str, Any], tuple[Warned, ...]]:
-    """Tables, and remarks where they were another program's."""
+def _read(path: Path, *, follow: bool = True) -> tuple[dict[str, Any], tuple[Warned, ...]]:
+    """Tables, and remarks where they were another program's; `follow`: with the file that it names for the images."""
     tables = _parsed(path)
     if (importer := imports.find(tables)) is None:
         if path.suffix.lower() == ".json":
@@ -208,10 +208,10 @@ def _read(path: Path) -> tuple[dict[str, Any], tuple[Warned, ...]]:
     about = {"file": path.name, "kind": found.kind, "count": len(found.settings)}
     remark = note("RC041", **about, names=listed(found.lost)) if found.lost else note("RC040", **about)
     imported = override({}, found.settings)
-    if not found.dataset:
+    if not found.dataset or not follow:
         return imported, (remark,)
     beside = path.parent / found.dataset
-    tables, remarks = _read(beside if beside.is_file() else Path(found.dataset))
+    tables, remarks = _read(beside if beside.is_file() else Path(found.dataset), follow=False)
     return override(
         imported, {f"{name}.{key}": value for name, table in tables.items() for key, value in table.items()}
     ), (remark, *remarks)
@@ -236,6 +236,9 @@ def _parsed(path: Path) -> dict[str, Any]:
         why = _("Line {line}, column {column} is not valid TOML.", line=error.line, column=error.col)
     except tomlkit.exceptions.TOMLKitError as error:
         why = _("It is not valid TOML ({error}).", error=error)
+    # A number of thousands of digits.
+    except ValueError as error:
+        why = _("It cannot be read: {error}.", error=error)
     raise RecipeError("RC003", where=path, why=why)
 
 

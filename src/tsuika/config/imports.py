@@ -49,17 +49,18 @@ def _positive(value: Any) -> float | int | None:
 
 def _side(value: Any) -> int | None:
     """`512`, `"512,768"` or `[512, 768]` as the side of a square of the same area, a multiple of 64."""
-    sides = [_number(one) for one in (re.split(r"[,x]", value) if isinstance(value, str) else [value, value])]
-    sides = [_number(one) for one in value] if isinstance(value, list) else sides
-    if not sides or not all(sides):
+    parts = re.split(r"[,x]", value) if isinstance(value, str) else value if isinstance(value, list) else [value]
+    sides = [side for side in map(_number, parts) if side and 0 < side < _LARGEST_PX]
+    if not sides or len(sides) != len(parts):
         return None
-    return max(64, round(math.sqrt(math.prod(sides[:1] * 2 if len(sides) == 1 else sides[:2])) / 64) * 64)  # type: ignore[arg-type]
+    return max(64, round(math.sqrt(sides[0] * sides[-1]) / 64) * 64)
 
 
 def _one_of(names: Mapping[str, str]) -> Callable[[Any], str | None]:
     return lambda value: names.get(str(value).casefold())
 
 
+_LARGEST_PX: Final = 1 << 20
 _OPTIMIZERS: Final = {
     **{name: name for name in ("adamw", "adamw8bit", "adafactor", "prodigy")},
     "adamwschedulefree": "schedule-free",

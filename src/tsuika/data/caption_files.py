@@ -227,7 +227,8 @@ def _pairs(text: str, suffix: str) -> Iterator[tuple[str, Lines]]:
         if isinstance(found, Mapping):
             yield from ((str(key), texts) for key, value in found.items() if (texts := _of_json(value)))
             found = next((value for value in found.values() if isinstance(value, list)), [])
-        yield from (pair for row in found if isinstance(row, Mapping) and (pair := _of_row(row)))
+        listed = found if isinstance(found, list) else []
+        yield from (pair for row in listed if isinstance(row, Mapping) and (pair := _of_row(row)))
     else:
         rows = (json.loads(line) for line in text.splitlines() if line.strip())
         yield from (pair for row in rows if isinstance(row, Mapping) and (pair := _of_row(row)))
