@@ -77,14 +77,19 @@ def test_nothing_usable_is_status_3(tmp_path: Path) -> None:
     assert "no images" in out
 
 
-def test_detail_that_the_base_cannot_hold_is_told_where_a_base_is_named(folder: Path) -> None:
+def test_detail_that_the_base_cannot_hold_is_told_where_a_base_is_named(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     """Drawings survive the embedded base's VAE; a fine checkerboard becomes grey."""
     down, across = np.mgrid[:128, :128]
     for number in range(4):
         Image.fromarray((((down + across + number) // 2 % 2) * 255).astype(np.uint8)).resize((64, 64), 0).save(
             folder / f"dots{number}.png"
         )
+    (folder / "zz.txt").write_text("bold " * 99, encoding="utf-8")
     plain = tsuika.check(folder).result
+    assert "indexing errors" not in "".join(capfd.readouterr())
+    assert [one.values["room"] for one in plain.findings if one.code == "caption-long"] == [30]
     assert not [one for one in plain.findings if one.code == "detail-lost"]
     (lost,) = (one for one in tsuika.check(folder, detail=True).result.findings if one.code == "detail-lost")
     assert lost.pictures and all(name.startswith("dots") for name in lost.pictures)

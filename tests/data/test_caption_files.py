@@ -80,6 +80,17 @@ def test_several_places_the_nearest_and_most_particular_first(tmp_path: Path) ->
     }
 
 
+def test_names_that_differ_in_case_alone_belong_together_where_nothing_else_does(tmp_path: Path) -> None:
+    draw(tmp_path, "IMG_1.JPG", "b.png", "B.png")
+    (tmp_path / "img_1.TXT").write_text("one")
+    (tmp_path / "b.txt").write_text("small b")
+    assert captions(tmp_path, trigger="sks") == {
+        "IMG_1.JPG": ("sks, one",),
+        "b.png": ("sks, small b",),
+        "B.png": ("sks",),
+    }
+
+
 def test_tags_follow_captions_and_lists_are_alternatives(tmp_path: Path) -> None:
     draw(tmp_path, "1/a.png", "1/b.png", "1/c.png", "1/d.png")
     (tmp_path / "meta_lat.json").write_text(

@@ -207,7 +207,9 @@ def _tokenize(folder: Path) -> tuple[Tokenize, int]:
     opened = find_tokenizer(folder, "tokenizer", None)
 
     def tokenize(text: str) -> list[str]:
-        pieces: list[str] = opened.tokenize(text)
+        # Not `tokenize`, which warns of long texts as if they were errors.
+        ids = opened(text, add_special_tokens=False, verbose=False)["input_ids"]
+        pieces: list[str] = opened.convert_ids_to_tokens(ids)
         return pieces
 
     return tokenize, int(opened.model_max_length)

@@ -124,6 +124,15 @@ def find(images: Sequence[ImageFile], listing: Listing) -> Sources:
         for text in _beside(image, around[image.folder], beside):
             found[image.name].append(Source(text.path, text.name))
             used.add(text.name)
+    folded = {
+        (text.folder, composed(text.path.stem).casefold()): text for text in listing.texts if text.suffix in BESIDE
+    }
+    for image in (image for image in images if not found[image.name]):
+        # From a system that knows no upper and lower case in names.
+        text = folded.get((image.folder, image.stem.casefold()))
+        if text is not None and text.name not in used:
+            found[image.name].append(Source(text.path, text.name))
+            used.add(text.name)
     places = _Places(images)
     notes: list[Note] = []
     names = {name for image in listing.images for name in (image.stem, image.base)}
