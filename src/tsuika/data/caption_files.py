@@ -129,10 +129,10 @@ def find(images: Sequence[ImageFile], listing: Listing) -> Sources:
     }
     for image in (image for image in images if not found[image.name]):
         # From a system that knows no upper and lower case in names.
-        text = folded.get((image.folder, image.stem.casefold()))
-        if text is not None and text.name not in used:
-            found[image.name].append(Source(text.path, text.name))
-            used.add(text.name)
+        other = folded.get((image.folder, image.stem.casefold()))
+        if other is not None and other.name not in used:
+            found[image.name].append(Source(other.path, other.name))
+            used.add(other.name)
     places = _Places(images)
     notes: list[Note] = []
     names = {name for image in listing.images for name in (image.stem, image.base)}
