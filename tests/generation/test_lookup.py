@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -138,3 +139,10 @@ def test_saved_steps(tmp_path: Path) -> None:
         (120, "step-000120"),
         (None, result.name),
     ]
+
+
+def test_links_to_nothing_and_pipes_of_the_name_are_no_files(tmp_path: Path) -> None:
+    (tmp_path / "kuma.safetensors").symlink_to(tmp_path / "nowhere.safetensors")
+    os.mkfifo(tmp_path / "bear.safetensors")
+    assert Library([tmp_path]).files == []
+    assert Library([tmp_path]).embeddings(["a kuma and a bear"], Kinds()) == []

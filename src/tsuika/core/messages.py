@@ -156,6 +156,10 @@ MESSAGES: Final[Mapping[str, Message]] = {
     "RC026": Message(
         _("No method fits these limits"), Text("{why}"), _("Raise --vram-gb or --max-file-mb, or leave --for out.")
     ),
+    "RC040": Message(_("{file} is {kind}; {count} of its settings are taken over")),
+    "RC041": Message(
+        _("{file} is {kind}; {count} of its settings are taken over"), _("Without a counterpart: {names}.")
+    ),
     "DS001": Message(
         _("The image folder does not exist"), _("No folder of this name was found."), _("Check its path.")
     ),
@@ -183,6 +187,15 @@ MESSAGES: Final[Mapping[str, Message]] = {
         _("Use larger originals if you have them. Blur is learned, too."),
     ),
     "DS009": Message(_("The cached data of {name} cannot be used"), Text("{why}"), _("It is encoded again.")),
+    "DS010": Message(_("{count} images are left out: {reason}"), Text("{names}")),
+    "DS011": Message(_("About {count} images: {reason}"), Text("{names}")),
+    "DS012": Message(
+        _("Captions longer than the base model reads at once: {count}"),
+        _(
+            "The longest has {tokens} tokens; {room} are read at once, so it is read in {chunks} parts, as a long prompt is."
+        ),
+        _("Shorten it if other programs, which may cut it off, are to train on it as well."),
+    ),
     "MD001": Message(
         _("The base model was not found"),
         Text("{why}"),
@@ -302,6 +315,11 @@ MESSAGES: Final[Mapping[str, Message]] = {
         _("From here on the new captions are learned, so the result will differ."),
     ),
     "TR010": Message(_("`{name}` was closed before its end"), _("So there is no result.")),
+    "TR020": Message(
+        _("The written files hold the tags of your captions ({tags} different ones)"),
+        _("Programs show them, and whoever gets a file can read them."),
+        _("To leave them out: --set output.caption_tags=false"),
+    ),
     "GD001": Message(
         _("Stopped at step {step}: the loss became NaN or infinite"),
         _("The state of step {best} is kept (0 is the untrained base model)."),

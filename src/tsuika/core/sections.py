@@ -13,6 +13,9 @@ from tsuika.core.section import Section, everyday, expert
 from tsuika.core.texts import _
 from tsuika.core.types import Overrides, Prediction
 
+# In place of a folder: not even one that lies among the images.
+NONE = "none"
+
 
 class Base(Section):
     """The model that is trained on."""
@@ -70,7 +73,11 @@ class Data(Section):
         ),
     )
     reg_images: str = everyday(
-        "", _("Folder of regularization images (the class without the subject), for prior preservation")
+        "",
+        _(
+            "Folder of regularization images (the class without the subject), for prior preservation; empty = a folder "
+            "`reg` among the images, if there is one; `none` = none"
+        ),
     )
     reg_generate: int = everyday(
         0,
@@ -92,6 +99,13 @@ class Data(Section):
     repeats: int = expert(
         1, _("Repeats of each image in an epoch (times the number of a kohya folder)"), ge=1, le=10_000
     )
+    caption_lines: Literal["alternatives", "first", "join"] = expert(
+        "alternatives",
+        _(
+            "Several lines in a caption file: `alternatives`, one of which is drawn at each step (as OneTrainer does, and "
+            "kohya with enable_wildcard), only the `first` (kohya without it), or one caption (`join`)"
+        ),
+    )
     caption_dropout: float = expert(
         0.05, _("Caption dropout: share of steps with an empty caption, which keeps guidance (CFG) working"), ge=0, le=1
     )
@@ -103,6 +117,16 @@ class Data(Section):
     colour: float = expert(0.0, _("Random brightness, contrast and saturation, up to this share"), ge=0, le=0.5)
     variants: int = expert(8, _("Augmented variants that are encoded and cached for each image"), ge=1, le=64)
     cache: bool = expert(True, _("Keep encoded latents on disk for later training runs"))
+
+    @property
+    def regularizes(self) -> bool:
+        """Whether it asks for regularization images; a folder among the images apart, which nobody has looked for yet."""
+        return bool(self.reg_folder) or self.reg_generate > 0
+
+    @property
+    def reg_folder(self) -> str:
+        """The folder of regularization images; empty where it names none."""
+        return "" if self.reg_images == NONE else self.reg_images
 
 
 class Train(Section):
@@ -235,4 +259,11 @@ class Output(Section):
 
     name: str = everyday("", _("File name of the result; empty = the run folder's name"))
     dtype: Literal["fp16", "bf16", "fp32"] = expert("fp16", _("Precision of the written file"))
+    caption_tags: bool = expert(
+        True,
+        _(
+            "Write the captions' tags and how often each occurs into the file (`ss_tag_frequency`), as other trainers do; "
+            "false = nothing of the captions"
+        ),
+    )
     keep_states: int = expert(2, _("Saved states to keep"), ge=1)

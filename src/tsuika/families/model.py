@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tsuika.core.types import Conditioning, Facts, Prediction, Role, canonical, split_words
+from tsuika.families.chunks import limit_of, texts
 
 if TYPE_CHECKING:
     import torch
@@ -177,7 +178,8 @@ class StableDiffusion:
         return min(int(self.tokenizers[tokenizer_of(component)].model_max_length), positions)
 
     def encode_text(self, prompts: Sequence[str], *, size_px: tuple[int, int] | None = None) -> Conditioning:
-        """Prompts to conditioning, differentiable. Longer prompts are cut off.
+        """Prompts to conditioning, differentiable. What is longer than the encoders read becomes chunks of that length,
+        each with its own start and end, joined along the tokens; pooled is the first chunk's.
 
         A new word (see `words`) becomes its vectors, one token each.
 
@@ -189,6 +191,16 @@ class StableDiffusion:
             prompts: B texts.
             size_px: (width, height) for SDXL's size conditioning, uncropped; the native size if None.
         """
+        chunks = [texts(prompt, self.count_tokens, limit_of(self)) for prompt in prompts]
+        if all(len(parts) == 1 for parts in chunks):
+            return self._encode_chunks(prompts, size_px)
+        # Each alone: its bits must not depend on its neighbours.
+        return Conditioning.join(
+            [Conditioning.in_a_row([self._encode_chunks([part], size_px) for part in parts]) for parts in chunks]
+        )
+
+    def _encode_chunks(self, prompts: Sequence[str], size_px: tuple[int, int] | None) -> Conditioning:
+        """Prompts that fit."""
         import torch
 
         states, pooled_BP = [], None
@@ -234,9 +246,11 @@ class StableDiffusion:
     def denoise(self, noisy_BCHW: Tensor, t_B: Tensor, cond: Conditioning) -> Tensor:
         """The UNet's raw output in the dtype of `noisy_BCHW`; `t_B` are times of its objective, 0..1000."""
         dtype = self.dtype
-        added = {}
+        added: dict[str, Any] = {}
+        if cond.mask_BS is not None:
+            added["encoder_attention_mask"] = cond.mask_BS
         if cond.pooled_BP is not None and cond.time_ids_B6 is not None:
-            added = {"added_cond_kwargs": {"text_embeds": cond.pooled_BP.to(dtype), "time_ids": cond.time_ids_B6}}
+            added["added_cond_kwargs"] = {"text_embeds": cond.pooled_BP.to(dtype), "time_ids": cond.time_ids_B6}
         out: Tensor = self.unet(noisy_BCHW.to(dtype), t_B, cond.tokens_BSD.to(dtype), return_dict=False, **added)[0]
         return out.to(noisy_BCHW.dtype)
 

@@ -128,7 +128,9 @@ def _walk(folder: Path) -> Iterator[Path]:
     for place, folders, names in os.walk(folder):
         depth = len(Path(place).relative_to(folder).parts)
         folders[:] = [] if depth >= DEEPEST else [name for name in folders if not name.startswith(".")]
-        yield from (path for path in map(Path(place).joinpath, names) if path.suffix.lower() in SUFFIXES)
+        paths = (Path(place) / name for name in names)
+        # No links to nothing, and no pipe, which would be waited for.
+        yield from (path for path in paths if path.suffix.lower() in SUFFIXES and path.is_file())
 
 
 def _output_name(path: Path) -> str | None:
