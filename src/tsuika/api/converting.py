@@ -212,7 +212,8 @@ def _repack(base: families.StoredBase, out: Path, dtype: str) -> tuple[ModelFile
     number_type = DTYPES[writing.number_type(dtype, {})] if dtype else None
     tensors = {}
     for name in weights.shapes:
-        tensor = weights.tensor(name)
+        # Buffers of the noise schedule, which have no dot, are infinite at zero terminal SNR; nothing reads them.
+        tensor = weights.tensor(name) if "." in name else weights.raw(name)
         if number_type is not None and tensor.is_floating_point():
             tensor = safetensors.cast({name: tensor}, number_type, "single-file")[name]
         tensors[name] = tensor.clone(memory_format=torch.contiguous_format)  # torch files share storages
@@ -224,7 +225,7 @@ def _repack(base: families.StoredBase, out: Path, dtype: str) -> tuple[ModelFile
     if copy_yaml(weights.path, out) and is_v:
         notes.append(note("FM010", file=weights.path.with_suffix(".yaml").name))
     back = open_weights(out)
-    if back.shapes != weights.shapes or not all(torch.equal(back.tensor(name), tensors[name]) for name in tensors):
+    if back.shapes != weights.shapes or not all(torch.equal(back.raw(name), tensors[name]) for name in tensors):
         raise FormatError("FM003", where=out, why=_("Tensors differ from what was written."))
     name = dtype or "as it was"
     return ModelFile(out=out, format="single-file", dtype=name, sha256=sha256(out), tensors=len(tensors)), notes

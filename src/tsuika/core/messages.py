@@ -229,6 +229,14 @@ MESSAGES: Final[Mapping[str, Message]] = {
         _("It has: {known}."),
         _("Give one of these, a file, a folder or a Hugging Face model id."),
     ),
+    "MD011": Message(
+        _("The file holds values that only give black or broken images: `{tensor}`"),
+        Text("{why}"),
+        _(
+            "Get the file again. If you trained it yourself, use an earlier saved state, "
+            "and a lower learning rate or bf16 next time."
+        ),
+    ),
     "FM001": Message(
         _("tsuika cannot read the format of this file here"), _("Found: {found}"), _("Expected: {expected}")
     ),

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from tsuika.core import safetensors
+from tsuika.core import finite, safetensors
 from tsuika.core.errors import ModelError
 from tsuika.core.files import whole
 from tsuika.core.texts import Text, _
@@ -69,7 +69,15 @@ class Weights:
     path: Path
     shapes: Mapping[str, tuple[int, ...]]
     metadata: Mapping[str, str]
-    tensor: Callable[[str], Tensor]
+    raw: Callable[[str], Tensor]  # a tensor as it is in the file, unchecked
+
+    def tensor(self, name: str) -> Tensor:
+        """A tensor whose values are all finite.
+
+        Raises:
+            FormatError: some are not (MD011).
+        """
+        return finite.checked(self.path, name, self.raw(name))
 
     def starts(self, prefix: str) -> bool:
         """Whether any tensor's name begins so."""
@@ -243,7 +251,7 @@ def _open_shards(index: Path) -> Weights:
         why = _("Tensors are not in the part that should hold them: {names}.", names=few(lost))
         raise ModelError("MD003", where=index, why=why)
     shapes = {tensor: part.shapes[tensor] for tensor, part in owner.items()}
-    return Weights(index, shapes, {}, lambda name: owner[name].tensor(name))
+    return Weights(index, shapes, {}, lambda name: owner[name].raw(name))
 
 
 def _is_beside(name: object) -> bool:

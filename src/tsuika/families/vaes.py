@@ -46,7 +46,7 @@ def own_vae(base: Path, config: Config, vae: str, device: torch.device) -> nn.Mo
             raise ModelError("MD010", where=base, found=vae, known=known)
         own, other = weights, open_folder(base / f"vae-{name}", _STEM)
         shapes = {**own.shapes, **other.shapes}
-        weights = replace(other, shapes=shapes, tensor=lambda key: (other if key in other.shapes else own).tensor(key))
+        weights = replace(other, shapes=shapes, raw=lambda key: (other if key in other.shapes else own).raw(key))
     return _load(weights, config, device)
 
 

@@ -69,7 +69,7 @@ def _folder(own: Path, vae: Mapping[str, Tensor], out: Path, facts: Mapping[str,
 
 
 def _save_all(weights: Weights, tensors: Mapping[str, Tensor], out: Path, facts: Mapping[str, str]) -> None:
-    everything = {**{name: weights.tensor(name) for name in weights.shapes}, **tensors}
+    everything = {**{name: weights.raw(name) for name in weights.shapes}, **tensors}
     safetensors.save_tensors(out, everything, {"format": "pt", **facts})
 
 
@@ -100,7 +100,7 @@ def _fitted(weights: Weights, tensors: dict[str, Tensor], where: Path) -> dict[s
         raise _cannot(where, _("Its own VAE has no {names}.", names=few(missing)))
     fitted = {}
     for name, tensor in tensors.items():
-        own = weights.tensor(name)
+        own = weights.raw(name)
         if own.numel() != tensor.numel():
             raise _cannot(where, _("`{tensor}` has another size in its own VAE.", tensor=name))
         shaped = {name: tensor.cpu().reshape(own.shape)}
