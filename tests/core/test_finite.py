@@ -49,7 +49,7 @@ def test_a_file_names_its_tensor_when_it_is_read(suffix: str, tmp_path: Path) ->
 
 @pytest.mark.parametrize("alpha", [math.nan, math.inf, -math.inf, 1e30, -1e6])
 def test_an_alpha_that_cannot_be_meant(alpha: float, tmp_path: Path) -> None:
-    with pytest.raises(FormatError, match="unet.x.alpha"):
+    with pytest.raises(FormatError, match=r"unet\.x\.alpha"):
         finite.check_alpha(tmp_path / "a", "unet.x.alpha", alpha)
 
 

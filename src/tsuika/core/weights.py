@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import io
 import json
-import pickle
 import re
-import struct
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from tsuika.core import finite, safetensors
+from tsuika.core import finite, pickles, safetensors
 from tsuika.core.errors import ModelError
 from tsuika.core.files import whole
 from tsuika.core.texts import Text, _
@@ -25,6 +23,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 WEIGHT_SUFFIXES: Final = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+# Under which programs keep a model's weights beside other things, the likeliest first; one may lie in another.
+_WRAPPERS: Final = (
+    *("state_dict", "model_state_dict", "model", "module", "generator", "params_ema", "params", "net", "weights"),
+    *("state_dict_ema", "model_ema", "ema"),
+)
+_DEEPEST: Final = 4
+# `torch.nn.DataParallel` and `torch.compile`, around a model or a part of it.
+_WRAPPED: Final = re.compile(r"(^|\.)(?:module\.|_orig_mod\.)+")
 UNET_PREFIX: Final = "model.diffusion_model."  # of the UNet in a checkpoint (LDM's layout)
 VAE_PREFIXES: Final = ("first_stage_model.", "vae.", "")  # of a VAE: in a checkpoint, in a diffusers pickle, alone
 
@@ -70,6 +76,8 @@ class Weights:
     shapes: Mapping[str, tuple[int, ...]]
     metadata: Mapping[str, str]
     raw: Callable[[str], Tensor]  # a tensor as it is in the file, unchecked
+    dtypes: Mapping[str, str] = field(default_factory=dict)  # safetensors' names: `F16`
+    is_renamed: bool = False  # the names in the file are longer, by what some program has wrapped the model in
 
     def tensor(self, name: str) -> Tensor:
         """A tensor whose values are all finite.
@@ -134,51 +142,62 @@ def _name_bytes(head: bytes) -> Text:
 
 
 def open_safetensors(path: Path) -> Weights:
-    """A safetensors file, its header checked.
+    """A safetensors file, its header checked; a tensor is read by the safetensors library when asked for.
 
     Raises:
         FormatError: not there (FM004), damaged or something else (MD003), a pickle (MD005).
     """
-    from safetensors import SafetensorError, safe_open
-
     header = safetensors.read_header(path)
-    try:
-        handle = safe_open(path, framework="pt")
-    except (SafetensorError, OSError) as error:
-        raise safetensors.damaged(path, str(error)) from None
-    return Weights(path, header.shapes, header.metadata, handle.get_tensor)
+    opened: list[Any] = []
 
+    def raw(name: str) -> Tensor:
+        # Whoever asks for names and shapes alone needs no torch.
+        from safetensors import SafetensorError, safe_open
 
-# What torch raises on a file that is not whole.
-_BROKEN: Final = (
-    *(RuntimeError, EOFError, ValueError, LookupError, AttributeError, OSError, AssertionError, TypeError),
-    *(struct.error, zipfile.BadZipFile),
-)
+        try:
+            if not opened:
+                opened.append(safe_open(path, framework="pt"))
+            tensor: Tensor = opened[0].get_tensor(name)
+        except (SafetensorError, OSError, RuntimeError, AttributeError, KeyError) as error:
+            raise safetensors.damaged(path, str(error)) from None
+        return tensor
+
+    return _unwrapped(Weights(path, header.shapes, header.metadata, raw, header.dtypes))
 
 
 def load_pickle(path: Path) -> Any:
-    """What a torch file holds: tensors and plain values only; nothing in it is ever run.
+    """What a torch file or a plain pickle holds: tensors, all finite, and plain values; nothing in it is ever run.
+
+    Objects of any other class are None.
 
     Raises:
-        ModelError: damaged (MD003), a pickle that asks for more than that (MD005).
+        ModelError: damaged (MD003), a pickle that names programs (MD005), NaN or infinite values (MD011).
     """
-    import torch
-
-    # The old, not zipped layout cannot be mapped into memory; and of a path, torch takes the name for the content.
-    mapped = zipfile.is_zipfile(path) and path.suffix.lower() != ".safetensors"
+    opened = pickles.open_torch(path)
     try:
-        with path.open("rb") as stream:
-            return torch.load(path if mapped else stream, map_location="cpu", weights_only=True, mmap=mapped)
-    except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL\s+(\S+)", str(error)) or re.search(
-            r"(?:type|class|function)\s+['\"]?([\w.]+)", str(error)
-        )
-        asked = found[1] if found else _("something that is not a tensor")
-        why = _("The pickle asks for: {asked}. Nothing of it was run.", asked=asked)
-        raise ModelError("MD005", where=path, why=why) from None
-    except _BROKEN as error:
-        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError("MD003", where=path, why=_("It is no complete torch file: {reason}.", reason=line)) from None
+        return _filled(opened, opened.content, (), {})
+    except RecursionError as error:
+        raise pickles.broken(path, error) from None
+
+
+def _filled(opened: pickles.TorchFile, value: Any, names: tuple[str, ...], seen: dict[int, Any]) -> Any:
+    """A value with its tensors; what is there several times is made once."""
+    if id(value) in seen:
+        return seen[id(value)]
+    if isinstance(value, pickles.Stored):
+        made = finite.checked(opened.path, ".".join(names), opened.tensor(value))
+        return seen.setdefault(id(value), made)
+    if isinstance(value, dict):
+        table = seen[id(value)] = {}
+        table |= {key: _filled(opened, one, (*names, str(key)), seen) for key, one in value.items()}
+        return table
+    if isinstance(value, list | tuple):
+        items: list[Any] = []
+        seen[id(value)] = items
+        items += [_filled(opened, one, (*names, str(number)), seen) for number, one in enumerate(value)]
+        seen[id(value)] = items if isinstance(value, list) else tuple(items)
+        return seen[id(value)]
+    return None if isinstance(value, pickles.StandIn | type) else value
 
 
 def is_pickle(path: Path) -> bool:
@@ -206,18 +225,64 @@ def save_pickle(content: Any, path: Path) -> None:
 
 
 def _open_pickle(path: Path) -> Weights:
-    import torch
-
-    content = load_pickle(path)
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
-    tensors = (
-        {str(k): v for k, v in content.items() if isinstance(v, torch.Tensor)} if isinstance(content, dict) else {}
-    )
+    opened = pickles.open_torch(path)
+    tensors = {str(name): one for name, one in _table_of(opened.content).items() if isinstance(one, pickles.Stored)}
     if not tensors:
-        kind = type(content).__name__
+        kind = type(opened.content).__name__
         raise ModelError("MD002", where=path, found=_("a pickle without tensors ({kind})", kind=kind))
-    return Weights(path, {name: tuple(value.shape) for name, value in tensors.items()}, {}, tensors.__getitem__)
+    for name, one in tensors.items():
+        if not safetensors.is_shape(one.shape) or one.dtype not in safetensors.TORCH_NAMES:
+            raise safetensors.damaged(path, _("tensor `{name}` has an impossible shape or place", name=name))
+    return _unwrapped(
+        Weights(
+            path,
+            {name: tuple(one.shape) for name, one in tensors.items()},
+            {},
+            lambda name: opened.tensor(tensors[name]),
+            {name: one.dtype for name, one in tensors.items()},
+        )
+    )
+
+
+def _table_of(content: Any) -> dict[Any, Any]:
+    """The tensors by name, which programs wrap in tables of other things; `{}` where there are none."""
+    for _depth in range(_DEEPEST):
+        if not isinstance(content, dict):
+            return {}
+        inner = {name: one for name, one in content.items() if isinstance(one, dict) and _holds_tensors(one)}
+        named = next((inner[name] for name in _WRAPPERS if name in inner), None)
+        if named is None and len(inner) == 1 and not any(isinstance(one, pickles.Stored) for one in content.values()):
+            (named,) = inner.values()
+        if named is None:
+            return content
+        content = named
+    return {}
+
+
+def _holds_tensors(table: dict[Any, Any], depth: int = 0) -> bool:
+    values = table.values()
+    if any(isinstance(one, pickles.Stored) for one in values):
+        return True
+    return depth < _DEEPEST and any(isinstance(one, dict) and _holds_tensors(one, depth + 1) for one in values)
+
+
+def _unwrapped(weights: Weights) -> Weights:
+    """The same tensors under the names that they have without the wrappers of `torch.nn.DataParallel` and its kin."""
+    inner = {name: _WRAPPED.sub(r"\1", name) for name in weights.shapes}
+    while all(name.startswith("state_dict.") for name in inner.values()):
+        inner = {name: short.removeprefix("state_dict.") for name, short in inner.items()}
+    if any(short.startswith(f"model.{UNET_PREFIX}") for short in inner.values()):
+        inner = {name: short.removeprefix("model.") for name, short in inner.items()}
+    stored = {short: name for name, short in inner.items()}
+    if len(stored) < len(inner) or all(short == name for short, name in stored.items()):
+        return weights
+    return replace(
+        weights,
+        shapes={short: weights.shapes[name] for short, name in stored.items()},
+        dtypes={short: weights.dtypes[name] for short, name in stored.items()},
+        raw=lambda short: weights.raw(stored[short]),
+        is_renamed=True,
+    )
 
 
 def open_folder(folder: Path, stem: str) -> Weights:
@@ -251,7 +316,8 @@ def _open_shards(index: Path) -> Weights:
         why = _("Tensors are not in the part that should hold them: {names}.", names=few(lost))
         raise ModelError("MD003", where=index, why=why)
     shapes = {tensor: part.shapes[tensor] for tensor, part in owner.items()}
-    return Weights(index, shapes, {}, lambda name: owner[name].raw(name))
+    dtypes = {tensor: part.dtypes[tensor] for tensor, part in owner.items()}
+    return Weights(index, shapes, {}, lambda name: owner[name].raw(name), dtypes)
 
 
 def _is_beside(name: object) -> bool:

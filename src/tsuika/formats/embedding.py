@@ -75,7 +75,7 @@ def join(path: Path, word: str, tensors: Mapping[str, Any], facts: Mapping[str, 
         facts: Text metadata of the file.
 
     Raises:
-        FormatError: MD003, these are no vectors, or not finite.
+        FormatError: MD003, these are no vectors.
     """
     import torch
 
@@ -86,8 +86,6 @@ def join(path: Path, word: str, tensors: Mapping[str, Any], facts: Mapping[str, 
             raise damaged(path, _("{found} instead of a row of vectors", found=found))
         if not value.numel():
             raise damaged(path, _("no vectors"))
-        if not torch.isfinite(value).all():
-            raise damaged(path, _("a number that is not finite"))
         vectors[component] = value.detach().reshape(-1, value.shape[-1])
     counts = [str(len(value)) for value in vectors.values()]
     if len(set(counts)) > 1:
@@ -137,7 +135,9 @@ def pickled(path: Path) -> Any:
         return None
     try:
         return load_pickle(path)
-    except ModelError:
+    except ModelError as error:
+        if error.code == "MD011":
+            raise
         return None
 
 

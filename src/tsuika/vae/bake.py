@@ -84,7 +84,7 @@ def _file(
         prefix + (name if is_diffusers else ldm.vae_place(name, config).name): tensor for name, tensor in vae.items()
     }
     tensors = _fitted(weights, places, weights.path)
-    if is_pickle(weights.path):
+    if is_pickle(weights.path) or weights.is_renamed:
         _save_all(weights, tensors, out, facts)
     else:
         replace_tensors(weights.path, out, tensors, facts)
