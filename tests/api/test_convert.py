@@ -378,7 +378,7 @@ def test_inspecting_tells_what_people_ask(models, tmp_path) -> None:
     base = tsuika.inspect(write_folder(models["sdxl"], tmp_path / "base", old_style=True)).result
     assert (base.family, base.layout, base.vae) == ("sdxl", "folder", True)
     assert base.text_encoders == ("text_encoder", "text_encoder_2")
-    with pytest.raises(ModelError, match="MD001"):
+    with pytest.raises(ModelError, match="FM004"):
         _ = tsuika.inspect(tmp_path / "none").result
 
 

@@ -274,7 +274,7 @@ def test_an_attack_is_real(tmp_path: Path) -> None:
 )
 def test_damaged_tables_are_refused(content: Any, tmp_path: Path) -> None:
     path = put(tmp_path / "x.pt", content)
-    with pytest.raises(FormatError, match="MD003|MD011"):
+    with pytest.raises(FormatError, match=r"MD003|MD011"):
         formats.find(path).read(path)
 
 

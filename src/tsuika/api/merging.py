@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tsuika import formats
+from tsuika import families, formats
 from tsuika.api import writing
 from tsuika.api.converting import peek
 from tsuika.api.models import load
 from tsuika.api.run import starts
 from tsuika.api.writing import ModelFile
-from tsuika.core.errors import FormatError, ModelError, RecipeError
+from tsuika.core import kinds
+from tsuika.core.errors import ModelError, RecipeError
 from tsuika.core.events import Event, Phase
 from tsuika.core.files import split_strength
 from tsuika.core.texts import Text, _
@@ -133,7 +134,7 @@ def merge(
 
     Raises:
         ModelError: LoRAs of different families, or of another than the base (MD004).
-        FormatError: no LoRA (FM001), or one that is no sum (FM005).
+        FormatError: no LoRA (MD002), or one that is no sum (FM005).
         RecipeError: `out` exists or is one of the files read (RC007), `rank` with `into` (RC005).
     """
     parsed = [split_strength(text) for text in files]
@@ -164,9 +165,8 @@ def _into(
     for share in shares:
         if without_assumed_family(share.artifact).family not in (model.facts.family, ""):
             name = share.artifact.metadata.get("name", _("This LoRA"))
-            raise ModelError(
-                "MD004", where=into, artifact=name, found=share.artifact.family, expected=model.facts.family
-            )
+            found = families.title_of(share.artifact.family)
+            raise ModelError("MD004", where=into, artifact=name, found=found, expected=model.facts.title)
     tensors: dict[str, Tensor] = model_tensors(model)
     changed = 0
     yield Phase("merge")
@@ -208,7 +208,7 @@ def resize(
         A run with `Phase` events; its result is what was written.
 
     Raises:
-        FormatError: no LoRA (FM001), or DoRA (FM005).
+        FormatError: no LoRA (MD002), or DoRA (FM005).
         RecipeError: neither rank nor energy (RC005), an energy out of range (RC002), `out` exists (RC007).
     """
     if rank is None and energy is None:
@@ -261,7 +261,8 @@ def extract(
     ours, theirs = peek(tuned), peek(base)
     family = theirs.facts.family
     if ours.facts.family != family:
-        raise ModelError("MD004", where=tuned, artifact=Path(tuned).name, found=ours.facts.family, expected=family)
+        found, expected = ours.facts.title, theirs.facts.title
+        raise ModelError("MD004", where=tuned, artifact=Path(tuned).name, found=found, expected=expected)
     convolutions: tuple[Role, ...] = ("unet.conv",) if conv_rank else ()
     roles: tuple[Role, ...] = (*_ROLES, *convolutions, *(_TEXT_ROLES if text_encoder else ()))
     yield Phase("extract")
@@ -293,7 +294,8 @@ def _named(file: Path) -> Artifact:
     """The LoRA in a file; called as the file is, where it has no name of its own."""
     artifact = formats.find(file).read(file)
     if artifact.method != formats.LORA[0].method:
-        raise FormatError("FM001", where=file, found=artifact.method, expected=_("a LoRA"))
+        found = kinds.OF_METHODS.get(artifact.method, kinds.CHECKPOINT)
+        raise kinds.unlike(file, found, kinds.LORA.title)
     artifact.metadata.setdefault("name", file.stem)
     return artifact
 

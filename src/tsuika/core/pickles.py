@@ -22,13 +22,13 @@ from io import BytesIO
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, ClassVar, Final
 
-import numpy as np
-
+from tsuika.core import kinds
 from tsuika.core.errors import ModelError
 from tsuika.core.safetensors import BITS, TORCH_NAMES, is_shape
 from tsuika.core.texts import _
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
 # Of the pickle without its numbers; that of SDXL with its optimizer's state has 4 MB.
@@ -107,6 +107,8 @@ class TorchFile:
 
     @cached_property
     def _mapped(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        import numpy as np
+
         # Copy on write: torch wants memory that can be written to.
         return np.memmap(self.path, np.uint8, "c")
 
@@ -139,6 +141,8 @@ class TorchFile:
             raise broken(self.path, error) from None
 
     def _bytes(self, storage: _Storage) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        import numpy as np
+
         if self.inflate is not None:
             held = np.frombuffer(bytearray(self.inflate(storage.key)), np.uint8)
         else:
@@ -191,7 +195,7 @@ def _zipped(path: Path) -> TorchFile:
             raise ValueError("data.pkl")
         (root,) = roots
         if f"{root}constants.pkl" in members:
-            raise ModelError("MD002", where=path, found=_("a TorchScript program, not plain weights"))
+            raise kinds.unlike(path, kinds.other(_("a TorchScript program, not plain weights")), kinds.WEIGHTS)
         order = members.get(f"{root}byteorder")
         if order is not None and archive.read(order)[:8].strip() != b"little":
             raise ValueError("byteorder")
@@ -367,6 +371,8 @@ class _NumpyType:
         """The number in these bytes; None where it is none."""
         if not self._code or not isinstance(raw, bytes) or len(raw) != int(self._code[1]):
             return None
+        import numpy as np
+
         return np.frombuffer(raw, self._order + self._code)[0].item()
 
 

@@ -9,15 +9,15 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from tsuika.core import finite, pickles, safetensors
-from tsuika.core.errors import ModelError
+from tsuika.core import finite, kinds, pickles, safetensors
+from tsuika.core.errors import FormatError, ModelError
 from tsuika.core.files import whole
-from tsuika.core.texts import Text, _
+from tsuika.core.texts import Text, _, few
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,43 +29,12 @@ _WRAPPERS: Final = (
     *("state_dict_ema", "model_ema", "ema"),
 )
 _DEEPEST: Final = 4
+# Of embeddings, where the name of the table says what its tensors are.
+_OWN_TABLES: Final = frozenset({"string_to_param", "string_to_token"})
 # `torch.nn.DataParallel` and `torch.compile`, around a model or a part of it.
 _WRAPPED: Final = re.compile(r"(^|\.)(?:module\.|_orig_mod\.)+")
-UNET_PREFIX: Final = "model.diffusion_model."  # of the UNet in a checkpoint (LDM's layout)
+UNET_PREFIX: Final = kinds.UNET_PREFIX
 VAE_PREFIXES: Final = ("first_stage_model.", "vae.", "")  # of a VAE: in a checkpoint, in a diffusers pickle, alone
-
-# A file that is no weights at all, by its first bytes.
-_MAGIC: Final = (
-    (b"GGUF", _("a GGUF file (quantised weights of another program)")),
-    (b"version https://git-lfs", _("a Git LFS pointer: the real file was not downloaded (git lfs pull)")),
-    (b"\x89PNG", _("a PNG image")),
-    (b"\xff\xd8\xff", _("a JPEG image")),
-    (b"RIFF", _("a WebP image or a sound")),
-    (b"%PDF", _("a PDF")),
-    (b"7z\xbc\xaf", _("a 7z archive: unpack it first")),
-    (b"Rar!", _("a RAR archive: unpack it first")),
-    (b"\x1f\x8b", _("a gzip archive: unpack it first")),
-)
-
-EDM: Final = _("an SDXL made for EDM sampling (Playground, CosXL)")
-_A_VAE: Final = _("a VAE")
-
-# Weights that are not a whole Stable Diffusion, by a piece of a tensor name. The first match names the file.
-_KINDS: Final = (
-    (
-        r"^lora_(unet|te\d?)_|\.lora_(up|down|A|B)\.|\.lora\.(up|down)\.|\.(hada|lokr)_w1|\.oft_(blocks|diag)",
-        _("a LoRA"),
-    ),
-    (r"^control_model\.|^controlnet_cond_embedding|^input_hint_block", _("a ControlNet")),
-    (r"^(emb_params|string_to_param\.|clip_[lg]$)", _("a Textual Inversion embedding")),
-    (r"(^|\.)double_blocks\.\d|(^|\.)single_blocks\.\d", _("a Flux model")),
-    (r"(^|\.)joint_blocks\.\d", _("a Stable Diffusion 3 model")),
-    (r"^conditioner\.embedders\.0\.model\.", _("the SDXL refiner")),
-    (r"^(edm_mean|edm_std|edm_vpred\.)", EDM),
-    (r"^(down_blocks|up_blocks|mid_block)\.", _("a UNet alone, in diffusers layout")),
-    (r"^(first_stage_model\.)?(encoder|decoder)\.(down|up|mid|conv_in)", _A_VAE),
-    (r"^(text_model|encoder\.layers|embeddings\.token_embedding)\b", _("a text encoder alone")),
-)
 
 
 @dataclass(frozen=True)
@@ -100,6 +69,11 @@ class Weights:
         return {name: self.tensor(name) for name in self.shapes}
 
     @property
+    def kind(self) -> kinds.Kind:
+        """What is in it."""
+        return kinds.of_tensors(self.shapes)
+
+    @property
     def vae_prefix(self) -> str | None:
         """What stands before the names of a VAE in the file; None where there is none."""
         return next((prefix for prefix in VAE_PREFIXES if self.starts(f"{prefix}decoder.")), None)
@@ -117,28 +91,16 @@ def open_weights(path: Path) -> Weights:
     except OSError as error:
         raise ModelError("MD001", where=path, why=_unreadable(error)) from None
     if not head:
-        raise ModelError("MD003", where=path, why=_("The file is empty (0 bytes)."))
+        raise FormatError("MD003", where=path, why=_("The file is empty (0 bytes)."))
     if len(head) > 8 and head[8:9] == b"{":  # first: a safetensors header of 128 bytes begins as a pickle does
         return open_safetensors(path)
     if safetensors.is_pickle_head(head):
         return _open_pickle(path)
-    raise ModelError("MD002", where=path, found=_name_bytes(head))
+    raise kinds.unlike(path, kinds.of_bytes(head), kinds.WEIGHTS)
 
 
 def _unreadable(error: OSError) -> Text:
     return _("It cannot be read: {reason}.", reason=error.strerror)
-
-
-def _name_bytes(head: bytes) -> Text:
-    for magic, name in _MAGIC:
-        if head.startswith(magic):
-            return name
-    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if text.startswith((b"<!doctype html", b"<html", b"<?xml", b"<head")):
-        return _("a web page: an error page was saved instead of the model")
-    if text.startswith((b"{", b"[")):
-        return _("a JSON text")
-    return _("data of an unknown kind, beginning with {begin}", begin=head[:8].hex(" "))
 
 
 def open_safetensors(path: Path) -> Weights:
@@ -229,7 +191,7 @@ def _open_pickle(path: Path) -> Weights:
     tensors = {str(name): one for name, one in _table_of(opened.content).items() if isinstance(one, pickles.Stored)}
     if not tensors:
         kind = type(opened.content).__name__
-        raise ModelError("MD002", where=path, found=_("a pickle without tensors ({kind})", kind=kind))
+        raise kinds.unlike(path, kinds.other(_("a pickle without tensors ({kind})", kind=kind)), kinds.WEIGHTS)
     for name, one in tensors.items():
         if not safetensors.is_shape(one.shape) or one.dtype not in safetensors.TORCH_NAMES:
             raise safetensors.damaged(path, _("tensor `{name}` has an impossible shape or place", name=name))
@@ -251,12 +213,23 @@ def _table_of(content: Any) -> dict[Any, Any]:
             return {}
         inner = {name: one for name, one in content.items() if isinstance(one, dict) and _holds_tensors(one)}
         named = next((inner[name] for name in _WRAPPERS if name in inner), None)
-        if named is None and len(inner) == 1 and not any(isinstance(one, pickles.Stored) for one in content.values()):
+        is_table = any(isinstance(one, pickles.Stored) for one in content.values())
+        if named is None and len(inner) == 1 and not is_table and not inner.keys() & _OWN_TABLES:
             (named,) = inner.values()
         if named is None:
-            return content
+            return content if is_table else dict(_flat(content, ()))
         content = named
     return {}
+
+
+def _flat(content: Any, names: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+    """All tensors in tables in tables, by their places."""
+    if isinstance(content, pickles.Stored):
+        yield ".".join(names), content
+    elif len(names) < _DEEPEST and isinstance(content, dict | list | tuple):
+        pairs = content.items() if isinstance(content, dict) else enumerate(content)
+        for name, one in pairs:
+            yield from _flat(one, (*names, str(name)))
 
 
 def _holds_tensors(table: dict[Any, Any], depth: int = 0) -> bool:
@@ -341,32 +314,3 @@ def read_json(path: Path) -> dict[str, Any]:
         why = _("It holds a JSON {kind}, not an object.", kind=type(value).__name__)
         raise ModelError("MD003", where=path, why=why)
     return value
-
-
-def describe(weights: Weights) -> Text:
-    """What a file of tensors is, in words, for an error message."""
-    names = list(weights.shapes)
-    is_checkpoint = weights.starts(UNET_PREFIX)
-    for pattern, kind in _KINDS:
-        if any(re.search(pattern, name) for name in names) and not (kind is _A_VAE and is_checkpoint):
-            return kind
-    channels = weights.shapes.get(f"{UNET_PREFIX}input_blocks.0.0.weight", (0, 4))[1]
-    if channels != 4:
-        return of_channels(channels)
-    if is_checkpoint:
-        return _("a UNet without a text encoder that tsuika knows")
-    return _("{count} tensors of no known kind: {names}", count=len(names), names=few(names))
-
-
-def of_channels(channels: int) -> Text:
-    """What a model is, for an error message, whose UNet does not take a latent's four channels."""
-    return _(
-        "a model with {channels} input channels (inpainting, depth or editing), where 4 are expected", channels=channels
-    )
-
-
-def few(names: Iterable[str], count: int = 3) -> str:
-    """The first few names, and how many more there are."""
-    names = sorted(names)
-    shown, more = ", ".join(names[:count]), len(names) - count
-    return _("{names} and {count} more", names=shown, count=more) if more > 0 else shown

@@ -36,6 +36,7 @@ __all__ = [
     "peek",
     "place",
     "read_back",
+    "title_of",
     "written",
 ]
 
@@ -50,6 +51,11 @@ def family(name: str) -> Family:
         KeyError: there is none of this name.
     """
     return {row.name: row for row in FAMILIES}[name]
+
+
+def title_of(name: str) -> str:
+    """What people call the family of this name; the name itself where there is none."""
+    return next((row.title for row in FAMILIES if row.name == name), name)
 
 
 def guess(hub_id: str) -> Family:

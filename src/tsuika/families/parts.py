@@ -13,9 +13,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from tsuika.core.errors import ModelError
-from tsuika.core.texts import _
+from tsuika.core.texts import _, few
 from tsuika.core.types import canonical
-from tsuika.core.weights import UNET_PREFIX, Weights, few
+from tsuika.core.weights import UNET_PREFIX, Weights
 from tsuika.diffusion import ldm
 from tsuika.families.common import Config, TextTower, build_text, build_unet, build_vae
 
@@ -161,12 +161,11 @@ def vae_part(weights: Weights, config: Mapping[str, Any]) -> Part:
     """The VAE in a file: part of a checkpoint or alone, in the original layout or in diffusers'.
 
     Raises:
-        ModelError: there is none in it (MD003).
+        ModelError: there is none in it (MD012).
     """
     prefix = weights.vae_prefix
     if prefix is None:
-        why = _("There is no VAE in it. Name one with --set base.vae=FILE.")
-        raise ModelError("MD003", where=weights.path, why=why)
+        raise ModelError("MD012", where=weights.path)
     names = {ldm.current_vae_name(name.removeprefix(prefix)): name for name in weights.names(prefix)}
     is_diffusers = any(name.startswith("decoder.up_blocks.") for name in names)
 

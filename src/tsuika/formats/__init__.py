@@ -10,11 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from tsuika.core import kinds
 from tsuika.core.errors import FormatError
 from tsuika.core.outside import imported
-from tsuika.core.texts import Text, _, _n
+from tsuika.core.texts import _
 from tsuika.core.types import Artifact, Format
-from tsuika.core.weights import UNET_PREFIX, describe, few, is_pickle, open_safetensors, open_weights
+from tsuika.core.weights import open_weights
+from tsuika.families.detection import of_folder
 from tsuika.formats import hypernetwork
 from tsuika.formats.checkpoint import SingleFile
 from tsuika.formats.common import WriteOnly, count_tags, run_facts
@@ -101,31 +103,17 @@ def find(path: Path, also: Iterable[Format] = ()) -> Format:
 
     Raises:
         ModelError: damaged (MD003), a pickle with more than tensors (MD005), or without them (MD002).
-        FormatError: not there (FM004), of no known format (FM001).
+        FormatError: not there (FM004), something else (MD002).
     """
     for known in (*also, *FORMATS):
         if known.sniff(path):
             return known
     if method := method_of(path):
         return Native(method)
-    expected = _(
-        "a LoRA (kohya's .safetensors, diffusers' folder), an embedding (.safetensors, .pt, .bin) or a hypernetwork"
-    )
-    raise FormatError("FM001", where=path, found=_describe(path), expected=expected)
-
-
-def _describe(path: Path) -> Text:
-    if path.is_dir():
-        names = [child.name for child in path.iterdir()]
-        return _("a folder with {names}", names=few(names, 5)) if names else _("an empty folder")
-    opened = open_weights(path) if path.is_file() and is_pickle(path) else open_safetensors(path)
-    if opened.starts(UNET_PREFIX):
-        return _n(
-            "a whole model (checkpoint) with {count} tensor",
-            "a whole model (checkpoint) with {count} tensors",
-            len(opened.shapes),
-        )
-    return describe(opened)
+    if not path.exists():
+        raise FormatError("FM004", where=path)
+    found = of_folder(path) if path.is_dir() else open_weights(path).kind
+    raise kinds.unlike(path, found, _("a LoRA, an embedding or a hypernetwork"))
 
 
 def is_artifact(path: Path) -> bool:

@@ -90,7 +90,7 @@ class Library:
             try:
                 method = formats.find(path).method
             except ModelError as error:
-                if error.code != "FM001" and warn:
+                if error.code not in ("FM001", "MD002") and warn:
                     warn(refusal(path, error))
                 continue
             if method in METHODS and METHODS[method].adds_words:

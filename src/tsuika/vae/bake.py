@@ -18,8 +18,8 @@ from torch import Tensor
 from tsuika.core import safetensors
 from tsuika.core.errors import FormatError
 from tsuika.core.files import whole
-from tsuika.core.texts import _
-from tsuika.core.weights import Weights, few, is_pickle, open_folder, open_weights
+from tsuika.core.texts import _, few
+from tsuika.core.weights import Weights, is_pickle, open_folder, open_weights
 from tsuika.diffusion import ldm
 from tsuika.formats.checkpoint import copy_yaml
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from tsuika.core.errors import FormatError, ModelError
 from tsuika.core.texts import _
 from tsuika.core.types import Artifact
+from tsuika.families import title_of
 from tsuika.formats import common, lora
 from tsuika.formats.lora import Key
 from tsuika.formats.lowrank.applying import Share
@@ -69,7 +70,7 @@ def merge(
 def _check_family(artifact: Artifact, family: str) -> None:
     if artifact.family != family:
         name = artifact.metadata.get("name") or _("One LoRA")
-        raise ModelError("MD004", where=name, artifact=name, found=artifact.family, expected=family)
+        raise ModelError("MD004", where=name, artifact=name, found=title_of(artifact.family), expected=title_of(family))
 
 
 def _balanced(layer: Layer, strength: float) -> Layer:
