@@ -63,6 +63,7 @@ NO_TEXT: Final = Kind("unet", _("a UNet without a text encoder that tsuika knows
 A_UNET: Final = Kind("unet", _("a UNet alone"), _WHOLE)
 EDM: Final = Kind("other model", _("an SDXL made for EDM sampling (Playground, CosXL)"))
 
+FLOW: Final = Kind("other model", _("a model trained by rectified flow, which tsuika does not train yet"))
 OF_METHODS: Final = {kind.name: kind for kind in (LORA, EMBEDDING, HYPERNETWORK)}
 
 # By a piece of a tensor's name; the first match names the file. A checkpoint's own names come last.

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tsuika.core import files
 from tsuika.core.errors import FormatError
+from tsuika.core.plain import parsed
 from tsuika.core.texts import _
 
 if TYPE_CHECKING:
@@ -92,8 +93,8 @@ def read_header(path: Path) -> Header:
         stream.seek(8)
         raw = stream.read(length)
     try:
-        table = json.loads(raw)
-    except (ValueError, RecursionError) as error:
+        table = parsed(raw)
+    except ValueError as error:
         raise damaged(path, _("the header is not JSON ({error})", error=error)) from None
     if not isinstance(table, dict):
         raise damaged(path, _("the header is not a table"))

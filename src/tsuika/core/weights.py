@@ -6,7 +6,6 @@ Knows the containers (safetensors, torch pickles) and how to name a file that is
 from __future__ import annotations
 
 import io
-import json
 import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tsuika.core import finite, kinds, pickles, safetensors
 from tsuika.core.errors import FormatError, ModelError
 from tsuika.core.files import whole
+from tsuika.core.plain import parsed
 from tsuika.core.texts import Text, _, few
 
 if TYPE_CHECKING:
@@ -67,6 +67,19 @@ class Weights:
     def load(self) -> dict[str, Tensor]:
         """All tensors by name."""
         return {name: self.tensor(name) for name in self.shapes}
+
+    def renamed(self, names: Mapping[str, str]) -> Weights:
+        """The same tensors under other names, given by their present ones; as they are where two would have one name."""
+        stored = {new: old for old, new in names.items()}
+        if len(stored) < len(names) or all(new == old for new, old in stored.items()):
+            return self
+        return replace(
+            self,
+            shapes={new: self.shapes[old] for new, old in stored.items()},
+            dtypes={new: self.dtypes[old] for new, old in stored.items()},
+            raw=lambda new: self.raw(stored[new]),
+            is_renamed=True,
+        )
 
     @property
     def kind(self) -> kinds.Kind:
@@ -246,16 +259,7 @@ def _unwrapped(weights: Weights) -> Weights:
         inner = {name: short.removeprefix("state_dict.") for name, short in inner.items()}
     if any(short.startswith(f"model.{UNET_PREFIX}") for short in inner.values()):
         inner = {name: short.removeprefix("model.") for name, short in inner.items()}
-    stored = {short: name for name, short in inner.items()}
-    if len(stored) < len(inner) or all(short == name for short, name in stored.items()):
-        return weights
-    return replace(
-        weights,
-        shapes={short: weights.shapes[name] for short, name in stored.items()},
-        dtypes={short: weights.dtypes[name] for short, name in stored.items()},
-        raw=lambda short: weights.raw(stored[short]),
-        is_renamed=True,
-    )
+    return weights.renamed(inner)
 
 
 def open_folder(folder: Path, stem: str) -> Weights:
@@ -305,7 +309,7 @@ def read_json(path: Path) -> dict[str, Any]:
         ModelError: not there or no JSON object (MD003).
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parsed(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ModelError("MD003", where=path, why=_unreadable(error)) from None
     except ValueError as error:

@@ -35,6 +35,8 @@ def detect_folder(families: Sequence[Family], folder: Path) -> tuple[Family, Pre
             # Made for EDM's preconditioning or its normalised latents, which nothing here computes.
             if normalised or str(noise.get("_class_name", "")).startswith("EDM"):
                 raise kinds.unlike(folder, kinds.EDM)
+            if str(noise.get("_class_name", "")).startswith("FlowMatch") or noise.get("use_flow_sigmas"):
+                raise kinds.unlike(folder, kinds.FLOW)
             raw = noise.get("prediction_type", "epsilon")  # epsilon is diffusers' default
             return family, _prediction(raw, scheduler), scheduler.name
     found = _(
@@ -67,10 +69,14 @@ def of_folder(folder: Path) -> kinds.Kind:
 
 
 def _prediction(raw: object, where: Path) -> Prediction:
-    if raw == "epsilon":
+    """What a model predicts, in the words of diffusers, ModelSpec and LDM."""
+    word = str(raw).lower().replace("-", "_")
+    if word in ("epsilon", "eps"):
         return "epsilon"
-    if raw in ("v_prediction", "v"):
+    if word in ("v_prediction", "v", "v_pred", "velocity"):
         return "v_prediction"
+    if "flow" in word or word in ("rf", "const"):
+        raise kinds.unlike(where, kinds.FLOW)
     found = _("a model that predicts {prediction}, where epsilon or v is expected", prediction=repr(raw))
     raise kinds.unlike(where, kinds.other(found))
 
@@ -88,13 +94,13 @@ def _prediction_of_file(family: Family, weights: Weights) -> tuple[Prediction, s
     yaml = weights.path.with_suffix(".yaml")
     if yaml.is_file():
         text = yaml.read_text(encoding="utf-8", errors="replace")
+        # LDM's default is "eps"; SDXL's YAML names the class that scales the denoiser instead.
         found = re.search(r"^\s*parameterization:\s*[\"']?(\w+)", text, re.MULTILINE)
-        # LDM's default is "eps"; SDXL's YAML names the denoiser's scaling class instead
-        is_v = found[1] == "v" if found else "denoiser_scaling.VScaling" in text
-        return ("v_prediction" if is_v else "epsilon"), yaml.name
+        found = found or re.search(r"denoiser_scaling\.(\w+)", text)
+        return _prediction(found[1].removesuffix("Scaling") if found else "eps", yaml), yaml.name
     for key in ("modelspec.prediction_type", "modelspec.predict_key"):
         if value := weights.metadata.get(key):
-            return ("v_prediction" if value.lower() in ("v", "v_prediction", "v-prediction") else "epsilon"), key
+            return _prediction(value, weights.path), key
     if "v_pred" in weights.shapes:
         return "v_prediction", "its v_pred tensor"
     if family.v_spread and family.v_spread[0] in weights.shapes:

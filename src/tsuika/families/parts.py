@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from tsuika.core.errors import ModelError
@@ -27,6 +28,12 @@ if TYPE_CHECKING:
 _UNNEEDED: Final = re.compile(r"(.*\.)?(position_ids|logit_scale|attn_mask|(loss|model_ema)\..*)")
 
 
+def unfit(where: Path, error: BaseException) -> ModelError:
+    """The error for sizes that no network has."""
+    reason = str(error).strip().partition("\n")[0] or type(error).__name__
+    return ModelError("MD003", where=where, why=_("Its config fits no such network: {error}.", error=reason))
+
+
 @dataclass(frozen=True)
 class Part:
     """One component of a base on disk."""
@@ -38,11 +45,21 @@ class Part:
     stored: list[str]  # the names in the file that belong to this part
 
     def empty(self) -> nn.Module:
-        """The module, without memory for its weights."""
+        """The module, without memory for its weights.
+
+        Raises:
+            ModelError: there is none of these sizes (MD003).
+        """
         from accelerate import init_empty_weights
 
-        with init_empty_weights(include_buffers=False):
-            return self.build()
+        try:
+            with init_empty_weights(include_buffers=False):
+                return self.build()
+        except MemoryError:
+            raise
+        # diffusers, transformers and the hub's dataclasses have an error of their own each.
+        except Exception as error:  # noqa: BLE001
+            raise unfit(self.weights.path, error) from None
 
     def places(self, module: nn.Module) -> dict[str, tuple[ldm.Place, tuple[int, ...]]]:
         """Where each tensor of the module lies, and its shape, by the module's own names.
