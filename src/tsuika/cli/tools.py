@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from tsuika.cli import progress, screen
+from tsuika.cli import early, progress, screen
 from tsuika.cli.flags import BaseModel, Json, Overwrite
 from tsuika.core.texts import _
 
@@ -32,6 +32,7 @@ def convert(
     json: Json = False,
 ) -> None:
     """`tsuika convert`."""
+    early.check(file, base=base)
     import tsuika
 
     run = tsuika.convert(
@@ -51,6 +52,7 @@ def merge(
     json: Json = False,
 ) -> None:
     """`tsuika merge`."""
+    early.check(results=files, base=into)
     import tsuika
 
     run = tsuika.merge(files, out, rank=rank, into=into, tokenizer=tokenizer, dtype=dtype, overwrite=overwrite)
@@ -71,6 +73,8 @@ def extract(
     json: Json = False,
 ) -> None:
     """`tsuika extract`."""
+    early.check(base=tuned)
+    early.check(base=base)
     import tsuika
 
     run = tsuika.extract(
@@ -91,6 +95,7 @@ def resize(
     json: Json = False,
 ) -> None:
     """`tsuika resize`."""
+    early.check(results=[str(file)])
     import tsuika
 
     run = tsuika.resize(file, out, rank=rank, energy=energy, dtype=dtype, overwrite=overwrite)

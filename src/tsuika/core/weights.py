@@ -129,6 +129,9 @@ def open_safetensors(path: Path) -> Weights:
         # Whoever asks for names and shapes alone needs no torch.
         from safetensors import SafetensorError, safe_open
 
+        if (dtype := header.dtypes[name]) not in safetensors.TORCH_NAMES:
+            why = _("tensor `{name}` has the unknown number type {dtype}", name=name, dtype=repr(dtype))
+            raise safetensors.damaged(path, why)
         try:
             if not opened:
                 opened.append(safe_open(path, framework="pt"))
