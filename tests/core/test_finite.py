@@ -56,3 +56,13 @@ def test_an_alpha_that_cannot_be_meant(alpha: float, tmp_path: Path) -> None:
 @pytest.mark.parametrize("alpha", [0.0, 1.0, -16.0, 1448.2, 65504.0])
 def test_an_alpha_that_trainers_write(alpha: float, tmp_path: Path) -> None:
     finite.check_alpha(tmp_path / "a", "unet.x.alpha", alpha)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_numbers_of_8_bits_are_read_in_half_precision_to_the_bit(dtype: torch.dtype, tmp_path: Path) -> None:
+    every = torch.arange(256, dtype=torch.uint8).view(dtype)
+    every = every[torch.isfinite(every.float())].contiguous()
+    save_file({"a": every}, tmp_path / "a.safetensors")
+    opened = open_weights(tmp_path / "a.safetensors")
+    assert opened.tensor("a").dtype == torch.float16 and torch.equal(opened.tensor("a").float(), every.float())
+    assert opened.raw("a").dtype == dtype

@@ -15,7 +15,7 @@ from tsuika.api import writing
 from tsuika.api.models import EMBEDDED, load
 from tsuika.api.run import starts
 from tsuika.api.writing import ModelFile
-from tsuika.core import safetensors
+from tsuika.core import finite, safetensors
 from tsuika.core.errors import FormatError, ModelError
 from tsuika.core.events import Event, Phase, Warned, note
 from tsuika.core.files import sha256
@@ -213,7 +213,9 @@ def _repack(base: families.StoredBase, out: Path, dtype: str) -> tuple[ModelFile
     tensors = {}
     for name in weights.shapes:
         # Buffers of the noise schedule, which have no dot, are infinite at zero terminal SNR; nothing reads them.
-        tensor = weights.tensor(name) if "." in name else weights.raw(name)
+        tensor = weights.raw(name)
+        if "." in name:
+            finite.check(weights.path, name, tensor)
         if number_type is not None and tensor.is_floating_point():
             tensor = safetensors.cast({name: tensor}, number_type, "single-file")[name]
         tensors[name] = tensor.clone(memory_format=torch.contiguous_format)  # torch files share storages

@@ -30,15 +30,29 @@ def is_finite(tensor: Tensor) -> bool:
 
 
 def checked(path: Path, name: str, tensor: Tensor) -> Tensor:
-    """The tensor called `name` of the file `path`, if all its values are finite.
+    """The tensor called `name` of the file `path`, if all its values are finite; in a number type that torch computes in.
+
+    Numbers of 8 bits become half precision, which holds every one of them.
 
     Raises:
         FormatError: some are not (MD011).
     """
     import torch
 
+    check(path, name, tensor)
+    return tensor.to(torch.float16) if tensor.is_floating_point() and tensor.dtype.itemsize == 1 else tensor
+
+
+def check(path: Path, name: str, tensor: Tensor) -> None:
+    """Refuse a tensor with values that are not finite.
+
+    Raises:
+        FormatError: there are some (MD011).
+    """
+    import torch
+
     if is_finite(tensor):
-        return tensor
+        return
     bad = int((~torch.isfinite(tensor.float())).sum())
     raise _refusal(path, name, _("{bad} of its {total} values are NaN or infinite.", bad=bad, total=tensor.numel()))
 

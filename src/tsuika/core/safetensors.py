@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from tsuika.core import files
+from tsuika.core import files, finite
 from tsuika.core.errors import FormatError
 from tsuika.core.plain import parsed
 from tsuika.core.texts import _
@@ -192,12 +192,10 @@ def cast(tensors: Mapping[str, Tensor], dtype: torch.dtype, format_name: str) ->
     Raises:
         FormatError: a number is not finite, or is not any more in `dtype` (FM002).
     """
-    import torch
-
     result = {}
     for name, tensor in tensors.items():
         result[name] = tensor.detach().to("cpu", dtype).contiguous()
-        if torch.isfinite(result[name]).all():
+        if finite.is_finite(result[name]):
             continue
         largest = tensor.detach().float().abs().max().item()
         if math.isfinite(largest):
