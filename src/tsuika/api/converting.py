@@ -22,7 +22,7 @@ from tsuika.core.files import sha256
 from tsuika.core.texts import _
 from tsuika.core.types import Artifact, Format
 from tsuika.core.weights import open_weights
-from tsuika.diffusion import lora_parts
+from tsuika.diffusion import adapters
 from tsuika.formats import common, vae_file
 from tsuika.formats.checkpoint import copy_yaml
 from tsuika.formats.lowrank.resizing import compress
@@ -30,6 +30,10 @@ from tsuika.training.device import DTYPES
 
 # Of a plain LoRA that stands in for another kind; files of the field rarely go beyond.
 PLAIN_RANK = 64
+# A layer of plain LoRA, as every program has it.
+_PLAIN = {"lora_down.weight", "lora_up.weight", "alpha"}
+# Changes of norms and biases, which a plain LoRA has no place for.
+_BESIDE = (".w_norm", ".b_norm", ".diff_b")
 # Where a smaller rank reaches this, it is taken: half precision is no finer.
 _PLAIN_ERROR = 1e-3
 
@@ -143,9 +147,9 @@ def _target(to: str, method: str, known: tuple[Format, ...]) -> Format:
 
 def _ready(artifact: Artifact, to: str, *, lossy: bool, rank: int, base: str, notes: list[Warned]) -> Artifact:
     """A LoRA as it will be written: as it is, or with `lossy` as a plain one with every key understood."""
-    kind = lora_parts.adapter(artifact.tensors)
-    is_dora = any(name.endswith(".dora_scale") for name in artifact.tensors)  # LoHa and LoKr can be, too
-    is_plain = kind == "lora" and not any(name.endswith(".lora_mid.weight") for name in artifact.tensors)
+    kind = adapters.adapter(artifact.tensors)
+    layers = adapters.by_layer(artifact.tensors)
+    is_plain = all(parts.keys() <= _PLAIN for parts in layers.values())
     unread = artifact.metadata.get(common.UNREAD)
     if not lossy:
         if unread:
@@ -162,12 +166,19 @@ def _ready(artifact: Artifact, to: str, *, lossy: bool, rank: int, base: str, no
         artifact = replace(artifact, metadata={k: v for k, v in artifact.metadata.items() if k != common.UNREAD})
     if is_plain:
         return artifact
-    if is_dora and not base:
-        why = _("What DoRA does depends on the base's weights.")
+    reads_weight = any(map(adapters.reads_weight, layers.values()))
+    if reads_weight and not base:
+        why = _("What {kind} does depends on the base's weights.", kind=kind)
         do = _("Name the base it was trained on: --base BASE")
         raise FormatError("FM002", format=to, why=why, do=do)
-    plain, errors = compress(artifact, rank=rank, error=_PLAIN_ERROR, base=peek(base).weights() if is_dora else None)
-    notes.append(note("FM008", kind=kind, rank=rank, error=writing.summary(errors)))
+    plain, errors = compress(
+        artifact, rank=rank, error=_PLAIN_ERROR, base=peek(base).weights() if reads_weight else None
+    )
+    if to == "diffusers" and (beside := [name for name in plain.tensors if name.endswith(_BESIDE)]):
+        notes.append(note("FM007", keys=json.dumps(beside)))
+        plain = replace(plain, tensors={name: plain.tensors[name] for name in plain.tensors if name not in beside})
+    if errors:
+        notes.append(note("FM008", kind=kind, rank=rank, error=writing.summary(errors)))
     return plain
 
 

@@ -17,7 +17,7 @@ from tsuika.core.texts import _
 from tsuika.core.types import Artifact, Format
 from tsuika.core.weights import open_weights
 from tsuika.families.detection import of_folder
-from tsuika.formats import hypernetwork
+from tsuika.formats import hypernetwork, lora_reading
 from tsuika.formats.checkpoint import SingleFile
 from tsuika.formats.common import WriteOnly, count_tags, run_facts
 from tsuika.formats.delta import compared_parts, relative_errors, tensor_errors
@@ -27,6 +27,8 @@ from tsuika.formats.embedding_diffusers import DiffusersEmbedding
 from tsuika.formats.embedding_kohya import KohyaEmbedding
 from tsuika.formats.hypernetwork import A1111Hypernetwork
 from tsuika.formats.kohya_lora import KohyaLora
+from tsuika.formats.layouts import LAYOUTS
+from tsuika.formats.lora_reading import OtherLora
 from tsuika.formats.native import Native, method_of
 from tsuika.formats.peft_lora import PeftLora
 
@@ -41,6 +43,8 @@ FORMATS: Final[tuple[Format, ...]] = (
 )
 SYNONYMS: Final = {(KohyaLora.method, "a1111"): KohyaLora.name}  # A1111 reads kohya's layout
 LORA: Final = tuple(known for known in FORMATS if known.method == KohyaLora.method)
+# By name; of the layouts that are not written, too.
+_LORA_READERS: Final = {layout.name: OtherLora(layout) for layout in LAYOUTS} | {known.name: known for known in LORA}
 CHECKPOINTS: Final[tuple[Format, ...]] = (SingleFile(), DiffusersFolder())  # written only: `families` opens them
 NATIVE: Final = "native"
 
@@ -51,6 +55,7 @@ __all__ = [
     "NATIVE",
     "SYNONYMS",
     "WriteOnly",
+    "bundled",
     "compared_parts",
     "count_tags",
     "find",
@@ -105,11 +110,18 @@ def find(path: Path, also: Iterable[Format] = ()) -> Format:
         ModelError: damaged (MD003), a pickle with more than tensors (MD005), or without them (MD002).
         FormatError: not there (FM004), something else (MD002).
     """
-    for known in (*also, *FORMATS):
+    for known in also:
         if known.sniff(path):
+            return known
+    if (layout := lora_reading.layout_in(path)) is not None:
+        return _LORA_READERS[layout.name]
+    for known in FORMATS:
+        if known not in LORA and known.sniff(path):
             return known
     if method := method_of(path):
         return Native(method)
+    if (error := lora_reading.foreign(path)) is not None:
+        raise error
     if not path.exists():
         raise FormatError("FM004", where=path)
     found = of_folder(path) if path.is_dir() else open_weights(path).kind
@@ -117,5 +129,18 @@ def find(path: Path, also: Iterable[Format] = ()) -> Format:
 
 
 def is_artifact(path: Path) -> bool:
-    """Whether some format of this list knows the file."""
-    return any(known.sniff(path) for known in FORMATS) or bool(method_of(path))
+    """Whether some format of this list knows the file, or it is a LoRA that none can read: `find` says why."""
+    return any(known.sniff(path) for known in FORMATS) or bool(method_of(path)) or _is_other_lora(path)
+
+
+def _is_other_lora(path: Path) -> bool:
+    return lora_reading.layout_in(path) is not None or lora_reading.foreign(path) is not None
+
+
+def bundled(path: Path, family: str) -> tuple[Artifact, ...]:
+    """The new words inside a LoRA's file, for `family`; none in any other file.
+
+    Raises:
+        ModelError: damaged (MD003), a pickle with more than tensors in it (MD005).
+    """
+    return tuple(lora_reading.bundled(path, family))

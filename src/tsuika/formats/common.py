@@ -19,7 +19,9 @@ from tsuika.families import FAMILIES
 UNREAD: Final = "unread_keys"
 # Artifact.metadata: "metadata" | "shapes" | "default" (no evidence: the first family)
 FAMILY_FROM: Final = "family_from"
-NOTES_OF_READING: Final = (UNREAD, FAMILY_FROM)
+# Artifact.metadata: JSON list of the words bundled in a LoRA's file, which are artifacts of their own
+BUNDLED: Final = "bundled_words"
+NOTES_OF_READING: Final = (UNREAD, FAMILY_FROM, BUNDLED)
 ANOTHER_FORMAT: Final = _("Choose another format.")
 # Settings that files name as the recipe does.
 _SETTINGS: Final = (
@@ -57,6 +59,12 @@ def without_assumed_family(artifact: Artifact) -> Artifact:
 def unread_keys(artifact: Artifact) -> list[str]:
     """The keys of the artifact's file that were not understood, and so are not in it."""
     found: list[str] = json.loads(artifact.metadata.get(UNREAD, "[]"))
+    return found
+
+
+def bundled_words(artifact: Artifact) -> list[str]:
+    """The words bundled in the artifact's file, which are not in it."""
+    found: list[str] = json.loads(artifact.metadata.get(BUNDLED, "[]"))
     return found
 
 
