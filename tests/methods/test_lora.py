@@ -19,7 +19,7 @@ from tsuika import formats
 from tsuika.core.errors import FormatError, ModelError, RecipeError
 from tsuika.core.types import Artifact, Attachment, Model, canonical
 from tsuika.diffusion.schedule import add_noise, alphas_cumprod_T, target
-from tsuika.formats.delta import layer_delta
+from tsuika.diffusion.adapters import own_change
 from tsuika.methods import METHODS
 from tsuika.methods.lora import Lora
 
@@ -533,6 +533,6 @@ def test_the_scale_of_a_lokr_is_by_the_files_own_split(first: str, second: str) 
     attachment = restore(model, Artifact("lora", "sd1", {f"{layer}.{part}": value for part, value in parts.items()}))
     (slot,) = attachment.slots
     change = slot.layer.get_delta_weight(attachment.adapter)
-    torch.testing.assert_close(change, layer_delta(parts).reshape(weight.shape), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(change, own_change(parts, torch.float32).reshape(weight.shape), rtol=1e-4, atol=1e-5)
     attachment.set_strength(2)
     torch.testing.assert_close(slot.layer.get_delta_weight(attachment.adapter), 2 * change)
