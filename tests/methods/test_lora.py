@@ -225,7 +225,15 @@ def test_an_artifact_and_its_files_do_what_the_model_did(life: Life, tmp_path: P
     torch.testing.assert_close(said, life.trained, rtol=0, atol=1e-5)
     life.attachment.set_strength(0)
     back = restore(life.model, artifact)
-    assert torch.equal(outputs(life.model), said)
+    if life.settings.adapter == "dora":  # laid on the weights, and so rounded in another place
+        torch.testing.assert_close(outputs(life.model), said, rtol=0, atol=1e-5)
+        back.set_strength(0.5)
+        assert not torch.allclose(outputs(life.model), said, rtol=0, atol=1e-4)
+        back.set_strength(0)
+        assert torch.equal(outputs(life.model), life.base)
+        back.set_strength(1)
+    else:
+        assert torch.equal(outputs(life.model), said)
     again = back.artifact()
     back.detach()
     assert again.tensors.keys() == artifact.tensors.keys()

@@ -54,9 +54,10 @@ def exact(family_name: str, key: Key, parts: Parts) -> Layer:
     """A layer as plain LoRA, of the rank that it needs: itself, or the singular vectors of its ΔW, to 1e-6.
 
     Raises:
-        FormatError: what it does depends on the base's weights (FM005).
+        FormatError: what it does depends on the base's weights, or it holds numbers that are not finite (FM005).
     """
     _refuse_other_than_sums(key, parts)
+    refuse_not_finite(".".join(key), *parts.values())
     return Layer.of(parts) or split(*_dense(family_name, key, parts), None, _NUMERICAL)[0]
 
 
@@ -64,9 +65,10 @@ def nearest(family_name: str, key: Key, parts: Parts, rank: int | None, error: f
     """The plain layer of at most `rank`, and of the smallest rank whose error is at most `error`; and its relative error.
 
     Raises:
-        FormatError: what it does depends on the base's weights (FM005).
+        FormatError: what it does depends on the base's weights, or it holds numbers that are not finite (FM005).
     """
     _refuse_other_than_sums(key, parts)
+    refuse_not_finite(".".join(key), *parts.values())
     if (layer := Layer.of(parts)) is not None:
         return _truncate(layer, rank, error)
     return split(*_dense(family_name, key, parts), rank, error)

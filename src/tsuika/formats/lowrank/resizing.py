@@ -52,8 +52,8 @@ def compress(
             weight = weight_of(base, name, artifact)
             if not adapters.fits(parts, tuple(weight.shape)):
                 raise unfit(artifact, name, weight)
+            refuse_not_finite(name, weight, *parts.values())
             change_OI = (adapters.changed(parts, weight.double()) - weight.double()).flatten(1)
-            refuse_not_finite(name, change_OI)
             layers[key], errors[name] = split(change_OI, tuple(weight.shape[1:]), rank, error)
         elif adapters.has_matrix(parts):
             layers[key], errors[name] = nearest(artifact.family, key, parts, rank, error)
