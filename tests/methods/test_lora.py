@@ -463,11 +463,11 @@ def test_another_shape_is_refused(name: str) -> None:
 def test_a_part_that_is_unknown_or_missing_is_named() -> None:
     model, artifact = shared("sd1"), made_for_sd1("lora")
     key = next(key for key in artifact.tensors if key.endswith("lora_up.weight"))
-    mid = key.replace("lora_up", "lora_mid")
-    artifact.tensors[mid] = torch.zeros(3, 3, 1, 1)
-    with pytest.raises(FormatError, match="lora_mid"):
+    foreign = key.replace("lora_up.weight", "hada_w1_a")
+    artifact.tensors[foreign] = torch.zeros(3, 3)
+    with pytest.raises(FormatError, match="hada_w1_a"):
         restore(model, artifact)
-    del artifact.tensors[mid], artifact.tensors[key]
+    del artifact.tensors[foreign], artifact.tensors[key]
     with pytest.raises(FormatError, match="lora_up"):
         restore(model, artifact)
 

@@ -197,11 +197,15 @@ def split_name(name: str) -> tuple[str, str] | None:
 
 def kind_of(parts: Parts) -> Kind | None:
     """The kind of a layer; None where its parts are of several kinds, of none, or not all there."""
-    names = set(parts) - set(BESIDE)
-    kind = next((kind for kind in KINDS if names & set(kind.parts)), _BIAS)
-    if not names <= set(kind.parts) or not kind.is_whole(parts):
+    kind = nearest_kind(parts)
+    if not set(parts) <= {*kind.parts, *BESIDE} or not kind.is_whole(parts):
         return None
     return _BOFT if "oft_blocks" in parts and parts["oft_blocks"].ndim == 4 else kind
+
+
+def nearest_kind(names: Collection[str]) -> Kind:
+    """The kind that parts of these names are of, be the layer whole or not; of several the first."""
+    return next((kind for kind in KINDS if set(names) & set(kind.parts)), _BIAS)
 
 
 def adapter(tensors: Mapping[str, Tensor]) -> str:

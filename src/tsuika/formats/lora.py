@@ -58,7 +58,14 @@ def layers(artifact: Artifact, format_name: str) -> dict[Key, dict[str, Tensor]]
 
 def incomplete(layer: str, parts: Iterable[str]) -> Text:
     """What is wrong with a layer of which parts are missing, or that has parts of two kinds; for people."""
-    return _("`{layer}` has only {parts}.", layer=layer, parts=", ".join(parts))
+    kind = adapters.nearest_kind(list(parts))
+    return _(
+        "`{layer}` has {parts}; a layer of {kind} has all that it needs of {known}.",
+        layer=layer,
+        parts=", ".join(parts),
+        kind=kind.name,
+        known=", ".join((*kind.parts, *adapters.BESIDE)),
+    )
 
 
 def most_common(values: Iterable[float]) -> float:

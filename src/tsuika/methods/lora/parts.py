@@ -39,7 +39,8 @@ def layers_of(artifact: Artifact) -> Layers:
         layers.setdefault((component, canonical(component, path)), {})[split[1]] = tensor
     for (component, path), parts in layers.items():
         if adapters.kind_of(parts) is None:
-            found, expected = _("a layer of {parts}", parts=", ".join(parts)), ", ".join(adapters.PARTS)
+            kind = adapters.nearest_kind(parts)
+            found, expected = _("a layer of {parts}", parts=", ".join(parts)), f"{kind.name}: {', '.join(kind.parts)}"
             raise FormatError("FM001", where=f"{component}.{path}", found=found, expected=expected)
     return layers
 
