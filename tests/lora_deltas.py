@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import torch
 
 from tsuika.core.types import Artifact
-from tsuika.formats import lora, relative_errors
 from tsuika.diffusion.adapters import own_change
+from tsuika.formats import lora, relative_errors
 
 
 def delta(artifact: Artifact) -> Iterator[tuple[str, str, torch.Tensor]]:

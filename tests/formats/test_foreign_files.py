@@ -182,7 +182,7 @@ def test_contradictions_are_refused(tensors: dict[str, torch.Tensor], tmp_path) 
 
 def test_a_lora_of_another_architecture(tmp_path) -> None:
     save_file(kohya("lora_unet_double_blocks_0_img_attn_proj"), tmp_path / "a.safetensors")
-    with pytest.raises(FormatError, match="FLUX.*double_blocks"):
+    with pytest.raises(FormatError, match=r"FLUX.*double_blocks"):
         find(tmp_path / "a.safetensors")
 
 

@@ -265,7 +265,7 @@ def test_magnitudes_that_fit_no_side_are_refused(shape: tuple[int, ...], tmp_pat
 @pytest.mark.parametrize("alpha", [math.nan, math.inf, 1e30])
 def test_an_alpha_that_destroys_images_is_refused_where_it_is_used(alpha: float, tmp_path: Path) -> None:
     key = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"
-    with pytest.raises(ModelError, match="MD011(?s:.*)alpha"):
+    with pytest.raises(ModelError, match=r"MD011(?s:.*)alpha"):
         read(factors(key) | {f"{key}.alpha": torch.tensor(alpha)}, tmp_path / "a.safetensors")
     unused = {f"{key}.lokr_w1": torch.ones(2, 2), f"{key}.lokr_w2": torch.ones(4, 384)}
     got = read(unused | {f"{key}.alpha": torch.tensor(alpha)}, tmp_path / "a.safetensors")

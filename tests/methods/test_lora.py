@@ -18,8 +18,8 @@ from tiny_models import FAMILY_NAMES, bits, outputs, picture_batch, tiny
 from tsuika import formats
 from tsuika.core.errors import FormatError, ModelError, RecipeError
 from tsuika.core.types import Artifact, Attachment, Model, canonical
-from tsuika.diffusion.schedule import add_noise, alphas_cumprod_T, target
 from tsuika.diffusion.adapters import own_change
+from tsuika.diffusion.schedule import add_noise, alphas_cumprod_T, target
 from tsuika.methods import METHODS
 from tsuika.methods.lora import Lora
 

@@ -204,7 +204,9 @@ def save_pickle(content: Any, path: Path) -> None:
 
 def _open_pickle(path: Path) -> Weights:
     opened = pickles.open_torch(path)
-    tensors = {str(name): one for name, one in _table_of(opened.content).items() if isinstance(one, pickles.Stored)}
+    # A bare list's tensors go by their numbers.
+    content = dict(enumerate(opened.content)) if isinstance(opened.content, list) else opened.content
+    tensors = {str(name): one for name, one in _table_of(content).items() if isinstance(one, pickles.Stored)}
     if not tensors:
         kind = type(opened.content).__name__
         raise kinds.unlike(path, kinds.other(_("a pickle without tensors ({kind})", kind=kind)), kinds.WEIGHTS)

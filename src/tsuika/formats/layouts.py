@@ -131,32 +131,49 @@ _CLIP: Final = ("k_proj", "v_proj", "q_proj", "out_proj")
 _NUMBERED: Final = re.compile(r"(unet|text_encoder):(\d+):(up|down)")
 
 
-def _numbered(shapes: Shapes) -> dict[str, Name]:
+def _places(shapes: Shapes) -> dict[str, tuple[str, int, str]]:
+    """Keys of this layout as (component, number of the layer, up or down).
+
+    The oldest files are a bare list of one component, up and down in turn.
+    """
+    if shapes and all(str(n) in shapes for n in range(len(shapes))):
+        widths = {family.geometry("epsilon").unet["block_out_channels"][0] for family in FAMILIES}
+        component = "unet" if shapes["0"][:1] and shapes["0"][0] in widths else _FIRST
+        return {key: (component, int(key) // 2, ("up", "down")[int(key) % 2]) for key in shapes}
     found = {key: match for key in shapes if (match := _NUMBERED.fullmatch(key))}
-    order = {component: _order(component, shapes) for component in ("unet", _FIRST)}
-    names = {}
-    for key, match in found.items():
-        paths, number = order[match[1]], int(match[2])
-        if number < len(paths):
-            names[key] = (match[1], paths[number], f"{_WAYS[match[3]]}.weight")
-    return names
+    return {key: (match[1], int(match[2]), match[3]) for key, match in found.items()}
 
 
-def _order(component: str, shapes: Shapes) -> list[str]:
+def _numbered(shapes: Shapes) -> dict[str, Name]:
+    places = _places(shapes)
+    by_place = {place: shapes[key] for key, place in places.items()}
+    order = {component: _order(component, by_place) for component in ("unet", _FIRST)}
+    return {
+        key: (component, order[component][number], f"{_WAYS[way]}.weight")
+        for key, (component, number, way) in places.items()
+        if number < len(order[component])
+    }
+
+
+def _order(component: str, shapes: Mapping[tuple[str, int, str], tuple[int, ...]]) -> list[str]:
     """The paths of a component's layers in the file's order; empty where it is not that of a Stable Diffusion."""
-    numbers = {int(match[2]) for key in shapes if (match := _NUMBERED.fullmatch(key)) and match[1] == component}
+    numbers = {number for holder, number, _way in shapes if holder == component}
     if numbers != set(range(len(numbers))):
         return []
     if component != "unet":
         return [f"text_model.encoder.layers.{n // 4}.self_attn.{_CLIP[n % 4]}" for n in range(len(numbers))]
     block = [f"{kind}.{leaf}" for kind in ("attn1", "attn2") for leaf in _ATTENTION]
     # GEGLU's layer has eight times as many outputs as inputs. Later diffusers had it behind both attentions.
-    wide = [n for n in (4, 8) if shapes.get(f"unet:{n}:up", (0,))[0] == 8 * shapes.get(f"unet:{n}:down", (0, 1))[1]]
+    wide = [n for n in (4, 8) if _is_geglu(shapes.get(("unet", n, "up"), ()), shapes.get(("unet", n, "down"), ()))]
     for place in wide[:1]:
         block.insert(place, _FF)
     if len(numbers) != len(_BLOCKS) * len(block):
         return []
     return [f"{holder}.transformer_blocks.0.{leaf}" for holder in _BLOCKS for leaf in block]
+
+
+def _is_geglu(up: tuple[int, ...], down: tuple[int, ...]) -> bool:
+    return len(up) > 1 and len(down) > 1 and up[0] == 8 * down[1]
 
 
 # -------------------------------------------------------------------------------------------------------- the table

@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import re
 from collections import ChainMap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from tsuika.core import finite, safetensors
+from tsuika.core import finite
 from tsuika.core.errors import FormatError, ModelError
 from tsuika.core.safetensors import damaged
 from tsuika.core.texts import _, _n
 from tsuika.core.types import Artifact
-from tsuika.core.weights import Weights, is_pickle, load_pickle, open_safetensors, read_json
+from tsuika.core.weights import Weights, is_pickle, open_safetensors, open_weights, read_json
 from tsuika.diffusion import adapters
 from tsuika.families import FAMILIES, Family
 from tsuika.formats import common, embedding, layouts, lora
@@ -143,44 +143,14 @@ def _shapes(path: Path) -> Shapes | None:
     try:
         if not (files := _place(path)) or not files[0][1].is_file():
             return None
-        return dict(_joined([(name, _header(file)) for name, file in files]).shapes)
+        return _joined([(name, _open(file)) for name, file in files]).shapes
     except ModelError:
         return None
 
 
-def _header(file: Path) -> Weights:
-    """A file's names, shapes and metadata; its tensors only where it is a torch file."""
-    if is_pickle(file):
-        return _open(file)
-    header = safetensors.read_header(file)
-    return Weights(file, header.shapes, header.metadata, _unread)
-
-
-def _unread(name: str) -> Tensor:
-    raise AssertionError(name)
-
-
 def _open(file: Path) -> Weights:
-    import torch
-
-    if not file.is_file() or not is_pickle(file):
-        return open_safetensors(file)
-    content = load_pickle(file)
-    if isinstance(content, list):
-        content = _numbered(content)
-    while isinstance(content, Mapping) and isinstance(inner := content.get("state_dict"), Mapping):
-        content = inner
-    table = content.items() if isinstance(content, Mapping) else ()
-    tensors = {str(key): value for key, value in table if isinstance(value, torch.Tensor)}
-    return Weights(file, {name: tuple(value.shape) for name, value in tensors.items()}, {}, tensors.__getitem__)
-
-
-def _numbered(tensors: Sequence[Any]) -> dict[str, Any]:
-    """cloneofsimo's oldest files, a bare list of up and down in turn, under the names of the newer ones."""
-    width = next(iter(getattr(tensors[0], "shape", ())), 0) if tensors else 0
-    widths = {family.geometry("epsilon").unet["block_out_channels"][0] for family in FAMILIES}
-    component = "unet" if width in widths else "text_encoder"
-    return {f"{component}:{i // 2}:{('up', 'down')[i % 2]}": tensor for i, tensor in enumerate(tensors)}
+    """A file of tensors, of which none is read yet."""
+    return open_weights(file) if file.is_file() and is_pickle(file) else open_safetensors(file)
 
 
 def _joined(files: list[tuple[str, Weights]]) -> Weights:

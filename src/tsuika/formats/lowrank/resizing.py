@@ -55,7 +55,7 @@ def compress(
             refuse_not_finite(name, weight, *parts.values())
             change_OI = (adapters.changed(parts, weight.double()) - weight.double()).flatten(1)
             layers[key], errors[name] = split(change_OI, tuple(weight.shape[1:]), rank, error)
-        elif adapters.has_matrix(parts):
+        elif adapters.has_matrix(parts) or adapters.reads_weight(parts):
             layers[key], errors[name] = nearest(artifact.family, key, parts, rank, error)
     metadata = {key: text for key, text in artifact.metadata.items() if key not in _OUTDATED}
     return artifact_of(artifact.family, layers, beside, metadata), errors
