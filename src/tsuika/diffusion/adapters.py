@@ -308,7 +308,7 @@ def bias_change(parts: Parts) -> Tensor | None:
     """The change of the bias at strength 1; None: it stays."""
     for name, scale in (*((name, 1.0) for name in _BIASES), ("lora_up.bias", scale_of(parts))):
         if name in parts:
-            return parts[name].detach() * scale
+            return parts[name].detach().float() * scale
     return None
 
 

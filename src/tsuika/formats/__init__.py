@@ -17,7 +17,7 @@ from tsuika.core.texts import _
 from tsuika.core.types import Artifact, Format
 from tsuika.core.weights import open_weights
 from tsuika.families.detection import of_folder
-from tsuika.formats import hypernetwork, lora_reading
+from tsuika.formats import embedding, hypernetwork, lora_reading
 from tsuika.formats.checkpoint import SingleFile
 from tsuika.formats.common import WriteOnly, count_tags, run_facts
 from tsuika.formats.delta import compared_parts, relative_errors, tensor_errors
@@ -47,6 +47,7 @@ LORA: Final = tuple(known for known in FORMATS if known.method == KohyaLora.meth
 _LORA_READERS: Final = {layout.name: OtherLora(layout) for layout in LAYOUTS} | {known.name: known for known in LORA}
 CHECKPOINTS: Final[tuple[Format, ...]] = (SingleFile(), DiffusersFolder())  # written only: `families` opens them
 NATIVE: Final = "native"
+_EXPECTED: Final = _("a LoRA, an embedding or a hypernetwork")
 
 __all__ = [
     "CHECKPOINTS",
@@ -124,8 +125,12 @@ def find(path: Path, also: Iterable[Format] = ()) -> Format:
         raise error
     if not path.exists():
         raise FormatError("FM004", where=path)
-    found = of_folder(path) if path.is_dir() else open_weights(path).kind
-    raise kinds.unlike(path, found, _("a LoRA, an embedding or a hypernetwork"))
+    if path.is_dir():
+        raise kinds.unlike(path, of_folder(path), _EXPECTED)
+    opened = open_weights(path)
+    if (half := embedding.half_of(opened.shapes)) is not None:
+        raise FormatError("FM001", where=path, found=half, expected=_EXPECTED)
+    raise kinds.unlike(path, opened.kind, _EXPECTED)
 
 
 def is_artifact(path: Path) -> bool:

@@ -56,6 +56,14 @@ def without_assumed_family(artifact: Artifact) -> Artifact:
     return replace(artifact, family="") if artifact.metadata.get(FAMILY_FROM) == "default" else artifact
 
 
+def whole_number(text: str | None) -> int:
+    """A number in a file's facts, which other programs may have written as anything; 0 where it is none."""
+    try:
+        return int(float(text or 0))
+    except (ValueError, OverflowError):
+        return 0
+
+
 def unread_keys(artifact: Artifact) -> list[str]:
     """The keys of the artifact's file that were not understood, and so are not in it."""
     found: list[str] = json.loads(artifact.metadata.get(UNREAD, "[]"))

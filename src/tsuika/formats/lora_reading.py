@@ -263,7 +263,7 @@ def bundled(path: Path, family: str) -> Iterator[Artifact]:
     source = opened(path)
     for word, keys in source.words.items():
         vectors = {component: source.weights.tensor(key) for component, key in keys.items()}
-        yield embedding.join(path, word, vectors, {"family": family})
+        yield embedding.join(path, {word: vectors}, {"family": family})
 
 
 def _whole(path: Path, layer: str, parts: adapters.Parts) -> dict[str, Tensor]:
@@ -315,7 +315,7 @@ def _scaled(
         alpha *= rank**0.5
     finite.check_alpha(path, f"{layer}.alpha", alpha)
     if inner is None:
-        yield f"{layer}.lokr_w1", parts["lokr_w1"] * (alpha / rank)
+        yield f"{layer}.lokr_w1", parts["lokr_w1"].float() * (alpha / rank)
     else:
         yield f"{layer}.alpha", torch.tensor(alpha, dtype=torch.float32)
 
