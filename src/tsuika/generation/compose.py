@@ -19,7 +19,7 @@ from tsuika.core.outside import is_address
 from tsuika.core.texts import _
 from tsuika.core.types import Artifact, Attachment, Model, is_usable_word
 from tsuika.families import title_of
-from tsuika.formats.common import unread_keys, without_assumed_family
+from tsuika.formats.common import bundled_words, unread_keys, without_assumed_family
 from tsuika.methods import Method
 from tsuika.methods.layers import Layers
 
@@ -48,6 +48,8 @@ class Formats(Protocol):
     """What is asked of `tsuika.formats`."""
 
     def find(self, path: Path) -> Reader: ...
+
+    def bundled(self, path: Path, family: str) -> tuple[Artifact, ...]: ...
 
 
 @dataclass(frozen=True)
@@ -164,6 +166,7 @@ class _Stacking:
             attachment = method.restore(self.model, piece)
             self.stack.callback(attachment.detach)
             attachments.append(attachment)
+        words = (*words, *self._attach_words_in(request, artifact))
         # Words' tensors are shown under the word that they answer to.
         shown = pieces[0] if method.adds_words else artifact
         matched, unmatched = _match(shown, attachments)
@@ -177,6 +180,20 @@ class _Stacking:
         digest = files.sha256(request.path) if request.path.is_file() else None
         layers = method.layers(self.layers, artifact)
         return Part(request, artifact.method, artifact, tuple(attachments), matched, unmatched, layers, words, digest)
+
+    def _attach_words_in(self, request: Requested, artifact: Artifact) -> tuple[str, ...]:
+        """The words bundled in a LoRA, always at full strength, as A1111 has them; one that another file has stays its."""
+        found = self.formats.bundled(request.path, self.model.facts.family) if bundled_words(artifact) else ()
+        attached = []
+        for piece in found:
+            try:
+                attached += self._claim(request, [piece])
+            except ModelError as error:
+                if self.warn:
+                    self.warn(refusal(request.path, error))
+                continue
+            self.stack.callback(self.methods[piece.method].restore(self.model, piece).detach)
+        return tuple(attached)
 
     def _read(self, request: Requested) -> Artifact:
         artifact = without_assumed_family(self.formats.find(request.path).read(request.path))

@@ -30,7 +30,7 @@ from tsuika.data.bank import Bank
 from tsuika.data.caption import has_word
 from tsuika.data.manifest import Manifest
 from tsuika.data.reg_images import RegularizedBank
-from tsuika.formats.common import unread_keys, without_assumed_family
+from tsuika.formats.common import bundled_words, unread_keys, without_assumed_family
 from tsuika.methods import Method, MethodSection, find, with_outside
 from tsuika.training import regularization_images
 from tsuika.training.device import DTYPES, pick_device, pick_precision
@@ -259,7 +259,8 @@ def apply_artifact(text: str, model: Model, method: Method) -> Iterator[Warned]:
         found = families.title_of(artifact.family)
         raise ModelError("MD004", where=path, artifact=path.name, found=found, expected=model.facts.title)
     methods[artifact.method].restore(model, artifact).set_strength(strength)
-    if lost := unread_keys(artifact):
+    # Words inside a LoRA are for prompts; captions are read without them.
+    if lost := [*unread_keys(artifact), *bundled_words(artifact)]:
         total = len(artifact.tensors) + len(lost)
         yield note("GN007", artifact=path.name, first=lost[0], unread=len(lost), total=total)
 
