@@ -128,8 +128,8 @@ def find(path: Path, also: Iterable[Format] = ()) -> Format:
     if path.is_dir():
         raise kinds.unlike(path, of_folder(path), _EXPECTED)
     opened = open_weights(path)
-    if (half := embedding.half_of(opened.shapes)) is not None:
-        raise FormatError("FM001", where=path, found=half, expected=_EXPECTED)
+    if (found := embedding.unusable(opened.shapes)) is not None:
+        raise FormatError("FM001", where=path, found=found, expected=_EXPECTED)
     raise kinds.unlike(path, opened.kind, _EXPECTED)
 
 

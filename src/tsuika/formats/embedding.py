@@ -27,6 +27,8 @@ MAX_BYTES: Final = 1 << 24  # of a file that can be a word: 16 vectors of SDXL i
 LAYOUTS: Final = tuple(dict.fromkeys(tuple(tower.embedding for tower in row.towers) for row in FAMILIES))
 # An early diffusers script's
 EARLY: Final = ("text_encoders_0", "text_encoders_1")
+# What tensors are called that no word is.
+NAMELESS: Final = {"weight", "bias", "alpha"}
 # Every component that a word can have vectors for, in the encoders' order
 COMPONENTS: Final = max((row.facts.text_encoders for row in FAMILIES), key=len)
 
@@ -106,9 +108,13 @@ def _rows(path: Path, value: Any) -> Tensor:
     return value.detach().reshape(-1, value.shape[-1])
 
 
-def half_of(names: Iterable[Any]) -> Text | None:
-    """What is wrong with a table of which only a part of the vectors of one word is there; None if nothing is."""
+def unusable(names: Iterable[Any]) -> Text | None:
+    """What is wrong with a table of vectors that are not a whole word, or that nothing names; None if nothing is."""
     there = set(names)
+    if "t5xxl" in there:
+        return _("an embedding for Stable Diffusion 3 or FLUX (`t5xxl`)")
+    if len(there) == 1 and there <= NAMELESS:
+        return _("vectors under `{key}`, which is no word", key=next(iter(there)))
     for layout in (*LAYOUTS, EARLY):
         if len(layout) > 1 and there & set(layout) and not there >= set(layout):
             missing = ", ".join(name for name in layout if name not in there)
@@ -177,7 +183,7 @@ def load_table(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
 
 def unknown(path: Path, names: Any) -> FormatError:
     """The error for a file of no layout of new words."""
-    half = half_of(names) if hasattr(names, "__iter__") else None
+    half = unusable(names) if hasattr(names, "__iter__") else None
     keys = ", ".join(sorted(map(str, names))[:5]) if hasattr(names, "__iter__") else type(names).__name__
     expected = _("an embedding: `emb_params`, `clip_l` and `clip_g`, A1111's .pt, or diffusers' learned_embeds")
     return FormatError("FM001", where=path, found=half or keys or _("nothing"), expected=expected)

@@ -24,7 +24,7 @@ _WIDTHS: Final = {row.text_width(tower.component) for row in FAMILIES for tower 
 # Names under which programs keep vectors or anything else, so that they are no words.
 _NO_WORDS: Final = {
     *(name for layout in (*embedding.LAYOUTS, embedding.EARLY) for name in layout),
-    *("string_to_param", "weight", "bias", "t5xxl", "clip_h", "alpha"),
+    *("string_to_param", "t5xxl", "clip_h", *embedding.NAMELESS),
 }
 STEMS: Final = ("learned_embeds", "learned_embeds_2")
 

@@ -184,7 +184,7 @@ class _Stacking:
     def _attach_words_in(self, request: Requested, artifact: Artifact) -> tuple[str, ...]:
         """The words bundled in a LoRA, always at full strength, as A1111 has them; one that another file has stays its."""
         found = self.formats.bundled(request.path, self.model.facts.family) if bundled_words(artifact) else ()
-        attached = []
+        attached: list[str] = []
         for piece in found:
             try:
                 attached += self._claim(request, [piece])
