@@ -77,10 +77,10 @@ def convert(
         to: kohya, diffusers, a1111, native or single-file.
         out: The file, or the folder, to make.
         dtype: fp16, bf16 or fp32; empty: as in the file.
-        lossy: Allow what changes the result: LoHa, LoKr, DoRA and Tucker become plain LoRA by SVD, keys that were not
-            understood are left out. The result says what it costs.
+        lossy: Allow what changes the result: every other kind becomes plain LoRA by SVD, keys that were not understood
+            are left out, words bundled in a LoRA get files beside `out`. The result says what it costs.
         rank: Of that plain LoRA, at most.
-        base: For DoRA, the base it was trained on; for a VAE, the base whose latent scale it keeps.
+        base: For DoRA, GLoRA, OFT and (IA)³, the base it was trained on; for a VAE, the base whose latent scale it keeps.
         tokenizer: Folder, for a single-file model that becomes a diffusers folder.
         overwrite: Replace `out`, if it is a file.
 
@@ -101,11 +101,15 @@ def convert(
         target = _target(to, artifact.method, formats.for_method(artifact.method))
         writing.free(out, file, *bases, overwrite=overwrite, suffix=target.suffix)
         notes: list[Warned] = []
+        rest = writing.Rest({}, ())
         if artifact.method == formats.LORA[0].method:
+            (artifact,), rest = writing.without_rest([(file, artifact)], out, lossy=lossy, overwrite=overwrite)
+            notes += rest.notes
             artifact = _ready(artifact, target.name, lossy=lossy, rank=rank, base=base, notes=notes)
         yield from notes
         yield Phase("write")
-        done = writing.write(artifact, target, out, writing.number_type(dtype, artifact.tensors))
+        precision = writing.number_type(dtype, artifact.tensors)
+        done = replace(writing.write(artifact, target, out, precision), words=rest.write(precision))
         return _converted(done, notes, kind=artifact.method, family=artifact.family, source=source.name)
     for vae in vae_file.VAE_FORMATS:
         if vae.sniff(file):
@@ -150,20 +154,14 @@ def _ready(artifact: Artifact, to: str, *, lossy: bool, rank: int, base: str, no
     kind = adapters.adapter(artifact.tensors)
     layers = adapters.by_layer(artifact.tensors)
     is_plain = all(parts.keys() <= _PLAIN for parts in layers.values())
-    unread = artifact.metadata.get(common.UNREAD)
     if not lossy:
-        if unread:
-            why = _("The file has keys that were not understood: {keys}", keys=unread[:200])
-            raise FormatError("FM002", format=to, why=why, do=_("Go without them: --lossy"))
+        common.refuse_unread(artifact, to)
         if to == "diffusers" and not is_plain and kind != "dora":
             this = kind if kind != "lora" else _("of Tucker form")
             why = _("diffusers loads plain LoRA only, and this is {kind}.", kind=this)
             do = _("Use --to kohya, or make it a plain LoRA: --lossy")
             raise FormatError("FM002", format=to, why=why, do=do)
         return artifact
-    if unread:
-        notes.append(note("FM007", keys=unread))
-        artifact = replace(artifact, metadata={k: v for k, v in artifact.metadata.items() if k != common.UNREAD})
     if is_plain:
         return artifact
     reads_weight = any(map(adapters.reads_weight, layers.values()))

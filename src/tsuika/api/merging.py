@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +78,7 @@ class Resized(ModelFile):
         """As in the command's `--json`."""
         found = super().to_dict()
         about = {"from": found.pop("from"), "ranks": "{} to {}".format(*found.pop("ranks"))}
-        return {**about, "error_of_rank": writing.summary(self.errors), **found}
+        return {**about, "error_of_rank": writing.summary(self.errors) if self.errors else "none", **found}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +114,7 @@ def merge(
     into: str = "",
     tokenizer: str = "",
     dtype: str = "",
+    lossy: bool = False,
     overwrite: bool = False,
 ) -> Generator[Event, None, Merged]:
     """Several LoRAs as one, or LoRAs in a base's own weights.
@@ -124,9 +125,11 @@ def merge(
         files: `FILE` or `FILE:STRENGTH`.
         out: The LoRA to make; with `into` a `.safetensors` or a new folder.
         rank: At most this in every layer.
-        into: A base; its weights become W + Σ strength · ΔW, computed in float32. DoRA works here, at strength 1.
+        into: A base; its weights become W + Σ strength · ΔW, computed in float32. Kinds that read
+            them work here: DoRA, GLoRA, OFT, (IA)³.
         tokenizer: Folder, where `into` is a single file.
         dtype: fp16, bf16 or fp32; empty: as in the first file, for a base fp16.
+        lossy: Go without keys that were not understood; words bundled in the files get files beside `out`.
         overwrite: Replace `out`, if it is a file.
 
     Returns:
@@ -145,15 +148,20 @@ def merge(
     bases = [Path(into).expanduser()] if into else []
     free = writing.free_model if into else writing.free
     free(out, *(path for path, _strength in parsed), *bases, overwrite=overwrite)
-    shares = [Share(_named(path), strength) for path, strength in parsed]
+    read = [(path, _named(path)) for path, _strength in parsed]
+    artifacts, rest = writing.without_rest(read, out, lossy=lossy, overwrite=overwrite)
+    yield from rest.notes
+    shares = [Share(artifact, strength) for artifact, (_path, strength) in zip(artifacts, parsed, strict=True)]
     names = tuple(map(str, files))
     if into:
         changed, done = yield from _into(shares, into, out, tokenizer=tokenizer, dtype=dtype or "fp16")
+        done = replace(done, words=rest.write(dtype or "fp16"))
         return Merged(**vars(done), files=names, into=into, weights_changed=changed)
     merged, errors = merging.merge(shares, rank=rank)
     _rename(merged, out)
     yield Phase("write")
-    done = writing.write(merged, target, out, writing.number_type(dtype, shares[0].artifact.tensors))
+    precision = writing.number_type(dtype, shares[0].artifact.tensors)
+    done = replace(writing.write(merged, target, out, precision), words=rest.write(precision))
     return Merged(**vars(done), files=names, rank=rank, errors=errors if rank else None)
 
 
@@ -192,6 +200,7 @@ def resize(
     rank: int | None = None,
     energy: float | None = None,
     dtype: str = "",
+    lossy: bool = False,
     overwrite: bool = False,
 ) -> Generator[Event, None, Resized]:
     """A LoRA at another rank: in every layer the nearest one there is (truncated SVD of ΔW).
@@ -202,6 +211,7 @@ def resize(
         rank: At most this.
         energy: The smallest rank that keeps this share of each layer's squared norm, 0..1; with `rank`, at most that.
         dtype: fp16, bf16 or fp32; empty: as in the file.
+        lossy: Go without keys that were not understood; words bundled in the file get files beside `out`.
         overwrite: Replace `out`, if it is a file.
 
     Returns:
@@ -216,13 +226,15 @@ def resize(
     if energy is not None and not 0 < energy <= 1:
         raise RecipeError("RC002", key="energy", found=energy, why=_("above 0, at most 1"))
     writing.free(out, file, overwrite=overwrite)
-    artifact = _named(file)
+    (artifact,), rest = writing.without_rest([(file, _named(file))], out, lossy=lossy, overwrite=overwrite)
+    yield from rest.notes
     small, errors = resizing.compress(artifact, rank=rank, error=None if energy is None else math.sqrt(1 - energy))
     _rename(small, out)
     yield Phase("write")
-    done = writing.write(small, _target(out), out, writing.number_type(dtype, artifact.tensors))
+    precision = writing.number_type(dtype, artifact.tensors)
+    done = replace(writing.write(small, _target(out), out, precision), words=rest.write(precision))
     ranks = [tensor.shape[0] for name, tensor in small.tensors.items() if name.endswith(".lora_down.weight")]
-    return Resized(**vars(done), source=file, ranks=(min(ranks), max(ranks)), errors=errors)
+    return Resized(**vars(done), source=file, ranks=(min(ranks, default=0), max(ranks, default=0)), errors=errors)
 
 
 @starts

@@ -11,7 +11,7 @@ from typing import Final
 
 from tsuika.core.errors import FormatError
 from tsuika.core.sections import Train
-from tsuika.core.texts import Text, _, _n
+from tsuika.core.texts import Text, _, _n, few
 from tsuika.core.types import Artifact
 from tsuika.families import FAMILIES
 
@@ -80,8 +80,9 @@ def refuse_unread(artifact: Artifact, format_name: str) -> None:
     """A file that was not read in full is not converted as if it had been.
 
     Raises:
-        FormatError: keys were left unread (FM002).
+        FormatError: keys were left unread, or words are bundled in the file (FM002).
     """
+    do = _("Go without them: --lossy. Words are then written into files of their own, beside the result.")
     if unread := unread_keys(artifact):
         why = _n(
             "It was read from a file with {count} key that was not understood: `{key}`.",
@@ -89,8 +90,16 @@ def refuse_unread(artifact: Artifact, format_name: str) -> None:
             len(unread),
             key=unread[0],
         )
-        do = _("Remove `{field}` from the metadata to go without them.", field=UNREAD)
         raise FormatError("FM002", format=format_name, why=why, do=do)
+    if words := bundled_words(artifact):
+        why = _("There are words in its file, which are no part of a LoRA: {words}.", words=few(words))
+        raise FormatError("FM002", format=format_name, why=why, do=do)
+
+
+def without_unread(artifact: Artifact) -> Artifact:
+    """The artifact as if nothing else had been in its file."""
+    kept = {key: text for key, text in artifact.metadata.items() if key not in (UNREAD, BUNDLED)}
+    return replace(artifact, metadata=kept)
 
 
 def run_facts(train: Train, **facts: object) -> dict[str, str]:
