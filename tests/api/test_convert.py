@@ -25,8 +25,10 @@ from tsuika.cli import screen
 from tsuika.cli.main import app
 from tsuika.core.errors import FormatError, ModelError, RecipeError
 from tsuika.core.types import Artifact, model_tensors
+from tsuika.diffusion import adapters
 from tsuika.families import FAMILIES, StableDiffusion
 from tsuika.formats.kohya_lora import KohyaLora
+from tsuika.formats.lowrank.applying import Share, apply
 from tsuika.formats.peft_lora import PeftLora
 
 TOKENS = 12
@@ -499,22 +501,14 @@ def test_what_is_a_sum_is_merged_and_resized_of_every_kind(models, tmp_path) -> 
 
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
 def test_loras_in_eight_bits_are_merged(models, dtype, tmp_path) -> None:
-    small = {
-        name: value if name.endswith("alpha") else value.to(dtype)
-        for name, value in lora(models["sd1"]).tensors.items()
-    }
-    kept = {
-        f"lora_unet_{'_'.join(name.split('.')[1:-2])}.{'.'.join(name.split('.')[-2:])}": value
-        for name, value in small.items()
-        if name.startswith("unet.") and not name.endswith("alpha")
-    }
-    save_file(kept, tmp_path / "a.safetensors")
+    plain = {name: value for name, value in lora(models["sd1"]).tensors.items() if not name.endswith("alpha")}
+    small = {name: value.to(dtype) for name, value in plain.items() if name.startswith("unet.")}
+    # OneTrainer's names are the canonical ones.
+    save_file(small, tmp_path / "a.safetensors")
     done = tsuika.merge([str(tmp_path / "a.safetensors")], tmp_path / "b.safetensors").result
     assert done.dtype == "fp32"
-    ours = {
-        name: value.float() for name, value in small.items() if name.startswith("unet.") and not name.endswith("alpha")
-    }
-    expected = {(c, n): v.double() for c, n, v in delta(Artifact("lora", "sd1", ours))}
+    rounded = Artifact("lora", "sd1", {name: value.float() for name, value in small.items()})
+    expected = {(component, name): update.double() for component, name, update in delta(rounded)}
     assert_same(deltas(tmp_path / "b.safetensors"), expected)
     assert tsuika.inspect(tmp_path / "a.safetensors").result.kind == "lora"
     assert tsuika.resize(tmp_path / "a.safetensors", tmp_path / "c.safetensors", rank=1).result.ranks == (1, 1)
