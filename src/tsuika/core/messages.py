@@ -520,7 +520,7 @@ MESSAGES: Final[Mapping[str, Message]] = {
     ),
     "GN003": Message(
         _("`{found}` in the prompt is not supported"),
-        _("Tags other than lora and hypernet are left out; prompt editing and AND are read as plain text."),
+        _("Tags other than lora and hypernet are left out; AND is read as plain text."),
     ),
     "GN004": Message(
         _("Prompt weights are used without restoring the mean"),
