@@ -138,3 +138,13 @@ def test_saved_steps(tmp_path: Path) -> None:
         (120, "step-000120"),
         (None, result.name),
     ]
+
+
+def test_a_word_that_is_asked_for_by_name_must_be_there(tmp_path: Path) -> None:
+    touch(tmp_path / "cat.safetensors")  # a LoRA of the same name
+    touch(tmp_path / "sub" / "cat.pt")
+    library = Library([tmp_path])
+    request = library.embedding("cat", Kinds())
+    assert (request.path, request.method) == (tmp_path / "sub" / "cat.pt", "textual-inversion")
+    with pytest.raises(ModelError, match="MD006"):
+        library.embedding("dog", Kinds())

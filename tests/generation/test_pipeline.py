@@ -268,5 +268,6 @@ def test_an_edited_prompt_is_another_at_another_step(sd1: Any, monkeypatch: Any,
     assert asked.count(True) == pytest.approx(count * int(steps / 2) / steps, abs=1)
     plain = [pipeline.sample(sd1, text, **settings) for text in ("cat", "the red cat")]
     assert all(not torch.equal(edited, one) for one in plain)
+    monkeypatch.undo()
     both = pipeline.sample(sd1, ["[cat:dog:1.0]", "[dog:the red cat:0]"], **settings)
     torch.testing.assert_close(both, torch.cat(plain), rtol=0, atol=1e-5)
