@@ -208,7 +208,13 @@ def compare(program: str, merged: Merged) -> bool:
             error = None if theirs is None else float((theirs - ours).norm() / (ours - weight).norm())
             told = "does not read it" if error is None else f"{error:.0e}"
             is_same = error is None or error < LARGEST
-        except (RuntimeError, TypeError, ValueError, AttributeError, LookupError) as raised:  # its answer to such a file
+        except (
+            RuntimeError,
+            TypeError,
+            ValueError,
+            AttributeError,
+            LookupError,
+        ) as raised:  # its answer to such a file
             told, is_same = type(raised).__name__, False
         known = KNOWN.get((program, kind))
         is_fine &= is_same or known is not None
