@@ -439,6 +439,7 @@ def test_words_in_a_lora_get_files_of_their_own_when_asked(models, tmp_path) -> 
     vectors = torch.randn(2, 768)
     save_file(load_file(file) | {"bundle_emb.my/cat.string_to_param.*": vectors}, file)
     before = file.read_bytes()
+    assert tsuika.inspect(file).result.details["words"] == ["my/cat"]
     tools = {
         "merge": lambda **more: tsuika.merge(
             [str(file), f"{file}:0.5"], tmp_path / "merge" / "out.safetensors", **more

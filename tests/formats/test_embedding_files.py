@@ -283,6 +283,7 @@ def test_half_of_an_sdxl_word_is_named_and_no_word(key: str, tmp_path: Path) -> 
     for name in ("x.safetensors", "x.pt"):
         with pytest.raises(FormatError, match=r"FM001(?s:.*)half of an SDXL"):
             formats.find(put(tmp_path / name, {key: rows(width)}))
+        assert formats.is_artifact(tmp_path / name), "what is wrong with it is said by whoever opens it"
 
 
 @pytest.mark.parametrize("key", ["weight", "bias", "t5xxl"])

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from tsuika.core import kinds
-from tsuika.core.errors import FormatError
+from tsuika.core.errors import FormatError, ModelError
 from tsuika.core.outside import imported
 from tsuika.core.texts import _
 from tsuika.core.types import Artifact, Format
@@ -121,25 +121,30 @@ def find(path: Path, also: Iterable[Format] = ()) -> Format:
             return known
     if method := method_of(path):
         return Native(method)
-    if (error := lora_reading.foreign(path)) is not None:
-        raise error
     if not path.exists():
         raise FormatError("FM004", where=path)
-    if path.is_dir():
-        raise kinds.unlike(path, of_folder(path), _EXPECTED)
-    opened = open_weights(path)
-    if (found := embedding.unusable(opened.shapes)) is not None:
-        raise FormatError("FM001", where=path, found=found, expected=_EXPECTED)
-    raise kinds.unlike(path, opened.kind, _EXPECTED)
+    if (error := _refusal(path)) is not None:
+        raise error
+    found = of_folder(path) if path.is_dir() else open_weights(path).kind
+    raise kinds.unlike(path, found, _EXPECTED)
+
+
+def _refusal(path: Path) -> FormatError | None:
+    """The error for a LoRA or an embedding that no Stable Diffusion can take; None for anything else."""
+    if (error := lora_reading.foreign(path)) is not None:
+        return error
+    try:
+        found = embedding.unusable(open_weights(path).shapes) if path.is_file() else None
+    except ModelError:
+        return None
+    return None if found is None else FormatError("FM001", where=path, found=found, expected=_EXPECTED)
 
 
 def is_artifact(path: Path) -> bool:
-    """Whether some format of this list knows the file, or it is a LoRA that none can read: `find` says why."""
-    return any(known.sniff(path) for known in FORMATS) or bool(method_of(path)) or _is_other_lora(path)
-
-
-def _is_other_lora(path: Path) -> bool:
-    return lora_reading.layout_in(path) is not None or lora_reading.foreign(path) is not None
+    """Whether some format of this list knows the file, or it is a result that none can use: `find` says why."""
+    if lora_reading.layout_in(path) is not None or any(known.sniff(path) for known in FORMATS if known not in LORA):
+        return True
+    return bool(method_of(path)) or _refusal(path) is not None
 
 
 def bundled(path: Path, family: str) -> tuple[Artifact, ...]:

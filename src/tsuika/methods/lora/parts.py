@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -68,7 +69,10 @@ def describe(artifact: Artifact) -> dict[str, Any]:
     paths = [layer.partition(".")[::2] for layer in layers]
     factors = [factor for parts in layers.values() if (factor := adapters.inner_factor(parts)) is not None]
     alphas = [float(parts["alpha"]) for parts in layers.values() if "alpha" in parts]
+    # Of those that are bundled in its file
+    words = json.loads(artifact.metadata.get("bundled_words", "[]"))
     return {
+        **({"words": words} if words else {}),
         "adapter": adapters.adapter(artifact.tensors),
         "layers": len(layers),
         "targets": dict(Counter(component for component, _path in paths)),
