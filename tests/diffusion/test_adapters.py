@@ -176,7 +176,7 @@ def test_full_norm_and_bias_are_sums() -> None:
     torch.testing.assert_close(adapters.changed({"diff": diff, "diff_b": shift}, weight, 0.3), weight + 0.3 * diff)
     bias = adapters.bias_change({"diff": diff, "diff_b": shift})
     assert bias is not None
-    assert torch.equal(bias, shift)
+    assert torch.equal(bias, shift.float())
     norm = {"w_norm": random(12), "b_norm": shift}
     torch.testing.assert_close(adapters.changed(norm, weight[:, 0, 0, 0], 2.0), weight[:, 0, 0, 0] + 2 * norm["w_norm"])
     assert adapters.changed({"diff_b": shift}, weight) is weight
