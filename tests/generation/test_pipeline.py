@@ -77,8 +77,8 @@ def ours(
         return pipeline.sample_latents(
             model,
             make_scheduler(model, sampler),
-            cond[[0] * len(seeds)],
-            uncond,
+            ((steps, cond[[0] * len(seeds)]),),
+            uncond and ((steps, uncond),),
             [torch.Generator().manual_seed(seed) for seed in seeds],
             steps=steps,
             cfg=cfg,
@@ -278,3 +278,29 @@ def test_no_gradients_and_no_changes(sd1: Any) -> None:
     pixels = sample(sd1, parse("cat"), steps=1, cfg=2, size_px=(size_step(sd1),) * 2)
     assert not pixels.requires_grad
     assert all(torch.equal(value, before[name]) for name, value in sd1.unet.state_dict().items())
+
+
+@pytest.mark.parametrize(("sampler", "steps"), [("Euler", 4), ("Heun", 3)])
+def test_an_edited_prompt_is_another_at_another_step(sd1: Any, monkeypatch: Any, sampler: str, steps: int) -> None:
+    """The UNet is asked with `cat` until half of the steps are done, then with `the red cat`; also where it is asked twice."""
+    size_px = (size_step(sd1),) * 2
+    settings: dict[str, Any] = {"seed": 3, "steps": steps, "sampler": sampler, "size_px": size_px, "cfg": 1}
+    first, second = (encode(sd1, text, size_px=size_px).tokens_BSD for text in ("cat", "the red cat"))
+    asked: list[bool] = []
+    denoise = sd1.denoise
+
+    def spy(noisy: torch.Tensor, t: torch.Tensor, cond: Any) -> torch.Tensor:
+        assert torch.equal(cond.tokens_BSD, first) or torch.equal(cond.tokens_BSD, second)
+        asked.append(torch.equal(cond.tokens_BSD, first))
+        return denoise(noisy, t, cond)
+
+    monkeypatch.setattr(sd1, "denoise", spy)
+    edited = pipeline.sample(sd1, "[:the red :0.5]cat", **settings)
+    count = len(asked)
+    assert asked == sorted(asked, reverse=True)
+    assert asked.count(True) == pytest.approx(count * int(steps / 2) / steps, abs=1)
+    plain = [pipeline.sample(sd1, text, **settings) for text in ("cat", "the red cat")]
+    assert all(not torch.equal(edited, one) for one in plain)
+    monkeypatch.undo()
+    both = pipeline.sample(sd1, ["[cat:dog:1.0]", "[dog:the red cat:0]"], **settings)
+    torch.testing.assert_close(both, torch.cat(plain), rtol=0, atol=1e-5)

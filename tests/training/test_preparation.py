@@ -48,7 +48,7 @@ def test_a_result_that_is_applied_in_part_says_so(tmp_path: Path) -> None:
     assert not torch.equal(applied, base)
     part = lora_file(tmp_path / "part.safetensors", model, **{"stranger.weight": torch.ones(2)})
     (told,) = preparation.apply_artifact(f"{part}:0.5", model, METHODS["lora"])
-    assert told.code == "GN005" and "stranger.weight" in told.message and "1 of 3" in told.message
+    assert told.code == "GN007" and "stranger.weight" in told.message and "1 of 3" in told.message
     assert not torch.equal(outputs(model), applied)
 
 

@@ -245,6 +245,10 @@ class Renderer:
         at_hand = {one.path.stem for one in flags if not one.method or METHODS[one.method].adds_words}
         texts = [parsed.text, parse(drawing.negative).text]
         requests = [*flags, *library.embeddings(texts, files, at_hand, self._note)]
+        there = {name.casefold() for name in at_hand} | {one.called.casefold() for one in requests}
+        for name in (*parsed.words, *parse(drawing.negative).words):
+            if name.casefold() not in there:
+                requests.append(library.embedding(name, files))
         for name, strength in drawing.strengths:
             requests = [
                 replace(one, strength=strength, text_strength=None) if name in ("", one.path.stem) else one

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Optional
 
 import typer
 
-from tsuika.cli import labels, language, layout, progress, screen
+from tsuika.cli import early, labels, language, layout, progress, screen
 from tsuika.cli.flags import BaseModel, ClassWord, Json, RecipeFile, Trigger
 from tsuika.cli.language import local
 from tsuika.core.texts import Text, _, _n, listed
@@ -60,6 +60,7 @@ def check(
     json: Json = False,
 ) -> None:
     """`tsuika check`."""
+    early.check(images=str(folder))
     import tsuika
     from tsuika import config
     from tsuika.data import check_fix

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from tsuika.cli import screen
+from tsuika.cli import early, screen
 from tsuika.cli.flags import BaseModel, Device, Json, Vae, options_of
 from tsuika.core.texts import _
 
@@ -74,6 +74,7 @@ def _drawing(
     size: Size = "",
     device: Device = "auto",
 ) -> "Drawing":
+    early.check(base=base, vae=vae, results=[*(lora or ()), *(embedding or ()), *(hypernetwork or ())])
     import tsuika
 
     return tsuika.Drawing(

@@ -173,7 +173,12 @@ def _validated(section: type[Known], data: Any, method: Method, where: str, *abo
         first = error.errors()[0]
         key = ".".join(map(str, [*above, *first["loc"]]))
         if first["type"] == "extra_forbidden":
-            nearest = _nearest(key, [*METHODS.values(), method])
+            if owners := [one.title for one in METHODS.values() if key in {known.key for known in settings([one])}]:
+                own = [known.key for known in settings([method]) if known.key.startswith("method.")]
+                raise RecipeError(
+                    "RC040", where=where, key=key, owners=listed(owners), method=method.title, names=listed(own)
+                ) from None
+            nearest = _nearest(key, [method])
             raise RecipeError("RC001", where=where, key=key, nearest=nearest) from None
         raise RecipeError("RC002", where=where, key=key, found=first["input"], why=reason(first)) from None
 

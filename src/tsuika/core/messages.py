@@ -196,16 +196,15 @@ MESSAGES: Final[Mapping[str, Message]] = {
         ),
         _("Shorten it if other programs, which may cut it off, are to train on it as well."),
     ),
+    "RC040": Message(
+        _("{method} has no setting `{key}`"), _("It is a setting of {owners}."), _("Its own settings: {names}")
+    ),
     "MD001": Message(
         _("The base model was not found"),
         Text("{why}"),
         _("Give a diffusers folder, a .safetensors or .ckpt file, a Hugging Face model id, or `embedded`."),
     ),
-    "MD002": Message(
-        _("This file is not a Stable Diffusion model that tsuika knows"),
-        _("Found: {found}"),
-        _("Use an SD1.x, SD2.x or SDXL model."),
-    ),
+    "MD002": Message(_("This is not {expected}"), _("Found: {found}."), Text("{do}")),
     "MD003": Message(_("The file is damaged or incomplete"), Text("{why}"), _("Download or copy it again.")),
     "MD004": Message(
         _("{artifact} was made for {found}, not for {expected}"),
@@ -241,6 +240,19 @@ MESSAGES: Final[Mapping[str, Message]] = {
         _("The base model has no VAE called `{found}`"),
         _("It has: {known}."),
         _("Give one of these, a file, a folder or a Hugging Face model id."),
+    ),
+    "MD011": Message(
+        _("The file holds values that only give black or broken images: `{tensor}`"),
+        Text("{why}"),
+        _(
+            "Get the file again. If you trained it yourself, use an earlier saved state, "
+            "and a lower learning rate or bf16 next time."
+        ),
+    ),
+    "MD012": Message(
+        _("There is no VAE in this base model"),
+        _("The file holds the other parts only; images need a VAE, too."),
+        _("Name one with --vae (in a recipe: base.vae). Where a command has no --vae, use a file that holds its VAE."),
     ),
     "FM001": Message(
         _("tsuika cannot read the format of this file here"), _("Found: {found}"), _("Expected: {expected}")
@@ -526,7 +538,7 @@ MESSAGES: Final[Mapping[str, Message]] = {
     ),
     "GN003": Message(
         _("`{found}` in the prompt is not supported"),
-        _("Tags other than lora and hypernet are left out; prompt editing and AND are read as plain text."),
+        _("Tags other than lora and hypernet are left out; AND is read as plain text."),
     ),
     "GN004": Message(
         _("Prompt weights are used without restoring the mean"),
@@ -536,6 +548,11 @@ MESSAGES: Final[Mapping[str, Message]] = {
         _("{unmatched} of {total} tensors in {artifact} do not match this base model"),
         _("First of them: {first}"),
         _("Make sure that the file was made for this kind of base model."),
+    ),
+    "GN007": Message(
+        _("{unread} of {total} tensors in {artifact} are of a kind that tsuika cannot read; they have no effect"),
+        _("First of them: {first}"),
+        _("The rest is used. The base model is not the cause; the program that made the file shows all of it."),
     ),
     "GN006": Message(
         _("{artifact} is not used"),

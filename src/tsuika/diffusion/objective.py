@@ -146,6 +146,11 @@ def _share(t_B: Tensor) -> Tensor:
     return (t_B.float() / SCALE).view(-1, 1, 1, 1)
 
 
+def flow_shift(scheduler_config: Mapping[str, Any]) -> float:
+    """How far times are moved towards noise: flow's own schedulers and the others have two names for it."""
+    return float(scheduler_config.get("shift", scheduler_config.get("flow_shift", 1.0)))
+
+
 def objective(prediction: Prediction, scheduler_config: Mapping[str, Any], device: torch.device | str) -> Objective:
     """What a base with this prediction and diffusers scheduler config is trained by.
 
@@ -153,5 +158,5 @@ def objective(prediction: Prediction, scheduler_config: Mapping[str, Any], devic
         ModelError: a beta schedule that Stable Diffusion does not use (MD002).
     """
     if prediction == "flow":
-        return Flow(float(scheduler_config.get("shift", 1.0)))
+        return Flow(flow_shift(scheduler_config))
     return Denoising(prediction, schedule.alphas_cumprod_T(scheduler_config).to(device))

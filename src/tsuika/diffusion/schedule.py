@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tsuika.core.errors import ModelError
+from tsuika.core import kinds
 from tsuika.core.texts import _
 from tsuika.core.types import Prediction
 
@@ -36,7 +36,7 @@ def alphas_cumprod_T(config: Mapping[str, Any]) -> Tensor:
         betas = torch.linspace(start, end, count, dtype=torch.float64)
     else:
         found = _("a model with the noise schedule {kind} (scaled_linear or linear is needed)", kind=kind)
-        raise ModelError("MD002", where="scheduler_config.json", found=found)
+        raise kinds.unlike("scheduler_config.json", kinds.other(found))
     alphas = torch.cumprod(1 - betas, dim=0)
     if config.get("rescale_betas_zero_snr", False):
         root = alphas.sqrt()

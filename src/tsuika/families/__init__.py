@@ -29,6 +29,7 @@ __all__ = [
     "Geometry",
     "StableDiffusion",
     "StoredBase",
+    "check",
     "family",
     "guess",
     "load",
@@ -36,6 +37,7 @@ __all__ = [
     "peek",
     "place",
     "read_back",
+    "title_of",
     "written",
 ]
 
@@ -50,6 +52,11 @@ def family(name: str) -> Family:
         KeyError: there is none of this name.
     """
     return {row.name: row for row in FAMILIES}[name]
+
+
+def title_of(name: str) -> str:
+    """What people call the family of this name; the name itself where there is none."""
+    return next((row.title for row in FAMILIES if row.name == name), name)
 
 
 def guess(hub_id: str) -> Family:
@@ -67,6 +74,19 @@ def peek(spec: str | Path, *, embedded_path: Path | None = None, geometry: Geome
     """
     path = spec if isinstance(spec, Path) else place(spec, embedded_path)
     return stored.open_base(FAMILIES, path, geometry)
+
+
+def check(spec: str, vae: str) -> None:
+    """Raise what is wrong with a base and a VAE, named as in `load`, as far as headers show it; the hub is not asked.
+
+    Raises:
+        ModelError: as `peek`, or there is no such VAE (MD009).
+    """
+    path = Path(spec).expanduser()
+    if spec not in ("", "embedded") and (path.exists() or not sources.is_hub_id(spec)):
+        peek(spec)
+    if vae and not (vaes.is_own(vae) or Path(vae).expanduser().exists() or sources.is_hub_id(vae)):
+        raise ModelError("MD009", where=vae)
 
 
 def load(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tsuika.core import files
 from tsuika.core.errors import ModelError, RecipeError
+from tsuika.core.kinds import EMA_PREFIX, UNET_PREFIX
+from tsuika.core.plain import parsed
 from tsuika.core.texts import _
 from tsuika.core.types import AS_STORED, Facts, Overrides, Prediction, Role, canonical
 from tsuika.core.weights import Weights, open_folder, open_weights, read_json
@@ -58,8 +59,12 @@ class StoredBase:
             return self.given or _noted_geometry(self.file) or self.family.geometry(self.prediction)
         unet, vae = self._config("unet"), self._config("vae")
         text = {component: self._config(component) for component in self.facts.text_encoders}
-        side = unet.get("sample_size") or self.facts.native_size_px // latent_factor(vae)
-        native = (side if isinstance(side, int) else max(side)) * latent_factor(vae)
+        try:
+            side = unet.get("sample_size") or self.facts.native_size_px // latent_factor(vae)
+            native = int(side if isinstance(side, int) else max(side)) * latent_factor(vae)
+            float(vae.get("scaling_factor", 1))
+        except (ValueError, TypeError, KeyError) as error:
+            raise parts.unfit(self.path, error) from None
         return Geometry(unet, vae, text, native)
 
     def component(self, name: str) -> Weights:
@@ -204,6 +209,8 @@ def open_base(families: Sequence[Family], path: Path, given: Geometry | None = N
         family, prediction, why = detection.detect_folder(families, path)
         return StoredBase(path, family, prediction, why)
     file = open_weights(path)
+    if not file.starts(UNET_PREFIX) and file.starts(EMA_PREFIX):  # the average alone
+        file = file.renamed({name: ldm.averaged(name) or name for name in file.shapes})
     family, prediction, why = detection.detect_file(families, file)
     return StoredBase(path, family, prediction, why, "ztsnr" in file.shapes, file, given)
 
@@ -212,10 +219,10 @@ def _noted_geometry(file: Weights) -> Geometry | None:
     if (text := file.metadata.get(ldm.CONFIGS)) is None:
         return None
     try:
-        noted = json.loads(text)
+        noted = parsed(text)
         towers = {key.removesuffix("_config"): noted[key] for key in noted if key.startswith("text_encoder")}
         return Geometry(noted["unet_config"], noted["vae_config"], towers, int(noted["native_size_px"]))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         why = _("Its {field} cannot be read: {error}.", field=ldm.CONFIGS, error=repr(error))
         raise ModelError("MD003", where=file.path, why=why) from None
 

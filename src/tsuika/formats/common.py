@@ -11,7 +11,7 @@ from typing import Final
 
 from tsuika.core.errors import FormatError
 from tsuika.core.sections import Train
-from tsuika.core.texts import Text, _, _n
+from tsuika.core.texts import Text, _, _n, few
 from tsuika.core.types import Artifact, Prediction
 from tsuika.families import FAMILIES
 
@@ -19,7 +19,9 @@ from tsuika.families import FAMILIES
 UNREAD: Final = "unread_keys"
 # Artifact.metadata: "metadata" | "shapes" | "default" (no evidence: the first family)
 FAMILY_FROM: Final = "family_from"
-NOTES_OF_READING: Final = (UNREAD, FAMILY_FROM)
+# Artifact.metadata: JSON list of the words bundled in a LoRA's file, which are artifacts of their own
+BUNDLED: Final = "bundled_words"
+NOTES_OF_READING: Final = (UNREAD, FAMILY_FROM, BUNDLED)
 ANOTHER_FORMAT: Final = _("Choose another format.")
 # Settings that files name as the recipe does.
 _SETTINGS: Final = (
@@ -54,9 +56,23 @@ def without_assumed_family(artifact: Artifact) -> Artifact:
     return replace(artifact, family="") if artifact.metadata.get(FAMILY_FROM) == "default" else artifact
 
 
+def whole_number(text: str | None) -> int:
+    """A number in a file's facts, which other programs may have written as anything; 0 where it is none."""
+    try:
+        return int(float(text or 0))
+    except (ValueError, OverflowError):
+        return 0
+
+
 def unread_keys(artifact: Artifact) -> list[str]:
     """The keys of the artifact's file that were not understood, and so are not in it."""
     found: list[str] = json.loads(artifact.metadata.get(UNREAD, "[]"))
+    return found
+
+
+def bundled_words(artifact: Artifact) -> list[str]:
+    """The words bundled in the artifact's file, which are not in it."""
+    found: list[str] = json.loads(artifact.metadata.get(BUNDLED, "[]"))
     return found
 
 
@@ -64,8 +80,9 @@ def refuse_unread(artifact: Artifact, format_name: str) -> None:
     """A file that was not read in full is not converted as if it had been.
 
     Raises:
-        FormatError: keys were left unread (FM002).
+        FormatError: keys were left unread, or words are bundled in the file (FM002).
     """
+    do = _("Go without them: --lossy. Words are then written into files of their own, beside the result.")
     if unread := unread_keys(artifact):
         why = _n(
             "It was read from a file with {count} key that was not understood: `{key}`.",
@@ -73,8 +90,16 @@ def refuse_unread(artifact: Artifact, format_name: str) -> None:
             len(unread),
             key=unread[0],
         )
-        do = _("Remove `{field}` from the metadata to go without them.", field=UNREAD)
         raise FormatError("FM002", format=format_name, why=why, do=do)
+    if words := bundled_words(artifact):
+        why = _("There are words in its file, which are no part of a LoRA: {words}.", words=few(words))
+        raise FormatError("FM002", format=format_name, why=why, do=do)
+
+
+def without_unread(artifact: Artifact) -> Artifact:
+    """The artifact as if nothing else had been in its file."""
+    kept = {key: text for key, text in artifact.metadata.items() if key not in (UNREAD, BUNDLED)}
+    return replace(artifact, metadata=kept)
 
 
 # modelspec.prediction_type; Stability AI's ModelSpec 1.0.1 knows epsilon and v

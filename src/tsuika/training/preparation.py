@@ -31,7 +31,7 @@ from tsuika.data.caption import has_word
 from tsuika.data.manifest import Manifest
 from tsuika.data.reg_images import RegularizedBank
 from tsuika.families.chunks import limit_of, texts
-from tsuika.formats.common import unread_keys, without_assumed_family
+from tsuika.formats.common import bundled_words, unread_keys, without_assumed_family
 from tsuika.methods import Method, MethodSection, find, with_outside
 from tsuika.training import regularization_images
 from tsuika.training.device import DTYPES, pick_device, pick_precision
@@ -268,7 +268,7 @@ def apply_artifact(text: str, model: Model, method: Method) -> Iterator[Warned]:
     `method` is the run's own, whose results are allowed also where it lives outside.
 
     Yields:
-        GN005 where keys of the file were not understood, so that only a part of it has an effect.
+        GN007 where keys of the file were not understood, so that only a part of it has an effect.
 
     Raises:
         FormatError, ModelError: It cannot be read, or does not fit this base.
@@ -279,11 +279,13 @@ def apply_artifact(text: str, model: Model, method: Method) -> Iterator[Warned]:
     if artifact.method not in methods:
         raise FormatError("FM001", where=path, found=artifact.method, expected=", ".join(methods))
     if artifact.family not in (model.facts.family, ""):
-        raise ModelError("MD004", where=path, artifact=path.name, found=artifact.family, expected=model.facts.family)
+        found = families.title_of(artifact.family)
+        raise ModelError("MD004", where=path, artifact=path.name, found=found, expected=model.facts.title)
     methods[artifact.method].restore(model, artifact).set_strength(strength)
-    if lost := unread_keys(artifact):
+    # Words inside a LoRA are for prompts; captions are read without them.
+    if lost := [*unread_keys(artifact), *bundled_words(artifact)]:
         total = len(artifact.tensors) + len(lost)
-        yield note("GN005", artifact=path.name, first=lost[0], unmatched=len(lost), total=total)
+        yield note("GN007", artifact=path.name, first=lost[0], unread=len(lost), total=total)
 
 
 def vae_identity(model: Model) -> str:
