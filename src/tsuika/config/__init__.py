@@ -176,7 +176,7 @@ def _validated(section: type[Known], data: Any, method: Method, where: str, *abo
             if owners := [one.title for one in METHODS.values() if key in {known.key for known in settings([one])}]:
                 own = [known.key for known in settings([method]) if known.key.startswith("method.")]
                 raise RecipeError(
-                    "RC040", where=where, key=key, owners=listed(owners), method=method.title, names=listed(own)
+                    "RC042", where=where, key=key, owners=listed(owners), method=method.title, names=listed(own)
                 ) from None
             nearest = _nearest(key, [method])
             raise RecipeError("RC001", where=where, key=key, nearest=nearest) from None

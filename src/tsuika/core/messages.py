@@ -160,6 +160,9 @@ MESSAGES: Final[Mapping[str, Message]] = {
     "RC041": Message(
         _("{file} is {kind}; {count} of its settings are taken over"), _("Without a counterpart: {names}.")
     ),
+    "RC042": Message(
+        _("{method} has no setting `{key}`"), _("It is a setting of {owners}."), _("Its own settings: {names}")
+    ),
     "DS001": Message(
         _("The image folder does not exist"), _("No folder of this name was found."), _("Check its path.")
     ),
@@ -195,9 +198,6 @@ MESSAGES: Final[Mapping[str, Message]] = {
             "The longest has {tokens} tokens; {room} are read at once, so it is read in {chunks} parts, as a long prompt is."
         ),
         _("Shorten it if other programs, which may cut it off, are to train on it as well."),
-    ),
-    "RC040": Message(
-        _("{method} has no setting `{key}`"), _("It is a setting of {owners}."), _("Its own settings: {names}")
     ),
     "MD001": Message(
         _("The base model was not found"),
