@@ -249,7 +249,7 @@ def test_an_attack_is_refused_and_does_not_run(suffix: str, old: bool, tmp_path:
 
 def test_another_table_is_described(tmp_path: Path) -> None:
     path = put(tmp_path / "x.pt", {"first": L, "second": L})
-    with pytest.raises(FormatError, match=r"(?s)FM001.*2 tensors"):
+    with pytest.raises(FormatError, match=r"(?s)MD002.*2 tensors"):
         formats.find(path)
 
 
