@@ -133,6 +133,8 @@ def test_each_of_few_images_is_left_out_once(place: Path, tmp_path: Path, seen: 
     assert chosen.kind == "folds" and chosen.folds == 4 and set(chosen.held_out) == everyone
     assert set(seen) == {everyone, *(everyone - {name} for name in everyone)}
     assert all(trained <= bank for bank, trained in seen.items())
+    labels = [(event.fold, event.folds) for event in of(events, Judged)]
+    assert set(labels) == {(fold, 4) for fold in range(5)} and labels[-1] == (0, 4)
     rows = of(events, Judged)[-1].check["reading"]
     assert len(rows["held_out"]["mid"]) == len(rows["train"]["mid"]) == 4
     assert of(events, Judged)[-1].evidence["held_out"]["kind"] == "pictures"

@@ -93,7 +93,15 @@ def result(value: object, *, as_json: bool) -> None:
 
 
 def checked(event: Judged) -> Text:
-    """A check of the guard: losses against the base model's, with the 95% interval of the held-out one."""
+    """A check of the guard: losses against the base model's, with the 95% interval of the held-out one; whose it is."""
+    if event.fold:
+        return _("fold {fold} of {folds}, {check}", fold=event.fold, folds=event.folds, check=_losses(event))
+    if event.folds:
+        return _("all {folds} folds together, {check}", folds=event.folds, check=_losses(event))
+    return _losses(event)
+
+
+def _losses(event: Judged) -> Text:
     evidence, step = event.evidence, event.step
     held, best, train = evidence["held_out"], evidence["best_step"], percent(evidence["train"])
     if held is None:
@@ -284,7 +292,8 @@ def _show(event: Event, began: float, said: str) -> str:
             note(event)
         case Judged():
             say(checked(event), first=_INDENT)
-            if event.verdict != "go" and event.code != said:
+            # What is to be done is said once, of all folds together.
+            if event.verdict != "go" and event.code != said and not event.fold:
                 note(Warned(event.code, event.words("en"), event.params))
                 return event.code
         case Chosen():

@@ -392,7 +392,6 @@ MESSAGES: Final[Mapping[str, Message]] = {
     "GD017": Message(
         _("No step was better on held-out images than the untrained base model"),
         _("The file holds step {step}, which did the least harm. Do not expect much of it."),
-        _("Check that all images show the same thing and that the captions fit, or lower the learning rate."),
     ),
     "GD020": Message(
         _("Best of the learning rates that were tried: {rate} (loss {gain} after {after} steps)"),
@@ -460,6 +459,22 @@ MESSAGES: Final[Mapping[str, Message]] = {
         _(
             "You need not do anything. A larger batch size or more steps make the share smaller; --guard off measures nothing."
         ),
+    ),
+    "GD032": Message(
+        _("All {step} steps are done; step {best} is the best on held-out images (loss {gain} against the base model)")
+    ),
+    "GD033": Message(
+        _(
+            "All {step} steps are done, and held-out images were still improving (loss {percent} against the base model)"
+        ),
+        do=_("More steps may gain more: --steps {more}"),
+    ),
+    "GD034": Message(
+        _(
+            "All {step} steps are done, and held-out images are not yet better than with the base model (loss {percent})"
+        ),
+        _("Learning was too slow."),
+        _("Raise the learning rate: --set train.learning_rate={higher}; or the number of steps: --steps {more}"),
     ),
     "EV001": Message(
         _("This cannot be opened as an image encoder"),
