@@ -26,6 +26,8 @@ TONES: Final = 4
 GRADES: Final = {
     "good": _("Better than the base"),
     "trade": _("Better, at a price"),
+    "slight": _("Hardly learned yet"),
+    "doubtful": _("Doubtful: the guard saw no gain"),
     "dear": _("The price is too high"),
     "copies": _("It copies its training images"),
     "nothing": _("Nothing gained"),

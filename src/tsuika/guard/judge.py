@@ -36,6 +36,8 @@ NOTHING: Final = -0.001  # a gain of less than 0.1 pp after a third of the run i
 NOTHING_AFTER: Final = 1 / 3
 # Whether learning goes on is seen over so many checks [proposed]
 SLOPE_CHECKS: Final = 3
+# Of prompts without the trigger word, as a share of what lies between two prompts: more is worth a word [proposed]
+DRIFTED: Final = 0.3
 LIKENESS_REACH: Final = 2.5  # usable checkpoints spanned 1-3 times the best step (demystifying-sd-finetuning)
 
 Kind = Literal["go", "warn", "stop"]
