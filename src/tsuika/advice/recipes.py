@@ -185,6 +185,7 @@ def _tables(subject: Subject, candidate: MethodSize, thrift: Thrift) -> dict[str
         settings["train.gradient_checkpointing"] = True
     if thrift.small_optimizer:
         settings |= {"method.weights": "bf16", "train.optimizer": "adafactor"}
-    settings["output.name"] = f"{usable}-{method}" if method != "textual-inversion" else usable
+    # Never the trigger word itself: a file of that name would be applied wherever a prompt holds the word.
+    settings["output.name"] = f"{usable}-{'ti' if method == 'textual-inversion' else method}"
     silent = {"data.trigger": "", "data.class_word": "", "train.accumulate": 1}
     return config.override({}, {key: value for key, value in settings.items() if silent.get(key, ...) != value})

@@ -242,6 +242,18 @@ MESSAGES: Final[Mapping[str, Message]] = {
         _("It has: {known}."),
         _("Give one of these, a file, a folder or a Hugging Face model id."),
     ),
+    "MD012": Message(
+        _("`{word}` is the name of several different files"),
+        Text("{files}"),
+        _(
+            "Give the file itself, as --lora FILE or --embedding FILE; or one folder, as --artifacts DIR; or rename one."
+        ),
+    ),
+    "MD013": Message(
+        _("`{word}` is the trigger word of {artifact}"),
+        _("A file that has that name by chance is not applied with it."),
+        _("To apply both, give the file itself: --embedding FILE"),
+    ),
     "FM001": Message(
         _("tsuika cannot read the format of this file here"), _("Found: {found}"), _("Expected: {expected}")
     ),

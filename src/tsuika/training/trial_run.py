@@ -91,8 +91,9 @@ def _fold(
     trainer = Trainer(run, saving, monitor=monitor, stops_from=least, keeping=kept, resume=resume)
     yield Phase("look", run.schedule.last)
     for event in trainer.train():
-        of_fold = plan.folds and isinstance(event, Judged)
-        yield replace(event, fold=fold + 1, folds=plan.folds) if of_fold else event
+        if isinstance(event, Judged) and plan.folds:
+            event = replace(event, fold=fold + 1, folds=plan.folds)
+        yield event
     if prepared.is_main:
         done.touch()
         checkpoint.prune(folder, 1)
