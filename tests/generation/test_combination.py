@@ -128,22 +128,20 @@ def test_a_name_that_no_prompt_can_hold_is_no_word(sd1: Any, made: dict[str, Pat
         assert together.parts[0].words == ("tsuipi",)
 
 
-@pytest.mark.parametrize(
-    "kind", formats.for_method("lora") + formats.for_method("hypernetwork"), ids=lambda one: one.name
-)
+KEEPERS = [one for name in ("lora", "hypernetwork") for one in formats.for_method(name) if one.name != "a1111"]
+
+
+@pytest.mark.parametrize("kind", KEEPERS, ids=lambda one: one.name)
 def test_nothing_is_applied_by_name_where_a_given_file_has_that_trigger_word(
     sd1: Any, made: dict[str, Path], tmp_path: Path, kind: Any
 ) -> None:
     """A stray embedding called like the trigger word of the LoRA on the command line."""
-    artifact = formats.find(made["lora" if kind.method == "lora" else "hyper"]).read(
-        made["lora" if kind.method == "lora" else "hyper"]
-    )
+    source = made["lora" if kind.method == "lora" else "hyper"]
+    artifact = formats.find(source).read(source)
     given, told = tmp_path / f"given{kind.suffix}", list[Warned]()
     kind.write(
         replace(artifact, metadata={**artifact.metadata, "trigger": "ついぴ teapot"}), given, dtype=torch.float32
     )
-    if formats.find(given).read(given).metadata.get("trigger") is None:
-        pytest.skip("this format does not keep it")
     stray = Requested(made["ついぴ"], method="textual-inversion", called="ついぴ")
     with compose(sd1, [Requested(given), stray], formats, METHODS, told.append) as together:
         assert [part.request.path for part in together.parts] == [given]

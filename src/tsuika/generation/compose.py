@@ -160,8 +160,8 @@ class _Stacking:
             raise ModelError("MD013", where=request.path, word=request.called, artifact=owner.name)
         artifact = self._read(request)
         if not request.called:
-            words = re.split(r"[\s,]+", artifact.metadata.get("trigger", "").casefold())
-            self.triggers |= dict.fromkeys(filter(None, words), request.path)
+            trigger = re.split(r"[\s,]+", artifact.metadata.get("trigger", "").casefold())
+            self.triggers |= dict.fromkeys(filter(None, trigger), request.path)
         method = self.methods[artifact.method]
         pieces = _answering(artifact, request) if method.adds_words else _sides(artifact)
         words = self._claim(request, pieces) if method.adds_words else ()
