@@ -230,23 +230,31 @@ def count(done: int, total: int) -> None:
 
 def follow(events: Iterator[Event], run: Path, *, as_json: bool) -> None:
     """Show a run as it goes; at the end, its report as the result."""
+    from tsuika.cli.pulse import Pulse
+
     # Of the processes of `accelerate launch` only the first one speaks.
     is_first = os.environ.get("RANK", "0") == "0"
     stop, step, began, said = Stop(), 0, time.monotonic(), ""
-    with progress(with_note=True) as bar:
+    with progress(with_note=True) as bar, Pulse(bar.disable and is_first) as pulse:
         task = None
         for event in events:
             if is_first:
                 said = _show(event, began, said)
             match event:
                 case Phase(name=name, total=total):
+                    pulse.begin(phase(name), total)
                     if task is not None:
                         bar.remove_task(task)
                     task = bar.add_task(phase(name), total=total, note="") if total and is_first else None
-                case Progress(done=done, total=total) if task is not None:
-                    bar.update(task, completed=done, total=total)
+                case Progress(done=done, total=total):
+                    pulse.reach(done, total)
+                    if task is not None:
+                        bar.update(task, completed=done, total=total)
+                case Judged() | Warned() | Written():
+                    pulse.told()
                 case Stepped():
                     step = event.step
+                    pulse.reach(step)
                     if task is not None:
                         speed = 1 / max(event.seconds, 1e-9)
                         words = _("loss {loss:.4f}, {speed:.1f} steps/s", loss=event.loss, speed=speed)

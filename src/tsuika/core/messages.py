@@ -327,6 +327,11 @@ MESSAGES: Final[Mapping[str, Message]] = {
         _("From here on the new captions are learned, so the result will differ."),
     ),
     "TR010": Message(_("`{name}` was closed before its end"), _("So there is no result.")),
+    "TR015": Message(
+        _("The learning rate and the number of steps are usual ones, not chosen for this base model and these images"),
+        _("The guard stops a training that is too long, but a rate that is too low learns little."),
+        _("A recipe for them: tsuika advise --images {images} --goal ...; a measured rate: tsuika find-rate"),
+    ),
     "TR020": Message(
         _("The written files hold the tags of your captions ({tags} different ones)"),
         _("Programs show them, and whoever gets a file can read them."),

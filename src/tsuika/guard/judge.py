@@ -38,6 +38,10 @@ NOTHING_AFTER: Final = 1 / 3
 SLOPE_CHECKS: Final = 3
 # Of prompts without the trigger word, as a share of what lies between two prompts: more is worth a word [proposed]
 DRIFTED: Final = 0.3
+# By this factor: checks lie 1.2 apart, and one beside the best is no worse than jitter (bench/guard).
+APART: Final = 1.3
+# Bytes: what a step's weights may take for several steps to be kept and written. Of a whole model the best step alone is.
+SEVERAL_BYTES: Final = 2**29
 LIKENESS_REACH: Final = 2.5  # usable checkpoints spanned 1-3 times the best step (demystifying-sd-finetuning)
 
 Kind = Literal["go", "warn", "stop"]
