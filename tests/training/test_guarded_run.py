@@ -245,7 +245,7 @@ def test_stopped_and_gone_on_to_the_same_bits(
 ) -> None:
     """The generator is closed at a check, between two and in the refit; everything is read from disk again."""
     monkeypatch.setattr(trial_run, "Judge", Stopping)
-    monkeypatch.setattr(guarded_run, "SMALL", guarded_run.SMALL if refit else 0)
+    monkeypatch.setattr(guarded_run, "SEVERAL_BYTES", guarded_run.SEVERAL_BYTES if refit else 0)
     train = {"checkpoint_every": 2, "learning_rate": 1e-3, "steps": 6}
     what = recipe(place, count, method, train=train, **{"guard.refit": refit})
     calm = through(what, tmp_path / "calm", place)
@@ -282,7 +282,7 @@ def test_without_a_refit_the_best_steps_weights_are_written(
 ) -> None:
     """Those of a run that ends there, on the pictures that were not held out; also of a model too large to keep often."""
     monkeypatch.setattr(trial_run, "Judge", Stopping)
-    monkeypatch.setattr(guarded_run, "SMALL", 0 if method == "dreambooth" else guarded_run.SMALL)
+    monkeypatch.setattr(guarded_run, "SEVERAL_BYTES", 0 if method == "dreambooth" else guarded_run.SEVERAL_BYTES)
     train = {"learning_rate": 1e-3, "warmup": 0.0}
     events = through(recipe(place, 10, method, train=train, **{"guard.refit": False}), tmp_path / "run", place)
     (chosen,) = of(events, Chosen)

@@ -26,6 +26,7 @@ from tsuika.core.events import Event, Phase, Previewed, Warned, note
 from tsuika.core.rundir import RunDir
 from tsuika.core.sections import Train
 from tsuika.core.types import Model
+from tsuika.data.caption import has_word
 from tsuika.data.manifest import Manifest
 from tsuika.embedded import mascot, yardstick
 from tsuika.evaluation import memorization, report, run_record, scores
@@ -333,6 +334,12 @@ def preview_prompts(recipe: Recipe) -> tuple[str, ...]:
     return (*(f"{article(subject)}{place}" for place in ("", " on the beach", " in the snow")), *control)
 
 
+def _controls(recipe: Recipe) -> frozenset[str]:
+    """Previews without the trigger word: what should stay as it was."""
+    texts = (template.replace("{trigger}", recipe.data.trigger) for template in preview_prompts(recipe))
+    return frozenset(text for text in texts if recipe.data.trigger and not has_word(text, recipe.data.trigger))
+
+
 def _captions(recipe: Recipe, manifest: Manifest) -> list[str]:
     """A few captions of the training images that no preview draws anyhow: where copying shows first."""
     prompts = {prompt.replace("{trigger}", recipe.data.trigger) for prompt in preview_prompts(recipe)}
@@ -344,6 +351,7 @@ def _report(result: run.Result, notes: run_record.RunRecord, reporting: Reportin
     prepared = result.prepared
     recipe, manifest, folder = prepared.recipe, prepared.manifest, prepared.folder
     controls = frozenset(prompt.text for prompt in mascot.TEST_PROMPTS if not prompt.mascot)
+    controls |= _controls(recipe)
     drawn, captions = run_record.before_after(notes.previews, folder.root, controls), _captions(recipe, manifest)
     rows = tuple(row for row in drawn if row.prompt not in captions)
     prompts = preview_prompts(recipe)

@@ -493,6 +493,18 @@ MESSAGES: Final[Mapping[str, Message]] = {
         _("Learning was too slow."),
         _("Raise the learning rate: --set train.learning_rate={higher}; or the number of steps: --steps {more}"),
     ),
+    "GD035": Message(
+        _("Prompts without the trigger word come out differently: they have drifted by {share}"),
+        _("100% is the difference between two prompts."),
+        Text("{do}"),
+    ),
+    "GD036": Message(
+        _(
+            "The class word `{word}` alone has changed by {share} as well, where 100% is the difference between two prompts"
+        ),
+        _("It was learned along with `{trigger}`, so a prompt without the trigger word may draw what you trained."),
+        Text("{do}"),
+    ),
     "EV001": Message(
         _("This cannot be opened as an image encoder"),
         Text("{why}"),

@@ -72,6 +72,7 @@ class Evaluation:
                     "main": row == verdict.main,
                     "best": row == verdict.best,
                     **_measures(point.tables, self.base),
+                    "drift_share": moved(point.tables, self.scale),
                     "grade": judgement.grade,
                     "lost": list(judgement.lost),
                     "too_dear": list(judgement.dear),

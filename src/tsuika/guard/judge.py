@@ -36,8 +36,9 @@ NOTHING: Final = -0.001  # a gain of less than 0.1 pp after a third of the run i
 NOTHING_AFTER: Final = 1 / 3
 # Whether learning goes on is seen over so many checks [proposed]
 SLOPE_CHECKS: Final = 3
-# Of prompts without the trigger word, as a share of what lies between two prompts: more is worth a word [proposed]
+# Drift of prompts without the trigger word, and of the class word, that is worth a word [proposed]
 DRIFTED: Final = 0.3
+CLASS_DRIFTED: Final = 0.5
 # By this factor: checks lie 1.2 apart, and one beside the best is no worse than jitter (bench/guard).
 APART: Final = 1.3
 # Bytes: what a step's weights may take for several steps to be kept and written. Of a whole model the best step alone is.

@@ -17,7 +17,7 @@ from tsuika.data.bucket import Bucket
 from tsuika.data.manifest import Manifest
 from tsuika.data.reg_images import RegularizedBank
 from tsuika.guard.memorization import Memorization, measure_memorization
-from tsuika.guard.probe import Probe, Subject, controls_for
+from tsuika.guard.probe import PATH, Probe, Subject, class_prompts, controls_for
 from tsuika.methods import MethodSection, find
 from tsuika.training.fit import Fit
 from tsuika.training.loop import conditioner
@@ -100,6 +100,17 @@ class Prepared(Inputs):
         sides = self.subjects(held_out), self.subjects(trained_on)
         with run.written_weights():
             return Probe(self.model, run.attachment, *sides, controls=prompts, few=few, autocast=autocast)
+
+    def drift(self, attachment: Attachment) -> tuple[float | None, float | None]:
+        """How far the finished weights have moved unrelated prompts, and the class word where there is a trigger word."""
+        data = self.recipe.data
+        subjects = self.subjects([self.manifest.samples[0].name])
+        own = class_prompts(data.class_word) if data.class_word and data.trigger else ()
+        controls = controls_for(data.class_word)[: len(PATH)]
+        autocast = self.accelerator.autocast
+        seen = Probe(self.model, attachment, (), subjects, controls=controls, own=own, autocast=autocast)
+        moved = seen.measure(train=False)
+        return moved.drift, moved.own_drift
 
     def memorization(self, attachment: Attachment) -> Memorization:
         """What the finished weights make of pure noise under a few training captions."""
