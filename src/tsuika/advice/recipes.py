@@ -22,18 +22,17 @@ from tsuika.embedded.defaults import training
 
 @dataclass(frozen=True)
 class _Goal:
-    """What stands in a recipe for a goal where nobody says otherwise; `init` is a word of the embedded world."""
+    """What stands in a recipe for a goal where nobody says otherwise."""
 
     trigger: str
     class_word: str
-    init: str
 
 
 _GOALS: Final = {
-    "character": _Goal("mychara", "character", "robot"),
-    "style": _Goal("mystyle", "style", "white"),
-    "object": _Goal("mything", "object", "present"),
-    "concept": _Goal("myidea", "", "small"),
+    "character": _Goal("mychara", "character"),
+    "style": _Goal("mystyle", "style"),
+    "object": _Goal("mything", "object"),
+    "concept": _Goal("myidea", ""),
 }
 
 
@@ -83,6 +82,8 @@ class Subject:
     # Every image has a caption of its own.
     captioned: bool = False
     embedded: bool = False
+    # That a new word best starts from, as tried on the images; empty: the class word.
+    start_word: str = ""
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,11 @@ def trigger_of(subject: Subject, method: str) -> str:
     if subject.goal == "style" and subject.captioned and method != "textual-inversion":
         return ""
     return _GOALS[subject.goal].trigger
+
+
+def class_word_of(subject: Subject) -> str:
+    """The user's, or one that fits the goal; empty where neither is."""
+    return subject.class_word or _GOALS[subject.goal].class_word
 
 
 def steps_of(subject: Subject, method: str) -> int:
@@ -167,7 +173,7 @@ def _tables(subject: Subject, candidate: MethodSize, thrift: Thrift) -> dict[str
         "base.model": subject.base,
         "data.images": subject.images,
         "data.trigger": trigger,
-        "data.class_word": (subject.class_word or goal.class_word) if trigger else "",
+        "data.class_word": class_word_of(subject) if trigger else "",
         "method.name": method,
         "train.steps": steps_of(subject, method),
         "train.batch_size": batch,
@@ -181,8 +187,8 @@ def _tables(subject: Subject, candidate: MethodSize, thrift: Thrift) -> dict[str
     if method == "textual-inversion":
         settings["method.vectors"] = candidate.vectors or settings.get("method.vectors", 2)
         settings["data.template"] = "style" if subject.goal == "style" else "object"
-        if subject.embedded and not subject.class_word:
-            settings["method.init"] = goal.init
+        if subject.start_word:
+            settings["method.init"] = subject.start_word
     if thrift.checkpointing:
         settings["train.gradient_checkpointing"] = True
     if thrift.small_optimizer:

@@ -7,12 +7,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tsuika.advice import estimate, evidence, programs, rules
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+from tsuika.advice import estimate, evidence, programs, rules, start_word
 from tsuika.advice.base import Base, describe_base
 from tsuika.advice.estimate import Estimate, Machine, Measure
 from tsuika.advice.evidence import GOALS, Goal, Statement
-from tsuika.advice.recipes import Subject
+from tsuika.advice.recipes import Subject, class_word_of
 from tsuika.advice.rules import Advice, Option
+from tsuika.advice.start_word import StartWord
 from tsuika.api.checking import detail_lost
 from tsuika.api.models import EMBEDDED
 from tsuika.api.run import starts
@@ -21,11 +26,15 @@ from tsuika.config import Recipe
 from tsuika.core.errors import ImageError, no_such
 from tsuika.core.events import Event, Phase, Progress
 from tsuika.core.files import write_text
+from tsuika.core.messages import percent
 from tsuika.core.sections import Data
 from tsuika.core.texts import Text, _, _n
 from tsuika.data import check as checks
 from tsuika.data.check_report import Report
+from tsuika.data.image import open_image
 
+# Images at most that start words are tried on.
+SHOWN = 8
 # Share of images with one background, and from how many images on that says something.
 HALF, MANY = 0.5, 4
 
@@ -119,27 +128,33 @@ def advise(
         _captioned(report),
         known.is_embedded,
     )
-    yield Phase("estimate", rules.OFFERED)
     machine = machine_for(known, device, measure)
     limit = machine.memory_gib * GIB / 1e9 if vram_gb is None else vram_gb
-    request = rules.Request(subject, _goal(goal), limit, max_file_mb, programs.program(program))
     counted = machine if vram_gb is None else replace(machine, device="cuda", precision="bf16")
     step = estimate.step_of(known)
 
     def estimated(recipe: Recipe, timed: Measure | None = None) -> Estimate:
         return estimate.estimate(known, recipe, counted, subject.pictures, step, timed)
 
-    found = rules.advise(
-        request, known, evidence.measured(), estimated, lambda recipe: estimate.memory_gib(known, recipe, counted, step)
-    )
-    if measure:
+    with Timer(known, machine) as timer:
+        start = (yield from _start_word(timer, subject, report)) if measure and timer.allowed else None
+        yield Phase("estimate", rules.OFFERED)
+        subject = replace(subject, start_word=start.word if start else "")
+        request = rules.Request(subject, _goal(goal), limit, max_file_mb, programs.program(program))
+        found = rules.advise(
+            request,
+            known,
+            evidence.measured(),
+            estimated,
+            lambda recipe: estimate.memory_gib(known, recipe, counted, step),
+        )
         options = []
-        with Timer(known, machine) as timer:
-            for number, option in enumerate(found.options, start=1):
-                options.append(replace(option, estimate=estimated(option.recipe, timer.measured)))
-                yield Progress("estimate", number, len(found.options))
-        found = replace(found, options=tuple(options))
-    texts = [*_notes(known, subject, machine, vram_gb, report)]
+        for number, option in enumerate(found.options, start=1):
+            timed = timer.measured if measure else None
+            options.append(replace(option, estimate=estimated(option.recipe, timed)))
+            yield Progress("estimate", number, len(found.options))
+    found = replace(found, options=tuple(options))
+    texts = [*_notes(known, subject, machine, vram_gb, report, start)]
     if measure and known.at_hand:
         lost = yield from detail_lost(report, base, known.size_px)
         texts += [
@@ -154,6 +169,30 @@ def advise(
     return Advised(replace(found, notes=notes), machine, tuple(files))
 
 
+def _start_word(timer: Timer, subject: Subject, report: Report) -> Generator[Event, None, StartWord | None]:
+    """The known word that a new word best starts from, tried on a few of the images; None without any class word."""
+    class_word = class_word_of(subject)
+    if not class_word:
+        return None
+    yield Phase("start-word")
+    model, side = timer.model, timer.base.size_px
+    shown = report.usable[:: max(1, -(-len(report.usable) // SHOWN))]
+    pixels = torch.stack([_pixels(image.path, side) for image in shown]).to(model.device)
+    with torch.no_grad():
+        latents_BCHW = model.encode_images(pixels)
+    for event in start_word.choose(model, list(latents_BCHW), class_word):
+        if isinstance(event, StartWord):
+            return event
+        yield Progress("start-word", *event)
+    raise AssertionError("choosing ends with a choice")
+
+
+def _pixels(path: Path, side: int) -> torch.Tensor:
+    """The middle of an image, in -1..1, (3, side, side)."""
+    image = ImageOps.fit(open_image(path).convert("RGB"), (side, side), Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.asarray(image, np.float32).copy()).permute(2, 0, 1) / 127.5 - 1
+
+
 def _goal(text: str) -> Goal:
     return next(goal for goal in GOALS if goal == text)
 
@@ -162,7 +201,9 @@ def _captioned(report: Report) -> bool:
     return all(picture.caption_source != "built" for picture in report.usable)
 
 
-def _notes(base: Base, subject: Subject, machine: Machine, vram_gb: float | None, report: Report) -> Iterator[Text]:
+def _notes(
+    base: Base, subject: Subject, machine: Machine, vram_gb: float | None, report: Report, start: StartWord | None
+) -> Iterator[Text]:
     family = base.family.facts.title
     if not base.at_hand and base.guessed:
         yield _(
@@ -197,6 +238,22 @@ def _notes(base: Base, subject: Subject, machine: Machine, vram_gb: float | None
         yield _(
             "{share} of the images share one background, which will be learned along: add others, or name it in the captions.",
             share=f"{100 * report.variety.same_background:.0f}%",
+        )
+    if start is not None and start.word != start.class_word:
+        yield _(
+            "A new word (Textual Inversion) starts from `{word}`: of {count} known words that were tried on your images, the base"
+            " model draws them best with it (loss {change} against `{class_word}`).",
+            word=start.word,
+            count=start.tried,
+            change=percent(start.change),
+            class_word=start.class_word,
+        )
+    elif start is not None:
+        yield _(
+            "A new word (Textual Inversion) starts from the class word `{word}`: none of {count} known words that were tried on"
+            " your images is better.",
+            word=start.word,
+            count=start.tried,
         )
     if not subject.trigger:
         yield _("No --trigger was given: change the word in the recipe to one of your own.")

@@ -96,6 +96,14 @@ class Timer:
     def __exit__(self, *_: object) -> None:
         self._model = None
 
+    @property
+    def model(self) -> Model:
+        """The base, loaded when it is first asked for."""
+        if self._model is None:
+            device, dtype = torch.device(self.machine.device), DTYPES[self.machine.precision]
+            self._model = families.load(self.base.name, device=device, dtype=dtype, embedded_path=EMBEDDED)
+        return self._model
+
     def measured(self, recipe: Recipe) -> Measured | None:
         """Seconds a step, measured now or within a day."""
         key = json.dumps(
@@ -129,18 +137,7 @@ class Timer:
         return found
 
     def _run(self, recipe: Recipe) -> Measured:
-        accelerator = accelerate_for(recipe)
-        if self._model is None:
-            base = recipe.base
-            self._model = families.load(
-                base.model,
-                tokenizer=base.tokenizer,
-                vae=base.vae,
-                device=accelerator.device,
-                dtype=DTYPES[self.machine.precision],
-                embedded_path=EMBEDDED,
-            )
-        model, train = self._model, recipe.train
+        accelerator, model, train = accelerate_for(recipe), self.model, recipe.train
         side = self.base.size_px // self.base.latent_factor
         rows = train.batch_size * (2 if recipe.data.regularizes else 1)
         latents_BCHW = torch.randn(rows, model.facts.latent_channels, side, side, generator=generator(0, "advise"))
