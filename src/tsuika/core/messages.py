@@ -494,15 +494,13 @@ MESSAGES: Final[Mapping[str, Message]] = {
         _("Raise the learning rate: --set train.learning_rate={higher}; or the number of steps: --steps {more}"),
     ),
     "GD035": Message(
-        _("Prompts without the trigger word come out differently: they have drifted by {share}"),
-        _("100% is the difference between two prompts."),
+        _("Prompts that have nothing to do with it have changed {share} as much as those with `{trigger}`"),
+        _("So other images change as well; evaluate shows by how much."),
         Text("{do}"),
     ),
     "GD036": Message(
-        _(
-            "The class word `{word}` alone has changed by {share} as well, where 100% is the difference between two prompts"
-        ),
-        _("It was learned along with `{trigger}`, so a prompt without the trigger word may draw what you trained."),
+        _("The class word `{word}` alone has changed {share} as much as prompts with `{trigger}`"),
+        _("It was learned along, so a prompt without the trigger word may draw what you trained."),
         Text("{do}"),
     ),
     "EV001": Message(

@@ -6,7 +6,7 @@ A point is one set of weights at one strength. Against the base it has
   pictures;
 - lost adherence, other prompts or diversity: the interval of that difference lies below 0, and at least `LEAST` of what the
   base has (adherence: above chance) is gone;
-- moved other prompts: their drawings have drifted by `guard.judge.DRIFTED` or more of what lies between two prompts;
+- moved other prompts: their drawings have drifted by `DRIFTED` or more of what lies between two prompts;
 - cost too dearly: lost, and of adherence (above chance) or of other prompts less than `KEPT` is left, or of diversity less
   than `VARIED`;
 - copied: `COPIES` drawings or more above the base's own, and `COPIED` of all, are training pictures again. Of true
@@ -37,11 +37,12 @@ from numpy.typing import NDArray
 from tsuika.core.bootstrap import Table, around, of_table, resampled
 from tsuika.core.intervals import Interval
 from tsuika.evaluation.measures import Scale, Tables
-from tsuika.guard.judge import DRIFTED
 
 LEAST: Final = 0.05
 # Of the way to the training images: below, drawings show hardly anything of it (a teapot at likeness 0.04 of 0.96).
 SEEN: Final = 0.2
+# Of what lies between two unrelated prompts: more is a side effect that is worth a word.
+DRIFTED: Final = 0.3
 KEPT: Final = 0.7
 VARIED: Final = 0.5
 COPIES: Final = 2

@@ -12,8 +12,9 @@ from tsuika.core.events import Event, Finished, Phase, note
 from tsuika.core.rundir import RunDir
 from tsuika.core.texts import _
 from tsuika.core.types import Artifact, Attachment
-from tsuika.guard.judge import CLASS_DRIFTED, DRIFTED
+from tsuika.guard.judge import MOVED_ALONG
 from tsuika.guard.memorization import Memorization
+from tsuika.pages import sentences
 from tsuika.training import guard_plan, guarded_run, optim, writing
 from tsuika.training.fit import Fit
 from tsuika.training.guard_plan import GuardPlan
@@ -113,22 +114,17 @@ def _written(prepared: Prepared, trained: guarded_run.Trained) -> Generator[Even
 
 
 def _drifted(prepared: Prepared, attachment: Attachment, safe: bool) -> Iterator[Event]:
-    """A note where prompts without the trigger word, or the class word, draw other images than before."""
-    others, of_class = prepared.drift(attachment)
+    """A note where the class word, or unrelated prompts, have moved along with the trigger word."""
+    of_class, of_others = prepared.moved(attachment)
     data = prepared.recipe.data
-    earlier = _("Use the `safe` file, or a lower strength.") if safe else _("Use a lower strength.")
-    do = (
-        earlier
-        if data.reg_images or data.reg_generate
-        else _(
-            "{earlier} For the next training: regularization images (--reg-images DIR, or --set data.reg_generate=100).",
-            earlier=earlier,
-        )
-    )
-    if of_class is not None and of_class >= CLASS_DRIFTED and "style" not in data.class_word.casefold().split():
+    do = _("Use the `safe` file, or a lower strength.") if safe else _("Use a lower strength.")
+    if not (data.reg_images or data.reg_generate):
+        later = _("For the next training: regularization images (--reg-images DIR, or --set data.reg_generate=100).")
+        do = sentences(do, later)
+    if of_class >= MOVED_ALONG and "style" not in data.class_word.casefold().split():
         yield note("GD036", word=data.class_word, trigger=data.trigger, share=f"{of_class:.0%}", do=do)
-    elif others is not None and others >= DRIFTED:
-        yield note("GD035", share=f"{others:.0%}", do=do)
+    elif of_others >= MOVED_ALONG:
+        yield note("GD035", trigger=data.trigger, share=f"{of_others:.0%}", do=do)
 
 
 def _write(prepared: Prepared, artifact: Artifact, name: str, steps: int) -> Generator[Event, None, Artifact]:
