@@ -12,7 +12,7 @@ import pytest
 
 from tsuika.core.messages import MESSAGES
 from tsuika.guard.judge import CHECKS_AT_LEAST, Judge, Range, Rule, Verdict, affordable_schedule, check_schedule, replay
-from tsuika.guard.reading import Check, Ratios, Reading, estimate, halves, mean, t95
+from tsuika.guard.reading import Check, Ratios, Reading, estimate, halves, mean, minus, t95
 
 Curve = Callable[[int], float]
 FREE = Rule()
@@ -364,3 +364,37 @@ def test_no_two_sentences_of_one_run_ask_for_opposite_learning_rates() -> None:
         params = dict.fromkeys(("step", "best", "rate", "higher", "more", "percent", "train", "gain"), "1")
         both = f"{MESSAGES[code].sentence(params)} {MESSAGES['GD017'].sentence(params)}".casefold()
         assert any(word in both for word in up) != any(word in both for word in down)
+
+
+def test_before_any_check_nothing_is_chosen_or_kept() -> None:
+    judge = Judge(1000, 1e-4)
+    assert judge.chosen == Range(0, 0, 0) and judge.keep == frozenset()
+
+
+def test_a_flat_run_that_is_checked_at_its_end_alone_has_learned_nothing() -> None:
+    judge = Judge(1000, 1e-4, check_steps=[100, 1000])
+    assert [one.code for one in replay(judge, [check(100, 0.0), check(1000, 0.0)])] == ["GD011", "GD004"]
+
+
+def test_only_the_last_gap_in_detail_warns_and_a_check_without_training_images_hides_none() -> None:
+    wide, narrow = check(100, -0.03, -0.29), check(120, -0.04, -0.05)
+    assert [one.code for one in replay(Judge(1000, 1e-4), [wide, narrow])] == ["GD007", "GD008"]
+    blind = replace(wide, step=120, reading=replace(wide.reading, train=Ratios()))
+    assert [one.code for one in replay(Judge(1000, 1e-4), [wide, blind])] == ["GD007", "GD007"]
+
+
+@pytest.mark.parametrize(("even", "odd", "best"), [(-0.01, 0.02, 100), (0.01, -0.03, 0)])
+def test_the_half_that_chooses_decides_alone_whether_a_step_is_better_than_the_base(
+    even: float, odd: float, best: int
+) -> None:
+    rows = ((even, odd) * 3,) * 2
+    reading = Reading(Ratios(rows, ((0.0, 0.0),) * 2), Ratios(rows, ((0.0, 0.0),) * 2))
+    assert Judge(1000, 1e-4).update(Check(100, reading)).evidence.best_step == best
+
+
+def test_grids_of_other_sizes_have_no_differences_and_two_timesteps_are_two_halves() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        minus(((0.1, 0.2),), ((0.1,),))
+    with pytest.raises(ValueError, match="zip"):
+        minus(((0.1,), (0.2,)), ((0.1,),))
+    assert halves(((1.0, 2.0),)) == (((1.0,),), ((2.0,),))

@@ -36,7 +36,7 @@ class StartWord:
     """What was chosen.
 
     Attributes:
-        word: the class word, unless another one is better by more than its standard error.
+        word: the class word, unless another one is better by its whole 95% interval.
         class_word: what it was compared with.
         change: log ratio of the loss with it to that with the class word.
         tried: how many words were tried.
@@ -79,7 +79,7 @@ def choose(model: Model, latents: Sequence[Tensor], class_word: str) -> Iterator
     whole = {word: _grid(model, draws, word) for word in (class_word, *best)}
     chosen = min(whole, key=lambda word: mean(whole[word]))
     change = estimate(minus(whole[chosen], whole[class_word]))
-    if not change.mean < -change.se:
+    if not change.high < 0:
         yield StartWord(class_word, class_word, 0.0, len(words))
     else:
         yield StartWord(chosen, class_word, change.mean, len(words))

@@ -503,6 +503,11 @@ MESSAGES: Final[Mapping[str, Message]] = {
         _("It was learned along, so a prompt without the trigger word may draw what you trained."),
         Text("{do}"),
     ),
+    "GD037": Message(
+        _("The class word `{word}` may be the cause: this base model does not know it as a word"),
+        _("Its tokenizer tears it into {pieces} pieces, so what they draw has little to do with your images."),
+        _("Use a simpler class word that the base model knows: --class-word WORD"),
+    ),
     "EV001": Message(
         _("This cannot be opened as an image encoder"),
         Text("{why}"),
