@@ -196,7 +196,7 @@ MESSAGES: Final[Mapping[str, Message]] = {
         ),
         _("Shorten it if other programs, which may cut it off, are to train on it as well."),
     ),
-    "RC040": Message(
+    "RC048": Message(
         _("{method} has no setting `{key}`"), _("It is a setting of {owners}."), _("Its own settings: {names}")
     ),
     "MD001": Message(
