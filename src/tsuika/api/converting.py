@@ -15,7 +15,7 @@ from tsuika.api import writing
 from tsuika.api.models import EMBEDDED, load
 from tsuika.api.run import starts
 from tsuika.api.writing import ModelFile
-from tsuika.core import safetensors
+from tsuika.core import files, safetensors
 from tsuika.core.errors import FormatError, ModelError
 from tsuika.core.events import Event, Phase, Warned, note
 from tsuika.core.files import sha256
@@ -95,7 +95,7 @@ def convert(
         source = formats.find(file)
         artifact = source.read(file)
         target = _target(to, artifact.method, formats.for_method(artifact.method))
-        writing.free(out, file, *bases, overwrite=overwrite, suffix=target.suffix)
+        files.check_out(out, file, *bases, overwrite=overwrite, suffix=target.suffix)
         notes: list[Warned] = []
         if artifact.method == formats.LORA[0].method:
             artifact = _ready(artifact, target.name, lossy=lossy, rank=rank, base=base, notes=notes)
@@ -106,7 +106,7 @@ def convert(
     for vae in vae_file.VAE_FORMATS:
         if vae.sniff(file):
             target = _target(to, "vae", vae_file.VAE_FORMATS)
-            writing.free(out, file, *bases, overwrite=overwrite, suffix=target.suffix)
+            files.check_out(out, file, *bases, overwrite=overwrite, suffix=target.suffix)
             artifact, notes = _with_scale(vae.read(file), target.name, base)
             yield from notes
             yield Phase("write")

@@ -16,7 +16,7 @@ from tsuika.api.run import starts
 from tsuika.api.writing import ModelFile
 from tsuika.core.errors import FormatError, ModelError, RecipeError
 from tsuika.core.events import Event, Phase
-from tsuika.core.files import split_strength
+from tsuika.core.files import check_out, split_strength
 from tsuika.core.texts import Text, _
 from tsuika.core.types import Artifact, Format, Role, model_tensors
 from tsuika.formats.common import without_assumed_family
@@ -142,8 +142,8 @@ def merge(
         raise RecipeError("RC005", found=_("A LoRA file"), do=do)
     target = _target(out)
     bases = [Path(into).expanduser()] if into else []
-    free = writing.free_model if into else writing.free
-    free(out, *(path for path, _strength in parsed), *bases, overwrite=overwrite)
+    check = writing.free_model if into else check_out
+    check(out, *(path for path, _strength in parsed), *bases, overwrite=overwrite)
     shares = [Share(_named(path), strength) for path, strength in parsed]
     names = tuple(map(str, files))
     if into:
@@ -215,7 +215,7 @@ def resize(
         raise RecipeError("RC005", found=_("--rank or --energy"), do=f"tsuika resize {file} --rank 8 --out {out}")
     if energy is not None and not 0 < energy <= 1:
         raise RecipeError("RC002", key="energy", found=energy, why=_("above 0, at most 1"))
-    writing.free(out, file, overwrite=overwrite)
+    check_out(out, file, overwrite=overwrite)
     artifact = _named(file)
     small, errors = resizing.compress(artifact, rank=rank, error=None if energy is None else math.sqrt(1 - energy))
     _rename(small, out)
@@ -257,7 +257,7 @@ def extract(
         FormatError: the two do not differ (FM005).
         RecipeError: `out` exists or is one of the two (RC007).
     """
-    writing.free(out, Path(tuned).expanduser(), Path(base).expanduser(), overwrite=overwrite)
+    check_out(out, Path(tuned).expanduser(), Path(base).expanduser(), overwrite=overwrite)
     ours, theirs = peek(tuned), peek(base)
     family = theirs.facts.family
     if ours.facts.family != family:

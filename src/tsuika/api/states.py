@@ -40,15 +40,15 @@ class SavedState:
         """The artifact as it would have been written at that step (with averaged weights, where the run averages).
 
         Raises:
-            FormatError: the state is not whole, or of another training than the results (MD003).
+            FormatError: the state is not whole (TR011), or of another training than the results (MD003).
         """
         state = checkpoint.load(path)
         artifacts = [self.format.read(result) for result in self.results]
         tensors = {name: value for artifact in artifacts for name, value in artifact.tensors.items()}
-        saved = {**state.weights, **state.average} if state is not None else {}
+        saved = {**state.weights, **state.average}
         known = all(name in tensors and tensors[name].numel() == value.numel() for name, value in saved.items())
-        if state is None or not known:
-            why = _("The saved state is not whole, or the results beside it are of another training.")
+        if not known:
+            why = _("The results beside the saved state are of another training.")
             raise FormatError("MD003", where=path, why=why)
         # A state has the shapes of the model's own parameters: a convolution's DoRA scale is (1, out, 1, 1) there.
         own = {name: value.reshape(tensors[name].shape) for name, value in saved.items()}

@@ -18,7 +18,7 @@ from tsuika.api import results, writing
 from tsuika.api.display import shown as shown_html
 from tsuika.api.models import EMBEDDED
 from tsuika.api.run import starts
-from tsuika.core import safetensors
+from tsuika.core import files, safetensors
 from tsuika.core.bootstrap import LEAST
 from tsuika.core.errors import DivergedError, ImageError, RecipeError, no_such
 from tsuika.core.events import Event, Phase, Warned, note
@@ -208,7 +208,7 @@ def compare_vae(
     if precision not in DTYPES:
         raise no_such("precision", precision, DTYPES)
     if out is not None:
-        writing.free(out, images, overwrite=overwrite, suffix=".html")
+        files.check_out(out, images, overwrite=overwrite, suffix=".html")
     notes: list[Warned] = []
     yield Phase("load")
     place, space = pick_device(device), families.peek(base, embedded_path=EMBEDDED)
@@ -361,7 +361,7 @@ def tune_vae(
     if purpose not in tune.PURPOSES:
         raise no_such("purpose", purpose, tune.PURPOSES)
     format_ = next(one for one in vae_file.VAE_FORMATS if one.suffix == out.suffix.lower() or not one.suffix)
-    writing.free(out, images, overwrite=overwrite, suffix=format_.suffix)
+    files.check_out(out, images, overwrite=overwrite, suffix=format_.suffix)
     yield Phase("load")
     place, space = pick_device(device), families.peek(base, embedded_path=EMBEDDED)
     start = _candidate(space, vae, place).vae
