@@ -7,6 +7,7 @@ import json
 import os
 import time
 from collections.abc import Generator, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -22,13 +23,12 @@ from tsuika.advice.evidence import GOALS, Goal, Statement
 from tsuika.advice.recipes import Subject
 from tsuika.advice.rules import Advice, Option
 from tsuika.api.checking import detail_lost
-from tsuika.api.models import EMBEDDED
+from tsuika.api.models import EMBEDDED, cache_folder
 from tsuika.api.run import starts
-from tsuika.api.training import cache_folder
 from tsuika.config import Recipe
 from tsuika.core import files
 from tsuika.core.english import article
-from tsuika.core.errors import ImageError, no_such
+from tsuika.core.errors import ImageError, ResourceError, no_such
 from tsuika.core.events import Event, Phase
 from tsuika.core.sections import Data
 from tsuika.core.seeds import generator
@@ -269,7 +269,7 @@ class _Timer:
     def __init__(self, base: Base, machine: Machine, allowed: bool) -> None:
         self.base, self.machine, self.allowed = base, machine, allowed and _tried(base, machine)
         self._model: Model | None = None
-        self._file = cache_folder().parent / "speed.json"
+        self._file = cache_folder() / "speed.json"
 
     def __enter__(self) -> _Timer:
         return self
@@ -299,7 +299,9 @@ class _Timer:
             return None
         found = self._run(recipe)
         row = {"at": time.time(), "step_s": found.step_s, "peak_bytes": found.peak_bytes}
-        files.write_text(self._file, json.dumps({**known, key: row}))
+        # Where it cannot be kept, it is measured again.
+        with suppress(ResourceError):
+            files.write_text(self._file, json.dumps({**known, key: row}))
         return found
 
     def _known(self) -> dict[str, dict[str, Any]]:

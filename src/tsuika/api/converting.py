@@ -18,7 +18,7 @@ from tsuika.api.writing import ModelFile
 from tsuika.core import files, safetensors
 from tsuika.core.errors import FormatError, ModelError
 from tsuika.core.events import Event, Phase, Warned, note
-from tsuika.core.files import sha256
+from tsuika.core.files import at_home, sha256
 from tsuika.core.texts import _
 from tsuika.core.types import Artifact, Format
 from tsuika.core.weights import open_weights
@@ -90,7 +90,7 @@ def convert(
     """
     if not file.exists():
         raise FormatError("FM004", where=file)
-    bases = [Path(base).expanduser()] if base else []
+    bases = [at_home(base)] if base else []
     if formats.is_artifact(file):
         source = formats.find(file)
         artifact = source.read(file)
@@ -125,7 +125,7 @@ def peek(base: str) -> families.StoredBase:
     Raises:
         ModelError: not there (MD001), or no base.
     """
-    path = EMBEDDED if base == "embedded" else Path(base).expanduser()
+    path = EMBEDDED if base == "embedded" else at_home(base)
     if not path.exists():
         raise ModelError("MD001", where=base, why=_("There is no such file or folder."))
     return families.peek(path)

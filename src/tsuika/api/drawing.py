@@ -21,7 +21,7 @@ from tsuika.api.states import Files
 from tsuika.core import files
 from tsuika.core.errors import RecipeError
 from tsuika.core.events import Event, Phase, Progress, Warned
-from tsuika.core.files import sha256, split_strength
+from tsuika.core.files import at_home, sha256, split_strength
 from tsuika.core.texts import _
 from tsuika.core.types import Model
 from tsuika.generation import compose, pipeline, png_info
@@ -292,7 +292,7 @@ class Renderer:
 
     def _vae_hash(self, vae: str) -> str | None:
         if vae not in self._hashes:
-            path = Path(vae).expanduser()
+            path = at_home(vae)
             self._hashes[vae] = sha256(path)[:10] if path.is_file() else None
         return self._hashes[vae]
 
@@ -332,7 +332,7 @@ def _load(drawing: Drawing) -> Model:
 
 def _public(spec: str) -> str:
     """A path without its folders; a word or a hub id as it is."""
-    return Path(spec).name if Path(spec).expanduser().exists() else spec
+    return Path(spec).name if at_home(spec).exists() else spec
 
 
 def _size(text: str) -> tuple[int, int] | None:

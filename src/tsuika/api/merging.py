@@ -16,7 +16,7 @@ from tsuika.api.run import starts
 from tsuika.api.writing import ModelFile
 from tsuika.core.errors import FormatError, ModelError, RecipeError
 from tsuika.core.events import Event, Phase
-from tsuika.core.files import check_out, split_strength
+from tsuika.core.files import at_home, check_out, split_strength
 from tsuika.core.texts import Text, _
 from tsuika.core.types import Artifact, Format, Role, model_tensors
 from tsuika.formats.common import without_assumed_family
@@ -141,7 +141,7 @@ def merge(
         do = "tsuika merge A.safetensors:0.8 B.safetensors --out C.safetensors"
         raise RecipeError("RC005", found=_("A LoRA file"), do=do)
     target = _target(out)
-    bases = [Path(into).expanduser()] if into else []
+    bases = [at_home(into)] if into else []
     check = writing.free_model if into else check_out
     check(out, *(path for path, _strength in parsed), *bases, overwrite=overwrite)
     shares = [Share(_named(path), strength) for path, strength in parsed]
@@ -257,7 +257,7 @@ def extract(
         FormatError: the two do not differ (FM005).
         RecipeError: `out` exists or is one of the two (RC007).
     """
-    check_out(out, Path(tuned).expanduser(), Path(base).expanduser(), overwrite=overwrite)
+    check_out(out, at_home(tuned), at_home(base), overwrite=overwrite)
     ours, theirs = peek(tuned), peek(base)
     family = theirs.facts.family
     if ours.facts.family != family:

@@ -19,7 +19,7 @@ from tsuika.api.models import defaults_of, load
 from tsuika.config import Recipe
 from tsuika.core.errors import InterruptedRunError, RecipeError
 from tsuika.core.events import Warned
-from tsuika.core.files import sha256, split_strength
+from tsuika.core.files import at_home, sha256, split_strength
 from tsuika.core.rundir import RunDir
 from tsuika.core.types import Artifact, Attachment, Model, model_tensors
 from tsuika.evaluation import finished
@@ -252,6 +252,6 @@ class SnapshotRenderer:
 
 def _stamp(name: str) -> list[tuple[str, int, int]]:
     """What tells a file or folder from what it was before; nothing for a name."""
-    path = Path(name).expanduser()
+    path = at_home(name)
     files = [path] if path.is_file() else sorted(path.glob("*/*.safetensors")) if path.is_dir() else []
     return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from tsuika import formats
-from tsuika.core.errors import FormatError
+from tsuika.core.errors import FormatError, InterruptedRunError
 from tsuika.core.rundir import RunDir
 from tsuika.core.texts import _
 from tsuika.core.types import Artifact, Format
@@ -76,14 +76,18 @@ class Files:
         """The format of a file or folder; the folder of a saved state is one too.
 
         Raises:
-            FormatError: as `formats.find`; FM004, a run without results.
+            FormatError: as `formats.find`; InterruptedRunError: EV004, a run without results.
         """
         if not (path / "manifest.json").is_file():
             return formats.find(path, self.also)
-        run = RunDir(path.parent.parent)
-        results = [file for file in sorted(run.artifacts.glob("*")) if file.is_file() and self._is_artifact(file)]
+        folder = next((one for one in path.resolve().parents if RunDir(one).recipe.is_file()), path.parent.parent)
+        run = RunDir(folder)
+        # Of a run that was stopped: the states of its trial run are states, too.
+        places = (run.artifacts, run.unfinished)
+        found = [file for place in places for file in sorted(place.glob("*")) if file.is_file()]
+        results = [file for file in found if self._is_artifact(file)]
         if not results:
-            raise FormatError("FM004", where=run.artifacts)
+            raise InterruptedRunError("EV004", where=folder)
         first = formats.find(results[0], self.also)
         return SavedState(tuple(file for file in results if formats.find(file, self.also).name == first.name), first)
 

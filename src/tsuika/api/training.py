@@ -17,7 +17,7 @@ from PIL import Image
 
 from tsuika import config
 from tsuika.api.display import framed, gallery, table
-from tsuika.api.models import EMBEDDED, defaults_of
+from tsuika.api.models import EMBEDDED, cache_folder, defaults_of
 from tsuika.api.run import Events, Run, starts
 from tsuika.config import Recipe
 from tsuika.core import files
@@ -40,11 +40,6 @@ DEMO_RECIPE = Path(str(resources.files("tsuika.embedded"))) / "demo.toml"
 Returned = TypeVar("Returned")
 # Training captions that are drawn beside the previews, once each.
 CAPTIONS: Final = 4
-
-
-def cache_folder() -> Path:
-    """The folder of encoded images, shared by runs: in the platform's cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tsuika" / "latents"
 
 
 def _is_main() -> bool:
@@ -192,7 +187,7 @@ def dry_run(recipe: Recipe, out: Path | str) -> Events[DryRun]:
 
 def services() -> preparation.Services:
     """What a run gets from here: previews, regularization images, and the cache of encoded images."""
-    return preparation.Services(EMBEDDED, cache_folder(), _ClassImages(), _preview)
+    return preparation.Services(EMBEDDED, cache_folder() / "latents", _ClassImages(), _preview)
 
 
 def _open_run(recipe: Recipe, out: Path) -> AbstractContextManager[RunDir]:

@@ -96,6 +96,7 @@ def error(ours: TsuikaError) -> None:
     for line in rest:
         # A path or a command of one word stays whole, to be copied.
         say(line, first="  ", rest="    ")
+    say(_("more: docs/troubleshooting.md#{anchor}", anchor=ours.code.lower()), first="  ")
 
 
 def result(value: object, *, as_json: bool) -> None:

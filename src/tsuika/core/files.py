@@ -214,6 +214,14 @@ def holder(path: Path) -> Text:
 # --------------------------------------------------------------------------------------------------------------- reading
 
 
+def at_home(path: str | Path) -> Path:
+    """A path with `~` and `~name` filled in, as far as there is such a home."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 def sha256(path: Path) -> str:
     """Hex SHA-256 of a file."""
     digest = hashlib.sha256()

@@ -202,6 +202,11 @@ MESSAGES: Final[Mapping[str, Message]] = {
         ),
         _("Shorten it if other programs, which may cut it off, are to train on it as well."),
     ),
+    "DS020": Message(
+        _("The cache of encoded images cannot be written"),
+        Text("{why}"),
+        _("Do without it: --set data.cache=false; or name another place for it: the variable XDG_CACHE_HOME"),
+    ),
     "MD001": Message(
         _("The base model was not found"),
         Text("{why}"),
@@ -347,7 +352,7 @@ MESSAGES: Final[Mapping[str, Message]] = {
     ),
     "TR014": Message(
         _("The training run began in other surroundings"),
-        _("{changes}"),
+        Text("{changes}"),
         _("It goes on, but its numbers may differ in the last digits."),
     ),
     "TR010": Message(_("`{name}` was closed before its end"), _("So there is no result.")),

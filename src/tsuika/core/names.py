@@ -54,6 +54,11 @@ def shortened(name: str, most: int) -> str:
     return raw[: most - len(mark)].decode("utf-8", "ignore") + mark
 
 
+def is_unicode(path: Path) -> bool:
+    """Whether a path is text; the safetensors library opens no other."""
+    return not any("\ud800" <= one <= "\udfff" for one in str(path))
+
+
 def refused(path: Path) -> Text | None:
     """Why no file can have this path; None where one can."""
     if "\0" in str(path):

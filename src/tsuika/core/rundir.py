@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tsuika.core import files, kept, names
 from tsuika.core.errors import FormatError, RecipeError
+from tsuika.core.texts import _
 
 
 class _Inside:
@@ -57,6 +58,9 @@ class RunDir:
             RecipeError: RC006, it already holds something, or is a file; TsuikaError: as `files.check_place`.
         """
         files.check_place(self.root)
+        if not names.is_unicode(self.root.resolve()):
+            why = _("It is no Unicode (UTF-8), so that weights could not be read back from there.")
+            raise RecipeError("RC028", where=self.root, why=why)
         if self.root.exists() and (not self.root.is_dir() or not all(map(self._is_left_over, self.root.iterdir()))):
             raise RecipeError("RC006", where=self.root)
 

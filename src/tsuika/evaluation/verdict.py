@@ -15,9 +15,10 @@ The grade is that of the file as it is, at strength 1: `copies`, `nothing` (not 
 `good`; without an encoder `copies`, `stiff` (diversity too dear) or `unmeasured`.
 
 A point's score is the share of the way from the base's likeness to that of the training pictures, times the share of
-adherence that is left (of diversity, where no adherence is measured). The best trade is the point that moves the base least
-among those within one standard error of the highest score (paired), of points that have gained, do not copy and are not
-too dear.
+adherence that is left (of diversity, where no adherence is measured). The best trade is among the points within one
+standard error of the highest score (paired), of those that have gained, do not copy and are not too dear: a written file
+before a saved state, then the one that moves the base least, and where that is the same within one standard error, the
+one with the highest score.
 
 Two kept steps are compared at equal likeness: the highest that all reach, each on its own line from strength 0 up.
 """
@@ -58,6 +59,11 @@ class Point:
     strength: float
     tables: Tables
     main: bool = False  # the file that one uses without further thought
+
+    @property
+    def is_written(self) -> bool:
+        """Whether it is a file to use, and not a saved state."""
+        return not self.file.startswith("checkpoints/")
 
 
 @dataclass(frozen=True)
@@ -197,7 +203,19 @@ def _best(points: Sequence[Point], judgements: Sequence[Judgement]) -> int | Non
         drift = points[row].tables.drift
         return (0.0 if drift is None else float(drift.mean()), points[row].strength * points[row].step)
 
-    return min((row for row in rows if _as_good(judgements[row], judgements[top])), key=moved)
+    equal = [row for row in rows if _as_good(judgements[row], judgements[top])]
+    equal = [row for row in equal if points[row].is_written] or equal
+    least = min(equal, key=moved)
+    still = [row for row in equal if row == least or not _moves_more(points[row].tables, points[least].tables)]
+    return max(still, key=lambda row: judgements[row].score or 0.0)
+
+
+def _moves_more(one: Tables, other: Tables) -> bool:
+    """Whether the base moves more, by more than one standard error of the (paired) difference."""
+    if one.drift is None or other.drift is None:
+        return True
+    more = one.drift - other.drift
+    return float(np.nanmean(more)) > float(np.nanstd(resampled(more)))
 
 
 def _as_good(one: Judgement, top: Judgement) -> bool:
