@@ -62,7 +62,7 @@ class Runs:
         write_text(run.recipe, config.dump(recipe))
         if recipe.method.model_dump().get("rank") == self.untrainable:
             raise RecipeError("RC010")
-        write_text(run.guard / "split.json", split.split(NAMES, 0).to_json())
+        split.split(NAMES, 0).write(run.guard / "split.json")
         return self._go(run, 0)
 
     def resume(self, folder: Path) -> Iterator[Event]:
