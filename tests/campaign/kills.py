@@ -121,7 +121,7 @@ def test_a_read_only_disk(place: Path, dry: bool) -> None:
         assert "RS003" in in_words(program(place, *words))
         cached = train(place, place / f"uncached-{dry}", "lora", "off")
         if not dry:
-            assert "DS010" in in_words(program(place, *cached, env={"XDG_CACHE_HOME": str(disk)}))
+            assert "DS020" in in_words(program(place, *cached, env={"XDG_CACHE_HOME": str(disk)}))
 
 
 def test_two_processes_on_one_run_and_one_cache(place: Path) -> None:
