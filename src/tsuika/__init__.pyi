@@ -30,6 +30,10 @@ from .api.sheets import CellDrawn as CellDrawn
 from .api.sheets import Sheet as Sheet
 from .api.sheets import SheetWritten as SheetWritten
 from .api.sheets import grid as grid
+from .api.status import RunStatus as RunStatus
+from .api.status import sample as sample
+from .api.status import status as status
+from .api.status import stop as stop
 from .api.training import DEMO_PICTURES as DEMO_PICTURES
 from .api.training import DEMO_RECIPE as DEMO_RECIPE
 from .api.training import DryRun as DryRun

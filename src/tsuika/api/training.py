@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from html import escape
 from importlib.resources import files
@@ -21,7 +22,8 @@ from tsuika.api.models import EMBEDDED, defaults_of
 from tsuika.api.run import Events, Run, starts
 from tsuika.config import Recipe
 from tsuika.core.errors import InterruptedRunError
-from tsuika.core.events import Event, Phase, Previewed, Warned
+from tsuika.core.events import Event, Finished, Phase, Previewed, Stepped, Warned
+from tsuika.core.files import locked
 from tsuika.core.rundir import RunDir
 from tsuika.core.types import Model
 from tsuika.data.manifest import Manifest
@@ -38,6 +40,8 @@ DEMO_RECIPE = Path(str(files("tsuika.embedded"))) / "demo.toml"
 Returned = TypeVar("Returned")
 # Training captions that are drawn beside the previews, once each.
 CAPTIONS: Final = 4
+# How often it is tried to take a run's lock.
+LOOKS: Final = 20
 
 
 def cache_folder() -> Path:
@@ -211,12 +215,32 @@ def _run(recipe: Recipe, folder: RunDir, reporting: Reporting, *, resume: bool) 
     if resume and folder.events.exists():
         for event in run_record.past(folder.events):
             notes.add(event)
-    result = yield from _recorded(run.train(recipe, folder, services(), resume=resume), folder, notes)
-    if not _is_main():
-        return Trained(folder.root, {})
-    yield Phase("report")
-    _report(result, notes, reporting)
+    with _working_on(folder) if _is_main() else nullcontext():
+        # Of a process that was killed before it could answer.
+        folder.takes(folder.stop_request)
+        result = yield from _recorded(run.train(recipe, folder, services(), resume=resume), folder, notes)
+        if not _is_main():
+            return Trained(folder.root, {})
+        yield Phase("report")
+        _report(result, notes, reporting)
     return Trained.read(folder.root)
+
+
+@contextmanager
+def _working_on(folder: RunDir) -> Iterator[None]:
+    """Hold the run's lock.
+
+    Raises:
+        InterruptedRunError: TR012, another process works on it.
+    """
+    # Whoever looks whether it is held holds it for a moment.
+    for _attempt in range(LOOKS):
+        with locked(folder.lock) as ours:
+            if ours:
+                yield
+                return
+        time.sleep(0.05)
+    raise InterruptedRunError("TR012", where=folder.root, run=folder.root)
 
 
 class _Stream(Generic[Returned]):
@@ -234,8 +258,12 @@ class _Stream(Generic[Returned]):
 def _recorded(
     events: Generator[Event, None, run.Result], folder: RunDir, notes: run_record.RunRecord
 ) -> Generator[Event, None, run.Result]:
-    """The same events, each noted and written into `events.jsonl` by the first of several processes."""
-    stream = _Stream(events)
+    """The same events, each noted and written into `events.jsonl` by the first of several processes.
+
+    Raises:
+        InterruptedRunError: TR011, somebody has asked for a stop; everything is saved.
+    """
+    stream, step = _Stream(events), 0
     with closing(events), folder.events.open("a", encoding="utf-8") if _is_main() else nullcontext() as log:
         for event in stream:
             notes.add(event)
@@ -243,6 +271,10 @@ def _recorded(
                 log.write(event.to_json() + "\n")
                 log.flush()
             yield event
+            step = event.step if isinstance(event, Stepped) else step
+            if log is not None and not isinstance(event, Finished) and folder.takes(folder.stop_request):
+                events.close()
+                raise InterruptedRunError("TR011", where=folder.root, step=step, run=folder.root)
     return stream.result
 
 

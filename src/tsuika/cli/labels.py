@@ -20,6 +20,7 @@ LABELS: Final[Mapping[str, Text]] = {
     "autov3": _("AutoV3 hash"),
     "base": _("Base model"),
     "base_name": _("Base model"),
+    "best_step": _("Best step"),
     "buckets": _("Buckets"),
     "captions": _("Captions"),
     "convolutions": _("Convolution layers"),
@@ -54,6 +55,7 @@ LABELS: Final[Mapping[str, Text]] = {
     "name": _("Name"),
     "norms": _("Lengths of the vectors"),
     "out": _("File"),
+    "phase": _("At work on"),
     "pictures": _("Images"),
     "precision": _("Precision"),
     "prediction": _("Prediction"),
@@ -62,7 +64,10 @@ LABELS: Final[Mapping[str, Text]] = {
     "ranks": _("Ranks"),
     "recipe": _("Recipe"),
     "resolution": _("Training size"),
+    "run": _("Run folder"),
     "sha256": _("SHA-256"),
+    "state": _("State"),
+    "step": _("Step"),
     "steps": _("Steps"),
     "steps_done": _("Steps done"),
     "stopped_by": _("Stopped by"),
@@ -85,6 +90,11 @@ LABELS: Final[Mapping[str, Text]] = {
 }
 _FAMILIES: Final[Mapping[str, str]] = {row.name: row.facts.short_title for row in FAMILIES}
 _KINDS: Final[Mapping[str, Text]] = {"base model": _("Base model"), "run": _("Training run"), "vae": _("VAE")}
+_STATES: Final[Mapping[str, Text]] = {
+    "running": _("running"),
+    "stopped": _("stopped; it can be resumed"),
+    "finished": _("finished"),
+}
 _STOPPED_BY: Final[Mapping[str, Text]] = {
     "steps": _("the number of steps"),
     "guard": _("the overfitting guard"),
@@ -92,7 +102,12 @@ _STOPPED_BY: Final[Mapping[str, Text]] = {
     "diverged": _("divergence"),
 }
 # By key: the names of its values.
-_NAMED: Final[Mapping[str, Mapping[str, Text | str]]] = {"kind": _KINDS, "family": _FAMILIES, "stopped_by": _STOPPED_BY}
+_NAMED: Final[Mapping[str, Mapping[str, Text | str]]] = {
+    "kind": _KINDS,
+    "family": _FAMILIES,
+    "state": _STATES,
+    "stopped_by": _STOPPED_BY,
+}
 # A longer list has a line for each item.
 _LONG: Final = 60
 

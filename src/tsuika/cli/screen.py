@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
-from tsuika.cli import labels, language, layout, usage
+from tsuika.cli import labels, language, layout, recording, usage
 from tsuika.cli.language import local
 from tsuika.core.errors import TsuikaError, exhausted
 from tsuika.core.events import Chosen, Event, Finished, Judged, Phase, Progress, Started, Stepped, Warned, Written
@@ -74,6 +74,7 @@ def note(warned: Warned) -> None:
 
 def error(ours: TsuikaError) -> None:
     """Show an error as one block on stderr."""
+    recording.failed(ours)
     what, *rest = ours.lines()
     say(what, rest="  ")
     for line in rest:
@@ -310,6 +311,12 @@ def _started(event: Started) -> Text:
 
 def run(app: typer.Typer, arguments: Sequence[str]) -> None:
     """Run the program and exit with its status."""
+    rest, file = language.taken(arguments, recording.FLAG)
+    with recording.into(Path(file) if file else None):
+        _run(app, rest)
+
+
+def _run(app: typer.Typer, arguments: Sequence[str]) -> None:
     # The name of a file may be no Unicode, or more than the terminal can show.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")

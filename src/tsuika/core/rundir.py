@@ -33,11 +33,24 @@ class RunDir:
     guard = _Inside("guard")
     left_out = _Inside("pictures.json")
     log = _Inside("log.txt")
+    # Held by the process that works on the run, so that it is free again however that ends.
+    lock = _Inside(".lock")
+    # Made by whoever wants something of the running process; taken away when it is done, between two steps.
+    stop_request = _Inside("requests/stop")
+    sample_request = _Inside("requests/sample")
 
     @property
     def has_states(self) -> bool:
         """Whether there is a saved state to go on from."""
         return any(self.root.glob("checkpoints/step-*")) or any(self.root.glob("guard/look-*"))
+
+    def takes(self, request: Path) -> bool:
+        """Whether something was requested; it is taken away."""
+        try:
+            request.unlink()
+        except OSError:
+            return False
+        return True
 
     def check_free(self) -> None:
         """Whether a new run may go there.

@@ -21,7 +21,7 @@ from tsuika.training.monitor import has_ended
 from tsuika.training.prepared import Prepared
 from tsuika.training.schedule import Schedule
 from tsuika.training.trainer import Keeping, Saving, Snapshots, Trainer
-from tsuika.training.trial_run import keeping_of, monitor_of, trial_run
+from tsuika.training.trial_run import After, keeping_of, monitor_of, trial_run
 
 DIVERGED: Final = ("GD001", "GD002", "GD003")
 # Bytes: what a step's weights may take for several steps to be kept and written. Of a whole model the best step alone is.
@@ -31,8 +31,6 @@ MUCH: Final = 1.5
 # By this factor: checks lie 1.2 apart, and one beside the best is no worse than jitter (bench/guard).
 APART: Final = 1.3
 
-# Previews and the like after a step of a fit.
-After = Callable[[Fit, int], Iterator[Event]]
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ def train(prepared: Prepared, plan: GuardPlan, after: After, *, resume: bool) ->
     yield _started(prepared, trainable, 0)
     several = nbytes < SMALL
     snapshots = Snapshots(prepared.folder.guard / "look")
-    judge = yield from trial_run(prepared, plan, snapshots, several=several, resume=resume)
+    judge = yield from trial_run(prepared, plan, snapshots, after, several=several, resume=resume)
     return (yield from _go_on(prepared, plan, judge, snapshots, after, several=several, resume=resume))
 
 
@@ -85,7 +83,7 @@ def _one_training(
         monitor=monitor,
         stops_from=0 if obeys else None,
         keeping=keeping_of(snapshots, several, monitor.judge) if monitor is not None and keeps else None,
-        after=lambda step: after(run, step),
+        after=lambda step: after(run, step, "train"),
         resume=resume,
     )
     yield _started(prepared, count_params(run.params), run.step)
@@ -132,7 +130,7 @@ def _go_on(
         yield from _variant(prepared, plan, step, snapshots, kept, resume=resume)
     run = _from_trial(prepared, plan, best, snapshots)
     saving = Saving.of(prepared.folder.checkpoints, recipe)
-    trainer = Trainer(run, saving, after=lambda step: after(run, step), resume=resume)
+    trainer = Trainer(run, saving, after=lambda step: after(run, step, "train"), resume=resume)
     yield Phase("train", run.schedule.last)
     yield from trainer.train()
     return _trained(prepared, run, ends, kept, run.step, _stopped_by(judge))
