@@ -39,6 +39,7 @@ class MachineInfo:
         disk_free_gib: where the current folder lies, in GiB.
         device: that `auto` picks: the GPU's name, else `cpu` or `mps`.
         precision: that `auto` picks: fp32, bf16 or fp16.
+        devices: that `--device` may name, with what they are.
         embedded_base: whether the embedded base is installed.
         libraries: name to version.
     """
@@ -50,6 +51,7 @@ class MachineInfo:
     disk_free_gib: float
     device: str
     precision: str
+    devices: Mapping[str, str]
     embedded_base: bool
     libraries: Mapping[str, str]
 
@@ -76,9 +78,16 @@ def doctor() -> Generator[Event, None, MachineInfo]:
         disk_free_gib=round(shutil.disk_usage(Path.cwd()).free / 2**30, 1),
         device=torch.cuda.get_device_name() if place.type == "cuda" else place.type,
         precision=pick_precision("auto", place),
+        devices=_devices(place.type),
         embedded_base=(EMBEDDED / "model_index.json").is_file(),
         libraries={name: _version(name) for name in LIBRARIES},
     )
+
+
+def _devices(kind: str) -> dict[str, str]:
+    if kind != "cuda":
+        return {kind: kind}
+    return {f"cuda:{number}": torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())}
 
 
 def _version(name: str) -> str:

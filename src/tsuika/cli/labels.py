@@ -27,6 +27,7 @@ LABELS: Final[Mapping[str, Text]] = {
     "cores": _("CPU cores"),
     "date": _("Date"),
     "device": _("Device"),
+    "devices": _("Devices"),
     "disk_free_gib": _("Free disk space (GiB)"),
     "dtype": _("Precision"),
     "embedded_base": _("Embedded base model"),

@@ -5,13 +5,10 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from tsuika.cli import screen
-from tsuika.cli.language import local
 from tsuika.core.events import Phase, Progress, Warned
-from tsuika.core.texts import Text, _
 
 if TYPE_CHECKING:
     from tsuika.api.run import Run
@@ -20,16 +17,6 @@ Result = TypeVar("Result")
 
 # Where no bar can be shown, a line says how far it is, at most so often.
 SAY_EVERY_S: Final = 10.0
-
-# Of calls that are no training; `screen.phase` names the others.
-_PHASES: Final[Mapping[str, Text]] = {
-    "clean": _("Writing the cleaned copy"),
-    "compare-pictures": _("Comparing the images with each other"),
-    "contact-sheet": _("Writing the contact sheet"),
-    "estimate": _("Estimating time and memory"),
-    "extract": _("Computing the difference of the weights"),
-    "merge": _("Merging the weights"),
-}
 
 
 class Written(Protocol):
@@ -47,7 +34,7 @@ def watch(run: Run[Result]) -> Result:
         for event in run:
             match event:
                 case Phase(name=name, total=total):
-                    title = local(_PHASES[name]) if name in _PHASES else screen.phase(name)
+                    title = screen.phase(name)
                     screen.say(title)
                     if task is not None:
                         bar.remove_task(task)

@@ -1,11 +1,14 @@
 """`--events FILE`: everything that happens, as one JSON object a line, for whoever started the program.
 
-The events are those of the library; the last line, `Ended`, has the exit status and the error in every language.
+The events are those of the library; the first line, `Began`, has the number of the process, the last one, `Ended`,
+the exit status and the error in every language.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -35,6 +38,7 @@ def into(file: Path | None) -> Iterator[None]:
     status: Any = 1
     with file.open("a", encoding="utf-8") as log:
         write = _writer(log.write, log.flush)
+        write(json.dumps({"event": "Began", "pid": os.getpid(), "began": time.time()}))
         try:
             with listening(lambda event: write(event.to_json())):
                 yield

@@ -38,7 +38,9 @@ def stop(run: RunFolder, json: Json = False) -> None:
     if json:
         screen.result(found, as_json=True)
     else:
-        screen.say(_("It will save everything and stop after the present step. Go on with: tsuika resume {run}", run=run))
+        screen.say(
+            _("It will save everything and stop after the present step. Go on with: tsuika resume {run}", run=run)
+        )
 
 
 def sample(run: RunFolder, json: Json = False) -> None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
+from tsuika.api import phases
 from tsuika.cli import labels, language, layout, recording, usage
 from tsuika.cli.language import local
 from tsuika.core.errors import TsuikaError, exhausted
@@ -29,32 +30,13 @@ from tsuika.core.texts import Text, _, _n, listed
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
-_PHASES: Final[Mapping[str, Text]] = {
-    "load": _("Loading the base model"),
-    "pictures": _("Checking the images"),
-    "encode": _("Encoding the images"),
-    "class-pictures": _("Generating regularization images"),
-    "look": _("Training, and searching for the best step"),
-    "train": _("Training"),
-    "variant": _("Training once more, for another step of the range"),
-    "preview": _("Generating previews"),
-    "compare": _("Generating images before and after"),
-    "compare-settings": _("Trying the settings"),
-    "compare-vaes": _("Encoding and decoding with the VAEs"),
-    "tune-vae": _("Tuning the decoder"),
-    "prove": _("Measuring on images that were not used for the tuning"),
-    "evaluate": _("Generating images"),
-    "grid": _("Generating the images of the sheet"),
-    "write": _("Writing and checking the files"),
-    "report": _("Writing the report"),
-}
 # Of lines that belong to a phase.
 _INDENT: Final = " " * 10
 
 
 def phase(name: str) -> str:
     """A phase in the language in use."""
-    return local(_PHASES.get(name, name))
+    return local(phases.title(name))
 
 
 def print_out(text: str) -> None:

@@ -7,7 +7,7 @@ chose. While it goes on, the schedule takes the rate down. bench/guard/continued
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import astuple, dataclass, field
 from typing import Final
 
@@ -30,7 +30,6 @@ SMALL: Final = 2**29
 MUCH: Final = 1.5
 # By this factor: checks lie 1.2 apart, and one beside the best is no worse than jitter (bench/guard).
 APART: Final = 1.3
-
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,251 @@
+"""A set of images that may be edited: own copies of images and captions in a folder, and every change can be undone.
+
+The originals are only read: an image is linked (or copied) into the set, and what is changed is written as a new file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+from tsuika.core.files import whole, write_text
+from tsuika.core.texts import Text, _n
+from tsuika.data import caption
+from tsuika.data.image import open_image
+from tsuika.data.scan import SUFFIXES, natural_key
+
+IMAGES: Final = "images"
+LEFT_OUT: Final = "left-out"
+UNDO: Final = "undo"
+# Changes that can be undone.
+KEPT_CHANGES: Final = 200
+
+# What a file of the set becomes: what another file holds, bytes, or nothing at all.
+Content = Path | bytes | None
+
+
+@dataclass(frozen=True)
+class SetImage:
+    """An image of the set.
+
+    Attributes:
+        name: relative to the folder of images, with `/`.
+        path: where it is.
+        left_out: whether it is kept aside, and not trained on.
+        caption: as it stands beside the image; empty without a file.
+    """
+
+    name: str
+    path: Path
+    left_out: bool
+    caption: str
+
+    @property
+    def key(self) -> str:
+        """What stands for it where no name may."""
+        return sha256(self.name.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+class ImageSet:
+    """Images in `images/`, those that are left out in `left-out/`, and what was there before each change in `undo/`."""
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root)
+        self.folder = self.root / IMAGES
+
+    def images(self) -> tuple[SetImage, ...]:
+        """Every image, in natural order; those that are left out among them."""
+        found = [
+            SetImage(path.relative_to(self.root / place).as_posix(), path, place == LEFT_OUT, _caption_of(path))
+            for place in (IMAGES, LEFT_OUT)
+            for path in _files(self.root / place)
+            if path.suffix.lower() in SUFFIXES
+        ]
+        return tuple(sorted(found, key=lambda one: natural_key(one.name)))
+
+    def add(self, source: Path, name: str, caption_file: Path | None = None) -> str:
+        """Take a copy of an image into the set; returns its name, which has a number where there was one of that name.
+
+        An image with the same content and name is taken once.
+        """
+        target = self.folder / unicodedata.normalize("NFC", name)
+        number = 1
+        while _taken(target):
+            if target.is_file() and target.samefile(source):
+                return target.relative_to(self.folder).as_posix()
+            number += 1
+            target = self.folder / PurePosixPath(name).with_stem(f"{PurePosixPath(name).stem}-{number}")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _place(target, source)
+        if caption_file is not None:
+            # Of its own, so that an editor that writes in place cannot reach the original.
+            target.with_suffix(caption_file.suffix.lower()).write_bytes(caption_file.read_bytes())
+        return target.relative_to(self.folder).as_posix()
+
+    def add_folder(self, folder: Path) -> Iterator[tuple[int, int]]:
+        """Take copies of all images of a folder, with their captions; yields how many are done and how many there are."""
+        sources = [path for path in _files(folder) if path.suffix.lower() in SUFFIXES]
+        for number, path in enumerate(sources, 1):
+            captions = (path.with_suffix(suffix) for suffix in caption.SUFFIXES)
+            self.add(path, path.relative_to(folder).as_posix(), next((one for one in captions if one.is_file()), None))
+            yield number, len(sources)
+
+    def leave_out(self, names: Sequence[str]) -> None:
+        """Keep images aside, with their captions."""
+        text = _n("{count} image left out", "{count} images left out", len(names))
+        self._change(text, self._moved(names, IMAGES, LEFT_OUT))
+
+    def put_back(self, names: Sequence[str]) -> None:
+        """Take images in again that were left out."""
+        text = _n("{count} image put back", "{count} images put back", len(names))
+        self._change(text, self._moved(names, LEFT_OUT, IMAGES))
+
+    def crop(self, bars: Mapping[str, tuple[int, int, int, int]]) -> None:
+        """Cut even bars off images: left, above, right, below, in px. They are saved anew as PNG, upright."""
+        changes: dict[str, Content] = {}
+        scratch = self.root / UNDO / "scratch"
+        scratch.mkdir(parents=True, exist_ok=True)
+        for number, (name, (left, top, right, bottom)) in enumerate(bars.items()):
+            path = self.folder / name
+            image = open_image(path)
+            cropped = scratch / f"{number}.png"
+            image.crop((left, top, image.width - right, image.height - bottom)).save(cropped, format="PNG")
+            changes[f"{IMAGES}/{name}"] = None
+            changes[f"{IMAGES}/{PurePosixPath(name).with_suffix('.png')}"] = cropped
+        self._change(_n("{count} image cropped", "{count} images cropped", len(bars)), changes)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+    def write_captions(self, captions: Mapping[str, str]) -> None:
+        """Write captions by image; an empty one takes the file away."""
+        images = {one.name: one for one in self.images()}
+        changes: dict[str, Content] = {}
+        for name, text in captions.items():
+            path = images[name].path.relative_to(self.root)
+            plain = caption.normalise(text)
+            for suffix in caption.SUFFIXES[1:]:
+                if (self.root / path.with_suffix(suffix)).is_file():
+                    changes[path.with_suffix(suffix).as_posix()] = None
+            changes[path.with_suffix(caption.SUFFIXES[0]).as_posix()] = f"{plain}\n".encode() if plain else None
+        self._change(_n("{count} caption changed", "{count} captions changed", len(captions)), changes)
+
+    def replaced(self, find: str, replace: str) -> dict[str, str]:
+        """The captions that finding and replacing would change, as they would be; nothing is written."""
+        if not find:
+            return {}
+        return {one.name: one.caption.replace(find, replace) for one in self.images() if find in one.caption}
+
+    def added_to_all(self, words: str, *, front: bool = True) -> dict[str, str]:
+        """The captions with words put in front, or behind, where they are not in it yet; nothing is written."""
+        words = caption.normalise(words)
+        return {
+            one.name: ", ".join(filter(None, (words, one.caption) if front else (one.caption, words)))
+            for one in self.images()
+            if words and not one.left_out and not caption.has_word(one.caption, words)
+        }
+
+    def last_change(self) -> Text | None:
+        """What `undo` would undo; None: there is nothing."""
+        for change in reversed(self._changes()):
+            row = json.loads(change.read_text(encoding="utf-8"))
+            return Text(row["text"], row["params"], row["plural"], row["number"])
+        return None
+
+    def undo(self) -> None:
+        """Take the last change back."""
+        for change in reversed(self._changes()):
+            rows: dict[str, Any] = json.loads(change.read_text(encoding="utf-8"))
+            for name, existed in rows["files"].items():
+                before, target = change.parent / "files" / name, self.root / name
+                if before.exists():
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    before.replace(target)
+                elif not existed:
+                    target.unlink(missing_ok=True)
+            shutil.rmtree(change.parent)
+            return
+
+    def _changes(self) -> list[Path]:
+        return sorted((self.root / UNDO).glob("*/change.json"))
+
+    def _moved(self, names: Sequence[str], old: str, new: str) -> dict[str, Content]:
+        """Images and captions from one folder to another, under names that are free there."""
+        changes: dict[str, Content] = {}
+        for name in names:
+            path = self.root / old / name
+            for file in (path, *(path.with_suffix(suffix) for suffix in caption.SUFFIXES)):
+                if file.is_file():
+                    inside = file.relative_to(self.root / old).as_posix()
+                    changes[f"{old}/{inside}"] = None
+                    changes[f"{new}/{inside}"] = file
+        return changes
+
+    def _change(self, text: Text, changes: Mapping[str, Content]) -> None:
+        """Change files, and keep what was there before; after a crash `undo` gives it back."""
+        if not changes:
+            return
+        earlier = self._changes()
+        number = int(earlier[-1].parent.name) + 1 if earlier else 1
+        kept = self.root / UNDO / f"{number:06d}"
+        about = {"text": text.msgid, "params": dict(text.params or {}), "plural": text.plural, "number": text.number}
+        files = {name: (self.root / name).is_file() for name in changes}
+        write_text(kept / "change.json", json.dumps({**about, "files": files}, ensure_ascii=False))
+        for name, existed in files.items():
+            if existed:
+                before = kept / "files" / name
+                before.parent.mkdir(parents=True, exist_ok=True)
+                (self.root / name).replace(before)
+        for name, content in changes.items():
+            if content is None:
+                continue
+            target = self.root / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(content, bytes):
+                with whole(target) as temporary:
+                    temporary.write_bytes(content)
+            else:
+                own = content.is_relative_to(self.root) and not content.exists()
+                _place(target, kept / "files" / content.relative_to(self.root) if own else content)
+        for old in earlier[: max(0, len(earlier) + 1 - KEPT_CHANGES)]:
+            shutil.rmtree(old.parent, ignore_errors=True)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Every file below a folder that is not hidden; links to folders are not followed."""
+    for path, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(path, name) for name in sorted(files) if not name.startswith("."))
+
+
+def _caption_of(image: Path) -> str:
+    for suffix in caption.SUFFIXES:
+        try:
+            return caption.normalise(caption.decode(image.with_suffix(suffix).read_bytes())[0])
+        except (OSError, UnicodeDecodeError):
+            continue
+    return ""
+
+
+def _taken(target: Path) -> bool:
+    """Whether a name is taken, or another image has its caption's name."""
+    if target.exists():
+        return True
+    return any(path.stem == target.stem and path.suffix.lower() in SUFFIXES for path in target.parent.glob("*"))
+
+
+def _place(target: Path, source: Path) -> None:
+    """A hard link where that can be made, else a copy."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        os.link(source, temporary, follow_symlinks=False) if not source.is_symlink() else shutil.copyfile(
+            source, temporary
+        )
+    except OSError:
+        shutil.copyfile(source, temporary)
+    temporary.replace(target)

@@ -1,0 +1,137 @@
+"""From a project's answers to command lines: what is checked, advised and trained. No logic of training is here."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from tsuika import config
+from tsuika.core.errors import RecipeError
+from tsuika.core.files import write_text
+from tsuika.core.rundir import RunDir
+from tsuika.studio.home import Project, free_folder
+from tsuika.studio.jobs import LIGHT, OPEN_STATES, Job
+from tsuika.studio.state import Studio
+
+# A training shows itself so many times on its way.
+SHOWN: Final = 8
+# What a goal is called in a prompt, where nothing better is said.
+CLASS_WORDS: Final[Mapping[str, str]] = {"character": "character", "style": "style", "object": "", "concept": ""}
+FLAGS: Final[Mapping[str, str]] = {"base": "--base", "trigger": "--trigger", "class_word": "--class-word"}
+
+
+def machine(studio: Studio) -> dict[str, Any] | None:
+    """What `tsuika doctor` said last, with the disk as it is now; None while it has said nothing yet."""
+    for job in reversed(studio.jobs.all("where kind = 'doctor' and state = 'done'")):
+        if found := studio.jobs.result(job):
+            free = shutil.disk_usage(studio.home.root).free
+            return {**found, "disk_free_gib": round(free / 2**30, 1)}
+    return None
+
+
+def examine(studio: Studio) -> None:
+    """Have the machine looked at, in a process of its own: that loads torch."""
+    studio.jobs.add("doctor", ["doctor", "--json"], lane=LIGHT)
+
+
+def lane(studio: Studio) -> str:
+    """The device with the shortest queue."""
+    devices: list[str] = list((machine(studio) or {}).get("devices", {"auto": ""}))
+    waiting = [job.lane for job in studio.jobs.all("where state in ('waiting', 'running')")]
+    return min(devices, key=waiting.count)
+
+
+def device(studio: Studio, chosen: str) -> str:
+    """What `--device` says of a lane: nothing special where there is but one."""
+    return chosen if len((machine(studio) or {}).get("devices", {})) > 1 else "auto"
+
+
+def plan(project: Project) -> dict[str, Any]:
+    """What was answered, with what stands in for the rest."""
+    goal = str(project.plan.get("goal", "character"))
+    word = re.sub(r"[^0-9a-z]+", "", project.name.lower()) or "mychar"
+    return {"goal": goal, "base": "embedded", "trigger": word, "class_word": CLASS_WORDS.get(goal, "")} | dict(
+        project.plan
+    )
+
+
+def flags(answers: Mapping[str, Any], *wanted: str) -> list[str]:
+    """Answers as flags of the command line."""
+    return [part for name in wanted if answers.get(name) for part in (FLAGS[name], str(answers[name]))]
+
+
+def last_check(studio: Studio, project: Project) -> dict[str, Any] | None:
+    """What the last check of a project found; None: none is over yet."""
+    for job in reversed(studio.jobs.all("where project = ? and kind = 'check'", project.id)):
+        if job.state in ("done", "failed") and (found := studio.jobs.result(job)):
+            return {key: value for key, value in found.items() if key not in ("folder", "base")} | {"job": job.id}
+    return None
+
+
+def advise(studio: Studio, project: Project) -> Job:
+    """Ask for advice; while a device is busy nothing is timed on it."""
+    for job in studio.jobs.all("where project = ? and kind = 'advise' and state in ('waiting', 'running')", project.id):
+        studio.jobs.stop(job)
+    answers = plan(project)
+    out = free_folder(project.folder / "advice", "advice")
+    argv = ["advise", "--images", str(project.images.folder), "--goal", answers["goal"], "--out", str(out), "--json"]
+    argv += flags(answers, *FLAGS)
+    if any(job.lane != LIGHT for job in studio.jobs.all(f"where state in {OPEN_STATES}")):
+        argv.append("--no-measure")
+    about = {name: answers[name] for name in ("goal", *FLAGS)}
+    return studio.jobs.add("advise", argv, lane=LIGHT, project=project.id, about=about)
+
+
+def tables(studio: Studio, project: Project, advice: str, option: int) -> dict[str, Any]:
+    """The recipe that was advised, with what the studio adds: previews on the way, and the project's name.
+
+    Raises:
+        RecipeError: RC003, there is no such advice.
+    """
+    job = studio.jobs.get(advice)
+    found = studio.jobs.result(job) if job is not None and job.project == project.id else None
+    if not found:
+        raise RecipeError("RC003", where=advice, why="")
+    options = [found["recommendation"], *found["alternatives"]]
+    chosen = config.read_tables(Path(options[min(option, len(options) - 1)]["recipe_file"]))
+    steps = int(chosen["train"]["steps"])
+    return config.override(chosen, {"preview.every": max(1, steps // SHOWN), "output.name": project.folder.name})
+
+
+def train(studio: Studio, project: Project, advice: str, option: int, settings: Mapping[str, Any]) -> Job:
+    """Start the training of a plan.
+
+    Raises:
+        RecipeError: a setting is wrong.
+    """
+    recipe = config.build(config.override(tables(studio, project, advice, option), settings))
+    chosen = lane(studio)
+    if recipe.train.device == "auto":
+        recipe = config.build(config.override(recipe.model_dump(), {"train.device": device(studio, chosen)}))
+    run = free_folder(project.folder / "runs", recipe.method.name)
+    file = project.folder / "recipes" / f"{run.name}.toml"
+    write_text(file, config.dump(recipe))
+    run.parent.mkdir(exist_ok=True)
+    argv = ["train", "--recipe", str(file), "--out", str(run), "--json"]
+    return studio.jobs.add("train", argv, lane=chosen, project=project.id, run=run)
+
+
+def resume(studio: Studio, run: RunDir, project: str) -> Job:
+    """Go on with a run that was stopped."""
+    return studio.jobs.add(
+        "train", ["resume", str(run.root), "--json"], lane=lane(studio), project=project, run=run.root
+    )
+
+
+def project_of(studio: Studio, run: RunDir) -> str:
+    """The project that a run belongs to; empty: none."""
+    return next((one.id for one in studio.home.projects() if run.root.is_relative_to(one.folder)), "")
+
+
+def results(studio: Studio, project: Project) -> list[dict[str, Any]]:
+    """What was adopted from a project."""
+    found = studio.home.db.setting(f"results:{project.id}")
+    return list(found or [])

@@ -1,0 +1,17 @@
+"""Everything else of the command line, as forms made of its flags."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+
+from tsuika.studio.state import Here
+
+router = APIRouter(prefix="/api")
+
+
+@router.get("/commands")
+def commands(studio: Here) -> list[Any]:
+    """The commands, with their flags."""
+    return list(studio.commands)
