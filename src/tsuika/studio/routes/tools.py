@@ -15,3 +15,9 @@ router = APIRouter(prefix="/api")
 def commands(studio: Here) -> list[Any]:
     """The commands, with their flags."""
     return list(studio.commands)
+
+
+@router.get("/bases")
+def bases(studio: Here) -> dict[str, Any]:
+    """Base models that were found on this machine or chosen before."""
+    return {"bases": []}
