@@ -10,6 +10,8 @@ from .api.drawing import Generated as Generated
 from .api.drawing import generate as generate
 from .api.evaluating import Evaluated as Evaluated
 from .api.evaluating import evaluate as evaluate
+from .api.exporting import Exported as Exported
+from .api.exporting import export as export
 from .api.files import FileInfo as FileInfo
 from .api.files import inspect as inspect
 from .api.machine import MachineInfo as MachineInfo

@@ -124,6 +124,7 @@ for command, text in (
     (runs.status, _("Show what a training run is doing, in this process or another.")),
     (runs.stop, _("Stop a training run between two steps; everything is saved, and it can be resumed.")),
     (runs.sample, _("Have a running training generate its previews now.")),
+    (runs.export, _("Copy a result into a program's folder, read it back, with an image and a card beside it.")),
     (check.check, _("Check a folder of images: unreadable, small, blurred, near-duplicates, captions, variety.")),
     (drawing.generate, _("Generate images, with LoRAs, embeddings and hypernetworks at any strength.")),
     (drawing.grid, _("Compare: one image for every value of up to three axes, on one labelled sheet.")),

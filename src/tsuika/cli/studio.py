@@ -12,7 +12,9 @@ from tsuika.cli import screen
 from tsuika.core.texts import Text, _, languages
 
 # Commands that have screens of their own, or none.
-ELSEWHERE: Final = frozenset({"studio", "demo", "train", "resume", "status", "stop", "sample", "doctor", "settings"})
+ELSEWHERE: Final = frozenset(
+    {"studio", "demo", "train", "resume", "status", "stop", "sample", "export", "doctor", "settings"}
+)
 HIDDEN: Final = frozenset({"json", "help", "lang"})
 
 

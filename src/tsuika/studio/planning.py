@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,6 +14,9 @@ from tsuika import config
 from tsuika.core.errors import RecipeError
 from tsuika.core.files import write_text
 from tsuika.core.rundir import RunDir
+from tsuika.core.weights import read_json
+from tsuika.evaluation.report_guard import role
+from tsuika.methods import METHODS
 from tsuika.studio.home import Project, free_folder
 from tsuika.studio.jobs import LIGHT, OPEN_STATES, Job
 from tsuika.studio.state import Studio
@@ -124,6 +129,45 @@ def resume(studio: Studio, run: RunDir, project: str) -> Job:
     return studio.jobs.add(
         "train", ["resume", str(run.root), "--json"], lane=lane(studio), project=project, run=run.root
     )
+
+
+def grid(studio: Studio, run: RunDir, prompt: str, strengths: Sequence[float], seed: int) -> Job:
+    """A sheet of a run's files by strengths; of whole models, which have none, beside the base."""
+    recipe, report = config.read_tables(run.recipe), read_json(run.report_json)
+    every = [row["path"] for row in report["artifacts"]]
+    first: dict[str, str] = {}
+    for path in every:
+        # A folder of a whole model has its tokenizer with it.
+        if role(path, every) not in first or (run.root / path).is_dir():
+            first[role(path, every)] = str(run.root / path)
+    files = [first[one] for one in ("safe", "", "likeness") if one in first]
+    base = recipe["base"]["model"]
+    if METHODS[report["method"]].whole_model:
+        axes = ["--x", _axis("base", [base, *files])]
+    else:
+        files = [
+            next(path for path in _single(run, every, one) if path) for one in ("safe", "", "likeness") if one in first
+        ]
+        axes = ["--base", base, "--x", _axis("strength", strengths), "--y", _axis("artifact", files)]
+    chosen, key = lane(studio), studio.home.key_of(run.root)
+    out = free_folder(run.root.parent.parent / "sheets", run.root.name)
+    argv = ["grid", "--prompt", prompt, "--seed", str(seed), "--out", str(out), *axes]
+    argv += ["--device", device(studio, chosen), "--json"]
+    return studio.jobs.add(
+        "grid", argv, lane=chosen, project=project_of(studio, run), about={"run": key, "prompt": prompt}
+    )
+
+
+def _single(run: RunDir, every: Sequence[str], wanted: str) -> list[str]:
+    """The files of a role."""
+    return [str(run.root / one) for one in every if role(one, every) == wanted and (run.root / one).is_file()]
+
+
+def _axis(name: str, values: Iterable[object]) -> str:
+    """An axis of `tsuika grid`: values with a comma in quotation marks."""
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(values)
+    return f"{name}={line.getvalue()}"
 
 
 def project_of(studio: Studio, run: RunDir) -> str:

@@ -7,11 +7,16 @@ from typing import Any, Literal
 
 from fastapi import APIRouter, HTTPException
 from fastapi.responses import FileResponse, PlainTextResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 import tsuika
+from tsuika.api.exporting import MAIN
 from tsuika.core.rundir import RunDir
-from tsuika.studio import planning
+from tsuika.core.weights import read_json
+from tsuika.evaluation.report_guard import RANGE, TITLES, role
+from tsuika.pages import in_languages
+from tsuika.studio import models, planning
+from tsuika.studio.jobs import LIGHT
 from tsuika.studio.routes.images import thumbnail
 from tsuika.studio.state import Here, OfRun
 
@@ -85,6 +90,79 @@ def artifact(run: OfRun, number: int, studio: Here) -> FileResponse:
     if not 0 <= number < len(found):
         raise HTTPException(404)
     return _kept(run, run.root / found[number])
+
+
+@router.get("/results")
+def results(run: OfRun, studio: Here) -> dict[str, Any]:
+    """What a finished run has made: its files, what was measured, and what is near a training image."""
+    report = read_json(run.report_json)
+    every = [row["path"] for row in report.get("artifacts", [])]
+    made = studio.live.follower(run.root).status().artifacts
+    files = []
+    for which in RANGE:
+        mine = [path for path in every if role(path, every) == ("" if which == MAIN else which)]
+        if mine:
+            single = next((path for path in mine if (run.root / path).is_file()), None)
+            files.append(
+                {
+                    "which": which,
+                    "title": in_languages(TITLES[which]),
+                    "name": Path(mine[0]).name,
+                    "step": (report.get("range") or {}).get(which) or report["steps_done"],
+                    "bytes": (run.root / single).stat().st_size if single else None,
+                    "number": made.index(single) if single in made else None,
+                }
+            )
+    evaluation = run.root / "evaluation.json"
+    return {
+        "files": files,
+        "lookalikes": report.get("lookalikes"),
+        "evaluation": read_json(evaluation) if evaluation.is_file() else None,
+        "method": report.get("method"),
+    }
+
+
+class Export(BaseModel):
+    """Which result, and where to; an empty place is the studio's own folder of results."""
+
+    which: Literal["safe", "balanced", "likeness"] = "balanced"
+    to: str = ""
+
+
+@router.post("/export")
+def export(run: OfRun, given: Export, studio: Here) -> dict[str, str]:
+    """Put a result where it is used."""
+    to = models.allowed(studio, given.to) if given.to else studio.home.root / "results"
+    if to is None:
+        raise HTTPException(404)
+    argv = ["export", str(run.root), "--to", str(to), "--which", given.which, "--json"]
+    about = {"which": given.which, "to": given.to, "run": studio.home.key_of(run.root)}
+    job = studio.jobs.add("export", argv, lane=LIGHT, project=planning.project_of(studio, run), about=about)
+    return {"job": job.id}
+
+
+class Grid(BaseModel):
+    """What a sheet compares."""
+
+    prompt: str = Field(min_length=1, max_length=2000)
+    strengths: list[float] = Field(default=[0.0, 0.5, 0.75, 1.0], min_length=1, max_length=9)
+    seed: int = Field(default=1, ge=0)
+
+
+@router.post("/grid")
+def grid(run: OfRun, given: Grid, studio: Here) -> dict[str, str]:
+    """A sheet: the run's files by strengths, for a prompt."""
+    return {"job": planning.grid(studio, run, given.prompt, given.strengths, given.seed).id}
+
+
+@router.post("/evaluate")
+def evaluate(run: OfRun, studio: Here) -> dict[str, str]:
+    """Measure the run's results."""
+    chosen = planning.lane(studio)
+    argv = ["evaluate", str(run.root), "--device", planning.device(studio, chosen), "--json"]
+    about = {"run": studio.home.key_of(run.root)}
+    project = planning.project_of(studio, run)
+    return {"job": studio.jobs.add("evaluate", argv, lane=chosen, project=project, about=about).id}
 
 
 def _kept(run: RunDir, path: Path) -> FileResponse:

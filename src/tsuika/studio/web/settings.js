@@ -2,7 +2,10 @@
 // @ts-check
 
 import { _, get, html, said, tried } from "./core.js";
-import { Drawer, useEffect, useState } from "./ui.js";
+import { Drawer, Marked, useEffect, useState } from "./ui.js";
+
+// The project itself says where its images are.
+const OURS = ["data.images"];
 
 /** @param {{checked: any, settings: Record<string, unknown>, onChange: (settings: Record<string, unknown>) => void, onClose: () => void}} props */
 export function AllSettings({ checked, settings, onChange, onClose }) {
@@ -16,6 +19,7 @@ export function AllSettings({ checked, settings, onChange, onClose }) {
   const values = checked.values;
   const words = text.toLowerCase().split(/\s+/).filter(Boolean);
   const fits = (/** @type {any} */ one) => {
+    if (OURS.includes(one.key)) return false;
     if (one.method && one.method !== values.method.name) return false;
     if (words.length) return words.every(word => `${one.key} ${Object.values(one.text).join(" ")}`.toLowerCase().includes(word));
     if (which === "changed") return one.key in checked.differences || one.key in settings;
@@ -53,7 +57,7 @@ function Setting({ about, value, changed, advised, onChange }) {
   const id = `setting-${about.key}`;
   const set = (/** @type {unknown} */ now) => onChange(about.key, now);
   return html`<div class="setting ${changed ? "changed" : ""}">
-    <label for=${id}><span>${said(about.text)}</span> <code class="small">${about.key}</code></label>
+    <label for=${id}><span><${Marked} text=${about.text} /></span> <code class="small">${about.key}</code></label>
     <div class="row"><${Field} id=${id} about=${about} value=${value} onChange=${set} />${about.unit && html`<span class="soft small">${about.unit}</span>`}
       ${changed && html`<button class="quiet" onClick=${() => onChange(about.key, undefined)}>${_("Back to {value}", { value: shown(advised ?? about.default) })}</button>`}
       ${!changed && advised !== undefined && html`<span class="chip">${_("advised; default {value}", { value: shown(about.default) })}</span>`}</div></div>`;

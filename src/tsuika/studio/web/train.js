@@ -12,12 +12,11 @@ export default function Train({ project, run: given }) {
   const [run, setRun] = useState(/** @type {any} */ (null));
   const busy = useRef(false);
   const load = async () => {
-    if (!id || busy.current) return;
+    // Its folder is not there until it has begun.
+    if (!id || busy.current || (isOpen(job) && !said(job.phase))) return;
     busy.current = true;
     try {
       setRun(await get(`/runs/${id}`));
-    } catch (error) {
-      // Its folder is not there until it has begun.
     } finally {
       busy.current = false;
     }

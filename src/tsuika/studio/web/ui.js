@@ -141,6 +141,9 @@ export const Problem = () =>
   problem.value &&
   html`<div class="toast"><${Trouble} error=${problem.value}><button class="quiet" onClick=${() => (problem.value = null)}>${_("Close")}</button><//></div>`;
 
+/** A text of the server; `words in backticks` as code. @param {{text: any}} props */
+export const Marked = ({ text }) => said(text).split("`").map((part, number) => (number % 2 ? html`<code>${part}</code>` : part));
+
 /** @param {{seconds: number | null | undefined}} props */
 export const Left = ({ seconds }) =>
   seconds == null ? null : html`<span class="num">${_("at most {time} left", { time: duration(seconds) })}</span>`;
