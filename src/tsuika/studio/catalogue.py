@@ -20,7 +20,7 @@ _CALLS: Final = re.compile(rf"\b(?:_\(\s*{_STRING}|_n\(\s*{_STRING}\s*,\s*{_STRI
 def messages(sources: Iterable[Path] | None = None) -> dict[str, str]:
     """Every message of the pages, with its plural or nothing."""
     found = {}
-    for path in sources or sorted(WEB.glob("*.js")):
+    for path in sorted(WEB.glob("*.js")) if sources is None else sources:
         for single, singular, plural in _CALLS.findall(path.read_text(encoding="utf-8")):
             found[json.loads(f'"{single or singular}"')] = json.loads(f'"{plural}"')
     return found

@@ -46,7 +46,8 @@ def start(studio: Studio, command: Sequence[str], values: Mapping[str, Any], abo
     if known is None:
         raise RecipeError("RC017", found=" ".join(command), do="tsuika --help")
     names = {flag["name"]: flag for flag in known["flags"]}
-    argv, last = [*command], []
+    argv: list[str] = [*command]
+    last: list[str] = []
     for name, value in values.items():
         flag = names.get(name)
         if flag is None or value in ("", None, [], False) or (name in OURS - {"out"} and not _names_method(flag)):

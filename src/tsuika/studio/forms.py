@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, Final, Literal, get_origin
 
 from tsuika import config
 from tsuika.config import Recipe, Setting
-from tsuika.core.errors import RecipeError
 from tsuika.core.plain import jsonable
 from tsuika.core.texts import _
 from tsuika.methods import METHODS
@@ -76,14 +75,6 @@ def differences(recipe: Recipe) -> dict[str, Any]:
         ours, theirs = (getattr(one, name).model_dump(mode="json") for one in (recipe, plain))
         found |= {f"{name}.{key}": value for key, value in ours.items() if value != theirs.get(key)}
     return found
-
-
-def checked(tables: Mapping[str, Any], settings_: Mapping[str, Any]) -> tuple[Recipe | None, dict[str, Any] | None]:
-    """The recipe with settings of a form, or what is wrong, by language."""
-    try:
-        return config.build(config.override(tables, settings_)), None
-    except RecipeError as error:
-        return None, told(error)
 
 
 def told(error: Any) -> dict[str, Any]:

@@ -14,18 +14,8 @@ from tsuika.studio.state import Studio
 
 # A search of the disk is used again for so long.
 KEPT_S: Final = 600.0
-# The names that A1111 users know first; `generate` knows more.
-SAMPLERS: Final = (
-    "Euler a",
-    "Euler",
-    "DPM++ 2M",
-    "DPM++ 2M Karras",
-    "DPM++ 2M SDE Karras",
-    "DDIM",
-    "UniPC",
-    "LMS",
-    "Heun",
-)
+# Those of `generation.pipeline`, which loads torch; a test compares them.
+SAMPLERS: Final = ("DPM++ 2M Karras", "DPM++ 2M", "Euler a", "Euler", "Heun", "DDIM", "UniPC")
 
 
 def bases(studio: Studio) -> list[dict[str, str]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tsuika import config
+from tsuika.config import Recipe
 from tsuika.core.errors import RecipeError
 from tsuika.core.files import write_text
 from tsuika.core.rundir import RunDir
@@ -106,13 +107,24 @@ def tables(studio: Studio, project: Project, advice: str, option: int) -> dict[s
     return config.override(chosen, {"preview.every": max(1, steps // SHOWN), "output.name": project.folder.name})
 
 
+def built(tables: Mapping[str, Any], settings: Mapping[str, Any]) -> Recipe:
+    """A recipe with settings of a form. The method is the advised one: naming another from outside would import it.
+
+    Raises:
+        RecipeError: a setting is wrong.
+    """
+    if unknown := settings.keys() - {one.key for one in config.settings()}:
+        raise RecipeError("RC001", key=min(unknown), nearest="tsuika settings")
+    return config.build(config.override(tables, settings))
+
+
 def train(studio: Studio, project: Project, advice: str, option: int, settings: Mapping[str, Any]) -> Job:
     """Start the training of a plan.
 
     Raises:
         RecipeError: a setting is wrong.
     """
-    recipe = config.build(config.override(tables(studio, project, advice, option), settings))
+    recipe = built(tables(studio, project, advice, option), settings)
     chosen = lane(studio)
     if recipe.train.device == "auto":
         recipe = config.build(config.override(recipe.model_dump(), {"train.device": device(studio, chosen)}))

@@ -202,3 +202,12 @@ def folders(given: Place, studio: Here, models: bool = False) -> dict[str, Any]:
     if given.place and (folder is None or not folder.is_dir()):
         raise HTTPException(404)
     return studio.picker.listing(folder, models=models)
+
+
+@router.post("/folders/path")
+def path_of(given: Place, studio: Here) -> dict[str, str]:
+    """The path of what was picked, to be shown in a form."""
+    path = studio.picker.path(given.place)
+    if path is None:
+        raise HTTPException(404)
+    return {"path": str(path)}

@@ -9,6 +9,7 @@ from fastapi import APIRouter, HTTPException
 from fastapi.responses import FileResponse, PlainTextResponse
 from pydantic import BaseModel
 
+from tsuika.core.errors import RecipeError
 from tsuika.studio import forms, planning
 from tsuika.studio.routes.images import thumbnail
 from tsuika.studio.state import Here, InProject, OfJob
@@ -46,13 +47,15 @@ def advise(project: InProject, studio: Here) -> dict[str, str]:
 def recipe(project: InProject, given: Plan, studio: Here) -> dict[str, Any]:
     """The recipe of a plan: its values, what differs from the defaults, or what is wrong with it."""
     tables = planning.tables(studio, project, given.advice, given.option)
-    advised, _none = forms.checked(tables, {})
-    found, error = forms.checked(tables, given.settings)
-    shown = found or advised
-    assert shown is not None
+    advised = shown = planning.built(tables, {})
+    error = None
+    try:
+        shown = planning.built(tables, given.settings)
+    except RecipeError as wrong:
+        error = forms.told(wrong)
     return {
         "values": shown.model_dump(mode="json"),
-        "advised": forms.differences(advised) if advised else {},
+        "advised": forms.differences(advised),
         "differences": forms.differences(shown),
         "error": error,
     }

@@ -17,6 +17,7 @@ const SCREENS = {
   tools: () => import("./tools.js"),
   runs: () => import("./train.js"),
 };
+const THEMES = ["auto", "light", "dark"];
 /** @type {{value: Record<string, any>}} */
 const loaded = signal({});
 
@@ -72,7 +73,7 @@ function Top() {
       <a class="quiet" href=${link("tools")} aria-current=${parts[0] === "tools" ? "page" : undefined}>${_("Tools")}</a>
       <select aria-label=${_("Language")} value=${language.value} onChange=${(/** @type {any} */ event) => choose(event.target.value)}>
         ${languages.value.map(one => html`<option key=${one} value=${one} lang=${one}>${one === "ja" ? "日本語" : one === "en" ? "English" : one}</option>`)}</select>
-      <button class="icon-only" aria-label=${_("Light or dark")} onClick=${() => (theme.value = { auto: "light", light: "dark", dark: "auto" }[theme.value] ?? "auto")}><${Icon} name="sun" /></button>
+      <button class="icon-only" aria-label=${_("Light or dark")} onClick=${() => (theme.value = THEMES[(THEMES.indexOf(theme.value) + 1) % THEMES.length])}><${Icon} name="sun" /></button>
       <button class="icon-only" aria-label=${_("Help")} onClick=${() => (helpOpen.value = true)}><${Icon} name="help" /></button>
     </div></header>`;
 }

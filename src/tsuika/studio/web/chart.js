@@ -3,7 +3,9 @@
 
 import { _, effect, html, language, theme } from "./core.js";
 import { useEffect, useRef } from "./ui.js";
-import uPlot from "./vendor/uplot.js";
+import uplot from "./vendor/uplot.js";
+
+const Plot = /** @type {any} */ (uplot);
 
 const percent = (/** @type {number | null | undefined} */ ratio) => (ratio == null ? null : 100 * (Math.exp(ratio) - 1));
 
@@ -30,7 +32,7 @@ export function Chart({ run }) {
     const area = /** @type {HTMLDivElement} */ (box.current);
     const build = () => {
       plot.current?.destroy();
-      plot.current = new uPlot(options(area, () => marks.current), rowsOf(marks.current), area);
+      plot.current = new Plot(options(area, () => marks.current), rowsOf(marks.current), area);
     };
     // Its colours and words are drawn, so they are drawn anew.
     const stop = effect(() => (theme.value, language.value, queueMicrotask(build)));

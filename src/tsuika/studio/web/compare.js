@@ -99,7 +99,7 @@ function Adopted({ job, onCopy }) {
     ${made.uses.map((/** @type {any} */ one) => html`<div key=${one.program}><p class="small"><strong>${one.program}</strong> ${said(one.how).replaceAll("`", "")}</p>
       ${one.paste && html`<${Paste} text=${one.paste} />`}${one.note && html`<p class="small soft">${said(one.note).replaceAll("`", "")}</p>`}</div>`)}
     <div class="row"><span class="small">${_("Copy it into a program's folder:")}</span>
-      ${places.map(one => html`<button key=${one.id} title=${one.path} onClick=${() => (one.allowed ? onCopy(one.id) : allow(one.place))}>${one.allowed ? one.name : _("Allow {name}", { name: one.name })}</button>`)}
+      ${places.map((/** @type {any} */ one) => html`<button key=${one.id} title=${one.path} onClick=${() => (one.allowed ? onCopy(one.id) : allow(one.place))}>${one.allowed ? one.name : _("Allow {name}", { name: one.name })}</button>`)}
       <button class="quiet" onClick=${() => setPicking(true)}>${_("Another folder …")}</button></div>
     ${picking && html`<${Picker} title=${_("Choose the folder of A1111, Forge or ComfyUI")} onClose=${() => setPicking(false)} onPick=${(/** @type {any} */ row) => (setPicking(false), allow(row.id))} />`}
   </div>`;
@@ -148,7 +148,7 @@ function Copies({ project, run, found }) {
     .map((/** @type {any} */ one) => ({
       ...one,
       drawn: run.previews.findIndex((/** @type {any} */ shown) => shown.step === last && shown.prompt === one.prompt && shown.seed === one.seed),
-      trained: images.find(image => image.name === one.picture),
+      trained: images.find((/** @type {any} */ image) => image.name === one.picture),
     }))
     .filter((/** @type {any} */ one) => one.drawn >= 0 && one.trained);
   if (!rows.length) return null;

@@ -1,10 +1,13 @@
 // What every screen needs: texts, the server, the address, the jobs. No markup.
 // @ts-check
 
-import { computed, effect, signal } from "./vendor/signals.js";
-import { html } from "./vendor/htm-preact.js";
+import { effect, signal } from "./vendor/signals.js";
+import * as markup from "./vendor/htm-preact.js";
 
-export { computed, effect, html, signal };
+export { effect, signal };
+
+/** Markup in a template. @type {(strings: TemplateStringsArray, ...values: any[]) => any} */
+export const html = /** @type {any} */ (markup).html;
 
 /** A text in every language, as the server sends it. @typedef {Record<string, string>} Texts */
 

@@ -147,7 +147,7 @@ function Grid({ project, images, selected, onSelect, onToggle }) {
       if (!area) return;
       const now = { width: Math.round(area.width), top: Math.max(0, -area.top), height: innerHeight };
       // A row's height at least, so that scrolling draws seldom.
-      setPlace(old => (old.width === now.width && old.height === now.height && Math.abs(old.top - now.top) < CELL / 2 ? old : now));
+      setPlace((/** @type {any} */ old) => (old.width === now.width && old.height === now.height && Math.abs(old.top - now.top) < CELL / 2 ? old : now));
     };
     measure();
     const watch = new ResizeObserver(measure);

@@ -116,7 +116,7 @@ function Base({ value, onChange }) {
   useEffect(() => {
     tried(async () => setFound((await get("/bases")).bases));
   }, []);
-  const known = ["embedded", ...found.map(one => one.base)];
+  const known = ["embedded", ...found.map((/** @type {any} */ one) => one.base)];
   return html`<div class="field"><label for="base">${_("Base model")}</label>
     <select id="base" value=${typing ? "type" : known.includes(value) ? value : "other"} onChange=${(/** @type {any} */ event) => {
       const choice = event.target.value;
@@ -125,7 +125,7 @@ function Base({ value, onChange }) {
       else if (choice !== "type" && choice !== "other") onChange(choice);
     }}>
       <option value="embedded">${_("The embedded one: tiny, for practice")}</option>
-      ${found.map(one => html`<option key=${one.base} value=${one.base}>${one.name} (${one.place})</option>`)}
+      ${found.map((/** @type {any} */ one) => html`<option key=${one.base} value=${one.base}>${one.name} (${one.place})</option>`)}
       ${!known.includes(value) && html`<option value="other">${value}</option>`}
       <option value="pick">${_("A file of this machine …")}</option><option value="type">${_("A Hugging Face model id …")}</option>
     </select>
@@ -134,7 +134,7 @@ function Base({ value, onChange }) {
     ${picking && html`<${Picker} models title=${_("Choose a base model")} onClose=${() => setPicking(false)} onPick=${(/** @type {any} */ row) => tried(async () => {
       setPicking(false);
       const taken = await send("POST", "/bases", { place: row.id });
-      setFound([...found.filter(one => one.base !== taken.base), taken]);
+      setFound([...found.filter((/** @type {any} */ one) => one.base !== taken.base), taken]);
       onChange(taken.base);
     })} />`}
   </div>`;

@@ -21,7 +21,7 @@ export function AllSettings({ checked, settings, onChange, onClose }) {
   const fits = (/** @type {any} */ one) => {
     if (OURS.includes(one.key)) return false;
     if (one.method && one.method !== values.method.name) return false;
-    if (words.length) return words.every(word => `${one.key} ${Object.values(one.text).join(" ")}`.toLowerCase().includes(word));
+    if (words.length) return words.every((/** @type {any} */ word) => `${one.key} ${Object.values(one.text).join(" ")}`.toLowerCase().includes(word));
     if (which === "changed") return one.key in checked.differences || one.key in settings;
     return which === "all" || one.level === "everyday";
   };
