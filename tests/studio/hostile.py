@@ -90,7 +90,7 @@ NAMES = (
 
 def requests() -> list[Hostile]:
     """All of them."""
-    rows = [
+    return [
         *(
             Hostile("DNS rebinding", f"Host: {host}", 400, headers={"Host": host})
             for host in ("evil.example", "127.0.0.1:1", "localhost", "127.0.0.1.evil.example:{port}", "0.0.0.0:{port}")
@@ -357,4 +357,3 @@ def requests() -> list[Hostile]:
             },
         ),
     ]
-    return rows

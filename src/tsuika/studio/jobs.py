@@ -38,6 +38,7 @@ BEGINS_WITHIN_S: Final = 20.0
 # Two clocks tell when a process began.
 CLOCKS_APART_S: Final = 2.0
 OPEN_STATES: Final = ("waiting", "running")
+PROGRAM: Final = (sys.executable, "-m", "tsuika")
 LOG_BYTES: Final = 20_000
 
 
@@ -85,8 +86,8 @@ class Job:
 class Jobs:
     """All jobs of a home. `tick` is called again and again, by one thread."""
 
-    def __init__(self, home: Home) -> None:
-        self._home, self._db, self._lock = home, home.db, threading.RLock()
+    def __init__(self, home: Home, program: Sequence[str] = PROGRAM) -> None:
+        self._home, self._db, self._lock, self._program = home, home.db, threading.RLock(), program
         # Those that this process has started: they must be waited for.
         self._children: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -155,7 +156,7 @@ class Jobs:
         folder.mkdir(parents=True, exist_ok=True)
         # First, so that a job whose start is not noted any more is looked for.
         self._db.update("jobs", job.id, state="running", started=time.time())
-        command = [sys.executable, "-m", "tsuika", "--events", str(folder / "events.jsonl"), *job.argv]
+        command = [*self._program, "--events", str(folder / "events.jsonl"), *job.argv]
         # The package of this process, wherever that is.
         above = str(Path(tsuika.__file__).parents[1])
         paths = os.pathsep.join(filter(None, (above, os.environ.get("PYTHONPATH"))))
