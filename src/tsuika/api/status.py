@@ -221,7 +221,7 @@ def stop(run: Path | str) -> Generator[Event, None, RunStatus]:
         A run that is done, without events; its result is the run's status at the time of asking.
 
     Raises:
-        InterruptedRunError: TR002, this is no run folder; TR013, no process works on it.
+        InterruptedRunError: TR002, this is no run folder; TR033, no process works on it.
     """
     yield from ()
     return _ask(run, "stop")
@@ -245,6 +245,6 @@ def _ask(run: Path | str, want: Want) -> RunStatus:
     follower = Follower(run)
     folder = follower.folder
     if not is_running(folder):
-        raise InterruptedRunError("TR013", where=run, run=run)
+        raise InterruptedRunError("TR033", where=run, run=run)
     write_text(folder.stop_request if want == "stop" else folder.sample_request, "")
     return follower.status()

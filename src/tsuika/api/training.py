@@ -231,7 +231,7 @@ def _working_on(folder: RunDir) -> Iterator[None]:
     """Hold the run's lock.
 
     Raises:
-        InterruptedRunError: TR012, another process works on it.
+        InterruptedRunError: TR032, another process works on it.
     """
     # Whoever looks whether it is held holds it for a moment.
     for _attempt in range(LOOKS):
@@ -240,7 +240,7 @@ def _working_on(folder: RunDir) -> Iterator[None]:
                 yield
                 return
         time.sleep(0.05)
-    raise InterruptedRunError("TR012", where=folder.root, run=folder.root)
+    raise InterruptedRunError("TR032", where=folder.root, run=folder.root)
 
 
 class _Stream(Generic[Returned]):
@@ -261,7 +261,7 @@ def _recorded(
     """The same events, each noted and written into `events.jsonl` by the first of several processes.
 
     Raises:
-        InterruptedRunError: TR011, somebody has asked for a stop; everything is saved.
+        InterruptedRunError: TR031, somebody has asked for a stop; everything is saved.
     """
     stream, step = _Stream(events), 0
     with closing(events), folder.events.open("a", encoding="utf-8") if _is_main() else nullcontext() as log:
@@ -274,7 +274,7 @@ def _recorded(
             step = event.step if isinstance(event, Stepped) else step
             if log is not None and not isinstance(event, Finished) and folder.takes(folder.stop_request):
                 events.close()
-                raise InterruptedRunError("TR011", where=folder.root, step=step, run=folder.root)
+                raise InterruptedRunError("TR031", where=folder.root, step=step, run=folder.root)
     return stream.result
 
 

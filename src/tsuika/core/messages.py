@@ -302,15 +302,15 @@ MESSAGES: Final[Mapping[str, Message]] = {
         _("From here on the new captions are learned, so the result will differ."),
     ),
     "TR010": Message(_("`{name}` was closed before its end"), _("So there is no result.")),
-    "TR011": Message(
+    "TR031": Message(
         _("Stopped at step {step}, as was asked"), _("Everything is saved."), _("Go on with: tsuika resume {run}")
     ),
-    "TR012": Message(
+    "TR032": Message(
         _("Another process is working on this run"),
         _("Two at once would spoil each other's saved states."),
         _("Wait for it, or stop it: tsuika stop {run}"),
     ),
-    "TR013": Message(
+    "TR033": Message(
         _("The run is not running"), _("No process is working on it."), _("Go on with: tsuika resume {run}")
     ),
     "GD001": Message(

@@ -1,9 +1,9 @@
 // The shell: what is at the top of every screen, and which screen is shown.
 // @ts-check
 
-import { _, get, html, jobs, language, languages, link, listen, number, online, route, said, send, session, signal, speak, theme, tried, isCommand } from "./core.js";
+import { _, ended, get, html, jobs, language, languages, link, listen, number, online, route, said, send, session, signal, speak, theme, tried, isCommand } from "./core.js";
 import { Home } from "./home.js";
-import { Drawer, Icon, Problem, helpOpen, useEffect, useState } from "./ui.js";
+import { Drawer, Icon, Problem, helpOpen, kindName, stateName, useEffect, useState } from "./ui.js";
 import { render } from "./vendor/preact.js";
 import "./vendor/signals.js";
 
@@ -122,6 +122,13 @@ async function choose(chosen) {
 
 addEventListener("keydown", event => {
   if (event.key === "?" && isCommand(event)) helpOpen.value = true;
+});
+
+// A page that is not looked at says when a training has ended.
+ended.add(job => {
+  if (job.kind !== "train" || !document.hidden || globalThis.Notification?.permission !== "granted") return;
+  const told = new Notification(`${kindName(job.kind)}: ${stateName(job.state)}`, { icon: "/web/icon.svg", tag: job.id });
+  told.onclick = () => (focus(), (location.hash = job.project ? link("projects", job.project, "train") : link("runs", job.run)));
 });
 
 async function begin() {

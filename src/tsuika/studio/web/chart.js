@@ -80,7 +80,7 @@ function options(area, run) {
     legend: { show: false },
     cursor: { y: false, points: { size: 7 } },
     scales: { x: { time: false }, y: {}, loss: {} },
-    axes: [{ ...axis, grid: { show: false } }, { ...axis, values, size: 58 }, { show: false, scale: "loss" }],
+    axes: [{ ...axis, grid: { show: false }, size: 34 }, { ...axis, values, size: 58 }, { show: false, scale: "loss" }],
     series: [
       {},
       through({ stroke: colour("accent"), width: 2.5, points: { show: true, size: 5, fill: colour("accent") } }),

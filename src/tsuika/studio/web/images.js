@@ -49,7 +49,7 @@ export default function Images({ project }) {
     ${job?.state === "failed" && !data.check?.pictures?.length && html`<${Trouble} error=${job.error} log=${`/jobs/${job.id}/log`} />`}
     <${Findings} view=${view} edit=${edit} onShow=${(/** @type {string} */ id) => remember({ image: id })} />
     <div class="row between toolbar">
-      <div class="tabs" role="group" aria-label=${_("Which images are shown")}>${[["all", _("All"), view.images.length], ["look", _("To check"), view.look], ["out", _("Left out"), view.out]].map(
+      <div class="tabs" role="group" aria-label=${_("Which images are shown")}>${[["all", _("All"), view.images.length], ["look", _("To check"), view.look], ["out", _("Put aside"), view.out]].map(
         ([key, title, count]) => html`<button key=${key} aria-pressed=${show === key} onClick=${() => remember({ show: key === "all" ? null : String(key) })}>${title} <span class="num soft">${count}</span></button>`,
       )}</div>
       <div class="row">

@@ -54,6 +54,8 @@ export default function Plan({ project, reload }) {
   };
   const start = () =>
     tried(async () => {
+      // Asked for by a click, as browsers want it; the page tells when a job has ended.
+      if (globalThis.Notification?.permission === "default") Notification.requestPermission();
       const begun = await send("POST", `/projects/${project.id}/train`, { advice: advice.job, option, settings });
       noteJob((await get(`/jobs/${begun.job}`)).job);
       await reload();
