@@ -44,15 +44,6 @@ def test_every_text_of_the_pages_is_translated() -> None:
     assert same <= {"VAE", "{done} / {total}"}, same
 
 
-def test_no_text_of_the_pages_is_made_in_another_way() -> None:
-    """Between tags of a template there is no sentence that the catalogue does not know."""
-    for path in sorted(catalogue.WEB.glob("*.js")):
-        for line in path.read_text(encoding="utf-8").splitlines():
-            plain = re.sub(r"\$\{.*?\}|/\*\*.*?\*/|^\s*(/\*)?\*.*", "", line)
-            for text in re.findall(r">([^<>`=${}]*[A-Za-z]{4,}[^<>`${}]*)<", plain):
-                assert text.strip() in {"tsuika"} or "=>" in text or "?" in text, (path.name, text)
-
-
 def test_the_form_has_every_setting_of_the_recipe_and_nothing_else() -> None:
     known, shown = [*config.settings()], forms.settings()["settings"]
     assert [(one.key, one.method) for one in known] == [(row["key"], row["method"]) for row in shown]

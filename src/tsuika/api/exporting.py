@@ -87,6 +87,9 @@ def export(run: Path | str, to: Path | str, *, which: str = MAIN, name: str = ""
         why = _("The run has no file of this kind.")
         raise RecipeError("RC002", key="--which", found=which, why=why)
     uses = list(uses_of(folder, report, paths))
+    if config.read_tables(folder.recipe)["base"]["model"] == "embedded":
+        # Nothing else opens that base.
+        uses = [one for one in uses if one.program == "tsuika"]
     use = next((one for one in uses if program and program.name in one.program and one.file), None)
     if program and use is None:
         why = _("{program} does not apply its results.", program=program.name)

@@ -41,9 +41,9 @@ function BeforeAfter({ run }) {
     .filter((/** @type {any} */ one) => one.before && last);
   const [all, setAll] = useState(false);
   if (!pairs.length) return null;
-  return html`<section><h2>${_("Before and after")}</h2><div class="previews">
-    ${pairs.slice(0, all ? undefined : 6).map((/** @type {any} */ one) => html`<${Wipe} key=${one.after.number} run=${run.id} before=${one.before.number} after=${one.after.number} prompt=${one.after.prompt} />`)}</div>
-    ${pairs.length > 6 && html`<div><button class="quiet" onClick=${() => setAll(!all)}>${all ? _("Less") : _n("{count} more", "{count} more", pairs.length - 6)}</button></div>`}</section>`;
+  return html`<section><h2>${_("Before and after")}</h2><div class="previews wipes">
+    ${pairs.slice(0, all ? undefined : 4).map((/** @type {any} */ one) => html`<${Wipe} key=${one.after.number} run=${run.id} before=${one.before.number} after=${one.after.number} prompt=${one.after.prompt} />`)}</div>
+    ${pairs.length > 4 && html`<div><button class="quiet" onClick=${() => setAll(!all)}>${all ? _("Less") : _n("{count} more", "{count} more", pairs.length - 4)}</button></div>`}</section>`;
 }
 
 /** @param {{run: string, before: number, after: number, prompt: string}} props */
@@ -139,7 +139,7 @@ function Sheet({ run, job }) {
 /** Drawings beside the training image that they are nearest to. @param {{project: any, run: any, found: any}} props */
 function Copies({ project, run, found }) {
   const [images, setImages] = useState(/** @type {any[]} */ ([]));
-  const pairs = (found?.nearest ?? found?.pairs ?? found?.images ?? []).slice(0, 4);
+  const pairs = (found?.pairs ?? []).slice(0, 4);
   useEffect(() => {
     if (pairs.length) tried(async () => setImages((await get(`/projects/${project.id}/images`)).images));
   }, [pairs.length]);
