@@ -6,7 +6,7 @@ TORCH ?= torch==2.13.0
 TORCH_FLAGS ?=
 BIN := .venv/bin
 
-.PHONY: setup demo test test-slow check docs base format messages clean
+.PHONY: setup demo test test-slow test-browser check docs base format messages clean
 
 PO := $(wildcard src/tsuika/locale/*/LC_MESSAGES/tsuika.po)
 
@@ -30,7 +30,18 @@ test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 test-slow: setup
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "slow and not browser"
+
+# The studio in Chromium (Debian: apt-get install chromium); axe-core comes from npm, for the tests alone.
+AXE := axe-core-4.14.1
+
+build/axe/package/axe.min.js:
+	mkdir -p build/axe
+	npm pack axe-core@4.14.1 --silent --pack-destination build/axe
+	tar -xzf build/axe/$(AXE).tgz -C build/axe
+
+test-browser: setup build/axe/package/axe.min.js
+	$(BIN)/python -m pytest -s -m "browser" tests/studio
 
 check: setup
 	$(BIN)/ruff check .

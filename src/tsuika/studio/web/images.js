@@ -166,7 +166,7 @@ function Grid({ project, images, selected, onSelect, onToggle }) {
         const next = images[at < 0 ? 0 : Math.max(0, Math.min(images.length - 1, at + steps[/** @type {keyof typeof steps} */ (event.key)]))];
         if (next) onSelect(next.id);
         event.preventDefault();
-      } else if (event.key === " " && at >= 0 && !(event.target instanceof HTMLButtonElement)) {
+      } else if (event.key === " " && at >= 0 && (!(event.target instanceof HTMLButtonElement) || event.target.closest(".thumb"))) {
         onToggle(images[at]);
         event.preventDefault();
       } else if (event.key === "Escape") onSelect(null);
