@@ -201,3 +201,13 @@ def test_a_half_written_line_of_events_is_no_end(home: Home, program: tuple[str,
         log.write(json.dumps({"event": "Ended", "status": 0})[:20])
     os.kill(job.pid, signal.SIGKILL)  # type: ignore[arg-type]
     assert until(jobs, job, "died")
+
+
+def test_old_checks_are_forgotten_and_trainings_are_not(home: Home, program: tuple[str, ...]) -> None:
+    jobs = Jobs(home, program)
+    kept = [
+        until(jobs, jobs.add(kind, ["quick"], lane=LIGHT, project="p"), "done") for kind in ["check"] * 5 + ["train"]
+    ]
+    jobs.prune()
+    assert [one.id for one in jobs.all()] == [one.id for one in kept[2:]]
+    assert not jobs.folder(kept[0]).exists()

@@ -50,7 +50,7 @@ class SetImage:
     @property
     def key(self) -> str:
         """What stands for it where no name may."""
-        return sha256(self.name.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+        return _key(self.name)
 
 
 class ImageSet:
@@ -62,13 +62,22 @@ class ImageSet:
 
     def images(self) -> tuple[SetImage, ...]:
         """Every image, in natural order; those that are left out among them."""
-        found = [
-            SetImage(path.relative_to(self.root / place).as_posix(), path, place == LEFT_OUT, _caption_of(path))
-            for place in (IMAGES, LEFT_OUT)
-            for path in _files(self.root / place)
-            if path.suffix.lower() in SUFFIXES
-        ]
+        found = [SetImage(name, path, place == LEFT_OUT, _caption_of(path)) for name, path, place in self._places()]
         return tuple(sorted(found, key=lambda one: natural_key(one.name)))
+
+    def __len__(self) -> int:
+        return sum(1 for _place in self._places())
+
+    def path(self, key: str) -> Path | None:
+        """The image of a key; None: there is none."""
+        return next((path for name, path, _place in self._places() if _key(name) == key), None)
+
+    def _places(self) -> Iterator[tuple[str, Path, str]]:
+        """Every image: its name, where it is, and in which of the folders."""
+        for place in (IMAGES, LEFT_OUT):
+            for path in _files(self.root / place):
+                if path.suffix.lower() in SUFFIXES:
+                    yield path.relative_to(self.root / place).as_posix(), path, place
 
     def add(self, source: Path, name: str, caption_file: Path | None = None) -> str:
         """Take a copy of an image into the set; returns its name, which has a number where there was one of that name.
@@ -214,6 +223,10 @@ class ImageSet:
                 _place(target, kept / "files" / content.relative_to(self.root) if own else content)
         for old in earlier[: max(0, len(earlier) + 1 - KEPT_CHANGES)]:
             shutil.rmtree(old.parent, ignore_errors=True)
+
+
+def _key(name: str) -> str:
+    return sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -39,6 +40,8 @@ BEGINS_WITHIN_S: Final = 20.0
 CLOCKS_APART_S: Final = 2.0
 OPEN_STATES: Final = ("waiting", "running")
 PROGRAM: Final = (sys.executable, "-m", "tsuika")
+# Checks, and the like, of a project that are kept.
+KEPT: Final = 3
 LOG_BYTES: Final = 20_000
 
 
@@ -261,6 +264,15 @@ class Jobs:
                 os.kill(job.pid, signal.CTRL_BREAK_EVENT if number == signal.SIGTERM else number)
             else:
                 os.killpg(job.pid, number)
+
+    def prune(self) -> None:
+        """Forget all but the latest of what is asked for again and again."""
+        latest: dict[tuple[str, str], list[Job]] = {}
+        for job in self.all("where kind in ('check', 'doctor', 'advise') and ended is not null"):
+            latest.setdefault((job.project, job.kind), []).append(job)
+        for job in (job for jobs in latest.values() for job in jobs[:-KEPT]):
+            shutil.rmtree(self.folder(job), ignore_errors=True)
+            self._db.rows("delete from jobs where id = ?", job.id)
 
     def run_of(self, job: Job) -> RunDir | None:
         """The run folder that a job works on."""

@@ -185,9 +185,3 @@ def _axis(name: str, values: Iterable[object]) -> str:
 def project_of(studio: Studio, run: RunDir) -> str:
     """The project that a run belongs to; empty: none."""
     return next((one.id for one in studio.home.projects() if run.root.is_relative_to(one.folder)), "")
-
-
-def results(studio: Studio, project: Project) -> list[dict[str, Any]]:
-    """What was adopted from a project."""
-    found = studio.home.db.setting(f"results:{project.id}")
-    return list(found or [])

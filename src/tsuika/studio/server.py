@@ -63,6 +63,7 @@ def serve(
     key = password or hmac.new(secret, b"key", "sha256").hexdigest()[:32]
     access = Access(hosts_of(host, bound, _addresses(host)), key, secret, bound)
     studio = Studio.of(place, access, commands)
+    studio.jobs.prune()
     planning.examine(studio)
     shown = f"http://{'127.0.0.1' if is_loopback(host) or host in ('0.0.0.0', '::') else host}:{bound}/"  # noqa: S104
     address = shown if password else f"{shown}enter?key={quote(key)}"

@@ -70,8 +70,7 @@ def images(project: InProject, studio: Here) -> dict[str, Any]:
 @router.get("/projects/{project}/images/{image}")
 def image(project: InProject, image: str, studio: Here, side: int = SIDES[0]) -> FileResponse:
     """An image, made small."""
-    path = next((one.path for one in project.images.images() if one.key == image), None)
-    return thumbnail(studio, path, side)
+    return thumbnail(studio, project.images.path(image), side)
 
 
 def thumbnail(studio: Studio, path: Path | None, side: int) -> FileResponse:
@@ -94,6 +93,8 @@ async def upload(
     project: InProject, request: Request, studio: Here, x_file_name: Annotated[str, Header()] = ""
 ) -> dict[str, Any]:
     """A file: an image, a caption, or a zip of these."""
+    if len(project.images) >= uploads.MOST_FILES:
+        raise HTTPException(413)
     scratch = Path(tempfile.mkdtemp(prefix=".upload-", dir=project.folder))
     try:
         file = scratch / "file"

@@ -74,7 +74,6 @@ def project(project: InProject, studio: Here) -> dict[str, Any]:
         "plan": planning.plan(project),
         "runs": [_run(studio, run) for run in project.runs],
         "jobs": latest,
-        "results": planning.results(studio, project),
     }
 
 

@@ -69,6 +69,7 @@ export function Bulk({ project, view, onClose, onDone }) {
     <div class="row between"><span class="soft small">${_n("{count} caption would change", "{count} captions would change", rows.length)}</span>
       <button class="main" disabled=${!rows.length} onClick=${apply}>${_("Change them")}</button></div>
     <ul class="preview small">${rows.slice(0, 30).map((/** @type {any} */ one) => html`<li key=${one.id}><del>${one.caption || "–"}</del><ins>${found[one.id]}</ins></li>`)}</ul>
+    <p class="soft small">${_("Automatic captions are not there yet. Captions of another program, as .txt files of the same names, can be added like images.")}</p>
     <${Tags} view=${view} onPick=${(/** @type {string} */ tag) => (setAction("replace"), setFind(tag))} />
   <//>`;
 }
