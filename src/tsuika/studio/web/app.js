@@ -44,7 +44,18 @@ function App() {
   if (first === "projects" && id) shown = show(step in SCREENS ? step : "images", project.value?.id === id ? { project: project.value, reload } : null);
   else if (first === "runs" && id) shown = show("runs", { run: id });
   else if (first === "playground" || first === "tools") shown = show(first, {});
-  return html`<${Top} /><${Offline} />${shown}<${Problem} />${helpOpen.value && html`<${Help} />`}`;
+  const title = titleOf(first, step);
+  useEffect(() => {
+    document.title = [title, first === "projects" ? project.value?.name : "", "tsuika"].filter(Boolean).join(" – ");
+  });
+  // Home and the training have a heading of their own.
+  return html`<${Top} /><${Offline} />${title && !["train", "runs"].includes(first === "projects" ? step : first) && html`<h1 class="unseen">${title}</h1>`}${shown}<${Problem} />${helpOpen.value && html`<${Help} />`}`;
+}
+
+/** @param {string} first @param {string} step */
+function titleOf(first, step) {
+  const titles = { images: _("Images"), plan: _("Plan"), train: _("Train"), compare: _("Compare"), runs: _("Train"), playground: _("Playground"), tools: _("Tools") };
+  return titles[/** @type {keyof typeof titles} */ (first === "projects" ? step : first)] ?? "";
 }
 
 /** @param {string} name @param {any} props */
@@ -63,7 +74,7 @@ function Top() {
   const inProject = parts[0] === "projects" && project.value;
   const busy = Object.values(jobs.value).find(one => one.state === "running" && one.kind === "train");
   return html`<header class="top"><nav class="row" aria-label=${_("Main")}>
-      <a class="brand" href=${link()}><img src="/web/icon.svg" alt="" width="26" height="26" /><span>tsuika</span></a>
+      <a class="brand" href=${link()} aria-label=${`tsuika – ${_("Home")}`}><img src="/web/icon.svg" alt="" width="26" height="26" /><span>tsuika</span></a>
       ${inProject && html`<${Name} />`}</nav>
     ${inProject && html`<${Steps} id=${project.value.id} now=${parts[2] ?? "images"} />`}
     <div class="row end tools">

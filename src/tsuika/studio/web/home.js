@@ -18,6 +18,7 @@ export function Home() {
   return html`<main class="page">
     ${!projects.length && html`<header class="hello"><h1>${_("From a folder of images to a file that works")}</h1>
       <p class="soft">${_("Drop your images, answer three questions, start the training. It stops by itself when it is at its best.")}</p></header>`}
+    ${projects.length > 0 && html`<h1 class="unseen">${_("Home")}</h1>`}
     <${DropZone} small=${projects.length > 0} />
     ${open.length > 0 && html`<section><h2>${_("At work")}</h2><${Queue} open=${open} projects=${projects} /></section>`}
     ${projects.length > 0 && html`<section><h2>${_("Projects")}</h2><div class="tiles">
