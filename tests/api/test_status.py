@@ -61,7 +61,9 @@ def test_a_follower_reads_only_what_is_new_and_waits_for_whole_lines(run: RunDir
 
 
 def test_a_preview_that_was_made_again_counts_once(run: RunDir) -> None:
-    write(run, [Previewed(0, "a", 1, "samples/x"), Previewed(5, "a", 1, "samples/y"), Previewed(5, "a", 1, "samples/z")])
+    write(
+        run, [Previewed(0, "a", 1, "samples/x"), Previewed(5, "a", 1, "samples/y"), Previewed(5, "a", 1, "samples/z")]
+    )
     assert [one["path"] for one in tsuika.status(run.root).result.previews] == ["samples/x", "samples/z"]
 
 
