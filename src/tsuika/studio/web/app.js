@@ -135,6 +135,11 @@ addEventListener("keydown", event => {
   if (event.key === "?" && isCommand(event)) helpOpen.value = true;
 });
 
+// A project's runs change with its jobs.
+ended.add(job => {
+  if (job.project && job.project === project.value?.id) reload();
+});
+
 // A page that is not looked at says when a training has ended.
 ended.add(job => {
   if (job.kind !== "train" || !document.hidden || globalThis.Notification?.permission !== "granted") return;
