@@ -17,6 +17,7 @@ import uvicorn
 
 from tsuika.studio.app import application
 from tsuika.studio.home import Home
+from tsuika.studio.jobs import PROGRAM
 from tsuika.studio.security import Access, hosts_of
 from tsuika.studio.state import Studio
 
@@ -89,14 +90,14 @@ class Running:
 
 
 @contextmanager
-def running(home: Path, commands: Any = ()) -> Iterator[Running]:
+def running(home: Path, commands: Any = (), program: Any = PROGRAM) -> Iterator[Running]:
     """Open a studio in a home; it is closed at the end, its jobs are not."""
     place = Home.open(home)
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         port = listening.getsockname()[1]
         access = Access(hosts_of("127.0.0.1", port), KEY, place.secret(), port)
-        studio = Studio.of(place, access, commands)
+        studio = Studio.of(place, access, commands, program)
         config = uvicorn.Config(application(studio), log_level="error", ws="none", timeout_graceful_shutdown=1)
         server = uvicorn.Server(config)
         server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -11,7 +12,6 @@ from tsuika.core.errors import RecipeError
 from tsuika.core.texts import _
 from tsuika.methods import METHODS
 from tsuika.studio import planning, uploads
-from tsuika.studio.home import free_folder
 from tsuika.studio.jobs import LIGHT, Job
 from tsuika.studio.state import Studio
 
@@ -50,7 +50,7 @@ def start(studio: Studio, command: Sequence[str], values: Mapping[str, Any], abo
     last: list[str] = []
     for name, value in values.items():
         flag = names.get(name)
-        if flag is None or value in ("", None, [], False) or (name in OURS - {"out"} and not _names_method(flag)):
+        if flag is None or value in ("", None, [], False) or (name in OURS and not _names_method(flag)):
             continue
         texts = _texts(studio, flag, value)
         if flag["flag"]:
@@ -107,7 +107,7 @@ def _out(studio: Studio, command: Sequence[str], name: str) -> Path:
     """Where the result goes: a new file of this name, else a new folder."""
     folder = studio.home.root / "results"
     if not name:
-        return free_folder(studio.home.root / "made", "-".join(command))
+        return studio.home.root / "made" / "-".join([*command, secrets.token_hex(4)])
     safe = uploads.safe_name(name)
     if safe is None or "/" in safe:
         raise RecipeError("RC015", key="out", found=name, why=_("It is a name, not a path."), do="tsuika --help")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+import secrets
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from tsuika.core.rundir import RunDir
 from tsuika.core.weights import read_json
 from tsuika.evaluation.report_guard import role
 from tsuika.methods import METHODS
-from tsuika.studio.home import Project, free_folder
+from tsuika.studio.home import Project
 from tsuika.studio.jobs import LIGHT, OPEN_STATES, Job
 from tsuika.studio.state import Studio
 
@@ -82,7 +83,7 @@ def advise(studio: Studio, project: Project) -> Job:
     for job in studio.jobs.all("where project = ? and kind = 'advise' and state in ('waiting', 'running')", project.id):
         studio.jobs.stop(job)
     answers = plan(project)
-    out = free_folder(project.folder / "advice", "advice")
+    out = project.folder / "advice" / secrets.token_hex(4)
     argv = ["advise", "--images", str(project.images.folder), "--goal", answers["goal"], "--out", str(out), "--json"]
     argv += flags(answers, *FLAGS)
     if any(job.lane != LIGHT for job in studio.jobs.all(f"where state in {OPEN_STATES}")):
@@ -128,7 +129,11 @@ def train(studio: Studio, project: Project, advice: str, option: int, settings: 
     chosen = lane(studio)
     if recipe.train.device == "auto":
         recipe = config.build(config.override(recipe.model_dump(), {"train.device": device(studio, chosen)}))
-    run = free_folder(project.folder / "runs", recipe.method.name)
+    run, number = project.folder / "runs" / recipe.method.name, 1
+    # A run that waits in the queue has no folder yet, but it has its recipe.
+    while run.exists() or (project.folder / "recipes" / f"{run.name}.toml").exists():
+        number += 1
+        run = run.with_name(f"{recipe.method.name}-{number}")
     file = project.folder / "recipes" / f"{run.name}.toml"
     write_text(file, config.dump(recipe))
     run.parent.mkdir(exist_ok=True)
@@ -162,7 +167,7 @@ def grid(studio: Studio, run: RunDir, prompt: str, strengths: Sequence[float], s
         ]
         axes = ["--base", base, "--x", _axis("strength", strengths), "--y", _axis("artifact", files)]
     chosen, key = lane(studio), studio.home.key_of(run.root)
-    out = free_folder(run.root.parent.parent / "sheets", run.root.name)
+    out = run.root.parent.parent / "sheets" / f"{run.root.name}-{secrets.token_hex(4)}"
     argv = ["grid", "--prompt", prompt, "--seed", str(seed), "--out", str(out), *axes]
     argv += ["--device", device(studio, chosen), "--json"]
     return studio.jobs.add(

@@ -12,7 +12,7 @@ from fastapi import Depends, HTTPException, Request
 
 from tsuika.core.rundir import RunDir
 from tsuika.studio.home import Home, Project
-from tsuika.studio.jobs import Job, Jobs
+from tsuika.studio.jobs import PROGRAM, Job, Jobs
 from tsuika.studio.live import Live
 from tsuika.studio.picker import Picker
 from tsuika.studio.security import Access
@@ -38,9 +38,11 @@ class Studio:
     changing: Lock = field(default_factory=Lock)
 
     @classmethod
-    def of(cls, home: Home, access: Access, commands: Sequence[Mapping[str, Any]] = ()) -> Studio:
-        """A studio in a home."""
-        jobs = Jobs(home)
+    def of(
+        cls, home: Home, access: Access, commands: Sequence[Mapping[str, Any]] = (), program: Sequence[str] = PROGRAM
+    ) -> Studio:
+        """A studio in a home, whose jobs run `program`."""
+        jobs = Jobs(home, program)
         roots = tuple(dict.fromkeys((Path.home(), home.root, Path.cwd())))
         return cls(
             home,

@@ -1,12 +1,14 @@
 // Compare: before and after, the files by strength, what was measured; one of them is taken into use.
 // @ts-check
 
-import { _, _n, get, html, jobs, link, noteJob, number, said, send, size, tried } from "./core.js";
+import { _, _n, get, html, jobs, link, noteJob, number, remember, route, said, send, size, tried } from "./core.js";
 import { Icon, Picker, Trouble, Working, useEffect, useState } from "./ui.js";
 
 /** @param {{project: any}} props */
 export default function Compare({ project }) {
-  const id = project.runs.find((/** @type {any} */ one) => one.state === "finished")?.id ?? project.runs[0]?.id;
+  const finished = project.runs.filter((/** @type {any} */ one) => one.state === "finished");
+  const wished = route.value.query.get("run");
+  const id = finished.find((/** @type {any} */ one) => one.id === wished)?.id ?? finished[0]?.id ?? project.runs[0]?.id;
   const [run, setRun] = useState(/** @type {any} */ (null));
   const [results, setResults] = useState(/** @type {any} */ (null));
   const mine = Object.values(jobs.value).filter(one => one.about?.run === id).sort((a, b) => a.created - b.created);
@@ -23,6 +25,8 @@ export default function Compare({ project }) {
       <div><a class="button main" href=${link("projects", project.id, id ? "train" : "plan")}>${id ? _("To the training") : _("To the plan")}</a></div></main>`;
   if (!run || !results) return html`<main class="page"></main>`;
   return html`<main class="page compare">
+    ${finished.length > 1 && html`<div class="row"><label for="which-run">${_("Training run")}</label><select id="which-run" value=${id} onChange=${(/** @type {any} */ event) => remember({ run: event.target.value })}>
+      ${finished.map((/** @type {any} */ one) => html`<option key=${one.id} value=${one.id}>${one.name}</option>`)}</select></div>`}
     <${BeforeAfter} run=${run} />
     <${Files} project=${project} run=${run} results=${results} job=${latest("export")} />
     <${Sheet} run=${run} job=${latest("grid")} />
