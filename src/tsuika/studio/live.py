@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tsuika.api import phases
-from tsuika.api.status import Follower
+from tsuika.api.status import Follower, RunStatus
 from tsuika.core.errors import TsuikaError
 from tsuika.core.texts import languages
 from tsuika.studio.home import Home
@@ -73,6 +73,8 @@ class Live:
         self._told: dict[str, dict[str, Any]] = {}
         self._listeners: set[tuple[asyncio.AbstractEventLoop, asyncio.Queue[dict[str, Any]]]] = set()
         self._lock, self._ends = threading.Lock(), threading.Event()
+        # A file is read on by one thread at a time, else its lines would be taken in twice.
+        self._reading = threading.RLock()
         self._thread = threading.Thread(target=self._follow, name="jobs", daemon=True)
 
     def start(self) -> None:
@@ -91,13 +93,14 @@ class Live:
     def look(self) -> None:
         """Look after the jobs now, and tell what has changed."""
         self._jobs.tick()
-        for job in self._jobs.all(f"where state in ('waiting', 'running') or id in ({self._marks()})", *self._told):
-            view = self.view(job)
-            if self._told.get(job.id) != view:
-                self._told[job.id] = view
-                self.tell({"job": view})
-            if job.ended is not None:
-                self._told.pop(job.id, None)
+        with self._reading:
+            for job in self._jobs.all(f"where state in ('waiting', 'running') or id in ({self._marks()})", *self._told):
+                view = self.view(job)
+                if self._told.get(job.id) != view:
+                    self._told[job.id] = view
+                    self.tell({"job": view})
+                if job.ended is not None:
+                    self._told.pop(job.id, None)
 
     def _marks(self) -> str:
         return ", ".join("?" * len(self._told))
@@ -135,19 +138,21 @@ class Live:
 
     def progress(self, job: Job) -> Progress:
         """What a job has told so far."""
-        found = self._progress.setdefault(job.id, Progress())
-        found.read(self._jobs.folder(job) / "events.jsonl")
-        return found
+        with self._reading:
+            found = self._progress.setdefault(job.id, Progress())
+            found.read(self._jobs.folder(job) / "events.jsonl")
+            return found
 
-    def follower(self, run: Path) -> Follower:
-        """The follower of a run folder.
+    def status(self, run: Path) -> RunStatus:
+        """What a run is doing now.
 
         Raises:
-            InterruptedRunError: TR002, it is none.
+            InterruptedRunError: TR002, it is no run folder.
         """
-        if str(run) not in self._followers:
-            self._followers[str(run)] = Follower(run)
-        return self._followers[str(run)]
+        with self._reading:
+            if str(run) not in self._followers:
+                self._followers[str(run)] = Follower(run)
+            return self._followers[str(run)].status()
 
     def view(self, job: Job) -> dict[str, Any]:
         """A job for the page."""
@@ -177,7 +182,7 @@ class Live:
         folder = self._jobs.run_of(job)
         if folder is not None and job.state == "running":
             with suppress(TsuikaError):
-                now = self.follower(folder.root).status()
+                now = self.status(folder.root)
                 return {
                     "phase": in_languages(now.phase),
                     "done": now.done,

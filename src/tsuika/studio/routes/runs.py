@@ -32,7 +32,7 @@ class Ask(BaseModel):
 @router.get("")
 def status(run: OfRun, studio: Here) -> dict[str, Any]:
     """What a run is doing."""
-    found = studio.live.follower(run.root).status().to_dict()
+    found = studio.live.status(run.root).to_dict()
     jobs = studio.jobs.all("where run = ?", run.root.relative_to(studio.home.root).as_posix())
     return {
         **{key: value for key, value in found.items() if key not in ("run", "previews")},
@@ -57,7 +57,7 @@ def ask(run: OfRun, given: Ask, studio: Here) -> dict[str, Any]:
 @router.get("/previews/{number}")
 def preview(run: OfRun, number: int, studio: Here, side: int = 512) -> FileResponse:
     """A preview of a run."""
-    previews = studio.live.follower(run.root).status().previews
+    previews = studio.live.status(run.root).previews
     if not 0 <= number < len(previews):
         raise HTTPException(404)
     path = (run.root / previews[number]["path"]).resolve()
@@ -86,7 +86,7 @@ def recipe(run: OfRun) -> PlainTextResponse:
 @router.get("/artifacts/{number}")
 def artifact(run: OfRun, number: int, studio: Here) -> FileResponse:
     """A file that the run has made."""
-    found = studio.live.follower(run.root).status().artifacts
+    found = studio.live.status(run.root).artifacts
     if not 0 <= number < len(found):
         raise HTTPException(404)
     return _kept(run, run.root / found[number])
@@ -97,7 +97,7 @@ def results(run: OfRun, studio: Here) -> dict[str, Any]:
     """What a finished run has made: its files, what was measured, and what is near a training image."""
     report = read_json(run.report_json)
     every = [row["path"] for row in report.get("artifacts", [])]
-    made = studio.live.follower(run.root).status().artifacts
+    made = studio.live.status(run.root).artifacts
     files = []
     for which in RANGE:
         mine = [path for path in every if role(path, every) == ("" if which == MAIN else which)]
