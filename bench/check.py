@@ -67,7 +67,7 @@ EXPECTED: Mapping[str, tuple[str, ...]] = {
     "very wide": ("odd-aspect",),
     "empty caption": ("caption-empty",),
     "same caption": ("caption-identical",),
-    "cp932 caption": ("caption-cp932",),
+    "cp932 caption": ("caption-encoding",),
     "long caption": ("caption-long",),
 }
 # Published with black bars around them: planted by others, told by eye.

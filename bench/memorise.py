@@ -324,7 +324,9 @@ def analyse(run: Run, work: Path, seed: int) -> tuple[list[Row], list[Row]]:
     def leak(clean: NDArray[Any]) -> float:
         clean_BCHW = torch.from_numpy(clean)
         output = (a**0.5 * noise - clean_BCHW) / (1 - a) ** 0.5
-        return memorization._nearest(memorization.clean_from_noise("v_prediction", noise, output, a), subjects)[0]
+        return memorization._nearest(
+            memorization.without_noise(a**0.5 * noise - (1 - a) ** 0.5 * output, noise), subjects
+        )[0]
 
     free = [
         one.copies

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import torch
 
 from tsuika.core.types import Artifact
+from tsuika.diffusion.adapters import own_change
 from tsuika.formats import lora, relative_errors
-from tsuika.formats.delta import layer_delta
 
 
 def delta(artifact: Artifact) -> Iterator[tuple[str, str, torch.Tensor]]:
@@ -16,7 +16,7 @@ def delta(artifact: Artifact) -> Iterator[tuple[str, str, torch.Tensor]]:
     for (component, path), parts in lora.layers(artifact, "ΔW").items():
         if "dora_scale" in parts:
             raise ValueError(f"{component}.{path} is DoRA: its effect depends on the base's weights")
-        yield component, path, layer_delta(parts)
+        yield component, path, own_change(parts, torch.float32)
 
 
 def largest_relative_error(a: Artifact, b: Artifact) -> float:

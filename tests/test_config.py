@@ -72,7 +72,9 @@ def test_a_method_brings_its_own_defaults_and_the_recipe_overrules_them(name: st
 def test_a_setting_of_another_method_and_an_unknown_method_are_refused() -> None:
     with pytest.raises(RecipeError) as caught:
         config.build({"method": {"name": "hypernetwork", "rank": 4}})
-    assert caught.value.code == "RC001" and "method.rank" in caught.value.part("what")
+    assert caught.value.code == "RC040" and "method.rank" in caught.value.part("what")
+    assert caught.value.part("why") == "It is a setting of LoRA."
+    assert "method.layer_structure" in caught.value.part("do") and "rank" not in caught.value.part("do")
     with pytest.raises(RecipeError) as caught:
         config.build({"method": {"name": "loar"}})
     assert caught.value.code == "RC002" and "dreambooth" in caught.value.part("why")

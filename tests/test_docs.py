@@ -14,6 +14,7 @@ import typer
 
 from tsuika import config
 from tsuika.cli.main import app
+from tsuika.methods import METHODS
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
@@ -155,3 +156,11 @@ def test_pages_have_their_other_language() -> None:
                 continue
             assert f"[English]({Path(english).name})" in text(page), page
             assert f"[日本語]({Path(page).name})" in text(english), english
+
+
+@pytest.mark.parametrize("page", ["README.md", "README.ja.md", "docs/methods.md", "docs/methods.ja.md"])
+def test_pages_and_program_want_the_same_number_of_images(page: str) -> None:
+    for name, method in METHODS.items():
+        low, high = method.images
+        (row,) = (line for line in text(page).splitlines() if re.match(rf"\| \[?`{name}`", line))
+        assert re.search(rf"\| {low}[-〜]{high}枚? \|", row), row

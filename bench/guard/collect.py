@@ -37,7 +37,6 @@ from tsuika.data import bank as banks
 from tsuika.data import bucket, scan
 from tsuika.data.bank import Bank, BucketLatents
 from tsuika.data.split import LEAST_TO_TRUST, SHARE, Split, split
-from tsuika.diffusion.schedule import add_noise, target
 from tsuika.embedded import gadget, mascot, sketch
 from tsuika.guard import probe as probes
 from tsuika.guard.probe import Probe, Subject
@@ -370,14 +369,14 @@ class Fixed:
         self._run = run
         self._batch: Batch = bank.batch(0, BATCH, 12345)
         latents_BCHW = self._batch.latents_BCHW
-        self._t_B, self._noise = draw(run.recipe.train, 1_000_000, latents_BCHW, len(run.alphas_T))
+        self._t_B, self._noise = draw(run.recipe.train, 1_000_000, latents_BCHW, run.objective)
 
     def loss(self) -> float:
         run, latents = self._run, self._batch.latents_BCHW
-        a_B = run.alphas_T[self._t_B]
+        noisy = run.objective.add_noise(latents, self._noise, self._t_B)
         with torch.no_grad(), run.accelerator.autocast():
-            output = run.model.denoise(add_noise(latents, self._noise, a_B), self._t_B, run.condition(self._batch))
-        return float((output.float() - target(run.model.prediction, latents, self._noise, a_B)).pow(2).mean())
+            output = run.model.denoise(noisy, self._t_B, run.condition(self._batch))
+        return float((output.float() - run.objective.target(latents, self._noise, self._t_B)).pow(2).mean())
 
 
 def claim(path: Path) -> bool:

@@ -25,8 +25,10 @@ from tsuika.cli import screen
 from tsuika.cli.main import app
 from tsuika.core.errors import FormatError, ModelError, RecipeError
 from tsuika.core.types import Artifact, model_tensors
+from tsuika.diffusion import adapters
 from tsuika.families import FAMILIES, StableDiffusion
 from tsuika.formats.kohya_lora import KohyaLora
+from tsuika.formats.lowrank.applying import Share, apply
 from tsuika.formats.peft_lora import PeftLora
 
 TOKENS = 12
@@ -378,7 +380,7 @@ def test_inspecting_tells_what_people_ask(models, tmp_path) -> None:
     base = tsuika.inspect(write_folder(models["sdxl"], tmp_path / "base", old_style=True)).result
     assert (base.family, base.layout, base.vae) == ("sdxl", "folder", True)
     assert base.text_encoders == ("text_encoder", "text_encoder_2")
-    with pytest.raises(ModelError, match="MD001"):
+    with pytest.raises(ModelError, match="FM004"):
         _ = tsuika.inspect(tmp_path / "none").result
 
 
@@ -430,3 +432,83 @@ def test_resizing_tells_its_error_and_refuses_nonsense(models, tmp_path) -> None
     for wrong in ({}, {"energy": 1.5}):
         with pytest.raises(RecipeError):
             _ = tsuika.resize(file, tmp_path / "d.safetensors", **wrong).result
+
+
+def test_words_in_a_lora_get_files_of_their_own_when_asked(models, tmp_path) -> None:
+    file = written(models["sd1"], tmp_path / "a.safetensors")
+    vectors = torch.randn(2, 768)
+    save_file(load_file(file) | {"bundle_emb.my/cat.string_to_param.*": vectors}, file)
+    before = file.read_bytes()
+    assert tsuika.inspect(file).result.details["words"] == ["my/cat"]
+    tools = {
+        "merge": lambda **more: tsuika.merge(
+            [str(file), f"{file}:0.5"], tmp_path / "merge" / "out.safetensors", **more
+        ),
+        "resize": lambda **more: tsuika.resize(file, tmp_path / "resize" / "out.safetensors", rank=2, **more),
+        "convert": lambda **more: tsuika.convert(file, "kohya", tmp_path / "convert" / "out.safetensors", **more),
+    }
+    for name, tool in tools.items():
+        (tmp_path / name).mkdir()
+        with pytest.raises(FormatError, match=r"FM002(?s:.*)my/cat(?s:.*)--lossy"):
+            _ = tool().result
+        assert not list((tmp_path / name).iterdir())
+        done = tool(lossy=True).result
+        assert done.words == (tmp_path / name / "my_cat.safetensors",)
+        word = formats.find(done.words[0]).read(done.words[0])
+        assert (word.method, word.family) == ("textual-inversion", "sd1")
+        torch.testing.assert_close(word.tensors["my/cat.text_encoder"], vectors)
+        assert not formats.bundled(done.out, "sd1")
+        with pytest.raises(RecipeError, match="RC007"):
+            _ = tool(lossy=True).result
+    assert file.read_bytes() == before
+
+
+def test_what_is_a_sum_is_merged_and_resized_of_every_kind(models, tmp_path) -> None:
+    """Norms, biases and whole differences add up; in a base, all of them are what their definitions say."""
+    model, path = models["sd1"], tmp_path / "a.safetensors"
+    names = {
+        "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_out.0": ("diff", "diff_b"),
+        "unet.mid_block.attentions.0.norm": ("w_norm", "b_norm"),
+        "text_encoder.text_model.encoder.layers.0.layer_norm1": ("w_norm", "b_norm"),
+    }
+    own = model_tensors(model)
+    tensors = {
+        f"{layer}.{part}": torch.randn_like(own[f"{layer}.{'bias' if part.endswith(('_b', 'b_norm')) else 'weight'}"])
+        for layer, parts in names.items()
+        for part in parts
+    }
+    KohyaLora().write(Artifact("lora", "sd1", tensors), path, dtype=torch.float32)
+    for done in (
+        tsuika.merge([str(path), f"{path}:0.5"], tmp_path / "m.safetensors").result,
+        tsuika.resize(path, tmp_path / "r.safetensors", rank=1000).result,
+    ):
+        times = 1.5 if done.out.name == "m.safetensors" else 1
+        layers = adapters.by_layer(formats.find(done.out).read(done.out).tensors)
+        for layer, parts in names.items():
+            expected = own[f"{layer}.weight"] + times * tensors[f"{layer}.{parts[0]}"]
+            torch.testing.assert_close(
+                adapters.changed(layers[layer], own[f"{layer}.weight"]), expected, rtol=1e-4, atol=1e-4
+            )
+            bias = adapters.bias_change(layers[layer])
+            assert bias is not None
+            torch.testing.assert_close(bias, times * tensors[f"{layer}.{parts[1]}"])
+    laid = dict(apply(own, [Share(formats.find(path).read(path), 0.5)]))
+    for layer, parts in names.items():
+        torch.testing.assert_close(
+            laid[f"{layer}.weight"], own[f"{layer}.weight"] + 0.5 * tensors[f"{layer}.{parts[0]}"]
+        )
+        torch.testing.assert_close(laid[f"{layer}.bias"], own[f"{layer}.bias"] + 0.5 * tensors[f"{layer}.{parts[1]}"])
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_loras_in_eight_bits_are_merged(models, dtype, tmp_path) -> None:
+    plain = {name: value for name, value in lora(models["sd1"]).tensors.items() if not name.endswith("alpha")}
+    small = {name: value.to(dtype) for name, value in plain.items() if name.startswith("unet.")}
+    # OneTrainer's names are the canonical ones.
+    save_file(small, tmp_path / "a.safetensors")
+    _ = tsuika.merge([str(tmp_path / "a.safetensors")], tmp_path / "b.safetensors", dtype="fp32").result
+    rounded = Artifact("lora", "sd1", {name: value.float() for name, value in small.items()})
+    expected = {(component, name): update.double() for component, name, update in delta(rounded)}
+    assert_same(deltas(tmp_path / "b.safetensors"), expected)
+    assert tsuika.inspect(tmp_path / "a.safetensors").result.kind == "lora"
+    assert tsuika.resize(tmp_path / "a.safetensors", tmp_path / "c.safetensors", rank=1).result.ranks == (1, 1)

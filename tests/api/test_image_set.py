@@ -91,9 +91,25 @@ def test_a_crop_takes_the_bars_and_keeps_the_caption(images: ImageSet) -> None:
 
 def test_captions_are_read_and_written_as_training_reads_them(images: ImageSet) -> None:
     assert next(one.caption for one in images.images() if one.name == "more/a.png") == "赤い物"
-    images.write_captions({"more/a.png": "  a  blue\nthing "})
-    assert (images.folder / "more/a.txt").read_text(encoding="utf-8") == "a blue, thing\n"
-    assert not (images.folder / "more/a.caption").exists()
+    images.write_captions({"more/a.png": "  a  blue thing \n\n another"})
+    assert (images.folder / "more/a.txt").read_text(encoding="utf-8") == "a blue thing\nanother\n"
+    assert images.added_to_all("blue")["more/a.png"] == "a blue thing\nblue, another"
+
+
+def test_captions_are_found_wherever_training_finds_them(tmp_path: Path) -> None:
+    folder = tmp_path / "table"
+    folder.mkdir()
+    for name in ("a.png", "b.png", "odd"):
+        Image.new("RGB", (8, 8), "red").save(folder / name, format="PNG")
+    (folder / "metadata.csv").write_text("file_name,caption\na.png,from a table\n")
+    (folder / "b.png.txt").write_text("after the full name")
+    images = ImageSet(tmp_path / "project")
+    assert [*images.add_folder(folder)][-1] == (3, 3)
+    assert {one.name: one.caption for one in images.images()} == {
+        "a.png": "from a table",
+        "b.png": "after the full name",
+        "odd.png": "",
+    }
 
 
 def test_bulk_changes_are_shown_before_they_are_made(images: ImageSet) -> None:

@@ -6,10 +6,12 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+import tsuika
 from tsuika.cli import language
 from tsuika.cli.main import app
 from tsuika.data.faults import FAULTS
@@ -73,3 +75,22 @@ def test_nothing_usable_is_status_3(tmp_path: Path) -> None:
     status, out = run("check", str(tmp_path), "--fix")
     assert status == 3
     assert "no images" in out
+
+
+def test_detail_that_the_base_cannot_hold_is_told_where_a_base_is_named(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Drawings survive the embedded base's VAE; a fine checkerboard becomes grey."""
+    down, across = np.mgrid[:128, :128]
+    for number in range(4):
+        Image.fromarray((((down + across + number) // 2 % 2) * 255).astype(np.uint8)).resize((64, 64), 0).save(
+            folder / f"dots{number}.png"
+        )
+    (folder / "zz.txt").write_text("bold " * 99, encoding="utf-8")
+    plain = tsuika.check(folder).result
+    assert "indexing errors" not in "".join(capfd.readouterr())
+    assert [one.values["room"] for one in plain.findings if one.code == "caption-long"] == [30]
+    assert not [one for one in plain.findings if one.code == "detail-lost"]
+    (lost,) = (one for one in tsuika.check(folder, detail=True).result.findings if one.code == "detail-lost")
+    assert lost.pictures and all(name.startswith("dots") for name in lost.pictures)
+    assert lost.values["kept"] < 37 and "64 px" in lost.why

@@ -24,7 +24,7 @@ TRANSLATIONS = [language for language in languages() if language != "en"]
 KANA_OR_KANJI = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff]")
 # Data, not texts.
 # The name, punctuation for line breaks, a font's own name, marks between sentences of prompts.
-ALLOWED = ("__init__.py", "cli/layout.py", "generation/grid.py", "generation/encode.py")
+ALLOWED = ("__init__.py", "cli/layout.py", "generation/grid.py", "families/chunks.py")
 
 
 def _catalogue(language: str):

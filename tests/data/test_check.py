@@ -205,7 +205,7 @@ def test_captions(tmp_path: Path) -> None:
     (folder / "7.txt").write_text("holding a umbrella " + "word " * 90, encoding="utf-8")
     report = look(folder, trigger="tsuipi")
     assert named(report, "caption-empty") == {"5.png"}
-    assert named(report, "caption-cp932") == named(report, "caption-foreign") == {"6.png"}
+    assert named(report, "caption-encoding") == named(report, "caption-foreign") == {"6.png"}
     assert named(report, "caption-long") == {"7.png"}
     assert named(report, "caption-identical") == {"1.png", "4.png"}
     assert named(report, "trigger-missing") == {"7.png"}
@@ -284,7 +284,7 @@ def test_a_cleaned_copy_leaves_the_originals_alone(tmp_path: Path) -> None:
     sizes = {picture.name: (picture.width, picture.height) for picture in again.pictures}
     assert (240, 300) in sizes.values()
     assert sizes["sub/bars.png"] == (320, 200)
-    fixed = {"near-duplicate", "bars", "damaged", "caption-cp932"}
+    fixed = {"near-duplicate", "bars", "damaged", "caption-encoding"}
     assert [finding for finding in again.findings if finding.code in fixed] == []
     assert (tmp_path / "out" / LIST).read_text(encoding="utf-8").count("\n") == 3
 
@@ -346,3 +346,82 @@ def test_photographs_and_their_faults(photos: Path) -> None:
     report = check(photos, Data(), size_px=512)
     assert named(report, "bars") == {"cat2/00.jpg", "cat2/01.jpg", "cat2/04.jpg", "dog8/02.jpg"}
     assert named(report, "near-duplicate") | named(report, "blurred") == set()
+
+
+def halftone(image: Image.Image, pitch_px: float, angle: float = 0.3) -> Image.Image:
+    """Black dots on white, the larger the darker the image is there."""
+    grey = np.asarray(image.convert("L"), np.float32) / 255
+    down, across = np.mgrid[: grey.shape[0], : grey.shape[1]] * (2 * np.pi / pitch_px)
+    turned = (
+        np.cos(across * np.cos(angle) + down * np.sin(angle)),
+        np.cos(down * np.cos(angle) - across * np.sin(angle)),
+    )
+    return Image.fromarray(np.where(grey > 0.5 - sum(turned) / 4, 255, 0).astype(np.uint8)).convert("RGB")
+
+
+def test_crisp_halftone_is_not_called_enlarged(tmp_path: Path) -> None:
+    """Dots in a square grid, and in a turned one; what is enlarged is still found."""
+    images = [textured(seed, (384, 384)) for seed in range(4)]
+    printed = [
+        halftone(images[0], 6, 0.0),
+        halftone(images[1], 10, 0.0),
+        halftone(images[2], 5),
+        halftone(images[3], 12),
+    ]
+    enlarged = images[3].resize((192, 192)).resize((384, 384), Image.Resampling.BICUBIC)
+    report = look(write(tmp_path / "set", [*images, *printed, enlarged]))
+    assert named(report, "upscaled") | named(report, "blurred") == {"8.png"}
+
+
+def test_long_captions_are_told_by_the_bases_own_limit(tmp_path: Path) -> None:
+    folder = write(tmp_path / "set", [textured(seed) for seed in range(3)])
+    for number, words in enumerate((30, 31, 95)):
+        (folder / f"{number}.txt").write_text("word " * words)
+    found = check(folder, Data(), size_px=64, step_px=8, tokenize=str.split, room=30)
+    (long,) = (one for one in found.findings if one.code == "caption-long")
+    assert long.pictures == ("1.png", "2.png") and long.level == "note"
+    assert "95 tokens" in long.why and "reads 30" in long.why
+
+
+def test_a_cleaned_copy_keeps_every_caption_and_no_garbage(tmp_path: Path) -> None:
+    folder = write(tmp_path / "set", [textured(seed) for seed in range(8)])
+    originals = {
+        "0.txt": "a woman’s hat, 45°".encode("cp1252"),
+        "1.txt": "빨간 모자를 쓴 소녀".encode("cp949"),
+        "2.txt": b"\xff\x81 \x82\x00\x01",
+        "3.txt": b"one\n\ntwo, three\r\nfour\n",
+        "4.txt": b" \n",
+        "4.caption": b"from the other file",
+        "5.txt": b"used",
+        "5.caption": b"\xe9t\xe9 kept as it is",
+        "6.png.txt": b"by its full name",
+        "metadata.jsonl": b'{"file_name": "7.png", "text": "from a table"}\n',
+        "0-masklabel.png": (folder / "0.png").read_bytes(),
+    }
+    for name, content in originals.items():
+        (folder / name).write_bytes(content)
+    report = look(folder)
+    assert "a woman’s hat, 45°" in next(one for one in report.findings if one.code == "caption-encoding").why
+    assert named(report, "mask") == {"0-masklabel.png"} and report.total == len(report.usable) == 8
+    before = prints(folder)
+    done = clean(report, tmp_path / "copy")
+    written = {path.name: path.read_bytes() for path in (tmp_path / "copy").iterdir() if path.suffix != ".png"}
+    assert {
+        name: content.decode() for name, content in written.items() if name not in ("2.txt", "5.caption", LIST)
+    } == {
+        "0.txt": "a woman’s hat, 45°\n",
+        "1.txt": "빨간 모자를 쓴 소녀\n",
+        "3.txt": "one\ntwo, three\nfour\n",
+        "4.txt": "from the other file\n",
+        "4.caption": "from the other file",
+        "5.txt": "used\n",
+        "6.txt": "by its full name\n",
+        "7.txt": "from a table\n",
+    }
+    assert written["2.txt"] == originals["2.txt"] and written["5.caption"] == originals["5.caption"]
+    assert (tmp_path / "copy" / "0-masklabel.png").read_bytes() == originals["0-masklabel.png"]
+    assert set(done.recoded) == {"0.png", "1.png"} and prints(folder) == before
+    again = look(tmp_path / "copy")
+    assert [one.alternatives or one.caption for one in again.usable] == [
+        one.alternatives or one.caption for one in report.usable
+    ]

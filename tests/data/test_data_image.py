@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms, ImageFile, features
+from PIL import Image, ImageCms, ImageFile, PngImagePlugin, features
 
 from tsuika.core.errors import ImageError
+from tsuika.data import image as image_module
 from tsuika.data.image import MAX_PIXELS, UnusableError, open_image, read_image, sniff
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -333,3 +334,62 @@ def test_sniff_knows_what_pillow_writes(tmp_path: Path) -> None:
         assert sniff(stream.getvalue()[:16]) == kind
     assert sniff(b"BM means nothing here") is None
     assert sniff(b"\0\0\0\x18ftypisom\0\0\0\0") is None  # a film
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp", "png", "tif", "avif"])
+def test_of_several_frames_one_that_shows_something_is_used_and_said(suffix: str, tmp_path: Path) -> None:
+    blank, shown = Image.new("RGB", (32, 32), "white"), Image.radial_gradient("L").resize((32, 32)).convert("RGB")
+    path = tmp_path / f"a.{suffix}"
+    blank.save(path, save_all=True, append_images=[blank, shown, Image.new("RGB", (32, 32), "red")])
+    opened = read_image(path)
+    assert np.abs(np.asarray(opened.image, np.int16) - np.asarray(shown, np.int16)).mean() < 6
+    # Encoders join equal frames.
+    assert [code for code, _words in opened.notes] == ["frames"] and "frame " in opened.notes[0][1]
+    shown.save(path, save_all=True, append_images=[blank])
+    assert "frame 1 of 2" in read_image(path).notes[0][1]
+    blank.save(path, save_all=True, append_images=[Image.new("RGB", (32, 32), "red")])
+    assert "frame 1 of 2" in read_image(path).notes[0][1]
+    shown.save(path)
+    assert read_image(path).notes == ()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "I;16", "CMYK", "JPEG"])
+def test_very_large_images_are_read_smaller_and_said(
+    mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same as shrinking what the whole image shows, whatever its kind of pixels; odd sides."""
+    # Dots of a dithered image must fall into the same cells.
+    size = (300, 204) if mode == "1" else (301, 203)
+    ramp = Image.linear_gradient("L").resize(size, Image.Resampling.BICUBIC)
+    path = tmp_path / "a.png"
+    if mode == "I;16":
+        Image.fromarray(np.asarray(ramp).astype(np.uint16) * 257).save(path)
+    elif mode == "CMYK":
+        ramp.convert("CMYK").save(path := tmp_path / "a.tif")
+    elif mode == "JPEG":
+        ramp.convert("RGB").save(path := tmp_path / "a.jpg", quality=95)
+    else:
+        ramp.convert(mode).save(path)
+    whole = read_image(path)
+    assert not whole.notes
+    monkeypatch.setattr(image_module, "KEPT_PIXELS", 301 * 203 // 8)
+    monkeypatch.setattr(image_module, "_STRIP", 7)
+    small = read_image(path)
+    assert small.sha256 == whole.sha256 and [code for code, _words in small.notes] == ["reduced"]
+    assert f"{size[0]}x{size[1]}" in small.notes[0][1]
+    assert small.image.size == {"JPEG": (76, 51), "1": (100, 68)}.get(mode, (101, 68))
+    expected = whole.image.resize(small.image.size, Image.Resampling.BOX)
+    assert np.abs(np.asarray(small.image, np.int16) - np.asarray(expected, np.int16)).mean() < 2
+
+
+def test_an_image_for_which_memory_does_not_suffice_is_left_out_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(image: Image.Image) -> None:
+        raise MemoryError
+
+    Image.new("RGB", (8, 9)).save(tmp_path / "a.png")
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", none)
+    with pytest.raises(UnusableError) as caught:
+        read_image(tmp_path / "a.png")
+    assert caught.value.reason == "too-large" and "8x9" in caught.value.words

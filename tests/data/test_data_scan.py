@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,8 +18,9 @@ from tsuika.core.errors import ImageError
 from tsuika.core.sections import Data
 from tsuika.data import caption
 from tsuika.data.faults import FAULTS
-from tsuika.data.manifest import LeftOut, Manifest, Note
-from tsuika.data.scan import kohya_folder, natural_key, scan, scan_events
+from tsuika.data.folder import kohya_folder, natural_key
+from tsuika.data.manifest import LeftOut, Manifest, Note, Sample
+from tsuika.data.scan import scan, scan_events
 
 CONFIG = Data(trigger="sks", class_word="dog")
 
@@ -49,11 +51,15 @@ def test_links_in_loops_and_dangling(tmp_path: Path) -> None:
     (tmp_path / "a" / "up").symlink_to(tmp_path, target_is_directory=True)
     (tmp_path / "b").symlink_to(tmp_path / "a", target_is_directory=True)
     (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    (tmp_path / "moved").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    for name in ("pipe", "a/1.txt"):
+        os.mkfifo(tmp_path / name)
     os.mkfifo(tmp_path / "pipe.png")  # opening it would wait for ever
     manifest = scan(tmp_path, CONFIG)
     assert [sample.name for sample in manifest.samples] == ["a/1.png"]
     assert {left.path.name: left.reason for left in manifest.quarantined} == {
         "gone.png": "unreadable",
+        "moved": "unreadable",
         "pipe.png": "unreadable",
     }
 
@@ -87,6 +93,22 @@ def test_pictures_of_one_name_are_told_apart_whatever_the_order(
 
     monkeypatch.setattr(os, "scandir", backwards)
     assert scan(tmp_path, Data(trigger="sks")) == first
+
+
+def test_folders_nested_deeper_than_any_stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    depth = sys.getrecursionlimit() + 50
+    for _ in range(depth):
+        Path("d").mkdir()
+        os.chdir("d")
+    draw(Path("deep.png"))
+    (sample,) = scan(tmp_path, CONFIG).samples
+    Path("deep.png").unlink()
+    # What clears up after tests would walk down by recursion.
+    for _ in range(depth):
+        os.chdir("..")
+        Path("d").rmdir()
+    assert sample.name == "d/" * depth + "deep.png"
 
 
 def test_links_that_lead_nowhere_at_all_are_left_out(tmp_path: Path) -> None:
@@ -197,7 +219,7 @@ def test_kohya_folders(tmp_path: Path) -> None:
 def test_caption_files(tmp_path: Path, content: bytes, expected: str) -> None:
     draw(tmp_path / "犬.png")
     (tmp_path / "犬.TXT").write_bytes(content)
-    sample = scan(tmp_path, Data()).samples[0]
+    sample = scan(tmp_path, Data(caption_lines="join")).samples[0]
     assert (sample.caption, sample.caption_source) == (expected, "file")
 
 
@@ -220,6 +242,7 @@ def test_caption_rules(tmp_path: Path) -> None:
     ]
     assert [(note.name, note.code) for note in manifest.notes] == [
         ("c.png", "caption-both"),
+        ("d.png", "caption-empty"),
         ("e.png", "caption-unreadable"),
     ]
 
@@ -250,8 +273,9 @@ def test_dropout_share() -> None:
     assert abs(dropped - 400) < 5 * (2000 * 0.2 * 0.8) ** 0.5
     assert caption.drop("x", 0, gen()) == "x" and caption.drop("x", 1, gen()) == ""
     plain, shuffled = Data(caption_dropout=0.5), Data(caption_dropout=0.5, shuffle_tags=True)
+    one = Sample(Path("a.png"), "a.png", "a, b", 8, 8, 1, "", caption_source="file")
     for seed in range(30):  # the shuffle does not move the dropout
-        assert (caption.vary("a, b", plain, gen(seed)) == "") == (caption.vary("a, b", shuffled, gen(seed)) == "")
+        assert (caption.vary(one, plain, gen(seed)) == "") == (caption.vary(one, shuffled, gen(seed)) == "")
 
 
 def test_what_was_left_out_is_told_in_both_languages() -> None:

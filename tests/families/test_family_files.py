@@ -6,26 +6,20 @@ import json
 import os
 import pickle
 import shutil
+import socket
 import struct
+import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from family_files import (
-    END,
-    START,
-    VAE,
-    single_file_tensors,
-    tiny_geometry,
-    write_folder,
-    write_single,
-    write_tokenizer,
-)
-from safetensors.torch import save_file
+from family_files import VAE, single_file_tensors, tiny_geometry, write_folder, write_single
+from safetensors.torch import load_file, save_file
 
 from tsuika.core.errors import ModelError, NetworkError
-from tsuika.families import SD1, SD2, SDXL, Family, StableDiffusion, load, load_vae, peek
+from tsuika.families import SD1, SDXL, StableDiffusion, load, load_vae, peek, sources
 
 CPU = torch.device("cpu")
 
@@ -162,6 +156,85 @@ def test_folders_made_for_edm_are_named(file: str, change: dict[str, object], wo
     refused(folder, "MD002", "EDM")
 
 
+FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 3.0}
+
+
+@pytest.mark.parametrize(
+    "change", [FLOW, {"prediction_type": "flow_prediction"}, {"use_flow_sigmas": True, "prediction_type": "epsilon"}]
+)
+def test_a_folder_trained_by_rectified_flow_is_known(change: dict[str, object], words: Path, tmp_path: Path) -> None:
+    """Taken for epsilon it would be trained to the end, into rubbish."""
+    folder = write_folder(SDXL.tiny(0, words), tmp_path / "model", old_style=True)
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(change))
+    assert peek(folder).prediction == "flow"
+
+
+# ------------------------------------------------------------------------------------------------------------- wrapped
+
+
+def average(name: str) -> str:
+    return f"model_ema.{name.removeprefix('model.').replace('.', '')}" if name.startswith("model.") else name
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda table: {"state_dict": {"state_dict": table}, "epoch": 3},
+        lambda table: {"model": {f"module.{name}": tensor for name, tensor in table.items()}},
+        lambda table: {"state_dict": {average(name): tensor for name, tensor in table.items()}},
+    ],
+    ids=["nested twice", "module. in model", "EMA only"],
+)
+def test_a_checkpoint_in_a_wrapper_is_the_same_model(
+    wrap: Callable[[dict[str, torch.Tensor]], object], sd1: StableDiffusion, tmp_path: Path
+) -> None:
+    torch.save(wrap(single_file_tensors(sd1)), tmp_path / "model.ckpt")
+    found = peek(tmp_path / "model.ckpt", geometry=tiny_geometry(sd1))
+    assert found.facts.family == "sd1"
+    read = found.unet().tensors(found.unet().empty())
+    assert all(torch.equal(read[name], tensor) for name, tensor in sd1.unet.state_dict().items())
+    assert {part.component for part in found.text_encoders()} == {"text_encoder"}
+
+
+@pytest.mark.parametrize("part", ["unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model", "text_encoder/model"])
+def test_a_base_with_one_broken_value_is_refused_by_name(part: str, sd1: StableDiffusion, tmp_path: Path) -> None:
+    folder = write_folder(sd1, tmp_path / "model", old_style=True)
+    file = folder / f"{part}.safetensors"
+    tensors = load_file(file)
+    name = sorted(tensors)[7]
+    tensors[name].view(-1)[-1] = torch.nan
+    save_file(tensors, file)
+    found = peek(folder)
+    with pytest.raises(ModelError) as caught:
+        for one in (found.unet(), *found.text_encoders()):
+            one.tensors(one.empty())
+        found.load_vae("builtin", CPU)
+    assert (caught.value.code, caught.value.where) == ("MD011", str(file))
+    assert f"`{name}`" in str(caught.value) and "1 of its" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        ("unet", {"block_out_channels": "x"}),
+        ("unet", {"layers_per_block": 10**9}),
+        ("vae", {"scaling_factor": None}),
+        ("text_encoder", {"num_hidden_layers": 10**30}),
+        ("text_encoder", {"hidden_size": -1}),
+        ("text_encoder", {"layer_norm_eps": []}),
+    ],
+)
+def test_a_config_that_no_network_has_is_damaged(
+    part: str, change: dict[str, object], sd1: StableDiffusion, tmp_path: Path
+) -> None:
+    folder = write_folder(sd1, tmp_path / "model", old_style=True)
+    file = folder / part / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    with pytest.raises(ModelError) as caught:
+        load(str(folder), device=CPU, dtype=torch.float32)
+    assert caught.value.code == "MD003"
+
+
 # ----------------------------------------------------------------------------------------------------------- dangerous
 
 
@@ -242,6 +315,16 @@ def test_prediction_from_yaml_and_metadata(tmp_path: Path, family: str) -> None:
     assert (peek(path).prediction, peek(path).why_prediction) == ("v_prediction", "m.yaml")
     yaml.write_text("model:\n  params:\n    linear_start: 0.00085\n")
     assert peek(path).prediction == "epsilon"
+    for scaling, expected in (("VScaling", "v_prediction"), ("EpsScaling", "epsilon")):
+        yaml.write_text(f"target: sgm.modules.diffusionmodules.denoiser_scaling.{scaling}\n")
+        assert peek(path).prediction == expected
+    yaml.write_text("target: sgm.modules.diffusionmodules.denoiser_scaling.RFScaling\n")
+    refused(yaml.with_suffix(".safetensors"), "MD002", "rectified flow")
+    yaml.unlink()
+    header_file(path, family, {"modelspec.prediction_type": "flow"})
+    refused(path, "MD002", "rectified flow")
+    header_file(path, family, {"modelspec.prediction_type": "x0"})
+    refused(path, "MD002", "'x0'")
 
 
 def test_prediction_of_sd2_from_the_spread_of_a_bias(tmp_path: Path) -> None:
@@ -324,6 +407,7 @@ def test_no_network_is_one_clear_error(sd1_file: Path, monkeypatch: pytest.Monke
         raise huggingface_hub.errors.LocalEntryNotFoundError("no connection\nand no cache")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", offline)
     for spec, word in ((str(sd1_file), "base.tokenizer"), ("someone/some-model", "no connection")):
         with pytest.raises(NetworkError) as caught:
             load(spec, device=CPU, dtype=torch.float32)
@@ -331,56 +415,15 @@ def test_no_network_is_one_clear_error(sd1_file: Path, monkeypatch: pytest.Monke
         assert word in str(caught.value)
 
 
-def test_a_hub_model_is_loaded_from_its_snapshot(
-    sd1: StableDiffusion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import huggingface_hub
-
-    folder = write_folder(sd1, tmp_path / "snapshot", old_style=True)
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **wanted: str(folder))
-    model = load("someone/some-model", device=CPU, dtype=torch.float32)
-    assert model.source == "someone/some-model"
-
-
-@pytest.mark.parametrize("kind", [SD1, SD2], ids=["sd1", "sd2"])
-@pytest.mark.parametrize("pad", ["!", END])
-def test_a_foreign_tokenizer_does_not_bring_its_padding(kind: Family, pad: str, tmp_path: Path) -> None:
-    """Each tower fills up as its own family does, whoever's folder it is; and a character stays one in a prompt."""
-    model = kind.tiny(0, write_tokenizer(tmp_path / "words", pad=pad))
-    vocabulary = model.tokenizers["tokenizer"].get_vocab()
-    *words, last = model.token_ids(["cat!"], "text_encoder", 8)[0].tolist()
-    assert words[:4] == [vocabulary[word] for word in (START, "cat</w>", "!</w>", END)]
-    assert last == vocabulary[kind.towers[0].padding or END]
-
-
-def test_tokenizer_folders_with_subfolders(sd1: StableDiffusion, sd1_file: Path, words: Path, tmp_path: Path) -> None:
-    shutil.copytree(words, tmp_path / "tokenizer")
-    model = as_single(sd1_file, tmp_path, sd1, "builtin")
-    assert len(model.tokenizers["tokenizer"]) == len(sd1.tokenizers["tokenizer"])
-    with pytest.raises(ModelError, match="no tokenizer"):
-        as_single(sd1_file, sd1_file.parent, sd1, "builtin")
-
-
-# -------------------------------------------------------------------------------------------------------- older writers
-
-
-def test_an_sd1_file_without_the_text_model_level(sd1: StableDiffusion, words: Path, tmp_path: Path) -> None:
-    prefix = "cond_stage_model.transformer."
-    tensors = {
-        name.replace(f"{prefix}text_model.", prefix): tensor for name, tensor in single_file_tensors(sd1).items()
-    }
-    save_file(tensors, tmp_path / "flat.safetensors")
-    again = as_single(tmp_path / "flat.safetensors", words, sd1, "builtin")
-    torch.testing.assert_close(again.encode_text(["cat"]).tokens_BSD, sd1.encode_text(["cat"]).tokens_BSD)
-
-
-def test_linear_and_1x1_convolution_are_one_another(words: Path, tmp_path: Path) -> None:
-    model = SD2.tiny(2, words)
-    tensors = single_file_tensors(model)
-    for name in [n for n in tensors if n.endswith("proj_in.weight")]:
-        tensors[name] = tensors[name][:, :, None, None].clone()
-    save_file(tensors, tmp_path / "conv.safetensors")
-    again = as_single(tmp_path / "conv.safetensors", words, model, "builtin")
-    for component, module in model.components.items():
-        found = again.components[component].state_dict()
-        assert all(torch.equal(tensor, found[name]) for name, tensor in module.state_dict().items())
+def test_a_hub_that_accepts_and_never_answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A misspelt folder looks like a name on the hub: it is said that there is none, and soon."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+        monkeypatch.setattr(sources, "ANSWER_S", 0.3)
+        began = time.monotonic()
+        with pytest.raises(NetworkError) as caught:
+            load("runs/mycatt", device=CPU, dtype=torch.float32)
+    assert time.monotonic() - began < 8
+    assert "no file or folder of this name" in str(caught.value)

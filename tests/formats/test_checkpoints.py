@@ -244,6 +244,49 @@ def test_the_yaml_is_the_configuration_that_the_original_programs_read(tmp_path:
         assert model["params"]["scale_factor"] == float(artifact.metadata["latent_scale"])
 
 
+# Of `UNetModel.__init__` in Stability AI's generative-models at 45c443b, which A1111 1.10.1 pins. It asserts that
+# `use_spatial_transformer` is set where there is a `context_dim`; run against it, 1,680 names and shapes are SDXL's.
+SGM_UNET = {
+    *(
+        "in_channels",
+        "model_channels",
+        "out_channels",
+        "num_res_blocks",
+        "attention_resolutions",
+        "dropout",
+        "channel_mult",
+        "conv_resample",
+    ),
+    *("dims", "num_classes", "use_checkpoint", "use_fp16", "num_heads", "num_head_channels", "num_heads_upsample"),
+    *(
+        "use_scale_shift_norm",
+        "resblock_updown",
+        "use_new_attention_order",
+        "use_spatial_transformer",
+        "transformer_depth",
+    ),
+    *("context_dim", "n_embed", "legacy", "disable_self_attentions", "num_attention_blocks"),
+    *(
+        "disable_middle_self_attn",
+        "use_linear_in_transformer",
+        "spatial_transformer_attn_type",
+        "adm_in_channels",
+        "use_fairscale_checkpoint",
+        "offload_to_cpu",
+        "transformer_depth_middle",
+    ),
+}
+
+
+def test_a1111_can_build_sdxl_from_the_yaml(tmp_path: Path) -> None:
+    yaml = pytest.importorskip("yaml")
+    path = single(predicting("sdxl", "v_prediction"), tmp_path)
+    model = yaml.safe_load(path.with_suffix(".yaml").read_text(encoding="utf-8"))["model"]
+    network = model["params"]["network_config"]["params"]
+    assert network.keys() <= SGM_UNET
+    assert network["use_spatial_transformer"] is True and network["context_dim"]
+
+
 @by_family
 def test_epsilon_needs_no_marker(family: str, tmp_path: Path) -> None:
     path = single(predicting(family, "epsilon"), tmp_path)

@@ -248,9 +248,66 @@ def test_an_attack_is_refused_and_does_not_run(suffix: str, old: bool, tmp_path:
 
 
 def test_another_table_is_described(tmp_path: Path) -> None:
-    path = put(tmp_path / "x.pt", {"first": L, "second": L})
-    with pytest.raises(FormatError, match=r"(?s)FM001.*2 tensors"):
+    path = put(tmp_path / "x.pt", {"first": L, "second": rows(64)})
+    with pytest.raises(FormatError, match=r"(?s)MD002.*2 tensors"):
         formats.find(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("x.pt", {"one": L, "two": L[:1]}),
+        ("x.safetensors", {"one": L, "two": L[:1].clone()}),
+        ("x.pt", {**TABLE, "name": "one", "string_to_param": {"*": L, "two": L[:1]}}),
+        ("x.pt", {"string_to_param": {"*": L, "two": L[:1]}, "name": "one"}),
+    ],
+)
+def test_several_words_in_one_file_are_all_read_and_drawn(name: str, content: Any, tmp_path: Path) -> None:
+    path = put(tmp_path / name, content)
+    artifact = formats.find(path).read(path)
+    assert (artifact.method, artifact.family) == (METHOD, "sd1")
+    assert artifact.tensors.keys() == {"one.text_encoder", "two.text_encoder"}
+    assert torch.equal(artifact.tensors["one.text_encoder"], L)
+    assert torch.equal(artifact.tensors["two.text_encoder"], L[:1])
+    for number, (word_, piece) in enumerate(formats.pieces(artifact, "x").items()):
+        out = tmp_path / f"{number}.safetensors"
+        KohyaEmbedding().write(piece, out, dtype=torch.float32)
+        assert torch.equal(
+            KohyaEmbedding().read(out).tensors[f"{word_}.text_encoder"], artifact.tensors[f"{word_}.text_encoder"]
+        )
+
+
+@pytest.mark.parametrize("key", ["clip_l", "clip_g", "text_encoders_0", "text_encoders_1"])
+def test_half_of_an_sdxl_word_is_named_and_no_word(key: str, tmp_path: Path) -> None:
+    width = 1280 if key in ("clip_g", "text_encoders_1") else 768
+    for name in ("x.safetensors", "x.pt"):
+        with pytest.raises(FormatError, match=r"FM001(?s:.*)half of an SDXL"):
+            formats.find(put(tmp_path / name, {key: rows(width)}))
+        assert formats.is_artifact(tmp_path / name), "what is wrong with it is said by whoever opens it"
+
+
+@pytest.mark.parametrize("key", ["weight", "bias", "t5xxl"])
+def test_a_bare_name_of_a_tensor_is_no_word(key: str, tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match="FM001"):
+        formats.find(put(tmp_path / "x.safetensors", {key: L}))
+
+
+@pytest.mark.parametrize("step", [float("nan"), float("inf"), "many", None, 12.0, "7"])
+def test_any_step_of_another_program_can_be_written(step: Any, tmp_path: Path) -> None:
+    path = put(tmp_path / "x.pt", {**TABLE, "step": step})
+    artifact = formats.find(path).read(path)
+    A1111Embedding().write(artifact, tmp_path / "y.pt", dtype=torch.float32)
+    written = torch.load(tmp_path / "y.pt", weights_only=True)["step"]
+    assert written == {12.0: 12, "7": 7}.get(step, 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_eight_bit_floats_are_read_and_written_in_more(dtype: torch.dtype, tmp_path: Path) -> None:
+    path = put(tmp_path / "x.safetensors", {"emb_params": L.to(dtype)})
+    artifact = formats.find(path).read(path)
+    assert torch.equal(artifact.tensors["x.text_encoder"].float(), L.to(dtype).float())
+    KohyaEmbedding().write(artifact, tmp_path / "y.safetensors", dtype=torch.float16)
+    assert torch.equal(load_file(tmp_path / "y.safetensors")["emb_params"], L.to(dtype).half())
 
 
 def test_an_attack_is_real(tmp_path: Path) -> None:
@@ -262,7 +319,8 @@ def test_an_attack_is_real(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content",
     [
-        {"string_to_param": {"*": L, "+": L}},
+        {"string_to_param": {"*": L, "+": WIDE}},
+        {"string_to_param": {}},
         {"string_to_param": {"*": "text"}},
         {"string_to_param": {"*": L.int()}},
         {"string_to_param": {"*": L * float("nan")}},
@@ -274,7 +332,7 @@ def test_an_attack_is_real(tmp_path: Path) -> None:
 )
 def test_damaged_tables_are_refused(content: Any, tmp_path: Path) -> None:
     path = put(tmp_path / "x.pt", content)
-    with pytest.raises(FormatError, match="MD003"):
+    with pytest.raises(FormatError, match=r"MD003|MD011"):
         formats.find(path).read(path)
 
 

@@ -342,7 +342,16 @@ def test_hostile_pickles_are_refused_and_nothing_is_run(place: str, zipped: bool
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"activation_func": "gelu"}, "gelu"),
+        ({"activation_func": "glu"}, "glu"),
+        ({"activation_func": "print"}, "print"),
+        ({"layer_structure": [1, float("nan"), 1]}, "layer_structure"),
+        ({"layer_structure": [1, float("inf"), 1]}, "layer_structure"),
+        ({"layer_structure": [1, -2, 1]}, "layer_structure"),
+        ({"layer_structure": [1, 10**400, 1]}, "layer_structure"),
+        ({"layer_structure": [1, 1e6, 1]}, "layer_structure"),
+        ({"layer_structure": [1, 2, 2]}, "layer_structure"),
+        ({"layer_structure": [1]}, "layer_structure"),
+        ({"layer_structure": []}, "layer_structure"),
         ({"layer_structure": [1, 3, 1]}, "layer_structure"),
         ({"layer_structure": "1, 2, 1"}, "layer_structure"),
         ({24: ({"linear.0.weight": torch.zeros(24, 24)}, {})}, "24.k"),

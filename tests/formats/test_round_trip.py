@@ -18,7 +18,8 @@ from tsuika.core.sections import Train
 from tsuika.core.types import Artifact
 from tsuika.formats import count_tags, find, for_method, run_facts
 from tsuika.formats.kohya_lora import KohyaLora
-from tsuika.formats.peft_lora import WEIGHTS, PeftLora
+from tsuika.formats.lora_reading import DIFFUSERS_FILE as WEIGHTS
+from tsuika.formats.peft_lora import PeftLora
 
 GEOMETRY = {
     "sd1": samples.TINY["sd1"],

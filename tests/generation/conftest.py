@@ -116,6 +116,9 @@ class FakeFormats:
     def read(self, path: Path) -> Artifact:
         return self.held[path.name]
 
+    def bundled(self, path: Path, family: str) -> tuple[Artifact, ...]:
+        return ()
+
 
 @pytest.fixture
 def fake_method() -> FakeMethod:

@@ -88,7 +88,7 @@ def test_keys_that_were_not_understood_are_told(sd1: Any, fake_formats: Any, fak
     fake_formats.held["b"].metadata["unread_keys"] = '["strange.one", "strange.two"]'
     with compose(sd1, [Requested(Path("b"))], fake_formats, {"fake": fake_method}, told.append) as composition:
         total = len(composition.parts[0].matched) + 2
-    assert [warning.code for warning in told] == ["GN005"]
+    assert [warning.code for warning in told] == ["GN007"]
     assert f"2 of {total} tensors" in told[0].message and "strange.one" in told[0].message
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tsuika.core.events import Warned
+from tsuika.families.chunks import split
 from tsuika.generation import encode as encode_part
 from tsuika.generation.encode import encode
 from tsuika.generation.prompt import Weighted, parse
@@ -97,8 +98,7 @@ def test_chunks_end_at_a_comma_that_is_near(sd1: Any) -> None:
 
 def test_japanese_without_spaces_is_cut_and_nothing_is_lost(sd1: Any) -> None:
     text = "白い砂浜に立つ犬、" * 20
-    section = parse(text).sections[0]
-    chunks = encode_part._chunks(section, sd1.count_tokens, 75)
+    chunks = split([(text, 1.0)], sd1.count_tokens, 75)
     assert "".join(word.text for chunk in chunks for word in chunk) == text
     for chunk in chunks:
         assert len(ids(sd1, " ".join(word.text for word in chunk))) == sum(word.longest for word in chunk) <= 75

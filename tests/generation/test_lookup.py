@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -138,3 +139,20 @@ def test_saved_steps(tmp_path: Path) -> None:
         (120, "step-000120"),
         (None, result.name),
     ]
+
+
+def test_links_to_nothing_and_pipes_of_the_name_are_no_files(tmp_path: Path) -> None:
+    (tmp_path / "kuma.safetensors").symlink_to(tmp_path / "nowhere.safetensors")
+    os.mkfifo(tmp_path / "bear.safetensors")
+    assert Library([tmp_path]).files == []
+    assert Library([tmp_path]).embeddings(["a kuma and a bear"], Kinds()) == []
+
+
+def test_a_word_that_is_asked_for_by_name_must_be_there(tmp_path: Path) -> None:
+    touch(tmp_path / "cat.safetensors")  # a LoRA of the same name
+    touch(tmp_path / "sub" / "cat.pt")
+    library = Library([tmp_path])
+    request = library.embedding("cat", Kinds())
+    assert (request.path, request.method) == (tmp_path / "sub" / "cat.pt", "textual-inversion")
+    with pytest.raises(ModelError, match="MD006"):
+        library.embedding("dog", Kinds())

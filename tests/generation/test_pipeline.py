@@ -77,8 +77,8 @@ def ours(
         return pipeline.sample_latents(
             model,
             make_scheduler(model, sampler),
-            cond[[0] * len(seeds)],
-            uncond,
+            ((steps, cond[[0] * len(seeds)]),),
+            uncond and ((steps, uncond),),
             [torch.Generator().manual_seed(seed) for seed in seeds],
             steps=steps,
             cfg=cfg,
@@ -128,6 +128,39 @@ def make_steps(model: Any, sampler: str) -> torch.Tensor:
     scheduler = make_scheduler(model, sampler)
     scheduler.set_timesteps(4)
     return scheduler.timesteps
+
+
+def analytic(model: Any, clean_CHW: torch.Tensor) -> Any:
+    """The model, but what its UNet says leads to one image from everywhere."""
+
+    class Knowing(type(model)):  # type: ignore[misc]
+        def denoise(self, noisy_BCHW: torch.Tensor, t_B: torch.Tensor, cond: Any) -> torch.Tensor:
+            del cond
+            return (noisy_BCHW - clean_CHW) / (t_B.float() / 1000).view(-1, 1, 1, 1)
+
+    made = variant(model, prediction="flow", scheduler_config={"shift": 3.0})
+    made.__class__ = Knowing
+    return made
+
+
+@pytest.mark.parametrize("sampler", [name for name, one in SAMPLERS.items() if one.flow])
+def test_flow_arrives_where_the_model_points(sd1: Any, sampler: str) -> None:
+    side = size_step(sd1)
+    clean = torch.randn(4, side // sd1.latent_factor, side // sd1.latent_factor)
+    found = ours(analytic(sd1, clean), sampler, cfg=1, seeds=[3, 4], size_px=(side, side), steps=6)
+    # diffusers rounds times to whole numbers in two of them.
+    torch.testing.assert_close(found, clean.expand_as(found), rtol=0, atol=1e-2)
+
+
+@pytest.mark.parametrize("sampler", [name for name, one in SAMPLERS.items() if not one.flow])
+def test_a_sampler_without_a_form_for_flow_names_those_that_have_one(sd1: Any, sampler: str) -> None:
+    with pytest.raises(RecipeError, match="Euler, Heun, UniPC") as caught:
+        make_scheduler(variant(sd1, prediction="flow"), sampler)
+    assert caught.value.code == "RC002"
+
+
+def test_a_base_that_was_trained_by_flow_is_drawn_by_euler(sd1: Any) -> None:
+    assert pipeline.defaults_for(variant(sd1, prediction="flow")).sampler == "Euler"
 
 
 @pytest.mark.parametrize("family", ["sd2", "sdxl"])
@@ -245,3 +278,29 @@ def test_no_gradients_and_no_changes(sd1: Any) -> None:
     pixels = sample(sd1, parse("cat"), steps=1, cfg=2, size_px=(size_step(sd1),) * 2)
     assert not pixels.requires_grad
     assert all(torch.equal(value, before[name]) for name, value in sd1.unet.state_dict().items())
+
+
+@pytest.mark.parametrize(("sampler", "steps"), [("Euler", 4), ("Heun", 3)])
+def test_an_edited_prompt_is_another_at_another_step(sd1: Any, monkeypatch: Any, sampler: str, steps: int) -> None:
+    """The UNet is asked with `cat` until half of the steps are done, then with `the red cat`; also where it is asked twice."""
+    size_px = (size_step(sd1),) * 2
+    settings: dict[str, Any] = {"seed": 3, "steps": steps, "sampler": sampler, "size_px": size_px, "cfg": 1}
+    first, second = (encode(sd1, text, size_px=size_px).tokens_BSD for text in ("cat", "the red cat"))
+    asked: list[bool] = []
+    denoise = sd1.denoise
+
+    def spy(noisy: torch.Tensor, t: torch.Tensor, cond: Any) -> torch.Tensor:
+        assert torch.equal(cond.tokens_BSD, first) or torch.equal(cond.tokens_BSD, second)
+        asked.append(torch.equal(cond.tokens_BSD, first))
+        return denoise(noisy, t, cond)
+
+    monkeypatch.setattr(sd1, "denoise", spy)
+    edited = pipeline.sample(sd1, "[:the red :0.5]cat", **settings)
+    count = len(asked)
+    assert asked == sorted(asked, reverse=True)
+    assert asked.count(True) == pytest.approx(count * int(steps / 2) / steps, abs=1)
+    plain = [pipeline.sample(sd1, text, **settings) for text in ("cat", "the red cat")]
+    assert all(not torch.equal(edited, one) for one in plain)
+    monkeypatch.undo()
+    both = pipeline.sample(sd1, ["[cat:dog:1.0]", "[dog:the red cat:0]"], **settings)
+    torch.testing.assert_close(both, torch.cat(plain), rtol=0, atol=1e-5)

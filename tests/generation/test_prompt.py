@@ -8,6 +8,7 @@ import random
 import pytest
 
 from tsuika.core.errors import RecipeError
+from tsuika.generation.editing import plan
 from tsuika.generation.prompt import Prompt, Tag, Weighted, parse
 
 JAPANESE = "白い砂浜、夕焼け、ついか犬（正面）・高画質"
@@ -112,9 +113,53 @@ def test_tags_are_taken_out(source: str, tag: Tag) -> None:
 
 def test_what_is_not_done_is_told() -> None:
     assert parse("<lyco:x:1> a").ignored == ("<lyco:x:1>",)
-    assert parse("[cat:dog:0.5]").ignored == ("[cat:dog:0.5]",)
     assert parse("a AND b").ignored == ("AND",)
     assert parse(r"\[a|b\] [c]").ignored == ()
+
+
+@pytest.mark.parametrize(
+    ("source", "text", "words"),
+    [
+        ("a embedding:cat on", "a cat on", ("cat",)),
+        ("embedding:cat, (embedding:dog:1.2)", "cat, dog", ("cat", "dog")),
+        ("embedding:sub/cat.safetensors", "cat", ("cat",)),
+        ("[embedding:cat.pt:0.5]", "cat:0.5", ("cat",)),
+        ("my embedding: a cat", "my embedding: a cat", ()),
+        ("unembedding:cat", "unembedding:cat", ()),
+    ],
+)
+def test_comfyuis_spelling_of_a_word(source: str, text: str, words: tuple[str, ...]) -> None:
+    assert (parse(source).text, parse(source).words) == (text, words)
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("a [cat:dog:0.5] b", ((5, "a cat b"), (10, "a dog b"))),
+        ("[cat:0.3]", ((3, ""), (10, "cat"))),
+        ("[cat::0.3]", ((3, "cat"), (10, ""))),
+        ("[cat:dog:4]", ((4, "cat"), (10, "dog"))),
+        ("[cat:dog:1.0]", ((10, "cat"),)),
+        ("[cat:dog:1]", ((1, "cat"), (10, "dog"))),
+        ("[cat:dog:99]", ((10, "cat"),)),
+        ("[cat:dog:0]", ((10, "dog"),)),
+        ("[a [b:c:0.2]:d:0.5]", ((2, "a b"), (5, "a c"), (10, "d"))),
+        ("[(red:1.2):blue:.5]", ((5, "(red:1.2)"), (10, "blue"))),
+        ("[cat]", ((10, "[cat]"),)),
+        ("[[cat]:dog:0.5]", ((5, "[cat]"), (10, "dog"))),
+        ("[cat:dog]", ((10, "[cat:dog]"),)),
+        (r"\[cat:dog:0.5\]", ((10, r"\[cat:dog:0.5\]"),)),
+        ("a [b", ((10, "a [b"),)),
+        (JAPANESE, ((10, JAPANESE),)),
+    ],
+)
+def test_editing_changes_the_text_at_a_step(source: str, expected: tuple[tuple[int, str], ...]) -> None:
+    assert plan(source, 10) == expected
+
+
+def test_alternatives_take_turns() -> None:
+    assert [text for _last, text in plan("[a|b|]x", 4)] == ["ax", "bx", "x", "ax"]
+    assert [last for last, _text in plan("[a|b]", 3)] == [1, 2, 3]
 
 
 @pytest.mark.parametrize("source", ["<lora:x:much>", "<lora:x:nan>", "<lora:x:te=>"])

@@ -12,9 +12,10 @@ from torch import Tensor
 from tiny_models import tiny
 from tsuika import config
 from tsuika.core.seeds import generator
-from tsuika.core.types import Attachment, Conditioning, Model
-from tsuika.diffusion.schedule import add_noise, alphas_cumprod_T, target
-from tsuika.guard.memorization import clean_from_noise, last_timestep, measure_memorization, resemblances
+from tsuika.core.types import Attachment, Conditioning, Model, Prediction
+from tsuika.diffusion.objective import objective
+from tsuika.diffusion.schedule import alphas_cumprod_T
+from tsuika.guard.memorization import measure_memorization, resemblances, without_noise
 from tsuika.guard.probe import Subject
 from tsuika.methods import METHODS
 
@@ -141,12 +142,12 @@ def test_an_epsilon_that_is_a_little_short_is_not_taken_for_a_picture_nor_hides_
         assert other.nearest == one.nearest and other.cosine == pytest.approx(one.cosine, abs=0.02)
 
 
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
-def test_the_clean_picture_is_the_one_that_the_target_was_made_of(prediction: str) -> None:
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "flow"])
+def test_the_clean_image_is_the_one_that_the_target_was_made_of(prediction: Prediction) -> None:
     noise, clean = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(5)), latents(7).expand(3, 4, 8, 8)
-    a_B = torch.full((3,), 0.2)
-    noisy = add_noise(clean, noise, a_B)
-    found = clean_from_noise(prediction, noisy, target(prediction, clean, noise, a_B), 0.2)  # type: ignore[arg-type]
+    trained, t_B = objective(prediction, {}, "cpu"), torch.full((3,), 600)
+    noisy = trained.add_noise(clean, noise, t_B)
+    found = without_noise(trained.clean_direction(noisy, trained.target(clean, noise, t_B), t_B), noisy)
     along = (clean * noisy).flatten(1).sum(1) / noisy.pow(2).flatten(1).sum(1)
     wanted = clean - along.view(-1, 1, 1, 1) * noisy
     assert torch.allclose(cosines(found, wanted).diagonal(), torch.ones(3), atol=1e-5)
@@ -154,10 +155,10 @@ def test_the_clean_picture_is_the_one_that_the_target_was_made_of(prediction: st
 
 
 def test_where_the_noise_is_all_there_is_epsilon_takes_the_step_before() -> None:
-    alphas_T = alphas_cumprod_T({"rescale_betas_zero_snr": True})
-    assert alphas_T[-1] == 0
-    assert last_timestep("v_prediction", alphas_T) == 999 and last_timestep("epsilon", alphas_T) == 998
-    assert last_timestep("epsilon", alphas_cumprod_T({})) == 999
+    zero = {"rescale_betas_zero_snr": True}
+    assert alphas_cumprod_T(zero)[-1] == 0
+    assert [objective(kind, zero, "cpu").noisiest for kind in ("v_prediction", "epsilon")] == [999, 998]
+    assert objective("epsilon", {}, "cpu").noisiest == 999
     train = subjects(2)
     stub = Stub("v_prediction", {train[0].caption: train[0].latents_CHW}, zero_snr=True)
     assert measure_memorization(stub, stub, train).recalls[0].cosine == pytest.approx(1, abs=0.02)  # type: ignore[arg-type]

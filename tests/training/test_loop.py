@@ -19,7 +19,8 @@ from tsuika.core.events import Stepped
 from tsuika.core.sections import Train
 from tsuika.core.seeds import generator
 from tsuika.core.types import Batch
-from tsuika.diffusion.schedule import add_noise, min_snr_weight, target
+from tsuika.diffusion.schedule import add_noise, alphas_cumprod_T, min_snr_weight, target
+from tsuika.generation.encode import encode
 from tsuika.methods.lora import Lora
 from tsuika.methods.lora import layers as lora
 from tsuika.training import checkpoint, loop, optim
@@ -62,8 +63,8 @@ def losses(run: Fit) -> list[float]:
 def micro_loss(run: Fit, number: int) -> Tensor:
     """The loss of a micro-batch, from the formulas."""
     train, batch = run.recipe.train, run.batch(number)
-    t_B, noise_BCHW = draw(train, number, batch.latents_BCHW, len(run.alphas_T))
-    a_B = run.alphas_T[t_B]
+    t_B, noise_BCHW = draw(train, number, batch.latents_BCHW, run.objective)
+    a_B = alphas_cumprod_T(run.model.scheduler_config)[t_B]
     noisy = add_noise(batch.latents_BCHW, noise_BCHW, a_B)
     output = run.model.denoise(noisy, t_B, run.model.encode_text(batch.captions, size_px=SIZE))
     error_B = (output - target(run.model.prediction, batch.latents_BCHW, noise_BCHW, a_B)).pow(2).mean((1, 2, 3))
@@ -295,6 +296,21 @@ def test_captions_are_encoded_once_unless_a_text_encoder_trains(text: bool, monk
     list(fit(run))
     seen = [caption for number in range(6) for caption in run.batch(number).captions]
     assert sorted(asked) == sorted(seen if text else set(seen))
+
+
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+@pytest.mark.parametrize("text", [False, True])
+def test_long_captions_are_trained_as_prompts_are_drawn(family: str, text: bool) -> None:
+    run = start(recipe(Lora(rank=2, text_encoder=text)), family=family)
+    captions = ("a cat", "a cat on a mat, " * 8 + "and a dog")
+    latents, weight = torch.zeros(2, 4, 8, 8), torch.ones(2)
+    both = run.condition(Batch(latents, captions, ("0", "1"), weight))
+    drawn = [encode(run.model, caption, size_px=SIZE) for caption in captions]
+    assert drawn[1].tokens_BSD.shape[1] > drawn[0].tokens_BSD.shape[1]
+    assert torch.equal(both.tokens_BSD[1:], drawn[1].tokens_BSD)
+    assert torch.equal(both.tokens_BSD[:1, : drawn[0].tokens_BSD.shape[1]], drawn[0].tokens_BSD)
+    if family == "sdxl":
+        assert torch.equal(both.pooled_BP[1:], drawn[1].pooled_BP)
 
 
 def test_only_the_latest_captions_are_held(monkeypatch: pytest.MonkeyPatch) -> None:

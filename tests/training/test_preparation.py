@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from runs import make_place
 from safetensors.torch import save_file
 from torch import Tensor
 
 from tiny_models import outputs, tiny
+from tsuika.config import Recipe
 from tsuika.core.errors import ModelError
+from tsuika.core.events import Warned
 from tsuika.core.types import Model
+from tsuika.data.bucket import Bucket
+from tsuika.data.manifest import Manifest, Sample
+from tsuika.families.chunks import limit_of
 from tsuika.methods import METHODS
-from tsuika.training import preparation
+from tsuika.training import preparation, run
+from tsuika.training.prepared import Inputs
 
 
 def lora_file(path: Path, model: Model, **more: Tensor) -> Path:
@@ -38,7 +48,7 @@ def test_a_result_that_is_applied_in_part_says_so(tmp_path: Path) -> None:
     assert not torch.equal(applied, base)
     part = lora_file(tmp_path / "part.safetensors", model, **{"stranger.weight": torch.ones(2)})
     (told,) = preparation.apply_artifact(f"{part}:0.5", model, METHODS["lora"])
-    assert told.code == "GN005" and "stranger.weight" in told.message and "1 of 3" in told.message
+    assert told.code == "GN007" and "stranger.weight" in told.message and "1 of 3" in told.message
     assert not torch.equal(outputs(model), applied)
 
 
@@ -61,3 +71,55 @@ def test_a_file_that_does_not_tell_its_family_fits_where_its_sizes_do(tmp_path: 
             )
         )
     assert caught.value.code == "MD004" and "sd1" not in str(caught.value)
+
+
+def test_what_lies_among_the_images_is_told_and_used_before_anything_is_trained(tmp_path: Path) -> None:
+    """A folder `reg` becomes regularization images; captions of several lines and long ones are said."""
+    base, images = make_place(tmp_path)
+    first, second = sorted(images.glob("*.png"))[:2]
+    first.with_suffix(".txt").write_text("zuzu\na small zuzu")
+    second.with_suffix(".txt").write_text("zuzu on a mat, " * 20)
+    (images / "reg" / "1_bear").mkdir(parents=True)
+    shutil.copy(first, images / "reg" / "1_bear" / "r.png")
+    flags = {"base": str(base), "images": str(images), "trigger": "zuzu", "device": "cpu"}
+
+    def read(**settings: object) -> tuple[Inputs, dict[str, str]]:
+        recipe = Recipe.of("lora", settings={"train.precision": "fp32", **settings}, **flags)
+        events = preparation.read_inputs(recipe, tmp_path, preparation.accelerate_for(recipe))
+        told = {}
+        while True:
+            try:
+                event = next(events)
+            except StopIteration as end:
+                return end.value, told
+            if isinstance(event, Warned):
+                told[event.code] = told.get(event.code, "") + event.message
+
+    inputs, told = read()
+    assert inputs.recipe.data.reg_images == str(images / "reg") and inputs.recipe.data.regularizes
+    assert "reg" not in "".join(sample.name for sample in inputs.manifest.samples)
+    assert "several lines" in told["DS007"] and "regularization" in told["DS007"]
+    assert f"{limit_of(inputs.model)} are read at once" in told["DS012"]
+    captions = {sample.name: sample.captions for sample in inputs.manifest.samples}
+    assert captions[first.name] == ("zuzu", "a small zuzu")
+    for settings in ({"data.reg_images": "none"}, {"data.reg_generate": 2, "data.class_word": "bear"}):
+        data = read(**settings)[0].recipe.data
+        assert data.reg_folder == "" and data.regularizes == ("data.reg_generate" in settings)
+
+
+def test_captions_go_into_written_files_unless_they_are_left_out() -> None:
+    sample = Sample(Path("a.png"), "a.png", "zuzu, mat", 8, 8, 1, "", alternatives=("zuzu, mat", "zuzu, sea"))
+
+    def facts(**output: object) -> dict[str, str]:
+        prepared = SimpleNamespace(
+            recipe=Recipe.of("lora", images="pictures", settings={f"output.{key}": one for key, one in output.items()}),
+            model=SimpleNamespace(prediction="epsilon", source="base", sha256=None),
+            images=[sample],
+            buckets=[Bucket(8, 8, (sample,))],
+            manifest=Manifest((sample,)),
+        )
+        found: dict[str, str] = run._facts(prepared, "name", 3)  # type: ignore[arg-type]
+        return found
+
+    assert json.loads(facts()["tag_frequency"]) == {"pictures": {"zuzu": 2, "mat": 1, "sea": 1}}
+    assert not any("mat" in text or "zuzu" in text for text in facts(caption_tags=False).values())

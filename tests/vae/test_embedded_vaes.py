@@ -13,6 +13,7 @@ import tsuika
 from tsuika import families
 from tsuika.api.drawing import Renderer
 from tsuika.core.bootstrap import of_differences
+from tsuika.core.errors import RecipeError
 from tsuika.core.plain import jsonable
 from tsuika.embedded.world import World, draw
 from tsuika.vae import metrics, roundtrip
@@ -76,3 +77,8 @@ def test_drawings_go_from_one_to_the_other() -> None:
     assert np.array_equal(pictures[0], pictures[3])
     differences = [np.abs(one.astype(int) - pictures[0]).mean() for one in pictures[1:3]]
     assert all(0 < difference < 12 for difference in differences)
+
+
+def test_a_comparison_needs_a_candidate(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="A VAE to compare"):
+        _ = tsuika.compare_vae(["builtin"], tmp_path).result

@@ -95,7 +95,7 @@ def memory_gib(base: Base, recipe: Recipe, machine: Machine, step: Step) -> floa
     # Weight and gradient; moments; the average, and the live weights put by while that is looked at.
     each = 2 * number + (0 if train.optimizer == "adafactor" else 8) + (2 * number if train.ema else 0)
     at_once = train.batch_size
-    if recipe.data.reg_generate or recipe.data.reg_images:
+    if recipe.data.regularizes:
         at_once *= 2
     kind = METHODS[method.name].backward
     kept = (step.checkpointed_bytes if train.gradient_checkpointing else step.kept_bytes)[kind] * width / 2
@@ -126,7 +126,7 @@ def estimate(
         operations = step.forward_flop * TIMES[METHODS[method.name].backward] * train.batch_size * train.accumulate
         if train.gradient_checkpointing:
             operations += step.forward_flop * train.batch_size * train.accumulate
-        if recipe.data.reg_generate or recipe.data.reg_images:
+        if recipe.data.regularizes:
             operations *= 2
         step_s, basis = operations / machine.flop_per_s, "scaled"
     seconds = None if step_s is None else step_s * train.steps * times

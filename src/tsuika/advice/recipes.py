@@ -15,6 +15,7 @@ import tomlkit
 
 from tsuika import config
 from tsuika.config import Recipe
+from tsuika.core.english import article
 from tsuika.core.types import is_usable_word
 
 
@@ -140,7 +141,11 @@ def recipe_of(subject: Subject, candidate: MethodSize, thrift: Thrift = Thrift()
 def toml_of(subject: Subject, candidate: MethodSize, thrift: Thrift = Thrift()) -> str:
     """The same recipe as a short TOML: only what differs from the defaults."""
     document = tomlkit.document()
-    document.add(tomlkit.comment(f"Advised by tsuika for {subject.pictures} images of a {subject.goal}."))
+    document.add(
+        tomlkit.comment(
+            f"Advised by tsuika for {subject.pictures} image{'s' * (subject.pictures != 1)} of {article(subject.goal)}."
+        )
+    )
     document.add(tomlkit.comment("tsuika train --recipe THIS-FILE --out RUN   (every setting: tsuika settings)"))
     for name, values in _tables(subject, candidate, thrift).items():
         table = tomlkit.table()

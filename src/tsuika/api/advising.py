@@ -21,10 +21,12 @@ from tsuika.advice.estimate import Machine, Measured
 from tsuika.advice.evidence import GOALS, Goal, Statement
 from tsuika.advice.recipes import Subject
 from tsuika.advice.rules import Advice, Option
+from tsuika.api.checking import detail_lost
 from tsuika.api.models import EMBEDDED
 from tsuika.api.run import starts
 from tsuika.api.training import cache_folder
 from tsuika.config import Recipe
+from tsuika.core.english import article
 from tsuika.core.errors import ImageError, no_such
 from tsuika.core.events import Event, Phase
 from tsuika.core.files import write_text
@@ -156,7 +158,13 @@ def advise(
             lambda recipe: estimate.estimate(known, recipe, counted, subject.pictures, step, timer.measured),
             lambda recipe: estimate.memory_gib(known, recipe, counted, step),
         )
-    notes = tuple(Statement(text, "known") for text in _notes(known, subject, machine, vram_gb, report))
+    texts = [*_notes(known, subject, machine, vram_gb, report)]
+    if measure and known.at_hand:
+        lost = yield from detail_lost(report, base, known.size_px)
+        texts += [
+            _("{count} images: {what}. {why}", count=len(one.pictures), what=one.what, why=one.why) for one in lost
+        ]
+    notes = tuple(Statement(text, "known") for text in texts)
     files = []
     for number, option in enumerate(found.options, start=1):
         if out is not None:
@@ -279,7 +287,7 @@ class _Timer:
                 recipe.train.batch_size,
                 recipe.train.optimizer,
                 recipe.train.gradient_checkpointing,
-                bool(recipe.data.reg_generate or recipe.data.reg_images),
+                recipe.data.regularizes,
             ]
         )
         known = self._known()
@@ -313,11 +321,11 @@ class _Timer:
             )
         model, train = self._model, recipe.train
         side = self.base.size_px // self.base.latent_factor
-        rows = train.batch_size * (2 if recipe.data.reg_generate or recipe.data.reg_images else 1)
+        rows = train.batch_size * (2 if recipe.data.regularizes else 1)
         latents_BCHW = torch.randn(rows, model.facts.latent_channels, side, side, generator=generator(0, "advise"))
         batch = Batch(
             latents_BCHW.to(model.device),
-            (f"a {recipe.data.trigger}",) * rows,
+            (article(recipe.data.trigger),) * rows,
             ("",) * rows,
             torch.ones(rows, device=model.device),
         )

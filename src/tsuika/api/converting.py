@@ -15,14 +15,14 @@ from tsuika.api import writing
 from tsuika.api.models import EMBEDDED, load
 from tsuika.api.run import starts
 from tsuika.api.writing import ModelFile
-from tsuika.core import safetensors
+from tsuika.core import finite, safetensors
 from tsuika.core.errors import FormatError, ModelError
 from tsuika.core.events import Event, Phase, Warned, note
 from tsuika.core.files import sha256
 from tsuika.core.texts import _
 from tsuika.core.types import Artifact, Format
 from tsuika.core.weights import open_weights
-from tsuika.diffusion import lora_parts
+from tsuika.diffusion import adapters
 from tsuika.formats import common, vae_file
 from tsuika.formats.checkpoint import copy_yaml
 from tsuika.formats.lowrank.resizing import compress
@@ -30,6 +30,10 @@ from tsuika.training.device import DTYPES
 
 # Of a plain LoRA that stands in for another kind; files of the field rarely go beyond.
 PLAIN_RANK = 64
+# A layer of plain LoRA, as every program has it.
+_PLAIN = {"lora_down.weight", "lora_up.weight", "alpha"}
+# Changes of norms and biases, which a plain LoRA has no place for.
+_BESIDE = (".w_norm", ".b_norm", ".diff_b")
 # Where a smaller rank reaches this, it is taken: half precision is no finer.
 _PLAIN_ERROR = 1e-3
 
@@ -73,10 +77,10 @@ def convert(
         to: kohya, diffusers, a1111, native or single-file.
         out: The file, or the folder, to make.
         dtype: fp16, bf16 or fp32; empty: as in the file.
-        lossy: Allow what changes the result: LoHa, LoKr, DoRA and Tucker become plain LoRA by SVD, keys that were not
-            understood are left out. The result says what it costs.
+        lossy: Allow what changes the result: every other kind becomes plain LoRA by SVD, keys that were not understood
+            are left out, words bundled in a LoRA get files beside `out`. The result says what it costs.
         rank: Of that plain LoRA, at most.
-        base: For DoRA, the base it was trained on; for a VAE, the base whose latent scale it keeps.
+        base: For DoRA, GLoRA, OFT and (IA)³, the base it was trained on; for a VAE, the base whose latent scale it keeps.
         tokenizer: Folder, for a single-file model that becomes a diffusers folder.
         overwrite: Replace `out`, if it is a file.
 
@@ -97,11 +101,15 @@ def convert(
         target = _target(to, artifact.method, formats.for_method(artifact.method))
         writing.free(out, file, *bases, overwrite=overwrite, suffix=target.suffix)
         notes: list[Warned] = []
+        rest = writing.Rest({}, ())
         if artifact.method == formats.LORA[0].method:
+            (artifact,), rest = writing.without_rest([(file, artifact)], out, lossy=lossy, overwrite=overwrite)
+            notes += rest.notes
             artifact = _ready(artifact, target.name, lossy=lossy, rank=rank, base=base, notes=notes)
         yield from notes
         yield Phase("write")
-        done = writing.write(artifact, target, out, writing.number_type(dtype, artifact.tensors))
+        precision = writing.number_type(dtype, artifact.tensors)
+        done = replace(writing.write(artifact, target, out, precision), words=rest.write(precision))
         return _converted(done, notes, kind=artifact.method, family=artifact.family, source=source.name)
     for vae in vae_file.VAE_FORMATS:
         if vae.sniff(file):
@@ -143,31 +151,32 @@ def _target(to: str, method: str, known: tuple[Format, ...]) -> Format:
 
 def _ready(artifact: Artifact, to: str, *, lossy: bool, rank: int, base: str, notes: list[Warned]) -> Artifact:
     """A LoRA as it will be written: as it is, or with `lossy` as a plain one with every key understood."""
-    kind = lora_parts.adapter(artifact.tensors)
-    is_dora = any(name.endswith(".dora_scale") for name in artifact.tensors)  # LoHa and LoKr can be, too
-    is_plain = kind == "lora" and not any(name.endswith(".lora_mid.weight") for name in artifact.tensors)
-    unread = artifact.metadata.get(common.UNREAD)
+    kind = adapters.adapter(artifact.tensors)
+    layers = adapters.by_layer(artifact.tensors)
+    is_plain = all(parts.keys() <= _PLAIN for parts in layers.values())
     if not lossy:
-        if unread:
-            why = _("The file has keys that were not understood: {keys}", keys=unread[:200])
-            raise FormatError("FM002", format=to, why=why, do=_("Go without them: --lossy"))
+        common.refuse_unread(artifact, to)
         if to == "diffusers" and not is_plain and kind != "dora":
             this = kind if kind != "lora" else _("of Tucker form")
             why = _("diffusers loads plain LoRA only, and this is {kind}.", kind=this)
             do = _("Use --to kohya, or make it a plain LoRA: --lossy")
             raise FormatError("FM002", format=to, why=why, do=do)
         return artifact
-    if unread:
-        notes.append(note("FM007", keys=unread))
-        artifact = replace(artifact, metadata={k: v for k, v in artifact.metadata.items() if k != common.UNREAD})
     if is_plain:
         return artifact
-    if is_dora and not base:
-        why = _("What DoRA does depends on the base's weights.")
+    reads_weight = any(map(adapters.reads_weight, layers.values()))
+    if reads_weight and not base:
+        why = _("What {kind} does depends on the base's weights.", kind=kind)
         do = _("Name the base it was trained on: --base BASE")
         raise FormatError("FM002", format=to, why=why, do=do)
-    plain, errors = compress(artifact, rank=rank, error=_PLAIN_ERROR, base=peek(base).weights() if is_dora else None)
-    notes.append(note("FM008", kind=kind, rank=rank, error=writing.summary(errors)))
+    plain, errors = compress(
+        artifact, rank=rank, error=_PLAIN_ERROR, base=peek(base).weights() if reads_weight else None
+    )
+    if to == "diffusers" and (beside := [name for name in plain.tensors if name.endswith(_BESIDE)]):
+        notes.append(note("FM007", keys=json.dumps(beside)))
+        plain = replace(plain, tensors={name: plain.tensors[name] for name in plain.tensors if name not in beside})
+    if errors:
+        notes.append(note("FM008", kind=kind, rank=rank, error=writing.summary(errors)))
     return plain
 
 
@@ -212,7 +221,10 @@ def _repack(base: families.StoredBase, out: Path, dtype: str) -> tuple[ModelFile
     number_type = DTYPES[writing.number_type(dtype, {})] if dtype else None
     tensors = {}
     for name in weights.shapes:
-        tensor = weights.tensor(name)
+        # Buffers of the noise schedule, which have no dot, are infinite at zero terminal SNR; nothing reads them.
+        tensor = weights.raw(name)
+        if "." in name:
+            finite.check(weights.path, name, tensor)
         if number_type is not None and tensor.is_floating_point():
             tensor = safetensors.cast({name: tensor}, number_type, "single-file")[name]
         tensors[name] = tensor.clone(memory_format=torch.contiguous_format)  # torch files share storages
@@ -224,7 +236,7 @@ def _repack(base: families.StoredBase, out: Path, dtype: str) -> tuple[ModelFile
     if copy_yaml(weights.path, out) and is_v:
         notes.append(note("FM010", file=weights.path.with_suffix(".yaml").name))
     back = open_weights(out)
-    if back.shapes != weights.shapes or not all(torch.equal(back.tensor(name), tensors[name]) for name in tensors):
+    if back.shapes != weights.shapes or not all(torch.equal(back.raw(name), tensors[name]) for name in tensors):
         raise FormatError("FM003", where=out, why=_("Tensors differ from what was written."))
     name = dtype or "as it was"
     return ModelFile(out=out, format="single-file", dtype=name, sha256=sha256(out), tensors=len(tensors)), notes

@@ -138,7 +138,7 @@ class Renderer:
 
     def __init__(self) -> None:
         self.notes: list[Warned] = []
-        self._base: tuple[str, ...] = ()
+        self._base: tuple[object, ...] = ()
         self._model: Model | None = None
         self._vaes: dict[str, nn.Module] = {}
         self._composition: Composition | None = None
@@ -214,6 +214,7 @@ class Renderer:
             model_hash=(self.model.sha256 or "")[:10] or None,
             vae=vae and Path(vae).name,
             vae_hash=vae and self._vae_hash(vae),
+            clip_skip=drawing.clip_skip if drawing.clip_skip > 1 else None,
             lora_hashes=hashes[png_info.LORA_HASHES],
             ti_hashes=hashes[png_info.TI_HASHES],
             version=f"tsuika {version('tsuika')}",
@@ -244,6 +245,10 @@ class Renderer:
         at_hand = {one.path.stem for one in flags if not one.method or METHODS[one.method].adds_words}
         texts = [parsed.text, parse(drawing.negative).text]
         requests = [*flags, *library.embeddings(texts, files, at_hand, self._note)]
+        there = {name.casefold() for name in at_hand} | {one.called.casefold() for one in requests}
+        for name in (*parsed.words, *parse(drawing.negative).words):
+            if name.casefold() not in there:
+                requests.append(library.embedding(name, files))
         for name, strength in drawing.strengths:
             requests = [
                 replace(one, strength=strength, text_strength=None) if name in ("", one.path.stem) else one
@@ -257,7 +262,7 @@ class Renderer:
         return self._libraries[folder]
 
     def _set_base(self, drawing: Drawing) -> None:
-        asked = (drawing.base, drawing.tokenizer, drawing.device, drawing.precision)
+        asked = (drawing.base, drawing.tokenizer, drawing.device, drawing.precision, drawing.overrides)
         if asked == self._base:
             return
         self._take_off()
@@ -332,7 +337,12 @@ def _tag(request: Requested, method: Method) -> Tag | None:
 
 def _load(drawing: Drawing) -> Model:
     return load(
-        drawing.base, tokenizer=drawing.tokenizer, vae=drawing.vae, device=drawing.device, precision=drawing.precision
+        drawing.base,
+        tokenizer=drawing.tokenizer,
+        vae=drawing.vae,
+        device=drawing.device,
+        precision=drawing.precision,
+        overrides=drawing.overrides,
     )
 
 

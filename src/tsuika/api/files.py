@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import Counter
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from tsuika import config, families, formats
 from tsuika.api import results
 from tsuika.api.run import starts
-from tsuika.core import safetensors
-from tsuika.core.errors import ModelError
+from tsuika.core import kinds
+from tsuika.core.errors import FormatError
 from tsuika.core.events import Event
 from tsuika.core.files import sha256
 from tsuika.core.rundir import RunDir
+from tsuika.core.safetensors import TORCH_NAMES
 from tsuika.core.texts import _
 from tsuika.core.types import Artifact
-from tsuika.core.weights import Weights, is_pickle, read_json
+from tsuika.core.weights import WEIGHT_SUFFIXES, Weights, is_pickle, open_weights, read_json
 from tsuika.formats import common
 from tsuika.formats.vae_file import CONFIG, VAE_FORMATS
 from tsuika.methods import METHODS
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 # Of a run, for people.
 _FACTS: Final = ("name", "trigger", "steps", "base_name", "prediction", "resolution", "date")
@@ -124,6 +123,7 @@ class BaseModelInfo(WeightsInfo):
         layout: `single-file` or `diffusers`.
         vae: whether a VAE is in it.
         text_encoders: components of the family.
+        missing: what is not in it and must be given with it; None for nothing.
     """
 
     family: str
@@ -134,6 +134,7 @@ class BaseModelInfo(WeightsInfo):
     layout: str
     vae: bool
     text_encoders: tuple[str, ...]
+    missing: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,23 +160,38 @@ class RunInfo(FileInfo):
     artifacts: tuple[str, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class OtherInfo(WeightsInfo):
+    """Weights that the field knows, and that tsuika does not use: a ControlNet, a model of another family, a lone part.
+
+    Attributes:
+        title: what it is, in a sentence.
+        use: what to do with it, or instead.
+    """
+
+    title: str
+    use: str
+
+
 @starts(now=True)
 def inspect(file: Path) -> Generator[Event, None, FileInfo]:
     """What a file or folder is, from names, shapes and metadata; nothing in it is ever run.
 
-    A LoRA, an embedding, a hypernetwork, a whole model (file or folder), a VAE, or a run folder. Hashes are those by
-    which model sites know a file: `autov2`, the first ten digits of its SHA-256; `autov3`, the first twelve of its
-    tensors' alone.
+    A LoRA, an embedding, a hypernetwork, a whole model (file or folder), a VAE, a run folder, or weights of another kind.
+    Its numbers are read once, to see that all are finite. Hashes are those by which model sites know a file: `autov2`, the
+    first ten digits of its SHA-256; `autov3`, the first twelve of its tensors' alone.
 
     Returns:
-        A run that is done, without events; its result is an `ArtifactInfo`, `BaseModelInfo`, `VaeInfo` or `RunInfo`.
+        A run that is done, without events; its result is an `ArtifactInfo`, `BaseModelInfo`, `VaeInfo`, `RunInfo` or
+        `OtherInfo`.
 
     Raises:
-        ModelError: not there (MD001), damaged (MD003), a pickle with code in it (MD005), of no known kind (MD002).
+        FormatError: not there (FM004), of no known kind (MD002), NaN or infinite values in it (MD011).
+        ModelError: damaged (MD003), a pickle that names programs (MD005).
     """
     yield from ()
     if not file.exists():
-        raise ModelError("MD001", where=file, why=_("There is no such file or folder."))
+        raise FormatError("FM004", where=file)
     if file.is_dir() and RunDir(file).recipe.is_file():
         return _run(RunDir(file))
     if formats.is_artifact(file):
@@ -183,6 +199,12 @@ def inspect(file: Path) -> Generator[Event, None, FileInfo]:
     for vae in VAE_FORMATS:
         if vae.sniff(file):
             return _vae(vae.read(file), vae.name, file)
+    if file.is_file():
+        opened = open_weights(file)
+        if opened.kind.name not in (kinds.CHECKPOINT.name, "unknown"):
+            return _other(opened)
+        if opened.kind.name == "unknown":
+            raise kinds.unlike(file, opened.kind, kinds.KNOWN)
     return _base(file)
 
 
@@ -190,6 +212,7 @@ def _artifact(file: Path) -> ArtifactInfo:
     known = formats.find(file)
     artifact = known.read(file)
     method = METHODS.get(artifact.method)
+    opened = _opened(file)
     return ArtifactInfo(
         kind=artifact.method,
         family=artifact.family,
@@ -198,29 +221,39 @@ def _artifact(file: Path) -> ArtifactInfo:
         details=method.describe(artifact) if method else {},
         unread_keys=tuple(common.unread_keys(artifact)) or None,
         facts={fact: artifact.metadata[fact] for fact in _FACTS if artifact.metadata.get(fact)},
-        tensors=len(artifact.tensors),
-        dtype=_dtypes(artifact.tensors.values()),
+        **_counted(opened),
         **_hashes(file),
-        metadata=safetensors.read_header(file).metadata if _is_safetensors(file) else artifact.metadata,
+        metadata=opened[0].metadata if opened and opened[0].metadata else artifact.metadata,
     )
 
 
-def _dtypes(tensors: Iterable[Tensor]) -> str:
-    """The number types, the most frequent first."""
-    counted = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in tensors)
-    return ", ".join(name for name, _count in counted.most_common())
+def _opened(file: Path) -> list[Weights]:
+    """The weights in a file, or in the files of a folder."""
+    files = [file] if file.is_file() else sorted(path for path in file.iterdir() if path.suffix in WEIGHT_SUFFIXES)
+    return [open_weights(path) for path in files]
+
+
+def _counted(opened: Sequence[Weights]) -> dict[str, Any]:
+    """How many tensors there are, and their number types, that of most values first."""
+    values: Counter[str] = Counter()
+    for weights in opened:
+        for name, shape in weights.shapes.items():
+            dtype = weights.dtypes[name]
+            values[TORCH_NAMES.get(dtype, dtype)] += max(math.prod(shape), 1)
+    names = [name for name, _count in values.most_common()]
+    return {"tensors": sum(len(weights.shapes) for weights in opened), "dtype": ", ".join(names)}
 
 
 def _is_safetensors(file: Path) -> bool:
     return file.is_file() and not is_pickle(file)
 
 
-def _hashes(file: Path) -> dict[str, str]:
+def _hashes(file: Path) -> dict[str, Any]:
     """Of a file: sha256, autov2, autov3 (safetensors only); nothing for a folder."""
     if not file.is_file():
         return {}
     whole = sha256(file)
-    hashes = {"sha256": whole, "autov2": whole[:10]}
+    hashes: dict[str, Any] = {"sha256": whole, "autov2": whole[:10]}
     if _is_safetensors(file):
         with file.open("rb") as stream:
             stream.seek(8 + int.from_bytes(stream.read(8), "little"))
@@ -239,21 +272,38 @@ def _vae(artifact: Artifact, layout: str, file: Path) -> VaeInfo:
         latent_channels=sizes["latent_channels"],
         widths=tuple(sizes["block_out_channels"]),
         latent_scale=sizes.get("scaling_factor"),
-        tensors=len(artifact.tensors),
-        dtype=_dtypes(artifact.tensors.values()),
+        **_counted(_opened(file)),
         **_hashes(file),
         metadata={key: text for key, text in artifact.metadata.items() if key != CONFIG},
+    )
+
+
+def _other(opened: Weights) -> OtherInfo:
+    kind = opened.kind
+    _check(opened)
+    return OtherInfo(
+        kind=kind.name,
+        title=kind.title,
+        use=kind.use or _("tsuika has no use for it: it trains and uses SD 1.x, SD 2.x and SDXL."),
+        **_counted([opened]),
+        **_hashes(opened.path),
+        metadata=dict(opened.metadata),
     )
 
 
 def _base(file: Path) -> BaseModelInfo:
     found = families.peek(file)
     unet = found.component("unet")
+    parts = [unet] if found.file else [unet, *map(found.component, found.facts.text_encoders)]
     if found.file is None:
         vae = (file / "vae").is_dir()
         metadata: Mapping[str, str] = {"_class_name": str(read_json(file / "model_index.json").get("_class_name", ""))}
     else:
         vae, metadata = unet.vae_prefix is not None, unet.metadata
+    if found.file is None and vae:
+        parts.append(found.component("vae"))
+    for part in parts:
+        _check(part)
     return BaseModelInfo(
         kind="base model",
         family=found.facts.family,
@@ -264,16 +314,18 @@ def _base(file: Path) -> BaseModelInfo:
         layout=found.kind,
         vae=vae,
         text_encoders=tuple(found.facts.text_encoders),
-        tensors=len(unet.shapes),
-        dtype=_unet_dtype(unet),
+        missing=None if vae else ("vae",),
+        **_counted([unet]),
         **_hashes(file),
         metadata=dict(metadata),
     )
 
 
-def _unet_dtype(weights: Weights) -> str:
-    name = next((n for n in ("model.diffusion_model.out.2.bias", "conv_out.bias") if n in weights.shapes), None)
-    return str(weights.tensor(name).dtype).removeprefix("torch.") if name else ""
+def _check(opened: Weights) -> None:
+    """Read all numbers that belong to a part of a model; those of a noise schedule, without a dot, may be infinite."""
+    for name in opened.shapes:
+        if "." in name:
+            opened.tensor(name)
 
 
 def _run(run: RunDir) -> RunInfo:

@@ -17,13 +17,17 @@ from typing import Any, Final
 
 from tsuika.core.files import whole, write_text
 from tsuika.core.texts import Text, _n
-from tsuika.data import caption
-from tsuika.data.image import open_image
-from tsuika.data.scan import SUFFIXES, natural_key
+from tsuika.data import caption, caption_files
+from tsuika.data.encoding import decode
+from tsuika.data.folder import IMAGES as SUFFIXES
+from tsuika.data.folder import natural_key, walk
+from tsuika.data.image import open_image, sniff
 
 IMAGES: Final = "images"
 LEFT_OUT: Final = "left-out"
 UNDO: Final = "undo"
+# Captions of the set are the first; the second is read, too.
+CAPTIONS: Final = (".txt", ".caption")
 # Changes that can be undone.
 KEPT_CHANGES: Final = 200
 
@@ -39,7 +43,7 @@ class SetImage:
         name: relative to the folder of images, with `/`.
         path: where it is.
         left_out: whether it is kept aside, and not trained on.
-        caption: as it stands beside the image; empty without a file.
+        caption: as it stands beside the image, line by line; empty without a file.
     """
 
     name: str
@@ -79,32 +83,37 @@ class ImageSet:
                 if path.suffix.lower() in SUFFIXES:
                     yield path.relative_to(self.root / place).as_posix(), path, place
 
-    def add(self, source: Path, name: str, caption_file: Path | None = None) -> str:
+    def add(self, source: Path, name: str, lines: Sequence[str] = ()) -> str:
         """Take a copy of an image into the set; returns its name, which has a number where there was one of that name.
 
-        An image with the same content and name is taken once.
+        An image with the same content and name is taken once. `lines` become its caption.
         """
         target = self.folder / unicodedata.normalize("NFC", name)
-        number = 1
+        if target.suffix.lower() not in SUFFIXES:
+            target = target.with_name(f"{target.name}.{_kind(source)}")
+        first, number = target, 1
         while _taken(target):
             if target.is_file() and target.samefile(source):
                 return target.relative_to(self.folder).as_posix()
             number += 1
-            target = self.folder / PurePosixPath(name).with_stem(f"{PurePosixPath(name).stem}-{number}")
+            target = first.with_stem(f"{first.stem}-{number}")
         target.parent.mkdir(parents=True, exist_ok=True)
         _place(target, source)
-        if caption_file is not None:
-            # Of its own, so that an editor that writes in place cannot reach the original.
-            target.with_suffix(caption_file.suffix.lower()).write_bytes(caption_file.read_bytes())
+        if lines:
+            write_text(target.with_suffix(CAPTIONS[0]), _written(lines))
         return target.relative_to(self.folder).as_posix()
 
     def add_folder(self, folder: Path) -> Iterator[tuple[int, int]]:
-        """Take copies of all images of a folder, with their captions; yields how many are done and how many there are."""
-        sources = [path for path in _files(folder) if path.suffix.lower() in SUFFIXES]
-        for number, path in enumerate(sources, 1):
-            captions = (path.with_suffix(suffix) for suffix in caption.SUFFIXES)
-            self.add(path, path.relative_to(folder).as_posix(), next((one for one in captions if one.is_file()), None))
-            yield number, len(sources)
+        """Take copies of all images of a folder, with the captions that training would find, wherever they stand.
+
+        Yields how many are done and how many there are.
+        """
+        listing = walk(folder)
+        sources = caption_files.find(listing.images, listing)
+        for number, image in enumerate(listing.images, 1):
+            found, _notes = sources.caption(image.name)
+            self.add(image.path, image.name, found.lines if found else ())
+            yield number, len(listing.images)
 
     def leave_out(self, names: Sequence[str]) -> None:
         """Keep images aside, with their captions."""
@@ -137,11 +146,12 @@ class ImageSet:
         changes: dict[str, Content] = {}
         for name, text in captions.items():
             path = images[name].path.relative_to(self.root)
-            plain = caption.normalise(text)
-            for suffix in caption.SUFFIXES[1:]:
+            lines = text.splitlines()
+            for suffix in CAPTIONS[1:]:
                 if (self.root / path.with_suffix(suffix)).is_file():
                     changes[path.with_suffix(suffix).as_posix()] = None
-            changes[path.with_suffix(caption.SUFFIXES[0]).as_posix()] = f"{plain}\n".encode() if plain else None
+            content = _written(lines).encode() if any(map(str.strip, lines)) else None
+            changes[path.with_suffix(CAPTIONS[0]).as_posix()] = content
         self._change(_n("{count} caption changed", "{count} captions changed", len(captions)), changes)
 
     def replaced(self, find: str, replace: str) -> dict[str, str]:
@@ -153,11 +163,18 @@ class ImageSet:
     def added_to_all(self, words: str, *, front: bool = True) -> dict[str, str]:
         """The captions with words put in front, or behind, where they are not in it yet; nothing is written."""
         words = caption.normalise(words)
-        return {
-            one.name: ", ".join(filter(None, (words, one.caption) if front else (one.caption, words)))
+
+        def added(line: str) -> str:
+            if caption.has_word(line, words):
+                return line
+            return ", ".join(filter(None, (words, line) if front else (line, words)))
+
+        every = {
+            one.name: (one.caption, "\n".join(map(added, one.caption.splitlines() or [""])))
             for one in self.images()
-            if words and not one.left_out and not caption.has_word(one.caption, words)
+            if words and not one.left_out
         }
+        return {name: after for name, (before, after) in every.items() if after != before}
 
     def last_change(self) -> Text | None:
         """What `undo` would undo; None: there is nothing."""
@@ -188,7 +205,7 @@ class ImageSet:
         changes: dict[str, Content] = {}
         for name in names:
             path = self.root / old / name
-            for file in (path, *(path.with_suffix(suffix) for suffix in caption.SUFFIXES)):
+            for file in (path, *(path.with_suffix(suffix) for suffix in CAPTIONS)):
                 if file.is_file():
                     inside = file.relative_to(self.root / old).as_posix()
                     changes[f"{old}/{inside}"] = None
@@ -237,12 +254,26 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _caption_of(image: Path) -> str:
-    for suffix in caption.SUFFIXES:
+    for suffix in CAPTIONS:
         try:
-            return caption.normalise(caption.decode(image.with_suffix(suffix).read_bytes())[0])
-        except (OSError, UnicodeDecodeError):
+            text = decode(image.with_suffix(suffix).read_bytes())[0]
+        # Not there, or no text in any encoding: the check names it.
+        except (OSError, ValueError):
             continue
+        if lines := [caption.normalise(line) for line in text.splitlines() if line.strip()]:
+            return "\n".join(lines)
     return ""
+
+
+def _written(lines: Sequence[str]) -> str:
+    """A caption's lines, as they stand in a file."""
+    return "\n".join(filter(None, map(caption.normalise, lines))) + "\n"
+
+
+def _kind(image: Path) -> str:
+    """The suffix of an image that has none that is known."""
+    with image.open("rb") as stream:
+        return (sniff(stream.read(16)) or "png").lower()
 
 
 def _taken(target: Path) -> bool:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tsuika import formats
+from tsuika import families, formats
 from tsuika.api import writing
 from tsuika.api.converting import peek
 from tsuika.api.models import load
 from tsuika.api.run import starts
 from tsuika.api.writing import ModelFile
-from tsuika.core.errors import FormatError, ModelError, RecipeError
+from tsuika.core import kinds
+from tsuika.core.errors import ModelError, RecipeError
 from tsuika.core.events import Event, Phase
 from tsuika.core.files import split_strength
 from tsuika.core.texts import Text, _
@@ -77,7 +78,7 @@ class Resized(ModelFile):
         """As in the command's `--json`."""
         found = super().to_dict()
         about = {"from": found.pop("from"), "ranks": "{} to {}".format(*found.pop("ranks"))}
-        return {**about, "error_of_rank": writing.summary(self.errors), **found}
+        return {**about, "error_of_rank": writing.summary(self.errors) if self.errors else "none", **found}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +114,7 @@ def merge(
     into: str = "",
     tokenizer: str = "",
     dtype: str = "",
+    lossy: bool = False,
     overwrite: bool = False,
 ) -> Generator[Event, None, Merged]:
     """Several LoRAs as one, or LoRAs in a base's own weights.
@@ -123,9 +125,11 @@ def merge(
         files: `FILE` or `FILE:STRENGTH`.
         out: The LoRA to make; with `into` a `.safetensors` or a new folder.
         rank: At most this in every layer.
-        into: A base; its weights become W + Σ strength · ΔW, computed in float32. DoRA works here, at strength 1.
+        into: A base; its weights become W + Σ strength · ΔW, computed in float32. Kinds that read
+            them work here: DoRA, GLoRA, OFT, (IA)³.
         tokenizer: Folder, where `into` is a single file.
         dtype: fp16, bf16 or fp32; empty: as in the first file, for a base fp16.
+        lossy: Go without keys that were not understood; words bundled in the files get files beside `out`.
         overwrite: Replace `out`, if it is a file.
 
     Returns:
@@ -133,7 +137,7 @@ def merge(
 
     Raises:
         ModelError: LoRAs of different families, or of another than the base (MD004).
-        FormatError: no LoRA (FM001), or one that is no sum (FM005).
+        FormatError: no LoRA (MD002), or one that is no sum (FM005).
         RecipeError: `out` exists or is one of the files read (RC007), `rank` with `into` (RC005).
     """
     parsed = [split_strength(text) for text in files]
@@ -144,15 +148,20 @@ def merge(
     bases = [Path(into).expanduser()] if into else []
     free = writing.free_model if into else writing.free
     free(out, *(path for path, _strength in parsed), *bases, overwrite=overwrite)
-    shares = [Share(_named(path), strength) for path, strength in parsed]
+    read = [(path, _named(path)) for path, _strength in parsed]
+    artifacts, rest = writing.without_rest(read, out, lossy=lossy, overwrite=overwrite)
+    yield from rest.notes
+    shares = [Share(artifact, strength) for artifact, (_path, strength) in zip(artifacts, parsed, strict=True)]
     names = tuple(map(str, files))
     if into:
         changed, done = yield from _into(shares, into, out, tokenizer=tokenizer, dtype=dtype or "fp16")
+        done = replace(done, words=rest.write(dtype or "fp16"))
         return Merged(**vars(done), files=names, into=into, weights_changed=changed)
     merged, errors = merging.merge(shares, rank=rank)
     _rename(merged, out)
     yield Phase("write")
-    done = writing.write(merged, target, out, writing.number_type(dtype, shares[0].artifact.tensors))
+    precision = writing.number_type(dtype, shares[0].artifact.tensors)
+    done = replace(writing.write(merged, target, out, precision), words=rest.write(precision))
     return Merged(**vars(done), files=names, rank=rank, errors=errors if rank else None)
 
 
@@ -164,9 +173,8 @@ def _into(
     for share in shares:
         if without_assumed_family(share.artifact).family not in (model.facts.family, ""):
             name = share.artifact.metadata.get("name", _("This LoRA"))
-            raise ModelError(
-                "MD004", where=into, artifact=name, found=share.artifact.family, expected=model.facts.family
-            )
+            found = families.title_of(share.artifact.family)
+            raise ModelError("MD004", where=into, artifact=name, found=found, expected=model.facts.title)
     tensors: dict[str, Tensor] = model_tensors(model)
     changed = 0
     yield Phase("merge")
@@ -192,6 +200,7 @@ def resize(
     rank: int | None = None,
     energy: float | None = None,
     dtype: str = "",
+    lossy: bool = False,
     overwrite: bool = False,
 ) -> Generator[Event, None, Resized]:
     """A LoRA at another rank: in every layer the nearest one there is (truncated SVD of ΔW).
@@ -202,13 +211,14 @@ def resize(
         rank: At most this.
         energy: The smallest rank that keeps this share of each layer's squared norm, 0..1; with `rank`, at most that.
         dtype: fp16, bf16 or fp32; empty: as in the file.
+        lossy: Go without keys that were not understood; words bundled in the file get files beside `out`.
         overwrite: Replace `out`, if it is a file.
 
     Returns:
         A run with `Phase` events; its result is what was written.
 
     Raises:
-        FormatError: no LoRA (FM001), or DoRA (FM005).
+        FormatError: no LoRA (MD002), or DoRA (FM005).
         RecipeError: neither rank nor energy (RC005), an energy out of range (RC002), `out` exists (RC007).
     """
     if rank is None and energy is None:
@@ -216,13 +226,15 @@ def resize(
     if energy is not None and not 0 < energy <= 1:
         raise RecipeError("RC002", key="energy", found=energy, why=_("above 0, at most 1"))
     writing.free(out, file, overwrite=overwrite)
-    artifact = _named(file)
+    (artifact,), rest = writing.without_rest([(file, _named(file))], out, lossy=lossy, overwrite=overwrite)
+    yield from rest.notes
     small, errors = resizing.compress(artifact, rank=rank, error=None if energy is None else math.sqrt(1 - energy))
     _rename(small, out)
     yield Phase("write")
-    done = writing.write(small, _target(out), out, writing.number_type(dtype, artifact.tensors))
+    precision = writing.number_type(dtype, artifact.tensors)
+    done = replace(writing.write(small, _target(out), out, precision), words=rest.write(precision))
     ranks = [tensor.shape[0] for name, tensor in small.tensors.items() if name.endswith(".lora_down.weight")]
-    return Resized(**vars(done), source=file, ranks=(min(ranks), max(ranks)), errors=errors)
+    return Resized(**vars(done), source=file, ranks=(min(ranks, default=0), max(ranks, default=0)), errors=errors)
 
 
 @starts
@@ -261,7 +273,8 @@ def extract(
     ours, theirs = peek(tuned), peek(base)
     family = theirs.facts.family
     if ours.facts.family != family:
-        raise ModelError("MD004", where=tuned, artifact=Path(tuned).name, found=ours.facts.family, expected=family)
+        found, expected = ours.facts.title, theirs.facts.title
+        raise ModelError("MD004", where=tuned, artifact=Path(tuned).name, found=found, expected=expected)
     convolutions: tuple[Role, ...] = ("unet.conv",) if conv_rank else ()
     roles: tuple[Role, ...] = (*_ROLES, *convolutions, *(_TEXT_ROLES if text_encoder else ()))
     yield Phase("extract")
@@ -293,7 +306,8 @@ def _named(file: Path) -> Artifact:
     """The LoRA in a file; called as the file is, where it has no name of its own."""
     artifact = formats.find(file).read(file)
     if artifact.method != formats.LORA[0].method:
-        raise FormatError("FM001", where=file, found=artifact.method, expected=_("a LoRA"))
+        found = kinds.OF_METHODS.get(artifact.method, kinds.CHECKPOINT)
+        raise kinds.unlike(file, found, kinds.LORA.title)
     artifact.metadata.setdefault("name", file.stem)
     return artifact
 

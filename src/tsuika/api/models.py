@@ -6,7 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from tsuika import families
-from tsuika.core.types import Model
+from tsuika.core.types import AS_STORED, Model, Overrides
 from tsuika.generation import pipeline
 from tsuika.training.device import DTYPES, pick_device, pick_precision
 
@@ -14,7 +14,13 @@ EMBEDDED = Path(str(files("tsuika.embedded"))) / "base"
 
 
 def load(
-    base: str = "embedded", *, tokenizer: str = "", vae: str = "builtin", device: str = "auto", precision: str = "auto"
+    base: str = "embedded",
+    *,
+    tokenizer: str = "",
+    vae: str = "builtin",
+    device: str = "auto",
+    precision: str = "auto",
+    overrides: Overrides = AS_STORED,
 ) -> Model:
     """A base model, ready to draw with.
 
@@ -23,7 +29,9 @@ def load(
     """
     place = pick_device(device)
     dtype = DTYPES[pick_precision(precision, place)]
-    return families.load(base, tokenizer=tokenizer, vae=vae, device=place, dtype=dtype, embedded_path=EMBEDDED)
+    return families.load(
+        base, tokenizer=tokenizer, vae=vae, device=place, dtype=dtype, embedded_path=EMBEDDED, overrides=overrides
+    )
 
 
 def defaults_of(model: Model) -> pipeline.Defaults:

@@ -29,6 +29,7 @@ PHASES: Final[Mapping[str, Text]] = {
     "clean": _("Writing the cleaned copy"),
     "compare-pictures": _("Comparing the images with each other"),
     "contact-sheet": _("Writing the contact sheet"),
+    "detail": _("Trying what detail the base model can hold"),
     "estimate": _("Estimating time and memory"),
     "extract": _("Computing the difference of the weights"),
     "merge": _("Merging the weights"),

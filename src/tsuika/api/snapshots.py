@@ -118,7 +118,14 @@ class SnapshotRenderer:
             ModelError, NetworkError: it cannot be had.
         """
         base = recipe.base
-        self.model: Model = load(base.model, tokenizer=base.tokenizer, vae=base.vae, device=device, precision=precision)
+        self.model: Model = load(
+            base.model,
+            tokenizer=base.tokenizer,
+            vae=base.vae,
+            device=device,
+            precision=precision,
+            overrides=base.overrides,
+        )
         self.seeds, self.notes = tuple(seeds), list[Warned]()
         self._recipe, self._cells, self._asked = recipe, cells, (device, precision)
         self._below = [Requested(*split_strength(text)) for text in base.artifacts]

@@ -72,6 +72,10 @@ class Files:
             tuple(found for one in methods if one.formats for found in formats.for_method(one.name, one.formats))
         )
 
+    def bundled(self, path: Path, family: str) -> tuple[Artifact, ...]:
+        """See `formats.bundled`."""
+        return formats.bundled(path, family)
+
     def find(self, path: Path) -> Source:
         """The format of a file or folder; the folder of a saved state is one too.
 

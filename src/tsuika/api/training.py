@@ -21,6 +21,7 @@ from tsuika.api.display import framed, gallery, table
 from tsuika.api.models import EMBEDDED, defaults_of
 from tsuika.api.run import Events, Run, starts
 from tsuika.config import Recipe
+from tsuika.core.english import article
 from tsuika.core.errors import InterruptedRunError
 from tsuika.core.events import Event, Finished, Phase, Previewed, Stepped, Warned
 from tsuika.core.files import locked
@@ -183,7 +184,7 @@ def dry_run(recipe: Recipe, out: Path | str) -> Events[DryRun]:
         len(inputs.manifest),
         len(inputs.manifest.quarantined),
         tuple(f"{b.width}x{b.height}: {len(b.samples)}" for b in inputs.buckets),
-        tuple(f"{sample.name}: {sample.caption}" for sample in inputs.manifest.samples),
+        tuple(f"{sample.name}: {' | '.join(sample.captions)}" for sample in inputs.manifest.samples),
         optim.weight_decay_over_run(recipe.train),
         tuple(notes),
         config.dump(recipe, comments=False),
@@ -338,8 +339,8 @@ def preview_prompts(recipe: Recipe) -> tuple[str, ...]:
     subject = " ".join(word for word in (data.trigger, data.class_word) if word)
     if recipe.preview.prompts or not subject:
         return recipe.preview.prompts
-    control = (f"a {data.class_word} on the beach",) if data.class_word and data.trigger else ()
-    return (f"a {subject}", f"a {subject} on the beach", f"a {subject} in the snow", *control)
+    control = (f"{article(data.class_word)} on the beach",) if data.class_word and data.trigger else ()
+    return (*(f"{article(subject)}{place}" for place in ("", " on the beach", " in the snow")), *control)
 
 
 def _captions(recipe: Recipe, manifest: Manifest) -> list[str]:

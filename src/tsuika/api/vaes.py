@@ -20,13 +20,14 @@ from tsuika.api.models import EMBEDDED
 from tsuika.api.run import starts
 from tsuika.core import safetensors
 from tsuika.core.bootstrap import LEAST
-from tsuika.core.errors import DivergedError, ImageError, no_such
+from tsuika.core.errors import DivergedError, ImageError, RecipeError, no_such
 from tsuika.core.events import Event, Phase, Warned, note
 from tsuika.core.files import sha256, write_text
 from tsuika.core.intervals import Interval
 from tsuika.core.plain import jsonable
 from tsuika.core.sections import Data
 from tsuika.core.seeds import generator
+from tsuika.core.texts import _
 from tsuika.core.types import Artifact
 from tsuika.core.weights import read_json
 from tsuika.data import dedupe, scan
@@ -212,6 +213,9 @@ def compare_vae(
     yield Phase("load")
     place, space = pick_device(device), families.peek(base, embedded_path=EMBEDDED)
     asked = list(dict.fromkeys(("builtin", *vaes)))
+    if len(asked) == 1:
+        command = f"tsuika vae compare VAE --images {images}"
+        raise RecipeError("RC005", found=_("A VAE to compare with the base model's own"), do=command)
     labels = _labels(asked)
     own, *others = (replace(_candidate(space, name, place), name=labels[name]) for name in asked)
     yield Phase("pictures")

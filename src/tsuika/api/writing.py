@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,11 @@ import torch
 from tsuika import families, formats
 from tsuika.api import results
 from tsuika.core.errors import FormatError, RecipeError, no_such
+from tsuika.core.events import Warned, note
 from tsuika.core.files import sha256
-from tsuika.core.texts import Text, _, _n
+from tsuika.core.texts import Text, _, _n, few
 from tsuika.core.types import Artifact, Format, Model, model_tensors
+from tsuika.formats import common
 from tsuika.methods.whole_model import metadata_of
 from tsuika.training.device import DTYPES
 from tsuika.training.writing import faint_layers, largest_error
@@ -22,6 +25,9 @@ from tsuika.training.writing import faint_layers, largest_error
 if TYPE_CHECKING:
     from torch import Tensor
 
+# Of the words in LoRA files.
+_WORDS = formats.for_method("textual-inversion")[0]
+_NOT_IN_NAMES = r"[^\w.<>-]|^\.+"
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
@@ -38,6 +44,7 @@ class ModelFile:
         tensors: in it; None where layers were compared.
         largest_relative_error: of any layer, of the file against what was to be written.
         too_faint_for_dtype: layers with numbers too small for `dtype`; None for none.
+        words: files of the words that were bundled in a LoRA, beside `out`; None for none.
     """
 
     out: Path
@@ -48,6 +55,7 @@ class ModelFile:
     tensors: int | None = None
     largest_relative_error: float = 0.0
     too_faint_for_dtype: tuple[str, ...] | None = None
+    words: tuple[Path, ...] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As in the command's `--json`."""
@@ -85,6 +93,49 @@ def free_model(out: Path, *originals: Path, overwrite: bool, suffix: str = "", c
     yaml, theirs = out.with_suffix(".yaml"), [path.with_suffix(".yaml") for path in originals if path.is_file()]
     if not (copied and yaml.exists() and any(path.exists() and yaml.samefile(path) for path in theirs)):
         free(yaml, *theirs, overwrite=overwrite)
+
+
+@dataclass(frozen=True)
+class Rest:
+    """What is in LoRA files beside their layers, and goes into none: words, written beside the result, and keys."""
+
+    words: Mapping[Path, Artifact]  # file -> word
+    notes: tuple[Warned, ...]
+
+    def write(self, dtype: str) -> tuple[Path, ...] | None:
+        """Write each word into its file; None for none."""
+        for path, word in self.words.items():
+            _WORDS.write(word, path, dtype=DTYPES[dtype])
+        return tuple(self.words) or None
+
+
+def without_rest(
+    artifacts: Sequence[tuple[Path, Artifact]], out: Path, *, lossy: bool, overwrite: bool
+) -> tuple[list[Artifact], Rest]:
+    """LoRAs as if nothing else were in their files, and that; as they are where it may not be left out.
+
+    Args:
+        artifacts: Files, and what was read from each.
+        out: The result, beside which words will stand.
+        lossy: Whether anything may be left out.
+        overwrite: Replace files of words.
+
+    Raises:
+        RecipeError: a word's file exists (RC007).
+    """
+    if not lossy:
+        return [artifact for _file, artifact in artifacts], Rest({}, ())
+    words: dict[Path, Artifact] = {}
+    notes: list[Warned] = []
+    for file, artifact in artifacts:
+        if unread := common.unread_keys(artifact):
+            notes.append(note("FM007", keys=few(unread)))
+        for word in formats.bundled(file, artifact.family) if common.bundled_words(artifact) else ():
+            name = next(iter(word.tensors)).rpartition(".")[0]
+            path = out.with_name(f"{re.sub(_NOT_IN_NAMES, '_', name)}{_WORDS.suffix}")
+            free(path, *(original for original, _artifact in artifacts), overwrite=overwrite)
+            words[path] = word
+    return [common.without_unread(artifact) for _file, artifact in artifacts], Rest(words, tuple(notes))
 
 
 def differing(out: Path, wrong: Sequence[str]) -> FormatError:

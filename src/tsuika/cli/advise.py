@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, Optional
 
 import typer
 
-from tsuika.cli import language, layout, progress, screen
+from tsuika.cli import early, language, layout, progress, screen
 from tsuika.cli.flags import BaseModel, ClassWord, Device, Json, Trigger
 from tsuika.cli.language import local
 from tsuika.core.texts import Text, _, _n, listed
@@ -51,6 +51,7 @@ def advise(
     json: Json = False,
 ) -> None:
     """`tsuika advise`."""
+    early.check(images=str(images))
     import tsuika
 
     run = tsuika.advise(

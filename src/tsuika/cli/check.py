@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Optional
 
 import typer
 
-from tsuika.cli import labels, language, layout, progress, screen
+from tsuika.cli import early, labels, language, layout, progress, screen
 from tsuika.cli.flags import BaseModel, ClassWord, Json, RecipeFile, Trigger
 from tsuika.cli.language import local
 from tsuika.core.texts import Text, _, _n, listed
@@ -32,7 +32,9 @@ _FITS: Final[Mapping[str, Text]] = {
     "many": _("{method} {low}-{high}: more than needed"),
 }
 _CHANGES: Final[Mapping[str, Text]] = {"turned": _("turned upright"), "cropped": _("bars cropped")}
-_FIXES: Final = ("near-duplicate", "bars", "caption-cp932")
+# Findings about other files than images.
+_OF_FILES: Final = ("caption-orphan", "caption-not-read", "not-read", "system-folder", "own-output")
+_FIXES: Final = ("near-duplicate", "bars", "caption-encoding")
 
 
 def check(
@@ -47,7 +49,7 @@ def check(
     html: Annotated[
         Optional[Path], typer.Option("--html", help=_("Write a contact sheet, worst images first."))
     ] = None,
-    base: BaseModel = "embedded",
+    base: BaseModel = "",
     size: Annotated[
         int, typer.Option("--size", min=0, help=_("Training size in px; 0 = the size of the base model."))
     ] = 0,
@@ -58,6 +60,7 @@ def check(
     json: Json = False,
 ) -> None:
     """`tsuika check`."""
+    early.check(images=str(folder))
     import tsuika
     from tsuika import config
     from tsuika.data import check_fix
@@ -69,7 +72,8 @@ def check(
     report = progress.watch(
         tsuika.check(
             folder,
-            base=base,
+            base=base or "embedded",
+            detail=bool(base),
             size_px=size,
             trigger=trigger,
             class_word=class_word,
@@ -118,7 +122,11 @@ def _finding(finding: Finding, shown: int) -> Iterator[str]:
     yield ""
     yield _line(_LEVELS[finding.level].filled({"what": finding.what}))
     if finding.pictures:
-        count = _n("{count} image", "{count} images", len(finding.pictures))
+        number = len(finding.pictures)
+        are_images = finding.code not in _OF_FILES
+        count = (
+            _n("{count} image", "{count} images", number) if are_images else _n("{count} file", "{count} files", number)
+        )
         yield _line(_("{count}: {names}", count=count, names=_names(finding.pictures, shown)), "    ")
     yield _line(finding.why, "    ")
     yield _line(_("-> {todo}", todo=finding.todo), "    ")

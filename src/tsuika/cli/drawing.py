@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from tsuika.cli import screen
+from tsuika.cli import early, screen
 from tsuika.cli.flags import BaseModel, Device, Json, Vae, options_of
 from tsuika.core.texts import _
 
@@ -35,6 +35,16 @@ Artifacts = Annotated[
     ),
 ]
 Tokenizer = Annotated[str, typer.Option("--tokenizer", help=_("Tokenizer folder, for a single-file base model."))]
+Prediction = Annotated[
+    str,
+    typer.Option("--prediction", help=_("What the base model predicts, if its files are wrong: epsilon, v or flow.")),
+]
+ZeroSnr = Annotated[
+    str, typer.Option("--zero-terminal-snr", help=_("Whether its noise schedule ends in pure noise: auto, on or off."))
+]
+ClipSkip = Annotated[
+    int, typer.Option("--clip-skip", help=_("Layer of the text encoder, from the last (SD1 only); 1 = the last."))
+]
 Seed = Annotated[int, typer.Option("--seed", help=_("Seed."))]
 Steps = Annotated[Optional[int], typer.Option("--steps", help=_("Sampling steps; default: those of the base model."))]
 Cfg = Annotated[Optional[float], typer.Option("--cfg", help=_("CFG scale; default: that of the base model."))]
@@ -54,6 +64,9 @@ def _drawing(
     artifacts: Artifacts = None,
     vae: Vae = "builtin",
     tokenizer: Tokenizer = "",
+    prediction: Prediction = "auto",
+    zero_terminal_snr: ZeroSnr = "auto",
+    clip_skip: ClipSkip = 1,
     seed: Seed = 0,
     steps: Steps = None,
     cfg: Cfg = None,
@@ -61,6 +74,7 @@ def _drawing(
     size: Size = "",
     device: Device = "auto",
 ) -> "Drawing":
+    early.check(base=base, vae=vae, results=[*(lora or ()), *(embedding or ()), *(hypernetwork or ())])
     import tsuika
 
     return tsuika.Drawing(
@@ -69,6 +83,9 @@ def _drawing(
         base,
         vae,
         tokenizer,
+        prediction,
+        zero_terminal_snr,
+        clip_skip,
         lora=tuple(lora or ()),
         embedding=tuple(embedding or ()),
         hypernetwork=tuple(hypernetwork or ()),

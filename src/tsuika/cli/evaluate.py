@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, Optional
 
 import typer
 
-from tsuika.cli import language, layout, progress, screen
+from tsuika.cli import early, language, layout, progress, screen
 from tsuika.cli.flags import Device, Json, numbers
 from tsuika.cli.language import local
 from tsuika.core.texts import Text, _, listed
@@ -52,6 +52,7 @@ def evaluate(
 ) -> None:
     """`tsuika evaluate`."""
     tried, kept = numbers(strengths, float, "--strengths"), numbers(steps, int, "--steps")
+    early.check(run=run)
     import tsuika
 
     evaluation = tsuika.evaluate(

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from tsuika.cli import layout
 from tsuika.cli.language import local
-from tsuika.core.texts import Text, _, listed
+from tsuika.core.texts import Text, _, limited, listed
 from tsuika.families import FAMILIES
 
 LABELS: Final[Mapping[str, Text]] = {
@@ -53,6 +53,7 @@ LABELS: Final[Mapping[str, Text]] = {
     "merged": _("Merged"),
     "metadata": _("Metadata"),
     "method": _("Method"),
+    "missing": _("Missing"),
     "name": _("Name"),
     "norms": _("Lengths of the vectors"),
     "out": _("File"),
@@ -80,6 +81,7 @@ LABELS: Final[Mapping[str, Text]] = {
     "too_faint_for_dtype": _("Layers too small for this precision"),
     "trigger": _("Trigger word"),
     "unread_keys": _("Unknown keys"),
+    "use": _("What to do"),
     "vae": _("VAE"),
     "vectors": _("Vectors per word"),
     "weights_changed": _("Changed weights"),
@@ -90,7 +92,14 @@ LABELS: Final[Mapping[str, Text]] = {
     "zero_terminal_snr": _("Zero terminal SNR"),
 }
 _FAMILIES: Final[Mapping[str, str]] = {row.name: row.facts.short_title for row in FAMILIES}
-_KINDS: Final[Mapping[str, Text]] = {"base model": _("Base model"), "run": _("Training run"), "vae": _("VAE")}
+_KINDS: Final[Mapping[str, Text]] = {
+    "base model": _("Base model"),
+    "other model": _("Model of another kind"),
+    "run": _("Training run"),
+    "text encoder": _("Text encoder"),
+    "unet": _("UNet"),
+    "vae": _("VAE"),
+}
 _STATES: Final[Mapping[str, Text]] = {
     "running": _("running"),
     "stopped": _("stopped; it can be resumed"),
@@ -146,7 +155,9 @@ def _lines(value: Mapping[str, Any], indent: str, *, own: bool = False) -> Itera
             yield f"{indent}{label}:"
             yield from (f"{indent}  {one}" for one in item)
         else:
-            text = local(_("{label}: {value}", label=label, value=_value(key, item)))
+            # Of what a file says, people see the beginning; JSON has all of it.
+            shown = limited(_value(key, item)) if own else _value(key, item)
+            text = local(_("{label}: {value}", label=label, value=shown))
             yield f"{indent}{text}" if own else layout.wrap(text, first=indent, rest=f"{indent}  ")
 
 

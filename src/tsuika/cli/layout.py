@@ -23,6 +23,15 @@ _UNIT: Final = re.compile(
 GAP: Final = "  "
 
 
+# Control characters but the end of a line, and those that turn the direction of writing: a terminal obeys them.
+_CONTROL: Final = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    """A text that does nothing to a terminal but to be shown; the names in a file may be anything. JSON stays JSON."""
+    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
 def columns() -> int:
     """Columns of the terminal: `COLUMNS` where it is set, 80 where there is no terminal."""
     return shutil.get_terminal_size().columns

@@ -9,7 +9,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from tsuika.cli import advise, check, drawing, evaluate, language, runs, screen, searching, studio, tools, usage
+from tsuika.cli import advise, check, drawing, early, evaluate, language, runs, screen, searching, studio, tools, usage
 from tsuika.cli import vae as vae_commands
 from tsuika.cli.flags import BaseModel, ClassWord, Device, Images, Json, Method, RecipeFile, Set, Trigger, Vae, built
 from tsuika.core.texts import _
@@ -102,6 +102,7 @@ def train(
     )
     if out is None:
         raise RecipeError("RC005", found="--out", do=f"tsuika train {settings.method.name} --images DIR --out RUN")
+    early.check(base=settings.base.model, vae=settings.base.vae, images=settings.data.images)
     import tsuika
 
     if dry_run:
@@ -113,6 +114,7 @@ def train(
 @app.command(cls=usage.Command, help=_("Go on exactly where a training run stopped."))
 def resume(run: Annotated[Path, typer.Argument(help=_("Run folder."))], json: Json = False) -> None:
     """`tsuika resume`."""
+    early.check(run=run)
     import tsuika
 
     screen.follow(tsuika.resume(run, language=language.asked()), run, as_json=json)
@@ -157,6 +159,7 @@ def inspect(
     file: Annotated[Path, typer.Argument(help=_("Any model file, LoRA, VAE or run folder."))], json: Json = False
 ) -> None:
     """`tsuika inspect`."""
+    early.check(file)
     import tsuika
 
     screen.result(tsuika.inspect(file).result.to_dict(), as_json=json)

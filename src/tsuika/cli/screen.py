@@ -41,12 +41,12 @@ def phase(name: str) -> str:
 
 def print_out(text: str) -> None:
     """A result, on stdout."""
-    sys.stdout.write(f"{text}\n")
+    sys.stdout.write(f"{layout.printable(text)}\n")
 
 
 def say(text: str, *, first: str = "", rest: str = "") -> None:
     """Talk, on stderr: wrapped, in the language in use."""
-    sys.stderr.write(layout.wrap(local(text), first=first, rest=rest or first) + "\n")
+    sys.stderr.write(layout.wrap(layout.printable(local(text)), first=first, rest=rest or first) + "\n")
 
 
 def note(warned: Warned) -> None:

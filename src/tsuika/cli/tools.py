@@ -7,13 +7,19 @@ from typing import Annotated, Optional
 
 import typer
 
-from tsuika.cli import progress, screen
+from tsuika.cli import early, progress, screen
 from tsuika.cli.flags import BaseModel, Json, Overwrite
 from tsuika.core.texts import _
 
 Out = Annotated[Path, typer.Option("--out", help=_("File to make; for diffusers, a folder."))]
 Dtype = Annotated[str, typer.Option("--dtype", help=_("fp16, bf16 or fp32; default: as in the file."))]
 Tokenizer = Annotated[str, typer.Option("--tokenizer", help=_("Tokenizer folder, for a single-file base model."))]
+Lossy = Annotated[
+    bool,
+    typer.Option(
+        "--lossy", help=_("Go without what is not understood of a file; words in it get files beside the result.")
+    ),
+]
 Rank = Annotated[Optional[int], typer.Option("--rank", min=1, help=_("Largest rank of the result."))]
 
 
@@ -32,6 +38,7 @@ def convert(
     json: Json = False,
 ) -> None:
     """`tsuika convert`."""
+    early.check(file, base=base)
     import tsuika
 
     run = tsuika.convert(
@@ -47,13 +54,17 @@ def merge(
     into: Annotated[str, typer.Option("--into", help=_("A base model to merge them into, instead of one LoRA."))] = "",
     tokenizer: Tokenizer = "",
     dtype: Dtype = "",
+    lossy: Lossy = False,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
     """`tsuika merge`."""
+    early.check(results=files, base=into)
     import tsuika
 
-    run = tsuika.merge(files, out, rank=rank, into=into, tokenizer=tokenizer, dtype=dtype, overwrite=overwrite)
+    run = tsuika.merge(
+        files, out, rank=rank, into=into, tokenizer=tokenizer, dtype=dtype, lossy=lossy, overwrite=overwrite
+    )
     progress.show(run, as_json=json)
 
 
@@ -71,6 +82,8 @@ def extract(
     json: Json = False,
 ) -> None:
     """`tsuika extract`."""
+    early.check(base=tuned)
+    early.check(base=base)
     import tsuika
 
     run = tsuika.extract(
@@ -87,13 +100,15 @@ def resize(
         Optional[float], typer.Option("--energy", help=_("Share of each layer's squared norm to keep."))
     ] = None,
     dtype: Dtype = "",
+    lossy: Lossy = False,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
     """`tsuika resize`."""
+    early.check(results=[str(file)])
     import tsuika
 
-    run = tsuika.resize(file, out, rank=rank, energy=energy, dtype=dtype, overwrite=overwrite)
+    run = tsuika.resize(file, out, rank=rank, energy=energy, dtype=dtype, lossy=lossy, overwrite=overwrite)
     done = progress.watch(run).to_dict()
     if not json:
         # A line for each layer.

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, Optional
 
 import typer
 
-from tsuika.cli import language, layout, progress, screen, usage
+from tsuika.cli import early, language, layout, progress, screen, usage
 from tsuika.cli.flags import BaseModel, Device, Json, Overwrite, Vae
 from tsuika.cli.language import local
 from tsuika.core.texts import Text, _, listed
@@ -68,6 +68,9 @@ def compare(
     json: Json = False,
 ) -> None:
     """`tsuika vae compare`."""
+    for one in vaes:
+        early.check(vae=one)
+    early.check(base=base, images=str(images))
     import tsuika
 
     run = tsuika.compare_vae(
@@ -107,6 +110,7 @@ def bake(
     json: Json = False,
 ) -> None:
     """`tsuika vae bake`."""
+    early.check(base=base, vae=vae)
     import tsuika
 
     progress.show(tsuika.bake_vae(base, vae, out, overwrite=overwrite), as_json=json)
@@ -137,6 +141,7 @@ def tune(
     json: Json = False,
 ) -> None:
     """`tsuika vae tune`."""
+    early.check(base=base, vae=vae, images=str(images))
     import tsuika
 
     run = tsuika.tune_vae(

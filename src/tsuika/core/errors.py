@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from typing import ClassVar
 
 from tsuika.core.messages import MESSAGES, Part
-from tsuika.core.texts import Text, _, listed
+from tsuika.core.texts import Text, _, limited, listed
 
 
 class TsuikaError(Exception):
@@ -26,7 +26,8 @@ class TsuikaError(Exception):
     exit_status: ClassVar[int] = 1
 
     def __init__(self, code: str, *, where: object = "", **params: object) -> None:
-        self.code, self.where, self.params = code, str(where), params
+        self.code, self.where = code, str(where)
+        self.params = {name: limited(value) for name, value in params.items()}
         MESSAGES[code]
         super().__init__(self.describe())
 

@@ -156,6 +156,10 @@ MESSAGES: Final[Mapping[str, Message]] = {
     "RC026": Message(
         _("No method fits these limits"), Text("{why}"), _("Raise --vram-gb or --max-file-mb, or leave --for out.")
     ),
+    "RC040": Message(_("{file} is {kind}; {count} of its settings are taken over")),
+    "RC041": Message(
+        _("{file} is {kind}; {count} of its settings are taken over"), _("Without a counterpart: {names}.")
+    ),
     "DS001": Message(
         _("The image folder does not exist"), _("No folder of this name was found."), _("Check its path.")
     ),
@@ -183,16 +187,24 @@ MESSAGES: Final[Mapping[str, Message]] = {
         _("Use larger originals if you have them. Blur is learned, too."),
     ),
     "DS009": Message(_("The cached data of {name} cannot be used"), Text("{why}"), _("It is encoded again.")),
+    "DS010": Message(_("{count} images are left out: {reason}"), Text("{names}")),
+    "DS011": Message(_("About {count} images: {reason}"), Text("{names}")),
+    "DS012": Message(
+        _("Captions longer than the base model reads at once: {count}"),
+        _(
+            "The longest has {tokens} tokens; {room} are read at once, so it is read in {chunks} parts, as a long prompt is."
+        ),
+        _("Shorten it if other programs, which may cut it off, are to train on it as well."),
+    ),
+    "RC040": Message(
+        _("{method} has no setting `{key}`"), _("It is a setting of {owners}."), _("Its own settings: {names}")
+    ),
     "MD001": Message(
         _("The base model was not found"),
         Text("{why}"),
         _("Give a diffusers folder, a .safetensors or .ckpt file, a Hugging Face model id, or `embedded`."),
     ),
-    "MD002": Message(
-        _("This file is not a Stable Diffusion model that tsuika knows"),
-        _("Found: {found}"),
-        _("Use an SD1.x, SD2.x or SDXL model."),
-    ),
+    "MD002": Message(_("This is not {expected}"), _("Found: {found}."), Text("{do}")),
     "MD003": Message(_("The file is damaged or incomplete"), Text("{why}"), _("Download or copy it again.")),
     "MD004": Message(
         _("{artifact} was made for {found}, not for {expected}"),
@@ -228,6 +240,19 @@ MESSAGES: Final[Mapping[str, Message]] = {
         _("The base model has no VAE called `{found}`"),
         _("It has: {known}."),
         _("Give one of these, a file, a folder or a Hugging Face model id."),
+    ),
+    "MD011": Message(
+        _("The file holds values that only give black or broken images: `{tensor}`"),
+        Text("{why}"),
+        _(
+            "Get the file again. If you trained it yourself, use an earlier saved state, "
+            "and a lower learning rate or bf16 next time."
+        ),
+    ),
+    "MD012": Message(
+        _("There is no VAE in this base model"),
+        _("The file holds the other parts only; images need a VAE, too."),
+        _("Name one with --vae (in a recipe: base.vae). Where a command has no --vae, use a file that holds its VAE."),
     ),
     "FM001": Message(
         _("tsuika cannot read the format of this file here"), _("Found: {found}"), _("Expected: {expected}")
@@ -302,6 +327,11 @@ MESSAGES: Final[Mapping[str, Message]] = {
         _("From here on the new captions are learned, so the result will differ."),
     ),
     "TR010": Message(_("`{name}` was closed before its end"), _("So there is no result.")),
+    "TR020": Message(
+        _("The written files hold the tags of your captions ({tags} different ones)"),
+        _("Programs show them, and whoever gets a file can read them."),
+        _("To leave them out: --set output.caption_tags=false"),
+    ),
     "TR031": Message(
         _("Stopped at step {step}, as was asked"), _("Everything is saved."), _("Go on with: tsuika resume {run}")
     ),
@@ -519,7 +549,7 @@ MESSAGES: Final[Mapping[str, Message]] = {
     ),
     "GN003": Message(
         _("`{found}` in the prompt is not supported"),
-        _("Tags other than lora and hypernet are left out; prompt editing and AND are read as plain text."),
+        _("Tags other than lora and hypernet are left out; AND is read as plain text."),
     ),
     "GN004": Message(
         _("Prompt weights are used without restoring the mean"),
@@ -529,6 +559,11 @@ MESSAGES: Final[Mapping[str, Message]] = {
         _("{unmatched} of {total} tensors in {artifact} do not match this base model"),
         _("First of them: {first}"),
         _("Make sure that the file was made for this kind of base model."),
+    ),
+    "GN007": Message(
+        _("{unread} of {total} tensors in {artifact} are of a kind that tsuika cannot read; they have no effect"),
+        _("First of them: {first}"),
+        _("The rest is used. The base model is not the cause; the program that made the file shows all of it."),
     ),
     "GN006": Message(
         _("{artifact} is not used"),

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, cast
+
+
+def parsed(text: str | bytes) -> Any:
+    """What a JSON text from elsewhere holds.
+
+    Raises:
+        ValueError: it is none, or is nested deeper than any that is meant.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError(str(error)) from None
 
 
 def jsonable(value: Any) -> Any:

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from tsuika.core import files
+from tsuika.core import files, finite
 from tsuika.core.errors import FormatError
+from tsuika.core.plain import parsed
 from tsuika.core.texts import _
 
 if TYPE_CHECKING:
@@ -22,31 +23,35 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_HEADER_BYTES: Final = 100_000_000  # the limit of the safetensors library itself
-_BITS: Final = (
+BITS: Final = (
     {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
     | dict.fromkeys(("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0"), 8)
     | dict.fromkeys(("I16", "U16", "F16", "BF16"), 16)
     | dict.fromkeys(("I32", "U32", "F32"), 32)
     | dict.fromkeys(("C64", "F64", "I64", "U64"), 64)
 )
-_DTYPES: Final = {
-    "torch.float64": "F64",
-    "torch.float32": "F32",
-    "torch.float16": "F16",
-    "torch.bfloat16": "BF16",
-    "torch.float8_e4m3fn": "F8_E4M3",
-    "torch.float8_e5m2": "F8_E5M2",
-    "torch.int64": "I64",
-    "torch.int32": "I32",
-    "torch.int16": "I16",
-    "torch.int8": "I8",
-    "torch.uint8": "U8",
-    "torch.uint16": "U16",
-    "torch.uint32": "U32",
-    "torch.uint64": "U64",
-    "torch.complex64": "C64",
-    "torch.bool": "BOOL",
+# Number types that torch has too, by its names.
+TORCH_NAMES: Final = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U8": "uint8",
+    "U16": "uint16",
+    "U32": "uint32",
+    "U64": "uint64",
+    "C64": "complex64",
+    "BOOL": "bool",
 }
+_DTYPES: Final = {f"torch.{theirs}": ours for ours, theirs in TORCH_NAMES.items()}
+_MAX_DIMENSIONS: Final = 64
+_MAX_SIZE: Final = 1 << 62
 # First bytes of other files that often carry the name of a safetensors file.
 _PICKLES: Final = (b"PK\x03\x04", b"\x80")
 _OTHERS: Final = (
@@ -57,10 +62,11 @@ _OTHERS: Final = (
 
 @dataclass(frozen=True)
 class Header:
-    """A checked safetensors header: the text metadata, and the shape of each tensor."""
+    """A checked safetensors header: the text metadata, and the shape and the number type (`F16`) of each tensor."""
 
     metadata: dict[str, str]
     shapes: dict[str, tuple[int, ...]]
+    dtypes: dict[str, str]
 
 
 def damaged(path: Path, why: str) -> FormatError:
@@ -87,8 +93,8 @@ def read_header(path: Path) -> Header:
         stream.seek(8)
         raw = stream.read(length)
     try:
-        table = json.loads(raw)
-    except (ValueError, RecursionError) as error:
+        table = parsed(raw)
+    except ValueError as error:
         raise damaged(path, _("the header is not JSON ({error})", error=error)) from None
     if not isinstance(table, dict):
         raise damaged(path, _("the header is not a table"))
@@ -97,7 +103,8 @@ def read_header(path: Path) -> Header:
         raise damaged(path, _("the metadata is not a table of strings"))
     ranges = {name: _range(path, name, entry) for name, entry in table.items()}
     _check_layout(path, ranges, 8 + len(raw), size)
-    return Header(metadata, {name: tuple(entry["shape"]) for name, entry in table.items()})
+    shapes = {name: tuple(entry["shape"]) for name, entry in table.items()}
+    return Header(metadata, shapes, {name: entry["dtype"] for name, entry in table.items()})
 
 
 def header_or_none(path: Path) -> Header | None:
@@ -129,8 +136,15 @@ def _header_length(path: Path, head: bytes, size: int) -> int:
     return length
 
 
+def is_shape(shape: object) -> bool:
+    """Whether it can be a tensor's shape: a few whole numbers, neither they nor their product absurd."""
+    if not isinstance(shape, list | tuple) or len(shape) > _MAX_DIMENSIONS or not all(map(_is_size, shape)):
+        return False
+    return math.prod(shape) < _MAX_SIZE
+
+
 def _is_size(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MAX_SIZE
 
 
 def _range(path: Path, name: str, entry: Any) -> tuple[int, int]:
@@ -139,11 +153,11 @@ def _range(path: Path, name: str, entry: Any) -> tuple[int, int]:
         dtype, shape, (start, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
     except (TypeError, KeyError, ValueError):
         raise damaged(path, _("the entry of tensor `{name}` is not complete", name=name)) from None
-    if not isinstance(dtype, str) or dtype not in _BITS:
+    if not isinstance(dtype, str) or dtype not in BITS:
         raise damaged(path, _("tensor `{name}` has the unknown number type {dtype}", name=name, dtype=repr(dtype)))
-    if not isinstance(shape, list) or not all(map(_is_size, [*shape, start, end])):
+    if not is_shape(shape) or not _is_size(start) or not _is_size(end):
         raise damaged(path, _("tensor `{name}` has an impossible shape or place", name=name))
-    if end < start or (end - start) * 8 != math.prod(shape) * _BITS[dtype]:
+    if end < start or (end - start) * 8 != math.prod(shape) * BITS[dtype]:
         why = _(
             "tensor `{name}` has {count} bytes, which does not fit {dtype} {shape}",
             name=name,
@@ -178,12 +192,10 @@ def cast(tensors: Mapping[str, Tensor], dtype: torch.dtype, format_name: str) ->
     Raises:
         FormatError: a number is not finite, or is not any more in `dtype` (FM002).
     """
-    import torch
-
     result = {}
     for name, tensor in tensors.items():
         result[name] = tensor.detach().to("cpu", dtype).contiguous()
-        if torch.isfinite(result[name]).all():
+        if finite.is_finite(result[name]):
             continue
         largest = tensor.detach().float().abs().max().item()
         if math.isfinite(largest):

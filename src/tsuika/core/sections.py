@@ -11,6 +11,10 @@ from pydantic import field_validator
 
 from tsuika.core.section import Section, everyday, expert
 from tsuika.core.texts import _
+from tsuika.core.types import Overrides, Prediction
+
+# In place of a folder: not even one that lies among the images.
+NONE = "none"
 
 
 class Base(Section):
@@ -22,6 +26,19 @@ class Base(Section):
     )
     tokenizer: str = expert("", _("Folder with the tokenizer files, for a single-file base model without network"))
     vae: str = everyday("builtin", _("VAE: `builtin`, `builtin:NAME`, a file, a folder or a Hugging Face model id"))
+    prediction: Literal["auto", "epsilon", "v", "flow"] = expert(
+        "auto", _("What the base model predicts, where its files do not say or are wrong; `auto` = what they say")
+    )
+    zero_terminal_snr: Literal["auto", "on", "off"] = expert(
+        "auto",
+        _("Whether the noise schedule of the base model ends in pure noise (zero terminal SNR); `auto` = what it says"),
+    )
+    clip_skip: int = expert(
+        1,
+        _("Layer of the text encoder that is used, counted from the last (Stable Diffusion 1.x); 1 = the last"),
+        ge=1,
+        le=12,
+    )
     artifacts: tuple[str, ...] = expert(
         (),
         _(
@@ -29,6 +46,17 @@ class Base(Section):
             "as they are"
         ),
     )
+
+    @property
+    def overrides(self) -> Overrides:
+        """What is said about the model in place of its files."""
+        return overrides(self.prediction, self.zero_terminal_snr, self.clip_skip)
+
+
+def overrides(prediction: str, zero_terminal_snr: str, clip_skip: int) -> Overrides:
+    """Of the words of people: `auto`, `epsilon`, `v` or `flow`; `auto`, `on` or `off`; the layer from the last."""
+    kinds: dict[str, Prediction] = {"epsilon": "epsilon", "v": "v_prediction", "flow": "flow"}
+    return Overrides(kinds.get(prediction), {"on": True, "off": False}.get(zero_terminal_snr), clip_skip)
 
 
 class Data(Section):
@@ -45,7 +73,11 @@ class Data(Section):
         ),
     )
     reg_images: str = everyday(
-        "", _("Folder of regularization images (the class without the subject), for prior preservation")
+        "",
+        _(
+            "Folder of regularization images (the class without the subject), for prior preservation; empty = a folder "
+            "`reg` among the images, if there is one; `none` = none"
+        ),
     )
     reg_generate: int = everyday(
         0,
@@ -67,6 +99,13 @@ class Data(Section):
     repeats: int = expert(
         1, _("Repeats of each image in an epoch (times the number of a kohya folder)"), ge=1, le=10_000
     )
+    caption_lines: Literal["alternatives", "first", "join"] = expert(
+        "alternatives",
+        _(
+            "Several lines in a caption file: `alternatives`, one of which is drawn at each step (as OneTrainer does, and "
+            "kohya with enable_wildcard), only the `first` (kohya without it), or one caption (`join`)"
+        ),
+    )
     caption_dropout: float = expert(
         0.05, _("Caption dropout: share of steps with an empty caption, which keeps guidance (CFG) working"), ge=0, le=1
     )
@@ -78,6 +117,16 @@ class Data(Section):
     colour: float = expert(0.0, _("Random brightness, contrast and saturation, up to this share"), ge=0, le=0.5)
     variants: int = expert(8, _("Augmented variants that are encoded and cached for each image"), ge=1, le=64)
     cache: bool = expert(True, _("Keep encoded latents on disk for later training runs"))
+
+    @property
+    def regularizes(self) -> bool:
+        """Whether it asks for regularization images; a folder among the images apart, which nobody has looked for yet."""
+        return bool(self.reg_folder) or self.reg_generate > 0
+
+    @property
+    def reg_folder(self) -> str:
+        """The folder of regularization images; empty where it names none."""
+        return "" if self.reg_images == NONE else self.reg_images
 
 
 class Train(Section):
@@ -210,4 +259,11 @@ class Output(Section):
 
     name: str = everyday("", _("File name of the result; empty = the run folder's name"))
     dtype: Literal["fp16", "bf16", "fp32"] = expert("fp16", _("Precision of the written file"))
+    caption_tags: bool = expert(
+        True,
+        _(
+            "Write the captions' tags and how often each occurs into the file (`ss_tag_frequency`), as other trainers do; "
+            "false = nothing of the captions"
+        ),
+    )
     keep_states: int = expert(2, _("Saved states to keep"), ge=1)

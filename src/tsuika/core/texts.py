@@ -76,6 +76,23 @@ def listed(items: Iterable[object]) -> Text:
     return _("{first}, {second}", first=listed(every[:half]), second=listed(every[half:]))
 
 
+def few(names: Iterable[str], count: int = 3) -> Text:
+    """The first few names, and how many more there are."""
+    names = sorted(names)
+    shown, more = ", ".join(names[:count]), len(names) - count
+    return _("{names} and {count} more", names=shown, count=more) if more > 0 else Text("{names}", {"names": shown})
+
+
+def limited(value: object, most: int = 300) -> object:
+    """A value for a message: texts that come from outside are cut where they are longer, at any depth."""
+    if isinstance(value, Text):
+        params = None if value.params is None else {name: limited(one, most) for name, one in value.params.items()}
+        return Text(value.msgid, params, value.plural, value.number)
+    if isinstance(value, str):
+        return value if len(value) <= most else f"{value[: most - 60]} ... {value[-50:]}"
+    return limited(str(value), most) if isinstance(value, list | tuple | dict | set | bytes | BaseException) else value
+
+
 def in_language(value: object, lang: str) -> object:
     """A value in a language: a `Text` translated, anything else as it is."""
     return value.to(lang) if isinstance(value, Text) else value

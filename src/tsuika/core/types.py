@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
 Role = Literal["unet.attn", "unet.ff", "unet.conv", "text.attn", "text.ff", "text.tokens"]
-Prediction = Literal["epsilon", "v_prediction"]
+Prediction = Literal["epsilon", "v_prediction", "flow"]
 # A1111's, of hypernetworks
 Activation = Literal["linear", "relu", "leakyrelu", "elu", "swish", "tanh", "sigmoid", "softsign", "mish"]
 
@@ -39,29 +39,61 @@ class Facts:
 
 @dataclass(frozen=True)
 class Conditioning:
-    """Encoded prompts. `pooled_BP` and `time_ids_B6` are SDXL's; None elsewhere."""
+    """Encoded prompts. `pooled_BP` and `time_ids_B6` are SDXL's; None elsewhere.
+
+    `mask_BS` is 1 for tokens and 0 for what only fills a row up; None: there is nothing such.
+    """
 
     tokens_BSD: Tensor
     pooled_BP: Tensor | None = None
     time_ids_B6: Tensor | None = None
+    mask_BS: Tensor | None = None
 
     def __getitem__(self, rows: slice | Sequence[int]) -> Conditioning:
         def pick(value: Tensor | None) -> Tensor | None:
             return None if value is None else value[rows]
 
-        return Conditioning(self.tokens_BSD[rows], pick(self.pooled_BP), pick(self.time_ids_B6))
+        return Conditioning(self.tokens_BSD[rows], pick(self.pooled_BP), pick(self.time_ids_B6), pick(self.mask_BS))
 
     @staticmethod
     def join(parts: Sequence[Conditioning]) -> Conditioning:
-        """Stack along the batch; all parts must have the same tensors."""
+        """Stack along the batch; all parts must have the same tensors. Shorter texts are filled up, and masked there."""
         import torch
 
         def cat(values: Sequence[Tensor | None]) -> Tensor | None:
             present = [value for value in values if value is not None]
             return torch.cat(present) if present else None
 
-        tokens = torch.cat([part.tokens_BSD for part in parts])
-        return Conditioning(tokens, cat([p.pooled_BP for p in parts]), cat([p.time_ids_B6 for p in parts]))
+        longest = max(part.tokens_BSD.shape[1] for part in parts)
+        is_even = all(part.tokens_BSD.shape[1] == longest and part.mask_BS is None for part in parts)
+        filled = parts if is_even else [part._filled(longest) for part in parts]
+        return Conditioning(
+            torch.cat([part.tokens_BSD for part in filled]),
+            cat([part.pooled_BP for part in parts]),
+            cat([part.time_ids_B6 for part in parts]),
+            cat([part.mask_BS for part in filled]),
+        )
+
+    def _filled(self, length: int) -> Conditioning:
+        """The same with rows of `length` tokens."""
+        from torch.nn import functional
+
+        rows, tokens, _width = self.tokens_BSD.shape
+        mask_BS = self.tokens_BSD.new_ones(rows, tokens) if self.mask_BS is None else self.mask_BS
+        more = length - tokens
+        return replace(
+            self,
+            tokens_BSD=functional.pad(self.tokens_BSD, (0, 0, 0, more)),
+            mask_BS=functional.pad(mask_BS, (0, more)),
+        )
+
+    @staticmethod
+    def in_a_row(chunks: Sequence[Conditioning]) -> Conditioning:
+        """Chunks of one text joined along the tokens; what is not of tokens is the first chunk's."""
+        import torch
+
+        tokens = torch.cat([chunk.tokens_BSD for chunk in chunks], dim=1)
+        return Conditioning(tokens, chunks[0].pooled_BP, chunks[0].time_ids_B6)
 
 
 class Model(Protocol):
@@ -112,7 +144,7 @@ class Model(Protocol):
         ...
 
     def encode_text(self, prompts: Sequence[str], *, size_px: tuple[int, int] | None = None) -> Conditioning:
-        """Prompts to conditioning, differentiable; `size_px` (width, height) fills SDXL's time ids.
+        """Prompts to conditioning, differentiable; `size_px` (width, height) fills SDXL's time ids. Long ones become chunks.
 
         A word of `words` (any case, standing by itself) is its vectors, one token each, and not text.
         """
@@ -131,8 +163,21 @@ class Model(Protocol):
         ...
 
     def denoise(self, noisy_BCHW: Tensor, t_B: Tensor, cond: Conditioning) -> Tensor:
-        """The UNet's raw output (epsilon or v, as `prediction` says)."""
+        """The UNet's raw output (as `prediction` says) at the times of its objective."""
         ...
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """What somebody knows better about a base than its files say. None: what they say."""
+
+    prediction: Prediction | None = None
+    zero_terminal_snr: bool | None = None
+    # Of the text encoder, counted from the last layer, which is 1 (the A1111 web UI's "clip skip").
+    clip_skip: int = 1
+
+
+AS_STORED: Final = Overrides()
 
 
 @dataclass(frozen=True)

@@ -6,60 +6,35 @@ Knows the containers (safetensors, torch pickles) and how to name a file that is
 from __future__ import annotations
 
 import io
-import json
-import pickle
 import re
-import struct
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from tsuika.core import safetensors
-from tsuika.core.errors import ModelError
+from tsuika.core import finite, kinds, pickles, safetensors
+from tsuika.core.errors import FormatError, ModelError
 from tsuika.core.files import whole
-from tsuika.core.texts import Text, _
+from tsuika.core.plain import parsed
+from tsuika.core.texts import Text, _, few
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 WEIGHT_SUFFIXES: Final = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
-UNET_PREFIX: Final = "model.diffusion_model."  # of the UNet in a checkpoint (LDM's layout)
+# Under which programs keep a model's weights beside other things, the likeliest first; one may lie in another.
+_WRAPPERS: Final = (
+    *("state_dict", "model_state_dict", "model", "module", "generator", "params_ema", "params", "net", "weights"),
+    *("state_dict_ema", "model_ema", "ema"),
+)
+_DEEPEST: Final = 4
+# Of embeddings, where the name of the table says what its tensors are.
+_OWN_TABLES: Final = frozenset({"string_to_param", "string_to_token"})
+# `torch.nn.DataParallel` and `torch.compile`, around a model or a part of it.
+_WRAPPED: Final = re.compile(r"(^|\.)(?:module\.|_orig_mod\.)+")
+UNET_PREFIX: Final = kinds.UNET_PREFIX
 VAE_PREFIXES: Final = ("first_stage_model.", "vae.", "")  # of a VAE: in a checkpoint, in a diffusers pickle, alone
-
-# A file that is no weights at all, by its first bytes.
-_MAGIC: Final = (
-    (b"GGUF", _("a GGUF file (quantised weights of another program)")),
-    (b"version https://git-lfs", _("a Git LFS pointer: the real file was not downloaded (git lfs pull)")),
-    (b"\x89PNG", _("a PNG image")),
-    (b"\xff\xd8\xff", _("a JPEG image")),
-    (b"RIFF", _("a WebP image or a sound")),
-    (b"%PDF", _("a PDF")),
-    (b"7z\xbc\xaf", _("a 7z archive: unpack it first")),
-    (b"Rar!", _("a RAR archive: unpack it first")),
-    (b"\x1f\x8b", _("a gzip archive: unpack it first")),
-)
-
-EDM: Final = _("an SDXL made for EDM sampling (Playground, CosXL)")
-_A_VAE: Final = _("a VAE")
-
-# Weights that are not a whole Stable Diffusion, by a piece of a tensor name. The first match names the file.
-_KINDS: Final = (
-    (
-        r"^lora_(unet|te\d?)_|\.lora_(up|down|A|B)\.|\.lora\.(up|down)\.|\.(hada|lokr)_w1|\.oft_(blocks|diag)",
-        _("a LoRA"),
-    ),
-    (r"^control_model\.|^controlnet_cond_embedding|^input_hint_block", _("a ControlNet")),
-    (r"^(emb_params|string_to_param\.|clip_[lg]$)", _("a Textual Inversion embedding")),
-    (r"(^|\.)double_blocks\.\d|(^|\.)single_blocks\.\d", _("a Flux model")),
-    (r"(^|\.)joint_blocks\.\d", _("a Stable Diffusion 3 model")),
-    (r"^conditioner\.embedders\.0\.model\.", _("the SDXL refiner")),
-    (r"^(edm_mean|edm_std|edm_vpred\.)", EDM),
-    (r"^(down_blocks|up_blocks|mid_block)\.", _("a UNet alone, in diffusers layout")),
-    (r"^(first_stage_model\.)?(encoder|decoder)\.(down|up|mid|conv_in)", _A_VAE),
-    (r"^(text_model|encoder\.layers|embeddings\.token_embedding)\b", _("a text encoder alone")),
-)
 
 
 @dataclass(frozen=True)
@@ -69,7 +44,17 @@ class Weights:
     path: Path
     shapes: Mapping[str, tuple[int, ...]]
     metadata: Mapping[str, str]
-    tensor: Callable[[str], Tensor]
+    raw: Callable[[str], Tensor]  # a tensor as it is in the file, unchecked
+    dtypes: Mapping[str, str] = field(default_factory=dict)  # safetensors' names: `F16`
+    is_renamed: bool = False  # the names in the file are longer, by what some program has wrapped the model in
+
+    def tensor(self, name: str) -> Tensor:
+        """A tensor whose values are all finite.
+
+        Raises:
+            FormatError: some are not (MD011).
+        """
+        return finite.checked(self.path, name, self.raw(name))
 
     def starts(self, prefix: str) -> bool:
         """Whether any tensor's name begins so."""
@@ -82,6 +67,24 @@ class Weights:
     def load(self) -> dict[str, Tensor]:
         """All tensors by name."""
         return {name: self.tensor(name) for name in self.shapes}
+
+    def renamed(self, names: Mapping[str, str]) -> Weights:
+        """The same tensors under other names, given by their present ones; as they are where two would have one name."""
+        stored = {new: old for old, new in names.items()}
+        if len(stored) < len(names) or all(new == old for new, old in stored.items()):
+            return self
+        return replace(
+            self,
+            shapes={new: self.shapes[old] for new, old in stored.items()},
+            dtypes={new: self.dtypes[old] for new, old in stored.items()},
+            raw=lambda new: self.raw(stored[new]),
+            is_renamed=True,
+        )
+
+    @property
+    def kind(self) -> kinds.Kind:
+        """What is in it."""
+        return kinds.of_tensors(self.shapes)
 
     @property
     def vae_prefix(self) -> str | None:
@@ -101,76 +104,78 @@ def open_weights(path: Path) -> Weights:
     except OSError as error:
         raise ModelError("MD001", where=path, why=_unreadable(error)) from None
     if not head:
-        raise ModelError("MD003", where=path, why=_("The file is empty (0 bytes)."))
+        raise FormatError("MD003", where=path, why=_("The file is empty (0 bytes)."))
     if len(head) > 8 and head[8:9] == b"{":  # first: a safetensors header of 128 bytes begins as a pickle does
         return open_safetensors(path)
     if safetensors.is_pickle_head(head):
         return _open_pickle(path)
-    raise ModelError("MD002", where=path, found=_name_bytes(head))
+    raise kinds.unlike(path, kinds.of_bytes(head), kinds.WEIGHTS)
 
 
 def _unreadable(error: OSError) -> Text:
     return _("It cannot be read: {reason}.", reason=error.strerror)
 
 
-def _name_bytes(head: bytes) -> Text:
-    for magic, name in _MAGIC:
-        if head.startswith(magic):
-            return name
-    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if text.startswith((b"<!doctype html", b"<html", b"<?xml", b"<head")):
-        return _("a web page: an error page was saved instead of the model")
-    if text.startswith((b"{", b"[")):
-        return _("a JSON text")
-    return _("data of an unknown kind, beginning with {begin}", begin=head[:8].hex(" "))
-
-
 def open_safetensors(path: Path) -> Weights:
-    """A safetensors file, its header checked.
+    """A safetensors file, its header checked; a tensor is read by the safetensors library when asked for.
 
     Raises:
         FormatError: not there (FM004), damaged or something else (MD003), a pickle (MD005).
     """
-    from safetensors import SafetensorError, safe_open
-
     header = safetensors.read_header(path)
-    try:
-        handle = safe_open(path, framework="pt")
-    except (SafetensorError, OSError) as error:
-        raise safetensors.damaged(path, str(error)) from None
-    return Weights(path, header.shapes, header.metadata, handle.get_tensor)
+    opened: list[Any] = []
 
+    def raw(name: str) -> Tensor:
+        # Whoever asks for names and shapes alone needs no torch.
+        from safetensors import SafetensorError, safe_open
 
-# What torch raises on a file that is not whole.
-_BROKEN: Final = (
-    *(RuntimeError, EOFError, ValueError, LookupError, AttributeError, OSError, AssertionError, TypeError),
-    *(struct.error, zipfile.BadZipFile),
-)
+        if (dtype := header.dtypes[name]) not in safetensors.TORCH_NAMES:
+            why = _("tensor `{name}` has the unknown number type {dtype}", name=name, dtype=repr(dtype))
+            raise safetensors.damaged(path, why)
+        try:
+            if not opened:
+                opened.append(safe_open(path, framework="pt"))
+            tensor: Tensor = opened[0].get_tensor(name)
+        except (SafetensorError, OSError, RuntimeError, AttributeError, KeyError) as error:
+            raise safetensors.damaged(path, str(error)) from None
+        return tensor
+
+    return _unwrapped(Weights(path, header.shapes, header.metadata, raw, header.dtypes))
 
 
 def load_pickle(path: Path) -> Any:
-    """What a torch file holds: tensors and plain values only; nothing in it is ever run.
+    """What a torch file or a plain pickle holds: tensors, all finite, and plain values; nothing in it is ever run.
+
+    Objects of any other class are None.
 
     Raises:
-        ModelError: damaged (MD003), a pickle that asks for more than that (MD005).
+        ModelError: damaged (MD003), a pickle that names programs (MD005), NaN or infinite values (MD011).
     """
-    import torch
-
-    # The old, not zipped layout cannot be mapped into memory; and of a path, torch takes the name for the content.
-    mapped = zipfile.is_zipfile(path) and path.suffix.lower() != ".safetensors"
+    opened = pickles.open_torch(path)
     try:
-        with path.open("rb") as stream:
-            return torch.load(path if mapped else stream, map_location="cpu", weights_only=True, mmap=mapped)
-    except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL\s+(\S+)", str(error)) or re.search(
-            r"(?:type|class|function)\s+['\"]?([\w.]+)", str(error)
-        )
-        asked = found[1] if found else _("something that is not a tensor")
-        why = _("The pickle asks for: {asked}. Nothing of it was run.", asked=asked)
-        raise ModelError("MD005", where=path, why=why) from None
-    except _BROKEN as error:
-        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError("MD003", where=path, why=_("It is no complete torch file: {reason}.", reason=line)) from None
+        return _filled(opened, opened.content, (), {})
+    except RecursionError as error:
+        raise pickles.broken(path, error) from None
+
+
+def _filled(opened: pickles.TorchFile, value: Any, names: tuple[str, ...], seen: dict[int, Any]) -> Any:
+    """A value with its tensors; what is there several times is made once."""
+    if id(value) in seen:
+        return seen[id(value)]
+    if isinstance(value, pickles.Stored):
+        made = finite.checked(opened.path, ".".join(names), opened.tensor(value))
+        return seen.setdefault(id(value), made)
+    if isinstance(value, dict):
+        table = seen[id(value)] = {}
+        table |= {key: _filled(opened, one, (*names, str(key)), seen) for key, one in value.items()}
+        return table
+    if isinstance(value, list | tuple):
+        items: list[Any] = []
+        seen[id(value)] = items
+        items += [_filled(opened, one, (*names, str(number)), seen) for number, one in enumerate(value)]
+        seen[id(value)] = items if isinstance(value, list) else tuple(items)
+        return seen[id(value)]
+    return None if isinstance(value, pickles.StandIn | type) else value
 
 
 def is_pickle(path: Path) -> bool:
@@ -198,18 +203,68 @@ def save_pickle(content: Any, path: Path) -> None:
 
 
 def _open_pickle(path: Path) -> Weights:
-    import torch
-
-    content = load_pickle(path)
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
-    tensors = (
-        {str(k): v for k, v in content.items() if isinstance(v, torch.Tensor)} if isinstance(content, dict) else {}
-    )
+    opened = pickles.open_torch(path)
+    # A bare list's tensors go by their numbers.
+    content = dict(enumerate(opened.content)) if isinstance(opened.content, list) else opened.content
+    tensors = {str(name): one for name, one in _table_of(content).items() if isinstance(one, pickles.Stored)}
     if not tensors:
-        kind = type(content).__name__
-        raise ModelError("MD002", where=path, found=_("a pickle without tensors ({kind})", kind=kind))
-    return Weights(path, {name: tuple(value.shape) for name, value in tensors.items()}, {}, tensors.__getitem__)
+        kind = type(opened.content).__name__
+        raise kinds.unlike(path, kinds.other(_("a pickle without tensors ({kind})", kind=kind)), kinds.WEIGHTS)
+    for name, one in tensors.items():
+        if not safetensors.is_shape(one.shape) or one.dtype not in safetensors.TORCH_NAMES:
+            raise safetensors.damaged(path, _("tensor `{name}` has an impossible shape or place", name=name))
+    return _unwrapped(
+        Weights(
+            path,
+            {name: tuple(one.shape) for name, one in tensors.items()},
+            {},
+            lambda name: opened.tensor(tensors[name]),
+            {name: one.dtype for name, one in tensors.items()},
+        )
+    )
+
+
+def _table_of(content: Any) -> dict[Any, Any]:
+    """The tensors by name, which programs wrap in tables of other things; `{}` where there are none."""
+    for _depth in range(_DEEPEST):
+        if not isinstance(content, dict):
+            return {}
+        inner = {name: one for name, one in content.items() if isinstance(one, dict) and _holds_tensors(one)}
+        named = next((inner[name] for name in _WRAPPERS if name in inner), None)
+        is_table = any(isinstance(one, pickles.Stored) for one in content.values())
+        if named is None and len(inner) == 1 and not is_table and not inner.keys() & _OWN_TABLES:
+            (named,) = inner.values()
+        if named is None:
+            return content if is_table else dict(_flat(content, ()))
+        content = named
+    return {}
+
+
+def _flat(content: Any, names: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+    """All tensors in tables in tables, by their places."""
+    if isinstance(content, pickles.Stored):
+        yield ".".join(names), content
+    elif len(names) < _DEEPEST and isinstance(content, dict | list | tuple):
+        pairs = content.items() if isinstance(content, dict) else enumerate(content)
+        for name, one in pairs:
+            yield from _flat(one, (*names, str(name)))
+
+
+def _holds_tensors(table: dict[Any, Any], depth: int = 0) -> bool:
+    values = table.values()
+    if any(isinstance(one, pickles.Stored) for one in values):
+        return True
+    return depth < _DEEPEST and any(isinstance(one, dict) and _holds_tensors(one, depth + 1) for one in values)
+
+
+def _unwrapped(weights: Weights) -> Weights:
+    """The same tensors under the names that they have without the wrappers of `torch.nn.DataParallel` and its kin."""
+    inner = {name: _WRAPPED.sub(r"\1", name) for name in weights.shapes}
+    while all(name.startswith("state_dict.") for name in inner.values()):
+        inner = {name: short.removeprefix("state_dict.") for name, short in inner.items()}
+    if any(short.startswith(f"model.{UNET_PREFIX}") for short in inner.values()):
+        inner = {name: short.removeprefix("model.") for name, short in inner.items()}
+    return weights.renamed(inner)
 
 
 def open_folder(folder: Path, stem: str) -> Weights:
@@ -243,7 +298,8 @@ def _open_shards(index: Path) -> Weights:
         why = _("Tensors are not in the part that should hold them: {names}.", names=few(lost))
         raise ModelError("MD003", where=index, why=why)
     shapes = {tensor: part.shapes[tensor] for tensor, part in owner.items()}
-    return Weights(index, shapes, {}, lambda name: owner[name].tensor(name))
+    dtypes = {tensor: part.dtypes[tensor] for tensor, part in owner.items()}
+    return Weights(index, shapes, {}, lambda name: owner[name].raw(name), dtypes)
 
 
 def _is_beside(name: object) -> bool:
@@ -258,7 +314,7 @@ def read_json(path: Path) -> dict[str, Any]:
         ModelError: not there or no JSON object (MD003).
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parsed(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ModelError("MD003", where=path, why=_unreadable(error)) from None
     except ValueError as error:
@@ -267,32 +323,3 @@ def read_json(path: Path) -> dict[str, Any]:
         why = _("It holds a JSON {kind}, not an object.", kind=type(value).__name__)
         raise ModelError("MD003", where=path, why=why)
     return value
-
-
-def describe(weights: Weights) -> Text:
-    """What a file of tensors is, in words, for an error message."""
-    names = list(weights.shapes)
-    is_checkpoint = weights.starts(UNET_PREFIX)
-    for pattern, kind in _KINDS:
-        if any(re.search(pattern, name) for name in names) and not (kind is _A_VAE and is_checkpoint):
-            return kind
-    channels = weights.shapes.get(f"{UNET_PREFIX}input_blocks.0.0.weight", (0, 4))[1]
-    if channels != 4:
-        return of_channels(channels)
-    if is_checkpoint:
-        return _("a UNet without a text encoder that tsuika knows")
-    return _("{count} tensors of no known kind: {names}", count=len(names), names=few(names))
-
-
-def of_channels(channels: int) -> Text:
-    """What a model is, for an error message, whose UNet does not take a latent's four channels."""
-    return _(
-        "a model with {channels} input channels (inpainting, depth or editing), where 4 are expected", channels=channels
-    )
-
-
-def few(names: Iterable[str], count: int = 3) -> str:
-    """The first few names, and how many more there are."""
-    names = sorted(names)
-    shown, more = ", ".join(names[:count]), len(names) - count
-    return _("{names} and {count} more", names=shown, count=more) if more > 0 else shown

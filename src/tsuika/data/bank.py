@@ -107,7 +107,7 @@ class Bank:
         sources = [generator(seed, "variant", step, i) for i in range(batch_size)]
         draws = [int(torch.randint(count, (), generator=source)) for source in sources]
         captions = tuple(
-            vary(sample.caption, self._config, generator(seed, "caption", step, i), sample.caption_source)
+            vary(sample, self._config, generator(seed, "caption", step, i))
             for i, sample in enumerate(bucket.samples[row] for row in rows)
         )
         return self._collect(bucket, rows, draws, captions)

@@ -22,9 +22,9 @@ from tsuika.core.errors import ModelError, ResourceError
 from tsuika.core.files import whole, write_text
 from tsuika.core.texts import _
 from tsuika.data.augment import Transform, render
+from tsuika.data.folder import CACHE_MARK
 from tsuika.data.image import UnusableError, read_image
 from tsuika.data.manifest import Sample
-from tsuika.data.scan import CACHE_MARK
 
 # Pixels (1, 3, H, W) in -1..1 on the CPU -> scaled latents (1, C, h, w).
 Encode = Callable[[torch.Tensor], torch.Tensor]

@@ -1,9 +1,8 @@
-"""Captions: found beside the image, read, completed with the trigger word; dropout and tag shuffle as pure functions.
+"""Captions: completed with the trigger word; dropout, choice among several and tag shuffle as pure functions.
 
-Rules, in order: `NAME.txt` wins over `NAME.caption`; an empty file counts as none; without a file the caption is
-`TRIGGER CLASS`, or what a kohya folder is called. A caption file without the trigger word gets it in front:
-`TRIGGER, caption`. With a template, an image without a file is called by the trigger word alone (which must learn what
-the class word would say), in a new sentence at every visit.
+Without a caption file (`caption_files`) the caption is `TRIGGER CLASS`, or what a kohya folder is called. A caption
+without the trigger word gets it in front: `TRIGGER, caption`. With a template, an image without a file is called by the
+trigger word alone (which must learn what the class word would say), in a new sentence at every visit.
 """
 
 from __future__ import annotations
@@ -11,19 +10,16 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tsuika.core.sections import Data
-from tsuika.core.texts import _
-from tsuika.data.manifest import CaptionSource
+from tsuika.core.texts import Text, _
+from tsuika.data.manifest import CaptionSource, Sample
 
 if TYPE_CHECKING:
     import torch
-
-SUFFIXES: Final = (".txt", ".caption")  # the first one found is used
 
 # Sentences around a word, by `data.template`: neutral about place, quality and number of things. They name media in
 # turn, so that the word need not mean one; a style's speak of drawings of any kind of thing.
@@ -32,23 +28,13 @@ TEMPLATES: Final[Mapping[str, tuple[str, ...]]] = {
     for name, sentences in json.loads(files(__package__).joinpath("templates.json").read_text(encoding="utf-8")).items()
 }
 
-_BYTE_ORDER_MARKS: Final = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
+# What several lines of a caption file are, by `data.caption_lines`.
+LINES: Final[Mapping[str, Text]] = {
+    "alternatives": _("Each line is a caption of its own, and training draws one of them at each step"),
+    "first": _("The first line is the caption; the others are not used"),
+    "join": _("The lines are joined to one caption"),
+}
 _SENTENCE_END: Final = ".,;:!?。、,!?"
-
-
-def decode(content: bytes) -> tuple[str, str]:
-    """Text and the encoding it was read with: a byte order mark decides, else UTF-8, else cp932 (Windows, Japanese).
-
-    Raises:
-        UnicodeDecodeError: none of these.
-    """
-    for mark, encoding in _BYTE_ORDER_MARKS:
-        if content.startswith(mark):
-            return content.decode(encoding), encoding
-    try:
-        return content.decode("utf-8"), "utf-8"
-    except UnicodeDecodeError:
-        return content.decode("cp932"), "cp932"
 
 
 def normalise(text: str) -> str:
@@ -72,34 +58,25 @@ def has_word(caption: str, word: str) -> bool:
     return re.search(rf"(?<![a-z0-9_]){re.escape(word)}(?![a-z0-9_])", text) is not None
 
 
-def read(files: Mapping[str, Path]) -> tuple[str | None, list[tuple[str, str]]]:
-    """The caption among an image's caption files (suffix -> path), and notes (code, words). None: there is none."""
-    found = [files[suffix] for suffix in SUFFIXES if suffix in files]
-    if not found:
-        return None, []
-    path = found[0]
-    notes: list[tuple[str, str]] = []
-    if len(found) > 1:
-        notes.append(("caption-both", _("{file} is not used", file=found[1].name)))
-    try:
-        text, encoding = decode(path.read_bytes())
-    except (OSError, UnicodeDecodeError) as error:
-        return None, [*notes, ("caption-unreadable", f"{path.name}: {error}")]
-    if encoding == "cp932":
-        notes.append(("caption-cp932", path.name))
-    return normalise(text) or None, notes
+def complete(found: Sequence[str], config: Data, folder_words: str = "") -> tuple[tuple[str, ...], CaptionSource]:
+    """The captions to train with, alternatives to each other.
 
-
-def complete(found: str | None, config: Data, folder_words: str = "") -> tuple[str, CaptionSource]:
-    """The caption to train with; `folder_words` is what a kohya folder is called (`sks dog` of `10_sks dog`)."""
+    Args:
+        found: the lines of what a file says; empty: there is none.
+        config: says what several lines mean (`caption_lines`), and trigger and class word.
+        folder_words: what a kohya folder is called (`sks dog` of `10_sks dog`).
+    """
     trigger = normalise(config.trigger)
-    if found is None:
+    if not found:
         class_word = normalise(config.class_word)
         built = " ".join(filter(None, (trigger, class_word))) if config.template == "none" else trigger or class_word
-        return built or normalise(folder_words), "built"
-    if trigger and not has_word(found, trigger):
-        return f"{trigger}, {found}", "file+trigger"
-    return found, "file"
+        return (built or normalise(folder_words),), "built"
+    if config.caption_lines == "join":
+        found = ["\n".join(found)]
+    lines = tuple(dict.fromkeys(map(normalise, found[:1] if config.caption_lines == "first" else found)))
+    if trigger and not all(has_word(line, trigger) for line in lines):
+        return tuple(line if has_word(line, trigger) else f"{trigger}, {line}" for line in lines), "file+trigger"
+    return lines, "file"
 
 
 def shuffle_tags(caption: str, keep_tokens: int, generator: torch.Generator) -> str:
@@ -119,20 +96,19 @@ def drop(caption: str, share: float, generator: torch.Generator) -> str:
     return "" if torch.rand((), generator=generator, dtype=torch.float64).item() < share else caption
 
 
-def wordings(caption: str, source: CaptionSource, config: Data) -> tuple[str, ...]:
-    """What an image can be called: its caption, or where no file says it, the template's sentences around it."""
-    if source != "built" or not caption:
-        return (caption,)
-    return tuple(sentence.replace("{}", caption) for sentence in TEMPLATES[config.template])
+def wordings(sample: Sample, config: Data) -> tuple[str, ...]:
+    """What an image can be called: its captions, or where no file says any, the template's sentences around it."""
+    if sample.caption_source != "built" or not sample.caption:
+        return sample.alternatives or (sample.caption,)
+    return tuple(sentence.replace("{}", sample.caption) for sentence in TEMPLATES[config.template])
 
 
-def vary(caption: str, config: Data, generator: torch.Generator, source: CaptionSource = "file") -> str:
+def vary(sample: Sample, config: Data, generator: torch.Generator) -> str:
     """One visit's caption. Dropout is drawn first, so that switching template or shuffle on does not move it."""
     import torch
 
-    varied = drop(caption, config.caption_dropout, generator)
-    if len(choices := wordings(varied, source, config)) > 1:
+    if not (varied := drop(sample.caption, config.caption_dropout, generator)):
+        return ""
+    if len(choices := wordings(sample, config)) > 1:
         varied = choices[int(torch.randint(len(choices), (), generator=generator))]
-    if varied and config.shuffle_tags:
-        varied = shuffle_tags(varied, config.keep_tokens, generator)
-    return varied
+    return shuffle_tags(varied, config.keep_tokens, generator) if config.shuffle_tags else varied

@@ -20,7 +20,8 @@ from threadpoolctl import threadpool_limits
 from tsuika.core.events import Event, Phase
 from tsuika.core.sections import Data
 from tsuika.data import bucket, check_captions, check_variety, dedupe, scan
-from tsuika.data.check_report import LEVELS, CheckedImage, CountFit, Finding, Level, MethodFit, Report, Size, Variety
+from tsuika.data.check_report import CheckedImage, CountFit, Finding, Level, MethodFit, Report, Size, Variety, in_order
+from tsuika.data.folder import natural_key
 from tsuika.data.image import Opened
 from tsuika.data.manifest import Manifest, Sample
 from tsuika.data.quality import Quality, measure
@@ -54,6 +55,7 @@ SAME_BACKGROUND: Final = 0.5  # share of images
 EMPTY_TAIL: Final = 256  # zero bytes at the end of a JPEG: a download that broke off
 
 _LEVELS: Final[tuple[tuple[Level, bool], ...]] = (("look", True), ("note", False))
+_NOTED: Final = ("frames", "reduced", "profile-ignored", "exif-ignored", "own-output", "system-folder", "not-read")
 BASE_SIZES: Final = (512, 768, 1024)  # SD1, SD2, SDXL
 
 
@@ -66,6 +68,7 @@ def check(
     base: str = "",
     tokenize: check_captions.Tokenize | None = None,
     tokenizer: str = "",
+    room: int = 75,
     wanted: Mapping[str, tuple[int, int]] | None = None,
     workers: int = 0,
 ) -> Generator[Event, None, Report]:
@@ -76,6 +79,7 @@ def check(
         step_px: what sides must be multiples of.
         base: its name, as `tokenizer`, for the report.
         tokenize: the base's tokenizer; None: captions' lengths and words are not judged.
+        room: tokens that the base reads at once.
         wanted: for each method how many different images it needs and how many are of use; None: no method is judged.
         workers: threads; 0: as many as there are cores.
 
@@ -102,7 +106,7 @@ def check(
     alike = [(i, j) for i, j, found in pairs if found.same]
     duplicates = _duplicates(samples, qualities, alike)
     buckets = bucket.assign(manifest, size_px=size_px, step_px=step_px, buckets=config.buckets)
-    captions, about_captions = check_captions.check(manifest, config, tokenize, tokenizer)
+    captions, about_captions = check_captions.check(manifest, config, tokenize, tokenizer, room)
     variety, about_variety = _variety(samples, thumbnails, duplicates)
     findings = [
         *_of_files(manifest),
@@ -112,13 +116,12 @@ def check(
         *about_captions,
         *about_variety,
     ]
-    findings.sort(key=lambda found: (LEVELS.index(found.level), bool(found.pictures), -len(found.pictures)))
     return Report(
         folder=folder,
         base=base,
         size_px=size_px,
         pictures=_images(manifest, qualities, tokenize),
-        findings=tuple(findings),
+        findings=in_order(findings),
         duplicates=duplicates,
         captions=captions,
         variety=variety,
@@ -161,7 +164,9 @@ def _of_files(manifest: Manifest) -> list[Finding]:
         found.append(Finding(reason, "unusable", tuple(left.name for left in group), {"words": group[0].words}))
     if tails := tuple(sample.name for sample in manifest.samples if _has_empty_tail(sample.path)):
         found.append(Finding("empty-tail", "look", tails))
-    for code in ("profile-ignored", "exif-ignored", "own-output"):
+    for reason in dict.fromkeys(left.reason for left in manifest.aside):
+        found.append(Finding(reason, "note", tuple(left.name for left in manifest.aside if left.reason == reason)))
+    for code in _NOTED:
         if notes := [note for note in manifest.notes if note.code == code]:
             found.append(Finding(code, "note", tuple(note.name for note in notes), {"words": notes[0].words}))
     return found
@@ -225,6 +230,8 @@ def _of_exposure(qualities: Mapping[str, Quality]) -> list[Finding]:
 
 def _is_enlarged(one: Quality, middle: float, drawn: bool) -> bool:
     most = ENLARGED_MOST_DRAWN if drawn or one.flat >= DRAWN else ENLARGED_MOST
+    if one.screened:
+        return False
     return one.repeated > 1 or one.interpolated >= INTERPOLATED or one.crispness < min(ENLARGED * middle, most)
 
 
@@ -309,7 +316,8 @@ def _images(
             CheckedImage(
                 **known,
                 usable=True,
-                tokens=len(tokenize(sample.caption)) if tokenize else None,
+                tokens=max(len(tokenize(text)) for text in sample.captions) if tokenize else None,
+                alternatives=sample.alternatives,
                 sharpness=0.0 if not sharp or np.isnan(one.sharpness) else round(one.sharpness / sharp, 3),
                 detail_px=_detail_px(sample, one),
                 bars=one.bars,
@@ -318,7 +326,7 @@ def _images(
                 bright=round(one.white, 3),
             )
         )
-    return tuple(sorted(rows, key=lambda row: scan.natural_key(row.name)))
+    return tuple(sorted(rows, key=lambda row: natural_key(row.name)))
 
 
 def _not_judged(qualities: Mapping[str, Quality], tokenize: check_captions.Tokenize | None) -> tuple[str, ...]:

@@ -8,17 +8,18 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from tsuika.core.sections import Data
+from tsuika.core.texts import listed
 from tsuika.data import caption
 from tsuika.data.check_report import Captions, Finding, Level
 from tsuika.data.manifest import Manifest, Sample
 
 Tokenize = Callable[[str], Sequence[str]]  # a text's pieces, start and end not among them
 
-CLIP_ROOM: Final = 75  # tokens between start and end, of 77; Radford et al. 2021
 TORN_PIECES: Final = 3  # a word of three pieces or more means hardly anything to the base
 FEWEST: Final = 4  # captions, below which what they share is not reported
 LONGEST_PHRASE: Final = 5
 SHOWN: Final = 8
+_WILDCARD: Final = re.compile(r"\{[^{}]*\|[^{}]*\}")  # sd-scripts, `enable_wildcard`
 _WORD: Final = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 # Words that are in most English sentences and name nothing.
 _SMALL_WORDS: Final = (
@@ -28,21 +29,25 @@ _SMALL: Final = frozenset(_WORD.findall(_SMALL_WORDS))
 
 
 def check(
-    manifest: Manifest, config: Data, tokenize: Tokenize | None, tokenizer: str
+    manifest: Manifest, config: Data, tokenize: Tokenize | None, tokenizer: str, room: int
 ) -> tuple[Captions, list[Finding]]:
-    """Counts, and findings."""
+    """Counts, and findings; `room` is how many tokens the base reads at once."""
     samples, trigger = manifest.samples, caption.normalise(config.trigger)
     written = [sample for sample in samples if sample.caption_source != "built"]
     pieces = _pieces(samples, tokenize) if tokenize else {}
     torn = {word: found for word, found in pieces.items() if _is_torn(word, found)}
-    longest = {sample.name: len(tokenize(sample.caption)) for sample in samples} if tokenize else {}
-    common = _common([sample.caption for sample in written], trigger, caption.normalise(config.class_word))
+    longest = (
+        {sample.name: max(len(tokenize(text)) for text in sample.captions) for sample in samples} if tokenize else {}
+    )
+    common = _common(
+        [text for sample in written for text in sample.captions], trigger, caption.normalise(config.class_word)
+    )
     without = tuple(sample.name for sample in samples if not sample.caption)
-    has_trigger = [s for s in samples if trigger and caption.has_word(s.caption, trigger)]
+    has_trigger = [s for s in samples if trigger and all(caption.has_word(text, trigger) for text in s.captions)]
     facts = Captions(
         from_files=len(written),
         without=len(without),
-        different=len({sample.caption for sample in samples}),
+        different=len({text for sample in samples for text in sample.captions}),
         trigger=trigger,
         with_trigger=sum(sample.caption_source != "file+trigger" for sample in has_trigger),
         tokenizer=tokenizer,
@@ -50,10 +55,11 @@ def check(
         torn=torn,
         common=common,
     )
-    findings = [*_read_oddly(manifest), *_missing(samples, without, written), *_identical(written, len(samples))]
-    if long := tuple(name for name, count in longest.items() if count > CLIP_ROOM):
+    findings = [*_read_oddly(manifest), *_missing(manifest, without, written), *_identical(written, len(samples))]
+    if long := tuple(name for name, count in longest.items() if count > room):
         most = max(longest[name] for name in long)
-        findings.append(Finding("caption-long", "look", long, {"tokens": most, "room": CLIP_ROOM}))
+        about = {"tokens": most, "room": room}
+        findings.append(Finding("caption-long", "note", long, about))
     if added := tuple(sample.name for sample in samples if sample.caption_source == "file+trigger"):
         values = {"trigger": trigger, "with_trigger": facts.with_trigger, "usable": len(samples)}
         findings.append(Finding("trigger-missing", "note", added, values))
@@ -67,15 +73,30 @@ def check(
 
 def _read_oddly(manifest: Manifest) -> list[Finding]:
     """What `scan` noted of caption files."""
-    levels: dict[str, Level] = {"caption-unreadable": "look", "caption-cp932": "note", "caption-both": "note"}
-    names = {code: tuple(note.name for note in manifest.notes if note.code == code) for code in levels}
-    return [Finding(code, level, names[code]) for code, level in levels.items() if names[code]]
+    levels: dict[str, Level] = {
+        "caption-unreadable": "look",
+        "caption-orphan": "look",
+        "caption-not-read": "look",
+        "caption-encoding": "look",
+        "caption-both": "note",
+        "caption-lines": "note",
+    }
+    found = []
+    for code, level in levels.items():
+        if notes := [note for note in manifest.notes if note.code == code]:
+            # What was read is shown, so that a person can tell whether it is right.
+            shown = [note.words for note in notes][: SHOWN if code == "caption-encoding" else 1]
+            values = {"words": listed(shown)}
+            found.append(Finding(code, level, tuple(note.name for note in notes), values))
+    wild = tuple(s.name for s in manifest.samples if any(_WILDCARD.search(text) for text in s.captions))
+    return found + ([Finding("caption-wildcard", "note", wild)] if wild else [])
 
 
-def _missing(samples: Sequence[Sample], without: tuple[str, ...], written: Sequence[Sample]) -> list[Finding]:
-    no_words = [sample for sample in samples if sample.caption_source == "built"]
-    files = {one.name: [one.path.with_suffix(suffix).is_file() for suffix in caption.SUFFIXES] for one in no_words}
-    empty = tuple(name for name, has in files.items() if any(has))
+def _missing(manifest: Manifest, without: tuple[str, ...], written: Sequence[Sample]) -> list[Finding]:
+    samples = manifest.samples
+    files = [sample.name for sample in samples if sample.caption_source == "built"]
+    noted = {note.name for note in manifest.notes if note.code == "caption-empty"}
+    empty = tuple(name for name in files if name in noted)
     built = tuple(name for name in files if name not in empty)
     found = []
     if empty:
@@ -105,8 +126,8 @@ def _identical(written: Sequence[Sample], usable: int) -> list[Finding]:
 
 
 def _pieces(samples: Sequence[Sample], tokenize: Tokenize) -> dict[str, tuple[str, ...]]:
-    words = Counter(word for sample in samples for word in _WORD.findall(sample.caption.casefold()))
-    return {word: tuple(piece.removesuffix("</w>") for piece in tokenize(word)) for word, _ in words.most_common()}
+    words = Counter(word for sample in samples for text in sample.captions for word in _WORD.findall(text.casefold()))
+    return {word: tuple(piece.removesuffix("</w>") for piece in tokenize(word)) for word in words}
 
 
 def _is_torn(word: str, pieces: Sequence[str]) -> bool:
@@ -120,9 +141,11 @@ def _words_of(torn: Mapping[str, Sequence[str]], trigger: str, written: Sequence
         shown = [f"{word} ({'|'.join(pieces)})" for word, pieces in list(strange.items())[:SHOWN]]
         more = len(strange) - len(shown)
         words = ", ".join(shown) + (f" +{more}" if more else "")
-        names = tuple(s.name for s in written if strange.keys() & set(_WORD.findall(s.caption.casefold())))
+        names = tuple(s.name for s in written if strange.keys() & set(_WORD.findall(" ".join(s.captions).casefold())))
         found.append(Finding("caption-torn", "note", names, {"words": words, "count_words": len(strange)}))
-    if foreign := tuple(s.name for s in written if any(sign.isalpha() and ord(sign) > 0x24F for sign in s.caption)):
+    if foreign := tuple(
+        s.name for s in written if any(sign.isalpha() and ord(sign) > 0x24F for text in s.captions for sign in text)
+    ):
         found.append(Finding("caption-foreign", "look", foreign))
     return found
 

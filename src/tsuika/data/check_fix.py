@@ -13,10 +13,12 @@ from PIL import Image
 from tsuika.core.errors import RecipeError
 from tsuika.core.files import whole, write_text
 from tsuika.core.texts import _
-from tsuika.data import caption
+from tsuika.data import caption_files
+from tsuika.data.caption_files import Sources
 from tsuika.data.check_report import CheckedImage, Report
+from tsuika.data.folder import kohya_folder, walk
 from tsuika.data.image import is_turned, open_image
-from tsuika.data.scan import kohya_folder
+from tsuika.data.roles import Masks, tell_apart
 
 LIST: Final = "left-out.tsv"
 # Findings that the copy corrects by itself; others of level `look` are left for a person.
@@ -70,8 +72,9 @@ def clean(report: Report, out: Path) -> Cleaned:
     """Write the copy, or where `out` ends in `.tsv` or `.txt`, only the list of what should be left out.
 
     Left out: what cannot be used, and of near-duplicates all but the best. Turned upright by EXIF and without even bars:
-    as PNG. Captions: as UTF-8 in one line. Everything else is copied byte for byte, in the same subfolders; where the
-    folder's own name says repeats and words, in one of that name.
+    as PNG. Captions: as UTF-8, every line kept; what cannot be read, and all else, is copied byte for byte, in the same
+    subfolders, masks and regularization images too; where the folder's own name says repeats and words, in one of that
+    name.
 
     Raises:
         RecipeError: as `may_write`.
@@ -85,6 +88,9 @@ def clean(report: Report, out: Path) -> Cleaned:
         return Cleaned(out, 0, left_out, (), (), ())
     without = {left.name for left in left_out}
     kept = [image for image in report.usable if image.name not in without]
+    listing = walk(report.folder)
+    known = tell_apart(listing, report.folder)
+    sources, masks = caption_files.find(known.subject, listing), Masks(known.aside)
     inside = _inside(report.folder.resolve().name, out.resolve().name)
     taken: set[str] = set()
     mended, recoded = [], []
@@ -99,8 +105,17 @@ def clean(report: Report, out: Path) -> Cleaned:
                 shutil.copyfile(image.path, temporary)
         if changes:
             mended.append(Mended(image.name, name, changes))
-        if _write_caption(image, target):
+        if _write_caption(image.name, sources, target):
             recoded.append(image.name)
+        for mask in masks.of(image.name):
+            _copy_mask(mask.path, image, bool(changes), out / inside / mask.name)
+    beside: dict[Path, list[Path]] = {}
+    regularization = [left for left in known.aside if left.reason == "regularization"]
+    for path in (*(text.path for text in listing.texts), *(left.path for left in regularization)):
+        beside.setdefault(path.with_suffix(""), []).append(path)
+    for one in regularization:
+        for path in beside[one.path.with_suffix("")]:
+            _copy(path, (out / inside / one.name).with_name(path.name))
     write_text(out / LIST, text)
     open_findings = [one for one in report.findings if one.level == "look" and one.code not in MENDED]
     still = {name for finding in open_findings for name in finding.pictures}
@@ -145,12 +160,34 @@ def _target(name: str, as_png: bool, taken: set[str]) -> str:
     return str(target)
 
 
-def _write_caption(image: CheckedImage, target: Path) -> bool:
-    """The caption as UTF-8 beside the copy; whether its encoding was another. Nothing where there was no caption file."""
-    if image.caption_source == "built":
+def _write_caption(name: str, sources: Sources, target: Path) -> bool:
+    """Captions beside the copy; whether one was saved in another encoding. Files that were not read are copied as they are.
+
+    The caption that training uses is saved as UTF-8 `.txt`, every line of it.
+    """
+    found, _notes = sources.caption(name)
+    for source in sources.of.get(name, ()):
+        suffix = source.path.suffix.lower()
+        if source.row is None and not (found and suffix == ".txt") and source.path.stat().st_size:
+            _copy(source.path, target.with_suffix(suffix))
+    if found is None:
         return False
-    files = {suffix: image.path.with_suffix(suffix) for suffix in caption.SUFFIXES}
-    found = {suffix: path for suffix, path in files.items() if path.is_file()}
-    text = caption.read(found)[0] if found else None
-    write_text(target.with_suffix(".txt"), (text or image.caption) + "\n")
-    return bool(found) and caption.decode(next(iter(found.values())).read_bytes())[1] != "utf-8"
+    write_text(target.with_suffix(".txt"), "\n".join(found.lines) + "\n")
+    return found.encoding not in ("", "utf-8")
+
+
+def _copy(path: Path, target: Path) -> None:
+    if not target.exists():
+        with whole(target) as temporary:
+            shutil.copyfile(path, temporary)
+
+
+def _copy_mask(path: Path, image: CheckedImage, is_changed: bool, target: Path) -> None:
+    """A mask is turned and cropped as its image is, where it has its size."""
+    mask = open_image(path) if is_changed else None
+    if mask is None or mask.size != (image.width, image.height):
+        _copy(path, target)
+        return
+    left, top, right, bottom = image.bars
+    with whole(target.with_suffix(".png")) as temporary:
+        mask.crop((left, top, mask.width - right, mask.height - bottom)).save(temporary, format="PNG")

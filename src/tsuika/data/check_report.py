@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -60,7 +60,8 @@ class CheckedImage:
     height: int = 0
     caption: str = ""  # as it will be trained with
     caption_source: CaptionSource = "built"
-    tokens: int | None = None  # of the caption, start and end not counted; None: there was no tokenizer
+    alternatives: tuple[str, ...] = ()  # captions, the one above among them, of which training draws one at each step
+    tokens: int | None = None  # of the longest caption, start and end not counted; None: there was no tokenizer
     sharpness: float = 0.0  # against the set's median; 1 = like most others; 0 where there is too little to tell by
     detail_px: int = 0  # about what side (of a square of the same area) would hold all the detail there is
     bars: tuple[int, int, int, int] = (0, 0, 0, 0)  # even bars left, above, right, below, px
@@ -136,6 +137,10 @@ class Report:
     methods: tuple[MethodFit, ...]
     not_judged: tuple[str, ...]  # keys of `faults.NOT_JUDGED`
 
+    def with_findings(self, *more: Finding) -> Report:
+        """The same with further findings, in their order."""
+        return replace(self, findings=in_order([*self.findings, *more]))
+
     @property
     def headline(self) -> Text:
         """One line: images found, usable ones, those to look at, captions."""
@@ -177,6 +182,11 @@ class Report:
             row |= {"what": in_languages(finding.what), "why": in_languages(finding.why)}
             row["todo"] = in_languages(finding.todo)
         return {**counts, **table, "folder": str(self.folder)}
+
+
+def in_order(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """The worst first; of one level those about the whole set, then those of most images."""
+    return tuple(sorted(findings, key=lambda one: (LEVELS.index(one.level), bool(one.pictures), -len(one.pictures))))
 
 
 def spread_word(spread: float) -> Text:

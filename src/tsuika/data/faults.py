@@ -58,6 +58,14 @@ FAULTS: Final[dict[str, Fault]] = {
         _("It holds no more detail than about {detail_px} px (training size {size_px} px)"),
         _("Look for the original; where the training size is smaller than that, it does no harm"),
     ),
+    "detail-lost": Fault(
+        _("detail that this base cannot hold at this size"),
+        _(
+            "Read and drawn again by the VAE of `{base}` at {size_px} px, it keeps {kept}% of the contrast of its finest detail: "
+            "dots, hatching or fabric become grey, and no training can bring them ({count} of {tried} images that were tried)"
+        ),
+        _("Train at a larger size or on another base, or crop it so that the detail is larger"),
+    ),
     "overexposed": Fault(
         _("overexposed"),
         _(
@@ -125,23 +133,78 @@ FAULTS: Final[dict[str, Fault]] = {
         _("Backgrounds and poses will be learnt as part of the subject: “{caption}”"),
         _("Say in each what is not the subject"),
     ),
-    "caption-cp932": Fault(
+    "caption-encoding": Fault(
         _("caption is not UTF-8"),
-        _("It was read as cp932 (Japanese Windows); other programs may read garbage"),
-        _("Save it as UTF-8: --fix does"),
+        _("Read as {words}; other programs may read garbage"),
+        _("Look whether the text is right, and save it as UTF-8: --fix does"),
     ),
     "caption-unreadable": Fault(
         _("caption file cannot be read"),
-        _("It is text in no known encoding; the image is treated as without a caption"),
-        _("Save it as UTF-8"),
+        _("The image is treated as without it: {words}"),
+        _("Save it as UTF-8; --fix copies it as it is"),
     ),
     "caption-both": Fault(
-        _("two caption files"), _("The .txt is used, the .caption is not"), _("Delete the one that is not meant")
+        _("two caption files"), _("The first one is used: {words}"), _("Delete the one that is not meant")
     ),
+    "caption-lines": Fault(
+        _("caption of several lines"), _PARTICULARS, _("Set data.caption_lines to `alternatives`, `first` or `join`")
+    ),
+    "caption-wildcard": Fault(
+        _("wildcards in a caption"),
+        _("{{a|b}} is not a choice here but trained as text, braces and all"),
+        _("Write each choice on a line of its own"),
+    ),
+    "caption-orphan": Fault(
+        _("text file without an image"),
+        _("No image has this name, so the text is nobody's caption"),
+        _("Give it the name of its image"),
+    ),
+    "caption-not-read": Fault(
+        _("not read as captions"),
+        _("Nothing in it names an image and its caption in a way that is known here"),
+        _("If it holds captions, write them into NAME.txt beside NAME.png, or into a metadata.jsonl"),
+    ),
+    "not-read": Fault(
+        _("file that is not read"),
+        _("Videos and archives are not looked into"),
+        _("Unpack it, or save single frames as images"),
+    ),
+    "mask": Fault(
+        _("a mask"),
+        _("By its name it is another image's mask; masks are not used in training yet"),
+        _("Rename it, if it is an image to learn"),
+    ),
+    "condition": Fault(
+        _("an image of conditions"),
+        _("By its name it belongs to another image, for training that tsuika does not do"),
+        _("Rename it, if it is an image to learn"),
+    ),
+    "sample": Fault(
+        _("a sample of another training"),
+        _("By its name and place a program has drawn it while it trained a model"),
+        _("Move it elsewhere, if it is an image to learn"),
+    ),
+    "regularization": Fault(
+        _("a regularization image"),
+        _("It lies in a folder of regularization images, and is trained on as one, without the trigger word"),
+        _("Rename the folder, if it is the subject; data.reg_images=none leaves these images out"),
+    ),
+    "system-folder": Fault(
+        _("folder of the system, skipped"), _("It holds thumbnails or deleted files: {words}"), _NOTHING_TO_DO
+    ),
+    "frames": Fault(
+        _("several frames or pages"),
+        _("One of them is used: {words}"),
+        _("Save the others as images of their own, if they are meant"),
+    ),
+    "reduced": Fault(_("very large"), _("It is read at a smaller size, to save memory: {words}"), _NOTHING_TO_DO),
     "caption-long": Fault(
-        _("caption too long"),
-        _("Up to {tokens} tokens, and the base reads {room}: the rest is cut off"),
-        _("Shorten it, the important words first"),
+        _("caption longer than the base reads at once"),
+        _(
+            "Up to {tokens} tokens, and the base reads {room} at once: it is read in parts, in training and in generating "
+            "alike"
+        ),
+        _("Shorten it, if other programs are to read it whole; the important words first"),
     ),
     "caption-common": Fault(
         _("the same words in every caption"),
@@ -199,5 +262,6 @@ NOT_JUDGED: Final[dict[str, Text]] = {
     "text": _("writing and watermarks inside images: they cannot be told from the rest without a trained detector"),
     "few": _("blur, enlargement and variety: they are judged against the set, and that takes four images at least"),
     "drawn": _("exposure of flat drawings: their tones are meant"),
+    "vae": _("whether the base can hold the images' detail: its VAE cannot be loaded here"),
     "tokens": _("length of captions and unknown words: the base's tokenizer is not on this machine"),
 }

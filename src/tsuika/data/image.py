@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import struct
 import warnings
 import zlib
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -25,6 +26,14 @@ from tsuika.core.texts import _
 
 BACKGROUND: Final = (255, 255, 255)  # transparent pixels show this: white, as paper and web pages do
 MAX_PIXELS: Final = 178_956_970  # Pillow's own limit for refusing: 2 x Image.MAX_IMAGE_PIXELS, half a GiB of RGB
+# Larger ones are read at a whole fraction of their size: no base trains at such a size, and it bounds the memory.
+KEPT_PIXELS: Final = 1 << 26
+# Frames that are looked at for one that shows something, and pixels of all of them.
+_FRAMES: Final = 64
+_FRAME_PIXELS: Final = 1 << 26
+_BLANK: Final = 4.0  # grey levels, standard deviation: below it a frame shows nothing
+_SEQUENCES: Final = ("GIF", "WEBP", "PNG", "TIFF", "AVIF")
+_IS_REDUCED: Final = 1  # TIFF 6.0, NewSubfileType: a smaller version of another page
 MAX_FILE_BYTES: Final = 1 << 30
 
 # No SVG, EPS or PDF: those run programs or draw at any size. HEIF only where pillow-heif is installed.
@@ -71,7 +80,7 @@ class Opened:
 
 
 def open_image(path: Path) -> Image.Image:
-    """The image as people see it: RGB, 8 bits, sRGB, upright, on white, first frame.
+    """The image as people see it: RGB, 8 bits, sRGB, upright, on white, the first frame that shows something.
 
     Raises:
         UnusableError: unreadable, damaged, not an image, too large, or of an unsupported kind.
@@ -137,6 +146,10 @@ def readable_formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
+Notes = tuple[tuple[str, str], ...]
+_STRIP: Final = 256  # rows of the smaller image
+# Decoding needs memory for all pixels, however large the image.
+_one_at_a_time = Lock()
 _strictness = Lock()
 _warnings = ExitStack()
 _strict_threads: list[bool] = []  # one entry a thread that decodes: what LOAD_TRUNCATED_IMAGES was for the first
@@ -164,19 +177,25 @@ def _strict_decoding() -> Iterator[None]:
             del _strict_threads[-1]
 
 
-def _decode(content: bytes, path: Path) -> tuple[Image.Image, tuple[tuple[str, str], ...]]:
-    """The first frame with its pixels, as stored, turned upright."""
+def _decode(content: bytes, path: Path) -> tuple[Image.Image, Notes]:
+    """One frame with its pixels, as stored, turned upright."""
     announced, formats = sniff(content[:16]), readable_formats()
     if announced and announced not in formats:
         heif = _("HEIF needs pillow-heif, which is not installed: pip install 'tsuika[heif]'")
         words = heif if announced == "HEIF" else _("The installed Pillow cannot read {format}.", format=announced)
         raise UnusableError(path, "unsupported", words)
+    full = (0, 0)
     with _strict_decoding():
         try:
-            image = Image.open(io.BytesIO(content), formats=formats)
+            image: Image.Image = Image.open(io.BytesIO(content), formats=formats)
             if image.width * image.height > MAX_PIXELS:  # Pillow's own check may have been switched off
                 raise Image.DecompressionBombError
-            image.load()
+            full = image.size
+            with _one_at_a_time if full[0] * full[1] > KEPT_PIXELS else nullcontext():
+                notes = _load(image)
+                # After load: Pillow turns TIFFs itself and then forgets the tag.
+                turn, more = _turn(image)
+                image = _reduced(image)
         except Image.DecompressionBombError:
             words = _("more than {most} megapixels", most=MAX_PIXELS // 1_000_000)
             raise UnusableError(path, "too-large", words) from None
@@ -186,14 +205,92 @@ def _decode(content: bytes, path: Path) -> tuple[Image.Image, tuple[tuple[str, s
                 raise UnusableError(path, "damaged", words) from None
             words = _("It is none of: {formats}", formats=", ".join(formats))
             raise UnusableError(path, "not-a-picture", words) from None
+        except MemoryError:
+            words = _("{width}x{height} px, for which memory does not suffice", width=full[0], height=full[1])
+            raise UnusableError(path, "too-large", words) from None
         except _DECODER_ERRORS as error:
             raise UnusableError(path, "damaged", f"{announced}: {str(error) or type(error).__name__}") from None
-        try:
-            # After load: Pillow turns TIFFs itself and then forgets the tag.
-            turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-        except _DECODER_ERRORS as error:
-            return image, (("exif-ignored", str(error) or type(error).__name__),)
-    return (image.transpose(turn) if turn is not None else image), ()
+    if full[0] * full[1] > KEPT_PIXELS:
+        sizes = {"width": full[0], "height": full[1], "small": "{}x{}".format(*image.size)}
+        more += (("reduced", _("{width}x{height} px, read at {small} px", **sizes)),)
+    return (image.transpose(turn) if turn is not None else image), (*notes, *more)
+
+
+def _turn(image: Image.Image) -> tuple[Image.Transpose | None, Notes]:
+    """How EXIF turns it."""
+    try:
+        return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1)), ()
+    except _DECODER_ERRORS as error:
+        return None, (("exif-ignored", str(error) or type(error).__name__),)
+
+
+def _load(image: Image.Image) -> Notes:
+    """Decode the first frame, or where that is blank the first one that is not; JPEGs at a fraction of a very large size."""
+    if image.format == "JPEG" and (factor := _factor(image)) > 1:
+        image.draft(image.mode, (image.width // factor, image.height // factor))
+    image.load()
+    if image.format not in _SEQUENCES:
+        return ()
+    try:
+        count = int(getattr(image, "n_frames", 1))
+    except _DECODER_ERRORS:
+        # Of frames behind the first, which is whole.
+        return ()
+    if count == 1:
+        return ()
+    chosen = next((frame for frame in _looked_at(image, count) if _shows_something(image, frame)), 0)
+    image.seek(chosen)
+    image.load()
+    return (("frames", _("frame {frame} of {count}", frame=chosen + 1, count=count)),)
+
+
+def _looked_at(image: Image.Image, count: int) -> range:
+    return range(max(1, min(count, _FRAMES, _FRAME_PIXELS // (image.width * image.height))))
+
+
+def _shows_something(image: Image.Image, frame: int) -> bool:
+    """Whether a frame is whole and not of one colour, and no thumbnail of another page."""
+    try:
+        image.seek(frame)
+        if int(getattr(image, "tag_v2", {}).get(254, 0)) & _IS_REDUCED:
+            return False
+        rgba = image.convert("RGBA")
+    except _DECODER_ERRORS:
+        return False
+    seen = Image.alpha_composite(Image.new("RGBA", rgba.size, (*BACKGROUND, 255)), rgba)
+    return bool(np.asarray(seen.convert("L")).std() >= _BLANK)
+
+
+def _factor(image: Image.Image) -> int:
+    """By what whole number the sides are divided."""
+    return math.ceil(math.sqrt(max(1.0, image.width * image.height / KEPT_PIXELS)))
+
+
+def _reduced(image: Image.Image) -> Image.Image:
+    """A very large image made smaller strip by strip, means of its pixels; others as they are."""
+    if (factor := _factor(image)) == 1:
+        return image
+    clear = "transparency" in image.info
+    mode = {"P": "RGBA" if clear else "RGB", "PA": "RGBA", "1": "L", "YCbCr": "RGB"}.get(image.mode, image.mode)
+    parts = []
+    for top in range(0, image.height, _STRIP * factor):
+        strip = image.crop((0, top, image.width, min(top + _STRIP * factor, image.height)))
+        parts.append(_reduced_16(strip, factor) if mode.startswith("I;16") else strip.convert(mode).reduce(factor))
+    small = Image.new(parts[0].mode, (parts[0].width, sum(part.height for part in parts)))
+    for place, part in enumerate(parts):
+        small.paste(part, (0, place * _STRIP))
+    # A colour that stands for transparency is mixed with others by now.
+    small.info = {key: value for key, value in image.info.items() if key != "transparency" or mode == image.mode == "L"}
+    return small
+
+
+def _reduced_16(strip: Image.Image, factor: int) -> Image.Image:
+    pixels = np.asarray(strip).astype(np.float32)
+    rows, columns = (np.arange(0, side, factor) for side in pixels.shape)
+    sums = np.add.reduceat(np.add.reduceat(pixels, rows, 0), columns, 1)
+    sizes = [np.diff([*starts, side]) for starts, side in zip((rows, columns), pixels.shape, strict=True)]
+    means = sums / np.outer(*sizes)
+    return Image.fromarray(means.round().astype(np.uint16))
 
 
 def _upright_srgb(image: Image.Image, path: Path) -> tuple[Image.Image, tuple[tuple[str, str], ...]]:

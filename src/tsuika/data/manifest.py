@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from tsuika.core.events import Warned, note
+from tsuika.core.texts import Text, listed
 from tsuika.data.faults import FAULTS
 
+SHOWN: Final = 3  # particulars of one kind in a remark
 CaptionSource = Literal["file", "file+trigger", "built"]
 
 
@@ -44,25 +46,50 @@ class Sample:
     sha256: str  # of the file's bytes
     weight: float = 1.0  # loss weight
     caption_source: CaptionSource = "built"
+    alternatives: tuple[str, ...] = ()  # several captions, `caption` the first of them; empty: it is the only one
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        """All that it may be called by in training, templates apart."""
+        return self.alternatives or (self.caption,)
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """The images of a run, in order; what was left out and why; notes on what was used."""
+    """The images of a run, in order; what was left out and why; notes on what was used; images of another role."""
 
     samples: tuple[Sample, ...]
     quarantined: tuple[LeftOut, ...] = ()
     notes: tuple[Note, ...] = ()
+    aside: tuple[LeftOut, ...] = ()  # masks, samples and regularization images among them: no faults
+    regularization: str = ""  # the folder of regularization images that was found among them
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def remarks(self) -> Iterator[Warned]:
-        """What people should know: images left out (DS006), and what was changed about others (DS007)."""
-        remarks = [("DS006", left.name, left.reason, left.words) for left in self.quarantined]
-        remarks += [("DS007", *one) for one in self.notes]
-        for code, name, reason, words in remarks:
-            yield note(code, name=name, reason=FAULTS[reason].what, words=words)
+        """What people should know: images left out (DS006), and what was changed about others (DS007).
+
+        Of many images of one kind there is one remark (DS010, DS011).
+        """
+        used = [left for left in self.aside if left.reason == "regularization"]
+        left_out = [*self.quarantined, *(left for left in self.aside if left not in used)]
+        for one, many, rows in (
+            ("DS006", "DS010", [Note(left.name, left.reason, left.words) for left in left_out]),
+            ("DS007", "DS011", [*(Note(left.name, left.reason, left.words) for left in used), *self.notes]),
+        ):
+            for code in dict.fromkeys(row.code for row in rows):
+                alike = [row for row in rows if row.code == code]
+                words = alike[0].words
+                # Sentences stand alone, particulars in a row.
+                if not words.endswith("."):
+                    words = listed(list(dict.fromkeys(row.words for row in alike))[:SHOWN])
+                about: dict[str, object] = {"name": alike[0].name, "reason": FAULTS[code].what, "words": words}
+                if len(alike) > 1:
+                    names = some([row.name for row in alike])
+                    shown = Text("{names}: {words}", {"names": names, "words": words}) if words else names
+                    about |= {"count": len(alike), "names": shown}
+                yield note(many if len(alike) > 1 else one, **about)
 
     def to_json(self) -> str:
         """UTF-8 text; a file name that is not valid Unicode survives as JSON escapes."""
@@ -70,6 +97,8 @@ class Manifest:
             "samples": [{**vars(sample), "path": str(sample.path)} for sample in self.samples],
             "quarantined": [{**item._asdict(), "path": str(item.path)} for item in self.quarantined],
             "notes": [note._asdict() for note in self.notes],
+            "aside": [{**item._asdict(), "path": str(item.path)} for item in self.aside],
+            "regularization": self.regularization,
         }
         text = json.dumps(tables, ensure_ascii=False, indent=1)
         return text.encode("utf-8", "backslashreplace").decode("utf-8")
@@ -89,9 +118,24 @@ class Manifest:
         Raises:
             ValueError: not JSON, or not a manifest (also KeyError, TypeError).
         """
-        tables: dict[str, list[dict[str, Any]]] = json.loads(text)
-        return Manifest(
-            samples=tuple(Sample(**{**row, "path": Path(row["path"])}) for row in tables["samples"]),
-            quarantined=tuple(LeftOut(**{**row, "path": Path(row["path"])}) for row in tables["quarantined"]),
-            notes=tuple(Note(**row) for row in tables["notes"]),
+        tables: dict[str, Any] = json.loads(text)
+
+        def left_out(name: str) -> tuple[LeftOut, ...]:
+            return tuple(LeftOut(**{**row, "path": Path(row["path"])}) for row in tables.get(name, ()))
+
+        samples = (
+            {**row, "path": Path(row["path"]), "alternatives": tuple(row.get("alternatives", ()))}
+            for row in tables["samples"]
         )
+        return Manifest(
+            samples=tuple(Sample(**row) for row in samples),
+            quarantined=left_out("quarantined"),
+            notes=tuple(Note(**row) for row in tables["notes"]),
+            aside=left_out("aside"),
+            regularization=str(tables.get("regularization", "")),
+        )
+
+
+def some(names: Sequence[str]) -> str:
+    """The first of many names."""
+    return ", ".join(names[:5]) + (f" … ({len(names)})" if len(names) > 5 else "")

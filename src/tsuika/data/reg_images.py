@@ -12,6 +12,7 @@ from typing import Final
 
 import torch
 
+from tsuika.core.english import article
 from tsuika.core.sections import Data
 from tsuika.core.seeds import derive
 from tsuika.core.types import Batch
@@ -24,7 +25,7 @@ _PLAIN: Final = {"variants": 1, "flip": False, "crop": 1.0, "rotate_deg": 0.0, "
 
 def class_caption(class_word: str) -> str:
     """Prompt and caption of an image of the class."""
-    return f"a {class_word}" if class_word else ""
+    return article(class_word) if class_word else ""
 
 
 def settings(data: Data) -> Data:

@@ -108,6 +108,29 @@ def unet_place(name: str, config: Mapping[str, Any]) -> Place:
     return Place(f"{block}.0.{_resnet(rest)}" if kind == "resnets" else f"{block}.1.{rest}")
 
 
+# The pieces of a UNet tensor's name, with the numbers behind them.
+_PIECE = re.compile(
+    r"(input_blocks|output_blocks)(\d{1,2})(\d)|(label_emb)(\d)(\d)"
+    r"|(middle_block|time_embed|in_layers|out_layers|emb_layers|transformer_blocks|net|to_out|out)(\d+)"
+    r"|(norm[123]?|attn[12]|proj(?:_in|_out)?|to_[qkv]|ff|skip_connection|op|conv|weight|bias)"
+)
+
+
+def averaged(name: str) -> str | None:
+    """The UNet's tensor of which `model_ema.…` is the running average; None where it is none.
+
+    Source: CompVis `ema.py` (`LitEma`), which takes the dots out of the names that it keeps.
+    """
+    rest = name.removeprefix("model_ema.diffusion_model")
+    pieces: list[str] = []
+    while rest and rest != name:
+        if (found := _PIECE.match(rest)) is None:
+            return None
+        pieces += filter(None, found.groups())
+        rest = rest[found.end() :]
+    return ".".join(["model.diffusion_model", *pieces]) if pieces else None
+
+
 def current_vae_name(name: str) -> str:
     """A tensor of a diffusers VAE, with any prefix, as `AutoencoderKL` calls it today."""
     if found := re.fullmatch(r"(.+attentions\.\d+)\.(query|key|value|proj_attn)\.(weight|bias)", name):

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tsuika.core.errors import ModelError
+from tsuika.core import kinds
 from tsuika.core.texts import _
 from tsuika.core.types import Prediction
 
@@ -36,7 +36,7 @@ def alphas_cumprod_T(config: Mapping[str, Any]) -> Tensor:
         betas = torch.linspace(start, end, count, dtype=torch.float64)
     else:
         found = _("a model with the noise schedule {kind} (scaled_linear or linear is needed)", kind=kind)
-        raise ModelError("MD002", where="scheduler_config.json", found=found)
+        raise kinds.unlike("scheduler_config.json", kinds.other(found))
     alphas = torch.cumprod(1 - betas, dim=0)
     if config.get("rescale_betas_zero_snr", False):
         root = alphas.sqrt()
@@ -44,14 +44,19 @@ def alphas_cumprod_T(config: Mapping[str, Any]) -> Tensor:
     return alphas.float()
 
 
-def stratified_timesteps(size: int, count: int, generator: torch.Generator) -> Tensor:
-    """One timestep from each of `size` equal strata of 0..count-1, in random order (size,).
+def stratified(size: int, generator: torch.Generator) -> Tensor:
+    """One number from each of `size` equal strata of 0..1, in random order (size,).
 
     The timestep explains most of the variance of a batch's loss; strata take that variance out of the gradient without
     moving its mean.
     """
     strata = (torch.arange(size) + torch.rand(size, generator=generator)) / size
-    return (strata * count).long().clamp_(max=count - 1)[torch.randperm(size, generator=generator)]
+    return strata[torch.randperm(size, generator=generator)]
+
+
+def stratified_timesteps(size: int, count: int, generator: torch.Generator) -> Tensor:
+    """One timestep from each of `size` equal strata of 0..count-1, in random order (size,)."""
+    return (stratified(size, generator) * count).long().clamp_(max=count - 1)
 
 
 def add_noise(latents_BCHW: Tensor, noise_BCHW: Tensor, alphas_B: Tensor) -> Tensor:

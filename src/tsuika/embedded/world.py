@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from tsuika.core import english
 from tsuika.embedded.things import KNOWN, Thing, strangers
 
 GLYPH_PX: Final = 112  # side of an atlas cell: the glyphs' own bitmaps are about 128 px
@@ -236,9 +237,7 @@ def thing_mask(picture: Picture, size_px: int = SIZE_PX, source: GlyphSource = g
 
 def article(words: str) -> str:
     """`a dog`, `an owl`, `pizza`."""
-    if words in ("grapes", "ice cream", "pizza"):
-        return words
-    return f"an {words}" if words[0] in "aeiou" and not words.startswith("uni") else f"a {words}"
+    return words if words in ("grapes", "ice cream", "pizza") else english.article(words)
 
 
 SIZE_WORDS: Final = ((0.0, 0.5, ("small", "little", "tiny")), (0.82, 1.0, ("big", "large", "huge")))

@@ -15,6 +15,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Final, Literal
 
+from tsuika.core.english import article
 from tsuika.core.errors import RecipeError
 from tsuika.core.sections import Data, Preview
 from tsuika.core.texts import _
@@ -58,12 +59,16 @@ def asked(
     others = [text for text in texts if text not in about]
     if own and not about:
         missing = _("A prompt with `{trigger}`", trigger=data.trigger)
-        do = _("Add a line: a {subject}", subject=subject)
+        do = _("Add a line: {subject}", subject=article(subject))
         raise RecipeError("RC005", where=own, found=missing, do=do)
     if not about and subject:
         style = "style" in data.class_word.casefold().split()
         things, scenes = ready["styled"], ready["scenes"]
-        about = [f"{thing}, {subject}" for thing in things] if style else [f"a {subject} {scene}" for scene in scenes]
+        about = (
+            [f"{thing}, {subject}" for thing in things]
+            if style
+            else [f"{article(subject)} {scene}" for scene in scenes]
+        )
     drawn = list(dict.fromkeys(text for text in captions if text))
     drawn = drawn[:: max(1, -(-len(drawn) // CAPTIONS))]
     about = about or drawn

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from tsuika.core.errors import ModelError
 from tsuika.core.texts import _
-from tsuika.core.types import Model
+from tsuika.core.types import AS_STORED, Model, Overrides
 from tsuika.families import sources, stored, vaes
 from tsuika.families.common import Family, Geometry
 from tsuika.families.model import StableDiffusion
@@ -29,6 +29,7 @@ __all__ = [
     "Geometry",
     "StableDiffusion",
     "StoredBase",
+    "check",
     "family",
     "guess",
     "load",
@@ -36,6 +37,7 @@ __all__ = [
     "peek",
     "place",
     "read_back",
+    "title_of",
     "written",
 ]
 
@@ -50,6 +52,11 @@ def family(name: str) -> Family:
         KeyError: there is none of this name.
     """
     return {row.name: row for row in FAMILIES}[name]
+
+
+def title_of(name: str) -> str:
+    """What people call the family of this name; the name itself where there is none."""
+    return next((row.title for row in FAMILIES if row.name == name), name)
 
 
 def guess(hub_id: str) -> Family:
@@ -69,6 +76,19 @@ def peek(spec: str | Path, *, embedded_path: Path | None = None, geometry: Geome
     return stored.open_base(FAMILIES, path, geometry)
 
 
+def check(spec: str, vae: str) -> None:
+    """Raise what is wrong with a base and a VAE, named as in `load`, as far as headers show it; the hub is not asked.
+
+    Raises:
+        ModelError: as `peek`, or there is no such VAE (MD009).
+    """
+    path = Path(spec).expanduser()
+    if spec not in ("", "embedded") and (path.exists() or not sources.is_hub_id(spec)):
+        peek(spec)
+    if vae and not (vaes.is_own(vae) or Path(vae).expanduser().exists() or sources.is_hub_id(vae)):
+        raise ModelError("MD009", where=vae)
+
+
 def load(
     spec: str,
     *,
@@ -78,6 +98,7 @@ def load(
     dtype: torch.dtype,
     embedded_path: Path | None = None,
     geometry: Geometry | None = None,
+    overrides: Overrides = AS_STORED,
 ) -> StableDiffusion:
     """A frozen model, ready to use.
 
@@ -90,14 +111,16 @@ def load(
         dtype: Of the UNet and the text encoders; the VAE is always float32.
         embedded_path: The folder that `embedded` stands for.
         geometry: Of a single file whose sizes are not its family's own, and that does not say so.
+        overrides: What is known better than the files say.
 
     Raises:
+        RecipeError: an override that this model cannot have (RC002).
         ModelError: as `peek`, or the model does not fit its family (MD003, MD004).
         NetworkError: the hub is needed and does not answer.
     """
     base = peek(spec, embedded_path=embedded_path, geometry=geometry)
     source = str(base.path) if base.file else spec
-    return base.load(source, device, dtype, base.tokenizers(tokenizer), vae)
+    return base.load(source, device, dtype, base.tokenizers(tokenizer), vae, overrides)
 
 
 def read_back(path: Path, like: Model, *, dtype: torch.dtype) -> StableDiffusion:

@@ -87,6 +87,7 @@ class Geometry:
 class Names:
     """What other programs call the models of a family in their files."""
 
+    # Of flow there is none: what it was before stands in its place.
     kohya_version: Mapping[Prediction, str]  # ss_base_model_version
     modelspec: Mapping[Prediction, str]  # modelspec.architecture; Stability AI's ModelSpec 1.0.1
     beginnings: tuple[str, ...]  # of either in any version: what a family is recognised by
@@ -150,9 +151,11 @@ class Family:
 
         `edm_*` tensors mark the same network made for EDM's preconditioning (Playground 2.5, CosXL): another sampler's.
         """
-        channels = shapes.get(f"{UNET_PREFIX}input_blocks.0.0.weight", (0, 0))[1]
+        channels = shapes.get(f"{UNET_PREFIX}input_blocks.0.0.weight", ())[1:2]
         towers = all(any(name.startswith(tower.prefix) for name in shapes) for tower in self.towers)
-        return towers and channels == self.facts.latent_channels and not any(name.startswith("edm_") for name in shapes)
+        return (
+            towers and channels == (self.facts.latent_channels,) and not any(name.startswith("edm_") for name in shapes)
+        )
 
     def is_folder(self, unet: Config, parts: Sequence[str]) -> bool:
         """Whether a diffusers folder with this `unet/config.json` and these parts is a model of the family."""
@@ -196,10 +199,23 @@ class Family:
         )
 
 
+_LAYERS: Final = ("num_hidden_layers", "layers_per_block", "transformer_layers_per_block")
+
+
+def _refuse_absurd(config: Config) -> None:
+    """Raise ValueError where a network of these sizes would be made without end: a config is a text, from anywhere."""
+    for name, value in config.items():
+        numbers = value if isinstance(value, list | tuple) else [value]
+        most = 256 if name in _LAYERS else 1_000_000
+        if len(numbers) > 64 or any(isinstance(one, int) and abs(one) > most for one in numbers):
+            raise ValueError(name)
+
+
 def build_unet(config: Config) -> nn.Module:
     """A UNet of this config, with the initial weights that the current torch context gives."""
     from diffusers import UNet2DConditionModel
 
+    _refuse_absurd(config)
     model: nn.Module = UNet2DConditionModel.from_config(dict(config))
     return model
 
@@ -208,6 +224,7 @@ def build_vae(config: Config) -> nn.Module:
     """A VAE of this config."""
     from diffusers import AutoencoderKL
 
+    _refuse_absurd(config)
     model: nn.Module = AutoencoderKL.from_config(dict(config))
     return model
 
@@ -216,6 +233,7 @@ def build_text(config: Config, *, projected: bool) -> nn.Module:
     """A CLIP text encoder of this config, with or without its projection."""
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+    _refuse_absurd(config)
     model: nn.Module = (CLIPTextModelWithProjection if projected else CLIPTextModel)(
         CLIPTextConfig.from_dict(dict(config))
     )
@@ -236,8 +254,10 @@ def open_tokenizer(folder: Path, tower: TextTower | None, max_tokens: int | None
 
 def scheduler_config(prediction: Prediction, *, zero_terminal_snr: bool = False) -> dict[str, Any]:
     """Stable Diffusion's noise schedule as a diffusers config. Source: CompVis `v1-inference.yaml` (linear_start,
-    linear_end, timesteps), the same in SD2's and SDXL's; beta "scaled_linear" is LDM's "linear" schedule.
+    linear_end, timesteps), the same in SD2's and SDXL's; beta "scaled_linear" is LDM's "linear" schedule. Of flow none.
     """
+    if prediction == "flow":
+        return {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 1.0}
     return {
         "_class_name": "DDIMScheduler",
         "num_train_timesteps": 1000,

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from tsuika.core.errors import ModelError
-from tsuika.core.texts import Text, _
+from tsuika.core import kinds
+from tsuika.core.texts import _, few
 from tsuika.core.types import Prediction
-from tsuika.core.weights import EDM, Weights, describe, few, of_channels, read_json
+from tsuika.core.weights import Weights, read_json
 from tsuika.families.common import Family
 
 
@@ -20,10 +21,10 @@ def detect_folder(families: Sequence[Family], folder: Path) -> tuple[Family, Pre
     """What a diffusers folder is, from its JSON files: family, what it predicts, and what says so."""
     unet_config = folder / "unet" / "config.json"
     if not unet_config.is_file():
-        raise ModelError("MD002", where=folder, found=_name_folder(folder))
+        raise kinds.unlike(folder, of_folder(folder))
     unet = read_json(unet_config)
     if (channels := unet.get("in_channels", 4)) != 4:
-        raise ModelError("MD002", where=folder, found=of_channels(channels))
+        raise kinds.unlike(folder, kinds.of_channels(channels))
     parts = [entry.name for entry in sorted(folder.iterdir()) if entry.is_dir()]
     for family in families:
         if family.is_folder(unet, parts):
@@ -33,7 +34,9 @@ def detect_folder(families: Sequence[Family], folder: Path) -> tuple[Family, Pre
             normalised = vae.is_file() and read_json(vae).get("latents_mean") is not None
             # Made for EDM's preconditioning or its normalised latents, which nothing here computes.
             if normalised or str(noise.get("_class_name", "")).startswith("EDM"):
-                raise ModelError("MD002", where=folder, found=EDM)
+                raise kinds.unlike(folder, kinds.EDM)
+            if str(noise.get("_class_name", "")).startswith("FlowMatch") or noise.get("use_flow_sigmas"):
+                return family, "flow", scheduler.name
             raw = noise.get("prediction_type", "epsilon")  # epsilon is diffusers' default
             return family, _prediction(raw, scheduler), scheduler.name
     found = _(
@@ -41,30 +44,41 @@ def detect_folder(families: Sequence[Family], folder: Path) -> tuple[Family, Pre
         parts=", ".join(parts),
         network=unet.get("_class_name", "network"),
     )
-    raise ModelError("MD002", where=folder, found=found)
+    raise kinds.unlike(folder, kinds.other(found))
 
 
-def _name_folder(folder: Path) -> Text:
+def of_folder(folder: Path) -> kinds.Kind:
+    """What a folder without a UNet is, from the names in it and its configs."""
     names = sorted(entry.name for entry in folder.iterdir())
     if "model_index.json" in names:
         pipeline = read_json(folder / "model_index.json").get("_class_name", "pipeline")
-        return _("a diffusers folder of a {pipeline} without unet/", pipeline=pipeline)
+        return kinds.other(_("a diffusers folder of a {pipeline} without unet/", pipeline=pipeline))
     if "adapter_config.json" in names:
-        return _("a folder with a LoRA (PEFT layout)")
+        return replace(kinds.LORA, title=_("a folder with a LoRA (PEFT layout)"))
     if "config.json" in names:
         config = read_json(folder / "config.json")
         kind = config.get("_class_name") or ", ".join(map(str, config.get("architectures") or ["unknown"]))
-        return _("a folder with one part of a model ({kind})", kind=kind)
-    return _("a folder with {names}", names=few(names)) if names else _("an empty folder")
+        of = kinds.VAE if kind == "AutoencoderKL" else kinds.A_UNET
+        return replace(of, title=_("a folder with one part of a model ({kind})", kind=kind))
+    if "recipe.toml" in names and "artifacts" in names:
+        use = _("Its results are in artifacts/: give one of them, with the flag of its kind.")
+        return kinds.Kind("run", _("the folder of a training run"), use)
+    if not names:
+        return kinds.other(_("an empty folder"))
+    return kinds.other(_("a folder with {names}", names=few(names)))
 
 
 def _prediction(raw: object, where: Path) -> Prediction:
-    if raw == "epsilon":
+    """What a model predicts, in the words of diffusers, ModelSpec and LDM."""
+    word = str(raw).lower().replace("-", "_")
+    if word in ("epsilon", "eps"):
         return "epsilon"
-    if raw in ("v_prediction", "v"):
+    if word in ("v_prediction", "v", "v_pred", "velocity"):
         return "v_prediction"
-    found = _("a model that predicts {prediction}, where epsilon or v is expected", prediction=repr(raw))
-    raise ModelError("MD002", where=where, found=found)
+    if "flow" in word or word in ("rf", "const"):
+        return "flow"
+    found = _("a model that predicts {prediction}, where epsilon, v or flow is expected", prediction=repr(raw))
+    raise kinds.unlike(where, kinds.other(found))
 
 
 def detect_file(families: Sequence[Family], weights: Weights) -> tuple[Family, Prediction, str]:
@@ -72,7 +86,7 @@ def detect_file(families: Sequence[Family], weights: Weights) -> tuple[Family, P
     for family in families:
         if family.is_single_file(weights.shapes):
             return family, *_prediction_of_file(family, weights)
-    raise ModelError("MD002", where=weights.path, found=describe(weights))
+    raise kinds.unlike(weights.path, weights.kind)
 
 
 def _prediction_of_file(family: Family, weights: Weights) -> tuple[Prediction, str]:
@@ -80,13 +94,13 @@ def _prediction_of_file(family: Family, weights: Weights) -> tuple[Prediction, s
     yaml = weights.path.with_suffix(".yaml")
     if yaml.is_file():
         text = yaml.read_text(encoding="utf-8", errors="replace")
+        # LDM's default is "eps"; SDXL's YAML names the class that scales the denoiser instead.
         found = re.search(r"^\s*parameterization:\s*[\"']?(\w+)", text, re.MULTILINE)
-        # LDM's default is "eps"; SDXL's YAML names the denoiser's scaling class instead
-        is_v = found[1] == "v" if found else "denoiser_scaling.VScaling" in text
-        return ("v_prediction" if is_v else "epsilon"), yaml.name
+        found = found or re.search(r"denoiser_scaling\.(\w+)", text)
+        return _prediction(found[1].removesuffix("Scaling") if found else "eps", yaml), yaml.name
     for key in ("modelspec.prediction_type", "modelspec.predict_key"):
         if value := weights.metadata.get(key):
-            return ("v_prediction" if value.lower() in ("v", "v_prediction", "v-prediction") else "epsilon"), key
+            return _prediction(value, weights.path), key
     if "v_pred" in weights.shapes:
         return "v_prediction", "its v_pred tensor"
     if family.v_spread and family.v_spread[0] in weights.shapes:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tsuika.core.types import Conditioning, Facts, Prediction, Role, canonical, split_words
+from tsuika.families.chunks import limit_of, texts
 
 if TYPE_CHECKING:
     import torch
@@ -52,6 +53,7 @@ class StableDiffusion:
     words: dict[str, Mapping[str, Tensor]] = field(default_factory=dict)
     word_weights: dict[str, float] = field(default_factory=dict)
     extra_tensors: dict[str, Tensor] = field(default_factory=dict)
+    clip_skip: int = 1
     facts: Facts = field(init=False)
 
     def __post_init__(self) -> None:
@@ -176,7 +178,8 @@ class StableDiffusion:
         return min(int(self.tokenizers[tokenizer_of(component)].model_max_length), positions)
 
     def encode_text(self, prompts: Sequence[str], *, size_px: tuple[int, int] | None = None) -> Conditioning:
-        """Prompts to conditioning, differentiable. Longer prompts are cut off.
+        """Prompts to conditioning, differentiable. What is longer than the encoders read becomes chunks of that length,
+        each with its own start and end, joined along the tokens; pooled is the first chunk's.
 
         A new word (see `words`) becomes its vectors, one token each.
 
@@ -188,14 +191,32 @@ class StableDiffusion:
             prompts: B texts.
             size_px: (width, height) for SDXL's size conditioning, uncropped; the native size if None.
         """
+        chunks = [texts(prompt, self.count_tokens, limit_of(self)) for prompt in prompts]
+        if all(len(parts) == 1 for parts in chunks):
+            return self._encode_chunks(prompts, size_px)
+        # Each alone: its bits must not depend on its neighbours.
+        return Conditioning.join(
+            [Conditioning.in_a_row([self._encode_chunks([part], size_px) for part in parts]) for parts in chunks]
+        )
+
+    def _encode_chunks(self, prompts: Sequence[str], size_px: tuple[int, int] | None) -> Conditioning:
+        """Prompts that fit."""
         import torch
 
         states, pooled_BP = [], None
         for component, encoder in self.text_encoders.items():
             ids_BS = self.token_ids(prompts, component, self._max_tokens(component)).to(self.device)
             with self._reading_words(component):
-                out = encoder(input_ids=ids_BS, output_hidden_states=self.family.penultimate, return_dict=True)
-            states.append(out.hidden_states[-2] if self.family.penultimate else out.last_hidden_state)
+                earlier = self.family.penultimate or self.clip_skip > 1
+                out = encoder(input_ids=ids_BS, output_hidden_states=earlier, return_dict=True)
+            if self.family.penultimate:
+                states.append(out.hidden_states[-2])
+            elif earlier:
+                # As the A1111 web UI and sd-scripts do: the final norm is for the last layer, and put on this one.
+                norm = self.module(component, "text_model.final_layer_norm")
+                states.append(norm(out.hidden_states[-self.clip_skip]))
+            else:
+                states.append(out.last_hidden_state)
             if hasattr(encoder, "text_projection"):
                 # transformers finds the end token as the highest id, which a word added to the vocabulary would be.
                 end = self.tokenizers[tokenizer_of(component)].eos_token_id
@@ -223,11 +244,13 @@ class StableDiffusion:
         return pixels_B3HW.clamp(-1, 1)
 
     def denoise(self, noisy_BCHW: Tensor, t_B: Tensor, cond: Conditioning) -> Tensor:
-        """The UNet's raw output (epsilon or v) in the dtype of `noisy_BCHW`; `t_B` are training timesteps 0..999."""
+        """The UNet's raw output in the dtype of `noisy_BCHW`; `t_B` are times of its objective, 0..1000."""
         dtype = self.dtype
-        added = {}
+        added: dict[str, Any] = {}
+        if cond.mask_BS is not None:
+            added["encoder_attention_mask"] = cond.mask_BS
         if cond.pooled_BP is not None and cond.time_ids_B6 is not None:
-            added = {"added_cond_kwargs": {"text_embeds": cond.pooled_BP.to(dtype), "time_ids": cond.time_ids_B6}}
+            added["added_cond_kwargs"] = {"text_embeds": cond.pooled_BP.to(dtype), "time_ids": cond.time_ids_B6}
         out: Tensor = self.unet(noisy_BCHW.to(dtype), t_B, cond.tokens_BSD.to(dtype), return_dict=False, **added)[0]
         return out.to(noisy_BCHW.dtype)
 

@@ -31,6 +31,8 @@ def network(unet: Mapping[str, Any]) -> dict[str, Any]:
         "num_res_blocks": unet["layers_per_block"],
         "channel_mult": [width // widths[0] for width in widths],
         **({"num_heads": heads} if isinstance(heads, int) else {"num_head_channels": widths[0] // heads[0]}),
+        # Asserted where there is a context by the sgm of A1111 1.10.1 (generative-models 45c443b), whose default is False.
+        "use_spatial_transformer": True,
         "use_linear_in_transformer": bool(unet["use_linear_projection"]),
         "transformer_depth": unet["transformer_layers_per_block"],
         "context_dim": unet["cross_attention_dim"],
@@ -66,7 +68,7 @@ def latent_diffusion(configs: Mapping[str, Any], latent_scale: float, *, text: M
         text: `cond_stage_config`.
     """
     scheduler = configs["scheduler"]
-    unet = {"image_size": 32, "use_spatial_transformer": True, **network(configs["unet"])}
+    unet = {"image_size": 32, **network(configs["unet"])}
     params = {
         "parameterization": "v",
         "linear_start": scheduler.get("beta_start", 0.00085),

@@ -10,12 +10,13 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from tsuika.core.errors import ModelError
-from tsuika.core.texts import _
+from tsuika.core.texts import _, few
 from tsuika.core.types import canonical
-from tsuika.core.weights import UNET_PREFIX, Weights, few
+from tsuika.core.weights import UNET_PREFIX, Weights
 from tsuika.diffusion import ldm
 from tsuika.families.common import Config, TextTower, build_text, build_unet, build_vae
 
@@ -25,6 +26,12 @@ if TYPE_CHECKING:
 
 # Tensors that some programs write along and that no part needs.
 _UNNEEDED: Final = re.compile(r"(.*\.)?(position_ids|logit_scale|attn_mask|(loss|model_ema)\..*)")
+
+
+def unfit(where: Path, error: BaseException) -> ModelError:
+    """The error for sizes that no network has."""
+    reason = str(error).strip().partition("\n")[0] or type(error).__name__
+    return ModelError("MD003", where=where, why=_("Its config fits no such network: {error}.", error=reason))
 
 
 @dataclass(frozen=True)
@@ -38,11 +45,21 @@ class Part:
     stored: list[str]  # the names in the file that belong to this part
 
     def empty(self) -> nn.Module:
-        """The module, without memory for its weights."""
+        """The module, without memory for its weights.
+
+        Raises:
+            ModelError: there is none of these sizes (MD003).
+        """
         from accelerate import init_empty_weights
 
-        with init_empty_weights(include_buffers=False):
-            return self.build()
+        try:
+            with init_empty_weights(include_buffers=False):
+                return self.build()
+        except MemoryError:
+            raise
+        # diffusers, transformers and the hub's dataclasses have an error of their own each.
+        except Exception as error:  # noqa: BLE001
+            raise unfit(self.weights.path, error) from None
 
     def places(self, module: nn.Module) -> dict[str, tuple[ldm.Place, tuple[int, ...]]]:
         """Where each tensor of the module lies, and its shape, by the module's own names.
@@ -161,12 +178,11 @@ def vae_part(weights: Weights, config: Mapping[str, Any]) -> Part:
     """The VAE in a file: part of a checkpoint or alone, in the original layout or in diffusers'.
 
     Raises:
-        ModelError: there is none in it (MD003).
+        ModelError: there is none in it (MD012).
     """
     prefix = weights.vae_prefix
     if prefix is None:
-        why = _("There is no VAE in it. Name one with --set base.vae=FILE.")
-        raise ModelError("MD003", where=weights.path, why=why)
+        raise ModelError("MD012", where=weights.path)
     names = {ldm.current_vae_name(name.removeprefix(prefix)): name for name in weights.names(prefix)}
     is_diffusers = any(name.startswith("decoder.up_blocks.") for name in names)
 

@@ -13,6 +13,7 @@ from tsuika.families.common import TextTower, open_tokenizer
 
 # CLIP's vocabulary, the same for all families; asked for only if a single file comes without tokenizer files.
 CLIP_TOKENIZER = "openai/clip-vit-large-patch14"
+ANSWER_S = 10  # seconds in which the hub must have answered
 CLIP_TOKENS = 77  # CLIP's context length, start and end included
 
 _MODEL_FILES = [
@@ -91,12 +92,25 @@ def is_hub_id(spec: str) -> bool:
 
 
 def _snapshot(name: str, allowed: list[str], ignored: list[str]) -> Path:
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
+    asked: Exception | None = None
     try:
-        return Path(snapshot_download(name, allow_patterns=allowed, ignore_patterns=ignored))
+        # Asked first, as the download waits without end for a server that accepts and never answers.
+        HfApi().model_info(name, timeout=ANSWER_S)
+    # Of the HTTP library, which has changed from one version of the hub's to the next.
+    except Exception as error:  # noqa: BLE001
+        asked = error
+    try:
+        chosen = {"allow_patterns": allowed, "ignore_patterns": ignored}
+        return Path(snapshot_download(name, local_files_only=asked is not None, **chosen))
     # OSError takes in ConnectionError, OfflineModeIsEnabled, and LocalEntryNotFoundError (a FileNotFoundError).
     except (HfHubHTTPError, HFValidationError, OSError) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise NetworkError("NW001", where=name, why=lines[0]) from None
+        cause = asked or error
+        lines = str(cause).strip().splitlines() or [type(cause).__name__]
+        why = _(
+            "There is no file or folder of this name here, and the hub was asked for a model called so: {reason}",
+            reason=lines[0],
+        )
+        raise NetworkError("NW001", where=name, why=why) from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,9 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tsuika.core import files
-from tsuika.core.errors import ModelError
+from tsuika.core.errors import ModelError, RecipeError
+from tsuika.core.kinds import EMA_PREFIX, UNET_PREFIX
+from tsuika.core.plain import parsed
 from tsuika.core.texts import _
-from tsuika.core.types import Facts, Prediction, Role, canonical
+from tsuika.core.types import AS_STORED, Facts, Overrides, Prediction, Role, canonical
 from tsuika.core.weights import Weights, open_folder, open_weights, read_json
 from tsuika.diffusion import ldm
 from tsuika.families import detection, parts, sources, vaes
@@ -58,8 +59,12 @@ class StoredBase:
             return self.given or _noted_geometry(self.file) or self.family.geometry(self.prediction)
         unet, vae = self._config("unet"), self._config("vae")
         text = {component: self._config(component) for component in self.facts.text_encoders}
-        side = unet.get("sample_size") or self.facts.native_size_px // latent_factor(vae)
-        native = (side if isinstance(side, int) else max(side)) * latent_factor(vae)
+        try:
+            side = unet.get("sample_size") or self.facts.native_size_px // latent_factor(vae)
+            native = int(side if isinstance(side, int) else max(side)) * latent_factor(vae)
+            float(vae.get("scaling_factor", 1))
+        except (ValueError, TypeError, KeyError) as error:
+            raise parts.unfit(self.path, error) from None
         return Geometry(unet, vae, text, native)
 
     def component(self, name: str) -> Weights:
@@ -112,31 +117,59 @@ class StoredBase:
         dtype: torch.dtype,
         tokenizers: Mapping[str, Any],
         vae: str = vaes.BUILTIN,
+        overrides: Overrides = AS_STORED,
     ) -> StableDiffusion:
         """The model, frozen; see `families.load`.
 
         Raises:
+            RecipeError: an override that this model cannot have (RC002).
             ModelError: a part is missing, damaged or does not fit (MD003), or is a pickle with code (MD005).
             NetworkError: no VAE was given, cached or to be had.
         """
-        if self.file:
-            scheduler = scheduler_config(self.prediction, zero_terminal_snr=self.zero_terminal_snr)
-        else:
-            scheduler = read_json(self.path / "scheduler" / "scheduler_config.json")
+        prediction = overrides.prediction or self.prediction
         return StableDiffusion(
             family=self.family,
-            prediction=self.prediction,
+            prediction=prediction,
             unet=self.unet().load(device, dtype),
             vae=self.load_vae(vae, device),
             text_encoders={part.component: part.load(device, dtype) for part in self.text_encoders()},
             tokenizers=dict(tokenizers),
-            scheduler_config=scheduler,
+            scheduler_config=self._scheduler(prediction, overrides.zero_terminal_snr),
             latent_scale=self.geometry.latent_scale,
             native_size_px=self.geometry.native_size_px,
             source=source,
             sha256=files.sha256(self.path) if self.file else None,
             extra_tensors=self._extra_tensors(self.file) if self.file else {},
+            clip_skip=self._clip_skip(overrides.clip_skip),
         )
+
+    def _scheduler(self, prediction: Prediction, zero_terminal_snr: bool | None) -> dict[str, Any]:
+        """As diffusers would write it for what the model is said to predict."""
+        says_so = self.zero_terminal_snr if self.file else None
+        known = says_so if zero_terminal_snr is None else zero_terminal_snr
+        if zero_terminal_snr and prediction != "v_prediction":
+            why = _("Where all is noise, only a model that predicts v says something.")
+            raise RecipeError("RC002", key="base.zero_terminal_snr", found="on", why=why)
+        if self.file:
+            return scheduler_config(prediction, zero_terminal_snr=bool(known))
+        config = dict(read_json(self.path / "scheduler" / "scheduler_config.json"))
+        if prediction != self.prediction and "flow" in (prediction, self.prediction):
+            config = scheduler_config(prediction)
+        if known is not None:
+            config |= {"rescale_betas_zero_snr": known, "timestep_spacing": "trailing" if known else "leading"}
+        return config
+
+    def _clip_skip(self, layer: int) -> int:
+        has_choice = not self.family.penultimate and self.family.towers[0].layout == "clip"
+        layers = int(self.geometry.text[self.family.towers[0].component]["num_hidden_layers"])
+        if layer > (layers if has_choice else 1):
+            why = (
+                _("Its text encoder has {layers} layers.", layers=layers)
+                if has_choice
+                else _("{family} always takes the same layer, in all programs.", family=self.family.title)
+            )
+            raise RecipeError("RC002", key="base.clip_skip", found=layer, why=why)
+        return layer
 
     def tokenizers(self, folder: str = "") -> dict[str, Any]:
         """The tokenizers in a folder; with "" the base's own, or for a single file CLIP's.
@@ -176,6 +209,8 @@ def open_base(families: Sequence[Family], path: Path, given: Geometry | None = N
         family, prediction, why = detection.detect_folder(families, path)
         return StoredBase(path, family, prediction, why)
     file = open_weights(path)
+    if not file.starts(UNET_PREFIX) and file.starts(EMA_PREFIX):  # the average alone
+        file = file.renamed({name: ldm.averaged(name) or name for name in file.shapes})
     family, prediction, why = detection.detect_file(families, file)
     return StoredBase(path, family, prediction, why, "ztsnr" in file.shapes, file, given)
 
@@ -184,10 +219,10 @@ def _noted_geometry(file: Weights) -> Geometry | None:
     if (text := file.metadata.get(ldm.CONFIGS)) is None:
         return None
     try:
-        noted = json.loads(text)
+        noted = parsed(text)
         towers = {key.removesuffix("_config"): noted[key] for key in noted if key.startswith("text_encoder")}
         return Geometry(noted["unet_config"], noted["vae_config"], towers, int(noted["native_size_px"]))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         why = _("Its {field} cannot be read: {error}.", field=ldm.CONFIGS, error=repr(error))
         raise ModelError("MD003", where=file.path, why=why) from None
 

@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from tsuika.core import kinds
 from tsuika.core.errors import ModelError
 from tsuika.core.texts import Text, _
-from tsuika.core.weights import describe, open_folder, open_weights, read_json
+from tsuika.core.weights import open_folder, open_weights, read_json
 from tsuika.families import sources
 from tsuika.families.common import Config
 from tsuika.families.model import latent_factor
@@ -46,7 +47,7 @@ def own_vae(base: Path, config: Config, vae: str, device: torch.device) -> nn.Mo
             raise ModelError("MD010", where=base, found=vae, known=known)
         own, other = weights, open_folder(base / f"vae-{name}", _STEM)
         shapes = {**own.shapes, **other.shapes}
-        weights = replace(other, shapes=shapes, tensor=lambda key: (other if key in other.shapes else own).tensor(key))
+        weights = replace(other, shapes=shapes, raw=lambda key: (other if key in other.shapes else own).raw(key))
     return _load(weights, config, device)
 
 
@@ -69,13 +70,13 @@ def other_vae(title: str, config: Config, vae: str, device: torch.device) -> nn.
         own = read_json(folder / "config.json")
         if (kind := own.get("_class_name", "AutoencoderKL")) != "AutoencoderKL":
             found = _("a {kind}, where an AutoencoderKL is expected", kind=kind)
-            raise ModelError("MD002", where=folder, found=found)
+            raise kinds.unlike(folder, kinds.other(found), kinds.A_VAE)
         weights = open_folder(folder, _STEM)
     else:
         weights = open_weights(path)
         key = next((name for name in weights.shapes if re.fullmatch(r"(.+\.)?post_quant_conv\.weight", name)), None)
         if key is None:
-            raise ModelError("MD002", where=path, found=describe(weights))
+            raise kinds.unlike(path, weights.kind, kinds.A_VAE)
         own = {**config, "latent_channels": weights.shapes[key][1]}
     if _latents(own) != _latents(config):
         expected = _("{family} with {latents}", family=title, latents=_latents(config))

@@ -10,12 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from tsuika.core.errors import FormatError
+from tsuika.core import kinds
+from tsuika.core.errors import FormatError, ModelError
 from tsuika.core.outside import imported
-from tsuika.core.texts import Text, _, _n
+from tsuika.core.texts import _
 from tsuika.core.types import Artifact, Format
-from tsuika.core.weights import UNET_PREFIX, describe, few, is_pickle, open_safetensors, open_weights
-from tsuika.formats import hypernetwork
+from tsuika.core.weights import open_weights
+from tsuika.families.detection import of_folder
+from tsuika.formats import embedding, hypernetwork, lora_reading
 from tsuika.formats.checkpoint import SingleFile
 from tsuika.formats.common import WriteOnly, count_tags, run_facts
 from tsuika.formats.delta import compared_parts, relative_errors, tensor_errors
@@ -25,6 +27,8 @@ from tsuika.formats.embedding_diffusers import DiffusersEmbedding
 from tsuika.formats.embedding_kohya import KohyaEmbedding
 from tsuika.formats.hypernetwork import A1111Hypernetwork
 from tsuika.formats.kohya_lora import KohyaLora
+from tsuika.formats.layouts import LAYOUTS
+from tsuika.formats.lora_reading import OtherLora
 from tsuika.formats.native import Native, method_of
 from tsuika.formats.peft_lora import PeftLora
 
@@ -39,8 +43,11 @@ FORMATS: Final[tuple[Format, ...]] = (
 )
 SYNONYMS: Final = {(KohyaLora.method, "a1111"): KohyaLora.name}  # A1111 reads kohya's layout
 LORA: Final = tuple(known for known in FORMATS if known.method == KohyaLora.method)
+# By name; of the layouts that are not written, too.
+_LORA_READERS: Final = {layout.name: OtherLora(layout) for layout in LAYOUTS} | {known.name: known for known in LORA}
 CHECKPOINTS: Final[tuple[Format, ...]] = (SingleFile(), DiffusersFolder())  # written only: `families` opens them
 NATIVE: Final = "native"
+_EXPECTED: Final = _("a LoRA, an embedding or a hypernetwork")
 
 __all__ = [
     "CHECKPOINTS",
@@ -49,6 +56,7 @@ __all__ = [
     "NATIVE",
     "SYNONYMS",
     "WriteOnly",
+    "bundled",
     "compared_parts",
     "count_tags",
     "find",
@@ -101,33 +109,48 @@ def find(path: Path, also: Iterable[Format] = ()) -> Format:
 
     Raises:
         ModelError: damaged (MD003), a pickle with more than tensors (MD005), or without them (MD002).
-        FormatError: not there (FM004), of no known format (FM001).
+        FormatError: not there (FM004), something else (MD002).
     """
-    for known in (*also, *FORMATS):
+    for known in also:
         if known.sniff(path):
+            return known
+    if (layout := lora_reading.layout_in(path)) is not None:
+        return _LORA_READERS[layout.name]
+    for known in FORMATS:
+        if known not in LORA and known.sniff(path):
             return known
     if method := method_of(path):
         return Native(method)
-    expected = _(
-        "a LoRA (kohya's .safetensors, diffusers' folder), an embedding (.safetensors, .pt, .bin) or a hypernetwork"
-    )
-    raise FormatError("FM001", where=path, found=_describe(path), expected=expected)
+    if not path.exists():
+        raise FormatError("FM004", where=path)
+    if (error := _refusal(path)) is not None:
+        raise error
+    found = of_folder(path) if path.is_dir() else open_weights(path).kind
+    raise kinds.unlike(path, found, _EXPECTED)
 
 
-def _describe(path: Path) -> Text:
-    if path.is_dir():
-        names = [child.name for child in path.iterdir()]
-        return _("a folder with {names}", names=few(names, 5)) if names else _("an empty folder")
-    opened = open_weights(path) if path.is_file() and is_pickle(path) else open_safetensors(path)
-    if opened.starts(UNET_PREFIX):
-        return _n(
-            "a whole model (checkpoint) with {count} tensor",
-            "a whole model (checkpoint) with {count} tensors",
-            len(opened.shapes),
-        )
-    return describe(opened)
+def _refusal(path: Path) -> FormatError | None:
+    """The error for a LoRA or an embedding that no Stable Diffusion can take; None for anything else."""
+    if (error := lora_reading.foreign(path)) is not None:
+        return error
+    try:
+        found = embedding.unusable(open_weights(path).shapes) if path.is_file() else None
+    except ModelError:
+        return None
+    return None if found is None else FormatError("FM001", where=path, found=found, expected=_EXPECTED)
 
 
 def is_artifact(path: Path) -> bool:
-    """Whether some format of this list knows the file."""
-    return any(known.sniff(path) for known in FORMATS) or bool(method_of(path))
+    """Whether some format of this list knows the file, or it is a result that none can use: `find` says why."""
+    if lora_reading.layout_in(path) is not None or any(known.sniff(path) for known in FORMATS if known not in LORA):
+        return True
+    return bool(method_of(path)) or _refusal(path) is not None
+
+
+def bundled(path: Path, family: str) -> tuple[Artifact, ...]:
+    """The new words inside a LoRA's file, for `family`; none in any other file.
+
+    Raises:
+        ModelError: damaged (MD003), a pickle with more than tensors in it (MD005).
+    """
+    return tuple(lora_reading.bundled(path, family))

@@ -126,7 +126,7 @@ def markers(artifact: Artifact) -> tuple[str, ...]:
 def header_metadata(artifact: Artifact) -> dict[str, str]:
     """`modelspec.*` fields. Source: Stability AI's ModelSpec 1.0.1."""
     facts, names = artifact.metadata, family(artifact.family).names
-    is_v = facts.get("prediction") == "v_prediction"
+    prediction = common.prediction_of(facts)
     native = facts.get("native_size_px", "")
     optional = {"trigger_phrase": "trigger"} | {
         key: key for key in ("description", "author", "license", "tags", "date")
@@ -134,11 +134,11 @@ def header_metadata(artifact: Artifact) -> dict[str, str]:
     made = {
         "format": "pt",
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": names.modelspec["v_prediction" if is_v else "epsilon"],
+        "modelspec.architecture": names.modelspec.get(prediction, names.modelspec["epsilon"]),
         "modelspec.implementation": names.implementation,
         "modelspec.title": facts.get("title") or facts.get("name") or "DreamBooth",
         "modelspec.resolution": facts.get("resolution") or f"{native}x{native}",
-        "modelspec.prediction_type": "v" if is_v else "epsilon",
+        "modelspec.prediction_type": common.PREDICTION_TYPES[prediction],
         ldm.CONFIGS: json.dumps({name: json.loads(facts[name]) for name in sorted(facts) if name in _SIZES}),
         **{f"modelspec.{key}": facts[fact] for key, fact in optional.items() if facts.get(fact)},
     }

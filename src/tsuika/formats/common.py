@@ -11,15 +11,17 @@ from typing import Final
 
 from tsuika.core.errors import FormatError
 from tsuika.core.sections import Train
-from tsuika.core.texts import Text, _, _n
-from tsuika.core.types import Artifact
+from tsuika.core.texts import Text, _, _n, few
+from tsuika.core.types import Artifact, Prediction
 from tsuika.families import FAMILIES
 
 # Artifact.metadata: JSON list of keys in the file that were not understood
 UNREAD: Final = "unread_keys"
 # Artifact.metadata: "metadata" | "shapes" | "default" (no evidence: the first family)
 FAMILY_FROM: Final = "family_from"
-NOTES_OF_READING: Final = (UNREAD, FAMILY_FROM)
+# Artifact.metadata: JSON list of the words bundled in a LoRA's file, which are artifacts of their own
+BUNDLED: Final = "bundled_words"
+NOTES_OF_READING: Final = (UNREAD, FAMILY_FROM, BUNDLED)
 ANOTHER_FORMAT: Final = _("Choose another format.")
 # Settings that files name as the recipe does.
 _SETTINGS: Final = (
@@ -54,9 +56,23 @@ def without_assumed_family(artifact: Artifact) -> Artifact:
     return replace(artifact, family="") if artifact.metadata.get(FAMILY_FROM) == "default" else artifact
 
 
+def whole_number(text: str | None) -> int:
+    """A number in a file's facts, which other programs may have written as anything; 0 where it is none."""
+    try:
+        return int(float(text or 0))
+    except (ValueError, OverflowError):
+        return 0
+
+
 def unread_keys(artifact: Artifact) -> list[str]:
     """The keys of the artifact's file that were not understood, and so are not in it."""
     found: list[str] = json.loads(artifact.metadata.get(UNREAD, "[]"))
+    return found
+
+
+def bundled_words(artifact: Artifact) -> list[str]:
+    """The words bundled in the artifact's file, which are not in it."""
+    found: list[str] = json.loads(artifact.metadata.get(BUNDLED, "[]"))
     return found
 
 
@@ -64,8 +80,9 @@ def refuse_unread(artifact: Artifact, format_name: str) -> None:
     """A file that was not read in full is not converted as if it had been.
 
     Raises:
-        FormatError: keys were left unread (FM002).
+        FormatError: keys were left unread, or words are bundled in the file (FM002).
     """
+    do = _("Go without them: --lossy. Words are then written into files of their own, beside the result.")
     if unread := unread_keys(artifact):
         why = _n(
             "It was read from a file with {count} key that was not understood: `{key}`.",
@@ -73,8 +90,26 @@ def refuse_unread(artifact: Artifact, format_name: str) -> None:
             len(unread),
             key=unread[0],
         )
-        do = _("Remove `{field}` from the metadata to go without them.", field=UNREAD)
         raise FormatError("FM002", format=format_name, why=why, do=do)
+    if words := bundled_words(artifact):
+        why = _("There are words in its file, which are no part of a LoRA: {words}.", words=few(words))
+        raise FormatError("FM002", format=format_name, why=why, do=do)
+
+
+def without_unread(artifact: Artifact) -> Artifact:
+    """The artifact as if nothing else had been in its file."""
+    kept = {key: text for key, text in artifact.metadata.items() if key not in (UNREAD, BUNDLED)}
+    return replace(artifact, metadata=kept)
+
+
+# modelspec.prediction_type; Stability AI's ModelSpec 1.0.1 knows epsilon and v
+PREDICTION_TYPES: Final[Mapping[Prediction, str]] = {"epsilon": "epsilon", "v_prediction": "v", "flow": "flow"}
+
+
+def prediction_of(metadata: Mapping[str, str]) -> Prediction:
+    """What a model with these facts predicts."""
+    kinds: dict[str, Prediction] = {"v_prediction": "v_prediction", "flow": "flow"}
+    return kinds.get(metadata.get("prediction", ""), "epsilon")
 
 
 def run_facts(train: Train, **facts: object) -> dict[str, str]:
@@ -83,7 +118,7 @@ def run_facts(train: Train, **facts: object) -> dict[str, str]:
     Nothing is looked up, and there is no date: the same recipe gives the same bytes, whenever it runs.
     """
     named = {name: getattr(train, name) for name in _SETTINGS} | {"max_steps": train.steps}
-    named |= {"warmup_steps": round(train.warmup * train.steps), "cache_latents": True, "clip_skip": 1, **facts}
+    named |= {"warmup_steps": round(train.warmup * train.steps), "cache_latents": True, **facts}
     return {
         name: json.dumps(value, ensure_ascii=False) if isinstance(value, Mapping) else str(value)
         for name, value in named.items()

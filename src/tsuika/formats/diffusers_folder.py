@@ -72,7 +72,10 @@ class DiffusersFolder(common.WriteOnly):
                     (folder / tokenizer).mkdir(exist_ok=True)
                     (folder / tokenizer / file).write_text(text, encoding="utf-8")
                 index[tokenizer] = ["transformers", "CLIPTokenizer"]
-        scheduler = {**json.loads(facts["scheduler_config"]), "prediction_type": facts["prediction"]}
+        scheduler = json.loads(facts["scheduler_config"])
+        if facts["prediction"] != "flow":
+            # Schedulers of flow have no such setting.
+            scheduler["prediction_type"] = facts["prediction"]
         _write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
         index["scheduler"] = ["diffusers", scheduler.get("_class_name", "DDIMScheduler")]
         _write_json(folder / "model_index.json", index)

@@ -5,13 +5,13 @@ Shapes: n vectors, D text width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from tsuika.core.errors import FormatError, ModelError
 from tsuika.core.safetensors import damaged
-from tsuika.core.texts import _
+from tsuika.core.texts import Text, _
 from tsuika.core.types import Artifact
 from tsuika.core.weights import is_pickle, load_pickle, open_safetensors
 from tsuika.families import FAMILIES, Family, family
@@ -25,6 +25,10 @@ METHOD: Final = "textual-inversion"
 MAX_BYTES: Final = 1 << 24  # of a file that can be a word: 16 vectors of SDXL in fp32 take 131 kB
 # The sets of names under which programs keep a word's vectors, one of each family's text encoders
 LAYOUTS: Final = tuple(dict.fromkeys(tuple(tower.embedding for tower in row.towers) for row in FAMILIES))
+# An early diffusers script's
+EARLY: Final = ("text_encoders_0", "text_encoders_1")
+# What tensors are called that no word is.
+NAMELESS: Final = {"weight", "bias", "alpha"}
 # Every component that a word can have vectors for, in the encoders' order
 COMPONENTS: Final = max((row.facts.text_encoders for row in FAMILIES), key=len)
 
@@ -65,36 +69,57 @@ def names_of(artifact: Artifact) -> tuple[str, ...]:
     return tuple(tower.embedding for tower in family(artifact.family).towers)
 
 
-def join(path: Path, word: str, tensors: Mapping[str, Any], facts: Mapping[str, str]) -> Artifact:
-    """An artifact of one word; `facts` may name its family, else its widths do.
+def join(path: Path, words: Mapping[str, Mapping[str, Any]], facts: Mapping[str, str]) -> Artifact:
+    """An artifact of the words in a file; `facts` may name its family, else its widths do.
 
     Args:
         path: Where it came from, for errors.
-        word: The word; the file's name where empty.
-        tensors: Component -> vectors, (n, D) or (D).
+        words: Word -> component -> vectors, (n, D) or (D); where the word is empty, it is called as the file.
         facts: Text metadata of the file.
 
     Raises:
-        FormatError: MD003, these are no vectors, or not finite.
+        FormatError: MD003, these are no vectors.
     """
+    named: dict[str, Tensor] = {}
+    found: dict[str, str] = {}
+    for word, parts in words.items():
+        vectors = {component: _rows(path, value) for component, value in parts.items()}
+        counts = [str(len(value)) for value in vectors.values()]
+        if len(set(counts)) > 1:
+            raise damaged(path, _("different numbers of vectors for one word: {counts}", counts=", ".join(counts)))
+        row, evidence = _family(vectors, facts)
+        found[row.name] = evidence
+        named |= {f"{word or path.stem}.{component}": value for component, value in vectors.items()}
+    if len(found) > 1:
+        raise damaged(path, _("words for several families: {names}", names=", ".join(sorted(found))))
+    ((family, told_by),) = found.items()
+    return Artifact(METHOD, family, named, {**facts, common.FAMILY_FROM: told_by})
+
+
+def _rows(path: Path, value: Any) -> Tensor:
+    """Vectors as (n, D)."""
     import torch
 
-    vectors: dict[str, Tensor] = {}
-    for component, value in tensors.items():
-        if not isinstance(value, torch.Tensor) or not value.is_floating_point() or value.ndim not in (1, 2):
-            found = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
-            raise damaged(path, _("{found} instead of a row of vectors", found=found))
-        if not value.numel():
-            raise damaged(path, _("no vectors"))
-        if not torch.isfinite(value).all():
-            raise damaged(path, _("a number that is not finite"))
-        vectors[component] = value.detach().reshape(-1, value.shape[-1])
-    counts = [str(len(value)) for value in vectors.values()]
-    if len(set(counts)) > 1:
-        raise damaged(path, _("different numbers of vectors for one word: {counts}", counts=", ".join(counts)))
-    found_family, evidence = _family(vectors, facts)
-    named = {f"{word or path.stem}.{component}": value for component, value in vectors.items()}
-    return Artifact(METHOD, found_family.name, named, {**facts, common.FAMILY_FROM: evidence})
+    if not isinstance(value, torch.Tensor) or not value.is_floating_point() or value.ndim not in (1, 2):
+        found = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
+        raise damaged(path, _("{found} instead of a row of vectors", found=found))
+    if not value.numel():
+        raise damaged(path, _("no vectors"))
+    return value.detach().reshape(-1, value.shape[-1])
+
+
+def unusable(names: Iterable[Any]) -> Text | None:
+    """What is wrong with a table of vectors that are not a whole word, or that nothing names; None if nothing is."""
+    there = set(names)
+    if "t5xxl" in there:
+        return _("an embedding for Stable Diffusion 3 or FLUX (`t5xxl`)")
+    if len(there) == 1 and there <= NAMELESS:
+        return _("vectors under `{key}`, which is no word", key=next(iter(there)))
+    for layout in (*LAYOUTS, EARLY):
+        if len(layout) > 1 and there & set(layout) and not there >= set(layout):
+            missing = ", ".join(name for name in layout if name not in there)
+            return _("half of an SDXL embedding, without {missing}", missing=missing)
+    return None
 
 
 def _family(vectors: Mapping[str, Tensor], facts: Mapping[str, str]) -> tuple[Family, str]:
@@ -137,7 +162,9 @@ def pickled(path: Path) -> Any:
         return None
     try:
         return load_pickle(path)
-    except ModelError:
+    except ModelError as error:
+        if error.code == "MD011":
+            raise
         return None
 
 
@@ -156,6 +183,7 @@ def load_table(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
 
 def unknown(path: Path, names: Any) -> FormatError:
     """The error for a file of no layout of new words."""
+    half = unusable(names) if hasattr(names, "__iter__") else None
     keys = ", ".join(sorted(map(str, names))[:5]) if hasattr(names, "__iter__") else type(names).__name__
     expected = _("an embedding: `emb_params`, `clip_l` and `clip_g`, A1111's .pt, or diffusers' learned_embeds")
-    return FormatError("FM001", where=path, found=keys or _("nothing"), expected=expected)
+    return FormatError("FM001", where=path, found=half or keys or _("nothing"), expected=expected)

@@ -14,7 +14,7 @@ from tsuika.core.errors import FormatError
 from tsuika.core.texts import _
 from tsuika.core.types import Artifact
 from tsuika.core.weights import load_pickle, save_pickle
-from tsuika.formats import embedding
+from tsuika.formats import common, embedding
 
 if TYPE_CHECKING:
     import torch
@@ -60,15 +60,19 @@ class A1111Embedding:
             for key, fact in (("step", "steps"), ("sd_checkpoint_name", "base_name"), ("family", "family"))
             if content.get(key) is not None
         }
-        word = content.get("name")
-        found = [content[name] for name in layout]
-        if len(layout) == 1:
-            (table,) = found
-            if not isinstance(table, dict) or len(table) != 1:
-                raise safetensors.damaged(path, _("`string_to_param` is not a table of one word"))
-            found = list(table.values())
-        vectors = dict(zip(embedding.COMPONENTS, found, strict=False))
-        return embedding.join(path, word if isinstance(word, str) else "", vectors, facts)
+        word = content.get("name") if isinstance(content.get("name"), str) else ""
+        if len(layout) > 1:
+            vectors = dict(zip(embedding.COMPONENTS, (content[name] for name in layout), strict=False))
+            return embedding.join(path, {word: vectors}, facts)
+        table = content["string_to_param"]
+        if not isinstance(table, dict) or not table:
+            raise safetensors.damaged(path, _("`string_to_param` is not a table of words"))
+        # The first is the file's own word, whatever it is called in the table; A1111 calls it `*`.
+        names = [word, *map(str, list(table)[1:])]
+        first = embedding.COMPONENTS[0]
+        return embedding.join(
+            path, {name: {first: held} for name, held in zip(names, table.values(), strict=True)}, facts
+        )
 
     def write(self, artifact: Artifact, path: Path, *, dtype: torch.dtype) -> None:
         """Write whole or not at all; the same artifact gives the same bytes.
@@ -91,7 +95,7 @@ class A1111Embedding:
                 "string_to_token": {_PLACEHOLDER: _PLACEHOLDER_ID},
                 "string_to_param": {_PLACEHOLDER: ready["text_encoder"]},
                 "name": word,
-                "step": int(facts.get("steps", 0)),
+                "step": common.whole_number(facts.get("steps")),
                 "sd_checkpoint": None,
                 "sd_checkpoint_name": facts.get("base_name"),
             }

@@ -1,4 +1,4 @@
-"""A new word as diffusers' training scripts save it: a folder with `learned_embeds.safetensors`, one key, the word.
+"""New words as diffusers' training scripts save them: a folder with `learned_embeds.safetensors`; a key is a word.
 
 SDXL's second encoder has a file of its own, `learned_embeds_2`, which only diffusers reads. Read, too: the single files,
 as `.safetensors` or `.bin`, of any name.
@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     import torch
 
 _WIDTHS: Final = {row.text_width(tower.component) for row in FAMILIES for tower in row.towers}
+# Names under which programs keep vectors or anything else, so that they are no words.
+_NO_WORDS: Final = {
+    *(name for layout in (*embedding.LAYOUTS, embedding.EARLY) for name in layout),
+    *("string_to_param", "t5xxl", "clip_h", *embedding.NAMELESS),
+}
 STEMS: Final = ("learned_embeds", "learned_embeds_2")
 
 
@@ -39,13 +44,16 @@ def _shapes(table: Mapping[Any, Any]) -> dict[Any, tuple[int, ...]]:
 
 
 def _is_table(shapes: Mapping[Any, tuple[int, ...]], *, is_ours: bool = False) -> bool:
-    """One key that can be a word, over vectors of a width that some text encoder has (any, where our header says so)."""
-    if len(shapes) != 1:
-        return False
-    ((key, shape),) = shapes.items()
-    if not isinstance(key, str) or key in ("emb_params", "string_to_param") or key.endswith((".weight", ".bias")):
-        return False
-    return len(shape) in (1, 2) and (is_ours or shape[-1] in _WIDTHS)
+    """Keys that can be words, over vectors of a width that some text encoder has (any, where our header says so)."""
+    return (
+        bool(shapes)
+        and all(_is_word(key) for key in shapes)
+        and all(len(shape) in (1, 2) and (is_ours or shape[-1] in _WIDTHS) for shape in shapes.values())
+    )
+
+
+def _is_word(key: Any) -> bool:
+    return isinstance(key, str) and key not in _NO_WORDS and not key.endswith((".weight", ".bias"))
 
 
 class DiffusersEmbedding:
@@ -56,7 +64,7 @@ class DiffusersEmbedding:
     suffix = ""
 
     def sniff(self, path: Path) -> bool:
-        """Whether every file holds one tensor of one or two dimensions, under a name of its own."""
+        """Whether every file holds tensors of one or two dimensions alone, under names that can be words."""
         found = _files(path)
         return bool(found) and all(self._sniff_file(file) for file in found)
 
@@ -67,26 +75,30 @@ class DiffusersEmbedding:
         return isinstance(content, dict) and _is_table(_shapes(content))
 
     def read(self, path: Path) -> Artifact:
-        """The word is the key.
+        """The words are the keys.
 
         Raises:
             FormatError: damaged (MD003), a pickle with more than tensors in it (MD005), or of another layout (FM001).
         """
-        vectors: dict[str, Any] = {}
-        word = ""
+        words: dict[str, dict[str, Any]] = {}
         facts: dict[str, str] = {}
         for component, file in zip(embedding.COMPONENTS, _files(path), strict=False):
             tensors, metadata = embedding.load_table(file)
             if not _is_table(_shapes(tensors), is_ours=metadata.get("method") == self.method):
                 raise embedding.unknown(file, tensors)
-            ((key, vectors[component]),) = tensors.items()
-            if word and key != word:
-                why = _("the word `{word}`, which is `{first}` in the first file", word=key, first=word)
+            if words and tensors.keys() != words.keys():
+                why = _(
+                    "the words {words}, which are {first} in the first file",
+                    words=", ".join(tensors),
+                    first=", ".join(words),
+                )
                 raise safetensors.damaged(file, why)
-            word, facts = key, {**metadata, **facts}
-        if not vectors:
+            for word, value in tensors.items():
+                words.setdefault(word, {})[component] = value
+            facts = {**metadata, **facts}
+        if not words:
             raise embedding.unknown(path, ())
-        return embedding.join(path, word, vectors, facts)
+        return embedding.join(path, words, facts)
 
     def write(self, artifact: Artifact, path: Path, *, dtype: torch.dtype) -> None:
         """A folder, or for SD1 and SD2 the file itself where `path` ends in `.safetensors`.

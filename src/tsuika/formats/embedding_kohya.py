@@ -16,7 +16,7 @@ from tsuika.formats import embedding
 if TYPE_CHECKING:
     import torch
 
-_LAYOUTS: Final = (*embedding.LAYOUTS, ("text_encoders_0", "text_encoders_1"))
+_LAYOUTS: Final = (*embedding.LAYOUTS, embedding.EARLY)
 
 
 def _layout(names: Any) -> tuple[str, ...] | None:
@@ -45,7 +45,7 @@ class KohyaEmbedding:
         if (layout := _layout(weights.shapes)) is None:
             raise embedding.unknown(path, weights.shapes)
         vectors = {part: weights.tensor(name) for part, name in zip(embedding.COMPONENTS, layout, strict=False)}
-        return embedding.join(path, weights.metadata.get("word", ""), vectors, weights.metadata)
+        return embedding.join(path, {weights.metadata.get("word", ""): vectors}, weights.metadata)
 
     def write(self, artifact: Artifact, path: Path, *, dtype: torch.dtype) -> None:
         word, vectors = embedding.split(artifact, self.name)

@@ -12,13 +12,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, get_args
+from typing import TYPE_CHECKING, Any, Final
 
 from tsuika.core import safetensors
 from tsuika.core.errors import FormatError
 from tsuika.core.texts import _
-from tsuika.core.types import Activation, Artifact
+from tsuika.core.types import Artifact
 from tsuika.core.weights import is_pickle, load_pickle, save_pickle
+from tsuika.diffusion.activations import ACTIVATIONS
 from tsuika.families import FAMILIES
 from tsuika.formats import common
 from tsuika.formats.native import Native
@@ -38,6 +39,8 @@ METHOD: Final = "hypernetwork"
 _NAME: Final = re.compile(r"(\d+)\.([kv])\.linear\.(\d+)\.(weight|bias)")
 _PICKLED: Final = re.compile(rb"linear(\.\d+|1)\.(weight|bias)")  # in the pickle's head; strings in it are plain
 _HEAD_BYTES: Final = 1 << 16
+# Multiples of the width that a layer can have; a layer of a thousand times 768 would take 2 GB.
+_WIDEST: Final = 1000
 _EXPECTED: Final = _("a hypernetwork in A1111's layout")
 
 Net = dict[str, "Tensor"]  # `linear.0.weight` -> tensor, in the order of the modules
@@ -101,7 +104,7 @@ class A1111Hypernetwork:
         states = {key: safetensors.cast(net, dtype, self.name) for key, net in nets.items()}
         facts = artifact.metadata
         content: dict[Any, Any] = {
-            "step": int(facts.get("steps", "0")),
+            "step": common.whole_number(facts.get("steps")),
             "name": facts.get("name", path.stem),
             **header,
             "sd_checkpoint": facts.get("base_sha256", "")[:10] or None,
@@ -129,15 +132,18 @@ NATIVE: Final = Native(METHOD, is_marked=False, check=_complete)
 def _header(where: object, fields: Mapping[Any, Any]) -> dict[str, Any]:
     """A1111's header fields as they hold for a net without dropout, in plain Python types."""
     found = {name: default if fields.get(name) is None else fields[name] for name, default in _DEFAULTS.items()}
-    structure, activation = found["layer_structure"], found["activation_func"]
-    if activation not in get_args(Activation):
-        known = ", ".join(get_args(Activation))
-        expected = _("an activation that A1111 and ComfyUI know: {names}", names=known)
+    structure, activation = found["layer_structure"], str(found["activation_func"]).lower()
+    if activation != "linear" and activation not in ACTIVATIONS:
+        known = ", ".join(("linear", *ACTIVATIONS))
+        expected = _("an activation that A1111 knows: {names}", names=known)
         found_name = _("the activation `{name}`", name=activation)
         raise FormatError("FM001", where=where, found=found_name, expected=expected)
-    if not isinstance(structure, tuple | list) or not all(isinstance(width, int | float) for width in structure):
-        expected = _("a list of numbers")
-        raise FormatError("FM001", where=where, found=f"layer_structure {structure!r}", expected=expected)
+    if not isinstance(structure, tuple | list) or len(structure) < 2 or not all(map(_is_width, structure)):
+        expected = _("a list of at least two finite numbers above 0")
+        raise FormatError("FM001", where=where, found=f"layer_structure {structure!r:.200}", expected=expected)
+    if structure[0] != 1 or structure[-1] != 1:
+        expected = _("a list that begins and ends with 1: what a hypernetwork makes is added to what it reads")
+        raise FormatError("FM001", where=where, found=f"layer_structure {structure!r:.200}", expected=expected)
     return {
         "layer_structure": list(structure),
         "activation_func": activation,
@@ -148,6 +154,10 @@ def _header(where: object, fields: Mapping[Any, Any]) -> dict[str, Any]:
         "dropout_structure": [0.0] * len(structure),
         "last_layer_dropout": False,
     }
+
+
+def _is_width(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < _WIDEST
 
 
 def _layout(width: int, header: Mapping[str, Any]) -> Iterator[tuple[int, tuple[int, ...]]]:

@@ -11,23 +11,21 @@ import re
 from typing import Final
 
 from tsuika.diffusion import ldm
-from tsuika.diffusion.lora_parts import PARTS
-from tsuika.families import FAMILIES, family
+from tsuika.families import family
 
 _UNET: Final = "lora_unet"
-# SD files by older trainers use `lora_te` for what others call `lora_te1`.
-_COMPONENTS: Final = {_UNET: "unet"} | {tower.kohya: tower.component for row in FAMILIES for tower in row.towers}
-
 # Module paths as templates; `#` stands for a number. What kohya trains, and LyCORIS beside it.
 _ATTENTION: Final = (
+    "norm",
     "proj_in",
     "proj_out",
+    *(f"transformer_blocks.#.norm{n}" for n in (1, 2, 3)),
     "transformer_blocks.#.ff.net.0.proj",
     "transformer_blocks.#.ff.net.2",
     *(f"transformer_blocks.#.attn{n}.to_{x}" for n in (1, 2) for x in ("q", "k", "v", "out.0")),
 )
-_RESNET: Final = ("conv1", "conv2", "time_emb_proj", "conv_shortcut")
-_OUTSIDE: Final = {hf: there for hf, there in ldm.UNET_ENDS.items() if "norm" not in hf}  # HF -> LDM
+_RESNET: Final = tuple(ldm.RESNET)
+_OUTSIDE: Final = ldm.UNET_ENDS
 _HF: Final = (
     *(f"{block}.attentions.#.{leaf}" for block in ("down_blocks.#", "mid_block", "up_blocks.#") for leaf in _ATTENTION),
     *(f"{block}.resnets.#.{leaf}" for block in ("down_blocks.#", "mid_block", "up_blocks.#") for leaf in _RESNET),
@@ -50,6 +48,8 @@ _LDM: Final = (
 _CLIP: Final = (
     *(f"text_model.encoder.layers.#.self_attn.{x}_proj" for x in ("q", "k", "v", "out")),
     *(f"text_model.encoder.layers.#.mlp.fc{n}" for n in (1, 2)),
+    *(f"text_model.encoder.layers.#.layer_norm{n}" for n in (1, 2)),
+    "text_model.final_layer_norm",
     "text_projection",
 )
 # written through transformers 5
@@ -70,6 +70,7 @@ def _patterns(is_unet: bool) -> tuple[tuple[re.Pattern[str], str], ...]:
     return tuple(map(compiled, (*_HF, *_LDM) if is_unet else (*_CLIP, *_FLAT_CLIP)))
 
 
+@functools.lru_cache(maxsize=1 << 14)
 def dotted(component: str, underscored: str) -> str | None:
     """The canonical module path behind an underscored name in HF or LDM spelling; None if there is none.
 
@@ -122,14 +123,3 @@ def layer_name(family_name: str, component: str, path: str) -> str | None:
     if component not in prefixes or there is None or dotted(component, there.replace(".", "_")) != path:
         return None
     return f"{prefixes[component]}_{there.replace('.', '_')}"
-
-
-def split_key(key: str) -> tuple[str, str, str] | None:
-    """A key to (component, canonical module path, part); None if it is none of kohya's."""
-    name, _dot, part = key.partition(".")
-    match = re.fullmatch(r"(lora_(?:unet|te[12]?))_(.+)", name)
-    if match is None or part not in PARTS:
-        return None
-    component = _COMPONENTS[match[1]]
-    path = dotted(component, match[2])
-    return None if path is None else (component, path, part)

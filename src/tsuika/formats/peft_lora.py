@@ -7,59 +7,21 @@ is in the header, `lora_adapter_metadata`, as arguments of PEFT's LoraConfig per
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from tsuika.core import safetensors
 from tsuika.core.errors import FormatError
-from tsuika.core.safetensors import damaged
 from tsuika.core.texts import _
-from tsuika.core.types import Artifact, canonical
-from tsuika.core.weights import open_safetensors
-from tsuika.families import FAMILIES
-from tsuika.formats import common, lora
+from tsuika.core.types import Artifact
+from tsuika.formats import common, layouts, lora, lora_reading
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-WEIGHTS: Final = "pytorch_lora_weights.safetensors"  # the name that diffusers looks for
 _USE_KOHYA: Final = _("Use the kohya format.")
-_CONFIG: Final = "lora_adapter_metadata"
-_OWN: Final = ("format", _CONFIG, "family", "method")
-_ENDS: Final = (  # spelling -> canonical part; `way` is down or up
-    re.compile(r"(?P<path>.+)\.lora_(?P<way>[AB])\.weight"),  # PEFT
-    re.compile(r"(?P<path>.+)\.lora(_linear_layer)?\.(?P<way>down|up)\.weight"),  # diffusers 0.20-0.26
-    re.compile(r"(?P<path>.+)\.to_(?P<to>q|k|v|out)_lora\.(?P<way>down|up)\.weight"),  # the oldest
-    re.compile(r"(?P<path>.+)\.(?P<way>lora_magnitude_vector)(\.weight)?"),  # PEFT's DoRA
-)
-_WAYS: Final = {
-    "A": "lora_down.weight",
-    "B": "lora_up.weight",
-    "down": "lora_down.weight",
-    "up": "lora_up.weight",
-    "lora_magnitude_vector": "dora_scale",
-}
-
-
-def _split_key(key: str) -> tuple[str, str, str] | None:
-    component, _dot, rest = key.partition(".")
-    if component in ("down_blocks", "mid_block", "up_blocks"):  # the oldest files hold the UNet alone, without prefix
-        component, rest = "unet", key
-    if component not in lora.COMPONENTS:
-        return None
-    rest = rest.replace(".processor.", ".")
-    for pattern in _ENDS:
-        if match := pattern.fullmatch(rest):
-            path = match["path"]
-            if to := match.groupdict().get("to"):
-                path += f".to_{to}" if component == "unet" else f".{to}_proj"
-            if component == "unet" and path.endswith(".to_out"):
-                path += ".0"
-            return component, canonical(component, path), _WAYS[match["way"]]
-    return None
 
 
 def _names_both(component: str, path: str) -> str:
@@ -97,28 +59,11 @@ class PeftLora:
 
     def sniff(self, path: Path) -> bool:
         """Whether a key is one of diffusers' LoRA names."""
-        header = safetensors.header_or_none(_weights(path))
-        return header is not None and any(_split_key(key) for key in header.shapes)
+        return lora_reading.layout_in(path) is layouts.DIFFUSERS
 
     def read(self, path: Path) -> Artifact:
-        """The artifact in this and all earlier spellings; keys not understood are listed in metadata `unread_keys`.
-
-        Every layer gets an `alpha`: from the header, or its rank where the header has none (scale 1).
-
-        Raises:
-            FormatError: damaged (MD003, MD005), nothing in it is understood (FM001).
-        """
-        weights = open_safetensors(_weights(path))
-        tensors, unread = lora.renamed(weights, _split_key, self.name)
-        for name in [name for name in tensors if name.endswith(".dora_scale")]:  # PEFT: (out) or (1, out, 1, 1)
-            down = tensors.get(f"{name.removesuffix('dora_scale')}lora_down.weight")
-            if down is not None:
-                tensors[name] = tensors[name].reshape(-1, *[1] * (down.ndim - 1))
-        lora.check_shapes(weights.path, tensors)
-        _add_alphas(weights.path, weights.metadata, tensors)
-        metadata = {key: text for key, text in weights.metadata.items() if key not in _OWN}
-        named = {family.name: family for family in FAMILIES}.get(weights.metadata.get("family", ""))
-        return lora.artifact_of(tensors, named, metadata, unread)
+        """See `lora_reading.read`."""
+        return lora_reading.read(path)
 
     def write(self, artifact: Artifact, path: Path, *, dtype: torch.dtype) -> None:
         common.refuse_unread(artifact, self.name)
@@ -136,21 +81,18 @@ class PeftLora:
                 if "dora_scale" in parts:
                     tensors[f"{key}.lora_magnitude_vector"] = _magnitudes(parts)
             configs |= {f"{component}.{key}": value for key, value in adapter_config(layers, component).items()}
-        stale = (*_OWN, *common.NOTES_OF_READING, "adapter", "modelspec.hash_sha256")
+        stale = (*lora_reading.OF_THE_FILE, *common.NOTES_OF_READING, "adapter", "modelspec.hash_sha256")
         kept = {k: text for k, text in artifact.metadata.items() if k not in stale and not k.startswith("sshs_")}
         kept |= {"format": "pt", "family": artifact.family, "method": artifact.method}
-        kept[_CONFIG] = json.dumps(configs, sort_keys=True)
+        kept[lora_reading.SETTINGS] = json.dumps(configs, sort_keys=True)
+        file = path if path.suffix == ".safetensors" and not path.is_dir() else path / lora_reading.DIFFUSERS_FILE
         ready = safetensors.cast(tensors, dtype, self.name)
-        safetensors.save_tensors(_weights(path), ready, dict(sorted(kept.items())))
-
-
-def _weights(path: Path) -> Path:
-    return path if path.suffix == ".safetensors" and not path.is_dir() else path / WEIGHTS
+        safetensors.save_tensors(file, ready, dict(sorted(kept.items())))
 
 
 def _refuse_foreign(layers: Mapping[str, Mapping[str, Tensor]], format_name: str) -> None:
     for path, parts in layers.items():
-        if "lora_down.weight" not in parts or "lora_mid.weight" in parts:
+        if not set(parts) <= {"lora_down.weight", "lora_up.weight", "alpha", "dora_scale"}:
             why = _("diffusers loads plain LoRA only; `{path}` has {parts}.", path=path, parts=", ".join(parts))
             raise FormatError("FM002", format=format_name, why=why, do=_USE_KOHYA)
     if len({"dora_scale" in parts for parts in layers.values()}) > 1:
@@ -165,48 +107,3 @@ def _magnitudes(parts: Mapping[str, Tensor]) -> Tensor:
         why = _("Its DoRA magnitudes are on the input axis, as old LyCORIS wrote them; PEFT's are on the output axis.")
         raise FormatError("FM002", format=PeftLora.name, why=why, do=_USE_KOHYA)
     return scale.reshape(out) if down.ndim == 2 else scale.reshape(1, out, *[1] * (down.ndim - 2))
-
-
-def _add_alphas(path: Path, metadata: Mapping[str, str], tensors: dict[str, Tensor]) -> None:
-    import torch
-
-    configs = _configs(path, metadata)
-    for name in [name for name in tensors if name.endswith(".lora_down.weight")]:
-        component, module_path, _part = lora.split_name(name) or ("", "", "")
-        rank = tensors[name].shape[0]
-        alpha = _alpha(path, configs.get(component, {}), module_path, rank)
-        tensors[f"{component}.{module_path}.alpha"] = torch.tensor(alpha, dtype=torch.float32)
-
-
-def _configs(path: Path, metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    try:
-        flat = json.loads(metadata.get(_CONFIG, "{}"))
-    except (json.JSONDecodeError, RecursionError):
-        flat = None
-    if not isinstance(flat, dict):
-        raise damaged(path, _("`{field}` in the header is not a table", field=_CONFIG))
-    result: dict[str, dict[str, Any]] = {}
-    for key, value in flat.items():
-        component, _dot, field = key.partition(".")
-        result.setdefault(component, {})[field] = value
-    return result
-
-
-def _alpha(path: Path, config: Mapping[str, Any], module_path: str, rank: int) -> float:
-    alpha: Any = config.get("lora_alpha", rank)
-    patterns = config.get("alpha_pattern") or {}
-    if not isinstance(patterns, dict):
-        raise damaged(path, _("`{field}` in the header is not a table", field="alpha_pattern"))
-    for pattern, value in patterns.items():
-        # PEFT takes regular expressions; running a foreign one is a risk, and writers only put paths there.
-        plain = pattern.removeprefix("^").removesuffix("$").replace("\\.", ".")
-        if not re.fullmatch(r"[\w.]+", plain):
-            found = _("the regular expression `{pattern}`", pattern=pattern)
-            expected = _("layer paths in `alpha_pattern`")
-            raise FormatError("FM001", where=path, found=found, expected=expected)
-        if module_path == plain or module_path.endswith(f".{plain}"):
-            alpha = value
-            break
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float):
-        raise damaged(path, _("{value} as an alpha in the header", value=repr(alpha)))
-    return float(alpha) * rank**0.5 if config.get("use_rslora") is True else float(alpha)

@@ -12,13 +12,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
-from tsuika.core import files
+from tsuika.core import files, kinds
 from tsuika.core.errors import FormatError, ModelError, TsuikaError
 from tsuika.core.events import Warn, Warned, note
 from tsuika.core.outside import is_address
 from tsuika.core.texts import _
 from tsuika.core.types import Artifact, Attachment, Model, is_usable_word
-from tsuika.formats.common import unread_keys, without_assumed_family
+from tsuika.families import title_of
+from tsuika.formats.common import bundled_words, unread_keys, without_assumed_family
 from tsuika.methods import Method
 from tsuika.methods.layers import Layers
 
@@ -47,6 +48,8 @@ class Formats(Protocol):
     """What is asked of `tsuika.formats`."""
 
     def find(self, path: Path) -> Reader: ...
+
+    def bundled(self, path: Path, family: str) -> tuple[Artifact, ...]: ...
 
 
 @dataclass(frozen=True)
@@ -163,28 +166,50 @@ class _Stacking:
             attachment = method.restore(self.model, piece)
             self.stack.callback(attachment.detach)
             attachments.append(attachment)
+        words = (*words, *self._attach_words_in(request, artifact))
         # Words' tensors are shown under the word that they answer to.
         shown = pieces[0] if method.adds_words else artifact
         matched, unmatched = _match(shown, attachments)
-        lost = [*unmatched, *unread_keys(artifact)]  # what is not understood of a file has no effect either
-        if lost and self.warn:
-            counts = {"unmatched": len(lost), "total": len(matched) + len(lost)}
-            self.warn(note("GN005", artifact=request.path.name, first=lost[0], **counts))
+        unread = unread_keys(artifact)
+        total = len(matched) + len(unmatched) + len(unread)
+        about = {"artifact": request.path.name, "total": total}
+        if unmatched and self.warn:
+            self.warn(note("GN005", first=unmatched[0], unmatched=len(unmatched), **about))
+        if unread and self.warn:
+            self.warn(note("GN007", first=unread[0], unread=len(unread), **about))
         digest = files.sha256(request.path) if request.path.is_file() else None
         layers = method.layers(self.layers, artifact)
         return Part(request, artifact.method, artifact, tuple(attachments), matched, unmatched, layers, words, digest)
+
+    def _attach_words_in(self, request: Requested, artifact: Artifact) -> tuple[str, ...]:
+        """The words bundled in a LoRA, always at full strength, as A1111 has them; one that another file has stays its."""
+        found = self.formats.bundled(request.path, self.model.facts.family) if bundled_words(artifact) else ()
+        attached: list[str] = []
+        for piece in found:
+            try:
+                attached += self._claim(request, [piece])
+            except ModelError as error:
+                if self.warn:
+                    self.warn(refusal(request.path, error))
+                continue
+            self.stack.callback(self.methods[piece.method].restore(self.model, piece).detach)
+        return tuple(attached)
 
     def _read(self, request: Requested) -> Artifact:
         artifact = without_assumed_family(self.formats.find(request.path).read(request.path))
         if artifact.method not in self.methods or request.method not in ("", artifact.method):
             names = ", ".join(self.methods)
             others = _("{names}, or a method from outside: --method {address}", names=names, address=artifact.method)
+            if wanted := kinds.OF_METHODS.get(request.method):
+                kind = kinds.OF_METHODS.get(artifact.method, kinds.CHECKPOINT)
+                raise kinds.unlike(request.path, kind, wanted.title)
             expected = request.method or (others if is_address(artifact.method) else names)
             raise FormatError("FM001", where=request.path, found=artifact.method, expected=expected)
         family = self.model.facts.family
         if artifact.family not in (family, ""):  # some files do not say; then their sizes do, when they are attached
             name = request.path.name
-            raise ModelError("MD004", where=request.path, artifact=name, found=artifact.family, expected=family)
+            found, expected = title_of(artifact.family), title_of(family)
+            raise ModelError("MD004", where=request.path, artifact=name, found=found, expected=expected)
         return artifact
 
     def _claim(self, request: Requested, pieces: Iterable[Artifact]) -> tuple[str, ...]:

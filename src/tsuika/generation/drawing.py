@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Final
 
 from tsuika.core.errors import RecipeError
+from tsuika.core.sections import overrides
+from tsuika.core.types import Overrides
 from tsuika.methods import METHODS
 
 FLAGS: Final = {method.flag: method.name for method in METHODS.values() if method.flag} | {"artifact": ""}
 """The fields of a drawing that name artifacts, and the method that their files must be of; empty: any."""
 
+PREDICTIONS: Final = ("auto", "epsilon", "v", "flow")
+SWITCH: Final = ("auto", "on", "off")
 LARGEST_SEED = 2**64 - 1  # that torch's generators take
 MOST_STEPS = 1000  # as many as the noise schedules of all bases have
 
@@ -30,6 +34,9 @@ class Drawing:
     base: str = "embedded"  # or a diffusers folder, a single file, a hub id; a DreamBooth result is one too
     vae: str = "builtin"  # or a file or folder
     tokenizer: str = ""  # a folder, for a single-file base
+    prediction: str = "auto"  # auto, epsilon, v or flow
+    zero_terminal_snr: str = "auto"  # auto, on or off
+    clip_skip: int = 1
     lora: tuple[str, ...] = ()
     embedding: tuple[str, ...] = ()
     hypernetwork: tuple[str, ...] = ()
@@ -46,6 +53,11 @@ class Drawing:
     device: str = "auto"
     precision: str = "auto"
 
+    @property
+    def overrides(self) -> Overrides:
+        """What is said about the base in place of its files."""
+        return overrides(self.prediction, self.zero_terminal_snr, self.clip_skip)
+
     def __post_init__(self) -> None:
         """Refuse numbers that cannot be before anything is loaded.
 
@@ -55,6 +67,9 @@ class Drawing:
         for key, value, fits, why in (
             ("seed", self.seed, 0 <= self.seed <= LARGEST_SEED, f"0 … {LARGEST_SEED}"),
             ("steps", self.steps, self.steps is None or 1 <= self.steps <= MOST_STEPS, f"1 … {MOST_STEPS}"),
+            ("clip_skip", self.clip_skip, self.clip_skip >= 1, "1, 2, …"),
+            ("prediction", self.prediction, self.prediction in PREDICTIONS, ", ".join(PREDICTIONS)),
+            ("zero_terminal_snr", self.zero_terminal_snr, self.zero_terminal_snr in SWITCH, ", ".join(SWITCH)),
             ("cfg", self.cfg, self.cfg is None or math.isfinite(self.cfg), "7, 1.5, …"),
         ):
             if not fits:

@@ -6,57 +6,41 @@ times its weight, then the mean of the chunk put back. Shapes: S tokens, D text 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tsuika.core.events import Warn, note
 from tsuika.core.types import Conditioning, Model, split_words
+from tsuika.families.chunks import Word, limit_of, split
 from tsuika.generation.prompt import Prompt, Weighted, parse
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Count = Callable[[str], tuple[int, ...]]  # a text's tokens in each text encoder
-
-COMMA_REACH = 20  # tokens: a chunk ends at a comma if one is this near (A1111's setting "comma padding backtrack")
-
-
-@dataclass(frozen=True)
-class Word:
-    """Text between spaces, its weight, and how many tokens each tokenizer makes of it."""
-
-    text: str
-    weight: float
-    counts: tuple[int, ...]
-
-    @property
-    def longest(self) -> int:
-        return max(self.counts)
-
 
 def encode(
     model: Model, prompt: str | Prompt, *, size_px: tuple[int, int] | None = None, warn: Warn | None = None
 ) -> Conditioning:
-    """One prompt, batch 1. A plain prompt that fits into one chunk is `model.encode_text([text])`, bit for bit.
+    """One prompt, batch 1. A plain prompt is `model.encode_text([text])`, bit for bit, as captions are in training.
 
     A new word's strength (`Model.word_weights`) multiplies its weight in the prompt, as `(word:0.8)` does.
     `size_px` is (width, height), for SDXL. Pooled embeddings are those of the first chunk, not weighted, as in A1111.
     """
-    import torch
-
     prompt = parse(prompt) if isinstance(prompt, str) else prompt
     if warn:
         for found in prompt.ignored:
             warn(note("GN003", found=found))
     prompt = replace(prompt, sections=tuple(_at_strength(part, model.word_weights) for part in prompt.sections))
-    limit = _limit(model)
-    chunks = [chunk for section in prompt.sections for chunk in _chunks(section, model.count_tokens, limit)]
-    if prompt.is_plain and len(chunks) == 1:
+    if prompt.is_plain:
         return model.encode_text([prompt.text], size_px=size_px)
+    chunks = [
+        chunk
+        for section in prompt.sections
+        for chunk in split([(part.text, part.weight) for part in section], model.count_tokens, limit_of(model))
+    ]
     parts = [_encode_chunk(model, chunk, size_px, warn) for chunk in chunks]
-    tokens_BSD = torch.cat([part.tokens_BSD for part in parts], dim=1)
-    return Conditioning(tokens_BSD, parts[0].pooled_BP, parts[0].time_ids_B6)
+    return Conditioning.in_a_row(parts)
 
 
 def _at_strength(section: tuple[Weighted, ...], strengths: Mapping[str, float]) -> tuple[Weighted, ...]:
@@ -70,68 +54,6 @@ def _at_strength(section: tuple[Weighted, ...], strengths: Mapping[str, float]) 
         for part in section
         for number, text in enumerate(split_words(part.text, words))
     )
-
-
-def _limit(model: Model) -> int:
-    """Tokens in a chunk, without the two that begin and end it."""
-    names = [name.replace("text_encoder", "tokenizer") for name in model.text_encoders]
-    lengths = [int(model.tokenizers[name].model_max_length) for name in names]
-    for encoder in model.text_encoders.values():  # a tokenizer without a stated length says 10^30
-        config: Any = getattr(encoder, "config", None)
-        lengths.append(int(getattr(config, "max_position_embeddings", lengths[0])))
-    return min(lengths) - 2
-
-
-def _words(section: tuple[Weighted, ...], count: Count, limit: int) -> list[Word]:
-    """CLIP's tokens never reach over a space, so words may be counted one by one and joined again by spaces."""
-    words: list[Word] = []
-    for part in section:
-        for text in part.text.split():
-            for piece in _fit(text, count, limit):
-                words.append(Word(piece, part.weight, count(piece)))
-    return words
-
-
-def _fit(text: str, count: Count, limit: int) -> list[str]:
-    """Cut a word that is longer than a chunk (Japanese has no spaces) into pieces that are not."""
-    if len(text) < 2 or max(count(text)) <= limit:
-        return [text]
-    cut = len(text) // 2
-    for mark in "、。,.・":  # better there, if one is in the middle half
-        found = text.find(mark, len(text) // 4, 3 * len(text) // 4)
-        if found > 0:
-            cut = found + 1
-            break
-    return _fit(text[:cut], count, limit) + _fit(text[cut:], count, limit)
-
-
-def _chunks(section: tuple[Weighted, ...], count: Count, limit: int) -> list[list[Word]]:
-    chunks: list[list[Word]] = [[]]
-    used = 0
-    for word in _words(section, count, limit):
-        if used + word.longest > limit:
-            carried = _after_comma(chunks[-1])
-            chunks[-1] = chunks[-1][: len(chunks[-1]) - len(carried)]
-            chunks.append(carried)
-            used = sum(moved.longest for moved in carried)
-            if used + word.longest > limit:
-                chunks.append([])
-                used = 0
-        chunks[-1].append(word)
-        used += word.longest
-    return chunks
-
-
-def _after_comma(chunk: list[Word]) -> list[Word]:
-    """The words to move to the next chunk so that this one ends at a comma; none if no comma is near."""
-    tokens = 0
-    for place in range(len(chunk) - 1, -1, -1):
-        if chunk[place].text.endswith((",", "、")):
-            return chunk[place + 1 :]
-        tokens += chunk[place].longest
-        if tokens > COMMA_REACH:
-            break
-    return []
 
 
 def _encode_chunk(model: Model, chunk: list[Word], size_px: tuple[int, int] | None, warn: Warn | None) -> Conditioning:

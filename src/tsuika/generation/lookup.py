@@ -73,6 +73,15 @@ class Library:
             requests.append(Requested(path, tag.unet, tag.text if split else None, method.name))
         return requests
 
+    def embedding(self, name: str, formats: Formats) -> Requested:
+        """The embedding that a prompt asks for as `embedding:NAME`.
+
+        Raises:
+            ModelError: nothing of that name (MD006).
+        """
+        (method,) = (method.name for method in METHODS.values() if method.adds_words)
+        return Requested(self.locate(name, partial(_is_of, formats, method)), method=method)
+
     def embeddings(
         self, texts: Sequence[str], formats: Formats, given: Collection[str] = (), warn: Warn | None = None
     ) -> list[Requested]:
@@ -90,7 +99,7 @@ class Library:
             try:
                 method = formats.find(path).method
             except ModelError as error:
-                if error.code != "FM001" and warn:
+                if error.code not in ("FM001", "MD002") and warn:
                     warn(refusal(path, error))
                 continue
             if method in METHODS and METHODS[method].adds_words:
@@ -128,7 +137,9 @@ def _walk(folder: Path) -> Iterator[Path]:
     for place, folders, names in os.walk(folder):
         depth = len(Path(place).relative_to(folder).parts)
         folders[:] = [] if depth >= DEEPEST else [name for name in folders if not name.startswith(".")]
-        yield from (path for path in map(Path(place).joinpath, names) if path.suffix.lower() in SUFFIXES)
+        paths = (Path(place) / name for name in names)
+        # No links to nothing, and no pipe, which would be waited for.
+        yield from (path for path in paths if path.suffix.lower() in SUFFIXES and path.is_file())
 
 
 def _output_name(path: Path) -> str | None:

@@ -10,13 +10,15 @@ import inspect
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tsuika.core.errors import RecipeError, misspelt
 from tsuika.core.events import Warn, note
+from tsuika.core.texts import _
 from tsuika.core.types import Conditioning, Model
+from tsuika.generation import editing
 from tsuika.generation.encode import encode
 from tsuika.generation.prompt import Prompt, parse
 
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 OnStep = Callable[[int, int], None]  # steps done, steps in all
+# (last step, conditioning) of every stretch of steps
+Planned = tuple[tuple[int, Conditioning], ...]
 BATCH = 4  # pictures that are drawn at once
 
 
@@ -36,17 +40,19 @@ class Sampler:
     scheduler: str
     spacing: str  # timestep spacing where the base does not ask for its own
     options: Mapping[str, Any] = field(default_factory=dict)
+    # The scheduler of bases that were trained by flow, and its name for the shift; None: there is no such form.
+    flow: tuple[str, str] | None = None
 
 
 # Spacings: k-diffusion's samplers go over all noise levels ("linspace"); DDIM as in CompVis' ddim.py ("leading").
 SAMPLERS: Mapping[str, Sampler] = {
     "DPM++ 2M Karras": Sampler("DPMSolverMultistepScheduler", "linspace", {"use_karras_sigmas": True}),
-    "DPM++ 2M": Sampler("DPMSolverMultistepScheduler", "linspace"),
+    "DPM++ 2M": Sampler("DPMSolverMultistepScheduler", "linspace", flow=("DPMSolverMultistepScheduler", "flow_shift")),
     "Euler a": Sampler("EulerAncestralDiscreteScheduler", "linspace"),
-    "Euler": Sampler("EulerDiscreteScheduler", "linspace"),
-    "Heun": Sampler("HeunDiscreteScheduler", "linspace"),
+    "Euler": Sampler("EulerDiscreteScheduler", "linspace", flow=("FlowMatchEulerDiscreteScheduler", "shift")),
+    "Heun": Sampler("HeunDiscreteScheduler", "linspace", flow=("FlowMatchHeunDiscreteScheduler", "shift")),
     "DDIM": Sampler("DDIMScheduler", "leading", {"clip_sample": False}),
-    "UniPC": Sampler("UniPCMultistepScheduler", "linspace"),
+    "UniPC": Sampler("UniPCMultistepScheduler", "linspace", flow=("UniPCMultistepScheduler", "flow_shift")),
 }
 
 # What is taken from a base's scheduler_config; everything else in it belongs to the scheduler that it was written by.
@@ -79,14 +85,15 @@ def defaults_for(model: Model, folder: Path | None = None) -> Defaults:
     """
     folder = folder or Path(model.source)
     path = folder / "tsuika.json"
+    usual = Defaults(sampler="Euler") if model.prediction == "flow" else Defaults()
     if not path.is_file():
-        return Defaults()
+        return usual
     try:
         said = json.loads(path.read_text(encoding="utf-8-sig"))
         if not isinstance(said, dict):
             raise TypeError(type(said).__name__)
         known = {key: said[key] for key in ("cfg", "steps", "sampler") if key in said}
-        defaults = Defaults(**known)
+        defaults = replace(usual, **known)
         defaults = Defaults(float(defaults.cfg), int(defaults.steps), str(defaults.sampler))
     except (ValueError, TypeError) as error:
         raise RecipeError("RC002", where=path, key="tsuika.json", found=path.name, why=str(error)) from error
@@ -118,11 +125,13 @@ def make_scheduler(model: Model, sampler: str, warn: Warn | None = None) -> Any:
     """A diffusers scheduler for this base's noise schedule and prediction type.
 
     Raises:
-        RecipeError: no sampler of this name (RC002).
+        RecipeError: no sampler of this name, or none for a base that was trained by flow (RC002).
     """
     import diffusers
 
     chosen = SAMPLERS[known_sampler(sampler)]
+    if model.prediction == "flow":
+        return _flow_scheduler(model, sampler)
     cls = getattr(diffusers, chosen.scheduler)
     config = model.scheduler_config
     takes = inspect.signature(cls.__init__).parameters
@@ -135,6 +144,22 @@ def make_scheduler(model: Model, sampler: str, warn: Warn | None = None) -> Any:
     asked = "trailing" if zero_snr or config.get("timestep_spacing") == "trailing" else chosen.spacing
     options["timestep_spacing"] = asked
     return cls(**options, **chosen.options)
+
+
+def _flow_scheduler(model: Model, sampler: str) -> Any:
+    import diffusers
+
+    from tsuika.diffusion.objective import flow_shift
+
+    if (flow := SAMPLERS[sampler].flow) is None:
+        names = ", ".join(name for name, one in SAMPLERS.items() if one.flow)
+        why = _("The base model was trained by flow; with it work: {names}.", names=names)
+        raise RecipeError("RC002", key="sampler", found=sampler, why=why)
+    name, shift = flow
+    options: dict[str, Any] = {shift: flow_shift(model.scheduler_config)}
+    if shift == "flow_shift":
+        options |= {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
+    return getattr(diffusers, name)(**options)
 
 
 def known_sampler(name: str) -> str:
@@ -191,13 +216,13 @@ def sample(
 
     with torch.no_grad():
         texts = [prompts] if isinstance(prompts, (str, Prompt)) else list(prompts)
-        conds = [encode(model, text, size_px=size_px, warn=warn) for text in texts]
-        uncond = None if cfg == 1 else encode(model, parse(negative), size_px=size_px, warn=warn)
-        jobs = [(cond, seed + i) for cond in conds for i in range(num)]
+        plans = [_planned(model, text, steps, size_px, warn) for text in texts]
+        uncond = None if cfg == 1 else _planned(model, negative, steps, size_px, warn)
+        jobs = [(cond, seed + i) for cond in plans for i in range(num)]
         batches = list(_batches(jobs, batch_size))
         pixels = []
         for number, batch in enumerate(batches):
-            cond = Conditioning.join([cond for cond, _ in batch])
+            cond = _together([cond for cond, _ in batch])
             generators = [torch.Generator().manual_seed(seed) for _, seed in batch]
             scheduler = make_scheduler(model, sampler, warn if number == 0 else None)
 
@@ -212,11 +237,30 @@ def sample(
         return torch.cat(pixels)
 
 
-def _batches(jobs: Sequence[tuple[Conditioning, int]], size: int) -> Iterator[list[tuple[Conditioning, int]]]:
-    """Neighbours together, at most `size`, of one token length."""
-    batch: list[tuple[Conditioning, int]] = []
+def _planned(model: Model, prompt: str | Prompt, steps: int, size_px: tuple[int, int], warn: Warn | None) -> Planned:
+    """A prompt encoded for every stretch of steps in which it says the same; what it says twice is encoded once."""
+    source = prompt if isinstance(prompt, str) else prompt.source
+    stretches = editing.plan(source, steps)
+    encoded = {text: encode(model, parse(text), size_px=size_px, warn=warn) for _last, text in stretches}
+    return tuple((last, encoded[text]) for last, text in stretches)
+
+
+def _together(plans: Sequence[Planned]) -> Planned:
+    """Plans that change at the same steps, as one of all their rows."""
+    return tuple(
+        (stretch[0][0], Conditioning.join([cond for _last, cond in stretch])) for stretch in zip(*plans, strict=True)
+    )
+
+
+def _batches(jobs: Sequence[tuple[Planned, int]], size: int) -> Iterator[list[tuple[Planned, int]]]:
+    """Neighbours together, at most `size`, of the same token lengths at the same steps."""
+
+    def shape(planned: Planned) -> list[Any]:
+        return [(last, cond.tokens_BSD.shape) for last, cond in planned]
+
+    batch: list[tuple[Planned, int]] = []
     for job in jobs:
-        if batch and (len(batch) == size or batch[0][0].tokens_BSD.shape != job[0].tokens_BSD.shape):
+        if batch and (len(batch) == size or shape(batch[0][0]) != shape(job[0])):
             yield batch
             batch = []
         batch.append(job)
@@ -227,8 +271,8 @@ def _batches(jobs: Sequence[tuple[Conditioning, int]], size: int) -> Iterator[li
 def sample_latents(
     model: Model,
     scheduler: Any,
-    cond: Conditioning,
-    uncond: Conditioning | None,
+    cond: Planned,
+    uncond: Planned | None,
     generators: Sequence[torch.Generator],
     *,
     steps: int,
@@ -238,7 +282,8 @@ def sample_latents(
 ) -> Tensor:
     """Scaled latents (B, C, H, W), float32 on the model's device, from noise of one CPU generator a picture.
 
-    `uncond` is one row; None draws without guidance. The state is kept in float32 whatever the UNet's precision.
+    Conditionings come with the last step of each stretch. `uncond` is one row; None draws without guidance. The state is
+    kept in float32 whatever the UNet's precision.
     """
     import torch
 
@@ -246,17 +291,25 @@ def sample_latents(
     shape = (1, model.facts.latent_channels, height, width)
     noise_BCHW = torch.cat([torch.randn(shape, generator=generator) for generator in generators])
     scheduler.set_timesteps(steps, device=model.device)
-    latents_BCHW: Tensor = noise_BCHW.to(model.device) * scheduler.init_noise_sigma
+    latents_BCHW: Tensor = noise_BCHW.to(model.device) * getattr(scheduler, "init_noise_sigma", 1.0)
     takes_generator = "generator" in inspect.signature(scheduler.step).parameters
     extra = {"generator": list(generators)} if takes_generator else {}
-    guide = None if uncond is None else uncond[[0] * len(generators)]
     for done, t in enumerate(scheduler.timesteps, start=1):
-        noisy_BCHW = scheduler.scale_model_input(latents_BCHW, t)
-        output_BCHW = _guided(model, noisy_BCHW, t, cond=cond, uncond=guide, cfg=cfg)
+        # Flow's schedulers neither scale the noise nor what the model is given.
+        scaled = getattr(scheduler, "scale_model_input", None)
+        noisy_BCHW = latents_BCHW if scaled is None else scaled(latents_BCHW, t)
+        # Some samplers ask the UNet more than once a step.
+        step = math.ceil(done * steps / len(scheduler.timesteps))
+        guide = None if uncond is None else _at(uncond, step)[[0] * len(generators)]
+        output_BCHW = _guided(model, noisy_BCHW, t, cond=_at(cond, step), uncond=guide, cfg=cfg)
         latents_BCHW = scheduler.step(output_BCHW, t, latents_BCHW, return_dict=False, **extra)[0]
         if on_step:
             on_step(done, len(scheduler.timesteps))
     return latents_BCHW
+
+
+def _at(planned: Planned, step: int) -> Conditioning:
+    return next((cond for last, cond in planned if step <= last), planned[-1][1])
 
 
 def _guided(

@@ -1,7 +1,7 @@
-"""Prompts in the syntax of the A1111 web UI: weights, `BREAK`, and the LoRA and hypernetwork tags.
+"""Prompts in the syntax of the A1111 web UI: weights, `BREAK`, and the LoRA and hypernetwork tags; editing is in `editing.py`.
 
-Knows no model and no tokenizer. The syntax is described on that program's wiki ("Attention/emphasis" and "Extra
-networks").
+ComfyUI's `embedding:NAME` is understood, too. Knows no model and no tokenizer. The syntax is described on A1111's wiki
+("Attention/emphasis" and "Extra networks").
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ _TAG = re.compile(r"<(\w+):([^<>]+)>")
 _NUMBER = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)"
 _TOKEN = re.compile(rf"\\[()\[\]\\]|:\s*({_NUMBER})\s*\)|[()\[\]]|[^\\()\[\]:]+|.", re.DOTALL)
 _BREAK = re.compile(r"\s*\bBREAK\b\s*")
-_EDIT = re.compile(r"(?<!\\)\[[^\[\]]*:[^\[\]]*:\s*[0-9.]+\s*\]|(?<!\\)\[[^\[\]]*\|[^\[\]]*\]|\bAND\b")
+_AND = re.compile(r"\bAND\b")
+# ComfyUI's spelling of a new word: `embedding:NAME`, with a folder before and a file's ending behind it or without.
+_NAMED = re.compile(r"(?<![^\s(\[,|:])embedding:([^\s,()\[\]|:]+)")
+_FILE = re.compile(r"\.(safetensors|pt|bin|ckpt)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class Prompt:
     source: str
     sections: tuple[tuple[Weighted, ...], ...]
     tags: tuple[Tag, ...] = ()
+    words: tuple[str, ...] = ()  # that are asked for by name, as `embedding:NAME`
     ignored: tuple[str, ...] = ()  # what the syntax knows elsewhere and tsuika does not do: for a warning
 
     @property
@@ -88,9 +92,15 @@ def parse(source: str) -> Prompt:
             ignored.append(match[0])
         return ""
 
-    text = _TAG.sub(take, source)
-    ignored += [match[0] for match in _EDIT.finditer(text)]
-    return Prompt(source, tuple(map(tuple, _sections(_weigh(text)))), tuple(tags), tuple(ignored))
+    words: list[str] = []
+
+    def name(match: re.Match[str]) -> str:
+        words.append(_FILE.sub("", re.split(r"[/\\]", match[1])[-1]))
+        return words[-1]
+
+    text = _NAMED.sub(name, _TAG.sub(take, source))
+    ignored += [match[0] for match in _AND.finditer(text)]
+    return Prompt(source, tuple(map(tuple, _sections(_weigh(text)))), tuple(tags), tuple(words), tuple(ignored))
 
 
 def without_tags(source: str) -> str:

@@ -26,7 +26,7 @@ from torch import Tensor
 from tsuika.core.plain import jsonable
 from tsuika.core.seeds import generator
 from tsuika.core.types import Attachment, Conditioning, Model
-from tsuika.diffusion.schedule import alphas_cumprod_T
+from tsuika.diffusion.objective import objective
 from tsuika.guard.probe import CONTROLS, Subject
 
 SEEDS: Final = 4  # noises a caption
@@ -195,7 +195,7 @@ def measure_memorization(
 class _Answer:
     """The prediction from pure noise."""
 
-    clean_BCHW: Tensor  # x0-hat, as `clean_from_noise` gives it
+    clean_BCHW: Tensor  # x0-hat, as `without_noise` gives it
     pull: float  # mean ||output with text - output without||
 
 
@@ -204,36 +204,23 @@ def _from_noise(
 ) -> _Answer:
     noise_BCHW = torch.stack([torch.randn(shape, generator=generator(0, purpose, i)) for i in range(seeds)])
     noise_BCHW = noise_BCHW.to(model.device)
-    alphas_T = alphas_cumprod_T(model.scheduler_config)
-    t = last_timestep(model.prediction, alphas_T)
+    trained = objective(model.prediction, model.scheduler_config, model.device)
     texts = [model.encode_text([text], size_px=size_px) for text in ("", caption)]
-    t_B = torch.full((seeds,), t, device=model.device)
+    t_B = torch.full((seeds,), trained.noisiest, device=model.device)
     without_BCHW, with_BCHW = (
         model.denoise(noise_BCHW, t_B, Conditioning.join([text] * seeds)).float() for text in texts
     )
-    clean_BCHW = clean_from_noise(model.prediction, noise_BCHW, with_BCHW, float(alphas_T[t]))
+    clean_BCHW = without_noise(trained.clean_direction(noise_BCHW, with_BCHW, t_B), noise_BCHW)
     return _Answer(clean_BCHW.cpu(), float((with_BCHW - without_BCHW).flatten(1).norm(dim=1).mean()))
 
 
-def last_timestep(prediction: str, alphas_T: Tensor) -> int:
-    """The noisiest timestep that says something of x_0: with epsilon at zero SNR the output does not."""
-    return len(alphas_T) - 1 if prediction != "epsilon" else int((alphas_T > 0).sum()) - 1
+def without_noise(clean_BCHW: Tensor, noise_BCHW: Tensor) -> Tensor:
+    """The clean latents that an output for pure noise means (up to a factor), without their part along the noise.
 
-
-def clean_from_noise(prediction: str, noise_BCHW: Tensor, output_BCHW: Tensor, alpha: float) -> Tensor:
-    """The direction of x0-hat from an output for pure noise, float32 (B, C, H, W), without its part along the noise.
-
-    v: x_0 = sqrt(a) x - sqrt(1 - a) v. Epsilon: x_0 = (x - sqrt(1 - a) epsilon) / sqrt(a), the small difference of two
-    large vectors (1 / sqrt(a) is 15 for SD1). That a network's epsilon is one part in a hundred too short would already
-    put a seventh of the noise itself into x0-hat. A training picture is independent of the noise, so what lies along it is
-    error, and is taken out; it carries one of C x H x W directions. The factor 1 / sqrt(a) is left out, for only the
-    direction counts.
+    For epsilon they are the small difference of two large vectors. That a network's epsilon is one part in a hundred too
+    short would already put a seventh of the noise itself into them (SD1). A training image is independent of the noise, so
+    what lies along it is error, and is taken out; it carries one of C x H x W directions.
     """
-    a = alpha
-    if prediction == "epsilon":
-        clean_BCHW = noise_BCHW - math.sqrt(1 - a) * output_BCHW
-    else:
-        clean_BCHW = math.sqrt(a) * noise_BCHW - math.sqrt(1 - a) * output_BCHW
     clean, noise = clean_BCHW.flatten(1), noise_BCHW.flatten(1)
     along_B1 = (clean * noise).sum(1, keepdim=True) / noise.pow(2).sum(1, keepdim=True)
     return (clean - along_B1 * noise).view_as(clean_BCHW)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tsuika.core.seeds import generator
 from tsuika.core.types import Attachment, Conditioning, Model
-from tsuika.diffusion.schedule import add_noise, alphas_cumprod_T, target
+from tsuika.diffusion.objective import objective
 from tsuika.guard.reading import Grid, Ratios, Reading
 
 # Of 1000. The midpoints of six strata of 50..700, where 88 % of the held-out signal lies in 18 public training logs of
@@ -103,11 +103,10 @@ class Probe:
         self._chunk, self._autocast = chunk, autocast
         self._trains_text = any(role.startswith("text.") for role in attachment.trains)
         self._encoded: dict[tuple[str, tuple[int, int]], Conditioning] = {}
-        self._alphas_T = alphas_cumprod_T(model.scheduler_config)
-        count = len(self._alphas_T)
+        self._objective = objective(model.prediction, model.scheduler_config, "cpu")
         mid, high = (MID[::2], HIGH[1:]) if few else (MID, HIGH)
         self._mids = len(mid)
-        self._timesteps = tuple(t * count // 1000 for t in (*mid, *high))
+        self._timesteps = tuple(map(self._objective.at, (*mid, *high)))
         self._held_out, self._train = self._draws(held_out), self._draws(train)
         attachment.set_strength(0)
         try:
@@ -149,9 +148,9 @@ class Probe:
             clean_BCHW = one.latents_CHW.float().cpu()[None]
             for t in self._timesteps:
                 noise_BCHW = torch.randn(clean_BCHW.shape, generator=generator(0, f"guard/{one.key}", t))
-                a_B = self._alphas_T[t][None]
-                noisy = add_noise(clean_BCHW, noise_BCHW, a_B)[0].to(device)
-                target_CHW = target(self._model.prediction, clean_BCHW, noise_BCHW, a_B)[0].to(device)
+                t_B = torch.tensor([t])
+                noisy = self._objective.add_noise(clean_BCHW, noise_BCHW, t_B)[0].to(device)
+                target_CHW = self._objective.target(clean_BCHW, noise_BCHW, t_B)[0].to(device)
                 draws.append(_Draw(noisy, target_CHW, t, one.caption, one.size_px))
         return draws
 
@@ -164,7 +163,7 @@ class Probe:
             return []
         noise = [torch.randn(shape, generator=generator(0, "guard/path", i)) for i in range(len(captions))]
         noisy_BCHW = torch.stack(noise).to(self._model.device)
-        steps = [t * len(self._alphas_T) // 1000 for t in PATH]
+        steps = [self._objective.at(t) for t in PATH]
         draws: dict[int, _Draw] = {}
         for place, t in enumerate(steps):
             here = [_Draw(x, x, t, caption, size_px) for x, caption in zip(noisy_BCHW, captions, strict=True)]
@@ -172,14 +171,9 @@ class Probe:
             for i in range(place, len(captions), len(steps)):
                 draws[i] = _Draw(noisy_BCHW[i], output_BCHW[i], t, captions[i], size_px)
             if place + 1 < len(steps):
-                a, following = self._alphas_T[t], self._alphas_T[steps[place + 1]]
-                if self._model.prediction == "epsilon":
-                    noise_BCHW = output_BCHW
-                    clean_BCHW = (noisy_BCHW - (1 - a).sqrt() * output_BCHW) / a.sqrt()
-                else:  # v (Salimans & Ho 2022, appendix D)
-                    noise_BCHW = a.sqrt() * output_BCHW + (1 - a).sqrt() * noisy_BCHW
-                    clean_BCHW = a.sqrt() * noisy_BCHW - (1 - a).sqrt() * output_BCHW
-                noisy_BCHW = following.sqrt() * clean_BCHW + (1 - following).sqrt() * noise_BCHW
+                here_B, following_B = torch.tensor([[t], [steps[place + 1]]], device=noisy_BCHW.device)
+                split = self._objective.split(noisy_BCHW, output_BCHW, here_B)
+                noisy_BCHW = self._objective.add_noise(*split, following_B)
         return [draws[i] for i in range(len(captions))]
 
     def _losses(self, draws: Sequence[_Draw]) -> list[float]:

@@ -26,6 +26,9 @@ def copy_in(mine: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
 
 def incompatible(where: str, this: Text, artifact: Artifact, model: Model) -> ModelError:
     """The error where an artifact is for another kind of model."""
+    if artifact.family == model.facts.family:
+        found: str = _("a {family} of other sizes", family=model.facts.title)
+        return ModelError("MD004", where=where, artifact=this, found=found, expected=_("this base model"))
     found = artifact.family or _("another model")
     return ModelError("MD004", where=where, artifact=this, found=found, expected=model.facts.title)
 

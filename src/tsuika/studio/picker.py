@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from tsuika.data.scan import SUFFIXES
+from tsuika.data.folder import IMAGES as SUFFIXES
 
 MODELS: Final = frozenset({".safetensors", ".ckpt", ".pt"})
 # Files of a folder that are looked at to count its images.

@@ -10,13 +10,14 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Final
 from urllib.parse import unquote
 
-from tsuika.api.image_set import ImageSet
+from tsuika.api.image_set import CAPTIONS, ImageSet
 from tsuika.core import names
 from tsuika.core.errors import ImageError, RecipeError
+from tsuika.core.files import write_text
 from tsuika.core.texts import _
-from tsuika.data import caption
+from tsuika.data.encoding import decode
+from tsuika.data.folder import IMAGES as SUFFIXES
 from tsuika.data.image import open_image
-from tsuika.data.scan import SUFFIXES
 
 MOST_BYTES: Final = 512 * 2**20
 MOST_FILES: Final = 20_000
@@ -68,7 +69,7 @@ def take(into: ImageSet, file: Path, name: str) -> list[str]:
     suffix = PurePosixPath(safe).suffix.lower()
     if suffix == ".zip":
         return list(_unpacked(into, file))
-    if suffix in caption.SUFFIXES:
+    if suffix in CAPTIONS:
         _take_caption(into, file, safe)
         return []
     if suffix not in SUFFIXES:
@@ -83,13 +84,17 @@ def _take_caption(into: ImageSet, file: Path, name: str) -> None:
     if len(content) > CAPTION_BYTES:
         raise ImageError("DS003", where=name, why=_("It is too large."))
     try:
-        caption.decode(content)
-    except UnicodeDecodeError:
+        text, _encoding = decode(content)
+    except ValueError:
         raise ImageError("DS003", where=name, why=_("It is not UTF-8 text.")) from None
-    target = into.folder / name
+    # `a.png.txt` belongs to `a.png` as `a.txt` does.
+    plain = PurePosixPath(name).with_suffix("")
+    target = into.folder / (plain.with_suffix("") if plain.suffix.lower() in SUFFIXES else plain).with_suffix(
+        CAPTIONS[0]
+    )
     target.parent.mkdir(parents=True, exist_ok=True)
     if not target.exists():
-        target.write_bytes(content)
+        write_text(target, text)
 
 
 def _unpacked(into: ImageSet, file: Path) -> Iterator[str]:
@@ -99,7 +104,7 @@ def _unpacked(into: ImageSet, file: Path) -> Iterator[str]:
             total = sum(one.file_size for one in entries)
             if len(entries) > MOST_FILES or total > 16 * MOST_BYTES or total > MOST_RATIO * max(1, file.stat().st_size):
                 raise ImageError("DS003", where=file.name, why=_("It is too large."))
-            for one in sorted(entries, key=lambda one: one.filename.lower().endswith(caption.SUFFIXES)):
+            for one in sorted(entries, key=lambda one: one.filename.lower().endswith(CAPTIONS)):
                 yield from _entry(into, packed, one, file.parent)
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
         raise ImageError("DS003", where=file.name, why=str(error)) from None
@@ -111,7 +116,7 @@ def _entry(into: ImageSet, packed: zipfile.ZipFile, one: zipfile.ZipInfo, scratc
     suffix = PurePosixPath(one.filename).suffix.lower()
     is_link = stat.S_ISLNK(one.external_attr >> 16)
     hidden = any(part.startswith((".", "__MACOSX")) for part in one.filename.split("/"))
-    if name is None or is_link or hidden or suffix not in SUFFIXES | set(caption.SUFFIXES):
+    if name is None or is_link or hidden or suffix not in SUFFIXES | set(CAPTIONS):
         return
     target = scratch / f"entry{suffix}"
     left = one.file_size

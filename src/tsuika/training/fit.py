@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tsuika.config import Recipe
 from tsuika.core.types import Attachment, Batch, Conditioning, Model
-from tsuika.diffusion.schedule import alphas_cumprod_T
+from tsuika.diffusion.objective import objective
 from tsuika.training import optim
 from tsuika.training.checkpoint import State
 from tsuika.training.penalties import Penalties
@@ -48,7 +48,7 @@ class Fit:
         self.penalties = Penalties(recipe, attachment, self.schedule.total)
         groups = attachment.param_groups()
         self.params = optim.trainable(groups)
-        self.alphas_T = alphas_cumprod_T(model.scheduler_config).to(model.device)
+        self.objective = objective(model.prediction, model.scheduler_config, model.device)
         if (scaler := accelerator.scaler) is not None:
             # An earlier fit has left its loss scale (fp16) there.
             scaler.load_state_dict(torch.amp.GradScaler(accelerator.device.type).state_dict())

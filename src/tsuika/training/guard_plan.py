@@ -179,7 +179,7 @@ def budget(recipe: Recipe, held_out: int) -> Budget:
     half of the images that are trained on and of the prompts go.
     """
     train = recipe.train
-    regularized = bool(recipe.data.reg_images or recipe.data.reg_generate)
+    regularized = recipe.data.regularizes
     a_step = train.batch_size * train.accumulate * STEP_PASSES * (2 if regularized else 1)
     allowed = (recipe.guard.overhead or math.inf) * train.steps * a_step
     most = min(MOST_MEASURED, max(1, held_out))

@@ -1,6 +1,6 @@
 """`fit`: the one training loop, a generator of events. It knows no method, no family, no file.
 
-Shapes: B images of a micro-batch (of this process, within `fit`), C latent channels, H x W latents, T timesteps.
+Shapes: B images of a micro-batch (of this process, within `fit`), C latent channels, H x W latents.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from tsuika.core.events import Stepped
 from tsuika.core.sections import Train
 from tsuika.core.seeds import derive, generator
 from tsuika.core.types import Attachment, Batch, Conditioning, Model
-from tsuika.diffusion.schedule import add_noise, min_snr_weight, stratified_timesteps, target
+from tsuika.diffusion.objective import Objective
+from tsuika.diffusion.schedule import stratified
 from tsuika.training.fit import Conditioner, Fit
 
 # Encoded captions in memory: 0.1 MB each (SD1) to 0.3 MB (SDXL). With shuffled tags every caption is a new one.
@@ -33,7 +34,7 @@ def fit(run: Fit, until: int | None = None) -> Iterator[Stepped]:
     Raises:
         DivergedError: a loss or gradient is not finite; the weights are still the last good ones.
     """
-    model, train, accelerator = run.model, run.recipe.train, run.accelerator
+    train, accelerator, objective = run.recipe.train, run.accelerator, run.objective
     # Every process draws the global batch and takes its share, so that their number changes no sample.
     mine = slice(accelerator.process_index, None, accelerator.num_processes)
     while run.step < (run.schedule.last if until is None else until):
@@ -42,18 +43,17 @@ def fit(run: Fit, until: int | None = None) -> Iterator[Stepped]:
         share = run.schedule.share(run.step)
         run.set_rate(share)
         run.optimizer.zero_grad(set_to_none=True)
-        total = torch.zeros((), device=model.device)
+        total = torch.zeros((), device=run.model.device)
         for number in range(run.step * train.accumulate, (run.step + 1) * train.accumulate):
             batch = run.batch(number)
-            t_B, noise_BCHW = draw(train, number, batch.latents_BCHW, len(run.alphas_T))
+            t_B, noise_BCHW = draw(train, number, batch.latents_BCHW, objective)
             latents_BCHW, noise_BCHW, t_B = batch.latents_BCHW[mine], noise_BCHW[mine], t_B[mine]
-            a_B = run.alphas_T[t_B]
             with accelerator.autocast():
                 cond = run.condition(_part(batch, mine))
-                output_BCHW = run.denoiser(add_noise(latents_BCHW, noise_BCHW, a_B), t_B, cond)
-            target_BCHW = target(model.prediction, latents_BCHW, noise_BCHW, a_B)
+                output_BCHW = run.denoiser(objective.add_noise(latents_BCHW, noise_BCHW, t_B), t_B, cond)
+            target_BCHW = objective.target(latents_BCHW, noise_BCHW, t_B)
             error_B = (output_BCHW.float() - target_BCHW).pow(2).flatten(1).mean(1)
-            weight_B = min_snr_weight(model.prediction, a_B, train.min_snr_gamma) * batch.weight_B[mine]
+            weight_B = objective.weight(t_B, train.min_snr_gamma) * batch.weight_B[mine]
             loss = (error_B * weight_B).mean() / train.accumulate
             if not _finite(float(accelerator.reduce(loss.detach(), "mean"))):
                 raise _diverged(run, _not_finite(run, error_B, batch.names))
@@ -68,11 +68,11 @@ def fit(run: Fit, until: int | None = None) -> Iterator[Stepped]:
         yield Stepped(run.step, mean_loss, grad_norm, train.learning_rate * share, time.monotonic() - began)
 
 
-def draw(train: Train, number: int, like_BCHW: Tensor, timesteps: int) -> tuple[Tensor, Tensor]:
-    """Stratified timesteps (B,) and noise (B, C, H, W) of a global micro-batch: a function of seed and its number."""
+def draw(train: Train, number: int, like_BCHW: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
+    """Stratified times (B,) and noise (B, C, H, W) of a global micro-batch: a function of seed and its number."""
     source = generator(train.seed, "noise", number)
     shape = like_BCHW.shape
-    t_B = stratified_timesteps(shape[0], timesteps, source)
+    t_B = objective.times(stratified(shape[0], source))
     noise_BCHW = torch.randn(shape, generator=source)
     if train.noise_offset:
         noise_BCHW = noise_BCHW + train.noise_offset * torch.randn(*shape[:2], 1, 1, generator=source)

@@ -30,7 +30,8 @@ from tsuika.data.bank import Bank
 from tsuika.data.caption import has_word
 from tsuika.data.manifest import Manifest
 from tsuika.data.reg_images import RegularizedBank
-from tsuika.formats.common import unread_keys, without_assumed_family
+from tsuika.families.chunks import limit_of, texts
+from tsuika.formats.common import bundled_words, unread_keys, without_assumed_family
 from tsuika.methods import Method, MethodSection, find, with_outside
 from tsuika.training import regularization_images
 from tsuika.training.device import DTYPES, pick_device, pick_precision
@@ -126,7 +127,7 @@ def prepare(
     )
     bank: Bank = yield from encode(inputs.buckets, recipe.data)
     images: Images = bank
-    if regularization_images.requested(recipe.data):
+    if regularization_images.requested(inputs.recipe.data):
         images = yield from add_regularization(bank, inputs, encode, services, accelerator, folder)
     return Prepared(**vars(inputs), accelerator=accelerator, images=images, folder=folder)
 
@@ -139,6 +140,7 @@ def read_inputs(
     `embedded` is the folder of the base that ships with the package; `report` takes what was found in the images.
     """
     precision = "fp32" if accelerator.mixed_precision == "no" else str(accelerator.mixed_precision)
+    yield from recipe.remarks
     settings = completed(recipe)
     regularization_images.requested(recipe.data)
     yield Phase("load")
@@ -149,18 +151,29 @@ def read_inputs(
         device=accelerator.device,
         dtype=DTYPES[precision],
         embedded_path=embedded,
+        overrides=recipe.base.overrides,
     )
     for text in recipe.base.artifacts:
         yield from apply_artifact(text, model, find(recipe.method.name))
     yield Phase("pictures")
     manifest, buckets = _read_images(recipe, model, report)
     yield from manifest.remarks()
+    recipe = _with_regularization(recipe, manifest)
     if enlarged := bucket.enlarged(buckets, recipe.data.crop):
         names = ", ".join(item.sample.name for item in enlarged[:3]) + (" …" if len(enlarged) > 3 else "")
         yield note("DS008", count=len(enlarged), names=names)
-    captions = [sample.caption for sample in manifest.samples]
+    captions = [text for sample in manifest.samples for text in sample.captions]
+    yield from _long_captions(captions, model)
     yield from (note("TR003", word=w) for w in settings.new_words if not any(has_word(text, w) for text in captions))
     return Inputs(recipe, settings, model, manifest, buckets)
+
+
+def _with_regularization(recipe: Recipe, manifest: Manifest) -> Recipe:
+    """The recipe with the regularization images that lie in the image folder, where it names no others."""
+    if not manifest.regularization or recipe.data.reg_images or recipe.data.reg_generate:
+        return recipe
+    found = recipe.data.model_copy(update={"reg_images": manifest.regularization})
+    return recipe.model_copy(update={"data": found})
 
 
 def _read_images(recipe: Recipe, model: Model, report: Path | None) -> tuple[Manifest, tuple[bucket.Bucket, ...]]:
@@ -172,6 +185,16 @@ def _read_images(recipe: Recipe, model: Model, report: Path | None) -> tuple[Man
         raise RecipeError("RC005", found="--images", do=f"tsuika train {recipe.method.name} --images DIR --out RUN")
     manifest = scan.scan(Path(data.images), data, size_px=size_px, needed=1, report=report)
     return manifest, bucket.assign(manifest, size_px=size_px, step_px=step_px, buckets=data.buckets)
+
+
+def _long_captions(captions: Sequence[str], model: Model) -> Iterator[Warned]:
+    """A word on captions that are longer than the text encoders read at once."""
+    limit = limit_of(model)
+    counts = {text: max(model.count_tokens(text)) for text in dict.fromkeys(captions)}
+    if long := [text for text in captions if counts[text] > limit]:
+        longest = max(long, key=lambda text: counts[text])
+        chunks = len(texts(longest, model.count_tokens, limit))
+        yield note("DS012", count=len(long), room=limit, tokens=counts[longest], chunks=chunks)
 
 
 def completed(recipe: Recipe) -> MethodSection:
@@ -201,7 +224,7 @@ def _unchanged(before: Manifest, now: Manifest, recipe: Recipe) -> Iterator[Warn
             changed=_some(other),
         )
         raise InterruptedRunError("TR008", where=recipe.data.images, why=why)
-    if recaptioned := [was.name for was, is_ in both if was.caption != is_.caption]:
+    if recaptioned := [was.name for was, is_ in both if was.captions != is_.captions]:
         yield note("TR009", names=_some(recaptioned))
 
 
@@ -220,8 +243,8 @@ def add_regularization(
         RecipeError: RC005, an image has neither a caption file nor a class word; TypeError: nothing can draw.
     """
     data, model = inputs.recipe.data, inputs.model
-    source = Path(data.reg_images)
-    if not data.reg_images:
+    source = Path(data.reg_folder)
+    if not data.reg_folder:
         if services.draw is None:
             raise TypeError("regularization images are to be drawn, and no service draws them")
         keep = services.cache.parent if services.cache is not None and data.cache else folder.root
@@ -245,7 +268,7 @@ def apply_artifact(text: str, model: Model, method: Method) -> Iterator[Warned]:
     `method` is the run's own, whose results are allowed also where it lives outside.
 
     Yields:
-        GN005 where keys of the file were not understood, so that only a part of it has an effect.
+        GN007 where keys of the file were not understood, so that only a part of it has an effect.
 
     Raises:
         FormatError, ModelError: It cannot be read, or does not fit this base.
@@ -256,11 +279,13 @@ def apply_artifact(text: str, model: Model, method: Method) -> Iterator[Warned]:
     if artifact.method not in methods:
         raise FormatError("FM001", where=path, found=artifact.method, expected=", ".join(methods))
     if artifact.family not in (model.facts.family, ""):
-        raise ModelError("MD004", where=path, artifact=path.name, found=artifact.family, expected=model.facts.family)
+        found = families.title_of(artifact.family)
+        raise ModelError("MD004", where=path, artifact=path.name, found=found, expected=model.facts.title)
     methods[artifact.method].restore(model, artifact).set_strength(strength)
-    if lost := unread_keys(artifact):
+    # Words inside a LoRA are for prompts; captions are read without them.
+    if lost := [*unread_keys(artifact), *bundled_words(artifact)]:
         total = len(artifact.tensors) + len(lost)
-        yield note("GN005", artifact=path.name, first=lost[0], unmatched=len(lost), total=total)
+        yield note("GN007", artifact=path.name, first=lost[0], unread=len(lost), total=total)
 
 
 def vae_identity(model: Model) -> str:

@@ -60,11 +60,11 @@ def requested(data: Data) -> bool:
         RecipeError: RC005, they are to be drawn, and there is no class word.
         ImageError: DS001, there is no such folder.
     """
-    if data.reg_images and not Path(data.reg_images).is_dir():
-        raise ImageError("DS001", where=data.reg_images)
-    if data.reg_generate and not data.reg_images and not data.class_word:
+    if data.reg_folder and not Path(data.reg_folder).is_dir():
+        raise ImageError("DS001", where=data.reg_folder)
+    if data.reg_generate and not data.reg_folder and not data.class_word:
         raise RecipeError("RC005", found="--class-word", do="--class-word dog")
-    return bool(data.reg_images or data.reg_generate)
+    return data.regularizes
 
 
 def drawn(

@@ -98,6 +98,8 @@ def _written(prepared: Prepared, trained: guarded_run.Trained) -> Generator[Even
     name = prepared.recipe.output.name or prepared.folder.root.resolve().name
     found = prepared.memorization(attachment) if prepared.recipe.guard.mode != "off" else None
     yield Phase("write")
+    if prepared.recipe.output.caption_tags and any(s.caption_source != "built" for s in prepared.manifest.samples):
+        yield note("TR020", tags=len(formats.count_tags(_captions(prepared))))
     artifact = yield from _write(prepared, attachment.artifact(), name, trained.step)
     if trained.snapshots is not None:
         for other, step in trained.others.items():
@@ -124,6 +126,8 @@ def _facts(prepared: Prepared, name: str, steps: int) -> dict[str, str]:
         name=name,
         trigger=recipe.data.trigger,
         prediction=model.prediction,
+        clip_skip=recipe.base.clip_skip,
+        zero_terminal_snr=str(bool(model.scheduler_config.get("rescale_betas_zero_snr"))),
         base_name=Path(model.source).name,
         base_sha256=model.sha256,
         resolution=f"{buckets[0].width}x{buckets[0].height}",
@@ -131,7 +135,11 @@ def _facts(prepared: Prepared, name: str, steps: int) -> dict[str, str]:
         steps=steps,
         max_norm=recipe.regularize.max_norm or None,
         caption_dropout=recipe.data.caption_dropout,
-        tag_frequency={folder: formats.count_tags(sample.caption for sample in prepared.manifest.samples)},
+        tag_frequency={folder: formats.count_tags(_captions(prepared))} if recipe.output.caption_tags else None,
         bucket_info={"buckets": {str(number): size for number, size in enumerate(sizes)}},
         dataset_dirs={folder: {"n_repeats": recipe.data.repeats, "img_count": images}},
     )
+
+
+def _captions(prepared: Prepared) -> list[str]:
+    return [text for sample in prepared.manifest.samples for text in sample.captions]

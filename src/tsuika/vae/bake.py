@@ -18,8 +18,8 @@ from torch import Tensor
 from tsuika.core import safetensors
 from tsuika.core.errors import FormatError
 from tsuika.core.files import whole
-from tsuika.core.texts import _
-from tsuika.core.weights import Weights, few, is_pickle, open_folder, open_weights
+from tsuika.core.texts import _, few
+from tsuika.core.weights import Weights, is_pickle, open_folder, open_weights
 from tsuika.diffusion import ldm
 from tsuika.formats.checkpoint import copy_yaml
 
@@ -69,7 +69,7 @@ def _folder(own: Path, vae: Mapping[str, Tensor], out: Path, facts: Mapping[str,
 
 
 def _save_all(weights: Weights, tensors: Mapping[str, Tensor], out: Path, facts: Mapping[str, str]) -> None:
-    everything = {**{name: weights.tensor(name) for name in weights.shapes}, **tensors}
+    everything = {**{name: weights.raw(name) for name in weights.shapes}, **tensors}
     safetensors.save_tensors(out, everything, {"format": "pt", **facts})
 
 
@@ -84,7 +84,7 @@ def _file(
         prefix + (name if is_diffusers else ldm.vae_place(name, config).name): tensor for name, tensor in vae.items()
     }
     tensors = _fitted(weights, places, weights.path)
-    if is_pickle(weights.path):
+    if is_pickle(weights.path) or weights.is_renamed:
         _save_all(weights, tensors, out, facts)
     else:
         replace_tensors(weights.path, out, tensors, facts)
@@ -100,7 +100,7 @@ def _fitted(weights: Weights, tensors: dict[str, Tensor], where: Path) -> dict[s
         raise _cannot(where, _("Its own VAE has no {names}.", names=few(missing)))
     fitted = {}
     for name, tensor in tensors.items():
-        own = weights.tensor(name)
+        own = weights.raw(name)
         if own.numel() != tensor.numel():
             raise _cannot(where, _("`{tensor}` has another size in its own VAE.", tensor=name))
         shaped = {name: tensor.cpu().reshape(own.shape)}

@@ -1,4 +1,4 @@
-"""LoRAs applied to a base's own weights, DoRA among them."""
+"""LoRAs of every kind applied to a base's own weights."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from tsuika.core.errors import FormatError, ModelError
+from tsuika.core.errors import ModelError
 from tsuika.core.texts import _
 from tsuika.core.types import Artifact
+from tsuika.diffusion import adapters
 from tsuika.formats import common, lora
-from tsuika.formats.delta import factors_of, layer_delta
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,14 +33,14 @@ class Share:
 
 
 def apply(base: Mapping[str, Tensor], shares: Sequence[Share]) -> Iterator[tuple[str, Tensor]]:
-    """(name, weight) of every weight that the LoRAs change, with them in it: W + Σ strength_i ΔW_i; in the given order.
+    """(name, weight) of every weight and bias that the LoRAs change, with them in it; in the given order.
 
-    Computed in float64 and rounded once, to the base's own number type. DoRA, Liu et al. 2024, eq. 5: its direction is
-    W + ΔW, its length the trained magnitude.
+    W + strength * (W' - W), one after the other (`diffusion.adapters`), in float64 and rounded once, to the base's own
+    number type.
 
     Raises:
         ModelError: a layer is not in the base, or has another shape there (MD004).
-        FormatError: DoRA at a strength between (FM005); OFT, or keys left unread (FM002).
+        FormatError: keys left unread (FM002).
     """
     layers: dict[str, list[tuple[Share, str, lora.Parts]]] = {}
     for share in shares:
@@ -49,12 +49,20 @@ def apply(base: Mapping[str, Tensor], shares: Sequence[Share]) -> Iterator[tuple
             layers.setdefault(f"{component}.{path}", []).append((share, component, parts))
     for name, changes in layers.items():
         weight = weight_of(base, name, changes[0][0].artifact)
-        result = weight.double()
+        result, bias = weight.double(), None
         for share, component, held in changes:
-            _check_shape(share.artifact, name, held, weight)
+            if not adapters.fits(held, tuple(weight.shape)):
+                raise unfit(share.artifact, name, weight)
             if strength := share.strength_of(component):
-                result = changed(result, held, strength, name)
+                result = adapters.changed(held, result, strength)
+                if (change := adapters.bias_change(held)) is not None:
+                    bias = strength * change.to("cpu").double().flatten() + (0 if bias is None else bias)
         yield f"{name}.weight", result.to(weight.dtype)
+        if bias is not None:
+            if f"{name}.bias" not in base:
+                raise unfit(changes[0][0].artifact, f"{name}.bias", weight)
+            own = base[f"{name}.bias"].detach().to("cpu")
+            yield f"{name}.bias", (own.double() + bias).to(own.dtype)
 
 
 def weight_of(base: Mapping[str, Tensor], name: str, artifact: Artifact) -> Tensor:
@@ -69,36 +77,7 @@ def weight_of(base: Mapping[str, Tensor], name: str, artifact: Artifact) -> Tens
     return base[f"{name}.weight"].detach().to("cpu")
 
 
-def _check_shape(artifact: Artifact, name: str, parts: lora.Parts, weight: Tensor) -> None:
-    factors = factors_of(parts)
-    out, columns = (len(factors[0]), factors[1].shape[1]) if factors else layer_delta(parts).flatten(1).shape
-    if (out, columns) != tuple(weight.flatten(1).shape):
-        shape = "x".join(map(str, weight.shape))
-        expected = _("a base whose layer is {shape}", shape=shape)
-        found = f"{artifact.family} ({out}x{columns})"
-        raise ModelError("MD004", where=name, artifact=_THIS, found=found, expected=expected)
-
-
-def changed(weight: Tensor, parts: lora.Parts, strength: float, name: str) -> Tensor:
-    """The weight with one LoRA in it, in float64.
-
-    Raises:
-        FormatError: DoRA at a strength other than 1 (FM005).
-    """
-    import torch
-
-    factors = factors_of(parts)
-    change = factors[0] @ factors[1] if factors else layer_delta(parts).double()
-    if "dora_scale" not in parts:
-        return weight + strength * change.reshape(weight.shape)
-    if strength != 1:
-        why = _("`{name}` is DoRA, which has no strength between 0 and 1.", name=name)
-        raise FormatError("FM005", where=name, why=why, do=_("Give it strength 1."))
-    direction = weight + change.reshape(weight.shape)
-    scale = parts["dora_scale"].detach().to("cpu").double()
-    # Of outputs, (out[, 1...]); or of inputs, (1, in[, 1, 1]), as old LyCORIS had them.
-    axis = 0 if scale.ndim == 1 or len(scale) == len(weight) else 1
-    others = [i for i in range(weight.ndim) if i != axis]
-    length = scale.reshape([-1 if i == axis else 1 for i in range(weight.ndim)])
-    result: Tensor = direction * (length / torch.linalg.vector_norm(direction, dim=others, keepdim=True))
-    return result
+def unfit(artifact: Artifact, name: str, weight: Tensor) -> ModelError:
+    """The error where a layer is for a weight of another shape."""
+    expected = _("a base whose layer is {shape}", shape="x".join(map(str, weight.shape)))
+    return ModelError("MD004", where=name, artifact=_THIS, found=artifact.family, expected=expected)

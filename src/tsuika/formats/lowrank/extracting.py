@@ -98,4 +98,4 @@ def extract(
         why = _("Their weights do not differ in any layer that a LoRA would have.")
         do = _("Give a fine-tuned checkpoint first, then the base it began as.")
         raise FormatError("FM005", why=why, do=do)
-    return Extracted(artifact_of(family, made, {}), errors, 1 - lost_of_total / total, left_out)
+    return Extracted(artifact_of(family, made, {}, {}), errors, 1 - lost_of_total / total, left_out)

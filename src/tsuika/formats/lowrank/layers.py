@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from tsuika.core.errors import FormatError
+from tsuika.core.finite import is_finite
 from tsuika.core.texts import _
 from tsuika.core.types import Artifact
+from tsuika.diffusion import adapters
 from tsuika.families import family
-from tsuika.formats.delta import factors_of, layer_delta
+from tsuika.formats.delta import factors_of
 from tsuika.formats.lora import METHOD, Key, Parts
 
 if TYPE_CHECKING:
@@ -52,9 +54,9 @@ def exact(family_name: str, key: Key, parts: Parts) -> Layer:
     """A layer as plain LoRA, of the rank that it needs: itself, or the singular vectors of its ΔW, to 1e-6.
 
     Raises:
-        FormatError: it is DoRA, or holds numbers that are not finite (FM005).
+        FormatError: what it does depends on the base's weights, or it holds numbers that are not finite (FM005).
     """
-    _refuse_dora(key, parts)
+    _refuse_other_than_sums(key, parts)
     refuse_not_finite(".".join(key), *parts.values())
     return Layer.of(parts) or split(*_dense(family_name, key, parts), None, _NUMERICAL)[0]
 
@@ -63,9 +65,9 @@ def nearest(family_name: str, key: Key, parts: Parts, rank: int | None, error: f
     """The plain layer of at most `rank`, and of the smallest rank whose error is at most `error`; and its relative error.
 
     Raises:
-        FormatError: it is DoRA, or holds numbers that are not finite (FM005).
+        FormatError: what it does depends on the base's weights, or it holds numbers that are not finite (FM005).
     """
-    _refuse_dora(key, parts)
+    _refuse_other_than_sums(key, parts)
     refuse_not_finite(".".join(key), *parts.values())
     if (layer := Layer.of(parts)) is not None:
         return _truncate(layer, rank, error)
@@ -94,18 +96,24 @@ def split(change_OI: Tensor, inner: tuple[int, ...], rank: int | None, error: fl
     return layer, lost / size if size else 0.0
 
 
-def artifact_of(family_name: str, layers: Mapping[Key, Layer], metadata: Mapping[str, str]) -> Artifact:
-    """Layers as a LoRA."""
+def artifact_of(
+    family_name: str, layers: Mapping[Key, Layer], beside: Mapping[str, Tensor], metadata: Mapping[str, str]
+) -> Artifact:
+    """Layers as a LoRA; `beside` are changes of norms and biases by their full names."""
     tensors = {
         f"{component}.{path}.{part}": tensor
         for (component, path), layer in layers.items()
         for part, tensor in layer.parts().items()
     }
-    return Artifact(METHOD, family_name, tensors, {**metadata, "adapter": "lora"})
+    tensors |= {name: tensor.float().contiguous() for name, tensor in beside.items()}
+    return Artifact(METHOD, family_name, tensors, {**metadata, "adapter": adapters.adapter(tensors)})
 
 
 def _dense(family_name: str, key: Key, parts: Parts) -> tuple[Tensor, tuple[int, ...]]:
-    change = layer_delta(parts).double()
+    import torch
+
+    change = adapters.own_change(parts, torch.float64)
+    assert change is not None
     return change.flatten(1), _inner(family_name, key[1], change)
 
 
@@ -147,15 +155,17 @@ def refuse_not_finite(name: str, *tensors: Tensor) -> None:
     Raises:
         FormatError: NaN or infinity in a layer (FM005).
     """
-    if not all(bool(tensor.isfinite().all()) for tensor in tensors):
+    if not all(map(is_finite, tensors)):
         why = _("`{name}` holds a number that is not finite.", name=name)
         do = _("The file is damaged: get it again.")
         raise FormatError("FM005", where=name, why=why, do=do)
 
 
-def _refuse_dora(key: Key, parts: Parts) -> None:
-    if "dora_scale" in parts:
+def _refuse_other_than_sums(key: Key, parts: Parts) -> None:
+    """Refuse what no plain LoRA can be without the base: a change that depends on its weights."""
+    if adapters.reads_weight(parts):
         name = ".".join(key)
-        why = _("`{name}` is DoRA: what it does depends on the base's weights.", name=name)
+        kind = adapters.adapter({f"{name}.{part}": tensor for part, tensor in parts.items()})
+        why = _("`{name}` is {kind}: what it does depends on the base's weights.", name=name, kind=kind)
         do = _("Make it a plain LoRA first: tsuika convert FILE --to kohya --lossy --base BASE --out OUT")
         raise FormatError("FM005", where=name, why=why, do=do)

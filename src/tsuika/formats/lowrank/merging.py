@@ -5,38 +5,49 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from tsuika.core.errors import FormatError, ModelError
 from tsuika.core.texts import _
 from tsuika.core.types import Artifact
+from tsuika.diffusion import adapters
+from tsuika.families import title_of
 from tsuika.formats import common, lora
 from tsuika.formats.lora import Key
 from tsuika.formats.lowrank.applying import Share
 from tsuika.formats.lowrank.layers import Layer, artifact_of, exact
 from tsuika.formats.lowrank.resizing import compress
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 def concatenate(shares: Sequence[Share]) -> Artifact:
     """The sum of LoRAs, exactly: ΔW = Σ strength_i ΔW_i in every layer. Ranks add up.
 
     The factors are put side by side, [s_1 U_1, s_2 U_2] [D_1; D_2], so there are neither cross terms U_1 D_2 nor squared
-    strengths. LoHa, LoKr and Tucker layers come in by their singular vectors, to 1e-6.
+    strengths. LoHa, LoKr and Tucker layers come in by their singular vectors, to 1e-6. Changes of norms and biases add up.
 
     Raises:
         ModelError: they are for different families (MD004).
-        FormatError: DoRA, which is no sum, or layers of different shapes (FM005); keys left unread (FM002).
+        FormatError: DoRA, GLoRA, OFT or (IA)³, which are no sums, or layers of different shapes (FM005); keys left unread (FM002).
     """
     import torch
 
     layers: dict[Key, list[Layer]] = {}
+    beside: dict[str, Tensor] = {}
     for share in shares:
         common.refuse_unread(share.artifact, "merge")
         _check_family(share.artifact, shares[0].artifact.family)
         for key, parts in lora.layers(share.artifact, "merge").items():
-            if strength := share.strength_of(key[0]):
+            strength = share.strength_of(key[0])
+            if strength and (adapters.has_matrix(parts) or adapters.reads_weight(parts)):
                 layer = exact(share.artifact.family, key, parts)
                 layers.setdefault(key, []).append(_balanced(layer, strength))
-    if not layers:
+            for part, tensor in adapters.beside(parts).items() if strength else ():
+                name = f"{'.'.join(key)}.{part}"
+                beside[name] = strength * tensor.float() + beside.get(name, 0)
+    if not layers and not beside:
         why = _("Nothing is left of them: all strengths are 0.")
         raise FormatError("FM005", why=why, do=_("Give other strengths."))
     tensors: dict[Key, Layer] = {}
@@ -48,7 +59,7 @@ def concatenate(shares: Sequence[Share]) -> Artifact:
             raise FormatError("FM005", where=name, why=why, do=do)
         up, down = torch.cat([piece.up_OR for piece in pieces], 1), torch.cat([piece.down_RI for piece in pieces])
         tensors[key] = Layer(up, down, max((piece.inner for piece in pieces), key=len))
-    return artifact_of(shares[0].artifact.family, tensors, _merged_metadata(shares))
+    return artifact_of(shares[0].artifact.family, tensors, beside, _merged_metadata(shares))
 
 
 def merge(
@@ -69,7 +80,7 @@ def merge(
 def _check_family(artifact: Artifact, family: str) -> None:
     if artifact.family != family:
         name = artifact.metadata.get("name") or _("One LoRA")
-        raise ModelError("MD004", where=name, artifact=name, found=artifact.family, expected=family)
+        raise ModelError("MD004", where=name, artifact=name, found=title_of(artifact.family), expected=title_of(family))
 
 
 def _balanced(layer: Layer, strength: float) -> Layer:

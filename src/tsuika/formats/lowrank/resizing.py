@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from tsuika.core.types import Artifact
+from tsuika.diffusion import adapters
 from tsuika.formats import common, lora
 from tsuika.formats.lora import Key
-from tsuika.formats.lowrank.applying import changed, weight_of
+from tsuika.formats.lowrank.applying import unfit, weight_of
 from tsuika.formats.lowrank.layers import Layer, artifact_of, nearest, refuse_not_finite, split
 
 if TYPE_CHECKING:
@@ -24,32 +25,37 @@ def compress(
     """The nearest plain LoRA of at most `rank`, and of the smallest rank whose error is at most `error`, layer by layer.
 
     Nearest in the Frobenius norm (Eckart and Young 1936). Plain LoRA: QR of both factors and an SVD of the small core.
-    LoHa, LoKr, Tucker: SVD of ΔW. DoRA: SVD of what it makes of the base's weight, less that weight.
+    LoHa, LoKr, Tucker: SVD of ΔW. DoRA, GLoRA, OFT and (IA)³: SVD of what it makes of the base's weight, less that weight.
+    Changes of norms and biases stay as they are.
 
     Args:
-        artifact: LoRA of any kind but OFT.
+        artifact: LoRA of any kind.
         rank: At most this; None: as `error` asks, at most all there is.
         error: Largest relative error of a layer's ΔW; if `rank` is reached first, the error is larger.
-        base: For DoRA: the base's weights by `<component>.<path>.weight`.
+        base: For kinds that read them: the base's weights by `<component>.<path>.weight`.
 
     Returns:
         The LoRA, and each layer's relative error |ΔW' - ΔW| / |ΔW|.
 
     Raises:
-        FormatError: DoRA without a base, numbers that are not finite (FM005), OFT (FM002), keys left unread (FM002).
-        ModelError: DoRA on a base that it does not fit (MD004).
+        FormatError: such a kind without a base, numbers that are not finite (FM005), keys left unread (FM002).
+        ModelError: such a kind on a base that it does not fit (MD004).
     """
     common.refuse_unread(artifact, "resize")
     layers: dict[Key, Layer] = {}
+    beside: dict[str, Tensor] = {}
     errors: dict[str, float] = {}
     for key, parts in lora.layers(artifact, "resize").items():
         name = ".".join(key)
-        if "dora_scale" in parts and base is not None:
+        beside |= {f"{name}.{part}": tensor for part, tensor in adapters.beside(parts).items()}
+        if base is not None and adapters.reads_weight(parts):
             weight = weight_of(base, name, artifact)
+            if not adapters.fits(parts, tuple(weight.shape)):
+                raise unfit(artifact, name, weight)
             refuse_not_finite(name, weight, *parts.values())
-            change_OI = (changed(weight.double(), parts, 1.0, name) - weight.double()).flatten(1)
+            change_OI = (adapters.changed(parts, weight.double()) - weight.double()).flatten(1)
             layers[key], errors[name] = split(change_OI, tuple(weight.shape[1:]), rank, error)
-        else:
+        elif adapters.has_matrix(parts) or adapters.reads_weight(parts):
             layers[key], errors[name] = nearest(artifact.family, key, parts, rank, error)
     metadata = {key: text for key, text in artifact.metadata.items() if key not in _OUTDATED}
-    return artifact_of(artifact.family, layers, metadata), errors
+    return artifact_of(artifact.family, layers, beside, metadata), errors

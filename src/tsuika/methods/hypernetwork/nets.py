@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from tsuika.core.errors import FormatError, RecipeError
 from tsuika.core.texts import _
 from tsuika.core.types import Artifact, Model, ParamGroup, Role, Update
+from tsuika.diffusion.activations import activation
 from tsuika.methods.common import copies, copy_in, incompatible
 from tsuika.methods.hypernetwork import Hypernetwork as Config
 from tsuika.methods.hypernetwork import header
@@ -31,16 +32,6 @@ from tsuika.methods.hypernetwork import header
 Side = Literal["k", "v"]
 SIDES: Final[tuple[Side, ...]] = ("k", "v")
 
-ACTIVATIONS: Final[dict[str, type[nn.Module]]] = {
-    "relu": nn.ReLU,
-    "leakyrelu": nn.LeakyReLU,
-    "elu": nn.ELU,
-    "swish": nn.Hardswish,
-    "tanh": nn.Tanh,
-    "sigmoid": nn.Sigmoid,
-    "softsign": nn.Softsign,
-    "mish": nn.Mish,
-}
 _STD: Final = 0.01  # of A1111's "Normal", and of its LayerNorm weights whatever the rest is
 _NAME: Final = re.compile(r"(\d+)\.([kv])\.(linear\.\d+\.(?:weight|bias))")
 
@@ -60,7 +51,7 @@ class Net(nn.Module):
         for i, (inside, out) in enumerate(pairwise(sizes), start=1):
             self.linear.append(nn.Linear(inside, out))
             if config.activation != "linear" and (i < len(sizes) - 1 or config.activate_output):
-                self.linear.append(ACTIVATIONS[config.activation]())
+                self.linear.append(activation(config.activation))
             if config.layer_norm:
                 self.linear.append(nn.LayerNorm(out))
             if config.dropout and config.dropout[i] > 0:
@@ -265,8 +256,9 @@ def restore(model: Model, artifact: Artifact) -> HypernetworkAttachment:
     """
     try:
         field_of = {name: json.loads(artifact.metadata[name]) for name in header(Config())}
-        config = Config(
-            layer_structure=field_of["layer_structure"],
+        # Not checked again: what a file may hold is more than what is trained here.
+        config = Config.model_construct(
+            layer_structure=tuple(field_of["layer_structure"]),
             activation=field_of["activation_func"],
             layer_norm=field_of["is_layer_norm"],
             activate_output=field_of["activate_output"],

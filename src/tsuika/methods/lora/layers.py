@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from tsuika.core.errors import RecipeError
 from tsuika.core.texts import _
 from tsuika.core.types import Artifact, Model, ParamGroup, Role, Update
-from tsuika.diffusion import lora_parts
+from tsuika.diffusion import adapters
 from tsuika.methods.common import by_side, copies, copy_in, incompatible
 from tsuika.methods.lora import Lora as Config
-from tsuika.methods.lora.parts import PARTS, layers_of, rank_of, shape_of
+from tsuika.methods.lora.merged import MergedAttachment, merge
+from tsuika.methods.lora.parts import PARTS, layers_of, peft_kind, rank_of
 
 UNET_ROLES: tuple[Role, ...] = ("unet.attn", "unet.ff")
 TEXT_ROLES: tuple[Role, ...] = ("text.attn", "text.ff")
@@ -236,18 +237,23 @@ def attach(model: Model, config: Config, generator: torch.Generator) -> LoraAtta
     return attachment
 
 
-def restore(model: Model, artifact: Artifact) -> LoraAttachment:
-    """Attach a LoRA that came from a file, at strength 1, frozen.
+def restore(model: Model, artifact: Artifact) -> LoraAttachment | MergedAttachment:
+    """Attach a LoRA or a relative of it that came from a file, at strength 1, frozen.
+
+    What peft can hold stands beside the base's layers, all else is laid on their weights.
 
     Raises:
         ModelError: MD004, a layer is missing on this model or has another shape.
-        FormatError: FM001, a layer has parts that this kind of adapter has not, or not all of them.
+        FormatError: FM001, a tensor is no part of an adapter, or a layer is not whole.
     """
-    kind = artifact.metadata.get("adapter") or lora_parts.adapter(artifact.tensors)
-    layers = layers_of(kind, artifact)
+    layers = layers_of(artifact)
+    modules = {key: _module(model, *key, artifact) for key in layers}
+    if (kind := peft_kind(layers)) is None:
+        return merge(model, modules, layers, artifact)
     ranks: dict[str, dict[str, tuple[int, float]]] = {}
     for (component, path), parts in layers.items():
-        if not _fits(model, component, path, kind, parts):
+        weight: Any = modules[component, path].weight
+        if adapters.implied_shape(parts) != (len(weight), weight[0].numel()):
             raise incompatible(f"{component}.{path}", _("This LoRA"), artifact, model)
         rank = rank_of(parts)
         ranks.setdefault(component, {})[path] = (rank, float(parts["alpha"]) if "alpha" in parts else float(rank))
@@ -263,6 +269,19 @@ def restore(model: Model, artifact: Artifact) -> LoraAttachment:
     return attachment
 
 
+def _module(model: Model, component: str, path: str, artifact: Artifact) -> nn.Module:
+    """The base's own module at a path, under what peft has laid around it."""
+    try:
+        module = model.module(component, path)
+    except (KeyError, IndexError):
+        raise incompatible(f"{component}.{path}", _("This LoRA"), artifact, model) from None
+    while isinstance(module, BaseTunerLayer):
+        module = module.get_base_layer()
+    if getattr(module, "weight", None) is None:
+        raise incompatible(f"{component}.{path}", _("This LoRA"), artifact, model)
+    return module
+
+
 def _place(slot: Slot, adapter: str, kind: str, parts: Mapping[str, Tensor]) -> None:
     """Make room for a file's own tensors where peft has guessed others: LoHa and LoKr can be split in several ways."""
     weight = slot.layer.get_base_layer().weight
@@ -273,20 +292,3 @@ def _place(slot: Slot, adapter: str, kind: str, parts: Mapping[str, Tensor]) -> 
         if part in parts:
             empty = torch.empty(parts[part].shape, device=weight.device, dtype=weight.dtype)
             holder[adapter] = nn.Parameter(empty, requires_grad=False)
-
-
-def _fits(model: Model, component: str, path: str, kind: str, parts: Mapping[str, Tensor]) -> bool:
-    """Whether the layer is there, and its weight has the shape that these parts make."""
-    try:
-        module = model.module(component, path)
-        shape = shape_of(kind, parts)
-    except (KeyError, IndexError):
-        return False
-    base = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
-    weight = getattr(base, "weight", None)
-    if weight is None:
-        return False
-    if kind == "dora" and not len(parts["dora_scale"]) == parts["dora_scale"].numel() == len(weight):
-        return False  # magnitudes of inputs, as old LyCORIS had them: peft has none
-    out, inside = len(weight), weight[0].numel()
-    return shape == (out, inside)

@@ -1,10 +1,8 @@
-"""What an artifact's tensors say of the adapter they are of: its kind, its layers, their ranks and shapes. No model.
-
-Parts have LyCORIS' and kohya's names.
-"""
+"""What an artifact's tensors say of the adapter they are of: its kinds, its layers and their ranks. No model."""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -12,8 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tsuika.core.errors import FormatError
 from tsuika.core.texts import _
 from tsuika.core.types import Artifact, canonical
-from tsuika.diffusion import lora_parts
-from tsuika.diffusion.lora_parts import adapter, inner_factor
+from tsuika.diffusion import adapters
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,87 +19,66 @@ if TYPE_CHECKING:
 PARTS: Final[dict[str, dict[str, str]]] = {
     "lora": {"lora_A": "lora_down.weight", "lora_B": "lora_up.weight"},
     "dora": {"lora_A": "lora_down.weight", "lora_B": "lora_up.weight", "lora_magnitude_vector": "dora_scale"},
-    "loha": {name: name for name in lora_parts.LOHA},
-    "lokr": {name: name for name in lora_parts.LOKR},
+    "loha": {name: name for name in adapters.LOHA},
+    "lokr": {name: name for name in adapters.LOKR},
 }
 
+Layers = dict[tuple[str, str], dict[str, "Tensor"]]
 
-def layers_of(kind: str, artifact: Artifact) -> dict[tuple[str, str], dict[str, Tensor]]:
+
+def layers_of(artifact: Artifact) -> Layers:
     """The artifact's tensors by (component, canonical path), then by part.
 
     Raises:
-        FormatError: FM001, a layer has parts that this kind of adapter has not, or not all of them.
+        FormatError: FM001, a tensor is no part of an adapter, or a layer is not whole.
     """
-    layers: dict[tuple[str, str], dict[str, Tensor]] = {}
-    known = (*PARTS[kind].values(), "alpha")
-    expected = f"{kind}: {', '.join(known)}"
+    layers: Layers = {}
     for name, tensor in artifact.tensors.items():
-        part = next((part for part in known if name.endswith(f".{part}")), None)
-        if part is None:
-            raise FormatError("FM001", where=name, found=name.rpartition(".")[2], expected=expected)
-        component, _dot, path = name.removesuffix(f".{part}").partition(".")
-        layers.setdefault((component, canonical(component, path)), {})[part] = tensor
+        if (split := adapters.split_name(name)) is None:
+            raise FormatError("FM001", where=name, found=name.rpartition(".")[2], expected=", ".join(adapters.PARTS))
+        component, _dot, path = split[0].partition(".")
+        layers.setdefault((component, canonical(component, path)), {})[split[1]] = tensor
     for (component, path), parts in layers.items():
-        if missing := _needed(kind, parts) - parts.keys():
-            lacks = ", ".join(sorted(missing))
-            found = _("a layer without {parts}", parts=lacks)
+        if adapters.kind_of(parts) is None:
+            kind = adapters.nearest_kind(parts)
+            found, expected = _("a layer of {parts}", parts=", ".join(parts)), f"{kind.name}: {', '.join(kind.parts)}"
             raise FormatError("FM001", where=f"{component}.{path}", found=found, expected=expected)
     return layers
 
 
-def _needed(kind: str, parts: Mapping[str, Tensor]) -> set[str]:
-    """The parts that a layer of this kind must have, as it is split: LoHa with cores or without, LoKr's factors whole or not."""
-    if kind == "lokr":
-        factors = {n: f"lokr_w{n}" in parts for n in (1, 2)}
-        return {f"lokr_w{n}{end}" for n, whole in factors.items() for end in (("",) if whole else ("_a", "_b"))}
-    cores = {"hada_t1", "hada_t2"}
-    return set(PARTS[kind].values()) - (set() if parts.keys() & cores else cores)
+def peft_kind(layers: Layers) -> str | None:
+    """The kind of adapter as which peft can hold all of these layers; None where it is none, or DoRA or a Tucker form.
+
+    peft has no magnitudes of inputs, and no strength between for any.
+    """
+    kinds = {found.name for parts in layers.values() if (found := adapters.kind_of(parts)) is not None}
+    kind = kinds.pop() if len(kinds) == 1 else ""
+    known = {*PARTS.get(kind, {}).values(), "alpha"}
+    return kind if kind in PARTS and all(parts.keys() <= known for parts in layers.values()) else None
 
 
 def rank_of(parts: Mapping[str, Tensor]) -> int:
-    """The rank of a layer."""
-    factor = inner_factor(parts)
+    """The rank of a layer that peft can hold."""
+    factor = adapters.inner_factor(parts)
     return max(parts["lokr_w2"].shape) if factor is None else len(factor)
 
 
-def shape_of(kind: str, part: Mapping[str, Tensor]) -> tuple[int, int]:
-    """(out, in * kernel) of the weight that an update is for."""
-    if kind in ("lora", "dora"):
-        return part["lora_up.weight"].shape[0], part["lora_down.weight"][0].numel()
-    if kind == "loha":
-        return _product(part["hada_w1_a"], part["hada_w1_b"], part.get("hada_t1"))
-    first = _product(part["lokr_w1_a"], part["lokr_w1_b"], None) if "lokr_w1_a" in part else part["lokr_w1"].shape
-    if "lokr_w2" in part:
-        second = (part["lokr_w2"].shape[0], part["lokr_w2"][0].numel())
-    else:
-        second = _product(part["lokr_w2_a"], part["lokr_w2_b"], part.get("lokr_t2"))
-    return first[0] * second[0], first[1] * second[1]
-
-
-def _product(a: Tensor, b: Tensor, core: Tensor | None) -> tuple[int, int]:
-    """Shape of a @ b, or of a Tucker product with its core (rank, rank, kernel...)."""
-    return (a.shape[0], b.shape[1]) if core is None else (a.shape[1], b.shape[1] * core.shape[2:].numel())
-
-
 def describe(artifact: Artifact) -> dict[str, Any]:
-    """Kind, layers, ranks and alphas, for people."""
-    layers = {
-        tuple(name.removesuffix(f".{part}").partition(".")[::2])
-        for name in artifact.tensors
-        for part in lora_parts.PARTS
-        if name.endswith(f".{part}")
-    }
-    tensors = artifact.tensors.items()
-    ranks = [
-        len(tensor) for name, tensor in tensors if name.endswith((".lora_down.weight", ".hada_w1_b", ".lokr_w2_b"))
-    ]
+    """Kinds, layers, ranks and alphas, for people."""
+    layers = adapters.by_layer(artifact.tensors)
+    paths = [layer.partition(".")[::2] for layer in layers]
+    factors = [factor for parts in layers.values() if (factor := adapters.inner_factor(parts)) is not None]
+    alphas = [float(parts["alpha"]) for parts in layers.values() if "alpha" in parts]
+    # Of those that are bundled in its file
+    words = json.loads(artifact.metadata.get("bundled_words", "[]"))
     return {
-        "adapter": adapter(artifact.tensors),
+        **({"words": words} if words else {}),
+        "adapter": adapters.adapter(artifact.tensors),
         "layers": len(layers),
-        "targets": dict(Counter(component for component, _ in layers)),
-        "convolutions": sum("resnets" in path or "samplers" in path for _, path in layers),
-        "rank": _counted(ranks),
-        "alpha": _counted(float(tensor) for name, tensor in tensors if name.endswith(".alpha")),
+        "targets": dict(Counter(component for component, _path in paths)),
+        "convolutions": sum("resnets" in path or "samplers" in path for _component, path in paths),
+        "rank": _counted(map(len, factors)),
+        "alpha": _counted(alphas),
     }
 
 

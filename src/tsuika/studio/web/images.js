@@ -160,13 +160,15 @@ function Grid({ project, images, selected, onSelect, onToggle }) {
   useEffect(() => {
     const keys = (/** @type {KeyboardEvent} */ event) => {
       const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns };
-      if (!isCommand(event) || event.ctrlKey || event.altKey || document.querySelector("dialog[open]")) return;
+      // A link or button that has the focus gets its own keys.
+      const other = event.target instanceof Element && event.target.closest("a, button:not(.thumb), select, summary");
+      if (!isCommand(event) || (other && [" ", "Enter"].includes(event.key)) || event.ctrlKey || event.altKey || document.querySelector("dialog[open]")) return;
       const at = images.findIndex(one => one.id === selected);
       if (event.key in steps) {
         const next = images[at < 0 ? 0 : Math.max(0, Math.min(images.length - 1, at + steps[/** @type {keyof typeof steps} */ (event.key)]))];
         if (next) onSelect(next.id);
         event.preventDefault();
-      } else if (event.key === " " && at >= 0 && (!(event.target instanceof HTMLButtonElement) || event.target.closest(".thumb"))) {
+      } else if (event.key === " " && at >= 0) {
         onToggle(images[at]);
         event.preventDefault();
       } else if (event.key === "Escape") onSelect(null);

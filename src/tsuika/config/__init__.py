@@ -7,6 +7,7 @@ the settings page and, later, the web forms. Imports no torch, so that `--help` 
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +15,15 @@ from typing import Any, Final, Literal, TypeVar, get_args, get_origin
 
 import tomlkit
 import tomlkit.exceptions
-from pydantic import BaseModel, SerializeAsAny, ValidationError
+from pydantic import BaseModel, PrivateAttr, SerializeAsAny, ValidationError
 from pydantic.fields import FieldInfo
 
+from tsuika.config import imports
 from tsuika.core.errors import RecipeError
+from tsuika.core.events import Warned, note
 from tsuika.core.section import Help, Section, help_of, reason
 from tsuika.core.sections import Base, Data, Guard, Output, Preview, Regularize, Train
-from tsuika.core.texts import _
+from tsuika.core.texts import _, listed
 from tsuika.methods import DEFAULT, METHODS, Method, MethodSection, find
 
 Known = TypeVar("Known", bound=BaseModel)
@@ -52,6 +55,18 @@ class Recipe(Section):
     guard: Guard = Guard()
     preview: Preview = Preview()
     output: Output = Output()
+    _remarks: tuple[Warned, ...] = PrivateAttr(())
+
+    @property
+    def remarks(self) -> tuple[Warned, ...]:
+        """What should be known of it: settings of another program's file that have no counterpart."""
+        return self._remarks
+
+    def remarked(self, remarks: tuple[Warned, ...]) -> Recipe:
+        """The same with these remarks."""
+        recipe = self.model_copy()
+        recipe._remarks = remarks
+        return recipe
 
     @classmethod
     def of(
@@ -77,10 +92,9 @@ class Recipe(Section):
         if unknown := flags.keys() - FLAGS.keys():
             raise TypeError(f"no such setting: {', '.join(sorted(unknown))}; known: {', '.join(FLAGS)}")
         named = {"method.name": method} | {FLAGS[name]: value for name, value in flags.items()}
-        tables = override(
-            read_tables(Path(file)) if file else {}, {k: v for k, v in named.items() if v not in ("", None)}
-        )
-        return build(_without_paths(override(tables, settings or {})), where=str(file or ""))
+        read, remarks = _read(Path(file)) if file else ({}, ())
+        tables = override(read, {k: v for k, v in named.items() if v not in ("", None)})
+        return build(_without_paths(override(tables, settings or {})), where=str(file or "")).remarked(remarks)
 
 
 def _without_paths(value: Any) -> Any:
@@ -159,18 +173,24 @@ def _validated(section: type[Known], data: Any, method: Method, where: str, *abo
         first = error.errors()[0]
         key = ".".join(map(str, [*above, *first["loc"]]))
         if first["type"] == "extra_forbidden":
-            nearest = _nearest(key, [*METHODS.values(), method])
+            if owners := [one.title for one in METHODS.values() if key in {known.key for known in settings([one])}]:
+                own = [known.key for known in settings([method]) if known.key.startswith("method.")]
+                raise RecipeError(
+                    "RC040", where=where, key=key, owners=listed(owners), method=method.title, names=listed(own)
+                ) from None
+            nearest = _nearest(key, [method])
             raise RecipeError("RC001", where=where, key=key, nearest=nearest) from None
         raise RecipeError("RC002", where=where, key=key, found=first["input"], why=reason(first)) from None
 
 
 def load(path: Path) -> Recipe:
-    """The recipe in a TOML file.
+    """The recipe in a file: TOML, or what `imports` knows of other programs.
 
     Raises:
         RecipeError: not there, not TOML, or not a recipe.
     """
-    return build(read_tables(path), where=str(path))
+    tables, remarks = _read(path)
+    return build(tables, where=str(path)).remarked(remarks)
 
 
 def read_tables(path: Path) -> dict[str, Any]:
@@ -179,16 +199,51 @@ def read_tables(path: Path) -> dict[str, Any]:
     Raises:
         RecipeError: not there or not TOML (RC003).
     """
+    return _read(path)[0]
+
+
+def _read(path: Path, *, follow: bool = True) -> tuple[dict[str, Any], tuple[Warned, ...]]:
+    """Tables, and remarks where they were another program's; `follow`: with the file that it names for the images."""
+    tables = _parsed(path)
+    if (importer := imports.find(tables)) is None:
+        if path.suffix.lower() == ".json":
+            raise RecipeError("RC003", where=path, why=_("It is JSON of no program that is known here."))
+        return tables, ()
+    found = importer(tables)
+    about = {"file": path.name, "kind": found.kind, "count": len(found.settings)}
+    remark = note("RC041", **about, names=listed(found.lost)) if found.lost else note("RC040", **about)
+    imported = override({}, found.settings)
+    if not found.dataset or not follow:
+        return imported, (remark,)
+    beside = path.parent / found.dataset
+    tables, remarks = _read(beside if beside.is_file() else Path(found.dataset), follow=False)
+    return override(
+        imported, {f"{name}.{key}": value for name, table in tables.items() for key, value in table.items()}
+    ), (remark, *remarks)
+
+
+def _parsed(path: Path) -> dict[str, Any]:
     try:
-        return tomlkit.parse(path.read_text(encoding="utf-8-sig")).unwrap()
+        text = path.read_text(encoding="utf-8-sig")
+        if path.suffix.lower() == ".json":
+            found = json.loads(text)
+            return found if isinstance(found, dict) else {}
+        return tomlkit.parse(text).unwrap()
     except OSError:
         why = _("There is no such file, or it cannot be opened.")
     except UnicodeDecodeError:
         why = _("It is not UTF-8 text.")
+    except json.JSONDecodeError as error:
+        why = _("Line {line}, column {column} is not valid JSON.", line=error.lineno, column=error.colno)
+    except RecursionError:
+        why = _("It is nested too deep.")
     except tomlkit.exceptions.ParseError as error:
         why = _("Line {line}, column {column} is not valid TOML.", line=error.line, column=error.col)
     except tomlkit.exceptions.TOMLKitError as error:
         why = _("It is not valid TOML ({error}).", error=error)
+    # A number of thousands of digits.
+    except ValueError as error:
+        why = _("It cannot be read: {error}.", error=error)
     raise RecipeError("RC003", where=path, why=why)
 
 

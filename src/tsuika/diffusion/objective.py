@@ -1,0 +1,162 @@
+"""What a base has learnt to predict, as one object: how noise is mixed in, the target, the way back, and the weights.
+
+Shapes: B images, C latent channels, H x W latents. Times `t_B` are what `Model.denoise` takes: whole timesteps of a noise
+schedule, or 1000 times the share of noise for flow. Pure tensor functions: no model, no settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import torch
+from torch import Tensor
+
+from tsuika.core.types import Prediction
+from tsuika.diffusion import schedule
+
+# The scale of a flow's times, and the number of timesteps that others are given for: of Stable Diffusion's schedule.
+SCALE: Final = 1000
+# Of the uniform draw, so that its logit is finite.
+_EDGE: Final = 1e-4
+
+
+class Objective(Protocol):
+    """One prediction of one base."""
+
+    def times(self, u_B: Tensor) -> Tensor:
+        """The times (B,) for numbers drawn uniformly from 0..1, in the same order: the larger, the noisier."""
+        ...
+
+    def at(self, t: int) -> int:
+        """The time nearest to a timestep of Stable Diffusion's schedule (0..999)."""
+        ...
+
+    @property
+    def noisiest(self) -> int:
+        """The last time at which the output says something of the clean latents."""
+        ...
+
+    def add_noise(self, latents_BCHW: Tensor, noise_BCHW: Tensor, t_B: Tensor) -> Tensor:
+        """The noisy latents that the model is given."""
+        ...
+
+    def target(self, latents_BCHW: Tensor, noise_BCHW: Tensor, t_B: Tensor) -> Tensor:
+        """What its output should be."""
+        ...
+
+    def split(self, noisy_BCHW: Tensor, output_BCHW: Tensor, t_B: Tensor) -> tuple[Tensor, Tensor]:
+        """The clean latents and the noise that an output means: `add_noise` and `target` turned around."""
+        ...
+
+    def clean_direction(self, noisy_BCHW: Tensor, output_BCHW: Tensor, t_B: Tensor) -> Tensor:
+        """The clean latents that an output means, up to a positive factor; finite at every time."""
+        ...
+
+    def weight(self, t_B: Tensor, min_snr_gamma: float) -> Tensor:
+        """The loss weights (B,) of the times."""
+        ...
+
+
+@dataclass(frozen=True)
+class Denoising:
+    """Epsilon or v on a noise schedule (Ho et al. 2020; Salimans & Ho 2022)."""
+
+    prediction: Prediction
+    alphas_T: Tensor
+
+    def times(self, u_B: Tensor) -> Tensor:
+        count = len(self.alphas_T)
+        return (u_B * count).long().clamp_(max=count - 1)
+
+    def at(self, t: int) -> int:
+        return t * len(self.alphas_T) // SCALE
+
+    @property
+    def noisiest(self) -> int:
+        # With epsilon at zero SNR the output says nothing of the clean latents.
+        return len(self.alphas_T) - 1 if self.prediction != "epsilon" else int((self.alphas_T > 0).sum()) - 1
+
+    def add_noise(self, latents_BCHW: Tensor, noise_BCHW: Tensor, t_B: Tensor) -> Tensor:
+        return schedule.add_noise(latents_BCHW, noise_BCHW, self._alphas(t_B))
+
+    def target(self, latents_BCHW: Tensor, noise_BCHW: Tensor, t_B: Tensor) -> Tensor:
+        return schedule.target(self.prediction, latents_BCHW, noise_BCHW, self._alphas(t_B))
+
+    def split(self, noisy_BCHW: Tensor, output_BCHW: Tensor, t_B: Tensor) -> tuple[Tensor, Tensor]:
+        a = self._alphas(t_B).view(-1, 1, 1, 1)
+        if self.prediction == "epsilon":
+            return (noisy_BCHW - (1 - a).sqrt() * output_BCHW) / a.sqrt(), output_BCHW
+        # Salimans & Ho 2022, appendix D
+        return self.clean_direction(noisy_BCHW, output_BCHW, t_B), a.sqrt() * output_BCHW + (1 - a).sqrt() * noisy_BCHW
+
+    def clean_direction(self, noisy_BCHW: Tensor, output_BCHW: Tensor, t_B: Tensor) -> Tensor:
+        a = self._alphas(t_B).view(-1, 1, 1, 1)
+        own = 1 if self.prediction == "epsilon" else a.sqrt()
+        return own * noisy_BCHW - (1 - a).sqrt() * output_BCHW
+
+    def _alphas(self, t_B: Tensor) -> Tensor:
+        return self.alphas_T[t_B.to(self.alphas_T.device)].to(t_B.device)
+
+    def weight(self, t_B: Tensor, min_snr_gamma: float) -> Tensor:
+        return schedule.min_snr_weight(self.prediction, self._alphas(t_B), min_snr_gamma)
+
+
+@dataclass(frozen=True)
+class Flow:
+    """Rectified flow: x = (1 - s) x_0 + s noise, and the model predicts noise - x_0 (Liu et al. 2023; Esser et al. 2024).
+
+    Times are drawn as Esser et al. 2024 do: logit-normal, then moved towards noise by `shift`. Every time weighs alike.
+    """
+
+    shift: float = 1.0
+
+    def times(self, u_B: Tensor) -> Tensor:
+        s_B: Tensor = torch.special.ndtri(u_B.double().clamp(_EDGE, 1 - _EDGE)).sigmoid()
+        return (SCALE * self.shift * s_B / (1 + (self.shift - 1) * s_B)).float()
+
+    def at(self, t: int) -> int:
+        return t
+
+    @property
+    def noisiest(self) -> int:
+        return SCALE
+
+    def add_noise(self, latents_BCHW: Tensor, noise_BCHW: Tensor, t_B: Tensor) -> Tensor:
+        s = _share(t_B)
+        return (1 - s) * latents_BCHW + s * noise_BCHW
+
+    def target(self, latents_BCHW: Tensor, noise_BCHW: Tensor, t_B: Tensor) -> Tensor:
+        del t_B
+        return noise_BCHW - latents_BCHW
+
+    def split(self, noisy_BCHW: Tensor, output_BCHW: Tensor, t_B: Tensor) -> tuple[Tensor, Tensor]:
+        return self.clean_direction(noisy_BCHW, output_BCHW, t_B), noisy_BCHW + (1 - _share(t_B)) * output_BCHW
+
+    def clean_direction(self, noisy_BCHW: Tensor, output_BCHW: Tensor, t_B: Tensor) -> Tensor:
+        return noisy_BCHW - _share(t_B) * output_BCHW
+
+    def weight(self, t_B: Tensor, min_snr_gamma: float) -> Tensor:
+        del min_snr_gamma
+        return torch.ones(t_B.shape, device=t_B.device)
+
+
+def _share(t_B: Tensor) -> Tensor:
+    return (t_B.float() / SCALE).view(-1, 1, 1, 1)
+
+
+def flow_shift(scheduler_config: Mapping[str, Any]) -> float:
+    """How far times are moved towards noise: flow's own schedulers and the others have two names for it."""
+    return float(scheduler_config.get("shift", scheduler_config.get("flow_shift", 1.0)))
+
+
+def objective(prediction: Prediction, scheduler_config: Mapping[str, Any], device: torch.device | str) -> Objective:
+    """What a base with this prediction and diffusers scheduler config is trained by.
+
+    Raises:
+        ModelError: a beta schedule that Stable Diffusion does not use (MD002).
+    """
+    if prediction == "flow":
+        return Flow(flow_shift(scheduler_config))
+    return Denoising(prediction, schedule.alphas_cumprod_T(scheduler_config).to(device))

@@ -1,0 +1,148 @@
+"""kohya's header of a LoRA file, both ways: facts of a run as `ss_*` and `modelspec.*` fields, which every program reads."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from tsuika import families
+from tsuika.core.types import Artifact
+from tsuika.diffusion.adapters import adapter, inner_factor
+from tsuika.families import FAMILIES, Family
+from tsuika.formats import common, lora
+from tsuika.formats.lora import most_common
+
+# fact -> header key, where the text is the same; facts of a run: `common.run_facts`
+_FACTS: Final = {
+    "name": "ss_output_name",
+    "trigger": "modelspec.trigger_phrase",
+    "description": "modelspec.description",
+    "author": "modelspec.author",
+    "license": "modelspec.license",
+    "tags": "modelspec.tags",
+    "date": "modelspec.date",
+    "started_at": "ss_training_started_at",
+    "finished_at": "ss_training_finished_at",
+    "base_name": "ss_sd_model_name",
+    "base_sha256": "ss_new_sd_model_hash",
+    "base_legacy_hash": "ss_sd_model_hash",
+    "vae_name": "ss_vae_name",
+    "vae_sha256": "ss_new_vae_hash",
+    "dropout": "ss_network_dropout",
+    "pictures": "ss_num_train_images",
+    "steps": "ss_steps",
+    "max_steps": "ss_max_train_steps",
+    "epochs": "ss_num_epochs",
+    "batch_size": "ss_total_batch_size",
+    "accumulate": "ss_gradient_accumulation_steps",
+    "learning_rate": "ss_learning_rate",
+    "unet_learning_rate": "ss_unet_lr",
+    "text_learning_rate": "ss_text_encoder_lr",
+    "optimizer": "ss_optimizer",
+    "schedule": "ss_lr_scheduler",
+    "warmup_steps": "ss_lr_warmup_steps",
+    "min_snr_gamma": "ss_min_snr_gamma",
+    "noise_offset": "ss_noise_offset",
+    "clip_norm": "ss_max_grad_norm",
+    "max_norm": "ss_scale_weight_norms",
+    "caption_dropout": "ss_caption_dropout_rate",
+    "precision": "ss_mixed_precision",
+    "gradient_checkpointing": "ss_gradient_checkpointing",
+    "cache_latents": "ss_cache_latents",
+    "clip_skip": "ss_clip_skip",
+    "zero_terminal_snr": "ss_zero_terminal_snr",
+    "max_token_length": "ss_max_token_length",
+    "seed": "ss_seed",
+    "comment": "ss_training_comment",
+    "tag_frequency": "ss_tag_frequency",
+    "bucket_info": "ss_bucket_info",
+    "dataset_dirs": "ss_dataset_dirs",
+}
+_TABLES: Final = ("tag_frequency", "bucket_info", "dataset_dirs")
+# the same, but written in another way than read
+_READ_ONLY: Final = {
+    "rank": "ss_network_dim",
+    "alpha": "ss_network_alpha",
+    "title": "modelspec.title",
+    "resolution": "modelspec.resolution",
+}
+
+
+def header_metadata(artifact: Artifact, layers: Mapping[lora.Key, lora.Parts]) -> dict[str, str]:
+    """The `ss_*` and `modelspec.*` fields, without hashes: strings only, nothing looked up, sorted.
+
+    What the artifact brought from another file under such names stays, unless it is known better here.
+    """
+    facts, family = artifact.metadata, families.family(artifact.family)
+    prediction = common.prediction_of(facts)
+    ranks: dict[bool, list[float]] = {True: [], False: []}
+    alphas: dict[bool, list[float]] = {True: [], False: []}
+    for parts in layers.values():
+        inner = inner_factor(parts)
+        is_3x3 = inner is not None and inner.ndim == 4 and inner.shape[2:].numel() > 1
+        if inner is not None:
+            ranks[is_3x3].append(inner.shape[0])
+            alphas[is_3x3].append(float(parts.get("alpha", len(inner))))
+    kind = adapter(artifact.tensors)
+    kinds = kind.split("+")
+    args: dict[str, str] = {} if kind == "lora" else {"algo": kinds[0].replace("dora", "lora")}
+    if "dora" in kinds:
+        args["dora_wd"] = "True"
+    if ranks[True]:
+        args |= {"conv_dim": str(most_common(ranks[True])), "conv_alpha": str(most_common(alphas[True]))}
+    kept = {key: text for key, text in facts.items() if key.startswith(("ss_", "ssmd_", "modelspec."))}
+    made = {key: _text(fact, facts[fact]) for fact, key in _FACTS.items() if facts.get(fact)}
+    pixels = family.geometry(prediction).native_size_px
+    width, _x, height = facts.get("resolution", f"{pixels}x{pixels}").partition("x")
+    made |= {
+        "ss_v2": str("--v2" in family.names.sd_scripts),
+        "ss_base_model_version": family.names.kohya_version.get(prediction, family.names.kohya_version["epsilon"]),
+        "ss_network_module": "networks.lora" if kind == "lora" else "lycoris.kohya",
+        "ss_network_dim": facts.get("rank") or str(most_common(ranks[False] or ranks[True])),
+        "ss_network_alpha": facts.get("alpha") or str(most_common(alphas[False] or alphas[True])),
+        "ss_network_args": json.dumps(args),
+        "ss_resolution": f"({width}, {height or width})",
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": f"{family.names.modelspec.get(prediction, family.names.modelspec['epsilon'])}/lora",
+        "modelspec.implementation": family.names.implementation if family.names.has_ldm_lora else "diffusers",
+        "modelspec.title": _text("title", facts.get("title") or facts.get("name") or "LoRA"),
+        "modelspec.resolution": f"{width}x{height or width}",
+        "modelspec.prediction_type": common.PREDICTION_TYPES[prediction],
+    }
+    if clip_skip := facts.get("clip_skip"):
+        made["modelspec.encoder_layer"] = clip_skip
+    return dict(sorted((kept | made).items()))
+
+
+def _text(fact: str, text: str) -> str:
+    # A1111 parses every value that begins with a brace as JSON.
+    return f" {text}" if text.startswith("{") and fact not in _TABLES else text
+
+
+def facts_from(metadata: Mapping[str, str]) -> dict[str, str]:
+    """The facts of a run that a header names."""
+    known = {**_FACTS, **_READ_ONLY}
+    found = {fact: metadata[key] for fact, key in known.items() if metadata.get(key, "None") != "None"}
+    if "resolution" not in found and (size := re.fullmatch(r"\((\d+), ?(\d+)\)", metadata.get("ss_resolution", ""))):
+        found["resolution"] = f"{size[1]}x{size[2]}"
+    if kind := metadata.get("modelspec.prediction_type"):
+        found["prediction"] = {"v": "v_prediction", "f": "flow"}.get(kind[:1].lower(), "epsilon")
+    elif metadata.get("ss_base_model_version", "").endswith("_v"):
+        found["prediction"] = "v_prediction"
+    return found
+
+
+def named_family(metadata: Mapping[str, str]) -> Family | None:
+    """The family that the header names; the newest that fits, as old trainers left `ss_v2` and the like behind."""
+    if own := next((family for family in FAMILIES if family.name == metadata.get("family")), None):
+        return own
+    names = metadata.get("ss_base_model_version", ""), metadata.get("modelspec.architecture", "")
+    is_v2 = metadata.get("ss_v2") == "True"
+    for family in reversed(FAMILIES):
+        if any(name.startswith(family.names.beginnings) for name in names):
+            return family
+        if is_v2 and "--v2" in family.names.sd_scripts:
+            return family
+    return None

@@ -1,0 +1,150 @@
+"""Settings of kohya's programs as a recipe: what has a counterpart is taken over, what has none is named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tsuika import config
+from tsuika.core.errors import RecipeError
+
+DATASET = """
+[general]
+shuffle_caption = true
+keep_tokens = 1
+caption_extension = '.txt'
+enable_wildcard = true
+[[datasets]]
+resolution = [512, 768]
+batch_size = 2
+keep_tokens = 2
+  [[datasets.subsets]]
+  image_dir = 'photos'
+  class_tokens = 'sks dog'
+  num_repeats = 5
+  color_aug = true
+  [[datasets.subsets]]
+  image_dir = 'more'
+  [[datasets.subsets]]
+  is_reg = true
+  image_dir = 'dogs'
+"""
+TRAINING = """
+[model]
+pretrained_model_name_or_path = "base.safetensors"
+v2 = false
+[network]
+network_module = "networks.lora"
+network_dim = 8
+network_alpha = 4
+network_args = ["conv_dim=4", "conv_alpha=1", "rank_dropout=0.1"]
+network_train_unet_only = true
+[optimizer]
+optimizer_type = "AdamW8bit"
+optimizer_args = ["weight_decay=0.1", "betas=0.9,0.95"]
+learning_rate = 2e-4
+unet_lr = 1e-4
+lr_scheduler = "cosine"
+lr_warmup_steps = 100
+max_train_steps = 1000
+[saving]
+output_name = "kuma"
+output_dir = "out"
+mixed_precision = "bf16"
+save_precision = "float"
+clip_skip = 2
+dataset_config = "dataset.toml"
+"""
+
+
+def remark(recipe: config.Recipe) -> str:
+    return " ".join(one.message for one in recipe.remarks)
+
+
+def test_a_dataset_and_a_training_configuration(tmp_path: Path) -> None:
+    (tmp_path / "dataset.toml").write_text(DATASET)
+    (tmp_path / "train.toml").write_text(TRAINING)
+    recipe = config.load(tmp_path / "train.toml")
+    data, train, method = recipe.data, recipe.train, recipe.method.model_dump()
+    assert (data.images, data.reg_images, data.class_word, data.repeats) == ("photos", "dogs", "sks dog", 5)
+    assert (data.size_px, data.shuffle_tags, data.keep_tokens, data.caption_lines) == (640, True, 2, "alternatives")
+    assert (train.steps, train.batch_size, train.learning_rate, train.warmup) == (1000, 2, 1e-4, 0.1)
+    assert (train.optimizer, train.weight_decay, train.precision, train.schedule) == (
+        "adamw8bit",
+        0.1,
+        "bf16",
+        "cosine",
+    )
+    assert {key: method[key] for key in ("name", "rank", "alpha", "conv", "conv_rank", "text_encoder")} == {
+        "name": "lora",
+        "rank": 8,
+        "alpha": 4,
+        "conv": True,
+        "conv_rank": 4,
+        "text_encoder": False,
+    }
+    assert (recipe.base.model, recipe.output.name, recipe.output.dtype) == ("base.safetensors", "kuma", "fp32")
+    told = remark(recipe)
+    for lost in ("clip_skip = 2", "rank_dropout = 0.1", "betas", "color_aug", "subsets[1] (more)", "sd-scripts"):
+        assert lost in told
+    for neutral in ("output_dir", "caption_extension", "v2", "enable_wildcard"):
+        assert neutral not in told
+    # The whole recipe, as a run writes it, is one of ours: nothing is imported twice.
+    (tmp_path / "recipe.toml").write_text(config.dump(recipe))
+    again = config.load(tmp_path / "recipe.toml")
+    assert config.dump(again) == config.dump(recipe) and not again.remarks
+
+
+def test_flags_and_settings_stand_above_what_is_imported(tmp_path: Path) -> None:
+    (tmp_path / "dataset.toml").write_text(DATASET)
+    recipe = config.Recipe.of(
+        "dreambooth", file=tmp_path / "dataset.toml", images="mine", settings={"train.batch_size": 1}
+    )
+    assert (recipe.method.name, recipe.data.images, recipe.train.batch_size) == ("dreambooth", "mine", 1)
+    assert recipe.remarks
+
+
+@pytest.mark.parametrize(
+    ("table", "expected"),
+    [
+        ({"LoRA_type": "LyCORIS/LoHa", "network_dim": 4}, {"name": "lora", "adapter": "loha", "rank": 4}),
+        ({"LoRA_type": "Kohya LoCon", "conv_dim": 16}, {"conv": True, "conv_rank": 16}),
+        ({"network_module": "lycoris.kohya", "network_args": ["algo=lokr"]}, {"adapter": "lokr"}),
+        ({"token_string": "kuma", "init_word": "bear", "num_vectors_per_token": 3}, {"init": "bear", "vectors": 3}),
+        ({"pretrained_model_name_or_path": "x", "train_data_dir": "y"}, {"name": "dreambooth"}),
+    ],
+)
+def test_each_method(table: dict[str, Any], expected: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "preset.json"
+    gui = {
+        "max_resolution": "512,512",
+        "lr_warmup": 10,
+        "epoch": 8,
+        "model_list": "custom",
+        "color_aug": False,
+        "vae": "",
+    }
+    path.write_text(json.dumps(gui | table))
+    recipe = config.load(path)
+    method = recipe.method.model_dump()
+    assert {key: method[key] for key in expected} == expected
+    assert recipe.train.warmup == 0.1 and recipe.data.size_px == 512
+    assert "kohya_ss" in remark(recipe) and "epoch = 8" in remark(recipe) and "color_aug" not in remark(recipe)
+
+
+def test_what_is_no_settings_is_refused(tmp_path: Path) -> None:
+    for number, text in enumerate(('{"a": 1}', "[1]", "{", "[" * 100_000, '{"a": ' + "9" * 5000 + "}")):
+        path = tmp_path / f"{number}.json"
+        path.write_text(text)
+        with pytest.raises(RecipeError) as caught:
+            config.load(path)
+        assert caught.value.code == "RC003"
+    path = tmp_path / "train.toml"
+    path.write_text('max_train_steps = 10\ndataset_config = "train.toml"\n')
+    assert config.load(path).train.steps == 10
+    path.write_text('max_train_steps = 10\nlearning_rate = "fast"\ndataset_config = "gone.toml"\n')
+    with pytest.raises(RecipeError, match="RC003"):
+        config.load(path)
