@@ -5,11 +5,15 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import tomlkit
 
 from tsuika import config
+from tsuika.config import Recipe
 from tsuika.core.errors import RecipeError
+from tsuika.embedded.defaults import training
 from tsuika.methods import METHODS
 
 
@@ -57,22 +61,39 @@ def test_an_unknown_key_names_the_nearest(key: str, nearest: str) -> None:
     assert caught.value.exit_status == 2
 
 
+def at(recipe: Recipe, dotted: str) -> Any:
+    part, _, leaf = dotted.partition(".")
+    return getattr(getattr(recipe, part), leaf)
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_brings_its_own_defaults_and_the_recipe_overrules_them(name: str) -> None:
     section = METHODS[name].settings
-    recipe = config.build({"method": {"name": name}})
+    recipe = config.build({"base": {"model": "a.safetensors"}, "method": {"name": name}})
     assert type(recipe.method) is section
     for dotted, value in section.defaults.items():
-        part, _, leaf = dotted.partition(".")
-        assert getattr(getattr(recipe, part), leaf) == value
-        assert value != getattr(getattr(config.Recipe(), part), leaf), "then it need not be said"
+        assert at(recipe, dotted) == value != at(Recipe(), dotted), "else it need not be said"
     assert config.build({"method": {"name": name}, "train": {"steps": 7}}).train.steps == 7
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("base", [{}, {"base": {"model": "embedded"}}, {"base": {"vae": "builtin"}}])
+def test_the_embedded_base_brings_its_own_defaults(name: str, base: dict[str, Any]) -> None:
+    """README's plain line trains at the rate that was measured for these weights, unless the recipe says otherwise."""
+    own = training()[name]
+    recipe = config.build({"method": {"name": name}, **base})
+    assert {key: at(recipe, key) for key in own} == own
+    assert "train.learning_rate" in own and own["train.steps"] <= 300
+    said = config.build({"method": {"name": name}, "train": {"learning_rate": 1e-5, "steps": 7}, **base})
+    assert (said.train.learning_rate, said.train.steps, said.train.batch_size) == (1e-5, 7, own["train.batch_size"])
+    # The complete recipe of a run is the same again.
+    assert config.build(tomlkit.parse(config.dump(recipe)).unwrap()) == recipe
 
 
 def test_a_setting_of_another_method_and_an_unknown_method_are_refused() -> None:
     with pytest.raises(RecipeError) as caught:
         config.build({"method": {"name": "hypernetwork", "rank": 4}})
-    assert caught.value.code == "RC040" and "method.rank" in caught.value.part("what")
+    assert caught.value.code == "RC042" and "method.rank" in caught.value.part("what")
     assert caught.value.part("why") == "It is a setting of LoRA."
     assert "method.layer_structure" in caught.value.part("do") and "rank" not in caught.value.part("do")
     with pytest.raises(RecipeError) as caught:

@@ -11,6 +11,8 @@ import pytest
 
 import tsuika
 from tsuika.api.run import Run
+from tsuika.config import defaults_of
+from tsuika.methods import METHODS
 
 
 def loaded(code: str) -> set[str]:
@@ -61,7 +63,7 @@ def test_a_recipe_of_flags_is_that_of_the_command_line(tmp_path: Path) -> None:
     given = {"images": "photos", "trigger": "sks", "steps": 40}
     ours = tsuika.Recipe.of("dreambooth", settings={"train.batch_size": 2}, **given)  # type: ignore[arg-type]
     assert ours == built("dreambooth", None, ["train.batch_size=2"], **given, base="", seed=None)
-    assert ours.train.learning_rate == 2e-6
+    assert ours.train.learning_rate == defaults_of(METHODS["dreambooth"], "embedded")["train.learning_rate"]
     assert tsuika.Recipe.of("dreambooth", images=Path("photos")).data.images == "photos"
     with pytest.raises(TypeError, match="imgaes"):
         tsuika.Recipe.of("lora", imgaes="photos")

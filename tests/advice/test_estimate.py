@@ -59,10 +59,16 @@ def test_trainings_are_what_the_guard_plans(method: str, tmp_path: Path) -> None
         mascot.write(folder, mascot.pictures(pictures, seed=1))
         manifest = scan.scan(folder, recipe.data, size_px=64, needed=1)
         plan = guard_plan.plan(recipe, manifest, folder)
-        planned = 1.0
-        if plan.kind == "hold-out":
-            planned = 1 + (plan.ends(1000, 1000) - plan.begins(1000, 1000)) / 1000
-        elif plan.kind == "folds":
-            # In turn, and then the result from the base.
-            planned = plan.folds + plan.ends(1000, 1000) / 1000
-        assert trainings(len(plan.split.groups), recipe.method, "on") == planned
+        each = range(1, 1001)
+
+        def cost(*steps: float, plan: guard_plan.GuardPlan = plan) -> int:
+            return sum(plan.ends(int(step), 1000) - plan.begins(int(step), 1000) for step in steps)
+
+        # Every best step, with the nearest `safe` and the furthest `likeness` that have files of their own.
+        most = max(cost(best, best / 1.3, *[min(1000, 2.5 * best)] * (best * 1.3 <= 1000)) for best in each)
+        alone = max(map(cost, each))
+        lead = plan.begins(1000, 1000) if plan.folds else 0
+        looks = plan.folds or 1
+        found = [trainings(len(plan.split.groups), recipe.method, "on", size) for size in (1000, 2**30)]
+        assert looks + (most + lead) / 1000 <= found[0] < looks + (most + lead) / 1000 + 1
+        assert found[1] == looks + (alone + lead) / 1000

@@ -201,7 +201,8 @@ def test_estimates_scale_with_the_work(bases: dict[str, Base]) -> None:
 
     one, two = of({"train.steps": 100}), of({"train.steps": 200})
     assert one.seconds and two.seconds == pytest.approx(2 * one.seconds)
-    assert of({"train.steps": 100, "guard.mode": "off"}).seconds == pytest.approx(one.seconds / 2)
+    # Without some images, with all, and for `safe` and `likeness` at most as long again.
+    assert of({"train.steps": 100, "guard.mode": "off"}).seconds == pytest.approx(one.seconds / 4)
     # Each of five left out in turn, all of them up to half of the best step, and from there the result.
-    assert of({"train.steps": 100}, 5).trainings == 5 + 1.5
+    assert of({"train.steps": 100}, 5).trainings == 5 + 1.5 + 2
     assert of({"train.gradient_checkpointing": True, "train.steps": 100}).seconds > one.seconds

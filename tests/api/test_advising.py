@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,10 @@ from typer.testing import CliRunner
 
 import tsuika
 from tsuika import config
+from tsuika.api import timing
 from tsuika.cli.main import app
 from tsuika.core.errors import ImageError, RecipeError
-from tsuika.core.events import Phase
+from tsuika.core.events import Phase, Stepped
 from tsuika.embedded import gadget, mascot
 
 
@@ -49,10 +51,24 @@ def test_the_time_is_measured_once_a_day(pictures: Path, tmp_path: Path, monkeyp
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     limits = {"trigger": "zoka", "max_file_mb": 0.02}  # a new word is all that fits
     first = tsuika.advise(pictures, "object", **limits).result.to_dict()
-    again = tsuika.advise(pictures, "object", **limits, measure=False).result.to_dict()
+    again = tsuika.advise(pictures, "object", **limits).result.to_dict()
+    unmeasured = tsuika.advise(pictures, "object", **limits, measure=False).result.to_dict()
     kept = first["recommendation"]
     assert kept["method"] == "textual-inversion" and kept["time_basis"] == "measured" and kept["seconds"] > 0
     assert again["recommendation"]["step_seconds"] == kept["step_seconds"]
+    assert date.fromisoformat(kept["measured_on"]) <= date.today() and again["recommendation"]["measured_on"]
+    told = unmeasured["recommendation"]
+    assert (told["time_basis"], told["seconds"], told["measured_on"]) == ("unknown", None, None)
+
+
+def test_a_busy_machine_counts_the_processors_time_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps of 3 s by the clock, of which others had two; the processor's clock is read around every step."""
+    clock = iter([10.0, 11.0, 12.0, 13.5])
+    monkeypatch.setattr("tsuika.api.timing.time.process_time", lambda: next(clock))
+    steps = [Stepped(n, 0.1, 1.0, 1e-4, seconds) for n, seconds in ((1, 3.0), (2, 0.8), (3, 3.0))]
+    assert list(timing._spent(iter(steps), on_gpu=False)) == [1.0, 0.8, 1.5]
+    monkeypatch.undo()
+    assert list(timing._spent(iter(steps), on_gpu=True)) == [3.0, 0.8, 3.0]
 
 
 def test_what_cannot_be(pictures: Path, tmp_path: Path) -> None:

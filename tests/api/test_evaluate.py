@@ -11,8 +11,10 @@ import pytest
 
 import tsuika
 from tsuika import config
+from tsuika.api import evaluating
 from tsuika.core.errors import ImageError, InterruptedRunError, ModelError, NetworkError, RecipeError
 from tsuika.core.events import Progress, Warned
+from tsuika.core.rundir import RunDir
 from tsuika.embedded import gadget, mascot
 from tsuika.generation import pipeline
 
@@ -160,3 +162,28 @@ def test_changed_pictures_and_a_missing_page_are_told(run: Path, trained: Path, 
     (run / "report.html").unlink()
     _, warned = evaluate(run, trained, images=tmp_path / "others", strengths=(1,), seeds=1)
     assert [one.code for one in warned] == ["EV007", "EV005"]
+
+
+@pytest.mark.parametrize(
+    ("alarms", "warnings", "doubted"),
+    [
+        ([], [], False),
+        ([("GD004", 40)], [], True),
+        # By a guard that warns only; the run went on and got better.
+        ([("GD004", 30)], [], False),
+        ([("GD006", 40)], ["GD031"], False),
+        ([("GD002", 40)], ["GD017"], True),
+    ],
+)
+def test_a_run_whose_guard_saw_no_gain_is_doubted(
+    tmp_path: Path, alarms: list[tuple[str, int]], warnings: list[str], doubted: bool
+) -> None:
+    guard = {
+        "curve": [{"step": 20}, {"step": 30}, {"step": 40}],
+        "alarms": [{"code": code, "step": step} for code, step in alarms],
+    }
+    content = {"guard": guard, "warnings": [{"code": code} for code in warnings]}
+    (tmp_path / "report.json").write_text(json.dumps(content), encoding="utf-8")
+    assert evaluating._doubted(RunDir(tmp_path)) == doubted
+    (tmp_path / "report.json").write_text(json.dumps({"guard": None, "warnings": []}), encoding="utf-8")
+    assert not evaluating._doubted(RunDir(tmp_path))

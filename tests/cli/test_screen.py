@@ -6,6 +6,7 @@ import errno
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -140,6 +141,19 @@ def test_checks_of_the_guard_are_a_line_each_and_an_alarm_is_told_once(
     assert sum("note[" in line for line in lines) == 2
     assert f"step 260: {loss}: training -30.0%; no image is held out" in lines
     assert "Steps of your files: 113 (safe 90, likeness 150)" in told
+
+
+def test_a_check_says_of_which_fold_it_is_and_what_is_to_be_done_is_said_of_all_together(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(screen.signal, "signal", lambda *_: None)
+    held = {"mean": math.log(0.88), "low": math.log(0.85), "high": math.log(0.91)}
+    stop = judged(220, "stop", "GD006", held, 100)
+    folds = [replace(stop, fold=number, folds=2) for number in (1, 2)]
+    screen.follow(iter([*folds, replace(stop, folds=2)]), tmp_path, as_json=False)
+    lines = [line.strip() for line in capsys.readouterr().err.splitlines()]
+    assert [line.split(", step")[0] for line in lines[:3]] == ["fold 1 of 2", "fold 2 of 2", "all 2 folds together"]
+    assert lines[3].startswith("note[GD006]") and not any("note[" in line for line in lines[:3])
 
 
 @pytest.mark.usefixtures("japanese")

@@ -205,7 +205,7 @@ def test_without_held_out_pictures_nothing_is_called_best(tmp_path):
         assert "No image was held out" in text
         assert "loss against the untrained base" not in text
         assert "Signs of memorizing" not in text
-        assert "Drift says how much" in text
+        assert "Change of prompts without the trigger word" in text
     assert "2" in data.guard["sentence"]["en"].split("too few")[0][-60:]
 
 

@@ -43,9 +43,9 @@ def point(found: Tables, step: int = 100, strength: float = 1.0, name: str = "ma
     return Point(name, f"artifacts/{name}.safetensors", step, strength, found, main)
 
 
-def told(points: list[Point], base: Tables = BASE, scale: Scale = SCALE) -> Evaluation:
+def told(points: list[Point], base: Tables = BASE, scale: Scale = SCALE, *, doubted: bool = False) -> Evaluation:
     asked = (Asked("a tsuipi in the snow", "subject"), Asked("a cat", "unrelated"))
-    found = judge(base, points, scale)
+    found = judge(base, points, scale, doubted=doubted)
     return Evaluation("mascot", "tsuipi", "embedded", asked, (1, 2), base, tuple(points), scale, found, ())
 
 
@@ -61,6 +61,10 @@ def told(points: list[Point], base: Tables = BASE, scale: Scale = SCALE) -> Eval
         (tables(0.1), "nothing"),
         (tables(0.02), "nothing"),
         (tables(0.12), "nothing"),  # surely above the base, and far too little
+        (tables(0.24), "slight"),  # 0.14 of a way of 0.8
+        (tables(0.27), "good"),  # 0.17
+        (tables(0.5, drift=0.029), "good"),
+        (tables(0.5, drift=0.031), "trade"),  # of 0.1 between two prompts
         (tables(0.5, copies=2), "copies"),
         (tables(0.5, copies=1), "good"),  # one may be chance
         (tables(0.02, 0.5, copies=9), "copies"),
@@ -122,6 +126,47 @@ def test_of_what_cannot_be_told_apart_the_gentler_one_is_best() -> None:
     second = replace(tables(0.5, drift=0.05), fidelity=table(0.51, 2, spread=wild))
     found = told([point(second, 300), point(first, 100, name="early", main=False)])
     assert found.verdict.best == 1
+
+
+def test_after_a_guard_that_saw_no_gain_nothing_is_good() -> None:
+    """One voice: whatever the drawings say."""
+    for found, grade in ((tables(0.5), "doubtful"), (tables(0.5, 0.7), "doubtful"), (tables(0.24), "slight")):
+        evaluation = told([point(found)], doubted=True)
+        assert (evaluation.verdict.grade, evaluation.verdict.best) == (grade, None)
+        assert "Better" not in said(evaluation) and "suffered" not in said(evaluation)
+    assert told([point(tables(0.5, copies=9))], doubted=True).verdict.grade == "copies"
+    blind = replace(tables(0.5), fidelity=None, adherence=None, others=None, drift=None)
+    base = replace(BASE, fidelity=None, adherence=None, others=None, drift=None)
+    unmeasured = [told([point(blind)], base, Scale(None, 0.0, None), doubted=doubted) for doubted in (False, True)]
+    assert ["guard" in said(one) for one in unmeasured] == [False, True]
+
+
+def test_what_has_moved_other_prompts_does_not_say_that_nothing_suffered() -> None:
+    """Drift of 0.066 where two prompts are 0.1 apart."""
+    sentence = said(told([point(tables(0.5, drift=0.066))]))
+    assert sentence.count("66%") == 1 and "suffered" not in sentence
+
+
+def saved(found: Tables, step: int) -> Point:
+    return replace(point(found, step, name=f"step-{step:06d}", main=False), file=f"checkpoints/step-{step:06d}")
+
+
+def test_of_equals_a_file_that_was_written_is_best() -> None:
+    file, state = point(tables(0.5, seed=1, drift=0.02), 300), saved(tables(0.5, seed=2, drift=0.01), 100)
+    assert told([file, state]).verdict.best == 0
+    better = saved(tables(0.8, seed=2, drift=0.01), 100)
+    assert told([file, better]).verdict.best == 1, "a better one counts, written or not"
+
+
+def test_of_equals_a_difference_in_drift_within_its_error_decides_nothing() -> None:
+    """Then the score does."""
+    low, high = (replace(tables(0.5), fidelity=table(mean, seed, spread=0.15)) for mean, seed in ((0.5, 1), (0.52, 2)))
+    steady, noisy = table(0.0200, 3, (4, SEEDS), 1e-4), table(0.0201, 4, (4, SEEDS), 5e-3)
+    found = told([point(replace(low, drift=steady), 100, main=False), point(replace(high, drift=noisy), 300)])
+    assert found.verdict.best == 1
+    further = table(0.0301, 4, (4, SEEDS), 5e-3)
+    found = told([point(replace(low, drift=steady), 100, main=False), point(replace(high, drift=further), 300)])
+    assert found.verdict.best == 0
 
 
 def test_strength_nought_is_never_the_best() -> None:

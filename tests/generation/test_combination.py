@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,29 @@ def test_a_name_that_no_prompt_can_hold_is_no_word(sd1: Any, made: dict[str, Pat
     path.write_bytes(made["ついぴ"].read_bytes())
     with compose(sd1, [Requested(path)], formats, METHODS) as together:
         assert together.parts[0].words == ("tsuipi",)
+
+
+KEEPERS = [one for name in ("lora", "hypernetwork") for one in formats.for_method(name) if one.name != "a1111"]
+
+
+@pytest.mark.parametrize("kind", KEEPERS, ids=lambda one: one.name)
+def test_nothing_is_applied_by_name_where_a_given_file_has_that_trigger_word(
+    sd1: Any, made: dict[str, Path], tmp_path: Path, kind: Any
+) -> None:
+    """A stray embedding called like the trigger word of the LoRA on the command line."""
+    source = made["lora" if kind.method == "lora" else "hyper"]
+    artifact = formats.find(source).read(source)
+    given, told = tmp_path / f"given{kind.suffix}", list[Warned]()
+    kind.write(
+        replace(artifact, metadata={**artifact.metadata, "trigger": "ついぴ teapot"}), given, dtype=torch.float32
+    )
+    stray = Requested(made["ついぴ"], method="textual-inversion", called="ついぴ")
+    with compose(sd1, [Requested(given), stray], formats, METHODS, told.append) as together:
+        assert [part.request.path for part in together.parts] == [given]
+        assert describe(together).refused[0].file == str(made["ついぴ"])
+    assert [one.code for one in told] == ["GN006"] and "given" in told[0].message
+    with compose(sd1, [Requested(given), Requested(made["ついぴ"])], formats, METHODS) as together:
+        assert len(together.parts) == 2, "given by a flag, it is wanted"
 
 
 def test_two_embeddings_of_one_word_are_an_error(sd1: Any, made: dict[str, Path]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -56,8 +57,7 @@ def test_locate(tmp_path: Path) -> None:
     library = Library([tmp_path])
     assert library.locate("ついか犬 v1.0").name == "ついか犬 v1.0.safetensors"
     assert library.locate("mascot").name == "0001.safetensors"
-    assert library.locate("same").parent.name == "runs"
-    assert Library([deep, tmp_path]).locate("same").parent == deep
+    assert library.locate("same").parent.name == "runs", "copies of one file are one file"
     with pytest.raises(ModelError) as error:
         library.locate("mascott")
     assert error.value.code == "MD006"
@@ -71,13 +71,20 @@ def test_locate(tmp_path: Path) -> None:
 
 
 def test_a_file_of_another_method_that_has_the_name_is_passed_over(tmp_path: Path) -> None:
-    for folder, key in (("a", "emb_params"), ("b", "lora_unet_mid_block_attentions_0_proj_in.lora_down.weight")):
+    lora = "lora_unet_mid_block_attentions_0_proj_in.lora_down.weight"
+    for folder, key in (("a", "emb_params"), ("b", lora)):
         (tmp_path / folder).mkdir()
         save_file({key: torch.zeros(1, 768)}, tmp_path / folder / "hero.safetensors")
     (wanted,) = Library([tmp_path]).tagged(parse("<lora:hero:1>").tags, formats)
     assert wanted.path.parent.name == "b"
     (wanted,) = Library([tmp_path]).tagged(parse("<hypernet:hero:1>").tags, formats)
     assert wanted.path.parent.name == "a"  # none is one: the first is named when it is refused
+    (tmp_path / "c").mkdir()
+    save_file({lora: torch.ones(1, 768)}, tmp_path / "c" / "hero.safetensors")
+    with pytest.raises(ModelError) as error:
+        Library([tmp_path]).tagged(parse("<lora:hero:1>").tags, formats)
+    text = error.value.describe("en")
+    assert error.value.code == "MD021" and str(Path("b", "hero.")) in text and str(Path("c", "hero.")) in text
 
 
 def test_locate_in_an_empty_folder(tmp_path: Path) -> None:
@@ -90,9 +97,39 @@ def test_safetensors_come_before_pickles_and_hidden_or_very_deep_files_never(tmp
     touch(tmp_path / "a.pt")
     touch(tmp_path / "a.safetensors")
     touch(tmp_path / ".trash" / "b.pt")
-    touch(tmp_path.joinpath(*"1234567890"[: DEEPEST + 1], "c.pt"))
-    kept = touch(tmp_path.joinpath(*"1234567890"[:DEEPEST], "d.pt"))
+    touch(tmp_path.joinpath(*"1" * (DEEPEST + 1), "c.pt"))
+    kept = touch(tmp_path.joinpath(*"1" * DEEPEST, "d.pt"))
     assert [path.name for path in Library([tmp_path]).files] == ["a.safetensors", "a.pt", kept.name]
+
+
+def test_only_the_current_folder_and_results_of_runs_are_searched_unasked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    here, result = touch(Path("here.pt")), touch(Path("runs/mine/artifacts/result.pt"))
+    for other in ("old/word.pt", "runs/loose.pt", "runs/mine/guard/kept/step-000040.safetensors", "runs/a/b/c.pt"):
+        touch(Path(other))
+    touch(Path("runs/mine/artifacts/folder/part.safetensors"))
+    assert Library.of(None).files == [here, result]
+    touch(Path("runs/mine/recipe.toml"))
+    assert "step-000040.safetensors" not in {path.name for path in Library.of(Path("runs")).files}
+    assert {"loose.pt", "result.pt", "c.pt"} <= {path.name for path in Library.of(Path("runs")).files}
+
+
+@pytest.mark.parametrize("case", [str.lower, str.upper])
+def test_a_word_that_two_different_files_have_is_an_error_that_lists_both(
+    tmp_path: Path, case: Callable[[str], str]
+) -> None:
+    for folder, content in (("a", b"1"), ("b", b"2")):
+        touch(tmp_path / folder / "teapot.pt").write_bytes(content)
+        touch(tmp_path / folder / "teapot.bin").write_bytes(content)
+    with pytest.raises(ModelError) as error:
+        Library([tmp_path]).embeddings([case("a teapot")], Kinds())
+    assert error.value.code == "MD021"
+    assert all(str(Path(folder, "teapot")) in error.value.describe("en") for folder in "ab")
+    (tmp_path / "b" / "teapot.pt").write_bytes(b"1")
+    (found,) = Library([tmp_path]).embeddings([case("a teapot")], Kinds())
+    assert found.path == tmp_path / "a" / "teapot.pt"
 
 
 def test_a_bare_word_finds_an_embedding_and_opens_nothing_else(tmp_path: Path) -> None:

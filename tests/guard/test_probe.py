@@ -53,6 +53,37 @@ def move(attachment: Attachment, by: float, seed: int = 1) -> None:
     )
 
 
+def test_drift_is_a_share_of_what_lies_between_two_prompts_in_the_base() -> None:
+    """By the definition, from the model's own answers at the probe's draws; two prompts that say the same lie nowhere."""
+    model = tiny("sd1")
+    attachment = attach(model, "lora")
+    attachment.set_strength(1)
+    prompts = ("a photo of a dog", "a city at night")
+    probe = Probe(model, attachment, subjects(1), (), controls=prompts, own=prompts)
+    draws = probe._controls
+
+    def answers(texts: Sequence[str]) -> list[Tensor]:
+        with torch.no_grad():
+            rows = [
+                (one.noisy_CHW[None], torch.tensor([one.t]), model.encode_text([text], size_px=one.size_px))
+                for one, text in zip(draws, texts, strict=True)
+            ]
+            return [model.denoise(noisy, t, cond).float()[0] for noisy, t, cond in rows]
+
+    def square(left: list[Tensor], right: list[Tensor]) -> float:
+        return sum(float((a - b).pow(2).mean()) for a, b in zip(left, right, strict=True))
+
+    attachment.set_strength(0)
+    own, other = answers(prompts), answers(prompts[::-1])
+    attachment.set_strength(1)
+    move(attachment, 0.3)
+    reading = probe.measure(train=False)
+    assert reading.drift == pytest.approx(square(answers(prompts), own) / square(other, own), rel=1e-3)
+    assert reading.own_drift == reading.drift
+    same = Probe(model, attachment, subjects(1), (), controls=prompts[:1] * 2).measure(train=False)
+    assert same.drift is None
+
+
 @pytest.mark.parametrize(
     ("method", "family"), [*((method, "sd1") for method in METHODS), *(("lora", name) for name in FAMILY_NAMES[1:])]
 )

@@ -133,6 +133,8 @@ def test_each_of_few_images_is_left_out_once(place: Path, tmp_path: Path, seen: 
     assert chosen.kind == "folds" and chosen.folds == 4 and set(chosen.held_out) == everyone
     assert set(seen) == {everyone, *(everyone - {name} for name in everyone)}
     assert all(trained <= bank for bank, trained in seen.items())
+    labels = [(event.fold, event.folds) for event in of(events, Judged)]
+    assert set(labels) == {(fold, 4) for fold in range(5)} and labels[-1] == (0, 4)
     rows = of(events, Judged)[-1].check["reading"]
     assert len(rows["held_out"]["mid"]) == len(rows["train"]["mid"]) == 4
     assert of(events, Judged)[-1].evidence["held_out"]["kind"] == "pictures"
@@ -243,7 +245,7 @@ def test_stopped_and_gone_on_to_the_same_bits(
 ) -> None:
     """The generator is closed at a check, between two and in the refit; everything is read from disk again."""
     monkeypatch.setattr(trial_run, "Judge", Stopping)
-    monkeypatch.setattr(guarded_run, "SMALL", guarded_run.SMALL if refit else 0)
+    monkeypatch.setattr(guarded_run, "SEVERAL_BYTES", guarded_run.SEVERAL_BYTES if refit else 0)
     train = {"checkpoint_every": 2, "learning_rate": 1e-3, "steps": 6}
     what = recipe(place, count, method, train=train, **{"guard.refit": refit})
     calm = through(what, tmp_path / "calm", place)
@@ -280,7 +282,7 @@ def test_without_a_refit_the_best_steps_weights_are_written(
 ) -> None:
     """Those of a run that ends there, on the pictures that were not held out; also of a model too large to keep often."""
     monkeypatch.setattr(trial_run, "Judge", Stopping)
-    monkeypatch.setattr(guarded_run, "SMALL", 0 if method == "dreambooth" else guarded_run.SMALL)
+    monkeypatch.setattr(guarded_run, "SEVERAL_BYTES", 0 if method == "dreambooth" else guarded_run.SEVERAL_BYTES)
     train = {"learning_rate": 1e-3, "warmup": 0.0}
     events = through(recipe(place, 10, method, train=train, **{"guard.refit": False}), tmp_path / "run", place)
     (chosen,) = of(events, Chosen)

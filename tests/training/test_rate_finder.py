@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -218,3 +219,11 @@ def test_prodigy_is_refused(place: Path) -> None:
     with pytest.raises(RecipeError) as caught:
         list(tsuika.find_rate(recipe(place, **{"train.optimizer": "prodigy"})))
     assert caught.value.code == "RC020"
+
+
+def test_a_class_word_that_the_tokenizer_tears_is_named_as_the_cause() -> None:
+    model = SimpleNamespace(count_tokens=lambda word: (3, 2) if word == "teapot" else (1, 1))
+    notes = list(rate_finder._torn(model, "mint teapot"))  # type: ignore[arg-type]
+    assert [one.code for one in notes] == ["GD037"]
+    assert "`teapot`" in notes[0].message and "3" in notes[0].message and "teapot" in notes[0].words("ja")
+    assert not list(rate_finder._torn(model, ""))  # type: ignore[arg-type]

@@ -15,6 +15,7 @@ from tsuika.advice.activations import TIMES, Step, count, known
 from tsuika.advice.base import Base
 from tsuika.config import Recipe
 from tsuika.data.split import LEAST_TO_HOLD_OUT, LEAST_TO_LEAVE_OUT, LEAST_TO_TRUST
+from tsuika.guard.judge import SEVERAL_BYTES
 from tsuika.methods import METHODS, MethodSection
 
 GIB: Final = 2**30
@@ -35,7 +36,8 @@ class Machine:
 class Measured:
     """Real training steps of a recipe."""
 
-    step_s: float
+    step_s: float  # of the processor's time where that is less than the clock's: what else runs here does not count
+    date: str  # ISO
     peak_bytes: int | None = None  # on the device; None where it cannot be told (CPU)
 
 
@@ -49,22 +51,25 @@ class Estimate:
     steps: int
     step_s: float | None
     seconds: float | None  # of all training, the guard's look and refit included; without loading and drawing
-    trainings: float  # how often the steps are paid for: look and refit, or folds
+    trainings: float  # how often the steps are paid for at most: look, refit, folds, and `safe` and `likeness`
     time_basis: str  # "measured", "scaled", "unknown"
+    measured_on: str  # ISO date; empty where nothing was measured
     memory_gib: float
     memory_basis: str  # "measured", "counted"
     trained: int  # numbers that learn
 
 
-def trainings(pictures: int, method: MethodSection, mode: str) -> float:
-    """How many trainings the guard makes of one, by the number of different pictures."""
+def trainings(pictures: int, method: MethodSection, mode: str, trained_bytes: int) -> float:
+    """How many trainings the guard makes of one at most, by the number of different pictures."""
     if mode != "on" or pictures < LEAST_TO_LEAVE_OUT:
         return 1
+    # `safe` and `likeness` go on from steps of their own.
+    others = 2 if trained_bytes < SEVERAL_BYTES else 0
     if pictures >= LEAST_TO_HOLD_OUT:
-        return 2  # without some, then with all
+        return 2 + others  # without some, then with all
     folds = method.few_folds if method.few_folds and pictures >= LEAST_TO_TRUST else pictures
     # The folds, then all pictures up to half of their step, and from there the result.
-    return folds + 1.5
+    return folds + 1.5 + others
 
 
 MARGIN: Final = 1.2  # on what is counted: workspaces, fragments, norms that are computed in float32
@@ -115,7 +120,8 @@ def estimate(
     """
     train, method = recipe.train, recipe.method
     found = measure(recipe) if measure else None
-    times = trainings(pictures, method, recipe.guard.mode)
+    trained = sizes.count(sizes.shapes(base, recipe))
+    times = trainings(pictures, method, recipe.guard.mode, trained * method.bytes_per_weight)
     memory, memory_basis = memory_gib(base, recipe, machine, step), "counted"
     step_s, basis = None, "unknown"
     if found:
@@ -130,5 +136,5 @@ def estimate(
             operations *= 2
         step_s, basis = operations / machine.flop_per_s, "scaled"
     seconds = None if step_s is None else step_s * train.steps * times
-    trained = sizes.count(sizes.shapes(base, recipe))
-    return Estimate(train.steps, step_s, seconds, times, basis, memory, memory_basis, trained)
+    date = found.date if found else ""
+    return Estimate(train.steps, step_s, seconds, times, basis, date, memory, memory_basis, trained)

@@ -190,10 +190,8 @@ def _measured_against(goal: str, cell: Cell) -> Iterator[Statement]:
         )
     if goal != "style" and cell.drift > 0.1:
         yield _measured(
-            _(
-                "Other prompts change as well, by {share} of what the base model made of them.",
-                share=_percent(100 * cell.drift),
-            )
+            # Without a number: it was measured on a scale that no other page has.
+            _("Other prompts change as well.")
         )
 
 

@@ -1,7 +1,7 @@
 """The recipe of each piece of advice: what a run needs beside its method's defaults, and how it is made to fit a machine.
 
 Steps are a cap for the guard to stop before. For real bases they and the rates are those in use, from diffusers' examples
-and public training logs; for the embedded base those of `examples/`.
+and public training logs; the embedded base has its own (`embedded.defaults`).
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from tsuika import config
 from tsuika.config import Recipe
 from tsuika.core.english import article
 from tsuika.core.types import is_usable_word
+from tsuika.embedded.defaults import training
 
 
 @dataclass(frozen=True)
 class _Goal:
-    """What stands in a recipe for a goal where nobody says otherwise; `init` is a word of the embedded world."""
+    """What stands in a recipe for a goal where nobody says otherwise."""
 
     trigger: str
     class_word: str
-    init: str
 
 
 _GOALS: Final = {
-    "character": _Goal("mychara", "character", "robot"),
-    "style": _Goal("mystyle", "style", "white"),
-    "object": _Goal("mything", "object", "present"),
-    "concept": _Goal("myidea", "", "small"),
+    "character": _Goal("mychara", "character"),
+    "style": _Goal("mystyle", "style"),
+    "object": _Goal("mything", "object"),
+    "concept": _Goal("myidea", ""),
 }
 
 
@@ -45,21 +45,14 @@ class _Plan:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
-_BATCH, _EMBEDDED_BATCH = 4, 8
+_BATCH: Final = 4
 _PLANS: Final[Mapping[str, _Plan]] = {
     "lora": _Plan(800, 0.45, {"method.rank": 16}),
     "textual-inversion": _Plan(1000, 0.0),
     "dreambooth": _Plan(1500, 0.44),
     "hypernetwork": _Plan(3800, 0.46),
 }
-_EMBEDDED_PLANS: Final[Mapping[str, _Plan]] = {
-    "lora": _Plan(300, 0.3, {"method.conv": True, "train.learning_rate": 2e-3, "train.ema": 0.98}),
-    "textual-inversion": _Plan(150, 0.0, {"method.vectors": 4, "train.learning_rate": 2e-2}),
-    "dreambooth": _Plan(300, 0.3, {"train.learning_rate": 3e-4, "train.ema": 0.98}),
-    "hypernetwork": _Plan(
-        300, 0.25, {"method.sizes": "all", "method.activation": "swish", "train.learning_rate": 1e-3, "train.ema": 0.98}
-    ),
-}
+_EMBEDDED_POWERS: Final = {"lora": 0.3, "textual-inversion": 0.0, "dreambooth": 0.3, "hypernetwork": 0.25}
 # Regularization images to be drawn, for a subject whose class must not change with it.
 _REG_IMAGES: Final = 100
 
@@ -89,6 +82,8 @@ class Subject:
     # Every image has a caption of its own.
     captioned: bool = False
     embedded: bool = False
+    # That a new word best starts from, as tried on the images; empty: the class word.
+    start_word: str = ""
 
 
 @dataclass(frozen=True)
@@ -102,7 +97,7 @@ class Thrift:
 
 def ways(candidate: MethodSize, *, embedded: bool) -> Iterator[Thrift]:
     """From the quickest to the most frugal."""
-    usual = _EMBEDDED_BATCH if embedded else _BATCH
+    usual = _batch(candidate.method, embedded)
     yield Thrift()
     yield Thrift(usual // 2)
     yield Thrift(usual // 4)
@@ -122,6 +117,11 @@ def trigger_of(subject: Subject, method: str) -> str:
     return _GOALS[subject.goal].trigger
 
 
+def class_word_of(subject: Subject) -> str:
+    """The user's, or one that fits the goal; empty where neither is."""
+    return subject.class_word or _GOALS[subject.goal].class_word
+
+
 def steps_of(subject: Subject, method: str) -> int:
     """The cap of steps."""
     plan = _plan_of(subject, method)
@@ -129,8 +129,16 @@ def steps_of(subject: Subject, method: str) -> int:
     return 10 * round(exact / 10)
 
 
+def _batch(method: str, embedded: bool) -> int:
+    return int(training()[method]["train.batch_size"]) if embedded else _BATCH
+
+
 def _plan_of(subject: Subject, method: str) -> _Plan:
-    return (_EMBEDDED_PLANS if subject.embedded else _PLANS)[method]
+    if not subject.embedded:
+        return _PLANS[method]
+    own = training()[method]
+    settings = {key: value for key, value in own.items() if key not in ("train.steps", "train.batch_size")}
+    return _Plan(own["train.steps"], _EMBEDDED_POWERS[method], settings)
 
 
 def recipe_of(subject: Subject, candidate: MethodSize, thrift: Thrift = Thrift()) -> Recipe:
@@ -156,7 +164,7 @@ def toml_of(subject: Subject, candidate: MethodSize, thrift: Thrift = Thrift()) 
 
 
 def _tables(subject: Subject, candidate: MethodSize, thrift: Thrift) -> dict[str, Any]:
-    method, usual = candidate.method, _EMBEDDED_BATCH if subject.embedded else _BATCH
+    method, usual = candidate.method, _batch(candidate.method, subject.embedded)
     goal = _GOALS[subject.goal]
     batch = thrift.batch or usual
     trigger = trigger_of(subject, method)
@@ -165,7 +173,7 @@ def _tables(subject: Subject, candidate: MethodSize, thrift: Thrift) -> dict[str
         "base.model": subject.base,
         "data.images": subject.images,
         "data.trigger": trigger,
-        "data.class_word": (subject.class_word or goal.class_word) if trigger else "",
+        "data.class_word": class_word_of(subject) if trigger else "",
         "method.name": method,
         "train.steps": steps_of(subject, method),
         "train.batch_size": batch,
@@ -179,12 +187,13 @@ def _tables(subject: Subject, candidate: MethodSize, thrift: Thrift) -> dict[str
     if method == "textual-inversion":
         settings["method.vectors"] = candidate.vectors or settings.get("method.vectors", 2)
         settings["data.template"] = "style" if subject.goal == "style" else "object"
-        if subject.embedded and not subject.class_word:
-            settings["method.init"] = goal.init
+        if subject.start_word:
+            settings["method.init"] = subject.start_word
     if thrift.checkpointing:
         settings["train.gradient_checkpointing"] = True
     if thrift.small_optimizer:
         settings |= {"method.weights": "bf16", "train.optimizer": "adafactor"}
-    settings["output.name"] = f"{usable}-{method}" if method != "textual-inversion" else usable
+    # Never the trigger word itself: a file of that name would be applied wherever a prompt holds the word.
+    settings["output.name"] = f"{usable}-{'ti' if method == 'textual-inversion' else method}"
     silent = {"data.trigger": "", "data.class_word": "", "train.accumulate": 1}
     return config.override({}, {key: value for key, value in settings.items() if silent.get(key, ...) != value})

@@ -85,6 +85,7 @@ class Option:
             "seconds": found.seconds,
             "trainings": found.trainings,
             "time_basis": found.time_basis,
+            "measured_on": found.measured_on or None,
             "memory_gb": round(found.memory_gib * 2**30 / 1e9, 2),
             "memory_basis": found.memory_basis,
             "trained_numbers": found.trained,
@@ -167,7 +168,7 @@ def advise(
     """The advice.
 
     Args:
-        estimate: of a recipe: steps, time, memory; may measure, so it is asked for what is offered alone.
+        estimate: of a recipe: steps, time, memory; asked for what is offered alone.
         memory: GiB that a recipe takes, counted; cheap.
 
     Raises:

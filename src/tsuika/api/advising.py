@@ -2,57 +2,41 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import json
-import os
-import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import median
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image, ImageOps
 
-from tsuika import families
-from tsuika.advice import estimate, evidence, programs, rules
+from tsuika.advice import estimate, evidence, programs, rules, start_word
 from tsuika.advice.base import Base, describe_base
-from tsuika.advice.estimate import Machine, Measured
+from tsuika.advice.estimate import Estimate, Machine, Measure
 from tsuika.advice.evidence import GOALS, Goal, Statement
-from tsuika.advice.recipes import Subject
+from tsuika.advice.recipes import Subject, class_word_of
 from tsuika.advice.rules import Advice, Option
+from tsuika.advice.start_word import StartWord
 from tsuika.api.checking import detail_lost
 from tsuika.api.models import EMBEDDED
 from tsuika.api.run import starts
-from tsuika.api.training import cache_folder
+from tsuika.api.timing import GIB, Timer, machine_for
 from tsuika.config import Recipe
-from tsuika.core.english import article
 from tsuika.core.errors import ImageError, no_such
-from tsuika.core.events import Event, Phase
+from tsuika.core.events import Event, Phase, Progress
 from tsuika.core.files import write_text
+from tsuika.core.messages import percent
 from tsuika.core.sections import Data
-from tsuika.core.seeds import generator
 from tsuika.core.texts import Text, _, _n
-from tsuika.core.types import Batch, Model
 from tsuika.data import check as checks
 from tsuika.data.check_report import Report
-from tsuika.methods import METHODS
-from tsuika.training.device import DTYPES, pick_device, pick_precision
-from tsuika.training.fit import Fit
-from tsuika.training.loop import conditioner, fit
-from tsuika.training.preparation import accelerate_for
+from tsuika.data.image import open_image
 
-# After one to warm up.
-TIMED_STEPS = 3
-# A measurement is used again for a day.
-KEPT_S = 86_400.0
-# Of the speed of two such layers, by a whole UNet: SD1.5 at 256 px on one CPU core 0.54 and 0.69.
-REACHED = 0.6
+# Images at most that start words are tried on.
+SHOWN = 8
 # Share of images with one background, and from how many images on that says something.
 HALF, MANY = 0.5, 4
-# Weights: what a CPU is asked to try for real.
-SMALL = 100_000_000
-GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -116,7 +100,7 @@ def advise(
         vram_gb: memory of a GPU that it must fit into, in 10^9 bytes; None: of this machine.
         max_file_mb: largest file, in 10^6 bytes.
         program: where the result must work.
-        measure: run a few training steps for the time, some seconds; False: only what was measured within a day.
+        measure: run a few training steps for the time, some seconds, or take what was measured within a day; False: no time.
         out: a folder for the recipes, `1-METHOD.toml` and so on; the result then names them (`recipe_files`).
 
     Returns:
@@ -144,21 +128,33 @@ def advise(
         _captioned(report),
         known.is_embedded,
     )
-    yield Phase("estimate")
     machine = machine_for(known, device, measure)
     limit = machine.memory_gib * GIB / 1e9 if vram_gb is None else vram_gb
-    request = rules.Request(subject, _goal(goal), limit, max_file_mb, programs.program(program))
     counted = machine if vram_gb is None else replace(machine, device="cuda", precision="bf16")
     step = estimate.step_of(known)
-    with _Timer(known, machine, measure) as timer:
+
+    def estimated(recipe: Recipe, timed: Measure | None = None) -> Estimate:
+        return estimate.estimate(known, recipe, counted, subject.pictures, step, timed)
+
+    with Timer(known, machine) as timer:
+        start = (yield from _start_word(timer, subject, report)) if measure and timer.allowed else None
+        yield Phase("estimate", rules.OFFERED)
+        subject = replace(subject, start_word=start.word if start else "")
+        request = rules.Request(subject, _goal(goal), limit, max_file_mb, programs.program(program))
         found = rules.advise(
             request,
             known,
             evidence.measured(),
-            lambda recipe: estimate.estimate(known, recipe, counted, subject.pictures, step, timer.measured),
+            estimated,
             lambda recipe: estimate.memory_gib(known, recipe, counted, step),
         )
-    texts = [*_notes(known, subject, machine, vram_gb, report)]
+        options = []
+        for number, option in enumerate(found.options, start=1):
+            timed = timer.measured if measure else None
+            options.append(replace(option, estimate=estimated(option.recipe, timed)))
+            yield Progress("estimate", number, len(found.options))
+    found = replace(found, options=tuple(options))
+    texts = [*_notes(known, subject, machine, vram_gb, report, start)]
     if measure and known.at_hand:
         lost = yield from detail_lost(report, base, known.size_px)
         texts += [
@@ -173,6 +169,30 @@ def advise(
     return Advised(replace(found, notes=notes), machine, tuple(files))
 
 
+def _start_word(timer: Timer, subject: Subject, report: Report) -> Generator[Event, None, StartWord | None]:
+    """The known word that a new word best starts from, tried on a few of the images; None without any class word."""
+    class_word = class_word_of(subject)
+    if not class_word:
+        return None
+    yield Phase("start-word")
+    model, side = timer.model, timer.base.size_px
+    shown = report.usable[:: max(1, -(-len(report.usable) // SHOWN))]
+    pixels = torch.stack([_pixels(image.path, side) for image in shown]).to(model.device)
+    with torch.no_grad():
+        latents_BCHW = model.encode_images(pixels)
+    for event in start_word.choose(model, list(latents_BCHW), class_word):
+        if isinstance(event, StartWord):
+            return event
+        yield Progress("start-word", *event)
+    raise AssertionError("choosing ends with a choice")
+
+
+def _pixels(path: Path, side: int) -> torch.Tensor:
+    """The middle of an image, in -1..1, (3, side, side)."""
+    image = ImageOps.fit(open_image(path).convert("RGB"), (side, side), Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.asarray(image, np.float32).copy()).permute(2, 0, 1) / 127.5 - 1
+
+
 def _goal(text: str) -> Goal:
     return next(goal for goal in GOALS if goal == text)
 
@@ -181,47 +201,9 @@ def _captioned(report: Report) -> bool:
     return all(picture.caption_source != "built" for picture in report.usable)
 
 
-def machine_for(base: Base, device: str, measure: bool) -> Machine:
-    """The machine, with the speed it has in layers of the base's size where real steps cannot be tried."""
-    place = pick_device(device)
-    precision = pick_precision("auto", place)
-    if place.type == "cuda":
-        memory: float = torch.cuda.get_device_properties(place).total_memory
-        name = torch.cuda.get_device_name(place)
-    else:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 8 * GIB
-        name = f"{place.type}, {torch.get_num_threads()} threads"
-    machine = Machine(place.type, name, precision, memory / GIB)
-    if _tried(base, machine) or not measure:
-        return machine
-    return replace(machine, flop_per_s=_flop_per_s(base, place, precision))
-
-
-def _tried(base: Base, machine: Machine) -> bool:
-    """Whether real steps are quick enough to try."""
-    return base.at_hand and (machine.device != "cpu" or base.numbers("unet") < SMALL)
-
-
-def _flop_per_s(base: Base, device: torch.device, precision: str) -> float:
-    """Operations a second, forward and backward, in a convolution and a projection as the middle of the UNet has them."""
-    channels = int(base.geometry.unet["block_out_channels"][1])
-    side = base.size_px // base.latent_factor // 2
-    dtype = DTYPES[precision]
-    convolution = torch.nn.Conv2d(channels, channels, 3, padding=1, device=device, dtype=dtype)
-    projection = torch.nn.Linear(channels, 4 * channels, device=device, dtype=dtype)
-    x_BCHW = torch.randn(1, channels, side, side, device=device, dtype=dtype, requires_grad=True)
-    operations = 3 * 2 * side**2 * channels**2 * (9 + 4)
-    times = []
-    for _round in range(3):
-        began = time.perf_counter()
-        projection(convolution(x_BCHW).flatten(2).mT).float().pow(2).sum().backward()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - began)
-    return REACHED * operations / min(times[1:])
-
-
-def _notes(base: Base, subject: Subject, machine: Machine, vram_gb: float | None, report: Report) -> Iterator[Text]:
+def _notes(
+    base: Base, subject: Subject, machine: Machine, vram_gb: float | None, report: Report, start: StartWord | None
+) -> Iterator[Text]:
     family = base.family.facts.title
     if not base.at_hand and base.guessed:
         yield _(
@@ -257,101 +239,21 @@ def _notes(base: Base, subject: Subject, machine: Machine, vram_gb: float | None
             "{share} of the images share one background, which will be learned along: add others, or name it in the captions.",
             share=f"{100 * report.variety.same_background:.0f}%",
         )
+    if start is not None and start.word != start.class_word:
+        yield _(
+            "A new word (Textual Inversion) starts from `{word}`: of {count} known words that were tried on your images, the base"
+            " model draws them best with it (loss {change} against `{class_word}`).",
+            word=start.word,
+            count=start.tried,
+            change=percent(start.change),
+            class_word=start.class_word,
+        )
+    elif start is not None:
+        yield _(
+            "A new word (Textual Inversion) starts from the class word `{word}`: none of {count} known words that were tried on"
+            " your images is better.",
+            word=start.word,
+            count=start.tried,
+        )
     if not subject.trigger:
         yield _("No --trigger was given: change the word in the recipe to one of your own.")
-
-
-class _Timer:
-    """A base for a few real steps of each recipe; loaded only if something must be measured."""
-
-    def __init__(self, base: Base, machine: Machine, allowed: bool) -> None:
-        self.base, self.machine, self.allowed = base, machine, allowed and _tried(base, machine)
-        self._model: Model | None = None
-        self._file = cache_folder().parent / "speed.json"
-
-    def __enter__(self) -> _Timer:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._model = None
-
-    def measured(self, recipe: Recipe) -> Measured | None:
-        """Seconds a step, measured now or within a day."""
-        key = json.dumps(
-            [
-                self.machine.name,
-                self.machine.precision,
-                importlib.metadata.version("torch"),
-                self.base.name,
-                recipe.method.model_dump(mode="json"),
-                recipe.train.batch_size,
-                recipe.train.optimizer,
-                recipe.train.gradient_checkpointing,
-                recipe.data.regularizes,
-            ]
-        )
-        known = self._known()
-        if key in known and time.time() - known[key]["at"] < KEPT_S:
-            return Measured(known[key]["step_s"], known[key]["peak_bytes"])
-        if not self.allowed:
-            return None
-        found = self._run(recipe)
-        row = {"at": time.time(), "step_s": found.step_s, "peak_bytes": found.peak_bytes}
-        write_text(self._file, json.dumps({**known, key: row}))
-        return found
-
-    def _known(self) -> dict[str, dict[str, Any]]:
-        try:
-            found: dict[str, dict[str, Any]] = json.loads(self._file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # none yet, or cut off: it is measured again
-            return {}
-        return found
-
-    def _run(self, recipe: Recipe) -> Measured:
-        accelerator = accelerate_for(recipe)
-        if self._model is None:
-            base = recipe.base
-            self._model = families.load(
-                base.model,
-                tokenizer=base.tokenizer,
-                vae=base.vae,
-                device=accelerator.device,
-                dtype=DTYPES[self.machine.precision],
-                embedded_path=EMBEDDED,
-            )
-        model, train = self._model, recipe.train
-        side = self.base.size_px // self.base.latent_factor
-        rows = train.batch_size * (2 if recipe.data.regularizes else 1)
-        latents_BCHW = torch.randn(rows, model.facts.latent_channels, side, side, generator=generator(0, "advise"))
-        batch = Batch(
-            latents_BCHW.to(model.device),
-            (article(recipe.data.trigger),) * rows,
-            ("",) * rows,
-            torch.ones(rows, device=model.device),
-        )
-        settings = recipe.method.completed(recipe.data)
-        attachment = METHODS[recipe.method.name].attach(model, settings, generator(0, "init"))
-        unet: Any = model.unet
-        try:
-            if train.gradient_checkpointing:
-                unet.enable_gradient_checkpointing()
-                unet.train()
-            size = (self.base.size_px, self.base.size_px)
-            run = Fit(
-                model,
-                attachment,
-                recipe,
-                accelerator,
-                batch=lambda _: batch,
-                condition=conditioner(model, attachment, lambda _: size),
-            )
-            on_gpu = accelerator.device.type == "cuda"
-            if on_gpu:
-                torch.cuda.reset_peak_memory_stats(accelerator.device)
-            steps = [event.seconds / train.accumulate for event in fit(run, TIMED_STEPS + 1)]
-            peak = torch.cuda.max_memory_reserved(accelerator.device) if on_gpu else None
-        finally:
-            attachment.detach()
-            unet.disable_gradient_checkpointing()
-            unet.eval()
-        return Measured(median(steps[1:]), peak)

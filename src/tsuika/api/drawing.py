@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -21,6 +22,7 @@ from tsuika.api.states import Files
 from tsuika.core.errors import RecipeError
 from tsuika.core.events import Event, Phase, Progress, Warned
 from tsuika.core.files import sha256, split_strength
+from tsuika.core.safetensors import header_or_none
 from tsuika.core.texts import _
 from tsuika.core.types import Model
 from tsuika.generation import compose, pipeline, png_info
@@ -232,7 +234,7 @@ class Renderer:
         """The artifacts of a drawing: by flag, by tag, by word.
 
         Raises:
-            ModelError: a tag names none (MD006).
+            ModelError: a tag names none (MD006), or a name stands for several files (MD021).
         """
         flags = [
             Requested(*split_strength(text), method=method)
@@ -243,6 +245,7 @@ class Renderer:
         parsed = parse(drawing.prompt)
         flags += library.tagged(parsed.tags, files) if parsed.tags else []
         at_hand = {one.path.stem for one in flags if not one.method or METHODS[one.method].adds_words}
+        at_hand |= _trigger_words(Path(drawing.base).expanduser())
         texts = [parsed.text, parse(drawing.negative).text]
         requests = [*flags, *library.embeddings(texts, files, at_hand, self._note)]
         there = {name.casefold() for name in at_hand} | {one.called.casefold() for one in requests}
@@ -258,7 +261,7 @@ class Renderer:
 
     def _library(self, folder: Path | None) -> Library:
         if folder not in self._libraries:
-            self._libraries[folder] = Library([folder] if folder else [Path(), Path("runs")])
+            self._libraries[folder] = Library.of(folder)
         return self._libraries[folder]
 
     def _set_base(self, drawing: Drawing) -> None:
@@ -344,6 +347,12 @@ def _load(drawing: Drawing) -> Model:
         precision=drawing.precision,
         overrides=drawing.overrides,
     )
+
+
+def _trigger_words(base: Path) -> set[str]:
+    """Those of a tuned model that is one file; a whole model was given as well as an artifact is."""
+    header = header_or_none(base) if base.is_file() else None
+    return set(re.split(r"[\s,]+", header.metadata.get("modelspec.trigger_phrase", ""))) if header else set()
 
 
 def _public(spec: str) -> str:

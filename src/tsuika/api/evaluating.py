@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
@@ -152,7 +153,7 @@ def evaluate(
     yield Phase("report")
     assert ruler is not None
     base, *rest = points
-    found = verdict.judge(base.tables, rest, ruler.scale)
+    found = verdict.judge(base.tables, rest, ruler.scale, doubted=_doubted(folder))
     evaluation = Evaluation(
         recipe.output.name or folder.root.resolve().name,
         recipe.data.trigger,
@@ -174,6 +175,14 @@ def evaluate(
         warnings.append(warned)
     yield from warnings
     return Evaluated(numbers, None if warned else page, tuple(sheets), evaluation, (*notes, *warnings))
+
+
+def _doubted(folder: RunDir) -> bool:
+    """Whether the run's guard ended with nothing learned (GD004), or found no step better than the base (GD017)."""
+    content = json.loads(folder.report_json.read_text(encoding="utf-8"))
+    alarms, checks = ((content.get("guard") or {}).get(key) or [{}] for key in ("alarms", "curve"))
+    ended = alarms[-1].get("code") == "GD004" and alarms[-1].get("step") == checks[-1].get("step")
+    return ended or any(warning["code"] == "GD017" for warning in content["warnings"])
 
 
 def _encoder(name: str, recipe: Recipe, renderer: SnapshotRenderer) -> tuple[Encoder | None, list[Warned]]:

@@ -201,6 +201,8 @@ def inspect(file: Path) -> Generator[Event, None, FileInfo]:
             return _vae(vae.read(file), vae.name, file)
     if file.is_file():
         opened = open_weights(file)
+        if opened.kind.name in kinds.OF_METHODS:
+            return _artifact(file)
         if opened.kind.name not in (kinds.CHECKPOINT.name, "unknown"):
             return _other(opened)
         if opened.kind.name == "unknown":
@@ -209,7 +211,7 @@ def inspect(file: Path) -> Generator[Event, None, FileInfo]:
 
 
 def _artifact(file: Path) -> ArtifactInfo:
-    known = formats.find(file)
+    known = formats.find(file)  # or it says why none can read it
     artifact = known.read(file)
     method = METHODS.get(artifact.method)
     opened = _opened(file)

@@ -33,6 +33,7 @@ PHASES: Final[Mapping[str, Text]] = {
     "estimate": _("Estimating time and memory"),
     "extract": _("Computing the difference of the weights"),
     "merge": _("Merging the weights"),
+    "start-word": _("Trying known words for a new word to start from"),
 }
 
 

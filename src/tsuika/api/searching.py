@@ -242,7 +242,7 @@ class _Search:
                 if isinstance(event, Warned) and event.code == "GD012":
                     why = _("Fewer than four different images were found.")
                     raise RecipeError("RC024", why=why)
-                if not isinstance(event, Judged) or event.step in reported:
+                if not isinstance(event, Judged) or event.fold or event.step in reported:
                     continue
                 trial.report(results.standing(event), event.step)
                 if event.verdict != "stop" and trial.should_prune():

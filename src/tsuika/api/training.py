@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from html import escape
@@ -23,14 +23,17 @@ from tsuika.api.run import Events, Run, starts
 from tsuika.config import Recipe
 from tsuika.core.english import article
 from tsuika.core.errors import InterruptedRunError
-from tsuika.core.events import Event, Finished, Phase, Previewed, Stepped, Warned
+from tsuika.core.events import Event, Finished, Phase, Previewed, Stepped, Warned, note
 from tsuika.core.files import locked
 from tsuika.core.rundir import RunDir
+from tsuika.core.sections import Train
 from tsuika.core.types import Model
+from tsuika.data.caption import has_word
 from tsuika.data.manifest import Manifest
 from tsuika.embedded import mascot, yardstick
 from tsuika.evaluation import memorization, report, run_record, scores
 from tsuika.generation import grid, pipeline, png_info
+from tsuika.methods import find
 from tsuika.training import folder as run_folder
 from tsuika.training import optim, preparation, run
 from tsuika.training.prepared import Prepared
@@ -174,7 +177,7 @@ def dry_run(recipe: Recipe, out: Path | str) -> Events[DryRun]:
     notes: list[Warned] = []
     with preparation.clear_errors(recipe, out):
         reading = _Stream(preparation.read_inputs(recipe, EMBEDDED, preparation.accelerate_for(recipe)))
-        for event in chain(reading, optim.notes(recipe.train)):
+        for event in chain(reading, optim.notes(recipe.train), _usual(recipe)):
             notes += [event] if isinstance(event, Warned) else []
             yield event
         inputs = reading.result
@@ -219,7 +222,8 @@ def _run(recipe: Recipe, folder: RunDir, reporting: Reporting, *, resume: bool) 
     with _working_on(folder) if _is_main() else nullcontext():
         # Of a process that was killed before it could answer.
         folder.takes(folder.stop_request)
-        result = yield from _recorded(run.train(recipe, folder, services(), resume=resume), folder, notes)
+        events = _with_note(run.train(recipe, folder, services(), resume=resume), () if resume else _usual(recipe))
+        result = yield from _recorded(events, folder, notes)
         if not _is_main():
             return Trained(folder.root, {})
         yield Phase("report")
@@ -242,6 +246,25 @@ def _working_on(folder: RunDir) -> Iterator[None]:
                 return
         time.sleep(0.05)
     raise InterruptedRunError("TR032", where=folder.root, run=folder.root)
+
+
+def _usual(recipe: Recipe) -> Iterator[Warned]:
+    """A note where neither the user nor the base has chosen a learning rate."""
+    usual = config.defaults_of(find(recipe.method.name), recipe.base.model).get(
+        "train.learning_rate", Train().learning_rate
+    )
+    if recipe.base.model != config.EMBEDDED and recipe.train.learning_rate == usual:
+        yield note("TR015", images=recipe.data.images)
+
+
+def _with_note(
+    events: Generator[Event, None, run.Result], notes: Iterable[Warned]
+) -> Generator[Event, None, run.Result]:
+    """The same events, with notes behind the first of them."""
+    with closing(events):
+        yield next(events)
+        yield from notes
+        return (yield from events)
 
 
 class _Stream(Generic[Returned]):
@@ -343,6 +366,12 @@ def preview_prompts(recipe: Recipe) -> tuple[str, ...]:
     return (*(f"{article(subject)}{place}" for place in ("", " on the beach", " in the snow")), *control)
 
 
+def _controls(recipe: Recipe) -> frozenset[str]:
+    """Previews without the trigger word: what should stay as it was."""
+    texts = (template.replace("{trigger}", recipe.data.trigger) for template in preview_prompts(recipe))
+    return frozenset(text for text in texts if recipe.data.trigger and not has_word(text, recipe.data.trigger))
+
+
 def _captions(recipe: Recipe, manifest: Manifest) -> list[str]:
     """A few captions of the training images that no preview draws anyhow: where copying shows first."""
     prompts = {prompt.replace("{trigger}", recipe.data.trigger) for prompt in preview_prompts(recipe)}
@@ -354,6 +383,7 @@ def _report(result: run.Result, notes: run_record.RunRecord, reporting: Reportin
     prepared = result.prepared
     recipe, manifest, folder = prepared.recipe, prepared.manifest, prepared.folder
     controls = frozenset(prompt.text for prompt in mascot.TEST_PROMPTS if not prompt.mascot)
+    controls |= _controls(recipe)
     drawn, captions = run_record.before_after(notes.previews, folder.root, controls), _captions(recipe, manifest)
     rows = tuple(row for row in drawn if row.prompt not in captions)
     prompts = preview_prompts(recipe)

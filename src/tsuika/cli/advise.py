@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Optional
@@ -46,7 +47,11 @@ def advise(
     out: Annotated[Optional[Path], typer.Option("--out", help=_("Folder for the recipes (TOML)."))] = None,
     device: Device = "auto",
     measure: Annotated[
-        bool, typer.Option("--measure/--no-measure", help=_("Try a few training steps to estimate the time (seconds)."))
+        bool,
+        typer.Option(
+            "--measure/--no-measure",
+            help=_("Try a few training steps to estimate the time (seconds); without, no time is given."),
+        ),
     ] = True,
     json: Json = False,
 ) -> None:
@@ -136,10 +141,19 @@ def _time(option: Mapping[str, Any]) -> Text:
         text = _("very roughly {time} at most for {steps:,} steps (from this machine's speed)", **known)
     else:
         step = _duration(option["step_seconds"])
-        text = _("at most {time} for {steps:,} steps (measured here: {step} for a step)", **known, step=step)
+        text = _(
+            "at most {time} for {steps:,} steps (measured here on {date}: {step} for a step)",
+            **known,
+            step=step,
+            date=option["measured_on"],
+        )
     if trainings <= 1:
         return text
-    return _("{time}; {count:g} training runs in all, for the overfitting guard", time=text, count=trainings)
+    return _(
+        "{time}; up to {count} training runs in all: the overfitting guard's, and those for its other files",
+        time=text,
+        count=math.ceil(trainings),
+    )
 
 
 def _evidence(title: Text, rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -124,9 +124,9 @@ def grid(
             "--x",
             metavar="AXIS=V1,V2",
             help=_(
-                "Axis along a row: strength (or strength:NAME), step, seed, vae, cfg, sampler, steps, size, prompt (the"
-                " first value is replaced by the others), negative, artifact (files, or none), base. Ranges: 1-5,"
-                " 0-1 (+0.25), 1-10 [5]."
+                "Axis along a row: strength (or strength:NAME), step, seed, vae, cfg, sampler, steps, size, prompt (search"
+                " and replace: the first value is replaced by each of them), negative, artifact (files, or none), base."
+                " Ranges: 1-5, 0-1 (+0.25), 1-10 [5]."
             ),
         ),
     ],

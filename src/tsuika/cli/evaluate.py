@@ -110,7 +110,10 @@ def _point(point: Mapping[str, Any]) -> Text:
 
 
 def _measures(point: Mapping[str, Any], names: list[str]) -> Text:
-    measured: list[Text] = [_MEASURES[name].filled({"value": _estimate(point[name])}) for name in names]
+    shown = {name: _estimate(point[name]) for name in names}
+    if (share := point.get("drift_share")) is not None:
+        shown["drift"] = f"{100 * share:.0f}%"
+    measured: list[Text] = [_MEASURES[name].filled({"value": value}) for name, value in shown.items()]
     copies = _("copies {count} of {total}", count=point["copies"], total=point["drawings"])
     return listed([*measured, copies])
 

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import signal
 import sys
-import time
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from tsuika.cli import screen
+from tsuika.cli.pulse import Pulse
 from tsuika.core.events import Phase, Progress, Warned
 
 if TYPE_CHECKING:
     from tsuika.api.run import Run
 
 Result = TypeVar("Result")
-
-# Where no bar can be shown, a line says how far it is, at most so often.
-SAY_EVERY_S: Final = 10.0
 
 
 class Written(Protocol):
@@ -29,23 +26,23 @@ class Written(Protocol):
 def watch(run: Run[Result]) -> Result:
     """Show what a run tells on stderr; returns its result. Terminate stops it as Ctrl+C does."""
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
-    with run, screen.progress() as bar:
-        task, spoke = None, time.monotonic()
+    with run, screen.progress() as bar, Pulse(bar.disable) as pulse:
+        task = None
         for event in run:
             match event:
                 case Phase(name=name, total=total):
                     title = screen.phase(name)
                     screen.say(title)
+                    pulse.begin(title, total)
                     if task is not None:
                         bar.remove_task(task)
                     task = bar.add_task(title, total=total or None)
                 case Progress(done=done, total=total) if task is not None:
                     bar.update(task, completed=done, total=total)
-                    if bar.disable and time.monotonic() - spoke >= SAY_EVERY_S:
-                        screen.say(f"{done}/{total}")
-                        spoke = time.monotonic()
+                    pulse.reach(done, total)
                 case Warned():
                     screen.note(event)
+                    pulse.told()
     return run.result
 
 

@@ -76,7 +76,15 @@ def result(value: object, *, as_json: bool) -> None:
 
 
 def checked(event: Judged) -> Text:
-    """A check of the guard: losses against the base model's, with the 95% interval of the held-out one."""
+    """A check of the guard: losses against the base model's, with the 95% interval of the held-out one; whose it is."""
+    if event.fold:
+        return _("fold {fold} of {folds}, {check}", fold=event.fold, folds=event.folds, check=_losses(event))
+    if event.folds:
+        return _("all {folds} folds together, {check}", folds=event.folds, check=_losses(event))
+    return _losses(event)
+
+
+def _losses(event: Judged) -> Text:
     evidence, step = event.evidence, event.step
     held, best, train = evidence["held_out"], evidence["best_step"], percent(evidence["train"])
     if held is None:
@@ -205,23 +213,31 @@ def count(done: int, total: int) -> None:
 
 def follow(events: Iterator[Event], run: Path, *, as_json: bool) -> None:
     """Show a run as it goes; at the end, its report as the result."""
+    from tsuika.cli.pulse import Pulse
+
     # Of the processes of `accelerate launch` only the first one speaks.
     is_first = os.environ.get("RANK", "0") == "0"
     stop, step, began, said = Stop(), 0, time.monotonic(), ""
-    with progress(with_note=True) as bar:
+    with progress(with_note=True) as bar, Pulse(bar.disable and is_first) as pulse:
         task = None
         for event in events:
             if is_first:
                 said = _show(event, began, said)
             match event:
                 case Phase(name=name, total=total):
+                    pulse.begin(phase(name), total)
                     if task is not None:
                         bar.remove_task(task)
                     task = bar.add_task(phase(name), total=total, note="") if total and is_first else None
-                case Progress(done=done, total=total) if task is not None:
-                    bar.update(task, completed=done, total=total)
+                case Progress(done=done, total=total):
+                    pulse.reach(done, total)
+                    if task is not None:
+                        bar.update(task, completed=done, total=total)
+                case Judged() | Warned() | Written():
+                    pulse.told()
                 case Stepped():
                     step = event.step
+                    pulse.reach(step)
                     if task is not None:
                         speed = 1 / max(event.seconds, 1e-9)
                         words = _("loss {loss:.4f}, {speed:.1f} steps/s", loss=event.loss, speed=speed)
@@ -267,7 +283,8 @@ def _show(event: Event, began: float, said: str) -> str:
             note(event)
         case Judged():
             say(checked(event), first=_INDENT)
-            if event.verdict != "go" and event.code != said:
+            # What is to be done is said once, of all folds together.
+            if event.verdict != "go" and event.code != said and not event.fold:
                 note(Warned(event.code, event.words("en"), event.params))
                 return event.code
         case Chosen():

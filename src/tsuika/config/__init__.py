@@ -24,8 +24,11 @@ from tsuika.core.events import Warned, note
 from tsuika.core.section import Help, Section, help_of, reason
 from tsuika.core.sections import Base, Data, Guard, Output, Preview, Regularize, Train
 from tsuika.core.texts import _, listed
+from tsuika.embedded.defaults import training
 from tsuika.methods import DEFAULT, METHODS, Method, MethodSection, find
 
+# The base that comes with the package.
+EMBEDDED: Final = Base().model
 Known = TypeVar("Known", bound=BaseModel)
 # The settings that have a flag of `tsuika train` and a keyword of `tsuika.train`.
 FLAGS: Final = {
@@ -142,7 +145,7 @@ def _nearest(key: str, methods: Iterable[Method] = tuple(METHODS.values())) -> s
 
 
 def build(data: Mapping[str, Any], where: str = "") -> Recipe:
-    """A checked recipe from nested tables; where they are silent, the method's defaults hold, then the common ones.
+    """A checked recipe from nested tables; where they are silent, the base's defaults hold, the method's, the common ones.
 
     A method from outside is imported: its name is the user's own word here.
 
@@ -150,15 +153,22 @@ def build(data: Mapping[str, Any], where: str = "") -> Recipe:
         RecipeError: unknown key (RC001, names the nearest one), a value out of range, or no such method (RC002).
     """
     tables = {key: dict(value) if isinstance(value, Mapping) else value for key, value in data.items()}
-    own = tables.get("method", {})
+    own = tables.setdefault("method", {})
     name = own.get("name", DEFAULT.name) if isinstance(own, Mapping) else DEFAULT.name
     method = find(str(name), where=where)
-    for dotted, value in method.settings.defaults.items():
+    base = tables.get("base", {})
+    is_embedded = isinstance(base, Mapping) and base.get("model", EMBEDDED) == EMBEDDED
+    for dotted, value in defaults_of(method, EMBEDDED if is_embedded else "").items():
         table, _, leaf = dotted.partition(".")
         if isinstance(values := tables.setdefault(table, {}), dict):
             values.setdefault(leaf, value)
-    tables["method"] = _validated(method.settings, own, method, where, "method")
+    tables["method"] = _validated(method.settings, tables["method"], method, where, "method")
     return _validated(Recipe, tables, method, where)
+
+
+def defaults_of(method: Method, base: str) -> Mapping[str, Any]:
+    """What a recipe for a method on a base takes where it is silent, by dotted key; all else are the common defaults."""
+    return {**method.settings.defaults, **(training().get(method.name, {}) if base == EMBEDDED else {})}
 
 
 def _validated(section: type[Known], data: Any, method: Method, where: str, *above: str) -> Known:
@@ -176,7 +186,7 @@ def _validated(section: type[Known], data: Any, method: Method, where: str, *abo
             if owners := [one.title for one in METHODS.values() if key in {known.key for known in settings([one])}]:
                 own = [known.key for known in settings([method]) if known.key.startswith("method.")]
                 raise RecipeError(
-                    "RC040", where=where, key=key, owners=listed(owners), method=method.title, names=listed(own)
+                    "RC042", where=where, key=key, owners=listed(owners), method=method.title, names=listed(own)
                 ) from None
             nearest = _nearest(key, [method])
             raise RecipeError("RC001", where=where, key=key, nearest=nearest) from None

@@ -94,6 +94,9 @@ class Judged(Event):
     check: Mapping[str, Any]
     # What the report shows: gain with its interval, gaps, best step, range.
     evidence: Mapping[str, Any]
+    # Of `folds` trainings in turn this is number `fold`, from 1; 0: all of them together. Without folds both are 0.
+    fold: int = 0
+    folds: int = 0
 
     def words(self, lang: str) -> str:
         """Why, and what to do about it."""

@@ -160,6 +160,9 @@ MESSAGES: Final[Mapping[str, Message]] = {
     "RC041": Message(
         _("{file} is {kind}; {count} of its settings are taken over"), _("Without a counterpart: {names}.")
     ),
+    "RC042": Message(
+        _("{method} has no setting `{key}`"), _("It is a setting of {owners}."), _("Its own settings: {names}")
+    ),
     "DS001": Message(
         _("The image folder does not exist"), _("No folder of this name was found."), _("Check its path.")
     ),
@@ -195,9 +198,6 @@ MESSAGES: Final[Mapping[str, Message]] = {
             "The longest has {tokens} tokens; {room} are read at once, so it is read in {chunks} parts, as a long prompt is."
         ),
         _("Shorten it if other programs, which may cut it off, are to train on it as well."),
-    ),
-    "RC040": Message(
-        _("{method} has no setting `{key}`"), _("It is a setting of {owners}."), _("Its own settings: {names}")
     ),
     "MD001": Message(
         _("The base model was not found"),
@@ -253,6 +253,18 @@ MESSAGES: Final[Mapping[str, Message]] = {
         _("There is no VAE in this base model"),
         _("The file holds the other parts only; images need a VAE, too."),
         _("Name one with --vae (in a recipe: base.vae). Where a command has no --vae, use a file that holds its VAE."),
+    ),
+    "MD021": Message(
+        _("`{word}` is the name of several different files"),
+        Text("{files}"),
+        _(
+            "Give the file itself, as --lora FILE or --embedding FILE; or one folder, as --artifacts DIR; or rename one."
+        ),
+    ),
+    "MD022": Message(
+        _("`{word}` is the trigger word of {artifact}"),
+        _("A file that has that name by chance is not applied with it."),
+        _("To apply both, give the file itself: --embedding FILE"),
     ),
     "FM001": Message(
         _("tsuika cannot read the format of this file here"), _("Found: {found}"), _("Expected: {expected}")
@@ -327,6 +339,11 @@ MESSAGES: Final[Mapping[str, Message]] = {
         _("From here on the new captions are learned, so the result will differ."),
     ),
     "TR010": Message(_("`{name}` was closed before its end"), _("So there is no result.")),
+    "TR015": Message(
+        _("The learning rate and the number of steps are usual ones, not chosen for this base model and these images"),
+        _("The guard stops a training that is too long, but a rate that is too low learns little."),
+        _("A recipe for them: tsuika advise --images {images} --goal ...; a measured rate: tsuika find-rate"),
+    ),
     "TR020": Message(
         _("The written files hold the tags of your captions ({tags} different ones)"),
         _("Programs show them, and whoever gets a file can read them."),
@@ -415,7 +432,6 @@ MESSAGES: Final[Mapping[str, Message]] = {
     "GD017": Message(
         _("No step was better on held-out images than the untrained base model"),
         _("The file holds step {step}, which did the least harm. Do not expect much of it."),
-        _("Check that all images show the same thing and that the captions fit, or lower the learning rate."),
     ),
     "GD020": Message(
         _("Best of the learning rates that were tried: {rate} (loss {gain} after {after} steps)"),
@@ -483,6 +499,37 @@ MESSAGES: Final[Mapping[str, Message]] = {
         _(
             "You need not do anything. A larger batch size or more steps make the share smaller; --guard off measures nothing."
         ),
+    ),
+    "GD032": Message(
+        _("All {step} steps are done; step {best} is the best on held-out images (loss {gain} against the base model)")
+    ),
+    "GD033": Message(
+        _(
+            "All {step} steps are done, and held-out images were still improving (loss {percent} against the base model)"
+        ),
+        do=_("More steps may gain more: --steps {more}"),
+    ),
+    "GD034": Message(
+        _(
+            "All {step} steps are done, and held-out images are not yet better than with the base model (loss {percent})"
+        ),
+        _("Learning was too slow."),
+        _("Raise the learning rate: --set train.learning_rate={higher}; or the number of steps: --steps {more}"),
+    ),
+    "GD035": Message(
+        _("Prompts that have nothing to do with it have changed {share} as much as those with `{trigger}`"),
+        _("So other images change as well; evaluate shows by how much."),
+        Text("{do}"),
+    ),
+    "GD036": Message(
+        _("The class word `{word}` alone has changed {share} as much as prompts with `{trigger}`"),
+        _("It was learned along, so a prompt without the trigger word may draw what you trained."),
+        Text("{do}"),
+    ),
+    "GD037": Message(
+        _("The class word `{word}` may be the cause: this base model does not know it as a word"),
+        _("Its tokenizer tears it into {pieces} pieces, so what they draw has little to do with your images."),
+        _("Use a simpler class word that the base model knows: --class-word WORD"),
     ),
     "EV001": Message(
         _("This cannot be opened as an image encoder"),

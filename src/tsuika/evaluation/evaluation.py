@@ -18,7 +18,7 @@ from tsuika.core.texts import Text, _, listed
 from tsuika.evaluation.measures import Scale, Tables
 from tsuika.evaluation.near_copies import NearestImage
 from tsuika.evaluation.prompts import Asked
-from tsuika.evaluation.verdict import Point, Verdict, difference
+from tsuika.evaluation.verdict import Point, Verdict, difference, moved
 from tsuika.pages import in_languages, sentences, span_of
 
 MEASURES: Final = ("fidelity", "adherence", "others", "drift", "diversity")
@@ -72,6 +72,7 @@ class Evaluation:
                     "main": row == verdict.main,
                     "best": row == verdict.best,
                     **_measures(point.tables, self.base),
+                    "drift_share": moved(point.tables, self.scale),
                     "grade": judgement.grade,
                     "lost": list(judgement.lost),
                     "too_dear": list(judgement.dear),
@@ -118,16 +119,16 @@ def said(evaluation: Evaluation) -> Text:
             if row.copies
             else _("None of {drawings} drawings copies a training image.", drawings=row.drawings)
         )
-    drift, other = main.tables.drift, evaluation.scale.other_prompt
-    if drift is not None and other:
-        share = f"{100 * float(drift.mean()) / other:.0f}%"
+    if (share := moved(main.tables, evaluation.scale)) is not None and "drift" not in row.lost:
         more.append(
             _(
                 "Images of prompts without the trigger word have changed by {share}, where 100% is the difference between"
                 " two prompts.",
-                share=share,
+                share=f"{100 * share:.0f}%",
             )
         )
+    if row.gain is None and row.doubted:
+        more.append(_("The guard saw no gain on held-out images, so do not expect much."))
     if row.gain is not None:
         more.append(_best(evaluation))
     if (equal := verdict.matched) is not None:
@@ -162,6 +163,16 @@ def _gained(evaluation: Evaluation) -> list[Text]:
             return [
                 _("Better than the base at what you trained: {like}.", like=like),
                 _("It costs something: {costs}.", costs=costs),
+            ]
+        case "slight":
+            return [
+                _("Hardly like what you trained yet: {like}.", like=like),
+                _("In the drawings little of it will be seen."),
+            ]
+        case "doubtful":
+            return [
+                _("The drawings are nearer to what you trained than the base's: {like}.", like=like),
+                _("But the guard saw no gain on held-out images, so do not expect much in other scenes."),
             ]
         case "dear":
             return [
@@ -242,6 +253,12 @@ def _costs(evaluation: Evaluation, names: Sequence[str]) -> Text:
 
 
 def _cost(evaluation: Evaluation, name: str) -> Text:
+    if name == "drift":
+        return _(
+            "images of prompts without the trigger word have changed by {share}, where 100% is the difference between two"
+            " prompts",
+            share=f"{100 * (moved(evaluation.points[evaluation.verdict.main].tables, evaluation.scale) or 0.0):.0f}%",
+        )
     before, after = (getattr(one, name) for one in (evaluation.base, evaluation.points[evaluation.verdict.main].tables))
     means = {"before": f"{np.nanmean(before):.2f}", "after": f"{np.nanmean(after):.2f}"}
     if name == "adherence":

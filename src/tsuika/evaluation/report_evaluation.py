@@ -16,7 +16,7 @@ from tsuika.core.texts import Text, _
 from tsuika.evaluation.evaluation import MEASURES, Evaluation, said, signed
 from tsuika.evaluation.inline import data_uri
 from tsuika.evaluation.measures import Tables
-from tsuika.evaluation.verdict import Judgement, Point, difference
+from tsuika.evaluation.verdict import Judgement, Point, difference, moved
 from tsuika.pages.chart import nice_ticks
 
 SIDE_PX: Final = 192
@@ -26,6 +26,8 @@ TONES: Final = 4
 GRADES: Final = {
     "good": _("Better than the base"),
     "trade": _("Better, at a price"),
+    "slight": _("Hardly learned yet"),
+    "doubtful": _("Doubtful: the guard saw no gain"),
     "dear": _("The price is too high"),
     "copies": _("It copies its training images"),
     "nothing": _("Nothing gained"),
@@ -52,8 +54,8 @@ WORDS: Final = {
     "drift": (
         _("drift"),
         _(
-            "How far drawings of these prompts have moved from the base's at the same seeds: (1 - cosine) / 2, 0 is the"
-            " same. In brackets, the share of what lies between the base's drawings of two prompts."
+            "How far drawings of prompts without the trigger word have moved from the base's at the same seeds: 0% is the"
+            " same, 100% is the difference between the base's drawings of two prompts."
         ),
     ),
     "diversity": (
@@ -122,13 +124,12 @@ def _row(
             cells.append(("–", "", False))
             continue
         ends: Text | str = ""
-        other = evaluation.scale.other_prompt
-        if name == "drift":
-            ends = _("({share})", share=f"{100 * value.mean / other:.0f}%") if other else ""
-        elif point is not None:
+        if point is not None and name != "drift":
             ends = _ends(difference(table, getattr(evaluation.base, name)))
-        digits = 3 if name == "drift" else 2
-        cells.append((f"{value.mean:.{digits}f}", ends, judgement is not None and name in judgement.dear))
+        share = moved(tables, evaluation.scale) if name == "drift" else None
+        shown = f"{value.mean:.2f}" if share is None else f"{100 * share:.0f}%"
+        costs = judgement.lost if judgement and name == "drift" else judgement.dear if judgement else ()
+        cells.append((shown, ends, name in costs))
     return {
         "state": point.state if point else "",
         "step": f"{point.step:,}" if point else "",

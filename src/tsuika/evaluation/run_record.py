@@ -53,7 +53,7 @@ class RunRecord:
                     self.look_losses = list(self.losses)
                 del self.losses[step - 1 :]  # steps done again after a kill, or by all pictures, count once
                 self.losses.append(loss)
-            case Judged(step=step):
+            case Judged(step=step, fold=0):
                 self.judged = [one for one in self.judged if one.step < step] + [event]
             case Chosen():
                 self.chosen = event

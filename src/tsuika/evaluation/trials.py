@@ -50,7 +50,7 @@ def checks_of(folder: Path) -> list[Judged]:
     log = RunDir(folder).events
     checks: dict[int, Judged] = {}
     for event in events.read(log) if log.exists() else ():
-        if isinstance(event, Judged):
+        if isinstance(event, Judged) and not event.fold:
             checks = {step: one for step, one in checks.items() if step < event.step} | {event.step: event}
     return list(checks.values())
 

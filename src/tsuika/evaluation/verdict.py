@@ -6,18 +6,20 @@ A point is one set of weights at one strength. Against the base it has
   pictures;
 - lost adherence, other prompts or diversity: the interval of that difference lies below 0, and at least `LEAST` of what the
   base has (adherence: above chance) is gone;
+- moved other prompts: their drawings have drifted by `DRIFTED` or more of what lies between two prompts;
 - cost too dearly: lost, and of adherence (above chance) or of other prompts less than `KEPT` is left, or of diversity less
   than `VARIED`;
 - copied: `COPIES` drawings or more above the base's own, and `COPIED` of all, are training pictures again. Of true
   pictures that nothing has copied 0.4 % are taken for copies, so two in a few dozen are no accident.
 
-The grade is that of the file as it is, at strength 1: `copies`, `nothing` (not gained), `dear`, `trade` (gained and lost),
-`good`; without an encoder `copies`, `stiff` (diversity too dear) or `unmeasured`.
+The grade is that of the file as it is, at strength 1: `copies`, `nothing` (not gained), `dear`, `slight` (gained, but less
+than `SEEN` of the way), `doubtful` (gained, but by the guard nothing was learned), `trade` (gained, and lost or moved), `good`;
+without an encoder `copies`, `stiff` (diversity too dear) or `unmeasured`.
 
 A point's score is the share of the way from the base's likeness to that of the training pictures, times the share of
-adherence that is left (of diversity, where no adherence is measured). The best trade is the point that moves the base least
-among those within one standard error of the highest score (paired), of points that have gained, do not copy and are not
-too dear.
+adherence that is left (of diversity, where no adherence is measured). The best trade is one of the points that are `good` or
+`trade` and within one standard error of the highest score (paired): one with a file that was written before a saved state;
+then one that moves the base least, within one standard error (paired); then the one of the highest score.
 
 Two kept steps are compared at equal likeness: the highest that all reach, each on its own line from strength 0 up.
 """
@@ -37,13 +39,18 @@ from tsuika.core.intervals import Interval
 from tsuika.evaluation.measures import Scale, Tables
 
 LEAST: Final = 0.05
+# Of the way to the training images: below, drawings show hardly anything of it (a teapot at likeness 0.04 of 0.96).
+SEEN: Final = 0.2
+# Of what lies between two unrelated prompts: more is a side effect that is worth a word.
+DRIFTED: Final = 0.3
 KEPT: Final = 0.7
 VARIED: Final = 0.5
 COPIES: Final = 2
 COPIED: Final = 0.05
 
-Grade = Literal["good", "trade", "dear", "copies", "nothing", "stiff", "unmeasured"]
-Cost = Literal["adherence", "others", "diversity"]
+Grade = Literal["good", "trade", "slight", "doubtful", "dear", "copies", "nothing", "stiff", "unmeasured"]
+Cost = Literal["adherence", "others", "diversity", "drift"]
+# Those that are compared with the base.
 COSTS: Final[tuple[Cost, ...]] = ("adherence", "others", "diversity")
 Draws = NDArray[np.float64]
 
@@ -59,6 +66,11 @@ class Point:
     tables: Tables
     main: bool = False  # the file that one uses without further thought
 
+    @property
+    def written(self) -> bool:
+        """Whether there is a file to use; a saved state of the run is none."""
+        return not self.file.startswith("checkpoints/")
+
 
 @dataclass(frozen=True)
 class Judgement:
@@ -72,6 +84,8 @@ class Judgement:
     copies: int
     drawings: int
     copying: bool
+    slight: bool
+    doubted: bool  # by the guard
     score: float | None
     draws: Draws | None  # of the score
 
@@ -83,7 +97,11 @@ class Judgement:
             return "stiff" if self.dear else "unmeasured"
         if not self.gained:
             return "nothing"
-        return "dear" if self.dear else "trade" if self.lost else "good"
+        if self.dear:
+            return "dear"
+        if self.slight or self.doubted:
+            return "slight" if self.slight else "doubtful"
+        return "trade" if self.lost else "good"
 
 
 @dataclass(frozen=True)
@@ -110,15 +128,18 @@ class Verdict:
     matched: Matched | None
 
 
-def judge(base: Tables, points: Sequence[Point], scale: Scale) -> Verdict:
+def judge(base: Tables, points: Sequence[Point], scale: Scale, *, doubted: bool = False) -> Verdict:
     """The verdict on an evaluation.
+
+    Args:
+        doubted: the run's guard says that nothing was learned, or that no step was better than the base.
 
     Raises:
         ValueError: no point.
     """
     if not points:
         raise ValueError("there is nothing to judge")
-    judgements = tuple(_judge(base, point.tables, scale) for point in points)
+    judgements = tuple(_judge(base, point.tables, scale, doubted) for point in points)
     main = min(
         range(len(points)), key=lambda row: (not points[row].main, abs(points[row].strength - 1), -points[row].step)
     )
@@ -130,7 +151,12 @@ def difference(table: Table | None, base: Table | None) -> Interval | None:
     return None if table is None or base is None else of_table(table - base)
 
 
-def _judge(base: Tables, tables: Tables, scale: Scale) -> Judgement:
+def moved(tables: Tables, scale: Scale) -> float | None:
+    """How far drawings of unrelated prompts have moved, as a share of what lies between the base's of two prompts."""
+    return float(tables.drift.mean()) / scale.other_prompt if tables.drift is not None and scale.other_prompt else None
+
+
+def _judge(base: Tables, tables: Tables, scale: Scale, doubted: bool) -> Judgement:
     found = {name: difference(getattr(tables, name), getattr(base, name)) for name in COSTS}
     losses = {name: value for name, value in found.items() if value is not None}
     left = {
@@ -139,13 +165,16 @@ def _judge(base: Tables, tables: Tables, scale: Scale) -> Judgement:
     }
     lost = tuple(name for name, value in losses.items() if value.sign < 0 and left[name] <= 1 - LEAST)
     dear = tuple(name for name in lost if left[name] < (VARIED if name == "diversity" else KEPT))
+    if (moved(tables, scale) or 0.0) >= DRIFTED:
+        lost = (*lost, "drift")
     copies, drawings = int(tables.copies.sum()), tables.copies.size
     extra = copies - int(base.copies.sum())
     draws, score = _score(base, tables, scale)
     gain = difference(tables.fidelity, base.fidelity)
     gained = gain is not None and gain.sign > 0 and gain.mean >= LEAST * way(base, scale)
     copying = extra >= COPIES and extra >= COPIED * drawings
-    return Judgement(gain, gained, losses, lost, dear, copies, drawings, copying, score, draws)
+    slight = gain is not None and gain.mean < SEEN * way(base, scale)
+    return Judgement(gain, gained, losses, lost, dear, copies, drawings, copying, slight, doubted, score, draws)
 
 
 def way(base: Tables, scale: Scale) -> float:
@@ -192,12 +221,21 @@ def _best(points: Sequence[Point], judgements: Sequence[Judgement]) -> int | Non
     if not rows:
         return None
     top = max(rows, key=lambda row: judgements[row].score or 0.0)
+    equal = [row for row in rows if _as_good(judgements[row], judgements[top])]
+    equal = [row for row in equal if points[row].written] or equal
+    gentlest = min(equal, key=lambda row: (_mean(points[row].tables.drift), points[row].strength * points[row].step))
+    gentle = [row for row in equal if _as_gentle(points[row].tables.drift, points[gentlest].tables.drift)]
+    return max(gentle, key=lambda row: (judgements[row].score or 0.0, -points[row].strength * points[row].step))
 
-    def moved(row: int) -> tuple[float, ...]:
-        drift = points[row].tables.drift
-        return (0.0 if drift is None else float(drift.mean()), points[row].strength * points[row].step)
 
-    return min((row for row in rows if _as_good(judgements[row], judgements[top])), key=moved)
+def _mean(table: Table | None) -> float:
+    return 0.0 if table is None else float(table.mean())
+
+
+def _as_gentle(one: Table | None, least: Table | None) -> bool:
+    if one is None or least is None or one is least:
+        return True
+    return float((one - least).mean()) <= float(np.nanstd(resampled(one - least)))
 
 
 def _as_good(one: Judgement, top: Judgement) -> bool:

@@ -5,6 +5,7 @@ Methods and formats meet here only, as arguments. Knows neither prompts nor pict
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -113,8 +114,8 @@ def compose(
 ) -> Composition:
     """Read and attach every requested artifact, in order. If one fails, those before it are taken off again.
 
-    An embedding answers to its own word and to its file's name. One that was only found by its name (`called`) and does
-    not fit is left out, with a warning.
+    An embedding answers to its own word and to its file's name. One that was only found by its name (`called`) is left out,
+    with a warning, where it does not fit or where that name is the trigger word of another artifact.
 
     Raises:
         FormatError: a file of no known format, of another method than requested, or of one not in `methods` (FM001).
@@ -155,9 +156,15 @@ class _Stacking:
     warn: Warn | None
     layers: Layers
     claimed: dict[str, Path] = field(default_factory=dict)  # word, case folded -> whose it is
+    triggers: dict[str, Path] = field(default_factory=dict)  # trigger word, case folded -> whose it is
 
     def attach(self, request: Requested) -> Part:
+        if request.called and (owner := self.triggers.get(request.called.casefold())):
+            raise ModelError("MD022", where=request.path, word=request.called, artifact=owner.name)
         artifact = self._read(request)
+        if not request.called:
+            trigger = re.split(r"[\s,]+", artifact.metadata.get("trigger", "").casefold())
+            self.triggers |= dict.fromkeys(filter(None, trigger), request.path)
         method = self.methods[artifact.method]
         pieces = _answering(artifact, request) if method.adds_words else _sides(artifact)
         words = self._claim(request, pieces) if method.adds_words else ()

@@ -26,7 +26,7 @@ class Drawing:
     """A request for an image. None and "" stand for the base's own.
 
     Artifacts are `FILE` or `FILE:STRENGTH`; `lora`, `embedding` and `hypernetwork` (`METHODS`' flags) refuse files of
-    another method. Those that the prompts name are looked up below `artifacts` (the current folder and its `runs` if None).
+    another method. Those that the prompts name are looked up below `artifacts` (None: `Library.of`).
     """
 
     prompt: str

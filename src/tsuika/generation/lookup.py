@@ -14,47 +14,54 @@ from pathlib import Path
 
 from tsuika.core.errors import ModelError, TsuikaError
 from tsuika.core.events import Warn
+from tsuika.core.files import sha256
+from tsuika.core.rundir import RunDir
 from tsuika.core.types import split_words
 from tsuika.generation.compose import Formats, Requested, refusal
 from tsuika.generation.prompt import TAGS, Tag
 from tsuika.methods import METHODS
 
-SUFFIXES = (".safetensors", ".pt", ".ckpt", ".bin")  # of two files of one name, the first is taken
-DEEPEST = 4  # folders below the one that is searched: runs/NAME/artifacts is 3, and a home folder has no end
+SUFFIXES = (".safetensors", ".pt", ".ckpt", ".bin")  # of one result in several formats, the first is taken
+DEEPEST = 32  # folders below the one that is searched: walking is recursive before Python 3.12
 _STEP = re.compile(r"(.+?)[-_](?:step)?s?([0-9]{2,})")  # of file names: mascot-000500, mascot-step00000500
 
 
 class Library:
-    """The artifact files below some folders. They are listed once, when first asked for.
+    """The artifact files of some folders. They are listed once, when first asked for."""
 
-    Folders are searched in order; in each, a shorter path wins. Hidden folders and those more than
-    `DEEPEST` below are passed over.
-    """
+    def __init__(self, folders: Sequence[Path], *, below: bool = True) -> None:
+        """`below`: folders in these count as well, as in A1111: all but hidden ones, and of a run its results alone."""
+        self.folders, self._below = tuple(folders), below
 
-    def __init__(self, folders: Sequence[Path]) -> None:
-        self.folders = tuple(folders)
+    @classmethod
+    def of(cls, folder: Path | None) -> Library:
+        """Of a folder and all below it; None: of the current folder itself, and of the results of each run in `runs`."""
+        if folder is not None:
+            return cls([folder])
+        return cls([Path(), *sorted(Path("runs").glob("*/artifacts"))], below=False)
 
     @cached_property
     def files(self) -> list[Path]:
-        """Every file that may be an artifact, best first."""
+        """Every file that may be an artifact."""
 
         def rank(path: Path) -> tuple[int, int, str]:
             return len(path.parts), SUFFIXES.index(path.suffix.lower()), str(path)
 
-        return list(dict.fromkeys(path for folder in self.folders for path in sorted(_walk(folder), key=rank)))
+        found = (path for folder in self.folders for path in sorted(_walk(folder, self._below), key=rank))
+        return list(dict.fromkeys(found))
 
     def locate(self, name: str, fits: Callable[[Path], bool] = lambda path: True) -> Path:
         """The artifact called `name`: a file's stem, or the `ss_output_name` in a safetensors header.
 
-        Of several files of one name, the first that `fits`, else the first, so that it can be said what it is.
+        Of several files of one name, the one that `fits`; where none does the first, so that it can be said what it is.
 
         Raises:
-            ModelError: nothing of that name (MD006, names the nearest).
+            ModelError: nothing of that name (MD006, names the nearest), or several different files (MD021, names them).
         """
         named = [path for path in self.files if path.stem == name]
         named = named or [path for path in self.files if path.suffix == ".safetensors" and _output_name(path) == name]
         if named:
-            return next(filter(fits, named), named[0])
+            return _only([path for path in named if fits(path)] or named[:1], name)
         nearest = difflib.get_close_matches(name, {path.stem for path in self.files}, n=1, cutoff=0.0)
         folders = ", ".join(map(str, self.folders))
         raise ModelError("MD006", found=name, folders=folders, nearest=nearest[0] if nearest else "–")
@@ -88,10 +95,13 @@ class Library:
         """The embedding files whose name stands in a text as a word, in any case; those in `given` are at hand already.
 
         A file of that name which is no embedding is nothing to speak of; one that is refused is.
+
+        Raises:
+            ModelError: a word names several different files (MD021).
         """
         text = "\n".join(texts)
         seen = {name.casefold() for name in given}
-        found = []
+        found: dict[str, list[Requested]] = {}
         for path in self.files:
             word = path.stem.casefold()
             if word in seen or word not in text.casefold() or len(split_words(text, [path.stem])) == 1:
@@ -103,9 +113,9 @@ class Library:
                     warn(refusal(path, error))
                 continue
             if method in METHODS and METHODS[method].adds_words:
-                seen.add(word)
-                found.append(Requested(path, method=method, called=path.stem))
-        return found
+                found.setdefault(word, []).append(Requested(path, method=method, called=path.stem))
+        chosen = {word: _only([one.path for one in same], word) for word, same in found.items()}
+        return [one for word, same in found.items() for one in same if one.path == chosen[word]]
 
 
 def saved_steps(path: Path) -> dict[int | None, Path]:
@@ -133,10 +143,24 @@ def _is_of(formats: Formats, method: str, path: Path) -> bool:
         return False
 
 
-def _walk(folder: Path) -> Iterator[Path]:
+def _only(paths: Sequence[Path], name: str) -> Path:
+    """The one file of a name: of one result in several formats the first, as of copies of one file.
+
+    Raises:
+        ModelError: they differ (MD021).
+    """
+    first, *others = {path.with_suffix(""): path for path in reversed(paths)}.values()
+    if others and len({sha256(path) for path in (first, *others)}) > 1:
+        raise ModelError("MD021", word=name, files=", ".join(sorted(map(str, (first, *others)))))
+    return paths[0]
+
+
+def _walk(folder: Path, below: bool) -> Iterator[Path]:
     for place, folders, names in os.walk(folder):
+        is_run = RunDir(Path(place)).recipe.name in names
         depth = len(Path(place).relative_to(folder).parts)
-        folders[:] = [] if depth >= DEEPEST else [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in folders if below and depth < DEEPEST and not name.startswith(".")]
+        folders[:] = [name for name in folders if not is_run or name == RunDir(Path(place)).artifacts.name]
         paths = (Path(place) / name for name in names)
         # No links to nothing, and no pipe, which would be waited for.
         yield from (path for path in paths if path.suffix.lower() in SUFFIXES and path.is_file())

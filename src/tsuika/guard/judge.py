@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Final, Literal
 
-from tsuika.core.messages import sentence
+from tsuika.core.messages import percent, sentence
 from tsuika.core.plain import jsonable
 from tsuika.guard.reading import Check, Estimate, Grid, estimate, halves, mean, minus
 
@@ -34,6 +34,15 @@ MEMORISING_HIGH: Final = 0.30
 MEMORISING_MID: Final = 0.25  # 5.5 pp at the optimum, 120 overtrained [one run]
 NOTHING: Final = -0.001  # a gain of less than 0.1 pp after a third of the run is none [proposed]
 NOTHING_AFTER: Final = 1 / 3
+# Whether learning goes on is seen over so many checks [proposed]
+SLOPE_CHECKS: Final = 3
+# Change of the class word, or of unrelated prompts, by that of prompts with the trigger word: more is worth a word. 1.05 and
+# 0.67 where the class word drew the subject (a LoRA of 100 steps, embedded base).
+MOVED_ALONG: Final = 0.5
+# By this factor: checks lie 1.2 apart, and one beside the best is no worse than jitter (bench/guard).
+APART: Final = 1.3
+# Bytes: what a step's weights may take for several steps to be kept and written. Of a whole model the best step alone is.
+SEVERAL_BYTES: Final = 2**29
 LIKENESS_REACH: Final = 2.5  # usable checkpoints spanned 1-3 times the best step (demystifying-sd-finetuning)
 
 Kind = Literal["go", "warn", "stop"]
@@ -239,11 +248,13 @@ class Judge:
             "step": now.step,
             "best": now.best_step,
             "rate": f"{self._learning_rate / 3:.2g}",
-            "percent": _percent(now.held_out.mean if now.held_out else now.train),
-            "gain": _percent(now.best.mean if now.best else None),
-            "train": _percent(now.train),
-            "gap_mid": _percent(now.gap_mid),
-            "gap_high": _percent(now.gap_high),
+            "higher": f"{self._learning_rate * 3:.2g}",
+            "more": 2 * self.steps,
+            "percent": percent(now.held_out.mean if now.held_out else now.train),
+            "gain": percent(now.best.mean if now.best else None),
+            "train": percent(now.train),
+            "gap_mid": percent(now.gap_mid),
+            "gap_high": percent(now.gap_high),
         }
 
         def say(kind: Kind, code: str) -> Verdict:
@@ -261,6 +272,7 @@ class Judge:
         late = not soon and now.step >= NOTHING_AFTER * self.steps
         if late and self._nothing(now):
             return say("stop", "GD004")
+        ended = not self.to_come
         if not soon and self._exhausted(now):
             if now.best is not None and now.best.mean < NOTHING:
                 return say("stop", "GD006")
@@ -268,9 +280,14 @@ class Judge:
                 return say("stop", "GD005")
         if _memorising(self._usable(), _gain(best)):
             return say("warn", "GD007")
+        if now.best is None and ended:
+            fits = self._trained() < NOTHING and not self._falls("held_out")
+            return say("stop", "GD005") if fits else say("go", "GD034")
         if now.best is None:
             return say("go", "GD011")
-        return say("go", "GD008" if now.best_step == now.step else "GD010")
+        if now.best_step == now.step:
+            return say("go", "GD033" if ended else "GD008")
+        return say("go", "GD032" if ended else "GD010")
 
     def _exhausted(self, now: Evidence) -> bool:
         """Whether the best step is so long ago that a better one is unlikely.
@@ -301,13 +318,26 @@ class Judge:
         return rising and last[-1] - last[0] > RISE
 
     def _nothing(self, now: Evidence) -> bool:
-        """Whether neither the held-out images nor those trained on show a gain.
+        """Whether neither the held-out images nor those trained on show a gain, nor are on the way to one.
 
         With few images intervals are wide, and slow learning would count as nothing by the interval alone.
         """
-        trained = [mean(one.reading.train.mid) for one in self._usable() if len(one.reading.train)]
         unseen = now.best is None or not now.best.high < NOTHING
-        return unseen and (not trained or min(trained) > NOTHING)
+        return unseen and not self._trained() < NOTHING and not self._falls("held_out") and not self._falls("train")
+
+    def _trained(self) -> float:
+        """The lowest loss of the images that are trained on; 0, the base's, where none was measured."""
+        return min((mean(one.reading.train.mid) for one in self._usable() if len(one.reading.train)), default=0.0)
+
+    def _falls(self, side: Literal["held_out", "train"]) -> bool:
+        """Whether a loss has fallen over the last checks by more than chance, and at that pace will be a gain at the end."""
+        rows: list[tuple[int, Grid]] = [(one.step, getattr(one.reading, side).mid) for one in self._usable()]
+        (before, then), (step, now) = rows[-SLOPE_CHECKS - 1 :][0], rows[-1]
+        if step == before or not now or not then:
+            return False
+        change = estimate(minus(now, then), self._overlap)
+        end = mean(now) + change.mean * (self.steps - step) / (step - before)
+        return change.high < 0 and (end < NOTHING or step == self.steps)
 
 
 def replay(judge: Judge, checks: Sequence[Check]) -> list[Verdict]:
@@ -334,8 +364,3 @@ def _memorising(checks: Sequence[Check], gain: float) -> bool:
     high = [_gap(one.held_out.high, one.train.high) for one in readings]
     twice = len(high) == 2 and all(gap is not None and gap > MEMORISING_HIGH for gap in high)
     return twice or any(gap is not None and gap > max(MEMORISING_MID, 2 * gain) for gap in mid)
-
-
-def _percent(value: float | None) -> str:
-    """A log ratio as people read it: `-1.4 %`."""
-    return "?" if value is None or not math.isfinite(value) else f"{100 * math.expm1(min(value, 50)):+.1f} %"

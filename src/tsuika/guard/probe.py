@@ -11,7 +11,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import Final
 
 import torch
@@ -61,6 +62,12 @@ class _Draw:
     size_px: tuple[int, int]
 
 
+def class_prompts(class_word: str) -> tuple[str, ...]:
+    """Prompts of a class word without a trigger word, one for each step of PATH."""
+    places = ("a {word}", "a photo of a {word}", "a {word} on the beach", "a {word} in the snow")
+    return tuple(text.format(word=class_word) for text in places)
+
+
 def controls_for(class_word: str) -> tuple[str, ...]:
     """The unrelated prompts without those that name the trained class."""
     return tuple(text for text in CONTROLS if not set(class_word.casefold().split()) & set(text.split()))
@@ -77,6 +84,7 @@ class Probe:
         train: Sequence[Subject],
         *,
         controls: Sequence[str] = CONTROLS,
+        own: Sequence[str] | None = None,
         few: bool = False,
         chunk: int = 16,
         autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
@@ -89,6 +97,7 @@ class Probe:
             held_out: images that are not trained on; may be empty.
             train: some that are trained on; best as many as are held out.
             controls: unrelated prompts, for drift; none: drift is not measured.
+            own: prompts whose drift is measured beside it, as many as controls; None: captions of `train`.
             few: half of the timesteps, so that twice the images can be measured in the same time. Images differ far more
                 than timesteps: 4 images at 3 timesteps choose better than 2 at 6 (bench/guard).
             chunk: samples of a forward pass. Another number may give other last bits.
@@ -114,9 +123,10 @@ class Probe:
                 self._base = self._losses(self._held_out), self._losses(self._train)
                 size = (train or held_out)[0].size_px if controls else (0, 0)
                 shape = (train or held_out)[0].latents_CHW.shape if controls else torch.Size()
-                own = list(dict.fromkeys(one.caption for one in train))[: len(controls)]
+                own = list(dict.fromkeys(one.caption for one in train)) if own is None else own
                 self._controls = self._path(controls, shape, size)
-                self._own = self._path(own, shape, size) if controls else []
+                self._own = self._path(own[: len(controls)], shape, size) if controls else []
+                self._apart = self._between(self._controls)
         finally:
             attachment.set_strength(1)
         self._encoded.clear()
@@ -126,7 +136,7 @@ class Probe:
 
         Args:
             train: whether to measure the images that are trained on.
-            drift: whether to measure how far unrelated prompts and training captions have moved.
+            drift: whether to measure how far unrelated prompts and `own` ones have moved.
         """
         with torch.no_grad():
             held_out = self._ratios(self._losses(self._held_out), self._base[0])
@@ -189,11 +199,17 @@ class Probe:
         return losses
 
     def _moved(self, draws: Sequence[_Draw]) -> float | None:
-        """Mean of ||now - base||^2 / ||base||^2 over draws of `_path`."""
-        if not draws:
+        """Mean of ||now - base||^2 over draws of `_path`, as a share of that between two unrelated prompts in the base."""
+        if not draws or not self._apart:
             return None
-        sizes = [float(draw.target_CHW.pow(2).mean()) for draw in draws]
-        return sum(loss / size for loss, size in zip(self._losses(draws), sizes, strict=True)) / len(draws)
+        return fmean(self._losses(draws)) / self._apart
+
+    def _between(self, draws: Sequence[_Draw]) -> float:
+        """Mean of ||base at another of the prompts - base at its own||^2 over draws; 0 without any."""
+        if not draws:
+            return 0.0
+        others = [*[draw.caption for draw in draws[1:]], draws[0].caption if len(draws) > 1 else ""]
+        return fmean(self._losses([replace(draw, caption=other) for draw, other in zip(draws, others, strict=True)]))
 
     def _batches(self, draws: Sequence[_Draw]) -> list[list[int]]:
         """Rows of draws that go through together: one size of latents, at most a chunk, always the same ones."""

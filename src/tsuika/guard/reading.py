@@ -49,8 +49,9 @@ class Reading:
 
     held_out: Ratios
     train: Ratios = Ratios()  # as many pictures that are trained on; empty where it was not measured this time
-    drift: float | None = None  # relative squared change of what the base says to unrelated prompts
-    own_drift: float | None = None  # the same on training captions
+    # Squared change of what the base says to unrelated prompts, as a share of that from one such prompt to another.
+    drift: float | None = None
+    own_drift: float | None = None  # the same on training captions, on the same scale
 
 
 @dataclass(frozen=True)

@@ -189,7 +189,7 @@ def budget(recipe: Recipe, held_out: int) -> Budget:
         share = 2 if coarse else 1
         sides = (images + -(-images // share)) * (PASSES // 2 if few else PASSES)
         prompts = 2 * CONTROLS // share
-        return (1 + checks) * sides + (len(PATH) + checks) * prompts
+        return (1 + checks) * sides + (len(PATH) + 1 + checks) * prompts
 
     least = min(LEAST_MEASURED, most)
     # Below, the interval speaks of timesteps, and needs them all.

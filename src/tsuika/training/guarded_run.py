@@ -13,7 +13,7 @@ from typing import Final
 
 from tsuika.core.events import Chosen, Event, Phase, Started, note
 from tsuika.core.types import Attachment, count_params
-from tsuika.guard.judge import Judge, Range
+from tsuika.guard.judge import APART, SEVERAL_BYTES, Judge, Range
 from tsuika.training import optim
 from tsuika.training.fit import Fit
 from tsuika.training.guard_plan import GuardPlan, refits
@@ -24,12 +24,8 @@ from tsuika.training.trainer import Keeping, Saving, Snapshots, Trainer
 from tsuika.training.trial_run import After, keeping_of, monitor_of, trial_run
 
 DIVERGED: Final = ("GD001", "GD002", "GD003")
-# Bytes: what a step's weights may take for several steps to be kept and written. Of a whole model the best step alone is.
-SMALL: Final = 2**29
 # Times `guard.overhead`: a little more is not reported.
 MUCH: Final = 1.5
-# By this factor: checks lie 1.2 apart, and one beside the best is no worse than jitter (bench/guard).
-APART: Final = 1.3
 
 
 @dataclass(frozen=True)
@@ -50,7 +46,7 @@ def train(prepared: Prepared, plan: GuardPlan, after: After, *, resume: bool) ->
         return (yield from _one_training(prepared, plan, after, resume=resume))
     trainable, nbytes = _sizes(prepared)
     yield _started(prepared, trainable, 0)
-    several = nbytes < SMALL
+    several = nbytes < SEVERAL_BYTES
     snapshots = Snapshots(prepared.folder.guard / "look")
     judge = yield from trial_run(prepared, plan, snapshots, after, several=several, resume=resume)
     return (yield from _go_on(prepared, plan, judge, snapshots, after, several=several, resume=resume))
@@ -73,7 +69,7 @@ def _one_training(
     holds_out, obeys = bool(plan.split.parts), recipe.guard.mode == "on"
     run = prepared.fit(plan.split.inside() if holds_out else None)
     monitor = monitor_of(prepared, plan, run, guard / "checks.json") if plan.kind != "off" else None
-    several = sum(param.nbytes for param in run.params) < SMALL
+    several = sum(param.nbytes for param in run.params) < SEVERAL_BYTES
     keeps = monitor is not None and holds_out and (several or obeys)
     snapshots = Snapshots(guard / "kept")
     trainer = Trainer(

@@ -77,10 +77,10 @@ def read_checks(file: Path) -> list[Check]:
     return [Check.from_json(row) for row in json.loads(file.read_text(encoding="utf-8"))] if file.exists() else []
 
 
-def judged(verdict: Verdict, check: Check) -> Judged:
-    """A verdict as an event."""
+def judged(verdict: Verdict, check: Check, folds: int = 0) -> Judged:
+    """A verdict as an event; `folds`: it is on all of these together."""
     evidence: dict[str, Any] = jsonable(verdict.evidence)
-    return Judged(check.step, verdict.kind, verdict.code, dict(verdict.params), check.to_json(), evidence)
+    return Judged(check.step, verdict.kind, verdict.code, dict(verdict.params), check.to_json(), evidence, folds=folds)
 
 
 def joined(checks: Sequence[Check]) -> Check:

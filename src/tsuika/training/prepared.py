@@ -17,13 +17,16 @@ from tsuika.data.bucket import Bucket
 from tsuika.data.manifest import Manifest
 from tsuika.data.reg_images import RegularizedBank
 from tsuika.guard.memorization import Memorization, measure_memorization
-from tsuika.guard.probe import Probe, Subject, controls_for
+from tsuika.guard.probe import PATH, Probe, Subject, class_prompts, controls_for
+from tsuika.guard.reading import Ratios, Reading
 from tsuika.methods import MethodSection, find
 from tsuika.training.fit import Fit
 from tsuika.training.loop import conditioner
 from tsuika.training.schedule import Schedule
 
 CAPTIONS_TRIED: Final = 8  # for memorization
+# Of what lies between two prompts: where those with the trigger word have moved less, no other is compared with them.
+HARDLY: Final = 0.02
 
 Images = Bank | RegularizedBank
 
@@ -100,6 +103,28 @@ class Prepared(Inputs):
         sides = self.subjects(held_out), self.subjects(trained_on)
         with run.written_weights():
             return Probe(self.model, run.attachment, *sides, controls=prompts, few=few, autocast=autocast)
+
+    def moved(self, attachment: Attachment) -> tuple[float, float]:
+        """How far the finished weights have moved the class word alone, and unrelated prompts: by prompts with the trigger word.
+
+        Nought where there is no trigger word, or where prompts with it have hardly moved.
+        """
+        data, autocast = self.recipe.data, self.accelerator.autocast
+        subjects = self.subjects([self.manifest.samples[0].name])
+        controls = controls_for(data.class_word)[: len(PATH)]
+
+        def own(word: str) -> Reading:
+            seen = Probe(
+                self.model, attachment, (), subjects, controls=controls, own=class_prompts(word), autocast=autocast
+            )
+            return seen.measure(train=False)
+
+        trained = own(f"{data.trigger} {data.class_word}".strip()) if data.trigger else Reading(Ratios())
+        if (trained.own_drift or 0.0) < HARDLY:
+            return 0.0, 0.0
+        of_class = own(data.class_word).own_drift if data.class_word else None
+        whole = trained.own_drift or 1.0
+        return (of_class or 0.0) / whole, (trained.drift or 0.0) / whole
 
     def memorization(self, attachment: Attachment) -> Memorization:
         """What the finished weights make of pure noise under a few training captions."""

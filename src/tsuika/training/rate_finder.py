@@ -17,6 +17,7 @@ from tsuika.core.events import Event, Phase, Progress, Warned, note
 from tsuika.core.messages import percent
 from tsuika.core.plain import jsonable
 from tsuika.core.rundir import RunDir
+from tsuika.core.types import Model
 from tsuika.data import dedupe, split
 from tsuika.guard.probe import Probe
 from tsuika.guard.reading import ENOUGH_PICTURES, Estimate, Grid, estimate, halves, mean, minus
@@ -218,7 +219,10 @@ def find(
                 run.discard()
             curves.append(curve)
     curves.reverse()
-    yield _found(recipe, curves, images, steps)
+    found = _found(recipe, curves, images, steps)
+    if found.rate is None:
+        yield from _torn(prepared.model, recipe.data.class_word)
+    yield found
 
 
 def _try(
@@ -271,6 +275,13 @@ def _divide(groups: Sequence[split.Group], seed: int) -> Divided:
     measured = parted.held_out_probe()
     # Below, intervals speak of timesteps, and need them all.
     return Divided(parted.inside(), measured, few=len(measured) >= ENOUGH_PICTURES)
+
+
+def _torn(model: Model, class_word: str) -> Iterator[Warned]:
+    """A note on each part of the class word that is no word to the base's tokenizer."""
+    for word in class_word.split():
+        if (pieces := max(model.count_tokens(word))) > 1:
+            yield note("GD037", word=word, pieces=pieces)
 
 
 def _short(rate: float | None) -> str:

@@ -10,8 +10,11 @@ from tsuika import formats
 from tsuika.config import Recipe
 from tsuika.core.events import Event, Finished, Phase, note
 from tsuika.core.rundir import RunDir
-from tsuika.core.types import Artifact
+from tsuika.core.texts import _
+from tsuika.core.types import Artifact, Attachment
+from tsuika.guard.judge import MOVED_ALONG
 from tsuika.guard.memorization import Memorization
+from tsuika.pages import sentences
 from tsuika.training import guard_plan, guarded_run, optim, writing
 from tsuika.training.fit import Fit
 from tsuika.training.guard_plan import GuardPlan
@@ -96,7 +99,10 @@ def _written(prepared: Prepared, trained: guarded_run.Trained) -> Generator[Even
         return Result(prepared, trained.step, trained.stopped_by)
     attachment = trained.attachment
     name = prepared.recipe.output.name or prepared.folder.root.resolve().name
-    found = prepared.memorization(attachment) if prepared.recipe.guard.mode != "off" else None
+    found = None
+    if prepared.recipe.guard.mode != "off":
+        found = prepared.memorization(attachment)
+        yield from _drifted(prepared, attachment, "safe" in trained.others)
     yield Phase("write")
     if prepared.recipe.output.caption_tags and any(s.caption_source != "built" for s in prepared.manifest.samples):
         yield note("TR020", tags=len(formats.count_tags(_captions(prepared))))
@@ -106,6 +112,20 @@ def _written(prepared: Prepared, trained: guarded_run.Trained) -> Generator[Even
             attachment.load(trained.snapshots.load(step))
             yield from _write(prepared, attachment.artifact(), f"{name}-{other}", step)
     return Result(prepared, trained.step, trained.stopped_by, artifact, found)
+
+
+def _drifted(prepared: Prepared, attachment: Attachment, safe: bool) -> Iterator[Event]:
+    """A note where the class word, or unrelated prompts, have moved along with the trigger word."""
+    of_class, of_others = prepared.moved(attachment)
+    data = prepared.recipe.data
+    do = _("Use the `safe` file, or a lower strength.") if safe else _("Use a lower strength.")
+    if not (data.reg_images or data.reg_generate):
+        later = _("For the next training: regularization images (--reg-images DIR, or --set data.reg_generate=100).")
+        do = sentences(do, later)
+    if of_class >= MOVED_ALONG and "style" not in data.class_word.casefold().split():
+        yield note("GD036", word=data.class_word, trigger=data.trigger, share=f"{of_class:.0%}", do=do)
+    elif of_others >= MOVED_ALONG:
+        yield note("GD035", trigger=data.trigger, share=f"{of_others:.0%}", do=do)
 
 
 def _write(prepared: Prepared, artifact: Artifact, name: str, steps: int) -> Generator[Event, None, Artifact]:

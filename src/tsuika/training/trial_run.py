@@ -9,9 +9,10 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from tsuika.core.events import Event, Phase
+from tsuika.core.events import Event, Judged, Phase
 from tsuika.guard.judge import Judge, Rule, replay
 from tsuika.training import checkpoint
 from tsuika.training.fit import Fit
@@ -60,7 +61,7 @@ def _folds(prepared: Prepared, plan: GuardPlan, after: After, *, resume: bool) -
         events = []
         for checks in zip(*(judge.checks for judge in folds), strict=False):
             check = joined(checks)
-            events.append(judged(together.update(check), check))
+            events.append(judged(together.update(check), check, plan.folds))
             if has_ended(together):
                 break
         following = together.next_step()
@@ -103,7 +104,10 @@ def _fold(
         resume=resume,
     )
     yield Phase("look", run.schedule.last)
-    yield from trainer.train()
+    for event in trainer.train():
+        if isinstance(event, Judged) and plan.folds:
+            event = replace(event, fold=fold + 1, folds=plan.folds)
+        yield event
     if prepared.is_main:
         done.touch()
         checkpoint.prune(folder, 1)

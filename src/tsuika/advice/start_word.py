@@ -1,0 +1,151 @@
+"""The known word that a new word starts from: some are tried on the images themselves, without training.
+
+A word is tried by the loss of the base on the images under a prompt of that word. Candidates are the class word, those near it
+among the text encoders' word vectors, and those that the gradient of that loss points to (Ebrahimi et al. 2018, "HotFlip", eq. 3).
+
+Shapes: B draws, C latent channels, H x W latents, V words, D width of a text encoder.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from tsuika.core.seeds import generator
+from tsuika.core.types import Conditioning, Model
+from tsuika.diffusion.schedule import add_noise, alphas_cumprod_T, target
+from tsuika.guard.probe import MID
+from tsuika.guard.reading import Grid, estimate, mean, minus
+from tsuika.methods.textual_inversion import TextualInversion
+from tsuika.methods.textual_inversion.vectors import attach
+
+# Candidates of either kind, and how many of all are measured on every draw.
+NEAR: Final = 8
+POINTED_TO: Final = 12
+FINALISTS: Final = 4
+_PROBE: Final = "tsuika-start-word"
+
+
+@dataclass(frozen=True)
+class StartWord:
+    """What was chosen.
+
+    Attributes:
+        word: the class word, unless another one is better by its whole 95% interval.
+        class_word: what it was compared with.
+        change: log ratio of the loss with it to that with the class word.
+        tried: how many words were tried.
+    """
+
+    word: str
+    class_word: str
+    change: float
+    tried: int
+
+
+@dataclass(frozen=True)
+class _Draws:
+    noisy_BCHW: Tensor
+    target_BCHW: Tensor
+    t_B: Tensor
+    images: int
+
+    def some(self) -> _Draws:
+        """Of every image the middle timestep."""
+        every = len(self.t_B) // self.images
+        rows = slice(every // 2, None, every)
+        return _Draws(self.noisy_BCHW[rows], self.target_BCHW[rows], self.t_B[rows], self.images)
+
+
+def choose(model: Model, latents: Sequence[Tensor], class_word: str) -> Iterator[StartWord | tuple[int, int]]:
+    """How many words of how many are tried so far, then the choice.
+
+    Args:
+        latents: of images, scaled, (C, H, W) of one size.
+        class_word: must not be empty.
+    """
+    draws = _draws(model, latents)
+    words = candidates(model, draws, class_word)
+    found: dict[str, Grid] = {}
+    for number, word in enumerate(words, start=1):
+        found[word] = _grid(model, draws.some(), word)
+        yield number, len(words)
+    best = sorted(words[1:], key=lambda word: mean(found[word]))[:FINALISTS]
+    whole = {word: _grid(model, draws, word) for word in (class_word, *best)}
+    chosen = min(whole, key=lambda word: mean(whole[word]))
+    change = estimate(minus(whole[chosen], whole[class_word]))
+    if not change.high < 0:
+        yield StartWord(class_word, class_word, 0.0, len(words))
+    else:
+        yield StartWord(chosen, class_word, change.mean, len(words))
+
+
+def candidates(model: Model, draws: _Draws, class_word: str) -> list[str]:
+    """The class word, words near it, and words that the gradient points to."""
+    settings = TextualInversion(words=(_PROBE,), vectors=1, init=class_word)
+    attachment = attach(model, settings, generator(0, "start-word"))
+    try:
+        vectors = attachment.words[_PROBE]
+        with torch.enable_grad():
+            slopes = torch.autograd.grad(_losses(model, draws.some(), _PROBE).mean(), [*vectors.values()])
+        tables = [_table(model, component).float() for component in vectors]
+        starts = [vector_1D.detach().float() for vector_1D in vectors.values()]
+    finally:
+        attachment.detach()
+    near_V = torch.stack([torch.cosine_similarity(*pair) for pair in zip(tables, starts, strict=True)]).sum(0)
+    falls_V = torch.stack([-(table @ slope[0].float()) for table, slope in zip(tables, slopes, strict=True)]).sum(0)
+    known = _vocabulary(model)
+    picked = [class_word]
+    for score_V, count in ((near_V.cpu(), NEAR), (falls_V.cpu(), POINTED_TO)):
+        ordered = sorted((word for word in known if word not in picked), key=lambda word: -float(score_V[known[word]]))
+        picked += ordered[:count]
+    return picked
+
+
+def _draws(model: Model, latents: Sequence[Tensor]) -> _Draws:
+    """Each image at three timesteps with noise of its own."""
+    alphas_T = alphas_cumprod_T(model.scheduler_config)
+    clean_BCHW = torch.stack([one.float().cpu() for one in latents for _t in MID[::2]])
+    t_B = torch.tensor([t * len(alphas_T) // 1000 for t in MID[::2]] * len(latents))
+    noise_BCHW = torch.randn(clean_BCHW.shape, generator=generator(0, "start-word"))
+    noisy_BCHW = add_noise(clean_BCHW, noise_BCHW, alphas_T[t_B])
+    target_BCHW = target(model.prediction, clean_BCHW, noise_BCHW, alphas_T[t_B])
+    device = model.device
+    return _Draws(noisy_BCHW.to(device), target_BCHW.to(device), t_B.to(device), len(latents))
+
+
+def _losses(model: Model, draws: _Draws, word: str) -> Tensor:
+    """Mean squared error of each draw, under a prompt of the word."""
+    side = model.latent_factor
+    size_px = (draws.noisy_BCHW.shape[-1] * side, draws.noisy_BCHW.shape[-2] * side)
+    cond = Conditioning.join([model.encode_text([f"a {word}"], size_px=size_px)] * len(draws.t_B))
+    output_BCHW = model.denoise(draws.noisy_BCHW, draws.t_B, cond).float()
+    return (output_BCHW - draws.target_BCHW).pow(2).flatten(1).mean(1)
+
+
+def _grid(model: Model, draws: _Draws, word: str) -> Grid:
+    """Log losses, a row an image."""
+    with torch.no_grad():
+        logs = [math.log(max(loss, 1e-12)) for loss in _losses(model, draws, word).tolist()]
+    width = len(logs) // draws.images
+    return tuple(tuple(logs[start : start + width]) for start in range(0, len(logs), width))
+
+
+def _table(model: Model, component: str) -> Tensor:
+    (path,) = model.targets("text.tokens")[component]
+    layer: Any = model.module(component, path)
+    weights: Tensor = layer.weight.detach()
+    return weights
+
+
+def _vocabulary(model: Model) -> dict[str, int]:
+    """Whole words of CLIP's vocabulary that can stand in a prompt, with their ids."""
+    tokens: Mapping[str, int] = next(iter(model.tokenizers.values())).get_vocab()
+    end = "</w>"
+    words = {token.removesuffix(end): number for token, number in tokens.items() if token.endswith(end)}
+    return {word: number for word, number in words.items() if word.isalpha() and word.isascii() and len(word) > 2}
