@@ -74,6 +74,7 @@ format: setup
 # English from the code into the catalogues; what is new there is to be translated by hand.
 messages: setup
 	$(BIN)/python scripts/messages.py --update
+	$(BIN)/python scripts/troubleshooting.py
 
 clean:
 	rm -rf .venv runs build dist

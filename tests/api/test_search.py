@@ -62,7 +62,7 @@ class Runs:
         write_text(run.recipe, config.dump(recipe))
         if recipe.method.model_dump().get("rank") == self.untrainable:
             raise RecipeError("RC010")
-        write_text(run.guard / "split.json", split.split(NAMES, 0).to_json())
+        split.split(NAMES, 0).write(run.guard / "split.json")
         return self._go(run, 0)
 
     def resume(self, folder: Path) -> Iterator[Event]:
@@ -291,7 +291,7 @@ def test_without_a_guard_there_is_nothing_to_compare_by(tmp_path: Path) -> None:
         ("method.rank=8,8", "RC021"),
         ("method.rank=4.5,8", "RC002"),
         ("train.optimizer=adamw,best", "RC002"),
-        ("method.vectors=1,2", "RC001"),
+        ("method.vectors=1,2", "RC042"),
         ("guard.patience=0.5,1", "RC021"),
         ("train.seed=1,2", "RC021"),
         ("method.name=lora,dreambooth", "RC021"),

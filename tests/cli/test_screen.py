@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import math
+import os
+import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -183,28 +186,49 @@ def ended(error: BaseException, capsys: pytest.CaptureFixture[str]) -> tuple[int
 def test_a_bug_is_logged_where_it_can_be(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    here, temporary = tmp_path / "here", tmp_path / "temporary"
+    here, temporary, theirs = tmp_path / "here", tmp_path / "temporary", tmp_path / "theirs.txt"
     here.mkdir()
     temporary.mkdir()
+    theirs.write_text("theirs")
     monkeypatch.chdir(here)
     monkeypatch.setattr("tempfile.tempdir", str(temporary))
-    for folder in (here, temporary):
+    (here / "tsuika-error.log").symlink_to(theirs)
+    for log in (here / "tsuika-error-2.log", here / "tsuika-error-3.log"):
         status, told = ended(ValueError("\udc83"), capsys)
-        assert status == 1 and str(folder / "tsuika-error.log") in told
-        assert "ValueError" in (folder / "tsuika-error.log").read_text(encoding="utf-8")
-        (folder / "tsuika-error.log").unlink()
-        (folder / "tsuika-error.log").mkdir()  # nothing can be written there any more
+        assert status == 1 and str(log) in told and "tsuika doctor" in told
+        assert "ValueError" in log.read_text(encoding="utf-8")
+    assert theirs.read_text() == "theirs"
+    shutil.rmtree(here)
+    status, told = ended(ValueError("odd"), capsys)
+    assert status == 1 and str(temporary / "tsuika-error.log") in told
+    monkeypatch.setattr("tempfile.tempdir", str(here))
     status, told = ended(ValueError("odd"), capsys)
     assert status == 1 and "ValueError('odd')" in told and "Traceback" not in told
+
+
+def named(kind: str, words: str) -> Exception:
+    """An error of a library, which is known by its name."""
+    error: Exception = type(kind, (RuntimeError,), {})(words)
+    return error
 
 
 @pytest.mark.parametrize(
     ("error", "code"),
     [
         (MemoryError(), "RS001"),
-        (type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory.\nMore"), "RS001"),
+        (named("OutOfMemoryError", "CUDA out of memory.\nMore"), "RS001"),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory"), "RS001"),
+        (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes."), "RS001"),
+        (RuntimeError("unable to mmap 9 bytes from file <a>: Cannot allocate memory (12)"), "RS001"),
+        (named("AcceleratorError", "CUDA error: out of memory"), "RS001"),
         (OSError(errno.ENOSPC, "No space left on device", "a.png"), "RS002"),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), "RS002"),
+        (named("SafetensorError", "I/O error: No space left on device (os error 28) at path x"), "RS002"),
+        (named("OperationalError", "(sqlite3.OperationalError) database or disk is full"), "RS002"),
+        (named("OperationalError", "(sqlite3.OperationalError) attempt to write a readonly database"), "RS003"),
+        (PermissionError(errno.EACCES, "Permission denied", "a"), "RS003"),
+        (OSError(errno.EROFS, "Read-only file system", "a"), "RS003"),
+        (OSError(errno.EIO, "Input/output error", "a"), "RS004"),
     ],
 )
 def test_what_runs_out_is_no_bug(
@@ -214,6 +238,33 @@ def test_what_runs_out_is_no_bug(
     status, told = ended(error, capsys)
     assert status == 5 and code in told
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("x"), RuntimeError("size mismatch: got (28)"), OSError("no number"), OSError(errno.EBADF, "Bad file")],
+)
+def test_what_is_a_bug_stays_one(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert ended(error, capsys)[0] == 1
+
+
+def test_a_reader_that_has_gone_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `tsuika ... | head` does; and a stream that was never open."""
+    for name in ("stdout", "stderr"):
+        reading, writing = os.pipe()
+        os.close(reading)
+        monkeypatch.setattr(sys, name, os.fdopen(writing, "w"))
+    app = typer.Typer()
+    app.command()(lambda: [one("x" * 9999) for one in (screen.print_out, screen.say) * 2])
+    screen.run(app, [])
+    sys.stdout.close()
+    sys.stderr.close()
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    screen.run(app, [])
 
 
 def test_names_that_are_no_unicode_can_be_printed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -154,7 +154,7 @@ def test_quarantine_goes_on_and_reports(tmp_path: Path) -> None:
     }
     assert set(reasons.values()) <= set(FAULTS)
     assert seen == [(i, 5) for i in range(1, 6)]
-    assert Manifest.from_json(path.read_text(encoding="utf-8")) == manifest
+    assert Manifest.read(path) == manifest
     small = next(left for left in manifest.quarantined if left.reason == "too-small")
     assert "200x20" in small.words and "32" in small.words
     assert len(scan(folder, Data(min_size_px=20), size_px=64)) == 2
@@ -181,9 +181,9 @@ def test_no_folder_and_no_pictures(tmp_path: Path) -> None:
 def test_manifest_json_survives_names_that_are_no_unicode(tmp_path: Path) -> None:
     draw(tmp_path / "a.png").rename(os.fsdecode(os.fsencode(tmp_path) + b"/\x83\x65.png"))
     manifest = scan(tmp_path, CONFIG)
-    text = manifest.to_json()
-    json.loads(text.encode("utf-8"))
-    assert Manifest.from_json(text) == manifest
+    manifest.write(tmp_path / "manifest.json")
+    json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))
+    assert Manifest.read(tmp_path / "manifest.json") == manifest
     manifest.samples[0].name.encode("utf-8")
 
 

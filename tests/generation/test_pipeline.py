@@ -260,12 +260,14 @@ def test_wrong_settings(sd1: Any, wrong: dict[str, Any]) -> None:
 
 
 def test_defaults(tmp_path: Path) -> None:
-    model: Any = SimpleNamespace(source=str(tmp_path))
+    model: Any = SimpleNamespace(prediction="epsilon", source=str(tmp_path))
     assert defaults_for(model) == Defaults()
     (tmp_path / "tsuika.json").write_text(json.dumps({"cfg": 3, "sampler": "DDIM", "about": "x"}), encoding="utf-8")
     assert defaults_for(model) == Defaults(cfg=3.0, sampler="DDIM")
-    assert defaults_for(SimpleNamespace(source="embedded"), tmp_path) == Defaults(cfg=3.0, sampler="DDIM")
-    assert defaults_for(SimpleNamespace(source="some/hub-id")) == Defaults()
+    assert defaults_for(SimpleNamespace(prediction="epsilon", source="embedded"), tmp_path) == Defaults(
+        cfg=3.0, sampler="DDIM"
+    )
+    assert defaults_for(SimpleNamespace(prediction="epsilon", source="some/hub-id")) == Defaults()
     for text in ("[1]", "{", '{"cfg": "much"}', '{"sampler": "nothing"}'):
         (tmp_path / "tsuika.json").write_text(text, encoding="utf-8")
         with pytest.raises(RecipeError):

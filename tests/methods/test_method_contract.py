@@ -259,7 +259,7 @@ def test_the_same_recipe_gives_the_same_bits_also_when_stopped_and_resumed(
     run(broken, 2)
     checkpoint.save(tmp_path, broken.state())
     resumed = start(method, family, steps=4)
-    state = checkpoint.newest(tmp_path)
+    state, _damaged = checkpoint.newest(tmp_path)
     assert state is not None
     resumed.restore(state)
     run(resumed, 4)

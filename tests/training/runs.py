@@ -80,7 +80,7 @@ def _program(place: Path, told: Path, words: tuple[str, ...], slow_saves: bool) 
     import torch
 
     from tsuika.cli.main import main
-    from tsuika.training import checkpoint
+    from tsuika.core import files
 
     with told.open("wb") as file:
         for stream in (1, 2):
@@ -89,8 +89,8 @@ def _program(place: Path, told: Path, words: tuple[str, ...], slow_saves: bool) 
     os.chdir(place)
     torch.set_num_threads(1)
     if slow_saves:  # so slow in flushing a state that a kill can hit it there
-        flush = checkpoint._flush
-        checkpoint._flush = lambda path: (time.sleep(0.3), flush(path))[1]
+        flush = files.flush
+        files.flush = lambda path: (time.sleep(0.3), flush(path))[1]
     sys.argv = ["tsuika", *words]
     main()
 

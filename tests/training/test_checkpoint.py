@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tsuika.core import files
 from tsuika.training import checkpoint
 
 
@@ -27,7 +28,7 @@ def _state(step: int, seed: int = 0) -> checkpoint.State:
 def test_a_state_comes_back_bit_for_bit(tmp_path: Path) -> None:
     state = _state(5)
     checkpoint.save(tmp_path, state)
-    back = checkpoint.newest(tmp_path)
+    back, _damaged = checkpoint.newest(tmp_path)
     assert back is not None and back.step == 5 and back.scaler == state.scaler
     for mine, theirs in ((state.weights, back.weights), (state.average, back.average)):
         assert mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
@@ -48,7 +49,7 @@ def test_only_the_newest_are_kept_and_a_damaged_one_is_passed_over(tmp_path: Pat
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
     file.write_bytes(data)
-    newest = checkpoint.newest(tmp_path)
+    newest, _damaged = checkpoint.newest(tmp_path)
     assert newest is not None and newest.step == 2
 
 
@@ -57,7 +58,7 @@ def test_a_run_that_goes_on_from_before_a_state_does_not_lose_what_it_saves(tmp_
     for step in (80, 20, 30):
         checkpoint.save(tmp_path, _state(step))
         checkpoint.prune(tmp_path, 1)
-        newest = checkpoint.newest(tmp_path)
+        newest, _damaged = checkpoint.newest(tmp_path)
         assert newest is not None and newest.step == step
 
 
@@ -65,7 +66,7 @@ def test_newest_is_by_number_not_by_name(tmp_path: Path) -> None:
     for step in (999_999, 1_000_000):
         checkpoint.save(tmp_path, _state(step))
         checkpoint.prune(tmp_path, 1)
-    newest = checkpoint.newest(tmp_path)
+    newest, _damaged = checkpoint.newest(tmp_path)
     assert newest is not None and newest.step == 1_000_000
 
 
@@ -75,10 +76,10 @@ def test_a_write_that_fails_leaves_nothing_half_written(tmp_path: Path, monkeypa
     def full(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(checkpoint, "_flush", full)
+    monkeypatch.setattr(files, "flush", full)
     with pytest.raises(OSError, match="disk full"):
         checkpoint.save(tmp_path, _state(2))
-    newest = checkpoint.newest(tmp_path)
+    newest, _damaged = checkpoint.newest(tmp_path)
     assert newest is not None and newest.step == 1
 
 
@@ -89,7 +90,7 @@ def test_a_table_in_an_optimizers_table_comes_back(tmp_path: Path) -> None:
     state = {0: {"step": 3, "quant": inner}, 1: {"step": 3, "quant": {"map": shared}}}
     optimizer = {"state": state, "param_groups": [{"params": [0, 1], "betas": (0.9, 0.99)}]}
     checkpoint.save(tmp_path, checkpoint.State(1, {"w": torch.zeros(2)}, optimizer))
-    back = checkpoint.newest(tmp_path)
+    back, _damaged = checkpoint.newest(tmp_path)
     assert back is not None and back.optimizer["param_groups"] == optimizer["param_groups"]
     row, other = (back.optimizer["state"][index] for index in (0, 1))
     assert row["step"] == 3 and row["quant"]["bits"] == 8

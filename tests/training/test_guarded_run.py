@@ -67,7 +67,7 @@ def begin(recipe: Recipe, out: Path, place: Path) -> Iterator[Event]:
 
 
 def go_on(out: Path, place: Path) -> Iterator[Event]:
-    return run.train(*run_folder.reopen(out), services(place), resume=True)
+    return run.train(*run_folder.read(out), services(place), resume=True)
 
 
 def services(place: Path) -> Services:

@@ -256,7 +256,7 @@ def test_goes_on_to_the_same_bits(optimizer: str, tmp_path: Path) -> None:
     checkpoint.save(tmp_path, first.state())
 
     second = start(what)
-    state = checkpoint.newest(tmp_path)
+    state, _damaged = checkpoint.newest(tmp_path)
     assert state is not None and same(state.average, looked), "who looks at saved states sees what would be written"
     second.restore(state)
     assert [event.step for event in fit(second) if isinstance(event, Stepped)] == [4]

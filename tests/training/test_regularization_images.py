@@ -208,7 +208,7 @@ def test_a_stopped_run_goes_on_to_the_same_file(weights: str, place: tuple[Path,
     what = recipe(place, weights)
 
     def trained(name: str, *, stop_at: int = 0, resume: bool = False) -> list[Event]:
-        folder = run_folder.reopen(tmp_path / name)[1] if resume else run_folder.start(what, tmp_path / name)
+        folder = run_folder.read(tmp_path / name)[1] if resume else run_folder.start(what, tmp_path / name)
         training = run.train(what, folder, Services(tmp_path, draw=Grey()), resume=resume)
         seen: list[Event] = []
         for event in training:

@@ -96,7 +96,7 @@ def test_it_goes_on_from_a_saved_state_to_the_same_bits(tmp_path: Path) -> None:
     checkpoint.save(tmp_path, checkpoint.State(3, {"x": whole.detach()}, optimizer.state_dict()))
     descend(whole, optimizer, goal, 4)
 
-    state = checkpoint.newest(tmp_path)
+    state, _damaged = checkpoint.newest(tmp_path)
     assert state is not None
     resumed = nn.Parameter(state.weights["x"])
     again = Riemannian([resumed], 0.1)

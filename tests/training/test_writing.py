@@ -33,7 +33,8 @@ def artifact(sizes: Mapping[int, float], otherwise: float = SOLID, settings: Lor
 
 
 def write(folder: Path, what: Artifact, dtype: str = "fp16") -> list[Event]:
-    return list(writing.write(what, RunDir(folder / "run").create(), name="result", precision=dtype, model=None))
+    run = RunDir(folder / "run").create()
+    return list(writing.write(what, run.artifacts, run.root, name="result", precision=dtype, model=None))
 
 
 def split(events: list[Event]) -> tuple[list[Warned], list[Written]]:

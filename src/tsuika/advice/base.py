@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from tsuika import families
 from tsuika.core.errors import ModelError
+from tsuika.core.files import at_home
 from tsuika.core.texts import _
 from tsuika.core.types import Prediction
 from tsuika.families import Family, Geometry
@@ -93,7 +94,7 @@ def describe_base(name: str, embedded: Path) -> Base:
     Raises:
         ModelError: no such file, and no name of that kind either (MD001); no Stable Diffusion (MD002, MD003, MD005).
     """
-    path = embedded if name == "embedded" else Path(name).expanduser()
+    path = embedded if name == "embedded" else at_home(name)
     if path.exists():
         found = families.peek(path)
         return Base(name, found.family, found.prediction, found.geometry, at_hand=True)

@@ -23,9 +23,9 @@ from tsuika.api.models import EMBEDDED
 from tsuika.api.run import starts
 from tsuika.api.timing import GIB, Timer, machine_for
 from tsuika.config import Recipe
+from tsuika.core import files
 from tsuika.core.errors import ImageError, no_such
 from tsuika.core.events import Event, Phase, Progress
-from tsuika.core.files import write_text
 from tsuika.core.messages import percent
 from tsuika.core.sections import Data
 from tsuika.core.texts import Text, _, _n
@@ -110,6 +110,8 @@ def advise(
         RecipeError: RC002, no such goal or program; RC026, nothing keeps within the limits.
         TsuikaError: images or base cannot be used.
     """
+    for path in (out / "-", *out.glob("[0-9]-*.toml")) if out is not None else ():
+        files.check_out(path)
     if goal not in GOALS:
         raise no_such("--goal", goal, GOALS)
     known = describe_base(base, EMBEDDED)
@@ -161,12 +163,12 @@ def advise(
             _("{count} images: {what}. {why}", count=len(one.pictures), what=one.what, why=one.why) for one in lost
         ]
     notes = tuple(Statement(text, "known") for text in texts)
-    files = []
-    for number, option in enumerate(found.options, start=1):
-        if out is not None:
-            files.append(out / f"{number}-{option.method}.toml")
-            write_text(files[-1], option.toml)
-    return Advised(replace(found, notes=notes), machine, tuple(files))
+    recipes = {}
+    if out is not None:
+        recipes = {out / f"{number}-{one.method}.toml": one.toml for number, one in enumerate(found.options, start=1)}
+    for path, text in recipes.items():
+        files.write_text(path, text)
+    return Advised(replace(found, notes=notes), machine, tuple(recipes))
 
 
 def _start_word(timer: Timer, subject: Subject, report: Report) -> Generator[Event, None, StartWord | None]:

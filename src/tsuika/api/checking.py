@@ -12,6 +12,7 @@ from tsuika import families
 from tsuika.api.models import EMBEDDED
 from tsuika.api.run import starts
 from tsuika.config import Recipe
+from tsuika.core import files
 from tsuika.core.errors import ModelError, NetworkError
 from tsuika.core.events import Event, Phase, Progress
 from tsuika.core.sections import Data
@@ -154,17 +155,24 @@ def clean(report: Report, out: Path) -> Generator[Event, None, Cleaned]:
 
 
 @starts
-def contact_sheet(report: Report, file: Path, language: str = "") -> Generator[Event, None, Path]:
+def contact_sheet(
+    report: Report, file: Path, language: str = "", *, overwrite: bool = False
+) -> Generator[Event, None, Path]:
     """All images on one HTML page with their faults, worst first.
 
     Args:
         report: the result of `check`.
         file: the page to write.
         language: in which it opens, `en` or `ja`; empty: the reader's own.
+        overwrite: whether it may be there already, unless it is an image of the folder.
 
     Returns:
         A run with a `Phase` event; its result is the path of the page.
+
+    Raises:
+        TsuikaError: as `files.check_out`.
     """
+    files.check_out(file, *report.folder.rglob(file.name), overwrite=overwrite)
     yield Phase("contact-sheet")
     return sheets.write(report, file, language)
 

@@ -15,10 +15,10 @@ from tsuika.api import writing
 from tsuika.api.models import EMBEDDED, load
 from tsuika.api.run import starts
 from tsuika.api.writing import ModelFile
-from tsuika.core import finite, safetensors
+from tsuika.core import files, finite, safetensors
 from tsuika.core.errors import FormatError, ModelError
 from tsuika.core.events import Event, Phase, Warned, note
-from tsuika.core.files import sha256
+from tsuika.core.files import at_home, sha256
 from tsuika.core.texts import _
 from tsuika.core.types import Artifact, Format
 from tsuika.core.weights import open_weights
@@ -94,12 +94,12 @@ def convert(
     """
     if not file.exists():
         raise FormatError("FM004", where=file)
-    bases = [Path(base).expanduser()] if base else []
+    bases = [at_home(base)] if base else []
     if formats.is_artifact(file):
         source = formats.find(file)
         artifact = source.read(file)
         target = _target(to, artifact.method, formats.for_method(artifact.method))
-        writing.free(out, file, *bases, overwrite=overwrite, suffix=target.suffix)
+        files.check_out(out, file, *bases, overwrite=overwrite, suffix=target.suffix)
         notes: list[Warned] = []
         rest = writing.Rest({}, ())
         if artifact.method == formats.LORA[0].method:
@@ -114,7 +114,7 @@ def convert(
     for vae in vae_file.VAE_FORMATS:
         if vae.sniff(file):
             target = _target(to, "vae", vae_file.VAE_FORMATS)
-            writing.free(out, file, *bases, overwrite=overwrite, suffix=target.suffix)
+            files.check_out(out, file, *bases, overwrite=overwrite, suffix=target.suffix)
             artifact, notes = _with_scale(vae.read(file), target.name, base)
             yield from notes
             yield Phase("write")
@@ -133,7 +133,7 @@ def peek(base: str) -> families.StoredBase:
     Raises:
         ModelError: not there (MD001), or no base.
     """
-    path = EMBEDDED if base == "embedded" else Path(base).expanduser()
+    path = EMBEDDED if base == "embedded" else at_home(base)
     if not path.exists():
         raise ModelError("MD001", where=base, why=_("There is no such file or folder."))
     return families.peek(path)

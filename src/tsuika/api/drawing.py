@@ -19,9 +19,10 @@ from tsuika.api.display import gallery
 from tsuika.api.models import EMBEDDED, defaults_of, load
 from tsuika.api.run import Events, starts
 from tsuika.api.states import Files
+from tsuika.core import files
 from tsuika.core.errors import RecipeError
 from tsuika.core.events import Event, Phase, Progress, Warned
-from tsuika.core.files import sha256, split_strength
+from tsuika.core.files import at_home, sha256, split_strength
 from tsuika.core.safetensors import header_or_none
 from tsuika.core.texts import _
 from tsuika.core.types import Model
@@ -92,9 +93,8 @@ def generate(
         raise RecipeError("RC002", key="num", found=num, why="≥ 1")
     last = replace(drawing, seed=drawing.seed + num - 1)  # this seed must be one, too
     file = out if num == 1 and out.suffix.lower() == ".png" else None
-    if file and file.exists() and (file.is_dir() or not overwrite):
-        raise RecipeError("RC007", where=file)
-    folder = check_folder(file.parent if file else out.with_suffix("") if out.suffix.lower() == ".png" else out)
+    folder = file.parent if file else out.with_suffix("") if out.suffix.lower() == ".png" else out
+    files.check_out(file, overwrite=overwrite) if file else files.check_place(folder)
     written: list[Path] = []
     with Renderer() as renderer:
         check_strengths([drawing], renderer.requests(drawing))
@@ -112,18 +112,6 @@ def generate(
                 yield Drawn(str(path), one.seed)
                 yield Progress("draw", len(written), num)
     return Generated(tuple(written), combination, tuple(renderer.notes))
-
-
-def check_folder(out: Path) -> Path:
-    """The folder, if pictures can go there.
-
-    Raises:
-        RecipeError: it is a file (RC002).
-    """
-    if out.exists() and not out.is_dir():
-        why = _("There is a file of this name; the images need a folder.")
-        raise RecipeError("RC002", key="out", found=out, why=why)
-    return out
 
 
 def _unused(folder: Path, seed: int) -> Path:
@@ -311,7 +299,7 @@ class Renderer:
 
     def _vae_hash(self, vae: str) -> str | None:
         if vae not in self._hashes:
-            path = Path(vae).expanduser()
+            path = at_home(vae)
             self._hashes[vae] = sha256(path)[:10] if path.is_file() else None
         return self._hashes[vae]
 
@@ -357,7 +345,7 @@ def _trigger_words(base: Path) -> set[str]:
 
 def _public(spec: str) -> str:
     """A path without its folders; a word or a hub id as it is."""
-    return Path(spec).name if Path(spec).expanduser().exists() else spec
+    return Path(spec).name if at_home(spec).exists() else spec
 
 
 def _size(text: str) -> tuple[int, int] | None:

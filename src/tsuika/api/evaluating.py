@@ -104,7 +104,7 @@ def evaluate(
     Raises:
         TsuikaError: no finished run, an encoder that cannot be had, no training pictures, a file that does not fit.
     """
-    recipe, folder = run_folder.reopen(run)
+    recipe, folder = run_folder.read(run)
     if seeds < 1:
         raise RecipeError("RC002", key="seeds", found=seeds, why="≥ 1")
     if not strengths or not all(map(math.isfinite, strengths)):
@@ -155,7 +155,7 @@ def evaluate(
     base, *rest = points
     found = verdict.judge(base.tables, rest, ruler.scale, doubted=_doubted(folder))
     evaluation = Evaluation(
-        recipe.output.name or folder.root.resolve().name,
+        folder.result_name(recipe.output.name),
         recipe.data.trigger,
         measuring.name if measuring else "",
         asked,
@@ -205,8 +205,6 @@ def _encoder(name: str, recipe: Recipe, renderer: SnapshotRenderer) -> tuple[Enc
 def _changes(folder: RunDir, manifest: Manifest) -> list[Warned]:
     """Whether the pictures are still those that were trained on."""
     was = Manifest.read(folder.left_out)
-    if was is None:
-        return []
     then, now = ({sample.sha256 for sample in one.samples} for one in (was, manifest))
     if then == now:
         return []

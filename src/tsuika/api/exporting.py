@@ -163,7 +163,7 @@ def _copied(source: Path, target: Path) -> str:
 
 def _beside(folder: RunDir, report: Mapping[str, Any], target: Path) -> Iterator[Path]:
     """An image of the result, and A1111's card: the words that call it up."""
-    last = [event for event in read(folder.events) if isinstance(event, Previewed)]
+    last = [event for event in read(folder.events)[0] if isinstance(event, Previewed)]
     if last:
         image = target.with_suffix(".png")
         with whole(image) as temporary, Image.open(folder.root / _shown(last).path) as opened:

@@ -23,6 +23,7 @@ from tsuika.core.safetensors import TORCH_NAMES
 from tsuika.core.texts import _
 from tsuika.core.types import Artifact
 from tsuika.core.weights import WEIGHT_SUFFIXES, Weights, is_pickle, open_weights, read_json
+from tsuika.evaluation import finished
 from tsuika.formats import common
 from tsuika.formats.vae_file import CONFIG, VAE_FORMATS
 from tsuika.methods import METHODS
@@ -333,7 +334,7 @@ def _check(opened: Weights) -> None:
 def _run(run: RunDir) -> RunInfo:
     # Read, not built: that would import a method from outside.
     recipe = config.read_tables(run.recipe)
-    report = read_json(run.report_json) if run.report_json.is_file() else {}
+    report = finished.read(run.report_json) if run.report_json.is_file() else {}
     return RunInfo(
         kind="run",
         method=recipe["method"]["name"],

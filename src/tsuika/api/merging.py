@@ -17,7 +17,7 @@ from tsuika.api.writing import ModelFile
 from tsuika.core import kinds
 from tsuika.core.errors import ModelError, RecipeError
 from tsuika.core.events import Event, Phase
-from tsuika.core.files import split_strength
+from tsuika.core.files import at_home, check_out, split_strength
 from tsuika.core.texts import Text, _
 from tsuika.core.types import Artifact, Format, Role, model_tensors
 from tsuika.formats.common import without_assumed_family
@@ -145,9 +145,9 @@ def merge(
         do = "tsuika merge A.safetensors:0.8 B.safetensors --out C.safetensors"
         raise RecipeError("RC005", found=_("A LoRA file"), do=do)
     target = _target(out)
-    bases = [Path(into).expanduser()] if into else []
-    free = writing.free_model if into else writing.free
-    free(out, *(path for path, _strength in parsed), *bases, overwrite=overwrite)
+    bases = [at_home(into)] if into else []
+    check = writing.free_model if into else check_out
+    check(out, *(path for path, _strength in parsed), *bases, overwrite=overwrite)
     read = [(path, _named(path)) for path, _strength in parsed]
     artifacts, rest = writing.without_rest(read, out, lossy=lossy, overwrite=overwrite)
     yield from rest.notes
@@ -225,7 +225,7 @@ def resize(
         raise RecipeError("RC005", found=_("--rank or --energy"), do=f"tsuika resize {file} --rank 8 --out {out}")
     if energy is not None and not 0 < energy <= 1:
         raise RecipeError("RC002", key="energy", found=energy, why=_("above 0, at most 1"))
-    writing.free(out, file, overwrite=overwrite)
+    check_out(out, file, overwrite=overwrite)
     (artifact,), rest = writing.without_rest([(file, _named(file))], out, lossy=lossy, overwrite=overwrite)
     yield from rest.notes
     small, errors = resizing.compress(artifact, rank=rank, error=None if energy is None else math.sqrt(1 - energy))
@@ -269,7 +269,7 @@ def extract(
         FormatError: the two do not differ (FM005).
         RecipeError: `out` exists or is one of the two (RC007).
     """
-    writing.free(out, Path(tuned).expanduser(), Path(base).expanduser(), overwrite=overwrite)
+    check_out(out, at_home(tuned), at_home(base), overwrite=overwrite)
     ours, theirs = peek(tuned), peek(base)
     family = theirs.facts.family
     if ours.facts.family != family:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from importlib.resources import files
 from pathlib import Path
 
 from tsuika import families
+from tsuika.core.files import at_home
 from tsuika.core.types import AS_STORED, Model, Overrides
 from tsuika.generation import pipeline
 from tsuika.training.device import DTYPES, pick_device, pick_precision
@@ -37,3 +40,10 @@ def load(
 def defaults_of(model: Model) -> pipeline.Defaults:
     """The base's own sampling defaults; the embedded base is called by name, so its folder is named here."""
     return pipeline.defaults_for(model, EMBEDDED if model.source == "embedded" else None)
+
+
+def cache_folder() -> Path:
+    """Where tsuika keeps what it can make again: in the platform's cache folder, else with temporary files."""
+    asked = os.environ.get("XDG_CACHE_HOME")
+    home = at_home("~/.cache")
+    return Path(asked or (home if home.is_absolute() else tempfile.gettempdir())) / "tsuika"

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 
 from tsuika.api.display import Display, shown
-from tsuika.core.errors import InterruptedRunError
+from tsuika.core.errors import InterruptedRunError, StopRequested, outer_cause
 from tsuika.core.events import Event
 
 P = ParamSpec("P")
@@ -52,7 +52,7 @@ class Run(Generic[Result]):
         self._name, self._events = name, events
         self._display = Display(name)
         self._seen: deque[Event] = deque()
-        self._started = self._closed = False
+        self._started = self._closed = self._stops = False
         self._outcome: tuple[Result] | None = None
         self._error: BaseException | None = None
 
@@ -67,14 +67,24 @@ class Run(Generic[Result]):
     def _advance(self) -> Event:
         self._started = True
         try:
-            event = next(self._events)
+            event = self._events.throw(StopRequested()) if self._stops else next(self._events)
+        except StopRequested:
+            self._closed = True
+            raise StopIteration from None
         except StopIteration as end:
             if not self._closed and self._error is None and self._outcome is None:
                 self._outcome = (cast(Result, end.value),)
             raise
+        except Exception as error:
+            self._error = outer_cause(error) or error
+            if self._error is error:
+                raise
+            raise self._error from error
         except BaseException as error:
             self._error = error
             raise
+        finally:
+            self._stops = False
         self._display.update(event)
         for listener in _listeners.get():
             listener(event)
@@ -110,6 +120,14 @@ class Run(Generic[Result]):
         if self._outcome is None:
             self._closed = self._started = True
             self._events.close()
+
+    def stop(self) -> None:
+        """End early: go on iterating, or ask for the result, and a training saves its state and writes what is best so far.
+
+        That is in `artifacts/unfinished` then, with a report; the run can be resumed. Other calls, and a training that
+        has nothing to write yet, are closed.
+        """
+        self._stops = True
 
     def __enter__(self) -> Run[Result]:
         return self

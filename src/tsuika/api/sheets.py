@@ -9,8 +9,9 @@ from typing import Any
 
 from PIL import Image
 
-from tsuika.api.drawing import Renderer, as_drawing, check_folder, check_strengths
+from tsuika.api.drawing import Renderer, as_drawing, check_strengths
 from tsuika.api.run import Events, starts
+from tsuika.core import files
 from tsuika.core.events import Event, Phase, Warned
 from tsuika.generation import axes, png_info
 from tsuika.generation.axes import Axis, parse_axis
@@ -64,23 +65,33 @@ class Sheet:
 
 @starts
 def grid(
-    drawing: Drawing | str, out: Path | str, *, x: str, y: str = "", z: str = "", **settings: Any
+    drawing: Drawing | str,
+    out: Path | str,
+    *,
+    x: str,
+    y: str = "",
+    z: str = "",
+    overwrite: bool = False,
+    **settings: Any,
 ) -> Events[Sheet]:
     """Draw a sheet: `out` is the PNG, or a folder for `grid.png` and every image in `cells/`.
 
     `x` runs along a row, `y` down, and each value of `z` has a sheet of its own in the same picture; each is
     `AXIS=V1,V2,...` (see `generation.axes`). What is expensive changes least often, whichever axis it is on. Closing the
-    run, or an error, still writes the sheet of what is done. `drawing` and `settings`: as for `generate`.
+    run, or an error, still writes the sheet of what is done. `drawing` and `settings`: as for `generate`. `overwrite`: the PNG may
+    be there already.
 
     Raises:
-        TsuikaError: an axis or value that cannot be, and what `generate` raises.
+        TsuikaError: an `out` that is there already (RC007), an axis or value that cannot be, and what `generate` raises.
     """
     drawing, out = as_drawing(drawing, settings), Path(out)
     chosen = [axes.spread(parse_axis(text), drawing) for text in (x, y, z) if text]
     places = axes.order(chosen)
     plan = {place: _at(chosen, place, drawing) for place in places}
     only_sheet = out.suffix.lower() == ".png" and not out.is_dir()
-    check_folder(out.parent if only_sheet else out)
+    sheet = out if only_sheet else out / SHEET
+    for path in (sheet,) if only_sheet else (sheet, out / CELLS):
+        files.check_out(path, overwrite=overwrite and path == sheet)
     cells: dict[tuple[int, ...], _Cell] = {}
     drawn: list[CellDrawn] = []
     with Renderer() as renderer:
@@ -94,16 +105,15 @@ def grid(
                 renderer.set_up(one)
                 (picture,) = renderer.draw(one)
                 cell = cells[place] = _Cell(picture, renderer.info(one, picture.size), renderer.own(one))
-                path = None if only_sheet else out / CELLS / f"{'-'.join(f'{number:03d}' for number in place)}.png"
+                file = None if only_sheet else out / CELLS / f"{'-'.join(f'{number:03d}' for number in place)}.png"
                 labels = tuple(axis.labels[number] for axis, number in zip(chosen, place))
-                if path:
-                    png_info.write_png(path, picture, cell.info, {**cell.own, "cell": labels})
+                if file:
+                    png_info.write_png(file, picture, cell.info, {**cell.own, "cell": labels})
                 yield from renderer.notes[told:]
                 told = len(renderer.notes)
-                drawn.append(CellDrawn(len(cells), len(places), labels, place, one.seed, str(path or "")))
+                drawn.append(CellDrawn(len(cells), len(places), labels, place, one.seed, str(file or "")))
                 yield drawn[-1]
         finally:
-            sheet = out if only_sheet else out / SHEET
             warnings = _write(sheet, chosen, cells) if cells else []
         yield from warnings
         yield SheetWritten(str(sheet), len(cells), len(places))

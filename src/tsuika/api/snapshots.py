@@ -10,19 +10,19 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from PIL import Image
 
 from tsuika.api import states
 from tsuika.api.models import defaults_of, load
 from tsuika.config import Recipe
-from tsuika.core.errors import FormatError, InterruptedRunError, RecipeError
+from tsuika.core.errors import InterruptedRunError, RecipeError
 from tsuika.core.events import Warned
-from tsuika.core.files import sha256, split_strength
+from tsuika.core.files import at_home, sha256, split_strength
 from tsuika.core.rundir import RunDir
-from tsuika.core.texts import _
 from tsuika.core.types import Artifact, Attachment, Model, model_tensors
+from tsuika.evaluation import finished
 from tsuika.evaluation.report_guard import role
 from tsuika.generation import compose, pipeline, png_info
 from tsuika.generation.compose import Composition, Requested
@@ -50,10 +50,9 @@ def snapshots(folder: RunDir) -> list[Snapshot]:
     """
     if not folder.recipe.is_file():
         raise InterruptedRunError("TR002", where=folder.root)
-    try:
-        content: dict[str, Any] = json.loads(folder.report_json.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
-        raise InterruptedRunError("EV004", where=folder.root) from None
+    if not folder.report_json.is_file():
+        raise InterruptedRunError("EV004", where=folder.root)
+    content = finished.read(folder.report_json)
     files = [row["path"] for row in content["artifacts"]]
     by_role: dict[str, dict[str, list[Path]]] = {}
     for row in content["artifacts"]:
@@ -73,8 +72,9 @@ def snapshots(folder: RunDir) -> list[Snapshot]:
     if not found:
         raise InterruptedRunError("EV004", where=folder.root)
     found.sort(key=lambda one: (not one.main, one.step))
-    for path in sorted(folder.checkpoints.glob("step-*")):
-        found.append(Snapshot(path.name, (path,), int(path.name.removeprefix("step-"))))
+    for step in sorted(checkpoint.steps(folder.checkpoints)):
+        path = checkpoint.place(folder.checkpoints, step)
+        found.append(Snapshot(path.name, (path,), step))
     steps: dict[int, Snapshot] = {}
     for one in found:
         steps.setdefault(one.step, one)
@@ -235,12 +235,11 @@ class SnapshotRenderer:
         """A DreamBooth result, or its saved state, as the tensors of a whole model.
 
         Raises:
-            FormatError: MD003, the state is not whole.
+            FormatError: TR011, the state is not whole.
         """
         family = self.model.facts.family
         if (path / "manifest.json").is_file():
-            if (state := checkpoint.load(path)) is None:
-                raise FormatError("MD003", where=path, why=_("The saved state is not whole."))
+            state = checkpoint.load(path)
             return Artifact(self._recipe.method.name, family, {**state.weights, **state.average})
         device, precision = self._asked
         tuned = load(str(path), tokenizer=self._recipe.base.tokenizer, device=device, precision=precision)
@@ -253,6 +252,6 @@ class SnapshotRenderer:
 
 def _stamp(name: str) -> list[tuple[str, int, int]]:
     """What tells a file or folder from what it was before; nothing for a name."""
-    path = Path(name).expanduser()
+    path = at_home(name)
     files = [path] if path.is_file() else sorted(path.glob("*/*.safetensors")) if path.is_dir() else []
     return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]

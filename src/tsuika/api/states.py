@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from tsuika import formats
-from tsuika.core.errors import FormatError
+from tsuika.core.errors import FormatError, InterruptedRunError
 from tsuika.core.rundir import RunDir
 from tsuika.core.texts import _
 from tsuika.core.types import Artifact, Format
@@ -40,15 +40,15 @@ class SavedState:
         """The artifact as it would have been written at that step (with averaged weights, where the run averages).
 
         Raises:
-            FormatError: the state is not whole, or of another training than the results (MD003).
+            FormatError: the state is not whole (TR011), or of another training than the results (MD003).
         """
         state = checkpoint.load(path)
         artifacts = [self.format.read(result) for result in self.results]
         tensors = {name: value for artifact in artifacts for name, value in artifact.tensors.items()}
-        saved = {**state.weights, **state.average} if state is not None else {}
+        saved = {**state.weights, **state.average}
         known = all(name in tensors and tensors[name].numel() == value.numel() for name, value in saved.items())
-        if state is None or not known:
-            why = _("The saved state is not whole, or the results beside it are of another training.")
+        if not known:
+            why = _("The results beside the saved state are of another training.")
             raise FormatError("MD003", where=path, why=why)
         # A state has the shapes of the model's own parameters: a convolution's DoRA scale is (1, out, 1, 1) there.
         own = {name: value.reshape(tensors[name].shape) for name, value in saved.items()}
@@ -80,14 +80,18 @@ class Files:
         """The format of a file or folder; the folder of a saved state is one too.
 
         Raises:
-            FormatError: as `formats.find`; FM004, a run without results.
+            FormatError: as `formats.find`; InterruptedRunError: EV004, a run without results.
         """
         if not (path / "manifest.json").is_file():
             return formats.find(path, self.also)
-        run = RunDir(path.parent.parent)
-        results = [file for file in sorted(run.artifacts.glob("*")) if file.is_file() and self._is_artifact(file)]
+        folder = next((one for one in path.resolve().parents if RunDir(one).recipe.is_file()), path.parent.parent)
+        run = RunDir(folder)
+        # Of a run that was stopped: the states of its trial run are states, too.
+        places = (run.artifacts, run.unfinished)
+        found = [file for place in places for file in sorted(place.glob("*")) if file.is_file()]
+        results = [file for file in found if self._is_artifact(file)]
         if not results:
-            raise FormatError("FM004", where=run.artifacts)
+            raise InterruptedRunError("EV004", where=folder)
         first = formats.find(results[0], self.also)
         return SavedState(tuple(file for file in results if formats.find(file, self.also).name == first.name), first)
 

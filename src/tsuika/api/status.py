@@ -18,7 +18,7 @@ from tsuika.api import results
 from tsuika.api.run import starts
 from tsuika.core.errors import InterruptedRunError
 from tsuika.core.events import KINDS, Event, Phase, Previewed, Progress, Stepped
-from tsuika.core.files import locked, write_text
+from tsuika.core.files import is_locked, write_text
 from tsuika.core.rundir import RunDir
 from tsuika.core.texts import languages
 from tsuika.evaluation import report_guard
@@ -56,7 +56,9 @@ class RunStatus:
         losses: step and training loss, thinned out; of the training that the guard checks.
         previews: step, prompt, seed and path (in the run folder).
         warnings: code, and message by language.
-        artifacts: files and folders in `artifacts/`, relative to the run folder.
+        artifacts: files and folders in `artifacts/`, relative to the run folder; of a run that was stopped also what is
+            best so far.
+        has_result: whether there is a report of files that can be used.
     """
 
     run: Path
@@ -79,6 +81,7 @@ class RunStatus:
     previews: Sequence[Mapping[str, Any]]
     warnings: Sequence[Mapping[str, Any]]
     artifacts: Sequence[str]
+    has_result: bool
 
     def to_dict(self) -> dict[str, Any]:
         """As in the command's `--json`."""
@@ -116,7 +119,7 @@ class Follower:
                     self._times.append(seconds)
         record, recipe, folder = self._record, self._recipe, self.folder
         guard = report_guard.to_dict(record.judged, record.chosen, recipe["guard"])
-        state: State = "finished" if folder.report_json.is_file() else "running" if is_running(folder) else "stopped"
+        state = state_of(folder)
         done, total = self._progress
         return RunStatus(
             run=folder.root,
@@ -143,7 +146,8 @@ class Follower:
                     (one.code, tuple((lang, one.words(lang)) for lang in languages())) for one in record.warned
                 )
             ],
-            artifacts=sorted(str(path.relative_to(folder.root)) for path in folder.artifacts.glob("*")),
+            artifacts=[path.relative_to(folder.root).as_posix() for path in _results(folder)],
+            has_result=folder.report_json.is_file(),
         )
 
     def _news(self) -> Iterator[Event]:
@@ -178,10 +182,14 @@ class Follower:
 
 def is_running(folder: RunDir) -> bool:
     """Whether a process works on a run: it holds the run's lock, which is free again however it ends."""
-    if not folder.lock.exists():
-        return False
-    with locked(folder.lock) as free:
-        return not free
+    return is_locked(folder.lock)
+
+
+def state_of(folder: RunDir) -> State:
+    """Whether a run is running, is over, or can go on: one that was stopped has a report, but of what is not finished."""
+    if is_running(folder):
+        return "running"
+    return "finished" if folder.report_json.is_file() and not folder.unfinished.exists() else "stopped"
 
 
 def thinned(losses: Sequence[float]) -> list[tuple[int, float]]:
@@ -191,6 +199,11 @@ def thinned(losses: Sequence[float]) -> list[tuple[int, float]]:
         (min(first + width, len(losses)), fmean(losses[first : first + width]))
         for first in range(0, len(losses), width)
     ]
+
+
+def _results(folder: RunDir) -> list[Path]:
+    every = [*folder.artifacts.glob("*"), *folder.unfinished.glob("*")]
+    return sorted(path for path in every if path != folder.unfinished)
 
 
 def _shown(previews: Sequence[Previewed]) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from datetime import date
 from statistics import median
@@ -17,10 +18,10 @@ import torch
 from tsuika import families
 from tsuika.advice.base import Base
 from tsuika.advice.estimate import Machine, Measured
-from tsuika.api.models import EMBEDDED
-from tsuika.api.training import cache_folder
+from tsuika.api.models import EMBEDDED, cache_folder
 from tsuika.config import Recipe
 from tsuika.core.english import article
+from tsuika.core.errors import ResourceError
 from tsuika.core.events import Stepped
 from tsuika.core.files import write_text
 from tsuika.core.seeds import generator
@@ -88,7 +89,7 @@ class Timer:
     def __init__(self, base: Base, machine: Machine) -> None:
         self.base, self.machine, self.allowed = base, machine, is_tried(base, machine)
         self._model: Model | None = None
-        self._file = cache_folder().parent / "speed.json"
+        self._file = cache_folder() / "speed.json"
 
     def __enter__(self) -> Timer:
         return self
@@ -126,7 +127,9 @@ class Timer:
             return None
         found = self._run(recipe)
         row = {"at": time.time(), "step_s": found.step_s, "peak_bytes": found.peak_bytes}
-        write_text(self._file, json.dumps({**known, key: row}))
+        # Where it cannot be kept, it is measured again.
+        with suppress(ResourceError):
+            write_text(self._file, json.dumps({**known, key: row}))
         return found
 
     def _known(self) -> dict[str, dict[str, Any]]:

@@ -2,36 +2,35 @@
 
 from __future__ import annotations
 
-import json
 import os
-import time
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from html import escape
-from importlib.resources import files
+from importlib import resources
 from itertools import chain
 from pathlib import Path
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar, cast
 
 from PIL import Image
 
 from tsuika import config
 from tsuika.api.display import framed, gallery, table
-from tsuika.api.models import EMBEDDED, defaults_of
+from tsuika.api.models import EMBEDDED, cache_folder, defaults_of
 from tsuika.api.run import Events, Run, starts
 from tsuika.config import Recipe
+from tsuika.core import files
 from tsuika.core.english import article
-from tsuika.core.errors import InterruptedRunError
+from tsuika.core.errors import InterruptedRunError, StopRequested
 from tsuika.core.events import Event, Finished, Phase, Previewed, Stepped, Warned, note
-from tsuika.core.files import locked
 from tsuika.core.rundir import RunDir
 from tsuika.core.sections import Train
 from tsuika.core.types import Model
 from tsuika.data.caption import has_word
 from tsuika.data.manifest import Manifest
 from tsuika.embedded import mascot, yardstick
-from tsuika.evaluation import memorization, report, run_record, scores
+from tsuika.evaluation import finished, memorization, report, run_record, scores
 from tsuika.generation import grid, pipeline, png_info
 from tsuika.methods import find
 from tsuika.training import folder as run_folder
@@ -39,18 +38,11 @@ from tsuika.training import optim, preparation, run
 from tsuika.training.prepared import Prepared
 from tsuika.training.regularization_images import Request
 
-DEMO_PICTURES = Path(str(files("tsuika.embedded"))) / "pictures"
-DEMO_RECIPE = Path(str(files("tsuika.embedded"))) / "demo.toml"
+DEMO_PICTURES = Path(str(resources.files("tsuika.embedded"))) / "pictures"
+DEMO_RECIPE = Path(str(resources.files("tsuika.embedded"))) / "demo.toml"
 Returned = TypeVar("Returned")
 # Training captions that are drawn beside the previews, once each.
 CAPTIONS: Final = 4
-# How often it is tried to take a run's lock.
-LOOKS: Final = 20
-
-
-def cache_folder() -> Path:
-    """The folder of encoded images, shared by runs: in the platform's cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tsuika" / "latents"
 
 
 def _is_main() -> bool:
@@ -70,12 +62,12 @@ class Trained:
         """The finished run in a folder.
 
         Raises:
-            InterruptedRunError: TR002, there is none.
+            InterruptedRunError: TR002, there is none. FormatError: TR011, its report cannot be read.
         """
         file = RunDir(Path(folder)).report_json
         if not file.is_file():
             raise InterruptedRunError("TR002", where=folder)
-        return cls(Path(folder), json.loads(file.read_text(encoding="utf-8")))
+        return cls(Path(folder), finished.read(file))
 
     @property
     def artifacts(self) -> tuple[Path, ...]:
@@ -121,9 +113,9 @@ def train(recipe: Recipe | str, out: Path | str, *, language: str | None = None,
 
 @starts
 def _train(recipe: Recipe, out: Path, language: str | None) -> Events[Trained]:
-    folder = _open_run(recipe, out)
-    again = f"tsuika train --recipe {folder.recipe} --out {out}-again"
-    return (yield from _run(recipe, folder, Reporting(again, scores.likeness, language), resume=False))
+    with _open_run(recipe, out) as folder:
+        again = f"tsuika train --recipe {folder.recipe} --out {out}-again"
+        return (yield from _run(recipe, folder, Reporting(again, scores.likeness, language), resume=False))
 
 
 @starts
@@ -133,11 +125,12 @@ def resume(out: Path | str, *, language: str | None = None) -> Events[Trained]:
     Raises:
         InterruptedRunError: TR002, this is no run folder.
     """
-    recipe, folder = run_folder.reopen(Path(out))
-    again = f"tsuika train --recipe {folder.recipe} --out {out}-again"
-    is_demo = Path(recipe.data.images) == DEMO_PICTURES
-    scorer = scores.mascot_scores if is_demo else scores.likeness
-    return (yield from _run(recipe, folder, Reporting(again, scorer, language), resume=True))
+    held = run_folder.reopened(Path(out)) if _is_main() else nullcontext(run_folder.read(Path(out)))
+    with held as (recipe, folder):
+        again = f"tsuika train --recipe {folder.recipe} --out {out}-again"
+        is_demo = Path(recipe.data.images) == DEMO_PICTURES
+        scorer = scores.mascot_scores if is_demo else scores.likeness
+        return (yield from _run(recipe, folder, Reporting(again, scorer, language), resume=True))
 
 
 @starts
@@ -148,7 +141,8 @@ def demo(out: Path | str, *, steps: int | None = None, language: str | None = No
     tables = config.override(tables, {"preview.prompts": prompts} | ({"train.steps": steps} if steps else {}))
     recipe = config.build(tables, where=str(DEMO_RECIPE))
     reporting = Reporting(f"tsuika demo --out {out}-again", scores.mascot_scores, language)
-    return (yield from _run(recipe, _open_run(recipe, Path(out)), reporting, resume=False))
+    with _open_run(recipe, Path(out)) as folder:
+        return (yield from _run(recipe, folder, reporting, resume=False))
 
 
 @dataclass(frozen=True)
@@ -196,12 +190,12 @@ def dry_run(recipe: Recipe, out: Path | str) -> Events[DryRun]:
 
 def services() -> preparation.Services:
     """What a run gets from here: previews, regularization images, and the cache of encoded images."""
-    return preparation.Services(EMBEDDED, cache_folder(), _ClassImages(), _preview)
+    return preparation.Services(EMBEDDED, cache_folder() / "latents", _ClassImages(), _preview)
 
 
-def _open_run(recipe: Recipe, out: Path) -> RunDir:
+def _open_run(recipe: Recipe, out: Path) -> AbstractContextManager[RunDir]:
     """A new run folder, made by the first of several processes."""
-    return run_folder.start(recipe, out) if _is_main() else RunDir(out)
+    return run_folder.started(recipe, out) if _is_main() else nullcontext(RunDir(out))
 
 
 @dataclass(frozen=True)
@@ -219,33 +213,17 @@ def _run(recipe: Recipe, folder: RunDir, reporting: Reporting, *, resume: bool) 
     if resume and folder.events.exists():
         for event in run_record.past(folder.events):
             notes.add(event)
-    with _working_on(folder) if _is_main() else nullcontext():
-        # Of a process that was killed before it could answer.
-        folder.takes(folder.stop_request)
-        events = _with_note(run.train(recipe, folder, services(), resume=resume), () if resume else _usual(recipe))
-        result = yield from _recorded(events, folder, notes)
-        if not _is_main():
-            return Trained(folder.root, {})
-        yield Phase("report")
-        _report(result, notes, reporting)
+    # Of a process that was killed before it could answer.
+    folder.takes(folder.stop_request)
+    events = _with_note(run.train(recipe, folder, services(), resume=resume), () if resume else _usual(recipe))
+    result = yield from _recorded(events, folder, notes)
+    if not _is_main():
+        return Trained(folder.root, {})
+    yield Phase("report")
+    _report(result, notes, reporting)
+    if folder.stop_request.exists() and result.stopped_by == "user":
+        raise _stopped(folder, result.step)
     return Trained.read(folder.root)
-
-
-@contextmanager
-def _working_on(folder: RunDir) -> Iterator[None]:
-    """Hold the run's lock.
-
-    Raises:
-        InterruptedRunError: TR032, another process works on it.
-    """
-    # Whoever looks whether it is held holds it for a moment.
-    for _attempt in range(LOOKS):
-        with locked(folder.lock) as ours:
-            if ours:
-                yield
-                return
-        time.sleep(0.05)
-    raise InterruptedRunError("TR032", where=folder.root, run=folder.root)
 
 
 def _usual(recipe: Recipe) -> Iterator[Warned]:
@@ -284,22 +262,39 @@ def _recorded(
 ) -> Generator[Event, None, run.Result]:
     """The same events, each noted and written into `events.jsonl` by the first of several processes.
 
+    Where somebody has asked for a stop through the run's folder, the request stays there until the run is over.
+
     Raises:
-        InterruptedRunError: TR031, somebody has asked for a stop; everything is saved.
+        InterruptedRunError: TR031, for that reason, and there is no result to write yet.
     """
-    stream, step = _Stream(events), 0
-    with closing(events), folder.events.open("a", encoding="utf-8") if _is_main() else nullcontext() as log:
-        for event in stream:
+    step, asked = 0, False
+    with closing(events):
+        onwards: Callable[[], Event] = events.__next__
+        while True:
+            try:
+                event = onwards()
+            except StopIteration as end:
+                return cast(run.Result, end.value)
+            except StopRequested:
+                if not asked:
+                    raise
+                raise _stopped(folder, step) from None
+            onwards = events.__next__
             notes.add(event)
-            if log is not None:
-                log.write(event.to_json() + "\n")
-                log.flush()
-            yield event
             step = event.step if isinstance(event, Stepped) else step
-            if log is not None and not isinstance(event, Finished) and folder.takes(folder.stop_request):
-                events.close()
-                raise InterruptedRunError("TR031", where=folder.root, step=step, run=folder.root)
-    return stream.result
+            if _is_main():
+                files.append(folder.events, event.to_json())
+            try:
+                yield event
+            except StopRequested as request:
+                onwards = partial(events.throw, request)
+            if _is_main() and not asked and not isinstance(event, Finished) and folder.stop_request.exists():
+                asked, onwards = True, partial(events.throw, StopRequested())
+
+
+def _stopped(folder: RunDir, step: int) -> InterruptedRunError:
+    folder.takes(folder.stop_request)
+    return InterruptedRunError("TR031", where=folder.root, step=step, run=folder.root)
 
 
 def _preview(prepared: Prepared, step: int) -> Iterator[Previewed]:

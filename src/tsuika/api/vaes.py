@@ -18,11 +18,11 @@ from tsuika.api import results, writing
 from tsuika.api.display import shown as shown_html
 from tsuika.api.models import EMBEDDED
 from tsuika.api.run import starts
-from tsuika.core import safetensors
+from tsuika.core import files, safetensors
 from tsuika.core.bootstrap import LEAST
 from tsuika.core.errors import DivergedError, ImageError, RecipeError, no_such
 from tsuika.core.events import Event, Phase, Warned, note
-from tsuika.core.files import sha256, write_text
+from tsuika.core.files import at_home, sha256, write_text
 from tsuika.core.intervals import Interval
 from tsuika.core.plain import jsonable
 from tsuika.core.sections import Data
@@ -208,7 +208,7 @@ def compare_vae(
     if precision not in DTYPES:
         raise no_such("precision", precision, DTYPES)
     if out is not None:
-        writing.free(out, images, overwrite=overwrite, suffix=".html")
+        files.check_out(out, images, overwrite=overwrite, suffix=".html")
     notes: list[Warned] = []
     yield Phase("load")
     place, space = pick_device(device), families.peek(base, embedded_path=EMBEDDED)
@@ -241,7 +241,7 @@ def compare_vae(
     )
     notes += [warned for result in compared.results for warned in result.findings]
     if out is not None:
-        shown = Path(base).name if Path(base).expanduser().exists() else base
+        shown = Path(base).name if at_home(base).exists() else base
         write_text(out, report.render(compared, pictures, base=shown, size_px=size, lang=lang))
     return VaeComparison(base, space.facts.family, size, compared, out, tuple(notes))
 
@@ -361,7 +361,7 @@ def tune_vae(
     if purpose not in tune.PURPOSES:
         raise no_such("purpose", purpose, tune.PURPOSES)
     format_ = next(one for one in vae_file.VAE_FORMATS if one.suffix == out.suffix.lower() or not one.suffix)
-    writing.free(out, images, overwrite=overwrite, suffix=format_.suffix)
+    files.check_out(out, images, overwrite=overwrite, suffix=format_.suffix)
     yield Phase("load")
     place, space = pick_device(device), families.peek(base, embedded_path=EMBEDDED)
     start = _candidate(space, vae, place).vae
@@ -439,12 +439,12 @@ def tune_vae(
 
 def _labels(names: Sequence[str]) -> dict[str, str]:
     """Files and folders without their folders, as long as these names differ; words and hub ids as they are."""
-    short = {name: Path(name).name if Path(name).expanduser().exists() else name for name in names}
+    short = {name: Path(name).name if at_home(name).exists() else name for name in names}
     return short if len(set(short.values())) == len(names) else {name: name for name in names}
 
 
 def _candidate(space: StoredBase, name: str, device: torch.device) -> LoadedVae:
-    path = Path(name).expanduser()
+    path = at_home(name)
     scale = None
     if path.is_dir():  # a single file names no scale
         folder = path / "vae" if (path / "vae" / "config.json").is_file() else path

@@ -12,7 +12,8 @@ import torch
 
 from tsuika import families, formats
 from tsuika.api import results
-from tsuika.core.errors import FormatError, RecipeError, no_such
+from tsuika.core import files
+from tsuika.core.errors import FormatError, no_such
 from tsuika.core.events import Warned, note
 from tsuika.core.files import sha256
 from tsuika.core.texts import Text, _, _n, few
@@ -62,37 +63,21 @@ class ModelFile:
         return results.to_dict(self)
 
 
-def free(out: Path, *originals: Path, overwrite: bool, suffix: str = "") -> None:
-    """Make sure that `out` may be written.
-
-    Raises:
-        RecipeError: it exists and may not be overwritten, or is itself an original (RC007); another suffix is
-            needed (RC005).
-    """
-    if suffix and out.suffix.lower() != suffix:
-        found = _("An --out that ends in {suffix}", suffix=suffix)
-        do = _("For example: --out {name}", name=f"{out.stem}{suffix}")
-        raise RecipeError("RC005", found=found, do=do)
-    is_original = out.exists() and any(path.exists() and out.samefile(path) for path in originals)
-    if out.exists() and (out.is_dir() or not overwrite or is_original):
-        raise RecipeError("RC007", where=out)
-
-
 def free_model(out: Path, *originals: Path, overwrite: bool, suffix: str = "", copied: bool = False) -> None:
-    """`free` for a whole model: of a single file also the `.yaml` beside it, which says what the model predicts.
+    """`files.check_out` for a whole model: of a single file also the `.yaml` beside it, which says what the model predicts.
 
     Args:
         copied: The one original is copied together with its `.yaml`, so `out` may stand beside it and share that.
 
     Raises:
-        RecipeError: as `free`.
+        TsuikaError: as `files.check_out`.
     """
-    free(out, *originals, overwrite=overwrite, suffix=suffix)
+    files.check_out(out, *originals, overwrite=overwrite, suffix=suffix)
     if out.suffix.lower() != ".safetensors":
         return
     yaml, theirs = out.with_suffix(".yaml"), [path.with_suffix(".yaml") for path in originals if path.is_file()]
     if not (copied and yaml.exists() and any(path.exists() and yaml.samefile(path) for path in theirs)):
-        free(yaml, *theirs, overwrite=overwrite)
+        files.check_out(yaml, *theirs, overwrite=overwrite)
 
 
 @dataclass(frozen=True)
@@ -133,7 +118,7 @@ def without_rest(
         for word in formats.bundled(file, artifact.family) if common.bundled_words(artifact) else ():
             name = next(iter(word.tensors)).rpartition(".")[0]
             path = out.with_name(f"{re.sub(_NOT_IN_NAMES, '_', name)}{_WORDS.suffix}")
-            free(path, *(original for original, _artifact in artifacts), overwrite=overwrite)
+            files.check_out(path, *(original for original, _artifact in artifacts), overwrite=overwrite)
             words[path] = word
     return [common.without_unread(artifact) for _file, artifact in artifacts], Rest(words, tuple(notes))
 

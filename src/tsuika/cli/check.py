@@ -49,6 +49,7 @@ def check(
     html: Annotated[
         Optional[Path], typer.Option("--html", help=_("Write a contact sheet, worst images first."))
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help=_("Replace the --html file if it exists."))] = False,
     base: BaseModel = "",
     size: Annotated[
         int, typer.Option("--size", min=0, help=_("Training size in px; 0 = the size of the base model."))
@@ -63,11 +64,14 @@ def check(
     early.check(images=str(folder))
     import tsuika
     from tsuika import config
+    from tsuika.core import files
     from tsuika.data import check_fix
 
+    if html:
+        # Before minutes are spent.
+        files.check_out(html, overwrite=overwrite)
     copy = out or folder.resolve().with_name(f"{folder.resolve().name}-checked")
     if fix:
-        # Before minutes are spent.
         check_fix.may_write(folder, copy)
     report = progress.watch(
         tsuika.check(
@@ -82,7 +86,7 @@ def check(
     )
     cleaned = progress.watch(tsuika.clean(report, copy)) if fix and report.usable else None
     if html:
-        progress.watch(tsuika.contact_sheet(report, html, language.current()))
+        progress.watch(tsuika.contact_sheet(report, html, language.current(), overwrite=overwrite))
     if json:
         done: dict[str, Any] = report.to_dict()
         if cleaned:

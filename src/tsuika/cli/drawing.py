@@ -49,6 +49,7 @@ Seed = Annotated[int, typer.Option("--seed", help=_("Seed."))]
 Steps = Annotated[Optional[int], typer.Option("--steps", help=_("Sampling steps; default: those of the base model."))]
 Cfg = Annotated[Optional[float], typer.Option("--cfg", help=_("CFG scale; default: that of the base model."))]
 Sampler = Annotated[Optional[str], typer.Option("--sampler", help=_("Sampler by its usual name, e.g. Euler a."))]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help=_("Replace the --out file if it exists."))]
 Size = Annotated[str, typer.Option("--size", help=_("Image size as WIDTHxHEIGHT; default: that of the base model."))]
 
 
@@ -106,7 +107,7 @@ def generate(
     drawing: "Drawing",
     out: Annotated[Path, typer.Option("--out", help=_("PNG file to make, or a folder for several."))],
     num: Annotated[int, typer.Option("--num", min=1, help=_("Number of images, at seed, seed + 1, ..."))] = 1,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help=_("Replace the --out file if it exists."))] = False,
+    overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
     """`tsuika generate`."""
@@ -133,9 +134,10 @@ def grid(
     out: Annotated[Path, typer.Option("--out", help=_("PNG file to make, or a folder for the sheet and every image."))],
     y: Annotated[str, typer.Option("--y", metavar="AXIS=V1,V2", help=_("Axis from top to bottom."))] = "",
     z: Annotated[str, typer.Option("--z", metavar="AXIS=V1,V2", help=_("Axis from sheet to sheet."))] = "",
+    overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
     """`tsuika grid`."""
     import tsuika
 
-    screen.cells(tsuika.grid(drawing, out, x=x, y=y, z=z), as_json=json)
+    screen.cells(tsuika.grid(drawing, out, x=x, y=y, z=z, overwrite=overwrite), as_json=json)

@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
+import platform
 import signal
 import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
+from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import typer
 
 from tsuika.api import phases
 from tsuika.cli import labels, language, layout, recording, usage
 from tsuika.cli.language import local
-from tsuika.core.errors import TsuikaError, exhausted
-from tsuika.core.events import Chosen, Event, Finished, Judged, Phase, Progress, Started, Stepped, Warned, Written
+from tsuika.core.errors import TsuikaError, outer_cause
+from tsuika.core.events import Chosen, Event, Judged, Phase, Progress, Started, Stepped, Warned, Written
 from tsuika.core.messages import percent
 from tsuika.core.plain import jsonable, to_dict
 from tsuika.core.texts import Text, _, _n, listed
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
+
+    from tsuika.api.run import Run
 
 # Of lines that belong to a phase.
 _INDENT: Final = " " * 10
@@ -41,12 +46,24 @@ def phase(name: str) -> str:
 
 def print_out(text: str) -> None:
     """A result, on stdout."""
-    sys.stdout.write(f"{layout.printable(text)}\n")
+    _write(sys.stdout, f"{layout.printable(text)}\n")
 
 
 def say(text: str, *, first: str = "", rest: str = "") -> None:
     """Talk, on stderr: wrapped, in the language in use."""
-    sys.stderr.write(layout.wrap(layout.printable(local(text)), first=first, rest=rest or first) + "\n")
+    _write(sys.stderr, layout.wrap(layout.printable(local(text)), first=first, rest=rest or first) + "\n")
+
+
+def _write(stream: TextIO, text: str) -> None:
+    """Write to a stream now. Where its reader has gone (`| head`), it is as if there had never been one."""
+    try:
+        stream.write(text)
+        stream.flush()
+    except OSError as error:
+        # What is left in the buffer must not fail again at the end of the program.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        if error.errno != errno.EPIPE:
+            raise
 
 
 def note(warned: Warned) -> None:
@@ -62,6 +79,7 @@ def error(ours: TsuikaError) -> None:
     for line in rest:
         # A path or a command of one word stays whole, to be copied.
         say(line, first="  ", rest="    ")
+    say(_("more: docs/troubleshooting.md#{anchor}", anchor=ours.code.lower()), first="  ")
 
 
 def result(value: object, *, as_json: bool) -> None:
@@ -171,7 +189,7 @@ def cells(events: Iterator[Event], *, as_json: bool) -> None:
                     note(event)
                 case CellDrawn():
                     drawn.append(event)
-                    sys.stderr.write(f"{event.done:4}/{event.total}  {' · '.join(event.labels)}  {event.path}\n")
+                    _write(sys.stderr, f"{event.done:4}/{event.total}  {' · '.join(event.labels)}  {event.path}\n")
                 case SheetWritten() if as_json:
                     result({"sheet": event.path, "cells": drawn, "notes": notes}, as_json=True)
                 case SheetWritten():
@@ -208,17 +226,17 @@ def progress(*, with_note: bool = False) -> Bar:
 def count(done: int, total: int) -> None:
     """Units done, in one line that is written over; only on a terminal."""
     if sys.stderr.isatty():
-        sys.stderr.write(f"\r    {done}/{total}" + ("\n" if done == total else ""))
+        _write(sys.stderr, f"\r    {done}/{total}" + ("\n" if done == total else ""))
 
 
-def follow(events: Iterator[Event], run: Path, *, as_json: bool) -> None:
+def follow(events: Run[Any], run: Path, *, as_json: bool) -> None:
     """Show a run as it goes; at the end, its report as the result."""
     from tsuika.cli.pulse import Pulse
 
     # Of the processes of `accelerate launch` only the first one speaks.
     is_first = os.environ.get("RANK", "0") == "0"
-    stop, step, began, said = Stop(), 0, time.monotonic(), ""
-    with progress(with_note=True) as bar, Pulse(bar.disable and is_first) as pulse:
+    stop, step, began, said, stopping = Stop(), 0, time.monotonic(), "", False
+    with progress(with_note=True) as bar, Pulse(bar.disable and is_first) as pulse, _ended_by(stop):
         task = None
         for event in events:
             if is_first:
@@ -242,17 +260,15 @@ def follow(events: Iterator[Event], run: Path, *, as_json: bool) -> None:
                         speed = 1 / max(event.seconds, 1e-9)
                         words = _("loss {loss:.4f}, {speed:.1f} steps/s", loss=event.loss, speed=speed)
                         bar.update(task, completed=step, note=local(words))
-            if stop.signal is not None and not isinstance(event, Finished):
-                events.close()  # type: ignore[attr-defined]
+            if stop.signal is not None and not stopping:
+                stopping = True
                 if is_first:
-                    say(
-                        _(
-                            "Stopped at step {step}; everything is saved. Go on with: tsuika resume {run}",
-                            step=step,
-                            run=run,
-                        )
-                    )
-                raise SystemExit(128 + stop.signal)
+                    say(_("Stopping: the state is saved, and what is best so far is written. Again: stop at once."))
+                events.stop()
+    if stop.signal is not None:
+        if is_first:
+            _say_stopped(step, run)
+        raise SystemExit(128 + stop.signal)
     if not is_first:
         return
     if as_json:
@@ -260,6 +276,31 @@ def follow(events: Iterator[Event], run: Path, *, as_json: bool) -> None:
     else:
         say(_("Done. The report is {report}", report=run / "report.html"))
         print_out(str(run))
+
+
+@contextmanager
+def _ended_by(stop: Stop) -> Iterator[None]:
+    """An error after Ctrl+C or terminate is the end that was asked for: a compiler, for one, gets the signal, too."""
+    try:
+        yield
+    except Exception:
+        if stop.signal is None:
+            raise
+        say(_("Stopped in the middle of a step. Go on with: tsuika resume RUN"))
+        raise SystemExit(128 + stop.signal) from None
+
+
+def _say_stopped(step: int, run: Path) -> None:
+    best = run / "artifacts" / "unfinished"
+    if best.is_dir():
+        say(
+            _(
+                "The best so far, not finished: {folder}; the report is {report}",
+                folder=best,
+                report=run / "report.html",
+            )
+        )
+    say(_("Stopped at step {step}; everything is saved. Go on with: tsuika resume {run}", step=step, run=run))
 
 
 def _show(event: Event, began: float, said: str) -> str:
@@ -316,6 +357,10 @@ def run(app: typer.Typer, arguments: Sequence[str]) -> None:
 
 
 def _run(app: typer.Typer, arguments: Sequence[str]) -> None:
+    for name in ("stdout", "stderr"):
+        # Closed by whoever called: what is said goes nowhere.
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
     # The name of a file may be no Unicode, or more than the terminal can show.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -324,6 +369,7 @@ def _run(app: typer.Typer, arguments: Sequence[str]) -> None:
         language.use(language.chosen(language.AUTO, os.environ))
         language.use(language.chosen(request, os.environ))
         status = app(rest, standalone_mode=False, prog_name="tsuika")
+        _write(sys.stdout, "")
     except TsuikaError as ours:
         error(ours)
         raise SystemExit(ours.exit_status) from None
@@ -336,30 +382,47 @@ def _run(app: typer.Typer, arguments: Sequence[str]) -> None:
         if explained:
             error(explained)
         else:
-            sys.stderr.write(f"{wrong}\n")
+            _write(sys.stderr, f"{wrong}\n")
         raise SystemExit(2) from None
+    except BrokenPipeError:
+        # Of the library that writes `--help`.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        raise SystemExit(0) from None
     # The last line of defence: a bug becomes a log file and status 1.
     except Exception as bug:  # noqa: BLE001
-        if lacking := exhausted(bug):
-            error(lacking)
-            raise SystemExit(lacking.exit_status) from None
-        log = _logged(traceback.format_exc())
-        if log:
-            say(_("This is a bug of tsuika. The details are in {log}; please report it.", log=log))
-        else:
-            say(_("This is a bug of tsuika: {error}. No log could be written; please report it.", error=repr(bug)))
+        if (known := outer_cause(bug)) is not None:
+            error(known)
+            raise SystemExit(known.exit_status) from None
+        _report_bug(bug)
         raise SystemExit(1) from None
     # Typer hands a status (130 of Ctrl+C, among others) back like a result.
     if isinstance(status, int) and status:
         raise SystemExit(status)
 
 
+def _report_bug(bug: Exception) -> None:
+    """Log a bug, and say where and what to do."""
+    log = _logged(
+        f"tsuika {version('tsuika')}, Python {platform.python_version()}\n{sys.argv}\n{traceback.format_exc()}"
+    )
+    if log:
+        say(_("This is a bug of tsuika. The details are in {log}.", log=log))
+    else:
+        say(_("This is a bug of tsuika: {error}. No log could be written.", error=repr(bug)))
+    say(_("Please report it with them and with what this command prints: tsuika doctor"))
+
+
 def _logged(text: str) -> Path | None:
-    """The file that the details of a bug were written to: here, else where temporary files are; None: nowhere."""
+    """The file that the details of a bug were written to: here, else where temporary files are; None: nowhere.
+
+    It is always a new one: a link that somebody else has put there is not followed.
+    """
     for folder in (Path.cwd, lambda: Path(tempfile.gettempdir())):
-        # Read-only, full, or gone.
-        with suppress(OSError):
-            log = folder() / "tsuika-error.log"
-            log.write_text(text, encoding="utf-8", errors="backslashreplace")
-            return log
+        for number in range(1, 100):
+            # Read-only, full, gone, or of that name already.
+            with suppress(OSError):
+                log = folder() / f"tsuika-error{f'-{number}' if number > 1 else ''}.log"
+                with log.open("x", encoding="utf-8", errors="backslashreplace") as file:
+                    file.write(text)
+                return log
     return None

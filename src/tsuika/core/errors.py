@@ -6,9 +6,11 @@ The words are in `messages.py`, by code.
 from __future__ import annotations
 
 import errno
+import os
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from tsuika.core.messages import MESSAGES, Part
 from tsuika.core.texts import Text, _, limited, listed
@@ -81,18 +83,67 @@ class ResourceError(TsuikaError):
     exit_status = 5
 
 
-def exhausted(error: BaseException, *, where: object = "", do: str = "") -> ResourceError | None:
-    """The error of ours where memory (RS001) or disk (RS002) has run out; None where it is something else.
+# What the system says is the cause, by what is to be done about it.
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_DENIED: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+_REFUSED_NAME: Final = frozenset({errno.ENAMETOOLONG, errno.EILSEQ})
+# Wrong use of the system by a program.
+_OURS: Final = frozenset({errno.EBADF, errno.EINVAL, errno.EFAULT})
+# A library's own error with the system's number or words in it: safetensors, torch, SQLite.
+_NUMBERED: Final = re.compile(r"\(os error (\d+)\)|: [\w ]+ \((\d+)\)$")
+_IN_WORDS: Final = (
+    (re.compile(r"DefaultCPUAllocator|out of memory|ALLOC_FAILED"), errno.ENOMEM),
+    (re.compile(r"database or disk is full"), errno.ENOSPC),
+    (re.compile(r"readonly database|unable to open database file"), errno.EROFS),
+    (re.compile(r"disk I/O error"), errno.EIO),
+)
+_LIBRARIES: Final = ("SafetensorError", "OutOfMemoryError", "AcceleratorError", "OperationalError", "RuntimeError")
 
-    Torch's own error is recognized by its name, since nothing here imports torch.
-    """
+
+def system_number(error: BaseException) -> int | None:
+    """The number (`errno`) of a system error, also where a library has wrapped it in an error of its own."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        none = _("The machine has no more memory.")
-        less = _("Close other programs, or work on smaller images.")
-        return ResourceError("RS001", where=where, why=str(error).partition("\n")[0] or none, do=do or less)
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return ResourceError("RS002", where=error.filename or where, why=error.strerror)
-    return None
+        return errno.ENOMEM
+    if isinstance(error, OSError):
+        return error.errno
+    if type(error).__name__ not in _LIBRARIES:
+        return None
+    said = str(error).strip()
+    if found := _NUMBERED.search(said):
+        number = int(found[1] or found[2])
+        if os.name == "nt":
+            return OSError(0, "", None, number).errno
+        return number if os.strerror(number) in said else None
+    return next((number for pattern, number in _IN_WORDS if pattern.search(said)), None)
+
+
+def outer_cause(error: BaseException, *, where: object = "", do: str = "") -> TsuikaError | None:
+    """The error of ours for what is no fault of the program: memory, disk, permissions; None where it is something else.
+
+    `where` is named where the error itself names no file; `do` is what helps where memory is short.
+    """
+    number = system_number(error)
+    if number is None or (number in _OURS and not getattr(error, "filename", None)):
+        return None
+    where = getattr(error, "filename", None) or where
+    if number == errno.ENOMEM:
+        said = "" if isinstance(error, OSError) else str(error).partition("\n")[0]
+        why = said or _("The machine has no more memory.")
+        return ResourceError(
+            "RS001", where=where, why=why, do=do or _("Close other programs, or work on smaller images.")
+        )
+    said = os.strerror(number)
+    if number in _FULL:
+        return ResourceError("RS002", where=where, why=said)
+    if number in _DENIED:
+        return ResourceError("RS003", where=where, why=said)
+    if number in _REFUSED_NAME:
+        return RecipeError("RC028", where=where, why=said)
+    return ResourceError("RS004", where=where, why=said)
+
+
+class StopRequested(BaseException):
+    """Thrown into the events of a run by `Run.stop`: end between two steps, and leave what is best so far."""
 
 
 class DivergedError(TsuikaError):

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
+
+from pydantic import TypeAdapter
 
 from tsuika.core.messages import MESSAGES, sentence
 from tsuika.core.plain import jsonable
@@ -199,13 +202,19 @@ def drained(events: Generator[Event, None, Result]) -> Result:
             return cast(Result, end.value)
 
 
-def read(path: Path) -> list[Event]:
-    """The events of a run; a half-written last line (after a kill) is left out, wherever it was cut."""
+def read(path: Path) -> tuple[list[Event], int]:
+    """The events of a run, and how many lines are none: one cut short by a kill, or damaged."""
     events: list[Event] = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    for line in lines:
         try:
             row: dict[str, Any] = json.loads(line)
-        except json.JSONDecodeError:
+            events.append(_reader(row.pop("event")).validate_python(row))
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             continue
-        events.append(KINDS[row.pop("event")](**row))
-    return events
+    return events, len(lines) - len(events)
+
+
+@cache
+def _reader(kind: str) -> TypeAdapter[Event]:
+    return TypeAdapter(KINDS[kind])

@@ -1,36 +1,236 @@
-"""Files that are written whole or not at all."""
+"""The one place that changes the disk: files and folders are written whole or not at all, and nothing is overwritten unasked.
+
+Whoever keeps something calls these as `files.NAME`: tests record what a run does to the disk by standing in for them.
+"""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import math
 import os
-import sys
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
+from typing import Final
 
-from tsuika.core.errors import RecipeError
+from tsuika.core import names
+from tsuika.core.errors import RecipeError, ResourceError, outer_cause
+from tsuika.core.texts import Text, _
+
+# Of names that are being written: left behind by a process that was killed, and in the way of nothing.
+TEMPORARY: Final = ".*.tmp"
+# A flush that a file system does not know for folders.
+_NO_FLUSH: Final = frozenset({errno.EINVAL, errno.EACCES, errno.EBADF, errno.ENOTSUP})
+
+
+# --------------------------------------------------------------------------------------------------------------- writing
 
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A temporary path in the same folder; renamed to `path`, flushed to disk, if the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """A temporary path in the same folder, for a file or a folder; it becomes `path` if the block ends without an error.
+
+    What is written is on the disk, and so is its name, before the block is left: a power cut leaves the old or the new.
+    A file at `path` is replaced, a folder only where it is empty.
+
+    Raises:
+        TsuikaError: the disk is full, the folder is not writable, ... (`outer_cause`).
+    """
+    temporary = path.with_name(f".{names.shortened(path.name, 200)}.{os.getpid()}.tmp")
     try:
+        make_folder(path.parent)
         yield temporary
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
-        temporary.replace(path)
+        flush_tree(temporary)
+        rename(temporary, path)
+    except Exception as error:
+        if isinstance(error, OSError) and error.filename == str(temporary):
+            error.filename = str(path)
+        if (ours := outer_cause(error, where=path)) is not None:
+            raise ours from error
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            remove(temporary)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text, whole or not at all; what is no Unicode (in the name of a file) is escaped."""
     with whole(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def append(path: Path, line: str) -> None:
+    """Add a line to a file, to be lost at most by a power cut; one that was cut short before is left a line of its own."""
+    with path.open("a+b") as stream:
+        if stream.tell():
+            stream.seek(-1, os.SEEK_END)
+            begin = b"" if stream.read(1) == b"\n" else b"\n"
+        else:
+            begin = b""
+        stream.write(begin + line.encode("utf-8", "backslashreplace") + b"\n")
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it, where there is none."""
+    missing = [one for one in (path, *path.parents) if not one.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for one in missing:
+        flush(one.parent)
+
+
+def rename(old: Path, new: Path) -> None:
+    """Give a file or folder its name."""
+    old.replace(new)
+    flush(new.parent)
+
+
+def remove(path: Path) -> None:
+    """Delete a file, or a folder with all that is in it; nothing where there is none."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """Have the disk write a file, or the names in a folder, now."""
+    is_folder = path.is_dir()
+    if os.name == "nt" and is_folder:
+        return
+    handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if not is_folder or error.errno not in _NO_FLUSH:
+            raise
+    finally:
+        os.close(handle)
+
+
+def flush_tree(path: Path) -> None:
+    """The same for a folder with all that is in it."""
+    for inner in path.iterdir() if path.is_dir() else ():
+        flush_tree(inner)
+    flush(path)
+
+
+# ------------------------------------------------------------------------------------------------ what may be written to
+
+
+def check_out(out: Path, *originals: Path, overwrite: bool = False, suffix: str = "") -> None:
+    """Make sure that a command may write `out`, a file or folder, before it works for minutes.
+
+    Args:
+        out: nothing may be there.
+        originals: files that are read, and never overwritten.
+        overwrite: a file may be there, unless it is one of the originals.
+        suffix: that its name must end in.
+
+    Raises:
+        RecipeError: it exists and may not be overwritten, or is itself an original (RC007); another suffix is needed
+            (RC005); no file can have this name (RC028).
+        ResourceError: nothing can be written there (RS003).
+    """
+    if suffix and out.suffix.lower() != suffix:
+        found = _("An --out that ends in {suffix}", suffix=suffix)
+        do = _("For example: --out {name}", name=f"{out.stem}{suffix}")
+        raise RecipeError("RC005", found=found, do=do)
+    check_place(out)
+    there = os.path.lexists(out)
+    is_original = out.exists() and any(path.exists() and out.samefile(path) for path in originals)
+    if there and (out.is_dir() or not overwrite or is_original):
+        raise RecipeError("RC007", where=out)
+
+
+def check_place(path: Path) -> None:
+    """Make sure that something of this name could be written, or be written into if it is a folder.
+
+    Raises:
+        RecipeError: no file can have this name (RC028), or a part of the path is a file (RC028).
+        ResourceError: there is no permission (RS003).
+    """
+    if (why := names.refused(path)) is not None:
+        raise RecipeError("RC028", where=path, why=why)
+    try:
+        above = next(one for one in (path, *path.absolute().parents) if one.is_dir() or (one != path and one.exists()))
+    except OSError as error:
+        raise outer_cause(error, where=path) or error from None
+    if not above.is_dir():
+        raise RecipeError("RC028", where=path, why=_("{file} is a file, not a folder.", file=above))
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise ResourceError("RS003", where=above, why=_("Nothing can be written into this folder."))
+
+
+# --------------------------------------------------------------------------------------------------------------- locking
+
+
+@contextmanager
+def locked(path: Path, *, wait: bool = False) -> Iterator[bool]:
+    """Hold a file for this process alone; it is free again when the block, or the process, ends, however it ends.
+
+    Args:
+        path: of the lock; made if need be, and left behind. Who holds it is written into it (`holder`).
+        wait: until nobody else holds it.
+
+    Yields:
+        Whether it is held: False where another process holds it and we do not wait.
+    """
+    import socket
+
+    from filelock import lock_descriptor
+
+    make_folder(path.parent)
+    with path.open("a+b") as stream:
+        try:
+            held = lock_descriptor(stream.fileno(), blocking=wait)
+        except OSError as error:
+            # A network's file system without locks: as if we were alone, which nobody can find out.
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):
+                raise
+            held = True
+        if held:
+            began = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
+            stream.truncate(0)
+            # Windows lets nobody read the first byte of a held file.
+            stream.write(f" {os.getpid()}\t{socket.gethostname()}\t{began}".encode())
+            stream.flush()
+        yield held
+
+
+def is_locked(path: Path) -> bool:
+    """Whether another process holds a lock; nothing is written."""
+    from filelock import lock_descriptor
+
+    try:
+        with path.open("rb+") as stream:
+            return not lock_descriptor(stream.fileno(), blocking=False)
+    except OSError:
+        return False
+
+
+def holder(path: Path) -> Text:
+    """Who holds a lock, in words."""
+    try:
+        with path.open("rb") as stream:
+            stream.seek(1)
+            process, machine, began = stream.read(500).decode("utf-8", "replace").split("\t")
+    except (OSError, ValueError):
+        return _("It cannot be told which one.")
+    return _("It is process {process} on {machine}, since {began}.", process=process, machine=machine, began=began)
+
+
+# --------------------------------------------------------------------------------------------------------------- reading
+
+
+def at_home(path: str | Path) -> Path:
+    """A path with `~` and `~name` filled in, as far as there is such a home."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 def sha256(path: Path) -> str:
@@ -56,38 +256,3 @@ def split_strength(text: str) -> tuple[Path, float]:
     if not math.isfinite(strength):
         raise RecipeError("RC002", key="strength", found=text, why="0.8, 1, -0.5, …")
     return path, strength
-
-
-@contextmanager
-def locked(path: Path, *, wait: bool = False) -> Iterator[bool]:
-    """Hold a file for this process alone; it is free again when the block, or the process, ends, however it ends.
-
-    Args:
-        path: of the lock; made if need be, and left empty.
-        wait: until nobody else holds it.
-
-    Yields:
-        Whether it is held: False where another process holds it and we do not wait.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+b") as stream:
-        try:
-            _lock(stream.fileno(), wait)
-        except OSError:
-            if wait:
-                raise
-            yield False
-            return
-        yield True
-
-
-def _lock(handle: int, wait: bool) -> None:
-    if sys.platform == "win32":
-        import msvcrt
-
-        # LK_LOCK gives up after ten seconds.
-        msvcrt.locking(handle, msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
-    else:
-        import fcntl
-
-        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

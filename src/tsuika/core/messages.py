@@ -156,6 +156,12 @@ MESSAGES: Final[Mapping[str, Message]] = {
     "RC026": Message(
         _("No method fits these limits"), Text("{why}"), _("Raise --vram-gb or --max-file-mb, or leave --for out.")
     ),
+    "RC027": Message(
+        _("Another process is at work in this folder"),
+        Text("{why}"),
+        _("Wait until it is done, or end it. Nothing was changed."),
+    ),
+    "RC028": Message(_("This cannot be the name of a file or folder"), Text("{why}"), _("Choose another name.")),
     "RC040": Message(_("{file} is {kind}; {count} of its settings are taken over")),
     "RC041": Message(
         _("{file} is {kind}; {count} of its settings are taken over"), _("Without a counterpart: {names}.")
@@ -198,6 +204,11 @@ MESSAGES: Final[Mapping[str, Message]] = {
             "The longest has {tokens} tokens; {room} are read at once, so it is read in {chunks} parts, as a long prompt is."
         ),
         _("Shorten it if other programs, which may cut it off, are to train on it as well."),
+    ),
+    "DS020": Message(
+        _("The cache of encoded images cannot be written"),
+        Text("{why}"),
+        _("Do without it: --set data.cache=false; or name another place for it: the variable XDG_CACHE_HOME"),
     ),
     "MD001": Message(
         _("The base model was not found"),
@@ -295,6 +306,16 @@ MESSAGES: Final[Mapping[str, Message]] = {
     ),
     "RS001": Message(_("Not enough memory"), Text("{why}"), Text("{do}")),
     "RS002": Message(_("Not enough disk space"), Text("{why}"), _("Free some space or choose another --out.")),
+    "RS003": Message(
+        _("There is no permission to read or write here"),
+        Text("{why}"),
+        _("Choose another place, or change the permissions of this one."),
+    ),
+    "RS004": Message(
+        _("The system could not read or write here"),
+        Text("{why}"),
+        _("Check that the disk is connected and the folder is still there, then try again."),
+    ),
     "TR001": Message(
         _("Training diverged at step {step}"),
         _("The loss became NaN or infinite for these images: {pictures}. The last good state (step {kept}) is kept."),
@@ -338,6 +359,26 @@ MESSAGES: Final[Mapping[str, Message]] = {
         _("Captions have changed since this training run began: {names}"),
         _("From here on the new captions are learned, so the result will differ."),
     ),
+    "TR011": Message(
+        _("A file of this training run is damaged or was changed"),
+        Text("{why}"),
+        _("Put it back as it was; or begin anew, with another --out: tsuika train --recipe RUN/recipe.toml --out NEW"),
+    ),
+    "TR012": Message(
+        _("The saved state {names} is damaged and is passed over"),
+        NOTHING,
+        _("The training goes on from step {step}, to the same result."),
+    ),
+    "TR013": Message(
+        _("{count} lines of events.jsonl cannot be read"),
+        NOTHING,
+        _("The report does without them; the training is not affected."),
+    ),
+    "TR014": Message(
+        _("The training run began in other surroundings"),
+        Text("{changes}"),
+        _("It goes on, but its numbers may differ in the last digits."),
+    ),
     "TR010": Message(_("`{name}` was closed before its end"), _("So there is no result.")),
     "TR015": Message(
         _("The learning rate and the number of steps are usual ones, not chosen for this base model and these images"),
@@ -351,11 +392,6 @@ MESSAGES: Final[Mapping[str, Message]] = {
     ),
     "TR031": Message(
         _("Stopped at step {step}, as was asked"), _("Everything is saved."), _("Go on with: tsuika resume {run}")
-    ),
-    "TR032": Message(
-        _("Another process is working on this run"),
-        _("Two at once would spoil each other's saved states."),
-        _("Wait for it, or stop it: tsuika stop {run}"),
     ),
     "TR033": Message(
         _("The run is not running"), _("No process is working on it."), _("Go on with: tsuika resume {run}")

@@ -41,7 +41,7 @@ def stem_of(text: str) -> str:
     """
     held = "".join("_" if unicodedata.category(one) in ("Cc", "Cs") or one in _FORBIDDEN else one for one in text)
     held = held.strip(" .") or "result"
-    held = f"{held}_" if _DEVICES.fullmatch(held) else held
+    held = f"_{held}" if _DEVICES.fullmatch(held) else held
     return shortened(held, STEM_BYTES)
 
 
@@ -52,6 +52,11 @@ def shortened(name: str, most: int) -> str:
         return name
     mark = f"~{sha256(raw).hexdigest()[:8]}"
     return raw[: most - len(mark)].decode("utf-8", "ignore") + mark
+
+
+def is_unicode(path: Path) -> bool:
+    """Whether a path is text; the safetensors library opens no other."""
+    return not any("\ud800" <= one <= "\udfff" for one in str(path))
 
 
 def refused(path: Path) -> Text | None:

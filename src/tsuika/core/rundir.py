@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from tsuika.core.errors import RecipeError
+from tsuika.core import files, kept, names
+from tsuika.core.errors import FormatError, RecipeError
+from tsuika.core.texts import _
 
 
 class _Inside:
@@ -32,8 +34,7 @@ class RunDir:
     report_json = _Inside("report.json")
     guard = _Inside("guard")
     left_out = _Inside("pictures.json")
-    log = _Inside("log.txt")
-    # Held by the process that works on the run, so that it is free again however that ends.
+    began = _Inside("began.json")
     lock = _Inside(".lock")
     # Made by whoever wants something of the running process; taken away when it is done, between two steps.
     stop_request = _Inside("requests/stop")
@@ -43,6 +44,15 @@ class RunDir:
     def has_states(self) -> bool:
         """Whether there is a saved state to go on from."""
         return any(self.root.glob("checkpoints/step-*")) or any(self.root.glob("guard/look-*"))
+
+    @property
+    def unfinished(self) -> Path:
+        """What was best when the run was stopped; it goes when the run ends."""
+        return self.artifacts / "unfinished"
+
+    def result_name(self, asked: str = "") -> str:
+        """What a result is called, without ending: as the recipe asks, else after the folder."""
+        return asked or names.stem_of(self.root.resolve().name)
 
     def takes(self, request: Path) -> bool:
         """Whether something was requested; it is taken away."""
@@ -56,9 +66,13 @@ class RunDir:
         """Whether a new run may go there.
 
         Raises:
-            RecipeError: RC006, it already holds something, or is a file.
+            RecipeError: RC006, it already holds something, or is a file; TsuikaError: as `files.check_place`.
         """
-        if self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir())):
+        files.check_place(self.root)
+        if not names.is_unicode(self.root.resolve()):
+            why = _("It is no Unicode (UTF-8), so that weights could not be read back from there.")
+            raise RecipeError("RC028", where=self.root, why=why)
+        if self.root.exists() and (not self.root.is_dir() or not all(map(self._is_left_over, self.root.iterdir()))):
             raise RecipeError("RC006", where=self.root)
 
     def create(self) -> RunDir:
@@ -69,5 +83,22 @@ class RunDir:
         """
         self.check_free()
         for folder in (self.root, self.checkpoints, self.samples, self.artifacts):
-            folder.mkdir(parents=True, exist_ok=True)
+            files.make_folder(folder)
         return self
+
+    def clear(self, *, keep_list: bool, keep_root: bool) -> None:
+        """Delete everything, as a run that has not begun leaves nothing; or all but the list of images."""
+        for path in [*self.root.iterdir()]:
+            if not (keep_list and path == self.left_out):
+                files.remove(path)
+        if not keep_list and not keep_root:
+            files.remove(self.root)
+
+    def _is_left_over(self, path: Path) -> bool:
+        """Whether it is of an attempt that could not begin: the lock, or the list of images that we have written."""
+        if path != self.left_out:
+            return path == self.lock
+        try:
+            return bool(kept.read(path, dict))
+        except FormatError:
+            return False

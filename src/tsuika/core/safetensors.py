@@ -266,6 +266,6 @@ def _header_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) ->
         end = place + tensor.numel() * tensor.element_size()
         table[name] = {"dtype": _DTYPES[str(tensor.dtype)], "shape": list(tensor.shape), "data_offsets": [place, end]}
         place = end
-    raw = json.dumps(table, ensure_ascii=False, separators=(",", ":")).encode()
+    raw = json.dumps(table, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
     raw += b" " * (-len(raw) % 8)
     return len(raw).to_bytes(8, "little") + raw

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic.fields import FieldInfo
 
 from tsuika.core.texts import Text, _, listed
@@ -53,6 +53,14 @@ class Section(BaseModel):
     """A frozen part of the recipe; unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_text_that_files_can_hold(cls, value: Any) -> Any:
+        for one in value if isinstance(value, (list, tuple)) else (value,):
+            if isinstance(one, str) and not one.isprintable() and re.search("[\0\ud800-\udfff]", one):
+                raise ValueError(_("It is no text (UTF-8), or holds the character NUL. Rename the file or folder."))
+        return value
 
 
 # By the beginning of pydantic's name of the error; `{gt}` and the like are its own parameters.

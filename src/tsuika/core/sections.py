@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import field_validator
 
+from tsuika.core import names
 from tsuika.core.section import Section, everyday, expert
 from tsuika.core.texts import _
 from tsuika.core.types import Overrides, Prediction
@@ -267,3 +268,10 @@ class Output(Section):
         ),
     )
     keep_states: int = expert(2, _("Saved states to keep"), ge=1)
+
+    @field_validator("name")
+    @classmethod
+    def _is_a_name(cls, value: str) -> str:
+        if value and (why := names.fault_of(value)) is not None:
+            raise ValueError(why)
+        return value

@@ -72,7 +72,7 @@ def write(path: Path, latents_VCHW: torch.Tensor, *, key: str, scale: float, vae
     """A cache entry, whole or not at all.
 
     Raises:
-        ResourceError: the disk is full or not writable (RS002).
+        ResourceError: the disk is full (RS002), or the cache not writable (DS020).
     """
     header = {"key": key, "scale": repr(scale), "vae": vae, "sha256": _checksum(latents_VCHW)}
     try:
@@ -81,8 +81,10 @@ def write(path: Path, latents_VCHW: torch.Tensor, *, key: str, scale: float, vae
             write_text(mark, f"{_SIGNATURE}\n# Latents encoded by tsuika; may be deleted at any time.\n")
         with whole(path) as temporary:
             save_file({TENSOR: latents_VCHW}, temporary, metadata=header)
-    except (OSError, SafetensorError) as error:
-        raise ResourceError("RS002", where=path, why=str(error)) from None
+    except ResourceError as error:
+        if error.code != "RS003":
+            raise
+        raise ResourceError("DS020", where=path.parent, why=error.text("why")) from None
 
 
 def read(path: Path, *, key: str, scale: float, count: int) -> tuple[torch.Tensor | None, str]:
@@ -130,7 +132,7 @@ def latents_of(
     Raises:
         UnusableError: the image can no longer be read.
         ModelError: the VAE gave numbers that are not finite (DS004).
-        ResourceError: the entry cannot be written (RS002).
+        ResourceError: the entry cannot be written (DS020).
     """
     if folder is None:
         return encoded(sample, transforms, size, encode), ""

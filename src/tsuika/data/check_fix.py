@@ -10,6 +10,7 @@ from typing import Final
 
 from PIL import Image
 
+from tsuika.core import files
 from tsuika.core.errors import RecipeError
 from tsuika.core.files import whole, write_text
 from tsuika.core.texts import _
@@ -61,6 +62,7 @@ def may_write(folder: Path, out: Path) -> None:
     Raises:
         RecipeError: it is there already and not empty, or lies in the folder itself (DS005).
     """
+    files.check_place(out)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         why = _("It is there already, and nothing is ever overwritten.")
         raise RecipeError("DS005", where=out, why=why)

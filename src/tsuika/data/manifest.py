@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
+from tsuika.core import kept
 from tsuika.core.events import Warned, note
 from tsuika.core.texts import Text, listed
 from tsuika.data.faults import FAULTS
@@ -91,34 +91,36 @@ class Manifest:
                     about |= {"count": len(alike), "names": shown}
                 yield note(many if len(alike) > 1 else one, **about)
 
-    def to_json(self) -> str:
-        """UTF-8 text; a file name that is not valid Unicode survives as JSON escapes."""
-        tables = {
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
             "samples": [{**vars(sample), "path": str(sample.path)} for sample in self.samples],
             "quarantined": [{**item._asdict(), "path": str(item.path)} for item in self.quarantined],
             "notes": [note._asdict() for note in self.notes],
             "aside": [{**item._asdict(), "path": str(item.path)} for item in self.aside],
             "regularization": self.regularization,
         }
-        text = json.dumps(tables, ensure_ascii=False, indent=1)
-        return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+    def write(self, path: Path) -> None:
+        """Into a file, for a run that goes on; a file name that is not valid Unicode survives as JSON escapes."""
+        kept.write(path, self.to_dict())
 
     @staticmethod
-    def read(path: Path) -> Manifest | None:
-        """From a file; None where there is none, or what is there is no manifest."""
-        try:
-            return Manifest.from_json(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-
-    @staticmethod
-    def from_json(text: str) -> Manifest:
-        """The inverse of `to_json`.
+    def read(path: Path) -> Manifest:
+        """From a file.
 
         Raises:
-            ValueError: not JSON, or not a manifest (also KeyError, TypeError).
+            FormatError: TR011, it is not there, damaged, or was changed.
         """
-        tables: dict[str, Any] = json.loads(text)
+        return kept.read(path, Manifest.from_dict)
+
+    @staticmethod
+    def from_dict(tables: Mapping[str, Any]) -> Manifest:
+        """The inverse of `to_dict`.
+
+        Raises:
+            KeyError, TypeError: not a manifest.
+        """
 
         def left_out(name: str) -> tuple[LeftOut, ...]:
             return tuple(LeftOut(**{**row, "path": Path(row["path"])}) for row in tables.get(name, ()))

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from tsuika.core.errors import ImageError
 from tsuika.core.events import Event, Progress, drained
-from tsuika.core.files import write_text
 from tsuika.core.sections import Data
 from tsuika.core.texts import _, listed
 from tsuika.data import caption, caption_files, roles
@@ -85,7 +84,7 @@ def scan_events(
     left_out.sort(key=lambda left: natural_key(str(left.path)))
     manifest = Manifest(tuple(samples), tuple(left_out), tuple(notes), known.aside, known.regularization)
     if report:
-        write_text(report, manifest.to_json())
+        manifest.write(report)
     if len(samples) < needed:
         counts = {"usable": len(samples), "total": len(samples) + len(left_out), "needed": needed}
         why = _why_too_few(manifest)

@@ -7,11 +7,14 @@ than none (bench/guard).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Final, Literal
+from pathlib import Path
+from typing import Final, Literal
 
+from pydantic import TypeAdapter
+
+from tsuika.core import kept
 from tsuika.core.seeds import generator
 
 # Numbers of different images.
@@ -55,19 +58,18 @@ class Split:
     def _out(self, fold: int) -> set[str]:
         return set(self.parts[fold]) if self.parts else set()
 
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), ensure_ascii=False, indent=1)
+    def write(self, path: Path) -> None:
+        """Into a file, for a run that goes on."""
+        kept.write(path, asdict(self))
 
     @staticmethod
-    def from_json(text: str) -> Split:
-        """The inverse of `to_json`.
+    def read(path: Path) -> Split:
+        """From a file.
 
         Raises:
-            ValueError: not JSON, or not a split (also KeyError, TypeError).
+            FormatError: TR011, it is not there, damaged, or was changed.
         """
-        row: dict[str, Any] = json.loads(text)
-        parts, groups = (tuple(map(tuple, row[name])) for name in ("parts", "groups"))
-        return Split(row["kind"], parts, groups, row["seed"])
+        return kept.read(path, TypeAdapter(Split).validate_python)
 
 
 def split(groups: Sequence[Group], seed: int, *, folds: int = 0, share: float = SHARE, count: int = 0) -> Split:

@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from tsuika.core.errors import ModelError, NetworkError
+from tsuika.core.files import at_home
 from tsuika.embedded import world, yardstick
 from tsuika.embedded.things import KNOWN
 
@@ -153,7 +154,7 @@ def load(name: str, device: torch.device) -> Encoder:
     """
     if name == EMBEDDED:
         return Yardstick()
-    folder = Path(name).expanduser()
+    folder = at_home(name)
     return _open(name, folder if folder.is_dir() else _downloaded(name), device)
 
 

@@ -10,7 +10,20 @@ from pathlib import Path
 
 from tsuika import config
 from tsuika.config import Recipe
-from tsuika.core.events import Chosen, Event, Finished, Judged, Phase, Previewed, Started, Stepped, Warned, Written
+from tsuika.core.events import (
+    Chosen,
+    Event,
+    Finished,
+    Judged,
+    Phase,
+    Previewed,
+    Started,
+    Stepped,
+    Warned,
+    Written,
+    note,
+    read,
+)
 from tsuika.core.rundir import RunDir
 from tsuika.core.texts import languages
 from tsuika.evaluation import report, report_guard
@@ -138,7 +151,7 @@ def write_report(
     )
     data = report.ReportData(
         **vars(evidence),
-        title=recipe.output.name or folder.root.resolve().name,
+        title=folder.result_name(recipe.output.name),
         method=notes.started.method,
         family=notes.started.family,
         trigger=recipe.data.trigger,
@@ -166,7 +179,8 @@ def _size(path: Path) -> int:
 
 
 def past(events: Path) -> list[Event]:
-    """What a run did before it was stopped, as far as its saved state stands."""
-    from tsuika.core.events import read
-
-    return [event for event in read(events) if isinstance(event, Phase | Stepped | Previewed | Judged | Chosen)]
+    """What a run did before it was stopped, as far as its saved state stands; and a note where that cannot be read."""
+    found, lost = read(events)
+    known: list[Event] = [one for one in found if isinstance(one, Phase | Stepped | Previewed | Judged | Chosen)]
+    # A kill cuts one line short.
+    return known if lost < 2 else [*known, note("TR013", count=lost)]

@@ -49,7 +49,7 @@ def checks_of(folder: Path) -> list[Judged]:
     """The checks of a run so far, those of the sitting that went on included, in order."""
     log = RunDir(folder).events
     checks: dict[int, Judged] = {}
-    for event in events.read(log) if log.exists() else ():
+    for event in events.read(log)[0] if log.exists() else ():
         if isinstance(event, Judged) and not event.fold:
             checks = {step: one for step, one in checks.items() if step < event.step} | {event.step: event}
     return list(checks.values())
@@ -65,7 +65,7 @@ def measured(folder: Path) -> dict[str, Any]:
     if best is None:
         return {}
     grid = Check.from_json(best.check).reading.held_out.mid
-    split = Split.from_json((RunDir(folder).guard / "split.json").read_text(encoding="utf-8"))
+    split = Split.read(RunDir(folder).guard / "split.json")
     probes = json.dumps([split.parts, len(grid), len(grid[0])], ensure_ascii=False)  # pictures and timesteps
     value, se = evidence["best"]["mean"], evidence["best"]["se"]
     return {"value": value, "se": se, "step": best.step, "grid": grid, "probes": probes}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tsuika.core.errors import ModelError
+from tsuika.core.files import at_home
 from tsuika.core.texts import _
 from tsuika.core.types import AS_STORED, Model, Overrides
 from tsuika.families import sources, stored, vaes
@@ -182,7 +183,7 @@ def place(spec: str, embedded_path: Path | None) -> Path:
         if embedded_path is None:
             raise ModelError("MD001", where=spec, why=_("The embedded base is not part of this installation."))
         return embedded_path
-    if (path := Path(spec).expanduser()).exists():
+    if (path := at_home(spec)).exists():
         return path
     if not sources.is_hub_id(spec):
         why = _("There is no such file or folder, nor is it of the form owner/name.")

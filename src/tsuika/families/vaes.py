@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from tsuika.core import kinds
 from tsuika.core.errors import ModelError
+from tsuika.core.files import at_home
 from tsuika.core.texts import Text, _
 from tsuika.core.weights import open_folder, open_weights, read_json
 from tsuika.families import sources
@@ -60,7 +61,7 @@ def other_vae(title: str, config: Config, vae: str, device: torch.device) -> nn.
         ModelError: no such file (MD009), no VAE (MD002), or one of other latents (MD004).
         NetworkError: the hub is needed and does not answer.
     """
-    path = Path(vae).expanduser()
+    path = at_home(vae)
     if not path.exists():
         if not sources.is_hub_id(vae):
             raise ModelError("MD009", where=vae)

@@ -14,6 +14,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from tsuika.core.events import Warned, note
+from tsuika.core.files import at_home
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -154,7 +155,7 @@ def machine_fonts() -> list[Path]:
     """Font files of this machine in their usual places on Linux, macOS and Windows, those for Japanese first."""
     shared = "/usr/share/fonts", "/usr/local/share/fonts", "/System/Library/Fonts", "/Library/Fonts", "C:/Windows/Fonts"
     own = ".local/share/fonts", ".fonts", "Library/Fonts", "AppData/Local/Microsoft/Windows/Fonts"
-    folders = (*map(Path, shared), *map(Path.home().joinpath, own))
+    folders = (*map(Path, shared), *map(at_home("~").joinpath, own))
     found = (path for folder in folders for path in folder.rglob("*"))
     files = [path for path in found if path.suffix.lower() in (".ttf", ".ttc", ".otf")]
 

@@ -1,25 +1,29 @@
 """Saved states: whole or absent, checked by hash, enough to go on to the same bits.
 
 A state is a folder `step-000120/` with `tensors.safetensors` (weights, optimizer, average) and `manifest.json` (step,
-scheduler, hashes). It is written under a temporary name, flushed and renamed. Every random draw is a function of seed
+hashes). It is written under a temporary name, flushed and renamed. Every random draw is a function of seed
 and step (`core.seeds`), so the step is also the state of the random generators and of the data order.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from tsuika.core import files, kept
+from tsuika.core.errors import FormatError
 from tsuika.core.files import sha256
+from tsuika.core.texts import _
 
-_PREFIX = "step-"
+TENSORS: Final = "tensors.safetensors"
+MANIFEST: Final = "manifest.json"
+_NAME: Final = re.compile(r"step-(\d{6,})")
 
 
 @dataclass(frozen=True)
@@ -69,14 +73,6 @@ def _unflatten(tensors: dict[str, Tensor], plain: dict[str, Any]) -> dict[str, A
     return {"state": state, "param_groups": groups}
 
 
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """On the CPU, each in memory of its own, as safetensors wants it; copies only where it must be: models are large."""
     result: dict[str, Tensor] = {}
@@ -91,48 +87,53 @@ def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def save(folder: Path, state: State) -> Path:
-    """Write `state` as `folder/step-N`; later ones, left by a run that has gone on from before them, go."""
+    """Write `state` as `folder/step-N`; later ones, left by a run that has gone on from before them, go.
+
+    Raises:
+        TsuikaError: the disk is full, ... (`errors.outer_cause`).
+    """
     target = place(folder, state.step)
-    temporary = folder / f".{target.name}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
     tensors, plain = _flatten(state.optimizer)
     tensors |= {f"weights.{name}": value for name, value in state.weights.items()}
     tensors |= {f"average.{name}": value for name, value in state.average.items()}
-    file = temporary / "tensors.safetensors"
-    save_file(_apart(tensors), file)
-    manifest = {"version": 1, "step": state.step, "optimizer": plain, "scaler": state.scaler, "sha256": sha256(file)}
-    (temporary / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
-    for path in (file, temporary / "manifest.json", temporary):
-        _flush(path)
-    if target.exists():  # left by a run that was killed after this step: the same bits
-        shutil.rmtree(target)
-    temporary.rename(target)
-    _flush(folder)
+    with files.whole(target) as temporary:
+        temporary.mkdir()
+        save_file(_apart(tensors), temporary / TENSORS)
+        content = {"version": 2, "step": state.step, "optimizer": plain, "scaler": state.scaler}
+        kept.write(temporary / MANIFEST, {**content, "sha256": sha256(temporary / TENSORS)})
+        # Left by a run that was killed after this step, of the same bits; or damaged.
+        files.remove(target)
     for stale in steps(folder):
         if stale > state.step:
-            shutil.rmtree(place(folder, stale))
+            files.remove(place(folder, stale))
     return target
 
 
 def prune(folder: Path, keep: int) -> None:
     """Drop the oldest states beyond so many."""
     for old in sorted(steps(folder))[:-keep]:
-        shutil.rmtree(place(folder, old))
+        files.remove(place(folder, old))
 
 
-def load(path: Path) -> State | None:
-    """The state in a folder, or None where it is not whole (damaged, or tampered with)."""
+def load(path: Path) -> State:
+    """The state in a folder.
+
+    Raises:
+        FormatError: TR011, it is not whole: damaged, or tampered with.
+    """
     try:
-        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-        if sha256(path / "tensors.safetensors") != manifest["sha256"]:
-            return None
-    except (OSError, json.JSONDecodeError, KeyError):
-        return None
+        return kept.read(path / MANIFEST, lambda manifest: _state(path / TENSORS, manifest))
+    except (OSError, SafetensorError) as error:
+        raise kept.damaged(path, str(error)) from None
+
+
+def _state(file: Path, manifest: dict[str, Any]) -> State:
+    if sha256(file) != manifest["sha256"]:
+        raise kept.damaged(file, _("Its content does not match its checksum."))
     tensors: dict[str, dict[str, Tensor]] = {"weights": {}, "average": {}}
     optimizer: dict[str, Tensor] = {}
-    for name, value in load_file(path / "tensors.safetensors").items():
-        kind, _, rest = name.partition(".")
+    for name, value in load_file(file).items():
+        kind, _dot, rest = name.partition(".")
         if kind == "optimizer":
             optimizer[name] = value
         else:
@@ -143,15 +144,21 @@ def load(path: Path) -> State | None:
 
 def place(folder: Path, step: int) -> Path:
     """Where the state of a step lies."""
-    return folder / f"{_PREFIX}{step:06d}"
+    return folder / f"step-{step:06d}"
 
 
 def steps(folder: Path) -> set[int]:
-    """Of which there are states, whole or not."""
-    return {int(path.name.removeprefix(_PREFIX)) for path in folder.glob(f"{_PREFIX}*")}
+    """Of which there are states, whole or not. What else lies there, such as a copy by hand, is none."""
+    found = ((_NAME.fullmatch(path.name), path) for path in folder.glob("step-*"))
+    return {int(name[1]) for name, path in found if name and path.is_dir() and path == place(folder, int(name[1]))}
 
 
-def newest(folder: Path) -> State | None:
-    """The newest whole state in a folder of states; a damaged one is passed over."""
-    found = (load(place(folder, step)) for step in sorted(steps(folder), reverse=True))
-    return next((state for state in found if state is not None), None)
+def newest(folder: Path) -> tuple[State | None, tuple[str, ...]]:
+    """The newest whole state in a folder of states; and the names of newer ones that are damaged and passed over."""
+    damaged: list[str] = []
+    for step in sorted(steps(folder), reverse=True):
+        try:
+            return load(place(folder, step)), tuple(damaged)
+        except FormatError:
+            damaged.append(place(folder, step).name)
+    return None, tuple(damaged)

@@ -44,7 +44,7 @@ class Fit:
         self.batch, self.condition = batch, condition
         self.schedule = schedule or Schedule.of(recipe.train)
         self.step = self.schedule.first
-        self.between_steps = True
+        self.between_steps, self.ended = True, False
         self.penalties = Penalties(recipe, attachment, self.schedule.total)
         groups = attachment.param_groups()
         self.params = optim.trainable(groups)
@@ -148,6 +148,8 @@ class Fit:
     def _release(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
         self.accelerator.free_memory()
+        self.average, self.ended = {}, True
+        del self.optimizer, self.denoiser
 
     def _load_average(self) -> None:
         if hasattr(self._inner, "eval"):

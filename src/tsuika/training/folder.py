@@ -1,17 +1,22 @@
-"""Run folders: made for a new run, opened again for one that goes on."""
+"""Run folders: made for a new run, opened again for one that goes on; one process at a time works in one."""
 
 from __future__ import annotations
 
-import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from tsuika import config
 from tsuika.config import Recipe
-from tsuika.core.errors import ImageError, InterruptedRunError
-from tsuika.core.files import write_text
+from tsuika.core import events, files
+from tsuika.core.errors import ImageError, InterruptedRunError, RecipeError, TsuikaError
 from tsuika.core.rundir import RunDir
-from tsuika.core.texts import _
 from tsuika.training.preparation import completed
+
+# How often it is tried to take a run's lock.
+LOOKS: Final = 5
 
 
 def check_start(recipe: Recipe, folder: Path) -> None:
@@ -20,6 +25,7 @@ def check_start(recipe: Recipe, folder: Path) -> None:
     Raises:
         RecipeError: RC006, the folder is in use; or as `preparation.completed`.
         ImageError: DS001, there is no image folder.
+        TsuikaError: as `files.check_place`.
     """
     completed(recipe)
     if recipe.data.images and not Path(recipe.data.images).is_dir():
@@ -28,30 +34,76 @@ def check_start(recipe: Recipe, folder: Path) -> None:
 
 
 def start(recipe: Recipe, folder: Path) -> RunDir:
-    """Make a run folder with the complete recipe in it.
+    """A new run folder with the complete recipe in it.
 
     Raises:
-        RecipeError, ImageError: As `check_start`.
+        TsuikaError: As `check_start`.
     """
     check_start(recipe, folder)
     run = RunDir(folder).create()
-    write_text(run.recipe, config.dump(recipe))
+    files.write_text(run.recipe, config.dump(recipe))
     return run
 
 
-def reopen(folder: Path) -> tuple[Recipe, RunDir]:
-    """The recipe and folder of a run that goes on.
+@contextmanager
+def started(recipe: Recipe, folder: Path) -> Iterator[RunDir]:
+    """The same, held for this process.
+
+    Where an error ends the block before anything is trained, nothing is left of it, but for the list of images where
+    that is what the error is about.
+
+    Raises:
+        TsuikaError: As `check_start`; RC027, another process has just begun there.
+    """
+    check_start(recipe, folder)
+    run, was_there = RunDir(folder), folder.exists()
+    try:
+        with _held(run):
+            yield start(recipe, folder)
+    except Exception as error:
+        if isinstance(error, RecipeError) and error.code in ("RC006", "RC027"):
+            raise
+        if not run.events.exists() or not any(isinstance(one, events.Started) for one in events.read(run.events)[0]):
+            about_images = isinstance(error, TsuikaError) and error.code == "DS002"
+            run.clear(keep_list=about_images, keep_root=was_there)
+        raise
+
+
+@contextmanager
+def reopened(folder: Path) -> Iterator[tuple[Recipe, RunDir]]:
+    """The recipe and folder of a run that goes on, held for this process.
+
+    Raises:
+        TsuikaError: as `read`; RC027, another process is at work there.
+    """
+    recipe, run = read(folder)
+    with _held(run):
+        # Left by a process that was killed.
+        for temporary in [*run.root.rglob(files.TEMPORARY)]:
+            files.remove(temporary)
+        yield recipe, run
+
+
+def read(folder: Path) -> tuple[Recipe, RunDir]:
+    """The recipe and folder of a run, to look at.
 
     Raises:
         InterruptedRunError: TR002, this is no run folder.
+        RecipeError: its recipe cannot be read.
     """
     run = RunDir(folder)
     if not run.recipe.is_file():
-        raise InterruptedRunError("TR002", where=folder, why=_("The folder holds no recipe.toml."))
-    # Left by a process that was killed.
-    for temporary in (*run.checkpoints.glob(".*.tmp"), *run.guard.glob("**/.*.tmp")):
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            temporary.unlink(missing_ok=True)
+        raise InterruptedRunError("TR002", where=folder)
     return config.load(run.recipe), run
+
+
+@contextmanager
+def _held(run: RunDir) -> Iterator[None]:
+    # Whoever looks whether it is held holds it for a moment.
+    for _look in range(LOOKS):
+        with files.locked(run.lock) as mine:
+            if mine:
+                yield
+                return
+        time.sleep(0.02)
+    raise RecipeError("RC027", where=run.root, why=files.holder(run.lock))

@@ -10,7 +10,6 @@ from typing import Final, Literal
 
 from tsuika.config import Recipe
 from tsuika.core.events import Warned, note
-from tsuika.core.files import write_text
 from tsuika.core.texts import Text, _
 from tsuika.data import dedupe, split
 from tsuika.data.manifest import Manifest
@@ -91,10 +90,10 @@ def plan(recipe: Recipe, manifest: Manifest, folder: Path) -> GuardPlan:
         return GuardPlan("off", split.Split("none", (), (), 0))
     file = folder / SPLIT
     if file.exists():
-        parted = split.Split.from_json(file.read_text(encoding="utf-8"))
+        parted = split.Split.read(file)
     else:
         parted = _split(recipe, dedupe.groups(manifest))
-        write_text(file, parted.to_json())
+        parted.write(file)
     notes = [note("GD014", names=", ".join(group)) for group in parted.groups if len(group) > 1]
     if len(parted.groups) < split.LEAST_TO_TRUST:
         notes.append(note("GD012", found=len(parted.groups), then=_then(parted.kind)))

@@ -6,11 +6,11 @@ chose. While it goes on, the schedule takes the rate down. bench/guard/continued
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import astuple, dataclass, field
 from typing import Final
 
+from tsuika.core import files
 from tsuika.core.events import Chosen, Event, Phase, Started, note
 from tsuika.core.types import Attachment, count_params
 from tsuika.guard.judge import APART, SEVERAL_BYTES, Judge, Range
@@ -155,7 +155,7 @@ def _variant(
             kept.save(end, run)
         run.discard()
     if prepared.is_main:
-        shutil.rmtree(states, ignore_errors=True)
+        files.remove(states)
 
 
 def _lead(prepared: Prepared, steps: frozenset[int], snapshots: Snapshots, *, resume: bool) -> Iterator[Event]:
@@ -168,7 +168,7 @@ def _lead(prepared: Prepared, steps: frozenset[int], snapshots: Snapshots, *, re
     yield Phase("train", run.schedule.last)
     yield from trainer.train()
     if prepared.is_main:
-        shutil.rmtree(states, ignore_errors=True)
+        files.remove(states)
     run.discard()
     prepared.accelerator.wait_for_everyone()
 

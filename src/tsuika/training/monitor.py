@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,8 +9,8 @@ from typing import Any
 
 from accelerate.utils import broadcast_object_list
 
+from tsuika.core import kept
 from tsuika.core.events import Judged
-from tsuika.core.files import write_text
 from tsuika.core.plain import jsonable
 from tsuika.guard.judge import Judge, Verdict, replay
 from tsuika.guard.probe import Probe
@@ -63,7 +62,7 @@ class Monitor:
         self._guard_s += time.monotonic() - began
         verdict = self.judge.update(Check(step, found[0], self._guard_s, self._train_s))
         if accelerator.is_main_process:
-            write_text(self._file, json.dumps([check.to_json() for check in self.judge.checks]))
+            kept.write(self._file, [check.to_json() for check in self.judge.checks])
         return judged(verdict, self.judge.checks[-1])
 
 
@@ -73,8 +72,12 @@ def has_ended(judge: Judge) -> bool:
 
 
 def read_checks(file: Path) -> list[Check]:
-    """The checks in a file; none where there is no file."""
-    return [Check.from_json(row) for row in json.loads(file.read_text(encoding="utf-8"))] if file.exists() else []
+    """The checks in a file; none where there is no file.
+
+    Raises:
+        FormatError: TR011, it is damaged or was changed.
+    """
+    return kept.read(file, lambda rows: [Check.from_json(row) for row in rows]) if file.exists() else []
 
 
 def judged(verdict: Verdict, check: Check, folds: int = 0) -> Judged:

@@ -18,7 +18,7 @@ from accelerate.utils import DistributedDataParallelKwargs
 
 from tsuika import families, formats
 from tsuika.config import Recipe
-from tsuika.core.errors import FormatError, InterruptedRunError, ModelError, RecipeError, exhausted
+from tsuika.core.errors import FormatError, InterruptedRunError, ModelError, RecipeError, outer_cause
 from tsuika.core.events import Event, Phase, Previewed, Warned, note
 from tsuika.core.files import split_strength
 from tsuika.core.rundir import RunDir
@@ -95,7 +95,7 @@ def clear_errors(recipe: Recipe, where: object) -> Iterator[None]:
             batch=f"--set train.batch_size={smaller}",
             checkpointing="--set train.gradient_checkpointing=true",
         )
-        if (ours := exhausted(error, where=where, do=do)) is None:
+        if (ours := outer_cause(error, where=where, do=do)) is None:
             raise
         raise ours from None
 

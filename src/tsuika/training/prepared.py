@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from accelerate import Accelerator
@@ -49,6 +49,8 @@ class Prepared(Inputs):
     accelerator: Accelerator
     images: Images
     folder: RunDir
+    # The fit that was made last, if any: no two are under way at once.
+    under_way: list[Fit] = field(default_factory=list)
 
     @property
     def is_main(self) -> bool:
@@ -80,7 +82,16 @@ class Prepared(Inputs):
             return images.batch(number, train.batch_size, train.seed)
 
         condition = conditioner(self.model, trained, images.size_px_of)
-        return Fit(self.model, trained, self.recipe, self.accelerator, batch, condition, schedule)
+        run = Fit(self.model, trained, self.recipe, self.accelerator, batch, condition, schedule)
+        self.under_way[:] = [run]
+        return run
+
+    def clear_model(self) -> None:
+        """Take off the model what a fit that was stopped has left there."""
+        for run in self.under_way:
+            if not run.ended:
+                run.discard()
+        self.under_way.clear()
 
     def subjects(self, names: Sequence[str]) -> list[Subject]:
         """Images to measure by."""

@@ -15,10 +15,11 @@ from tsuika.core.files import sha256, split_strength, whole
 from tsuika.core.sections import Data
 from tsuika.core.seeds import derive
 from tsuika.core.texts import _
-from tsuika.core.types import Model, model_tensors
+from tsuika.core.types import Model
 from tsuika.data import reg_images, scan
 from tsuika.data.bank import Bank
 from tsuika.data.bucket import Bucket
+from tsuika.training.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -91,15 +92,6 @@ def drawn(
                 with whole(path) as temporary:
                     image.save(temporary, format="PNG")
     return place
-
-
-def fingerprint(model: Model) -> str:
-    """A hash over names, shapes and some numbers of every tensor of a model."""
-    digest = hashlib.sha256()
-    for name, value in sorted(model_tensors(model).items()):
-        some = value.detach().flatten()[:: max(1, value.numel() // 64)].cpu().float()
-        digest.update(f"{name} {tuple(value.shape)}".encode() + some.numpy().tobytes())
-    return digest.hexdigest()
 
 
 def of_artifacts(texts: Sequence[str]) -> list[tuple[str, list[str], float]]:

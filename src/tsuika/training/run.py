@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tsuika import formats
 from tsuika.config import Recipe
+from tsuika.core import files
+from tsuika.core.errors import StopRequested
 from tsuika.core.events import Event, Finished, Phase, note
 from tsuika.core.rundir import RunDir
 from tsuika.core.texts import _
@@ -15,11 +18,12 @@ from tsuika.core.types import Artifact, Attachment
 from tsuika.guard.judge import MOVED_ALONG
 from tsuika.guard.memorization import Memorization
 from tsuika.pages import sentences
-from tsuika.training import guard_plan, guarded_run, optim, writing
+from tsuika.training import guard_plan, guarded_run, optim, surroundings, writing
 from tsuika.training.fit import Fit
 from tsuika.training.guard_plan import GuardPlan
 from tsuika.training.preparation import Services, accelerate_for, clear_errors, prepare
 from tsuika.training.prepared import Prepared
+from tsuika.training.unfinished import best_so_far
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,10 @@ def train(
         prepared.checkpoint_gradients()
         if recipe.train.compile:
             prepared.model.unet.compile()
+        if begun:
+            yield from surroundings.check(prepared)
+        elif prepared.is_main:
+            surroundings.write(prepared)
         plan = _plan(prepared, begun=begun)
         yield from plan.notes
 
@@ -58,12 +66,37 @@ def train(
                     yield from _preview(prepared, services, step)
                 yield Phase(phase, run.schedule.last)
 
-        trained = yield from guarded_run.train(prepared, plan, after, resume=resume)
+        trained = None
+        with suppress(StopRequested):
+            trained = yield from guarded_run.train(prepared, plan, after, resume=resume)
+        if trained is None:
+            return (yield from _unfinished(prepared, plan))
         yield from _preview(prepared, services, trained.step)
         result = yield from _written(prepared, trained)
         trained.attachment.detach()
         yield Finished(trained.stopped_by, trained.step)
         return result
+
+
+def _unfinished(prepared: Prepared, plan: GuardPlan) -> Generator[Event, None, Result]:
+    """Write what is best so far of a run that was stopped.
+
+    Raises:
+        StopRequested: nothing is there yet.
+    """
+    prepared.clear_model()
+    best = best_so_far(prepared, plan)
+    if best is None or not prepared.is_main:
+        raise StopRequested
+    yield Phase("write")
+    attachment = prepared.attach()
+    attachment.load(best.tensors)
+    name, place = prepared.folder.result_name(prepared.recipe.output.name), prepared.folder.unfinished
+    files.remove(place)
+    artifact = yield from _write(prepared, attachment.artifact(), f"{name}-unfinished", best.step, place)
+    attachment.detach()
+    yield Finished("user", best.step)
+    return Result(prepared, best.step, "user", artifact)
 
 
 def _notes(recipe: Recipe) -> Iterator[Event]:
@@ -79,9 +112,9 @@ def _notes(recipe: Recipe) -> Iterator[Event]:
 def _plan(prepared: Prepared, *, begun: bool) -> GuardPlan:
     guard = prepared.folder.guard
     if prepared.is_main:
-        guard.mkdir(exist_ok=True)
+        files.make_folder(guard)
         if not begun:
-            (guard / guard_plan.SPLIT).unlink(missing_ok=True)
+            files.remove(guard / guard_plan.SPLIT)
     with prepared.accelerator.main_process_first():
         return guard_plan.plan(prepared.recipe, prepared.manifest, guard)
 
@@ -98,7 +131,7 @@ def _written(prepared: Prepared, trained: guarded_run.Trained) -> Generator[Even
     if not prepared.is_main:
         return Result(prepared, trained.step, trained.stopped_by)
     attachment = trained.attachment
-    name = prepared.recipe.output.name or prepared.folder.root.resolve().name
+    name = prepared.folder.result_name(prepared.recipe.output.name)
     found = None
     if prepared.recipe.guard.mode != "off":
         found = prepared.memorization(attachment)
@@ -106,11 +139,12 @@ def _written(prepared: Prepared, trained: guarded_run.Trained) -> Generator[Even
     yield Phase("write")
     if prepared.recipe.output.caption_tags and any(s.caption_source != "built" for s in prepared.manifest.samples):
         yield note("TR020", tags=len(formats.count_tags(_captions(prepared))))
-    artifact = yield from _write(prepared, attachment.artifact(), name, trained.step)
+    artifact = yield from _write(prepared, attachment.artifact(), name, trained.step, prepared.folder.artifacts)
     if trained.snapshots is not None:
         for other, step in trained.others.items():
             attachment.load(trained.snapshots.load(step))
-            yield from _write(prepared, attachment.artifact(), f"{name}-{other}", step)
+            yield from _write(prepared, attachment.artifact(), f"{name}-{other}", step, prepared.folder.artifacts)
+    files.remove(prepared.folder.unfinished)
     return Result(prepared, trained.step, trained.stopped_by, artifact, found)
 
 
@@ -128,10 +162,13 @@ def _drifted(prepared: Prepared, attachment: Attachment, safe: bool) -> Iterator
         yield note("GD035", trigger=data.trigger, share=f"{of_others:.0%}", do=do)
 
 
-def _write(prepared: Prepared, artifact: Artifact, name: str, steps: int) -> Generator[Event, None, Artifact]:
+def _write(
+    prepared: Prepared, artifact: Artifact, name: str, steps: int, place: Path
+) -> Generator[Event, None, Artifact]:
     artifact = replace(artifact, metadata={**artifact.metadata, **_facts(prepared, name, steps)})
     dtype = prepared.recipe.output.dtype
-    yield from writing.write(artifact, prepared.folder, name=name, precision=dtype, model=prepared.model)
+    run = prepared.folder.root
+    yield from writing.write(artifact, place, run, name=name, precision=dtype, model=prepared.model)
     return artifact
 
 

@@ -5,17 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from tsuika.config import Recipe
-from tsuika.core.events import Event, Judged, Saved
-from tsuika.core.files import whole
+from tsuika.core import files, kept, safetensors
+from tsuika.core.errors import FormatError
+from tsuika.core.events import Event, Judged, Saved, note
+from tsuika.core.texts import _
 from tsuika.training import checkpoint
 from tsuika.training.fit import Fit
 from tsuika.training.loop import fit
 from tsuika.training.monitor import Monitor
+
+# In a snapshot's header, of its tensors.
+_HASH: Final = "sha256"
 
 
 @dataclass(frozen=True)
@@ -48,14 +55,24 @@ class Snapshots:
 
     def save(self, step: int, run: Fit) -> None:
         """Write a fit's weights as the snapshot of a step."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with run.written_weights(), whole(self.path(step)) as temporary:
+        with run.written_weights():
             tensors = {name: value.detach().cpu().contiguous() for name, value in run.attachment.tensors().items()}
-            save_file(tensors, temporary)
+            safetensors.save_tensors(self.path(step), tensors, {_HASH: safetensors.data_hash(tensors)})
 
     def load(self, step: int) -> Mapping[str, Tensor]:
-        """The weights of a step."""
-        tensors: dict[str, Tensor] = load_file(self.path(step))
+        """The weights of a step.
+
+        Raises:
+            FormatError: TR011, they are damaged or were changed.
+        """
+        path = self.path(step)
+        try:
+            stored: str | None = safetensors.read_header(path).metadata.get(_HASH)
+            tensors: dict[str, Tensor] = load_file(path)
+        except (FormatError, SafetensorError) as error:
+            raise kept.damaged(path, str(error)) from None
+        if stored != safetensors.data_hash(tensors):
+            raise kept.damaged(path, _("Its content does not match its checksum."))
         return tensors
 
     def keep_only(self, steps: frozenset[int]) -> None:
@@ -63,7 +80,7 @@ class Snapshots:
         kept = {self.path(step) for step in steps}
         for path in self._folder.glob("step-*.safetensors"):
             if path not in kept:
-                path.unlink()
+                files.remove(path)
 
 
 @dataclass(frozen=True)
@@ -96,8 +113,11 @@ class Trainer:
         self._stops_from, self._keeping, self._after = stops_from, keeping, after
         # The verdict at the step it goes on from: its event may not have been taken.
         self._repeated: Judged | None = None
-        if resume and (state := checkpoint.newest(saving.folder)) is not None:
-            run.restore(state)
+        self._passed_over: tuple[str, ...] = ()
+        if resume:
+            state, self._passed_over = checkpoint.newest(saving.folder)
+            if state is not None:
+                run.restore(state)
         if resume and monitor is not None:
             self._repeated = monitor.replay(run.step)
 
@@ -105,6 +125,8 @@ class Trainer:
         """Train. Closing the generator saves a state first."""
         run, saved, is_main = self.run, self.run.step, self.run.accelerator.is_main_process
         try:
+            if self._passed_over:
+                yield note("TR012", names=", ".join(self._passed_over), step=run.step)
             # The second is of a check that was cut short.
             for verdict in (self._repeated, self._check(0.0)):
                 if verdict is not None:

@@ -6,12 +6,12 @@ the warm-up, since its end is not known yet.
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from tsuika.core import files
 from tsuika.core.events import Event, Judged, Phase
 from tsuika.guard.judge import Judge, Rule, replay
 from tsuika.training import checkpoint
@@ -41,7 +41,7 @@ def trial_run(
     if prepared.is_main:
         # The checks, and the snapshots, are all that is needed of them.
         for fold in range(len(plan.split.parts)):
-            shutil.rmtree(_states(prepared, fold), ignore_errors=True)
+            files.remove(_states(prepared, fold))
     return judge
 
 
@@ -109,7 +109,7 @@ def _fold(
             event = replace(event, fold=fold + 1, folds=plan.folds)
         yield event
     if prepared.is_main:
-        done.touch()
+        files.write_text(done, "")
         checkpoint.prune(folder, 1)
     run.discard()
     return monitor.judge

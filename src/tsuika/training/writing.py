@@ -11,7 +11,6 @@ from tsuika import families, formats
 from tsuika.core.errors import FormatError
 from tsuika.core.events import Event, Written, note
 from tsuika.core.files import sha256
-from tsuika.core.rundir import RunDir
 from tsuika.core.texts import _
 from tsuika.core.types import Artifact, Format, Model
 from tsuika.methods import find
@@ -44,9 +43,12 @@ def faint_layers(artifact: Artifact, precision: str) -> frozenset[str]:
     return frozenset(found)
 
 
-def write(artifact: Artifact, folder: RunDir, *, name: str, precision: str, model: Model | None) -> Iterator[Event]:
-    """Write the artifact in every format for its method, read each file back, and compare what they do.
+def write(
+    artifact: Artifact, folder: Path, run: Path, *, name: str, precision: str, model: Model | None
+) -> Iterator[Event]:
+    """Write the artifact in every format for its method into a folder, read each file back, and compare what they do.
 
+    Events name the files relative to the folder `run`.
     `name` is without suffix; a whole model is read back as one like `model`, which the artifact was trained on.
 
     Raises:
@@ -58,7 +60,7 @@ def write(artifact: Artifact, folder: RunDir, *, name: str, precision: str, mode
     for stem, piece in formats.pieces(artifact, name).items():
         left = len(known := formats.for_method(piece.method, find(piece.method).formats))
         for format_ in known:
-            path = folder.artifacts / f"{stem}{format_.suffix}"
+            path = folder / f"{stem}{format_.suffix}"
             try:
                 format_.write(piece, path, dtype=dtype)
             except FormatError as error:
@@ -72,7 +74,7 @@ def write(artifact: Artifact, folder: RunDir, *, name: str, precision: str, mode
             errors = _errors(piece, format_, path, model)
             error_size = largest_error(errors, faint, precision, path)
             file = path if path.is_file() else next(path.rglob("*.safetensors"))
-            yield Written(str(path.relative_to(folder.root)), format_.name, sha256(file), error_size)
+            yield Written(str(path.relative_to(run)), format_.name, sha256(file), error_size)
 
 
 def largest_error(errors: Mapping[str, float], faint: Collection[str], precision: str, path: Path) -> float:

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from tsuika.api.status import is_running
+from tsuika.api.status import state_of
 from tsuika.core.rundir import RunDir
 from tsuika.studio import planning
 from tsuika.studio.home import Project
@@ -53,9 +53,8 @@ def _short(studio: Studio, project: Project) -> dict[str, Any]:
 
 
 def _run(studio: Studio, run: RunDir) -> dict[str, Any]:
-    finished = run.report_json.is_file()
-    state = "finished" if finished else "running" if is_running(run) else "stopped"
-    return {"id": studio.home.key_of(run.root), "name": run.root.name, "state": state}
+    about = {"id": studio.home.key_of(run.root), "name": run.root.name}
+    return {**about, "state": state_of(run), "has_result": run.report_json.is_file()}
 
 
 @router.post("/projects")

@@ -6,7 +6,7 @@ import { Icon, Picker, Trouble, Working, useEffect, useState } from "./ui.js";
 
 /** @param {{project: any}} props */
 export default function Compare({ project }) {
-  const finished = project.runs.filter((/** @type {any} */ one) => one.state === "finished");
+  const finished = project.runs.filter((/** @type {any} */ one) => one.has_result);
   const wished = route.value.query.get("run");
   const id = finished.find((/** @type {any} */ one) => one.id === wished)?.id ?? finished[0]?.id ?? project.runs[0]?.id;
   const [run, setRun] = useState(/** @type {any} */ (null));
@@ -18,9 +18,9 @@ export default function Compare({ project }) {
     if (id) tried(async () => setRun(await get(`/runs/${id}`)));
   }, [id]);
   useEffect(() => {
-    if (run?.state === "finished") tried(async () => setResults(await get(`/runs/${id}/results`)));
-  }, [run?.state, evaluation?.ended]);
-  if (!id || (run && run.state !== "finished"))
+    if (run?.has_result) tried(async () => setResults(await get(`/runs/${id}/results`)));
+  }, [run?.has_result, evaluation?.ended]);
+  if (!id || (run && !run.has_result))
     return html`<main class="page"><p class="soft">${_("There is nothing to compare yet: no training has finished.")}</p>
       <div><a class="button main" href=${link("projects", project.id, id ? "train" : "plan")}>${id ? _("To the training") : _("To the plan")}</a></div></main>`;
   if (!run || !results) return html`<main class="page"></main>`;

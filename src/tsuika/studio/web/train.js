@@ -65,6 +65,7 @@ function Head({ state, job, run, ask, project }) {
         ${isOpen(job) && html`<${Asked} label=${state === "waiting" ? _("Cancel") : _("Stop")} question=${state === "waiting" ? _("Really?") : _("It is saved, and can go on later.")}
           onYes=${() => tried(() => send("POST", `/jobs/${job.id}`, { action: "stop" }))} />`}
         ${["stopped", "cancelled"].includes(state) && run?.can_resume && html`<button class="main" onClick=${() => ask("resume")}><${Icon} name="play" /> ${_("Resume")}</button>`}
+        ${state === "stopped" && run?.has_result && project && html`<a class="button" href=${link("projects", project.id, "compare")}>${_("Best so far")} <${Icon} name="next" /></a>`}
         ${state === "finished" && project && html`<a class="button main" href=${link("projects", project.id, "compare")}>${_("Compare")} <${Icon} name="next" /></a>`}
       </div></div>
     ${isOpen(job) && html`<${Bar} done=${done} total=${total} />
