@@ -6,7 +6,7 @@ TORCH ?= torch==2.13.0
 TORCH_FLAGS ?=
 BIN := .venv/bin
 
-.PHONY: setup demo test test-slow check docs base format messages clean
+.PHONY: setup demo test test-slow test-browser check-web check docs base format messages clean
 
 PO := $(wildcard src/tsuika/locale/*/LC_MESSAGES/tsuika.po)
 
@@ -30,7 +30,23 @@ test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 test-slow: setup
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "slow and not browser"
+
+# For those who work on the studio: types of its front end, and its libraries against npm's. Needs npm.
+check-web: setup
+	npx --yes --package typescript@7.0.2 tsc -p scripts/jsconfig.json
+	$(BIN)/python scripts/vendor_web.py
+
+# The studio in Chromium (Debian: apt-get install chromium); axe-core comes from npm, for the tests alone.
+AXE := axe-core-4.14.1
+
+build/axe/package/axe.min.js:
+	mkdir -p build/axe
+	npm pack axe-core@4.14.1 --silent --pack-destination build/axe
+	tar -xzf build/axe/$(AXE).tgz -C build/axe
+
+test-browser: setup build/axe/package/axe.min.js
+	$(BIN)/python -m pytest -s -m "browser" tests/studio
 
 check: setup
 	$(BIN)/ruff check .

@@ -15,6 +15,8 @@ from babel.messages.extract import extract_from_dir
 from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po
 
+from tsuika.studio.catalogue import messages
+
 SOURCE = Path(__file__).parents[1] / "src/tsuika"
 FILES = [("**.py", "python"), ("**.j2", "jinja2")]
 KEYWORDS = {"_": None, "_n": (1, 2)}
@@ -22,7 +24,7 @@ KEYWORDS = {"_": None, "_n": (1, 2)}
 
 def extracted(source: Path = SOURCE) -> dict[str, str]:
     """Every message of the code, with its plural or nothing."""
-    found = {}
+    found = messages(sorted((source / "studio/web").glob("*.js")))
     for _file, _line, message, _comments, _context in extract_from_dir(source, method_map=FILES, keywords=KEYWORDS):
         singular, plural = (message, "") if isinstance(message, str) else message[:2]
         found[singular] = plural or found.get(singular, "")

@@ -10,6 +10,8 @@ from .api.drawing import Generated as Generated
 from .api.drawing import generate as generate
 from .api.evaluating import Evaluated as Evaluated
 from .api.evaluating import evaluate as evaluate
+from .api.exporting import Exported as Exported
+from .api.exporting import export as export
 from .api.files import FileInfo as FileInfo
 from .api.files import inspect as inspect
 from .api.machine import MachineInfo as MachineInfo
@@ -30,6 +32,10 @@ from .api.sheets import CellDrawn as CellDrawn
 from .api.sheets import Sheet as Sheet
 from .api.sheets import SheetWritten as SheetWritten
 from .api.sheets import grid as grid
+from .api.status import RunStatus as RunStatus
+from .api.status import sample as sample
+from .api.status import status as status
+from .api.status import stop as stop
 from .api.training import DEMO_PICTURES as DEMO_PICTURES
 from .api.training import DEMO_RECIPE as DEMO_RECIPE
 from .api.training import DryRun as DryRun

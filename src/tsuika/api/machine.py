@@ -48,6 +48,7 @@ class MachineInfo:
         device: that `auto` picks: the GPU's name, else `cpu` or `mps`.
         device_memory_gib: of a CUDA GPU, free and in all, in GiB.
         precision: that `auto` picks: fp32, bf16 or fp16.
+        devices: that `--device` may name, with what they are.
         embedded_base: whether the embedded base is installed.
         libraries: name to version.
     """
@@ -64,6 +65,7 @@ class MachineInfo:
     device: str
     device_memory_gib: tuple[float, float] | None
     precision: str
+    devices: Mapping[str, str]
     embedded_base: bool
     libraries: Mapping[str, str]
 
@@ -97,6 +99,7 @@ def doctor() -> Generator[Event, None, MachineInfo]:
         device=torch.cuda.get_device_name() if place.type == "cuda" else place.type,
         device_memory_gib=_gib(*torch.cuda.mem_get_info()) if place.type == "cuda" else None,
         precision=pick_precision("auto", place),
+        devices=_devices(place.type),
         embedded_base=(EMBEDDED / "model_index.json").is_file(),
         libraries={name: _version(name) for name in LIBRARIES},
     )
@@ -129,6 +132,12 @@ def _without_names(path: Path) -> str:
     """A path below the home folder, or nothing of it: names of people and folders are not for a public report."""
     home = at_home("~")
     return f"~/{path.relative_to(home).as_posix()}" if path.is_relative_to(home) else _("another place")
+
+
+def _devices(kind: str) -> dict[str, str]:
+    if kind != "cuda":
+        return {kind: kind}
+    return {f"cuda:{number}": torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())}
 
 
 def _version(name: str) -> str:

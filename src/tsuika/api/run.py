@@ -11,7 +11,8 @@ from __future__ import annotations
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
+from contextvars import ContextVar
 from functools import wraps
 from types import TracebackType
 from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
@@ -24,6 +25,20 @@ P = ParamSpec("P")
 Result = TypeVar("Result")
 Events = Generator[Event, None, Result]
 Last = TypeVar("Last", bound=Event)
+
+
+# Of what follows in this context.
+_listeners: ContextVar[tuple[Callable[[Event], None], ...]] = ContextVar("listeners", default=())
+
+
+@contextmanager
+def listening(listener: Callable[[Event], None]) -> Iterator[None]:
+    """Hand the events of all runs within to `listener` as well, as they happen."""
+    token = _listeners.set((*_listeners.get(), listener))
+    try:
+        yield
+    finally:
+        _listeners.reset(token)
 
 
 class Run(Generic[Result]):
@@ -71,6 +86,8 @@ class Run(Generic[Result]):
         finally:
             self._stops = False
         self._display.update(event)
+        for listener in _listeners.get():
+            listener(event)
         return event
 
     def _finish(self) -> None:

@@ -23,7 +23,7 @@ from tsuika.config import Recipe
 from tsuika.core import files
 from tsuika.core.english import article
 from tsuika.core.errors import InterruptedRunError, StopRequested
-from tsuika.core.events import Event, Phase, Previewed, Warned, note
+from tsuika.core.events import Event, Finished, Phase, Previewed, Stepped, Warned, note
 from tsuika.core.rundir import RunDir
 from tsuika.core.sections import Train
 from tsuika.core.types import Model
@@ -213,12 +213,16 @@ def _run(recipe: Recipe, folder: RunDir, reporting: Reporting, *, resume: bool) 
     if resume and folder.events.exists():
         for event in run_record.past(folder.events):
             notes.add(event)
+    # Of a process that was killed before it could answer.
+    folder.takes(folder.stop_request)
     events = _with_note(run.train(recipe, folder, services(), resume=resume), () if resume else _usual(recipe))
     result = yield from _recorded(events, folder, notes)
     if not _is_main():
         return Trained(folder.root, {})
     yield Phase("report")
     _report(result, notes, reporting)
+    if folder.stop_request.exists() and result.stopped_by == "user":
+        raise _stopped(folder, result.step)
     return Trained.read(folder.root)
 
 
@@ -256,7 +260,14 @@ class _Stream(Generic[Returned]):
 def _recorded(
     events: Generator[Event, None, run.Result], folder: RunDir, notes: run_record.RunRecord
 ) -> Generator[Event, None, run.Result]:
-    """The same events, each noted and written into `events.jsonl` by the first of several processes."""
+    """The same events, each noted and written into `events.jsonl` by the first of several processes.
+
+    Where somebody has asked for a stop through the run's folder, the request stays there until the run is over.
+
+    Raises:
+        InterruptedRunError: TR031, for that reason, and there is no result to write yet.
+    """
+    step, asked = 0, False
     with closing(events):
         onwards: Callable[[], Event] = events.__next__
         while True:
@@ -264,14 +275,26 @@ def _recorded(
                 event = onwards()
             except StopIteration as end:
                 return cast(run.Result, end.value)
+            except StopRequested:
+                if not asked:
+                    raise
+                raise _stopped(folder, step) from None
             onwards = events.__next__
             notes.add(event)
+            step = event.step if isinstance(event, Stepped) else step
             if _is_main():
                 files.append(folder.events, event.to_json())
             try:
                 yield event
             except StopRequested as request:
                 onwards = partial(events.throw, request)
+            if _is_main() and not asked and not isinstance(event, Finished) and folder.stop_request.exists():
+                asked, onwards = True, partial(events.throw, StopRequested())
+
+
+def _stopped(folder: RunDir, step: int) -> InterruptedRunError:
+    folder.takes(folder.stop_request)
+    return InterruptedRunError("TR031", where=folder.root, step=step, run=folder.root)
 
 
 def _preview(prepared: Prepared, step: int) -> Iterator[Previewed]:

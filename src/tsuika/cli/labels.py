@@ -19,6 +19,7 @@ LABELS: Final[Mapping[str, Text]] = {
     "autov3": _("AutoV3 hash"),
     "base": _("Base model"),
     "base_name": _("Base model"),
+    "best_step": _("Best step"),
     "buckets": _("Buckets"),
     "cache": _("Cache"),
     "cache_free_gib": _("Free disk space of the cache (GiB)"),
@@ -28,6 +29,7 @@ LABELS: Final[Mapping[str, Text]] = {
     "date": _("Date"),
     "device": _("Device"),
     "device_memory_gib": _("Memory of the device, free and in all (GiB)"),
+    "devices": _("Devices"),
     "disk_free_gib": _("Free disk space (GiB)"),
     "dtype": _("Precision"),
     "embedded_base": _("Embedded base model"),
@@ -59,6 +61,7 @@ LABELS: Final[Mapping[str, Text]] = {
     "name": _("Name"),
     "norms": _("Lengths of the vectors"),
     "out": _("File"),
+    "phase": _("At work on"),
     "pictures": _("Images"),
     "precision": _("Precision"),
     "prediction": _("Prediction"),
@@ -67,7 +70,10 @@ LABELS: Final[Mapping[str, Text]] = {
     "ranks": _("Ranks"),
     "recipe": _("Recipe"),
     "resolution": _("Training size"),
+    "run": _("Run folder"),
     "sha256": _("SHA-256"),
+    "state": _("State"),
+    "step": _("Step"),
     "steps": _("Steps"),
     "steps_done": _("Steps done"),
     "stopped_by": _("Stopped by"),
@@ -97,6 +103,11 @@ _KINDS: Final[Mapping[str, Text]] = {
     "unet": _("UNet"),
     "vae": _("VAE"),
 }
+_STATES: Final[Mapping[str, Text]] = {
+    "running": _("running"),
+    "stopped": _("stopped; it can be resumed"),
+    "finished": _("finished"),
+}
 _STOPPED_BY: Final[Mapping[str, Text]] = {
     "steps": _("the number of steps"),
     "guard": _("the overfitting guard"),
@@ -104,7 +115,7 @@ _STOPPED_BY: Final[Mapping[str, Text]] = {
     "diverged": _("divergence"),
 }
 # By key: the names of its values.
-_NAMED: Final[Mapping[str, Mapping[str, Text]]] = {"kind": _KINDS, "stopped_by": _STOPPED_BY}
+_NAMED: Final[Mapping[str, Mapping[str, Text]]] = {"kind": _KINDS, "state": _STATES, "stopped_by": _STOPPED_BY}
 # A longer list has a line for each item.
 _LONG: Final = 60
 

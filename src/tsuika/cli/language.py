@@ -40,15 +40,20 @@ def local(text: str) -> str:
 
 def requested(arguments: Sequence[str]) -> tuple[list[str], str]:
     """The arguments without `--lang`, wherever on the line it is, and its value; `auto` without it."""
-    rest, request = [*arguments], AUTO
+    rest, request = taken(arguments, _FLAG)
+    return rest, request or AUTO
+
+
+def taken(arguments: Sequence[str], wanted: str) -> tuple[list[str], str]:
+    """The arguments without a flag, wherever on the line it is, and its last value; empty without it."""
+    rest, last = [*arguments], ""
     end = rest.index("--") if "--" in rest else len(rest)
     for place in range(end - 1, -1, -1):
         flag, equals, value = rest[place].partition("=")
-        if flag == _FLAG and (equals or place + 1 < end):
-            found = value if equals else rest[place + 1]
-            request = found if request == AUTO else request
+        if flag == wanted and (equals or place + 1 < end):
+            last = last or (value if equals else rest[place + 1])
             del rest[place : place + (1 if equals else 2)]
-    return rest, request
+    return rest, last
 
 
 def chosen(request: str, environment: Mapping[str, str]) -> str | None:

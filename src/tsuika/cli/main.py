@@ -9,7 +9,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from tsuika.cli import advise, check, drawing, early, evaluate, language, screen, searching, tools, usage
+from tsuika.cli import advise, check, drawing, early, evaluate, language, runs, screen, searching, studio, tools, usage
 from tsuika.cli import vae as vae_commands
 from tsuika.cli.flags import BaseModel, ClassWord, Device, Images, Json, Method, RecipeFile, Set, Trigger, Vae, built
 from tsuika.core.texts import _
@@ -122,6 +122,11 @@ def resume(run: Annotated[Path, typer.Argument(help=_("Run folder."))], json: Js
 
 for command, text in (
     (advise.advise, _("Recommend a method for your images, with a recipe to start from and the evidence for it.")),
+    (studio.studio, _("Open the studio: everything in the browser, on this machine.")),
+    (runs.status, _("Show what a training run is doing, in this process or another.")),
+    (runs.stop, _("Stop a training run between two steps; everything is saved, and it can be resumed.")),
+    (runs.sample, _("Have a running training generate its previews now.")),
+    (runs.export, _("Copy a result into a program's folder, read it back, with an image and a card beside it.")),
     (check.check, _("Check a folder of images: unreadable, small, blurred, near-duplicates, captions, variety.")),
     (drawing.generate, _("Generate images, with LoRAs, embeddings and hypernetworks at any strength.")),
     (drawing.grid, _("Compare: one image for every value of up to three axes, on one labelled sheet.")),

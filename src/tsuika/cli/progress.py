@@ -4,31 +4,16 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from tsuika.cli import screen
-from tsuika.cli.language import local
 from tsuika.cli.pulse import Pulse
 from tsuika.core.events import Phase, Progress, Warned
-from tsuika.core.texts import Text, _
 
 if TYPE_CHECKING:
     from tsuika.api.run import Run
 
 Result = TypeVar("Result")
-
-# Of calls that are no training; `screen.phase` names the others.
-_PHASES: Final[Mapping[str, Text]] = {
-    "clean": _("Writing the cleaned copy"),
-    "compare-pictures": _("Comparing the images with each other"),
-    "contact-sheet": _("Writing the contact sheet"),
-    "detail": _("Trying what detail the base model can hold"),
-    "estimate": _("Estimating time and memory"),
-    "extract": _("Computing the difference of the weights"),
-    "merge": _("Merging the weights"),
-    "start-word": _("Trying known words for a new word to start from"),
-}
 
 
 class Written(Protocol):
@@ -46,7 +31,7 @@ def watch(run: Run[Result]) -> Result:
         for event in run:
             match event:
                 case Phase(name=name, total=total):
-                    title = local(_PHASES[name]) if name in _PHASES else screen.phase(name)
+                    title = screen.phase(name)
                     screen.say(title)
                     pulse.begin(title, total)
                     if task is not None:

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import typer
 
-from tsuika.cli import labels, language, layout, usage
+from tsuika.api import phases
+from tsuika.cli import labels, language, layout, recording, usage
 from tsuika.cli.language import local
 from tsuika.core.errors import TsuikaError, outer_cause
 from tsuika.core.events import Chosen, Event, Judged, Phase, Progress, Started, Stepped, Warned, Written
@@ -34,32 +35,13 @@ if TYPE_CHECKING:
 
     from tsuika.api.run import Run
 
-_PHASES: Final[Mapping[str, Text]] = {
-    "load": _("Loading the base model"),
-    "pictures": _("Checking the images"),
-    "encode": _("Encoding the images"),
-    "class-pictures": _("Generating regularization images"),
-    "look": _("Training, and searching for the best step"),
-    "train": _("Training"),
-    "variant": _("Training once more, for another step of the range"),
-    "preview": _("Generating previews"),
-    "compare": _("Generating images before and after"),
-    "compare-settings": _("Trying the settings"),
-    "compare-vaes": _("Encoding and decoding with the VAEs"),
-    "tune-vae": _("Tuning the decoder"),
-    "prove": _("Measuring on images that were not used for the tuning"),
-    "evaluate": _("Generating images"),
-    "grid": _("Generating the images of the sheet"),
-    "write": _("Writing and checking the files"),
-    "report": _("Writing the report"),
-}
 # Of lines that belong to a phase.
 _INDENT: Final = " " * 10
 
 
 def phase(name: str) -> str:
     """A phase in the language in use."""
-    return local(_PHASES.get(name, name))
+    return local(phases.title(name))
 
 
 def print_out(text: str) -> None:
@@ -91,6 +73,7 @@ def note(warned: Warned) -> None:
 
 def error(ours: TsuikaError) -> None:
     """Show an error as one block on stderr."""
+    recording.failed(ours)
     what, *rest = ours.lines()
     say(what, rest="  ")
     for line in rest:
@@ -368,6 +351,12 @@ def _started(event: Started) -> Text:
 
 def run(app: typer.Typer, arguments: Sequence[str]) -> None:
     """Run the program and exit with its status."""
+    rest, file = language.taken(arguments, recording.FLAG)
+    with recording.into(Path(file) if file else None):
+        _run(app, rest)
+
+
+def _run(app: typer.Typer, arguments: Sequence[str]) -> None:
     for name in ("stdout", "stderr"):
         # Closed by whoever called: what is said goes nowhere.
         if getattr(sys, name) is None:

@@ -204,6 +204,17 @@ def locked(path: Path, *, wait: bool = False) -> Iterator[bool]:
         yield held
 
 
+def is_locked(path: Path) -> bool:
+    """Whether another process holds a lock; nothing is written."""
+    from filelock import lock_descriptor
+
+    try:
+        with path.open("rb+") as stream:
+            return not lock_descriptor(stream.fileno(), blocking=False)
+    except OSError:
+        return False
+
+
 def holder(path: Path) -> Text:
     """Who holds a lock, in words."""
     try:

@@ -390,6 +390,12 @@ MESSAGES: Final[Mapping[str, Message]] = {
         _("Programs show them, and whoever gets a file can read them."),
         _("To leave them out: --set output.caption_tags=false"),
     ),
+    "TR031": Message(
+        _("Stopped at step {step}, as was asked"), _("Everything is saved."), _("Go on with: tsuika resume {run}")
+    ),
+    "TR033": Message(
+        _("The run is not running"), _("No process is working on it."), _("Go on with: tsuika resume {run}")
+    ),
     "GD001": Message(
         _("Stopped at step {step}: the loss became NaN or infinite"),
         _("The state of step {best} is kept (0 is the untrained base model)."),

@@ -36,6 +36,9 @@ class RunDir:
     left_out = _Inside("pictures.json")
     began = _Inside("began.json")
     lock = _Inside(".lock")
+    # Made by whoever wants something of the running process; taken away when it is done, between two steps.
+    stop_request = _Inside("requests/stop")
+    sample_request = _Inside("requests/sample")
 
     @property
     def has_states(self) -> bool:
@@ -50,6 +53,14 @@ class RunDir:
     def result_name(self, asked: str = "") -> str:
         """What a result is called, without ending: as the recipe asks, else after the folder."""
         return asked or names.stem_of(self.root.resolve().name)
+
+    def takes(self, request: Path) -> bool:
+        """Whether something was requested; it is taken away."""
+        try:
+            request.unlink()
+        except OSError:
+            return False
+        return True
 
     def check_free(self) -> None:
         """Whether a new run may go there.

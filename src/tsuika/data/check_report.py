@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 from tsuika.core.texts import Text, _, _n
 from tsuika.data.faults import FAULTS
 from tsuika.data.manifest import CaptionSource
+from tsuika.pages import in_languages
 
 # unusable: training leaves it out. look: a person should look. note: for information, nothing need be done.
 Level = Literal["unusable", "look", "note"]
@@ -172,11 +173,14 @@ class Report:
         return tuple(image.name for image in self.usable if image.name in named)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready, with the counts that `--json` begins with."""
+        """JSON-ready, with the counts that `--json` begins with, and the texts of the findings by language."""
         counts = {"total": self.total, "usable": len(self.usable), "to_look_at": len(self.to_look_at)}
         table = asdict(self)
         for row in table["pictures"]:
             row["path"] = str(row["path"])
+        for row, finding in zip(table["findings"], self.findings, strict=True):
+            row |= {"what": in_languages(finding.what), "why": in_languages(finding.why)}
+            row["todo"] = in_languages(finding.todo)
         return {**counts, **table, "folder": str(self.folder)}
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from tsuika import config
 from tsuika.config import Recipe
@@ -12,6 +14,9 @@ from tsuika.core import events, files
 from tsuika.core.errors import ImageError, InterruptedRunError, RecipeError, TsuikaError
 from tsuika.core.rundir import RunDir
 from tsuika.training.preparation import completed
+
+# How often it is tried to take a run's lock.
+LOOKS: Final = 5
 
 
 def check_start(recipe: Recipe, folder: Path) -> None:
@@ -94,7 +99,11 @@ def read(folder: Path) -> tuple[Recipe, RunDir]:
 
 @contextmanager
 def _held(run: RunDir) -> Iterator[None]:
-    with files.locked(run.lock) as mine:
-        if not mine:
-            raise RecipeError("RC027", where=run.root, why=files.holder(run.lock))
-        yield
+    # Whoever looks whether it is held holds it for a moment.
+    for _look in range(LOOKS):
+        with files.locked(run.lock) as mine:
+            if mine:
+                yield
+                return
+        time.sleep(0.02)
+    raise RecipeError("RC027", where=run.root, why=files.holder(run.lock))

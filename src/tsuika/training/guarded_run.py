@@ -6,7 +6,7 @@ chose. While it goes on, the schedule takes the rate down. bench/guard/continued
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import astuple, dataclass, field
 from typing import Final
 
@@ -21,14 +21,11 @@ from tsuika.training.monitor import has_ended
 from tsuika.training.prepared import Prepared
 from tsuika.training.schedule import Schedule
 from tsuika.training.trainer import Keeping, Saving, Snapshots, Trainer
-from tsuika.training.trial_run import keeping_of, monitor_of, trial_run
+from tsuika.training.trial_run import After, keeping_of, monitor_of, trial_run
 
 DIVERGED: Final = ("GD001", "GD002", "GD003")
 # Times `guard.overhead`: a little more is not reported.
 MUCH: Final = 1.5
-
-# Previews and the like after a step of a fit.
-After = Callable[[Fit, int], Iterator[Event]]
 
 
 @dataclass(frozen=True)
@@ -51,7 +48,7 @@ def train(prepared: Prepared, plan: GuardPlan, after: After, *, resume: bool) ->
     yield _started(prepared, trainable, 0)
     several = nbytes < SEVERAL_BYTES
     snapshots = Snapshots(prepared.folder.guard / "look")
-    judge = yield from trial_run(prepared, plan, snapshots, several=several, resume=resume)
+    judge = yield from trial_run(prepared, plan, snapshots, after, several=several, resume=resume)
     return (yield from _go_on(prepared, plan, judge, snapshots, after, several=several, resume=resume))
 
 
@@ -81,7 +78,7 @@ def _one_training(
         monitor=monitor,
         stops_from=0 if obeys else None,
         keeping=keeping_of(snapshots, several, monitor.judge) if monitor is not None and keeps else None,
-        after=lambda step: after(run, step),
+        after=lambda step: after(run, step, "train"),
         resume=resume,
     )
     yield _started(prepared, count_params(run.params), run.step)
@@ -128,7 +125,7 @@ def _go_on(
         yield from _variant(prepared, plan, step, snapshots, kept, resume=resume)
     run = _from_trial(prepared, plan, best, snapshots)
     saving = Saving.of(prepared.folder.checkpoints, recipe)
-    trainer = Trainer(run, saving, after=lambda step: after(run, step), resume=resume)
+    trainer = Trainer(run, saving, after=lambda step: after(run, step, "train"), resume=resume)
     yield Phase("train", run.schedule.last)
     yield from trainer.train()
     return _trained(prepared, run, ends, kept, run.step, _stopped_by(judge))

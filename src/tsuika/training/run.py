@@ -58,12 +58,13 @@ def train(
         plan = _plan(prepared, begun=begun)
         yield from plan.notes
 
-        def after(run: Fit, step: int) -> Iterator[Event]:
-            """Previews in the course of the training, where the recipe asks for them."""
-            if recipe.preview.every and step % recipe.preview.every == 0:
+        def after(run: Fit, step: int, phase: str) -> Iterator[Event]:
+            """Previews in the course of the training, where the recipe or anybody asks for them."""
+            due = recipe.preview.every and step % recipe.preview.every == 0
+            if due or (prepared.is_main and folder.takes(folder.sample_request)):
                 with run.written_weights():
                     yield from _preview(prepared, services, step)
-                yield Phase("train", run.schedule.last)
+                yield Phase(phase, run.schedule.last)
 
         trained = None
         with suppress(StopRequested):

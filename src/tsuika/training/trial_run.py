@@ -7,7 +7,7 @@ the warm-up, since its end is not known yet.
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,17 +23,21 @@ from tsuika.training.schedule import Schedule
 from tsuika.training.trainer import Keeping, Saving, Snapshots, Trainer
 
 Trial = Generator[Event, None, Judge]
+# Previews and the like after a step of a fit, in a phase of this name.
+After = Callable[[Fit, int, str], Iterator[Event]]
 
 
-def trial_run(prepared: Prepared, plan: GuardPlan, snapshots: Snapshots, *, several: bool, resume: bool) -> Trial:
+def trial_run(
+    prepared: Prepared, plan: GuardPlan, snapshots: Snapshots, after: After, *, several: bool, resume: bool
+) -> Trial:
     """The trial runs of a plan; returns the judge, who has chosen the best step.
 
     `snapshots` takes the steps that may be chosen (with folds none): the whole range with `several`, else the best alone.
     """
     if plan.folds:
-        judge = yield from _folds(prepared, plan, resume=resume)
+        judge = yield from _folds(prepared, plan, after, resume=resume)
     else:
-        judge = yield from _fold(prepared, plan, 0, keeping=(snapshots, several), resume=resume)
+        judge = yield from _fold(prepared, plan, 0, after, keeping=(snapshots, several), resume=resume)
     if prepared.is_main:
         # The checks, and the snapshots, are all that is needed of them.
         for fold in range(len(plan.split.parts)):
@@ -41,7 +45,7 @@ def trial_run(prepared: Prepared, plan: GuardPlan, snapshots: Snapshots, *, seve
     return judge
 
 
-def _folds(prepared: Prepared, plan: GuardPlan, *, resume: bool) -> Trial:
+def _folds(prepared: Prepared, plan: GuardPlan, after: After, *, resume: bool) -> Trial:
     """Every fold in turn to the stop of its own judge; then on until they can be judged together.
 
     The common judge sees the steps that all folds have reached. Where it is not done by then, the folds that stopped
@@ -51,7 +55,7 @@ def _folds(prepared: Prepared, plan: GuardPlan, *, resume: bool) -> Trial:
     while True:
         folds = []
         for fold in range(plan.folds):
-            folds.append((yield from _fold(prepared, plan, fold, least=least, resume=resume or least > 0)))
+            folds.append((yield from _fold(prepared, plan, fold, after, least=least, resume=resume or least > 0)))
             prepared.accelerator.wait_for_everyone()
         together = judge_of(prepared, plan, plan.budget(prepared.recipe).steps)
         events = []
@@ -71,6 +75,7 @@ def _fold(
     prepared: Prepared,
     plan: GuardPlan,
     fold: int,
+    after: After,
     *,
     keeping: tuple[Snapshots, bool] | None = None,
     least: int = 0,
@@ -88,7 +93,16 @@ def _fold(
     monitor = monitor_of(prepared, plan, run, file, fold=fold)
     kept = keeping_of(*keeping, judge=monitor.judge) if keeping is not None else None
     saving = Saving.of(folder, prepared.recipe)
-    trainer = Trainer(run, saving, monitor=monitor, stops_from=least, keeping=kept, resume=resume)
+    trainer = Trainer(
+        run,
+        saving,
+        monitor=monitor,
+        stops_from=least,
+        keeping=kept,
+        # One fold's previews are enough.
+        after=lambda step: after(run, step, "look") if fold == 0 else iter(()),
+        resume=resume,
+    )
     yield Phase("look", run.schedule.last)
     for event in trainer.train():
         if isinstance(event, Judged) and plan.folds:

@@ -1,0 +1,189 @@
+"""`export`: a run's result into a folder, or into the place that a program keeps such files in, ready to be used."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+from PIL import Image
+
+from tsuika import config, formats
+from tsuika.api import results
+from tsuika.api.files import inspect
+from tsuika.api.places import program_at
+from tsuika.api.run import starts
+from tsuika.core import names
+from tsuika.core.errors import FormatError, InterruptedRunError, RecipeError, no_such
+from tsuika.core.events import Event, Phase, Previewed, read
+from tsuika.core.files import sha256, whole, write_text
+from tsuika.core.rundir import RunDir
+from tsuika.core.texts import _
+from tsuika.evaluation.report_guard import RANGE, role
+from tsuika.methods import METHODS
+from tsuika.methods.uses import Result, Use, in_tsuika
+from tsuika.pages import in_languages
+
+MAIN: Final = "balanced"
+# A1111's word for a family, in the card beside a file.
+_VERSIONS: Final[Mapping[str, str]] = {"sd1": "SD1", "sd2": "SD2", "sdxl": "SDXL"}
+PREVIEW_PX: Final = 512
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was put where.
+
+    Attributes:
+        file: the result there, a file or a folder.
+        program: whose folder it is; empty for a plain one.
+        sha256: of the file, there as in the run; empty for a folder.
+        beside: the image and the card beside it.
+        uses: how each program uses it: `program`, `how` and `note` by language, and `paste`.
+    """
+
+    file: Path
+    program: str
+    sha256: str
+    beside: tuple[Path, ...]
+    uses: tuple[Mapping[str, Any], ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in the command's `--json`."""
+        return results.to_dict(self)
+
+
+@starts
+def export(run: Path | str, to: Path | str, *, which: str = MAIN, name: str = "") -> Generator[Event, None, Exported]:
+    """Copy a result of a finished run, read the copy back, and put an image and A1111's card beside it.
+
+    Args:
+        run: the run folder.
+        to: a folder; if it is A1111's, Forge's or ComfyUI's own, the file goes where that program looks for it.
+        which: `safe`, `balanced` (the main result) or `likeness`.
+        name: of the file, without suffix; by default the result's. Nothing is overwritten: it gets a number if need be.
+
+    Returns:
+        A run with a `Phase` event; its result says where the files are and how to use them.
+
+    Raises:
+        InterruptedRunError: EV004, the run has no result (yet).
+        RecipeError: RC002, no such result or name, or a program that does not use such files.
+        FormatError: FM003, the copy is not what was copied.
+    """
+    folder, to = RunDir(Path(run)), Path(to)
+    if which not in RANGE:
+        raise no_such("--which", which, RANGE)
+    if name and (why := names.fault_of(name)):
+        raise RecipeError("RC002", key="--name", found=name, why=why)
+    yield Phase("write")
+    report = _report(folder)
+    program = program_at(to)
+    paths = _paths(report, "" if which == MAIN else which)
+    if not paths:
+        why = _("The run has no file of this kind.")
+        raise RecipeError("RC002", key="--which", found=which, why=why)
+    uses = list(uses_of(folder, report, paths))
+    if config.read_tables(folder.recipe)["base"]["model"] == "embedded":
+        # Nothing else opens that base.
+        uses = [one for one in uses if one.program == "tsuika"]
+    use = next((one for one in uses if program and program.name in one.program and one.file), None)
+    if program and use is None:
+        why = _("{program} does not apply its results.", program=program.name)
+        raise RecipeError("RC002", key="--to", found=to, why=why)
+    source = next((folder.root / path for path in paths if use and PurePosixPath(path).name == use.file), None)
+    source = source or next(
+        (folder.root / one for one in paths if (folder.root / one).is_file()), folder.root / paths[0]
+    )
+    target = _free(to / (use.folder if use else ""), name or source.stem, source.suffix if source.is_file() else "")
+    digest = _copied(source, target)
+    beside = tuple(_beside(folder, report, target))
+    told = tuple(_told(one, source.stem, target.stem) for one in uses)
+    return Exported(target, program.name if program else "", digest, beside, told)
+
+
+def _report(folder: RunDir) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(folder.report_json.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise InterruptedRunError("EV004", where=folder.root) from None
+    return found
+
+
+def _paths(report: Mapping[str, Any], wanted: str) -> list[str]:
+    """The files of a role, as the report names them."""
+    every = [row["path"] for row in report["artifacts"]]
+    return [path for path in every if role(path, every) == wanted]
+
+
+def uses_of(folder: RunDir, report: Mapping[str, Any], paths: Sequence[str]) -> Iterator[Use]:
+    """How each program uses these files of a run."""
+    recipe = config.read_tables(folder.recipe)
+    trigger, word = recipe["data"]["trigger"], recipe["data"]["class_word"]
+    prompt = f"a {' '.join(filter(None, (trigger, word)))}".strip() if trigger or word else _("your prompt")
+    result = Result(report["method"], report["family"], recipe["base"]["model"], trigger, prompt, tuple(paths))
+    method = METHODS.get(report["method"])
+    yield from (method.uses(result) if method else in_tsuika(result))
+
+
+def _told(use: Use, was: str, now: str) -> dict[str, Any]:
+    """A use by language, under the name that the file has now."""
+    how = {lang: text.replace(was, now) for lang, text in in_languages(use.how).items()}
+    note = in_languages(use.note) if use.note else None
+    return {"program": use.program, "how": how, "paste": use.paste.replace(was, now), "note": note}
+
+
+def _free(folder: Path, stem: str, suffix: str) -> Path:
+    """A path in a folder that nothing has yet."""
+    number = 1
+    while (path := folder / f"{stem if number == 1 else f'{stem}-{number}'}{suffix}").exists():
+        number += 1
+    return path
+
+
+def _copied(source: Path, target: Path) -> str:
+    """Copy, read back, compare; returns the hash of a file."""
+    if source.is_dir():
+        shutil.copytree(source, target)
+    else:
+        with whole(target) as temporary:
+            shutil.copyfile(source, temporary)
+        digest = sha256(target)
+        if digest != sha256(source):
+            raise FormatError("FM003", where=target, error=1.0, layer="–", limit=0.0)
+    if formats.is_artifact(target):
+        formats.find(target).read(target)
+    else:
+        _ = inspect(target).result
+    return "" if source.is_dir() else digest
+
+
+def _beside(folder: RunDir, report: Mapping[str, Any], target: Path) -> Iterator[Path]:
+    """An image of the result, and A1111's card: the words that call it up."""
+    last = [event for event in read(folder.events)[0] if isinstance(event, Previewed)]
+    if last:
+        image = target.with_suffix(".png")
+        with whole(image) as temporary, Image.open(folder.root / _shown(last).path) as opened:
+            side = max(PREVIEW_PX, *opened.size)
+            grown = opened.convert("RGB").resize((side, side * opened.height // opened.width), Image.Resampling.LANCZOS)
+            grown.save(temporary, format="PNG")
+        yield image
+    recipe = config.read_tables(folder.recipe)
+    card = {
+        "description": "",
+        "sd version": _VERSIONS.get(report["family"], "Unknown"),
+        "activation text": recipe["data"]["trigger"],
+        "preferred weight": 1.0,
+        "negative text": "",
+        "notes": f"tsuika: {report['method']}, step {report.get('best_step') or report['steps_done']}",
+    }
+    write_text(target.with_suffix(".json"), json.dumps(card, ensure_ascii=False, indent=4) + "\n")
+    yield target.with_suffix(".json")
+
+
+def _shown(previews: Sequence[Previewed]) -> Previewed:
+    """The first of the last step."""
+    return next(one for one in previews if one.step == previews[-1].step)

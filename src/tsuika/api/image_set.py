@@ -1,0 +1,295 @@
+"""A set of images that may be edited: own copies of images and captions in a folder, and every change can be undone.
+
+The originals are only read: an image is linked (or copied) into the set, and what is changed is written as a new file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+from tsuika.core.files import whole, write_text
+from tsuika.core.texts import Text, _n
+from tsuika.data import caption, caption_files
+from tsuika.data.encoding import decode
+from tsuika.data.folder import IMAGES as SUFFIXES
+from tsuika.data.folder import natural_key, walk
+from tsuika.data.image import open_image, sniff
+
+IMAGES: Final = "images"
+LEFT_OUT: Final = "left-out"
+UNDO: Final = "undo"
+# Captions of the set are the first; the second is read, too.
+CAPTIONS: Final = (".txt", ".caption")
+# Changes that can be undone.
+KEPT_CHANGES: Final = 200
+
+# What a file of the set becomes: what another file holds, bytes, or nothing at all.
+Content = Path | bytes | None
+
+
+@dataclass(frozen=True)
+class SetImage:
+    """An image of the set.
+
+    Attributes:
+        name: relative to the folder of images, with `/`.
+        path: where it is.
+        left_out: whether it is kept aside, and not trained on.
+        caption: as it stands beside the image, line by line; empty without a file.
+    """
+
+    name: str
+    path: Path
+    left_out: bool
+    caption: str
+
+    @property
+    def key(self) -> str:
+        """What stands for it where no name may."""
+        return _key(self.name)
+
+
+class ImageSet:
+    """Images in `images/`, those that are left out in `left-out/`, and what was there before each change in `undo/`."""
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root)
+        self.folder = self.root / IMAGES
+
+    def images(self) -> tuple[SetImage, ...]:
+        """Every image, in natural order; those that are left out among them."""
+        found = [SetImage(name, path, place == LEFT_OUT, _caption_of(path)) for name, path, place in self._places()]
+        return tuple(sorted(found, key=lambda one: natural_key(one.name)))
+
+    def __len__(self) -> int:
+        return sum(1 for _place in self._places())
+
+    def path(self, key: str) -> Path | None:
+        """The image of a key; None: there is none."""
+        return next((path for name, path, _place in self._places() if _key(name) == key), None)
+
+    def _places(self) -> Iterator[tuple[str, Path, str]]:
+        """Every image: its name, where it is, and in which of the folders."""
+        for place in (IMAGES, LEFT_OUT):
+            for path in _files(self.root / place):
+                if path.suffix.lower() in SUFFIXES:
+                    yield path.relative_to(self.root / place).as_posix(), path, place
+
+    def add(self, source: Path, name: str, lines: Sequence[str] = ()) -> str:
+        """Take a copy of an image into the set; returns its name, which has a number where there was one of that name.
+
+        An image with the same content and name is taken once. `lines` become its caption.
+        """
+        target = self.folder / unicodedata.normalize("NFC", name)
+        if target.suffix.lower() not in SUFFIXES:
+            target = target.with_name(f"{target.name}.{_kind(source)}")
+        first, number = target, 1
+        while _taken(target):
+            if target.is_file() and target.samefile(source):
+                return target.relative_to(self.folder).as_posix()
+            number += 1
+            target = first.with_stem(f"{first.stem}-{number}")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _place(target, source)
+        if lines:
+            write_text(target.with_suffix(CAPTIONS[0]), _written(lines))
+        return target.relative_to(self.folder).as_posix()
+
+    def add_folder(self, folder: Path) -> Iterator[tuple[int, int]]:
+        """Take copies of all images of a folder, with the captions that training would find, wherever they stand.
+
+        Yields how many are done and how many there are.
+        """
+        listing = walk(folder)
+        sources = caption_files.find(listing.images, listing)
+        for number, image in enumerate(listing.images, 1):
+            found, _notes = sources.caption(image.name)
+            self.add(image.path, image.name, found.lines if found else ())
+            yield number, len(listing.images)
+
+    def leave_out(self, names: Sequence[str]) -> None:
+        """Keep images aside, with their captions."""
+        text = _n("{count} image left out", "{count} images left out", len(names))
+        self._change(text, self._moved(names, IMAGES, LEFT_OUT))
+
+    def put_back(self, names: Sequence[str]) -> None:
+        """Take images in again that were left out."""
+        text = _n("{count} image put back", "{count} images put back", len(names))
+        self._change(text, self._moved(names, LEFT_OUT, IMAGES))
+
+    def crop(self, bars: Mapping[str, tuple[int, int, int, int]]) -> None:
+        """Cut even bars off images: left, above, right, below, in px. They are saved anew as PNG, upright."""
+        changes: dict[str, Content] = {}
+        scratch = self.root / UNDO / "scratch"
+        scratch.mkdir(parents=True, exist_ok=True)
+        for number, (name, (left, top, right, bottom)) in enumerate(bars.items()):
+            path = self.folder / name
+            image = open_image(path)
+            cropped = scratch / f"{number}.png"
+            image.crop((left, top, image.width - right, image.height - bottom)).save(cropped, format="PNG")
+            changes[f"{IMAGES}/{name}"] = None
+            changes[f"{IMAGES}/{PurePosixPath(name).with_suffix('.png')}"] = cropped
+        self._change(_n("{count} image cropped", "{count} images cropped", len(bars)), changes)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+    def write_captions(self, captions: Mapping[str, str]) -> None:
+        """Write captions by image; an empty one takes the file away."""
+        images = {one.name: one for one in self.images()}
+        changes: dict[str, Content] = {}
+        for name, text in captions.items():
+            path = images[name].path.relative_to(self.root)
+            lines = text.splitlines()
+            for suffix in CAPTIONS[1:]:
+                if (self.root / path.with_suffix(suffix)).is_file():
+                    changes[path.with_suffix(suffix).as_posix()] = None
+            content = _written(lines).encode() if any(map(str.strip, lines)) else None
+            changes[path.with_suffix(CAPTIONS[0]).as_posix()] = content
+        self._change(_n("{count} caption changed", "{count} captions changed", len(captions)), changes)
+
+    def replaced(self, find: str, replace: str) -> dict[str, str]:
+        """The captions that finding and replacing would change, as they would be; nothing is written."""
+        if not find:
+            return {}
+        return {one.name: one.caption.replace(find, replace) for one in self.images() if find in one.caption}
+
+    def added_to_all(self, words: str, *, front: bool = True) -> dict[str, str]:
+        """The captions with words put in front, or behind, where they are not in it yet; nothing is written."""
+        words = caption.normalise(words)
+
+        def added(line: str) -> str:
+            if caption.has_word(line, words):
+                return line
+            return ", ".join(filter(None, (words, line) if front else (line, words)))
+
+        every = {
+            one.name: (one.caption, "\n".join(map(added, one.caption.splitlines() or [""])))
+            for one in self.images()
+            if words and not one.left_out
+        }
+        return {name: after for name, (before, after) in every.items() if after != before}
+
+    def last_change(self) -> Text | None:
+        """What `undo` would undo; None: there is nothing."""
+        for change in reversed(self._changes()):
+            row = json.loads(change.read_text(encoding="utf-8"))
+            return Text(row["text"], row["params"], row["plural"], row["number"])
+        return None
+
+    def undo(self) -> None:
+        """Take the last change back."""
+        for change in reversed(self._changes()):
+            rows: dict[str, Any] = json.loads(change.read_text(encoding="utf-8"))
+            for name, existed in rows["files"].items():
+                before, target = change.parent / "files" / name, self.root / name
+                if before.exists():
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    before.replace(target)
+                elif not existed:
+                    target.unlink(missing_ok=True)
+            shutil.rmtree(change.parent)
+            return
+
+    def _changes(self) -> list[Path]:
+        return sorted((self.root / UNDO).glob("*/change.json"))
+
+    def _moved(self, names: Sequence[str], old: str, new: str) -> dict[str, Content]:
+        """Images and captions from one folder to another, under names that are free there."""
+        changes: dict[str, Content] = {}
+        for name in names:
+            path = self.root / old / name
+            for file in (path, *(path.with_suffix(suffix) for suffix in CAPTIONS)):
+                if file.is_file():
+                    inside = file.relative_to(self.root / old).as_posix()
+                    changes[f"{old}/{inside}"] = None
+                    changes[f"{new}/{inside}"] = file
+        return changes
+
+    def _change(self, text: Text, changes: Mapping[str, Content]) -> None:
+        """Change files, and keep what was there before; after a crash `undo` gives it back."""
+        if not changes:
+            return
+        earlier = self._changes()
+        number = int(earlier[-1].parent.name) + 1 if earlier else 1
+        kept = self.root / UNDO / f"{number:06d}"
+        about = {"text": text.msgid, "params": dict(text.params or {}), "plural": text.plural, "number": text.number}
+        files = {name: (self.root / name).is_file() for name in changes}
+        write_text(kept / "change.json", json.dumps({**about, "files": files}, ensure_ascii=False))
+        for name, existed in files.items():
+            if existed:
+                before = kept / "files" / name
+                before.parent.mkdir(parents=True, exist_ok=True)
+                (self.root / name).replace(before)
+        for name, content in changes.items():
+            if content is None:
+                continue
+            target = self.root / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(content, bytes):
+                with whole(target) as temporary:
+                    temporary.write_bytes(content)
+            else:
+                own = content.is_relative_to(self.root) and not content.exists()
+                _place(target, kept / "files" / content.relative_to(self.root) if own else content)
+        for old in earlier[: max(0, len(earlier) + 1 - KEPT_CHANGES)]:
+            shutil.rmtree(old.parent, ignore_errors=True)
+
+
+def _key(name: str) -> str:
+    return sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Every file below a folder that is not hidden; links to folders are not followed."""
+    for path, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(path, name) for name in sorted(files) if not name.startswith("."))
+
+
+def _caption_of(image: Path) -> str:
+    for suffix in CAPTIONS:
+        try:
+            text = decode(image.with_suffix(suffix).read_bytes())[0]
+        # Not there, or no text in any encoding: the check names it.
+        except (OSError, ValueError):
+            continue
+        if lines := [caption.normalise(line) for line in text.splitlines() if line.strip()]:
+            return "\n".join(lines)
+    return ""
+
+
+def _written(lines: Sequence[str]) -> str:
+    """A caption's lines, as they stand in a file."""
+    return "\n".join(filter(None, map(caption.normalise, lines))) + "\n"
+
+
+def _kind(image: Path) -> str:
+    """The suffix of an image that has none that is known."""
+    with image.open("rb") as stream:
+        return (sniff(stream.read(16)) or "png").lower()
+
+
+def _taken(target: Path) -> bool:
+    """Whether a name is taken, or another image has its caption's name."""
+    if target.exists():
+        return True
+    return any(path.stem == target.stem and path.suffix.lower() in SUFFIXES for path in target.parent.glob("*"))
+
+
+def _place(target: Path, source: Path) -> None:
+    """A hard link where that can be made, else a copy."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        os.link(source, temporary, follow_symlinks=False) if not source.is_symlink() else shutil.copyfile(
+            source, temporary
+        )
+    except OSError:
+        shutil.copyfile(source, temporary)
+    temporary.replace(target)

@@ -1,0 +1,263 @@
+"""What a run is doing, read from its folder, and what can be asked of it while it runs.
+
+Everything is told from files, so that it does not matter which process trains, or whether one does any more. No torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Final, Literal
+
+from tsuika import config
+from tsuika.api import results
+from tsuika.api.run import starts
+from tsuika.core.errors import InterruptedRunError
+from tsuika.core.events import KINDS, Event, Phase, Previewed, Progress, Stepped
+from tsuika.core.files import is_locked, write_text
+from tsuika.core.rundir import RunDir
+from tsuika.core.texts import languages
+from tsuika.evaluation import report_guard
+from tsuika.evaluation.run_record import RunRecord
+
+State = Literal["running", "stopped", "finished"]
+Want = Literal["stop", "sample"]
+# Steps whose time tells how long the rest takes.
+RECENT: Final = 50
+# Points of the curve of the training loss that are told.
+POINTS: Final = 240
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """What a run is doing.
+
+    Attributes:
+        run: its folder.
+        state: `running`, `stopped` (it can be resumed) or `finished` (its report is written).
+        method: its name.
+        family: such as `sd1`; empty while that is not known.
+        base: as in the recipe.
+        trigger: the trigger word.
+        phase: what it does or did last, as in `Phase`.
+        done: units of the phase.
+        total: units of the phase; 0 where that is not known.
+        step: of the training that is under way.
+        steps: that the recipe allows.
+        seconds_left: at most; None where it cannot be told.
+        best_step: by the held-out images; None where nothing is known.
+        stopped_by: `steps`, `guard`, `user` or `diverged`; empty if it is not finished.
+        sentence: what the guard says, by language.
+        guard: the part `guard` of `report.json` so far; None without a guard.
+        losses: step and training loss, thinned out; of the training that the guard checks.
+        previews: step, prompt, seed and path (in the run folder).
+        warnings: code, and message by language.
+        artifacts: files and folders in `artifacts/`, relative to the run folder; of a run that was stopped also what is
+            best so far.
+        has_result: whether there is a report of files that can be used.
+    """
+
+    run: Path
+    state: State
+    method: str
+    family: str
+    base: str
+    trigger: str
+    phase: str
+    done: int
+    total: int
+    step: int
+    steps: int
+    seconds_left: float | None
+    best_step: int | None
+    stopped_by: str
+    sentence: Mapping[str, str]
+    guard: Mapping[str, Any] | None
+    losses: Sequence[tuple[int, float]]
+    previews: Sequence[Mapping[str, Any]]
+    warnings: Sequence[Mapping[str, Any]]
+    artifacts: Sequence[str]
+    has_result: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in the command's `--json`."""
+        return results.to_dict(self)
+
+
+class Follower:
+    """A run folder that is read again and again: only what is new in `events.jsonl` is read each time."""
+
+    def __init__(self, run: Path | str) -> None:
+        """Begin to follow.
+
+        Raises:
+            InterruptedRunError: TR002, this is no run folder.
+        """
+        self.folder = RunDir(Path(run))
+        if not self.folder.recipe.is_file():
+            raise InterruptedRunError("TR002", where=run)
+        # Read, not built: that would import a method from outside.
+        self._recipe = config.read_tables(self.folder.recipe)
+        self._record, self._read, self._phase, self._progress = RunRecord(), 0, Phase("load"), (0, 0)
+        self._step, self._times = 0, deque[float](maxlen=RECENT)
+
+    def status(self) -> RunStatus:
+        """What the run is doing now."""
+        for event in self._news():
+            self._record.add(event)
+            match event:
+                case Phase():
+                    self._phase, self._progress = event, (0, event.total)
+                case Progress(done=done, total=total):
+                    self._progress = done, total
+                case Stepped(step=step, seconds=seconds):
+                    self._step, self._progress = step, (step, self._phase.total or self._progress[1])
+                    self._times.append(seconds)
+        record, recipe, folder = self._record, self._recipe, self.folder
+        guard = report_guard.to_dict(record.judged, record.chosen, recipe["guard"])
+        state = state_of(folder)
+        done, total = self._progress
+        return RunStatus(
+            run=folder.root,
+            state=state,
+            method=recipe["method"]["name"],
+            family=record.started.family if record.started else "",
+            base=recipe["base"]["model"],
+            trigger=recipe["data"]["trigger"],
+            phase="" if state == "finished" else self._phase.name,
+            done=done,
+            total=total,
+            step=self._step,
+            steps=recipe["train"]["steps"],
+            seconds_left=self._seconds_left() if state == "running" else None,
+            best_step=report_guard.best(guard)[0],
+            stopped_by=record.finished.stopped_by if record.finished and state == "finished" else "",
+            sentence=guard["sentence"] if guard else {},
+            guard=guard,
+            losses=thinned(record.look_losses or record.losses),
+            previews=_shown(record.previews),
+            warnings=[
+                {"code": code, "message": dict(message)}
+                for code, message in dict.fromkeys(
+                    (one.code, tuple((lang, one.words(lang)) for lang in languages())) for one in record.warned
+                )
+            ],
+            artifacts=[path.relative_to(folder.root).as_posix() for path in _results(folder)],
+            has_result=folder.report_json.is_file(),
+        )
+
+    def _news(self) -> Iterator[Event]:
+        """Events that were written since the last time; a line that is being written waits."""
+        try:
+            with self.folder.events.open("rb") as stream:
+                stream.seek(self._read)
+                whole, newline, _rest = stream.read().rpartition(b"\n")
+        except OSError:
+            return
+        self._read += len(whole) + len(newline)
+        for line in whole.decode("utf-8", "replace").splitlines():
+            try:
+                row = json.loads(line)
+                event = KINDS[row.pop("event")](**row)
+            # Cut off by a kill, or of another version.
+            except (ValueError, KeyError, TypeError):
+                continue
+            yield event
+
+    def _seconds_left(self) -> float | None:
+        """At most: the trial run to its last step and the training on all images, or what is left of the latter."""
+        if not self._times:
+            return None
+        chosen, steps = self._record.chosen, int(self._recipe["train"]["steps"])
+        if self._phase.name == "look":
+            left = steps - self._step + (steps if self._recipe["guard"]["refit"] else 0)
+        else:
+            left = max(0, (chosen.step if chosen and chosen.kind != "none" else steps) - self._step)
+        return left * fmean(self._times)
+
+
+def is_running(folder: RunDir) -> bool:
+    """Whether a process works on a run: it holds the run's lock, which is free again however it ends."""
+    return is_locked(folder.lock)
+
+
+def state_of(folder: RunDir) -> State:
+    """Whether a run is running, is over, or can go on: one that was stopped has a report, but of what is not finished."""
+    if is_running(folder):
+        return "running"
+    return "finished" if folder.report_json.is_file() and not folder.unfinished.exists() else "stopped"
+
+
+def thinned(losses: Sequence[float]) -> list[tuple[int, float]]:
+    """Step and loss, from 1; of many steps the means of `POINTS` spans of them."""
+    width = max(1, -(-len(losses) // POINTS))
+    return [
+        (min(first + width, len(losses)), fmean(losses[first : first + width]))
+        for first in range(0, len(losses), width)
+    ]
+
+
+def _results(folder: RunDir) -> list[Path]:
+    every = [*folder.artifacts.glob("*"), *folder.unfinished.glob("*")]
+    return sorted(path for path in every if path != folder.unfinished)
+
+
+def _shown(previews: Sequence[Previewed]) -> list[dict[str, Any]]:
+    """Each preview once, the latest of its step, prompt and seed."""
+    latest = {(one.step, one.prompt, one.seed): one for one in previews}
+    return [{"step": one.step, "prompt": one.prompt, "seed": one.seed, "path": one.path} for one in latest.values()]
+
+
+@starts(now=True)
+def status(run: Path | str) -> Generator[Event, None, RunStatus]:
+    """What a run is doing, from its folder.
+
+    Returns:
+        A run that is done, without events; its result is the status.
+
+    Raises:
+        InterruptedRunError: TR002, this is no run folder.
+    """
+    yield from ()
+    return Follower(run).status()
+
+
+@starts(now=True)
+def stop(run: Path | str) -> Generator[Event, None, RunStatus]:
+    """Ask a running run to save everything and stop, between two steps; `resume` goes on from there.
+
+    Returns:
+        A run that is done, without events; its result is the run's status at the time of asking.
+
+    Raises:
+        InterruptedRunError: TR002, this is no run folder; TR033, no process works on it.
+    """
+    yield from ()
+    return _ask(run, "stop")
+
+
+@starts(now=True)
+def sample(run: Path | str) -> Generator[Event, None, RunStatus]:
+    """Ask a running training to generate its previews after the next step.
+
+    Returns:
+        As `stop`.
+
+    Raises:
+        InterruptedRunError: as `stop`.
+    """
+    yield from ()
+    return _ask(run, "sample")
+
+
+def _ask(run: Path | str, want: Want) -> RunStatus:
+    follower = Follower(run)
+    folder = follower.folder
+    if not is_running(folder):
+        raise InterruptedRunError("TR033", where=run, run=run)
+    write_text(folder.stop_request if want == "stop" else folder.sample_request, "")
+    return follower.status()

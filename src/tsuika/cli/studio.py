@@ -1,0 +1,91 @@
+"""`tsuika studio`, and the command line as data, for the studio's forms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final, Optional
+
+import typer
+
+from tsuika.cli import screen
+from tsuika.core.texts import Text, _, languages
+
+# Commands that have screens of their own, or none.
+ELSEWHERE: Final = frozenset(
+    {"studio", "demo", "train", "resume", "status", "stop", "sample", "export", "doctor", "settings"}
+)
+HIDDEN: Final = frozenset({"json", "help", "lang"})
+
+
+def default_home() -> Path:
+    """Where the studio keeps its files."""
+    return Path.home() / "tsuika"
+
+
+def studio(
+    context: typer.Context,
+    host: Annotated[
+        str, typer.Option("--host", help=_("Address to listen on; other than 127.0.0.1 only with a password."))
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help=_("Port; 0 = 7878, or the next free one."))] = 0,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help=_("Do not open the browser."))] = False,
+    home: Annotated[
+        Optional[Path],
+        typer.Option("--home", help=_("Folder of projects, runs and results; default: tsuika, at home.")),
+    ] = None,
+    password_file: Annotated[
+        Optional[Path], typer.Option("--password-file", help=_("File whose first line is the password."))
+    ] = None,
+) -> None:
+    """`tsuika studio`."""
+    from tsuika.studio.server import serve
+
+    serve(
+        home or default_home(),
+        host=host,
+        port=port,
+        browser=not no_browser,
+        password_file=password_file,
+        commands=list(described(context.find_root().command)),
+        say=screen.say,
+    )
+
+
+def described(group: Any, before: Sequence[str] = ()) -> Iterator[Mapping[str, Any]]:
+    """Every command with its flags, in every language."""
+    for name, command in group.commands.items():
+        path = [*before, name]
+        if hasattr(command, "commands"):
+            yield from described(command, path)
+        elif path[0] not in ELSEWHERE:
+            flags = [_flag(one) for one in command.params if one.name not in HIDDEN]
+            yield {"command": path, "text": _texts(command.help), "flags": flags}
+
+
+def _flag(parameter: Any) -> dict[str, Any]:
+    is_argument = not getattr(parameter, "opts", [""])[0].startswith("-")
+    default = parameter.default
+    return {
+        "name": parameter.name,
+        "flag": "" if is_argument else parameter.opts[0],
+        "off": next(iter(parameter.secondary_opts), ""),
+        "text": _texts(getattr(parameter, "help", "")),
+        "kind": "flag" if getattr(parameter, "is_flag", False) else _kind(parameter),
+        "many": bool(parameter.multiple) or parameter.nargs != 1,
+        "required": bool(parameter.required),
+        "default": default if isinstance(default, str | int | float | bool) else None,
+    }
+
+
+def _kind(parameter: Any) -> str:
+    """`whole`, `number`, `path` or `text`."""
+    described = getattr(parameter, "type_descriptor", None)
+    name = str(described.annotation) if described is not None else str(parameter.type.name)
+    kinds = {"int": "whole", "float": "number", "Path": "path", "path": "path"}
+    return next((kind for part, kind in kinds.items() if part in name), "text")
+
+
+def _texts(text: object) -> dict[str, str]:
+    message = text if isinstance(text, Text) else Text(str(text or ""))
+    return {lang: message.to(lang) for lang in languages()}

@@ -1,0 +1,40 @@
+"""The web application: routes, and the guard in front of them all."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Request
+from fastapi.middleware.gzip import GZipMiddleware
+from fastapi.responses import JSONResponse
+from starlette.types import ASGIApp
+
+from tsuika.core.errors import TsuikaError
+from tsuika.studio import forms
+from tsuika.studio.routes import images, jobs, pages, projects, runs, tools
+from tsuika.studio.security import Guard
+from tsuika.studio.state import Studio
+
+
+def application(studio: Studio) -> ASGIApp:
+    """The studio as an ASGI application."""
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        studio.live.start()
+        yield
+        studio.live.stop()
+
+    # The schema is for our own type checks (scripts), so no route serves it.
+    app = FastAPI(title="tsuika studio", lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None)
+    app.state.studio = studio
+    app.add_middleware(GZipMiddleware, minimum_size=1024)
+    for part in (pages, projects, images, jobs, runs, tools):
+        app.include_router(part.router)
+
+    @app.exception_handler(TsuikaError)
+    async def _told(_request: Request, error: TsuikaError) -> JSONResponse:
+        return JSONResponse({"error": forms.told(error)}, status_code=422)
+
+    return Guard(app, studio.access)

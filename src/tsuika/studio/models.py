@@ -1,0 +1,100 @@
+"""Model files on this machine, and the folders of programs that results may be copied into."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from tsuika.api import places
+from tsuika.core.weights import read_json
+from tsuika.evaluation.report_guard import role
+from tsuika.methods import METHODS
+from tsuika.studio.state import Studio
+
+# A search of the disk is used again for so long.
+KEPT_S: Final = 600.0
+# Those of `generation.pipeline`, which loads torch; a test compares them.
+SAMPLERS: Final = ("DPM++ 2M Karras", "DPM++ 2M", "Euler a", "Euler", "Heun", "DDIM", "UniPC")
+
+
+def bases(studio: Studio) -> list[dict[str, str]]:
+    """Base models: those that were picked before, then those of programs."""
+    picked = [Path(one) for one in studio.home.db.setting("bases") or []]
+    rows = [_base(path, path.parent.name) for path in picked if path.exists()]
+    for program in _found(studio):
+        rows += [_base(path, program.name) for path in program.bases()]
+    known: dict[str, dict[str, str]] = {}
+    for row in rows:
+        known.setdefault(row["base"], row)
+    return list(known.values())[: places.MOST]
+
+
+def _base(path: Path, place: str) -> dict[str, str]:
+    return {"base": str(path), "name": path.name, "place": place}
+
+
+def remember(studio: Studio, path: Path) -> dict[str, str]:
+    """Offer a file or folder as a base model from here on."""
+    kept = [one for one in studio.home.db.setting("bases") or [] if one != str(path)]
+    studio.home.db.keep("bases", [str(path), *kept][: places.MOST])
+    return _base(path, path.parent.name)
+
+
+def _found(studio: Studio) -> list[places.Program]:
+    """The programs of this machine, searched for now and then."""
+    kept = studio.home.db.setting("programs") or {"at": 0.0, "roots": []}
+    if time.time() - kept["at"] > KEPT_S:
+        kept = {"at": time.time(), "roots": [str(one.root) for one in places.programs()]}
+        studio.home.db.keep("programs", kept)
+    return [found for root in kept["roots"] if (found := places.program_at(Path(root)))]
+
+
+def programs(studio: Studio) -> list[dict[str, Any]]:
+    """Folders that results may be copied into. Those that were only found must be allowed first."""
+    allowed = [Path(one) for one in studio.home.db.setting("allowed") or []]
+    rows = [_program(studio, path, allowed=True) for path in allowed if path.is_dir()]
+    rows += [_program(studio, one.root, allowed=False) for one in _found(studio) if one.root not in allowed]
+    return rows
+
+
+def _program(studio: Studio, path: Path, *, allowed: bool) -> dict[str, Any]:
+    known = places.program_at(path)
+    about = {"id": studio.home.key_of(path), "place": studio.picker.handle(path), "path": str(path)}
+    return {**about, "name": known.name if known else path.name, "program": bool(known), "allowed": allowed}
+
+
+def allow(studio: Studio, path: Path) -> list[dict[str, Any]]:
+    """Allow a folder, once and for all."""
+    kept = [one for one in studio.home.db.setting("allowed") or [] if one != str(path)]
+    studio.home.db.keep("allowed", [*kept, str(path)])
+    return programs(studio)
+
+
+def allowed(studio: Studio, key: str) -> Path | None:
+    """An allowed folder by its key."""
+    every = (Path(one) for one in studio.home.db.setting("allowed") or [])
+    return next((path for path in every if studio.home.key_of(path) == key and path.is_dir()), None)
+
+
+def artifacts(studio: Studio) -> list[dict[str, str]]:
+    """The main results of finished runs, the newest first, and what lies in `results/`."""
+    rows = []
+    for run in studio.home.runs():
+        if run.report_json.is_file():
+            report = read_json(run.report_json)
+            every = [row["path"] for row in report["artifacts"]]
+            whole = report["method"] in METHODS and METHODS[report["method"]].whole_model
+            named: dict[str, Path] = {}
+            for path in every:
+                if (run.root / path).is_file():
+                    named.setdefault(role(path, every), run.root / path)
+            kind = "base" if whole else report["method"]
+            rows += [artifact(path, kind) for path in named.values()]
+    folder = studio.home.root / "results"
+    return rows + [artifact(path, "") for path in sorted(folder.glob("*")) if path.suffix in (".safetensors", ".pt")]
+
+
+def artifact(path: Path, kind: str) -> dict[str, str]:
+    """A file of a result; `kind` is its method, or `base` for a whole model."""
+    return {"file": str(path), "name": path.stem, "kind": kind, "place": path.parent.parent.name}

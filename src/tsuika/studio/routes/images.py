@@ -1,0 +1,214 @@
+"""The images of a project: taken in, shown, checked, left out, cropped, captioned."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Header, HTTPException, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import FileResponse
+from pydantic import BaseModel
+
+from tsuika.core.errors import TsuikaError
+from tsuika.pages import in_languages
+from tsuika.studio import planning, uploads
+from tsuika.studio.home import Project
+from tsuika.studio.jobs import LIGHT
+from tsuika.studio.state import Here, InProject, Studio
+from tsuika.studio.thumbnails import SIDES
+
+router = APIRouter(prefix="/api")
+
+
+class Place(BaseModel):
+    """A folder that was picked."""
+
+    place: str
+
+
+class Edit(BaseModel):
+    """What is done to images, by their ids."""
+
+    action: Literal["leave-out", "put-back", "crop"]
+    images: list[str]
+
+
+class Captions(BaseModel):
+    """New captions, by the ids of images."""
+
+    captions: dict[str, str]
+
+
+class Bulk(BaseModel):
+    """A change to many captions."""
+
+    action: Literal["replace", "front", "behind"]
+    find: str = ""
+    text: str = ""
+
+
+@router.get("/projects/{project}/images")
+def images(project: InProject, studio: Here) -> dict[str, Any]:
+    """All images, what the last check found, and what can be undone."""
+    found = project.images
+    last = found.last_change()
+    return {
+        "images": [
+            {"id": one.key, "name": one.name, "left_out": one.left_out, "caption": one.caption}
+            for one in found.images()
+        ],
+        "check": planning.last_check(studio, project),
+        "undo": in_languages(last) if last else None,
+    }
+
+
+@router.get("/projects/{project}/images/{image}")
+def image(project: InProject, image: str, studio: Here, side: int = SIDES[0]) -> FileResponse:
+    """An image, made small."""
+    return thumbnail(studio, project.images.path(image), side)
+
+
+def thumbnail(studio: Studio, path: Path | None, side: int) -> FileResponse:
+    """A small image of a file that belongs to the home.
+
+    Raises:
+        HTTPException: 404, there is none, or it is no image.
+    """
+    if path is None or side not in SIDES or not path.resolve().is_relative_to(studio.home.root):
+        raise HTTPException(404)
+    try:
+        small = studio.thumbnails.of(path, side)
+    except (OSError, ValueError, TsuikaError):
+        raise HTTPException(404) from None
+    return FileResponse(small, media_type="image/webp", headers={"cache-control": "private, max-age=86400"})
+
+
+@router.post("/uploads/{project}")
+async def upload(
+    project: InProject, request: Request, studio: Here, x_file_name: Annotated[str, Header()] = ""
+) -> dict[str, Any]:
+    """A file: an image, a caption, or a zip of these."""
+    if len(project.images) >= uploads.MOST_FILES:
+        raise HTTPException(413)
+    scratch = Path(tempfile.mkdtemp(prefix=".upload-", dir=project.folder))
+    try:
+        file = scratch / "file"
+        await uploads.received(request.stream(), file)
+
+        def take() -> list[str]:
+            with studio.changing:
+                return uploads.take(project.images, file, uploads.name_in(x_file_name))
+
+        return {"images": await run_in_threadpool(take)}
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+@router.post("/projects/{project}/import")
+def import_(project: InProject, given: Place, studio: Here) -> dict[str, Any]:
+    """Take in copies of a folder's images; the page is told how far it is."""
+    folder = studio.picker.path(given.place)
+    if folder is None or not folder.is_dir():
+        raise HTTPException(404)
+
+    def work() -> None:
+        try:
+            with studio.changing:
+                for done, total in project.images.add_folder(folder):
+                    if done % 20 == 0 or done == total:
+                        studio.live.tell({"import": {"project": project.id, "done": done, "total": total}})
+        except OSError as error:
+            studio.live.tell({"import": {"project": project.id, "error": str(error)}})
+        studio.live.tell({"import": {"project": project.id, "over": True}})
+
+    threading.Thread(target=work, daemon=True).start()
+    return {}
+
+
+@router.post("/projects/{project}/check")
+def check(project: InProject, studio: Here) -> dict[str, str]:
+    """Check all images now."""
+    for job in studio.jobs.all("where project = ? and kind = 'check' and state in ('waiting', 'running')", project.id):
+        studio.jobs.stop(job)
+    plan = planning.plan(project)
+    argv = ["check", str(project.images.folder), "--json"]
+    argv += planning.flags(plan, "base", "trigger", "class_word")
+    return {"job": studio.jobs.add("check", argv, lane=LIGHT, project=project.id).id}
+
+
+@router.post("/projects/{project}/edit")
+def edit(project: InProject, given: Edit, studio: Here) -> dict[str, Any]:
+    """Leave out, put back, or cut bars off."""
+    with studio.changing:
+        names = _names(project, studio, given.images)
+        if given.action == "leave-out":
+            project.images.leave_out(names)
+        elif given.action == "put-back":
+            project.images.put_back(names)
+        else:
+            known = _bars(studio, project)
+            project.images.crop({name: known[name] for name in names if any(known.get(name, ()))})
+    return images(project, studio)
+
+
+def _names(project: Project, studio: Studio, keys: list[str]) -> list[str]:
+    known = {one.key: one.name for one in project.images.images()}
+    return [known[key] for key in keys if key in known]
+
+
+def _bars(studio: Studio, project: Project) -> dict[str, tuple[int, int, int, int]]:
+    """What the last check has seen, by image."""
+    found: Mapping[str, Any] = planning.last_check(studio, project) or {"pictures": []}
+    return {row["name"]: tuple(row["bars"]) for row in found["pictures"]}
+
+
+@router.put("/projects/{project}/captions")
+def captions(project: InProject, given: Captions, studio: Here) -> dict[str, Any]:
+    """Write captions."""
+    with studio.changing:
+        known = {one.key: one.name for one in project.images.images()}
+        project.images.write_captions({known[key]: text for key, text in given.captions.items() if key in known})
+    return images(project, studio)
+
+
+@router.post("/projects/{project}/captions/preview")
+def preview(project: InProject, given: Bulk, studio: Here) -> dict[str, Any]:
+    """What a change to many captions would make of them, by id."""
+    found = project.images
+    if given.action == "replace":
+        changed = found.replaced(given.find, given.text)
+    else:
+        changed = found.added_to_all(given.text, front=given.action == "front")
+    keys = {one.name: one.key for one in found.images()}
+    return {"captions": {keys[name]: text for name, text in changed.items()}}
+
+
+@router.post("/projects/{project}/undo")
+def undo(project: InProject, studio: Here) -> dict[str, Any]:
+    """Take the last change back."""
+    with studio.changing:
+        project.images.undo()
+    return images(project, studio)
+
+
+@router.post("/folders")
+def folders(given: Place, studio: Here, models: bool = False) -> dict[str, Any]:
+    """A folder of this machine to choose from; an empty place gives the roots."""
+    folder = studio.picker.path(given.place) if given.place else None
+    if given.place and (folder is None or not folder.is_dir()):
+        raise HTTPException(404)
+    return studio.picker.listing(folder, models=models)
+
+
+@router.post("/folders/path")
+def path_of(given: Place, studio: Here) -> dict[str, str]:
+    """The path of what was picked, to be shown in a form."""
+    path = studio.picker.path(given.place)
+    if path is None:
+        raise HTTPException(404)
+    return {"path": str(path)}

@@ -1,0 +1,172 @@
+"""Runs: what they are doing, their previews, files and reports, wherever they were started."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from fastapi import APIRouter, HTTPException
+from fastapi.responses import FileResponse, PlainTextResponse
+from pydantic import BaseModel, Field
+
+import tsuika
+from tsuika.api.exporting import MAIN
+from tsuika.core.rundir import RunDir
+from tsuika.core.weights import read_json
+from tsuika.evaluation.report_guard import RANGE, TITLES, role
+from tsuika.pages import in_languages
+from tsuika.studio import models, planning
+from tsuika.studio.jobs import LIGHT
+from tsuika.studio.routes.images import thumbnail
+from tsuika.studio.state import Here, OfRun
+
+router = APIRouter(prefix="/api/runs/{run}")
+
+
+class Ask(BaseModel):
+    """What is asked of a run."""
+
+    action: Literal["stop", "sample", "resume"]
+
+
+@router.get("")
+def status(run: OfRun, studio: Here) -> dict[str, Any]:
+    """What a run is doing."""
+    found = studio.live.status(run.root).to_dict()
+    jobs = studio.jobs.all("where run = ?", run.root.relative_to(studio.home.root).as_posix())
+    return {
+        **{key: value for key, value in found.items() if key not in ("run", "previews")},
+        "id": studio.home.key_of(run.root),
+        "name": run.root.name,
+        "project": planning.project_of(studio, run),
+        "job": jobs[-1].id if jobs else "",
+        "previews": [{key: one[key] for key in ("step", "prompt", "seed")} for one in found["previews"]],
+        "can_resume": found["state"] == "stopped" and run.events.exists(),
+    }
+
+
+@router.post("")
+def ask(run: OfRun, given: Ask, studio: Here) -> dict[str, Any]:
+    """Ask for a stop or a sample between two steps, or go on with a run that was stopped."""
+    if given.action == "resume":
+        return {"job": planning.resume(studio, run, planning.project_of(studio, run)).id}
+    _ = (tsuika.stop if given.action == "stop" else tsuika.sample)(run.root).result
+    return {}
+
+
+@router.get("/previews/{number}")
+def preview(run: OfRun, number: int, studio: Here, side: int = 512) -> FileResponse:
+    """A preview of a run."""
+    previews = studio.live.status(run.root).previews
+    if not 0 <= number < len(previews):
+        raise HTTPException(404)
+    path = (run.root / previews[number]["path"]).resolve()
+    return thumbnail(studio, path if path.is_relative_to(run.root.resolve()) else None, side)
+
+
+@router.get("/report")
+def report(run: OfRun) -> FileResponse:
+    """The report, to keep: a page is never opened under our own address."""
+    return _kept(run, run.root / "report.html")
+
+
+@router.get("/log")
+def log(run: OfRun, studio: Here) -> PlainTextResponse:
+    """What the run's jobs have said."""
+    jobs = studio.jobs.all("where run = ?", run.root.relative_to(studio.home.root).as_posix())
+    return PlainTextResponse("\n".join(studio.jobs.log(job) for job in jobs))
+
+
+@router.get("/recipe")
+def recipe(run: OfRun) -> PlainTextResponse:
+    """The recipe."""
+    return PlainTextResponse(run.recipe.read_text(encoding="utf-8"))
+
+
+@router.get("/artifacts/{number}")
+def artifact(run: OfRun, number: int, studio: Here) -> FileResponse:
+    """A file that the run has made."""
+    found = studio.live.status(run.root).artifacts
+    if not 0 <= number < len(found):
+        raise HTTPException(404)
+    return _kept(run, run.root / found[number])
+
+
+@router.get("/results")
+def results(run: OfRun, studio: Here) -> dict[str, Any]:
+    """What a finished run has made: its files, what was measured, and what is near a training image."""
+    report = read_json(run.report_json)
+    every = [row["path"] for row in report.get("artifacts", [])]
+    made = studio.live.status(run.root).artifacts
+    files = []
+    for which in RANGE:
+        mine = [path for path in every if role(path, every) == ("" if which == MAIN else which)]
+        if mine:
+            single = next((path for path in mine if (run.root / path).is_file()), None)
+            files.append(
+                {
+                    "which": which,
+                    "title": in_languages(TITLES[which]),
+                    "name": Path(mine[0]).name,
+                    "step": (report.get("range") or {}).get(which) or report["steps_done"],
+                    "bytes": (run.root / single).stat().st_size if single else None,
+                    "number": made.index(single) if single in made else None,
+                }
+            )
+    evaluation = run.root / "evaluation.json"
+    return {
+        "files": files,
+        "lookalikes": report.get("lookalikes"),
+        "evaluation": read_json(evaluation) if evaluation.is_file() else None,
+        "method": report.get("method"),
+    }
+
+
+class Export(BaseModel):
+    """Which result, and where to; an empty place is the studio's own folder of results."""
+
+    which: Literal["safe", "balanced", "likeness"] = "balanced"
+    to: str = ""
+
+
+@router.post("/export")
+def export(run: OfRun, given: Export, studio: Here) -> dict[str, str]:
+    """Put a result where it is used."""
+    to = models.allowed(studio, given.to) if given.to else studio.home.root / "results"
+    if to is None:
+        raise HTTPException(404)
+    argv = ["export", str(run.root), "--to", str(to), "--which", given.which, "--json"]
+    about = {"which": given.which, "to": given.to, "run": studio.home.key_of(run.root)}
+    job = studio.jobs.add("export", argv, lane=LIGHT, project=planning.project_of(studio, run), about=about)
+    return {"job": job.id}
+
+
+class Grid(BaseModel):
+    """What a sheet compares."""
+
+    prompt: str = Field(min_length=1, max_length=2000)
+    strengths: list[float] = Field(default=[0.0, 0.5, 0.75, 1.0], min_length=1, max_length=9)
+    seed: int = Field(default=1, ge=0)
+
+
+@router.post("/grid")
+def grid(run: OfRun, given: Grid, studio: Here) -> dict[str, str]:
+    """A sheet: the run's files by strengths, for a prompt."""
+    return {"job": planning.grid(studio, run, given.prompt, given.strengths, given.seed).id}
+
+
+@router.post("/evaluate")
+def evaluate(run: OfRun, studio: Here) -> dict[str, str]:
+    """Measure the run's results."""
+    chosen = planning.lane(studio)
+    argv = ["evaluate", str(run.root), "--device", planning.device(studio, chosen), "--json"]
+    about = {"run": studio.home.key_of(run.root)}
+    project = planning.project_of(studio, run)
+    return {"job": studio.jobs.add("evaluate", argv, lane=chosen, project=project, about=about).id}
+
+
+def _kept(run: RunDir, path: Path) -> FileResponse:
+    real = path.resolve()
+    if not real.is_file() or not real.is_relative_to(run.root.resolve()):
+        raise HTTPException(404)
+    return FileResponse(real, media_type="application/octet-stream", filename=real.name)

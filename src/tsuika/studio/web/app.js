@@ -1,0 +1,161 @@
+// The shell: what is at the top of every screen, and which screen is shown.
+// @ts-check
+
+import { _, ended, get, html, jobs, language, languages, link, listen, number, online, route, said, send, session, signal, speak, theme, tried, isCommand } from "./core.js";
+import { Home } from "./home.js";
+import { Drawer, Icon, Problem, helpOpen, kindName, stateName, useEffect, useState } from "./ui.js";
+import { render } from "./vendor/preact.js";
+import "./vendor/signals.js";
+
+// Screens are fetched when they are first opened.
+const SCREENS = {
+  images: () => import("./images.js"),
+  plan: () => import("./plan.js"),
+  train: () => import("./train.js"),
+  compare: () => import("./compare.js"),
+  playground: () => import("./playground.js"),
+  tools: () => import("./tools.js"),
+  runs: () => import("./train.js"),
+};
+const THEMES = ["auto", "light", "dark"];
+/** @type {{value: Record<string, any>}} */
+const loaded = signal({});
+
+/** @param {keyof typeof SCREENS} name */
+function screen(name) {
+  if (!loaded.value[name])
+    SCREENS[name]().then(module => (loaded.value = { ...loaded.value, [name]: module.default }));
+  return loaded.value[name];
+}
+
+/** @type {{value: any}} */
+export const project = signal(null);
+
+function App() {
+  const { parts } = route.value;
+  const [first, id, step = "images"] = parts;
+  useEffect(() => {
+    if (first !== "projects" || project.value?.id === id) return;
+    project.value = null;
+    tried(async () => (project.value = await get(`/projects/${id}`)));
+  }, [first, id]);
+  useEffect(() => scrollTo(0, 0), [parts.join("/")]);
+  let shown = html`<${Home} />`;
+  if (first === "projects" && id) shown = show(step in SCREENS ? step : "images", project.value?.id === id ? { project: project.value, reload } : null);
+  else if (first === "runs" && id) shown = show("runs", { run: id });
+  else if (first === "playground" || first === "tools") shown = show(first, {});
+  const title = titleOf(first, step);
+  useEffect(() => {
+    document.title = [title, first === "projects" ? project.value?.name : "", "tsuika"].filter(Boolean).join(" – ");
+  });
+  // Home and the training have a heading of their own.
+  return html`<${Top} /><${Offline} />${title && !["train", "runs"].includes(first === "projects" ? step : first) && html`<h1 class="unseen">${title}</h1>`}${shown}<${Problem} />${helpOpen.value && html`<${Help} />`}`;
+}
+
+/** @param {string} first @param {string} step */
+function titleOf(first, step) {
+  const titles = { images: _("Images"), plan: _("Plan"), train: _("Train"), compare: _("Compare"), runs: _("Train"), playground: _("Playground"), tools: _("Tools") };
+  return titles[/** @type {keyof typeof titles} */ (first === "projects" ? step : first)] ?? "";
+}
+
+/** @param {string} name @param {any} props */
+function show(name, props) {
+  const Screen = screen(/** @type {keyof typeof SCREENS} */ (name));
+  return Screen && props ? html`<${Screen} key=${name + (props.project?.id ?? props.run ?? "")} ...${props} />` : html`<main class="page"></main>`;
+}
+
+export async function reload() {
+  const now = project.value;
+  if (now) await tried(async () => (project.value = await get(`/projects/${now.id}`)));
+}
+
+function Top() {
+  const { parts } = route.value;
+  const inProject = parts[0] === "projects" && project.value;
+  const busy = Object.values(jobs.value).find(one => one.state === "running" && one.kind === "train");
+  return html`<header class="top"><nav class="row" aria-label=${_("Main")}>
+      <a class="brand" href=${link()} aria-label=${`tsuika – ${_("Home")}`}><img src="/web/icon.svg" alt="" width="26" height="26" /><span>tsuika</span></a>
+      ${inProject && html`<${Name} />`}</nav>
+    ${inProject && html`<${Steps} id=${project.value.id} now=${parts[2] ?? "images"} />`}
+    <div class="row end tools">
+      ${busy && html`<a class="busy" href=${busy.project ? link("projects", busy.project, "train") : link("runs", busy.run)} title=${said(busy.phase)}>
+        <span class="dot"></span><span class="num">${busy.total ? `${number((100 * busy.done) / busy.total)}%` : ""}</span></a>`}
+      <a class="quiet" href=${link("playground")} aria-current=${parts[0] === "playground" ? "page" : undefined}>${_("Playground")}</a>
+      <a class="quiet" href=${link("tools")} aria-current=${parts[0] === "tools" ? "page" : undefined}>${_("Tools")}</a>
+      <select aria-label=${_("Language")} value=${language.value} onChange=${(/** @type {any} */ event) => choose(event.target.value)}>
+        ${languages.value.map(one => html`<option key=${one} value=${one} lang=${one}>${one === "ja" ? "日本語" : one === "en" ? "English" : one}</option>`)}</select>
+      <button class="icon-only" aria-label=${_("Light or dark")} onClick=${() => (theme.value = THEMES[(THEMES.indexOf(theme.value) + 1) % THEMES.length])}><${Icon} name="sun" /></button>
+      <button class="icon-only" aria-label=${_("Help")} onClick=${() => (helpOpen.value = true)}><${Icon} name="help" /></button>
+    </div></header>`;
+}
+
+function Name() {
+  const [text, setText] = useState(project.value.name);
+  useEffect(() => setText(project.value.name), [project.value.id]);
+  const keep = () => text.trim() && text !== project.value.name && tried(async () => (await send("PATCH", `/projects/${project.value.id}`, { name: text }), await reload()));
+  return html`<input class="name" aria-label=${_("Name of the project")} value=${text} size=${Math.max(8, Math.min(24, text.length * 1.6))}
+    onInput=${(/** @type {any} */ event) => setText(event.target.value)} onBlur=${keep}
+    onKeyDown=${(/** @type {KeyboardEvent} */ event) => event.key === "Enter" && !event.isComposing && /** @type {HTMLElement} */ (event.target).blur()} />`;
+}
+
+/** @param {{id: string, now: string}} props */
+function Steps({ id, now }) {
+  const steps = [["images", _("Images")], ["plan", _("Plan")], ["train", _("Train")], ["compare", _("Compare")]];
+  const at = steps.findIndex(([key]) => key === now);
+  return html`<nav class="steps" aria-label=${_("Steps")}>${steps.map(
+    ([key, title], number) => html`<a key=${key} href=${link("projects", id, key)} class=${number < at ? "past" : ""} aria-current=${key === now ? "step" : undefined}>
+      <span class="count">${number + 1}</span>${title}</a>`,
+  )}</nav>`;
+}
+
+const Offline = () =>
+  !online.value && html`<div class="offline" role="status">${_("The studio does not answer. Jobs go on without it. Start it again with: tsuika studio")}</div>`;
+
+function Help() {
+  const rows = [
+    ["?", _("This help")], ["Esc", _("Close what is open")], ["← → ↑ ↓", _("Through the images")], ["Space", _("Leave an image out, or put it back")],
+    ["Enter", _("Edit the caption")], ["Ctrl + Enter", _("Go on: keep the caption, generate, start")],
+  ];
+  return html`<${Drawer} title=${_("Help")} onClose=${() => (helpOpen.value = false)}>
+    <h3>${_("The way to a file")}</h3>
+    <ol><li>${_("Images: drop them, look at what the check says.")}</li><li>${_("Plan: what is it, which base model, which word calls it up.")}</li>
+      <li>${_("Train: it stops by itself before it learns the images by heart.")}</li><li>${_("Compare: choose the file you like, and use it in your program.")}</li></ol>
+    <h3>${_("Keys")}</h3><dl class="keys">${rows.map(([key, text]) => html`<dt key=${key}><kbd>${key}</kbd></dt><dd>${text}</dd>`)}</dl>
+    <p class="soft small">${_("Everything lies in {home}. Nothing leaves this machine.", { home: session.value.home })}</p>
+  <//>`;
+}
+
+/** @param {string} chosen */
+async function choose(chosen) {
+  await tried(() => speak(chosen));
+  await tried(() => send("PUT", "/language", { language: chosen }));
+}
+
+addEventListener("keydown", event => {
+  if (event.key === "?" && isCommand(event)) helpOpen.value = true;
+});
+
+// A project's runs change with its jobs.
+ended.add(job => {
+  if (job.project && job.project === project.value?.id) reload();
+});
+
+// A page that is not looked at says when a training has ended.
+ended.add(job => {
+  if (job.kind !== "train" || !document.hidden || globalThis.Notification?.permission !== "granted") return;
+  const told = new Notification(`${kindName(job.kind)}: ${stateName(job.state)}`, { icon: "/web/icon.svg", tag: job.id });
+  told.onclick = () => (focus(), (location.hash = job.project ? link("projects", job.project, "train") : link("runs", job.run)));
+});
+
+async function begin() {
+  session.value = await get("/session");
+  languages.value = session.value.languages;
+  const wished = [session.value.language, ...navigator.languages.map(one => one.slice(0, 2))];
+  await speak(wished.find(one => languages.value.includes(one)) ?? "en");
+  listen();
+  const root = /** @type {HTMLElement} */ (document.getElementById("app"));
+  root.replaceChildren();
+  render(html`<${App} />`, root);
+}
+
+begin();

@@ -1,0 +1,90 @@
+// Captions: of one image beside it, and of all at once with a look at what would change.
+// @ts-check
+
+import { _, _n, html, later, number, said, send, tried } from "./core.js";
+import { Drawer, Icon, useEffect, useRef, useState } from "./ui.js";
+
+/** One image: large, with its caption and what was found. @param {{project: any, image: any, others: any[], onClose: () => void,
+ * onEdit: (action: string, ids: string[]) => void, onCaption: (captions: Record<string, string>) => void, onMove: (by: number) => void}} props */
+export function Editor({ project, image, onClose, onEdit, onCaption, onMove }) {
+  const [text, setText] = useState(image.caption);
+  const kept = useRef(image.caption);
+  const keep = (/** @type {string} */ now) => {
+    if (now.trim() === kept.current.trim()) return;
+    kept.current = now;
+    onCaption({ [image.id]: now });
+  };
+  const now = useRef(text);
+  now.current = text;
+  // Moving on, or closing, keeps what was written.
+  useEffect(() => () => keep(now.current), []);
+  const keys = (/** @type {KeyboardEvent} */ event) => {
+    if (event.isComposing) return;
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
+      keep(text);
+      onMove(1);
+      event.preventDefault();
+    } else if (event.key === "Escape") {
+      keep(text);
+      /** @type {HTMLElement} */ (event.target).blur();
+      event.stopPropagation();
+    }
+  };
+  const about = image.about;
+  return html`<aside class="editor card" aria-label=${image.name}>
+    <div class="row between"><code class="small">${image.name}</code>
+      <span class="row"><button class="icon-only" aria-label=${_("Previous image")} onClick=${() => onMove(-1)}>‹</button>
+      <button class="icon-only" aria-label=${_("Next image")} onClick=${() => onMove(1)}>›</button>
+      <button class="icon-only" aria-label=${_("Close")} onClick=${onClose}><${Icon} name="close" /></button></span></div>
+    <img class="large" alt=${image.caption || image.name} src=${`/api/projects/${project.id}/images/${image.id}?side=512`} />
+    ${about?.usable && html`<p class="soft small num">${about.width} × ${about.height} px</p>`}
+    ${image.findings.map((/** @type {any} */ one) => html`<p key=${one.code} class="small"><span class="chip ${one.level}">${said(one.what)}</span> ${said(one.why)} <span class="soft">${said(one.todo)}</span></p>`)}
+    <label for="caption">${_("Caption")}</label>
+    <textarea id="caption" rows="4" value=${text} placeholder=${_("What is to be seen besides the subject")}
+      onInput=${(/** @type {any} */ event) => setText(event.target.value)} onBlur=${() => keep(text)} onKeyDown=${keys}></textarea>
+    <div class="row between"><span class="soft small">${about?.tokens != null ? _("{count} of 75 tokens", { count: about.tokens }) : ""}</span>
+      <span class="row">${about?.bars?.some(Boolean) && !image.left_out && html`<button onClick=${() => onEdit("crop", [image.id])}>${_("Cut the bars off")}</button>`}
+      <button onClick=${() => onEdit(image.left_out ? "put-back" : "leave-out", [image.id])}>${image.left_out ? _("Put back") : _("Leave out")}</button></span></div>
+  </aside>`;
+}
+
+/** All captions: words in front or behind, find and replace, how often each tag stands there. @param {{project: any, view: any, onClose: () => void, onDone: (data: any) => void}} props */
+export function Bulk({ project, view, onClose, onDone }) {
+  const [action, setAction] = useState("front");
+  const [find, setFind] = useState("");
+  const [text, setText] = useState("");
+  const [found, setFound] = useState(/** @type {Record<string, string>} */ ({}));
+  const ask = useRef(later(250, (/** @type {any} */ given) => tried(async () => setFound((await send("POST", `/projects/${project.id}/captions/preview`, given)).captions)))).current;
+  useEffect(() => {
+    ask({ action, find, text });
+  }, [action, find, text]);
+  const rows = view.images.filter((/** @type {any} */ one) => one.id in found);
+  const apply = () => tried(async () => (onDone(await send("PUT", `/projects/${project.id}/captions`, { captions: found })), setText(""), setFind("")));
+  return html`<${Drawer} title=${_("All captions")} onClose=${onClose}>
+    <div class="tabs" role="group">${[["front", _("Add in front")], ["behind", _("Add at the end")], ["replace", _("Find and replace")]].map(
+      ([key, title]) => html`<button key=${key} aria-pressed=${action === key} onClick=${() => setAction(key)}>${title}</button>`,
+    )}</div>
+    ${action === "replace" && html`<label>${_("Find")}<input value=${find} onInput=${(/** @type {any} */ event) => setFind(event.target.value)} /></label>`}
+    <label>${action === "replace" ? _("Replace with") : _("Words")}<input value=${text} onInput=${(/** @type {any} */ event) => setText(event.target.value)} /></label>
+    <div class="row between"><span class="soft small">${_n("{count} caption would change", "{count} captions would change", rows.length)}</span>
+      <button class="main" disabled=${!rows.length} onClick=${apply}>${_("Change them")}</button></div>
+    <ul class="preview small">${rows.slice(0, 30).map((/** @type {any} */ one) => html`<li key=${one.id}><del>${one.caption || "–"}</del><ins>${found[one.id]}</ins></li>`)}</ul>
+    <p class="soft small">${_("Automatic captions are not there yet. Captions of another program, as .txt files of the same names, can be added like images.")}</p>
+    <${Tags} view=${view} onPick=${(/** @type {string} */ tag) => (setAction("replace"), setFind(tag))} />
+  <//>`;
+}
+
+/** How many captions have a tag. @param {{view: any, onPick: (tag: string) => void}} props */
+function Tags({ view, onPick }) {
+  /** @type {Map<string, number>} */
+  const counts = new Map();
+  for (const one of view.used)
+    for (const tag of new Set(one.caption.split(",").map((/** @type {string} */ part) => part.trim()).filter(Boolean)))
+      counts.set(String(tag), (counts.get(String(tag)) ?? 0) + 1);
+  const rows = [...counts].sort((a, b) => b[1] - a[1]).slice(0, 60);
+  if (!rows.length) return null;
+  return html`<h3>${_("Tags and phrases")}</h3><div class="tags">${rows.map(
+    ([tag, count]) => html`<button key=${tag} class="tag" onClick=${() => onPick(tag)}>${tag} <span class="num soft">${number(count)}</span></button>`,
+  )}</div>`;
+}
+

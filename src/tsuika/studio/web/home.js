@@ -1,0 +1,81 @@
+// Home: what is running, the projects, the machine. An empty home is the place to drop images on.
+// @ts-check
+
+import { _, _n, duration, get, html, isOpen, jobs, link, said, send, tried } from "./core.js";
+import { DropZone } from "./drop.js";
+import { Asked, Bar, Icon, Left, kindName, stateName, useEffect, useState, waitingFor } from "./ui.js";
+
+export function Home() {
+  const [home, setHome] = useState(/** @type {any} */ (null));
+  const load = () => tried(async () => setHome(await get("/home")));
+  const open = Object.values(jobs.value).filter(one => isOpen(one) && one.kind !== "doctor");
+  const finished = Object.values(jobs.value).filter(one => one.ended).length;
+  useEffect(() => {
+    load();
+  }, [finished]);
+  if (!home) return html`<main class="page"></main>`;
+  const projects = home.projects;
+  return html`<main class="page">
+    ${!projects.length && html`<header class="hello"><h1>${_("From a folder of images to a file that works")}</h1>
+      <p class="soft">${_("Drop your images, answer three questions, start the training. It stops by itself when it is at its best.")}</p></header>`}
+    ${projects.length > 0 && html`<h1 class="unseen">${_("Home")}</h1>`}
+    <${DropZone} small=${projects.length > 0} />
+    ${open.length > 0 && html`<section><h2>${_("At work")}</h2><${Queue} open=${open} projects=${projects} /></section>`}
+    ${projects.length > 0 && html`<section><h2>${_("Projects")}</h2><div class="tiles">
+      ${projects.map((/** @type {any} */ one) => html`<${Tile} key=${one.id} project=${one} onGone=${load} />`)}</div></section>`}
+    ${home.terminal.length > 0 && html`<section><h2>${_("Runs from a terminal")}</h2><ul class="rows">
+      ${home.terminal.map((/** @type {any} */ run) => html`<li key=${run.id}><a href=${link("runs", run.id)}>${run.name}</a>
+        <span class="chip ${run.state}">${stateName(run.state)}</span></li>`)}</ul></section>`}
+    <${Machine} machine=${home.machine} />
+  </main>`;
+}
+
+/** @param {{open: any[], projects: any[]}} props */
+export function Queue({ open, projects }) {
+  const name = (/** @type {string} */ id) => projects.find(one => one.id === id)?.name ?? "";
+  const sorted = [...open].sort((a, b) => Number(b.state === "running") - Number(a.state === "running") || a.place - b.place);
+  return html`<ul class="rows">${sorted.map(job => html`<li key=${job.id} class="job">
+    <div class="grow"><div class="row between"><a href=${jobLink(job)}>${kindName(job.kind)}${name(job.project) && html` · ${name(job.project)}`}</a>
+      <span class="soft small">${job.state === "waiting" ? waitingFor(job) : html`${said(job.phase)} <${Left} seconds=${job.seconds_left} />`}</span></div>
+      <${Bar} done=${job.done ?? 0} total=${job.state === "waiting" ? 0 : job.total ?? 0} /></div>
+    ${job.state === "waiting" && html`<button class="quiet" onClick=${() => tried(() => send("POST", `/jobs/${job.id}`, { action: "first" }))}>${_("Run next")}</button>`}
+    <${Asked} label=${job.state === "waiting" ? _("Cancel") : _("Stop")} question=${_("Really?")}
+      onYes=${() => tried(() => send("POST", `/jobs/${job.id}`, { action: "stop" }))} />
+  </li>`)}</ul>`;
+}
+
+/** @param {any} job */
+const jobLink = job =>
+  job.kind === "train" ? (job.project ? link("projects", job.project, "train") : link("runs", job.run)) : job.project ? link("projects", job.project) : link();
+
+/** @param {{project: any, onGone: () => void}} props */
+function Tile({ project, onGone }) {
+  const run = project.runs[0];
+  const job = Object.values(jobs.value).find(one => one.project === project.id && one.kind === "train" && isOpen(one));
+  const state = job ? job.state : run?.state;
+  return html`<article class="tile">
+    <a class="cover" href=${link("projects", project.id, state ? (state === "finished" ? "compare" : "train") : "images")} aria-label=${project.name}>
+      ${project.cover ? html`<img loading="lazy" alt="" src=${`/api/projects/${project.id}/images/${project.cover}?side=512`} />` : html`<span class="blank"><${Icon} name="images" /></span>`}
+    </a>
+    <div class="row between"><h3>${project.name}</h3>${state && html`<span class="chip ${state}">${stateName(state)}</span>`}</div>
+    <div class="row between"><span class="soft small">${_n("{count} image", "{count} images", project.images)} · ${ago(project.touched)}</span>
+      <${Asked} label=${_("Remove")} question=${_("Into the studio's trash folder?")}
+        onYes=${() => tried(async () => (await send("DELETE", `/projects/${project.id}`), onGone()))} /></div>
+    ${job?.state === "running" && html`<${Bar} done=${job.done ?? 0} total=${job.total ?? 0} />`}
+  </article>`;
+}
+
+/** @param {number} at */
+const ago = at => {
+  const seconds = Date.now() / 1000 - at;
+  return seconds < 60 ? _("just now") : _("{time} ago", { time: duration(seconds) });
+};
+
+/** @param {{machine: any}} props */
+function Machine({ machine }) {
+  if (!machine) return html`<footer class="machine soft small">${_("Looking at this machine")} …</footer>`;
+  const device = machine.device === "cpu" ? _("no GPU: training runs on the processor, slowly") : machine.device;
+  return html`<footer class="machine soft small"><span>${device}</span><span>${_("memory {size} GB", { size: machine.memory_gib })}</span>
+    <span>${_("free disk space {size} GB", { size: machine.disk_free_gib })}</span><span>torch ${machine.libraries.torch}</span><span>tsuika ${machine.libraries.tsuika}</span></footer>`;
+}
+

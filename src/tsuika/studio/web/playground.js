@@ -1,0 +1,99 @@
+// Playground: a prompt, cards for what is applied to the base model, and what was generated.
+// @ts-check
+
+import { _, get, html, jobs, noteJob, send, signal, tried } from "./core.js";
+import { Drawer, Icon, Picker, Trouble, Working, useEffect, useState } from "./ui.js";
+
+const EMPTY = { prompt: "", negative: "", base: "embedded", vae: "builtin", seed: 1, steps: "", cfg: "", sampler: "", size: "", num: 2 };
+/** What is asked for, kept while other screens are shown. @type {{value: any}} */
+const asked = signal(JSON.parse(localStorage.getItem("tsuika-playground") ?? "null") ?? { ...EMPTY, cards: [] });
+
+/** @param {Record<string, unknown>} change */
+function change(change) {
+  asked.value = { ...asked.value, ...change };
+  localStorage.setItem("tsuika-playground", JSON.stringify(asked.value));
+}
+
+export default function Playground() {
+  const [known, setKnown] = useState(/** @type {any} */ ({ artifacts: [], samplers: [] }));
+  const [bases, setBases] = useState(/** @type {any[]} */ ([]));
+  const [picking, setPicking] = useState("");
+  const [shown, setShown] = useState(/** @type {any} */ (null));
+  useEffect(() => {
+    tried(async () => {
+      setKnown(await get("/artifacts"));
+      setBases((await get("/bases")).bases);
+    });
+  }, []);
+  const now = asked.value;
+  const start = () =>
+    tried(async () => {
+      const { cards, ...values } = asked.value;
+      const artifact = cards.filter((/** @type {any} */ one) => one.on).map((/** @type {any} */ one) => `${one.file}:${one.strength}`);
+      const { job } = await send("POST", "/commands", { command: ["generate"], values: { ...values, artifact }, about: { playground: true, ...asked.value } });
+      noteJob((await get(`/jobs/${job}`)).job);
+    });
+  useEffect(() => {
+    const keys = (/** @type {KeyboardEvent} */ event) => event.key === "Enter" && event.ctrlKey && !event.isComposing && asked.value.prompt.trim() && start();
+    addEventListener("keydown", keys);
+    return () => removeEventListener("keydown", keys);
+  }, []);
+  const add = (/** @type {any} */ one) => !now.cards.some((/** @type {any} */ card) => card.file === one.file) && change({ cards: [...now.cards, { ...one, on: true, strength: 1 }] });
+  const edit = (/** @type {number} */ at, /** @type {any} */ more) => change({ cards: now.cards.map((/** @type {any} */ one, /** @type {number} */ number) => (number === at ? { ...one, ...more } : one)) });
+  const results = Object.values(jobs.value).filter(one => one.kind === "generate").sort((a, b) => b.created - a.created);
+  const models = known.artifacts.filter((/** @type {any} */ one) => one.kind === "base");
+  const field = (/** @type {string} */ key, /** @type {string} */ label, more = {}) => html`<label class="field"><span>${label}</span>
+    <input value=${now[key]} onInput=${(/** @type {any} */ event) => change({ [key]: event.target.value })} ...${more} /></label>`;
+  return html`<main class="page playground">
+    <section class="card questions">
+      <label class="field"><span>${_("Prompt")}</span><textarea rows="3" value=${now.prompt} placeholder=${_("What to generate; (words:1.2) and <lora:name:0.8> work")} onInput=${(/** @type {any} */ event) => change({ prompt: event.target.value })}></textarea></label>
+      <label class="field"><span>${_("Negative prompt")}</span><textarea rows="1" value=${now.negative} onInput=${(/** @type {any} */ event) => change({ negative: event.target.value })}></textarea></label>
+      <div class="field"><label for="play-base">${_("Base model")}</label><select id="play-base" value=${now.base} onChange=${(/** @type {any} */ event) => (event.target.value === "pick" ? setPicking("base") : change({ base: event.target.value }))}>
+        <option value="embedded">${_("The embedded one: tiny, for practice")}</option>
+        ${[...models.map((/** @type {any} */ one) => ({ base: one.file, name: one.name })), ...bases].map(one => html`<option key=${one.base} value=${one.base}>${one.name}</option>`)}
+        ${now.base !== "embedded" && ![...models.map((/** @type {any} */ one) => one.file), ...bases.map((/** @type {any} */ one) => one.base)].includes(now.base) && html`<option value=${now.base}>${now.base}</option>`}
+        <option value="pick">${_("A file of this machine …")}</option></select></div>
+      <div class="cards">${now.cards.map((/** @type {any} */ one, /** @type {number} */ at) => html`<div key=${one.file} class="stack ${one.on ? "" : "off"}">
+        <div class="row between"><label class="row"><input type="checkbox" class="switch" role="switch" checked=${one.on} onChange=${() => edit(at, { on: !one.on })} /> <strong>${one.name}</strong></label>
+          <button class="icon-only" aria-label=${_("Remove {name}", { name: one.name })} onClick=${() => change({ cards: now.cards.filter((/** @type {any} */ _one, /** @type {number} */ number) => number !== at) })}><${Icon} name="close" /></button></div>
+        <label class="row"><span class="small soft">${_("Strength")}</span><input type="range" class="grow" min="-1" max="2" step="0.05" value=${one.strength} onInput=${(/** @type {any} */ event) => edit(at, { strength: Number(event.target.value) })} />
+          <output class="num">${one.strength.toFixed(2)}</output></label></div>`)}
+        <div class="row"><select aria-label=${_("Add a LoRA, embedding or hypernetwork")} value="" onChange=${(/** @type {any} */ event) => {
+          const choice = event.target.value;
+          event.target.value = "";
+          choice === "pick" ? setPicking("artifact") : add(known.artifacts.find((/** @type {any} */ one) => one.file === choice));
+        }}><option value="" disabled>${_("Add a LoRA, embedding or hypernetwork")}</option>
+          ${known.artifacts.filter((/** @type {any} */ one) => one.kind !== "base").map((/** @type {any} */ one) => html`<option key=${one.file} value=${one.file}>${one.name} (${one.kind || _("results")})</option>`)}
+          <option value="pick">${_("A file of this machine …")}</option></select></div></div>
+      <details><summary>${_("Size, seed, sampler")}</summary><div class="many">
+        ${field("num", _("Number of images"), { inputmode: "numeric" })}${field("seed", _("Seed"), { inputmode: "numeric" })}${field("size", _("Size, such as 512x768"))}
+        ${field("steps", _("Sampling steps"), { inputmode: "numeric" })}${field("cfg", _("CFG scale"), { inputmode: "decimal" })}${field("vae", _("VAE"))}
+        <label class="field"><span>${_("Sampler")}</span><select value=${now.sampler} onChange=${(/** @type {any} */ event) => change({ sampler: event.target.value })}><option value="">${_("the base model's own")}</option>
+          ${known.samplers.map((/** @type {string} */ one) => html`<option key=${one} value=${one}>${one}</option>`)}</select></label></div></details>
+      <button class="main big" disabled=${!now.prompt.trim()} onClick=${start}><${Icon} name="play" /> ${_("Generate")}</button>
+    </section>
+    <section class="drawn" aria-live="polite">
+      ${results.map(job => html`<article key=${job.id} class="result">
+        <${Working} job=${job}><button class="quiet" onClick=${() => tried(() => send("POST", `/jobs/${job.id}`, { action: "stop" }))}>${_("Cancel")}</button><//>
+        ${job.state === "failed" && html`<${Trouble} error=${job.error ?? { what: _("It ended unexpectedly.") }} log=${`/jobs/${job.id}/log`} />`}
+        <div class="pictures big-pictures">${(job.images ?? []).map((/** @type {any} */ one, /** @type {number} */ number) => html`<button key=${number} class="thumb" onClick=${() => setShown({ job, number, seed: one.seed })}>
+          <img alt=${job.about.prompt ?? ""} src=${`/api/jobs/${job.id}/images/${number}?side=512`} /></button>`)}</div>
+        ${job.images?.length > 0 && html`<p class="small soft">${job.about.prompt}</p>`}</article>`)}
+      ${!results.length && html`<p class="soft">${_("What is generated appears here.")}</p>`}
+    </section>
+    ${picking && html`<${Picker} models title=${_("Choose a file")} onClose=${() => setPicking("")} onPick=${(/** @type {any} */ row) => tried(async () => {
+      setPicking("");
+      if (picking === "base") {
+        const taken = await send("POST", "/bases", { place: row.id });
+        setBases([taken, ...bases]);
+        change({ base: taken.base });
+      } else add(await send("POST", "/artifacts", { place: row.id }));
+    })} />`}
+    ${shown && html`<${Drawer} title=${shown.job.about.prompt ?? ""} wide onClose=${() => setShown(null)}>
+      <img class="whole" alt=${shown.job.about.prompt ?? ""} src=${`/api/jobs/${shown.job.id}/images/${shown.number}?side=1600`} />
+      <div class="row"><a class="button main" download href=${`/api/jobs/${shown.job.id}/images/${shown.number}?side=0`}><${Icon} name="down" /> ${_("PNG with its parameters")}</a>
+        <button onClick=${() => (change({ ...asked.value, ...shown.job.about, seed: shown.seed, playground: undefined }), setShown(null))}>${_("Use these settings")}</button>
+        <span class="soft small num">${_("seed {seed}", { seed: shown.seed })}</span></div>
+      <p class="small soft"><code>${shown.job.command}</code></p><//>`}
+  </main>`;
+}

@@ -1,0 +1,181 @@
+"""From a page's wishes to a command line: recipes, queues, exports, and every command with its flags."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from PIL import Image
+from running import Running, running
+
+from tsuika import config
+from tsuika.cli.main import app
+from tsuika.cli.studio import described
+
+# Says nothing and goes on until it is told to end.
+STAND_IN = """
+import json, os, sys, time
+with open(sys.argv[2], "a") as log:
+    log.write(json.dumps({"event": "Began", "pid": os.getpid(), "began": time.time()}) + "\\n")
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Iterator[Running]:
+    with running(
+        tmp_path / "home", list(described(typer.main.get_group(app))), (sys.executable, "-S", "-c", STAND_IN)
+    ) as found:
+        yield found
+        for job in found.studio.jobs.all("where state = 'running'"):
+            found.studio.jobs.kill(job)
+            found.until(job.id, "died", "stopped")
+
+
+@pytest.fixture
+def project(here: Running, tmp_path: Path) -> str:
+    key: str = here.ask("POST", "/api/projects", {"name": "My Cat"})[1]["id"]
+    home = here.studio.home
+    folder = home.project(key).folder  # type: ignore[union-attr]
+    Image.new("RGB", (32, 32), "red").save(folder / "images/a.png")
+    recipe = folder / "advice/1-lora.toml"
+    recipe.parent.mkdir()
+    recipe.write_text(
+        '[method]\nname = "lora"\nrank = 16\n[train]\nsteps = 80\n[data]\ntrigger = "mycat"\nimages = "x"\n'
+    )
+    home.db.insert(
+        "jobs",
+        id="advice",
+        project=key,
+        kind="advise",
+        argv="[]",
+        lane="light",
+        place=0,
+        state="done",
+        created=0,
+        ended=1,
+    )
+    here.studio.jobs.folder("advice").mkdir(parents=True)
+    option = {"recipe_file": str(recipe)}
+    (here.studio.jobs.folder("advice") / "result.json").write_text(
+        json.dumps({"recommendation": option, "alternatives": []})
+    )
+    return key
+
+
+def argv(here: Running, job: str) -> tuple[str, ...]:
+    found = here.studio.jobs.get(job)
+    assert found is not None
+    return found.argv
+
+
+def test_a_plan_begins_with_what_the_name_says(here: Running, project: str) -> None:
+    plan = here.ask("GET", f"/api/projects/{project}")[1]["plan"]
+    assert plan == {"goal": "character", "base": "embedded", "trigger": "mycat", "class_word": "character"}
+    here.ask("PATCH", f"/api/projects/{project}", {"plan": {**plan, "goal": "style", "class_word": "style"}})
+    job = here.ask("POST", f"/api/projects/{project}/advise")[1]["job"]
+    given = argv(here, job)
+    assert given[given.index("--goal") + 1] == "style"
+    assert "--no-measure" not in given
+
+
+def test_settings_are_checked_at_once_and_told_in_both_languages(here: Running, project: str) -> None:
+    asked = {"advice": "advice", "settings": {"train.steps": 12}}
+    status, found = here.ask("POST", f"/api/projects/{project}/recipe", asked)
+    assert (status, found["error"]) == (200, None)
+    assert found["values"]["train"]["steps"] == 12
+    assert found["differences"]["train.steps"] == 12
+    assert found["advised"]["train.steps"] == 80
+    wrong = {"advice": "advice", "settings": {"train.learning_rate": "fast"}}
+    found = here.ask("POST", f"/api/projects/{project}/recipe", wrong)[1]
+    assert found["error"]["key"] == "train.learning_rate"
+    assert found["error"]["why"]["ja"] != found["error"]["why"]["en"]
+    assert here.ask("POST", f"/api/projects/{project}/train", wrong)[0] == 422
+
+
+def test_a_training_gets_a_whole_recipe_and_waits_for_the_device(here: Running, project: str) -> None:
+    asked = {"advice": "advice", "settings": {"train.steps": 12}}
+    first = here.ask("POST", f"/api/projects/{project}/train", asked)[1]["job"]
+    second = here.ask("POST", f"/api/projects/{project}/train", asked)[1]["job"]
+    given = argv(here, first)
+    recipe = config.load(Path(given[given.index("--recipe") + 1]))
+    assert (recipe.train.steps, recipe.preview.every, recipe.output.name) == (12, 10, "My Cat")
+    assert (recipe.method.name, recipe.data.trigger) == ("lora", "mycat")
+    assert argv(here, second)[argv(here, second).index("--out") + 1] != given[given.index("--out") + 1]
+    view = here.ask("GET", f"/api/jobs/{second}")[1]["job"]
+    assert (view["state"], view["waits_for"]["kind"]) == ("waiting", "train")
+    # Nothing is timed on a device that is busy.
+    advice = here.ask("POST", f"/api/projects/{project}/advise")[1]["job"]
+    assert "--no-measure" in argv(here, advice)
+    assert here.ask("POST", f"/api/jobs/{second}", {"action": "stop"})[1]["job"]["state"] == "cancelled"
+
+
+def test_a_command_is_a_list_of_arguments_in_which_no_value_is_a_flag(here: Running, tmp_path: Path) -> None:
+    values: dict[str, Any] = {"prompt": "--out=/etc/x; rm -rf /", "num": 2, "seed": "", "lora": [], "overwrite": True}
+    given = argv(here, here.ask("POST", "/api/commands", {"command": ["generate"], "values": values})[1]["job"])
+    assert given[:3] == ("generate", "--prompt=--out=/etc/x; rm -rf /", "--num=2")
+    (out,) = [one for one in given if one.startswith("--out=")]
+    assert out.startswith(f"--out={here.studio.home.root / 'made/generate-'}")
+    assert "--overwrite" not in given
+    made = here.studio.home.root / "results"
+    for name in ("a.safetensors", "b.safetensors"):
+        (made / name).write_bytes(b"x")
+    values = {"files": [f"{made / 'a.safetensors'}:0.5", str(made / "b.safetensors")], "out": "both.safetensors"}
+    given = argv(here, here.ask("POST", "/api/commands", {"command": ["merge"], "values": values})[1]["job"])
+    assert given[-3:] == ("--", *values["files"])
+    assert f"--out={made / 'both.safetensors'}" in given
+    taken = {"command": ["merge"], "values": {**values, "out": "a.safetensors"}}
+    assert here.ask("POST", "/api/commands", taken)[0] == 422
+
+
+def test_every_command_has_a_form_and_none_lets_code_in(here: Running) -> None:
+    forms = {" ".join(one["command"]): one for one in here.ask("GET", "/api/commands")[1]}
+    assert {"generate", "merge", "vae compare", "search", "inspect"} <= forms.keys()
+    assert not {"studio", "train", "doctor"} & forms.keys()
+    for form in forms.values():
+        assert form["text"]["ja"] != form["text"]["en"]
+        for flag in form["flags"]:
+            assert flag["text"]["en"], flag
+            assert flag["flag"] != "--method"
+
+
+def test_the_stream_tells_of_jobs_as_they_change(here: Running, project: str) -> None:
+    import http.client
+
+    connection = http.client.HTTPConnection("127.0.0.1", here.port, timeout=10)
+    connection.request("GET", "/api/events", headers={"Cookie": here.cookie})
+    stream = connection.getresponse()
+    assert stream.getheader("content-type", "").startswith("text/event-stream")
+
+    def told() -> dict[str, Any]:
+        while True:
+            line = stream.readline()
+            if line.startswith(b"data: "):
+                found: dict[str, Any] = json.loads(line[6:])
+                return found
+
+    assert [one["id"] for one in told()["jobs"]] == ["advice"]
+    job = here.ask("POST", f"/api/projects/{project}/check")[1]["job"]
+    end = time.monotonic() + 10
+    while (found := told().get("job", {})).get("id") != job or found["state"] != "running":
+        assert time.monotonic() < end
+    assert found["kind"] == "check"
+    connection.close()
+
+
+def test_a_home_is_found_again_with_its_projects_and_runs(here: Running, project: str) -> None:
+    run = here.studio.home.root / "runs/terminal"
+    run.mkdir()
+    run.joinpath("recipe.toml").write_text(config.dump(config.build({})))
+    home = here.ask("GET", "/api/home")[1]
+    assert [(one["name"], one["images"]) for one in home["projects"]] == [("My Cat", 1)]
+    assert [(one["name"], one["state"]) for one in home["terminal"]] == [("terminal", "stopped")]
+    assert here.ask("DELETE", f"/api/projects/{project}")[0] == 200
+    assert here.ask("GET", f"/api/projects/{project}")[0] == 404
+    assert (here.studio.home.root / "trash/My Cat/images/a.png").is_file()

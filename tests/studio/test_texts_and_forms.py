@@ -1,0 +1,76 @@
+"""The pages' texts in every language, and forms that are the recipe's own metadata."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from tsuika import config
+from tsuika.core.texts import LOCALE, languages
+from tsuika.generation.pipeline import SAMPLERS
+from tsuika.studio import catalogue, forms, models
+
+GAPS = re.compile(r"\{(\w+)\}")
+
+
+def every() -> list[tuple[str, str, str]]:
+    """Language, English, and every form of its translation."""
+    rows = []
+    for lang in languages():
+        for message, found in catalogue.catalogue(lang).items():
+            rows += [(lang, message, text) for text in ([found] if isinstance(found, str) else found)]
+    return rows
+
+
+def test_every_language_has_the_same_texts_with_the_same_gaps() -> None:
+    known = {lang: catalogue.catalogue(lang).keys() for lang in languages()}
+    assert len(set(map(frozenset, known.values()))) == 1
+    plurals = catalogue.messages()
+    wrong = [
+        (lang, message, text)
+        for lang, message, text in every()
+        if set(GAPS.findall(text)) != set(GAPS.findall(plurals[message] or message)) or not text
+    ]
+    assert not wrong
+
+
+def test_every_text_of_the_pages_is_translated() -> None:
+    assert (LOCALE / "ja/LC_MESSAGES/tsuika.mo").exists(), "make messages"
+    same = {message for lang, message, text in every() if lang == "ja" and text == message}
+    # Names, which are the same in Japanese.
+    assert same <= {"VAE", "{done} / {total}"}, same
+
+
+def test_the_form_has_every_setting_of_the_recipe_and_nothing_else() -> None:
+    known, shown = [*config.settings()], forms.settings()["settings"]
+    assert [(one.key, one.method) for one in known] == [(row["key"], row["method"]) for row in shown]
+    for one, row in zip(known, shown, strict=True):
+        assert row["text"]["en"] == str(one.help.text)
+        assert row["text"]["ja"] != row["text"]["en"], one.key
+        assert (row["unit"], row["level"]) == (one.help.unit, one.help.level)
+        assert row["kind"] in {"flag", "whole", "number", "text", "choice", "list"}
+        assert (row["kind"] == "choice") == bool(config.choices(one))
+    limits = {row["key"]: row for row in shown}["train.warmup"]
+    assert (limits["ge"], limits["lt"]) == (0, 1)
+    json.dumps(shown)
+
+
+def test_differences_are_those_from_the_methods_own_defaults() -> None:
+    recipe = config.build({"method": {"name": "textual-inversion"}, "train": {"steps": 7}, "data": {"trigger": "sks"}})
+    assert forms.differences(recipe) == {"train.steps": 7, "data.trigger": "sks"}
+
+
+def test_the_playground_knows_the_samplers() -> None:
+    assert set(models.SAMPLERS) == set(SAMPLERS)
+
+
+@pytest.mark.parametrize("path", sorted(catalogue.WEB.glob("*.js")), ids=lambda path: path.name)
+def test_a_file_of_the_front_end_is_small_and_asks_nobody_else(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 400
+    assert "// @ts-check" in text
+    assert not re.findall(r"https?://(?!www\.w3\.org)", text)
+    assert not re.findall(r"innerHTML|dangerouslySet|\beval\(|new Function", text)

@@ -1,0 +1,124 @@
+"""What is sent and what is picked: names, zips, links out of the roots, forged handles."""
+
+from __future__ import annotations
+
+import io
+import stat
+import zipfile
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tsuika.api.image_set import ImageSet
+from tsuika.core.errors import ImageError
+from tsuika.studio import uploads
+from tsuika.studio.picker import Picker
+
+
+def png(colour: str = "red") -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (16, 16), colour).save(stream, format="PNG")
+    return stream.getvalue()
+
+
+def packed(folder: Path, files: dict[str, bytes], link: str = "") -> Path:
+    path = folder / "some.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+        if link:
+            entry = zipfile.ZipInfo(link)
+            entry.external_attr = (stat.S_IFLNK | 0o777) << 16
+            archive.writestr(entry, "/etc/passwd")
+    return path
+
+
+@pytest.mark.parametrize(
+    "name", ["a.png", "sub/a.png", "画像/猫 1.png", "a.b.c.png", "COM.png", "console.png", "a" * 100 + ".png"]
+)
+def test_a_name_that_every_system_takes(name: str) -> None:
+    assert uploads.safe_name(name) == name
+
+
+def test_a_name_is_taken_in_one_form() -> None:
+    assert uploads.safe_name("が.png") == "が.png"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("..", "a/..", "./a", "a//b", "/a", "a\\b", "C:a", "c:/a", "//host/share", "a:b"),
+        *("nul", "NUL.png", "com1.png", "lpt9.txt", "aux/a.png", "con.tar.png"),
+        *("a\n.png", "a\x7f.png", "a?.png", "a*.png", 'a".png', "<a>.png", "a|b.png", " a.png", "a.png ", "a.", ".a"),
+        *("a/.b/c.png", "a" * 300 + ".png", "/".join("abcdefgh")),
+    ],
+)
+def test_a_name_that_leads_elsewhere_or_is_kept_for_a_device(name: str) -> None:
+    assert uploads.safe_name(name) is None
+
+
+def test_a_zip_gives_its_images_and_captions_and_nothing_else(tmp_path: Path) -> None:
+    files = {
+        "in/a.txt": b"a cat",
+        "in/a.png": png(),
+        "../../evil.png": png(),
+        "/abs.png": png(),
+        "C:\\evil.png": png(),
+        "__MACOSX/in/._a.png": png(),
+        "in/.hidden.png": png(),
+        "in/page.html": b"<script>",
+        "in/run.exe": b"MZ",
+        "in/broken.png": b"\x89PNG\r\n\x1a\n",
+        "nested.zip": b"PK",
+    }
+    (tmp_path / "scratch").mkdir()
+    images = ImageSet(tmp_path / "project")
+    taken = uploads.take(images, packed(tmp_path / "scratch", files, link="in/link.png"), "some.zip")
+    assert taken == ["in/a.png"]
+    assert [(one.name, one.caption) for one in images.images()] == [("in/a.png", "a cat")]
+    there = [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()]
+    assert sorted(there) == ["project/images/in/a.png", "project/images/in/a.txt", "scratch/some.zip"]
+
+
+def test_a_zip_that_would_fill_the_disk_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    path = packed(tmp_path, {"a.png": b"\0" * 3_000_000})
+    with pytest.raises(ImageError, match="too large"):
+        uploads.take(ImageSet(tmp_path / "project"), path, "some.zip")
+    assert not (tmp_path / "project").exists()
+
+
+def test_a_zip_that_lies_about_its_size_is_stopped(tmp_path: Path) -> None:
+    path = packed(tmp_path, {"a.png": png() + b"\0" * 50_000})
+    content = bytearray(path.read_bytes())
+    real = (len(png()) + 50_000).to_bytes(4, "little")
+    # In the directory at the end, which is what is read first.
+    place = content.rindex(real)
+    content[place : place + 4] = (100).to_bytes(4, "little")
+    path.write_bytes(content)
+    with pytest.raises(ImageError):
+        uploads.take(ImageSet(tmp_path / "project"), path, "some.zip")
+    assert not [*(tmp_path / "project").rglob("*.png")]
+
+
+def test_folders_are_those_below_the_roots(tmp_path: Path) -> None:
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    (root / "inside").mkdir(parents=True)
+    (root / ".hidden").mkdir()
+    outside.mkdir()
+    (root / "link").symlink_to(outside)
+    (root / "a.png").write_bytes(png())
+    (root / "m.safetensors").write_bytes(b"x")
+    picker = Picker((root,), b"secret")
+    listing = picker.listing(root, models=True)
+    assert [one["name"] for one in listing["folders"]] == ["inside"]
+    assert [one["name"] for one in listing["files"]] == ["m.safetensors"]
+    assert (listing["images"], listing["parent"]) == (1, "")
+    assert picker.path(picker.handle(root / "inside")) == root / "inside"
+    # Handed out, but outside by now, or by a link, or never handed out.
+    assert picker.path(picker.handle(root / "link")) is None
+    assert picker.path(picker.handle(outside)) is None
+    assert picker.path(picker.handle(root / "inside/../../outside")) is None
+    assert picker.path(Picker((root,), b"another").handle(root / "inside")) is None
+    assert picker.path("not a handle") is None
+    assert picker.path("é") is None
