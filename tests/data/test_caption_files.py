@@ -198,7 +198,7 @@ def test_a_kohya_project(tmp_path: Path) -> None:
     }
     assert manifest.regularization == str(tmp_path / "reg")
     assert noted(manifest, "system-folder") == ["@eaDir"]
-    assert Manifest.from_json(manifest.to_json()) == manifest
+    assert Manifest.from_dict(json.loads(json.dumps(manifest.to_dict()))) == manifest
     assert len(scan(tmp_path / "reg", Data())) == len(scan(tmp_path / "model/sample", Data())) == 1
 
 

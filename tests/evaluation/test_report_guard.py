@@ -116,7 +116,7 @@ def told(
     log.write_text("\n".join(event.to_json() for event in events), encoding="utf-8")
     (tmp_path / "artifacts").mkdir(exist_ok=True)
     notes = run_record.RunRecord()
-    for event in read(log):
+    for event in read(log)[0]:
         if isinstance(event, Written):
             (tmp_path / event.path).write_bytes(b"12")
         notes.add(event)
@@ -420,6 +420,6 @@ def test_events_come_back_out_of_their_lines(tmp_path: Path):
     choice = chosen(OVERFITTED)
     log = tmp_path / "events.jsonl"
     log.write_text(choice.to_json() + "\n" + OVERFITTED[0].to_json() + "\n", encoding="utf-8")
-    back = read(log)
+    back, _lost = read(log)
     assert back[0] == replace(choice, held_out=list(choice.held_out))
     assert back[1] == OVERFITTED[0]

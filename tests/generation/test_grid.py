@@ -119,7 +119,7 @@ def test_a_damaged_font_is_passed_over(tmp_path: Path) -> None:
 
 def test_fonts_for_japanese_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever this machine has: these lie in a user's own folder, and are no fonts at all."""
-    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
     folder = tmp_path / ".local/share/fonts/more"
     folder.mkdir(parents=True)
     names = ["AAA.ttf", "DejaVuSans.ttf", "NotoSansCJK-Bold.ttc", "NotoSansCJK-Regular.ttc", "NotoSerifCJK-Regular.TTC"]

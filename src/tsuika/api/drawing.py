@@ -94,7 +94,7 @@ def generate(
     last = replace(drawing, seed=drawing.seed + num - 1)  # this seed must be one, too
     file = out if num == 1 and out.suffix.lower() == ".png" else None
     folder = file.parent if file else out.with_suffix("") if out.suffix.lower() == ".png" else out
-    files.check_out(file, overwrite=overwrite) if file else files.check_place(folder)
+    files.check_out(file, overwrite=overwrite) if file else files.check_place(folder, is_folder=True)
     written: list[Path] = []
     with Renderer() as renderer:
         check_strengths([drawing], renderer.requests(drawing))

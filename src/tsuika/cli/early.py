@@ -8,11 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from tsuika import families
 from tsuika.core.errors import FormatError, ImageError, InterruptedRunError
 from tsuika.core.files import split_strength
 from tsuika.core.rundir import RunDir
-from tsuika.core.weights import open_weights
 
 
 def check(
@@ -31,6 +29,9 @@ def check(
     Raises:
         TsuikaError: the first of these that cannot be used.
     """
+    from tsuika import families
+    from tsuika.core.weights import open_weights
+
     weights = [split_strength(text)[0] for text in results]
     for path in (*files, *weights):
         if not path.exists():

@@ -8,7 +8,6 @@ from typing import Any, Final
 from tsuika.cli import layout
 from tsuika.cli.language import local
 from tsuika.core.texts import Text, _, limited, listed
-from tsuika.families import FAMILIES
 
 LABELS: Final[Mapping[str, Text]] = {
     "activate_output": _("Activation after the last layer"),
@@ -96,7 +95,6 @@ LABELS: Final[Mapping[str, Text]] = {
     "words": _("Words"),
     "zero_terminal_snr": _("Zero terminal SNR"),
 }
-_FAMILIES: Final[Mapping[str, str]] = {row.name: row.facts.short_title for row in FAMILIES}
 _KINDS: Final[Mapping[str, Text]] = {
     "base model": _("Base model"),
     "other model": _("Model of another kind"),
@@ -117,12 +115,7 @@ _STOPPED_BY: Final[Mapping[str, Text]] = {
     "diverged": _("divergence"),
 }
 # By key: the names of its values.
-_NAMED: Final[Mapping[str, Mapping[str, Text | str]]] = {
-    "kind": _KINDS,
-    "family": _FAMILIES,
-    "state": _STATES,
-    "stopped_by": _STOPPED_BY,
-}
+_NAMED: Final[Mapping[str, Mapping[str, Text]]] = {"kind": _KINDS, "state": _STATES, "stopped_by": _STOPPED_BY}
 # A longer list has a line for each item.
 _LONG: Final = 60
 
@@ -137,7 +130,9 @@ def method(name: str) -> Text:
 
 def family(name: str) -> str:
     """A family's name for people."""
-    return _FAMILIES.get(name, name)
+    from tsuika.families import FAMILIES
+
+    return {row.name: row.facts.short_title for row in FAMILIES}.get(name, name)
 
 
 def lines(value: Mapping[str, Any]) -> str:
@@ -175,5 +170,7 @@ def _value(key: str, item: Any) -> Text | str:
         return f"{item:.1e}"
     if key in ("kind", "method") and item not in _KINDS:
         return item if isinstance(item, Text) else method(str(item))
+    if key == "family":
+        return family(str(item))
     named = _NAMED.get(key, {})
     return named.get(item) or (item if isinstance(item, Text) else str(item))

@@ -7,12 +7,13 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar, cast
-
-from pydantic import TypeAdapter
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from tsuika.core.messages import MESSAGES, sentence
 from tsuika.core.plain import jsonable
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 Result = TypeVar("Result")
 
@@ -217,4 +218,6 @@ def read(path: Path) -> tuple[list[Event], int]:
 
 @cache
 def _reader(kind: str) -> TypeAdapter[Event]:
+    from pydantic import TypeAdapter
+
     return TypeAdapter(KINDS[kind])

@@ -145,8 +145,11 @@ def check_out(out: Path, *originals: Path, overwrite: bool = False, suffix: str 
         raise RecipeError("RC007", where=out)
 
 
-def check_place(path: Path) -> None:
+def check_place(path: Path, *, is_folder: bool = False) -> None:
     """Make sure that something of this name could be written, or be written into if it is a folder.
+
+    Args:
+        is_folder: it is to be one, so a file of that name is in the way.
 
     Raises:
         RecipeError: no file can have this name (RC028), or a part of the path is a file (RC028).
@@ -155,7 +158,8 @@ def check_place(path: Path) -> None:
     if (why := names.refused(path)) is not None:
         raise RecipeError("RC028", where=path, why=why)
     try:
-        above = next(one for one in (path, *path.absolute().parents) if one.is_dir() or (one != path and one.exists()))
+        parts = (path, *path.absolute().parents)
+        above = next(one for one in parts if one.is_dir() or ((is_folder or one != path) and one.exists()))
     except OSError as error:
         raise outer_cause(error, where=path) or error from None
     if not above.is_dir():

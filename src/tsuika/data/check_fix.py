@@ -62,7 +62,7 @@ def may_write(folder: Path, out: Path) -> None:
     Raises:
         RecipeError: it is there already and not empty, or lies in the folder itself (DS005).
     """
-    files.check_place(out)
+    files.check_place(out, is_folder=True)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         why = _("It is there already, and nothing is ever overwritten.")
         raise RecipeError("DS005", where=out, why=why)
