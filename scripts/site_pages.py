@@ -39,14 +39,16 @@ def turned(text: str, source: str, to: dict[str, str]) -> str:
 
     def link(match: re.Match[str]) -> str:
         target, _, anchor = match["target"].partition("#")
+        # A picture may stand in the text.
+        words = LINK.sub(link, match["text"])
         if not target or re.match(r"[a-z]+:", target):
             return match[0]
         place = to.get(posixpath.normpath(posixpath.join(posixpath.dirname(source), target)))
         if place is None:
-            return match["text"]
+            return words
         # The plug-in for languages finds NAME.ja.md by NAME.md.
         new = posixpath.relpath(place, posixpath.dirname(to[source]) or ".").replace(".ja.md", ".md")
-        return f"{match['image']}[{match['text']}]({new}{'#' + anchor if anchor else ''})"
+        return f"{match['image']}[{words}]({new}{'#' + anchor if anchor else ''})"
 
     parts = FENCE.split(OTHER_LANGUAGE.sub("", text, count=1))
     return "".join(part if part.startswith("```") else LINK.sub(link, part) for part in parts)
