@@ -1,1 +1,1 @@
-"""Advice: which method, with which settings, for a goal, a set of pictures, a base, a machine; and on what evidence."""
+"""Advice: which method, with which settings, for a goal, a set of images, a base, a machine; and on what evidence."""

@@ -27,7 +27,7 @@ _ADAPTED: Final = re.compile(
 
 @dataclass(frozen=True)
 class Step:
-    """A training step on one picture."""
+    """A training step on one image."""
 
     kept_bytes: Mapping[Backward, float]  # for the backward pass, at two bytes a number
     checkpointed_bytes: Mapping[Backward, float]  # the same with gradient checkpointing, at its highest
@@ -35,7 +35,7 @@ class Step:
     size_px: int
 
     def at(self, size_px: int) -> Step:
-        """Of a picture of another size: everything but attention's weights grows with the area."""
+        """Of an image of another size: everything but attention's weights grows with the area."""
         factor = (size_px / self.size_px) ** 2
         kept, thrifty = (
             {key: value * factor for key, value in table.items()}
@@ -50,7 +50,7 @@ TIMES: Final[Mapping[Backward, float]] = {"text": 2.08, "adapter": 2.17, "all": 
 
 @cache
 def known() -> Mapping[str, Step]:
-    """What `count` says of the families' UNets and the embedded one, per picture of their native size.
+    """What `count` says of the families' UNets and the embedded one, per image of their native size.
 
     Going through the real ones takes a minute; `activations.json` is what `python bench/activations.py` prints.
     """
@@ -59,7 +59,7 @@ def known() -> Mapping[str, Step]:
 
 
 def count(config: Mapping[str, Any], size_px: int, latent_factor: int = 8) -> Step:
-    """Go through a UNet of this config, as diffusers writes it, with one picture."""
+    """Go through a UNet of this config, as diffusers writes it, with one image."""
     import torch
     from diffusers import UNet2DConditionModel
 

@@ -60,7 +60,7 @@ class Estimate:
 
 
 def trainings(pictures: int, method: MethodSection, mode: str, trained_bytes: int) -> float:
-    """How many trainings the guard makes of one at most, by the number of different pictures."""
+    """How many trainings the guard makes of one at most, by the number of different images."""
     if mode != "on" or pictures < LEAST_TO_LEAVE_OUT:
         return 1
     # `safe` and `likeness` go on from steps of their own.
@@ -68,7 +68,7 @@ def trainings(pictures: int, method: MethodSection, mode: str, trained_bytes: in
     if pictures >= LEAST_TO_HOLD_OUT:
         return 2 + others  # without some, then with all
     folds = method.few_folds if method.few_folds and pictures >= LEAST_TO_TRUST else pictures
-    # The folds, then all pictures up to half of their step, and from there the result.
+    # The folds, then all images up to half of their step, and from there the result.
     return folds + 1.5 + others
 
 
@@ -77,7 +77,7 @@ OVERHEAD_BYTES: Final = {"cuda": 0.8 * GIB, "cpu": 0.9 * GIB, "mps": 0.9 * GIB} 
 
 
 def step_of(base: Base) -> Step:
-    """A training step on one picture of the base's own size."""
+    """A training step on one image of the base's own size."""
     if base.is_embedded:
         return known()["embedded"]
     own = base.family.geometry(base.prediction).unet

@@ -82,7 +82,7 @@ class Measurements:
     pairs: tuple[CombinedResults, ...] = ()
 
     def row(self, goal: str, pictures: int) -> dict[str, Cell]:
-        """Method -> cell at the nearest number of pictures, by ratio, at which every method was measured."""
+        """Method -> cell at the nearest number of images, by ratio, at which every method was measured."""
         by_count: dict[int, dict[str, Cell]] = {}
         for cell in self.cells:
             if cell.goal == goal and cell.method in METHODS:

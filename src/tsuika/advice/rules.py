@@ -1,6 +1,6 @@
 """From a request to one recommendation and two alternatives: measurements first, then publications, folklore last.
 
-The candidates are ranked by what bench/methods measured for this goal at the nearest number of pictures. Methods that cannot
+The candidates are ranked by what bench/methods measured for this goal at the nearest number of images. Methods that cannot
 be told from the best, or are near it, are told apart by what their results are good for: programs and file size. Limits of
 memory, file and program are never broken. No device, no clock.
 """
@@ -141,7 +141,7 @@ class Advice:
 def order(table: Measurements, goal: str, pictures: int, *, embedded: bool = False) -> list[str]:
     """The methods from the best down, by what was measured; the rest after these, by publications.
 
-    Next after the equals come those that are not far, and the one whose pictures were most like the real thing.
+    Next after the equals come those that are not far, and the one whose images were most like the real thing.
     """
     row = table.row(goal, pictures)
     best = max((cell.gain.mean for cell in row.values()), default=0.0)

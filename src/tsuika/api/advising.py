@@ -1,4 +1,4 @@
-"""`advise`: which method for these pictures, on this base, on this machine."""
+"""`advise`: which method for these images, on this base, on this machine."""
 
 from __future__ import annotations
 

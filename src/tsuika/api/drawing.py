@@ -1,4 +1,4 @@
-"""`generate`: pictures of a drawing, with artifacts at their strengths."""
+"""`generate`: images of a drawing, with artifacts at their strengths."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def generate(
 
 
 def _unused(folder: Path, seed: int) -> Path:
-    """A name that no picture in the folder has: `00007.png`, else `00007-2.png`."""
+    """A name that no image in the folder has: `00007.png`, else `00007-2.png`."""
     names = (f"{seed:05d}{f'-{number}' if number > 1 else ''}.png" for number in count(1))
     return next(path for path in map(folder.joinpath, names) if not path.exists())
 
@@ -161,7 +161,7 @@ class Renderer:
         return describe(self._set_artifacts(requests, with_outside(drawing.method)))
 
     def draw(self, drawing: Drawing, num: int = 1) -> list[Image.Image]:
-        """Pictures of what was set up, at seed, seed + 1, ...
+        """Images of what was set up, at seed, seed + 1, ...
 
         Raises:
             RecipeError: size, steps, num or sampler that cannot be (RC002).
@@ -182,7 +182,7 @@ class Renderer:
         return pipeline.to_pictures(pixels)
 
     def info(self, drawing: Drawing, size_px: tuple[int, int]) -> png_info.PictureInfo:
-        """What the picture's `parameters` say: the prompt has a tag for every artifact at the strength it was drawn."""
+        """What the image's `parameters` say: the prompt has a tag for every artifact at the strength it was drawn."""
         defaults, parts = defaults_of(self.model), self._parts()
         tags = [_tag(part.request, METHODS[part.method]) for part in parts if part.method in METHODS]
         prompt = " ".join([without_tags(drawing.prompt), *map(str, filter(None, tags))])
@@ -211,7 +211,7 @@ class Renderer:
         )
 
     def own(self, drawing: Drawing) -> dict[str, Any]:
-        """The recipe of the combination, for tsuika's own text in a picture: files by name and hash, no folders."""
+        """The recipe of the combination, for tsuika's own text in an image: files by name and hash, no folders."""
         assert self._composition is not None, "set_up comes first"
         told = asdict(describe(self._composition))
         for key, fields in (("artifacts", ("file",)), ("refused", ("file",)), ("conflicts", ("first", "second"))):

@@ -91,10 +91,10 @@ def evaluate(
         encoder: `embedded`, a folder, or a hub id of a CLIP, SigLIP, DINOv2, ...; by default the embedded yardstick where
             the base is the embedded one, else none: then only copies and diversity are measured.
         own_prompts: a file with a prompt a line, see `evaluation.prompts.asked`.
-        seeds: pictures a prompt.
+        seeds: images a prompt.
         strengths: that every kept step is drawn at.
         steps: which kept steps; by default the results, and saved states up to three of them in all.
-        images: where the training pictures are now, if not where the recipe says.
+        images: where the training images are now, if not where the recipe says.
         device: as for training.
         precision: as for training.
 
@@ -102,7 +102,7 @@ def evaluate(
         A run with `Phase`, `Progress` and `Warned` events; its result is the evaluation.
 
     Raises:
-        TsuikaError: no finished run, an encoder that cannot be had, no training pictures, a file that does not fit.
+        TsuikaError: no finished run, an encoder that cannot be had, no training images, a file that does not fit.
     """
     recipe, folder = run_folder.read(run)
     if seeds < 1:
@@ -203,7 +203,7 @@ def _encoder(name: str, recipe: Recipe, renderer: SnapshotRenderer) -> tuple[Enc
 
 
 def _changes(folder: RunDir, manifest: Manifest) -> list[Warned]:
-    """Whether the pictures are still those that were trained on."""
+    """Whether the images are still those that were trained on."""
     was = Manifest.read(folder.left_out)
     then, now = ({sample.sha256 for sample in one.samples} for one in (was, manifest))
     if then == now:

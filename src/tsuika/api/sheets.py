@@ -1,4 +1,4 @@
-"""`grid`: a sheet of pictures along up to three axes, drawn cell by cell."""
+"""`grid`: a sheet of images along up to three axes, drawn cell by cell."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from tsuika.generation.grid import grid as lay_out
 from tsuika.generation.grid import stack
 from tsuika.generation.pipeline import known_sampler
 
-CELLS = "cells"  # the folder of single pictures beside the sheet
+CELLS = "cells"  # the folder of single images beside the sheet
 SHEET = "grid.png"
 
 
 @dataclass(frozen=True)
 class CellDrawn(Event):
-    """A picture of the sheet is done."""
+    """An image of the sheet is done."""
 
     done: int
     total: int
@@ -47,7 +47,7 @@ class SheetWritten(Event):
 
 @dataclass(frozen=True)
 class _Cell:
-    """A picture and how it was made."""
+    """An image and how it was made."""
 
     picture: Image.Image
     info: png_info.PictureInfo
@@ -76,7 +76,7 @@ def grid(
 ) -> Events[Sheet]:
     """Draw a sheet: `out` is the PNG, or a folder for `grid.png` and every image in `cells/`.
 
-    `x` runs along a row, `y` down, and each value of `z` has a sheet of its own in the same picture; each is
+    `x` runs along a row, `y` down, and each value of `z` has a sheet of its own in the same image; each is
     `AXIS=V1,V2,...` (see `generation.axes`). What is expensive changes least often, whichever axis it is on. Closing the
     run, or an error, still writes the sheet of what is done. `drawing` and `settings`: as for `generate`. `overwrite`: the PNG may
     be there already.
@@ -128,7 +128,7 @@ def _at(chosen: Sequence[Axis], place: Sequence[int], drawing: Drawing) -> Drawi
 
 
 def _write(path: Path, chosen: Sequence[Axis], cells: dict[tuple[int, ...], _Cell]) -> list[Warned]:
-    """The sheet, with the text of its first picture, the axes in the words of the A1111 web UI, and every cell's own."""
+    """The sheet, with the text of its first image, the axes in the words of the A1111 web UI, and every cell's own."""
     rows = chosen[1].labels if len(chosen) > 1 else ("",)
     sheets, warnings = [], []
     for number, title in enumerate(chosen[2].labels if len(chosen) > 2 else ("",)):

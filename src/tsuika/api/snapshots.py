@@ -29,7 +29,7 @@ from tsuika.generation.compose import Composition, Requested
 from tsuika.methods import METHODS, find, with_outside
 from tsuika.training import checkpoint
 
-BATCH: Final = 8  # pictures at once; a part of what a drawing is, to its last bit
+BATCH: Final = 8  # images at once; a part of what a drawing is, to its last bit
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ class SnapshotRenderer:
     def draw(
         self, texts: Sequence[str], one: Snapshot | None, strength: float
     ) -> Iterator[tuple[str, list[Image.Image]]]:
-        """Each prompt with its pictures, one a seed; None is the base alone.
+        """Each prompt with its images, one a seed; None is the base alone.
 
         Raises:
             TsuikaError: the weights cannot be read, or do not fit.

@@ -1,4 +1,4 @@
-"""`compare_vae`, `bake_vae`, `tune_vae`: which VAE suits these pictures; a base with it inside; a decoder of one's own."""
+"""`compare_vae`, `bake_vae`, `tune_vae`: which VAE suits these images; a base with it inside; a decoder of one's own."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ class TunedVae:
         best_step: 0 is the decoder as it was.
         steps_done: in all.
         learning_rate: that was used.
-        pictures: how many images had which part.
+        images: how many images had which part.
         measures: by name.
         sha256: of the file.
         notes: what became worse, and what was left out.
@@ -295,7 +295,7 @@ def bake_vae(base: str, vae: str, out: Path, *, overwrite: bool = False) -> Gene
 
 
 def _fit_notes(own: LoadedVae, new: LoadedVae, space: StoredBase) -> list[Warned]:
-    """What `compare_vae` would find in the latents, told by a test picture of coloured noise of all scales."""
+    """What `compare_vae` would find in the latents, told by a test image of coloured noise of all scales."""
     scales = (4, 16, 64, _TEST_PX)
     noise = [torch.rand(1, 3, n, n, generator=generator(0, "vae test", n)) * 2 - 1 for n in scales]
     big = [nn.functional.interpolate(one, size=_TEST_PX, mode="bilinear") for one in noise]

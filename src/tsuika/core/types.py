@@ -1,6 +1,6 @@
 """The words that the rest of tsuika speaks: Model, Attachment, Artifact, Batch, and what they hold.
 
-Shapes: B pictures, C latent channels, H x W latents, S tokens, D text width, P pooled width.
+Shapes: B images, C latent channels, H x W latents, S tokens, D text width, P pooled width.
 Component names are diffusers' own (`unet`, `vae`, `text_encoder`, `text_encoder_2`); module paths inside a component are
 the canonical diffusers/transformers 4 paths (a CLIP text tower starts with `text_model.`, whatever transformers does).
 """
@@ -114,7 +114,7 @@ class Model(Protocol):
     source: str  # where it came from: a path, a hub id, "embedded"
     sha256: str | None  # of the single file it came from
     words: dict[str, Mapping[str, Tensor]]  # new word -> component -> its vectors (n, D); see `encode_text`
-    word_weights: dict[str, float]  # new word -> its weight in prompts where pictures are drawn; 1 where not named
+    word_weights: dict[str, float]  # new word -> its weight in prompts where images are drawn; 1 where not named
     # Of a single file, by full name there: what no part needs but clients look for (SD2).
     extra_tensors: dict[str, Tensor]
 
@@ -186,8 +186,8 @@ class Batch:
 
     latents_BCHW: Tensor
     captions: tuple[str, ...]
-    names: tuple[str, ...]  # the pictures' names, for people
-    weight_B: Tensor  # loss weight of each picture: repeats, masks, prior preservation
+    names: tuple[str, ...]  # the images' names, for people
+    weight_B: Tensor  # loss weight of each image: repeats, masks, prior preservation
 
     def __len__(self) -> int:
         return len(self.captions)

@@ -1,6 +1,6 @@
 """The forward process, what the UNet is asked to predict, and how much each timestep counts. Pure tensor functions.
 
-Shapes: T timesteps of the schedule, B pictures.
+Shapes: T timesteps of the schedule, B images.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What looks at pictures in an evaluation: the embedded yardstick, or any image encoder that transformers can open.
+"""What looks at images in an evaluation: the embedded yardstick, or any image encoder that transformers can open.
 
-An encoder gives unit vectors of pictures; one with a text tower also says how well a picture fits a text. Files are
+An encoder gives unit vectors of images; one with a text tower also says how well an image fits a text. Files are
 opened as safetensors only, and no code of a repository is ever run.
 """
 
@@ -31,7 +31,7 @@ _FILES: Final = ["*.json", "*.txt", "*.model", "*.safetensors"]
 
 
 class Encoder(Protocol):
-    """Something that knows what pictures show."""
+    """Something that knows what images show."""
 
     @property
     def name(self) -> str: ...
@@ -42,15 +42,15 @@ class Encoder(Protocol):
         ...
 
     def subjects(self, pictures: Sequence[Image.Image]) -> Vectors:
-        """What is shown, as far as the encoder can leave the rest aside: for likeness to the training pictures."""
+        """What is shown, as far as the encoder can leave the rest aside: for likeness to the training images."""
         ...
 
     def scenes(self, pictures: Sequence[Image.Image]) -> Vectors:
-        """All that is shown: for how far pictures have moved."""
+        """All that is shown: for how far images have moved."""
         ...
 
     def fit(self, pictures: Sequence[Image.Image], texts: Sequence[str]) -> NDArray[np.float64]:
-        """How well each picture fits each text (B, T), more is better; nan where the text says nothing to the encoder."""
+        """How well each image fits each text (B, T), more is better; nan where the text says nothing to the encoder."""
         ...
 
 
@@ -114,7 +114,7 @@ class Transformer:
     scenes = subjects
 
     def fit(self, pictures: Sequence[Image.Image], texts: Sequence[str]) -> NDArray[np.float64]:
-        """Cosines of pictures and texts: CLIP-T, where the encoder is a CLIP."""
+        """Cosines of images and texts: CLIP-T, where the encoder is a CLIP."""
         return (self._images(pictures) @ self._texts(texts).T).double().numpy()
 
     def _images(self, pictures: Sequence[Image.Image]) -> Tensor:

@@ -1,12 +1,12 @@
-"""What an evaluation measures: pictures in, tables of prompts x seeds out. Knows no model and no file but training pictures.
+"""What an evaluation measures: images in, tables of prompts x seeds out. Knows no model and no file but training images.
 
-- fidelity: cosine of a drawing to the mean direction of the training pictures, by an encoder
+- fidelity: cosine of a drawing to the mean direction of the training images, by an encoder
 - adherence: how well a drawing fits its own prompt, by an encoder that reads
 - others: the same of prompts that have nothing to do with the training
 - drift: how far these have moved from the base's drawings at the same seeds, (1 - cosine) / 2
 - diversity: how much drawings of one prompt differ, by the root mean square of their thumbnails' differences, 0..1. No
   encoder: it is about layouts, which is what stiffens first, and it is the same number for every base.
-- copies: whether a drawing is a training picture again, by thumbnails (`guard.memorization`); also for training captions
+- copies: whether a drawing is a training image again, by thumbnails (`guard.memorization`); also for training captions
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from tsuika.evaluation.near_copies import NearestImage
 from tsuika.evaluation.prompts import Asked, without_subject
 from tsuika.guard.memorization import resemblances
 
-REFERENCES: Final = 200  # training pictures that an encoder sees, at most: a mean direction needs no more
+REFERENCES: Final = 200  # training images that an encoder sees, at most: a mean direction needs no more
 
-Drawn = Mapping[str, Sequence[Image.Image]]  # prompt -> a picture a seed
+Drawn = Mapping[str, Sequence[Image.Image]]  # prompt -> an image a seed
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,13 @@ class Tables:
 class Scale:
     """What the numbers are to be read against."""
 
-    real: float | None  # fidelity of training pictures to the others
+    real: float | None  # fidelity of training images to the others
     chance: float  # adherence of the base's drawings to the other prompts
-    other_prompt: float | None  # drift from one unrelated prompt to another in the base: another picture altogether
+    other_prompt: float | None  # drift from one unrelated prompt to another in the base: another image altogether
 
 
 class Ruler:
-    """Measures drawings of fixed prompts and seeds against training pictures and the base's drawings."""
+    """Measures drawings of fixed prompts and seeds against training images and the base's drawings."""
 
     def __init__(
         self,
@@ -67,10 +67,10 @@ class Ruler:
         pictures: Sequence[tuple[str, PictureSource]],
         data: Data,
     ) -> None:
-        """`pictures` are the training pictures by name.
+        """`pictures` are the training images by name.
 
         Raises:
-            UnusableError: a training picture can no longer be read.
+            UnusableError: a training image can no longer be read.
         """
         self._encoder, self._asked, self._seeds, self._base = encoder, asked, seeds, base
         self._texts = {
@@ -92,7 +92,7 @@ class Ruler:
         self.scale = Scale(_real(self._references), chance, _between_prompts(self._scenes, len(seeds)))
 
     def measure(self, drawn: Drawn) -> tuple[Tables, list[NearestImage]]:
-        """The measures of drawings, and those that are nearest to a training picture, the nearest first."""
+        """The measures of drawings, and those that are nearest to a training image, the nearest first."""
         about, others = self._texts["subject"], self._texts["unrelated"]
         fidelity = adherence = controls = drift = None
         if self._encoder is not None:
@@ -157,7 +157,7 @@ def _centre(vectors: Vectors) -> NDArray[np.float64]:
 
 
 def _real(references: Vectors | None) -> float | None:
-    """What a training picture scores against the others: nearer than that, nothing new can honestly be."""
+    """What a training image scores against the others: nearer than that, nothing new can honestly be."""
     if references is None or len(references) < 2:
         return None
     total = references.sum(0)

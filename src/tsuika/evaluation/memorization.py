@@ -1,8 +1,8 @@
-"""The end check: every drawing beside the training picture that it is nearest to, the worst first.
+"""The end check: every drawing beside the training image that it is nearest to, the worst first.
 
 Two measures. `similarity` needs no encoder: the correlation of small thumbnails, colour by colour, as they are or
 mirrored. It sees layouts, and so copies, and it decides. `likeness` is an encoder's cosine, where one knows this base's
-pictures: a subject that was learnt well is like its pictures by that measure, copied or not, so it is shown and decides
+images: a subject that was learnt well is like its images by that measure, copied or not, so it is shown and decides
 nothing. Both stand beside what the base drew at the same prompt and seed.
 """
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from tsuika.evaluation.report import BeforeAfter, TrainingPicture
 
 Pixels = NDArray[np.uint8]  # (H, W, 3)
-Encode = Callable[[Sequence[Pixels]], Tensor]  # pictures to unit vectors (B, D)
+Encode = Callable[[Sequence[Pixels]], Tensor]  # images to unit vectors (B, D)
 
 THUMB_PX: Final = 32
-FAINT: Final = 2.0  # grey levels: a picture of less deviation is flat, and resembles nothing
+FAINT: Final = 2.0  # grey levels: an image of less deviation is flat, and resembles nothing
 
 
 def find(
@@ -40,16 +40,16 @@ def find(
     captions: Collection[str] = (),
     memorization: Memorization | None = None,
 ) -> MemorizationCheck | None:
-    """Compare all drawings of the result with all training pictures; None where there is nothing to compare.
+    """Compare all drawings of the result with all training images; None where there is nothing to compare.
 
     Args:
         rows: drawings of the base and of the result at the same prompts and seeds.
-        encode: an encoder that knows this base's pictures, if there is one; `encoder` is its name.
+        encode: an encoder that knows this base's images, if there is one; `encoder` is its name.
         captions: prompts that are training captions.
         memorization: what the model makes of pure noise, to be told along with the drawings.
 
     Raises:
-        UnusableError: a drawing or a training picture can no longer be read.
+        UnusableError: a drawing or a training image can no longer be read.
     """
     drawn = [(row, *images) for row in rows for images in zip(row.seeds, row.before, row.after, strict=True)]
     if not drawn or not pictures:
@@ -77,10 +77,10 @@ def find(
 
 
 def as_trained(source: PictureSource, size_px: tuple[int, int]) -> Image.Image:
-    """A training picture about as it was trained on: its middle, in the shape of the drawings.
+    """A training image about as it was trained on: its middle, in the shape of the drawings.
 
     Raises:
-        UnusableError: the picture can no longer be read.
+        UnusableError: the image can no longer be read.
     """
     return ImageOps.fit(opened(source), size_px)
 

@@ -18,7 +18,7 @@ class NearestImage:
     """A drawing and the training image that it is nearest to.
 
     Attributes:
-        picture: the training image's name.
+        image: the training image's name.
         image: the training image.
         resemblance: by thumbnails; rows count drawings and training images.
         likeness: by the encoder, with its own nearest image.
@@ -45,7 +45,7 @@ class NearestImage:
         return not self.copies, -self.resemblance.similarity, self.prompt, self.seed
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, without the pictures."""
+        """Plain values, without the images."""
         return {
             "prompt": self.prompt,
             "seed": self.seed,

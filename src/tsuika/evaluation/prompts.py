@@ -44,7 +44,7 @@ def asked(
     there is neither, training captions stand in.
 
     Args:
-        captions: of the training pictures; a few of them are drawn.
+        captions: of the training images; a few of them are drawn.
         embedded: the base is the one that ships with tsuika, which knows few words.
         own: a file with one prompt a line (`#` begins a comment, `{trigger}` stands for the trigger word). Those without
             the trigger word count as unrelated; if none is, the built-in unrelated ones are drawn too.

@@ -216,7 +216,7 @@ class ReportData:
     made_with: str = "tsuika"
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of `report.json`: plain values, no pictures, None for numbers that are not finite."""
+        """The content of `report.json`: plain values, no images, None for numbers that are not finite."""
         plain: dict[str, Any] = {
             **{name: getattr(self, name) for name in _PLAIN},
             "final_loss": smoothed(self.losses)[-1] if self.losses else None,

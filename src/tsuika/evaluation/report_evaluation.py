@@ -74,11 +74,11 @@ WORDS: Final = {
     ),
 }
 
-First = Mapping[str, Image.Image]  # prompt -> its picture at the first seed
+First = Mapping[str, Image.Image]  # prompt -> its image at the first seed
 
 
 def section(evaluation: Evaluation, shown: Sequence[First]) -> str:
-    """The section as HTML; `shown` are the pictures of the base, then of every point."""
+    """The section as HTML; `shown` are the images of the base, then of every point."""
     states = list(dict.fromkeys((point.state, point.step) for point in evaluation.points))
     tones = {state: number % TONES for number, (state, _step) in enumerate(states)}
     columns = [name for name in MEASURES if getattr(evaluation.points[0].tables, name) is not None]

@@ -35,7 +35,7 @@ class RunRecord:
     """Collects a run's events. Phases are timed from their first event to the next phase's."""
 
     losses: list[float] = field(default_factory=list)  # of the run that is kept
-    look_losses: list[float] = field(default_factory=list)  # of the guard's run without some pictures
+    look_losses: list[float] = field(default_factory=list)  # of the guard's run without some images
     judged: list[Judged] = field(default_factory=list)
     chosen: Chosen | None = None
     seconds: dict[str, float] = field(default_factory=dict)
@@ -64,7 +64,7 @@ class RunRecord:
                     return
                 if self.chosen is not None and not self.look_losses:
                     self.look_losses = list(self.losses)
-                del self.losses[step - 1 :]  # steps done again after a kill, or by all pictures, count once
+                del self.losses[step - 1 :]  # steps done again after a kill, or by all images, count once
                 self.losses.append(loss)
             case Judged(step=step, fold=0):
                 self.judged = [one for one in self.judged if one.step < step] + [event]
@@ -89,7 +89,7 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class ReportParts:
-    """What the front knows beside the events: pictures, comparison and scores."""
+    """What the front knows beside the events: images, comparison and scores."""
 
     base: str
     device: str

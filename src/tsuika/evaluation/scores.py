@@ -1,4 +1,4 @@
-"""The embedded yardstick's figures of a run's pictures, before and after."""
+"""The embedded yardstick's figures of a run's images, before and after."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from tsuika.embedded import mascot, yardstick
 from tsuika.evaluation import report
 from tsuika.evaluation.inline import PictureSource, opened
 
-# (recipe, training pictures, before and after) -> figures
+# (recipe, training images, before and after) -> figures
 Scorer = Callable[[Recipe, Sequence[Path], Sequence[report.BeforeAfter]], tuple[report.Score, ...]]
 
 
 def pixels(source: PictureSource) -> NDArray[np.uint8]:
-    """A picture as (H, W, 3) bytes."""
+    """An image as (H, W, 3) bytes."""
     return np.asarray(opened(source))
 
 
@@ -30,7 +30,7 @@ def _by_seed(rows: Sequence[Sequence[float]]) -> tuple[float, ...]:
 
 
 def likeness(recipe: Recipe, pictures: Sequence[Path], rows: Sequence[report.BeforeAfter]) -> tuple[report.Score, ...]:
-    """Likeness to the training pictures, where the embedded yardstick knows the base's world."""
+    """Likeness to the training images, where the embedded yardstick knows the base's world."""
     if recipe.base.model != "embedded":
         return ()
     references = [pixels(path) for path in pictures]
@@ -51,7 +51,7 @@ def likeness(recipe: Recipe, pictures: Sequence[Path], rows: Sequence[report.Bef
 def mascot_scores(
     recipe: Recipe, pictures: Sequence[Path], rows: Sequence[report.BeforeAfter]
 ) -> tuple[report.Score, ...]:
-    """Likeness to the mascot, adherence of its pictures to the prompt, and the control prompts."""
+    """Likeness to the mascot, adherence of its images to the prompt, and the control prompts."""
     asked = {prompt.text: prompt for prompt in mascot.TEST_PROMPTS}
 
     def adherence(prompt: mascot.Prompt, pictures: Sequence[PictureSource]) -> list[float]:

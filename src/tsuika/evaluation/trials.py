@@ -66,7 +66,7 @@ def measured(folder: Path) -> dict[str, Any]:
         return {}
     grid = Check.from_json(best.check).reading.held_out.mid
     split = Split.read(RunDir(folder).guard / "split.json")
-    probes = json.dumps([split.parts, len(grid), len(grid[0])], ensure_ascii=False)  # pictures and timesteps
+    probes = json.dumps([split.parts, len(grid), len(grid[0])], ensure_ascii=False)  # images and timesteps
     value, se = evidence["best"]["mean"], evidence["best"]["se"]
     return {"value": value, "se": se, "step": best.step, "grid": grid, "probes": probes}
 

@@ -3,20 +3,20 @@
 A point is one set of weights at one strength. Against the base it has
 
 - gained: the 95 % interval of its likeness' difference lies above 0, and it has come `LEAST` of the way to the training
-  pictures;
+  images;
 - lost adherence, other prompts or diversity: the interval of that difference lies below 0, and at least `LEAST` of what the
   base has (adherence: above chance) is gone;
 - moved other prompts: their drawings have drifted by `DRIFTED` or more of what lies between two prompts;
 - cost too dearly: lost, and of adherence (above chance) or of other prompts less than `KEPT` is left, or of diversity less
   than `VARIED`;
-- copied: `COPIES` drawings or more above the base's own, and `COPIED` of all, are training pictures again. Of true
-  pictures that nothing has copied 0.4 % are taken for copies, so two in a few dozen are no accident.
+- copied: `COPIES` drawings or more above the base's own, and `COPIED` of all, are training images again. Of true
+  images that nothing has copied 0.4 % are taken for copies, so two in a few dozen are no accident.
 
 The grade is that of the file as it is, at strength 1: `copies`, `nothing` (not gained), `dear`, `slight` (gained, but less
 than `SEEN` of the way), `doubtful` (gained, but by the guard nothing was learned), `trade` (gained, and lost or moved), `good`;
 without an encoder `copies`, `stiff` (diversity too dear) or `unmeasured`.
 
-A point's score is the share of the way from the base's likeness to that of the training pictures, times the share of
+A point's score is the share of the way from the base's likeness to that of the training images, times the share of
 adherence that is left (of diversity, where no adherence is measured). The best trade is one of the points that are `good` or
 `trade` and within one standard error of the highest score (paired): one with a file that was written before a saved state;
 then one that moves the base least, within one standard error (paired); then the one of the highest score.
@@ -178,7 +178,7 @@ def _judge(base: Tables, tables: Tables, scale: Scale, doubted: bool) -> Judgeme
 
 
 def way(base: Tables, scale: Scale) -> float:
-    """How far the base's drawings are from the likeness of the training pictures; 0 where they are as near."""
+    """How far the base's drawings are from the likeness of the training images; 0 where they are as near."""
     if base.fidelity is None:
         return 0.0
     return max(0.0, (1.0 if scale.real is None else scale.real) - float(base.fidelity.mean()))

@@ -68,7 +68,7 @@ class Axis:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """What stands beside the pictures."""
+        """What stands beside the images."""
         texts = [f"{value:g}" if isinstance(value, float) else str(value) for value in self.values]
         if self.name in ("base", "vae", "artifact"):
             stems = [_short(text) for text in texts]

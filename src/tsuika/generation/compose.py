@@ -1,6 +1,6 @@
 """Artifacts stacked on a model: read, checked, attached in order, taken off in reverse.
 
-Methods and formats meet here only, as arguments. Knows neither prompts nor pictures.
+Methods and formats meet here only, as arguments. Knows neither prompts nor images.
 """
 
 from __future__ import annotations

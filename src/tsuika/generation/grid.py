@@ -1,7 +1,7 @@
-"""A sheet of pictures with labelled rows and columns, in a font that can show the labels.
+"""A sheet of images with labelled rows and columns, in a font that can show the labels.
 
 Pillow's built-in font knows Latin only; kana and kanji need a font of the machine's. Knows nothing about how the
-pictures were made.
+images were made.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 FONT_PX = 15
 GAP_PX = 4
 PAD_PX = 6
-VIEW_PX = 160  # small pictures are enlarged by whole numbers up to about this
+VIEW_PX = 160  # small images are enlarged by whole numbers up to about this
 MOST_ZOOM = 4
 _NOWHERE = "\U0010ffff"  # no font has it: what is drawn for it is what stands for a missing character
 
@@ -42,13 +42,13 @@ def grid(
     *,
     fonts: Sequence[Path] | None = None,
 ) -> tuple[Image.Image, list[Warned]]:
-    """One RGB picture of all, and warnings.
+    """One RGB image of all, and warnings.
 
     `pictures` go row by row, one for each (row, column); None leaves a cell empty. Small ones are enlarged without
     smoothing. `fonts` are the font files to choose from, the machine's own by default.
 
     Raises:
-        ValueError: not rows x columns pictures.
+        ValueError: not rows x columns images.
     """
     if len(pictures) != len(rows) * len(columns) or not pictures:
         raise ValueError(f"{len(pictures)} pictures for {len(rows)} rows x {len(columns)} columns")
@@ -95,7 +95,7 @@ def grid(
 
 
 def stack(sheets: Sequence[Image.Image]) -> Image.Image:
-    """Sheets of one size as one picture: side by side if they are tall, else one below the other."""
+    """Sheets of one size as one image: side by side if they are tall, else one below the other."""
     width, height = max(sheet.width for sheet in sheets), max(sheet.height for sheet in sheets)
     across = height > width
     size = (width * len(sheets), height) if across else (width, height * len(sheets))

@@ -1,6 +1,6 @@
-"""Pictures from prompts: the guided denoising loop over `Model.denoise`, with diffusers' schedulers.
+"""Images from prompts: the guided denoising loop over `Model.denoise`, with diffusers' schedulers.
 
-Shapes: B pictures, C latent channels, H x W. Knows no family and no file. Guidance: Ho and Salimans 2022, eq. 6 in the
+Shapes: B images, C latent channels, H x W. Knows no family and no file. Guidance: Ho and Salimans 2022, eq. 6 in the
 form that Stable Diffusion uses, `uncond + cfg * (cond - uncond)`.
 """
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 OnStep = Callable[[int, int], None]  # steps done, steps in all
 # (last step, conditioning) of every stretch of steps
 Planned = tuple[tuple[int, Conditioning], ...]
-BATCH = 4  # pictures that are drawn at once
+BATCH = 4  # images that are drawn at once
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def size_step(model: Model) -> int:
 
 
 def check_size(model: Model, size_px: tuple[int, int]) -> None:
-    """Whether pictures of (width, height) can be drawn.
+    """Whether images of (width, height) can be drawn.
 
     Raises:
         RecipeError: not multiples of `size_step`; names the nearest size that works (RC002).
@@ -189,10 +189,10 @@ def sample(
     on_step: OnStep | None = None,
     warn: Warn | None = None,
 ) -> Tensor:
-    """Pixels (N, 3, H, W) in -1..1, float32 on the CPU: `num` pictures of each prompt, prompt by prompt.
+    """Pixels (N, 3, H, W) in -1..1, float32 on the CPU: `num` images of each prompt, prompt by prompt.
 
-    Picture i of every prompt has seed + i; its noise is drawn on the CPU by its own generator, so a seed means the same
-    picture whatever else is drawn with it (up to the rounding of batched kernels). `size_px` is (width, height), the
+    Image i of every prompt has seed + i; its noise is drawn on the CPU by its own generator, so a seed means the same
+    image whatever else is drawn with it (up to the rounding of batched kernels). `size_px` is (width, height), the
     base's native size by default. `defaults` fill what is None (`defaults_for(model)` if not given). At cfg 1 the
     negative prompt has no part. `on_step` is called after every step with steps done and in all; what it raises ends
     the drawing. Tags in the prompts are not applied here: see `compose`.
@@ -280,7 +280,7 @@ def sample_latents(
     size_px: tuple[int, int],
     on_step: OnStep | None = None,
 ) -> Tensor:
-    """Scaled latents (B, C, H, W), float32 on the model's device, from noise of one CPU generator a picture.
+    """Scaled latents (B, C, H, W), float32 on the model's device, from noise of one CPU generator an image.
 
     Conditionings come with the last step of each stretch. `uncond` is one row; None draws without guidance. The state is
     kept in float32 whatever the UNet's precision.
@@ -331,7 +331,7 @@ def _guided(
 
 
 def to_pictures(pixels_B3HW: Tensor) -> list[Image]:
-    """Pixels in -1..1 as 8-bit RGB pictures."""
+    """Pixels in -1..1 as 8-bit RGB images."""
     from PIL import Image
 
     bytes_BHW3 = ((pixels_B3HW.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()

@@ -1,4 +1,4 @@
-"""What a picture says about how it was made: the A1111 `parameters` text, and tsuika's own JSON beside it, in a PNG.
+"""What an image says about how it was made: the A1111 `parameters` text, and tsuika's own JSON beside it, in a PNG.
 
 Field order and quoting as the A1111 web UI writes them: a value with a comma, a colon or a line break is written as a
 JSON string. LoRA and hypernetwork tags stay in the prompt; the old `Hypernet` field is never written, since the web UI
@@ -29,7 +29,7 @@ _NEGATIVE = "Negative prompt:"
 
 @dataclass(frozen=True)
 class PictureInfo:
-    """How a picture was made. Fields that are None, "" or empty are not written."""
+    """How an image was made. Fields that are None, "" or empty are not written."""
 
     prompt: str
     negative: str = ""

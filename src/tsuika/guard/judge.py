@@ -2,7 +2,7 @@
 
 R(s) is the mean log ratio of the held-out images' loss to the base's at step s in the middle range of timesteps, H(s)
 in the high-noise range; a gap is held-out minus train. `pp` are percentage points of a ratio: 0.01. Constants marked
-[18 runs] come from 18 dense public training logs of SD1.5 (spacepxl/demystifying-sd-finetuning, 10-270 pictures) and
+[18 runs] come from 18 dense public training logs of SD1.5 (spacepxl/demystifying-sd-finetuning, 10-270 images) and
 were chosen on them; those marked [demo] in one run on the embedded base (bench/guard_probe.py); [proposed] ones wait for the benchmark.
 """
 
@@ -356,7 +356,7 @@ def _gain(best: Check | None) -> float:
 def _memorising(checks: Sequence[Check], gain: float) -> bool:
     """By the middle gap of the last check that has one, or the high-noise gap of the last two.
 
-    Where learning gains more than the middle limit, it grows with the gain: on the embedded base, where 5 pictures gain
+    Where learning gains more than the middle limit, it grows with the gain: on the embedded base, where 5 images gain
     24 pp, the gap at the optimum is 27 pp, at twice its steps 47 [demo].
     """
     readings = [one.reading for one in checks if len(one.reading.train) and len(one.reading.held_out)][-2:]

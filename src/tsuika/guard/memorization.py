@@ -8,7 +8,7 @@
 
 Every number is relative to the base's.
 
-Shapes: S samples, N training pictures, B draws of one forward pass, C latent channels, H x W latents.
+Shapes: S samples, N training images, B draws of one forward pass, C latent channels, H x W latents.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from tsuika.guard.probe import CONTROLS, Subject
 SEEDS: Final = 4  # noises a caption
 
 # From bench/memorise.py on the embedded base (docs/log/2026-11-21-does-it-copy.md): at most 1 % of what is no copy lies beyond each.
-# The first two are for thumbnails; 0.4 % of fresh true pictures, which nothing has copied, are taken for copies.
+# The first two are for thumbnails; 0.4 % of fresh true images, which nothing has copied, are taken for copies.
 COPY_RATIO: Final = 0.5
-COPY_SIMILARITY: Final = 0.93  # where there is one training picture, or two of the nearest, and so no ratio
+COPY_SIMILARITY: Final = 0.93  # where there is one training image, or two of the nearest, and so no ratio
 LEAK: Final = 0.28  # excess cosine; finds 81 % of the captions that copy
 
 
@@ -43,10 +43,10 @@ class Resemblance:
     """A sample and the training image that it is nearest to, in a measure where 1 is equal."""
 
     sample: int  # row
-    picture: int  # row of the training picture
+    picture: int  # row of the training image
     similarity: float
-    ratio: float  # of the distances to the nearest and the second nearest, 0..1: near 0 is one picture and no other
-    base: float | None = None  # the base's sample of the same prompt and seed, to the picture nearest to that
+    ratio: float  # of the distances to the nearest and the second nearest, 0..1: near 0 is one image and no other
+    base: float | None = None  # the base's sample of the same prompt and seed, to the image nearest to that
 
     @property
     def copies(self) -> bool:
@@ -68,12 +68,12 @@ def resemblances(similarity_SN: Tensor, base_SN: Tensor | None = None) -> tuple[
     """Each sample's nearest training image, in the order of the samples.
 
     Args:
-        similarity_SN: of each sample to each training picture: a cosine or a correlation, so that 1 is equal and
+        similarity_SN: of each sample to each training image: a cosine or a correlation, so that 1 is equal and
             sqrt(2 - 2 similarity) is a distance.
         base_SN: the same for the base's samples, at the same prompts and seeds.
 
     Raises:
-        ValueError: no training picture, or another number of samples of the base.
+        ValueError: no training image, or another number of samples of the base.
     """
     if similarity_SN.ndim != 2 or not similarity_SN.shape[1]:
         raise ValueError(f"similarities of shape {tuple(similarity_SN.shape)}: expected samples x training pictures")
@@ -93,10 +93,10 @@ def resemblances(similarity_SN: Tensor, base_SN: Tensor | None = None) -> tuple[
 class Recall:
     """The model's predictions from pure noise under one training caption, in the mean over noises."""
 
-    key: str  # the picture's, whose caption it is
-    nearest: str  # the training picture that the prediction is nearest to
+    key: str  # the image's, whose caption it is
+    nearest: str  # the training image that the prediction is nearest to
     cosine: float  # to it, -1..1
-    base: float  # of the base's prediction, to the picture nearest to that
+    base: float  # of the base's prediction, to the image nearest to that
     # Log of how much further than the base's the text moves the prediction, less the same of control prompts.
     pull: float
 
@@ -153,7 +153,7 @@ def measure_memorization(
     """Look for training images in what the model and its base predict from pure noise; ends at strength 1.
 
     Costs 4 forward passes of `seeds` samples for each caption asked and each control. Deterministic: the noise depends
-    on the picture's key alone.
+    on the image's key alone.
 
     Args:
         model: with `attachment` on it, both in evaluation mode.
@@ -165,7 +165,7 @@ def measure_memorization(
         autocast: the precision that training computes in.
 
     Raises:
-        ValueError: no training picture.
+        ValueError: no training image.
     """
     asked = train if asked is None else asked
     if not (train and asked):
@@ -227,7 +227,7 @@ def without_noise(clean_BCHW: Tensor, noise_BCHW: Tensor) -> Tensor:
 
 
 def _nearest(clean_BCHW: Tensor, train: Sequence[Subject]) -> tuple[float, str]:
-    """The mean cosine over draws to the picture of this size that it is largest for; and that picture's key."""
+    """The mean cosine over draws to the image of this size that it is largest for; and that image's key."""
     best = (-1.0, "")
     here = _layout(clean_BCHW)
     for one in train:

@@ -27,7 +27,7 @@ from tsuika.guard.reading import Grid, Ratios, Reading
 # SD1.5; and two in the high-noise range, where layouts are memorised (T-LoRA, AAAI 2026).
 MID: Final = (104, 213, 321, 429, 538, 646)
 HIGH: Final = (775, 925)
-PATH: Final = (925, 646, 321, 104)  # from noise towards a picture: where drift is measured
+PATH: Final = (925, 646, 321, 104)  # from noise towards an image: where drift is measured
 
 CONTROLS: Final = (
     "a photo of a dog",
@@ -151,7 +151,7 @@ class Probe:
         return sum(map(len, (self._held_out, self._train, self._controls, self._own)))
 
     def _draws(self, subjects: Sequence[Subject]) -> list[_Draw]:
-        """Picture by picture, each at every timestep."""
+        """Image by image, each at every timestep."""
         device = self._model.device
         draws = []
         for one in subjects:

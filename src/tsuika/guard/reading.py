@@ -15,9 +15,9 @@ from typing import Any, Final, Literal
 from tsuika.core.intervals import student
 from tsuika.core.plain import jsonable
 
-Grid = tuple[tuple[float, ...], ...]  # a row per picture, a column per timestep
+Grid = tuple[tuple[float, ...], ...]  # a row per image, a column per timestep
 
-ENOUGH_PICTURES: Final = 4  # from here on an interval over pictures is narrow enough to say something (t = 3.2)
+ENOUGH_PICTURES: Final = 4  # from here on an interval over images is narrow enough to say something (t = 3.2)
 
 
 def t95(freedom: int) -> float:
@@ -48,7 +48,7 @@ class Reading:
     """A probe's measurement of one state of the weights. `held_out` is empty where there are too few images."""
 
     held_out: Ratios
-    train: Ratios = Ratios()  # as many pictures that are trained on; empty where it was not measured this time
+    train: Ratios = Ratios()  # as many images that are trained on; empty where it was not measured this time
     # Squared change of what the base says to unrelated prompts, as a share of that from one such prompt to another.
     drift: float | None = None
     own_drift: float | None = None  # the same on training captions, on the same scale
@@ -93,11 +93,11 @@ class Estimate:
 
 
 def estimate(grid: Grid, overlap: float = 0.0) -> Estimate:
-    """The mean of a grid with at least one picture.
+    """The mean of a grid with at least one image.
 
     Args:
         grid: log ratios, or differences of them.
-        overlap: held-out pictures by training pictures of a fold, where rows come from different folds: their errors
+        overlap: held-out images by training images of a fold, where rows come from different folds: their errors
             are correlated (Nadeau & Bengio 2003); 0 for a plain hold-out set.
     """
     over_pictures = len(grid) >= ENOUGH_PICTURES
@@ -117,7 +117,7 @@ def minus(left: Grid, right: Grid) -> Grid:
 
 
 def mean(grid: Grid) -> float:
-    """Over all draws; every picture has as many."""
+    """Over all draws; every image has as many."""
     return fmean(value for row in grid for value in row)
 
 

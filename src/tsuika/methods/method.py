@@ -36,8 +36,8 @@ class MethodSection(Section):
     """
 
     defaults: ClassVar[Mapping[str, Any]] = {}  # dotted key -> this method's default, where it is not the common one
-    # The best step grows with the number of pictures to this power. 1: as many passes over each picture; bench/guard finds
-    # 1.5 pp of regret with it and 2.0 with the 0.55 that 18 runs of SD1.5 on 10-270 pictures suggest.
+    # The best step grows with the number of images to this power. 1: as many passes over each image; bench/guard finds
+    # 1.5 pp of regret with it and 2.0 with the 0.55 that 18 runs of SD1.5 on 10-270 images suggest.
     growth: ClassVar[float] = 1.0
     # Cross-validation folds of 4 to 9 images; 0: each image is left out in turn.
     few_folds: ClassVar[int] = 0
@@ -65,7 +65,7 @@ class MethodSection(Section):
         return {}
 
     def completed(self, data: Data) -> MethodSection:
-        """This section with what it takes over from the pictures' section.
+        """This section with what it takes over from the images' section.
 
         Raises:
             RecipeError: what it needs is missing (RC005) or cannot be used (RC002).

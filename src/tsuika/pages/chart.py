@@ -155,7 +155,7 @@ def plot(
     def y(value: float | None) -> float:
         if value is None or not math.isfinite(value):
             return math.nan
-        return min(max((high - value) / (high - low), -0.5), 1.5) * 300  # beyond the frame the picture ends
+        return min(max((high - value) / (high - low), -0.5), 1.5) * 300  # beyond the frame the image ends
 
     drawn: list[tuple[str, str]] = []
     if any(math.isfinite(loss) for loss in losses):

@@ -1,1 +1,1 @@
-"""What a VAE does to pictures: measured, compared, tuned. Knows pixels, latents and modules; no files and no families."""
+"""What a VAE does to images: measured, compared, tuned. Knows pixels, latents and modules; no files and no families."""

@@ -1,6 +1,6 @@
-"""Several VAEs on the same pictures: how well each gives them back, at what cost, what is wrong with it, which to take.
+"""Several VAEs on the same images: how well each gives them back, at what cost, what is wrong with it, which to take.
 
-Differences are from the base's own VAE, picture by picture: pictures differ among themselves by more than VAEs do.
+Differences are from the base's own VAE, image by image: images differ among themselves by more than VAEs do.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class LoadedVae:
 
 @dataclass(frozen=True)
 class ComparedImage:
-    """A picture to compare by; `group` is the same for copies of one picture."""
+    """An image to compare by; `group` is the same for copies of one image."""
 
     name: str
     pixels_13HW: Tensor
@@ -63,9 +63,9 @@ class VaeResult:
 
     name: str
     encoder: roundtrip.Encoders
-    precision: str  # in which the pictures were measured
-    groups: list[int]  # which pictures are the same one, by number
-    rows: list[dict[str, float]]  # `metrics.measure`, one a picture
+    precision: str  # in which the images were measured
+    groups: list[int]  # which images are the same one, by number
+    rows: list[dict[str, float]]  # `metrics.measure`, one an image
     with_base: list[float]  # PSNR of the base's latents decoded by it, dB
     latents: faults.Latents
     encode_s_per_megapixel: float
@@ -77,7 +77,7 @@ class VaeResult:
     source: str
     findings: list[Warned] = field(default_factory=list)
     against: dict[str, Interval] = field(default_factory=dict)  # differences from the base's own; empty for that one
-    pictures: list[NDArray[Any]] = field(default_factory=list)  # (H, W, 3) bytes, what it made of each picture
+    pictures: list[NDArray[Any]] = field(default_factory=list)  # (H, W, 3) bytes, what it made of each image
 
     @property
     def is_sound(self) -> bool:
@@ -85,7 +85,7 @@ class VaeResult:
         return not any(one.code in faults.SERIOUS for one in self.findings)
 
     def means(self) -> dict[str, Interval]:
-        """Every measure with its interval over pictures; none can be told where it is not finite for some picture."""
+        """Every measure with its interval over images; none can be told where it is not finite for some image."""
         return {name: of_values(_column(self, name), self.groups) for name in metrics.MEASURES}
 
     def to_dict(self) -> dict[str, Any]:
@@ -113,7 +113,7 @@ class VaeAdvice:
     measure: str
     vae: str
     better_by: Interval | None  # positive: by how much less the error is than with the base's own
-    as_good: tuple[str, ...] = ()  # others that the pictures cannot tell from it
+    as_good: tuple[str, ...] = ()  # others that the images cannot tell from it
 
 
 @dataclass(frozen=True)
@@ -123,12 +123,12 @@ class Comparison:
     results: tuple[VaeResult, ...]
     advice: tuple[VaeAdvice, ...]
     pareto: tuple[str, ...]  # names of sound VAEs that none beats at both colour and texture
-    names: tuple[str, ...]  # of the pictures
-    different: int  # pictures, copies counted once
+    names: tuple[str, ...]  # of the images
+    different: int  # images, copies counted once
     level: float  # of the intervals of differences
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, without pictures; None for what is not finite."""
+        """Plain values, without images; None for what is not finite."""
         plain: dict[str, Any] = jsonable(
             {
                 "pictures": len(self.names),
@@ -151,10 +151,10 @@ def compare(
     precision: str = "fp32",
     seed: int = 0,
 ) -> Generator[Event, None, Comparison]:
-    """Measure every VAE on every picture, with a `Progress` for each batch and a `Warned` for each finding.
+    """Measure every VAE on every image, with a `Progress` for each batch and a `Warned` for each finding.
 
     Args:
-        pictures: with sides that all of them take, in order of size for speed.
+        images: with sides that all of them take, in order of size for speed.
         scale: the base's latent scale.
         precision: fp32, bf16 or fp16; where it gives numbers that are not finite, the next one is taken, and told.
         seed: of the resampling.
@@ -315,7 +315,7 @@ def _column(result: VaeResult, name: str) -> list[float]:
 
 
 def _mean_db(values: Sequence[float]) -> float:
-    """Over the pictures that came out at all; above 60 dB two pictures are equal."""
+    """Over the images that came out at all; above 60 dB two images are equal."""
     known = [min(value, 60.0) for value in values if not math.isnan(value)]
     return math.fsum(known) / len(known) if known else 0.0
 

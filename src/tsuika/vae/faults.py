@@ -24,7 +24,7 @@ SERIOUS: Final = frozenset({BROKEN, OTHER_LATENTS, OTHER_SCALE, PALE, FLAT})
 
 _FP16_MAX: Final = 65504.0
 _SAME_AXES: Final = 0.9  # correlation of latent channels; VAEs that were trained apart have other axes
-# Below these factors a base's own latents vary more from picture to picture than by the factor.
+# Below these factors a base's own latents vary more from image to image than by the factor.
 _SCALE: Final = 1.15
 _SHIFT: Final = 0.25  # standard deviations
 _FOREIGN_DB: Final = 3.0  # that a decoder loses on the base's latents against its own
@@ -41,7 +41,7 @@ _SEAM: Final = 3.0  # CIEDE2000 of the worst hundredth of pixels: seen without s
 
 @dataclass(frozen=True)
 class Latents:
-    """A VAE's latents against the base's own, over pictures: other = gain * own + shift, channel by channel."""
+    """A VAE's latents against the base's own, over images: other = gain * own + shift, channel by channel."""
 
     correlation: float  # the median channel's
     gain: float  # the median channel's
@@ -50,7 +50,7 @@ class Latents:
 
 
 def latents(own: Sequence[Tensor], other: Sequence[Tensor], scale: float) -> Latents:
-    """Compare latents (B, C, h, w) of the same pictures."""
+    """Compare latents (B, C, h, w) of the same images."""
     mine, theirs = (
         torch.cat([one.transpose(0, 1).flatten(1) for one in some], dim=1).double() for some in (own, other)
     )
@@ -130,7 +130,7 @@ class Load:
 
 
 def load(vae: nn.Module, pixels_B3HW: Tensor) -> Load:
-    """Pass pictures through and watch every layer. In float32: a half-precision run would show only that it broke."""
+    """Pass images through and watch every layer. In float32: a half-precision run would show only that it broke."""
     seen: list[tuple[float, int]] = []
 
     def look(_: nn.Module, given: tuple[Any, ...], out: Any) -> None:
@@ -149,10 +149,10 @@ def load(vae: nn.Module, pixels_B3HW: Tensor) -> Load:
 
 
 def looks(name: str, rows: Sequence[Mapping[str, float]], against: Mapping[str, Interval] | None) -> list[Warned]:
-    """What is wrong with the pictures themselves.
+    """What is wrong with the images themselves.
 
     Args:
-        rows: `metrics.measure` of each picture.
+        rows: `metrics.measure` of each image.
         against: differences of `chroma` and `range` from the base's own VAE; None for that VAE itself.
     """
     broken = sum(not math.isfinite(row["colour"]) for row in rows)
@@ -176,7 +176,7 @@ def tile_px(vae: nn.Module) -> int:
 def seams(vae: nn.Module, pixels_13HW: Tensor) -> float | None:
     """CIEDE2000, at the worst hundredth of pixels, between decoding in tiles and as a whole; None if it knows no tiles.
 
-    The picture is mirrored until it is one and a half tiles wide, so that there are seams at all.
+    The image is mirrored until it is one and a half tiles wide, so that there are seams at all.
     """
     tile, step = tile_px(vae), roundtrip.factor(vae)
     if not tile or not hasattr(vae, "enable_tiling"):

@@ -1,6 +1,6 @@
-"""How near a picture that went through a VAE is to the original: one number a picture and measure.
+"""How near an image that went through a VAE is to the original: one number an image and measure.
 
-Pictures are (B, 3, H, W) sRGB in -1..1. Lab values are CIE 1976 for D65 and the 2 degree observer.
+Images are (B, 3, H, W) sRGB in -1..1. Lab values are CIE 1976 for D65 and the 2 degree observer.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _WINDOW_PX: Final = 8  # of local contrast: as a latent of the original VAEs cov
 # What adds nothing to a contrast, in L* squared. Half a step of L* can hardly be seen; rounding to 8 bits makes 0.01.
 _UNSEEN: Final = 0.25
 _ROUNDING: Final = 0.01
-_GREY: Final = 1.0  # mean chroma below which a picture has no colour to be washed out
+_GREY: Final = 1.0  # mean chroma below which an image has no colour to be washed out
 
 # Measure -> whether more is better; None: 1 is as the original.
 MEASURES: Final[Mapping[str, bool | None]] = {
@@ -29,7 +29,7 @@ MEASURES: Final[Mapping[str, bool | None]] = {
     "ssim": True,  # 0..1
     "colour": False,  # mean CIEDE2000; 1 is a difference that can just be seen
     "colour_p95": False,  # 95th percentile over the pixels
-    "chroma": None,  # mean chroma / the original's, of pictures at a quarter of their size
+    "chroma": None,  # mean chroma / the original's, of images at a quarter of their size
     "range": None,  # lightness from the 1st to the 99th percentile / the original's, at a quarter as well
     "texture": None,  # high-frequency energy of lightness / the original's
     "texture_error": False,  # mean |log| of local contrast / the original's, over two octaves
@@ -103,12 +103,12 @@ def log_contrasts(lightness_B1HW: Tensor) -> list[Tensor]:
 
 
 def psnr(output_B3HW: Tensor, target_B3HW: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio (B,) in dB; infinite for equal pictures."""
+    """Peak signal-to-noise ratio (B,) in dB; infinite for equal images."""
     return 10 * torch.log10(4 / (output_B3HW - target_B3HW).pow(2).flatten(1).mean(1))
 
 
 def ssim(output_B3HW: Tensor, target_B3HW: Tensor) -> Tensor:
-    """Structural similarity (B,) of pictures in -1..1, Gaussian window of 11 px. Source: Wang et al. 2004."""
+    """Structural similarity (B,) of images in -1..1, Gaussian window of 11 px. Source: Wang et al. 2004."""
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     # In 0..1: its luminance term compares means, and about a mean of zero every trifle would be a large part of it.
@@ -120,7 +120,7 @@ def ssim(output_B3HW: Tensor, target_B3HW: Tensor) -> Tensor:
 
 @torch.no_grad()
 def measure(output_B3HW: Tensor, target_B3HW: Tensor) -> list[dict[str, float]]:
-    """Every measure of `MEASURES` for each picture. Sides of at least 11 px; not-finite output gives NaN throughout."""
+    """Every measure of `MEASURES` for each image. Sides of at least 11 px; not-finite output gives NaN throughout."""
     output, target = output_B3HW.detach().float().clamp(-1, 1), target_B3HW.detach().float()
     lab, truth = to_lab(output), to_lab(target)
     difference = ciede2000(lab, truth).flatten(1)
@@ -161,5 +161,5 @@ def _ratio(value_B: Tensor, truth_B: Tensor, *, least: float) -> Tensor:
 
 
 def mean(rows: Sequence[Mapping[str, float]], name: str) -> float:
-    """Of one measure over pictures."""
+    """Of one measure over images."""
     return math.fsum(row[name] for row in rows) / len(rows) if rows else math.nan

@@ -1,7 +1,7 @@
-"""Whether a tuned VAE is better on pictures it has never seen: which ones these are, and what they say.
+"""Whether a tuned VAE is better on images it has never seen: which ones these are, and what they say.
 
-Three parts that share no picture, copies included: one to train on, one to choose the step by, one to prove by. What
-was chosen by a set of pictures looks better on it than it is.
+Three parts that share no image, copies included: one to train on, one to choose the step by, one to prove by. What
+was chosen by a set of images looks better on it than it is.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from tsuika.data.split import Group, split
 from tsuika.vae import metrics, roundtrip
 from tsuika.vae.tune import PROOF, Purpose
 
-LEAST: Final = 12  # different pictures: seven or more to learn from, one or two to choose by, four to prove by
+LEAST: Final = 12  # different images: seven or more to learn from, one or two to choose by, four to prove by
 _SHARE, _MOST = 0.4, 72  # held out
 
 
 @dataclass(frozen=True)
 class Parts:
-    """Names of pictures, by what they are for."""
+    """Names of images, by what they are for."""
 
     train: tuple[str, ...]
     choose: tuple[str, ...]
@@ -34,7 +34,7 @@ class Parts:
 
 
 def parts(groups: Sequence[Group], seed: int) -> Parts:
-    """Deal pictures out, those of one group together.
+    """Deal images out, those of one group together.
 
     Raises:
         ImageError: too few different ones (VA021).
@@ -51,7 +51,7 @@ def parts(groups: Sequence[Group], seed: int) -> Parts:
 
 @dataclass(frozen=True)
 class Proof:
-    """Changes of every measure on the pictures kept for proving: after - before."""
+    """Changes of every measure on the images kept for proving: after - before."""
 
     measure: str  # what had to become better
     changes: Mapping[str, Interval]
@@ -77,7 +77,7 @@ def prove(
     purpose: Purpose,
     seed: int,
 ) -> Proof:
-    """From the measures of the same pictures before and after."""
+    """From the measures of the same images before and after."""
     names = list(metrics.MEASURES)
     changes = {
         name: of_differences([row[name] for row in after], [row[name] for row in before], groups, seed=seed)
@@ -88,7 +88,7 @@ def prove(
 
 
 def measured(vae: nn.Module, pictures: Sequence[Tensor]) -> list[dict[str, float]]:
-    """`metrics.measure` of each picture (1, 3, H, W) after a round trip."""
+    """`metrics.measure` of each image (1, 3, H, W) after a round trip."""
     made = (roundtrip.decode(vae, roundtrip.encode(vae, picture)) for picture in pictures)
     return [metrics.measure(one, picture.to(one.device))[0] for one, picture in zip(made, pictures, strict=True)]
 

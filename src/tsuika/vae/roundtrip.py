@@ -1,6 +1,6 @@
-"""Pictures through a VAE and back, and which of its parts two VAEs share.
+"""Images through a VAE and back, and which of its parts two VAEs share.
 
-Pictures are (B, 3, H, W) in -1..1, latents (B, C, h, w) without any scale. VAEs are diffusers' `AutoencoderKL`.
+Images are (B, 3, H, W) in -1..1, latents (B, C, h, w) without any scale. VAEs are diffusers' `AutoencoderKL`.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def encoders(own: nn.Module, other: nn.Module) -> Encoders:
 
 
 def to_signal(image: Image.Image) -> Tensor:
-    """An RGB picture as (1, 3, H, W) in -1..1."""
+    """An RGB image as (1, 3, H, W) in -1..1."""
     pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
     return pixels[None].float() / 127.5 - 1
 
@@ -73,9 +73,9 @@ def to_bytes(pixels_3HW: Tensor) -> NDArray[np.uint8]:
 
 
 def fitted(image: Image.Image, size_px: int, multiple: int) -> Image.Image:
-    """A picture made smaller until its shorter side is `size_px`, cut at the centre to sides that a VAE takes.
+    """An image made smaller until its shorter side is `size_px`, cut at the centre to sides that a VAE takes.
 
-    Smaller pictures keep their size: enlarged ones have no texture of their own. At most twice as long as wide.
+    Smaller images keep their size: enlarged ones have no texture of their own. At most twice as long as wide.
     """
     whole, kept = sizes(image.size, size_px, multiple)
     small = image.resize(whole, Image.Resampling.LANCZOS) if size_px < min(image.size) else image
@@ -84,7 +84,7 @@ def fitted(image: Image.Image, size_px: int, multiple: int) -> Image.Image:
 
 
 def sizes(size: tuple[int, int], size_px: int, multiple: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Width and height that `fitted` gives a picture, before the cut and after it."""
+    """Width and height that `fitted` gives an image, before the cut and after it."""
     scale = min(1.0, size_px / min(size))
     width, height = (max(multiple, round(side * scale)) for side in size)
     longest = 2 * min(width, height)
@@ -93,7 +93,7 @@ def sizes(size: tuple[int, int], size_px: int, multiple: int) -> tuple[tuple[int
 
 
 def batches(pictures: list[Tensor], most: int) -> Iterator[Tensor]:
-    """Pictures (1, 3, H, W) in stacks of neighbours of one size, in order."""
+    """Images (1, 3, H, W) in stacks of neighbours of one size, in order."""
     stack: list[Tensor] = []
     for picture in pictures:
         if stack and (len(stack) == most or stack[0].shape != picture.shape):

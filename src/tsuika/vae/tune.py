@@ -1,4 +1,4 @@
-"""Fine-tuning a VAE's decoder on pictures. The encoder and `quant_conv` stay bit for bit, and so do all latents.
+"""Fine-tuning a VAE's decoder on images. The encoder and `quant_conv` stay bit for bit, and so do all latents.
 
 Every draw is a function of (seed, step). The loss has no learnt judge: absolute and squared error, error of the
 gradients (Mathieu et al. 2016, "Deep multi-scale video prediction beyond mean square error"), and by purpose the error
@@ -24,7 +24,7 @@ from tsuika.vae import metrics, roundtrip
 
 Purpose = Literal["balanced", "texture", "colour"]
 PURPOSES: Final[tuple[Purpose, ...]] = ("balanced", "texture", "colour")
-# What must be better on pictures never seen, by purpose; more is better for PSNR alone.
+# What must be better on images never seen, by purpose; more is better for PSNR alone.
 PROOF: Final = {"balanced": "psnr", "texture": "texture_error", "colour": "colour"}
 
 _WEIGHTS: Final = {  # of local contrast and of colour, beside an L1 of 0.02 to 0.06
@@ -32,7 +32,7 @@ _WEIGHTS: Final = {  # of local contrast and of colour, beside an L1 of 0.02 to 
     "texture": (0.3, 0.002),
     "colour": (0.0, 0.1),
 }
-# Drawn latents are never quite those of a picture; without noise a decoder learns to lean on their last digits.
+# Drawn latents are never quite those of an image; without noise a decoder learns to lean on their last digits.
 _LATENT_NOISE: Final = 0.03  # of the latents' standard deviation
 
 
@@ -57,7 +57,7 @@ class Fitted:
 
     best_step: int
     steps_done: int
-    checks: tuple[tuple[int, float], ...]  # step, loss on the pictures kept for stopping
+    checks: tuple[tuple[int, float], ...]  # step, loss on the images kept for stopping
 
 
 def loss(output_B3HW: Tensor, target_B3HW: Tensor, purpose: Purpose) -> Tensor:
@@ -88,7 +88,7 @@ def rate(vae: nn.Module) -> float:
 
 
 def crops(pictures: Sequence[Tensor], settings: Settings, side: int) -> Callable[[int], Tensor]:
-    """What a step trains on: random crops of random pictures (1, 3, H, W), mirrored at random; `side` px fit into all."""
+    """What a step trains on: random crops of random images (1, 3, H, W), mirrored at random; `side` px fit into all."""
 
     def draw(step: int) -> Tensor:
         source = generator(settings.seed, "vae tune", step)
@@ -106,7 +106,7 @@ def crops(pictures: Sequence[Tensor], settings: Settings, side: int) -> Callable
 
 @torch.no_grad()
 def loss_on(vae: nn.Module, pictures: Sequence[Tensor], purpose: Purpose) -> float:
-    """Mean loss over whole pictures (1, 3, H, W)."""
+    """Mean loss over whole images (1, 3, H, W)."""
     device = next(vae.parameters()).device
     losses = []
     for picture in pictures:
@@ -125,8 +125,8 @@ def fit(
 
     Args:
         vae: in float32, frozen.
-        draw: step -> pictures (B, 3, H, W) to train on.
-        judge: of a VAE, by pictures that `draw` never gives; less is better.
+        draw: step -> images (B, 3, H, W) to train on.
+        judge: of a VAE, by images that `draw` never gives; less is better.
 
     Raises:
         FloatingPointError: the loss is not finite; the decoder is as it was.

@@ -17,8 +17,8 @@ class DreamBooth(MethodSection):
     """The whole UNet, and the text encoders if wished (Ruiz et al. 2023): a new checkpoint."""
 
     defaults: ClassVar[Mapping[str, Any]] = {"train.learning_rate": 2e-6, "train.ema": 0.0, "data.caption_dropout": 0.0}
-    # Fewer pictures are overfitted much sooner: of 17 lanes without some, compared with those of all pictures, the true best
-    # step lay at a power of 2 (median; bench/guard, 3-10 pictures).
+    # Fewer images are overfitted much sooner: of 17 lanes without some, compared with those of all images, the true best
+    # step lay at a power of 2 (median; bench/guard, 3-10 images).
     growth: ClassVar[float] = 2.0
     few_folds: ClassVar[int] = 2
 

@@ -1,6 +1,6 @@
 """DreamBooth: the whole UNet, and the text encoders if wished, learn the subject (Ruiz et al. 2023).
 
-What prior preservation needs, pictures of the class, comes with the data. Knows a model only through `core.types.Model`.
+What prior preservation needs, images of the class, comes with the data. Knows a model only through `core.types.Model`.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ class WordAttachment:
         copy_in(self.tensors(), tensors)
 
     def set_strength(self, strength: float) -> None:
-        """At 0 the words are unknown again; else it is their weight in a prompt where pictures are drawn."""
+        """At 0 the words are unknown again; else it is their weight in a prompt where images are drawn."""
         self.detach()
         if strength:
             _enter(self.model, self.words)
