@@ -17,6 +17,7 @@ import typer
 
 from tsuika import CellDrawn, SheetWritten
 from tsuika.cli import language, screen
+from tsuika.core.errors import RecipeError
 from tsuika.core.events import Chosen, Event, Judged, Phase, note
 
 CELL = CellDrawn(1, 2, ("seed 1", "ついか犬"), (0, 0), 1, "out/cells/000-000.png")
@@ -272,3 +273,24 @@ def test_names_that_are_no_unicode_can_be_printed(capsys: pytest.CaptureFixture[
     app.command()(lambda: screen.result({"picture": "\udc83.png"}, as_json=True))
     screen.run(app, [])
     assert json.loads(capsys.readouterr().out) == {"picture": "\udc83.png"}
+
+
+def test_what_breaks_after_ctrl_c_is_the_end_and_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A bug before it, and an error with a code at any time, stay what they are."""
+    monkeypatch.chdir(tmp_path)
+    stop = screen.Stop()
+    with pytest.raises(ValueError, match="early"), screen._ended_by(stop, tmp_path):
+        raise ValueError("early")
+    stop.signal = 2
+    with pytest.raises(OSError), screen._ended_by(stop, tmp_path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(RecipeError), screen._ended_by(stop, tmp_path):
+        raise RecipeError("RC002", key="seed", found=-1, why="0")
+    assert not list(tmp_path.glob("*.log"))
+    with pytest.raises(SystemExit) as left, screen._ended_by(stop, tmp_path):
+        raise ValueError("compiler cut off")
+    assert left.value.code == 130
+    assert "compiler cut off" in (tmp_path / "tsuika-error.log").read_text(encoding="utf-8")
+    assert "tsuika-error.log" in capsys.readouterr().err

@@ -236,7 +236,7 @@ def follow(events: Run[Any], run: Path, *, as_json: bool) -> None:
     # Of the processes of `accelerate launch` only the first one speaks.
     is_first = os.environ.get("RANK", "0") == "0"
     stop, step, began, said, stopping = Stop(), 0, time.monotonic(), "", False
-    with progress(with_note=True) as bar, Pulse(bar.disable and is_first) as pulse, _ended_by(stop):
+    with progress(with_note=True) as bar, Pulse(bar.disable and is_first) as pulse, _ended_by(stop, run):
         task = None
         for event in events:
             if is_first:
@@ -279,14 +279,21 @@ def follow(events: Run[Any], run: Path, *, as_json: bool) -> None:
 
 
 @contextmanager
-def _ended_by(stop: Stop) -> Iterator[None]:
-    """An error after Ctrl+C or terminate is the end that was asked for: a compiler, for one, gets the signal, too."""
+def _ended_by(stop: Stop, run: Path) -> Iterator[None]:
+    """What breaks after Ctrl+C or terminate is the end that was asked for: a compiler, for one, gets the signal, too.
+
+    It is logged all the same, as it may have been something else. An error that we know (a full disk) stays one.
+    """
     try:
         yield
-    except Exception:
-        if stop.signal is None:
+    except TsuikaError:
+        raise
+    except Exception as broken:
+        if stop.signal is None or outer_cause(broken) is not None:
             raise
-        say(_("Stopped in the middle of a step. Go on with: tsuika resume RUN"))
+        say(_("Stopped in the middle of a step. Go on with: tsuika resume {run}", run=run))
+        if log := _log_failure():
+            say(_("What broke off is in {log}.", log=log))
         raise SystemExit(128 + stop.signal) from None
 
 
@@ -402,21 +409,19 @@ def _run(app: typer.Typer, arguments: Sequence[str]) -> None:
 
 def _report_bug(bug: Exception) -> None:
     """Log a bug, and say where and what to do."""
-    log = _logged(
-        f"tsuika {version('tsuika')}, Python {platform.python_version()}\n{sys.argv}\n{traceback.format_exc()}"
-    )
-    if log:
+    if log := _log_failure():
         say(_("This is a bug of tsuika. The details are in {log}.", log=log))
     else:
         say(_("This is a bug of tsuika: {error}. No log could be written.", error=repr(bug)))
     say(_("Please report it with them and with what this command prints: tsuika doctor"))
 
 
-def _logged(text: str) -> Path | None:
-    """The file that the details of a bug were written to: here, else where temporary files are; None: nowhere.
+def _log_failure() -> Path | None:
+    """The file that the error being handled was written to: here, else where temporary files are; None: nowhere.
 
     It is always a new one: a link that somebody else has put there is not followed.
     """
+    text = f"tsuika {version('tsuika')}, Python {platform.python_version()}\n{sys.argv}\n{traceback.format_exc()}"
     for folder in (Path.cwd, lambda: Path(tempfile.gettempdir())):
         for number in range(1, 100):
             # Read-only, full, gone, or of that name already.

@@ -139,5 +139,5 @@ class Manifest:
 
 
 def some(names: Sequence[str]) -> str:
-    """The first of many names."""
-    return ", ".join(names[:5]) + (f" … ({len(names)})" if len(names) > 5 else "")
+    """The first of many names, or a dash for none."""
+    return (", ".join(names[:5]) or "–") + (f" … ({len(names)})" if len(names) > 5 else "")

@@ -28,7 +28,7 @@ from tsuika.data import bank as banks
 from tsuika.data import bucket, scan
 from tsuika.data.bank import Bank
 from tsuika.data.caption import has_word
-from tsuika.data.manifest import Manifest
+from tsuika.data.manifest import Manifest, some
 from tsuika.data.reg_images import RegularizedBank
 from tsuika.families.chunks import limit_of, texts
 from tsuika.formats.common import bundled_words, unread_keys, without_assumed_family
@@ -218,20 +218,11 @@ def _unchanged(before: Manifest, now: Manifest, recipe: Recipe) -> Iterator[Warn
     other = [was.name for was, is_ in both if (was.sha256, was.repeats) != (is_.sha256, is_.repeats)]
     if gone or new or other:
         why = _(
-            "Missing: {missing}; new: {new}; changed: {changed}",
-            missing=_some(gone),
-            new=_some(new),
-            changed=_some(other),
+            "Missing: {missing}; new: {new}; changed: {changed}", missing=some(gone), new=some(new), changed=some(other)
         )
         raise InterruptedRunError("TR008", where=recipe.data.images, why=why)
     if recaptioned := [was.name for was, is_ in both if was.captions != is_.captions]:
-        yield note("TR009", names=_some(recaptioned))
-
-
-def _some(names: Sequence[str]) -> str:
-    if not names:
-        return "–"
-    return ", ".join(names[:5]) + (f" … ({len(names)})" if len(names) > 5 else "")
+        yield note("TR009", names=some(recaptioned))
 
 
 def add_regularization(
