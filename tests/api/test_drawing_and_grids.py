@@ -15,11 +15,11 @@ import torch
 from PIL import Image
 
 import tsuika
-from png_reader import read_png
 from tsuika import CellDrawn, Drawing, SheetWritten, formats
 from tsuika.api import drawing as drawing_module
 from tsuika.core.errors import FormatError, ModelError, RecipeError
 from tsuika.core.rundir import RunDir
+from tsuika.generation.png_info import read as read_png
 from tsuika.methods import METHODS
 from tsuika.methods.lora import Lora
 from tsuika.methods.textual_inversion import TextualInversion

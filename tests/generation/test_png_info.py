@@ -9,10 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
-from png_reader import from_text, parse_fields, read_png
-from tsuika.generation.png_info import PictureInfo, quote, to_text, write_png
+from tsuika.generation.png_info import PictureInfo, _fields, from_text, quote, read, to_text, write_png
 
 FULL = PictureInfo(
     prompt="ついか犬, (beach:1.2), <lora:ついか犬 v1:0.8>\nsecond line",
@@ -88,7 +87,7 @@ def test_round_trip_of_anything() -> None:
 )
 def test_quoting(value: str) -> None:
     written = quote(value)
-    assert parse_fields(f"One: 1, Key: {written}, Two: 2") == {"One": "1", "Key": value, "Two": "2"}
+    assert _fields(f"One: 1, Key: {written}, Two: 2") == {"One": "1", "Key": value, "Two": "2"}
     assert (written == value) == (
         not any(mark in value for mark in ",:\n") and value == value.strip() and value[0] != '"'
     )
@@ -99,8 +98,8 @@ def test_png_keeps_japanese(tmp_path: Path) -> None:
     info = replace(FULL, prompt=f"  {FULL.prompt} \n")
     write_png(path, Image.new("RGB", (8, 8), "red"), info, {"loras": [{"name": "ついか犬 v1", "strength": 0.8}]})
     assert b"iTXt" in path.read_bytes()
-    read, own = read_png(path)
-    assert read == FULL  # the text's ends are trimmed ...
+    found, own = read(path)
+    assert found == FULL  # the text's ends are trimmed ...
     assert own["prompt"] == info.prompt  # ... our own keeps them
     assert own["loras"][0]["name"] == "ついか犬 v1"
     with Image.open(path) as picture:
@@ -112,7 +111,7 @@ def test_png_keeps_japanese(tmp_path: Path) -> None:
 def test_png_that_says_nothing(tmp_path: Path) -> None:
     path = tmp_path / "plain.png"
     write_png(path, Image.new("RGB", (4, 4)), None)
-    assert read_png(path) == (None, {})
+    assert read(path) == (None, {})
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
@@ -123,3 +122,32 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
         write_png(path, Image.new("HSV", (4, 4)), FULL)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_another_programs_text_is_read_as_far_as_it_goes() -> None:
+    text = "a cat\nNegative prompt: dog\nSteps: many, Sampler: Euler a, Schedule type: Automatic, CFG scale: 7, Hires steps: 9"
+    assert from_text(text) == PictureInfo(
+        "a cat", "dog", sampler="Euler a", cfg=7.0, rng=None, extra={"Steps": "many", "Hires steps": "9"}
+    )
+    only = "a tale: once, upon: a time"
+    assert from_text(only) == PictureInfo(only, rng=None)
+
+
+def test_a_jpeg_keeps_it_in_its_exif_comment(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    exif = Image.Exif()
+    exif[0x8769] = {0x9286: b"UNICODE\0" + to_text(FULL).encode("utf-16-be")}
+    Image.new("RGB", (8, 8)).save(path, exif=exif)
+    assert read(path) == (FULL, {})
+
+
+def test_any_text_and_any_json_is_survived(tmp_path: Path) -> None:
+    rng = random.Random(1)
+    for number in range(200):
+        text = "".join(rng.choice('Steps: 1,"Size\\x\n{}犬\0') for _ in range(rng.randint(0, 40)))
+        assert from_text(text).prompt is not None
+        path = tmp_path / f"{number}.png"
+        chunks = PngImagePlugin.PngInfo()
+        chunks.add_text("tsuika", text.replace("\0", ""))
+        Image.new("RGB", (1, 1)).save(path, pnginfo=chunks)
+        assert read(path) == (None, {})

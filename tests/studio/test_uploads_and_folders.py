@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from running import running
 
 from tsuika.api.image_set import ImageSet
 from tsuika.core.errors import ImageError
+from tsuika.generation.png_info import PictureInfo, write_png
 from tsuika.studio import uploads
 from tsuika.studio.picker import Picker
 
@@ -122,3 +124,37 @@ def test_folders_are_those_below_the_roots(tmp_path: Path) -> None:
     assert picker.path(Picker((root,), b"another").handle(root / "inside")) is None
     assert picker.path("not a handle") is None
     assert picker.path("é") is None
+
+
+def test_a_dropped_image_says_how_it_was_made_and_is_not_kept(tmp_path: Path) -> None:
+    info = PictureInfo("a cat, <lora:x:0.8>", "dog", 20, "DPM++ 2M Karras", 6.5, 7, (512, 768), model="m")
+    write_png(tmp_path / "a.png", Image.new("RGB", (8, 8)), info)
+    with running(tmp_path / "home") as here:
+        status, told = here.ask("POST", "/api/dropped", (tmp_path / "a.png").read_bytes(), x_file_name="a.png")
+        assert (status, told["image"]) == (
+            200,
+            {"prompt": info.prompt, "negative": "dog", "seed": 7, "steps": 20, "cfg": 6.5, "model": "m"}
+            | {"size": "512x768", "sampler": "DPM++ 2M Karras"},
+        )
+        assert here.ask("POST", "/api/dropped", png(), x_file_name="b.png") == (200, {"image": {}})
+        assert not list((tmp_path / "home/dropped").iterdir())
+
+
+def test_dropped_weights_are_kept_under_a_free_name_and_inspected(tmp_path: Path) -> None:
+    with running(tmp_path / "home", program=["echo"]) as here:
+        for name in ("a.safetensors", "a-2.safetensors"):
+            status, told = here.ask("POST", "/api/dropped", b"no weights", x_file_name="a.safetensors")
+            assert (status, Path(told["artifact"]["file"]).name) == (200, name)
+            assert "inspect" in here.ask("GET", f"/api/jobs/{told['job']}")[1]["job"]["command"]
+        names = [one["name"] for one in here.ask("GET", "/api/artifacts")[1]["artifacts"]]
+        assert names == ["a-2", "a"]
+
+
+@pytest.mark.parametrize(
+    ("name", "status"), [("a.exe", 415), ("a", 415), ("..%2Fa.pt", 200), ("nul.pt", 422), ("", 422), ("a.png", 422)]
+)
+def test_what_is_dropped_and_cannot_be(name: str, status: int, tmp_path: Path) -> None:
+    with running(tmp_path / "home", program=["echo"]) as here:
+        assert here.ask("POST", "/api/dropped", b"no image", x_file_name=name)[0] == status
+        kept = {path.name for path in (tmp_path / "home/dropped").glob("*")}
+        assert kept == ({"a.pt"} if status == 200 else set())

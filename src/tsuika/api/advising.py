@@ -231,10 +231,9 @@ def _notes(
         )
     if report.to_look_at or report.total > usable:
         yield _(
-            "{doubtful} of {total} images should be looked at first: {command}",
+            "{doubtful} of {total} images should be looked at first (tsuika check).",
             doubtful=len(report.to_look_at) + report.total - usable,
             total=report.total,
-            command=f"tsuika check {report.folder}",
         )
     if subject.goal != "style" and subject.pictures >= MANY and report.variety.same_background >= HALF:
         yield _(

@@ -7,7 +7,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,9 +23,11 @@ from tsuika.core.safetensors import TORCH_NAMES
 from tsuika.core.texts import _
 from tsuika.core.types import Artifact
 from tsuika.core.weights import WEIGHT_SUFFIXES, Weights, is_pickle, open_weights, read_json
+from tsuika.data.folder import IMAGES
 from tsuika.evaluation import finished
 from tsuika.formats import common
 from tsuika.formats.vae_file import CONFIG, VAE_FORMATS
+from tsuika.generation import png_info
 from tsuika.methods import METHODS
 
 # Of a run, for people.
@@ -174,17 +176,29 @@ class OtherInfo(WeightsInfo):
     use: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class ImageInfo(FileInfo):
+    """An image, and how it was made where it says so.
+
+    Attributes:
+        made: prompt, negative, steps, sampler and so on, as the file names them; empty where it says nothing.
+    """
+
+    made: Mapping[str, Any] = field(metadata={"flat": True})
+
+
 @starts(now=True)
 def inspect(file: Path) -> Generator[Event, None, FileInfo]:
     """What a file or folder is, from names, shapes and metadata; nothing in it is ever run.
 
-    A LoRA, an embedding, a hypernetwork, a whole model (file or folder), a VAE, a run folder, or weights of another kind.
+    A LoRA, an embedding, a hypernetwork, a whole model (file or folder), a VAE, a run folder, weights of another kind, or an
+    image, which may say how it was made.
     Its numbers are read once, to see that all are finite. Hashes are those by which model sites know a file: `autov2`, the
     first ten digits of its SHA-256; `autov3`, the first twelve of its tensors' alone.
 
     Returns:
-        A run that is done, without events; its result is an `ArtifactInfo`, `BaseModelInfo`, `VaeInfo`, `RunInfo` or
-        `OtherInfo`.
+        A run that is done, without events; its result is an `ArtifactInfo`, `BaseModelInfo`, `VaeInfo`, `RunInfo`,
+        `OtherInfo` or `ImageInfo`.
 
     Raises:
         FormatError: not there (FM004), of no known kind (MD002), NaN or infinite values in it (MD011).
@@ -201,6 +215,8 @@ def inspect(file: Path) -> Generator[Event, None, FileInfo]:
         if vae.sniff(file):
             return _vae(vae.read(file), vae.name, file)
     if file.is_file():
+        if file.suffix.lower() in IMAGES:
+            return _image(file)
         opened = open_weights(file)
         if opened.kind.name in kinds.OF_METHODS:
             return _artifact(file)
@@ -322,6 +338,12 @@ def _base(file: Path) -> BaseModelInfo:
         **_hashes(file),
         metadata=dict(metadata),
     )
+
+
+def _image(file: Path) -> ImageInfo:
+    made = png_info.read(file)[0]
+    values = {} if made is None else asdict(made) | {"size_px": made.size_px and "{}x{}".format(*made.size_px)}
+    return ImageInfo(kind="image", made={key: value for key, value in values.items() if value not in (None, "", {})})
 
 
 def _check(opened: Weights) -> None:

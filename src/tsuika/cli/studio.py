@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, Optional
 
 import typer
 
-from tsuika.cli import screen
+from tsuika.cli import labels, screen
 from tsuika.core.texts import Text, _, languages
 
 # Commands that have screens of their own, or none.
@@ -48,6 +48,7 @@ def studio(
         browser=not no_browser,
         password_file=password_file,
         commands=list(described(context.find_root().command)),
+        labels={key: _texts(label) for key, label in labels.LABELS.items()},
         say=screen.say,
     )
 

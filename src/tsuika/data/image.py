@@ -120,6 +120,24 @@ def is_turned(path: Path) -> bool:
         return False
 
 
+def texts(path: Path) -> dict[str, str]:
+    """Texts beside the pixels, by key: a PNG's chunks; `parameters` also from a JPEG's or WebP's EXIF comment.
+
+    Raises:
+        UnusableError: not an image.
+    """
+    readable_formats()
+    try:
+        with Image.open(path) as file:
+            found = {str(key): text for key, text in file.info.items() if isinstance(text, str)}
+            comment = file.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.UserComment)
+    except _DECODER_ERRORS as error:
+        raise UnusableError(path, "damaged", str(error) or type(error).__name__) from None
+    if "parameters" not in found and isinstance(comment, bytes) and comment.startswith(b"UNICODE\0"):
+        found["parameters"] = comment[8:].decode("utf-16-be", "replace")
+    return found
+
+
 def sniff(head: bytes) -> str | None:
     """Which of `FORMATS` a file's first 16 bytes announce."""
     if head[4:8] == b"ftyp":

@@ -10,12 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from tsuika.core import files
+from tsuika.data import image
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -23,7 +25,8 @@ if TYPE_CHECKING:
 OWN_KEY = "tsuika"
 LORA_HASHES = "Lora hashes"
 TI_HASHES = "TI hashes"
-_SCHEDULES = ("Karras", "Exponential")  # A1111 >= 1.9 writes them apart from the sampler's name
+# A1111 >= 1.9 writes them apart from the sampler's name.
+_SCHEDULES = ("Karras", "Exponential")
 _NEGATIVE = "Negative prompt:"
 
 
@@ -129,3 +132,89 @@ def write_png(path: Path, picture: Image, info: PictureInfo | None, own: Mapping
         chunks.add_text(OWN_KEY, json.dumps(dict(own), ensure_ascii=False))
     with files.whole(path) as temporary:
         picture.save(temporary, format="PNG", pnginfo=chunks)
+
+
+def from_text(text: str) -> PictureInfo:
+    """The inverse of `to_text`; of another program's text what is understood, the rest in `extra`."""
+    *lines, last = text.strip().split("\n")
+    fields = _fields(last)
+    if not fields.keys() & {"Steps", "Seed", "Sampler"}:
+        lines, fields = [*lines, last], {}
+    start = next((n for n, line in enumerate(lines) if line.startswith(_NEGATIVE)), len(lines))
+    found: dict[str, Any] = {"rng": None}
+    for name, (key, convert) in _READ.items():
+        try:
+            found[name] = convert(fields[key])
+        except (KeyError, ValueError):
+            continue
+        del fields[key]
+    schedule = fields.pop("Schedule type", "")
+    if schedule in _SCHEDULES and "sampler" in found:
+        found["sampler"] += f" {schedule}"
+    negative = "\n".join(lines[start:]).removeprefix(_NEGATIVE).strip()
+    return PictureInfo("\n".join(lines[:start]).strip(), negative, **found, extra=fields)
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, height = text.split("x")
+    return int(width), int(height)
+
+
+def _hashes(text: str) -> dict[str, str]:
+    return {name: digest for name, _gap, digest in (part.rpartition(": ") for part in text.split(", ") if part)}
+
+
+_READ: Final[Mapping[str, tuple[str, Callable[[str], object]]]] = {
+    "steps": ("Steps", int),
+    "sampler": ("Sampler", str),
+    "cfg": ("CFG scale", float),
+    "seed": ("Seed", int),
+    "size_px": ("Size", _size),
+    "model_hash": ("Model hash", str),
+    "model": ("Model", str),
+    "vae_hash": ("VAE hash", str),
+    "vae": ("VAE", str),
+    "clip_skip": ("Clip skip", int),
+    "rng": ("RNG", str),
+    "lora_hashes": (LORA_HASHES, _hashes),
+    "ti_hashes": (TI_HASHES, _hashes),
+    "version": ("Version", str),
+}
+
+
+def _fields(line: str) -> dict[str, str]:
+    """`Key: value, Key: "quoted, value"`, in order; what is not of this form ends the reading."""
+    decoder = json.JSONDecoder()
+    fields: dict[str, str] = {}
+    place = 0
+    while (colon := line.find(":", place)) >= 0:
+        key = line[place:colon].strip()
+        start = len(line) - len(line[colon + 1 :].lstrip())
+        if not key or "," in key:
+            break
+        comma = line.find(",", start)
+        end = len(line) if comma < 0 else comma
+        value = line[start:end].strip()
+        if line.startswith('"', start):
+            with suppress(json.JSONDecodeError):
+                value, end = decoder.raw_decode(line, start)
+        fields[key] = str(value)
+        comma = line.find(",", end)
+        if comma < 0:
+            break
+        place = comma + 1
+    return fields
+
+
+def read(path: Path) -> tuple[PictureInfo | None, dict[str, Any]]:
+    """How an image was made, as it says itself, and tsuika's own JSON; None and {} where it says nothing.
+
+    Raises:
+        ImageError: DS003, it is no image.
+    """
+    texts = image.texts(path)
+    try:
+        own = json.loads(texts.get(OWN_KEY, "{}"))
+    except ValueError:
+        own = {}
+    return (from_text(texts["parameters"]) if "parameters" in texts else None), own if isinstance(own, dict) else {}

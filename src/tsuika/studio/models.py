@@ -9,11 +9,15 @@ from typing import Any, Final
 from tsuika.api import places
 from tsuika.core.weights import read_json
 from tsuika.evaluation.report_guard import role
+from tsuika.generation import png_info
 from tsuika.methods import METHODS
 from tsuika.studio.state import Studio
 
+# Where files of weights that were dropped on a page are kept, in the home.
+DROPPED: Final = "dropped"
 # A search of the disk is used again for so long.
 KEPT_S: Final = 600.0
+WEIGHTS: Final = frozenset({".safetensors", ".pt", ".ckpt", ".bin"})
 # Those of `generation.pipeline`, which loads torch; a test compares them.
 SAMPLERS: Final = ("DPM++ 2M Karras", "DPM++ 2M", "Euler a", "Euler", "Heun", "DDIM", "UniPC")
 
@@ -91,8 +95,25 @@ def artifacts(studio: Studio) -> list[dict[str, str]]:
                     named.setdefault(role(path, every), run.root / path)
             kind = "base" if whole else report["method"]
             rows += [artifact(path, kind) for path in named.values()]
-    folder = studio.home.root / "results"
-    return rows + [artifact(path, "") for path in sorted(folder.glob("*")) if path.suffix in (".safetensors", ".pt")]
+    for folder in ("results", DROPPED):
+        files = sorted((studio.home.root / folder).glob("*"))
+        rows += [artifact(path, "") for path in files if path.suffix in (".safetensors", ".pt")]
+    return rows
+
+
+def made(image: Path) -> dict[str, Any]:
+    """What an image says of how it was made, as the playground asks for it; empty where it says nothing.
+
+    Raises:
+        ImageError: DS003, it is no image.
+    """
+    found = png_info.read(image)[0]
+    if found is None:
+        return {}
+    size = "{}x{}".format(*found.size_px) if found.size_px else ""
+    values = {name: getattr(found, name) for name in ("prompt", "negative", "seed", "steps", "cfg", "model")}
+    values |= {"size": size, "sampler": found.sampler if found.sampler in SAMPLERS else ""}
+    return {name: value for name, value in values.items() if value not in (None, "")}
 
 
 def artifact(path: Path, kind: str) -> dict[str, str]:

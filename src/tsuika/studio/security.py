@@ -27,7 +27,7 @@ OPEN: Final = frozenset({ENTER, "/web/enter.js", "/web/app.css", "/web/icon.svg"
 SAFE: Final = frozenset({"GET", "HEAD"})
 CHANGING: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 JSON_BYTES: Final = 2**20
-UPLOADS: Final = "/api/uploads/"
+UPLOADS: Final = ("/api/uploads/", "/api/dropped")
 # Wrong keys within a minute, after which none is looked at.
 TRIES: Final = 10
 KEPT_S: Final = 90 * 86_400

@@ -9,6 +9,7 @@ import socket
 import webbrowser
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -36,6 +37,7 @@ def serve(
     browser: bool = True,
     password_file: Path | None = None,
     commands: Sequence[Mapping[str, Any]] = (),
+    labels: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
     say: Callable[[Text], None] = print,
 ) -> None:
     """Serve the studio until it is interrupted.
@@ -47,6 +49,7 @@ def serve(
         browser: Whether to open it.
         password_file: Whose first line is the password.
         commands: The command line's commands, for the forms.
+        labels: What the keys of their results are called, by language.
         say: Takes what people should know.
 
     Raises:
@@ -62,7 +65,7 @@ def serve(
     secret = place.secret()
     key = password or hmac.new(secret, b"key", "sha256").hexdigest()[:32]
     access = Access(hosts_of(host, bound, _addresses(host)), key, secret, bound)
-    studio = Studio.of(place, access, commands)
+    studio = Studio.of(place, access, commands, labels=labels)
     studio.jobs.prune()
     planning.examine(studio)
     shown = f"http://{'127.0.0.1' if is_loopback(host) or host in ('0.0.0.0', '::') else host}:{bound}/"  # noqa: S104

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
+from types import MappingProxyType
 from typing import Annotated, Any
 
 from fastapi import Depends, HTTPException, Request
@@ -25,6 +26,7 @@ class Studio:
 
     Attributes:
         commands: the command line's commands with their flags, as forms.
+        labels: what the keys of their results are called, by language.
     """
 
     home: Home
@@ -34,12 +36,18 @@ class Studio:
     thumbnails: Thumbnails
     picker: Picker
     commands: Sequence[Mapping[str, Any]] = ()
+    labels: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     # One change of a project at a time.
     changing: Lock = field(default_factory=Lock)
 
     @classmethod
     def of(
-        cls, home: Home, access: Access, commands: Sequence[Mapping[str, Any]] = (), program: Sequence[str] = PROGRAM
+        cls,
+        home: Home,
+        access: Access,
+        commands: Sequence[Mapping[str, Any]] = (),
+        program: Sequence[str] = PROGRAM,
+        labels: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
     ) -> Studio:
         """A studio in a home, whose jobs run `program`."""
         jobs = Jobs(home, program)
@@ -52,6 +60,7 @@ class Studio:
             Thumbnails(home.root / "thumbnails"),
             Picker(roots, access.secret),
             commands,
+            labels,
         )
 
 

@@ -136,6 +136,18 @@ def _entry(into: ImageSet, packed: zipfile.ZipFile, one: zipfile.ZipInfo, scratc
         target.unlink(missing_ok=True)
 
 
+def file_name(header: str) -> str:
+    """The last part of the name in a header.
+
+    Raises:
+        RecipeError: RC002, no file may be called so.
+    """
+    name = safe_name(name_in(header).rpartition("/")[2])
+    if name is None:
+        raise RecipeError("RC002", key="name", found=name_in(header), why=_("It is not the name of a file."))
+    return name
+
+
 def name_in(header: str) -> str:
     """The name in a header, percent-encoded UTF-8."""
     return unquote(header, errors="replace")

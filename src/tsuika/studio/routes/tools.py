@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+import tempfile
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from typing import Annotated, Any
 
-from fastapi import APIRouter, HTTPException
+from fastapi import APIRouter, Header, HTTPException, Request
+from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, Field
 
-from tsuika.studio import models
+from tsuika.data.folder import IMAGES
+from tsuika.studio import models, uploads
 from tsuika.studio.commands import forms
 from tsuika.studio.commands import start as start_command
+from tsuika.studio.jobs import LIGHT
 from tsuika.studio.state import Here
 
 router = APIRouter(prefix="/api")
@@ -22,9 +29,9 @@ class Place(BaseModel):
 
 
 @router.get("/commands")
-def commands(studio: Here) -> list[Any]:
-    """The commands, with their flags."""
-    return forms(studio)
+def commands(studio: Here) -> dict[str, Any]:
+    """The commands with their flags, and what the keys of their results are called."""
+    return {"commands": forms(studio), "labels": studio.labels}
 
 
 class Command(BaseModel):
@@ -45,6 +52,35 @@ def start(given: Command, studio: Here) -> dict[str, str]:
 def artifacts(studio: Here) -> dict[str, Any]:
     """What was made here, for the playground, and the samplers' names."""
     return {"artifacts": models.artifacts(studio), "samplers": list(models.SAMPLERS)}
+
+
+@router.post("/dropped")
+async def dropped(request: Request, studio: Here, x_file_name: Annotated[str, Header()] = "") -> dict[str, Any]:
+    """A file that was dropped: what an image says of how it was made; of weights, the job that tells what they are.
+
+    Raises:
+        RecipeError: RC002, the name is none that may be. ImageError: DS003, it is no image, or too large.
+    """
+    name = uploads.file_name(x_file_name)
+    folder = studio.home.root / models.DROPPED
+    folder.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".", dir=folder) as scratch:
+        file = Path(scratch) / name
+        await uploads.received(request.stream(), file)
+        if file.suffix.lower() in IMAGES:
+            return {"image": await run_in_threadpool(lambda: models.made(file))}
+        if file.suffix.lower() not in models.WEIGHTS:
+            raise HTTPException(415)
+        kept = next(path for path in _names(folder / name) if not path.exists())
+        file.replace(kept)
+    job = studio.jobs.add("inspect", ["inspect", str(kept), "--json"], lane=LIGHT, about={"dropped": name})
+    return {"job": job.id, "artifact": models.artifact(kept, "")}
+
+
+def _names(path: Path) -> Iterator[Path]:
+    """`a.pt`, `a-2.pt`, `a-3.pt` and so on."""
+    yield path
+    yield from (path.with_stem(f"{path.stem}-{number}") for number in count(2))
 
 
 @router.post("/artifacts")

@@ -49,6 +49,9 @@ export function Chart({ run }) {
     <figcaption class="legend small"><span class="held">${_("held-out images: what counts")}</span><span class="train">${_("images that are trained on")}</span><span class="loss">${_("raw training loss")}</span></figcaption></figure>`;
 }
 
+// Between marks of the axis of steps: whole numbers.
+const STEPS = [1, 2, 5].flatMap(one => [1, 10, 100, 1000, 10000].map(power => one * power)).sort((a, b) => a - b);
+
 /** @param {HTMLElement} area */
 const height = area => (area.clientWidth < 520 ? 220 : 300);
 
@@ -80,7 +83,7 @@ function options(area, run) {
     legend: { show: false },
     cursor: { y: false, points: { size: 7 } },
     scales: { x: { time: false }, y: {}, loss: {} },
-    axes: [{ ...axis, grid: { show: false }, size: 34 }, { ...axis, values, size: 58 }, { show: false, scale: "loss" }],
+    axes: [{ ...axis, grid: { show: false }, size: 34, incrs: STEPS }, { ...axis, values, size: 58 }, { show: false, scale: "loss" }],
     series: [
       {},
       through({ stroke: colour("accent"), width: 2.5, points: { show: true, size: 5, fill: colour("accent") } }),

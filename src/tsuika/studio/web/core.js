@@ -38,8 +38,10 @@ export function _n(singular, plural, count, params) {
   return filled(forms[count === 1 ? 0 : 1], { count: number(count), ...params });
 }
 
-/** A text that the server has sent, in the language in use. @param {Texts | string | null | undefined} texts */
-export const said = texts => (!texts ? "" : typeof texts === "string" ? texts : texts[language.value] ?? texts.en ?? "");
+/** A text that the server has sent, in the language in use. A setting to change stands in it as on a command line; here it is
+ * found under "All settings". @param {Texts | string | null | undefined} texts */
+export const said = texts =>
+  (!texts ? "" : typeof texts === "string" ? texts : texts[language.value] ?? texts.en ?? "").replace(/--set ([\w.]+)=([^\s;,]+)/g, "$1 = $2");
 
 /** @param {string} chosen */
 export async function speak(chosen) {
@@ -106,14 +108,14 @@ export async function send(method, path, body = {}) {
   return (await ask(`/api${path}`, { method, headers, body: JSON.stringify(body) })).json();
 }
 
-/** Send a file. @param {string} project @param {string} name @param {Blob} file @returns {Promise<any>} */
-export async function sendFile(project, name, file) {
+/** @param {string} path @param {string} name @param {Blob} file @returns {Promise<any>} */
+export async function sendFile(path, name, file) {
   const headers = {
     "content-type": "application/octet-stream",
     "x-tsuika-token": session.value.token,
     "x-file-name": encodeURIComponent(name),
   };
-  return (await ask(`/api/uploads/${project}`, { method: "POST", headers, body: file })).json();
+  return (await ask(`/api${path}`, { method: "POST", headers, body: file })).json();
 }
 
 // --- the address: `#/projects/ID/images?show=left-out` ---

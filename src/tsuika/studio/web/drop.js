@@ -50,7 +50,7 @@ export async function sendAll(project, files) {
   const lane = async () => {
     for (let one = queue.shift(); one; one = queue.shift()) {
       try {
-        await sendFile(project, one.name, one.file);
+        await sendFile(`/uploads/${project}`, one.name, one.file);
       } catch (error) {
         const told = error instanceof Failure ? error.told : null;
         state.refused.push({ name: one.name, why: told ? told.why : String(error) });

@@ -3,7 +3,7 @@
 
 import { _, _n, duration, get, go, html, jobOf, jobs, later, noteJob, number, said, send, size, tried } from "./core.js";
 import { AllSettings } from "./settings.js";
-import { Icon, Picker, Trouble, Working, useEffect, useRef, useState } from "./ui.js";
+import { Icon, Marked, Picker, Trouble, Working, useEffect, useRef, useState } from "./ui.js";
 
 const GOALS = () => [
   ["character", _("A character"), _("a person, an animal, a mascot")],
@@ -84,7 +84,7 @@ export default function Plan({ project, reload }) {
       ${job && same && job.state !== "done" && job.ended && html`<${Trouble} error=${job.error ?? { what: _("The advisor ended unexpectedly.") }} log=${`/jobs/${job.id}/log`}>
         <button onClick=${() => ask(answers)}>${_("Try again")}</button><//>`}
       ${options.map((/** @type {any} */ one, number) => html`<${Option} key=${number} option=${one} first=${number === 0} chosen=${option === number} onChoose=${() => setOption(number)} />`)}
-      ${advice?.notes.map((/** @type {any} */ one) => html`<p key=${one.en} class="small soft">${said(one)}</p>`)}
+      ${advice?.notes.map((/** @type {any} */ one) => html`<p key=${one.en} class="small soft"><${Marked} text=${one} /></p>`)}
       ${advice?.not_recommended.length > 0 && html`<details class="small"><summary>${_("Not recommended this time")}</summary><ul>${advice.not_recommended.map(
         (/** @type {any} */ one) => html`<li key=${one.method}><strong>${said(one.title)}</strong> ${said(one.why)}</li>`,
       )}</ul></details>`}

@@ -1,9 +1,12 @@
 // Playground: a prompt, cards for what is applied to the base model, and what was generated.
 // @ts-check
 
-import { _, get, html, jobs, noteJob, send, signal, tried } from "./core.js";
-import { Drawer, Icon, Picker, Trouble, Working, useEffect, useState } from "./ui.js";
+import { _, get, html, jobs, noteJob, send, sendFile, signal, tried } from "./core.js";
+import { Outcome } from "./outcome.js";
+import { Drawer, Icon, Picker, Trouble, Working, useEffect, useRef, useState } from "./ui.js";
 
+// What is applied to a base model.
+const ADDED = ["lora", "textual-inversion", "hypernetwork"];
 const EMPTY = { prompt: "", negative: "", base: "embedded", vae: "builtin", seed: 1, steps: "", cfg: "", sampler: "", size: "", num: 2 };
 /** What is asked for, kept while other screens are shown. @type {{value: any}} */
 const asked = signal(JSON.parse(localStorage.getItem("tsuika-playground") ?? "null") ?? { ...EMPTY, cards: [] });
@@ -14,11 +17,27 @@ function change(change) {
   localStorage.setItem("tsuika-playground", JSON.stringify(asked.value));
 }
 
+/** Tags of files that are known here become cards, so that none is applied twice. @param {string} prompt @param {any[]} artifacts */
+function withCards(prompt, artifacts) {
+  /** @type {any[]} */
+  const cards = [];
+  const rest = prompt.replace(/<(?:lora|hypernet):([^:>]+):?([-\d.]*)>/g, (tag, name, strength) => {
+    const one = artifacts.find(one => one.name === name);
+    if (!one) return tag;
+    cards.push({ ...one, on: true, strength: strength === "" ? 1 : Number(strength) });
+    return "";
+  });
+  return { prompt: rest.trim(), cards };
+}
+
 export default function Playground() {
   const [known, setKnown] = useState(/** @type {any} */ ({ artifacts: [], samplers: [] }));
   const [bases, setBases] = useState(/** @type {any[]} */ ([]));
   const [picking, setPicking] = useState("");
   const [shown, setShown] = useState(/** @type {any} */ (null));
+  const [dropped, setDropped] = useState(/** @type {any} */ (null));
+  const [over, setOver] = useState(false);
+  const file = useRef(/** @type {HTMLInputElement | null} */ (null));
   useEffect(() => {
     tried(async () => {
       setKnown(await get("/artifacts"));
@@ -40,11 +59,26 @@ export default function Playground() {
   }, []);
   const add = (/** @type {any} */ one) => !now.cards.some((/** @type {any} */ card) => card.file === one.file) && change({ cards: [...now.cards, { ...one, on: true, strength: 1 }] });
   const edit = (/** @type {number} */ at, /** @type {any} */ more) => change({ cards: now.cards.map((/** @type {any} */ one, /** @type {number} */ number) => (number === at ? { ...one, ...more } : one)) });
+  const take = (/** @type {File | undefined} */ one) =>
+    one &&
+    tried(async () => {
+      const found = await sendFile("/dropped", one.name, one);
+      if (found.image) {
+        const { model, ...settings } = found.image;
+        change({ ...settings, ...withCards(settings.prompt ?? "", known.artifacts) });
+        setDropped({ name: one.name, model, empty: !settings.prompt });
+      } else {
+        noteJob((await get(`/jobs/${found.job}`)).job);
+        setDropped({ name: one.name, ...found });
+      }
+    });
   const results = Object.values(jobs.value).filter(one => one.kind === "generate").sort((a, b) => b.created - a.created);
   const models = known.artifacts.filter((/** @type {any} */ one) => one.kind === "base");
   const field = (/** @type {string} */ key, /** @type {string} */ label, more = {}) => html`<label class="field"><span>${label}</span>
     <input value=${now[key]} onInput=${(/** @type {any} */ event) => change({ [key]: event.target.value })} ...${more} /></label>`;
-  return html`<main class="page playground">
+  return html`<main class="page playground ${over ? "over" : ""}" onDragLeave=${() => setOver(false)}
+    onDragOver=${(/** @type {DragEvent} */ event) => (event.preventDefault(), setOver(true))}
+    onDrop=${(/** @type {DragEvent} */ event) => (event.preventDefault(), setOver(false), take(event.dataTransfer?.files[0]))}>
     <section class="card questions">
       <label class="field"><span>${_("Prompt")}</span><textarea rows="3" value=${now.prompt} placeholder=${_("What to generate; (words:1.2) and <lora:name:0.8> work")} onInput=${(/** @type {any} */ event) => change({ prompt: event.target.value })}></textarea></label>
       <label class="field"><span>${_("Negative prompt")}</span><textarea rows="1" value=${now.negative} onInput=${(/** @type {any} */ event) => change({ negative: event.target.value })}></textarea></label>
@@ -73,6 +107,10 @@ export default function Playground() {
       <button class="main big" disabled=${!now.prompt.trim()} onClick=${start}><${Icon} name="play" /> ${_("Generate")}</button>
     </section>
     <section class="drawn" aria-live="polite">
+      <div class="row between"><span class="soft small">${_("Drop an image here to take its settings over, or a LoRA or another file to see what it is.")}</span>
+        <button onClick=${() => file.current?.click()}><${Icon} name="file" /> ${_("Choose a file")}</button>
+        <input ref=${file} type="file" hidden aria-label=${_("An image or a file of weights")} onChange=${(/** @type {any} */ event) => (take(event.target.files[0]), (event.target.value = ""))} /></div>
+      ${dropped && html`<${Dropped} found=${dropped} onUse=${add} onClose=${() => setDropped(null)} />`}
       ${results.map(job => html`<article key=${job.id} class="result">
         <${Working} job=${job}><button class="quiet" onClick=${() => tried(() => send("POST", `/jobs/${job.id}`, { action: "stop" }))}>${_("Cancel")}</button><//>
         ${job.state === "failed" && html`<${Trouble} error=${job.error ?? { what: _("It ended unexpectedly.") }} log=${`/jobs/${job.id}/log`} />`}
@@ -96,4 +134,20 @@ export default function Playground() {
         <span class="soft small num">${_("seed {seed}", { seed: shown.seed })}</span></div>
       <p class="small soft"><code>${shown.job.command}</code></p><//>`}
   </main>`;
+}
+
+/** What a dropped file has brought. @param {{found: any, onUse: (one: any) => void, onClose: () => void}} props */
+function Dropped({ found, onUse, onClose }) {
+  const job = jobs.value[found.job];
+  const [kind, setKind] = useState("");
+  useEffect(() => {
+    if (job?.state === "done") tried(async () => setKind((await get(`/jobs/${job.id}`)).result?.kind ?? ""));
+  }, [job?.state]);
+  const use = ADDED.includes(kind) ? onUse : kind === "base model" ? (/** @type {any} */ one) => change({ base: one.file }) : null;
+  return html`<article class="card quiet-card"><div class="row between"><h2>${found.name}</h2>
+      <button class="icon-only" aria-label=${_("Close")} onClick=${onClose}><${Icon} name="close" /></button></div>
+    ${!found.job && html`<p>${found.empty ? _("This image does not say how it was made.") : _("Its settings are in the form now.")}
+      ${found.model && ` ${_("It was made with the base model {name}.", { name: found.model })}`}</p>`}
+    ${job && html`<${Outcome} job=${job} />`}
+    ${use && html`<div class="row end"><button class="main" onClick=${() => (use(found.artifact), onClose())}>${_("Use it")}</button></div>`}</article>`;
 }

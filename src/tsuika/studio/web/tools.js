@@ -3,7 +3,8 @@
 
 import { _, get, html, jobs, link, noteJob, route, said, send, tried } from "./core.js";
 import { Field } from "./settings.js";
-import { Icon, Marked, Picker, Trouble, Working, stateName, useEffect, useState } from "./ui.js";
+import { Outcome, labels } from "./outcome.js";
+import { Icon, Marked, Picker, useEffect, useState } from "./ui.js";
 
 // Those that have a screen of their own come last.
 const SCREENS = ["advise", "check", "generate", "grid", "evaluate"];
@@ -12,7 +13,8 @@ export default function Tools() {
   const [commands, setCommands] = useState(/** @type {any[]} */ ([]));
   useEffect(() => {
     tried(async () => {
-      const found = await get("/commands");
+      const { commands: found, labels: known } = await get("/commands");
+      labels.value = known;
       setCommands(found.sort((/** @type {any} */ a, /** @type {any} */ b) => Number(SCREENS.includes(a.command[0])) - Number(SCREENS.includes(b.command[0]))));
     });
   }, []);
@@ -53,24 +55,3 @@ function Form({ command }) {
 
 /** @param {any} flag */
 const takesFile = flag => flag.kind === "path" || ["base", "vae", "into", "files", "tuned", "vaes", "images"].includes(flag.name);
-
-/** What a command has printed. @param {{job: any}} props */
-function Outcome({ job }) {
-  const [found, setFound] = useState(/** @type {any} */ (null));
-  useEffect(() => {
-    if (job.state === "done") tried(async () => setFound((await get(`/jobs/${job.id}`)).result));
-  }, [job.state]);
-  return html`<article class="card outcome"><div class="row between"><code class="small">${job.command}</code><span class="chip ${job.state}">${stateName(job.state)}</span></div>
-    <${Working} job=${job}><button class="quiet" onClick=${() => tried(() => send("POST", `/jobs/${job.id}`, { action: "stop" }))}>${_("Cancel")}</button><//>
-    ${job.state === "failed" && html`<${Trouble} error=${job.error ?? { what: _("It ended unexpectedly.") }} log=${`/jobs/${job.id}/log`} />`}
-    <div class="pictures">${(job.images ?? []).map((/** @type {any} */ _one, /** @type {number} */ number) => html`<img key=${number} alt="" src=${`/api/jobs/${job.id}/images/${number}?side=512`} />`)}</div>
-    ${found && html`<${Value} value=${found} />`}</article>`;
-}
-
-/** A value of JSON, for people. @param {{value: any}} props */
-function Value({ value }) {
-  if (value === null || value === "") return html`<span class="soft">–</span>`;
-  if (Array.isArray(value)) return value.length ? html`<ul>${value.slice(0, 40).map((one, number) => html`<li key=${number}><${Value} value=${one} /></li>`)}</ul>` : html`<span class="soft">–</span>`;
-  if (typeof value === "object") return "en" in value ? said(value) : html`<dl class="values">${Object.entries(value).map(([key, one]) => html`<div key=${key}><dt>${key}</dt><dd><${Value} value=${one} /></dd></div>`)}</dl>`;
-  return String(value);
-}

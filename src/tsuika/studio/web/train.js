@@ -39,7 +39,7 @@ export default function Train({ project, run: given }) {
       error=${job.error ?? { what: _("The training ended unexpectedly"), why: _("Its process was killed, or the machine went down. What it had saved is still there.") }}>
       ${run?.can_resume && html`<button class="main" onClick=${() => ask("resume")}>${_("Resume")}</button>`}<//>`}
     ${run && html`<${Sentence} run=${run} />
-      ${(run.losses.length > 0 || run.guard?.curve?.length > 0) && html`<section class="card"><${Chart} run=${run} /></section>`}
+      ${(run.losses.length > 2 || run.guard?.curve?.length > 0) && html`<section class="card"><${Chart} run=${run} /></section>`}
       <${Gallery} run=${run} />
       ${run.warnings.length > 0 && html`<details class="small"><summary>${_n("{count} note", "{count} notes", run.warnings.length)}</summary><ul>${run.warnings.map(
         (/** @type {any} */ one) => html`<li key=${one.code + one.message.en}>${said(one.message)}</li>`,

@@ -1,0 +1,40 @@
+// What a command has made or found.
+// @ts-check
+
+import { _, _n, get, html, said, send, signal, tried } from "./core.js";
+import { Trouble, Working, stateName, useEffect, useState } from "./ui.js";
+
+/** What the keys of results are called. @type {{value: Record<string, import("./core.js").Texts>}} */
+export const labels = signal({});
+
+/** What a command has printed. @param {{job: any}} props */
+export function Outcome({ job }) {
+  const [found, setFound] = useState(/** @type {any} */ (null));
+  useEffect(() => {
+    if (job.state !== "done") return;
+    tried(async () => {
+      if (!Object.keys(labels.value).length) labels.value = (await get("/commands")).labels;
+      setFound((await get(`/jobs/${job.id}`)).result);
+    });
+  }, [job.state]);
+  return html`<article class="card outcome"><div class="row between"><code class="small">${job.command}</code><span class="chip ${job.state}">${stateName(job.state)}</span></div>
+    <${Working} job=${job}><button class="quiet" onClick=${() => tried(() => send("POST", `/jobs/${job.id}`, { action: "stop" }))}>${_("Cancel")}</button><//>
+    ${job.state === "failed" && html`<${Trouble} error=${job.error ?? { what: _("It ended unexpectedly.") }} log=${`/jobs/${job.id}/log`} />`}
+    <div class="pictures">${(job.images ?? []).map((/** @type {any} */ _one, /** @type {number} */ number) => html`<img key=${number} alt="" src=${`/api/jobs/${job.id}/images/${number}?side=512`} />`)}</div>
+    ${found && html`<${Value} value=${found} top />`}</article>`;
+}
+
+/** A value of JSON, for people. @param {{value: any, top?: boolean}} props */
+function Value({ value, top }) {
+  if (value === null || value === "") return html`<span class="soft">–</span>`;
+  if (Array.isArray(value)) return value.length ? html`<ul>${value.slice(0, 40).map((one, number) => html`<li key=${number}><${Value} value=${one} /></li>`)}</ul>` : html`<span class="soft">–</span>`;
+  if (typeof value === "object") return "en" in value ? said(value) : html`<${Table} value=${value} top=${top} />`;
+  return String(value);
+}
+
+/** A long table inside another is folded up. @param {{value: Record<string, any>, top?: boolean}} props */
+function Table({ value, top }) {
+  const rows = Object.entries(value);
+  const table = html`<dl class="values">${rows.map(([key, one]) => html`<div key=${key}><dt>${said(labels.value[key]) || key}</dt><dd><${Value} value=${one} /></dd></div>`)}</dl>`;
+  return !top && rows.length > 8 ? html`<details><summary class="num">${_n("{count} entry", "{count} entries", rows.length)}</summary>${table}</details>` : table;
+}
