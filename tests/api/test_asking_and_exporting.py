@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,8 @@ def test_a_result_goes_where_a_program_looks_for_it(run: Path, tmp_path: Path, n
     assert (card["activation text"], card["sd version"]) == ("zuzu", "SD1")
     use = next(one for one in found.uses if name in one["program"])
     assert "result" in use["how"]["en"]
+    (own,) = [one for one in found.uses if one["program"] == "tsuika"]
+    assert str(found.file) in shlex.split(own["paste"])
     # Nothing is overwritten, and what is to be typed follows the new name.
     again = tsuika.export(run, root).result
     assert again.file.name == "result-2.safetensors"

@@ -135,7 +135,7 @@ def test_a_command_is_a_list_of_arguments_in_which_no_value_is_a_flag(here: Runn
 
 
 def test_every_command_has_a_form_and_none_lets_code_in(here: Running) -> None:
-    forms = {" ".join(one["command"]): one for one in here.ask("GET", "/api/commands")[1]}
+    forms = {" ".join(one["command"]): one for one in here.ask("GET", "/api/commands")[1]["commands"]}
     assert {"generate", "merge", "vae compare", "search", "inspect"} <= forms.keys()
     assert not {"studio", "train", "doctor"} & forms.keys()
     for form in forms.values():
@@ -179,3 +179,18 @@ def test_a_home_is_found_again_with_its_projects_and_runs(here: Running, project
     assert here.ask("DELETE", f"/api/projects/{project}")[0] == 200
     assert here.ask("GET", f"/api/projects/{project}")[0] == 404
     assert (here.studio.home.root / "trash/My Cat/images/a.png").is_file()
+
+
+def test_vaes_are_compared_on_the_run_s_images_with_what_was_picked(here: Running, project: str) -> None:
+    run = here.studio.home.root / "runs/terminal"
+    run.mkdir()
+    run.joinpath("recipe.toml").write_text(config.dump(config.build({"data": {"images": "/some/images"}})))
+    address = f"/api/runs/{here.studio.home.key_of(run)}/vaes"
+    picked = here.studio.home.root / "--evil.safetensors"
+    picked.write_bytes(b"x")
+    vaes = ["builtin:colour", here.studio.picker.handle(picked)]
+    given = argv(here, here.ask("POST", address, {"vaes": vaes})[1]["job"])
+    assert given[:4] == ("vae", "compare", "--images", "/some/images")
+    assert given[-3:] == ("--", "builtin:colour", str(picked))
+    assert here.ask("POST", address, {"vaes": ["/etc/passwd"]})[0] == 422
+    assert here.ask("POST", address, {"vaes": []})[0] == 422

@@ -125,7 +125,7 @@ def test_from_thirty_images_to_a_file_by_mouse_and_nothing_leaves_the_machine(pr
 
 
 @pytest.mark.slow
-def test_the_way_to_the_training_by_keyboard_alone(program: Program) -> None:
+def test_from_thirty_images_to_a_file_by_keyboard_alone(program: Program) -> None:
     with visiting(program) as visit:
         page = visit.page
         page.focus("text=Choose images")
@@ -151,14 +151,25 @@ def test_the_way_to_the_training_by_keyboard_alone(program: Program) -> None:
         page.wait_for_selector("dialog[open]")
         page.keyboard.press("Escape")
         page.wait_for_selector("dialog[open]", state="detached")
+        page.wait_for_selector("h1:has-text('Finished')", timeout=15 * MINUTES)
+        tab_to(page, "Compare", within=".progress-head")
+        page.keyboard.press("Enter")
+        page.wait_for_selector(".wipe")
+        tab_to(page, "Use this one")
+        page.keyboard.press("Enter")
+        page.wait_for_selector(".done-card", timeout=2 * MINUTES)
+        assert Path(page.inner_text(".done-card > p code")).is_file()
         assert not visit.troubles
 
 
-def tab_to(page: Any, text: str) -> None:
-    """Tab until something of this text has the focus."""
+def tab_to(page: Any, text: str, within: str = "body") -> None:
+    """Tab until something of this text, in a part of the page, has the focus."""
     for _press in range(120):
         page.keyboard.press("Tab")
-        if text in (page.evaluate("document.activeElement.textContent") or ""):
+        focus = page.evaluate(
+            "part => document.activeElement.closest(part) ? document.activeElement.textContent : ''", within
+        )
+        if text in focus:
             return
     raise AssertionError(f"{text} cannot be reached")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -101,7 +102,7 @@ def export(run: Path | str, to: Path | str, *, which: str = MAIN, name: str = ""
     target = _free(to / (use.folder if use else ""), name or source.stem, source.suffix if source.is_file() else "")
     digest = _copied(source, target)
     beside = tuple(_beside(folder, report, target))
-    told = tuple(_told(one, source.stem, target.stem) for one in uses)
+    told = tuple(_told(one, source.relative_to(folder.root), target) for one in uses)
     return Exported(target, program.name if program else "", digest, beside, told)
 
 
@@ -129,11 +130,17 @@ def uses_of(folder: RunDir, report: Mapping[str, Any], paths: Sequence[str]) -> 
     yield from (method.uses(result) if method else in_tsuika(result))
 
 
-def _told(use: Use, was: str, now: str) -> dict[str, Any]:
-    """A use by language, under the name that the file has now."""
-    how = {lang: text.replace(was, now) for lang, text in in_languages(use.how).items()}
-    note = in_languages(use.note) if use.note else None
-    return {"program": use.program, "how": how, "paste": use.paste.replace(was, now), "note": note}
+def _told(use: Use, was: Path, now: Path) -> dict[str, Any]:
+    """A use by language, with the place and name that the file has now."""
+    paste = use.paste.replace(shlex.quote(was.as_posix()), shlex.quote(str(now)))
+    own = use.program == "tsuika"
+    how = in_languages(_("On this machine:") if own else use.how)
+    return {
+        "program": use.program,
+        "how": {lang: text.replace(was.stem, now.stem) for lang, text in how.items()},
+        "paste": paste if own else paste.replace(was.stem, now.stem),
+        "note": in_languages(use.note) if use.note else None,
+    }
 
 
 def _free(folder: Path, stem: str, suffix: str) -> Path:

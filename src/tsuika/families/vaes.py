@@ -32,6 +32,12 @@ def is_own(vae: str) -> bool:
     return vae == BUILTIN or vae.startswith(f"{BUILTIN}:")
 
 
+def shipped(base: Path) -> tuple[str, ...]:
+    """The VAEs that a base's folder ships: `builtin`, then every other as `builtin:NAME`."""
+    others = sorted(path.name.removeprefix("vae-") for path in base.glob("vae-*") if path.is_dir())
+    return (BUILTIN, *(f"{BUILTIN}:{one}" for one in others))
+
+
 def own_vae(base: Path, config: Config, vae: str, device: torch.device) -> nn.Module:
     """The VAE in a base's folder or single file, in float32, or another that the folder ships as `vae-NAME`.
 
@@ -40,13 +46,11 @@ def own_vae(base: Path, config: Config, vae: str, device: torch.device) -> nn.Mo
     Raises:
         ModelError: none of this name (MD010), damaged or without a VAE (MD003).
     """
-    shipped = sorted(path.name.removeprefix("vae-") for path in base.glob("vae-*") if path.is_dir())
     weights = open_weights(base) if base.is_file() else open_folder(base / "vae", _STEM)
     if vae != BUILTIN:
-        if (name := vae.removeprefix(f"{BUILTIN}:")) not in shipped:
-            known = ", ".join([BUILTIN, *(f"{BUILTIN}:{one}" for one in shipped)])
-            raise ModelError("MD010", where=base, found=vae, known=known)
-        own, other = weights, open_folder(base / f"vae-{name}", _STEM)
+        if vae not in (known := shipped(base)):
+            raise ModelError("MD010", where=base, found=vae, known=", ".join(known))
+        own, other = weights, open_folder(base / f"vae-{vae.removeprefix(f'{BUILTIN}:')}", _STEM)
         shapes = {**own.shapes, **other.shapes}
         weights = replace(other, shapes=shapes, raw=lambda key: (other if key in other.shapes else own).raw(key))
     return _load(weights, config, device)

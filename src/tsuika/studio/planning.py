@@ -11,13 +11,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import tsuika
 from tsuika import config
 from tsuika.config import Recipe
 from tsuika.core.errors import RecipeError
-from tsuika.core.files import write_text
+from tsuika.core.files import at_home, write_text
 from tsuika.core.rundir import RunDir
 from tsuika.core.weights import read_json
 from tsuika.evaluation.report_guard import role
+from tsuika.families.vaes import shipped
 from tsuika.methods import METHODS
 from tsuika.studio.home import Project
 from tsuika.studio.jobs import LIGHT, OPEN_STATES, Job
@@ -173,6 +175,33 @@ def grid(studio: Studio, run: RunDir, prompt: str, strengths: Sequence[float], s
     return studio.jobs.add(
         "grid", argv, lane=chosen, project=project_of(studio, run), about={"run": key, "prompt": prompt}
     )
+
+
+def vaes(studio: Studio, run: RunDir, chosen: Sequence[str]) -> Job:
+    """Compare VAEs with the one of a run's base model, on the images that it was trained on.
+
+    Raises:
+        RecipeError: RC002, a VAE that is neither the base's nor was picked.
+    """
+    recipe = config.read_tables(run.recipe)
+    base = recipe["base"]["model"]
+    own = own_vaes(base)
+    names = []
+    for one in chosen:
+        path = None if one in own else studio.picker.path(one)
+        if one not in own and path is None:
+            raise RecipeError("RC002", key="vaes", found=one, why=", ".join(own))
+        names.append(str(path or one))
+    on = lane(studio)
+    argv = ["vae", "compare", "--images", recipe["data"]["images"], "--base", base, "--device", device(studio, on)]
+    about = {"run": studio.home.key_of(run.root)}
+    argv += ["--json", "--", *names]
+    return studio.jobs.add("vae compare", argv, lane=on, project=project_of(studio, run), about=about)
+
+
+def own_vaes(base: str) -> tuple[str, ...]:
+    """The VAEs that come with a base model, its own first."""
+    return shipped(tsuika.EMBEDDED if base == "embedded" else at_home(base))
 
 
 def _single(run: RunDir, every: Sequence[str], wanted: str) -> list[str]:

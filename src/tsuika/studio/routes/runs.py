@@ -10,6 +10,7 @@ from fastapi.responses import FileResponse, PlainTextResponse
 from pydantic import BaseModel, Field
 
 import tsuika
+from tsuika import config
 from tsuika.api.exporting import MAIN
 from tsuika.core.rundir import RunDir
 from tsuika.core.weights import read_json
@@ -119,6 +120,7 @@ def results(run: OfRun, studio: Here) -> dict[str, Any]:
         "lookalikes": report.get("lookalikes"),
         "evaluation": read_json(evaluation) if evaluation.is_file() else None,
         "method": report.get("method"),
+        "vaes": planning.own_vaes(config.read_tables(run.recipe)["base"]["model"]),
     }
 
 
@@ -153,6 +155,18 @@ class Grid(BaseModel):
 def grid(run: OfRun, given: Grid, studio: Here) -> dict[str, str]:
     """A sheet: the run's files by strengths, for a prompt."""
     return {"job": planning.grid(studio, run, given.prompt, given.strengths, given.seed).id}
+
+
+class Vaes(BaseModel):
+    """VAEs to compare with the base model's own: names of those that come with it, or what was picked."""
+
+    vaes: list[str] = Field(min_length=1, max_length=8)
+
+
+@router.post("/vaes")
+def vaes(run: OfRun, given: Vaes, studio: Here) -> dict[str, str]:
+    """Compare VAEs on the run's images."""
+    return {"job": planning.vaes(studio, run, given.vaes).id}
 
 
 @router.post("/evaluate")

@@ -31,7 +31,7 @@ class Place(BaseModel):
 @router.get("/commands")
 def commands(studio: Here) -> dict[str, Any]:
     """The commands with their flags, and what the keys of their results are called."""
-    return {"commands": forms(studio), "labels": studio.labels}
+    return {"commands": forms(studio), "labels": dict(studio.labels)}
 
 
 class Command(BaseModel):

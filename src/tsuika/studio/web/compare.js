@@ -3,6 +3,7 @@
 
 import { _, _n, get, html, jobs, link, noteJob, number, remember, route, said, send, size, tried } from "./core.js";
 import { Icon, Picker, Trouble, Working, useEffect, useState } from "./ui.js";
+import { Vaes } from "./vaes.js";
 
 /** @param {{project: any}} props */
 export default function Compare({ project }) {
@@ -32,6 +33,7 @@ export default function Compare({ project }) {
     <${Sheet} run=${run} job=${latest("grid")} />
     <${Copies} project=${project} run=${run} found=${results.lookalikes} />
     <${Measured} run=${run} results=${results} job=${evaluation} />
+    <${Vaes} run=${run} own=${results.vaes} job=${latest("vae compare")} />
   </main>`;
 }
 

@@ -26,6 +26,11 @@ export default function Images({ project }) {
   useEffect(() => {
     if (came?.over) tried(() => send("POST", `/projects/${project.id}/check`));
   }, [came?.over]);
+  // The trigger word was asked for after the check had run.
+  const stale = data?.check && data.check.captions?.trigger !== project.plan.trigger;
+  useEffect(() => {
+    if (stale) tried(() => send("POST", `/projects/${project.id}/check`));
+  }, [stale]);
   const recheck = useRef(later(1200, () => tried(() => send("POST", `/projects/${project.id}/check`)))).current;
 
   const act = (/** @type {string} */ path, /** @type {unknown} */ body, method = "POST") =>
@@ -44,7 +49,7 @@ export default function Images({ project }) {
   return html`<main class="page images">
     <${Sending} project=${project.id} />
     ${came && !came.over && html`<div class="card quiet-card"><span>${_("Taking copies of your images")}</span><${Bar} done=${came.done ?? 0} total=${came.total ?? 0} /></div>`}
-    <${Headline} view=${view} check=${data.check} />
+    <${Headline} view=${view} check=${data.check} word=${project.plan.trigger} />
     <${Working} job=${job} />
     ${job?.state === "failed" && !data.check?.pictures?.length && html`<${Trouble} error=${job.error} log=${`/jobs/${job.id}/log`} />`}
     <${Findings} view=${view} edit=${edit} onShow=${(/** @type {string} */ id) => remember({ image: id })} />
@@ -102,15 +107,15 @@ function move(images, id, by) {
   if (next) remember({ image: next.id });
 }
 
-/** @param {{view: any, check: any}} props */
-function Headline({ view, check }) {
+/** @param {{view: any, check: any, word: string}} props */
+function Headline({ view, check, word }) {
   const trigger = check?.captions?.trigger;
   const chips = [
     html`<strong class="num">${_n("{count} image", "{count} images", view.used.length)}</strong>`,
     check && html`<span>${_("usable {count}", { count: view.usable })}</span>`,
     check && html`<span class=${view.look ? "warn" : ""}>${_("to check {count}", { count: view.look })}</span>`,
     html`<span>${_("captions {count} of {total}", { count: view.captioned, total: view.used.length })}</span>`,
-    trigger && view.captioned > 0 && html`<span>${_("trigger word in {count}", { count: check.captions.with_trigger })}</span>`,
+    trigger && trigger === word && view.captioned > 0 && html`<span>${_("trigger word in {count}", { count: check.captions.with_trigger })}</span>`,
     check?.variety?.different > 0 && html`<span>${_("different {count}", { count: check.variety.different })}</span>`,
   ];
   return html`<div class="headline">${chips.filter(Boolean)}</div>`;
