@@ -6,17 +6,17 @@ import { Icon, Picker, Trouble, Working, useEffect, useState } from "./ui.js";
 
 /** @param {{run: any, own: string[], job: any}} props */
 export function Vaes({ run, own, job }) {
-  const [chosen, setChosen] = useState(own.slice(1).map(name => ({ id: name, name })));
+  const [chosen, setChosen] = useState(/** @type {{id: string, name: string}[]} */ (own.slice(1).map(name => ({ id: name, name }))));
   const [picking, setPicking] = useState(false);
   const [found, setFound] = useState(/** @type {any} */ (null));
   useEffect(() => {
     if (job?.state === "done") tried(async () => setFound((await get(`/jobs/${job.id}`)).result));
   }, [job?.id, job?.state]);
-  const start = () => tried(async () => noteJob((await get(`/jobs/${(await send("POST", `/runs/${run.id}/vaes`, { vaes: chosen.map(one => one.id) })).job}`)).job));
+  const start = () => tried(async () => noteJob((await get(`/jobs/${(await send("POST", `/runs/${run.id}/vaes`, { vaes: chosen.map((/** @type {any} */ one) => one.id) })).job}`)).job));
   return html`<section><h2>${_("VAEs")}</h2>
     <p class="soft small">${_("A VAE turns latents into images. Compared on the training images: what each of them keeps, beside the one of the base model.")}</p>
-    <div class="row">${chosen.map(one => html`<span key=${one.id} class="chip">${one.name}
-        <button class="icon-only" aria-label=${_("Remove {name}", { name: one.name })} onClick=${() => setChosen(chosen.filter(other => other !== one))}><${Icon} name="close" /></button></span>`)}
+    <div class="row">${chosen.map((/** @type {any} */ one) => html`<span key=${one.id} class="chip">${one.name}
+        <button class="icon-only" aria-label=${_("Remove {name}", { name: one.name })} onClick=${() => setChosen(chosen.filter((/** @type {any} */ other) => other !== one))}><${Icon} name="close" /></button></span>`)}
       <button onClick=${() => setPicking(true)}><${Icon} name="plus" /> ${_("Add a VAE")}</button>
       <button disabled=${!chosen.length || isOpen(job)} onClick=${start}>${_("Compare")}</button></div>
     <${Working} job=${job} />
