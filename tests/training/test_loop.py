@@ -33,7 +33,7 @@ from tsuika.training.fit import Fit, update_ema
 from tsuika.training.loop import conditioner, draw, fit
 from tsuika.training.preparation import accelerate_for
 from tsuika.training.schedule import Schedule
-from tsuika.training.trainer import Saving, Trainer
+from tsuika.training.trainer import Trainer
 
 SIZE = (64, 64)
 
@@ -215,8 +215,8 @@ def test_a_fit_that_is_over_leaves_no_weights_behind() -> None:
 
 def test_half_a_step_is_never_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A second Ctrl+C comes at any moment, also between the optimizer's step and its count."""
-    run = start(recipe(steps=8))
-    trainer = Trainer(run, Saving(tmp_path, every=3, keep=2))
+    run = start(recipe(steps=8, checkpoint_every=3))
+    trainer = Trainer(run, tmp_path)
 
     def interrupted(step: int, *_: Any) -> None:
         if step == 4:

@@ -32,11 +32,7 @@ class _Report(BaseModel):
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The content of a `report.json`.
-
-    Raises:
-        FormatError: TR011, it cannot be read or is none.
-    """
+    """The content of a `report.json`. Raises FormatError (TR011): it cannot be read or is none."""
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         _Report.model_validate(content)

@@ -67,11 +67,7 @@ class Ruler:
         pictures: Sequence[tuple[str, PictureSource]],
         data: Data,
     ) -> None:
-        """`pictures` are the training images by name.
-
-        Raises:
-            UnusableError: a training image can no longer be read.
-        """
+        """`pictures` are the training images by name. Raises UnusableError: a training image can no longer be read."""
         self._encoder, self._asked, self._seeds, self._base = encoder, asked, seeds, base
         self._texts = {
             group: [one.text for one in asked if one.group == group] for group in ("subject", "unrelated", "captions")

@@ -59,11 +59,7 @@ class Drawing:
         return overrides(self.prediction, self.zero_terminal_snr, self.clip_skip)
 
     def __post_init__(self) -> None:
-        """Refuse numbers that cannot be before anything is loaded.
-
-        Raises:
-            RecipeError: RC002.
-        """
+        """Refuse numbers that cannot be before anything is loaded. Raises RecipeError: RC002."""
         for key, value, fits, why in (
             ("seed", self.seed, 0 <= self.seed <= LARGEST_SEED, f"0 … {LARGEST_SEED}"),
             ("steps", self.steps, self.steps is None or 1 <= self.steps <= MOST_STEPS, f"1 … {MOST_STEPS}"),

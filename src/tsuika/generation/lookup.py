@@ -81,11 +81,7 @@ class Library:
         return requests
 
     def embedding(self, name: str, formats: Formats) -> Requested:
-        """The embedding that a prompt asks for as `embedding:NAME`.
-
-        Raises:
-            ModelError: nothing of that name (MD006).
-        """
+        """The embedding that a prompt asks for as `embedding:NAME`. Raises ModelError (MD006): nothing of that name."""
         (method,) = (method.name for method in METHODS.values() if method.adds_words)
         return Requested(self.locate(name, partial(_is_of, formats, method)), method=method)
 

@@ -163,11 +163,7 @@ def _flow_scheduler(model: Model, sampler: str) -> Any:
 
 
 def known_sampler(name: str) -> str:
-    """The name, if it is a sampler's.
-
-    Raises:
-        RecipeError: no sampler of this name; names the nearest (RC002).
-    """
+    """The name, if it is a sampler's. Raises RecipeError (RC002): no sampler of this name; names the nearest."""
     if name not in SAMPLERS:
         raise misspelt("sampler", name, SAMPLERS)
     return name

@@ -116,11 +116,7 @@ def prune(folder: Path, keep: int) -> None:
 
 
 def load(path: Path) -> State:
-    """The state in a folder.
-
-    Raises:
-        FormatError: TR011, it is not whole: damaged, or tampered with.
-    """
+    """The state in a folder. Raises FormatError (TR011): it is not whole: damaged, or tampered with."""
     try:
         return kept.read(path / MANIFEST, lambda manifest: _state(path / TENSORS, manifest))
     except (OSError, SafetensorError) as error:

@@ -12,11 +12,7 @@ DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.fl
 
 
 def pick_device(requested: str) -> torch.device:
-    """`auto` is CUDA, then Apple's MPS, then the CPU.
-
-    Raises:
-        RecipeError: RC002, no such device here.
-    """
+    """`auto` is CUDA, then Apple's MPS, then the CPU. Raises RecipeError (RC002): no such device here."""
     if requested == "auto":
         requested = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:

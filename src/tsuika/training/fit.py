@@ -118,11 +118,11 @@ class Fit:
 
         Afterwards training goes on to the same bits.
         """
-        modes = [(module, module.training) for module in _modules(self.model)]
+        components = self.model.components.values()
+        modes = [(module, module.training) for component in components for module in component.modules()]
         averages = bool(self.average) or hasattr(self._inner, "eval")
         live = {name: value.clone() for name, value in self.attachment.tensors().items()} if averages else {}
-        self._load_average()
-        _evaluate(self.model)
+        self._evaluate()
         try:
             yield
         finally:
@@ -135,8 +135,7 @@ class Fit:
 
     def finish(self) -> Attachment:
         """End the training; returns the attachment with the weights to be written, the model in evaluation mode."""
-        self._load_average()
-        _evaluate(self.model)
+        self._evaluate()
         self._release()
         return self.attachment
 
@@ -151,15 +150,17 @@ class Fit:
         self.average, self.ended = {}, True
         del self.optimizer, self.denoiser
 
-    def _load_average(self) -> None:
+    def _evaluate(self) -> None:
+        """Load the weights that would be written, and turn dropout off."""
         if hasattr(self._inner, "eval"):
             self._inner.eval()
         elif self.average:
             self.attachment.load(self.average)
+        for component in self.model.components.values():
+            component.eval()
 
     @property
     def _inner(self) -> Any:
-        """The optimizer without Accelerate's wrapper."""
         return getattr(self.optimizer, "optimizer", self.optimizer)
 
 
@@ -180,12 +181,3 @@ def update_ema(average: Mapping[str, Tensor], live: Mapping[str, Tensor], decay:
     """Move the average (float32) a share of 1 - decay towards the live weights, in place."""
     names = list(average)
     torch._foreach_lerp_([average[name] for name in names], [live[name].float() for name in names], 1 - decay)
-
-
-def _modules(model: Model) -> list[nn.Module]:
-    return [module for component in model.components.values() for module in component.modules()]
-
-
-def _evaluate(model: Model) -> None:
-    for module in _modules(model):
-        module.training = False

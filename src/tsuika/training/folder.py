@@ -15,8 +15,7 @@ from tsuika.core.errors import ImageError, InterruptedRunError, RecipeError, Tsu
 from tsuika.core.rundir import RunDir
 from tsuika.training.preparation import completed
 
-# How often it is tried to take a run's lock.
-LOOKS: Final = 5
+LOOKS: Final = 5  # how often it is tried to take a run's lock
 
 
 def check_start(recipe: Recipe, folder: Path) -> None:
@@ -34,11 +33,7 @@ def check_start(recipe: Recipe, folder: Path) -> None:
 
 
 def start(recipe: Recipe, folder: Path) -> RunDir:
-    """A new run folder with the complete recipe in it.
-
-    Raises:
-        TsuikaError: As `check_start`.
-    """
+    """A new run folder with the complete recipe in it. Raises TsuikaError: As `check_start`."""
     check_start(recipe, folder)
     run = RunDir(folder).create()
     files.write_text(run.recipe, config.dump(recipe))

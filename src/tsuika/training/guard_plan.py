@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Final, Literal
 
@@ -19,19 +20,15 @@ from tsuika.guard.probe import PATH
 # Where all images are trained on afterwards, so that holding out costs none: intervals over images begin at 4.
 LEAST_HELD_OUT: Final = 4
 MOST_HELD_OUT: Final = 12
-# Images of each side (held out, trained on) in a check.
-MOST_MEASURED: Final = 8
+MOST_MEASURED: Final = 8  # images of each side (held out, trained on) in a check
 LEAST_MEASURED: Final = 4
-# That a budget of forward passes should allow before more images are measured in each.
-CHECKS: Final = 10
-# Unrelated prompts, and as many training captions.
-CONTROLS: Final = 4
-# Of an image in a check: one for each timestep; or half of them.
-PASSES: Final = 8
-# What training on an image takes at least, in forward passes without gradient; small batches take more.
-STEP_PASSES: Final = 2.5
-# In the run's `guard`.
-SPLIT: Final = "split.json"
+CHECKS: Final = 10  # that a budget of forward passes should allow before more images are measured in each
+CONTROLS: Final = 4  # unrelated prompts, and as many training captions
+PASSES: Final = 8  # of an image in a check: one for each timestep; or half of them
+STEP_PASSES: Final = (
+    2.5  # what training on an image takes at least, in passes without gradient; small batches take more
+)
+SPLIT: Final = "split.json"  # in the run's `guard`
 
 Kind = Literal["off", "none", "hold-out", "folds"]
 
@@ -138,20 +135,17 @@ def _split(recipe: Recipe, groups: Sequence[split.Group]) -> split.Split:
 
 
 def _then(kind: str) -> Text:
-    """What follows, for the notes."""
-    found = {
-        "none": _(
+    if kind == "none":
+        return _(
             "All of them are trained on. The guard can only see divergence; the step count is what the recipe says."
-        ),
-        "folds": _(
+        )
+    if kind == "folds":
+        return _(
             "They are left out in turn all the same: what comes out is a rough guess at the best step, but better than none."
-        ),
-        "refit": _("From the best step on, the result learns from all images."),
-        "gone": _(
-            "The result does without them. To train on all images: {on}, or {off}", on="--guard on", off="--guard off"
-        ),
-    }
-    return found.get(kind, found["gone"])
+        )
+    if kind == "refit":
+        return _("From the best step on, the result learns from all images.")
+    return _("The result does without them. To train on all images: {on}, or {off}", on="--guard on", off="--guard off")
 
 
 def _more(parted: split.Split) -> float:
@@ -178,8 +172,7 @@ def budget(recipe: Recipe, held_out: int) -> Budget:
     half of the images that are trained on and of the prompts go.
     """
     train = recipe.train
-    regularized = recipe.data.regularizes
-    a_step = train.batch_size * train.accumulate * STEP_PASSES * (2 if regularized else 1)
+    a_step = train.batch_size * train.accumulate * STEP_PASSES * (2 if recipe.data.regularizes else 1)
     allowed = (recipe.guard.overhead or math.inf) * train.steps * a_step
     most = min(MOST_MEASURED, max(1, held_out))
 
@@ -192,13 +185,8 @@ def budget(recipe: Recipe, held_out: int) -> Budget:
 
     least = min(LEAST_MEASURED, most)
     # Below, the interval speaks of timesteps, and needs them all.
-    enough = least >= LEAST_MEASURED
-    choices = [
-        (images, few, coarse)
-        for images in range(most, least - 1, -1)
-        for few in ((False, True) if enough else (False,))
-        for coarse in (False, True)
-    ]
+    fews = (False, True) if least >= LEAST_MEASURED else (False,)
+    choices = list(product(range(most, least - 1, -1), fews, (False, True)))
     images, few, coarse = next((one for one in choices if cost(*one, CHECKS) <= allowed), choices[-1])
     start, each = cost(images, few, coarse, 0), cost(images, few, coarse, 1) - cost(images, few, coarse, 0)
     steps = affordable_schedule(train.steps, int(min(train.steps, (allowed - start) / each)))

@@ -6,6 +6,7 @@ chose. While it goes on, the schedule takes the rate down. bench/guard/continued
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import astuple, dataclass, field
 from typing import Final
@@ -20,12 +21,11 @@ from tsuika.training.guard_plan import GuardPlan, refits
 from tsuika.training.monitor import has_ended
 from tsuika.training.prepared import Prepared
 from tsuika.training.schedule import Schedule
-from tsuika.training.trainer import Keeping, Saving, Snapshots, Trainer
+from tsuika.training.trainer import Snapshots, Trainer
 from tsuika.training.trial_run import After, keeping_of, monitor_of, trial_run
 
 DIVERGED: Final = ("GD001", "GD002", "GD003")
-# Times `guard.overhead`: a little more is not reported.
-MUCH: Final = 1.5
+MUCH: Final = 1.5  # times `guard.overhead`: a little more is not reported
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def _one_training(
     snapshots = Snapshots(guard / "kept")
     trainer = Trainer(
         run,
-        Saving.of(prepared.folder.checkpoints, recipe),
+        prepared.folder.checkpoints,
         monitor=monitor,
         stops_from=0 if obeys else None,
         keeping=keeping_of(snapshots, several, monitor.judge) if monitor is not None and keeps else None,
@@ -113,7 +113,8 @@ def _go_on(
     prepared.accelerator.wait_for_everyone()
     recipe, guard = prepared.recipe, prepared.folder.guard
     most, best = recipe.train.steps, judge.chosen.balanced
-    range_ = Range(*(step if several and _apart(step, best) else best for step in astuple(judge.chosen)))
+    far = APART if several else math.inf  # of two steps whose weights differ by more than jitter
+    range_ = Range(*(s if max(s, best) >= far * min(s, best) > 0 else best for s in astuple(judge.chosen)))
     ends = Range(*(plan.ends(step, most) for step in astuple(range_)))
     yield from _choose(prepared, plan, judge, ends)
     if plan.folds:
@@ -124,8 +125,8 @@ def _go_on(
     for step in sorted({range_.safe, range_.likeness} - {best}):
         yield from _variant(prepared, plan, step, snapshots, kept, resume=resume)
     run = _from_trial(prepared, plan, best, snapshots)
-    saving = Saving.of(prepared.folder.checkpoints, recipe)
-    trainer = Trainer(run, saving, after=lambda step: after(run, step, "train"), resume=resume)
+    folder = prepared.folder.checkpoints
+    trainer = Trainer(run, folder, after=lambda step: after(run, step, "train"), resume=resume)
     yield Phase("train", run.schedule.last)
     yield from trainer.train()
     return _trained(prepared, run, ends, kept, run.step, _stopped_by(judge))
@@ -150,7 +151,7 @@ def _variant(
     if end not in kept:
         yield Phase("variant", end)
         run = _from_trial(prepared, plan, step, snapshots)
-        yield from Trainer(run, Saving.of(states, prepared.recipe), resume=resume).train()
+        yield from Trainer(run, states, resume=resume).train()
         if prepared.is_main:
             kept.save(end, run)
         run.discard()
@@ -162,9 +163,9 @@ def _lead(prepared: Prepared, steps: frozenset[int], snapshots: Snapshots, *, re
     """A steady training on all images that takes snapshots of some steps, unless they are there."""
     if all(step in snapshots for step in steps - {0}):
         return
-    recipe, states = prepared.recipe, prepared.folder.guard / "lead"
-    run = prepared.fit(schedule=Schedule.steady(recipe.train, max(steps)))
-    trainer = Trainer(run, Saving.of(states, recipe), keeping=Keeping(snapshots, lambda: steps), resume=resume)
+    states = prepared.folder.guard / "lead"
+    run = prepared.fit(schedule=Schedule.steady(prepared.recipe.train, max(steps)))
+    trainer = Trainer(run, states, keeping=(snapshots, lambda: steps), resume=resume)
     yield Phase("train", run.schedule.last)
     yield from trainer.train()
     if prepared.is_main:
@@ -188,11 +189,6 @@ def _trained(
     named = {"balanced": steps.balanced, "safe": steps.safe, "likeness": steps.likeness}
     others = {other: name for name, other in reversed(named.items()) if other in snapshots and other != step}
     return Trained(attachment, step, stopped_by, {name: other for other, name in others.items()}, snapshots)
-
-
-def _apart(step: int, best: int) -> bool:
-    """Whether the weights of two steps differ by more than jitter."""
-    return max(step, best) >= APART * min(step, best) > 0
 
 
 def _stopped_by(judge: Judge) -> str:

@@ -5,6 +5,7 @@ Shapes: B images of a micro-batch (of this process, within `fit`), C latent chan
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
@@ -47,22 +48,23 @@ def fit(run: Fit, until: int | None = None) -> Iterator[Stepped]:
         for number in range(run.step * train.accumulate, (run.step + 1) * train.accumulate):
             batch = run.batch(number)
             t_B, noise_BCHW = draw(train, number, batch.latents_BCHW, objective)
-            latents_BCHW, noise_BCHW, t_B = batch.latents_BCHW[mine], noise_BCHW[mine], t_B[mine]
+            part = Batch(batch.latents_BCHW[mine], batch.captions[mine], batch.names[mine], batch.weight_B[mine])
+            latents_BCHW, noise_BCHW, t_B = part.latents_BCHW, noise_BCHW[mine], t_B[mine]
             with accelerator.autocast():
-                cond = run.condition(_part(batch, mine))
+                cond = run.condition(part)
                 output_BCHW = run.denoiser(objective.add_noise(latents_BCHW, noise_BCHW, t_B), t_B, cond)
             target_BCHW = objective.target(latents_BCHW, noise_BCHW, t_B)
             error_B = (output_BCHW.float() - target_BCHW).pow(2).flatten(1).mean(1)
-            weight_B = objective.weight(t_B, train.min_snr_gamma) * batch.weight_B[mine]
+            weight_B = objective.weight(t_B, train.min_snr_gamma) * part.weight_B
             loss = (error_B * weight_B).mean() / train.accumulate
-            if not _finite(float(accelerator.reduce(loss.detach(), "mean"))):
+            if not math.isfinite(float(accelerator.reduce(loss.detach(), "mean"))):
                 raise _diverged(run, _not_finite(run, error_B, batch.names))
             accelerator.backward(loss)
             total += loss.detach()
         mean_loss = float(accelerator.reduce(total, "mean"))
         grad_norm = run.clip_gradients()
         # fp16's scaler skips such a step by itself.
-        if not _finite(grad_norm) and accelerator.mixed_precision != "fp16":
+        if not math.isfinite(grad_norm) and accelerator.mixed_precision != "fp16":
             raise _diverged(run, run.batch(run.step * train.accumulate).names)
         run.advance(share)
         yield Stepped(run.step, mean_loss, grad_norm, train.learning_rate * share, time.monotonic() - began)
@@ -90,8 +92,7 @@ def conditioner(model: Model, attachment: Attachment, size_px: Callable[[Batch],
             return model.encode_text(batch.captions, size_px=size)
         for caption in dict.fromkeys(batch.captions):
             if (caption, size) in held:
-                # To the end: the first are the longest unused.
-                held[caption, size] = held.pop((caption, size))
+                held[caption, size] = held.pop((caption, size))  # to the end: the first are the longest unused
             else:
                 # By itself: its bits must not depend on which others were missing, as after a resume.
                 with torch.no_grad():
@@ -104,18 +105,9 @@ def conditioner(model: Model, attachment: Attachment, size_px: Callable[[Batch],
     return encode
 
 
-def _part(batch: Batch, rows: slice) -> Batch:
-    return Batch(batch.latents_BCHW[rows], batch.captions[rows], batch.names[rows], batch.weight_B[rows])
-
-
-def _finite(value: float) -> bool:
-    return value - value == 0
-
-
 def _not_finite(run: Fit, error_B: Tensor, names: tuple[str, ...]) -> tuple[str, ...]:
     """The images, of all processes, whose error is not finite; all of them where only their mean is not."""
-    # Process by process.
-    bad = (~torch.isfinite(run.accelerator.gather(error_B.detach()))).tolist()
+    bad = (~torch.isfinite(run.accelerator.gather(error_B.detach()))).tolist()  # process by process
     shares = run.accelerator.num_processes
     ordered = [name for i in range(shares) for name in names[i::shares]]
     return tuple(name for name, is_bad in zip(ordered, bad, strict=True) if is_bad) or names

@@ -30,11 +30,6 @@ class Monitor:
         self._run, self._probe, self._file = run, probe, file
         self._train_s, self._guard_s = 0.0, spent_s
 
-    @property
-    def ended(self) -> bool:
-        """Whether the judge has said stop."""
-        return has_ended(self.judge)
-
     def replay(self, step: int) -> Judged | None:
         """Judge again the checks up to a step of an interrupted run; returns the verdict at that very step, if any."""
         checks = [check for check in read_checks(self._file) if check.step <= step]
@@ -72,11 +67,7 @@ def has_ended(judge: Judge) -> bool:
 
 
 def read_checks(file: Path) -> list[Check]:
-    """The checks in a file; none where there is no file.
-
-    Raises:
-        FormatError: TR011, it is damaged or was changed.
-    """
+    """The checks in a file; none where there is no file. Raises FormatError (TR011): it is damaged or was changed."""
     return kept.read(file, lambda rows: [Check.from_json(row) for row in rows]) if file.exists() else []
 
 

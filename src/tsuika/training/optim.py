@@ -21,8 +21,7 @@ from tsuika.training.schedule import SCHEDULE_FREE, Schedule
 
 # Of the main rate, where the recipe gives text encoders none of their own (`core.methods.Lora`).
 TEXT_SHARE: Final = 0.1
-# Weight decay that takes less than a hundredth of the weights in a whole run is reported as without effect.
-PLACEBO: Final = 0.01
+PLACEBO: Final = 0.01  # weight decay that takes less of the weights in a whole run is reported as without effect
 
 
 def weight_decay_over_run(train: Train) -> float | None:
@@ -48,12 +47,14 @@ def build(train: Train, groups: Iterable[ParamGroup]) -> Optimizer:
     """
     groups = list(groups)
     if train.optimizer == "riemannian":
-        return riemannian.build(train, groups)
+        riemannian.check(train, groups)
     rows: list[dict[str, Any]] = []
     for group in groups:
         main = train.learning_rate * (TEXT_SHARE if group.name == "text" and train.optimizer != "prodigy" else 1)
         lr = group.learning_rate or main
         rows.append({"params": group.params, "lr": lr, "base_lr": lr, "name": group.name})
+    if train.optimizer == "riemannian":
+        return riemannian.Riemannian(rows)
     if train.optimizer == "prodigy" and len({row["lr"] for row in rows}) > 1:
         why = _("Prodigy finds one rate for all weights, so the text encoders cannot have another.")
         raise RecipeError("RC002", key="method.text_learning_rate", found=rows[-1]["lr"], why=why)

@@ -42,8 +42,7 @@ class Penalties:
             RecipeError: RC008-RC013, a penalty that has no meaning for what is trained.
         """
         self._settings, self._train, self._total = recipe.regularize, recipe.train, total
-        # With the number of its parameter group.
-        self._updates: list[tuple[int, Update]] = []
+        self._updates: list[tuple[int, Update]] = []  # with the number of its parameter group
         if not any((self._settings.l2, self._settings.l1, self._settings.max_norm)):
             return
         groups = {id(param): i for i, group in enumerate(attachment.param_groups()) for param in group.params}
@@ -61,8 +60,7 @@ class Penalties:
             values = [param.float() for param in update.params]
             starts = [start.float() for start in update.start] or [torch.zeros_like(value) for value in values]
             if settings.l1:
-                # With Prodigy's own factor.
-                rate = groups[group]["lr"] * groups[group].get("d", 1.0)
+                rate = groups[group]["lr"] * groups[group].get("d", 1.0)  # Prodigy's own factor
                 values = _l1(update.kind, values, starts, settings.l1 * float(rate))
             if settings.l2:
                 kept = proximal.kept_by_l2(settings.l2 * share / self._total)
@@ -108,11 +106,8 @@ def _check(recipe: Recipe, kinds: set[UpdateKind]) -> None:
         raise RecipeError("RC011")
     if settings.l1 and "vectors" in kinds:
         raise RecipeError("RC008")
-    for key, given, without in (
-        ("l1", settings.l1, {"adapter"}),
-        ("max_norm", settings.max_norm, {"adapter", "network"}),
-    ):
-        if given and kinds & without:
+    for key, without in (("l1", {"adapter"}), ("max_norm", {"adapter", "network"})):
+        if getattr(settings, key) and kinds & without:
             raise RecipeError("RC009", key=f"regularize.{key}")
     if settings.l1 and train.ema:
         raise RecipeError("RC010")

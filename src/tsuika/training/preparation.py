@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -33,7 +33,7 @@ from tsuika.data.reg_images import RegularizedBank
 from tsuika.families.chunks import limit_of, texts
 from tsuika.formats.common import bundled_words, unread_keys, without_assumed_family
 from tsuika.methods import Method, MethodSection, find, with_outside
-from tsuika.training import regularization_images
+from tsuika.training import regularization_images, surroundings
 from tsuika.training.device import DTYPES, pick_device, pick_precision
 from tsuika.training.prepared import Images, Inputs, Prepared
 from tsuika.training.regularization_images import Draw, Encode
@@ -55,14 +55,12 @@ class Services:
 def accelerate_for(recipe: Recipe) -> Accelerator:
     """Devices, processes and precision through Accelerate (one process, or as many as `accelerate launch` started)."""
     device = pick_device(recipe.train.device)
-    # A process of a launch has a device of its own.
+    # A process of a launch has a device of its own; Accelerate takes torch's current one.
     if device.type == "cuda" and device.index is not None and "LOCAL_RANK" not in os.environ:
-        # What Accelerate takes.
         torch.cuda.set_device(device)
     precision = pick_precision(recipe.train.precision, device)
     mixed = "no" if precision == "fp32" else precision
-    # Of a run in this process that is over.
-    before: dict[str, Any] = AcceleratorState._shared_state
+    before: dict[str, Any] = AcceleratorState._shared_state  # of a run in this process that is over
     if before:
         elsewhere = before["device"].type != device.type
         if elsewhere or before["_mixed_precision"] != mixed:
@@ -156,9 +154,17 @@ def read_inputs(
     for text in recipe.base.artifacts:
         yield from apply_artifact(text, model, find(recipe.method.name))
     yield Phase("pictures")
-    manifest, buckets = _read_images(recipe, model, report)
+    data = recipe.data
+    if not data.images:
+        raise RecipeError("RC005", found="--images", do=f"tsuika train {recipe.method.name} --images DIR --out RUN")
+    size_px, unet = data.size_px or model.native_size_px, cast(Any, model.unet)
+    step_px = model.latent_factor * 2 ** (len(unet.config.block_out_channels) - 1)
+    manifest = scan.scan(Path(data.images), data, size_px=size_px, needed=1, report=report)
+    buckets = bucket.assign(manifest, size_px=size_px, step_px=step_px, buckets=data.buckets)
     yield from manifest.remarks()
-    recipe = _with_regularization(recipe, manifest)
+    if manifest.regularization and not (data.reg_images or data.reg_generate):
+        data = data.model_copy(update={"reg_images": manifest.regularization})
+        recipe = recipe.model_copy(update={"data": data})
     if enlarged := bucket.enlarged(buckets, recipe.data.crop):
         names = ", ".join(item.sample.name for item in enlarged[:3]) + (" …" if len(enlarged) > 3 else "")
         yield note("DS008", count=len(enlarged), names=names)
@@ -166,25 +172,6 @@ def read_inputs(
     yield from _long_captions(captions, model)
     yield from (note("TR003", word=w) for w in settings.new_words if not any(has_word(text, w) for text in captions))
     return Inputs(recipe, settings, model, manifest, buckets)
-
-
-def _with_regularization(recipe: Recipe, manifest: Manifest) -> Recipe:
-    """The recipe with the regularization images that lie in the image folder, where it names no others."""
-    if not manifest.regularization or recipe.data.reg_images or recipe.data.reg_generate:
-        return recipe
-    found = recipe.data.model_copy(update={"reg_images": manifest.regularization})
-    return recipe.model_copy(update={"data": found})
-
-
-def _read_images(recipe: Recipe, model: Model, report: Path | None) -> tuple[Manifest, tuple[bucket.Bucket, ...]]:
-    data = recipe.data
-    size_px = data.size_px or model.native_size_px
-    unet: Any = model.unet
-    step_px = model.latent_factor * 2 ** (len(unet.config.block_out_channels) - 1)
-    if not data.images:
-        raise RecipeError("RC005", found="--images", do=f"tsuika train {recipe.method.name} --images DIR --out RUN")
-    manifest = scan.scan(Path(data.images), data, size_px=size_px, needed=1, report=report)
-    return manifest, bucket.assign(manifest, size_px=size_px, step_px=step_px, buckets=data.buckets)
 
 
 def _long_captions(captions: Sequence[str], model: Model) -> Iterator[Warned]:
@@ -247,7 +234,7 @@ def add_regularization(
                 services.draw,
                 size_px=data.size_px or model.native_size_px,
                 seed=inputs.recipe.train.seed,
-                also=regularization_images.of_artifacts(inputs.recipe.base.artifacts),
+                also=surroundings.of_artifacts(inputs.recipe.base.artifacts),
             )
     joined = yield from regularization_images.fill(source, inputs.buckets, images, data, encode)
     return joined

@@ -49,8 +49,7 @@ class Prepared(Inputs):
     accelerator: Accelerator
     images: Images
     folder: RunDir
-    # The fit that was made last, if any: no two are under way at once.
-    under_way: list[Fit] = field(default_factory=list)
+    under_way: list[Fit] = field(default_factory=list)  # the fit that was made last, if any: no two at once
 
     @property
     def is_main(self) -> bool:

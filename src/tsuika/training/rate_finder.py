@@ -27,23 +27,15 @@ from tsuika.training.loop import fit
 from tsuika.training.preparation import Services, accelerate_for, clear_errors, prepare
 from tsuika.training.schedule import Schedule
 
-# The name of the phase in `Progress` events.
-PHASE: Final = "compare-settings"
-# Of each rate.
-STEPS: Final = 48
-# Between neighbours.
-FACTOR: Final = 10**0.5
-# Powers of FACTOR: from a tenth of the recipe's rate to thirty times it.
-AROUND: Final = (-2, 3)
-# Of a check's step to the one before.
-RATIO: Final = 1.5
+PHASE: Final = "compare-settings"  # the name of the phase in `Progress` events
+STEPS: Final = 48  # of each rate
+FACTOR: Final = 10**0.5  # between neighbours
+AROUND: Final = (-2, 3)  # powers of FACTOR: from a tenth of the recipe's rate to thirty times it
+RATIO: Final = 1.5  # of a check's step to the one before
 FIRST_CHECK: Final = 4
-# Images at most; from 4 on at half of the timesteps, as images differ more than timesteps do.
-MEASURED: Final = 8
-# Of what is gained: a smaller difference is none.
-MATTERS: Final = 0.05
-# Log ratio to the start; above it, and not falling, a rate is too high.
-WORSE: Final = 0.05
+MEASURED: Final = 8  # images at most; from 4 on at half of the timesteps, as images differ more than timesteps do
+MATTERS: Final = 0.05  # of what is gained: a smaller difference is none
+WORSE: Final = 0.05  # log ratio to the start; above it, and not falling, a rate is too high
 
 
 @dataclass(frozen=True)
@@ -80,8 +72,7 @@ class Curve:
 class Suggestion:
     """What the curves say; every number but `rate` is an estimate."""
 
-    # None: they cannot be distinguished from the untrained model, or every one of them diverges.
-    rate: float | None = None
+    rate: float | None = None  # None: indistinguishable from the untrained model, or every one of them diverges
     gain: Estimate | None = None  # at its best check, by draws that had no part in choosing it
     after: int = 0  # the step of that check
     budget: float | None = None  # rate x steps that is best for images that are not trained on
@@ -201,15 +192,18 @@ def find(
         prepared.checkpoint_gradients()
         groups = dedupe.groups(prepared.manifest)
         images = _divide(groups, recipe.train.seed)
-        yield _announced(rates, steps, images, len(groups))
+        tried = ", ".join(map(_short, rates))
+        if images.held_out:
+            yield note("GD023", rates=tried, steps=steps, measured=len(images.held_out), found=len(groups))
+        else:
+            yield note("GD024", rates=tried, steps=steps, found=len(groups))
         yield Phase(PHASE, len(rates) * steps)
         curves: list[Curve] = []
         probe: Probe | None = None
         start: Grid = ()
         # From the highest down: a rate can be seen to be behind those that were further ahead at the same step.
         for number, rate in enumerate(reversed(rates)):
-            tried = _at(recipe, rate, steps)
-            run = replace(prepared, recipe=tried).fit(images.inside)
+            run = replace(prepared, recipe=_at(recipe, rate, steps)).fit(images.inside)
             try:
                 if probe is None:
                     probe = prepared.probe(run, images.held_out, images.trained_on, 0, few=images.few)
@@ -240,10 +234,9 @@ def _try(
         grid = _measured(run, probe, images)
         if not grid:
             return replace(curve, diverged=True)
-        curve = _longer(curve, run.schedule, step, minus(grid, start))
-        if step < steps and (
-            too_high(curve) or behind(curve, others, _spent(run.schedule, train.learning_rate, steps))
-        ):
+        spent = (*curve.spent, _spent(run.schedule, curve.rate, step))
+        curve = replace(curve, steps=(*curve.steps, step), spent=spent, grids=(*curve.grids, minus(grid, start)))
+        if step < steps and (too_high(curve) or behind(curve, others, _spent(run.schedule, curve.rate, steps))):
             return replace(curve, left=True)
     return curve
 
@@ -258,8 +251,6 @@ def _measured(run: Fit, probe: Probe, images: Divided) -> Grid:
 
 @dataclass(frozen=True)
 class Divided:
-    """Names of images."""
-
     inside: Sequence[str]  # to train on
     held_out: Sequence[str] = ()  # to measure by
     trained_on: Sequence[str] = ()  # of those inside, to measure by instead
@@ -278,7 +269,6 @@ def _divide(groups: Sequence[split.Group], seed: int) -> Divided:
 
 
 def _torn(model: Model, class_word: str) -> Iterator[Warned]:
-    """A note on each part of the class word that is no word to the base's tokenizer."""
     for word in class_word.split():
         if (pieces := max(model.count_tokens(word))) > 1:
             yield note("GD037", word=word, pieces=pieces)
@@ -288,23 +278,10 @@ def _short(rate: float | None) -> str:
     return "?" if rate is None else f"{rate:.2g}"
 
 
-def _announced(rates: Sequence[float], steps: int, images: Divided, found: int) -> Warned:
-    tried = ", ".join(map(_short, rates))
-    if images.held_out:
-        return note("GD023", rates=tried, steps=steps, measured=len(images.held_out), found=found)
-    return note("GD024", rates=tried, steps=steps, found=found)
-
-
 def _at(recipe: Recipe, rate: float, steps: int) -> Recipe:
     """A recipe for a short run at one rate: warmed up, then constant, without averaging, which lags behind."""
     changed = {"learning_rate": rate, "steps": steps, "schedule": "constant", "warmup": 0.1, "ema": 0.0}
     return recipe.model_copy(update={"train": recipe.train.model_copy(update=changed)})
-
-
-def _longer(curve: Curve, schedule: Schedule, step: int, grid: Grid) -> Curve:
-    """A curve with one check more."""
-    spent = (*curve.spent, _spent(schedule, curve.rate, step))
-    return replace(curve, steps=(*curve.steps, step), spent=spent, grids=(*curve.grids, grid))
 
 
 def _spent(schedule: Schedule, rate: float, step: int) -> float:

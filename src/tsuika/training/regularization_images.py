@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from tsuika.core.errors import ImageError, RecipeError
 from tsuika.core.events import Event, Phase
-from tsuika.core.files import sha256, split_strength, whole
+from tsuika.core.files import whole
 from tsuika.core.sections import Data
 from tsuika.core.seeds import derive
 from tsuika.core.texts import _
@@ -19,7 +19,7 @@ from tsuika.core.types import Model
 from tsuika.data import reg_images, scan
 from tsuika.data.bank import Bank
 from tsuika.data.bucket import Bucket
-from tsuika.training.fingerprint import fingerprint
+from tsuika.training.surroundings import fingerprint
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -92,15 +92,6 @@ def drawn(
                 with whole(path) as temporary:
                     image.save(temporary, format="PNG")
     return place
-
-
-def of_artifacts(texts: Sequence[str]) -> list[tuple[str, list[str], float]]:
-    """Of each `FILE` or `FILE:STRENGTH`: its name (which may be its word), the hashes of its files, its strength."""
-    found = []
-    for path, strength in map(split_strength, texts):
-        files = sorted(path.rglob("*")) if path.is_dir() else [path]
-        found.append((path.name, [sha256(file) for file in files if file.is_file()], strength))
-    return found
 
 
 def fill(

@@ -17,9 +17,6 @@ from tsuika.core.sections import Train
 from tsuika.core.texts import _
 from tsuika.core.types import ParamGroup
 
-PRIOR = 1e-4  # concentration of the prior, the paper's value for SDXL
-MEMORY = 0.99  # decay of the running square of a gradient's size
-
 
 class Riemannian(Optimizer):
     """Each row x = |x| u moves along the great circle down its gradient; |x| is what it was at the first step.
@@ -27,11 +24,12 @@ class Riemannian(Optimizer):
     The learning rate is an angle in radians: the gradient with respect to u, less the prior's pull, is projected onto
     the tangent space and divided by the running root mean square of its own size, so a typical step turns u by `lr`
     whatever the scale of the loss, and none by more than `lr / sqrt(1 - memory)`. The prior is a von Mises-Fisher
-    distribution around the first direction, whose gradient is the constant `-prior * u0`. A row whose gradient is zero
+    distribution around the first direction, whose gradient is the constant `-prior * u0` (by default with the paper's
+    concentration for SDXL). A row whose gradient is zero
     (its word was in no caption) stays as it is.
     """
 
-    def __init__(self, params: Any, lr: float = 1e-2, *, prior: float = PRIOR, memory: float = MEMORY) -> None:
+    def __init__(self, params: Any, lr: float = 1e-2, *, prior: float = 1e-4, memory: float = 0.99) -> None:
         super().__init__(params, {"lr": lr, "prior": prior, "memory": memory})
 
     @torch.no_grad()
@@ -64,12 +62,8 @@ class Riemannian(Optimizer):
         param.copy_(torch.where(moves_n1, turned_nD, param))
 
 
-def build(train: Train, groups: Sequence[ParamGroup]) -> Riemannian:
-    """The optimizer over groups of directions, each remembering its own `base_lr`.
-
-    Raises:
-        RecipeError: RC002, the method trains more than directions, or a setting would change their length.
-    """
+def check(train: Train, groups: Sequence[ParamGroup]) -> None:
+    """Raises RecipeError (RC002): the method trains more than directions, or a setting would change their length."""
     if not all(group.directions for group in groups):
         why = _("It turns the vectors of new words (textual-inversion); other weights have no length to keep.")
         raise RecipeError("RC002", key="train.optimizer", found=train.optimizer, why=why)
@@ -79,8 +73,3 @@ def build(train: Train, groups: Sequence[ParamGroup]) -> Riemannian:
     if train.ema:
         why = _("The riemannian optimizer keeps the length of vectors, and their average is shorter than they are.")
         raise RecipeError("RC002", key="train.ema", found=train.ema, why=why)
-    rates = [group.learning_rate or train.learning_rate for group in groups]
-    return Riemannian(
-        {"params": group.params, "lr": lr, "base_lr": lr, "name": group.name}
-        for group, lr in zip(groups, rates, strict=True)
-    )

@@ -43,10 +43,8 @@ class StochasticRounding(Optimizer):
     def __init__(
         self, rows: list[dict[str, Any]], inner: Callable[[list[dict[str, Any]]], Optimizer], seed: int
     ) -> None:
-        """`rows` are parameter groups; `inner` makes the optimizer of such a list."""
         super().__init__([{**row, "steps_done": 0} for row in rows], {})
-        self._inner = inner
-        self._seed = seed
+        self._inner, self._seed = inner, seed
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]

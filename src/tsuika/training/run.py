@@ -23,7 +23,7 @@ from tsuika.training.fit import Fit
 from tsuika.training.guard_plan import GuardPlan
 from tsuika.training.preparation import Services, accelerate_for, clear_errors, prepare
 from tsuika.training.prepared import Prepared
-from tsuika.training.unfinished import best_so_far
+from tsuika.training.trial_run import best_so_far
 
 
 @dataclass(frozen=True)
@@ -79,28 +79,24 @@ def train(
 
 
 def _unfinished(prepared: Prepared, plan: GuardPlan) -> Generator[Event, None, Result]:
-    """Write what is best so far of a run that was stopped.
-
-    Raises:
-        StopRequested: nothing is there yet.
-    """
+    """Write what is best so far of a run that was stopped. Raises StopRequested: nothing is there yet."""
     prepared.clear_model()
     best = best_so_far(prepared, plan)
     if best is None or not prepared.is_main:
         raise StopRequested
+    step, weights = best
     yield Phase("write")
     attachment = prepared.attach()
-    attachment.load(best.tensors)
+    attachment.load(weights)
     name, place = prepared.folder.result_name(prepared.recipe.output.name), prepared.folder.unfinished
     files.remove(place)
-    artifact = yield from _write(prepared, attachment.artifact(), f"{name}-unfinished", best.step, place)
+    artifact = yield from _write(prepared, attachment.artifact(), f"{name}-unfinished", step, place)
     attachment.detach()
-    yield Finished("user", best.step)
-    return Result(prepared, best.step, "user", artifact)
+    yield Finished("user", step)
+    return Result(prepared, step, "user", artifact)
 
 
 def _notes(recipe: Recipe) -> Iterator[Event]:
-    """Settings of the optimizer that have no effect."""
     train = recipe.train
     yield from optim.notes(train)
     if train.optimizer == "schedule-free" and (train.ema or train.schedule != "constant"):
@@ -120,7 +116,6 @@ def _plan(prepared: Prepared, *, begun: bool) -> GuardPlan:
 
 
 def _preview(prepared: Prepared, services: Services, step: int) -> Iterator[Event]:
-    """Previews of the model as it stands."""
     if prepared.is_main and prepared.recipe.preview.num > 0:
         yield Phase("preview")
         yield from services.preview(prepared, step)
@@ -166,14 +161,12 @@ def _write(
     prepared: Prepared, artifact: Artifact, name: str, steps: int, place: Path
 ) -> Generator[Event, None, Artifact]:
     artifact = replace(artifact, metadata={**artifact.metadata, **_facts(prepared, name, steps)})
-    dtype = prepared.recipe.output.dtype
-    run = prepared.folder.root
+    dtype, run = prepared.recipe.output.dtype, prepared.folder.root
     yield from writing.write(artifact, place, run, name=name, precision=dtype, model=prepared.model)
     return artifact
 
 
 def _facts(prepared: Prepared, name: str, steps: int) -> dict[str, str]:
-    """What a written file says about the run."""
     recipe, model, images, buckets = prepared.recipe, prepared.model, len(prepared.images), prepared.buckets
     folder = Path(recipe.data.images).resolve().name
     sizes = [{"resolution": [one.width, one.height], "count": len(one.samples)} for one in buckets]

@@ -5,27 +5,33 @@ Written down when it begins, and compared when it goes on: with other settings o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, Final
+
+import torch
+from torch import Tensor
 
 from tsuika.core import kept
 from tsuika.core.errors import FormatError
 from tsuika.core.events import Warned, note
+from tsuika.core.files import sha256, split_strength
 from tsuika.core.texts import _
+from tsuika.core.types import Model, model_tensors
 from tsuika.data.reg_images import RegularizedBank
-from tsuika.training.fingerprint import fingerprint
 from tsuika.training.prepared import Prepared
-from tsuika.training.regularization_images import of_artifacts
 
-# Where something is, which may change: what is there is compared instead.
-_PLACES: Final = ("base.model", "base.tokenizer", "base.vae", "base.artifacts", "data.images", "data.reg_images")
-# What does not decide the weights, or is a note of its own.
-_FREE: Final = ("train.device", "output", "preview")
+# Settings and sections that may change: where something is (what is there is compared instead), what does not decide the
+# weights, and what is a note of its own.
+_FREE: Final = {
+    *("base.model", "base.tokenizer", "base.vae", "base.artifacts", "data.images", "data.reg_images"),
+    *("train.device", "output", "preview"),
+}
+_CHUNK: Final = 1 << 22  # numbers that are summed at once, for the memory that this takes
 
 
 def write(prepared: Prepared) -> None:
-    """Into the run folder, before anything is trained."""
     kept.write(prepared.folder.began, _surroundings(prepared))
 
 
@@ -43,18 +49,11 @@ def check(prepared: Prepared) -> Iterator[Warned]:
         raise kept.damaged(
             prepared.folder.recipe, _("Settings are others than at the beginning: {changes}", changes=changed)
         )
+    base, data = prepared.recipe.base, prepared.recipe.data
     for name, where, words in (
-        ("base", prepared.recipe.base.model, _("The weights of the base model are not those that the run began with.")),
-        (
-            "artifacts",
-            prepared.recipe.base.artifacts,
-            _("The files applied to the base model are not those of the beginning."),
-        ),
-        (
-            "class_images",
-            prepared.recipe.data.reg_images,
-            _("The regularization images are not those of the beginning."),
-        ),
+        ("base", base.model, _("The weights of the base model are not those that the run began with.")),
+        ("artifacts", base.artifacts, _("The files applied to the base model are not those of the beginning.")),
+        ("class_images", data.reg_images, _("The regularization images are not those of the beginning.")),
     ):
         # In another precision the same weights are other numbers, which is noted below.
         same_kind = name != "base" or then["versions"]["precision"] == now["versions"]["precision"]
@@ -66,17 +65,14 @@ def check(prepared: Prepared) -> Iterator[Warned]:
 
 def _surroundings(prepared: Prepared) -> dict[str, Any]:
     recipe, images = prepared.recipe, prepared.images
-    settings = {
-        f"{name}.{leaf}": value
-        for name, row in _sections(recipe.model_dump(mode="json"))
-        for leaf, value in row.items()
-    }
+    tables = {name: row for name, row in recipe.model_dump(mode="json").items() if isinstance(row, dict)}
+    settings = {f"{name}.{leaf}": value for name, row in tables.items() for leaf, value in row.items()}
     classes = images.classes.values() if isinstance(images, RegularizedBank) else ()
     samples = sorted(
         (sample.sha256, sample.caption) for bank in classes for bucket in bank.buckets for sample in bucket.samples
     )
     return {
-        "settings": {key: value for key, value in settings.items() if key not in (*_PLACES, *_FREE)},
+        "settings": {key: value for key, value in settings.items() if not {key, key.split(".")[0]} & _FREE},
         "base": fingerprint(prepared.model),
         "artifacts": [list(one) for one in of_artifacts(recipe.base.artifacts)],
         "class_images": [list(one) for one in samples],
@@ -88,10 +84,36 @@ def _surroundings(prepared: Prepared) -> dict[str, Any]:
     }
 
 
-def _sections(tables: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    yield from ((name, row) for name, row in tables.items() if isinstance(row, Mapping) and name not in _FREE)
-
-
 def _different(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """What differs of what was known then; a setting that came later has its old meaning."""
     return ", ".join(f"{key}: {then[key]} → {now.get(key)}" for key in then if then[key] != now.get(key))
+
+
+def of_artifacts(texts: Sequence[str]) -> list[tuple[str, list[str], float]]:
+    """Of each `FILE` or `FILE:STRENGTH`: its name (which may be its word), the hashes of its files, its strength."""
+    found = []
+    for path, strength in map(split_strength, texts):
+        files = sorted(path.rglob("*")) if path.is_dir() else [path]
+        found.append((path.name, [sha256(file) for file in files if file.is_file()], strength))
+    return found
+
+
+def fingerprint(model: Model) -> str:
+    """A hash over every number of a model, on whatever device; two sums of a tensor's bits stand for it."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model_tensors(model).items()):
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype} {_sums(value)}".encode())
+    return digest.hexdigest()
+
+
+def _sums(value: Tensor) -> tuple[int, int]:
+    """The sum of a tensor's bits as whole numbers, plain and by place; exact, as they wrap around."""
+    bits = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[value.element_size()]
+    flat = value.detach().contiguous().view(-1).view(bits)
+    places = torch.arange(1, min(_CHUNK, len(flat)) + 1, device=value.device)
+    plain = placed = 0
+    for first in range(0, len(flat), _CHUNK):
+        part = flat[first : first + _CHUNK].to(torch.int64)
+        plain += int(part.sum())
+        placed += int((part * places[: len(part)]).sum()) * (first + 1)
+    return plain, placed

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -11,7 +10,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tsuika.config import Recipe
 from tsuika.core import files, kept, safetensors
 from tsuika.core.errors import FormatError
 from tsuika.core.events import Event, Judged, Saved, note
@@ -19,25 +17,9 @@ from tsuika.core.texts import _
 from tsuika.training import checkpoint
 from tsuika.training.fit import Fit
 from tsuika.training.loop import fit
-from tsuika.training.monitor import Monitor
+from tsuika.training.monitor import Monitor, has_ended
 
-# In a snapshot's header, of its tensors.
-_HASH: Final = "sha256"
-
-
-@dataclass(frozen=True)
-class Saving:
-    """Where and how often states are saved."""
-
-    folder: Path
-    every: int  # steps
-    keep: int  # states
-
-    @staticmethod
-    def of(folder: Path, recipe: Recipe) -> Saving:
-        """As the recipe says."""
-        every = recipe.train.checkpoint_every or max(1, recipe.train.steps // 10)
-        return Saving(folder, every, recipe.output.keep_states)
+_HASH: Final = "sha256"  # in a snapshot's header, of its tensors
 
 
 class Snapshots:
@@ -60,11 +42,7 @@ class Snapshots:
             safetensors.save_tensors(self.path(step), tensors, {_HASH: safetensors.data_hash(tensors)})
 
     def load(self, step: int) -> Mapping[str, Tensor]:
-        """The weights of a step.
-
-        Raises:
-            FormatError: TR011, they are damaged or were changed.
-        """
+        """The weights of a step. Raises FormatError (TR011): they are damaged or were changed."""
         path = self.path(step)
         try:
             stored: str | None = safetensors.read_header(path).metadata.get(_HASH)
@@ -83,12 +61,8 @@ class Snapshots:
                 files.remove(path)
 
 
-@dataclass(frozen=True)
-class Keeping:
-    """Which steps have snapshots."""
-
-    snapshots: Snapshots
-    steps: Callable[[], frozenset[int]]  # those that are wanted at present; all others are deleted
+# Which steps have snapshots: those that are wanted at present; all others are deleted.
+Keeping = tuple[Snapshots, Callable[[], frozenset[int]]]
 
 
 class Trainer:
@@ -97,7 +71,7 @@ class Trainer:
     def __init__(
         self,
         run: Fit,
-        saving: Saving,
+        folder: Path,
         *,
         monitor: Monitor | None = None,
         stops_from: int | None = 0,
@@ -105,17 +79,18 @@ class Trainer:
         after: Callable[[int], Iterator[Event]] = lambda step: iter(()),
         resume: bool = False,
     ) -> None:
-        """Set up; on `resume` the newest whole state is loaded.
+        """Save states into `folder`; on `resume` its newest whole one is loaded.
 
         `stops_from`: from which step on the judge's stop ends the training; None: it never does.
         """
-        self.run, self._saving, self._monitor = run, saving, monitor
+        self.run, self._folder, self._monitor = run, folder, monitor
+        self._every = run.recipe.train.checkpoint_every or max(1, run.recipe.train.steps // 10)
         self._stops_from, self._keeping, self._after = stops_from, keeping, after
         # The verdict at the step it goes on from: its event may not have been taken.
         self._repeated: Judged | None = None
         self._passed_over: tuple[str, ...] = ()
         if resume:
-            state, self._passed_over = checkpoint.newest(saving.folder)
+            state, self._passed_over = checkpoint.newest(folder)
             if state is not None:
                 run.restore(state)
         if resume and monitor is not None:
@@ -139,7 +114,7 @@ class Trainer:
                 if verdict is not None:
                     yield verdict
                 ending = event.step == run.schedule.last or self._stops()
-                if is_main and (event.step % self._saving.every == 0 or ending):
+                if is_main and (event.step % self._every == 0 or ending):
                     yield self._save()
                     saved = event.step
                 if ending:
@@ -151,20 +126,22 @@ class Trainer:
                 self._save()
 
     def _stops(self) -> bool:
-        stops_from, monitor = self._stops_from, self._monitor
-        return stops_from is not None and self.run.step >= stops_from and monitor is not None and monitor.ended
+        if self._stops_from is None or self._monitor is None:
+            return False
+        return self.run.step >= self._stops_from and has_ended(self._monitor.judge)
 
     def _check(self, seconds: float) -> Judged | None:
         """The guard's verdict after a step that took `seconds`, if a check is due; and snapshots."""
         verdict = self._monitor.after(self.run.step, seconds) if self._monitor is not None else None
         if self._keeping is not None and self.run.accelerator.is_main_process:
-            wanted, snapshots = self._keeping.steps(), self._keeping.snapshots
+            snapshots, steps = self._keeping
+            wanted = steps()
             if self.run.step in wanted and self.run.step not in snapshots:
                 snapshots.save(self.run.step, self.run)
             snapshots.keep_only(wanted)
         return verdict
 
     def _save(self) -> Saved:
-        path = checkpoint.save(self._saving.folder, self.run.state())
-        checkpoint.prune(self._saving.folder, self._saving.keep)
+        path = checkpoint.save(self._folder, self.run.state())
+        checkpoint.prune(self._folder, self.run.recipe.output.keep_states)
         return Saved(self.run.step, path.name)

@@ -7,9 +7,11 @@ the warm-up, since its end is not known yet.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+
+from torch import Tensor
 
 from tsuika.core import files
 from tsuika.core.events import Event, Judged, Phase
@@ -20,11 +22,12 @@ from tsuika.training.guard_plan import GuardPlan
 from tsuika.training.monitor import Monitor, has_ended, joined, judged, read_checks
 from tsuika.training.prepared import Prepared
 from tsuika.training.schedule import Schedule
-from tsuika.training.trainer import Keeping, Saving, Snapshots, Trainer
+from tsuika.training.trainer import Keeping, Snapshots, Trainer
 
 Trial = Generator[Event, None, Judge]
-# Previews and the like after a step of a fit, in a phase of this name.
-After = Callable[[Fit, int, str], Iterator[Event]]
+After = Callable[
+    [Fit, int, str], Iterator[Event]
+]  # previews and the like after a step of a fit, in a phase of this name
 
 
 def trial_run(
@@ -92,10 +95,9 @@ def _fold(
     run = prepared.fit(plan.split.inside(fold), Schedule.steady(prepared.recipe.train))
     monitor = monitor_of(prepared, plan, run, file, fold=fold)
     kept = keeping_of(*keeping, judge=monitor.judge) if keeping is not None else None
-    saving = Saving.of(folder, prepared.recipe)
     trainer = Trainer(
         run,
-        saving,
+        folder,
         monitor=monitor,
         stops_from=least,
         keeping=kept,
@@ -121,7 +123,7 @@ def keeping_of(snapshots: Snapshots, several: bool, judge: Judge) -> Keeping:
     def steps() -> frozenset[int]:
         return judge.keep | judge.to_come if several else frozenset({judge.chosen.balanced} - {0})
 
-    return Keeping(snapshots, steps)
+    return snapshots, steps
 
 
 def monitor_of(prepared: Prepared, plan: GuardPlan, run: Fit, file: Path, *, fold: int = 0) -> Monitor:
@@ -134,10 +136,38 @@ def monitor_of(prepared: Prepared, plan: GuardPlan, run: Fit, file: Path, *, fol
 
 
 def judge_of(prepared: Prepared, plan: GuardPlan, steps: Sequence[int]) -> Judge:
-    """A judge without any check yet; `steps`: when to check."""
     train, rule = prepared.recipe.train, Rule(patience=prepared.recipe.guard.patience)
     return Judge(train.steps, train.learning_rate, rule, plan.overlap, steps)
 
 
 def _states(prepared: Prepared, fold: int) -> Path:
     return prepared.folder.guard / f"look-{fold}"
+
+
+def best_so_far(prepared: Prepared, plan: GuardPlan) -> tuple[int, Mapping[str, Tensor]] | None:
+    """Step and weights to take from a run that was stopped; None before its first state is saved.
+
+    In the trial run, or in a training that holds images out, those of the step that the guard would choose now, as far as
+    they are kept; else the newest ones.
+    """
+    guard = prepared.folder.guard
+
+    def chosen(kept: str, checks: str) -> tuple[int, Mapping[str, Tensor]] | None:
+        found, snapshots = read_checks(guard / checks), Snapshots(guard / kept)
+        judge = judge_of(prepared, plan, plan.budget(prepared.recipe).steps)
+        replay(judge, found)
+        step = judge.chosen.balanced
+        return (step, snapshots.load(step)) if step and step in snapshots else None
+
+    def newest(folder: Path) -> tuple[int, Mapping[str, Tensor]] | None:
+        state, _damaged = checkpoint.newest(folder)
+        # What would be written is the average where there is one.
+        return (state.step, state.weights | state.average) if state is not None else None
+
+    best = chosen("kept", "checks.json") or newest(prepared.folder.checkpoints)
+    if best is None and not plan.folds:
+        best = chosen("look", "checks-0.json")
+    if best is not None:
+        return best
+    trials = [newest(_states(prepared, number)) for number in range(max(1, len(plan.split.parts)))]
+    return max((one for one in trials if one is not None), key=lambda one: one[0], default=None)

@@ -18,8 +18,7 @@ from tsuika.training.device import DTYPES
 
 # Relative, of a layer's ΔW or a tensor: twice the format's rounding.
 LARGEST_ERROR: Final = {"fp32": 1e-5, "fp16": 2e-3, "bf16": 1.6e-2}
-# The same for layers that the format cannot hold: rounding at most doubles a number or drops it
-FAINT_ERROR: Final = 2.0
+FAINT_ERROR: Final = 2.0  # for layers that the format cannot hold: rounding at most doubles a number or drops it
 
 
 def faint_layers(artifact: Artifact, precision: str) -> frozenset[str]:

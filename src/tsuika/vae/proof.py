@@ -34,11 +34,7 @@ class Parts:
 
 
 def parts(groups: Sequence[Group], seed: int) -> Parts:
-    """Deal images out, those of one group together.
-
-    Raises:
-        ImageError: too few different ones (VA021).
-    """
+    """Deal images out, those of one group together. Raises ImageError (VA021): too few different ones."""
     if len(groups) < LEAST:
         raise ImageError("VA021", found=len(groups), needed=LEAST)
     dealt = split(groups, seed, count=min(_MOST, round(_SHARE * len(groups))))
