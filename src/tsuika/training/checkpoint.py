@@ -87,11 +87,7 @@ def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def save(folder: Path, state: State) -> Path:
-    """Write `state` as `folder/step-N`; later ones, left by a run that has gone on from before them, go.
-
-    Raises:
-        TsuikaError: the disk is full, ... (`errors.outer_cause`).
-    """
+    """Write `state` as `folder/step-N`; later ones, left by a run that has gone on from before them, go."""
     target = place(folder, state.step)
     tensors, plain = _flatten(state.optimizer)
     tensors |= {f"weights.{name}": value for name, value in state.weights.items()}

@@ -36,10 +36,7 @@ class Fit:
         condition: Conditioner,
         schedule: Schedule | None = None,
     ) -> None:
-        """Begin at the schedule's first step, with the weights that are on the attachment and a fresh optimizer.
-
-        The schedule is of the learning rate, by default the recipe's; the attachment is on the model.
-        """
+        """Begin at the schedule's first step (by default the recipe's), with the weights on the attachment and a fresh optimizer."""
         self.model, self.attachment, self.recipe, self.accelerator = model, attachment, recipe, accelerator
         self.batch, self.condition = batch, condition
         self.schedule = schedule or Schedule.of(recipe.train)

@@ -21,10 +21,8 @@ LOOKS: Final = 5  # how often it is tried to take a run's lock
 def check_start(recipe: Recipe, folder: Path) -> None:
     """Whether a run can begin there.
 
-    Raises:
-        RecipeError: RC006, the folder is in use; or as `preparation.completed`.
-        ImageError: DS001, there is no image folder.
-        TsuikaError: as `files.check_place`.
+    Raises RecipeError (RC006, the folder is in use; or as `preparation.completed`), ImageError (DS001, no image folder), or as
+    `files.check_place`.
     """
     completed(recipe)
     if recipe.data.images and not Path(recipe.data.images).is_dir():
@@ -42,13 +40,10 @@ def start(recipe: Recipe, folder: Path) -> RunDir:
 
 @contextmanager
 def started(recipe: Recipe, folder: Path) -> Iterator[RunDir]:
-    """The same, held for this process.
+    """The same, held for this process. Raises TsuikaError as `check_start`; RC027, another process has just begun there.
 
     Where an error ends the block before anything is trained, nothing is left of it, but for the list of images where
     that is what the error is about.
-
-    Raises:
-        TsuikaError: As `check_start`; RC027, another process has just begun there.
     """
     check_start(recipe, folder)
     run, was_there = RunDir(folder), folder.exists()
@@ -66,11 +61,7 @@ def started(recipe: Recipe, folder: Path) -> Iterator[RunDir]:
 
 @contextmanager
 def reopened(folder: Path) -> Iterator[tuple[Recipe, RunDir]]:
-    """The recipe and folder of a run that goes on, held for this process.
-
-    Raises:
-        TsuikaError: as `read`; RC027, another process is at work there.
-    """
+    """The recipe and folder of a run that goes on, held for this process. Raises as `read`; RC027, another is at work there."""
     recipe, run = read(folder)
     with _held(run):
         # Left by a process that was killed.
@@ -80,12 +71,7 @@ def reopened(folder: Path) -> Iterator[tuple[Recipe, RunDir]]:
 
 
 def read(folder: Path) -> tuple[Recipe, RunDir]:
-    """The recipe and folder of a run, to look at.
-
-    Raises:
-        InterruptedRunError: TR002, this is no run folder.
-        RecipeError: its recipe cannot be read.
-    """
+    """The recipe and folder of a run, to look at. Raises InterruptedRunError (TR002): no run folder; or what is wrong with it."""
     run = RunDir(folder)
     if not run.recipe.is_file():
         raise InterruptedRunError("TR002", where=folder)

@@ -166,10 +166,9 @@ class Budget:
 
 
 def budget(recipe: Recipe, held_out: int) -> Budget:
-    """What `guard.overhead` allows over the whole run, where `held_out` images could be measured.
+    """What `guard.overhead` allows over the whole run, where `held_out` images could be measured; 4 in a few checks at least.
 
-    At the least 4 images in each of a few checks. Held-out images come first: where there is too little for everything,
-    half of the images that are trained on and of the prompts go.
+    Held-out images come first: where there is too little for all, half of those trained on and of the prompts go.
     """
     train = recipe.train
     a_step = train.batch_size * train.accumulate * STEP_PASSES * (2 if recipe.data.regularizes else 1)

@@ -64,7 +64,6 @@ def _sizes(prepared: Prepared) -> tuple[int, int]:
 def _one_training(
     prepared: Prepared, plan: GuardPlan, after: After, *, resume: bool
 ) -> Generator[Event, None, Trained]:
-    """One training, on all images or without those held out; monitored unless the guard is off."""
     recipe, guard = prepared.recipe, prepared.folder.guard
     holds_out, obeys = bool(plan.split.parts), recipe.guard.mode == "on"
     run = prepared.fit(plan.split.inside() if holds_out else None)
@@ -192,7 +191,6 @@ def _trained(
 
 
 def _stopped_by(judge: Judge) -> str:
-    """What ended a run that obeys the judge."""
     if not judge.verdicts:
         return "steps"
     if judge.verdicts[-1].code in DIVERGED:

@@ -22,10 +22,7 @@ class Monitor:
     """Checks a fit at the judge's steps. Its state is the file of its checks."""
 
     def __init__(self, run: Fit, probe: Probe, judge: Judge, file: Path, spent_s: float = 0.0) -> None:
-        """Monitor a fit.
-
-        `file` takes the checks as JSON; `spent_s` are the seconds that measuring the base has taken.
-        """
+        """`file` takes the checks as JSON; `spent_s` are the seconds that measuring the base has taken."""
         self.judge = judge
         self._run, self._probe, self._file = run, probe, file
         self._train_s, self._guard_s = 0.0, spent_s

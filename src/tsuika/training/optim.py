@@ -25,10 +25,7 @@ PLACEBO: Final = 0.01  # weight decay that takes less of the weights in a whole 
 
 
 def weight_decay_over_run(train: Train) -> float | None:
-    """The sum over the run of learning rate * weight decay: decay alone leaves exp(-sum) of the weights.
-
-    None for Prodigy, whose rates are known only while it runs.
-    """
+    """The sum over the run of learning rate * weight decay: decay alone leaves exp(-sum). None for Prodigy, unknown before."""
     return None if train.optimizer == "prodigy" else train.weight_decay * train.learning_rate * Schedule.of(train).total
 
 
@@ -98,5 +95,4 @@ def _package(name: str, train: Train) -> Any:
 
 
 def trainable(groups: Iterable[ParamGroup]) -> list[nn.Parameter]:
-    """All parameters of the groups, in order."""
     return [param for group in groups for param in group.params]

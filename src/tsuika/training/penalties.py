@@ -37,9 +37,7 @@ class Penalties:
         """To be made before anything is trained or restored: the weights of that moment are the start of all updates.
 
         `total` is the sum of the shares of the learning rate over the whole training, over which L2 is spread.
-
-        Raises:
-            RecipeError: RC008-RC013, a penalty that has no meaning for what is trained.
+        Raises RecipeError (RC008-RC013): a penalty that has no meaning for what is trained.
         """
         self._settings, self._train, self._total = recipe.regularize, recipe.train, total
         self._updates: list[tuple[int, Update]] = []  # with the number of its parameter group

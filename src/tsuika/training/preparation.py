@@ -175,7 +175,6 @@ def read_inputs(
 
 
 def _long_captions(captions: Sequence[str], model: Model) -> Iterator[Warned]:
-    """A word on captions that are longer than the text encoders read at once."""
     limit = limit_of(model)
     counts = {text: max(model.count_tokens(text)) for text in dict.fromkeys(captions)}
     if long := [text for text in captions if counts[text] > limit]:

@@ -1,8 +1,7 @@
 """A learning-rate range test: a few dozen steps at rates a factor apart, measured on held-out images.
 
-Smith (2017, "Cyclical Learning Rates") raises the rate within one run and watches the training loss, of which the
-timestep alone explains 95 % and more in diffusion training. Here every rate has a short run of its own from the same
-start, and all are measured on the same draws (`guard.probe`). A rate that cannot win any more is left early.
+Smith (2017, "Cyclical Learning Rates") raises the rate within one run and watches the training loss, of which timesteps
+alone explain 95 %. Here every rate has a run from the same start, all are measured on the same draws, and losers leave.
 """
 
 from __future__ import annotations
@@ -96,7 +95,6 @@ class RateFound(Event):
     rates: list[dict[str, Any]] = field(default_factory=list)
 
     def words(self, lang: str) -> str:
-        """What was found, and what to do."""
         return note(self.code, **self.params).words(lang)
 
 
@@ -136,7 +134,6 @@ def _equal(one: Grid, best: Grid) -> bool:
 
 
 def around(rate: float) -> tuple[float, ...]:
-    """Rates to try, rising, the given one among them."""
     return tuple(float(f"{rate * FACTOR**power:.3g}") for power in range(AROUND[0], AROUND[1] + 1))
 
 
@@ -158,11 +155,8 @@ def behind(curve: Curve, others: Sequence[Curve], end: float) -> bool:
     """Whether another rate has been where this one will end, and has improved beyond that.
 
     At rates that are not too high a run's state depends on the sum of its rates, so a faster one shows what lies ahead.
-
-    Args:
-        curve: with a check at its end.
-        others: all of them; each counts up to the same step.
-        end: the sum of this one's rates over all of its steps.
+    `curve` has a check at its end, each of `others` counts up to the same step; `end` is the sum of this one's rates over all
+    of its steps.
     """
     for other in others:
         seen = [i for i, step in enumerate(other.steps) if step <= curve.steps[-1]]
@@ -180,9 +174,7 @@ def find(
     """Try learning rates on a recipe's images, one after another; the last event is `RateFound`.
 
     Each rate has `steps` steps; without `rates`, from a tenth of the recipe's to thirty times it. `folder` is a run's.
-
-    Raises:
-        RecipeError: RC020, the optimizer finds its rate by itself; TsuikaError: What a run would raise.
+    Raises RecipeError (RC020): the optimizer finds its rate by itself; and what a run would raise.
     """
     if recipe.train.optimizer == "prodigy":
         raise RecipeError("RC020", key="train.optimizer", found="prodigy")
@@ -279,13 +271,12 @@ def _short(rate: float | None) -> str:
 
 
 def _at(recipe: Recipe, rate: float, steps: int) -> Recipe:
-    """A recipe for a short run at one rate: warmed up, then constant, without averaging, which lags behind."""
+    """For a short run: warmed up, then constant, without averaging, which lags behind."""
     changed = {"learning_rate": rate, "steps": steps, "schedule": "constant", "warmup": 0.1, "ema": 0.0}
     return recipe.model_copy(update={"train": recipe.train.model_copy(update=changed)})
 
 
 def _spent(schedule: Schedule, rate: float, step: int) -> float:
-    """The sum of the learning rates of all steps up to one."""
     return rate * sum(schedule.share(i) for i in range(step))
 
 

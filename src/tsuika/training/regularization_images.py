@@ -57,9 +57,7 @@ class Draw(Protocol):
 def requested(data: Data) -> bool:
     """Whether the recipe asks for regularization images.
 
-    Raises:
-        RecipeError: RC005, they are to be drawn, and there is no class word.
-        ImageError: DS001, there is no such folder.
+    Raises RecipeError (RC005): they are to be drawn, and there is no class word; ImageError (DS001): there is no such folder.
     """
     if data.reg_folder and not Path(data.reg_folder).is_dir():
         raise ImageError("DS001", where=data.reg_folder)
@@ -73,9 +71,8 @@ def drawn(
 ) -> Generator[Event, None, Path]:
     """The folder of `data.reg_generate` images of the class, below `folder`; only missing ones are drawn.
 
-    It is named after everything that decides the images, so that another run on this base finds them.
-
-    `also`: what else decides the images, as JSON can hold it (what is applied to the base, and how strongly).
+    It is named after everything that decides the images, so that another run on this base finds them; `also` is what else
+    does, as JSON can hold it (what is applied to the base, and how strongly).
     """
     request = Request(
         reg_images.class_caption(data.class_word), data.reg_generate, derive(seed, "class") % 2**31, size_px
@@ -99,9 +96,8 @@ def fill(
 ) -> Generator[Event, None, reg_images.RegularizedBank]:
     """The subject's bank with the images of `folder`, in the sizes of the subject's `buckets`.
 
-    Raises:
-        ImageError: There is no such folder (DS001), or no usable image in it (DS002).
-        RecipeError: RC005, an image has neither a caption file nor a class word.
+    Raises ImageError: no such folder (DS001), or no usable image in it (DS002); RecipeError (RC005): an image has neither a
+    caption file nor a class word.
     """
     settings = reg_images.settings(data)
     manifest = scan.scan(folder, settings)

@@ -21,11 +21,8 @@ _DROPPED = 0xFFFF  # the lower half of a float32, which bfloat16 has not
 def round_stochastically(value: Tensor, generator: torch.Generator) -> Tensor:
     """float32 to bfloat16: one of the two neighbours, the nearer the likelier, so that E[result] = value.
 
-    Numbers that bfloat16 holds stay as they are, as do infinity and NaN.
-
-    Args:
-        value: float32, on the generator's device.
-        generator: Draws 16 bits for each number.
+    Numbers that bfloat16 holds stay as they are, as do infinity and NaN. The generator, on the value's device, draws 16 bits
+    for each number.
     """
     bits = value.contiguous().view(torch.int32)
     noise = torch.randint(_DROPPED + 1, bits.shape, generator=generator, dtype=torch.int32, device=bits.device)

@@ -144,7 +144,6 @@ def _written(prepared: Prepared, trained: guarded_run.Trained) -> Generator[Even
 
 
 def _drifted(prepared: Prepared, attachment: Attachment, safe: bool) -> Iterator[Event]:
-    """A note where the class word, or unrelated prompts, have moved along with the trigger word."""
     of_class, of_others = prepared.moved(attachment)
     data = prepared.recipe.data
     do = _("Use the `safe` file, or a lower strength.") if safe else _("Use a lower strength.")

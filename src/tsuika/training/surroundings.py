@@ -36,13 +36,9 @@ def write(prepared: Prepared) -> None:
 
 
 def check(prepared: Prepared) -> Iterator[Warned]:
-    """Compare with what the run began with.
+    """Compare with what the run began with; yields TR014 where libraries or the device are others.
 
-    Yields:
-        TR014 where libraries or the device are others.
-
-    Raises:
-        FormatError: TR011, settings, base model, or images of the class are others; or what it began with is damaged.
+    Raises FormatError (TR011): settings, base model, or images of the class are others; or what it began with is damaged.
     """
     then, now = kept.read(prepared.folder.began, dict), _surroundings(prepared)
     if changed := _different(then["settings"], now["settings"]):

@@ -1,7 +1,6 @@
 """Trial runs: trainings without some of the images, by which the best step is found.
 
-Either one without a few images (hold-out), or one for each fold, one after another. The rate of a trial run is steady after
-the warm-up, since its end is not known yet.
+Either one without a few images (hold-out), or one for each fold. The rate is steady after the warm-up, as the end is unknown.
 """
 
 from __future__ import annotations
@@ -49,11 +48,7 @@ def trial_run(
 
 
 def _folds(prepared: Prepared, plan: GuardPlan, after: After, *, resume: bool) -> Trial:
-    """Every fold in turn to the stop of its own judge; then on until they can be judged together.
-
-    The common judge sees the steps that all folds have reached. Where it is not done by then, the folds that stopped
-    early go on to the next check.
-    """
+    """Every fold in turn to the stop of its own judge; then on until they can be judged together, by the steps all have reached."""
     least = 0
     while True:
         folds = []

@@ -47,11 +47,9 @@ def write(
 ) -> Iterator[Event]:
     """Write the artifact in every format for its method into a folder, read each file back, and compare what they do.
 
-    Events name the files relative to the folder `run`.
-    `name` is without suffix; a whole model is read back as one like `model`, which the artifact was trained on.
-
-    Raises:
-        FormatError: FM003, a file does not do what the model in memory does; FM002, no format can hold it.
+    Events name the files relative to the folder `run`. `name` is without suffix; a whole model is read back as one like
+    `model`, which the artifact was trained on. Raises FormatError: FM003, a file does not do what the model in memory does;
+    FM002, no format can hold it.
     """
     dtype, faint = DTYPES[precision], faint_layers(artifact, precision)
     if faint:
@@ -77,11 +75,7 @@ def write(
 
 
 def largest_error(errors: Mapping[str, float], faint: Collection[str], precision: str, path: Path) -> float:
-    """The largest relative error of what `precision` can hold.
-
-    Raises:
-        FormatError: FM003, the file at `path` does not do what it should.
-    """
+    """The largest relative error of what `precision` can hold. Raises FormatError (FM003): the file does not do what it should."""
     limit = LARGEST_ERROR[precision]
     wrong = {name: error for name, error in errors.items() if not error <= (FAINT_ERROR if name in faint else limit)}
     if wrong:
