@@ -26,7 +26,7 @@ from tsuika.pages.chart import plot
 
 Value = Callable[[int], float]
 STEPS = 600
-EVIDENCE = run_record.ReportParts(
+EVIDENCE = report.ReportParts(
     base="embedded",
     device="cpu",
     pictures=(),

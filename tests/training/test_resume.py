@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from runs import arguments, begin, hashes, make_place, rows
 
-from tsuika.evaluation import finished
+from tsuika.evaluation import run_record
 from tsuika.training import checkpoint
 
 PATIENCE_S = 120  # on a busy machine
@@ -89,7 +89,7 @@ def test_killed_and_stopped_again_and_again_it_ends_with_the_same_bits(place: Pa
         assert (
             interrupt(writing, lambda: "write" in [row["name"] for row in rows(run, "Phase")], signal.SIGKILL) == killed
         )
-        assert not finished.is_over(run / "report.json")  # that of the stopped run
+        assert not run_record.is_over(run / "report.json")  # that of the stopped run
 
         finish(begin(place, told, "resume", str(run)), told)
         finish(undisturbed, calm)

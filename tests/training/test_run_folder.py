@@ -20,7 +20,7 @@ from tsuika.core import files
 from tsuika.core.errors import RecipeError, TsuikaError
 from tsuika.core.events import Stepped, Warned
 from tsuika.core.rundir import RunDir
-from tsuika.evaluation import finished
+from tsuika.evaluation import run_record
 
 
 @pytest.fixture(scope="module")
@@ -64,11 +64,11 @@ def refused(work: Callable[[], object]) -> TsuikaError:
 
 
 def test_a_stopped_run_leaves_what_is_best_so_far(stopped: Path, place: Path) -> None:
-    report = finished.read(stopped / "report.json")
+    report = run_record.read_report(stopped / "report.json")
     (file,) = (stopped / "artifacts" / "unfinished").glob("*.safetensors")
     assert file.stem.endswith("-unfinished") and "unfinished" in report["artifacts"][0]["path"]
     assert (report["stopped_by"], report["steps_done"]) == ("user", 3)
-    assert (stopped / "report.html").is_file() and not finished.is_over(stopped / "report.json")
+    assert (stopped / "report.html").is_file() and not run_record.is_over(stopped / "report.json")
     assert tsuika.inspect(file).result.kind == "lora"
     state = stopped / "checkpoints" / "step-000003"
     tensors = Files().find(state).read(state).tensors
@@ -160,7 +160,7 @@ def test_events_that_cannot_be_read_are_said(stopped: Path, tmp_path: Path) -> N
     with (run / "events.jsonl").open("a", encoding="utf-8") as log:
         log.write('{"event": "Stepped", "step": "x"}\nnull\n')
     _ = tsuika.resume(run).result
-    assert "TR013" in {one["code"] for one in finished.read(run / "report.json")["warnings"]}
+    assert "TR013" in {one["code"] for one in run_record.read_report(run / "report.json")["warnings"]}
 
 
 def edited(row: dict[str, Any]) -> list[dict[str, Any]]:

@@ -24,7 +24,7 @@ from tsuika.core.texts import _
 from tsuika.core.types import Artifact
 from tsuika.core.weights import WEIGHT_SUFFIXES, Weights, is_pickle, open_weights, read_json
 from tsuika.data.folder import IMAGES
-from tsuika.evaluation import finished
+from tsuika.evaluation import run_record
 from tsuika.formats import common
 from tsuika.formats.vae_file import CONFIG, VAE_FORMATS
 from tsuika.generation import png_info
@@ -356,7 +356,7 @@ def _check(opened: Weights) -> None:
 def _run(run: RunDir) -> RunInfo:
     # Read, not built: that would import a method from outside.
     recipe = config.read_tables(run.recipe)
-    report = finished.read(run.report_json) if run.report_json.is_file() else {}
+    report = run_record.read_report(run.report_json) if run.report_json.is_file() else {}
     return RunInfo(
         kind="run",
         method=recipe["method"]["name"],

@@ -26,7 +26,7 @@ from tsuika.core.plain import jsonable
 from tsuika.core.rundir import RunDir
 from tsuika.core.seeds import derive
 from tsuika.core.texts import _
-from tsuika.evaluation import finished
+from tsuika.evaluation import run_record
 from tsuika.evaluation import trials as results
 from tsuika.evaluation.trials import Trial
 
@@ -233,7 +233,7 @@ class _Search:
         for judged in results.checks_of(folder):  # of an earlier process
             trial.report(results.standing(judged), judged.step)
             reported.add(judged.step)
-        if finished.is_over(run.report_json):
+        if run_record.is_over(run.report_json):
             return False
         again = run.recipe.exists()
         events = training.resume(folder) if again else training.train(self._of(trial.params), folder)

@@ -22,7 +22,7 @@ from tsuika.core.events import Warned
 from tsuika.core.files import at_home, sha256, split_strength
 from tsuika.core.rundir import RunDir
 from tsuika.core.types import Artifact, Attachment, Model, model_tensors
-from tsuika.evaluation import finished
+from tsuika.evaluation import run_record
 from tsuika.evaluation.report_guard import role
 from tsuika.generation import compose, pipeline, png_info
 from tsuika.generation.compose import Composition, Requested
@@ -52,7 +52,7 @@ def snapshots(folder: RunDir) -> list[Snapshot]:
         raise InterruptedRunError("TR002", where=folder.root)
     if not folder.report_json.is_file():
         raise InterruptedRunError("EV004", where=folder.root)
-    content = finished.read(folder.report_json)
+    content = run_record.read_report(folder.report_json)
     files = [row["path"] for row in content["artifacts"]]
     by_role: dict[str, dict[str, list[Path]]] = {}
     for row in content["artifacts"]:

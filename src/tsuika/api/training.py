@@ -30,7 +30,7 @@ from tsuika.core.types import Model
 from tsuika.data.caption import has_word
 from tsuika.data.manifest import Manifest
 from tsuika.embedded import mascot, yardstick
-from tsuika.evaluation import finished, memorization, report, run_record, scores
+from tsuika.evaluation import memorization, report, run_record, scores
 from tsuika.generation import grid, pipeline, png_info
 from tsuika.methods import find
 from tsuika.training import folder as run_folder
@@ -67,7 +67,7 @@ class Trained:
         file = RunDir(Path(folder)).report_json
         if not file.is_file():
             raise InterruptedRunError("TR002", where=folder)
-        return cls(Path(folder), finished.read(file))
+        return cls(Path(folder), run_record.read_report(file))
 
     @property
     def artifacts(self) -> tuple[Path, ...]:
@@ -384,7 +384,7 @@ def _report(result: run.Result, notes: run_record.RunRecord, reporting: Reportin
     prompts = preview_prompts(recipe)
     pictures = tuple(report.TrainingPicture(s.name, s.caption, s.path) for s in manifest.samples)
     encode = yardstick.directions if recipe.base.model == "embedded" else None
-    evidence = run_record.ReportParts(
+    evidence = report.ReportParts(
         base=recipe.base.model,
         device=str(prepared.model.device),
         pictures=pictures,

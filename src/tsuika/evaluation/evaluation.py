@@ -18,12 +18,11 @@ from tsuika.core.texts import Text, _, listed
 from tsuika.evaluation.measures import Scale, Tables
 from tsuika.evaluation.near_copies import NearestImage
 from tsuika.evaluation.prompts import Asked
-from tsuika.evaluation.verdict import Point, Verdict, difference, moved
+from tsuika.evaluation.verdict import Grade, Point, Verdict, difference, moved
 from tsuika.pages import in_languages, sentences, span_of
 
 MEASURES: Final = ("fidelity", "adherence", "others", "drift", "diversity")
-WORST: Final = 4
-"""How many of the drawings nearest to a training image are kept."""
+WORST: Final = 4  # how many of the drawings nearest to a training image are kept
 
 
 @dataclass(frozen=True)
@@ -150,67 +149,48 @@ def said(evaluation: Evaluation) -> Text:
 
 
 def _gained(evaluation: Evaluation) -> list[Text]:
-    """What the grade says."""
     row = evaluation.verdict.judgements[evaluation.verdict.main]
-    like, costs = _like(evaluation), _costs(evaluation, row.lost)
-    match row.grade:
-        case "good":
-            return [
-                _("Better than the base at what you trained: {like}.", like=like),
-                _("Nothing else has measurably suffered."),
-            ]
-        case "trade":
-            return [
-                _("Better than the base at what you trained: {like}.", like=like),
-                _("It costs something: {costs}.", costs=costs),
-            ]
-        case "slight":
-            return [
-                _("Hardly like what you trained yet: {like}.", like=like),
-                _("In the drawings little of it will be seen."),
-            ]
-        case "doubtful":
-            return [
-                _("The drawings are nearer to what you trained than the base's: {like}.", like=like),
-                _("But the guard saw no gain on held-out images, so do not expect much in other scenes."),
-            ]
-        case "dear":
-            return [
-                _("It draws what you trained: {like}.", like=like),
-                _("But the price is too high: {costs}.", costs=_costs(evaluation, row.dear)),
-            ]
-        case "copies":
-            said = [
-                _(
-                    "It copies: {copies} of {drawings} drawings are a training image again.",
-                    copies=row.copies,
-                    drawings=row.drawings,
-                )
-            ]
-            if like:
-                said.append(_("Measured: {like}.", like=like))
-            return [*said, _("It also costs: {costs}.", costs=costs)] if row.lost else said
-        case "nothing":
-            said = (
-                [_("Less like what you trained than the base: {like}.", like=like)]
-                if row.gain is not None and row.gain.sign < 0
-                else [
-                    _("No better than the base at what you trained: {like}.", like=like),
-                    _("That is within chance, or too little to see."),
-                ]
-            )
-            return [*said, _("It costs all the same: {costs}.", costs=costs)] if row.lost else said
-        case "stiff":
-            return [
-                _("Drawings of one prompt have become nearly the same: {costs}.", costs=_costs(evaluation, row.dear)),
-                _("Whether they are like your images was not measured."),
-            ]
-        case "unmeasured":
-            return [
-                _(
-                    "Whether the result is like your images was not measured, for want of an encoder: judge by the drawings."
-                )
-            ]
+    like, costs, dear = _like(evaluation), _costs(evaluation, row.lost), _costs(evaluation, row.dear)
+    better = _("Better than the base at what you trained: {like}.", like=like)
+    counted = {"copies": row.copies, "drawings": row.drawings}
+    by_grade: dict[Grade, list[Text]] = {
+        "good": [better, _("Nothing else has measurably suffered.")],
+        "trade": [better, _("It costs something: {costs}.", costs=costs)],
+        "slight": [
+            _("Hardly like what you trained yet: {like}.", like=like),
+            _("In the drawings little of it will be seen."),
+        ],
+        "doubtful": [
+            _("The drawings are nearer to what you trained than the base's: {like}.", like=like),
+            _("But the guard saw no gain on held-out images, so do not expect much in other scenes."),
+        ],
+        "dear": [
+            _("It draws what you trained: {like}.", like=like),
+            _("But the price is too high: {costs}.", costs=dear),
+        ],
+        "copies": [_("It copies: {copies} of {drawings} drawings are a training image again.", **counted)],
+        "nothing": [
+            _("No better than the base at what you trained: {like}.", like=like),
+            _("That is within chance, or too little to see."),
+        ],
+        "stiff": [
+            _("Drawings of one prompt have become nearly the same: {costs}.", costs=dear),
+            _("Whether they are like your images was not measured."),
+        ],
+        "unmeasured": [
+            _("Whether the result is like your images was not measured, for want of an encoder: judge by the drawings.")
+        ],
+    }
+    said = by_grade[row.grade]
+    if row.grade == "copies" and like:
+        said.append(_("Measured: {like}.", like=like))
+    if row.grade == "copies" and row.lost:
+        said.append(_("It also costs: {costs}.", costs=costs))
+    if row.grade == "nothing" and row.gain is not None and row.gain.sign < 0:
+        said = [_("Less like what you trained than the base: {like}.", like=like)]
+    if row.grade == "nothing" and row.lost:
+        said.append(_("It costs all the same: {costs}.", costs=costs))
+    return said
 
 
 def _best(evaluation: Evaluation) -> Text:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 
@@ -83,16 +83,10 @@ class LeftOut:
     """An image that was not used, and why."""
 
     name: str
-    reason: str
+    reason: Text | str
 
     def to_dict(self) -> dict[str, str]:
-        """For `report.json`."""
-        return {"name": self.name, **_by_language("reason", self.words)}
-
-    @property
-    def words(self) -> dict[str, str]:
-        """The reason by language."""
-        return pages.in_languages(pages.verbatim(self.reason))
+        return {"name": self.name, **_by_language("reason", pages.in_languages(pages.verbatim(self.reason)))}
 
 
 @dataclass(frozen=True)
@@ -130,7 +124,6 @@ class Score:
         return "same" if abs(change) <= 2 * error or change == 0 else "up" if change > 0 else "down"
 
     def to_dict(self) -> dict[str, Any]:
-        """For `report.json`."""
         sides = {
             name: {"mean": _mean(values), "spread": _spread(values), "values": values}
             for name, values in (("before", self.before), ("after", self.after))
@@ -146,8 +139,7 @@ class WrittenFile:
     format: str
     size_bytes: int
     sha256: str
-    # Of any layer against the model in memory.
-    largest_relative_error: float | None = None
+    largest_relative_error: float | None = None  # of any layer against the model in memory
 
 
 @dataclass(frozen=True)
@@ -155,11 +147,9 @@ class Notice:
     """Something was ignored or downgraded, and the user should know."""
 
     code: str
-    # By language.
-    words: Mapping[str, str]
+    words: Mapping[str, str]  # by language
 
     def to_dict(self) -> dict[str, str]:
-        """For `report.json`."""
         return {"code": self.code, **_by_language("message", self.words)}
 
 
@@ -168,12 +158,26 @@ def _by_language(key: str, words: Mapping[str, str]) -> dict[str, str]:
     return {key if lang == "en" else f"{key}_{lang}": words.get(lang, "") for lang in languages()}
 
 
-@dataclass(frozen=True)
-class ReportData:
+@dataclass(frozen=True, kw_only=True)
+class ReportParts:
+    """What the front knows beside the events: images, comparison and scores; `lookalikes` None: nothing was compared."""
+
+    base: str
+    device: str = ""
+    pictures: tuple[TrainingPicture, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+    before_after: tuple[BeforeAfter, ...] = ()
+    scores: tuple[Score, ...] = ()
+    example_prompt: str  # without any program's own syntax
+    command: str = ""
+    lookalikes: MemorizationCheck | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportData(ReportParts):
     """Everything the report says of a run.
 
     Attributes:
-        example_prompt: without any program's own syntax.
         stopped_by: "steps", "guard", "user" or "diverged".
         losses: one a step, from step 1.
         best_step: of the run that made the files.
@@ -182,20 +186,15 @@ class ReportData:
         look_losses: of the guard's trial run, where `losses` are of a second one.
         seconds: by phase, in order.
         yardstick: what made the scores.
-        lookalikes: None where nothing was compared.
     """
 
     title: str
     method: str
     family: str
-    base: str
     trigger: str
-    example_prompt: str
     stopped_by: str
     steps_planned: int
     steps_done: int
-    pictures: tuple[TrainingPicture, ...] = ()
-    left_out: tuple[LeftOut, ...] = ()
     recipe_toml: str = ""
     losses: tuple[float, ...] = ()
     best_step: int | None = None
@@ -205,13 +204,8 @@ class ReportData:
     seconds: Mapping[str, float] = field(default_factory=dict)
     images_per_second: float | None = None
     peak_memory_bytes: int | None = None
-    device: str = ""
-    before_after: tuple[BeforeAfter, ...] = ()
     yardstick: str = "embedded"
-    scores: tuple[Score, ...] = ()
-    lookalikes: MemorizationCheck | None = None
     artifacts: tuple[WrittenFile, ...] = ()
-    command: str = ""
     warnings: tuple[Notice, ...] = ()
     made_with: str = "tsuika"
 
@@ -234,8 +228,7 @@ class ReportData:
             "warnings": [notice.to_dict() for notice in self.warnings],
             "made_with": self.made_with,
         }
-        content: dict[str, Any] = jsonable(plain)
-        return content
+        return cast(dict[str, Any], jsonable(plain))
 
     def to_json(self) -> str:
         """The text of `report.json`."""
@@ -336,15 +329,13 @@ def _summary(data: ReportData) -> Text:
 
 def _score_verdict(score: Score) -> Text:
     change = f"{abs(_mean(score.after) - _mean(score.before)):.2f}"
-    match score.verdict:
-        case "up":
-            return _("Rose by {change}, more than the seeds alone explain.", change=change)
-        case "down":
-            return _("Fell by {change}, more than the seeds alone explain.", change=change)
-        case "same":
-            return _("No change beyond what the seeds alone explain.")
-        case _:
-            return _("One seed only: no spread, so the change may be chance.")
+    if score.verdict == "up":
+        return _("Rose by {change}, more than the seeds alone explain.", change=change)
+    if score.verdict == "down":
+        return _("Fell by {change}, more than the seeds alone explain.", change=change)
+    if score.verdict == "same":
+        return _("No change beyond what the seeds alone explain.")
+    return _("One seed only: no spread, so the change may be chance.")
 
 
 def with_evaluation(page: str, section: str) -> str:

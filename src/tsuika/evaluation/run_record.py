@@ -1,15 +1,20 @@
-"""From a run's events to its report: what happened, how long it took, what it used."""
+"""From a run's events to its report: what happened, how long it took, what it used; and the report read again."""
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
 
 from tsuika import config
 from tsuika.config import Recipe
+from tsuika.core import kept
 from tsuika.core.events import (
     Chosen,
     Event,
@@ -22,12 +27,11 @@ from tsuika.core.events import (
     Warned,
     Written,
     note,
-    read,
 )
+from tsuika.core.events import read as read_events
 from tsuika.core.rundir import RunDir
 from tsuika.core.texts import languages
 from tsuika.evaluation import report, report_guard
-from tsuika.evaluation.near_copies import MemorizationCheck
 
 
 @dataclass
@@ -87,21 +91,6 @@ class RunRecord:
             self._phase = ""
 
 
-@dataclass(frozen=True)
-class ReportParts:
-    """What the front knows beside the events: images, comparison and scores."""
-
-    base: str
-    device: str
-    pictures: tuple[report.TrainingPicture, ...]
-    left_out: tuple[report.LeftOut, ...]
-    before_after: tuple[report.BeforeAfter, ...]
-    scores: tuple[report.Score, ...]
-    example_prompt: str
-    command: str
-    lookalikes: MemorizationCheck | None = None
-
-
 def peak_memory_bytes() -> int | None:
     """The most memory this process has held: on the GPU where one is used, else resident in main memory."""
     import torch
@@ -138,7 +127,7 @@ def before_after(
 
 
 def write_report(
-    folder: RunDir, recipe: Recipe, notes: RunRecord, evidence: ReportParts, language: str | None = None
+    folder: RunDir, recipe: Recipe, notes: RunRecord, evidence: report.ReportParts, language: str | None = None
 ) -> report.ReportData:
     """Write `report.json` and `report.html`, which opens in `language` or in the browser's; returns what they say."""
     assert notes.started is not None and notes.finished is not None
@@ -180,7 +169,47 @@ def _size(path: Path) -> int:
 
 def past(events: Path) -> list[Event]:
     """What a run did before it was stopped, as far as its saved state stands; and a note where that cannot be read."""
-    found, lost = read(events)
+    found, lost = read_events(events)
     known: list[Event] = [one for one in found if isinstance(one, Phase | Stepped | Previewed | Judged | Chosen)]
     # A kill cuts one line short.
     return known if lost < 2 else [*known, note("TR013", count=lost)]
+
+
+class _Artifact(BaseModel, strict=True):
+    path: str
+    format: str
+
+
+class _Report(BaseModel, strict=True):
+    """What tsuika itself reads of a `report.json`."""
+
+    method: str
+    stopped_by: str
+    steps_done: int
+    best_step: int | None
+    range: dict[str, int | None]
+    artifacts: list[_Artifact]
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """The content of a `report.json`, read strictly: other programs and people may have changed it.
+
+    Raises:
+        FormatError: TR011, it cannot be read or is none.
+    """
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        _Report.model_validate(content)
+    except OSError as error:
+        raise kept.damaged(path, error.strerror or str(error)) from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise kept.damaged(path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    except (ValueError, RecursionError) as error:
+        raise kept.damaged(path, str(error)) from None
+    return content
+
+
+def is_over(path: Path) -> bool:
+    """Whether there is a `report.json` of a run that has ended, and not only of one that was stopped; raises as above."""
+    return path.is_file() and read_report(path)["stopped_by"] != "user"

@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 from tsuika.core.messages import percent, sentence
 from tsuika.core.plain import jsonable
@@ -22,8 +22,9 @@ FIRST_CHECK: Final = 50  # [18 runs]
 CHECKS_AT_LEAST: Final = 8  # a run shorter than 8 x 50 steps is first checked after an eighth of it [proposed]
 RATIO: Final = 1.2  # of a check's step to the one before: 12 checks a run, 0.01 % regret [18 runs]
 MIN_STEPS: Final = 150  # never stopped for lack of gain before this [18 runs]
-# Nor before this share of the run: a limit for safety, after one run of 23 that wobbled (bench/guard)
-MIN_SHARE: Final = 0.2
+MIN_SHARE: Final = (
+    0.2  # nor before this share of the run: a limit for safety, after one run of 23 that wobbled (bench/guard)
+)
 MIN_SHORT: Final = 0.3  # instead of MIN_STEPS in a run that is too short for it [proposed]
 DIVERGED: Final = 0.05  # R above this and not falling is worse than any useful state of the logs [18 runs]
 RISING_CHECKS: Final = 3
@@ -34,13 +35,13 @@ MEMORISING_HIGH: Final = 0.30
 MEMORISING_MID: Final = 0.25  # 5.5 pp at the optimum, 120 overtrained [one run]
 NOTHING: Final = -0.001  # a gain of less than 0.1 pp after a third of the run is none [proposed]
 NOTHING_AFTER: Final = 1 / 3
-# Whether learning goes on is seen over so many checks [proposed]
-SLOPE_CHECKS: Final = 3
+SLOPE_CHECKS: Final = 3  # over so many it is seen whether learning goes on [proposed]
 # Change of the class word, or of unrelated prompts, by that of prompts with the trigger word: more is worth a word. 1.05 and
 # 0.67 where the class word drew the subject (a LoRA of 100 steps, embedded base).
 MOVED_ALONG: Final = 0.5
-# By this factor: checks lie 1.2 apart, and one beside the best is no worse than jitter (bench/guard).
-APART: Final = 1.3
+APART: Final = (
+    1.3  # by this factor: checks lie 1.2 apart, and one beside the best is no worse than jitter (bench/guard)
+)
 # Bytes: what a step's weights may take for several steps to be kept and written. Of a whole model the best step alone is.
 SEVERAL_BYTES: Final = 2**29
 LIKENESS_REACH: Final = 2.5  # usable checkpoints spanned 1-3 times the best step (demystifying-sd-finetuning)
@@ -127,12 +128,10 @@ class Judge:
         check_steps: Sequence[int] = (),
     ) -> None:
         """`steps` is the run's longest length; `overlap` as `reading.estimate`, for folds; `check_steps` when to check."""
-        self.steps = steps
-        self.rule = rule or Rule()
+        self.steps, self.rule = steps, rule or Rule()
         self.checks: list[Check] = []
         self.verdicts: list[Verdict] = []
-        self._learning_rate = learning_rate
-        self._overlap = overlap
+        self._learning_rate, self._overlap = learning_rate, overlap
         self._check_steps = tuple(check_steps) or check_schedule(steps)
         self._range = Range(0, 0, 0)
         self._kept: frozenset[int] = frozenset()
@@ -188,8 +187,9 @@ class Judge:
         """Curve with intervals, gaps and alarms, and the range, for `report.json`."""
         alarms = [{"step": v.evidence.step, "code": v.code} for v in self.verdicts if v.kind != "go"]
         curve = [verdict.evidence for verdict in self.verdicts]
-        tables: dict[str, Any] = jsonable({"curve": curve, "range": self._range, "alarms": alarms, "rule": self.rule})
-        return tables
+        return cast(
+            dict[str, Any], jsonable({"curve": curve, "range": self._range, "alarms": alarms, "rule": self.rule})
+        )
 
     def _usable(self) -> list[Check]:
         return [one for one in self.checks if one.reading.held_out.finite and one.reading.train.finite]

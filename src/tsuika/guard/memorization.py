@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from statistics import fmean
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import torch
 from torch import Tensor
@@ -60,8 +60,7 @@ class Resemblance:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; what is not finite becomes None."""
-        tables: dict[str, Any] = jsonable(asdict(self) | {"excess": self.excess})
-        return tables
+        return cast(dict[str, Any], jsonable(asdict(self) | {"excess": self.excess}))
 
 
 def resemblances(similarity_SN: Tensor, base_SN: Tensor | None = None) -> tuple[Resemblance, ...]:
@@ -134,10 +133,8 @@ class Memorization:
     def to_json(self) -> dict[str, Any]:
         """Plain values; what is not finite becomes None."""
         rows = [asdict(one) | {"excess": one.excess} for one in self.recalls]
-        tables: dict[str, Any] = jsonable(
-            {"recalled": self.recalled, "worst": self.worst, "pull": self.pull, "leaks": rows}
-        )
-        return tables
+        found = {"recalled": self.recalled, "worst": self.worst, "pull": self.pull, "leaks": rows}
+        return cast(dict[str, Any], jsonable(found))
 
 
 def measure_memorization(
@@ -173,35 +170,28 @@ def measure_memorization(
     shape, size_px = asked[0].latents_CHW.shape, asked[0].size_px
     requests = [(f"leak/{one.key}", one.caption, one.latents_CHW.shape, one.size_px) for one in asked]
     requests += [(f"leak/control/{text}", text, shape, size_px) for text in controls]
-    now: list[_Answer] = []
-    base: list[_Answer] = []
+    answers: dict[float, list[tuple[Tensor, float]]] = {}
     try:
-        for strength, answers in ((0.0, base), (1.0, now)):
+        for strength in (0.0, 1.0):
             attachment.set_strength(strength)
             with torch.no_grad(), autocast():
-                answers += [_from_noise(model, *one, seeds=seeds) for one in requests]
+                answers[strength] = [_from_noise(model, *one, seeds=seeds) for one in requests]
     finally:
         attachment.set_strength(1)
-    pulls = [math.log(here.pull / there.pull) if here.pull and there.pull else 0.0 for here, there in zip(now, base)]
+    base, now = answers.values()
+    pulls = [math.log(here / there) if here and there else 0.0 for (_, here), (_, there) in zip(now, base)]
     common = fmean(pulls[len(asked) :]) if controls else 0.0
     found = []
-    for one, here, there, pull in zip(asked, now, base, pulls):
-        cosine, nearest = _nearest(here.clean_BCHW, train)
-        found.append(Recall(one.key, nearest, cosine, _nearest(there.clean_BCHW, train)[0], pull - common))
+    for one, (here, _), (there, _), pull in zip(asked, now, base, pulls):
+        cosine, nearest = _nearest(here, train)
+        found.append(Recall(one.key, nearest, cosine, _nearest(there, train)[0], pull - common))
     return Memorization(tuple(found))
-
-
-@dataclass(frozen=True)
-class _Answer:
-    """The prediction from pure noise."""
-
-    clean_BCHW: Tensor  # x0-hat, as `without_noise` gives it
-    pull: float  # mean ||output with text - output without||
 
 
 def _from_noise(
     model: Model, purpose: str, caption: str, shape: torch.Size, size_px: tuple[int, int], *, seeds: int
-) -> _Answer:
+) -> tuple[Tensor, float]:
+    """The prediction from pure noise (`without_noise`), and the mean of ||output with text - output without||."""
     noise_BCHW = torch.stack([torch.randn(shape, generator=generator(0, purpose, i)) for i in range(seeds)])
     noise_BCHW = noise_BCHW.to(model.device)
     trained = objective(model.prediction, model.scheduler_config, model.device)
@@ -211,7 +201,7 @@ def _from_noise(
         model.denoise(noise_BCHW, t_B, Conditioning.join([text] * seeds)).float() for text in texts
     )
     clean_BCHW = without_noise(trained.clean_direction(noise_BCHW, with_BCHW, t_B), noise_BCHW)
-    return _Answer(clean_BCHW.cpu(), float((with_BCHW - without_BCHW).flatten(1).norm(dim=1).mean()))
+    return clean_BCHW.cpu(), float((with_BCHW - without_BCHW).flatten(1).norm(dim=1).mean())
 
 
 def without_noise(clean_BCHW: Tensor, noise_BCHW: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 from tsuika.core.intervals import student
 from tsuika.core.plain import jsonable
@@ -65,8 +65,7 @@ class Check:
 
     def to_json(self) -> dict[str, Any]:
         """For `events.jsonl`; what is not finite becomes None, for JSON has no such numbers."""
-        tables: dict[str, Any] = jsonable(self)
-        return tables
+        return cast(dict[str, Any], jsonable(self))
 
     @staticmethod
     def from_json(tables: Mapping[str, Any]) -> Check:
