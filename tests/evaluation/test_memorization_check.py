@@ -25,7 +25,17 @@ def images(drawn: Sequence[mascot.Drawn], side: int = 64) -> list[Image.Image]:
 
 
 TRAINING = [TrainingPicture(f"{i}.png", f"a picture {i}", one) for i, one in enumerate(images(mascot.pictures(8), 128))]
-DATA = ReportData("Bare", "lora", "sd1", "embedded", "", "a cat", "steps", 10, 10)
+DATA = ReportData(
+    title="Bare",
+    method="lora",
+    family="sd1",
+    base="embedded",
+    trigger="",
+    example_prompt="a cat",
+    stopped_by="steps",
+    steps_planned=10,
+    steps_done=10,
+)
 FRESH = images(mascot.held_out(40, trained_backgrounds=True))
 
 

@@ -57,7 +57,17 @@ def _data(**changes):
     return replace(data, **changes)
 
 
-BARE = report.ReportData("Bare", "lora", "sd1", "embedded", "", "a cat", "diverged", 10, 0)
+BARE = report.ReportData(
+    title="Bare",
+    method="lora",
+    family="sd1",
+    base="embedded",
+    trigger="",
+    example_prompt="a cat",
+    stopped_by="diverged",
+    steps_planned=10,
+    steps_done=0,
+)
 
 
 class _Page(HTMLParser):

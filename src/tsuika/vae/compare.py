@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import torch
 from numpy.typing import NDArray
@@ -22,19 +22,11 @@ from tsuika.core.intervals import Interval
 from tsuika.core.plain import jsonable
 from tsuika.vae import faults, metrics, roundtrip
 
-_ADVICE: Final = ("vae", "measure", "as_good", "better_by")
-_COSTS: Final = (
-    *("latents", "encode_s_per_megapixel", "decode_s_per_megapixel"),
-    *("memory_bytes", "largest_activation", "seams"),
-)
 # What people want of a VAE -> the measure that says so; less is better.
 PURPOSES: Final[Mapping[str, str]] = {"texture": "texture_error", "colour": "colour", "lines": "colour_p95"}
 _DTYPES: Final = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 _FALLBACKS: Final = {"fp16": "bf16", "bf16": "fp32"}
 _BATCH_PIXELS: Final = 512 * 512
-_PROBED: Final = 2  # batches whose every layer is watched
-_GAIN_PICTURES: Final = 4
-_LEAST_TILE_PX: Final = 256  # no program cuts smaller ones
 
 
 @dataclass(frozen=True)
@@ -101,7 +93,12 @@ class VaeResult:
             "measures": self.means(),
             "against_builtin": self.against,
             "psnr_on_the_base_s_latents": of_values(self.with_base, self.groups),
-            **{name: getattr(self, name) for name in _COSTS},
+            "latents": self.latents,
+            "encode_s_per_megapixel": self.encode_s_per_megapixel,
+            "decode_s_per_megapixel": self.decode_s_per_megapixel,
+            "memory_bytes": self.memory_bytes,
+            "largest_activation": self.largest_activation,
+            "seams": self.seams,
         }
 
 
@@ -129,17 +126,16 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, without images; None for what is not finite."""
-        plain: dict[str, Any] = jsonable(
-            {
-                "pictures": len(self.names),
-                "different_pictures": self.different,
-                "vaes": [one.to_dict() for one in self.results],
-                "advice": {one.purpose: {name: getattr(one, name) for name in _ADVICE} for one in self.advice},
-                "pareto": list(self.pareto),
-                "interval_level": self.level,
-            }
-        )
-        return plain
+        about = ("vae", "measure", "as_good", "better_by")
+        plain = {
+            "pictures": len(self.names),
+            "different_pictures": self.different,
+            "vaes": [one.to_dict() for one in self.results],
+            "advice": {one.purpose: {name: getattr(one, name) for name in about} for one in self.advice},
+            "pareto": list(self.pareto),
+            "interval_level": self.level,
+        }
+        return cast(dict[str, Any], jsonable(plain))
 
 
 def compare(
@@ -200,8 +196,9 @@ def _run(
     total: int,
 ) -> Generator[Event, None, tuple[VaeResult, list[Tensor]]]:
     findings: list[Warned] = []
-    stacks = list(roundtrip.batches([one.pixels_13HW for one in pictures], _most(pictures)))
-    loads = [faults.load(candidate.vae, stack[:1]) for stack in stacks[:_PROBED]]
+    most = max(1, min(8, _BATCH_PIXELS // max(one.pixels_13HW[0, 0].numel() for one in pictures)))
+    stacks = list(roundtrip.batches([one.pixels_13HW for one in pictures], most))
+    loads = [faults.load(candidate.vae, stack[:1]) for stack in stacks[:2]]
     largest = max(load.largest for load in loads)
     if math.isfinite(largest) and any(load.overflows_fp16 for load in loads):
         findings.append(note("VA001", vae=candidate.name, precision="fp16", fallback="bf16", largest=f"{largest:.2g}"))
@@ -224,7 +221,7 @@ def _run(
         reached = _mean_db([row["psnr"] for row in passed.rows])
         lost, gain = reached - _mean_db(with_base), 1.0
         if encoder != "other" and reached < own_db - faults.MUCH_DB:
-            some = slice(_GAIN_PICTURES)
+            some = slice(4)
             gain = faults.decoder_gain(candidate.vae, base_latents[0][some], stacks[0][some], own_db)
             lost = own_db - reached if gain != 1 else 0.0
         if found := faults.incompatibility(candidate.name, encoder, compared, lost, gain):
@@ -236,10 +233,11 @@ def _run(
     seam = None
     tile = faults.tile_px(candidate.vae)
     pixels = sum(stack[:, 0].numel() for stack in stacks)
-    if tile >= _LEAST_TILE_PX and passed.is_finite and pixels >= 4 * (1.5 * tile) ** 2:
+    # No program cuts smaller tiles.
+    if tile >= 256 and passed.is_finite and pixels >= 4 * (1.5 * tile) ** 2:
         seam = faults.seams(candidate.vae, stacks[-1][-1:])
-        if seam is not None and (seen := faults.seam_note(candidate.name, seam, candidate.vae)):
-            findings.append(seen)
+        if seam is not None and seam > faults.SEAM:
+            findings.append(note("VA008", vae=candidate.name, difference=f"{seam:.1f}", tile=tile))
     megapixels = pixels / 1e6
     result = VaeResult(
         candidate.name,
@@ -304,10 +302,6 @@ def _now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
-
-
-def _most(pictures: Sequence[ComparedImage]) -> int:
-    return max(1, min(8, _BATCH_PIXELS // max(one.pixels_13HW[0, 0].numel() for one in pictures)))
 
 
 def _column(result: VaeResult, name: str) -> list[float]:

@@ -36,7 +36,7 @@ _PALE: Final = 0.97
 _PALER: Final = 0.02  # than the base's own, at least: less is not seen
 _OWN_PALE: Final = 0.9  # of the base's own, which there is nothing to compare with
 _FLAT: Final = 0.05
-_SEAM: Final = 3.0  # CIEDE2000 of the worst hundredth of pixels: seen without searching
+SEAM: Final = 3.0  # CIEDE2000 of the worst hundredth of pixels: seen without searching
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,11 @@ def seams(vae: nn.Module, pixels_13HW: Tensor) -> float | None:
     if not tile or not hasattr(vae, "enable_tiling"):
         return None
     side = -(-3 * tile // (2 * step)) * step
-    picture = _mirrored(pixels_13HW, side)
+    picture = pixels_13HW
+    for dim in (-2, -1):
+        while picture.shape[dim] < side:
+            picture = torch.cat([picture, picture.flip(dim)], dim)
+        picture = picture.narrow(dim, 0, side)
     latents_1CHW = roundtrip.encode(vae, picture)
     whole = roundtrip.decode(vae, latents_1CHW)
     vae.enable_tiling()  # type: ignore[operator]
@@ -194,17 +198,3 @@ def seams(vae: nn.Module, pixels_13HW: Tensor) -> float | None:
         return None
     difference = metrics.ciede2000(metrics.to_lab(tiled.clamp(-1, 1)), metrics.to_lab(whole.clamp(-1, 1))).flatten()
     return float(difference.kthvalue(math.ceil(0.99 * len(difference))).values)
-
-
-def seam_note(name: str, difference: float, vae: nn.Module) -> Warned | None:
-    """Whether seams of tiles would be seen."""
-    return note("VA008", vae=name, difference=f"{difference:.1f}", tile=tile_px(vae)) if difference > _SEAM else None
-
-
-def _mirrored(pixels_13HW: Tensor, side: int) -> Tensor:
-    out = pixels_13HW
-    for dim in (-2, -1):
-        while out.shape[dim] < side:
-            out = torch.cat([out, out.flip(dim)], dim)
-        out = out.narrow(dim, 0, side)
-    return out

@@ -47,12 +47,12 @@ def to_lab(pixels_B3HW: Tensor) -> Tensor:
     return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], dim=1)
 
 
-def ciede2000(first: Tensor, second: Tensor, *, dim: int = 1) -> Tensor:
-    """CIEDE2000 of Lab colours that lie along `dim`; the rest of the shape stays.
+def ciede2000(first: Tensor, second: Tensor) -> Tensor:
+    """CIEDE2000 of Lab colours (B, 3, ...): (B, ...).
 
     Source: Sharma, Wu & Dalal 2005, "The CIEDE2000 color-difference formula: implementation notes", eqs. 2-22.
     """
-    (l1, a1, b1), (l2, a2, b2) = first.unbind(dim), second.unbind(dim)
+    (l1, a1, b1), (l2, a2, b2) = first.unbind(1), second.unbind(1)
     mean_c = (torch.hypot(a1, b1) + torch.hypot(a2, b2)) / 2
     g = (1 - torch.sqrt(mean_c**7 / (mean_c**7 + 25.0**7))) / 2
     a1, a2 = a1 * (1 + g), a2 * (1 + g)
@@ -124,29 +124,26 @@ def measure(output_B3HW: Tensor, target_B3HW: Tensor) -> list[dict[str, float]]:
     output, target = output_B3HW.detach().float().clamp(-1, 1), target_B3HW.detach().float()
     lab, truth = to_lab(output), to_lab(target)
     difference = ciede2000(lab, truth).flatten(1)
+    pixels = difference.shape[1]
+    energy = [bands(one[:, :1])[0].pow(2).flatten(1).mean(1) + _ROUNDING for one in (lab, truth)]
     coarse = [F.avg_pool2d(one, 4) for one in (lab, truth)]  # thin lines that blur are no washed-out colours
     contrasts = zip(log_contrasts(lab[:, :1]), log_contrasts(truth[:, :1]), strict=True)
     columns = {
         "psnr": psnr(output, target),
         "ssim": ssim(output, target),
         "colour": difference.mean(1),
-        "colour_p95": difference.quantile(0.95, dim=1) if difference.shape[1] < 1 << 24 else _p95(difference),
+        # `quantile` takes 16 million at most.
+        "colour_p95": difference.kthvalue(math.ceil(0.95 * pixels), dim=1).values
+        if pixels >= 1 << 24
+        else difference.quantile(0.95, dim=1),
         "chroma": _ratio(*(one[:, 1:].norm(dim=1).flatten(1).mean(1) for one in coarse), least=_GREY),
         "range": _ratio(*(_spread(one[:, 0]) for one in coarse), least=_GREY),
-        "texture": _ratio(*((_energy(one[:, :1]) + _ROUNDING) for one in (lab, truth)), least=0.0),
+        "texture": _ratio(*energy, least=0.0),
         "texture_error": torch.stack([(a - b).abs().flatten(1).mean(1) for a, b in contrasts]).mean(0),
     }
     finite = output_B3HW.isfinite().flatten(1).all(1)
     columns = {name: torch.where(finite, values, math.nan) for name, values in columns.items()}
     return [{name: float(values[row]) for name, values in columns.items()} for row in range(len(output))]
-
-
-def _p95(values_BN: Tensor) -> Tensor:
-    return values_BN.kthvalue(math.ceil(0.95 * values_BN.shape[1]), dim=1).values  # quantile takes 16 million at most
-
-
-def _energy(lightness_B1HW: Tensor) -> Tensor:
-    return bands(lightness_B1HW)[0].pow(2).flatten(1).mean(1)
 
 
 def _spread(lightness_BHW: Tensor) -> Tensor:

@@ -16,16 +16,14 @@ from PIL import Image
 
 from tsuika import pages
 from tsuika.core.events import Warned
-from tsuika.core.texts import Text, _, languages, listed
+from tsuika.core.texts import _, languages, listed
 from tsuika.pages.chart import nice_ticks
 from tsuika.vae import metrics, roundtrip
 from tsuika.vae.compare import ComparedImage, Comparison, VaeResult
 
-# Images whose crops are shown.
-SHOWN: Final = 4
+SHOWN: Final = 4  # images whose crops are shown
 CROP_PX: Final = 128
-# CIEDE2000 at the bright end of a difference map.
-_BRIGHT: Final = 10.0
+_BRIGHT: Final = 10.0  # CIEDE2000 at the bright end of a difference map
 # Dark violet over red to yellow, evenly brighter: positions, and sRGB there.
 _STOPS: Final = (
     (0.0, 0.25, 0.5, 0.75, 1.0),
@@ -62,7 +60,15 @@ def render(comparison: Comparison, pictures: Sequence[ComparedImage], *, base: s
         columns=_COLUMNS,
         purposes=_PURPOSES,
         encoders=_ENCODERS,
-        numbers=_about_numbers(comparison.level),
+        numbers=pages.sentences(
+            _(
+                "Means over the images. Below: the difference from the built-in VAE with its {level} interval, so that all"
+                " intervals of a measure hold together at {together}; marked where it is not chance.",
+                level=f"{100 * comparison.level:.3g}%",
+                together="95%",
+            ),
+            _("Images differ among themselves by more than VAEs do, so only differences on the same image count."),
+        ),
         cells=partial(_cell, comparison),
         plot=_plot(comparison),
         rows=_rows(comparison, pictures),
@@ -72,18 +78,6 @@ def render(comparison: Comparison, pictures: Sequence[ComparedImage], *, base: s
         span_of=pages.span_of,
         listed=listed,
         findings=[warned for one in comparison.results for warned in one.findings],
-    )
-
-
-def _about_numbers(level: float) -> Text:
-    return pages.sentences(
-        _(
-            "Means over the images. Below: the difference from the built-in VAE with its {level} interval, so that all"
-            " intervals of a measure hold together at {together}; marked where it is not chance.",
-            level=f"{100 * level:.3g}%",
-            together="95%",
-        ),
-        _("Images differ among themselves by more than VAEs do, so only differences on the same image count."),
     )
 
 
