@@ -31,8 +31,6 @@ _FILES: Final = ["*.json", "*.txt", "*.model", "*.safetensors"]
 
 
 class Encoder(Protocol):
-    """Something that knows what images show."""
-
     @property
     def name(self) -> str: ...
 
@@ -148,9 +146,8 @@ def _vectors(output: Any) -> Tensor:
 def load(name: str, device: torch.device) -> Encoder:
     """An encoder by name: `embedded`, a folder, or a hub id.
 
-    Raises:
-        NetworkError: NW001, no such folder, and the hub does not have it or cannot be reached.
-        ModelError: EV001, it is no image encoder that transformers can open from safetensors.
+    Raises NetworkError (NW001): no such folder, and the hub does not have it or cannot be reached; ModelError (EV001): it is no
+    image encoder that transformers can open from safetensors.
     """
     if name == EMBEDDED:
         return Yardstick()
@@ -191,11 +188,7 @@ def _open(name: str, folder: Path, device: torch.device) -> Encoder:
 
 
 def _complete(model: Any, missing: Collection[str]) -> None:
-    """Transformers fills what a file lacks with random numbers. Without its pooler a model still has its class token.
-
-    Raises:
-        ValueError: more is missing than that.
-    """
+    """Transformers fills what a file lacks with random numbers. Only a pooler may be missing, else ValueError."""
     if others := sorted(name for name in missing if not name.startswith("pooler.")):
         raise ValueError(f"{len(others)} tensors are missing, such as {others[0]}")
     if missing:

@@ -1,7 +1,4 @@
-"""The outcome of an evaluation as plain values, as in `evaluation.json`, and its verdict in sentences.
-
-Holds no date and no duration: the same drawings give the same text.
-"""
+"""The outcome of an evaluation as in `evaluation.json`, and its verdict in sentences. It holds no date and no duration."""
 
 from __future__ import annotations
 
@@ -29,11 +26,8 @@ WORST: Final = 4  # how many of the drawings nearest to a training image are kep
 class Evaluation:
     """Everything that was found.
 
-    Attributes:
-        name: of the result.
-        encoder: empty for none.
-        worst: the drawings of the main point that are nearest to a training image.
-        notes: code, and the words by language.
+    `encoder` is empty for none; `worst` are the drawings of the main point that are nearest to a training image; `notes` codes,
+    and the words by language.
     """
 
     name: str
@@ -49,7 +43,6 @@ class Evaluation:
     notes: tuple[dict[str, str], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, no images."""
         verdict = self.verdict
         return {
             "name": self.name,
@@ -86,7 +79,6 @@ class Evaluation:
         }
 
     def to_json(self) -> str:
-        """The text of `evaluation.json`."""
         return json.dumps(self.to_dict(), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
 
 

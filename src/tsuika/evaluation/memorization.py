@@ -1,9 +1,7 @@
 """The end check: every drawing beside the training image that it is nearest to, the worst first.
 
-Two measures. `similarity` needs no encoder: the correlation of small thumbnails, colour by colour, as they are or
-mirrored. It sees layouts, and so copies, and it decides. `likeness` is an encoder's cosine, where one knows this base's
-images: a subject that was learnt well is like its images by that measure, copied or not, so it is shown and decides
-nothing. Both stand beside what the base drew at the same prompt and seed.
+`similarity`, the correlation of small thumbnails, as they are or mirrored, sees layouts, and so copies, and decides.
+`likeness`, an encoder's cosine, decides nothing: a subject that was learnt well is like its images, copied or not.
 """
 
 from __future__ import annotations
@@ -42,14 +40,9 @@ def find(
 ) -> MemorizationCheck | None:
     """Compare all drawings of the result with all training images; None where there is nothing to compare.
 
-    Args:
-        rows: drawings of the base and of the result at the same prompts and seeds.
-        encode: an encoder that knows this base's images, if there is one; `encoder` is its name.
-        captions: prompts that are training captions.
-        memorization: what the model makes of pure noise, to be told along with the drawings.
-
-    Raises:
-        UnusableError: a drawing or a training image can no longer be read.
+    `rows` are drawings of the base and of the result at the same prompts and seeds; `encode` an encoder that knows this base's
+    images, if there is one, and `encoder` its name; `captions` are prompts that are training captions; `memorization` is told
+    along. Raises UnusableError: a drawing or a training image can no longer be read.
     """
     drawn = [(row, *images) for row in rows for images in zip(row.seeds, row.before, row.after, strict=True)]
     if not drawn or not pictures:
@@ -77,11 +70,7 @@ def find(
 
 
 def as_trained(source: PictureSource, size_px: tuple[int, int]) -> Image.Image:
-    """A training image about as it was trained on: its middle, in the shape of the drawings.
-
-    Raises:
-        UnusableError: the image can no longer be read.
-    """
+    """A training image about as it was trained on: its middle, in the shape of the drawings. Raises UnusableError: unreadable."""
     return ImageOps.fit(opened(source), size_px)
 
 

@@ -15,14 +15,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NearestImage:
-    """A drawing and the training image that it is nearest to.
+    """A drawing and the training image (`picture` by name) that it is nearest to.
 
-    Attributes:
-        image: the training image's name.
-        image: the training image.
-        resemblance: by thumbnails; rows count drawings and training images.
-        likeness: by the encoder, with its own nearest image.
-        of_training: the prompt is a training caption.
+    `resemblance` is by thumbnails (rows count drawings and training images), `likeness` by the encoder, with its own nearest
+    image; `of_training`: the prompt is a training caption.
     """
 
     prompt: str
@@ -36,7 +32,6 @@ class NearestImage:
 
     @property
     def copies(self) -> bool:
-        """Whether the drawing is a copy of the training image."""
         return self.resemblance.copies
 
     @property
@@ -45,7 +40,6 @@ class NearestImage:
         return not self.copies, -self.resemblance.similarity, self.prompt, self.seed
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, without the images."""
         return {
             "prompt": self.prompt,
             "seed": self.seed,
@@ -59,13 +53,7 @@ class NearestImage:
 
 @dataclass(frozen=True)
 class MemorizationCheck:
-    """The outcome of the check.
-
-    Attributes:
-        pairs: the worst first.
-        encoder: what measured the likenesses; empty where pixels alone were compared.
-        memorization: what training captions call up from pure noise, where that was measured.
-    """
+    """The outcome of the check: pairs, the worst first, by an encoder (empty: by pixels alone), and from pure noise."""
 
     pairs: tuple[NearestImage, ...]
     encoder: str = ""
@@ -124,7 +112,6 @@ class MemorizationCheck:
         return sentences(*said)
 
     def to_dict(self) -> dict[str, Any]:
-        """For `report.json`."""
         return {
             "drawings": len(self.pairs),
             "copies": self.copies,

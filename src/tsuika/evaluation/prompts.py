@@ -1,7 +1,6 @@
 """What an evaluation draws: prompts of what was trained, prompts that have nothing to do with it, training captions.
 
-The sentences of `prompts.json` for any base are plain scenes that every Stable Diffusion knows; those for the embedded one
-keep to its vocabulary: half of the places and one companion, so that there is something to follow.
+Those of `prompts.json` are plain scenes that every Stable Diffusion knows, or keep to the embedded base's vocabulary.
 """
 
 from __future__ import annotations
@@ -41,16 +40,10 @@ def asked(
     """The prompts of an evaluation, in order, each once.
 
     Without `own`, the prompts of the recipe's previews if it has any, else scenes made from trigger and class word; where
-    there is neither, training captions stand in.
-
-    Args:
-        captions: of the training images; a few of them are drawn.
-        embedded: the base is the one that ships with tsuika, which knows few words.
-        own: a file with one prompt a line (`#` begins a comment, `{trigger}` stands for the trigger word). Those without
-            the trigger word count as unrelated; if none is, the built-in unrelated ones are drawn too.
-
-    Raises:
-        RecipeError: RC005, the file is missing or has no prompt of the subject.
+    there is neither, training captions stand in. `captions` are of the training images, of which a few are drawn; `embedded`:
+    the base is the one that ships with tsuika; `own`: a file with one prompt a line (`#` begins a comment, `{trigger}` stands
+    for the trigger word), of which those without the trigger word count as unrelated; if none is, the built-in ones are drawn.
+    Raises RecipeError (RC005): the file is missing or has no prompt of the subject.
     """
     ready = _ready_made()["embedded" if embedded else "any"]
     subject = " ".join(word for word in (data.trigger, data.class_word) if word)

@@ -1,7 +1,6 @@
 """The report of a run: one dataclass of results, as `report.json` and as one self-contained HTML page.
 
-The page holds its images, styles and curves itself and forbids every request to anywhere else. Knows Pillow, NumPy
-and Jinja; knows no model, no torch and no clock: everything it shows is handed in.
+The page holds its images, styles and curves and forbids every request elsewhere. All it shows is handed in; no torch, no clock.
 """
 
 from __future__ import annotations
@@ -71,8 +70,6 @@ _SCORES: Final = {
 
 @dataclass(frozen=True)
 class TrainingPicture:
-    """An image that was trained on."""
-
     name: str
     caption: str
     image: PictureSource
@@ -231,7 +228,6 @@ class ReportData(ReportParts):
         return cast(dict[str, Any], jsonable(plain))
 
     def to_json(self) -> str:
-        """The text of `report.json`."""
         return json.dumps(self.to_dict(), ensure_ascii=False, indent=2, allow_nan=False) + "\n"
 
 
@@ -251,12 +247,9 @@ def largest_error(artifacts: Sequence[WrittenFile]) -> float | None:
 
 
 def render(data: ReportData, language: str | None = None) -> str:
-    """The report as one HTML page that needs nothing else.
+    """The report as one HTML page that needs nothing else. Raises OSError: an image is not there or is none.
 
     It opens in `language`, or where that is None in the browser's; once its reader has switched, in what was chosen.
-
-    Raises:
-        OSError: an image given as a path is not there or is no image.
     """
     guard = data.guard
     paths = [artifact.path for artifact in data.artifacts]
@@ -339,11 +332,7 @@ def _score_verdict(score: Score) -> Text:
 
 
 def with_evaluation(page: str, section: str) -> str:
-    """A report page with an evaluation in it, in place of an earlier one.
-
-    Raises:
-        ValueError: the page has no place for one.
-    """
+    """A report page with an evaluation in it, in place of an earlier one. Raises ValueError: there is no place for one."""
     begin, end = "<!-- evaluation -->", "<!-- /evaluation -->"
     before, found, rest = page.partition(begin)
     _, closed, after = rest.partition(end)
@@ -353,11 +342,7 @@ def with_evaluation(page: str, section: str) -> str:
 
 
 def write(data: ReportData, run: Path, language: str | None = None) -> tuple[Path, Path]:
-    """Write `report.json` and `report.html` into a run folder, each whole or not at all; gives their paths.
-
-    Raises:
-        OSError: an image cannot be read, or a file cannot be written.
-    """
+    """Write `report.json` and `report.html` into a run folder, each whole or not at all; gives their paths. Raises OSError."""
     numbers, page = run / "report.json", run / "report.html"
     write_text(numbers, data.to_json())
     write_text(page, render(data, language))

@@ -21,13 +21,10 @@ _THOUSANDFOLD: Final = math.log(1000)
 
 
 def to_dict(judged: Sequence[Judged], chosen: Chosen | None, rule: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The part `guard` of `report.json`; None if no guard was there.
+    """The part `guard` of `report.json`; None if no guard was there. `rule` is the recipe's section `guard`.
 
     Losses are natural logarithms of their ratio to the base's loss on the same draws (-0.01: 1% better), gaps are
     differences of these, drift is a share. Steps are those of the run that was checked.
-
-    Args:
-        rule: the recipe's section `guard`.
     """
     if not judged and chosen is None:
         return None
@@ -107,11 +104,7 @@ def _name(path: str) -> str:
 
 
 def view(guard: Mapping[str, Any], losses: Sequence[float]) -> dict[str, Any]:
-    """What the page shows of the part `guard` of `report.json`; `losses` are those of the run that was checked.
-
-    `cards` are the steps of the range, `rows` the checks, `split` says which images were held out and what the files were
-    trained on, `reading` what the curves are to be read with.
-    """
+    """What the page shows of the part `guard` of `report.json`; `losses` are those of the run that was checked."""
     curve, steps = guard["curve"], guard["range"]
     curves = plot(
         {

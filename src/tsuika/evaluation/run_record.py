@@ -54,7 +54,6 @@ class RunRecord:
     _since: float = 0.0
 
     def add(self, event: Event) -> None:
-        """Note one event."""
         match event:
             case Phase(name=name):
                 self.close()
@@ -192,11 +191,7 @@ class _Report(BaseModel, strict=True):
 
 
 def read_report(path: Path) -> dict[str, Any]:
-    """The content of a `report.json`, read strictly: other programs and people may have changed it.
-
-    Raises:
-        FormatError: TR011, it cannot be read or is none.
-    """
+    """The content of a `report.json`, read strictly: others may have changed it. Raises FormatError (TR011)."""
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         _Report.model_validate(content)

@@ -20,7 +20,6 @@ Scorer = Callable[[Recipe, Sequence[Path], Sequence[report.BeforeAfter]], tuple[
 
 
 def pixels(source: PictureSource) -> NDArray[np.uint8]:
-    """An image as (H, W, 3) bytes."""
     return np.asarray(opened(source))
 
 

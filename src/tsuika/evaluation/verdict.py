@@ -129,14 +129,7 @@ class Verdict:
 
 
 def judge(base: Tables, points: Sequence[Point], scale: Scale, *, doubted: bool = False) -> Verdict:
-    """The verdict on an evaluation.
-
-    Args:
-        doubted: the run's guard says that nothing was learned, or that no step was better than the base.
-
-    Raises:
-        ValueError: no point.
-    """
+    """The verdict on an evaluation. `doubted`: the guard says that nothing was learned, or no step better than the base."""
     if not points:
         raise ValueError("there is nothing to judge")
     judgements = tuple(_judge(base, point.tables, scale, doubted) for point in points)

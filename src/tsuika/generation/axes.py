@@ -55,8 +55,6 @@ _RANGE = re.compile(rf"{_NUMBER}\s*-\s*{_NUMBER}\s*(?:\(\s*{_NUMBER}\s*\)|\[\s*(
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis of a sheet."""
-
     name: str  # of KINDS
     values: tuple[Value, ...]
     of: str = ""  # the one artifact whose strength it is, by file stem; empty: all
@@ -111,11 +109,7 @@ def _short(text: str) -> str:
 
 
 def parse_axis(text: str) -> Axis:
-    """Read `NAME=V1,V2` or `strength:ARTIFACT=V1,V2`.
-
-    Raises:
-        RecipeError: no such axis, no value, or a value that is no number where one is needed (RC002).
-    """
+    """Read `NAME=V1,V2` or `strength:ARTIFACT=V1,V2`. Raises RecipeError (RC002): no such axis, no value, or no number."""
     name, equals, values = text.partition("=")
     name, _colon, of = name.strip().partition(":")
     name = name.strip().lower()
@@ -133,7 +127,7 @@ def parse_axis(text: str) -> Axis:
 
 
 def _numbers(name: str, text: str, kind: type[str] | type[int] | type[float]) -> Iterator[Value]:
-    """One number or the numbers of a range, exact in decimals."""
+    """Of one number or a range, exact in decimals."""
     match = _RANGE.fullmatch(text)
     if not match:
         if not re.fullmatch(_NUMBER if kind is float else r"[+-]?\d+", text):
@@ -189,11 +183,7 @@ def _steps(path: Path) -> dict[str, Path]:
 
 
 def order(axes: Sequence[Axis]) -> list[tuple[int, ...]]:
-    """The places of all cells, one number an axis, so that what is expensive changes least often, else row by row.
-
-    Raises:
-        RecipeError: more cells than a sheet can hold (RC002).
-    """
+    """The places of all cells, one number an axis: what is expensive changes least often. Raises RecipeError (RC002): too many."""
     ranked = sorted(range(len(axes)), key=lambda number: (-axes[number].cost, -number))
     counts = [len(axes[number].values) for number in ranked]
     total = 1

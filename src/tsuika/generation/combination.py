@@ -46,8 +46,6 @@ class Conflict:
 
 @dataclass(frozen=True)
 class Combination:
-    """A stack of artifacts, to be read and kept."""
-
     artifacts: tuple[Used, ...] = ()
     refused: tuple[Refusal, ...] = ()
     conflicts: tuple[Conflict, ...] = ()

@@ -147,8 +147,6 @@ def refusal(path: Path, error: TsuikaError) -> Warned:
 
 @dataclass
 class _Stacking:
-    """What attaching one artifact after another needs."""
-
     model: Model
     formats: Formats
     methods: Mapping[str, Method]

@@ -67,11 +67,7 @@ class Library:
         raise ModelError("MD006", found=name, folders=folders, nearest=nearest[0] if nearest else "–")
 
     def tagged(self, tags: Sequence[Tag], formats: Formats) -> list[Requested]:
-        """What a prompt's tags ask for; a file of another method which has the name is passed over.
-
-        Raises:
-            ModelError: nothing of a tag's name (MD006).
-        """
+        """What a prompt's tags ask for; a file of another method which has the name is passed over. Raises as `locate`."""
         requests = []
         for tag in tags:
             method = TAGS[tag.kind]
@@ -140,11 +136,7 @@ def _is_of(formats: Formats, method: str, path: Path) -> bool:
 
 
 def _only(paths: Sequence[Path], name: str) -> Path:
-    """The one file of a name: of one result in several formats the first, as of copies of one file.
-
-    Raises:
-        ModelError: they differ (MD021).
-    """
+    """The one file of a name: of several formats the first, as of copies. Raises ModelError (MD021): they differ."""
     first, *others = {path.with_suffix(""): path for path in reversed(paths)}.values()
     if others and len({sha256(path) for path in (first, *others)}) > 1:
         raise ModelError("MD021", word=name, files=", ".join(sorted(map(str, (first, *others)))))

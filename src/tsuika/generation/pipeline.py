@@ -70,8 +70,6 @@ _KEYS = (
 
 @dataclass(frozen=True)
 class Defaults:
-    """What is used where the user says nothing."""
-
     cfg: float = 7.0
     steps: int = 25
     sampler: str = "DPM++ 2M Karras"
@@ -108,11 +106,7 @@ def size_step(model: Model) -> int:
 
 
 def check_size(model: Model, size_px: tuple[int, int]) -> None:
-    """Whether images of (width, height) can be drawn.
-
-    Raises:
-        RecipeError: not multiples of `size_step`; names the nearest size that works (RC002).
-    """
+    """Raises RecipeError (RC002) where sides in px are no multiples of `size_step`; names the nearest size that works."""
     step = size_step(model)
     if all(side > 0 and side % step == 0 for side in size_px):
         return
@@ -124,8 +118,7 @@ def check_size(model: Model, size_px: tuple[int, int]) -> None:
 def make_scheduler(model: Model, sampler: str, warn: Warn | None = None) -> Any:
     """A diffusers scheduler for this base's noise schedule and prediction type.
 
-    Raises:
-        RecipeError: no sampler of this name, or none for a base that was trained by flow (RC002).
+    Raises RecipeError (RC002): no sampler of this name, or none for a base that was trained by flow.
     """
     import diffusers
 

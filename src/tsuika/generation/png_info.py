@@ -54,7 +54,6 @@ class PictureInfo:
 
 
 def to_text(info: PictureInfo) -> str:
-    """The `parameters` text."""
     sampler, schedule = _split_schedule(info.sampler)
     fields: dict[str, object] = {
         "Steps": info.steps,

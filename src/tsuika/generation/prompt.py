@@ -74,10 +74,9 @@ class Prompt:
 
 
 def parse(source: str) -> Prompt:
-    """Read a prompt. Never fails on brackets: those without a partner are text, those never closed reach to the end.
+    """Read a prompt. Brackets without a partner are text, those never closed reach to the end.
 
-    Raises:
-        RecipeError: a tag's strength is not a finite number (RC002).
+    Raises RecipeError (RC002): a tag's strength is not a finite number.
     """
     tags: list[Tag] = []
     ignored: list[str] = []

@@ -93,7 +93,6 @@ class Verdict:
     evidence: Evidence
 
     def words(self, lang: str) -> str:
-        """Why, and what to do about it, in a language."""
         return sentence(self.code, self.params).to(lang)
 
 
@@ -166,11 +165,7 @@ class Judge:
         return min(self.to_come, default=None)
 
     def update(self, check: Check) -> Verdict:
-        """Judge a run by all of its checks so far.
-
-        Raises:
-            ValueError: not later than the check before, or its probes are not the same.
-        """
+        """Judge a run by all of its checks so far. Raises ValueError: not later than the one before, or other probes."""
         if self.checks and check.step <= self.checks[-1].step:
             raise ValueError(f"check at step {check.step} after one at step {self.checks[-1].step}")
         if self.checks and len(check.reading.held_out) != len(self.checks[0].reading.held_out):
@@ -184,7 +179,6 @@ class Judge:
         return verdict
 
     def report(self) -> dict[str, Any]:
-        """Curve with intervals, gaps and alarms, and the range, for `report.json`."""
         alarms = [{"step": v.evidence.step, "code": v.code} for v in self.verdicts if v.kind != "go"]
         curve = [verdict.evidence for verdict in self.verdicts]
         return cast(
@@ -356,8 +350,7 @@ def _gain(best: Check | None) -> float:
 def _memorising(checks: Sequence[Check], gain: float) -> bool:
     """By the middle gap of the last check that has one, or the high-noise gap of the last two.
 
-    Where learning gains more than the middle limit, it grows with the gain: on the embedded base, where 5 images gain
-    24 pp, the gap at the optimum is 27 pp, at twice its steps 47 [demo].
+    It may grow with the gain: on the embedded base, where 5 images gain 24 pp, it is 27 pp at the optimum, 47 at twice it [demo].
     """
     readings = [one.reading for one in checks if len(one.reading.train) and len(one.reading.held_out)][-2:]
     mid = [_gap(one.held_out.mid, one.train.mid) for one in readings[-1:]]

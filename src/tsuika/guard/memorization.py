@@ -66,13 +66,9 @@ class Resemblance:
 def resemblances(similarity_SN: Tensor, base_SN: Tensor | None = None) -> tuple[Resemblance, ...]:
     """Each sample's nearest training image, in the order of the samples.
 
-    Args:
-        similarity_SN: of each sample to each training image: a cosine or a correlation, so that 1 is equal and
-            sqrt(2 - 2 similarity) is a distance.
-        base_SN: the same for the base's samples, at the same prompts and seeds.
-
-    Raises:
-        ValueError: no training image, or another number of samples of the base.
+    `similarity_SN` of each sample to each training image is a cosine or a correlation: 1 is equal, sqrt(2 - 2 similarity) a
+    distance; `base_SN` the same for the base's samples at the same prompts and seeds. Raises ValueError: no training image, or
+    other numbers of the base.
     """
     if similarity_SN.ndim != 2 or not similarity_SN.shape[1]:
         raise ValueError(f"similarities of shape {tuple(similarity_SN.shape)}: expected samples x training pictures")
@@ -112,8 +108,6 @@ class Recall:
 
 @dataclass(frozen=True)
 class Memorization:
-    """All training captions that were tried."""
-
     recalls: tuple[Recall, ...]
 
     @property
@@ -149,20 +143,10 @@ def measure_memorization(
 ) -> Memorization:
     """Look for training images in what the model and its base predict from pure noise; ends at strength 1.
 
-    Costs 4 forward passes of `seeds` samples for each caption asked and each control. Deterministic: the noise depends
-    on the image's key alone.
-
-    Args:
-        model: with `attachment` on it, both in evaluation mode.
-        attachment: what was trained, at strength 1; strength 0 is the base.
-        train: images that were trained on; all of them are searched for.
-        asked: whose captions are tried; by default all of `train`.
-        controls: prompts that have nothing to do with the training, for the pull.
-        seeds: noises for each caption.
-        autocast: the precision that training computes in.
-
-    Raises:
-        ValueError: no training image.
+    Costs 4 forward passes of `seeds` samples (noises) for each caption asked and each control. Deterministic: the noise depends
+    on the image's key alone. `attachment` is at strength 1, in evaluation mode; all of `train` is searched for, the captions
+    of `asked` (by default all) are tried; `controls` have nothing to do with the training, for the pull; `autocast` is the
+    precision that training computes in. Raises ValueError: no training image.
     """
     asked = train if asked is None else asked
     if not (train and asked):

@@ -1,8 +1,7 @@
 """The guard's measurements: the loss of a few fixed draws, and how far the model has drifted on unrelated prompts.
 
-Everything is fixed by the images' contents: latents without augmentation, captions without dropout, noise, timesteps. The
-same weights give the same numbers to the bit. The caller puts the weights on the model that will be written.
-
+Everything is fixed by the images' contents (latents without augmentation, captions without dropout, noise, timesteps), so
+the same weights give the same numbers to the bit. The caller puts the weights on the model that will be written.
 Shapes: B draws of one forward pass, C latent channels, H x W latents, T timesteps of the schedule.
 """
 
@@ -53,8 +52,6 @@ class Subject:
 
 @dataclass(frozen=True)
 class _Draw:
-    """One forward pass of one sample."""
-
     noisy_CHW: Tensor
     target_CHW: Tensor
     t: int
@@ -92,8 +89,7 @@ class Probe:
         """Fix the draws and measure the base, which is the model at strength 0; afterwards it is at strength 1.
 
         Args:
-            model: with `attachment` on it, both in evaluation mode.
-            attachment: what is trained, at strength 1.
+            model: with `attachment`, which is trained, on it; both in evaluation mode, at strength 1.
             held_out: images that are not trained on; may be empty.
             train: some that are trained on; best as many as are held out.
             controls: unrelated prompts, for drift; none: drift is not measured.
@@ -132,12 +128,7 @@ class Probe:
         self._encoded.clear()
 
     def measure(self, *, train: bool = True, drift: bool = True) -> Reading:
-        """Measure the model in its present state, relative to the base.
-
-        Args:
-            train: whether to measure the images that are trained on.
-            drift: whether to measure how far unrelated prompts and `own` ones have moved.
-        """
+        """Measure the model, relative to the base: images that are trained on with `train`, `controls` and `own` with `drift`."""
         with torch.no_grad():
             held_out = self._ratios(self._losses(self._held_out), self._base[0])
             trained_on = self._ratios(self._losses(self._train), self._base[1]) if train else Ratios()
@@ -147,7 +138,6 @@ class Probe:
 
     @property
     def draws(self) -> int:
-        """Number of forward passes of single samples in a full measurement."""
         return sum(map(len, (self._held_out, self._train, self._controls, self._own)))
 
     def _draws(self, subjects: Sequence[Subject]) -> list[_Draw]:

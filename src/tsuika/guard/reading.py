@@ -92,12 +92,10 @@ class Estimate:
 
 
 def estimate(grid: Grid, overlap: float = 0.0) -> Estimate:
-    """The mean of a grid with at least one image.
+    """The mean of a grid of log ratios, or of their differences, with at least one image.
 
-    Args:
-        grid: log ratios, or differences of them.
-        overlap: held-out images by training images of a fold, where rows come from different folds: their errors
-            are correlated (Nadeau & Bengio 2003); 0 for a plain hold-out set.
+    `overlap`: held-out images by training images of a fold, where rows come from different folds: their errors are correlated
+    (Nadeau & Bengio 2003); 0 for a plain hold-out set.
     """
     over_pictures = len(grid) >= ENOUGH_PICTURES
     values = [fmean(row) for row in grid] if over_pictures else [fmean(column) for column in zip(*grid, strict=True)]

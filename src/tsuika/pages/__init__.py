@@ -26,11 +26,7 @@ PNG_PX: Final = 128
 
 
 def spans(text: Text | Mapping[str, str]) -> Markup:
-    """A text as HTML in every language, of which the page shows one. Words in backticks become code.
-
-    Args:
-        text: a message, or its sentences by language; where one is missing, English stands in.
-    """
+    """A message, or sentences by language (English for a missing one), as HTML of which the page shows one; `words` become code."""
     sentences = in_languages(text) if isinstance(text, Text) else text
     return Markup("").join(
         Markup('<span class="t" lang="{}">{}</span>').format(lang, marked(sentences.get(lang) or sentences["en"]))

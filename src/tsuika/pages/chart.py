@@ -125,15 +125,11 @@ def plot(
     span: tuple[int, int] | None = None,
     cap: bool = False,
 ) -> Plot | None:
-    """Lines over steps, in percent; None if no value is finite.
+    """Lines over steps, by CSS class, in percent; None if no value is finite.
 
-    Args:
-        lines: by CSS class.
-        band: step, low, high; as far as it fits into the frame.
-        losses: one a step from step 1; drawn thin and behind, to a scale of their own.
-        marks: steps to mark, by name.
-        span: steps between which the ground is shaded.
-        cap: what a diverged run rises to may leave the frame, so as not to flatten the dip that one looks for.
+    `band`: step, low, high, as far as it fits; `losses`: one a step from step 1, thin, behind, to a scale of their own; `marks`:
+    steps by name; `span`: steps between which the ground is shaded; `cap`: what a diverged run rises to may leave the frame, so
+    as not to flatten the dip that one looks for.
     """
     values = [value for points in lines.values() for _, value in points if value is not None and math.isfinite(value)]
     if not values:

@@ -1,7 +1,4 @@
-"""A VAE put into a base in the place of its own; everything else stays as it is, byte for byte.
-
-Same names, shapes and number types in the same places: only the numbers of the VAE and the header's text differ.
-"""
+"""A VAE put into a base in the place of its own: only the VAE's numbers and the header's text differ, byte for byte."""
 
 from __future__ import annotations
 
@@ -31,15 +28,9 @@ _CHUNK: Final = 1 << 24
 def bake(base: Path, vae: Mapping[str, Tensor], config: Mapping[str, Any], out: Path, facts: Mapping[str, str]) -> int:
     """Write a copy of a base with another VAE; gives the number of tensors that were put in.
 
-    Args:
-        base: a single file (`.safetensors` or a torch file) or a diffusers folder; only read.
-        vae: diffusers' names.
-        config: diffusers' config of the base's own VAE.
-        out: a `.safetensors` file for a file, a new folder for a folder.
-        facts: for the header: what was put in.
-
-    Raises:
-        FormatError: the base has no VAE, or one of other layers (FM005), or its number type cannot hold this (FM002).
+    `base` is a single file (`.safetensors` or a torch file) or a diffusers folder, and only read; `vae` has diffusers' names,
+    `config` is diffusers' of the base's own; `out` a `.safetensors` file or a new folder; `facts`, for the header, say what was
+    put in. Raises FormatError: no VAE, or one of other layers (FM005), or its number type cannot hold this (FM002).
     """
     if base.is_file():
         return _file(open_weights(base), vae, config, out, facts)
@@ -111,10 +102,7 @@ def _fitted(weights: Weights, tensors: dict[str, Tensor], where: Path) -> dict[s
 def replace_tensors(source: Path, out: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> None:
     """Copy a safetensors file with other numbers in some tensors and `facts` added to its metadata.
 
-    Args:
-        source: of which all other bytes of the data are kept.
-        out: written whole or not at all.
-        tensors: of the shapes and number types that they have in the source.
+    All other bytes of the data are kept; `out` is written whole or not at all; `tensors` have the source's shapes and types.
     """
     with source.open("rb") as given, whole(out) as temporary, temporary.open("wb") as made:
         header: dict[str, Any] = json.loads(given.read(int.from_bytes(given.read(8), "little")))

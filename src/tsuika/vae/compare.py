@@ -73,7 +73,6 @@ class VaeResult:
 
     @property
     def is_sound(self) -> bool:
-        """Whether nothing keeps it from being recommended."""
         return not any(one.code in faults.SERIOUS for one in self.findings)
 
     def means(self) -> dict[str, Interval]:
@@ -81,7 +80,6 @@ class VaeResult:
         return {name: of_values(_column(self, name), self.groups) for name in metrics.MEASURES}
 
     def to_dict(self) -> dict[str, Any]:
-        """Values without images."""
         return {
             "vae": self.name,
             "source": self.source,
@@ -149,11 +147,8 @@ def compare(
 ) -> Generator[Event, None, Comparison]:
     """Measure every VAE on every image, with a `Progress` for each batch and a `Warned` for each finding.
 
-    Args:
-        images: with sides that all of them take, in order of size for speed.
-        scale: the base's latent scale.
-        precision: fp32, bf16 or fp16; where it gives numbers that are not finite, the next one is taken, and told.
-        seed: of the resampling.
+    Images have sides that all VAEs take, in order of size for speed; `scale` is the base's latent scale; `precision` fp32, bf16
+    or fp16 (where it gives numbers that are not finite the next one is taken, and told); `seed` of the resampling.
     """
     total = len(pictures) * (1 + len(others))
     results: list[VaeResult] = []

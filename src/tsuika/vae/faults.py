@@ -1,7 +1,7 @@
 """What is wrong with a VAE for a base: other latents, another scale, numbers that overflow, washed-out colours, seams.
 
-Nothing here raises: most of these faults load and run without any error. A finding is a `Warned` with its words in
-`core.messages`; those of `SERIOUS` keep a VAE from being recommended.
+Nothing here raises: most of these faults load and run without an error. Findings of `SERIOUS` keep a VAE from being
+recommended.
 """
 
 from __future__ import annotations
@@ -67,11 +67,8 @@ def incompatibility(
 ) -> Warned | None:
     """Whether a VAE speaks of other latents than the base does.
 
-    Args:
-        encoder: whether it has the base's.
-        found: its latents against the base's.
-        lost_db: PSNR of its own round trip less that of the base's latents decoded by it.
-        best_gain: by what the base's latents must be multiplied for its decoder (`decoder_gain`).
+    `encoder`: whether it has the base's; `found`: its latents against the base's; `lost_db`: PSNR of its own round trip less
+    that of the base's latents decoded by it; `best_gain`: by what these must be multiplied for its decoder (`decoder_gain`).
     """
     lost, foreign = f"{max(lost_db, 0.0):.1f}", encoder == "other"
     latents_note = partial(note, OTHER_LATENTS, vae=name, lost=lost, correlation=f"{found.correlation:.2f}")
@@ -95,10 +92,7 @@ def scale_note(name: str, found: float | None, expected: float) -> Warned | None
 def decoder_gain(vae: nn.Module, latents_BCHW: Tensor, target_B3HW: Tensor, own_db: float) -> float:
     """The factor on the base's latents with which this decoder is as good as the base's own; 1 where there is none.
 
-    Args:
-        vae: whose decoder is much worse on these latents than the base's own.
-        latents_BCHW: the base's, of the target's images.
-        own_db: PSNR of the base's own decoder.
+    The decoder of `vae` is much worse on `latents_BCHW`, the base's of the target's images, than the base's own, of PSNR `own_db`.
     """
     target = target_B3HW.cpu()
 
@@ -149,11 +143,9 @@ def load(vae: nn.Module, pixels_B3HW: Tensor) -> Load:
 
 
 def looks(name: str, rows: Sequence[Mapping[str, float]], against: Mapping[str, Interval] | None) -> list[Warned]:
-    """What is wrong with the images themselves.
+    """What is wrong with the images themselves, by `metrics.measure` of each.
 
-    Args:
-        rows: `metrics.measure` of each image.
-        against: differences of `chroma` and `range` from the base's own VAE; None for that VAE itself.
+    `against`: differences of `chroma` and `range` from the base's own VAE; None for that VAE itself.
     """
     broken = sum(not math.isfinite(row["colour"]) for row in rows)
     if broken:

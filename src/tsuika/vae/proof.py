@@ -1,7 +1,6 @@
 """Whether a tuned VAE is better on images it has never seen: which ones these are, and what they say.
 
-Three parts that share no image, copies included: one to train on, one to choose the step by, one to prove by. What
-was chosen by a set of images looks better on it than it is.
+Three parts share no image: to train on, to choose the step by, to prove by; what was chosen by images looks better on them.
 """
 
 from __future__ import annotations
@@ -26,8 +25,6 @@ _SHARE, _MOST = 0.4, 72  # held out
 
 @dataclass(frozen=True)
 class Parts:
-    """Names of images, by what they are for."""
-
     train: tuple[str, ...]
     choose: tuple[str, ...]
     prove: tuple[str, ...]

@@ -39,7 +39,6 @@ def factor(vae: nn.Module) -> int:
 
 
 def config(vae: nn.Module) -> Any:
-    """diffusers' config of it."""
     return vae.config
 
 

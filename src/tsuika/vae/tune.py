@@ -1,9 +1,8 @@
 """Fine-tuning a VAE's decoder on images. The encoder and `quant_conv` stay bit for bit, and so do all latents.
 
-Every draw is a function of (seed, step). The loss has no learnt judge: absolute and squared error, error of the
-gradients (Mathieu et al. 2016, "Deep multi-scale video prediction beyond mean square error"), and by purpose the error
-of local contrast (`metrics.log_contrasts`; a decoder that minimises pixel errors alone is too smooth) or of colour (CIE94,
-a smooth forerunner of CIEDE2000).
+Every draw is a function of (seed, step). The loss has no learnt judge: absolute and squared error, error of the gradients
+(Mathieu et al. 2016, "Deep multi-scale video prediction beyond mean square error"), and by purpose that of local contrast
+(`metrics.log_contrasts`; pixel errors alone make it too smooth) or of colour (CIE94, a smooth forerunner of CIEDE2000).
 """
 
 from __future__ import annotations
@@ -119,17 +118,11 @@ def loss_on(vae: nn.Module, pictures: Sequence[Tensor], purpose: Purpose) -> flo
 def fit(
     vae: nn.Module, draw: Callable[[int], Tensor], judge: Callable[[nn.Module], float], settings: Settings
 ) -> Generator[Event, None, Fitted]:
-    """Train `vae.decoder` in place, with a `Progress` for each step.
+    """Train `vae.decoder` (float32, frozen) in place, with a `Progress` for each step.
 
-    It ends as the average of weights that the judge found best (as it was, if none).
-
-    Args:
-        vae: in float32, frozen.
-        draw: step -> images (B, 3, H, W) to train on.
-        judge: of a VAE, by images that `draw` never gives; less is better.
-
-    Raises:
-        FloatingPointError: the loss is not finite; the decoder is as it was.
+    It ends as the average of weights that the judge found best (as it was, if none). `draw`: step -> images (B, 3, H, W) to
+    train on; `judge`: of a VAE, by images that `draw` never gives; less is better.
+    Raises FloatingPointError: the loss is not finite; the decoder is as it was.
     """
     decoder: nn.Module = vae.decoder  # type: ignore[assignment]
     device = next(decoder.parameters()).device
