@@ -13,8 +13,7 @@ from safetensors.torch import save_file
 from tsuika import formats
 from tsuika.core.errors import FormatError, ModelError
 from tsuika.core.events import Warned
-from tsuika.generation.combination import describe
-from tsuika.generation.compose import Requested, compose
+from tsuika.generation.compose import Requested, compose, describe
 from tsuika.generation.pipeline import sample, size_step
 from tsuika.methods import METHODS
 from tsuika.methods.hypernetwork import Hypernetwork

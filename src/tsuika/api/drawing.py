@@ -27,8 +27,7 @@ from tsuika.core.safetensors import header_or_none
 from tsuika.core.texts import _
 from tsuika.core.types import Model
 from tsuika.generation import compose, pipeline, png_info
-from tsuika.generation.combination import Combination, describe
-from tsuika.generation.compose import Composition, Requested
+from tsuika.generation.compose import Combination, Composition, Requested, describe
 from tsuika.generation.drawing import FLAGS, Drawing
 from tsuika.generation.lookup import Library
 from tsuika.generation.prompt import Tag, parse, without_tags

@@ -15,8 +15,7 @@ from tsuika.core.intervals import Interval
 from tsuika.core.texts import Text, _
 from tsuika.evaluation.evaluation import MEASURES, Evaluation, said, signed
 from tsuika.evaluation.inline import data_uri
-from tsuika.evaluation.measures import Tables
-from tsuika.evaluation.verdict import Judgement, Point, difference, moved
+from tsuika.evaluation.verdict import difference, moved
 from tsuika.pages.chart import nice_ticks
 
 SIDE_PX: Final = 192
@@ -105,47 +104,36 @@ def section(evaluation: Evaluation, shown: Sequence[First]) -> str:
 
 
 def _rows(evaluation: Evaluation, columns: Sequence[str]) -> list[dict[str, Any]]:
-    verdict, base = evaluation.verdict, evaluation.base
-    rows = [_row(evaluation, columns, base, None, None)]
-    for number, (point, judgement) in enumerate(zip(evaluation.points, verdict.judgements, strict=True)):
-        row = _row(evaluation, columns, point.tables, point, judgement)
-        rows.append(row | {"main": number == verdict.main, "best": number == verdict.best})
+    """The base, then every point."""
+    verdict, base, rows = evaluation.verdict, evaluation.base, []
+    pairs = zip((None, *evaluation.points), (None, *verdict.judgements), strict=True)
+    for number, (point, judgement) in enumerate(pairs, start=-1):
+        tables = point.tables if point else base
+        cells: list[tuple[str, Text | str, bool]] = []
+        for name in columns:
+            table: Table | None = getattr(tables, name)
+            value = None if table is None else of_table(table)
+            if value is None or (name == "drift" and point is None):
+                cells.append(("–", "", False))
+                continue
+            change = difference(table, getattr(base, name)) if point is not None and name != "drift" else None
+            ends = pages.span_of(signed(change.low), signed(change.high)) if change and change.is_bounded else ""
+            share = moved(tables, evaluation.scale) if name == "drift" else None
+            shown = f"{value.mean:.2f}" if share is None else f"{100 * share:.0f}%"
+            costs = judgement.lost if judgement and name == "drift" else judgement.dear if judgement else ()
+            cells.append((shown, ends, name in costs))
+        row = {
+            "state": point.state if point else "",
+            "step": f"{point.step:,}" if point else "",
+            "strength": f"{point.strength:g}" if point else "–",
+            "cells": cells,
+            "main": number == verdict.main,
+            "best": number == verdict.best,
+            "copies": f"{int(tables.copies.sum())} / {tables.copies.size}",
+            "copying": judgement is not None and judgement.copying,
+        }
+        rows.append(row)
     return rows
-
-
-def _row(
-    evaluation: Evaluation, columns: Sequence[str], tables: Tables, point: Point | None, judgement: Judgement | None
-) -> dict[str, Any]:
-    cells = []
-    for name in columns:
-        table: Table | None = getattr(tables, name)
-        value = None if table is None else of_table(table)
-        if value is None or (name == "drift" and point is None):
-            cells.append(("–", "", False))
-            continue
-        ends: Text | str = ""
-        if point is not None and name != "drift":
-            ends = _ends(difference(table, getattr(evaluation.base, name)))
-        share = moved(tables, evaluation.scale) if name == "drift" else None
-        shown = f"{value.mean:.2f}" if share is None else f"{100 * share:.0f}%"
-        costs = judgement.lost if judgement and name == "drift" else judgement.dear if judgement else ()
-        cells.append((shown, ends, name in costs))
-    return {
-        "state": point.state if point else "",
-        "step": f"{point.step:,}" if point else "",
-        "strength": f"{point.strength:g}" if point else "–",
-        "cells": cells,
-        "main": False,
-        "best": False,
-        "copies": f"{int(tables.copies.sum())} / {tables.copies.size}",
-        "copying": judgement is not None and judgement.copying,
-    }
-
-
-def _ends(change: Interval | None) -> Text | str:
-    if change is None or not change.is_bounded:
-        return ""
-    return pages.span_of(signed(change.low), signed(change.high))
 
 
 def _plot(evaluation: Evaluation, tones: Mapping[str, int]) -> dict[str, Any] | None:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -69,7 +70,8 @@ class Axis:
         """What stands beside the images."""
         texts = [f"{value:g}" if isinstance(value, float) else str(value) for value in self.values]
         if self.name in ("base", "vae", "artifact"):
-            stems = [_short(text) for text in texts]
+            files = [split_strength(text) for text in texts]
+            stems = [path.stem if strength == 1 else f"{path.stem}:{strength:g}" for path, strength in files]
             return tuple(stems if len(set(stems)) == len(stems) else texts)
         if self.name in ("prompt", "negative"):
             return tuple(texts)
@@ -100,12 +102,6 @@ class Axis:
             raise _wrong("prompt", searched, why)
         prompt, negative = (text.replace(searched, value) for text in (drawing.prompt, drawing.negative))
         return replace(drawing, prompt=prompt, negative=negative)
-
-
-def _short(text: str) -> str:
-    """A file without its folder and ending, and its strength if one is given."""
-    path, strength = split_strength(text)
-    return path.stem if strength == 1 else f"{path.stem}:{strength:g}"
 
 
 def parse_axis(text: str) -> Axis:
@@ -186,10 +182,7 @@ def order(axes: Sequence[Axis]) -> list[tuple[int, ...]]:
     """The places of all cells, one number an axis: what is expensive changes least often. Raises RecipeError (RC002): too many."""
     ranked = sorted(range(len(axes)), key=lambda number: (-axes[number].cost, -number))
     counts = [len(axes[number].values) for number in ranked]
-    total = 1
-    for count in counts:
-        total *= count
-    if total > MOST_CELLS:
+    if math.prod(counts) > MOST_CELLS:
         raise _wrong("axis", " x ".join(map(str, counts)), f"≤ {MOST_CELLS}")
     places = (dict(zip(ranked, cell)) for cell in product(*map(range, counts)))
     return [tuple(place[number] for number in range(len(axes))) for place in places]

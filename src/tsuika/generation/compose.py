@@ -1,6 +1,7 @@
 """Artifacts stacked on a model: read, checked, attached in order, taken off in reverse.
 
 Methods and formats meet here only, as arguments. Knows neither prompts nor images.
+`describe` says what a stack is: what matched, what was refused, who changes the same layers.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol
@@ -275,3 +277,72 @@ def _match(artifact: Artifact, attachments: Iterable[Attachment]) -> tuple[tuple
             places |= {name, parent, parent.rpartition(".")[0]}  # layer.part, or layer.part.weight
     held = {name: name in places or name.rpartition(".")[0] in places for name in artifact.tensors}
     return tuple(name for name in held if held[name]), tuple(name for name in held if not held[name])
+
+
+@dataclass(frozen=True)
+class Used:
+    """One artifact on the base, with how many of its tensors found their place."""
+
+    file: str
+    method: str
+    strength: float
+    text_strength: float | None  # of the text encoders, where it differs
+    matched: int
+    unmatched: int
+    unmatched_first: tuple[str, ...]
+    layers: int  # that it changes
+    words: tuple[str, ...]  # that an embedding answers to
+    sha256: str | None
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """An artifact that was found and is not used."""
+
+    file: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """Two artifacts that change the same layers: what they do adds up, and may be too much."""
+
+    first: str
+    second: str
+    layers: int
+    example: str
+
+
+@dataclass(frozen=True)
+class Combination:
+    artifacts: tuple[Used, ...] = ()
+    refused: tuple[Refusal, ...] = ()
+    conflicts: tuple[Conflict, ...] = ()
+
+
+def describe(composition: Composition) -> Combination:
+    """What is on the base now. Artifacts at strength 0 change nothing, so they are in no conflict."""
+    acting = [part for part in composition.parts if part.request.strength or part.request.text_strength]
+    shared = [(one, two, one.layers & two.layers) for one, two in combinations(acting, 2)]
+    refused = [Refusal(str(one.request.path), one.error.part("what")) for one in composition.refused]
+    conflicts = [
+        Conflict(str(one.request.path), str(two.request.path), len(both), min(both))
+        for one, two, both in shared
+        if both
+    ]
+    used = [
+        Used(
+            str(one.request.path),
+            one.method,
+            one.request.strength,
+            one.request.text_strength,
+            len(one.matched),
+            len(one.unmatched),
+            one.unmatched[:5],
+            len(one.layers),
+            one.words,
+            one.sha256,
+        )
+        for one in composition.parts
+    ]
+    return Combination(tuple(used), tuple(refused), tuple(conflicts))

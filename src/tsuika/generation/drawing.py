@@ -12,8 +12,8 @@ from tsuika.core.sections import overrides
 from tsuika.core.types import Overrides
 from tsuika.methods import METHODS
 
+# The fields of a drawing that name artifacts, and the method that their files must be of; empty: any.
 FLAGS: Final = {method.flag: method.name for method in METHODS.values() if method.flag} | {"artifact": ""}
-"""The fields of a drawing that name artifacts, and the method that their files must be of; empty: any."""
 
 PREDICTIONS: Final = ("auto", "epsilon", "v", "flow")
 SWITCH: Final = ("auto", "on", "off")

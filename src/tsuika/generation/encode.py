@@ -39,8 +39,7 @@ def encode(
         for section in prompt.sections
         for chunk in split([(part.text, part.weight) for part in section], model.count_tokens, limit_of(model))
     ]
-    parts = [_encode_chunk(model, chunk, size_px, warn) for chunk in chunks]
-    return Conditioning.in_a_row(parts)
+    return Conditioning.in_a_row([_encode_chunk(model, chunk, size_px, warn) for chunk in chunks])
 
 
 def _at_strength(section: tuple[Weighted, ...], strengths: Mapping[str, float]) -> tuple[Weighted, ...]:
@@ -63,7 +62,9 @@ def _encode_chunk(model: Model, chunk: list[Word], size_px: tuple[int, int] | No
     if all(word.weight == 1 for word in chunk):
         return cond
     tokens_BSD = cond.tokens_BSD
-    columns = torch.split(tokens_BSD, _widths(model, tokens_BSD.shape[-1]), dim=-1)
+    encoders: list[Any] = list(model.text_encoders.values())
+    widths = [encoder.config.hidden_size for encoder in encoders] if len(encoders) > 1 else tokens_BSD.shape[-1]
+    columns = torch.split(tokens_BSD, widths, dim=-1)
     scaled = []
     for number, part_BSD in enumerate(columns):
         weights = [1.0]  # the token that begins the chunk
@@ -73,11 +74,6 @@ def _encode_chunk(model: Model, chunk: list[Word], size_px: tuple[int, int] | No
         weight_S = torch.tensor(weights, dtype=part_BSD.dtype, device=part_BSD.device)
         scaled.append(_restore_mean(part_BSD * weight_S[:, None], part_BSD, (min(weights), max(weights)), warn))
     return Conditioning(torch.cat(scaled, dim=-1), cond.pooled_BP, cond.time_ids_B6)
-
-
-def _widths(model: Model, total: int) -> list[int]:
-    encoders: list[Any] = list(model.text_encoders.values())
-    return [total] if len(encoders) == 1 else [int(encoder.config.hidden_size) for encoder in encoders]
 
 
 def _restore_mean(scaled_BSD: Tensor, plain_BSD: Tensor, weights: tuple[float, float], warn: Warn | None) -> Tensor:

@@ -28,8 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 OnStep = Callable[[int, int], None]  # steps done, steps in all
-# (last step, conditioning) of every stretch of steps
-Planned = tuple[tuple[int, Conditioning], ...]
+Planned = tuple[tuple[int, Conditioning], ...]  # (last step, conditioning) of every stretch of steps
 BATCH = 4  # images that are drawn at once
 
 
@@ -57,14 +56,8 @@ SAMPLERS: Mapping[str, Sampler] = {
 
 # What is taken from a base's scheduler_config; everything else in it belongs to the scheduler that it was written by.
 _KEYS = (
-    "num_train_timesteps",
-    "beta_start",
-    "beta_end",
-    "beta_schedule",
-    "trained_betas",
-    "rescale_betas_zero_snr",
-    "steps_offset",
-    "set_alpha_to_one",
+    *("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr"),
+    *("steps_offset", "set_alpha_to_one"),
 )
 
 
@@ -132,10 +125,9 @@ def make_scheduler(model: Model, sampler: str, warn: Warn | None = None) -> Any:
     options: dict[str, Any] = {key: config[key] for key in _KEYS if key in config and key in takes}
     if zero_snr and "rescale_betas_zero_snr" not in takes and warn:
         warn(note("GN002", sampler=sampler))
-    options["prediction_type"] = model.prediction
     # A base trained down to zero SNR must be sampled from its last timestep (Lin et al. 2023, section 3.3).
     asked = "trailing" if zero_snr or config.get("timestep_spacing") == "trailing" else chosen.spacing
-    options["timestep_spacing"] = asked
+    options |= {"prediction_type": model.prediction, "timestep_spacing": asked}
     return cls(**options, **chosen.options)
 
 
@@ -211,7 +203,8 @@ def sample(
         batches = list(_batches(jobs, batch_size))
         pixels = []
         for number, batch in enumerate(batches):
-            cond = _together([cond for cond, _ in batch])
+            stretches = zip(*(cond for cond, _ in batch), strict=True)  # they change at the same steps
+            cond = tuple((rows[0][0], Conditioning.join([one for _last, one in rows])) for rows in stretches)
             generators = [torch.Generator().manual_seed(seed) for _, seed in batch]
             scheduler = make_scheduler(model, sampler, warn if number == 0 else None)
 
@@ -228,17 +221,9 @@ def sample(
 
 def _planned(model: Model, prompt: str | Prompt, steps: int, size_px: tuple[int, int], warn: Warn | None) -> Planned:
     """A prompt encoded for every stretch of steps in which it says the same; what it says twice is encoded once."""
-    source = prompt if isinstance(prompt, str) else prompt.source
-    stretches = editing.plan(source, steps)
+    stretches = editing.plan(prompt if isinstance(prompt, str) else prompt.source, steps)
     encoded = {text: encode(model, parse(text), size_px=size_px, warn=warn) for _last, text in stretches}
     return tuple((last, encoded[text]) for last, text in stretches)
-
-
-def _together(plans: Sequence[Planned]) -> Planned:
-    """Plans that change at the same steps, as one of all their rows."""
-    return tuple(
-        (stretch[0][0], Conditioning.join([cond for _last, cond in stretch])) for stretch in zip(*plans, strict=True)
-    )
 
 
 def _batches(jobs: Sequence[tuple[Planned, int]], size: int) -> Iterator[list[tuple[Planned, int]]]:

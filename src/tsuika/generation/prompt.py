@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from typing import Final
 
 from tsuika.core.errors import RecipeError
 from tsuika.methods import METHODS, Method
 
 ROUND = 1.1  # (x) multiplies by it, [x] divides by it
-TAGS: Final[dict[str, Method]] = {method.tag: method for method in METHODS.values() if method.tag}
-"""Methods by the word of their tags."""
+TAGS: Final[dict[str, Method]] = {method.tag: method for method in METHODS.values() if method.tag}  # by their word
 
 _TAG = re.compile(r"<(\w+):([^<>]+)>")
 _NUMBER = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)"
@@ -160,17 +161,8 @@ def _weigh(text: str) -> list[Weighted]:
         multiply(start, ROUND)
     for start in opened["["]:
         multiply(start, 1 / ROUND)
-    return list(_merge(parts))
-
-
-def _merge(parts: Sequence[tuple[str, float]]) -> Iterator[Weighted]:
-    text, weight = "", 1.0
-    for piece, factor in parts:
-        if text and factor != weight:
-            yield Weighted(text, weight)
-            text = ""
-        text, weight = text + piece, factor
-    yield Weighted(text, weight if text else 1.0)
+    merged = [Weighted("".join(text for text, _ in group), weight) for weight, group in groupby(parts, itemgetter(1))]
+    return merged or [Weighted("")]
 
 
 def _sections(parts: Sequence[Weighted]) -> list[list[Weighted]]:
