@@ -8,8 +8,7 @@ import random
 import pytest
 
 from tsuika.core.errors import RecipeError
-from tsuika.generation.editing import plan
-from tsuika.generation.prompt import Prompt, Tag, Weighted, parse
+from tsuika.generation.prompt import Prompt, Tag, Weighted, parse, plan
 
 JAPANESE = "白い砂浜、夕焼け、ついか犬（正面）・高画質"
 

@@ -18,8 +18,7 @@ from tsuika.data.image import open_image
 from tsuika.methods import METHODS
 
 THUMBNAIL_PX: Final = 224
-# A page with more images is slow to open.
-SHOWN: Final = 600
+SHOWN: Final = 600  # a page with more images is slow to open
 _WEIGHT: Final = {"unusable": 100.0, "look": 10.0, "note": 1.0}
 
 
@@ -55,8 +54,7 @@ def _card(image: CheckedImage, findings: Sequence[Finding]) -> dict[str, Any]:
     try:
         thumbnail = pages.data_uri(open_image(image.path), THUMBNAIL_PX)
     except ImageError:
-        # Unreadable, or gone since it was checked.
-        thumbnail = ""
+        thumbnail = ""  # unreadable, or gone since it was checked
     level = min((finding.level for finding in findings), key=LEVELS.index, default="fine")
     same_as = next((f.values["of"].get(image.name, "") for f in findings if f.code == "near-duplicate"), "")
     return {"image": image, "findings": findings, "level": level, "thumbnail": thumbnail, "same_as": same_as}

@@ -135,6 +135,10 @@ class Transformer:
             return _vectors(self._model.get_text_features(**tokens))
 
 
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def _vectors(output: Any) -> Tensor:
     """Unit vectors on the CPU from what a tower returns: a tensor, or an output with a pooled part or a class token."""
     if not isinstance(output, Tensor):
@@ -163,8 +167,7 @@ def _downloaded(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=_FILES))
     # OSError takes in ConnectionError, OfflineModeIsEnabled, and LocalEntryNotFoundError (a FileNotFoundError).
     except (HfHubHTTPError, HFValidationError, OSError) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise NetworkError("NW001", where=name, why=lines[0]) from None
+        raise NetworkError("NW001", where=name, why=_first_line(error)) from None
 
 
 def _open(name: str, folder: Path, device: torch.device) -> Encoder:
@@ -182,8 +185,7 @@ def _open(name: str, folder: Path, device: torch.device) -> Encoder:
         reads = hasattr(model, "get_text_features")
         tokenizer = AutoTokenizer.from_pretrained(folder, **options) if reads else None
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise ModelError("EV001", where=folder, why=lines[0]) from None
+        raise ModelError("EV001", where=folder, why=_first_line(error)) from None
     return Transformer(name, model.eval().requires_grad_(False).to(device), processor, tokenizer, device)
 
 

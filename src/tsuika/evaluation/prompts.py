@@ -23,8 +23,6 @@ Group = Literal["subject", "unrelated", "captions"]
 
 CAPTIONS: Final = 4  # training captions that are drawn, for copies show there first
 
-_UNRELATED_SHOWN: Final = 4
-
 
 @dataclass(frozen=True)
 class Asked:
@@ -48,26 +46,22 @@ def asked(
     ready = _ready_made()["embedded" if embedded else "any"]
     subject = " ".join(word for word in (data.trigger, data.class_word) if word)
     texts = _read(own, data.trigger) if own else [text.replace("{trigger}", data.trigger) for text in preview.prompts]
-    about = [text for text in texts if not data.trigger or _has(text, data.trigger)]
+    about = [text for text in texts if not data.trigger or re.search(_word(data.trigger), text, re.IGNORECASE)]
     others = [text for text in texts if text not in about]
     if own and not about:
         missing = _("A prompt with `{trigger}`", trigger=data.trigger)
         do = _("Add a line: {subject}", subject=article(subject))
         raise RecipeError("RC005", where=own, found=missing, do=do)
     if not about and subject:
-        style = "style" in data.class_word.casefold().split()
-        things, scenes = ready["styled"], ready["scenes"]
-        about = (
-            [f"{thing}, {subject}" for thing in things]
-            if style
-            else [f"{article(subject)} {scene}" for scene in scenes]
-        )
+        if "style" in data.class_word.casefold().split():
+            about = [f"{thing}, {subject}" for thing in ready["styled"]]
+        else:
+            about = [f"{article(subject)} {scene}" for scene in ready["scenes"]]
     drawn = list(dict.fromkeys(text for text in captions if text))
     drawn = drawn[:: max(1, -(-len(drawn) // CAPTIONS))]
     about = about or drawn
     taught = set(data.class_word.casefold().split())
-    known = [text for text in ready["unrelated"] if not taught & set(text.split())]
-    others = others or known[:_UNRELATED_SHOWN]
+    others = others or [text for text in ready["unrelated"] if not taught & set(text.split())][:4]
     groups: tuple[tuple[Group, list[str]], ...] = (("subject", about), ("unrelated", others), ("captions", drawn))
     found: dict[str, Asked] = {}
     for group, texts in groups:
@@ -83,10 +77,6 @@ def _ready_made() -> dict[str, dict[str, list[str]]]:
     return tables
 
 
-def _has(text: str, word: str) -> bool:
-    return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE) is not None
-
-
 def _read(path: Path, trigger: str) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -96,11 +86,14 @@ def _read(path: Path, trigger: str) -> list[str]:
     return list(dict.fromkeys(text for text in texts if text and not text.startswith("#")))
 
 
+def _word(word: str) -> str:
+    return rf"(?<!\w){re.escape(word)}(?!\w)"
+
+
 def without_subject(text: str, data: Data) -> str:
     """The prompt as an encoder understands it that has never heard the trigger word: the class word alone."""
     if not data.trigger:
         return text
-    plain = re.sub(
-        rf"(?<!\w){re.escape(data.trigger)}(?!\w)", "" if data.class_word else "thing", text, flags=re.IGNORECASE
-    )
+    instead = "" if data.class_word else "thing"
+    plain = re.sub(_word(data.trigger), instead, text, flags=re.IGNORECASE)
     return re.sub(r"\s+", " ", plain).strip()

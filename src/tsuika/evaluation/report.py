@@ -9,7 +9,6 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -27,11 +26,6 @@ from tsuika.methods import METHODS, title
 from tsuika.methods.uses import Result, in_tsuika
 from tsuika.pages.chart import curve, smoothed
 
-THUMBNAIL_PX: Final = 160
-SAMPLE_PX: Final = 512
-THUMBNAILS_SHOWN: Final = 48
-PAIR_PX: Final = 256
-PAIRS_SHOWN: Final = 6
 # What `report.json` begins with.
 _PLAIN: Final = (
     *("title", "method", "family", "base", "trigger", "example_prompt", "stopped_by", "steps_planned", "steps_done"),
@@ -283,13 +277,8 @@ def render(data: ReportData, language: str | None = None) -> str:
         percent=lambda value: min(max(value, 0.0), 1.0) * 100,
         finite=math.isfinite,
         number=lambda value: f"{value:.2f}",
-        thumbnail=partial(data_uri, side_px=THUMBNAIL_PX),
-        alike=partial(data_uri, side_px=PAIR_PX),
-        sample=partial(data_uri, side_px=SAMPLE_PX),
-        thumbnails_shown=THUMBNAILS_SHOWN,
-        pairs_shown=PAIRS_SHOWN,
+        uri=data_uri,
         curve=curve(data.losses, data.best_step if is_same_run else None),
-        total_seconds=sum(data.seconds.values()),
         largest_error=error,
         uses=uses,
         guard=guard,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -18,7 +17,6 @@ from tsuika.evaluation.inline import data_uri
 from tsuika.evaluation.verdict import difference, moved
 from tsuika.pages.chart import nice_ticks
 
-SIDE_PX: Final = 192
 ROWS: Final = 4  # prompts of a sheet
 TONES: Final = 4
 
@@ -97,7 +95,7 @@ def section(evaluation: Evaluation, shown: Sequence[First]) -> str:
         real=f"{real:.2f}" if real is not None else "",
         sheets=_sheets(evaluation, shown, states),
         doubles=evaluation.worst,
-        picture=partial(data_uri, side_px=SIDE_PX),
+        uri=data_uri,
         encoder=evaluation.encoder,
         language=None,
     )

@@ -2,13 +2,11 @@
 
 A point is one set of weights at one strength. Against the base it has
 
-- gained: the 95 % interval of its likeness' difference lies above 0, and it has come `LEAST` of the way to the training
-  images;
-- lost adherence, other prompts or diversity: the interval of that difference lies below 0, and at least `LEAST` of what the
-  base has (adherence: above chance) is gone;
+- gained: the 95 % interval of its likeness' difference lies above 0, and it came `LEAST` of the way to the training images;
+- lost adherence, other prompts or diversity: that interval lies below 0, and `LEAST` of the base's (adherence: above chance)
+  is gone;
 - moved other prompts: their drawings have drifted by `DRIFTED` or more of what lies between two prompts;
-- cost too dearly: lost, and of adherence (above chance) or of other prompts less than `KEPT` is left, or of diversity less
-  than `VARIED`;
+- cost too dearly: lost, and less than `KEPT` of adherence (above chance) or of other prompts is left, or `VARIED` of diversity;
 - copied: `COPIES` drawings or more above the base's own, and `COPIED` of all, are training images again. Of true
   images that nothing has copied 0.4 % are taken for copies, so two in a few dozen are no accident.
 
@@ -41,8 +39,7 @@ from tsuika.evaluation.measures import Scale, Tables
 LEAST: Final = 0.05
 # Of the way to the training images: below, drawings show hardly anything of it (a teapot at likeness 0.04 of 0.96).
 SEEN: Final = 0.2
-# Of what lies between two unrelated prompts: more is a side effect that is worth a word.
-DRIFTED: Final = 0.3
+DRIFTED: Final = 0.3  # of what lies between two unrelated prompts: more is a side effect that is worth a word
 KEPT: Final = 0.7
 VARIED: Final = 0.5
 COPIES: Final = 2
@@ -50,8 +47,7 @@ COPIED: Final = 0.05
 
 Grade = Literal["good", "trade", "slight", "doubtful", "dear", "copies", "nothing", "stiff", "unmeasured"]
 Cost = Literal["adherence", "others", "diversity", "drift"]
-# Those that are compared with the base.
-COSTS: Final[tuple[Cost, ...]] = ("adherence", "others", "diversity")
+COSTS: Final[tuple[Cost, ...]] = ("adherence", "others", "diversity")  # those that are compared with the base
 Draws = NDArray[np.float64]
 
 
@@ -216,13 +212,11 @@ def _best(points: Sequence[Point], judgements: Sequence[Judgement]) -> int | Non
     top = max(rows, key=lambda row: judgements[row].score or 0.0)
     equal = [row for row in rows if _as_good(judgements[row], judgements[top])]
     equal = [row for row in equal if points[row].written] or equal
-    gentlest = min(equal, key=lambda row: (_mean(points[row].tables.drift), points[row].strength * points[row].step))
-    gentle = [row for row in equal if _as_gentle(points[row].tables.drift, points[gentlest].tables.drift)]
+    drifts = {row: points[row].tables.drift for row in equal}
+    size = {row: 0.0 if drift is None else float(drift.mean()) for row, drift in drifts.items()}
+    gentlest = min(equal, key=lambda row: (size[row], points[row].strength * points[row].step))
+    gentle = [row for row in equal if _as_gentle(drifts[row], drifts[gentlest])]
     return max(gentle, key=lambda row: (judgements[row].score or 0.0, -points[row].strength * points[row].step))
-
-
-def _mean(table: Table | None) -> float:
-    return 0.0 if table is None else float(table.mean())
 
 
 def _as_gentle(one: Table | None, least: Table | None) -> bool:

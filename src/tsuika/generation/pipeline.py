@@ -18,9 +18,8 @@ from tsuika.core.errors import RecipeError, misspelt
 from tsuika.core.events import Warn, note
 from tsuika.core.texts import _
 from tsuika.core.types import Conditioning, Model
-from tsuika.generation import editing
 from tsuika.generation.encode import encode
-from tsuika.generation.prompt import Prompt, parse
+from tsuika.generation.prompt import Prompt, parse, plan
 
 if TYPE_CHECKING:
     import torch
@@ -221,7 +220,7 @@ def sample(
 
 def _planned(model: Model, prompt: str | Prompt, steps: int, size_px: tuple[int, int], warn: Warn | None) -> Planned:
     """A prompt encoded for every stretch of steps in which it says the same; what it says twice is encoded once."""
-    stretches = editing.plan(prompt if isinstance(prompt, str) else prompt.source, steps)
+    stretches = plan(prompt if isinstance(prompt, str) else prompt.source, steps)
     encoded = {text: encode(model, parse(text), size_px=size_px, warn=warn) for _last, text in stretches}
     return tuple((last, encoded[text]) for last, text in stretches)
 
@@ -272,8 +271,7 @@ def sample_latents(
         # Flow's schedulers neither scale the noise nor what the model is given.
         scaled = getattr(scheduler, "scale_model_input", None)
         noisy_BCHW = latents_BCHW if scaled is None else scaled(latents_BCHW, t)
-        # Some samplers ask the UNet more than once a step.
-        step = math.ceil(done * steps / len(scheduler.timesteps))
+        step = math.ceil(done * steps / len(scheduler.timesteps))  # some samplers ask the UNet more than once a step
         guide = None if uncond is None else _at(uncond, step)[[0] * len(generators)]
         output_BCHW = _guided(model, noisy_BCHW, t, cond=_at(cond, step), uncond=guide, cfg=cfg)
         latents_BCHW = scheduler.step(output_BCHW, t, latents_BCHW, return_dict=False, **extra)[0]

@@ -1,7 +1,7 @@
-"""Prompts in the syntax of the A1111 web UI: weights, `BREAK`, and the LoRA and hypernetwork tags; editing is in `editing.py`.
+"""Prompts in the syntax of the A1111 web UI: weights, `BREAK`, editing, and the LoRA and hypernetwork tags.
 
 ComfyUI's `embedding:NAME` is understood, too. Knows no model and no tokenizer. The syntax is described on A1111's wiki
-("Attention/emphasis" and "Extra networks").
+("Attention/emphasis", "Extra networks" and "Prompt editing").
 """
 
 from __future__ import annotations
@@ -28,6 +28,10 @@ _AND = re.compile(r"\bAND\b")
 # ComfyUI's spelling of a new word: `embedding:NAME`, with a folder before and a file's ending behind it or without.
 _NAMED = re.compile(r"(?<![^\s(\[,|:])embedding:([^\s,()\[\]|:]+)")
 _FILE = re.compile(r"\.(safetensors|pt|bin|ckpt)$", re.IGNORECASE)
+_INNERMOST: Final = re.compile(r"(?<!\\)\[((?:\\.|[^\[\]\\])*)\]")
+_WHEN: Final = re.compile(r"\s*([0-9]+\.?[0-9]*|\.[0-9]+)\s*")
+# In the place of brackets that are no editing (they lower a weight), while those around them are looked at.
+_KEPT: Final = str.maketrans("\0\1", "[]")
 
 
 @dataclass(frozen=True)
@@ -174,3 +178,54 @@ def _sections(parts: Sequence[Weighted]) -> list[list[Weighted]]:
             if text:
                 sections[-1].append(Weighted(text, part.weight))
     return [section or [Weighted("")] for section in sections]
+
+
+def at_step(source: str, step: int, steps: int) -> str:
+    """What a prompt says at `step`, 1 to `steps`."""
+
+    def chosen(match: re.Match[str]) -> str:
+        edited = _edited(match[1], step, steps)
+        return f"\0{match[1]}\1" if edited is None else edited
+
+    while (text := _INNERMOST.sub(chosen, source)) != source:
+        source = text
+    return source.translate(_KEPT)
+
+
+def plan(source: str, steps: int) -> tuple[tuple[int, str], ...]:
+    """(last step, text) of every stretch of steps with one text, by prompt editing; one where nothing is edited.
+
+    `[from:to:when]`, `[to:when]` and `[from::when]` change at a share of the steps (`0.5`) or after a number of them (`12`);
+    `[one|two|...]` takes turns.
+    """
+    stretches: list[tuple[int, str]] = []
+    for step in range(1, steps + 1):
+        text = at_step(source, step, steps)
+        if stretches and stretches[-1][1] == text:
+            stretches.pop()
+        stretches.append((step, text))
+    return tuple(stretches)
+
+
+def _edited(body: str, step: int, steps: int) -> str | None:
+    """What stands at a step in place of brackets with this between them; None where it is no editing."""
+    *texts, when = _split(body, ":")
+    if 1 <= len(texts) <= 2 and (number := _WHEN.fullmatch(when)):
+        # As A1111 has it: a number with a point is a share.
+        last = min(steps, int(float(number[1]) * (steps if "." in number[1] else 1)))
+        before, after = texts if len(texts) == 2 else ("", *texts)
+        return before if step <= last else after
+    turns = _split(body, "|")
+    return turns[(step - 1) % len(turns)] if len(turns) > 1 else None
+
+
+def _split(body: str, mark: str) -> list[str]:
+    """The text at every mark that is in no parentheses and not escaped."""
+    pieces, depth = [""], 0
+    for token in re.findall(r"\\.|.", body, re.DOTALL):
+        depth = max(depth + {"(": 1, ")": -1}.get(token, 0), 0)
+        if token == mark and not depth:
+            pieces.append("")
+        else:
+            pieces[-1] += token
+    return pieces

@@ -97,8 +97,7 @@ def save(folder: Path, state: State) -> Path:
         save_file(_apart(tensors), temporary / TENSORS)
         content = {"version": 2, "step": state.step, "optimizer": plain, "scaler": state.scaler}
         kept.write(temporary / MANIFEST, {**content, "sha256": sha256(temporary / TENSORS)})
-        # Left by a run that was killed after this step, of the same bits; or damaged.
-        files.remove(target)
+        files.remove(target)  # left by a run that was killed after this step, of the same bits; or damaged
     for stale in steps(folder):
         if stale > state.step:
             files.remove(place(folder, stale))

@@ -18,8 +18,7 @@ from tsuika.training.checkpoint import State
 from tsuika.training.penalties import Penalties
 from tsuika.training.schedule import Schedule
 
-# Global micro-batch number -> batch, a pure function.
-BatchSource = Callable[[int], Batch]
+BatchSource = Callable[[int], Batch]  # global micro-batch number -> batch, a pure function
 Conditioner = Callable[[Batch], Conditioning]
 
 
@@ -52,8 +51,7 @@ class Fit:
         optimizer = optim.build(recipe.train, groups)
         self.denoiser, self.optimizer = accelerator.prepare(_Denoiser(model, self.params), optimizer)
         if hasattr(optimizer, "train"):
-            # Schedule-free does not start in its training state.
-            optimizer.train()
+            optimizer.train()  # schedule-free does not start in its training state
         self.average: dict[str, Tensor] = {}
         # Schedule-free averages by itself.
         if recipe.train.ema and recipe.train.optimizer != "schedule-free":

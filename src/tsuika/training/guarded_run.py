@@ -108,8 +108,7 @@ def _go_on(
 
     Of the other steps of the range, those far enough away to differ go on in the same way, before it.
     """
-    # The first process writes the snapshots.
-    prepared.accelerator.wait_for_everyone()
+    prepared.accelerator.wait_for_everyone()  # the first process writes the snapshots
     recipe, guard = prepared.recipe, prepared.folder.guard
     most, best = recipe.train.steps, judge.chosen.balanced
     far = APART if several else math.inf  # of two steps whose weights differ by more than jitter
@@ -180,8 +179,7 @@ def _trained(
     attachment, step = run.finish(), run.step
     if snapshots is None:
         return Trained(attachment, step, stopped_by)
-    # The first process writes the snapshots.
-    prepared.accelerator.wait_for_everyone()
+    prepared.accelerator.wait_for_everyone()  # the first process writes the snapshots
     if best != step and best in snapshots:
         attachment.load(snapshots.load(best))
         step = best

@@ -34,8 +34,7 @@ class Monitor:
         if not checks:
             return None
         self._train_s = checks[-1].train_s
-        # The base was measured once more.
-        self._guard_s += checks[-1].guard_s
+        self._guard_s += checks[-1].guard_s  # the base was measured once more
         return judged(self.judge.verdicts[-1], checks[-1]) if checks[-1].step == step else None
 
     def after(self, step: int, seconds: float) -> Judged | None:
@@ -49,8 +48,7 @@ class Monitor:
         if accelerator.is_main_process:
             with self._run.written_weights():
                 found = [self._probe.measure()]
-        # All processes get the same numbers, so they stop together.
-        broadcast_object_list(found)
+        broadcast_object_list(found)  # all processes get the same numbers, so they stop together
         self._guard_s += time.monotonic() - began
         verdict = self.judge.update(Check(step, found[0], self._guard_s, self._train_s))
         if accelerator.is_main_process:

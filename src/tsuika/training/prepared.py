@@ -61,8 +61,7 @@ class Prepared(Inputs):
         if self.recipe.train.gradient_checkpointing:
             unet: Any = self.model.unet
             unet.enable_gradient_checkpointing()
-            # diffusers checkpoints in training mode only; its UNets have no dropout.
-            unet.train()
+            unet.train()  # diffusers checkpoints in training mode only; its UNets have no dropout
 
     def attach(self) -> Attachment:
         """The method on the model, freshly initialised: the same numbers each time."""

@@ -38,8 +38,7 @@ class Request:
     size_px: int  # side of a square
 
 
-# `data.bank.fill` for a model.
-Encode = Callable[[Sequence[Bucket], Data], Generator[Event, None, Bank]]
+Encode = Callable[[Sequence[Bucket], Data], Generator[Event, None, Bank]]  # `data.bank.fill` for a model
 
 
 class Draw(Protocol):

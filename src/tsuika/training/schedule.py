@@ -8,8 +8,7 @@ from typing import Final, Literal
 
 from tsuika.core.sections import Train
 
-# These optimizers keep no schedule of their own accord.
-SCHEDULE_FREE: Final = ("prodigy", "schedule-free")
+SCHEDULE_FREE: Final = ("prodigy", "schedule-free")  # these optimizers keep no schedule of their own accord
 
 
 @dataclass(frozen=True)

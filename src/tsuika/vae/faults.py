@@ -24,8 +24,7 @@ SERIOUS: Final = frozenset({BROKEN, OTHER_LATENTS, OTHER_SCALE, PALE, FLAT})
 
 _FP16_MAX: Final = 65504.0
 _SAME_AXES: Final = 0.9  # correlation of latent channels; VAEs that were trained apart have other axes
-# Below these factors a base's own latents vary more from image to image than by the factor.
-_SCALE: Final = 1.15
+_SCALE: Final = 1.15  # below these factors a base's own latents vary more from image to image than by the factor
 _SHIFT: Final = 0.25  # standard deviations
 _FOREIGN_DB: Final = 3.0  # that a decoder loses on the base's latents against its own
 _GAINS: Final = (0.3, 0.45, 0.675, 1.0, 1.5, 2.25, 3.4)

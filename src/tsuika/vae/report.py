@@ -13,6 +13,7 @@ import torch
 from markupsafe import Markup
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from tsuika import pages
 from tsuika.core.events import Warned
@@ -181,7 +182,8 @@ def _rows(comparison: Comparison, pictures: Sequence[ComparedImage]) -> list[dic
 
 def _row(comparison: Comparison, shown: Sequence[VaeResult], picture: ComparedImage, number: int) -> dict[str, Any]:
     original = roundtrip.to_bytes(picture.pixels_13HW[0])
-    maps = {one.name: _difference(one.pictures[number], original) for one in comparison.results}
+    truth, results = _lab(original), comparison.results
+    maps = {one.name: metrics.ciede2000(_lab(one.pictures[number]), truth)[0].numpy() for one in results}
     stack = np.stack([maps[one.name] for one in shown])
     top, left = _busiest(stack.max(0) - stack.min(0) if len(stack) > 1 else stack[0])
     cut = (slice(top, top + CROP_PX), slice(left, left + CROP_PX))
@@ -200,10 +202,9 @@ def _row(comparison: Comparison, shown: Sequence[VaeResult], picture: ComparedIm
     }
 
 
-def _difference(made: NDArray[Any], original: NDArray[Any]) -> NDArray[np.float32]:
-    first, second = (metrics.to_lab(roundtrip.to_signal(Image.fromarray(one))) for one in (made, original))
-    with torch.no_grad():
-        return metrics.ciede2000(first, second)[0].numpy()
+@torch.no_grad()
+def _lab(pixels_HW3: NDArray[Any]) -> Tensor:
+    return metrics.to_lab(roundtrip.to_signal(Image.fromarray(pixels_HW3)))
 
 
 def _busiest(difference_HW: NDArray[Any]) -> tuple[int, int]:

@@ -142,8 +142,10 @@ def fit(
     checks = [(0, judged())]
     try:
         for step in range(1, settings.steps + 1):
+            # A twentieth of the steps up, then a half cosine down to a hundredth.
+            up, turn = min(1.0, step / max(1, settings.steps / 20)), math.cos(math.pi * step / settings.steps)
             for group in optimizer.param_groups:
-                group["lr"] = settings.learning_rate * _schedule(step, settings.steps)
+                group["lr"] = settings.learning_rate * (up * (0.01 + 0.99 * 0.5 * (1 + turn)))
             target = draw(step).to(device)
             latents = roundtrip.encode(vae, target)
             noise = torch.randn(latents.shape, generator=generator(settings.seed, "vae tune noise", step)).to(device)
@@ -172,8 +174,3 @@ def fit(
         decoder.load_state_dict(best)
         decoder.requires_grad_(False)
     return Fitted(best_step, step, tuple(checks))
-
-
-def _schedule(step: int, steps: int) -> float:
-    """A twentieth of the steps up, then a half cosine down to a hundredth."""
-    return min(1.0, step / max(1, steps / 20)) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / steps)))
