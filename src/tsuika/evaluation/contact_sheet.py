@@ -1,7 +1,4 @@
-"""The contact sheet of a check: all images on one self-contained HTML page, worst first, with their faults.
-
-Knows Pillow and the check's report; measures nothing itself.
-"""
+"""The contact sheet of a check: all images on one self-contained HTML page, worst first, with their faults."""
 
 from __future__ import annotations
 

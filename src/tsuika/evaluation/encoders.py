@@ -1,7 +1,6 @@
 """What looks at images in an evaluation: the embedded yardstick, or any image encoder that transformers can open.
 
-An encoder gives unit vectors of images; one with a text tower also says how well an image fits a text. Files are
-opened as safetensors only, and no code of a repository is ever run.
+Encoders give unit vectors of images; those with a text tower also fit texts. Safetensors only, and no repository's code is run.
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ class Ruler:
         self._texts = {
             group: [one.text for one in asked if one.group == group] for group in ("subject", "unrelated", "captions")
         }
-        self._read = {text: without_subject(text, data) for text in self._texts["subject"]}
+        self._read = [without_subject(text, data) for text in self._texts["subject"]]
         size_px = next(iter(base.values()))[0].size
         self._pictures, self._thumbnails = list(pictures), []
         shown = set(np.linspace(0, len(pictures) - 1, min(REFERENCES, len(pictures))).round().astype(int).tolist())
@@ -84,7 +84,7 @@ class Ruler:
                 references.append(image)
         self._references = encoder.subjects(references) if encoder else None
         self._scenes = self._of_scenes(base)
-        _, chance = self._fit_subject(base)
+        _, chance = self._fit(base, self._texts["subject"], self._read)
         self.scale = Scale(_real(self._references), chance, _between_prompts(self._scenes, len(seeds)))
 
     def measure(self, drawn: Drawn) -> tuple[Tables, list[NearestImage]]:
@@ -95,7 +95,7 @@ class Ruler:
             assert self._references is not None
             vectors = self._encoder.subjects(_flat(drawn, about))
             fidelity = self._table(vectors @ _centre(self._references))
-            adherence, _ = self._fit_subject(drawn)
+            adherence, _ = self._fit(drawn, about, self._read)
             controls, _ = self._fit(drawn, others, others)
             scenes = self._of_scenes(drawn)
             if scenes is not None and self._scenes is not None:
@@ -123,10 +123,6 @@ class Ruler:
         others = np.where(np.arange(len(texts))[None] == own[:, None], np.nan, fit)
         known = others[~np.isnan(others)]
         return self._table(mine), float(known.mean()) if known.size else 0.0
-
-    def _fit_subject(self, drawn: Drawn) -> tuple[Table | None, float]:
-        about = self._texts["subject"]
-        return self._fit(drawn, about, [self._read[text] for text in about])
 
     def _copies(self, drawn: Drawn) -> tuple[Table, list[NearestImage]]:
         texts = self._texts["subject"] + self._texts["captions"]

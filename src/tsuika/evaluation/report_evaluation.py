@@ -193,10 +193,7 @@ def _frame(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _sheets(evaluation: Evaluation, shown: Sequence[First], states: Sequence[tuple[str, int]]) -> list[dict[str, Any]]:
-    """A few prompts of each kept step, from the base through every strength: of the subject, and an unrelated one.
-
-    First that of the best trade, or of the main result.
-    """
+    """A few prompts of each kept step through every strength, first of the best trade (or the main result): subject, unrelated."""
     verdict = evaluation.verdict
     first = evaluation.points[verdict.main if verdict.best is None else verdict.best].state
     about, others = ([one.text for one in evaluation.asked if one.group == group] for group in ("subject", "unrelated"))

@@ -84,9 +84,8 @@ def best(guard: Mapping[str, Any] | None) -> tuple[int | None, dict[str, int | N
     """The best step and the range of the run that made the files; None for what nothing was held out to measure."""
     if guard is None or not guard["curve"]:
         return None, dict.fromkeys(RANGE)
-    if (file := guard["file"]) is not None:
-        return file["best_step"], {name: file["range"].get(name) for name in RANGE}
-    return guard["best_step"], {name: guard["range"].get(name) for name in RANGE}
+    found = guard["file"] or guard
+    return found["best_step"], {name: found["range"].get(name) for name in RANGE}
 
 
 def role(path: str, paths: Sequence[str]) -> str:
@@ -157,12 +156,15 @@ def _cards(guard: Mapping[str, Any]) -> list[dict[str, Any]]:
         else _("The best step on images that were not trained on. Begin with this one."),
         "likeness": _("The latest step before the guard gave a warning: nearer to your images, less varied."),
     }
-    cards = []
-    for step, names in named.items():
-        chosen = "balanced" in names
-        why_this = why["balanced" if chosen else names[0]]
-        cards.append({"step": step, "names": [TITLES[name] for name in names], "why": why_this, "chosen": chosen})
-    return cards
+    return [
+        {
+            "step": step,
+            "names": [TITLES[name] for name in names],
+            "why": why["balanced" if "balanced" in names else names[0]],
+            "chosen": "balanced" in names,
+        }
+        for step, names in named.items()
+    ]
 
 
 def _split(guard: Mapping[str, Any]) -> Text:
@@ -241,14 +243,14 @@ def _reading(guard: Mapping[str, Any], highest: float | None) -> Text | None:
         said.append(_("It allows for the folds sharing most of their images."))
     if guard["best_step"] and _is_number(value.get("mean")):
         shown: dict[str, object] = {"step": step, "value": loss_change(value["mean"])}
-        text = _("At step {step} the loss is {value}, by draws that had no part in choosing the step.", **shown)
         if _is_number(value.get("low")) and _is_number(value.get("high")):
-            interval = span_of(loss_change(value["low"]), loss_change(value["high"]))
             text = _(
                 "At step {step} the loss is {value} (95%: {interval}), by draws that had no part in choosing the step.",
-                interval=interval,
+                interval=span_of(loss_change(value["low"]), loss_change(value["high"])),
                 **shown,
             )
+        else:
+            text = _("At step {step} the loss is {value}, by draws that had no part in choosing the step.", **shown)
         said.append(text)
     elif guard["best_step"] == 0:
         said.append(_("No step was better than the untrained base."))
@@ -281,8 +283,7 @@ def _interval(row: Mapping[str, Any] | None) -> Text | str:
     mean = loss_change(row["mean"])
     if not (_is_number(row["low"]) and _is_number(row["high"])):
         return mean
-    interval = span_of(loss_change(row["low"]), loss_change(row["high"]))
-    return _("{value} ({interval})", value=mean, interval=interval)
+    return _("{value} ({interval})", value=mean, interval=span_of(loss_change(row["low"]), loss_change(row["high"])))
 
 
 def loss_change(log_ratio: float | None) -> Text | str:

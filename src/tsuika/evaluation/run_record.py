@@ -107,10 +107,7 @@ def peak_memory_bytes() -> int | None:
 def before_after(
     previews: Sequence[Previewed], root: Path, controls: frozenset[str] = frozenset()
 ) -> tuple[report.BeforeAfter, ...]:
-    """Previews of step 0 beside the last ones, prompt by prompt, at the same seeds.
-
-    The last ones are not those of the highest step: the run may have gone on past the one that was chosen.
-    """
+    """Previews of step 0 beside the last ones, not of the highest step (runs go past the chosen one), at the same seeds."""
     if not previews:
         return ()
     last = previews[-1].step

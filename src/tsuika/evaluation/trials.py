@@ -72,10 +72,7 @@ def measured(folder: Path) -> dict[str, Any]:
 
 
 def near_the_best(trials: Sequence[Trial]) -> list[Trial]:
-    """Finished trials better than the base that cannot be told from the best one: by one standard error.
-
-    Where two were measured by the same draws, it is the error of their paired differences.
-    """
+    """Finished trials better than the base within one standard error of the best; paired where the draws are the same."""
     gained = [one for one in trials if one.state == "done" and one.value is not None and one.value < 0]
     best = min(gained, key=lambda one: (one.value, one.number), default=None)
     return [one for one in gained if one is best or _within_one_error(one, best)] if best else []

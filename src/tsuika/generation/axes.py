@@ -1,7 +1,7 @@
 """Axes of a comparison: what one varies, its values as people write them, and what each makes of a drawing.
 
-`NAME=V1,V2,...`; quotes around a value that has a comma; numbers also as the A1111 web UI writes ranges: `1-5`,
-`0-1 (+0.25)` (step), `1-10 [5]` (so many, evenly).
+`NAME=V1,V2,...`; quotes around a value that has a comma; ranges as in the A1111 web UI: `1-5`, `0-1 (+0.25)` (step),
+`1-10 [5]` (so many, evenly).
 """
 
 from __future__ import annotations
@@ -78,11 +78,7 @@ class Axis:
         return tuple(f"{self.of} {self.name} {text}".strip() for text in texts)
 
     def put(self, number: int, drawing: Drawing) -> Drawing:
-        """The drawing at this axis' value of that number.
-
-        Raises:
-            RecipeError: a text that is to be replaced is nowhere, or a step that no file has (RC002).
-        """
+        """The drawing at this axis' value of that number. Raises RecipeError (RC002): a text or step that is nowhere."""
         value: Any = self.values[number]
         if self.name == "strength":
             return replace(drawing, strengths=(*drawing.strengths, (self.of, value)))

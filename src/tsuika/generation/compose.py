@@ -1,6 +1,5 @@
-"""Artifacts stacked on a model: read, checked, attached in order, taken off in reverse.
+"""Artifacts stacked on a model: read, checked, attached in order, taken off in reverse. Knows neither prompts nor images.
 
-Methods and formats meet here only, as arguments. Knows neither prompts nor images.
 `describe` says what a stack is: what matched, what was refused, who changes the same layers.
 """
 
@@ -12,7 +11,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
-from types import TracebackType
 from typing import Protocol
 
 from tsuika.core import files, kinds
@@ -89,9 +87,7 @@ class Composition:
     def __enter__(self) -> Composition:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.detach()
 
     def detach(self) -> None:
@@ -118,11 +114,8 @@ def compose(
 
     An embedding answers to its own word and to its file's name. One that was only found by its name (`called`) is left out,
     with a warning, where it does not fit or where that name is the trigger word of another artifact.
-
-    Raises:
-        FormatError: a file of no known format, of another method than requested, or of one not in `methods` (FM001).
-        ModelError: an artifact of another family (MD004), one that does not fit this model, or two embeddings of one
-            word (MD007).
+    Raises FormatError (FM001): of no known format, of another method than requested, or not in `methods`; ModelError: of another
+    family (MD004), does not fit this model, or two embeddings of one word (MD007).
     """
     with ExitStack() as stack:
         stacking = _Stacking(model, formats, methods, stack, warn, Layers.of(model))
@@ -170,9 +163,8 @@ class _Stacking:
         words = self._claim(request, pieces) if method.adds_words else ()
         attachments = []
         for piece in pieces:
-            attachment = method.restore(self.model, piece)
-            self.stack.callback(attachment.detach)
-            attachments.append(attachment)
+            attachments.append(method.restore(self.model, piece))
+            self.stack.callback(attachments[-1].detach)
         words = (*words, *self._attach_words_in(request, artifact))
         # Words' tensors are shown under the word that they answer to.
         shown = pieces[0] if method.adds_words else artifact
@@ -242,11 +234,10 @@ def _answering(artifact: Artifact, request: Requested) -> list[Artifact]:
         return [artifact]
     asked = [request.called] if request.called else [own, request.path.stem]
     words = {word.casefold(): word for word in asked if is_usable_word(word)} or {own: own}
-    return [_renamed(artifact, word) for word in words.values()]
-
-
-def _renamed(artifact: Artifact, word: str) -> Artifact:
-    return replace(artifact, tensors={f"{word}.{key.rpartition('.')[2]}": v for key, v in artifact.tensors.items()})
+    parts = {key.rpartition(".")[2]: value for key, value in artifact.tensors.items()}
+    return [
+        replace(artifact, tensors={f"{word}.{part}": value for part, value in parts.items()}) for word in words.values()
+    ]
 
 
 def _is_text(name: str) -> bool:
@@ -257,9 +248,7 @@ def _sides(artifact: Artifact) -> list[Artifact]:
     """The text encoders' tensors apart from the rest, so that each side has its own strength."""
     tensors = artifact.tensors.items()
     sides = [{name: value for name, value in tensors if _is_text(name) is text} for text in (False, True)]
-    if not all(sides):
-        return [artifact]
-    return [replace(artifact, tensors=side) for side in sides]
+    return [replace(artifact, tensors=side) for side in sides] if all(sides) else [artifact]
 
 
 def _strength(attachment: Attachment, request: Requested) -> float:

@@ -1,8 +1,4 @@
-"""A sheet of images with labelled rows and columns, in a font that can show the labels.
-
-Pillow's built-in font knows Latin only; kana and kanji need a font of the machine's. Knows nothing about how the
-images were made.
-"""
+"""A sheet of images with labelled rows and columns, in a font that can show the labels (Pillow's own knows Latin only)."""
 
 from __future__ import annotations
 
@@ -44,11 +40,8 @@ def grid(
 ) -> tuple[Image.Image, list[Warned]]:
     """One RGB image of all, and warnings.
 
-    `pictures` go row by row, one for each (row, column); None leaves a cell empty. Small ones are enlarged without
-    smoothing. `fonts` are the font files to choose from, the machine's own by default.
-
-    Raises:
-        ValueError: not rows x columns images.
+    `pictures` go row by row, one for each (row, column), else ValueError; None leaves a cell empty. Small ones are enlarged
+    without smoothing. `fonts` are the font files to choose from, the machine's own by default.
     """
     if len(pictures) != len(rows) * len(columns) or not pictures:
         raise ValueError(f"{len(pictures)} pictures for {len(rows)} rows x {len(columns)} columns")
@@ -98,8 +91,7 @@ def stack(sheets: Sequence[Image.Image]) -> Image.Image:
     """Sheets of one size as one image: side by side if they are tall, else one below the other."""
     width, height = max(sheet.width for sheet in sheets), max(sheet.height for sheet in sheets)
     across = height > width
-    size = (width * len(sheets), height) if across else (width, height * len(sheets))
-    whole = Image.new("RGB", size, "white")
+    whole = Image.new("RGB", (width * len(sheets), height) if across else (width, height * len(sheets)), "white")
     for number, sheet in enumerate(sheets):
         whole.paste(sheet, (number * width, 0) if across else (0, number * height))
     return whole

@@ -54,9 +54,7 @@ class Library:
         """The artifact called `name`: a file's stem, or the `ss_output_name` in a safetensors header.
 
         Of several files of one name, the one that `fits`; where none does the first, so that it can be said what it is.
-
-        Raises:
-            ModelError: nothing of that name (MD006, names the nearest), or several different files (MD021, names them).
+        Raises ModelError: nothing of that name (MD006, names the nearest), or several different files (MD021, names them).
         """
         named = [path for path in self.files if path.stem == name]
         named = named or [path for path in self.files if path.suffix == ".safetensors" and _output_name(path) == name]
@@ -86,10 +84,8 @@ class Library:
     ) -> list[Requested]:
         """The embedding files whose name stands in a text as a word, in any case; those in `given` are at hand already.
 
-        A file of that name which is no embedding is nothing to speak of; one that is refused is.
-
-        Raises:
-            ModelError: a word names several different files (MD021).
+        A file of that name which is no embedding is nothing to speak of; one that is refused is. Raises ModelError (MD021): a word
+        names several different files.
         """
         text = "\n".join(texts)
         seen = {name.casefold() for name in given}

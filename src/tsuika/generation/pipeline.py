@@ -70,8 +70,7 @@ class Defaults:
 def defaults_for(model: Model, folder: Path | None = None) -> Defaults:
     """The base's own `tsuika.json` (`cfg`, `steps`, `sampler`; any may be missing) in `folder`, else in `model.source`.
 
-    Raises:
-        RecipeError: the file is not such a table, or names a sampler that is not there (RC002).
+    Raises RecipeError (RC002): the file is not such a table, or names a sampler that is not there.
     """
     folder = folder or Path(model.source)
     path = folder / "tsuika.json"
@@ -175,10 +174,7 @@ def sample(
     image whatever else is drawn with it (up to the rounding of batched kernels). `size_px` is (width, height), the
     base's native size by default. `defaults` fill what is None (`defaults_for(model)` if not given). At cfg 1 the
     negative prompt has no part. `on_step` is called after every step with steps done and in all; what it raises ends
-    the drawing. Tags in the prompts are not applied here: see `compose`.
-
-    Raises:
-        RecipeError: size, steps, num or sampler that cannot be (RC002).
+    the drawing. Tags are not applied here: see `compose`. Raises RecipeError (RC002): size, steps, num or sampler cannot be.
     """
     import torch
 
@@ -298,8 +294,7 @@ def _guided(
     else:  # prompts of different chunk counts: padding either would change what it says
         without = model.denoise(noisy_BCHW, t.expand(rows), uncond)
         with_ = model.denoise(noisy_BCHW, t.expand(rows), cond)
-    guided_BCHW: Tensor = without + cfg * (with_ - without)
-    return guided_BCHW
+    return without + cfg * (with_ - without)
 
 
 def to_pictures(pixels_B3HW: Tensor) -> list[Image]:

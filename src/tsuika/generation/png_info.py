@@ -1,8 +1,7 @@
-"""What an image says about how it was made: the A1111 `parameters` text, and tsuika's own JSON beside it, in a PNG.
+"""What an image says about how it was made, in a PNG: the A1111 `parameters` text, and tsuika's own JSON.
 
-Field order and quoting as the A1111 web UI writes them: a value with a comma, a colon or a line break is written as a
-JSON string. LoRA and hypernetwork tags stay in the prompt; the old `Hypernet` field is never written, since the web UI
-would add it to the prompt a second time.
+Order and quoting as in the A1111 web UI. LoRA and hypernetwork tags stay in the prompt; the old `Hypernet` field is never
+written, since the web UI would add it to the prompt a second time.
 """
 
 from __future__ import annotations
@@ -100,10 +99,9 @@ def _split_schedule(sampler: str | None) -> tuple[str | None, str | None]:
 
 
 def short_hash(path: Path, sha256: str | None, *, tensors_only: bool) -> str | None:
-    """A file's hash as the A1111 web UI shows it; None of a folder.
+    """A file's hash as the A1111 web UI shows it (10 digits); None of a folder.
 
-    Of a LoRA the first 12 digits of the SHA-256 of a safetensors file behind its header (kohya's `sshs_model_hash`), of
-    anything else the first 10 of the file's own.
+    Of a LoRA 12 digits, of a safetensors file's behind its header (kohya's `sshs_model_hash`).
     """
     if sha256 is None or not path.is_file():
         return None

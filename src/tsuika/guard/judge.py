@@ -286,8 +286,7 @@ class Judge:
     def _exhausted(self, now: Evidence) -> bool:
         """Whether the best step is so long ago that a better one is unlikely.
 
-        By all draws as well as by the half that chooses: one half alone stopped 1 of 33 runs that was still learning
-        slowly (bench/guard).
+        By all draws as well as by the half that chooses, which alone stopped 1 of 33 runs that still learned (bench/guard).
         """
         held = [one for one in self._usable() if len(one.reading.held_out)]
         best = max(now.best_step, min(held, key=lambda one: mean(one.reading.held_out.mid)).step)
@@ -295,10 +294,7 @@ class Judge:
         return since >= self.rule.min_checks and now.step - best >= self.rule.patience * best
 
     def _diverges(self) -> bool:
-        """Whether held-out images are far worse than with the base, and still rising or not improving for two checks.
-
-        A new word starts as noise, and its curve falls with jitter.
-        """
+        """Whether held-out images are far worse than with the base, and rising or not improving for two checks (new words jitter)."""
         curve = [mean(one.reading.held_out.mid) for one in self.checks]
         lowest = min(curve)
         stays = curve.index(lowest) < len(curve) - 2

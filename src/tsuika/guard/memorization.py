@@ -1,12 +1,9 @@
-"""Signals that a result copies its training images. They need no held-out image.
+"""Signals that a result copies its training images, relative to the base. They need no held-out image.
 
-- `resemblances`: the training image that each sample is nearest to, by a measure of the caller's, and the same for the
-  base's sample at the same prompt and seed.
-- `measure`: what the model predicts from pure noise under a training caption. Layouts are memorized at high noise (T-LoRA,
-  AAAI 2026), where the mean squared error hardly shows it.
-- `Recall.pull`, in the same forward passes: how far the text moves the prediction (Wen et al. ICLR 2024, section 4).
-
-Every number is relative to the base's.
+- `resemblances`: the training image that each sample is nearest to, by a measure of the caller's.
+- `measure_memorization`: what the model predicts from pure noise under a training caption. Layouts are memorized at high noise
+  (T-LoRA, AAAI 2026), where the mean squared error hardly shows it.
+- `Recall.pull`, in the same passes: how far the text moves the prediction (Wen et al. ICLR 2024, section 4).
 
 Shapes: S samples, N training images, B draws of one forward pass, C latent channels, H x W latents.
 """

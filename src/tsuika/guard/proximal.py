@@ -14,8 +14,7 @@ from torch import Tensor
 def kept_by_l2(dose: float) -> float:
     """What the proximal point of dose * |x|² / 2 leaves of x: a share of 0..1, for x alone or any x of a sum.
 
-    A LoRA's ΔW is shrunk to this share by shrinking one of its factors, with its rank and directions as they were: the
-    very proximal point of dose * ‖ΔW‖²_F / 2 among all matrices. A network's output is by shrinking its last layer.
+    Shrinking a factor of a LoRA so is the very point of dose * ‖ΔW‖²_F / 2 among all matrices; of a network it is the last layer.
     """
     return 1 / (1 + dose)
 

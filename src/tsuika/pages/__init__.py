@@ -1,7 +1,6 @@
 """HTML pages that need no other file: one base template, texts in every language, images inside.
 
-A page extends `base.html.j2`, which has the style, the language switch, dark mode and the rules for print. It opens in
-one language or in its reader's, and switches in place. Knows no model and nothing of what a page is about.
+A page extends `base.html.j2` (style, language switch, dark mode, print). It opens in one language or in its reader's.
 """
 
 from __future__ import annotations

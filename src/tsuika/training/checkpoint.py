@@ -1,8 +1,7 @@
-"""Saved states: whole or absent, checked by hash, enough to go on to the same bits.
+"""Saved states: folders `step-000120/` with `tensors.safetensors` (weights, optimizer, average) and `manifest.json` (step, hashes).
 
-A state is a folder `step-000120/` with `tensors.safetensors` (weights, optimizer, average) and `manifest.json` (step,
-hashes). It is written under a temporary name, flushed and renamed. Every random draw is a function of seed
-and step (`core.seeds`), so the step is also the state of the random generators and of the data order.
+Whole or absent (written under a temporary name, flushed, renamed), checked by hash, enough to go on to the same bits: every
+random draw is a function of seed and step (`core.seeds`), so the step is also the random generators' and the data order's state.
 """
 
 from __future__ import annotations

@@ -37,8 +37,8 @@ Kind = Literal["off", "none", "hold-out", "folds"]
 class GuardPlan:
     """What is held out of a run, and what follows for its length.
 
-    off: the guard is off. none: there are too few images, all are trained on. hold-out: one trial run without some of the
-    images. folds: several trial runs in turn, each without its own part.
+    off: the guard is off. none: too few images, all are trained on. hold-out: one trial run without some of the images. folds:
+    several trial runs in turn, each without its own part.
     """
 
     kind: Kind
@@ -53,8 +53,7 @@ class GuardPlan:
     def begins(self, step: int, most: int) -> int:
         """The step at which the result goes on, where `step` is the trial run's best; 0 for 0.
 
-        After folds it goes on from a steady training on all images at half of its step: beyond that the rate was too
-        high for too long (bench/guard/continued.py).
+        After folds that is half of a steady training's on all images: the rate was too high for too long (bench/guard/continued.py).
         """
         return -(-self.longer(step, most) // 2) if self.folds else step
 

@@ -1,7 +1,7 @@
 """A run under guard: a trial run finds the best step, then the result learns from all images up to it.
 
-The result goes on from weights of the trial run; after folds from a training on all images at half of the step that they
-chose. While it goes on, the schedule takes the rate down. bench/guard/continued.py: better than starting again.
+It goes on from weights of the trial run, after folds from a training on all images at half of the step that they chose, while
+the schedule takes the rate down. bench/guard/continued.py: better than starting again.
 """
 
 from __future__ import annotations

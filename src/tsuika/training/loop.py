@@ -29,11 +29,8 @@ CAPTIONS: Final = 1024
 def fit(run: Fit, until: int | None = None) -> Iterator[Stepped]:
     """Train from `run.step` to step `until` (by default the schedule's end). Close the generator to stop between steps.
 
-    Yields:
-        An event after each step of the optimizer.
-
-    Raises:
-        DivergedError: a loss or gradient is not finite; the weights are still the last good ones.
+    Yields an event after each step of the optimizer. Raises DivergedError: a loss or gradient is not finite; the weights are
+    still the last good ones.
     """
     train, accelerator, objective = run.recipe.train, run.accelerator, run.objective
     # Every process draws the global batch and takes its share, so that their number changes no sample.

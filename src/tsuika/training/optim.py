@@ -39,8 +39,7 @@ def notes(train: Train) -> Iterator[Warned]:
 def build(train: Train, groups: Iterable[ParamGroup]) -> Optimizer:
     """The optimizer over parameter groups, each remembering its own `base_lr`.
 
-    Raises:
-        RecipeError: RC002, the optimizer's package is not installed, or it cannot have two rates.
+    Raises RecipeError (RC002): the optimizer's package is not installed, or it cannot have two rates, or as `riemannian.check`.
     """
     groups = list(groups)
     if train.optimizer == "riemannian":

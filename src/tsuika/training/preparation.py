@@ -103,11 +103,8 @@ def prepare(
 ) -> Generator[Event, None, Prepared]:
     """Base and images, loaded and encoded. What was found in the image folder is written into the run folder.
 
-    On `resume` the images must be those that the run began with.
-
-    Raises:
-        InterruptedRunError: TR008, on `resume` the images have changed.
-        TsuikaError: What is wrong with recipe, images or base.
+    Raises InterruptedRunError (TR008): on `resume`, the images are not those that the run began with; and what is wrong with
+    recipe, images or base.
     """
     before = Manifest.read(folder.left_out) if resume else None
     report = folder.left_out if accelerator.is_main_process and before is None else None
@@ -186,8 +183,7 @@ def _long_captions(captions: Sequence[str], model: Model) -> Iterator[Warned]:
 def completed(recipe: Recipe) -> MethodSection:
     """The method's settings, complete.
 
-    Raises:
-        RecipeError: What it needs is missing (RC005) or cannot be used (RC002), or what is learnt could not be kept (RC002).
+    Raises RecipeError: what it needs is missing (RC005) or cannot be used, or what is learnt could not be kept (RC002).
     """
     method = find(recipe.method.name)
     if not formats.for_method(method.name, method.formats):
@@ -216,8 +212,7 @@ def add_regularization(
 ) -> Generator[Event, None, RegularizedBank]:
     """The bank with regularization images: from the recipe's folder, or drawn by the first of several processes.
 
-    Raises:
-        RecipeError: RC005, an image has neither a caption file nor a class word; TypeError: nothing can draw.
+    Raises RecipeError (RC005): an image has neither a caption file nor a class word; TypeError: nothing can draw.
     """
     data, model = inputs.recipe.data, inputs.model
     source = Path(data.reg_folder)
@@ -242,13 +237,8 @@ def add_regularization(
 def apply_artifact(text: str, model: Model, method: Method) -> Iterator[Warned]:
     """Apply a finished result, `FILE` or `FILE:STRENGTH`, to the base, frozen, for the whole run.
 
-    `method` is the run's own, whose results are allowed also where it lives outside.
-
-    Yields:
-        GN007 where keys of the file were not understood, so that only a part of it has an effect.
-
-    Raises:
-        FormatError, ModelError: It cannot be read, or does not fit this base.
+    `method` is the run's own, whose results are allowed also where it lives outside. Yields GN007 where keys of the file were not
+    understood, so that only a part has an effect. Raises FormatError, ModelError: it cannot be read, or does not fit this base.
     """
     path, strength = split_strength(text)
     artifact = without_assumed_family(formats.find(path, formats.for_method(method.name, method.formats)).read(path))

@@ -1,7 +1,7 @@
-"""Riemannian SGD on spheres: rows of a matrix turn, and keep their length.
+"""Riemannian SGD on spheres: rows of a matrix (n vectors of D numbers) turn, and keep their length.
 
 For new words (Directional Textual Inversion, Kim et al. 2026, section 4): vectors that grow far beyond the vocabulary's
-norm drown what the prompt says besides. Shapes: n vectors of D numbers.
+norm drown what the prompt says besides.
 """
 
 from __future__ import annotations

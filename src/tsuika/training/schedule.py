@@ -15,8 +15,7 @@ SCHEDULE_FREE: Final = ("prodigy", "schedule-free")  # these optimizers keep no 
 class Schedule:
     """The share (0..1) of the learning rate at each step from `first` to `last`: linear warm-up, then the shape.
 
-    Where a run goes on from a trial run, the rate of the trial run is `steady`, since its end is not known, and the rest
-    takes it down to nothing, `falling`.
+    A trial run's rate is `steady`, since its end is not known; what goes on from it takes the rate down to nothing, `falling`.
     """
 
     shape: Literal["constant", "linear", "cosine"]

@@ -165,7 +165,7 @@ def tile_px(vae: nn.Module) -> int:
 
 @torch.no_grad()
 def seams(vae: nn.Module, pixels_13HW: Tensor) -> float | None:
-    """CIEDE2000, at the worst hundredth of pixels, between decoding in tiles and as a whole; None if it knows no tiles.
+    """CIEDE2000, at the worst hundredth of pixels, of decoding in tiles and as a whole; None if it knows no tiles.
 
     The image is mirrored until it is one and a half tiles wide, so that there are seams at all.
     """
