@@ -26,8 +26,9 @@ from tsuika.guard.reading import estimate
 EXPONENTS = (0, 0.55, 1, 1.5)
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+def table(head: str, rows: Iterable[Sequence[object]]) -> str:
+    """Of a head with ` | ` between its columns."""
+    lines = [f"| {head} |", "|" + "---|" * len(head.split(" | "))]
     return "\n".join([*lines, *(f"| {' | '.join(map(str, row))} |" for row in rows)])
 
 
@@ -74,18 +75,9 @@ def main_table(runs: Sequence[Run]) -> str:
             )
         )
     head = (
-        "method",
-        "pictures",
-        "runs",
-        "true best, share of budget",
-        "gain, pp",
-        "regret, pp",
-        "share of the gain",
-        "cross-fitted regret, pp",
-        "worst, pp",
-        "steps saved",
-        "budget's end: regret, pp",
-        "a rung beside the best: regret, pp",
+        "method | pictures | runs | true best, share of budget | gain, pp | regret, pp | share of the gain | "
+        "cross-fitted regret, pp | worst, pp | steps saved | budget's end: regret, pp | "
+        "a rung beside the best: regret, pp"
     )
     return table(head, rows)
 
@@ -100,15 +92,8 @@ def refit_table(runs: Sequence[Run]) -> str:
         one = [run.regret(refitted(run, judged(run, one_lane=True).best)) for run in some if run.kind == "fold"]
         pooled = [run.regret(kept(run)) for run in some if run.kind == "fold"]
         rows.append((method, n or "all", len(some), *cells, pp(lane), pp(pooled), pp(one)))
-    head = (
-        "method",
-        "pictures",
-        "runs",
-        *(f"exponent {power}" for power in EXPONENTS),
-        "no refit: the hold-out lane itself",
-        "folds pooled",
-        "one fold only",
-    )
+    exponents = " | ".join(f"exponent {power}" for power in EXPONENTS)
+    head = f"method | pictures | runs | {exponents} | no refit: the hold-out lane itself | folds pooled | one fold only"
     return table(head, rows)
 
 
@@ -133,14 +118,8 @@ def against_folds(folder: Path, other: Path) -> str:
             )
         )
     head = (
-        "run",
-        "held out",
-        "folds",
-        "gain, pp",
-        "hold-out: regret, pp",
-        "folds: regret, pp",
-        "hold-out, bagged",
-        "folds, bagged",
+        "run | held out | folds | gain, pp | hold-out: regret, pp | folds: regret, pp | hold-out, bagged | "
+        "folds, bagged"
     )
     return table(head, rows)
 
@@ -160,15 +139,7 @@ def lanes_table(runs: Sequence[Run]) -> str:
                     parts += 1
             share = lost_share([run for run in some for _ in range(parts // len(some))], regrets)
             rows.append((method, n, count, len(some), pp(regrets), f"{100 * max(regrets):.1f}", share))
-    head = (
-        "method",
-        "pictures",
-        "folds heard",
-        "runs",
-        "regret, pp (± over choices)",
-        "worst, pp",
-        "share of the gain",
-    )
+    head = "method | pictures | folds heard | runs | regret, pp (± over choices) | worst, pp | share of the gain"
     return table(head, rows)
 
 
@@ -185,7 +156,9 @@ def baseline_table(runs: Sequence[Run]) -> str:
     dense = {run: (refitted(run, found.best), found.stop) for run, found in heard.items()}
     rows = [row("the guard", guard), row("the guard, if it measured all it could", dense)]
     rows += [row(name, {r: f(r) for r in runs}) for name, f in BASELINES.items()]
-    return table(("what chooses", "regret, pp", "share of the gain", "worst, pp", "steps saved", *METHODS), rows)
+    return table(
+        " | ".join(["what chooses | regret, pp | share of the gain | worst, pp | steps saved", *METHODS]), rows
+    )
 
 
 def early_table(runs: Sequence[Run]) -> str:
@@ -209,13 +182,8 @@ def variant_table(runs: Sequence[Run]) -> str:
             )
         )
     head = (
-        "rule",
-        "regret, pp",
-        "share of the gain",
-        "by all draws it is more by, pp (paired)",
-        "worst, pp",
-        "steps saved",
-        "forward passes of checks, by training's",
+        "rule | regret, pp | share of the gain | by all draws it is more by, pp (paired) | worst, pp | "
+        "steps saved | forward passes of checks, by training's"
     )
     return table(head, rows)
 
@@ -251,9 +219,7 @@ def probe_table(runs: Sequence[Run]) -> str:
                 f"{math.exp(np.mean(away)):.2f}",
             )
         )
-    return table(
-        ("held-out pictures", "timesteps", "passes a check", "regret, pp", "90 %", "step off by a factor of"), rows
-    )
+    return table("held-out pictures | timesteps | passes a check | regret, pp | 90 % | step off by a factor of", rows)
 
 
 def cross_validated(runs: Sequence[Run]) -> str:
@@ -285,7 +251,7 @@ def cross_validated(runs: Sequence[Run]) -> str:
                     percent([1 - one[1] for one in results]),
                 )
             )
-    head = ("chosen on", "rule", "runs it is told by", "regret, pp", "share of the gain", "steps saved")
+    head = "chosen on | rule | runs it is told by | regret, pp | share of the gain | steps saved"
     return table(head, rows)
 
 
@@ -329,17 +295,8 @@ def coverage_table(runs: Sequence[Run]) -> str:
                 )
             )
     head = (
-        "readings",
-        "pictures",
-        "runs",
-        "readings of them",
-        "interval over",
-        "holds the truth",
-        "without fold overlap",
-        "with the truth's own error",
-        "half width, pp",
-        "sd of the error, pp",
-        "bias, pp",
+        "readings | pictures | runs | readings of them | interval over | holds the truth | without fold overlap | "
+        "with the truth's own error | half width, pp | sd of the error, pp | bias, pp"
     )
     return table(head, rows)
 
@@ -366,14 +323,7 @@ def worse_table(runs: Sequence[Run]) -> str:
             )
     rows.sort(key=lambda row: -float(str(row[5])))
     head = (
-        "run",
-        "verdict",
-        "step kept",
-        "true best",
-        "budget",
-        "worse than its end by, pp",
-        "interval ±, pp",
-        "by more than it",
+        "run | verdict | step kept | true best | budget | worse than its end by, pp | interval ±, pp | by more than it"
     )
     return f"{len(rows)} of {len(runs)} runs; by more than the interval: {sum(r[-1] == 'yes' for r in rows)}\n\n{table(head, rows)}"
 

@@ -159,7 +159,7 @@ def told(runs: Sequence[tuple[Run, dict[str, Any]]]) -> str:
         if all(name in grids for _, grids in runs):
             regrets = [mean(grids[name]) + run.gain for run, grids in runs]
             rows.append(row(name, regrets, lambda run, way=way: way.steps(run, started(run))))
-    return table(("after the look", "regret, pp", "share of the gain", "worst, pp", "steps by the look's"), rows)
+    return table("after the look | regret, pp | share of the gain | worst, pp | steps by the look's", rows)
 
 
 def main() -> None:

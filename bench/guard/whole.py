@@ -98,15 +98,8 @@ def procedure_table(regrets: Mapping[Run, float]) -> str:
                 )
             )
     head = (
-        "runs",
-        "of them",
-        "gain, pp",
-        "regret, pp",
-        "share of the gain",
-        "worst, pp",
-        "had it started again: regret, pp",
-        "budget's end: regret, pp",
-        "better than the budget's end by, pp",
+        "runs | of them | gain, pp | regret, pp | share of the gain | worst, pp | "
+        "had it started again: regret, pp | budget's end: regret, pp | better than the budget's end by, pp"
     )
     return table(head, rows)
 
@@ -133,13 +126,8 @@ def no_look_table(regrets: Mapping[Run, float], folder: Path) -> str:
                 )
             )
     head = (
-        "runs",
-        "of them",
-        "the guard: regret, pp",
-        "falling rate, whole budget",
-        "steady rate, whole budget",
-        "the guard less the falling rate",
-        "its steps by the budget",
+        "runs | of them | the guard: regret, pp | falling rate, whole budget | steady rate, whole budget | "
+        "the guard less the falling rate | its steps by the budget"
     )
     return table(head, told)
 
@@ -165,15 +153,8 @@ def folds_table(runs: Sequence[Run], folder: Path) -> str:
                 )
             )
     head = (
-        "method",
-        "pictures",
-        "runs",
-        "folds as they are: regret, pp",
-        "from half",
-        "falling rate, no folds",
-        "from half less folds",
-        "from half less no folds",
-        "better than no folds in",
+        "method | pictures | runs | folds as they are: regret, pp | from half | falling rate, no folds | "
+        "from half less folds | from half less no folds | better than no folds in"
     )
     return table(head, rows)
 
@@ -215,15 +196,9 @@ def planned_table(runs: Sequence[Run], longer: Mapping[str, Run]) -> str:
                     )
                 )
     head = (
-        "planned, by the bench's budget",
-        "method",
-        "runs known",
-        "true best, share of the plan",
-        "saved by stopping there",
-        "saved by the guard's look",
-        "saved with what follows",
-        "had it started again: regret, pp",
-        "share of the gain",
+        "planned, by the bench's budget | method | runs known | true best, share of the plan | "
+        "saved by stopping there | saved by the guard's look | saved with what follows | "
+        "had it started again: regret, pp | share of the gain"
     )
     return table(head, rows)
 
@@ -242,13 +217,8 @@ def too_long_table(runs: Sequence[Run], folder: Path) -> str:
         if stopped and mine is not None and other is not None:
             rows.append((run, mine, other, steps_of_all(planned) / planned.steps))
     head = (
-        "method",
-        "runs",
-        "the guard: regret, pp",
-        "falling rate, whole plan",
-        "the guard less it",
-        "its steps by the plan",
-        "better in",
+        "method | runs | the guard: regret, pp | falling rate, whole plan | the guard less it | "
+        "its steps by the plan | better in"
     )
     told = []
     for method in (*METHODS, ""):

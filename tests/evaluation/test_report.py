@@ -163,24 +163,9 @@ def test_words_of_users_cannot_become_markup():
     assert NASTY.replace("  ", " ") in page.text
 
 
-def test_report_json_holds_the_contract_and_plain_values_only():
+def test_report_json_holds_plain_values_only():
     data = _data(scores=(report.Score("likeness", (0.5,), (float("nan"),)),), losses=(0.5, float("inf")))
     values = json.loads(data.to_json(), parse_constant=lambda name: pytest.fail(name))
-    for key in (
-        "method",
-        "family",
-        "stopped_by",
-        "steps_done",
-        "best_step",
-        "range",
-        "guard",
-        "seconds",
-        "images_per_second",
-        "peak_memory_bytes",
-        "artifacts",
-        "warnings",
-    ):
-        assert key in values
     assert values["range"] == {"safe": None, "balanced": None, "likeness": None}
     assert values["guard"] is None
     assert [set(file) >= {"path", "format", "sha256"} for file in values["artifacts"]] == [True, True]

@@ -88,6 +88,10 @@ NAMES = (
 )
 
 
+def _asks(command: str, **values: str) -> dict[str, Any]:
+    return {"command": [command], "values": values}
+
+
 def requests() -> list[Hostile]:
     """All of them."""
     return [
@@ -294,53 +298,21 @@ def requests() -> list[Hostile]:
         ),
         Hostile("body", "no JSON", 422, **{**POST, "body": b"{"}, headers={"Content-Type": "application/json"}),
         Hostile("body", "more than a megabyte", 413, **{**POST, "body": {"name": "x" * 2**20}}),
-        Hostile(
-            "body",
-            "a setting that names code",
-            422,
-            method="POST",
-            path="/api/projects/{project}/recipe",
-            body={"advice": "{job}", "settings": {"method.name": "os:system"}},
-        ),
-        Hostile(
-            "body",
-            "a command that is none",
-            422,
-            method="POST",
-            path="/api/commands",
-            body={"command": ["rm"], "values": {}},
-        ),
-        Hostile(
-            "body",
-            "a method from outside",
-            422,
-            method="POST",
-            path="/api/commands",
-            body={"command": ["find-rate"], "values": {"method": "os:system"}},
-        ),
-        Hostile(
-            "body",
-            "a path outside the roots",
-            422,
-            method="POST",
-            path="/api/commands",
-            body={"command": ["inspect"], "values": {"file": "/etc/passwd"}},
-        ),
-        Hostile(
-            "body",
-            "a result outside the home",
-            422,
-            method="POST",
-            path="/api/commands",
-            body={"command": ["resize"], "values": {"file": "{home}", "out": "../../x"}},
-        ),
-        Hostile(
-            "body",
-            "a place for results that was not allowed",
-            404,
-            method="POST",
-            path="/api/runs/{run}/export",
-            body={"to": "0000000000000000"},
+        *(
+            Hostile("body", what, gets, method="POST", path=path, body=body)
+            for what, gets, path, body in (
+                (
+                    "a setting that names code",
+                    422,
+                    "/api/projects/{project}/recipe",
+                    {"advice": "{job}", "settings": {"method.name": "os:system"}},
+                ),
+                ("a command that is none", 422, "/api/commands", _asks("rm")),
+                ("a method from outside", 422, "/api/commands", _asks("find-rate", method="os:system")),
+                ("a path outside the roots", 422, "/api/commands", _asks("inspect", file="/etc/passwd")),
+                ("a result outside the home", 422, "/api/commands", _asks("resize", file="{home}", out="../../x")),
+                ("a place for results that was not allowed", 404, "/api/runs/{run}/export", {"to": 16 * "0"}),
+            )
         ),
         Hostile("method", "TRACE", 405, method="TRACE"),
         Hostile("method", "CONNECT", 405, method="CONNECT", path="/"),

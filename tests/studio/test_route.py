@@ -64,6 +64,20 @@ def set_quick(visit: Visit) -> None:
         }""",
         [project[1], QUICK],
     )
+    visit.page.reload()
+    visit.page.wait_for_selector("text=3 changed", timeout=MINUTES)
+
+
+def plan(visit: Visit, trigger: str = "") -> None:
+    """From images to a plan that is quick to train."""
+    page = visit.page
+    drop(visit, sorted(DEMO_PICTURES.iterdir()))
+    page.wait_for_selector("text=usable 30", timeout=2 * MINUTES)
+    page.click("text=On to the plan")
+    if trigger:
+        page.fill("label:has-text('Trigger word') input", trigger)
+    page.wait_for_selector(".option", timeout=4 * MINUTES)
+    set_quick(visit)
 
 
 def test_images_are_dropped_checked_left_out_and_given_back(program: Program) -> None:
@@ -103,8 +117,6 @@ def test_from_thirty_images_to_a_file_by_mouse_and_nothing_leaves_the_machine(pr
         page.fill("label:has-text('Trigger word') input", "tsuipi")
         page.wait_for_selector(".option", timeout=4 * MINUTES)
         set_quick(visit)
-        page.reload()
-        page.wait_for_selector("text=3 changed", timeout=MINUTES)
         visit.click("text=Start training")
         page.wait_for_selector(".chart canvas", timeout=5 * MINUTES)
         page.wait_for_selector("h1:has-text('Finished')", timeout=10 * MINUTES)
@@ -143,8 +155,6 @@ def test_from_thirty_images_to_a_file_by_keyboard_alone(program: Program) -> Non
         page.keyboard.press("Enter")
         page.wait_for_selector(".option", timeout=4 * MINUTES)
         set_quick(visit)
-        page.reload()
-        page.wait_for_selector("text=3 changed", timeout=MINUTES)
         page.keyboard.press("Control+Enter")
         page.wait_for_selector(".progress-head", timeout=MINUTES)
         page.keyboard.press("?")
@@ -180,13 +190,7 @@ def test_killed_and_started_again(program: Program) -> None:
     table = []
     with visiting(program) as visit:
         page = visit.page
-        drop(visit, sorted(DEMO_PICTURES.iterdir()))
-        page.wait_for_selector("text=usable 30", timeout=2 * MINUTES)
-        page.click("text=On to the plan")
-        page.wait_for_selector(".option", timeout=4 * MINUTES)
-        set_quick(visit)
-        page.reload()
-        page.wait_for_selector("text=3 changed", timeout=MINUTES)
+        plan(visit)
         page.click("text=Start training")
         page.wait_for_selector("text=Save and pause", timeout=3 * MINUTES)
 
@@ -235,14 +239,7 @@ def test_every_screen_in_both_languages_widths_and_themes(program: Program) -> N
     SHOTS.mkdir(parents=True, exist_ok=True)
     with visiting(program) as visit:
         page = visit.page
-        drop(visit, sorted(DEMO_PICTURES.iterdir()))
-        page.wait_for_selector("text=usable 30", timeout=2 * MINUTES)
-        page.click("text=On to the plan")
-        page.fill("label:has-text('Trigger word') input", "tsuipi")
-        page.wait_for_selector(".option", timeout=4 * MINUTES)
-        set_quick(visit)
-        page.reload()
-        page.wait_for_selector("text=3 changed", timeout=MINUTES)
+        plan(visit, "tsuipi")
         page.click("text=Start training")
         page.wait_for_selector("h1:has-text('Finished')", timeout=15 * MINUTES)
         project = re.search(r"projects/(\w+)", page.url)
