@@ -271,7 +271,7 @@ class Renderer:
 
         if self._composition:
             now = [part.request for part in self._composition.parts]
-            refused = files([one.request for one in self._composition.refused])
+            refused = files([request for request, _error in self._composition.refused])
             usable = [one for one, neutral in zip(requests, files(requests)) if neutral not in refused]
             if files(now) == files(usable):
                 for number, (old, new) in enumerate(zip(now, usable)):

@@ -74,7 +74,6 @@ class Judgement:
 
     gain: Interval | None  # of fidelity
     gained: bool
-    losses: dict[Cost, Interval]  # differences, where measured
     lost: tuple[Cost, ...]
     dear: tuple[Cost, ...]
     copies: int
@@ -163,7 +162,7 @@ def _judge(base: Tables, tables: Tables, scale: Scale, doubted: bool) -> Judgeme
     gained = gain is not None and gain.sign > 0 and gain.mean >= LEAST * way(base, scale)
     copying = extra >= COPIES and extra >= COPIED * drawings
     slight = gain is not None and gain.mean < SEEN * way(base, scale)
-    return Judgement(gain, gained, losses, lost, dear, copies, drawings, copying, slight, doubted, score, draws)
+    return Judgement(gain, gained, lost, dear, copies, drawings, copying, slight, doubted, score, draws)
 
 
 def way(base: Tables, scale: Scale) -> float:

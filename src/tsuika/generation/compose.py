@@ -59,7 +59,6 @@ class Part:
 
     request: Requested
     method: str
-    artifact: Artifact
     attachments: tuple[Attachment, ...]
     matched: tuple[str, ...]
     unmatched: tuple[str, ...]
@@ -68,20 +67,12 @@ class Part:
     sha256: str | None = None  # of a file
 
 
-@dataclass(frozen=True)
-class Refused:
-    """An artifact that was found by its name and is not used."""
-
-    request: Requested
-    error: ModelError
-
-
 @dataclass
 class Composition:
     """Artifacts on a model; as a context manager, gives the model back at the end."""
 
     parts: tuple[Part, ...]
-    refused: tuple[Refused, ...]
+    refused: tuple[tuple[Requested, ModelError], ...]  # found by name, and not used
     _stack: ExitStack
 
     def __enter__(self) -> Composition:
@@ -126,7 +117,7 @@ def compose(
             except ModelError as error:
                 if not one.called:
                     raise
-                refused.append(Refused(one, error))
+                refused.append((one, error))
                 if warn:
                     warn(refusal(one.path, error))
         for part in parts:  # only now: peft activates the newest set of layers and switches off those before it
@@ -178,7 +169,7 @@ class _Stacking:
             self.warn(note("GN007", first=unread[0], unread=len(unread), **about))
         digest = files.sha256(request.path) if request.path.is_file() else None
         layers = method.layers(self.layers, artifact)
-        return Part(request, artifact.method, artifact, tuple(attachments), matched, unmatched, layers, words, digest)
+        return Part(request, artifact.method, tuple(attachments), matched, unmatched, layers, words, digest)
 
     def _attach_words_in(self, request: Requested, artifact: Artifact) -> tuple[str, ...]:
         """The words bundled in a LoRA, always at full strength, as A1111 has them; one that another file has stays its."""
@@ -313,7 +304,7 @@ def describe(composition: Composition) -> Combination:
     """What is on the base now. Artifacts at strength 0 change nothing, so they are in no conflict."""
     acting = [part for part in composition.parts if part.request.strength or part.request.text_strength]
     shared = [(one, two, one.layers & two.layers) for one, two in combinations(acting, 2)]
-    refused = [Refusal(str(one.request.path), one.error.part("what")) for one in composition.refused]
+    refused = [Refusal(str(request.path), error.part("what")) for request, error in composition.refused]
     conflicts = [
         Conflict(str(one.request.path), str(two.request.path), len(both), min(both))
         for one, two, both in shared
