@@ -14,7 +14,7 @@ from PIL import ExifTags, Image
 from tsuika import pages
 from tsuika.core.errors import ImageError
 from tsuika.core.texts import _, languages
-from tsuika.evaluation import inline, report, scores
+from tsuika.evaluation import near_copies, report, scores
 from tsuika.pages import chart
 
 NASTY = "<script>alert('x')</script> \"&amp;\" https://example.org/{steps}"
@@ -199,7 +199,7 @@ def test_training_pictures_are_shown_and_scored_as_they_were_trained_on(tmp_path
     Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(clear)
     Image.fromarray(np.full((8, 8), 0x8080, np.uint16)).save(deep)
     _image().save(odd, exif=b"Exif\0\0nonsense, and no TIFF")
-    for read in (lambda path: np.asarray(inline.opened(path)), scores.pixels):
+    for read in (lambda path: np.asarray(near_copies.opened(path)), scores.pixels):
         assert read(turned).shape == (64, 32, 3)
         assert (read(clear) == 255).all()
         assert (read(deep) == 128).all()

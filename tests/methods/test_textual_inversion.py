@@ -16,7 +16,7 @@ from tsuika.core.types import Artifact, Model
 from tsuika.generation.encode import encode
 from tsuika.methods.textual_inversion import TextualInversion
 from tsuika.methods.textual_inversion import vectors as textual_inversion
-from tsuika.training import checkpoint, optim, riemannian
+from tsuika.training import checkpoint, optim
 from tsuika.training.fit import Fit
 from tsuika.training.loop import conditioner, fit
 from tsuika.training.preparation import accelerate_for
@@ -245,7 +245,7 @@ def test_words_and_init_come_from_the_pictures_section() -> None:
 def test_the_optimizers_know_what_they_can() -> None:
     added = attach(tiny("sd1"))
     groups = added.param_groups()
-    assert isinstance(optim.build(Train(optimizer="riemannian", ema=0), groups), riemannian.Riemannian)
+    assert isinstance(optim.build(Train(optimizer="riemannian", ema=0), groups), optim.Riemannian)
     with pytest.raises(RecipeError, match="weight_decay"):
         optim.build(Train(optimizer="riemannian", ema=0, weight_decay=0.1), groups)
     with pytest.raises(RecipeError, match="ema"):

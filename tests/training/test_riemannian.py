@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tsuika.training import checkpoint
-from tsuika.training.riemannian import Riemannian
+from tsuika.training.optim import Riemannian
 
 LENGTHS = torch.tensor([[0.4], [3.0], [20.0]])
 

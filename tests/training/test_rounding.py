@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.optim import SGD, AdamW
 
-from tsuika.training.rounding import StochasticRounding, round_stochastically
+from tsuika.training.optim import StochasticRounding, round_stochastically
 
 
 def source(seed: int = 0) -> torch.Generator:

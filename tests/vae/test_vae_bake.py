@@ -18,7 +18,7 @@ from tsuika.api import writing
 from tsuika.core.errors import FormatError, ImageError, ModelError, RecipeError
 from tsuika.core.weights import Weights, open_weights
 from tsuika.formats import CHECKPOINTS, vae_file
-from tsuika.vae import bake, proof, roundtrip, tune
+from tsuika.vae import bake, roundtrip, tune
 
 
 def write_base(family: str, folder: Path, kind: str, seed: int = 3) -> Path:
@@ -189,7 +189,7 @@ def test_tuning_that_gains_nothing_writes_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("copies", [1, 2, 5])
 def test_copies_take_no_pictures_from_learning(copies: int) -> None:
     groups = [tuple(f"{i} {copy}" for copy in range(copies)) for i in range(12)]
-    dealt = proof.parts(groups, 0)
+    dealt = tune.parts(groups, 0)
     counts = [len({name.split()[0] for name in part}) for part in (dealt.train, dealt.choose, dealt.prove)]
     assert counts == [7, 1, 4] and sum(map(len, (dealt.train, dealt.choose, dealt.prove))) == 12 * copies
 

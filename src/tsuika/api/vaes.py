@@ -36,7 +36,7 @@ from tsuika.data.manifest import Manifest
 from tsuika.families import StoredBase
 from tsuika.formats import vae_file
 from tsuika.training.device import DTYPES, pick_device
-from tsuika.vae import bake, compare, faults, metrics, proof, report, roundtrip, tune
+from tsuika.vae import bake, compare, faults, metrics, report, roundtrip, tune
 from tsuika.vae.compare import ComparedImage, Comparison, LoadedVae
 
 MAX_PICTURES: Final = 32
@@ -274,7 +274,7 @@ def bake_vae(base: str, vae: str, out: Path, *, overwrite: bool = False) -> Gene
     yield Phase("write")
     count = bake.bake(space.path, tensors, space.geometry.vae, out, facts)
     back = space.load_vae(str(out), cpu).state_dict()
-    dtype = proof.narrowest(back.values())
+    dtype = tune.narrowest(back.values())
     wrong = [name for name, value in tensors.items() if not torch.equal(value.to(dtype), back[name].to(dtype))]
     if wrong:
         raise writing.differing(out, wrong)
@@ -368,14 +368,14 @@ def tune_vae(
     yield Phase("pictures")
     manifest = scan.scan(images, Data(min_size_px=_LEAST_PX))
     groups = dedupe.groups(manifest)
-    parts = proof.parts(groups, seed)
+    parts = tune.parts(groups, seed)
     factor = roundtrip.factor(start)
     pictures = _Prepared(manifest, size_px or space.geometry.native_size_px, factor)
     crop_px, large, small = _crops(pictures, parts.train, crop_px // factor * factor)
     notes = pictures.notes + small
     yield from notes
     measured = pictures.of(parts.prove)
-    before = proof.measured(start, measured)
+    before = tune.measured(start, measured)
     settings = tune.Settings(
         purpose,
         steps,
@@ -393,11 +393,11 @@ def tune_vae(
     except FloatingPointError as error:
         raise DivergedError("VA022", step=error.args[0], rate=f"{settings.learning_rate / 3:.1g}") from None
     yield Phase("prove", len(measured))
-    dtype = proof.narrowest(roundtrip.encoder_tensors(start).values())
-    proof.rounded(start, dtype)
+    dtype = tune.narrowest(roundtrip.encoder_tensors(start).values())
+    tune.rounded(start, dtype)
     numbers = {name: number for number, group in enumerate(groups) for name in group}
-    shown = proof.prove(before, proof.measured(start, measured), [numbers[name] for name in parts.prove], purpose, seed)
-    costs = [note("VA023", measure=name, **proof.words(shown.changes[name])) for name in shown.costs]
+    shown = tune.prove(before, tune.measured(start, measured), [numbers[name] for name in parts.prove], purpose, seed)
+    costs = [note("VA023", measure=name, **tune.words(shown.changes[name])) for name in shown.costs]
     yield from costs
     if not (shown.is_better or keep_anyway):
         name = shown.measure
@@ -407,7 +407,7 @@ def tune_vae(
             measure=name,
             before=f"{shown.before[name]:.4g}",
             after=f"{shown.after[name]:.4g}",
-            **proof.words(shown.changes[name]),
+            **tune.words(shown.changes[name]),
         )
     yield Phase("write")
     config = {

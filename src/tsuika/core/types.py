@@ -219,7 +219,7 @@ class ParamGroup:
     name: str
     params: list[nn.Parameter]
     learning_rate: float
-    directions: bool = False  # rows are vectors that may learn their direction alone (`training.riemannian`)
+    directions: bool = False  # rows are vectors that may learn their direction alone (`training.optim.Riemannian`)
 
 
 UpdateKind = Literal["weights", "factors", "network", "vectors", "adapter"]

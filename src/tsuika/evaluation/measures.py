@@ -23,9 +23,8 @@ from PIL import Image
 from tsuika.core.bootstrap import Table
 from tsuika.core.sections import Data
 from tsuika.evaluation.encoders import Encoder, Vectors
-from tsuika.evaluation.inline import PictureSource
 from tsuika.evaluation.memorization import as_trained, similarity, thumbnail
-from tsuika.evaluation.near_copies import NearestImage
+from tsuika.evaluation.near_copies import NearestImage, PictureSource
 from tsuika.evaluation.prompts import Asked, without_subject
 from tsuika.guard.memorization import resemblances
 

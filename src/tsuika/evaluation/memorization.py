@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from tsuika.evaluation.inline import PictureSource, opened
-from tsuika.evaluation.near_copies import MemorizationCheck, NearestImage
+from tsuika.evaluation.near_copies import MemorizationCheck, NearestImage, PictureSource, opened
 from tsuika.guard.memorization import Memorization, Resemblance, resemblances
 
 if TYPE_CHECKING:

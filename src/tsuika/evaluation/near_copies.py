@@ -1,16 +1,33 @@
-"""What the memorization check has found, as plain values: the report shows them without torch."""
+"""Images of a report, and what the memorization check has found about them, as plain values: no torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from PIL import Image
+
+from tsuika import pages
 from tsuika.core.texts import Text, _, _n
-from tsuika.evaluation.inline import PictureSource
+from tsuika.data.image import open_image
 from tsuika.pages import sentences
 
 if TYPE_CHECKING:
     from tsuika.guard.memorization import Memorization, Resemblance
+
+
+PictureSource = Image.Image | Path  # in memory, or a file
+
+
+def data_uri(image: PictureSource, side_px: int) -> str:
+    """An image, at most `side_px` on its longer side, as a data URI. Raises UnusableError as `opened`."""
+    return pages.data_uri(opened(image), side_px)
+
+
+def opened(image: PictureSource) -> Image.Image:
+    """An image to work on, read as for training: upright, sRGB, on white. Raises UnusableError: the file is gone or no image."""
+    return open_image(image) if isinstance(image, Path) else image.convert("RGB").copy()
 
 
 @dataclass(frozen=True)

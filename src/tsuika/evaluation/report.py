@@ -19,8 +19,7 @@ from tsuika.core.files import write_text
 from tsuika.core.plain import jsonable
 from tsuika.core.texts import Text, _, _n, languages
 from tsuika.evaluation import report_guard
-from tsuika.evaluation.inline import PictureSource, data_uri
-from tsuika.evaluation.near_copies import MemorizationCheck
+from tsuika.evaluation.near_copies import MemorizationCheck, PictureSource, data_uri
 from tsuika.families import FAMILIES
 from tsuika.methods import METHODS, title
 from tsuika.methods.uses import Result, in_tsuika

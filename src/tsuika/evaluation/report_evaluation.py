@@ -13,7 +13,7 @@ from tsuika.core.bootstrap import Table, of_table
 from tsuika.core.intervals import Interval
 from tsuika.core.texts import Text, _
 from tsuika.evaluation.evaluation import MEASURES, Evaluation, said, signed
-from tsuika.evaluation.inline import data_uri
+from tsuika.evaluation.near_copies import data_uri
 from tsuika.evaluation.verdict import difference, moved
 from tsuika.pages.chart import nice_ticks
 

@@ -13,7 +13,7 @@ from PIL import Image
 from tsuika.config import Recipe
 from tsuika.embedded import mascot, yardstick
 from tsuika.evaluation import report
-from tsuika.evaluation.inline import PictureSource, opened
+from tsuika.evaluation.near_copies import PictureSource, opened
 
 # (recipe, training images, before and after) -> figures
 Scorer = Callable[[Recipe, Sequence[Path], Sequence[report.BeforeAfter]], tuple[report.Score, ...]]

@@ -27,7 +27,7 @@ from tsuika.core.errors import RecipeError
 from tsuika.core.seeds import derive
 from tsuika.core.types import Attachment, Update, UpdateKind
 from tsuika.guard import proximal
-from tsuika.training.rounding import round_stochastically
+from tsuika.training.optim import round_stochastically
 
 
 class Penalties:
