@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 
-from tsuika.guard.judge import Judge, Rule, check_schedule
+from tsuika.guard.judge import Judge, check_schedule
 from tsuika.guard.reading import Check, Ratios, Reading, estimate, mean
 
 PROBES = 300  # drawn of each size
@@ -147,7 +147,7 @@ def compare(checks: Sequence[Check], steps: int) -> None:
             rest = [row for row in everyone if row not in rows]
             twin_rows = drawing.sample(range(len(checks[0].reading.train)), min(size, len(checks[0].reading.train)))
             truth = {0: 0.0} | {one.step: mean(part(one.reading.held_out, rest).mid) for one in checks}
-            judge, stopped = Judge(steps, 1e-3, Rule()), steps
+            judge, stopped = Judge(steps, 1e-3), steps
             for one in checks:
                 reading = Reading(
                     part(one.reading.held_out, rows),

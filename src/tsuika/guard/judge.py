@@ -12,15 +12,15 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Final, Literal, cast
+from typing import Final, Literal
 
 from tsuika.core.messages import percent, sentence
-from tsuika.core.plain import jsonable
 from tsuika.guard.reading import Check, Estimate, Grid, estimate, halves, mean, minus
 
 FIRST_CHECK: Final = 50  # [18 runs]
 CHECKS_AT_LEAST: Final = 8  # a run shorter than 8 x 50 steps is first checked after an eighth of it [proposed]
 RATIO: Final = 1.2  # of a check's step to the one before: 12 checks a run, 0.01 % regret [18 runs]
+MIN_CHECKS: Final = 3  # without a better one, before a stop [18 runs]
 MIN_STEPS: Final = 150  # never stopped for lack of gain before this [18 runs]
 MIN_SHARE: Final = (
     0.2  # nor before this share of the run: a limit for safety, after one run of 23 that wobbled (bench/guard)
@@ -47,14 +47,6 @@ SEVERAL_BYTES: Final = 2**29
 LIKENESS_REACH: Final = 2.5  # usable checkpoints spanned 1-3 times the best step (demystifying-sd-finetuning)
 
 Kind = Literal["go", "warn", "stop"]
-
-
-@dataclass(frozen=True)
-class Rule:
-    """What a user can set of the rule for stopping."""
-
-    patience: float = 0.5  # stop when this share of the best step has gone by without a better one [18 runs]
-    min_checks: int = 3  # and at least so many checks [18 runs]
 
 
 @dataclass(frozen=True)
@@ -122,12 +114,15 @@ class Judge:
         self,
         steps: int,
         learning_rate: float,
-        rule: Rule | None = None,
+        patience: float = 0.5,
         overlap: float = 0.0,
         check_steps: Sequence[int] = (),
     ) -> None:
-        """`steps` is the run's longest length; `overlap` as `reading.estimate`, for folds; `check_steps` when to check."""
-        self.steps, self.rule = steps, rule or Rule()
+        """`steps` is the run's longest length; `overlap` as `reading.estimate`, for folds; `check_steps` when to check.
+
+        `patience`: stop when this share of the best step has gone by without a better one [18 runs].
+        """
+        self.steps, self._patience = steps, patience
         self.checks: list[Check] = []
         self.verdicts: list[Verdict] = []
         self._learning_rate, self._overlap = learning_rate, overlap
@@ -177,13 +172,6 @@ class Judge:
         verdict = self._verdict(self._evidence(best))
         self.verdicts.append(verdict)
         return verdict
-
-    def report(self) -> dict[str, Any]:
-        alarms = [{"step": v.evidence.step, "code": v.code} for v in self.verdicts if v.kind != "go"]
-        curve = [verdict.evidence for verdict in self.verdicts]
-        return cast(
-            dict[str, Any], jsonable({"curve": curve, "range": self._range, "alarms": alarms, "rule": self.rule})
-        )
 
     def _usable(self) -> list[Check]:
         return [one for one in self.checks if one.reading.held_out.finite and one.reading.train.finite]
@@ -291,7 +279,7 @@ class Judge:
         held = [one for one in self._usable() if len(one.reading.held_out)]
         best = max(now.best_step, min(held, key=lambda one: mean(one.reading.held_out.mid)).step)
         since = sum(one.step > best for one in self.checks)
-        return since >= self.rule.min_checks and now.step - best >= self.rule.patience * best
+        return since >= MIN_CHECKS and now.step - best >= self._patience * best
 
     def _diverges(self) -> bool:
         """Whether held-out images are far worse than with the base, and rising or not improving for two checks (new words jitter)."""

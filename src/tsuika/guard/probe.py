@@ -104,7 +104,7 @@ class Probe:
         """
         if not (held_out or train):
             raise ValueError("a probe needs at least one picture")
-        self._model, self._attachment = model, attachment
+        self._model = model
         self._chunk, self._autocast = chunk, autocast
         self._trains_text = any(role.startswith("text.") for role in attachment.trains)
         self._encoded: dict[tuple[str, tuple[int, int]], Conditioning] = {}

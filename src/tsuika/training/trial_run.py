@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tsuika.core import files
 from tsuika.core.events import Event, Judged, Phase
-from tsuika.guard.judge import Judge, Rule, replay
+from tsuika.guard.judge import Judge, replay
 from tsuika.training import checkpoint
 from tsuika.training.fit import Fit
 from tsuika.training.guard_plan import GuardPlan
@@ -131,8 +131,8 @@ def monitor_of(prepared: Prepared, plan: GuardPlan, run: Fit, file: Path, *, fol
 
 
 def judge_of(prepared: Prepared, plan: GuardPlan, steps: Sequence[int]) -> Judge:
-    train, rule = prepared.recipe.train, Rule(patience=prepared.recipe.guard.patience)
-    return Judge(train.steps, train.learning_rate, rule, plan.overlap, steps)
+    train, guard = prepared.recipe.train, prepared.recipe.guard
+    return Judge(train.steps, train.learning_rate, guard.patience, plan.overlap, steps)
 
 
 def _states(prepared: Prepared, fold: int) -> Path:
