@@ -27,7 +27,7 @@ from tsuika.data.split import split
 from tsuika.guard.judge import CHECKS_AT_LEAST, FIRST_CHECK, Judge, Range
 from tsuika.guard.probe import PATH
 from tsuika.training import folder as run_folder
-from tsuika.training import guard_plan, guarded_run, run, trial_run
+from tsuika.training import guard_plan, guarded_run, run
 from tsuika.training.preparation import Services
 
 
@@ -243,7 +243,7 @@ def test_stopped_and_gone_on_to_the_same_bits(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, method: str, refit: bool
 ) -> None:
     """The generator is closed at a check, between two and in the refit; everything is read from disk again."""
-    monkeypatch.setattr(trial_run, "Judge", Stopping)
+    monkeypatch.setattr(guarded_run, "Judge", Stopping)
     monkeypatch.setattr(guarded_run, "SEVERAL_BYTES", guarded_run.SEVERAL_BYTES if refit else 0)
     train = {"checkpoint_every": 2, "learning_rate": 1e-3, "steps": 6}
     what = recipe(place, count, method, train=train, **{"guard.refit": refit})
@@ -280,7 +280,7 @@ def test_without_a_refit_the_best_steps_weights_are_written(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     """Those of a run that ends there, on the pictures that were not held out; also of a model too large to keep often."""
-    monkeypatch.setattr(trial_run, "Judge", Stopping)
+    monkeypatch.setattr(guarded_run, "Judge", Stopping)
     monkeypatch.setattr(guarded_run, "SEVERAL_BYTES", 0 if method == "dreambooth" else guarded_run.SEVERAL_BYTES)
     train = {"learning_rate": 1e-3, "warmup": 0.0}
     events = through(recipe(place, 10, method, train=train, **{"guard.refit": False}), tmp_path / "run", place)
@@ -311,7 +311,7 @@ def test_after_folds_the_result_goes_on_from_half_of_their_step(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     """To which a training on all images has brought it; to the same bits after stops."""
-    monkeypatch.setattr(trial_run, "Judge", TakingTheLast)
+    monkeypatch.setattr(guarded_run, "Judge", TakingTheLast)
     train = {"learning_rate": 1e-3, "warmup": 0.0, "steps": 8, "schedule": "linear", "checkpoint_every": 1}
     what = recipe(place, 4, method, train=train, **{"train.ema": 0.0, "guard.folds": 2})
     events = through(what, tmp_path / "calm", place)
@@ -371,7 +371,7 @@ class StoppingFirstFoldEarly(Judge):
 def test_a_fold_that_stops_early_goes_on_until_all_can_be_judged_together(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trial_run, "Judge", StoppingFirstFoldEarly)
+    monkeypatch.setattr(guarded_run, "Judge", StoppingFirstFoldEarly)
     monkeypatch.setattr(StoppingFirstFoldEarly, "made", 0)
     train = {"learning_rate": 1e-3, "steps": 8}
     what = recipe(place, 4, "textual-inversion", train=train, **{"guard.folds": 2})

@@ -18,12 +18,12 @@ from tsuika.core.types import Artifact, Attachment
 from tsuika.guard.judge import MOVED_ALONG
 from tsuika.guard.memorization import Memorization
 from tsuika.pages import sentences
-from tsuika.training import guard_plan, guarded_run, optim, surroundings, writing
+from tsuika.training import guard_plan, optim, surroundings, writing
 from tsuika.training.fit import Fit
 from tsuika.training.guard_plan import GuardPlan
+from tsuika.training.guarded_run import GuardedRun, Trained
 from tsuika.training.preparation import Services, accelerate_for, clear_errors, prepare
 from tsuika.training.prepared import Prepared
-from tsuika.training.trial_run import best_so_far
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,11 @@ def train(
                     yield from _preview(prepared, services, step)
                 yield Phase(phase, run.schedule.last)
 
-        trained = None
+        guarded, trained = GuardedRun(prepared, plan, after, resume), None
         with suppress(StopRequested):
-            trained = yield from guarded_run.train(prepared, plan, after, resume=resume)
+            trained = yield from guarded.train()
         if trained is None:
-            return (yield from _unfinished(prepared, plan))
+            return (yield from _unfinished(guarded))
         yield from _preview(prepared, services, trained.step)
         result = yield from _written(prepared, trained)
         trained.attachment.detach()
@@ -78,10 +78,11 @@ def train(
         return result
 
 
-def _unfinished(prepared: Prepared, plan: GuardPlan) -> Generator[Event, None, Result]:
+def _unfinished(guarded: GuardedRun) -> Generator[Event, None, Result]:
     """Write what is best so far of a run that was stopped. Raises StopRequested: nothing is there yet."""
+    prepared = guarded.prepared
     prepared.clear_model()
-    best = best_so_far(prepared, plan)
+    best = guarded.best_so_far()
     if best is None or not prepared.is_main:
         raise StopRequested
     step, weights = best
@@ -121,7 +122,7 @@ def _preview(prepared: Prepared, services: Services, step: int) -> Iterator[Even
         yield from services.preview(prepared, step)
 
 
-def _written(prepared: Prepared, trained: guarded_run.Trained) -> Generator[Event, None, Result]:
+def _written(prepared: Prepared, trained: Trained) -> Generator[Event, None, Result]:
     """Look for memorized images in the result, and write it and the other steps of the range; the main process does."""
     if not prepared.is_main:
         return Result(prepared, trained.step, trained.stopped_by)
