@@ -26,7 +26,6 @@ def write(report: Report, file: Path, language: str = "") -> Path:
 
 
 def render(report: Report, language: str = "") -> str:
-    """The page as HTML."""
     about: dict[str, list[Finding]] = {}
     for finding in report.findings:
         for name in finding.pictures:

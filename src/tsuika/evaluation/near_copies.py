@@ -78,7 +78,6 @@ class MemorizationCheck:
 
     @property
     def copies(self) -> int:
-        """How many drawings copy a training image."""
         return sum(pair.copies for pair in self.pairs)
 
     @property

@@ -26,8 +26,6 @@ CAPTIONS: Final = 4  # training captions that are drawn, for copies show there f
 
 @dataclass(frozen=True)
 class Asked:
-    """A prompt that is drawn."""
-
     text: str
     group: Group
 

@@ -70,8 +70,6 @@ class TrainingPicture:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """An image that was not used, and why."""
-
     name: str
     reason: Text | str
 
@@ -291,7 +289,6 @@ def render(data: ReportData, language: str | None = None) -> str:
 
 
 def _summary(data: ReportData) -> Text:
-    """Images, steps, time, and what became of the likeness."""
     counted = {
         "images": _n("{count} image", "{count} images", len(data.pictures)),
         "steps": _n("{steps} step", "{steps} steps", data.steps_done, steps=f"{data.steps_done:,}"),

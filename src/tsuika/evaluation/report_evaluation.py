@@ -102,7 +102,6 @@ def section(evaluation: Evaluation, shown: Sequence[First]) -> str:
 
 
 def _rows(evaluation: Evaluation, columns: Sequence[str]) -> list[dict[str, Any]]:
-    """The base, then every point."""
     verdict, base, rows = evaluation.verdict, evaluation.base, []
     pairs = zip((None, *evaluation.points), (None, *verdict.judgements), strict=True)
     for number, (point, judgement) in enumerate(pairs, start=-1):

@@ -138,7 +138,6 @@ def view(guard: Mapping[str, Any], losses: Sequence[float]) -> dict[str, Any]:
 
 
 def _cards(guard: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Each step of the range, with everything that it is."""
     named: dict[int, list[str]] = {}
     for name, step in best(guard)[1].items():
         if step is not None:

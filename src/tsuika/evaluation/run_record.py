@@ -84,7 +84,6 @@ class RunRecord:
                 self.close()
 
     def close(self) -> None:
-        """End the running phase."""
         if self._phase:
             self.seconds[self._phase] = self.seconds.get(self._phase, 0.0) + time.monotonic() - self._since
             self._phase = ""

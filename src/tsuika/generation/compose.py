@@ -277,8 +277,6 @@ class Used:
 
 @dataclass(frozen=True)
 class Refusal:
-    """An artifact that was found and is not used."""
-
     file: str
     why: str
 

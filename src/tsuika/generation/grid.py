@@ -103,8 +103,6 @@ def _enlarged(picture: Image.Image) -> Image.Image:
 
 
 class _Speller:
-    """A font with a way to write what it lacks."""
-
     def __init__(self, font: Font, lacks: frozenset[str]) -> None:
         self.font, self.lacks = font, lacks
 

@@ -42,7 +42,6 @@ class Library:
 
     @cached_property
     def files(self) -> list[Path]:
-        """Every file that may be an artifact."""
 
         def rank(path: Path) -> tuple[int, int, str]:
             return len(path.parts), SUFFIXES.index(path.suffix.lower()), str(path)

@@ -33,8 +33,6 @@ BATCH = 4  # images that are drawn at once
 
 @dataclass(frozen=True)
 class Sampler:
-    """A diffusers scheduler and how it is set up."""
-
     scheduler: str
     spacing: str  # timestep spacing where the base does not ask for its own
     options: Mapping[str, Any] = field(default_factory=dict)

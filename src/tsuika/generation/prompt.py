@@ -44,8 +44,6 @@ class Weighted:
 
 @dataclass(frozen=True)
 class Tag:
-    """An artifact that a prompt asks for by name."""
-
     kind: str  # of TAGS
     name: str
     unet: float = 1.0

@@ -99,7 +99,6 @@ class Recall:
 
     @property
     def recalls(self) -> bool:
-        """Whether the caption alone recalls a training image."""
         return self.excess > LEAK
 
 
@@ -109,12 +108,10 @@ class Memorization:
 
     @property
     def recalled(self) -> int:
-        """Number of captions that recall a training image."""
         return sum(one.recalls for one in self.recalls)
 
     @property
     def worst(self) -> float:
-        """The largest excess."""
         return max(one.excess for one in self.recalls)
 
     @property

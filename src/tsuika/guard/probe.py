@@ -42,8 +42,6 @@ CONTROLS: Final = (
 
 @dataclass(frozen=True)
 class Subject:
-    """An image to measure by."""
-
     key: str  # the content's hash, which decides the noise
     latents_CHW: Tensor  # scaled, the posterior mean, without augmentation
     caption: str  # whole: no dropout, no shuffling

@@ -56,8 +56,6 @@ class Reading:
 
 @dataclass(frozen=True)
 class Check:
-    """A reading at a step of a run."""
-
     step: int
     reading: Reading
     guard_s: float = 0.0  # seconds spent on checks since the run began, this one included

@@ -27,8 +27,6 @@ _NAME: Final = re.compile(r"step-(\d{6,})")
 
 @dataclass(frozen=True)
 class State:
-    """Everything that training needs to go on."""
-
     step: int
     weights: dict[str, Tensor]
     optimizer: dict[str, Any]  # a torch optimizer's state_dict
@@ -37,7 +35,6 @@ class State:
 
 
 def _flatten(optimizer: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """An optimizer's state as named tensors and plain JSON."""
     tensors: dict[str, Tensor] = {}
     plain: dict[str, Any] = {"param_groups": optimizer["param_groups"], "state": {}}
     for index, row in optimizer["state"].items():
@@ -133,7 +130,6 @@ def _state(file: Path, manifest: dict[str, Any]) -> State:
 
 
 def place(folder: Path, step: int) -> Path:
-    """Where the state of a step lies."""
     return folder / f"step-{step:06d}"
 
 

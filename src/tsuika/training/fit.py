@@ -87,7 +87,6 @@ class Fit:
             value.copy_(weights[name])
 
     def state(self) -> State:
-        """What a saved state must hold."""
         scaler = self.accelerator.scaler
         plain = scaler.state_dict() if scaler is not None else {}
         average = self.average
@@ -98,7 +97,6 @@ class Fit:
         return State(self.step, self.attachment.tensors(), self.optimizer.state_dict(), average, plain)
 
     def restore(self, state: State) -> None:
-        """Go on from a saved state."""
         self.step = state.step
         self.attachment.load(state.weights)
         self.optimizer.load_state_dict(state.optimizer)

@@ -99,8 +99,6 @@ class GuardedRun:
         trials = [newest(self._states(number)) for number in range(max(1, len(self.plan.split.parts)))]
         return max((one for one in trials if one is not None), key=lambda one: one[0], default=None)
 
-    # ------------------------------------------------------------------------------------------ what the folder holds
-
     @property
     def _guard(self) -> Path:
         return self.prepared.folder.guard
@@ -117,8 +115,6 @@ class GuardedRun:
 
     def _states(self, fold: int) -> Path:
         return self._guard / f"look-{fold}"
-
-    # --------------------------------------------------------------------------------------------------- one training
 
     def _one_training(self) -> Generator[Event, None, Trained]:
         """On all images or without those held out; monitored unless the guard is off."""
@@ -149,8 +145,6 @@ class GuardedRun:
         yield from self._choose(judge, judge.chosen)
         best = judge.chosen.balanced if obeys else run.step
         return self._trained(run, judge.chosen, snapshots, best, stopped_by)
-
-    # ------------------------------------------------------------------------------------------------------ trial runs
 
     def _folds(self) -> Generator[Event, None, Judge]:
         """Every fold in turn to the stop of its own judge; then on until they can be judged together, by the steps all reached."""
@@ -224,8 +218,6 @@ class GuardedRun:
         judge = Judge(train.steps, train.learning_rate, guard.patience, self.plan.overlap, self._budget.steps)
         replay(judge, checks)
         return judge
-
-    # ------------------------------------------------------------------------------------------------------ the result
 
     def _go_on(self, judge: Judge, several: bool) -> Generator[Event, None, Trained]:
         """The result: on from weights of the trial run by all images, while the rate falls.
@@ -331,7 +323,6 @@ def _keeping(snapshots: Snapshots, several: bool, judge: Judge) -> Keeping:
 
 
 def _stopped_by(judge: Judge) -> str:
-    """What ended a run that obeys the judge."""
     if judge.verdicts and judge.verdicts[-1].code in DIVERGED:
         return "diverged"
     return "guard" if has_ended(judge) else "steps"

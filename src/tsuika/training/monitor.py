@@ -57,7 +57,6 @@ class Monitor:
 
 
 def has_ended(judge: Judge) -> bool:
-    """Whether the last verdict is a stop."""
     return bool(judge.verdicts) and judge.verdicts[-1].kind == "stop"
 
 

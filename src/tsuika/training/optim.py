@@ -187,7 +187,6 @@ class StochasticRounding(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One step of every parameter that has a gradient."""
         loss = closure() if closure is not None else None
         for number, group in enumerate(self.param_groups):
             settings = {name: value for name, value in group.items() if name != "params"}

@@ -44,8 +44,6 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Prepared(Inputs):
-    """Everything that a run trains with."""
-
     accelerator: Accelerator
     images: Images
     folder: RunDir
@@ -92,7 +90,6 @@ class Prepared(Inputs):
         self.under_way.clear()
 
     def subjects(self, names: Sequence[str]) -> list[Subject]:
-        """Images to measure by."""
         if not names:
             return []
         keys = {sample.name: sample.sha256 for sample in self.manifest.samples}

@@ -55,7 +55,6 @@ class Curve:
 
     @property
     def safe(self) -> bool:
-        """Whether it ends better than it began."""
         return bool(self.grids) and not self.diverged and mean(self.grids[-1]) < 0
 
     @property
@@ -80,8 +79,6 @@ class Suggestion:
 
 @dataclass(frozen=True)
 class RateFound(Event):
-    """The test is over."""
-
     rate: float | None
     steps: int | None  # estimate: the best step at this rate, held constant
     budget: float | None  # estimate: rate x steps of the best step

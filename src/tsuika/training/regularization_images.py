@@ -30,8 +30,6 @@ _CHUNK: Final = 4
 
 @dataclass(frozen=True)
 class Request:
-    """Images to draw with the model as it stands."""
-
     prompt: str
     num: int
     seed: int  # of the first; one more for each
@@ -44,9 +42,7 @@ Encode = Callable[[Sequence[Bucket], Data], Generator[Event, None, Bank]]  # `da
 class Draw(Protocol):
     """Draws images with a model."""
 
-    def __call__(self, model: Model, request: Request) -> Sequence[Image]:
-        """The images, one for each seed."""
-        ...
+    def __call__(self, model: Model, request: Request) -> Sequence[Image]: ...
 
     def settings(self, model: Model) -> object:
         """What decides the images beside the request, as JSON can hold it."""

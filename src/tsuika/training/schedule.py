@@ -31,7 +31,6 @@ class Schedule:
 
     @staticmethod
     def of(train: Train) -> Schedule:
-        """The recipe's schedule over the recipe's steps."""
         warmup = _warmup(train, train.steps)
         return Schedule(_shape(train), warmup, 0, train.steps, _sum(_shape(train), warmup, train.steps))
 

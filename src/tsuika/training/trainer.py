@@ -29,14 +29,12 @@ class Snapshots:
         self._folder = folder
 
     def path(self, step: int) -> Path:
-        """Where the snapshot of a step is."""
         return self._folder / f"step-{step:06d}.safetensors"
 
     def __contains__(self, step: int) -> bool:
         return self.path(step).exists()
 
     def save(self, step: int, run: Fit) -> None:
-        """Write a fit's weights as the snapshot of a step."""
         with run.written_weights():
             tensors = {name: value.detach().cpu().contiguous() for name, value in run.attachment.tensors().items()}
             safetensors.save_tensors(self.path(step), tensors, {_HASH: safetensors.data_hash(tensors)})
@@ -54,7 +52,6 @@ class Snapshots:
         return tensors
 
     def keep_only(self, steps: frozenset[int]) -> None:
-        """Delete all others."""
         kept = {self.path(step) for step in steps}
         for path in self._folder.glob("step-*.safetensors"):
             if path not in kept:

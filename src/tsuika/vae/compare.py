@@ -51,8 +51,6 @@ class ComparedImage:
 
 @dataclass
 class VaeResult:
-    """What was found out about one VAE."""
-
     name: str
     encoder: roundtrip.Encoders
     precision: str  # in which the images were measured

@@ -111,14 +111,11 @@ def decoder_gain(vae: nn.Module, latents_BCHW: Tensor, target_B3HW: Tensor, own_
 
 @dataclass(frozen=True)
 class Load:
-    """What a pass asks of a machine."""
-
     largest: float  # absolute value of any layer's output
     memory_bytes: int  # weights, and input and output of the layer that has most of both
 
     @property
     def overflows_fp16(self) -> bool:
-        """Whether half precision would turn a number into infinity."""
         return not self.largest <= _FP16_MAX
 
 

@@ -39,8 +39,6 @@ _LATENT_NOISE: Final = 0.03  # of the latents' standard deviation
 
 @dataclass(frozen=True)
 class Settings:
-    """How to fit."""
-
     purpose: Purpose = "balanced"
     steps: int = 600
     batch: int = 4
@@ -211,7 +209,6 @@ class Proof:
 
     @property
     def is_better(self) -> bool:
-        """Whether that measure is better by more than chance."""
         return self.changes[self.measure].sign == (1 if metrics.MEASURES[self.measure] else -1)
 
     @property
@@ -228,7 +225,6 @@ def prove(
     purpose: Purpose,
     seed: int,
 ) -> Proof:
-    """From the measures of the same images before and after."""
     names = list(metrics.MEASURES)
     changes = {
         name: of_differences([row[name] for row in after], [row[name] for row in before], groups, seed=seed)
