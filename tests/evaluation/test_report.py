@@ -275,7 +275,8 @@ def test_text_to_paste_is_copied_as_it_is():
 
 
 def test_write_puts_both_files_into_the_run(tmp_path):
-    numbers, page = report.write(_data(), tmp_path)
+    report.write(_data(), tmp_path)
+    numbers, page = tmp_path / "report.json", tmp_path / "report.html"
     assert {path.name for path in tmp_path.iterdir()} == {"report.json", "report.html"}
     assert json.loads(numbers.read_text(encoding="utf-8"))["steps_done"] == 40
     assert page.read_text(encoding="utf-8").startswith("<!doctype html>")

@@ -36,19 +36,15 @@ class Encoder(Protocol):
     @property
     def reads(self) -> bool:
         """Whether it has a text tower."""
-        ...
 
     def subjects(self, pictures: Sequence[Image.Image]) -> Vectors:
         """What is shown, as far as the encoder can leave the rest aside: for likeness to the training images."""
-        ...
 
     def scenes(self, pictures: Sequence[Image.Image]) -> Vectors:
         """All that is shown: for how far images have moved."""
-        ...
 
     def fit(self, pictures: Sequence[Image.Image], texts: Sequence[str]) -> NDArray[np.float64]:
         """How well each image fits each text (B, T), more is better; nan where the text says nothing to the encoder."""
-        ...
 
 
 class Yardstick:

@@ -326,9 +326,7 @@ def with_evaluation(page: str, section: str) -> str:
     return f"{before}{begin}\n{section}\n{end}{after}"
 
 
-def write(data: ReportData, run: Path, language: str | None = None) -> tuple[Path, Path]:
-    """Write `report.json` and `report.html` into a run folder, each whole or not at all; gives their paths. Raises OSError."""
-    numbers, page = run / "report.json", run / "report.html"
-    write_text(numbers, data.to_json())
-    write_text(page, render(data, language))
-    return numbers, page
+def write(data: ReportData, run: Path, language: str | None = None) -> None:
+    """Write `report.json` and `report.html` into a run folder, each whole or not at all. Raises OSError."""
+    write_text(run / "report.json", data.to_json())
+    write_text(run / "report.html", render(data, language))

@@ -16,6 +16,7 @@ from tsuika.core.errors import ModelError, TsuikaError
 from tsuika.core.events import Warn
 from tsuika.core.files import sha256
 from tsuika.core.rundir import RunDir
+from tsuika.core.safetensors import header_or_none
 from tsuika.core.types import split_words
 from tsuika.generation.compose import Formats, Requested, refusal
 from tsuika.generation.prompt import TAGS, Tag
@@ -68,9 +69,9 @@ class Library:
         requests = []
         for tag in tags:
             method = TAGS[tag.kind]
-            split = method.splits_strength and tag.text != tag.unet
+            text = tag.text if method.splits_strength and tag.text != tag.unet else None
             path = self.locate(tag.name, partial(_is_of, formats, method.name))
-            requests.append(Requested(path, tag.unet, tag.text if split else None, method.name))
+            requests.append(Requested(path, tag.unet, text, method.name))
         return requests
 
     def embedding(self, name: str, formats: Formats) -> Requested:
@@ -150,10 +151,5 @@ def _walk(folder: Path, below: bool) -> Iterator[Path]:
 
 
 def _output_name(path: Path) -> str | None:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return (file.metadata() or {}).get("ss_output_name")
-    except SafetensorError:
-        return None  # not the file that is looked for; reading it as an artifact says what is wrong with it
+    header = header_or_none(path)  # none: reading it as an artifact says what is wrong with it
+    return header.metadata.get("ss_output_name") if header else None

@@ -43,7 +43,7 @@ class Fit:
         self.between_steps, self.ended = True, False
         self.penalties = Penalties(recipe, attachment, self.schedule.total)
         groups = attachment.param_groups()
-        self.params = optim.trainable(groups)
+        self.params = [param for group in groups for param in group.params]
         self.objective = objective(model.prediction, model.scheduler_config, model.device)
         if (scaler := accelerator.scaler) is not None:
             # An earlier fit has left its loss scale (fp16) there.

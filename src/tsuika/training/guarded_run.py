@@ -21,7 +21,7 @@ from tsuika.core.events import Chosen, Event, Judged, Phase, Started, note
 from tsuika.core.types import Attachment, count_params
 from tsuika.guard.judge import APART, SEVERAL_BYTES, Judge, Range, replay
 from tsuika.guard.reading import Check
-from tsuika.training import checkpoint, optim
+from tsuika.training import checkpoint
 from tsuika.training.fit import Fit
 from tsuika.training.guard_plan import Budget, GuardPlan, refits
 from tsuika.training.monitor import Monitor, has_ended, joined, judged, read_checks
@@ -63,7 +63,7 @@ class GuardedRun:
         if self.plan.kind not in ("hold-out", "folds") or not refits(self.prepared.recipe):
             return (yield from self._one_training())
         attachment = self.prepared.attach()
-        params = optim.trainable(attachment.param_groups())
+        params = [param for group in attachment.param_groups() for param in group.params]
         trainable, several = count_params(params), sum(param.nbytes for param in params) < SEVERAL_BYTES
         attachment.detach()
         del attachment, params

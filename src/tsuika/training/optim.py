@@ -99,10 +99,6 @@ def _package(name: str, train: Train) -> Any:
         raise RecipeError("RC002", key="train.optimizer", found=train.optimizer, why=why) from None
 
 
-def trainable(groups: Iterable[ParamGroup]) -> list[nn.Parameter]:
-    return [param for group in groups for param in group.params]
-
-
 def _check_turning(train: Train, groups: Sequence[ParamGroup]) -> None:
     """Raises RecipeError (RC002): the method trains more than directions, or a setting would change their length."""
     if not all(group.directions for group in groups):

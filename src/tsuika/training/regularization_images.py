@@ -46,7 +46,6 @@ class Draw(Protocol):
 
     def settings(self, model: Model) -> object:
         """What decides the images beside the request, as JSON can hold it."""
-        ...
 
 
 def requested(data: Data) -> bool:
