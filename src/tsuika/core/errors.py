@@ -17,13 +17,8 @@ from tsuika.core.texts import Text, _, limited, listed
 
 
 class TsuikaError(Exception):
-    """Base of all errors that are not bugs.
-
-    `code` is a key of `MESSAGES`; `params` fill its placeholders; `where` names the file, key or image.
-
-    Raises:
-        KeyError: the code has no message (a bug, caught by the tests).
-    """
+    """Base of all errors that are not bugs. `code` is a key of `MESSAGES`; `params` fill its placeholders; `where`
+    names the file, key or image. Raises KeyError: the code has no message (a bug, caught by the tests)."""
 
     exit_status: ClassVar[int] = 1
 
@@ -118,10 +113,8 @@ def system_number(error: BaseException) -> int | None:
 
 
 def outer_cause(error: BaseException, *, where: object = "", do: str = "") -> TsuikaError | None:
-    """The error of ours for what is no fault of the program: memory, disk, permissions; None where it is something else.
-
-    `where` is named where the error itself names no file; `do` is what helps where memory is short.
-    """
+    """The error of ours for what is no fault of the program: memory, disk, permissions; None where it is something
+    else. `where` is named where the error itself names no file; `do` is what helps where memory is short."""
     number = system_number(error)
     if number is None or (number in _OURS and not getattr(error, "filename", None)):
         return None

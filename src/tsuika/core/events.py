@@ -158,11 +158,8 @@ Warn = Callable[[Warned], None]
 
 
 def note(code: str, **params: object) -> Warned:
-    """What happened, why, and what to do, in one message; `Warned.words` has it in other languages.
-
-    Raises:
-        KeyError: the code has no message, or a placeholder no value.
-    """
+    """What happened, why, and what to do, in one message; `Warned.words` has it in other languages. Raises KeyError:
+    the code has no message, or a placeholder no value."""
     # Without parameters `words` would take the message for one without a code.
     warned = Warned(code, "", params or {"code": code})
     return replace(warned, message=warned.words("en"))

@@ -247,11 +247,8 @@ def sha256(path: Path) -> str:
 
 
 def split_strength(text: str) -> tuple[Path, float]:
-    """`FILE` or `FILE:STRENGTH` (a Windows drive's colon is not one); the strength is 1 by default.
-
-    Raises:
-        RecipeError: the strength is no finite number (RC002).
-    """
+    """`FILE` or `FILE:STRENGTH` (a Windows drive's colon is not one); the strength is 1 by default. Raises RecipeError:
+    the strength is no finite number (RC002)."""
     head, colon, tail = text.rpartition(":")
     try:
         path, strength = (Path(head), float(tail)) if colon and not Path(text).exists() else (Path(text), 1.0)

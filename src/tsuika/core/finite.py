@@ -44,11 +44,7 @@ def checked(path: Path, name: str, tensor: Tensor) -> Tensor:
 
 
 def check(path: Path, name: str, tensor: Tensor) -> None:
-    """Refuse a tensor with values that are not finite.
-
-    Raises:
-        FormatError: there are some (MD011).
-    """
+    """Refuse a tensor with values that are not finite. Raises FormatError: there are some (MD011)."""
     import torch
 
     if is_finite(tensor):

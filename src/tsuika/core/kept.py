@@ -28,11 +28,8 @@ def write(path: Path, content: dict[str, Any] | list[Any]) -> None:
 
 
 def read(path: Path, build: Callable[[Any], Kept]) -> Kept:
-    """What `build` makes of the values in a file.
-
-    Raises:
-        FormatError: TR011, it is damaged, was changed, or `build` cannot take it (ValueError, TypeError, LookupError).
-    """
+    """What `build` makes of the values in a file. Raises FormatError: TR011, it is damaged, was changed, or `build`
+    cannot take it (ValueError, TypeError, LookupError)."""
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

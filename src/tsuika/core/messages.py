@@ -26,20 +26,12 @@ class Message:
     do: Text = NOTHING
 
     def part(self, name: Part, params: Mapping[str, object]) -> Text:
-        """One part, filled.
-
-        Raises:
-            KeyError: a gap has no value.
-        """
+        """One part, filled. Raises KeyError: a gap has no value."""
         text: Text = getattr(self, name)
         return text.filled(params)
 
     def sentence(self, params: Mapping[str, object]) -> Text:
-        """All parts in one line.
-
-        Raises:
-            KeyError: a gap has no value.
-        """
+        """All parts in one line. Raises KeyError: a gap has no value."""
         what, why, do = (self.part(name, params) for name in ("what", "why", "do"))
         if why and do:
             return _("{what}. {why} {do}", what=what, why=why, do=do)
@@ -48,11 +40,7 @@ class Message:
 
 
 def sentence(code: str, params: Mapping[str, object]) -> Text:
-    """The message of a code in one line.
-
-    Raises:
-        KeyError: the code has no message, or a gap no value.
-    """
+    """The message of a code in one line. Raises KeyError: the code has no message, or a gap no value."""
     return MESSAGES[code].sentence(params)
 
 

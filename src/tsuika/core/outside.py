@@ -21,13 +21,8 @@ def is_address(name: str) -> bool:
 
 
 def imported(address: str, kind: type[Kind], *, key: str, where: object = "") -> Kind:
-    """What is at an address.
-
-    `key` (the setting) and `where` (the recipe's file) are for errors.
-
-    Raises:
-        RecipeError: RC002, it cannot be imported or is something else.
-    """
+    """What is at an address. `key` (the setting) and `where` (the recipe's file) are for errors. Raises RecipeError:
+    RC002, it cannot be imported or is something else."""
     module_name, _colon, attribute = address.partition(":")
     try:
         module = import_module(module_name)

@@ -113,11 +113,8 @@ class TorchFile:
         return np.memmap(self.path, np.uint8, "c")
 
     def tensor(self, stored: Stored) -> Tensor:
-        """The numbers of a tensor; from the mapped file, where nothing keeps them from lying there.
-
-        Raises:
-            ModelError: they are not all there, or the file contradicts itself (MD003).
-        """
+        """The numbers of a tensor; from the mapped file, where nothing keeps them from lying there. Raises ModelError:
+        they are not all there, or the file contradicts itself (MD003)."""
         import torch
 
         try:
@@ -170,11 +167,8 @@ def broken(path: Path, error: BaseException) -> ModelError:
 
 
 def open_torch(path: Path) -> TorchFile:
-    """What a torch file, or a plain pickle, holds.
-
-    Raises:
-        ModelError: not whole, or not what it says (MD003), a pickle that names programs (MD005).
-    """
+    """What a torch file, or a plain pickle, holds. Raises ModelError: not whole, or not what it says (MD003), a pickle
+    that names programs (MD005)."""
     try:
         with path.open("rb") as stream:
             if stream.read(2) == b"PK":
@@ -428,10 +422,8 @@ _MAKERS: Final[Mapping[str, Callable[..., Any]]] = {
 
 
 class _Unpickler(pickle._Unpickler):
-    """Python's own stack machine, the one written in Python: its memo cannot be made to fill the memory.
-
-    Keys are texts and whole numbers, and there are no sets: to hash what is nested a million deep ends the program.
-    """
+    """Python's own stack machine, the one written in Python: its memo cannot be made to fill the memory. Keys are texts
+    and whole numbers, and there are no sets: to hash what is nested a million deep ends the program."""
 
     stack: list[Any]
     append: Callable[[Any], None]
@@ -442,11 +434,8 @@ class _Unpickler(pickle._Unpickler):
         self._path, self._held = path, held
 
     def find_class(self, module: str, name: str) -> Any:
-        """What a name stands for here; never what it names.
-
-        Raises:
-            ModelError: it names a part of Python that runs something (MD005).
-        """
+        """What a name stands for here; never what it names. Raises ModelError: it names a part of Python that runs
+        something (MD005)."""
         full = f"{module}.{name}"
         if full in _MAKERS:
             return _Maker(_MAKERS[full])

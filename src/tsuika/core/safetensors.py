@@ -80,11 +80,8 @@ def is_pickle_head(head: bytes) -> bool:
 
 
 def read_header(path: Path) -> Header:
-    """The header of a safetensors file, checked against the file's size; no tensor is read.
-
-    Raises:
-        FormatError: not there (FM004), damaged or something else (MD003), a pickle (MD005).
-    """
+    """The header of a safetensors file, checked against the file's size; no tensor is read. Raises FormatError: not
+    there (FM004), damaged or something else (MD003), a pickle (MD005)."""
     if not path.is_file():
         raise FormatError("FM004", where=path)
     size = path.stat().st_size
@@ -187,11 +184,8 @@ def _check_layout(path: Path, ranges: Mapping[str, tuple[int, int]], begin: int,
 
 
 def cast(tensors: Mapping[str, Tensor], dtype: torch.dtype, format_name: str) -> dict[str, Tensor]:
-    """Copies in `dtype`, on the CPU, contiguous.
-
-    Raises:
-        FormatError: a number is not finite, or is not any more in `dtype` (FM002).
-    """
+    """Copies in `dtype`, on the CPU, contiguous. Raises FormatError: a number is not finite, or is not any more in
+    `dtype` (FM002)."""
     result = {}
     for name, tensor in tensors.items():
         result[name] = tensor.detach().to("cpu", dtype).contiguous()

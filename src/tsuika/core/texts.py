@@ -37,11 +37,7 @@ class Text(str):
         return self.msgid, self.params, self.plural, self.number
 
     def filled(self, params: Mapping[str, object]) -> Text:
-        """The same message with these parameters.
-
-        Raises:
-            KeyError: a gap has no parameter.
-        """
+        """The same message with these parameters. Raises KeyError: a gap has no parameter."""
         return Text(self.msgid, params, self.plural, self.number)
 
     def to(self, lang: str) -> str:

@@ -49,11 +49,7 @@ class Weights:
     is_renamed: bool = False  # the names in the file are longer, by what some program has wrapped the model in
 
     def tensor(self, name: str) -> Tensor:
-        """A tensor whose values are all finite.
-
-        Raises:
-            FormatError: some are not (MD011).
-        """
+        """A tensor whose values are all finite. Raises FormatError: some are not (MD011)."""
         return finite.checked(self.path, name, self.raw(name))
 
     def starts(self, prefix: str) -> bool:
@@ -93,11 +89,8 @@ class Weights:
 
 
 def open_weights(path: Path) -> Weights:
-    """Open a weight file by its content.
-
-    Raises:
-        ModelError: not there (MD001), not weights (MD002), damaged (MD003), a pickle with code in it (MD005).
-    """
+    """Open a weight file by its content. Raises ModelError: not there (MD001), not weights (MD002), damaged (MD003), a
+    pickle with code in it (MD005)."""
     try:
         with path.open("rb") as stream:
             head = stream.read(512)
@@ -117,11 +110,8 @@ def _unreadable(error: OSError) -> Text:
 
 
 def open_safetensors(path: Path) -> Weights:
-    """A safetensors file, its header checked; a tensor is read by the safetensors library when asked for.
-
-    Raises:
-        FormatError: not there (FM004), damaged or something else (MD003), a pickle (MD005).
-    """
+    """A safetensors file, its header checked; a tensor is read by the safetensors library when asked for. Raises
+    FormatError: not there (FM004), damaged or something else (MD003), a pickle (MD005)."""
     header = safetensors.read_header(path)
     opened: list[Any] = []
 
@@ -308,11 +298,7 @@ def _is_beside(name: object) -> bool:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object in a file.
-
-    Raises:
-        ModelError: not there or no JSON object (MD003).
-    """
+    """A JSON object in a file. Raises ModelError: not there or no JSON object (MD003)."""
     try:
         value = parsed(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -271,10 +271,7 @@ def beside(parts: Parts) -> dict[str, Tensor]:
 
 def weight_change(parts: Parts, weight: Tensor) -> Tensor | None:
     """ΔW at strength 1 in the number type and shape of W, without DoRA's magnitudes; None: only the bias is changed.
-
-    Raises:
-        RuntimeError: the parts are not for a weight of this shape, as torch says it.
-    """
+    Raises RuntimeError: the parts are not for a weight of this shape, as torch says it."""
     if (kind := kind_of(parts)) is None:
         raise RuntimeError(f"not one whole layer: {', '.join(parts)}")
     if (change := kind.change(_like(parts, weight), weight)) is None:
@@ -285,10 +282,8 @@ def weight_change(parts: Parts, weight: Tensor) -> Tensor | None:
 
 
 def own_change(parts: Parts, dtype: torch.dtype) -> Tensor | None:
-    """ΔW at strength 1 of a layer that needs no W for it, on the CPU; of a DoRA without its magnitudes.
-
-    In the weight's shape, except convolutions of LoHa and LoKr, which come flat as (out, in * k * k). None: there is none.
-    """
+    """ΔW at strength 1 of a layer that needs no W for it, on the CPU; of a DoRA without its magnitudes. In the weight's
+    shape, except convolutions of LoHa and LoKr, which come flat as (out, in * k * k). None: there is none."""
     import torch
 
     kind = kind_of(parts)
@@ -334,11 +329,8 @@ def with_magnitudes(direction: Tensor, scale: Tensor) -> Tensor:
 
 
 def changed(parts: Parts, weight: Tensor, strength: float = 1.0) -> Tensor:
-    """W with a layer in it: W + strength * (W' - W), with W' what it makes of W at strength 1.
-
-    Raises:
-        RuntimeError: the parts are not for a weight of this shape, as torch says it.
-    """
+    """W with a layer in it: W + strength * (W' - W), with W' what it makes of W at strength 1. Raises RuntimeError: the
+    parts are not for a weight of this shape, as torch says it."""
     change = weight_change(parts, weight)
     if change is None:
         return weight
@@ -348,10 +340,8 @@ def changed(parts: Parts, weight: Tensor, strength: float = 1.0) -> Tensor:
 
 
 def implied_shape(parts: Parts) -> tuple[int, int] | None:
-    """(outputs, inputs * kernel) of the weight that a layer is for; None where its tensors do not tell.
-
-    (0, 0) where they do not fit together.
-    """
+    """(outputs, inputs * kernel) of the weight that a layer is for; None where its tensors do not tell. (0, 0) where
+    they do not fit together."""
     import torch
 
     kind = kind_of(parts)

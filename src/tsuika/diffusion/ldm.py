@@ -117,10 +117,8 @@ _PIECE = re.compile(
 
 
 def averaged(name: str) -> str | None:
-    """The UNet's tensor of which `model_ema.…` is the running average; None where it is none.
-
-    Source: CompVis `ema.py` (`LitEma`), which takes the dots out of the names that it keeps.
-    """
+    """The UNet's tensor of which `model_ema.…` is the running average; None where it is none. Source: CompVis `ema.py`
+    (`LitEma`), which takes the dots out of the names that it keeps."""
     rest = name.removeprefix("model_ema.diffusion_model")
     pieces: list[str] = []
     while rest and rest != name:
@@ -159,11 +157,8 @@ def vae_place(name: str, config: Mapping[str, Any]) -> Place:
 
 
 def open_clip_place(name: str) -> Place:
-    """Where a canonical CLIP text tensor lies in an open_clip tower.
-
-    Raises:
-        KeyError: the layout has no place for such a tensor.
-    """
+    """Where a canonical CLIP text tensor lies in an open_clip tower. Raises KeyError: the layout has no place for such
+    a tensor."""
     if name == "text_projection.weight":
         return Place("text_projection", transposed=True)
     rest = name.removeprefix("text_model.")
@@ -179,11 +174,8 @@ def open_clip_place(name: str) -> Place:
 
 
 def take(tensor: Tensor, place: Place, shape: tuple[int, ...]) -> Tensor:
-    """The diffusers tensor of `shape` out of what lies at `place`; 1x1 convolutions and Linear are one another.
-
-    Raises:
-        ValueError: the stored tensor cannot have this shape; its message is the shape found.
-    """
+    """The diffusers tensor of `shape` out of what lies at `place`; 1x1 convolutions and Linear are one another. Raises
+    ValueError: the stored tensor cannot have this shape; its message is the shape found."""
     if place.third is not None:
         tensor = tensor.chunk(3)[place.third].clone()
     if place.transposed:

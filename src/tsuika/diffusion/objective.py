@@ -27,36 +27,28 @@ class Objective(Protocol):
 
     def times(self, u_B: Tensor) -> Tensor:
         """The times (B,) for numbers drawn uniformly from 0..1, in the same order: the larger, the noisier."""
-        ...
 
     def at(self, t: int) -> int:
         """The time nearest to a timestep of Stable Diffusion's schedule (0..999)."""
-        ...
 
     @property
     def noisiest(self) -> int:
         """The last time at which the output says something of the clean latents."""
-        ...
 
     def add_noise(self, latents_BCHW: Tensor, noise_BCHW: Tensor, t_B: Tensor) -> Tensor:
         """The noisy latents that the model is given."""
-        ...
 
     def target(self, latents_BCHW: Tensor, noise_BCHW: Tensor, t_B: Tensor) -> Tensor:
         """What its output should be."""
-        ...
 
     def split(self, noisy_BCHW: Tensor, output_BCHW: Tensor, t_B: Tensor) -> tuple[Tensor, Tensor]:
         """The clean latents and the noise that an output means: `add_noise` and `target` turned around."""
-        ...
 
     def clean_direction(self, noisy_BCHW: Tensor, output_BCHW: Tensor, t_B: Tensor) -> Tensor:
         """The clean latents that an output means, up to a positive factor; finite at every time."""
-        ...
 
     def weight(self, t_B: Tensor, min_snr_gamma: float) -> Tensor:
         """The loss weights (B,) of the times."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -152,11 +144,8 @@ def flow_shift(scheduler_config: Mapping[str, Any]) -> float:
 
 
 def objective(prediction: Prediction, scheduler_config: Mapping[str, Any], device: torch.device | str) -> Objective:
-    """What a base with this prediction and diffusers scheduler config is trained by.
-
-    Raises:
-        ModelError: a beta schedule that Stable Diffusion does not use (MD002).
-    """
+    """What a base with this prediction and diffusers scheduler config is trained by. Raises ModelError: a beta schedule
+    that Stable Diffusion does not use (MD002)."""
     if prediction == "flow":
         return Flow(flow_shift(scheduler_config))
     return Denoising(prediction, schedule.alphas_cumprod_T(scheduler_config).to(device))

@@ -45,11 +45,8 @@ def alphas_cumprod_T(config: Mapping[str, Any]) -> Tensor:
 
 
 def stratified(size: int, generator: torch.Generator) -> Tensor:
-    """One number from each of `size` equal strata of 0..1, in random order (size,).
-
-    The timestep explains most of the variance of a batch's loss; strata take that variance out of the gradient without
-    moving its mean.
-    """
+    """One number from each of `size` equal strata of 0..1, in random order (size,). The timestep explains most of the
+    variance of a batch's loss; strata take that variance out of the gradient without moving its mean."""
     strata = (torch.arange(size) + torch.rand(size, generator=generator)) / size
     return strata[torch.randperm(size, generator=generator)]
 
@@ -74,10 +71,8 @@ def target(prediction: Prediction, latents_BCHW: Tensor, noise_BCHW: Tensor, alp
 
 
 def min_snr_weight(prediction: Prediction, alphas_B: Tensor, gamma: float) -> Tensor:
-    """Min-SNR-gamma weights (B,) (Hang et al. 2023, section 3.4); gamma 0 weighs all timesteps alike.
-
-    min(snr, gamma) / snr for epsilon, min(snr, gamma) / (snr + 1) for v.
-    """
+    """Min-SNR-gamma weights (B,) (Hang et al. 2023, section 3.4); gamma 0 weighs all timesteps alike. min(snr, gamma) /
+    snr for epsilon, min(snr, gamma) / (snr + 1) for v."""
     snr = alphas_B / (1 - alphas_B).clamp_min(1e-8)
     if gamma == 0:
         return snr.new_ones(snr.shape)

@@ -66,11 +66,7 @@ def _atlas(hand: str) -> Image.Image:
 
 
 def glyph(hand: str, thing: str) -> Image.Image:
-    """A thing in a hand: RGBA, GLYPH_PX square.
-
-    Raises:
-        KeyError: no such hand, or no such thing in it.
-    """
+    """A thing in a hand: RGBA, GLYPH_PX square. Raises KeyError: no such hand, or no such thing in it."""
     atlas, things = _atlas(hand), (*known_things(), *new_things())
     if thing not in things:
         raise KeyError(thing)

@@ -116,11 +116,7 @@ def _scarf(canvas: Canvas, y: float) -> None:
 
 @cache
 def glyph(pose: str = "standing") -> Image.Image:
-    """The mascot in one of POSES: RGBA, GLYPH_PX square.
-
-    Raises:
-        KeyError: there is no such pose.
-    """
+    """The mascot in one of POSES: RGBA, GLYPH_PX square. Raises KeyError: there is no such pose."""
     how = POSES[pose]
     canvas = Canvas()
     drop = 5 if how.sitting else 0

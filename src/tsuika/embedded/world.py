@@ -89,11 +89,7 @@ def _atlas() -> tuple[Image.Image, dict[str, int]]:
 
 @cache
 def glyph(name: str) -> Image.Image:
-    """The RGBA glyph of a thing, GLYPH_PX square.
-
-    Raises:
-        KeyError: no thing has this name.
-    """
+    """The RGBA glyph of a thing, GLYPH_PX square. Raises KeyError: no thing has this name."""
     atlas, index = _atlas()
     column, row = index[name] % ATLAS_COLUMNS * GLYPH_PX, index[name] // ATLAS_COLUMNS * GLYPH_PX
     return atlas.crop((column, row, column + GLYPH_PX, row + GLYPH_PX))
@@ -136,11 +132,8 @@ def _paint(image: NDArray[np.float32], mask: NDArray[np.float32], colour: Colour
 
 
 def draw_background(name: str, seed: int, size_px: int = SIZE_PX) -> Pixels:
-    """A plain colour or a soft scene, (size_px, size_px, 3); the same name and seed give the same pixels.
-
-    Raises:
-        KeyError: `name` is no background of this world.
-    """
+    """A plain colour or a soft scene, (size_px, size_px, 3); the same name and seed give the same pixels. Raises
+    KeyError: `name` is no background of this world."""
     rng = np.random.default_rng([seed, 1])
     if name in PLAIN:
         colour = np.asarray(PLAIN[name], np.float32) + rng.uniform(-7, 7, 3).astype(np.float32)
@@ -215,10 +208,8 @@ def _stamp(placed: Placed, size_px: int, source: GlyphSource) -> tuple[Image.Ima
 
 
 def draw(picture: Picture, size_px: int = SIZE_PX, source: GlyphSource = glyph) -> Pixels:
-    """The picture as pixels, (size_px, size_px, 3).
-
-    `source` maps a thing's name to its RGBA glyph: pass your own to draw new things, or the same things in a new style.
-    """
+    """The picture as pixels, (size_px, size_px, 3). `source` maps a thing's name to its RGBA glyph: pass your own to
+    draw new things, or the same things in a new style."""
     image = Image.fromarray(draw_background(picture.background, picture.seed, size_px))
     for placed in picture.things:
         stamp, corner = _stamp(placed, size_px, source)

@@ -101,11 +101,8 @@ def likeness(pictures: Sequence[NDArray[np.uint8]], references: Sequence[NDArray
 
 
 def background_scores(pictures: Sequence[NDArray[np.uint8]], background: str) -> Tensor:
-    """The yardstick's probability (B,) that the picture's background is the named one.
-
-    Raises:
-        ValueError: no background of the embedded world has this name.
-    """
+    """The yardstick's probability (B,) that the picture's background is the named one. Raises ValueError: no background
+    of the embedded world has this name."""
     return _read(pictures)[2].softmax(1)[:, BACKGROUNDS.index(background)]
 
 

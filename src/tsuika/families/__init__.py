@@ -47,11 +47,7 @@ FAMILIES: Final[tuple[Family, ...]] = (SD1, SD2, SDXL)
 
 
 def family(name: str) -> Family:
-    """The family called `sd1`, `sd2` or `sdxl`.
-
-    Raises:
-        KeyError: there is none of this name.
-    """
+    """The family called `sd1`, `sd2` or `sdxl`. Raises KeyError: there is none of this name."""
     return {row.name: row for row in FAMILIES}[name]
 
 
@@ -79,10 +75,7 @@ def peek(spec: str | Path, *, embedded_path: Path | None = None, geometry: Geome
 
 def check(spec: str, vae: str) -> None:
     """Raise what is wrong with a base and a VAE, named as in `load`, as far as headers show it; the hub is not asked.
-
-    Raises:
-        ModelError: as `peek`, or there is no such VAE (MD009).
-    """
+    Raises ModelError: as `peek`, or there is no such VAE (MD009)."""
     path = Path(spec).expanduser()
     if spec not in ("", "embedded") and (path.exists() or not sources.is_hub_id(spec)):
         peek(spec)
@@ -126,10 +119,7 @@ def load(
 
 def read_back(path: Path, like: Model, *, dtype: torch.dtype) -> StableDiffusion:
     """The model that was just written at `path`, on the CPU, of the sizes and (for a single file) tokenizers of `like`.
-
-    Raises:
-        ModelError: the file is not whole, or not of this family and these sizes (MD002, MD003).
-    """
+    Raises ModelError: the file is not whole, or not of this family and these sizes (MD002, MD003)."""
     import torch
 
     base = _peek_like(path, like)
@@ -138,11 +128,8 @@ def read_back(path: Path, like: Model, *, dtype: torch.dtype) -> StableDiffusion
 
 
 def written(path: Path, like: Model) -> tuple[StoredBase, Mapping[str, Tensor]]:
-    """What a model that was just written at `path` is, and its weights by canonical name, read when asked for.
-
-    Raises:
-        ModelError: it is not whole, or of another family (MD002, MD003).
-    """
+    """What a model that was just written at `path` is, and its weights by canonical name, read when asked for. Raises
+    ModelError: it is not whole, or of another family (MD002, MD003)."""
     base = _peek_like(path, like)
     vae = {f"vae.{name}": value for name, value in load_vae(like, str(path)).state_dict().items()}
     return base, ChainMap(vae, base.weights())  # type: ignore[arg-type]
@@ -174,11 +161,8 @@ def load_vae(model: Model, vae: str, *, embedded_path: Path | None = None) -> nn
 
 
 def place(spec: str, embedded_path: Path | None) -> Path:
-    """The folder or file that a base's name stands for; see `load`.
-
-    Raises:
-        ModelError: there is none (MD001); NetworkError: the hub is needed and does not answer.
-    """
+    """The folder or file that a base's name stands for; see `load`. Raises ModelError: there is none (MD001);
+    NetworkError: the hub is needed and does not answer."""
     if spec == "embedded":
         if embedded_path is None:
             raise ModelError("MD001", where=spec, why=_("The embedded base is not part of this installation."))

@@ -55,11 +55,8 @@ class TextTower:
         return self.layout == "open_clip" and not self.projected
 
     def place(self, name: str) -> ldm.Place:
-        """Where a canonical tensor of it lies in a single file.
-
-        Raises:
-            KeyError: the layout has no place for such a tensor.
-        """
+        """Where a canonical tensor of it lies in a single file. Raises KeyError: the layout has no place for such a
+        tensor."""
         return (ldm.Place(name) if self.layout == "clip" else ldm.open_clip_place(name)).under(self.prefix)
 
 
@@ -147,10 +144,8 @@ class Family:
         return int(self._usual.text[component]["hidden_size"])
 
     def is_single_file(self, shapes: Shapes) -> bool:
-        """Whether a file with tensors of these names and shapes is a model of the family.
-
-        `edm_*` tensors mark the same network made for EDM's preconditioning (Playground 2.5, CosXL): another sampler's.
-        """
+        """Whether a file with tensors of these names and shapes is a model of the family. `edm_*` tensors mark the same
+        network made for EDM's preconditioning (Playground 2.5, CosXL): another sampler's."""
         channels = shapes.get(f"{UNET_PREFIX}input_blocks.0.0.weight", ())[1:2]
         towers = all(any(name.startswith(tower.prefix) for name in shapes) for tower in self.towers)
         return (

@@ -34,10 +34,8 @@ ROLES: dict[Role, str] = {
 
 @dataclass
 class StableDiffusion:
-    """A loaded Stable Diffusion; see `core.types.Model`. Freezes its parts and puts them in `eval` mode.
-
-    The VAE stays in float32 in any case: SDXL's overflows in float16, and latents are encoded once.
-    """
+    """A loaded Stable Diffusion; see `core.types.Model`. Freezes its parts and puts them in `eval` mode. The VAE stays
+    in float32 in any case: SDXL's overflows in float16, and latents are encoded once."""
 
     family: Family
     prediction: Prediction
@@ -92,11 +90,7 @@ class StableDiffusion:
         return {component: paths for component, paths in found.items() if paths}
 
     def module(self, component: str, path: str) -> nn.Module:
-        """The module at a canonical path, in any version of transformers.
-
-        Raises:
-            KeyError: there is none.
-        """
+        """The module at a canonical path, in any version of transformers. Raises KeyError: there is none."""
         root = self.components[component]
         try:
             return root.get_submodule(own_name(root, path))

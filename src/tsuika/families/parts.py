@@ -45,11 +45,7 @@ class Part:
     stored: list[str]  # the names in the file that belong to this part
 
     def empty(self) -> nn.Module:
-        """The module, without memory for its weights.
-
-        Raises:
-            ModelError: there is none of these sizes (MD003).
-        """
+        """The module, without memory for its weights. Raises ModelError: there is none of these sizes (MD003)."""
         from accelerate import init_empty_weights
 
         try:
@@ -62,11 +58,8 @@ class Part:
             raise unfit(self.weights.path, error) from None
 
     def places(self, module: nn.Module) -> dict[str, tuple[ldm.Place, tuple[int, ...]]]:
-        """Where each tensor of the module lies, and its shape, by the module's own names.
-
-        Raises:
-            ModelError: the file lacks some (MD003).
-        """
+        """Where each tensor of the module lies, and its shape, by the module's own names. Raises ModelError: the file
+        lacks some (MD003)."""
         found = {
             name: (self.locate(canonical(self.component, name)), tuple(tensor.shape))
             for name, tensor in module.state_dict().items()
@@ -84,11 +77,8 @@ class Part:
         return found
 
     def read(self, place: ldm.Place, shape: tuple[int, ...]) -> Tensor:
-        """A tensor in diffusers' shape, in the file's number type.
-
-        Raises:
-            ModelError: it cannot have this shape (MD003).
-        """
+        """A tensor in diffusers' shape, in the file's number type. Raises ModelError: it cannot have this shape
+        (MD003)."""
         try:
             return ldm.take(self.weights.tensor(place.name), place, shape)
         except ValueError as error:
@@ -102,11 +92,8 @@ class Part:
             raise ModelError("MD003", where=self.weights.path, why=why) from None
 
     def tensors(self, module: nn.Module) -> dict[str, Tensor]:
-        """Every tensor of the module by its own names, as in the file; nothing in the file may be left over.
-
-        Raises:
-            ModelError: something is missing, left over or of another shape (MD003).
-        """
+        """Every tensor of the module by its own names, as in the file; nothing in the file may be left over. Raises
+        ModelError: something is missing, left over or of another shape (MD003)."""
         places = self.places(module)
         used = {place.name for place, _shape in places.values()}
         if extra := {name for name in self.stored if not _UNNEEDED.fullmatch(name)} - used:
@@ -120,11 +107,7 @@ class Part:
         return {name: self.read(place, shape) for name, (place, shape) in places.items()}
 
     def load(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
-        """The module with its weights.
-
-        Raises:
-            ModelError: as `tensors`.
-        """
+        """The module with its weights. Raises ModelError: as `tensors`."""
         module = self.empty()
         # A copy, not a view of the mapped file: the file may change, and unaligned memory takes other CPU kernels.
         tensors = {name: value.to(device, dtype, copy=True) for name, value in self.tensors(module).items()}
@@ -175,11 +158,8 @@ def is_read(name: str, tower: TextTower, config: Config) -> bool:
 
 
 def vae_part(weights: Weights, config: Mapping[str, Any]) -> Part:
-    """The VAE in a file: part of a checkpoint or alone, in the original layout or in diffusers'.
-
-    Raises:
-        ModelError: there is none in it (MD012).
-    """
+    """The VAE in a file: part of a checkpoint or alone, in the original layout or in diffusers'. Raises ModelError:
+    there is none in it (MD012)."""
     prefix = weights.vae_prefix
     if prefix is None:
         raise ModelError("MD012", where=weights.path)

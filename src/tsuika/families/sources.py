@@ -50,11 +50,8 @@ def find_tokenizer(folder: Path, name: str, tower: TextTower | None) -> Any:
 
 
 def clip_tokenizer(where: Path) -> Path:
-    """CLIP's tokenizer from the hub's cache, else from the hub, for the single file `where`.
-
-    Raises:
-        NetworkError: it is in neither.
-    """
+    """CLIP's tokenizer from the hub's cache, else from the hub, for the single file `where`. Raises NetworkError: it is
+    in neither."""
     try:
         return _snapshot(CLIP_TOKENIZER, ["vocab.json", "merges.txt", "tokenizer_config.json"], [])
     except NetworkError as error:
@@ -69,20 +66,14 @@ def clip_tokenizer(where: Path) -> Path:
 
 
 def model_from_hub(name: str) -> Path:
-    """A diffusers folder of the hub, found in the cache or downloaded.
-
-    Raises:
-        NetworkError: not reachable, no such name, or not allowed.
-    """
+    """A diffusers folder of the hub, found in the cache or downloaded. Raises NetworkError: not reachable, no such
+    name, or not allowed."""
     return _snapshot(name, _MODEL_FILES, _OTHER_FILES)
 
 
 def vae_from_hub(name: str) -> Path:
-    """The diffusers folder of a VAE, or of a model that has one, found in the hub's cache or downloaded.
-
-    Raises:
-        NetworkError: as `model_from_hub`.
-    """
+    """The diffusers folder of a VAE, or of a model that has one, found in the hub's cache or downloaded. Raises
+    NetworkError: as `model_from_hub`."""
     return _snapshot(name, _VAE_FILES, _OTHER_FILES)
 
 

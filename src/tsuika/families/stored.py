@@ -50,11 +50,8 @@ class StoredBase:
 
     @cached_property
     def geometry(self) -> Geometry:
-        """Its sizes: a folder's configs; what a single file written by tsuika says; else its family's own.
-
-        Raises:
-            ModelError: they cannot be read (MD003).
-        """
+        """Its sizes: a folder's configs; what a single file written by tsuika says; else its family's own. Raises
+        ModelError: they cannot be read (MD003)."""
         if self.file:
             return self.given or _noted_geometry(self.file) or self.family.geometry(self.prediction)
         unet, vae = self._config("unet"), self._config("vae")
@@ -68,11 +65,7 @@ class StoredBase:
         return Geometry(unet, vae, text, native)
 
     def component(self, name: str) -> Weights:
-        """The weights that a component is in.
-
-        Raises:
-            ModelError: none there, or damaged (MD003).
-        """
+        """The weights that a component is in. Raises ModelError: none there, or damaged (MD003)."""
         stem = "model" if name.startswith("text_encoder") else "diffusion_pytorch_model"
         return self.file or open_folder(self.path / name, stem)
 
@@ -93,19 +86,13 @@ class StoredBase:
         return [parts.text_of_folder(self.component(t.component), self._config(t.component), t) for t in towers]
 
     def weights(self) -> StoredWeights:
-        """Everything but the VAE by canonical name, read from disk one by one.
-
-        Raises:
-            ModelError: a part is not whole (MD003), or a pickle with code in it (MD005).
-        """
+        """Everything but the VAE by canonical name, read from disk one by one. Raises ModelError: a part is not whole
+        (MD003), or a pickle with code in it (MD005)."""
         return StoredWeights([self.unet(), *self.text_encoders()])
 
     def load_vae(self, vae: str, device: torch.device) -> nn.Module:
-        """The base's own VAE or another, named as in `families.load`; nothing else of the base is loaded.
-
-        Raises:
-            ModelError, NetworkError: as `families.load_vae`.
-        """
+        """The base's own VAE or another, named as in `families.load`; nothing else of the base is loaded. Raises
+        ModelError, NetworkError: as `families.load_vae`."""
         if vaes.is_own(vae):
             return vaes.own_vae(self.path, self.geometry.vae, vae, device)
         return vaes.other_vae(self.facts.title, self.geometry.vae, vae, device)
@@ -172,12 +159,8 @@ class StoredBase:
         return layer
 
     def tokenizers(self, folder: str = "") -> dict[str, Any]:
-        """The tokenizers in a folder; with "" the base's own, or for a single file CLIP's.
-
-        Raises:
-            ModelError: none there, or not readable (MD003).
-            NetworkError: they are neither cached nor to be had.
-        """
+        """The tokenizers in a folder; with "" the base's own, or for a single file CLIP's. Raises ModelError: none
+        there, or not readable (MD003); NetworkError: they are neither cached nor to be had."""
         is_own = not (self.file or folder)
         place = Path(folder) if folder else sources.clip_tokenizer(self.path) if self.file else self.path
         return {
@@ -228,10 +211,8 @@ def _noted_geometry(file: Weights) -> Geometry | None:
 
 
 class StoredWeights(Mapping[str, "Tensor"]):
-    """`<component>.<canonical parameter path>` -> weight, on the CPU, in the file's number type.
-
-    Each is read from disk when asked for, so that two SDXL fit side by side.
-    """
+    """`<component>.<canonical parameter path>` -> weight, on the CPU, in the file's number type. Each is read from disk
+    when asked for, so that two SDXL fit side by side."""
 
     def __init__(self, components: Sequence[parts.Part]) -> None:
         self._places = {

@@ -88,9 +88,7 @@ def _outside(address: str) -> Format:
 
 def pieces(artifact: Artifact, name: str) -> dict[str, Artifact]:
     """What goes into a file each, by file stem: everything in one called `name`, but several new words one by one.
-
-    Programs call a new word by its file's name, so that is the word.
-    """
+    Programs call a new word by its file's name, so that is the word."""
     words = {key.rpartition(".")[0] for key in artifact.tensors} if artifact.method == "textual-inversion" else set()
     if len(words) < 2:
         return {name: artifact}
@@ -151,9 +149,6 @@ def is_artifact(path: Path) -> bool:
 
 
 def bundled(path: Path, family: str) -> tuple[Artifact, ...]:
-    """The new words inside a LoRA's file, for `family`; none in any other file.
-
-    Raises:
-        ModelError: damaged (MD003), a pickle with more than tensors in it (MD005).
-    """
+    """The new words inside a LoRA's file, for `family`; none in any other file. Raises ModelError: damaged (MD003), a
+    pickle with more than tensors in it (MD005)."""
     return tuple(lora_reading.bundled(path, family))

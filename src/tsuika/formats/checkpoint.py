@@ -49,11 +49,8 @@ class Row:
 
 
 def rows(artifact: Artifact) -> dict[str, Row]:
-    """Every tensor of the file by its full name there, nothing computed yet (meta tensors will do).
-
-    Raises:
-        FormatError: the layout has no place for a tensor (FM002).
-    """
+    """Every tensor of the file by its full name there, nothing computed yet (meta tensors will do). Raises FormatError:
+    the layout has no place for a tensor (FM002)."""
     common.refuse_no_model(artifact, SingleFile.name)
     configs = {key: json.loads(text) for key, text in artifact.metadata.items() if key.endswith("_config")}
     towers = {tower.component: tower for tower in family(artifact.family).towers}

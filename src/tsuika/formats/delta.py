@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 
 def compared_parts(artifact: Artifact) -> Iterator[Artifact]:
     """The artifact in the smallest parts that `relative_errors` can compare: a LoRA's layers need each other's tensors.
-
-    Of everything else tensor by tensor, since a whole model is large.
-    """
+    Of everything else tensor by tensor, since a whole model is large."""
     if artifact.method == "lora":
         yield artifact
     else:
@@ -48,10 +46,8 @@ def relative_errors(a: Artifact, b: Artifact) -> dict[str, float]:
 
 
 def factors_of(parts: lora.Parts) -> tuple[Tensor, Tensor] | None:
-    """(up, down) in float64 with ΔW = up @ down: (out, r), (r, in * kernel), the scale in `up`.
-
-    None where a layer is not plain LoRA (LoHa, LoKr, Tucker). A DoRA's magnitudes are not looked at.
-    """
+    """(up, down) in float64 with ΔW = up @ down: (out, r), (r, in * kernel), the scale in `up`. None where a layer is
+    not plain LoRA (LoHa, LoKr, Tucker). A DoRA's magnitudes are not looked at."""
     if "lora_down.weight" not in parts or "lora_mid.weight" in parts:
         return None
     down, up = (parts[f"lora_{way}.weight"].detach().to("cpu").double().flatten(1) for way in ("down", "up"))

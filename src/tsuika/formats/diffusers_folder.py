@@ -27,11 +27,8 @@ class DiffusersFolder(common.WriteOnly):
     suffix = ""
 
     def write(self, artifact: Artifact, path: Path, *, dtype: torch.dtype) -> None:
-        """Write whole or not at all, tensor by tensor; a model folder that is already at `path` is replaced.
-
-        Raises:
-            FormatError: not a whole model, or `dtype` cannot hold its numbers (FM002).
-        """
+        """Write whole or not at all, tensor by tensor; a model folder that is already at `path` is replaced. Raises
+        FormatError: not a whole model, or `dtype` cannot hold its numbers (FM002)."""
         common.refuse_no_model(artifact, self.name)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:

@@ -34,11 +34,8 @@ COMPONENTS: Final = max((row.facts.text_encoders for row in FAMILIES), key=len)
 
 
 def split(artifact: Artifact, format_name: str) -> tuple[str, dict[str, Tensor]]:
-    """The word, and its vectors (n, D) by component, in the encoders' order.
-
-    Raises:
-        FormatError: FM002, not a new word, several, or without some text encoder's vectors.
-    """
+    """The word, and its vectors (n, D) by component, in the encoders' order. Raises FormatError: FM002, not a new word,
+    several, or without some text encoder's vectors."""
     if artifact.method != METHOD:
         raise common.of_another_method(artifact.method, format_name, _("new words"))
     parts = {name.rpartition(".")[::2]: vectors for name, vectors in artifact.tensors.items()}
@@ -169,11 +166,8 @@ def pickled(path: Path) -> Any:
 
 
 def load_table(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """Tensors and text metadata of a safetensors file or of a torch file that is a plain table.
-
-    Raises:
-        ModelError: not there (FM004), damaged (MD003), a pickle with more than tensors in it (MD005).
-    """
+    """Tensors and text metadata of a safetensors file or of a torch file that is a plain table. Raises ModelError: not
+    there (FM004), damaged (MD003), a pickle with more than tensors in it (MD005)."""
     if path.is_file() and is_pickle(path):
         content = load_pickle(path)
         return (content if isinstance(content, dict) else {"": content}), {}

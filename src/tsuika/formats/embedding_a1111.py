@@ -75,11 +75,8 @@ class A1111Embedding:
         )
 
     def write(self, artifact: Artifact, path: Path, *, dtype: torch.dtype) -> None:
-        """Write whole or not at all; the same artifact gives the same bytes.
-
-        Raises:
-            FormatError: FM002, not one word, numbers that `dtype` cannot hold, or SDXL's under another name than the word.
-        """
+        """Write whole or not at all; the same artifact gives the same bytes. Raises FormatError: FM002, not one word,
+        numbers that `dtype` cannot hold, or SDXL's under another name than the word."""
         word, vectors = embedding.split(artifact, self.name)
         if len(vectors) > 1 and path.stem != word:
             why = _("SDXL's has no place for the word, so the file's name is the word.")

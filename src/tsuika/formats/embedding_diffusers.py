@@ -75,11 +75,8 @@ class DiffusersEmbedding:
         return isinstance(content, dict) and _is_table(_shapes(content))
 
     def read(self, path: Path) -> Artifact:
-        """The words are the keys.
-
-        Raises:
-            FormatError: damaged (MD003), a pickle with more than tensors in it (MD005), or of another layout (FM001).
-        """
+        """The words are the keys. Raises FormatError: damaged (MD003), a pickle with more than tensors in it (MD005),
+        or of another layout (FM001)."""
         words: dict[str, dict[str, Any]] = {}
         facts: dict[str, str] = {}
         for component, file in zip(embedding.COMPONENTS, _files(path), strict=False):
@@ -101,11 +98,8 @@ class DiffusersEmbedding:
         return embedding.join(path, words, facts)
 
     def write(self, artifact: Artifact, path: Path, *, dtype: torch.dtype) -> None:
-        """A folder, or for SD1 and SD2 the file itself where `path` ends in `.safetensors`.
-
-        Raises:
-            FormatError: FM002, not one word, or numbers that `dtype` cannot hold.
-        """
+        """A folder, or for SD1 and SD2 the file itself where `path` ends in `.safetensors`. Raises FormatError: FM002,
+        not one word, or numbers that `dtype` cannot hold."""
         word, vectors = embedding.split(artifact, self.name)
         if path.suffix == ".safetensors" and len(vectors) > 1:
             why = _("SDXL needs two files in this layout.")

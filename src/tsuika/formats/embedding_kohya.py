@@ -36,11 +36,8 @@ class KohyaEmbedding:
         return header is not None and _layout(header.shapes) is not None
 
     def read(self, path: Path) -> Artifact:
-        """The word is the header's `word`, else the file's name.
-
-        Raises:
-            FormatError: damaged (MD003), a pickle (MD005), or of another layout (FM001).
-        """
+        """The word is the header's `word`, else the file's name. Raises FormatError: damaged (MD003), a pickle (MD005),
+        or of another layout (FM001)."""
         weights = open_safetensors(path)
         if (layout := _layout(weights.shapes)) is None:
             raise embedding.unknown(path, weights.shapes)

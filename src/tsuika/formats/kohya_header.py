@@ -71,10 +71,8 @@ _READ_ONLY: Final = {
 
 
 def header_metadata(artifact: Artifact, layers: Mapping[lora.Key, lora.Parts]) -> dict[str, str]:
-    """The `ss_*` and `modelspec.*` fields, without hashes: strings only, nothing looked up, sorted.
-
-    What the artifact brought from another file under such names stays, unless it is known better here.
-    """
+    """The `ss_*` and `modelspec.*` fields, without hashes: strings only, nothing looked up, sorted. What the artifact
+    brought from another file under such names stays, unless it is known better here."""
     facts, family = artifact.metadata, families.family(artifact.family)
     prediction = common.prediction_of(facts)
     ranks: dict[bool, list[float]] = {True: [], False: []}

@@ -72,10 +72,8 @@ def _patterns(is_unet: bool) -> tuple[tuple[re.Pattern[str], str], ...]:
 
 @functools.lru_cache(maxsize=1 << 14)
 def dotted(component: str, underscored: str) -> str | None:
-    """The canonical module path behind an underscored name in HF or LDM spelling; None if there is none.
-
-    Exact: every name fits at most one template, so `to_out_0` or `time_emb_proj` are never split wrongly.
-    """
+    """The canonical module path behind an underscored name in HF or LDM spelling; None if there is none. Exact: every
+    name fits at most one template, so `to_out_0` or `time_emb_proj` are never split wrongly."""
     for pattern, template in _patterns(component == "unet"):
         if match := pattern.fullmatch(underscored):
             numbers = iter(match.groups())

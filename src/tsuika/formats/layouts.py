@@ -132,10 +132,8 @@ _NUMBERED: Final = re.compile(r"(unet|text_encoder):(\d+):(up|down)")
 
 
 def _places(shapes: Shapes) -> dict[str, tuple[str, int, str]]:
-    """Keys of this layout as (component, number of the layer, up or down).
-
-    The oldest files are a bare list of one component, up and down in turn.
-    """
+    """Keys of this layout as (component, number of the layer, up or down). The oldest files are a bare list of one
+    component, up and down in turn."""
     if shapes and all(str(n) in shapes for n in range(len(shapes))):
         widths = {family.geometry("epsilon").unet["block_out_channels"][0] for family in FAMILIES}
         component = "unet" if shapes["0"][:1] and shapes["0"][0] in widths else _FIRST

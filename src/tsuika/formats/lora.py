@@ -34,11 +34,8 @@ def split_name(name: str) -> tuple[str, str, str] | None:
 
 
 def layers(artifact: Artifact, format_name: str) -> dict[Key, dict[str, Tensor]]:
-    """The artifact's tensors by (component, path), then by part, sorted.
-
-    Raises:
-        FormatError: not a LoRA, or with tensors that are no part of one (FM002).
-    """
+    """The artifact's tensors by (component, path), then by part, sorted. Raises FormatError: not a LoRA, or with
+    tensors that are no part of one (FM002)."""
     if artifact.method != METHOD:
         raise common.of_another_method(artifact.method, format_name, _("LoRA"))
     result: dict[Key, dict[str, Tensor]] = {}

@@ -66,10 +66,8 @@ class Opened:
 
 
 def layout_in(path: Path) -> Layout | None:
-    """The layout of a file's or folder's LoRA, from headers alone (of torch files, without running anything).
-
-    None where it holds none for a Stable Diffusion, or cannot be opened.
-    """
+    """The layout of a file's or folder's LoRA, from headers alone (of torch files, without running anything). None
+    where it holds none for a Stable Diffusion, or cannot be opened."""
     shapes = _shapes(path)
     return layouts.layout_of(shapes) if shapes else None
 
@@ -116,11 +114,7 @@ class OtherLora:
         return read(path)
 
     def write(self, artifact: Artifact, path: Path, *, dtype: torch.dtype) -> None:
-        """Refuses.
-
-        Raises:
-            FormatError: always (FM002).
-        """
+        """Refuses. Raises FormatError: always (FM002)."""
         why = _("This layout is read only.")
         raise FormatError("FM002", format=self.name, why=why, do=common.ANOTHER_FORMAT)
 
@@ -169,12 +163,8 @@ def _joined(files: list[tuple[str, Weights]]) -> Weights:
 
 
 def opened(path: Path) -> Opened:
-    """The LoRA at `path`.
-
-    Raises:
-        ModelError: not there (FM004), damaged (MD003), a pickle with code in it (MD005).
-        FormatError: of a kind of peft's that is none of ours (FM001).
-    """
+    """The LoRA at `path`. Raises ModelError: not there (FM004), damaged (MD003), a pickle with code in it (MD005);
+    FormatError: of a kind of peft's that is none of ours (FM001)."""
     files = _place(path) or [("", path / DIFFUSERS_FILE)]
     weights = _joined([(name, _open(file)) for name, file in files])
     settings = dict(_peft_settings(files)) or dict(_header_settings(weights))
@@ -253,11 +243,8 @@ def read(path: Path) -> Artifact:
 
 
 def bundled(path: Path, family: str) -> Iterator[Artifact]:
-    """The words bundled in a LoRA for `family`, an artifact each; none where it is no LoRA.
-
-    Raises:
-        ModelError: as `read`.
-    """
+    """The words bundled in a LoRA for `family`, an artifact each; none where it is no LoRA. Raises ModelError: as
+    `read`."""
     if layout_in(path) is None:
         return
     source = opened(path)
@@ -268,10 +255,7 @@ def bundled(path: Path, family: str) -> Iterator[Artifact]:
 
 def _whole(path: Path, layer: str, parts: adapters.Parts) -> dict[str, Tensor]:
     """The parts of a layer that have another shape in files than in artifacts; refuses what no program could apply.
-
-    Raises:
-        FormatError: a part is missing or does not fit another (MD003), or an alpha destroys images (MD011).
-    """
+    Raises FormatError: a part is missing or does not fit another (MD003), or an alpha destroys images (MD011)."""
     made: dict[str, Tensor] = {}
     if adapters.kind_of(parts) is None:
         raise damaged(path, lora.incomplete(layer, parts))
@@ -345,10 +329,8 @@ def _number(path: Path, settings: Settings, name: str, module_path: str, pattern
 
 
 def _guess_family(layers: Mapping[str, adapters.Parts]) -> tuple[Family, str]:
-    """The family and where it shows ("shapes" or "default").
-
-    Each piece of evidence leaves some families; one that would leave none (of no published size) is passed over.
-    """
+    """The family and where it shows ("shapes" or "default"). Each piece of evidence leaves some families; one that
+    would leave none (of no published size) is passed over."""
     left = list(FAMILIES)
     for could_be in _evidence(layers):
         left = [family for family in left if could_be(family)] or left

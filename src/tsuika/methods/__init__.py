@@ -47,9 +47,5 @@ def title(name: str) -> str:
 
 
 def with_outside(names: Iterable[str]) -> dict[str, Method]:
-    """All of `METHODS`, and those that are named beside them.
-
-    Raises:
-        RecipeError: as `find`.
-    """
+    """All of `METHODS`, and those that are named beside them. Raises RecipeError: as `find`."""
     return METHODS | {name: find(name) for name in names}

@@ -30,10 +30,8 @@ TEXT_RATE: Final = expert(0.0, _("Learning rate of the text encoders; 0 = a tent
 
 
 class MethodSection(Section):
-    """The recipe's `[method]` table: what every method's settings have. A subclass adds its own.
-
-    `name` needs a default: the key in `METHODS`, or the address (`package.module:ATTRIBUTE`) of a method from outside.
-    """
+    """The recipe's `[method]` table: what every method's settings have. A subclass adds its own. `name` needs a
+    default: the key in `METHODS`, or the address (`package.module:ATTRIBUTE`) of a method from outside."""
 
     defaults: ClassVar[Mapping[str, Any]] = {}  # dotted key -> this method's default, where it is not the common one
     # The best step grows with the number of images to this power. 1: as many passes over each image; bench/guard finds
@@ -65,11 +63,8 @@ class MethodSection(Section):
         return {}
 
     def completed(self, data: Data) -> MethodSection:
-        """This section with what it takes over from the images' section.
-
-        Raises:
-            RecipeError: what it needs is missing (RC005) or cannot be used (RC002).
-        """
+        """This section with what it takes over from the images' section. Raises RecipeError: what it needs is missing
+        (RC005) or cannot be used (RC002)."""
         return self
 
 
@@ -161,9 +156,5 @@ class Method:
         return self.code.attach(model, config, generator)
 
     def restore(self, model: Model, artifact: Artifact) -> Attachment:
-        """Attach what a file held, frozen, at strength 1.
-
-        Raises:
-            ModelError: it does not fit this model (MD004).
-        """
+        """Attach what a file held, frozen, at strength 1. Raises ModelError: it does not fit this model (MD004)."""
         return self.code.restore(model, artifact)

@@ -59,10 +59,7 @@ class Result:
 
 
 def in_tsuika(result: Result, flag: str = "--artifact", file: PurePosixPath | None = None) -> Iterator[Use]:
-    """tsuika's own command line, from the run's folder.
-
-    `flag` takes the file, by default the first of the result.
-    """
+    """tsuika's own command line, from the run's folder. `flag` takes the file, by default the first of the result."""
     file = file or PurePosixPath(result.paths[0])
     words = ["tsuika", "generate"]
     words += ["--base", result.base] if not result.on_embedded and flag != "--base" else []

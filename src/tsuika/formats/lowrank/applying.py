@@ -66,11 +66,8 @@ def apply(base: Mapping[str, Tensor], shares: Sequence[Share]) -> Iterator[tuple
 
 
 def weight_of(base: Mapping[str, Tensor], name: str, artifact: Artifact) -> Tensor:
-    """A base's weight of the layer `<component>.<path>`, which the LoRA has.
-
-    Raises:
-        ModelError: the base has no such layer (MD004).
-    """
+    """A base's weight of the layer `<component>.<path>`, which the LoRA has. Raises ModelError: the base has no such
+    layer (MD004)."""
     if f"{name}.weight" not in base:
         found, expected = artifact.family or _("another model"), _("this base (it has no such layer)")
         raise ModelError("MD004", where=name, artifact=_THIS, found=found, expected=expected)

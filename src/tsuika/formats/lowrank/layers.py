@@ -51,11 +51,8 @@ class Layer:
 
 
 def exact(family_name: str, key: Key, parts: Parts) -> Layer:
-    """A layer as plain LoRA, of the rank that it needs: itself, or the singular vectors of its ΔW, to 1e-6.
-
-    Raises:
-        FormatError: what it does depends on the base's weights, or it holds numbers that are not finite (FM005).
-    """
+    """A layer as plain LoRA, of the rank that it needs: itself, or the singular vectors of its ΔW, to 1e-6. Raises
+    FormatError: what it does depends on the base's weights, or it holds numbers that are not finite (FM005)."""
     _refuse_other_than_sums(key, parts)
     refuse_not_finite(".".join(key), *parts.values())
     return Layer.of(parts) or split(*_dense(family_name, key, parts), None, _NUMERICAL)[0]
@@ -150,11 +147,7 @@ def _kept(values: Tensor, rank: int | None, error: float | None) -> int:
 
 
 def refuse_not_finite(name: str, *tensors: Tensor) -> None:
-    """Refuse numbers that no decomposition can be made of.
-
-    Raises:
-        FormatError: NaN or infinity in a layer (FM005).
-    """
+    """Refuse numbers that no decomposition can be made of. Raises FormatError: NaN or infinity in a layer (FM005)."""
     if not all(map(is_finite, tensors)):
         why = _("`{name}` holds a number that is not finite.", name=name)
         do = _("The file is damaged: get it again.")

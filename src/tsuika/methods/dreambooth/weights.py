@@ -68,9 +68,7 @@ class DreamBoothAttachment:
 
     def artifact(self) -> Artifact:
         """The whole model with the trained weights in it: live tensors, not copies, as it is too large to hold twice.
-
-        Adapters that lie on the model are not in it.
-        """
+        Adapters that lie on the model are not in it."""
         trained = self.tensors()
         tensors = {
             f"{component}.{path}": trained.get(f"{component}.{path}", owner._parameters[leaf].data)  # type: ignore[union-attr]

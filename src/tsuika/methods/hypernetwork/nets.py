@@ -161,11 +161,8 @@ class HypernetworkAttachment:
         return [ParamGroup("unet", [param for net in self.nets.values() for param in net.parameters()], 0.0)]
 
     def updates(self) -> list[Update]:
-        """Each net by its last layer: at zero it adds nothing, and the layers before can still learn.
-
-        Raises:
-            RecipeError: RC013, a sigmoid comes after the last layer.
-        """
+        """Each net by its last layer: at zero it adds nothing, and the layers before can still learn. Raises
+        RecipeError: RC013, a sigmoid comes after the last layer."""
         if any(isinstance(net.linear[-1], nn.Sigmoid) for net in self.nets.values()):
             raise RecipeError("RC013")
         return [Update("network", net.last()) for net in self.nets.values()]

@@ -73,9 +73,7 @@ class LoraAttachment:
 
     def updates(self) -> list[Update]:
         """Each layer by the factor that begins at zero: there it is the base's, and the other factor can still learn.
-
-        Any factor scales the product; this one alone, since the other is random at the start and no update at all.
-        """
+        Any factor scales the product; this one alone, since the other is random at the start and no update at all."""
         return [self._update(dict(self._parameters(slot)), slot.base_scale) for slot in self.slots]
 
     def _update(self, parts: Mapping[str, nn.Parameter], scale: float) -> Update:
@@ -94,11 +92,8 @@ class LoraAttachment:
         copy_in(self.tensors(), tensors)
 
     def set_strength(self, strength: float) -> None:
-        """Scale every layer's update; 0 takes the layers out of the sum, so the base's bits come out.
-
-        Raises:
-            RecipeError: RC002, DoRA knows no strength between.
-        """
+        """Scale every layer's update; 0 takes the layers out of the sum, so the base's bits come out. Raises
+        RecipeError: RC002, DoRA knows no strength between."""
         if strength not in (0.0, 1.0) and self.kind == "dora":
             why = _("{kind} works at strength 0 or 1 only", kind=self.kind)
             raise RecipeError("RC002", key="strength", found=strength, why=why)
@@ -221,10 +216,8 @@ def _plan(model: Model, config: Config) -> tuple[dict[str, dict[str, tuple[int, 
 
 
 def attach(model: Model, config: Config, generator: torch.Generator) -> LoraAttachment:
-    """LoRA on attention and feed-forward layers (and convolutions, text encoders, as configured); changes no output yet.
-
-    Down-projections are Kaiming-uniform (as peft and kohya have it) from `generator`, up-projections zero.
-    """
+    """LoRA on attention and feed-forward layers (and convolutions, text encoders, as configured); changes no output
+    yet. Down-projections are Kaiming-uniform (as peft and kohya have it) from `generator`, up-projections zero."""
     ranks, roles = _plan(model, config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))

@@ -86,11 +86,8 @@ class MergedAttachment:
 def merge(
     model: Model, modules: dict[tuple[str, str], nn.Module], layers: Layers, artifact: Artifact
 ) -> MergedAttachment:
-    """Lay an adapter on the weights of these modules, at strength 1.
-
-    Raises:
-        ModelError: MD004, a layer is for a weight of another shape, or for a bias where none is.
-    """
+    """Lay an adapter on the weights of these modules, at strength 1. Raises ModelError: MD004, a layer is for a weight
+    of another shape, or for a bias where none is."""
     for key, parts in layers.items():
         module = modules[key]
         if not adapters.fits(parts, tuple(module.weight.shape)):  # type: ignore[arg-type]

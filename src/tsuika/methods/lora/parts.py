@@ -27,11 +27,8 @@ Layers = dict[tuple[str, str], dict[str, "Tensor"]]
 
 
 def layers_of(artifact: Artifact) -> Layers:
-    """The artifact's tensors by (component, canonical path), then by part.
-
-    Raises:
-        FormatError: FM001, a tensor is no part of an adapter, or a layer is not whole.
-    """
+    """The artifact's tensors by (component, canonical path), then by part. Raises FormatError: FM001, a tensor is no
+    part of an adapter, or a layer is not whole."""
     layers: Layers = {}
     for name, tensor in artifact.tensors.items():
         if (split := adapters.split_name(name)) is None:
@@ -48,9 +45,7 @@ def layers_of(artifact: Artifact) -> Layers:
 
 def peft_kind(layers: Layers) -> str | None:
     """The kind of adapter as which peft can hold all of these layers; None where it is none, or DoRA or a Tucker form.
-
-    peft has no magnitudes of inputs, and no strength between for any.
-    """
+    peft has no magnitudes of inputs, and no strength between for any."""
     kinds = {found.name for parts in layers.values() if (found := adapters.kind_of(parts)) is not None}
     kind = kinds.pop() if len(kinds) == 1 else ""
     known = {*PARTS.get(kind, {}).values(), "alpha"}

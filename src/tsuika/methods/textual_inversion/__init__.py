@@ -57,11 +57,7 @@ class TextualInversion(MethodSection):
 
 
 def check_words(words: Iterable[str], *, key: str = "method.words") -> None:
-    """New words must be usable in a prompt, and each its own.
-
-    Raises:
-        RecipeError: RC002, names the word.
-    """
+    """New words must be usable in a prompt, and each its own. Raises RecipeError: RC002, names the word."""
     seen: set[str] = set()
     for word in words:
         if not is_usable_word(word):

@@ -96,12 +96,8 @@ def attach(model: Model, config: Config, generator: torch.Generator) -> WordAtta
 
 
 def restore(model: Model, artifact: Artifact) -> WordAttachment:
-    """The words of a file, at strength 1, frozen.
-
-    Raises:
-        ModelError: another width, or not one set of vectors for each text encoder (MD004); a word that is already new
-            on this model (MD007), or that a prompt cannot hold (MD008).
-    """
+    """The words of a file, at strength 1, frozen. Raises ModelError: another width, or not one set of vectors for each
+    text encoder (MD004); a word that is already new on this model (MD007), or that a prompt cannot hold (MD008)."""
     tables, this = _tables(model), _("This embedding")
     words: dict[str, dict[str, nn.Parameter]] = {}
     for name, vectors_nD in artifact.tensors.items():
