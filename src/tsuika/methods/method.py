@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Protocol, cast
 
 from tsuika.core.section import Section, everyday, expert
 from tsuika.core.sections import Data
-from tsuika.core.texts import Text, _
+from tsuika.core.texts import Text
 from tsuika.families import FAMILIES
 from tsuika.methods.layers import Layers
 from tsuika.methods.uses import Result, Use, in_tsuika
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 Backward = Literal["text", "adapter", "all"]
 
 # Settings of methods that can train text encoders.
-TRAINS_TEXT: Final = everyday(False, _("Train the text encoders as well"))
-TEXT_RATE: Final = expert(0.0, _("Learning rate of the text encoders; 0 = a tenth of the main one"), ge=0, le=1)
+TRAINS_TEXT: Final = everyday(False, "Train the text encoders as well")
+TEXT_RATE: Final = expert(0.0, "Learning rate of the text encoders; 0 = a tenth of the main one", ge=0, le=1)
 
 
 class MethodSection(Section):

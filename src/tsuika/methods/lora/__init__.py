@@ -21,16 +21,16 @@ class Lora(MethodSection):
 
     name: Literal["lora"] = "lora"
     adapter: Literal["lora", "dora", "loha", "lokr"] = expert(
-        "lora", _("Kind of adapter; only `lora` loads in every program")
+        "lora", "Kind of adapter; only `lora` loads in every program"
     )
-    rank: int = everyday(16, _("Rank (dim): how much can be learned, and the file's size"), ge=1, le=1024)
-    alpha: float = expert(0.0, _("Alpha: the scale is alpha / rank; 0 = same as rank"), ge=0)
-    rank_stabilized: bool = expert(False, _("rsLoRA: scale by alpha / sqrt(rank) (Kalajdzievski 2023)"))
-    conv: bool = expert(False, _("Adapt convolutions as well (LoCon)"))
-    conv_rank: int = expert(0, _("Rank of 3x3 convolutions; 0 = same as rank"), ge=0, le=1024)
+    rank: int = everyday(16, "Rank (dim): how much can be learned, and the file's size", ge=1, le=1024)
+    alpha: float = expert(0.0, "Alpha: the scale is alpha / rank; 0 = same as rank", ge=0)
+    rank_stabilized: bool = expert(False, "rsLoRA: scale by alpha / sqrt(rank) (Kalajdzievski 2023)")
+    conv: bool = expert(False, "Adapt convolutions as well (LoCon)")
+    conv_rank: int = expert(0, "Rank of 3x3 convolutions; 0 = same as rank", ge=0, le=1024)
     text_encoder: bool = TRAINS_TEXT
     text_learning_rate: float = TEXT_RATE
-    dropout: float = expert(0.0, _("Dropout inside the adapter"), ge=0, lt=1)
+    dropout: float = expert(0.0, "Dropout inside the adapter", ge=0, lt=1)
 
     @property
     def network(self) -> Mapping[str, Any]:
