@@ -37,7 +37,6 @@ def extract(
     family: str,
     rank: int,
     conv_rank: int | None = None,
-    error: float | None = None,
 ) -> Extracted:
     """The LoRA of at most `rank` nearest to what fine-tuning changed. Weights are asked for one by one, and let go.
 
@@ -48,7 +47,6 @@ def extract(
         family: Of both.
         rank: At most this for matrices and 1x1 convolutions.
         conv_rank: At most this for larger convolutions; None: `rank`.
-        error: Largest relative error of a layer; if its rank is reached first, the error is larger.
 
     Raises:
         FormatError: the two are not of one structure, do not differ in these layers, or hold numbers that are not
@@ -92,7 +90,7 @@ def extract(
         component, _dot, path = layer_name.partition(".")
         inner = tuple(change.shape[1:])
         at_most = conv_rank if conv_rank is not None and math.prod(inner[1:]) > 1 else rank
-        made[component, path], errors[layer_name] = split(change.flatten(1), inner, at_most, error)
+        made[component, path], errors[layer_name] = split(change.flatten(1), inner, at_most, None)
         lost_of_total += (errors[layer_name] * size) ** 2
     if not made:
         why = _("Their weights do not differ in any layer that a LoRA would have.")
