@@ -1,9 +1,6 @@
-"""Intervals for means by resampling: of values, one an image, and of tables of prompts x seeds.
-
-What belongs together is drawn together: copies of one image, and in a table all seeds of a prompt and all prompts of a
-seed. Which rows and columns a resample of a table takes follows from its shape alone, so that tables of one shape are
-resampled alike: the difference of two of them is paired, and so is anything that is computed from several.
-"""
+"""Intervals for means by resampling: of values, one an image, and of tables of prompts x seeds. What belongs together is
+drawn together (copies of an image; all seeds of a prompt, all prompts of a seed). A table's resamples follow from its
+shape alone: differences of two tables, and what is computed from several, are paired."""
 
 from __future__ import annotations
 
@@ -79,11 +76,9 @@ def of_table(table: Table) -> Interval | None:
 
 
 def resampled(table: Table) -> NDArray[np.float64]:
-    """The mean of each of `TABLE_DRAWS` resamples, nan for one without a number in it.
-
-    Prompts and seeds are resampled, each by itself, as one seed gives images that resemble each other under several
-    prompts. Source: Owen 2007, "The pigeonhole bootstrap".
-    """
+    """The mean of each of `TABLE_DRAWS` resamples, nan for one without a number in it. Prompts and seeds are resampled,
+    each by itself, as one seed gives images that resemble each other under several prompts. Source: Owen 2007, "The
+    pigeonhole bootstrap"."""
     rows, columns = _picks(*table.shape)
     with warnings.catch_warnings():
         # The mean of nothing is nan, as it should be.

@@ -1,7 +1,5 @@
-"""The error tree. Every error a user can cause has a stable code, an exit status, and says what, where, why, what to do.
-
-The words are in `messages.py`, by code.
-"""
+"""The error tree. Every error a user can cause has a stable code, an exit status, and says what, where, why, what to
+do. The words are in `messages.py`, by code."""
 
 from __future__ import annotations
 

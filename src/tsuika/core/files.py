@@ -1,7 +1,6 @@
-"""The one place that changes the disk: files and folders are written whole or not at all, and nothing is overwritten unasked.
-
-Whoever keeps something calls these as `files.NAME`: tests record what a run does to the disk by standing in for them.
-"""
+"""The one place that changes the disk: files and folders are written whole or not at all, and nothing is overwritten
+unasked. Whoever keeps something calls these as `files.NAME`: tests record what a run does to the disk by standing in
+for them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
 """What a run folder holds as JSON, read strictly: with a hash of its own content, so that no edit and no damage passes.
-
-For what a run stands on when it goes on; not for reports, which are for people and other programs.
-"""
+For what a run stands on when it goes on; not for reports, which are for people and other programs."""
 
 from __future__ import annotations
 

@@ -1,8 +1,6 @@
 """What a file is: the one answer that every command and every message gives, from first bytes, names and shapes alone.
-
-Knows what the field's files look like and which command takes what; reads no weights. What a whole model is more exactly,
-`families` knows, and of results, `formats`.
-"""
+Knows what the field's files look like and which command takes what; reads no weights. What a whole model is more
+exactly, `families` knows, and of results, `formats`."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """What tsuika says when something is wrong: a code and its message, in what, why, do. A table, kept in code order.
 
 RC recipe and usage, DS images, MD models, FM file formats, RS resources, TR training, GD guard, EV evaluation, GN
-generation (notes), NW network, VA VAEs.
-"""
+generation (notes), NW network, VA VAEs."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
-"""What lives outside tsuika and is named by its address, `package.module:ATTRIBUTE`: a method, a file format.
-
-Importing runs the module's code. So an address must come from the user, never from a file that was only downloaded.
-"""
+"""What lives outside tsuika and is named by its address, `package.module:ATTRIBUTE`: a method, a file format. Importing
+runs the module's code. So an address must come from the user, never from a file that was only downloaded."""
 
 from __future__ import annotations
 

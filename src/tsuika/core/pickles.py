@@ -1,10 +1,6 @@
-"""PyTorch's files (zipped, and the older layout) and plain pickles, read without running anything that is in them.
-
-A pickle is a program for a stack machine that can call whatever it names. Here every name stands for one of a few makers
-of plain values, or for a class that holds nothing; so no code but this module's own is reached, whatever the pickle asks
-for. What it says of tensors (place, number type, shape) is kept, and their numbers are read when asked for.
-Knows no torch until then, and no meaning of what it reads.
-"""
+"""PyTorch's files (zipped, and the older layout) and plain pickles, read without running anything that is in them: every
+name in a pickle stands for one of a few makers of plain values, or for a class that holds nothing. What it says of
+tensors (place, number type, shape) is kept, and their numbers are read when asked for; until then without torch."""
 
 from __future__ import annotations
 

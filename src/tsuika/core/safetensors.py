@@ -1,7 +1,5 @@
 """The safetensors container: headers checked before a tensor is read, and the same input written as the same bytes.
-
-Source: the safetensors format description (8-byte little-endian length, JSON header, data without gaps).
-"""
+Source: the safetensors format description (8-byte little-endian length, JSON header, data without gaps)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
-"""The recipe's sections that are the same for every method: base model, images, training, previews, output.
-
-Each field carries its help (text, unit, everyday or expert). Imports no torch.
-"""
+"""The recipe's sections that are the same for every method: base model, images, training, previews, output. Each field
+carries its help (text, unit, everyday or expert). Imports no torch."""
 
 from __future__ import annotations
 
@@ -148,11 +146,9 @@ class Train(Section):
 
 
 class Regularize(Section):
-    """Penalties on the trained weights, as steps of their own after the optimizer's (`training.penalties`).
-
-    All three act on weights. Prior preservation (`data.reg_images`, `data.reg_generate`) acts on what the model does with
-    images of the class instead, and takes twice the time.
-    """
+    """Penalties on the trained weights, as steps of their own after the optimizer's (`training.penalties`). All three
+    act on weights. Prior preservation (`data.reg_images`, `data.reg_generate`) acts on what the model does with images
+    of the class instead, and takes twice the time."""
 
     l2: float = expert(
         0.0,

@@ -1,7 +1,5 @@
-"""Text for people: English in the code, at the place of use; other languages in gettext catalogues under `locale/`.
-
-`make messages` extracts the English, updates the catalogues and compiles them. A third language is one more catalogue.
-"""
+"""Text for people: English in the code, other languages in gettext catalogues under `locale/`, one more for each, which
+`make messages` extracts, updates and compiles."""
 
 from __future__ import annotations
 
@@ -16,11 +14,9 @@ LOCALE: Final = Path(__file__).parents[1] / "locale"
 
 
 class Text(str):
-    """A message for people: as a string it is English, `to` gives it in another language.
-
-    `{name}` in it is filled with the parameter of that name, and a parameter that is a `Text` is translated along with it.
-    Without parameters (None) braces are plain text.
-    """
+    """A message for people: as a string it is English, `to` gives it in another language. `{name}` in it is filled with
+    the parameter of that name, and a parameter that is a `Text` is translated along with it. Without parameters (None)
+    braces are plain text."""
 
     msgid: str
     plural: str

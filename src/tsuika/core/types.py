@@ -1,9 +1,6 @@
-"""The words that the rest of tsuika speaks: Model, Attachment, Artifact, Batch, and what they hold.
-
-Shapes: B images, C latent channels, H x W latents, S tokens, D text width, P pooled width.
-Component names are diffusers' own (`unet`, `vae`, `text_encoder`, `text_encoder_2`); module paths inside a component are
-the canonical diffusers/transformers 4 paths (a CLIP text tower starts with `text_model.`, whatever transformers does).
-"""
+"""The words that the rest of tsuika speaks. Shapes: B images, C latent channels, H x W latents, S tokens, D text width, P
+pooled width. Component names are diffusers' (`unet`, `vae`, `text_encoder`, `text_encoder_2`); module paths inside are the
+canonical diffusers/transformers 4 paths (a CLIP text tower starts with `text_model.`, whatever transformers does)."""
 
 from __future__ import annotations
 

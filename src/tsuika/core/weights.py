@@ -1,7 +1,5 @@
 """Weight files opened by what is in them, not by their names: header first, tensors on demand, never a running pickle.
-
-Knows the containers (safetensors, torch pickles) and how to name a file that is something else; knows no family.
-"""
+Knows the containers (safetensors, torch pickles) and how to name a file that is something else; knows no family."""
 
 from __future__ import annotations
 
@@ -135,12 +133,8 @@ def open_safetensors(path: Path) -> Weights:
 
 def load_pickle(path: Path) -> Any:
     """What a torch file or a plain pickle holds: tensors, all finite, and plain values; nothing in it is ever run.
-
-    Objects of any other class are None.
-
-    Raises:
-        ModelError: damaged (MD003), a pickle that names programs (MD005), NaN or infinite values (MD011).
-    """
+    Objects of any other class are None. Raises ModelError: damaged (MD003), a pickle that names programs (MD005), NaN
+    or infinite values (MD011)."""
     opened = pickles.open_torch(path)
     try:
         return _filled(opened, opened.content, (), {})
@@ -178,11 +172,9 @@ _MEMBERS = re.compile(r"[^/]+/(data\.pkl|version|data/\d+)")  # of a torch file:
 
 
 def save_pickle(content: Any, path: Path) -> None:
-    """Write tensors and plain values as a torch file that old and new programs open, whole or not at all.
-
-    The same content gives the same bytes. A1111's guard refuses a file with the members that torch adds today
-    (`.format_version`, `.storage_alignment`, ...), and torch's old layout has memory addresses in it.
-    """
+    """Write tensors and plain values as a torch file that old and new programs open, whole or not at all. The same
+    content gives the same bytes. A1111's guard refuses a file with the members that torch adds today
+    (`.format_version`, `.storage_alignment`, ...), and torch's old layout has memory addresses in it."""
     import torch
 
     buffer = io.BytesIO()

@@ -1,8 +1,6 @@
-"""The activation functions of hypernetworks by A1111's names, which are those of torch's own classes in lower case.
-
-Its table is torch.nn.modules.activation, with `swish` for Hardswish beside. Left out is what makes another shape of its
-input, has weights of its own, or needs arguments: A1111 cannot build or load such a net either.
-"""
+"""The activation functions of hypernetworks by A1111's names, which are those of torch's own classes in lower case. Its
+table is torch.nn.modules.activation, with `swish` for Hardswish beside. Left out is what makes another shape of its
+input, has weights of its own, or needs arguments: A1111 cannot build or load such a net either."""
 
 from __future__ import annotations
 

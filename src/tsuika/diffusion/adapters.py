@@ -1,9 +1,7 @@
-"""What adapters do to a base's weights: of which tensors each kind's layers are made, and their formulas.
-
-Tensors have kohya's and LyCORIS' names; a tensor's name ends in its part's. W' = W + strength * ΔW for every kind, as A1111
-and LyCORIS have it. Sources: LoRA, Hu et al. 2021; LoHa, LoKr, Tucker, GLoRA, diag-OFT: LyCORIS, Yeh et al. 2024, and its
-modules; DoRA, Liu et al. 2024; (IA)³, Liu et al. 2022; OFT, Qiu et al. 2023; BOFT, Liu et al. 2023. Knows no file, no model.
-"""
+"""What adapters do to a base's weights: of which tensors (kohya's and LyCORIS' names) each kind's layers are made, and their
+formulas. W' = W + strength * ΔW for every kind, as A1111 and LyCORIS have it. Sources: LoRA, Hu et al. 2021; LoHa, LoKr,
+Tucker, GLoRA, diag-OFT: LyCORIS, Yeh et al. 2024, and its modules; DoRA, Liu et al. 2024; (IA)³, Liu et al. 2022; OFT, Qiu
+et al. 2023; BOFT, Liu et al. 2023."""
 
 from __future__ import annotations
 

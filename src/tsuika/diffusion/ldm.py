@@ -1,9 +1,6 @@
-"""The original (LDM, CompVis) key layout of single files: where each tensor of a diffusers model lies in it.
-
-The map is a function of names alone, so the same table reads, checks that nothing is missing or left over, and can
-write. Sources: CompVis/stable-diffusion `openaimodel.py` and `model.py` (UNet, VAE), mlfoundations/open_clip
-`transformer.py` (text towers of SD2 and SDXL), against diffusers' module names.
-"""
+"""The original (LDM, CompVis) key layout of single files: where each tensor of a diffusers model lies in it, by its name
+alone. Sources: CompVis/stable-diffusion `openaimodel.py` and `model.py` (UNet, VAE), mlfoundations/open_clip
+`transformer.py` (text towers of SD2 and SDXL), against diffusers' module names."""
 
 from __future__ import annotations
 

@@ -1,8 +1,6 @@
 """What a base has learnt to predict, as one object: how noise is mixed in, the target, the way back, and the weights.
-
-Shapes: B images, C latent channels, H x W latents. Times `t_B` are what `Model.denoise` takes: whole timesteps of a noise
-schedule, or 1000 times the share of noise for flow. Pure tensor functions: no model, no settings.
-"""
+Shapes: B images, C latent channels, H x W latents. Times `t_B` are what `Model.denoise` takes: whole timesteps of a
+noise schedule, or 1000 times the share of noise for flow. Pure tensor functions: no model, no settings."""
 
 from __future__ import annotations
 

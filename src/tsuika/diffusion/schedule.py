@@ -1,7 +1,5 @@
 """The forward process, what the UNet is asked to predict, and how much each timestep counts. Pure tensor functions.
-
-Shapes: T timesteps of the schedule, B images.
-"""
+Shapes: T timesteps of the schedule, B images."""
 
 from __future__ import annotations
 

@@ -1,11 +1,6 @@
-"""The same things as several groups of artists draw them: a style whose true answer is known for every thing.
-
-One atlas a hand, with the same things in the same order: first those that a base may learn, then the new ones, which no
-text encoder or UNet of a base is shown in any hand. The first base has learnt from Noto's drawings alone. Pictures of the
-world take a hand by `source`.
-
-Knows Pillow and the atlases beside it; no model. The drawings stay under their own licences: see NOTICE.
-"""
+"""The same things as several groups of artists draw them: a style whose true answer is known for every thing. One atlas a
+hand, with the same things in the same order: first those that a base may learn, then the new ones, which no text encoder
+or UNet of a base is shown. The drawings stay under their own licences: see NOTICE."""
 
 from __future__ import annotations
 

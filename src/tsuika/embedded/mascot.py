@@ -1,11 +1,6 @@
-"""The demo's character: Tsuipi, a creature that no model has ever seen, drawn from shapes by this file alone.
-
-`glyph` draws one pose; `pictures` are the training set of the demo (few poses, few backgrounds, alone); `held_out` is
-the true distribution (every background, now and then a companion), which only a made-up world can give;
-`TEST_PROMPTS` are the before/after prompts, none of whose backgrounds or companions is in the training set.
-
-Knows Pillow, NumPy and the embedded world; no model.
-"""
+"""The demo's character: Tsuipi, a creature that no model has ever seen, drawn from shapes by this file alone. `pictures`
+are the demo's training set, `held_out` the true distribution, which only a made-up world can give; of `TEST_PROMPTS`, the
+before/after prompts, no background or companion is in the training set."""
 
 from __future__ import annotations
 
@@ -237,11 +232,9 @@ def pictures(count: int = 30, seed: int = 0) -> list[Drawn]:
 
 
 def held_out(count: int = 40, seed: int = 0, *, trained_backgrounds: bool = False) -> list[Drawn]:
-    """Fresh pictures of the mascot's true distribution, none of them in any training set; PICTURE_PX square.
-
-    Every background, and a companion in a quarter of them; with `trained_backgrounds`, only what the training set
-    shows (alone, on TRAINED_BACKGROUNDS): the difference of the two is how far a result carries over.
-    """
+    """Fresh pictures of the mascot's true distribution, none of them in any training set; PICTURE_PX square. Every
+    background, and a companion in a quarter of them; with `trained_backgrounds`, only what the training set shows
+    (alone, on TRAINED_BACKGROUNDS): the difference of the two is how far a result carries over."""
     rng = np.random.default_rng(derive(seed, "mascot held-out pictures", int(trained_backgrounds)))
     names = TRAINED_BACKGROUNDS if trained_backgrounds else world.BACKGROUNDS
     poses, backgrounds = _spread(tuple(POSES), count, rng), _spread(names, count, rng)

@@ -1,11 +1,6 @@
-"""The embedded world: a picture maker whose true distribution is known.
-
-A `Picture` is a description (background, things, places); `draw` turns it into pixels, `thing_mask` into ground truth,
-`caption` into words. `World` draws random pictures. Everything is a pure function of its seed, so a picture can be
-drawn again in another size or style, and no picture ever needs to be stored.
-
-Knows Pillow and NumPy only: no model, no file but the glyph atlas beside it.
-"""
+"""The embedded world: a picture maker whose true distribution is known. `draw` turns a `Picture` (background, things,
+places) into pixels, `thing_mask` into ground truth, `caption` into words; `World` draws random pictures. Everything is a
+pure function of its seed. Knows Pillow and NumPy only: no model, no file but the glyph atlas beside it."""
 
 from __future__ import annotations
 

@@ -63,12 +63,9 @@ def guess(hub_id: str) -> Family:
 
 
 def peek(spec: str | Path, *, embedded_path: Path | None = None, geometry: Geometry | None = None) -> StoredBase:
-    """What a base, named as in `load`, is: family, prediction, sizes, parts; from configs and headers alone.
-
-    Raises:
-        ModelError: no base (MD001, MD002), damaged (MD003), a pickle with code (MD005).
-        NetworkError: the hub is needed and does not answer.
-    """
+    """What a base, named as in `load`, is: family, prediction, sizes, parts; from configs and headers alone. Raises
+    ModelError: no base (MD001, MD002), damaged (MD003), a pickle with code (MD005); NetworkError: the hub is needed and
+    does not answer."""
     path = spec if isinstance(spec, Path) else place(spec, embedded_path)
     return stored.open_base(FAMILIES, path, geometry)
 
@@ -147,13 +144,9 @@ def _peek_like(path: Path, like: Model) -> StoredBase:
 
 
 def load_vae(model: Model, vae: str, *, embedded_path: Path | None = None) -> nn.Module:
-    """Another VAE for a loaded base, named as in `load`; the base's latent scale stays in force.
-
-    Raises:
-        ModelError: no such file (MD009), none of this name in the base (MD010), no VAE (MD002), damaged (MD003), or
-            one of other latents (MD004).
-        NetworkError: the hub is needed and does not answer.
-    """
+    """Another VAE for a loaded base, named as in `load`; the base's latent scale stays in force. Raises ModelError: no
+    such file (MD009), none of this name in the base (MD010), no VAE (MD002), damaged (MD003), or one of other latents
+    (MD004); NetworkError: the hub is needed and does not answer."""
     config = dict(model.vae.config)  # type: ignore[arg-type]
     if vaes.is_own(vae):
         return vaes.own_vae(place(model.source, embedded_path), config, vae, model.device)

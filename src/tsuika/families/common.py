@@ -1,7 +1,5 @@
 """`Family`: what is true of a family of models and what a file of it looks like. A family is data in a file of its own.
-
-Knows no files; see `stored.py` and `loading.py`.
-"""
+Knows no files; see `stored.py`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
-"""`StableDiffusion`, the one `core.types.Model` of SD1, SD2 and SDXL. Knows no files.
-
-Shapes: B prompts or images, S tokens, D text width, P pooled width, C latent channels, H x W pixels or latents.
-"""
+"""`StableDiffusion`, the one `core.types.Model` of SD1, SD2 and SDXL. Knows no files. Shapes: B prompts or images, S
+tokens, D text width, P pooled width, C latent channels, H x W pixels or latents."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
-"""The configuration of a model as its original programs read it: the `.yaml` beside a single file, always for v-prediction.
-
-Sources: `v1-inference.yaml` (CompVis), `v2-inference-v.yaml` and `sd_xl_base.yaml` (Stability AI).
-"""
+"""The configuration of a model as its original programs read it: the `.yaml` beside a single file, always for
+v-prediction. Sources: `v1-inference.yaml` (CompVis), `v2-inference-v.yaml` and `sd_xl_base.yaml` (Stability AI)."""
 
 from __future__ import annotations
 

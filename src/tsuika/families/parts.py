@@ -1,8 +1,6 @@
 """The parts of a base on disk: where each tensor of an empty module lies in a file, and modules filled from there.
-
-Every tensor that a module has must be in the file, and the other way round: a text encoder left at random is the classic
-silent failure of this field.
-"""
+Every tensor that a module has must be in the file, and the other way round: a text encoder left at random is the
+classic silent failure of this field."""
 
 from __future__ import annotations
 

@@ -31,13 +31,9 @@ _OTHER_FILES = ["*.bin", "*.fp16.*", "*.non_ema.*", "*.msgpack", "*.onnx*", "*.x
 
 
 def find_tokenizer(folder: Path, name: str, tower: TextTower | None) -> Any:
-    """The tokenizer `name` (`tokenizer`, `tokenizer_2`) below or in a folder.
-
-    `tower` decides padding and length where the files may not say; None: the folder is the model's own and does.
-
-    Raises:
-        ModelError: none there, or not readable (MD003).
-    """
+    """The tokenizer `name` (`tokenizer`, `tokenizer_2`) below or in a folder. `tower` decides padding and length where
+    the files may not say; None: the folder is the model's own and does. Raises ModelError: none there, or not readable
+    (MD003)."""
     for place in (folder / name, folder / "tokenizer", folder):
         has_merges = (place / "vocab.json").is_file() and (place / "merges.txt").is_file()
         if has_merges or (place / "tokenizer.json").is_file():

@@ -106,13 +106,9 @@ class StoredBase:
         vae: str = vaes.BUILTIN,
         overrides: Overrides = AS_STORED,
     ) -> StableDiffusion:
-        """The model, frozen; see `families.load`.
-
-        Raises:
-            RecipeError: an override that this model cannot have (RC002).
-            ModelError: a part is missing, damaged or does not fit (MD003), or is a pickle with code (MD005).
-            NetworkError: no VAE was given, cached or to be had.
-        """
+        """The model, frozen; see `families.load`. Raises RecipeError: an override that this model cannot have (RC002);
+        ModelError: a part is missing, damaged or does not fit (MD003), or is a pickle with code (MD005); NetworkError:
+        no VAE was given, cached or to be had."""
         prediction = overrides.prediction or self.prediction
         return StableDiffusion(
             family=self.family,
@@ -181,13 +177,9 @@ class StoredBase:
 
 
 def open_base(families: Sequence[Family], path: Path, given: Geometry | None = None) -> StoredBase:
-    """What a diffusers folder or a single file is; no weights are read (but SD2's 320 numbers that show its prediction).
-
-    `given` are sizes of a single file that are not its family's own, and that it does not say.
-
-    Raises:
-        ModelError: not there (MD001), no Stable Diffusion (MD002), damaged (MD003), a pickle with code (MD005).
-    """
+    """What a diffusers folder or a single file is; no weights are read (but SD2's 320 numbers that show its
+    prediction). `given` are sizes of a single file that are not its family's own, and that it does not say. Raises
+    ModelError: not there (MD001), no Stable Diffusion (MD002), damaged (MD003), a pickle with code (MD005)."""
     if path.is_dir():
         family, prediction, why = detection.detect_folder(families, path)
         return StoredBase(path, family, prediction, why)

@@ -1,7 +1,5 @@
-"""File formats for artifacts. `FORMATS` is the whole list; a new format is one file and one entry.
-
-A method from outside can name formats that live outside, too, or `native`, which holds results of any method.
-"""
+"""File formats for artifacts. `FORMATS` is the whole list; a new format is one file and one entry. A method from
+outside can name formats that live outside, too, or `native`, which holds results of any method."""
 
 from __future__ import annotations
 
@@ -101,14 +99,9 @@ def pieces(artifact: Artifact, name: str) -> dict[str, Artifact]:
 
 
 def find(path: Path, also: Iterable[Format] = ()) -> Format:
-    """The format of a file or folder, from its header alone.
-
-    `also` are formats of methods from outside, asked first.
-
-    Raises:
-        ModelError: damaged (MD003), a pickle with more than tensors (MD005), or without them (MD002).
-        FormatError: not there (FM004), something else (MD002).
-    """
+    """The format of a file or folder, from its header alone. `also` are formats of methods from outside, asked first.
+    Raises ModelError: damaged (MD003), a pickle with more than tensors (MD005), or without them (MD002); FormatError:
+    not there (FM004), something else (MD002)."""
     for known in also:
         if known.sniff(path):
             return known

@@ -1,8 +1,6 @@
-"""Whole models as one `.safetensors` file in the original (LDM) layout, as every program loads them.
-
-A checkpoint is a base: it is written here and read by `families`. Key sets, shapes and markers of v-prediction are
-those of CompVis, Stability AI and open_clip; see `diffusion.ldm`.
-"""
+"""Whole models as one `.safetensors` file in the original (LDM) layout, as every program loads them. A checkpoint is a
+base: it is written here and read by `families`. Key sets, shapes and markers of v-prediction are those of CompVis,
+Stability AI and open_clip; see `diffusion.ldm`."""
 
 from __future__ import annotations
 
@@ -85,10 +83,8 @@ def rows(artifact: Artifact) -> dict[str, Row]:
 
 def _unused(artifact: Artifact, found: Mapping[str, Row]) -> dict[str, Row]:
     """What open_clip's towers have and nothing computes with, but clients report as missing: the base's own, or made.
-
     SD2 reads before the last block, so a copy of the block before stands in for it, and the unit matrix for the
-    projection.
-    """
+    projection."""
     import torch
 
     made: dict[str, Row] = {}
@@ -151,11 +147,8 @@ class SingleFile(common.WriteOnly):
 
     def write(self, artifact: Artifact, path: Path, *, dtype: torch.dtype) -> None:
         """Write whole or not at all, tensor by tensor; with `<stem>.yaml` beside it where the model predicts v, else
-        without one: that of another model would be read as this one's.
-
-        Raises:
-            FormatError: the layout has no place for a tensor, or `dtype` cannot hold its numbers (FM002).
-        """
+        without one: that of another model would be read as this one's. Raises FormatError: the layout has no place for
+        a tensor, or `dtype` cannot hold its numbers (FM002)."""
         import torch
 
         planned = rows(artifact)

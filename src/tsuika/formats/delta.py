@@ -1,7 +1,5 @@
-"""What a LoRA does to a weight: ΔW, and how far two artifacts are apart in it. For the check after writing.
-
-Plain LoRA is compared without ever forming ΔW; see `_low_rank_norm`.
-"""
+"""What a LoRA does to a weight: ΔW, and how far two artifacts are apart in it. For the check after writing. Plain LoRA
+is compared without ever forming ΔW; see `_low_rank_norm`."""
 
 from __future__ import annotations
 
@@ -55,11 +53,9 @@ def factors_of(parts: lora.Parts) -> tuple[Tensor, Tensor] | None:
 
 
 def _low_rank_norm(up: Tensor, down: Tensor) -> float:
-    """Frobenius norm of up @ down from its triangular factor: (out, r), (r, in).
-
-    Exact to float64's precision of the terms, even where they cancel. The norm by Gram matrices, tr(GuGd), is a
-    difference of squares and loses half of the digits: two files that agree to 1e-7 would look the same.
-    """
+    """Frobenius norm of up @ down from its triangular factor: (out, r), (r, in). Exact to float64's precision of the
+    terms, even where they cancel. The norm by Gram matrices, tr(GuGd), is a difference of squares and loses half of the
+    digits: two files that agree to 1e-7 would look the same."""
     import torch
 
     return float((torch.linalg.qr(up, mode="r").R @ down).norm())

@@ -1,7 +1,5 @@
 """What the formats of new words share: one word and its vectors in and out of an artifact, family and facts of a file.
-
-Shapes: n vectors, D text width.
-"""
+Shapes: n vectors, D text width."""
 
 from __future__ import annotations
 

@@ -1,8 +1,6 @@
-"""A new word as the A1111 web UI saves it: a `.pt`, a table with the vectors under `string_to_param["*"]`.
-
-SDXL's is the table `clip_l`, `clip_g` and nothing else, as A1111 takes every entry for vectors. Written in torch's old
-layout, which A1111's check for harmful files lets pass; plain tensors only, which every other client's reader wants.
-"""
+"""A new word as the A1111 web UI saves it: a `.pt`, a table with the vectors under `string_to_param["*"]`. SDXL's is
+the table `clip_l`, `clip_g` and nothing else, as A1111 takes every entry for vectors. Written in torch's old layout,
+which A1111's check for harmful files lets pass; plain tensors only, which every other client's reader wants."""
 
 from __future__ import annotations
 

@@ -1,8 +1,6 @@
 """New words as diffusers' training scripts save them: a folder with `learned_embeds.safetensors`; a key is a word.
-
-SDXL's second encoder has a file of its own, `learned_embeds_2`, which only diffusers reads. Read, too: the single files,
-as `.safetensors` or `.bin`, of any name.
-"""
+SDXL's second encoder has a file of its own, `learned_embeds_2`, which only diffusers reads. Read, too: the single
+files, as `.safetensors` or `.bin`, of any name."""
 
 from __future__ import annotations
 

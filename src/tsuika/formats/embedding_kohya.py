@@ -1,7 +1,5 @@
-"""A new word as every client takes it: a `.safetensors` with `emb_params`, or `clip_l` and `clip_g` (SDXL).
-
-Also read: the names of an early diffusers script, `text_encoders_0` and `_1`.
-"""
+"""A new word as every client takes it: a `.safetensors` with `emb_params`, or `clip_l` and `clip_g` (SDXL). Also read:
+the names of an early diffusers script, `text_encoders_0` and `_1`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
-"""The kohya layout: the LoRA `.safetensors` that ComfyUI, Forge, A1111, kohya sd-scripts and diffusers all load.
-
-A key is `<prefix>_<module path, '.' as '_'>.<part>`; the names are in `kohya_names.py`, the header's in `kohya_header.py`.
-"""
+"""The kohya layout: the LoRA `.safetensors` that ComfyUI, Forge, A1111, kohya sd-scripts and diffusers all load. A key
+is `<prefix>_<module path, '.' as '_'>.<part>`; the names are in `kohya_names.py`, the header's in `kohya_header.py`."""
 
 from __future__ import annotations
 

@@ -1,8 +1,6 @@
-"""kohya's names of a LoRA's layers: the module path with '.' as '_', behind a prefix of the component.
-
-The UNet of SD1 and SD2 goes by its diffusers (HF) names, that of SDXL by the original (LDM) ones:
-`lora_unet_input_blocks_4_1_...`. Reading takes both for every family and any number of blocks.
-"""
+"""kohya's names of a LoRA's layers: the module path with '.' as '_', behind a prefix of the component. The UNet of SD1
+and SD2 goes by its diffusers (HF) names, that of SDXL by the original (LDM) ones: `lora_unet_input_blocks_4_1_...`.
+Reading takes both for every family and any number of blocks."""
 
 from __future__ import annotations
 

@@ -1,8 +1,6 @@
 """The layouts of LoRA files: under which keys each program keeps which tensor of which layer. Names and shapes only.
-
 One table serves recognition and reading. A layout is what its keys begin with; what stands between, a layer's path in
-diffusers' (HF) or in the original (LDM) names, and the endings are read in every spelling, whatever the layout.
-"""
+diffusers' (HF) or in the original (LDM) names, and the endings are read in every spelling, whatever the layout."""
 
 from __future__ import annotations
 

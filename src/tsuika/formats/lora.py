@@ -1,7 +1,5 @@
-"""The layers of a LoRA by canonical name, of every kind: which tensors make one, and which family they are of.
-
-A tensor's name is `<component>.<module path>.<part>`; the parts are kohya's and LyCORIS' own.
-"""
+"""The layers of a LoRA by canonical name, of every kind: which tensors make one, and which family they are of. A
+tensor's name is `<component>.<module path>.<part>`; the parts are kohya's and LyCORIS' own."""
 
 from __future__ import annotations
 

@@ -1,8 +1,6 @@
-"""The PEFT/diffusers layout: a folder with `pytorch_lora_weights.safetensors`; only diffusers reads it.
-
-Keys are `<component>.<HF path>.lora_A.weight` (down) and `.lora_B.weight` (up). There are no alpha tensors: the scale
-is in the header, `lora_adapter_metadata`, as arguments of PEFT's LoraConfig per component (diffusers 0.34 and later).
-"""
+"""The PEFT/diffusers layout: a folder with `pytorch_lora_weights.safetensors`; only diffusers reads it. Keys are
+`<component>.<HF path>.lora_A.weight` (down) and `.lora_B.weight` (up). There are no alpha tensors: the scale is in the
+header, `lora_adapter_metadata`, as arguments of PEFT's LoraConfig per component (diffusers 0.34 and later)."""
 
 from __future__ import annotations
 

@@ -1,9 +1,6 @@
 """A VAE by itself: one file in the original (LDM) layout without a prefix, as every program takes it, or a diffusers folder.
-
-Both are read in all spellings: with the prefix that it has inside a checkpoint, or with diffusers' names in one file. An
-artifact has method `vae`, diffusers' names, and diffusers' config as JSON in the metadata (`vae_config`).
-Not in `FORMATS`: a VAE is part of a base and is applied to nothing.
-"""
+Both are read in all spellings. An artifact has method `vae`, diffusers' names, and diffusers' config as JSON in the
+metadata (`vae_config`). Not in `FORMATS`: a VAE is part of a base and is applied to nothing."""
 
 from __future__ import annotations
 

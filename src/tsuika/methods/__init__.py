@@ -1,7 +1,5 @@
-"""The methods, by name; importing this imports no torch. A new one is one file or folder here and one entry below.
-
-A method can also live outside: its name in a recipe is then its address, `package.module:ATTRIBUTE`.
-"""
+"""The methods, by name; importing this imports no torch. A new one is one file or folder here and one entry below. A
+method can also live outside: its name in a recipe is then its address, `package.module:ATTRIBUTE`."""
 
 from __future__ import annotations
 
@@ -24,12 +22,8 @@ __all__ = ["DEFAULT", "METHODS", "Method", "MethodSection", "find", "title", "wi
 
 def find(name: str, *, where: object = "") -> Method:
     """The method of this name. An address is imported, so it must come from the user: a recipe or a flag, not a result.
-
-    `where` is the recipe's file, for errors.
-
-    Raises:
-        RecipeError: RC002, there is none of this name, it cannot be imported, or it is no method.
-    """
+    `where` is the recipe's file, for errors. Raises RecipeError: RC002, there is none of this name, it cannot be
+    imported, or it is no method."""
     if name in METHODS:
         return METHODS[name]
     if not is_address(name):

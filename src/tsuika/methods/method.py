@@ -1,7 +1,5 @@
-"""`Method`: everything that is particular to one way of fine-tuning, in one description. Imports no torch.
-
-What computes is in the module that a description names; it is imported when it is first asked for.
-"""
+"""`Method`: everything that is particular to one way of fine-tuning, in one description. Imports no torch. What
+computes is in the module that a description names; it is imported when it is first asked for."""
 
 from __future__ import annotations
 

@@ -1,8 +1,6 @@
 """How each program uses a run's result: which folder it goes into, and what to type there. What the methods share.
-
-Folders, prompt syntax and what each program cannot do: A1111's and Forge's `models/` trees, ComfyUI's `models/` tree and
-nodes, diffusers' loaders, sd-scripts' gen_img.py and its options.
-"""
+Folders, prompt syntax and what each program cannot do: A1111's and Forge's `models/` trees, ComfyUI's `models/` tree
+and nodes, diffusers' loaders, sd-scripts' gen_img.py and its options."""
 
 from __future__ import annotations
 

@@ -59,11 +59,9 @@ def exact(family_name: str, key: Key, parts: Parts) -> Layer:
 
 
 def nearest(family_name: str, key: Key, parts: Parts, rank: int | None, error: float | None) -> tuple[Layer, float]:
-    """The plain layer of at most `rank`, and of the smallest rank whose error is at most `error`; and its relative error.
-
-    Raises:
-        FormatError: what it does depends on the base's weights, or it holds numbers that are not finite (FM005).
-    """
+    """The plain layer of at most `rank`, and of the smallest rank whose error is at most `error`; and its relative
+    error. Raises FormatError: what it does depends on the base's weights, or it holds numbers that are not finite
+    (FM005)."""
     _refuse_other_than_sums(key, parts)
     refuse_not_finite(".".join(key), *parts.values())
     if (layer := Layer.of(parts)) is not None:
@@ -72,12 +70,9 @@ def nearest(family_name: str, key: Key, parts: Parts, rank: int | None, error: f
 
 
 def split(change_OI: Tensor, inner: tuple[int, ...], rank: int | None, error: float | None) -> tuple[Layer, float]:
-    """`nearest` of a whole ΔW, through the eigenvectors of its smaller Gram matrix: for long matrices much faster than an
-    SVD (10240x1280 in 1.4 s on one core).
-
-    Squaring blurs directions weaker than 1e-8 of the strongest. They only matter to errors of that size, and the error
-    is measured on ΔW itself.
-    """
+    """`nearest` of a whole ΔW, through the eigenvectors of its smaller Gram matrix: for long matrices much faster than
+    an SVD (10240x1280 in 1.4 s on one core). Squaring blurs directions weaker than 1e-8 of the strongest. They only
+    matter to errors of that size, and the error is measured on ΔW itself."""
     import torch
 
     is_wide = change_OI.shape[0] <= change_OI.shape[1]

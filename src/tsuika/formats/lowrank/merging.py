@@ -124,12 +124,8 @@ def concatenate(shares: Sequence[Share]) -> Artifact:
 
 
 def merge(shares: Sequence[Share], *, rank: int | None = None) -> tuple[Artifact, dict[str, float]]:
-    """`concatenate`, then `compress` if a rank is given; each layer's relative error by name.
-
-    Raises:
-        ModelError: they are for different families (MD004).
-        FormatError: as `concatenate`.
-    """
+    """`concatenate`, then `compress` if a rank is given; each layer's relative error by name. Raises ModelError: they
+    are for different families (MD004); FormatError: as `concatenate`."""
     together = concatenate(shares)
     if rank is None:
         return together, {".".join(key): 0.0 for key in lora.layers(together, "merge")}

@@ -1,7 +1,5 @@
-"""DreamBooth: the whole UNet, and the text encoders if wished, learn the subject (Ruiz et al. 2023).
-
-What prior preservation needs, images of the class, comes with the data. Knows a model only through `core.types.Model`.
-"""
+"""DreamBooth: the whole UNet, and the text encoders if wished, learn the subject (Ruiz et al. 2023). What prior
+preservation needs, images of the class, comes with the data. Knows a model only through `core.types.Model`."""
 
 from __future__ import annotations
 
@@ -27,11 +25,9 @@ EXTRA = "extra"  # stands for a component in an artifact's names: tensors that n
 
 @dataclass
 class DreamBoothAttachment:
-    """Other weights in the place of the base's. See `core.types.Attachment`.
-
-    The base's own parameters are kept, so strength 0 and `detach` give them back themselves. Of several attachments of
-    this kind on one model, the last one must go first; LoRA layers may come and go in any order.
-    """
+    """Other weights in the place of the base's. See `core.types.Attachment`. The base's own parameters are kept, so
+    strength 0 and `detach` give them back themselves. Of several attachments of this kind on one model, the last one
+    must go first; LoRA layers may come and go in any order."""
 
     model: Model
     slots: list[Slot]
@@ -81,10 +77,8 @@ class DreamBoothAttachment:
 
 def attach(model: Model, config: Config, generator: torch.Generator) -> DreamBoothAttachment:
     """Copies of the UNet's (and the text encoders') weights in their place, trainable, in `config.weights` precision.
-
     The model's outputs do not change where it was loaded in that precision; a bf16 base with fp32 weights, or the other
-    way round, computes the same numbers with another rounding.
-    """
+    way round, computes the same numbers with another rounding."""
     del generator  # nothing starts at random
     dtype = DTYPES[config.weights]
     parts = {"unet": model.unet} | (model.text_encoders if config.text_encoder else {})
@@ -102,13 +96,9 @@ def attach(model: Model, config: Config, generator: torch.Generator) -> DreamBoo
 
 
 def restore(model: Model, artifact: Artifact) -> DreamBoothAttachment:
-    """Lay the UNet and the text encoders of a whole model over this one, frozen, in this one's precision.
-
-    The VAE stays: it is the latent space that both share.
-
-    Raises:
-        ModelError: MD004, a tensor is missing, unknown, or of another shape.
-    """
+    """Lay the UNet and the text encoders of a whole model over this one, frozen, in this one's precision. The VAE
+    stays: it is the latent space that both share. Raises ModelError: MD004, a tensor is missing, unknown, or of another
+    shape."""
     parts = {name: root for name, root in model.components.items() if name != "vae"}
     places = {
         f"{component}.{path}": (component, path, owner, leaf)

@@ -1,7 +1,5 @@
-"""LoRA: low-rank updates beside frozen layers (Hu et al. 2021), through peft's own layers.
-
-Also DoRA, LoHa and LoKr where peft has them. Knows a model only through `core.types.Model`.
-"""
+"""LoRA: low-rank updates beside frozen layers (Hu et al. 2021), through peft's own layers. Also DoRA, LoHa and LoKr
+where peft has them. Knows a model only through `core.types.Model`."""
 
 from __future__ import annotations
 
@@ -231,14 +229,9 @@ def attach(model: Model, config: Config, generator: torch.Generator) -> LoraAtta
 
 
 def restore(model: Model, artifact: Artifact) -> LoraAttachment | MergedAttachment:
-    """Attach a LoRA or a relative of it that came from a file, at strength 1, frozen.
-
-    What peft can hold stands beside the base's layers, all else is laid on their weights.
-
-    Raises:
-        ModelError: MD004, a layer is missing on this model or has another shape.
-        FormatError: FM001, a tensor is no part of an adapter, or a layer is not whole.
-    """
+    """Attach a LoRA or a relative of it that came from a file, at strength 1, frozen. What peft can hold stands beside
+    the base's layers, all else is laid on their weights. Raises ModelError: MD004, a layer is missing on this model or
+    has another shape; FormatError: FM001, a tensor is no part of an adapter, or a layer is not whole."""
     layers = layers_of(artifact)
     modules = {key: _module(model, *key, artifact) for key in layers}
     if (kind := peft_kind(layers)) is None:

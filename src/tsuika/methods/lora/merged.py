@@ -1,8 +1,6 @@
-"""Adapters of any kind laid on a base by changing its weights, as A1111 and ComfyUI do it; for use, not for training.
-
-A layer keeps what the base had, and all that lies on it: its weight is made anew whenever one of them comes, goes or gets
-another strength, in the order of attaching. Where nothing acts, the base's own parameter stands there.
-"""
+"""Adapters of any kind laid on a base by changing its weights, as A1111 and ComfyUI do it; for use, not for training. A
+layer keeps what the base had, and all that lies on it: its weight is made anew whenever one of them comes, goes or gets
+another strength, in the order of attaching. Where nothing acts, the base's own parameter stands there."""
 
 from __future__ import annotations
 

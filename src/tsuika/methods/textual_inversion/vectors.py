@@ -1,8 +1,6 @@
-"""Textual Inversion: new words as vectors beside the text encoders' vocabulary (Gal et al. 2023), nothing else.
-
-Knows a model only through `core.types.Model`; a word is an entry of `Model.words`, so no row of the vocabulary can move.
-Shapes: V rows of the vocabulary, n vectors of a word, D text width.
-"""
+"""Textual Inversion: new words as vectors beside the text encoders' vocabulary (Gal et al. 2023), nothing else. Knows a
+model only through `core.types.Model`; a word is an entry of `Model.words`, so no row of the vocabulary can move.
+Shapes: V rows of the vocabulary, n vectors of a word, D text width."""
 
 from __future__ import annotations
 
