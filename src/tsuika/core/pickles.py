@@ -36,20 +36,11 @@ _MAX_COUNT: Final = 1 << 62
 _MAX_COPIED: Final = 64
 # Source: torch/serialization.py.
 _MAGIC: Final = 0x1950A86A20F9469CFC6C
-_STORAGES: Final = {
-    "DoubleStorage": "F64",
-    "FloatStorage": "F32",
-    "HalfStorage": "F16",
-    "BFloat16Storage": "BF16",
-    "LongStorage": "I64",
-    "IntStorage": "I32",
-    "ShortStorage": "I16",
-    "CharStorage": "I8",
-    "ByteStorage": "U8",
-    "BoolStorage": "BOOL",
-    "ComplexFloatStorage": "C64",
-    "UntypedStorage": "U8",
-}
+_STORAGES: Final = (
+    {"DoubleStorage": "F64", "FloatStorage": "F32", "HalfStorage": "F16", "BFloat16Storage": "BF16"}
+    | {"LongStorage": "I64", "IntStorage": "I32", "ShortStorage": "I16", "CharStorage": "I8"}
+    | {"ByteStorage": "U8", "BoolStorage": "BOOL", "ComplexFloatStorage": "C64", "UntypedStorage": "U8"}
+)
 # Of the standard library, what files name that hold settings beside weights; nothing else there belongs into weights.
 _PLAIN_MODULES: Final = {
     *("collections", "datetime", "pathlib", "argparse", "enum", "uuid", "decimal", "fractions", "typing", "logging"),
@@ -154,12 +145,8 @@ def width(dtype: str) -> int:
 
 def broken(path: Path, error: BaseException) -> ModelError:
     """The error for a torch file that is not whole."""
-    line = (str(error).strip().splitlines() or [""])[0][:200]
-    reason = line or type(error).__name__
+    reason = str(error).strip().partition("\n")[0][:200] or type(error).__name__
     return ModelError("MD003", where=path, why=_("It is no complete torch file: {reason}.", reason=reason))
-
-
-# --------------------------------------------------------------------------------------------------------- the container
 
 
 def open_torch(path: Path) -> TorchFile:
@@ -199,7 +186,12 @@ def _zipped(path: Path) -> TorchFile:
             if name.startswith(f"{root}data/")
         }
         if any(member.compress_type != zipfile.ZIP_STORED for member in storages.values()):
-            return TorchFile(path, content, {}, lambda key: _member(path, f"{root}data/{key}"))
+
+            def inflate(key: str) -> bytes:
+                with zipfile.ZipFile(path) as again:
+                    return again.read(f"{root}data/{key}")
+
+            return TorchFile(path, content, {}, inflate)
         with path.open("rb") as stream:
             places = {key: _place(stream, member) for key, member in storages.items()}
         return TorchFile(path, content, places)
@@ -210,11 +202,6 @@ def _refuse_bomb(member: zipfile.ZipInfo) -> None:
         raise ValueError(f"{member.filename}: encrypted")
     if member.compress_type != zipfile.ZIP_STORED and member.file_size > (1 << 20) + _MAX_RATIO * member.compress_size:
         raise ValueError(f"{member.filename}: {member.compress_size:,} -> {member.file_size:,}")
-
-
-def _member(path: Path, name: str) -> bytes:
-    with zipfile.ZipFile(path) as archive:
-        return archive.read(name)
 
 
 def _place(stream: IO[bytes], member: zipfile.ZipInfo) -> tuple[int, int]:
@@ -261,13 +248,9 @@ class _Limited:
         if self._left < 0:
             raise pickle.UnpicklingError(f"> {MAX_PICKLE_BYTES:,}")
 
-    def read(self, count: int = -1) -> bytes:
-        self._take(max(count, 0))
+    def read(self, count: int) -> bytes:
+        self._take(count)
         return self._stream.read(count)
-
-    def readinto(self, buffer: Any) -> int:
-        self._take(len(buffer))
-        return self._stream.readinto(buffer)  # type: ignore[attr-defined, no-any-return]
 
     def readline(self) -> bytes:
         line = self._stream.readline(self._left + 1)
@@ -275,24 +258,26 @@ class _Limited:
         return line
 
 
-# ------------------------------------------------------------------------------------------------------------ the pickle
-
-
 def _unpickled(path: Path, stream: Any, held: dict[str, int] | None = None) -> Any:
     return _Unpickler(path, stream, {} if held is None else held).load()
 
 
-class StandIn:
+class _Fixed:
+    """What a pickle can give no attributes."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state: object = None) -> None:
+        """Keeps nothing."""
+
+
+class StandIn(_Fixed):
     """In the place of an object of a class that is none of ours: takes anything, keeps nothing."""
 
     __slots__ = ()
 
     def __new__(cls, *arguments: object, **named: object) -> StandIn:
-        del arguments, named
         return super().__new__(cls)
-
-    def __setstate__(self, state: object = None) -> None:
-        """Keeps nothing."""
 
     def _nothing(self, *arguments: object) -> None:
         """Keeps nothing."""
@@ -300,18 +285,14 @@ class StandIn:
     __setitem__ = append = extend = add = update = _nothing
 
 
-class _Table(dict[Any, Any]):
+class _Table(_Fixed, dict[Any, Any]):
     """A dictionary that may come with attributes, as OrderedDict and its kin do; they are dropped."""
-
-    def __setstate__(self, state: object = None) -> None:
-        """Drops them."""
 
 
 class _Parameters(_Table):
     """`torch.nn.ParameterDict`, in which first Textual Inversion files keep their vectors: a module's parameters."""
 
     def __init__(self, *arguments: object) -> None:
-        del arguments
         super().__init__()
 
     def __setstate__(self, state: object = None) -> None:
@@ -320,7 +301,7 @@ class _Parameters(_Table):
             self.update(parameters)
 
 
-class _Maker:
+class _Maker(_Fixed):
     """What a name in a pickle stands for that is called there: a function of ours, made anew for each file."""
 
     __slots__ = ("_make",)
@@ -331,25 +312,18 @@ class _Maker:
     def __call__(self, *arguments: Any) -> Any:
         return self._make(*arguments)
 
-    def __setstate__(self, state: object = None) -> None:
-        """Cannot be changed."""
-
 
 @dataclass
-class _Named:
+class _Named(_Fixed):
     """A number type or a type of storage, by safetensors' name of the number type."""
 
     dtype: str
-
-    def __setstate__(self, state: object = None) -> None:
-        """Cannot be changed."""
 
 
 class _NumpyType:
     """`numpy.dtype`, of plain numbers only."""
 
     def __init__(self, code: object = "", *flags: object) -> None:
-        del flags
         self._code = code if isinstance(code, str) and re.fullmatch(r"[biuf][1248]", code) else ""
         self._order = "<"
 
@@ -376,8 +350,7 @@ def _tensor_of_type(storage: Any, offset: Any, shape: Any, stride: Any, *more: A
     return Stored(storage, offset, shape, stride, named.dtype)
 
 
-def _from_type(make: Any, kind: Any, arguments: Any, *state: Any) -> Any:
-    del kind, state
+def _from_type(make: Any, kind: Any, arguments: Any, *_state: Any) -> Any:
     return make(*arguments) if isinstance(make, _Maker) else StandIn()
 
 
@@ -399,8 +372,7 @@ def _scalar(kind: Any, raw: Any = None) -> Any:
 
 
 _MAKERS: Final[Mapping[str, Callable[..., Any]]] = {
-    "torch._utils._rebuild_tensor": _tensor,
-    "torch._utils._rebuild_tensor_v2": _tensor,
+    **dict.fromkeys(("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2"), _tensor),
     "torch._utils._rebuild_tensor_v3": _tensor_of_type,
     "torch._utils._rebuild_parameter": lambda tensor, *_more: tensor,
     "torch._utils._rebuild_parameter_with_state": lambda tensor, *_more: tensor,
@@ -445,8 +417,7 @@ class _Unpickler(pickle._Unpickler):
         is_python = root in sys.stdlib_module_names or root in ("__builtin__", "copy_reg")
         is_class = root in _PLAIN_MODULES and name.isidentifier() and name[0].isupper()
         if is_python and not is_class and name not in _PLAIN_NAMES:
-            asked = full[:200]
-            why = _("The pickle asks for: {asked}. Nothing of it was run.", asked=asked)
+            why = _("The pickle asks for: {asked}. Nothing of it was run.", asked=full[:200])
             raise ModelError("MD005", where=self._path, why=why)
         return StandIn
 
@@ -481,12 +452,6 @@ class _Unpickler(pickle._Unpickler):
         self._set(table, items)
         self.append(table)
 
-    def _load_no_set(self) -> None:
-        self.append(StandIn())
-
-    def _load_no_items(self) -> None:
-        self.pop_mark()
-
     def _load_frozenset(self) -> None:
         self.pop_mark()
         self.append(StandIn())
@@ -497,8 +462,8 @@ class _Unpickler(pickle._Unpickler):
         pickle.SETITEM[0]: _load_setitem,
         pickle.SETITEMS[0]: _load_setitems,
         pickle.DICT[0]: _load_dict,
-        pickle.EMPTY_SET[0]: _load_no_set,
-        pickle.ADDITEMS[0]: _load_no_items,
+        pickle.EMPTY_SET[0]: lambda self: self.append(StandIn()),
+        pickle.ADDITEMS[0]: lambda self: self.pop_mark(),
         pickle.FROZENSET[0]: _load_frozenset,
     }
 

@@ -151,8 +151,7 @@ class Overrides:
 
     prediction: Prediction | None = None
     zero_terminal_snr: bool | None = None
-    # Of the text encoder, counted from the last layer, which is 1 (the A1111 web UI's "clip skip").
-    clip_skip: int = 1
+    clip_skip: int = 1  # of the text encoder, counted from the last layer, which is 1 (the A1111 web UI's "clip skip")
 
 
 AS_STORED: Final = Overrides()

@@ -23,14 +23,12 @@ class Kind:
 
     name: str
     parts: tuple[str, ...]
-    # Whether these parts are all that it needs, and none is there twice.
-    is_whole: Callable[[Collection[str]], bool]
+    is_whole: Callable[[Collection[str]], bool]  # whether these parts are all that it needs, and none is there twice
     # ΔW without its scale from the parts and W, in one number type; None: the weight stays.
     change: Callable[[Parts, Tensor], Tensor | None]
     # The part whose first axis is the rank that alpha is divided by; the first that is there counts.
     ranked: tuple[str, ...] = ()
-    # ΔW depends on W, so that it is no sum of a weight and a change.
-    reads_weight: bool = False
+    reads_weight: bool = False  # ΔW depends on W, so that it is no sum of a weight and a change
 
 
 def _low_rank(parts: Parts, weight: Tensor) -> Tensor:

@@ -35,8 +35,7 @@ class MethodSection(Section):
     # The best step grows with the number of images to this power. 1: as many passes over each image; bench/guard finds
     # 1.5 pp of regret with it and 2.0 with the 0.55 that 18 runs of SD1.5 on 10-270 images suggest.
     growth: ClassVar[float] = 1.0
-    # Cross-validation folds of 4 to 9 images; 0: each image is left out in turn.
-    few_folds: ClassVar[int] = 0
+    few_folds: ClassVar[int] = 0  # Cross-validation folds of 4 to 9 images; 0: each image is left out in turn
 
     name: str = ""
 
