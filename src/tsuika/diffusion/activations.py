@@ -10,29 +10,12 @@ if TYPE_CHECKING:
     from torch import nn
 
 # Name -> torch's class.
-ACTIVATIONS: Final = {
-    "relu": "ReLU",
-    "leakyrelu": "LeakyReLU",
-    "elu": "ELU",
-    "swish": "Hardswish",
-    "tanh": "Tanh",
-    "sigmoid": "Sigmoid",
-    "softsign": "Softsign",
-    "mish": "Mish",
-    "celu": "CELU",
-    "gelu": "GELU",
-    "hardshrink": "Hardshrink",
-    "hardsigmoid": "Hardsigmoid",
-    "hardswish": "Hardswish",
-    "hardtanh": "Hardtanh",
-    "logsigmoid": "LogSigmoid",
-    "relu6": "ReLU6",
-    "rrelu": "RReLU",
-    "selu": "SELU",
-    "silu": "SiLU",
-    "softplus": "Softplus",
-    "softshrink": "Softshrink",
-    "tanhshrink": "Tanhshrink",
+ACTIVATIONS: Final = {"relu": "ReLU", "leakyrelu": "LeakyReLU", "elu": "ELU", "swish": "Hardswish"} | {
+    name.lower(): name
+    for name in (
+        *("Tanh", "Sigmoid", "Softsign", "Mish", "CELU", "GELU", "Hardshrink", "Hardsigmoid", "Hardswish", "Hardtanh"),
+        *("LogSigmoid", "ReLU6", "RReLU", "SELU", "SiLU", "Softplus", "Softshrink", "Tanhshrink"),
+    )
 }
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -20,61 +20,38 @@ SCALE: Final = 1000
 _EDGE: Final = 1e-4
 
 
-class Objective(Protocol):
-    """One prediction of one base."""
-
-    def times(self, u_B: Tensor) -> Tensor:
-        """The times (B,) for numbers drawn uniformly from 0..1, in the same order: the larger, the noisier."""
-
-    def at(self, t: int) -> int:
-        """The time nearest to a timestep of Stable Diffusion's schedule (0..999)."""
-
-    @property
-    def noisiest(self) -> int:
-        """The last time at which the output says something of the clean latents."""
-
-    def add_noise(self, latents_BCHW: Tensor, noise_BCHW: Tensor, t_B: Tensor) -> Tensor:
-        """The noisy latents that the model is given."""
-
-    def target(self, latents_BCHW: Tensor, noise_BCHW: Tensor, t_B: Tensor) -> Tensor:
-        """What its output should be."""
-
-    def split(self, noisy_BCHW: Tensor, output_BCHW: Tensor, t_B: Tensor) -> tuple[Tensor, Tensor]:
-        """The clean latents and the noise that an output means: `add_noise` and `target` turned around."""
-
-    def clean_direction(self, noisy_BCHW: Tensor, output_BCHW: Tensor, t_B: Tensor) -> Tensor:
-        """The clean latents that an output means, up to a positive factor; finite at every time."""
-
-    def weight(self, t_B: Tensor, min_snr_gamma: float) -> Tensor:
-        """The loss weights (B,) of the times."""
-
-
 @dataclass(frozen=True)
 class Denoising:
-    """Epsilon or v on a noise schedule (Ho et al. 2020; Salimans & Ho 2022)."""
+    """Epsilon or v on a noise schedule (Ho et al. 2020; Salimans & Ho 2022). What its methods do, `Flow`'s do, too."""
 
     prediction: Prediction
     alphas_T: Tensor
 
     def times(self, u_B: Tensor) -> Tensor:
+        """The times (B,) for numbers drawn uniformly from 0..1, in the same order: the larger, the noisier."""
         count = len(self.alphas_T)
         return (u_B * count).long().clamp_(max=count - 1)
 
     def at(self, t: int) -> int:
+        """The time nearest to a timestep of Stable Diffusion's schedule (0..999)."""
         return t * len(self.alphas_T) // SCALE
 
     @property
     def noisiest(self) -> int:
+        """The last time at which the output says something of the clean latents."""
         # With epsilon at zero SNR the output says nothing of the clean latents.
         return len(self.alphas_T) - 1 if self.prediction != "epsilon" else int((self.alphas_T > 0).sum()) - 1
 
     def add_noise(self, latents_BCHW: Tensor, noise_BCHW: Tensor, t_B: Tensor) -> Tensor:
+        """The noisy latents that the model is given."""
         return schedule.add_noise(latents_BCHW, noise_BCHW, self._alphas(t_B))
 
     def target(self, latents_BCHW: Tensor, noise_BCHW: Tensor, t_B: Tensor) -> Tensor:
+        """What its output should be."""
         return schedule.target(self.prediction, latents_BCHW, noise_BCHW, self._alphas(t_B))
 
     def split(self, noisy_BCHW: Tensor, output_BCHW: Tensor, t_B: Tensor) -> tuple[Tensor, Tensor]:
+        """The clean latents and the noise that an output means: `add_noise` and `target` turned around."""
         a = self._alphas(t_B).view(-1, 1, 1, 1)
         if self.prediction == "epsilon":
             return (noisy_BCHW - (1 - a).sqrt() * output_BCHW) / a.sqrt(), output_BCHW
@@ -82,6 +59,7 @@ class Denoising:
         return self.clean_direction(noisy_BCHW, output_BCHW, t_B), a.sqrt() * output_BCHW + (1 - a).sqrt() * noisy_BCHW
 
     def clean_direction(self, noisy_BCHW: Tensor, output_BCHW: Tensor, t_B: Tensor) -> Tensor:
+        """The clean latents that an output means, up to a positive factor; finite at every time."""
         a = self._alphas(t_B).view(-1, 1, 1, 1)
         own = 1 if self.prediction == "epsilon" else a.sqrt()
         return own * noisy_BCHW - (1 - a).sqrt() * output_BCHW
@@ -90,6 +68,7 @@ class Denoising:
         return self.alphas_T[t_B.to(self.alphas_T.device)].to(t_B.device)
 
     def weight(self, t_B: Tensor, min_snr_gamma: float) -> Tensor:
+        """The loss weights (B,) of the times."""
         return schedule.min_snr_weight(self.prediction, self._alphas(t_B), min_snr_gamma)
 
 
@@ -130,6 +109,9 @@ class Flow:
     def weight(self, t_B: Tensor, min_snr_gamma: float) -> Tensor:
         del min_snr_gamma
         return torch.ones(t_B.shape, device=t_B.device)
+
+
+Objective = Denoising | Flow
 
 
 def _share(t_B: Tensor) -> Tensor:

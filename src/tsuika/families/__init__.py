@@ -24,23 +24,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-__all__ = [
-    "FAMILIES",
-    "Family",
-    "Geometry",
-    "StableDiffusion",
-    "StoredBase",
-    "check",
-    "family",
-    "guess",
-    "load",
-    "load_vae",
-    "peek",
-    "place",
-    "read_back",
-    "title_of",
-    "written",
-]
+# What is defined elsewhere and looked for here.
+__all__ = ["Family", "Geometry", "StableDiffusion", "StoredBase"]
 
 # The first is assumed where a file gives no evidence.
 FAMILIES: Final[tuple[Family, ...]] = (SD1, SD2, SDXL)

@@ -113,36 +113,27 @@ class Part:
         return module.to(device)
 
 
-def unet_of_folder(weights: Weights, config: Config) -> Part:
-    """The UNet of a diffusers folder."""
-    return Part("unet", partial(build_unet, config), weights, ldm.Place, list(weights.shapes))
-
-
-def unet_of_file(weights: Weights, config: Config) -> Part:
-    """The UNet of a single file."""
+def unet_part(weights: Weights, config: Config, *, is_file: bool) -> Part:
+    """The UNet of a single file, or of a diffusers folder."""
 
     def locate(name: str) -> ldm.Place:
-        return ldm.unet_place(name, config).under(UNET_PREFIX)
+        return ldm.unet_place(name, config).under(UNET_PREFIX) if is_file else ldm.Place(name)
 
-    return Part("unet", partial(build_unet, config), weights, locate, weights.names(UNET_PREFIX))
-
-
-def text_of_folder(weights: Weights, config: Config, tower: TextTower) -> Part:
-    """A text encoder of a diffusers folder; written by transformers 4 or 5: with or without `text_model.`."""
-    names = {canonical(tower.component, name): name for name in weights.shapes}
-    stored = [name for name in weights.shapes if tower.projected or name != "text_projection.weight"]
-    build = partial(build_text, config, projected=tower.projected)
-    return Part(tower.component, build, weights, lambda name: ldm.Place(names.get(name, name)), stored)
+    return Part("unet", partial(build_unet, config), weights, locate, weights.names(UNET_PREFIX if is_file else ""))
 
 
-def text_of_file(weights: Weights, config: Config, tower: TextTower) -> Part:
-    """A text encoder of a single file; some SD1 files, written from transformers 5 modules, lost `text_model.`."""
+def text_part(weights: Weights, config: Config, tower: TextTower, *, is_file: bool) -> Part:
+    """A text encoder of a single file, or of a diffusers folder; written by transformers 4 or 5 or from its modules: with
+    or without `text_model.`."""
     is_flat = tower.layout == "clip" and not weights.starts(f"{tower.prefix}text_model.")
+    names = {canonical(tower.component, name): name for name in weights.shapes}
 
     def locate(name: str) -> ldm.Place:
+        if not is_file:
+            return ldm.Place(names.get(name, name))
         return tower.place(name.removeprefix("text_model.") if is_flat else name)
 
-    stored = [name for name in weights.names(tower.prefix) if is_read(name, tower, config)]
+    stored = [name for name in weights.names(tower.prefix if is_file else "") if is_read(name, tower, config)]
     return Part(tower.component, partial(build_text, config, projected=tower.projected), weights, locate, stored)
 
 

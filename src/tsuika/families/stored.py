@@ -70,20 +70,20 @@ class StoredBase:
         return self.file or open_folder(self.path / name, stem)
 
     def _config(self, component: str) -> Config:
+        if self.file:
+            return self.geometry.unet if component == "unet" else self.geometry.text[component]
         return read_json(self.path / component / "config.json")
 
     def unet(self) -> parts.Part:
         """The UNet."""
-        if self.file:
-            return parts.unet_of_file(self.file, self.geometry.unet)
-        return parts.unet_of_folder(self.component("unet"), self._config("unet"))
+        return parts.unet_part(self.component("unet"), self._config("unet"), is_file=self.file is not None)
 
     def text_encoders(self) -> list[parts.Part]:
         """The text encoders, in the family's order."""
-        towers = self.family.towers
-        if self.file:
-            return [parts.text_of_file(self.file, self.geometry.text[t.component], t) for t in towers]
-        return [parts.text_of_folder(self.component(t.component), self._config(t.component), t) for t in towers]
+        return [
+            parts.text_part(self.component(t.component), self._config(t.component), t, is_file=self.file is not None)
+            for t in self.family.towers
+        ]
 
     def weights(self) -> StoredWeights:
         """Everything but the VAE by canonical name, read from disk one by one. Raises ModelError: a part is not whole

@@ -47,24 +47,8 @@ CHECKPOINTS: Final[tuple[Format, ...]] = (SingleFile(), DiffusersFolder())  # wr
 NATIVE: Final = "native"
 _EXPECTED: Final = _("a LoRA, an embedding or a hypernetwork")
 
-__all__ = [
-    "CHECKPOINTS",
-    "FORMATS",
-    "LORA",
-    "NATIVE",
-    "SYNONYMS",
-    "WriteOnly",
-    "bundled",
-    "compared_parts",
-    "count_tags",
-    "find",
-    "for_method",
-    "is_artifact",
-    "pieces",
-    "relative_errors",
-    "run_facts",
-    "tensor_errors",
-]
+# What is defined elsewhere and looked for here.
+__all__ = ["WriteOnly", "compared_parts", "count_tags", "relative_errors", "run_facts", "tensor_errors"]
 
 
 def for_method(method: str, also: Iterable[str] = ()) -> tuple[Format, ...]:

@@ -15,51 +15,42 @@ from tsuika.formats import common, lora
 from tsuika.formats.lora import most_common
 
 # fact -> header key, where the text is the same; facts of a run: `common.run_facts`
-_FACTS: Final = {
-    "name": "ss_output_name",
-    "trigger": "modelspec.trigger_phrase",
-    "description": "modelspec.description",
-    "author": "modelspec.author",
-    "license": "modelspec.license",
-    "tags": "modelspec.tags",
-    "date": "modelspec.date",
-    "started_at": "ss_training_started_at",
-    "finished_at": "ss_training_finished_at",
-    "base_name": "ss_sd_model_name",
-    "base_sha256": "ss_new_sd_model_hash",
-    "base_legacy_hash": "ss_sd_model_hash",
-    "vae_name": "ss_vae_name",
-    "vae_sha256": "ss_new_vae_hash",
-    "dropout": "ss_network_dropout",
-    "pictures": "ss_num_train_images",
-    "steps": "ss_steps",
-    "max_steps": "ss_max_train_steps",
-    "epochs": "ss_num_epochs",
-    "batch_size": "ss_total_batch_size",
-    "accumulate": "ss_gradient_accumulation_steps",
-    "learning_rate": "ss_learning_rate",
-    "unet_learning_rate": "ss_unet_lr",
-    "text_learning_rate": "ss_text_encoder_lr",
-    "optimizer": "ss_optimizer",
-    "schedule": "ss_lr_scheduler",
-    "warmup_steps": "ss_lr_warmup_steps",
-    "min_snr_gamma": "ss_min_snr_gamma",
-    "noise_offset": "ss_noise_offset",
-    "clip_norm": "ss_max_grad_norm",
-    "max_norm": "ss_scale_weight_norms",
-    "caption_dropout": "ss_caption_dropout_rate",
-    "precision": "ss_mixed_precision",
-    "gradient_checkpointing": "ss_gradient_checkpointing",
-    "cache_latents": "ss_cache_latents",
-    "clip_skip": "ss_clip_skip",
-    "zero_terminal_snr": "ss_zero_terminal_snr",
-    "max_token_length": "ss_max_token_length",
-    "seed": "ss_seed",
-    "comment": "ss_training_comment",
-    "tag_frequency": "ss_tag_frequency",
-    "bucket_info": "ss_bucket_info",
-    "dataset_dirs": "ss_dataset_dirs",
-}
+_FACTS: Final = (
+    {
+        "name": "ss_output_name",
+        "trigger": "modelspec.trigger_phrase",
+        "started_at": "ss_training_started_at",
+        "finished_at": "ss_training_finished_at",
+        "base_name": "ss_sd_model_name",
+        "base_sha256": "ss_new_sd_model_hash",
+        "base_legacy_hash": "ss_sd_model_hash",
+        "vae_sha256": "ss_new_vae_hash",
+        "dropout": "ss_network_dropout",
+        "pictures": "ss_num_train_images",
+        "max_steps": "ss_max_train_steps",
+        "epochs": "ss_num_epochs",
+        "batch_size": "ss_total_batch_size",
+        "accumulate": "ss_gradient_accumulation_steps",
+        "unet_learning_rate": "ss_unet_lr",
+        "text_learning_rate": "ss_text_encoder_lr",
+        "schedule": "ss_lr_scheduler",
+        "warmup_steps": "ss_lr_warmup_steps",
+        "clip_norm": "ss_max_grad_norm",
+        "max_norm": "ss_scale_weight_norms",
+        "caption_dropout": "ss_caption_dropout_rate",
+        "precision": "ss_mixed_precision",
+        "comment": "ss_training_comment",
+    }
+    | {name: f"modelspec.{name}" for name in ("description", "author", "license", "tags", "date")}
+    | {
+        name: f"ss_{name}"
+        for name in (
+            *("vae_name", "steps", "learning_rate", "optimizer", "min_snr_gamma", "noise_offset"),
+            *("gradient_checkpointing", "cache_latents", "clip_skip", "zero_terminal_snr", "max_token_length"),
+            *("seed", "tag_frequency", "bucket_info", "dataset_dirs"),
+        )
+    }
+)
 _TABLES: Final = ("tag_frequency", "bucket_info", "dataset_dirs")
 # the same, but written in another way than read
 _READ_ONLY: Final = {

@@ -17,7 +17,8 @@ METHODS: Final[dict[str, Method]] = {
 }
 DEFAULT: Final = lora.METHOD
 
-__all__ = ["DEFAULT", "METHODS", "Method", "MethodSection", "find", "title", "with_outside"]
+# What is defined elsewhere and looked for here.
+__all__ = ["Method", "MethodSection"]
 
 
 def find(name: str, *, where: object = "") -> Method:

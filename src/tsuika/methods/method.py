@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from tsuika.core.section import Section, everyday, expert
 from tsuika.core.sections import Data
@@ -73,14 +73,6 @@ class Outline:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
-class Code(Protocol):
-    """What the module of a method has."""
-
-    def attach(self, model: Model, config: Any, generator: torch.Generator) -> Attachment: ...
-
-    def restore(self, model: Model, artifact: Artifact) -> Attachment: ...
-
-
 @dataclass(frozen=True)
 class Method:
     """A way of fine-tuning. It asks a model for roles, never for a family.
@@ -88,7 +80,7 @@ class Method:
     Attributes:
         settings: The recipe's `[method]` table.
         title: For people.
-        module: Dotted name of the module with `attach` and `restore` (`Code`); of a method in one file, `__name__`.
+        module: Dotted name of the module with `attach` and `restore`; of a method in one file, `__name__`.
         images: How many different images it needs and how many are of use, by the rules of thumb in use.
         formats: File formats of its results beside those in `tsuika.formats` that name it: `native`, or the address
             (`package.module:ATTRIBUTE`) of a `core.types.Format` from outside.
@@ -134,24 +126,14 @@ class Method:
         example = Result(self.name, FAMILIES[0].name, "base", "", "", ("result.safetensors", "result.pt", "result"))
         return tuple(name for use in self.uses(example) for name in use.program.split(" / "))
 
-    @property
-    def code(self) -> Code:
-        """Its module, imported now."""
-        return cast(Code, import_module(self.module))
-
     def attach(self, model: Model, config: Any, generator: torch.Generator) -> Attachment:
-        """Attach freshly initialised, for training: the model's outputs do not change yet.
-
-        Args:
-            model: The base.
-            config: Complete settings (`MethodSection.completed`).
-            generator: For initial weights; on the CPU.
-
-        Raises:
-            RecipeError: settings that cannot be.
-        """
-        return self.code.attach(model, config, generator)
+        """Attach freshly initialised, for training: the model's outputs do not change yet. `config` are complete settings
+        (`MethodSection.completed`), `generator`, on the CPU, is for initial weights. Raises RecipeError: settings that
+        cannot be."""
+        made: Attachment = import_module(self.module).attach(model, config, generator)
+        return made
 
     def restore(self, model: Model, artifact: Artifact) -> Attachment:
         """Attach what a file held, frozen, at strength 1. Raises ModelError: it does not fit this model (MD004)."""
-        return self.code.restore(model, artifact)
+        made: Attachment = import_module(self.module).restore(model, artifact)
+        return made

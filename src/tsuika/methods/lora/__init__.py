@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from math import prod
 from typing import Any, Final, Literal
 
 from tsuika.core.section import everyday, expert
@@ -42,16 +43,24 @@ class Lora(MethodSection):
         """SDXL reads text before the last layer, and a whole adapter can drop out."""
         return self.text_encoder or self.dropout > 0
 
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        """Which layers are adapted."""
+        conv: tuple[Role, ...] = ("unet.conv",) if self.conv else ()
+        return ("unet.attn", "unet.ff", *conv, *(("text.attn", "text.ff") if self.text_encoder else ()))
+
+    def rank_of(self, shape: tuple[int, ...]) -> int:
+        """The rank of a layer whose weight has this shape."""
+        return (self.conv_rank or self.rank) if prod(shape[2:]) > 1 else self.rank
+
 
 def outline(settings: Lora, data: Data, model: Model) -> Outline:
     """Of plain LoRA; the relatives have about as many numbers."""
-    conv: tuple[Role, ...] = ("unet.conv",) if settings.conv else ()
-    text: tuple[Role, ...] = ("text.attn", "text.ff") if settings.text_encoder else ()
     shapes: dict[str, tuple[int, ...]] = {}
-    for name, (out, inside, *kernel) in weight_shapes(model, ("unet.attn", "unet.ff", *conv, *text)).items():
-        rank = (settings.conv_rank or settings.rank) if tuple(kernel) not in ((), (1, 1)) else settings.rank
-        shapes[f"{name}.lora_down.weight"] = (rank, inside, *kernel)
-        shapes[f"{name}.lora_up.weight"] = (out, rank, *(1 for _size in kernel))
+    for name, shape in weight_shapes(model, settings.roles).items():
+        rank = settings.rank_of(shape)
+        shapes[f"{name}.lora_down.weight"] = (rank, *shape[1:])
+        shapes[f"{name}.lora_up.weight"] = (shape[0], rank, *(1 for _size in shape[2:]))
         shapes[f"{name}.alpha"] = ()
     return Outline(shapes, {"adapter": "lora"})
 

@@ -18,12 +18,10 @@ from tsuika.core.texts import _
 from tsuika.core.types import Artifact, Model, ParamGroup, Role, Update
 from tsuika.diffusion import adapters
 from tsuika.methods.common import by_side, copies, copy_in, incompatible
+from tsuika.methods.layers import weight_shapes
 from tsuika.methods.lora import Lora as Config
 from tsuika.methods.lora.merged import MergedAttachment, merge
 from tsuika.methods.lora.parts import PARTS, layers_of, peft_kind, rank_of
-
-UNET_ROLES: tuple[Role, ...] = ("unet.attn", "unet.ff")
-TEXT_ROLES: tuple[Role, ...] = ("text.attn", "text.ff")
 
 # Of the parts of a layer one of these is zero at the start, as peft has it.
 BEGIN_AT_ZERO = ("lora_up.weight", "hada_w2_b", "lokr_w1", "lokr_w1_a")
@@ -193,34 +191,21 @@ def _peft_config(kind: str, rank: int, targets: list[str], dropout: float) -> An
     return config(r=rank, alpha=rank, target_modules=targets, module_dropout=dropout)
 
 
-def _plan(model: Model, config: Config) -> tuple[dict[str, dict[str, tuple[int, float]]], frozenset[Role]]:
-    roles: list[Role] = [
-        *UNET_ROLES,
-        *(("unet.conv",) if config.conv else ()),
-        *(TEXT_ROLES if config.text_encoder else ()),
-    ]
-    ranks: dict[str, dict[str, tuple[int, float]]] = {}
-    for role in roles:
-        for component, paths in model.targets(role).items():
-            for path in paths:
-                module = model.module(component, path)
-                kernel = module.kernel_size if isinstance(module, nn.Conv2d) else (1, 1)
-                rank = (config.conv_rank or config.rank) if tuple(kernel) != (1, 1) else config.rank
-                alpha = config.alpha * rank / config.rank if config.alpha else float(rank)
-                if config.rank_stabilized:
-                    alpha *= math.sqrt(rank)
-                ranks.setdefault(component, {})[path] = (rank, alpha)
-    return ranks, frozenset(roles)
-
-
 def attach(model: Model, config: Config, generator: torch.Generator) -> LoraAttachment:
     """LoRA on attention and feed-forward layers (and convolutions, text encoders, as configured); changes no output
     yet. Down-projections are Kaiming-uniform (as peft and kohya have it) from `generator`, up-projections zero."""
-    ranks, roles = _plan(model, config)
+    ranks: dict[str, dict[str, tuple[int, float]]] = {}
+    for name, shape in weight_shapes(model, config.roles).items():
+        component, _dot, path = name.partition(".")
+        rank = config.rank_of(shape)
+        alpha = config.alpha * rank / config.rank if config.alpha else float(rank)
+        ranks.setdefault(component, {})[path] = (rank, alpha * math.sqrt(rank) if config.rank_stabilized else alpha)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
         adapter, slots = _inject(model, config.adapter, ranks, config.dropout)
-    attachment = LoraAttachment(model, adapter, config.adapter, slots, roles, config.text_learning_rate)
+    attachment = LoraAttachment(
+        model, adapter, config.adapter, slots, frozenset(config.roles), config.text_learning_rate
+    )
     for slot in slots:
         for _part, param in attachment._parameters(slot):
             param.data = param.data.float()  # trained weights are masters in full precision
