@@ -27,19 +27,12 @@ LEAST: Final = 3
 def of_values(
     values: Sequence[float], groups: Sequence[int] | None = None, *, level: float = 0.95, seed: int = 0
 ) -> Interval:
-    """The interval of the mean of values, one an image; unbounded where there are too few images.
-
-    The percentiles are set further out than the level, as a bootstrap of few images is too narrow by what Student's t
-    is wider than the normal distribution. Source: Hesterberg 2015, "What teachers should know about the bootstrap", 5.2
-    (expanded percentile interval). It is never narrower than Student's own: no resample leaves the range of the images,
-    in which the mean of three lies three times out of four only.
-
-    Args:
-        values: no interval can be told where one is not finite.
-        groups: which images are the same one, by number; none: all differ.
-        level: of the interval, in 0..1.
-        seed: of the draws.
-    """
+    """The interval of the mean of values, one an image; unbounded where there are too few images or one value is not
+    finite. The percentiles are set further out than the `level` (0..1), as a bootstrap of few images is too narrow by
+    what Student's t is wider than the normal distribution (expanded percentile interval; Hesterberg 2015, "What
+    teachers should know about the bootstrap", 5.2). It is never narrower than Student's own: no resample leaves the
+    range of the images, in which the mean of three lies three times out of four only. `groups` number the images that
+    are the same one; none: all differ."""
     numbers = np.asarray(values, float)
     labels = np.arange(len(numbers)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
     count = int(labels.max()) + 1 if len(labels) else 0

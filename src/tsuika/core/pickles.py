@@ -79,13 +79,8 @@ class _Storage:
 
 @dataclass(frozen=True)
 class TorchFile:
-    """A file whose pickle has been read.
-
-    Attributes:
-        path: of the file.
-        content: plain values, with a `Stored` for each tensor and a `StandIn` for all else.
-        places: first byte and length of each storage in `data`.
-    """
+    """A file whose pickle has been read. `content` is plain values, with a `Stored` for each tensor and a `StandIn` for
+    all else; `places` are first byte and length of each storage."""
 
     path: Path
     content: Any

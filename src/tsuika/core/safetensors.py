@@ -180,17 +180,10 @@ def cast(tensors: Mapping[str, Tensor], dtype: torch.dtype, format_name: str) ->
 def save_tensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], make: Callable[[str], Tensor] | None = None
 ) -> None:
-    """Write tensors as safetensors, whole or not at all.
-
-    The same input gives the same bytes (the safetensors library shuffles metadata), and the header JSON begins with
-    `{"`, which A1111 demands.
-
-    Args:
-        path: The file.
-        tensors: By name, on the CPU; on the meta device with `make`.
-        metadata: Of the header.
-        make: A name to its numbers, asked for one after the other, so that a whole model is never there twice.
-    """
+    """Write tensors as safetensors, whole or not at all. The same input gives the same bytes (the safetensors library
+    shuffles metadata), and the header JSON begins with `{"`, which A1111 demands. Tensors are on the CPU, or on the
+    meta device with `make`, which gives the numbers of a name: asked for one after the other, so that a whole model is
+    never there twice."""
     with files.whole(path) as temporary, temporary.open("wb") as stream:
         stream.write(_header_bytes(tensors, metadata))
         for name, tensor in _ordered(tensors):

@@ -251,14 +251,7 @@ def _unwrapped(weights: Weights) -> Weights:
 
 def open_folder(folder: Path, stem: str) -> Weights:
     """The weights of one diffusers or transformers component, in one file or sharded; safetensors before pickles.
-
-    Args:
-        folder: The component's folder.
-        stem: `diffusion_pytorch_model` or `model`.
-
-    Raises:
-        ModelError: none there (MD003), or as `open_weights`.
-    """
+    `stem` is `diffusion_pytorch_model` or `model`. Raises ModelError: none there (MD003), or as `open_weights`."""
     pickled = "pytorch_model" if stem == "model" else stem
     for name in (f"{stem}.safetensors", f"{stem}.fp16.safetensors", f"{pickled}.bin", f"{pickled}.fp16.bin"):
         if (folder / name).is_file():

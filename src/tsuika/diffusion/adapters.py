@@ -304,15 +304,9 @@ def bias_change(parts: Parts) -> Tensor | None:
 
 
 def with_magnitudes(direction: Tensor, scale: Tensor) -> Tensor:
-    """DoRA (eq. 5): a weight of this direction whose outputs, or for old LyCORIS inputs, have these lengths.
-
-    Args:
-        direction: W + ΔW.
-        scale: Of outputs, (out) or (out, 1[, 1, 1]), or of inputs, (1, in[, 1, 1]).
-
-    Raises:
-        RuntimeError: there is not one length for each output or input.
-    """
+    """DoRA (eq. 5): a weight of this direction (W + ΔW) whose outputs, or for old LyCORIS inputs, have these lengths:
+    `scale` of outputs, (out) or (out, 1[, 1, 1]), or of inputs, (1, in[, 1, 1]). Raises RuntimeError: there is not one
+    length for each output or input."""
     import torch
 
     axis = 0 if scale.ndim < 2 or len(scale) == len(direction) else 1

@@ -74,15 +74,8 @@ def _resnet(rest: str) -> str:
 
 
 def unet_place(name: str, config: Mapping[str, Any]) -> Place:
-    """Where the UNet's tensor `name` lies.
-
-    Args:
-        name: As in `UNet2DConditionModel.state_dict()`.
-        config: That model's config; `layers_per_block` must be one number.
-
-    Raises:
-        KeyError: the layout has no place for such a tensor.
-    """
+    """Where the UNet's tensor `name` (as in `UNet2DConditionModel.state_dict()`) lies; of that model's config
+    `layers_per_block` must be one number. Raises KeyError: the layout has no place for such a tensor."""
     stem, _, end = name.rpartition(".")
     if stem in UNET_ENDS:
         return Place(f"{UNET_ENDS[stem]}.{end}")

@@ -74,10 +74,9 @@ class Denoising:
 
 @dataclass(frozen=True)
 class Flow:
-    """Rectified flow: x = (1 - s) x_0 + s noise, and the model predicts noise - x_0 (Liu et al. 2023; Esser et al. 2024).
-
-    Times are drawn as Esser et al. 2024 do: logit-normal, then moved towards noise by `shift`. Every time weighs alike.
-    """
+    """Rectified flow: x = (1 - s) x_0 + s noise, and the model predicts noise - x_0 (Liu et al. 2023; Esser et al.
+    2024). Times are drawn as Esser et al. 2024 do: logit-normal, then moved towards noise by `shift`. Every time weighs
+    alike."""
 
     shift: float = 1.0
 

@@ -15,14 +15,10 @@ from tsuika.core.types import Prediction
 
 
 def alphas_cumprod_T(config: Mapping[str, Any]) -> Tensor:
-    """Cumulative products of 1 - beta for a diffusers scheduler config, float32 (T,).
-
-    Betas as in Ho et al. 2020 (`linear`) and CompVis latent diffusion (`scaled_linear`), or those that the config lists
-    (`trained_betas`); `rescale_betas_zero_snr` as in Lin et al. 2023, algorithm 1.
-
-    Raises:
-        ModelError: a beta schedule that Stable Diffusion does not use (MD002).
-    """
+    """Cumulative products of 1 - beta for a diffusers scheduler config, float32 (T,). Betas as in Ho et al. 2020
+    (`linear`) and CompVis latent diffusion (`scaled_linear`), or those that the config lists (`trained_betas`);
+    `rescale_betas_zero_snr` as in Lin et al. 2023, algorithm 1. Raises ModelError: a beta schedule that Stable
+    Diffusion does not use (MD002)."""
     count = int(config.get("num_train_timesteps", 1000))
     start, end = float(config.get("beta_start", 0.00085)), float(config.get("beta_end", 0.012))
     kind = config.get("beta_schedule", "scaled_linear")

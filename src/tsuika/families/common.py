@@ -161,13 +161,9 @@ class Family:
         )
 
     def tiny(self, seed: int, tokenizer: Path, *, prediction: Prediction | None = None) -> StableDiffusion:
-        """A random model of the family's true structure with few weights, in float32 on the CPU.
-
-        Args:
-            seed: Decides every weight.
-            tokenizer: Folder with `vocab.json` and `merges.txt`.
-            prediction: What the model claims to predict; the family's usual if None.
-        """
+        """A random model of the family's true structure with few weights, in float32 on the CPU. The seed decides every
+        weight; `tokenizer` is a folder with `vocab.json` and `merges.txt`; `prediction` what the model claims to
+        predict (None: the family's usual)."""
         import torch
 
         tokenizers = {tower.tokenizer: open_tokenizer(tokenizer, tower, 77) for tower in self.towers}

@@ -171,18 +171,12 @@ class StableDiffusion:
 
     def encode_text(self, prompts: Sequence[str], *, size_px: tuple[int, int] | None = None) -> Conditioning:
         """Prompts to conditioning, differentiable. What is longer than the encoders read becomes chunks of that length,
-        each with its own start and end, joined along the tokens; pooled is the first chunk's.
-
-        A new word (see `words`) becomes its vectors, one token each.
-
-        SD1 and SD2 give the final hidden state after the final norm (SD2's 23 layers are open_clip's 24 without the
-        last: its penultimate state). SDXL joins both encoders' penultimate states, unnormed, and adds the second's
-        projection of the end token. Sources: Podell et al. 2023 (SDXL), 2.1; Stability's `FrozenOpenCLIPEmbedder`.
-
-        Args:
-            prompts: B texts.
-            size_px: (width, height) for SDXL's size conditioning, uncropped; the native size if None.
-        """
+        each with its own start and end, joined along the tokens; pooled is the first chunk's. A new word (see `words`)
+        becomes its vectors, one token each. SD1 and SD2 give the final hidden state after the final norm (SD2's 23
+        layers are open_clip's 24 without the last: its penultimate state). SDXL joins both encoders' penultimate
+        states, unnormed, and adds the second's projection of the end token. Sources: Podell et al. 2023 (SDXL), 2.1;
+        Stability's `FrozenOpenCLIPEmbedder`. `size_px` is (width, height) for SDXL's size conditioning, uncropped; the
+        native size if None."""
         chunks = [texts(prompt, self.count_tokens, limit_of(self)) for prompt in prompts]
         if all(len(parts) == 1 for parts in chunks):
             return self._encode_chunks(prompts, size_px)

@@ -52,14 +52,9 @@ __all__ = ["WriteOnly", "compared_parts", "count_tags", "relative_errors", "run_
 
 
 def for_method(method: str, also: Iterable[str] = ()) -> tuple[Format, ...]:
-    """The formats that hold results of a method, the main one first.
-
-    Args:
-        also: The method's own list, beside what is here: `native`, or addresses (`core.outside`) of formats.
-
-    Raises:
-        RecipeError: an address cannot be imported, or is no format (RC002).
-    """
+    """The formats that hold results of a method, the main one first. `also` is the method's own list beside what is
+    here: `native`, or addresses (`core.outside`) of formats. Raises RecipeError: an address cannot be imported, or is
+    no format (RC002)."""
     here = tuple(known for known in (*FORMATS, *CHECKPOINTS) if known.method == method)
     return here + tuple(Native(method) if name == NATIVE else _outside(name) for name in also)
 

@@ -177,11 +177,7 @@ class SingleFile(common.WriteOnly):
 
 
 def copy_yaml(source: Path, out: Path) -> bool:
-    """Give a copy of a single file the `.yaml` that stands beside the original, or none where there is none.
-
-    Returns:
-        Whether there was one to copy.
-    """
+    """Give a copy of a single file the `.yaml` that stands beside the original, or none; whether there was one to copy."""
     theirs, ours = source.with_suffix(".yaml"), out.with_suffix(".yaml")
     if theirs.is_file() and ours.exists() and ours.samefile(theirs):  # the copy stands beside the original
         return False

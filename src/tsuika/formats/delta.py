@@ -26,14 +26,10 @@ def compared_parts(artifact: Artifact) -> Iterator[Artifact]:
 
 
 def relative_errors(a: Artifact, b: Artifact) -> dict[str, float]:
-    """How far b is from a by layer (`unet.mid_block...`), or by tensor where the method is not LoRA.
-
-    LoRA: |ΔW_b - ΔW_a| / |ΔW_a| (Frobenius). Changes of biases and DoRA's magnitudes are compared in the same way, beside
-    it, and so is each tensor of a kind whose ΔW depends on the base's weight. Infinite where layers or shapes differ.
-
-    Raises:
-        FormatError: one is not made of whole layers (FM002).
-    """
+    """How far b is from a by layer (`unet.mid_block...`), or by tensor where the method is not LoRA. LoRA: |ΔW_b -
+    ΔW_a| / |ΔW_a| (Frobenius). Changes of biases and DoRA's magnitudes are compared in the same way, beside it, and so
+    is each tensor of a kind whose ΔW depends on the base's weight. Infinite where layers or shapes differ. Raises
+    FormatError: one is not made of whole layers (FM002)."""
     if a.method != "lora":
         return tensor_errors(a.tensors, b.tensors)
     ours, theirs = lora.layers(a, "ΔW"), lora.layers(b, "ΔW")

@@ -65,16 +65,9 @@ def names_of(artifact: Artifact) -> tuple[str, ...]:
 
 
 def join(path: Path, words: Mapping[str, Mapping[str, Any]], facts: Mapping[str, str]) -> Artifact:
-    """An artifact of the words in a file; `facts` may name its family, else its widths do.
-
-    Args:
-        path: Where it came from, for errors.
-        words: Word -> component -> vectors, (n, D) or (D); where the word is empty, it is called as the file.
-        facts: Text metadata of the file.
-
-    Raises:
-        FormatError: MD003, these are no vectors.
-    """
+    """An artifact of the words in the file `path`; `facts`, its text metadata, may name its family, else its widths do.
+    `words`: word -> component -> vectors, (n, D) or (D); where the word is empty, it is called as the file. Raises
+    FormatError: MD003, these are no vectors."""
     named: dict[str, Tensor] = {}
     found: dict[str, str] = {}
     for word, parts in words.items():

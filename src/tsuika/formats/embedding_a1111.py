@@ -43,11 +43,7 @@ class A1111Embedding:
         return _layout(embedding.pickled(path)) is not None
 
     def read(self, path: Path) -> Artifact:
-        """The word is the inner `name`, else the file's. A table of an unknown width counts as SD1 (`family_from`).
-
-        Raises:
-            ModelError: damaged (MD003), a pickle with more than tensors in it (MD005), or of another layout (FM001).
-        """
+        """The word is the inner `name`, else the file's. A table of an unknown width counts as SD1 (`family_from`)."""
         if not path.is_file():
             raise FormatError("FM004", where=path)
         content: Any = load_pickle(path)
@@ -73,8 +69,8 @@ class A1111Embedding:
         )
 
     def write(self, artifact: Artifact, path: Path, *, dtype: torch.dtype) -> None:
-        """Write whole or not at all; the same artifact gives the same bytes. Raises FormatError: FM002, not one word,
-        numbers that `dtype` cannot hold, or SDXL's under another name than the word."""
+        """The same artifact gives the same bytes. Raises FormatError also where SDXL's goes under another name than the
+        word (FM002)."""
         word, vectors = embedding.split(artifact, self.name)
         if len(vectors) > 1 and path.stem != word:
             why = _("SDXL's has no place for the word, so the file's name is the word.")

@@ -64,14 +64,9 @@ def _canonical(component: str, path: str) -> str | None:
 
 @dataclass(frozen=True)
 class Layout:
-    """How a program names the tensors of a LoRA.
-
-    Attributes:
-        name: As `tsuika inspect` says it.
-        prefixes: What keys begin with, and the component that this means; the first under which a key is understood.
-        mark: What must be in one of its keys, too.
-        resolve: Names of all keys where one key alone does not tell: for layouts that go by numbers.
-    """
+    """How a program names the tensors of a LoRA: the name as `tsuika inspect` says it; what keys begin with, and the
+    component that this means (the first under which a key is understood counts); what must be in one of its keys, too;
+    and for layouts that go by numbers, the names of all keys."""
 
     name: str
     prefixes: tuple[tuple[str, str], ...]

@@ -202,15 +202,10 @@ def _header_settings(weights: Weights) -> dict[str, dict[str, Any]]:
 
 
 def read(path: Path) -> Artifact:
-    """The artifact, tensors in the file's dtype; keys not understood are listed in metadata `unread_keys`.
-
-    Metadata: everything in the header as it is, and the facts (`common.run_facts`) under their own names. An `alpha`
-    is there where the file or peft's settings say one; without it the scale is 1, as in every program.
-
-    Raises:
-        ModelError: damaged (MD003, MD011), a pickle with code in it (MD005).
-        FormatError: nothing in it is understood (FM001).
-    """
+    """The artifact, tensors in the file's dtype; keys not understood are listed in metadata `unread_keys`. Metadata:
+    everything in the header as it is, and the facts (`common.run_facts`) under their own names. An `alpha` is there
+    where the file or peft's settings say one; without it the scale is 1, as in every program. Raises ModelError:
+    damaged (MD003, MD011), a pickle with code in it (MD005); FormatError: nothing in it is understood (FM001)."""
     source = opened(path)
     weights, words = source.weights, source.words
     if (layout := layouts.layout_of(weights.shapes)) is None:

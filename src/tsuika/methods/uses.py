@@ -16,16 +16,8 @@ from tsuika.families import family
 
 @dataclass(frozen=True)
 class Use:
-    """How one program uses a result.
-
-    Attributes:
-        program: its name.
-        how: what to do with the file and with `paste`.
-        paste: text to copy into it.
-        file: name of the file that goes into a folder of the program; empty where none does.
-        folder: that folder.
-        note: what else to know.
-    """
+    """How one program uses a result: what to do with the file and with `paste`, the text to copy into it; the file's
+    name and the program's folder that it goes into (empty where none does); what else to know."""
 
     program: str
     how: Text

@@ -38,20 +38,10 @@ def extract(
     rank: int,
     conv_rank: int | None = None,
 ) -> Extracted:
-    """The LoRA of at most `rank` nearest to what fine-tuning changed. Weights are asked for one by one, and let go.
-
-    Args:
-        tuned: Weights by `<component>.<parameter path>`; may read each from its file when asked.
-        base: The same of the model that `tuned` began as.
-        layers: `<component>.<path>` of the modules that get a LoRA layer, if their weight differs.
-        family: Of both.
-        rank: At most this for matrices and 1x1 convolutions.
-        conv_rank: At most this for larger convolutions; None: `rank`.
-
-    Raises:
-        FormatError: the two are not of one structure, do not differ in these layers, or hold numbers that are not
-            finite (FM005).
-    """
+    """The LoRA nearest to what fine-tuning changed, from weights by `<component>.<parameter path>`, asked for one by
+    one and let go. `layers` are the `<component>.<path>` of the modules that get a LoRA layer if their weight differs:
+    of at most `rank`, larger convolutions of at most `conv_rank` (None: `rank`). Raises FormatError: the two are not of
+    one structure, do not differ in these layers, or hold numbers that are not finite (FM005)."""
     import torch
 
     if unmatched := tuned.keys() ^ base.keys():

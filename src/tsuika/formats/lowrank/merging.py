@@ -34,15 +34,10 @@ class Share:
 
 
 def apply(base: Mapping[str, Tensor], shares: Sequence[Share]) -> Iterator[tuple[str, Tensor]]:
-    """(name, weight) of every weight and bias that the LoRAs change, with them in it; in the given order.
-
-    W + strength * (W' - W), one after the other (`diffusion.adapters`), in float64 and rounded once, to the base's own
-    number type.
-
-    Raises:
-        ModelError: a layer is not in the base, or has another shape there (MD004).
-        FormatError: keys left unread (FM002).
-    """
+    """(name, weight) of every weight and bias that the LoRAs change, with them in it; in the given order. W + strength
+    * (W' - W), one after the other (`diffusion.adapters`), in float64 and rounded once, to the base's own number type.
+    Raises ModelError: a layer is not in the base, or has another shape there (MD004); FormatError: keys left unread
+    (FM002)."""
     layers: dict[str, list[tuple[Share, lora.Parts]]] = {}
     for share in shares:
         common.refuse_unread(share.artifact, "merge")
@@ -82,15 +77,11 @@ def _unfit(artifact: Artifact, name: str, weight: Tensor) -> ModelError:
 
 
 def concatenate(shares: Sequence[Share]) -> Artifact:
-    """The sum of LoRAs, exactly: ΔW = Σ strength_i ΔW_i in every layer. Ranks add up.
-
-    The factors are put side by side, [s_1 U_1, s_2 U_2] [D_1; D_2], so there are neither cross terms U_1 D_2 nor squared
-    strengths. LoHa, LoKr and Tucker layers come in by their singular vectors, to 1e-6. Changes of norms and biases add up.
-
-    Raises:
-        ModelError: they are for different families (MD004).
-        FormatError: DoRA, GLoRA, OFT or (IA)³, which are no sums, or layers of different shapes (FM005); keys left unread (FM002).
-    """
+    """The sum of LoRAs, exactly: ΔW = Σ strength_i ΔW_i in every layer. Ranks add up: the factors are put side by side,
+    [s_1 U_1, s_2 U_2] [D_1; D_2], so there are neither cross terms U_1 D_2 nor squared strengths. LoHa, LoKr and Tucker
+    layers come in by their singular vectors, to 1e-6. Changes of norms and biases add up. Raises ModelError: they are
+    for different families (MD004); FormatError: DoRA, GLoRA, OFT or (IA)³, which are no sums, or layers of different
+    shapes (FM005); keys left unread (FM002)."""
     import torch
 
     layers: dict[Key, list[Layer]] = {}
@@ -124,8 +115,7 @@ def concatenate(shares: Sequence[Share]) -> Artifact:
 
 
 def merge(shares: Sequence[Share], *, rank: int | None = None) -> tuple[Artifact, dict[str, float]]:
-    """`concatenate`, then `compress` if a rank is given; each layer's relative error by name. Raises ModelError: they
-    are for different families (MD004); FormatError: as `concatenate`."""
+    """`concatenate`, then `compress` if a rank is given; each layer's relative error by name. Raises as `concatenate`."""
     together = concatenate(shares)
     if rank is None:
         return together, {".".join(key): 0.0 for key in lora.layers(together, "merge")}
@@ -165,25 +155,13 @@ def _merged_metadata(shares: Sequence[Share]) -> dict[str, str]:
 def compress(
     artifact: Artifact, *, rank: int | None = None, error: float | None = None, base: Mapping[str, Tensor] | None = None
 ) -> tuple[Artifact, dict[str, float]]:
-    """The nearest plain LoRA of at most `rank`, and of the smallest rank whose error is at most `error`, layer by layer.
-
-    Nearest in the Frobenius norm (Eckart and Young 1936). Plain LoRA: QR of both factors and an SVD of the small core.
-    LoHa, LoKr, Tucker: SVD of ΔW. DoRA, GLoRA, OFT and (IA)³: SVD of what it makes of the base's weight, less that weight.
-    Changes of norms and biases stay as they are.
-
-    Args:
-        artifact: LoRA of any kind.
-        rank: At most this; None: as `error` asks, at most all there is.
-        error: Largest relative error of a layer's ΔW; if `rank` is reached first, the error is larger.
-        base: For kinds that read them: the base's weights by `<component>.<path>.weight`.
-
-    Returns:
-        The LoRA, and each layer's relative error |ΔW' - ΔW| / |ΔW|.
-
-    Raises:
-        FormatError: such a kind without a base, numbers that are not finite (FM005), keys left unread (FM002).
-        ModelError: such a kind on a base that it does not fit (MD004).
-    """
+    """The nearest plain LoRA of at most `rank` (None: all there is), and of the smallest rank whose relative error is
+    at most `error`, layer by layer (`rank` goes first); and each layer's relative error |ΔW' - ΔW| / |ΔW|. Nearest in
+    the Frobenius norm (Eckart and Young 1936). Plain LoRA: QR of both factors and an SVD of the small core. LoHa, LoKr,
+    Tucker: SVD of ΔW. DoRA, GLoRA, OFT and (IA)³: SVD of what it makes of the weight in `base`
+    (`<component>.<path>.weight`), less that weight. Changes of norms and biases stay as they are. Raises FormatError:
+    such a kind without a base, numbers that are not finite (FM005), keys left unread (FM002); ModelError: such a kind
+    on a base that it does not fit (MD004)."""
     common.refuse_unread(artifact, "resize")
     layers: dict[Key, Layer] = {}
     beside: dict[str, Tensor] = {}

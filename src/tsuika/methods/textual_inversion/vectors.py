@@ -67,15 +67,11 @@ class WordAttachment:
 
 def attach(model: Model, config: Config, generator: torch.Generator) -> WordAttachment:
     """New words, `config.vectors` vectors each in every text encoder; prompts without them mean what they meant.
-
     `config.words` must be filled in (`Config.completed`). Vectors start as `config.init`'s tokens in turn, bit for bit;
     where there are more tokens than vectors, neighbours are averaged and brought to the vocabulary's mean norm, since a
     mean of vectors is shorter than they are. Noise is drawn from `generator` with the vocabulary's mean and deviation,
-    at the same norm.
-
-    Raises:
-        RecipeError: no words (RC005); a word that a prompt cannot hold, that is already new, or no token in `init` (RC002).
-    """
+    at the same norm. Raises RecipeError: no words (RC005); a word that a prompt cannot hold, that is already new, or no
+    token in `init` (RC002)."""
     if not config.words:
         raise RecipeError("RC005", found="method.words", do="tsuika train textual-inversion --trigger WORD …")
     check_words(config.words)
