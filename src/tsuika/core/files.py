@@ -25,9 +25,6 @@ TEMPORARY: Final = ".*.tmp"
 _NO_FLUSH: Final = frozenset({errno.EINVAL, errno.EACCES, errno.EBADF, errno.ENOTSUP})
 
 
-# --------------------------------------------------------------------------------------------------------------- writing
-
-
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
     """A temporary path in the same folder, for a file or a folder; it becomes `path` if the block ends without an
@@ -112,9 +109,6 @@ def flush_tree(path: Path) -> None:
     flush(path)
 
 
-# ------------------------------------------------------------------------------------------------ what may be written to
-
-
 def check_out(out: Path, *originals: Path, overwrite: bool = False, suffix: str = "") -> None:
     """Make sure that a command may write `out`, a file or folder, before it works for minutes: nothing is there, or
     with `overwrite` a file that is none of the `originals`, and the name ends in `suffix`. Raises RecipeError: it
@@ -146,9 +140,6 @@ def check_place(path: Path, *, is_folder: bool = False) -> None:
         raise RecipeError("RC028", where=path, why=_("{file} is a file, not a folder.", file=above))
     if not os.access(above, os.W_OK | os.X_OK):
         raise ResourceError("RS003", where=above, why=_("Nothing can be written into this folder."))
-
-
-# --------------------------------------------------------------------------------------------------------------- locking
 
 
 @contextmanager
@@ -198,9 +189,6 @@ def holder(path: Path) -> Text:
     except (OSError, ValueError):
         return _("It cannot be told which one.")
     return _("It is process {process} on {machine}, since {began}.", process=process, machine=machine, began=began)
-
-
-# --------------------------------------------------------------------------------------------------------------- reading
 
 
 def at_home(path: str | Path) -> Path:

@@ -28,7 +28,6 @@ class Interval:
         return 1 if self.low > 0 else -1 if self.high < 0 else 0
 
     def __neg__(self) -> Interval:
-        """The interval of the negated mean."""
         return Interval(-self.mean, -self.high, -self.low)
 
     def to_dict(self) -> dict[str, float | None]:

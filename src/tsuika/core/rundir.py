@@ -11,8 +11,6 @@ from tsuika.core.texts import _
 
 
 class _Inside:
-    """The path of what has this name in the run folder."""
-
     def __init__(self, name: str) -> None:
         self._name = name
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import gettext
+import re
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
@@ -55,7 +56,6 @@ def _(msgid: str, **params: object) -> Text:
 
 
 def _n(singular: str, plural: str, count: int, **params: object) -> Text:
-    """A message about `count` things, which is one of its parameters, in the singular or the plural."""
     return Text(singular, {"count": count, **params}, plural, count)
 
 
@@ -73,6 +73,16 @@ def few(names: Iterable[str], count: int = 3) -> Text:
     names = sorted(names)
     shown, more = ", ".join(names[:count]), len(names) - count
     return _("{names} and {count} more", names=shown, count=more) if more > 0 else Text("{names}", {"names": shown})
+
+
+# Written with a vowel, spoken with a consonant.
+_SPOKEN: Final = re.compile(r"uni|us[eu]|eu|one|once|ufo|uk|ewe", re.IGNORECASE)
+
+
+def article(words: str) -> str:
+    """English for prompts and captions, which are never translated, with `a` or `an`: `a dog`, `an owl`, `a unicorn`."""
+    is_vowel = words[:1].casefold() in tuple("aeiou") and not _SPOKEN.match(words)
+    return f"an {words}" if is_vowel else f"a {words}"
 
 
 def limited(value: object, most: int = 300) -> object:

@@ -70,7 +70,6 @@ class Conditioning:
         )
 
     def _filled(self, length: int) -> Conditioning:
-        """The same with rows of `length` tokens."""
         from torch.nn import functional
 
         rows, tokens, _width = self.tokens_BSD.shape

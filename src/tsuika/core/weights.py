@@ -223,7 +223,6 @@ def _table_of(content: Any) -> dict[Any, Any]:
 
 
 def _flat(content: Any, names: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
-    """All tensors in tables in tables, by their places."""
     if isinstance(content, pickles.Stored):
         yield ".".join(names), content
     elif len(names) < _DEEPEST and isinstance(content, dict | list | tuple):

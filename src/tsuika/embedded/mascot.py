@@ -216,7 +216,6 @@ def _draw(number: int, picture: Picture, rng: np.random.Generator) -> Drawn:
 
 
 def _spread(names: Sequence[str], count: int, rng: np.random.Generator) -> list[str]:
-    """Every name about equally often, in random order."""
     rounds = [names[i] for _ in range(-(-count // len(names))) for i in rng.permutation(len(names))]
     return rounds[:count]
 

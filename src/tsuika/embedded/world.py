@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tsuika.core import english
+from tsuika.core import texts
 from tsuika.embedded.things import KNOWN, Thing, strangers
 
 GLYPH_PX: Final = 112  # side of an atlas cell: the glyphs' own bitmaps are about 128 px
@@ -223,7 +223,7 @@ def thing_mask(picture: Picture, size_px: int = SIZE_PX, source: GlyphSource = g
 
 def article(words: str) -> str:
     """`a dog`, `an owl`, `pizza`."""
-    return words if words in ("grapes", "ice cream", "pizza") else english.article(words)
+    return words if words in ("grapes", "ice cream", "pizza") else texts.article(words)
 
 
 SIZE_WORDS: Final = ((0.0, 0.5, ("small", "little", "tiny")), (0.82, 1.0, ("big", "large", "huge")))

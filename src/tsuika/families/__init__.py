@@ -118,7 +118,6 @@ def written(path: Path, like: Model) -> tuple[StoredBase, Mapping[str, Tensor]]:
 
 
 def _peek_like(path: Path, like: Model) -> StoredBase:
-    """What a model just written is, of the sizes of `like`: a single file alone need not say them."""
     geometry = Geometry(
         unet=dict(like.unet.config),  # type: ignore[arg-type]
         vae={**like.vae.config, "scaling_factor": like.latent_scale},  # type: ignore[dict-item]

@@ -39,7 +39,6 @@ class TextTower:
 
     @property
     def tokenizer(self) -> str:
-        """The name of its tokenizer: "tokenizer", "tokenizer_2"."""
         return tokenizer_of(self.component)
 
     @property
@@ -69,7 +68,6 @@ class Geometry:
 
     @property
     def latent_factor(self) -> int:
-        """Pixels per latent, each way."""
         return latent_factor(self.vae)
 
     @property
@@ -210,7 +208,6 @@ def build_unet(config: Config) -> nn.Module:
 
 
 def build_vae(config: Config) -> nn.Module:
-    """A VAE of this config."""
     from diffusers import AutoencoderKL
 
     _refuse_absurd(config)
@@ -260,9 +257,6 @@ def scheduler_config(prediction: Prediction, *, zero_terminal_snr: bool = False)
         "prediction_type": prediction,
         "rescale_betas_zero_snr": zero_terminal_snr,
     }
-
-
-# ----------------------------------------------------------------------------------- what the configs of families share
 
 
 def vae_config(sample_size: int, scaling_factor: float, **more: Any) -> Config:

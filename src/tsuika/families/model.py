@@ -186,7 +186,6 @@ class StableDiffusion:
         )
 
     def _encode_chunks(self, prompts: Sequence[str], size_px: tuple[int, int] | None) -> Conditioning:
-        """Prompts that fit."""
         import torch
 
         states, pooled_BP = [], None
@@ -223,14 +222,12 @@ class StableDiffusion:
         return latents_BCHW * self.latent_scale
 
     def decode_latents(self, latents_BCHW: Tensor) -> Tensor:
-        """Scaled latents to pixels (B, 3, H, W) in -1..1, clamped, in float32."""
         weight = next(self.vae.parameters())
         scaled_BCHW = latents_BCHW.to(weight.device, weight.dtype) / self.latent_scale
         pixels_B3HW: Tensor = self.vae.decode(scaled_BCHW).sample  # type: ignore[operator]
         return pixels_B3HW.clamp(-1, 1)
 
     def denoise(self, noisy_BCHW: Tensor, t_B: Tensor, cond: Conditioning) -> Tensor:
-        """The UNet's raw output in the dtype of `noisy_BCHW`; `t_B` are times of its objective, 0..1000."""
         dtype = self.dtype
         added: dict[str, Any] = {}
         if cond.mask_BS is not None:

@@ -127,7 +127,6 @@ class StoredBase:
         )
 
     def _scheduler(self, prediction: Prediction, zero_terminal_snr: bool | None) -> dict[str, Any]:
-        """As diffusers would write it for what the model is said to predict."""
         says_so = self.zero_terminal_snr if self.file else None
         known = says_so if zero_terminal_snr is None else zero_terminal_snr
         if zero_terminal_snr and prediction != "v_prediction":

@@ -167,13 +167,9 @@ class SingleFile(common.WriteOnly):
             path.with_suffix(".yaml").unlink(missing_ok=True)
 
     def notes(self, artifact: Artifact) -> Iterator[str]:
-        """Codes of what people should know about a file of this artifact; their messages name the `file`."""
         has_extra = any(name.startswith("extra.") for name in artifact.tensors)
         if any(tower.is_cut for tower in family(artifact.family).towers) and not has_extra:
             yield "FM006"
-
-
-# ---------------------------------------------------------------------------------------------------------- the .yaml
 
 
 def copy_yaml(source: Path, out: Path) -> bool:

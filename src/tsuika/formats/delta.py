@@ -64,7 +64,6 @@ def tensor_errors(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> dict[str,
 
 
 def _beside(a: lora.Parts, b: lora.Parts) -> float:
-    """How far two layers are apart in what is not their ΔW."""
     pairs = [(a.get("dora_scale"), b.get("dora_scale")), (adapters.bias_change(a), adapters.bias_change(b))]
     errors = [
         _apart(one.flatten(), other.flatten()) if one is not None and other is not None else math.inf

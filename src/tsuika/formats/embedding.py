@@ -85,7 +85,6 @@ def join(path: Path, words: Mapping[str, Mapping[str, Any]], facts: Mapping[str,
 
 
 def _rows(path: Path, value: Any) -> Tensor:
-    """Vectors as (n, D)."""
     import torch
 
     if not isinstance(value, torch.Tensor) or not value.is_floating_point() or value.ndim not in (1, 2):

@@ -22,7 +22,6 @@ _PLACEHOLDER_ID: Final = 265  # CLIP's token id of `*</w>`, as A1111 writes it
 
 
 def _layout(content: Any) -> tuple[str, ...] | None:
-    """The names of the vectors in A1111's table; None if it is none."""
     if not isinstance(content, dict):
         return None
     if "string_to_param" in content:

@@ -108,7 +108,6 @@ class A1111Hypernetwork:
 
 
 def _complete(artifact: Artifact, where: str) -> Artifact:
-    """The artifact with every header field and a family."""
     header, _nets = _checked(artifact, where)
     metadata = artifact.metadata | {name: json.dumps(value) for name, value in header.items()}
     if artifact.family:

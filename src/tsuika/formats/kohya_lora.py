@@ -36,7 +36,6 @@ class KohyaLora:
         return lora_reading.layout_in(path) is layouts.KOHYA
 
     def read(self, path: Path) -> Artifact:
-        """See `lora_reading.read`."""
         return lora_reading.read(path)
 
     def write(self, artifact: Artifact, path: Path, *, dtype: torch.dtype) -> None:

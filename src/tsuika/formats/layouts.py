@@ -109,8 +109,6 @@ def _second_tower(found: Mapping[str, Name], shapes: Shapes) -> Iterator[tuple[s
         yield key, (_SECOND if is_second and component == _FIRST else component, path, part)
 
 
-# ------------------------------------------------------------------------------------------------------- by numbers
-
 # cloneofsimo's order of layers: diffusers' of 2022, in which the middle block was made last and the feed-forward
 # layer stood before the attention to the text; of a CLIP layer it is transformers'.
 _BLOCKS: Final = (
@@ -167,8 +165,6 @@ def _is_geglu(up: tuple[int, ...], down: tuple[int, ...]) -> bool:
     return len(up) > 1 and len(down) > 1 and up[0] == 8 * down[1]
 
 
-# -------------------------------------------------------------------------------------------------------- the table
-
 _KOHYA: Final = (
     ("lora_unet_", "unet"),
     *((f"{tower.kohya}_", tower.component) for family in FAMILIES for tower in family.towers),
@@ -203,8 +199,6 @@ def layout_of(shapes: Shapes) -> Layout | None:
     """The layout of a LoRA's keys; None where none of them is of a LoRA for a Stable Diffusion."""
     return next((layout for layout in LAYOUTS if layout.is_of(shapes)), None)
 
-
-# ---------------------------------------------------------------------------------------------------- what is foreign
 
 # Other models by a piece of a LoRA's key. The first match names it.
 _FOREIGN: Final = (

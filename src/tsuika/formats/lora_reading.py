@@ -110,16 +110,12 @@ class OtherLora:
         return layout_in(path) is self.layout
 
     def read(self, path: Path) -> Artifact:
-        """See `read`."""
         return read(path)
 
     def write(self, artifact: Artifact, path: Path, *, dtype: torch.dtype) -> None:
         """Refuses. Raises FormatError: always (FM002)."""
         why = _("This layout is read only.")
         raise FormatError("FM002", format=self.name, why=why, do=common.ANOTHER_FORMAT)
-
-
-# ------------------------------------------------------------------------------------------------------ opening files
 
 
 def _place(path: Path) -> list[tuple[str, Path]]:
@@ -143,7 +139,6 @@ def _shapes(path: Path) -> Shapes | None:
 
 
 def _open(file: Path) -> Weights:
-    """A file of tensors, of which none is read yet."""
     return open_weights(file) if file.is_file() and is_pickle(file) else open_safetensors(file)
 
 
@@ -196,9 +191,6 @@ def _header_settings(weights: Weights) -> dict[str, dict[str, Any]]:
         component, _dot, name = key.partition(".")
         result.setdefault(component, {})[name] = value
     return result
-
-
-# ------------------------------------------------------------------------------------------------------------ reading
 
 
 def read(path: Path) -> Artifact:
@@ -300,7 +292,6 @@ def _scaled(
 
 
 def _number(path: Path, settings: Settings, name: str, module_path: str, patterns: str, default: float) -> float:
-    """One of peft's numbers as it holds for a layer."""
     value: Any = settings.get(name, default)
     table = settings.get(patterns) or {}
     if not isinstance(table, dict):
@@ -318,9 +309,6 @@ def _number(path: Path, settings: Settings, name: str, module_path: str, pattern
     if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
         raise damaged(path, _("{value} as `{field}` in the settings", value=repr(value), field=name))
     return float(value)
-
-
-# --------------------------------------------------------------------------------------------------------- its family
 
 
 def _guess_family(layers: Mapping[str, adapters.Parts]) -> tuple[Family, str]:

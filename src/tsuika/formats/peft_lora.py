@@ -60,7 +60,6 @@ class PeftLora:
         return lora_reading.layout_in(path) is layouts.DIFFUSERS
 
     def read(self, path: Path) -> Artifact:
-        """See `lora_reading.read`."""
         return lora_reading.read(path)
 
     def write(self, artifact: Artifact, path: Path, *, dtype: torch.dtype) -> None:

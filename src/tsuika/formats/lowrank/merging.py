@@ -62,8 +62,6 @@ def apply(base: Mapping[str, Tensor], shares: Sequence[Share]) -> Iterator[tuple
 
 
 def _weight_of(base: Mapping[str, Tensor], name: str, artifact: Artifact) -> Tensor:
-    """A base's weight of the layer `<component>.<path>`, which the LoRA has. Raises ModelError: the base has no such
-    layer (MD004)."""
     if f"{name}.weight" not in base:
         found, expected = artifact.family or _("another model"), _("this base (it has no such layer)")
         raise ModelError("MD004", where=name, artifact=_THIS, found=found, expected=expected)
@@ -71,7 +69,6 @@ def _weight_of(base: Mapping[str, Tensor], name: str, artifact: Artifact) -> Ten
 
 
 def _unfit(artifact: Artifact, name: str, weight: Tensor) -> ModelError:
-    """The error where a layer is for a weight of another shape."""
     expected = _("a base whose layer is {shape}", shape="x".join(map(str, weight.shape)))
     return ModelError("MD004", where=name, artifact=_THIS, found=artifact.family, expected=expected)
 

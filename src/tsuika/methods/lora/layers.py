@@ -120,7 +120,6 @@ class LoraAttachment:
         self.slots = []
 
     def artifact(self) -> Artifact:
-        """Tensors (copies, float32, CPU) with each layer's effective alpha."""
         tensors = copies(self.tensors())
         for slot in self.slots:
             # peft has (out) and, for convolutions, (1, out, 1, 1), which means inputs elsewhere.

@@ -23,8 +23,6 @@ _ATTRIBUTE: Final = "_tsuika_merged"
 
 @dataclass
 class _Stack:
-    """What the base had at a layer, and what lies on it, in order."""
-
     weight: nn.Parameter
     bias: nn.Parameter | None
     on_it: list[tuple[MergedAttachment, adapters.Parts]] = field(default_factory=list)
@@ -72,7 +70,6 @@ class MergedAttachment:
         self.modules = {}
 
     def artifact(self) -> Artifact:
-        """Tensors (copies, float32, CPU)."""
         kind = {"adapter": adapters.adapter(self.tensors())}
         return Artifact("lora", self.model.facts.family, copies(self.tensors()), {**self.metadata, **kind})
 
@@ -101,7 +98,6 @@ def merge(
 
 
 def _renew(module: Any) -> None:
-    """Make a module's weight and bias of what the base had and what lies on it."""
     stack: _Stack = getattr(module, _ATTRIBUTE)
     acting = [(one.strength, parts) for one, parts in stack.on_it if one.strength]
     module._parameters["weight"] = _with(stack.weight, acting)

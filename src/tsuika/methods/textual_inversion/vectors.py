@@ -130,7 +130,6 @@ def _tables(model: Model) -> dict[str, Tensor]:
 
 
 def _start(model: Model, component: str, table_VD: Tensor, config: Config, generator: torch.Generator) -> Tensor:
-    """What the vectors of one word are before training, (n, D) float32."""
     if config.init in ("", NOISE):
         known_VD = table_VD.float()
         drawn_nD = torch.randn(config.vectors, known_VD.shape[1], generator=generator).to(known_VD.device)
