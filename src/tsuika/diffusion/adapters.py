@@ -67,17 +67,13 @@ def _kronecker(parts: Parts, weight: Tensor) -> Tensor:
     return torch.kron(first, second.flatten(1).contiguous())
 
 
-def _is_old_glora(parts: Parts, weight: Tensor) -> bool:
-    """Whether the factors are named the other way round, as LyCORIS did before 2.0: B = b2 @ b1."""
-    return (len(parts["b1.weight"]), parts["b2.weight"][0].numel()) != (len(weight), weight[0].numel())
-
-
 def _glora(parts: Parts, weight: Tensor) -> Tensor:
     """W A + B, with A = a1 @ a2 on the inputs' channels and B = b1 @ b2."""
     import torch
 
     a1, a2, b1, b2 = (parts[f"{name}.weight"].flatten(1) for name in ("a1", "a2", "b1", "b2"))
-    if _is_old_glora(parts, weight):
+    # Named the other way round, as LyCORIS did before 2.0: B = b2 @ b1.
+    if (len(b1), b2.shape[1]) != (len(weight), weight[0].numel()):
         a1, a2, b1, b2 = a2, a1, b2, b1
     through = torch.einsum("oi...,ij,jk->ok...", weight, a1, a2)
     return through + (b1 @ b2).reshape(weight.shape)
@@ -144,10 +140,6 @@ def _is_whole_lokr(names: Collection[str]) -> bool:
     return complete and (is_split[1] or "lokr_t2" not in names)
 
 
-def _is_whole_oft(names: Collection[str]) -> bool:
-    return bool({"oft_blocks", "oft_diag"} & set(names))
-
-
 def _needs(*names: str) -> Callable[[Collection[str]], bool]:
     return lambda found: set(names) <= set(found)
 
@@ -168,7 +160,13 @@ KINDS: Final = (
     Kind("loha", LOHA, _is_whole_loha, _hadamard, ranked=("hada_w1_b",)),
     Kind("lokr", LOKR, _is_whole_lokr, _kronecker, ranked=("lokr_w2_b", "lokr_w1_b")),
     Kind("glora", _GLORA, _needs(*_GLORA), _glora, reads_weight=True),
-    Kind("oft", ("oft_blocks", "oft_diag", "rescale"), _is_whole_oft, _oft, reads_weight=True),
+    Kind(
+        "oft",
+        ("oft_blocks", "oft_diag", "rescale"),
+        lambda names: "oft_blocks" in names or "oft_diag" in names,
+        _oft,
+        reads_weight=True,
+    ),
     Kind("ia3", ("weight", "on_input"), _needs("weight", "on_input"), _ia3, reads_weight=True),
     Kind("full", ("diff",), _needs("diff"), lambda parts, weight: parts["diff"]),
     _NORM,

@@ -149,4 +149,4 @@ def place(spec: str, embedded_path: Path | None) -> Path:
     if not sources.is_hub_id(spec):
         why = _("There is no such file or folder, nor is it of the form owner/name.")
         raise ModelError("MD001", where=spec, why=why)
-    return sources.model_from_hub(spec)
+    return sources.from_hub(spec, sources.MODEL_FILES)

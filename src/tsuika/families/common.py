@@ -46,11 +46,6 @@ class TextTower:
         """The token that fills up short prompts."""
         return "!" if self.layout == "open_clip" else "<|endoftext|>"
 
-    @property
-    def is_cut(self) -> bool:
-        """Whether single files hold a last block and a projection that nothing computes with (OpenCLIP-H of SD2)."""
-        return self.layout == "open_clip" and not self.projected
-
     def place(self, name: str) -> ldm.Place:
         """Where a canonical tensor of it lies in a single file. Raises KeyError: the layout has no place for such a
         tensor."""

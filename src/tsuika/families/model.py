@@ -165,10 +165,6 @@ class StableDiffusion:
         finally:
             del table.forward
 
-    def _max_tokens(self, component: str) -> int:
-        positions = int(self.text_encoders[component].config.max_position_embeddings)  # type: ignore[union-attr, arg-type]
-        return min(int(self.tokenizers[tokenizer_of(component)].model_max_length), positions)
-
     def encode_text(self, prompts: Sequence[str], *, size_px: tuple[int, int] | None = None) -> Conditioning:
         """Prompts to conditioning, differentiable. What is longer than the encoders read becomes chunks of that length,
         each with its own start and end, joined along the tokens; pooled is the first chunk's. A new word (see `words`)
@@ -190,7 +186,9 @@ class StableDiffusion:
 
         states, pooled_BP = [], None
         for component, encoder in self.text_encoders.items():
-            ids_BS = self.token_ids(prompts, component, self._max_tokens(component)).to(self.device)
+            positions = int(encoder.config.max_position_embeddings)  # type: ignore[union-attr, arg-type]
+            longest = min(int(self.tokenizers[tokenizer_of(component)].model_max_length), positions)
+            ids_BS = self.token_ids(prompts, component, longest).to(self.device)
             with self._reading_words(component):
                 earlier = self.family.penultimate or self.clip_skip > 1
                 out = encoder(input_ids=ids_BS, output_hidden_states=earlier, return_dict=True)

@@ -60,7 +60,7 @@ def other_vae(title: str, config: Config, vae: str, device: torch.device) -> nn.
     if not path.exists():
         if not sources.is_hub_id(vae):
             raise ModelError("MD009", where=vae)
-        path = sources.vae_from_hub(vae)
+        path = sources.from_hub(vae, sources.VAE_FILES)
     if path.is_dir():
         folder = path / "vae" if (path / "vae" / "config.json").is_file() else path
         own = read_json(folder / "config.json")

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from tsuika.core import kinds
 from tsuika.core.errors import FormatError, ModelError
@@ -56,11 +56,8 @@ def for_method(method: str, also: Iterable[str] = ()) -> tuple[Format, ...]:
     here: `native`, or addresses (`core.outside`) of formats. Raises RecipeError: an address cannot be imported, or is
     no format (RC002)."""
     here = tuple(known for known in (*FORMATS, *CHECKPOINTS) if known.method == method)
-    return here + tuple(Native(method) if name == NATIVE else _outside(name) for name in also)
-
-
-def _outside(address: str) -> Format:
-    return imported(address, Format, key="formats")  # type: ignore[type-abstract]
+    kind: Any = Format
+    return here + tuple(Native(method) if name == NATIVE else imported(name, kind, key="formats") for name in also)
 
 
 def pieces(artifact: Artifact, name: str) -> dict[str, Artifact]:

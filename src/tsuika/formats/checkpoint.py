@@ -168,7 +168,9 @@ class SingleFile(common.WriteOnly):
 
     def notes(self, artifact: Artifact) -> Iterator[str]:
         has_extra = any(name.startswith("extra.") for name in artifact.tensors)
-        if any(tower.is_cut for tower in family(artifact.family).towers) and not has_extra:
+        # Of OpenCLIP-H (SD2) single files hold a last block and a projection that nothing computes with.
+        towers = family(artifact.family).towers
+        if any(tower.layout == "open_clip" and not tower.projected for tower in towers) and not has_extra:
             yield "FM006"
 
 

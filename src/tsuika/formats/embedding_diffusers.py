@@ -45,13 +45,11 @@ def _is_table(shapes: Mapping[Any, tuple[int, ...]], *, is_ours: bool = False) -
     """Keys that can be words, over vectors of a width that some text encoder has (any, where our header says so)."""
     return (
         bool(shapes)
-        and all(_is_word(key) for key in shapes)
+        and all(
+            isinstance(key, str) and key not in _NO_WORDS and not key.endswith((".weight", ".bias")) for key in shapes
+        )
         and all(len(shape) in (1, 2) and (is_ours or shape[-1] in _WIDTHS) for shape in shapes.values())
     )
-
-
-def _is_word(key: Any) -> bool:
-    return isinstance(key, str) and key not in _NO_WORDS and not key.endswith((".weight", ".bias"))
 
 
 class DiffusersEmbedding:
@@ -63,14 +61,15 @@ class DiffusersEmbedding:
 
     def sniff(self, path: Path) -> bool:
         """Whether every file holds tensors of one or two dimensions alone, under names that can be words."""
-        found = _files(path)
-        return bool(found) and all(self._sniff_file(file) for file in found)
-
-    def _sniff_file(self, path: Path) -> bool:
-        if (header := safetensors.header_or_none(path)) is not None:
-            return _is_table(header.shapes, is_ours=header.metadata.get("method") == self.method)
-        content = embedding.pickled(path)
-        return isinstance(content, dict) and _is_table(_shapes(content))
+        for file in (files := _files(path)):
+            if (header := safetensors.header_or_none(file)) is not None:
+                is_table = _is_table(header.shapes, is_ours=header.metadata.get("method") == self.method)
+            else:
+                content = embedding.pickled(file)
+                is_table = isinstance(content, dict) and _is_table(_shapes(content))
+            if not is_table:
+                return False
+        return bool(files)
 
     def read(self, path: Path) -> Artifact:
         """The words are the keys. Raises FormatError: damaged (MD003), a pickle with more than tensors in it (MD005),

@@ -117,7 +117,6 @@ _BLOCKS: Final = (
     "mid_block.attentions.0",
 )
 _ATTENTION: Final = ("to_q", "to_k", "to_v", "to_out.0")
-_FF: Final = "ff.net.0.proj"
 _CLIP: Final = ("k_proj", "v_proj", "q_proj", "out_proj")
 _NUMBERED: Final = re.compile(r"(unet|text_encoder):(\d+):(up|down)")
 
@@ -153,16 +152,14 @@ def _order(component: str, shapes: Mapping[tuple[str, int, str], tuple[int, ...]
         return [f"text_model.encoder.layers.{n // 4}.self_attn.{_CLIP[n % 4]}" for n in range(len(numbers))]
     block = [f"{kind}.{leaf}" for kind in ("attn1", "attn2") for leaf in _ATTENTION]
     # GEGLU's layer has eight times as many outputs as inputs. Later diffusers had it behind both attentions.
-    wide = [n for n in (4, 8) if _is_geglu(shapes.get(("unet", n, "up"), ()), shapes.get(("unet", n, "down"), ()))]
-    for place in wide[:1]:
-        block.insert(place, _FF)
+    for place in (4, 8):
+        up, down = shapes.get(("unet", place, "up"), ()), shapes.get(("unet", place, "down"), ())
+        if len(up) > 1 and len(down) > 1 and up[0] == 8 * down[1]:
+            block.insert(place, "ff.net.0.proj")
+            break
     if len(numbers) != len(_BLOCKS) * len(block):
         return []
     return [f"{holder}.transformer_blocks.0.{leaf}" for holder in _BLOCKS for leaf in block]
-
-
-def _is_geglu(up: tuple[int, ...], down: tuple[int, ...]) -> bool:
-    return len(up) > 1 and len(down) > 1 and up[0] == 8 * down[1]
 
 
 _KOHYA: Final = (

@@ -99,29 +99,22 @@ def restore(model: Model, artifact: Artifact) -> DreamBoothAttachment:
     """Lay the UNet and the text encoders of a whole model over this one, frozen, in this one's precision. The VAE
     stays: it is the latent space that both share. Raises ModelError: MD004, a tensor is missing, unknown, or of another
     shape."""
-    parts = {name: root for name, root in model.components.items() if name != "vae"}
-    places = {
-        f"{component}.{path}": (component, path, owner, leaf)
-        for component, root in parts.items()
-        for path, owner, leaf in own_parameters(component, root)
-    }
     given = {name: value for name, value in artifact.tensors.items() if name.partition(".")[0] not in ("vae", EXTRA)}
+    slots, wrong = [], set(given)
     whole = {name.partition(".")[0] for name in given}
-    wanted = {name for name in places if name.partition(".")[0] in whole}
-    wrong = wanted ^ given.keys() | {
-        name
-        for name in wanted & given.keys()
-        if given[name].shape != places[name][2]._parameters[places[name][3]].shape  # type: ignore[union-attr]
-    }
+    for component, root in model.components.items():
+        for path, owner, leaf in own_parameters(component, root) if component in whole else ():
+            base: Any = owner._parameters[leaf]
+            tensor = given.get(name := f"{component}.{path}")
+            if tensor is None or tensor.shape != base.shape:
+                wrong.add(name)
+                continue
+            wrong.discard(name)
+            laid = nn.Parameter(tensor.to(base.device, base.dtype, copy=True), requires_grad=False)
+            slots.append(Slot(component, path, owner, leaf, base, laid))
     if wrong or artifact.family != model.facts.family:
         this = _("This checkpoint")
         raise incompatible(min(wrong, default=artifact.family), this, artifact, model)
-    slots = []
-    for name, tensor in given.items():
-        component, path, owner, leaf = places[name]
-        base: Any = owner._parameters[leaf]
-        laid = nn.Parameter(tensor.to(base.device, base.dtype, copy=True), requires_grad=False)
-        slots.append(Slot(component, path, owner, leaf, base, laid))
     attachment = DreamBoothAttachment(model, slots, frozenset(), metadata=dict(artifact.metadata))
     attachment.set_strength(1.0)
     return attachment
