@@ -272,6 +272,21 @@ def vae_config(sample_size: int, scaling_factor: float, **more: Any) -> Config:
     }
 
 
+def unet_config(widths: Sequence[int], context: int, heads: Any, reads_text: Sequence[bool], **more: Any) -> Config:
+    """The UNet of SD1, SD2 and SDXL: the width of each level, whether it attends to the text, and that one's width."""
+    return {
+        "in_channels": 4,
+        "out_channels": 4,
+        "block_out_channels": widths,
+        "layers_per_block": 2,
+        "cross_attention_dim": context,
+        "attention_head_dim": heads,  # diffusers' name notwithstanding: the number of heads
+        "down_block_types": ["CrossAttnDownBlock2D" if reads else "DownBlock2D" for reads in reads_text],
+        "up_block_types": ["CrossAttnUpBlock2D" if reads else "UpBlock2D" for reads in reversed(reads_text)],
+        **more,
+    }
+
+
 def clip_config(width: int, layers: int, heads: int, *, act: str, projection: int, pad: int) -> Config:
     """A CLIP text tower with the vocabulary that all of them share."""
     return {

@@ -16,13 +16,10 @@ from tsuika.core.types import Artifact, Format
 from tsuika.core.weights import open_weights
 from tsuika.families.detection import of_folder
 from tsuika.formats import embedding, hypernetwork, lora_reading
-from tsuika.formats.checkpoint import SingleFile
+from tsuika.formats.checkpoint import DiffusersFolder, SingleFile
 from tsuika.formats.common import WriteOnly, count_tags, run_facts
 from tsuika.formats.delta import compared_parts, relative_errors, tensor_errors
-from tsuika.formats.diffusers_folder import DiffusersFolder
-from tsuika.formats.embedding_a1111 import A1111Embedding
-from tsuika.formats.embedding_diffusers import DiffusersEmbedding
-from tsuika.formats.embedding_kohya import KohyaEmbedding
+from tsuika.formats.embedding_files import A1111Embedding, DiffusersEmbedding, KohyaEmbedding
 from tsuika.formats.hypernetwork import A1111Hypernetwork
 from tsuika.formats.kohya_lora import KohyaLora
 from tsuika.formats.layouts import LAYOUTS
