@@ -28,18 +28,23 @@ def write(path: Path, content: dict[str, Any] | list[Any]) -> None:
 def read(path: Path, build: Callable[[Any], Kept]) -> Kept:
     """What `build` makes of the values in a file. Raises FormatError: TR011, it is damaged, was changed, or `build`
     cannot take it (ValueError, TypeError, LookupError)."""
-    try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise damaged(path, error.strerror or str(error)) from None
-    except (ValueError, RecursionError) as error:
-        raise damaged(path, _("It is no JSON: {error}.", error=error)) from None
+    table = parsed(path)
     if not isinstance(table, dict) or table.pop(_SEAL, "") != seal(table):
         raise damaged(path, _("Its content does not match its checksum."))
     try:
         return build(table.get(_ITEMS, table))
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         raise damaged(path, str(error)) from None
+
+
+def parsed(path: Path) -> Any:
+    """What the JSON in a file says. Raises FormatError: TR011, it cannot be read or is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise damaged(path, error.strerror or str(error)) from None
+    except (ValueError, RecursionError) as error:
+        raise damaged(path, _("It is no JSON: {error}.", error=error)) from None
 
 
 def seal(content: Any) -> str:

@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TypeVar
 
 from tsuika.core.errors import RecipeError
-from tsuika.core.texts import Text, _
+from tsuika.core.texts import _
 
 Kind = TypeVar("Kind")
 
@@ -23,7 +23,7 @@ def imported(address: str, kind: type[Kind], *, key: str, where: object = "") ->
     RC002, it cannot be imported or is something else."""
     module_name, _colon, attribute = address.partition(":")
     try:
-        module = import_module(module_name)
+        found = getattr(import_module(module_name), attribute, None)
     except Exception as error:  # whatever the module's own code raises
         why = _(
             "`{module}` cannot be imported ({kind}: {error}). Install its package, or put its folder into PYTHONPATH.",
@@ -31,16 +31,11 @@ def imported(address: str, kind: type[Kind], *, key: str, where: object = "") ->
             kind=type(error).__name__,
             error=error,
         )
-        raise _wrong(address, key, where, why) from error
-    found = getattr(module, attribute, None)
-    if found is None:
-        why = _("`{module}` has no `{attribute}`.", module=module_name, attribute=attribute)
-        raise _wrong(address, key, where, why)
-    if not isinstance(found, kind):
+        raise RecipeError("RC002", where=where, key=key, found=address, why=why) from error
+    if isinstance(found, kind):
+        return found
+    if found is not None:
         why = _("It is of type {found}, not {kind}.", found=type(found).__name__, kind=kind.__name__)
-        raise _wrong(address, key, where, why)
-    return found
-
-
-def _wrong(address: str, key: str, where: object, why: Text) -> RecipeError:
-    return RecipeError("RC002", where=where, key=key, found=address, why=why)
+    else:
+        why = _("`{module}` has no `{attribute}`.", module=module_name, attribute=attribute)
+    raise RecipeError("RC002", where=where, key=key, found=address, why=why)

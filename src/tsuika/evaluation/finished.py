@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -37,16 +36,12 @@ def read(path: Path) -> dict[str, Any]:
     Raises:
         FormatError: TR011, it cannot be read or is none.
     """
+    content: dict[str, Any] = kept.parsed(path)
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         _Report.model_validate(content)
-    except OSError as error:
-        raise kept.damaged(path, error.strerror or str(error)) from None
     except ValidationError as error:
         first = error.errors()[0]
         raise kept.damaged(path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-    except (ValueError, RecursionError) as error:
-        raise kept.damaged(path, str(error)) from None
     return content
 
 

@@ -22,8 +22,8 @@ from tsuika.formats.delta import compared_parts, relative_errors, tensor_errors
 from tsuika.formats.embedding_files import A1111Embedding, DiffusersEmbedding, KohyaEmbedding
 from tsuika.formats.hypernetwork import A1111Hypernetwork
 from tsuika.formats.kohya_lora import KohyaLora
-from tsuika.formats.layouts import LAYOUTS
-from tsuika.formats.lora_reading import OtherLora
+from tsuika.formats.layouts import KOHYA, LAYOUTS
+from tsuika.formats.lora_reading import LoraFile
 from tsuika.formats.native import Native, method_of
 from tsuika.formats.peft_lora import PeftLora
 
@@ -36,10 +36,10 @@ FORMATS: Final[tuple[Format, ...]] = (
     A1111Hypernetwork(),
     hypernetwork.NATIVE,
 )
-SYNONYMS: Final = {(KohyaLora.method, "a1111"): KohyaLora.name}  # A1111 reads kohya's layout
-LORA: Final = tuple(known for known in FORMATS if known.method == KohyaLora.method)
+SYNONYMS: Final = {(LoraFile.method, "a1111"): KOHYA.name}  # A1111 reads kohya's layout
+LORA: Final = tuple(known for known in FORMATS if known.method == LoraFile.method)
 # By name; of the layouts that are not written, too.
-_LORA_READERS: Final = {layout.name: OtherLora(layout) for layout in LAYOUTS} | {known.name: known for known in LORA}
+_LORA_READERS: Final = {layout.name: LoraFile(layout) for layout in LAYOUTS} | {known.name: known for known in LORA}
 CHECKPOINTS: Final[tuple[Format, ...]] = (SingleFile(), DiffusersFolder())  # written only: `families` opens them
 NATIVE: Final = "native"
 _EXPECTED: Final = _("a LoRA, an embedding or a hypernetwork")

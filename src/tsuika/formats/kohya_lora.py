@@ -3,6 +3,7 @@ is `<prefix>_<module path, '.' as '_'>.<part>`; the names are in `kohya_names.py
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -24,19 +25,12 @@ if TYPE_CHECKING:
 _OUTER: Final = ("lora_up.weight", "hada_w1_a", "lokr_w1", "lokr_w1_a")
 
 
-class KohyaLora:
+@dataclass(frozen=True)
+class KohyaLora(lora_reading.LoraFile):
     """The format. See `core.types.Format`."""
 
-    name = "kohya"
-    method = lora.METHOD
-    suffix = ".safetensors"
-
-    def sniff(self, path: Path) -> bool:
-        """Whether a key is kohya's name of a layer."""
-        return lora_reading.layout_in(path) is layouts.KOHYA
-
-    def read(self, path: Path) -> Artifact:
-        return lora_reading.read(path)
+    layout: layouts.Layout = layouts.KOHYA
+    suffix: str = ".safetensors"
 
     def write(self, artifact: Artifact, path: Path, *, dtype: torch.dtype) -> None:
         """Write whole or not at all; `alpha` is the effective one (rank-stabilised: alpha * sqrt(rank)). Raises

@@ -94,8 +94,8 @@ def _foreign(path: Path, shapes: Shapes) -> FormatError:
 
 
 @dataclass(frozen=True)
-class OtherLora:
-    """A layout that is read and not written. See `core.types.Format`."""
+class LoraFile:
+    """A layout that is read, and not written where a subclass does not say how. See `core.types.Format`."""
 
     layout: Layout
     method: str = lora.METHOD
