@@ -19,9 +19,9 @@ from tsuika.core.types import Artifact, Model, ParamGroup, Role, Update
 from tsuika.diffusion import adapters
 from tsuika.methods.common import by_side, copies, copy_in, incompatible
 from tsuika.methods.layers import weight_shapes
+from tsuika.methods.lora import PARTS, layers_of, peft_kind, rank_of
 from tsuika.methods.lora import Lora as Config
 from tsuika.methods.lora.merged import MergedAttachment, merge
-from tsuika.methods.lora.parts import PARTS, layers_of, peft_kind, rank_of
 
 # Of the parts of a layer one of these is zero at the start, as peft has it.
 BEGIN_AT_ZERO = ("lora_up.weight", "hada_w2_b", "lokr_w1", "lokr_w1_a")

@@ -15,7 +15,7 @@ from tsuika.core.texts import _
 from tsuika.core.types import Artifact, Model, ParamGroup, Role, Update
 from tsuika.diffusion import adapters
 from tsuika.methods.common import copies, copy_in, incompatible
-from tsuika.methods.lora.parts import Layers
+from tsuika.methods.lora import Layers
 
 # The attribute of a module that holds what lies on it.
 _ATTRIBUTE: Final = "_tsuika_merged"
