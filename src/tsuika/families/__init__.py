@@ -76,24 +76,14 @@ def load(
     geometry: Geometry | None = None,
     overrides: Overrides = AS_STORED,
 ) -> StableDiffusion:
-    """A frozen model, ready to use.
-
-    Args:
-        spec: `embedded`, a diffusers folder, a single `.safetensors`/`.ckpt` file in the original layout, or a hub id.
-        tokenizer: Folder with `vocab.json` and `merges.txt`, or with `tokenizer/` and `tokenizer_2/`; empty: the
-            model's own, or for a single file CLIP's from the hub's cache or the hub.
-        vae: `builtin`, `builtin:NAME` for another one that the base ships, a file, a folder or a hub id.
-        device: Where all parts go.
-        dtype: Of the UNet and the text encoders; the VAE is always float32.
-        embedded_path: The folder that `embedded` stands for.
-        geometry: Of a single file whose sizes are not its family's own, and that does not say so.
-        overrides: What is known better than the files say.
-
-    Raises:
-        RecipeError: an override that this model cannot have (RC002).
-        ModelError: as `peek`, or the model does not fit its family (MD003, MD004).
-        NetworkError: the hub is needed and does not answer.
-    """
+    """A frozen model, ready to use: the UNet and the text encoders in `dtype`, the VAE always in float32. `spec` is
+    `embedded` (the folder `embedded_path`), a diffusers folder, a single `.safetensors`/`.ckpt` file in the original
+    layout, or a hub id. `tokenizer` is a folder with `vocab.json` and `merges.txt`, or with `tokenizer/` and
+    `tokenizer_2/`; empty: the model's own, or for a single file CLIP's from the hub's cache or the hub. `vae` is
+    `builtin`, `builtin:NAME` for another one that the base ships, a file, a folder or a hub id. `geometry` is of a
+    single file whose sizes are not its family's own, and that does not say so; `overrides` what is known better than
+    the files say. Raises RecipeError: an override that this model cannot have (RC002); ModelError: as `peek`, or the
+    model does not fit its family (MD003, MD004); NetworkError: the hub is needed and does not answer."""
     base = peek(spec, embedded_path=embedded_path, geometry=geometry)
     source = str(base.path) if base.file else spec
     return base.load(source, device, dtype, base.tokenizers(tokenizer), vae, overrides)

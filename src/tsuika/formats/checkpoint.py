@@ -148,8 +148,8 @@ class SingleFile(common.WriteOnly):
 
     def write(self, artifact: Artifact, path: Path, *, dtype: torch.dtype) -> None:
         """Write whole or not at all, tensor by tensor; with `<stem>.yaml` beside it where the model predicts v, else
-        without one: that of another model would be read as this one's. Raises FormatError: the layout has no place for
-        a tensor, or `dtype` cannot hold its numbers (FM002)."""
+        without one: that of another model would be read as this one's. Raises FormatError: no place for a tensor, or
+        `dtype` cannot hold it (FM002)."""
         import torch
 
         planned = rows(artifact)
@@ -183,8 +183,7 @@ class DiffusersFolder(common.WriteOnly):
     suffix = ""
 
     def write(self, artifact: Artifact, path: Path, *, dtype: torch.dtype) -> None:
-        """Write whole or not at all, tensor by tensor; a model folder that is already at `path` is replaced. Raises
-        FormatError: not a whole model, or `dtype` cannot hold its numbers (FM002)."""
+        """Write whole or not at all, tensor by tensor; a model folder that is already at `path` is replaced."""
         common.refuse_no_model(artifact, self.name)
         with whole(path) as temporary:
             self._write(artifact, temporary, dtype)

@@ -46,8 +46,7 @@ class KohyaEmbedding:
         return header is not None and _kohya_layout(header.shapes) is not None
 
     def read(self, path: Path) -> Artifact:
-        """The word is the header's `word`, else the file's name. Raises FormatError: damaged (MD003), a pickle (MD005),
-        or of another layout (FM001)."""
+        """The word is the header's `word`, else the file's name."""
         weights = open_safetensors(path)
         if (layout := _kohya_layout(weights.shapes)) is None:
             raise embedding.unknown(path, weights.shapes)
@@ -111,8 +110,7 @@ class A1111Embedding:
         )
 
     def write(self, artifact: Artifact, path: Path, *, dtype: torch.dtype) -> None:
-        """The same artifact gives the same bytes. Raises FormatError also where SDXL's goes under another name than the
-        word (FM002)."""
+        """The same artifact gives the same bytes. SDXL's goes under the name of the word alone (FM002)."""
         word, vectors = embedding.split(artifact, self.name)
         if len(vectors) > 1 and path.stem != word:
             why = _("SDXL's has no place for the word, so the file's name is the word.")
@@ -182,8 +180,7 @@ class DiffusersEmbedding:
         return bool(files)
 
     def read(self, path: Path) -> Artifact:
-        """The words are the keys. Raises FormatError: damaged (MD003), a pickle with more than tensors in it (MD005),
-        or of another layout (FM001)."""
+        """The words are the keys."""
         words: dict[str, dict[str, Any]] = {}
         facts: dict[str, str] = {}
         for component, file in zip(embedding.COMPONENTS, _files(path), strict=False):
@@ -205,8 +202,7 @@ class DiffusersEmbedding:
         return embedding.join(path, words, facts)
 
     def write(self, artifact: Artifact, path: Path, *, dtype: torch.dtype) -> None:
-        """A folder, or for SD1 and SD2 the file itself where `path` ends in `.safetensors`. Raises FormatError: FM002,
-        not one word, or numbers that `dtype` cannot hold."""
+        """A folder, or for SD1 and SD2 the file itself where `path` ends in `.safetensors`."""
         word, vectors = embedding.split(artifact, self.name)
         if path.suffix == ".safetensors" and len(vectors) > 1:
             why = _("SDXL needs two files in this layout.")

@@ -59,8 +59,7 @@ class A1111Hypernetwork:
             return _PICKLED.search(stream.read(_HEAD_BYTES)) is not None
 
     def read(self, path: Path) -> Artifact:
-        """The artifact, tensors in the file's dtype. What A1111 assumes is filled in where the header is silent. Raises
-        ModelError: damaged (MD003), a pickle with code in it (MD005); nothing is run; FormatError: no hypernetwork, an
+        """The artifact. What A1111 assumes is filled in where the header is silent. Raises FormatError also for an
         unknown activation, or nets that do not fit the header (FM001)."""
         content = load_pickle(path)
         if not isinstance(content, dict):
@@ -88,9 +87,8 @@ class A1111Hypernetwork:
         return Artifact(self.method, family, tensors, metadata)
 
     def write(self, artifact: Artifact, path: Path, *, dtype: torch.dtype) -> None:
-        """Write whole or not at all, with every field. Fields that are left out mean different things to A1111 and
-        ComfyUI; ComfyUI goes by the order of the tensors. Raises FormatError: no hypernetwork, or one that does not fit
-        its header (FM001, FM002)."""
+        """Write whole or not at all, with every field: those that are left out mean different things to A1111 and
+        ComfyUI; ComfyUI goes by the order of the tensors."""
         header, nets = _checked(artifact, self.name)
         states = {key: safetensors.cast(net, dtype, self.name) for key, net in nets.items()}
         facts = artifact.metadata

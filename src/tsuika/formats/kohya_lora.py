@@ -33,8 +33,7 @@ class KohyaLora(lora_reading.LoraFile):
     suffix: str = ".safetensors"
 
     def write(self, artifact: Artifact, path: Path, *, dtype: torch.dtype) -> None:
-        """Write whole or not at all; `alpha` is the effective one (rank-stabilised: alpha * sqrt(rank)). Raises
-        FormatError: the format cannot hold this artifact, or `dtype` its numbers (FM002)."""
+        """Write whole or not at all; `alpha` is the effective one (rank-stabilised: alpha * sqrt(rank))."""
         common.refuse_unread(artifact, self.name)
         if artifact.family not in {family.name for family in FAMILIES}:
             why = _("There are no kohya names for the family `{family}`.", family=artifact.family)

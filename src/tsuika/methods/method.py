@@ -75,45 +75,30 @@ class Outline:
 
 @dataclass(frozen=True)
 class Method:
-    """A way of fine-tuning. It asks a model for roles, never for a family.
+    """A way of fine-tuning. It asks a model for roles, never for a family."""
 
-    Attributes:
-        settings: The recipe's `[method]` table.
-        title: For people.
-        module: Dotted name of the module with `attach` and `restore`; of a method in one file, `__name__`.
-        images: How many different images it needs and how many are of use, by the rules of thumb in use.
-        formats: File formats of its results beside those in `tsuika.formats` that name it: `native`, or the address
-            (`package.module:ATTRIBUTE`) of a `core.types.Format` from outside.
-        flag: Its own flag of `generate` and `grid` (`lora` for `--lora FILE`); `--artifact` takes any method's files.
-        tag: The word of its prompt tag, `<lora:NAME:1>`.
-        splits_strength: Whether the tag may have two strengths, of the text encoders and of the UNet.
-        adds_words: Its results are new words, found by name in a prompt, each with a file of its own.
-        whole_model: Its results are whole models, which are opened as a base.
-        layers: The layers of a model whose outputs an artifact changes; by default those that its tensors are named after.
-        png_hashes: The field of a PNG's `parameters` that lists its files' hashes, where A1111 has one.
-        backward: How far the backward pass goes: `text`, only through the UNet to what it reads; `adapter`, to layers
-            beside attention and feed-forward ones; `all`, to every weight.
-        outline: What a result will hold, told without training, for estimates: `None` where it cannot be told.
-        describe: What `tsuika inspect` says of an artifact beside its tensors.
-        uses: How each program uses a result.
-    """
-
-    settings: type[MethodSection]
-    title: Text
-    module: str
-    images: tuple[int, int]
+    settings: type[MethodSection]  # the recipe's `[method]` table
+    title: Text  # for people
+    module: str  # dotted name of the module with `attach` and `restore`; of a method in one file, `__name__`
+    images: tuple[int, int]  # how many different images it needs and how many are of use, by rules of thumb
+    # File formats of its results beside those in `tsuika.formats` that name it: `native`, or the address
+    # (`package.module:ATTRIBUTE`) of a `core.types.Format` from outside.
     formats: tuple[str, ...] = ()
-    flag: str = ""
-    tag: str = ""
-    splits_strength: bool = False
-    adds_words: bool = False
-    whole_model: bool = False
-    png_hashes: str = ""
+    flag: str = ""  # of `generate` and `grid` (`lora` for `--lora FILE`); `--artifact` takes any method's files
+    tag: str = ""  # the word of its prompt tag, `<lora:NAME:1>`
+    splits_strength: bool = False  # whether the tag may have two strengths, of the text encoders and of the UNet
+    adds_words: bool = False  # its results are new words, found by name in a prompt, each with a file of its own
+    whole_model: bool = False  # its results are whole models, which are opened as a base
+    png_hashes: str = ""  # the field of a PNG's `parameters` that lists its files' hashes, where A1111 has one
+    # The layers of a model whose outputs an artifact changes; by default those that its tensors are named after.
     layers: Callable[[Layers, Artifact], frozenset[str]] = Layers.named
+    # How far the backward pass goes: only through the UNet to what it reads, to layers beside attention and
+    # feed-forward ones, or to every weight.
     backward: Backward = "all"
+    # What a result will hold, told without training, for estimates.
     outline: Callable[[Any, Data, Model], Outline] | None = None
-    describe: Callable[[Artifact], dict[str, Any]] = lambda artifact: {}
-    uses: Callable[[Result], Iterator[Use]] = in_tsuika
+    describe: Callable[[Artifact], dict[str, Any]] = lambda artifact: {}  # for `tsuika inspect`, beside its tensors
+    uses: Callable[[Result], Iterator[Use]] = in_tsuika  # how each program uses a result
 
     @property
     def name(self) -> str:
