@@ -18,11 +18,11 @@ from tsuika.families.detection import of_folder
 from tsuika.formats import embedding, hypernetwork, lora_reading
 from tsuika.formats.checkpoint import DiffusersFolder, SingleFile
 from tsuika.formats.common import WriteOnly, count_tags, run_facts
-from tsuika.formats.delta import compared_parts, relative_errors, tensor_errors
 from tsuika.formats.embedding_files import A1111Embedding, DiffusersEmbedding, KohyaEmbedding
 from tsuika.formats.hypernetwork import A1111Hypernetwork
 from tsuika.formats.kohya_lora import KohyaLora
 from tsuika.formats.layouts import KOHYA, LAYOUTS
+from tsuika.formats.lora import compared_parts, relative_errors, tensor_errors
 from tsuika.formats.lora_reading import LoraFile
 from tsuika.formats.native import Native, method_of
 from tsuika.formats.peft_lora import PeftLora

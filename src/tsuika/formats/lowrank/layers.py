@@ -13,8 +13,7 @@ from tsuika.core.texts import _
 from tsuika.core.types import Artifact
 from tsuika.diffusion import adapters
 from tsuika.families import family
-from tsuika.formats.delta import factors_of
-from tsuika.formats.lora import METHOD, Key, Parts
+from tsuika.formats.lora import METHOD, Key, Parts, factors_of
 
 if TYPE_CHECKING:
     from torch import Tensor
