@@ -77,11 +77,12 @@ class ResourceError(TsuikaError):
 
 
 # What the system says is the cause, by what is to be done about it.
-_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_DENIED: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
-_REFUSED_NAME: Final = frozenset({errno.ENAMETOOLONG, errno.EILSEQ})
-# Wrong use of the system by a program.
-_OURS: Final = frozenset({errno.EBADF, errno.EINVAL, errno.EFAULT})
+_CODES: Final = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "RS002"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "RS003"),
+    **dict.fromkeys((errno.ENAMETOOLONG, errno.EILSEQ), "RC028"),
+}
+_OURS: Final = frozenset({errno.EBADF, errno.EINVAL, errno.EFAULT})  # wrong use of the system by a program
 # A library's own error with the system's number or words in it: safetensors, torch, SQLite.
 _NUMBERED: Final = re.compile(r"\(os error (\d+)\)|: [\w ]+ \((\d+)\)$")
 _IN_WORDS: Final = (
@@ -123,14 +124,8 @@ def outer_cause(error: BaseException, *, where: object = "", do: str = "") -> Ts
         return ResourceError(
             "RS001", where=where, why=why, do=do or _("Close other programs, or work on smaller images.")
         )
-    said = os.strerror(number)
-    if number in _FULL:
-        return ResourceError("RS002", where=where, why=said)
-    if number in _DENIED:
-        return ResourceError("RS003", where=where, why=said)
-    if number in _REFUSED_NAME:
-        return RecipeError("RC028", where=where, why=said)
-    return ResourceError("RS004", where=where, why=said)
+    code = _CODES.get(number, "RS004")
+    return (RecipeError if code == "RC028" else ResourceError)(code, where=where, why=os.strerror(number))
 
 
 class StopRequested(BaseException):

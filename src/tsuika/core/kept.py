@@ -15,8 +15,7 @@ from tsuika.core.texts import Text, _
 
 Kept = TypeVar("Kept")
 _SEAL: Final = "seal"
-# What a list is called in the file, for which there is no other place for the seal.
-_ITEMS: Final = "items"
+_ITEMS: Final = "items"  # what a list is called in the file, for which there is no other place for the seal
 
 
 def write(path: Path, content: dict[str, Any] | list[Any]) -> None:

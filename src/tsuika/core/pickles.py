@@ -27,13 +27,11 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-# Of the pickle without its numbers; that of SDXL with its optimizer's state has 4 MB.
-MAX_PICKLE_BYTES: Final = 1 << 24
+MAX_PICKLE_BYTES: Final = 1 << 24  # of the pickle without its numbers; that of SDXL with its optimizer's state has 4 MB
 # Torch does not compress, and weights hardly can be: a member that shrinks more is made to fill the memory.
 _MAX_RATIO: Final = 20
 _MAX_COUNT: Final = 1 << 62
-# What a call may copy: the bytes of a number, the sizes of a tensor.
-_MAX_COPIED: Final = 64
+_MAX_COPIED: Final = 64  # what a call may copy: the bytes of a number, the sizes of a tensor
 # Source: torch/serialization.py.
 _MAGIC: Final = 0x1950A86A20F9469CFC6C
 _STORAGES: Final = (

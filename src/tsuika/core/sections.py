@@ -12,8 +12,7 @@ from tsuika.core.section import Section, everyday, expert
 from tsuika.core.texts import _
 from tsuika.core.types import Overrides, Prediction
 
-# In place of a folder: not even one that lies among the images.
-NONE = "none"
+NONE = "none"  # in place of a folder: not even one that lies among the images
 
 
 class Base(Section):

@@ -177,10 +177,8 @@ BESIDE: Final = (*_BIASES, "alpha", "dora_scale")
 PARTS: Final = (*dict.fromkeys(part for kind in KINDS for part in kind.parts), *BESIDE)
 _BOFT: Final = Kind("boft", ("oft_blocks", "rescale"), _needs("oft_blocks"), _boft, reads_weight=True)
 _BIAS: Final = Kind("bias", (), lambda names: bool(set(_BIASES) & set(names)), lambda parts, weight: None)
-# Parts that are numbers, whatever holds them.
-_NUMBERS: Final = ("alpha", "on_input")
-# Longest first, since `a1.weight` ends in `weight`.
-_ENDS: Final = tuple(sorted(PARTS, key=len, reverse=True))
+_NUMBERS: Final = ("alpha", "on_input")  # parts that are numbers, whatever holds them
+_ENDS: Final = tuple(sorted(PARTS, key=len, reverse=True))  # longest first, since `a1.weight` ends in `weight`
 
 
 def split_name(name: str) -> tuple[str, str] | None:

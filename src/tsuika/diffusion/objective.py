@@ -17,8 +17,7 @@ from tsuika.core.types import Prediction
 
 # The scale of a flow's times, and the number of timesteps that others are given for: of Stable Diffusion's schedule.
 SCALE: Final = 1000
-# Of the uniform draw, so that its logit is finite.
-_EDGE: Final = 1e-4
+_EDGE: Final = 1e-4  # of the uniform draw, so that its logit is finite
 
 
 def alphas_cumprod_T(config: Mapping[str, Any]) -> Tensor:

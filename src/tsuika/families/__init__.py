@@ -24,11 +24,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-# What is defined elsewhere and looked for here.
-__all__ = ["Family", "Geometry", "StableDiffusion", "StoredBase"]
+__all__ = ["Family", "Geometry", "StableDiffusion", "StoredBase"]  # what is defined elsewhere and looked for here
 
-# The first is assumed where a file gives no evidence.
-FAMILIES: Final[tuple[Family, ...]] = (SD1, SD2, SDXL)
+FAMILIES: Final[tuple[Family, ...]] = (SD1, SD2, SDXL)  # the first is assumed where a file gives no evidence
 
 
 def family(name: str) -> Family:

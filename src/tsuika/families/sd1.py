@@ -9,8 +9,7 @@ from tsuika.core.types import Prediction
 from tsuika.families import common, original_config
 from tsuika.families.common import Family, Geometry, Names, TextTower
 
-# CompVis/stable-diffusion v1-inference.yaml, scale_factor
-_SCALE: Final = 0.18215
+_SCALE: Final = 0.18215  # CompVis/stable-diffusion v1-inference.yaml, scale_factor
 # The same file, unet_config: model_channels 320, channel_mult 1 2 4 4, 8 heads, context 768
 _UNET: Final = common.unet_config([320, 640, 1280, 1280], 768, 8, (True, True, True, False), sample_size=64)
 # openai/clip-vit-large-patch14, its text tower

@@ -9,8 +9,7 @@ from tsuika.core.types import Prediction
 from tsuika.families import common, original_config
 from tsuika.families.common import Family, Geometry, Names, TextTower
 
-# Stability-AI/stablediffusion v2-inference.yaml, scale_factor
-_SCALE: Final = 0.18215
+_SCALE: Final = 0.18215  # Stability-AI/stablediffusion v2-inference.yaml, scale_factor
 # The same file, unet_config: num_head_channels 64, use_linear_in_transformer, context 1024
 _UNET: Final = common.unet_config(
     [320, 640, 1280, 1280], 1024, [5, 10, 20, 20], (True, True, True, False), use_linear_projection=True

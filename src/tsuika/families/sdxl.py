@@ -9,8 +9,7 @@ from tsuika.core.types import Prediction
 from tsuika.families import common, original_config
 from tsuika.families.common import Family, Geometry, Names, TextTower
 
-# Stability-AI/generative-models sd_xl_base.yaml, scale_factor
-_SCALE: Final = 0.13025
+_SCALE: Final = 0.13025  # Stability-AI/generative-models sd_xl_base.yaml, scale_factor
 # The same file, network_config: channel_mult 1 2 4, transformer_depth 1 2 10, context 2048
 _UNET: Final = common.unet_config(
     [320, 640, 1280],

@@ -15,8 +15,7 @@ from tsuika.core.texts import Text, _, _n, few
 from tsuika.core.types import Artifact, Prediction
 from tsuika.families import FAMILIES
 
-# Artifact.metadata: JSON list of keys in the file that were not understood
-UNREAD: Final = "unread_keys"
+UNREAD: Final = "unread_keys"  # Artifact.metadata: JSON list of keys in the file that were not understood
 # Artifact.metadata: "metadata" | "shapes" | "default" (no evidence: the first family)
 FAMILY_FROM: Final = "family_from"
 # Artifact.metadata: JSON list of the words bundled in a LoRA's file, which are artifacts of their own

@@ -23,10 +23,8 @@ METHOD: Final = "textual-inversion"
 MAX_BYTES: Final = 1 << 24  # of a file that can be a word: 16 vectors of SDXL in fp32 take 131 kB
 # The sets of names under which programs keep a word's vectors, one of each family's text encoders
 LAYOUTS: Final = tuple(dict.fromkeys(tuple(tower.embedding for tower in row.towers) for row in FAMILIES))
-# An early diffusers script's
-EARLY: Final = ("text_encoders_0", "text_encoders_1")
-# What tensors are called that no word is.
-NAMELESS: Final = {"weight", "bias", "alpha"}
+EARLY: Final = ("text_encoders_0", "text_encoders_1")  # an early diffusers script's
+NAMELESS: Final = {"weight", "bias", "alpha"}  # what tensors are called that no word is
 # Every component that a word can have vectors for, in the encoders' order
 COMPONENTS: Final = max((row.facts.text_encoders for row in FAMILIES), key=len)
 

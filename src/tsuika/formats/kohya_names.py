@@ -53,8 +53,7 @@ _CLIP: Final = (
 # written through transformers 5
 _FLAT_CLIP: Final = tuple(name.removeprefix("text_model.") for name in _CLIP[:-1])
 _NUMBER: Final = r"(0|[1-9]\d{0,2})"
-# LDM blocks per HF block: two resnets (three going up) and a resampler, SD1 to SDXL alike
-_PER_BLOCK: Final = 3
+_PER_BLOCK: Final = 3  # LDM blocks per HF block: two resnets (three going up) and a resampler, SD1 to SDXL alike
 # With an attention before each upsampler, as every upsampling block of SDXL has it.
 _CONFIG: Final = {"layers_per_block": _PER_BLOCK - 1, "up_block_types": ["CrossAttnUpBlock2D"] * 1000}
 

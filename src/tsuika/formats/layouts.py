@@ -15,8 +15,7 @@ from tsuika.families import FAMILIES
 from tsuika.formats.kohya_names import dotted
 
 Shapes = Mapping[str, tuple[int, ...]]
-# (component, canonical path, part)
-Name = tuple[str, str, str]
+Name = tuple[str, str, str]  # (component, canonical path, part)
 
 _TOWERS: Final = tuple(dict.fromkeys(tower.component for family in FAMILIES for tower in family.towers))
 _FIRST, _SECOND = _TOWERS[0], _TOWERS[1]

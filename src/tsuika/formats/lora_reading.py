@@ -32,8 +32,7 @@ _FILES: Final = (DIFFUSERS_FILE, "pytorch_lora_weights.bin", "adapter_model.safe
 _PEFT_CONFIG: Final = "adapter_config.json"
 # In the header of diffusers' files: peft's settings of each component, as JSON.
 SETTINGS: Final = "lora_adapter_metadata"
-# What a header says of its own file alone.
-OF_THE_FILE: Final = ("format", SETTINGS, "family", "method")
+OF_THE_FILE: Final = ("format", SETTINGS, "family", "method")  # what a header says of its own file alone
 # peft's kinds whose tensors are those of a kind that we have.
 _PEFT_TYPES: Final = ("LORA", "LOHA", "LOKR")
 _EXPECTED: Final = _("a LoRA for SD1.x, SD2.x or SDXL")

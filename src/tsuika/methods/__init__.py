@@ -17,8 +17,7 @@ METHODS: Final[dict[str, Method]] = {
 }
 DEFAULT: Final = lora.METHOD
 
-# What is defined elsewhere and looked for here.
-__all__ = ["Method", "MethodSection"]
+__all__ = ["Method", "MethodSection"]  # what is defined elsewhere and looked for here
 
 
 def find(name: str, *, where: object = "") -> Method:

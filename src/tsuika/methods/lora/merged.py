@@ -17,8 +17,7 @@ from tsuika.diffusion import adapters
 from tsuika.methods.common import copies, copy_in, incompatible
 from tsuika.methods.lora import Layers
 
-# The attribute of a module that holds what lies on it.
-_ATTRIBUTE: Final = "_tsuika_merged"
+_ATTRIBUTE: Final = "_tsuika_merged"  # the attribute of a module that holds what lies on it
 
 
 @dataclass
