@@ -166,7 +166,6 @@ class Flow:
         return noisy_BCHW - _share(t_B) * output_BCHW
 
     def weight(self, t_B: Tensor, min_snr_gamma: float) -> Tensor:
-        del min_snr_gamma
         return torch.ones(t_B.shape, device=t_B.device)
 
 

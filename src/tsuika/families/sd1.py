@@ -17,7 +17,6 @@ _TEXT: Final = common.clip_config(768, 12, 12, act="quick_gelu", projection=768,
 
 
 def _geometry(prediction: Prediction) -> Geometry:
-    del prediction
     return Geometry(_UNET, common.vae_config(512, _SCALE), {"text_encoder": _TEXT}, native_size_px=512)
 
 

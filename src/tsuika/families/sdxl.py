@@ -29,7 +29,6 @@ _TEXT_G: Final = common.clip_config(1280, 32, 20, act="gelu", projection=1280, p
 
 
 def _geometry(prediction: Prediction) -> Geometry:
-    del prediction
     text = {"text_encoder": _TEXT_L, "text_encoder_2": _TEXT_G}
     return Geometry(_UNET, common.vae_config(1024, _SCALE, force_upcast=True), text, native_size_px=1024)
 

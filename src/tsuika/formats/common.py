@@ -121,12 +121,10 @@ class WriteOnly:
 
     def sniff(self, path: Path) -> bool:
         """Never: a whole model is no artifact that could be applied to another."""
-        del path
         return False
 
     def notes(self, artifact: Artifact) -> Iterator[str]:
         """Codes of what people should know about a file of this artifact; their messages name the `file`."""
-        del artifact
         yield from ()
 
     def read(self, path: Path) -> Artifact:

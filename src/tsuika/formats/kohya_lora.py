@@ -1,5 +1,5 @@
 """The kohya layout: the LoRA `.safetensors` that ComfyUI, Forge, A1111, kohya sd-scripts and diffusers all load. A key
-is `<prefix>_<module path, '.' as '_'>.<part>`; the names are in `kohya_names.py`, the header's in `kohya_header.py`."""
+is `<prefix>_<module path, '.' as '_'>.<part>`; the names and the header are in `kohya.py`."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from tsuika.core.types import Artifact
 from tsuika.diffusion.adapters import inner_factor
 from tsuika.families import FAMILIES
 from tsuika.formats import common, layouts, lora, lora_reading
-from tsuika.formats.kohya_header import header_metadata
-from tsuika.formats.kohya_names import layer_name
+from tsuika.formats.kohya import header_metadata, layer_name
 
 if TYPE_CHECKING:
     import torch

@@ -12,7 +12,7 @@ from typing import Final
 from tsuika.core.texts import Text, _
 from tsuika.diffusion.adapters import PARTS
 from tsuika.families import FAMILIES
-from tsuika.formats.kohya_names import dotted
+from tsuika.formats.kohya import dotted
 
 Shapes = Mapping[str, tuple[int, ...]]
 Name = tuple[str, str, str]  # (component, canonical path, part)

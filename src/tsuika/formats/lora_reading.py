@@ -19,7 +19,7 @@ from tsuika.core.weights import Weights, is_pickle, open_safetensors, open_weigh
 from tsuika.diffusion import adapters
 from tsuika.families import FAMILIES, Family
 from tsuika.formats import common, embedding, layouts, lora
-from tsuika.formats.kohya_header import facts_from, named_family
+from tsuika.formats.kohya import facts_from, named_family
 from tsuika.formats.layouts import Layout, Shapes
 
 if TYPE_CHECKING:
