@@ -26,7 +26,7 @@ from tsuika import config, formats
 from tsuika.core.events import Stepped, Warned
 from tsuika.core.seeds import generator
 from tsuika.core.types import Model
-from tsuika.diffusion.schedule import add_noise, alphas_cumprod_T, stratified_timesteps, target
+from tsuika.diffusion.objective import add_noise, alphas_cumprod_T, stratified_timesteps, target
 from tsuika.embedded import examples, gadget, mascot, sketch, world, yardstick
 from tsuika.generation import compose, grid, pipeline
 from tsuika.methods import METHODS

@@ -200,7 +200,7 @@ def measured(model: Any, prompts: Sequence[str]) -> dict[str, NDArray[Any]]:
     import torch
 
     from tsuika.core.types import Conditioning
-    from tsuika.diffusion.schedule import alphas_cumprod_T
+    from tsuika.diffusion.objective import alphas_cumprod_T
     from tsuika.generation import pipeline
 
     side = model.native_size_px // model.latent_factor
@@ -291,7 +291,7 @@ def analyse(run: Run, work: Path, seed: int) -> tuple[list[Row], list[Row]]:
     import torch
     from PIL import Image
 
-    from tsuika.diffusion.schedule import alphas_cumprod_T
+    from tsuika.diffusion.objective import alphas_cumprod_T
     from tsuika.embedded import yardstick
     from tsuika.evaluation.memorization import similarity
     from tsuika.guard import memorization

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,16 +16,20 @@ from babel.messages.extract import extract_from_dir
 from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po
 
+from tsuika.core.messages import MESSAGES
 from tsuika.studio.catalogue import messages
 
 SOURCE = Path(__file__).parents[1] / "src/tsuika"
 FILES = [("**.py", "python"), ("**.j2", "jinja2")]
-KEYWORDS = {"_": None, "_n": (1, 2)}
+# Of a setting of the recipe the help is the second argument.
+KEYWORDS = {"_": None, "_n": (1, 2), "everyday": (2,), "expert": (2,)}
 
 
 def extracted(source: Path = SOURCE) -> dict[str, str]:
     """Every message of the code, with its plural or nothing."""
     found = messages(sorted((source / "studio/web").glob("*.js")))
+    parts = (part.msgid for one in MESSAGES.values() for part in (one.what, one.why, one.do))
+    found |= dict.fromkeys((part for part in parts if re.sub(r"\{\w+\}", "", part)), "")
     for _file, _line, message, _comments, _context in extract_from_dir(source, method_map=FILES, keywords=KEYWORDS):
         singular, plural = (message, "") if isinstance(message, str) else message[:2]
         found[singular] = plural or found.get(singular, "")

@@ -57,7 +57,7 @@ class Outcome(NamedTuple):
 def snr_weights() -> Floats:
     """Min-SNR weights of the eight timesteps on the embedded base."""
     from tsuika import EMBEDDED
-    from tsuika.diffusion.schedule import alphas_cumprod_T, min_snr_weight
+    from tsuika.diffusion.objective import alphas_cumprod_T, min_snr_weight
     from tsuika.guard.probe import HIGH, MID
 
     config = json.loads((EMBEDDED / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))

@@ -22,7 +22,7 @@ from base.plan import MAX_TOKENS, SCHEDULE, TRAIN_TIMESTEPS, Plan
 from base.scenes import caption, scene, source
 from base.vae import latent_scale, to_signal
 from tsuika.core.files import whole
-from tsuika.diffusion.schedule import add_noise, alphas_cumprod_T, min_snr_weight, stratified_timesteps, target
+from tsuika.diffusion.objective import add_noise, alphas_cumprod_T, min_snr_weight, stratified_timesteps, target
 from tsuika.embedded.world import SIZE_PX, draw, thing_mask
 
 # Averages of the weights whose horizon grows with the step, (1 - 1/step)^(exponent + 1), so that no length has to be known:

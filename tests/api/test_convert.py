@@ -28,7 +28,7 @@ from tsuika.core.types import Artifact, model_tensors
 from tsuika.diffusion import adapters
 from tsuika.families import FAMILIES, StableDiffusion
 from tsuika.formats.kohya_lora import KohyaLora
-from tsuika.formats.lowrank.applying import Share, apply
+from tsuika.formats.lowrank.merging import Share, apply
 from tsuika.formats.peft_lora import PeftLora
 
 TOKENS = 12

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tsuika.core.english import article
+from tsuika.core.texts import article
 
 
 def test_the_article_goes_by_the_sound() -> None:

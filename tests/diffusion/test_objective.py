@@ -10,8 +10,15 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 from tsuika.core.types import Prediction
-from tsuika.diffusion.objective import Flow, Objective, objective
-from tsuika.diffusion.schedule import alphas_cumprod_T, min_snr_weight, stratified, stratified_timesteps
+from tsuika.diffusion.objective import (
+    Flow,
+    Objective,
+    alphas_cumprod_T,
+    min_snr_weight,
+    objective,
+    stratified,
+    stratified_timesteps,
+)
 
 ZERO_SNR: dict[str, Any] = {"rescale_betas_zero_snr": True}
 

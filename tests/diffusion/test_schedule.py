@@ -7,7 +7,7 @@ import torch
 from diffusers import DDPMScheduler
 
 from tsuika.core.errors import ModelError
-from tsuika.diffusion.schedule import add_noise, alphas_cumprod_T, min_snr_weight, stratified_timesteps, target
+from tsuika.diffusion.objective import add_noise, alphas_cumprod_T, min_snr_weight, stratified_timesteps, target
 
 CONFIGS = [
     {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000},

@@ -25,8 +25,7 @@ from tsuika.core.errors import FormatError
 from tsuika.core.seeds import generator
 from tsuika.core.types import Artifact, canonical, model_tensors
 from tsuika.families import StableDiffusion
-from tsuika.formats.checkpoint import SingleFile, rows
-from tsuika.formats.diffusers_folder import DiffusersFolder
+from tsuika.formats.checkpoint import DiffusersFolder, SingleFile, rows
 from tsuika.methods.dreambooth import DreamBooth
 from tsuika.methods.dreambooth import weights as dreambooth
 

@@ -17,9 +17,7 @@ from tsuika.core.errors import FormatError, ModelError
 from tsuika.core.safetensors import read_header
 from tsuika.core.types import Artifact
 from tsuika.families import StableDiffusion
-from tsuika.formats.embedding_a1111 import A1111Embedding
-from tsuika.formats.embedding_diffusers import DiffusersEmbedding
-from tsuika.formats.embedding_kohya import KohyaEmbedding
+from tsuika.formats.embedding_files import A1111Embedding, DiffusersEmbedding, KohyaEmbedding
 from tsuika.generation.compose import Requested, compose
 from tsuika.methods import METHODS
 

@@ -20,7 +20,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from lora_deltas import delta
 from tsuika.core.types import Artifact, canonical, model_tensors
-from tsuika.formats.diffusers_folder import DiffusersFolder
+from tsuika.formats.checkpoint import DiffusersFolder
 from tsuika.formats.peft_lora import PeftLora
 from tsuika.formats.vae_file import VaeFile
 from tsuika.methods.whole_model import metadata_of

@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from tsuika.formats import kohya_names
+from tsuika.formats import kohya
+from tsuika.formats.kohya import dotted, layer_name
 from tsuika.formats.kohya_lora import KohyaLora
-from tsuika.formats.kohya_names import dotted, layer_name
 
 FULL = {
     "sd1": (samples.SD1, samples.CLIP_L),
@@ -135,7 +135,7 @@ def test_a_written_file_has_the_documented_number_of_tensors(family, conv, tmp_p
 def test_every_underscored_name_has_one_reading() -> None:
     """All templates filled with several numbers: no string comes out twice, and each is read back as itself."""
     seen: dict[str, str] = {}
-    for template in (*kohya_names._HF, *kohya_names._LDM):
+    for template in (*kohya._HF, *kohya._LDM):
         for numbers in itertools.product((0, 1, 2, 11), repeat=template.count("#")):
             path = template
             for number in numbers:
@@ -143,7 +143,7 @@ def test_every_underscored_name_has_one_reading() -> None:
             name = path.replace(".", "_")
             assert name not in seen, (path, seen.get(name))
             seen[name] = path
-            if template in kohya_names._HF:
+            if template in kohya._HF:
                 assert dotted("unet", name) == path
 
 

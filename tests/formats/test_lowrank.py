@@ -10,10 +10,8 @@ from torch import Tensor
 
 from tsuika.core.errors import FormatError, ModelError
 from tsuika.core.types import Artifact
-from tsuika.formats.lowrank.applying import Share, apply
 from tsuika.formats.lowrank.extracting import extract
-from tsuika.formats.lowrank.merging import concatenate, merge
-from tsuika.formats.lowrank.resizing import compress
+from tsuika.formats.lowrank.merging import Share, apply, compress, concatenate, merge
 
 Q, CONV, DOWN = (
     "unet.mid_block.attentions.0.proj_in",
@@ -57,14 +55,13 @@ def apart(a: Tensor, b: Tensor) -> float:
 
 
 def test_a_merge_is_the_sum_of_the_updates() -> None:
-    """Different ranks and alphas, layers only in some, text encoders at their own strength, a negative one."""
+    """Different ranks and alphas, layers only in some, a negative strength."""
     first, second = lora(1, rank=4), lora(2, rank=7, alpha=None, names=(CONV, TEXT))
-    together = concatenate([Share(first, 0.7), Share(second, -1.3, text_strength=0.25)])
+    together = concatenate([Share(first, 0.7), Share(second, -1.3)])
     ours, theirs, merged = dense(first), dense(second), dense(together)
     assert merged.keys() == SHAPES.keys()
     for name, update in merged.items():
-        strength = 0.25 if name == TEXT else -1.3
-        expected = 0.7 * ours[name] + (strength * theirs[name] if name in theirs else 0)
+        expected = 0.7 * ours[name] + (-1.3 * theirs[name] if name in theirs else 0)
         assert apart(update, expected) < EXACT
         rank = together.tensors[f"{name}.lora_down.weight"].shape[0]
         assert rank == 4 + (7 if name in theirs else 0)
@@ -82,7 +79,7 @@ def test_strengths_are_neither_squared_nor_crossed() -> None:
 
 
 def test_a_strength_of_nothing_leaves_no_layer_and_all_of_nothing_is_refused() -> None:
-    kept = concatenate([Share(lora(1), 1.0, text_strength=0.0)])
+    kept = concatenate([Share(lora(1, names=(Q, CONV))), Share(lora(2, names=(TEXT,)), 0.0)])
     assert not any(name.startswith(TEXT) for name in kept.tensors)
     with pytest.raises(FormatError, match="FM005"):
         concatenate([Share(lora(1), 0.0)])

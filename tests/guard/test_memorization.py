@@ -13,8 +13,7 @@ from tiny_models import tiny
 from tsuika import config
 from tsuika.core.seeds import generator
 from tsuika.core.types import Attachment, Conditioning, Model, Prediction
-from tsuika.diffusion.objective import objective
-from tsuika.diffusion.schedule import alphas_cumprod_T
+from tsuika.diffusion.objective import alphas_cumprod_T, objective
 from tsuika.guard.memorization import measure_memorization, resemblances, without_noise
 from tsuika.guard.probe import Subject
 from tsuika.methods import METHODS

@@ -14,7 +14,7 @@ from tiny_models import FAMILY_NAMES, bits, tiny
 from tsuika import config
 from tsuika.core.seeds import generator
 from tsuika.core.types import Attachment, Model
-from tsuika.diffusion.schedule import alphas_cumprod_T
+from tsuika.diffusion.objective import alphas_cumprod_T
 from tsuika.guard.probe import HIGH, MID, Probe, Subject, controls_for
 from tsuika.guard.reading import Ratios, Reading, mean
 from tsuika.methods import METHODS

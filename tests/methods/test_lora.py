@@ -19,7 +19,7 @@ from tsuika import formats
 from tsuika.core.errors import FormatError, ModelError, RecipeError
 from tsuika.core.types import Artifact, Attachment, Model, canonical
 from tsuika.diffusion.adapters import own_change
-from tsuika.diffusion.schedule import add_noise, alphas_cumprod_T, target
+from tsuika.diffusion.objective import add_noise, alphas_cumprod_T, target
 from tsuika.methods import METHODS
 from tsuika.methods.lora import Lora
 

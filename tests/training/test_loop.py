@@ -24,7 +24,7 @@ from tsuika.core.events import Stepped
 from tsuika.core.sections import Train
 from tsuika.core.seeds import generator
 from tsuika.core.types import Batch
-from tsuika.diffusion.schedule import add_noise, alphas_cumprod_T, min_snr_weight, target
+from tsuika.diffusion.objective import add_noise, alphas_cumprod_T, min_snr_weight, target
 from tsuika.generation.encode import encode
 from tsuika.methods.lora import Lora
 from tsuika.methods.lora import layers as lora

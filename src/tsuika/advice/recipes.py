@@ -15,7 +15,7 @@ import tomlkit
 
 from tsuika import config
 from tsuika.config import Recipe
-from tsuika.core.english import article
+from tsuika.core.texts import article
 from tsuika.core.types import is_usable_word
 from tsuika.embedded.defaults import training
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tsuika.core.seeds import generator
 from tsuika.core.types import Conditioning, Model
-from tsuika.diffusion.schedule import add_noise, alphas_cumprod_T, target
+from tsuika.diffusion.objective import add_noise, alphas_cumprod_T, target
 from tsuika.guard.probe import MID
 from tsuika.guard.reading import Grid, estimate, mean, minus
 from tsuika.methods.textual_inversion import TextualInversion

@@ -25,7 +25,7 @@ from tsuika.core.weights import open_weights
 from tsuika.diffusion import adapters
 from tsuika.formats import common, vae_file
 from tsuika.formats.checkpoint import copy_yaml
-from tsuika.formats.lowrank.resizing import compress
+from tsuika.formats.lowrank.merging import compress
 from tsuika.training.device import DTYPES
 
 # Of a plain LoRA that stands in for another kind; files of the field rarely go beyond.

@@ -21,8 +21,8 @@ from tsuika.core.files import at_home, check_out, split_strength
 from tsuika.core.texts import Text, _
 from tsuika.core.types import Artifact, Format, Role, model_tensors
 from tsuika.formats.common import without_assumed_family
-from tsuika.formats.lowrank import applying, extracting, merging, resizing
-from tsuika.formats.lowrank.applying import Share
+from tsuika.formats.lowrank import extracting, merging
+from tsuika.formats.lowrank.merging import Share
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -178,7 +178,7 @@ def _into(
     tensors: dict[str, Tensor] = model_tensors(model)
     changed = 0
     yield Phase("merge")
-    for name, weight in applying.apply(tensors, shares):
+    for name, weight in merging.apply(tensors, shares):
         tensors[name].copy_(weight)
         changed += 1
     known = {format_.name: format_ for format_ in formats.CHECKPOINTS}
@@ -228,7 +228,7 @@ def resize(
     check_out(out, file, overwrite=overwrite)
     (artifact,), rest = writing.without_rest([(file, _named(file))], out, lossy=lossy, overwrite=overwrite)
     yield from rest.notes
-    small, errors = resizing.compress(artifact, rank=rank, error=None if energy is None else math.sqrt(1 - energy))
+    small, errors = merging.compress(artifact, rank=rank, error=None if energy is None else math.sqrt(1 - energy))
     _rename(small, out)
     yield Phase("write")
     precision = writing.number_type(dtype, artifact.tensors)

@@ -20,11 +20,11 @@ from tsuika.advice.base import Base
 from tsuika.advice.estimate import Machine, Measured
 from tsuika.api.models import EMBEDDED, cache_folder
 from tsuika.config import Recipe
-from tsuika.core.english import article
 from tsuika.core.errors import ResourceError
 from tsuika.core.events import Stepped
 from tsuika.core.files import write_text
 from tsuika.core.seeds import generator
+from tsuika.core.texts import article
 from tsuika.core.types import Batch, Model
 from tsuika.methods import METHODS
 from tsuika.training.device import DTYPES, pick_device, pick_precision

@@ -21,11 +21,11 @@ from tsuika.api.models import EMBEDDED, cache_folder, defaults_of
 from tsuika.api.run import Events, Run, starts
 from tsuika.config import Recipe
 from tsuika.core import files
-from tsuika.core.english import article
 from tsuika.core.errors import InterruptedRunError, StopRequested
 from tsuika.core.events import Event, Finished, Phase, Previewed, Stepped, Warned, note
 from tsuika.core.rundir import RunDir
 from tsuika.core.sections import Train
+from tsuika.core.texts import article
 from tsuika.core.types import Model
 from tsuika.data.caption import has_word
 from tsuika.data.manifest import Manifest

@@ -1,9 +1,6 @@
-"""Intervals for means by resampling: of values, one an image, and of tables of prompts x seeds.
-
-What belongs together is drawn together: copies of one image, and in a table all seeds of a prompt and all prompts of a
-seed. Which rows and columns a resample of a table takes follows from its shape alone, so that tables of one shape are
-resampled alike: the difference of two of them is paired, and so is anything that is computed from several.
-"""
+"""Intervals for means by resampling: of values, one an image, and of tables of prompts x seeds. What belongs together is
+drawn together (copies of an image; all seeds of a prompt, all prompts of a seed). A table's resamples follow from its
+shape alone: differences of two tables, and what is computed from several, are paired."""
 
 from __future__ import annotations
 
@@ -30,19 +27,12 @@ LEAST: Final = 3
 def of_values(
     values: Sequence[float], groups: Sequence[int] | None = None, *, level: float = 0.95, seed: int = 0
 ) -> Interval:
-    """The interval of the mean of values, one an image; unbounded where there are too few images.
-
-    The percentiles are set further out than the level, as a bootstrap of few images is too narrow by what Student's t
-    is wider than the normal distribution. Source: Hesterberg 2015, "What teachers should know about the bootstrap", 5.2
-    (expanded percentile interval). It is never narrower than Student's own: no resample leaves the range of the images,
-    in which the mean of three lies three times out of four only.
-
-    Args:
-        values: no interval can be told where one is not finite.
-        groups: which images are the same one, by number; none: all differ.
-        level: of the interval, in 0..1.
-        seed: of the draws.
-    """
+    """The interval of the mean of values, one an image; unbounded where there are too few images or one value is not
+    finite. The percentiles are set further out than the `level` (0..1), as a bootstrap of few images is too narrow by
+    what Student's t is wider than the normal distribution (expanded percentile interval; Hesterberg 2015, "What
+    teachers should know about the bootstrap", 5.2). It is never narrower than Student's own: no resample leaves the
+    range of the images, in which the mean of three lies three times out of four only. `groups` number the images that
+    are the same one; none: all differ."""
     numbers = np.asarray(values, float)
     labels = np.arange(len(numbers)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
     count = int(labels.max()) + 1 if len(labels) else 0
@@ -79,11 +69,9 @@ def of_table(table: Table) -> Interval | None:
 
 
 def resampled(table: Table) -> NDArray[np.float64]:
-    """The mean of each of `TABLE_DRAWS` resamples, nan for one without a number in it.
-
-    Prompts and seeds are resampled, each by itself, as one seed gives images that resemble each other under several
-    prompts. Source: Owen 2007, "The pigeonhole bootstrap".
-    """
+    """The mean of each of `TABLE_DRAWS` resamples, nan for one without a number in it. Prompts and seeds are resampled,
+    each by itself, as one seed gives images that resemble each other under several prompts. Source: Owen 2007, "The
+    pigeonhole bootstrap"."""
     rows, columns = _picks(*table.shape)
     with warnings.catch_warnings():
         # The mean of nothing is nan, as it should be.

@@ -1,7 +1,5 @@
-"""The error tree. Every error a user can cause has a stable code, an exit status, and says what, where, why, what to do.
-
-The words are in `messages.py`, by code.
-"""
+"""The error tree. Every error a user can cause has a stable code, an exit status, and says what, where, why, what to
+do. The words are in `messages.py`, by code."""
 
 from __future__ import annotations
 
@@ -17,13 +15,8 @@ from tsuika.core.texts import Text, _, limited, listed
 
 
 class TsuikaError(Exception):
-    """Base of all errors that are not bugs.
-
-    `code` is a key of `MESSAGES`; `params` fill its placeholders; `where` names the file, key or image.
-
-    Raises:
-        KeyError: the code has no message (a bug, caught by the tests).
-    """
+    """Base of all errors that are not bugs. `code` is a key of `MESSAGES`; `params` fill its placeholders; `where`
+    names the file, key or image. Raises KeyError: the code has no message (a bug, caught by the tests)."""
 
     exit_status: ClassVar[int] = 1
 
@@ -84,11 +77,12 @@ class ResourceError(TsuikaError):
 
 
 # What the system says is the cause, by what is to be done about it.
-_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_DENIED: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
-_REFUSED_NAME: Final = frozenset({errno.ENAMETOOLONG, errno.EILSEQ})
-# Wrong use of the system by a program.
-_OURS: Final = frozenset({errno.EBADF, errno.EINVAL, errno.EFAULT})
+_CODES: Final = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "RS002"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "RS003"),
+    **dict.fromkeys((errno.ENAMETOOLONG, errno.EILSEQ), "RC028"),
+}
+_OURS: Final = frozenset({errno.EBADF, errno.EINVAL, errno.EFAULT})  # wrong use of the system by a program
 # A library's own error with the system's number or words in it: safetensors, torch, SQLite.
 _NUMBERED: Final = re.compile(r"\(os error (\d+)\)|: [\w ]+ \((\d+)\)$")
 _IN_WORDS: Final = (
@@ -118,10 +112,8 @@ def system_number(error: BaseException) -> int | None:
 
 
 def outer_cause(error: BaseException, *, where: object = "", do: str = "") -> TsuikaError | None:
-    """The error of ours for what is no fault of the program: memory, disk, permissions; None where it is something else.
-
-    `where` is named where the error itself names no file; `do` is what helps where memory is short.
-    """
+    """The error of ours for what is no fault of the program: memory, disk, permissions; None where it is something
+    else. `where` is named where the error itself names no file; `do` is what helps where memory is short."""
     number = system_number(error)
     if number is None or (number in _OURS and not getattr(error, "filename", None)):
         return None
@@ -132,14 +124,8 @@ def outer_cause(error: BaseException, *, where: object = "", do: str = "") -> Ts
         return ResourceError(
             "RS001", where=where, why=why, do=do or _("Close other programs, or work on smaller images.")
         )
-    said = os.strerror(number)
-    if number in _FULL:
-        return ResourceError("RS002", where=where, why=said)
-    if number in _DENIED:
-        return ResourceError("RS003", where=where, why=said)
-    if number in _REFUSED_NAME:
-        return RecipeError("RC028", where=where, why=said)
-    return ResourceError("RS004", where=where, why=said)
+    code = _CODES.get(number, "RS004")
+    return (RecipeError if code == "RC028" else ResourceError)(code, where=where, why=os.strerror(number))
 
 
 class StopRequested(BaseException):

@@ -37,16 +37,14 @@ class Started(Event):
     pictures: int
     steps: int
     first_step: int
-    # Trained scalars.
-    trainable: int
+    trainable: int  # trained scalars
 
 
 @dataclass(frozen=True)
 class Phase(Event):
     """A named phase begins; `total` counts its units where known."""
 
-    # "load", "pictures", "encode", "train", "preview", "write", "report" and others.
-    name: str
+    name: str  # "load", "pictures", "encode", "train", "preview", "write", "report" and others
     total: int = 0
 
 
@@ -63,14 +61,11 @@ class Progress(Event):
 class Stepped(Event):
     """One optimizer step is done."""
 
-    # Steps done, from 1.
-    step: int
-    # Weighted training loss, mean over the global batch.
-    loss: float
+    step: int  # steps done, from 1
+    loss: float  # weighted training loss, mean over the global batch
     grad_norm: float
     learning_rate: float
-    # Of this step.
-    seconds: float
+    seconds: float  # of this step
 
 
 @dataclass(frozen=True)
@@ -80,8 +75,7 @@ class Previewed(Event):
     step: int
     prompt: str
     seed: int
-    # Relative to the run folder.
-    path: str
+    path: str  # relative to the run folder
 
 
 @dataclass(frozen=True)
@@ -89,15 +83,11 @@ class Judged(Event):
     """The guard has measured the held-out images and come to a verdict."""
 
     step: int
-    # "go", "warn", "stop".
-    verdict: str
-    # Of the message that says why, and what fills it.
-    code: str
+    verdict: str  # "go", "warn", "stop"
+    code: str  # of the message that says why, and what fills it
     params: Mapping[str, object]
-    # `guard.reading.Check` as JSON: enough to come to the same verdict again.
-    check: Mapping[str, Any]
-    # What the report shows: gain with its interval, gaps, best step, range.
-    evidence: Mapping[str, Any]
+    check: Mapping[str, Any]  # `guard.reading.Check` as JSON: enough to come to the same verdict again
+    evidence: Mapping[str, Any]  # what the report shows: gain with its interval, gaps, best step, range
     # Of `folds` trainings in turn this is number `fold`, from 1; 0: all of them together. Without folds both are 0.
     fold: int = 0
     folds: int = 0
@@ -111,19 +101,13 @@ class Judged(Event):
 class Chosen(Event):
     """The guard has chosen the length of the final training; `Stepped` begins at 1 again after it."""
 
-    # How images were held out: "hold-out", "folds", or "none" if they are too few.
-    kind: str
-    # The best step of the trial run, without the held-out images; 0 is the untrained base model.
-    look_step: int
-    # The same for the training on all images, which takes a little longer.
-    step: int
-    # `safe`, `balanced`, `likeness`, in steps of the training on all images.
-    range: Mapping[str, int]
-    # Of the message that says why, and what fills it; empty for none.
-    code: str
+    kind: str  # how images were held out: "hold-out", "folds", or "none" if they are too few
+    look_step: int  # the best step of the trial run, without the held-out images; 0 is the untrained base model
+    step: int  # the same for the training on all images, which takes a little longer
+    range: Mapping[str, int]  # `safe`, `balanced`, `likeness`, in steps of the training on all images
+    code: str  # of the message that says why, and what fills it; empty for none
     params: Mapping[str, object]
-    # Names of the held-out images; of all images for folds.
-    held_out: Sequence[str] = ()
+    held_out: Sequence[str] = ()  # names of the held-out images; of all images for folds
     folds: int = 0
 
     def words(self, lang: str) -> str:
@@ -144,8 +128,7 @@ class Warned(Event):
     """Something was ignored or downgraded, and the user should know."""
 
     code: str
-    # In English.
-    message: str
+    message: str  # in English
     # What fills the message of the code, if it has one.
     params: Mapping[str, object] = field(default_factory=dict, compare=False)
 
@@ -158,11 +141,8 @@ Warn = Callable[[Warned], None]
 
 
 def note(code: str, **params: object) -> Warned:
-    """What happened, why, and what to do, in one message; `Warned.words` has it in other languages.
-
-    Raises:
-        KeyError: the code has no message, or a placeholder no value.
-    """
+    """What happened, why, and what to do, in one message; `Warned.words` has it in other languages. Raises KeyError:
+    the code has no message, or a placeholder no value."""
     # Without parameters `words` would take the message for one without a code.
     warned = Warned(code, "", params or {"code": code})
     return replace(warned, message=warned.words("en"))
@@ -175,16 +155,14 @@ class Written(Event):
     path: str
     format: str
     sha256: str
-    # Of the ΔW of any layer, against the model in memory.
-    largest_relative_error: float
+    largest_relative_error: float  # of the ΔW of any layer, against the model in memory
 
 
 @dataclass(frozen=True)
 class Finished(Event):
     """The run is over."""
 
-    # "steps", "guard", "user", "diverged".
-    stopped_by: str
+    stopped_by: str  # "steps", "guard", "user", "diverged"
     steps_done: int
 
 

@@ -1,7 +1,6 @@
-"""The one place that changes the disk: files and folders are written whole or not at all, and nothing is overwritten unasked.
-
-Whoever keeps something calls these as `files.NAME`: tests record what a run does to the disk by standing in for them.
-"""
+"""The one place that changes the disk: files and folders are written whole or not at all, and nothing is overwritten
+unasked. Whoever keeps something calls these as `files.NAME`: tests record what a run does to the disk by standing in
+for them."""
 
 from __future__ import annotations
 
@@ -26,19 +25,12 @@ TEMPORARY: Final = ".*.tmp"
 _NO_FLUSH: Final = frozenset({errno.EINVAL, errno.EACCES, errno.EBADF, errno.ENOTSUP})
 
 
-# --------------------------------------------------------------------------------------------------------------- writing
-
-
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A temporary path in the same folder, for a file or a folder; it becomes `path` if the block ends without an error.
-
-    What is written is on the disk, and so is its name, before the block is left: a power cut leaves the old or the new.
-    A file at `path` is replaced, a folder only where it is empty.
-
-    Raises:
-        TsuikaError: the disk is full, the folder is not writable, ... (`outer_cause`).
-    """
+    """A temporary path in the same folder, for a file or a folder; it becomes `path` if the block ends without an
+    error. It is on the disk, and so is its name, before the block is left: a power cut leaves the old or the new. A
+    file at `path` is replaced, a folder only where it is empty. Raises TsuikaError: the disk is full, the folder is not
+    writable, ... (`outer_cause`)."""
     temporary = path.with_name(f".{names.shortened(path.name, 200)}.{os.getpid()}.tmp")
     try:
         make_folder(path.parent)
@@ -117,23 +109,11 @@ def flush_tree(path: Path) -> None:
     flush(path)
 
 
-# ------------------------------------------------------------------------------------------------ what may be written to
-
-
 def check_out(out: Path, *originals: Path, overwrite: bool = False, suffix: str = "") -> None:
-    """Make sure that a command may write `out`, a file or folder, before it works for minutes.
-
-    Args:
-        out: nothing may be there.
-        originals: files that are read, and never overwritten.
-        overwrite: a file may be there, unless it is one of the originals.
-        suffix: that its name must end in.
-
-    Raises:
-        RecipeError: it exists and may not be overwritten, or is itself an original (RC007); another suffix is needed
-            (RC005); no file can have this name (RC028).
-        ResourceError: nothing can be written there (RS003).
-    """
+    """Make sure that a command may write `out`, a file or folder, before it works for minutes: nothing is there, or
+    with `overwrite` a file that is none of the `originals`, and the name ends in `suffix`. Raises RecipeError: it
+    exists and may not be overwritten, or is itself an original (RC007); another suffix is needed (RC005); no file can
+    have this name (RC028); ResourceError: nothing can be written there (RS003)."""
     if suffix and out.suffix.lower() != suffix:
         found = _("An --out that ends in {suffix}", suffix=suffix)
         do = _("For example: --out {name}", name=f"{out.stem}{suffix}")
@@ -146,15 +126,9 @@ def check_out(out: Path, *originals: Path, overwrite: bool = False, suffix: str 
 
 
 def check_place(path: Path, *, is_folder: bool = False) -> None:
-    """Make sure that something of this name could be written, or be written into if it is a folder.
-
-    Args:
-        is_folder: it is to be one, so a file of that name is in the way.
-
-    Raises:
-        RecipeError: no file can have this name (RC028), or a part of the path is a file (RC028).
-        ResourceError: there is no permission (RS003).
-    """
+    """Make sure that something of this name could be written, or be written into if it `is_folder`, where a file of
+    that name is in the way. Raises RecipeError: no file can have this name, or a part of the path is a file (RC028);
+    ResourceError: there is no permission (RS003)."""
     if (why := names.refused(path)) is not None:
         raise RecipeError("RC028", where=path, why=why)
     try:
@@ -168,20 +142,11 @@ def check_place(path: Path, *, is_folder: bool = False) -> None:
         raise ResourceError("RS003", where=above, why=_("Nothing can be written into this folder."))
 
 
-# --------------------------------------------------------------------------------------------------------------- locking
-
-
 @contextmanager
 def locked(path: Path, *, wait: bool = False) -> Iterator[bool]:
-    """Hold a file for this process alone; it is free again when the block, or the process, ends, however it ends.
-
-    Args:
-        path: of the lock; made if need be, and left behind. Who holds it is written into it (`holder`).
-        wait: until nobody else holds it.
-
-    Yields:
-        Whether it is held: False where another process holds it and we do not wait.
-    """
+    """Hold a file, made if need be, for this process alone; it is free again when the block, or the process, ends,
+    however it ends. Who holds it is written into it (`holder`). Yields whether it is held: False where another process
+    holds it and we do not `wait`."""
     import socket
 
     from filelock import lock_descriptor
@@ -226,9 +191,6 @@ def holder(path: Path) -> Text:
     return _("It is process {process} on {machine}, since {began}.", process=process, machine=machine, began=began)
 
 
-# --------------------------------------------------------------------------------------------------------------- reading
-
-
 def at_home(path: str | Path) -> Path:
     """A path with `~` and `~name` filled in, as far as there is such a home."""
     try:
@@ -247,11 +209,8 @@ def sha256(path: Path) -> str:
 
 
 def split_strength(text: str) -> tuple[Path, float]:
-    """`FILE` or `FILE:STRENGTH` (a Windows drive's colon is not one); the strength is 1 by default.
-
-    Raises:
-        RecipeError: the strength is no finite number (RC002).
-    """
+    """`FILE` or `FILE:STRENGTH` (a Windows drive's colon is not one); the strength is 1 by default. Raises RecipeError:
+    the strength is no finite number (RC002)."""
     head, colon, tail = text.rpartition(":")
     try:
         path, strength = (Path(head), float(tail)) if colon and not Path(text).exists() else (Path(text), 1.0)

@@ -30,13 +30,9 @@ def is_finite(tensor: Tensor) -> bool:
 
 
 def checked(path: Path, name: str, tensor: Tensor) -> Tensor:
-    """The tensor called `name` of the file `path`, if all its values are finite; in a number type that torch computes in.
-
-    Numbers of 8 bits become half precision, which holds every one of them.
-
-    Raises:
-        FormatError: some are not (MD011).
-    """
+    """The tensor called `name` of the file `path`, if all its values are finite; in a number type that torch computes
+    in. Numbers of 8 bits become half precision, which holds every one of them. Raises FormatError: some are not
+    (MD011)."""
     import torch
 
     check(path, name, tensor)
@@ -44,11 +40,7 @@ def checked(path: Path, name: str, tensor: Tensor) -> Tensor:
 
 
 def check(path: Path, name: str, tensor: Tensor) -> None:
-    """Refuse a tensor with values that are not finite.
-
-    Raises:
-        FormatError: there are some (MD011).
-    """
+    """Refuse a tensor with values that are not finite. Raises FormatError: there are some (MD011)."""
     import torch
 
     if is_finite(tensor):
@@ -59,12 +51,8 @@ def check(path: Path, name: str, tensor: Tensor) -> None:
 
 def check_alpha(path: Path, name: str, alpha: float) -> None:
     """Refuse the alpha of a layer where it is used and can only destroy images: not finite, or beyond half precision.
-
-    Where nothing is divided by a rank (LoKr of two full factors) it is not used, and may be anything.
-
-    Raises:
-        FormatError: it cannot be meant (MD011).
-    """
+    Where nothing is divided by a rank (LoKr of two full factors) it is not used, and may be anything. Raises
+    FormatError: it cannot be meant (MD011)."""
     if not math.isfinite(alpha) or abs(alpha) > MAX_ALPHA:
         raise _refusal(path, name, _("Its value is {alpha}; trainers write 1 to a few hundred.", alpha=f"{alpha:g}"))
 

@@ -28,7 +28,6 @@ class Interval:
         return 1 if self.low > 0 else -1 if self.high < 0 else 0
 
     def __neg__(self) -> Interval:
-        """The interval of the negated mean."""
         return Interval(-self.mean, -self.high, -self.low)
 
     def to_dict(self) -> dict[str, float | None]:
@@ -39,14 +38,8 @@ class Interval:
 
 @cache
 def student(level: float, freedom: int) -> float:
-    """The point up to which, on both sides of zero, Student's t has this share.
-
-    Source: Abramowitz & Stegun 1964, 26.7.3 and 26.7.4, bisected.
-
-    Args:
-        level: in 0..1.
-        freedom: degrees of freedom; beyond 300 the point of 300 is given.
-    """
+    """The point up to which, on both sides of zero, Student's t has this share (`level`, in 0..1), with so many degrees
+    of freedom; beyond 300 the point of 300 is given. Source: Abramowitz & Stegun 1964, 26.7.3 and 26.7.4, bisected."""
     freedom = min(freedom, 300)
 
     def within(t: float) -> float:

@@ -1,7 +1,5 @@
 """What a run folder holds as JSON, read strictly: with a hash of its own content, so that no edit and no damage passes.
-
-For what a run stands on when it goes on; not for reports, which are for people and other programs.
-"""
+For what a run stands on when it goes on; not for reports, which are for people and other programs."""
 
 from __future__ import annotations
 
@@ -17,8 +15,7 @@ from tsuika.core.texts import Text, _
 
 Kept = TypeVar("Kept")
 _SEAL: Final = "seal"
-# What a list is called in the file, for which there is no other place for the seal.
-_ITEMS: Final = "items"
+_ITEMS: Final = "items"  # what a list is called in the file, for which there is no other place for the seal
 
 
 def write(path: Path, content: dict[str, Any] | list[Any]) -> None:
@@ -28,23 +25,25 @@ def write(path: Path, content: dict[str, Any] | list[Any]) -> None:
 
 
 def read(path: Path, build: Callable[[Any], Kept]) -> Kept:
-    """What `build` makes of the values in a file.
-
-    Raises:
-        FormatError: TR011, it is damaged, was changed, or `build` cannot take it (ValueError, TypeError, LookupError).
-    """
-    try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise damaged(path, error.strerror or str(error)) from None
-    except (ValueError, RecursionError) as error:
-        raise damaged(path, _("It is no JSON: {error}.", error=error)) from None
+    """What `build` makes of the values in a file. Raises FormatError: TR011, it is damaged, was changed, or `build`
+    cannot take it (ValueError, TypeError, LookupError)."""
+    table = parsed(path)
     if not isinstance(table, dict) or table.pop(_SEAL, "") != seal(table):
         raise damaged(path, _("Its content does not match its checksum."))
     try:
         return build(table.get(_ITEMS, table))
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         raise damaged(path, str(error)) from None
+
+
+def parsed(path: Path) -> Any:
+    """What the JSON in a file says. Raises FormatError: TR011, it cannot be read or is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise damaged(path, error.strerror or str(error)) from None
+    except (ValueError, RecursionError) as error:
+        raise damaged(path, _("It is no JSON: {error}.", error=error)) from None
 
 
 def seal(content: Any) -> str:

@@ -1,8 +1,6 @@
 """What a file is: the one answer that every command and every message gives, from first bytes, names and shapes alone.
-
-Knows what the field's files look like and which command takes what; reads no weights. What a whole model is more exactly,
-`families` knows, and of results, `formats`.
-"""
+Knows what the field's files look like and which command takes what; reads no weights. What a whole model is more
+exactly, `families` knows, and of results, `formats`."""
 
 from __future__ import annotations
 
@@ -25,13 +23,8 @@ _GIVE_ANOTHER: Final = Text("")
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of file.
-
-    Attributes:
-        name: as `tsuika inspect --json` says it.
-        title: for people, as it stands in a sentence: "a LoRA".
-        use: a sentence: what takes it, or what to do first; empty: nothing but to give something else.
-    """
+    """A kind of file: its name, as `tsuika inspect --json` says it; its title for people, as it stands in a sentence
+    ("a LoRA"); and in a sentence what takes it, or what to do first (empty: nothing but to give something else)."""
 
     name: str
     title: Text

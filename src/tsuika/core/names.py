@@ -35,10 +35,8 @@ def fault_of(name: str) -> Text | None:
 
 
 def stem_of(text: str) -> str:
-    """A name like this one that `fault_of` has nothing against: the name of a folder, for its result's file.
-
-    What a name cannot hold becomes `_`; of a long name the beginning stays, with a few digits that tell it from others.
-    """
+    """A name like this one that `fault_of` has nothing against: the name of a folder, for its result's file. What a
+    name cannot hold becomes `_`; of a long name the beginning stays, with a few digits that tell it from others."""
     held = "".join("_" if unicodedata.category(one) in ("Cc", "Cs") or one in _FORBIDDEN else one for one in text)
     held = held.strip(" .") or "result"
     held = f"_{held}" if _DEVICES.fullmatch(held) else held

@@ -1,10 +1,6 @@
-"""PyTorch's files (zipped, and the older layout) and plain pickles, read without running anything that is in them.
-
-A pickle is a program for a stack machine that can call whatever it names. Here every name stands for one of a few makers
-of plain values, or for a class that holds nothing; so no code but this module's own is reached, whatever the pickle asks
-for. What it says of tensors (place, number type, shape) is kept, and their numbers are read when asked for.
-Knows no torch until then, and no meaning of what it reads.
-"""
+"""PyTorch's files (zipped, and the older layout) and plain pickles, read without running anything that is in them: every
+name in a pickle stands for one of a few makers of plain values, or for a class that holds nothing. What it says of
+tensors (place, number type, shape) is kept, and their numbers are read when asked for; until then without torch."""
 
 from __future__ import annotations
 
@@ -31,29 +27,18 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-# Of the pickle without its numbers; that of SDXL with its optimizer's state has 4 MB.
-MAX_PICKLE_BYTES: Final = 1 << 24
+MAX_PICKLE_BYTES: Final = 1 << 24  # of the pickle without its numbers; that of SDXL with its optimizer's state has 4 MB
 # Torch does not compress, and weights hardly can be: a member that shrinks more is made to fill the memory.
 _MAX_RATIO: Final = 20
 _MAX_COUNT: Final = 1 << 62
-# What a call may copy: the bytes of a number, the sizes of a tensor.
-_MAX_COPIED: Final = 64
+_MAX_COPIED: Final = 64  # what a call may copy: the bytes of a number, the sizes of a tensor
 # Source: torch/serialization.py.
 _MAGIC: Final = 0x1950A86A20F9469CFC6C
-_STORAGES: Final = {
-    "DoubleStorage": "F64",
-    "FloatStorage": "F32",
-    "HalfStorage": "F16",
-    "BFloat16Storage": "BF16",
-    "LongStorage": "I64",
-    "IntStorage": "I32",
-    "ShortStorage": "I16",
-    "CharStorage": "I8",
-    "ByteStorage": "U8",
-    "BoolStorage": "BOOL",
-    "ComplexFloatStorage": "C64",
-    "UntypedStorage": "U8",
-}
+_STORAGES: Final = (
+    {"DoubleStorage": "F64", "FloatStorage": "F32", "HalfStorage": "F16", "BFloat16Storage": "BF16"}
+    | {"LongStorage": "I64", "IntStorage": "I32", "ShortStorage": "I16", "CharStorage": "I8"}
+    | {"ByteStorage": "U8", "BoolStorage": "BOOL", "ComplexFloatStorage": "C64", "UntypedStorage": "U8"}
+)
 # Of the standard library, what files name that hold settings beside weights; nothing else there belongs into weights.
 _PLAIN_MODULES: Final = {
     *("collections", "datetime", "pathlib", "argparse", "enum", "uuid", "decimal", "fractions", "typing", "logging"),
@@ -92,13 +77,8 @@ class _Storage:
 
 @dataclass(frozen=True)
 class TorchFile:
-    """A file whose pickle has been read.
-
-    Attributes:
-        path: of the file.
-        content: plain values, with a `Stored` for each tensor and a `StandIn` for all else.
-        places: first byte and length of each storage in `data`.
-    """
+    """A file whose pickle has been read. `content` is plain values, with a `Stored` for each tensor and a `StandIn` for
+    all else; `places` are first byte and length of each storage."""
 
     path: Path
     content: Any
@@ -113,11 +93,8 @@ class TorchFile:
         return np.memmap(self.path, np.uint8, "c")
 
     def tensor(self, stored: Stored) -> Tensor:
-        """The numbers of a tensor; from the mapped file, where nothing keeps them from lying there.
-
-        Raises:
-            ModelError: they are not all there, or the file contradicts itself (MD003).
-        """
+        """The numbers of a tensor; from the mapped file, where nothing keeps them from lying there. Raises ModelError:
+        they are not all there, or the file contradicts itself (MD003)."""
         import torch
 
         try:
@@ -161,20 +138,13 @@ def width(dtype: str) -> int:
 
 def broken(path: Path, error: BaseException) -> ModelError:
     """The error for a torch file that is not whole."""
-    line = (str(error).strip().splitlines() or [""])[0][:200]
-    reason = line or type(error).__name__
+    reason = str(error).strip().partition("\n")[0][:200] or type(error).__name__
     return ModelError("MD003", where=path, why=_("It is no complete torch file: {reason}.", reason=reason))
 
 
-# --------------------------------------------------------------------------------------------------------- the container
-
-
 def open_torch(path: Path) -> TorchFile:
-    """What a torch file, or a plain pickle, holds.
-
-    Raises:
-        ModelError: not whole, or not what it says (MD003), a pickle that names programs (MD005).
-    """
+    """What a torch file, or a plain pickle, holds. Raises ModelError: not whole, or not what it says (MD003), a pickle
+    that names programs (MD005)."""
     try:
         with path.open("rb") as stream:
             if stream.read(2) == b"PK":
@@ -209,7 +179,12 @@ def _zipped(path: Path) -> TorchFile:
             if name.startswith(f"{root}data/")
         }
         if any(member.compress_type != zipfile.ZIP_STORED for member in storages.values()):
-            return TorchFile(path, content, {}, lambda key: _member(path, f"{root}data/{key}"))
+
+            def inflate(key: str) -> bytes:
+                with zipfile.ZipFile(path) as again:
+                    return again.read(f"{root}data/{key}")
+
+            return TorchFile(path, content, {}, inflate)
         with path.open("rb") as stream:
             places = {key: _place(stream, member) for key, member in storages.items()}
         return TorchFile(path, content, places)
@@ -220,11 +195,6 @@ def _refuse_bomb(member: zipfile.ZipInfo) -> None:
         raise ValueError(f"{member.filename}: encrypted")
     if member.compress_type != zipfile.ZIP_STORED and member.file_size > (1 << 20) + _MAX_RATIO * member.compress_size:
         raise ValueError(f"{member.filename}: {member.compress_size:,} -> {member.file_size:,}")
-
-
-def _member(path: Path, name: str) -> bytes:
-    with zipfile.ZipFile(path) as archive:
-        return archive.read(name)
 
 
 def _place(stream: IO[bytes], member: zipfile.ZipInfo) -> tuple[int, int]:
@@ -271,13 +241,9 @@ class _Limited:
         if self._left < 0:
             raise pickle.UnpicklingError(f"> {MAX_PICKLE_BYTES:,}")
 
-    def read(self, count: int = -1) -> bytes:
-        self._take(max(count, 0))
+    def read(self, count: int) -> bytes:
+        self._take(count)
         return self._stream.read(count)
-
-    def readinto(self, buffer: Any) -> int:
-        self._take(len(buffer))
-        return self._stream.readinto(buffer)  # type: ignore[attr-defined, no-any-return]
 
     def readline(self) -> bytes:
         line = self._stream.readline(self._left + 1)
@@ -285,24 +251,26 @@ class _Limited:
         return line
 
 
-# ------------------------------------------------------------------------------------------------------------ the pickle
-
-
 def _unpickled(path: Path, stream: Any, held: dict[str, int] | None = None) -> Any:
     return _Unpickler(path, stream, {} if held is None else held).load()
 
 
-class StandIn:
+class _Fixed:
+    """What a pickle can give no attributes."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state: object = None) -> None:
+        """Keeps nothing."""
+
+
+class StandIn(_Fixed):
     """In the place of an object of a class that is none of ours: takes anything, keeps nothing."""
 
     __slots__ = ()
 
     def __new__(cls, *arguments: object, **named: object) -> StandIn:
-        del arguments, named
         return super().__new__(cls)
-
-    def __setstate__(self, state: object = None) -> None:
-        """Keeps nothing."""
 
     def _nothing(self, *arguments: object) -> None:
         """Keeps nothing."""
@@ -310,18 +278,14 @@ class StandIn:
     __setitem__ = append = extend = add = update = _nothing
 
 
-class _Table(dict[Any, Any]):
+class _Table(_Fixed, dict[Any, Any]):
     """A dictionary that may come with attributes, as OrderedDict and its kin do; they are dropped."""
-
-    def __setstate__(self, state: object = None) -> None:
-        """Drops them."""
 
 
 class _Parameters(_Table):
     """`torch.nn.ParameterDict`, in which first Textual Inversion files keep their vectors: a module's parameters."""
 
     def __init__(self, *arguments: object) -> None:
-        del arguments
         super().__init__()
 
     def __setstate__(self, state: object = None) -> None:
@@ -330,7 +294,7 @@ class _Parameters(_Table):
             self.update(parameters)
 
 
-class _Maker:
+class _Maker(_Fixed):
     """What a name in a pickle stands for that is called there: a function of ours, made anew for each file."""
 
     __slots__ = ("_make",)
@@ -341,25 +305,18 @@ class _Maker:
     def __call__(self, *arguments: Any) -> Any:
         return self._make(*arguments)
 
-    def __setstate__(self, state: object = None) -> None:
-        """Cannot be changed."""
-
 
 @dataclass
-class _Named:
+class _Named(_Fixed):
     """A number type or a type of storage, by safetensors' name of the number type."""
 
     dtype: str
-
-    def __setstate__(self, state: object = None) -> None:
-        """Cannot be changed."""
 
 
 class _NumpyType:
     """`numpy.dtype`, of plain numbers only."""
 
     def __init__(self, code: object = "", *flags: object) -> None:
-        del flags
         self._code = code if isinstance(code, str) and re.fullmatch(r"[biuf][1248]", code) else ""
         self._order = "<"
 
@@ -386,8 +343,7 @@ def _tensor_of_type(storage: Any, offset: Any, shape: Any, stride: Any, *more: A
     return Stored(storage, offset, shape, stride, named.dtype)
 
 
-def _from_type(make: Any, kind: Any, arguments: Any, *state: Any) -> Any:
-    del kind, state
+def _from_type(make: Any, kind: Any, arguments: Any, *_state: Any) -> Any:
     return make(*arguments) if isinstance(make, _Maker) else StandIn()
 
 
@@ -409,8 +365,7 @@ def _scalar(kind: Any, raw: Any = None) -> Any:
 
 
 _MAKERS: Final[Mapping[str, Callable[..., Any]]] = {
-    "torch._utils._rebuild_tensor": _tensor,
-    "torch._utils._rebuild_tensor_v2": _tensor,
+    **dict.fromkeys(("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2"), _tensor),
     "torch._utils._rebuild_tensor_v3": _tensor_of_type,
     "torch._utils._rebuild_parameter": lambda tensor, *_more: tensor,
     "torch._utils._rebuild_parameter_with_state": lambda tensor, *_more: tensor,
@@ -428,10 +383,8 @@ _MAKERS: Final[Mapping[str, Callable[..., Any]]] = {
 
 
 class _Unpickler(pickle._Unpickler):
-    """Python's own stack machine, the one written in Python: its memo cannot be made to fill the memory.
-
-    Keys are texts and whole numbers, and there are no sets: to hash what is nested a million deep ends the program.
-    """
+    """Python's own stack machine, the one written in Python: its memo cannot be made to fill the memory. Keys are texts
+    and whole numbers, and there are no sets: to hash what is nested a million deep ends the program."""
 
     stack: list[Any]
     append: Callable[[Any], None]
@@ -442,11 +395,8 @@ class _Unpickler(pickle._Unpickler):
         self._path, self._held = path, held
 
     def find_class(self, module: str, name: str) -> Any:
-        """What a name stands for here; never what it names.
-
-        Raises:
-            ModelError: it names a part of Python that runs something (MD005).
-        """
+        """What a name stands for here; never what it names. Raises ModelError: it names a part of Python that runs
+        something (MD005)."""
         full = f"{module}.{name}"
         if full in _MAKERS:
             return _Maker(_MAKERS[full])
@@ -460,8 +410,7 @@ class _Unpickler(pickle._Unpickler):
         is_python = root in sys.stdlib_module_names or root in ("__builtin__", "copy_reg")
         is_class = root in _PLAIN_MODULES and name.isidentifier() and name[0].isupper()
         if is_python and not is_class and name not in _PLAIN_NAMES:
-            asked = full[:200]
-            why = _("The pickle asks for: {asked}. Nothing of it was run.", asked=asked)
+            why = _("The pickle asks for: {asked}. Nothing of it was run.", asked=full[:200])
             raise ModelError("MD005", where=self._path, why=why)
         return StandIn
 
@@ -496,12 +445,6 @@ class _Unpickler(pickle._Unpickler):
         self._set(table, items)
         self.append(table)
 
-    def _load_no_set(self) -> None:
-        self.append(StandIn())
-
-    def _load_no_items(self) -> None:
-        self.pop_mark()
-
     def _load_frozenset(self) -> None:
         self.pop_mark()
         self.append(StandIn())
@@ -512,8 +455,8 @@ class _Unpickler(pickle._Unpickler):
         pickle.SETITEM[0]: _load_setitem,
         pickle.SETITEMS[0]: _load_setitems,
         pickle.DICT[0]: _load_dict,
-        pickle.EMPTY_SET[0]: _load_no_set,
-        pickle.ADDITEMS[0]: _load_no_items,
+        pickle.EMPTY_SET[0]: lambda self: self.append(StandIn()),
+        pickle.ADDITEMS[0]: lambda self: self.pop_mark(),
         pickle.FROZENSET[0]: _load_frozenset,
     }
 

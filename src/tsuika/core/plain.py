@@ -12,11 +12,7 @@ from typing import Any, cast
 
 
 def parsed(text: str | bytes) -> Any:
-    """What a JSON text from elsewhere holds.
-
-    Raises:
-        ValueError: it is none, or is nested deeper than any that is meant.
-    """
+    """What a JSON text from elsewhere holds. Raises ValueError: it is none, or is nested deeper than any that is meant."""
     try:
         return json.loads(text)
     except RecursionError as error:

@@ -11,8 +11,6 @@ from tsuika.core.texts import _
 
 
 class _Inside:
-    """The path of what has this name in the run folder."""
-
     def __init__(self, name: str) -> None:
         self._name = name
 
@@ -63,11 +61,8 @@ class RunDir:
         return True
 
     def check_free(self) -> None:
-        """Whether a new run may go there.
-
-        Raises:
-            RecipeError: RC006, it already holds something, or is a file; TsuikaError: as `files.check_place`.
-        """
+        """Whether a new run may go there. Raises RecipeError: RC006, it already holds something, or is a file;
+        TsuikaError: as `files.check_place`."""
         files.check_place(self.root)
         if not names.is_unicode(self.root.resolve()):
             why = _("It is no Unicode (UTF-8), so that weights could not be read back from there.")
@@ -76,11 +71,7 @@ class RunDir:
             raise RecipeError("RC006", where=self.root)
 
     def create(self) -> RunDir:
-        """Make a new run folder.
-
-        Raises:
-            RecipeError: as `check_free`.
-        """
+        """Make a new run folder. Raises RecipeError: as `check_free`."""
         self.check_free()
         for folder in (self.root, self.checkpoints, self.samples, self.artifacts):
             files.make_folder(folder)

@@ -1,7 +1,5 @@
 """The safetensors container: headers checked before a tensor is read, and the same input written as the same bytes.
-
-Source: the safetensors format description (8-byte little-endian length, JSON header, data without gaps).
-"""
+Source: the safetensors format description (8-byte little-endian length, JSON header, data without gaps)."""
 
 from __future__ import annotations
 
@@ -31,24 +29,12 @@ BITS: Final = (
     | dict.fromkeys(("C64", "F64", "I64", "U64"), 64)
 )
 # Number types that torch has too, by its names.
-TORCH_NAMES: Final = {
-    "F64": "float64",
-    "F32": "float32",
-    "F16": "float16",
-    "BF16": "bfloat16",
-    "F8_E4M3": "float8_e4m3fn",
-    "F8_E5M2": "float8_e5m2",
-    "I64": "int64",
-    "I32": "int32",
-    "I16": "int16",
-    "I8": "int8",
-    "U8": "uint8",
-    "U16": "uint16",
-    "U32": "uint32",
-    "U64": "uint64",
-    "C64": "complex64",
-    "BOOL": "bool",
-}
+TORCH_NAMES: Final = (
+    {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+    | {f"I{bits}": f"int{bits}" for bits in (64, 32, 16, 8)}
+    | {f"U{bits}": f"uint{bits}" for bits in (8, 16, 32, 64)}
+    | {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "C64": "complex64", "BOOL": "bool"}
+)
 _DTYPES: Final = {f"torch.{theirs}": ours for ours, theirs in TORCH_NAMES.items()}
 _MAX_DIMENSIONS: Final = 64
 _MAX_SIZE: Final = 1 << 62
@@ -80,11 +66,8 @@ def is_pickle_head(head: bytes) -> bool:
 
 
 def read_header(path: Path) -> Header:
-    """The header of a safetensors file, checked against the file's size; no tensor is read.
-
-    Raises:
-        FormatError: not there (FM004), damaged or something else (MD003), a pickle (MD005).
-    """
+    """The header of a safetensors file, checked against the file's size; no tensor is read. Raises FormatError: not
+    there (FM004), damaged or something else (MD003), a pickle (MD005)."""
     if not path.is_file():
         raise FormatError("FM004", where=path)
     size = path.stat().st_size
@@ -158,14 +141,8 @@ def _range(path: Path, name: str, entry: Any) -> tuple[int, int]:
     if not is_shape(shape) or not _is_size(start) or not _is_size(end):
         raise damaged(path, _("tensor `{name}` has an impossible shape or place", name=name))
     if end < start or (end - start) * 8 != math.prod(shape) * BITS[dtype]:
-        why = _(
-            "tensor `{name}` has {count} bytes, which does not fit {dtype} {shape}",
-            name=name,
-            count=end - start,
-            dtype=dtype,
-            shape=shape,
-        )
-        raise damaged(path, why)
+        found = {"name": name, "count": end - start, "dtype": dtype, "shape": shape}
+        raise damaged(path, _("tensor `{name}` has {count} bytes, which does not fit {dtype} {shape}", **found))
     return start, end
 
 
@@ -173,13 +150,8 @@ def _check_layout(path: Path, ranges: Mapping[str, tuple[int, int]], begin: int,
     place = 0
     for name, (start, end) in sorted(ranges.items(), key=lambda item: item[1]):
         if start != place:
-            why = _(
-                "tensor `{name}` begins at byte {start} of the data instead of {place}",
-                name=name,
-                start=start,
-                place=place,
-            )
-            raise damaged(path, why)
+            found = {"name": name, "start": start, "place": place}
+            raise damaged(path, _("tensor `{name}` begins at byte {start} of the data instead of {place}", **found))
         place = end
     if begin + place != size:
         needed = f"{begin + place:,}"
@@ -187,11 +159,8 @@ def _check_layout(path: Path, ranges: Mapping[str, tuple[int, int]], begin: int,
 
 
 def cast(tensors: Mapping[str, Tensor], dtype: torch.dtype, format_name: str) -> dict[str, Tensor]:
-    """Copies in `dtype`, on the CPU, contiguous.
-
-    Raises:
-        FormatError: a number is not finite, or is not any more in `dtype` (FM002).
-    """
+    """Copies in `dtype`, on the CPU, contiguous. Raises FormatError: a number is not finite, or is not any more in
+    `dtype` (FM002)."""
     result = {}
     for name, tensor in tensors.items():
         result[name] = tensor.detach().to("cpu", dtype).contiguous()
@@ -211,17 +180,10 @@ def cast(tensors: Mapping[str, Tensor], dtype: torch.dtype, format_name: str) ->
 def save_tensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], make: Callable[[str], Tensor] | None = None
 ) -> None:
-    """Write tensors as safetensors, whole or not at all.
-
-    The same input gives the same bytes (the safetensors library shuffles metadata), and the header JSON begins with
-    `{"`, which A1111 demands.
-
-    Args:
-        path: The file.
-        tensors: By name, on the CPU; on the meta device with `make`.
-        metadata: Of the header.
-        make: A name to its numbers, asked for one after the other, so that a whole model is never there twice.
-    """
+    """Write tensors as safetensors, whole or not at all. The same input gives the same bytes (the safetensors library
+    shuffles metadata), and the header JSON begins with `{"`, which A1111 demands. Tensors are on the CPU, or on the
+    meta device with `make`, which gives the numbers of a name: asked for one after the other, so that a whole model is
+    never there twice."""
     with files.whole(path) as temporary, temporary.open("wb") as stream:
         stream.write(_header_bytes(tensors, metadata))
         for name, tensor in _ordered(tensors):

@@ -27,19 +27,18 @@ class Help:
     level: Level = "everyday"
 
 
-def everyday(default: Any, text: Text, unit: str = "", **limits: float) -> Any:
+def everyday(default: Any, text: str, unit: str = "", **limits: float) -> Any:
     """A setting of the recipe; `limits` are pydantic's (`ge`, `lt`, ...)."""
-    return _setting(default, Help(text, unit), limits)
+    return _setting(default, text, {"unit": unit, "level": "everyday"}, limits)
 
 
-def expert(default: Any, text: Text, unit: str = "", **limits: float) -> Any:
+def expert(default: Any, text: str, unit: str = "", **limits: float) -> Any:
     """A setting that few need."""
-    return _setting(default, Help(text, unit, "expert"), limits)
+    return _setting(default, text, {"unit": unit, "level": "expert"}, limits)
 
 
-def _setting(default: Any, about: Help, limits: dict[str, Any]) -> Any:
-    extra: Any = {"unit": about.unit, "level": about.level}
-    return Field(default, description=about.text, json_schema_extra=extra, **limits)
+def _setting(default: Any, text: str, extra: dict[str, Any], limits: dict[str, Any]) -> Any:
+    return Field(default, description=Text(text), json_schema_extra=extra, **limits)
 
 
 def help_of(field: FieldInfo) -> Help | None:

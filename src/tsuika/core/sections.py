@@ -1,7 +1,5 @@
-"""The recipe's sections that are the same for every method: base model, images, training, previews, output.
-
-Each field carries its help (text, unit, everyday or expert). Imports no torch.
-"""
+"""The recipe's sections that are the same for every method: base model, images, training, previews, output. Each field
+carries its help (text, unit, everyday or expert). Imports no torch."""
 
 from __future__ import annotations
 
@@ -14,8 +12,7 @@ from tsuika.core.section import Section, everyday, expert
 from tsuika.core.texts import _
 from tsuika.core.types import Overrides, Prediction
 
-# In place of a folder: not even one that lies among the images.
-NONE = "none"
+NONE = "none"  # in place of a folder: not even one that lies among the images
 
 
 class Base(Section):
@@ -23,29 +20,26 @@ class Base(Section):
 
     model: str = everyday(
         "embedded",
-        _("Base model: `embedded`, a diffusers folder, a .safetensors or .ckpt file, or a Hugging Face model id"),
+        "Base model: `embedded`, a diffusers folder, a .safetensors or .ckpt file, or a Hugging Face model id",
     )
-    tokenizer: str = expert("", _("Folder with the tokenizer files, for a single-file base model without network"))
-    vae: str = everyday("builtin", _("VAE: `builtin`, `builtin:NAME`, a file, a folder or a Hugging Face model id"))
+    tokenizer: str = expert("", "Folder with the tokenizer files, for a single-file base model without network")
+    vae: str = everyday("builtin", "VAE: `builtin`, `builtin:NAME`, a file, a folder or a Hugging Face model id")
     prediction: Literal["auto", "epsilon", "v", "flow"] = expert(
-        "auto", _("What the base model predicts, where its files do not say or are wrong; `auto` = what they say")
+        "auto", "What the base model predicts, where its files do not say or are wrong; `auto` = what they say"
     )
     zero_terminal_snr: Literal["auto", "on", "off"] = expert(
         "auto",
-        _("Whether the noise schedule of the base model ends in pure noise (zero terminal SNR); `auto` = what it says"),
+        "Whether the noise schedule of the base model ends in pure noise (zero terminal SNR); `auto` = what it says",
     )
     clip_skip: int = expert(
         1,
-        _("Layer of the text encoder that is used, counted from the last (Stable Diffusion 1.x); 1 = the last"),
+        "Layer of the text encoder that is used, counted from the last (Stable Diffusion 1.x); 1 = the last",
         ge=1,
         le=12,
     )
     artifacts: tuple[str, ...] = expert(
         (),
-        _(
-            "Finished results applied to the base model before training, as FILE or FILE:STRENGTH; they stay "
-            "as they are"
-        ),
+        "Finished results applied to the base model before training, as FILE or FILE:STRENGTH; they stay as they are",
     )
 
     @property
@@ -63,61 +57,49 @@ def overrides(prediction: str, zero_terminal_snr: str, clip_skip: int) -> Overri
 class Data(Section):
     """The images and how they are prepared."""
 
-    images: str = everyday("", _("Folder of training images, searched recursively; never changed"))
-    trigger: str = everyday("", _("Trigger word: the new word that calls up what was learned"))
-    class_word: str = everyday("", _("Class word, what kind of thing it is: `dog`, `character`, `style`"))
+    images: str = everyday("", "Folder of training images, searched recursively; never changed")
+    trigger: str = everyday("", "Trigger word: the new word that calls up what was learned")
+    class_word: str = everyday("", "Class word, what kind of thing it is: `dog`, `character`, `style`")
     template: Literal["none", "object", "style"] = expert(
         "none",
-        _(
-            "Captions of images without a caption file: the trigger word alone, or varied sentences for an "
-            "object or a style"
-        ),
+        "Captions of images without a caption file: the trigger word alone, or varied sentences for an object or a style",
     )
     reg_images: str = everyday(
         "",
-        _(
-            "Folder of regularization images (the class without the subject), for prior preservation; empty = a folder "
-            "`reg` among the images, if there is one; `none` = none"
-        ),
+        "Folder of regularization images (the class without the subject), for prior preservation; empty = a folder "
+        "`reg` among the images, if there is one; `none` = none",
     )
     reg_generate: int = everyday(
         0,
-        _(
-            "Number of regularization images to generate with the base model where no folder is given; 0 = "
-            "no prior preservation"
-        ),
+        "Number of regularization images to generate with the base model where no folder is given; 0 = no prior preservation",
         ge=0,
         le=10_000,
     )
-    reg_weight: float = expert(1.0, _("Weight of regularization images in the loss"), ge=0, le=10)
+    reg_weight: float = expert(1.0, "Weight of regularization images in the loss", ge=0, le=10)
     size_px: int = everyday(
-        0, _("Training size: side of a square with the same area; 0 = the base model's own"), "px", ge=0, le=4096
+        0, "Training size: side of a square with the same area; 0 = the base model's own", "px", ge=0, le=4096
     )
-    min_size_px: int = expert(0, _("Smallest image that is used; 0 = half the training size"), "px", ge=0)
+    min_size_px: int = expert(0, "Smallest image that is used; 0 = half the training size", "px", ge=0)
     buckets: bool = expert(
-        True, _("Buckets: train on each image near its own aspect ratio instead of cropping it to a square")
+        True, "Buckets: train on each image near its own aspect ratio instead of cropping it to a square"
     )
-    repeats: int = expert(
-        1, _("Repeats of each image in an epoch (times the number of a kohya folder)"), ge=1, le=10_000
-    )
+    repeats: int = expert(1, "Repeats of each image in an epoch (times the number of a kohya folder)", ge=1, le=10_000)
     caption_lines: Literal["alternatives", "first", "join"] = expert(
         "alternatives",
-        _(
-            "Several lines in a caption file: `alternatives`, one of which is drawn at each step (as OneTrainer does, and "
-            "kohya with enable_wildcard), only the `first` (kohya without it), or one caption (`join`)"
-        ),
+        "Several lines in a caption file: `alternatives`, one of which is drawn at each step (as OneTrainer does, "
+        "and kohya with enable_wildcard), only the `first` (kohya without it), or one caption (`join`)",
     )
     caption_dropout: float = expert(
-        0.05, _("Caption dropout: share of steps with an empty caption, which keeps guidance (CFG) working"), ge=0, le=1
+        0.05, "Caption dropout: share of steps with an empty caption, which keeps guidance (CFG) working", ge=0, le=1
     )
-    shuffle_tags: bool = expert(False, _("Shuffle comma-separated tags"))
-    keep_tokens: int = expert(1, _("Number of tags at the front that are never shuffled"), ge=0)
-    flip: bool = everyday(False, _("Mirror half of the augmented images; leave it off for text and one-sided things"))
-    crop: float = expert(1.0, _("Random crop: smallest share of the side that is kept; 1 = no crop"), gt=0.3, le=1)
-    rotate_deg: float = expert(0.0, _("Random rotation, up to this angle either way"), "°", ge=0, le=45)
-    colour: float = expert(0.0, _("Random brightness, contrast and saturation, up to this share"), ge=0, le=0.5)
-    variants: int = expert(8, _("Augmented variants that are encoded and cached for each image"), ge=1, le=64)
-    cache: bool = expert(True, _("Keep encoded latents on disk for later training runs"))
+    shuffle_tags: bool = expert(False, "Shuffle comma-separated tags")
+    keep_tokens: int = expert(1, "Number of tags at the front that are never shuffled", ge=0)
+    flip: bool = everyday(False, "Mirror half of the augmented images; leave it off for text and one-sided things")
+    crop: float = expert(1.0, "Random crop: smallest share of the side that is kept; 1 = no crop", gt=0.3, le=1)
+    rotate_deg: float = expert(0.0, "Random rotation, up to this angle either way", "°", ge=0, le=45)
+    colour: float = expert(0.0, "Random brightness, contrast and saturation, up to this share", ge=0, le=0.5)
+    variants: int = expert(8, "Augmented variants that are encoded and cached for each image", ge=1, le=64)
+    cache: bool = expert(True, "Keep encoded latents on disk for later training runs")
 
     @property
     def regularizes(self) -> bool:
@@ -133,65 +115,55 @@ class Data(Section):
 class Train(Section):
     """The training loop."""
 
-    steps: int = everyday(800, _("Training steps (updates by the optimizer)"), ge=1, le=1_000_000)
-    batch_size: int = everyday(4, _("Batch size: images per forward pass, over all processes"), ge=1, le=4096)
+    steps: int = everyday(800, "Training steps (updates by the optimizer)", ge=1, le=1_000_000)
+    batch_size: int = everyday(4, "Batch size: images per forward pass, over all processes", ge=1, le=4096)
     accumulate: int = expert(
-        1, _("Gradient accumulation, batches per step: a step sees batch_size x accumulate images"), ge=1, le=256
+        1, "Gradient accumulation, batches per step: a step sees batch_size x accumulate images", ge=1, le=256
     )
-    learning_rate: float = everyday(1e-4, _("Learning rate: how much one step changes"), gt=0, le=10)
+    learning_rate: float = everyday(1e-4, "Learning rate: how much one step changes", gt=0, le=10)
     optimizer: Literal["adamw", "adamw8bit", "adafactor", "prodigy", "schedule-free", "riemannian"] = expert(
-        "adamw", _("Optimizer; `riemannian` turns vectors without changing their length, for new words only")
+        "adamw", "Optimizer; `riemannian` turns vectors without changing their length, for new words only"
     )
     schedule: Literal["cosine", "constant", "linear"] = expert(
         "cosine",
-        _(
-            "Learning-rate schedule after warm-up; if the guard searches for the best step, it holds for the "
-            "training after that"
-        ),
+        "Learning-rate schedule after warm-up; if the guard searches for the best step, it holds for the training after that",
     )
-    warmup: float = expert(0.05, _("Warm-up, as a share of the steps"), ge=0, lt=1)
-    weight_decay: float = expert(0.0, _("Decoupled weight decay"), ge=0)
-    clip_norm: float = expert(1.0, _("Gradient clipping: largest gradient norm; 0 = no clipping"), ge=0)
-    ema: float = expert(0.99, _("Exponential moving average (EMA) of the weights; 0 = off"), ge=0, lt=1)
-    min_snr_gamma: float = expert(5.0, _("Min-SNR loss weighting (Hang et al. 2023); 0 = off"), ge=0)
-    noise_offset: float = expert(0.0, _("Noise offset: a constant per channel that is added to the noise"), ge=0, le=1)
+    warmup: float = expert(0.05, "Warm-up, as a share of the steps", ge=0, lt=1)
+    weight_decay: float = expert(0.0, "Decoupled weight decay", ge=0)
+    clip_norm: float = expert(1.0, "Gradient clipping: largest gradient norm; 0 = no clipping", ge=0)
+    ema: float = expert(0.99, "Exponential moving average (EMA) of the weights; 0 = off", ge=0, lt=1)
+    min_snr_gamma: float = expert(5.0, "Min-SNR loss weighting (Hang et al. 2023); 0 = off", ge=0)
+    noise_offset: float = expert(0.0, "Noise offset: a constant per channel that is added to the noise", ge=0, le=1)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = expert(
-        "auto",
-        _("Precision of the base model's computations; trained weights stay fp32 unless the method says otherwise"),
+        "auto", "Precision of the base model's computations; trained weights stay fp32 unless the method says otherwise"
     )
-    gradient_checkpointing: bool = expert(False, _("Gradient checkpointing: a third more time for less memory"))
-    compile: bool = expert(False, _("Compile the UNet; it pays only in long training runs"))
-    device: str = expert("auto", _("Device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`"))
-    seed: int = everyday(0, _("Seed: the same recipe and seed on the same machine give the same result"), ge=0)
-    checkpoint_every: int = expert(0, _("Steps between saved states; 0 = ten in a training run"), ge=0)
+    gradient_checkpointing: bool = expert(False, "Gradient checkpointing: a third more time for less memory")
+    compile: bool = expert(False, "Compile the UNet; it pays only in long training runs")
+    device: str = expert("auto", "Device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`")
+    seed: int = everyday(0, "Seed: the same recipe and seed on the same machine give the same result", ge=0)
+    checkpoint_every: int = expert(0, "Steps between saved states; 0 = ten in a training run", ge=0)
 
 
 class Regularize(Section):
-    """Penalties on the trained weights, as steps of their own after the optimizer's (`training.penalties`).
-
-    All three act on weights. Prior preservation (`data.reg_images`, `data.reg_generate`) acts on what the model does with
-    images of the class instead, and takes twice the time.
-    """
+    """Penalties on the trained weights, as steps of their own after the optimizer's (`training.penalties`). All three
+    act on weights. Prior preservation (`data.reg_images`, `data.reg_generate`) acts on what the model does with images
+    of the class instead, and takes twice the time."""
 
     l2: float = expert(
         0.0,
-        _(
-            "L2 towards the base model: without gradients, this alone would shrink the update to exp(-l2) of "
-            "itself over the whole training run, independent of learning rate and steps; 0 = off"
-        ),
+        "L2 towards the base model: without gradients, this alone would shrink the update to exp(-l2) of itself over "
+        "the whole training run, independent of learning rate and steps; 0 = off",
         ge=0,
     )
     l1: float = expert(
         0.0,
-        _(
-            "L1, proximal: this share of each optimizer step is taken back, and what has no steady gradient "
-            "stays exactly at the base model (ranks of a LoRA, networks of a hypernetwork, single weights in "
-            "DreamBooth); 0 = off, 1 = nothing is learned"
-        ),
+        "L1, proximal: this share of each optimizer step is taken back, and what has no steady gradient stays "
+        "exactly at the base model (ranks of a LoRA, networks of a hypernetwork, single weights in DreamBooth); 0 = "
+        "off, 1 = nothing is learned",
         ge=0,
     )
     max_norm: float = expert(
-        0.0, _("Largest norm of the change of any layer's weight (new words: of any vector); 0 = no limit"), ge=0
+        0.0, "Largest norm of the change of any layer's weight (new words: of any vector); 0 = no limit", ge=0
     )
 
 
@@ -200,16 +172,13 @@ class Preview(Section):
 
     prompts: tuple[str, ...] = everyday(
         (),
-        _(
-            "Prompts of the previews; `{trigger}` stands for the trigger word; none = made from trigger word "
-            "and class word"
-        ),
+        "Prompts of the previews; `{trigger}` stands for the trigger word; none = made from trigger word and class word",
     )
-    every: int = everyday(0, _("Steps between previews; 0 = only before and after"), ge=0)
-    num: int = expert(2, _("Images per prompt, at seed, seed + 1, ...; 0 = no previews"), ge=0, le=64)
-    seed: int = expert(1, _("Seed of the first preview"), ge=0)
-    steps: int = expert(0, _("Sampling steps; 0 = the base model's own default"), ge=0, le=1000)
-    cfg: float = expert(0.0, _("CFG scale; 0 = the base model's own default"), ge=0)
+    every: int = everyday(0, "Steps between previews; 0 = only before and after", ge=0)
+    num: int = expert(2, "Images per prompt, at seed, seed + 1, ...; 0 = no previews", ge=0, le=64)
+    seed: int = expert(1, "Seed of the first preview", ge=0)
+    steps: int = expert(0, "Sampling steps; 0 = the base model's own default", ge=0, le=1000)
+    cfg: float = expert(0.0, "CFG scale; 0 = the base model's own default", ge=0)
 
 
 class Guard(Section):
@@ -217,34 +186,31 @@ class Guard(Section):
 
     mode: Literal["on", "warn", "off"] = everyday(
         "on",
-        _(
-            "Overfitting guard: `on` stops when the result no longer improves, `warn` only warns, `off` "
-            "measures nothing"
-        ),
+        "Overfitting guard: `on` stops when the result no longer improves, `warn` only warns, `off` measures nothing",
     )
     folds: int = everyday(
         0,
-        _("Cross-validation folds; 0 = automatic: hold images out from 10 on, leave one out in turn from 3 to 9"),
+        "Cross-validation folds; 0 = automatic: hold images out from 10 on, leave one out in turn from 3 to 9",
         ge=0,
         le=50,
     )
     held_out: float = expert(
         0.15,
-        _("Share of the images that is held out (12 at most; at least 4, or 2 if they are not trained on afterwards)"),
+        "Share of the images that is held out (12 at most; at least 4, or 2 if they are not trained on afterwards)",
         gt=0,
         le=0.5,
     )
     patience: float = expert(
-        0.5, _("Patience: how long to wait for a better step, as a share of the best step so far"), gt=0, le=10
+        0.5, "Patience: how long to wait for a better step, as a share of the best step so far", gt=0, le=10
     )
     overhead: float = expert(
         0.04,
-        _("Most time that the guard's measurements may take, as a share of the training time; 0 = no limit"),
+        "Most time that the guard's measurements may take, as a share of the training time; 0 = no limit",
         ge=0,
         le=1,
     )
     refit: bool = expert(
-        True, _("Afterwards, go on training with all images; false = keep the result without the held-out images")
+        True, "Afterwards, go on training with all images; false = keep the result without the held-out images"
     )
 
     @field_validator("folds")
@@ -258,16 +224,14 @@ class Guard(Section):
 class Output(Section):
     """The written files."""
 
-    name: str = everyday("", _("File name of the result; empty = the run folder's name"))
-    dtype: Literal["fp16", "bf16", "fp32"] = expert("fp16", _("Precision of the written file"))
+    name: str = everyday("", "File name of the result; empty = the run folder's name")
+    dtype: Literal["fp16", "bf16", "fp32"] = expert("fp16", "Precision of the written file")
     caption_tags: bool = expert(
         True,
-        _(
-            "Write the captions' tags and how often each occurs into the file (`ss_tag_frequency`), as other trainers do; "
-            "false = nothing of the captions"
-        ),
+        "Write the captions' tags and how often each occurs into the file (`ss_tag_frequency`), as other trainers "
+        "do; false = nothing of the captions",
     )
-    keep_states: int = expert(2, _("Saved states to keep"), ge=1)
+    keep_states: int = expert(2, "Saved states to keep", ge=1)
 
     @field_validator("name")
     @classmethod

@@ -1,11 +1,10 @@
-"""Text for people: English in the code, at the place of use; other languages in gettext catalogues under `locale/`.
-
-`make messages` extracts the English, updates the catalogues and compiles them. A third language is one more catalogue.
-"""
+"""Text for people: English in the code, other languages in gettext catalogues under `locale/`, one more for each, which
+`make messages` extracts, updates and compiles."""
 
 from __future__ import annotations
 
 import gettext
+import re
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
@@ -16,11 +15,9 @@ LOCALE: Final = Path(__file__).parents[1] / "locale"
 
 
 class Text(str):
-    """A message for people: as a string it is English, `to` gives it in another language.
-
-    `{name}` in it is filled with the parameter of that name, and a parameter that is a `Text` is translated along with it.
-    Without parameters (None) braces are plain text.
-    """
+    """A message for people: as a string it is English, `to` gives it in another language. `{name}` in it is filled with
+    the parameter of that name, and a parameter that is a `Text` is translated along with it. Without parameters (None)
+    braces are plain text."""
 
     msgid: str
     plural: str
@@ -37,11 +34,7 @@ class Text(str):
         return self.msgid, self.params, self.plural, self.number
 
     def filled(self, params: Mapping[str, object]) -> Text:
-        """The same message with these parameters.
-
-        Raises:
-            KeyError: a gap has no parameter.
-        """
+        """The same message with these parameters. Raises KeyError: a gap has no parameter."""
         return Text(self.msgid, params, self.plural, self.number)
 
     def to(self, lang: str) -> str:
@@ -63,7 +56,6 @@ def _(msgid: str, **params: object) -> Text:
 
 
 def _n(singular: str, plural: str, count: int, **params: object) -> Text:
-    """A message about `count` things, which is one of its parameters, in the singular or the plural."""
     return Text(singular, {"count": count, **params}, plural, count)
 
 
@@ -81,6 +73,16 @@ def few(names: Iterable[str], count: int = 3) -> Text:
     names = sorted(names)
     shown, more = ", ".join(names[:count]), len(names) - count
     return _("{names} and {count} more", names=shown, count=more) if more > 0 else Text("{names}", {"names": shown})
+
+
+# Written with a vowel, spoken with a consonant.
+_SPOKEN: Final = re.compile(r"uni|us[eu]|eu|one|once|ufo|uk|ewe", re.IGNORECASE)
+
+
+def article(words: str) -> str:
+    """English for prompts and captions, which are never translated, with `a` or `an`: `a dog`, `an owl`, `a unicorn`."""
+    is_vowel = words[:1].casefold() in tuple("aeiou") and not _SPOKEN.match(words)
+    return f"an {words}" if is_vowel else f"a {words}"
 
 
 def limited(value: object, most: int = 300) -> object:

@@ -1,9 +1,6 @@
-"""The words that the rest of tsuika speaks: Model, Attachment, Artifact, Batch, and what they hold.
-
-Shapes: B images, C latent channels, H x W latents, S tokens, D text width, P pooled width.
-Component names are diffusers' own (`unet`, `vae`, `text_encoder`, `text_encoder_2`); module paths inside a component are
-the canonical diffusers/transformers 4 paths (a CLIP text tower starts with `text_model.`, whatever transformers does).
-"""
+"""The words that the rest of tsuika speaks. Shapes: B images, C latent channels, H x W latents, S tokens, D text width, P
+pooled width. Component names are diffusers' (`unet`, `vae`, `text_encoder`, `text_encoder_2`); module paths inside are the
+canonical diffusers/transformers 4 paths (a CLIP text tower starts with `text_model.`, whatever transformers does)."""
 
 from __future__ import annotations
 
@@ -39,10 +36,8 @@ class Facts:
 
 @dataclass(frozen=True)
 class Conditioning:
-    """Encoded prompts. `pooled_BP` and `time_ids_B6` are SDXL's; None elsewhere.
-
-    `mask_BS` is 1 for tokens and 0 for what only fills a row up; None: there is nothing such.
-    """
+    """Encoded prompts. `pooled_BP` and `time_ids_B6` are SDXL's; None elsewhere. `mask_BS` is 1 for tokens and 0 for
+    what only fills a row up; None: there is nothing such."""
 
     tokens_BSD: Tensor
     pooled_BP: Tensor | None = None
@@ -75,7 +70,6 @@ class Conditioning:
         )
 
     def _filled(self, length: int) -> Conditioning:
-        """The same with rows of `length` tokens."""
         from torch.nn import functional
 
         rows, tokens, _width = self.tokens_BSD.shape
@@ -97,10 +91,8 @@ class Conditioning:
 
 
 class Model(Protocol):
-    """A loaded Stable Diffusion, the same to every method whatever its family.
-
-    `unet`, `vae` and the text encoders are frozen (`requires_grad` False) and in `eval` mode when a family hands them out.
-    """
+    """A loaded Stable Diffusion, the same to every method whatever its family. `unet`, `vae` and the text encoders are
+    frozen (`requires_grad` False) and in `eval` mode when a family hands them out."""
 
     facts: Facts
     prediction: Prediction
@@ -124,47 +116,32 @@ class Model(Protocol):
     @property
     def components(self) -> dict[str, nn.Module]:
         """`unet`, `vae` and every text encoder under its component name."""
-        ...
 
     @property
     def latent_factor(self) -> int:
         """Pixels per latent, each way (8; 4 on the embedded base)."""
-        ...
 
     def targets(self, role: Role) -> dict[str, list[str]]:
         """Component name -> canonical module paths that play `role`."""
-        ...
 
     def module(self, component: str, path: str) -> nn.Module:
-        """The module at a canonical path.
-
-        Raises:
-            KeyError: there is none.
-        """
-        ...
+        """The module at a canonical path. Raises KeyError: there is none."""
 
     def encode_text(self, prompts: Sequence[str], *, size_px: tuple[int, int] | None = None) -> Conditioning:
-        """Prompts to conditioning, differentiable; `size_px` (width, height) fills SDXL's time ids. Long ones become chunks.
-
-        A word of `words` (any case, standing by itself) is its vectors, one token each, and not text.
-        """
-        ...
+        """Prompts to conditioning, differentiable; `size_px` (width, height) fills SDXL's time ids. Long ones become
+        chunks. A word of `words` (any case, standing by itself) is its vectors, one token each, and not text."""
 
     def count_tokens(self, text: str) -> tuple[int, ...]:
         """Tokens of a text in each text encoder, start and end not counted; a new word counts its vectors."""
-        ...
 
     def encode_images(self, pixels_B3HW: Tensor) -> Tensor:
         """Pixels in -1..1 to scaled latents (B, C, H, W): the posterior mean."""
-        ...
 
     def decode_latents(self, latents_BCHW: Tensor) -> Tensor:
         """Scaled latents to pixels in -1..1 (B, 3, 8H, 8W), clamped."""
-        ...
 
     def denoise(self, noisy_BCHW: Tensor, t_B: Tensor, cond: Conditioning) -> Tensor:
         """The UNet's raw output (as `prediction` says) at the times of its objective."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -173,8 +150,7 @@ class Overrides:
 
     prediction: Prediction | None = None
     zero_terminal_snr: bool | None = None
-    # Of the text encoder, counted from the last layer, which is 1 (the A1111 web UI's "clip skip").
-    clip_skip: int = 1
+    clip_skip: int = 1  # of the text encoder, counted from the last layer, which is 1 (the A1111 web UI's "clip skip")
 
 
 AS_STORED: Final = Overrides()
@@ -260,32 +236,20 @@ class Attachment(Protocol):
     def param_groups(self) -> list[ParamGroup]: ...
 
     def updates(self) -> list[Update]:
-        """What training changes, place by place; to be asked before it does, as the start is what is there now.
-
-        Raises:
-            RecipeError: these settings never give the base back.
-        """
-        ...
+        """What training changes, place by place; to be asked before it does, as the start is what is there now. Raises
+        RecipeError: these settings never give the base back."""
 
     def tensors(self) -> dict[str, Tensor]:
         """The trainable state by canonical name (live tensors, not copies)."""
-        ...
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Set the trainable state.
-
-        Raises:
-            KeyError: a name is missing or unknown.
-        """
-        ...
+        """Set the trainable state. Raises KeyError: a name is missing or unknown."""
 
     def set_strength(self, strength: float) -> None:
         """0 is the base, bit for bit; 1 is as trained."""
-        ...
 
     def detach(self) -> None:
         """Give the model back exactly as it was."""
-        ...
 
     def artifact(self) -> Artifact: ...
 
@@ -297,37 +261,25 @@ class Format(Protocol):
     @property
     def name(self) -> str:
         """As in `tsuika convert --to`."""
-        ...
 
     @property
     def method(self) -> str:
         """The method whose artifacts it holds."""
-        ...
 
     @property
     def suffix(self) -> str:
         """Of the file; empty where it is a folder."""
-        ...
 
     def sniff(self, path: Path) -> bool:
         """Whether this file (or folder) is of this format, from its header alone."""
-        ...
 
     def read(self, path: Path) -> Artifact:
-        """The artifact, tensors in the file's dtype.
-
-        Raises:
-            ModelError: damaged (MD003), a pickle with more than tensors in it (MD005), or something else (FM001).
-        """
-        ...
+        """The artifact, tensors in the file's dtype. Raises ModelError: damaged (MD003), a pickle with more than
+        tensors in it (MD005), or something else (FM001)."""
 
     def write(self, artifact: Artifact, path: Path, *, dtype: torch.dtype) -> None:
-        """Write whole or not at all.
-
-        Raises:
-            FormatError: the format cannot hold this artifact, or `dtype` its numbers (FM002).
-        """
-        ...
+        """Write whole or not at all. Raises FormatError: the format cannot hold this artifact, or `dtype` its numbers
+        (FM002)."""
 
 
 def canonical(component: str, path: str) -> str:

@@ -1,7 +1,5 @@
 """Weight files opened by what is in them, not by their names: header first, tensors on demand, never a running pickle.
-
-Knows the containers (safetensors, torch pickles) and how to name a file that is something else; knows no family.
-"""
+Knows the containers (safetensors, torch pickles) and how to name a file that is something else; knows no family."""
 
 from __future__ import annotations
 
@@ -49,11 +47,7 @@ class Weights:
     is_renamed: bool = False  # the names in the file are longer, by what some program has wrapped the model in
 
     def tensor(self, name: str) -> Tensor:
-        """A tensor whose values are all finite.
-
-        Raises:
-            FormatError: some are not (MD011).
-        """
+        """A tensor whose values are all finite. Raises FormatError: some are not (MD011)."""
         return finite.checked(self.path, name, self.raw(name))
 
     def starts(self, prefix: str) -> bool:
@@ -93,11 +87,8 @@ class Weights:
 
 
 def open_weights(path: Path) -> Weights:
-    """Open a weight file by its content.
-
-    Raises:
-        ModelError: not there (MD001), not weights (MD002), damaged (MD003), a pickle with code in it (MD005).
-    """
+    """Open a weight file by its content. Raises ModelError: not there (MD001), not weights (MD002), damaged (MD003), a
+    pickle with code in it (MD005)."""
     try:
         with path.open("rb") as stream:
             head = stream.read(512)
@@ -117,11 +108,8 @@ def _unreadable(error: OSError) -> Text:
 
 
 def open_safetensors(path: Path) -> Weights:
-    """A safetensors file, its header checked; a tensor is read by the safetensors library when asked for.
-
-    Raises:
-        FormatError: not there (FM004), damaged or something else (MD003), a pickle (MD005).
-    """
+    """A safetensors file, its header checked; a tensor is read by the safetensors library when asked for. Raises
+    FormatError: not there (FM004), damaged or something else (MD003), a pickle (MD005)."""
     header = safetensors.read_header(path)
     opened: list[Any] = []
 
@@ -145,12 +133,8 @@ def open_safetensors(path: Path) -> Weights:
 
 def load_pickle(path: Path) -> Any:
     """What a torch file or a plain pickle holds: tensors, all finite, and plain values; nothing in it is ever run.
-
-    Objects of any other class are None.
-
-    Raises:
-        ModelError: damaged (MD003), a pickle that names programs (MD005), NaN or infinite values (MD011).
-    """
+    Objects of any other class are None. Raises ModelError: damaged (MD003), a pickle that names programs (MD005), NaN
+    or infinite values (MD011)."""
     opened = pickles.open_torch(path)
     try:
         return _filled(opened, opened.content, (), {})
@@ -188,11 +172,9 @@ _MEMBERS = re.compile(r"[^/]+/(data\.pkl|version|data/\d+)")  # of a torch file:
 
 
 def save_pickle(content: Any, path: Path) -> None:
-    """Write tensors and plain values as a torch file that old and new programs open, whole or not at all.
-
-    The same content gives the same bytes. A1111's guard refuses a file with the members that torch adds today
-    (`.format_version`, `.storage_alignment`, ...), and torch's old layout has memory addresses in it.
-    """
+    """Write tensors and plain values as a torch file that old and new programs open, whole or not at all. The same
+    content gives the same bytes. A1111's guard refuses a file with the members that torch adds today
+    (`.format_version`, `.storage_alignment`, ...), and torch's old layout has memory addresses in it."""
     import torch
 
     buffer = io.BytesIO()
@@ -241,7 +223,6 @@ def _table_of(content: Any) -> dict[Any, Any]:
 
 
 def _flat(content: Any, names: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
-    """All tensors in tables in tables, by their places."""
     if isinstance(content, pickles.Stored):
         yield ".".join(names), content
     elif len(names) < _DEEPEST and isinstance(content, dict | list | tuple):
@@ -269,14 +250,7 @@ def _unwrapped(weights: Weights) -> Weights:
 
 def open_folder(folder: Path, stem: str) -> Weights:
     """The weights of one diffusers or transformers component, in one file or sharded; safetensors before pickles.
-
-    Args:
-        folder: The component's folder.
-        stem: `diffusion_pytorch_model` or `model`.
-
-    Raises:
-        ModelError: none there (MD003), or as `open_weights`.
-    """
+    `stem` is `diffusion_pytorch_model` or `model`. Raises ModelError: none there (MD003), or as `open_weights`."""
     pickled = "pytorch_model" if stem == "model" else stem
     for name in (f"{stem}.safetensors", f"{stem}.fp16.safetensors", f"{pickled}.bin", f"{pickled}.fp16.bin"):
         if (folder / name).is_file():
@@ -308,11 +282,7 @@ def _is_beside(name: object) -> bool:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object in a file.
-
-    Raises:
-        ModelError: not there or no JSON object (MD003).
-    """
+    """A JSON object in a file. Raises ModelError: not there or no JSON object (MD003)."""
     try:
         value = parsed(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -12,9 +12,9 @@ from typing import Final
 
 import torch
 
-from tsuika.core.english import article
 from tsuika.core.sections import Data
 from tsuika.core.seeds import derive
+from tsuika.core.texts import article
 from tsuika.core.types import Batch
 from tsuika.data.bank import Bank
 from tsuika.data.bucket import Bucket, by_size

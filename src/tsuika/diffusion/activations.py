@@ -1,8 +1,6 @@
-"""The activation functions of hypernetworks by A1111's names, which are those of torch's own classes in lower case.
-
-Its table is torch.nn.modules.activation, with `swish` for Hardswish beside. Left out is what makes another shape of its
-input, has weights of its own, or needs arguments: A1111 cannot build or load such a net either.
-"""
+"""The activation functions of hypernetworks by A1111's names, which are those of torch's own classes in lower case. Its
+table is torch.nn.modules.activation, with `swish` for Hardswish beside. Left out is what makes another shape of its
+input, has weights of its own, or needs arguments: A1111 cannot build or load such a net either."""
 
 from __future__ import annotations
 
@@ -12,29 +10,12 @@ if TYPE_CHECKING:
     from torch import nn
 
 # Name -> torch's class.
-ACTIVATIONS: Final = {
-    "relu": "ReLU",
-    "leakyrelu": "LeakyReLU",
-    "elu": "ELU",
-    "swish": "Hardswish",
-    "tanh": "Tanh",
-    "sigmoid": "Sigmoid",
-    "softsign": "Softsign",
-    "mish": "Mish",
-    "celu": "CELU",
-    "gelu": "GELU",
-    "hardshrink": "Hardshrink",
-    "hardsigmoid": "Hardsigmoid",
-    "hardswish": "Hardswish",
-    "hardtanh": "Hardtanh",
-    "logsigmoid": "LogSigmoid",
-    "relu6": "ReLU6",
-    "rrelu": "RReLU",
-    "selu": "SELU",
-    "silu": "SiLU",
-    "softplus": "Softplus",
-    "softshrink": "Softshrink",
-    "tanhshrink": "Tanhshrink",
+ACTIVATIONS: Final = {"relu": "ReLU", "leakyrelu": "LeakyReLU", "elu": "ELU", "swish": "Hardswish"} | {
+    name.lower(): name
+    for name in (
+        *("Tanh", "Sigmoid", "Softsign", "Mish", "CELU", "GELU", "Hardshrink", "Hardsigmoid", "Hardswish", "Hardtanh"),
+        *("LogSigmoid", "ReLU6", "RReLU", "SELU", "SiLU", "Softplus", "Softshrink", "Tanhshrink"),
+    )
 }
 
 

@@ -1,9 +1,7 @@
-"""What adapters do to a base's weights: of which tensors each kind's layers are made, and their formulas.
-
-Tensors have kohya's and LyCORIS' names; a tensor's name ends in its part's. W' = W + strength * ΔW for every kind, as A1111
-and LyCORIS have it. Sources: LoRA, Hu et al. 2021; LoHa, LoKr, Tucker, GLoRA, diag-OFT: LyCORIS, Yeh et al. 2024, and its
-modules; DoRA, Liu et al. 2024; (IA)³, Liu et al. 2022; OFT, Qiu et al. 2023; BOFT, Liu et al. 2023. Knows no file, no model.
-"""
+"""What adapters do to a base's weights: of which tensors (kohya's and LyCORIS' names) each kind's layers are made, and their
+formulas. W' = W + strength * ΔW for every kind, as A1111 and LyCORIS have it. Sources: LoRA, Hu et al. 2021; LoHa, LoKr,
+Tucker, GLoRA, diag-OFT: LyCORIS, Yeh et al. 2024, and its modules; DoRA, Liu et al. 2024; (IA)³, Liu et al. 2022; OFT, Qiu
+et al. 2023; BOFT, Liu et al. 2023."""
 
 from __future__ import annotations
 
@@ -25,14 +23,12 @@ class Kind:
 
     name: str
     parts: tuple[str, ...]
-    # Whether these parts are all that it needs, and none is there twice.
-    is_whole: Callable[[Collection[str]], bool]
+    is_whole: Callable[[Collection[str]], bool]  # whether these parts are all that it needs, and none is there twice
     # ΔW without its scale from the parts and W, in one number type; None: the weight stays.
     change: Callable[[Parts, Tensor], Tensor | None]
     # The part whose first axis is the rank that alpha is divided by; the first that is there counts.
     ranked: tuple[str, ...] = ()
-    # ΔW depends on W, so that it is no sum of a weight and a change.
-    reads_weight: bool = False
+    reads_weight: bool = False  # ΔW depends on W, so that it is no sum of a weight and a change
 
 
 def _low_rank(parts: Parts, weight: Tensor) -> Tensor:
@@ -71,17 +67,13 @@ def _kronecker(parts: Parts, weight: Tensor) -> Tensor:
     return torch.kron(first, second.flatten(1).contiguous())
 
 
-def _is_old_glora(parts: Parts, weight: Tensor) -> bool:
-    """Whether the factors are named the other way round, as LyCORIS did before 2.0: B = b2 @ b1."""
-    return (len(parts["b1.weight"]), parts["b2.weight"][0].numel()) != (len(weight), weight[0].numel())
-
-
 def _glora(parts: Parts, weight: Tensor) -> Tensor:
     """W A + B, with A = a1 @ a2 on the inputs' channels and B = b1 @ b2."""
     import torch
 
     a1, a2, b1, b2 = (parts[f"{name}.weight"].flatten(1) for name in ("a1", "a2", "b1", "b2"))
-    if _is_old_glora(parts, weight):
+    # Named the other way round, as LyCORIS did before 2.0: B = b2 @ b1.
+    if (len(b1), b2.shape[1]) != (len(weight), weight[0].numel()):
         a1, a2, b1, b2 = a2, a1, b2, b1
     through = torch.einsum("oi...,ij,jk->ok...", weight, a1, a2)
     return through + (b1 @ b2).reshape(weight.shape)
@@ -148,10 +140,6 @@ def _is_whole_lokr(names: Collection[str]) -> bool:
     return complete and (is_split[1] or "lokr_t2" not in names)
 
 
-def _is_whole_oft(names: Collection[str]) -> bool:
-    return bool({"oft_blocks", "oft_diag"} & set(names))
-
-
 def _needs(*names: str) -> Callable[[Collection[str]], bool]:
     return lambda found: set(names) <= set(found)
 
@@ -172,7 +160,13 @@ KINDS: Final = (
     Kind("loha", LOHA, _is_whole_loha, _hadamard, ranked=("hada_w1_b",)),
     Kind("lokr", LOKR, _is_whole_lokr, _kronecker, ranked=("lokr_w2_b", "lokr_w1_b")),
     Kind("glora", _GLORA, _needs(*_GLORA), _glora, reads_weight=True),
-    Kind("oft", ("oft_blocks", "oft_diag", "rescale"), _is_whole_oft, _oft, reads_weight=True),
+    Kind(
+        "oft",
+        ("oft_blocks", "oft_diag", "rescale"),
+        lambda names: "oft_blocks" in names or "oft_diag" in names,
+        _oft,
+        reads_weight=True,
+    ),
     Kind("ia3", ("weight", "on_input"), _needs("weight", "on_input"), _ia3, reads_weight=True),
     Kind("full", ("diff",), _needs("diff"), lambda parts, weight: parts["diff"]),
     _NORM,
@@ -183,10 +177,8 @@ BESIDE: Final = (*_BIASES, "alpha", "dora_scale")
 PARTS: Final = (*dict.fromkeys(part for kind in KINDS for part in kind.parts), *BESIDE)
 _BOFT: Final = Kind("boft", ("oft_blocks", "rescale"), _needs("oft_blocks"), _boft, reads_weight=True)
 _BIAS: Final = Kind("bias", (), lambda names: bool(set(_BIASES) & set(names)), lambda parts, weight: None)
-# Parts that are numbers, whatever holds them.
-_NUMBERS: Final = ("alpha", "on_input")
-# Longest first, since `a1.weight` ends in `weight`.
-_ENDS: Final = tuple(sorted(PARTS, key=len, reverse=True))
+_NUMBERS: Final = ("alpha", "on_input")  # parts that are numbers, whatever holds them
+_ENDS: Final = tuple(sorted(PARTS, key=len, reverse=True))  # longest first, since `a1.weight` ends in `weight`
 
 
 def split_name(name: str) -> tuple[str, str] | None:
@@ -271,10 +263,7 @@ def beside(parts: Parts) -> dict[str, Tensor]:
 
 def weight_change(parts: Parts, weight: Tensor) -> Tensor | None:
     """ΔW at strength 1 in the number type and shape of W, without DoRA's magnitudes; None: only the bias is changed.
-
-    Raises:
-        RuntimeError: the parts are not for a weight of this shape, as torch says it.
-    """
+    Raises RuntimeError: the parts are not for a weight of this shape, as torch says it."""
     if (kind := kind_of(parts)) is None:
         raise RuntimeError(f"not one whole layer: {', '.join(parts)}")
     if (change := kind.change(_like(parts, weight), weight)) is None:
@@ -285,10 +274,8 @@ def weight_change(parts: Parts, weight: Tensor) -> Tensor | None:
 
 
 def own_change(parts: Parts, dtype: torch.dtype) -> Tensor | None:
-    """ΔW at strength 1 of a layer that needs no W for it, on the CPU; of a DoRA without its magnitudes.
-
-    In the weight's shape, except convolutions of LoHa and LoKr, which come flat as (out, in * k * k). None: there is none.
-    """
+    """ΔW at strength 1 of a layer that needs no W for it, on the CPU; of a DoRA without its magnitudes. In the weight's
+    shape, except convolutions of LoHa and LoKr, which come flat as (out, in * k * k). None: there is none."""
     import torch
 
     kind = kind_of(parts)
@@ -313,15 +300,9 @@ def bias_change(parts: Parts) -> Tensor | None:
 
 
 def with_magnitudes(direction: Tensor, scale: Tensor) -> Tensor:
-    """DoRA (eq. 5): a weight of this direction whose outputs, or for old LyCORIS inputs, have these lengths.
-
-    Args:
-        direction: W + ΔW.
-        scale: Of outputs, (out) or (out, 1[, 1, 1]), or of inputs, (1, in[, 1, 1]).
-
-    Raises:
-        RuntimeError: there is not one length for each output or input.
-    """
+    """DoRA (eq. 5): a weight of this direction (W + ΔW) whose outputs, or for old LyCORIS inputs, have these lengths:
+    `scale` of outputs, (out) or (out, 1[, 1, 1]), or of inputs, (1, in[, 1, 1]). Raises RuntimeError: there is not one
+    length for each output or input."""
     import torch
 
     axis = 0 if scale.ndim < 2 or len(scale) == len(direction) else 1
@@ -334,11 +315,8 @@ def with_magnitudes(direction: Tensor, scale: Tensor) -> Tensor:
 
 
 def changed(parts: Parts, weight: Tensor, strength: float = 1.0) -> Tensor:
-    """W with a layer in it: W + strength * (W' - W), with W' what it makes of W at strength 1.
-
-    Raises:
-        RuntimeError: the parts are not for a weight of this shape, as torch says it.
-    """
+    """W with a layer in it: W + strength * (W' - W), with W' what it makes of W at strength 1. Raises RuntimeError: the
+    parts are not for a weight of this shape, as torch says it."""
     change = weight_change(parts, weight)
     if change is None:
         return weight
@@ -348,10 +326,8 @@ def changed(parts: Parts, weight: Tensor, strength: float = 1.0) -> Tensor:
 
 
 def implied_shape(parts: Parts) -> tuple[int, int] | None:
-    """(outputs, inputs * kernel) of the weight that a layer is for; None where its tensors do not tell.
-
-    (0, 0) where they do not fit together.
-    """
+    """(outputs, inputs * kernel) of the weight that a layer is for; None where its tensors do not tell. (0, 0) where
+    they do not fit together."""
     import torch
 
     kind = kind_of(parts)

@@ -1,9 +1,6 @@
-"""The original (LDM, CompVis) key layout of single files: where each tensor of a diffusers model lies in it.
-
-The map is a function of names alone, so the same table reads, checks that nothing is missing or left over, and can
-write. Sources: CompVis/stable-diffusion `openaimodel.py` and `model.py` (UNet, VAE), mlfoundations/open_clip
-`transformer.py` (text towers of SD2 and SDXL), against diffusers' module names.
-"""
+"""The original (LDM, CompVis) key layout of single files: where each tensor of a diffusers model lies in it, by its name
+alone. Sources: CompVis/stable-diffusion `openaimodel.py` and `model.py` (UNet, VAE), mlfoundations/open_clip
+`transformer.py` (text towers of SD2 and SDXL), against diffusers' module names."""
 
 from __future__ import annotations
 
@@ -77,15 +74,8 @@ def _resnet(rest: str) -> str:
 
 
 def unet_place(name: str, config: Mapping[str, Any]) -> Place:
-    """Where the UNet's tensor `name` lies.
-
-    Args:
-        name: As in `UNet2DConditionModel.state_dict()`.
-        config: That model's config; `layers_per_block` must be one number.
-
-    Raises:
-        KeyError: the layout has no place for such a tensor.
-    """
+    """Where the UNet's tensor `name` (as in `UNet2DConditionModel.state_dict()`) lies; of that model's config
+    `layers_per_block` must be one number. Raises KeyError: the layout has no place for such a tensor."""
     stem, _, end = name.rpartition(".")
     if stem in UNET_ENDS:
         return Place(f"{UNET_ENDS[stem]}.{end}")
@@ -117,10 +107,8 @@ _PIECE = re.compile(
 
 
 def averaged(name: str) -> str | None:
-    """The UNet's tensor of which `model_ema.…` is the running average; None where it is none.
-
-    Source: CompVis `ema.py` (`LitEma`), which takes the dots out of the names that it keeps.
-    """
+    """The UNet's tensor of which `model_ema.…` is the running average; None where it is none. Source: CompVis `ema.py`
+    (`LitEma`), which takes the dots out of the names that it keeps."""
     rest = name.removeprefix("model_ema.diffusion_model")
     pieces: list[str] = []
     while rest and rest != name:
@@ -159,11 +147,8 @@ def vae_place(name: str, config: Mapping[str, Any]) -> Place:
 
 
 def open_clip_place(name: str) -> Place:
-    """Where a canonical CLIP text tensor lies in an open_clip tower.
-
-    Raises:
-        KeyError: the layout has no place for such a tensor.
-    """
+    """Where a canonical CLIP text tensor lies in an open_clip tower. Raises KeyError: the layout has no place for such
+    a tensor."""
     if name == "text_projection.weight":
         return Place("text_projection", transposed=True)
     rest = name.removeprefix("text_model.")
@@ -179,11 +164,8 @@ def open_clip_place(name: str) -> Place:
 
 
 def take(tensor: Tensor, place: Place, shape: tuple[int, ...]) -> Tensor:
-    """The diffusers tensor of `shape` out of what lies at `place`; 1x1 convolutions and Linear are one another.
-
-    Raises:
-        ValueError: the stored tensor cannot have this shape; its message is the shape found.
-    """
+    """The diffusers tensor of `shape` out of what lies at `place`; 1x1 convolutions and Linear are one another. Raises
+    ValueError: the stored tensor cannot have this shape; its message is the shape found."""
     if place.third is not None:
         tensor = tensor.chunk(3)[place.third].clone()
     if place.transposed:

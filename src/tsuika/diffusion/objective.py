@@ -1,90 +1,117 @@
 """What a base has learnt to predict, as one object: how noise is mixed in, the target, the way back, and the weights.
-
-Shapes: B images, C latent channels, H x W latents. Times `t_B` are what `Model.denoise` takes: whole timesteps of a noise
-schedule, or 1000 times the share of noise for flow. Pure tensor functions: no model, no settings.
-"""
+Shapes: B images, C latent channels, H x W latents. Times `t_B` are what `Model.denoise` takes: whole timesteps of a
+noise schedule, or 1000 times the share of noise for flow. Pure tensor functions: no model, no settings."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
+from tsuika.core import kinds
+from tsuika.core.texts import _
 from tsuika.core.types import Prediction
-from tsuika.diffusion import schedule
 
 # The scale of a flow's times, and the number of timesteps that others are given for: of Stable Diffusion's schedule.
 SCALE: Final = 1000
-# Of the uniform draw, so that its logit is finite.
-_EDGE: Final = 1e-4
+_EDGE: Final = 1e-4  # of the uniform draw, so that its logit is finite
 
 
-class Objective(Protocol):
-    """One prediction of one base."""
+def alphas_cumprod_T(config: Mapping[str, Any]) -> Tensor:
+    """Cumulative products of 1 - beta for a diffusers scheduler config, float32 (T,). Betas as in Ho et al. 2020
+    (`linear`) and CompVis latent diffusion (`scaled_linear`), or those that the config lists (`trained_betas`);
+    `rescale_betas_zero_snr` as in Lin et al. 2023, algorithm 1. Raises ModelError: a beta schedule that Stable
+    Diffusion does not use (MD002)."""
+    count = int(config.get("num_train_timesteps", 1000))
+    start, end = float(config.get("beta_start", 0.00085)), float(config.get("beta_end", 0.012))
+    kind = config.get("beta_schedule", "scaled_linear")
+    if (listed := config.get("trained_betas")) is not None:
+        betas = torch.tensor(listed, dtype=torch.float64)
+    elif kind == "scaled_linear":
+        betas = torch.linspace(start**0.5, end**0.5, count, dtype=torch.float64) ** 2
+    elif kind == "linear":
+        betas = torch.linspace(start, end, count, dtype=torch.float64)
+    else:
+        found = _("a model with the noise schedule {kind} (scaled_linear or linear is needed)", kind=kind)
+        raise kinds.unlike("scheduler_config.json", kinds.other(found))
+    alphas = torch.cumprod(1 - betas, dim=0)
+    if config.get("rescale_betas_zero_snr", False):
+        root = alphas.sqrt()
+        alphas = ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
+    return alphas.float()
 
-    def times(self, u_B: Tensor) -> Tensor:
-        """The times (B,) for numbers drawn uniformly from 0..1, in the same order: the larger, the noisier."""
-        ...
 
-    def at(self, t: int) -> int:
-        """The time nearest to a timestep of Stable Diffusion's schedule (0..999)."""
-        ...
+def stratified(size: int, generator: torch.Generator) -> Tensor:
+    """One number from each of `size` equal strata of 0..1, in random order (size,). The timestep explains most of the
+    variance of a batch's loss; strata take that variance out of the gradient without moving its mean."""
+    strata = (torch.arange(size) + torch.rand(size, generator=generator)) / size
+    return strata[torch.randperm(size, generator=generator)]
 
-    @property
-    def noisiest(self) -> int:
-        """The last time at which the output says something of the clean latents."""
-        ...
 
-    def add_noise(self, latents_BCHW: Tensor, noise_BCHW: Tensor, t_B: Tensor) -> Tensor:
-        """The noisy latents that the model is given."""
-        ...
+def stratified_timesteps(size: int, count: int, generator: torch.Generator) -> Tensor:
+    """One timestep from each of `size` equal strata of 0..count-1, in random order (size,)."""
+    return (stratified(size, generator) * count).long().clamp_(max=count - 1)
 
-    def target(self, latents_BCHW: Tensor, noise_BCHW: Tensor, t_B: Tensor) -> Tensor:
-        """What its output should be."""
-        ...
 
-    def split(self, noisy_BCHW: Tensor, output_BCHW: Tensor, t_B: Tensor) -> tuple[Tensor, Tensor]:
-        """The clean latents and the noise that an output means: `add_noise` and `target` turned around."""
-        ...
+def add_noise(latents_BCHW: Tensor, noise_BCHW: Tensor, alphas_B: Tensor) -> Tensor:
+    """q(x_t | x_0): sqrt(a) x_0 + sqrt(1 - a) noise (Ho et al. 2020, equation 4)."""
+    a = alphas_B.view(-1, 1, 1, 1)
+    return a.sqrt() * latents_BCHW + (1 - a).sqrt() * noise_BCHW
 
-    def clean_direction(self, noisy_BCHW: Tensor, output_BCHW: Tensor, t_B: Tensor) -> Tensor:
-        """The clean latents that an output means, up to a positive factor; finite at every time."""
-        ...
 
-    def weight(self, t_B: Tensor, min_snr_gamma: float) -> Tensor:
-        """The loss weights (B,) of the times."""
-        ...
+def target(prediction: Prediction, latents_BCHW: Tensor, noise_BCHW: Tensor, alphas_B: Tensor) -> Tensor:
+    """The regression target: the noise, or v = sqrt(a) noise - sqrt(1 - a) x_0 (Salimans & Ho 2022, appendix D)."""
+    if prediction == "epsilon":
+        return noise_BCHW
+    a = alphas_B.view(-1, 1, 1, 1)
+    return a.sqrt() * noise_BCHW - (1 - a).sqrt() * latents_BCHW
+
+
+def min_snr_weight(prediction: Prediction, alphas_B: Tensor, gamma: float) -> Tensor:
+    """Min-SNR-gamma weights (B,) (Hang et al. 2023, section 3.4); gamma 0 weighs all timesteps alike. min(snr, gamma) /
+    snr for epsilon, min(snr, gamma) / (snr + 1) for v."""
+    snr = alphas_B / (1 - alphas_B).clamp_min(1e-8)
+    if gamma == 0:
+        return snr.new_ones(snr.shape)
+    floor = 1 if prediction == "v_prediction" else 0
+    return snr.clamp(max=gamma) / (snr + floor).clamp_min(1e-8)
 
 
 @dataclass(frozen=True)
 class Denoising:
-    """Epsilon or v on a noise schedule (Ho et al. 2020; Salimans & Ho 2022)."""
+    """Epsilon or v on a noise schedule (Ho et al. 2020; Salimans & Ho 2022). What its methods do, `Flow`'s do, too."""
 
     prediction: Prediction
     alphas_T: Tensor
 
     def times(self, u_B: Tensor) -> Tensor:
+        """The times (B,) for numbers drawn uniformly from 0..1, in the same order: the larger, the noisier."""
         count = len(self.alphas_T)
         return (u_B * count).long().clamp_(max=count - 1)
 
     def at(self, t: int) -> int:
+        """The time nearest to a timestep of Stable Diffusion's schedule (0..999)."""
         return t * len(self.alphas_T) // SCALE
 
     @property
     def noisiest(self) -> int:
+        """The last time at which the output says something of the clean latents."""
         # With epsilon at zero SNR the output says nothing of the clean latents.
         return len(self.alphas_T) - 1 if self.prediction != "epsilon" else int((self.alphas_T > 0).sum()) - 1
 
     def add_noise(self, latents_BCHW: Tensor, noise_BCHW: Tensor, t_B: Tensor) -> Tensor:
-        return schedule.add_noise(latents_BCHW, noise_BCHW, self._alphas(t_B))
+        """The noisy latents that the model is given."""
+        return add_noise(latents_BCHW, noise_BCHW, self._alphas(t_B))
 
     def target(self, latents_BCHW: Tensor, noise_BCHW: Tensor, t_B: Tensor) -> Tensor:
-        return schedule.target(self.prediction, latents_BCHW, noise_BCHW, self._alphas(t_B))
+        """What its output should be."""
+        return target(self.prediction, latents_BCHW, noise_BCHW, self._alphas(t_B))
 
     def split(self, noisy_BCHW: Tensor, output_BCHW: Tensor, t_B: Tensor) -> tuple[Tensor, Tensor]:
+        """The clean latents and the noise that an output means: `add_noise` and `target` turned around."""
         a = self._alphas(t_B).view(-1, 1, 1, 1)
         if self.prediction == "epsilon":
             return (noisy_BCHW - (1 - a).sqrt() * output_BCHW) / a.sqrt(), output_BCHW
@@ -92,6 +119,7 @@ class Denoising:
         return self.clean_direction(noisy_BCHW, output_BCHW, t_B), a.sqrt() * output_BCHW + (1 - a).sqrt() * noisy_BCHW
 
     def clean_direction(self, noisy_BCHW: Tensor, output_BCHW: Tensor, t_B: Tensor) -> Tensor:
+        """The clean latents that an output means, up to a positive factor; finite at every time."""
         a = self._alphas(t_B).view(-1, 1, 1, 1)
         own = 1 if self.prediction == "epsilon" else a.sqrt()
         return own * noisy_BCHW - (1 - a).sqrt() * output_BCHW
@@ -100,15 +128,15 @@ class Denoising:
         return self.alphas_T[t_B.to(self.alphas_T.device)].to(t_B.device)
 
     def weight(self, t_B: Tensor, min_snr_gamma: float) -> Tensor:
-        return schedule.min_snr_weight(self.prediction, self._alphas(t_B), min_snr_gamma)
+        """The loss weights (B,) of the times."""
+        return min_snr_weight(self.prediction, self._alphas(t_B), min_snr_gamma)
 
 
 @dataclass(frozen=True)
 class Flow:
-    """Rectified flow: x = (1 - s) x_0 + s noise, and the model predicts noise - x_0 (Liu et al. 2023; Esser et al. 2024).
-
-    Times are drawn as Esser et al. 2024 do: logit-normal, then moved towards noise by `shift`. Every time weighs alike.
-    """
+    """Rectified flow: x = (1 - s) x_0 + s noise, and the model predicts noise - x_0 (Liu et al. 2023; Esser et al.
+    2024). Times are drawn as Esser et al. 2024 do: logit-normal, then moved towards noise by `shift`. Every time weighs
+    alike."""
 
     shift: float = 1.0
 
@@ -138,8 +166,10 @@ class Flow:
         return noisy_BCHW - _share(t_B) * output_BCHW
 
     def weight(self, t_B: Tensor, min_snr_gamma: float) -> Tensor:
-        del min_snr_gamma
         return torch.ones(t_B.shape, device=t_B.device)
+
+
+Objective = Denoising | Flow
 
 
 def _share(t_B: Tensor) -> Tensor:
@@ -152,11 +182,8 @@ def flow_shift(scheduler_config: Mapping[str, Any]) -> float:
 
 
 def objective(prediction: Prediction, scheduler_config: Mapping[str, Any], device: torch.device | str) -> Objective:
-    """What a base with this prediction and diffusers scheduler config is trained by.
-
-    Raises:
-        ModelError: a beta schedule that Stable Diffusion does not use (MD002).
-    """
+    """What a base with this prediction and diffusers scheduler config is trained by. Raises ModelError: a beta schedule
+    that Stable Diffusion does not use (MD002)."""
     if prediction == "flow":
         return Flow(flow_shift(scheduler_config))
-    return Denoising(prediction, schedule.alphas_cumprod_T(scheduler_config).to(device))
+    return Denoising(prediction, alphas_cumprod_T(scheduler_config).to(device))

@@ -1,10 +1,6 @@
-"""The object of the textual-inversion example: a daruma doll no model has seen, drawn from shapes by this file.
-
-A 64 px base can only compose what it knows, so the doll is near known things without being one: a round red body, a pale
-face with two dark eyes, golden stripes.
-
-Knows Pillow, NumPy and the embedded world; no model.
-"""
+"""The object of the textual-inversion example: a daruma doll no model has seen, drawn from shapes by this file. A 64 px
+base can only compose what it knows, so the doll is near known things without being one: a round red body, a pale face
+with two dark eyes, golden stripes. Knows Pillow, NumPy and the embedded world; no model."""
 
 from __future__ import annotations
 

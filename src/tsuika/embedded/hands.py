@@ -1,11 +1,6 @@
-"""The same things as several groups of artists draw them: a style whose true answer is known for every thing.
-
-One atlas a hand, with the same things in the same order: first those that a base may learn, then the new ones, which no
-text encoder or UNet of a base is shown in any hand. The first base has learnt from Noto's drawings alone. Pictures of the
-world take a hand by `source`.
-
-Knows Pillow and the atlases beside it; no model. The drawings stay under their own licences: see NOTICE.
-"""
+"""The same things as several groups of artists draw them: a style whose true answer is known for every thing. One atlas a
+hand, with the same things in the same order: first those that a base may learn, then the new ones, which no text encoder
+or UNet of a base is shown. The drawings stay under their own licences: see NOTICE."""
 
 from __future__ import annotations
 
@@ -66,11 +61,7 @@ def _atlas(hand: str) -> Image.Image:
 
 
 def glyph(hand: str, thing: str) -> Image.Image:
-    """A thing in a hand: RGBA, GLYPH_PX square.
-
-    Raises:
-        KeyError: no such hand, or no such thing in it.
-    """
+    """A thing in a hand: RGBA, GLYPH_PX square. Raises KeyError: no such hand, or no such thing in it."""
     atlas, things = _atlas(hand), (*known_things(), *new_things())
     if thing not in things:
         raise KeyError(thing)

@@ -1,11 +1,6 @@
-"""The demo's character: Tsuipi, a creature that no model has ever seen, drawn from shapes by this file alone.
-
-`glyph` draws one pose; `pictures` are the training set of the demo (few poses, few backgrounds, alone); `held_out` is
-the true distribution (every background, now and then a companion), which only a made-up world can give;
-`TEST_PROMPTS` are the before/after prompts, none of whose backgrounds or companions is in the training set.
-
-Knows Pillow, NumPy and the embedded world; no model.
-"""
+"""The demo's character: Tsuipi, a creature that no model has ever seen, drawn from shapes by this file alone. `pictures`
+are the demo's training set, `held_out` the true distribution, which only a made-up world can give; of `TEST_PROMPTS`, the
+before/after prompts, no background or companion is in the training set."""
 
 from __future__ import annotations
 
@@ -116,11 +111,7 @@ def _scarf(canvas: Canvas, y: float) -> None:
 
 @cache
 def glyph(pose: str = "standing") -> Image.Image:
-    """The mascot in one of POSES: RGBA, GLYPH_PX square.
-
-    Raises:
-        KeyError: there is no such pose.
-    """
+    """The mascot in one of POSES: RGBA, GLYPH_PX square. Raises KeyError: there is no such pose."""
     how = POSES[pose]
     canvas = Canvas()
     drop = 5 if how.sitting else 0
@@ -225,7 +216,6 @@ def _draw(number: int, picture: Picture, rng: np.random.Generator) -> Drawn:
 
 
 def _spread(names: Sequence[str], count: int, rng: np.random.Generator) -> list[str]:
-    """Every name about equally often, in random order."""
     rounds = [names[i] for _ in range(-(-count // len(names))) for i in rng.permutation(len(names))]
     return rounds[:count]
 
@@ -241,11 +231,9 @@ def pictures(count: int = 30, seed: int = 0) -> list[Drawn]:
 
 
 def held_out(count: int = 40, seed: int = 0, *, trained_backgrounds: bool = False) -> list[Drawn]:
-    """Fresh pictures of the mascot's true distribution, none of them in any training set; PICTURE_PX square.
-
-    Every background, and a companion in a quarter of them; with `trained_backgrounds`, only what the training set
-    shows (alone, on TRAINED_BACKGROUNDS): the difference of the two is how far a result carries over.
-    """
+    """Fresh pictures of the mascot's true distribution, none of them in any training set; PICTURE_PX square. Every
+    background, and a companion in a quarter of them; with `trained_backgrounds`, only what the training set shows
+    (alone, on TRAINED_BACKGROUNDS): the difference of the two is how far a result carries over."""
     rng = np.random.default_rng(derive(seed, "mascot held-out pictures", int(trained_backgrounds)))
     names = TRAINED_BACKGROUNDS if trained_backgrounds else world.BACKGROUNDS
     poses, backgrounds = _spread(tuple(POSES), count, rng), _spread(names, count, rng)

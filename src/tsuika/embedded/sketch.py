@@ -1,11 +1,6 @@
-"""A drawing style with ground truth: any picture of the embedded world as a two-colour woodblock print (hanga).
-
-Indigo and vermilion ink on cream paper: colours become four flat tones, warm ones of vermilion and others of indigo, the
-thing is outlined, and what is behind it is printed pale. Places and shapes stay as they are, so the right answer to
-"this thing in that place, in this style" is `stylise` of the very picture.
-
-Knows Pillow, NumPy and the embedded world; no model.
-"""
+"""A drawing style with ground truth: any picture of the embedded world as a two-colour woodblock print (hanga) in indigo
+and vermilion on cream paper. Places and shapes stay as they are, so the right answer to "this thing in that place, in this
+style" is `stylise` of the very picture. Knows Pillow, NumPy and the embedded world; no model."""
 
 from __future__ import annotations
 

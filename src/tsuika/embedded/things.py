@@ -1,9 +1,6 @@
-"""The named things of the embedded world: which code points of Noto Color Emoji it knows, and by what words.
-
-`KNOWN` (known.json: code point, name, other words) is the vocabulary the embedded base was trained to draw.
-`strangers()` (chosen by rule from the same font) were never shown to its UNet or text encoder: they are "new things" for
-fine-tuning, and they teach the VAE and the yardstick that there is more in the world than the vocabulary.
-"""
+"""The named things of the embedded world. `KNOWN` (known.json: code point of Noto Color Emoji, name, other words) is the
+vocabulary the embedded base was trained to draw; `strangers()` were never shown to its UNet or text encoder: they are "new
+things" for fine-tuning, and teach the VAE and the yardstick that there is more in the world than the vocabulary."""
 
 from __future__ import annotations
 

@@ -1,11 +1,6 @@
-"""The embedded world: a picture maker whose true distribution is known.
-
-A `Picture` is a description (background, things, places); `draw` turns it into pixels, `thing_mask` into ground truth,
-`caption` into words. `World` draws random pictures. Everything is a pure function of its seed, so a picture can be
-drawn again in another size or style, and no picture ever needs to be stored.
-
-Knows Pillow and NumPy only: no model, no file but the glyph atlas beside it.
-"""
+"""The embedded world: a picture maker whose true distribution is known. `draw` turns a `Picture` (background, things,
+places) into pixels, `thing_mask` into ground truth, `caption` into words; `World` draws random pictures. Everything is a
+pure function of its seed. Knows Pillow and NumPy only: no model, no file but the glyph atlas beside it."""
 
 from __future__ import annotations
 
@@ -19,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tsuika.core import english
+from tsuika.core import texts
 from tsuika.embedded.things import KNOWN, Thing, strangers
 
 GLYPH_PX: Final = 112  # side of an atlas cell: the glyphs' own bitmaps are about 128 px
@@ -89,11 +84,7 @@ def _atlas() -> tuple[Image.Image, dict[str, int]]:
 
 @cache
 def glyph(name: str) -> Image.Image:
-    """The RGBA glyph of a thing, GLYPH_PX square.
-
-    Raises:
-        KeyError: no thing has this name.
-    """
+    """The RGBA glyph of a thing, GLYPH_PX square. Raises KeyError: no thing has this name."""
     atlas, index = _atlas()
     column, row = index[name] % ATLAS_COLUMNS * GLYPH_PX, index[name] // ATLAS_COLUMNS * GLYPH_PX
     return atlas.crop((column, row, column + GLYPH_PX, row + GLYPH_PX))
@@ -136,11 +127,8 @@ def _paint(image: NDArray[np.float32], mask: NDArray[np.float32], colour: Colour
 
 
 def draw_background(name: str, seed: int, size_px: int = SIZE_PX) -> Pixels:
-    """A plain colour or a soft scene, (size_px, size_px, 3); the same name and seed give the same pixels.
-
-    Raises:
-        KeyError: `name` is no background of this world.
-    """
+    """A plain colour or a soft scene, (size_px, size_px, 3); the same name and seed give the same pixels. Raises
+    KeyError: `name` is no background of this world."""
     rng = np.random.default_rng([seed, 1])
     if name in PLAIN:
         colour = np.asarray(PLAIN[name], np.float32) + rng.uniform(-7, 7, 3).astype(np.float32)
@@ -215,10 +203,8 @@ def _stamp(placed: Placed, size_px: int, source: GlyphSource) -> tuple[Image.Ima
 
 
 def draw(picture: Picture, size_px: int = SIZE_PX, source: GlyphSource = glyph) -> Pixels:
-    """The picture as pixels, (size_px, size_px, 3).
-
-    `source` maps a thing's name to its RGBA glyph: pass your own to draw new things, or the same things in a new style.
-    """
+    """The picture as pixels, (size_px, size_px, 3). `source` maps a thing's name to its RGBA glyph: pass your own to
+    draw new things, or the same things in a new style."""
     image = Image.fromarray(draw_background(picture.background, picture.seed, size_px))
     for placed in picture.things:
         stamp, corner = _stamp(placed, size_px, source)
@@ -237,7 +223,7 @@ def thing_mask(picture: Picture, size_px: int = SIZE_PX, source: GlyphSource = g
 
 def article(words: str) -> str:
     """`a dog`, `an owl`, `pizza`."""
-    return words if words in ("grapes", "ice cream", "pizza") else english.article(words)
+    return words if words in ("grapes", "ice cream", "pizza") else texts.article(words)
 
 
 SIZE_WORDS: Final = ((0.0, 0.5, ("small", "little", "tiny")), (0.82, 1.0, ("big", "large", "huge")))

@@ -1,9 +1,6 @@
-"""The embedded yardstick: a small image encoder that says whether two pictures show the same thing, whatever is behind it.
-
-It learnt on the embedded world (every glyph, known and stranger) to give the same direction to the same thing and another
-direction to other things, with the background drawn afresh for each picture; a second head names the background and a
-third the known things. It is neither CLIP nor DINO and its numbers compare with nothing but themselves.
-"""
+"""The embedded yardstick: a small image encoder that says whether two pictures show the same thing, whatever is behind it;
+a second head names the background and a third the known things. Trained on the embedded world (every glyph, known and
+stranger) alone: it is neither CLIP nor DINO, and its numbers compare with nothing but themselves."""
 
 from __future__ import annotations
 
@@ -101,20 +98,13 @@ def likeness(pictures: Sequence[NDArray[np.uint8]], references: Sequence[NDArray
 
 
 def background_scores(pictures: Sequence[NDArray[np.uint8]], background: str) -> Tensor:
-    """The yardstick's probability (B,) that the picture's background is the named one.
-
-    Raises:
-        ValueError: no background of the embedded world has this name.
-    """
+    """The yardstick's probability (B,) that the picture's background is the named one. Raises ValueError: no background
+    of the embedded world has this name."""
     return _read(pictures)[2].softmax(1)[:, BACKGROUNDS.index(background)]
 
 
 def thing_scores(pictures: Sequence[NDArray[np.uint8]], thing: str) -> Tensor:
-    """How sure (B,) the yardstick is, 0..1, that the named known thing is in the picture, alone or beside others.
-
-    It orders well and is too careful: a clear render often gets less than 0.5. Read it beside what real pictures score.
-
-    Raises:
-        ValueError: the thing is not in the vocabulary.
-    """
+    """How sure (B,) the yardstick is, 0..1, that the named known thing is in the picture, alone or beside others. It
+    orders well and is too careful: a clear render often gets less than 0.5. Read it beside what real pictures score.
+    Raises ValueError: the thing is not in the vocabulary."""
     return _read(pictures)[1].sigmoid()[:, [known.name for known in KNOWN].index(thing)]

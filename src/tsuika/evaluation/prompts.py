@@ -14,10 +14,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Final, Literal
 
-from tsuika.core.english import article
 from tsuika.core.errors import RecipeError
 from tsuika.core.sections import Data, Preview
-from tsuika.core.texts import _
+from tsuika.core.texts import _, article
 
 Group = Literal["subject", "unrelated", "captions"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -188,16 +187,12 @@ class _Report(BaseModel, strict=True):
 
 def read_report(path: Path) -> dict[str, Any]:
     """The content of a `report.json`, read strictly: others may have changed it. Raises FormatError (TR011)."""
+    content: dict[str, Any] = kept.parsed(path)
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         _Report.model_validate(content)
-    except OSError as error:
-        raise kept.damaged(path, error.strerror or str(error)) from None
     except ValidationError as error:
         first = error.errors()[0]
         raise kept.damaged(path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-    except (ValueError, RecursionError) as error:
-        raise kept.damaged(path, str(error)) from None
     return content
 
 

@@ -24,34 +24,13 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-__all__ = [
-    "FAMILIES",
-    "Family",
-    "Geometry",
-    "StableDiffusion",
-    "StoredBase",
-    "check",
-    "family",
-    "guess",
-    "load",
-    "load_vae",
-    "peek",
-    "place",
-    "read_back",
-    "title_of",
-    "written",
-]
+__all__ = ["Family", "Geometry", "StableDiffusion", "StoredBase"]  # what is defined elsewhere and looked for here
 
-# The first is assumed where a file gives no evidence.
-FAMILIES: Final[tuple[Family, ...]] = (SD1, SD2, SDXL)
+FAMILIES: Final[tuple[Family, ...]] = (SD1, SD2, SDXL)  # the first is assumed where a file gives no evidence
 
 
 def family(name: str) -> Family:
-    """The family called `sd1`, `sd2` or `sdxl`.
-
-    Raises:
-        KeyError: there is none of this name.
-    """
+    """The family called `sd1`, `sd2` or `sdxl`. Raises KeyError: there is none of this name."""
     return {row.name: row for row in FAMILIES}[name]
 
 
@@ -67,22 +46,16 @@ def guess(hub_id: str) -> Family:
 
 
 def peek(spec: str | Path, *, embedded_path: Path | None = None, geometry: Geometry | None = None) -> StoredBase:
-    """What a base, named as in `load`, is: family, prediction, sizes, parts; from configs and headers alone.
-
-    Raises:
-        ModelError: no base (MD001, MD002), damaged (MD003), a pickle with code (MD005).
-        NetworkError: the hub is needed and does not answer.
-    """
+    """What a base, named as in `load`, is: family, prediction, sizes, parts; from configs and headers alone. Raises
+    ModelError: no base (MD001, MD002), damaged (MD003), a pickle with code (MD005); NetworkError: the hub is needed and
+    does not answer."""
     path = spec if isinstance(spec, Path) else place(spec, embedded_path)
     return stored.open_base(FAMILIES, path, geometry)
 
 
 def check(spec: str, vae: str) -> None:
     """Raise what is wrong with a base and a VAE, named as in `load`, as far as headers show it; the hub is not asked.
-
-    Raises:
-        ModelError: as `peek`, or there is no such VAE (MD009).
-    """
+    Raises ModelError: as `peek`, or there is no such VAE (MD009)."""
     path = Path(spec).expanduser()
     if spec not in ("", "embedded") and (path.exists() or not sources.is_hub_id(spec)):
         peek(spec)
@@ -101,24 +74,14 @@ def load(
     geometry: Geometry | None = None,
     overrides: Overrides = AS_STORED,
 ) -> StableDiffusion:
-    """A frozen model, ready to use.
-
-    Args:
-        spec: `embedded`, a diffusers folder, a single `.safetensors`/`.ckpt` file in the original layout, or a hub id.
-        tokenizer: Folder with `vocab.json` and `merges.txt`, or with `tokenizer/` and `tokenizer_2/`; empty: the
-            model's own, or for a single file CLIP's from the hub's cache or the hub.
-        vae: `builtin`, `builtin:NAME` for another one that the base ships, a file, a folder or a hub id.
-        device: Where all parts go.
-        dtype: Of the UNet and the text encoders; the VAE is always float32.
-        embedded_path: The folder that `embedded` stands for.
-        geometry: Of a single file whose sizes are not its family's own, and that does not say so.
-        overrides: What is known better than the files say.
-
-    Raises:
-        RecipeError: an override that this model cannot have (RC002).
-        ModelError: as `peek`, or the model does not fit its family (MD003, MD004).
-        NetworkError: the hub is needed and does not answer.
-    """
+    """A frozen model, ready to use: the UNet and the text encoders in `dtype`, the VAE always in float32. `spec` is
+    `embedded` (the folder `embedded_path`), a diffusers folder, a single `.safetensors`/`.ckpt` file in the original
+    layout, or a hub id. `tokenizer` is a folder with `vocab.json` and `merges.txt`, or with `tokenizer/` and
+    `tokenizer_2/`; empty: the model's own, or for a single file CLIP's from the hub's cache or the hub. `vae` is
+    `builtin`, `builtin:NAME` for another one that the base ships, a file, a folder or a hub id. `geometry` is of a
+    single file whose sizes are not its family's own, and that does not say so; `overrides` what is known better than
+    the files say. Raises RecipeError: an override that this model cannot have (RC002); ModelError: as `peek`, or the
+    model does not fit its family (MD003, MD004); NetworkError: the hub is needed and does not answer."""
     base = peek(spec, embedded_path=embedded_path, geometry=geometry)
     source = str(base.path) if base.file else spec
     return base.load(source, device, dtype, base.tokenizers(tokenizer), vae, overrides)
@@ -126,10 +89,7 @@ def load(
 
 def read_back(path: Path, like: Model, *, dtype: torch.dtype) -> StableDiffusion:
     """The model that was just written at `path`, on the CPU, of the sizes and (for a single file) tokenizers of `like`.
-
-    Raises:
-        ModelError: the file is not whole, or not of this family and these sizes (MD002, MD003).
-    """
+    Raises ModelError: the file is not whole, or not of this family and these sizes (MD002, MD003)."""
     import torch
 
     base = _peek_like(path, like)
@@ -138,18 +98,14 @@ def read_back(path: Path, like: Model, *, dtype: torch.dtype) -> StableDiffusion
 
 
 def written(path: Path, like: Model) -> tuple[StoredBase, Mapping[str, Tensor]]:
-    """What a model that was just written at `path` is, and its weights by canonical name, read when asked for.
-
-    Raises:
-        ModelError: it is not whole, or of another family (MD002, MD003).
-    """
+    """What a model that was just written at `path` is, and its weights by canonical name, read when asked for. Raises
+    ModelError: it is not whole, or of another family (MD002, MD003)."""
     base = _peek_like(path, like)
     vae = {f"vae.{name}": value for name, value in load_vae(like, str(path)).state_dict().items()}
     return base, ChainMap(vae, base.weights())  # type: ignore[arg-type]
 
 
 def _peek_like(path: Path, like: Model) -> StoredBase:
-    """What a model just written is, of the sizes of `like`: a single file alone need not say them."""
     geometry = Geometry(
         unet=dict(like.unet.config),  # type: ignore[arg-type]
         vae={**like.vae.config, "scaling_factor": like.latent_scale},  # type: ignore[dict-item]
@@ -160,13 +116,9 @@ def _peek_like(path: Path, like: Model) -> StoredBase:
 
 
 def load_vae(model: Model, vae: str, *, embedded_path: Path | None = None) -> nn.Module:
-    """Another VAE for a loaded base, named as in `load`; the base's latent scale stays in force.
-
-    Raises:
-        ModelError: no such file (MD009), none of this name in the base (MD010), no VAE (MD002), damaged (MD003), or
-            one of other latents (MD004).
-        NetworkError: the hub is needed and does not answer.
-    """
+    """Another VAE for a loaded base, named as in `load`; the base's latent scale stays in force. Raises ModelError: no
+    such file (MD009), none of this name in the base (MD010), no VAE (MD002), damaged (MD003), or one of other latents
+    (MD004); NetworkError: the hub is needed and does not answer."""
     config = dict(model.vae.config)  # type: ignore[arg-type]
     if vaes.is_own(vae):
         return vaes.own_vae(place(model.source, embedded_path), config, vae, model.device)
@@ -174,11 +126,8 @@ def load_vae(model: Model, vae: str, *, embedded_path: Path | None = None) -> nn
 
 
 def place(spec: str, embedded_path: Path | None) -> Path:
-    """The folder or file that a base's name stands for; see `load`.
-
-    Raises:
-        ModelError: there is none (MD001); NetworkError: the hub is needed and does not answer.
-    """
+    """The folder or file that a base's name stands for; see `load`. Raises ModelError: there is none (MD001);
+    NetworkError: the hub is needed and does not answer."""
     if spec == "embedded":
         if embedded_path is None:
             raise ModelError("MD001", where=spec, why=_("The embedded base is not part of this installation."))
@@ -188,4 +137,4 @@ def place(spec: str, embedded_path: Path | None) -> Path:
     if not sources.is_hub_id(spec):
         why = _("There is no such file or folder, nor is it of the form owner/name.")
         raise ModelError("MD001", where=spec, why=why)
-    return sources.model_from_hub(spec)
+    return sources.from_hub(spec, sources.MODEL_FILES)

@@ -1,7 +1,5 @@
 """`Family`: what is true of a family of models and what a file of it looks like. A family is data in a file of its own.
-
-Knows no files; see `stored.py` and `loading.py`.
-"""
+Knows no files; see `stored.py`."""
 
 from __future__ import annotations
 
@@ -41,7 +39,6 @@ class TextTower:
 
     @property
     def tokenizer(self) -> str:
-        """The name of its tokenizer: "tokenizer", "tokenizer_2"."""
         return tokenizer_of(self.component)
 
     @property
@@ -49,17 +46,9 @@ class TextTower:
         """The token that fills up short prompts."""
         return "!" if self.layout == "open_clip" else "<|endoftext|>"
 
-    @property
-    def is_cut(self) -> bool:
-        """Whether single files hold a last block and a projection that nothing computes with (OpenCLIP-H of SD2)."""
-        return self.layout == "open_clip" and not self.projected
-
     def place(self, name: str) -> ldm.Place:
-        """Where a canonical tensor of it lies in a single file.
-
-        Raises:
-            KeyError: the layout has no place for such a tensor.
-        """
+        """Where a canonical tensor of it lies in a single file. Raises KeyError: the layout has no place for such a
+        tensor."""
         return (ldm.Place(name) if self.layout == "clip" else ldm.open_clip_place(name)).under(self.prefix)
 
 
@@ -74,7 +63,6 @@ class Geometry:
 
     @property
     def latent_factor(self) -> int:
-        """Pixels per latent, each way."""
         return latent_factor(self.vae)
 
     @property
@@ -147,10 +135,8 @@ class Family:
         return int(self._usual.text[component]["hidden_size"])
 
     def is_single_file(self, shapes: Shapes) -> bool:
-        """Whether a file with tensors of these names and shapes is a model of the family.
-
-        `edm_*` tensors mark the same network made for EDM's preconditioning (Playground 2.5, CosXL): another sampler's.
-        """
+        """Whether a file with tensors of these names and shapes is a model of the family. `edm_*` tensors mark the same
+        network made for EDM's preconditioning (Playground 2.5, CosXL): another sampler's."""
         channels = shapes.get(f"{UNET_PREFIX}input_blocks.0.0.weight", ())[1:2]
         towers = all(any(name.startswith(tower.prefix) for name in shapes) for tower in self.towers)
         return (
@@ -168,13 +154,9 @@ class Family:
         )
 
     def tiny(self, seed: int, tokenizer: Path, *, prediction: Prediction | None = None) -> StableDiffusion:
-        """A random model of the family's true structure with few weights, in float32 on the CPU.
-
-        Args:
-            seed: Decides every weight.
-            tokenizer: Folder with `vocab.json` and `merges.txt`.
-            prediction: What the model claims to predict; the family's usual if None.
-        """
+        """A random model of the family's true structure with few weights, in float32 on the CPU. The seed decides every
+        weight; `tokenizer` is a folder with `vocab.json` and `merges.txt`; `prediction` what the model claims to
+        predict (None: the family's usual)."""
         import torch
 
         tokenizers = {tower.tokenizer: open_tokenizer(tokenizer, tower, 77) for tower in self.towers}
@@ -221,7 +203,6 @@ def build_unet(config: Config) -> nn.Module:
 
 
 def build_vae(config: Config) -> nn.Module:
-    """A VAE of this config."""
     from diffusers import AutoencoderKL
 
     _refuse_absurd(config)
@@ -273,9 +254,6 @@ def scheduler_config(prediction: Prediction, *, zero_terminal_snr: bool = False)
     }
 
 
-# ----------------------------------------------------------------------------------- what the configs of families share
-
-
 def vae_config(sample_size: int, scaling_factor: float, **more: Any) -> Config:
     """The VAE of SD1, SD2 and SDXL, which differ in its latents' scale. Source: CompVis `v1-inference.yaml`."""
     return {
@@ -291,6 +269,21 @@ def vae_config(sample_size: int, scaling_factor: float, **more: Any) -> Config:
         "sample_size": sample_size,
         **more,
         "scaling_factor": scaling_factor,
+    }
+
+
+def unet_config(widths: Sequence[int], context: int, heads: Any, reads_text: Sequence[bool], **more: Any) -> Config:
+    """The UNet of SD1, SD2 and SDXL: the width of each level, whether it attends to the text, and that one's width."""
+    return {
+        "in_channels": 4,
+        "out_channels": 4,
+        "block_out_channels": widths,
+        "layers_per_block": 2,
+        "cross_attention_dim": context,
+        "attention_head_dim": heads,  # diffusers' name notwithstanding: the number of heads
+        "down_block_types": ["CrossAttnDownBlock2D" if reads else "DownBlock2D" for reads in reads_text],
+        "up_block_types": ["CrossAttnUpBlock2D" if reads else "UpBlock2D" for reads in reversed(reads_text)],
+        **more,
     }
 
 

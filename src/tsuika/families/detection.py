@@ -1,7 +1,5 @@
-"""What a folder or a single file is: its family and what it predicts, from configs, names and shapes.
-
-The families are an argument: this module knows how files are recognised, not which families there are.
-"""
+"""What a folder or a single file is: its family and what it predicts, from configs, names and shapes. The families are
+an argument: this module knows how files are recognised, not which families there are."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
-"""`StableDiffusion`, the one `core.types.Model` of SD1, SD2 and SDXL. Knows no files.
-
-Shapes: B prompts or images, S tokens, D text width, P pooled width, C latent channels, H x W pixels or latents.
-"""
+"""`StableDiffusion`, the one `core.types.Model` of SD1, SD2 and SDXL. Knows no files. Shapes: B prompts or images, S
+tokens, D text width, P pooled width, C latent channels, H x W pixels or latents."""
 
 from __future__ import annotations
 
@@ -34,10 +32,8 @@ ROLES: dict[Role, str] = {
 
 @dataclass
 class StableDiffusion:
-    """A loaded Stable Diffusion; see `core.types.Model`. Freezes its parts and puts them in `eval` mode.
-
-    The VAE stays in float32 in any case: SDXL's overflows in float16, and latents are encoded once.
-    """
+    """A loaded Stable Diffusion; see `core.types.Model`. Freezes its parts and puts them in `eval` mode. The VAE stays
+    in float32 in any case: SDXL's overflows in float16, and latents are encoded once."""
 
     family: Family
     prediction: Prediction
@@ -92,11 +88,7 @@ class StableDiffusion:
         return {component: paths for component, paths in found.items() if paths}
 
     def module(self, component: str, path: str) -> nn.Module:
-        """The module at a canonical path, in any version of transformers.
-
-        Raises:
-            KeyError: there is none.
-        """
+        """The module at a canonical path, in any version of transformers. Raises KeyError: there is none."""
         root = self.components[component]
         try:
             return root.get_submodule(own_name(root, path))
@@ -173,24 +165,14 @@ class StableDiffusion:
         finally:
             del table.forward
 
-    def _max_tokens(self, component: str) -> int:
-        positions = int(self.text_encoders[component].config.max_position_embeddings)  # type: ignore[union-attr, arg-type]
-        return min(int(self.tokenizers[tokenizer_of(component)].model_max_length), positions)
-
     def encode_text(self, prompts: Sequence[str], *, size_px: tuple[int, int] | None = None) -> Conditioning:
         """Prompts to conditioning, differentiable. What is longer than the encoders read becomes chunks of that length,
-        each with its own start and end, joined along the tokens; pooled is the first chunk's.
-
-        A new word (see `words`) becomes its vectors, one token each.
-
-        SD1 and SD2 give the final hidden state after the final norm (SD2's 23 layers are open_clip's 24 without the
-        last: its penultimate state). SDXL joins both encoders' penultimate states, unnormed, and adds the second's
-        projection of the end token. Sources: Podell et al. 2023 (SDXL), 2.1; Stability's `FrozenOpenCLIPEmbedder`.
-
-        Args:
-            prompts: B texts.
-            size_px: (width, height) for SDXL's size conditioning, uncropped; the native size if None.
-        """
+        each with its own start and end, joined along the tokens; pooled is the first chunk's. A new word (see `words`)
+        becomes its vectors, one token each. SD1 and SD2 give the final hidden state after the final norm (SD2's 23
+        layers are open_clip's 24 without the last: its penultimate state). SDXL joins both encoders' penultimate
+        states, unnormed, and adds the second's projection of the end token. Sources: Podell et al. 2023 (SDXL), 2.1;
+        Stability's `FrozenOpenCLIPEmbedder`. `size_px` is (width, height) for SDXL's size conditioning, uncropped; the
+        native size if None."""
         chunks = [texts(prompt, self.count_tokens, limit_of(self)) for prompt in prompts]
         if all(len(parts) == 1 for parts in chunks):
             return self._encode_chunks(prompts, size_px)
@@ -200,12 +182,13 @@ class StableDiffusion:
         )
 
     def _encode_chunks(self, prompts: Sequence[str], size_px: tuple[int, int] | None) -> Conditioning:
-        """Prompts that fit."""
         import torch
 
         states, pooled_BP = [], None
         for component, encoder in self.text_encoders.items():
-            ids_BS = self.token_ids(prompts, component, self._max_tokens(component)).to(self.device)
+            positions = int(encoder.config.max_position_embeddings)  # type: ignore[union-attr, arg-type]
+            longest = min(int(self.tokenizers[tokenizer_of(component)].model_max_length), positions)
+            ids_BS = self.token_ids(prompts, component, longest).to(self.device)
             with self._reading_words(component):
                 earlier = self.family.penultimate or self.clip_skip > 1
                 out = encoder(input_ids=ids_BS, output_hidden_states=earlier, return_dict=True)
@@ -237,14 +220,12 @@ class StableDiffusion:
         return latents_BCHW * self.latent_scale
 
     def decode_latents(self, latents_BCHW: Tensor) -> Tensor:
-        """Scaled latents to pixels (B, 3, H, W) in -1..1, clamped, in float32."""
         weight = next(self.vae.parameters())
         scaled_BCHW = latents_BCHW.to(weight.device, weight.dtype) / self.latent_scale
         pixels_B3HW: Tensor = self.vae.decode(scaled_BCHW).sample  # type: ignore[operator]
         return pixels_B3HW.clamp(-1, 1)
 
     def denoise(self, noisy_BCHW: Tensor, t_B: Tensor, cond: Conditioning) -> Tensor:
-        """The UNet's raw output in the dtype of `noisy_BCHW`; `t_B` are times of its objective, 0..1000."""
         dtype = self.dtype
         added: dict[str, Any] = {}
         if cond.mask_BS is not None:

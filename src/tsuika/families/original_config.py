@@ -1,7 +1,5 @@
-"""The configuration of a model as its original programs read it: the `.yaml` beside a single file, always for v-prediction.
-
-Sources: `v1-inference.yaml` (CompVis), `v2-inference-v.yaml` and `sd_xl_base.yaml` (Stability AI).
-"""
+"""The configuration of a model as its original programs read it: the `.yaml` beside a single file, always for
+v-prediction. Sources: `v1-inference.yaml` (CompVis), `v2-inference-v.yaml` and `sd_xl_base.yaml` (Stability AI)."""
 
 from __future__ import annotations
 
@@ -60,13 +58,8 @@ def first_stage(vae: Mapping[str, Any], target: str) -> dict[str, Any]:
 
 
 def latent_diffusion(configs: Mapping[str, Any], latent_scale: float, *, text: Mapping[str, Any]) -> dict[str, Any]:
-    """A model of CompVis' `ldm` with the text encoder `text`.
-
-    Args:
-        configs: By part: `unet`, `vae`, `scheduler`, as diffusers writes them.
-        latent_scale: What latents are multiplied by.
-        text: `cond_stage_config`.
-    """
+    """A model of CompVis' `ldm`, of configs by part (`unet`, `vae`, `scheduler`, as diffusers writes them), with the
+    text encoder `text` (`cond_stage_config`)."""
     scheduler = configs["scheduler"]
     unet = {"image_size": 32, **network(configs["unet"])}
     params = {

@@ -1,8 +1,6 @@
 """The parts of a base on disk: where each tensor of an empty module lies in a file, and modules filled from there.
-
-Every tensor that a module has must be in the file, and the other way round: a text encoder left at random is the classic
-silent failure of this field.
-"""
+Every tensor that a module has must be in the file, and the other way round: a text encoder left at random is the
+classic silent failure of this field."""
 
 from __future__ import annotations
 
@@ -45,11 +43,7 @@ class Part:
     stored: list[str]  # the names in the file that belong to this part
 
     def empty(self) -> nn.Module:
-        """The module, without memory for its weights.
-
-        Raises:
-            ModelError: there is none of these sizes (MD003).
-        """
+        """The module, without memory for its weights. Raises ModelError: there is none of these sizes (MD003)."""
         from accelerate import init_empty_weights
 
         try:
@@ -62,11 +56,8 @@ class Part:
             raise unfit(self.weights.path, error) from None
 
     def places(self, module: nn.Module) -> dict[str, tuple[ldm.Place, tuple[int, ...]]]:
-        """Where each tensor of the module lies, and its shape, by the module's own names.
-
-        Raises:
-            ModelError: the file lacks some (MD003).
-        """
+        """Where each tensor of the module lies, and its shape, by the module's own names. Raises ModelError: the file
+        lacks some (MD003)."""
         found = {
             name: (self.locate(canonical(self.component, name)), tuple(tensor.shape))
             for name, tensor in module.state_dict().items()
@@ -84,11 +75,8 @@ class Part:
         return found
 
     def read(self, place: ldm.Place, shape: tuple[int, ...]) -> Tensor:
-        """A tensor in diffusers' shape, in the file's number type.
-
-        Raises:
-            ModelError: it cannot have this shape (MD003).
-        """
+        """A tensor in diffusers' shape, in the file's number type. Raises ModelError: it cannot have this shape
+        (MD003)."""
         try:
             return ldm.take(self.weights.tensor(place.name), place, shape)
         except ValueError as error:
@@ -102,11 +90,8 @@ class Part:
             raise ModelError("MD003", where=self.weights.path, why=why) from None
 
     def tensors(self, module: nn.Module) -> dict[str, Tensor]:
-        """Every tensor of the module by its own names, as in the file; nothing in the file may be left over.
-
-        Raises:
-            ModelError: something is missing, left over or of another shape (MD003).
-        """
+        """Every tensor of the module by its own names, as in the file; nothing in the file may be left over. Raises
+        ModelError: something is missing, left over or of another shape (MD003)."""
         places = self.places(module)
         used = {place.name for place, _shape in places.values()}
         if extra := {name for name in self.stored if not _UNNEEDED.fullmatch(name)} - used:
@@ -120,11 +105,7 @@ class Part:
         return {name: self.read(place, shape) for name, (place, shape) in places.items()}
 
     def load(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
-        """The module with its weights.
-
-        Raises:
-            ModelError: as `tensors`.
-        """
+        """The module with its weights. Raises ModelError: as `tensors`."""
         module = self.empty()
         # A copy, not a view of the mapped file: the file may change, and unaligned memory takes other CPU kernels.
         tensors = {name: value.to(device, dtype, copy=True) for name, value in self.tensors(module).items()}
@@ -132,36 +113,27 @@ class Part:
         return module.to(device)
 
 
-def unet_of_folder(weights: Weights, config: Config) -> Part:
-    """The UNet of a diffusers folder."""
-    return Part("unet", partial(build_unet, config), weights, ldm.Place, list(weights.shapes))
-
-
-def unet_of_file(weights: Weights, config: Config) -> Part:
-    """The UNet of a single file."""
+def unet_part(weights: Weights, config: Config, *, is_file: bool) -> Part:
+    """The UNet of a single file, or of a diffusers folder."""
 
     def locate(name: str) -> ldm.Place:
-        return ldm.unet_place(name, config).under(UNET_PREFIX)
+        return ldm.unet_place(name, config).under(UNET_PREFIX) if is_file else ldm.Place(name)
 
-    return Part("unet", partial(build_unet, config), weights, locate, weights.names(UNET_PREFIX))
-
-
-def text_of_folder(weights: Weights, config: Config, tower: TextTower) -> Part:
-    """A text encoder of a diffusers folder; written by transformers 4 or 5: with or without `text_model.`."""
-    names = {canonical(tower.component, name): name for name in weights.shapes}
-    stored = [name for name in weights.shapes if tower.projected or name != "text_projection.weight"]
-    build = partial(build_text, config, projected=tower.projected)
-    return Part(tower.component, build, weights, lambda name: ldm.Place(names.get(name, name)), stored)
+    return Part("unet", partial(build_unet, config), weights, locate, weights.names(UNET_PREFIX if is_file else ""))
 
 
-def text_of_file(weights: Weights, config: Config, tower: TextTower) -> Part:
-    """A text encoder of a single file; some SD1 files, written from transformers 5 modules, lost `text_model.`."""
+def text_part(weights: Weights, config: Config, tower: TextTower, *, is_file: bool) -> Part:
+    """A text encoder of a single file, or of a diffusers folder; written by transformers 4 or 5 or from its modules: with
+    or without `text_model.`."""
     is_flat = tower.layout == "clip" and not weights.starts(f"{tower.prefix}text_model.")
+    names = {canonical(tower.component, name): name for name in weights.shapes}
 
     def locate(name: str) -> ldm.Place:
+        if not is_file:
+            return ldm.Place(names.get(name, name))
         return tower.place(name.removeprefix("text_model.") if is_flat else name)
 
-    stored = [name for name in weights.names(tower.prefix) if is_read(name, tower, config)]
+    stored = [name for name in weights.names(tower.prefix if is_file else "") if is_read(name, tower, config)]
     return Part(tower.component, partial(build_text, config, projected=tower.projected), weights, locate, stored)
 
 
@@ -175,11 +147,8 @@ def is_read(name: str, tower: TextTower, config: Config) -> bool:
 
 
 def vae_part(weights: Weights, config: Mapping[str, Any]) -> Part:
-    """The VAE in a file: part of a checkpoint or alone, in the original layout or in diffusers'.
-
-    Raises:
-        ModelError: there is none in it (MD012).
-    """
+    """The VAE in a file: part of a checkpoint or alone, in the original layout or in diffusers'. Raises ModelError:
+    there is none in it (MD012)."""
     prefix = weights.vae_prefix
     if prefix is None:
         raise ModelError("MD012", where=weights.path)

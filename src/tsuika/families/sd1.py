@@ -7,29 +7,16 @@ from typing import Final
 
 from tsuika.core.types import Prediction
 from tsuika.families import common, original_config
-from tsuika.families.common import Config, Family, Geometry, Names, TextTower
+from tsuika.families.common import Family, Geometry, Names, TextTower
 
-# CompVis/stable-diffusion v1-inference.yaml, scale_factor
-_SCALE: Final = 0.18215
+_SCALE: Final = 0.18215  # CompVis/stable-diffusion v1-inference.yaml, scale_factor
 # The same file, unet_config: model_channels 320, channel_mult 1 2 4 4, 8 heads, context 768
-_UNET: Final[Config] = {
-    "sample_size": 64,
-    "in_channels": 4,
-    "out_channels": 4,
-    "block_out_channels": [320, 640, 1280, 1280],
-    "layers_per_block": 2,
-    "cross_attention_dim": 768,
-    # diffusers' name notwithstanding: the number of heads
-    "attention_head_dim": 8,
-    "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
-    "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
-}
+_UNET: Final = common.unet_config([320, 640, 1280, 1280], 768, 8, (True, True, True, False), sample_size=64)
 # openai/clip-vit-large-patch14, its text tower
 _TEXT: Final = common.clip_config(768, 12, 12, act="quick_gelu", projection=768, pad=49407)
 
 
 def _geometry(prediction: Prediction) -> Geometry:
-    del prediction
     return Geometry(_UNET, common.vae_config(512, _SCALE), {"text_encoder": _TEXT}, native_size_px=512)
 
 

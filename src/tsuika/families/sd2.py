@@ -7,23 +7,13 @@ from typing import Final
 
 from tsuika.core.types import Prediction
 from tsuika.families import common, original_config
-from tsuika.families.common import Config, Family, Geometry, Names, TextTower
+from tsuika.families.common import Family, Geometry, Names, TextTower
 
-# Stability-AI/stablediffusion v2-inference.yaml, scale_factor
-_SCALE: Final = 0.18215
+_SCALE: Final = 0.18215  # Stability-AI/stablediffusion v2-inference.yaml, scale_factor
 # The same file, unet_config: num_head_channels 64, use_linear_in_transformer, context 1024
-_UNET: Final[Config] = {
-    "in_channels": 4,
-    "out_channels": 4,
-    "block_out_channels": [320, 640, 1280, 1280],
-    "layers_per_block": 2,
-    "cross_attention_dim": 1024,
-    "use_linear_projection": True,
-    # numbers of heads, each 64 wide
-    "attention_head_dim": [5, 10, 20, 20],
-    "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
-    "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
-}
+_UNET: Final = common.unet_config(
+    [320, 640, 1280, 1280], 1024, [5, 10, 20, 20], (True, True, True, False), use_linear_projection=True
+)
 # laion/CLIP-ViT-H-14-laion2B-s32B-b79K, its text tower of 24 layers without the last
 _TEXT: Final = common.clip_config(1024, 23, 16, act="gelu", projection=512, pad=0)
 

@@ -7,36 +7,28 @@ from typing import Any, Final
 
 from tsuika.core.types import Prediction
 from tsuika.families import common, original_config
-from tsuika.families.common import Config, Family, Geometry, Names, TextTower
+from tsuika.families.common import Family, Geometry, Names, TextTower
 
-# Stability-AI/generative-models sd_xl_base.yaml, scale_factor
-_SCALE: Final = 0.13025
+_SCALE: Final = 0.13025  # Stability-AI/generative-models sd_xl_base.yaml, scale_factor
 # The same file, network_config: channel_mult 1 2 4, transformer_depth 1 2 10, context 2048
-_UNET: Final[Config] = {
-    "sample_size": 128,
-    "in_channels": 4,
-    "out_channels": 4,
-    "block_out_channels": [320, 640, 1280],
-    "layers_per_block": 2,
-    "cross_attention_dim": 2048,
-    "use_linear_projection": True,
-    # numbers of heads, each 64 wide
-    "attention_head_dim": [5, 10, 20],
-    "transformer_layers_per_block": [1, 2, 10],
-    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
-    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 256,
-    # adm_in_channels there: 1280 pooled + 6 x 256 sizes
-    "projection_class_embeddings_input_dim": 2816,
-}
+_UNET: Final = common.unet_config(
+    [320, 640, 1280],
+    2048,
+    [5, 10, 20],
+    (False, True, True),
+    sample_size=128,
+    use_linear_projection=True,
+    transformer_layers_per_block=[1, 2, 10],
+    addition_embed_type="text_time",
+    addition_time_embed_dim=256,
+    projection_class_embeddings_input_dim=2816,  # adm_in_channels there: 1280 pooled + 6 x 256 sizes
+)
 # openai/clip-vit-large-patch14 and laion/CLIP-ViT-bigG-14-laion2B-39B-b160k, their text towers
 _TEXT_L: Final = common.clip_config(768, 12, 12, act="quick_gelu", projection=768, pad=49407)
 _TEXT_G: Final = common.clip_config(1280, 32, 20, act="gelu", projection=1280, pad=0)
 
 
 def _geometry(prediction: Prediction) -> Geometry:
-    del prediction
     text = {"text_encoder": _TEXT_L, "text_encoder_2": _TEXT_G}
     return Geometry(_UNET, common.vae_config(1024, _SCALE, force_upcast=True), text, native_size_px=1024)
 

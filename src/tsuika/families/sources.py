@@ -16,7 +16,7 @@ CLIP_TOKENIZER = "openai/clip-vit-large-patch14"
 ANSWER_S = 10  # seconds in which the hub must have answered
 CLIP_TOKENS = 77  # CLIP's context length, start and end included
 
-_MODEL_FILES = [
+MODEL_FILES = [
     "model_index.json",
     "*/config.json",
     "scheduler/*.json",
@@ -26,18 +26,14 @@ _MODEL_FILES = [
     "vae/diffusion_pytorch_model*",
     "text_encoder*/model*",
 ]
-_VAE_FILES = [f"{folder}{name}" for folder in ("", "vae/") for name in ("config.json", "diffusion_pytorch_model*")]
+VAE_FILES = [f"{folder}{name}" for folder in ("", "vae/") for name in ("config.json", "diffusion_pytorch_model*")]
 _OTHER_FILES = ["*.bin", "*.fp16.*", "*.non_ema.*", "*.msgpack", "*.onnx*", "*.xml", "*flax*"]
 
 
 def find_tokenizer(folder: Path, name: str, tower: TextTower | None) -> Any:
-    """The tokenizer `name` (`tokenizer`, `tokenizer_2`) below or in a folder.
-
-    `tower` decides padding and length where the files may not say; None: the folder is the model's own and does.
-
-    Raises:
-        ModelError: none there, or not readable (MD003).
-    """
+    """The tokenizer `name` (`tokenizer`, `tokenizer_2`) below or in a folder. `tower` decides padding and length where
+    the files may not say; None: the folder is the model's own and does. Raises ModelError: none there, or not readable
+    (MD003)."""
     for place in (folder / name, folder / "tokenizer", folder):
         has_merges = (place / "vocab.json").is_file() and (place / "merges.txt").is_file()
         if has_merges or (place / "tokenizer.json").is_file():
@@ -50,13 +46,10 @@ def find_tokenizer(folder: Path, name: str, tower: TextTower | None) -> Any:
 
 
 def clip_tokenizer(where: Path) -> Path:
-    """CLIP's tokenizer from the hub's cache, else from the hub, for the single file `where`.
-
-    Raises:
-        NetworkError: it is in neither.
-    """
+    """CLIP's tokenizer from the hub's cache, else from the hub, for the single file `where`. Raises NetworkError: it is
+    in neither."""
     try:
-        return _snapshot(CLIP_TOKENIZER, ["vocab.json", "merges.txt", "tokenizer_config.json"], [])
+        return from_hub(CLIP_TOKENIZER, ["vocab.json", "merges.txt", "tokenizer_config.json"])
     except NetworkError as error:
         why = _(
             "A single file has no tokenizer, and {name} is not on this machine. "
@@ -68,30 +61,14 @@ def clip_tokenizer(where: Path) -> Path:
         raise NetworkError("NW001", where=where, why=why) from None
 
 
-def model_from_hub(name: str) -> Path:
-    """A diffusers folder of the hub, found in the cache or downloaded.
-
-    Raises:
-        NetworkError: not reachable, no such name, or not allowed.
-    """
-    return _snapshot(name, _MODEL_FILES, _OTHER_FILES)
-
-
-def vae_from_hub(name: str) -> Path:
-    """The diffusers folder of a VAE, or of a model that has one, found in the hub's cache or downloaded.
-
-    Raises:
-        NetworkError: as `model_from_hub`.
-    """
-    return _snapshot(name, _VAE_FILES, _OTHER_FILES)
-
-
 def is_hub_id(spec: str) -> bool:
     """Whether this is of the form owner/name, and not a weight file's name."""
     return bool(re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", spec)) and not spec.lower().endswith(WEIGHT_SUFFIXES)
 
 
-def _snapshot(name: str, allowed: list[str], ignored: list[str]) -> Path:
+def from_hub(name: str, allowed: list[str]) -> Path:
+    """A folder of the hub with the files that are `allowed`, found in the cache or downloaded. Raises NetworkError: not
+    reachable, no such name, or not allowed."""
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
@@ -103,7 +80,7 @@ def _snapshot(name: str, allowed: list[str], ignored: list[str]) -> Path:
     except Exception as error:  # noqa: BLE001
         asked = error
     try:
-        chosen = {"allow_patterns": allowed, "ignore_patterns": ignored}
+        chosen = {"allow_patterns": allowed, "ignore_patterns": _OTHER_FILES}
         return Path(snapshot_download(name, local_files_only=asked is not None, **chosen))
     # OSError takes in ConnectionError, OfflineModeIsEnabled, and LocalEntryNotFoundError (a FileNotFoundError).
     except (HfHubHTTPError, HFValidationError, OSError) as error:

@@ -50,11 +50,8 @@ class StoredBase:
 
     @cached_property
     def geometry(self) -> Geometry:
-        """Its sizes: a folder's configs; what a single file written by tsuika says; else its family's own.
-
-        Raises:
-            ModelError: they cannot be read (MD003).
-        """
+        """Its sizes: a folder's configs; what a single file written by tsuika says; else its family's own. Raises
+        ModelError: they cannot be read (MD003)."""
         if self.file:
             return self.given or _noted_geometry(self.file) or self.family.geometry(self.prediction)
         unet, vae = self._config("unet"), self._config("vae")
@@ -68,44 +65,34 @@ class StoredBase:
         return Geometry(unet, vae, text, native)
 
     def component(self, name: str) -> Weights:
-        """The weights that a component is in.
-
-        Raises:
-            ModelError: none there, or damaged (MD003).
-        """
+        """The weights that a component is in. Raises ModelError: none there, or damaged (MD003)."""
         stem = "model" if name.startswith("text_encoder") else "diffusion_pytorch_model"
         return self.file or open_folder(self.path / name, stem)
 
     def _config(self, component: str) -> Config:
+        if self.file:
+            return self.geometry.unet if component == "unet" else self.geometry.text[component]
         return read_json(self.path / component / "config.json")
 
     def unet(self) -> parts.Part:
         """The UNet."""
-        if self.file:
-            return parts.unet_of_file(self.file, self.geometry.unet)
-        return parts.unet_of_folder(self.component("unet"), self._config("unet"))
+        return parts.unet_part(self.component("unet"), self._config("unet"), is_file=self.file is not None)
 
     def text_encoders(self) -> list[parts.Part]:
         """The text encoders, in the family's order."""
-        towers = self.family.towers
-        if self.file:
-            return [parts.text_of_file(self.file, self.geometry.text[t.component], t) for t in towers]
-        return [parts.text_of_folder(self.component(t.component), self._config(t.component), t) for t in towers]
+        return [
+            parts.text_part(self.component(t.component), self._config(t.component), t, is_file=self.file is not None)
+            for t in self.family.towers
+        ]
 
     def weights(self) -> StoredWeights:
-        """Everything but the VAE by canonical name, read from disk one by one.
-
-        Raises:
-            ModelError: a part is not whole (MD003), or a pickle with code in it (MD005).
-        """
+        """Everything but the VAE by canonical name, read from disk one by one. Raises ModelError: a part is not whole
+        (MD003), or a pickle with code in it (MD005)."""
         return StoredWeights([self.unet(), *self.text_encoders()])
 
     def load_vae(self, vae: str, device: torch.device) -> nn.Module:
-        """The base's own VAE or another, named as in `families.load`; nothing else of the base is loaded.
-
-        Raises:
-            ModelError, NetworkError: as `families.load_vae`.
-        """
+        """The base's own VAE or another, named as in `families.load`; nothing else of the base is loaded. Raises
+        ModelError, NetworkError: as `families.load_vae`."""
         if vaes.is_own(vae):
             return vaes.own_vae(self.path, self.geometry.vae, vae, device)
         return vaes.other_vae(self.facts.title, self.geometry.vae, vae, device)
@@ -119,13 +106,9 @@ class StoredBase:
         vae: str = vaes.BUILTIN,
         overrides: Overrides = AS_STORED,
     ) -> StableDiffusion:
-        """The model, frozen; see `families.load`.
-
-        Raises:
-            RecipeError: an override that this model cannot have (RC002).
-            ModelError: a part is missing, damaged or does not fit (MD003), or is a pickle with code (MD005).
-            NetworkError: no VAE was given, cached or to be had.
-        """
+        """The model, frozen; see `families.load`. Raises RecipeError: an override that this model cannot have (RC002);
+        ModelError: a part is missing, damaged or does not fit (MD003), or is a pickle with code (MD005); NetworkError:
+        no VAE was given, cached or to be had."""
         prediction = overrides.prediction or self.prediction
         return StableDiffusion(
             family=self.family,
@@ -144,7 +127,6 @@ class StoredBase:
         )
 
     def _scheduler(self, prediction: Prediction, zero_terminal_snr: bool | None) -> dict[str, Any]:
-        """As diffusers would write it for what the model is said to predict."""
         says_so = self.zero_terminal_snr if self.file else None
         known = says_so if zero_terminal_snr is None else zero_terminal_snr
         if zero_terminal_snr and prediction != "v_prediction":
@@ -172,12 +154,8 @@ class StoredBase:
         return layer
 
     def tokenizers(self, folder: str = "") -> dict[str, Any]:
-        """The tokenizers in a folder; with "" the base's own, or for a single file CLIP's.
-
-        Raises:
-            ModelError: none there, or not readable (MD003).
-            NetworkError: they are neither cached nor to be had.
-        """
+        """The tokenizers in a folder; with "" the base's own, or for a single file CLIP's. Raises ModelError: none
+        there, or not readable (MD003); NetworkError: they are neither cached nor to be had."""
         is_own = not (self.file or folder)
         place = Path(folder) if folder else sources.clip_tokenizer(self.path) if self.file else self.path
         return {
@@ -198,13 +176,9 @@ class StoredBase:
 
 
 def open_base(families: Sequence[Family], path: Path, given: Geometry | None = None) -> StoredBase:
-    """What a diffusers folder or a single file is; no weights are read (but SD2's 320 numbers that show its prediction).
-
-    `given` are sizes of a single file that are not its family's own, and that it does not say.
-
-    Raises:
-        ModelError: not there (MD001), no Stable Diffusion (MD002), damaged (MD003), a pickle with code (MD005).
-    """
+    """What a diffusers folder or a single file is; no weights are read (but SD2's 320 numbers that show its
+    prediction). `given` are sizes of a single file that are not its family's own, and that it does not say. Raises
+    ModelError: not there (MD001), no Stable Diffusion (MD002), damaged (MD003), a pickle with code (MD005)."""
     if path.is_dir():
         family, prediction, why = detection.detect_folder(families, path)
         return StoredBase(path, family, prediction, why)
@@ -228,10 +202,8 @@ def _noted_geometry(file: Weights) -> Geometry | None:
 
 
 class StoredWeights(Mapping[str, "Tensor"]):
-    """`<component>.<canonical parameter path>` -> weight, on the CPU, in the file's number type.
-
-    Each is read from disk when asked for, so that two SDXL fit side by side.
-    """
+    """`<component>.<canonical parameter path>` -> weight, on the CPU, in the file's number type. Each is read from disk
+    when asked for, so that two SDXL fit side by side."""
 
     def __init__(self, components: Sequence[parts.Part]) -> None:
         self._places = {

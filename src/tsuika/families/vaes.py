@@ -39,13 +39,9 @@ def shipped(base: Path) -> tuple[str, ...]:
 
 
 def own_vae(base: Path, config: Config, vae: str, device: torch.device) -> nn.Module:
-    """The VAE in a base's folder or single file, in float32, or another that the folder ships as `vae-NAME`.
-
-    That one's folder holds what differs; the rest, as a rule the encoder, is the base's own.
-
-    Raises:
-        ModelError: none of this name (MD010), damaged or without a VAE (MD003).
-    """
+    """The VAE in a base's folder or single file, in float32, or another that the folder ships as `vae-NAME`. That one's
+    folder holds what differs; the rest, as a rule the encoder, is the base's own. Raises ModelError: none of this name
+    (MD010), damaged or without a VAE (MD003)."""
     weights = open_weights(base) if base.is_file() else open_folder(base / "vae", _STEM)
     if vae != BUILTIN:
         if vae not in (known := shipped(base)):
@@ -58,18 +54,13 @@ def own_vae(base: Path, config: Config, vae: str, device: torch.device) -> nn.Mo
 
 def other_vae(title: str, config: Config, vae: str, device: torch.device) -> nn.Module:
     """A VAE from elsewhere, in float32, for a base whose own has `config`; the base's latent scale stays in force.
-
-    `vae` is a file, a folder or a hub id; `title` the family's, for errors.
-
-    Raises:
-        ModelError: no such file (MD009), no VAE (MD002), or one of other latents (MD004).
-        NetworkError: the hub is needed and does not answer.
-    """
+    `vae` is a file, a folder or a hub id; `title` the family's, for errors. Raises ModelError: no such file (MD009), no
+    VAE (MD002), or one of other latents (MD004); NetworkError: the hub is needed and does not answer."""
     path = at_home(vae)
     if not path.exists():
         if not sources.is_hub_id(vae):
             raise ModelError("MD009", where=vae)
-        path = sources.vae_from_hub(vae)
+        path = sources.from_hub(vae, sources.VAE_FILES)
     if path.is_dir():
         folder = path / "vae" if (path / "vae" / "config.json").is_file() else path
         own = read_json(folder / "config.json")

@@ -1,14 +1,12 @@
-"""File formats for artifacts. `FORMATS` is the whole list; a new format is one file and one entry.
-
-A method from outside can name formats that live outside, too, or `native`, which holds results of any method.
-"""
+"""File formats for artifacts. `FORMATS` is the whole list; a new format is one file and one entry. A method from
+outside can name formats that live outside, too, or `native`, which holds results of any method."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from tsuika.core import kinds
 from tsuika.core.errors import FormatError, ModelError
@@ -18,17 +16,14 @@ from tsuika.core.types import Artifact, Format
 from tsuika.core.weights import open_weights
 from tsuika.families.detection import of_folder
 from tsuika.formats import embedding, hypernetwork, lora_reading
-from tsuika.formats.checkpoint import SingleFile
+from tsuika.formats.checkpoint import DiffusersFolder, SingleFile
 from tsuika.formats.common import WriteOnly, count_tags, run_facts
-from tsuika.formats.delta import compared_parts, relative_errors, tensor_errors
-from tsuika.formats.diffusers_folder import DiffusersFolder
-from tsuika.formats.embedding_a1111 import A1111Embedding
-from tsuika.formats.embedding_diffusers import DiffusersEmbedding
-from tsuika.formats.embedding_kohya import KohyaEmbedding
+from tsuika.formats.embedding_files import A1111Embedding, DiffusersEmbedding, KohyaEmbedding
 from tsuika.formats.hypernetwork import A1111Hypernetwork
 from tsuika.formats.kohya_lora import KohyaLora
-from tsuika.formats.layouts import LAYOUTS
-from tsuika.formats.lora_reading import OtherLora
+from tsuika.formats.layouts import KOHYA, LAYOUTS
+from tsuika.formats.lora import compared_parts, relative_errors, tensor_errors
+from tsuika.formats.lora_reading import LoraFile
 from tsuika.formats.native import Native, method_of
 from tsuika.formats.peft_lora import PeftLora
 
@@ -41,56 +36,30 @@ FORMATS: Final[tuple[Format, ...]] = (
     A1111Hypernetwork(),
     hypernetwork.NATIVE,
 )
-SYNONYMS: Final = {(KohyaLora.method, "a1111"): KohyaLora.name}  # A1111 reads kohya's layout
-LORA: Final = tuple(known for known in FORMATS if known.method == KohyaLora.method)
+SYNONYMS: Final = {(LoraFile.method, "a1111"): KOHYA.name}  # A1111 reads kohya's layout
+LORA: Final = tuple(known for known in FORMATS if known.method == LoraFile.method)
 # By name; of the layouts that are not written, too.
-_LORA_READERS: Final = {layout.name: OtherLora(layout) for layout in LAYOUTS} | {known.name: known for known in LORA}
+_LORA_READERS: Final = {layout.name: LoraFile(layout) for layout in LAYOUTS} | {known.name: known for known in LORA}
 CHECKPOINTS: Final[tuple[Format, ...]] = (SingleFile(), DiffusersFolder())  # written only: `families` opens them
 NATIVE: Final = "native"
 _EXPECTED: Final = _("a LoRA, an embedding or a hypernetwork")
 
-__all__ = [
-    "CHECKPOINTS",
-    "FORMATS",
-    "LORA",
-    "NATIVE",
-    "SYNONYMS",
-    "WriteOnly",
-    "bundled",
-    "compared_parts",
-    "count_tags",
-    "find",
-    "for_method",
-    "is_artifact",
-    "pieces",
-    "relative_errors",
-    "run_facts",
-    "tensor_errors",
-]
+# What is defined elsewhere and looked for here.
+__all__ = ["WriteOnly", "compared_parts", "count_tags", "relative_errors", "run_facts", "tensor_errors"]
 
 
 def for_method(method: str, also: Iterable[str] = ()) -> tuple[Format, ...]:
-    """The formats that hold results of a method, the main one first.
-
-    Args:
-        also: The method's own list, beside what is here: `native`, or addresses (`core.outside`) of formats.
-
-    Raises:
-        RecipeError: an address cannot be imported, or is no format (RC002).
-    """
+    """The formats that hold results of a method, the main one first. `also` is the method's own list beside what is
+    here: `native`, or addresses (`core.outside`) of formats. Raises RecipeError: an address cannot be imported, or is
+    no format (RC002)."""
     here = tuple(known for known in (*FORMATS, *CHECKPOINTS) if known.method == method)
-    return here + tuple(Native(method) if name == NATIVE else _outside(name) for name in also)
-
-
-def _outside(address: str) -> Format:
-    return imported(address, Format, key="formats")  # type: ignore[type-abstract]
+    kind: Any = Format
+    return here + tuple(Native(method) if name == NATIVE else imported(name, kind, key="formats") for name in also)
 
 
 def pieces(artifact: Artifact, name: str) -> dict[str, Artifact]:
     """What goes into a file each, by file stem: everything in one called `name`, but several new words one by one.
-
-    Programs call a new word by its file's name, so that is the word.
-    """
+    Programs call a new word by its file's name, so that is the word."""
     words = {key.rpartition(".")[0] for key in artifact.tensors} if artifact.method == "textual-inversion" else set()
     if len(words) < 2:
         return {name: artifact}
@@ -103,14 +72,9 @@ def pieces(artifact: Artifact, name: str) -> dict[str, Artifact]:
 
 
 def find(path: Path, also: Iterable[Format] = ()) -> Format:
-    """The format of a file or folder, from its header alone.
-
-    `also` are formats of methods from outside, asked first.
-
-    Raises:
-        ModelError: damaged (MD003), a pickle with more than tensors (MD005), or without them (MD002).
-        FormatError: not there (FM004), something else (MD002).
-    """
+    """The format of a file or folder, from its header alone. `also` are formats of methods from outside, asked first.
+    Raises ModelError: damaged (MD003), a pickle with more than tensors (MD005), or without them (MD002); FormatError:
+    not there (FM004), something else (MD002)."""
     for known in also:
         if known.sniff(path):
             return known
@@ -151,9 +115,6 @@ def is_artifact(path: Path) -> bool:
 
 
 def bundled(path: Path, family: str) -> tuple[Artifact, ...]:
-    """The new words inside a LoRA's file, for `family`; none in any other file.
-
-    Raises:
-        ModelError: damaged (MD003), a pickle with more than tensors in it (MD005).
-    """
+    """The new words inside a LoRA's file, for `family`; none in any other file. Raises ModelError: damaged (MD003), a
+    pickle with more than tensors in it (MD005)."""
     return tuple(lora_reading.bundled(path, family))

@@ -1,14 +1,13 @@
-"""Whole models as one `.safetensors` file in the original (LDM) layout, as every program loads them.
-
-A checkpoint is a base: it is written here and read by `families`. Key sets, shapes and markers of v-prediction are
-those of CompVis, Stability AI and open_clip; see `diffusion.ldm`.
-"""
+"""Whole models: one `.safetensors` file in the original (LDM) layout, as every program loads them, or a diffusers folder.
+A checkpoint is a base: it is written here and read by `families`. Key sets, shapes and markers of v-prediction are those
+of CompVis, Stability AI and open_clip; see `diffusion.ldm`."""
 
 from __future__ import annotations
 
 import json
 import math
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,11 +48,8 @@ class Row:
 
 
 def rows(artifact: Artifact) -> dict[str, Row]:
-    """Every tensor of the file by its full name there, nothing computed yet (meta tensors will do).
-
-    Raises:
-        FormatError: the layout has no place for a tensor (FM002).
-    """
+    """Every tensor of the file by its full name there, nothing computed yet (meta tensors will do). Raises FormatError:
+    the layout has no place for a tensor (FM002)."""
     common.refuse_no_model(artifact, SingleFile.name)
     configs = {key: json.loads(text) for key, text in artifact.metadata.items() if key.endswith("_config")}
     towers = {tower.component: tower for tower in family(artifact.family).towers}
@@ -88,10 +84,8 @@ def rows(artifact: Artifact) -> dict[str, Row]:
 
 def _unused(artifact: Artifact, found: Mapping[str, Row]) -> dict[str, Row]:
     """What open_clip's towers have and nothing computes with, but clients report as missing: the base's own, or made.
-
     SD2 reads before the last block, so a copy of the block before stands in for it, and the unit matrix for the
-    projection.
-    """
+    projection."""
     import torch
 
     made: dict[str, Row] = {}
@@ -154,11 +148,8 @@ class SingleFile(common.WriteOnly):
 
     def write(self, artifact: Artifact, path: Path, *, dtype: torch.dtype) -> None:
         """Write whole or not at all, tensor by tensor; with `<stem>.yaml` beside it where the model predicts v, else
-        without one: that of another model would be read as this one's.
-
-        Raises:
-            FormatError: the layout has no place for a tensor, or `dtype` cannot hold its numbers (FM002).
-        """
+        without one: that of another model would be read as this one's. Raises FormatError: no place for a tensor, or
+        `dtype` cannot hold it (FM002)."""
         import torch
 
         planned = rows(artifact)
@@ -177,21 +168,74 @@ class SingleFile(common.WriteOnly):
             path.with_suffix(".yaml").unlink(missing_ok=True)
 
     def notes(self, artifact: Artifact) -> Iterator[str]:
-        """Codes of what people should know about a file of this artifact; their messages name the `file`."""
         has_extra = any(name.startswith("extra.") for name in artifact.tensors)
-        if any(tower.is_cut for tower in family(artifact.family).towers) and not has_extra:
+        # Of OpenCLIP-H (SD2) single files hold a last block and a projection that nothing computes with.
+        towers = family(artifact.family).towers
+        if any(tower.layout == "open_clip" and not tower.projected for tower in towers) and not has_extra:
             yield "FM006"
 
 
-# ---------------------------------------------------------------------------------------------------------- the .yaml
+class DiffusersFolder(common.WriteOnly):
+    """A diffusers folder, tensors named as transformers 4 and every client expect (`text_model.`). See `core.types.Format`."""
+
+    name = "diffusers"
+    method = "dreambooth"
+    suffix = ""
+
+    def write(self, artifact: Artifact, path: Path, *, dtype: torch.dtype) -> None:
+        """Write whole or not at all, tensor by tensor; a model folder that is already at `path` is replaced."""
+        common.refuse_no_model(artifact, self.name)
+        with whole(path) as temporary:
+            self._write(artifact, temporary, dtype)
+            if (path / "model_index.json").is_file():
+                shutil.rmtree(path)
+
+    def _write(self, artifact: Artifact, folder: Path, dtype: torch.dtype) -> None:
+        import torch
+
+        facts = artifact.metadata
+        index: dict[str, Any] = {**family(artifact.family).names.model_index, "_diffusers_version": "0.30.0"}
+        parts: dict[str, dict[str, torch.Tensor]] = {}
+        for name, tensor in artifact.tensors.items():
+            component, _dot, path = name.partition(".")
+            if component != "extra":
+                parts.setdefault(component, {})[path] = tensor
+        for component, tensors in parts.items():
+            config = json.loads(facts[f"{component}_config"])
+            is_text = component.startswith("text_encoder")
+            _write_json(folder / component / "config.json", config)
+            stem = "model" if is_text else "diffusion_pytorch_model"
+            empty = {name: torch.empty(t.shape, dtype=dtype, device="meta") for name, t in tensors.items()}
+
+            def make(name: str, tensors: dict[str, torch.Tensor] = tensors) -> torch.Tensor:
+                return safetensors.cast({name: tensors[name]}, dtype, self.name)[name]
+
+            safetensors.save_tensors(folder / component / f"{stem}.safetensors", empty, {"format": "pt"}, make)
+            index[component] = (
+                ["transformers", config["architectures"][0]] if is_text else ["diffusers", config["_class_name"]]
+            )
+            if is_text:
+                tokenizer = component.replace("text_encoder", "tokenizer")
+                for file, text in json.loads(facts[f"{tokenizer}_files"]).items():
+                    (folder / tokenizer).mkdir(exist_ok=True)
+                    (folder / tokenizer / file).write_text(text, encoding="utf-8")
+                index[tokenizer] = ["transformers", "CLIPTokenizer"]
+        scheduler = json.loads(facts["scheduler_config"])
+        if facts["prediction"] != "flow":
+            # Schedulers of flow have no such setting.
+            scheduler["prediction_type"] = facts["prediction"]
+        _write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
+        index["scheduler"] = ["diffusers", scheduler.get("_class_name", "DDIMScheduler")]
+        _write_json(folder / "model_index.json", index)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def copy_yaml(source: Path, out: Path) -> bool:
-    """Give a copy of a single file the `.yaml` that stands beside the original, or none where there is none.
-
-    Returns:
-        Whether there was one to copy.
-    """
+    """Give a copy of a single file the `.yaml` that stands beside the original, or none; whether there was one to copy."""
     theirs, ours = source.with_suffix(".yaml"), out.with_suffix(".yaml")
     if theirs.is_file() and ours.exists() and ours.samefile(theirs):  # the copy stands beside the original
         return False

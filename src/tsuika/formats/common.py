@@ -15,8 +15,7 @@ from tsuika.core.texts import Text, _, _n, few
 from tsuika.core.types import Artifact, Prediction
 from tsuika.families import FAMILIES
 
-# Artifact.metadata: JSON list of keys in the file that were not understood
-UNREAD: Final = "unread_keys"
+UNREAD: Final = "unread_keys"  # Artifact.metadata: JSON list of keys in the file that were not understood
 # Artifact.metadata: "metadata" | "shapes" | "default" (no evidence: the first family)
 FAMILY_FROM: Final = "family_from"
 # Artifact.metadata: JSON list of the words bundled in a LoRA's file, which are artifacts of their own
@@ -37,11 +36,7 @@ def of_another_method(method: str, format_name: str, kind: Text) -> FormatError:
 
 
 def refuse_no_model(artifact: Artifact, format_name: str) -> None:
-    """Refuse what is no whole model of a known family.
-
-    Raises:
-        FormatError: another method or family (FM002).
-    """
+    """Refuse what is no whole model of a known family. Raises FormatError: another method or family (FM002)."""
     if artifact.method != "dreambooth" or artifact.family not in {family.name for family in FAMILIES}:
         why = _(
             "It is a {method} for {family}, and this format is for whole models.",
@@ -77,11 +72,8 @@ def bundled_words(artifact: Artifact) -> list[str]:
 
 
 def refuse_unread(artifact: Artifact, format_name: str) -> None:
-    """A file that was not read in full is not converted as if it had been.
-
-    Raises:
-        FormatError: keys were left unread, or words are bundled in the file (FM002).
-    """
+    """A file that was not read in full is not converted as if it had been. Raises FormatError: keys were left unread,
+    or words are bundled in the file (FM002)."""
     do = _("Go without them: --lossy. Words are then written into files of their own, beside the result.")
     if unread := unread_keys(artifact):
         why = _n(
@@ -113,10 +105,8 @@ def prediction_of(metadata: Mapping[str, str]) -> Prediction:
 
 
 def run_facts(train: Train, **facts: object) -> dict[str, str]:
-    """What a file says about its run, as text by name (`kohya_lora` has all names); None and "" are left out.
-
-    Nothing is looked up, and there is no date: the same recipe gives the same bytes, whenever it runs.
-    """
+    """What a file says about its run, as text by name (`kohya_lora` has all names); None and "" are left out. Nothing
+    is looked up, and there is no date: the same recipe gives the same bytes, whenever it runs."""
     named = {name: getattr(train, name) for name in _SETTINGS} | {"max_steps": train.steps}
     named |= {"warmup_steps": round(train.warmup * train.steps), "cache_latents": True, **facts}
     return {
@@ -131,20 +121,14 @@ class WriteOnly:
 
     def sniff(self, path: Path) -> bool:
         """Never: a whole model is no artifact that could be applied to another."""
-        del path
         return False
 
     def notes(self, artifact: Artifact) -> Iterator[str]:
         """Codes of what people should know about a file of this artifact; their messages name the `file`."""
-        del artifact
         yield from ()
 
     def read(self, path: Path) -> Artifact:
-        """Refuses.
-
-        Raises:
-            FormatError: always (FM001).
-        """
+        """Refuses. Raises FormatError: always (FM001)."""
         found, expected = _("a whole model (checkpoint)"), _("a file to use with a base")
         raise FormatError("FM001", where=path, found=found, expected=expected)
 

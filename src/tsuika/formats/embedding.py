@@ -1,7 +1,5 @@
 """What the formats of new words share: one word and its vectors in and out of an artifact, family and facts of a file.
-
-Shapes: n vectors, D text width.
-"""
+Shapes: n vectors, D text width."""
 
 from __future__ import annotations
 
@@ -25,20 +23,15 @@ METHOD: Final = "textual-inversion"
 MAX_BYTES: Final = 1 << 24  # of a file that can be a word: 16 vectors of SDXL in fp32 take 131 kB
 # The sets of names under which programs keep a word's vectors, one of each family's text encoders
 LAYOUTS: Final = tuple(dict.fromkeys(tuple(tower.embedding for tower in row.towers) for row in FAMILIES))
-# An early diffusers script's
-EARLY: Final = ("text_encoders_0", "text_encoders_1")
-# What tensors are called that no word is.
-NAMELESS: Final = {"weight", "bias", "alpha"}
+EARLY: Final = ("text_encoders_0", "text_encoders_1")  # an early diffusers script's
+NAMELESS: Final = {"weight", "bias", "alpha"}  # what tensors are called that no word is
 # Every component that a word can have vectors for, in the encoders' order
 COMPONENTS: Final = max((row.facts.text_encoders for row in FAMILIES), key=len)
 
 
 def split(artifact: Artifact, format_name: str) -> tuple[str, dict[str, Tensor]]:
-    """The word, and its vectors (n, D) by component, in the encoders' order.
-
-    Raises:
-        FormatError: FM002, not a new word, several, or without some text encoder's vectors.
-    """
+    """The word, and its vectors (n, D) by component, in the encoders' order. Raises FormatError: FM002, not a new word,
+    several, or without some text encoder's vectors."""
     if artifact.method != METHOD:
         raise common.of_another_method(artifact.method, format_name, _("new words"))
     parts = {name.rpartition(".")[::2]: vectors for name, vectors in artifact.tensors.items()}
@@ -70,16 +63,9 @@ def names_of(artifact: Artifact) -> tuple[str, ...]:
 
 
 def join(path: Path, words: Mapping[str, Mapping[str, Any]], facts: Mapping[str, str]) -> Artifact:
-    """An artifact of the words in a file; `facts` may name its family, else its widths do.
-
-    Args:
-        path: Where it came from, for errors.
-        words: Word -> component -> vectors, (n, D) or (D); where the word is empty, it is called as the file.
-        facts: Text metadata of the file.
-
-    Raises:
-        FormatError: MD003, these are no vectors.
-    """
+    """An artifact of the words in the file `path`; `facts`, its text metadata, may name its family, else its widths do.
+    `words`: word -> component -> vectors, (n, D) or (D); where the word is empty, it is called as the file. Raises
+    FormatError: MD003, these are no vectors."""
     named: dict[str, Tensor] = {}
     found: dict[str, str] = {}
     for word, parts in words.items():
@@ -97,7 +83,6 @@ def join(path: Path, words: Mapping[str, Mapping[str, Any]], facts: Mapping[str,
 
 
 def _rows(path: Path, value: Any) -> Tensor:
-    """Vectors as (n, D)."""
     import torch
 
     if not isinstance(value, torch.Tensor) or not value.is_floating_point() or value.ndim not in (1, 2):
@@ -169,11 +154,8 @@ def pickled(path: Path) -> Any:
 
 
 def load_table(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """Tensors and text metadata of a safetensors file or of a torch file that is a plain table.
-
-    Raises:
-        ModelError: not there (FM004), damaged (MD003), a pickle with more than tensors in it (MD005).
-    """
+    """Tensors and text metadata of a safetensors file or of a torch file that is a plain table. Raises ModelError: not
+    there (FM004), damaged (MD003), a pickle with more than tensors in it (MD005)."""
     if path.is_file() and is_pickle(path):
         content = load_pickle(path)
         return (content if isinstance(content, dict) else {"": content}), {}

@@ -1,8 +1,6 @@
-"""Hypernetworks: A1111's `.pt`, which A1111 and ComfyUI apply, and our `.safetensors` without a pickle.
-
-An artifact's names are those of the exported net, without dropout; its metadata holds every header field of A1111.
-ComfyUI leaves dropout on when it generates, so no file of ours has any: a foreign net's modules are numbered anew.
-"""
+"""Hypernetworks: A1111's `.pt`, which A1111 and ComfyUI apply, and our `.safetensors` without a pickle. An artifact's
+names are those of the exported net, without dropout; its metadata holds every header field of A1111. ComfyUI leaves
+dropout on when it generates, so no file of ours has any: a foreign net's modules are numbered anew."""
 
 from __future__ import annotations
 
@@ -61,12 +59,8 @@ class A1111Hypernetwork:
             return _PICKLED.search(stream.read(_HEAD_BYTES)) is not None
 
     def read(self, path: Path) -> Artifact:
-        """The artifact, tensors in the file's dtype. What A1111 assumes is filled in where the header is silent.
-
-        Raises:
-            ModelError: damaged (MD003), a pickle with code in it (MD005); nothing is run.
-            FormatError: no hypernetwork, an unknown activation, or nets that do not fit the header (FM001).
-        """
+        """The artifact. What A1111 assumes is filled in where the header is silent. Raises FormatError also for an
+        unknown activation, or nets that do not fit the header (FM001)."""
         content = load_pickle(path)
         if not isinstance(content, dict):
             raise _no_hypernetwork(path, _("a pickled {kind}", kind=type(content).__name__))
@@ -93,13 +87,8 @@ class A1111Hypernetwork:
         return Artifact(self.method, family, tensors, metadata)
 
     def write(self, artifact: Artifact, path: Path, *, dtype: torch.dtype) -> None:
-        """Write whole or not at all, with every field.
-
-        Fields that are left out mean different things to A1111 and ComfyUI; ComfyUI goes by the order of the tensors.
-
-        Raises:
-            FormatError: no hypernetwork, or one that does not fit its header (FM001, FM002).
-        """
+        """Write whole or not at all, with every field: those that are left out mean different things to A1111 and
+        ComfyUI; ComfyUI goes by the order of the tensors."""
         header, nets = _checked(artifact, self.name)
         states = {key: safetensors.cast(net, dtype, self.name) for key, net in nets.items()}
         facts = artifact.metadata
@@ -117,7 +106,6 @@ class A1111Hypernetwork:
 
 
 def _complete(artifact: Artifact, where: str) -> Artifact:
-    """The artifact with every header field and a family."""
     header, _nets = _checked(artifact, where)
     metadata = artifact.metadata | {name: json.dumps(value) for name, value in header.items()}
     if artifact.family:

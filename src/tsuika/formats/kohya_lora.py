@@ -1,10 +1,9 @@
-"""The kohya layout: the LoRA `.safetensors` that ComfyUI, Forge, A1111, kohya sd-scripts and diffusers all load.
-
-A key is `<prefix>_<module path, '.' as '_'>.<part>`; the names are in `kohya_names.py`, the header's in `kohya_header.py`.
-"""
+"""The kohya layout: the LoRA `.safetensors` that ComfyUI, Forge, A1111, kohya sd-scripts and diffusers all load. A key
+is `<prefix>_<module path, '.' as '_'>.<part>`; the names and the header are in `kohya.py`."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -15,8 +14,7 @@ from tsuika.core.types import Artifact
 from tsuika.diffusion.adapters import inner_factor
 from tsuika.families import FAMILIES
 from tsuika.formats import common, layouts, lora, lora_reading
-from tsuika.formats.kohya_header import header_metadata
-from tsuika.formats.kohya_names import layer_name
+from tsuika.formats.kohya import header_metadata, layer_name
 
 if TYPE_CHECKING:
     import torch
@@ -26,27 +24,15 @@ if TYPE_CHECKING:
 _OUTER: Final = ("lora_up.weight", "hada_w1_a", "lokr_w1", "lokr_w1_a")
 
 
-class KohyaLora:
+@dataclass(frozen=True)
+class KohyaLora(lora_reading.LoraFile):
     """The format. See `core.types.Format`."""
 
-    name = "kohya"
-    method = lora.METHOD
-    suffix = ".safetensors"
-
-    def sniff(self, path: Path) -> bool:
-        """Whether a key is kohya's name of a layer."""
-        return lora_reading.layout_in(path) is layouts.KOHYA
-
-    def read(self, path: Path) -> Artifact:
-        """See `lora_reading.read`."""
-        return lora_reading.read(path)
+    layout: layouts.Layout = layouts.KOHYA
+    suffix: str = ".safetensors"
 
     def write(self, artifact: Artifact, path: Path, *, dtype: torch.dtype) -> None:
-        """Write whole or not at all; `alpha` is the effective one (rank-stabilised: alpha * sqrt(rank)).
-
-        Raises:
-            FormatError: the format cannot hold this artifact, or `dtype` its numbers (FM002).
-        """
+        """Write whole or not at all; `alpha` is the effective one (rank-stabilised: alpha * sqrt(rank))."""
         common.refuse_unread(artifact, self.name)
         if artifact.family not in {family.name for family in FAMILIES}:
             why = _("There are no kohya names for the family `{family}`.", family=artifact.family)

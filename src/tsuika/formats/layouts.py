@@ -1,8 +1,6 @@
 """The layouts of LoRA files: under which keys each program keeps which tensor of which layer. Names and shapes only.
-
 One table serves recognition and reading. A layout is what its keys begin with; what stands between, a layer's path in
-diffusers' (HF) or in the original (LDM) names, and the endings are read in every spelling, whatever the layout.
-"""
+diffusers' (HF) or in the original (LDM) names, and the endings are read in every spelling, whatever the layout."""
 
 from __future__ import annotations
 
@@ -14,11 +12,10 @@ from typing import Final
 from tsuika.core.texts import Text, _
 from tsuika.diffusion.adapters import PARTS
 from tsuika.families import FAMILIES
-from tsuika.formats.kohya_names import dotted
+from tsuika.formats.kohya import dotted
 
 Shapes = Mapping[str, tuple[int, ...]]
-# (component, canonical path, part)
-Name = tuple[str, str, str]
+Name = tuple[str, str, str]  # (component, canonical path, part)
 
 _TOWERS: Final = tuple(dict.fromkeys(tower.component for family in FAMILIES for tower in family.towers))
 _FIRST, _SECOND = _TOWERS[0], _TOWERS[1]
@@ -66,14 +63,9 @@ def _canonical(component: str, path: str) -> str | None:
 
 @dataclass(frozen=True)
 class Layout:
-    """How a program names the tensors of a LoRA.
-
-    Attributes:
-        name: As `tsuika inspect` says it.
-        prefixes: What keys begin with, and the component that this means; the first under which a key is understood.
-        mark: What must be in one of its keys, too.
-        resolve: Names of all keys where one key alone does not tell: for layouts that go by numbers.
-    """
+    """How a program names the tensors of a LoRA: the name as `tsuika inspect` says it; what keys begin with, and the
+    component that this means (the first under which a key is understood counts); what must be in one of its keys, too;
+    and for layouts that go by numbers, the names of all keys."""
 
     name: str
     prefixes: tuple[tuple[str, str], ...]
@@ -116,8 +108,6 @@ def _second_tower(found: Mapping[str, Name], shapes: Shapes) -> Iterator[tuple[s
         yield key, (_SECOND if is_second and component == _FIRST else component, path, part)
 
 
-# ------------------------------------------------------------------------------------------------------- by numbers
-
 # cloneofsimo's order of layers: diffusers' of 2022, in which the middle block was made last and the feed-forward
 # layer stood before the attention to the text; of a CLIP layer it is transformers'.
 _BLOCKS: Final = (
@@ -126,16 +116,13 @@ _BLOCKS: Final = (
     "mid_block.attentions.0",
 )
 _ATTENTION: Final = ("to_q", "to_k", "to_v", "to_out.0")
-_FF: Final = "ff.net.0.proj"
 _CLIP: Final = ("k_proj", "v_proj", "q_proj", "out_proj")
 _NUMBERED: Final = re.compile(r"(unet|text_encoder):(\d+):(up|down)")
 
 
 def _places(shapes: Shapes) -> dict[str, tuple[str, int, str]]:
-    """Keys of this layout as (component, number of the layer, up or down).
-
-    The oldest files are a bare list of one component, up and down in turn.
-    """
+    """Keys of this layout as (component, number of the layer, up or down). The oldest files are a bare list of one
+    component, up and down in turn."""
     if shapes and all(str(n) in shapes for n in range(len(shapes))):
         widths = {family.geometry("epsilon").unet["block_out_channels"][0] for family in FAMILIES}
         component = "unet" if shapes["0"][:1] and shapes["0"][0] in widths else _FIRST
@@ -164,19 +151,15 @@ def _order(component: str, shapes: Mapping[tuple[str, int, str], tuple[int, ...]
         return [f"text_model.encoder.layers.{n // 4}.self_attn.{_CLIP[n % 4]}" for n in range(len(numbers))]
     block = [f"{kind}.{leaf}" for kind in ("attn1", "attn2") for leaf in _ATTENTION]
     # GEGLU's layer has eight times as many outputs as inputs. Later diffusers had it behind both attentions.
-    wide = [n for n in (4, 8) if _is_geglu(shapes.get(("unet", n, "up"), ()), shapes.get(("unet", n, "down"), ()))]
-    for place in wide[:1]:
-        block.insert(place, _FF)
+    for place in (4, 8):
+        up, down = shapes.get(("unet", place, "up"), ()), shapes.get(("unet", place, "down"), ())
+        if len(up) > 1 and len(down) > 1 and up[0] == 8 * down[1]:
+            block.insert(place, "ff.net.0.proj")
+            break
     if len(numbers) != len(_BLOCKS) * len(block):
         return []
     return [f"{holder}.transformer_blocks.0.{leaf}" for holder in _BLOCKS for leaf in block]
 
-
-def _is_geglu(up: tuple[int, ...], down: tuple[int, ...]) -> bool:
-    return len(up) > 1 and len(down) > 1 and up[0] == 8 * down[1]
-
-
-# -------------------------------------------------------------------------------------------------------- the table
 
 _KOHYA: Final = (
     ("lora_unet_", "unet"),
@@ -212,8 +195,6 @@ def layout_of(shapes: Shapes) -> Layout | None:
     """The layout of a LoRA's keys; None where none of them is of a LoRA for a Stable Diffusion."""
     return next((layout for layout in LAYOUTS if layout.is_of(shapes)), None)
 
-
-# ---------------------------------------------------------------------------------------------------- what is foreign
 
 # Other models by a piece of a LoRA's key. The first match names it.
 _FOREIGN: Final = (

@@ -19,7 +19,7 @@ from tsuika.core.weights import Weights, is_pickle, open_safetensors, open_weigh
 from tsuika.diffusion import adapters
 from tsuika.families import FAMILIES, Family
 from tsuika.formats import common, embedding, layouts, lora
-from tsuika.formats.kohya_header import facts_from, named_family
+from tsuika.formats.kohya import facts_from, named_family
 from tsuika.formats.layouts import Layout, Shapes
 
 if TYPE_CHECKING:
@@ -32,8 +32,7 @@ _FILES: Final = (DIFFUSERS_FILE, "pytorch_lora_weights.bin", "adapter_model.safe
 _PEFT_CONFIG: Final = "adapter_config.json"
 # In the header of diffusers' files: peft's settings of each component, as JSON.
 SETTINGS: Final = "lora_adapter_metadata"
-# What a header says of its own file alone.
-OF_THE_FILE: Final = ("format", SETTINGS, "family", "method")
+OF_THE_FILE: Final = ("format", SETTINGS, "family", "method")  # what a header says of its own file alone
 # peft's kinds whose tensors are those of a kind that we have.
 _PEFT_TYPES: Final = ("LORA", "LOHA", "LOKR")
 _EXPECTED: Final = _("a LoRA for SD1.x, SD2.x or SDXL")
@@ -66,10 +65,8 @@ class Opened:
 
 
 def layout_in(path: Path) -> Layout | None:
-    """The layout of a file's or folder's LoRA, from headers alone (of torch files, without running anything).
-
-    None where it holds none for a Stable Diffusion, or cannot be opened.
-    """
+    """The layout of a file's or folder's LoRA, from headers alone (of torch files, without running anything). None
+    where it holds none for a Stable Diffusion, or cannot be opened."""
     shapes = _shapes(path)
     return layouts.layout_of(shapes) if shapes else None
 
@@ -96,8 +93,8 @@ def _foreign(path: Path, shapes: Shapes) -> FormatError:
 
 
 @dataclass(frozen=True)
-class OtherLora:
-    """A layout that is read and not written. See `core.types.Format`."""
+class LoraFile:
+    """A layout that is read, and not written where a subclass does not say how. See `core.types.Format`."""
 
     layout: Layout
     method: str = lora.METHOD
@@ -112,20 +109,12 @@ class OtherLora:
         return layout_in(path) is self.layout
 
     def read(self, path: Path) -> Artifact:
-        """See `read`."""
         return read(path)
 
     def write(self, artifact: Artifact, path: Path, *, dtype: torch.dtype) -> None:
-        """Refuses.
-
-        Raises:
-            FormatError: always (FM002).
-        """
+        """Refuses. Raises FormatError: always (FM002)."""
         why = _("This layout is read only.")
         raise FormatError("FM002", format=self.name, why=why, do=common.ANOTHER_FORMAT)
-
-
-# ------------------------------------------------------------------------------------------------------ opening files
 
 
 def _place(path: Path) -> list[tuple[str, Path]]:
@@ -149,7 +138,6 @@ def _shapes(path: Path) -> Shapes | None:
 
 
 def _open(file: Path) -> Weights:
-    """A file of tensors, of which none is read yet."""
     return open_weights(file) if file.is_file() and is_pickle(file) else open_safetensors(file)
 
 
@@ -169,12 +157,8 @@ def _joined(files: list[tuple[str, Weights]]) -> Weights:
 
 
 def opened(path: Path) -> Opened:
-    """The LoRA at `path`.
-
-    Raises:
-        ModelError: not there (FM004), damaged (MD003), a pickle with code in it (MD005).
-        FormatError: of a kind of peft's that is none of ours (FM001).
-    """
+    """The LoRA at `path`. Raises ModelError: not there (FM004), damaged (MD003), a pickle with code in it (MD005);
+    FormatError: of a kind of peft's that is none of ours (FM001)."""
     files = _place(path) or [("", path / DIFFUSERS_FILE)]
     weights = _joined([(name, _open(file)) for name, file in files])
     settings = dict(_peft_settings(files)) or dict(_header_settings(weights))
@@ -208,19 +192,11 @@ def _header_settings(weights: Weights) -> dict[str, dict[str, Any]]:
     return result
 
 
-# ------------------------------------------------------------------------------------------------------------ reading
-
-
 def read(path: Path) -> Artifact:
-    """The artifact, tensors in the file's dtype; keys not understood are listed in metadata `unread_keys`.
-
-    Metadata: everything in the header as it is, and the facts (`common.run_facts`) under their own names. An `alpha`
-    is there where the file or peft's settings say one; without it the scale is 1, as in every program.
-
-    Raises:
-        ModelError: damaged (MD003, MD011), a pickle with code in it (MD005).
-        FormatError: nothing in it is understood (FM001).
-    """
+    """The artifact, tensors in the file's dtype; keys not understood are listed in metadata `unread_keys`. Metadata:
+    everything in the header as it is, and the facts (`common.run_facts`) under their own names. An `alpha` is there
+    where the file or peft's settings say one; without it the scale is 1, as in every program. Raises ModelError:
+    damaged (MD003, MD011), a pickle with code in it (MD005); FormatError: nothing in it is understood (FM001)."""
     source = opened(path)
     weights, words = source.weights, source.words
     if (layout := layouts.layout_of(weights.shapes)) is None:
@@ -253,11 +229,8 @@ def read(path: Path) -> Artifact:
 
 
 def bundled(path: Path, family: str) -> Iterator[Artifact]:
-    """The words bundled in a LoRA for `family`, an artifact each; none where it is no LoRA.
-
-    Raises:
-        ModelError: as `read`.
-    """
+    """The words bundled in a LoRA for `family`, an artifact each; none where it is no LoRA. Raises ModelError: as
+    `read`."""
     if layout_in(path) is None:
         return
     source = opened(path)
@@ -268,10 +241,7 @@ def bundled(path: Path, family: str) -> Iterator[Artifact]:
 
 def _whole(path: Path, layer: str, parts: adapters.Parts) -> dict[str, Tensor]:
     """The parts of a layer that have another shape in files than in artifacts; refuses what no program could apply.
-
-    Raises:
-        FormatError: a part is missing or does not fit another (MD003), or an alpha destroys images (MD011).
-    """
+    Raises FormatError: a part is missing or does not fit another (MD003), or an alpha destroys images (MD011)."""
     made: dict[str, Tensor] = {}
     if adapters.kind_of(parts) is None:
         raise damaged(path, lora.incomplete(layer, parts))
@@ -321,7 +291,6 @@ def _scaled(
 
 
 def _number(path: Path, settings: Settings, name: str, module_path: str, patterns: str, default: float) -> float:
-    """One of peft's numbers as it holds for a layer."""
     value: Any = settings.get(name, default)
     table = settings.get(patterns) or {}
     if not isinstance(table, dict):
@@ -341,14 +310,9 @@ def _number(path: Path, settings: Settings, name: str, module_path: str, pattern
     return float(value)
 
 
-# --------------------------------------------------------------------------------------------------------- its family
-
-
 def _guess_family(layers: Mapping[str, adapters.Parts]) -> tuple[Family, str]:
-    """The family and where it shows ("shapes" or "default").
-
-    Each piece of evidence leaves some families; one that would leave none (of no published size) is passed over.
-    """
+    """The family and where it shows ("shapes" or "default"). Each piece of evidence leaves some families; one that
+    would leave none (of no published size) is passed over."""
     left = list(FAMILIES)
     for could_be in _evidence(layers):
         left = [family for family in left if could_be(family)] or left

@@ -1,7 +1,5 @@
 """tsuika's own layout, for results of any method: the artifact's tensors under their own names, the rest in the header.
-
-No other program reads it; a method that other programs know has formats of its own.
-"""
+No other program reads it; a method that other programs know has formats of its own."""
 
 from __future__ import annotations
 

@@ -1,13 +1,12 @@
-"""The PEFT/diffusers layout: a folder with `pytorch_lora_weights.safetensors`; only diffusers reads it.
-
-Keys are `<component>.<HF path>.lora_A.weight` (down) and `.lora_B.weight` (up). There are no alpha tensors: the scale
-is in the header, `lora_adapter_metadata`, as arguments of PEFT's LoraConfig per component (diffusers 0.34 and later).
-"""
+"""The PEFT/diffusers layout: a folder with `pytorch_lora_weights.safetensors`; only diffusers reads it. Keys are
+`<component>.<HF path>.lora_A.weight` (down) and `.lora_B.weight` (up). There are no alpha tensors: the scale is in the
+header, `lora_adapter_metadata`, as arguments of PEFT's LoraConfig per component (diffusers 0.34 and later)."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -50,20 +49,11 @@ def adapter_config(layers: Mapping[str, Mapping[str, Tensor]], component: str) -
     return config
 
 
-class PeftLora:
+@dataclass(frozen=True)
+class PeftLora(lora_reading.LoraFile):
     """The format. `path` is the folder; a `.safetensors` path is the file itself. See `core.types.Format`."""
 
-    name = "diffusers"
-    method = lora.METHOD
-    suffix = ""
-
-    def sniff(self, path: Path) -> bool:
-        """Whether a key is one of diffusers' LoRA names."""
-        return lora_reading.layout_in(path) is layouts.DIFFUSERS
-
-    def read(self, path: Path) -> Artifact:
-        """See `lora_reading.read`."""
-        return lora_reading.read(path)
+    layout: layouts.Layout = layouts.DIFFUSERS
 
     def write(self, artifact: Artifact, path: Path, *, dtype: torch.dtype) -> None:
         common.refuse_unread(artifact, self.name)
@@ -105,5 +95,5 @@ def _magnitudes(parts: Mapping[str, Tensor]) -> Tensor:
     scale, down, out = parts["dora_scale"], parts["lora_down.weight"], parts["lora_up.weight"].shape[0]
     if not len(scale) == scale.numel() == out:
         why = _("Its DoRA magnitudes are on the input axis, as old LyCORIS wrote them; PEFT's are on the output axis.")
-        raise FormatError("FM002", format=PeftLora.name, why=why, do=_USE_KOHYA)
+        raise FormatError("FM002", format=layouts.DIFFUSERS.name, why=why, do=_USE_KOHYA)
     return scale.reshape(out) if down.ndim == 2 else scale.reshape(1, out, *[1] * (down.ndim - 2))

@@ -1,9 +1,6 @@
 """A VAE by itself: one file in the original (LDM) layout without a prefix, as every program takes it, or a diffusers folder.
-
-Both are read in all spellings: with the prefix that it has inside a checkpoint, or with diffusers' names in one file. An
-artifact has method `vae`, diffusers' names, and diffusers' config as JSON in the metadata (`vae_config`).
-Not in `FORMATS`: a VAE is part of a base and is applied to nothing.
-"""
+Both are read in all spellings. An artifact has method `vae`, diffusers' names, and diffusers' config as JSON in the
+metadata (`vae_config`). Not in `FORMATS`: a VAE is part of a base and is applied to nothing."""
 
 from __future__ import annotations
 
@@ -44,11 +41,7 @@ class VaeFile:
         return path.is_file() and _prefix(open_weights(path)) is not None
 
     def read(self, path: Path) -> Artifact:
-        """The VAE; its config follows from the shapes, but for the latent scale, which no such file holds.
-
-        Raises:
-            ModelError: not weights, damaged, or with code in it; FormatError: no VAE (FM001), or not whole (MD003).
-        """
+        """The VAE; its config follows from the shapes, but for the latent scale, which no such file holds."""
         weights = open_weights(path)
         if (prefix := _prefix(weights)) is None:
             found = _n("{count} tensor", "{count} tensors", len(weights.shapes))
@@ -58,11 +51,7 @@ class VaeFile:
         return _artifact(weights, _config(path, shapes), weights.metadata)
 
     def write(self, artifact: Artifact, path: Path, *, dtype: torch.dtype) -> None:
-        """Write whole or not at all; attention as 1x1 convolutions, which A1111 and kohya demand.
-
-        Raises:
-            FormatError: no VAE, or `dtype` cannot hold its numbers (FM002).
-        """
+        """Write whole or not at all; attention as 1x1 convolutions, which A1111 and kohya demand."""
         config = _own_config(artifact, self.name)
         tensors = {}
         for name, tensor in artifact.tensors.items():
@@ -86,11 +75,7 @@ class VaeFolder:
         return _artifact(open_folder(path, WEIGHTS), read_json(path / "config.json"), {})
 
     def write(self, artifact: Artifact, path: Path, *, dtype: torch.dtype) -> None:
-        """Write the weights, then the config without which the folder is none.
-
-        Raises:
-            FormatError: no VAE, or `dtype` cannot hold its numbers (FM002).
-        """
+        """Write the weights, then the config without which the folder is none."""
         config = _own_config(artifact, self.name)
         ready = safetensors.cast(artifact.tensors, dtype, self.name)
         safetensors.save_tensors(path / f"{WEIGHTS}.safetensors", ready, {"format": "pt"})

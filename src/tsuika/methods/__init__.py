@@ -1,7 +1,5 @@
-"""The methods, by name; importing this imports no torch. A new one is one file or folder here and one entry below.
-
-A method can also live outside: its name in a recipe is then its address, `package.module:ATTRIBUTE`.
-"""
+"""The methods, by name; importing this imports no torch. A new one is one file or folder here and one entry below. A
+method can also live outside: its name in a recipe is then its address, `package.module:ATTRIBUTE`."""
 
 from __future__ import annotations
 
@@ -19,17 +17,13 @@ METHODS: Final[dict[str, Method]] = {
 }
 DEFAULT: Final = lora.METHOD
 
-__all__ = ["DEFAULT", "METHODS", "Method", "MethodSection", "find", "title", "with_outside"]
+__all__ = ["Method", "MethodSection"]  # what is defined elsewhere and looked for here
 
 
 def find(name: str, *, where: object = "") -> Method:
     """The method of this name. An address is imported, so it must come from the user: a recipe or a flag, not a result.
-
-    `where` is the recipe's file, for errors.
-
-    Raises:
-        RecipeError: RC002, there is none of this name, it cannot be imported, or it is no method.
-    """
+    `where` is the recipe's file, for errors. Raises RecipeError: RC002, there is none of this name, it cannot be
+    imported, or it is no method."""
     if name in METHODS:
         return METHODS[name]
     if not is_address(name):
@@ -47,9 +41,5 @@ def title(name: str) -> str:
 
 
 def with_outside(names: Iterable[str]) -> dict[str, Method]:
-    """All of `METHODS`, and those that are named beside them.
-
-    Raises:
-        RecipeError: as `find`.
-    """
+    """All of `METHODS`, and those that are named beside them. Raises RecipeError: as `find`."""
     return METHODS | {name: find(name) for name in names}

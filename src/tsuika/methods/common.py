@@ -13,11 +13,7 @@ from tsuika.core.types import Artifact, Model, ParamGroup
 
 
 def copy_in(mine: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
-    """Copy tensors into live ones of the same names, in their shapes.
-
-    Raises:
-        KeyError: a name is missing or unknown.
-    """
+    """Copy tensors into live ones of the same names, in their shapes. Raises KeyError: a name is missing or unknown."""
     if mine.keys() != given.keys():
         raise KeyError(sorted(mine.keys() ^ given.keys())[:3])
     for name, target in mine.items():

@@ -1,18 +1,16 @@
-"""`Method`: everything that is particular to one way of fine-tuning, in one description. Imports no torch.
-
-What computes is in the module that a description names; it is imported when it is first asked for.
-"""
+"""`Method`: everything that is particular to one way of fine-tuning, in one description. Imports no torch. What
+computes is in the module that a description names; it is imported when it is first asked for."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from tsuika.core.section import Section, everyday, expert
 from tsuika.core.sections import Data
-from tsuika.core.texts import Text, _
+from tsuika.core.texts import Text
 from tsuika.families import FAMILIES
 from tsuika.methods.layers import Layers
 from tsuika.methods.uses import Result, Use, in_tsuika
@@ -25,22 +23,19 @@ if TYPE_CHECKING:
 Backward = Literal["text", "adapter", "all"]
 
 # Settings of methods that can train text encoders.
-TRAINS_TEXT: Final = everyday(False, _("Train the text encoders as well"))
-TEXT_RATE: Final = expert(0.0, _("Learning rate of the text encoders; 0 = a tenth of the main one"), ge=0, le=1)
+TRAINS_TEXT: Final = everyday(False, "Train the text encoders as well")
+TEXT_RATE: Final = expert(0.0, "Learning rate of the text encoders; 0 = a tenth of the main one", ge=0, le=1)
 
 
 class MethodSection(Section):
-    """The recipe's `[method]` table: what every method's settings have. A subclass adds its own.
-
-    `name` needs a default: the key in `METHODS`, or the address (`package.module:ATTRIBUTE`) of a method from outside.
-    """
+    """The recipe's `[method]` table: what every method's settings have. A subclass adds its own. `name` needs a
+    default: the key in `METHODS`, or the address (`package.module:ATTRIBUTE`) of a method from outside."""
 
     defaults: ClassVar[Mapping[str, Any]] = {}  # dotted key -> this method's default, where it is not the common one
     # The best step grows with the number of images to this power. 1: as many passes over each image; bench/guard finds
     # 1.5 pp of regret with it and 2.0 with the 0.55 that 18 runs of SD1.5 on 10-270 images suggest.
     growth: ClassVar[float] = 1.0
-    # Cross-validation folds of 4 to 9 images; 0: each image is left out in turn.
-    few_folds: ClassVar[int] = 0
+    few_folds: ClassVar[int] = 0  # Cross-validation folds of 4 to 9 images; 0: each image is left out in turn
 
     name: str = ""
 
@@ -65,11 +60,8 @@ class MethodSection(Section):
         return {}
 
     def completed(self, data: Data) -> MethodSection:
-        """This section with what it takes over from the images' section.
-
-        Raises:
-            RecipeError: what it needs is missing (RC005) or cannot be used (RC002).
-        """
+        """This section with what it takes over from the images' section. Raises RecipeError: what it needs is missing
+        (RC005) or cannot be used (RC002)."""
         return self
 
 
@@ -81,55 +73,32 @@ class Outline:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
-class Code(Protocol):
-    """What the module of a method has."""
-
-    def attach(self, model: Model, config: Any, generator: torch.Generator) -> Attachment: ...
-
-    def restore(self, model: Model, artifact: Artifact) -> Attachment: ...
-
-
 @dataclass(frozen=True)
 class Method:
-    """A way of fine-tuning. It asks a model for roles, never for a family.
+    """A way of fine-tuning. It asks a model for roles, never for a family."""
 
-    Attributes:
-        settings: The recipe's `[method]` table.
-        title: For people.
-        module: Dotted name of the module with `attach` and `restore` (`Code`); of a method in one file, `__name__`.
-        images: How many different images it needs and how many are of use, by the rules of thumb in use.
-        formats: File formats of its results beside those in `tsuika.formats` that name it: `native`, or the address
-            (`package.module:ATTRIBUTE`) of a `core.types.Format` from outside.
-        flag: Its own flag of `generate` and `grid` (`lora` for `--lora FILE`); `--artifact` takes any method's files.
-        tag: The word of its prompt tag, `<lora:NAME:1>`.
-        splits_strength: Whether the tag may have two strengths, of the text encoders and of the UNet.
-        adds_words: Its results are new words, found by name in a prompt, each with a file of its own.
-        whole_model: Its results are whole models, which are opened as a base.
-        layers: The layers of a model whose outputs an artifact changes; by default those that its tensors are named after.
-        png_hashes: The field of a PNG's `parameters` that lists its files' hashes, where A1111 has one.
-        backward: How far the backward pass goes: `text`, only through the UNet to what it reads; `adapter`, to layers
-            beside attention and feed-forward ones; `all`, to every weight.
-        outline: What a result will hold, told without training, for estimates: `None` where it cannot be told.
-        describe: What `tsuika inspect` says of an artifact beside its tensors.
-        uses: How each program uses a result.
-    """
-
-    settings: type[MethodSection]
-    title: Text
-    module: str
-    images: tuple[int, int]
+    settings: type[MethodSection]  # the recipe's `[method]` table
+    title: Text  # for people
+    module: str  # dotted name of the module with `attach` and `restore`; of a method in one file, `__name__`
+    images: tuple[int, int]  # how many different images it needs and how many are of use, by rules of thumb
+    # File formats of its results beside those in `tsuika.formats` that name it: `native`, or the address
+    # (`package.module:ATTRIBUTE`) of a `core.types.Format` from outside.
     formats: tuple[str, ...] = ()
-    flag: str = ""
-    tag: str = ""
-    splits_strength: bool = False
-    adds_words: bool = False
-    whole_model: bool = False
-    png_hashes: str = ""
+    flag: str = ""  # of `generate` and `grid` (`lora` for `--lora FILE`); `--artifact` takes any method's files
+    tag: str = ""  # the word of its prompt tag, `<lora:NAME:1>`
+    splits_strength: bool = False  # whether the tag may have two strengths, of the text encoders and of the UNet
+    adds_words: bool = False  # its results are new words, found by name in a prompt, each with a file of its own
+    whole_model: bool = False  # its results are whole models, which are opened as a base
+    png_hashes: str = ""  # the field of a PNG's `parameters` that lists its files' hashes, where A1111 has one
+    # The layers of a model whose outputs an artifact changes; by default those that its tensors are named after.
     layers: Callable[[Layers, Artifact], frozenset[str]] = Layers.named
+    # How far the backward pass goes: only through the UNet to what it reads, to layers beside attention and
+    # feed-forward ones, or to every weight.
     backward: Backward = "all"
+    # What a result will hold, told without training, for estimates.
     outline: Callable[[Any, Data, Model], Outline] | None = None
-    describe: Callable[[Artifact], dict[str, Any]] = lambda artifact: {}
-    uses: Callable[[Result], Iterator[Use]] = in_tsuika
+    describe: Callable[[Artifact], dict[str, Any]] = lambda artifact: {}  # for `tsuika inspect`, beside its tensors
+    uses: Callable[[Result], Iterator[Use]] = in_tsuika  # how each program uses a result
 
     @property
     def name(self) -> str:
@@ -142,28 +111,14 @@ class Method:
         example = Result(self.name, FAMILIES[0].name, "base", "", "", ("result.safetensors", "result.pt", "result"))
         return tuple(name for use in self.uses(example) for name in use.program.split(" / "))
 
-    @property
-    def code(self) -> Code:
-        """Its module, imported now."""
-        return cast(Code, import_module(self.module))
-
     def attach(self, model: Model, config: Any, generator: torch.Generator) -> Attachment:
-        """Attach freshly initialised, for training: the model's outputs do not change yet.
-
-        Args:
-            model: The base.
-            config: Complete settings (`MethodSection.completed`).
-            generator: For initial weights; on the CPU.
-
-        Raises:
-            RecipeError: settings that cannot be.
-        """
-        return self.code.attach(model, config, generator)
+        """Attach freshly initialised, for training: the model's outputs do not change yet. `config` are complete settings
+        (`MethodSection.completed`), `generator`, on the CPU, is for initial weights. Raises RecipeError: settings that
+        cannot be."""
+        made: Attachment = import_module(self.module).attach(model, config, generator)
+        return made
 
     def restore(self, model: Model, artifact: Artifact) -> Attachment:
-        """Attach what a file held, frozen, at strength 1.
-
-        Raises:
-            ModelError: it does not fit this model (MD004).
-        """
-        return self.code.restore(model, artifact)
+        """Attach what a file held, frozen, at strength 1. Raises ModelError: it does not fit this model (MD004)."""
+        made: Attachment = import_module(self.module).restore(model, artifact)
+        return made

@@ -49,11 +49,8 @@ def own_parameters(component: str, root: nn.Module) -> Iterator[tuple[str, nn.Mo
 
 
 def keep_dtype(slots: Iterable[Slot]) -> list[RemovableHandle]:
-    """Have layers compute in the base's dtype where their trained weights have another one; in autocast this is its task.
-
-    Returns:
-        Hooks, to be removed when the slots are given up.
-    """
+    """Have layers compute in the base's dtype where their trained weights have another one (in autocast this is its
+    task); the hooks, to be removed when the slots are given up."""
     handles = []
     for slot in slots:
         if slot.trained.dtype != slot.base.dtype:

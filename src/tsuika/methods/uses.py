@@ -1,8 +1,6 @@
 """How each program uses a run's result: which folder it goes into, and what to type there. What the methods share.
-
-Folders, prompt syntax and what each program cannot do: A1111's and Forge's `models/` trees, ComfyUI's `models/` tree and
-nodes, diffusers' loaders, sd-scripts' gen_img.py and its options.
-"""
+Folders, prompt syntax and what each program cannot do: A1111's and Forge's `models/` trees, ComfyUI's `models/` tree
+and nodes, diffusers' loaders, sd-scripts' gen_img.py and its options."""
 
 from __future__ import annotations
 
@@ -18,16 +16,8 @@ from tsuika.families import family
 
 @dataclass(frozen=True)
 class Use:
-    """How one program uses a result.
-
-    Attributes:
-        program: its name.
-        how: what to do with the file and with `paste`.
-        paste: text to copy into it.
-        file: name of the file that goes into a folder of the program; empty where none does.
-        folder: that folder.
-        note: what else to know.
-    """
+    """How one program uses a result: what to do with the file and with `paste`, the text to copy into it; the file's
+    name and the program's folder that it goes into (empty where none does); what else to know."""
 
     program: str
     how: Text
@@ -59,10 +49,7 @@ class Result:
 
 
 def in_tsuika(result: Result, flag: str = "--artifact", file: PurePosixPath | None = None) -> Iterator[Use]:
-    """tsuika's own command line, from the run's folder.
-
-    `flag` takes the file, by default the first of the result.
-    """
+    """tsuika's own command line, from the run's folder. `flag` takes the file, by default the first of the result."""
     file = file or PurePosixPath(result.paths[0])
     words = ["tsuika", "generate"]
     words += ["--base", result.base] if not result.on_embedded and flag != "--base" else []

@@ -18,8 +18,7 @@ from tsuika.core.events import Stepped
 from tsuika.core.sections import Train
 from tsuika.core.seeds import derive, generator
 from tsuika.core.types import Attachment, Batch, Conditioning, Model
-from tsuika.diffusion.objective import Objective
-from tsuika.diffusion.schedule import stratified
+from tsuika.diffusion.objective import Objective, stratified
 from tsuika.training.fit import Conditioner, Fit
 
 # Encoded captions in memory: 0.1 MB each (SD1) to 0.3 MB (SDXL). With shuffled tags every caption is a new one.

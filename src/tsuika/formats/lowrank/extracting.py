@@ -37,23 +37,11 @@ def extract(
     family: str,
     rank: int,
     conv_rank: int | None = None,
-    error: float | None = None,
 ) -> Extracted:
-    """The LoRA of at most `rank` nearest to what fine-tuning changed. Weights are asked for one by one, and let go.
-
-    Args:
-        tuned: Weights by `<component>.<parameter path>`; may read each from its file when asked.
-        base: The same of the model that `tuned` began as.
-        layers: `<component>.<path>` of the modules that get a LoRA layer, if their weight differs.
-        family: Of both.
-        rank: At most this for matrices and 1x1 convolutions.
-        conv_rank: At most this for larger convolutions; None: `rank`.
-        error: Largest relative error of a layer; if its rank is reached first, the error is larger.
-
-    Raises:
-        FormatError: the two are not of one structure, do not differ in these layers, or hold numbers that are not
-            finite (FM005).
-    """
+    """The LoRA nearest to what fine-tuning changed, from weights by `<component>.<parameter path>`, asked for one by
+    one and let go. `layers` are the `<component>.<path>` of the modules that get a LoRA layer if their weight differs:
+    of at most `rank`, larger convolutions of at most `conv_rank` (None: `rank`). Raises FormatError: the two are not of
+    one structure, do not differ in these layers, or hold numbers that are not finite (FM005)."""
     import torch
 
     if unmatched := tuned.keys() ^ base.keys():
@@ -92,7 +80,7 @@ def extract(
         component, _dot, path = layer_name.partition(".")
         inner = tuple(change.shape[1:])
         at_most = conv_rank if conv_rank is not None and math.prod(inner[1:]) > 1 else rank
-        made[component, path], errors[layer_name] = split(change.flatten(1), inner, at_most, error)
+        made[component, path], errors[layer_name] = split(change.flatten(1), inner, at_most, None)
         lost_of_total += (errors[layer_name] * size) ** 2
     if not made:
         why = _("Their weights do not differ in any layer that a LoRA would have.")

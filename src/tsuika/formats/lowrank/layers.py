@@ -13,8 +13,7 @@ from tsuika.core.texts import _
 from tsuika.core.types import Artifact
 from tsuika.diffusion import adapters
 from tsuika.families import family
-from tsuika.formats.delta import factors_of
-from tsuika.formats.lora import METHOD, Key, Parts
+from tsuika.formats.lora import METHOD, Key, Parts, factors_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,22 +50,17 @@ class Layer:
 
 
 def exact(family_name: str, key: Key, parts: Parts) -> Layer:
-    """A layer as plain LoRA, of the rank that it needs: itself, or the singular vectors of its ΔW, to 1e-6.
-
-    Raises:
-        FormatError: what it does depends on the base's weights, or it holds numbers that are not finite (FM005).
-    """
+    """A layer as plain LoRA, of the rank that it needs: itself, or the singular vectors of its ΔW, to 1e-6. Raises
+    FormatError: what it does depends on the base's weights, or it holds numbers that are not finite (FM005)."""
     _refuse_other_than_sums(key, parts)
     refuse_not_finite(".".join(key), *parts.values())
     return Layer.of(parts) or split(*_dense(family_name, key, parts), None, _NUMERICAL)[0]
 
 
 def nearest(family_name: str, key: Key, parts: Parts, rank: int | None, error: float | None) -> tuple[Layer, float]:
-    """The plain layer of at most `rank`, and of the smallest rank whose error is at most `error`; and its relative error.
-
-    Raises:
-        FormatError: what it does depends on the base's weights, or it holds numbers that are not finite (FM005).
-    """
+    """The plain layer of at most `rank`, and of the smallest rank whose error is at most `error`; and its relative
+    error. Raises FormatError: what it does depends on the base's weights, or it holds numbers that are not finite
+    (FM005)."""
     _refuse_other_than_sums(key, parts)
     refuse_not_finite(".".join(key), *parts.values())
     if (layer := Layer.of(parts)) is not None:
@@ -75,12 +69,9 @@ def nearest(family_name: str, key: Key, parts: Parts, rank: int | None, error: f
 
 
 def split(change_OI: Tensor, inner: tuple[int, ...], rank: int | None, error: float | None) -> tuple[Layer, float]:
-    """`nearest` of a whole ΔW, through the eigenvectors of its smaller Gram matrix: for long matrices much faster than an
-    SVD (10240x1280 in 1.4 s on one core).
-
-    Squaring blurs directions weaker than 1e-8 of the strongest. They only matter to errors of that size, and the error
-    is measured on ΔW itself.
-    """
+    """`nearest` of a whole ΔW, through the eigenvectors of its smaller Gram matrix: for long matrices much faster than
+    an SVD (10240x1280 in 1.4 s on one core). Squaring blurs directions weaker than 1e-8 of the strongest. They only
+    matter to errors of that size, and the error is measured on ΔW itself."""
     import torch
 
     is_wide = change_OI.shape[0] <= change_OI.shape[1]
@@ -150,11 +141,7 @@ def _kept(values: Tensor, rank: int | None, error: float | None) -> int:
 
 
 def refuse_not_finite(name: str, *tensors: Tensor) -> None:
-    """Refuse numbers that no decomposition can be made of.
-
-    Raises:
-        FormatError: NaN or infinity in a layer (FM005).
-    """
+    """Refuse numbers that no decomposition can be made of. Raises FormatError: NaN or infinity in a layer (FM005)."""
     if not all(map(is_finite, tensors)):
         why = _("`{name}` holds a number that is not finite.", name=name)
         do = _("The file is damaged: get it again.")

@@ -26,8 +26,7 @@ class DreamBooth(MethodSection):
     text_encoder: bool = TRAINS_TEXT
     text_learning_rate: float = TEXT_RATE
     weights: Literal["fp32", "bf16"] = expert(
-        "fp32",
-        _("Precision of the trained weights: fp32, or bf16 with stochastic rounding, which takes half the memory"),
+        "fp32", "Precision of the trained weights: fp32, or bf16 with stochastic rounding, which takes half the memory"
     )
 
     @property

@@ -1,7 +1,5 @@
-"""DreamBooth: the whole UNet, and the text encoders if wished, learn the subject (Ruiz et al. 2023).
-
-What prior preservation needs, images of the class, comes with the data. Knows a model only through `core.types.Model`.
-"""
+"""DreamBooth: the whole UNet, and the text encoders if wished, learn the subject (Ruiz et al. 2023). What prior
+preservation needs, images of the class, comes with the data. Knows a model only through `core.types.Model`."""
 
 from __future__ import annotations
 
@@ -27,11 +25,9 @@ EXTRA = "extra"  # stands for a component in an artifact's names: tensors that n
 
 @dataclass
 class DreamBoothAttachment:
-    """Other weights in the place of the base's. See `core.types.Attachment`.
-
-    The base's own parameters are kept, so strength 0 and `detach` give them back themselves. Of several attachments of
-    this kind on one model, the last one must go first; LoRA layers may come and go in any order.
-    """
+    """Other weights in the place of the base's. See `core.types.Attachment`. The base's own parameters are kept, so
+    strength 0 and `detach` give them back themselves. Of several attachments of this kind on one model, the last one
+    must go first; LoRA layers may come and go in any order."""
 
     model: Model
     slots: list[Slot]
@@ -68,9 +64,7 @@ class DreamBoothAttachment:
 
     def artifact(self) -> Artifact:
         """The whole model with the trained weights in it: live tensors, not copies, as it is too large to hold twice.
-
-        Adapters that lie on the model are not in it.
-        """
+        Adapters that lie on the model are not in it."""
         trained = self.tensors()
         tensors = {
             f"{component}.{path}": trained.get(f"{component}.{path}", owner._parameters[leaf].data)  # type: ignore[union-attr]
@@ -83,10 +77,8 @@ class DreamBoothAttachment:
 
 def attach(model: Model, config: Config, generator: torch.Generator) -> DreamBoothAttachment:
     """Copies of the UNet's (and the text encoders') weights in their place, trainable, in `config.weights` precision.
-
     The model's outputs do not change where it was loaded in that precision; a bf16 base with fp32 weights, or the other
-    way round, computes the same numbers with another rounding.
-    """
+    way round, computes the same numbers with another rounding."""
     del generator  # nothing starts at random
     dtype = DTYPES[config.weights]
     parts = {"unet": model.unet} | (model.text_encoders if config.text_encoder else {})
@@ -104,36 +96,25 @@ def attach(model: Model, config: Config, generator: torch.Generator) -> DreamBoo
 
 
 def restore(model: Model, artifact: Artifact) -> DreamBoothAttachment:
-    """Lay the UNet and the text encoders of a whole model over this one, frozen, in this one's precision.
-
-    The VAE stays: it is the latent space that both share.
-
-    Raises:
-        ModelError: MD004, a tensor is missing, unknown, or of another shape.
-    """
-    parts = {name: root for name, root in model.components.items() if name != "vae"}
-    places = {
-        f"{component}.{path}": (component, path, owner, leaf)
-        for component, root in parts.items()
-        for path, owner, leaf in own_parameters(component, root)
-    }
+    """Lay the UNet and the text encoders of a whole model over this one, frozen, in this one's precision. The VAE
+    stays: it is the latent space that both share. Raises ModelError: MD004, a tensor is missing, unknown, or of another
+    shape."""
     given = {name: value for name, value in artifact.tensors.items() if name.partition(".")[0] not in ("vae", EXTRA)}
+    slots, wrong = [], set(given)
     whole = {name.partition(".")[0] for name in given}
-    wanted = {name for name in places if name.partition(".")[0] in whole}
-    wrong = wanted ^ given.keys() | {
-        name
-        for name in wanted & given.keys()
-        if given[name].shape != places[name][2]._parameters[places[name][3]].shape  # type: ignore[union-attr]
-    }
+    for component, root in model.components.items():
+        for path, owner, leaf in own_parameters(component, root) if component in whole else ():
+            base: Any = owner._parameters[leaf]
+            tensor = given.get(name := f"{component}.{path}")
+            if tensor is None or tensor.shape != base.shape:
+                wrong.add(name)
+                continue
+            wrong.discard(name)
+            laid = nn.Parameter(tensor.to(base.device, base.dtype, copy=True), requires_grad=False)
+            slots.append(Slot(component, path, owner, leaf, base, laid))
     if wrong or artifact.family != model.facts.family:
         this = _("This checkpoint")
         raise incompatible(min(wrong, default=artifact.family), this, artifact, model)
-    slots = []
-    for name, tensor in given.items():
-        component, path, owner, leaf = places[name]
-        base: Any = owner._parameters[leaf]
-        laid = nn.Parameter(tensor.to(base.device, base.dtype, copy=True), requires_grad=False)
-        slots.append(Slot(component, path, owner, leaf, base, laid))
     attachment = DreamBoothAttachment(model, slots, frozenset(), metadata=dict(artifact.metadata))
     attachment.set_strength(1.0)
     return attachment

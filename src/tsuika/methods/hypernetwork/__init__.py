@@ -25,29 +25,26 @@ class Hypernetwork(MethodSection):
 
     name: Literal["hypernetwork"] = "hypernetwork"
     sizes: Literal["cross", "all"] = everyday(
-        "cross", _("Layers it acts on: `cross` = cross-attention (to the text) only, `all` = self-attention as well")
+        "cross", "Layers it acts on: `cross` = cross-attention (to the text) only, `all` = self-attention as well"
     )
     layer_structure: tuple[float, ...] = everyday(
-        (1.0, 2.0, 1.0), _("Widths of the layers as multiples of the input's width; they begin and end with 1")
+        (1.0, 2.0, 1.0), "Widths of the layers as multiples of the input's width; they begin and end with 1"
     )
-    activation: Activation = everyday("linear", _("Activation function between the layers"))
+    activation: Activation = everyday("linear", "Activation function between the layers")
     activate_output: bool = expert(
-        False, _("Activation after the last layer, too; ComfyUI needs it if `layer_norm` is on")
+        False, "Activation after the last layer, too; ComfyUI needs it if `layer_norm` is on"
     )
     layer_norm: bool = expert(
-        False, _("Layer normalization after each layer; for the same images in ComfyUI, set `activate_output` as well")
+        False, "Layer normalization after each layer; for the same images in ComfyUI, set `activate_output` as well"
     )
     dropout: tuple[float, ...] = expert(
         (),
-        _(
-            "Dropout after each layer, one number for each of the layer structure, the first 0; none = off. "
-            "Never in the written file"
-        ),
+        "Dropout after each layer, one number for each of the layer structure, the first 0; none = off. Never in the written file",
     )
     init: Literal["Normal", "KaimingUniform", "KaimingNormal", "XavierUniform", "XavierNormal"] = expert(
-        "Normal", _("Initialization of the weights")
+        "Normal", "Initialization of the weights"
     )
-    zero_last: bool = expert(True, _("Start the last layer at zero, so that training starts exactly at the base model"))
+    zero_last: bool = expert(True, "Start the last layer at zero, so that training starts exactly at the base model")
 
     @field_validator("layer_structure")
     @classmethod

@@ -1,13 +1,9 @@
 """Hypernetworks: small residual networks before the keys and values of attention, as the A1111 web UI has them.
 
 For each width of what attention reads (text: 768 on SD1) there is one pair of networks, shared by all layers that read
-this width: `to_k` sees x + net_k(x) * strength, `to_v` sees x + net_v(x) * strength. Nets go by width alone: where the
-UNet's channels are as wide as the text, a net works on both. Several hypernetworks work one after another, in the order
-of attaching. Knows a model only through `core.types.Model`.
-
-The attention processors call the former processor with an attention whose `to_k` and `to_v` read through the nets. So
-it does not matter whether LoRA wraps these layers before or after. The nets themselves are a submodule of the UNet, once.
-"""
+this width: `to_k` sees x + net_k(x) * strength, `to_v` sees x + net_v(x) * strength. Several hypernetworks work one after
+another, in the order of attaching. The attention processors call the former processor with an attention whose `to_k` and
+`to_v` read through the nets, so LoRA may wrap these layers before or after. The nets are a submodule of the UNet, once."""
 
 from __future__ import annotations
 
@@ -37,11 +33,9 @@ _NAME: Final = re.compile(r"(\d+)\.([kv])\.(linear\.\d+\.(?:weight|bias))")
 
 
 class Net(nn.Module):
-    """One network of (..., width) to (..., width): `linear` in A1111's order of modules, without dropout.
-
-    Dropout changes no index, so parameters have the names of the written file; `drops` holds it by the index of the
-    module that it follows, not as a submodule: `HypernetworkAttachment.place` puts it beside the nets.
-    """
+    """One network of (..., width) to (..., width): `linear` in A1111's order of modules, without dropout. Dropout
+    changes no index, so parameters have the names of the written file; `drops` holds it by the index of the module that
+    it follows, not as a submodule: `HypernetworkAttachment.place` puts it beside the nets."""
 
     def __init__(self, width: int, config: Config) -> None:
         super().__init__()
@@ -161,11 +155,8 @@ class HypernetworkAttachment:
         return [ParamGroup("unet", [param for net in self.nets.values() for param in net.parameters()], 0.0)]
 
     def updates(self) -> list[Update]:
-        """Each net by its last layer: at zero it adds nothing, and the layers before can still learn.
-
-        Raises:
-            RecipeError: RC013, a sigmoid comes after the last layer.
-        """
+        """Each net by its last layer: at zero it adds nothing, and the layers before can still learn. Raises
+        RecipeError: RC013, a sigmoid comes after the last layer."""
         if any(isinstance(net.linear[-1], nn.Sigmoid) for net in self.nets.values()):
             raise RecipeError("RC013")
         return [Update("network", net.last()) for net in self.nets.values()]
@@ -216,13 +207,9 @@ def _nets(widths: Iterable[int], config: Config) -> dict[tuple[int, Side], Net]:
 
 
 def attach(model: Model, config: Config, generator: torch.Generator) -> HypernetworkAttachment:
-    """Fresh nets for the width of the text (`sizes` "cross"), or for every width that attention reads ("all").
-
-    With `zero_last` they add nothing yet; without, they start as A1111's do, near the base.
-
-    Raises:
-        RecipeError: RC002, with the last layer at zero the activated output is not zero, or would never learn.
-    """
+    """Fresh nets for the width of the text (`sizes` "cross"), or for every width that attention reads ("all"). With
+    `zero_last` they add nothing yet; without, they start as A1111's do, near the base. Raises RecipeError: RC002, with
+    the last layer at zero the activated output is not zero, or would never learn."""
     if config.zero_last and config.activate_output and config.activation in ("relu", "sigmoid"):
         why = {
             "sigmoid": _(
@@ -249,11 +236,8 @@ def attach(model: Model, config: Config, generator: torch.Generator) -> Hypernet
 
 def restore(model: Model, artifact: Artifact) -> HypernetworkAttachment:
     """Attach a hypernetwork that came from a file, at strength 1, frozen; widths that this model has not are left out.
-
-    Raises:
-        ModelError: MD004, it is of another family, or the model has none of its widths.
-        FormatError: FM001, no hypernetwork, or tensors that are not of the structure in its header.
-    """
+    Raises ModelError: MD004, it is of another family, or the model has none of its widths; FormatError: FM001, no
+    hypernetwork, or tensors that are not of the structure in its header."""
     try:
         field_of = {name: json.loads(artifact.metadata[name]) for name in header(Config())}
         # Not checked again: what a file may hold is more than what is trained here.

@@ -1,7 +1,5 @@
-"""LoRA: low-rank updates beside frozen layers (Hu et al. 2021), through peft's own layers.
-
-Also DoRA, LoHa and LoKr where peft has them. Knows a model only through `core.types.Model`.
-"""
+"""LoRA: low-rank updates beside frozen layers (Hu et al. 2021), through peft's own layers. Also DoRA, LoHa and LoKr
+where peft has them. Knows a model only through `core.types.Model`."""
 
 from __future__ import annotations
 
@@ -20,12 +18,10 @@ from tsuika.core.texts import _
 from tsuika.core.types import Artifact, Model, ParamGroup, Role, Update
 from tsuika.diffusion import adapters
 from tsuika.methods.common import by_side, copies, copy_in, incompatible
+from tsuika.methods.layers import weight_shapes
+from tsuika.methods.lora import PARTS, layers_of, peft_kind, rank_of
 from tsuika.methods.lora import Lora as Config
 from tsuika.methods.lora.merged import MergedAttachment, merge
-from tsuika.methods.lora.parts import PARTS, layers_of, peft_kind, rank_of
-
-UNET_ROLES: tuple[Role, ...] = ("unet.attn", "unet.ff")
-TEXT_ROLES: tuple[Role, ...] = ("text.attn", "text.ff")
 
 # Of the parts of a layer one of these is zero at the start, as peft has it.
 BEGIN_AT_ZERO = ("lora_up.weight", "hada_w2_b", "lokr_w1", "lokr_w1_a")
@@ -73,9 +69,7 @@ class LoraAttachment:
 
     def updates(self) -> list[Update]:
         """Each layer by the factor that begins at zero: there it is the base's, and the other factor can still learn.
-
-        Any factor scales the product; this one alone, since the other is random at the start and no update at all.
-        """
+        Any factor scales the product; this one alone, since the other is random at the start and no update at all."""
         return [self._update(dict(self._parameters(slot)), slot.base_scale) for slot in self.slots]
 
     def _update(self, parts: Mapping[str, nn.Parameter], scale: float) -> Update:
@@ -94,11 +88,8 @@ class LoraAttachment:
         copy_in(self.tensors(), tensors)
 
     def set_strength(self, strength: float) -> None:
-        """Scale every layer's update; 0 takes the layers out of the sum, so the base's bits come out.
-
-        Raises:
-            RecipeError: RC002, DoRA knows no strength between.
-        """
+        """Scale every layer's update; 0 takes the layers out of the sum, so the base's bits come out. Raises
+        RecipeError: RC002, DoRA knows no strength between."""
         if strength not in (0.0, 1.0) and self.kind == "dora":
             why = _("{kind} works at strength 0 or 1 only", kind=self.kind)
             raise RecipeError("RC002", key="strength", found=strength, why=why)
@@ -129,7 +120,6 @@ class LoraAttachment:
         self.slots = []
 
     def artifact(self) -> Artifact:
-        """Tensors (copies, float32, CPU) with each layer's effective alpha."""
         tensors = copies(self.tensors())
         for slot in self.slots:
             # peft has (out) and, for convolutions, (1, out, 1, 1), which means inputs elsewhere.
@@ -200,36 +190,21 @@ def _peft_config(kind: str, rank: int, targets: list[str], dropout: float) -> An
     return config(r=rank, alpha=rank, target_modules=targets, module_dropout=dropout)
 
 
-def _plan(model: Model, config: Config) -> tuple[dict[str, dict[str, tuple[int, float]]], frozenset[Role]]:
-    roles: list[Role] = [
-        *UNET_ROLES,
-        *(("unet.conv",) if config.conv else ()),
-        *(TEXT_ROLES if config.text_encoder else ()),
-    ]
-    ranks: dict[str, dict[str, tuple[int, float]]] = {}
-    for role in roles:
-        for component, paths in model.targets(role).items():
-            for path in paths:
-                module = model.module(component, path)
-                kernel = module.kernel_size if isinstance(module, nn.Conv2d) else (1, 1)
-                rank = (config.conv_rank or config.rank) if tuple(kernel) != (1, 1) else config.rank
-                alpha = config.alpha * rank / config.rank if config.alpha else float(rank)
-                if config.rank_stabilized:
-                    alpha *= math.sqrt(rank)
-                ranks.setdefault(component, {})[path] = (rank, alpha)
-    return ranks, frozenset(roles)
-
-
 def attach(model: Model, config: Config, generator: torch.Generator) -> LoraAttachment:
-    """LoRA on attention and feed-forward layers (and convolutions, text encoders, as configured); changes no output yet.
-
-    Down-projections are Kaiming-uniform (as peft and kohya have it) from `generator`, up-projections zero.
-    """
-    ranks, roles = _plan(model, config)
+    """LoRA on attention and feed-forward layers (and convolutions, text encoders, as configured); changes no output
+    yet. Down-projections are Kaiming-uniform (as peft and kohya have it) from `generator`, up-projections zero."""
+    ranks: dict[str, dict[str, tuple[int, float]]] = {}
+    for name, shape in weight_shapes(model, config.roles).items():
+        component, _dot, path = name.partition(".")
+        rank = config.rank_of(shape)
+        alpha = config.alpha * rank / config.rank if config.alpha else float(rank)
+        ranks.setdefault(component, {})[path] = (rank, alpha * math.sqrt(rank) if config.rank_stabilized else alpha)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
         adapter, slots = _inject(model, config.adapter, ranks, config.dropout)
-    attachment = LoraAttachment(model, adapter, config.adapter, slots, roles, config.text_learning_rate)
+    attachment = LoraAttachment(
+        model, adapter, config.adapter, slots, frozenset(config.roles), config.text_learning_rate
+    )
     for slot in slots:
         for _part, param in attachment._parameters(slot):
             param.data = param.data.float()  # trained weights are masters in full precision
@@ -238,14 +213,9 @@ def attach(model: Model, config: Config, generator: torch.Generator) -> LoraAtta
 
 
 def restore(model: Model, artifact: Artifact) -> LoraAttachment | MergedAttachment:
-    """Attach a LoRA or a relative of it that came from a file, at strength 1, frozen.
-
-    What peft can hold stands beside the base's layers, all else is laid on their weights.
-
-    Raises:
-        ModelError: MD004, a layer is missing on this model or has another shape.
-        FormatError: FM001, a tensor is no part of an adapter, or a layer is not whole.
-    """
+    """Attach a LoRA or a relative of it that came from a file, at strength 1, frozen. What peft can hold stands beside
+    the base's layers, all else is laid on their weights. Raises ModelError: MD004, a layer is missing on this model or
+    has another shape; FormatError: FM001, a tensor is no part of an adapter, or a layer is not whole."""
     layers = layers_of(artifact)
     modules = {key: _module(model, *key, artifact) for key in layers}
     if (kind := peft_kind(layers)) is None:

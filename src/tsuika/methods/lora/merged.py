@@ -1,8 +1,6 @@
-"""Adapters of any kind laid on a base by changing its weights, as A1111 and ComfyUI do it; for use, not for training.
-
-A layer keeps what the base had, and all that lies on it: its weight is made anew whenever one of them comes, goes or gets
-another strength, in the order of attaching. Where nothing acts, the base's own parameter stands there.
-"""
+"""Adapters of any kind laid on a base by changing its weights, as A1111 and ComfyUI do it; for use, not for training. A
+layer keeps what the base had, and all that lies on it: its weight is made anew whenever one of them comes, goes or gets
+another strength, in the order of attaching. Where nothing acts, the base's own parameter stands there."""
 
 from __future__ import annotations
 
@@ -17,16 +15,13 @@ from tsuika.core.texts import _
 from tsuika.core.types import Artifact, Model, ParamGroup, Role, Update
 from tsuika.diffusion import adapters
 from tsuika.methods.common import copies, copy_in, incompatible
-from tsuika.methods.lora.parts import Layers
+from tsuika.methods.lora import Layers
 
-# The attribute of a module that holds what lies on it.
-_ATTRIBUTE: Final = "_tsuika_merged"
+_ATTRIBUTE: Final = "_tsuika_merged"  # the attribute of a module that holds what lies on it
 
 
 @dataclass
 class _Stack:
-    """What the base had at a layer, and what lies on it, in order."""
-
     weight: nn.Parameter
     bias: nn.Parameter | None
     on_it: list[tuple[MergedAttachment, adapters.Parts]] = field(default_factory=list)
@@ -74,7 +69,6 @@ class MergedAttachment:
         self.modules = {}
 
     def artifact(self) -> Artifact:
-        """Tensors (copies, float32, CPU)."""
         kind = {"adapter": adapters.adapter(self.tensors())}
         return Artifact("lora", self.model.facts.family, copies(self.tensors()), {**self.metadata, **kind})
 
@@ -86,11 +80,8 @@ class MergedAttachment:
 def merge(
     model: Model, modules: dict[tuple[str, str], nn.Module], layers: Layers, artifact: Artifact
 ) -> MergedAttachment:
-    """Lay an adapter on the weights of these modules, at strength 1.
-
-    Raises:
-        ModelError: MD004, a layer is for a weight of another shape, or for a bias where none is.
-    """
+    """Lay an adapter on the weights of these modules, at strength 1. Raises ModelError: MD004, a layer is for a weight
+    of another shape, or for a bias where none is."""
     for key, parts in layers.items():
         module = modules[key]
         if not adapters.fits(parts, tuple(module.weight.shape)):  # type: ignore[arg-type]
@@ -106,7 +97,6 @@ def merge(
 
 
 def _renew(module: Any) -> None:
-    """Make a module's weight and bias of what the base had and what lies on it."""
     stack: _Stack = getattr(module, _ATTRIBUTE)
     acting = [(one.strength, parts) for one, parts in stack.on_it if one.strength]
     module._parameters["weight"] = _with(stack.weight, acting)

@@ -31,10 +31,10 @@ class TextualInversion(MethodSection):
     }
 
     name: Literal["textual-inversion"] = "textual-inversion"
-    words: tuple[str, ...] = expert((), _("The new words, if there are several; none = the trigger word"))
-    vectors: int = everyday(1, _("Vectors per word: more can hold more, and take more room in the prompt"), ge=1, le=16)
+    words: tuple[str, ...] = expert((), "The new words, if there are several; none = the trigger word")
+    vectors: int = everyday(1, "Vectors per word: more can hold more, and take more room in the prompt", ge=1, le=16)
     init: str = everyday(
-        "", _("Start of the vectors: a word, several words, or `noise`; empty = the class word, or noise without one")
+        "", "Start of the vectors: a word, several words, or `noise`; empty = the class word, or noise without one"
     )
 
     @property
@@ -57,11 +57,7 @@ class TextualInversion(MethodSection):
 
 
 def check_words(words: Iterable[str], *, key: str = "method.words") -> None:
-    """New words must be usable in a prompt, and each its own.
-
-    Raises:
-        RecipeError: RC002, names the word.
-    """
+    """New words must be usable in a prompt, and each its own. Raises RecipeError: RC002, names the word."""
     seen: set[str] = set()
     for word in words:
         if not is_usable_word(word):

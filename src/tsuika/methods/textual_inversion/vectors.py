@@ -1,8 +1,6 @@
-"""Textual Inversion: new words as vectors beside the text encoders' vocabulary (Gal et al. 2023), nothing else.
-
-Knows a model only through `core.types.Model`; a word is an entry of `Model.words`, so no row of the vocabulary can move.
-Shapes: V rows of the vocabulary, n vectors of a word, D text width.
-"""
+"""Textual Inversion: new words as vectors beside the text encoders' vocabulary (Gal et al. 2023), nothing else. Knows a
+model only through `core.types.Model`; a word is an entry of `Model.words`, so no row of the vocabulary can move.
+Shapes: V rows of the vocabulary, n vectors of a word, D text width."""
 
 from __future__ import annotations
 
@@ -69,15 +67,11 @@ class WordAttachment:
 
 def attach(model: Model, config: Config, generator: torch.Generator) -> WordAttachment:
     """New words, `config.vectors` vectors each in every text encoder; prompts without them mean what they meant.
-
     `config.words` must be filled in (`Config.completed`). Vectors start as `config.init`'s tokens in turn, bit for bit;
     where there are more tokens than vectors, neighbours are averaged and brought to the vocabulary's mean norm, since a
     mean of vectors is shorter than they are. Noise is drawn from `generator` with the vocabulary's mean and deviation,
-    at the same norm.
-
-    Raises:
-        RecipeError: no words (RC005); a word that a prompt cannot hold, that is already new, or no token in `init` (RC002).
-    """
+    at the same norm. Raises RecipeError: no words (RC005); a word that a prompt cannot hold, that is already new, or no
+    token in `init` (RC002)."""
     if not config.words:
         raise RecipeError("RC005", found="method.words", do="tsuika train textual-inversion --trigger WORD …")
     check_words(config.words)
@@ -96,12 +90,8 @@ def attach(model: Model, config: Config, generator: torch.Generator) -> WordAtta
 
 
 def restore(model: Model, artifact: Artifact) -> WordAttachment:
-    """The words of a file, at strength 1, frozen.
-
-    Raises:
-        ModelError: another width, or not one set of vectors for each text encoder (MD004); a word that is already new
-            on this model (MD007), or that a prompt cannot hold (MD008).
-    """
+    """The words of a file, at strength 1, frozen. Raises ModelError: another width, or not one set of vectors for each
+    text encoder (MD004); a word that is already new on this model (MD007), or that a prompt cannot hold (MD008)."""
     tables, this = _tables(model), _("This embedding")
     words: dict[str, dict[str, nn.Parameter]] = {}
     for name, vectors_nD in artifact.tensors.items():
@@ -140,7 +130,6 @@ def _tables(model: Model) -> dict[str, Tensor]:
 
 
 def _start(model: Model, component: str, table_VD: Tensor, config: Config, generator: torch.Generator) -> Tensor:
-    """What the vectors of one word are before training, (n, D) float32."""
     if config.init in ("", NOISE):
         known_VD = table_VD.float()
         drawn_nD = torch.randn(config.vectors, known_VD.shape[1], generator=generator).to(known_VD.device)
