@@ -13,10 +13,9 @@ from typing import Any, Final
 from PIL import Image
 
 from tsuika import config, formats
-from tsuika.api import results
 from tsuika.api.files import inspect
 from tsuika.api.places import program_at
-from tsuika.api.run import starts
+from tsuika.api.run import JsonResult, starts
 from tsuika.core import names
 from tsuika.core.errors import FormatError, InterruptedRunError, RecipeError, no_such
 from tsuika.core.events import Event, Phase, Previewed, read
@@ -35,7 +34,7 @@ PREVIEW_PX: Final = 512
 
 
 @dataclass(frozen=True)
-class Exported:
+class Exported(JsonResult):
     """What was put where.
 
     Attributes:
@@ -51,10 +50,6 @@ class Exported:
     sha256: str
     beside: tuple[Path, ...]
     uses: tuple[Mapping[str, Any], ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """As in the command's `--json`."""
-        return results.to_dict(self)
 
 
 @starts

@@ -6,17 +6,15 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from tsuika import config, families, formats
-from tsuika.api import results
-from tsuika.api.run import starts
+from tsuika.api.run import JsonResult, at_once
 from tsuika.core import kinds
 from tsuika.core.errors import FormatError
-from tsuika.core.events import Event
 from tsuika.core.files import sha256
 from tsuika.core.rundir import RunDir
 from tsuika.core.safetensors import TORCH_NAMES
@@ -35,7 +33,7 @@ _FACTS: Final = ("name", "trigger", "steps", "base_name", "prediction", "resolut
 
 
 @dataclass(frozen=True, kw_only=True)
-class FileInfo:
+class FileInfo(JsonResult):
     """What a file or folder is.
 
     Attributes:
@@ -46,7 +44,7 @@ class FileInfo:
 
     def to_dict(self) -> dict[str, Any]:
         """As in the command's `--json`."""
-        return {"kind": self.kind} | results.to_dict(self)
+        return {"kind": self.kind} | super().to_dict()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,8 +185,8 @@ class ImageInfo(FileInfo):
     made: Mapping[str, Any] = field(metadata={"flat": True})
 
 
-@starts(now=True)
-def inspect(file: Path) -> Generator[Event, None, FileInfo]:
+@at_once
+def inspect(file: Path) -> FileInfo:
     """What a file or folder is, from names, shapes and metadata; nothing in it is ever run.
 
     A LoRA, an embedding, a hypernetwork, a whole model (file or folder), a VAE, a run folder, weights of another kind, or an
@@ -204,7 +202,7 @@ def inspect(file: Path) -> Generator[Event, None, FileInfo]:
         FormatError: not there (FM004), of no known kind (MD002), NaN or infinite values in it (MD011).
         ModelError: damaged (MD003), a pickle that names programs (MD005).
     """
-    yield from ()
+
     if not file.exists():
         raise FormatError("FM004", where=file)
     if file.is_dir() and RunDir(file).recipe.is_file():
@@ -263,17 +261,13 @@ def _counted(opened: Sequence[Weights]) -> dict[str, Any]:
     return {"tensors": sum(len(weights.shapes) for weights in opened), "dtype": ", ".join(names)}
 
 
-def _is_safetensors(file: Path) -> bool:
-    return file.is_file() and not is_pickle(file)
-
-
 def _hashes(file: Path) -> dict[str, Any]:
     """Of a file: sha256, autov2, autov3 (safetensors only); nothing for a folder."""
     if not file.is_file():
         return {}
     whole = sha256(file)
     hashes: dict[str, Any] = {"sha256": whole, "autov2": whole[:10]}
-    if _is_safetensors(file):
+    if not is_pickle(file):
         with file.open("rb") as stream:
             stream.seek(8 + int.from_bytes(stream.read(8), "little"))
             digest = hashlib.sha256()

@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Final, Literal
 
 from tsuika import config
-from tsuika.api import results
-from tsuika.api.run import starts
+from tsuika.api.run import JsonResult, at_once
 from tsuika.core.errors import InterruptedRunError
-from tsuika.core.events import KINDS, Event, Phase, Previewed, Progress, Stepped
+from tsuika.core.events import KINDS, Event, Phase, Progress, Stepped
 from tsuika.core.files import is_locked, write_text
 from tsuika.core.rundir import RunDir
 from tsuika.core.texts import languages
@@ -25,7 +24,7 @@ from tsuika.evaluation import report_guard
 from tsuika.evaluation.run_record import RunRecord
 
 State = Literal["running", "stopped", "finished"]
-Want = Literal["stop", "sample"]
+
 # Steps whose time tells how long the rest takes.
 RECENT: Final = 50
 # Points of the curve of the training loss that are told.
@@ -33,7 +32,7 @@ POINTS: Final = 240
 
 
 @dataclass(frozen=True)
-class RunStatus:
+class RunStatus(JsonResult):
     """What a run is doing.
 
     Attributes:
@@ -83,10 +82,6 @@ class RunStatus:
     artifacts: Sequence[str]
     has_result: bool
 
-    def to_dict(self) -> dict[str, Any]:
-        """As in the command's `--json`."""
-        return results.to_dict(self)
-
 
 class Follower:
     """A run folder that is read again and again: only what is new in `events.jsonl` is read each time."""
@@ -120,7 +115,11 @@ class Follower:
         record, recipe, folder = self._record, self._recipe, self.folder
         guard = report_guard.to_dict(record.judged, record.chosen, recipe["guard"])
         state = state_of(folder)
+        results = sorted({*folder.artifacts.glob("*"), *folder.unfinished.glob("*")} - {folder.unfinished})
+        # Each once, the latest of its step, prompt and seed.
+        previews = {(one.step, one.prompt, one.seed): vars(one) for one in record.previews}
         done, total = self._progress
+        warned = [(one.code, tuple((lang, one.words(lang)) for lang in languages())) for one in record.warned]
         return RunStatus(
             run=folder.root,
             state=state,
@@ -139,14 +138,9 @@ class Follower:
             sentence=guard["sentence"] if guard else {},
             guard=guard,
             losses=thinned(record.look_losses or record.losses),
-            previews=_shown(record.previews),
-            warnings=[
-                {"code": code, "message": dict(message)}
-                for code, message in dict.fromkeys(
-                    (one.code, tuple((lang, one.words(lang)) for lang in languages())) for one in record.warned
-                )
-            ],
-            artifacts=[path.relative_to(folder.root).as_posix() for path in _results(folder)],
+            previews=list(previews.values()),
+            warnings=list({one: {"code": one[0], "message": dict(one[1])} for one in warned}.values()),
+            artifacts=[path.relative_to(folder.root).as_posix() for path in results],
             has_result=folder.report_json.is_file(),
         )
 
@@ -201,19 +195,8 @@ def thinned(losses: Sequence[float]) -> list[tuple[int, float]]:
     ]
 
 
-def _results(folder: RunDir) -> list[Path]:
-    every = [*folder.artifacts.glob("*"), *folder.unfinished.glob("*")]
-    return sorted(path for path in every if path != folder.unfinished)
-
-
-def _shown(previews: Sequence[Previewed]) -> list[dict[str, Any]]:
-    """Each preview once, the latest of its step, prompt and seed."""
-    latest = {(one.step, one.prompt, one.seed): one for one in previews}
-    return [{"step": one.step, "prompt": one.prompt, "seed": one.seed, "path": one.path} for one in latest.values()]
-
-
-@starts(now=True)
-def status(run: Path | str) -> Generator[Event, None, RunStatus]:
+@at_once
+def status(run: Path | str) -> RunStatus:
     """What a run is doing, from its folder.
 
     Returns:
@@ -222,12 +205,11 @@ def status(run: Path | str) -> Generator[Event, None, RunStatus]:
     Raises:
         InterruptedRunError: TR002, this is no run folder.
     """
-    yield from ()
     return Follower(run).status()
 
 
-@starts(now=True)
-def stop(run: Path | str) -> Generator[Event, None, RunStatus]:
+@at_once
+def stop(run: Path | str) -> RunStatus:
     """Ask a running run to save everything and stop, between two steps; `resume` goes on from there.
 
     Returns:
@@ -236,25 +218,16 @@ def stop(run: Path | str) -> Generator[Event, None, RunStatus]:
     Raises:
         InterruptedRunError: TR002, this is no run folder; TR033, no process works on it.
     """
-    yield from ()
     return _ask(run, "stop")
 
 
-@starts(now=True)
-def sample(run: Path | str) -> Generator[Event, None, RunStatus]:
-    """Ask a running training to generate its previews after the next step.
-
-    Returns:
-        As `stop`.
-
-    Raises:
-        InterruptedRunError: as `stop`.
-    """
-    yield from ()
+@at_once
+def sample(run: Path | str) -> RunStatus:
+    """Ask a running training to generate its previews after the next step; returns and raises as `stop`."""
     return _ask(run, "sample")
 
 
-def _ask(run: Path | str, want: Want) -> RunStatus:
+def _ask(run: Path | str, want: Literal["stop", "sample"]) -> RunStatus:
     follower = Follower(run)
     folder = follower.folder
     if not is_running(folder):
