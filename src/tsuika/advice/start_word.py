@@ -9,13 +9,14 @@ Shapes: B draws, C latent channels, H x W latents, V words, D width of a text en
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 
+from tsuika.core.events import Event, Progress
 from tsuika.core.seeds import generator
 from tsuika.core.types import Conditioning, Model
 from tsuika.diffusion.schedule import add_noise, alphas_cumprod_T, target
@@ -62,8 +63,8 @@ class _Draws:
         return _Draws(self.noisy_BCHW[rows], self.target_BCHW[rows], self.t_B[rows], self.images)
 
 
-def choose(model: Model, latents: Sequence[Tensor], class_word: str) -> Iterator[StartWord | tuple[int, int]]:
-    """How many words of how many are tried so far, then the choice.
+def choose(model: Model, latents: Sequence[Tensor], class_word: str) -> Generator[Event, None, StartWord]:
+    """Choose, with a `Progress` for each word that is tried.
 
     Args:
         latents: of images, scaled, (C, H, W) of one size.
@@ -74,15 +75,14 @@ def choose(model: Model, latents: Sequence[Tensor], class_word: str) -> Iterator
     found: dict[str, Grid] = {}
     for number, word in enumerate(words, start=1):
         found[word] = _grid(model, draws.some(), word)
-        yield number, len(words)
+        yield Progress("start-word", number, len(words))
     best = sorted(words[1:], key=lambda word: mean(found[word]))[:FINALISTS]
     whole = {word: _grid(model, draws, word) for word in (class_word, *best)}
     chosen = min(whole, key=lambda word: mean(whole[word]))
     change = estimate(minus(whole[chosen], whole[class_word]))
     if not change.high < 0:
-        yield StartWord(class_word, class_word, 0.0, len(words))
-    else:
-        yield StartWord(chosen, class_word, change.mean, len(words))
+        return StartWord(class_word, class_word, 0.0, len(words))
+    return StartWord(chosen, class_word, change.mean, len(words))
 
 
 def candidates(model: Model, draws: _Draws, class_word: str) -> list[str]:

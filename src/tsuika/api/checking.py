@@ -129,11 +129,8 @@ def detail_lost(report: Report, base: str, size_px: int) -> Generator[Event, Non
     if not lost:
         return []
     kept = round(100 * math.exp(-max(lost.values())))
-    return [
-        Finding(
-            "detail-lost", "look", tuple(lost), {"kept": kept, "size_px": size_px, "tried": len(images), "base": base}
-        )
-    ]
+    values = {"kept": kept, "size_px": size_px, "tried": len(images), "base": base}
+    return [Finding("detail-lost", "look", tuple(lost), values)]
 
 
 @starts
@@ -189,8 +186,16 @@ def _facts(base: str, tokenizer: str) -> tuple[int, int, Tokenize | None, int]:
     room = min(int(config["max_position_embeddings"]) for config in geometry.text.values())
     if not where.is_dir():
         return size, step, None, room - 2
-    tokenize, longest = _tokenize(where)
-    return size, step, tokenize, min(room, longest) - 2
+    opened = find_tokenizer(where, "tokenizer", None)
+
+    def tokenize(text: str) -> list[str]:
+        # Not `tokenize`, which warns of long texts as if they were errors.
+        ids = opened(text, add_special_tokens=False, verbose=False)["input_ids"]
+        pieces: list[str] = opened.convert_ids_to_tokens(ids)
+        return pieces
+
+    # The tokenizer itself says the most tokens that a text may have.
+    return size, step, tokenize, min(room, int(opened.model_max_length)) - 2
 
 
 def _place(base: str) -> Path:
@@ -208,16 +213,3 @@ def _place(base: str) -> Path:
             "A check needs only its size: give --size instead."
         )
         raise ModelError("MD001", where=base, why=why) from None
-
-
-def _tokenize(folder: Path) -> tuple[Tokenize, int]:
-    """The tokenizer in a folder, and the most tokens that it says a text may have."""
-    opened = find_tokenizer(folder, "tokenizer", None)
-
-    def tokenize(text: str) -> list[str]:
-        # Not `tokenize`, which warns of long texts as if they were errors.
-        ids = opened(text, add_special_tokens=False, verbose=False)["input_ids"]
-        pieces: list[str] = opened.convert_ids_to_tokens(ids)
-        return pieces
-
-    return tokenize, int(opened.model_max_length)

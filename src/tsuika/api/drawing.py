@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib.metadata import version
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -105,18 +104,12 @@ def generate(
             some = replace(drawing, seed=first)
             for number, picture in enumerate(renderer.draw(some, min(pipeline.BATCH, last.seed + 1 - first))):
                 one = replace(drawing, seed=first + number)
-                path = file or _unused(folder, one.seed)
+                path = file or files.unused(folder, f"{one.seed:05d}", ".png")
                 png_info.write_png(path, picture, renderer.info(one, picture.size), renderer.own(one))
                 written.append(path)
                 yield Drawn(str(path), one.seed)
                 yield Progress("draw", len(written), num)
     return Generated(tuple(written), combination, tuple(renderer.notes))
-
-
-def _unused(folder: Path, seed: int) -> Path:
-    """A name that no image in the folder has: `00007.png`, else `00007-2.png`."""
-    names = (f"{seed:05d}{f'-{number}' if number > 1 else ''}.png" for number in count(1))
-    return next(path for path in map(folder.joinpath, names) if not path.exists())
 
 
 class Renderer:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import fields
 from functools import wraps
@@ -25,7 +25,6 @@ from tsuika.core.events import Event
 P = ParamSpec("P")
 Result = TypeVar("Result")
 Events = Generator[Event, None, Result]
-Last = TypeVar("Last", bound=Event)
 
 
 _listeners: ContextVar[tuple[Callable[[Event], None], ...]] = ContextVar("listeners", default=())
@@ -202,14 +201,3 @@ def at_once(function: Callable[P, Result]) -> Callable[P, Run[Result]]:
         return run
 
     return call
-
-
-def until(events: Iterator[Event], kind: type[Last]) -> Events[Last]:
-    """The events of a generator; the result is the last one, of this kind."""
-    with closing(events):  # type: ignore[type-var]
-        event: Event | None = None
-        for event in events:
-            yield event
-    if not isinstance(event, kind):
-        raise TypeError(f"the last event is {event!r} and not a {kind.__name__}")
-    return event

@@ -14,12 +14,6 @@ from tsuika.cli.flags import BaseModel, ClassWord, Device, Json, Trigger
 from tsuika.cli.language import local
 from tsuika.core.texts import Text, _, _n, listed
 
-_GOALS: Final[Mapping[str, Text]] = {
-    "character": _("a character"),
-    "style": _("a style"),
-    "object": _("an object"),
-    "concept": _("a concept"),
-}
 _EVIDENCE: Final[Mapping[str, Text]] = {
     "measured": _("measured"),
     "published": _("published"),
@@ -86,8 +80,10 @@ def _words(row: Mapping[str, str]) -> str:
 
 
 def _lines(found: Mapping[str, Any]) -> Iterator[str]:
+    from tsuika.advice.reasons import GOALS
+
     images = _n("{count} image", "{count} images", found["pictures"])
-    about = {"images": images, "goal": _GOALS[found["goal"]], "base": found["base"]}
+    about = {"images": images, "goal": GOALS[found["goal"]], "base": found["base"]}
     yield layout.wrap(local(_("{images} of {goal}, base model: {base}", **about)), rest="  ")
     yield from (layout.wrap(_words(row), first="  ", rest="  ") for row in found["notes"])
     recommended = found["recommendation"]
@@ -100,15 +96,10 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
         yield layout.wrap(local(title), rest="  ")
         yield from _option(option, _REASONS[1])
     yield ""
-    yield from _evidence(_("Combining"), found["combine"])
-    yield from _evidence(_("Rules of thumb, and what was measured"), found["rules_of_thumb"])
+    yield from _evidence(_("Combining"), _said(found["combine"]))
+    yield from _evidence(_("Rules of thumb, and what was measured"), _said(found["rules_of_thumb"]))
     left = [
-        {
-            "strength": one["why"]["strength"],
-            language.current(): f"{_words(one['title'])}: {_words(one['why'])}",
-            "en": "",
-        }
-        for one in found["not_recommended"]
+        (one["why"]["strength"], f"{_words(one['title'])}: {_words(one['why'])}") for one in found["not_recommended"]
     ]
     yield from _evidence(_("Not chosen this time"), left)
     if "recipe_file" not in recommended:
@@ -117,8 +108,8 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
 
 def _option(option: Mapping[str, Any], reasons: int) -> Iterator[str]:
     yield layout.table([(f"  {local(name)}", local(value)) for name, value in _facts(option)])
-    yield from _evidence(_("Why"), option["reasons"][:reasons])
-    yield from _evidence(_("Against it"), option["against"][:reasons])
+    yield from _evidence(_("Why"), _said(option["reasons"][:reasons]))
+    yield from _evidence(_("Against it"), _said(option["against"][:reasons]))
 
 
 def _facts(option: Mapping[str, Any]) -> Iterator[tuple[Text, Text | str]]:
@@ -156,11 +147,15 @@ def _time(option: Mapping[str, Any]) -> Text:
     )
 
 
-def _evidence(title: Text, rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def _said(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    return [(row["strength"], _words(row)) for row in rows]
+
+
+def _evidence(title: Text, rows: Sequence[tuple[str, str]]) -> Iterator[str]:
     """Reasons below a title, each with what it rests on."""
     if rows:
         yield f"  {local(title)}"
-        yield layout.table([(f"    {local(_EVIDENCE[row['strength']])}", _words(row)) for row in rows])
+        yield layout.table([(f"    {local(_EVIDENCE[strength])}", words) for strength, words in rows])
 
 
 def _duration(seconds: float) -> Text:

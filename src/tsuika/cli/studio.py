@@ -18,11 +18,6 @@ ELSEWHERE: Final = frozenset(
 HIDDEN: Final = frozenset({"json", "help", "lang"})
 
 
-def default_home() -> Path:
-    """Where the studio keeps its files."""
-    return Path.home() / "tsuika"
-
-
 def studio(
     context: typer.Context,
     host: Annotated[
@@ -42,7 +37,7 @@ def studio(
     from tsuika.studio.server import serve
 
     serve(
-        home or default_home(),
+        home or Path.home() / "tsuika",
         host=host,
         port=port,
         browser=not no_browser,

@@ -32,20 +32,19 @@ _VALUES: Final[Mapping[str, Text]] = {
 _NAMES: Final = 30
 
 
-class Command(typer.core.TyperCommand):
+class _Helpful:
+    """With help in the language in use."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        formatter.write(page(self, ctx))
+
+
+class Command(_Helpful, typer.core.TyperCommand):
     """A command with help in the language in use."""
 
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Write the page of the command."""
-        formatter.write(page(self, ctx))
 
-
-class Group(typer.core.TyperGroup):
+class Group(_Helpful, typer.core.TyperGroup):
     """Commands with help in the language in use."""
-
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Write the page of the group."""
-        formatter.write(page(self, ctx))
 
 
 def page(command: Any, ctx: Any) -> str:
