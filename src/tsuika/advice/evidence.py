@@ -93,7 +93,7 @@ class Measurements:
         return by_count[min(whole, key=lambda count: max(count / max(1, pictures), pictures / count))]
 
 
-def _interval(row: Mapping[str, float]) -> Interval:
+def _interval(row: Mapping[str, Any]) -> Interval:
     return Interval(row["mean"], row["low"], row["high"])
 
 

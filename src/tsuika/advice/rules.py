@@ -11,14 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
+from tsuika import methods
 from tsuika.advice import reasons, recipes, sizes
 from tsuika.advice.base import Base
 from tsuika.advice.estimate import Estimate, Machine
 from tsuika.advice.evidence import BENCH, METHODS, Cell, Goal, Measurements, Statement, Strength
-from tsuika.advice.programs import works_in
 from tsuika.advice.recipes import MethodSize, Subject, Thrift
 from tsuika.config import Recipe
-from tsuika.core.errors import RecipeError
+from tsuika.core.errors import RecipeError, no_such
 from tsuika.core.texts import _, listed
 from tsuika.methods import title
 from tsuika.pages import in_languages, verbatim
@@ -33,7 +33,8 @@ VECTORS: Final = (4, 2, 1)
 # Where nothing is measured: the order that publications suggest.
 DEFAULT_ORDER: Final = ("lora", "dreambooth", "textual-inversion", "hypernetwork")
 
-Estimator = Callable[[Recipe], Estimate]
+PROGRAMS: Final = ("tsuika", "A1111", "Forge", "ComfyUI", "diffusers")
+_ALIASES: Final = {"automatic1111": "A1111", "webui": "A1111", "comfy": "ComfyUI"}
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Request:
     Attributes:
         vram_gb: in 10^9 bytes; None for no limit.
         max_file_mb: in 10^6 bytes.
-        program: one of `programs.PROGRAMS`.
+        program: one of PROGRAMS.
     """
 
     subject: Subject
@@ -163,7 +164,11 @@ def order(table: Measurements, goal: str, pictures: int, *, embedded: bool = Fal
 
 
 def advise(
-    request: Request, base: Base, table: Measurements, estimate: Estimator, memory: Callable[[Recipe], float]
+    request: Request,
+    base: Base,
+    table: Measurements,
+    estimate: Callable[[Recipe], Estimate],
+    memory: Callable[[Recipe], float],
 ) -> Advice:
     """The advice.
 
@@ -216,6 +221,23 @@ def advise(
         tuple(reasons.combinations(table, goal, best.method)),
         (reasons.goal_verdict(table, goal, subject.pictures), reasons.count_verdict(table, goal, best.method)),
     )
+
+
+def program(name: str) -> str:
+    """The program's own name; empty for none.
+
+    Raises:
+        RecipeError: RC002, it is not known.
+    """
+    aliases = {"": "", **{one.lower(): one for one in PROGRAMS}, **_ALIASES}
+    if (found := aliases.get(name.casefold())) is None:
+        raise no_such("--for", name, PROGRAMS)
+    return found
+
+
+def works_in(method: str, *, embedded: bool) -> tuple[str, ...]:
+    """The programs that apply a result of this method. What was trained on the embedded base needs that base: tsuika alone."""
+    return ("tsuika",) if embedded else tuple(name for name in PROGRAMS if name in methods.METHODS[method].programs)
 
 
 def _candidates(method: str, embedded: bool) -> list[MethodSize]:

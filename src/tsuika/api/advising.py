@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from tsuika.advice import estimate, evidence, programs, rules, start_word
+from tsuika.advice import estimate, evidence, rules, start_word
 from tsuika.advice.base import Base, describe_base
 from tsuika.advice.estimate import Estimate, Machine, Measure
 from tsuika.advice.evidence import GOALS, Statement
@@ -134,7 +134,7 @@ def advise(
         start = (yield from _start_word(timer, subject, report)) if measure and timer.allowed else None
         yield Phase("estimate", rules.OFFERED)
         subject = replace(subject, start_word=start.word if start else "")
-        request = rules.Request(subject, goal, limit, max_file_mb, programs.program(program))
+        request = rules.Request(subject, goal, limit, max_file_mb, rules.program(program))
         found = rules.advise(
             request,
             known,

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 import typer
 
@@ -27,9 +27,6 @@ from tsuika.core.errors import TsuikaError, outer_cause
 from tsuika.core.events import Warned
 from tsuika.core.plain import jsonable, to_dict
 from tsuika.core.texts import _, languages
-
-if TYPE_CHECKING:
-    pass
 
 # That ends the program.
 _error: ContextVar[TsuikaError | None] = ContextVar("error", default=None)

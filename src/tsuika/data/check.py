@@ -108,11 +108,14 @@ def check(
     buckets = bucket.assign(manifest, size_px=size_px, step_px=step_px, buckets=config.buckets)
     captions, about_captions = check_captions.check(manifest, config, tokenize, tokenizer, room)
     variety, about_variety = _variety(samples, thumbnails, duplicates)
+    instead = {name: group[0] for group in duplicates for name in group[1:]}
+    drawn = any(one.flat >= DRAWN for one in qualities.values())
+    missing = {"text": True, "few": len(samples) < FEWEST, "drawn": drawn, "tokens": tokenize is None}
     findings = [
         *_of_files(manifest),
         *_of_pixels(samples, qualities, size_px),
         *_of_sizes(buckets, config.crop),
-        *_of_duplicates(duplicates),
+        *([Finding("near-duplicate", "look", tuple(instead), {"of": instead})] if instead else []),
         *about_captions,
         *about_variety,
     ]
@@ -134,7 +137,7 @@ def check(
             MethodFit(name, low, high, count_fit(variety.different, low, high))
             for name, (low, high) in (wanted or {}).items()
         ),
-        not_judged=_not_judged(qualities, tokenize),
+        not_judged=tuple(name for name, holds in missing.items() if holds),
     )
 
 
@@ -156,9 +159,8 @@ def _of_files(manifest: Manifest) -> list[Finding]:
     """Of files that cannot be used, and of those that can but are not quite in order."""
     found, left_out = [], manifest.quarantined
     if not manifest.samples:
-        found.append(
-            Finding("nothing-usable" if left_out else "nothing-found", "unusable", (), {"left": len(left_out)})
-        )
+        code = "nothing-usable" if left_out else "nothing-found"
+        found.append(Finding(code, "unusable", (), {"left": len(left_out)}))
     for reason, _count in Counter(left.reason for left in left_out).most_common():
         group = [left for left in left_out if left.reason == reason]
         found.append(Finding(reason, "unusable", tuple(left.name for left in group), {"words": group[0].words}))
@@ -242,10 +244,11 @@ def _detail_px(sample: Sample, quality: Quality) -> int:
 
 def _of_sizes(buckets: Sequence[bucket.Bucket], crop: float) -> list[Finding]:
     found = []
-    shares = {sample.name: bucket.kept_share(sample, one.size) for one in buckets for sample in one.samples}
-    if odd := {name: share for name, share in shares.items() if share < ODD_ASPECT}:
+    # Of the image's area, what covering its bucket leaves visible, in (0, 1].
+    ratios = {s.name: (s.width * one.height) / (s.height * one.width) for one in buckets for s in one.samples}
+    if odd := {name: share for name, ratio in ratios.items() if (share := min(ratio, 1 / ratio)) < ODD_ASPECT}:
         found.append(Finding("odd-aspect", "look", tuple(odd), {"kept": round(100 * min(odd.values()))}))
-    factors = {item.sample.name: item.factor for item in bucket.enlarged(buckets, crop)}
+    factors = bucket.enlarged(buckets, crop)
     for level, much in _LEVELS:
         if names := tuple(name for name, factor in factors.items() if (factor >= MUCH_ENLARGED) == much):
             found.append(Finding("small", level, names, {"factor": round(max(factors[name] for name in names), 2)}))
@@ -280,11 +283,6 @@ def _duplicates(
     return tuple(tuple(samples[row].name for row in group) for group in sorted(groups))
 
 
-def _of_duplicates(groups: Sequence[Sequence[str]]) -> list[Finding]:
-    instead = {name: group[0] for group in groups for name in group[1:]}
-    return [Finding("near-duplicate", "look", tuple(instead), {"of": instead})] if instead else []
-
-
 def _variety(
     samples: Sequence[Sample], thumbnails: Sequence[dedupe.Thumbnail], duplicates: Sequence[Sequence[str]]
 ) -> tuple[Variety, list[Finding]]:
@@ -309,13 +307,15 @@ def _images(
     rows = [CheckedImage(left.name, left.path, False) for left in manifest.quarantined]
     for sample in manifest.samples:
         one = qualities[sample.name]
-        known = {
-            name: getattr(sample, name) for name in ("name", "path", "width", "height", "caption", "caption_source")
-        }
         rows.append(
             CheckedImage(
-                **known,
-                usable=True,
+                sample.name,
+                sample.path,
+                True,
+                sample.width,
+                sample.height,
+                sample.caption,
+                sample.caption_source,
                 tokens=max(len(tokenize(text)) for text in sample.captions) if tokenize else None,
                 alternatives=sample.alternatives,
                 sharpness=0.0 if not sharp or np.isnan(one.sharpness) else round(one.sharpness / sharp, 3),
@@ -327,10 +327,3 @@ def _images(
             )
         )
     return tuple(sorted(rows, key=lambda row: natural_key(row.name)))
-
-
-def _not_judged(qualities: Mapping[str, Quality], tokenize: check_captions.Tokenize | None) -> tuple[str, ...]:
-    """Keys of `faults.NOT_JUDGED`."""
-    drawn = any(one.flat >= DRAWN for one in qualities.values())
-    missing = {"text": True, "few": len(qualities) < FEWEST, "drawn": drawn, "tokens": tokenize is None}
-    return tuple(name for name, holds in missing.items() if holds)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Final
 
 from tsuika.core.texts import _
@@ -108,10 +109,8 @@ def _decoded(content: bytes, encoding: str) -> str | None:
 def _most_plausible(content: bytes) -> tuple[str, str]:
     if b"\0" in content:
         raise ValueError(_("it holds zeros, as no text does"))
-    found = []
-    for encoding in _TRIED:
-        if (text := _decoded(content, encoding)) is not None:
-            found.append((_oddness(text, encoding), text, encoding))
+    read = ((_decoded(content, encoding), encoding) for encoding in _TRIED)
+    found = [(_oddness(text, encoding), text, encoding) for text, encoding in read if text is not None]
     if found and (best := min(found, key=lambda one: one[0]))[0] <= _MOST_ODD:
         return best[1:]
     from charset_normalizer import from_bytes
@@ -191,8 +190,7 @@ def _odd_lead(sign: str, encoding: str) -> float:
         low, high = _COMMON_CP932
         return 0.0 if low <= stored <= high else 1.0
     low_lead, high_lead = _COMMON[encoding]
-    is_common = low_lead <= stored[0] <= high_lead and (encoding == "big5" or stored[1] >= 0xA1)
-    return 0.0 if is_common else 1.0
+    return 0.0 if low_lead <= stored[0] <= high_lead and (encoding == "big5" or stored[1] >= 0xA1) else 1.0
 
 
 def _odd_letters(text: str) -> float:
@@ -204,14 +202,9 @@ def _odd_letters(text: str) -> float:
         return 0.0
     scripts = [unicodedata.name(sign, "?").split()[0] if sign.isalpha() else "?" for sign in beyond]
     most = max(set(scripts), key=scripts.count)
-    mixed = sum(_odd_case(text, place) for place, sign in enumerate(text) if not sign.isascii())
+    # A capital after a small letter: `кОТ` is a reading gone wrong.
+    mixed = sum(not two.isascii() and two.isupper() and one.islower() for one, two in pairwise(text))
     return 1.0 if most == "?" else (len(beyond) - scripts.count(most) + mixed) / len(beyond)
-
-
-def _odd_case(text: str, place: int) -> bool:
-    """Whether a capital follows a small letter: `кОТ` is a reading gone wrong."""
-    before = text[place - 1] if place else ""
-    return text[place].isupper() and before.islower()
 
 
 def _is_kana(sign: str) -> bool:

@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Final
@@ -148,8 +148,12 @@ def _sort(
     """Each file to its kind; returns the subfolders."""
     repeats, words = kohya_folder(names) or (1, "")
     inner: list[tuple[Path, str]] = []
-    for entry, name in _named(entries, prefix):
-        path, suffix = Path(entry.path), Path(entry.path).suffix.lower()
+    taken: set[str] = set()
+    for entry in entries:
+        own = _own_name(entry.name, taken)
+        if own.startswith("."):
+            continue
+        name, path, suffix = prefix + own, Path(entry.path), Path(entry.path).suffix.lower()
         try:
             is_folder = entry.is_dir()
         except OSError as error:  # a link that leads in a circle or into a closed folder
@@ -172,14 +176,6 @@ def _sort(
         elif suffix in TEXTS | WEIGHTS and entry.is_file():
             (found.texts if suffix in TEXTS else found.weights).append(File(path, name))
     return inner
-
-
-def _named(entries: Sequence[os.DirEntry[str]], prefix: str) -> Iterator[tuple[os.DirEntry[str], str]]:
-    taken: set[str] = set()
-    for entry in entries:
-        name = _own_name(entry.name, taken)
-        if not name.startswith("."):
-            yield entry, prefix + name
 
 
 def _unreadable(path: Path, name: str, error: OSError) -> LeftOut:
