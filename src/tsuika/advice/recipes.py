@@ -45,8 +45,7 @@ _PLANS: Final[Mapping[str, _Plan]] = {
     "hypernetwork": _Plan(3800, 0.46),
 }
 _EMBEDDED_POWERS: Final = {"lora": 0.3, "textual-inversion": 0.0, "dreambooth": 0.3, "hypernetwork": 0.25}
-# Regularization images to be drawn, for a subject whose class must not change with it.
-_REG_IMAGES: Final = 100
+_REG_IMAGES: Final = 100  # regularization images to be drawn, for a subject whose class must not change with it
 
 
 @dataclass(frozen=True)

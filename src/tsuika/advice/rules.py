@@ -26,8 +26,7 @@ from tsuika.pages import in_languages, verbatim
 # Shares of the best gain. Within NEAR, programs and file size decide.
 NEAR: Final = 0.1
 FAR: Final = 0.35
-# Options that are offered.
-OFFERED: Final = 3
+OFFERED: Final = 3  # options that are offered
 RANKS: Final = (16, 8, 4, 2, 1)
 VECTORS: Final = (4, 2, 1)
 # Where nothing is measured: the order that publications suggest.
@@ -39,19 +38,13 @@ _ALIASES: Final = {"automatic1111": "A1111", "webui": "A1111", "comfy": "ComfyUI
 
 @dataclass(frozen=True)
 class Request:
-    """What somebody wants, and what there is to do it with.
-
-    Attributes:
-        vram_gb: in 10^9 bytes; None for no limit.
-        max_file_mb: in 10^6 bytes.
-        program: one of PROGRAMS.
-    """
+    """What somebody wants, and what there is to do it with."""
 
     subject: Subject
     goal: Goal
-    vram_gb: float | None = None
-    max_file_mb: float | None = None
-    program: str = ""
+    vram_gb: float | None = None  # in 10^9 bytes; None for no limit
+    max_file_mb: float | None = None  # in 10^6 bytes
+    program: str = ""  # one of PROGRAMS
 
 
 @dataclass(frozen=True)

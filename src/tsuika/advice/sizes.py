@@ -69,7 +69,6 @@ def _rehearsed_bytes(base: Base, recipe: Recipe) -> int:
 
 
 def _noted(base: Base, recipe: Recipe) -> dict[str, str]:
-    """About what a run writes of itself."""
     train = recipe.train
     facts = run_facts(
         train,

@@ -34,19 +34,12 @@ _PROBE: Final = "tsuika-start-word"
 
 @dataclass(frozen=True)
 class StartWord:
-    """What was chosen.
+    """What was chosen."""
 
-    Attributes:
-        word: the class word, unless another one is better by its whole 95% interval.
-        class_word: what it was compared with.
-        change: log ratio of the loss with it to that with the class word.
-        tried: how many words were tried.
-    """
-
-    word: str
-    class_word: str
-    change: float
-    tried: int
+    word: str  # the class word, unless another one is better by its whole 95% interval
+    class_word: str  # what it was compared with
+    change: float  # log ratio of the loss with it to that with the class word
+    tried: int  # how many words were tried
 
 
 @dataclass(frozen=True)
@@ -108,7 +101,6 @@ def candidates(model: Model, draws: _Draws, class_word: str) -> list[str]:
 
 
 def _draws(model: Model, latents: Sequence[Tensor]) -> _Draws:
-    """Each image at three timesteps with noise of its own."""
     alphas_T = alphas_cumprod_T(model.scheduler_config)
     clean_BCHW = torch.stack([one.float().cpu() for one in latents for _t in MID[::2]])
     t_B = torch.tensor([t * len(alphas_T) // 1000 for t in MID[::2]] * len(latents))
@@ -120,7 +112,6 @@ def _draws(model: Model, latents: Sequence[Tensor]) -> _Draws:
 
 
 def _losses(model: Model, draws: _Draws, word: str) -> Tensor:
-    """Mean squared error of each draw, under a prompt of the word."""
     side = model.latent_factor
     size_px = (draws.noisy_BCHW.shape[-1] * side, draws.noisy_BCHW.shape[-2] * side)
     cond = Conditioning.join([model.encode_text([f"a {word}"], size_px=size_px)] * len(draws.t_B))
@@ -129,7 +120,6 @@ def _losses(model: Model, draws: _Draws, word: str) -> Tensor:
 
 
 def _grid(model: Model, draws: _Draws, word: str) -> Grid:
-    """Log losses, a row an image."""
     with torch.no_grad():
         logs = [math.log(max(loss, 1e-12)) for loss in _losses(model, draws, word).tolist()]
     width = len(logs) // draws.images

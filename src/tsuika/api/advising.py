@@ -32,8 +32,7 @@ from tsuika.data.augment import Transform, render
 from tsuika.data.check_report import Report
 from tsuika.data.image import open_image
 
-# Images at most that start words are tried on.
-SHOWN = 8
+SHOWN = 8  # images at most that start words are tried on
 # Share of images with one background, and from how many images on that says something.
 HALF, MANY = 0.5, 4
 
@@ -101,9 +100,6 @@ def advise(
         program: where the result must work.
         measure: run a few training steps for the time, some seconds, or take what was measured within a day; False: no time.
         out: a folder for the recipes, `1-METHOD.toml` and so on; the result then names them (`recipe_files`).
-
-    Returns:
-        A run with `Phase` and `Progress` events; its result is the recommendation and its alternatives.
 
     Raises:
         RecipeError: RC002, no such goal or program; RC026, nothing keeps within the limits.

@@ -28,12 +28,9 @@ from tsuika.methods import METHODS
 
 Tokenize = Callable[[str], list[str]]
 
-# Of all published SD1, SD2 and SDXL: VAE factor 8, UNet halving 3 times.
-STEP_PX: Final = 64
-# Images that go through the base's VAE.
-TRIED: Final = 8
-# A little over SSIM's window.
-LEAST_PX: Final = 16
+STEP_PX: Final = 64  # of all published SD1, SD2 and SDXL: VAE factor 8, UNet halving 3 times
+TRIED: Final = 8  # images that go through the base's VAE
+LEAST_PX: Final = 16  # a little over SSIM's window
 # Mean |log| of local contrast after the VAE over before: it falls to 1 / e. Of drawings on the embedded base 0.1 to 0.3, of
 # photographs 0.9 at most, of halftone 1.1 and more.
 FADED: Final = 1.0
@@ -64,9 +61,6 @@ def check(
         detail: whether a few images go through the base's VAE and back, to see what detail it can hold; it is loaded for
             that, and nothing else of the base.
         workers: threads; 0: as many as there are cores.
-
-    Returns:
-        A run with `Phase` and `Progress` events; its result is what was found.
 
     Raises:
         ImageError: no such folder (DS001).
@@ -141,9 +135,6 @@ def clean(report: Report, out: Path) -> Generator[Event, None, Cleaned]:
         report: the result of `check`.
         out: the folder to make; a `.tsv` or `.txt` file gets only the list of what should be left out.
 
-    Returns:
-        A run with a `Phase` event; its result is what was done.
-
     Raises:
         RecipeError: `out` is there already, or lies in the image folder (DS005).
     """
@@ -162,9 +153,6 @@ def contact_sheet(
         file: the page to write.
         language: in which it opens, `en` or `ja`; empty: the reader's own.
         overwrite: whether it may be there already, unless it is an image of the folder.
-
-    Returns:
-        A run with a `Phase` event; its result is the path of the page.
 
     Raises:
         TsuikaError: as `files.check_out`.

@@ -28,14 +28,10 @@ from tsuika.formats.checkpoint import copy_yaml
 from tsuika.formats.lowrank.resizing import compress
 from tsuika.training.device import DTYPES
 
-# Of a plain LoRA that stands in for another kind; files of the field rarely go beyond.
-PLAIN_RANK = 64
-# A layer of plain LoRA, as every program has it.
-_PLAIN = {"lora_down.weight", "lora_up.weight", "alpha"}
-# Changes of norms and biases, which a plain LoRA has no place for.
-_BESIDE = (".w_norm", ".b_norm", ".diff_b")
-# Where a smaller rank reaches this, it is taken: half precision is no finer.
-_PLAIN_ERROR = 1e-3
+PLAIN_RANK = 64  # of a plain LoRA that stands in for another kind; files of the field rarely go beyond
+_PLAIN = {"lora_down.weight", "lora_up.weight", "alpha"}  # a layer of plain LoRA, as every program has it
+_BESIDE = (".w_norm", ".b_norm", ".diff_b")  # changes of norms and biases, which a plain LoRA has no place for
+_PLAIN_ERROR = 1e-3  # where a smaller rank reaches this, it is taken: half precision is no finer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,9 +79,6 @@ def convert(
         base: For DoRA, GLoRA, OFT and (IA)³, the base it was trained on; for a VAE, the base whose latent scale it keeps.
         tokenizer: Folder, for a single-file model that becomes a diffusers folder.
         overwrite: Replace `out`, if it is a file.
-
-    Returns:
-        A run with `Phase` and `Warned` events; its result is what was written.
 
     Raises:
         FormatError: the target cannot hold it, or not without loss (FM002); not there (FM004).

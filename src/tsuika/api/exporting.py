@@ -35,20 +35,13 @@ PREVIEW_PX: Final = 512
 
 @dataclass(frozen=True)
 class Exported(JsonResult):
-    """What was put where.
+    """What was put where."""
 
-    Attributes:
-        file: the result there, a file or a folder.
-        program: whose folder it is; empty for a plain one.
-        sha256: of the file, there as in the run; empty for a folder.
-        beside: the image and the card beside it.
-        uses: how each program uses it: `program`, `how` and `note` by language, and `paste`.
-    """
-
-    file: Path
-    program: str
-    sha256: str
-    beside: tuple[Path, ...]
+    file: Path  # the result there, a file or a folder
+    program: str  # whose folder it is; empty for a plain one
+    sha256: str  # of the file, there as in the run; empty for a folder
+    beside: tuple[Path, ...]  # the image and the card beside it
+    # How each program uses it: `program`, `how` and `note` by language, and `paste`.
     uses: tuple[Mapping[str, Any], ...]
 
 
@@ -61,9 +54,6 @@ def export(run: Path | str, to: Path | str, *, which: str = MAIN, name: str = ""
         to: a folder; if it is A1111's, Forge's or ComfyUI's own, the file goes where that program looks for it.
         which: `safe`, `balanced` (the main result) or `likeness`.
         name: of the file, without suffix; by default the result's. Nothing is overwritten: it gets a number if need be.
-
-    Returns:
-        A run with a `Phase` event; its result says where the files are and how to use them.
 
     Raises:
         InterruptedRunError: EV004, the run has no result (yet).
@@ -122,7 +112,6 @@ def _told(use: Use, was: Path, now: Path) -> dict[str, Any]:
 
 
 def _copied(source: Path, target: Path) -> str:
-    """Copy, read back, compare; returns the hash of a file."""
     if source.is_dir():
         shutil.copytree(source, target)
     else:

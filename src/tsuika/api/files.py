@@ -28,19 +28,14 @@ from tsuika.formats.vae_file import CONFIG, VAE_FORMATS
 from tsuika.generation import png_info
 from tsuika.methods import METHODS
 
-# Of a run, for people.
-_FACTS: Final = ("name", "trigger", "steps", "base_name", "prediction", "resolution", "date")
+_FACTS: Final = ("name", "trigger", "steps", "base_name", "prediction", "resolution", "date")  # of a run, for people
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileInfo(JsonResult):
-    """What a file or folder is.
+    """What a file or folder is."""
 
-    Attributes:
-        kind: a method's name, `vae`, `base model` or `run`.
-    """
-
-    kind: str
+    kind: str  # a method's name, `vae`, `base model` or `run`
 
     def to_dict(self) -> dict[str, Any]:
         """As in the command's `--json`."""
@@ -49,23 +44,14 @@ class FileInfo(JsonResult):
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsInfo(FileInfo):
-    """A file or folder of weights.
+    """A file or folder of weights."""
 
-    Attributes:
-        tensors: how many; of a base model, in the UNet's file.
-        dtype: number types, the most frequent first.
-        sha256: None for a folder, and so are the next two.
-        autov2: the first ten digits of `sha256`.
-        autov3: the first twelve digits of the SHA-256 of the tensors alone; safetensors only.
-        metadata: as it stands in the file.
-    """
-
-    tensors: int
-    dtype: str
-    sha256: str | None = None
-    autov2: str | None = None
-    autov3: str | None = None
-    metadata: Mapping[str, str]
+    tensors: int  # how many; of a base model, in the UNet's file
+    dtype: str  # number types, the most frequent first
+    sha256: str | None = None  # None for a folder, and so are the next two
+    autov2: str | None = None  # the first ten digits of `sha256`
+    autov3: str | None = None  # the first twelve digits of the SHA-256 of the tensors alone; safetensors only
+    metadata: Mapping[str, str]  # as it stands in the file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,9 +180,7 @@ def inspect(file: Path) -> FileInfo:
     Its numbers are read once, to see that all are finite. Hashes are those by which model sites know a file: `autov2`, the
     first ten digits of its SHA-256; `autov3`, the first twelve of its tensors' alone.
 
-    Returns:
-        A run that is done, without events; its result is an `ArtifactInfo`, `BaseModelInfo`, `VaeInfo`, `RunInfo`,
-        `OtherInfo` or `ImageInfo`.
+    The result is an `ArtifactInfo`, `BaseModelInfo`, `VaeInfo`, `RunInfo`, `OtherInfo` or `ImageInfo`.
 
     Raises:
         FormatError: not there (FM004), of no known kind (MD002), NaN or infinite values in it (MD011).
@@ -218,10 +202,10 @@ def inspect(file: Path) -> FileInfo:
         opened = open_weights(file)
         if opened.kind.name in kinds.OF_METHODS:
             return _artifact(file)
-        if opened.kind.name not in (kinds.CHECKPOINT.name, "unknown"):
-            return _other(opened)
         if opened.kind.name == "unknown":
             raise kinds.unlike(file, opened.kind, kinds.KNOWN)
+        if opened.kind.name != kinds.CHECKPOINT.name:
+            return _other(opened)
     return _base(file)
 
 
@@ -245,20 +229,16 @@ def _artifact(file: Path) -> ArtifactInfo:
 
 
 def _opened(file: Path) -> list[Weights]:
-    """The weights in a file, or in the files of a folder."""
     files = [file] if file.is_file() else sorted(path for path in file.iterdir() if path.suffix in WEIGHT_SUFFIXES)
     return [open_weights(path) for path in files]
 
 
 def _counted(opened: Sequence[Weights]) -> dict[str, Any]:
-    """How many tensors there are, and their number types, that of most values first."""
     values: Counter[str] = Counter()
     for weights in opened:
         for name, shape in weights.shapes.items():
-            dtype = weights.dtypes[name]
-            values[TORCH_NAMES.get(dtype, dtype)] += max(math.prod(shape), 1)
-    names = [name for name, _count in values.most_common()]
-    return {"tensors": sum(len(weights.shapes) for weights in opened), "dtype": ", ".join(names)}
+            values[TORCH_NAMES.get(weights.dtypes[name], weights.dtypes[name])] += max(math.prod(shape), 1)
+    return {"tensors": sum(len(weights.shapes) for weights in opened), "dtype": ", ".join(dict(values.most_common()))}
 
 
 def _hashes(file: Path) -> dict[str, Any]:
@@ -307,14 +287,11 @@ def _other(opened: Weights) -> OtherInfo:
 def _base(file: Path) -> BaseModelInfo:
     found = families.peek(file)
     unet = found.component("unet")
-    parts = [unet] if found.file else [unet, *map(found.component, found.facts.text_encoders)]
+    vae, metadata, parts = unet.vae_prefix is not None, unet.metadata, [unet]
     if found.file is None:
         vae = (file / "vae").is_dir()
-        metadata: Mapping[str, str] = {"_class_name": str(read_json(file / "model_index.json").get("_class_name", ""))}
-    else:
-        vae, metadata = unet.vae_prefix is not None, unet.metadata
-    if found.file is None and vae:
-        parts.append(found.component("vae"))
+        metadata = {"_class_name": str(read_json(file / "model_index.json").get("_class_name", ""))}
+        parts += map(found.component, [*found.facts.text_encoders, *(["vae"] if vae else [])])
     for part in parts:
         _check(part)
     return BaseModelInfo(

@@ -26,30 +26,20 @@ from tsuika.data.image import open_image, sniff
 IMAGES: Final = "images"
 LEFT_OUT: Final = "left-out"
 UNDO: Final = "undo"
-# Captions of the set are the first; the second is read, too.
-CAPTIONS: Final = (".txt", ".caption")
-# Changes that can be undone.
-KEPT_CHANGES: Final = 200
+CAPTIONS: Final = (".txt", ".caption")  # captions of the set are the first; the second is read, too
+KEPT_CHANGES: Final = 200  # changes that can be undone
 
-# What a file of the set becomes: what another file holds, bytes, or nothing at all.
-Content = Path | bytes | None
+Content = Path | bytes | None  # what a file of the set becomes: what another file holds, bytes, or nothing at all
 
 
 @dataclass(frozen=True)
 class SetImage:
-    """An image of the set.
+    """An image of the set."""
 
-    Attributes:
-        name: relative to the folder of images, with `/`.
-        path: where it is.
-        left_out: whether it is kept aside, and not trained on.
-        caption: as it stands beside the image, line by line; empty without a file.
-    """
-
-    name: str
-    path: Path
-    left_out: bool
-    caption: str
+    name: str  # relative to the folder of images, with `/`
+    path: Path  # where it is
+    left_out: bool  # whether it is kept aside, and not trained on
+    caption: str  # as it stands beside the image, line by line; empty without a file
 
     @property
     def key(self) -> str:
@@ -251,7 +241,6 @@ def _caption_of(image: Path) -> str:
 
 
 def _written(lines: Sequence[str]) -> str:
-    """A caption's lines, as they stand in a file."""
     return "\n".join(filter(None, map(caption.normalise, lines))) + "\n"
 
 

@@ -73,9 +73,6 @@ def doctor() -> MachineInfo:
     """The machine, the libraries, the device, free memory and disk: a block for a report of a problem.
 
     There are no names of people or folders in it.
-
-    Returns:
-        A run that is done, without events; its result is what this machine has.
     """
 
     place, cache, home = pick_device("auto"), cache_folder(), at_home("~")
@@ -117,7 +114,6 @@ def _free_memory_gib() -> float | None:
 
 
 def _free_disk_gib(path: Path) -> float | None:
-    """Of the disk that a folder lies on, or would lie on."""
     try:
         there = next(one for one in (path, *path.absolute().parents) if one.exists())
         return round(shutil.disk_usage(there).free / 2**30, 1)

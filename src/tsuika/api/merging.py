@@ -129,9 +129,6 @@ def merge(
         lossy: Go without keys that were not understood; words bundled in the files get files beside `out`.
         overwrite: Replace `out`, if it is a file.
 
-    Returns:
-        A run with `Phase` and `Progress` events; its result is what was written.
-
     Raises:
         ModelError: LoRAs of different families, or of another than the base (MD004).
         FormatError: no LoRA (MD002), or one that is no sum (FM005).
@@ -207,9 +204,6 @@ def resize(
         lossy: Go without keys that were not understood; words bundled in the file get files beside `out`.
         overwrite: Replace `out`, if it is a file.
 
-    Returns:
-        A run with `Phase` events; its result is what was written.
-
     Raises:
         FormatError: no LoRA (MD002), or DoRA (FM005).
         RecipeError: neither rank nor energy (RC005), an energy out of range (RC002), `out` exists (RC007).
@@ -254,9 +248,6 @@ def extract(
         dtype: fp16, bf16 or fp32.
         overwrite: Replace `out`, if it is a file.
 
-    Returns:
-        A run with `Phase` events; its result is what was written, and how much of the difference it holds.
-
     Raises:
         ModelError: no model, or models of two families (MD004).
         FormatError: the two do not differ (FM005).
@@ -291,7 +282,6 @@ def extract(
 
 
 def _target(out: Path, of_file: str = "kohya", known: Sequence[Format] = formats.LORA) -> Format:
-    """The layout `of_file` for a file, diffusers' for a folder."""
     name = of_file if out.suffix.lower() == ".safetensors" else "diffusers"
     return next(format_ for format_ in known if format_.name == name)
 

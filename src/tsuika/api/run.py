@@ -156,7 +156,6 @@ class Run(Generic[Result]):
         return f"<tsuika.{self._name}: {state}>"
 
     def _repr_html_(self) -> str:
-        """The progress so far, or the result, as HTML."""
         if self._outcome is not None:
             return shown(self._outcome[0])
         return self._display.html()

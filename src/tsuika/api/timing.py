@@ -32,14 +32,10 @@ from tsuika.training.fit import Fit
 from tsuika.training.loop import conditioner, fit
 from tsuika.training.preparation import accelerate_for
 
-# After one to warm up.
-TIMED_STEPS = 3
-# A measurement is used again for a day.
-KEPT_S = 86_400.0
-# Of the speed of two such layers, by a whole UNet: SD1.5 at 256 px on one CPU core 0.54 and 0.69.
-REACHED = 0.6
-# Weights: what a CPU is asked to try for real.
-SMALL = 100_000_000
+TIMED_STEPS = 3  # after one to warm up
+KEPT_S = 86_400.0  # a measurement is used again for a day
+REACHED = 0.6  # of the speed of two such layers, by a whole UNet: SD1.5 at 256 px on one CPU core 0.54 and 0.69
+SMALL = 100_000_000  # weights: what a CPU is asked to try for real
 GIB = 2**30
 
 

@@ -41,8 +41,7 @@ from tsuika.training.regularization_images import Request
 DEMO_PICTURES = Path(str(resources.files("tsuika.embedded"))) / "pictures"
 DEMO_RECIPE = Path(str(resources.files("tsuika.embedded"))) / "demo.toml"
 Returned = TypeVar("Returned")
-# Training captions that are drawn beside the previews, once each.
-CAPTIONS: Final = 4
+CAPTIONS: Final = 4  # training captions that are drawn beside the previews, once each
 
 
 def _is_main() -> bool:
@@ -54,8 +53,7 @@ class Trained:
     """A training run that is over, as its folder tells of it."""
 
     folder: Path
-    # `report.json`; empty in all but the first of several processes.
-    report: Mapping[str, Any]
+    report: Mapping[str, Any]  # `report.json`; empty in all but the first of several processes
 
     @classmethod
     def read(cls, folder: Path | str) -> Trained:
@@ -229,7 +227,6 @@ def _usual(recipe: Recipe) -> Iterator[Warned]:
 def _with_note(
     events: Generator[Event, None, run.Result], notes: Iterable[Warned]
 ) -> Generator[Event, None, run.Result]:
-    """The same events, with notes behind the first of them."""
     with closing(events):
         yield next(events)
         yield from notes
@@ -394,7 +391,6 @@ def _report(
 
 
 def _write_grid(path: Path, rows: Sequence[report.BeforeAfter]) -> list[Warned]:
-    """A grid with a row for each prompt: the base's images beside the result's at the same seeds."""
     seeds = rows[0].seeds
     columns = [*(f"before, seed {seed}" for seed in seeds), *(f"after, seed {seed}" for seed in seeds)]
     cells = [Image.fromarray(scores.pixels(cell)) for row in rows for cell in (*row.before, *row.after)]

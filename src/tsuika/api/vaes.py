@@ -41,12 +41,9 @@ from tsuika.vae import bake, compare, faults, metrics, report, roundtrip, tune
 from tsuika.vae.compare import ComparedImage, Comparison, LoadedVae
 
 MAX_PICTURES: Final = 32
-# A little over SSIM's window.
-_LEAST_PX: Final = 16
-# Of the test image by which `bake_vae` compares latents.
-_TEST_PX: Final = 128
-# Images in memory while a VAE is tuned.
-_KEPT: Final = 32
+_LEAST_PX: Final = 16  # a little over SSIM's window
+_TEST_PX: Final = 128  # of the test image by which `bake_vae` compares latents
+_KEPT: Final = 32  # images in memory while a VAE is tuned
 
 
 @dataclass(frozen=True)
@@ -75,7 +72,6 @@ class VaeComparison:
         return {**about, **self.comparison.to_dict(), "page": self.page, "notes": self.notes}
 
     def _repr_html_(self) -> str:
-        """Each VAE's mean measures, and the advice."""
         measures = {
             one.name: {name: metrics.mean(one.rows, name) for name in metrics.MEASURES}
             for one in self.comparison.results
@@ -196,9 +192,6 @@ def compare_vae(
         lang: in which the page opens.
         overwrite: replace `out`.
 
-    Returns:
-        A run with `Phase`, `Progress` and `Warned` events; its result is what was measured and the advice.
-
     Raises:
         TsuikaError: no such folder or VAE, one of other latents, no usable images, a page that exists.
     """
@@ -252,9 +245,6 @@ def bake_vae(base: str, vae: str, out: Path, *, overwrite: bool = False) -> Gene
         out: a `.safetensors` file for a single file, a new folder for a folder.
         overwrite: replace `out`, if it is a file.
 
-    Returns:
-        A run with `Phase` and `Warned` events; its result is what was written.
-
     Raises:
         FormatError: the base has no VAE of these layers (FM005), its number type cannot hold this (FM002), or what was
             written does not read back the same (FM003); ModelError: no such base or VAE, or one of other latents.
@@ -271,9 +261,7 @@ def bake_vae(base: str, vae: str, out: Path, *, overwrite: bool = False) -> Gene
     count = bake.bake(space.path, tensors, space.geometry.vae, out, facts)
     back = space.load_vae(str(out), cpu).state_dict()
     dtype = tune.narrowest(back.values())
-    wrong = [name for name, value in tensors.items() if not torch.equal(value.to(dtype), back[name].to(dtype))]
-    if wrong:
-        raise writing.differing(out, wrong)
+    writing.check_same(out, tensors, back, dtype)
     notes = tuple(_fit_notes(own, new, space))
     yield from notes
     return BakedVae(
@@ -347,9 +335,6 @@ def tune_vae(
         seed: of split and draws.
         keep_anyway: write it, better or not.
         overwrite: replace `out`, if it is a file.
-
-    Returns:
-        A run with `Phase`, `Progress` and `Warned` events; its result is what was written, and how it was proven.
 
     Raises:
         ImageError: too few images (VA021), or it is not better, and nothing was written (VA020).

@@ -26,8 +26,7 @@ from tsuika.training.writing import faint_layers, largest_error
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Of the words in LoRA files.
-_WORDS = formats.for_method("textual-inversion")[0]
+_WORDS = formats.for_method("textual-inversion")[0]  # of the words in LoRA files
 
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
@@ -119,12 +118,18 @@ def without_rest(
     return [common.without_unread(artifact) for _file, artifact in artifacts], Rest(words, tuple(notes))
 
 
-def differing(out: Path, wrong: Sequence[str]) -> FormatError:
-    """The error where tensors that were read back are not those that were written."""
-    why = _n(
-        "{count} tensor differs: `{name}`.", "{count} tensors differ, such as `{name}`.", len(wrong), name=wrong[0]
-    )
-    return FormatError("FM003", where=out, why=why)
+def check_same(out: Path, tensors: Mapping[str, Tensor], back: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+    """Tensors that were read back are those that were written, rounded to `dtype` once.
+
+    Raises:
+        FormatError: they are not (FM003).
+    """
+    wrong = [name for name, tensor in tensors.items() if not torch.equal(back[name].to(dtype), tensor.to(dtype))]
+    if wrong:
+        why = _n(
+            "{count} tensor differs: `{name}`.", "{count} tensors differ, such as `{name}`.", len(wrong), name=wrong[0]
+        )
+        raise FormatError("FM003", where=out, why=why)
 
 
 def number_type(requested: str, tensors: Mapping[str, Tensor]) -> str:
@@ -173,11 +178,7 @@ def write_model(model: Model, format_: Format, out: Path, dtype: str, facts: Map
     number_type = DTYPES[dtype]
     format_.write(Artifact(format_.method, model.facts.family, tensors | extra, metadata), out, dtype=number_type)
     back = model_tensors(families.read_back(out, model, dtype=number_type))
-    wrong = [
-        name for name, tensor in tensors.items() if not torch.equal(back[name].to(number_type), tensor.to(number_type))
-    ]
-    if wrong:
-        raise differing(out, wrong)
+    check_same(out, tensors, back, number_type)
     return ModelFile(out=out, format=format_.name, dtype=dtype, sha256=sha256_of(out), tensors=len(tensors))
 
 

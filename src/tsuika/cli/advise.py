@@ -20,8 +20,7 @@ _EVIDENCE: Final[Mapping[str, Text]] = {
     "folklore": _("hearsay"),
     "known": _("fact"),
 }
-# Reasons for and against, each: of the recommendation, and of an alternative.
-_REASONS: Final = (6, 2)
+_REASONS: Final = (6, 2)  # reasons for and against, each: of the recommendation, and of an alternative
 
 
 def advise(
@@ -75,7 +74,6 @@ def advise(
 
 
 def _words(row: Mapping[str, str]) -> str:
-    """A text that stands in a result in every language."""
     return row.get(language.current(), row["en"])
 
 

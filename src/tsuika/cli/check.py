@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from tsuika.data.check_fix import Cleaned
     from tsuika.data.check_report import Captions, Finding, MethodFit, Report
 
-# Exit status.
-NOT_USABLE: Final = 3
+NOT_USABLE: Final = 3  # exit status
 NAMES_SHOWN: Final = 10
 
 _LEVELS: Final[Mapping[str, Text]] = {

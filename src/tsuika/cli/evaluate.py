@@ -81,7 +81,6 @@ def evaluate(
 
 
 def _show(found: Mapping[str, Any]) -> None:
-    """Each point in two lines, the verdict below."""
     names = [name for name in _MEASURES if found["base"][name] is not None]
     screen.print_out(local(_("base model")))
     screen.print_out(layout.wrap(local(_measures(found["base"], names)), first="    ", rest="    "))

@@ -28,8 +28,7 @@ from tsuika.core.events import Warned
 from tsuika.core.plain import jsonable, to_dict
 from tsuika.core.texts import _, languages
 
-# That ends the program.
-_error: ContextVar[TsuikaError | None] = ContextVar("error", default=None)
+_error: ContextVar[TsuikaError | None] = ContextVar("error", default=None)  # that ends the program
 
 
 def phase(name: str) -> str:
@@ -119,7 +118,6 @@ def _recorded(file: Path | None) -> Iterator[None]:
 
 
 def _told(error: TsuikaError | None) -> dict[str, Any] | None:
-    """An error's parts by language."""
     if error is None:
         return None
     parts = {name: {lang: error.part(name, lang) for lang in languages()} for name in ("what", "why", "do")}

@@ -116,7 +116,6 @@ def _found(events: Iterator[Event], *, as_json: bool) -> None:
 
 
 def _rate(row: Mapping[str, Any]) -> Text:
-    """A rate at its best check."""
     best = min(row["curve"], key=lambda point: point["mean"], default=None)
     gain: Text | str = progress.interval(best) if best else "-"
     values = {"rate": row["rate"], "step": best["step"] if best else 0, "gain": gain}
@@ -182,7 +181,6 @@ _STATES: Final[Mapping[str, Text]] = {
 
 
 def _outcome(trial: Mapping[str, Any]) -> Text:
-    """The result of a trial: its best step and the loss there."""
     state = _STATES[trial["state"]]
     if trial["value"] is None:
         return state
@@ -194,7 +192,6 @@ def _outcome(trial: Mapping[str, Any]) -> Text:
 
 
 def _line(row: Mapping[str, Any], best: int | None, near: Sequence[int]) -> str:
-    """A trial in the table."""
     line = f"{row['number']:4}  {_settings(row['params'])}  {local(_outcome(row))}"
     if row["number"] != best and row["number"] not in near:
         return line

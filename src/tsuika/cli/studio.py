@@ -75,7 +75,6 @@ def _flag(parameter: Any) -> dict[str, Any]:
 
 
 def _kind(parameter: Any) -> str:
-    """`whole`, `number`, `path` or `text`."""
     described = getattr(parameter, "type_descriptor", None)
     name = str(described.annotation) if described is not None else str(parameter.type.name)
     kinds = {"int": "whole", "float": "number", "Path": "path", "path": "path"}

@@ -184,7 +184,6 @@ def _table(vaes: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _or_dash(value: float | None, form: str) -> str:
-    """A number in a form; a dash for one that is not finite."""
     return "-" if value is None else format(value, form)
 
 

@@ -27,8 +27,7 @@ from tsuika.core.texts import _, listed
 from tsuika.embedded.defaults import training
 from tsuika.methods import DEFAULT, METHODS, Method, MethodSection, find
 
-# The base that comes with the package.
-EMBEDDED: Final = Base().model
+EMBEDDED: Final = Base().model  # the base that comes with the package
 Known = TypeVar("Known", bound=BaseModel)
 # The settings that have a flag of `tsuika train` and a keyword of `tsuika.train`.
 FLAGS: Final = {
@@ -101,7 +100,6 @@ class Recipe(Section):
 
 
 def _without_paths(value: Any) -> Any:
-    """The same tables with text in place of `Path`s."""
     if isinstance(value, Mapping):
         return {key: _without_paths(one) for key, one in value.items()}
     return str(value) if isinstance(value, Path) else value

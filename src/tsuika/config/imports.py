@@ -169,8 +169,6 @@ def _flat(tables: Tables) -> dict[str, Any]:
 
 @dataclass
 class _Taking:
-    """Settings as they are taken over."""
-
     settings: dict[str, Any] = field(default_factory=dict)
     lost: list[str] = field(default_factory=list)
 

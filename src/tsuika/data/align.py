@@ -106,7 +106,6 @@ def _moved(sides_B2: Boxes, moves_M2: Boxes) -> Boxes:
 
 
 def _stacked(sides_BM2: Boxes, count: int) -> Floats:
-    """Weights of all moves below each other: (B, M * count, P)."""
     return weights(sides_BM2.reshape(-1, 2), count).reshape(len(sides_BM2), -1, THUMB_PX)
 
 

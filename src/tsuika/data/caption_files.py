@@ -198,7 +198,6 @@ class _Places:
 
 
 def _rows(table: File, places: _Places) -> dict[str, Lines]:
-    """Captions by image; empty where the file is no table of captions."""
     try:
         text, _encoding = decode(_content(table.path, _LARGEST_TABLE))
         pairs = list(_pairs(text, table.suffix))
@@ -213,7 +212,6 @@ def _rows(table: File, places: _Places) -> dict[str, Lines]:
 
 
 def _pairs(text: str, suffix: str) -> Iterator[tuple[str, Lines]]:
-    """Names of images with captions."""
     if suffix in (".csv", ".tsv"):
         delimiter = "\t" if suffix == ".tsv" else max(",;\t", key=text.partition("\n")[0].count)
         lines = csv.reader(io.StringIO(text), delimiter=delimiter)

@@ -26,8 +26,7 @@ from tsuika.data.image import Opened
 from tsuika.data.manifest import Manifest, Sample
 from tsuika.data.quality import Quality, measure
 
-# With fewer images there is no median to judge by.
-FEWEST: Final = 4
+FEWEST: Final = 4  # with fewer images there is no median to judge by
 
 # Against the set's median, and never where the image is as crisp as most are; from bench/check.py.
 BLURRED: Final = 0.55
@@ -35,8 +34,7 @@ BLURRED_MOST: Final = 0.17
 ENLARGED: Final = 0.65
 ENLARGED_MOST: Final = 0.085  # soft photographs, not enlarged, have 0.094 ...
 ENLARGED_MOST_DRAWN: Final = 0.1  # ... and drawings 0.11
-# Of an enlarged image in any set; other photographs reach 5.4 (bench/check.py).
-INTERPOLATED: Final = 7.0
+INTERPOLATED: Final = 7.0  # of an enlarged image in any set; other photographs reach 5.4 (bench/check.py)
 # Share of pixels with a channel at its end, at least, and above the set's median.
 OVEREXPOSED: Final = 0.18
 OVEREXPOSED_ABOVE: Final = 0.15
@@ -181,7 +179,6 @@ def _middle(qualities: Mapping[str, Quality], measure: str) -> float:
 
 
 def _of_pixels(samples: Sequence[Sample], qualities: Mapping[str, Quality], size_px: int) -> list[Finding]:
-    """Blurred, enlarged, badly exposed, barred."""
     drawn = median(one.flat for one in qualities.values()) >= DRAWN_SET if qualities else False
     found = _of_sharpness(samples, qualities, size_px, drawn)
     if not drawn:

@@ -72,7 +72,6 @@ def check(
 
 
 def _read_oddly(manifest: Manifest) -> list[Finding]:
-    """What `scan` noted of caption files."""
     look, found = ("caption-unreadable", "caption-orphan", "caption-not-read", "caption-encoding"), []
     for code in (*look, "caption-both", "caption-lines"):
         if notes := [note for note in manifest.notes if note.code == code]:

@@ -210,7 +210,6 @@ def pair_events(
 
 
 def _first_sight(frame: int, cells_ND: Floats, wholes_MD: Floats, bounds_LM: Floats) -> list[CandidatePair]:
-    """What resembles a window of an image, with the window that it resembles most."""
     bounds_NL = _bounds(cells_ND)
     most_M = [(bounds_NL @ bounds_LM[:, row : row + CHUNK]).max(0) for row in range(0, len(wholes_MD), CHUNK)]
     rows = np.flatnonzero(np.concatenate(most_M) >= CANDIDATE)

@@ -32,12 +32,10 @@ _WESTERN: Final = frozenset("àáâãäåæçèéêëìíîïñòóôõöøùú�
 _SIGNS: Final = frozenset("‘’“”–—…•°©®™×½¼¾²³£€§«»¿¡·±\xa0")
 # For charset-normalizer: what people save text files in, beside the above.
 _OTHERS: Final = ("cp1251", "koi8_r", "cp1250", "cp1253", "cp1254", "cp1255", "cp1256", "cp874", "cp1257", "cp1258")
-# Share of characters that do not fit; above it a reading is not plausible.
-_MOST_ODD: Final = 0.29
+_MOST_ODD: Final = 0.29  # share of characters that do not fit; above it a reading is not plausible
 # Unicode categories: controls, private use, unassigned, surrogates.
 _NO_TEXT: Final = frozenset({"Cc", "Co", "Cn", "Cs"})
-# Beyond ASCII, for a guess between alphabets.
-_LEAST_LETTERS: Final = 4
+_LEAST_LETTERS: Final = 4  # beyond ASCII, for a guess between alphabets
 _POOLED_BYTES: Final = 1 << 16
 
 

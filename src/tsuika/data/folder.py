@@ -38,8 +38,7 @@ NOT_READ: Final = frozenset(
 SYSTEM: Final = frozenset({"@eadir", "__macosx", "#recycle", "$recycle.bin", "lost+found", "system volume information"})
 RUN_MARKS: Final = ("events.jsonl", "recipe.toml")  # a run folder of ours
 CACHE_MARK: Final = "CACHEDIR.TAG"  # bford.info/cachedir
-# Above this, `2024_summer` is a name and not a number of repeats.
-MAX_FOLDER_REPEATS: Final = 1000
+MAX_FOLDER_REPEATS: Final = 1000  # above this, `2024_summer` is a name and not a number of repeats
 
 
 @dataclass(frozen=True)
@@ -145,7 +144,6 @@ def walk(root: Path) -> Listing:
 def _sort(
     entries: Sequence[os.DirEntry[str]], names: tuple[str, ...], prefix: str, found: Listing
 ) -> list[tuple[Path, str]]:
-    """Each file to its kind; returns the subfolders."""
     repeats, words = kohya_folder(names) or (1, "")
     inner: list[tuple[Path, str]] = []
     taken: set[str] = set()
@@ -199,7 +197,6 @@ def _for_people(name: str) -> str:
 
 
 def _passed_over(name: str, inside: set[str]) -> tuple[str, str] | None:
-    """Code and words of a folder that is not looked into."""
     if all(mark in inside for mark in RUN_MARKS):
         return "own-output", _("a run folder")
     if CACHE_MARK in inside:

@@ -166,8 +166,7 @@ def readable_formats() -> tuple[str, ...]:
 
 Notes = tuple[tuple[str, str], ...]
 _STRIP: Final = 256  # rows of the smaller image
-# Decoding needs memory for all pixels, however large the image.
-_one_at_a_time = Lock()
+_one_at_a_time = Lock()  # decoding needs memory for all pixels, however large the image
 _strictness = Lock()
 _warnings = ExitStack()
 _strict_threads: list[bool] = []  # one entry a thread that decodes: what LOAD_TRUNCATED_IMAGES was for the first
@@ -235,7 +234,6 @@ def _decode(content: bytes, path: Path) -> tuple[Image.Image, Notes]:
 
 
 def _turn(image: Image.Image) -> tuple[Image.Transpose | None, Notes]:
-    """How EXIF turns it."""
     try:
         return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1)), ()
     except _DECODER_ERRORS as error:
@@ -277,7 +275,6 @@ def _shows_something(image: Image.Image, frame: int) -> bool:
 
 
 def _factor(image: Image.Image) -> int:
-    """By what whole number the sides are divided."""
     return math.ceil(math.sqrt(max(1.0, image.width * image.height / KEPT_PIXELS)))
 
 

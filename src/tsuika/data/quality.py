@@ -29,8 +29,7 @@ STRONGEST: Final = 0.2  # share of cells, those of the most contrast, that detai
 LEAST_CONTRAST: Final = 3.0  # grey levels (root mean square over these cells): below, there is nothing to measure
 EXPOSURE_PX: Final = 160
 
-# From here on an image holds all the detail that its pixels can; costlier measures are not needed.
-CRISP: Final = 0.15
+CRISP: Final = 0.15  # from here on an image holds all the detail that its pixels can; costlier measures are not needed
 
 CLIPPED: Final = 252  # of 255, any channel
 WHITE: Final = 250  # all channels
@@ -236,7 +235,6 @@ def _seamed(steps: Floats, factor: int) -> bool:
 
 
 def _exposure(image: Image.Image) -> tuple[float, float, float, float, float]:
-    """`clipped`, `white`, `black`, `tinted`, `brightest` of `Quality`."""
     scale = min(1.0, EXPOSURE_PX / max(image.size))
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     pixels = np.asarray(image.resize(size, Image.Resampling.NEAREST))  # means would hide what is clipped
@@ -290,7 +288,6 @@ def _bar_pair(rows_HW: NDArray[np.uint8]) -> tuple[int, int]:
 
 
 def _bar(rows_HW: NDArray[np.uint8]) -> tuple[int, float]:
-    """Thickness of the even bar above, and its grey level."""
     height = len(rows_HW)
     level, thick, least = float(np.median(rows_HW[0])), 0, max(2, round(BAR_LEAST * height))
     for first in range(0, height // 2, least):

@@ -155,6 +155,5 @@ class Masks:
 
 
 def _masked(stem: str) -> str:
-    """The stem of the image that a mask is for."""
     named = _LABELLED.fullmatch(stem) or _SUFFIXED.fullmatch(stem) or _PREFIXED.fullmatch(stem)
     return named[1] if named else stem
