@@ -49,23 +49,11 @@ def advise(
     json: Json = False,
 ) -> None:
     """`tsuika advise`."""
+    given = {name: value for name, value in locals().items() if name != "json"}
     early.check(images=str(images))
     import tsuika
 
-    run = tsuika.advise(
-        images,
-        goal,
-        base=base,
-        vram_gb=vram_gb,
-        max_file_mb=max_file_mb,
-        program=program,
-        trigger=trigger,
-        class_word=class_word,
-        device=device,
-        measure=measure,
-        out=out,
-    )
-    found = progress.watch(run).to_dict()
+    found = progress.watch(tsuika.advise(**given)).to_dict()
     if json:
         screen.result(found, as_json=True)
     else:
@@ -122,26 +110,19 @@ def _facts(option: Mapping[str, Any]) -> Iterator[tuple[Text, Text | str]]:
 
 
 def _time(option: Mapping[str, Any]) -> Text:
-    steps, trainings = option["steps"], option["trainings"]
     if option["time_basis"] == "unknown":
-        return _("{steps:,} steps at most; nothing was measured", steps=steps)
-    known = {"steps": steps, "time": _duration(option["seconds"])}
+        return _("{steps:,} steps at most; nothing was measured", steps=option["steps"])
+    known = {"steps": option["steps"], "time": _duration(option["seconds"])}
     if option["time_basis"] == "scaled":
         text = _("very roughly {time} at most for {steps:,} steps (from this machine's speed)", **known)
     else:
-        step = _duration(option["step_seconds"])
-        text = _(
-            "at most {time} for {steps:,} steps (measured here on {date}: {step} for a step)",
-            **known,
-            step=step,
-            date=option["measured_on"],
-        )
-    if trainings <= 1:
+        known |= {"step": _duration(option["step_seconds"]), "date": option["measured_on"]}
+        text = _("at most {time} for {steps:,} steps (measured here on {date}: {step} for a step)", **known)
+    if option["trainings"] <= 1:
         return text
+    known = {"time": text, "count": math.ceil(option["trainings"])}
     return _(
-        "{time}; up to {count} training runs in all: the overfitting guard's, and those for its other files",
-        time=text,
-        count=math.ceil(trainings),
+        "{time}; up to {count} training runs in all: the overfitting guard's, and those for its other files", **known
     )
 
 
@@ -157,14 +138,10 @@ def _evidence(title: Text, rows: Sequence[tuple[str, str]]) -> Iterator[str]:
 
 
 def _duration(seconds: float) -> Text:
-    for size, unit in ((86400, _("{number} days")), (3600, _("{number} h")), (60, _("{number} min"))):
-        if seconds >= 1.5 * size:
-            return unit.filled({"number": _rounded(seconds / size)})
-    return _("{number} s", number=_rounded(seconds))
-
-
-def _rounded(number: float) -> str:
-    return f"{number:.2g}" if number < 10 else f"{number:,.0f}"
+    units = ((86400, _("{number} days")), (3600, _("{number} h")), (60, _("{number} min")), (1, _("{number} s")))
+    size, unit = next(one for one in units if seconds >= 1.5 * one[0] or one[0] == 1)
+    number = seconds / size
+    return unit.filled({"number": f"{number:.2g}" if number < 10 else f"{number:,.0f}"})
 
 
 def _size(size: int) -> str:

@@ -96,24 +96,11 @@ def train(
     json: Json = False,
 ) -> None:
     """`tsuika train`."""
+    given = locals()
+    from tsuika.config import FLAGS
     from tsuika.core.errors import RecipeError
 
-    settings = built(
-        method,
-        recipe,
-        set_,
-        images=images,
-        base=base,
-        trigger=trigger,
-        class_word=class_word,
-        reg_images=reg_images,
-        steps=steps,
-        seed=seed,
-        vae=vae,
-        device=device,
-        guard=guard,
-        folds=folds,
-    )
+    settings = built(method, recipe, set_, **{name: given[name] for name in FLAGS})
     if out is None:
         raise RecipeError("RC005", found="--out", do=f"tsuika train {settings.method.name} --images DIR --out RUN")
     early.check(base=settings.base.model, vae=settings.base.vae, images=settings.data.images)

@@ -146,34 +146,25 @@ def count(done: int, total: int) -> None:
 
 def checked(event: Judged) -> Text:
     """A check of the guard: losses against the base model's, with the 95% interval of the held-out one; whose it is."""
+    about = {"fold": event.fold, "folds": event.folds, "check": _losses(event)}
     if event.fold:
-        return _("fold {fold} of {folds}, {check}", fold=event.fold, folds=event.folds, check=_losses(event))
-    if event.folds:
-        return _("all {folds} folds together, {check}", folds=event.folds, check=_losses(event))
-    return _losses(event)
+        return _("fold {fold} of {folds}, {check}", **about)
+    return _("all {folds} folds together, {check}", **about) if event.folds else _losses(event)
 
 
 def _losses(event: Judged) -> Text:
-    evidence, step = event.evidence, event.step
-    held, best, train = evidence["held_out"], evidence["best_step"], percent(evidence["train"])
-    if held is None:
+    evidence = event.evidence
+    about = {"step": event.step, "train": percent(evidence["train"]), "best": evidence["best_step"]}
+    if (held := evidence["held_out"]) is None:
+        return _("step {step:,}: loss against the base model: training {train}; no image is held out", **about)
+    about["held_out"] = interval(held)
+    if not about["best"]:
         return _(
-            "step {step:,}: loss against the base model: training {train}; no image is held out", step=step, train=train
-        )
-    words = interval(held)
-    if not best:
-        return _(
-            "step {step:,}: loss against the base model: held-out {held_out}, training {train}; not better yet",
-            step=step,
-            held_out=words,
-            train=train,
+            "step {step:,}: loss against the base model: held-out {held_out}, training {train}; not better yet", **about
         )
     return _(
         "step {step:,}: loss against the base model: held-out {held_out}, training {train}; best so far: step {best:,}",
-        step=step,
-        held_out=words,
-        train=train,
-        best=best,
+        **about,
     )
 
 
@@ -251,15 +242,9 @@ def _ended_by(stop: Stop, run: Path) -> Iterator[None]:
 
 
 def _say_stopped(step: int, run: Path) -> None:
-    best = run / "artifacts" / "unfinished"
-    if best.is_dir():
-        screen.say(
-            _(
-                "The best so far, not finished: {folder}; the report is {report}",
-                folder=best,
-                report=run / "report.html",
-            )
-        )
+    about = {"folder": run / "artifacts" / "unfinished", "report": run / "report.html"}
+    if about["folder"].is_dir():
+        screen.say(_("The best so far, not finished: {folder}; the report is {report}", **about))
     screen.say(_("Stopped at step {step}; everything is saved. Go on with: tsuika resume {run}", step=step, run=run))
 
 
@@ -269,7 +254,16 @@ def _show(event: Event, began: float, said: str) -> str:
         case Phase(name=name):
             screen.say(screen.phase(name), first=f"{time.monotonic() - began:6.1f} s  ", rest=_INDENT)
         case Started():
-            screen.say(_started(event), first=_INDENT)
+            text = _(
+                "Training: {method} for {family}, {images}, steps {first} to {last}, {weights:,} weights",
+                method=labels.method(event.method),
+                family=labels.family(event.family),
+                images=_n("{count} image", "{count} images", event.pictures),
+                first=event.first_step,
+                last=event.steps,
+                weights=event.trainable,
+            )
+            screen.say(text, first=_INDENT)
         case Written():
             screen.say(
                 _(
@@ -295,15 +289,3 @@ def _show(event: Event, began: float, said: str) -> str:
                 text = _("Steps of your files: {balanced:,} (safe {safe:,}, likeness {likeness:,})", **event.range)
                 screen.say(text, first=_INDENT)
     return said
-
-
-def _started(event: Started) -> Text:
-    return _(
-        "Training: {method} for {family}, {images}, steps {first} to {last}, {weights:,} weights",
-        method=labels.method(event.method),
-        family=labels.family(event.family),
-        images=_n("{count} image", "{count} images", event.pictures),
-        first=event.first_step,
-        last=event.steps,
-        weights=event.trainable,
-    )
