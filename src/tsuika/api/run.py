@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import fields
 from functools import wraps
-from types import TracebackType
 from typing import Any, Generic, ParamSpec, TypeVar, cast
 
 from tsuika.api.display import Display, shown
@@ -141,9 +140,7 @@ class Run(Generic[Result]):
     def __enter__(self) -> Run[Result]:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __del__(self) -> None:

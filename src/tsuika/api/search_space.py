@@ -96,11 +96,9 @@ def _range(key: str, ends: re.Match[str], text: str) -> Over:
     try:
         low, high = (int(end) if whole else float(end) for end in ends.group(1, 2))
     except ValueError:
-        why = _("A range goes from a number to a number.")
-        raise RecipeError("RC021", found=text, why=why) from None
+        raise RecipeError("RC021", found=text, why=_("A range goes from a number to a number.")) from None
     if not low < high or (ends[3] == "log" and low <= 0):
-        why = _("A range rises, and by logarithms it begins above 0.")
-        raise RecipeError("RC021", found=text, why=why)
+        raise RecipeError("RC021", found=text, why=_("A range rises, and by logarithms it begins above 0."))
     log = ends[3] == "log" if ends[3] else low > 0 and high >= LOG_FROM * low
     return Over(key, (), low, high, log, whole)
 

@@ -64,8 +64,7 @@ def may_write(folder: Path, out: Path) -> None:
     """
     files.check_place(out, is_folder=True)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        why = _("It is there already, and nothing is ever overwritten.")
-        raise RecipeError("DS005", where=out, why=why)
+        raise RecipeError("DS005", where=out, why=_("It is there already, and nothing is ever overwritten."))
     if out.resolve() == folder.resolve() or folder.resolve() in out.resolve().parents:
         raise RecipeError("DS005", where=out, why=_("It lies in the folder of the originals."))
 
