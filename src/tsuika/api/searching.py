@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -254,7 +254,7 @@ class _Search:
         else:
             own = {"guard.mode": "on", "guard.refit": False, "preview.num": 0, "output.name": ""}
             events = training.train(search_space.apply(self._recipe, {**trial.params, **own}), folder)
-        with events:
+        with closing(events):
             for event in events:
                 yield event
                 if isinstance(event, Warned) and event.code == "GD012":
