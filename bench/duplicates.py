@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from tsuika.data.dedupe import Thumbnail, Windows, pairs, similarities
+from tsuika.core.events import drained
+from tsuika.data.dedupe import Thumbnail, Windows, pair_events, similarities
 from tsuika.embedded import mascot, world
 
 
@@ -72,7 +73,7 @@ def main() -> None:
     )
     for name, images in [*sets.items(), ("all sets", [image for some in sets.values() for image in some])]:
         began = time.monotonic()
-        found = pairs([Thumbnail(image) for image in images])
+        found = drained(pair_events([Thumbnail(image) for image in images]))
         most = max((one[2] for one in found), key=lambda one: min(one.colours, one.detail), default=None)
         joined = ", ".join(f"{i}-{j}" for i, j, one in found if one.same)
         print(

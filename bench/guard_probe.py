@@ -33,6 +33,7 @@ def measure(options: argparse.Namespace) -> list[Check]:
 
     import tsuika
     from tsuika import config
+    from tsuika.core.events import drained
     from tsuika.core.seeds import generator
     from tsuika.core.types import Model
     from tsuika.data import bank as banks
@@ -57,7 +58,7 @@ def measure(options: argparse.Namespace) -> list[Check]:
                 folder=None,
                 device=model.device,
             )
-            return banks.finish(filling)
+            return drained(filling)
 
     def subjects(bank: banks.Bank) -> list[Subject]:
         return [

@@ -102,6 +102,7 @@ def collect(run: Run, work: Path, seed: int) -> None:
 
     import tsuika
     from tsuika import config
+    from tsuika.core.events import drained
     from tsuika.core.seeds import generator
     from tsuika.data import bank as banks
     from tsuika.data import bucket, scan
@@ -137,7 +138,7 @@ def collect(run: Run, work: Path, seed: int) -> None:
             mascot.write(Path(folder), pictures)
             manifest = scan.scan(Path(folder), recipe.data, size_px=model.native_size_px, needed=1)
             buckets = bucket.assign(manifest, size_px=model.native_size_px, step_px=8)
-            return banks.finish(
+            return drained(
                 banks.fill(
                     buckets,
                     recipe.data,

@@ -29,6 +29,7 @@ from guard.collect import BUDGET, CHUNK, Bench, Configuration, bank_of, check_sc
 from tsuika import config
 from tsuika.api.models import defaults_of
 from tsuika.config import Recipe
+from tsuika.core.events import drained
 from tsuika.core.files import write_text
 from tsuika.core.seeds import derive, generator
 from tsuika.core.types import Model
@@ -99,7 +100,7 @@ def class_bank(model: Model, subject: Bank, recipe: Recipe, folder: Path) -> reg
         device=model.device,
     )
     size = (model.native_size_px, model.native_size_px)
-    return reg_images.RegularizedBank(subject, {size: banks.finish(filled)}, recipe.data.reg_weight)
+    return reg_images.RegularizedBank(subject, {size: drained(filled)}, recipe.data.reg_weight)
 
 
 def run(bench: Bench, one: Configuration, arm: str, steps: int, out: Path) -> dict[str, Any]:

@@ -30,6 +30,7 @@ import torch
 
 from tsuika import EMBEDDED, config, families
 from tsuika.config import Recipe
+from tsuika.core.events import drained
 from tsuika.core.files import write_text
 from tsuika.core.seeds import derive, generator
 from tsuika.core.types import Batch, Model
@@ -188,7 +189,7 @@ def bank_of(model: Model, pictures: Sequence[mascot.Drawn], recipe: Recipe) -> B
         filling = banks.fill(
             buckets, recipe.data, encode, vae="embedded", scale=model.latent_scale, folder=None, device=model.device
         )
-        return banks.finish(filling)
+        return drained(filling)
 
 
 def part_of(bank: Bank, names: Sequence[str], recipe: Recipe) -> Bank:

@@ -21,12 +21,11 @@ from .api.merging import merge as merge
 from .api.merging import resize as resize
 from .api.models import EMBEDDED as EMBEDDED
 from .api.models import load as load
-from .api.rates import RateFound as RateFound
-from .api.rates import find_rate as find_rate
 from .api.run import Run as Run
 from .api.searching import Searched as Searched
 from .api.searching import TrialEnded as TrialEnded
 from .api.searching import TrialStarted as TrialStarted
+from .api.searching import find_rate as find_rate
 from .api.searching import search as search
 from .api.sheets import CellDrawn as CellDrawn
 from .api.sheets import Sheet as Sheet
@@ -51,5 +50,6 @@ from .config import Recipe as Recipe
 from .core.errors import TsuikaError as TsuikaError
 from .core.events import Event as Event
 from .generation.drawing import Drawing as Drawing
+from .training.rate_finder import RateFound as RateFound
 
 __version__: str

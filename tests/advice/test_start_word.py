@@ -12,6 +12,7 @@ import torch
 from tiny_models import tiny
 from tsuika.advice import start_word
 from tsuika.advice.start_word import StartWord, choose
+from tsuika.core.events import drained
 
 IMAGES = [torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(number)) for number in range(4)]
 
@@ -27,10 +28,7 @@ def chosen(monkeypatch: pytest.MonkeyPatch, losses: Mapping[str, float], wobble:
     monkeypatch.setattr(
         start_word, "candidates", lambda _model, _draws, word: [word, *(w for w in losses if w != word)]
     )
-    *counts, found = choose(tiny("sd1"), IMAGES, "dog")
-    assert counts == [(number, len(losses)) for number in range(1, len(losses) + 1)]
-    assert isinstance(found, StartWord)
-    return found
+    return drained(choose(tiny("sd1"), IMAGES, "dog"))
 
 
 def test_the_word_with_the_lowest_loss_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,8 +48,8 @@ def test_the_class_word_stays_where_no_other_is_surely_better(monkeypatch: pytes
 def test_candidates_are_known_words_and_the_model_is_as_it_was(family: str) -> None:
     model = tiny(family)
     before = {name: value.clone() for name, value in model.unet.state_dict().items()}
-    *_counts, found = choose(model, IMAGES, "dog")
-    assert isinstance(found, StartWord) and found.tried > 1 and model.words == {}
+    found = drained(choose(model, IMAGES, "dog"))
+    assert found.tried > 1 and model.words == {}
     draws = start_word._draws(model, IMAGES)
     words = start_word.candidates(model, draws, "dog")
     assert words[0] == "dog" and len(set(words)) == len(words) <= 1 + start_word.NEAR + start_word.POINTED_TO

@@ -15,10 +15,9 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 import tsuika
-from tsuika.api import results
 from tsuika.api.files import ArtifactInfo, BaseModelInfo, RunInfo, VaeInfo
 from tsuika.api.machine import LIBRARIES, MachineInfo
-from tsuika.api.run import starts
+from tsuika.api.run import JsonResult, starts
 from tsuika.cli import progress
 from tsuika.cli.main import app
 from tsuika.core.errors import ModelError
@@ -30,7 +29,7 @@ WRITTEN = {"out", "format", "dtype", "sha256", "layers", "largest_relative_error
 
 
 @dataclass(frozen=True, kw_only=True)
-class Base:
+class Base(JsonResult):
     size: int
     notes: tuple[Warned, ...] = ()
 
@@ -67,7 +66,7 @@ def images(tmp_path: Path) -> Path:
 
 def test_own_fields_come_first_and_none_is_left_out() -> None:
     made = Made(size=3, source="kohya", details={"layers": 4})
-    assert list(results.to_dict(made).items()) == [("from", "kohya"), ("layers", 4), ("size", 3), ("notes", ())]
+    assert list(made.to_dict().items()) == [("from", "kohya"), ("layers", 4), ("size", 3), ("notes", ())]
 
 
 def test_the_result_of_a_generator_of_events() -> None:

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from tsuika.cli import screen
-from tsuika.cli.pulse import Pulse
+from tsuika.cli.progress import Pulse
 
 
 def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:

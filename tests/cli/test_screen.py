@@ -16,7 +16,7 @@ import pytest
 import typer
 
 from tsuika import CellDrawn, SheetWritten
-from tsuika.cli import language, screen
+from tsuika.cli import drawing, language, progress, screen
 from tsuika.core.errors import RecipeError
 from tsuika.core.events import Chosen, Event, Judged, Phase, note
 
@@ -56,7 +56,7 @@ def events() -> Iterator[Event]:
 
 
 def test_cells_as_they_come_and_the_sheet_at_the_end(capsys: pytest.CaptureFixture[str]) -> None:
-    screen.cells(events(), as_json=False)
+    drawing.cells(events(), as_json=False)
     told = capsys.readouterr()
     assert told.out == "out/grid.png\n"
     assert "1/2" in told.err
@@ -64,7 +64,7 @@ def test_cells_as_they_come_and_the_sheet_at_the_end(capsys: pytest.CaptureFixtu
 
 
 def test_cells_as_json(capsys: pytest.CaptureFixture[str]) -> None:
-    screen.cells(events(), as_json=True)
+    drawing.cells(events(), as_json=True)
     told = json.loads(capsys.readouterr().out)
     assert told["sheet"] == "out/grid.png"
     assert told["cells"][0]["labels"] == ["seed 1", "ついか犬"]
@@ -81,13 +81,13 @@ def test_ctrl_c_closes_the_sheet() -> None:
             closed.append(True)
 
     with pytest.raises(KeyboardInterrupt):
-        screen.cells(interrupted(), as_json=False)
+        drawing.cells(interrupted(), as_json=False)
     assert closed
 
 
 @pytest.mark.usefixtures("japanese")
 def test_the_combination_in_japanese(capsys: pytest.CaptureFixture[str]) -> None:
-    screen.combined(DRAWN, as_json=False)
+    drawing.combined(DRAWN, as_json=False)
     told = capsys.readouterr()
     assert told.out == "a.png\n"
     for words in ("強さ0.5", "プロンプトに書く単語: tsuipi", "同じ7層", "お知らせ[GN003]", "対応していません"):
@@ -95,7 +95,7 @@ def test_the_combination_in_japanese(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_the_combination_as_json(capsys: pytest.CaptureFixture[str]) -> None:
-    screen.combined(DRAWN, as_json=True)
+    drawing.combined(DRAWN, as_json=True)
     told = json.loads(capsys.readouterr().out)
     assert told["artifacts"] == [USED]
     assert told["notes"][0]["code"] == "GN003"
@@ -128,8 +128,8 @@ def follow(folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
         ),  # said already
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(screen.signal, "signal", lambda *_: None)  # Ctrl+C stays the test runner's
-        screen.follow(iter(events), folder, as_json=False)
+        patch.setattr(progress.signal, "signal", lambda *_: None)  # Ctrl+C stays the test runner's
+        progress.follow(iter(events), folder, as_json=False)
     return capsys.readouterr().err
 
 
@@ -150,11 +150,11 @@ def test_checks_of_the_guard_are_a_line_each_and_an_alarm_is_told_once(
 def test_a_check_says_of_which_fold_it_is_and_what_is_to_be_done_is_said_of_all_together(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(screen.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(progress.signal, "signal", lambda *_: None)
     held = {"mean": math.log(0.88), "low": math.log(0.85), "high": math.log(0.91)}
     stop = judged(220, "stop", "GD006", held, 100)
     folds = [replace(stop, fold=number, folds=2) for number in (1, 2)]
-    screen.follow(iter([*folds, replace(stop, folds=2)]), tmp_path, as_json=False)
+    progress.follow(iter([*folds, replace(stop, folds=2)]), tmp_path, as_json=False)
     lines = [line.strip() for line in capsys.readouterr().err.splitlines()]
     assert [line.split(", step")[0] for line in lines[:3]] == ["fold 1 of 2", "fold 2 of 2", "all 2 folds together"]
     assert lines[3].startswith("note[GD006]") and not any("note[" in line for line in lines[:3])
@@ -280,16 +280,16 @@ def test_what_breaks_after_ctrl_c_is_the_end_and_logged(
 ) -> None:
     """A bug before it, and an error with a code at any time, stay what they are."""
     monkeypatch.chdir(tmp_path)
-    stop = screen.Stop()
-    with pytest.raises(ValueError, match="early"), screen._ended_by(stop, tmp_path):
+    stop = progress.Stop()
+    with pytest.raises(ValueError, match="early"), progress._ended_by(stop, tmp_path):
         raise ValueError("early")
     stop.signal = 2
-    with pytest.raises(OSError), screen._ended_by(stop, tmp_path):
+    with pytest.raises(OSError), progress._ended_by(stop, tmp_path):
         raise OSError(errno.ENOSPC, "No space left on device")
-    with pytest.raises(RecipeError), screen._ended_by(stop, tmp_path):
+    with pytest.raises(RecipeError), progress._ended_by(stop, tmp_path):
         raise RecipeError("RC002", key="seed", found=-1, why="0")
     assert not list(tmp_path.glob("*.log"))
-    with pytest.raises(SystemExit) as left, screen._ended_by(stop, tmp_path):
+    with pytest.raises(SystemExit) as left, progress._ended_by(stop, tmp_path):
         raise ValueError("compiler cut off")
     assert left.value.code == 130
     assert "compiler cut off" in (tmp_path / "tsuika-error.log").read_text(encoding="utf-8")

@@ -14,11 +14,11 @@ from PIL import Image
 from torch import Tensor
 
 from tsuika.core.errors import ModelError, ResourceError, TsuikaError
-from tsuika.core.events import Event, Progress, Warned
+from tsuika.core.events import Event, Progress, Warned, drained
 from tsuika.core.files import sha256
 from tsuika.core.sections import Data
 from tsuika.data.augment import Transform, variants
-from tsuika.data.bank import Bank, BucketLatents, fill, finish
+from tsuika.data.bank import Bank, BucketLatents, fill
 from tsuika.data.bucket import assign
 from tsuika.data.cache import key_of
 from tsuika.data.manifest import Sample
@@ -181,15 +181,15 @@ def test_failures_are_named(folder: Path, tmp_path: Path) -> None:
     buckets = assign(manifest, size_px=32, step_px=8)
     options = {"vae": "v", "scale": 1.0, "device": CPU}
     with pytest.raises(ModelError) as nan:
-        finish(fill(buckets, CONFIG, lambda x: x * float("nan"), folder=None, **options))  # type: ignore[arg-type]
+        drained(fill(buckets, CONFIG, lambda x: x * float("nan"), folder=None, **options))  # type: ignore[arg-type]
     assert nan.value.code == "DS004" and nan.value.where in {s.name for s in manifest.samples}
     (tmp_path / "file").write_text("")
     with pytest.raises(ResourceError):
-        finish(fill(buckets, CONFIG, lambda x: x, folder=tmp_path / "file", **options))  # type: ignore[arg-type]
+        drained(fill(buckets, CONFIG, lambda x: x, folder=tmp_path / "file", **options))  # type: ignore[arg-type]
     with (folder / "絵0.png").open("ab") as stream:
         stream.write(b"x")
     with pytest.raises(TsuikaError, match="changed"):
-        finish(fill(buckets, CONFIG, lambda x: x, folder=None, **options))  # type: ignore[arg-type]
+        drained(fill(buckets, CONFIG, lambda x: x, folder=None, **options))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="one image"):
         Bank([], CONFIG, CPU)
 
@@ -238,7 +238,7 @@ def test_buckets_in_proportion_at_any_time() -> None:
     for step in range(60):
         visits[bank.size_px_of(bank.batch(step, 2, 5))] += 1
         for shelf in bank.buckets:
-            due = (step + 1) * len(shelf.entries) / bank.round_steps
+            due = (step + 1) * sum(sample.repeats for sample in shelf.samples) / bank.round_steps
             assert abs(visits[shelf.width, shelf.height] - due) <= 1 + 1e-9
 
 
@@ -335,7 +335,7 @@ def test_real_photographs(tmp_path: Path) -> None:
     assert len(manifest) == len(before) and not manifest.quarantined and not manifest.notes
     assert {sample.caption for sample in manifest.samples} == {"sks cat"}
     buckets = assign(manifest, size_px=64, step_px=16)
-    bank = finish(fill(buckets, config, encode, vae="v", scale=1.0, folder=tmp_path / "c", device=CPU))
+    bank = drained(fill(buckets, config, encode, vae="v", scale=1.0, folder=tmp_path / "c", device=CPU))
     batch = bank.batch(0, 4, 0)
     width, height = bank.size_px_of(batch)
     assert batch.latents_BCHW.shape == (4, 4, height // 4, width // 4)

@@ -60,9 +60,9 @@ def test_every_picture_is_in_its_nearest_bucket() -> None:
 
 def test_enlarged() -> None:
     buckets = assign(Manifest((sample(512, 512, "a"), sample(256, 300, "b"))), size_px=512, step_px=64)
-    (only,) = enlarged(buckets)
-    assert only.sample.name == "b" and only.factor > 1.5
-    assert {item.sample.name for item in enlarged(buckets, crop=0.8)} == {"a", "b"}
+    ((name, factor),) = enlarged(buckets).items()
+    assert name == "b" and factor > 1.5
+    assert enlarged(buckets, crop=0.8).keys() == {"a", "b"}
 
 
 def ramp(width: int, height: int) -> Image.Image:

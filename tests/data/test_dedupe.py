@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from tsuika.data.dedupe import BATCH, Thumbnail, Windows, groups, join, pair_events, pairs
+from tsuika.core.events import drained
+from tsuika.data.dedupe import BATCH, Thumbnail, Windows, groups, join, pair_events
 from tsuika.data.manifest import Manifest, Sample
 from tsuika.data.split import Split, split
 from tsuika.embedded import world
@@ -97,17 +98,17 @@ def test_a_copy_is_joined_with_its_picture(change: str, tmp_path: Path) -> None:
 
 def test_different_pictures_stay_apart() -> None:
     images = [*(scene(seed) for seed in range(12)), *drawn(12)]
-    assert [one for one in pairs([Thumbnail(image) for image in images]) if one[2].same] == []
+    assert [one for one in drained(pair_events([Thumbnail(image) for image in images])) if one[2].same] == []
 
 
 def test_real_photographs_of_one_subject_stay_apart_and_their_copies_do_not(photos: Path) -> None:
     """Among them a burst before one wall, and pictures with the same black bars."""
     images = [Image.open(path).convert("RGB") for path in sorted(photos.glob("*/*.jpg"))]
-    assert [one[:2] for one in pairs([Thumbnail(image) for image in images]) if one[2].same] == []
+    assert [one[:2] for one in drained(pair_events([Thumbnail(image) for image in images])) if one[2].same] == []
     draw = random.Random(0)
     for number, image in enumerate(images[::5]):
         change = list(CHANGES.values())[number % len(CHANGES)]
-        ((_, _, likeness),) = pairs([Thumbnail(image), Thumbnail(change(image, draw))])
+        ((_, _, likeness),) = drained(pair_events([Thumbnail(image), Thumbnail(change(image, draw))]))
         assert likeness.same, (number, likeness)
 
 
@@ -224,11 +225,11 @@ def test_pairs_are_the_same_however_many_threads() -> None:
     draw = random.Random(4)
     images = [change(scene(seed), draw) for seed in range(2) for change in CHANGES.values()] + drawn(8)
     looks = [Thumbnail(image) for image in images]
-    alone = pairs(looks, workers=1)
+    alone = drained(pair_events(looks, workers=1))
     assert len(alone) > BATCH
-    assert pairs(looks, workers=3) == alone
+    assert drained(pair_events(looks, workers=3)) == alone
     counts = [(event.done, event.total) for event in pair_events(looks)]
     assert counts == sorted(counts) and counts[-1] == (2 * len(looks), 2 * len(looks))
-    assert pairs([], workers=3) == []
+    assert drained(pair_events([], workers=3)) == []
     *_, last = pair_events(looks[:1])
     assert (last.done, last.total) == (2, 2)

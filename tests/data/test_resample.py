@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tsuika.data.resample import Kernel, resample
+from tsuika.data.quality import Kernel, resample
 
 HOW: dict[Kernel, Image.Resampling] = {"cubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS}
 

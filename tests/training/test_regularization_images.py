@@ -16,7 +16,7 @@ from tiny_models import tiny
 from tsuika import config
 from tsuika.config import Recipe
 from tsuika.core.errors import ImageError, RecipeError
-from tsuika.core.events import Event, Stepped, Written
+from tsuika.core.events import Event, Stepped, Written, drained
 from tsuika.core.rundir import RunDir
 from tsuika.core.sections import Data
 from tsuika.core.types import Batch
@@ -57,8 +57,8 @@ def make(folder: Path, *, weight: float = 1.0) -> RegularizedBank:
     classes = paint(folder / "classes", [(96, 48)] * 4, 200)
     (classes / "0.txt").write_text("a dog on the beach", encoding="utf-8")
     data = DATA.model_copy(update={"reg_images": str(classes), "reg_weight": weight})
-    bank: Bank = banks.finish(fill(buckets, data))
-    made: RegularizedBank = banks.finish(regularization_images.fill(classes, buckets, bank, data, fill))
+    bank: Bank = drained(fill(buckets, data))
+    made: RegularizedBank = drained(regularization_images.fill(classes, buckets, bank, data, fill))
     return made
 
 
@@ -104,10 +104,10 @@ def test_a_class_word_is_needed_to_draw_or_caption_regularization_images(tmp_pat
     nameless = Data(size_px=64, min_size_px=1, cache=False, trigger="zuzu")
     manifest = scan.scan(paint(tmp_path / "subject", [(64, 64)], 10), nameless)
     buckets = bucket.assign(manifest, size_px=64, step_px=16)
-    bank: Bank = banks.finish(fill(buckets, nameless))
+    bank: Bank = drained(fill(buckets, nameless))
     classes = paint(tmp_path / "classes", [(64, 64)], 200)
     with pytest.raises(RecipeError) as caught:
-        banks.finish(regularization_images.fill(classes, buckets, bank, nameless, fill))
+        drained(regularization_images.fill(classes, buckets, bank, nameless, fill))
     assert caught.value.code == "RC005"
 
 
@@ -131,7 +131,7 @@ def test_images_are_drawn_once_for_a_base_and_a_class(tmp_path: Path) -> None:
     draw, model, data = Grey(), tiny("sd1"), Data(class_word="dog", reg_generate=6)
 
     def drawn(on: Any = model, of: Data = data) -> Path:
-        made: Path = banks.finish(regularization_images.drawn(on, of, tmp_path, draw, size_px=64, seed=0))
+        made: Path = drained(regularization_images.drawn(on, of, tmp_path, draw, size_px=64, seed=0))
         return made
 
     folder = drawn()

@@ -44,8 +44,7 @@ class Step:
         return Step(kept, thrifty, self.forward_flop * factor, size_px)
 
 
-# Forward and backward, by forward.
-TIMES: Final[Mapping[Backward, float]] = {"text": 2.08, "adapter": 2.17, "all": 3.0}
+TIMES: Final[Mapping[Backward, float]] = {"text": 2.08, "adapter": 2.17, "all": 3.0}  # forward and backward, by forward
 
 
 @cache
@@ -80,7 +79,6 @@ def count(config: Mapping[str, Any], size_px: int, latent_factor: int = 8) -> St
 
 @contextmanager
 def _instead(attend: Callable[..., Tensor]) -> Iterator[None]:
-    """Let attention be computed by `attend`."""
     from torch.nn import functional
 
     own = functional.scaled_dot_product_attention

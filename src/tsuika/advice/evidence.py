@@ -39,26 +39,19 @@ class Statement:
 
 @dataclass(frozen=True)
 class Cell:
-    """A method on a goal with so many images, as bench/methods measured it.
-
-    Attributes:
-        gain: percent of the base's loss, with its 95% interval over seeds.
-        against: points over the best of the others.
-        rival: that best other method.
-        seconds: of training that each method had.
-    """
+    """A method on a goal with so many images, as bench/methods measured it."""
 
     goal: str
     pictures: int
     method: str
     seeds: int
-    gain: Interval
-    against: Interval | None
-    rival: str
+    gain: Interval  # percent of the base's loss, with its 95% interval over seeds
+    against: Interval | None  # points over the best of the others
+    rival: str  # that best other method
     fidelity: float
     drift: float
     bytes: int
-    seconds: float
+    seconds: float  # of training that each method had
 
 
 @dataclass(frozen=True)
@@ -93,7 +86,7 @@ class Measurements:
         return by_count[min(whole, key=lambda count: max(count / max(1, pictures), pictures / count))]
 
 
-def _interval(row: Mapping[str, float]) -> Interval:
+def _interval(row: Mapping[str, Any]) -> Interval:
     return Interval(row["mean"], row["low"], row["high"])
 
 

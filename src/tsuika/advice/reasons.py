@@ -46,8 +46,8 @@ def _measured(text: Text) -> Statement:
     return Statement(text, "measured", BENCH)
 
 
-def _percent(value: float) -> str:
-    return f"{value:.0f}%"
+def _known(text: Text, source: str = COUNTED) -> Statement:
+    return Statement(text, "known", source)
 
 
 def _ends(found: Interval) -> Text:
@@ -74,7 +74,7 @@ def _setting(cell: Cell) -> Text:
 def _gain(row: Mapping[str, Cell], method: str) -> Statement:
     cell, best = row[method], max(row.values(), key=lambda one: one.gain.mean)
     shown: dict[str, object] = {
-        "gain": _percent(cell.gain.mean),
+        "gain": f"{cell.gain.mean:.0f}%",
         "interval": _ends(cell.gain),
         "setting": _setting(cell),
         "best": title(best.method),
@@ -90,12 +90,8 @@ def _gain(row: Mapping[str, Cell], method: str) -> Statement:
             **shown,
         )
     else:
-        most = _percent(best.gain.mean)
-        text = _(
-            "It lowered the loss on fresh images by {gain} ({interval}), {best} by {most} [{setting}].",
-            most=most,
-            **shown,
-        )
+        shown["most"] = f"{best.gain.mean:.0f}%"
+        text = _("It lowered the loss on fresh images by {gain} ({interval}), {best} by {most} [{setting}].", **shown)
     return _measured(text)
 
 
@@ -122,9 +118,9 @@ def for_it(goal: str, method: str, row: Mapping[str, Cell], size: int, programs:
     if method in RULES[goal]:
         yield Statement(_("The rules of thumb name it for {goal}.", goal=GOALS[goal]), "folklore")
     if size < _TINY_BYTES:
-        yield Statement(_("The file is tiny: {size}.", size=f"{size / 1000:.0f} kB"), "known", COUNTED)
+        yield _known(_("The file is tiny: {size}.", size=f"{size / 1000:.0f} kB"))
     if len(programs) >= 5:
-        yield Statement(_("A1111, Forge, ComfyUI and diffusers load it."), "known", PROGRAMS_SOURCE)
+        yield _known(_("A1111, Forge, ComfyUI and diffusers load it."), PROGRAMS_SOURCE)
 
 
 def against(
@@ -135,64 +131,41 @@ def against(
     if cell is not None:
         yield from _measured_against(goal, cell)
     if row and not base.is_embedded:
-        yield Statement(_("Measured on the small embedded base, not on yours: a hint, no proof."), "known", BENCH)
+        yield _known(_("Measured on the small embedded base, not on yours: a hint, no proof."), BENCH)
     low, high = METHODS[method].images
     if not low <= subject.pictures <= high:
+        about = {"low": low, "high": high, "count": subject.pictures}
         yield Statement(
-            _(
-                "The rules of thumb want {low} to {high} images for it; there are {count}.",
-                low=low,
-                high=high,
-                count=subject.pictures,
-            ),
-            "folklore",
+            _("The rules of thumb want {low} to {high} images for it; there are {count}.", **about), "folklore"
         )
     if method in PUBLISHED_AGAINST:
         yield PUBLISHED_AGAINST[method]
     if size > _WHOLE_MODEL_BYTES:
-        yield Statement(_("The file is a whole model: {size}.", size=f"{size / 1e9:.1f} GB"), "known", COUNTED)
+        yield _known(_("The file is a whole model: {size}.", size=f"{size / 1e9:.1f} GB"))
     if method == "hypernetwork" and not base.is_embedded:
-        yield Statement(
-            _("Forge lists hypernetworks but does not apply them; diffusers has no loader."), "known", PROGRAMS_SOURCE
-        )
+        text = _("Forge lists hypernetworks but does not apply them; diffusers has no loader.")
+        yield _known(text, PROGRAMS_SOURCE)
     if thrift.checkpointing:
-        yield Statement(
-            _("To fit into the memory it recomputes much, which takes about a third more time."), "known", COUNTED
-        )
+        yield _known(_("To fit into the memory it recomputes much, which takes about a third more time."))
     if subject.pictures < LEAST_TO_TRUST:
-        yield Statement(
-            _(
-                "With fewer than 4 images no validation can be trusted; look at the previews, and rather stop too early."
-            ),
-            "known",
-            "tsuika's guard",
+        text = _(
+            "With fewer than 4 images no validation can be trusted; look at the previews, and rather stop too early."
         )
+        yield _known(text, "tsuika's guard")
 
 
 def _measured_against(goal: str, cell: Cell) -> Iterator[Statement]:
     if cell.gain.sign <= 0:
+        about: dict[str, object] = {"gain": f"{cell.gain.mean:.0f}%", "interval": _ends(cell.gain)}
         yield _measured(
-            _(
-                "It gained next to nothing: {gain} ({interval}) [{setting}].",
-                gain=_percent(cell.gain.mean),
-                interval=_ends(cell.gain),
-                setting=_setting(cell),
-            )
+            _("It gained next to nothing: {gain} ({interval}) [{setting}].", **about, setting=_setting(cell))
         )
     if cell.against is not None and cell.against.high < 0:
-        yield _measured(
-            _(
-                "{best} did better: the loss of this one was {more} above it ({interval}).",
-                best=title(cell.rival),
-                more=_percent(-cell.against.mean),
-                interval=_ends(-cell.against),
-            )
-        )
+        about = {"best": title(cell.rival), "more": f"{-cell.against.mean:.0f}%", "interval": _ends(-cell.against)}
+        yield _measured(_("{best} did better: the loss of this one was {more} above it ({interval}).", **about))
     if goal != "style" and cell.drift > 0.1:
-        yield _measured(
-            # Without a number: it was measured on a scale that no other page has.
-            _("Other prompts change as well.")
-        )
+        # Without a number: it was measured on a scale that no other page has.
+        yield _measured(_("Other prompts change as well."))
 
 
 def combinations(table: Measurements, goal: str, method: str) -> Iterator[Statement]:
@@ -247,15 +220,10 @@ def _pivotal(table: Measurements, goal: str) -> Iterator[Statement]:
             **shown,
         )
     likest = max((one.fidelity for one in table.row(goal, cell.pictures).values()), default=1.0)
-    more = (
-        _(
-            "But its images were most like the real thing ({likeness}, one method alone {next} at most).",
-            likeness=f"{cell.fidelity:.2f}",
-            next=f"{likest:.2f}",
-        )
-        if goal != "style" and cell.fidelity > likest
-        else None
-    )
+    more = None
+    if goal != "style" and cell.fidelity > likest:
+        found = {"likeness": f"{cell.fidelity:.2f}", "next": f"{likest:.2f}"}
+        more = _("But its images were most like the real thing ({likeness}, one method alone {next} at most).", **found)
     yield _measured(sentences(text, more))
 
 
@@ -275,7 +243,7 @@ def goal_verdict(table: Measurements, goal: str, pictures: int) -> Statement:
     shown |= {
         "images": _n("{count} image", "{count} images", best.pictures),
         "gains": listed(
-            [_("{method} {gain}", method=title(one.method), gain=_percent(one.gain.mean)) for one in gains]
+            [_("{method} {gain}", method=title(one.method), gain=f"{one.gain.mean:.0f}%") for one in gains]
         ),
     }
     if mine is best or (mine.against is not None and not mine.against.sign):
@@ -290,14 +258,9 @@ def count_verdict(table: Measurements, goal: str, method: str) -> Statement:
     curve = [one for one in table.cells if (one.goal, one.method) == (goal, method)]
     if len(curve) < 2:
         return Statement(_("“{method}: {low} to {high} images”: not measured here yet.", **shown), "folklore")
-    gains = [
-        _("{count}: {gain}", count=one.pictures, gain=_percent(one.gain.mean))
-        for one in sorted(curve, key=lambda one: one.pictures)
-    ]
+    curve.sort(key=lambda one: one.pictures)
+    gains = [_("{count}: {gain}", count=one.pictures, gain=f"{one.gain.mean:.0f}%") for one in curve]
+    shown["gains"] = listed(gains)
     return _measured(
-        _(
-            "“{method}: {low} to {high} images”: measured gain for {goal} by number of images: {gains}.",
-            gains=listed(gains),
-            **shown,
-        )
+        _("“{method}: {low} to {high} images”: measured gain for {goal} by number of images: {gains}.", **shown)
     )

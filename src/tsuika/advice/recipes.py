@@ -19,20 +19,12 @@ from tsuika.core.texts import article
 from tsuika.core.types import is_usable_word
 from tsuika.embedded.defaults import training
 
-
-@dataclass(frozen=True)
-class _Goal:
-    """What stands in a recipe for a goal where nobody says otherwise."""
-
-    trigger: str
-    class_word: str
-
-
+# Trigger and class word for a goal, where nobody says otherwise.
 _GOALS: Final = {
-    "character": _Goal("mychara", "character"),
-    "style": _Goal("mystyle", "style"),
-    "object": _Goal("mything", "object"),
-    "concept": _Goal("myidea", ""),
+    "character": ("mychara", "character"),
+    "style": ("mystyle", "style"),
+    "object": ("mything", "object"),
+    "concept": ("myidea", ""),
 }
 
 
@@ -53,8 +45,7 @@ _PLANS: Final[Mapping[str, _Plan]] = {
     "hypernetwork": _Plan(3800, 0.46),
 }
 _EMBEDDED_POWERS: Final = {"lora": 0.3, "textual-inversion": 0.0, "dreambooth": 0.3, "hypernetwork": 0.25}
-# Regularization images to be drawn, for a subject whose class must not change with it.
-_REG_IMAGES: Final = 100
+_REG_IMAGES: Final = 100  # regularization images to be drawn, for a subject whose class must not change with it
 
 
 @dataclass(frozen=True)
@@ -62,10 +53,8 @@ class MethodSize:
     """A way to go: a method, and how much it may hold."""
 
     method: str
-    # Of a LoRA.
-    rank: int = 0
-    # Of a new word.
-    vectors: int = 0
+    rank: int = 0  # of a LoRA
+    vectors: int = 0  # of a new word
 
 
 @dataclass(frozen=True)
@@ -74,16 +63,13 @@ class Subject:
 
     goal: str
     images: str
-    # Different ones.
-    pictures: int
+    pictures: int  # different ones
     base: str
     trigger: str = ""
     class_word: str = ""
-    # Every image has a caption of its own.
-    captioned: bool = False
+    captioned: bool = False  # every image has a caption of its own
     embedded: bool = False
-    # That a new word best starts from, as tried on the images; empty: the class word.
-    start_word: str = ""
+    start_word: str = ""  # that a new word best starts from, as tried on the images; empty: the class word
 
 
 @dataclass(frozen=True)
@@ -114,19 +100,18 @@ def trigger_of(subject: Subject, method: str) -> str:
         return subject.trigger
     if subject.goal == "style" and subject.captioned and method != "textual-inversion":
         return ""
-    return _GOALS[subject.goal].trigger
+    return _GOALS[subject.goal][0]
 
 
 def class_word_of(subject: Subject) -> str:
     """The user's, or one that fits the goal; empty where neither is."""
-    return subject.class_word or _GOALS[subject.goal].class_word
+    return subject.class_word or _GOALS[subject.goal][1]
 
 
 def steps_of(subject: Subject, method: str) -> int:
     """The cap of steps."""
     plan = _plan_of(subject, method)
-    exact = plan.steps * math.pow(max(1, min(subject.pictures, 1000)) / 20, plan.power)
-    return 10 * round(exact / 10)
+    return 10 * round(plan.steps * math.pow(max(1, min(subject.pictures, 1000)) / 20, plan.power) / 10)
 
 
 def _batch(method: str, embedded: bool) -> int:
@@ -149,26 +134,19 @@ def recipe_of(subject: Subject, candidate: MethodSize, thrift: Thrift = Thrift()
 def toml_of(subject: Subject, candidate: MethodSize, thrift: Thrift = Thrift()) -> str:
     """The same recipe as a short TOML: only what differs from the defaults."""
     document = tomlkit.document()
-    document.add(
-        tomlkit.comment(
-            f"Advised by tsuika for {subject.pictures} image{'s' * (subject.pictures != 1)} of {article(subject.goal)}."
-        )
-    )
+    images = f"{subject.pictures} image{'s' * (subject.pictures != 1)}"
+    document.add(tomlkit.comment(f"Advised by tsuika for {images} of {article(subject.goal)}."))
     document.add(tomlkit.comment("tsuika train --recipe THIS-FILE --out RUN   (every setting: tsuika settings)"))
     for name, values in _tables(subject, candidate, thrift).items():
-        table = tomlkit.table()
-        for key, value in values.items():
-            table.add(key, value)
-        document.add(name, table)
+        document.add(name, tomlkit.item(values))
     return tomlkit.dumps(document)
 
 
 def _tables(subject: Subject, candidate: MethodSize, thrift: Thrift) -> dict[str, Any]:
     method, usual = candidate.method, _batch(candidate.method, subject.embedded)
-    goal = _GOALS[subject.goal]
     batch = thrift.batch or usual
     trigger = trigger_of(subject, method)
-    usable = trigger if is_usable_word(trigger) else goal.trigger
+    usable = trigger if is_usable_word(trigger) else _GOALS[subject.goal][0]
     settings: dict[str, Any] = {
         "base.model": subject.base,
         "data.images": subject.images,

@@ -11,14 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
+from tsuika import methods
 from tsuika.advice import reasons, recipes, sizes
 from tsuika.advice.base import Base
 from tsuika.advice.estimate import Estimate, Machine
 from tsuika.advice.evidence import BENCH, METHODS, Cell, Goal, Measurements, Statement, Strength
-from tsuika.advice.programs import works_in
 from tsuika.advice.recipes import MethodSize, Subject, Thrift
 from tsuika.config import Recipe
-from tsuika.core.errors import RecipeError
+from tsuika.core.errors import RecipeError, no_such
 from tsuika.core.texts import _, listed
 from tsuika.methods import title
 from tsuika.pages import in_languages, verbatim
@@ -26,31 +26,25 @@ from tsuika.pages import in_languages, verbatim
 # Shares of the best gain. Within NEAR, programs and file size decide.
 NEAR: Final = 0.1
 FAR: Final = 0.35
-# Options that are offered.
-OFFERED: Final = 3
+OFFERED: Final = 3  # options that are offered
 RANKS: Final = (16, 8, 4, 2, 1)
 VECTORS: Final = (4, 2, 1)
 # Where nothing is measured: the order that publications suggest.
 DEFAULT_ORDER: Final = ("lora", "dreambooth", "textual-inversion", "hypernetwork")
 
-Estimator = Callable[[Recipe], Estimate]
+PROGRAMS: Final = ("tsuika", "A1111", "Forge", "ComfyUI", "diffusers")
+_ALIASES: Final = {"automatic1111": "A1111", "webui": "A1111", "comfy": "ComfyUI"}
 
 
 @dataclass(frozen=True)
 class Request:
-    """What somebody wants, and what there is to do it with.
-
-    Attributes:
-        vram_gb: in 10^9 bytes; None for no limit.
-        max_file_mb: in 10^6 bytes.
-        program: one of `programs.PROGRAMS`.
-    """
+    """What somebody wants, and what there is to do it with."""
 
     subject: Subject
     goal: Goal
-    vram_gb: float | None = None
-    max_file_mb: float | None = None
-    program: str = ""
+    vram_gb: float | None = None  # in 10^9 bytes; None for no limit
+    max_file_mb: float | None = None  # in 10^6 bytes
+    program: str = ""  # one of PROGRAMS
 
 
 @dataclass(frozen=True)
@@ -163,7 +157,11 @@ def order(table: Measurements, goal: str, pictures: int, *, embedded: bool = Fal
 
 
 def advise(
-    request: Request, base: Base, table: Measurements, estimate: Estimator, memory: Callable[[Recipe], float]
+    request: Request,
+    base: Base,
+    table: Measurements,
+    estimate: Callable[[Recipe], Estimate],
+    memory: Callable[[Recipe], float],
 ) -> Advice:
     """The advice.
 
@@ -216,6 +214,23 @@ def advise(
         tuple(reasons.combinations(table, goal, best.method)),
         (reasons.goal_verdict(table, goal, subject.pictures), reasons.count_verdict(table, goal, best.method)),
     )
+
+
+def program(name: str) -> str:
+    """The program's own name; empty for none.
+
+    Raises:
+        RecipeError: RC002, it is not known.
+    """
+    aliases = {"": "", **{one.lower(): one for one in PROGRAMS}, **_ALIASES}
+    if (found := aliases.get(name.casefold())) is None:
+        raise no_such("--for", name, PROGRAMS)
+    return found
+
+
+def works_in(method: str, *, embedded: bool) -> tuple[str, ...]:
+    """The programs that apply a result of this method. What was trained on the embedded base needs that base: tsuika alone."""
+    return ("tsuika",) if embedded else tuple(name for name in PROGRAMS if name in methods.METHODS[method].programs)
 
 
 def _candidates(method: str, embedded: bool) -> list[MethodSize]:

@@ -48,14 +48,11 @@ def file_bytes(base: Base, recipe: Recipe) -> int:
     """The size of the main file of a result, in bytes; of a DreamBooth result a good estimate, of the others exact but
     for what a run notes in the header.
     """
+    if METHODS[recipe.method.name].whole_model:
+        sizes = [tensor.numel() for tensor in model_tensors(base.outline).values()]
+        return sum(sizes) * _BYTES[recipe.output.dtype] + _HEADER_BYTES * len(sizes)
     key = f"bytes {recipe.method} {recipe.data.trigger} {recipe.output.dtype} {recipe.output.name}"
-    size = _model_bytes if METHODS[recipe.method.name].whole_model else _rehearsed_bytes
-    return base.once(key, lambda: size(base, recipe))
-
-
-def _model_bytes(base: Base, recipe: Recipe) -> int:
-    every = model_tensors(base.outline)
-    return sum(tensor.numel() for tensor in every.values()) * _BYTES[recipe.output.dtype] + _HEADER_BYTES * len(every)
+    return base.once(key, lambda: _rehearsed_bytes(base, recipe))
 
 
 def _rehearsed_bytes(base: Base, recipe: Recipe) -> int:
@@ -72,7 +69,6 @@ def _rehearsed_bytes(base: Base, recipe: Recipe) -> int:
 
 
 def _noted(base: Base, recipe: Recipe) -> dict[str, str]:
-    """About what a run writes of itself."""
     train = recipe.train
     facts = run_facts(
         train,

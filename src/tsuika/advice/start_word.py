@@ -9,13 +9,14 @@ Shapes: B draws, C latent channels, H x W latents, V words, D width of a text en
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 
+from tsuika.core.events import Event, Progress
 from tsuika.core.seeds import generator
 from tsuika.core.types import Conditioning, Model
 from tsuika.diffusion.objective import add_noise, alphas_cumprod_T, target
@@ -33,19 +34,12 @@ _PROBE: Final = "tsuika-start-word"
 
 @dataclass(frozen=True)
 class StartWord:
-    """What was chosen.
+    """What was chosen."""
 
-    Attributes:
-        word: the class word, unless another one is better by its whole 95% interval.
-        class_word: what it was compared with.
-        change: log ratio of the loss with it to that with the class word.
-        tried: how many words were tried.
-    """
-
-    word: str
-    class_word: str
-    change: float
-    tried: int
+    word: str  # the class word, unless another one is better by its whole 95% interval
+    class_word: str  # what it was compared with
+    change: float  # log ratio of the loss with it to that with the class word
+    tried: int  # how many words were tried
 
 
 @dataclass(frozen=True)
@@ -62,8 +56,8 @@ class _Draws:
         return _Draws(self.noisy_BCHW[rows], self.target_BCHW[rows], self.t_B[rows], self.images)
 
 
-def choose(model: Model, latents: Sequence[Tensor], class_word: str) -> Iterator[StartWord | tuple[int, int]]:
-    """How many words of how many are tried so far, then the choice.
+def choose(model: Model, latents: Sequence[Tensor], class_word: str) -> Generator[Event, None, StartWord]:
+    """Choose, with a `Progress` for each word that is tried.
 
     Args:
         latents: of images, scaled, (C, H, W) of one size.
@@ -74,15 +68,14 @@ def choose(model: Model, latents: Sequence[Tensor], class_word: str) -> Iterator
     found: dict[str, Grid] = {}
     for number, word in enumerate(words, start=1):
         found[word] = _grid(model, draws.some(), word)
-        yield number, len(words)
+        yield Progress("start-word", number, len(words))
     best = sorted(words[1:], key=lambda word: mean(found[word]))[:FINALISTS]
     whole = {word: _grid(model, draws, word) for word in (class_word, *best)}
     chosen = min(whole, key=lambda word: mean(whole[word]))
     change = estimate(minus(whole[chosen], whole[class_word]))
     if not change.high < 0:
-        yield StartWord(class_word, class_word, 0.0, len(words))
-    else:
-        yield StartWord(chosen, class_word, change.mean, len(words))
+        return StartWord(class_word, class_word, 0.0, len(words))
+    return StartWord(chosen, class_word, change.mean, len(words))
 
 
 def candidates(model: Model, draws: _Draws, class_word: str) -> list[str]:
@@ -108,7 +101,6 @@ def candidates(model: Model, draws: _Draws, class_word: str) -> list[str]:
 
 
 def _draws(model: Model, latents: Sequence[Tensor]) -> _Draws:
-    """Each image at three timesteps with noise of its own."""
     alphas_T = alphas_cumprod_T(model.scheduler_config)
     clean_BCHW = torch.stack([one.float().cpu() for one in latents for _t in MID[::2]])
     t_B = torch.tensor([t * len(alphas_T) // 1000 for t in MID[::2]] * len(latents))
@@ -120,7 +112,6 @@ def _draws(model: Model, latents: Sequence[Tensor]) -> _Draws:
 
 
 def _losses(model: Model, draws: _Draws, word: str) -> Tensor:
-    """Mean squared error of each draw, under a prompt of the word."""
     side = model.latent_factor
     size_px = (draws.noisy_BCHW.shape[-1] * side, draws.noisy_BCHW.shape[-2] * side)
     cond = Conditioning.join([model.encode_text([f"a {word}"], size_px=size_px)] * len(draws.t_B))
@@ -129,7 +120,6 @@ def _losses(model: Model, draws: _Draws, word: str) -> Tensor:
 
 
 def _grid(model: Model, draws: _Draws, word: str) -> Grid:
-    """Log losses, a row an image."""
     with torch.no_grad():
         logs = [math.log(max(loss, 1e-12)) for loss in _losses(model, draws, word).tolist()]
     width = len(logs) // draws.images

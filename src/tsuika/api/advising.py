@@ -7,14 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
 
-from tsuika.advice import estimate, evidence, programs, rules, start_word
+from tsuika.advice import estimate, evidence, rules, start_word
 from tsuika.advice.base import Base, describe_base
 from tsuika.advice.estimate import Estimate, Machine, Measure
-from tsuika.advice.evidence import GOALS, Goal, Statement
+from tsuika.advice.evidence import GOALS, Statement
 from tsuika.advice.recipes import Subject, class_word_of
 from tsuika.advice.rules import Advice, Option
 from tsuika.advice.start_word import StartWord
@@ -30,11 +28,11 @@ from tsuika.core.messages import percent
 from tsuika.core.sections import Data
 from tsuika.core.texts import Text, _, _n
 from tsuika.data import check as checks
+from tsuika.data.augment import Transform, render
 from tsuika.data.check_report import Report
 from tsuika.data.image import open_image
 
-# Images at most that start words are tried on.
-SHOWN = 8
+SHOWN = 8  # images at most that start words are tried on
 # Share of images with one background, and from how many images on that says something.
 HALF, MANY = 0.5, 4
 
@@ -103,9 +101,6 @@ def advise(
         measure: run a few training steps for the time, some seconds, or take what was measured within a day; False: no time.
         out: a folder for the recipes, `1-METHOD.toml` and so on; the result then names them (`recipe_files`).
 
-    Returns:
-        A run with `Phase` and `Progress` events; its result is the recommendation and its alternatives.
-
     Raises:
         RecipeError: RC002, no such goal or program; RC026, nothing keeps within the limits.
         TsuikaError: images or base cannot be used.
@@ -120,16 +115,9 @@ def advise(
     if not report.usable:
         why = f"→ tsuika check {images}"
         raise ImageError("DS002", where=images, usable=0, total=report.total, needed=1, why=why, report=images)
-    subject = Subject(
-        goal,
-        str(images),
-        report.different,
-        base,
-        trigger.strip(),
-        class_word.strip(),
-        _captioned(report),
-        known.is_embedded,
-    )
+    captioned = all(picture.caption_source != "built" for picture in report.usable)
+    words = data.trigger, data.class_word
+    subject = Subject(goal, str(images), report.different, base, *words, captioned, known.is_embedded)
     machine = machine_for(known, device, measure)
     limit = machine.memory_gib * GIB / 1e9 if vram_gb is None else vram_gb
     counted = machine if vram_gb is None else replace(machine, device="cuda", precision="bf16")
@@ -142,7 +130,7 @@ def advise(
         start = (yield from _start_word(timer, subject, report)) if measure and timer.allowed else None
         yield Phase("estimate", rules.OFFERED)
         subject = replace(subject, start_word=start.word if start else "")
-        request = rules.Request(subject, _goal(goal), limit, max_file_mb, programs.program(program))
+        request = rules.Request(subject, goal, limit, max_file_mb, rules.program(program))
         found = rules.advise(
             request,
             known,
@@ -155,20 +143,16 @@ def advise(
             timed = timer.measured if measure else None
             options.append(replace(option, estimate=estimated(option.recipe, timed)))
             yield Progress("estimate", number, len(found.options))
-    found = replace(found, options=tuple(options))
     texts = [*_notes(known, subject, machine, vram_gb, report, start)]
-    if measure and known.at_hand:
-        lost = yield from detail_lost(report, base, known.size_px)
-        texts += [
-            _("{count} images: {what}. {why}", count=len(one.pictures), what=one.what, why=one.why) for one in lost
-        ]
+    for one in (yield from detail_lost(report, base, known.size_px)) if measure and known.at_hand else ():
+        texts.append(_("{count} images: {what}. {why}", count=len(one.pictures), what=one.what, why=one.why))
     notes = tuple(Statement(text, "known") for text in texts)
-    recipes = {}
+    written = []
     if out is not None:
-        recipes = {out / f"{number}-{one.method}.toml": one.toml for number, one in enumerate(found.options, start=1)}
-    for path, text in recipes.items():
-        files.write_text(path, text)
-    return Advised(replace(found, notes=notes), machine, tuple(recipes))
+        for number, option in enumerate(options, start=1):
+            written.append(out / f"{number}-{option.method}.toml")
+            files.write_text(written[-1], option.toml)
+    return Advised(replace(found, options=tuple(options), notes=notes), machine, tuple(written))
 
 
 def _start_word(timer: Timer, subject: Subject, report: Report) -> Generator[Event, None, StartWord | None]:
@@ -179,28 +163,12 @@ def _start_word(timer: Timer, subject: Subject, report: Report) -> Generator[Eve
     yield Phase("start-word")
     model, side = timer.model, timer.base.size_px
     shown = report.usable[:: max(1, -(-len(report.usable) // SHOWN))]
-    pixels = torch.stack([_pixels(image.path, side) for image in shown]).to(model.device)
+    # The middle of each.
+    square = Transform(), (side, side)
+    pixels_B3HW = torch.stack([render(open_image(image.path), *square) for image in shown]).to(model.device)
     with torch.no_grad():
-        latents_BCHW = model.encode_images(pixels)
-    for event in start_word.choose(model, list(latents_BCHW), class_word):
-        if isinstance(event, StartWord):
-            return event
-        yield Progress("start-word", *event)
-    raise AssertionError("choosing ends with a choice")
-
-
-def _pixels(path: Path, side: int) -> torch.Tensor:
-    """The middle of an image, in -1..1, (3, side, side)."""
-    image = ImageOps.fit(open_image(path).convert("RGB"), (side, side), Image.Resampling.LANCZOS)
-    return torch.from_numpy(np.asarray(image, np.float32).copy()).permute(2, 0, 1) / 127.5 - 1
-
-
-def _goal(text: str) -> Goal:
-    return next(goal for goal in GOALS if goal == text)
-
-
-def _captioned(report: Report) -> bool:
-    return all(picture.caption_source != "built" for picture in report.usable)
+        latents_BCHW = model.encode_images(pixels_B3HW)
+    return (yield from start_word.choose(model, list(latents_BCHW), class_word))
 
 
 def _notes(

@@ -28,12 +28,9 @@ from tsuika.methods import METHODS
 
 Tokenize = Callable[[str], list[str]]
 
-# Of all published SD1, SD2 and SDXL: VAE factor 8, UNet halving 3 times.
-STEP_PX: Final = 64
-# Images that go through the base's VAE.
-TRIED: Final = 8
-# A little over SSIM's window.
-LEAST_PX: Final = 16
+STEP_PX: Final = 64  # of all published SD1, SD2 and SDXL: VAE factor 8, UNet halving 3 times
+TRIED: Final = 8  # images that go through the base's VAE
+LEAST_PX: Final = 16  # a little over SSIM's window
 # Mean |log| of local contrast after the VAE over before: it falls to 1 / e. Of drawings on the embedded base 0.1 to 0.3, of
 # photographs 0.9 at most, of halftone 1.1 and more.
 FADED: Final = 1.0
@@ -64,9 +61,6 @@ def check(
         detail: whether a few images go through the base's VAE and back, to see what detail it can hold; it is loaded for
             that, and nothing else of the base.
         workers: threads; 0: as many as there are cores.
-
-    Returns:
-        A run with `Phase` and `Progress` events; its result is what was found.
 
     Raises:
         ImageError: no such folder (DS001).
@@ -129,11 +123,8 @@ def detail_lost(report: Report, base: str, size_px: int) -> Generator[Event, Non
     if not lost:
         return []
     kept = round(100 * math.exp(-max(lost.values())))
-    return [
-        Finding(
-            "detail-lost", "look", tuple(lost), {"kept": kept, "size_px": size_px, "tried": len(images), "base": base}
-        )
-    ]
+    values = {"kept": kept, "size_px": size_px, "tried": len(images), "base": base}
+    return [Finding("detail-lost", "look", tuple(lost), values)]
 
 
 @starts
@@ -143,9 +134,6 @@ def clean(report: Report, out: Path) -> Generator[Event, None, Cleaned]:
     Args:
         report: the result of `check`.
         out: the folder to make; a `.tsv` or `.txt` file gets only the list of what should be left out.
-
-    Returns:
-        A run with a `Phase` event; its result is what was done.
 
     Raises:
         RecipeError: `out` is there already, or lies in the image folder (DS005).
@@ -165,9 +153,6 @@ def contact_sheet(
         file: the page to write.
         language: in which it opens, `en` or `ja`; empty: the reader's own.
         overwrite: whether it may be there already, unless it is an image of the folder.
-
-    Returns:
-        A run with a `Phase` event; its result is the path of the page.
 
     Raises:
         TsuikaError: as `files.check_out`.
@@ -189,8 +174,16 @@ def _facts(base: str, tokenizer: str) -> tuple[int, int, Tokenize | None, int]:
     room = min(int(config["max_position_embeddings"]) for config in geometry.text.values())
     if not where.is_dir():
         return size, step, None, room - 2
-    tokenize, longest = _tokenize(where)
-    return size, step, tokenize, min(room, longest) - 2
+    opened = find_tokenizer(where, "tokenizer", None)
+
+    def tokenize(text: str) -> list[str]:
+        # Not `tokenize`, which warns of long texts as if they were errors.
+        ids = opened(text, add_special_tokens=False, verbose=False)["input_ids"]
+        pieces: list[str] = opened.convert_ids_to_tokens(ids)
+        return pieces
+
+    # The tokenizer itself says the most tokens that a text may have.
+    return size, step, tokenize, min(room, int(opened.model_max_length)) - 2
 
 
 def _place(base: str) -> Path:
@@ -208,16 +201,3 @@ def _place(base: str) -> Path:
             "A check needs only its size: give --size instead."
         )
         raise ModelError("MD001", where=base, why=why) from None
-
-
-def _tokenize(folder: Path) -> tuple[Tokenize, int]:
-    """The tokenizer in a folder, and the most tokens that it says a text may have."""
-    opened = find_tokenizer(folder, "tokenizer", None)
-
-    def tokenize(text: str) -> list[str]:
-        # Not `tokenize`, which warns of long texts as if they were errors.
-        ids = opened(text, add_special_tokens=False, verbose=False)["input_ids"]
-        pieces: list[str] = opened.convert_ids_to_tokens(ids)
-        return pieces
-
-    return tokenize, int(opened.model_max_length)

@@ -28,14 +28,10 @@ from tsuika.formats.checkpoint import copy_yaml
 from tsuika.formats.lowrank.merging import compress
 from tsuika.training.device import DTYPES
 
-# Of a plain LoRA that stands in for another kind; files of the field rarely go beyond.
-PLAIN_RANK = 64
-# A layer of plain LoRA, as every program has it.
-_PLAIN = {"lora_down.weight", "lora_up.weight", "alpha"}
-# Changes of norms and biases, which a plain LoRA has no place for.
-_BESIDE = (".w_norm", ".b_norm", ".diff_b")
-# Where a smaller rank reaches this, it is taken: half precision is no finer.
-_PLAIN_ERROR = 1e-3
+PLAIN_RANK = 64  # of a plain LoRA that stands in for another kind; files of the field rarely go beyond
+_PLAIN = {"lora_down.weight", "lora_up.weight", "alpha"}  # a layer of plain LoRA, as every program has it
+_BESIDE = (".w_norm", ".b_norm", ".diff_b")  # changes of norms and biases, which a plain LoRA has no place for
+_PLAIN_ERROR = 1e-3  # where a smaller rank reaches this, it is taken: half precision is no finer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,9 +80,6 @@ def convert(
         tokenizer: Folder, for a single-file model that becomes a diffusers folder.
         overwrite: Replace `out`, if it is a file.
 
-    Returns:
-        A run with `Phase` and `Warned` events; its result is what was written.
-
     Raises:
         FormatError: the target cannot hold it, or not without loss (FM002); not there (FM004).
         ModelError: damaged (MD003), a pickle with code in it (MD005), of no known kind (MD002).
@@ -110,7 +103,8 @@ def convert(
         yield Phase("write")
         precision = writing.number_type(dtype, artifact.tensors)
         done = replace(writing.write(artifact, target, out, precision), words=rest.write(precision))
-        return _converted(done, notes, kind=artifact.method, family=artifact.family, source=source.name)
+        about: dict[str, Any] = {"kind": artifact.method, "family": artifact.family, "source": source.name}
+        return Converted(**vars(done), **about, notes=tuple(notes))
     for vae in vae_file.VAE_FORMATS:
         if vae.sniff(file):
             target = _target(to, "vae", vae_file.VAE_FORMATS)
@@ -119,12 +113,8 @@ def convert(
             yield from notes
             yield Phase("write")
             done = writing.write(artifact, target, out, writing.number_type(dtype, artifact.tensors))
-            return _converted(done, notes, kind="vae", source=vae.name)
+            return Converted(**vars(done), kind="vae", source=vae.name, notes=tuple(notes))
     return (yield from _model(file, to, out, dtype=dtype, tokenizer=tokenizer, overwrite=overwrite))
-
-
-def _converted(done: ModelFile, notes: list[Warned], **about: Any) -> Converted:
-    return Converted(**vars(done), **about, notes=tuple(notes))
 
 
 def peek(base: str) -> families.StoredBase:
@@ -185,12 +175,8 @@ def _with_scale(artifact: Artifact, to: str, base: str) -> tuple[Artifact, list[
     config = json.loads(artifact.metadata[vae_file.CONFIG])
     if to != "diffusers" or "scaling_factor" in config:
         return artifact, []
-    notes = []
-    if base:
-        config["scaling_factor"] = peek(base).facts.latent_scale
-    else:
-        config["scaling_factor"] = families.FAMILIES[0].facts.latent_scale
-        notes.append(note("FM009"))
+    facts, notes = (peek(base).facts, []) if base else (families.FAMILIES[0].facts, [note("FM009")])
+    config["scaling_factor"] = facts.latent_scale
     return replace(artifact, metadata={**artifact.metadata, vae_file.CONFIG: json.dumps(config)}), notes
 
 
@@ -201,18 +187,23 @@ def _model(
     target = _target(to, formats.CHECKPOINTS[0].method, formats.CHECKPOINTS)
     copied = found.kind == target.name == "single-file"
     writing.free_model(out, file, overwrite=overwrite, suffix=target.suffix, copied=copied)
-    about = {"kind": "base model", "family": found.facts.family, "prediction": found.prediction, "source": found.kind}
+    about: dict[str, Any] = {
+        "kind": "base model",
+        "family": found.facts.family,
+        "prediction": found.prediction,
+        "source": found.kind,
+    }
     if copied:
         yield Phase("write")
         done, notes = _repack(found, out, dtype)
         yield from notes
-        return _converted(done, notes, **about)
+        return Converted(**vars(done), **about, notes=tuple(notes))
     yield Phase("load")
     stored = found.weights()
     precision = writing.number_type(dtype, {name: stored[name] for name in list(stored)[:1]})
     model = load(str(file), tokenizer=tokenizer, device="cpu", precision=precision)
     yield Phase("write")
-    return _converted(writing.write_model(model, target, out, precision, {"title": file.stem}), [], **about)
+    return Converted(**vars(writing.write_model(model, target, out, precision, {"title": file.stem})), **about)
 
 
 def _repack(base: families.StoredBase, out: Path, dtype: str) -> tuple[ModelFile, list[Warned]]:

@@ -105,7 +105,6 @@ def _data_url(file: Path, width_px: int) -> str:
 
 
 def _cell(value: object) -> str:
-    """A value as HTML; objects and mappings are tables of their parts."""
     if is_dataclass(value) and not isinstance(value, type):
         return table({one.name: getattr(value, one.name) for one in fields(value)})
     if isinstance(value, Mapping):
@@ -132,7 +131,6 @@ def table(values: Mapping[str, object]) -> str:
 
 
 def _curve(losses: Sequence[float]) -> str:
-    """The training loss, every value thin and their average thick."""
     if len(losses) < 2 or (curve := chart.curve(losses)) is None:
         return ""
     line = 'fill="none" vector-effect="non-scaling-stroke"'

@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from importlib.metadata import version
-from itertools import count
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from PIL import Image
@@ -16,7 +15,7 @@ from torch import nn
 
 from tsuika import families
 from tsuika.api.display import gallery
-from tsuika.api.models import EMBEDDED, defaults_of, load
+from tsuika.api.models import EMBEDDED, defaults_of, load, public
 from tsuika.api.run import Events, starts
 from tsuika.api.states import Files
 from tsuika.core import files
@@ -105,18 +104,12 @@ def generate(
             some = replace(drawing, seed=first)
             for number, picture in enumerate(renderer.draw(some, min(pipeline.BATCH, last.seed + 1 - first))):
                 one = replace(drawing, seed=first + number)
-                path = file or _unused(folder, one.seed)
+                path = file or files.unused(folder, f"{one.seed:05d}", ".png")
                 png_info.write_png(path, picture, renderer.info(one, picture.size), renderer.own(one))
                 written.append(path)
                 yield Drawn(str(path), one.seed)
                 yield Progress("draw", len(written), num)
     return Generated(tuple(written), combination, tuple(renderer.notes))
-
-
-def _unused(folder: Path, seed: int) -> Path:
-    """A name that no image in the folder has: `00007.png`, else `00007-2.png`."""
-    names = (f"{seed:05d}{f'-{number}' if number > 1 else ''}.png" for number in count(1))
-    return next(path for path in map(folder.joinpath, names) if not path.exists())
 
 
 class Renderer:
@@ -131,15 +124,14 @@ class Renderer:
         self._model: Model | None = None
         self._vaes: dict[str, nn.Module] = {}
         self._composition: Composition | None = None
-        self._libraries: dict[Path | None, Library] = {}
+        self._library = cache(Library.of)
         self._hashes: dict[str, str | None] = {}
+        self._sha256 = cache(lambda path: sha256(path)[:10] if path.is_file() else None)
 
     def __enter__(self) -> Renderer:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._take_off()
 
     @property
@@ -155,8 +147,22 @@ class Renderer:
             TsuikaError: a file that is missing, or that does not fit.
         """
         requests = self.requests(drawing)
-        self._set_base(drawing)
-        self._set_vae(drawing)
+        asked = (drawing.base, drawing.tokenizer, drawing.device, drawing.precision, drawing.overrides)
+        if asked != self._base:
+            self._take_off()
+            self._model, self._vaes, self._base = None, {}, ()  # the old one goes before the new one comes
+            self._model = load(
+                drawing.base,
+                tokenizer=drawing.tokenizer,
+                vae=drawing.vae,
+                device=drawing.device,
+                precision=drawing.precision,
+                overrides=drawing.overrides,
+            )
+            self._vaes, self._base = {drawing.vae: self._model.vae}, asked
+        if drawing.vae not in self._vaes:
+            self._vaes[drawing.vae] = families.load_vae(self.model, drawing.vae, embedded_path=EMBEDDED)
+        self.model.vae = self._vaes[drawing.vae]
         return describe(self._set_artifacts(requests, with_outside(drawing.method)))
 
     def draw(self, drawing: Drawing, num: int = 1) -> list[Image.Image]:
@@ -182,9 +188,14 @@ class Renderer:
 
     def info(self, drawing: Drawing, size_px: tuple[int, int]) -> png_info.PictureInfo:
         """What the image's `parameters` say: the prompt has a tag for every artifact at the strength it was drawn."""
-        defaults, parts = defaults_of(self.model), self._parts()
-        tags = [_tag(part.request, METHODS[part.method]) for part in parts if part.method in METHODS]
-        prompt = " ".join([without_tags(drawing.prompt), *map(str, filter(None, tags))])
+        defaults, parts = defaults_of(self.model), self._composition.parts if self._composition else ()
+        tags = []
+        for part in parts:
+            one = part.request
+            if tag := METHODS[part.method].tag if part.method in METHODS else "":
+                text = one.strength if one.text_strength is None else one.text_strength
+                tags.append(str(Tag(tag, one.path.stem, one.strength, text)))
+        prompt = " ".join([without_tags(drawing.prompt), *tags])
         hashes: dict[str, dict[str, str]] = {png_info.LORA_HASHES: {}, png_info.TI_HASHES: {}}
         for part in parts:
             field = METHODS[part.method].png_hashes if part.method in METHODS else ""
@@ -202,7 +213,7 @@ class Renderer:
             model=Path(self.model.source).name,
             model_hash=(self.model.sha256 or "")[:10] or None,
             vae=vae and Path(vae).name,
-            vae_hash=vae and self._vae_hash(vae),
+            vae_hash=vae and self._sha256(at_home(vae)),
             clip_skip=drawing.clip_skip if drawing.clip_skip > 1 else None,
             lora_hashes=hashes[png_info.LORA_HASHES],
             ti_hashes=hashes[png_info.TI_HASHES],
@@ -215,7 +226,7 @@ class Renderer:
         told = asdict(describe(self._composition))
         for key, fields in (("artifacts", ("file",)), ("refused", ("file",)), ("conflicts", ("first", "second"))):
             told[key] = [{**row, **{name: Path(row[name]).name for name in fields}} for row in told[key]]
-        return {"prompt": drawing.prompt, "base": _public(drawing.base), "vae": _public(drawing.vae), **told}
+        return {"prompt": drawing.prompt, "base": public(drawing.base), "vae": public(drawing.vae), **told}
 
     def requests(self, drawing: Drawing) -> list[Requested]:
         """The artifacts of a drawing: by flag, by tag, by word.
@@ -232,7 +243,10 @@ class Renderer:
         parsed = parse(drawing.prompt)
         flags += library.tagged(parsed.tags, files) if parsed.tags else []
         at_hand = {one.path.stem for one in flags if not one.method or METHODS[one.method].adds_words}
-        at_hand |= _trigger_words(Path(drawing.base).expanduser())
+        base = at_home(drawing.base)
+        if header := header_or_none(base) if base.is_file() else None:
+            # A tuned model that is one file calls for its words as an artifact does.
+            at_hand |= set(re.split(r"[\s,]+", header.metadata.get("modelspec.trigger_phrase", "")))
         texts = [parsed.text, parse(drawing.negative).text]
         requests = [*flags, *library.embeddings(texts, files, at_hand, self._note)]
         there = {name.casefold() for name in at_hand} | {one.called.casefold() for one in requests}
@@ -240,30 +254,10 @@ class Renderer:
             if name.casefold() not in there:
                 requests.append(library.embedding(name, files))
         for name, strength in drawing.strengths:
-            requests = [
-                replace(one, strength=strength, text_strength=None) if name in ("", one.path.stem) else one
-                for one in requests
-            ]
+            for row, one in enumerate(requests):
+                if name in ("", one.path.stem):
+                    requests[row] = replace(one, strength=strength, text_strength=None)
         return requests
-
-    def _library(self, folder: Path | None) -> Library:
-        if folder not in self._libraries:
-            self._libraries[folder] = Library.of(folder)
-        return self._libraries[folder]
-
-    def _set_base(self, drawing: Drawing) -> None:
-        asked = (drawing.base, drawing.tokenizer, drawing.device, drawing.precision, drawing.overrides)
-        if asked == self._base:
-            return
-        self._take_off()
-        self._model, self._vaes, self._base = None, {}, ()  # the old one goes before the new one comes
-        self._model = _load(drawing)
-        self._vaes, self._base = {drawing.vae: self._model.vae}, asked
-
-    def _set_vae(self, drawing: Drawing) -> None:
-        if drawing.vae not in self._vaes:
-            self._vaes[drawing.vae] = families.load_vae(self.model, drawing.vae, embedded_path=EMBEDDED)
-        self.model.vae = self._vaes[drawing.vae]
 
     def _set_artifacts(self, requests: list[Requested], methods: dict[str, Method]) -> Composition:
         def files(many: list[Requested]) -> list[Requested]:
@@ -282,9 +276,6 @@ class Renderer:
         self._composition = compose.compose(self.model, requests, Files.of(*methods.values()), methods, warn=self._note)
         return self._composition
 
-    def _parts(self) -> tuple[compose.Part, ...]:
-        return self._composition.parts if self._composition else ()
-
     def _take_off(self) -> None:
         if self._composition:
             self._composition.detach()
@@ -295,12 +286,6 @@ class Renderer:
         if key not in self._hashes:
             self._hashes[key] = png_info.short_hash(part.request.path, part.sha256, tensors_only=tensors_only)
         return self._hashes[key]
-
-    def _vae_hash(self, vae: str) -> str | None:
-        if vae not in self._hashes:
-            path = at_home(vae)
-            self._hashes[vae] = sha256(path)[:10] if path.is_file() else None
-        return self._hashes[vae]
 
     def _note(self, warned: Warned) -> None:
         if warned not in self.notes:
@@ -320,38 +305,10 @@ def check_strengths(drawings: Iterable[Drawing], requests: Iterable[Requested]) 
             raise RecipeError("RC002", key="strength", found=strength, why=why)
 
 
-def _tag(request: Requested, method: Method) -> Tag | None:
-    text = request.strength if request.text_strength is None else request.text_strength
-    return Tag(method.tag, request.path.stem, request.strength, text) if method.tag else None
-
-
-def _load(drawing: Drawing) -> Model:
-    return load(
-        drawing.base,
-        tokenizer=drawing.tokenizer,
-        vae=drawing.vae,
-        device=drawing.device,
-        precision=drawing.precision,
-        overrides=drawing.overrides,
-    )
-
-
-def _trigger_words(base: Path) -> set[str]:
-    """Those of a tuned model that is one file; a whole model was given as well as an artifact is."""
-    header = header_or_none(base) if base.is_file() else None
-    return set(re.split(r"[\s,]+", header.metadata.get("modelspec.trigger_phrase", ""))) if header else set()
-
-
-def _public(spec: str) -> str:
-    """A path without its folders; a word or a hub id as it is."""
-    return Path(spec).name if at_home(spec).exists() else spec
-
-
 def _size(text: str) -> tuple[int, int] | None:
     if not text:
         return None
     width, _x, height = text.lower().partition("x")
     if not (width.isdecimal() and height.isdecimal()):
-        why = _("WIDTHxHEIGHT, e.g. 512x768")
-        raise RecipeError("RC002", key="size", found=text, why=why)
+        raise RecipeError("RC002", key="size", found=text, why=_("WIDTHxHEIGHT, e.g. 512x768"))
     return int(width), int(height)

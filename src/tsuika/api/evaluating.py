@@ -33,11 +33,9 @@ from tsuika.training import folder as run_folder
 
 STRENGTHS: Final = (0.5, 0.75, 1.0)
 SEEDS: Final = 4
-# Steps that are compared where the user names none.
-KEPT: Final = 3
+KEPT: Final = 3  # steps that are compared where the user names none
 
-# Prompt -> its image at the first seed.
-First = Mapping[str, Image.Image]
+First = Mapping[str, Image.Image]  # prompt -> its image at the first seed
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,6 @@ class Evaluated:
         return found
 
     def _repr_html_(self) -> str:
-        """The verdict and the sheets."""
         return shown_html({"verdict": said(self.evaluation), "sheets": self.sheets, "notes": self.notes})
 
 
@@ -98,9 +95,6 @@ def evaluate(
         device: as for training.
         precision: as for training.
 
-    Returns:
-        A run with `Phase`, `Progress` and `Warned` events; its result is the evaluation.
-
     Raises:
         TsuikaError: no finished run, an encoder that cannot be had, no training images, a file that does not fit.
     """
@@ -111,9 +105,8 @@ def evaluate(
         raise RecipeError("RC002", key="strengths", found=", ".join(map(str, strengths)) or "–", why="0.5, 0.75, 1")
     chosen = choose(snapshots(folder), steps, KEPT)
     yield Phase("load")
-    with SnapshotRenderer(
-        recipe, folder.root / "evaluation", range(1, seeds + 1), device=device, precision=precision
-    ) as renderer:
+    cells, drawn_at = folder.root / "evaluation", range(1, seeds + 1)
+    with SnapshotRenderer(recipe, cells, drawn_at, device=device, precision=precision) as renderer:
         measuring, notes = _encoder(encoder, recipe, renderer)
         yield Phase("pictures")
         manifest = scan.scan(images or Path(recipe.data.images), recipe.data, size_px=renderer.model.native_size_px)
@@ -141,10 +134,8 @@ def evaluate(
                 trained = [(sample.name, sample.path) for sample in manifest.samples]
                 ruler = Ruler(measuring, asked, drawn, renderer.seeds, trained, recipe.data)
             tables, pairs = ruler.measure(drawn)
-            file = str(one.paths[0].relative_to(folder.root)) if one else ""
-            points.append(
-                Point(one.name if one else "", file, one.step if one else 0, strength, tables, bool(one and one.main))
-            )
+            point = (one.name, str(one.paths[0].relative_to(folder.root)), one.step) if one else ("", "", 0)
+            points.append(Point(*point, strength, tables, bool(one and one.main)))
             worst.append(tuple(pairs[:WORST]))
             shown.append({text: pictures[0] for text, pictures in drawn.items()})
         notes += renderer.notes
@@ -223,9 +214,8 @@ def _sheets(folder: RunDir, evaluation: Evaluation, shown: Sequence[First]) -> t
         cells = [first[text] for text in rows for first in (base, *(first for _, first in mine))]
         sheet, warned = grid.grid(cells, rows, columns, f"{state} (step {step:,})")
         paths.append(folder.root / "evaluation" / f"{state}.png")
-        png_info.write_png(
-            paths[-1], sheet, None, {"prompts": rows, "strengths": columns[1:], "seed": evaluation.seeds[0]}
-        )
+        content = {"prompts": rows, "strengths": columns[1:], "seed": evaluation.seeds[0]}
+        png_info.write_png(paths[-1], sheet, None, content)
         warnings += [one for one in warned if one not in warnings]
     return paths, warnings
 

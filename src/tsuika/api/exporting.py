@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
@@ -13,14 +13,13 @@ from typing import Any, Final
 from PIL import Image
 
 from tsuika import config, formats
-from tsuika.api import results
 from tsuika.api.files import inspect
 from tsuika.api.places import program_at
-from tsuika.api.run import starts
+from tsuika.api.run import JsonResult, starts
 from tsuika.core import names
 from tsuika.core.errors import FormatError, InterruptedRunError, RecipeError, no_such
 from tsuika.core.events import Event, Phase, Previewed, read
-from tsuika.core.files import sha256, whole, write_text
+from tsuika.core.files import sha256, unused, whole, write_text
 from tsuika.core.rundir import RunDir
 from tsuika.core.texts import _
 from tsuika.evaluation.report_guard import RANGE, role
@@ -35,26 +34,15 @@ PREVIEW_PX: Final = 512
 
 
 @dataclass(frozen=True)
-class Exported:
-    """What was put where.
+class Exported(JsonResult):
+    """What was put where."""
 
-    Attributes:
-        file: the result there, a file or a folder.
-        program: whose folder it is; empty for a plain one.
-        sha256: of the file, there as in the run; empty for a folder.
-        beside: the image and the card beside it.
-        uses: how each program uses it: `program`, `how` and `note` by language, and `paste`.
-    """
-
-    file: Path
-    program: str
-    sha256: str
-    beside: tuple[Path, ...]
+    file: Path  # the result there, a file or a folder
+    program: str  # whose folder it is; empty for a plain one
+    sha256: str  # of the file, there as in the run; empty for a folder
+    beside: tuple[Path, ...]  # the image and the card beside it
+    # How each program uses it: `program`, `how` and `note` by language, and `paste`.
     uses: tuple[Mapping[str, Any], ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """As in the command's `--json`."""
-        return results.to_dict(self)
 
 
 @starts
@@ -67,9 +55,6 @@ def export(run: Path | str, to: Path | str, *, which: str = MAIN, name: str = ""
         which: `safe`, `balanced` (the main result) or `likeness`.
         name: of the file, without suffix; by default the result's. Nothing is overwritten: it gets a number if need be.
 
-    Returns:
-        A run with a `Phase` event; its result says where the files are and how to use them.
-
     Raises:
         InterruptedRunError: EV004, the run has no result (yet).
         RecipeError: RC002, no such result or name, or a program that does not use such files.
@@ -81,14 +66,21 @@ def export(run: Path | str, to: Path | str, *, which: str = MAIN, name: str = ""
     if name and (why := names.fault_of(name)):
         raise RecipeError("RC002", key="--name", found=name, why=why)
     yield Phase("write")
-    report = _report(folder)
-    program = program_at(to)
-    paths = _paths(report, "" if which == MAIN else which)
+    try:
+        report = json.loads(folder.report_json.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise InterruptedRunError("EV004", where=folder.root) from None
+    program, recipe = program_at(to), config.read_tables(folder.recipe)
+    every = [row["path"] for row in report["artifacts"]]
+    paths = [path for path in every if role(path, every) == ("" if which == MAIN else which)]
     if not paths:
-        why = _("The run has no file of this kind.")
-        raise RecipeError("RC002", key="--which", found=which, why=why)
-    uses = list(uses_of(folder, report, paths))
-    if config.read_tables(folder.recipe)["base"]["model"] == "embedded":
+        raise RecipeError("RC002", key="--which", found=which, why=_("The run has no file of this kind."))
+    trigger, word = recipe["data"]["trigger"], recipe["data"]["class_word"]
+    prompt = f"a {' '.join(filter(None, (trigger, word)))}" if trigger or word else _("your prompt")
+    result = Result(report["method"], report["family"], recipe["base"]["model"], trigger, prompt, tuple(paths))
+    method = METHODS.get(report["method"])
+    uses = list(method.uses(result) if method else in_tsuika(result))
+    if result.base == "embedded":
         # Nothing else opens that base.
         uses = [one for one in uses if one.program == "tsuika"]
     use = next((one for one in uses if program and program.name in one.program and one.file), None)
@@ -99,35 +91,11 @@ def export(run: Path | str, to: Path | str, *, which: str = MAIN, name: str = ""
     source = source or next(
         (folder.root / one for one in paths if (folder.root / one).is_file()), folder.root / paths[0]
     )
-    target = _free(to / (use.folder if use else ""), name or source.stem, source.suffix if source.is_file() else "")
+    target = unused(to / (use.folder if use else ""), name or source.stem, source.suffix if source.is_file() else "")
     digest = _copied(source, target)
-    beside = tuple(_beside(folder, report, target))
+    beside = tuple(_beside(folder, report, trigger, target))
     told = tuple(_told(one, source.relative_to(folder.root), target) for one in uses)
     return Exported(target, program.name if program else "", digest, beside, told)
-
-
-def _report(folder: RunDir) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(folder.report_json.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise InterruptedRunError("EV004", where=folder.root) from None
-    return found
-
-
-def _paths(report: Mapping[str, Any], wanted: str) -> list[str]:
-    """The files of a role, as the report names them."""
-    every = [row["path"] for row in report["artifacts"]]
-    return [path for path in every if role(path, every) == wanted]
-
-
-def uses_of(folder: RunDir, report: Mapping[str, Any], paths: Sequence[str]) -> Iterator[Use]:
-    """How each program uses these files of a run."""
-    recipe = config.read_tables(folder.recipe)
-    trigger, word = recipe["data"]["trigger"], recipe["data"]["class_word"]
-    prompt = f"a {' '.join(filter(None, (trigger, word)))}".strip() if trigger or word else _("your prompt")
-    result = Result(report["method"], report["family"], recipe["base"]["model"], trigger, prompt, tuple(paths))
-    method = METHODS.get(report["method"])
-    yield from (method.uses(result) if method else in_tsuika(result))
 
 
 def _told(use: Use, was: Path, now: Path) -> dict[str, Any]:
@@ -143,16 +111,7 @@ def _told(use: Use, was: Path, now: Path) -> dict[str, Any]:
     }
 
 
-def _free(folder: Path, stem: str, suffix: str) -> Path:
-    """A path in a folder that nothing has yet."""
-    number = 1
-    while (path := folder / f"{stem if number == 1 else f'{stem}-{number}'}{suffix}").exists():
-        number += 1
-    return path
-
-
 def _copied(source: Path, target: Path) -> str:
-    """Copy, read back, compare; returns the hash of a file."""
     if source.is_dir():
         shutil.copytree(source, target)
     else:
@@ -168,29 +127,23 @@ def _copied(source: Path, target: Path) -> str:
     return "" if source.is_dir() else digest
 
 
-def _beside(folder: RunDir, report: Mapping[str, Any], target: Path) -> Iterator[Path]:
+def _beside(folder: RunDir, report: Mapping[str, Any], trigger: str, target: Path) -> Iterator[Path]:
     """An image of the result, and A1111's card: the words that call it up."""
-    last = [event for event in read(folder.events)[0] if isinstance(event, Previewed)]
-    if last:
+    if previews := [event for event in read(folder.events)[0] if isinstance(event, Previewed)]:
         image = target.with_suffix(".png")
-        with whole(image) as temporary, Image.open(folder.root / _shown(last).path) as opened:
+        shown = next(one for one in previews if one.step == previews[-1].step)
+        with whole(image) as temporary, Image.open(folder.root / shown.path) as opened:
             side = max(PREVIEW_PX, *opened.size)
             grown = opened.convert("RGB").resize((side, side * opened.height // opened.width), Image.Resampling.LANCZOS)
             grown.save(temporary, format="PNG")
         yield image
-    recipe = config.read_tables(folder.recipe)
     card = {
         "description": "",
         "sd version": _VERSIONS.get(report["family"], "Unknown"),
-        "activation text": recipe["data"]["trigger"],
+        "activation text": trigger,
         "preferred weight": 1.0,
         "negative text": "",
         "notes": f"tsuika: {report['method']}, step {report.get('best_step') or report['steps_done']}",
     }
     write_text(target.with_suffix(".json"), json.dumps(card, ensure_ascii=False, indent=4) + "\n")
     yield target.with_suffix(".json")
-
-
-def _shown(previews: Sequence[Previewed]) -> Previewed:
-    """The first of the last step."""
-    return next(one for one in previews if one.step == previews[-1].step)

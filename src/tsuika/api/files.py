@@ -6,17 +6,15 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from tsuika import config, families, formats
-from tsuika.api import results
-from tsuika.api.run import starts
+from tsuika.api.run import JsonResult, at_once
 from tsuika.core import kinds
 from tsuika.core.errors import FormatError
-from tsuika.core.events import Event
 from tsuika.core.files import sha256
 from tsuika.core.rundir import RunDir
 from tsuika.core.safetensors import TORCH_NAMES
@@ -30,44 +28,30 @@ from tsuika.formats.vae_file import CONFIG, VAE_FORMATS
 from tsuika.generation import png_info
 from tsuika.methods import METHODS
 
-# Of a run, for people.
-_FACTS: Final = ("name", "trigger", "steps", "base_name", "prediction", "resolution", "date")
+_FACTS: Final = ("name", "trigger", "steps", "base_name", "prediction", "resolution", "date")  # of a run, for people
 
 
 @dataclass(frozen=True, kw_only=True)
-class FileInfo:
-    """What a file or folder is.
+class FileInfo(JsonResult):
+    """What a file or folder is."""
 
-    Attributes:
-        kind: a method's name, `vae`, `base model` or `run`.
-    """
-
-    kind: str
+    kind: str  # a method's name, `vae`, `base model` or `run`
 
     def to_dict(self) -> dict[str, Any]:
         """As in the command's `--json`."""
-        return {"kind": self.kind} | results.to_dict(self)
+        return {"kind": self.kind} | super().to_dict()
 
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsInfo(FileInfo):
-    """A file or folder of weights.
+    """A file or folder of weights."""
 
-    Attributes:
-        tensors: how many; of a base model, in the UNet's file.
-        dtype: number types, the most frequent first.
-        sha256: None for a folder, and so are the next two.
-        autov2: the first ten digits of `sha256`.
-        autov3: the first twelve digits of the SHA-256 of the tensors alone; safetensors only.
-        metadata: as it stands in the file.
-    """
-
-    tensors: int
-    dtype: str
-    sha256: str | None = None
-    autov2: str | None = None
-    autov3: str | None = None
-    metadata: Mapping[str, str]
+    tensors: int  # how many; of a base model, in the UNet's file
+    dtype: str  # number types, the most frequent first
+    sha256: str | None = None  # None for a folder, and so are the next two
+    autov2: str | None = None  # the first ten digits of `sha256`
+    autov3: str | None = None  # the first twelve digits of the SHA-256 of the tensors alone; safetensors only
+    metadata: Mapping[str, str]  # as it stands in the file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,8 +171,8 @@ class ImageInfo(FileInfo):
     made: Mapping[str, Any] = field(metadata={"flat": True})
 
 
-@starts(now=True)
-def inspect(file: Path) -> Generator[Event, None, FileInfo]:
+@at_once
+def inspect(file: Path) -> FileInfo:
     """What a file or folder is, from names, shapes and metadata; nothing in it is ever run.
 
     A LoRA, an embedding, a hypernetwork, a whole model (file or folder), a VAE, a run folder, weights of another kind, or an
@@ -196,15 +180,13 @@ def inspect(file: Path) -> Generator[Event, None, FileInfo]:
     Its numbers are read once, to see that all are finite. Hashes are those by which model sites know a file: `autov2`, the
     first ten digits of its SHA-256; `autov3`, the first twelve of its tensors' alone.
 
-    Returns:
-        A run that is done, without events; its result is an `ArtifactInfo`, `BaseModelInfo`, `VaeInfo`, `RunInfo`,
-        `OtherInfo` or `ImageInfo`.
+    The result is an `ArtifactInfo`, `BaseModelInfo`, `VaeInfo`, `RunInfo`, `OtherInfo` or `ImageInfo`.
 
     Raises:
         FormatError: not there (FM004), of no known kind (MD002), NaN or infinite values in it (MD011).
         ModelError: damaged (MD003), a pickle that names programs (MD005).
     """
-    yield from ()
+
     if not file.exists():
         raise FormatError("FM004", where=file)
     if file.is_dir() and RunDir(file).recipe.is_file():
@@ -220,10 +202,10 @@ def inspect(file: Path) -> Generator[Event, None, FileInfo]:
         opened = open_weights(file)
         if opened.kind.name in kinds.OF_METHODS:
             return _artifact(file)
-        if opened.kind.name not in (kinds.CHECKPOINT.name, "unknown"):
-            return _other(opened)
         if opened.kind.name == "unknown":
             raise kinds.unlike(file, opened.kind, kinds.KNOWN)
+        if opened.kind.name != kinds.CHECKPOINT.name:
+            return _other(opened)
     return _base(file)
 
 
@@ -247,24 +229,16 @@ def _artifact(file: Path) -> ArtifactInfo:
 
 
 def _opened(file: Path) -> list[Weights]:
-    """The weights in a file, or in the files of a folder."""
     files = [file] if file.is_file() else sorted(path for path in file.iterdir() if path.suffix in WEIGHT_SUFFIXES)
     return [open_weights(path) for path in files]
 
 
 def _counted(opened: Sequence[Weights]) -> dict[str, Any]:
-    """How many tensors there are, and their number types, that of most values first."""
     values: Counter[str] = Counter()
     for weights in opened:
         for name, shape in weights.shapes.items():
-            dtype = weights.dtypes[name]
-            values[TORCH_NAMES.get(dtype, dtype)] += max(math.prod(shape), 1)
-    names = [name for name, _count in values.most_common()]
-    return {"tensors": sum(len(weights.shapes) for weights in opened), "dtype": ", ".join(names)}
-
-
-def _is_safetensors(file: Path) -> bool:
-    return file.is_file() and not is_pickle(file)
+            values[TORCH_NAMES.get(weights.dtypes[name], weights.dtypes[name])] += max(math.prod(shape), 1)
+    return {"tensors": sum(len(weights.shapes) for weights in opened), "dtype": ", ".join(dict(values.most_common()))}
 
 
 def _hashes(file: Path) -> dict[str, Any]:
@@ -273,7 +247,7 @@ def _hashes(file: Path) -> dict[str, Any]:
         return {}
     whole = sha256(file)
     hashes: dict[str, Any] = {"sha256": whole, "autov2": whole[:10]}
-    if _is_safetensors(file):
+    if not is_pickle(file):
         with file.open("rb") as stream:
             stream.seek(8 + int.from_bytes(stream.read(8), "little"))
             digest = hashlib.sha256()
@@ -313,14 +287,11 @@ def _other(opened: Weights) -> OtherInfo:
 def _base(file: Path) -> BaseModelInfo:
     found = families.peek(file)
     unet = found.component("unet")
-    parts = [unet] if found.file else [unet, *map(found.component, found.facts.text_encoders)]
+    vae, metadata, parts = unet.vae_prefix is not None, unet.metadata, [unet]
     if found.file is None:
         vae = (file / "vae").is_dir()
-        metadata: Mapping[str, str] = {"_class_name": str(read_json(file / "model_index.json").get("_class_name", ""))}
-    else:
-        vae, metadata = unet.vae_prefix is not None, unet.metadata
-    if found.file is None and vae:
-        parts.append(found.component("vae"))
+        metadata = {"_class_name": str(read_json(file / "model_index.json").get("_class_name", ""))}
+        parts += map(found.component, [*found.facts.text_encoders, *(["vae"] if vae else [])])
     for part in parts:
         _check(part)
     return BaseModelInfo(

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
-from typing import Any, Final
+from typing import Final
 
 from tsuika.core.files import whole, write_text
 from tsuika.core.texts import Text, _n
@@ -26,30 +26,20 @@ from tsuika.data.image import open_image, sniff
 IMAGES: Final = "images"
 LEFT_OUT: Final = "left-out"
 UNDO: Final = "undo"
-# Captions of the set are the first; the second is read, too.
-CAPTIONS: Final = (".txt", ".caption")
-# Changes that can be undone.
-KEPT_CHANGES: Final = 200
+CAPTIONS: Final = (".txt", ".caption")  # captions of the set are the first; the second is read, too
+KEPT_CHANGES: Final = 200  # changes that can be undone
 
-# What a file of the set becomes: what another file holds, bytes, or nothing at all.
-Content = Path | bytes | None
+Content = Path | bytes | None  # what a file of the set becomes: what another file holds, bytes, or nothing at all
 
 
 @dataclass(frozen=True)
 class SetImage:
-    """An image of the set.
+    """An image of the set."""
 
-    Attributes:
-        name: relative to the folder of images, with `/`.
-        path: where it is.
-        left_out: whether it is kept aside, and not trained on.
-        caption: as it stands beside the image, line by line; empty without a file.
-    """
-
-    name: str
-    path: Path
-    left_out: bool
-    caption: str
+    name: str  # relative to the folder of images, with `/`
+    path: Path  # where it is
+    left_out: bool  # whether it is kept aside, and not trained on
+    caption: str  # as it stands beside the image, line by line; empty without a file
 
     @property
     def key(self) -> str:
@@ -66,8 +56,8 @@ class ImageSet:
 
     def images(self) -> tuple[SetImage, ...]:
         """Every image, in natural order; those that are left out among them."""
-        found = [SetImage(name, path, place == LEFT_OUT, _caption_of(path)) for name, path, place in self._places()]
-        return tuple(sorted(found, key=lambda one: natural_key(one.name)))
+        every = sorted(self._places(), key=lambda one: natural_key(one[0]))
+        return tuple(SetImage(name, path, place == LEFT_OUT, _caption_of(path)) for name, path, place in every)
 
     def __len__(self) -> int:
         return sum(1 for _place in self._places())
@@ -79,9 +69,12 @@ class ImageSet:
     def _places(self) -> Iterator[tuple[str, Path, str]]:
         """Every image: its name, where it is, and in which of the folders."""
         for place in (IMAGES, LEFT_OUT):
-            for path in _files(self.root / place):
-                if path.suffix.lower() in SUFFIXES:
-                    yield path.relative_to(self.root / place).as_posix(), path, place
+            # Nothing hidden; links to folders are not followed.
+            for above, folders, files in os.walk(self.root / place):
+                folders[:] = sorted(name for name in folders if not name.startswith("."))
+                for path in (Path(above, name) for name in sorted(files) if not name.startswith(".")):
+                    if path.suffix.lower() in SUFFIXES:
+                        yield path.relative_to(self.root / place).as_posix(), path, place
 
     def add(self, source: Path, name: str, lines: Sequence[str] = ()) -> str:
         """Take a copy of an image into the set; returns its name, which has a number where there was one of that name.
@@ -90,7 +83,8 @@ class ImageSet:
         """
         target = self.folder / unicodedata.normalize("NFC", name)
         if target.suffix.lower() not in SUFFIXES:
-            target = target.with_name(f"{target.name}.{_kind(source)}")
+            with source.open("rb") as stream:
+                target = target.with_name(f"{target.name}.{(sniff(stream.read(16)) or 'png').lower()}")
         first, number = target, 1
         while _taken(target):
             if target.is_file() and target.samefile(source):
@@ -142,16 +136,12 @@ class ImageSet:
 
     def write_captions(self, captions: Mapping[str, str]) -> None:
         """Write captions by image; an empty one takes the file away."""
-        images = {one.name: one for one in self.images()}
+        paths = {name: path.relative_to(self.root) for name, path, _place in self._places()}
         changes: dict[str, Content] = {}
         for name, text in captions.items():
-            path = images[name].path.relative_to(self.root)
-            lines = text.splitlines()
-            for suffix in CAPTIONS[1:]:
-                if (self.root / path.with_suffix(suffix)).is_file():
-                    changes[path.with_suffix(suffix).as_posix()] = None
-            content = _written(lines).encode() if any(map(str.strip, lines)) else None
-            changes[path.with_suffix(CAPTIONS[0]).as_posix()] = content
+            own, *others = (paths[name].with_suffix(suffix).as_posix() for suffix in CAPTIONS)
+            changes |= dict.fromkeys(other for other in others if (self.root / other).is_file())
+            changes[own] = _written(text.splitlines()).encode() if text.strip() else None
         self._change(_n("{count} caption changed", "{count} captions changed", len(captions)), changes)
 
     def replaced(self, find: str, replace: str) -> dict[str, str]:
@@ -169,33 +159,29 @@ class ImageSet:
                 return line
             return ", ".join(filter(None, (words, line) if front else (line, words)))
 
-        every = {
-            one.name: (one.caption, "\n".join(map(added, one.caption.splitlines() or [""])))
-            for one in self.images()
-            if words and not one.left_out
-        }
-        return {name: after for name, (before, after) in every.items() if after != before}
+        mine = {one.name: one.caption for one in self.images() if words and not one.left_out}
+        changed = {name: "\n".join(map(added, text.splitlines() or [""])) for name, text in mine.items()}
+        return {name: text for name, text in changed.items() if text != mine[name]}
 
     def last_change(self) -> Text | None:
         """What `undo` would undo; None: there is nothing."""
-        for change in reversed(self._changes()):
-            row = json.loads(change.read_text(encoding="utf-8"))
-            return Text(row["text"], row["params"], row["plural"], row["number"])
-        return None
+        if not (changes := self._changes()):
+            return None
+        row = json.loads(changes[-1].read_text(encoding="utf-8"))
+        return Text(row["text"], row["params"], row["plural"], row["number"])
 
     def undo(self) -> None:
         """Take the last change back."""
-        for change in reversed(self._changes()):
-            rows: dict[str, Any] = json.loads(change.read_text(encoding="utf-8"))
-            for name, existed in rows["files"].items():
-                before, target = change.parent / "files" / name, self.root / name
-                if before.exists():
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    before.replace(target)
-                elif not existed:
-                    target.unlink(missing_ok=True)
-            shutil.rmtree(change.parent)
+        if not (changes := self._changes()):
             return
+        for name, existed in json.loads(changes[-1].read_text(encoding="utf-8"))["files"].items():
+            before, target = changes[-1].parent / "files" / name, self.root / name
+            if before.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                before.replace(target)
+            elif not existed:
+                target.unlink(missing_ok=True)
+        shutil.rmtree(changes[-1].parent)
 
     def _changes(self) -> list[Path]:
         return sorted((self.root / UNDO).glob("*/change.json"))
@@ -205,11 +191,9 @@ class ImageSet:
         changes: dict[str, Content] = {}
         for name in names:
             path = self.root / old / name
-            for file in (path, *(path.with_suffix(suffix) for suffix in CAPTIONS)):
-                if file.is_file():
-                    inside = file.relative_to(self.root / old).as_posix()
-                    changes[f"{old}/{inside}"] = None
-                    changes[f"{new}/{inside}"] = file
+            for file in filter(Path.is_file, (path, *map(path.with_suffix, CAPTIONS))):
+                inside = file.relative_to(self.root / old).as_posix()
+                changes |= {f"{old}/{inside}": None, f"{new}/{inside}": file}
         return changes
 
     def _change(self, text: Text, changes: Mapping[str, Content]) -> None:
@@ -228,14 +212,12 @@ class ImageSet:
                 before.parent.mkdir(parents=True, exist_ok=True)
                 (self.root / name).replace(before)
         for name, content in changes.items():
-            if content is None:
-                continue
             target = self.root / name
-            target.parent.mkdir(parents=True, exist_ok=True)
             if isinstance(content, bytes):
                 with whole(target) as temporary:
                     temporary.write_bytes(content)
-            else:
+            elif content is not None:
+                target.parent.mkdir(parents=True, exist_ok=True)
                 own = content.is_relative_to(self.root) and not content.exists()
                 _place(target, kept / "files" / content.relative_to(self.root) if own else content)
         for old in earlier[: max(0, len(earlier) + 1 - KEPT_CHANGES)]:
@@ -244,13 +226,6 @@ class ImageSet:
 
 def _key(name: str) -> str:
     return sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:16]
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    """Every file below a folder that is not hidden; links to folders are not followed."""
-    for path, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(path, name) for name in sorted(files) if not name.startswith("."))
 
 
 def _caption_of(image: Path) -> str:
@@ -266,21 +241,13 @@ def _caption_of(image: Path) -> str:
 
 
 def _written(lines: Sequence[str]) -> str:
-    """A caption's lines, as they stand in a file."""
     return "\n".join(filter(None, map(caption.normalise, lines))) + "\n"
-
-
-def _kind(image: Path) -> str:
-    """The suffix of an image that has none that is known."""
-    with image.open("rb") as stream:
-        return (sniff(stream.read(16)) or "png").lower()
 
 
 def _taken(target: Path) -> bool:
     """Whether a name is taken, or another image has its caption's name."""
-    if target.exists():
-        return True
-    return any(path.stem == target.stem and path.suffix.lower() in SUFFIXES for path in target.parent.glob("*"))
+    beside = target.parent.glob("*")
+    return target.exists() or any(one.stem == target.stem and one.suffix.lower() in SUFFIXES for one in beside)
 
 
 def _place(target: Path, source: Path) -> None:

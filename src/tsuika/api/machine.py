@@ -8,17 +8,15 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
 
-from tsuika.api import results
 from tsuika.api.models import EMBEDDED, cache_folder
-from tsuika.api.run import starts
-from tsuika.core.events import Event
+from tsuika.api.run import JsonResult, at_once
 from tsuika.core.files import at_home
 from tsuika.core.texts import _
 from tsuika.training.device import pick_device, pick_precision
@@ -32,7 +30,7 @@ LIBRARIES: Final = (
 
 
 @dataclass(frozen=True)
-class MachineInfo:
+class MachineInfo(JsonResult):
     """What a machine has.
 
     Attributes:
@@ -69,22 +67,21 @@ class MachineInfo:
     embedded_base: bool
     libraries: Mapping[str, str]
 
-    def to_dict(self) -> dict[str, Any]:
-        """As in the command's `--json`."""
-        return results.to_dict(self)
 
-
-@starts(now=True)
-def doctor() -> Generator[Event, None, MachineInfo]:
+@at_once
+def doctor() -> MachineInfo:
     """The machine, the libraries, the device, free memory and disk: a block for a report of a problem.
 
     There are no names of people or folders in it.
-
-    Returns:
-        A run that is done, without events; its result is what this machine has.
     """
-    yield from ()
-    place = pick_device("auto")
+
+    place, cache, home = pick_device("auto"), cache_folder(), at_home("~")
+    device, device_memory, devices = place.type, None, {place.type: place.type}
+    if device == "cuda":
+        device = torch.cuda.get_device_name()
+        free, total = (round(size / 2**30, 1) for size in torch.cuda.mem_get_info())
+        device_memory = free, total
+        devices = {f"cuda:{i}": torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())}
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
     return MachineInfo(
         python=platform.python_version(),
@@ -93,20 +90,17 @@ def doctor() -> Generator[Event, None, MachineInfo]:
         memory_gib=round(memory / 2**30, 1),
         memory_free_gib=_free_memory_gib(),
         disk_free_gib=_free_disk_gib(Path()),
-        cache=_without_names(cache_folder()),
-        cache_free_gib=_free_disk_gib(cache_folder()),
+        # Names of people and folders are not for a public report.
+        cache=f"~/{cache.relative_to(home).as_posix()}" if cache.is_relative_to(home) else _("another place"),
+        cache_free_gib=_free_disk_gib(cache),
         locale=f"{locale.getlocale()[0] or 'C'}, {getattr(sys.stdout, 'encoding', None)}",
-        device=torch.cuda.get_device_name() if place.type == "cuda" else place.type,
-        device_memory_gib=_gib(*torch.cuda.mem_get_info()) if place.type == "cuda" else None,
+        device=device,
+        device_memory_gib=device_memory,
         precision=pick_precision("auto", place),
-        devices=_devices(place.type),
+        devices=devices,
         embedded_base=(EMBEDDED / "model_index.json").is_file(),
         libraries={name: _version(name) for name in LIBRARIES},
     )
-
-
-def _gib(free: int, total: int) -> tuple[float, float]:
-    return round(free / 2**30, 1), round(total / 2**30, 1)
 
 
 def _free_memory_gib() -> float | None:
@@ -120,24 +114,11 @@ def _free_memory_gib() -> float | None:
 
 
 def _free_disk_gib(path: Path) -> float | None:
-    """Of the disk that a folder lies on, or would lie on."""
     try:
         there = next(one for one in (path, *path.absolute().parents) if one.exists())
         return round(shutil.disk_usage(there).free / 2**30, 1)
     except (OSError, StopIteration):
         return None
-
-
-def _without_names(path: Path) -> str:
-    """A path below the home folder, or nothing of it: names of people and folders are not for a public report."""
-    home = at_home("~")
-    return f"~/{path.relative_to(home).as_posix()}" if path.is_relative_to(home) else _("another place")
-
-
-def _devices(kind: str) -> dict[str, str]:
-    if kind != "cuda":
-        return {kind: kind}
-    return {f"cuda:{number}": torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())}
 
 
 def _version(name: str) -> str:

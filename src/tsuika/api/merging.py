@@ -27,9 +27,6 @@ from tsuika.formats.lowrank.merging import Share
 if TYPE_CHECKING:
     from torch import Tensor
 
-_ROLES: tuple[Role, ...] = ("unet.attn", "unet.ff")
-_TEXT_ROLES: tuple[Role, ...] = ("text.attn", "text.ff")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Merged(ModelFile):
@@ -132,9 +129,6 @@ def merge(
         lossy: Go without keys that were not understood; words bundled in the files get files beside `out`.
         overwrite: Replace `out`, if it is a file.
 
-    Returns:
-        A run with `Phase` and `Progress` events; its result is what was written.
-
     Raises:
         ModelError: LoRAs of different families, or of another than the base (MD004).
         FormatError: no LoRA (MD002), or one that is no sum (FM005).
@@ -181,15 +175,11 @@ def _into(
     for name, weight in merging.apply(tensors, shares):
         tensors[name].copy_(weight)
         changed += 1
-    known = {format_.name: format_ for format_ in formats.CHECKPOINTS}
-    target = known["single-file" if out.suffix.lower() == ".safetensors" else "diffusers"]
-    facts = {"title": out.stem, "description": f"{into} with {', '.join(map(_describe, shares))}"}
+    target = _target(out, "single-file", formats.CHECKPOINTS)
+    added = ", ".join(f"{one.artifact.metadata.get('name', 'a LoRA')} at {one.strength:g}" for one in shares)
     yield Phase("write")
+    facts = {"title": out.stem, "description": f"{into} with {added}"}
     return changed, writing.write_model(model, target, out, dtype, facts)
-
-
-def _describe(share: Share) -> str:
-    return f"{share.artifact.metadata.get('name', 'a LoRA')} at {share.strength:g}"
 
 
 @starts
@@ -213,9 +203,6 @@ def resize(
         dtype: fp16, bf16 or fp32; empty: as in the file.
         lossy: Go without keys that were not understood; words bundled in the file get files beside `out`.
         overwrite: Replace `out`, if it is a file.
-
-    Returns:
-        A run with `Phase` events; its result is what was written.
 
     Raises:
         FormatError: no LoRA (MD002), or DoRA (FM005).
@@ -261,9 +248,6 @@ def extract(
         dtype: fp16, bf16 or fp32.
         overwrite: Replace `out`, if it is a file.
 
-    Returns:
-        A run with `Phase` events; its result is what was written, and how much of the difference it holds.
-
     Raises:
         ModelError: no model, or models of two families (MD004).
         FormatError: the two do not differ (FM005).
@@ -275,8 +259,9 @@ def extract(
     if ours.facts.family != family:
         found, expected = ours.facts.title, theirs.facts.title
         raise ModelError("MD004", where=tuned, artifact=Path(tuned).name, found=found, expected=expected)
-    convolutions: tuple[Role, ...] = ("unet.conv",) if conv_rank else ()
-    roles: tuple[Role, ...] = (*_ROLES, *convolutions, *(_TEXT_ROLES if text_encoder else ()))
+    roles: list[Role] = ["unet.attn", "unet.ff"]
+    roles += ["unet.conv"] if conv_rank else []
+    roles += ["text.attn", "text.ff"] if text_encoder else []
     yield Phase("extract")
     own, changed = theirs.weights(), ours.weights()
     made = extracting.extract(changed, own, own.layers(roles), family=family, rank=rank, conv_rank=conv_rank or None)
@@ -296,10 +281,9 @@ def extract(
     )
 
 
-def _target(out: Path) -> Format:
-    """kohya's layout for a file, diffusers' for a folder."""
-    known = {format_.name: format_ for format_ in formats.LORA}
-    return known["kohya" if out.suffix.lower() == ".safetensors" else "diffusers"]
+def _target(out: Path, of_file: str = "kohya", known: Sequence[Format] = formats.LORA) -> Format:
+    name = of_file if out.suffix.lower() == ".safetensors" else "diffusers"
+    return next(format_ for format_ in known if format_.name == name)
 
 
 def _named(file: Path) -> Artifact:

@@ -42,6 +42,11 @@ def defaults_of(model: Model) -> pipeline.Defaults:
     return pipeline.defaults_for(model, EMBEDDED if model.source == "embedded" else None)
 
 
+def public(spec: str) -> str:
+    """A path without its folders; a word or a hub id as it is."""
+    return Path(spec).name if at_home(spec).exists() else spec
+
+
 def cache_folder() -> Path:
     """Where tsuika keeps what it can make again: in the platform's cache folder, else with temporary files."""
     asked = os.environ.get("XDG_CACHE_HOME")

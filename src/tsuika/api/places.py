@@ -12,42 +12,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-# A folder of the program is one that holds this; the folder of models; what is told from the other by a file.
+# A folder of the program is one that holds these; the first is that of its base models.
 _MARKS: Final[Mapping[str, tuple[str, ...]]] = {
     "ComfyUI": ("models/checkpoints", "models/loras"),
     "Forge": ("models/Stable-diffusion", "modules_forge"),
     "A1111": ("models/Stable-diffusion",),
 }
-_BASES: Final[Mapping[str, str]] = {
-    "ComfyUI": "models/checkpoints",
-    "Forge": "models/Stable-diffusion",
-    "A1111": "models/Stable-diffusion",
-}
+
 _NAMED: Final = re.compile(r"stable.?diffusion|web.?ui|comfy|forge|automatic1111|\bsd\b|\bai\b|models?$", re.IGNORECASE)
 _USUAL: Final = ("", "Documents", "Desktop", "Downloads", "AI", "ai", "sd", "src", "git")
-# Below a usual place: `AI/sd.webui/webui`.
-_DEPTH: Final = 2
+_DEPTH: Final = 2  # below a usual place: `AI/sd.webui/webui`
 SUFFIXES: Final = (".safetensors", ".ckpt")
-# Smaller ones are no base models.
-LEAST_BYTES: Final = 500_000_000
+LEAST_BYTES: Final = 500_000_000  # smaller ones are no base models
 MOST: Final = 300
 
 
 @dataclass(frozen=True)
 class Program:
-    """A program's folder.
+    """A program's folder."""
 
-    Attributes:
-        name: `A1111`, `Forge` or `ComfyUI`.
-        root: the folder.
-    """
-
-    name: str
-    root: Path
+    name: str  # `A1111`, `Forge` or `ComfyUI`
+    root: Path  # the folder
 
     def bases(self) -> Iterator[Path]:
         """The base models that it has, by size."""
-        for folder, _folders, files in os.walk(self.root / _BASES[self.name]):
+        for folder, _folders, files in os.walk(self.root / _MARKS[self.name][0]):
             for name in sorted(files):
                 path = Path(folder, name)
                 with suppress(OSError):

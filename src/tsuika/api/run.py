@@ -11,11 +11,11 @@ from __future__ import annotations
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import fields
 from functools import wraps
-from types import TracebackType
-from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
+from typing import Any, Generic, ParamSpec, TypeVar, cast
 
 from tsuika.api.display import Display, shown
 from tsuika.core.errors import InterruptedRunError, StopRequested, outer_cause
@@ -24,10 +24,8 @@ from tsuika.core.events import Event
 P = ParamSpec("P")
 Result = TypeVar("Result")
 Events = Generator[Event, None, Result]
-Last = TypeVar("Last", bound=Event)
 
 
-# Of what follows in this context.
 _listeners: ContextVar[tuple[Callable[[Event], None], ...]] = ContextVar("listeners", default=())
 
 
@@ -41,6 +39,25 @@ def listening(listener: Callable[[Event], None]) -> Iterator[None]:
         _listeners.reset(token)
 
 
+class JsonResult:
+    """A result, a dataclass, that the command line prints as JSON (`--json`).
+
+    A field's metadata may say `json`, another name there; or `flat`, that a mapping's items stand beside the other fields.
+    """
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in the command's `--json`: fields that are not None; those that a class adds to its base come first."""
+        own, found = type(self).__annotations__, dict[str, Any]()
+        every = fields(cast(Any, self))
+        for one in sorted(every, key=lambda one: (one.name not in own, one.name == "notes")):
+            value = getattr(self, one.name)
+            if one.metadata.get("flat"):
+                found |= value
+            elif value is not None:
+                found[one.metadata.get("json", one.name)] = value
+        return found
+
+
 class Run(Generic[Result]):
     """Work under way: an iterator of events that ends with a typed result.
 
@@ -51,7 +68,7 @@ class Run(Generic[Result]):
     def __init__(self, name: str, events: Events[Result]) -> None:
         self._name, self._events = name, events
         self._display = Display(name)
-        self._seen: deque[Event] = deque()
+
         self._started = self._closed = self._stops = False
         self._outcome: tuple[Result] | None = None
         self._error: BaseException | None = None
@@ -60,11 +77,6 @@ class Run(Generic[Result]):
         return self
 
     def __next__(self) -> Event:
-        if self._seen:
-            return self._seen.popleft()
-        return self._advance()
-
-    def _advance(self) -> Event:
         self._started = True
         try:
             event = self._events.throw(StopRequested()) if self._stops else next(self._events)
@@ -90,10 +102,6 @@ class Run(Generic[Result]):
             listener(event)
         return event
 
-    def _finish(self) -> None:
-        """Do the work now, and keep its events for whoever asks for them."""
-        self._seen.extend(iter(self._advance, None))
-
     @property
     def done(self) -> bool:
         """Whether the result is there."""
@@ -112,7 +120,7 @@ class Run(Generic[Result]):
                 raise self._error
             if self._closed:
                 raise InterruptedRunError("TR010", name=self._name)
-            deque(iter(self._advance, None), maxlen=0)
+            deque(self, maxlen=0)
         return self._outcome[0]
 
     def close(self) -> None:
@@ -132,9 +140,7 @@ class Run(Generic[Result]):
     def __enter__(self) -> Run[Result]:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __del__(self) -> None:
@@ -147,7 +153,6 @@ class Run(Generic[Result]):
         return f"<tsuika.{self._name}: {state}>"
 
     def _repr_html_(self) -> str:
-        """The progress so far, or the result, as HTML."""
         if self._outcome is not None:
             return shown(self._outcome[0])
         return self._display.html()
@@ -159,7 +164,7 @@ class Run(Generic[Result]):
         handle = display(HTML(self._repr_html_()), display_id=True)
         try:
             while self._outcome is None and self._error is None and not self._closed:
-                for _event in iter(self._advance, None):
+                for _event in self:
                     if self._display.due():
                         handle.update(HTML(self._display.html()))
         except KeyboardInterrupt:
@@ -168,35 +173,27 @@ class Run(Generic[Result]):
             handle.update(HTML(self._repr_html_()))
 
 
-@overload
-def starts(function: Callable[P, Events[Result]]) -> Callable[P, Run[Result]]: ...
-@overload
-def starts(*, now: bool) -> Callable[[Callable[P, Events[Result]]], Callable[P, Run[Result]]]: ...
-def starts(function: Any = None, *, now: bool = False) -> Any:
-    """Make a function that yields events and returns a result into one that returns a `Run`.
+def starts(function: Callable[P, Events[Result]]) -> Callable[P, Run[Result]]:
+    """Make a function that yields events and returns a result into one that returns a `Run`."""
 
-    `now`: it is quick, so the call itself does the work, and the run that it returns is done.
-    """
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> Run[Result]:
+        return Run(function.__name__, function(*args, **kwargs))
 
-    def decorate(generator: Callable[P, Events[Result]]) -> Callable[P, Run[Result]]:
-        @wraps(generator)
-        def call(*args: P.args, **kwargs: P.kwargs) -> Run[Result]:
-            run = Run(generator.__name__, generator(*args, **kwargs))
-            if now:
-                run._finish()
-            return run
-
-        return call
-
-    return decorate if function is None else decorate(function)
+    return call
 
 
-def until(events: Iterator[Event], kind: type[Last]) -> Events[Last]:
-    """The events of a generator; the result is the last one, of this kind."""
-    with closing(events):  # type: ignore[type-var]
-        event: Event | None = None
-        for event in events:
-            yield event
-    if not isinstance(event, kind):
-        raise TypeError(f"the last event is {event!r} and not a {kind.__name__}")
-    return event
+def at_once(function: Callable[P, Result]) -> Callable[P, Run[Result]]:
+    """Make a quick function into one that returns a `Run` that is done, without events."""
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> Run[Result]:
+        def events() -> Events[Result]:
+            yield from ()
+            return function(*args, **kwargs)
+
+        run = Run(function.__name__, events())
+        deque(run, maxlen=0)
+        return run
+
+    return call

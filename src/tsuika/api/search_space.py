@@ -49,8 +49,13 @@ class Over:
     def __str__(self) -> str:
         if self.choices:
             return f"{self.key}={','.join(map(str, self.choices))}"
-        low, high = (int(end) if self.whole else end for end in (self.low, self.high))
+        low, high = self.ends
         return f"{self.key}={low}..{high}({'log' if self.log else 'linear'})"
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Of the range."""
+        return (int(self.low), int(self.high)) if self.whole else (self.low, self.high)
 
 
 def read(text: str, recipe: Recipe) -> Over:
@@ -62,8 +67,7 @@ def read(text: str, recipe: Recipe) -> Over:
     key, equals, values = text.partition("=")
     key = key.strip().replace("-", "_")
     if not equals or not values.strip():
-        why = _("A setting, `=`, and values or a range are needed.")
-        raise RecipeError("RC021", found=text, why=why)
+        raise RecipeError("RC021", found=text, why=_("A setting, `=`, and values or a range are needed."))
     section = key.partition(".")[0]
     if key in FIXED or (section in Recipe.model_fields and section not in SECTIONS):
         why = _(
@@ -74,7 +78,7 @@ def read(text: str, recipe: Recipe) -> Over:
     over = _range(key, ends, text) if ends else _list(key, values)
     if not ends and len(set(over.choices)) != len(over.choices):
         raise RecipeError("RC021", found=text, why=_("A value is there twice."))
-    for value in over.choices or (_number(over, over.low), _number(over, over.high)):
+    for value in over.choices or over.ends:
         apply(recipe, {key: value})
     return over
 
@@ -92,17 +96,11 @@ def _range(key: str, ends: re.Match[str], text: str) -> Over:
     try:
         low, high = (int(end) if whole else float(end) for end in ends.group(1, 2))
     except ValueError:
-        why = _("A range goes from a number to a number.")
-        raise RecipeError("RC021", found=text, why=why) from None
+        raise RecipeError("RC021", found=text, why=_("A range goes from a number to a number.")) from None
     if not low < high or (ends[3] == "log" and low <= 0):
-        why = _("A range rises, and by logarithms it begins above 0.")
-        raise RecipeError("RC021", found=text, why=why)
+        raise RecipeError("RC021", found=text, why=_("A range rises, and by logarithms it begins above 0."))
     log = ends[3] == "log" if ends[3] else low > 0 and high >= LOG_FROM * low
     return Over(key, (), low, high, log, whole)
-
-
-def _number(over: Over, value: float) -> float:
-    return int(value) if over.whole else value
 
 
 def apply(recipe: Recipe, params: Mapping[str, Any]) -> Recipe:

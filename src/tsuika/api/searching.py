@@ -1,6 +1,7 @@
-"""A search over settings: ordinary runs under guard, chosen by Optuna, compared by what the guard has measured.
+"""The learning-rate finder; and a search over settings: ordinary runs under guard, chosen by Optuna, compared by what the
+guard has measured.
 
-Everything is in the search's folder: `search.db` (Optuna's study, SQLite), `trials/` (run folders), `recipe.toml` (what all
+All of a search is in its folder: `search.db` (Optuna's study, SQLite), `trials/` (run folders), `recipe.toml` (what all
 trials share), and at the end `search.json` and `best.toml`. Several processes may work in one folder.
 """
 
@@ -9,14 +10,15 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from tsuika import config
 from tsuika.api import search_space, training
-from tsuika.api.run import Events, starts, until
+from tsuika.api.run import Events, starts
 from tsuika.api.search_space import Over
 from tsuika.config import Recipe
 from tsuika.core.errors import DivergedError, RecipeError, ResourceError
@@ -29,6 +31,8 @@ from tsuika.core.texts import _
 from tsuika.evaluation import run_record
 from tsuika.evaluation import trials as results
 from tsuika.evaluation.trials import Trial
+from tsuika.training import rate_finder
+from tsuika.training.rate_finder import RateFound
 
 if TYPE_CHECKING:
     import optuna
@@ -71,6 +75,25 @@ class Searched(Event):
 
 
 @starts
+def find_rate(recipe: Recipe, *, rates: Sequence[float] = (), steps: int = rate_finder.STEPS) -> Events[RateFound]:
+    """Try learning rates for a few steps each on the recipe's images. Keeps no file.
+
+    Args:
+        recipe: as for `train`; its own learning rate is the middle of what is tried.
+        rates: to try instead of those around the recipe's.
+        steps: of each.
+
+    Raises:
+        RecipeError: RC020, the optimizer finds its rate by itself.
+        TsuikaError: What a run of this recipe would raise.
+    """
+    with TemporaryDirectory(prefix="tsuika-") as scratch:
+        for event in rate_finder.find(recipe, RunDir(Path(scratch)), training.services(), rates, steps):
+            yield event
+    return cast(RateFound, event)
+
+
+@starts
 def search(
     recipe: Recipe, out: Path | str, over: Sequence[str], *, trials: int = 0, timeout_s: float | None = None
 ) -> Events[Searched]:
@@ -93,8 +116,7 @@ def search(
     """
     overs, out = [search_space.read(text, recipe) for text in over], Path(out)
     if not overs or len({one.key for one in overs}) != len(overs):
-        why = _("Each setting once, and at least one, is needed.")
-        raise RecipeError("RC021", found=" ".join(over), why=why)
+        raise RecipeError("RC021", found=" ".join(over), why=_("Each setting once, and at least one, is needed."))
     if recipe.guard.mode == "off":
         raise RecipeError("RC024", why=_("The guard is off."))
     began = time.monotonic()
@@ -105,7 +127,7 @@ def search(
             if trial is None:
                 break
             yield from searching.run(trial)
-    return (yield from until(searching.finish(), Searched))
+    return (yield from searching.finish())
 
 
 class _Search:
@@ -113,16 +135,13 @@ class _Search:
 
     def __init__(self, recipe: Recipe, out: Path, overs: Sequence[Over], trials: int) -> None:
         self._recipe, self._out, self._overs = recipe, out, overs
+        self._trials, self._lock = out / "trials", out / "trials" / "next.lock"
         points = search_space.grid(overs)
         self._total = trials or len(points) or TRIALS
         self._optuna = _optuna()
         out.mkdir(parents=True, exist_ok=True)
         with locked(self._lock, wait=True):
             self._study = self._open(points if len(points) <= self._total else [])
-
-    @property
-    def _lock(self) -> Path:
-        return self._out / "trials" / "next.lock"
 
     def _open(self, points: Sequence[dict[str, Any]]) -> optuna.Study:
         optuna = self._optuna
@@ -178,27 +197,25 @@ class _Search:
         """A trial whose process is gone: the same settings in the same folder, under the next number; if it was over, no more."""
         folder = one.user_attrs.get("folder", _name(one.number))
         if "why" in one.user_attrs:
-            self._tell(one.number, one.user_attrs["state"], self._out / "trials" / folder)
+            self._tell(one.number, one.user_attrs["state"], self._trials / folder)
             return
         self._study.tell(one.number, state=self._optuna.trial.TrialState.FAIL)
-        begun = RunDir(self._out / "trials" / folder).recipe.exists()
-        point = one.system_attrs.get(
-            "fixed_params", one.params
-        )  # all that it was to try, of which params may be a part
+        begun = RunDir(self._trials / folder).recipe.exists()
+        # All that it was to try, of which params may be a part.
+        point = one.system_attrs.get("fixed_params", one.params)
         if point.keys() == {over.key for over in self._overs}:
             self._study.enqueue_trial(point, user_attrs={"folder": folder} if begun else {})
 
     def _lock_of(self, number: int) -> Path:
-        return self._out / "trials" / f"{_name(number)}.lock"
+        return self._trials / f"{_name(number)}.lock"
 
     def run(self, trial: optuna.Trial) -> Iterator[Event]:
         """One trial; closing it leaves a run that the next process goes on with."""
-        folder = self._out / "trials" / trial.user_attrs["folder"]
+        folder = self._trials / trial.user_attrs["folder"]
         yield TrialStarted(trial.number, self._total, dict(trial.params))
-        state, why = "done", ""
+        why: str = ""
         try:
-            if (yield from self._follow(trial, folder)):
-                state = "pruned"
+            state = yield from self._follow(trial, folder)
         except DivergedError as error:
             state, why = "diverged", error.text("what")
         except (ResourceError, RecipeError) as error:
@@ -217,66 +234,68 @@ class _Search:
         states = self._optuna.trial.TrialState
         found = results.measured(folder) if state != "failed" else {}
         if state in ("done", "diverged"):
-            worst = WORST if state == "diverged" else self._standing(folder)
+            heard = results.checks_of(folder) if state == "done" else []
+            worst = min(WORST, results.standing(heard[-1])) if heard else WORST
             self._study.tell(number, found.get("value", worst))
         else:
             self._study.tell(number, state=states.PRUNED if state == "pruned" else states.FAIL)
         return found
 
-    def _standing(self, folder: Path) -> float:
-        heard = results.checks_of(folder)
-        return min(WORST, results.standing(heard[-1])) if heard else WORST
-
-    def _follow(self, trial: optuna.Trial, folder: Path) -> Generator[Event, None, bool]:
-        """The run's events; returns whether it was given up."""
+    def _follow(self, trial: optuna.Trial, folder: Path) -> Generator[Event, None, str]:
+        """The run's events; returns "done", or "pruned" if it was given up."""
         run, reported = RunDir(folder), set()
         for judged in results.checks_of(folder):  # of an earlier process
             trial.report(results.standing(judged), judged.step)
             reported.add(judged.step)
         if run_record.is_over(run.report_json):
-            return False
-        again = run.recipe.exists()
-        events = training.resume(folder) if again else training.train(self._of(trial.params), folder)
-        try:
+            return "done"
+        if run.recipe.exists():
+            events = training.resume(folder)
+        else:
+            own = {"guard.mode": "on", "guard.refit": False, "preview.num": 0, "output.name": ""}
+            events = training.train(search_space.apply(self._recipe, {**trial.params, **own}), folder)
+        with closing(events):
             for event in events:
                 yield event
                 if isinstance(event, Warned) and event.code == "GD012":
-                    why = _("Fewer than four different images were found.")
-                    raise RecipeError("RC024", why=why)
+                    raise RecipeError("RC024", why=_("Fewer than four different images were found."))
                 if not isinstance(event, Judged) or event.fold or event.step in reported:
                     continue
                 trial.report(results.standing(event), event.step)
                 if event.verdict != "stop" and trial.should_prune():
-                    return True
-        finally:
-            events.close()
-        return False
+                    return "pruned"
+        return "done"
 
-    def _of(self, params: dict[str, Any]) -> Recipe:
-        """A trial's recipe."""
-        own = {"guard.mode": "on", "guard.refit": False, "preview.num": 0, "output.name": ""}
-        return search_space.apply(self._recipe, {**params, **own})
-
-    def finish(self) -> Iterator[Event]:
-        """Write what was found."""
-        found = [self._read(one) for one in self._study.get_trials(deepcopy=False) if self._counts(one)]
-        running = sum(one.state == "running" for one in found)
-        if running:
-            yield note("GD026", count=running)
-        yield _written(self._recipe, self._out, found)
-
-    def _counts(self, one: optuna.trial.FrozenTrial) -> bool:
-        """Neither waiting nor handed on under another number."""
+    def finish(self) -> Events[Searched]:
+        """Write `best.toml` and `search.json`."""
         states = self._optuna.trial.TrialState
-        return one.state != states.WAITING and (one.state != states.FAIL or "why" in one.user_attrs)
+        # Neither waiting nor handed on under another number.
+        found = [
+            self._read(one)
+            for one in self._study.get_trials(deepcopy=False)
+            if one.state != states.WAITING and (one.state != states.FAIL or "why" in one.user_attrs)
+        ]
+        if running := sum(one.state == "running" for one in found):
+            yield note("GD026", count=running)
+        best, near = results.choose(found), [one.number for one in results.near_the_best(found)]
+        path = self._out / "best.toml"
+        if best is not None:
+            write_text(path, config.dump(search_space.apply(self._recipe, best.params)))
+        rows = []
+        found.sort(key=lambda one: (one.value is None or one.state != "done", one.value or 0.0, one.number))
+        for row in map(asdict, found):
+            del row["grid"], row["probes"]
+            rows.append(jsonable(row))
+        event = Searched(best.number if best else None, near, str(path) if best else "", rows)
+        write_text(self._out / "search.json", json.dumps(asdict(event), ensure_ascii=False, indent=1))
+        yield event
+        return event
 
     def _read(self, one: optuna.trial.FrozenTrial) -> Trial:
         name = one.user_attrs.get("folder", _name(one.number))
-        state = one.user_attrs.get(
-            "state", "running" if one.state == self._optuna.trial.TrialState.RUNNING else "failed"
-        )
-        folder = self._out / "trials" / name
-        numbers = results.measured(folder) if state in ("done", "pruned", "diverged") else {}
+        running = one.state == self._optuna.trial.TrialState.RUNNING
+        state = one.user_attrs.get("state", "running" if running else "failed")
+        numbers = results.measured(self._trials / name) if state in ("done", "pruned", "diverged") else {}
         recipe = search_space.apply(self._recipe, one.params)
         return Trial(
             one.number,
@@ -288,22 +307,6 @@ class _Search:
             folder=f"trials/{name}",
             why=one.user_attrs.get("why", ""),
         )
-
-
-def _written(recipe: Recipe, out: Path, found: Sequence[Trial]) -> Searched:
-    """`best.toml` and `search.json`."""
-    best, near = results.choose(found), [one.number for one in results.near_the_best(found)]
-    path = out / "best.toml"
-    if best is not None:
-        write_text(path, config.dump(search_space.apply(recipe, best.params)))
-    rows = []
-    for one in sorted(found, key=lambda one: (one.value is None or one.state != "done", one.value or 0.0, one.number)):
-        row = asdict(one)
-        del row["grid"], row["probes"]
-        rows.append(jsonable(row))
-    event = Searched(best.number if best else None, near, str(path) if best else "", rows)
-    write_text(out / "search.json", json.dumps(asdict(event), ensure_ascii=False, indent=1))
-    return event
 
 
 def _name(number: int) -> str:

@@ -132,11 +132,9 @@ def _write(path: Path, chosen: Sequence[Axis], cells: dict[tuple[int, ...], _Cel
     rows = chosen[1].labels if len(chosen) > 1 else ("",)
     sheets, warnings = [], []
     for number, title in enumerate(chosen[2].labels if len(chosen) > 2 else ("",)):
-        pictures = []
-        for row in range(len(rows)):
-            for column in range(len(chosen[0].values)):
-                cell = cells.get((column, row, number)[: len(chosen)])
-                pictures.append(cell.picture if cell else None)
+        places = [(column, row, number) for row in range(len(rows)) for column in range(len(chosen[0].values))]
+        found = [cells.get(place[: len(chosen)]) for place in places]
+        pictures = [cell.picture if cell else None for cell in found]
         sheet, warned = lay_out(pictures, rows, chosen[0].labels, title)
         sheets.append(sheet)
         warnings += [one for one in warned if one not in warnings]

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from PIL import Image
 
@@ -66,9 +66,8 @@ def snapshots(folder: RunDir) -> list[Snapshot]:
         # A folder of a whole model has its tokenizer with it; of all else the first format will do.
         paths = next((paths for paths in of_format if whole and paths[0].is_dir()), of_format[0])
         step = content["range"].get(role_) if role_ else content["steps_done"]
-        found.append(
-            Snapshot(paths[0].stem if paths[0].is_file() else paths[0].name, tuple(paths), step or 0, not role_)
-        )
+        name = paths[0].stem if paths[0].is_file() else paths[0].name
+        found.append(Snapshot(name, tuple(paths), step or 0, not role_))
     if not found:
         raise InterruptedRunError("EV004", where=folder.root)
     found.sort(key=lambda one: (not one.main, one.step))
@@ -163,15 +162,8 @@ class SnapshotRenderer:
             yield text, [wide.crop((i * width, 0, (i + 1) * width, wide.height)) for i in range(len(self.seeds))]
 
     def _write(self, path: Path, text: str, one: Snapshot | None, strength: float) -> None:
-        pixels = pipeline.sample(
-            self.model,
-            text,
-            seed=self.seeds[0],
-            num=len(self.seeds),
-            defaults=self._how,
-            batch_size=BATCH,
-            warn=self._note,
-        )
+        how: dict[str, Any] = {"defaults": self._how, "batch_size": BATCH, "warn": self._note}
+        pixels = pipeline.sample(self.model, text, seed=self.seeds[0], num=len(self.seeds), **how)
         pictures = pipeline.to_pictures(pixels)
         width, height = pictures[0].size
         strip = Image.new("RGB", (width * len(pictures), height))
@@ -214,15 +206,9 @@ class SnapshotRenderer:
             method = find(self._recipe.method.name)
             whole = one is not None and method.whole_model
             mine = [Requested(path) for path in one.paths] if one and not whole else []
-            self._composition = self._stack.enter_context(
-                compose.compose(
-                    self.model,
-                    [*self._below, *mine],
-                    states.Files.of(method),
-                    with_outside([method.name]),
-                    warn=self._note,
-                )
-            )
+            about = states.Files.of(method), with_outside([method.name])
+            composed = compose.compose(self.model, [*self._below, *mine], *about, warn=self._note)
+            self._composition = self._stack.enter_context(composed)
             if one is not None and whole:
                 self._whole = method.restore(self.model, self._read_whole(one.paths[0]))
                 self._stack.callback(self._whole.detach)

@@ -4,24 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 from tsuika import formats
 from tsuika.core.errors import FormatError, InterruptedRunError
 from tsuika.core.rundir import RunDir
 from tsuika.core.texts import _
 from tsuika.core.types import Artifact, Format
+from tsuika.generation.compose import Reader
 from tsuika.methods import Method
 from tsuika.training import checkpoint
-
-
-class Source(Protocol):
-    """What an artifact can be read from."""
-
-    @property
-    def method(self) -> str: ...
-
-    def read(self, path: Path) -> Artifact: ...
 
 
 @dataclass(frozen=True)
@@ -46,8 +37,7 @@ class SavedState:
         artifacts = [self.format.read(result) for result in self.results]
         tensors = {name: value for artifact in artifacts for name, value in artifact.tensors.items()}
         saved = {**state.weights, **state.average}
-        known = all(name in tensors and tensors[name].numel() == value.numel() for name, value in saved.items())
-        if not known:
+        if not all(name in tensors and tensors[name].numel() == value.numel() for name, value in saved.items()):
             why = _("The results beside the saved state are of another training.")
             raise FormatError("MD003", where=path, why=why)
         # A state has the shapes of the model's own parameters: a convolution's DoRA scale is (1, out, 1, 1) there.
@@ -72,11 +62,9 @@ class Files:
             tuple(found for one in methods if one.formats for found in formats.for_method(one.name, one.formats))
         )
 
-    def bundled(self, path: Path, family: str) -> tuple[Artifact, ...]:
-        """See `formats.bundled`."""
-        return formats.bundled(path, family)
+    bundled = staticmethod(formats.bundled)
 
-    def find(self, path: Path) -> Source:
+    def find(self, path: Path) -> Reader:
         """The format of a file or folder; the folder of a saved state is one too.
 
         Raises:
@@ -89,11 +77,8 @@ class Files:
         # Of a run that was stopped: the states of its trial run are states, too.
         places = (run.artifacts, run.unfinished)
         found = [file for place in places for file in sorted(place.glob("*")) if file.is_file()]
-        results = [file for file in found if self._is_artifact(file)]
+        results = [one for one in found if formats.is_artifact(one) or any(own.sniff(one) for own in self.also)]
         if not results:
             raise InterruptedRunError("EV004", where=folder)
         first = formats.find(results[0], self.also)
         return SavedState(tuple(file for file in results if formats.find(file, self.also).name == first.name), first)
-
-    def _is_artifact(self, file: Path) -> bool:
-        return formats.is_artifact(file) or any(one.sniff(file) for one in self.also)

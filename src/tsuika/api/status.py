@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Final, Literal
 
 from tsuika import config
-from tsuika.api import results
-from tsuika.api.run import starts
+from tsuika.api.run import JsonResult, at_once
 from tsuika.core.errors import InterruptedRunError
-from tsuika.core.events import KINDS, Event, Phase, Previewed, Progress, Stepped
+from tsuika.core.events import KINDS, Event, Phase, Progress, Stepped
 from tsuika.core.files import is_locked, write_text
 from tsuika.core.rundir import RunDir
 from tsuika.core.texts import languages
@@ -25,67 +24,38 @@ from tsuika.evaluation import report_guard
 from tsuika.evaluation.run_record import RunRecord
 
 State = Literal["running", "stopped", "finished"]
-Want = Literal["stop", "sample"]
-# Steps whose time tells how long the rest takes.
-RECENT: Final = 50
-# Points of the curve of the training loss that are told.
-POINTS: Final = 240
+
+RECENT: Final = 50  # steps whose time tells how long the rest takes
+POINTS: Final = 240  # points of the curve of the training loss that are told
 
 
 @dataclass(frozen=True)
-class RunStatus:
-    """What a run is doing.
+class RunStatus(JsonResult):
+    """What a run is doing."""
 
-    Attributes:
-        run: its folder.
-        state: `running`, `stopped` (it can be resumed) or `finished` (its report is written).
-        method: its name.
-        family: such as `sd1`; empty while that is not known.
-        base: as in the recipe.
-        trigger: the trigger word.
-        phase: what it does or did last, as in `Phase`.
-        done: units of the phase.
-        total: units of the phase; 0 where that is not known.
-        step: of the training that is under way.
-        steps: that the recipe allows.
-        seconds_left: at most; None where it cannot be told.
-        best_step: by the held-out images; None where nothing is known.
-        stopped_by: `steps`, `guard`, `user` or `diverged`; empty if it is not finished.
-        sentence: what the guard says, by language.
-        guard: the part `guard` of `report.json` so far; None without a guard.
-        losses: step and training loss, thinned out; of the training that the guard checks.
-        previews: step, prompt, seed and path (in the run folder).
-        warnings: code, and message by language.
-        artifacts: files and folders in `artifacts/`, relative to the run folder; of a run that was stopped also what is
-            best so far.
-        has_result: whether there is a report of files that can be used.
-    """
-
-    run: Path
-    state: State
-    method: str
-    family: str
-    base: str
-    trigger: str
-    phase: str
-    done: int
-    total: int
-    step: int
-    steps: int
-    seconds_left: float | None
-    best_step: int | None
-    stopped_by: str
-    sentence: Mapping[str, str]
-    guard: Mapping[str, Any] | None
-    losses: Sequence[tuple[int, float]]
-    previews: Sequence[Mapping[str, Any]]
-    warnings: Sequence[Mapping[str, Any]]
+    run: Path  # its folder
+    state: State  # `running`, `stopped` (it can be resumed) or `finished` (its report is written)
+    method: str  # its name
+    family: str  # such as `sd1`; empty while that is not known
+    base: str  # as in the recipe
+    trigger: str  # the trigger word
+    phase: str  # what it does or did last, as in `Phase`
+    done: int  # units of the phase
+    total: int  # units of the phase; 0 where that is not known
+    step: int  # of the training that is under way
+    steps: int  # that the recipe allows
+    seconds_left: float | None  # at most; None where it cannot be told
+    best_step: int | None  # by the held-out images; None where nothing is known
+    stopped_by: str  # `steps`, `guard`, `user` or `diverged`; empty if it is not finished
+    sentence: Mapping[str, str]  # what the guard says, by language
+    guard: Mapping[str, Any] | None  # the part `guard` of `report.json` so far; None without a guard
+    losses: Sequence[tuple[int, float]]  # step and training loss, thinned out; of the training that the guard checks
+    previews: Sequence[Mapping[str, Any]]  # step, prompt, seed and path (in the run folder)
+    warnings: Sequence[Mapping[str, Any]]  # code, and message by language
+    # Files and folders in `artifacts/`, relative to the run folder; of a run that was stopped also what is best
+    # so far.
     artifacts: Sequence[str]
-    has_result: bool
-
-    def to_dict(self) -> dict[str, Any]:
-        """As in the command's `--json`."""
-        return results.to_dict(self)
+    has_result: bool  # whether there is a report of files that can be used
 
 
 class Follower:
@@ -120,7 +90,11 @@ class Follower:
         record, recipe, folder = self._record, self._recipe, self.folder
         guard = report_guard.to_dict(record.judged, record.chosen, recipe["guard"])
         state = state_of(folder)
+        results = sorted({*folder.artifacts.glob("*"), *folder.unfinished.glob("*")} - {folder.unfinished})
+        # Each once, the latest of its step, prompt and seed.
+        previews = {(one.step, one.prompt, one.seed): vars(one) for one in record.previews}
         done, total = self._progress
+        warned = [(one.code, tuple((lang, one.words(lang)) for lang in languages())) for one in record.warned]
         return RunStatus(
             run=folder.root,
             state=state,
@@ -139,14 +113,9 @@ class Follower:
             sentence=guard["sentence"] if guard else {},
             guard=guard,
             losses=thinned(record.look_losses or record.losses),
-            previews=_shown(record.previews),
-            warnings=[
-                {"code": code, "message": dict(message)}
-                for code, message in dict.fromkeys(
-                    (one.code, tuple((lang, one.words(lang)) for lang in languages())) for one in record.warned
-                )
-            ],
-            artifacts=[path.relative_to(folder.root).as_posix() for path in _results(folder)],
+            previews=list(previews.values()),
+            warnings=list({one: {"code": one[0], "message": dict(one[1])} for one in warned}.values()),
+            artifacts=[path.relative_to(folder.root).as_posix() for path in results],
             has_result=folder.report_json.is_file(),
         )
 
@@ -201,60 +170,33 @@ def thinned(losses: Sequence[float]) -> list[tuple[int, float]]:
     ]
 
 
-def _results(folder: RunDir) -> list[Path]:
-    every = [*folder.artifacts.glob("*"), *folder.unfinished.glob("*")]
-    return sorted(path for path in every if path != folder.unfinished)
-
-
-def _shown(previews: Sequence[Previewed]) -> list[dict[str, Any]]:
-    """Each preview once, the latest of its step, prompt and seed."""
-    latest = {(one.step, one.prompt, one.seed): one for one in previews}
-    return [{"step": one.step, "prompt": one.prompt, "seed": one.seed, "path": one.path} for one in latest.values()]
-
-
-@starts(now=True)
-def status(run: Path | str) -> Generator[Event, None, RunStatus]:
+@at_once
+def status(run: Path | str) -> RunStatus:
     """What a run is doing, from its folder.
-
-    Returns:
-        A run that is done, without events; its result is the status.
 
     Raises:
         InterruptedRunError: TR002, this is no run folder.
     """
-    yield from ()
     return Follower(run).status()
 
 
-@starts(now=True)
-def stop(run: Path | str) -> Generator[Event, None, RunStatus]:
-    """Ask a running run to save everything and stop, between two steps; `resume` goes on from there.
-
-    Returns:
-        A run that is done, without events; its result is the run's status at the time of asking.
+@at_once
+def stop(run: Path | str) -> RunStatus:
+    """Ask a running run to save everything and stop, between two steps; `resume` goes on from there. Returns the status now.
 
     Raises:
         InterruptedRunError: TR002, this is no run folder; TR033, no process works on it.
     """
-    yield from ()
     return _ask(run, "stop")
 
 
-@starts(now=True)
-def sample(run: Path | str) -> Generator[Event, None, RunStatus]:
-    """Ask a running training to generate its previews after the next step.
-
-    Returns:
-        As `stop`.
-
-    Raises:
-        InterruptedRunError: as `stop`.
-    """
-    yield from ()
+@at_once
+def sample(run: Path | str) -> RunStatus:
+    """Ask a running training to generate its previews after the next step; returns and raises as `stop`."""
     return _ask(run, "sample")
 
 
-def _ask(run: Path | str, want: Want) -> RunStatus:
+def _ask(run: Path | str, want: Literal["stop", "sample"]) -> RunStatus:
     follower = Follower(run)
     folder = follower.folder
     if not is_running(folder):

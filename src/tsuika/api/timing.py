@@ -32,14 +32,10 @@ from tsuika.training.fit import Fit
 from tsuika.training.loop import conditioner, fit
 from tsuika.training.preparation import accelerate_for
 
-# After one to warm up.
-TIMED_STEPS = 3
-# A measurement is used again for a day.
-KEPT_S = 86_400.0
-# Of the speed of two such layers, by a whole UNet: SD1.5 at 256 px on one CPU core 0.54 and 0.69.
-REACHED = 0.6
-# Weights: what a CPU is asked to try for real.
-SMALL = 100_000_000
+TIMED_STEPS = 3  # after one to warm up
+KEPT_S = 86_400.0  # a measurement is used again for a day
+REACHED = 0.6  # of the speed of two such layers, by a whole UNet: SD1.5 at 256 px on one CPU core 0.54 and 0.69
+SMALL = 100_000_000  # weights: what a CPU is asked to try for real
 GIB = 2**30
 
 
@@ -107,22 +103,17 @@ class Timer:
 
     def measured(self, recipe: Recipe) -> Measured | None:
         """Seconds a step, measured now or within a day."""
-        key = json.dumps(
-            [
-                self.machine.name,
-                self.machine.precision,
-                importlib.metadata.version("torch"),
-                self.base.name,
-                recipe.method.model_dump(mode="json"),
-                recipe.train.batch_size,
-                recipe.train.optimizer,
-                recipe.train.gradient_checkpointing,
-                recipe.data.regularizes,
-            ]
-        )
-        known = self._known()
+        train, method = recipe.train, recipe.method.model_dump(mode="json")
+        here = [self.machine.name, self.machine.precision, importlib.metadata.version("torch"), self.base.name]
+        how = [method, train.batch_size, train.optimizer, train.gradient_checkpointing, recipe.data.regularizes]
+        key = json.dumps(here + how)
+        known: dict[str, dict[str, Any]] = {}
+        with suppress(OSError, ValueError):  # none yet, or cut off: it is measured again
+            known = json.loads(self._file.read_text(encoding="utf-8"))
         if key in known and time.time() - known[key]["at"] < KEPT_S:
-            return Measured(known[key]["step_s"], _day(known[key]["at"]), known[key]["peak_bytes"])
+            return Measured(
+                known[key]["step_s"], date.fromtimestamp(known[key]["at"]).isoformat(), known[key]["peak_bytes"]
+            )
         if not self.allowed:
             return None
         found = self._run(recipe)
@@ -132,24 +123,13 @@ class Timer:
             write_text(self._file, json.dumps({**known, key: row}))
         return found
 
-    def _known(self) -> dict[str, dict[str, Any]]:
-        try:
-            found: dict[str, dict[str, Any]] = json.loads(self._file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # none yet, or cut off: it is measured again
-            return {}
-        return found
-
     def _run(self, recipe: Recipe) -> Measured:
         accelerator, model, train = accelerate_for(recipe), self.model, recipe.train
         side = self.base.size_px // self.base.latent_factor
         rows = train.batch_size * (2 if recipe.data.regularizes else 1)
         latents_BCHW = torch.randn(rows, model.facts.latent_channels, side, side, generator=generator(0, "advise"))
-        batch = Batch(
-            latents_BCHW.to(model.device),
-            (article(recipe.data.trigger),) * rows,
-            ("",) * rows,
-            torch.ones(rows, device=model.device),
-        )
+        captions, weights = (article(recipe.data.trigger),) * rows, torch.ones(rows, device=model.device)
+        batch = Batch(latents_BCHW.to(model.device), captions, ("",) * rows, weights)
         settings = recipe.method.completed(recipe.data)
         attachment = METHODS[recipe.method.name].attach(model, settings, generator(0, "init"))
         unet: Any = model.unet
@@ -158,14 +138,8 @@ class Timer:
                 unet.enable_gradient_checkpointing()
                 unet.train()
             size = (self.base.size_px, self.base.size_px)
-            run = Fit(
-                model,
-                attachment,
-                recipe,
-                accelerator,
-                batch=lambda _: batch,
-                condition=conditioner(model, attachment, lambda _: size),
-            )
+            condition = conditioner(model, attachment, lambda _: size)
+            run = Fit(model, attachment, recipe, accelerator, batch=lambda _: batch, condition=condition)
             on_gpu = accelerator.device.type == "cuda"
             if on_gpu:
                 torch.cuda.reset_peak_memory_stats(accelerator.device)
@@ -175,11 +149,7 @@ class Timer:
             attachment.detach()
             unet.disable_gradient_checkpointing()
             unet.eval()
-        return Measured(median(steps[1:]), _day(time.time()), peak)
-
-
-def _day(at: float) -> str:
-    return date.fromtimestamp(at).isoformat()
+        return Measured(median(steps[1:]), date.today().isoformat(), peak)
 
 
 def _spent(steps: Iterator[Stepped], on_gpu: bool) -> Iterator[float]:

@@ -41,8 +41,7 @@ from tsuika.training.regularization_images import Request
 DEMO_PICTURES = Path(str(resources.files("tsuika.embedded"))) / "pictures"
 DEMO_RECIPE = Path(str(resources.files("tsuika.embedded"))) / "demo.toml"
 Returned = TypeVar("Returned")
-# Training captions that are drawn beside the previews, once each.
-CAPTIONS: Final = 4
+CAPTIONS: Final = 4  # training captions that are drawn beside the previews, once each
 
 
 def _is_main() -> bool:
@@ -54,8 +53,7 @@ class Trained:
     """A training run that is over, as its folder tells of it."""
 
     folder: Path
-    # `report.json`; empty in all but the first of several processes.
-    report: Mapping[str, Any]
+    report: Mapping[str, Any]  # `report.json`; empty in all but the first of several processes
 
     @classmethod
     def read(cls, folder: Path | str) -> Trained:
@@ -77,8 +75,7 @@ class Trained:
     @property
     def best_step(self) -> int | None:
         """The step of the result; None where nothing was chosen."""
-        step: int | None = self.report["best_step"]
-        return step
+        return cast("int | None", self.report["best_step"])
 
     @property
     def stopped_by(self) -> str:
@@ -115,7 +112,7 @@ def train(recipe: Recipe | str, out: Path | str, *, language: str | None = None,
 def _train(recipe: Recipe, out: Path, language: str | None) -> Events[Trained]:
     with _open_run(recipe, out) as folder:
         again = f"tsuika train --recipe {folder.recipe} --out {out}-again"
-        return (yield from _run(recipe, folder, Reporting(again, scores.likeness, language), resume=False))
+        return (yield from _run(recipe, folder, again, scores.likeness, language))
 
 
 @starts
@@ -130,7 +127,7 @@ def resume(out: Path | str, *, language: str | None = None) -> Events[Trained]:
         again = f"tsuika train --recipe {folder.recipe} --out {out}-again"
         is_demo = Path(recipe.data.images) == DEMO_PICTURES
         scorer = scores.mascot_scores if is_demo else scores.likeness
-        return (yield from _run(recipe, folder, Reporting(again, scorer, language), resume=True))
+        return (yield from _run(recipe, folder, again, scorer, language, resume=True))
 
 
 @starts
@@ -140,9 +137,8 @@ def demo(out: Path | str, *, steps: int | None = None, language: str | None = No
     prompts = [prompt.text for prompt in mascot.TEST_PROMPTS]
     tables = config.override(tables, {"preview.prompts": prompts} | ({"train.steps": steps} if steps else {}))
     recipe = config.build(tables, where=str(DEMO_RECIPE))
-    reporting = Reporting(f"tsuika demo --out {out}-again", scores.mascot_scores, language)
     with _open_run(recipe, Path(out)) as folder:
-        return (yield from _run(recipe, folder, reporting, resume=False))
+        return (yield from _run(recipe, folder, f"tsuika demo --out {out}-again", scores.mascot_scores, language))
 
 
 @dataclass(frozen=True)
@@ -198,17 +194,10 @@ def _open_run(recipe: Recipe, out: Path) -> AbstractContextManager[RunDir]:
     return run_folder.started(recipe, out) if _is_main() else nullcontext(RunDir(out))
 
 
-@dataclass(frozen=True)
-class Reporting:
-    """How a run's report is made."""
-
-    command: str  # that repeats the run
-    scorer: scores.Scorer
-    language: str | None
-
-
-def _run(recipe: Recipe, folder: RunDir, reporting: Reporting, *, resume: bool) -> Events[Trained]:
-    """A run's events, also written into its `events.jsonl`, and the report at its end."""
+def _run(
+    recipe: Recipe, folder: RunDir, again: str, scorer: scores.Scorer, language: str | None, *, resume: bool = False
+) -> Events[Trained]:
+    """A run's events, also written into its `events.jsonl`, and the report at its end; `again`: the command to repeat it."""
     notes = run_record.RunRecord()
     if resume and folder.events.exists():
         for event in run_record.past(folder.events):
@@ -220,7 +209,7 @@ def _run(recipe: Recipe, folder: RunDir, reporting: Reporting, *, resume: bool) 
     if not _is_main():
         return Trained(folder.root, {})
     yield Phase("report")
-    _report(result, notes, reporting)
+    _report(result, notes, again, scorer, language)
     if folder.stop_request.exists() and result.stopped_by == "user":
         raise _stopped(folder, result.step)
     return Trained.read(folder.root)
@@ -238,7 +227,6 @@ def _usual(recipe: Recipe) -> Iterator[Warned]:
 def _with_note(
     events: Generator[Event, None, run.Result], notes: Iterable[Warned]
 ) -> Generator[Event, None, run.Result]:
-    """The same events, with notes behind the first of them."""
     with closing(events):
         yield next(events)
         yield from notes
@@ -301,11 +289,9 @@ def _preview(prepared: Prepared, step: int) -> Iterator[Previewed]:
     """Draw the recipe's previews into `samples/`, at fixed seeds; and some training captions, for the check on copying."""
     recipe, model = prepared.recipe, prepared.model
     settings, defaults = recipe.preview, defaults_of(model)
-    requests = [
-        (template.replace("{trigger}", recipe.data.trigger), settings.num) for template in preview_prompts(recipe)
-    ]
-    captions = _captions(recipe, prepared.manifest)
-    for number, (prompt, num) in enumerate([*requests, *((caption, 1) for caption in captions)]):
+    requests = [(prompt, settings.num) for prompt in preview_prompts(recipe)]
+    requests += [(caption, 1) for caption in _captions(recipe, prepared.manifest)]
+    for number, (prompt, num) in enumerate(requests):
         pixels = pipeline.sample(
             model,
             prompt,
@@ -356,32 +342,29 @@ def preview_prompts(recipe: Recipe) -> tuple[str, ...]:
     data = recipe.data
     subject = " ".join(word for word in (data.trigger, data.class_word) if word)
     if recipe.preview.prompts or not subject:
-        return recipe.preview.prompts
+        return tuple(prompt.replace("{trigger}", data.trigger) for prompt in recipe.preview.prompts)
     control = (f"{article(data.class_word)} on the beach",) if data.class_word and data.trigger else ()
     return (*(f"{article(subject)}{place}" for place in ("", " on the beach", " in the snow")), *control)
 
 
-def _controls(recipe: Recipe) -> frozenset[str]:
-    """Previews without the trigger word: what should stay as it was."""
-    texts = (template.replace("{trigger}", recipe.data.trigger) for template in preview_prompts(recipe))
-    return frozenset(text for text in texts if recipe.data.trigger and not has_word(text, recipe.data.trigger))
-
-
 def _captions(recipe: Recipe, manifest: Manifest) -> list[str]:
     """A few captions of the training images that no preview draws anyhow: where copying shows first."""
-    prompts = {prompt.replace("{trigger}", recipe.data.trigger) for prompt in preview_prompts(recipe)}
-    captions = [text for text in dict.fromkeys(s.caption for s in manifest.samples) if text and text not in prompts]
+    known = {"", *preview_prompts(recipe)}
+    captions = [text for text in dict.fromkeys(s.caption for s in manifest.samples) if text not in known]
     return captions[:: max(1, -(-len(captions) // CAPTIONS))]
 
 
-def _report(result: run.Result, notes: run_record.RunRecord, reporting: Reporting) -> None:
+def _report(
+    result: run.Result, notes: run_record.RunRecord, again: str, scorer: scores.Scorer, language: str | None
+) -> None:
     prepared = result.prepared
     recipe, manifest, folder = prepared.recipe, prepared.manifest, prepared.folder
+    prompts, trigger = preview_prompts(recipe), recipe.data.trigger
     controls = frozenset(prompt.text for prompt in mascot.TEST_PROMPTS if not prompt.mascot)
-    controls |= _controls(recipe)
+    # Previews without the trigger word: what should stay as it was.
+    controls |= {text for text in prompts if trigger and not has_word(text, trigger)}
     drawn, captions = run_record.before_after(notes.previews, folder.root, controls), _captions(recipe, manifest)
     rows = tuple(row for row in drawn if row.prompt not in captions)
-    prompts = preview_prompts(recipe)
     pictures = tuple(report.TrainingPicture(s.name, s.caption, s.path) for s in manifest.samples)
     encode = yardstick.directions if recipe.base.model == "embedded" else None
     evidence = report.ReportParts(
@@ -390,9 +373,9 @@ def _report(result: run.Result, notes: run_record.RunRecord, reporting: Reportin
         pictures=pictures,
         left_out=tuple(report.LeftOut(item.name, item.words) for item in manifest.quarantined),
         before_after=rows,
-        scores=reporting.scorer(recipe, [sample.path for sample in manifest.samples], rows) if rows else (),
-        example_prompt=prompts[0].replace("{trigger}", recipe.data.trigger) if prompts else manifest.samples[0].caption,
-        command=reporting.command,
+        scores=scorer(recipe, [sample.path for sample in manifest.samples], rows) if rows else (),
+        example_prompt=prompts[0] if prompts else manifest.samples[0].caption,
+        command=again,
         lookalikes=memorization.find(
             drawn,
             pictures,
@@ -402,15 +385,12 @@ def _report(result: run.Result, notes: run_record.RunRecord, reporting: Reportin
             memorization=result.memorization,
         ),
     )
-    if rows:
-        warnings = _write_grid(folder.root / "before-after.png", rows)
-        for warning in warnings:
-            notes.add(warning)
-    run_record.write_report(folder, recipe, notes, evidence, reporting.language)
+    for warning in _write_grid(folder.root / "before-after.png", rows) if rows else ():
+        notes.add(warning)
+    run_record.write_report(folder, recipe, notes, evidence, language)
 
 
 def _write_grid(path: Path, rows: Sequence[report.BeforeAfter]) -> list[Warned]:
-    """A grid with a row for each prompt: the base's images beside the result's at the same seeds."""
     seeds = rows[0].seeds
     columns = [*(f"before, seed {seed}" for seed in seeds), *(f"after, seed {seed}" for seed in seeds)]
     cells = [Image.fromarray(scores.pixels(cell)) for row in rows for cell in (*row.before, *row.after)]

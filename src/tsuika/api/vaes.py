@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from statistics import median_low
-from typing import Any, Final, overload
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
 from tsuika import families
-from tsuika.api import results, writing
+from tsuika.api import writing
 from tsuika.api.display import shown as shown_html
-from tsuika.api.models import EMBEDDED
-from tsuika.api.run import starts
+from tsuika.api.models import EMBEDDED, public
+from tsuika.api.run import JsonResult, starts
 from tsuika.core import files, safetensors
 from tsuika.core.bootstrap import LEAST
 from tsuika.core.errors import DivergedError, ImageError, RecipeError, no_such
@@ -40,12 +41,9 @@ from tsuika.vae import bake, compare, faults, metrics, report, roundtrip, tune
 from tsuika.vae.compare import ComparedImage, Comparison, LoadedVae
 
 MAX_PICTURES: Final = 32
-# A little over SSIM's window.
-_LEAST_PX: Final = 16
-# Of the test image by which `bake_vae` compares latents.
-_TEST_PX: Final = 128
-# Images in memory while a VAE is tuned.
-_KEPT: Final = 32
+_LEAST_PX: Final = 16  # a little over SSIM's window
+_TEST_PX: Final = 128  # of the test image by which `bake_vae` compares latents
+_KEPT: Final = 32  # images in memory while a VAE is tuned
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,6 @@ class VaeComparison:
         return {**about, **self.comparison.to_dict(), "page": self.page, "notes": self.notes}
 
     def _repr_html_(self) -> str:
-        """Each VAE's mean measures, and the advice."""
         measures = {
             one.name: {name: metrics.mean(one.rows, name) for name in metrics.MEASURES}
             for one in self.comparison.results
@@ -84,7 +81,7 @@ class VaeComparison:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BakedVae:
+class BakedVae(JsonResult):
     """A base with another VAE in it.
 
     Attributes:
@@ -109,10 +106,6 @@ class BakedVae:
     sha256: str
     notes: tuple[Warned, ...]
 
-    def to_dict(self) -> dict[str, Any]:
-        """As in the command's `--json`."""
-        return results.to_dict(self)
-
 
 @dataclass(frozen=True)
 class ImageCounts:
@@ -133,7 +126,7 @@ class MeasureChange:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TunedVae:
+class TunedVae(JsonResult):
     """A VAE whose decoder was tuned.
 
     Attributes:
@@ -166,7 +159,7 @@ class TunedVae:
 
     def to_dict(self) -> dict[str, Any]:
         """As in the command's `--json`."""
-        return results.to_dict(self) | {"measures": jsonable(self.measures), "pictures": vars(self.pictures)}
+        return super().to_dict() | {"measures": jsonable(self.measures), "pictures": vars(self.pictures)}
 
 
 @starts
@@ -199,9 +192,6 @@ def compare_vae(
         lang: in which the page opens.
         overwrite: replace `out`.
 
-    Returns:
-        A run with `Phase`, `Progress` and `Warned` events; its result is what was measured and the advice.
-
     Raises:
         TsuikaError: no such folder or VAE, one of other latents, no usable images, a page that exists.
     """
@@ -227,9 +217,9 @@ def compare_vae(
         evenly = tuple(rows[number * len(rows) // max_pictures] for number in range(max_pictures))
         manifest = replace(manifest, samples=evenly)
     numbers = {name: number for number, group in enumerate(dedupe.groups(manifest)) for name in group}
-    prepared = _Prepared(manifest, size, roundtrip.factor(own.vae))
-    notes += prepared.notes
-    pictures = [ComparedImage(name, prepared[name], numbers[name]) for name in prepared]
+    images_read = _Images(manifest, size, roundtrip.factor(own.vae))
+    notes += images_read.notes
+    pictures = [ComparedImage(name, one, numbers[name]) for name, one in zip(images_read.names, images_read)]
     pictures.sort(key=lambda one: one.pixels_13HW.shape)  # those of one size go through together
     different = len({picture.group for picture in pictures})
     if different < LEAST:
@@ -241,8 +231,7 @@ def compare_vae(
     )
     notes += [warned for result in compared.results for warned in result.findings]
     if out is not None:
-        shown = Path(base).name if at_home(base).exists() else base
-        write_text(out, report.render(compared, pictures, base=shown, size_px=size, lang=lang))
+        write_text(out, report.render(compared, pictures, base=public(base), size_px=size, lang=lang))
     return VaeComparison(base, space.facts.family, size, compared, out, tuple(notes))
 
 
@@ -255,9 +244,6 @@ def bake_vae(base: str, vae: str, out: Path, *, overwrite: bool = False) -> Gene
         vae: named as in `load`.
         out: a `.safetensors` file for a single file, a new folder for a folder.
         overwrite: replace `out`, if it is a file.
-
-    Returns:
-        A run with `Phase` and `Warned` events; its result is what was written.
 
     Raises:
         FormatError: the base has no VAE of these layers (FM005), its number type cannot hold this (FM002), or what was
@@ -275,21 +261,18 @@ def bake_vae(base: str, vae: str, out: Path, *, overwrite: bool = False) -> Gene
     count = bake.bake(space.path, tensors, space.geometry.vae, out, facts)
     back = space.load_vae(str(out), cpu).state_dict()
     dtype = tune.narrowest(back.values())
-    wrong = [name for name, value in tensors.items() if not torch.equal(value.to(dtype), back[name].to(dtype))]
-    if wrong:
-        raise writing.differing(out, wrong)
+    writing.check_same(out, tensors, back, dtype)
     notes = tuple(_fit_notes(own, new, space))
     yield from notes
-    is_file = out.is_file()
     return BakedVae(
         base=base,
         vae=vae,
         out=out,
-        format="single-file" if is_file else "diffusers",
+        format="single-file" if out.is_file() else "diffusers",
         family=space.facts.family,
         tensors=count,
         dtype=writing.NAMES[dtype],
-        sha256=sha256(out if is_file else min((out / "vae").glob("*.safetensors"))),
+        sha256=writing.sha256_of(out if out.is_file() else out / "vae"),
         notes=notes,
     )
 
@@ -304,9 +287,12 @@ def _fit_notes(own: LoadedVae, new: LoadedVae, space: StoredBase) -> list[Warned
     encoder = roundtrip.encoders(own.vae, new.vae)
     quality = [float(metrics.psnr(roundtrip.decode(new.vae, one).clamp(-1, 1), picture)) for one in latents]
     found = faults.latents(latents[:1], latents[1:], space.geometry.latent_scale)
-    incompatibility = faults.incompatibility(new.name, encoder, found, quality[1] - quality[0], 1.0)
-    scale = faults.scale_note(new.name, new.scale, space.geometry.latent_scale)
-    return [one for one in (incompatibility, scale, note("VA010", vae=new.name) if encoder == "other" else None) if one]
+    notes = [
+        faults.incompatibility(new.name, encoder, found, quality[1] - quality[0], 1.0),
+        faults.scale_note(new.name, new.scale, space.geometry.latent_scale),
+        note("VA010", vae=new.name) if encoder == "other" else None,
+    ]
+    return [one for one in notes if one]
 
 
 @starts
@@ -350,9 +336,6 @@ def tune_vae(
         keep_anyway: write it, better or not.
         overwrite: replace `out`, if it is a file.
 
-    Returns:
-        A run with `Phase`, `Progress` and `Warned` events; its result is what was written, and how it was proven.
-
     Raises:
         ImageError: too few images (VA021), or it is not better, and nothing was written (VA020).
         DivergedError: the loss is not finite (VA022).
@@ -370,9 +353,13 @@ def tune_vae(
     groups = dedupe.groups(manifest)
     parts = tune.parts(groups, seed)
     factor = roundtrip.factor(start)
-    pictures = _Prepared(manifest, size_px or space.geometry.native_size_px, factor)
-    crop_px, large, small = _crops(pictures, parts.train, crop_px // factor * factor)
-    notes = pictures.notes + small
+    pictures = _Images(manifest, size_px or space.geometry.native_size_px, factor)
+    sides = {name: min(pictures.sizes[name]) for name in parts.train}
+    crop_px = min(crop_px // factor * factor, median_low(sides.values()))
+    large = [name for name, side in sides.items() if side >= crop_px]
+    notes = pictures.notes
+    if small := len(sides) - len(large):
+        notes.append(note("VA024", small=small, found=len(sides), side=crop_px))
     yield from notes
     measured = pictures.of(parts.prove)
     before = tune.measured(start, measured)
@@ -410,12 +397,8 @@ def tune_vae(
             **tune.words(shown.changes[name]),
         )
     yield Phase("write")
-    config = {
-        **dict(space.geometry.vae),
-        **dict(roundtrip.config(start)),
-        "scaling_factor": space.geometry.latent_scale,
-    }
-    config["_class_name"] = "AutoencoderKL"
+    scale = {"scaling_factor": space.geometry.latent_scale, "_class_name": "AutoencoderKL"}
+    config = {**space.geometry.vae, **roundtrip.config(start), **scale}
     tensors = {name: value.cpu() for name, value in start.state_dict().items()}
     artifact = Artifact("vae", space.facts.family, tensors, {vae_file.CONFIG: json.dumps(config)})
     done = writing.write(artifact, format_, out, writing.NAMES[dtype])
@@ -439,7 +422,7 @@ def tune_vae(
 
 def _labels(names: Sequence[str]) -> dict[str, str]:
     """Files and folders without their folders, as long as these names differ; words and hub ids as they are."""
-    short = {name: Path(name).name if at_home(name).exists() else name for name in names}
+    short = {name: public(name) for name in names}
     return short if len(set(short.values())) == len(names) else {name: name for name in names}
 
 
@@ -453,58 +436,31 @@ def _candidate(space: StoredBase, name: str, device: torch.device) -> LoadedVae:
     return LoadedVae(name, vae, scale, sha256(path) if path.is_file() else None, source=name)
 
 
-class _Prepared(Mapping[str, Tensor]):
-    """Images as a VAE takes them (1, 3, H, W), by name; read when they are asked for, the latest few kept."""
+class _Images(Sequence[Tensor]):
+    """Images as a VAE takes them (1, 3, H, W); read when they are asked for, the latest few kept."""
 
     def __init__(self, manifest: Manifest, size_px: int, factor: int) -> None:
-        self._samples = {sample.name: sample for sample in manifest.samples}
-        self._size_px, self._factor = size_px, factor
-        self._read = lru_cache(_KEPT)(self._opened)
-        self.sizes: dict[str, tuple[int, int]] = {}
-        cut = 0
-        for name, sample in self._samples.items():
+        samples = {sample.name: sample for sample in manifest.samples}
+        self.names, self.sizes, cut = tuple(samples), dict[str, tuple[int, int]](), 0
+        for name, sample in samples.items():
             whole, self.sizes[name] = roundtrip.sizes((sample.width, sample.height), size_px, factor)
             cut += whole != self.sizes[name]
         self.notes = [note("VA013", count=cut, multiple=factor)] if cut else []
 
-    def __getitem__(self, name: str) -> Tensor:
-        return self._read(name)
+        @lru_cache(_KEPT)
+        def read(name: str) -> Tensor:
+            return roundtrip.to_signal(roundtrip.fitted(open_image(samples[name].path), size_px, factor))
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._samples)
+        self._read = read
 
-    def __len__(self) -> int:
-        return len(self._samples)
+    def of(self, names: Sequence[str]) -> _Images:
+        """Some of them."""
+        some = copy(self)
+        some.names = tuple(names)
+        return some
 
-    def of(self, names: Sequence[str]) -> Sequence[Tensor]:
-        """Some of them, as a sequence that reads them when they are asked for."""
-        return _Some(self, names)
-
-    def _opened(self, name: str) -> Tensor:
-        return roundtrip.to_signal(roundtrip.fitted(open_image(self._samples[name].path), self._size_px, self._factor))
-
-
-class _Some(Sequence[Tensor]):
-    def __init__(self, pictures: _Prepared, names: Sequence[str]) -> None:
-        self._pictures, self._names = pictures, tuple(names)
-
-    @overload
-    def __getitem__(self, place: int) -> Tensor: ...
-    @overload
-    def __getitem__(self, place: slice) -> Sequence[Tensor]: ...
-    def __getitem__(self, place: int | slice) -> Tensor | Sequence[Tensor]:
-        if isinstance(place, slice):
-            return _Some(self._pictures, self._names[place])
-        return self._pictures[self._names[place]]
+    def __getitem__(self, place: Any) -> Any:
+        return self._read(self.names[place])
 
     def __len__(self) -> int:
-        return len(self._names)
-
-
-def _crops(pictures: _Prepared, names: Sequence[str], side_px: int) -> tuple[int, list[str], list[Warned]]:
-    """The side of the crops, the images that they fit into (half of them at least), and a note of the others."""
-    sides = {name: min(pictures.sizes[name]) for name in names}
-    side_px = min(side_px, median_low(sides.values()))
-    large = [name for name in names if sides[name] >= side_px]
-    small = len(names) - len(large)
-    return side_px, large, [note("VA024", small=small, found=len(names), side=side_px)] if small else []
+        return len(self.names)

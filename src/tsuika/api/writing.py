@@ -6,12 +6,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from tsuika import families, formats
-from tsuika.api import results
+from tsuika.api.run import JsonResult
 from tsuika.core import files
 from tsuika.core.errors import FormatError, no_such
 from tsuika.core.events import Warned, note
@@ -26,14 +26,13 @@ from tsuika.training.writing import faint_layers, largest_error
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Of the words in LoRA files.
-_WORDS = formats.for_method("textual-inversion")[0]
-_NOT_IN_NAMES = r"[^\w.<>-]|^\.+"
+_WORDS = formats.for_method("textual-inversion")[0]  # of the words in LoRA files
+
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelFile:
+class ModelFile(JsonResult):
     """A file or folder that was written, read back and compared.
 
     Attributes:
@@ -57,10 +56,6 @@ class ModelFile:
     largest_relative_error: float = 0.0
     too_faint_for_dtype: tuple[str, ...] | None = None
     words: tuple[Path, ...] | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """As in the command's `--json`."""
-        return results.to_dict(self)
 
 
 def free_model(out: Path, *originals: Path, overwrite: bool, suffix: str = "", copied: bool = False) -> None:
@@ -117,18 +112,24 @@ def without_rest(
             notes.append(note("FM007", keys=few(unread)))
         for word in formats.bundled(file, artifact.family) if common.bundled_words(artifact) else ():
             name = next(iter(word.tensors)).rpartition(".")[0]
-            path = out.with_name(f"{re.sub(_NOT_IN_NAMES, '_', name)}{_WORDS.suffix}")
+            path = out.with_name(re.sub(r"[^\w.<>-]|^\.+", "_", name) + _WORDS.suffix)
             files.check_out(path, *(original for original, _artifact in artifacts), overwrite=overwrite)
             words[path] = word
     return [common.without_unread(artifact) for _file, artifact in artifacts], Rest(words, tuple(notes))
 
 
-def differing(out: Path, wrong: Sequence[str]) -> FormatError:
-    """The error where tensors that were read back are not those that were written."""
-    why = _n(
-        "{count} tensor differs: `{name}`.", "{count} tensors differ, such as `{name}`.", len(wrong), name=wrong[0]
-    )
-    return FormatError("FM003", where=out, why=why)
+def check_same(out: Path, tensors: Mapping[str, Tensor], back: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+    """Tensors that were read back are those that were written, rounded to `dtype` once.
+
+    Raises:
+        FormatError: they are not (FM003).
+    """
+    wrong = [name for name, tensor in tensors.items() if not torch.equal(back[name].to(dtype), tensor.to(dtype))]
+    if wrong:
+        why = _n(
+            "{count} tensor differs: `{name}`.", "{count} tensors differ, such as `{name}`.", len(wrong), name=wrong[0]
+        )
+        raise FormatError("FM003", where=out, why=why)
 
 
 def number_type(requested: str, tensors: Mapping[str, Tensor]) -> str:
@@ -158,7 +159,7 @@ def write(artifact: Artifact, format_: Format, out: Path, dtype: str) -> ModelFi
         out=out,
         format=format_.name,
         dtype=dtype,
-        sha256=_sha256(out),
+        sha256=sha256_of(out),
         layers=len(errors),
         largest_relative_error=largest_error(errors, faint, dtype, out),
         too_faint_for_dtype=tuple(sorted(faint)) or None,
@@ -177,15 +178,12 @@ def write_model(model: Model, format_: Format, out: Path, dtype: str, facts: Map
     number_type = DTYPES[dtype]
     format_.write(Artifact(format_.method, model.facts.family, tensors | extra, metadata), out, dtype=number_type)
     back = model_tensors(families.read_back(out, model, dtype=number_type))
-    wrong = [
-        name for name, tensor in tensors.items() if not torch.equal(back[name].to(number_type), tensor.to(number_type))
-    ]
-    if wrong:
-        raise differing(out, wrong)
-    return ModelFile(out=out, format=format_.name, dtype=dtype, sha256=_sha256(out), tensors=len(tensors))
+    check_same(out, tensors, back, number_type)
+    return ModelFile(out=out, format=format_.name, dtype=dtype, sha256=sha256_of(out), tensors=len(tensors))
 
 
-def _sha256(out: Path) -> str:
+def sha256_of(out: Path) -> str:
+    """Of a file; of a folder, of its first weights file."""
     return sha256(out if out.is_file() else min(out.rglob("*.safetensors")))
 
 

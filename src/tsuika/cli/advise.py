@@ -14,20 +14,13 @@ from tsuika.cli.flags import BaseModel, ClassWord, Device, Json, Trigger
 from tsuika.cli.language import local
 from tsuika.core.texts import Text, _, _n, listed
 
-_GOALS: Final[Mapping[str, Text]] = {
-    "character": _("a character"),
-    "style": _("a style"),
-    "object": _("an object"),
-    "concept": _("a concept"),
-}
 _EVIDENCE: Final[Mapping[str, Text]] = {
     "measured": _("measured"),
     "published": _("published"),
     "folklore": _("hearsay"),
     "known": _("fact"),
 }
-# Reasons for and against, each: of the recommendation, and of an alternative.
-_REASONS: Final = (6, 2)
+_REASONS: Final = (6, 2)  # reasons for and against, each: of the recommendation, and of an alternative
 
 
 def advise(
@@ -56,23 +49,11 @@ def advise(
     json: Json = False,
 ) -> None:
     """`tsuika advise`."""
+    given = {name: value for name, value in locals().items() if name != "json"}
     early.check(images=str(images))
     import tsuika
 
-    run = tsuika.advise(
-        images,
-        goal,
-        base=base,
-        vram_gb=vram_gb,
-        max_file_mb=max_file_mb,
-        program=program,
-        trigger=trigger,
-        class_word=class_word,
-        device=device,
-        measure=measure,
-        out=out,
-    )
-    found = progress.watch(run).to_dict()
+    found = progress.watch(tsuika.advise(**given)).to_dict()
     if json:
         screen.result(found, as_json=True)
     else:
@@ -81,13 +62,14 @@ def advise(
 
 
 def _words(row: Mapping[str, str]) -> str:
-    """A text that stands in a result in every language."""
     return row.get(language.current(), row["en"])
 
 
 def _lines(found: Mapping[str, Any]) -> Iterator[str]:
+    from tsuika.advice.reasons import GOALS
+
     images = _n("{count} image", "{count} images", found["pictures"])
-    about = {"images": images, "goal": _GOALS[found["goal"]], "base": found["base"]}
+    about = {"images": images, "goal": GOALS[found["goal"]], "base": found["base"]}
     yield layout.wrap(local(_("{images} of {goal}, base model: {base}", **about)), rest="  ")
     yield from (layout.wrap(_words(row), first="  ", rest="  ") for row in found["notes"])
     recommended = found["recommendation"]
@@ -100,15 +82,10 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
         yield layout.wrap(local(title), rest="  ")
         yield from _option(option, _REASONS[1])
     yield ""
-    yield from _evidence(_("Combining"), found["combine"])
-    yield from _evidence(_("Rules of thumb, and what was measured"), found["rules_of_thumb"])
+    yield from _evidence(_("Combining"), _said(found["combine"]))
+    yield from _evidence(_("Rules of thumb, and what was measured"), _said(found["rules_of_thumb"]))
     left = [
-        {
-            "strength": one["why"]["strength"],
-            language.current(): f"{_words(one['title'])}: {_words(one['why'])}",
-            "en": "",
-        }
-        for one in found["not_recommended"]
+        (one["why"]["strength"], f"{_words(one['title'])}: {_words(one['why'])}") for one in found["not_recommended"]
     ]
     yield from _evidence(_("Not chosen this time"), left)
     if "recipe_file" not in recommended:
@@ -117,8 +94,8 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
 
 def _option(option: Mapping[str, Any], reasons: int) -> Iterator[str]:
     yield layout.table([(f"  {local(name)}", local(value)) for name, value in _facts(option)])
-    yield from _evidence(_("Why"), option["reasons"][:reasons])
-    yield from _evidence(_("Against it"), option["against"][:reasons])
+    yield from _evidence(_("Why"), _said(option["reasons"][:reasons]))
+    yield from _evidence(_("Against it"), _said(option["against"][:reasons]))
 
 
 def _facts(option: Mapping[str, Any]) -> Iterator[tuple[Text, Text | str]]:
@@ -133,45 +110,38 @@ def _facts(option: Mapping[str, Any]) -> Iterator[tuple[Text, Text | str]]:
 
 
 def _time(option: Mapping[str, Any]) -> Text:
-    steps, trainings = option["steps"], option["trainings"]
     if option["time_basis"] == "unknown":
-        return _("{steps:,} steps at most; nothing was measured", steps=steps)
-    known = {"steps": steps, "time": _duration(option["seconds"])}
+        return _("{steps:,} steps at most; nothing was measured", steps=option["steps"])
+    known = {"steps": option["steps"], "time": _duration(option["seconds"])}
     if option["time_basis"] == "scaled":
         text = _("very roughly {time} at most for {steps:,} steps (from this machine's speed)", **known)
     else:
-        step = _duration(option["step_seconds"])
-        text = _(
-            "at most {time} for {steps:,} steps (measured here on {date}: {step} for a step)",
-            **known,
-            step=step,
-            date=option["measured_on"],
-        )
-    if trainings <= 1:
+        known |= {"step": _duration(option["step_seconds"]), "date": option["measured_on"]}
+        text = _("at most {time} for {steps:,} steps (measured here on {date}: {step} for a step)", **known)
+    if option["trainings"] <= 1:
         return text
+    known = {"time": text, "count": math.ceil(option["trainings"])}
     return _(
-        "{time}; up to {count} training runs in all: the overfitting guard's, and those for its other files",
-        time=text,
-        count=math.ceil(trainings),
+        "{time}; up to {count} training runs in all: the overfitting guard's, and those for its other files", **known
     )
 
 
-def _evidence(title: Text, rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def _said(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    return [(row["strength"], _words(row)) for row in rows]
+
+
+def _evidence(title: Text, rows: Sequence[tuple[str, str]]) -> Iterator[str]:
     """Reasons below a title, each with what it rests on."""
     if rows:
         yield f"  {local(title)}"
-        yield layout.table([(f"    {local(_EVIDENCE[row['strength']])}", _words(row)) for row in rows])
+        yield layout.table([(f"    {local(_EVIDENCE[strength])}", words) for strength, words in rows])
 
 
 def _duration(seconds: float) -> Text:
-    for size, unit in ((86400, _("{number} days")), (3600, _("{number} h")), (60, _("{number} min"))):
-        if seconds >= 1.5 * size:
-            return unit.filled({"number": _rounded(seconds / size)})
-    return _("{number} s", number=_rounded(seconds))
-
-
-def _rounded(number: float) -> str:
-    return f"{number:.2g}" if number < 10 else f"{number:,.0f}"
+    units = ((86400, _("{number} days")), (3600, _("{number} h")), (60, _("{number} min")), (1, _("{number} s")))
+    size, unit = next(one for one in units if seconds >= 1.5 * one[0] or one[0] == 1)
+    number = seconds / size
+    return unit.filled({"number": f"{number:.2g}" if number < 10 else f"{number:,.0f}"})
 
 
 def _size(size: int) -> str:

@@ -15,10 +15,9 @@ from tsuika.core.texts import Text, _, _n, listed
 
 if TYPE_CHECKING:
     from tsuika.data.check_fix import Cleaned
-    from tsuika.data.check_report import Captions, Finding, MethodFit, Report
+    from tsuika.data.check_report import Captions, Finding, Report
 
-# Exit status.
-NOT_USABLE: Final = 3
+NOT_USABLE: Final = 3  # exit status
 NAMES_SHOWN: Final = 10
 
 _LEVELS: Final[Mapping[str, Text]] = {
@@ -67,23 +66,19 @@ def check(
     from tsuika.core import files
     from tsuika.data import check_fix
 
+    # Before minutes are spent.
     if html:
-        # Before minutes are spent.
         files.check_out(html, overwrite=overwrite)
     copy = out or folder.resolve().with_name(f"{folder.resolve().name}-checked")
     if fix:
         check_fix.may_write(folder, copy)
-    report = progress.watch(
-        tsuika.check(
-            folder,
-            base=base or "embedded",
-            detail=bool(base),
-            size_px=size,
-            trigger=trigger,
-            class_word=class_word,
-            recipe=config.load(recipe) if recipe else None,
-        )
-    )
+    words: dict[str, Any] = {
+        "trigger": trigger,
+        "class_word": class_word,
+        "recipe": config.load(recipe) if recipe else None,
+    }
+    run = tsuika.check(folder, base=base or "embedded", detail=bool(base), size_px=size, **words)
+    report = progress.watch(run)
     cleaned = progress.watch(tsuika.clean(report, copy)) if fix and report.usable else None
     if html:
         progress.watch(tsuika.contact_sheet(report, html, language.current(), overwrite=overwrite))
@@ -154,16 +149,16 @@ def _facts(report: Report) -> Iterator[Text]:
     if report.captions.from_files:
         yield from _captions(report.captions)
     if usable >= 4:
+        spreads = {name: spread_word(getattr(variety, name)) for name in ("palette", "composition", "light")}
         yield _(
             "Variety (approximate): {different} different images, {backgrounds} backgrounds; colours {palette},"
             " composition {composition}, light {light}",
             different=variety.different,
             backgrounds=variety.backgrounds,
-            palette=spread_word(variety.palette),
-            composition=spread_word(variety.composition),
-            light=spread_word(variety.light),
+            **spreads,
         )
-    yield _("Number of images for each method (rule of thumb): {methods}", methods=listed(map(_fit, report.methods)))
+    fits = [_FITS[one.fit].filled({**vars(one), "method": labels.method(one.method)}) for one in report.methods]
+    yield _("Number of images for each method (rule of thumb): {methods}", methods=listed(fits))
     if report.not_judged:
         yield _("Not judged: {reasons}", reasons=listed(NOT_JUDGED[key] for key in report.not_judged))
 
@@ -171,10 +166,8 @@ def _facts(report: Report) -> Iterator[Text]:
 def _captions(captions: Captions) -> Iterator[Text]:
     counts = {"count": captions.from_files, "different": captions.different}
     if captions.tokenizer:
-        longest = captions.longest_tokens
-        yield _(
-            "Captions: {count} from files, {different} different; longest {longest} tokens", **counts, longest=longest
-        )
+        counts["longest"] = captions.longest_tokens
+        yield _("Captions: {count} from files, {different} different; longest {longest} tokens", **counts)
     else:
         yield _("Captions: {count} from files, {different} different", **counts)
     if captions.trigger:
@@ -182,10 +175,6 @@ def _captions(captions: Captions) -> Iterator[Text]:
         yield _("Trigger word `{trigger}`: in {found} of {count} captions", **found)
     else:
         yield _("Trigger word: none given (with --trigger it is looked for)")
-
-
-def _fit(fit: MethodFit) -> Text:
-    return _FITS[fit.fit].filled({"method": labels.method(fit.method), "low": fit.low, "high": fit.high})
 
 
 def _cleaned(cleaned: Cleaned, shown: int) -> Iterator[str]:
@@ -200,18 +189,13 @@ def _cleaned(cleaned: Cleaned, shown: int) -> Iterator[str]:
         yield _line(_("List of what to leave out: {out}", out=cleaned.out))
     for left in cleaned.left_out[: max(shown, NAMES_SHOWN)]:
         about = {"name": left.name, "reason": FAULTS[left.code].what}
-        if left.instead:
-            text = _("left out {name}: {reason} (kept: {instead})", **about, instead=left.instead)
-        else:
-            text = _("left out {name}: {reason}", **about)
-        yield _line(text, "  ")
+        kept = _("left out {name}: {reason} (kept: {instead})", **about, instead=left.instead)
+        yield _line(kept if left.instead else _("left out {name}: {reason}", **about), "  ")
     if len(cleaned.left_out) > shown:
         yield _line(_("and {count} more", count=len(cleaned.left_out) - shown), "  ")
     for one in cleaned.mended[:shown]:
-        changes = listed(_CHANGES[change] for change in one.changes)
-        yield _line(
-            _("saved again {name} -> {written}: {changes}", name=one.name, written=one.written, changes=changes), "  "
-        )
+        about = {"name": one.name, "written": one.written, "changes": listed(map(_CHANGES.__getitem__, one.changes))}
+        yield _line(_("saved again {name} -> {written}: {changes}", **about), "  ")
     if cleaned.recoded:
         yield _line(_("captions saved as UTF-8: {names}", names=_names(cleaned.recoded, shown)), "  ")
     if cleaned.to_look_at:

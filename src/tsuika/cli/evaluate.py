@@ -55,18 +55,15 @@ def evaluate(
     early.check(run=run)
     import tsuika
 
-    evaluation = tsuika.evaluate(
-        run,
-        encoder=encoder,
-        own_prompts=prompts,
-        seeds=seeds,
-        strengths=tried,
-        steps=kept,
-        images=images,
-        device=device,
-    )
+    about: dict[str, Any] = {
+        "own_prompts": prompts,
+        "seeds": seeds,
+        "strengths": tried,
+        "steps": kept,
+        "images": images,
+    }
     try:
-        done = progress.watch(evaluation)
+        done = progress.watch(tsuika.evaluate(run, encoder=encoder, device=device, **about))
     except (KeyboardInterrupt, SystemExit):
         screen.say(_("Stopped; the images so far are kept. The same command goes on."))
         raise
@@ -81,20 +78,14 @@ def evaluate(
 
 
 def _show(found: Mapping[str, Any]) -> None:
-    """Each point in two lines, the verdict below."""
     names = [name for name in _MEASURES if found["base"][name] is not None]
     screen.print_out(local(_("base model")))
     screen.print_out(layout.wrap(local(_measures(found["base"], names)), first="    ", rest="    "))
     for point in found["points"]:
         screen.print_out(local(_point(point)))
         screen.print_out(layout.wrap(local(_measures(point, names)), first="    ", rest="    "))
-    screen.print_out(
-        layout.wrap(
-            local(
-                _("In brackets: 95% confidence interval of the difference from the base model. See docs/evaluate.md.")
-            )
-        )
-    )
+    note = _("In brackets: 95% confidence interval of the difference from the base model. See docs/evaluate.md.")
+    screen.print_out(layout.wrap(local(note)))
     screen.print_out("")
     sentences = found["verdict"]["sentence"]
     screen.print_out(layout.wrap(sentences.get(language.current(), sentences["en"])))

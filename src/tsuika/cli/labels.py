@@ -131,8 +131,7 @@ _STOPPED_BY: Final[Mapping[str, Text]] = {
 }
 # By key: the names of its values.
 _NAMED: Final[Mapping[str, Mapping[str, Text]]] = {"kind": _KINDS, "state": _STATES, "stopped_by": _STOPPED_BY}
-# A longer list has a line for each item.
-_LONG: Final = 60
+_LONG: Final = 60  # a longer list has a line for each item
 
 
 def method(name: str) -> Text:

@@ -13,8 +13,7 @@ from tsuika.core.texts import Text, languages
 
 AUTO: Final = "auto"
 _FLAG: Final = "--lang"
-# `TSUIKA_LANG`, then as gettext does it.
-_VARIABLES: Final = ("TSUIKA_LANG", "LC_ALL", "LC_MESSAGES", "LANG")
+_VARIABLES: Final = ("TSUIKA_LANG", "LC_ALL", "LC_MESSAGES", "LANG")  # `TSUIKA_LANG`, then as gettext does it
 _asked: ContextVar[str | None] = ContextVar("language", default=None)
 
 

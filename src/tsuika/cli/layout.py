@@ -39,13 +39,7 @@ def columns() -> int:
 
 def width(text: str) -> int:
     """Columns that a text takes."""
-    return sum(_width(character) for character in text)
-
-
-def _width(character: str) -> int:
-    if unicodedata.combining(character):
-        return 0
-    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+    return sum(1 + (unicodedata.east_asian_width(one) in "WF") for one in text if not unicodedata.combining(one))
 
 
 def pad(text: str, wide: int, *, right: bool = False) -> str:
@@ -65,22 +59,16 @@ def wrap(text: str, *, first: str = "", rest: str = "", wide: int = 0) -> str:
 
 
 def _lines(text: str, wide: int, first: str, rest: str) -> Iterator[str]:
-    line, begin = "", first
-    for gap, unit in _units(text):
+    line, begin, end = "", first, 0
+    for found in _UNIT.finditer(text):
+        # What is never cut, with the spaces before it.
+        gap, unit, end = text[end : found.start()], found[0], found.end()
         if line and width(begin + line + gap + unit) > wide:
             yield begin + line
             line, begin = unit, rest
         else:
             line = line + gap + unit if line else unit
     yield (begin + line).rstrip()
-
-
-def _units(text: str) -> Iterator[tuple[str, str]]:
-    """What is never cut, each with the spaces before it."""
-    end = 0
-    for found in _UNIT.finditer(text):
-        yield text[end : found.start()], found[0]
-        end = found.end()
 
 
 def table(rows: Sequence[Sequence[str]], *, right: Sequence[int] = (), wide: int = 0) -> str:

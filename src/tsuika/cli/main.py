@@ -9,7 +9,21 @@ from typing import Annotated, Optional
 
 import typer
 
-from tsuika.cli import advise, check, drawing, early, evaluate, language, runs, screen, searching, studio, tools, usage
+from tsuika.cli import (
+    advise,
+    check,
+    drawing,
+    early,
+    evaluate,
+    language,
+    progress,
+    runs,
+    screen,
+    searching,
+    studio,
+    tools,
+    usage,
+)
 from tsuika.cli import vae as vae_commands
 from tsuika.cli.flags import BaseModel, ClassWord, Device, Images, Json, Method, RecipeFile, Set, Trigger, Vae, built
 from tsuika.core.texts import _
@@ -46,7 +60,7 @@ def demo(
     """`tsuika demo`."""
     import tsuika
 
-    screen.follow(tsuika.demo(out, steps=steps, language=language.asked()), out, as_json=json)
+    progress.follow(tsuika.demo(out, steps=steps, language=language.asked()), out, as_json=json)
 
 
 @app.command(cls=usage.Command, help=_("Train on a folder of images."))
@@ -82,24 +96,11 @@ def train(
     json: Json = False,
 ) -> None:
     """`tsuika train`."""
+    given = locals()
+    from tsuika.config import FLAGS
     from tsuika.core.errors import RecipeError
 
-    settings = built(
-        method,
-        recipe,
-        set_,
-        images=images,
-        base=base,
-        trigger=trigger,
-        class_word=class_word,
-        reg_images=reg_images,
-        steps=steps,
-        seed=seed,
-        vae=vae,
-        device=device,
-        guard=guard,
-        folds=folds,
-    )
+    settings = built(method, recipe, set_, **{name: given[name] for name in FLAGS})
     if out is None:
         raise RecipeError("RC005", found="--out", do=f"tsuika train {settings.method.name} --images DIR --out RUN")
     early.check(base=settings.base.model, vae=settings.base.vae, images=settings.data.images)
@@ -108,7 +109,7 @@ def train(
     if dry_run:
         screen.result(tsuika.dry_run(settings, out).result, as_json=json)
     else:
-        screen.follow(tsuika.train(settings, out, language=language.asked()), out, as_json=json)
+        progress.follow(tsuika.train(settings, out, language=language.asked()), out, as_json=json)
 
 
 @app.command(cls=usage.Command, help=_("Go on exactly where a training run stopped."))
@@ -117,7 +118,7 @@ def resume(run: Annotated[Path, typer.Argument(help=_("Run folder."))], json: Js
     early.check(run=run)
     import tsuika
 
-    screen.follow(tsuika.resume(run, language=language.asked()), run, as_json=json)
+    progress.follow(tsuika.resume(run, language=language.asked()), run, as_json=json)
 
 
 for command, text in (

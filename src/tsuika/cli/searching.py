@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, Optional
 
 import typer
 
-from tsuika.cli import language, layout, screen
+from tsuika.cli import language, layout, progress, screen
 from tsuika.cli.flags import (
     BaseModel,
     ClassWord,
@@ -52,9 +52,8 @@ def find_rate(
     flags = {"images": images, "base": base, "trigger": trigger, "class_word": class_word, "device": device}
     tried = numbers(rates, float, "--rates")
     if any(not 0 < rate <= 10 for rate in tried):
-        raise RecipeError(
-            "RC002", key="--rates", found=rates, why=_("Learning rates are greater than 0, and 10 at most.")
-        )
+        why = _("Learning rates are greater than 0, and 10 at most.")
+        raise RecipeError("RC002", key="--rates", found=rates, why=why)
     _found(tsuika.find_rate(built(method, recipe, set_, **flags), rates=tried, steps=steps), as_json=json)
 
 
@@ -107,7 +106,7 @@ def _found(events: Iterator[Event], *, as_json: bool) -> None:
             case Warned():
                 screen.note(event)
             case Progress(phase="compare-settings", done=done, total=total):
-                screen.count(done, total)
+                progress.count(done, total)
             case RateFound() if as_json:
                 screen.result({**asdict(event), "words": event.words(language.current())}, as_json=True)
             case RateFound():
@@ -117,9 +116,8 @@ def _found(events: Iterator[Event], *, as_json: bool) -> None:
 
 
 def _rate(row: Mapping[str, Any]) -> Text:
-    """A rate at its best check."""
     best = min(row["curve"], key=lambda point: point["mean"], default=None)
-    gain: Text | str = screen.interval(best) if best else "-"
+    gain: Text | str = progress.interval(best) if best else "-"
     values = {"rate": row["rate"], "step": best["step"] if best else 0, "gain": gain}
     if row["diverged"]:
         return _("{rate:>8.2g}   step {step:,}: {gain}; diverged", **values)
@@ -132,13 +130,13 @@ def _searched(events: Iterator[Event], *, as_json: bool) -> None:
     """Show a search trial by trial; at the end a table, the best first."""
     from tsuika import Searched, TrialEnded, TrialStarted
 
-    stop, noted = screen.Stop(), set[str]()
+    stop, noted = progress.Stop(), set[str]()
     for event in events:
         match event:
             case Phase(name="compare-settings" as name):
                 screen.say(screen.phase(name))
             case Progress(phase="compare-settings", done=done, total=total):
-                screen.count(done, total)
+                progress.count(done, total)
             case TrialStarted(number=number, total=total, params=params):
                 screen.say(
                     _("trial {number} of {total}: {params}", number=number, total=total, params=_settings(params))
@@ -146,7 +144,7 @@ def _searched(events: Iterator[Event], *, as_json: bool) -> None:
             case TrialEnded():
                 screen.say(_outcome(asdict(event)), first="    ")
             case Judged():
-                screen.say(screen.checked(event), first="    ")
+                screen.say(progress.checked(event), first="    ")
             # The same in every trial.
             case Warned() if event.message not in noted:
                 noted.add(event.message)
@@ -183,19 +181,17 @@ _STATES: Final[Mapping[str, Text]] = {
 
 
 def _outcome(trial: Mapping[str, Any]) -> Text:
-    """The result of a trial: its best step and the loss there."""
     state = _STATES[trial["state"]]
     if trial["value"] is None:
         return state
     error = "" if trial["se"] is None else f" ± {100 * trial['se']:.1f}"
-    values = {"step": trial["step"], "value": percent(trial["value"]) + error}
+    values = {"step": trial["step"], "value": percent(trial["value"]) + error, "state": state}
     if trial["state"] == "done":
         return _("step {step:,}: {value}", **values)
-    return _("step {step:,}: {value}; {state}", **values, state=state)
+    return _("step {step:,}: {value}; {state}", **values)
 
 
 def _line(row: Mapping[str, Any], best: int | None, near: Sequence[int]) -> str:
-    """A trial in the table."""
     line = f"{row['number']:4}  {_settings(row['params'])}  {local(_outcome(row))}"
     if row["number"] != best and row["number"] not in near:
         return line

@@ -2,31 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-
 import tomlkit
 
 from tsuika.cli import layout
 from tsuika.config import Setting, choices, settings
 from tsuika.core.texts import Text, _, listed
 from tsuika.methods import METHODS
-
-
-@dataclass(frozen=True)
-class _Row:
-    """A setting as the list shows it; of one method alone, or of all (empty)."""
-
-    method: str
-    key: str
-    default: str
-    meaning: Text
-
-
-def _rows(part: str) -> Iterator[_Row]:
-    for setting in settings():
-        if part in setting.key:
-            yield _Row(setting.method, setting.key, _value(setting.default), _meaning(setting))
 
 
 def _meaning(setting: Setting) -> Text:
@@ -53,7 +34,7 @@ def markdown(lang: str, part: str = "") -> str:
     head = " | ".join(text.to(lang) for text in (_("Key"), _("Default"), _("Meaning")))
     title = _("Settings").to(lang)
     lines = [f"# {title}", "", about.to(lang)]
-    rows = [*_rows(part)]
+    rows = [one for one in settings() if part in one.key]
     for method in (None, *METHODS.values()):
         name = method.name if method else ""
         if method:
@@ -62,20 +43,17 @@ def markdown(lang: str, part: str = "") -> str:
                 defaults = listed(f"`{key} = {_value(value)}`" for key, value in method.settings.defaults.items())
                 lines += ["", _("With this method the defaults are: {defaults}.", defaults=defaults).to(lang)]
         lines += ["", f"| {head} |", "|---|---|---|"]
-        lines += [_markdown(row, lang) for row in rows if row.method == name]
+        for row in (one for one in rows if one.method == name):
+            # `[px](expert)` without a space before it would be a link.
+            meaning = _meaning(row).to(lang).replace("[", r"\[")
+            lines.append(f"| `{row.key}` | `{_value(row.default)}` | {meaning} |")
     return "\n".join(lines)
-
-
-def _markdown(row: _Row, lang: str) -> str:
-    # `[px](expert)` without a space before it would be a link.
-    meaning = row.meaning.to(lang).replace("[", r"\[")
-    return f"| `{row.key}` | `{row.default}` | {meaning} |"
 
 
 def table(lang: str, part: str = "") -> str:
     """The same for a terminal: a line with key and default, its meaning below."""
     lines = []
-    for row in _rows(part):
+    for row in (one for one in settings() if part in one.key):
         key = f"{row.key} ({row.method})" if row.method else row.key
-        lines += [f"{key} = {row.default}", layout.wrap(row.meaning.to(lang), first="    ", rest="    ")]
+        lines += [f"{key} = {_value(row.default)}", layout.wrap(_meaning(row).to(lang), first="    ", rest="    ")]
     return "\n".join(lines)

@@ -18,11 +18,6 @@ ELSEWHERE: Final = frozenset(
 HIDDEN: Final = frozenset({"json", "help", "lang"})
 
 
-def default_home() -> Path:
-    """Where the studio keeps its files."""
-    return Path.home() / "tsuika"
-
-
 def studio(
     context: typer.Context,
     host: Annotated[
@@ -42,7 +37,7 @@ def studio(
     from tsuika.studio.server import serve
 
     serve(
-        home or default_home(),
+        home or Path.home() / "tsuika",
         host=host,
         port=port,
         browser=not no_browser,
@@ -80,7 +75,6 @@ def _flag(parameter: Any) -> dict[str, Any]:
 
 
 def _kind(parameter: Any) -> str:
-    """`whole`, `number`, `path` or `text`."""
     described = getattr(parameter, "type_descriptor", None)
     name = str(described.annotation) if described is not None else str(parameter.type.name)
     kinds = {"int": "whole", "float": "number", "Path": "path", "path": "path"}

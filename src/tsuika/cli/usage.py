@@ -28,24 +28,22 @@ _VALUES: Final[Mapping[str, Text]] = {
     "list": _("<text>"),
     "path": _("<path>"),
 }
-# A longer name of an option has its help below it.
-_NAMES: Final = 30
+_NAMES: Final = 30  # a longer name of an option has its help below it
 
 
-class Command(typer.core.TyperCommand):
+class _Helpful:
+    """With help in the language in use."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        formatter.write(page(self, ctx))
+
+
+class Command(_Helpful, typer.core.TyperCommand):
     """A command with help in the language in use."""
 
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Write the page of the command."""
-        formatter.write(page(self, ctx))
 
-
-class Group(typer.core.TyperGroup):
+class Group(_Helpful, typer.core.TyperGroup):
     """Commands with help in the language in use."""
-
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Write the page of the group."""
-        formatter.write(page(self, ctx))
 
 
 def page(command: Any, ctx: Any) -> str:
@@ -81,7 +79,6 @@ def _section(title: Text, rows: list[tuple[str, str]]) -> list[str]:
 
 
 def _name(parameter: Any) -> str:
-    """What an option or argument is called."""
     if parameter.param_type_name == "option":
         return str(max(parameter.opts, key=len))
     return str(parameter.metavar or parameter.name.upper())
@@ -93,13 +90,11 @@ def _piece(argument: Any) -> str:
 
 
 def _option(option: Any, ctx: Any) -> str:
-    """An option with its other names and the kind of its value."""
     record = option.get_help_record(ctx)
     return re.sub(r"<([a-z]+)[^>]*>", lambda kind: local(_VALUES.get(kind[1], kind[0])), record[0] if record else "")
 
 
 def _meaning(parameter: Any) -> str:
-    """The help of an option or argument, with its default."""
     default = parameter.default
     text = local(_HELP if "--help" in parameter.opts else parameter.help or "")
     if parameter.required:

@@ -184,18 +184,16 @@ def _table(vaes: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _or_dash(value: float | None, form: str) -> str:
-    """A number in a form; a dash for one that is not finite."""
     return "-" if value is None else format(value, form)
 
 
 def _advice(purpose: Text, row: Mapping[str, Any]) -> Text:
     if row["better_by"] is None:
         return _("{purpose}: no difference; keep the VAE of the base model", purpose=purpose)
-    found = {"purpose": purpose, "vae": row["vae"], **row["better_by"]}
+    found = {"purpose": purpose, "vae": row["vae"], "others": listed(row["as_good"]), **row["better_by"]}
     if row["as_good"]:
         return _(
             "{purpose}: take {vae} (error {mean:.3g} lower, {low:.3g} to {high:.3g}); as good on these images: {others}",
             **found,
-            others=listed(row["as_good"]),
         )
     return _("{purpose}: take {vae} (error {mean:.3g} lower, {low:.3g} to {high:.3g})", **found)

@@ -27,8 +27,7 @@ from tsuika.core.texts import _, listed
 from tsuika.embedded.defaults import training
 from tsuika.methods import DEFAULT, METHODS, Method, MethodSection, find
 
-# The base that comes with the package.
-EMBEDDED: Final = Base().model
+EMBEDDED: Final = Base().model  # the base that comes with the package
 Known = TypeVar("Known", bound=BaseModel)
 # The settings that have a flag of `tsuika train` and a keyword of `tsuika.train`.
 FLAGS: Final = {
@@ -101,7 +100,6 @@ class Recipe(Section):
 
 
 def _without_paths(value: Any) -> Any:
-    """The same tables with text in place of `Path`s."""
     if isinstance(value, Mapping):
         return {key: _without_paths(one) for key, one in value.items()}
     return str(value) if isinstance(value, Path) else value
@@ -137,10 +135,9 @@ def _settings(section: type[BaseModel], table: str, method: str = "") -> Iterato
 
 def _nearest(key: str, methods: Iterable[Method] = tuple(METHODS.values())) -> str:
     keys = [setting.key for setting in settings(methods)]
-    by_leaf = {name.rsplit(".", 1)[-1]: name for name in keys}
+    by_leaf = {name.rpartition(".")[2]: name for name in keys}
     close = difflib.get_close_matches(key, keys, 1, 0.5)
-    if not close:
-        close = [by_leaf[leaf] for leaf in difflib.get_close_matches(key.rsplit(".", 1)[-1], by_leaf, 1, 0.5)]
+    close += [by_leaf[leaf] for leaf in difflib.get_close_matches(key.rpartition(".")[2], by_leaf, 1, 0.5)]
     return close[0] if close else "tsuika train --help"
 
 
@@ -154,8 +151,7 @@ def build(data: Mapping[str, Any], where: str = "") -> Recipe:
     """
     tables = {key: dict(value) if isinstance(value, Mapping) else value for key, value in data.items()}
     own = tables.setdefault("method", {})
-    name = own.get("name", DEFAULT.name) if isinstance(own, Mapping) else DEFAULT.name
-    method = find(str(name), where=where)
+    method = find(str(own.get("name", DEFAULT.name) if isinstance(own, Mapping) else DEFAULT.name), where=where)
     base = tables.get("base", {})
     is_embedded = isinstance(base, Mapping) and base.get("model", EMBEDDED) == EMBEDDED
     for dotted, value in defaults_of(method, EMBEDDED if is_embedded else "").items():
@@ -184,12 +180,10 @@ def _validated(section: type[Known], data: Any, method: Method, where: str, *abo
         key = ".".join(map(str, [*above, *first["loc"]]))
         if first["type"] == "extra_forbidden":
             if owners := [one.title for one in METHODS.values() if key in {known.key for known in settings([one])}]:
-                own = [known.key for known in settings([method]) if known.key.startswith("method.")]
-                raise RecipeError(
-                    "RC042", where=where, key=key, owners=listed(owners), method=method.title, names=listed(own)
-                ) from None
-            nearest = _nearest(key, [method])
-            raise RecipeError("RC001", where=where, key=key, nearest=nearest) from None
+                own = listed(known.key for known in settings([method]) if known.key.startswith("method."))
+                about = {"owners": listed(owners), "method": method.title, "names": own}
+                raise RecipeError("RC042", where=where, key=key, **about) from None
+            raise RecipeError("RC001", where=where, key=key, nearest=_nearest(key, [method])) from None
         raise RecipeError("RC002", where=where, key=key, found=first["input"], why=reason(first)) from None
 
 
@@ -227,18 +221,15 @@ def _read(path: Path, *, follow: bool = True) -> tuple[dict[str, Any], tuple[War
         return imported, (remark,)
     beside = path.parent / found.dataset
     tables, remarks = _read(beside if beside.is_file() else Path(found.dataset), follow=False)
-    return override(
-        imported, {f"{name}.{key}": value for name, table in tables.items() for key, value in table.items()}
-    ), (remark, *remarks)
+    dotted = {f"{name}.{key}": value for name, table in tables.items() for key, value in table.items()}
+    return override(imported, dotted), (remark, *remarks)
 
 
 def _parsed(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8-sig")
-        if path.suffix.lower() == ".json":
-            found = json.loads(text)
-            return found if isinstance(found, dict) else {}
-        return tomlkit.parse(text).unwrap()
+        found = json.loads(text) if path.suffix.lower() == ".json" else tomlkit.parse(text).unwrap()
+        return found if isinstance(found, dict) else {}
     except OSError:
         why = _("There is no such file, or it cannot be opened.")
     except UnicodeDecodeError:

@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from tsuika.core.texts import Text, _
 
@@ -27,8 +27,7 @@ class Imported:
     dataset: str = ""  # another file, which describes the images
 
 
-@dataclass(frozen=True)
-class _Rule:
+class _Rule(NamedTuple):
     """Where a setting goes, and what becomes of its value; None: there is no counterpart for this value."""
 
     key: str
@@ -44,7 +43,7 @@ def _number(value: Any) -> float | int | None:
 
 
 def _positive(value: Any) -> float | int | None:
-    return number if (number := _number(value)) else None
+    return _number(value) or None
 
 
 def _side(value: Any) -> int | None:
@@ -169,27 +168,18 @@ def _flat(tables: Tables) -> dict[str, Any]:
 
 @dataclass
 class _Taking:
-    """Settings as they are taken over."""
-
     settings: dict[str, Any] = field(default_factory=dict)
     lost: list[str] = field(default_factory=list)
 
-    def take(self, values: Tables, rules: Mapping[str, _Rule], prefix: str = "") -> None:
+    def take(self, values: Tables, rules: Mapping[str, _Rule]) -> None:
         for name, value in values.items():
             if isinstance(value, (Mapping, list)) and name in ("subsets", "datasets"):
                 continue
             taken = rules[name].value(value) if name in rules and value not in ("", None) else None
             if taken is not None:
                 self.settings[rules[name].key] = taken
-            elif (
-                value
-                and str(value) not in ("0", "0.0", "0,0", "None")
-                and (name in rules or not _NEUTRAL.fullmatch(name))
-            ):
-                self.lost.append(f"{prefix}{name} = {value}")
-
-    def done(self, kind: Text, dataset: str = "") -> Imported:
-        return Imported(self.settings, kind, tuple(self.lost), dataset)
+            elif value and str(value) not in ("0", "0.0", "0,0", "None"):
+                self.lost += [f"{name} = {value}"] if name in rules or not _NEUTRAL.fullmatch(name) else []
 
 
 def _dataset(tables: Tables) -> Imported:
@@ -199,22 +189,20 @@ def _dataset(tables: Tables) -> Imported:
     taking.settings["data.caption_lines"] = "first"
     general = tables.get("general", {})
     taking.take(general if isinstance(general, Mapping) else {}, _RULES)
-    for number, dataset in enumerate(datasets):
-        if number:
-            taking.lost.append(f"datasets[{number}]")
-            continue
+    for dataset in datasets[:1]:
         taking.take(dataset, _RULES)
         has_images = False
         for place, subset in enumerate(dataset.get("subsets", [])):
             if subset.get("is_reg"):
                 taking.settings.setdefault("data.reg_images", subset.get("image_dir", ""))
-                continue
-            if has_images:
-                taking.lost.append(f"datasets[{number}].subsets[{place}] ({subset.get('image_dir', '')})")
-                continue
-            has_images = True
-            taking.take(subset, _RULES)
-    return taking.done(_("a dataset configuration of sd-scripts (kohya)"))
+            elif has_images:
+                taking.lost.append(f"datasets[0].subsets[{place}] ({subset.get('image_dir', '')})")
+            else:
+                has_images = True
+                taking.take(subset, _RULES)
+    taking.lost += [f"datasets[{number}]" for number in range(1, len(datasets))]
+    kind = _("a dataset configuration of sd-scripts (kohya)")
+    return Imported(taking.settings, kind, tuple(taking.lost))
 
 
 def _training(tables: Tables) -> Imported:
@@ -223,13 +211,12 @@ def _training(tables: Tables) -> Imported:
     is_gui = "LoRA_type" in values or "model_list" in values
     taking = _Taking()
     words = dict(_pairs(values.get("network_args")))
-    method = _method(values, words)
-    rules: dict[str, _Rule] = dict(_RULES)
-    if method == "lora":
-        rules |= _LORA
+    rules, method = dict(_RULES), "dreambooth"
+    if values.get("token_string"):
+        rules, method = {**rules, **_WORDS}, "textual-inversion"
+    elif values.get("network_module") or values.get("LoRA_type") or "algo" in words:
+        rules, method = {**rules, **_LORA}, "lora"
         taking.settings |= _adapter(values, words, taking.lost)
-    elif method == "textual-inversion":
-        rules |= _WORDS
     taking.settings["method.name"] = method
     if not values.get("dataset_config"):
         taking.settings["data.caption_lines"] = "alternatives" if values.get("enable_wildcard") else "first"
@@ -238,13 +225,7 @@ def _training(tables: Tables) -> Imported:
     taking.take({name: values[name] for name in order}, rules)
     _rate(values, taking)
     kind = _("a configuration of kohya_ss") if is_gui else _("a training configuration of sd-scripts (kohya)")
-    return taking.done(kind, str(values.get("dataset_config") or ""))
-
-
-def _method(values: Tables, words: Mapping[str, str]) -> str:
-    if values.get("token_string"):
-        return "textual-inversion"
-    return "lora" if values.get("network_module") or values.get("LoRA_type") or "algo" in words else "dreambooth"
+    return Imported(taking.settings, kind, tuple(taking.lost), str(values.get("dataset_config") or ""))
 
 
 def _adapter(values: Tables, words: Mapping[str, str], lost: list[str]) -> dict[str, Any]:
@@ -264,27 +245,21 @@ def _adapter(values: Tables, words: Mapping[str, str], lost: list[str]) -> dict[
         found["method.adapter"] = "dora"
     if conv := _positive(words.get("conv_dim")):
         found |= {"method.conv": True, "method.conv_rank": conv}
-    lost += [
-        f"{name} = {value}"
-        for name, value in words.items()
-        if name not in ("algo", "conv_dim", "dora_wd", "conv_alpha")
-    ]
+    known = ("algo", "conv_dim", "dora_wd", "conv_alpha")
+    lost += [f"{name} = {value}" for name, value in words.items() if name not in known]
     return found
 
 
 def _rate(values: Tables, taking: _Taking) -> None:
     """Warm-up as a share of the steps, weight decay from the optimizer's arguments, epochs that only images can tell."""
-    steps = taking.settings.get("train.steps")
+    steps = taking.settings.get("train.steps", 0)
     warmup = _number(values.get("lr_warmup_steps"))
     if share := _number(values.get("lr_warmup")):
         taking.settings["train.warmup"] = min(share / 100, 0.99)
+    elif warmup and (warmup < 1 or steps):
+        taking.settings["train.warmup"] = warmup if warmup < 1 else min(warmup / steps, 0.99)
     elif warmup:
-        if warmup < 1:
-            taking.settings["train.warmup"] = warmup
-        elif steps:
-            taking.settings["train.warmup"] = min(warmup / steps, 0.99)
-        else:
-            taking.lost.append(f"lr_warmup_steps = {warmup}")
+        taking.lost.append(f"lr_warmup_steps = {warmup}")
     for name, value in _pairs(values.get("optimizer_args")):
         if name == "weight_decay" and (decay := _number(value)) is not None:
             taking.settings["train.weight_decay"] = decay

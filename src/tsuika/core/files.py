@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from itertools import count
 from pathlib import Path
 from typing import Final
 
@@ -123,6 +124,12 @@ def check_out(out: Path, *originals: Path, overwrite: bool = False, suffix: str 
     is_original = out.exists() and any(path.exists() and out.samefile(path) for path in originals)
     if there and (out.is_dir() or not overwrite or is_original):
         raise RecipeError("RC007", where=out)
+
+
+def unused(folder: Path, stem: str, suffix: str) -> Path:
+    """A path in a folder that nothing has yet: `STEM.SUFFIX`, else with a number behind the stem, from 2."""
+    names_ = (f"{stem}{f'-{number}' if number > 1 else ''}{suffix}" for number in count(1))
+    return next(path for path in map(folder.joinpath, names_) if not path.exists())
 
 
 def check_place(path: Path, *, is_folder: bool = False) -> None:

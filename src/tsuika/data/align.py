@@ -73,7 +73,8 @@ def refine(
     best_B, best_B4 = np.full(len(boxes_B4), -1, np.float32), boxes_B4.copy()
     step_B4, share_B, here_B4 = np.zeros_like(boxes_B4), np.ones(len(boxes_B4)), boxes_B4
     for probe in probes:
-        across, upright = (_moved(here_B4[:, side::2], probe * _PROBES) for side in (0, 1))
+        # (B, M, 2) of M moves, within the frame.
+        across, upright = (np.clip(here_B4[:, None, side::2] + probe * _PROBES, 0, 1) for side in (0, 1))
         cells_BD, slopes_B4D = _slopes(frames_BPP, across, upright, count)
         along_B = np.einsum("bd,bd->b", cells_BD, target_BD)
         length_B = np.sqrt(np.square(cells_BD).sum(1))
@@ -100,13 +101,7 @@ def window(pixels_BPPC: Floats, boxes_B4: Boxes, count: int) -> Floats:
     return np.asarray(cells_BCKK.transpose(0, 2, 3, 1), np.float32)
 
 
-def _moved(sides_B2: Boxes, moves_M2: Boxes) -> Boxes:
-    """(B, M, 2), within the frame."""
-    return np.clip(sides_B2[:, None] + moves_M2, 0, 1)
-
-
 def _stacked(sides_BM2: Boxes, count: int) -> Floats:
-    """Weights of all moves below each other: (B, M * count, P)."""
     return weights(sides_BM2.reshape(-1, 2), count).reshape(len(sides_BM2), -1, THUMB_PX)
 
 

@@ -19,7 +19,7 @@ from collections.abc import Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -35,11 +35,7 @@ from tsuika.data.caption import vary
 from tsuika.data.manifest import Sample
 
 PHASE: Final = "encode"  # the name of the phase in `Progress` events
-
-# Shuffles of either kind that a bank keeps in memory; any can be drawn again.
-_CACHED_ORDERS: Final = 64
-
-Result = TypeVar("Result")
+_CACHED_ORDERS: Final = 64  # shuffles of either kind that a bank keeps in memory; any can be drawn again
 
 
 @dataclass(frozen=True)
@@ -50,11 +46,6 @@ class BucketLatents:
     height: int
     samples: tuple[Sample, ...]
     latents_NVCHW: tuple[Tensor, ...]  # of each image (V, C, H, W), on the CPU
-
-    @property
-    def entries(self) -> tuple[int, ...]:
-        """Rows, each as often as its repeats say."""
-        return tuple(row for row, sample in enumerate(self.samples) for _ in range(sample.repeats))
 
 
 class Bank:
@@ -69,7 +60,9 @@ class Bank:
         self.buckets = tuple(buckets)
         self.device = device
         self._config = config
-        self._entries = tuple(torch.tensor(bucket.entries) for bucket in self.buckets)
+        # Rows of each bucket, each as often as its repeats say.
+        repeats = [torch.tensor([sample.repeats for sample in bucket.samples]) for bucket in self.buckets]
+        self._entries = tuple(torch.arange(len(times)).repeat_interleave(times) for times in repeats)
         self._round_of = lru_cache(_CACHED_ORDERS)(partial(_round_order, [len(rows) for rows in self._entries]))
         self._pass_of = lru_cache(_CACHED_ORDERS)(partial(_pass_order, self._entries))
         if not self.round_steps:
@@ -96,7 +89,11 @@ class Bank:
         """
         if step < 0 or batch_size < 1:
             raise ValueError(f"step {step} with {batch_size} images: expected step >= 0 and at least one image")
-        which, visit = self._visit(step, seed)
+        nth_round, position = divmod(step, self.round_steps)
+        order = self._round_of(seed, nth_round)
+        which = int(order[position])
+        # How many visits the bucket has had before.
+        visit = nth_round * len(self._entries[which]) + int((order[:position] == which).sum())
         bucket, entries = self.buckets[which], self._entries[which]
         rows: list[int] = []
         for place in range(visit * batch_size, (visit + 1) * batch_size):
@@ -151,13 +148,6 @@ class Bank:
         samples = [bucket.samples[row] for row in rows]
         weights = torch.tensor([sample.weight for sample in samples], dtype=torch.float32, device=self.device)
         return Batch(latents.to(self.device), captions, tuple(sample.name for sample in samples), weights)
-
-    def _visit(self, step: int, seed: int) -> tuple[int, int]:
-        """The bucket of a step, and how many visits it has had before."""
-        nth_round, position = divmod(step, self.round_steps)
-        order = self._round_of(seed, nth_round)
-        which = int(order[position])
-        return which, nth_round * len(self._entries[which]) + int((order[:position] == which).sum())
 
 
 def _round_order(counts: Sequence[int], seed: int, nth_round: int) -> Tensor:
@@ -231,13 +221,3 @@ def fill(
             for one, bucket in zip(filled, buckets, strict=True)
         ]
     return Bank(filled, config, device)
-
-
-def finish(events: Generator[Event, None, Result]) -> Result:
-    """Run a generator to its end without its events; returns its result."""
-    while True:
-        try:
-            next(events)
-        except StopIteration as stop:
-            result: Result = stop.value
-            return result

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from tsuika.core.errors import RecipeError
 from tsuika.core.texts import _
@@ -27,13 +26,6 @@ class Bucket:
     def size(self) -> tuple[int, int]:
         """Width and height in px."""
         return self.width, self.height
-
-
-class Enlarged(NamedTuple):
-    """An image that has fewer pixels than its bucket."""
-
-    sample: Sample
-    factor: float  # each way, > 1
 
 
 def sizes(size_px: int, step_px: int, max_aspect: float = 2.0) -> tuple[tuple[int, int], ...]:
@@ -65,12 +57,6 @@ def nearest(width: int, height: int, choices: Sequence[tuple[int, int]]) -> tupl
     return min(choices, key=distance)
 
 
-def kept_share(sample: Sample, size: tuple[int, int]) -> float:
-    """Share of the image's area that covering `size` leaves visible, in (0, 1]."""
-    ratio = (sample.width * size[1]) / (sample.height * size[0])
-    return min(ratio, 1 / ratio)
-
-
 def assign(manifest: Manifest, *, size_px: int, step_px: int, buckets: bool = True) -> tuple[Bucket, ...]:
     """Every image in the bucket nearest to its shape; empty buckets are left out; manifest order inside.
 
@@ -92,11 +78,11 @@ def by_size(samples: Sequence[Sample], choices: Sequence[tuple[int, int]]) -> di
     return {size: tuple(sample for sample, own in zip(samples, home, strict=True) if own == size) for size in choices}
 
 
-def enlarged(buckets: Sequence[Bucket], crop: float = 1.0) -> tuple[Enlarged, ...]:
-    """Images that are blown up to fill their bucket, for a warning; `crop` is the recipe's smallest share."""
-    found = (
-        Enlarged(sample, max(bucket.width / sample.width, bucket.height / sample.height) / crop)
+def enlarged(buckets: Sequence[Bucket], crop: float = 1.0) -> dict[str, float]:
+    """Images, by name, that are blown up to fill their bucket, and by what factor each way; `crop`: the smallest share."""
+    factors = {
+        sample.name: max(bucket.width / sample.width, bucket.height / sample.height) / crop
         for bucket in buckets
         for sample in bucket.samples
-    )
-    return tuple(item for item in found if item.factor > 1)
+    }
+    return {name: factor for name, factor in factors.items() if factor > 1}

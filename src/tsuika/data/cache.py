@@ -63,8 +63,7 @@ def encoded(sample: Sample, transforms: Sequence[Transform], size: tuple[int, in
         parts = [encode(render(opened.image, transform, size)[None]).detach().cpu() for transform in transforms]
     latents = torch.cat(parts).contiguous()
     if not torch.isfinite(latents).all():
-        why = _("There are NaNs or infinities in the latents.")
-        raise ModelError("DS004", where=sample.name, why=why)
+        raise ModelError("DS004", where=sample.name, why=_("There are NaNs or infinities in the latents."))
     return latents
 
 
@@ -75,8 +74,8 @@ def write(path: Path, latents_VCHW: torch.Tensor, *, key: str, scale: float, vae
         ResourceError: the disk is full (RS002), or the cache not writable (DS020).
     """
     header = {"key": key, "scale": repr(scale), "vae": vae, "sha256": _checksum(latents_VCHW)}
+    mark = path.parent / CACHE_MARK
     try:
-        mark = path.parent / CACHE_MARK
         if not mark.exists():
             write_text(mark, f"{_SIGNATURE}\n# Latents encoded by tsuika; may be deleted at any time.\n")
         with whole(path) as temporary:
@@ -146,5 +145,4 @@ def latents_of(
 
 
 def _checksum(tensor: torch.Tensor) -> str:
-    flat = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
-    return hashlib.sha256(flat.numpy().data).hexdigest()
+    return hashlib.sha256(tensor.contiguous().view(-1).view(torch.uint8).numpy().data).hexdigest()

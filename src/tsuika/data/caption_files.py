@@ -12,6 +12,7 @@ import io
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
@@ -73,25 +74,21 @@ class Sources:
                 try:
                     found = self._read(source)
                 except (OSError, ValueError, RecursionError) as error:
-                    words = _("{file}: {why}", file=source.name, why=_reason(error))
-                    notes.append(("caption-unreadable", words))
+                    said = error.args[0] if error.args else ""
+                    why = said if isinstance(said, Text) else getattr(error, "strerror", "") or str(error)
+                    notes.append(("caption-unreadable", _("{file}: {why}", file=source.name, why=why)))
                 else:
                     if found is None and source.path.suffix.lower() == ".json":
                         notes.append(("caption-not-read", source.name))
-            elif source.row is None and source.path.suffix.lower() != ".json" and _is_filled(source.path):
+            elif source.row is None and source.path.suffix.lower() != ".json" and _quietly(source.path).strip():
                 notes.append(("caption-both", _("{file} is not used", file=source.name)))
         if found is None:
             if not notes and any(source.row is None for source in self.of.get(image, ())):
                 notes.append(("caption-empty", ""))
             return None, notes
         if found.encoding not in ("", "utf-8", "utf-8-sig"):
-            words = _(
-                "{file}: {encoding}, “{text}”",
-                file=found.source.path.name,
-                encoding=found.encoding,
-                text=found.lines[0],
-            )
-            notes.append(("caption-encoding", words))
+            about = {"file": found.source.path.name, "encoding": found.encoding, "text": found.lines[0]}
+            notes.append(("caption-encoding", _("{file}: {encoding}, “{text}”", **about)))
         return found, notes
 
     def _read(self, source: Source) -> Caption | None:
@@ -101,7 +98,7 @@ class Sources:
         if source.path.suffix.lower() == ".json":
             lines = _of_json(_parsed(text))
         else:
-            lines = tuple(filter(None, map(str.strip, text.splitlines())))
+            lines = _split(text)
         return Caption(lines, source, encoding) if lines else None
 
 
@@ -136,7 +133,10 @@ def find(images: Sequence[ImageFile], listing: Listing) -> Sources:
     places = _Places(images)
     notes: list[Note] = []
     names = {name for image in listing.images for name in (image.stem, image.base)}
-    for table in sorted((text for text in listing.texts if text.name not in used), key=_nearest_first):
+    # The nearest first.
+    tables = sorted((one for one in listing.texts if one.name not in used), key=lambda one: natural_key(one.name))
+    tables.sort(key=lambda one: _FIRST.index(name) if (name := one.base.casefold()) in _FIRST else len(_FIRST))
+    for table in sorted(tables, key=lambda one: -one.name.count("/")):
         rows = _rows(table, places) if table.suffix in _TABLES else {}
         for name, lines in rows.items():
             found[name].append(Source(table.path, table.name, lines))
@@ -174,21 +174,17 @@ class _Places:
 
     def __init__(self, images: Sequence[ImageFile]) -> None:
         self._images = images
-        self._by_folder: dict[str, dict[str, str]] = {}
+        self._names = cache(self._named)
         self._absolute = {str(image.path.absolute()): image.name for image in images}
 
     def image(self, called: str, folder: str) -> str | None:
         """The image that a table in `folder` calls so: by its path, with or without suffix, or if it is the only one by name."""
-        if folder not in self._by_folder:
-            self._by_folder[folder] = self._names(folder)
-        known = self._by_folder[folder]
+        known = self._names(folder)
         path = composed(called).replace("\\", "/")
-        if path in self._absolute:
-            return self._absolute[path]
         plain = path.removeprefix("./")
-        return known.get(plain) or known.get(PurePosixPath(plain).name)
+        return self._absolute.get(path) or known.get(plain) or known.get(PurePosixPath(plain).name)
 
-    def _names(self, folder: str) -> dict[str, str]:
+    def _named(self, folder: str) -> dict[str, str]:
         names: dict[str, str] = {}
         short: dict[str, list[str]] = {}
         for image in self._images:
@@ -201,13 +197,7 @@ class _Places:
         return {key: owners[0] for key, owners in short.items() if len(set(owners)) == 1} | names
 
 
-def _nearest_first(table: File) -> tuple[int, int, Any]:
-    base = table.base.casefold()
-    return -table.name.count("/"), _FIRST.index(base) if base in _FIRST else len(_FIRST), natural_key(table.name)
-
-
 def _rows(table: File, places: _Places) -> dict[str, Lines]:
-    """Captions by image; empty where the file is no table of captions."""
     try:
         text, _encoding = decode(_content(table.path, _LARGEST_TABLE))
         pairs = list(_pairs(text, table.suffix))
@@ -222,30 +212,25 @@ def _rows(table: File, places: _Places) -> dict[str, Lines]:
 
 
 def _pairs(text: str, suffix: str) -> Iterator[tuple[str, Lines]]:
-    """Names of images with captions."""
     if suffix in (".csv", ".tsv"):
-        lines = csv.reader(io.StringIO(text), delimiter="\t" if suffix == ".tsv" else _delimiter(text))
+        delimiter = "\t" if suffix == ".tsv" else max(",;\t", key=text.partition("\n")[0].count)
+        lines = csv.reader(io.StringIO(text), delimiter=delimiter)
         head = [field.strip().casefold() for field in next(lines, [])]
         if not any(field in head for field in _NAME_FIELDS):
             # Without a head: name, caption.
             yield from ((row[0], _split(row[1])) for row in csv.reader(io.StringIO(text)) if len(row) == 2)
             return
         yield from (pair for row in lines if (pair := _of_row(dict(zip(head, row, strict=False)))))
-    elif suffix == ".json":
-        found = _parsed(text)
-        if isinstance(found, Mapping):
-            yield from ((str(key), texts) for key, value in found.items() if (texts := _of_json(value)))
-            found = next((value for value in found.values() if isinstance(value, list)), [])
-        listed = found if isinstance(found, list) else []
-        yield from (pair for row in listed if isinstance(row, Mapping) and (pair := _of_row(row)))
+        return
+    if suffix == ".json":
+        rows = _parsed(text)
+        if isinstance(rows, Mapping):
+            yield from ((str(key), texts) for key, value in rows.items() if (texts := _of_json(value)))
+            rows = next((value for value in rows.values() if isinstance(value, list)), [])
+        rows = rows if isinstance(rows, list) else []
     else:
-        rows = (json.loads(line) for line in text.splitlines() if line.strip())
-        yield from (pair for row in rows if isinstance(row, Mapping) and (pair := _of_row(row)))
-
-
-def _delimiter(text: str) -> str:
-    head = text.partition("\n")[0]
-    return max(",;\t", key=head.count)
+        rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+    yield from (pair for row in rows if isinstance(row, Mapping) and (pair := _of_row(row)))
 
 
 def _of_row(row: Mapping[str, Any]) -> tuple[str, Lines] | None:
@@ -300,15 +285,6 @@ def _quietly(path: Path) -> bytes:
         return _content(path, _LARGEST_CAPTION)
     except (OSError, ValueError):
         return b""
-
-
-def _is_filled(path: Path) -> bool:
-    return bool(_quietly(path).strip())
-
-
-def _reason(error: Exception) -> str:
-    said = error.args[0] if error.args else ""
-    return said if isinstance(said, Text) else (getattr(error, "strerror", "") or str(error))
 
 
 def _not_read(text: File, names: Collection[str]) -> Iterator[Note]:

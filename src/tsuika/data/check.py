@@ -26,8 +26,7 @@ from tsuika.data.image import Opened
 from tsuika.data.manifest import Manifest, Sample
 from tsuika.data.quality import Quality, measure
 
-# With fewer images there is no median to judge by.
-FEWEST: Final = 4
+FEWEST: Final = 4  # with fewer images there is no median to judge by
 
 # Against the set's median, and never where the image is as crisp as most are; from bench/check.py.
 BLURRED: Final = 0.55
@@ -35,8 +34,7 @@ BLURRED_MOST: Final = 0.17
 ENLARGED: Final = 0.65
 ENLARGED_MOST: Final = 0.085  # soft photographs, not enlarged, have 0.094 ...
 ENLARGED_MOST_DRAWN: Final = 0.1  # ... and drawings 0.11
-# Of an enlarged image in any set; other photographs reach 5.4 (bench/check.py).
-INTERPOLATED: Final = 7.0
+INTERPOLATED: Final = 7.0  # of an enlarged image in any set; other photographs reach 5.4 (bench/check.py)
 # Share of pixels with a channel at its end, at least, and above the set's median.
 OVEREXPOSED: Final = 0.18
 OVEREXPOSED_ABOVE: Final = 0.15
@@ -108,11 +106,14 @@ def check(
     buckets = bucket.assign(manifest, size_px=size_px, step_px=step_px, buckets=config.buckets)
     captions, about_captions = check_captions.check(manifest, config, tokenize, tokenizer, room)
     variety, about_variety = _variety(samples, thumbnails, duplicates)
+    instead = {name: group[0] for group in duplicates for name in group[1:]}
+    drawn = any(one.flat >= DRAWN for one in qualities.values())
+    missing = {"text": True, "few": len(samples) < FEWEST, "drawn": drawn, "tokens": tokenize is None}
     findings = [
         *_of_files(manifest),
         *_of_pixels(samples, qualities, size_px),
         *_of_sizes(buckets, config.crop),
-        *_of_duplicates(duplicates),
+        *([Finding("near-duplicate", "look", tuple(instead), {"of": instead})] if instead else []),
         *about_captions,
         *about_variety,
     ]
@@ -134,7 +135,7 @@ def check(
             MethodFit(name, low, high, count_fit(variety.different, low, high))
             for name, (low, high) in (wanted or {}).items()
         ),
-        not_judged=_not_judged(qualities, tokenize),
+        not_judged=tuple(name for name, holds in missing.items() if holds),
     )
 
 
@@ -156,9 +157,8 @@ def _of_files(manifest: Manifest) -> list[Finding]:
     """Of files that cannot be used, and of those that can but are not quite in order."""
     found, left_out = [], manifest.quarantined
     if not manifest.samples:
-        found.append(
-            Finding("nothing-usable" if left_out else "nothing-found", "unusable", (), {"left": len(left_out)})
-        )
+        code = "nothing-usable" if left_out else "nothing-found"
+        found.append(Finding(code, "unusable", (), {"left": len(left_out)}))
     for reason, _count in Counter(left.reason for left in left_out).most_common():
         group = [left for left in left_out if left.reason == reason]
         found.append(Finding(reason, "unusable", tuple(left.name for left in group), {"words": group[0].words}))
@@ -179,7 +179,6 @@ def _middle(qualities: Mapping[str, Quality], measure: str) -> float:
 
 
 def _of_pixels(samples: Sequence[Sample], qualities: Mapping[str, Quality], size_px: int) -> list[Finding]:
-    """Blurred, enlarged, badly exposed, barred."""
     drawn = median(one.flat for one in qualities.values()) >= DRAWN_SET if qualities else False
     found = _of_sharpness(samples, qualities, size_px, drawn)
     if not drawn:
@@ -242,10 +241,11 @@ def _detail_px(sample: Sample, quality: Quality) -> int:
 
 def _of_sizes(buckets: Sequence[bucket.Bucket], crop: float) -> list[Finding]:
     found = []
-    shares = {sample.name: bucket.kept_share(sample, one.size) for one in buckets for sample in one.samples}
-    if odd := {name: share for name, share in shares.items() if share < ODD_ASPECT}:
+    # Of the image's area, what covering its bucket leaves visible, in (0, 1].
+    ratios = {s.name: (s.width * one.height) / (s.height * one.width) for one in buckets for s in one.samples}
+    if odd := {name: share for name, ratio in ratios.items() if (share := min(ratio, 1 / ratio)) < ODD_ASPECT}:
         found.append(Finding("odd-aspect", "look", tuple(odd), {"kept": round(100 * min(odd.values()))}))
-    factors = {item.sample.name: item.factor for item in bucket.enlarged(buckets, crop)}
+    factors = bucket.enlarged(buckets, crop)
     for level, much in _LEVELS:
         if names := tuple(name for name, factor in factors.items() if (factor >= MUCH_ENLARGED) == much):
             found.append(Finding("small", level, names, {"factor": round(max(factors[name] for name in names), 2)}))
@@ -280,11 +280,6 @@ def _duplicates(
     return tuple(tuple(samples[row].name for row in group) for group in sorted(groups))
 
 
-def _of_duplicates(groups: Sequence[Sequence[str]]) -> list[Finding]:
-    instead = {name: group[0] for group in groups for name in group[1:]}
-    return [Finding("near-duplicate", "look", tuple(instead), {"of": instead})] if instead else []
-
-
 def _variety(
     samples: Sequence[Sample], thumbnails: Sequence[dedupe.Thumbnail], duplicates: Sequence[Sequence[str]]
 ) -> tuple[Variety, list[Finding]]:
@@ -309,13 +304,15 @@ def _images(
     rows = [CheckedImage(left.name, left.path, False) for left in manifest.quarantined]
     for sample in manifest.samples:
         one = qualities[sample.name]
-        known = {
-            name: getattr(sample, name) for name in ("name", "path", "width", "height", "caption", "caption_source")
-        }
         rows.append(
             CheckedImage(
-                **known,
-                usable=True,
+                sample.name,
+                sample.path,
+                True,
+                sample.width,
+                sample.height,
+                sample.caption,
+                sample.caption_source,
                 tokens=max(len(tokenize(text)) for text in sample.captions) if tokenize else None,
                 alternatives=sample.alternatives,
                 sharpness=0.0 if not sharp or np.isnan(one.sharpness) else round(one.sharpness / sharp, 3),
@@ -327,10 +324,3 @@ def _images(
             )
         )
     return tuple(sorted(rows, key=lambda row: natural_key(row.name)))
-
-
-def _not_judged(qualities: Mapping[str, Quality], tokenize: check_captions.Tokenize | None) -> tuple[str, ...]:
-    """Keys of `faults.NOT_JUDGED`."""
-    drawn = any(one.flat >= DRAWN for one in qualities.values())
-    missing = {"text": True, "few": len(qualities) < FEWEST, "drawn": drawn, "tokens": tokenize is None}
-    return tuple(name for name, holds in missing.items() if holds)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
@@ -22,10 +21,11 @@ SHOWN: Final = 8
 _WILDCARD: Final = re.compile(r"\{[^{}]*\|[^{}]*\}")  # sd-scripts, `enable_wildcard`
 _WORD: Final = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 # Words that are in most English sentences and name nothing.
-_SMALL_WORDS: Final = (
-    "a an the of in on at to with and or by for from is are it its this that as up into over under some one"
+_SMALL: Final = frozenset(
+    _WORD.findall(
+        "a an the of in on at to with and or by for from is are it its this that as up into over under some one"
+    )
 )
-_SMALL: Final = frozenset(_WORD.findall(_SMALL_WORDS))
 
 
 def check(
@@ -34,14 +34,17 @@ def check(
     """Counts, and findings; `room` is how many tokens the base reads at once."""
     samples, trigger = manifest.samples, caption.normalise(config.trigger)
     written = [sample for sample in samples if sample.caption_source != "built"]
-    pieces = _pieces(samples, tokenize) if tokenize else {}
-    torn = {word: found for word, found in pieces.items() if _is_torn(word, found)}
-    longest = (
-        {sample.name: max(len(tokenize(text)) for text in sample.captions) for sample in samples} if tokenize else {}
-    )
-    common = _common(
-        [text for sample in written for text in sample.captions], trigger, caption.normalise(config.class_word)
-    )
+    torn: dict[str, tuple[str, ...]] = {}
+    longest: dict[str, int] = {}
+    if tokenize:
+        texts = [text.casefold() for sample in samples for text in sample.captions]
+        for word in dict.fromkeys(word for text in texts for word in _WORD.findall(text)):
+            pieces = tuple(piece.removesuffix("</w>") for piece in tokenize(word))
+            if word.isascii() and not any(map(str.isdigit, word)) and len(pieces) >= TORN_PIECES:
+                torn[word] = pieces
+        longest = {sample.name: max(len(tokenize(text)) for text in sample.captions) for sample in samples}
+    idle = f"{trigger} {caption.normalise(config.class_word)}"
+    common = _common([text for sample in written for text in sample.captions], idle)
     without = tuple(sample.name for sample in samples if not sample.caption)
     has_trigger = [s for s in samples if trigger and all(caption.has_word(text, trigger) for text in s.captions)]
     facts = Captions(
@@ -57,37 +60,25 @@ def check(
     )
     findings = [*_read_oddly(manifest), *_missing(manifest, without, written), *_identical(written, len(samples))]
     if long := tuple(name for name, count in longest.items() if count > room):
-        most = max(longest[name] for name in long)
-        about = {"tokens": most, "room": room}
-        findings.append(Finding("caption-long", "note", long, about))
+        findings.append(Finding("caption-long", "note", long, {"tokens": max(longest.values()), "room": room}))
     if added := tuple(sample.name for sample in samples if sample.caption_source == "file+trigger"):
         values = {"trigger": trigger, "with_trigger": facts.with_trigger, "usable": len(samples)}
         findings.append(Finding("trigger-missing", "note", added, values))
     if common:
-        findings.append(
-            Finding("caption-common", "note", (), {"phrases": ", ".join(f"“{one}”" for one in common[:SHOWN])})
-        )
+        phrases = ", ".join(f"“{one}”" for one in common[:SHOWN])
+        findings.append(Finding("caption-common", "note", (), {"phrases": phrases}))
     findings += _words_of(torn, trigger, written)
     return facts, findings
 
 
 def _read_oddly(manifest: Manifest) -> list[Finding]:
-    """What `scan` noted of caption files."""
-    levels: dict[str, Level] = {
-        "caption-unreadable": "look",
-        "caption-orphan": "look",
-        "caption-not-read": "look",
-        "caption-encoding": "look",
-        "caption-both": "note",
-        "caption-lines": "note",
-    }
-    found = []
-    for code, level in levels.items():
+    look, found = ("caption-unreadable", "caption-orphan", "caption-not-read", "caption-encoding"), []
+    for code in (*look, "caption-both", "caption-lines"):
         if notes := [note for note in manifest.notes if note.code == code]:
             # What was read is shown, so that a person can tell whether it is right.
             shown = [note.words for note in notes][: SHOWN if code == "caption-encoding" else 1]
-            values = {"words": listed(shown)}
-            found.append(Finding(code, level, tuple(note.name for note in notes), values))
+            level: Level = "look" if code in look else "note"
+            found.append(Finding(code, level, tuple(note.name for note in notes), {"words": listed(shown)}))
     wild = tuple(s.name for s in manifest.samples if any(_WILDCARD.search(text) for text in s.captions))
     return found + ([Finding("caption-wildcard", "note", wild)] if wild else [])
 
@@ -125,15 +116,6 @@ def _identical(written: Sequence[Sample], usable: int) -> list[Finding]:
     return [Finding("caption-identical", "note", in_order, {"groups": sorted(shared.values(), key=len, reverse=True)})]
 
 
-def _pieces(samples: Sequence[Sample], tokenize: Tokenize) -> dict[str, tuple[str, ...]]:
-    words = Counter(word for sample in samples for text in sample.captions for word in _WORD.findall(text.casefold()))
-    return {word: tuple(piece.removesuffix("</w>") for piece in tokenize(word)) for word in words}
-
-
-def _is_torn(word: str, pieces: Sequence[str]) -> bool:
-    return word.isascii() and not any(sign.isdigit() for sign in word) and len(pieces) >= TORN_PIECES
-
-
 def _words_of(torn: Mapping[str, Sequence[str]], trigger: str, written: Sequence[Sample]) -> list[Finding]:
     """Words that the base does not know: torn ones, and other scripts, which CLIP reads byte by byte."""
     found = []
@@ -150,11 +132,11 @@ def _words_of(torn: Mapping[str, Sequence[str]], trigger: str, written: Sequence
     return found
 
 
-def _common(captions: Sequence[str], trigger: str, class_word: str) -> tuple[str, ...]:
-    """The longest phrases that are in every caption, except trigger, class word and small words."""
+def _common(captions: Sequence[str], idle_words: str) -> tuple[str, ...]:
+    """The longest phrases that are in every caption, except these (trigger and class word) and small words."""
     if len(captions) < FEWEST or len(set(captions)) < 2:
         return ()
-    idle = {word for text in (trigger, class_word) for word in _WORD.findall(text.casefold())} | _SMALL
+    idle = _SMALL.union(_WORD.findall(idle_words.casefold()))
     listed = [_WORD.findall(text.casefold()) for text in captions]
     found: list[tuple[str, ...]] = []
     for length in range(LONGEST_PHRASE, 0, -1):

@@ -64,8 +64,7 @@ def may_write(folder: Path, out: Path) -> None:
     """
     files.check_place(out, is_folder=True)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        why = _("It is there already, and nothing is ever overwritten.")
-        raise RecipeError("DS005", where=out, why=why)
+        raise RecipeError("DS005", where=out, why=_("It is there already, and nothing is ever overwritten."))
     if out.resolve() == folder.resolve() or folder.resolve() in out.resolve().parents:
         raise RecipeError("DS005", where=out, why=_("It lies in the folder of the originals."))
 
@@ -93,16 +92,18 @@ def clean(report: Report, out: Path) -> Cleaned:
     listing = walk(report.folder)
     known = tell_apart(listing, report.folder)
     sources, masks = caption_files.find(known.subject, listing), Masks(known.aside)
-    inside = _inside(report.folder.resolve().name, out.resolve().name)
+    # Keeps what a folder called `N_words` says, where the copy's own name says something else.
+    name_, own = report.folder.resolve().name, kohya_folder([report.folder.resolve().name])
+    inside = f"{name_}/" if own is not None and own != kohya_folder([out.resolve().name]) else ""
     taken: set[str] = set()
     mended, recoded = [], []
     for image in kept:
-        changes = tuple(_changes(image))
+        changes = ("turned",) * is_turned(image.path) + ("cropped",) * any(image.bars)
         name = inside + _target(image.name, bool(changes), taken)
         target = out / name
         with whole(target) as temporary:
             if changes:
-                _mend(image).save(temporary, format="PNG")
+                _cropped(image.path, image.bars).save(temporary, format="PNG")
             else:
                 shutil.copyfile(image.path, temporary)
         if changes:
@@ -133,23 +134,9 @@ def _left_out(report: Report) -> Iterator[LeftOutImage]:
             yield from (LeftOutImage(name, finding.code, finding.values["of"][name]) for name in finding.pictures)
 
 
-def _changes(image: CheckedImage) -> Iterator[str]:
-    if is_turned(image.path):
-        yield "turned"
-    if any(image.bars):
-        yield "cropped"
-
-
-def _mend(image: CheckedImage) -> Image.Image:
-    upright = open_image(image.path)
-    left, top, right, bottom = image.bars
+def _cropped(path: Path, bars: tuple[int, int, int, int]) -> Image.Image:
+    upright, (left, top, right, bottom) = open_image(path), bars
     return upright.crop((left, top, upright.width - right, upright.height - bottom))
-
-
-def _inside(name: str, out: str) -> str:
-    """The subfolder that keeps what a folder called `N_words` says, where the copy's own name says something else."""
-    own = kohya_folder([name])
-    return f"{name}/" if own is not None and own != kohya_folder([out]) else ""
 
 
 def _target(name: str, as_png: bool, taken: set[str]) -> str:
@@ -186,10 +173,8 @@ def _copy(path: Path, target: Path) -> None:
 
 def _copy_mask(path: Path, image: CheckedImage, is_changed: bool, target: Path) -> None:
     """A mask is turned and cropped as its image is, where it has its size."""
-    mask = open_image(path) if is_changed else None
-    if mask is None or mask.size != (image.width, image.height):
+    if not is_changed or open_image(path).size != (image.width, image.height):
         _copy(path, target)
         return
-    left, top, right, bottom = image.bars
     with whole(target.with_suffix(".png")) as temporary:
-        mask.crop((left, top, mask.width - right, mask.height - bottom)).save(temporary, format="PNG")
+        _cropped(path, image.bars).save(temporary, format="PNG")

@@ -38,15 +38,12 @@ class Finding:
     @property
     def why(self) -> Text:
         """Why it is one, with the numbers it is based on."""
-        return FAULTS[self.code].why.filled(self._params())
+        return FAULTS[self.code].why.filled({"count": len(self.pictures), **self.values})
 
     @property
     def todo(self) -> Text:
         """What can be done."""
-        return FAULTS[self.code].todo.filled(self._params())
-
-    def _params(self) -> dict[str, Any]:
-        return {"count": len(self.pictures), **self.values}
+        return FAULTS[self.code].todo.filled({"count": len(self.pictures), **self.values})
 
 
 @dataclass(frozen=True)
@@ -179,8 +176,7 @@ class Report:
         for row in table["pictures"]:
             row["path"] = str(row["path"])
         for row, finding in zip(table["findings"], self.findings, strict=True):
-            row |= {"what": in_languages(finding.what), "why": in_languages(finding.why)}
-            row["todo"] = in_languages(finding.todo)
+            row |= {name: in_languages(getattr(finding, name)) for name in ("what", "why", "todo")}
         return {**counts, **table, "folder": str(self.folder)}
 
 

@@ -43,12 +43,10 @@ def features(thumbnails: Sequence[Thumbnail]) -> Features:
 def _features(thumbnail: Thumbnail) -> tuple[Floats, Floats, Floats, np.float32]:
     lab = to_lab(thumbnail.pixels_PP3[::2, ::2])
     side = len(lab)
-    edge = max(1, round(FRAME * side))
-    half = side // 2
-    first, second = slice(half), slice(half, None)
-    top_and_bottom = [lab[rows, part] for rows in (slice(edge), slice(-edge, None)) for part in (first, second)]
-    left_and_right = [lab[part, columns] for columns in (slice(edge), slice(-edge, None)) for part in (first, second)]
-    strips = top_and_bottom + left_and_right
+    edge, half = max(1, round(FRAME * side)), side // 2
+    edges, halves = (slice(edge), slice(-edge, None)), (slice(half), slice(half, None))
+    strips = [lab[rows, part] for rows in edges for part in halves]
+    strips += [lab[part, columns] for columns in edges for part in halves]
     frame = np.concatenate([np.median(strip.reshape(-1, 3), axis=0) for strip in strips])
     bins = (thumbnail.pixels_PP3[::2, ::2] // (256 // BINS)).reshape(-1, 3).astype(np.int64)
     counts = np.bincount(bins @ np.array([BINS * BINS, BINS, 1]), minlength=BINS**3) / (side * side)

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from typing import Final
 
 import numpy as np
@@ -84,6 +84,7 @@ class Thumbnail:
         filter_ = Image.Resampling.BOX if min(image.size) >= 2 * THUMB_PX else Image.Resampling.BICUBIC
         rgb = image if image.mode == "RGB" else image.convert("RGB")
         self.pixels_PP3 = np.asarray(rgb.resize((THUMB_PX, THUMB_PX), filter_))
+        self.grey_PP: Floats = self.pixels_PP3.mean(2, dtype=np.float32)
         cells_KK = align.whole(self.grey_PP[None], COARSE)[0]
         # Row 0 as it is, row 1 mirrored.
         self.whole_2D = normalised(np.stack([cells_KK, cells_KK[:, ::-1]])[..., None])
@@ -94,12 +95,6 @@ class Thumbnail:
         cells_YXKK = grid.reshape(len(boxes.rows) // COARSE, COARSE, -1, COARSE).transpose(0, 2, 1, 3)
         cells_NKK = cells_YXKK[boxes.which_y, boxes.which_x]
         return normalised(np.asarray(cells_NKK[..., None], np.float32))
-
-    @cached_property
-    def grey_PP(self) -> Floats:
-        """Mean of the three colours."""
-        grey: Floats = self.pixels_PP3.mean(2, dtype=np.float32)
-        return grey
 
 
 class Windows:
@@ -157,26 +152,25 @@ def similarities(
     shown = align.window(np.stack([frames[row].pixels_PP3 for row in near]).astype(np.float32), here_B4, FINE)
     colours, detail, hues = (
         np.einsum("bd,bd->b", normalised(change(shown), faint), normalised(change(whole), faint))
-        for change, faint in ((np.asarray, FAINT), (_detail, FAINT / 3), (_joined, FAINT))
+        # The last: the colours as one, so that what is normalised keeps their differences.
+        for change, faint in (
+            (np.asarray, FAINT),
+            (_detail, FAINT / 3),
+            (lambda cells: cells.reshape(len(cells), -1, 1, 1), FAINT),
+        )
     )
     for one, row in enumerate(near):
         found[row] = Similarity(float(colours[one]), float(detail[one]), float(hues[one]))
     return found
 
 
-def pairs(thumbnails: Sequence[Thumbnail], *, workers: int = 0) -> list[tuple[int, int, Similarity]]:
-    """All pairs that are alike at first sight, each once, with their similarity where they match best.
-
-    Args:
-        workers: threads; 0: as many as there are cores.
-    """
-    return drained(pair_events(thumbnails, workers=workers))
-
-
 def pair_events(
     thumbnails: Sequence[Thumbnail], *, workers: int = 0
 ) -> Generator[Event, None, list[tuple[int, int, Similarity]]]:
-    """As `pairs`, with a `Progress` for each step: two for each image."""
+    """All pairs that are alike at first sight, each once, with their similarity where they match best.
+
+    With a `Progress` for each step, two for each image. `workers`: threads; 0: as many as there are cores.
+    """
     if not thumbnails:
         return []
     places, count = Windows(), len(thumbnails)
@@ -216,7 +210,6 @@ def pair_events(
 
 
 def _first_sight(frame: int, cells_ND: Floats, wholes_MD: Floats, bounds_LM: Floats) -> list[CandidatePair]:
-    """What resembles a window of an image, with the window that it resembles most."""
     bounds_NL = _bounds(cells_ND)
     most_M = [(bounds_NL @ bounds_LM[:, row : row + CHUNK]).max(0) for row in range(0, len(wholes_MD), CHUNK)]
     rows = np.flatnonzero(np.concatenate(most_M) >= CANDIDATE)
@@ -264,7 +257,7 @@ def groups(manifest: Manifest) -> tuple[tuple[str, ...], ...]:
         UnusableError: an image can no longer be read.
     """
     thumbnails = [Thumbnail(open_image(sample.path)) for sample in manifest.samples]
-    joined = [(i, j) for i, j, found in pairs(thumbnails) if found.same]
+    joined = [(i, j) for i, j, found in drained(pair_events(thumbnails)) if found.same]
     contents: dict[str, int] = {}  # flat images have no cells to compare, but equal files are equal
     joined += [(contents.setdefault(sample.sha256, i), i) for i, sample in enumerate(manifest.samples)]
     return tuple(tuple(manifest.samples[row].name for row in group) for group in join(len(manifest.samples), joined))
@@ -283,15 +276,8 @@ def join(count: int, joined: Sequence[tuple[int, int]]) -> list[list[int]]:
 
 
 def _places(side: float) -> list[float]:
-    if side == 1:
-        return [0.0]
-    count = int(np.ceil((1 - side) / STRIDE)) + 1
-    return [float(place) for place in np.linspace(0, 1 - side, count)]
-
-
-def _joined(cells_NKKC: Floats) -> Floats:
-    """The colours as one: what is normalised then keeps their differences."""
-    return cells_NKKC.reshape(len(cells_NKKC), -1, 1, 1)
+    places: list[float] = np.linspace(0, 1 - side, int(np.ceil((1 - side) / STRIDE)) + 1).tolist()
+    return places
 
 
 def _detail(cells_NKKC: Floats) -> Floats:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Final
 
 from tsuika.core.texts import _
@@ -31,12 +32,10 @@ _WESTERN: Final = frozenset("àáâãäåæçèéêëìíîïñòóôõöøùú�
 _SIGNS: Final = frozenset("‘’“”–—…•°©®™×½¼¾²³£€§«»¿¡·±\xa0")
 # For charset-normalizer: what people save text files in, beside the above.
 _OTHERS: Final = ("cp1251", "koi8_r", "cp1250", "cp1253", "cp1254", "cp1255", "cp1256", "cp874", "cp1257", "cp1258")
-# Share of characters that do not fit; above it a reading is not plausible.
-_MOST_ODD: Final = 0.29
+_MOST_ODD: Final = 0.29  # share of characters that do not fit; above it a reading is not plausible
 # Unicode categories: controls, private use, unassigned, surrogates.
 _NO_TEXT: Final = frozenset({"Cc", "Co", "Cn", "Cs"})
-# Beyond ASCII, for a guess between alphabets.
-_LEAST_LETTERS: Final = 4
+_LEAST_LETTERS: Final = 4  # beyond ASCII, for a guess between alphabets
 _POOLED_BYTES: Final = 1 << 16
 
 
@@ -108,10 +107,8 @@ def _decoded(content: bytes, encoding: str) -> str | None:
 def _most_plausible(content: bytes) -> tuple[str, str]:
     if b"\0" in content:
         raise ValueError(_("it holds zeros, as no text does"))
-    found = []
-    for encoding in _TRIED:
-        if (text := _decoded(content, encoding)) is not None:
-            found.append((_oddness(text, encoding), text, encoding))
+    read = ((_decoded(content, encoding), encoding) for encoding in _TRIED)
+    found = [(_oddness(text, encoding), text, encoding) for text, encoding in read if text is not None]
     if found and (best := min(found, key=lambda one: one[0]))[0] <= _MOST_ODD:
         return best[1:]
     from charset_normalizer import from_bytes
@@ -191,8 +188,7 @@ def _odd_lead(sign: str, encoding: str) -> float:
         low, high = _COMMON_CP932
         return 0.0 if low <= stored <= high else 1.0
     low_lead, high_lead = _COMMON[encoding]
-    is_common = low_lead <= stored[0] <= high_lead and (encoding == "big5" or stored[1] >= 0xA1)
-    return 0.0 if is_common else 1.0
+    return 0.0 if low_lead <= stored[0] <= high_lead and (encoding == "big5" or stored[1] >= 0xA1) else 1.0
 
 
 def _odd_letters(text: str) -> float:
@@ -204,14 +200,9 @@ def _odd_letters(text: str) -> float:
         return 0.0
     scripts = [unicodedata.name(sign, "?").split()[0] if sign.isalpha() else "?" for sign in beyond]
     most = max(set(scripts), key=scripts.count)
-    mixed = sum(_odd_case(text, place) for place, sign in enumerate(text) if not sign.isascii())
+    # A capital after a small letter: `кОТ` is a reading gone wrong.
+    mixed = sum(not two.isascii() and two.isupper() and one.islower() for one, two in pairwise(text))
     return 1.0 if most == "?" else (len(beyond) - scripts.count(most) + mixed) / len(beyond)
-
-
-def _odd_case(text: str, place: int) -> bool:
-    """Whether a capital follows a small letter: `кОТ` is a reading gone wrong."""
-    before = text[place - 1] if place else ""
-    return text[place].isupper() and before.islower()
 
 
 def _is_kana(sign: str) -> bool:

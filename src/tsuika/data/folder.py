@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Final
@@ -38,8 +38,7 @@ NOT_READ: Final = frozenset(
 SYSTEM: Final = frozenset({"@eadir", "__macosx", "#recycle", "$recycle.bin", "lost+found", "system volume information"})
 RUN_MARKS: Final = ("events.jsonl", "recipe.toml")  # a run folder of ours
 CACHE_MARK: Final = "CACHEDIR.TAG"  # bford.info/cachedir
-# Above this, `2024_summer` is a name and not a number of repeats.
-MAX_FOLDER_REPEATS: Final = 1000
+MAX_FOLDER_REPEATS: Final = 1000  # above this, `2024_summer` is a name and not a number of repeats
 
 
 @dataclass(frozen=True)
@@ -145,11 +144,14 @@ def walk(root: Path) -> Listing:
 def _sort(
     entries: Sequence[os.DirEntry[str]], names: tuple[str, ...], prefix: str, found: Listing
 ) -> list[tuple[Path, str]]:
-    """Each file to its kind; returns the subfolders."""
     repeats, words = kohya_folder(names) or (1, "")
     inner: list[tuple[Path, str]] = []
-    for entry, name in _named(entries, prefix):
-        path, suffix = Path(entry.path), Path(entry.path).suffix.lower()
+    taken: set[str] = set()
+    for entry in entries:
+        own = _own_name(entry.name, taken)
+        if own.startswith("."):
+            continue
+        name, path, suffix = prefix + own, Path(entry.path), Path(entry.path).suffix.lower()
         try:
             is_folder = entry.is_dir()
         except OSError as error:  # a link that leads in a circle or into a closed folder
@@ -174,14 +176,6 @@ def _sort(
     return inner
 
 
-def _named(entries: Sequence[os.DirEntry[str]], prefix: str) -> Iterator[tuple[os.DirEntry[str], str]]:
-    taken: set[str] = set()
-    for entry in entries:
-        name = _own_name(entry.name, taken)
-        if not name.startswith("."):
-            yield entry, prefix + name
-
-
 def _unreadable(path: Path, name: str, error: OSError) -> LeftOut:
     return LeftOut(path, "unreadable", error.strerror or str(error), name)
 
@@ -203,7 +197,6 @@ def _for_people(name: str) -> str:
 
 
 def _passed_over(name: str, inside: set[str]) -> tuple[str, str] | None:
-    """Code and words of a folder that is not looked into."""
     if all(mark in inside for mark in RUN_MARKS):
         return "own-output", _("a run folder")
     if CACHE_MARK in inside:

@@ -166,8 +166,7 @@ def readable_formats() -> tuple[str, ...]:
 
 Notes = tuple[tuple[str, str], ...]
 _STRIP: Final = 256  # rows of the smaller image
-# Decoding needs memory for all pixels, however large the image.
-_one_at_a_time = Lock()
+_one_at_a_time = Lock()  # decoding needs memory for all pixels, however large the image
 _strictness = Lock()
 _warnings = ExitStack()
 _strict_threads: list[bool] = []  # one entry a thread that decodes: what LOAD_TRUNCATED_IMAGES was for the first
@@ -235,7 +234,6 @@ def _decode(content: bytes, path: Path) -> tuple[Image.Image, Notes]:
 
 
 def _turn(image: Image.Image) -> tuple[Image.Transpose | None, Notes]:
-    """How EXIF turns it."""
     try:
         return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1)), ()
     except _DECODER_ERRORS as error:
@@ -256,14 +254,11 @@ def _load(image: Image.Image) -> Notes:
         return ()
     if count == 1:
         return ()
-    chosen = next((frame for frame in _looked_at(image, count) if _shows_something(image, frame)), 0)
+    most = max(1, min(count, _FRAMES, _FRAME_PIXELS // (image.width * image.height)))
+    chosen = next((frame for frame in range(most) if _shows_something(image, frame)), 0)
     image.seek(chosen)
     image.load()
     return (("frames", _("frame {frame} of {count}", frame=chosen + 1, count=count)),)
-
-
-def _looked_at(image: Image.Image, count: int) -> range:
-    return range(max(1, min(count, _FRAMES, _FRAME_PIXELS // (image.width * image.height))))
 
 
 def _shows_something(image: Image.Image, frame: int) -> bool:
@@ -280,7 +275,6 @@ def _shows_something(image: Image.Image, frame: int) -> bool:
 
 
 def _factor(image: Image.Image) -> int:
-    """By what whole number the sides are divided."""
     return math.ceil(math.sqrt(max(1.0, image.width * image.height / KEPT_PIXELS)))
 
 
@@ -316,7 +310,11 @@ def _upright_srgb(image: Image.Image, path: Path) -> tuple[Image.Image, tuple[tu
     icc: bytes | None = image.info.get("icc_profile")
     alpha: Image.Image | None = None
     if image.mode.startswith("I;16"):
-        image, alpha = _from_16_bits(image)
+        # 65535 to 255 with rounding: Pillow's own conversion clips at 255.
+        value, clear = np.asarray(image).astype(np.uint32), image.info.get("transparency")
+        image = Image.fromarray(((value * 255 + 32767) // 65535).astype(np.uint8))
+        if isinstance(clear, int):
+            alpha = Image.fromarray(np.where(value == clear, 0, 255).astype(np.uint8))
     elif image.has_transparency_data:
         rgba = image.convert("RGBA")
         image, alpha = rgba.convert("RGB"), rgba.getchannel("A")
@@ -338,16 +336,6 @@ def _upright_srgb(image: Image.Image, path: Path) -> tuple[Image.Image, tuple[tu
         image = Image.composite(image, Image.new("RGB", image.size, BACKGROUND), alpha)
     image.info = {}
     return image, notes
-
-
-def _from_16_bits(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
-    """65535 to 255 with rounding (Pillow's own conversion clips at 255), and the transparent value as alpha."""
-    value = np.asarray(image).astype(np.uint32)
-    grey = Image.fromarray(((value * 255 + 32767) // 65535).astype(np.uint8))
-    clear = image.info.get("transparency")
-    if not isinstance(clear, int):
-        return grey, None
-    return grey, Image.fromarray(np.where(value == clear, 0, 255).astype(np.uint8))
 
 
 def _to_srgb(image: Image.Image, icc: bytes) -> tuple[Image.Image, str]:

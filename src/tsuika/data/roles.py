@@ -91,7 +91,9 @@ def _parent_called(name: str, names: Collection[str]) -> str:
 def _samples(listing: Listing, images: Iterable[ImageFile]) -> Iterator[tuple[str, str]]:
     weights = {weight.folder for weight in listing.weights}
     stems = {(weight.folder, weight.stem.casefold()) for weight in listing.weights}
-    roots = {image.name[: image.name.casefold().find("img/")] for image in listing.images if _is_in_img(image)}
+    # Those that lie in the `img` folder of a kohya_ss project, `img/10_words/NAME.png`.
+    in_img = (one.name for one in listing.images if re.search(r"(^|/)img/\d+_[^/]*/", one.name, re.IGNORECASE))
+    roots = {name[: name.casefold().find("img/")] for name in in_img}
     by_folder: dict[str, list[ImageFile]] = {}
     for image in images:
         by_folder.setdefault(image.folder, []).append(image)
@@ -99,20 +101,13 @@ def _samples(listing: Listing, images: Iterable[ImageFile]) -> Iterator[tuple[st
     for folder, inside in by_folder.items():
         parts = [part.casefold() for part in PurePosixPath(folder).parts]
         above = [f"{parent}/" if str(parent) != "." else "" for parent in PurePosixPath(folder).parents]
-        is_named = bool(parts) and parts[-1] in _SAMPLES
-        is_output = any(
-            folder.casefold().startswith(f"{root.casefold()}{name}/") for root in roots for name in _OUTPUTS
-        )
-        beside_model = is_named and (bool(weights.intersection(above)) or bool(_OUTPUTS.intersection(parts[:-1])))
+        outputs = tuple(f"{root.casefold()}{name}/" for root in roots for name in _OUTPUTS)
+        is_output = folder.casefold().startswith(outputs)
+        beside_model = parts[-1:] and parts[-1] in _SAMPLES and (weights & {*above} or _OUTPUTS & {*parts[:-1]})
         for image in inside:
             is_preview = folder in weights and (folder, image.stem.casefold().removesuffix(".preview")) in stems
             if is_output or beside_model or is_preview or (is_mixed and _SAMPLE_NAMES.fullmatch(image.stem)):
                 yield image.name, "sample"
-
-
-def _is_in_img(image: ImageFile) -> bool:
-    """Whether it lies in the `img` folder of a kohya_ss project, `img/10_words/NAME.png`."""
-    return re.search(r"(^|/)img/\d+_[^/]*/", image.name, re.IGNORECASE) is not None
 
 
 def _masks(listing: Listing, images: Iterable[ImageFile]) -> Iterator[tuple[str, str]]:
@@ -160,6 +155,5 @@ class Masks:
 
 
 def _masked(stem: str) -> str:
-    """The stem of the image that a mask is for."""
     named = _LABELLED.fullmatch(stem) or _SUFFIXED.fullmatch(stem) or _PREFIXED.fullmatch(stem)
     return named[1] if named else stem

@@ -49,11 +49,6 @@ def scan_events(
     """As `scan`, with a `Progress` for each image read.
 
     Args:
-        folder: as in `scan`.
-        config: as in `scan`.
-        size_px: as in `scan`.
-        needed: as in `scan`.
-        report: as in `scan`.
         visit: called with each usable image's name and pixels while they are at hand, from any of the workers.
         workers: threads that read images.
     """
@@ -126,9 +121,7 @@ def _sample(
 def _why_too_few(manifest: Manifest) -> str:
     counts = Counter(left.reason for left in (*manifest.quarantined, *manifest.aside))
     if not counts:
-        if manifest.samples:
-            return ""
-        formats = "JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF, HEIC"
-        return _("No images were found ({formats}).", formats=formats)
+        none = _("No images were found ({formats}).", formats="JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF, HEIC")
+        return "" if manifest.samples else none
     rows = [_("{reason} ({count})", reason=FAULTS[reason].what, count=count) for reason, count in counts.items()]
     return _("Left out: {reasons}.", reasons=listed(rows))

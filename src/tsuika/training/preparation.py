@@ -163,7 +163,7 @@ def read_inputs(
         data = data.model_copy(update={"reg_images": manifest.regularization})
         recipe = recipe.model_copy(update={"data": data})
     if enlarged := bucket.enlarged(buckets, recipe.data.crop):
-        names = ", ".join(item.sample.name for item in enlarged[:3]) + (" …" if len(enlarged) > 3 else "")
+        names = ", ".join(list(enlarged)[:3]) + (" …" if len(enlarged) > 3 else "")
         yield note("DS008", count=len(enlarged), names=names)
     captions = [text for sample in manifest.samples for text in sample.captions]
     yield from _long_captions(captions, model)
