@@ -28,8 +28,6 @@ from tsuika.methods.uses import Result, Use, in_tsuika
 from tsuika.pages import in_languages
 
 MAIN: Final = "balanced"
-# A1111's word for a family, in the card beside a file.
-_VERSIONS: Final[Mapping[str, str]] = {"sd1": "SD1", "sd2": "SD2", "sdxl": "SDXL"}
 PREVIEW_PX: Final = 512
 
 
@@ -137,9 +135,10 @@ def _beside(folder: RunDir, report: Mapping[str, Any], trigger: str, target: Pat
             grown = opened.convert("RGB").resize((side, side * opened.height // opened.width), Image.Resampling.LANCZOS)
             grown.save(temporary, format="PNG")
         yield image
+    # "sd version" is SD1, SD2 or SDXL there.
     card = {
         "description": "",
-        "sd version": _VERSIONS.get(report["family"], "Unknown"),
+        "sd version": report["family"].upper(),
         "activation text": trigger,
         "preferred weight": 1.0,
         "negative text": "",
