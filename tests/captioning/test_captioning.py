@@ -204,9 +204,12 @@ def test_the_command(images: Path, tags: Path, tmp_path: Path, capsys: pytest.Ca
     from tsuika.cli.main import app
 
     def run(*argv: str) -> tuple[int, str]:
-        with pytest.raises(SystemExit) as end:
+        status = 0
+        try:
             screen.run(app, ["caption", str(images), "--model", str(tags), *argv])
-        return int(end.value.code or 0), capsys.readouterr().out
+        except SystemExit as end:
+            status = int(end.code or 0)
+        return status, capsys.readouterr().out
 
     status, out = run("--json", "--exclude", "red_hair,^_^", "--out", str(tmp_path / "out"))
     found = json.loads(out)
