@@ -98,7 +98,9 @@ def caption(
         RecipeError: RC015, the model is neither a Hugging Face id nor in a folder that may be looked into.
     """
     model = model.strip()
-    if not HUB_ID.fullmatch(model) and not studio.picker.allowed(at_home(model)):
+    place = at_home(model)
+    # A job does not run where the studio does, so that a relative path would be another one.
+    if not HUB_ID.fullmatch(model) and not (place.is_absolute() and studio.picker.allowed(place)):
         why = _("It is neither a Hugging Face model id nor a folder in your home folder or the studio's.")
         raise RecipeError("RC015", key="model", found=model[:200], why=why, do="tsuika caption --help")
     for job in studio.jobs.all(f"where project = ? and kind = 'caption' and state in {OPEN_STATES}", project.id):
