@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -121,15 +120,15 @@ def test_nothing_to_say_leaves_the_trigger_word_or_nothing() -> None:
 
 def test_the_copy_has_links_and_captions(images: Path, tags: Path, tmp_path: Path) -> None:
     before, out = contents(images), tmp_path / "out"
-    tsuika.caption(images, model=str(tags), out=out).result
+    _ = tsuika.caption(images, model=str(tags), out=out).result
     names = {"blue.png", "blue.txt", "green.png", "green.txt", "inner/red.png", "inner/red.txt"}
     assert set(contents(out)) == {str(Path(name)) for name in names}
     assert (out / "blue.txt").read_text(encoding="utf-8") == "blue sky\n"
-    assert os.path.samefile(out / "blue.png", images / "blue.png")
+    assert (out / "blue.png").samefile(images / "blue.png")
     assert contents(images) == before
     for place in (out, images / "below"):
         with pytest.raises(TsuikaError) as error:
-            tsuika.caption(images, model=str(tags), out=place).result
+            _ = tsuika.caption(images, model=str(tags), out=place).result
         assert error.value.code == "DS005"
 
 
@@ -174,7 +173,7 @@ def test_a_captioner_says_what_transformers_says(tmp_path: Path) -> None:
 def test_errors(images: Path, tags: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def code(**given: object) -> tuple[str, int]:
         with pytest.raises(TsuikaError) as error:
-            tsuika.caption(images, **{"model": str(tags), **given}).result  # type: ignore[arg-type]
+            _ = tsuika.caption(images, **{"model": str(tags), **given}).result  # type: ignore[arg-type]
         return error.value.code, error.value.exit_status
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -195,7 +194,7 @@ def test_errors(images: Path, tags: Path, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     assert code() == ("CP002", 2)
     with pytest.raises(TsuikaError) as error:
-        tsuika.caption(tmp_path / "none", model=str(tags)).result
+        _ = tsuika.caption(tmp_path / "none", model=str(tags)).result
     assert error.value.code == "DS001"
 
 

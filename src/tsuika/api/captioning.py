@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from tsuika.api import results
 from tsuika.api.display import shown as shown_html
-from tsuika.api.image_set import place
+from tsuika.api.image_set import link_or_copy
 from tsuika.api.run import Events, starts
 from tsuika.core import files
 from tsuika.core.errors import ImageError, RecipeError, no_such
@@ -216,4 +216,4 @@ def _write(made: Sequence[CaptionedImage], known: Roles, folder: Path, out: Path
 def _link(target: Path, source: Path) -> None:
     files.make_folder(target.parent)
     if not target.exists():
-        place(target, source)
+        link_or_copy(target, source)
