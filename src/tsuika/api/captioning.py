@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from tsuika.api import results
 from tsuika.api.display import shown as shown_html
 from tsuika.api.image_set import link_or_copy
-from tsuika.api.run import Events, starts
+from tsuika.api.run import Events, JsonResult, starts
 from tsuika.core import files
 from tsuika.core.errors import ImageError, RecipeError, no_such
 from tsuika.core.events import Phase, Progress, Warned, note
@@ -43,7 +42,7 @@ class CaptionedImage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Captioned:
+class Captioned(JsonResult):
     """What a captioning has made.
 
     Attributes:
@@ -79,7 +78,7 @@ class Captioned:
 
     def to_dict(self) -> dict[str, Any]:
         """As in the command's `--json`."""
-        return {**results.to_dict(self), "changed": len(self.changed)}
+        return {**super().to_dict(), "changed": len(self.changed)}
 
     def _repr_html_(self) -> str:
         """The captions that change, the tags, and what is in almost every caption."""
