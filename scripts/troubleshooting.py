@@ -48,6 +48,7 @@ SECTIONS: Final = {
     "GN": ("Generating images", "画像生成"),
     "NW": ("Network", "ネットワーク"),
     "VA": ("VAEs", "VAE"),
+    "CP": ("Captioning", "自動キャプション"),
 }
 
 

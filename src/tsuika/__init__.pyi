@@ -1,5 +1,7 @@
 from .api.advising import Advised as Advised
 from .api.advising import advise as advise
+from .api.captioning import Captioned as Captioned
+from .api.captioning import caption as caption
 from .api.checking import check as check
 from .api.checking import clean as clean
 from .api.checking import contact_sheet as contact_sheet

@@ -85,6 +85,22 @@ def test_a_plan_begins_with_what_the_name_says(here: Running, project: str) -> N
     assert "--no-measure" not in given
 
 
+def test_a_model_captions_the_images_of_a_project(here: Running, project: str, tmp_path: Path) -> None:
+    path = f"/api/projects/{project}/captions/model"
+    given = argv(
+        here, here.ask("POST", path, {"model": "SmilingWolf/wd-vit-tagger-v3", "exclude": "--out=x"})[1]["job"]
+    )
+    folder = here.studio.home.project(project).folder / "images"  # type: ignore[union-attr]
+    assert (given[0], given[-2:]) == ("caption", ("--", str(folder)))
+    assert {"--model=SmilingWolf/wd-vit-tagger-v3", "--mode=missing", "--exclude=--out=x", "--json"} <= set(given)
+    assert given[given.index("--trigger") + 1] == "mycat"
+    assert here.ask("POST", path, {"model": str(folder)})[0] == 200
+    for model in ("/etc", "../../x", "-x", "a b", ""):
+        status, found = here.ask("POST", path, {"model": model})
+        assert (status, found["error"]["code"]) == (422, "RC015")
+    assert here.ask("POST", path, {"model": "a/b", "mode": "all"})[0] == 422
+
+
 def test_settings_are_checked_at_once_and_told_in_both_languages(here: Running, project: str) -> None:
     asked = {"advice": "advice", "settings": {"train.steps": 12}}
     status, found = here.ask("POST", f"/api/projects/{project}/recipe", asked)

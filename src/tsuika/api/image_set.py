@@ -92,7 +92,7 @@ class ImageSet:
             number += 1
             target = first.with_stem(f"{first.stem}-{number}")
         target.parent.mkdir(parents=True, exist_ok=True)
-        _place(target, source)
+        link_or_copy(target, source)
         if lines:
             write_text(target.with_suffix(CAPTIONS[0]), _written(lines))
         return target.relative_to(self.folder).as_posix()
@@ -219,7 +219,7 @@ class ImageSet:
             elif content is not None:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 own = content.is_relative_to(self.root) and not content.exists()
-                _place(target, kept / "files" / content.relative_to(self.root) if own else content)
+                link_or_copy(target, kept / "files" / content.relative_to(self.root) if own else content)
         for old in earlier[: max(0, len(earlier) + 1 - KEPT_CHANGES)]:
             shutil.rmtree(old.parent, ignore_errors=True)
 
@@ -250,7 +250,7 @@ def _taken(target: Path) -> bool:
     return target.exists() or any(one.stem == target.stem and one.suffix.lower() in SUFFIXES for one in beside)
 
 
-def _place(target: Path, source: Path) -> None:
+def link_or_copy(target: Path, source: Path) -> None:
     """A hard link where that can be made, else a copy."""
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:

@@ -29,6 +29,8 @@ PHASES: Final[Mapping[str, Text]] = {
     "clean": _("Writing the cleaned copy"),
     "compare-pictures": _("Comparing the images with each other"),
     "contact-sheet": _("Writing the contact sheet"),
+    "caption-model": _("Loading the captioning model"),
+    "caption": _("Writing captions"),
     "detail": _("Trying what detail the base model can hold"),
     "estimate": _("Estimating time and memory"),
     "extract": _("Computing the difference of the weights"),

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 NOT_USABLE: Final = 3  # exit status
 NAMES_SHOWN: Final = 10
+TAGS_SHOWN: Final = 12
 
 _LEVELS: Final[Mapping[str, Text]] = {
     "unusable": _("not usable: {what}"),
@@ -170,6 +171,8 @@ def _captions(captions: Captions) -> Iterator[Text]:
         yield _("Captions: {count} from files, {different} different; longest {longest} tokens", **counts)
     else:
         yield _("Captions: {count} from files, {different} different", **counts)
+    if common := [f"{tag} ({count})" for tag, count in captions.tags.items() if count > 1][:TAGS_SHOWN]:
+        yield _("Most frequent tags and phrases: {tags}", tags=listed(common))
     if captions.trigger:
         found = {"trigger": captions.trigger, "found": captions.with_trigger, "count": captions.from_files}
         yield _("Trigger word `{trigger}`: in {found} of {count} captions", **found)

@@ -11,6 +11,7 @@ import typer
 
 from tsuika.cli import (
     advise,
+    caption,
     check,
     drawing,
     early,
@@ -129,6 +130,7 @@ for command, text in (
     (runs.sample, _("Have a running training generate its previews now.")),
     (runs.export, _("Copy a result into a program's folder, read it back, with an image and a card beside it.")),
     (check.check, _("Check a folder of images: unreadable, small, blurred, near-duplicates, captions, variety.")),
+    (caption.caption, _("Write captions for images by a model: shown first, and with --out beside linked copies.")),
     (drawing.generate, _("Generate images, with LoRAs, embeddings and hypernetworks at any strength.")),
     (drawing.grid, _("Compare: one image for every value of up to three axes, on one labelled sheet.")),
     (

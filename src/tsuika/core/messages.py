@@ -1,7 +1,7 @@
 """What tsuika says when something is wrong: a code and its message, in what, why, do. A table, kept in code order.
 
 RC recipe and usage, DS images, MD models, FM file formats, RS resources, TR training, GD guard, EV evaluation, GN
-generation (notes), NW network, VA VAEs."""
+generation (notes), NW network, VA VAEs, CP captioning."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ MESSAGES: Final[Mapping[str, Message]] = {
             "{why}",
             "Half precision overflows in some VAEs: --set train.precision=fp32, or another VAE with --vae.",
         ),
-        "DS005": ("The cleaned copy cannot be written there", "{why}", "Choose another place with --out."),
+        "DS005": ("The copy cannot be written there", "{why}", "Choose another place with --out."),
         "DS006": ("{name} is left out: {reason}", "{words}"),
         "DS007": ("About {name}: {reason}", "{words}"),
         "DS008": (
@@ -646,6 +646,29 @@ MESSAGES: Final[Mapping[str, Message]] = {
             "{small} of {found} images are smaller than the crops of {side} px and are not trained on",
             "Otherwise the smallest would decide the size of all crops.",
             "To train on them as well, give a smaller --crop.",
+        ),
+        "CP001": (
+            "This cannot be used as a captioning model",
+            "{why}",
+            "Give a folder or a Hugging Face model id: BLIP or GIT with weights as safetensors, or a WD tagger, a folder with "
+            "model.onnx and selected_tags.csv.",
+        ),
+        "CP002": (
+            "A WD tagger needs the package onnxruntime",
+            "It is not installed here ({why}).",
+            'pip install "tsuika[caption]", or pip install onnxruntime',
+        ),
+        "CP003": (
+            "The captioning model is not on this machine and could not be downloaded",
+            "{why}",
+            "Check the name and the connection; or download the files of {name} (of a tagger: model.onnx and "
+            "selected_tags.csv; else config.json, the other .json and .txt files and model.safetensors) into one folder, and "
+            "give that folder with --model.",
+        ),
+        "CP004": (
+            "The same words are in almost every caption",
+            "{phrases}. The trigger word will not learn it apart from these words.",
+            "If it belongs to the subject, leave it out with --exclude; else vary it.",
         ),
     }.items()
 }

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from tsuika.core.sections import Data
@@ -17,8 +18,10 @@ Tokenize = Callable[[str], Sequence[str]]  # a text's pieces, start and end not 
 TORN_PIECES: Final = 3  # a word of three pieces or more means hardly anything to the base
 FEWEST: Final = 4  # captions, below which what they share is not reported
 LONGEST_PHRASE: Final = 5
+ALMOST_ALL: Final = 0.9  # share of captions
 SHOWN: Final = 8
 _WILDCARD: Final = re.compile(r"\{[^{}]*\|[^{}]*\}")  # sd-scripts, `enable_wildcard`
+_STOP: Final = re.compile(r"[,;:.!?\n、。]+")
 _WORD: Final = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 # Words that are in most English sentences and name nothing.
 _SMALL: Final = frozenset(
@@ -37,14 +40,14 @@ def check(
     torn: dict[str, tuple[str, ...]] = {}
     longest: dict[str, int] = {}
     if tokenize:
-        texts = [text.casefold() for sample in samples for text in sample.captions]
-        for word in dict.fromkeys(word for text in texts for word in _WORD.findall(text)):
+        folded = [text.casefold() for sample in samples for text in sample.captions]
+        for word in dict.fromkeys(word for text in folded for word in _WORD.findall(text)):
             pieces = tuple(piece.removesuffix("</w>") for piece in tokenize(word))
             if word.isascii() and not any(map(str.isdigit, word)) and len(pieces) >= TORN_PIECES:
                 torn[word] = pieces
         longest = {sample.name: max(len(tokenize(text)) for text in sample.captions) for sample in samples}
-    idle = f"{trigger} {caption.normalise(config.class_word)}"
-    common = _common([text for sample in written for text in sample.captions], idle)
+    texts = [text for sample in written for text in sample.captions]
+    common = phrases(texts, trigger, caption.normalise(config.class_word))
     without = tuple(sample.name for sample in samples if not sample.caption)
     has_trigger = [s for s in samples if trigger and all(caption.has_word(text, trigger) for text in s.captions)]
     facts = Captions(
@@ -56,7 +59,9 @@ def check(
         tokenizer=tokenizer,
         longest_tokens=max(longest.values(), default=0),
         torn=torn,
-        common=common,
+        common=tuple(common),
+        common_counts=common,
+        tags=tags(texts),
     )
     findings = [*_read_oddly(manifest), *_missing(manifest, without, written), *_identical(written, len(samples))]
     if long := tuple(name for name, count in longest.items() if count > room):
@@ -65,8 +70,7 @@ def check(
         values = {"trigger": trigger, "with_trigger": facts.with_trigger, "usable": len(samples)}
         findings.append(Finding("trigger-missing", "note", added, values))
     if common:
-        phrases = ", ".join(f"“{one}”" for one in common[:SHOWN])
-        findings.append(Finding("caption-common", "note", (), {"phrases": phrases}))
+        findings.append(Finding("caption-common", "note", (), {"phrases": shown_phrases(common, len(texts))}))
     findings += _words_of(torn, trigger, written)
     return facts, findings
 
@@ -132,20 +136,37 @@ def _words_of(torn: Mapping[str, Sequence[str]], trigger: str, written: Sequence
     return found
 
 
-def _common(captions: Sequence[str], idle_words: str) -> tuple[str, ...]:
-    """The longest phrases that are in every caption, except these (trigger and class word) and small words."""
+def tags(captions: Iterable[str]) -> dict[str, int]:
+    """In how many captions each tag (what stands between commas) is, the most frequent first."""
+    counts = Counter(tag for text in captions for tag in dict.fromkeys(part.strip() for part in text.split(",")) if tag)
+    return dict(counts.most_common())
+
+
+def shown_phrases(common: Mapping[str, int], captions: int) -> str:
+    """Phrases with the share of captions that they are in, for a sentence."""
+    return ", ".join(f"“{one}” ({count}/{captions})" for one, count in [*common.items()][:SHOWN])
+
+
+def phrases(captions: Sequence[str], trigger: str, class_word: str) -> dict[str, int]:
+    """The longest phrases that are in almost every caption, with the number of captions; longer ones first.
+
+    Trigger, class word and small words neither begin nor end one, and none reaches over a comma or the end of a sentence.
+    """
     if len(captions) < FEWEST or len(set(captions)) < 2:
-        return ()
-    idle = _SMALL.union(_WORD.findall(idle_words.casefold()))
-    listed = [_WORD.findall(text.casefold()) for text in captions]
-    found: list[tuple[str, ...]] = []
+        return {}
+    idle = {word for text in (trigger, class_word) for word in _WORD.findall(text.casefold())} | _SMALL
+    listed = [[_WORD.findall(part) for part in _STOP.split(text.casefold())] for text in captions]
+    found: dict[tuple[str, ...], int] = {}
     for length in range(LONGEST_PHRASE, 0, -1):
-        shared = set(_runs(listed[0], length)).intersection(*(_runs(words, length) for words in listed[1:]))
-        for run in _runs(listed[0], length):
+        counts = Counter(
+            run for parts in listed for run in dict.fromkeys(run for words in parts for run in _runs(words, length))
+        )
+        for run, count in counts.items():
             naming = run[0] not in idle and run[-1] not in idle
-            if run in shared and naming and not any(run in _runs(longer, length) for longer in found):
-                found.append(run)
-    return tuple(" ".join(run) for run in found)
+            inside = any(run in _runs(longer, length) and count <= most for longer, most in found.items())
+            if count >= ALMOST_ALL * len(captions) and naming and not inside:
+                found[run] = count
+    return {" ".join(run): count for run, count in found.items()}
 
 
 def _runs(words: Sequence[str], length: int) -> list[tuple[str, ...]]:

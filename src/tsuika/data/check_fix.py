@@ -92,14 +92,12 @@ def clean(report: Report, out: Path) -> Cleaned:
     listing = walk(report.folder)
     known = tell_apart(listing, report.folder)
     sources, masks = caption_files.find(known.subject, listing), Masks(known.aside)
-    # Keeps what a folder called `N_words` says, where the copy's own name says something else.
-    name_, own = report.folder.resolve().name, kohya_folder([report.folder.resolve().name])
-    inside = f"{name_}/" if own is not None and own != kohya_folder([out.resolve().name]) else ""
+    inside = inside_folder(report.folder.resolve().name, out.resolve().name)
     taken: set[str] = set()
     mended, recoded = [], []
     for image in kept:
         changes = ("turned",) * is_turned(image.path) + ("cropped",) * any(image.bars)
-        name = inside + _target(image.name, bool(changes), taken)
+        name = inside + target_name(image.name, bool(changes), taken)
         target = out / name
         with whole(target) as temporary:
             if changes:
@@ -139,7 +137,13 @@ def _cropped(path: Path, bars: tuple[int, int, int, int]) -> Image.Image:
     return upright.crop((left, top, upright.width - right, upright.height - bottom))
 
 
-def _target(name: str, as_png: bool, taken: set[str]) -> str:
+def inside_folder(name: str, out: str) -> str:
+    """The subfolder that keeps what a folder called `N_words` says, where the copy's own name says something else."""
+    own = kohya_folder([name])
+    return f"{name}/" if own is not None and own != kohya_folder([out]) else ""
+
+
+def target_name(name: str, as_png: bool, taken: set[str]) -> str:
     """The name in the copy. Two images of one stem would share a caption file, so the later one keeps its suffix."""
     path = PurePosixPath(name)
     target = path.with_suffix(".png") if as_png else path

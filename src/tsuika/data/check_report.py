@@ -79,7 +79,9 @@ class Captions:
     tokenizer: str  # of which base; empty: tokens were not counted
     longest_tokens: int
     torn: Mapping[str, tuple[str, ...]]  # word -> its pieces
-    common: tuple[str, ...]  # phrases that stand in every caption
+    common: tuple[str, ...]  # phrases that stand in almost every caption
+    common_counts: Mapping[str, int]  # the same, with the number of captions
+    tags: Mapping[str, int]  # what stands between commas -> captions, the most frequent first
 
 
 @dataclass(frozen=True)

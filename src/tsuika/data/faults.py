@@ -207,9 +207,9 @@ FAULTS: Final[dict[str, Fault]] = {
         _("Shorten it, if other programs are to read it whole; the important words first"),
     ),
     "caption-common": Fault(
-        _("the same words in every caption"),
-        _("{phrases}: what stands in all captions is learnt as part of the subject, like the trigger"),
-        _("Fine if it belongs to it; else vary the wording"),
+        _("the same words in almost every caption"),
+        _("{phrases}. The trigger word will not learn it apart from these words"),
+        _("If it belongs to the subject, take the words out of the captions; else vary them"),
     ),
     "caption-torn": Fault(
         _("words that the base does not know"),

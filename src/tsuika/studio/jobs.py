@@ -268,7 +268,7 @@ class Jobs:
     def prune(self) -> None:
         """Forget all but the latest of what is asked for again and again."""
         latest: dict[tuple[str, str], list[Job]] = {}
-        for job in self.all("where kind in ('check', 'doctor', 'advise') and ended is not null"):
+        for job in self.all("where kind in ('check', 'doctor', 'advise', 'caption') and ended is not null"):
             latest.setdefault((job.project, job.kind), []).append(job)
         for job in (job for jobs in latest.values() for job in jobs[:-KEPT]):
             shutil.rmtree(self.folder(job), ignore_errors=True)

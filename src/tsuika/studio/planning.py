@@ -17,6 +17,7 @@ from tsuika.config import Recipe
 from tsuika.core.errors import RecipeError
 from tsuika.core.files import at_home, write_text
 from tsuika.core.rundir import RunDir
+from tsuika.core.texts import _
 from tsuika.core.weights import read_json
 from tsuika.evaluation.report_guard import role
 from tsuika.families.vaes import shipped
@@ -29,6 +30,7 @@ from tsuika.studio.state import Studio
 SHOWN: Final = 8
 # What a goal is called in a prompt, where nothing better is said.
 CLASS_WORDS: Final[Mapping[str, str]] = {"character": "character", "style": "style", "object": "", "concept": ""}
+HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 FLAGS: Final[Mapping[str, str]] = {"base": "--base", "trigger": "--trigger", "class_word": "--class-word"}
 
 
@@ -78,6 +80,37 @@ def last_check(studio: Studio, project: Project) -> dict[str, Any] | None:
         if job.state in ("done", "failed") and (found := studio.jobs.result(job)):
             return {key: value for key, value in found.items() if key not in ("folder", "base")} | {"job": job.id}
     return None
+
+
+def caption(
+    studio: Studio,
+    project: Project,
+    *,
+    model: str,
+    mode: str,
+    threshold: float,
+    character_threshold: float,
+    exclude: str,
+) -> Job:
+    """Have a model write captions for a project's images; they are only shown.
+
+    Raises:
+        RecipeError: RC015, the model is neither a Hugging Face id nor in a folder that may be looked into.
+    """
+    model = model.strip()
+    place = at_home(model)
+    # A job does not run where the studio does, so that a relative path would be another one.
+    if not HUB_ID.fullmatch(model) and not (place.is_absolute() and studio.picker.allowed(place)):
+        why = _("It is neither a Hugging Face model id nor a folder in your home folder or the studio's.")
+        raise RecipeError("RC015", key="model", found=model[:200], why=why, do="tsuika caption --help")
+    for job in studio.jobs.all(f"where project = ? and kind = 'caption' and state in {OPEN_STATES}", project.id):
+        studio.jobs.stop(job)
+    chosen = lane(studio)
+    # In one piece, so that no value is taken for a flag.
+    argv = ["caption", f"--model={model}", f"--mode={mode}", f"--exclude={exclude}", f"--threshold={threshold}"]
+    argv += [f"--character-threshold={character_threshold}", f"--device={device(studio, chosen)}", "--json"]
+    argv += [*flags(plan(project), "trigger"), "--", str(project.images.folder)]
+    return studio.jobs.add("caption", argv, lane=chosen, project=project.id)
 
 
 def advise(studio: Studio, project: Project) -> Job:

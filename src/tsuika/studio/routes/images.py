@@ -44,6 +44,16 @@ class Captions(BaseModel):
     captions: dict[str, str]
 
 
+class Captioning(BaseModel):
+    """Captions by a model; `model` is a folder of this machine or a Hugging Face id."""
+
+    model: str
+    mode: Literal["missing", "replace", "add"] = "missing"
+    threshold: float = 0.35
+    character_threshold: float = 0.85
+    exclude: str = ""
+
+
 class Bulk(BaseModel):
     """A change to many captions."""
 
@@ -186,6 +196,12 @@ def preview(project: InProject, given: Bulk, studio: Here) -> dict[str, Any]:
         changed = found.added_to_all(given.text, front=given.action == "front")
     keys = {one.name: one.key for one in found.images()}
     return {"captions": {keys[name]: text for name, text in changed.items()}}
+
+
+@router.post("/projects/{project}/captions/model")
+def caption(project: InProject, given: Captioning, studio: Here) -> dict[str, str]:
+    """Have a model write captions, to be looked at; nothing is changed."""
+    return {"job": planning.caption(studio, project, **given.model_dump()).id}
 
 
 @router.post("/projects/{project}/undo")

@@ -1,8 +1,8 @@
 // Captions: of one image beside it, and of all at once with a look at what would change.
 // @ts-check
 
-import { _, _n, html, later, number, said, send, tried } from "./core.js";
-import { Drawer, Icon, useEffect, useRef, useState } from "./ui.js";
+import { _, _n, get, html, isOpen, jobOf, later, noteJob, number, said, send, tried } from "./core.js";
+import { Drawer, Icon, Picker, Trouble, Working, useEffect, useRef, useState } from "./ui.js";
 
 /** One image: large, with its caption and what was found. @param {{project: any, image: any, others: any[], onClose: () => void,
  * onEdit: (action: string, ids: string[]) => void, onCaption: (captions: Record<string, string>) => void, onMove: (by: number) => void}} props */
@@ -55,23 +55,87 @@ export function Bulk({ project, view, onClose, onDone }) {
   const [text, setText] = useState("");
   const [found, setFound] = useState(/** @type {Record<string, string>} */ ({}));
   const ask = useRef(later(250, (/** @type {any} */ given) => tried(async () => setFound((await send("POST", `/projects/${project.id}/captions/preview`, given)).captions)))).current;
+  const auto = action === "model";
   useEffect(() => {
-    ask({ action, find, text });
+    if (auto) setFound({});
+    else ask({ action, find, text });
   }, [action, find, text]);
   const rows = view.images.filter((/** @type {any} */ one) => one.id in found);
   const apply = () => tried(async () => (onDone(await send("PUT", `/projects/${project.id}/captions`, { captions: found })), setText(""), setFind("")));
   return html`<${Drawer} title=${_("All captions")} onClose=${onClose}>
-    <div class="tabs" role="group">${[["front", _("Add in front")], ["behind", _("Add at the end")], ["replace", _("Find and replace")]].map(
+    <div class="tabs" role="group">${[["front", _("Add in front")], ["behind", _("Add at the end")], ["replace", _("Find and replace")], ["model", _("By a model")]].map(
       ([key, title]) => html`<button key=${key} aria-pressed=${action === key} onClick=${() => setAction(key)}>${title}</button>`,
     )}</div>
     ${action === "replace" && html`<label>${_("Find")}<input value=${find} onInput=${(/** @type {any} */ event) => setFind(event.target.value)} /></label>`}
-    <label>${action === "replace" ? _("Replace with") : _("Words")}<input value=${text} onInput=${(/** @type {any} */ event) => setText(event.target.value)} /></label>
+    ${auto && html`<${ByModel} project=${project} view=${view} onFound=${setFound} />`}
+    ${!auto && html`<label>${action === "replace" ? _("Replace with") : _("Words")}<input value=${text} onInput=${(/** @type {any} */ event) => setText(event.target.value)} /></label>`}
     <div class="row between"><span class="soft small">${_n("{count} caption would change", "{count} captions would change", rows.length)}</span>
       <button class="main" disabled=${!rows.length} onClick=${apply}>${_("Change them")}</button></div>
     <ul class="preview small">${rows.slice(0, 30).map((/** @type {any} */ one) => html`<li key=${one.id}><del>${one.caption || "–"}</del><ins>${found[one.id]}</ins></li>`)}</ul>
-    <p class="soft small">${_("Automatic captions are not there yet. Captions of another program, as .txt files of the same names, can be added like images.")}</p>
+    <p class="soft small">${_("Captions of another program, as .txt files of the same names, can be added like images.")}</p>
     <${Tags} view=${view} onPick=${(/** @type {string} */ tag) => (setAction("replace"), setFind(tag))} />
   <//>`;
+}
+
+/** What was last asked of a model. */
+const REMEMBERED = "tsuika-captioning";
+const remembered = () => {
+  try {
+    return JSON.parse(localStorage.getItem(REMEMBERED) ?? "{}");
+  } catch {
+    return {};
+  }
+};
+const plain = (/** @type {string} */ text) => text.replace(/\s+/g, " ").trim();
+
+/** Captions that a model writes: started, followed, and handed on as what would change. @param {{project: any, view: any,
+ * onFound: (captions: Record<string, string>) => void}} props */
+function ByModel({ project, view, onFound }) {
+  const [want, setWant] = useState({ model: "", mode: "missing", threshold: 0.35, character_threshold: 0.85, exclude: "", ...remembered() });
+  const [picking, setPicking] = useState(false);
+  const [result, setResult] = useState(/** @type {any} */ (null));
+  const job = jobOf(project.id, "caption");
+  const change = (/** @type {Record<string, unknown>} */ part) => {
+    const next = { ...want, ...part };
+    setWant(next);
+    localStorage.setItem(REMEMBERED, JSON.stringify(next));
+  };
+  const start = () =>
+    tried(async () => {
+      setResult(null);
+      onFound({});
+      noteJob((await get(`/jobs/${(await send("POST", `/projects/${project.id}/captions/model`, want)).job}`)).job);
+    });
+  useEffect(() => {
+    if (job?.state === "done") tried(async () => setResult((await get(`/jobs/${job.id}`)).result));
+  }, [job?.id, job?.state]);
+  useEffect(() => {
+    if (!result) return;
+    const made = new Map(result.images.map((/** @type {any} */ one) => [one.name, one]));
+    // What was changed after the model had looked stays as it is.
+    const rows = view.used.filter((/** @type {any} */ one) => made.has(one.name) && plain(made.get(one.name).before) === plain(one.caption) && made.get(one.name).after !== made.get(one.name).before);
+    onFound(Object.fromEntries(rows.map((/** @type {any} */ one) => [one.id, made.get(one.name).after])));
+  }, [result, view.images.map((/** @type {any} */ one) => one.caption).join("\n")]);
+  const field = (/** @type {string} */ name) => (/** @type {any} */ event) => change({ [name]: event.target.type === "number" ? Number(event.target.value) : event.target.value });
+  return html`<label>${_("Captioning model: a folder or a Hugging Face model id")}<input value=${want.model} spellcheck="false" placeholder="SmilingWolf/wd-vit-tagger-v3" onInput=${field("model")} /></label>
+    <div class="row"><button onClick=${() => setPicking(true)}><${Icon} name="folder" /> ${_("Choose a folder")}</button></div>
+    <label>${_("Which captions")}<select value=${want.mode} onChange=${field("mode")}>
+      <option value="missing">${_("Only images without a caption")}</option><option value="add">${_("Add what is not there yet")}</option>
+      <option value="replace">${_("Replace all captions")}</option></select></label>
+    <details><summary>${_("Thresholds of taggers")}</summary>
+      <label>${_("Least probability of a tag")}<input type="number" min="0" max="1" step="0.05" value=${want.threshold} onChange=${field("threshold")} /></label>
+      <label>${_("The same of the names of characters")}<input type="number" min="0" max="1" step="0.05" value=${want.character_threshold} onChange=${field("character_threshold")} /></label>
+      <label>${_("Tags to leave out, with commas between them")}<input value=${want.exclude} onInput=${field("exclude")} /></label></details>
+    <div class="row end"><button disabled=${!want.model.trim() || isOpen(job)} onClick=${start}>${_("Preview captions")}</button></div>
+    <${Working} job=${job} />
+    ${(job?.state === "failed" || job?.state === "died") && html`<${Trouble} error=${job.error} log=${`/jobs/${job.id}/log`} />`}
+    ${result?.notes.length > 0 && html`<p class="warn small">${_("In almost every caption: {phrases}. The trigger word will not learn it apart from these words.", {
+      phrases: Object.entries(result.common).map(([phrase, count]) => `“${phrase}” (${count})`).join(", "),
+    })}</p>`}
+    ${picking && html`<${Picker} models title=${_("Choose the folder of a captioning model")} onClose=${() => setPicking(false)} onPick=${(/** @type {any} */ row) => tried(async () => {
+      setPicking(false);
+      change({ model: (await send("POST", "/folders/path", { place: row.id })).path });
+    })} />`}`;
 }
 
 /** How many captions have a tag. @param {{view: any, onPick: (tag: string) => void}} props */

@@ -1,0 +1,218 @@
+"""Captions by a model: looked at first, and written beside linked copies of the images where that is wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from tsuika.api.display import shown as shown_html
+from tsuika.api.image_set import link_or_copy
+from tsuika.api.run import Events, JsonResult, starts
+from tsuika.core import files
+from tsuika.core.errors import ImageError, RecipeError, no_such
+from tsuika.core.events import Phase, Progress, Warned, note
+from tsuika.core.files import write_text
+from tsuika.core.texts import _
+from tsuika.data import caption_files, check_captions, check_fix
+from tsuika.data.faults import FAULTS
+from tsuika.data.folder import ImageFile, walk
+from tsuika.data.image import UnusableError, open_image
+from tsuika.data.roles import Masks, Roles, tell_apart
+
+ROWS_SHOWN: Final = 50
+
+
+@dataclass(frozen=True)
+class CaptionedImage:
+    """An image with its captions, one a line.
+
+    Attributes:
+        name: relative to the folder, with `/`.
+        before: what stands beside it; empty: nothing.
+        after: what would stand, or stands, beside it in the copy.
+        tags: of a tagger, with their probabilities 0..1; empty where the model was not asked.
+    """
+
+    name: str
+    before: str
+    after: str
+    tags: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Captioned(JsonResult):
+    """What a captioning has made.
+
+    Attributes:
+        folder: of the images.
+        model: as it was named.
+        kind: of model: `tags` or `sentence`.
+        mode: `missing`, `replace` or `add`.
+        trigger: the trigger word.
+        images: all usable ones, in natural order.
+        left_out: images that cannot be used, with the reason.
+        tags: what stands between commas, with the number of captions that have it, the most frequent first.
+        common: phrases of almost every caption, with the number of captions: the trigger word will not learn them apart.
+        out: the folder that was written; None: nothing was.
+        notes: findings.
+    """
+
+    folder: Path
+    model: str
+    kind: str
+    mode: str
+    trigger: str
+    images: tuple[CaptionedImage, ...]
+    left_out: Mapping[str, str]
+    tags: Mapping[str, int]
+    common: Mapping[str, int]
+    out: Path | None
+    notes: tuple[Warned, ...]
+
+    @property
+    def changed(self) -> tuple[CaptionedImage, ...]:
+        """Images whose caption is another than before."""
+        return tuple(one for one in self.images if one.after != one.before)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in the command's `--json`."""
+        return {**super().to_dict(), "changed": len(self.changed)}
+
+    def _repr_html_(self) -> str:
+        """The captions that change, the tags, and what is in almost every caption."""
+        captions = {one.name: one.after for one in self.changed[:ROWS_SHOWN]}
+        return shown_html(
+            {"captions": captions, "tags": self.tags, "common": self.common, "left out": self.left_out, "out": self.out}
+        )
+
+
+@starts
+def caption(
+    folder: Path | str,
+    *,
+    model: str,
+    mode: str = "missing",
+    trigger: str = "",
+    threshold: float = 0.35,
+    character_threshold: float = 0.85,
+    exclude: Sequence[str] = (),
+    out: Path | str | None = None,
+    device: str = "auto",
+) -> Events[Captioned]:
+    """Captions of a folder's images by a model. The folder is never changed; without `out` nothing is written at all.
+
+    Args:
+        folder: as for `train`.
+        model: a folder or a Hugging Face model id: a captioner of transformers (BLIP, GIT), or a WD tagger
+            (`model.onnx` and `selected_tags.csv`).
+        mode: `missing`: images without a caption; `replace`: all of them; `add`: what is not in a caption yet, at its end.
+        trigger: put in front of the captions that are made or added to, where they do not have it.
+        threshold: of a tagger: the least probability of a tag, 0..1.
+        character_threshold: the same of names of characters.
+        exclude: tags that are never given, with spaces or underscores.
+        out: a new folder: the images (hard links, else copies), and a `.txt` beside each.
+        device: where the model computes.
+
+    Returns:
+        A run with `Phase`, `Progress` and `Warned` events; its result is what was made.
+
+    Raises:
+        ImageError: no such folder (DS001), or no image in it that can be used (DS002).
+        RecipeError: a mode or threshold that cannot be (RC002), `out` is there already (DS005), no onnxruntime (CP002).
+        ModelError: no captioning model (CP001); NetworkError: it could not be downloaded (CP003).
+    """
+    from tsuika.captioning import models, wording
+    from tsuika.captioning.tagger import plain
+    from tsuika.training.device import pick_device
+
+    folder, target = Path(folder), Path(out) if out else None
+    how = next((one for one in wording.MODES if one == mode), None)
+    if how is None:
+        raise no_such("mode", mode, wording.MODES)
+    for name, value in (("threshold", threshold), ("character-threshold", character_threshold)):
+        if not 0 <= value <= 1:
+            raise RecipeError("RC002", key=name, found=value, why=_("It is a probability: 0 to 1."))
+    if not folder.is_dir():
+        raise ImageError("DS001", where=folder)
+    if target:
+        check_fix.may_write(folder, target)
+    listing = walk(folder)
+    known = tell_apart(listing, folder)
+    sources = caption_files.find(known.subject, listing)
+    yield Phase("caption-model")
+    captioner = models.load(
+        model,
+        pick_device(device),
+        threshold=threshold,
+        character_threshold=character_threshold,
+        exclude=frozenset(map(plain, exclude)),
+    )
+    yield Phase("caption", len(known.subject))
+    made: list[CaptionedImage] = []
+    left_out = {one.name: str(FAULTS[one.reason].what) for one in listing.left_out}
+    for done, image in enumerate(known.subject, 1):
+        found, _notes = sources.caption(image.name)
+        before = found.lines if found else ()
+        after, tags = before, {}
+        try:
+            pixels = open_image(image.path)
+        except UnusableError as error:
+            left_out[image.name] = str(FAULTS[error.reason].what)
+            yield note("DS006", name=image.name, reason=FAULTS[error.reason].what, words=error.words)
+        else:
+            if wording.asked(before, how):
+                said = captioner.say(pixels)
+                after, tags = wording.joined(before, said, how, trigger), dict(said.tags)
+            made.append(CaptionedImage(image.name, "\n".join(before), "\n".join(after), tags))
+        yield Progress("caption", done, len(known.subject))
+    if not made:
+        counts = {"usable": 0, "total": len(left_out), "needed": 1}
+        raise ImageError("DS002", where=folder, why="", report="tsuika check", **counts)
+    texts = [line for one in made for line in one.after.splitlines()]
+    common = check_captions.phrases(texts, trigger, "")
+    notes = [note("CP004", phrases=check_captions.shown_phrases(common, len(texts)))] if common else []
+    yield from notes
+    if target:
+        yield Phase("write")
+        _write(made, known, folder, target)
+    return Captioned(
+        folder=folder,
+        model=model,
+        kind=captioner.kind,
+        mode=how,
+        trigger=trigger,
+        images=tuple(made),
+        left_out=left_out,
+        tags=check_captions.tags(texts),
+        common=common,
+        out=target,
+        notes=tuple(notes),
+    )
+
+
+def _write(made: Sequence[CaptionedImage], known: Roles, folder: Path, out: Path) -> None:
+    """The copy: images and masks as links, captions as `.txt`, in the same subfolders; regularization images as they are."""
+    inside = check_fix.inside_folder(folder.resolve().name, out.resolve().name)
+    paths: dict[str, ImageFile] = {one.name: one for one in known.subject}
+    masks, taken = Masks(known.aside), set[str]()
+    for one in made:
+        target = out / (inside + check_fix.target_name(one.name, False, taken))
+        _link(target, paths[one.name].path)
+        if one.after:
+            write_text(target.with_suffix(".txt"), one.after + "\n")
+        for mask in masks.of(one.name):
+            _link(out / inside / mask.name, mask.path)
+    for left in known.aside:
+        if left.reason == "regularization":
+            _link(out / inside / left.name, left.path)
+            beside = left.path.with_suffix(".txt")
+            if beside.is_file():
+                _link((out / inside / left.name).with_suffix(".txt"), beside)
+
+
+def _link(target: Path, source: Path) -> None:
+    files.make_folder(target.parent)
+    if not target.exists():
+        link_or_copy(target, source)

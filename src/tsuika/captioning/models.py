@@ -1,0 +1,99 @@
+"""A captioning model by name: a folder or a Hugging Face model id. Nothing of it is ever run as code, and no pickle is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal, Protocol
+
+import torch
+from PIL import Image
+
+from tsuika.core.errors import ModelError, NetworkError
+from tsuika.core.files import at_home
+from tsuika.core.texts import _
+
+Kind = Literal["tags", "sentence"]
+
+NETWORK: Final = "model.onnx"
+TAGS: Final = "selected_tags.csv"
+_TAGGER_FILES: Final = [NETWORK, TAGS]
+_CAPTIONER_FILES: Final = ["*.json", "*.txt", "*.model", "*.safetensors"]
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a model says of one image: its sentence, or its tags, the most probable first, with their probabilities 0..1."""
+
+    text: str
+    tags: Mapping[str, float]
+
+
+class Captioner(Protocol):
+    """A model that says what an image shows."""
+
+    @property
+    def kind(self) -> Kind: ...
+
+    def say(self, image: Image.Image) -> Said:
+        """What an image (RGB) shows.
+
+        Raises:
+            ModelError: CP001, the model cannot do it.
+        """
+        ...
+
+
+def load(
+    name: str,
+    device: torch.device,
+    *,
+    threshold: float = 0.35,
+    character_threshold: float = 0.85,
+    exclude: frozenset[str] = frozenset(),
+) -> Captioner:
+    """A captioning model, which a folder or a Hugging Face id names.
+
+    Args:
+        name: a folder, else a model id, whose files are downloaded once.
+        device: where it computes.
+        threshold: of a tagger: the least probability of a tag.
+        character_threshold: of a tagger: the same of the names of characters.
+        exclude: tags that are never given, as `tagger.plain` writes them.
+
+    Raises:
+        NetworkError: CP003, no such folder, and the hub does not have it or cannot be reached.
+        ModelError: CP001, it is no model of these two kinds.
+        RecipeError: CP002, a tagger, and its library is not installed.
+    """
+    from tsuika.captioning import sentences, tagger
+
+    folder = at_home(name)
+    if not folder.exists():
+        folder = _downloaded(name)
+    if any((folder / file).is_file() for file in _TAGGER_FILES):
+        return tagger.load(folder, device, threshold, character_threshold, exclude)
+    if not (folder / "config.json").is_file():
+        why = _("It holds neither {network} and {tags} (a tagger) nor config.json.", network=NETWORK, tags=TAGS)
+        raise ModelError("CP001", where=folder, why=why)
+    return sentences.load(folder, device)
+
+
+def _downloaded(name: str) -> Path:
+    """The files of a model of the hub; those of a tagger alone where it has them beside others."""
+    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
+
+    try:
+        try:
+            hf_hub_download(name, TAGS)
+        except EntryNotFoundError:
+            wanted = _CAPTIONER_FILES
+        else:
+            wanted = _TAGGER_FILES
+        return Path(snapshot_download(name, allow_patterns=wanted))
+    # OSError takes in ConnectionError, OfflineModeIsEnabled, and LocalEntryNotFoundError (a FileNotFoundError).
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise NetworkError("CP003", where=name, why=lines[0], name=name) from None

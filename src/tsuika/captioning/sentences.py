@@ -1,0 +1,68 @@
+"""Sentences by a captioner of transformers (BLIP, GIT and others that need no instruction), from safetensors only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from PIL import Image
+
+from tsuika.captioning.models import Kind, Said
+from tsuika.core.errors import ModelError
+from tsuika.core.texts import _
+
+# Captions of COCO, which these models learnt from, have about a dozen tokens; CLIP reads 75.
+MOST_TOKENS: Final = 60
+_WRONG: Final = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, IndexError)
+
+
+class Captioner:
+    """A model of `AutoModelForImageTextToText` with its processor."""
+
+    kind: Kind = "sentence"
+
+    def __init__(self, folder: Path, model: Any, processor: Any, device: torch.device) -> None:
+        self._folder, self._model, self._processor, self._device = folder, model, processor, device
+
+    def say(self, image: Image.Image) -> Said:
+        """The model's most probable words, without sampling."""
+        try:
+            batch = self._processor(images=image, return_tensors="pt").to(self._device)
+            with torch.no_grad():
+                tokens = self._model.generate(**batch, max_new_tokens=MOST_TOKENS, do_sample=False)
+            text: str = self._processor.batch_decode(tokens, skip_special_tokens=True)[0]
+        except _WRONG as error:
+            raise _refused(self._folder, error) from None
+        return Said(" ".join(text.split()), {})
+
+
+def load(folder: Path, device: torch.device) -> Captioner:
+    """A captioner from the folder that `save_pretrained` makes.
+
+    Raises:
+        ModelError: CP001, it is none, or asks for an instruction, or has no safetensors, or tensors are missing.
+    """
+    from safetensors import SafetensorError
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        model, loaded = AutoModelForImageTextToText.from_pretrained(
+            folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **options
+        )
+        # Transformers fills what a file lacks with random numbers.
+        if missing := sorted(loaded["missing_keys"]):
+            raise ValueError(f"{len(missing)} tensors are missing, such as {missing[0]}")
+        processor = AutoProcessor.from_pretrained(folder, **options)
+    except (*_WRONG, SafetensorError) as error:
+        raise _refused(folder, error) from None
+    if getattr(processor, "chat_template", None):
+        why = _("It is a model to talk with: it answers an instruction, and does not caption by itself.")
+        raise ModelError("CP001", where=folder, why=why)
+    return Captioner(folder, model.eval().requires_grad_(False).to(device), processor, device)
+
+
+def _refused(folder: Path, error: Exception) -> ModelError:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return ModelError("CP001", where=folder, why=lines[0])

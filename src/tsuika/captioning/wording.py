@@ -1,0 +1,44 @@
+"""How what a model says joins the captions that are there. Pure functions of texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, Literal
+
+from tsuika.captioning.models import Said
+from tsuika.data import caption
+
+Mode = Literal["missing", "replace", "add"]
+MODES: Final[tuple[Mode, ...]] = ("missing", "replace", "add")
+
+
+def asked(before: Sequence[str], mode: Mode) -> bool:
+    """Whether an image with these captions needs the model."""
+    return mode != "missing" or not before
+
+
+def joined(before: Sequence[str], said: Said, mode: Mode, trigger: str = "") -> tuple[str, ...]:
+    """The captions of an image after the model has spoken; `before` has one a line, none where there is no caption.
+
+    With `add`, every line gets the tags (or the sentence) that are not in it yet, at its end. The trigger word is put in
+    front of lines that do not have it.
+    """
+    lines = [_added(line, said) for line in before] if mode == "add" and before else [caption.normalise(said.text)]
+    trigger = caption.normalise(trigger)
+    if not trigger:
+        return tuple(filter(None, lines))
+    return tuple(
+        line if caption.has_word(line, trigger) else ", ".join(filter(None, (trigger, line))) for line in lines
+    )
+
+
+def _added(line: str, said: Said) -> str:
+    if not said.tags:
+        text = caption.normalise(said.text)
+        return line if not text or text.casefold() in line.casefold() else ", ".join((line.rstrip(" ,"), text))
+    there = {_same(part) for part in line.split(",")}
+    return ", ".join([line.rstrip(" ,"), *(tag for tag in said.tags if _same(tag) not in there)])
+
+
+def _same(tag: str) -> str:
+    return tag.strip().replace("_", " ").replace("\\", "").casefold()
