@@ -49,6 +49,34 @@ def after(result: tsuika.Captioned) -> dict[str, str]:
     return {one.name: one.after for one in result.images}
 
 
+@pytest.mark.parametrize("mode", wording.MODES)
+def test_a_model_that_says_nothing_takes_no_caption_away(mode: wording.Mode) -> None:
+    assert wording.joined(("a lawn",), Said("", {}), mode) == ("a lawn",)
+    assert wording.joined((), Said("", {}), mode) == ()
+
+
+def test_images_without_a_word_are_named(tags: Path, images: Path) -> None:
+    found = tsuika.caption(images, model=str(tags), mode="replace", threshold=1.0, character_threshold=1.0).result
+    assert after(found)["green.png"] == "a lawn, Green_(color)"
+    assert "CP005" in [one.code for one in found.notes]
+
+
+@pytest.mark.parametrize("name", ["no such folder", "/nowhere/at all"])
+def test_what_is_neither_a_folder_nor_a_hub_id_is_not_asked_for_on_the_network(name: str, images: Path) -> None:
+    with pytest.raises(TsuikaError) as caught:
+        _ = tsuika.caption(images, model=name).result
+    assert caught.value.code == "CP001"
+
+
+def test_a_captioner_without_a_tokenizer_is_refused(tmp_path: Path, images: Path) -> None:
+    model = blip(tmp_path / "blip")
+    for file in ("tokenizer.json", "vocab.txt"):
+        (model / file).unlink(missing_ok=True)
+    with pytest.raises(TsuikaError) as caught:
+        _ = tsuika.caption(images, model=str(model)).result
+    assert caught.value.code == "CP001"
+
+
 def test_what_the_tagger_reads_is_bgr_0_to_255_on_a_white_square() -> None:
     image = Image.new("RGB", (8, 4), (10, 20, 30))
     read = prepared(image, 8, 8)
@@ -179,7 +207,7 @@ def test_errors(images: Path, tags: Path, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert code(model="nobody/nothing-at-all") == ("CP003", 7)
-    assert code(model="no such: folder") == ("CP003", 7)
+    assert code(model="no such: folder") == ("CP001", 4)
     assert code(model=str(images)) == ("CP001", 4)
     assert code(mode="all") == ("RC002", 2)
     assert code(threshold=1.5) == ("RC002", 2)

@@ -14,7 +14,7 @@ from tsuika.core import files
 from tsuika.core.errors import ImageError, RecipeError, no_such
 from tsuika.core.events import Phase, Progress, Warned, note
 from tsuika.core.files import write_text
-from tsuika.core.texts import _
+from tsuika.core.texts import _, few
 from tsuika.data import caption_files, check_captions, check_fix
 from tsuika.data.faults import FAULTS
 from tsuika.data.folder import ImageFile, walk
@@ -151,6 +151,7 @@ def caption(
     )
     yield Phase("caption", len(known.subject))
     made: list[CaptionedImage] = []
+    silent: list[str] = []
     left_out = {one.name: str(FAULTS[one.reason].what) for one in listing.left_out}
     for done, image in enumerate(known.subject, 1):
         found, _notes = sources.caption(image.name)
@@ -164,6 +165,7 @@ def caption(
         else:
             if wording.asked(before, how):
                 said = captioner.say(pixels)
+                silent += [] if said.text else [image.name]
                 after, tags = wording.joined(before, said, how, trigger), dict(said.tags)
             made.append(CaptionedImage(image.name, "\n".join(before), "\n".join(after), tags))
         yield Progress("caption", done, len(known.subject))
@@ -173,6 +175,8 @@ def caption(
     texts = [line for one in made for line in one.after.splitlines()]
     common = check_captions.phrases(texts, trigger, "")
     notes = [note("CP004", phrases=check_captions.shown_phrases(common, len(texts)))] if common else []
+    if silent:
+        notes.append(note("CP005", count=len(silent), names=few(silent)))
     yield from notes
     if target:
         yield Phase("write")

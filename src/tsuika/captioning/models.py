@@ -13,6 +13,7 @@ from PIL import Image
 from tsuika.core.errors import ModelError, NetworkError
 from tsuika.core.files import at_home
 from tsuika.core.texts import _
+from tsuika.families.sources import is_hub_id
 
 Kind = Literal["tags", "sentence"]
 
@@ -71,6 +72,8 @@ def load(
 
     folder = at_home(name)
     if not folder.exists():
+        if not is_hub_id(name):
+            raise ModelError("CP001", where=name, why=_("There is no such folder."))
         folder = _downloaded(name)
     if any((folder / file).is_file() for file in _TAGGER_FILES):
         return tagger.load(folder, device, threshold, character_threshold, exclude)

@@ -14,6 +14,7 @@ from tsuika.core.texts import _
 
 # Captions of COCO, which these models learnt from, have about a dozen tokens; CLIP reads 75.
 MOST_TOKENS: Final = 60
+_TOKENIZERS: Final = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model")
 _WRONG: Final = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, IndexError)
 
 
@@ -47,6 +48,9 @@ def load(folder: Path, device: torch.device) -> Captioner:
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    # Transformers would make one that knows no words.
+    if not any((folder / name).is_file() for name in _TOKENIZERS):
+        raise ModelError("CP001", where=folder, why=_("There is no tokenizer in it."))
     try:
         model, loaded = AutoModelForImageTextToText.from_pretrained(
             folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **options

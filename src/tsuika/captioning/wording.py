@@ -23,7 +23,9 @@ def joined(before: Sequence[str], said: Said, mode: Mode, trigger: str = "") -> 
     With `add`, every line gets the tags (or the sentence) that are not in it yet, at its end. The trigger word is put in
     front of lines that do not have it.
     """
-    lines = [_added(line, said) for line in before] if mode == "add" and before else [caption.normalise(said.text)]
+    made = caption.normalise(said.text)
+    # A model that finds nothing to say takes no caption away.
+    lines = [_added(line, said) for line in before] if mode == "add" and before else [made] if made else [*before] or [""]
     trigger = caption.normalise(trigger)
     if not trigger:
         return tuple(filter(None, lines))
@@ -41,4 +43,5 @@ def _added(line: str, said: Said) -> str:
 
 
 def _same(tag: str) -> str:
+    """One spelling of a tag, for comparing."""
     return tag.strip().replace("_", " ").replace("\\", "").casefold()

@@ -670,5 +670,10 @@ MESSAGES: Final[Mapping[str, Message]] = {
             "{phrases}. The trigger word will not learn it apart from these words.",
             "If it belongs to the subject, leave it out with --exclude; else vary it.",
         ),
+        "CP005": (
+            "The model found nothing to say about {count} images",
+            "{names}. They keep the caption that they have, or none.",
+            "Lower --threshold, or write these captions by hand.",
+        ),
     }.items()
 }

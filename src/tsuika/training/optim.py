@@ -73,7 +73,7 @@ def build(train: Train, groups: Iterable[ParamGroup]) -> Optimizer:
 def _choose(train: Train, rows: list[dict[str, Any]]) -> Optimizer:
     decay, betas = train.weight_decay, (0.9, 0.99)
     if train.optimizer == "adamw":
-        return AdamW(rows, betas=betas, weight_decay=decay, foreach=True)
+        return AdamW(rows, betas=betas, weight_decay=decay, fused=True)
     if train.optimizer == "adamw8bit":
         optimizer: Optimizer = _package("bitsandbytes", train).optim.AdamW8bit(rows, betas=betas, weight_decay=decay)
     elif train.optimizer == "adafactor":  # Shazeer & Stern 2018, at the recipe's rate instead of its own

@@ -79,7 +79,7 @@ export const waitingFor = job =>
 export function kindName(kind) {
   const names = {
     check: _("Checking the images"), advise: _("Method advisor"), train: _("Training"), doctor: _("Looking at this machine"),
-    generate: _("Generating images"), grid: _("Comparison grid"), evaluate: _("Evaluation"), "vae compare": _("Comparing VAEs"),
+    generate: _("Generating images"), grid: _("Comparison grid"), evaluate: _("Evaluation"), "vae compare": _("Comparing VAEs"), caption: _("Captions by a model"),
   };
   return names[/** @type {keyof typeof names} */ (kind)] ?? kind;
 }
