@@ -230,7 +230,7 @@ def model_with(parts: Sequence[tuple[Path, float]]) -> Iterator[Model]:
 def draw(model: Model, prompts: Sequence[str], seeds: int) -> Drawings:
     defaults = pipeline.defaults_for(model, tsuika.EMBEDDED)
     pixels = pipeline.sample(model, list(prompts), seed=FIRST_SEED, num=seeds, defaults=defaults, batch_size=PER_BATCH)
-    pictures = [np.asarray(picture) for picture in pipeline.to_pictures(pixels)]
+    pictures = [np.asarray(picture) for picture in pipeline.to_images(pixels)]
     return [pictures[i : i + seeds] for i in range(0, len(pictures), seeds)]
 
 

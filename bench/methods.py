@@ -243,7 +243,7 @@ class Bench(collect.Bench):
             pixels = pipeline.sample(
                 self.model, prompts, seed=100, num=seeds, steps=DRAW_STEPS, defaults=defaults, batch_size=8
             )
-        return [np.asarray(picture) for picture in pipeline.to_pictures(pixels)]
+        return [np.asarray(picture) for picture in pipeline.to_images(pixels)]
 
     def write(self, cell: Cell, attachment: Attachment, folder: Path) -> int:
         """Bytes of the method's main file in half precision; the result is kept where a pair needs it."""

@@ -84,7 +84,7 @@ def class_bank(model: Model, subject: Bank, recipe: Recipe, folder: Path) -> reg
     if not folder.exists():
         folder.mkdir(parents=True)
         for i, caption in enumerate(known(CLASS_PICTURES, 1)):
-            (picture,) = pipeline.to_pictures(pipeline.sample(model, caption, seed=i, defaults=defaults_of(model)))
+            (picture,) = pipeline.to_images(pipeline.sample(model, caption, seed=i, defaults=defaults_of(model)))
             assert isinstance(picture, Image.Image)
             picture.save(folder / f"{i:03d}.png")
             write_text(folder / f"{i:03d}.txt", caption)

@@ -25,7 +25,7 @@ from tsuika.generation.pipeline import (
     make_scheduler,
     sample,
     size_step,
-    to_pictures,
+    to_images,
 )
 from tsuika.generation.prompt import parse
 
@@ -231,10 +231,10 @@ def test_pictures_are_in_range(sd1: Any) -> None:
     assert pixels.shape == (1, 3, step, 2 * step)
     assert pixels.dtype == torch.float32
     assert float(pixels.abs().max()) <= 1
-    (picture,) = to_pictures(pixels)
+    (picture,) = to_images(pixels)
     assert picture.size == (2 * step, step)
     ends = torch.tensor([-1.0, 0.0, 1.0]).view(1, 3, 1, 1)
-    assert to_pictures(ends)[0].getpixel((0, 0)) == (0, 128, 255)
+    assert to_images(ends)[0].getpixel((0, 0)) == (0, 128, 255)
 
 
 def test_a_size_that_cannot_be_names_the_nearest(sd1: Any) -> None:

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from PIL import Image, PngImagePlugin
 
-from tsuika.generation.png_info import PictureInfo, _fields, from_text, quote, read, to_text, write_png
+from tsuika.generation.png_info import GenerationInfo, _fields, from_text, quote, read, to_text, write_png
 
-FULL = PictureInfo(
+FULL = GenerationInfo(
     prompt="ついか犬, (beach:1.2), <lora:ついか犬 v1:0.8>\nsecond line",
     negative="blurry, 低画質",
     steps=28,
@@ -55,7 +55,7 @@ def test_a_reader_of_quoted_or_comma_free_values_finds_every_field() -> None:
 
 def test_round_trip() -> None:
     assert from_text(to_text(FULL)) == FULL
-    assert from_text(to_text(PictureInfo("cat", steps=1))) == PictureInfo("cat", steps=1)
+    assert from_text(to_text(GenerationInfo("cat", steps=1))) == GenerationInfo("cat", steps=1)
 
 
 def test_round_trip_of_anything() -> None:
@@ -126,11 +126,11 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
 
 def test_another_programs_text_is_read_as_far_as_it_goes() -> None:
     text = "a cat\nNegative prompt: dog\nSteps: many, Sampler: Euler a, Schedule type: Automatic, CFG scale: 7, Hires steps: 9"
-    assert from_text(text) == PictureInfo(
+    assert from_text(text) == GenerationInfo(
         "a cat", "dog", sampler="Euler a", cfg=7.0, rng=None, extra={"Steps": "many", "Hires steps": "9"}
     )
     only = "a tale: once, upon: a time"
-    assert from_text(only) == PictureInfo(only, rng=None)
+    assert from_text(only) == GenerationInfo(only, rng=None)
 
 
 def test_a_jpeg_keeps_it_in_its_exif_comment(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from running import running
 
 from tsuika.api.image_set import ImageSet
 from tsuika.core.errors import ImageError
-from tsuika.generation.png_info import PictureInfo, write_png
+from tsuika.generation.png_info import GenerationInfo, write_png
 from tsuika.studio import uploads
 from tsuika.studio.picker import Picker
 
@@ -127,7 +127,7 @@ def test_folders_are_those_below_the_roots(tmp_path: Path) -> None:
 
 
 def test_a_dropped_image_says_how_it_was_made_and_is_not_kept(tmp_path: Path) -> None:
-    info = PictureInfo("a cat, <lora:x:0.8>", "dog", 20, "DPM++ 2M Karras", 6.5, 7, (512, 768), model="m")
+    info = GenerationInfo("a cat, <lora:x:0.8>", "dog", 20, "DPM++ 2M Karras", 6.5, 7, (512, 768), model="m")
     write_png(tmp_path / "a.png", Image.new("RGB", (8, 8)), info)
     with running(tmp_path / "home") as here:
         status, told = here.ask("POST", "/api/dropped", (tmp_path / "a.png").read_bytes(), x_file_name="a.png")

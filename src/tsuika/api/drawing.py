@@ -102,10 +102,10 @@ def generate(
         yield Phase("draw", num)
         for first in range(drawing.seed, last.seed + 1, pipeline.BATCH):
             some = replace(drawing, seed=first)
-            for number, picture in enumerate(renderer.draw(some, min(pipeline.BATCH, last.seed + 1 - first))):
+            for number, image in enumerate(renderer.draw(some, min(pipeline.BATCH, last.seed + 1 - first))):
                 one = replace(drawing, seed=first + number)
                 path = file or files.unused(folder, f"{one.seed:05d}", ".png")
-                png_info.write_png(path, picture, renderer.info(one, picture.size), renderer.own(one))
+                png_info.write_png(path, image, renderer.info(one, image.size), renderer.own(one))
                 written.append(path)
                 yield Drawn(str(path), one.seed)
                 yield Progress("draw", len(written), num)
@@ -184,9 +184,9 @@ class Renderer:
             defaults=defaults_of(self.model),
             warn=self._note,
         )
-        return pipeline.to_pictures(pixels)
+        return pipeline.to_images(pixels)
 
-    def info(self, drawing: Drawing, size_px: tuple[int, int]) -> png_info.PictureInfo:
+    def info(self, drawing: Drawing, size_px: tuple[int, int]) -> png_info.GenerationInfo:
         """What the image's `parameters` say: the prompt has a tag for every artifact at the strength it was drawn."""
         defaults, parts = defaults_of(self.model), self._composition.parts if self._composition else ()
         tags = []
@@ -202,7 +202,7 @@ class Renderer:
             if field and (digest := self._short(part, tensors_only=field == png_info.LORA_HASHES)):
                 hashes[field][part.request.called or part.request.path.stem] = digest
         vae = None if drawing.vae == "builtin" else drawing.vae
-        return png_info.PictureInfo(
+        return png_info.GenerationInfo(
             prompt,
             drawing.negative,
             steps=drawing.steps or defaults.steps,

@@ -126,8 +126,8 @@ def evaluate(
         ruler, points, worst, shown = None, [], [], []
         for one, strength in [(None, 0.0), *spots]:
             drawn: dict[str, list[Image.Image]] = {}
-            for text, pictures in renderer.draw(texts, one, strength):
-                drawn[text] = pictures
+            for text, made in renderer.draw(texts, one, strength):
+                drawn[text] = made
                 done += 1
                 yield Progress("evaluate", done, total)
             if ruler is None:
@@ -137,7 +137,7 @@ def evaluate(
             point = (one.name, str(one.paths[0].relative_to(folder.root)), one.step) if one else ("", "", 0)
             points.append(Point(*point, strength, tables, bool(one and one.main)))
             worst.append(tuple(pairs[:WORST]))
-            shown.append({text: pictures[0] for text, pictures in drawn.items()})
+            shown.append({text: made[0] for text, made in drawn.items()})
         notes += renderer.notes
     yield from renderer.notes
 

@@ -49,8 +49,8 @@ class SheetWritten(Event):
 class _Cell:
     """An image and how it was made."""
 
-    picture: Image.Image
-    info: png_info.PictureInfo
+    image: Image.Image
+    info: png_info.GenerationInfo
     own: dict[str, Any]
 
 
@@ -103,12 +103,12 @@ def grid(
         try:
             for place, one in plan.items():
                 renderer.set_up(one)
-                (picture,) = renderer.draw(one)
-                cell = cells[place] = _Cell(picture, renderer.info(one, picture.size), renderer.own(one))
+                (image,) = renderer.draw(one)
+                cell = cells[place] = _Cell(image, renderer.info(one, image.size), renderer.own(one))
                 file = None if only_sheet else out / CELLS / f"{'-'.join(f'{number:03d}' for number in place)}.png"
                 labels = tuple(axis.labels[number] for axis, number in zip(chosen, place))
                 if file:
-                    png_info.write_png(file, picture, cell.info, {**cell.own, "cell": labels})
+                    png_info.write_png(file, image, cell.info, {**cell.own, "cell": labels})
                 yield from renderer.notes[told:]
                 told = len(renderer.notes)
                 drawn.append(CellDrawn(len(cells), len(places), labels, place, one.seed, str(file or "")))
@@ -134,8 +134,8 @@ def _write(path: Path, chosen: Sequence[Axis], cells: dict[tuple[int, ...], _Cel
     for number, title in enumerate(chosen[2].labels if len(chosen) > 2 else ("",)):
         places = [(column, row, number) for row in range(len(rows)) for column in range(len(chosen[0].values))]
         found = [cells.get(place[: len(chosen)]) for place in places]
-        pictures = [cell.picture if cell else None for cell in found]
-        sheet, warned = lay_out(pictures, rows, chosen[0].labels, title)
+        images = [cell.image if cell else None for cell in found]
+        sheet, warned = lay_out(images, rows, chosen[0].labels, title)
         sheets.append(sheet)
         warnings += [one for one in warned if one not in warnings]
     first = cells[min(cells)]

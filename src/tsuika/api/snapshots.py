@@ -164,11 +164,11 @@ class SnapshotRenderer:
     def _write(self, path: Path, text: str, one: Snapshot | None, strength: float) -> None:
         how: dict[str, Any] = {"defaults": self._how, "batch_size": BATCH, "warn": self._note}
         pixels = pipeline.sample(self.model, text, seed=self.seeds[0], num=len(self.seeds), **how)
-        pictures = pipeline.to_pictures(pixels)
-        width, height = pictures[0].size
-        strip = Image.new("RGB", (width * len(pictures), height))
-        for number, picture in enumerate(pictures):
-            strip.paste(picture, (number * width, 0))
+        images = pipeline.to_images(pixels)
+        width, height = images[0].size
+        strip = Image.new("RGB", (width * len(images), height))
+        for number, image in enumerate(images):
+            strip.paste(image, (number * width, 0))
         content = {"prompt": text, "kept": one.name if one else "", "strength": strength, "seeds": list(self.seeds)}
         png_info.write_png(path, strip, None, content)
 

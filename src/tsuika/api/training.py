@@ -302,9 +302,9 @@ def _preview(prepared: Prepared, step: int) -> Iterator[Previewed]:
             defaults=defaults,
             batch_size=8,
         )
-        for i, picture in enumerate(pipeline.to_pictures(pixels)):
+        for i, picture in enumerate(pipeline.to_images(pixels)):
             name = f"step-{step:06d}-{number:02d}-seed-{settings.seed + i}.png"
-            info = png_info.PictureInfo(
+            info = png_info.GenerationInfo(
                 prompt,
                 steps=settings.steps or defaults.steps,
                 sampler=defaults.sampler,
@@ -330,7 +330,7 @@ class _ClassImages:
             defaults=defaults_of(model),
             batch_size=request.num,
         )
-        return pipeline.to_pictures(pixels)
+        return pipeline.to_images(pixels)
 
     def settings(self, model: Model) -> dict[str, Any]:
         """See `regularization_images.Draw`."""

@@ -219,19 +219,19 @@ def compare_vae(
     numbers = {name: number for number, group in enumerate(dedupe.groups(manifest)) for name in group}
     images_read = _Images(manifest, size, roundtrip.factor(own.vae))
     notes += images_read.notes
-    pictures = [ComparedImage(name, one, numbers[name]) for name, one in zip(images_read.names, images_read)]
-    pictures.sort(key=lambda one: one.pixels_13HW.shape)  # those of one size go through together
-    different = len({picture.group for picture in pictures})
+    loaded = [ComparedImage(name, one, numbers[name]) for name, one in zip(images_read.names, images_read)]
+    loaded.sort(key=lambda one: one.pixels_13HW.shape)  # those of one size go through together
+    different = len({one.group for one in loaded})
     if different < LEAST:
         notes.append(note("VA011", found=different, needed=LEAST))
     yield from notes
-    yield Phase("compare-vaes", len(pictures) * (1 + len(others)))
+    yield Phase("compare-vaes", len(loaded) * (1 + len(others)))
     compared = yield from compare.compare(
-        own, others, pictures, scale=space.geometry.latent_scale, precision=precision, seed=seed
+        own, others, loaded, scale=space.geometry.latent_scale, precision=precision, seed=seed
     )
     notes += [warned for result in compared.results for warned in result.findings]
     if out is not None:
-        write_text(out, report.render(compared, pictures, base=public(base), size_px=size, lang=lang))
+        write_text(out, report.render(compared, loaded, base=public(base), size_px=size, lang=lang))
     return VaeComparison(base, space.facts.family, size, compared, out, tuple(notes))
 
 
@@ -353,15 +353,15 @@ def tune_vae(
     groups = dedupe.groups(manifest)
     parts = tune.parts(groups, seed)
     factor = roundtrip.factor(start)
-    pictures = _Images(manifest, size_px or space.geometry.native_size_px, factor)
-    sides = {name: min(pictures.sizes[name]) for name in parts.train}
+    loaded = _Images(manifest, size_px or space.geometry.native_size_px, factor)
+    sides = {name: min(loaded.sizes[name]) for name in parts.train}
     crop_px = min(crop_px // factor * factor, median_low(sides.values()))
     large = [name for name, side in sides.items() if side >= crop_px]
-    notes = pictures.notes
+    notes = loaded.notes
     if small := len(sides) - len(large):
         notes.append(note("VA024", small=small, found=len(sides), side=crop_px))
     yield from notes
-    measured = pictures.of(parts.prove)
+    measured = loaded.of(parts.prove)
     before = tune.measured(start, measured)
     settings = tune.Settings(
         purpose,
@@ -373,9 +373,9 @@ def tune_vae(
         half=precision == "bf16" or (precision == "auto" and place.type == "cuda"),
     )
     yield Phase("tune-vae", steps)
-    choose = pictures.of(parts.choose)
+    choose = loaded.of(parts.choose)
     try:
-        crops = tune.crops(pictures.of(large), settings, crop_px)
+        crops = tune.crops(loaded.of(large), settings, crop_px)
         fitted = yield from tune.fit(start, crops, lambda one: tune.loss_on(one, choose, purpose), settings)
     except FloatingPointError as error:
         raise DivergedError("VA022", step=error.args[0], rate=f"{settings.learning_rate / 3:.1g}") from None

@@ -25,7 +25,9 @@ def joined(before: Sequence[str], said: Said, mode: Mode, trigger: str = "") -> 
     """
     made = caption.normalise(said.text)
     # A model that finds nothing to say takes no caption away.
-    lines = [_added(line, said) for line in before] if mode == "add" and before else [made] if made else [*before] or [""]
+    lines = (
+        [_added(line, said) for line in before] if mode == "add" and before else [made] if made else [*before] or [""]
+    )
     trigger = caption.normalise(trigger)
     if not trigger:
         return tuple(filter(None, lines))

@@ -31,7 +31,7 @@ _CJK_NAMES = (
 
 
 def grid(
-    pictures: Sequence[Image.Image | None],
+    images: Sequence[Image.Image | None],
     rows: Sequence[str],
     columns: Sequence[str],
     title: str = "",
@@ -43,12 +43,12 @@ def grid(
     `pictures` go row by row, one for each (row, column), else ValueError; None leaves a cell empty. Small ones are enlarged
     without smoothing. `fonts` are the font files to choose from, the machine's own by default.
     """
-    if len(pictures) != len(rows) * len(columns) or not pictures:
-        raise ValueError(f"{len(pictures)} pictures for {len(rows)} rows x {len(columns)} columns")
+    if len(images) != len(rows) * len(columns) or not images:
+        raise ValueError(f"{len(images)} pictures for {len(rows)} rows x {len(columns)} columns")
     font, warnings = choose_font([title, *rows, *columns], fonts)
-    shown = [None if picture is None else _enlarged(picture) for picture in pictures]
-    cell_width = max((picture.width for picture in shown if picture), default=VIEW_PX)
-    cell_height = max((picture.height for picture in shown if picture), default=VIEW_PX)
+    shown = [None if image is None else _enlarged(image) for image in images]
+    cell_width = max((image.width for image in shown if image), default=VIEW_PX)
+    cell_height = max((image.height for image in shown if image), default=VIEW_PX)
 
     column_labels = [_wrap(label, font, cell_width) for label in columns]
     row_labels = [_wrap(label, font, max(cell_width, VIEW_PX)) for label in rows]
@@ -78,11 +78,11 @@ def grid(
     for row, (label, row_height) in enumerate(zip(row_labels, heights)):
         write(label, gutter / 2, top + row_height / 2)
         for column in range(len(columns)):
-            picture = shown[row * len(columns) + column]
-            if picture:
+            image = shown[row * len(columns) + column]
+            if image:
                 left = gutter + GAP_PX + column * (cell_width + GAP_PX)
-                place = left + (cell_width - picture.width) // 2, top + (row_height - picture.height) // 2
-                sheet.paste(picture, place)
+                place = left + (cell_width - image.width) // 2, top + (row_height - image.height) // 2
+                sheet.paste(image, place)
         top += row_height + GAP_PX
     return sheet, warnings
 
@@ -97,9 +97,9 @@ def stack(sheets: Sequence[Image.Image]) -> Image.Image:
     return whole
 
 
-def _enlarged(picture: Image.Image) -> Image.Image:
-    zoom = min(MOST_ZOOM, max(1, math.floor(VIEW_PX / max(picture.size) + 0.5)))
-    return picture.convert("RGB").resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST)
+def _enlarged(image: Image.Image) -> Image.Image:
+    zoom = min(MOST_ZOOM, max(1, math.floor(VIEW_PX / max(image.size) + 0.5)))
+    return image.convert("RGB").resize((image.width * zoom, image.height * zoom), Image.Resampling.NEAREST)
 
 
 class _Speller:

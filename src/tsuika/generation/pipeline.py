@@ -295,7 +295,7 @@ def _guided(
     return without + cfg * (with_ - without)
 
 
-def to_pictures(pixels_B3HW: Tensor) -> list[Image]:
+def to_images(pixels_B3HW: Tensor) -> list[Image]:
     """Pixels in -1..1 as 8-bit RGB images."""
     from PIL import Image
 

@@ -30,7 +30,7 @@ _NEGATIVE = "Negative prompt:"
 
 
 @dataclass(frozen=True)
-class PictureInfo:
+class GenerationInfo:
     """How an image was made. Fields that are None, "" or empty are not written."""
 
     prompt: str
@@ -52,7 +52,7 @@ class PictureInfo:
     extra: Mapping[str, str] = field(default_factory=dict)  # further fields
 
 
-def to_text(info: PictureInfo) -> str:
+def to_text(info: GenerationInfo) -> str:
     sampler, schedule = _split_schedule(info.sampler)
     fields: dict[str, object] = {
         "Steps": info.steps,
@@ -117,7 +117,7 @@ def short_hash(path: Path, sha256: str | None, *, tensors_only: bool) -> str | N
     return digest.hexdigest()[:12]
 
 
-def write_png(path: Path, picture: Image, info: PictureInfo | None, own: Mapping[str, Any] | None = None) -> None:
+def write_png(path: Path, image: Image, info: GenerationInfo | None, own: Mapping[str, Any] | None = None) -> None:
     """Write a PNG, whole or not at all, with `parameters` and, under `tsuika`, `own` as JSON with the exact prompts."""
     from PIL.PngImagePlugin import PngInfo
 
@@ -128,10 +128,10 @@ def write_png(path: Path, picture: Image, info: PictureInfo | None, own: Mapping
     if own is not None:
         chunks.add_text(OWN_KEY, json.dumps(dict(own), ensure_ascii=False))
     with files.whole(path) as temporary:
-        picture.save(temporary, format="PNG", pnginfo=chunks)
+        image.save(temporary, format="PNG", pnginfo=chunks)
 
 
-def from_text(text: str) -> PictureInfo:
+def from_text(text: str) -> GenerationInfo:
     """The inverse of `to_text`; of another program's text what is understood, the rest in `extra`."""
     *lines, last = text.strip().split("\n")
     fields = _fields(last)
@@ -149,7 +149,7 @@ def from_text(text: str) -> PictureInfo:
     if schedule in _SCHEDULES and "sampler" in found:
         found["sampler"] += f" {schedule}"
     negative = "\n".join(lines[start:]).removeprefix(_NEGATIVE).strip()
-    return PictureInfo("\n".join(lines[:start]).strip(), negative, **found, extra=fields)
+    return GenerationInfo("\n".join(lines[:start]).strip(), negative, **found, extra=fields)
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -203,7 +203,7 @@ def _fields(line: str) -> dict[str, str]:
     return fields
 
 
-def read(path: Path) -> tuple[PictureInfo | None, dict[str, Any]]:
+def read(path: Path) -> tuple[GenerationInfo | None, dict[str, Any]]:
     """How an image was made, as it says itself, and tsuika's own JSON; None and {} where it says nothing.
 
     Raises:

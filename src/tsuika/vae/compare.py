@@ -67,7 +67,7 @@ class VaeResult:
     source: str
     findings: list[Warned] = field(default_factory=list)
     against: dict[str, Interval] = field(default_factory=dict)  # differences from the base's own; empty for that one
-    pictures: list[NDArray[Any]] = field(default_factory=list)  # (H, W, 3) bytes, what it made of each image
+    images: list[NDArray[Any]] = field(default_factory=list)  # (H, W, 3) bytes, what it made of each image
 
     @property
     def is_sound(self) -> bool:
@@ -137,7 +137,7 @@ class Comparison:
 def compare(
     own: LoadedVae,
     others: Sequence[LoadedVae],
-    pictures: Sequence[ComparedImage],
+    images: Sequence[ComparedImage],
     *,
     scale: float,
     precision: str = "fp32",
@@ -148,19 +148,19 @@ def compare(
     Images have sides that all VAEs take, in order of size for speed; `scale` is the base's latent scale; `precision` fp32, bf16
     or fp16 (where it gives numbers that are not finite the next one is taken, and told); `seed` of the resampling.
     """
-    total = len(pictures) * (1 + len(others))
+    total = len(images) * (1 + len(others))
     results: list[VaeResult] = []
     base_latents: list[Tensor] = []
     own_db = math.inf
     for candidate in (own, *others):
-        before = len(results) * len(pictures)
+        before = len(results) * len(images)
         result, found = yield from _run(
-            candidate, own, pictures, base_latents, own_db, scale, precision, before=before, total=total
+            candidate, own, images, base_latents, own_db, scale, precision, before=before, total=total
         )
         if not results:
             base_latents, own_db = found, _mean_db(result.with_base)
         results.append(result)
-    groups = [picture.group for picture in pictures]
+    groups = [image.group for image in images]
     level = 1 - 0.05 / max(1, len(others))  # all intervals of a measure hold together (Bonferroni)
     first = results[0]
     for result in results[1:]:
@@ -172,14 +172,14 @@ def compare(
         result.findings += faults.looks(result.name, result.rows, result.against or None)
         yield from result.findings
     advice = tuple(_advise(purpose, results, groups, level, seed) for purpose in PURPOSES)
-    names = tuple(picture.name for picture in pictures)
+    names = tuple(image.name for image in images)
     return Comparison(tuple(results), advice, _pareto(results), names, len(set(groups)), level)
 
 
 def _run(
     candidate: LoadedVae,
     own: LoadedVae,
-    pictures: Sequence[ComparedImage],
+    images: Sequence[ComparedImage],
     base_latents: list[Tensor],
     own_db: float,
     scale: float,
@@ -189,8 +189,8 @@ def _run(
     total: int,
 ) -> Generator[Event, None, tuple[VaeResult, list[Tensor]]]:
     findings: list[Warned] = []
-    most = max(1, min(8, _BATCH_PIXELS // max(one.pixels_13HW[0, 0].numel() for one in pictures)))
-    stacks = list(roundtrip.batches([one.pixels_13HW for one in pictures], most))
+    most = max(1, min(8, _BATCH_PIXELS // max(one.pixels_13HW[0, 0].numel() for one in images)))
+    stacks = list(roundtrip.batches([one.pixels_13HW for one in images], most))
     loads = [faults.load(candidate.vae, stack[:1]) for stack in stacks[:2]]
     largest = max(load.largest for load in loads)
     if math.isfinite(largest) and any(load.overflows_fp16 for load in loads):
@@ -236,7 +236,7 @@ def _run(
         candidate.name,
         encoder,
         precision,
-        [one.group for one in pictures],
+        [one.group for one in images],
         passed.rows,
         with_base,
         compared,
@@ -248,7 +248,7 @@ def _run(
         candidate.sha256,
         candidate.source or candidate.name,
         findings,
-        pictures=passed.pictures,
+        images=passed.images,
     )
     return result, passed.latents
 
@@ -257,7 +257,7 @@ def _run(
 class _Passed:
     rows: list[dict[str, float]]
     latents: list[Tensor]
-    pictures: list[NDArray[Any]]
+    images: list[NDArray[Any]]
     encode_s: float
     decode_s: float
     peak_bytes: int | None
@@ -284,7 +284,7 @@ def _pass(vae: nn.Module, stacks: Sequence[Tensor], before: int, total: int) -> 
         done.encode_s, done.decode_s = done.encode_s + middle - began, done.decode_s + ended - middle
         done.rows += metrics.measure(output, stack.to(output.device))
         done.latents.append(latents.cpu())
-        done.pictures += [roundtrip.to_bytes(one) for one in output]
+        done.images += [roundtrip.to_bytes(one) for one in output]
         yield Progress("compare-vaes", before + len(done.rows), total)
     if is_cuda:
         done.peak_bytes = torch.cuda.max_memory_allocated(device) - others

@@ -170,12 +170,12 @@ def seams(vae: nn.Module, pixels_13HW: Tensor) -> float | None:
     if not tile or not hasattr(vae, "enable_tiling"):
         return None
     side = -(-3 * tile // (2 * step)) * step
-    picture = pixels_13HW
+    image = pixels_13HW
     for dim in (-2, -1):
-        while picture.shape[dim] < side:
-            picture = torch.cat([picture, picture.flip(dim)], dim)
-        picture = picture.narrow(dim, 0, side)
-    latents_1CHW = roundtrip.encode(vae, picture)
+        while image.shape[dim] < side:
+            image = torch.cat([image, image.flip(dim)], dim)
+        image = image.narrow(dim, 0, side)
+    latents_1CHW = roundtrip.encode(vae, image)
     whole = roundtrip.decode(vae, latents_1CHW)
     vae.enable_tiling()  # type: ignore[operator]
     try:

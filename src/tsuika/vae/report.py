@@ -51,7 +51,7 @@ _ENCODERS: Final = {
 }
 
 
-def render(comparison: Comparison, pictures: Sequence[ComparedImage], *, base: str, size_px: int, lang: str) -> str:
+def render(comparison: Comparison, images: Sequence[ComparedImage], *, base: str, size_px: int, lang: str) -> str:
     """The page, opening in `lang`; `pictures` are the originals, in the comparison's order, `size_px` of the shorter sides."""
     return pages.template(__package__, "report.html.j2").render(
         language=lang,
@@ -72,7 +72,7 @@ def render(comparison: Comparison, pictures: Sequence[ComparedImage], *, base: s
         ),
         cells=partial(_cell, comparison),
         plot=_plot(comparison),
-        rows=_rows(comparison, pictures),
+        rows=_rows(comparison, images),
         uri=partial(pages.data_uri, side_px=2 * CROP_PX),
         found=_found,
         number=_number,
@@ -164,36 +164,36 @@ def _frame(values: Sequence[float]) -> tuple[float, float]:
     return max(0.0, low - pad), high + pad
 
 
-def _rows(comparison: Comparison, pictures: Sequence[ComparedImage]) -> list[dict[str, Any]]:
+def _rows(comparison: Comparison, images: Sequence[ComparedImage]) -> list[dict[str, Any]]:
     """The images on which sound VAEs differ most, one of each group, cut to where they do."""
     shown = [one for one in comparison.results if one.is_sound] or list(comparison.results)
-    colours = [[one.rows[n]["colour"] for one in shown] for n in range(len(pictures))]
+    colours = [[one.rows[n]["colour"] for one in shown] for n in range(len(images))]
     spread = [max(row) - min(row) for row in colours]
-    order = sorted(range(len(pictures)), key=lambda n: -spread[n] if math.isfinite(spread[n]) else 0.0)
+    order = sorted(range(len(images)), key=lambda n: -spread[n] if math.isfinite(spread[n]) else 0.0)
     rows: list[dict[str, Any]] = []
     groups: set[int] = set()
     for number in order:
-        if len(rows) == SHOWN or pictures[number].group in groups:
+        if len(rows) == SHOWN or images[number].group in groups:
             continue
-        groups.add(pictures[number].group)
-        rows.append(_row(comparison, shown, pictures[number], number))
+        groups.add(images[number].group)
+        rows.append(_row(comparison, shown, images[number], number))
     return rows
 
 
-def _row(comparison: Comparison, shown: Sequence[VaeResult], picture: ComparedImage, number: int) -> dict[str, Any]:
-    original = roundtrip.to_bytes(picture.pixels_13HW[0])
+def _row(comparison: Comparison, shown: Sequence[VaeResult], image: ComparedImage, number: int) -> dict[str, Any]:
+    original = roundtrip.to_bytes(image.pixels_13HW[0])
     truth, results = _lab(original), comparison.results
-    maps = {one.name: metrics.ciede2000(_lab(one.pictures[number]), truth)[0].numpy() for one in results}
+    maps = {one.name: metrics.ciede2000(_lab(one.images[number]), truth)[0].numpy() for one in results}
     stack = np.stack([maps[one.name] for one in shown])
     top, left = _busiest(stack.max(0) - stack.min(0) if len(stack) > 1 else stack[0])
     cut = (slice(top, top + CROP_PX), slice(left, left + CROP_PX))
     return {
-        "name": picture.name,
+        "name": image.name,
         "original": Image.fromarray(original[cut]),
         "vaes": [
             {
                 "name": one.name,
-                "crop": Image.fromarray(one.pictures[number][cut]),
+                "crop": Image.fromarray(one.images[number][cut]),
                 "map": _heat(maps[one.name][cut]),
                 "colour": one.rows[number]["colour"],
             }

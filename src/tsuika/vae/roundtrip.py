@@ -91,13 +91,13 @@ def sizes(size: tuple[int, int], size_px: int, multiple: int) -> tuple[tuple[int
     return (width, height), (kept[0], kept[1])
 
 
-def batches(pictures: list[Tensor], most: int) -> Iterator[Tensor]:
+def batches(images: list[Tensor], most: int) -> Iterator[Tensor]:
     """Images (1, 3, H, W) in stacks of neighbours of one size, in order."""
     stack: list[Tensor] = []
-    for picture in pictures:
-        if stack and (len(stack) == most or stack[0].shape != picture.shape):
+    for image in images:
+        if stack and (len(stack) == most or stack[0].shape != image.shape):
             yield torch.cat(stack)
             stack = []
-        stack.append(picture)
+        stack.append(image)
     if stack:
         yield torch.cat(stack)

@@ -86,17 +86,17 @@ def rate(vae: nn.Module) -> float:
     return 1e-5 * math.pow(512 / max(roundtrip.config(vae)["block_out_channels"]), 2)
 
 
-def crops(pictures: Sequence[Tensor], settings: Settings, side: int) -> Callable[[int], Tensor]:
+def crops(images: Sequence[Tensor], settings: Settings, side: int) -> Callable[[int], Tensor]:
     """What a step trains on: random crops of random images (1, 3, H, W), mirrored at random; `side` px fit into all."""
 
     def draw(step: int) -> Tensor:
         source = generator(settings.seed, "vae tune", step)
-        rows = torch.randint(len(pictures), (settings.batch,), generator=source).tolist()
+        rows = torch.randint(len(images), (settings.batch,), generator=source).tolist()
         made = []
         for row in rows:
-            picture, place = pictures[row], torch.rand(3, generator=source).tolist()
-            top, left = (int(share * (have - side + 1)) for share, have in zip(place, picture.shape[-2:]))
-            crop = picture[..., top : top + side, left : left + side]
+            image, place = images[row], torch.rand(3, generator=source).tolist()
+            top, left = (int(share * (have - side + 1)) for share, have in zip(place, image.shape[-2:]))
+            crop = image[..., top : top + side, left : left + side]
             made.append(crop.flip(-1) if place[2] < 0.5 else crop)
         return torch.cat(made)
 
@@ -104,12 +104,12 @@ def crops(pictures: Sequence[Tensor], settings: Settings, side: int) -> Callable
 
 
 @torch.no_grad()
-def loss_on(vae: nn.Module, pictures: Sequence[Tensor], purpose: Purpose) -> float:
+def loss_on(vae: nn.Module, images: Sequence[Tensor], purpose: Purpose) -> float:
     """Mean loss over whole images (1, 3, H, W)."""
     device = next(vae.parameters()).device
     losses = []
-    for picture in pictures:
-        target = picture.to(device)
+    for image in images:
+        target = image.to(device)
         output = roundtrip.decode(vae, roundtrip.encode(vae, target))
         losses.append(float(loss(output.clamp(-1, 1), target, purpose)))
     return math.fsum(losses) / len(losses)
@@ -234,10 +234,10 @@ def prove(
     return Proof(PROOF[purpose], changes, first, second)
 
 
-def measured(vae: nn.Module, pictures: Sequence[Tensor]) -> list[dict[str, float]]:
+def measured(vae: nn.Module, images: Sequence[Tensor]) -> list[dict[str, float]]:
     """`metrics.measure` of each image (1, 3, H, W) after a round trip."""
-    made = (roundtrip.decode(vae, roundtrip.encode(vae, picture)) for picture in pictures)
-    return [metrics.measure(one, picture.to(one.device))[0] for one, picture in zip(made, pictures, strict=True)]
+    made = (roundtrip.decode(vae, roundtrip.encode(vae, image)) for image in images)
+    return [metrics.measure(one, image.to(one.device))[0] for one, image in zip(made, images, strict=True)]
 
 
 def narrowest(tensors: Iterable[Tensor]) -> torch.dtype:
