@@ -74,3 +74,11 @@ def test_a_file_of_the_front_end_is_small_and_asks_nobody_else(path: Path) -> No
     assert "// @ts-check" in text
     assert not re.findall(r"https?://(?!www\.w3\.org)", text)
     assert not re.findall(r"innerHTML|dangerouslySet|\beval\(|new Function", text)
+
+
+def test_notes_in_a_result_are_told_in_every_language() -> None:
+    note = {"code": "CP005", "message": "in English", "params": {"count": 2, "names": "a, b"}}
+    found = forms.in_every_language({"notes": [note], "deep": {"findings": [note]}, "n": 1})
+    for shown in (found["notes"][0]["message"], found["deep"]["findings"][0]["message"]):
+        assert "a, b" in shown["en"] and "2枚" in shown["ja"]
+    assert found["n"] == 1

@@ -95,6 +95,7 @@ def caption(
     model: str,
     mode: str = "missing",
     trigger: str = "",
+    class_word: str = "",
     threshold: float = 0.35,
     character_threshold: float = 0.85,
     exclude: Sequence[str] = (),
@@ -109,6 +110,7 @@ def caption(
             (`model.onnx` and `selected_tags.csv`).
         mode: `missing`: images without a caption; `replace`: all of them; `add`: what is not in a caption yet, at its end.
         trigger: put in front of the captions that are made or added to, where they do not have it.
+        class_word: what kind of thing it is; that it stands in every caption is as it should be.
         threshold: of a tagger: the least probability of a tag, 0..1.
         character_threshold: the same of names of characters.
         exclude: tags that are never given, with spaces or underscores.
@@ -173,7 +175,7 @@ def caption(
         counts = {"usable": 0, "total": len(left_out), "needed": 1}
         raise ImageError("DS002", where=folder, why="", report="tsuika check", **counts)
     texts = [line for one in made for line in one.after.splitlines()]
-    common = check_captions.phrases(texts, trigger, "")
+    common = check_captions.phrases(texts, trigger, class_word)
     notes = [note("CP004", phrases=check_captions.shown_phrases(common, len(texts)))] if common else []
     if silent:
         notes.append(note("CP005", count=len(silent), names=few(silent)))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Optional
 import typer
 
 from tsuika.cli import early, layout, progress, screen
-from tsuika.cli.flags import Device, Json, Trigger
+from tsuika.cli.flags import ClassWord, Device, Json, Trigger
 from tsuika.cli.language import local
 from tsuika.core.texts import _, _n, listed
 
@@ -37,6 +37,7 @@ def caption(
         ),
     ] = "missing",
     trigger: Trigger = "",
+    class_word: ClassWord = "",
     threshold: Annotated[
         float, typer.Option("--threshold", help=_("Of a tagger: the least probability of a tag, 0 to 1."))
     ] = 0.35,
@@ -61,6 +62,7 @@ def caption(
             model=model,
             mode=mode,
             trigger=trigger,
+            class_word=class_word,
             threshold=threshold,
             character_threshold=character_threshold,
             exclude=[tag.strip() for tag in exclude.split(",") if tag.strip()],

@@ -7,6 +7,7 @@ from typing import Any, Final, Literal, get_origin
 
 from tsuika import config
 from tsuika.config import Recipe, Setting
+from tsuika.core.messages import MESSAGES, sentence
 from tsuika.core.plain import jsonable
 from tsuika.core.texts import _
 from tsuika.methods import METHODS
@@ -75,6 +76,17 @@ def differences(recipe: Recipe) -> dict[str, Any]:
         ours, theirs = (getattr(one, name).model_dump(mode="json") for one in (recipe, plain))
         found |= {f"{name}.{key}": value for key, value in ours.items() if value != theirs.get(key)}
     return found
+
+
+def in_every_language(result: Any) -> Any:
+    """A command's result, with its notes (a code, and what fills its message) by language."""
+    if isinstance(result, list):
+        return [in_every_language(one) for one in result]
+    if not isinstance(result, dict):
+        return result
+    if result.keys() >= {"code", "message", "params"} and result["code"] in MESSAGES:
+        return {**result, "message": in_languages(sentence(result["code"], result["params"]))}
+    return {key: in_every_language(one) for key, one in result.items()}
 
 
 def told(error: Any) -> dict[str, Any]:

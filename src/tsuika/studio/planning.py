@@ -109,7 +109,7 @@ def caption(
     # In one piece, so that no value is taken for a flag.
     argv = ["caption", f"--model={model}", f"--mode={mode}", f"--exclude={exclude}", f"--threshold={threshold}"]
     argv += [f"--character-threshold={character_threshold}", f"--device={device(studio, chosen)}", "--json"]
-    argv += [*flags(plan(project), "trigger"), "--", str(project.images.folder)]
+    argv += [*flags(plan(project), "trigger", "class_word"), "--", str(project.images.folder)]
     return studio.jobs.add("caption", argv, lane=chosen, project=project.id)
 
 

@@ -71,7 +71,8 @@ def train(project: InProject, given: Plan, studio: Here) -> dict[str, str]:
 @router.get("/jobs/{job}")
 def job(job: OfJob, studio: Here) -> dict[str, Any]:
     """A job, and what it has printed once it is over."""
-    return {"job": studio.live.view(job), "result": studio.jobs.result(job) if job.ended else None}
+    result = forms.in_every_language(studio.jobs.result(job)) if job.ended else None
+    return {"job": studio.live.view(job), "result": result}
 
 
 @router.get("/jobs/{job}/log")

@@ -129,9 +129,7 @@ function ByModel({ project, view, onFound }) {
     <div class="row end"><button disabled=${!want.model.trim() || isOpen(job)} onClick=${start}>${_("Preview captions")}</button></div>
     <${Working} job=${job} />
     ${(job?.state === "failed" || job?.state === "died") && html`<${Trouble} error=${job.error} log=${`/jobs/${job.id}/log`} />`}
-    ${result?.notes.length > 0 && html`<p class="warn small">${_("In almost every caption: {phrases}. The trigger word will not learn it apart from these words.", {
-      phrases: Object.entries(result.common).map(([phrase, count]) => `“${phrase}” (${count})`).join(", "),
-    })}</p>`}
+    ${result?.notes.map((/** @type {any} */ one) => html`<p key=${one.code} class="warn small">${said(one.message)}</p>`)}
     ${picking && html`<${Picker} models title=${_("Choose the folder of a captioning model")} onClose=${() => setPicking(false)} onPick=${(/** @type {any} */ row) => tried(async () => {
       setPicking(false);
       change({ model: (await send("POST", "/folders/path", { place: row.id })).path });
