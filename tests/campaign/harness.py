@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ class Watch:
         # Runs inside an audit hook; links are not followed.
         full = os.path.abspath(name)  # noqa: PTH100
         inside = [str(self.place / name) + os.sep for name in ("out", "cache", "tmp")]
-        if not f"{full}{os.sep}".startswith((*inside, "/dev/", "/proc/")) and not full.endswith(".pyc") and "__pycache__" not in full:
+        if not f"{full}{os.sep}".startswith((*inside, "/dev/", "/proc/")) and not full.endswith(".pyc") and "__pycache__" not in full and not full.endswith("/.lock"):
             self.seen.append(f"{event} {full}")
 
 
@@ -115,6 +116,16 @@ def _memory(field: str) -> int:
     return 0
 
 
+@cache
+def _command() -> Any:
+    """The command line, built once: that takes most of the time of a small case."""
+    from typer.main import get_command
+
+    from tsuika.cli.main import app
+
+    return get_command(app)
+
+
 @contextmanager
 def in_time(seconds: float) -> Iterator[None]:
     """Ends what does not come back; the process with it, where not even that helps."""
@@ -133,19 +144,21 @@ def in_time(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, old)
 
 
-def faults(status: int, said: str, out: str, *, as_json: bool) -> list[str]:
+def faults(status: int, said: str, out: str, words: Sequence[str]) -> list[str]:
     """What is wrong with how a case ended."""
     wrong = []
-    if status != 0 and not 2 <= status <= 7:
+    if status != 0 and not 2 <= status <= 8:
         wrong.append(f"exit status {status}")
     if "Traceback (most recent call last)" in said + out:
         wrong.append("a traceback")
     blocks = sum(line.startswith("error[") for line in said.splitlines())
-    if blocks != (status != 0):
+    # A check that finds no image that can be used is a report as well, with the status for that.
+    is_report = words[0] == "check" and status == 3 and not blocks
+    if blocks != (status != 0) and not is_report:
         wrong.append(f"{blocks} error blocks with exit status {status}")
-    if status and (len(said.splitlines()) > LINES or len(said.encode("utf-8", "replace")) > CHARACTERS):
+    if blocks and (len(said.splitlines()) > LINES or len(said.encode("utf-8", "replace")) > CHARACTERS):
         wrong.append(f"{len(said.splitlines())} lines, {len(said.encode('utf-8', 'replace'))} bytes")
-    if status == 0 and as_json:
+    if (status == 0 or is_report) and "--json" in words:
         try:
             json.loads(out, parse_constant=lambda name: wrong.append(f"{name} in JSON"))
         except ValueError as error:
@@ -156,7 +169,6 @@ def faults(status: int, said: str, out: str, *, as_json: bool) -> list[str]:
 def run_here(place: Path, words: Sequence[str]) -> list[str]:
     """What is wrong with a command run in this process on a case."""
     from tsuika.cli import language, screen
-    from tsuika.cli.main import app
 
     before = snapshot(place)
     streams = [io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors=how) for how in ("strict", "backslashreplace")]
@@ -170,7 +182,7 @@ def run_here(place: Path, words: Sequence[str]) -> list[str]:
     sys.stdout, sys.stderr = streams
     try:
         with watched(place) as seen, in_time(6 * SECONDS):
-            screen.run(app, list(words))
+            screen.run(_command(), list(words))
     except SystemExit as leave:
         status = leave.code or 0
     except HungError:
@@ -188,7 +200,7 @@ def run_here(place: Path, words: Sequence[str]) -> list[str]:
         stream.flush()
     out, said = (stream.buffer.getvalue().decode("utf-8") for stream in streams)  # type: ignore[attr-defined]
     if not wrong:
-        wrong = faults(status, said, out, as_json="--json" in words)
+        wrong = faults(status, said, out, words)
     if took > SECONDS:
         wrong.append(f"{took:.1f} s of processor time")
     if grown > MOST_GROWTH_BYTES:
@@ -213,7 +225,7 @@ def run_apart(place: Path, words: Sequence[str]) -> list[str]:
             return [f"did not come back within {9 * SECONDS:.0f} s"]
         process.returncode = os.waitstatus_to_exitcode(code)
     out, said = (path.read_text(encoding="utf-8", errors="replace") for path in texts)
-    wrong = faults(process.returncode, said, out, as_json="--json" in words)
+    wrong = faults(process.returncode, said, out, words)
     # With the imports, some 3 s.
     if usage.ru_utime + usage.ru_stime > SECONDS:
         wrong.append(f"{usage.ru_utime + usage.ru_stime:.1f} s of processor time")

@@ -29,6 +29,8 @@ from tsuika.methods.hypernetwork import Hypernetwork, nets
 FILE, OUT, READY = "<in>", "<out>", "<ready>"
 # The file or folder as a copy under `out`, for commands that may change it.
 OWN = "<own>"
+# The folder that the file lies in.
+FOLDER = "<folder>"
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ class Samples:
             known.write(artifact, path, dtype=torch.float32)
             found.append(Sample(path, LORA, [(*DRAW, "--lora", FILE)]))
         base = write_single(self.model, folder / "model.safetensors", {"modelspec.title": "x"})
-        found.append(Sample(base, BASE, [(*DRAW[:6], FILE, *DRAW[7:], "--tokenizer", f"{READY}/base")]))
+        found.append(Sample(base, INSPECT, [*BASE[2:], (*DRAW[:6], FILE, *DRAW[7:], "--tokenizer", f"{READY}/base")]))
         save_file({f"a.{n}": torch.randn(n + 1) for n in range(4)}, folder / "other.safetensors", {"format": "pt"})
         return [*found, Sample(folder / "other.safetensors", INSPECT)]
 
@@ -133,7 +135,7 @@ class Samples:
         weights = single_file_tensors(self.model)
         for name, is_new in (("model.ckpt", True), ("old.ckpt", False)):
             torch.save({"state_dict": weights, "global_step": 7}, folder / name, _use_new_zipfile_serialization=is_new)
-            found.append(Sample(folder / name, BASE))
+            found.append(Sample(folder / name, INSPECT, BASE[2:]))
         return found
 
     def _embeddings(self, folder: Path) -> list[Sample]:
@@ -167,10 +169,10 @@ class Samples:
 
     def _folders(self, folder: Path) -> list[Sample]:
         shutil.copytree(self.ready / "base", folder / "base")
-        draw = [(*DRAW[:6], FILE, *DRAW[7:])]
+        draw = [*BASE[2:], (*DRAW[:6], FILE, *DRAW[7:])]
         # The settings and words of a model; then its weights.
         texts = ("*.json", "*.txt")
-        return [Sample(folder / "base", BASE, draw, texts), Sample(folder / "base", BASE, draw, texts), Sample(folder / "base", BASE, draw)]
+        return [Sample(folder / "base", INSPECT, draw, texts), Sample(folder / "base", INSPECT, draw, texts), Sample(folder / "base", INSPECT, draw)]
 
     def _images(self, folder: Path) -> list[Sample]:
         chance = random.Random(0)
@@ -191,7 +193,7 @@ class Samples:
         plain.save(folder / "pages.tif", save_all=True, append_images=[plain.rotate(90)], compression="tiff_deflate")
         plain.save(folder / "a.gif", save_all=True, append_images=[plain.rotate(90)])
         plain.save(folder / "a.bmp")
-        check = [("check", f"{FILE}/..", "--json", "--size", "64")]
+        check = [("check", FOLDER, "--json", "--size", "64")]
         return [Sample(path, [*INSPECT, *check]) for path in sorted(folder.iterdir())]
 
     def _png_info(self, folder: Path) -> list[Sample]:

@@ -241,7 +241,7 @@ def _holds_tensors(table: dict[Any, Any], depth: int = 0) -> bool:
 def _unwrapped(weights: Weights) -> Weights:
     """The same tensors under the names that they have without the wrappers of `torch.nn.DataParallel` and its kin."""
     inner = {name: _WRAPPED.sub(r"\1", name) for name in weights.shapes}
-    while all(name.startswith("state_dict.") for name in inner.values()):
+    while inner and all(name.startswith("state_dict.") for name in inner.values()):
         inner = {name: short.removeprefix("state_dict.") for name, short in inner.items()}
     if any(short.startswith(f"model.{UNET_PREFIX}") for short in inner.values()):
         inner = {name: short.removeprefix("model.") for name, short in inner.items()}

@@ -39,7 +39,8 @@ def find_tokenizer(folder: Path, name: str, tower: TextTower | None) -> Any:
         if has_merges or (place / "tokenizer.json").is_file():
             try:
                 return open_tokenizer(place, tower, CLIP_TOKENS if tower else None)
-            except (OSError, ValueError, KeyError) as error:
+            # The tokenizers library raises `Exception` itself, and transformers what its code happens to meet.
+            except Exception as error:  # noqa: BLE001
                 why = _("The tokenizer cannot be read: {error}.", error=error)
                 raise ModelError("MD003", where=place, why=why) from None
     raise ModelError("MD003", where=folder, why=_("There is no tokenizer (vocab.json and merges.txt) in it."))
