@@ -6,7 +6,7 @@ TORCH ?= torch==2.13.0
 TORCH_FLAGS ?=
 BIN := .venv/bin
 
-.PHONY: setup demo test test-slow test-browser check-web check docs base format messages clean
+.PHONY: setup demo test test-slow campaign test-browser check-web check docs base format messages clean
 
 PO := $(wildcard src/tsuika/locale/*/LC_MESSAGES/tsuika.po)
 
@@ -31,6 +31,15 @@ test: setup
 
 test-slow: setup
 	$(BIN)/python -m pytest -m "slow and not browser"
+
+# Wrong files of every kind, for so many minutes; SEED repeats one. What fails is kept in build/campaign.
+MINUTES ?= 30
+SEED ?= $(shell $(PYTHON) -c "import random; print(random.randrange(1, 10**6))")
+EXAMPLES ?= 2000
+
+campaign: setup
+	OMP_NUM_THREADS=1 EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest --hypothesis-seed=$(SEED) tests/campaign/test_properties.py tests/campaign/test_found.py
+	OMP_NUM_THREADS=1 SEED=$(SEED) MINUTES=$(MINUTES) $(BIN)/python -m pytest -s -m slow tests/campaign/test_campaign.py
 
 # For those who work on the studio: types of its front end, and its libraries against npm's. Needs npm.
 check-web: setup

@@ -228,8 +228,11 @@ def open_tokenizer(folder: Path, tower: TextTower | None, max_tokens: int | None
     # A foreign folder may say something else.
     extra = {"pad_token": tower.padding} if tower else {}
     tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True, **extra)
-    if max_tokens is not None:
-        tokenizer.model_max_length = min(int(tokenizer.model_max_length), max_tokens)
+    longest = int(tokenizer.model_max_length)
+    # What begins, a word, and what ends.
+    if longest < 3:
+        raise ValueError(f"model_max_length = {longest}")
+    tokenizer.model_max_length = longest if max_tokens is None else min(longest, max_tokens)
     return tokenizer
 
 

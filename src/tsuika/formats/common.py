@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from tsuika.core.errors import FormatError
 from tsuika.core.sections import Train
@@ -49,6 +49,16 @@ def refuse_no_model(artifact: Artifact, format_name: str) -> None:
 def without_assumed_family(artifact: Artifact) -> Artifact:
     """The artifact without a family that was only assumed; then its sizes decide where it fits."""
     return replace(artifact, family="") if artifact.metadata.get(FAMILY_FROM) == "default" else artifact
+
+
+def facts_of(values: Mapping[str, Any]) -> dict[str, str]:
+    """Those of another program's facts that are words or numbers, as text; anything may stand in a pickle."""
+    return {name: str(value) for name, value in values.items() if isinstance(value, str | int | float)}
+
+
+def described(value: object) -> str:
+    """A word or a number as it is; of anything else the type."""
+    return str(value) if isinstance(value, str | int | float) else type(value).__name__
 
 
 def whole_number(text: str | None) -> int:

@@ -90,11 +90,8 @@ class A1111Embedding:
         content: Any = load_pickle(path)
         if (layout := _a1111_layout(content)) is None:
             raise embedding.unknown(path, content)
-        facts = {
-            fact: str(content[key])
-            for key, fact in (("step", "steps"), ("sd_checkpoint_name", "base_name"), ("family", "family"))
-            if content.get(key) is not None
-        }
+        named = (("step", "steps"), ("sd_checkpoint_name", "base_name"), ("family", "family"))
+        facts = common.facts_of({fact: content.get(key) for key, fact in named})
         word = content.get("name") if isinstance(content.get("name"), str) else ""
         if len(layout) > 1:
             vectors = dict(zip(embedding.COMPONENTS, (content[name] for name in layout), strict=False))

@@ -83,7 +83,7 @@ class A1111Hypernetwork:
             "name": content.get("name"),
             "base_name": content.get("sd_checkpoint_name"),
         }
-        metadata |= {fact: str(value) for fact, value in facts.items() if value is not None}
+        metadata |= common.facts_of(facts)
         return Artifact(self.method, family, tensors, metadata)
 
     def write(self, artifact: Artifact, path: Path, *, dtype: torch.dtype) -> None:
@@ -120,7 +120,7 @@ NATIVE: Final = Native(METHOD, is_marked=False, check=_complete)
 def _header(where: object, fields: Mapping[Any, Any]) -> dict[str, Any]:
     """A1111's header fields as they hold for a net without dropout, in plain Python types."""
     found = {name: default if fields.get(name) is None else fields[name] for name, default in _DEFAULTS.items()}
-    structure, activation = found["layer_structure"], str(found["activation_func"]).lower()
+    structure, activation = found["layer_structure"], common.described(found["activation_func"]).lower()
     if activation != "linear" and activation not in ACTIVATIONS:
         known = ", ".join(("linear", *ACTIVATIONS))
         expected = _("an activation that A1111 knows: {names}", names=known)
@@ -132,11 +132,15 @@ def _header(where: object, fields: Mapping[Any, Any]) -> dict[str, Any]:
     if structure[0] != 1 or structure[-1] != 1:
         expected = _("a list that begins and ends with 1: what a hypernetwork makes is added to what it reads")
         raise FormatError("FM001", where=where, found=f"layer_structure {structure!r:.200}", expected=expected)
+    for name in ("is_layer_norm", "activate_output"):
+        if not isinstance(found[name], bool | int):
+            expected = _("a value that is true or false")
+            raise FormatError("FM001", where=where, found=f"{name} {common.described(found[name])}", expected=expected)
     return {
         "layer_structure": list(structure),
         "activation_func": activation,
         "is_layer_norm": bool(found["is_layer_norm"]),
-        "weight_initialization": str(found["weight_initialization"]),
+        "weight_initialization": common.described(found["weight_initialization"]),
         "activate_output": bool(found["activate_output"]),
         "use_dropout": False,
         "dropout_structure": [0.0] * len(structure),

@@ -1,0 +1,72 @@
+"""What the campaign has found, each as small as it can be."""
+
+from __future__ import annotations
+
+import json
+import struct
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+sys.path.append(str(Path(__file__).parents[1] / "families"))
+from family_files import write_tokenizer
+
+from tsuika import formats
+from tsuika.core.errors import FormatError, ModelError
+from tsuika.core.weights import open_weights
+from tsuika.families import sources
+
+
+@pytest.mark.parametrize("header", [b"{}      ", b'{"__metadata__":{"format":"pt"}}'])
+def test_a_safetensors_file_without_tensors_is_said_to_be_one(header: bytes, tmp_path: Path) -> None:
+    """It was looked for a prefix that all names have, for ever."""
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(struct.pack("<Q", len(header)) + header)
+    assert not open_weights(path).shapes
+    with pytest.raises(FormatError) as error:
+        formats.find(path)
+    assert error.value.code == "MD002"
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("merges.txt", b"#version: 0.2\nc\n"),
+        ("merges.txt", b"\xff\xfe\x00"),
+        ("vocab.json", b"[1, 2]"),
+        ("vocab.json", b'{"a": '),
+        ("vocab.json", b'{"a": "b"}'),
+        ("tokenizer_config.json", b"[]"),
+        ("tokenizer_config.json", b"nothing"),
+        ("tokenizer_config.json", b'{"model_max_length": "many"}'),
+        ("tokenizer_config.json", json.dumps({"pad_token": [1], "unk_token": 3}).encode()),
+    ],
+)
+def test_every_fault_of_a_tokenizer_is_told(file: str, content: bytes, tmp_path: Path) -> None:
+    """The library that reads these raises `Exception` itself."""
+    folder = write_tokenizer(tmp_path / "tokenizer")
+    (folder / file).write_bytes(content)
+    with pytest.raises(ModelError) as error:
+        sources.find_tokenizer(tmp_path, "tokenizer", None)
+    assert error.value.code == "MD003" and str(folder) in error.value.where
+
+
+@pytest.mark.parametrize("key", ["is_layer_norm", "activate_output", "activation_func", "layer_structure"])
+@pytest.mark.parametrize("value", [torch.ones(3), {"a": [1]}, "", [[1]]])
+def test_a_hypernetwork_s_settings_of_other_types_are_refused(key: str, value: Any, tmp_path: Path) -> None:
+    """`bool` of a tensor is an error of torch's."""
+    net = {"linear.0.weight": torch.ones(320, 320), "linear.0.bias": torch.ones(320)}
+    torch.save({320: (net, net), "layer_structure": [1, 1], key: value}, tmp_path / "a.pt")
+    with pytest.raises(FormatError) as error:
+        formats.find(tmp_path / "a.pt").read(tmp_path / "a.pt")
+    assert error.value.code == "FM001"
+
+
+@pytest.mark.parametrize("value", [torch.ones(3), {"a": [1]}, [[1]], None])
+def test_facts_that_are_no_words_are_left_out(value: Any, tmp_path: Path) -> None:
+    table = {"string_to_param": {"*": torch.ones(1, 768)}, "step": value, "sd_checkpoint_name": value, "name": value}
+    torch.save(table, tmp_path / "a.pt")
+    assert not {"steps", "base_name"} & formats.find(tmp_path / "a.pt").read(tmp_path / "a.pt").metadata.keys()
