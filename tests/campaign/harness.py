@@ -30,10 +30,28 @@ MOST_BYTES = 1 << 30
 MOST_GROWTH_BYTES = 600 << 20
 KEPT = Path(__file__).parents[2] / "build" / "campaign"
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-_CHANGES = {"os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate", "os.chmod", "os.utime"}
+_CHANGES = {
+    "os.remove",
+    "os.rename",
+    "os.mkdir",
+    "os.rmdir",
+    "os.link",
+    "os.symlink",
+    "os.truncate",
+    "os.chmod",
+    "os.utime",
+}
 # Whose last number may be the folder that the name is relative to.
 _IN_FOLDERS = {"os.remove", "os.rename", "os.rmdir"}
-_STARTS = {"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "pickle.find_class", "socket.connect"}
+_STARTS = {
+    "subprocess.Popen",
+    "os.system",
+    "os.exec",
+    "os.posix_spawn",
+    "os.spawn",
+    "pickle.find_class",
+    "socket.connect",
+}
 
 
 class HungError(BaseException):
@@ -71,7 +89,12 @@ class Watch:
         # Runs inside an audit hook; links are not followed.
         full = os.path.abspath(name)  # noqa: PTH100
         inside = [str(self.place / name) + os.sep for name in ("out", "cache", "tmp")]
-        if not f"{full}{os.sep}".startswith((*inside, "/dev/", "/proc/")) and not full.endswith(".pyc") and "__pycache__" not in full and not full.endswith("/.lock"):
+        if (
+            not f"{full}{os.sep}".startswith((*inside, "/dev/", "/proc/"))
+            and not full.endswith(".pyc")
+            and "__pycache__" not in full
+            and not full.endswith("/.lock")
+        ):
             self.seen.append(f"{event} {full}")
 
 
@@ -212,11 +235,18 @@ def run_here(place: Path, words: Sequence[str]) -> list[str]:
 def run_apart(place: Path, words: Sequence[str]) -> list[str]:
     """The same in a process of its own, its memory and time measured."""
     before = snapshot(place)
-    own = {"HOME": str(place / "work"), "XDG_CACHE_HOME": str(place / "cache"), "TMPDIR": str(place / "tmp"), "COLUMNS": "80"}
+    own = {
+        "HOME": str(place / "work"),
+        "XDG_CACHE_HOME": str(place / "cache"),
+        "TMPDIR": str(place / "tmp"),
+        "COLUMNS": "80",
+    }
     env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1", **own}
     texts = [place / "told-out", place / "told"]
     with texts[0].open("wb") as out_file, texts[1].open("wb") as said_file:
-        process = subprocess.Popen([sys.executable, "-m", "tsuika", *words], cwd=place / "work", env=env, stdout=out_file, stderr=said_file)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tsuika", *words], cwd=place / "work", env=env, stdout=out_file, stderr=said_file
+        )
         try:
             with in_time(9 * SECONDS):
                 _pid, code, usage = os.wait4(process.pid, 0)
@@ -249,5 +279,9 @@ def keep(place: Path, name: str, words: Sequence[str], wrong: Sequence[str], aga
     shutil.copytree(place, kept, symlinks=True)
     relative = [word.replace(str(place), "..") for word in words]
     text = f"cd {shlex.quote(str(kept / 'work'))} && tsuika {shlex.join(relative)}"
-    (kept / "again.txt").write_text(f"{text}\n\nThe case made anew:\n{again}\n\n" + "\n".join(wrong) + "\n", encoding="utf-8", errors="backslashreplace")
+    (kept / "again.txt").write_text(
+        f"{text}\n\nThe case made anew:\n{again}\n\n" + "\n".join(wrong) + "\n",
+        encoding="utf-8",
+        errors="backslashreplace",
+    )
     return kept

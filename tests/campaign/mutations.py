@@ -20,12 +20,60 @@ from typing import Any
 Mutation = Callable[[bytes, random.Random], bytes]
 
 NUMBERS = (
-    *(0, 1, -1, 2, 3, 7, 255, 256, 65536, 2**31 - 1, 2**31, 2**32, 2**53, 2**62, 2**63 - 1, 2**63, 2**64, 10**30, -(2**63)),
+    *(
+        0,
+        1,
+        -1,
+        2,
+        3,
+        7,
+        255,
+        256,
+        65536,
+        2**31 - 1,
+        2**31,
+        2**32,
+        2**53,
+        2**62,
+        2**63 - 1,
+        2**63,
+        2**64,
+        10**30,
+        -(2**63),
+    ),
     *(0.5, -0.0, 1e-320, 1e308, 1e999, -1e999, float("nan")),
 )
 STRINGS = (
-    *("", " ", "\n", "\x00", "a\x00b", "\x1b[31mred", "a\r\nb", "..", "../../../tmp/x", "/", "C:\\CON", "nan", "None", "-1", "1e999"),
-    *("\ud800", "\u202egpj.exe", "𝔘" * 40, "é" * 300, "x" * 5000, "%s{where}{0}", "{x}", "[[[", "<script>", "日本語", "\ufeff"),
+    *(
+        "",
+        " ",
+        "\n",
+        "\x00",
+        "a\x00b",
+        "\x1b[31mred",
+        "a\r\nb",
+        "..",
+        "../../../tmp/x",
+        "/",
+        "C:\\CON",
+        "nan",
+        "None",
+        "-1",
+        "1e999",
+    ),
+    *(
+        "\ud800",
+        "\u202egpj.exe",
+        "𝔘" * 40,
+        "é" * 300,
+        "x" * 5000,
+        "%s{where}{0}",
+        "{x}",
+        "[[[",
+        "<script>",
+        "日本語",
+        "\ufeff",
+    ),
     *("float32", "F8_E4M3", "BOOL", "os.system", "lora_unet_x", "sd1", "v_prediction", "true", "9" * 5000),
 )
 
@@ -147,7 +195,9 @@ _VALUE = re.compile(r'(?<=[=:\[,( ])\s*("(?:[^"\\\n]|\\.)*"|[-+]?[\w.]+)')
 
 def encoded(text: str, chance: random.Random) -> bytes:
     """A text in some encoding, now and then a wrong one."""
-    name = chance.choice(("utf-8",) * 12 + ("utf-8-sig", "utf-16", "utf-16-le", "utf-32", "latin-1", "shift_jis", "cp1252", "gb18030"))
+    name = chance.choice(
+        ("utf-8",) * 12 + ("utf-8-sig", "utf-16", "utf-16-le", "utf-32", "latin-1", "shift_jis", "cp1252", "gb18030")
+    )
     raw = text.encode(name, "surrogatepass" if name.startswith("utf") else "replace")
     return raw + b"\xff\xfe\x81" if chance.random() < 0.03 else raw
 
@@ -168,14 +218,19 @@ def of_text(content: bytes, chance: random.Random) -> bytes:
             case 5:
                 lines.insert(row, chance.choice(lines))
             case 6:
-                lines.insert(row, chance.choice((literal(chance), f"x = {literal(chance)}", f"[{literal(chance)}]", "\x00", "🙂" * 9)))
+                lines.insert(
+                    row,
+                    chance.choice(
+                        (literal(chance), f"x = {literal(chance)}", f"[{literal(chance)}]", "\x00", "🙂" * 9)
+                    ),
+                )
             case 7:
                 levels = chance.choice((40, 2000, 120_000))
                 mark = chance.choice(("[", "(", "{", '{"a":', "<lora:", "[a:"))
                 lines[row] += mark * levels
             case 8:
                 at = chance.randrange(len(lines[row]) + 1)
-                lines[row] = lines[row][:at] + chance.choice((*STRINGS, *'"\'\\#=:,[]{}()<>|\t')) + lines[row][at:]
+                lines[row] = lines[row][:at] + chance.choice((*STRINGS, *"\"'\\#=:,[]{}()<>|\t")) + lines[row][at:]
             case _:
                 lines[row] = lines[row] * chance.choice((0, 2, 50))
         text = "\n".join(lines)
@@ -186,7 +241,23 @@ def literal(chance: random.Random) -> str:
     """An odd value as it may stand in TOML, JSON or a prompt."""
     kind = chance.randrange(4)
     if kind == 0:
-        return chance.choice(("nan", "inf", "-inf", "1e999", "0x10", "1_0", "1979-05-27", "07:32:00", "9" * 5000, "-0", "null", "''", '"""'))
+        return chance.choice(
+            (
+                "nan",
+                "inf",
+                "-inf",
+                "1e999",
+                "0x10",
+                "1_0",
+                "1979-05-27",
+                "07:32:00",
+                "9" * 5000,
+                "-0",
+                "null",
+                "''",
+                '"""',
+            )
+        )
     value = odd(chance)
     if kind == 1 or not isinstance(value, str):
         return json.dumps(value)
@@ -221,9 +292,22 @@ def of_safetensors(content: bytes, chance: random.Random) -> bytes:
     entry = header[chance.choice(names)]
     match chance.randrange(8):
         case 0:
-            entry["shape"] = chance.choice(([], [0], entry["shape"][::-1], [*entry["shape"], 1], [1, *entry["shape"]], [2**40], [2**31, 2**31], [0, 2**62]))
+            entry["shape"] = chance.choice(
+                (
+                    [],
+                    [0],
+                    entry["shape"][::-1],
+                    [*entry["shape"], 1],
+                    [1, *entry["shape"]],
+                    [2**40],
+                    [2**31, 2**31],
+                    [0, 2**62],
+                )
+            )
         case 1:
-            entry["dtype"] = chance.choice(("F64", "F32", "F16", "BF16", "I64", "U8", "BOOL", "F8_E4M3", "F8_E5M2", "F4", "C64", "X", ""))
+            entry["dtype"] = chance.choice(
+                ("F64", "F32", "F16", "BF16", "I64", "U8", "BOOL", "F8_E4M3", "F8_E5M2", "F4", "C64", "X", "")
+            )
         case 2:
             # The same bytes as numbers of half the size.
             halves = {"F32": "F16", "F16": "U8", "BF16": "I8"}
@@ -232,16 +316,48 @@ def of_safetensors(content: bytes, chance: random.Random) -> bytes:
                 entry["shape"] = [*entry["shape"][:-1], entry["shape"][-1] * 2]
         case 3 if data:
             start, stop = entry["data_offsets"]
-            filler = chance.choice((b"\x00\x00\xc0\x7f", b"\x00\x00\x80\x7f", b"\xff\xff\x7f\x7f", b"\x00\x7c", b"\x00", b"\x01\x00\x00\x00"))
+            filler = chance.choice(
+                (
+                    b"\x00\x00\xc0\x7f",
+                    b"\x00\x00\x80\x7f",
+                    b"\xff\xff\x7f\x7f",
+                    b"\x00\x7c",
+                    b"\x00",
+                    b"\x01\x00\x00\x00",
+                )
+            )
             data[start:stop] = (filler * (stop - start))[: stop - start]
         case 4:
             table = header.setdefault("__metadata__", {})
-            key = chance.choice((*table, "ss_network_args", "ss_base_model_version", "ss_network_module", "modelspec.architecture", "format", "tsuika.family", "x"))
+            key = chance.choice(
+                (
+                    *table,
+                    "ss_network_args",
+                    "ss_base_model_version",
+                    "ss_network_module",
+                    "modelspec.architecture",
+                    "format",
+                    "tsuika.family",
+                    "x",
+                )
+            )
             table[key] = chance.choice((str(odd(chance)), json.dumps(odd(chance)), "[" * 100_000, odd(chance)))
         case 5:
             # An entry under another name; the names of one tensor and of another, too.
             name = chance.choice(names)
-            header[chance.choice((chance.choice(names), f"{name}.x", name.replace(".", "_"), name.replace("0", "9999999999"), "a.b", "", "x" * 3000))] = header.pop(name)
+            header[
+                chance.choice(
+                    (
+                        chance.choice(names),
+                        f"{name}.x",
+                        name.replace(".", "_"),
+                        name.replace("0", "9999999999"),
+                        "a.b",
+                        "",
+                        "x" * 3000,
+                    )
+                )
+            ] = header.pop(name)
         case 6:
             for name in chance.sample(names, chance.randrange(1, len(names) + 1)):
                 del header[name]
@@ -374,7 +490,9 @@ def of_png(content: bytes, chance: random.Random) -> bytes:
         row = chance.randrange(len(chunks))
         match chance.randrange(8):
             case 0:
-                size = struct.pack(">II", *(chance.choice((0, 1, 63, 9000, 20_000, 70_000, 2**31 - 1, 2**32 - 1)) for _ in "wh"))
+                size = struct.pack(
+                    ">II", *(chance.choice((0, 1, 63, 9000, 20_000, 70_000, 2**31 - 1, 2**32 - 1)) for _ in "wh")
+                )
                 chunks[0][1] = size + chunks[0][1][8:]
             case 1:
                 depth = bytes(chance.choice((0, 1, 2, 3, 4, 6, 8, 16, 255)) for _ in range(5))
@@ -384,7 +502,15 @@ def of_png(content: bytes, chance: random.Random) -> bytes:
             case 3:
                 chunks.insert(chance.randrange(len(chunks)), [*chance.choice(chunks)])
             case 4:
-                chunks.insert(chance.randrange(1, len(chunks) + 1), [chance.choice((b"tEXt", b"zTXt", b"iTXt", b"eXIf", b"iCCP", b"acTL", b"fcTL", b"tRNS", b"PLTE", b"gAMA")), text_chunk(chance)])
+                chunks.insert(
+                    chance.randrange(1, len(chunks) + 1),
+                    [
+                        chance.choice(
+                            (b"tEXt", b"zTXt", b"iTXt", b"eXIf", b"iCCP", b"acTL", b"fcTL", b"tRNS", b"PLTE", b"gAMA")
+                        ),
+                        text_chunk(chance),
+                    ],
+                )
             case 5:
                 chunks[row][0] = chance.choice((b"tEXt", b"IDAT", b"IEND", b"PLTE", b"fdAT", b"\x00\x00\x00\x00"))
             case _:
@@ -401,11 +527,17 @@ def text_chunk(chance: random.Random) -> bytes:
     text = chance.choice(
         (
             *(b"[" * 200_000, b'{"a":' * 100_000, b'{"prompt": 3}', b"[]", b"Steps: 1e999, Seed: nan, Size: 9x9x9"),
-            *(b"\xff\xfe\x00", b"cat\nSteps: " + b"9" * 5000 + b", CFG scale: inf", bytes(100), b"Seed: \"" * 5000),
+            *(b"\xff\xfe\x00", b"cat\nSteps: " + b"9" * 5000 + b", CFG scale: inf", bytes(100), b'Seed: "' * 5000),
             json.dumps(odd(chance)).encode(),
         )
     )
-    forms = (key + b"\x00" + text, key + b"\x00\x00" + zlib.compress(text), key + b"\x00\x01\x00\x00\x00" + zlib.compress(text), key + b"\x00\x00\x00\x00\x00" + text, key + b"\x00\x00" + zlib.compress(bytes(64 << 20)) if chance.random() < 0.1 else text)
+    forms = (
+        key + b"\x00" + text,
+        key + b"\x00\x00" + zlib.compress(text),
+        key + b"\x00\x01\x00\x00\x00" + zlib.compress(text),
+        key + b"\x00\x00\x00\x00\x00" + text,
+        key + b"\x00\x00" + zlib.compress(bytes(64 << 20)) if chance.random() < 0.1 else text,
+    )
     return chance.choice(forms)
 
 
@@ -414,7 +546,9 @@ BY_SUFFIX: dict[str, tuple[Mutation, ...]] = {
     **dict.fromkeys((".pt", ".ckpt", ".bin", ".pth"), (of_pickle, of_pickle, of_bytes)),
     ".png": (of_png, of_png, of_bytes),
     **dict.fromkeys((".json", ".jsonl"), (of_json, of_json, of_text, of_bytes)),
-    **dict.fromkeys((".toml", ".txt", ".caption", ".csv", ".tsv", ".ndjson", ".yaml"), (of_text, of_text, of_text, of_bytes)),
+    **dict.fromkeys(
+        (".toml", ".txt", ".caption", ".csv", ".tsv", ".ndjson", ".yaml"), (of_text, of_text, of_text, of_bytes)
+    ),
 }
 
 

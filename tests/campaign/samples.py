@@ -14,13 +14,12 @@ import torch
 from PIL import Image, PngImagePlugin
 from safetensors.torch import save_file
 
-for part in ("families", "training", "formats"):
-    sys.path.append(str(Path(__file__).parents[1] / part))
+sys.path += [str(Path(__file__).parents[1] / part) for part in ("families", "training", "formats")]
 import lora_samples
 from family_files import single_file_tensors, write_folder, write_single
 from runs import settings
-from tiny_models import draw_pictures, shallow
 
+from tiny_models import draw_pictures, shallow
 from tsuika import config, formats
 from tsuika.core.types import Artifact
 from tsuika.methods.hypernetwork import Hypernetwork, nets
@@ -58,10 +57,19 @@ DRAW = ("generate", "--prompt", "a cat", "--out", f"{OUT}/x.png", "--base", f"{R
 
 def _convert(*names: str) -> list[tuple[str, ...]]:
     suffix = {"diffusers": "folder", "single-file": "x.safetensors"}
-    return [("convert", FILE, "--to", name, "--out", f"{OUT}/{suffix.get(name, 'x.safetensors')}", *more) for name in names for more in ((), ("--lossy",))]
+    return [
+        ("convert", FILE, "--to", name, "--out", f"{OUT}/{suffix.get(name, 'x.safetensors')}", *more)
+        for name in names
+        for more in ((), ("--lossy",))
+    ]
 
 
-LORA = [*INSPECT, *_convert("kohya", "diffusers"), ("merge", FILE, f"{FILE}:0.5", "--out", f"{OUT}/m.safetensors"), ("resize", FILE, "--rank", "1", "--out", f"{OUT}/r.safetensors")]
+LORA = [
+    *INSPECT,
+    *_convert("kohya", "diffusers"),
+    ("merge", FILE, f"{FILE}:0.5", "--out", f"{OUT}/m.safetensors"),
+    ("resize", FILE, "--rank", "1", "--out", f"{OUT}/r.safetensors"),
+]
 EMBEDDING = [*INSPECT, ("convert", FILE, "--to", "a1111", "--out", f"{OUT}/x.pt"), *_convert("kohya", "diffusers")]
 HYPERNETWORK = [*INSPECT, ("convert", FILE, "--to", "a1111", "--out", f"{OUT}/x.pt"), *_convert("native")]
 VAE = [*INSPECT, *_convert("diffusers", "single-file")]
@@ -140,7 +148,13 @@ class Samples:
 
     def _embeddings(self, folder: Path) -> list[Sample]:
         vectors = 0.01 * torch.randn(2, 768, generator=torch.Generator().manual_seed(0))
-        table = {"string_to_token": {"*": 265}, "string_to_param": {"*": vectors}, "name": "word", "step": 99, "sd_checkpoint": "ab"}
+        table = {
+            "string_to_token": {"*": 265},
+            "string_to_param": {"*": vectors},
+            "name": "word",
+            "step": 99,
+            "sd_checkpoint": "ab",
+        }
         save_file({"emb_params": vectors}, folder / "kohya.safetensors", {"ss_steps": "3"})
         save_file({"clip_l": vectors, "clip_g": torch.randn(2, 1280)}, folder / "sdxl.safetensors")
         torch.save(table, folder / "a1111.pt")
@@ -162,17 +176,27 @@ class Samples:
     def _vaes(self, folder: Path) -> list[Sample]:
         self.model.vae.save_pretrained(folder / "folder", safe_serialization=True)  # type: ignore[operator]
         prefix = "first_stage_model."
-        tensors = {name.removeprefix(prefix): one for name, one in single_file_tensors(self.model).items() if name.startswith(prefix)}
+        tensors = {
+            name.removeprefix(prefix): one
+            for name, one in single_file_tensors(self.model).items()
+            if name.startswith(prefix)
+        }
         save_file(tensors, folder / "vae.safetensors")
         torch.save({"state_dict": tensors}, folder / "vae.pt")
-        return [Sample(folder / name, VAE, [(*DRAW, "--vae", FILE)]) for name in ("folder", "vae.safetensors", "vae.pt")]
+        return [
+            Sample(folder / name, VAE, [(*DRAW, "--vae", FILE)]) for name in ("folder", "vae.safetensors", "vae.pt")
+        ]
 
     def _folders(self, folder: Path) -> list[Sample]:
         shutil.copytree(self.ready / "base", folder / "base")
         draw = [*BASE[2:], (*DRAW[:6], FILE, *DRAW[7:])]
         # The settings and words of a model; then its weights.
         texts = ("*.json", "*.txt")
-        return [Sample(folder / "base", INSPECT, draw, texts), Sample(folder / "base", INSPECT, draw, texts), Sample(folder / "base", INSPECT, draw)]
+        return [
+            Sample(folder / "base", INSPECT, draw, texts),
+            Sample(folder / "base", INSPECT, draw, texts),
+            Sample(folder / "base", INSPECT, draw),
+        ]
 
     def _images(self, folder: Path) -> list[Sample]:
         chance = random.Random(0)
@@ -199,7 +223,19 @@ class Samples:
     def _png_info(self, folder: Path) -> list[Sample]:
         from tsuika.generation import png_info
 
-        about = png_info.PictureInfo("a cat, <lora:x:0.5>", "dog", 20, "DPM++ 2M Karras", 7.0, 3, (64, 64), "ab", "x", lora_hashes={"x": "ab"}, extra={"Hires": '"a, b"'})
+        about = png_info.PictureInfo(
+            "a cat, <lora:x:0.5>",
+            "dog",
+            20,
+            "DPM++ 2M Karras",
+            7.0,
+            3,
+            (64, 64),
+            "ab",
+            "x",
+            lora_hashes={"x": "ab"},
+            extra={"Hires": '"a, b"'},
+        )
         png_info.write_png(folder / "ours.png", Image.new("RGB", (64, 64)), about, {"steps": 3})
         (folder / "text.txt").write_text(png_info.to_text(about), encoding="utf-8")
         (folder / "own.json").write_text(json.dumps({"prompt": "a", "negative": "", "steps": 3}), encoding="utf-8")
@@ -212,7 +248,7 @@ class Samples:
             "own.caption": "a cat, 1girl, (smile:1.2)",
             "own.json": json.dumps({"caption": "a cat", "tags": ["x", "y"], "tag_string": "a b"}),
             "metadata.jsonl": "\n".join(json.dumps({"file_name": f"{n}.png", "text": f"cat {n}"}) for n in range(4)),
-            "metadata.csv": "file_name,text\n0.png,a cat\n1.png,\"a, dog\"\n2.png,x\n",
+            "metadata.csv": 'file_name,text\n0.png,a cat\n1.png,"a, dog"\n2.png,x\n',
             "table.tsv": "file_name\tcaption\n0.png\ta cat\n1.png\ta dog\n",
             "meta_cap.json": json.dumps({f"{n}.png": {"caption": f"cat {n}", "tags": "a, b"} for n in range(4)}),
         }
@@ -223,25 +259,77 @@ class Samples:
                 shutil.copy(self.ready / "images" / f"{number}.png", place / f"{number}.png")
             stem = "0" if name.startswith(("lines", "own")) else Path(name).stem
             (place / f"{stem}{Path(name).suffix}").write_text(text, encoding="utf-8")
-            words = [("check", FILE, "--json", "--size", "64"), ("check", FILE, "--size", "64", "--trigger", "zuzu", "--class-word", "cat")]
+            words = [
+                ("check", FILE, "--json", "--size", "64"),
+                ("check", FILE, "--size", "64", "--trigger", "zuzu", "--class-word", "cat"),
+            ]
             found.append(Sample(place, words, files=(f"{stem}{Path(name).suffix}",)))
         return found
 
     def _recipes(self, folder: Path) -> list[Sample]:
         for method in ("lora", "textual-inversion", "dreambooth", "hypernetwork"):
-            tables = config.override({}, {**settings(method), "method.name": method, "base.model": "embedded", "data.images": "x", "data.trigger": "zuzu"})
+            tables = config.override(
+                {},
+                {
+                    **settings(method),
+                    "method.name": method,
+                    "base.model": "embedded",
+                    "data.images": "x",
+                    "data.trigger": "zuzu",
+                },
+            )
             (folder / f"{method}.toml").write_text(config.dump(config.build(tables)), encoding="utf-8")
         (folder / "sd-scripts.toml").write_text(
             'pretrained_model_name_or_path = "x.safetensors"\ntrain_data_dir = "images"\noutput_dir = "out"\noutput_name = "zuzu"\n'
             'network_module = "networks.lora"\nnetwork_dim = 8\nnetwork_alpha = 4\nnetwork_args = ["conv_dim=4", "conv_alpha=1"]\n'
-            'max_train_steps = 300\nlearning_rate = 1e-4\nunet_lr = "1e-4"\noptimizer_type = "AdamW8bit"\nresolution = "512,512"\nseed = 3\n'
-            'lr_scheduler = "cosine"\nmixed_precision = "fp16"\ntrain_batch_size = 2\nnoise_offset = 0.1\nmin_snr_gamma = 5\ndataset_config = "dataset.toml"\n',
+            'max_train_steps = 300\nlearning_rate = 1e-4\nunet_lr = "1e-4"\noptimizer_type = "AdamW8bit"\n'
+            'resolution = "512,512"\nseed = 3\n'
+            'lr_scheduler = "cosine"\nmixed_precision = "fp16"\ntrain_batch_size = 2\nnoise_offset = 0.1\n'
+            'min_snr_gamma = 5\ndataset_config = "dataset.toml"\n',
             encoding="utf-8",
         )
-        (folder / "dataset.toml").write_text('[general]\nshuffle_caption = true\ncaption_extension = ".txt"\n[[datasets]]\nresolution = 512\nbatch_size = 4\n[[datasets.subsets]]\nimage_dir = "images"\nclass_tokens = "zuzu cat"\nnum_repeats = 10\n', encoding="utf-8")
-        gui = {"LoRA_type": "Standard", "pretrained_model_name_or_path": "x", "train_data_dir": "images", "network_dim": 8, "network_alpha": 1, "epoch": 10, "max_resolution": "512,512", "optimizer": "AdamW", "learning_rate": 0.0001, "unet_lr": 1e-4, "text_encoder_lr": 5e-5, "seed": "", "lr_scheduler": "cosine", "max_train_steps": "300", "train_batch_size": 1, "conv_dim": 1, "output_name": "zuzu", "additional_parameters": ""}
+        (folder / "dataset.toml").write_text(
+            '[general]\nshuffle_caption = true\ncaption_extension = ".txt"\n[[datasets]]\nresolution = 512\nbatch_size = 4\n'
+            '[[datasets.subsets]]\nimage_dir = "images"\nclass_tokens = "zuzu cat"\nnum_repeats = 10\n',
+            encoding="utf-8",
+        )
+        gui = {
+            "LoRA_type": "Standard",
+            "pretrained_model_name_or_path": "x",
+            "train_data_dir": "images",
+            "network_dim": 8,
+            "network_alpha": 1,
+            "epoch": 10,
+            "max_resolution": "512,512",
+            "optimizer": "AdamW",
+            "learning_rate": 0.0001,
+            "unet_lr": 1e-4,
+            "text_encoder_lr": 5e-5,
+            "seed": "",
+            "lr_scheduler": "cosine",
+            "max_train_steps": "300",
+            "train_batch_size": 1,
+            "conv_dim": 1,
+            "output_name": "zuzu",
+            "additional_parameters": "",
+        }
         (folder / "gui.json").write_text(json.dumps(gui), encoding="utf-8")
-        words = [("train", "--recipe", FILE, "--images", f"{READY}/images", "--base", f"{READY}/base", "--out", f"{OUT}/run", "--dry-run", "--json"), ("check", f"{READY}/images", "--recipe", FILE, "--json")]
+        words = [
+            (
+                "train",
+                "--recipe",
+                FILE,
+                "--images",
+                f"{READY}/images",
+                "--base",
+                f"{READY}/base",
+                "--out",
+                f"{OUT}/run",
+                "--dry-run",
+                "--json",
+            ),
+            ("check", f"{READY}/images", "--recipe", FILE, "--json"),
+        ]
         return [Sample(path, words) for path in sorted(folder.iterdir())]
 
     def _runs(self, folder: Path) -> list[Sample]:
@@ -249,7 +337,11 @@ class Samples:
         import tsuika
         from tsuika.core.events import Stepped
 
-        own = {"base.model": str(self.ready / "base"), "data.images": str(self.ready / "images"), "data.trigger": "zuzu"}
+        own = {
+            "base.model": str(self.ready / "base"),
+            "data.images": str(self.ready / "images"),
+            "data.trigger": "zuzu",
+        }
         recipe = config.build(config.override({}, settings(train={"steps": 4, "checkpoint_every": 2}) | own))
         _ = tsuika.train(recipe, folder / "whole").result
         run = tsuika.train(recipe, folder / "stopped")
@@ -258,4 +350,8 @@ class Samples:
                 run.stop()
         words = [("status", FILE, "--json"), ("status", FILE), *INSPECT, ("export", FILE, "--to", f"{OUT}/client")]
         texts = ("*.json", "*.jsonl", "*.toml")
-        return [Sample(folder / "whole", [*words, ("resume", OWN)], files=texts), Sample(folder / "whole", words), Sample(folder / "stopped", words, [("resume", OWN)])]
+        return [
+            Sample(folder / "whole", [*words, ("resume", OWN)], files=texts),
+            Sample(folder / "whole", words),
+            Sample(folder / "stopped", words, [("resume", OWN)]),
+        ]

@@ -97,7 +97,9 @@ def told_in_png(path: Path, chance: random.Random) -> Path:
     content = mutations.mutated(path, chance).decode("utf-8", "replace")
     info = PngImagePlugin.PngInfo()
     key = "parameters" if path.suffix == ".txt" else "tsuika"
-    (info.add_itxt if chance.random() < 0.5 else info.add_text)(key, content.replace("\x00", ""), zip=chance.random() < 0.5)
+    (info.add_itxt if chance.random() < 0.5 else info.add_text)(
+        key, content.replace("\x00", ""), zip=chance.random() < 0.5
+    )
     path.unlink()
     Image.new("RGB", (64, 64)).save(path.with_suffix(".png"), pnginfo=info)
     return path.with_suffix(".png")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ import torch
 sys.path.append(str(Path(__file__).parents[1] / "families"))
 from family_files import write_tokenizer
 
-from tsuika import formats
-from tsuika.core.errors import FormatError, ModelError
+from tsuika import config, formats
+from tsuika.core.errors import FormatError, ModelError, RecipeError
 from tsuika.core.weights import open_weights
+from tsuika.data import image
 from tsuika.families import sources
 
 
@@ -70,3 +72,43 @@ def test_facts_that_are_no_words_are_left_out(value: Any, tmp_path: Path) -> Non
     table = {"string_to_param": {"*": torch.ones(1, 768)}, "step": value, "sd_checkpoint_name": value, "name": value}
     torch.save(table, tmp_path / "a.pt")
     assert not {"steps", "base_name"} & formats.find(tmp_path / "a.pt").read(tmp_path / "a.pt").metadata.keys()
+
+
+@pytest.mark.parametrize("key", ["network_dim", "learning_rate", "max_train_steps", "max_resolution", "lr_warmup"])
+def test_numbers_of_hundreds_of_digits_in_other_programs_settings(key: str, tmp_path: Path) -> None:
+    """They are larger than any float."""
+    tables = {"LoRA_type": "Standard", "network_dim": 4, "train_data_dir": "images", key: 10**400}
+    (tmp_path / "gui.json").write_text(json.dumps(tables), encoding="utf-8")
+    recipe = config.load(tmp_path / "gui.json")
+    assert any(remark.code == "RC041" for remark in recipe.remarks)
+
+
+def test_a_result_without_tensors_is_damaged(tmp_path: Path) -> None:
+    header = {"__metadata__": {"method": "hypernetwork", "family": "sd1"}}
+    raw = json.dumps(header).encode()
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(struct.pack("<Q", len(raw)) + raw)
+    with pytest.raises(FormatError) as error:
+        formats.find(path).read(path)
+    assert error.value.code == "MD003"
+
+
+def test_a_palette_that_is_not_there_is_damage(tmp_path: Path) -> None:
+    """Pillow opens and decodes such an image, and stumbles when it is converted."""
+    size = struct.pack(">IIBBBBB", 8, 8, 8, 3, 0, 0, 0)
+    chunks = [(b"IHDR", size), (b"IDAT", zlib.compress((b"\x00" + bytes(8)) * 8)), (b"IEND", b"")]
+    made = b"".join(struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks)
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + made)
+    with pytest.raises(image.UnusableError) as error:
+        image.read_image(tmp_path / "a.png")
+    assert error.value.reason == "damaged"
+
+
+@pytest.mark.parametrize("text", ["[train]\nsteps = 0x{}", 'network_module = "networks.lora"\nlearning_rate = 0x{}'])
+def test_numbers_too_long_to_be_shown(text: str, tmp_path: Path) -> None:
+    """Python makes them of hexadecimal digits, and refuses to print them."""
+    (tmp_path / "a.toml").write_text(text.format("f" * 5000), encoding="utf-8")
+    with pytest.raises(RecipeError) as error:
+        config.load(tmp_path / "a.toml")
+    assert error.value.code == "RC003"
+    assert isinstance(config.parse_assignment(f"train.steps=0x{'f' * 5000}")[1], str)

@@ -33,11 +33,32 @@ some = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 
-MARKS = [*"()[]{}<>:|,=\\\"' \n\t\x00", "<lora:", "<hypernet:", "BREAK", "AND", "cat", "0.5", "1e999", "-", "nan", "\\(", "猫", "\ud800", "[a:b:"]
+MARKS = [
+    *"()[]{}<>:|,=\\\"' \n\t\x00",
+    "<lora:",
+    "<hypernet:",
+    "BREAK",
+    "AND",
+    "cat",
+    "0.5",
+    "1e999",
+    "-",
+    "nan",
+    "\\(",
+    "猫",
+    "\ud800",
+    "[a:b:",
+]
 prompts = st.lists(st.sampled_from(MARKS), max_size=25).map("".join) | st.text(max_size=60)
 numbers = st.integers() | st.floats() | st.sampled_from([2**63, 2**64, 10**400, -1, 0])
-leaves = st.none() | st.booleans() | numbers | st.text(max_size=20) | st.sampled_from(["", "nan", "auto", "../x", "\x00"])
-trees = st.recursive(leaves, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4), max_leaves=12)
+leaves = (
+    st.none() | st.booleans() | numbers | st.text(max_size=20) | st.sampled_from(["", "nan", "auto", "../x", "\x00"])
+)
+trees = st.recursive(
+    leaves,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
 
 
 def either(work: Any) -> Any:
@@ -69,7 +90,14 @@ def test_a_prompt_without_syntax_is_itself(text: str) -> None:
 
 
 @some
-@given(st.lists(st.sampled_from([*MARKS, "Steps: ", "Seed: ", "Size: ", "CFG scale: ", "Lora hashes: ", "Negative prompt:", "[[[[", '{"a":']), max_size=25).map("".join))
+@given(
+    st.lists(
+        st.sampled_from(
+            [*MARKS, "Steps: ", "Seed: ", "Size: ", "CFG scale: ", "Lora hashes: ", "Negative prompt:", "[[[[", '{"a":']
+        ),
+        max_size=25,
+    ).map("".join)
+)
 def test_how_an_image_was_made_is_read_from_any_text(text: str) -> None:
     json.dumps(jsonable(vars(png_info.from_text(text))), allow_nan=False)
 
@@ -118,7 +146,26 @@ def test_settings_in_a_line(text: str) -> None:
     either(lambda: axes.parse_axis(text))
 
 
-TRAINING = ["network_dim", "network_args", "network_module", "optimizer_args", "unet_lr", "learning_rate", "resolution", "max_train_steps", "LoRA_type", "max_resolution", "seed", "dataset_config", "pretrained_model_name_or_path", "datasets", "general", "train_data_dir", "epoch", "lr_scheduler"]
+TRAINING = [
+    "network_dim",
+    "network_args",
+    "network_module",
+    "optimizer_args",
+    "unet_lr",
+    "learning_rate",
+    "resolution",
+    "max_train_steps",
+    "LoRA_type",
+    "max_resolution",
+    "seed",
+    "dataset_config",
+    "pretrained_model_name_or_path",
+    "datasets",
+    "general",
+    "train_data_dir",
+    "epoch",
+    "lr_scheduler",
+]
 
 
 @some
@@ -132,12 +179,22 @@ ROWS = st.dictionaries(st.sampled_from(["file_name", "text", "caption", "tags", 
 
 
 @some
-@given(st.sampled_from(["metadata.jsonl", "metadata.csv", "x.tsv", "meta_cap.json", "0.json", "0.txt"]), st.lists(ROWS | trees, max_size=4) | trees | prompts, st.sampled_from(["utf-8", "utf-16", "utf-8-sig"]))
+@given(
+    st.sampled_from(["metadata.jsonl", "metadata.csv", "x.tsv", "meta_cap.json", "0.json", "0.txt"]),
+    st.lists(ROWS | trees, max_size=4) | trees | prompts,
+    st.sampled_from(["utf-8", "utf-16", "utf-8-sig"]),
+)
 def test_captions(tmp_path: Path, name: str, content: Any, how: str) -> None:
     place = tmp_path / name
     place.mkdir(exist_ok=True)
     (place / "0.png").write_bytes(b"x")
-    text = content if isinstance(content, str) else "\n".join(map(json.dumps, content)) if name.endswith("jsonl") and isinstance(content, list) else json.dumps(content)
+    text = (
+        content
+        if isinstance(content, str)
+        else "\n".join(map(json.dumps, content))
+        if name.endswith("jsonl") and isinstance(content, list)
+        else json.dumps(content)
+    )
     (place / name).write_bytes(text.encode(how, "surrogatepass"))
     listing = walk(place)
     found, notes = caption_files.find(listing.images, listing).caption("0.png")
@@ -158,7 +215,21 @@ def test_any_bytes_are_some_text(content: bytes) -> None:
 
 
 @some
-@given(trees | st.dictionaries(st.text(max_size=10), st.fixed_dictionaries({"dtype": st.sampled_from(["F32", "U8", "X"]) | leaves, "shape": st.lists(numbers, max_size=3) | leaves, "data_offsets": st.lists(numbers, max_size=3) | leaves}), max_size=3), st.binary(max_size=64))
+@given(
+    trees
+    | st.dictionaries(
+        st.text(max_size=10),
+        st.fixed_dictionaries(
+            {
+                "dtype": st.sampled_from(["F32", "U8", "X"]) | leaves,
+                "shape": st.lists(numbers, max_size=3) | leaves,
+                "data_offsets": st.lists(numbers, max_size=3) | leaves,
+            }
+        ),
+        max_size=3,
+    ),
+    st.binary(max_size=64),
+)
 def test_headers(tmp_path: Path, header: Any, data: bytes) -> None:
     raw = json.dumps(header).encode()
     path = tmp_path / "x.safetensors"
@@ -168,7 +239,17 @@ def test_headers(tmp_path: Path, header: Any, data: bytes) -> None:
         either(opened.load)
 
 
-OPCODES = st.lists(st.sampled_from([bytes([one]) for one in b"(.0123FGIJKLMNPQRSTUVX]abcdeghjlopqrstu}\x80\x81\x82\x83\x85\x86\x87\x88\x89\x8a\x8b\x8c\x8e\x8f\x90\x91\x92\x93\x94\x95"]) | st.binary(max_size=5) | st.sampled_from([b"cos\nsystem\n", b"ccollections\nOrderedDict\n", b"X\x03\x00\x00\x00abc", b"K\x01"]), max_size=30).map(b"".join)
+OPCODES = st.lists(
+    st.sampled_from(
+        [
+            bytes([one])
+            for one in b"(.0123FGIJKLMNPQRSTUVX]abcdeghjlopqrstu}\x80\x81\x82\x83\x85\x86\x87\x88\x89\x8a\x8b\x8c\x8e\x8f\x90\x91\x92\x93\x94\x95"
+        ]
+    )
+    | st.binary(max_size=5)
+    | st.sampled_from([b"cos\nsystem\n", b"ccollections\nOrderedDict\n", b"X\x03\x00\x00\x00abc", b"K\x01"]),
+    max_size=30,
+).map(b"".join)
 
 
 @some

@@ -229,6 +229,8 @@ def _parsed(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8-sig")
         found = json.loads(text) if path.suffix.lower() == ".json" else tomlkit.parse(text).unwrap()
+        # A hexadecimal number may be so long that it can be neither shown nor used; Python says so here.
+        str(found)
         return found if isinstance(found, dict) else {}
     except OSError:
         why = _("There is no such file, or it cannot be opened.")
@@ -272,8 +274,11 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     if not equals or not key.strip():
         raise RecipeError("RC004", found=text)
     try:
-        return key.strip(), tomlkit.parse(f"value = {value}").unwrap()["value"]
-    except tomlkit.exceptions.TOMLKitError:
+        parsed = tomlkit.parse(f"value = {value}").unwrap()["value"]
+        str(parsed)
+        return key.strip(), parsed
+    # No TOML, nested too deep, or a number too long to be shown.
+    except (ValueError, RecursionError, tomlkit.exceptions.TOMLKitError):
         return key.strip(), value
 
 

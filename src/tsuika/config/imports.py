@@ -37,7 +37,7 @@ class _Rule(NamedTuple):
 def _number(value: Any) -> float | int | None:
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return int(number) if number.is_integer() and abs(number) < 1e9 else number if math.isfinite(number) else None
 
@@ -260,6 +260,9 @@ def _rate(values: Tables, taking: _Taking) -> None:
         taking.settings["train.warmup"] = warmup if warmup < 1 else min(warmup / steps, 0.99)
     elif warmup:
         taking.lost.append(f"lr_warmup_steps = {warmup}")
+    for name in ("lr_warmup", "lr_warmup_steps"):
+        if (value := values.get(name)) not in (None, "") and _number(value) is None:
+            taking.lost.append(f"{name} = {value}")
     for name, value in _pairs(values.get("optimizer_args")):
         if name == "weight_decay" and (decay := _number(value)) is not None:
             taking.settings["train.weight_decay"] = decay

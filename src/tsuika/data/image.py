@@ -106,7 +106,11 @@ def read_image(path: Path) -> Opened:
     if not content:
         raise UnusableError(path, "empty", _("0 bytes"))
     image, notes = _decode(content, path)
-    image, more = _upright_srgb(image, path)
+    try:
+        image, more = _upright_srgb(image, path)
+    # Some damage Pillow meets only here: a palette or a transparent colour that is not there.
+    except _DECODER_ERRORS as error:
+        raise UnusableError(path, "damaged", str(error) or type(error).__name__) from None
     return Opened(image, hashlib.sha256(content).hexdigest(), (*notes, *more))
 
 

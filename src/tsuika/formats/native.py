@@ -47,6 +47,8 @@ class Native:
         weights = open_safetensors(path)
         if not self._is_own(weights.metadata):
             raise FormatError("FM001", where=path, found=method_of(path) or _("another layout"), expected=self.method)
+        if not weights.shapes:
+            raise safetensors.damaged(path, _("no tensors"))
         metadata = {key: text for key, text in weights.metadata.items() if key not in _OWN}
         metadata[common.FAMILY_FROM] = "metadata"
         artifact = Artifact(self.method, weights.metadata.get("family", ""), weights.load(), metadata)
