@@ -223,7 +223,7 @@ class Samples:
     def _png_info(self, folder: Path) -> list[Sample]:
         from tsuika.generation import png_info
 
-        about = png_info.PictureInfo(
+        about = png_info.GenerationInfo(
             "a cat, <lora:x:0.5>",
             "dog",
             20,
