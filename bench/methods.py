@@ -50,6 +50,7 @@ from tsuika.training.fit import Fit
 from tsuika.training.loop import conditioner, fit
 
 PIVOTAL = "textual-inversion + lora"
+PLAIN = "lora without convolutions"  # what `advise` recommends for a real base
 COUNTS = (4, 16, 100)  # a few, some, many
 SECONDS = 18.0
 RUNGS = 6
@@ -68,7 +69,12 @@ class Cell:
 
     @property
     def name(self) -> str:
-        return f"{self.method}/{self.goal}/{self.pictures}/{self.seed}"
+        return f"{self.method.replace(' without ', '-without-')}/{self.goal}/{self.pictures}/{self.seed}"
+
+    @property
+    def trains(self) -> str:
+        """The method by its name in the package."""
+        return "lora" if self.method == PLAIN else self.method
 
 
 @dataclass(frozen=True)
@@ -110,12 +116,13 @@ def plan(seeds: int) -> Iterator[Cell | Pairing]:
         yield from (Pairing(pair, seed) for pair in PAIRS)
         yield from (Cell(method, goal, count, seed) for count in (4, 100) for goal in GOALS for method in METHODS)
         yield from (Cell(PIVOTAL, goal, PAIR_COUNT, seed) for goal in ("character", "object", "concept"))
+        yield from (Cell(PLAIN, goal, count, seed) for count in COUNTS for goal in GOALS)
 
 
 def recipe_of(cell: Cell) -> Recipe:
     """The method's recipe for the embedded world at this goal."""
     goal = BY_NAME[cell.goal]
-    tables = config.read_tables(collect.RECIPES / f"{collect.RECIPE[cell.method]}.toml")
+    tables = config.read_tables(collect.RECIPES / f"{collect.RECIPE[cell.trains]}.toml")
     settings: dict[str, Any] = {
         "data.images": "bench",
         "data.cache": False,
@@ -123,15 +130,15 @@ def recipe_of(cell: Cell) -> Recipe:
         "data.variants": 4,
         "train.steps": 100_000,
         "train.batch_size": collect.BATCH,
-        "train.learning_rate": RATES[cell.method],
+        "train.learning_rate": RATES[cell.trains],
         "train.seed": cell.seed,
         "train.device": "cpu",
         "train.schedule": "constant",
         "train.warmup": 0.0,
         **goal.words,
     }
-    if cell.method == "lora":
-        settings["method.rank"] = 16
+    if cell.trains == "lora":
+        settings |= {"method.rank": 16, "method.conv": cell.method != PLAIN}
     if cell.method == "textual-inversion":
         settings |= {"method.init": goal.init, "data.trigger": goal.words["data.trigger"] or goals.STYLE_WORD}
     else:
@@ -187,7 +194,7 @@ class Bench(collect.Bench):
                     **asdict(cell),
                     "rows": rows,
                     "base": truth._base[0],
-                    "rate": RATES[trained.method],
+                    "rate": RATES[trained.trains],
                     "scores": goals.scores(cell.goal, drawn)._asdict(),
                     "bytes": sum(self.write(cell, p, folder) for p in parts),
                     "trained": sum(t.numel() for t in attachment.tensors().values()),
@@ -202,7 +209,7 @@ class Bench(collect.Bench):
 
     def attach(self, cell: Cell, bank: Bank) -> tuple[Attachment, Fit]:
         recipe = recipe_of(cell)
-        attachment = METHODS[cell.method].attach(
+        attachment = METHODS[cell.trains].attach(
             self.model, recipe.method.completed(recipe.data), generator(cell.seed, "init")
         )
         return attachment, Fit(
@@ -249,7 +256,7 @@ class Bench(collect.Bench):
         """Bytes of the method's main file in half precision; the result is kept where a pair needs it."""
         artifact = attachment.artifact()
         main = formats.for_method(artifact.method)[0]
-        if cell.pictures == PAIR_COUNT:
+        if cell.pictures == PAIR_COUNT and cell.method != PLAIN:
             kept = kept_path(folder, cell.method, cell.goal, cell.seed)
             kept.parent.mkdir(parents=True, exist_ok=True)
             torch.save(asdict(artifact), kept)

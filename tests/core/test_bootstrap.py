@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
-from tsuika.core.bootstrap import of_table, resampled
+from tsuika.core.bootstrap import of_table, of_values, resampled
 
 RNG = np.random.default_rng(5)
 
@@ -38,14 +40,37 @@ def test_seeds_that_all_prompts_share_count_as_few() -> None:
     assert draws.std() == pytest.approx(seeds.std() / np.sqrt(5), rel=0.06)
 
 
-def test_it_holds_the_truth_about_as_often_as_it_says() -> None:
+@pytest.mark.parametrize(
+    ("prompts", "seeds", "spread"),
+    [(6, 1, (1, 0, 0.5)), (6, 2, (1, 0.5, 0.5)), (6, 4, (1, 0.5, 0.5)), (4, 4, (1, 0.3, 0.5)), (3, 2, (1, 0, 0.5))],
+)
+def test_it_holds_the_truth_as_often_as_it_says(
+    prompts: int, seeds: int, spread: tuple[float, float, float]
+) -> None:
+    """At the sizes of an evaluation: what varies by prompt, by seed and by both. An interval of 95 % falls below the bound
+    once in a thousand such tests; percentiles of the resamples alone, with coverage of 0.81 to 0.88, nearly always."""
+    rng, times = np.random.default_rng(7), 200
     hits = 0
-    for _ in range(150):
-        table = RNG.normal(0.2, 0.1, (10, 1)) + RNG.normal(0, 0.1, (1, 5)) + RNG.normal(0, 0.2, (10, 5))
-        found = of_table(table)
-        assert found is not None and found.low is not None and found.high is not None
-        hits += found.low <= 0.2 <= found.high
-    assert hits >= 0.85 * 150
+    for _ in range(times):
+        parts = ((prompts, 1), (1, seeds), (prompts, seeds))
+        found = of_table(sum((rng.normal(0, s, shape) for s, shape in zip(spread, parts, strict=True)), np.zeros(1)))
+        assert found is not None and found.is_bounded
+        hits += found.low <= 0 <= found.high
+    assert hits >= 0.95 * times - 3.09 * math.sqrt(times * 0.95 * 0.05)
+
+
+def test_a_table_and_its_values_have_one_interval() -> None:
+    """One seed: a prompt is a value, so both are Student's interval or a little wider, on the same scale."""
+    values = RNG.normal(size=12)
+    table, plain = of_table(values[:, None]), of_values(list(values))
+    student = 2.201 * values.std(ddof=1) / math.sqrt(12)
+    for found in (table, plain):
+        assert found is not None and student * 0.95 < (found.high - found.low) / 2 < student * 1.3
+
+
+def test_two_prompts_say_nothing_of_others() -> None:
+    found = of_table(RNG.normal(size=(2, 8)))
+    assert found is not None and not found.is_bounded
 
 
 def test_prompts_that_say_nothing_are_passed_over() -> None:

@@ -52,6 +52,16 @@ def test_a_single_training_picture_and_a_doubled_one_can_be_copied_too() -> None
     assert alone.ratio == 1 and alone.copies and twice.copies
 
 
+def test_a_second_take_does_not_hide_a_copy() -> None:
+    """Two takes of one image are one group: the ratio is to the nearest other image, as if there were one take."""
+    take, sample, *others = torch.randn(12, 40, generator=torch.Generator().manual_seed(0))
+    sample = take + 0.2 * sample
+    training = torch.stack([*others, take, take + 0.01 * others[0]])
+    alone = resemblances(cosines(sample[None], training[:-1]))[0]
+    blind, seen = (resemblances(cosines(sample[None], training), groups=g)[0] for g in (None, [*range(10), 10, 10]))
+    assert blind.ratio > 0.9 and seen.ratio == pytest.approx(alone.ratio, rel=0.1) and seen.ratio < 0.3
+
+
 def test_at_the_bases_weights_the_excess_is_nothing() -> None:
     similarity = torch.rand(6, 4, generator=torch.Generator().manual_seed(0))
     assert {one.excess for one in resemblances(similarity, similarity.clone())} == {0.0}

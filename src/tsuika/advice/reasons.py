@@ -132,6 +132,9 @@ def against(
         yield from _measured_against(goal, cell)
     if row and not base.is_embedded:
         yield _known(_("Measured on the small embedded base, not on yours: a hint, no proof."), BENCH)
+        if method == "lora":
+            text = _("It was measured with convolutions trained too; this recipe has none, so its place is less sure.")
+            yield _known(text, BENCH)
     low, high = METHODS[method].images
     if not low <= subject.pictures <= high:
         about = {"low": low, "high": high, "count": subject.pictures}

@@ -23,7 +23,7 @@ from tsuika.core.rundir import RunDir
 from tsuika.core.texts import _, languages
 from tsuika.data import scan
 from tsuika.data.manifest import Manifest
-from tsuika.evaluation import encoders, prompts, report, report_evaluation, verdict
+from tsuika.evaluation import encoders, memorization, prompts, report, report_evaluation, verdict
 from tsuika.evaluation.encoders import Encoder
 from tsuika.evaluation.evaluation import WORST, Evaluation, said
 from tsuika.evaluation.measures import Ruler
@@ -120,6 +120,7 @@ def evaluate(
             own=own_prompts,
         )
         texts = [one.text for one in asked]
+        renderer.captions = frozenset(one.text for one in asked if one.group == "captions")
         spots = [(one, strength) for one in chosen for strength in sorted(set(strengths))]
         total, done = len(texts) * (1 + len(spots)), 0
         yield Phase("evaluate", total)
@@ -132,7 +133,8 @@ def evaluate(
                 yield Progress("evaluate", done, total)
             if ruler is None:
                 trained = [(sample.name, sample.path) for sample in manifest.samples]
-                ruler = Ruler(measuring, asked, drawn, renderer.seeds, trained, recipe.data)
+                groups = memorization.groups_of(folder, manifest)
+                ruler = Ruler(measuring, asked, drawn, renderer.seeds, trained, recipe.data, groups)
             tables, pairs = ruler.measure(drawn)
             point = (one.name, str(one.paths[0].relative_to(folder.root)), one.step) if one else ("", "", 0)
             points.append(Point(*point, strength, tables, bool(one and one.main)))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -136,6 +136,9 @@ class SnapshotRenderer:
         defaults = defaults_of(self.model)
         preview = recipe.preview
         self._how = pipeline.Defaults(preview.cfg or defaults.cfg, preview.steps or defaults.steps, defaults.sampler)
+        # For prompts that are training captions: guidance makes copying stronger (arXiv:2509.25705).
+        self._most = replace(self._how, cfg=max(self._how.cfg, defaults.cfg))
+        self.captions: Collection[str] = ()
 
     def __enter__(self) -> SnapshotRenderer:
         return self
@@ -161,8 +164,11 @@ class SnapshotRenderer:
             width = wide.width // len(self.seeds)
             yield text, [wide.crop((i * width, 0, (i + 1) * width, wide.height)) for i in range(len(self.seeds))]
 
+    def _how_of(self, text: str) -> pipeline.Defaults:
+        return self._most if text in self.captions else self._how
+
     def _write(self, path: Path, text: str, one: Snapshot | None, strength: float) -> None:
-        how: dict[str, Any] = {"defaults": self._how, "batch_size": BATCH, "warn": self._note}
+        how: dict[str, Any] = {"defaults": self._how_of(text), "batch_size": BATCH, "warn": self._note}
         pixels = pipeline.sample(self.model, text, seed=self.seeds[0], num=len(self.seeds), **how)
         images = pipeline.to_images(pixels)
         width, height = images[0].size
@@ -182,7 +188,7 @@ class SnapshotRenderer:
             "prediction": model.prediction,
             "device": model.device.type,
             "dtype": str(next(model.unet.parameters()).dtype),
-            "how": vars(self._how),
+            "how": vars(self._how_of(text)),
             "prompt": text,
             "below": [[self._hash(wanted.path), wanted.strength] for wanted in self._below],
             "seeds": self.seeds,

@@ -289,16 +289,18 @@ def _preview(prepared: Prepared, step: int) -> Iterator[Previewed]:
     """Draw the recipe's previews into `samples/`, at fixed seeds; and some training captions, for the check on copying."""
     recipe, model = prepared.recipe, prepared.model
     settings, defaults = recipe.preview, defaults_of(model)
-    requests = [(prompt, settings.num) for prompt in preview_prompts(recipe)]
-    requests += [(caption, 1) for caption in _captions(recipe, prepared.manifest)]
-    for number, (prompt, num) in enumerate(requests):
+    cfg = settings.cfg or defaults.cfg
+    requests = [(prompt, settings.num, cfg) for prompt in preview_prompts(recipe)]
+    # Guidance makes copying stronger (arXiv:2509.25705): captions are drawn at the most of it that is in use.
+    requests += [(caption, 1, max(cfg, defaults.cfg)) for caption in _captions(recipe, prepared.manifest)]
+    for number, (prompt, num, cfg) in enumerate(requests):
         pixels = pipeline.sample(
             model,
             prompt,
             seed=settings.seed,
             num=num,
             steps=settings.steps or None,
-            cfg=settings.cfg or None,
+            cfg=cfg,
             defaults=defaults,
             batch_size=8,
         )
@@ -308,7 +310,7 @@ def _preview(prepared: Prepared, step: int) -> Iterator[Previewed]:
                 prompt,
                 steps=settings.steps or defaults.steps,
                 sampler=defaults.sampler,
-                cfg=settings.cfg or defaults.cfg,
+                cfg=cfg,
                 seed=settings.seed + i,
                 size_px=picture.size,
             )
@@ -381,6 +383,7 @@ def _report(
             pictures,
             encode,
             encoder=recipe.base.model,
+            groups=memorization.groups_of(folder, manifest),
             captions={picture.caption for picture in pictures},
             memorization=result.memorization,
         ),

@@ -28,6 +28,7 @@ from tsuika.core.errors import RecipeError
 from tsuika.core.events import Event, Judged, Phase, Progress, Warned
 from tsuika.core.messages import percent
 from tsuika.core.texts import Text, _, listed
+from tsuika.pages import sentences
 
 
 def find_rate(
@@ -154,21 +155,27 @@ def _searched(events: Iterator[Event], *, as_json: bool) -> None:
             case Searched():
                 for row in event.trials:
                     screen.print_out(_line(row, event.best, event.near))
-                screen.print_out(layout.wrap(local(_summary(event.recipe))))
+                tried = sum(row["state"] == "done" and row["value"] is not None for row in event.trials)
+                screen.print_out(layout.wrap(local(_summary(event.recipe, tried))))
         if stop.signal is not None and not isinstance(event, Searched):
             events.close()  # type: ignore[attr-defined]
             screen.say(_("Stopped; everything is saved. The same command goes on."))
             raise SystemExit(128 + stop.signal)
 
 
-def _summary(recipe: str) -> Text:
+def _summary(recipe: str, tried: int) -> Text:
     if not recipe:
         return _("No trial was better on held-out images than the untrained base model.")
-    return _(
+    how = _(
         "Loss of held-out images against the base model, ± one standard error. Train with: tsuika train --recipe {recipe}"
         " --out RUN",
         recipe=recipe,
     )
+    chosen = _(
+        "The best of {count} trials was chosen by these numbers, so its own is a little too good; the errors do not count that.",
+        count=tried,
+    )
+    return sentences(how, chosen) if tried > 1 else how
 
 
 _STATES: Final[Mapping[str, Text]] = {

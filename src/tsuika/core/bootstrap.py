@@ -21,18 +21,14 @@ Table = NDArray[np.float64]
 TABLE_DRAWS: Final = 2000
 DRAWS: Final = 4000
 LEAST: Final = 3
-"""Different images, below which an interval says nothing."""
+"""Different images, or prompts, below which an interval says nothing."""
 
 
 def of_values(
     values: Sequence[float], groups: Sequence[int] | None = None, *, level: float = 0.95, seed: int = 0
 ) -> Interval:
     """The interval of the mean of values, one an image; unbounded where there are too few images or one value is not
-    finite. The percentiles are set further out than the `level` (0..1), as a bootstrap of few images is too narrow by
-    what Student's t is wider than the normal distribution (expanded percentile interval; Hesterberg 2015, "What
-    teachers should know about the bootstrap", 5.2). It is never narrower than Student's own: no resample leaves the
-    range of the images, in which the mean of three lies three times out of four only. `groups` number the images that
-    are the same one; none: all differ."""
+    finite. `groups` number the images that are the same one; none: all differ."""
     numbers = np.asarray(values, float)
     labels = np.arange(len(numbers)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
     count = int(labels.max()) + 1 if len(labels) else 0
@@ -41,12 +37,7 @@ def of_values(
         return Interval(mean)
     sums, sizes = np.bincount(labels, numbers), np.bincount(labels)
     picked = np.random.default_rng(seed).integers(0, count, (DRAWS, count))
-    means = sums[picked].sum(1) / sizes[picked].sum(1)
-    point, wider = student(level, count - 1), math.sqrt(count / (count - 1))
-    tail = NormalDist().cdf(-wider * point)
-    low, high = np.quantile(means, [tail, 1 - tail])
-    half = point * wider * float(np.sqrt(((sums - mean * sizes) ** 2).sum()) / sizes.sum())
-    return Interval(mean, min(float(low), mean - half), max(float(high), mean + half))
+    return around(mean, sums[picked].sum(1) / sizes[picked].sum(1), count, level)
 
 
 def of_differences(
@@ -65,7 +56,12 @@ def of_differences(
 def of_table(table: Table) -> Interval | None:
     """The mean of a table with its 95 % interval; None where nothing was measured."""
     known = table[~np.isnan(table)]
-    return around(float(known.mean()), resampled(table), alone=known.size < 2) if known.size else None
+    return around(float(known.mean()), resampled(table), rows_of(table)) if known.size else None
+
+
+def rows_of(table: Table) -> int:
+    """How many prompts of a table were measured."""
+    return int((~np.isnan(table)).any(1).sum())
 
 
 def resampled(table: Table) -> NDArray[np.float64]:
@@ -86,10 +82,18 @@ def _picks(prompts: int, seeds: int) -> tuple[NDArray[np.int64], NDArray[np.int6
     return rng.integers(prompts, size=(TABLE_DRAWS, prompts)), rng.integers(seeds, size=(TABLE_DRAWS, seeds))
 
 
-def around(value: float, draws: NDArray[np.float64], *, alone: bool = False) -> Interval:
-    """A statistic with the 95 % interval that its resamples span; unbounded where it is `alone`, of one image."""
+def around(value: float, draws: NDArray[np.float64], count: int, level: float = 0.95) -> Interval:
+    """A statistic of `count` images or prompts with the interval that its resamples span; unbounded below `LEAST`.
+
+    The percentiles are set further out than the `level` (0..1), as a bootstrap of few is too narrow by what Student's t is
+    wider than the normal distribution, and by the root of count / (count - 1) (expanded percentile interval; Hesterberg
+    2015, "What teachers should know about the bootstrap", 5.2). It is never narrower than Student's own: no resample
+    leaves the range of the values, in which the mean of three lies three times out of four only."""
     draws = draws[~np.isnan(draws)]
-    if alone or not draws.size:
+    if count < LEAST or not draws.size:
         return Interval(value)
-    low, high = np.percentile(draws, (2.5, 97.5))
-    return Interval(value, float(low), float(high))
+    wide = student(level, count - 1) * math.sqrt(count / (count - 1))
+    tail = NormalDist().cdf(-wide)
+    low, high = np.quantile(draws, [tail, 1 - tail])
+    half = wide * float(draws.std())
+    return Interval(value, min(float(low), value - half), max(float(high), value + half))

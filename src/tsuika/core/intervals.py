@@ -1,4 +1,4 @@
-"""A mean and the interval it lies in, and Student's t: the same wherever something was measured."""
+"""A mean and the interval it lies in, Student's t, and the binomial limit: the same wherever something was measured."""
 
 from __future__ import annotations
 
@@ -58,3 +58,15 @@ def student(level: float, freedom: int) -> float:
         middle = (low + high) / 2
         low, high = (middle, high) if within(middle) < level else (low, middle)
     return high
+
+
+@cache
+def beyond_chance(count: int, rate: float, level: float) -> int:
+    """The least number of hits that `count` independent tries, each a hit with probability `rate` (0..1), reach with a
+    probability of `level` at most; count + 1 where no number is that rare."""
+    below = 0.0
+    for hits in range(count + 1):
+        if 1 - below <= level:
+            return hits
+        below += math.comb(count, hits) * rate**hits * (1 - rate) ** (count - hits)
+    return count + 1

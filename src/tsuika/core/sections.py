@@ -122,7 +122,9 @@ class Train(Section):
     )
     learning_rate: float = everyday(1e-4, "Learning rate: how much one step changes", gt=0, le=10)
     optimizer: Literal["adamw", "adamw8bit", "adafactor", "prodigy", "schedule-free", "riemannian"] = expert(
-        "adamw", "Optimizer; `riemannian` turns vectors without changing their length, for new words only"
+        "adamw",
+        "Optimizer; `riemannian` turns vectors without changing their length, for new words only; `schedule-free` keeps its"
+        " rate high: the loss is as low, but drawings are reported to be worse (arXiv:2510.19376)",
     )
     schedule: Literal["cosine", "constant", "linear"] = expert(
         "cosine",

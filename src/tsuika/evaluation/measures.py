@@ -65,15 +65,16 @@ class Ruler:
         seeds: Sequence[int],
         pictures: Sequence[tuple[str, PictureSource]],
         data: Data,
+        groups: Sequence[int] | None = None,
     ) -> None:
-        """`pictures` are the training images by name. Raises UnusableError: a training image can no longer be read."""
+        """`pictures` are the training images by name, `groups` their numbers, near-duplicates alike. Raises UnusableError: a training image can no longer be read."""
         self._encoder, self._asked, self._seeds, self._base = encoder, asked, seeds, base
         self._texts = {
             group: [one.text for one in asked if one.group == group] for group in ("subject", "unrelated", "captions")
         }
         self._read = [without_subject(text, data) for text in self._texts["subject"]]
         size_px = next(iter(base.values()))[0].size
-        self._pictures, self._thumbnails = list(pictures), []
+        self._pictures, self._thumbnails, self._groups = list(pictures), [], groups
         shown = set(np.linspace(0, len(pictures) - 1, min(REFERENCES, len(pictures))).round().astype(int).tolist())
         references = []
         for number, (_, source) in enumerate(pictures):  # one at a time: there may be thousands
@@ -127,7 +128,7 @@ class Ruler:
         texts = self._texts["subject"] + self._texts["captions"]
         pictures = _flat(drawn, texts)
         ours = similarity(pictures, self._thumbnails)
-        found = resemblances(ours, similarity(_flat(self._base, texts), self._thumbnails))
+        found = resemblances(ours, similarity(_flat(self._base, texts), self._thumbnails), self._groups)
         captions = set(self._texts["captions"])
         pairs = [
             NearestImage(text, seed, picture, *self._pictures[one.picture], one, None, text in captions)

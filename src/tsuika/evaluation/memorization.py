@@ -15,6 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from tsuika.core.rundir import RunDir
+from tsuika.data import dedupe
+from tsuika.data.manifest import Manifest
+from tsuika.data.split import Split
 from tsuika.evaluation.near_copies import MemorizationCheck, NearestImage, PictureSource, opened
 from tsuika.guard.memorization import Memorization, Resemblance, resemblances
 
@@ -34,13 +38,14 @@ def find(
     encode: Encode | None = None,
     *,
     encoder: str = "",
+    groups: Sequence[int] | None = None,
     captions: Collection[str] = (),
     memorization: Memorization | None = None,
 ) -> MemorizationCheck | None:
     """Compare all drawings of the result with all training images; None where there is nothing to compare.
 
     `rows` are drawings of the base and of the result at the same prompts and seeds; `encode` an encoder that knows this base's
-    images, if there is one, and `encoder` its name; `captions` are prompts that are training captions; `memorization` is told
+    images, if there is one, and `encoder` its name; `groups` number the training images, near-duplicates alike; `captions` are prompts that are training captions; `memorization` is told
     along. Raises UnusableError: a drawing or a training image can no longer be read.
     """
     drawn = [(row, *images) for row in rows for images in zip(row.seeds, row.before, row.after, strict=True)]
@@ -55,17 +60,25 @@ def find(
         if encode is not None:
             trained.append(np.asarray(image))
     alike_SN = similarity(drawings, thumbnails)
-    found = resemblances(alike_SN[: len(drawn)], alike_SN[len(drawn) :])
+    found = resemblances(alike_SN[: len(drawn)], alike_SN[len(drawn) :], groups)
     likenesses: Sequence[Resemblance | None] = [None] * len(drawn)
     if encode is not None:
         alike_SN = encode([np.asarray(one) for one in drawings]) @ encode(trained).T
-        likenesses = resemblances(alike_SN[: len(drawn)], alike_SN[len(drawn) :])
+        likenesses = resemblances(alike_SN[: len(drawn)], alike_SN[len(drawn) :], groups)
     pairs = []
     for (row, seed, _, after), one, likeness in zip(drawn, found, likenesses, strict=True):
         nearest, of_training = pictures[one.picture], row.prompt in captions
         pairs.append(NearestImage(row.prompt, seed, after, nearest.name, nearest.image, one, likeness, of_training))
     pairs.sort(key=lambda pair: pair.rank)
     return MemorizationCheck(tuple(pairs), encoder if encode is not None else "", memorization)
+
+
+def groups_of(folder: RunDir, manifest: Manifest) -> list[int]:
+    """A number for each training image, near-duplicates alike: as the guard has split them, else found now."""
+    file = folder.guard / "split.json"
+    parted = Split.read(file).groups if file.exists() else dedupe.groups(manifest)
+    numbers = {name: number for number, group in enumerate(parted) for name in group}
+    return [numbers.setdefault(sample.name, len(numbers)) for sample in manifest.samples]
 
 
 def as_trained(source: PictureSource, size_px: tuple[int, int]) -> Image.Image:

@@ -149,7 +149,8 @@ def _cards(guard: Mapping[str, Any]) -> list[dict[str, Any]]:
             " other prompts suffer."
         ),
         "balanced": _(
-            "Trained up to the best step on held-out images, then finished on all images. Begin with this one."
+            "Held-out images were best at step {step}; finished on all images. Begin with this one.",
+            step=f"{guard['best_step'] or 0:,}",
         )
         if finished
         else _("The best step on images that were not trained on. Begin with this one."),
@@ -238,6 +239,10 @@ def _reading(guard: Mapping[str, Any], highest: float | None) -> Text | None:
                 " to speak of others."
             )
         )
+    if guard["interval"]:
+        said.append(_("It holds for each step by itself, not for all of them at once."))
+    if guard["interval"] and guard["file"] is not None and guard["file"]["all_pictures"]:
+        said.append(_("No number here is of the written file itself: after it was finished, no image was left to test it on."))
     if guard["interval"] and guard["split"]["kind"] == "folds":
         said.append(_("It allows for the folds sharing most of their images."))
     if guard["best_step"] and _is_number(value.get("mean")):

@@ -7,8 +7,8 @@ A point is one set of weights at one strength. Against the base it has
   is gone;
 - moved other prompts: their drawings have drifted by `DRIFTED` or more of what lies between two prompts;
 - cost too dearly: lost, and less than `KEPT` of adherence (above chance) or of other prompts is left, or `VARIED` of diversity;
-- copied: `COPIES` drawings or more above the base's own, and `COPIED` of all, are training images again. Of true
-  images that nothing has copied 0.4 % are taken for copies, so two in a few dozen are no accident.
+- copied: more drawings than chance makes of a result that copies nothing (`near_copies.are_copies`) are training images
+  again, above the base's own, and `COPIED` of all.
 
 The grade is that of the file as it is, at strength 1: `copies`, `nothing` (not gained), `dear`, `slight` (gained, but less
 than `SEEN` of the way), `doubtful` (gained, but by the guard nothing was learned), `trade` (gained, and lost or moved), `good`;
@@ -32,9 +32,10 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tsuika.core.bootstrap import Table, around, of_table, resampled
+from tsuika.core.bootstrap import Table, around, of_table, resampled, rows_of
 from tsuika.core.intervals import Interval
 from tsuika.evaluation.measures import Scale, Tables
+from tsuika.evaluation.near_copies import are_copies
 
 LEAST: Final = 0.05
 # Of the way to the training images: below, drawings show hardly anything of it (a teapot at likeness 0.04 of 0.96).
@@ -42,7 +43,6 @@ SEEN: Final = 0.2
 DRIFTED: Final = 0.3  # of what lies between two unrelated prompts: more is a side effect that is worth a word
 KEPT: Final = 0.7
 VARIED: Final = 0.5
-COPIES: Final = 2
 COPIED: Final = 0.05
 
 Grade = Literal["good", "trade", "slight", "doubtful", "dear", "copies", "nothing", "stiff", "unmeasured"]
@@ -160,7 +160,7 @@ def _judge(base: Tables, tables: Tables, scale: Scale, doubted: bool) -> Judgeme
     draws, score = _score(base, tables, scale)
     gain = difference(tables.fidelity, base.fidelity)
     gained = gain is not None and gain.sign > 0 and gain.mean >= LEAST * way(base, scale)
-    copying = extra >= COPIES and extra >= COPIED * drawings
+    copying = are_copies(extra, drawings) and extra >= COPIED * drawings
     slight = gain is not None and gain.mean < SEEN * way(base, scale)
     return Judgement(gain, gained, lost, dear, copies, drawings, copying, slight, doubted, score, draws)
 
@@ -249,9 +249,9 @@ def matched(base: Tables, points: Sequence[Point]) -> Matched | None:
         # A resample whose line ends below the level has come as near to it as it can: its end.
         values.append((key, float(value), np.where(np.isnan(draws), resampled(ys[-1]), draws)))
     values.sort(key=lambda one: -one[1])
-    alone = any(int((~np.isnan(table)).sum()) < 2 for path in paths.values() for pair in path for table in pair)
-    lead = around(values[0][1] - values[1][1], values[0][2] - values[1][2], alone=alone)
-    found = tuple((name, step, around(value, draws, alone=alone)) for (name, step), value, draws in values)
+    count = min(rows_of(table) for path in paths.values() for pair in path for table in pair)
+    lead = around(values[0][1] - values[1][1], values[0][2] - values[1][2], count)
+    found = tuple((name, step, around(value, draws, count)) for (name, step), value, draws in values)
     return Matched(level, found, lead)
 
 

@@ -29,9 +29,9 @@ from tsuika.guard.probe import CONTROLS, Subject
 SEEDS: Final = 4  # noises a caption
 
 # From bench/memorise.py on the embedded base (docs/log/2026-11-21-does-it-copy.md): at most 1 % of what is no copy lies beyond each.
-# The first two are for thumbnails; 0.4 % of fresh true images, which nothing has copied, are taken for copies.
+# The first two are for thumbnails; what of true images and of drawings is falsely taken for copies: `evaluation.near_copies`.
 COPY_RATIO: Final = 0.5
-COPY_SIMILARITY: Final = 0.93  # where there is one training image, or two of the nearest, and so no ratio
+COPY_SIMILARITY: Final = 0.93  # where all training images are of one group, and so there is no ratio
 LEAK: Final = 0.28  # excess cosine; finds 81 % of the captions that copy
 
 
@@ -42,7 +42,7 @@ class Resemblance:
     sample: int  # row
     picture: int  # row of the training image
     similarity: float
-    ratio: float  # of the distances to the nearest and the second nearest, 0..1: near 0 is one image and no other
+    ratio: float  # of the distances to the nearest and the nearest of another group, 0..1: near 0 is this and no other
     base: float | None = None  # the base's sample of the same prompt and seed, to the image nearest to that
 
     @property
@@ -60,25 +60,34 @@ class Resemblance:
         return cast(dict[str, Any], jsonable(asdict(self) | {"excess": self.excess}))
 
 
-def resemblances(similarity_SN: Tensor, base_SN: Tensor | None = None) -> tuple[Resemblance, ...]:
+def resemblances(
+    similarity_SN: Tensor, base_SN: Tensor | None = None, groups: Sequence[int] | None = None
+) -> tuple[Resemblance, ...]:
     """Each sample's nearest training image, in the order of the samples.
 
     `similarity_SN` of each sample to each training image is a cosine or a correlation: 1 is equal, sqrt(2 - 2 similarity) a
-    distance; `base_SN` the same for the base's samples at the same prompts and seeds. Raises ValueError: no training image, or
-    other numbers of the base.
+    distance; `base_SN` the same for the base's samples at the same prompts and seeds; `groups` number the N images, with one
+    number for near-duplicates (none: all differ), as the second take of an image is no other image. Raises ValueError: no training
+    image, or other numbers of the base.
     """
     if similarity_SN.ndim != 2 or not similarity_SN.shape[1]:
         raise ValueError(f"similarities of shape {tuple(similarity_SN.shape)}: expected samples x training pictures")
     if base_SN is not None and base_SN.shape != similarity_SN.shape:
         raise ValueError(f"{tuple(base_SN.shape)} similarities of the base, {tuple(similarity_SN.shape)} of the result")
+    groups_N = torch.arange(similarity_SN.shape[1]) if groups is None else torch.tensor(groups)
     base = [None] * len(similarity_SN) if base_SN is None else base_SN.max(1).values.tolist()
     found = []
     for row, (values_N, of_base) in enumerate(zip(similarity_SN.double(), base, strict=True)):
-        order = values_N.sort(descending=True, stable=True)
-        nearest, *others = (math.sqrt(max(0.0, 2 - 2 * value)) for value in order.values[:2].tolist())
-        ratio = nearest / others[0] if others and others[0] else 1.0
-        found.append(Resemblance(row, int(order.indices[0]), float(order.values[0]), ratio, of_base))
+        picture = int(values_N.argmax())
+        others = values_N[groups_N.to(values_N.device) != groups_N[picture]]
+        far = _distance(others.max()) if len(others) else 0.0
+        ratio = _distance(values_N[picture]) / far if far else 1.0
+        found.append(Resemblance(row, picture, float(values_N[picture]), ratio, of_base))
     return tuple(found)
+
+
+def _distance(similarity: Tensor) -> float:
+    return math.sqrt(max(0.0, 2 - 2 * float(similarity)))
 
 
 @dataclass(frozen=True)
