@@ -44,9 +44,7 @@ def test_seeds_that_all_prompts_share_count_as_few() -> None:
     ("prompts", "seeds", "spread"),
     [(6, 1, (1, 0, 0.5)), (6, 2, (1, 0.5, 0.5)), (6, 4, (1, 0.5, 0.5)), (4, 4, (1, 0.3, 0.5)), (3, 2, (1, 0, 0.5))],
 )
-def test_it_holds_the_truth_as_often_as_it_says(
-    prompts: int, seeds: int, spread: tuple[float, float, float]
-) -> None:
+def test_it_holds_the_truth_as_often_as_it_says(prompts: int, seeds: int, spread: tuple[float, float, float]) -> None:
     """At the sizes of an evaluation: what varies by prompt, by seed and by both. An interval of 95 % falls below the bound
     once in a thousand such tests; percentiles of the resamples alone, with coverage of 0.81 to 0.88, nearly always."""
     rng, times = np.random.default_rng(7), 200

@@ -67,7 +67,9 @@ class Ruler:
         data: Data,
         groups: Sequence[int] | None = None,
     ) -> None:
-        """`pictures` are the training images by name, `groups` their numbers, near-duplicates alike. Raises UnusableError: a training image can no longer be read."""
+        """`pictures` are the training images by name, `groups` their numbers, near-duplicates alike.
+
+        Raises UnusableError: a training image can no longer be read."""
         self._encoder, self._asked, self._seeds, self._base = encoder, asked, seeds, base
         self._texts = {
             group: [one.text for one in asked if one.group == group] for group in ("subject", "unrelated", "captions")

@@ -45,7 +45,8 @@ def find(
     """Compare all drawings of the result with all training images; None where there is nothing to compare.
 
     `rows` are drawings of the base and of the result at the same prompts and seeds; `encode` an encoder that knows this base's
-    images, if there is one, and `encoder` its name; `groups` number the training images, near-duplicates alike; `captions` are prompts that are training captions; `memorization` is told
+    images, if there is one, and `encoder` its name; `groups` number the training
+    images, near-duplicates alike; `captions` are prompts that are training captions; `memorization` is told
     along. Raises UnusableError: a drawing or a training image can no longer be read.
     """
     drawn = [(row, *images) for row in rows for images in zip(row.seeds, row.before, row.after, strict=True)]

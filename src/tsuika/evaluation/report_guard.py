@@ -242,7 +242,9 @@ def _reading(guard: Mapping[str, Any], highest: float | None) -> Text | None:
     if guard["interval"]:
         said.append(_("It holds for each step by itself, not for all of them at once."))
     if guard["interval"] and guard["file"] is not None and guard["file"]["all_pictures"]:
-        said.append(_("No number here is of the written file itself: after it was finished, no image was left to test it on."))
+        said.append(
+            _("No number here is of the written file itself: after it was finished, no image was left to test it on.")
+        )
     if guard["interval"] and guard["split"]["kind"] == "folds":
         said.append(_("It allows for the folds sharing most of their images."))
     if guard["best_step"] and _is_number(value.get("mean")):
