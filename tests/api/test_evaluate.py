@@ -83,7 +83,8 @@ def test_strength_nought_is_the_base_and_a_second_time_nothing_is_drawn(
         for name in ("fidelity", "adherence", "others", "diversity"):
             change = point[name]["difference"]
             if not moved:
-                assert (change["mean"], change["low"], change["high"]) == (0, 0, 0)
+                # Two prompts: no interval.
+                assert (change["mean"], change["low"], change["high"]) == (0, None, None)
     text = (run / "evaluation.json").read_text(encoding="utf-8")
     assert json.loads(text) == found and found["verdict"]["sentence"]["ja"]
     page = (run / "report.html").read_text(encoding="utf-8")
