@@ -232,14 +232,14 @@ class Bench(collect.Bench):
         return collect.bank_of(self.model, worded, recipe)
 
     def probe(self, attachment: Attachment, fresh: Bank, controls: Sequence[str] = ()) -> Probe:
-        with mock.patch.object(probes, "HIGH", (925,)):  # `few` leaves out the first of them: the middle range only
+        with mock.patch.object(probes, "HIGH", (925,)):  # `HIGHS` of them: the middle range, and little else
             return Probe(
                 self.model,
                 attachment,
                 collect.subjects(fresh, key="fresh"),
                 (),
                 controls=controls,
-                few=True,
+                draws=(3, 3),
                 chunk=collect.CHUNK,
                 autocast=self.accelerator.autocast,
             )

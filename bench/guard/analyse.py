@@ -263,7 +263,7 @@ def coverage_table(runs: Sequence[Run]) -> str:
         hits, wide, naive, errors, halves, biases, kinds = [], [], [], [], [], [], set()
         for run in some:
             first = run.folds[0]
-            overlap = first.held_out.values.shape[1] / first.trained_on if len(run.folds) > 1 else 0.0
+            overlap = 1 / first.trained_on if len(run.folds) > 1 else 0.0
             for place, step in enumerate(first.truth.steps):
                 i = int(np.flatnonzero(first.held_out.steps == step)[0])
                 rows_ = tuple(tuple(row) for fold in run.folds for row in fold.held_out.values[i])

@@ -237,7 +237,7 @@ def lanes_of(bank: Bank, one: Configuration, folds: int = 0) -> Iterator[Lane]:
     how: Split = split(groups, one.seed, folds=folds, count=count)
     for fold, part in enumerate(how.parts):
         rest = tuple(name for name in bank.names if name not in part)
-        yield Lane("fold" if few else "hold-out", rest, part, how.train_probe(fold))
+        yield Lane("fold" if few else "hold-out", rest, part, how.train_probe(max(2, len(part)), fold))
     yield Lane("all", tuple(bank.names), twins=tuple(bank.names)[:TWINS])
 
 

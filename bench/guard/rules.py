@@ -15,6 +15,7 @@ from curves import Floats, Fold, Run, interpolated
 
 from tsuika import config, methods
 from tsuika.guard.judge import MIN_SHARE, Judge
+from tsuika.guard.probe import HIGHS, MID, strata
 from tsuika.guard.reading import Check, Ratios, Reading
 from tsuika.training.guard_plan import Budget, budget
 
@@ -91,7 +92,8 @@ def afforded(run: Run) -> tuple[Budget, list[int]]:
     """What a check may measure as the product plans it for such a run, and the recorded rungs nearest to its own."""
     if "afforded" not in run.memo:
         tables = {"method": {"name": run.method}, "train": {"steps": run.steps * STEP_SCALE, "batch_size": run.batch}}
-        allowed = budget(config.build(tables), run.folds[0].held_out.values.shape[1])
+        fold = run.folds[0]
+        allowed = budget(config.build(tables), fold.held_out.values.shape[1], fold.trained_on)
         logs = np.log(run.folds[0].held_out.steps)
         near = {int(abs(logs - math.log(rung / STEP_SCALE)).argmin()) for rung in allowed.steps}
         run.memo["afforded"] = allowed, sorted(near)
@@ -195,23 +197,24 @@ def judged(run: Run, one_lane: bool = False, everything: bool = False) -> Judged
 
 def _judged(run: Run, folds: Sequence[Fold], everything: bool) -> Judged:
     allowed, rungs = afforded(run)
-    pictures, twins, few = allowed.held_out, allowed.trained_on, allowed.few
+    pictures, twins, draws = allowed.held_out, allowed.trained_on, allowed.draws
     if everything:
-        pictures, twins, few, rungs = 99, 99, False, list(range(len(folds[0].held_out.steps)))
-    mid, high = (slice(None, None, 2), slice(1, None)) if few else (slice(None), slice(None))  # as `guard.probe` has it
+        pictures, twins, draws, rungs = 99, 99, (6, 6), list(range(len(folds[0].held_out.steps)))
 
-    def ratios(grid: Sequence[Floats], above: Sequence[Floats], count: int) -> Ratios:
+    def ratios(grid: Sequence[Floats], above: Sequence[Floats], count: int, draws: int) -> Ratios:
+        """The recorded draws that `guard.probe` would have; of the high range all, of as many images."""
+        rows = [row for one in grid for row in one[:count]]
         return Ratios(
-            tuple(tuple(row[mid]) for rows in grid for row in rows[:count]),
-            tuple(tuple(row[high]) for rows in above for row in rows[:count]),
+            tuple(tuple(row[list(strata(place, draws))]) for place, row in enumerate(rows)),
+            tuple(tuple(row) for one in above for row in one[: count if draws == len(MID) else HIGHS]),
         )
 
-    overlap = folds[0].held_out.values.shape[1] / folds[0].trained_on if len(folds) > 1 else 0.0
+    overlap = 1 / folds[0].trained_on if len(folds) > 1 else 0.0
     judge = Judge(run.steps * STEP_SCALE, run.rate, overlap=overlap)
     verdict = None
     for i in rungs:
-        held = ratios([fold.held_out.values[i] for fold in folds], [fold.held_high[i] for fold in folds], pictures)
-        twin = ratios([fold.twin.values[i] for fold in folds], [fold.twin_high[i] for fold in folds], twins)
+        held = ratios([fold.held_out.values[i] for fold in folds], [fold.held_high[i] for fold in folds], pictures, draws[0])
+        twin = ratios([fold.twin.values[i] for fold in folds], [fold.twin_high[i] for fold in folds], twins, draws[1])
         verdict = judge.update(Check(int(folds[0].held_out.steps[i]) * STEP_SCALE, Reading(held, twin)))
         if verdict.kind == "stop":
             break

@@ -284,7 +284,7 @@ class _Search:
         rows = []
         found.sort(key=lambda one: (one.value is None or one.state != "done", one.value or 0.0, one.number))
         for row in map(asdict, found):
-            del row["grid"], row["probes"]
+            del row["grid"], row["probes"], row["overlap"]
             rows.append(jsonable(row))
         event = Searched(best.number if best else None, near, str(path) if best else "", rows)
         write_text(self._out / "search.json", json.dumps(asdict(event), ensure_ascii=False, indent=1))

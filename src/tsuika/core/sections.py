@@ -203,10 +203,13 @@ class Guard(Section):
         le=0.5,
     )
     patience: float = expert(
-        0.5, "Patience: how long to wait for a better step, as a share of the best step so far", gt=0, le=10
+        0.5,
+        "Patience: how long to wait for a better step, as a share of the best step so far; two checks at least",
+        gt=0,
+        le=10,
     )
     overhead: float = expert(
-        0.04,
+        0.06,
         "Most time that the guard's measurements may take, as a share of the training time; 0 = no limit",
         ge=0,
         le=1,

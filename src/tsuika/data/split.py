@@ -47,13 +47,24 @@ class Split:
         out = self._out(fold)
         return tuple(group[0] for group in _shuffled(self.groups, self.seed, "guard split") if out & set(group))
 
-    def train_probe(self, fold: int = 0) -> Group:
-        """As many of the images to train on as there are in the held-out probe: one of each group first, seeded."""
+    def train_probe(self, count: int, fold: int = 0) -> Group:
+        """So many of the images to train on: one of each group first, seeded."""
         out = self._out(fold)
         inside = [group for group in _shuffled(self.groups, self.seed, "guard twins", fold) if not out & set(group)]
         most = max(map(len, inside), default=0)
         ranked = [group[place] for place in range(most) for group in inside if place < len(group)]
-        return tuple(ranked[: max(len(self.held_out_probe(fold)), LEAST_HELD_OUT)])
+        return tuple(ranked[:count])
+
+    def different_inside(self, fold: int = 0) -> int:
+        """Different images that are trained on."""
+        return len(self.groups) - len(self.held_out_probe(fold))
+
+    @property
+    def overlap(self) -> float:
+        """1 / training images of a fold, on average (`guard.reading.estimate`); 0 without folds."""
+        if self.kind != "folds":
+            return 0.0
+        return len(self.parts) / sum(map(self.different_inside, range(len(self.parts))))
 
     def _out(self, fold: int) -> set[str]:
         return set(self.parts[fold]) if self.parts else set()

@@ -54,6 +54,7 @@ def to_dict(judged: Sequence[Judged], chosen: Chosen | None, rule: Mapping[str, 
         ],
         "best_step": held[-1]["best_step"] if held else None,
         "best": held[-1]["best"] if held else None,
+        "optimism": held[-1].get("optimism") if held else None,
         "range": dict(held[-1]["range"]) if held else dict.fromkeys(RANGE),
         "stopped_at": last.step if last and stopped else None,
         "file": {
@@ -251,13 +252,18 @@ def _reading(guard: Mapping[str, Any], highest: float | None) -> Text | None:
         shown: dict[str, object] = {"step": step, "value": loss_change(value["mean"])}
         if _is_number(value.get("low")) and _is_number(value.get("high")):
             text = _(
-                "At step {step} the loss is {value} (95%: {interval}), by draws that had no part in choosing the step.",
+                "At step {step} the loss is {value} (95%: {interval}).",
                 interval=span_of(loss_change(value["low"]), loss_change(value["high"])),
                 **shown,
             )
         else:
-            text = _("At step {step} the loss is {value}, by draws that had no part in choosing the step.", **shown)
+            text = _("At step {step} the loss is {value}.", **shown)
         said.append(text)
+        if _is_number(guard.get("optimism")):
+            much = f"{100 * guard['optimism']:.1f}"
+            said.append(
+                _("The step was chosen on these very images, so the value is about {points} points too good.", points=much)
+            )
     elif guard["best_step"] == 0:
         said.append(_("No step was better than the untrained base."))
     if _is_number(guard["overhead"]):

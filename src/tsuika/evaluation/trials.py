@@ -25,19 +25,20 @@ class Trial:
     number: int
     params: Mapping[str, Any]  # dotted key -> value
     state: TrialState
-    value: float | None = None  # log ratio of the held-out loss to the base's, by draws that did not choose the step
+    value: float | None = None  # log ratio of the held-out loss to the base's at that step, by all draws
     se: float | None = None  # its standard error
     step: int = 0  # the best one; 0: none is better than the base
     learning_rate: float = 0.0
     rank: int = 0
     grid: Grid = ()  # of all draws at the best step
+    overlap: float = 0.0  # as `guard.reading.estimate`
     probes: str = ""  # what the draws are of: trials with equal probes are compared draw by draw
     folder: str = ""
     why: str = field(default="", compare=False)
 
 
 def standing(judged: Judged) -> float:
-    """How good a run is so far: the best step's value by the draws that did not choose it; at best 0 without one."""
+    """How good a run is so far: the best step's value; at best 0 without one."""
     best, held = judged.evidence["best"], judged.evidence["held_out"]
     if best is not None and best["mean"] is not None:
         return float(best["mean"])
@@ -56,7 +57,7 @@ def checks_of(folder: Path) -> list[Judged]:
 
 
 def measured(folder: Path) -> dict[str, Any]:
-    """`value`, `se`, `step`, `grid` and `probes` of a run under guard, from its folder; nothing of an unheard one."""
+    """`value`, `se`, `step`, `grid`, `overlap` and `probes` of a run under guard, from its folder; nothing of an unheard one."""
     checks = checks_of(folder)
     if not checks or checks[-1].evidence["best"] is None:
         return {}
@@ -67,8 +68,15 @@ def measured(folder: Path) -> dict[str, Any]:
     grid = Check.from_json(best.check).reading.held_out.mid
     split = Split.read(RunDir(folder).guard / "split.json")
     probes = json.dumps([split.parts, len(grid), len(grid[0])], ensure_ascii=False)  # images and timesteps
-    value, se = evidence["best"]["mean"], evidence["best"]["se"]
-    return {"value": value, "se": se, "step": best.step, "grid": grid, "probes": probes}
+    found = evidence["best"]
+    return {
+        "value": found["mean"],
+        "se": found["se"],
+        "step": best.step,
+        "grid": grid,
+        "overlap": split.overlap,
+        "probes": probes,
+    }
 
 
 def near_the_best(trials: Sequence[Trial]) -> list[Trial]:
@@ -93,7 +101,7 @@ def choose(trials: Sequence[Trial]) -> Trial | None:
 
 def _within_one_error(one: Trial, best: Trial) -> bool:
     if one.probes == best.probes and one.grid and best.grid:
-        worse = estimate(minus(one.grid, best.grid))
+        worse = estimate(minus(one.grid, best.grid), best.overlap)
         return worse.mean <= worse.se
     if one.value is None or best.value is None or one.se is None or best.se is None:
         return False

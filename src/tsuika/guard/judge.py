@@ -15,12 +15,26 @@ from itertools import pairwise
 from typing import Final, Literal
 
 from tsuika.core.messages import percent, sentence
-from tsuika.guard.reading import Check, Estimate, Grid, estimate, halves, mean, minus
+from tsuika.guard.reading import (
+    ENOUGH_PICTURES,
+    Check,
+    Estimate,
+    Grid,
+    Ratios,
+    cross_fitted,
+    estimate,
+    mean,
+    minus,
+    standard_error,
+)
 
 FIRST_CHECK: Final = 50  # [18 runs]
 CHECKS_AT_LEAST: Final = 8  # a run shorter than 8 x 50 steps is first checked after an eighth of it [proposed]
-RATIO: Final = 1.2  # of a check's step to the one before: 12 checks a run, 0.01 % regret [18 runs]
-MIN_CHECKS: Final = 3  # without a better one, before a stop [18 runs]
+PATIENCE: Final = 0.5  # stop when this share of the best step has gone by without a better one [18 runs]
+# Without a better one, before a stop. One is too few where weights jitter, three gain nothing: regret 0.31, 0.29 and 0.29 pp,
+# stops at 1.9, 2.1 and 2.6 times the best step (docs/log/2026-11-30-guard-statistics.md).
+MIN_CHECKS: Final = 2
+EARLY: Final = 2.0  # ratio of checks before any that a stop can wait for, where checks are scarce
 MIN_STEPS: Final = 150  # never stopped for lack of gain before this [18 runs]
 MIN_SHARE: Final = (
     0.2  # nor before this share of the run: a limit for safety, after one run of 23 that wobbled (bench/guard)
@@ -31,7 +45,8 @@ RISING_CHECKS: Final = 3
 RISE: Final = 0.02  # that counts: above the jitter of 1.6 pp of the train probe at high rates [18 runs]
 # High-noise gap, twice in a row: 0.6-1.4 pp at the optimum of one SD1.5 run and 38-51 overtrained; on the embedded base
 # 11-21 at the optimum without a copy, and copying begins at 33-51 (bench/memorise.py).
-MEMORISING_HIGH: Final = 0.30
+# So the limit is the gain itself, 24-32 pp there and 2-5 on SD1.5, and at least this.
+MEMORISING_HIGH: Final = 0.05
 MEMORISING_MID: Final = 0.25  # 5.5 pp at the optimum, 120 overtrained [one run]
 NOTHING: Final = -0.001  # a gain of less than 0.1 pp after a third of the run is none [proposed]
 NOTHING_AFTER: Final = 1 / 3
@@ -70,7 +85,9 @@ class Evidence:
     drift: float | None
     selectivity: float | None  # change on training captions by change on unrelated prompts; reported, not judged
     best_step: int
-    best: Estimate | None  # at the best step, by draws that had no part in choosing it
+    gap_high_se: float | None  # standard error of `gap_high`
+    best: Estimate | None  # at the best step
+    optimism: float | None  # by about how much `best` is too good, for these images have chosen the step
     range: Range
     overhead: float | None  # seconds of checks by seconds of training so far
 
@@ -88,23 +105,34 @@ class Verdict:
         return sentence(self.code, self.params).to(lang)
 
 
-def check_schedule(steps: int, ratio: float = RATIO) -> tuple[int, ...]:
-    """Check schedule of a run: steps that grow geometrically, the last step always among them."""
-    found = [max(1, min(FIRST_CHECK, -(-steps // CHECKS_AT_LEAST)))]
+def patient_ratio(patience: float) -> float:
+    """Of a check's step to the one before: MIN_CHECKS checks take as long as the patience, at most as long as PATIENCE."""
+    return math.pow(1 + min(patience, PATIENCE), 1 / MIN_CHECKS)
+
+
+def check_schedule(steps: int, ratio: float, early: float = 0.0) -> tuple[int, ...]:
+    """Check schedule of a run: steps that grow geometrically, the last step always among them.
+
+    `early`: the ratio up to where a stop may wait for two checks, for none stops a run before MIN_SHARE of it; 0: `ratio`.
+    """
+    found, waits = [max(1, min(FIRST_CHECK, -(-steps // CHECKS_AT_LEAST)))], MIN_SHARE * steps / ratio**MIN_CHECKS
     while found[-1] < steps:
-        found.append(math.ceil(round(ratio * found[-1], 9)))
-    return (*(step for step in found if step < steps), steps)
+        by = early if found[-1] * early <= waits else ratio
+        found.append(math.ceil(round((by or ratio) * found[-1], 9)))
+    # One close to the end would tell nothing that the end does not.
+    return (*(step for step in found if step * math.sqrt(ratio) < steps), steps)
 
 
-def affordable_schedule(steps: int, checks: int) -> tuple[int, ...]:
+def affordable_schedule(steps: int, checks: int, patience: float = PATIENCE) -> tuple[int, ...]:
     """The densest check schedule with at most `checks` checks, or CHECKS_AT_LEAST where that is more.
 
-    It is fixed before the run: the same recipe is checked at the same steps, however fast the machine is.
+    Early checks are saved first, then the patience is stretched. It is fixed before the run: the same recipe is checked at
+    the same steps, however fast the machine is.
     """
-    ratio = RATIO
-    while len(check_schedule(steps, ratio)) > max(checks, CHECKS_AT_LEAST):
-        ratio += 0.02
-    return check_schedule(steps, ratio)
+    ratio, early = patient_ratio(patience), 0.0
+    while len(found := check_schedule(steps, ratio, early)) > max(checks, CHECKS_AT_LEAST):
+        ratio, early = (ratio + 0.02, early) if early else (ratio, EARLY)
+    return found
 
 
 class Judge:
@@ -114,19 +142,19 @@ class Judge:
         self,
         steps: int,
         learning_rate: float,
-        patience: float = 0.5,
+        patience: float = PATIENCE,
         overlap: float = 0.0,
         check_steps: Sequence[int] = (),
     ) -> None:
         """`steps` is the run's longest length; `overlap` as `reading.estimate`, for folds; `check_steps` when to check.
 
-        `patience`: stop when this share of the best step has gone by without a better one [18 runs].
+        `patience`: stop when this share of the best step has gone by without a better one, and MIN_CHECKS checks.
         """
         self.steps, self._patience = steps, patience
         self.checks: list[Check] = []
         self.verdicts: list[Verdict] = []
         self._learning_rate, self._overlap = learning_rate, overlap
-        self._check_steps = tuple(check_steps) or check_schedule(steps)
+        self._check_steps = tuple(check_steps) or check_schedule(steps, patient_ratio(patience))
         self._range = Range(0, 0, 0)
         self._kept: frozenset[int] = frozenset()
 
@@ -177,10 +205,10 @@ class Judge:
         return [one for one in self.checks if one.reading.held_out.finite and one.reading.train.finite]
 
     def _best(self) -> Check | None:
-        """The check with the smallest R on the choosing half, None while that is the base; the earlier of equals."""
+        """The check with the smallest R, None while that is the base; the earlier of equals."""
         held = [one for one in self._usable() if len(one.reading.held_out)]
-        lowest = min(held, key=lambda one: mean(halves(one.reading.held_out.mid)[0]), default=None)
-        return lowest if lowest and mean(halves(lowest.reading.held_out.mid)[0]) < 0 else None
+        lowest = min(held, key=lambda one: mean(one.reading.held_out.mid), default=None)
+        return lowest if lowest and mean(lowest.reading.held_out.mid) < 0 else None
 
     def _selected(self, best: Check | None) -> Range:
         usable = self._usable()
@@ -190,7 +218,9 @@ class Judge:
         if best is None:
             return Range(0, 0, 0)
         there = (one for one in usable if one.step in self._kept or one is best)
-        safe = next(one.step for one in there if self._within_one_error(one, best))
+        # Timesteps differ systematically: with fewer images there is no error to go by.
+        tells = len(best.reading.held_out) >= ENOUGH_PICTURES
+        safe = next(one.step for one in there if one is best or (tells and self._within_one_error(one, best)))
         likeness = best.step
         for i, one in enumerate(usable):
             if one.step > best.step:
@@ -201,8 +231,6 @@ class Judge:
         return Range(safe, best.step, likeness)
 
     def _within_one_error(self, one: Check, best: Check) -> bool:
-        if one is best:
-            return True
         worse = estimate(minus(one.reading.held_out.mid, best.reading.held_out.mid), self._overlap)
         return worse.mean <= worse.se and mean(one.reading.held_out.mid) < 0
 
@@ -216,13 +244,19 @@ class Judge:
             train=mean(train.mid) if len(train) else None,
             gap_mid=_gap(held.mid, train.mid),
             gap_high=_gap(held.high, train.high),
+            gap_high_se=_gap_se(held.high, train.high),
             drift=drift,
             selectivity=own / drift if drift and own is not None else None,
             best_step=self._range.balanced,
-            best=estimate(halves(best.reading.held_out.mid)[1], self._overlap) if best else None,
+            best=estimate(best.reading.held_out.mid, self._overlap) if best else None,
+            optimism=self._optimism(best) if best else None,
             range=self._range,
             overhead=check.guard_s / check.train_s if check.train_s else None,
         )
+
+    def _optimism(self, best: Check) -> float | None:
+        fitted = cross_fitted([one.reading.held_out.mid for one in self._usable() if len(one.reading.held_out)])
+        return None if fitted is None else max(0.0, fitted - mean(best.reading.held_out.mid))
 
     def _verdict(self, now: Evidence) -> Verdict:
         check, best = self.checks[-1], self._best()
@@ -255,7 +289,7 @@ class Judge:
         if late and self._nothing(now):
             return say("stop", "GD004")
         ended = not self.to_come
-        if not soon and self._exhausted(now):
+        if not soon and self._exhausted(now.step):
             if now.best is not None and now.best.mean < NOTHING:
                 return say("stop", "GD006")
             if late:  # not before: the wobble around zero of a slow start is no optimum
@@ -271,15 +305,12 @@ class Judge:
             return say("go", "GD033" if ended else "GD008")
         return say("go", "GD032" if ended else "GD010")
 
-    def _exhausted(self, now: Evidence) -> bool:
-        """Whether the best step is so long ago that a better one is unlikely.
-
-        By all draws as well as by the half that chooses, which alone stopped 1 of 33 runs that still learned (bench/guard).
-        """
+    def _exhausted(self, now: int) -> bool:
+        """Whether the best step, be it worse than the base, is so long ago that a better one is unlikely."""
         held = [one for one in self._usable() if len(one.reading.held_out)]
-        best = max(now.best_step, min(held, key=lambda one: mean(one.reading.held_out.mid)).step)
+        best = min(held, key=lambda one: mean(one.reading.held_out.mid)).step
         since = sum(one.step > best for one in self.checks)
-        return since >= MIN_CHECKS and now.step - best >= self._patience * best
+        return since >= MIN_CHECKS and now - best >= self._patience * best
 
     def _diverges(self) -> bool:
         """Whether held-out images are far worse than with the base, and rising or not improving for two checks (new words jitter)."""
@@ -289,11 +320,16 @@ class Judge:
         return curve[-1] > DIVERGED and (curve[-1] - lowest > RISE or stays)
 
     def _train_rises(self) -> bool:
-        """Whether the images that are trained on got worse at each of the last checks, by more than jitter."""
-        curve = [mean(one.reading.train.mid) for one in self.checks if len(one.reading.train)]
-        last = curve[-RISING_CHECKS - 1 :]
-        rising = len(last) > RISING_CHECKS and all(a < b for a, b in pairwise(last))
-        return rising and last[-1] - last[0] > RISE
+        """Whether the images that are trained on got worse at each of the last checks, by more than jitter and chance.
+
+        And the held-out ones with them, if there are any: weights that jitter move the two apart as often as together.
+        """
+        last = [one.reading for one in self.checks if len(one.reading.train)][-RISING_CHECKS - 1 :]
+        if len(last) <= RISING_CHECKS or not all(mean(a.train.mid) < mean(b.train.mid) for a, b in pairwise(last)):
+            return False
+        change = minus(last[-1].train.mid, last[0].train.mid)
+        along = not len(last[0].held_out) or mean(minus(last[-1].held_out.mid, last[0].held_out.mid)) > 0
+        return along and mean(change) > max(RISE, 2 * standard_error(change))
 
     def _nothing(self, now: Evidence) -> bool:
         """Whether neither the held-out images nor those trained on show a gain, nor are on the way to one.
@@ -327,17 +363,27 @@ def _gap(held_out: Grid, train: Grid) -> float | None:
     return mean(held_out) - mean(train) if held_out and train else None
 
 
+def _gap_se(held_out: Grid, train: Grid) -> float | None:
+    return math.hypot(standard_error(held_out), standard_error(train)) if held_out and train else None
+
+
 def _gain(best: Check | None) -> float:
     return -mean(best.reading.held_out.mid) if best else 0.0
 
 
 def _memorising(checks: Sequence[Check], gain: float) -> bool:
-    """By the middle gap of the last check that has one, or the high-noise gap of the last two.
+    """By the middle gap of the last check that has one, or the high-noise gap of the last two, beyond their standard errors.
 
-    It may grow with the gain: on the embedded base, where 5 images gain 24 pp, it is 27 pp at the optimum, 47 at twice it [demo].
+    Both may grow with the gain: on the embedded base, where 5 images gain 24 pp, the middle gap is 27 pp at the optimum, 47 at
+    twice it [demo].
     """
     readings = [one.reading for one in checks if len(one.reading.train) and len(one.reading.held_out)][-2:]
-    mid = [_gap(one.held_out.mid, one.train.mid) for one in readings[-1:]]
-    high = [_gap(one.held_out.high, one.train.high) for one in readings]
-    twice = len(high) == 2 and all(gap is not None and gap > MEMORISING_HIGH for gap in high)
-    return twice or any(gap is not None and gap > max(MEMORISING_MID, 2 * gain) for gap in mid)
+
+    def beyond(held_out: Ratios, train: Ratios, part: Literal["mid", "high"], limit: float) -> bool:
+        grids: tuple[Grid, Grid] = getattr(held_out, part), getattr(train, part)
+        found, se = _gap(*grids), _gap_se(*grids)
+        return found is not None and se is not None and found > limit + se
+
+    detail = (beyond(one.held_out, one.train, "mid", max(MEMORISING_MID, 2 * gain)) for one in readings[-1:])
+    layout = (beyond(one.held_out, one.train, "high", max(MEMORISING_HIGH, gain)) for one in readings)
+    return any(detail) or (len(readings) == 2 and all(layout))

@@ -20,12 +20,13 @@ from torch import Tensor
 from tsuika.core.seeds import generator
 from tsuika.core.types import Attachment, Conditioning, Model
 from tsuika.diffusion.objective import objective
-from tsuika.guard.reading import Grid, Ratios, Reading
+from tsuika.guard.reading import Grid, Ratios, Reading, minus
 
 # Of 1000. The midpoints of six strata of 50..700, where 88 % of the held-out signal lies in 18 public training logs of
 # SD1.5; and two in the high-noise range, where layouts are memorised (T-LoRA, AAAI 2026).
 MID: Final = (104, 213, 321, 429, 538, 646)
 HIGH: Final = (775, 925)
+HIGHS: Final = 3  # images that are also measured there, where each image has a part of MID only
 PATH: Final = (925, 646, 321, 104)  # from noise towards an image: where drift is measured
 
 CONTROLS: Final = (
@@ -57,6 +58,28 @@ class _Draw:
     size_px: tuple[int, int]
 
 
+@dataclass(frozen=True)
+class _Row:
+    """An image's draws: the first `mids` of them in the middle range."""
+
+    draws: tuple[_Draw, ...]
+    mids: int
+
+
+def strata(place: int, draws: int) -> tuple[int, ...]:
+    """Which of the six of MID an image has, by its place: `draws` (1, 2, 3 or 6) of them, rotated over images.
+
+    From both ends in turn: what grows with the timestep cancels over any even number of them.
+    """
+    order = (0, 5, 1, 4, 2, 3)
+    return tuple(sorted(order[(place * draws + j) % len(order)] for j in range(draws)))
+
+
+def passes(images: int, draws: int) -> int:
+    """Forward passes that a side of a probe takes."""
+    return images * draws + (len(HIGH) * images if draws == len(MID) else min(images, HIGHS))
+
+
 def class_prompts(class_word: str) -> tuple[str, ...]:
     """Prompts of a class word without a trigger word, one for each step of PATH."""
     places = ("a {word}", "a photo of a {word}", "a {word} on the beach", "a {word} in the snow")
@@ -80,7 +103,8 @@ class Probe:
         *,
         controls: Sequence[str] = CONTROLS,
         own: Sequence[str] | None = None,
-        few: bool = False,
+        draws: tuple[int, int] = (len(MID), len(MID)),
+        first: int = 0,
         chunk: int = 16,
         autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
@@ -92,8 +116,10 @@ class Probe:
             train: some that are trained on; best as many as are held out.
             controls: unrelated prompts, for drift; none: drift is not measured.
             own: prompts whose drift is measured beside it, as many as controls; None: captions of `train`.
-            few: half of the timesteps, so that twice the images can be measured in the same time. Images differ far more
-                than timesteps: 4 images at 3 timesteps choose better than 2 at 6 (bench/guard).
+            draws: timesteps of MID for each image, held out and trained on (`strata`): with fewer more images can be measured in
+                the same time, and images differ far more than timesteps do (docs/log/2026-11-30-guard-statistics.md). The
+                images of a side together have all of them.
+            first: the place of the first held-out image, where others are measured by other probes.
             chunk: samples of a forward pass. Another number may give other last bits.
             autocast: the precision that training computes in.
 
@@ -107,14 +133,11 @@ class Probe:
         self._trains_text = any(role.startswith("text.") for role in attachment.trains)
         self._encoded: dict[tuple[str, tuple[int, int]], Conditioning] = {}
         self._objective = objective(model.prediction, model.scheduler_config, "cpu")
-        mid, high = (MID[::2], HIGH[1:]) if few else (MID, HIGH)
-        self._mids = len(mid)
-        self._timesteps = tuple(map(self._objective.at, (*mid, *high)))
-        self._held_out, self._train = self._draws(held_out), self._draws(train)
+        self._held_out, self._train = self._rows(held_out, draws[0], first), self._rows(train, draws[1], 0)
         attachment.set_strength(0)
         try:
             with torch.no_grad():
-                self._base = self._losses(self._held_out), self._losses(self._train)
+                self._base = self._logs(self._held_out), self._logs(self._train)
                 size = (train or held_out)[0].size_px if controls else (0, 0)
                 shape = (train or held_out)[0].latents_CHW.shape if controls else torch.Size()
                 own = list(dict.fromkeys(one.caption for one in train)) if own is None else own
@@ -128,29 +151,31 @@ class Probe:
     def measure(self, *, train: bool = True, drift: bool = True) -> Reading:
         """Measure the model, relative to the base: images that are trained on with `train`, `controls` and `own` with `drift`."""
         with torch.no_grad():
-            held_out = self._ratios(self._losses(self._held_out), self._base[0])
-            trained_on = self._ratios(self._losses(self._train), self._base[1]) if train else Ratios()
+            held_out = self._ratios(self._held_out, self._base[0])
+            trained_on = self._ratios(self._train, self._base[1]) if train else Ratios()
             if not drift:
                 return Reading(held_out, trained_on)
             return Reading(held_out, trained_on, self._moved(self._controls), self._moved(self._own))
 
     @property
     def draws(self) -> int:
-        return sum(map(len, (self._held_out, self._train, self._controls, self._own)))
+        sides = sum(len(row.draws) for row in (*self._held_out, *self._train))
+        return sides + len(self._controls) + len(self._own)
 
-    def _draws(self, subjects: Sequence[Subject]) -> list[_Draw]:
-        """Image by image, each at every timestep."""
-        device = self._model.device
-        draws = []
-        for one in subjects:
-            clean_BCHW = one.latents_CHW.float().cpu()[None]
-            for t in self._timesteps:
-                noise_BCHW = torch.randn(clean_BCHW.shape, generator=generator(0, f"guard/{one.key}", t))
-                t_B = torch.tensor([t])
-                noisy = self._objective.add_noise(clean_BCHW, noise_BCHW, t_B)[0].to(device)
-                target_CHW = self._objective.target(clean_BCHW, noise_BCHW, t_B)[0].to(device)
-                draws.append(_Draw(noisy, target_CHW, t, one.caption, one.size_px))
-        return draws
+    def _rows(self, subjects: Sequence[Subject], draws: int, first: int) -> list[_Row]:
+        whole, rows = draws == len(MID), []
+        for place, one in enumerate(subjects):
+            mid = [MID[stratum] for stratum in strata(first + place, draws)]
+            high = HIGH if whole else HIGH[(first + place) % len(HIGH) :][:1] if place < HIGHS else ()
+            rows.append(_Row(tuple(self._draw(one, self._objective.at(t)) for t in (*mid, *high)), len(mid)))
+        return rows
+
+    def _draw(self, one: Subject, t: int) -> _Draw:
+        clean_BCHW, t_B = one.latents_CHW.float().cpu()[None], torch.tensor([t])
+        noise_BCHW = torch.randn(clean_BCHW.shape, generator=generator(0, f"guard/{one.key}", t))
+        noisy = self._objective.add_noise(clean_BCHW, noise_BCHW, t_B)[0].to(self._model.device)
+        target_CHW = self._objective.target(clean_BCHW, noise_BCHW, t_B)[0].to(self._model.device)
+        return _Draw(noisy, target_CHW, t, one.caption, one.size_px)
 
     def _path(self, captions: Sequence[str], shape: torch.Size, size_px: tuple[int, int]) -> list[_Draw]:
         """One draw a caption, spread over PATH, on the base's own way from pure noise (DDIM, Song et al. 2021, eq. 12).
@@ -223,12 +248,14 @@ class Probe:
                 held[caption, size_px] = self._model.encode_text([caption], size_px=size_px)
         return Conditioning.join([held[one] for one in requests])
 
-    def _ratios(self, now: Sequence[float], base: Sequence[float]) -> Ratios:
-        logs = [_log(loss) - _log(of_base) for loss, of_base in zip(now, base, strict=True)]
-        width = len(self._timesteps)
-        rows = [tuple(logs[start : start + width]) for start in range(0, len(logs), width)]
-        mid: Grid = tuple(row[: self._mids] for row in rows)
-        return Ratios(mid, tuple(row[self._mids :] for row in rows))
+    def _logs(self, rows: Sequence[_Row]) -> Grid:
+        losses = iter(self._losses([draw for row in rows for draw in row.draws]))
+        return tuple(tuple(_log(next(losses)) for _ in row.draws) for row in rows)
+
+    def _ratios(self, rows: Sequence[_Row], base: Grid) -> Ratios:
+        found = list(zip(rows, minus(self._logs(rows), base), strict=True))
+        high = (logs[row.mids :] for row, logs in found)
+        return Ratios(tuple(logs[: row.mids] for row, logs in found), tuple(logs for logs in high if logs))
 
 
 def _log(loss: float) -> float:

@@ -15,7 +15,8 @@ from typing import Any, Final, Literal, cast
 from tsuika.core.intervals import student
 from tsuika.core.plain import jsonable
 
-Grid = tuple[tuple[float, ...], ...]  # a row per image, a column per timestep
+# A row per image, a value per draw. Columns are timesteps where all images have the same ones.
+Grid = tuple[tuple[float, ...], ...]
 
 ENOUGH_PICTURES: Final = 4  # from here on an interval over images is narrow enough to say something (t = 3.2)
 
@@ -92,8 +93,8 @@ class Estimate:
 def estimate(grid: Grid, overlap: float = 0.0) -> Estimate:
     """The mean of a grid of log ratios, or of their differences, with at least one image.
 
-    `overlap`: held-out images by training images of a fold, where rows come from different folds: their errors are correlated
-    (Nadeau & Bengio 2003); 0 for a plain hold-out set.
+    `overlap`: 1 / training images of a fold, where rows come from different folds: their models share images, so that the
+    images' errors are correlated (Nadeau & Bengio 2003, with test sets of one image); 0 for a plain hold-out set.
     """
     over_pictures = len(grid) >= ENOUGH_PICTURES
     values = [fmean(row) for row in grid] if over_pictures else [fmean(column) for column in zip(*grid, strict=True)]
@@ -116,14 +117,22 @@ def mean(grid: Grid) -> float:
     return fmean(value for row in grid for value in row)
 
 
-def halves(grid: Grid) -> tuple[Grid, Grid]:
-    """Even and odd timesteps: the best step is chosen by the first half and reported by the second.
+def standard_error(grid: Grid) -> float:
+    """Of `mean`, from how much the images differ; infinite for fewer than two."""
+    return stdev(map(fmean, grid)) / math.sqrt(len(grid)) if len(grid) > 1 else math.inf
 
-    The smallest of several noisy numbers is too small on average; numbers that had no part in the choice are not.
+
+def cross_fitted(checks: Sequence[Grid]) -> float | None:
+    """What the best check is worth to an image that had no part in choosing it, on average; None for fewer than two images.
+
+    For each image the check is chosen by the mean of all others (Stone 1974, "Cross-validatory choice"). The smallest of
+    several noisy means is too small by about the difference.
     """
-    if not grid or len(grid[0]) < 2:
-        return grid, grid
-    return tuple(row[0::2] for row in grid), tuple(row[1::2] for row in grid)
+    rows = [[fmean(row) for row in grid] for grid in checks]
+    if not rows or len(rows[0]) < 2:
+        return None
+    chosen = (min(rows, key=lambda row, i=i: sum(row) - row[i])[i] for i in range(len(rows[0])))  # type: ignore[misc]
+    return fmean(chosen)
 
 
 def _grid(rows: Sequence[Sequence[float | None]]) -> Grid:

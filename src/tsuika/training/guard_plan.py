@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import product
 from pathlib import Path
 from typing import Final, Literal
 
@@ -14,17 +13,17 @@ from tsuika.core.events import Warned, note
 from tsuika.core.texts import Text, _
 from tsuika.data import dedupe, split
 from tsuika.data.manifest import Manifest
-from tsuika.guard.judge import affordable_schedule
-from tsuika.guard.probe import PATH
+from tsuika.guard.judge import EARLY, affordable_schedule, check_schedule, patient_ratio
+from tsuika.guard.probe import MID, PATH, passes
+from tsuika.guard.reading import ENOUGH_PICTURES
 
 # Where all images are trained on afterwards, so that holding out costs none: intervals over images begin at 4.
 LEAST_HELD_OUT: Final = 4
 MOST_HELD_OUT: Final = 12
-MOST_MEASURED: Final = 8  # images of each side (held out, trained on) in a check
-LEAST_MEASURED: Final = 4
-CHECKS: Final = 10  # that a budget of forward passes should allow before more images are measured in each
 CONTROLS: Final = 4  # unrelated prompts, and as many training captions
-PASSES: Final = 8  # of an image in a check: one for each timestep; or half of them
+# Passes in the middle range of a check: each of the six timesteps twice, or once.
+TWICE: Final = 2 * len(MID)
+ONCE: Final = len(MID)
 STEP_PASSES: Final = (
     2.5  # what training on an image takes at least, in passes without gradient; small batches take more
 )
@@ -65,19 +64,15 @@ class GuardPlan:
         return self.begins(step, most) + self.longer(step, most)
 
     @property
-    def overlap(self) -> float:
-        """Held-out images by training images of a fold (`guard.reading.estimate`); 0 without folds."""
-        return 1 / (self.folds - 1) if self.folds else 0.0
-
-    @property
     def folds(self) -> int:
         """The number of parts that are held out in turn; 0 without folds."""
         return len(self.split.parts) if self.kind == "folds" else 0
 
     def budget(self, recipe: Recipe) -> Budget:
         """What a check of a trial run may measure, and when; the same for every fold."""
-        most = max((len(self.split.held_out_probe(fold)) for fold in range(len(self.split.parts))), default=0)
-        return budget(recipe, most)
+        parts = range(len(self.split.parts))
+        most = max((len(self.split.held_out_probe(fold)) for fold in parts), default=0)
+        return budget(recipe, most, min(map(self.split.different_inside, parts), default=len(self.split.groups)))
 
 
 def plan(recipe: Recipe, manifest: Manifest, folder: Path) -> GuardPlan:
@@ -158,35 +153,42 @@ class Budget:
     """How much a check may measure, and when: counted in forward passes, so that it does not depend on a clock."""
 
     held_out: int  # held-out images in a check
-    trained_on: int  # images that are trained on: as many, or half of that
+    trained_on: int  # images that are trained on
+    draws: tuple[int, int]  # timesteps in the middle range for each of both
     controls: int  # unrelated prompts, and as many training captions
-    few: bool  # whether at half of the timesteps
     steps: tuple[int, ...]  # when to check
 
 
-def budget(recipe: Recipe, held_out: int) -> Budget:
-    """What `guard.overhead` allows over the whole run, where `held_out` images could be measured; 4 in a few checks at least.
+def budget(recipe: Recipe, held_out: int, inside: int) -> Budget:
+    """What `guard.overhead` allows over the whole run, where `held_out` and `inside` images could be measured.
 
-    Held-out images come first: where there is too little for all, half of those trained on and of the prompts go.
+    All that are held out are measured, and the checks are as dense as the patience asks for, before there are more timesteps
+    for each image. Where there is too little for that, half of those trained on and of the prompts go.
     """
-    train = recipe.train
+    train, most = recipe.train, min(MOST_HELD_OUT, max(1, held_out))
     a_step = train.batch_size * train.accumulate * STEP_PASSES * (2 if recipe.data.regularizes else 1)
-    allowed = (recipe.guard.overhead or math.inf) * train.steps * a_step
-    most = min(MOST_MEASURED, max(1, held_out))
+    allowed, patience = (recipe.guard.overhead or math.inf) * train.steps * a_step, recipe.guard.patience
 
-    def cost(images: int, few: bool, coarse: bool, checks: int) -> int:
+    def measured(held: int, trained: int, controls: int) -> Budget:
+        # Below four, the interval speaks of timesteps, and needs them all.
+        images = max(1, min(inside, trained, MOST_HELD_OUT))
+        draws = _draws(most, held) if most >= ENOUGH_PICTURES else len(MID), _draws(images, trained)
+        return Budget(most, images, draws, controls, ())
+
+    def cost(one: Budget, checks: float) -> float:
         """Of measuring the base, and of every check."""
-        share = 2 if coarse else 1
-        sides = (images + -(-images // share)) * (PASSES // 2 if few else PASSES)
-        prompts = 2 * CONTROLS // share
-        return (1 + checks) * sides + (len(PATH) + 1 + checks) * prompts
+        sides = passes(one.held_out, one.draws[0]) + passes(one.trained_on, one.draws[1])
+        return (1 + checks) * sides + (len(PATH) + 1 + checks) * 2 * one.controls
 
-    least = min(LEAST_MEASURED, most)
-    # Below, the interval speaks of timesteps, and needs them all.
-    fews = (False, True) if least >= LEAST_MEASURED else (False,)
-    choices = list(product(range(most, least - 1, -1), fews, (False, True)))
-    images, few, coarse = next((one for one in choices if cost(*one, CHECKS) <= allowed), choices[-1])
-    start, each = cost(images, few, coarse, 0), cost(images, few, coarse, 1) - cost(images, few, coarse, 0)
-    steps = affordable_schedule(train.steps, int(min(train.steps, (allowed - start) / each)))
-    half = 2 if coarse else 1
-    return Budget(images, -(-images // half), CONTROLS // half, few, steps)
+    whole = len(MID) * most
+    choices = [measured(whole, whole, CONTROLS), measured(TWICE, TWICE, CONTROLS), measured(TWICE, ONCE, CONTROLS // 2)]
+    wanted = len(check_schedule(train.steps, patient_ratio(patience), EARLY))
+    found = next((one for one in choices if cost(one, wanted) <= allowed), choices[-1])
+    start = cost(found, 0)
+    checks = int(min(train.steps, (allowed - start) / (cost(found, 1) - start)))
+    return replace(found, steps=affordable_schedule(train.steps, checks, patience))
+
+
+def _draws(images: int, most: int) -> int:
+    """Timesteps for each of so many images, at most so many passes: a divisor of all, for `guard.probe.strata`."""
+    return next((count for count in (len(MID), 3, 2) if images * count <= most), 1)

@@ -209,13 +209,14 @@ class GuardedRun:
         """The guard's checks of a fit that is trained without a fold, or on all images where there is no split."""
         allowed, split, began = self._budget, self.plan.split, time.monotonic()
         out = split.held_out_probe(fold)[: allowed.held_out] if split.parts else ()
-        trained_on = split.train_probe(fold if split.parts else 0)[: allowed.trained_on if out else 2]
-        probe = self.prepared.probe(run, out, trained_on, allowed.controls, few=allowed.few)
+        trained_on = split.train_probe(allowed.trained_on, fold)
+        first = sum(len(split.held_out_probe(before)) for before in range(fold))
+        probe = self.prepared.probe(run, out, trained_on, allowed.controls, allowed.draws, first)
         return Monitor(run, probe, self._judge(), file, time.monotonic() - began)
 
     def _judge(self, checks: Sequence[Check] = ()) -> Judge:
         train, guard = self.prepared.recipe.train, self.prepared.recipe.guard
-        judge = Judge(train.steps, train.learning_rate, guard.patience, self.plan.overlap, self._budget.steps)
+        judge = Judge(train.steps, train.learning_rate, guard.patience, self.plan.split.overlap, self._budget.steps)
         replay(judge, checks)
         return judge
 

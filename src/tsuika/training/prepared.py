@@ -99,16 +99,24 @@ class Prepared(Inputs):
         return [Subject(key, batch.latents_BCHW[0], batch.captions[0], size_px_of(batch)) for key, batch in found]
 
     def probe(
-        self, run: Fit, held_out: Sequence[str], trained_on: Sequence[str], controls: int, *, few: bool = False
+        self,
+        run: Fit,
+        held_out: Sequence[str],
+        trained_on: Sequence[str],
+        controls: int,
+        draws: tuple[int, int],
+        first: int = 0,
     ) -> Probe:
         """A probe on a fit.
 
-        `controls` are how many unrelated prompts are measured; `few`: at half of the timesteps. Strength must be 1.
+        `controls` are how many unrelated prompts are measured; `draws` and `first` as `Probe`. Strength must be 1.
         """
         prompts, autocast = controls_for(self.recipe.data.class_word)[:controls], self.accelerator.autocast
         sides = self.subjects(held_out), self.subjects(trained_on)
         with run.written_weights():
-            return Probe(self.model, run.attachment, *sides, controls=prompts, few=few, autocast=autocast)
+            return Probe(
+                self.model, run.attachment, *sides, controls=prompts, draws=draws, first=first, autocast=autocast
+            )
 
     def moved(self, attachment: Attachment) -> tuple[float, float]:
         """How far the finished weights have moved the class word alone, and unrelated prompts: by prompts with the trigger word.

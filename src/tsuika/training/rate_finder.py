@@ -18,8 +18,8 @@ from tsuika.core.plain import jsonable
 from tsuika.core.rundir import RunDir
 from tsuika.core.types import Model
 from tsuika.data import dedupe, split
-from tsuika.guard.probe import Probe
-from tsuika.guard.reading import ENOUGH_PICTURES, Estimate, Grid, estimate, halves, mean, minus
+from tsuika.guard.probe import MID, Probe
+from tsuika.guard.reading import ENOUGH_PICTURES, Estimate, Grid, estimate, mean, minus
 from tsuika.training.fit import Fit
 from tsuika.training.guard_plan import hold_out_parts
 from tsuika.training.loop import fit
@@ -50,8 +50,8 @@ class Curve:
 
     @property
     def best(self) -> int | None:
-        """The place of the best check, by the half of the draws that chooses."""
-        return min(range(len(self.grids)), key=lambda i: mean(halves(self.grids[i])[0]), default=None)
+        """The place of the best check."""
+        return min(range(len(self.grids)), key=lambda i: mean(self.grids[i]), default=None)
 
     @property
     def safe(self) -> bool:
@@ -60,7 +60,7 @@ class Curve:
     @property
     def turned(self) -> bool:
         """Whether it has had a minimum: better than the start, and then worse than that by more than a trifle."""
-        if self.best is None or self.best == len(self.grids) - 1 or _reported(self.grids[self.best]).high >= 0:
+        if self.best is None or self.best == len(self.grids) - 1 or estimate(self.grids[self.best]).high >= 0:
             return False
         after = estimate(minus(self.grids[-1], self.grids[self.best]))
         return after.mean > _trifle(after, self.grids[self.best])
@@ -71,7 +71,7 @@ class Suggestion:
     """What the curves say; every number but `rate` is an estimate."""
 
     rate: float | None = None  # None: indistinguishable from the untrained model, or every one of them diverges
-    gain: Estimate | None = None  # at its best check, by draws that had no part in choosing it
+    gain: Estimate | None = None  # at its best check
     after: int = 0  # the step of that check
     budget: float | None = None  # rate x steps that is best for images that are not trained on
     steps: int | None = None  # budget / rate: where a run at this rate, held constant, has its best step
@@ -102,8 +102,8 @@ def suggest(curves: Sequence[Curve]) -> Suggestion:
     slowest rate that turned: its checks lie closest to its minimum, and its weights jitter least.
     """
     usable = [(curve, curve.grids[place]) for curve in curves if curve.safe and (place := curve.best) is not None]
-    best = min(usable, key=lambda one: mean(halves(one[1])[0]), default=None)
-    if best is None or _reported(best[1]).high >= 0:
+    best = min(usable, key=lambda one: mean(one[1]), default=None)
+    if best is None or estimate(best[1]).high >= 0:
         return Suggestion()
     found, grid = next(
         one for one in sorted(usable, key=lambda one: one[0].rate) if one is best or _equal(one[1], best[1])
@@ -112,12 +112,7 @@ def suggest(curves: Sequence[Curve]) -> Suggestion:
     turned = min((curve for curve in curves if curve.turned), key=lambda curve: curve.rate, default=None)
     budget = turned.spent[turned.best] if turned and turned.best is not None else None
     steps = max(1, round(budget / found.rate)) if budget is not None else None
-    return Suggestion(found.rate, _reported(grid), found.steps[place], budget, steps)
-
-
-def _reported(grid: Grid) -> Estimate:
-    """The mean of a grid by the draws that had no part in choosing."""
-    return estimate(halves(grid)[1])
+    return Suggestion(found.rate, estimate(grid), found.steps[place], budget, steps)
 
 
 def _trifle(difference: Estimate, gain: Grid) -> float:
@@ -126,8 +121,8 @@ def _trifle(difference: Estimate, gain: Grid) -> float:
 
 
 def _equal(one: Grid, best: Grid) -> bool:
-    worse = estimate(halves(minus(one, best))[1])
-    return worse.mean <= _trifle(worse, best) and _reported(one).high < 0
+    worse = estimate(minus(one, best))
+    return worse.mean <= _trifle(worse, best) and estimate(one).high < 0
 
 
 def around(rate: float) -> tuple[float, ...]:
@@ -195,7 +190,7 @@ def find(
             run = replace(prepared, recipe=_at(recipe, rate, steps)).fit(images.inside)
             try:
                 if probe is None:
-                    probe = prepared.probe(run, images.held_out, images.trained_on, 0, few=images.few)
+                    probe = prepared.probe(run, images.held_out, images.trained_on, 0, (images.draws, len(MID)))
                     start = _measured(run, probe, images)
                 curve = yield from _try(run, probe, images, start, curves, number * steps, len(rates) * steps)
             finally:
@@ -243,7 +238,7 @@ class Divided:
     inside: Sequence[str]  # to train on
     held_out: Sequence[str] = ()  # to measure by
     trained_on: Sequence[str] = ()  # of those inside, to measure by instead
-    few: bool = False  # whether to measure at half of the timesteps
+    draws: int = len(MID)  # timesteps of each held-out image
 
 
 def _divide(groups: Sequence[split.Group], seed: int) -> Divided:
@@ -254,7 +249,7 @@ def _divide(groups: Sequence[split.Group], seed: int) -> Divided:
     parted = hold_out_parts(groups, seed, len(groups), min(MEASURED, len(groups) // 3))
     measured = parted.held_out_probe()
     # Below, intervals speak of timesteps, and need them all.
-    return Divided(parted.inside(), measured, few=len(measured) >= ENOUGH_PICTURES)
+    return Divided(parted.inside(), measured, draws=len(MID) // 2 if len(measured) >= ENOUGH_PICTURES else len(MID))
 
 
 def _torn(model: Model, class_word: str) -> Iterator[Warned]:
