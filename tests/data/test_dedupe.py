@@ -157,7 +157,7 @@ def test_no_copy_ever_stands_on_the_other_side(tmp_path: Path) -> None:
                 inside, outside = ({owner[name] for name in some} for some in (kept, part))
                 assert outside and inside and not inside & outside
                 assert len(part) + len(kept) == len(manifest)
-                assert set(made.train_probe(fold)) <= set(kept)
+                assert set(made.train_probe(3, fold)) <= set(kept)
             if made.kind == "folds":
                 assert sorted(name for part in made.parts for name in part) == sorted(images_names(manifest))
 
@@ -183,7 +183,8 @@ def test_the_kind_of_split_hangs_on_the_number_of_different_pictures(different: 
     made = split(singles, 0)
     assert (made.kind, len(made.parts)) == (kind, parts)
     if kind == "hold-out":
-        assert len(made.parts[0]) == max(2, round(0.15 * different)) == len(made.train_probe())
+        count = max(2, round(0.15 * different))
+        assert len(made.parts[0]) == count == len(made.train_probe(count))
     copies = [*singles[:-1], tuple(f"{different - 1} {copy}" for copy in range(30))]  # copies are no new pictures
     assert split(copies, 0).kind == kind
 
@@ -197,7 +198,7 @@ def test_the_split_hangs_on_names_and_seed_only_and_survives_json(tmp_path: Path
     assert Split.read(tmp_path / "split.json") == made
     assert (
         len(split(some, 7, count=5).held_out_probe()) == 5
-        and made.train_probe() == Split.read(tmp_path / "split.json").train_probe()
+        and made.train_probe(4) == Split.read(tmp_path / "split.json").train_probe(4)
     )
 
 
@@ -211,8 +212,8 @@ def test_copies_are_no_more_witnesses(copies: int, folds: int) -> None:
         seen = [name.split()[0] for name in made.held_out_probe(fold)]
         assert len(seen) == len(set(seen)) and set(seen) == out and len(part) == copies * len(out)
         assert len(out) == (12 // folds if folds else 4)
-        twins = [name.split()[0] for name in made.train_probe(fold)]
-        assert len(twins) == len(set(twins)) == max(2, len(out)) and not out & set(twins)
+        twins = [name.split()[0] for name in made.train_probe(4, fold)]
+        assert len(twins) == len(set(twins)) == 4 and not out & set(twins)
 
 
 def test_wrong_groups_are_refused() -> None:

@@ -15,7 +15,7 @@ from tsuika import config
 from tsuika.core.seeds import generator
 from tsuika.core.types import Attachment, Model
 from tsuika.diffusion.objective import alphas_cumprod_T
-from tsuika.guard.probe import HIGH, MID, Probe, Subject, controls_for
+from tsuika.guard.probe import HIGH, HIGHS, MID, Probe, Subject, controls_for, passes, strata
 from tsuika.guard.reading import Ratios, Reading, mean
 from tsuika.methods import METHODS
 
@@ -233,12 +233,34 @@ def test_prompts_that_name_the_class_are_no_controls() -> None:
     assert all("dog" not in text.split() for text in controls_for("Dog")) and len(controls_for("dog")) == 7
 
 
-def test_few_timesteps_are_some_of_all() -> None:
+def test_some_timesteps_of_each_image_are_those_of_its_place() -> None:
     model = tiny("sd1")
     attachment = attach(model, "lora")
-    whole, half = (Probe(model, attachment, subjects(2), [], controls=(), few=few) for few in (False, True))
+    whole, some = (
+        Probe(model, attachment, subjects(5), subjects(2, 10), controls=(), draws=draws, first=first)
+        for draws, first in (((6, 6), 0), ((2, 3), 7))
+    )
     move(attachment, 0.1)
-    every, some = whole.measure().held_out, half.measure().held_out
-    assert half.draws == whole.draws // 2
-    for mid, high, all_mid, all_high in zip(some.mid, some.high, every.mid, every.high, strict=True):
-        assert mid == pytest.approx(all_mid[::2], abs=1e-5) and high == pytest.approx(all_high[1:], abs=1e-5)
+    every, found = whole.measure(), some.measure()
+    assert whole.draws == passes(5, 6) + passes(2, 6) == 56 and some.draws == passes(5, 2) + passes(2, 3) == 21
+    for side, draws, first in (("held_out", 2, 7), ("train", 3, 0)):
+        all_of, some_of = getattr(every, side), getattr(found, side)
+        for place, (row, whole_row) in enumerate(zip(some_of.mid, all_of.mid, strict=True)):
+            assert row == pytest.approx([whole_row[i] for i in strata(first + place, draws)], abs=1e-5)
+        for place, row in enumerate(some_of.high):
+            assert row == pytest.approx([all_of.high[place][(first + place) % 2]], abs=1e-5)
+    assert len(found.held_out.high) == HIGHS
+
+
+@pytest.mark.parametrize("draws", [1, 2, 3, 6])
+@pytest.mark.parametrize("first", [0, 4])
+def test_images_share_the_timesteps_evenly(draws: int, first: int) -> None:
+    """Six passes hold each once, from any place that begins such a round; and what grows with the timestep cancels before."""
+    for rounds in (1, 2):
+        dealt = [k for place in range(rounds * 6 // draws) for k in strata(place, draws)]
+        assert sorted(dealt) == sorted([*range(6)] * rounds)
+    assert all(len(set(strata(place, draws))) == draws for place in range(first, first + 12))
+    if draws < 3:
+        for images in range(2, 14, 2):
+            dealt = [k for place in range(first, first + images) for k in strata(place, draws)]
+            assert sum(dealt) / len(dealt) == 2.5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -25,7 +26,8 @@ from tsuika.core.events import Chosen, Event, Finished, Judged, Stepped, Warned,
 from tsuika.data.bank import Bank
 from tsuika.data.split import split
 from tsuika.guard.judge import CHECKS_AT_LEAST, FIRST_CHECK, Judge, Range
-from tsuika.guard.probe import PATH
+from tsuika.guard.probe import PATH, passes
+from tsuika.guard.reading import Check, Ratios, Reading
 from tsuika.training import folder as run_folder
 from tsuika.training import guard_plan, guarded_run, run
 from tsuika.training.preparation import Services
@@ -135,7 +137,7 @@ def test_each_of_few_images_is_left_out_once(place: Path, tmp_path: Path, seen: 
     labels = [(event.fold, event.folds) for event in of(events, Judged)]
     assert set(labels) == {(fold, 4) for fold in range(5)} and labels[-1] == (0, 4)
     rows = of(events, Judged)[-1].check["reading"]
-    assert len(rows["held_out"]["mid"]) == len(rows["train"]["mid"]) == 4
+    assert len(rows["held_out"]["mid"]) == 4 and len(rows["train"]["mid"]) == 4 * 3
     assert of(events, Judged)[-1].evidence["held_out"]["kind"] == "pictures"
 
 
@@ -388,17 +390,41 @@ def test_a_fold_that_stops_early_goes_on_until_all_can_be_judged_together(
 @pytest.mark.parametrize("held_out", [1, 2, 3, 12])
 def test_checks_keep_to_their_budget_or_to_the_least_that_is_of_use(overhead: float, steps: int, held_out: int) -> None:
     made = config.build({"train": {"steps": steps}, "guard": {"overhead": overhead}})
-    plan = guard_plan.budget(made, held_out)
-    a_side = guard_plan.PASSES // (2 if plan.few else 1)
-    a_check = a_side * (plan.held_out + plan.trained_on) + 2 * plan.controls
-    of_base = a_side * (plan.held_out + plan.trained_on) + 2 * plan.controls * len(PATH)
+    plan = guard_plan.budget(made, held_out, 20)
+    sides = passes(plan.held_out, plan.draws[0]) + passes(plan.trained_on, plan.draws[1])
+    a_check, of_base = sides + 2 * plan.controls, sides + 2 * plan.controls * len(PATH)
     spent = (of_base + a_check * len(plan.steps)) / (steps * made.train.batch_size * guard_plan.STEP_PASSES)
-    assert 1 <= plan.held_out <= held_out and plan.steps[0] <= FIRST_CHECK and plan.steps[-1] == steps
-    assert plan.trained_on <= plan.held_out <= 2 * plan.trained_on and 1 <= plan.controls <= guard_plan.CONTROLS
-    assert plan.few <= (held_out >= 4), "an interval over one timestep says nothing"
-    assert spent <= overhead or (plan.held_out <= 4 and len(plan.steps) <= CHECKS_AT_LEAST)
+    assert plan.held_out == held_out, "what is held out is measured"
+    assert plan.steps[0] <= FIRST_CHECK and plan.steps[-1] == steps and 1 <= plan.controls <= guard_plan.CONTROLS
+    assert plan.draws[0] == 6 or held_out >= 4, "an interval over one timestep says nothing"
+    each = zip((plan.held_out, plan.trained_on), plan.draws, strict=True)
+    assert all(images * draws >= 6 for images, draws in each), "the images of a side have all timesteps together"
+    assert spent <= overhead or len(plan.steps) <= CHECKS_AT_LEAST
     wider = [later / earlier for earlier, later in pairwise(plan.steps[:-1])]
     assert not wider or min(wider) >= 1.2
+
+
+@pytest.mark.parametrize("patience", [0.5, 1.0, 1.5])
+@pytest.mark.parametrize("base", ["", "some/base"])
+@pytest.mark.parametrize("method", ["lora", "dreambooth", "hypernetwork"])
+@pytest.mark.parametrize("held_out", [4, 8, 12])
+def test_the_default_plans_wait_as_long_as_the_patience_says(
+    method: str, base: str, held_out: int, patience: float
+) -> None:
+    """A best step that a stop can wait from, any of the plan's: the judge stops at the first check after the patience."""
+    tables = {"method": {"name": method}, "guard": {"patience": patience}}
+    made = config.build(tables | ({"base": {"model": base}} if base else {}))
+    steps = guard_plan.budget(made, held_out, 40).steps
+    ratio = max(later / earlier for earlier, later in pairwise(steps[3:-1]))
+    for best in (step for step in steps[:-2] if 0.2 * steps[-1] <= step <= steps[-1] / (1 + patience) / ratio):
+        judge = Judge(steps[-1], 1e-4, patience, check_steps=steps)
+        for step in steps:
+            row = (-0.1 + 0.1 * abs(math.log(step / best)),)
+            if judge.update(Check(step, Reading(Ratios((row,) * 4), Ratios(((-0.1,),) * 4)))).kind == "stop":
+                break
+        # Steps are whole.
+        assert (1 + patience) * best <= step <= max(1 + patience, 1.5 * 1.02) * ratio * best + 2
+        assert patience != 0.5 or step <= 1.53 * best + 2
 
 
 @pytest.mark.parametrize("count", range(4, 10))
@@ -410,7 +436,7 @@ def test_all_pictures_are_trained_on_as_much_longer_as_a_fold_has_fewer(count: i
     more = folds / (folds - 1)
     assert plain.longer(300, 10_000) == round(300 * more) and whole.longer(300, 10_000) == round(300 * more**2)
     assert plain.longer(300, 301) == 301 and plain.longer(0, 301) == 0
-    assert plain.overlap == pytest.approx(1 / (folds - 1))
+    assert parted.overlap == pytest.approx(1 / (count - count / folds)), "by the images that a fold trains on"
 
 
 def test_a_batch_that_nobody_can_share_is_refused(place: Path) -> None:
