@@ -104,7 +104,9 @@ def measure(folder: Path) -> None:
         parted = collect.split([(file,) for file in bank.names], one.seed, share=share)
         out = parted.parts[0]
         rest = tuple(file for file in bank.names if file not in out)
-        lane = collect.Lane("all", rest, out, parted.train_probe(max(2, len(out))))  # of this kind losses and the truth are kept
+        lane = collect.Lane(
+            "all", rest, out, parted.train_probe(max(2, len(out)))
+        )  # of this kind losses and the truth are kept
         lanes = [bench.lane(recipe, bank, lane, collect.subjects(fresh, key="fresh"))]
         write_text(
             path, json.dumps({"steps": steps, "rate": rate, "recipe": recipe.model_dump(mode="json"), "lanes": lanes})

@@ -15,7 +15,7 @@ from curves import Floats, Fold, Run, interpolated
 
 from tsuika import config, methods
 from tsuika.guard.judge import MIN_SHARE, Judge
-from tsuika.guard.probe import HIGHS, MID, strata
+from tsuika.guard.probe import HIGHS, strata
 from tsuika.guard.reading import Check, Ratios, Reading
 from tsuika.training.guard_plan import Budget, budget
 
@@ -34,17 +34,17 @@ class Rule:
     """A rule by its parts; the defaults are the guard's."""
 
     patience: float = 0.5
-    min_checks: int = 3
+    min_checks: int = 2
     every: int = 1  # of the recorded rungs, which lie 1.2 apart: 2 is a ladder of 1.44, 3 of 1.73, 4 of 2.07
     first: float = 0.0  # no check before this share of the budget
     not_before: float = MIN_SHARE  # no stop before this share of the budget
-    columns: tuple[int, ...] = (0, 2, 4)  # timesteps the best step is chosen by
+    columns: tuple[int, ...] = (0, 1, 2, 3, 4, 5)  # timesteps the best step is chosen by
     measured: int = 8  # timesteps measured, for the overhead
     statistic: str = "log"  # or "loss", "snr": mean loss, plain or min-SNR-weighted, by the base's
     pick: str = "min"  # or "smooth", "parabola", "bagged", "safe", "middle"
     one_lane: bool = False  # hear one fold only
     pictures: int = 99  # most held-out pictures of a fold that are measured, and as many twins
-    affordable: bool = False  # at the steps, and of as many pictures, as the product's 4 % allow
+    affordable: bool = False  # at the steps, and of as many pictures, as the product's overhead allows
     twin: bool = True  # measure training pictures as well, for the overhead
 
 
@@ -206,14 +206,16 @@ def _judged(run: Run, folds: Sequence[Fold], everything: bool) -> Judged:
         rows = [row for one in grid for row in one[:count]]
         return Ratios(
             tuple(tuple(row[list(strata(place, draws))]) for place, row in enumerate(rows)),
-            tuple(tuple(row) for one in above for row in one[: count if draws == len(MID) else HIGHS]),
+            tuple(tuple(row) for one in above for row in one[: count if draws == 6 else HIGHS]),
         )
 
     overlap = 1 / folds[0].trained_on if len(folds) > 1 else 0.0
     judge = Judge(run.steps * STEP_SCALE, run.rate, overlap=overlap)
     verdict = None
     for i in rungs:
-        held = ratios([fold.held_out.values[i] for fold in folds], [fold.held_high[i] for fold in folds], pictures, draws[0])
+        held = ratios(
+            [fold.held_out.values[i] for fold in folds], [fold.held_high[i] for fold in folds], pictures, draws[0]
+        )
         twin = ratios([fold.twin.values[i] for fold in folds], [fold.twin_high[i] for fold in folds], twins, draws[1])
         verdict = judge.update(Check(int(folds[0].held_out.steps[i]) * STEP_SCALE, Reading(held, twin)))
         if verdict.kind == "stop":
@@ -279,8 +281,8 @@ BASELINES: dict[str, Callable[[Run], tuple[float, float]]] = {
 
 
 VARIANTS: dict[str, Rule] = {
-    "default (by half of the draws)": Rule(),
-    "by all draws": Rule(columns=MID),
+    "default (by all draws)": Rule(),
+    "by half of the draws": Rule(columns=(0, 2, 4)),
     **{f"all draws, patience {p}": Rule(columns=MID, patience=p) for p in (0.0, 0.25, 0.75, 1.0, 2.0)},
     **{f"all draws, min. {c} checks": Rule(columns=MID, min_checks=c) for c in (1, 2, 4, 5)},
     **{
@@ -305,8 +307,7 @@ VARIANTS: dict[str, Rule] = {
     "mean of the choices without each picture": Rule(columns=MID, pick="bagged"),
     "one fold only": Rule(columns=MID, one_lane=True),
     **{f"{p} held-out pictures at most": Rule(columns=MID, pictures=p) for p in (1, 2, 4)},
-    "what 4 % of a usual run affords": Rule(columns=MID, affordable=True),
-    "the same, by half of the draws": Rule(affordable=True),
+    "what the default overhead affords": Rule(affordable=True),
     "never stops (best of the whole run)": Rule(columns=MID, patience=1e9),
 }
 

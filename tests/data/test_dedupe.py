@@ -196,10 +196,9 @@ def test_the_split_hangs_on_names_and_seed_only_and_survives_json(tmp_path: Path
     assert len({split(some, seed).parts for seed in range(10)}) > 5
     made.write(tmp_path / "split.json")
     assert Split.read(tmp_path / "split.json") == made
-    assert (
-        len(split(some, 7, count=5).held_out_probe()) == 5
-        and made.train_probe(4) == Split.read(tmp_path / "split.json").train_probe(4)
-    )
+    assert len(split(some, 7, count=5).held_out_probe()) == 5 and made.train_probe(4) == Split.read(
+        tmp_path / "split.json"
+    ).train_probe(4)
 
 
 @pytest.mark.parametrize("copies", [1, 2, 3, 7])

@@ -262,7 +262,10 @@ def _reading(guard: Mapping[str, Any], highest: float | None) -> Text | None:
         if _is_number(guard.get("optimism")):
             much = f"{100 * guard['optimism']:.1f}"
             said.append(
-                _("The step was chosen on these very images, so the value is about {points} points too good.", points=much)
+                _(
+                    "The step was chosen on these very images, so the value is about {points} points too good.",
+                    points=much,
+                )
             )
     elif guard["best_step"] == 0:
         said.append(_("No step was better than the untrained base."))

@@ -31,8 +31,8 @@ from tsuika.guard.reading import (
 FIRST_CHECK: Final = 50  # [18 runs]
 CHECKS_AT_LEAST: Final = 8  # a run shorter than 8 x 50 steps is first checked after an eighth of it [proposed]
 PATIENCE: Final = 0.5  # stop when this share of the best step has gone by without a better one [18 runs]
-# Without a better one, before a stop. One is too few where weights jitter, three gain nothing: regret 0.31, 0.29 and 0.29 pp,
-# stops at 1.9, 2.1 and 2.6 times the best step (docs/log/2026-11-30-guard-statistics.md).
+# Without a better one, before a stop: three cost 1.4 to 3 times the best step where checks are scarce, and gain nothing; one is too
+# few where weights jitter (docs/log/2026-11-30-guard-statistics.md).
 MIN_CHECKS: Final = 2
 EARLY: Final = 2.0  # ratio of checks before any that a stop can wait for, where checks are scarce
 MIN_STEPS: Final = 150  # never stopped for lack of gain before this [18 runs]
