@@ -134,15 +134,15 @@ def test_an_alarm_is_raised_beyond_its_standard_error() -> None:
     assert quiet[0] != "GD007" and loud[0] == "GD007" and quiet[1] == pytest.approx(math.hypot(0.1, 0.1))
 
 
-def test_three_images_have_no_safe_step() -> None:
+def test_three_images_have_no_safe_step_and_four_have() -> None:
     """What differs there is timesteps, and systematically: no error of the images to go by."""
 
     def safe(images: int) -> int:
         judge = Judge(2000, 1e-4, check_steps=(100, 200, 300))
-        for step, level in ((100, -0.0200), (200, -0.0201)):
-            wobble = [0.01 * (1 if (i + step // 100) % 2 else -1) for i in range(images)]
-            grid = tuple(tuple(level + w * (k - 2.5) for k in range(6)) for w in wobble)
+        for step, level, sign in ((100, -0.0200, 0.01), (200, -0.0201, -0.01)):
+            wobble = (1, -1, 0) if images == 3 else (1, -1, 1, -1)
+            grid = tuple(tuple(level + sign * (w + k - 2.5) for k in range(6)) for w in wobble)
             judge.update(Check(step, Reading(Ratios(grid), Ratios())))
         return judge.chosen.safe
 
-    assert safe(3) == 200
+    assert safe(3) == 200 and safe(4) == 100

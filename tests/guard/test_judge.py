@@ -216,7 +216,7 @@ def test_the_range_lies_in_order_and_its_weights_are_kept() -> None:
         curve = u_shape(best, draws.uniform(0.005, 0.05))
         judge, held = Judge(3000, 1e-4), frozenset[int]()
         while (step := judge.next_step()) is not None:
-            values = tuple(tuple(curve(step) + draws.gauss(0, noise) for _ in range(6)) for _ in range(3))
+            values = tuple(tuple(curve(step) + draws.gauss(0, noise) for _ in range(6)) for _ in range(5))
             verdict = judge.update(Check(step, Reading(Ratios(values, values), Ratios(values, values), 0.1, 0.5)))
             found = verdict.evidence.range
             assert {found.safe, found.balanced, found.likeness} - {0} <= held | {step}  # nothing that was let go
@@ -330,6 +330,26 @@ def test_the_safe_step_is_within_one_standard_error_and_earlier_ranges_stay_to_c
     assert [one.evidence.range.safe for one in replay(judge, [a, b, c])] == [100, 100, 100]
     assert judge.keep == {100, 120, 144}
     assert judge.update(d).evidence.range == Range(120, 173, 173)
+
+
+@pytest.mark.parametrize(("overlap", "safe"), [(0.0, 120), (0.25, 100)])
+def test_the_error_of_the_safe_step_allows_for_what_folds_share(overlap: float, safe: int) -> None:
+    """0.0012 apart at an error of 0.001; of leave-one-out 0.0015."""
+    rows = [wobbling(100, -0.0200, 0.0), wobbling(120, -0.0212, 0.001)]
+    assert replay(Judge(1000, 1e-4, overlap=overlap), rows)[-1].evidence.range.safe == safe
+
+
+def test_no_step_is_safe_that_is_not_better_than_the_base() -> None:
+    rows = [wobbling(100, 0.0001, 0.0), wobbling(120, -0.0002, 0.001)]
+    assert replay(Judge(1000, 1e-4), rows)[-1].evidence.range == Range(120, 120, 120)
+
+
+def test_a_step_that_was_let_go_is_not_safe_later() -> None:
+    """The first is further off than one error from the second and nearer than one from the third."""
+    rows = [wobbling(100, -0.0200, 0.0), wobbling(120, -0.0206, 0.0001), wobbling(144, -0.0207, 0.005)]
+    judge = Judge(1000, 1e-4)
+    assert [one.evidence.range.safe for one in replay(judge, rows)] == [100, 120, 120]
+    assert 100 not in judge.keep
 
 
 def last_word(held: Curve, train: Curve | None = None, steps: int = 1000) -> Verdict:
