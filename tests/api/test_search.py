@@ -345,6 +345,12 @@ def test_by_one_standard_error_of_paired_differences() -> None:
     edge = spread * math.sqrt(0.5)
     inside, outside = trial(1, -0.20 + 0.99 * edge, spread), trial(2, -0.20 + 1.01 * edge, spread)
     assert near_the_best([best, inside, outside]) == [best, inside]
+    # Of leave-one-out of five, sqrt(1/5 + 1/4) in place of sqrt(1/5).
+    shared, within, beyond = (
+        replace(one, overlap=0.25)
+        for one in (best, trial(3, -0.20 + 1.49 * edge, spread), trial(4, -0.20 + 1.51 * edge, spread))
+    )
+    assert near_the_best([shared, within, beyond]) == [shared, within]
 
 
 def test_trials_of_other_pictures_are_compared_by_both_errors() -> None:
