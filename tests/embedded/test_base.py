@@ -62,7 +62,7 @@ def test_samples_have_the_background_that_was_asked_for(model) -> None:
     prompts = [f"{article('cat')} {where(name)}" for name in asked]
     pictures = [
         np.asarray(p)
-        for p in pipeline.to_pictures(pipeline.sample(model, prompts, steps=10, defaults=models.defaults_of(model)))
+        for p in pipeline.to_images(pipeline.sample(model, prompts, steps=10, defaults=models.defaults_of(model)))
     ]
     scores = [float(yardstick.background_scores([p], name)[0]) for p, name in zip(pictures, asked)]
     assert np.mean(np.array(scores) > 0.5) >= 0.75
