@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
+from collections import Counter
 from pathlib import Path
 from statistics import median
 
@@ -26,6 +28,25 @@ def _lengths(text: str) -> list[int]:
     return found
 
 
+def _kinds(text: str) -> Counter[str]:
+    """Lines by what they are: code, signature, import, docstring, blank, comment."""
+    rows = text.splitlines()
+    kinds = ["blank" if not row.strip() else "comment" if row.strip().startswith("#") else "code" for row in rows]
+
+    def mark(first: int, end: int, kind: str) -> None:
+        kinds[first:end] = [kind if kinds[n] == "code" or kind != "signature" else kinds[n] for n in range(first, end)]
+
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            mark(node.lineno - 1, node.end_lineno or node.lineno, "import")
+        elif isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                mark(node.lineno - 1, node.body[0].lineno - 1, "signature")
+            if ast.get_docstring(node, clean=False) is not None:
+                mark(node.body[0].lineno - 1, node.body[0].end_lineno or 0, "docstring")
+    return Counter(kinds)
+
+
 def counts(root: Path) -> dict[str, int | float]:
     """Name -> number."""
     source = root / "src" / "tsuika"
@@ -42,7 +63,9 @@ def counts(root: Path) -> dict[str, int | float]:
             if path.relative_to(source).parts[0] not in places
         )
 
+    kinds = sum((_kinds(text) for text in files.values()), Counter[str]())
     return {
+        **{f"lines in src: {kind}": number for kind, number in kinds.most_common()},
         "files in src": len(files),
         "lines in src": lines([*files.values()]),
         "files over 400 lines": sum(len(text.splitlines()) > 400 for text in files.values()),
