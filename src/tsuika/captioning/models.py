@@ -13,7 +13,7 @@ from PIL import Image
 from tsuika.core.errors import ModelError, NetworkError
 from tsuika.core.files import at_home
 from tsuika.core.texts import _
-from tsuika.families.sources import is_hub_id
+from tsuika.families.sources import from_hub, is_hub_id
 
 Kind = Literal["tags", "sentence"]
 
@@ -85,18 +85,8 @@ def load(
 
 def _downloaded(name: str) -> Path:
     """The files of a model of the hub; those of a tagger alone where it has them beside others."""
-    from huggingface_hub import hf_hub_download, snapshot_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
-
     try:
-        try:
-            hf_hub_download(name, TAGS)
-        except EntryNotFoundError:
-            wanted = _CAPTIONER_FILES
-        else:
-            wanted = _TAGGER_FILES
-        return Path(snapshot_download(name, allow_patterns=wanted))
-    # OSError takes in ConnectionError, OfflineModeIsEnabled, and LocalEntryNotFoundError (a FileNotFoundError).
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise NetworkError("CP003", where=name, why=lines[0], name=name) from None
+        folder = from_hub(name, _TAGGER_FILES, ignored=[])
+        return folder if (folder / TAGS).is_file() else from_hub(name, _CAPTIONER_FILES)
+    except NetworkError as error:
+        raise NetworkError("CP003", where=name, why=error.params["why"], name=name) from None

@@ -67,9 +67,9 @@ def is_hub_id(spec: str) -> bool:
     return bool(re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", spec)) and not spec.lower().endswith(WEIGHT_SUFFIXES)
 
 
-def from_hub(name: str, allowed: list[str]) -> Path:
-    """A folder of the hub with the files that are `allowed`, found in the cache or downloaded. Raises NetworkError: not
-    reachable, no such name, or not allowed."""
+def from_hub(name: str, allowed: list[str], ignored: list[str] = _OTHER_FILES) -> Path:
+    """A folder of the hub with the files that are `allowed` and not `ignored`, found in the cache or downloaded.
+    Raises NetworkError: not reachable, no such name, or not allowed."""
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
@@ -81,7 +81,7 @@ def from_hub(name: str, allowed: list[str]) -> Path:
     except Exception as error:  # noqa: BLE001
         asked = error
     try:
-        chosen = {"allow_patterns": allowed, "ignore_patterns": _OTHER_FILES}
+        chosen = {"allow_patterns": allowed, "ignore_patterns": ignored}
         return Path(snapshot_download(name, local_files_only=asked is not None, **chosen))
     # OSError takes in ConnectionError, OfflineModeIsEnabled, and LocalEntryNotFoundError (a FileNotFoundError).
     except (HfHubHTTPError, HFValidationError, OSError) as error:
