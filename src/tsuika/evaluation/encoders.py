@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from tsuika.core.errors import ModelError, NetworkError
+from tsuika.core.errors import ModelError
 from tsuika.core.files import at_home
 from tsuika.embedded import world, yardstick
 from tsuika.embedded.things import KNOWN
+from tsuika.families.sources import from_hub
 
 Vectors = NDArray[np.float64]  # (B, D), rows of length 1
 
@@ -151,18 +152,7 @@ def load(name: str, device: torch.device) -> Encoder:
     if name == EMBEDDED:
         return Yardstick()
     folder = at_home(name)
-    return _open(name, folder if folder.is_dir() else _downloaded(name), device)
-
-
-def _downloaded(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=_FILES))
-    # OSError takes in ConnectionError, OfflineModeIsEnabled, and LocalEntryNotFoundError (a FileNotFoundError).
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        raise NetworkError("NW001", where=name, why=_first_line(error)) from None
+    return _open(name, folder if folder.is_dir() else from_hub(name, _FILES), device)
 
 
 def _open(name: str, folder: Path, device: torch.device) -> Encoder:
