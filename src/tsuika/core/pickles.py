@@ -13,7 +13,6 @@ import zipfile
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, ClassVar, Final
@@ -85,21 +84,13 @@ class TorchFile:
     places: Mapping[str, tuple[int, int]]
     inflate: Callable[[str], bytes] | None = None  # for storages that are compressed
 
-    @cached_property
-    def _mapped(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        import numpy as np
-
-        # Copy on write: torch wants memory that can be written to.
-        return np.memmap(self.path, np.uint8, "c")
-
     def tensor(self, stored: Stored) -> Tensor:
-        """The numbers of a tensor; from the mapped file, where nothing keeps them from lying there. Raises ModelError:
-        they are not all there, or the file contradicts itself (MD003)."""
+        """The numbers of a tensor, in memory of its own. Raises ModelError: they are not all there, or the file contradicts
+        itself (MD003)."""
         import torch
 
         try:
             dtype, size = getattr(torch, TORCH_NAMES[stored.dtype]), width(stored.dtype)
-            numbers = self._bytes(stored.storage)
             shape, stride, offset = stored.shape, stored.stride, stored.offset
             if not (is_shape(shape) and all(map(_is_whole, (*stride, offset)))):
                 raise ValueError("shape")
@@ -108,27 +99,26 @@ class TorchFile:
                 return torch.empty(shape, dtype=dtype)
             last = offset + sum((one - 1) * step for one, step in zip(shape, stride, strict=True))
             # More values than there are numbers would be a view that repeats them without end.
-            if max(last + 1, count) * size > len(numbers):
-                raise EOFError(f"{shape} / {len(numbers):,}")
-            numbers = numbers[: len(numbers) // size * size]
-            if numbers.ctypes.data % size:
-                numbers = numbers.copy()
-            return torch.from_numpy(numbers).view(dtype).as_strided(shape, stride, offset)
+            if max(last + 1, count) * size > stored.storage.bytes:
+                raise EOFError(f"{shape} / {stored.storage.bytes:,}")
+            numbers = self._bytes(stored.storage, offset * size, (last + 1) * size)
+            return torch.from_numpy(numbers).view(dtype).as_strided(shape, stride)
         except _BROKEN as error:
             raise broken(self.path, error) from None
 
-    def _bytes(self, storage: _Storage) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    def _bytes(self, storage: _Storage, start: int, stop: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """A part of what a tensor's storage holds."""
         import numpy as np
 
-        if self.inflate is not None:
-            held = np.frombuffer(bytearray(self.inflate(storage.key)), np.uint8)
-        else:
-            begin, length = self.places[storage.key]
-            held = self._mapped[begin : begin + length]
-        numbers = held[storage.begin : storage.begin + storage.bytes]
-        if len(numbers) != storage.bytes:
-            raise EOFError(f"data/{storage.key}: {len(numbers):,} / {storage.bytes:,}")
-        return numbers
+        held = np.frombuffer(bytearray(self.inflate(storage.key)), np.uint8) if self.inflate is not None else None
+        begin, length = self.places[storage.key] if held is None else (0, len(held))
+        if storage.begin + storage.bytes > length:
+            raise EOFError(f"data/{storage.key}: {length - storage.begin:,} / {storage.bytes:,}")
+        start, stop = begin + storage.begin + start, begin + storage.begin + stop
+        numbers = np.fromfile(self.path, np.uint8, stop - start, offset=start) if held is None else held[start:stop]
+        if len(numbers) != stop - start:
+            raise EOFError(f"data/{storage.key}: {len(numbers):,} / {stop - start:,}")
+        return numbers if numbers.ctypes.data % 8 == 0 else numbers.copy()
 
 
 def width(dtype: str) -> int:

@@ -48,11 +48,13 @@ _OTHERS: Final = (
 
 @dataclass(frozen=True)
 class Header:
-    """A checked safetensors header: the text metadata, and the shape and the number type (`F16`) of each tensor."""
+    """A checked safetensors header: the text metadata, and of each tensor the shape, the number type (`F16`), and its first
+    and last byte in the file."""
 
     metadata: dict[str, str]
     shapes: dict[str, tuple[int, ...]]
     dtypes: dict[str, str]
+    ranges: dict[str, tuple[int, int]]
 
 
 def damaged(path: Path, why: str) -> FormatError:
@@ -85,9 +87,31 @@ def read_header(path: Path) -> Header:
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise damaged(path, _("the metadata is not a table of strings"))
     ranges = {name: _range(path, name, entry) for name, entry in table.items()}
-    _check_layout(path, ranges, 8 + len(raw), size)
+    begin = 8 + len(raw)
+    _check_layout(path, ranges, begin, size)
     shapes = {name: tuple(entry["shape"]) for name, entry in table.items()}
-    return Header(metadata, shapes, {name: entry["dtype"] for name, entry in table.items()})
+    dtypes = {name: entry["dtype"] for name, entry in table.items()}
+    return Header(
+        metadata, shapes, dtypes, {name: (begin + start, begin + end) for name, (start, end) in ranges.items()}
+    )
+
+
+def read_tensor(path: Path, header: Header, name: str) -> Tensor:
+    """A tensor of a file whose header was read, in memory of its own: the pages of a mapped file would stay beside what is
+    made of them, and go wrong where the file changes. Raises FormatError: damaged, or of a type that torch lacks (MD003)."""
+    import numpy as np
+    import torch
+
+    if (dtype := header.dtypes[name]) not in TORCH_NAMES:
+        raise damaged(path, _("tensor `{name}` has the unknown number type {dtype}", name=name, dtype=repr(dtype)))
+    begin, end = header.ranges[name]
+    try:
+        numbers = np.fromfile(path, np.uint8, end - begin, offset=begin)
+    except OSError as error:
+        raise damaged(path, str(error)) from None
+    if len(numbers) < end - begin:
+        raise damaged(path, _("tensor `{name}` is cut off", name=name))
+    return torch.from_numpy(numbers).view(getattr(torch, TORCH_NAMES[dtype])).reshape(header.shapes[name])
 
 
 def header_or_none(path: Path) -> Header | None:

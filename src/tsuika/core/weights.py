@@ -8,6 +8,7 @@ import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -108,27 +109,11 @@ def _unreadable(error: OSError) -> Text:
 
 
 def open_safetensors(path: Path) -> Weights:
-    """A safetensors file, its header checked; a tensor is read by the safetensors library when asked for. Raises
+    """A safetensors file, its header checked; a tensor is read when asked for. Raises
     FormatError: not there (FM004), damaged or something else (MD003), a pickle (MD005)."""
     header = safetensors.read_header(path)
-    opened: list[Any] = []
-
-    def raw(name: str) -> Tensor:
-        # Whoever asks for names and shapes alone needs no torch.
-        from safetensors import SafetensorError, safe_open
-
-        if (dtype := header.dtypes[name]) not in safetensors.TORCH_NAMES:
-            why = _("tensor `{name}` has the unknown number type {dtype}", name=name, dtype=repr(dtype))
-            raise safetensors.damaged(path, why)
-        try:
-            if not opened:
-                opened.append(safe_open(path, framework="pt"))
-            tensor: Tensor = opened[0].get_tensor(name)
-        except (SafetensorError, OSError, RuntimeError, AttributeError, KeyError) as error:
-            raise safetensors.damaged(path, str(error)) from None
-        return tensor
-
-    return _unwrapped(Weights(path, header.shapes, header.metadata, raw, header.dtypes))
+    read = partial(safetensors.read_tensor, path, header)
+    return _unwrapped(Weights(path, header.shapes, header.metadata, read, header.dtypes))
 
 
 def load_pickle(path: Path) -> Any:

@@ -89,9 +89,11 @@ class Part:
             )
             raise ModelError("MD003", where=self.weights.path, why=why) from None
 
-    def tensors(self, module: nn.Module) -> dict[str, Tensor]:
-        """Every tensor of the module by its own names, as in the file; nothing in the file may be left over. Raises
-        ModelError: something is missing, left over or of another shape (MD003)."""
+    def tensors(
+        self, module: nn.Module, device: torch.device | None = None, dtype: torch.dtype | None = None
+    ) -> dict[str, Tensor]:
+        """Every tensor of the module by its own names, as in the file or as asked for; nothing in the file may be left over.
+        Raises ModelError: something is missing, left over or of another shape (MD003)."""
         places = self.places(module)
         used = {place.name for place, _shape in places.values()}
         if extra := {name for name in self.stored if not _UNNEEDED.fullmatch(name)} - used:
@@ -102,14 +104,12 @@ class Part:
                 names=few(extra),
             )
             raise ModelError("MD003", where=self.weights.path, why=why)
-        return {name: self.read(place, shape) for name, (place, shape) in places.items()}
+        return {name: self.read(place, shape).to(device, dtype) for name, (place, shape) in places.items()}
 
     def load(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
         """The module with its weights. Raises ModelError: as `tensors`."""
         module = self.empty()
-        # A copy, not a view of the mapped file: the file may change, and unaligned memory takes other CPU kernels.
-        tensors = {name: value.to(device, dtype, copy=True) for name, value in self.tensors(module).items()}
-        module.load_state_dict(tensors, strict=True, assign=True)
+        module.load_state_dict(self.tensors(module, device, dtype), strict=True, assign=True)
         return module.to(device)
 
 
