@@ -29,7 +29,9 @@ class Slot:
         return f"{self.component}.{self.path}"
 
     def put(self, param: nn.Parameter) -> None:
-        """Let the model compute with `param`."""
+        """Let the model compute with `param`, or with a copy of it where the trained one is on another device."""
+        if param.device != self.trained.device:
+            param = nn.Parameter(param.detach().to(self.trained.device), requires_grad=False)
         self.owner._parameters[self.leaf] = param
 
 
@@ -70,7 +72,7 @@ class _Cast:
     def before(self, owner: nn.Module, args: Any) -> None:
         parameters: dict[str, Any] = owner._parameters
         is_trained = parameters[self.slot.leaf] is self.slot.trained
-        if is_trained and not torch.is_autocast_enabled(self.slot.base.device.type):
+        if is_trained and not torch.is_autocast_enabled(self.slot.trained.device.type):
             self._now = parameters[self.slot.leaf] = self.slot.trained.to(self.slot.base.dtype)
 
     def after(self, owner: nn.Module, args: Any, output: Any) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tsuika.core.spill import spilled
 from tsuika.core.texts import _
 from tsuika.core.types import Artifact, Model, ParamGroup, Role, Update
 from tsuika.methods.common import by_side, copy_in, incompatible
@@ -25,9 +26,9 @@ EXTRA = "extra"  # stands for a component in an artifact's names: tensors that n
 
 @dataclass
 class DreamBoothAttachment:
-    """Other weights in the place of the base's. See `core.types.Attachment`. The base's own parameters are kept, so
-    strength 0 and `detach` give them back themselves. Of several attachments of this kind on one model, the last one
-    must go first; LoRA layers may come and go in any order."""
+    """Other weights in the place of the base's. See `core.types.Attachment`. The base's own parameters are kept, of a
+    large model in a file, so strength 0 and `detach` give them back themselves. Of several attachments of this kind on
+    one model, the last one must go first; LoRA layers may come and go in any order."""
 
     model: Model
     slots: list[Slot]
@@ -40,7 +41,7 @@ class DreamBoothAttachment:
 
     def updates(self) -> list[Update]:
         """Every tensor for itself; its start is the base's own."""
-        return [Update("weights", [slot.trained], [slot.base.detach()]) for slot in self.slots]
+        return [Update("weights", [slot.trained], [slot.base.detach().to(slot.trained.device)]) for slot in self.slots]
 
     def tensors(self) -> dict[str, Tensor]:
         return {slot.key: slot.trained.data for slot in self.slots}
@@ -59,6 +60,7 @@ class DreamBoothAttachment:
 
     def detach(self) -> None:
         for slot in self.slots:
+            slot.base.data = slot.base.data.to(slot.trained.device)
             slot.put(slot.base)
         self.slots = []
 
@@ -88,6 +90,8 @@ def attach(model: Model, config: Config, generator: torch.Generator) -> DreamBoo
             base: Any = owner._parameters[leaf]
             trained = nn.Parameter(base.detach().to(dtype, copy=True))
             slots.append(Slot(component, path, owner, leaf, base, trained))
+    for slot, kept in zip(slots, spilled([slot.base.data for slot in slots]), strict=True):
+        slot.base.data = kept
     attachment = DreamBoothAttachment(
         model, slots, frozenset((*UNET_ROLES, *(TEXT_ROLES if config.text_encoder else ()))), config.text_learning_rate
     )
