@@ -65,7 +65,7 @@ def lines(lang: str) -> Iterator[str]:
             names = [in_language(title(option.method), lang) for option in found.options]
             words = reasons.GOALS[goal].to(lang).removeprefix("a ").removeprefix("an ")
             row = table.row(goal, count)
-            exact = {method: cell for method, cell in row.items() if cell.pictures == count}
+            exact = {method: cell for method, cell in row.items() if cell.images == count}
             yield f"| {words} | {count} | {names[0]} | {', '.join(names[1:])} | {gains(exact, lang)} |"
             told["rules"] += [one for one in found.folklore if one.strength == "measured" and one not in told["rules"]]
             told["combined"] += [one for one in found.combine if one not in told["combined"]]

@@ -304,7 +304,7 @@ def _preview(prepared: Prepared, step: int) -> Iterator[Previewed]:
             defaults=defaults,
             batch_size=8,
         )
-        for i, picture in enumerate(pipeline.to_images(pixels)):
+        for i, image in enumerate(pipeline.to_images(pixels)):
             name = f"step-{step:06d}-{number:02d}-seed-{settings.seed + i}.png"
             info = png_info.GenerationInfo(
                 prompt,
@@ -312,9 +312,9 @@ def _preview(prepared: Prepared, step: int) -> Iterator[Previewed]:
                 sampler=defaults.sampler,
                 cfg=cfg,
                 seed=settings.seed + i,
-                size_px=picture.size,
+                size_px=image.size,
             )
-            png_info.write_png(prepared.folder.samples / name, picture, info)
+            png_info.write_png(prepared.folder.samples / name, image, info)
             yield Previewed(step, prompt, settings.seed + i, f"samples/{name}")
 
 
@@ -367,12 +367,12 @@ def _report(
     controls |= {text for text in prompts if trigger and not has_word(text, trigger)}
     drawn, captions = run_record.before_after(notes.previews, folder.root, controls), _captions(recipe, manifest)
     rows = tuple(row for row in drawn if row.prompt not in captions)
-    pictures = tuple(report.TrainingPicture(s.name, s.caption, s.path) for s in manifest.samples)
+    images = tuple(report.TrainingImage(s.name, s.caption, s.path) for s in manifest.samples)
     encode = yardstick.directions if recipe.base.model == "embedded" else None
     evidence = report.ReportParts(
         base=recipe.base.model,
         device=str(prepared.model.device),
-        pictures=pictures,
+        images=images,
         left_out=tuple(report.LeftOut(item.name, item.words) for item in manifest.quarantined),
         before_after=rows,
         scores=scorer(recipe, [sample.path for sample in manifest.samples], rows) if rows else (),
@@ -380,11 +380,11 @@ def _report(
         command=again,
         lookalikes=memorization.find(
             drawn,
-            pictures,
+            images,
             encode,
             encoder=recipe.base.model,
             groups=memorization.groups_of(folder, manifest),
-            captions={picture.caption for picture in pictures},
+            captions={image.caption for image in images},
             memorization=result.memorization,
         ),
     )

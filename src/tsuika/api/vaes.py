@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Generator, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from statistics import median_low
@@ -40,7 +40,7 @@ from tsuika.training.device import DTYPES, pick_device
 from tsuika.vae import bake, compare, faults, metrics, report, roundtrip, tune
 from tsuika.vae.compare import ComparedImage, Comparison, LoadedVae
 
-MAX_PICTURES: Final = 32
+MAX_IMAGES: Final = 32
 _LEAST_PX: Final = 16  # a little over SSIM's window
 _TEST_PX: Final = 128  # of the test image by which `bake_vae` compares latents
 _KEPT: Final = 32  # images in memory while a VAE is tuned
@@ -152,14 +152,14 @@ class TunedVae(JsonResult):
     best_step: int
     steps_done: int
     learning_rate: float
-    pictures: ImageCounts
+    images: ImageCounts = field(metadata={"json": "pictures"})
     measures: Mapping[str, MeasureChange]
     sha256: str
     notes: tuple[Warned, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """As in the command's `--json`."""
-        return super().to_dict() | {"measures": jsonable(self.measures), "pictures": vars(self.pictures)}
+        return super().to_dict() | {"measures": jsonable(self.measures), "pictures": vars(self.images)}
 
 
 @starts
@@ -169,7 +169,7 @@ def compare_vae(
     *,
     base: str = "embedded",
     size_px: int = 0,
-    max_pictures: int = MAX_PICTURES,
+    max_pictures: int = MAX_IMAGES,
     precision: str = "fp32",
     device: str = "auto",
     seed: int = 0,
@@ -282,10 +282,10 @@ def _fit_notes(own: LoadedVae, new: LoadedVae, space: StoredBase) -> list[Warned
     scales = (4, 16, 64, _TEST_PX)
     noise = [torch.rand(1, 3, n, n, generator=generator(0, "vae test", n)) * 2 - 1 for n in scales]
     big = [nn.functional.interpolate(one, size=_TEST_PX, mode="bilinear") for one in noise]
-    picture = (sum(big[1:], big[0]) / 2).clamp(-1, 1)
-    latents = [roundtrip.encode(one.vae, picture) for one in (own, new)]
+    image = (sum(big[1:], big[0]) / 2).clamp(-1, 1)
+    latents = [roundtrip.encode(one.vae, image) for one in (own, new)]
     encoder = roundtrip.encoders(own.vae, new.vae)
-    quality = [float(metrics.psnr(roundtrip.decode(new.vae, one).clamp(-1, 1), picture)) for one in latents]
+    quality = [float(metrics.psnr(roundtrip.decode(new.vae, one).clamp(-1, 1), image)) for one in latents]
     found = faults.latents(latents[:1], latents[1:], space.geometry.latent_scale)
     notes = [
         faults.incompatibility(new.name, encoder, found, quality[1] - quality[0], 1.0),
@@ -411,7 +411,7 @@ def tune_vae(
         best_step=fitted.best_step,
         steps_done=fitted.steps_done,
         learning_rate=settings.learning_rate,
-        pictures=ImageCounts(len(large), len(parts.choose), len(parts.prove)),
+        images=ImageCounts(len(large), len(parts.choose), len(parts.prove)),
         measures={
             name: MeasureChange(shown.before[name], shown.after[name], change) for name, change in shown.changes.items()
         },
