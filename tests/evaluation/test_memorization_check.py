@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageEnhance, ImageOps
+from reports import BARE
 
 from tsuika.core.texts import _, languages
 from tsuika.embedded import mascot, yardstick
 from tsuika.evaluation import memorization, near_copies
-from tsuika.evaluation.report import BeforeAfter, ReportData, TrainingImage, render
+from tsuika.evaluation.report import BeforeAfter, TrainingImage, render
 from tsuika.guard.memorization import Memorization, Recall
 
 
@@ -25,17 +26,6 @@ def images(drawn: Sequence[mascot.Drawn], side: int = 64) -> list[Image.Image]:
 
 
 TRAINING = [TrainingImage(f"{i}.png", f"a picture {i}", one) for i, one in enumerate(images(mascot.pictures(8), 128))]
-DATA = ReportData(
-    title="Bare",
-    method="lora",
-    family="sd1",
-    base="embedded",
-    trigger="",
-    example_prompt="a cat",
-    stopped_by="steps",
-    steps_planned=10,
-    steps_done=10,
-)
 FRESH = images(mascot.held_out(40, trained_backgrounds=True))
 
 
@@ -124,7 +114,7 @@ TITLE = _("Does it copy its training images?")
 
 def section(checked: memorization.MemorizationCheck | None, language: str = "en") -> str:
     """The part of the page that is about it; empty where there is none."""
-    page = render(replace(DATA, lookalikes=checked), language)
+    page = render(replace(BARE, lookalikes=checked), language)
     if TITLE not in page:
         return ""
     found = page[page.rindex("<section", 0, page.index(TITLE)) :]
@@ -176,8 +166,8 @@ def test_a_second_take_of_each_image_hides_no_copy() -> None:
 
 def test_the_report_holds_it_on_the_page_and_in_numbers() -> None:
     checked = found([row(FRESH[:2], FRESH[:2])])
-    told = json.loads(replace(DATA, lookalikes=checked).to_json())["lookalikes"]
-    assert told == json.loads(json.dumps(checked.to_dict())) and json.loads(DATA.to_json())["lookalikes"] is None
+    told = json.loads(replace(BARE, lookalikes=checked).to_json())["lookalikes"]
+    assert told == json.loads(json.dumps(checked.to_dict())) and json.loads(BARE.to_json())["lookalikes"] is None
     assert section(checked) and not section(None)
 
 
