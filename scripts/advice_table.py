@@ -26,7 +26,7 @@ DOCS = Path(__file__).parent.parent / "docs"
 COUNTS = (4, 16, 100)
 MACHINE = Machine("cpu", "", "bf16", 1000.0)
 HEADS = {
-    "en": ("goal", "pictures", "recommended", "alternatives", "gain of each method, % (95% interval)"),
+    "en": ("goal", "images", "recommended", "alternatives", "gain of each method, % (95% interval)"),
     "ja": ("目的", "枚数", "おすすめ", "ほかの選択肢", "各方法の改善 %(95%信頼区間)"),
 }
 RULES = {"en": "What became of the rules of thumb:", "ja": "一般に言われる目安の検証結果:"}
