@@ -117,13 +117,11 @@ def caption(
         out: a new folder: the images (hard links, else copies), and a `.txt` beside each.
         device: where the model computes.
 
-    Returns:
-        A run with `Phase`, `Progress` and `Warned` events; its result is what was made.
-
     Raises:
         ImageError: no such folder (DS001), or no image in it that can be used (DS002).
         RecipeError: a mode or threshold that cannot be (RC002), `out` is there already (DS005), no onnxruntime (CP002).
-        ModelError: no captioning model (CP001); NetworkError: it could not be downloaded (CP003).
+        ModelError: no captioning model (CP001).
+        NetworkError: it could not be downloaded (CP003).
     """
     from tsuika.captioning import models, wording
     from tsuika.captioning.tagger import plain

@@ -50,17 +50,23 @@ def _is_main() -> bool:
 
 @dataclass(frozen=True)
 class Trained:
-    """A training run that is over, as its folder tells of it."""
+    """A training run that is over, as its folder tells of it.
+
+    Attributes:
+        folder: the run folder.
+        report: `report.json`; empty in all but the first of several processes.
+    """
 
     folder: Path
-    report: Mapping[str, Any]  # `report.json`; empty in all but the first of several processes
+    report: Mapping[str, Any]
 
     @classmethod
     def read(cls, folder: Path | str) -> Trained:
         """The finished run in a folder.
 
         Raises:
-            InterruptedRunError: TR002, there is none. FormatError: TR011, its report cannot be read.
+            InterruptedRunError: TR002, there is none.
+            FormatError: TR011, its report cannot be read.
         """
         file = RunDir(Path(folder)).report_json
         if not file.is_file():
@@ -95,14 +101,14 @@ def train(recipe: Recipe | str, out: Path | str, *, language: str | None = None,
     """Train into a new run folder.
 
     Args:
-        recipe: All settings; or the name of a method, and the settings that people give most as `flags`.
-        out: The folder to make.
-        language: In which the report opens; None: the browser's.
-        flags: As for `Recipe.of`: `images="photos", trigger="sks", class_word="dog", settings={"method.rank": 8}`.
+        recipe: all settings; or the name of a method, and the settings that people give most as `flags`.
+        out: the folder to make.
+        language: in which the report opens; None: the browser's.
+        flags: as for `Recipe.of`: `images="photos", trigger="sks", class_word="dog", settings={"method.rank": 8}`.
 
     Raises:
-        TsuikaError: What is wrong with recipe, images, base or machine. Nothing is ever overwritten.
-        TypeError: There is no such flag.
+        TsuikaError: what is wrong with recipe, images, base or machine. Nothing is ever overwritten.
+        TypeError: there is no such flag.
     """
     chosen = Recipe.of(recipe, **flags) if isinstance(recipe, str) else recipe  # type: ignore[arg-type]
     return _train(chosen, Path(out), language)
@@ -119,6 +125,10 @@ def _train(recipe: Recipe, out: Path, language: str | None) -> Events[Trained]:
 def resume(out: Path | str, *, language: str | None = None) -> Events[Trained]:
     """Go on exactly where a run stopped: the result has the same bits as if it had not.
 
+    Args:
+        out: the run folder.
+        language: in which the report opens; None: the browser's.
+
     Raises:
         InterruptedRunError: TR002, this is no run folder.
     """
@@ -132,7 +142,16 @@ def resume(out: Path | str, *, language: str | None = None) -> Events[Trained]:
 
 @starts
 def demo(out: Path | str, *, steps: int | None = None, language: str | None = None) -> Events[Trained]:
-    """Teach the embedded base a character it has never seen, from the bundled images, and compare before and after."""
+    """Teach the embedded base a character it has never seen, from the bundled images, and compare before and after.
+
+    Args:
+        out: the run folder to make.
+        steps: None: as many as the demo's recipe says.
+        language: in which the report opens; None: the browser's.
+
+    Raises:
+        TsuikaError: `out` is there already, or it cannot be written.
+    """
     tables = config.override(config.read_tables(DEMO_RECIPE), {"data.images": str(DEMO_PICTURES)})
     prompts = [prompt.text for prompt in mascot.TEST_PROMPTS]
     tables = config.override(tables, {"preview.prompts": prompts} | ({"train.steps": steps} if steps else {}))
@@ -143,7 +162,19 @@ def demo(out: Path | str, *, steps: int | None = None, language: str | None = No
 
 @dataclass(frozen=True)
 class DryRun:
-    """What a run would see. `buckets`: sizes with their number of images; `recipe`: as TOML."""
+    """What a run would see.
+
+    Attributes:
+        base: the family, for people.
+        prediction: what the base predicts.
+        pictures: usable images.
+        left_out: images that cannot be used.
+        buckets: sizes with their number of images.
+        captions: of each image.
+        weight_decay_over_run: the sum of learning rate times weight decay; None where it is not known before.
+        notes: findings.
+        recipe: as TOML.
+    """
 
     base: str
     prediction: str
@@ -158,10 +189,14 @@ class DryRun:
 
 @starts
 def dry_run(recipe: Recipe, out: Path | str) -> Events[DryRun]:
-    """Load the base and read the images; what a run into `out` would see. Trains nothing, writes nothing.
+    """Load the base and read the images; what a run would see. Trains nothing, writes nothing.
+
+    Args:
+        recipe: all settings.
+        out: the folder that the run would make.
 
     Raises:
-        TsuikaError: What the run would raise.
+        TsuikaError: what the run would raise.
     """
     run_folder.check_start(recipe, Path(out))
     notes: list[Warned] = []

@@ -247,7 +247,8 @@ def bake_vae(base: str, vae: str, out: Path, *, overwrite: bool = False) -> Gene
 
     Raises:
         FormatError: the base has no VAE of these layers (FM005), its number type cannot hold this (FM002), or what was
-            written does not read back the same (FM003); ModelError: no such base or VAE, or one of other latents.
+            written does not read back the same (FM003).
+        ModelError: no such base or VAE, or one of other latents.
         RecipeError: `out` exists (RC007).
     """
     cpu, space = torch.device("cpu"), families.peek(base, embedded_path=EMBEDDED)
