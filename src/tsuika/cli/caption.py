@@ -43,13 +43,11 @@ def caption(
     class_word: ClassWord = "",
     threshold: Annotated[
         Optional[float],
-        typer.Option(
-            "--threshold", show_default="0.35", help=_("Of a tagger: the least probability of a tag, 0 to 1.")
-        ),
+        typer.Option("--threshold", help=_("Of a tagger: the least probability of a tag, 0 to 1; default: 0.35.")),
     ] = None,
     character_threshold: Annotated[
         Optional[float],
-        typer.Option("--character-threshold", show_default="0.85", help=_("The same of the names of characters.")),
+        typer.Option("--character-threshold", help=_("The same of the names of characters; default: 0.85.")),
     ] = None,
     exclude: Annotated[
         str, typer.Option("--exclude", help=_("Of a tagger: tags to leave out, with commas between them."))
