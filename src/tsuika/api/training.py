@@ -1,47 +1,42 @@
-"""Training runs: their events, their previews, and the report at their end."""
+"""Training runs: their events, and the report at their end."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from html import escape
 from importlib import resources
 from itertools import chain
 from pathlib import Path
-from typing import Any, Final, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 from PIL import Image
 
 from tsuika import config
+from tsuika.api import previews
 from tsuika.api.display import framed, gallery, table
-from tsuika.api.models import EMBEDDED, cache_folder, defaults_of
+from tsuika.api.models import EMBEDDED, cache_folder
 from tsuika.api.run import Events, Run, starts
 from tsuika.config import Recipe
 from tsuika.core import files
 from tsuika.core.errors import InterruptedRunError, StopRequested
-from tsuika.core.events import Event, Finished, Phase, Previewed, Stepped, Warned, note
+from tsuika.core.events import Event, Finished, Phase, Stepped, Warned, note
 from tsuika.core.rundir import RunDir
 from tsuika.core.sections import Train
-from tsuika.core.texts import article
-from tsuika.core.types import Model
 from tsuika.data.caption import has_word
-from tsuika.data.manifest import Manifest
 from tsuika.embedded import mascot, yardstick
 from tsuika.evaluation import memorization, report, run_record, scores
-from tsuika.generation import grid, pipeline, png_info
+from tsuika.generation import grid, png_info
 from tsuika.methods import find
 from tsuika.training import folder as run_folder
 from tsuika.training import optim, preparation, run
-from tsuika.training.prepared import Prepared
-from tsuika.training.regularization_images import Request
 
 DEMO_PICTURES = Path(str(resources.files("tsuika.embedded"))) / "pictures"
 DEMO_RECIPE = Path(str(resources.files("tsuika.embedded"))) / "demo.toml"
 Returned = TypeVar("Returned")
-CAPTIONS: Final = 4  # training captions that are drawn beside the previews, once each
 
 
 def _is_main() -> bool:
@@ -221,7 +216,7 @@ def dry_run(recipe: Recipe, out: Path | str) -> Events[DryRun]:
 
 def services() -> preparation.Services:
     """What a run gets from here: previews, regularization images, and the cache of encoded images."""
-    return preparation.Services(EMBEDDED, cache_folder() / "latents", _ClassImages(), _preview)
+    return preparation.Services(EMBEDDED, cache_folder() / "latents", previews.ClassImages(), previews.draw)
 
 
 def _open_run(recipe: Recipe, out: Path) -> AbstractContextManager[RunDir]:
@@ -320,87 +315,19 @@ def _stopped(folder: RunDir, step: int) -> InterruptedRunError:
     return InterruptedRunError("TR031", where=folder.root, step=step, run=folder.root)
 
 
-def _preview(prepared: Prepared, step: int) -> Iterator[Previewed]:
-    """Draw the recipe's previews into `samples/`, at fixed seeds; and some training captions, for the check on copying."""
-    recipe, model = prepared.recipe, prepared.model
-    settings, defaults = recipe.preview, defaults_of(model)
-    cfg = settings.cfg or defaults.cfg
-    requests = [(prompt, settings.num, cfg) for prompt in preview_prompts(recipe)]
-    # Guidance makes copying stronger (arXiv:2509.25705): captions are drawn at the most of it that is in use.
-    requests += [(caption, 1, max(cfg, defaults.cfg)) for caption in _captions(recipe, prepared.manifest)]
-    for number, (prompt, num, cfg) in enumerate(requests):
-        pixels = pipeline.sample(
-            model,
-            prompt,
-            seed=settings.seed,
-            num=num,
-            steps=settings.steps or None,
-            cfg=cfg,
-            defaults=defaults,
-            batch_size=8,
-        )
-        for i, image in enumerate(pipeline.to_images(pixels)):
-            name = f"step-{step:06d}-{number:02d}-seed-{settings.seed + i}.png"
-            info = png_info.GenerationInfo(
-                prompt,
-                steps=settings.steps or defaults.steps,
-                sampler=defaults.sampler,
-                cfg=cfg,
-                seed=settings.seed + i,
-                size_px=image.size,
-            )
-            png_info.write_png(prepared.folder.samples / name, image, info)
-            yield Previewed(step, prompt, settings.seed + i, f"samples/{name}")
-
-
-class _ClassImages:
-    """Draws regularization images with the base's own settings."""
-
-    def __call__(self, model: Model, request: Request) -> list[Image.Image]:
-        """See `regularization_images.Draw`."""
-        pixels = pipeline.sample(
-            model,
-            request.prompt,
-            seed=request.seed,
-            num=request.num,
-            size_px=(request.size_px, request.size_px),
-            defaults=defaults_of(model),
-            batch_size=request.num,
-        )
-        return pipeline.to_images(pixels)
-
-    def settings(self, model: Model) -> dict[str, Any]:
-        """See `regularization_images.Draw`."""
-        return asdict(defaults_of(model))
-
-
-def preview_prompts(recipe: Recipe) -> tuple[str, ...]:
-    """The recipe's prompts; without any, the subject alone and in two places, and its class without the trigger."""
-    data = recipe.data
-    subject = " ".join(word for word in (data.trigger, data.class_word) if word)
-    if recipe.preview.prompts or not subject:
-        return tuple(prompt.replace("{trigger}", data.trigger) for prompt in recipe.preview.prompts)
-    control = (f"{article(data.class_word)} on the beach",) if data.class_word and data.trigger else ()
-    return (*(f"{article(subject)}{place}" for place in ("", " on the beach", " in the snow")), *control)
-
-
-def _captions(recipe: Recipe, manifest: Manifest) -> list[str]:
-    """A few captions of the training images that no preview draws anyhow: where copying shows first."""
-    known = {"", *preview_prompts(recipe)}
-    captions = [text for text in dict.fromkeys(s.caption for s in manifest.samples) if text not in known]
-    return captions[:: max(1, -(-len(captions) // CAPTIONS))]
-
-
 def _report(
     result: run.Result, notes: run_record.RunRecord, again: str, scorer: scores.Scorer, language: str | None
 ) -> None:
     prepared = result.prepared
     recipe, manifest, folder = prepared.recipe, prepared.manifest, prepared.folder
-    prompts, trigger = preview_prompts(recipe), recipe.data.trigger
+    prompts, trigger = previews.prompts(recipe), recipe.data.trigger
     controls = frozenset(prompt.text for prompt in mascot.TEST_PROMPTS if not prompt.mascot)
     # Previews without the trigger word: what should stay as it was.
     controls |= {text for text in prompts if trigger and not has_word(text, trigger)}
-    drawn, captions = run_record.before_after(notes.previews, folder.root, controls), _captions(recipe, manifest)
+    drawn, captions = (
+        run_record.before_after(notes.previews, folder.root, controls),
+        previews.captions(recipe, manifest),
+    )
     rows = tuple(row for row in drawn if row.prompt not in captions)
     images = tuple(report.TrainingImage(s.name, s.caption, s.path) for s in manifest.samples)
     encode = yardstick.directions if recipe.base.model == "embedded" else None
