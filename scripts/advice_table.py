@@ -26,7 +26,7 @@ DOCS = Path(__file__).parent.parent / "docs"
 COUNTS = (4, 16, 100)
 MACHINE = Machine("cpu", "", "bf16", 1000.0)
 HEADS = {
-    "en": ("goal", "pictures", "recommended", "alternatives", "gain of each method, % (95% interval)"),
+    "en": ("goal", "images", "recommended", "alternatives", "gain of each method, % (95% interval)"),
     "ja": ("目的", "枚数", "おすすめ", "ほかの選択肢", "各方法の改善 %(95%信頼区間)"),
 }
 RULES = {"en": "What became of the rules of thumb:", "ja": "一般に言われる目安の検証結果:"}
@@ -65,7 +65,7 @@ def lines(lang: str) -> Iterator[str]:
             names = [in_language(title(option.method), lang) for option in found.options]
             words = reasons.GOALS[goal].to(lang).removeprefix("a ").removeprefix("an ")
             row = table.row(goal, count)
-            exact = {method: cell for method, cell in row.items() if cell.pictures == count}
+            exact = {method: cell for method, cell in row.items() if cell.images == count}
             yield f"| {words} | {count} | {names[0]} | {', '.join(names[1:])} | {gains(exact, lang)} |"
             told["rules"] += [one for one in found.folklore if one.strength == "measured" and one not in told["rules"]]
             told["combined"] += [one for one in found.combine if one not in told["combined"]]

@@ -142,6 +142,12 @@ def test_python_examples_compile(page: str) -> None:
             compile(fence["body"], page, "exec")
 
 
+def test_every_function_is_in_the_reference() -> None:
+    shown = set(re.findall(r"^::: tsuika\.(\w+)$", text("docs/reference/functions.md"), re.MULTILINE))
+    exported = set(re.findall(r" as ([a-z]\w+)$", text("src/tsuika/__init__.pyi"), re.MULTILINE))
+    assert exported <= shown
+
+
 def test_every_experiment_is_in_the_index() -> None:
     index = text("docs/log/README.md")
     assert not [page for page in PAGES if re.match(r"docs/log/\d", page) and f"({Path(page).name})" not in index]

@@ -45,9 +45,9 @@ from .api.training import demo as demo
 from .api.training import dry_run as dry_run
 from .api.training import resume as resume
 from .api.training import train as train
+from .api.vae_tuning import tune_vae as tune_vae
 from .api.vaes import bake_vae as bake_vae
 from .api.vaes import compare_vae as compare_vae
-from .api.vaes import tune_vae as tune_vae
 from .config import Recipe as Recipe
 from .core.errors import TsuikaError as TsuikaError
 from .core.events import Event as Event

@@ -144,7 +144,7 @@ def test_of_equals_the_smaller_file_comes_first() -> None:
 def test_the_nearest_measured_number_of_pictures_is_asked() -> None:
     whole = [cell("style", count, method, count) for count in (4, 16, 100) for method in METHODS]
     found = Measurements((*whole, cell("style", 8, "lora", 90)))  # with 8, not every method was measured
-    nearest = {n: found.row("style", n)["lora"].pictures for n in (1, 7, 9, 30, 50, 5000)}
+    nearest = {n: found.row("style", n)["lora"].images for n in (1, 7, 9, 30, 50, 5000)}
     assert nearest == {1: 4, 7: 4, 9: 16, 30: 16, 50: 100, 5000: 100}
 
 

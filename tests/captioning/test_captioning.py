@@ -103,6 +103,22 @@ def test_probabilities_are_those_of_the_pixels(tags: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "written", ["tsuipi_(mascot)", "tsuipi (mascot)", r"tsuipi_\(mascot\)", r" Tsuipi \(Mascot\) "]
+)
+def test_tags_are_excluded_however_they_are_written(written: str, tags: Path) -> None:
+    tagger = models.load(str(tags), CPU, exclude=[written, "^_^"])
+    assert tagger.say(Image.new("RGB", (8, 8), RED)).text == "red hair"
+
+
+@pytest.mark.parametrize("given", [{"threshold": 0.35}, {"character_threshold": 0.5}, {"exclude": ["cat"]}])
+def test_what_only_a_tagger_has_is_refused_with_a_captioner(given: dict, images: Path, tmp_path: Path) -> None:
+    with pytest.raises(TsuikaError) as error:
+        _ = tsuika.caption(images, model=str(blip(tmp_path / "blip")), **given).result
+    assert (error.value.code, error.value.exit_status) == ("CP006", 2)
+    assert f"--{next(iter(given)).replace('_', '-')}:" in str(error.value)
+
+
+@pytest.mark.parametrize(
     ("mode", "wanted"),
     [
         ("missing", {"blue.png": "sks, blue sky", "green.png": "a lawn, Green_(color)"}),
@@ -114,6 +130,10 @@ def test_modes(mode: str, wanted: dict[str, str], images: Path, tags: Path) -> N
     before = contents(images)
     run = tsuika.caption(images, model=str(tags), mode=mode, trigger="sks")
     steps = [event for event in run if isinstance(event, Progress)]
+    # The only caption that was there lacks the trigger word.
+    assert [one.params for one in run.result.notes if one.code == "CP007"] == (
+        [{"count": 1, "trigger": "sks", "names": "green.png"}] if mode == "missing" else []
+    )
     assert [event.done for event in steps] == list(range(1, len(steps) + 1))
     found = after(run.result)
     assert {name: found[name] for name in wanted} == wanted

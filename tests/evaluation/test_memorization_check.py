@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageEnhance, ImageOps
+from reports import BARE
 
 from tsuika.core.texts import _, languages
 from tsuika.embedded import mascot, yardstick
 from tsuika.evaluation import memorization, near_copies
-from tsuika.evaluation.report import BeforeAfter, ReportData, TrainingPicture, render
+from tsuika.evaluation.report import BeforeAfter, TrainingImage, render
 from tsuika.guard.memorization import Memorization, Recall
 
 
@@ -24,18 +25,7 @@ def images(drawn: Sequence[mascot.Drawn], side: int = 64) -> list[Image.Image]:
     return [Image.fromarray(one.pixels).resize((side, side), Image.Resampling.BOX) for one in drawn]
 
 
-TRAINING = [TrainingPicture(f"{i}.png", f"a picture {i}", one) for i, one in enumerate(images(mascot.pictures(8), 128))]
-DATA = ReportData(
-    title="Bare",
-    method="lora",
-    family="sd1",
-    base="embedded",
-    trigger="",
-    example_prompt="a cat",
-    stopped_by="steps",
-    steps_planned=10,
-    steps_done=10,
-)
+TRAINING = [TrainingImage(f"{i}.png", f"a picture {i}", one) for i, one in enumerate(images(mascot.pictures(8), 128))]
 FRESH = images(mascot.held_out(40, trained_backgrounds=True))
 
 
@@ -62,7 +52,7 @@ def test_a_copy_is_found_with_its_picture_and_stands_first(alter) -> None:
     copy = alter(images(mascot.pictures(8))[5])
     checked = found([row([*FRESH[:3], copy], FRESH[4:8])])
     worst = checked.pairs[0]
-    assert worst.drawing is copy and worst.picture == "5.png" and worst.resemblance.similarity > 0.9
+    assert worst.drawing is copy and worst.image_name == "5.png" and worst.resemblance.similarity > 0.9
     assert worst.copies and checked.copies == 1
     assert worst.resemblance.base is not None and worst.resemblance.base < 0.9
 
@@ -114,9 +104,9 @@ def test_pictures_of_another_shape_are_compared_as_they_are_trained_on(tmp_path:
     square.paste(cutout, mask=cutout)
     checked = memorization.find(
         [row([square.resize((64, 64))], FRESH[:1])],
-        [TrainingPicture("wide.png", "", tmp_path / "wide.png"), *TRAINING[:3]],
+        [TrainingImage("wide.png", "", tmp_path / "wide.png"), *TRAINING[:3]],
     )
-    assert checked is not None and checked.pairs[0].picture == "wide.png" and checked.pairs[0].copies
+    assert checked is not None and checked.pairs[0].image_name == "wide.png" and checked.pairs[0].copies
 
 
 TITLE = _("Does it copy its training images?")
@@ -124,7 +114,7 @@ TITLE = _("Does it copy its training images?")
 
 def section(checked: memorization.MemorizationCheck | None, language: str = "en") -> str:
     """The part of the page that is about it; empty where there is none."""
-    page = render(replace(DATA, lookalikes=checked), language)
+    page = render(replace(BARE, lookalikes=checked), language)
     if TITLE not in page:
         return ""
     found = page[page.rindex("<section", 0, page.index(TITLE)) :]
@@ -167,7 +157,7 @@ def test_a_second_take_of_each_image_hides_no_copy() -> None:
     """With the takes grouped it is found as if there were one; ungrouped, most coarse copies are not."""
     copies = [one.resize((16, 16)).resize((64, 64), Image.Resampling.BICUBIC) for one in images(mascot.pictures(8))]
     rows = [row(copies, FRESH[:8])]
-    takes = [replace(one, image=ImageOps.fit(one.image.crop((2, 2, 126, 126)), (128, 128))) for one in TRAINING]
+    takes = [replace(one, source=ImageOps.fit(one.source.crop((2, 2, 126, 126)), (128, 128))) for one in TRAINING]
     both = [*TRAINING, *takes]
     blind, seen = (memorization.find(rows, both, groups=groups) for groups in (None, [*range(8), *range(8)]))
     assert blind is not None and seen is not None
@@ -176,8 +166,8 @@ def test_a_second_take_of_each_image_hides_no_copy() -> None:
 
 def test_the_report_holds_it_on_the_page_and_in_numbers() -> None:
     checked = found([row(FRESH[:2], FRESH[:2])])
-    told = json.loads(replace(DATA, lookalikes=checked).to_json())["lookalikes"]
-    assert told == json.loads(json.dumps(checked.to_dict())) and json.loads(DATA.to_json())["lookalikes"] is None
+    told = json.loads(replace(BARE, lookalikes=checked).to_json())["lookalikes"]
+    assert told == json.loads(json.dumps(checked.to_dict())) and json.loads(BARE.to_json())["lookalikes"] is None
     assert section(checked) and not section(None)
 
 

@@ -5,11 +5,11 @@ import io
 import json
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from PIL import ExifTags, Image
+from reports import BARE, NASTY, Page, full, image
 
 from tsuika import pages
 from tsuika.core.errors import ImageError
@@ -17,98 +17,10 @@ from tsuika.core.texts import _, languages
 from tsuika.evaluation import near_copies, report, scores
 from tsuika.pages import chart
 
-NASTY = "<script>alert('x')</script> \"&amp;\" https://example.org/{steps}"
 
-
-def _image(value=120, size=(64, 64)):
-    return Image.new("RGB", size, (value, 80, 200))
-
-
-def _data(**changes):
-    data = report.ReportData(
-        title="Tsuipi",
-        method="lora",
-        family="sd1",
-        base="some/base",
-        trigger="tsuipi",
-        example_prompt="a tsuipi character in the snow",
-        stopped_by="steps",
-        steps_planned=40,
-        steps_done=40,
-        pictures=tuple(report.TrainingPicture(f"{i}.png", f"caption {i}", _image(i)) for i in range(3)),
-        left_out=(report.LeftOut("bad.png", "cannot be read"),),
-        recipe_toml="version = 1\n",
-        losses=tuple(float(x) for x in np.linspace(0.6, 0.3, 40)),
-        seconds={"load": 1.0, "train": 30.0, "a phase of tomorrow": 2.0},
-        images_per_second=12.5,
-        peak_memory_bytes=1_500_000_000,
-        before_after=(
-            report.BeforeAfter("a tsuipi at night", (1, 2), (_image(), _image()), (_image(1), _image(2))),
-            report.BeforeAfter("a cat", (1, 2), (_image(), _image()), (_image(1), _image(2)), control=True),
-        ),
-        scores=(report.Score("likeness", (0.1, 0.2), (0.8, 0.9), 0.95),),
-        artifacts=(
-            report.WrittenFile("artifacts/tsuipi.safetensors", "kohya", 1_840_220, "ab" * 32, 2e-4),
-            report.WrittenFile("artifacts/tsuipi/", "diffusers", 1_840_220, "cd" * 32, 3e-4),
-        ),
-        command="tsuika train --recipe recipe.toml --out again",
-        warnings=(report.Notice("XX001", {"en": "something was ignored"}),),
-    )
-    return replace(data, **changes)
-
-
-BARE = report.ReportData(
-    title="Bare",
-    method="lora",
-    family="sd1",
-    base="embedded",
-    trigger="",
-    example_prompt="a cat",
-    stopped_by="diverged",
-    steps_planned=10,
-    steps_done=0,
-)
-
-
-class _Page(HTMLParser):
-    """Checks that tags are balanced and gathers attributes and the words a language shows."""
-
-    VOID = frozenset({"meta", "img", "link", "br", "path"})
-
-    def __init__(self, page, language="en"):
-        super().__init__()
-        self.stack, self.attributes, self.words, self.language, self.hidden = [], [], [], language, 0
-        self.tags = []
-        self.feed(page)
-        self.close()
-        assert self.stack == []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += [(tag, *pair) for pair in attrs]
-        if tag not in self.VOID:
-            hides = tag in ("style", "script") or (("class", "t") in attrs and dict(attrs).get("lang") != self.language)
-            self.hidden += hides
-            self.stack.append((tag, hides))
-
-    def handle_endtag(self, tag):
-        if tag not in self.VOID:
-            opened, hides = self.stack.pop()
-            assert opened == tag
-            self.hidden -= hides
-
-    def handle_data(self, data):
-        if not self.hidden:
-            self.words.append(data)
-
-    @property
-    def text(self):
-        return re.sub(r"\s+", " ", " ".join(self.words))
-
-
-@pytest.mark.parametrize("data", [_data(), BARE], ids=["full", "bare"])
+@pytest.mark.parametrize("data", [full(), BARE], ids=["full", "bare"])
 def test_the_page_asks_the_network_for_nothing(data):
-    page = _Page(report.render(data))
+    page = Page(report.render(data))
     for tag, name, value in page.attributes:
         if name in ("src", "href", "srcset", "action", "data", "poster"):
             assert value.startswith("data:image/"), (tag, name, value)
@@ -123,7 +35,7 @@ def test_the_page_asks_the_network_for_nothing(data):
 
 @pytest.mark.parametrize("language", languages())
 def test_a_language_shows_its_own_words_only(language):
-    text = _Page(report.render(_data(), language), language).text
+    text = Page(report.render(full(), language), language).text
     japanese = re.findall(r"[\u3040-\u30ff]", text.replace("日本語", ""))
     assert bool(japanese) == (language == "ja")
     for words in (
@@ -139,7 +51,7 @@ def test_a_language_shows_its_own_words_only(language):
 
 
 def test_words_of_users_cannot_become_markup():
-    nasty = _data(
+    nasty = full(
         title=NASTY,
         trigger=NASTY,
         example_prompt=NASTY,
@@ -152,19 +64,19 @@ def test_words_of_users_cannot_become_markup():
         seconds={f"{NASTY}": 1.0},
         warnings=(report.Notice("XX001", {"en": NASTY}),),
         left_out=(report.LeftOut(NASTY, NASTY),),
-        pictures=(report.TrainingPicture(NASTY, NASTY, _image()),),
-        before_after=(report.BeforeAfter(NASTY, (1,), (_image(),), (_image(),)),),
+        images=(report.TrainingImage(NASTY, NASTY, image()),),
+        before_after=(report.BeforeAfter(NASTY, (1,), (image(),), (image(),)),),
         scores=(report.Score(NASTY, (0.5,), (0.5,)),),
         artifacts=(report.WrittenFile("artifacts/<b>.safetensors", NASTY, 1, NASTY),),
     )
-    page = _Page(report.render(nasty))
+    page = Page(report.render(nasty))
     assert page.tags.count("script") == 1
     assert not any(name.startswith("on") for _, name, _ in page.attributes)
     assert NASTY.replace("  ", " ") in page.text
 
 
 def test_report_json_holds_plain_values_only():
-    data = _data(scores=(report.Score("likeness", (0.5,), (float("nan"),)),), losses=(0.5, float("inf")))
+    data = full(scores=(report.Score("likeness", (0.5,), (float("nan"),)),), losses=(0.5, float("inf")))
     values = json.loads(data.to_json(), parse_constant=lambda name: pytest.fail(name))
     assert values["range"] == {"safe": None, "balanced": None, "likeness": None}
     assert values["guard"] is None
@@ -181,7 +93,7 @@ def test_pictures_come_back_out_of_their_data_uris(tmp_path):
     with Image.open(io.BytesIO(base64.b64decode(coded))) as back:
         assert np.array_equal(np.asarray(back), np.asarray(noise))
     path = tmp_path / "large.png"
-    _image(size=(900, 300)).save(path)
+    image(size=(900, 300)).save(path)
     _, coded = report.data_uri(path, 160).split(",")
     with Image.open(io.BytesIO(base64.b64decode(coded))) as back:
         assert back.width == 160
@@ -195,10 +107,10 @@ def test_training_pictures_are_shown_and_scored_as_they_were_trained_on(tmp_path
     turned, clear, deep, odd = (tmp_path / name for name in ("turned.jpg", "clear.png", "deep.png", "odd.png"))
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
-    _image(size=(64, 32)).save(turned, exif=exif)
+    image(size=(64, 32)).save(turned, exif=exif)
     Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(clear)
     Image.fromarray(np.full((8, 8), 0x8080, np.uint16)).save(deep)
-    _image().save(odd, exif=b"Exif\0\0nonsense, and no TIFF")
+    image().save(odd, exif=b"Exif\0\0nonsense, and no TIFF")
     for read in (lambda path: np.asarray(near_copies.opened(path)), scores.pixels):
         assert read(turned).shape == (64, 32, 3)
         assert (read(clear) == 255).all()
@@ -246,7 +158,7 @@ def test_a_curve_has_gaps_where_losses_were_not_finite_and_none_without_losses()
     assert chart.curve([float("nan")] * 3) is None
     assert chart.curve([0.5, float("nan"), 0.4, 0.3]).raw.count("M") == 2
     for losses in ((), (float("nan"),), (0.5,), (0.5, 0.5)):
-        _Page(report.render(replace(BARE, losses=losses)))
+        Page(report.render(replace(BARE, losses=losses)))
 
 
 def test_verdicts_need_more_than_the_seeds_explain():
@@ -259,23 +171,23 @@ def test_verdicts_need_more_than_the_seeds_explain():
 
 
 def test_every_file_must_have_been_read_back_for_the_self_check():
-    checked = _data()
+    checked = full()
     assert report.largest_error(checked.artifacts) == 3e-4
-    assert "0.03%" in _Page(report.render(checked)).text
+    assert "0.03%" in Page(report.render(checked)).text
     unchecked = replace(checked.artifacts[0], largest_relative_error=None)
     assert report.largest_error((unchecked, checked.artifacts[1])) is None
-    page = _Page(report.render(_data(artifacts=(unchecked, checked.artifacts[1])))).text
+    page = Page(report.render(full(artifacts=(unchecked, checked.artifacts[1])))).text
     assert _("These files were not read back and compared.") in page
 
 
 def test_text_to_paste_is_copied_as_it_is():
     sentence = "tsuika train --out a-b\n  'x  y' <lora:a:1>"
-    page = _Page(str(pages.unbroken(sentence)))
+    page = Page(str(pages.unbroken(sentence)))
     assert "".join(page.words) == sentence
 
 
 def test_write_puts_both_files_into_the_run(tmp_path):
-    report.write(_data(), tmp_path)
+    report.write(full(), tmp_path)
     numbers, page = tmp_path / "report.json", tmp_path / "report.html"
     assert {path.name for path in tmp_path.iterdir()} == {"report.json", "report.html"}
     assert json.loads(numbers.read_text(encoding="utf-8"))["steps_done"] == 40

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
-from test_report import NASTY, _data, _Page
+from reports import NASTY, Page, full
 from test_verdict import BASE, PROMPTS, SCALE, SEEDS, tables
 
 from tsuika.core.texts import _, languages
@@ -43,13 +43,13 @@ def made(name: str = "mascot", **parts: object) -> tuple[Evaluation, list[dict[s
 
 
 def page_of(evaluation: Evaluation, shown: list[dict[str, Image.Image]]) -> str:
-    return report.with_evaluation(report.render(_data(), "en"), section(evaluation, shown))
+    return report.with_evaluation(report.render(full(), "en"), section(evaluation, shown))
 
 
 @pytest.mark.parametrize("language", languages())
 def test_a_language_shows_its_own_words_only(language: str) -> None:
     evaluation, shown = made()
-    page = _Page(page_of(evaluation, shown), language)
+    page = Page(page_of(evaluation, shown), language)
     for words in (
         _("Evaluation of the result"),
         _("Look for yourself"),
@@ -65,7 +65,7 @@ def test_it_asks_the_network_for_nothing_and_takes_no_words_for_markup() -> None
     note = {"code": "EV002", "en": NASTY, "ja": NASTY}
     evaluation, shown = made(NASTY, notes=(note,))
     html = page_of(evaluation, shown)
-    page = _Page(html)
+    page = Page(html)
     assert page.tags.count("script") == 1 and not any(name.startswith("on") for _, name, _ in page.attributes)
     assert all(value.startswith("data:image/") for _, name, value in page.attributes if name in ("src", "href"))
     assert not re.search(r"url\(|@import", html)

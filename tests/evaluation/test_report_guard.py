@@ -26,17 +26,7 @@ from tsuika.pages.chart import plot
 
 Value = Callable[[int], float]
 STEPS = 600
-EVIDENCE = report.ReportParts(
-    base="embedded",
-    device="cpu",
-    pictures=(),
-    left_out=(),
-    before_after=(),
-    scores=(),
-    lookalikes=None,
-    example_prompt="a mycat",
-    command="",
-)
+EVIDENCE = report.ReportParts(base="embedded", device="cpu", example_prompt="a mycat")
 
 
 def grid(value: float, pictures: int, timesteps: int) -> Grid:

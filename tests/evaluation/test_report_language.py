@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from test_report import BARE
+from reports import BARE
 
 from tsuika.evaluation import report
 

@@ -69,9 +69,9 @@ def test_a_missing_picture_leaves_a_hole() -> None:
 
 
 def test_wrong_count() -> None:
-    with pytest.raises(ValueError, match="6 pictures for 2 rows x 2 columns"):
+    with pytest.raises(ValueError, match="6 images for 2 rows x 2 columns"):
         grid(pictures(), ["a", "b"], ["1", "2"])
-    with pytest.raises(ValueError, match="0 pictures"):
+    with pytest.raises(ValueError, match="0 images"):
         grid([], [], [])
 
 

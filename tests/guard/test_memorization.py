@@ -70,7 +70,7 @@ def test_at_the_bases_weights_the_excess_is_nothing() -> None:
 
 
 def test_what_cannot_be_compared_is_refused() -> None:
-    with pytest.raises(ValueError, match="training pictures"):
+    with pytest.raises(ValueError, match="training images"):
         resemblances(torch.zeros(2, 0))
     with pytest.raises(ValueError, match="of the base"):
         resemblances(torch.zeros(2, 3), torch.zeros(3, 3))

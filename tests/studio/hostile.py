@@ -127,6 +127,24 @@ def requests() -> list[Hostile]:
             **POST,
             headers={"Origin": "https://127.0.0.1:{port}"},
         ),
+        Hostile(
+            "foreign page",
+            "a dropped file from its page",
+            403,
+            method="POST",
+            path="/api/dropped",
+            body=b"x",
+            headers={"Content-Type": "application/octet-stream", "Origin": EVIL},
+        ),
+        Hostile(
+            "foreign page",
+            "captions by a model from its page",
+            403,
+            method="POST",
+            path="/api/projects/{project}/captions/model",
+            body={"model": "a/b"},
+            headers={"Origin": EVIL},
+        ),
         Hostile("foreign page", "two Origin headers", 403, **POST, more=f"Origin: {EVIL}\r\n"),
         Hostile("foreign page", "GET with its Origin", 403, headers={"Origin": EVIL}),
         Hostile("foreign page", "Sec-Fetch-Site: cross-site", 403, headers={"Sec-Fetch-Site": "cross-site"}),
@@ -176,6 +194,15 @@ def requests() -> list[Hostile]:
             body=b"x",
             headers={"Content-Type": "multipart/form-data; boundary=x"},
         ),
+        Hostile(
+            "form post",
+            "a dropped file sent as a form",
+            415,
+            method="POST",
+            path="/api/dropped",
+            body=b"x",
+            headers={"Content-Type": "multipart/form-data; boundary=x"},
+        ),
         Hostile("form post", "a compressed body", 415, **POST, headers={"Content-Encoding": "gzip"}),
         Hostile("token", "POST without the token", 403, **POST, headers={"X-Tsuika-Token": None}),
         Hostile("token", "POST with a wrong token", 403, **POST, headers={"X-Tsuika-Token": "0" * 64}),
@@ -200,6 +227,24 @@ def requests() -> list[Hostile]:
         ),
         Hostile(
             "token",
+            "a dropped file without the token",
+            403,
+            method="POST",
+            path="/api/dropped",
+            body=b"x",
+            headers={"Content-Type": "application/octet-stream", "X-Tsuika-Token": None},
+        ),
+        Hostile(
+            "token",
+            "captions by a model without the token",
+            403,
+            method="POST",
+            path="/api/projects/{project}/captions/model",
+            body={"model": "a/b"},
+            headers={"X-Tsuika-Token": None},
+        ),
+        Hostile(
+            "token",
             "the token in the address",
             403,
             method="POST",
@@ -209,6 +254,24 @@ def requests() -> list[Hostile]:
         ),
         *(Hostile("no cookie", f"GET {path}", 401, path=path, headers=WITHOUT_COOKIE) for path in EVERY_ROUTE),
         Hostile("no cookie", "POST with the token alone", 401, **POST, headers=WITHOUT_COOKIE),
+        Hostile(
+            "no cookie",
+            "a dropped file",
+            401,
+            method="POST",
+            path="/api/dropped",
+            body=b"x",
+            headers={"Content-Type": "application/octet-stream", **WITHOUT_COOKIE},
+        ),
+        Hostile(
+            "no cookie",
+            "captions by a model",
+            401,
+            method="POST",
+            path="/api/projects/{project}/captions/model",
+            body={"model": "a/b"},
+            headers=WITHOUT_COOKIE,
+        ),
         Hostile("no cookie", "a wrong cookie", 401, headers={"Cookie": "{name}=0000"}),
         Hostile("no cookie", "an empty cookie", 401, headers={"Cookie": "{name}="}),
         Hostile("no cookie", "two cookies of our name", 401, headers={"Cookie": "{name}=x; {name}={cookie}"}),
@@ -273,6 +336,39 @@ def requests() -> list[Hostile]:
         ),
         *(
             Hostile(
+                "file name",
+                f"{json.dumps(name)}, dropped",
+                422,
+                method="POST",
+                path="/api/dropped",
+                body=b"x",
+                headers={
+                    "Content-Type": "application/octet-stream",
+                    "X-File-Name": "".join(f"%{byte:02x}" for byte in name.encode()),
+                },
+            )
+            # Of weights, so that it is the name that is refused; of a path the last part is taken.
+            for name in (one.replace(".png", ".pt") for one in NAMES if "/" not in one)
+        ),
+        *(
+            Hostile(
+                "file",
+                f"{what}, dropped",
+                gets,
+                method="POST",
+                path="/api/dropped",
+                body=body,
+                headers={"Content-Type": "application/octet-stream", "X-File-Name": name},
+            )
+            for what, gets, name, body in (
+                ("a page", 415, "x.html", b"<script>alert(1)</script>"),
+                ("a program", 415, "x.exe", b"MZ"),
+                ("an SVG called PNG", 422, "x.png", b"<svg xmlns='http://www.w3.org/2000/svg'/>"),
+                ("a pickle called PNG", 422, "x.png", b"\x80\x04cos\nsystem\n"),
+            )
+        ),
+        *(
+            Hostile(
                 "file",
                 what,
                 422,
@@ -301,6 +397,27 @@ def requests() -> list[Hostile]:
         *(
             Hostile("body", what, gets, method="POST", path=path, body=body)
             for what, gets, path, body in (
+                *(
+                    (
+                        f"a captioning model that is {what}",
+                        422,
+                        "/api/projects/{project}/captions/model",
+                        {"model": model},
+                    )
+                    for what, model in (
+                        ("outside the roots", "/etc"),
+                        ("a path with dots", "../../x"),
+                        ("a flag", "--out=x"),
+                        ("an address", "http://evil.example/x"),
+                        ("nothing", ""),
+                    )
+                ),
+                (
+                    "thresholds that are no numbers",
+                    422,
+                    "/api/projects/{project}/captions/model",
+                    {"model": "a/b", "threshold": "--out=x"},
+                ),
                 (
                     "a setting that names code",
                     422,

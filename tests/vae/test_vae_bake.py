@@ -162,7 +162,7 @@ def test_tuning_leaves_the_encoder_alone_and_repeats_itself(tmp_path: Path) -> N
     events = list(run)
     done = run.result
     assert done.proven and done.dtype == "fp16" and done.best_step > 0
-    assert done.pictures.train + done.pictures.choose + done.pictures.prove == 14
+    assert done.images.train + done.images.choose + done.images.prove == 14
     assert done.measures["psnr"].change.low > 0
     space = families.peek(str(base))
     own, tuned = (space.load_vae(name, torch.device("cpu")) for name in ("builtin", str(tmp_path / "a.safetensors")))
@@ -220,4 +220,4 @@ def test_small_pictures_do_not_make_all_crops_small(tmp_path: Path, monkeypatch:
     ).result
     assert set(drawn) == {(2, 3, 32, 32)}
     noted = [note.params["small"] for note in done.notes if note.code == "VA024"]
-    assert noted and done.pictures.train + noted[0] + done.pictures.choose + done.pictures.prove == 20
+    assert noted and done.images.train + noted[0] + done.images.choose + done.images.prove == 20

@@ -59,15 +59,15 @@ class Estimate:
     trained: int  # numbers that learn
 
 
-def trainings(pictures: int, method: MethodSection, mode: str, trained_bytes: int) -> float:
+def trainings(images: int, method: MethodSection, mode: str, trained_bytes: int) -> float:
     """How many trainings the guard makes of one at most, by the number of different images."""
-    if mode != "on" or pictures < LEAST_TO_LEAVE_OUT:
+    if mode != "on" or images < LEAST_TO_LEAVE_OUT:
         return 1
     # `safe` and `likeness` go on from steps of their own.
     others = 2 if trained_bytes < SEVERAL_BYTES else 0
-    if pictures >= LEAST_TO_HOLD_OUT:
+    if images >= LEAST_TO_HOLD_OUT:
         return 2 + others  # without some, then with all
-    folds = method.few_folds if method.few_folds and pictures >= LEAST_TO_TRUST else pictures
+    folds = method.few_folds if method.few_folds and images >= LEAST_TO_TRUST else images
     # The folds, then all images up to half of their step, and from there the result.
     return folds + 1.5 + others
 
@@ -111,7 +111,7 @@ def memory_gib(base: Base, recipe: Recipe, machine: Machine, step: Step) -> floa
 
 
 def estimate(
-    base: Base, recipe: Recipe, machine: Machine, pictures: int, step: Step, measure: Measure | None = None
+    base: Base, recipe: Recipe, machine: Machine, images: int, step: Step, measure: Measure | None = None
 ) -> Estimate:
     """Steps, time and memory of a recipe.
 
@@ -121,7 +121,7 @@ def estimate(
     train, method = recipe.train, recipe.method
     found = measure(recipe) if measure else None
     trained = sizes.count(sizes.shapes(base, recipe))
-    times = trainings(pictures, method, recipe.guard.mode, trained * method.bytes_per_weight)
+    times = trainings(images, method, recipe.guard.mode, trained * method.bytes_per_weight)
     memory, memory_basis = memory_gib(base, recipe, machine, step), "counted"
     step_s, basis = None, "unknown"
     if found:

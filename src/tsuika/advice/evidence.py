@@ -42,7 +42,7 @@ class Cell:
     """A method on a goal with so many images, as bench/methods measured it."""
 
     goal: str
-    pictures: int
+    images: int
     method: str
     seeds: int
     gain: Interval  # percent of the base's loss, with its 95% interval over seeds
@@ -74,16 +74,16 @@ class Measurements:
     cells: tuple[Cell, ...] = ()
     pairs: tuple[CombinedResults, ...] = ()
 
-    def row(self, goal: str, pictures: int) -> dict[str, Cell]:
+    def row(self, goal: str, images: int) -> dict[str, Cell]:
         """Method -> cell at the nearest number of images, by ratio, at which every method was measured."""
         by_count: dict[int, dict[str, Cell]] = {}
         for cell in self.cells:
             if cell.goal == goal and cell.method in METHODS:
-                by_count.setdefault(cell.pictures, {})[cell.method] = cell
+                by_count.setdefault(cell.images, {})[cell.method] = cell
         whole = sorted(count for count, row in by_count.items() if row.keys() >= set(METHODS))
         if not whole:
             return {}
-        return by_count[min(whole, key=lambda count: max(count / max(1, pictures), pictures / count))]
+        return by_count[min(whole, key=lambda count: max(count / max(1, images), images / count))]
 
 
 def _interval(row: Mapping[str, Any]) -> Interval:
@@ -92,10 +92,11 @@ def _interval(row: Mapping[str, Any]) -> Interval:
 
 def read(tables: Mapping[str, Any]) -> Measurements:
     """The table in the form that bench/methods writes."""
-    plain = ("goal", "pictures", "method", "seeds", "fidelity", "drift", "bytes")
+    plain = ("goal", "method", "seeds", "fidelity", "drift", "bytes")
     cells = tuple(
         Cell(
             **{name: row[name] for name in plain},
+            images=row["pictures"],
             gain=_interval(row["gain"]),
             against=_interval(row["against"]) if "against" in row else None,
             rival=row.get("against", {}).get("method", ""),

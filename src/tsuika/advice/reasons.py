@@ -65,7 +65,7 @@ def _setting(cell: Cell) -> Text:
     return _(
         "{goal}, {images}, {seconds} s of training each, {seeds}",
         goal=GOALS[cell.goal],
-        images=_n("{count} image", "{count} images", cell.pictures),
+        images=_n("{count} image", "{count} images", cell.images),
         seconds=f"{cell.seconds:.0f}",
         seeds=_n("{count} seed", "{count} seeds", cell.seeds),
     )
@@ -139,8 +139,8 @@ def against(
             )
             yield _measured(text)
     low, high = METHODS[method].images
-    if not low <= subject.pictures <= high:
-        about = {"low": low, "high": high, "count": subject.pictures}
+    if not low <= subject.image_count <= high:
+        about = {"low": low, "high": high, "count": subject.image_count}
         yield Statement(
             _("The rules of thumb want {low} to {high} images for it; there are {count}.", **about), "folklore"
         )
@@ -153,7 +153,7 @@ def against(
         yield _known(text, PROGRAMS_SOURCE)
     if thrift.checkpointing:
         yield _known(_("To fit into the memory it recomputes much, which takes about a third more time."))
-    if subject.pictures < LEAST_TO_TRUST:
+    if subject.image_count < LEAST_TO_TRUST:
         text = _(
             "With fewer than 4 images no validation can be trusted; look at the previews, and rather stop too early."
         )
@@ -203,7 +203,7 @@ def _pivotal(table: Measurements, goal: str) -> Iterator[Statement]:
         return
     shown: dict[str, object] = {
         "goal": GOALS[goal],
-        "images": _n("{count} image", "{count} images", cell.pictures),
+        "images": _n("{count} image", "{count} images", cell.images),
         "recipe": "examples/pivotal-1-word.toml",
         **_change(cell.against),
     }
@@ -225,7 +225,7 @@ def _pivotal(table: Measurements, goal: str) -> Iterator[Statement]:
             " (loss {change}, {interval}; {goal}, {images}).",
             **shown,
         )
-    likest = max((one.fidelity for one in table.row(goal, cell.pictures).values()), default=1.0)
+    likest = max((one.fidelity for one in table.row(goal, cell.images).values()), default=1.0)
     more = None
     if goal != "style" and cell.fidelity > likest:
         found = {"likeness": f"{cell.fidelity:.2f}", "next": f"{likest:.2f}"}
@@ -233,21 +233,21 @@ def _pivotal(table: Measurements, goal: str) -> Iterator[Statement]:
     yield _measured(sentences(text, more))
 
 
-def goal_verdict(table: Measurements, goal: str, pictures: int) -> Statement:
+def goal_verdict(table: Measurements, goal: str, images: int) -> Statement:
     """What the rule of thumb about a goal says, and whether the measurements agree."""
     methods = RULES[goal]
     named: Text | str = title(methods[0])
     for method in methods[1:]:
         named = _("{first} or {second}", first=named, second=title(method))
     shown: dict[str, object] = {"goal": GOALS[goal], "methods": named}
-    row = table.row(goal, pictures)
+    row = table.row(goal, images)
     if not row:
         return Statement(_("“{goal}: {methods}”: not measured here yet.", **shown), "folklore")
     best = max(row.values(), key=lambda cell: cell.gain.mean)
     mine = max((row[method] for method in methods), key=lambda cell: cell.gain.mean)
     gains = [best] if mine is best else [mine, best]
     shown |= {
-        "images": _n("{count} image", "{count} images", best.pictures),
+        "images": _n("{count} image", "{count} images", best.images),
         "gains": listed(
             [_("{method} {gain}", method=title(one.method), gain=f"{one.gain.mean:.0f}%") for one in gains]
         ),
@@ -264,8 +264,8 @@ def count_verdict(table: Measurements, goal: str, method: str) -> Statement:
     curve = [one for one in table.cells if (one.goal, one.method) == (goal, method)]
     if len(curve) < 2:
         return Statement(_("“{method}: {low} to {high} images”: not measured here yet.", **shown), "folklore")
-    curve.sort(key=lambda one: one.pictures)
-    gains = [_("{count}: {gain}", count=one.pictures, gain=f"{one.gain.mean:.0f}%") for one in curve]
+    curve.sort(key=lambda one: one.images)
+    gains = [_("{count}: {gain}", count=one.images, gain=f"{one.gain.mean:.0f}%") for one in curve]
     shown["gains"] = listed(gains)
     return _measured(
         _("“{method}: {low} to {high} images”: measured gain for {goal} by number of images: {gains}.", **shown)

@@ -63,7 +63,7 @@ class Subject:
 
     goal: str
     images: str
-    pictures: int  # different ones
+    image_count: int  # different ones
     base: str
     trigger: str = ""
     class_word: str = ""
@@ -111,7 +111,7 @@ def class_word_of(subject: Subject) -> str:
 def steps_of(subject: Subject, method: str) -> int:
     """The cap of steps."""
     plan = _plan_of(subject, method)
-    return 10 * round(plan.steps * math.pow(max(1, min(subject.pictures, 1000)) / 20, plan.power) / 10)
+    return 10 * round(plan.steps * math.pow(max(1, min(subject.image_count, 1000)) / 20, plan.power) / 10)
 
 
 def _batch(method: str, embedded: bool) -> int:
@@ -134,7 +134,7 @@ def recipe_of(subject: Subject, candidate: MethodSize, thrift: Thrift = Thrift()
 def toml_of(subject: Subject, candidate: MethodSize, thrift: Thrift = Thrift()) -> str:
     """The same recipe as a short TOML: only what differs from the defaults."""
     document = tomlkit.document()
-    images = f"{subject.pictures} image{'s' * (subject.pictures != 1)}"
+    images = f"{subject.image_count} image{'s' * (subject.image_count != 1)}"
     document.add(tomlkit.comment(f"Advised by tsuika for {images} of {article(subject.goal)}."))
     document.add(tomlkit.comment("tsuika train --recipe THIS-FILE --out RUN   (every setting: tsuika settings)"))
     for name, values in _tables(subject, candidate, thrift).items():

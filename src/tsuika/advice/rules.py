@@ -115,7 +115,7 @@ class Advice:
         request, options = self.request, [option.to_dict() for option in self.options]
         return {
             "goal": request.goal,
-            "pictures": request.subject.pictures,
+            "pictures": request.subject.image_count,
             "images": request.subject.images,
             "base": request.subject.base,
             "limits": {"vram_gb": request.vram_gb, "max_file_mb": request.max_file_mb, "program": request.program},
@@ -132,12 +132,12 @@ class Advice:
         }
 
 
-def order(table: Measurements, goal: str, pictures: int, *, embedded: bool = False) -> list[str]:
+def order(table: Measurements, goal: str, images: int, *, embedded: bool = False) -> list[str]:
     """The methods from the best down, by what was measured; the rest after these, by publications.
 
     Next after the equals come those that are not far, and the one whose images were most like the real thing.
     """
-    row = table.row(goal, pictures)
+    row = table.row(goal, images)
     best = max((cell.gain.mean for cell in row.values()), default=0.0)
     likest = "" if goal == "style" else max(row, key=lambda method: row[method].fidelity, default="")
 
@@ -175,8 +175,8 @@ def advise(
     options: list[Option] = []
     not_offered: list[NotOffered] = []
     goal, subject = request.goal, request.subject
-    row = table.row(goal, subject.pictures)
-    ranked = order(table, goal, subject.pictures, embedded=subject.embedded)
+    row = table.row(goal, subject.image_count)
+    ranked = order(table, goal, subject.image_count, embedded=subject.embedded)
 
     def option(method: str, candidate: MethodSize, thrift: Thrift, size: int) -> Option:
         recipe, toml = recipes.recipe_of(subject, candidate, thrift), recipes.toml_of(subject, candidate, thrift)
@@ -212,7 +212,7 @@ def advise(
         tuple(options),
         (*not_offered, *left),
         tuple(reasons.combinations(table, goal, best.method)),
-        (reasons.goal_verdict(table, goal, subject.pictures), reasons.count_verdict(table, goal, best.method)),
+        (reasons.goal_verdict(table, goal, subject.image_count), reasons.count_verdict(table, goal, best.method)),
     )
 
 

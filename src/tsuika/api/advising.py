@@ -115,7 +115,7 @@ def advise(
     if not report.usable:
         why = f"→ tsuika check {images}"
         raise ImageError("DS002", where=images, usable=0, total=report.total, needed=1, why=why, report=images)
-    captioned = all(picture.caption_source != "built" for picture in report.usable)
+    captioned = all(image.caption_source != "built" for image in report.usable)
     words = data.trigger, data.class_word
     subject = Subject(goal, str(images), report.different, base, *words, captioned, known.is_embedded)
     machine = machine_for(known, device, measure)
@@ -124,7 +124,7 @@ def advise(
     step = estimate.step_of(known)
 
     def estimated(recipe: Recipe, timed: Measure | None = None) -> Estimate:
-        return estimate.estimate(known, recipe, counted, subject.pictures, step, timed)
+        return estimate.estimate(known, recipe, counted, subject.image_count, step, timed)
 
     with Timer(known, machine) as timer:
         start = (yield from _start_word(timer, subject, report)) if measure and timer.allowed else None
@@ -190,12 +190,12 @@ def _notes(
             "Memory is for a GPU of that size; times are for this machine, which has none, and a GPU is much quicker."
         )
     usable = len(report.usable)
-    if usable > subject.pictures:
+    if usable > subject.image_count:
         yield _n(
             "{count} image, {different} of them different; near-duplicates count once.",
             "{count} images, {different} of them different; near-duplicates count once.",
             usable,
-            different=subject.pictures,
+            different=subject.image_count,
         )
     if report.to_look_at or report.total > usable:
         yield _(
@@ -203,7 +203,7 @@ def _notes(
             doubtful=len(report.to_look_at) + report.total - usable,
             total=report.total,
         )
-    if subject.goal != "style" and subject.pictures >= MANY and report.variety.same_background >= HALF:
+    if subject.goal != "style" and subject.image_count >= MANY and report.variety.same_background >= HALF:
         yield _(
             "{share} of the images share one background, which will be learned along: add others, or name it in the captions.",
             share=f"{100 * report.variety.same_background:.0f}%",

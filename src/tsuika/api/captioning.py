@@ -16,6 +16,7 @@ from tsuika.core.events import Phase, Progress, Warned, note
 from tsuika.core.files import write_text
 from tsuika.core.texts import _, few
 from tsuika.data import caption_files, check_captions, check_fix
+from tsuika.data.caption import has_word, normalise
 from tsuika.data.faults import FAULTS
 from tsuika.data.folder import ImageFile, walk
 from tsuika.data.image import UnusableError, open_image
@@ -96,8 +97,8 @@ def caption(
     mode: str = "missing",
     trigger: str = "",
     class_word: str = "",
-    threshold: float = 0.35,
-    character_threshold: float = 0.85,
+    threshold: float | None = None,
+    character_threshold: float | None = None,
     exclude: Sequence[str] = (),
     out: Path | str | None = None,
     device: str = "auto",
@@ -109,32 +110,31 @@ def caption(
         model: a folder or a Hugging Face model id: a captioner of transformers (BLIP, GIT), or a WD tagger
             (`model.onnx` and `selected_tags.csv`).
         mode: `missing`: images without a caption; `replace`: all of them; `add`: what is not in a caption yet, at its end.
-        trigger: put in front of the captions that are made or added to, where they do not have it.
+        trigger: put in front of the captions that are made or added to, where they do not have it. With `missing`, captions
+            that are there stay as they are; how many of them lack it is among the notes (CP007).
         class_word: what kind of thing it is; that it stands in every caption is as it should be.
-        threshold: of a tagger: the least probability of a tag, 0..1.
-        character_threshold: the same of names of characters.
-        exclude: tags that are never given, with spaces or underscores.
+        threshold: of a tagger alone: the least probability of a tag, 0..1; None: 0.35.
+        character_threshold: the same of names of characters; None: 0.85.
+        exclude: of a tagger alone: tags that are never given; case, underscores and `\\(` do not matter.
         out: a new folder: the images (hard links, else copies), and a `.txt` beside each.
         device: where the model computes.
 
-    Returns:
-        A run with `Phase`, `Progress` and `Warned` events; its result is what was made.
-
     Raises:
         ImageError: no such folder (DS001), or no image in it that can be used (DS002).
-        RecipeError: a mode or threshold that cannot be (RC002), `out` is there already (DS005), no onnxruntime (CP002).
-        ModelError: no captioning model (CP001); NetworkError: it could not be downloaded (CP003).
+        RecipeError: a mode or threshold that cannot be (RC002), `out` is there already (DS005), no onnxruntime (CP002), or what
+            only a tagger has, for a captioner (CP006).
+        ModelError: no captioning model (CP001).
+        NetworkError: it could not be downloaded (CP003).
     """
     from tsuika.captioning import models, wording
-    from tsuika.captioning.tagger import plain
     from tsuika.training.device import pick_device
 
-    folder, target = Path(folder), Path(out) if out else None
+    folder, target, trigger = Path(folder), Path(out) if out else None, normalise(trigger)
     how = next((one for one in wording.MODES if one == mode), None)
     if how is None:
         raise no_such("mode", mode, wording.MODES)
     for name, value in (("threshold", threshold), ("character-threshold", character_threshold)):
-        if not 0 <= value <= 1:
+        if value is not None and not 0 <= value <= 1:
             raise RecipeError("RC002", key=name, found=value, why=_("It is a probability: 0 to 1."))
     if not folder.is_dir():
         raise ImageError("DS001", where=folder)
@@ -145,15 +145,12 @@ def caption(
     sources = caption_files.find(known.subject, listing)
     yield Phase("caption-model")
     captioner = models.load(
-        model,
-        pick_device(device),
-        threshold=threshold,
-        character_threshold=character_threshold,
-        exclude=frozenset(map(plain, exclude)),
+        model, pick_device(device), threshold=threshold, character_threshold=character_threshold, exclude=exclude
     )
     yield Phase("caption", len(known.subject))
     made: list[CaptionedImage] = []
     silent: list[str] = []
+    untouched: list[str] = []
     left_out = {one.name: str(FAULTS[one.reason].what) for one in listing.left_out}
     for done, image in enumerate(known.subject, 1):
         found, _notes = sources.caption(image.name)
@@ -169,6 +166,8 @@ def caption(
                 said = captioner.say(pixels)
                 silent += [] if said.text else [image.name]
                 after, tags = wording.joined(before, said, how, trigger), dict(said.tags)
+            elif trigger and not all(has_word(line, trigger) for line in before):
+                untouched.append(image.name)
             made.append(CaptionedImage(image.name, "\n".join(before), "\n".join(after), tags))
         yield Progress("caption", done, len(known.subject))
     if not made:
@@ -179,6 +178,8 @@ def caption(
     notes = [note("CP004", phrases=check_captions.shown_phrases(common, len(texts)))] if common else []
     if silent:
         notes.append(note("CP005", count=len(silent), names=few(silent)))
+    if untouched:
+        notes.append(note("CP007", count=len(untouched), trigger=trigger, names=few(untouched)))
     yield from notes
     if target:
         yield Phase("write")

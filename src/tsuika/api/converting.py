@@ -69,16 +69,16 @@ def convert(
     """Write what a file holds in another format; the new file is read back and compared.
 
     Args:
-        file: A LoRA, embedding, hypernetwork, whole model (file or folder) or VAE; never changed.
+        file: a LoRA, embedding, hypernetwork, whole model (file or folder) or VAE; never changed.
         to: kohya, diffusers, a1111, native or single-file.
-        out: The file, or the folder, to make.
+        out: the file, or the folder, to make.
         dtype: fp16, bf16 or fp32; empty: as in the file.
-        lossy: Allow what changes the result: every other kind becomes plain LoRA by SVD, keys that were not understood
+        lossy: allow what changes the result: every other kind becomes plain LoRA by SVD, keys that were not understood
             are left out, words bundled in a LoRA get files beside `out`. The result says what it costs.
-        rank: Of that plain LoRA, at most.
-        base: For DoRA, GLoRA, OFT and (IA)³, the base it was trained on; for a VAE, the base whose latent scale it keeps.
-        tokenizer: Folder, for a single-file model that becomes a diffusers folder.
-        overwrite: Replace `out`, if it is a file.
+        rank: of that plain LoRA, at most.
+        base: for DoRA, GLoRA, OFT and (IA)³, the base it was trained on; for a VAE, the base whose latent scale it keeps.
+        tokenizer: folder, for a single-file model that becomes a diffusers folder.
+        overwrite: replace `out`, if it is a file.
 
     Raises:
         FormatError: the target cannot hold it, or not without loss (FM002); not there (FM004).

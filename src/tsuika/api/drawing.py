@@ -43,7 +43,13 @@ class Drawn(Event):
 
 @dataclass(frozen=True)
 class Generated:
-    """Images that are written, and what was applied to the base."""
+    """Images that are written, and what was applied to the base.
+
+    Attributes:
+        images: the files that were written.
+        combination: what was applied to the base, and how strongly.
+        notes: findings.
+    """
 
     images: tuple[Path, ...]
     combination: Combination
@@ -61,7 +67,8 @@ def as_drawing(request: Drawing | str, settings: Mapping[str, Any]) -> Drawing:
     """A drawing, of a prompt and its fields or as it is.
 
     Raises:
-        RecipeError: a number that cannot be (RC002). TypeError: there is no such field.
+        RecipeError: a number that cannot be (RC002).
+        TypeError: there is no such field.
     """
     return Drawing(request, **settings) if isinstance(request, str) else replace(request, **settings)
 
@@ -76,11 +83,11 @@ def generate(
     is written at once, a few images at a time.
 
     Args:
-        drawing: What is drawn, or just its prompt.
-        out: The file or folder.
-        num: How many.
-        overwrite: Whether a file may be replaced.
-        settings: Fields of `Drawing`: `lora=("cat.safetensors:0.8",), seed=3`.
+        drawing: what is drawn, or just its prompt.
+        out: the file or folder.
+        num: how many.
+        overwrite: whether a file may be replaced.
+        settings: fields of `Drawing`: `lora=("cat.safetensors:0.8",), seed=3`.
 
     Raises:
         TsuikaError: a file that is missing or made for another family, a size, seed or sampler that cannot be, or an

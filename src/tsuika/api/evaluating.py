@@ -182,7 +182,8 @@ def _encoder(name: str, recipe: Recipe, renderer: SnapshotRenderer) -> tuple[Enc
     """The encoder, and what cannot be measured with it.
 
     Raises:
-        ModelError: EV001, it is none, or the yardstick was asked for where it knows nothing; NetworkError: the hub.
+        ModelError: EV001, it is none, or the yardstick was asked for where it knows nothing.
+        NetworkError: the hub.
     """
     embedded = recipe.base.model == encoders.EMBEDDED
     if name == encoders.EMBEDDED and not embedded:

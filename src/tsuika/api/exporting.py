@@ -33,13 +33,20 @@ PREVIEW_PX: Final = 512
 
 @dataclass(frozen=True)
 class Exported(JsonResult):
-    """What was put where."""
+    """What was put where.
 
-    file: Path  # the result there, a file or a folder
-    program: str  # whose folder it is; empty for a plain one
-    sha256: str  # of the file, there as in the run; empty for a folder
-    beside: tuple[Path, ...]  # the image and the card beside it
-    # How each program uses it: `program`, `how` and `note` by language, and `paste`.
+    Attributes:
+        file: the result there, a file or a folder.
+        program: whose folder it is; empty for a plain one.
+        sha256: of the file, there as in the run; empty for a folder.
+        beside: the image and the card beside it.
+        uses: how each program uses it: `program`, `how` and `note` by language, and `paste`.
+    """
+
+    file: Path
+    program: str
+    sha256: str
+    beside: tuple[Path, ...]
     uses: tuple[Mapping[str, Any], ...]
 
 

@@ -120,14 +120,14 @@ def merge(
 
     Args:
         files: `FILE` or `FILE:STRENGTH`.
-        out: The LoRA to make; with `into` a `.safetensors` or a new folder.
-        rank: At most this in every layer.
-        into: A base; its weights become W + Σ strength · ΔW, computed in float32. Kinds that read
+        out: the LoRA to make; with `into` a `.safetensors` or a new folder.
+        rank: at most this in every layer.
+        into: a base; its weights become W + Σ strength · ΔW, computed in float32. Kinds that read
             them work here: DoRA, GLoRA, OFT, (IA)³.
-        tokenizer: Folder, where `into` is a single file.
+        tokenizer: folder, where `into` is a single file.
         dtype: fp16, bf16 or fp32; empty: as in the first file, for a base fp16.
-        lossy: Go without keys that were not understood; words bundled in the files get files beside `out`.
-        overwrite: Replace `out`, if it is a file.
+        lossy: go without keys that were not understood; words bundled in the files get files beside `out`.
+        overwrite: replace `out`, if it is a file.
 
     Raises:
         ModelError: LoRAs of different families, or of another than the base (MD004).
@@ -196,13 +196,13 @@ def resize(
     """A LoRA at another rank: in every layer the nearest one there is (truncated SVD of ΔW).
 
     Args:
-        file: A LoRA; LoHa, LoKr and Tucker become plain LoRA.
-        out: The file to make.
-        rank: At most this.
-        energy: The smallest rank that keeps this share of each layer's squared norm, 0..1; with `rank`, at most that.
+        file: a LoRA; LoHa, LoKr and Tucker become plain LoRA.
+        out: the file to make.
+        rank: at most this.
+        energy: the smallest rank that keeps this share of each layer's squared norm, 0..1; with `rank`, at most that.
         dtype: fp16, bf16 or fp32; empty: as in the file.
-        lossy: Go without keys that were not understood; words bundled in the file get files beside `out`.
-        overwrite: Replace `out`, if it is a file.
+        lossy: go without keys that were not understood; words bundled in the file get files beside `out`.
+        overwrite: replace `out`, if it is a file.
 
     Raises:
         FormatError: no LoRA (MD002), or DoRA (FM005).
@@ -239,14 +239,14 @@ def extract(
     """The LoRA of a rank that comes nearest to what fine-tuning changed in a base.
 
     Args:
-        tuned: The fine-tuned model: a single file or a diffusers folder.
-        base: The model that it began as.
-        out: The file to make.
-        rank: At most this.
-        conv_rank: Of convolutions, too; 0: none.
-        text_encoder: Also of text encoders.
+        tuned: the fine-tuned model: a single file or a diffusers folder.
+        base: the model that it began as.
+        out: the file to make.
+        rank: at most this.
+        conv_rank: of convolutions, too; 0: none.
+        text_encoder: also of text encoders.
         dtype: fp16, bf16 or fp32.
-        overwrite: Replace `out`, if it is a file.
+        overwrite: replace `out`, if it is a file.
 
     Raises:
         ModelError: no model, or models of two families (MD004).

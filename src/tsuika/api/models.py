@@ -27,8 +27,17 @@ def load(
 ) -> Model:
     """A base model, ready to draw with.
 
+    Args:
+        base: a diffusers folder, a single file, a Hugging Face model id, or `embedded`.
+        tokenizer: a folder, for a base that has none of its own.
+        vae: another VAE: a file, a folder or a Hugging Face model id; `builtin`: the base's own.
+        device: auto, cpu, cuda, ...
+        precision: auto, bf16, fp16 or fp32.
+        overrides: what is known better than its files say.
+
     Raises:
-        ModelError: missing, damaged or of no known family; NetworkError: the hub was needed and could not be reached.
+        ModelError: missing, damaged or of no known family.
+        NetworkError: the hub was needed and could not be reached.
     """
     place = pick_device(device)
     dtype = DTYPES[pick_precision(precision, place)]

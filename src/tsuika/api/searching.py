@@ -66,11 +66,18 @@ class TrialEnded(Event):
 
 @dataclass(frozen=True)
 class Searched(Event):
-    """The search is over, or as far as it was asked to go."""
+    """The search is over, or as far as it was asked to go.
 
-    best: int | None  # the trial to take; None: no trial is better than the base
-    near: list[int]  # trials that cannot be distinguished from the best one
-    recipe: str  # `best.toml`; empty where there is none
+    Attributes:
+        best: the trial to take; None: no trial is better than the base.
+        near: trials that cannot be distinguished from the best one.
+        recipe: `best.toml`; empty where there is none.
+        trials: each with its settings, state and value.
+    """
+
+    best: int | None
+    near: list[int]
+    recipe: str
     trials: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -85,7 +92,7 @@ def find_rate(recipe: Recipe, *, rates: Sequence[float] = (), steps: int = rate_
 
     Raises:
         RecipeError: RC020, the optimizer finds its rate by itself.
-        TsuikaError: What a run of this recipe would raise.
+        TsuikaError: what a run of this recipe would raise.
     """
     with TemporaryDirectory(prefix="tsuika-") as scratch:
         for event in rate_finder.find(recipe, RunDir(Path(scratch)), training.services(), rates, steps):
@@ -112,7 +119,7 @@ def search(
     Raises:
         RecipeError: RC021, what cannot be searched; RC022, Optuna is missing; RC023, another search's folder; RC024, there
             is no held-out image.
-        TsuikaError: What is wrong with images, base or machine.
+        TsuikaError: what is wrong with images, base or machine.
     """
     overs, out = [search_space.read(text, recipe) for text in over], Path(out)
     if not overs or len({one.key for one in overs}) != len(overs):

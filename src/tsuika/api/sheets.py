@@ -56,7 +56,13 @@ class _Cell:
 
 @dataclass(frozen=True)
 class Sheet:
-    """A sheet of images that is written."""
+    """A sheet of images that is written.
+
+    Attributes:
+        path: the PNG.
+        cells: one for each image that was drawn.
+        notes: findings.
+    """
 
     path: Path
     cells: tuple[CellDrawn, ...]
@@ -74,12 +80,19 @@ def grid(
     overwrite: bool = False,
     **settings: Any,
 ) -> Events[Sheet]:
-    """Draw a sheet: `out` is the PNG, or a folder for `grid.png` and every image in `cells/`.
+    """Draw a sheet: one image a cell, with labels.
 
-    `x` runs along a row, `y` down, and each value of `z` has a sheet of its own in the same image; each is
-    `AXIS=V1,V2,...` (see `generation.axes`). What is expensive changes least often, whichever axis it is on. Closing the
-    run, or an error, still writes the sheet of what is done. `drawing` and `settings`: as for `generate`. `overwrite`: the PNG may
-    be there already.
+    What is expensive changes least often, whichever axis it is on. Closing the run, or an error, still writes the sheet
+    of what is done.
+
+    Args:
+        drawing: what is drawn, or just its prompt.
+        out: the PNG, or a folder for `grid.png` and every image in `cells/`.
+        x: the axis along a row: `AXIS=V1,V2,...` (see `generation.axes`).
+        y: the axis down.
+        z: an axis of which each value has a sheet of its own in the same image.
+        overwrite: whether the PNG may be there already.
+        settings: fields of `Drawing`, as for `generate`.
 
     Raises:
         TsuikaError: an `out` that is there already (RC007), an axis or value that cannot be, and what `generate` raises.

@@ -68,7 +68,8 @@ class Files:
         """The format of a file or folder; the folder of a saved state is one too.
 
         Raises:
-            FormatError: as `formats.find`; InterruptedRunError: EV004, a run without results.
+            FormatError: as `formats.find`.
+            InterruptedRunError: EV004, a run without results.
         """
         if not (path / "manifest.json").is_file():
             return formats.find(path, self.also)

@@ -31,31 +31,54 @@ POINTS: Final = 240  # points of the curve of the training loss that are told
 
 @dataclass(frozen=True)
 class RunStatus(JsonResult):
-    """What a run is doing."""
+    """What a run is doing.
 
-    run: Path  # its folder
-    state: State  # `running`, `stopped` (it can be resumed) or `finished` (its report is written)
-    method: str  # its name
-    family: str  # such as `sd1`; empty while that is not known
-    base: str  # as in the recipe
-    trigger: str  # the trigger word
-    phase: str  # what it does or did last, as in `Phase`
-    done: int  # units of the phase
-    total: int  # units of the phase; 0 where that is not known
-    step: int  # of the training that is under way
-    steps: int  # that the recipe allows
-    seconds_left: float | None  # at most; None where it cannot be told
-    best_step: int | None  # by the held-out images; None where nothing is known
-    stopped_by: str  # `steps`, `guard`, `user` or `diverged`; empty if it is not finished
-    sentence: Mapping[str, str]  # what the guard says, by language
-    guard: Mapping[str, Any] | None  # the part `guard` of `report.json` so far; None without a guard
-    losses: Sequence[tuple[int, float]]  # step and training loss, thinned out; of the training that the guard checks
-    previews: Sequence[Mapping[str, Any]]  # step, prompt, seed and path (in the run folder)
-    warnings: Sequence[Mapping[str, Any]]  # code, and message by language
-    # Files and folders in `artifacts/`, relative to the run folder; of a run that was stopped also what is best
-    # so far.
+    Attributes:
+        run: its folder.
+        state: `running`, `stopped` (it can be resumed) or `finished` (its report is written).
+        method: its name.
+        family: such as `sd1`; empty while that is not known.
+        base: as in the recipe.
+        trigger: the trigger word.
+        phase: what it does or did last, as in `Phase`.
+        done: units of the phase.
+        total: units of the phase; 0 where that is not known.
+        step: of the training that is under way.
+        steps: that the recipe allows.
+        seconds_left: at most; None where it cannot be told.
+        best_step: by the held-out images; None where nothing is known.
+        stopped_by: `steps`, `guard`, `user` or `diverged`; empty if it is not finished.
+        sentence: what the guard says, by language.
+        guard: the part `guard` of `report.json` so far; None without a guard.
+        losses: step and training loss, thinned out; of the training that the guard checks.
+        previews: step, prompt, seed and path (in the run folder).
+        warnings: code, and message by language.
+        artifacts: files and folders in `artifacts/`, relative to the run folder; of a run that was stopped also what is best
+            so far.
+        has_result: whether there is a report of files that can be used.
+    """
+
+    run: Path
+    state: State
+    method: str
+    family: str
+    base: str
+    trigger: str
+    phase: str
+    done: int
+    total: int
+    step: int
+    steps: int
+    seconds_left: float | None
+    best_step: int | None
+    stopped_by: str
+    sentence: Mapping[str, str]
+    guard: Mapping[str, Any] | None
+    losses: Sequence[tuple[int, float]]
+    previews: Sequence[Mapping[str, Any]]
+    warnings: Sequence[Mapping[str, Any]]
     artifacts: Sequence[str]
-    has_result: bool  # whether there is a report of files that can be used
+    has_result: bool
 
 
 class Follower:
@@ -192,7 +215,11 @@ def stop(run: Path | str) -> RunStatus:
 
 @at_once
 def sample(run: Path | str) -> RunStatus:
-    """Ask a running training to generate its previews after the next step; returns and raises as `stop`."""
+    """Ask a running training to generate its previews after the next step. Returns the status now.
+
+    Raises:
+        InterruptedRunError: TR002, this is no run folder; TR033, no process works on it.
+    """
     return _ask(run, "sample")
 
 

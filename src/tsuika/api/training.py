@@ -1,47 +1,42 @@
-"""Training runs: their events, their previews, and the report at their end."""
+"""Training runs: their events, and the report at their end."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from html import escape
 from importlib import resources
 from itertools import chain
 from pathlib import Path
-from typing import Any, Final, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 from PIL import Image
 
 from tsuika import config
+from tsuika.api import previews
 from tsuika.api.display import framed, gallery, table
-from tsuika.api.models import EMBEDDED, cache_folder, defaults_of
+from tsuika.api.models import EMBEDDED, cache_folder
 from tsuika.api.run import Events, Run, starts
 from tsuika.config import Recipe
 from tsuika.core import files
 from tsuika.core.errors import InterruptedRunError, StopRequested
-from tsuika.core.events import Event, Finished, Phase, Previewed, Stepped, Warned, note
+from tsuika.core.events import Event, Finished, Phase, Stepped, Warned, note
 from tsuika.core.rundir import RunDir
 from tsuika.core.sections import Train
-from tsuika.core.texts import article
-from tsuika.core.types import Model
 from tsuika.data.caption import has_word
-from tsuika.data.manifest import Manifest
 from tsuika.embedded import mascot, yardstick
 from tsuika.evaluation import memorization, report, run_record, scores
-from tsuika.generation import grid, pipeline, png_info
+from tsuika.generation import grid, png_info
 from tsuika.methods import find
 from tsuika.training import folder as run_folder
 from tsuika.training import optim, preparation, run
-from tsuika.training.prepared import Prepared
-from tsuika.training.regularization_images import Request
 
 DEMO_PICTURES = Path(str(resources.files("tsuika.embedded"))) / "pictures"
 DEMO_RECIPE = Path(str(resources.files("tsuika.embedded"))) / "demo.toml"
 Returned = TypeVar("Returned")
-CAPTIONS: Final = 4  # training captions that are drawn beside the previews, once each
 
 
 def _is_main() -> bool:
@@ -50,17 +45,23 @@ def _is_main() -> bool:
 
 @dataclass(frozen=True)
 class Trained:
-    """A training run that is over, as its folder tells of it."""
+    """A training run that is over, as its folder tells of it.
+
+    Attributes:
+        folder: the run folder.
+        report: `report.json`; empty in all but the first of several processes.
+    """
 
     folder: Path
-    report: Mapping[str, Any]  # `report.json`; empty in all but the first of several processes
+    report: Mapping[str, Any]
 
     @classmethod
     def read(cls, folder: Path | str) -> Trained:
         """The finished run in a folder.
 
         Raises:
-            InterruptedRunError: TR002, there is none. FormatError: TR011, its report cannot be read.
+            InterruptedRunError: TR002, there is none.
+            FormatError: TR011, its report cannot be read.
         """
         file = RunDir(Path(folder)).report_json
         if not file.is_file():
@@ -95,14 +96,14 @@ def train(recipe: Recipe | str, out: Path | str, *, language: str | None = None,
     """Train into a new run folder.
 
     Args:
-        recipe: All settings; or the name of a method, and the settings that people give most as `flags`.
-        out: The folder to make.
-        language: In which the report opens; None: the browser's.
-        flags: As for `Recipe.of`: `images="photos", trigger="sks", class_word="dog", settings={"method.rank": 8}`.
+        recipe: all settings; or the name of a method, and the settings that people give most as `flags`.
+        out: the folder to make.
+        language: in which the report opens; None: the browser's.
+        flags: as for `Recipe.of`: `images="photos", trigger="sks", class_word="dog", settings={"method.rank": 8}`.
 
     Raises:
-        TsuikaError: What is wrong with recipe, images, base or machine. Nothing is ever overwritten.
-        TypeError: There is no such flag.
+        TsuikaError: what is wrong with recipe, images, base or machine. Nothing is ever overwritten.
+        TypeError: there is no such flag.
     """
     chosen = Recipe.of(recipe, **flags) if isinstance(recipe, str) else recipe  # type: ignore[arg-type]
     return _train(chosen, Path(out), language)
@@ -119,6 +120,10 @@ def _train(recipe: Recipe, out: Path, language: str | None) -> Events[Trained]:
 def resume(out: Path | str, *, language: str | None = None) -> Events[Trained]:
     """Go on exactly where a run stopped: the result has the same bits as if it had not.
 
+    Args:
+        out: the run folder.
+        language: in which the report opens; None: the browser's.
+
     Raises:
         InterruptedRunError: TR002, this is no run folder.
     """
@@ -132,7 +137,16 @@ def resume(out: Path | str, *, language: str | None = None) -> Events[Trained]:
 
 @starts
 def demo(out: Path | str, *, steps: int | None = None, language: str | None = None) -> Events[Trained]:
-    """Teach the embedded base a character it has never seen, from the bundled images, and compare before and after."""
+    """Teach the embedded base a character it has never seen, from the bundled images, and compare before and after.
+
+    Args:
+        out: the run folder to make.
+        steps: None: as many as the demo's recipe says.
+        language: in which the report opens; None: the browser's.
+
+    Raises:
+        TsuikaError: `out` is there already, or it cannot be written.
+    """
     tables = config.override(config.read_tables(DEMO_RECIPE), {"data.images": str(DEMO_PICTURES)})
     prompts = [prompt.text for prompt in mascot.TEST_PROMPTS]
     tables = config.override(tables, {"preview.prompts": prompts} | ({"train.steps": steps} if steps else {}))
@@ -143,7 +157,19 @@ def demo(out: Path | str, *, steps: int | None = None, language: str | None = No
 
 @dataclass(frozen=True)
 class DryRun:
-    """What a run would see. `buckets`: sizes with their number of images; `recipe`: as TOML."""
+    """What a run would see.
+
+    Attributes:
+        base: the family, for people.
+        prediction: what the base predicts.
+        pictures: usable images.
+        left_out: images that cannot be used.
+        buckets: sizes with their number of images.
+        captions: of each image.
+        weight_decay_over_run: the sum of learning rate times weight decay; None where it is not known before.
+        notes: findings.
+        recipe: as TOML.
+    """
 
     base: str
     prediction: str
@@ -158,10 +184,14 @@ class DryRun:
 
 @starts
 def dry_run(recipe: Recipe, out: Path | str) -> Events[DryRun]:
-    """Load the base and read the images; what a run into `out` would see. Trains nothing, writes nothing.
+    """Load the base and read the images; what a run would see. Trains nothing, writes nothing.
+
+    Args:
+        recipe: all settings.
+        out: the folder that the run would make.
 
     Raises:
-        TsuikaError: What the run would raise.
+        TsuikaError: what the run would raise.
     """
     run_folder.check_start(recipe, Path(out))
     notes: list[Warned] = []
@@ -186,7 +216,7 @@ def dry_run(recipe: Recipe, out: Path | str) -> Events[DryRun]:
 
 def services() -> preparation.Services:
     """What a run gets from here: previews, regularization images, and the cache of encoded images."""
-    return preparation.Services(EMBEDDED, cache_folder() / "latents", _ClassImages(), _preview)
+    return preparation.Services(EMBEDDED, cache_folder() / "latents", previews.ClassImages(), previews.draw)
 
 
 def _open_run(recipe: Recipe, out: Path) -> AbstractContextManager[RunDir]:
@@ -285,94 +315,26 @@ def _stopped(folder: RunDir, step: int) -> InterruptedRunError:
     return InterruptedRunError("TR031", where=folder.root, step=step, run=folder.root)
 
 
-def _preview(prepared: Prepared, step: int) -> Iterator[Previewed]:
-    """Draw the recipe's previews into `samples/`, at fixed seeds; and some training captions, for the check on copying."""
-    recipe, model = prepared.recipe, prepared.model
-    settings, defaults = recipe.preview, defaults_of(model)
-    cfg = settings.cfg or defaults.cfg
-    requests = [(prompt, settings.num, cfg) for prompt in preview_prompts(recipe)]
-    # Guidance makes copying stronger (arXiv:2509.25705): captions are drawn at the most of it that is in use.
-    requests += [(caption, 1, max(cfg, defaults.cfg)) for caption in _captions(recipe, prepared.manifest)]
-    for number, (prompt, num, cfg) in enumerate(requests):
-        pixels = pipeline.sample(
-            model,
-            prompt,
-            seed=settings.seed,
-            num=num,
-            steps=settings.steps or None,
-            cfg=cfg,
-            defaults=defaults,
-            batch_size=8,
-        )
-        for i, picture in enumerate(pipeline.to_images(pixels)):
-            name = f"step-{step:06d}-{number:02d}-seed-{settings.seed + i}.png"
-            info = png_info.GenerationInfo(
-                prompt,
-                steps=settings.steps or defaults.steps,
-                sampler=defaults.sampler,
-                cfg=cfg,
-                seed=settings.seed + i,
-                size_px=picture.size,
-            )
-            png_info.write_png(prepared.folder.samples / name, picture, info)
-            yield Previewed(step, prompt, settings.seed + i, f"samples/{name}")
-
-
-class _ClassImages:
-    """Draws regularization images with the base's own settings."""
-
-    def __call__(self, model: Model, request: Request) -> list[Image.Image]:
-        """See `regularization_images.Draw`."""
-        pixels = pipeline.sample(
-            model,
-            request.prompt,
-            seed=request.seed,
-            num=request.num,
-            size_px=(request.size_px, request.size_px),
-            defaults=defaults_of(model),
-            batch_size=request.num,
-        )
-        return pipeline.to_images(pixels)
-
-    def settings(self, model: Model) -> dict[str, Any]:
-        """See `regularization_images.Draw`."""
-        return asdict(defaults_of(model))
-
-
-def preview_prompts(recipe: Recipe) -> tuple[str, ...]:
-    """The recipe's prompts; without any, the subject alone and in two places, and its class without the trigger."""
-    data = recipe.data
-    subject = " ".join(word for word in (data.trigger, data.class_word) if word)
-    if recipe.preview.prompts or not subject:
-        return tuple(prompt.replace("{trigger}", data.trigger) for prompt in recipe.preview.prompts)
-    control = (f"{article(data.class_word)} on the beach",) if data.class_word and data.trigger else ()
-    return (*(f"{article(subject)}{place}" for place in ("", " on the beach", " in the snow")), *control)
-
-
-def _captions(recipe: Recipe, manifest: Manifest) -> list[str]:
-    """A few captions of the training images that no preview draws anyhow: where copying shows first."""
-    known = {"", *preview_prompts(recipe)}
-    captions = [text for text in dict.fromkeys(s.caption for s in manifest.samples) if text not in known]
-    return captions[:: max(1, -(-len(captions) // CAPTIONS))]
-
-
 def _report(
     result: run.Result, notes: run_record.RunRecord, again: str, scorer: scores.Scorer, language: str | None
 ) -> None:
     prepared = result.prepared
     recipe, manifest, folder = prepared.recipe, prepared.manifest, prepared.folder
-    prompts, trigger = preview_prompts(recipe), recipe.data.trigger
+    prompts, trigger = previews.prompts(recipe), recipe.data.trigger
     controls = frozenset(prompt.text for prompt in mascot.TEST_PROMPTS if not prompt.mascot)
     # Previews without the trigger word: what should stay as it was.
     controls |= {text for text in prompts if trigger and not has_word(text, trigger)}
-    drawn, captions = run_record.before_after(notes.previews, folder.root, controls), _captions(recipe, manifest)
+    drawn, captions = (
+        run_record.before_after(notes.previews, folder.root, controls),
+        previews.captions(recipe, manifest),
+    )
     rows = tuple(row for row in drawn if row.prompt not in captions)
-    pictures = tuple(report.TrainingPicture(s.name, s.caption, s.path) for s in manifest.samples)
+    images = tuple(report.TrainingImage(s.name, s.caption, s.path) for s in manifest.samples)
     encode = yardstick.directions if recipe.base.model == "embedded" else None
     evidence = report.ReportParts(
         base=recipe.base.model,
         device=str(prepared.model.device),
-        pictures=pictures,
+        images=images,
         left_out=tuple(report.LeftOut(item.name, item.words) for item in manifest.quarantined),
         before_after=rows,
         scores=scorer(recipe, [sample.path for sample in manifest.samples], rows) if rows else (),
@@ -380,11 +342,11 @@ def _report(
         command=again,
         lookalikes=memorization.find(
             drawn,
-            pictures,
+            images,
             encode,
             encoder=recipe.base.model,
             groups=memorization.groups_of(folder, manifest),
-            captions={picture.caption for picture in pictures},
+            captions={image.caption for image in images},
             memorization=result.memorization,
         ),
     )

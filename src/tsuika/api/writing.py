@@ -62,7 +62,7 @@ def free_model(out: Path, *originals: Path, overwrite: bool, suffix: str = "", c
     """`files.check_out` for a whole model: of a single file also the `.yaml` beside it, which says what the model predicts.
 
     Args:
-        copied: The one original is copied together with its `.yaml`, so `out` may stand beside it and share that.
+        copied: the one original is copied together with its `.yaml`, so `out` may stand beside it and share that.
 
     Raises:
         TsuikaError: as `files.check_out`.
@@ -95,10 +95,10 @@ def without_rest(
     """LoRAs as if nothing else were in their files, and that; as they are where it may not be left out.
 
     Args:
-        artifacts: Files, and what was read from each.
-        out: The result, beside which words will stand.
-        lossy: Whether anything may be left out.
-        overwrite: Replace files of words.
+        artifacts: files, and what was read from each.
+        out: the result, beside which words will stand.
+        lossy: whether anything may be left out.
+        overwrite: replace files of words.
 
     Raises:
         RecipeError: a word's file exists (RC007).

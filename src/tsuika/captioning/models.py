@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, Protocol
@@ -10,9 +10,9 @@ from typing import Final, Literal, Protocol
 import torch
 from PIL import Image
 
-from tsuika.core.errors import ModelError, NetworkError
+from tsuika.core.errors import ModelError, NetworkError, RecipeError
 from tsuika.core.files import at_home
-from tsuika.core.texts import _
+from tsuika.core.texts import _, listed
 from tsuika.families.sources import from_hub, is_hub_id
 
 Kind = Literal["tags", "sentence"]
@@ -50,23 +50,23 @@ def load(
     name: str,
     device: torch.device,
     *,
-    threshold: float = 0.35,
-    character_threshold: float = 0.85,
-    exclude: frozenset[str] = frozenset(),
+    threshold: float | None = None,
+    character_threshold: float | None = None,
+    exclude: Sequence[str] = (),
 ) -> Captioner:
     """A captioning model, which a folder or a Hugging Face id names.
 
     Args:
         name: a folder, else a model id, whose files are downloaded once.
         device: where it computes.
-        threshold: of a tagger: the least probability of a tag.
-        character_threshold: of a tagger: the same of the names of characters.
-        exclude: tags that are never given, as `tagger.plain` writes them.
+        threshold: of a tagger: the least probability of a tag; None: `tagger.THRESHOLD`.
+        character_threshold: of a tagger: the same of the names of characters; None: `tagger.CHARACTER_THRESHOLD`.
+        exclude: of a tagger: tags that are never given, however they are written (`tagger.comparable`).
 
     Raises:
         NetworkError: CP003, no such folder, and the hub does not have it or cannot be reached.
         ModelError: CP001, it is no model of these two kinds.
-        RecipeError: CP002, a tagger, and its library is not installed.
+        RecipeError: CP002, a tagger, and its library is not installed; CP006, what only a tagger has is given for a captioner.
     """
     from tsuika.captioning import sentences, tagger
 
@@ -76,10 +76,17 @@ def load(
             raise ModelError("CP001", where=name, why=_("There is no such folder."))
         folder = _downloaded(name)
     if any((folder / file).is_file() for file in _TAGGER_FILES):
-        return tagger.load(folder, device, threshold, character_threshold, exclude)
+        least = {
+            tagger.GENERAL: tagger.THRESHOLD if threshold is None else threshold,
+            tagger.CHARACTER: tagger.CHARACTER_THRESHOLD if character_threshold is None else character_threshold,
+        }
+        return tagger.load(folder, device, least, exclude)
     if not (folder / "config.json").is_file():
         why = _("It holds neither {network} and {tags} (a tagger) nor config.json.", network=NETWORK, tags=TAGS)
         raise ModelError("CP001", where=folder, why=why)
+    of_taggers = {"--threshold": threshold, "--character-threshold": character_threshold, "--exclude": exclude or None}
+    if given := [flag for flag, value in of_taggers.items() if value is not None]:
+        raise RecipeError("CP006", where=folder, names=listed(given))
     return sentences.load(folder, device)
 
 

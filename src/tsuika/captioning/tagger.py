@@ -7,7 +7,8 @@ them (huggingface.co/spaces/SmilingWolf/wd-tagger, `app.py`): on a white square,
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -24,6 +25,9 @@ from tsuika.core.texts import _
 # Categories of Danbooru; 9 is the rating, which is no caption.
 GENERAL: Final = 0
 CHARACTER: Final = 4
+# Of `app.py`.
+THRESHOLD: Final = 0.35
+CHARACTER_THRESHOLD: Final = 0.85
 KAOMOJI: Final = frozenset(
     (
         *("0_0", "(o)_(o)", "+_+", "+_-", "._.", "<o>_<o>", "<|>_<|>", "=_=", ">_<", "3_3"),
@@ -46,6 +50,11 @@ def plain(name: str) -> str:
     return name if name in KAOMOJI else name.replace("_", " ")
 
 
+def comparable(name: str) -> str:
+    """One spelling of a tag, for comparing: without case, underscores, and the backslashes before parentheses."""
+    return " ".join(name.replace("_", " ").replace("\\", "").casefold().split())
+
+
 def prepared(image: Image.Image, height: int, width: int) -> NDArray[np.float32]:
     """An image as the model reads it: (1, H, W, 3), BGR, 0..255, in the middle of a white square."""
     side = max(image.size)
@@ -64,9 +73,8 @@ class Tagger:
     session: Any
     tags: Sequence[Tag]
     size: tuple[int, int]  # height, width, px
-    threshold: float
-    character_threshold: float
-    exclude: frozenset[str]
+    least: Mapping[int, float]  # probability, by category; others are not given
+    exclude: frozenset[str]  # as `comparable` writes them
     kind: Kind = "tags"
 
     def say(self, image: Image.Image) -> Said:
@@ -84,20 +92,23 @@ class Tagger:
                 tags=TAGS,
             )
             raise ModelError("CP001", where=self.folder / NETWORK, why=why)
-        least = {GENERAL: self.threshold, CHARACTER: self.character_threshold}
         rows = [
             (tag.name, float(share))
             for tag, share in zip(self.tags, found)
-            if tag.category in least and share > least[tag.category] and tag.name not in self.exclude
+            if share > self.least.get(tag.category, math.inf) and comparable(tag.name) not in self.exclude
         ]
         tags = dict(sorted(rows, key=lambda row: -row[1]))
         return Said(", ".join(tags), tags)
 
 
-def load(
-    folder: Path, device: torch.device, threshold: float, character_threshold: float, exclude: frozenset[str]
-) -> Tagger:
+def load(folder: Path, device: torch.device, least: Mapping[int, float], exclude: Iterable[str]) -> Tagger:
     """A tagger from a folder with `model.onnx` and `selected_tags.csv`.
+
+    Args:
+        folder: that holds both.
+        device: where it computes.
+        least: the least probability of a tag, by category.
+        exclude: tags that are never given.
 
     Raises:
         ModelError: CP001, one of the two is missing or is something else.
@@ -123,7 +134,7 @@ def load(
     if len(shape) != 4 or not all(isinstance(side, int) and side > 0 for side in shape[1:3]) or shape[3] != 3:
         why = _("Its input is {shape}, and not images of a fixed size with three channels last.", shape=shape)
         raise ModelError("CP001", where=folder / NETWORK, why=why)
-    return Tagger(folder, session, tags, (shape[1], shape[2]), threshold, character_threshold, exclude)
+    return Tagger(folder, session, tags, (shape[1], shape[2]), least, frozenset(map(comparable, exclude)))
 
 
 def _tags(path: Path) -> list[Tag]:

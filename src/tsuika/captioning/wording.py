@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Final, Literal
 
 from tsuika.captioning.models import Said
+from tsuika.captioning.tagger import comparable
 from tsuika.data import caption
 
 Mode = Literal["missing", "replace", "add"]
@@ -40,10 +41,5 @@ def _added(line: str, said: Said) -> str:
     if not said.tags:
         text = caption.normalise(said.text)
         return line if not text or text.casefold() in line.casefold() else ", ".join((line.rstrip(" ,"), text))
-    there = {_same(part) for part in line.split(",")}
-    return ", ".join([line.rstrip(" ,"), *(tag for tag in said.tags if _same(tag) not in there)])
-
-
-def _same(tag: str) -> str:
-    """One spelling of a tag, for comparing."""
-    return tag.strip().replace("_", " ").replace("\\", "").casefold()
+    there = {comparable(part) for part in line.split(",")}
+    return ", ".join([line.rstrip(" ,"), *(tag for tag in said.tags if comparable(tag) not in there)])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Optional
 import typer
 
 from tsuika.cli import early, layout, progress, screen
-from tsuika.cli.flags import ClassWord, Device, Json, Trigger
+from tsuika.cli.flags import ClassWord, Device, Json
 from tsuika.cli.language import local
 from tsuika.core.texts import _, _n, listed
 
@@ -36,15 +36,22 @@ def caption(
             "--mode", help=_("missing: images without a caption; replace: all; add: what a caption does not have yet.")
         ),
     ] = "missing",
-    trigger: Trigger = "",
+    trigger: Annotated[
+        str,
+        typer.Option("--trigger", help=_("Trigger word, put in front of every caption that is written or added to.")),
+    ] = "",
     class_word: ClassWord = "",
     threshold: Annotated[
-        float, typer.Option("--threshold", help=_("Of a tagger: the least probability of a tag, 0 to 1."))
-    ] = 0.35,
+        Optional[float],
+        typer.Option("--threshold", help=_("Of a tagger: the least probability of a tag, 0 to 1; default: 0.35.")),
+    ] = None,
     character_threshold: Annotated[
-        float, typer.Option("--character-threshold", help=_("The same of the names of characters."))
-    ] = 0.85,
-    exclude: Annotated[str, typer.Option("--exclude", help=_("Tags to leave out, with commas between them."))] = "",
+        Optional[float],
+        typer.Option("--character-threshold", help=_("The same of the names of characters; default: 0.85.")),
+    ] = None,
+    exclude: Annotated[
+        str, typer.Option("--exclude", help=_("Of a tagger: tags to leave out, with commas between them."))
+    ] = "",
     out: Annotated[
         Optional[Path],
         typer.Option("--out", help=_("New folder for the images and captions; without it captions are only shown.")),

@@ -83,13 +83,13 @@ class Recipe(Section):
 
         Args:
             method: `lora`, `textual-inversion`, `dreambooth`, `hypernetwork`, or the address of one from outside.
-            file: A recipe in TOML.
-            settings: By dotted key: `{"method.rank": 8}`.
-            flags: By the names in `FLAGS`: `images="photos", trigger="sks"`. None and "" are as if not given.
+            file: a recipe in TOML.
+            settings: by dotted key: `{"method.rank": 8}`.
+            flags: by the names in `FLAGS`: `images="photos", trigger="sks"`. None and "" are as if not given.
 
         Raises:
-            RecipeError: The file, a key or a value is wrong (RC001, RC002, RC003).
-            TypeError: There is no such flag.
+            RecipeError: the file, a key or a value is wrong (RC001, RC002, RC003).
+            TypeError: there is no such flag.
         """
         if unknown := flags.keys() - FLAGS.keys():
             raise TypeError(f"no such setting: {', '.join(sorted(unknown))}; known: {', '.join(FLAGS)}")
@@ -118,7 +118,11 @@ class Setting:
 
 
 def settings(methods: Iterable[Method] = tuple(METHODS.values())) -> Iterator[Setting]:
-    """Every setting in the recipe's order, those of each of `methods` included."""
+    """Every setting in the recipe's order.
+
+    Args:
+        methods: whose own settings are among them.
+    """
     for name, field in Recipe.model_fields.items():
         if name == "method":
             for method in methods:
@@ -142,9 +146,13 @@ def _nearest(key: str, methods: Iterable[Method] = tuple(METHODS.values())) -> s
 
 
 def build(data: Mapping[str, Any], where: str = "") -> Recipe:
-    """A checked recipe from nested tables; where they are silent, the base's defaults hold, the method's, the common ones.
+    """A checked recipe; where the tables are silent, the base's defaults hold, the method's, the common ones.
 
     A method from outside is imported: its name is the user's own word here.
+
+    Args:
+        data: nested tables, as in a recipe file.
+        where: the file, for the error.
 
     Raises:
         RecipeError: unknown key (RC001, names the nearest one), a value out of range, or no such method (RC002).
@@ -283,7 +291,12 @@ def parse_assignment(text: str) -> tuple[str, Any]:
 
 
 def dump(recipe: Recipe, *, comments: bool = True) -> str:
-    """The recipe as TOML, every setting with what it means; `load` of it gives the same recipe."""
+    """The recipe as TOML; `load` of it gives the same recipe.
+
+    Args:
+        recipe: all settings.
+        comments: whether every setting says what it means.
+    """
     document = tomlkit.document()
     document.add(tomlkit.comment("tsuika recipe: running it again repeats the run."))
     document["version"] = recipe.version

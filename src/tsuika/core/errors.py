@@ -15,8 +15,16 @@ from tsuika.core.texts import Text, _, limited, listed
 
 
 class TsuikaError(Exception):
-    """Base of all errors that are not bugs. `code` is a key of `MESSAGES`; `params` fill its placeholders; `where`
-    names the file, key or image. Raises KeyError: the code has no message (a bug, caught by the tests)."""
+    """Base of all errors that are not bugs.
+
+    Args:
+        code: a key of `MESSAGES`.
+        where: the file, key or image.
+        params: what fills the placeholders of the message.
+
+    Raises:
+        KeyError: the code has no message (a bug, caught by the tests).
+    """
 
     exit_status: ClassVar[int] = 1
 
@@ -112,8 +120,13 @@ def system_number(error: BaseException) -> int | None:
 
 
 def outer_cause(error: BaseException, *, where: object = "", do: str = "") -> TsuikaError | None:
-    """The error of ours for what is no fault of the program: memory, disk, permissions; None where it is something
-    else. `where` is named where the error itself names no file; `do` is what helps where memory is short."""
+    """The error of ours for what is no fault of the program: memory, disk, permissions; None where it is something else.
+
+    Args:
+        error: as it was raised.
+        where: named where the error itself names no file.
+        do: what helps where memory is short.
+    """
     number = system_number(error)
     if number is None or (number in _OURS and not getattr(error, "filename", None)):
         return None
@@ -157,7 +170,7 @@ def no_such(key: str, found: object, known: Iterable[str], *, where: object = ""
 
 
 def misspelt(key: str, found: str, known: Iterable[str]) -> RecipeError:
-    """The same, with the most similar name first."""
+    """As `no_such`, with the most similar name first."""
     names = [*known]
     nearest = get_close_matches(found, names, n=1, cutoff=0.0)[0]
     why = _("Did you mean {nearest}? Possible values: {names}", nearest=nearest, names=listed(names))

@@ -141,8 +141,15 @@ Warn = Callable[[Warned], None]
 
 
 def note(code: str, **params: object) -> Warned:
-    """What happened, why, and what to do, in one message; `Warned.words` has it in other languages. Raises KeyError:
-    the code has no message, or a placeholder no value."""
+    """What happened, why, and what to do, in one message; `Warned.words` has it in other languages.
+
+    Args:
+        code: of the message.
+        params: what fills its placeholders.
+
+    Raises:
+        KeyError: the code has no message, or a placeholder no value.
+    """
     # Without parameters `words` would take the message for one without a code.
     warned = Warned(code, "", params or {"code": code})
     return replace(warned, message=warned.words("en"))
@@ -182,7 +189,11 @@ def drained(events: Generator[Event, None, Result]) -> Result:
 
 
 def read(path: Path) -> tuple[list[Event], int]:
-    """The events of a run, and how many lines are none: one cut short by a kill, or damaged."""
+    """The events of a run, and how many lines are none: one cut short by a kill, or damaged.
+
+    Raises:
+        OSError: there is no such file, or it cannot be read.
+    """
     events: list[Event] = []
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     for line in lines:

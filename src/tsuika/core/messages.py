@@ -668,12 +668,22 @@ MESSAGES: Final[Mapping[str, Message]] = {
         "CP004": (
             "The same words are in almost every caption",
             "{phrases}. The trigger word will not learn it apart from these words.",
-            "If it belongs to the subject, leave it out with --exclude; else vary it.",
+            "If it belongs to the subject, take it out of the captions (of a tagger: --exclude); else vary it.",
         ),
         "CP005": (
             "The model found nothing to say about {count} images",
             "{names}. They keep the caption that they have, or none.",
-            "Lower --threshold, or write these captions by hand.",
+            "Lower --threshold of a tagger, or write these captions by hand.",
+        ),
+        "CP006": (
+            "{names}: only for a tagger",
+            "This captioning model writes sentences: it has no tags with probabilities.",
+            "Leave it out, or give a WD tagger with --model.",
+        ),
+        "CP007": (
+            "The captions of {count} images do not have the trigger word “{trigger}”",
+            "{names}. `--mode missing` leaves captions as they are; training puts it in front of them by itself.",
+            "To have it in the files: --mode add, which also adds what the model says, or the studio (All captions, Add in front).",
         ),
     }.items()
 }

@@ -52,7 +52,11 @@ class Conditioning:
 
     @staticmethod
     def join(parts: Sequence[Conditioning]) -> Conditioning:
-        """Stack along the batch; all parts must have the same tensors. Shorter texts are filled up, and masked there."""
+        """Stack along the batch. Shorter texts are filled up, and masked there.
+
+        Args:
+            parts: all have the same tensors.
+        """
         import torch
 
         def cat(values: Sequence[Tensor | None]) -> Tensor | None:
@@ -111,7 +115,8 @@ class Model(Protocol):
     extra_tensors: dict[str, Tensor]
 
     @property
-    def device(self) -> torch.device: ...
+    def device(self) -> torch.device:
+        """Where the UNet is."""
 
     @property
     def components(self) -> dict[str, nn.Module]:
@@ -125,11 +130,20 @@ class Model(Protocol):
         """Component name -> canonical module paths that play `role`."""
 
     def module(self, component: str, path: str) -> nn.Module:
-        """The module at a canonical path. Raises KeyError: there is none."""
+        """The module at a canonical path.
+
+        Raises:
+            KeyError: there is none.
+        """
 
     def encode_text(self, prompts: Sequence[str], *, size_px: tuple[int, int] | None = None) -> Conditioning:
-        """Prompts to conditioning, differentiable; `size_px` (width, height) fills SDXL's time ids. Long ones become
-        chunks. A word of `words` (any case, standing by itself) is its vectors, one token each, and not text."""
+        """Prompts to conditioning, differentiable.
+
+        Args:
+            prompts: long ones become chunks. A word of `words` (any case, standing by itself) is its vectors, one token
+                each, and not text.
+            size_px: width and height, for SDXL's time ids.
+        """
 
     def count_tokens(self, text: str) -> tuple[int, ...]:
         """Tokens of a text in each text encoder, start and end not counted; a new word counts its vectors."""
@@ -233,17 +247,25 @@ class Attachment(Protocol):
 
     trains: frozenset[Role]  # any `text.*` role: text conditioning must not be cached
 
-    def param_groups(self) -> list[ParamGroup]: ...
+    def param_groups(self) -> list[ParamGroup]:
+        """What is trained, by learning rate."""
 
     def updates(self) -> list[Update]:
-        """What training changes, place by place; to be asked before it does, as the start is what is there now. Raises
-        RecipeError: these settings never give the base back."""
+        """What training changes, place by place; to be asked before it does, as the start is what is there now.
+
+        Raises:
+            RecipeError: these settings never give the base back.
+        """
 
     def tensors(self) -> dict[str, Tensor]:
         """The trainable state by canonical name (live tensors, not copies)."""
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Set the trainable state. Raises KeyError: a name is missing or unknown."""
+        """Set the trainable state.
+
+        Raises:
+            KeyError: a name is missing or unknown.
+        """
 
     def set_strength(self, strength: float) -> None:
         """0 is the base, bit for bit; 1 is as trained."""
@@ -251,7 +273,8 @@ class Attachment(Protocol):
     def detach(self) -> None:
         """Give the model back exactly as it was."""
 
-    def artifact(self) -> Artifact: ...
+    def artifact(self) -> Artifact:
+        """The result: copies on the CPU."""
 
 
 @runtime_checkable
@@ -274,12 +297,18 @@ class Format(Protocol):
         """Whether this file (or folder) is of this format, from its header alone."""
 
     def read(self, path: Path) -> Artifact:
-        """The artifact, tensors in the file's dtype. Raises ModelError: damaged (MD003), a pickle with more than
-        tensors in it (MD005), or something else (FM001)."""
+        """The artifact, tensors in the file's dtype.
+
+        Raises:
+            ModelError: damaged (MD003), a pickle with more than tensors in it (MD005), or something else (FM001).
+        """
 
     def write(self, artifact: Artifact, path: Path, *, dtype: torch.dtype) -> None:
-        """Write whole or not at all. Raises FormatError: the format cannot hold this artifact, or `dtype` its numbers
-        (FM002)."""
+        """Write whole or not at all.
+
+        Raises:
+            FormatError: the format cannot hold this artifact, or `dtype` its numbers (FM002).
+        """
 
 
 def canonical(component: str, path: str) -> str:

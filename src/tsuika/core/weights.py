@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from tsuika.core import finite, kinds, pickles, safetensors
+from tsuika.core import finite, kinds, pickles, safetensors, torch_files
 from tsuika.core.errors import FormatError, ModelError
 from tsuika.core.files import whole
 from tsuika.core.plain import parsed
@@ -120,14 +120,14 @@ def load_pickle(path: Path) -> Any:
     """What a torch file or a plain pickle holds: tensors, all finite, and plain values; nothing in it is ever run.
     Objects of any other class are None. Raises ModelError: damaged (MD003), a pickle that names programs (MD005), NaN
     or infinite values (MD011)."""
-    opened = pickles.open_torch(path)
+    opened = torch_files.open_torch(path)
     try:
         return _filled(opened, opened.content, (), {})
     except RecursionError as error:
-        raise pickles.broken(path, error) from None
+        raise torch_files.broken(path, error) from None
 
 
-def _filled(opened: pickles.TorchFile, value: Any, names: tuple[str, ...], seen: dict[int, Any]) -> Any:
+def _filled(opened: torch_files.TorchFile, value: Any, names: tuple[str, ...], seen: dict[int, Any]) -> Any:
     """A value with its tensors; what is there several times is made once."""
     if id(value) in seen:
         return seen[id(value)]
@@ -170,7 +170,7 @@ def save_pickle(content: Any, path: Path) -> None:
 
 
 def _open_pickle(path: Path) -> Weights:
-    opened = pickles.open_torch(path)
+    opened = torch_files.open_torch(path)
     # A bare list's tensors go by their numbers.
     content = dict(enumerate(opened.content)) if isinstance(opened.content, list) else opened.content
     tensors = {str(name): one for name, one in _table_of(content).items() if isinstance(one, pickles.Stored)}

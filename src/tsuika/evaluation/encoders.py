@@ -38,13 +38,13 @@ class Encoder(Protocol):
     def reads(self) -> bool:
         """Whether it has a text tower."""
 
-    def subjects(self, pictures: Sequence[Image.Image]) -> Vectors:
+    def subjects(self, images: Sequence[Image.Image]) -> Vectors:
         """What is shown, as far as the encoder can leave the rest aside: for likeness to the training images."""
 
-    def scenes(self, pictures: Sequence[Image.Image]) -> Vectors:
+    def scenes(self, images: Sequence[Image.Image]) -> Vectors:
         """All that is shown: for how far images have moved."""
 
-    def fit(self, pictures: Sequence[Image.Image], texts: Sequence[str]) -> NDArray[np.float64]:
+    def fit(self, images: Sequence[Image.Image], texts: Sequence[str]) -> NDArray[np.float64]:
         """How well each image fits each text (B, T), more is better; nan where the text says nothing to the encoder."""
 
 
@@ -54,19 +54,19 @@ class Yardstick:
     name = EMBEDDED
     reads = True
 
-    def subjects(self, pictures: Sequence[Image.Image]) -> Vectors:
-        return yardstick.directions(_arrays(pictures)).double().numpy()
+    def subjects(self, images: Sequence[Image.Image]) -> Vectors:
+        return yardstick.directions(_arrays(images)).double().numpy()
 
-    def scenes(self, pictures: Sequence[Image.Image]) -> Vectors:
+    def scenes(self, images: Sequence[Image.Image]) -> Vectors:
         """The thing's direction beside the square roots of the backgrounds' probabilities, which have length 1 too."""
-        arrays = _arrays(pictures)
+        arrays = _arrays(images)
         backgrounds = torch.stack([yardstick.background_scores(arrays, name) for name in world.BACKGROUNDS], 1)
         both = torch.cat([yardstick.directions(arrays), backgrounds.sqrt()], 1)
         return F.normalize(both.double(), dim=1).numpy()
 
-    def fit(self, pictures: Sequence[Image.Image], texts: Sequence[str]) -> NDArray[np.float64]:
+    def fit(self, images: Sequence[Image.Image], texts: Sequence[str]) -> NDArray[np.float64]:
         """The mean of its probabilities for the background and the known things that a text names."""
-        arrays, columns = _arrays(pictures), []
+        arrays, columns = _arrays(images), []
         for text in texts:
             background, things = named(text)
             scores = [yardstick.background_scores(arrays, background)] if background else []
@@ -102,19 +102,19 @@ class Transformer:
         self._device = device
         self.reads = tokenizer is not None
 
-    def subjects(self, pictures: Sequence[Image.Image]) -> Vectors:
-        return self._images(pictures).double().numpy()
+    def subjects(self, images: Sequence[Image.Image]) -> Vectors:
+        return self._images(images).double().numpy()
 
     scenes = subjects
 
-    def fit(self, pictures: Sequence[Image.Image], texts: Sequence[str]) -> NDArray[np.float64]:
+    def fit(self, images: Sequence[Image.Image], texts: Sequence[str]) -> NDArray[np.float64]:
         """Cosines of images and texts: CLIP-T, where the encoder is a CLIP."""
-        return (self._images(pictures) @ self._texts(texts).T).double().numpy()
+        return (self._images(images) @ self._texts(texts).T).double().numpy()
 
-    def _images(self, pictures: Sequence[Image.Image]) -> Tensor:
+    def _images(self, images: Sequence[Image.Image]) -> Tensor:
         parts = []
-        for start in range(0, len(pictures), CHUNK):
-            batch = self._processor(images=list(pictures[start : start + CHUNK]), return_tensors="pt").to(self._device)
+        for start in range(0, len(images), CHUNK):
+            batch = self._processor(images=list(images[start : start + CHUNK]), return_tensors="pt").to(self._device)
             with torch.no_grad():
                 own = hasattr(self._model, "get_image_features")
                 parts.append(_vectors(self._model.get_image_features(**batch) if own else self._model(**batch)))
@@ -182,5 +182,5 @@ def _complete(model: Any, missing: Collection[str]) -> None:
         model.pooler = None
 
 
-def _arrays(pictures: Sequence[Image.Image]) -> list[NDArray[np.uint8]]:
-    return [np.asarray(picture.convert("RGB")) for picture in pictures]
+def _arrays(images: Sequence[Image.Image]) -> list[NDArray[np.uint8]]:
+    return [np.asarray(image.convert("RGB")) for image in images]

@@ -24,7 +24,7 @@ from tsuika.core.bootstrap import Table
 from tsuika.core.sections import Data
 from tsuika.evaluation.encoders import Encoder, Vectors
 from tsuika.evaluation.memorization import as_trained, similarity, thumbnail
-from tsuika.evaluation.near_copies import NearestImage, PictureSource
+from tsuika.evaluation.near_copies import ImageSource, NearestImage
 from tsuika.evaluation.prompts import Asked, without_subject
 from tsuika.guard.memorization import resemblances
 
@@ -63,11 +63,11 @@ class Ruler:
         asked: Sequence[Asked],
         base: Drawn,
         seeds: Sequence[int],
-        pictures: Sequence[tuple[str, PictureSource]],
+        images: Sequence[tuple[str, ImageSource]],
         data: Data,
         groups: Sequence[int] | None = None,
     ) -> None:
-        """`pictures` are the training images by name, `groups` their numbers, near-duplicates alike.
+        """`images` are the training images by name, `groups` their numbers, near-duplicates alike.
 
         Raises UnusableError: a training image can no longer be read."""
         self._encoder, self._asked, self._seeds, self._base = encoder, asked, seeds, base
@@ -76,10 +76,10 @@ class Ruler:
         }
         self._read = [without_subject(text, data) for text in self._texts["subject"]]
         size_px = next(iter(base.values()))[0].size
-        self._pictures, self._thumbnails, self._groups = list(pictures), [], groups
-        shown = set(np.linspace(0, len(pictures) - 1, min(REFERENCES, len(pictures))).round().astype(int).tolist())
+        self._images, self._thumbnails, self._groups = list(images), [], groups
+        shown = set(np.linspace(0, len(images) - 1, min(REFERENCES, len(images))).round().astype(int).tolist())
         references = []
-        for number, (_, source) in enumerate(pictures):  # one at a time: there may be thousands
+        for number, (_, source) in enumerate(images):  # one at a time: there may be thousands
             image = as_trained(source, size_px)
             self._thumbnails.append(thumbnail(image))
             if encoder is not None and number in shown:
@@ -128,20 +128,20 @@ class Ruler:
 
     def _copies(self, drawn: Drawn) -> tuple[Table, list[NearestImage]]:
         texts = self._texts["subject"] + self._texts["captions"]
-        pictures = _flat(drawn, texts)
-        ours = similarity(pictures, self._thumbnails)
+        images = _flat(drawn, texts)
+        ours = similarity(images, self._thumbnails)
         found = resemblances(ours, similarity(_flat(self._base, texts), self._thumbnails), self._groups)
         captions = set(self._texts["captions"])
         pairs = [
-            NearestImage(text, seed, picture, *self._pictures[one.picture], one, None, text in captions)
-            for (text, seed), picture, one in zip(product(texts, self._seeds), pictures, found, strict=True)
+            NearestImage(text, seed, image, *self._images[one.picture], one, None, text in captions)
+            for (text, seed), image, one in zip(product(texts, self._seeds), images, found, strict=True)
         ]
         table = self._table(np.array([float(one.copies) for one in found]))
         return table, sorted(pairs, key=lambda pair: pair.rank)
 
 
 def _flat(drawn: Drawn, texts: Sequence[str]) -> list[Image.Image]:
-    return [picture for text in texts for picture in drawn[text]]
+    return [image for text in texts for image in drawn[text]]
 
 
 def _centre(vectors: Vectors) -> NDArray[np.float64]:
@@ -166,7 +166,7 @@ def _between_prompts(scenes: Vectors | None, seeds: int) -> float | None:
     return float(np.mean([((a - b) ** 2).sum(1) / 4 for a, b in combinations(by_prompt, 2)]))
 
 
-def _differences(pictures: Sequence[Image.Image]) -> float:
+def _differences(images: Sequence[Image.Image]) -> float:
     """The mean over pairs of the root mean square difference of thumbnails, 0..1."""
-    small = [np.asarray(thumbnail(picture), np.float64) / 255 for picture in pictures]
+    small = [np.asarray(thumbnail(image), np.float64) / 255 for image in images]
     return float(np.mean([np.sqrt(np.mean((a - b) ** 2)) for a, b in combinations(small, 2)]))

@@ -19,11 +19,11 @@ from tsuika.core.rundir import RunDir
 from tsuika.data import dedupe
 from tsuika.data.manifest import Manifest
 from tsuika.data.split import Split
-from tsuika.evaluation.near_copies import MemorizationCheck, NearestImage, PictureSource, opened
+from tsuika.evaluation.near_copies import ImageSource, MemorizationCheck, NearestImage, opened
 from tsuika.guard.memorization import Memorization, Resemblance, resemblances
 
 if TYPE_CHECKING:
-    from tsuika.evaluation.report import BeforeAfter, TrainingPicture
+    from tsuika.evaluation.report import BeforeAfter, TrainingImage
 
 Pixels = NDArray[np.uint8]  # (H, W, 3)
 Encode = Callable[[Sequence[Pixels]], Tensor]  # images to unit vectors (B, D)
@@ -34,7 +34,7 @@ FAINT: Final = 2.0  # grey levels: an image of less deviation is flat, and resem
 
 def find(
     rows: Sequence[BeforeAfter],
-    pictures: Sequence[TrainingPicture],
+    images: Sequence[TrainingImage],
     encode: Encode | None = None,
     *,
     encoder: str = "",
@@ -49,17 +49,17 @@ def find(
     images, near-duplicates alike; `captions` are prompts that are training captions; `memorization` is told
     along. Raises UnusableError: a drawing or a training image can no longer be read.
     """
-    drawn = [(row, *images) for row in rows for images in zip(row.seeds, row.before, row.after, strict=True)]
-    if not drawn or not pictures:
+    drawn = [(row, *cells) for row in rows for cells in zip(row.seeds, row.before, row.after, strict=True)]
+    if not drawn or not images:
         return None
     drawings = [opened(one[3]) for one in drawn] + [opened(one[2]) for one in drawn]  # of the result, then of the base
     trained: list[Pixels] = []
     thumbnails = []
-    for picture in pictures:  # one at a time: there may be thousands, of any size
-        image = as_trained(picture.image, drawings[0].size)
-        thumbnails.append(thumbnail(image))
+    for image in images:  # one at a time: there may be thousands, of any size
+        fitted = as_trained(image.source, drawings[0].size)
+        thumbnails.append(thumbnail(fitted))
         if encode is not None:
-            trained.append(np.asarray(image))
+            trained.append(np.asarray(fitted))
     alike_SN = similarity(drawings, thumbnails)
     found = resemblances(alike_SN[: len(drawn)], alike_SN[len(drawn) :], groups)
     likenesses: Sequence[Resemblance | None] = [None] * len(drawn)
@@ -68,8 +68,8 @@ def find(
         likenesses = resemblances(alike_SN[: len(drawn)], alike_SN[len(drawn) :], groups)
     pairs = []
     for (row, seed, _, after), one, likeness in zip(drawn, found, likenesses, strict=True):
-        nearest, of_training = pictures[one.picture], row.prompt in captions
-        pairs.append(NearestImage(row.prompt, seed, after, nearest.name, nearest.image, one, likeness, of_training))
+        nearest, of_training = images[one.picture], row.prompt in captions
+        pairs.append(NearestImage(row.prompt, seed, after, nearest.name, nearest.source, one, likeness, of_training))
     pairs.sort(key=lambda pair: pair.rank)
     return MemorizationCheck(tuple(pairs), encoder if encode is not None else "", memorization)
 
@@ -82,7 +82,7 @@ def groups_of(folder: RunDir, manifest: Manifest) -> list[int]:
     return [numbers.setdefault(sample.name, len(numbers)) for sample in manifest.samples]
 
 
-def as_trained(source: PictureSource, size_px: tuple[int, int]) -> Image.Image:
+def as_trained(source: ImageSource, size_px: tuple[int, int]) -> Image.Image:
     """A training image about as it was trained on: its middle, in the shape of the drawings. Raises UnusableError: unreadable."""
     return ImageOps.fit(opened(source), size_px)
 
@@ -91,11 +91,11 @@ def thumbnail(image: Image.Image) -> Image.Image:
     return image.resize((THUMB_PX, THUMB_PX), Image.Resampling.BOX)
 
 
-def similarity(drawings: Sequence[Image.Image], pictures: Sequence[Image.Image]) -> Tensor:
+def similarity(drawings: Sequence[Image.Image], images: Sequence[Image.Image]) -> Tensor:
     """Correlations of thumbnails (S, N), the larger of as it is and mirrored; 1 is equal up to brightness and contrast."""
-    drawings_SD, pictures_ND = _thumbnails(drawings), _thumbnails(pictures)
-    mirrored_ND = _thumbnails([ImageOps.mirror(one) for one in pictures])
-    return torch.maximum(drawings_SD @ pictures_ND.T, drawings_SD @ mirrored_ND.T)
+    drawings_SD, images_ND = _thumbnails(drawings), _thumbnails(images)
+    mirrored_ND = _thumbnails([ImageOps.mirror(one) for one in images])
+    return torch.maximum(drawings_SD @ images_ND.T, drawings_SD @ mirrored_ND.T)
 
 
 def _thumbnails(images: Sequence[Image.Image]) -> Tensor:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tsuika.guard.memorization import Memorization, Resemblance
 
 
-PictureSource = Image.Image | Path  # in memory, or a file
+ImageSource = Image.Image | Path  # in memory, or a file
 
 # Of drawings that copied nothing, so many were taken for copies (docs/log/2026-11-21-does-it-copy.md). Of true images, which
 # resemble each other less, it is 0.4 %.
@@ -31,19 +31,19 @@ def are_copies(copies: int, drawings: int) -> bool:
     return copies >= beyond_chance(drawings, FALSE_RATE, FALSE_VERDICTS)
 
 
-def data_uri(image: PictureSource, side_px: int) -> str:
+def data_uri(image: ImageSource, side_px: int) -> str:
     """An image, at most `side_px` on its longer side, as a data URI. Raises UnusableError as `opened`."""
     return pages.data_uri(opened(image), side_px)
 
 
-def opened(image: PictureSource) -> Image.Image:
+def opened(image: ImageSource) -> Image.Image:
     """An image to work on, read as for training: upright, sRGB, on white. Raises UnusableError: the file is gone or no image."""
     return open_image(image) if isinstance(image, Path) else image.convert("RGB").copy()
 
 
 @dataclass(frozen=True)
 class NearestImage:
-    """A drawing and the training image (`picture` by name) that it is nearest to.
+    """A drawing and the training image (`image`, and its name) that it is nearest to.
 
     `resemblance` is by thumbnails (rows count drawings and training images), `likeness` by the encoder, with its own nearest
     image; `of_training`: the prompt is a training caption.
@@ -51,9 +51,9 @@ class NearestImage:
 
     prompt: str
     seed: int
-    drawing: PictureSource
-    picture: str
-    image: PictureSource
+    drawing: ImageSource
+    image_name: str
+    image: ImageSource
     resemblance: Resemblance
     likeness: Resemblance | None = None
     of_training: bool = False
@@ -71,7 +71,7 @@ class NearestImage:
         return {
             "prompt": self.prompt,
             "seed": self.seed,
-            "picture": self.picture,
+            "picture": self.image_name,
             "of_training": self.of_training,
             "copies": self.copies,
             "similarity": self.resemblance.to_json(),

@@ -19,7 +19,7 @@ from tsuika.core.files import write_text
 from tsuika.core.plain import jsonable
 from tsuika.core.texts import Text, _, _n, languages
 from tsuika.evaluation import report_guard
-from tsuika.evaluation.near_copies import MemorizationCheck, PictureSource, data_uri
+from tsuika.evaluation.near_copies import ImageSource, MemorizationCheck, data_uri
 from tsuika.families import FAMILIES
 from tsuika.methods import METHODS, title
 from tsuika.methods.uses import Result, in_tsuika
@@ -62,10 +62,10 @@ _SCORES: Final = {
 
 
 @dataclass(frozen=True)
-class TrainingPicture:
+class TrainingImage:
     name: str
     caption: str
-    image: PictureSource
+    source: ImageSource
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ class BeforeAfter:
 
     prompt: str
     seeds: tuple[int, ...]
-    before: tuple[PictureSource, ...]
-    after: tuple[PictureSource, ...]
+    before: tuple[ImageSource, ...]
+    after: tuple[ImageSource, ...]
     control: bool = False
 
 
@@ -152,7 +152,7 @@ class ReportParts:
 
     base: str
     device: str = ""
-    pictures: tuple[TrainingPicture, ...] = ()
+    images: tuple[TrainingImage, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
     before_after: tuple[BeforeAfter, ...] = ()
     scores: tuple[Score, ...] = ()
@@ -202,8 +202,8 @@ class ReportData(ReportParts):
         plain: dict[str, Any] = {
             **{name: getattr(self, name) for name in _PLAIN},
             "final_loss": smoothed(self.losses)[-1] if self.losses else None,
-            "pictures": [{"name": picture.name, "caption": picture.caption} for picture in self.pictures],
-            "left_out": [picture.to_dict() for picture in self.left_out],
+            "pictures": [{"name": image.name, "caption": image.caption} for image in self.images],
+            "left_out": [image.to_dict() for image in self.left_out],
             "before_after": [
                 {"prompt": row.prompt, "seeds": row.seeds, "control": row.control} for row in self.before_after
             ],
@@ -290,7 +290,7 @@ def render(data: ReportData, language: str | None = None) -> str:
 
 def _summary(data: ReportData) -> Text:
     counted = {
-        "images": _n("{count} image", "{count} images", len(data.pictures)),
+        "images": _n("{count} image", "{count} images", len(data.images)),
         "steps": _n("{steps} step", "{steps} steps", data.steps_done, steps=f"{data.steps_done:,}"),
         "time": pages.duration(sum(data.seconds.values())),
     }

@@ -199,10 +199,10 @@ def _sheets(evaluation: Evaluation, shown: Sequence[First], states: Sequence[tup
     sheets = []
     for state, step in sorted(states, key=lambda one: one[0] != first):
         drawn = zip(evaluation.points, shown[1:], strict=True)
-        mine = [(f"{point.strength:g}", pictures) for point, pictures in drawn if point.state == state]
-        columns = [shown[0], *(pictures for _strength, pictures in mine)]
-        rows = [(text, [pictures[text] for pictures in columns]) for text in about[: ROWS - 1] + others[:1]]
-        strengths = [strength for strength, _pictures in mine]
+        mine = [(f"{point.strength:g}", images) for point, images in drawn if point.state == state]
+        columns = [shown[0], *(images for _strength, images in mine)]
+        rows = [(text, [images[text] for images in columns]) for text in about[: ROWS - 1] + others[:1]]
+        strengths = [strength for strength, _images in mine]
         sheets.append(
             {"state": state, "step": f"{step:,}", "open": state == first, "strengths": strengths, "rows": rows}
         )

@@ -13,13 +13,13 @@ from PIL import Image
 from tsuika.config import Recipe
 from tsuika.embedded import mascot, yardstick
 from tsuika.evaluation import report
-from tsuika.evaluation.near_copies import PictureSource, opened
+from tsuika.evaluation.near_copies import ImageSource, opened
 
 # (recipe, training images, before and after) -> figures
 Scorer = Callable[[Recipe, Sequence[Path], Sequence[report.BeforeAfter]], tuple[report.Score, ...]]
 
 
-def pixels(source: PictureSource) -> NDArray[np.uint8]:
+def pixels(source: ImageSource) -> NDArray[np.uint8]:
     return np.asarray(opened(source))
 
 
@@ -28,11 +28,11 @@ def _by_seed(rows: Sequence[Sequence[float]]) -> tuple[float, ...]:
     return tuple(float(value) for value in np.mean(np.asarray(rows), axis=0))
 
 
-def likeness(recipe: Recipe, pictures: Sequence[Path], rows: Sequence[report.BeforeAfter]) -> tuple[report.Score, ...]:
+def likeness(recipe: Recipe, images: Sequence[Path], rows: Sequence[report.BeforeAfter]) -> tuple[report.Score, ...]:
     """Likeness to the training images, where the embedded yardstick knows the base's world."""
     if recipe.base.model != "embedded":
         return ()
-    references = [pixels(path) for path in pictures]
+    references = [pixels(path) for path in images]
     rows = [row for row in rows if not row.control and recipe.data.trigger in row.prompt]
     if not rows:
         return ()
@@ -48,13 +48,13 @@ def likeness(recipe: Recipe, pictures: Sequence[Path], rows: Sequence[report.Bef
 
 
 def mascot_scores(
-    recipe: Recipe, pictures: Sequence[Path], rows: Sequence[report.BeforeAfter]
+    recipe: Recipe, images: Sequence[Path], rows: Sequence[report.BeforeAfter]
 ) -> tuple[report.Score, ...]:
     """Likeness to the mascot, adherence of its images to the prompt, and the control prompts."""
     asked = {prompt.text: prompt for prompt in mascot.TEST_PROMPTS}
 
-    def adherence(prompt: mascot.Prompt, pictures: Sequence[PictureSource]) -> list[float]:
-        drawn = [pixels(picture) for picture in pictures]
+    def adherence(prompt: mascot.Prompt, images: Sequence[ImageSource]) -> list[float]:
+        drawn = [pixels(image) for image in images]
         scores = [yardstick.background_scores(drawn, prompt.background)]
         if prompt.companion:
             scores.append(yardstick.thing_scores(drawn, prompt.companion))
@@ -72,7 +72,7 @@ def mascot_scores(
     ]
     mine, controls = [row for row in rows if not row.control], [row for row in rows if row.control]
     return (
-        *likeness(recipe, pictures, rows),
+        *likeness(recipe, images, rows),
         score("adherence", mine, _by_seed(real)[0]),
         score("controls", controls, None),
     )

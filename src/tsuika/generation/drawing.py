@@ -27,29 +27,52 @@ class Drawing:
 
     Artifacts are `FILE` or `FILE:STRENGTH`; `lora`, `embedding` and `hypernetwork` (`METHODS`' flags) refuse files of
     another method. Those that the prompts name are looked up below `artifacts` (None: `Library.of`).
+
+    Attributes:
+        prompt: with weights and editing as in A1111.
+        negative: what should not be there.
+        base: `embedded`, a diffusers folder, a single file or a hub id; a DreamBooth result is one too.
+        vae: `builtin`, a file or a folder.
+        tokenizer: a folder, for a single-file base.
+        prediction: auto, epsilon, v or flow.
+        zero_terminal_snr: auto, on or off.
+        clip_skip: 1 is the last layer of the text encoder.
+        lora: LoRA files.
+        embedding: embedding files.
+        hypernetwork: hypernetwork files.
+        artifact: files of any method.
+        method: addresses of methods from outside, whose artifacts may be used.
+        strengths: in place of what is said elsewhere: (file stem or "" for all, value).
+        artifacts: folder in which files that prompts name are looked up.
+        seed: from 0 to `LARGEST_SEED`.
+        steps: of the sampler, 1 to 1000.
+        cfg: guidance scale.
+        sampler: its name.
+        size: WIDTHxHEIGHT in pixels.
+        device: auto, cpu, cuda, ...
+        precision: auto, bf16, fp16 or fp32.
     """
 
     prompt: str
     negative: str = ""
-    base: str = "embedded"  # or a diffusers folder, a single file, a hub id; a DreamBooth result is one too
-    vae: str = "builtin"  # or a file or folder
-    tokenizer: str = ""  # a folder, for a single-file base
-    prediction: str = "auto"  # auto, epsilon, v or flow
-    zero_terminal_snr: str = "auto"  # auto, on or off
+    base: str = "embedded"
+    vae: str = "builtin"
+    tokenizer: str = ""
+    prediction: str = "auto"
+    zero_terminal_snr: str = "auto"
     clip_skip: int = 1
     lora: tuple[str, ...] = ()
     embedding: tuple[str, ...] = ()
     hypernetwork: tuple[str, ...] = ()
-    artifact: tuple[str, ...] = ()  # of any method
-    method: tuple[str, ...] = ()  # addresses of methods from outside, whose artifacts may be used
-    # In place of what is said elsewhere: (file stem or "" for all, value).
+    artifact: tuple[str, ...] = ()
+    method: tuple[str, ...] = ()
     strengths: tuple[tuple[str, float], ...] = ()
     artifacts: Path | None = None
     seed: int = 0
     steps: int | None = None
     cfg: float | None = None
     sampler: str | None = None
-    size: str = ""  # WIDTHxHEIGHT in pixels
+    size: str = ""
     device: str = "auto"
     precision: str = "auto"
 

@@ -40,11 +40,11 @@ def grid(
 ) -> tuple[Image.Image, list[Warned]]:
     """One RGB image of all, and warnings.
 
-    `pictures` go row by row, one for each (row, column), else ValueError; None leaves a cell empty. Small ones are enlarged
+    `images` go row by row, one for each (row, column), else ValueError; None leaves a cell empty. Small ones are enlarged
     without smoothing. `fonts` are the font files to choose from, the machine's own by default.
     """
     if len(images) != len(rows) * len(columns) or not images:
-        raise ValueError(f"{len(images)} pictures for {len(rows)} rows x {len(columns)} columns")
+        raise ValueError(f"{len(images)} images for {len(rows)} rows x {len(columns)} columns")
     font, warnings = choose_font([title, *rows, *columns], fonts)
     shown = [None if image is None else _enlarged(image) for image in images]
     cell_width = max((image.width for image in shown if image), default=VIEW_PX)

@@ -16,7 +16,7 @@ from typing import Final, Literal
 
 from tsuika.core.messages import percent, sentence
 from tsuika.guard.reading import (
-    ENOUGH_PICTURES,
+    ENOUGH_IMAGES,
     Check,
     Estimate,
     Grid,
@@ -219,7 +219,7 @@ class Judge:
             return Range(0, 0, 0)
         there = (one for one in usable if one.step in self._kept or one is best)
         # Timesteps differ systematically: with fewer images there is no error to go by.
-        tells = len(best.reading.held_out) >= ENOUGH_PICTURES
+        tells = len(best.reading.held_out) >= ENOUGH_IMAGES
         safe = next(one.step for one in there if one is best or (tells and self._within_one_error(one, best)))
         likeness = best.step
         for i, one in enumerate(usable):

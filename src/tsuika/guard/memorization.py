@@ -71,18 +71,18 @@ def resemblances(
     image, or other numbers of the base.
     """
     if similarity_SN.ndim != 2 or not similarity_SN.shape[1]:
-        raise ValueError(f"similarities of shape {tuple(similarity_SN.shape)}: expected samples x training pictures")
+        raise ValueError(f"similarities of shape {tuple(similarity_SN.shape)}: expected samples x training images")
     if base_SN is not None and base_SN.shape != similarity_SN.shape:
         raise ValueError(f"{tuple(base_SN.shape)} similarities of the base, {tuple(similarity_SN.shape)} of the result")
     groups_N = torch.arange(similarity_SN.shape[1]) if groups is None else torch.tensor(groups)
     base = [None] * len(similarity_SN) if base_SN is None else base_SN.max(1).values.tolist()
     found = []
     for row, (values_N, of_base) in enumerate(zip(similarity_SN.double(), base, strict=True)):
-        picture = int(values_N.argmax())
-        others = values_N[groups_N.to(values_N.device) != groups_N[picture]]
+        image = int(values_N.argmax())
+        others = values_N[groups_N.to(values_N.device) != groups_N[image]]
         far = _distance(others.max()) if len(others) else 0.0
-        ratio = _distance(values_N[picture]) / far if far else 1.0
-        found.append(Resemblance(row, picture, float(values_N[picture]), ratio, of_base))
+        ratio = _distance(values_N[image]) / far if far else 1.0
+        found.append(Resemblance(row, image, float(values_N[image]), ratio, of_base))
     return tuple(found)
 
 

@@ -127,7 +127,7 @@ class Probe:
             ValueError: there is no image at all.
         """
         if not (held_out or train):
-            raise ValueError("a probe needs at least one picture")
+            raise ValueError("a probe needs at least one image")
         self._model = model
         self._chunk, self._autocast = chunk, autocast
         self._trains_text = any(role.startswith("text.") for role in attachment.trains)

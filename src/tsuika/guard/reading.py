@@ -18,7 +18,7 @@ from tsuika.core.plain import jsonable
 # A row per image, a value per draw. Columns are timesteps where all images have the same ones.
 Grid = tuple[tuple[float, ...], ...]
 
-ENOUGH_PICTURES: Final = 4  # from here on an interval over images is narrow enough to say something (t = 3.2)
+ENOUGH_IMAGES: Final = 4  # from here on an interval over images is narrow enough to say something (t = 3.2)
 
 
 def t95(freedom: int) -> float:
@@ -96,15 +96,15 @@ def estimate(grid: Grid, overlap: float = 0.0) -> Estimate:
     `overlap`: 1 / training images of a fold, where rows come from different folds: their models share images, so that the
     images' errors are correlated (Nadeau & Bengio 2003, with test sets of one image); 0 for a plain hold-out set.
     """
-    over_pictures = len(grid) >= ENOUGH_PICTURES
-    values = [fmean(row) for row in grid] if over_pictures else [fmean(column) for column in zip(*grid, strict=True)]
+    over_images = len(grid) >= ENOUGH_IMAGES
+    values = [fmean(row) for row in grid] if over_images else [fmean(column) for column in zip(*grid, strict=True)]
     mean, count = fmean(values), len(values)
     if count < 2 or not math.isfinite(mean):
         se, half = math.inf, math.inf
     else:
-        se = stdev(values) * math.sqrt(1 / count + (overlap if over_pictures else 0.0))
+        se = stdev(values) * math.sqrt(1 / count + (overlap if over_images else 0.0))
         half = t95(count - 1) * se
-    return Estimate(mean, se, mean - half, mean + half, "pictures" if over_pictures else "draws")
+    return Estimate(mean, se, mean - half, mean + half, "pictures" if over_images else "draws")
 
 
 def minus(left: Grid, right: Grid) -> Grid:

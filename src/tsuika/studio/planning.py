@@ -88,8 +88,8 @@ def caption(
     *,
     model: str,
     mode: str,
-    threshold: float,
-    character_threshold: float,
+    threshold: float | None,
+    character_threshold: float | None,
     exclude: str,
 ) -> Job:
     """Have a model write captions for a project's images; they are only shown.
@@ -107,8 +107,13 @@ def caption(
         studio.jobs.stop(job)
     chosen = lane(studio)
     # In one piece, so that no value is taken for a flag.
-    argv = ["caption", f"--model={model}", f"--mode={mode}", f"--exclude={exclude}", f"--threshold={threshold}"]
-    argv += [f"--character-threshold={character_threshold}", f"--device={device(studio, chosen)}", "--json"]
+    argv = ["caption", f"--model={model}", f"--mode={mode}", f"--device={device(studio, chosen)}", "--json"]
+    of_taggers = {
+        "threshold": threshold,
+        "character-threshold": character_threshold,
+        "exclude": exclude.strip() or None,
+    }
+    argv += [f"--{name}={value}" for name, value in of_taggers.items() if value is not None]
     argv += [*flags(plan(project), "trigger", "class_word"), "--", str(project.images.folder)]
     return studio.jobs.add("caption", argv, lane=chosen, project=project.id)
 

@@ -30,7 +30,8 @@ class Thumbnails:
         """An image whose longest side is `side` at most, as WebP, upright; made if it is not there yet.
 
         Raises:
-            OSError: the image cannot be read. ValueError: it is none.
+            OSError: the image cannot be read.
+            ValueError: it is none.
         """
         about = image.stat()
         known = str(image), about.st_size, about.st_mtime_ns

@@ -61,7 +61,8 @@ def take(into: ImageSet, file: Path, name: str) -> list[str]:
     """Take a file that has arrived into a set: an image, a caption, or a zip of these; returns the names of the images.
 
     Raises:
-        RecipeError: RC002, the name is none that may be. ImageError: it is no image that can be used (DS003).
+        RecipeError: RC002, the name is none that may be.
+        ImageError: it is no image that can be used (DS003).
     """
     safe = safe_name(name)
     if safe is None:

@@ -15,7 +15,7 @@ from tsuika.data import dedupe, split
 from tsuika.data.manifest import Manifest
 from tsuika.guard.judge import EARLY, affordable_schedule, check_schedule, patient_ratio
 from tsuika.guard.probe import MID, PATH, passes
-from tsuika.guard.reading import ENOUGH_PICTURES
+from tsuika.guard.reading import ENOUGH_IMAGES
 
 # Where all images are trained on afterwards, so that holding out costs none: intervals over images begin at 4.
 LEAST_HELD_OUT: Final = 4
@@ -172,7 +172,7 @@ def budget(recipe: Recipe, held_out: int, inside: int) -> Budget:
     def measured(held: int, trained: int, controls: int) -> Budget:
         # Below four, the interval speaks of timesteps, and needs them all.
         images = max(1, min(inside, trained, MOST_HELD_OUT))
-        draws = _draws(most, held) if most >= ENOUGH_PICTURES else len(MID), _draws(images, trained)
+        draws = _draws(most, held) if most >= ENOUGH_IMAGES else len(MID), _draws(images, trained)
         return Budget(most, images, draws, controls, ())
 
     def cost(one: Budget, checks: float) -> float:

@@ -19,7 +19,7 @@ from tsuika.core.rundir import RunDir
 from tsuika.core.types import Model
 from tsuika.data import dedupe, split
 from tsuika.guard.probe import MID, Probe
-from tsuika.guard.reading import ENOUGH_PICTURES, Estimate, Grid, estimate, mean, minus
+from tsuika.guard.reading import ENOUGH_IMAGES, Estimate, Grid, estimate, mean, minus
 from tsuika.training.fit import Fit
 from tsuika.training.guard_plan import hold_out_parts
 from tsuika.training.loop import fit
@@ -249,7 +249,7 @@ def _divide(groups: Sequence[split.Group], seed: int) -> Divided:
     parted = hold_out_parts(groups, seed, len(groups), min(MEASURED, len(groups) // 3))
     measured = parted.held_out_probe()
     # Below, intervals speak of timesteps, and need them all.
-    return Divided(parted.inside(), measured, draws=len(MID) // 2 if len(measured) >= ENOUGH_PICTURES else len(MID))
+    return Divided(parted.inside(), measured, draws=len(MID) // 2 if len(measured) >= ENOUGH_IMAGES else len(MID))
 
 
 def _torn(model: Model, class_word: str) -> Iterator[Warned]:
@@ -295,5 +295,5 @@ def _found(recipe: Recipe, curves: Sequence[Curve], images: Divided, steps: int)
         points = [{"step": step, **asdict(estimate(grid))} for step, grid in zip(curve.steps, curve.grids, strict=True)]
         about = {name: getattr(curve, name) for name in ("rate", "diverged", "left", "safe")}
         rows.append(jsonable(about | {"curve": points}))
-    kind, pictures = ("held-out", images.held_out) if images.held_out else ("training", images.trained_on)
-    return RateFound(found.rate, found.steps, found.budget, spread, kind, len(pictures), code, params, rows)
+    kind, measured = ("held-out", images.held_out) if images.held_out else ("training", images.trained_on)
+    return RateFound(found.rate, found.steps, found.budget, spread, kind, len(measured), code, params, rows)

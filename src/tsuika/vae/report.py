@@ -52,7 +52,7 @@ _ENCODERS: Final = {
 
 
 def render(comparison: Comparison, images: Sequence[ComparedImage], *, base: str, size_px: int, lang: str) -> str:
-    """The page, opening in `lang`; `pictures` are the originals, in the comparison's order, `size_px` of the shorter sides."""
+    """The page, opening in `lang`; `images` are the originals, in the comparison's order, `size_px` of the shorter sides."""
     return pages.template(__package__, "report.html.j2").render(
         language=lang,
         comparison=comparison,

@@ -49,8 +49,8 @@ class Captioning(BaseModel):
 
     model: str
     mode: Literal["missing", "replace", "add"] = "missing"
-    threshold: float = 0.35
-    character_threshold: float = 0.85
+    threshold: float | None = None
+    character_threshold: float | None = None
     exclude: str = ""
 
 

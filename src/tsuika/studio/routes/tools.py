@@ -59,7 +59,8 @@ async def dropped(request: Request, studio: Here, x_file_name: Annotated[str, He
     """A file that was dropped: what an image says of how it was made; of weights, the job that tells what they are.
 
     Raises:
-        RecipeError: RC002, the name is none that may be. ImageError: DS003, it is no image, or too large.
+        RecipeError: RC002, the name is none that may be.
+        ImageError: DS003, it is no image, or too large.
     """
     name = uploads.file_name(x_file_name)
     folder = studio.home.root / models.DROPPED

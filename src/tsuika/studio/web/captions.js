@@ -91,7 +91,7 @@ const plain = (/** @type {string} */ text) => text.replace(/\s+/g, " ").trim();
 /** Captions that a model writes: started, followed, and handed on as what would change. @param {{project: any, view: any,
  * onFound: (captions: Record<string, string>) => void}} props */
 function ByModel({ project, view, onFound }) {
-  const [want, setWant] = useState({ model: "", mode: "missing", threshold: 0.35, character_threshold: 0.85, exclude: "", ...remembered() });
+  const [want, setWant] = useState({ model: "", mode: "missing", threshold: null, character_threshold: null, exclude: "", ...remembered() });
   const [picking, setPicking] = useState(false);
   const [result, setResult] = useState(/** @type {any} */ (null));
   const job = jobOf(project.id, "caption");
@@ -116,15 +116,15 @@ function ByModel({ project, view, onFound }) {
     const rows = view.used.filter((/** @type {any} */ one) => made.has(one.name) && plain(made.get(one.name).before) === plain(one.caption) && made.get(one.name).after !== made.get(one.name).before);
     onFound(Object.fromEntries(rows.map((/** @type {any} */ one) => [one.id, made.get(one.name).after])));
   }, [result, view.images.map((/** @type {any} */ one) => one.caption).join("\n")]);
-  const field = (/** @type {string} */ name) => (/** @type {any} */ event) => change({ [name]: event.target.type === "number" ? Number(event.target.value) : event.target.value });
+  const field = (/** @type {string} */ name) => (/** @type {any} */ event) => change({ [name]: event.target.type === "number" ? (event.target.value === "" ? null : Number(event.target.value)) : event.target.value });
   return html`<label>${_("Captioning model: a folder or a Hugging Face model id")}<input value=${want.model} spellcheck="false" placeholder="SmilingWolf/wd-vit-tagger-v3" onInput=${field("model")} /></label>
     <div class="row"><button onClick=${() => setPicking(true)}><${Icon} name="folder" /> ${_("Choose a folder")}</button></div>
     <label>${_("Which captions")}<select value=${want.mode} onChange=${field("mode")}>
       <option value="missing">${_("Only images without a caption")}</option><option value="add">${_("Add what is not there yet")}</option>
       <option value="replace">${_("Replace all captions")}</option></select></label>
-    <details><summary>${_("Thresholds of taggers")}</summary>
-      <label>${_("Least probability of a tag")}<input type="number" min="0" max="1" step="0.05" value=${want.threshold} onChange=${field("threshold")} /></label>
-      <label>${_("The same of the names of characters")}<input type="number" min="0" max="1" step="0.05" value=${want.character_threshold} onChange=${field("character_threshold")} /></label>
+    <details><summary>${_("Of taggers only")}</summary>
+      <label>${_("Least probability of a tag")}<input type="number" min="0" max="1" step="0.05" placeholder="0.35" value=${want.threshold ?? ""} onChange=${field("threshold")} /></label>
+      <label>${_("The same of the names of characters")}<input type="number" min="0" max="1" step="0.05" placeholder="0.85" value=${want.character_threshold ?? ""} onChange=${field("character_threshold")} /></label>
       <label>${_("Tags to leave out, with commas between them")}<input value=${want.exclude} onInput=${field("exclude")} /></label></details>
     <div class="row end"><button disabled=${!want.model.trim() || isOpen(job)} onClick=${start}>${_("Preview captions")}</button></div>
     <${Working} job=${job} />
