@@ -9,8 +9,7 @@ from typing import Final
 import numpy as np
 from PIL import Image, ImageDraw
 
-from tsuika.embedded.hands import GLYPH_PX
-from tsuika.embedded.world import Colour
+from tsuika.embedded.world import GLYPH_PX, Colour
 
 SUPERSAMPLING: Final = 4
 

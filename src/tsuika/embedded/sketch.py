@@ -12,10 +12,9 @@ from PIL import Image, ImageFilter
 
 from tsuika.core.seeds import derive
 from tsuika.embedded import world
-from tsuika.embedded.hands import GlyphSource
 from tsuika.embedded.mascot import PICTURE_PX, Drawn
 from tsuika.embedded.things import KNOWN, Thing
-from tsuika.embedded.world import Picture, Pixels, World
+from tsuika.embedded.world import GlyphSource, Picture, Pixels, World
 
 NAME: Final = "hanga"
 
