@@ -327,6 +327,77 @@ def test_learns_what_another_set_does() -> None:
     assert losses[-1] < losses[0] / 4
 
 
+@pytest.mark.parametrize("name", ["lora", "dora", "loha-conv-text", "lokr-whole", "conv-rank-stabilized"])
+def test_a_training_goes_on_from_what_a_file_held(name: str) -> None:
+    """At the start the model says what it said with the file, the base is at strength 0, and what is written is the file's."""
+    model = shared("sd1")
+    base = outputs(model)
+    first = attach(model, name)
+    disturb(first)
+    with frozen(first):
+        said = outputs(model)
+    start = first.artifact()
+    first.detach()
+    settings = Lora(start="a.safetensors", text_encoder=SETTINGS[name].text_encoder).started(start)
+    assert (settings.adapter, settings.conv) == (SETTINGS[name].adapter, SETTINGS[name].conv)
+    attachment = METHODS["lora"].attach(model, settings, torch.Generator(), start)
+    ATTACHED.append(attachment)
+    with frozen(attachment):
+        torch.testing.assert_close(outputs(model), said, rtol=0, atol=1e-6)
+    assert all(torch.equal(value, start.tensors[key]) for key, value in attachment.artifact().tensors.items())
+    attachment.set_strength(0)
+    assert torch.equal(outputs(model), base)
+    attachment.set_strength(1)
+    train(model, attachment, 1)
+    assert not torch.allclose(outputs(model), said, rtol=0, atol=1e-4)
+
+
+def test_text_layers_of_a_start_are_kept_untrained_and_penalties_go_towards_the_base() -> None:
+    model = shared("sd1")
+    plain = {}
+    for name in ("text", "dora"):
+        first = attach(model, name)
+        plain[name] = first.updates()[0].start
+        disturb(first)
+        start = first.artifact()
+        first.detach()
+        settings = Lora(start="a.safetensors").started(start)
+        attachment = METHODS["lora"].attach(model, settings, torch.Generator(), start)
+        assert [group.name for group in attachment.param_groups()] == ["unet"]
+        assert not any(role.startswith("text.") for role in attachment.trains)
+        assert all(
+            torch.equal(one, other) for one, other in zip(attachment.updates()[0].start, plain[name], strict=True)
+        )
+        train(model, attachment, 1)
+        after = attachment.artifact().tensors
+        text = [key for key in after if key.startswith("text_encoder")]
+        assert bool(text) == (name == "text") and all(torch.equal(after[key], start.tensors[key]) for key in text)
+        attachment.detach()
+
+
+@pytest.mark.parametrize(
+    ("more", "key"),
+    [
+        ({"rank": 5}, "rank"),
+        ({"alpha": 7.0}, "alpha"),
+        ({"adapter": "loha"}, "adapter"),
+        ({"conv": True}, "conv"),
+        ({"text_encoder": True}, "text_encoder"),
+    ],
+)
+def test_a_start_is_not_made_another_silently(more: dict[str, Any], key: str) -> None:
+    model = shared("sd1")
+    attachment = attach(model, "alpha")
+    start = attachment.artifact()
+    attachment.detach()
+    assert Lora(start="a.safetensors", rank=4, alpha=1.5).started(start).network["alpha"] == 1.5
+    with pytest.raises(RecipeError, match=r"tsuika resize a\.safetensors") as error:
+        Lora(start="a.safetensors", **more).started(start)
+    assert error.value.code == "RC002" and f"method.{key}" in str(error.value)
+    with pytest.raises(ValueError, match="at least 1"):
+        Lora(rank=0)
+
+
 # ------------------------------------------------------------------------------------------------------- stacking
 
 

@@ -109,6 +109,8 @@ _RULES: Final[Mapping[str, _Rule]] = {
     "save_precision": _Rule("output.dtype", _one_of(_PRECISIONS)),
 }
 _LORA: Final[Mapping[str, _Rule]] = {
+    "network_weights": _Rule("method.start"),
+    "lora_network_weights": _Rule("method.start"),
     "network_dim": _Rule("method.rank", _positive),
     "network_alpha": _Rule("method.alpha", _number),
     "network_dropout": _Rule("method.dropout", _number),
@@ -129,7 +131,7 @@ _NEUTRAL: Final = re.compile(
     r"|v2|v_parameterization|sdxl|sdxl_checkbox|flux1_checkbox|sd3_checkbox|model_list|training_comment|metadata_.*|network_module"
     r"|network_args|network_train_unet_only|LoRA_type|lr_warmup.*|optimizer_args|dataset_config|folders|is_reg|config_file"
     r"|sample_sampler|.*resume.*|persistent_.*|console_.*|additional_parameters|unit|factor|LyCORIS_preset|max_(timestep)"
-    r"|noise_offset_type|.*seed_fixed|deterministic|dora_wd|conv_alpha|conv_dim|algo"
+    r"|dim_from_weights|noise_offset_type|.*seed_fixed|deterministic|dora_wd|conv_alpha|conv_dim|algo"
 )
 _MARKS: Final = frozenset(
     {

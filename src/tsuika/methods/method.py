@@ -59,6 +59,16 @@ class MethodSection(Section):
         """What a written file says of the network: some of `rank`, `alpha`, `dropout`."""
         return {}
 
+    @property
+    def start_file(self) -> str:
+        """A result of this method, from which the training goes on; empty: it starts from nothing."""
+        return ""
+
+    def started(self, start: Artifact) -> MethodSection:
+        """This section with what the file that the training goes on from decides. Raises RecipeError: it cannot go on
+        from that, or another value was asked for (RC002)."""
+        return self
+
     def completed(self, data: Data) -> MethodSection:
         """This section with what it takes over from the images' section. Raises RecipeError: what it needs is missing
         (RC005) or cannot be used (RC002)."""
@@ -111,11 +121,17 @@ class Method:
         example = Result(self.name, FAMILIES[0].name, "base", "", "", ("result.safetensors", "result.pt", "result"))
         return tuple(name for use in self.uses(example) for name in use.program.split(" / "))
 
-    def attach(self, model: Model, config: Any, generator: torch.Generator) -> Attachment:
-        """Attach freshly initialised, for training: the model's outputs do not change yet. `config` are complete settings
-        (`MethodSection.completed`), `generator`, on the CPU, is for initial weights. Raises RecipeError: settings that
-        cannot be."""
-        made: Attachment = import_module(self.module).attach(model, config, generator)
+    def attach(
+        self, model: Model, config: Any, generator: torch.Generator, start: Artifact | None = None
+    ) -> Attachment:
+        """Attach for training. Freshly initialised the model's outputs do not change yet; from `start` they are those
+        with it at strength 1. `config` are complete settings (`MethodSection.completed`, `started`), `generator`, on the
+        CPU, is for initial weights. Raises RecipeError: settings that cannot be; ModelError: `start` does not fit this
+        model (MD004)."""
+        module = import_module(self.module)
+        made: Attachment = (
+            module.attach(model, config, generator) if start is None else module.go_on(model, config, start)
+        )
         return made
 
     def restore(self, model: Model, artifact: Artifact) -> Attachment:

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from tsuika.config import Recipe
 from tsuika.core.rundir import RunDir
 from tsuika.core.seeds import generator
-from tsuika.core.types import Attachment, Batch, Model
+from tsuika.core.types import Artifact, Attachment, Batch, Model
 from tsuika.data.bank import Bank
 from tsuika.data.bucket import Bucket
 from tsuika.data.manifest import Manifest
@@ -40,6 +40,7 @@ class Inputs:
     model: Model
     manifest: Manifest
     buckets: tuple[Bucket, ...]
+    start: Artifact | None  # a result that the training goes on from
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,9 @@ class Prepared(Inputs):
             unet.train()  # diffusers checkpoints in training mode only; its UNets have no dropout
 
     def attach(self) -> Attachment:
-        """The method on the model, freshly initialised: the same numbers each time."""
+        """The method on the model, freshly initialised or as in the file to start from: the same numbers each time."""
         init = generator(self.recipe.train.seed, "init")
-        attachment: Attachment = find(self.recipe.method.name).attach(self.model, self.settings, init)
+        attachment: Attachment = find(self.recipe.method.name).attach(self.model, self.settings, init, self.start)
         return attachment
 
     def fit(

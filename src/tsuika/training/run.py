@@ -47,7 +47,7 @@ def train(
         prepared = yield from prepare(recipe, folder, services, accelerator, resume=begun)
         yield from _notes(recipe)
         if not begun:
-            yield from _preview(prepared, services, 0)
+            yield from _preview_of_start(prepared, services)
         prepared.checkpoint_gradients()
         if recipe.train.compile:
             prepared.model.unet.compile()
@@ -122,6 +122,14 @@ def _preview(prepared: Prepared, services: Services, step: int) -> Iterator[Even
         yield from services.preview(prepared, step)
 
 
+def _preview_of_start(prepared: Prepared, services: Services) -> Iterator[Event]:
+    """Of the base, or of the file that the training goes on from."""
+    attachment = prepared.attach() if prepared.start is not None else None
+    yield from _preview(prepared, services, 0)
+    if attachment is not None:
+        attachment.detach()
+
+
 def _written(prepared: Prepared, trained: Trained) -> Generator[Event, None, Result]:
     """Look for memorized images in the result, and write it and the other steps of the range; the main process does."""
     if not prepared.is_main:
@@ -172,7 +180,7 @@ def _facts(prepared: Prepared, name: str, steps: int) -> dict[str, str]:
     sizes = [{"resolution": [one.width, one.height], "count": len(one.samples)} for one in buckets]
     return formats.run_facts(
         recipe.train,
-        **recipe.method.network,
+        **prepared.settings.network,
         name=name,
         trigger=recipe.data.trigger,
         prediction=model.prediction,

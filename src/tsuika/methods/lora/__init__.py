@@ -8,10 +8,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from math import prod
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from tsuika.core.errors import FormatError
+from pydantic import ValidationInfo, field_validator, model_validator
+
+from tsuika.core.errors import FormatError, RecipeError
 from tsuika.core.section import everyday, expert
 from tsuika.core.sections import Data
-from tsuika.core.texts import _
+from tsuika.core.texts import _, listed
 from tsuika.core.types import Artifact, Model, Role, canonical
 from tsuika.diffusion import adapters
 from tsuika.methods.layers import weight_shapes
@@ -39,7 +41,12 @@ class Lora(MethodSection):
     adapter: Literal["lora", "dora", "loha", "lokr"] = expert(
         "lora", "Kind of adapter; only `lora` loads in every program"
     )
-    rank: int = everyday(16, "Rank (dim): how much can be learned, and the file's size", ge=1, le=1024)
+    start: str = expert(
+        "", "A LoRA file to go on training from; its kind, rank, alpha and layers are kept; empty = start from nothing"
+    )
+    rank: int = everyday(
+        16, "Rank (dim): how much can be learned, and the file's size; 0 = that of `method.start`", ge=0, le=1024
+    )
     alpha: float = expert(0.0, "Alpha: the scale is alpha / rank; 0 = same as rank", ge=0)
     rank_stabilized: bool = expert(False, "rsLoRA: scale by alpha / sqrt(rank) (Kalajdzievski 2023)")
     conv: bool = expert(False, "Adapt convolutions as well (LoCon)")
@@ -47,6 +54,62 @@ class Lora(MethodSection):
     text_encoder: bool = TRAINS_TEXT
     text_learning_rate: float = TEXT_RATE
     dropout: float = expert(0.0, "Dropout inside the adapter", ge=0, lt=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_rank(cls, values: Any) -> Any:
+        """Where a file to start from is given and no rank, the rank is the file's."""
+        return {"rank": 0, **values} if isinstance(values, dict) and values.get("start") else values
+
+    @field_validator("rank")
+    @classmethod
+    def _has_rank(cls, value: int, info: ValidationInfo) -> int:
+        if value == 0 and not info.data.get("start"):
+            raise ValueError(_("It must be at least 1; 0 is for a training that goes on from a file (method.start)."))
+        return value
+
+    @property
+    def start_file(self) -> str:
+        return self.start
+
+    def started(self, start: Artifact) -> Lora:
+        layers = layers_of(start)
+        if (kind := trainable_kind(layers)) is None:
+            why = _(
+                "Training goes on from plain LoRA, DoRA, LoHa or LoKr, and this is {kind}. To make a plain LoRA of it: "
+                "{do}",
+                kind=adapters.adapter(start.tensors),
+                do=f"tsuika convert {self.start} --to diffusers --lossy",
+            )
+            raise RecipeError("RC002", key="method.start", found=self.start, why=why)
+        sides = {component.partition("_")[0] for component, _path in layers}
+        ranks: dict[bool, list[int]] = {False: [], True: []}
+        for (_component, path), parts in layers.items():
+            ranks[is_convolution(path)].append(rank_of(parts))
+        alphas = [float(parts.get("alpha", rank_of(parts))) for parts in layers.values()]
+        held: dict[str, list[Any]] = {
+            "adapter": [kind],
+            "rank": ranks[False] or ranks[True],
+            "alpha": alphas,
+            "conv": [bool(ranks[True])],
+            "conv_rank": ranks[True] or [0],
+            "text_encoder": ["text" in sides],
+        }
+        for name, values in held.items():
+            asked, silent = getattr(self, name), 0 if name == "rank" else type(self).model_fields[name].default
+            # What is not trained of a file stays as it is.
+            if asked not in (silent, *values) or (name == "text_encoder" and not asked and "unet" not in sides):
+                why = _(
+                    "The training goes on from {file}, where it is {values}. Leave it as in the file; a smaller rank: {do}",
+                    file=self.start,
+                    values=listed(
+                        f"{value:g}" if isinstance(value, float) else str(value) for value in sorted({*values})
+                    ),
+                    do=f"tsuika resize {self.start} --rank N",
+                )
+                raise RecipeError("RC002", key=f"method.{name}", found=asked, why=why)
+        usual = {name: Counter(values).most_common(1)[0][0] for name, values in held.items()}
+        return self.model_copy(update={**usual, "text_encoder": self.text_encoder})
 
     @property
     def network(self) -> Mapping[str, Any]:
@@ -106,6 +169,23 @@ def peft_kind(layers: Layers) -> str | None:
     return kind if kind in PARTS and all(parts.keys() <= known for parts in layers.values()) else None
 
 
+def trainable_kind(layers: Layers) -> str | None:
+    """The kind of adapter as which peft can train all of these layers; None where it can not."""
+
+    def is_dora(parts: Mapping[str, Tensor]) -> bool:
+        needs = {"lora_down.weight", "lora_up.weight", "dora_scale"}
+        scale, up = parts.get("dora_scale"), parts.get("lora_up.weight")
+        is_of_outputs = scale is not None and up is not None and len(scale) == scale.numel() == len(up)
+        return needs <= parts.keys() <= {*needs, "alpha"} and is_of_outputs
+
+    return "dora" if all(map(is_dora, layers.values())) else peft_kind(layers)
+
+
+def is_convolution(path: str) -> bool:
+    """Whether a layer is one of the role `unet.conv`, by its canonical path."""
+    return "resnets" in path or "samplers" in path
+
+
 def rank_of(parts: Mapping[str, Tensor]) -> int:
     """The rank of a layer that peft can hold."""
     factor = adapters.inner_factor(parts)
@@ -125,7 +205,7 @@ def describe(artifact: Artifact) -> dict[str, Any]:
         "adapter": adapters.adapter(artifact.tensors),
         "layers": len(layers),
         "targets": dict(Counter(component for component, _path in paths)),
-        "convolutions": sum("resnets" in path or "samplers" in path for _component, path in paths),
+        "convolutions": sum(is_convolution(path) for _component, path in paths),
         "rank": _counted(map(len, factors)),
         "alpha": _counted(alphas),
     }

@@ -6,20 +6,20 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from peft import LoHaConfig, LoKrConfig, LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from tsuika.core.errors import RecipeError
+from tsuika.core.errors import FormatError, RecipeError
 from tsuika.core.texts import _
 from tsuika.core.types import Artifact, Model, ParamGroup, Role, Update
 from tsuika.diffusion import adapters
 from tsuika.methods.common import by_side, copies, copy_in, incompatible
 from tsuika.methods.layers import weight_shapes
-from tsuika.methods.lora import PARTS, layers_of, peft_kind, rank_of
+from tsuika.methods.lora import PARTS, Layers, layers_of, peft_kind, rank_of, trainable_kind
 from tsuika.methods.lora import Lora as Config
 from tsuika.methods.lora.merged import MergedAttachment, merge
 
@@ -37,6 +37,7 @@ class Slot:
     rank: int
     alpha: float  # effective: the layer's scale is alpha / rank
     base_scale: float
+    magnitude: Tensor | None = None  # DoRA: of the base's weight
 
     @property
     def key(self) -> str:
@@ -64,21 +65,26 @@ class LoraAttachment:
             yield part, held if isinstance(held, nn.Parameter) else held.weight
 
     def param_groups(self) -> list[ParamGroup]:
-        every = ((slot.component, param) for slot in self.slots for _part, param in self._parameters(slot))
+        every = ((slot.component, param) for slot in self._trained for _part, param in self._parameters(slot))
         return by_side(every, self.text_learning_rate)
+
+    @property
+    def _trained(self) -> list[Slot]:
+        """All slots, but not a file's text layers where none is trained."""
+        trains_text = any(role.startswith("text.") for role in self.trains)
+        return [slot for slot in self.slots if trains_text or not slot.component.startswith("text_encoder")]
 
     def updates(self) -> list[Update]:
         """Each layer by the factor that begins at zero: there it is the base's, and the other factor can still learn.
         Any factor scales the product; this one alone, since the other is random at the start and no update at all."""
-        return [self._update(dict(self._parameters(slot)), slot.base_scale) for slot in self.slots]
+        return [self._update(slot, dict(self._parameters(slot))) for slot in self._trained]
 
-    def _update(self, parts: Mapping[str, nn.Parameter], scale: float) -> Update:
+    def _update(self, slot: Slot, parts: Mapping[str, nn.Parameter]) -> Update:
         zero = next(parts[name] for name in BEGIN_AT_ZERO if name in parts)
         if self.kind == "lora":
-            return Update("factors", [zero], down=parts["lora_down.weight"], scale=scale)
-        if self.kind == "dora":
-            magnitude = parts["dora_scale"]
-            return Update("adapter", [zero, magnitude], [torch.zeros_like(zero), magnitude.detach().clone()])
+            return Update("factors", [zero], down=parts["lora_down.weight"], scale=slot.base_scale)
+        if slot.magnitude is not None:
+            return Update("adapter", [zero, parts["dora_scale"]], [torch.zeros_like(zero), slot.magnitude])
         return Update("adapter", [zero])
 
     def tensors(self) -> dict[str, Tensor]:
@@ -167,6 +173,8 @@ def _inject(
                 raise TypeError(f"peft left {component}.{path} unchanged")
             slot = Slot(component, path, layer, rank, alpha, alpha / rank)
             _scale(slot, name)
+            if kind == "dora":
+                slot.magnitude = layer.lora_magnitude_vector[name].weight.detach().float().clone()
             if isinstance(base := layer.get_base_layer(), nn.Conv2d):
                 slot.layer.groups = base.groups  # peft's LoRA asks it of what it wraps, be that another kind's layer
             slots.append(slot)
@@ -205,10 +213,33 @@ def attach(model: Model, config: Config, generator: torch.Generator) -> LoraAtta
     attachment = LoraAttachment(
         model, adapter, config.adapter, slots, frozenset(config.roles), config.text_learning_rate
     )
-    for slot in slots:
+    return _trainable(attachment)
+
+
+def _trainable(attachment: LoraAttachment) -> LoraAttachment:
+    trained = attachment._trained
+    for slot in attachment.slots:
         for _part, param in attachment._parameters(slot):
             param.data = param.data.float()  # trained weights are masters in full precision
-            param.requires_grad_(True)
+            param.requires_grad_(slot in trained)
+    return attachment
+
+
+def go_on(model: Model, config: Config, start: Artifact) -> LoraAttachment:
+    """Attach what a file held for training, at strength 1: all of its layers, of which those of the text encoders stay
+    as they are unless `config` trains them. Raises ModelError: as `restore`; FormatError: FM001, of a kind that cannot
+    be trained."""
+    layers = layers_of(start)
+    if (kind := trainable_kind(layers)) is None:
+        found, expected = adapters.adapter(start.tensors), ", ".join(PARTS)
+        raise FormatError("FM001", where=config.start, found=found, expected=expected)
+    sides = ("unet.", "text.") if config.text_encoder else ("unet.",)
+    names = {".".join(key) for key in layers}
+    trains = {role for role in get_args(Role) if role.startswith(sides) and names & weight_shapes(model, [role]).keys()}
+    attachment = _held(model, start, layers, kind, config.dropout)
+    attachment.trains, attachment.text_learning_rate = frozenset(trains), config.text_learning_rate
+    attachment = _trainable(attachment)
+    _load(attachment, layers)
     return attachment
 
 
@@ -217,9 +248,17 @@ def restore(model: Model, artifact: Artifact) -> LoraAttachment | MergedAttachme
     the base's layers, all else is laid on their weights. Raises ModelError: MD004, a layer is missing on this model or
     has another shape; FormatError: FM001, a tensor is no part of an adapter, or a layer is not whole."""
     layers = layers_of(artifact)
-    modules = {key: _module(model, *key, artifact) for key in layers}
     if (kind := peft_kind(layers)) is None:
-        return merge(model, modules, layers, artifact)
+        return merge(model, {key: _module(model, *key, artifact) for key in layers}, layers, artifact)
+    attachment = _held(model, artifact, layers, kind, 0.0)
+    attachment.metadata = dict(artifact.metadata)
+    _load(attachment, layers)
+    return attachment
+
+
+def _held(model: Model, artifact: Artifact, layers: Layers, kind: str, dropout: float) -> LoraAttachment:
+    """Layers of peft's with room for a file's tensors, not yet loaded. Raises ModelError: as `restore`."""
+    modules = {key: _module(model, *key, artifact) for key in layers}
     ranks: dict[str, dict[str, tuple[int, float]]] = {}
     for (component, path), parts in layers.items():
         weight: Any = modules[component, path].weight
@@ -228,15 +267,17 @@ def restore(model: Model, artifact: Artifact) -> LoraAttachment | MergedAttachme
         rank = rank_of(parts)
         ranks.setdefault(component, {})[path] = (rank, float(parts["alpha"]) if "alpha" in parts else float(rank))
     with torch.random.fork_rng(devices=[]):
-        adapter, slots = _inject(model, kind, ranks, 0.0)
-    attachment = LoraAttachment(model, adapter, kind, slots, frozenset(), metadata=dict(artifact.metadata))
+        adapter, slots = _inject(model, kind, ranks, dropout)
     if kind in ("loha", "lokr"):
         for slot in slots:
             _place(slot, adapter, kind, layers[slot.component, slot.path])
             _scale(slot, adapter)
+    return LoraAttachment(model, adapter, kind, slots, frozenset())
+
+
+def _load(attachment: LoraAttachment, layers: Layers) -> None:
     held = {(*layer, part): value for layer, parts in layers.items() for part, value in parts.items()}
     attachment.load({".".join(name): value for name, value in held.items() if name[-1] != "alpha"})
-    return attachment
 
 
 def _module(model: Model, component: str, path: str, artifact: Artifact) -> nn.Module:
