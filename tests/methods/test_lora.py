@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from lora_deltas import delta
@@ -20,6 +22,8 @@ from tsuika.core.errors import FormatError, ModelError, RecipeError
 from tsuika.core.types import Artifact, Attachment, Model, canonical
 from tsuika.diffusion.adapters import own_change
 from tsuika.diffusion.objective import add_noise, alphas_cumprod_T, target
+from tsuika.families.model import ROLES
+from tsuika.formats import relative_errors
 from tsuika.methods import METHODS
 from tsuika.methods.lora import Lora
 
@@ -396,6 +400,85 @@ def test_a_start_is_not_made_another_silently(more: dict[str, Any], key: str) ->
     assert error.value.code == "RC002" and f"method.{key}" in str(error.value)
     with pytest.raises(ValueError, match="at least 1"):
         Lora(rank=0)
+
+
+PATTERN = r"up_blocks\..*attn2\.to_[kv]|mid_block\..*resnets\.0\.conv1"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Lora(rank=4, targets=PATTERN, rank_pattern=("to_k=2", "resnets.*=3"), alpha_pattern=(r"attn2\.to_k=1.5",)),
+        Lora(rank=2, targets="attention-ff-conv", rank_pattern=(r"down_blocks\..*\.proj_in=1",), text_encoder=True),
+    ],
+)
+def test_patterns_mean_what_they_mean_in_peft(settings: Lora, tmp_path: Path) -> None:
+    """The same layers, ranks and scales as peft's own; and files say each layer's, so every reader has them."""
+    model = tiny("sd1")
+    attachment = METHODS["lora"].attach(model, settings, torch.Generator().manual_seed(0))
+    disturb(attachment)
+    artifact = attachment.artifact()
+    for format_ in formats.for_method("lora"):
+        path = tmp_path / f"{format_.name.replace('/', '-')}{format_.suffix}"
+        format_.write(artifact, path, dtype=torch.float32)
+        assert max(relative_errors(artifact, formats.find(path).read(path)).values()) < 1e-6
+    ours = {name: (slot.rank, slot.base_scale) for slot in attachment.slots for name in [slot.key] if "unet" in name}
+    attachment.detach()
+    ranks, alphas = (
+        {key: float(number) for key, _equals, number in (entry.rpartition("=") for entry in entries)}
+        for entries in (settings.rank_pattern, settings.alpha_pattern)
+    )
+    wanted = settings.targets if settings.targets == PATTERN else "|".join(ROLES[role] for role in settings.roles[:3])
+    peft = LoraConfig(r=settings.rank, target_modules=wanted, rank_pattern=ranks, alpha_pattern=alphas)
+    peft.rank_pattern = {key: int(value) for key, value in ranks.items()}
+    # Where no alpha is given it is the rank, also of layers with a rank of their own.
+    peft.alpha_pattern = alphas | peft.rank_pattern
+    peft.lora_alpha = settings.rank
+    inject_adapter_in_model(peft, model.unet)
+    theirs = {
+        f"unet.{path}": (layer.r["default"], layer.scaling["default"])
+        for path, layer in model.unet.named_modules()
+        if isinstance(layer, LoraLayer)
+    }
+    assert ours == theirs
+
+
+def test_short_names_are_of_roles_and_the_usual_ones_keep_their_bits() -> None:
+    model = shared("sd1")
+    made = {}
+    for more in (
+        {},
+        {"targets": "attention-ff"},
+        {"conv": True},
+        {"targets": "attention-ff-conv"},
+        {"targets": "attention"},
+    ):
+        attachment = METHODS["lora"].attach(model, Lora(rank=2, **more), torch.Generator().manual_seed(0))
+        made[str(more)] = {key: value.clone() for key, value in attachment.tensors().items()}
+        trains = attachment.trains
+        attachment.detach()
+    usual, same, conv, with_conv, attention = made.values()
+    assert all(torch.equal(usual[key], same[key]) for key in usual | same)
+    assert all(torch.equal(conv[key], with_conv[key]) for key in conv | with_conv)
+    assert trains == {"unet.attn"} and attention.keys() == {key for key in usual if ".ff." not in key}
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        ({"targets": "up_blocks.(*"}, "no regular expression"),
+        ({"targets": "up_blocks.*attn2.*", "conv": True}, "which convolutions"),
+        ({"rank_pattern": ("to_k",)}, "PATTERN=NUMBER"),
+        ({"rank_pattern": ("to_k=0",)}, "PATTERN=NUMBER"),
+        ({"alpha_pattern": ("to_k=nan",)}, "PATTERN=NUMBER"),
+        ({"targets": "no_such_layer"}, "no layer"),
+        ({"targets": r"up_blocks\..*to_k", "text_encoder": True}, "no layer"),
+        ({"rank_pattern": ("resnets.*=2",)}, "no layer"),
+    ],
+)
+def test_patterns_that_say_nothing_are_refused(more: dict[str, Any], why: str) -> None:
+    with pytest.raises((ValueError, RecipeError), match=why):
+        METHODS["lora"].attach(shared("sd1"), Lora(**more), torch.Generator()).detach()
 
 
 # ------------------------------------------------------------------------------------------------------- stacking

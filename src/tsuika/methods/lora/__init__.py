@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from math import prod
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import ValidationInfo, field_validator, model_validator
@@ -16,7 +15,7 @@ from tsuika.core.sections import Data
 from tsuika.core.texts import _, listed
 from tsuika.core.types import Artifact, Model, Role, canonical
 from tsuika.diffusion import adapters
-from tsuika.methods.layers import weight_shapes
+from tsuika.methods.lora import targets
 from tsuika.methods.method import TEXT_RATE, TRAINS_TEXT, Method, MethodSection, Outline
 from tsuika.methods.uses import Result, Use, by_node, by_tag, in_diffusers, in_sd_scripts, in_tsuika
 
@@ -49,6 +48,15 @@ class Lora(MethodSection):
     )
     alpha: float = expert(0.0, "Alpha: the scale is alpha / rank; 0 = same as rank", ge=0)
     rank_stabilized: bool = expert(False, "rsLoRA: scale by alpha / sqrt(rank) (Kalajdzievski 2023)")
+    targets: str = expert(
+        "",
+        "Layers that are adapted: `attention`, `attention-ff` (with feed-forward layers), `attention-ff-conv` (with "
+        "convolutions), or a regular expression of their whole names, as peft's target_modules; empty = attention-ff",
+    )
+    rank_pattern: tuple[str, ...] = expert(
+        (), "Other ranks, as PATTERN=RANK by ends of layer names (regular expressions, as in peft); the first that fits"
+    )
+    alpha_pattern: tuple[str, ...] = expert((), "Other alphas, as PATTERN=ALPHA in the same way")
     conv: bool = expert(False, "Adapt convolutions as well (LoCon)")
     conv_rank: int = expert(0, "Rank of 3x3 convolutions; 0 = same as rank", ge=0, le=1024)
     text_encoder: bool = TRAINS_TEXT
@@ -68,6 +76,28 @@ class Lora(MethodSection):
             raise ValueError(_("It must be at least 1; 0 is for a training that goes on from a file (method.start)."))
         return value
 
+    @field_validator("targets")
+    @classmethod
+    def _is_pattern(cls, value: str) -> str:
+        if value and value not in targets.ROLES and (why := targets.fault_of(value)) is not None:
+            raise ValueError(why)
+        return value
+
+    @field_validator("rank_pattern", "alpha_pattern")
+    @classmethod
+    def _are_patterns(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        for entry in value:
+            if (why := targets.fault_of_number(entry, whole=info.field_name == "rank_pattern")) is not None:
+                raise ValueError(why)
+        return value
+
+    @field_validator("conv")
+    @classmethod
+    def _says_nothing_twice(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("targets", "") not in ("", *targets.ROLES):
+            raise ValueError(_("The regular expression in `method.targets` says which convolutions are adapted."))
+        return value
+
     @property
     def start_file(self) -> str:
         return self.start
@@ -82,6 +112,12 @@ class Lora(MethodSection):
                 do=f"tsuika convert {self.start} --to diffusers --lossy",
             )
             raise RecipeError("RC002", key="method.start", found=self.start, why=why)
+        for name in ("targets", "rank_pattern", "alpha_pattern", "rank_stabilized"):
+            if asked := getattr(self, name):
+                why = _(
+                    "The training goes on from {file}, with the layers, ranks and scales of that file.", file=self.start
+                )
+                raise RecipeError("RC002", key=f"method.{name}", found=asked, why=why)
         sides = {component.partition("_")[0] for component, _path in layers}
         ranks: dict[bool, list[int]] = {False: [], True: []}
         for (_component, path), parts in layers.items():
@@ -123,22 +159,16 @@ class Lora(MethodSection):
 
     @property
     def roles(self) -> tuple[Role, ...]:
-        """Which layers are adapted."""
-        conv: tuple[Role, ...] = ("unet.conv",) if self.conv else ()
-        return ("unet.attn", "unet.ff", *conv, *(("text.attn", "text.ff") if self.text_encoder else ()))
-
-    def rank_of(self, shape: tuple[int, ...]) -> int:
-        """The rank of a layer whose weight has this shape."""
-        return (self.conv_rank or self.rank) if prod(shape[2:]) > 1 else self.rank
+        """Of the layers that may be adapted."""
+        return targets.roles(self)
 
 
 def outline(settings: Lora, data: Data, model: Model) -> Outline:
     """Of plain LoRA; the relatives have about as many numbers."""
     shapes: dict[str, tuple[int, ...]] = {}
-    for name, shape in weight_shapes(model, settings.roles).items():
-        rank = settings.rank_of(shape)
-        shapes[f"{name}.lora_down.weight"] = (rank, *shape[1:])
-        shapes[f"{name}.lora_up.weight"] = (shape[0], rank, *(1 for _size in shape[2:]))
+    for name, one in targets.adapted(settings, model).items():
+        shapes[f"{name}.lora_down.weight"] = (one.rank, *one.shape[1:])
+        shapes[f"{name}.lora_up.weight"] = (one.shape[0], one.rank, *(1 for _size in one.shape[2:]))
         shapes[f"{name}.alpha"] = ()
     return Outline(shapes, {"adapter": "lora"})
 

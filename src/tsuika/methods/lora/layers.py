@@ -3,8 +3,7 @@ where peft has them. Knows a model only through `core.types.Model`."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
@@ -22,6 +21,7 @@ from tsuika.methods.layers import weight_shapes
 from tsuika.methods.lora import PARTS, Layers, layers_of, peft_kind, rank_of, trainable_kind
 from tsuika.methods.lora import Lora as Config
 from tsuika.methods.lora.merged import MergedAttachment, merge
+from tsuika.methods.lora.targets import adapted
 
 # Of the parts of a layer one of these is zero at the start, as peft has it.
 BEGIN_AT_ZERO = ("lora_up.weight", "hada_w2_b", "lokr_w1", "lokr_w1_a")
@@ -202,18 +202,20 @@ def attach(model: Model, config: Config, generator: torch.Generator) -> LoraAtta
     """LoRA on attention and feed-forward layers (and convolutions, text encoders, as configured); changes no output
     yet. Down-projections are Kaiming-uniform (as peft and kohya have it) from `generator`, up-projections zero."""
     ranks: dict[str, dict[str, tuple[int, float]]] = {}
-    for name, shape in weight_shapes(model, config.roles).items():
+    layers = adapted(config, model)
+    for name, one in layers.items():
         component, _dot, path = name.partition(".")
-        rank = config.rank_of(shape)
-        alpha = config.alpha * rank / config.rank if config.alpha else float(rank)
-        ranks.setdefault(component, {})[path] = (rank, alpha * math.sqrt(rank) if config.rank_stabilized else alpha)
+        ranks.setdefault(component, {})[path] = (one.rank, one.alpha)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
         adapter, slots = _inject(model, config.adapter, ranks, config.dropout)
-    attachment = LoraAttachment(
-        model, adapter, config.adapter, slots, frozenset(config.roles), config.text_learning_rate
-    )
+    trains = _roles_of(model, layers, config.roles)
+    attachment = LoraAttachment(model, adapter, config.adapter, slots, trains, config.text_learning_rate)
     return _trainable(attachment)
+
+
+def _roles_of(model: Model, layers: Collection[str], among: Iterable[Role]) -> frozenset[Role]:
+    return frozenset(role for role in among if not weight_shapes(model, [role]).keys().isdisjoint(layers))
 
 
 def _trainable(attachment: LoraAttachment) -> LoraAttachment:
@@ -234,10 +236,10 @@ def go_on(model: Model, config: Config, start: Artifact) -> LoraAttachment:
         found, expected = adapters.adapter(start.tensors), ", ".join(PARTS)
         raise FormatError("FM001", where=config.start, found=found, expected=expected)
     sides = ("unet.", "text.") if config.text_encoder else ("unet.",)
-    names = {".".join(key) for key in layers}
-    trains = {role for role in get_args(Role) if role.startswith(sides) and names & weight_shapes(model, [role]).keys()}
+    roles = [role for role in get_args(Role) if role.startswith(sides)]
+    trains = _roles_of(model, {".".join(key) for key in layers}, roles)
     attachment = _held(model, start, layers, kind, config.dropout)
-    attachment.trains, attachment.text_learning_rate = frozenset(trains), config.text_learning_rate
+    attachment.trains, attachment.text_learning_rate = trains, config.text_learning_rate
     attachment = _trainable(attachment)
     _load(attachment, layers)
     return attachment
