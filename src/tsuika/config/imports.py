@@ -59,6 +59,10 @@ def _one_of(names: Mapping[str, str]) -> Callable[[Any], str | None]:
     return lambda value: names.get(str(value).casefold())
 
 
+def _are_two(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2
+
+
 _LARGEST_PX: Final = 1 << 20
 _OPTIMIZERS: Final = {
     **{name: name for name in ("adamw", "adamw8bit", "adafactor", "prodigy")},
@@ -115,7 +119,9 @@ _LORA: Final[Mapping[str, _Rule]] = {
     "network_alpha": _Rule("method.alpha", _number),
     "network_dropout": _Rule("method.dropout", _number),
     "conv_dim": _Rule("method.conv_rank", _positive),
-    "text_encoder_lr": _Rule("method.text_learning_rate", _number),
+    "text_encoder_lr": _Rule(
+        "method.text_learning_rate", lambda value: _number(value[0] if _are_two(value) else value)
+    ),
 }
 _WORDS: Final[Mapping[str, _Rule]] = {
     "token_string": _Rule("data.trigger"),
@@ -247,7 +253,11 @@ def _adapter(values: Tables, words: Mapping[str, str], lost: list[str]) -> dict[
         found["method.adapter"] = "dora"
     if conv := _positive(words.get("conv_dim")):
         found |= {"method.conv": True, "method.conv_rank": conv}
-    known = ("algo", "conv_dim", "dora_wd", "conv_alpha")
+    if ratio := _positive(words.get("loraplus_lr_ratio")):
+        found["method.lora_plus_ratio"] = ratio
+    if _are_two(rates := values.get("text_encoder_lr")):
+        found["method.text_learning_rate_2"] = _number(rates[1]) or 0.0
+    known = ("algo", "conv_dim", "dora_wd", "conv_alpha", "loraplus_lr_ratio")
     lost += [f"{name} = {value}" for name, value in words.items() if name not in known]
     return found
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from tsuika.core.errors import ModelError
+from tsuika.core.errors import ModelError, RecipeError
 from tsuika.core.texts import Text, _
 from tsuika.core.types import Artifact, Model, ParamGroup
 
@@ -34,10 +34,21 @@ def copies(live: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.detach().to("cpu", torch.float32, copy=True) for name, value in live.items()}
 
 
-def by_side(params: Iterable[tuple[str, nn.Parameter]], text_learning_rate: float) -> list[ParamGroup]:
-    """Groups of the UNet's and of the text encoders' parameters, given with their component; the latter have a rate."""
+def text_rates(model: Model, first: float, second: float) -> tuple[float, float]:
+    """Learning rates of the text encoders, 0 for the usual one. Raises RecipeError (RC002): one for a text encoder that
+    the model has not."""
+    if second and len(model.text_encoders) < 2:
+        why = _("{family} has one text encoder.", family=model.facts.title)
+        raise RecipeError("RC002", key="method.text_learning_rate_2", found=second, why=why)
+    return first, second or first
+
+
+def by_side(params: Iterable[tuple[str, nn.Parameter]], text_rates: tuple[float, float]) -> list[ParamGroup]:
+    """Groups of the UNet's and of the text encoders' parameters, given with their component; the latter have rates."""
+    first, second = text_rates
+    rates = {"unet": 0.0, "text": first} | ({"text_2": second} if second != first else {})
     groups: dict[str, list[nn.Parameter]] = {}
     for component, param in params:
-        groups.setdefault("text" if component.startswith("text_encoder") else "unet", []).append(param)
-    rates = {"unet": 0.0, "text": text_learning_rate}
+        side = component.replace("text_encoder", "text")
+        groups.setdefault(side if side in rates else "text", []).append(param)
     return [ParamGroup(name, held, rates[name]) for name, held in groups.items()]

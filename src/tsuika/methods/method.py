@@ -26,6 +26,10 @@ Backward = Literal["text", "adapter", "all"]
 TRAINS_TEXT: Final = everyday(False, "Train the text encoders as well")
 TEXT_RATE: Final = expert(0.0, "Learning rate of the text encoders; 0 = a tenth of the main one", ge=0, le=1)
 
+TEXT_RATE_2: Final = expert(
+    0.0, "Learning rate of the second text encoder (Stable Diffusion XL); 0 = as the first", ge=0, le=1
+)
+
 
 class MethodSection(Section):
     """The recipe's `[method]` table: what every method's settings have. A subclass adds its own. `name` needs a

@@ -16,7 +16,7 @@ from tsuika.core.texts import _, listed
 from tsuika.core.types import Artifact, Model, Role, canonical
 from tsuika.diffusion import adapters
 from tsuika.methods.lora import targets
-from tsuika.methods.method import TEXT_RATE, TRAINS_TEXT, Method, MethodSection, Outline
+from tsuika.methods.method import TEXT_RATE, TEXT_RATE_2, TRAINS_TEXT, Method, MethodSection, Outline
 from tsuika.methods.uses import Result, Use, by_node, by_tag, in_diffusers, in_sd_scripts, in_tsuika
 
 if TYPE_CHECKING:
@@ -61,6 +61,13 @@ class Lora(MethodSection):
     conv_rank: int = expert(0, "Rank of 3x3 convolutions; 0 = same as rank", ge=0, le=1024)
     text_encoder: bool = TRAINS_TEXT
     text_learning_rate: float = TEXT_RATE
+    text_learning_rate_2: float = TEXT_RATE_2
+    lora_plus_ratio: float = expert(
+        1.0,
+        "LoRA+: learning rate of the up matrices by that of the down matrices (Hayou et al. 2024); 1 = the same",
+        ge=1,
+        le=1000,
+    )
     dropout: float = expert(0.0, "Dropout inside the adapter", ge=0, lt=1)
 
     @model_validator(mode="before")

@@ -4,7 +4,7 @@ where peft has them. Knows a model only through `core.types.Model`."""
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
 import torch
@@ -16,7 +16,7 @@ from tsuika.core.errors import FormatError, RecipeError
 from tsuika.core.texts import _
 from tsuika.core.types import Artifact, Model, ParamGroup, Role, Update
 from tsuika.diffusion import adapters
-from tsuika.methods.common import by_side, copies, copy_in, incompatible
+from tsuika.methods.common import by_side, copies, copy_in, incompatible, text_rates
 from tsuika.methods.layers import weight_shapes
 from tsuika.methods.lora import PARTS, Layers, layers_of, peft_kind, rank_of, trainable_kind
 from tsuika.methods.lora import Lora as Config
@@ -53,7 +53,8 @@ class LoraAttachment:
     kind: str
     slots: list[Slot]
     trains: frozenset[Role]
-    text_learning_rate: float = 0.0
+    text_rates: tuple[float, float] = (0.0, 0.0)
+    up_ratio: float = 1.0  # LoRA+: the rate of what begins at zero, as a multiple
     metadata: dict[str, str] = field(default_factory=dict)
 
     def _parameters(self, slot: Slot) -> Iterator[tuple[str, nn.Parameter]]:
@@ -65,8 +66,12 @@ class LoraAttachment:
             yield part, held if isinstance(held, nn.Parameter) else held.weight
 
     def param_groups(self) -> list[ParamGroup]:
-        every = ((slot.component, param) for slot in self._trained for _part, param in self._parameters(slot))
-        return by_side(every, self.text_learning_rate)
+        every = [(slot.component, part, p) for slot in self._trained for part, p in self._parameters(slot)]
+        # As peft.optimizers.create_loraplus_optimizer divides them.
+        raised = {id(p) for _, part, p in every if self.up_ratio != 1 and (part == "lora_up.weight" or p.ndim == 1)}
+        plain, ups = ([(c, p) for c, _, p in every if (id(p) in raised) == is_up] for is_up in (False, True))
+        groups = by_side(plain, self.text_rates)
+        return [*groups, *(replace(group, factor=self.up_ratio) for group in by_side(ups, self.text_rates))]
 
     @property
     def _trained(self) -> list[Slot]:
@@ -203,22 +208,31 @@ def attach(model: Model, config: Config, generator: torch.Generator) -> LoraAtta
     yet. Down-projections are Kaiming-uniform (as peft and kohya have it) from `generator`, up-projections zero."""
     ranks: dict[str, dict[str, tuple[int, float]]] = {}
     layers = adapted(config, model)
+    rates = _rates(model, config)
     for name, one in layers.items():
         component, _dot, path = name.partition(".")
         ranks.setdefault(component, {})[path] = (one.rank, one.alpha)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
         adapter, slots = _inject(model, config.adapter, ranks, config.dropout)
-    trains = _roles_of(model, layers, config.roles)
-    attachment = LoraAttachment(model, adapter, config.adapter, slots, trains, config.text_learning_rate)
-    return _trainable(attachment)
+    attachment = LoraAttachment(model, adapter, config.adapter, slots, _roles_of(model, layers, config.roles))
+    return _trainable(attachment, config, rates)
+
+
+def _rates(model: Model, config: Config) -> tuple[float, float]:
+    """Of the text encoders. Raises RecipeError (RC002): a rate that means nothing for this model or kind."""
+    if config.lora_plus_ratio != 1 and config.adapter not in ("lora", "dora"):
+        why = _("LoRA+ is for the adapters lora and dora, whose up matrices begin at zero.")
+        raise RecipeError("RC002", key="method.lora_plus_ratio", found=config.lora_plus_ratio, why=why)
+    return text_rates(model, config.text_learning_rate, config.text_learning_rate_2)
 
 
 def _roles_of(model: Model, layers: Collection[str], among: Iterable[Role]) -> frozenset[Role]:
     return frozenset(role for role in among if not weight_shapes(model, [role]).keys().isdisjoint(layers))
 
 
-def _trainable(attachment: LoraAttachment) -> LoraAttachment:
+def _trainable(attachment: LoraAttachment, config: Config, rates: tuple[float, float]) -> LoraAttachment:
+    attachment.text_rates, attachment.up_ratio = rates, config.lora_plus_ratio
     trained = attachment._trained
     for slot in attachment.slots:
         for _part, param in attachment._parameters(slot):
@@ -235,12 +249,12 @@ def go_on(model: Model, config: Config, start: Artifact) -> LoraAttachment:
     if (kind := trainable_kind(layers)) is None:
         found, expected = adapters.adapter(start.tensors), ", ".join(PARTS)
         raise FormatError("FM001", where=config.start, found=found, expected=expected)
+    rates = _rates(model, config)
     sides = ("unet.", "text.") if config.text_encoder else ("unet.",)
     roles = [role for role in get_args(Role) if role.startswith(sides)]
-    trains = _roles_of(model, {".".join(key) for key in layers}, roles)
     attachment = _held(model, start, layers, kind, config.dropout)
-    attachment.trains, attachment.text_learning_rate = trains, config.text_learning_rate
-    attachment = _trainable(attachment)
+    attachment.trains = _roles_of(model, {".".join(key) for key in layers}, roles)
+    attachment = _trainable(attachment, config, rates)
     _load(attachment, layers)
     return attachment
 
