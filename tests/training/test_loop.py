@@ -25,6 +25,7 @@ from tsuika.core.events import Stepped
 from tsuika.core.sections import Train
 from tsuika.core.seeds import generator
 from tsuika.core.types import Batch
+from tsuika.diffusion.losses import errors, thresholds
 from tsuika.diffusion.objective import add_noise, alphas_cumprod_T, min_snr_weight, target
 from tsuika.generation.encode import encode
 from tsuika.methods.lora import Lora
@@ -89,6 +90,23 @@ def test_it_learns_and_says_so() -> None:
     assert all(event.loss > 0 and event.grad_norm > 0 and event.seconds > 0 for event in events)
     rates = [event.learning_rate for event in events]
     assert rates == [1e-2 * Schedule.of(run.recipe.train).share(step) for step in range(25)]
+
+
+def test_loss_noise_and_timesteps_are_the_recipes() -> None:
+    more = {"loss": "huber", "multires_noise": 3, "min_timestep": 300, "max_timestep": 600, "timesteps": "logit-normal"}
+    run = start(recipe(steps=1, min_snr_gamma=0, **more))
+    batch, train = run.batch(0), run.recipe.train
+    t_B, noise = draw(train, 0, batch.latents_BCHW, run.objective)
+    assert 300 <= t_B.min() <= t_B.max() < 600
+    assert not torch.equal(noise, draw(recipe().train, 0, batch.latents_BCHW, run.objective)[1])
+    with torch.no_grad():
+        clean = batch.latents_BCHW
+        output = run.model.denoise(
+            run.objective.add_noise(clean, noise, t_B), t_B, run.model.encode_text(batch.captions)
+        )
+        c = thresholds(run.objective, "snr", 0.1, t_B)
+        wanted = errors("huber", output, noise, c).mean()
+    assert losses(run) == [pytest.approx(float(wanted), rel=1e-5)]
 
 
 def test_going_on_from_weights_falls_to_nothing_and_forgets_the_optimizer() -> None:

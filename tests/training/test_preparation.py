@@ -111,8 +111,10 @@ def test_captions_go_into_written_files_unless_they_are_left_out() -> None:
     sample = Sample(Path("a.png"), "a.png", "zuzu, mat", 8, 8, 1, "", alternatives=("zuzu, mat", "zuzu, sea"))
 
     def facts(**output: object) -> dict[str, str]:
+        recipe = Recipe.of("lora", images="pictures", settings={f"output.{key}": one for key, one in output.items()})
         prepared = SimpleNamespace(
-            recipe=Recipe.of("lora", images="pictures", settings={f"output.{key}": one for key, one in output.items()}),
+            recipe=recipe,
+            settings=recipe.method,
             model=SimpleNamespace(prediction="epsilon", source="base", sha256=None, scheduler_config={}),
             images=[sample],
             buckets=[Bucket(8, 8, (sample,))],

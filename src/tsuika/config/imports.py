@@ -70,6 +70,7 @@ _OPTIMIZERS: Final = {
     "radamschedulefree": "schedule-free",
 }
 _SCHEDULES: Final = {"cosine": "cosine", "linear": "linear", "constant": "constant", "constant_with_warmup": "constant"}
+_LOSSES: Final = {"l2": "l2", "huber": "huber", "smooth_l1": "smooth-l1"}
 _PRECISIONS: Final = {"no": "fp32", "fp16": "fp16", "bf16": "bf16", "float": "fp32", "fp32": "fp32"}
 
 _RULES: Final[Mapping[str, _Rule]] = {
@@ -102,6 +103,13 @@ _RULES: Final[Mapping[str, _Rule]] = {
     "max_grad_norm": _Rule("train.clip_norm", _number),
     "min_snr_gamma": _Rule("train.min_snr_gamma", _number),
     "noise_offset": _Rule("train.noise_offset", _number),
+    "loss_type": _Rule("train.loss", _one_of(_LOSSES)),
+    "huber_schedule": _Rule("train.huber_schedule"),
+    "huber_c": _Rule("train.huber_c", _number),
+    "multires_noise_iterations": _Rule("train.multires_noise", _number),
+    "multires_noise_discount": _Rule("train.multires_noise_discount", _number),
+    "min_timestep": _Rule("train.min_timestep", _number),
+    "max_timestep": _Rule("train.max_timestep", _number),
     "mixed_precision": _Rule("train.precision", _one_of(_PRECISIONS)),
     "gradient_checkpointing": _Rule("train.gradient_checkpointing", bool),
     "torch_compile": _Rule("train.compile", bool),
@@ -136,7 +144,7 @@ _NEUTRAL: Final = re.compile(
     r"|highvram|caption_extension|bucket_(reso_steps|no_upscale)|(min|max)_bucket_reso|max_token_length|no_token_padding"
     r"|v2|v_parameterization|sdxl|sdxl_checkbox|flux1_checkbox|sd3_checkbox|model_list|training_comment|metadata_.*|network_module"
     r"|network_args|network_train_unet_only|LoRA_type|lr_warmup.*|optimizer_args|dataset_config|folders|is_reg|config_file"
-    r"|sample_sampler|.*resume.*|persistent_.*|console_.*|additional_parameters|unit|factor|LyCORIS_preset|max_(timestep)"
+    r"|sample_sampler|.*resume.*|persistent_.*|console_.*|additional_parameters|unit|factor|LyCORIS_preset"
     r"|dim_from_weights|noise_offset_type|.*seed_fixed|deterministic|dora_wd|conv_alpha|conv_dim|algo"
 )
 _MARKS: Final = frozenset(
@@ -229,11 +237,20 @@ def _training(tables: Tables) -> Imported:
     if not values.get("dataset_config"):
         taking.settings["data.caption_lines"] = "alternatives" if values.get("enable_wildcard") else "first"
     # The UNet's own rate stands above the common one.
-    order = sorted(values, key=lambda name: name == "unet_lr")
+    order = sorted(values.keys() - _without_effect(values), key=lambda name: (name == "unet_lr", [*values].index(name)))
     taking.take({name: values[name] for name in order}, rules)
     _rate(values, taking)
     kind = _("a configuration of kohya_ss") if is_gui else _("a training configuration of sd-scripts (kohya)")
     return Imported(taking.settings, kind, tuple(taking.lost), str(values.get("dataset_config") or ""))
+
+
+def _without_effect(values: Tables) -> set[str]:
+    """Settings that kohya_ss writes into every file, where another makes them idle."""
+    idle = set() if values.get("loss_type") in ("huber", "smooth_l1") else {"huber_schedule", "huber_c", "huber_scale"}
+    is_original = str(values.get("noise_offset_type", "")).casefold() == "original"
+    if is_original or not _number(values.get("multires_noise_iterations")):
+        idle |= {"multires_noise_iterations", "multires_noise_discount"}
+    return idle | ({"huber_scale"} if _number(values.get("huber_scale")) == 1 else set())
 
 
 def _adapter(values: Tables, words: Mapping[str, str], lost: list[str]) -> dict[str, Any]:

@@ -350,6 +350,11 @@ MESSAGES: Final[Mapping[str, Message]] = {
             "The training goes on from {file}: kind, rank, alpha and layers are those of the file",
             "The guard compares with the base model without it; the file as it is counts as step 0, which is given back if no step is better.",
         ),
+        "TR022": (
+            "The guard measures timesteps {first} to {last}, and only {least} to {most} are trained",
+            "So it sees less of what is learned, and may stop early or choose another step.",
+            "Look at the previews; to train all steps: --guard off",
+        ),
         "TR031": ("Stopped at step {step}, as was asked", "Everything is saved.", "Go on with: tsuika resume {run}"),
         "TR033": ("The run is not running", "No process is working on it.", "Go on with: tsuika resume {run}"),
         "GD001": (

@@ -148,6 +148,9 @@ def read_inputs(
         embedded_path=embedded,
         overrides=recipe.base.overrides,
     )
+    if model.prediction == "flow" and recipe.train.loss != "l2" and recipe.train.huber_schedule == "snr":
+        why = _("A flow has no such schedule (sd-scripts refuse it, too): exponential or constant.")
+        raise RecipeError("RC002", key="train.huber_schedule", found="snr", why=why)
     method = find(recipe.method.name)
     for text in recipe.base.artifacts:
         yield from apply_artifact(text, model, method)

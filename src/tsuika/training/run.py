@@ -17,6 +17,7 @@ from tsuika.core.texts import _
 from tsuika.core.types import Artifact, Attachment
 from tsuika.guard.judge import MOVED_ALONG
 from tsuika.guard.memorization import Memorization
+from tsuika.guard.probe import MID
 from tsuika.pages import sentences
 from tsuika.training import guard_plan, optim, surroundings, writing
 from tsuika.training.fit import Fit
@@ -104,6 +105,8 @@ def _notes(recipe: Recipe) -> Iterator[Event]:
         yield note("TR006")
     elif train.optimizer == "prodigy" and train.schedule != "constant":
         yield note("TR007")
+    if recipe.guard.mode != "off" and not train.min_timestep <= MID[0] <= MID[-1] < train.max_timestep:
+        yield note("TR022", first=MID[0], last=MID[-1], least=train.min_timestep, most=train.max_timestep)
 
 
 def _plan(prepared: Prepared, *, begun: bool) -> GuardPlan:
