@@ -355,6 +355,10 @@ MESSAGES: Final[Mapping[str, Message]] = {
             "So it sees less of what is learned, and may stop early or choose another step.",
             "Look at the previews; to train all steps: --guard off",
         ),
+        "TR023": (
+            "The logger {name} has failed ({error})",
+            "The training goes on without it; everything is in events.jsonl all the same.",
+        ),
         "TR031": ("Stopped at step {step}, as was asked", "Everything is saved.", "Go on with: tsuika resume {run}"),
         "TR033": ("The run is not running", "No process is working on it.", "Go on with: tsuika resume {run}"),
         "GD001": (
