@@ -111,6 +111,7 @@ def train(recipe: Recipe | str, out: Path | str, *, language: str | None = None,
 
 @starts
 def _train(recipe: Recipe, out: Path, language: str | None) -> Events[Trained]:
+    recipe = previews.with_file(recipe)
     with _open_run(recipe, out) as folder:
         again = f"tsuika train --recipe {folder.recipe} --out {out}-again"
         return (yield from _run(recipe, folder, again, scores.likeness, language))
@@ -193,6 +194,7 @@ def dry_run(recipe: Recipe, out: Path | str) -> Events[DryRun]:
     Raises:
         TsuikaError: what the run would raise.
     """
+    recipe = previews.with_file(recipe)
     run_folder.check_start(recipe, Path(out))
     notes: list[Warned] = []
     with preparation.clear_errors(recipe, out):

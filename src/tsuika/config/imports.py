@@ -145,7 +145,7 @@ _NEUTRAL: Final = re.compile(
     r"|v2|v_parameterization|sdxl|sdxl_checkbox|flux1_checkbox|sd3_checkbox|model_list|training_comment|metadata_.*|network_module"
     r"|network_args|network_train_unet_only|LoRA_type|lr_warmup.*|optimizer_args|dataset_config|folders|is_reg|config_file"
     r"|sample_sampler|.*resume.*|persistent_.*|console_.*|additional_parameters|unit|factor|LyCORIS_preset"
-    r"|dim_from_weights|noise_offset_type|.*seed_fixed|deterministic|dora_wd|conv_alpha|conv_dim|algo"
+    r"|dim_from_weights|sample_prompts|noise_offset_type|.*seed_fixed|deterministic|dora_wd|conv_alpha|conv_dim|algo"
 )
 _MARKS: Final = frozenset(
     {
@@ -240,6 +240,11 @@ def _training(tables: Tables) -> Imported:
     order = sorted(values.keys() - _without_effect(values), key=lambda name: (name == "unet_lr", [*values].index(name)))
     taking.take({name: values[name] for name in order}, rules)
     _rate(values, taking)
+    if prompts := str(values.get("sample_prompts") or "").strip():
+        # kohya_ss has the prompts themselves, sd-scripts the name of their file.
+        is_file = prompts.endswith(".txt") and "\n" not in prompts
+        lines = [line.strip() for line in prompts.splitlines() if line.strip() and not line.strip().startswith("#")]
+        taking.settings |= {"preview.file": prompts} if is_file else {"preview.prompts": lines}
     kind = _("a configuration of kohya_ss") if is_gui else _("a training configuration of sd-scripts (kohya)")
     return Imported(taking.settings, kind, tuple(taking.lost), str(values.get("dataset_config") or ""))
 

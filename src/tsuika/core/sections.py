@@ -216,8 +216,13 @@ class Preview(Section):
 
     prompts: tuple[str, ...] = everyday(
         (),
-        "Prompts of the previews; `{trigger}` stands for the trigger word; none = made from trigger word and class word",
+        "Prompts of the previews; `{trigger}` stands for the trigger word; none = made from trigger word and class word. "
+        "Options of kohya's sd-scripts may follow: --n (negative) --w --h --d (seed) --l (CFG) --s (steps)",
     )
+    file: str = expert(
+        "", "File with prompts of the previews, one a line; a run keeps them in its recipe as `preview.prompts`"
+    )
+    negative: str = expert("", "Negative prompt of the previews")
     every: int = everyday(0, "Steps between previews; 0 = only before and after", ge=0)
     num: int = expert(2, "Images per prompt, at seed, seed + 1, ...; 0 = no previews", ge=0, le=64)
     seed: int = expert(1, "Seed of the first preview", ge=0)
