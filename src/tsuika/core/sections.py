@@ -206,6 +206,13 @@ class Regularize(Section):
         "off, 1 = nothing is learned",
         ge=0,
     )
+    output_preservation: float = expert(
+        0.0,
+        "Differential output preservation: weight of what the base model itself predicts for captions with the class word in "
+        "place of the trigger word, so that the class stays as it was without images of it; takes twice the time; 0 = off",
+        ge=0,
+        le=100,
+    )
     max_norm: float = expert(
         0.0, "Largest norm of the change of any layer's weight (new words: of any vector); 0 = no limit", ge=0
     )

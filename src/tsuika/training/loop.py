@@ -48,13 +48,15 @@ def fit(run: Fit, until: int | None = None) -> Iterator[Stepped]:
             part = Batch(batch.latents_BCHW[mine], batch.captions[mine], batch.names[mine], batch.weight_B[mine])
             latents_BCHW, noise_BCHW, t_B = part.latents_BCHW, noise_BCHW[mine], t_B[mine]
             with accelerator.autocast():
-                cond = run.condition(part)
-                output_BCHW = run.denoiser(objective.add_noise(latents_BCHW, noise_BCHW, t_B), t_B, cond)
+                noisy_BCHW = objective.add_noise(latents_BCHW, noise_BCHW, t_B)
+                output_BCHW, apart_B = run.predict(noisy_BCHW, t_B, part)
             target_BCHW = objective.target(latents_BCHW, noise_BCHW, t_B)
             threshold_B = None
             if train.loss != "l2":
                 threshold_B = losses.thresholds(objective, train.huber_schedule, train.huber_c, t_B)
             error_B = losses.errors(train.loss, output_BCHW.float(), target_BCHW, threshold_B)
+            if apart_B is not None:
+                error_B = error_B + run.recipe.regularize.output_preservation * apart_B
             weight_B = objective.weight(t_B, train.min_snr_gamma) * part.weight_B
             loss = (error_B * weight_B).mean() / train.accumulate
             if not math.isfinite(float(accelerator.reduce(loss.detach(), "mean"))):
@@ -83,9 +85,12 @@ def draw(train: Train, number: int, like_BCHW: Tensor, objective: Objective) -> 
     return t_B.to(like_BCHW.device), noise_BCHW.to(like_BCHW.device)
 
 
-def conditioner(model: Model, attachment: Attachment, size_px: Callable[[Batch], tuple[int, int]]) -> Conditioner:
-    """Captions to conditioning; where no text role trains each is encoded once, and the latest `CAPTIONS` are held."""
-    trains_text = any(role.startswith("text.") for role in attachment.trains)
+def conditioner(
+    model: Model, attachment: Attachment, size_px: Callable[[Batch], tuple[int, int]], *, of_base: bool = False
+) -> Conditioner:
+    """Captions to conditioning; where no text role trains each is encoded once, and the latest `CAPTIONS` are held.
+    `of_base`: it is only asked while the attachment is off."""
+    trains_text = not of_base and any(role.startswith("text.") for role in attachment.trains)
     held: dict[Any, Conditioning] = {}
 
     def encode(batch: Batch) -> Conditioning:

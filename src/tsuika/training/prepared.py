@@ -22,6 +22,7 @@ from tsuika.guard.reading import Ratios, Reading
 from tsuika.methods import MethodSection, find
 from tsuika.training.fit import Fit
 from tsuika.training.loop import conditioner
+from tsuika.training.preservation import Preservation
 from tsuika.training.schedule import Schedule
 
 CAPTIONS_TRIED: Final = 8  # for memorization
@@ -79,7 +80,11 @@ class Prepared(Inputs):
             return images.batch(number, train.batch_size, train.seed)
 
         condition = conditioner(self.model, trained, images.size_px_of)
-        run = Fit(self.model, trained, self.recipe, self.accelerator, batch, condition, schedule)
+        preservation = None
+        if self.recipe.regularize.output_preservation:
+            of_base = conditioner(self.model, trained, images.size_px_of, of_base=True)
+            preservation = Preservation(self.model, trained, self.recipe.data, condition, of_base)
+        run = Fit(self.model, trained, self.recipe, self.accelerator, batch, condition, schedule, preservation)
         self.under_way[:] = [run]
         return run
 
