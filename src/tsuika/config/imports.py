@@ -277,7 +277,8 @@ def _adapter(values: Tables, words: Mapping[str, str], lost: list[str]) -> dict[
         found |= {"method.conv": True, "method.conv_rank": conv}
     if ratio := _positive(words.get("loraplus_lr_ratio")):
         found["method.lora_plus_ratio"] = ratio
-    if _are_two(rates := values.get("text_encoder_lr")):
+    rates = values.get("text_encoder_lr")
+    if isinstance(rates, list) and _are_two(rates):
         found["method.text_learning_rate_2"] = _number(rates[1]) or 0.0
     known = ("algo", "conv_dim", "dora_wd", "conv_alpha", "loraplus_lr_ratio")
     lost += [f"{name} = {value}" for name, value in words.items() if name not in known]
