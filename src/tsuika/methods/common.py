@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from tsuika.core.errors import ModelError, RecipeError
+from tsuika.core.errors import ModelError
 from tsuika.core.texts import Text, _
 from tsuika.core.types import Artifact, Model, ParamGroup
 
@@ -32,15 +32,6 @@ def incompatible(where: str, this: Text, artifact: Artifact, model: Model) -> Mo
 def copies(live: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Copies for an artifact: float32, on the CPU."""
     return {name: value.detach().to("cpu", torch.float32, copy=True) for name, value in live.items()}
-
-
-def text_rates(model: Model, first: float, second: float) -> tuple[float, float]:
-    """Learning rates of the text encoders, 0 for the usual one. Raises RecipeError (RC002): one for a text encoder that
-    the model has not."""
-    if second and len(model.text_encoders) < 2:
-        why = _("{family} has one text encoder.", family=model.facts.title)
-        raise RecipeError("RC002", key="method.text_learning_rate_2", found=second, why=why)
-    return first, second or first
 
 
 def by_side(params: Iterable[tuple[str, nn.Parameter]], text_rates: tuple[float, float]) -> list[ParamGroup]:

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
+from tsuika.core.errors import RecipeError
 from tsuika.core.section import Section, everyday, expert
 from tsuika.core.sections import Data
-from tsuika.core.texts import Text
+from tsuika.core.texts import Text, _
 from tsuika.families import FAMILIES
 from tsuika.methods.layers import Layers
 from tsuika.methods.uses import Result, Use, in_tsuika
@@ -29,6 +30,15 @@ TEXT_RATE: Final = expert(0.0, "Learning rate of the text encoders; 0 = a tenth 
 TEXT_RATE_2: Final = expert(
     0.0, "Learning rate of the second text encoder (Stable Diffusion XL); 0 = as the first", ge=0, le=1
 )
+
+
+def text_rates(model: Model, first: float, second: float) -> tuple[float, float]:
+    """Learning rates of the text encoders, 0 for the usual one. Raises RecipeError (RC002): one for a text encoder that
+    the model has not."""
+    if second and len(model.text_encoders) < 2:
+        why = _("{family} has one text encoder.", family=model.facts.title)
+        raise RecipeError("RC002", key="method.text_learning_rate_2", found=second, why=why)
+    return first, second or first
 
 
 class MethodSection(Section):
@@ -109,7 +119,7 @@ class Method:
     # How far the backward pass goes: only through the UNet to what it reads, to layers beside attention and
     # feed-forward ones, or to every weight.
     backward: Backward = "all"
-    # What a result will hold, told without training, for estimates.
+    # What a result will hold, told without training. Raises RecipeError: settings that cannot be on this model.
     outline: Callable[[Any, Data, Model], Outline] | None = None
     describe: Callable[[Artifact], dict[str, Any]] = lambda artifact: {}  # for `tsuika inspect`, beside its tensors
     uses: Callable[[Result], Iterator[Use]] = in_tsuika  # how each program uses a result

@@ -160,8 +160,10 @@ def read_inputs(
     if settings.start_file:
         start = yield from read_start(settings.start_file, model, method)
         settings = settings.started(start)
-        # Whether it fits is known before the images are encoded.
         method.attach(model, settings, torch.Generator(), start).detach()
+    # What cannot be on this base is told before the images are encoded.
+    if start is None and method.outline is not None:
+        method.outline(settings, recipe.data, model)
     yield Phase("pictures")
     data = recipe.data
     if not data.images:

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from tsuika.core.spill import spilled
 from tsuika.core.texts import _
 from tsuika.core.types import Artifact, Model, ParamGroup, Role, Update
-from tsuika.methods.common import by_side, copy_in, incompatible, text_rates
+from tsuika.methods.common import by_side, copy_in, incompatible
 from tsuika.methods.dreambooth import DreamBooth as Config
+from tsuika.methods.method import text_rates
 from tsuika.methods.replacing import Slot, own_parameters
 from tsuika.methods.whole_model import metadata_of
 

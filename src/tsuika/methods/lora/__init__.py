@@ -16,7 +16,7 @@ from tsuika.core.texts import _, listed
 from tsuika.core.types import Artifact, Model, Role, canonical
 from tsuika.diffusion import adapters
 from tsuika.methods.lora import targets
-from tsuika.methods.method import TEXT_RATE, TEXT_RATE_2, TRAINS_TEXT, Method, MethodSection, Outline
+from tsuika.methods.method import TEXT_RATE, TEXT_RATE_2, TRAINS_TEXT, Method, MethodSection, Outline, text_rates
 from tsuika.methods.uses import Result, Use, by_node, by_tag, in_diffusers, in_sd_scripts, in_tsuika
 
 if TYPE_CHECKING:
@@ -170,9 +170,18 @@ class Lora(MethodSection):
         return targets.roles(self)
 
 
+def rates_of(settings: Lora, model: Model) -> tuple[float, float]:
+    """Learning rates of the text encoders. Raises RecipeError (RC002): a rate that means nothing for this model or kind."""
+    if settings.lora_plus_ratio != 1 and settings.adapter not in ("lora", "dora"):
+        why = _("LoRA+ is for the adapters lora and dora, whose up matrices begin at zero.")
+        raise RecipeError("RC002", key="method.lora_plus_ratio", found=settings.lora_plus_ratio, why=why)
+    return text_rates(model, settings.text_learning_rate, settings.text_learning_rate_2)
+
+
 def outline(settings: Lora, data: Data, model: Model) -> Outline:
     """Of plain LoRA; the relatives have about as many numbers."""
     shapes: dict[str, tuple[int, ...]] = {}
+    rates_of(settings, model)
     for name, one in targets.adapted(settings, model).items():
         shapes[f"{name}.lora_down.weight"] = (one.rank, *one.shape[1:])
         shapes[f"{name}.lora_up.weight"] = (one.shape[0], one.rank, *(1 for _size in one.shape[2:]))

@@ -16,9 +16,9 @@ from tsuika.core.errors import FormatError, RecipeError
 from tsuika.core.texts import _
 from tsuika.core.types import Artifact, Model, ParamGroup, Role, Update
 from tsuika.diffusion import adapters
-from tsuika.methods.common import by_side, copies, copy_in, incompatible, text_rates
+from tsuika.methods.common import by_side, copies, copy_in, incompatible
 from tsuika.methods.layers import weight_shapes
-from tsuika.methods.lora import PARTS, Layers, layers_of, peft_kind, rank_of, trainable_kind
+from tsuika.methods.lora import PARTS, Layers, layers_of, peft_kind, rank_of, rates_of, trainable_kind
 from tsuika.methods.lora import Lora as Config
 from tsuika.methods.lora.merged import MergedAttachment, merge
 from tsuika.methods.lora.targets import adapted
@@ -208,7 +208,7 @@ def attach(model: Model, config: Config, generator: torch.Generator) -> LoraAtta
     yet. Down-projections are Kaiming-uniform (as peft and kohya have it) from `generator`, up-projections zero."""
     ranks: dict[str, dict[str, tuple[int, float]]] = {}
     layers = adapted(config, model)
-    rates = _rates(model, config)
+    rates = rates_of(config, model)
     for name, one in layers.items():
         component, _dot, path = name.partition(".")
         ranks.setdefault(component, {})[path] = (one.rank, one.alpha)
@@ -217,14 +217,6 @@ def attach(model: Model, config: Config, generator: torch.Generator) -> LoraAtta
         adapter, slots = _inject(model, config.adapter, ranks, config.dropout)
     attachment = LoraAttachment(model, adapter, config.adapter, slots, _roles_of(model, layers, config.roles))
     return _trainable(attachment, config, rates)
-
-
-def _rates(model: Model, config: Config) -> tuple[float, float]:
-    """Of the text encoders. Raises RecipeError (RC002): a rate that means nothing for this model or kind."""
-    if config.lora_plus_ratio != 1 and config.adapter not in ("lora", "dora"):
-        why = _("LoRA+ is for the adapters lora and dora, whose up matrices begin at zero.")
-        raise RecipeError("RC002", key="method.lora_plus_ratio", found=config.lora_plus_ratio, why=why)
-    return text_rates(model, config.text_learning_rate, config.text_learning_rate_2)
 
 
 def _roles_of(model: Model, layers: Collection[str], among: Iterable[Role]) -> frozenset[Role]:
@@ -249,7 +241,7 @@ def go_on(model: Model, config: Config, start: Artifact) -> LoraAttachment:
     if (kind := trainable_kind(layers)) is None:
         found, expected = adapters.adapter(start.tensors), ", ".join(PARTS)
         raise FormatError("FM001", where=config.start, found=found, expected=expected)
-    rates = _rates(model, config)
+    rates = rates_of(config, model)
     sides = ("unet.", "text.") if config.text_encoder else ("unet.",)
     roles = [role for role in get_args(Role) if role.startswith(sides)]
     attachment = _held(model, start, layers, kind, config.dropout)
