@@ -154,3 +154,9 @@ def test_the_core_needs_no_torch() -> None:
 def test_settings_that_mean_nothing_are_refused(settings: dict[str, object], why: str) -> None:
     with pytest.raises(RecipeError, match=why):
         Recipe.of("lora", settings=settings)
+
+
+def test_defaults_of_the_embedded_base_do_not_contradict_what_is_given() -> None:
+    for more, conv in (({}, True), ({"start": "a.safetensors"}, False), ({"targets": "attention"}, False)):
+        given = {f"method.{key}": value for key, value in more.items()}
+        assert Recipe.of("lora", settings=given).method.model_dump()["conv"] is conv

@@ -3,7 +3,7 @@ computes is in the module that a description names; it is imported when it is fi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
@@ -52,6 +52,11 @@ class MethodSection(Section):
     few_folds: ClassVar[int] = 0  # Cross-validation folds of 4 to 9 images; 0: each image is left out in turn
 
     name: str = ""
+
+    @classmethod
+    def said_by(cls, given: Mapping[str, Any]) -> Collection[str]:
+        """Dotted keys on which a recipe's own `[method]` table decides under other names: no default holds for them."""
+        return ()
 
     @property
     def new_words(self) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import ValidationInfo, field_validator, model_validator
@@ -69,6 +69,11 @@ class Lora(MethodSection):
         le=1000,
     )
     dropout: float = expert(0.0, "Dropout inside the adapter", ge=0, lt=1)
+
+    @classmethod
+    def said_by(cls, given: Mapping[str, Any]) -> Collection[str]:
+        """What is adapted, where a file or `targets` say it."""
+        return ("method.conv",) if given.get("start") or given.get("targets") else ()
 
     @model_validator(mode="before")
     @classmethod
