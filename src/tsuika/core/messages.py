@@ -179,6 +179,11 @@ MESSAGES: Final[Mapping[str, Message]] = {
             "The longest has {tokens} tokens; {room} are read at once, so it is read in {chunks} parts, as a long prompt is.",
             "Shorten it if other programs, which may cut it off, are to train on it as well.",
         ),
+        "DS013": (
+            "Masks: {count} of {total} images",
+            "In the loss, what a mask leaves out weighs {outside}. Checks for memorized images and `tsuika evaluate` look "
+            "at whole images.",
+        ),
         "DS020": (
             "The cache of encoded images cannot be written",
             "{why}",

@@ -3,9 +3,9 @@ carries its help (text, unit, everyday or expert). Imports no torch."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import field_validator
+from pydantic import field_validator, model_validator
 
 from tsuika.core import names
 from tsuika.core.section import Section, everyday, expert
@@ -13,6 +13,7 @@ from tsuika.core.texts import _
 from tsuika.core.types import Overrides, Prediction
 
 NONE = "none"  # in place of a folder: not even one that lies among the images
+AUTO = "auto"  # in place of a folder: what lies among the images
 
 
 class Base(Section):
@@ -76,6 +77,17 @@ class Data(Section):
         le=10_000,
     )
     reg_weight: float = expert(1.0, "Weight of regularization images in the loss", ge=0, le=10)
+    masks: str = everyday(
+        "",
+        "Folder of masks, named as the images are: white is learned, black is not; `auto` = those among the images "
+        "(`NAME-mask.png`, a folder `masks`); empty = none",
+    )
+    alpha_mask: bool = expert(
+        False, "Transparency as mask, for images without a mask file: what is transparent is not learned"
+    )
+    mask_outside: float = expert(
+        0.0, "Weight in the loss of what a mask leaves out, against 1 for what it shows; 0 = nothing of it", ge=0, le=1
+    )
     size_px: int = everyday(
         0, "Training size: side of a square with the same area; 0 = the base model's own", "px", ge=0, le=4096
     )
@@ -100,6 +112,22 @@ class Data(Section):
     colour: float = expert(0.0, "Random brightness, contrast and saturation, up to this share", ge=0, le=0.5)
     variants: int = expert(8, "Augmented variants that are encoded and cached for each image", ge=1, le=64)
     cache: bool = expert(True, "Keep encoded latents on disk for later training runs")
+
+    @field_validator("masks")
+    @classmethod
+    def _none_is_nothing(cls, value: str) -> str:
+        return "" if value == NONE else value
+
+    @model_validator(mode="after")
+    def _masks_are_named(self) -> Self:
+        if self.mask_outside and not self.masks_images:
+            raise ValueError(_("data.mask_outside means nothing without masks: set data.masks or data.alpha_mask."))
+        return self
+
+    @property
+    def masks_images(self) -> bool:
+        """Whether parts of images are to be left out of the loss."""
+        return bool(self.masks) or self.alpha_mask
 
     @property
     def regularizes(self) -> bool:

@@ -11,7 +11,7 @@ from tsuika.core.errors import ImageError
 from tsuika.core.events import Event, Progress, drained
 from tsuika.core.sections import Data
 from tsuika.core.texts import _, listed
-from tsuika.data import caption, caption_files, roles
+from tsuika.data import caption, caption_files, masks, roles
 from tsuika.data.caption_files import Sources
 from tsuika.data.faults import FAULTS
 from tsuika.data.folder import ImageFile, natural_key, walk
@@ -56,14 +56,15 @@ def scan_events(
         raise ImageError("DS001", where=folder)
     least_px = config.min_size_px or (config.size_px or size_px) // 2
     listing = walk(folder)
-    known = roles.tell_apart(listing, folder, config.reg_folder)
+    known = roles.tell_apart(listing, folder, config.reg_folder, config.masks)
+    mask_files, mask_notes = masks.find(config, folder, known.subject, known.aside)
     sources = caption_files.find(known.subject, listing)
     samples: list[Sample] = []
-    left_out, notes = listing.left_out, [*listing.notes, *sources.notes]
+    left_out, notes = listing.left_out, [*listing.notes, *sources.notes, *mask_notes]
 
     def read(item: ImageFile) -> tuple[Sample, list[Note]] | LeftOut:
         try:
-            return _sample(item, sources, config, least_px, visit)
+            return _sample(item, sources, mask_files.get(item.name), config, least_px, visit)
         except UnusableError as error:
             return LeftOut(item.path, error.reason, error.words, item.name)
 
@@ -88,7 +89,7 @@ def scan_events(
 
 
 def _sample(
-    item: ImageFile, sources: Sources, config: Data, least_px: int, visit: Visit | None
+    item: ImageFile, sources: Sources, mask_file: Path | None, config: Data, least_px: int, visit: Visit | None
 ) -> tuple[Sample, list[Note]]:
     opened = read_image(item.path)
     width, height = opened.image.size
@@ -103,7 +104,8 @@ def _sample(
         visit(item.name, opened)
     if found and len(found.lines) > 1:
         caption_notes.append(("caption-lines", caption.LINES[config.caption_lines]))
-    notes = [Note(item.name, code, more) for code, more in (*opened.notes, *caption_notes)]
+    mask, mask_notes = masks.look(mask_file, item.path, opened, config)
+    notes = [Note(item.name, code, more) for code, more in (*opened.notes, *caption_notes, *mask_notes)]
     sample = Sample(
         item.path,
         item.name,
@@ -114,6 +116,8 @@ def _sample(
         opened.sha256,
         caption_source=source,
         alternatives=texts if len(texts) > 1 else (),
+        mask=mask.path if mask else None,
+        mask_sha256=mask.sha256 if mask else "",
     )
     return sample, notes
 

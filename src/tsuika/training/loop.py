@@ -18,7 +18,7 @@ from tsuika.core.events import Stepped
 from tsuika.core.sections import Train
 from tsuika.core.seeds import derive, generator
 from tsuika.core.types import Attachment, Batch, Conditioning, Model
-from tsuika.diffusion.objective import Objective, stratified
+from tsuika.diffusion.objective import Objective, squared_error, stratified
 from tsuika.training.fit import Conditioner, Fit
 
 # Encoded captions in memory: 0.1 MB each (SD1) to 0.3 MB (SDXL). With shuffled tags every caption is a new one.
@@ -44,13 +44,13 @@ def fit(run: Fit, until: int | None = None) -> Iterator[Stepped]:
         for number in range(run.step * train.accumulate, (run.step + 1) * train.accumulate):
             batch = run.batch(number)
             t_B, noise_BCHW = draw(train, number, batch.latents_BCHW, objective)
-            part = Batch(batch.latents_BCHW[mine], batch.captions[mine], batch.names[mine], batch.weight_B[mine])
-            latents_BCHW, noise_BCHW, t_B = part.latents_BCHW, noise_BCHW[mine], t_B[mine]
+            part, noise_BCHW, t_B = batch[mine], noise_BCHW[mine], t_B[mine]
+            latents_BCHW = part.latents_BCHW
             with accelerator.autocast():
                 cond = run.condition(part)
                 output_BCHW = run.denoiser(objective.add_noise(latents_BCHW, noise_BCHW, t_B), t_B, cond)
             target_BCHW = objective.target(latents_BCHW, noise_BCHW, t_B)
-            error_B = (output_BCHW.float() - target_BCHW).pow(2).flatten(1).mean(1)
+            error_B = squared_error(output_BCHW, target_BCHW, part.mask_B1HW)
             weight_B = objective.weight(t_B, train.min_snr_gamma) * part.weight_B
             loss = (error_B * weight_B).mean() / train.accumulate
             if not math.isfinite(float(accelerator.reduce(loss.detach(), "mean"))):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, cast
 
@@ -159,6 +160,9 @@ def read_inputs(
     manifest = scan.scan(Path(data.images), data, size_px=size_px, needed=1, report=report)
     buckets = bucket.assign(manifest, size_px=size_px, step_px=step_px, buckets=data.buckets)
     yield from manifest.remarks()
+    if data.masks_images:
+        count = sum(bool(sample.mask_kind) for sample in manifest.samples)
+        yield note("DS013", count=count, total=len(manifest), outside=f"{data.mask_outside:g}")
     if manifest.regularization and not (data.reg_images or data.reg_generate):
         data = data.model_copy(update={"reg_images": manifest.regularization})
         recipe = recipe.model_copy(update={"data": data})
@@ -197,7 +201,8 @@ def _unchanged(before: Manifest, now: Manifest, recipe: Recipe) -> Iterator[Warn
     then, there = ({sample.name: sample for sample in one.samples} for one in (before, now))
     gone, new = sorted(then.keys() - there.keys()), sorted(there.keys() - then.keys())
     both = [(then[name], there[name]) for name in then if name in there]
-    other = [was.name for was, is_ in both if (was.sha256, was.repeats) != (is_.sha256, is_.repeats)]
+    facts = attrgetter("sha256", "repeats", "mask_sha256")
+    other = [was.name for was, is_ in both if facts(was) != facts(is_)]
     if gone or new or other:
         why = _(
             "Missing: {missing}; new: {new}; changed: {changed}", missing=some(gone), new=some(new), changed=some(other)

@@ -94,9 +94,14 @@ class Prepared(Inputs):
             return []
         keys = {sample.name: sample.sha256 for sample in self.manifest.samples}
         plain = {batch.names[0]: batch for batch in self.images.only(names).plain()}
-        found = [(keys[name], plain[name]) for name in names]
-        size_px_of = self.images.size_px_of
-        return [Subject(key, batch.latents_BCHW[0], batch.captions[0], size_px_of(batch)) for key, batch in found]
+
+        def subject(key: str, batch: Batch) -> Subject:
+            mask_B1HW = batch.mask_B1HW
+            # Where a mask shows nothing, no error would be left to measure.
+            mask_1HW = mask_B1HW[0] if mask_B1HW is not None and bool(mask_B1HW.any()) else None
+            return Subject(key, batch.latents_BCHW[0], batch.captions[0], self.images.size_px_of(batch), mask_1HW)
+
+        return [subject(keys[name], plain[name]) for name in names]
 
     def probe(
         self,

@@ -25,7 +25,7 @@ from tsuika.training.prepared import Prepared
 # Settings and sections that may change: where something is (what is there is compared instead), what does not decide the
 # weights, and what is a note of its own.
 _FREE: Final = {
-    *("base.model", "base.tokenizer", "base.vae", "base.artifacts", "data.images", "data.reg_images"),
+    *("base.model", "base.tokenizer", "base.vae", "base.artifacts", "data.images", "data.masks", "data.reg_images"),
     *("train.device", "output", "preview"),
 }
 _CHUNK: Final = 1 << 22  # numbers that are summed at once, for the memory that this takes
