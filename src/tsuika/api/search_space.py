@@ -25,6 +25,7 @@ FIXED: Final = (
     "train.device",
     "train.precision",
     "data.images",
+    "data.sets",
     "data.trigger",
     "data.class_word",
     "data.template",

@@ -184,6 +184,7 @@ MESSAGES: Final[Mapping[str, Message]] = {
             "In the loss, what a mask leaves out weighs {outside}. Checks for memorized images and `tsuika evaluate` look "
             "at whole images.",
         ),
+        "DS014": ("{count} sets of images", "They are: {sets}. Images are held out in each of them."),
         "DS020": (
             "The cache of encoded images cannot be written",
             "{why}",

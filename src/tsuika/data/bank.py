@@ -64,7 +64,7 @@ class Bank:
         """
         self.buckets = tuple(buckets)
         self.device = device
-        self._config = config
+        self._config, self._sets = config, config.each()
         # Rows of each bucket, each as often as its repeats say.
         repeats = [torch.tensor([sample.repeats for sample in bucket.samples]) for bucket in self.buckets]
         self._entries = tuple(torch.arange(len(times)).repeat_interleave(times) for times in repeats)
@@ -109,7 +109,7 @@ class Bank:
         sources = [generator(seed, "variant", step, i) for i in range(batch_size)]
         draws = [int(torch.randint(count, (), generator=source)) for source in sources]
         captions = tuple(
-            vary(sample, self._config, generator(seed, "caption", step, i))
+            vary(sample, self._sets[sample.set], generator(seed, "caption", step, i))
             for i, sample in enumerate(bucket.samples[row] for row in rows)
         )
         return self._collect(bucket, rows, draws, captions)
@@ -160,9 +160,13 @@ class Bank:
         found = [bucket.mask(row) for row in rows]
         if all(mask is None for mask in found):
             return None
-        outside, whole = self._config.mask_outside, torch.ones(1, *bucket.latents_NVCHW[0].shape[-2:])
-        shown = [whole if mask is None else mask[draw] for mask, draw in zip(found, draws, strict=True)]
-        return (outside + (1 - outside) * torch.stack(shown)).to(self.device)
+        whole = torch.ones(1, *bucket.latents_NVCHW[0].shape[-2:])
+        outside = [self._sets[bucket.samples[row].set].mask_outside for row in rows]
+        shown = [
+            whole if mask is None else least + (1 - least) * mask[draw]
+            for mask, draw, least in zip(found, draws, outside, strict=True)
+        ]
+        return torch.stack(shown).to(self.device)
 
 
 def _round_order(counts: Sequence[int], seed: int, nth_round: int) -> Tensor:
@@ -208,12 +212,12 @@ def fill(
         ResourceError: the cache cannot be written (RS002).
         ValueError: there is no image.
     """
-    folder = folder if config.cache else None
+    folder, sets = folder if config.cache else None, config.each()
     total, done = sum(len(bucket.samples) for bucket in buckets), 0
     yield Progress(PHASE, 0, total)
 
     def entry(sample: Sample, size: tuple[int, int]) -> tuple[Encoded, str]:
-        transforms = variants(sample, config, seed)
+        transforms = variants(sample, sets[sample.set], seed)
         return latents_of(sample, transforms, size, encode, vae=vae, scale=scale, folder=folder)
 
     filled: list[BucketLatents] = []

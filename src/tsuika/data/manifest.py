@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
@@ -49,6 +49,7 @@ class Sample:
     alternatives: tuple[str, ...] = ()  # several captions, `caption` the first of them; empty: it is the only one
     mask: Path | None = None  # file with the mask; the image itself: its transparency is the mask
     mask_sha256: str = ""  # of that file's bytes
+    set: str = ""  # of several folders the one that it is in, as `Data.each` calls it
 
     @property
     def mask_kind(self) -> Literal["", "file", "transparency"]:
@@ -73,6 +74,24 @@ class Manifest:
 
     def __len__(self) -> int:
         return len(self.samples)
+
+    @staticmethod
+    def join(sets: Mapping[str, Manifest]) -> Manifest:
+        """Several as one; names begin with their set's."""
+
+        def named(kind: str) -> Iterator[Any]:
+            for name, one in sets.items():
+                for row in getattr(one, kind):
+                    inner = f"{name}/{row.name}"
+                    yield replace(row, name=inner, set=name) if isinstance(row, Sample) else row._replace(name=inner)
+
+        kinds = ("samples", "quarantined", "notes", "aside")
+        samples, quarantined, notes, aside = (tuple(named(kind)) for kind in kinds)
+        return Manifest(samples, quarantined, notes, aside)
+
+    def of(self, name: str) -> Manifest:
+        """Only the images of a set."""
+        return replace(self, samples=tuple(sample for sample in self.samples if sample.set == name))
 
     def remarks(self) -> Iterator[Warned]:
         """What people should know: images left out (DS006), and what was changed about others (DS007).

@@ -31,7 +31,7 @@ def class_caption(class_word: str) -> str:
 def settings(data: Data) -> Data:
     """How regularization images are read: as the recipe says, without trigger word and augmentation."""
     own = {"trigger": "", "class_word": class_caption(data.class_word), "template": "none", "repeats": 1}
-    own |= {"masks": "", "alpha_mask": False, "mask_outside": 0.0}
+    own |= {"masks": "", "alpha_mask": False, "mask_outside": 0.0, "weight": 1.0, "caption_prefix": "", "sets": ()}
     return data.model_copy(update=own | _PLAIN)
 
 

@@ -36,6 +36,46 @@ def scan(folder: Path, config: Data, *, size_px: int = 0, needed: int = 1, repor
     return drained(scan_events(folder, config, size_px=size_px, needed=needed, report=report))
 
 
+def scan_sets(data: Data, *, size_px: int, report: Path | None = None) -> tuple[Manifest, Data]:
+    """Every set of a run as one manifest, and the settings with the folders of regularization images found in them.
+
+    Raises:
+        ImageError: as `scan`, where a set has no usable image.
+    """
+    each = data.each()
+    if len(each) == 1:
+        own = data.first
+        manifest = scan(Path(own.images), own, size_px=size_px, report=report)
+        if manifest.regularization and not (own.reg_images or own.reg_generate):
+            own = own.model_copy(update={"reg_images": manifest.regularization})
+            data = (
+                own
+                if not data.sets
+                else data.model_copy(update={"sets": ({**data.sets[0], "reg_images": own.reg_images},)})
+            )
+        return manifest, data
+    found = {name: scan(Path(own.images), own, size_px=size_px, needed=0) for name, own in each.items()}
+    manifest = Manifest.join(found)
+    if report:
+        manifest.write(report)
+    for name, own in each.items():
+        _check_enough(found[name], Path(own.images), 1, report)
+    sets = tuple(
+        {**one, "reg_images": found[name].regularization}
+        if found[name].regularization and not (own.reg_images or own.reg_generate)
+        else one
+        for one, (name, own) in zip(data.sets, each.items(), strict=True)
+    )
+    return manifest, data.model_copy(update={"sets": sets})
+
+
+def _check_enough(manifest: Manifest, folder: Path, needed: int, report: Path | None) -> None:
+    if len(manifest) < needed:
+        counts = {"usable": len(manifest), "total": len(manifest) + len(manifest.quarantined), "needed": needed}
+        why = _why_too_few(manifest)
+        raise ImageError("DS002", where=folder, why=why, report=report or "tsuika check", **counts)
+
+
 def scan_events(
     folder: Path,
     config: Data,
@@ -81,10 +121,7 @@ def scan_events(
     manifest = Manifest(tuple(samples), tuple(left_out), tuple(notes), known.aside, known.regularization)
     if report:
         manifest.write(report)
-    if len(samples) < needed:
-        counts = {"usable": len(samples), "total": len(samples) + len(left_out), "needed": needed}
-        why = _why_too_few(manifest)
-        raise ImageError("DS002", where=folder, why=why, report=report or "tsuika check", **counts)
+    _check_enough(manifest, folder, needed, report)
     return manifest
 
 
@@ -114,6 +151,7 @@ def _sample(
         height,
         item.repeats * config.repeats,
         opened.sha256,
+        config.weight,
         caption_source=source,
         alternatives=texts if len(texts) > 1 else (),
         mask=mask.path if mask else None,

@@ -116,7 +116,7 @@ class Prepared(Inputs):
 
         `controls` are how many unrelated prompts are measured; `draws` and `first` as `Probe`. Strength must be 1.
         """
-        prompts, autocast = controls_for(self.recipe.data.class_word)[:controls], self.accelerator.autocast
+        prompts, autocast = controls_for(self.recipe.data.first.class_word)[:controls], self.accelerator.autocast
         sides = self.subjects(held_out), self.subjects(trained_on)
         with run.written_weights():
             return Probe(
@@ -128,7 +128,7 @@ class Prepared(Inputs):
 
         Nought where there is no trigger word, or where prompts with it have hardly moved.
         """
-        data, autocast = self.recipe.data, self.accelerator.autocast
+        data, autocast = self.recipe.data.first, self.accelerator.autocast
         subjects = self.subjects([self.manifest.samples[0].name])
         controls = controls_for(data.class_word)[: len(PATH)]
 

@@ -63,6 +63,8 @@ def _surroundings(prepared: Prepared) -> dict[str, Any]:
     recipe, images = prepared.recipe, prepared.images
     tables = {name: row for name, row in recipe.model_dump(mode="json").items() if isinstance(row, dict)}
     settings = {f"{name}.{leaf}": value for name, row in tables.items() for leaf, value in row.items()}
+    free = {key.removeprefix("data.") for key in _FREE}
+    settings["data.sets"] = [{key: value for key, value in one.items() if key not in free} for one in recipe.data.sets]
     classes = images.classes.values() if isinstance(images, RegularizedBank) else ()
     samples = sorted(
         (sample.sha256, sample.caption) for bank in classes for bucket in bank.buckets for sample in bucket.samples
