@@ -31,7 +31,7 @@ class Segmenter:
         """Where the text is shown, in the image's size, mode L: 255 is certain.
 
         Raises:
-            ModelError: CP006, the model cannot do it.
+            ModelError: CP020, the model cannot do it.
         """
         try:
             batch = self._processor(text=[text], images=[image], return_tensors="pt", truncation=True).to(self._device)
@@ -54,8 +54,8 @@ def load(name: str, device: torch.device) -> Segmenter:
     """A segmentation model, which a folder or a Hugging Face id names, whose files are downloaded once.
 
     Raises:
-        NetworkError: CP007, no such folder, and the hub does not have it or cannot be reached.
-        ModelError: CP006, it is no CLIPSeg, or has no safetensors, or tensors are missing.
+        NetworkError: CP021, no such folder, and the hub does not have it or cannot be reached.
+        ModelError: CP020, it is no CLIPSeg, or has no safetensors, or tensors are missing.
     """
     from safetensors import SafetensorError
     from transformers import AutoProcessor, CLIPSegForImageSegmentation
@@ -63,11 +63,11 @@ def load(name: str, device: torch.device) -> Segmenter:
     folder = at_home(name)
     if not folder.exists():
         if not is_hub_id(name):
-            raise ModelError("CP006", where=name, why=_("There is no such folder."))
+            raise ModelError("CP020", where=name, why=_("There is no such folder."))
         try:
             folder = from_hub(name, _FILES)
         except NetworkError as error:
-            raise NetworkError("CP007", where=name, why=error.params["why"], name=name) from None
+            raise NetworkError("CP021", where=name, why=error.params["why"], name=name) from None
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
         model, loaded = CLIPSegForImageSegmentation.from_pretrained(
@@ -84,4 +84,4 @@ def load(name: str, device: torch.device) -> Segmenter:
 
 def _refused(folder: Path, error: Exception) -> ModelError:
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return ModelError("CP006", where=folder, why=lines[0])
+    return ModelError("CP020", where=folder, why=lines[0])

@@ -107,10 +107,10 @@ def test_what_cannot_be_is_said(clipseg: Path, images: Path, tmp_path: Path, mon
         return error.value.code
 
     (tmp_path / "none").mkdir()
-    assert code(model=str(tmp_path / "none")) == code(model="no/such/folder") == "CP006"
+    assert code(model=str(tmp_path / "none")) == code(model="no/such/folder") == "CP020"
     assert code(text=" ") == "RC005" and code(threshold=2.0) == code(grow_px=-1) == code(mode="some") == "RC002"
     assert code(out=images / "in" / "out") == "DS005"
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert code(model="somebody/clipseg-that-is-not-here") == "CP007"
+    assert code(model="somebody/clipseg-that-is-not-here") == "CP021"
     found = tsuika.mask(images, text="a cat", model=str(clipseg), threshold=1.0).result
-    assert [one.code for one in found.notes] == ["CP008"]
+    assert [one.code for one in found.notes] == ["CP022"]

@@ -96,7 +96,7 @@ def mask(
     Raises:
         ImageError: no such folder (DS001), or no image in it that can be used (DS002).
         RecipeError: a mode, threshold or number that cannot be (RC002), no text (RC005), `out` is there already (DS005).
-        ModelError: no segmentation model (CP006); NetworkError: it could not be downloaded (CP007).
+        ModelError: no segmentation model (CP020); NetworkError: it could not be downloaded (CP021).
     """
     from tsuika import masking
     from tsuika.training.device import pick_device
@@ -144,7 +144,7 @@ def mask(
         counts = {"usable": 0, "total": len(left_out), "needed": 1}
         raise ImageError("DS002", where=folder, why="", report="tsuika check", **counts)
     empty = [one.name for one in made if one.name in new and not one.after]
-    notes = [note("CP008", count=len(empty), names=few(empty), text=text)] if empty else []
+    notes = [note("CP022", count=len(empty), names=few(empty), text=text)] if empty else []
     yield from notes
     if target:
         yield Phase("write")

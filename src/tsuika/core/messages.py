@@ -1,7 +1,7 @@
 """What tsuika says when something is wrong: a code and its message, in what, why, do. A table, kept in code order.
 
 RC recipe and usage, DS images, MD models, FM file formats, RS resources, TR training, GD guard, EV evaluation, GN
-generation (notes), NW network, VA VAEs, CP captioning."""
+generation (notes), NW network, VA VAEs, CP captioning and masks."""
 
 from __future__ import annotations
 
@@ -691,18 +691,18 @@ MESSAGES: Final[Mapping[str, Message]] = {
             "{names}. `--mode missing` leaves captions as they are; training puts it in front of them by itself.",
             "To have it in the files: --mode add, which also adds what the model says, or the studio (All captions, Add in front).",
         ),
-        "CP006": (
+        "CP020": (
             "This cannot be used as a segmentation model",
             "{why}",
             "Give a folder or a Hugging Face model id of a CLIPSeg with weights as safetensors.",
         ),
-        "CP007": (
+        "CP021": (
             "The segmentation model is not on this machine and could not be downloaded",
             "{why}",
             "Check the name and the connection; or download the files of {name} (config.json, the other .json and .txt files "
             "and model.safetensors) into one folder, and give that folder with --model.",
         ),
-        "CP008": (
+        "CP022": (
             "Nothing was found in {count} images",
             "`{text}` is nowhere in {names}: their masks are empty.",
             "Lower --threshold, or say it in other words (--text).",
