@@ -29,6 +29,7 @@ __all__ = [
     "single_file_tensors",
     "tiny",
     "write_folder",
+    "write_tokenizer",
 ]
 
 FAMILY_NAMES = tuple(row.facts.family for row in FAMILIES)

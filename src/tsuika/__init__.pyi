@@ -18,6 +18,8 @@ from .api.files import FileInfo as FileInfo
 from .api.files import inspect as inspect
 from .api.machine import MachineInfo as MachineInfo
 from .api.machine import doctor as doctor
+from .api.masking import Masked as Masked
+from .api.masking import mask as mask
 from .api.merging import extract as extract
 from .api.merging import merge as merge
 from .api.merging import resize as resize

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -135,13 +136,14 @@ def test_a_probe_built_late_is_the_probe_built_early() -> None:
         assert all(torch.equal(value, state[name]) for name, value in attachment.tensors().items())
 
 
-@pytest.mark.parametrize("family", ["sd1", "sd2"])
-def test_numbers_are_those_of_the_definition(family: str) -> None:
+@pytest.mark.parametrize(("family", "masked"), [("sd1", False), ("sd2", False), ("sd1", True)])
+def test_numbers_are_those_of_the_definition(family: str, masked: bool) -> None:
     """Loss of one draw after another, computed from the formulas of the forward process."""
     model = tiny(family)
     attachment = attach(model, "lora")
-    subject = subjects(1)[0]
-    probe = Probe(model, attachment, [subject], [], controls=())
+    mask_1HW = torch.rand(1, 8, 8, generator=torch.Generator().manual_seed(7)) if masked else None
+    subject, whole = replace(subjects(1)[0], mask_1HW=mask_1HW), subjects(1, 20)
+    probe = Probe(model, attachment, [subject, *whole], [], controls=())
     move(attachment, 0.3)
     found = probe.measure().held_out
 
@@ -155,7 +157,8 @@ def test_numbers_are_those_of_the_definition(family: str) -> None:
             with torch.no_grad():
                 said = model.denoise(math.sqrt(a) * clean + math.sqrt(1 - a) * noise, torch.tensor([t]), cond)
             v = math.sqrt(a) * noise - math.sqrt(1 - a) * clean
-            rows.append(float((said - (noise if model.prediction == "epsilon" else v)).pow(2).mean()))
+            error = (said - (noise if model.prediction == "epsilon" else v)).pow(2)
+            rows.append(float((error if mask_1HW is None else error * mask_1HW).mean()))
         return rows
 
     now = losses()

@@ -51,7 +51,7 @@ def test_the_form_has_every_setting_of_the_recipe_and_nothing_else() -> None:
         assert row["text"]["en"] == str(one.help.text)
         assert row["text"]["ja"] != row["text"]["en"], one.key
         assert (row["unit"], row["level"]) == (one.help.unit, one.help.level)
-        assert row["kind"] in {"flag", "whole", "number", "text", "choice", "list"}
+        assert row["kind"] in {"flag", "whole", "number", "text", "choice", "list", "tables"}
         assert (row["kind"] == "choice") == bool(config.choices(one))
     limits = {row["key"]: row for row in shown}["train.warmup"]
     assert (limits["ge"], limits["lt"]) == (0, 1)

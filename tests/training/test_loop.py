@@ -5,8 +5,9 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -161,6 +162,42 @@ def test_a_step_is_the_mean_over_its_batches() -> None:
         torch.testing.assert_close(param.grad, gradient, rtol=1e-4, atol=1e-7)
     norm = torch.stack([gradient.norm() for gradient in wanted]).norm()
     assert event.grad_norm == pytest.approx(float(norm), rel=1e-4)
+
+
+class Elsewhere:
+    """An objective whose target is another one in the right half."""
+
+    def __init__(self, objective: Any, by: float) -> None:
+        self._objective, self._by = objective, by
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._objective, name)
+
+    def target(self, *arguments: Tensor) -> Tensor:
+        found: Tensor = self._objective.target(*arguments).clone()
+        found[..., 4:] += self._by
+        return found
+
+
+def test_what_a_mask_leaves_out_is_not_learned() -> None:
+    """Whatever stands there: neither loss nor gradient know it; a mask of ones is none, to the bit."""
+    mask_B1HW = torch.zeros(2, 1, 8, 8)
+    mask_B1HW[..., :4] = 1
+
+    def gradients(mask: Tensor | None, change: float) -> tuple[float, list[Tensor]]:
+        def batch(number: int) -> Batch:
+            return replace(picture_batch(number, 2), mask_B1HW=mask)
+
+        run = start(recipe(steps=1, clip_norm=0), batch=batch)
+        run.objective = cast(Any, Elsewhere(run.objective, change))
+        (event,) = fit(run)
+        return event.loss, [param.grad for param in run.params if param.grad is not None]
+
+    plain, ones = gradients(None, 0.0), gradients(torch.ones(2, 1, 8, 8), 0.0)
+    assert plain[0] == ones[0] and all(map(torch.equal, plain[1], ones[1]))
+    masked, changed = gradients(mask_B1HW, 0.0), gradients(mask_B1HW, 9.0)
+    assert masked[0] == changed[0] and all(map(torch.equal, masked[1], changed[1]))
+    assert 0 < masked[0] < plain[0]
 
 
 @pytest.mark.parametrize(

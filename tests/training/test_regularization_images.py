@@ -58,7 +58,7 @@ def make(folder: Path, *, weight: float = 1.0) -> RegularizedBank:
     (classes / "0.txt").write_text("a dog on the beach", encoding="utf-8")
     data = DATA.model_copy(update={"reg_images": str(classes), "reg_weight": weight})
     bank: Bank = drained(fill(buckets, data))
-    made: RegularizedBank = drained(regularization_images.fill(classes, buckets, bank, data, fill))
+    made: RegularizedBank = drained(regularization_images.fill({classes: data}, buckets, bank, data, fill))
     return made
 
 
@@ -107,7 +107,7 @@ def test_a_class_word_is_needed_to_draw_or_caption_regularization_images(tmp_pat
     bank: Bank = drained(fill(buckets, nameless))
     classes = paint(tmp_path / "classes", [(64, 64)], 200)
     with pytest.raises(RecipeError) as caught:
-        drained(regularization_images.fill(classes, buckets, bank, nameless, fill))
+        drained(regularization_images.fill({classes: nameless}, buckets, bank, nameless, fill))
     assert caught.value.code == "RC005"
 
 
@@ -158,7 +158,7 @@ def test_what_lies_on_the_base_and_how_is_drawn_tell_class_pictures_apart(
     lora.write_bytes(b"one")
     copy.write_bytes(b"one")
     model, seen = tiny("sd1"), list[Path]()
-    monkeypatch.setattr(regularization_images, "fill", lambda folder, *_: seen.append(folder) or iter(()))
+    monkeypatch.setattr(regularization_images, "fill", lambda sources, *_: seen.extend(sources) or iter(()))
 
     def drawn(steps: int, *artifacts: Path | str) -> Path:
         what = recipe(place, "fp32")

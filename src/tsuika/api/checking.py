@@ -69,7 +69,7 @@ def check(
     """
     if recipe:
         yield from recipe.remarks
-    data = recipe.data if recipe else Data()
+    data = _settings(recipe, folder) if recipe else Data()
     given = {"trigger": trigger, "class_word": class_word, "size_px": size_px}
     data = data.model_copy(update={key: value for key, value in given.items() if value})
     if recipe and base == "embedded":
@@ -160,6 +160,14 @@ def contact_sheet(
     files.check_out(file, *report.folder.rglob(file.name), overwrite=overwrite)
     yield Phase("contact-sheet")
     return sheets.write(report, file, language)
+
+
+def _settings(recipe: Recipe, folder: Path) -> Data:
+    """Those of the set that the folder is; of several, else what they share."""
+    for own in recipe.data.each().values():
+        if own.images and Path(own.images).resolve() == folder.resolve():
+            return own
+    return recipe.data.model_copy(update={"sets": ()})
 
 
 def _facts(base: str, tokenizer: str) -> tuple[int, int, Tokenize | None, int]:

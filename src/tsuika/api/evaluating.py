@@ -109,11 +109,12 @@ def evaluate(
     with SnapshotRenderer(recipe, cells, drawn_at, device=device, precision=precision) as renderer:
         measuring, notes = _encoder(encoder, recipe, renderer)
         yield Phase("pictures")
-        manifest = scan.scan(images or Path(recipe.data.images), recipe.data, size_px=renderer.model.native_size_px)
+        data = recipe.data.model_copy(update={"images": str(images), "sets": ()}) if images else recipe.data
+        manifest = scan.scan_sets(data, size_px=renderer.model.native_size_px)[0]
         notes += _changes(folder, manifest)
         yield from notes
         asked = prompts.asked(
-            recipe.data,
+            recipe.data.first,
             recipe.preview,
             [sample.caption for sample in manifest.samples],
             embedded=recipe.base.model == encoders.EMBEDDED,
@@ -134,7 +135,7 @@ def evaluate(
             if ruler is None:
                 trained = [(sample.name, sample.path) for sample in manifest.samples]
                 groups = memorization.groups_of(folder, manifest)
-                ruler = Ruler(measuring, asked, drawn, renderer.seeds, trained, recipe.data, groups)
+                ruler = Ruler(measuring, asked, drawn, renderer.seeds, trained, recipe.data.first, groups)
             tables, pairs = ruler.measure(drawn)
             point = (one.name, str(one.paths[0].relative_to(folder.root)), one.step) if one else ("", "", 0)
             points.append(Point(*point, strength, tables, bool(one and one.main)))
@@ -149,7 +150,7 @@ def evaluate(
     found = verdict.judge(base.tables, rest, ruler.scale, doubted=_doubted(folder))
     evaluation = Evaluation(
         folder.result_name(recipe.output.name),
-        recipe.data.trigger,
+        recipe.data.first.trigger,
         measuring.name if measuring else "",
         asked,
         renderer.seeds,

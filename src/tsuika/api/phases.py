@@ -31,6 +31,8 @@ PHASES: Final[Mapping[str, Text]] = {
     "contact-sheet": _("Writing the contact sheet"),
     "caption-model": _("Loading the captioning model"),
     "caption": _("Writing captions"),
+    "mask-model": _("Loading the segmentation model"),
+    "mask": _("Making masks"),
     "detail": _("Trying what detail the base model can hold"),
     "estimate": _("Estimating time and memory"),
     "extract": _("Computing the difference of the weights"),

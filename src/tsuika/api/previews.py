@@ -117,12 +117,13 @@ def prompts(recipe: Recipe) -> tuple[str, ...]:
 
 def _texts(recipe: Recipe) -> tuple[str, ...]:
     """The recipe's prompts; without any, the subject alone and in two places, and its class without the trigger."""
-    data = recipe.data
-    subject = " ".join(word for word in (data.trigger, data.class_word) if word)
+    data, others = recipe.data.first, [*recipe.data.each().values()][1:]
+    subject, *more = (" ".join(word for word in (one.trigger, one.class_word) if word) for one in (data, *others))
     if recipe.preview.prompts or not subject:
         return tuple(prompt.replace("{trigger}", data.trigger) for prompt in recipe.preview.prompts)
     control = (f"{article(data.class_word)} on the beach",) if data.class_word and data.trigger else ()
-    return (*(f"{article(subject)}{place}" for place in ("", " on the beach", " in the snow")), *control)
+    of_sets = [article(text) for text in dict.fromkeys(more) if text and text != subject]
+    return (*(f"{article(subject)}{place}" for place in ("", " on the beach", " in the snow")), *of_sets, *control)
 
 
 def captions(recipe: Recipe, manifest: Manifest) -> list[str]:

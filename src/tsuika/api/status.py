@@ -81,6 +81,13 @@ class RunStatus(JsonResult):
     has_result: bool
 
 
+def _triggers(data: Mapping[str, Any]) -> list[str]:
+    """Every trigger word of the sets, once, from tables."""
+    shared = str(data.get("trigger", ""))
+    found = (str(one.get("trigger", shared)) for one in data.get("sets", ()))
+    return [word for word in dict.fromkeys([*found] or [shared]) if word]
+
+
 class Follower:
     """A run folder that is read again and again: only what is new in `events.jsonl` is read each time."""
 
@@ -124,7 +131,7 @@ class Follower:
             method=recipe["method"]["name"],
             family=record.started.family if record.started else "",
             base=recipe["base"]["model"],
-            trigger=recipe["data"]["trigger"],
+            trigger=", ".join(_triggers(recipe["data"])),
             phase="" if state == "finished" else self._phase.name,
             done=done,
             total=total,

@@ -128,7 +128,7 @@ class Timer:
         side = self.base.size_px // self.base.latent_factor
         rows = train.batch_size * (2 if recipe.data.regularizes else 1)
         latents_BCHW = torch.randn(rows, model.facts.latent_channels, side, side, generator=generator(0, "advise"))
-        captions, weights = (article(recipe.data.trigger),) * rows, torch.ones(rows, device=model.device)
+        captions, weights = (article(recipe.data.first.trigger),) * rows, torch.ones(rows, device=model.device)
         batch = Batch(latents_BCHW.to(model.device), captions, ("",) * rows, weights)
         settings = recipe.method.completed(recipe.data)
         attachment = METHODS[recipe.method.name].attach(model, settings, generator(0, "init"))

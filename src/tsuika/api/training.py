@@ -131,7 +131,7 @@ def resume(out: Path | str, *, language: str | None = None) -> Events[Trained]:
     held = run_folder.reopened(Path(out)) if _is_main() else nullcontext(run_folder.read(Path(out)))
     with held as (recipe, folder):
         again = f"tsuika train --recipe {folder.recipe} --out {out}-again"
-        is_demo = Path(recipe.data.images) == DEMO_PICTURES
+        is_demo = recipe.data.folders == (str(DEMO_PICTURES),)
         scorer = scores.mascot_scores if is_demo else scores.likeness
         return (yield from _run(recipe, folder, again, scorer, language, resume=True))
 
@@ -253,7 +253,7 @@ def _usual(recipe: Recipe) -> Iterator[Warned]:
         "train.learning_rate", Train().learning_rate
     )
     if recipe.base.model != config.EMBEDDED and recipe.train.learning_rate == usual:
-        yield note("TR015", images=recipe.data.images)
+        yield note("TR015", images=recipe.data.first.images)
 
 
 def _with_note(
@@ -323,7 +323,7 @@ def _report(
 ) -> None:
     prepared = result.prepared
     recipe, manifest, folder = prepared.recipe, prepared.manifest, prepared.folder
-    prompts, trigger = previews.prompts(recipe), recipe.data.trigger
+    prompts, trigger = previews.prompts(recipe), recipe.data.first.trigger
     controls = frozenset(prompt.text for prompt in mascot.TEST_PROMPTS if not prompt.mascot)
     # Previews without the trigger word: what should stay as it was.
     controls |= {text for text in prompts if trigger and not has_word(text, trigger)}

@@ -33,7 +33,7 @@ _FITS: Final[Mapping[str, Text]] = {
 }
 _CHANGES: Final[Mapping[str, Text]] = {"turned": _("turned upright"), "cropped": _("bars cropped")}
 # Findings about other files than images.
-_OF_FILES: Final = ("caption-orphan", "caption-not-read", "not-read", "system-folder", "own-output")
+_OF_FILES: Final = ("caption-orphan", "caption-not-read", "not-read", "system-folder", "own-output", "mask-orphan")
 _FIXES: Final = ("near-duplicate", "bars", "caption-encoding")
 
 

@@ -95,6 +95,9 @@ class Recipe(Section):
             raise TypeError(f"no such setting: {', '.join(sorted(unknown))}; known: {', '.join(FLAGS)}")
         named = {"method.name": method} | {FLAGS[name]: value for name, value in flags.items()}
         read, remarks = _read(Path(file)) if file else ({}, ())
+        if flags.get("images"):
+            # One folder in place of a file's several.
+            read = override(read, {"data.sets": []})
         tables = override(read, {k: v for k, v in named.items() if v not in ("", None)})
         return build(_without_paths(override(tables, settings or {})), where=str(file or "")).remarked(remarks)
 
@@ -102,6 +105,8 @@ class Recipe(Section):
 def _without_paths(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _without_paths(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_paths(one) for one in value]
     return str(value) if isinstance(value, Path) else value
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
+from tsuika.core.sections import SET_KEYS
 from tsuika.core.texts import Text, _
 
 Tables = Mapping[str, Any]
@@ -86,6 +87,9 @@ _RULES: Final[Mapping[str, _Rule]] = {
     "num_repeats": _Rule("data.repeats", _number),
     "dataset_repeats": _Rule("data.repeats", _number),
     "class_tokens": _Rule("data.class_word"),
+    "caption_prefix": _Rule("data.caption_prefix"),
+    "conditioning_data_dir": _Rule("data.masks"),
+    "alpha_mask": _Rule("data.alpha_mask", bool),
     "shuffle_caption": _Rule("data.shuffle_tags", bool),
     "keep_tokens": _Rule("data.keep_tokens", _number),
     "caption_dropout_rate": _Rule("data.caption_dropout", _number),
@@ -144,7 +148,7 @@ _NEUTRAL: Final = re.compile(
     r"|highvram|caption_extension|bucket_(reso_steps|no_upscale)|(min|max)_bucket_reso|max_token_length|no_token_padding"
     r"|v2|v_parameterization|sdxl|sdxl_checkbox|flux1_checkbox|sd3_checkbox|model_list|training_comment|metadata_.*|network_module"
     r"|network_args|network_train_unet_only|LoRA_type|lr_warmup.*|optimizer_args|dataset_config|folders|is_reg|config_file"
-    r"|sample_sampler|.*resume.*|persistent_.*|console_.*|additional_parameters|unit|factor|LyCORIS_preset"
+    r"|sample_sampler|.*resume.*|persistent_.*|console_.*|additional_parameters|unit|factor|LyCORIS_preset|masked_loss"
     r"|dim_from_weights|sample_prompts|noise_offset_type|.*seed_fixed|deterministic|dora_wd|conv_alpha|conv_dim|algo"
 )
 _MARKS: Final = frozenset(
@@ -199,26 +203,42 @@ class _Taking:
 
 
 def _dataset(tables: Tables) -> Imported:
-    """sd-scripts' `--dataset_config`: of several datasets and folders only the first, and the regularization images."""
-    taking = _Taking()
-    datasets = [one for one in tables["datasets"] if isinstance(one, Mapping)]
-    taking.settings["data.caption_lines"] = "first"
+    """sd-scripts' `--dataset_config`: a set for every folder of images, with its dataset's regularization images; one
+    folder alone as the recipe's own images."""
+    shared = _Taking({"data.caption_lines": "first"})
     general = tables.get("general", {})
-    taking.take(general if isinstance(general, Mapping) else {}, _RULES)
-    for dataset in datasets[:1]:
-        taking.take(dataset, _RULES)
-        has_images = False
-        for place, subset in enumerate(dataset.get("subsets", [])):
-            if subset.get("is_reg"):
-                taking.settings.setdefault("data.reg_images", subset.get("image_dir", ""))
-            elif has_images:
-                taking.lost.append(f"datasets[0].subsets[{place}] ({subset.get('image_dir', '')})")
-            else:
-                has_images = True
-                taking.take(subset, _RULES)
-    taking.lost += [f"datasets[{number}]" for number in range(1, len(datasets))]
+    shared.take(general if isinstance(general, Mapping) else {}, _RULES)
+    sets: list[dict[str, Any]] = []
+    for number, dataset in enumerate(one for one in tables["datasets"] if isinstance(one, Mapping)):
+        own = _Taking()
+        own.take(dataset, _RULES)
+        subsets = [one for one in dataset.get("subsets", []) if isinstance(one, Mapping)]
+        reg = [str(one.get("image_dir", "")) for one in subsets if one.get("is_reg")]
+        shared.lost += [f"datasets[{number}]: image_dir = {one}" for one in reg[1:]]
+        for subset in (one for one in subsets if not one.get("is_reg")):
+            inner = _Taking({**own.settings, **({"data.reg_images": reg[0]} if reg else {})})
+            inner.take(subset, _RULES)
+            sets.append(inner.settings)
+            shared.lost += inner.lost
+        shared.lost += own.lost
+    if len(sets) < 2:
+        shared.settings |= sets[0] if sets else {}
+    else:
+        settings = [_of_set(one, shared) for one in sets]
+        shared.settings["data.sets"] = settings
     kind = _("a dataset configuration of sd-scripts (kohya)")
-    return Imported(taking.settings, kind, tuple(taking.lost))
+    return Imported(shared.settings, kind, tuple(dict.fromkeys(shared.lost)))
+
+
+def _of_set(settings: Mapping[str, Any], shared: _Taking) -> dict[str, Any]:
+    """What a set may say for itself; what only a whole run can (as the batch size) is the first set's."""
+    found = {}
+    for key, value in settings.items():
+        if key.removeprefix("data.") in SET_KEYS:
+            found[key.removeprefix("data.")] = value
+        elif shared.settings.setdefault(key, value) != value:
+            shared.lost.append(f"{key} = {value}")
+    return found
 
 
 def _training(tables: Tables) -> Imported:

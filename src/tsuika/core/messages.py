@@ -1,7 +1,7 @@
 """What tsuika says when something is wrong: a code and its message, in what, why, do. A table, kept in code order.
 
 RC recipe and usage, DS images, MD models, FM file formats, RS resources, TR training, GD guard, EV evaluation, GN
-generation (notes), NW network, VA VAEs, CP captioning."""
+generation (notes), NW network, VA VAEs, CP captioning and masks."""
 
 from __future__ import annotations
 
@@ -179,6 +179,12 @@ MESSAGES: Final[Mapping[str, Message]] = {
             "The longest has {tokens} tokens; {room} are read at once, so it is read in {chunks} parts, as a long prompt is.",
             "Shorten it if other programs, which may cut it off, are to train on it as well.",
         ),
+        "DS013": (
+            "Masks: {count} of {total} images",
+            "In the loss, what a mask leaves out weighs {outside}. Checks for memorized images and `tsuika evaluate` look "
+            "at whole images.",
+        ),
+        "DS014": ("{count} sets of images", "They are: {sets}. Images are held out in each of them."),
         "DS020": (
             "The cache of encoded images cannot be written",
             "{why}",
@@ -707,6 +713,22 @@ MESSAGES: Final[Mapping[str, Message]] = {
             "The captions of {count} images do not have the trigger word “{trigger}”",
             "{names}. `--mode missing` leaves captions as they are; training puts it in front of them by itself.",
             "To have it in the files: --mode add, which also adds what the model says, or the studio (All captions, Add in front).",
+        ),
+        "CP020": (
+            "This cannot be used as a segmentation model",
+            "{why}",
+            "Give a folder or a Hugging Face model id of a CLIPSeg with weights as safetensors.",
+        ),
+        "CP021": (
+            "The segmentation model is not on this machine and could not be downloaded",
+            "{why}",
+            "Check the name and the connection; or download the files of {name} (config.json, the other .json and .txt files "
+            "and model.safetensors) into one folder, and give that folder with --model.",
+        ),
+        "CP022": (
+            "Nothing was found in {count} images",
+            "`{text}` is nowhere in {names}: their masks are empty.",
+            "Lower --threshold, or say it in other words (--text).",
         ),
     }.items()
 }

@@ -3,16 +3,20 @@ carries its help (text, unit, everyday or expert). Imports no torch."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping
+from itertools import chain, count
+from pathlib import PurePath
+from typing import Any, Final, Literal
 
-from pydantic import ValidationInfo, field_validator
+from pydantic import ValidationError, ValidationInfo, field_validator
 
 from tsuika.core import names
-from tsuika.core.section import Section, everyday, expert
+from tsuika.core.section import Section, everyday, expert, reason
 from tsuika.core.texts import _
 from tsuika.core.types import Overrides, Prediction
 
 NONE = "none"  # in place of a folder: not even one that lies among the images
+AUTO = "auto"  # in place of a folder: what lies among the images
 
 
 class Base(Section):
@@ -54,6 +58,14 @@ def overrides(prediction: str, zero_terminal_snr: str, clip_skip: int) -> Overri
     return Overrides(kinds.get(prediction), {"on": True, "off": False}.get(zero_terminal_snr), clip_skip)
 
 
+# What each of several folders of images may say for itself.
+SET_KEYS: Final = (
+    *("images", "trigger", "class_word", "template", "reg_images", "masks", "alpha_mask", "mask_outside"),
+    *("size_px", "min_size_px", "repeats", "weight", "caption_prefix", "caption_lines", "caption_dropout"),
+    *("shuffle_tags", "keep_tokens", "flip", "crop", "rotate_deg", "colour"),
+)
+
+
 class Data(Section):
     """The images and how they are prepared."""
 
@@ -76,6 +88,17 @@ class Data(Section):
         le=10_000,
     )
     reg_weight: float = expert(1.0, "Weight of regularization images in the loss", ge=0, le=10)
+    masks: str = everyday(
+        "",
+        "Folder of masks, named as the images are: white is learned, black is not; `auto` = those among the images "
+        "(`NAME-mask.png`, a folder `masks`); empty = none",
+    )
+    alpha_mask: bool = expert(
+        False, "Transparency as mask, for images without a mask file: what is transparent is not learned"
+    )
+    mask_outside: float = expert(
+        0.0, "Weight in the loss of what a mask leaves out, against 1 for what it shows; 0 = nothing of it", ge=0, le=1
+    )
     size_px: int = everyday(
         0, "Training size: side of a square with the same area; 0 = the base model's own", "px", ge=0, le=4096
     )
@@ -83,12 +106,14 @@ class Data(Section):
     buckets: bool = expert(
         True, "Buckets: train on each image near its own aspect ratio instead of cropping it to a square"
     )
+    weight: float = expert(1.0, "Weight of the images in the loss; of use with several sets", ge=0, le=100)
     repeats: int = expert(1, "Repeats of each image in an epoch (times the number of a kohya folder)", ge=1, le=10_000)
     caption_lines: Literal["alternatives", "first", "join"] = expert(
         "alternatives",
         "Several lines in a caption file: `alternatives`, one of which is drawn at each step (as OneTrainer does, "
         "and kohya with enable_wildcard), only the `first` (kohya without it), or one caption (`join`)",
     )
+    caption_prefix: str = expert("", "Words in front of every caption, followed by a space")
     caption_dropout: float = expert(
         0.05, "Caption dropout: share of steps with an empty caption, which keeps guidance (CFG) working", ge=0, le=1
     )
@@ -100,16 +125,104 @@ class Data(Section):
     colour: float = expert(0.0, "Random brightness, contrast and saturation, up to this share", ge=0, le=0.5)
     variants: int = expert(8, "Augmented variants that are encoded and cached for each image", ge=1, le=64)
     cache: bool = expert(True, "Keep encoded latents on disk for later training runs")
+    sets: tuple[Mapping[str, Any], ...] = expert(
+        (),
+        "Several folders of images in place of one, a table each (`[[data.sets]]` in a recipe) with `images` and whatever else "
+        "it does not share with `data`: trigger, class_word, repeats, weight, size_px, reg_images, masks, caption_prefix, …",
+    )
+
+    @field_validator("masks")
+    @classmethod
+    def _none_is_nothing(cls, value: str) -> str:
+        return "" if value == NONE else value
+
+    @field_validator("mask_outside")
+    @classmethod
+    def _masks_are_named(cls, value: float, info: ValidationInfo) -> float:
+        if value and not (info.data.get("masks") or info.data.get("alpha_mask")):
+            raise ValueError(_("It means nothing without masks: set data.masks or data.alpha_mask."))
+        return value
+
+    @field_validator("sets", mode="before")
+    @classmethod
+    def _are_tables(cls, value: Any) -> Any:
+        if not isinstance(value, (list, tuple)) or not all(isinstance(one, Mapping) for one in value):
+            raise ValueError(_("Give a table for each set: [[data.sets]] in a recipe file."))
+        return tuple(dict(one) for one in value)
+
+    @field_validator("sets")
+    @classmethod
+    def _are_sets(cls, value: tuple[Mapping[str, Any], ...], info: ValidationInfo) -> tuple[Mapping[str, Any], ...]:
+        if value and info.data.get("images"):
+            raise ValueError(_("data.images and data.sets exclude each other: make the folder one of the sets."))
+        for number, one in enumerate(value, 1):
+            if unknown := [key for key in one if key not in SET_KEYS]:
+                raise ValueError(_("Set {number} has no setting `{key}`.", number=number, key=unknown[0]))
+            if not one.get("images"):
+                raise ValueError(_("Set {number} does not say where its images are.", number=number))
+            try:
+                cls.model_validate(_joined(info.data, one))
+            except ValidationError as error:
+                first = error.errors()[0]
+                about = {"number": number, "key": ".".join(map(str, first["loc"])), "why": reason(first)}
+                raise ValueError(_("Set {number}, {key}: {why}", **about)) from None
+        return value
+
+    def each(self) -> dict[str, Data]:
+        """Every set with all of its settings, by a name for people (its folder's); without sets this, by no name."""
+        if not self.sets:
+            return {"": self}
+        found: dict[str, Data] = {}
+        for one in self.sets:
+            name = PurePath(one["images"]).name or "images"
+            found[next(free for free in _numbered(name) if free not in found)] = Data.model_validate(
+                _joined(self.model_dump(), one)
+            )
+        return found if len(found) > 1 else {"": next(iter(found.values()))}
+
+    @property
+    def first(self) -> Data:
+        """The first set: what speaks of one subject takes this one."""
+        return next(iter(self.each().values()))
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """Every folder of images."""
+        return tuple(one.images for one in self.each().values() if one.images)
+
+    @property
+    def triggers(self) -> tuple[str, ...]:
+        """Every trigger word, once."""
+        return tuple(dict.fromkeys(one.trigger.strip() for one in self.each().values() if one.trigger.strip()))
+
+    @property
+    def masks_images(self) -> bool:
+        """Whether parts of images are to be left out of the loss."""
+        return bool(self.masks) or self.alpha_mask
 
     @property
     def regularizes(self) -> bool:
         """Whether it asks for regularization images; a folder among the images apart, which nobody has looked for yet."""
-        return bool(self.reg_folder) or self.reg_generate > 0
+        return self.reg_generate > 0 or any(one.reg_folder for one in self.each().values())
 
     @property
     def reg_folder(self) -> str:
         """The folder of regularization images; empty where it names none."""
         return "" if self.reg_images == NONE else self.reg_images
+
+
+def _joined(shared: Mapping[str, Any], one: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a set: its own, then those that all share."""
+    found = {**shared, **one, "sets": ()}
+    # A set without masks has nothing outside of them, whatever the others have.
+    if not (found.get("masks") not in ("", NONE) or found.get("alpha_mask")) and "mask_outside" not in one:
+        found["mask_outside"] = 0.0
+    return found
+
+
+def _numbered(name: str) -> Iterator[str]:
+    """The name, and with a number behind it."""
+    return chain([name], (f"{name}-{number}" for number in count(2)))
 
 
 class Train(Section):

@@ -177,10 +177,16 @@ class Batch:
     latents_BCHW: Tensor
     captions: tuple[str, ...]
     names: tuple[str, ...]  # the images' names, for people
-    weight_B: Tensor  # loss weight of each image: repeats, masks, prior preservation
+    weight_B: Tensor  # loss weight of each image: repeats, prior preservation
+    mask_B1HW: Tensor | None = None  # loss weight of each latent, 0..1; None: all weigh alike
 
     def __len__(self) -> int:
         return len(self.captions)
+
+    def __getitem__(self, rows: slice) -> Batch:
+        mask_B1HW = None if self.mask_B1HW is None else self.mask_B1HW[rows]
+        latents_BCHW, weight_B = self.latents_BCHW[rows], self.weight_B[rows]
+        return Batch(latents_BCHW, self.captions[rows], self.names[rows], weight_B, mask_B1HW)
 
 
 @dataclass

@@ -74,6 +74,22 @@ def render(image: Image.Image, transform: Transform, size: tuple[int, int]) -> t
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))) / 127.5 - 1
 
 
+def render_mask(
+    mask: Image.Image, transform: Transform, size: tuple[int, int], latent_size: tuple[int, int]
+) -> torch.Tensor:
+    """What `render` shows of a mask of the image's size (mode L), averaged over each latent: float32 (1, h, w) in 0..1.
+
+    Args:
+        size: width and height of the image in training, px.
+        latent_size: those of its latents.
+    """
+    view, box = _view(mask, transform, size)
+    small = view.convert("F").resize(latent_size, Image.Resampling.BOX, box=box)
+    if transform.flip:
+        small = small.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return torch.from_numpy(np.array(small, dtype=np.float32))[None].div(255).clamp(0, 1)
+
+
 def recolour(pixels_HW3: Floats, transform: Transform) -> Floats:
     """Brightness, contrast around the mean luma, then saturation around each pixel's luma; in and out in 0..1."""
     bright = np.clip(pixels_HW3 * np.float32(transform.brightness), 0, 1)

@@ -1,6 +1,6 @@
 """`Bank`: all latents of a run, by bucket, and which of them a step sees.
 
-Shapes: N images, V variants, B images of a batch, C x H x W latents.
+Shapes: N images, V variants, B images of a batch, C x H x W latents, masks of 1 x H x W.
 
 **Memory.** With `data.cache` on, latents are the cache's files mapped into memory: the system reads what a step takes
 and may drop it again, so hundreds of images need no more memory than ten. With it off, everything is held.
@@ -30,7 +30,7 @@ from tsuika.core.seeds import generator
 from tsuika.core.types import Batch
 from tsuika.data.augment import variants
 from tsuika.data.bucket import Bucket
-from tsuika.data.cache import Encode, latents_of
+from tsuika.data.cache import Encode, Encoded, latents_of
 from tsuika.data.caption import vary
 from tsuika.data.manifest import Sample
 
@@ -46,6 +46,11 @@ class BucketLatents:
     height: int
     samples: tuple[Sample, ...]
     latents_NVCHW: tuple[Tensor, ...]  # of each image (V, C, H, W), on the CPU
+    masks_NV1HW: tuple[Tensor | None, ...] = ()  # of each image (V, 1, H, W) in 0..1, or None; empty: none has one
+
+    def mask(self, row: int) -> Tensor | None:
+        """The masks of an image."""
+        return self.masks_NV1HW[row] if self.masks_NV1HW else None
 
 
 class Bank:
@@ -59,7 +64,7 @@ class Bank:
         """
         self.buckets = tuple(buckets)
         self.device = device
-        self._config = config
+        self._config, self._sets = config, config.each()
         # Rows of each bucket, each as often as its repeats say.
         repeats = [torch.tensor([sample.repeats for sample in bucket.samples]) for bucket in self.buckets]
         self._entries = tuple(torch.arange(len(times)).repeat_interleave(times) for times in repeats)
@@ -104,7 +109,7 @@ class Bank:
         sources = [generator(seed, "variant", step, i) for i in range(batch_size)]
         draws = [int(torch.randint(count, (), generator=source)) for source in sources]
         captions = tuple(
-            vary(sample, self._config, generator(seed, "caption", step, i))
+            vary(sample, self._sets[sample.set], generator(seed, "caption", step, i))
             for i, sample in enumerate(bucket.samples[row] for row in rows)
         )
         return self._collect(bucket, rows, draws, captions)
@@ -127,7 +132,8 @@ class Bank:
             samples = tuple(bucket.samples[row] for row in rows)
             latents = tuple(bucket.latents_NVCHW[row] for row in rows)
             if rows:
-                buckets.append(replace(bucket, samples=samples, latents_NVCHW=latents))
+                masks = tuple(bucket.mask(row) for row in rows)
+                buckets.append(replace(bucket, samples=samples, latents_NVCHW=latents, masks_NV1HW=masks))
         return Bank(buckets, self._config, self.device)
 
     def size_px_of(self, batch: Batch) -> tuple[int, int]:
@@ -147,7 +153,20 @@ class Bank:
         latents = torch.stack([bucket.latents_NVCHW[row][draw] for row, draw in zip(rows, draws, strict=True)])
         samples = [bucket.samples[row] for row in rows]
         weights = torch.tensor([sample.weight for sample in samples], dtype=torch.float32, device=self.device)
-        return Batch(latents.to(self.device), captions, tuple(sample.name for sample in samples), weights)
+        names = tuple(sample.name for sample in samples)
+        return Batch(latents.to(self.device), captions, names, weights, self._mask(bucket, rows, draws))
+
+    def _mask(self, bucket: BucketLatents, rows: Sequence[int], draws: Sequence[int]) -> Tensor | None:
+        found = [bucket.mask(row) for row in rows]
+        if all(mask is None for mask in found):
+            return None
+        whole = torch.ones(1, *bucket.latents_NVCHW[0].shape[-2:])
+        outside = [self._sets[bucket.samples[row].set].mask_outside for row in rows]
+        shown = [
+            whole if mask is None else least + (1 - least) * mask[draw]
+            for mask, draw, least in zip(found, draws, outside, strict=True)
+        ]
+        return torch.stack(shown).to(self.device)
 
 
 def _round_order(counts: Sequence[int], seed: int, nth_round: int) -> Tensor:
@@ -193,31 +212,33 @@ def fill(
         ResourceError: the cache cannot be written (RS002).
         ValueError: there is no image.
     """
-    folder = folder if config.cache else None
+    folder, sets = folder if config.cache else None, config.each()
     total, done = sum(len(bucket.samples) for bucket in buckets), 0
     yield Progress(PHASE, 0, total)
 
-    def latents(sample: Sample, size: tuple[int, int]) -> tuple[Tensor, str]:
-        transforms = variants(sample, config, seed)
+    def entry(sample: Sample, size: tuple[int, int]) -> tuple[Encoded, str]:
+        transforms = variants(sample, sets[sample.set], seed)
         return latents_of(sample, transforms, size, encode, vae=vae, scale=scale, folder=folder)
 
     filled: list[BucketLatents] = []
     for bucket in buckets:
-        parts: list[Tensor] = []
+        parts: list[Encoded] = []
         for sample in bucket.samples:
-            latents_VCHW, problem = latents(sample, bucket.size)
+            encoded, problem = entry(sample, bucket.size)
             if problem:
                 yield note("DS009", name=sample.name, why=problem)
             if folder is None:
-                parts.append(latents_VCHW)
+                parts.append(encoded)
             done += 1
             yield Progress(PHASE, done, total)
         # Mapped only when all are encoded: what a mapping allocates would lie between the encoder's buffers, and keep
         # the allocator from using or returning them (measured: 0.5 GiB for 0.5 GiB of latents).
-        filled.append(BucketLatents(bucket.width, bucket.height, bucket.samples, tuple(parts)))
+        filled.append(_bucket(bucket, parts))
     if folder is not None:
-        filled = [
-            replace(one, latents_NVCHW=tuple(latents(sample, bucket.size)[0] for sample in bucket.samples))
-            for one, bucket in zip(filled, buckets, strict=True)
-        ]
+        filled = [_bucket(one, [entry(sample, one.size)[0] for sample in one.samples]) for one in buckets]
     return Bank(filled, config, device)
+
+
+def _bucket(bucket: Bucket, parts: Sequence[Encoded]) -> BucketLatents:
+    latents, masks = tuple(one.latents_VCHW for one in parts), tuple(one.mask_V1HW for one in parts)
+    return BucketLatents(bucket.width, bucket.height, bucket.samples, latents, masks)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tsuika.core.errors import RecipeError
+from tsuika.core.sections import Data
 from tsuika.core.texts import _
 from tsuika.data.manifest import Manifest, Sample
 
@@ -70,6 +71,20 @@ def assign(manifest: Manifest, *, size_px: int, step_px: int, buckets: bool = Tr
     """
     choices = sizes(size_px, step_px) if buckets else sizes(size_px, step_px, 1.0)
     return tuple(Bucket(*size, samples) for size, samples in by_size(manifest.samples, choices).items() if samples)
+
+
+def assign_sets(manifest: Manifest, data: Data, *, size_px: int, step_px: int) -> tuple[Bucket, ...]:
+    """As `assign` for every set by its own size, `size_px` where it has none; sets share buckets of one size.
+
+    Raises:
+        RecipeError: a size does not suit the model (RC002).
+    """
+    found: dict[tuple[int, int], tuple[Sample, ...]] = {}
+    for name, own in data.each().items():
+        inside = manifest.of(name)
+        for bucket in assign(inside, size_px=own.size_px or size_px, step_px=step_px, buckets=own.buckets):
+            found[bucket.size] = (*found.get(bucket.size, ()), *bucket.samples)
+    return tuple(Bucket(*size, samples) for size, samples in found.items())
 
 
 def by_size(samples: Sequence[Sample], choices: Sequence[tuple[int, int]]) -> dict[tuple[int, int], tuple[Sample, ...]]:

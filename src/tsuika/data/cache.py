@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
@@ -21,7 +21,8 @@ from safetensors.torch import save_file
 from tsuika.core.errors import ModelError, ResourceError
 from tsuika.core.files import whole, write_text
 from tsuika.core.texts import _
-from tsuika.data.augment import Transform, render
+from tsuika.data import masks
+from tsuika.data.augment import Transform, render, render_mask
 from tsuika.data.folder import CACHE_MARK
 from tsuika.data.image import UnusableError, read_image
 from tsuika.data.manifest import Sample
@@ -32,11 +33,25 @@ Encode = Callable[[torch.Tensor], torch.Tensor]
 # Raise it when decoding, cropping or colours change what an image becomes: old entries are then no longer found.
 PIPELINE: Final = 1
 TENSOR: Final = "latents_VCHW"
+MASK: Final = "mask_V1HW"
 _SIGNATURE: Final = "Signature: 8a477f597d28d172789f06886806bc55"  # bford.info/cachedir: backups pass such folders over
 
 
+@dataclass(frozen=True)
+class Encoded:
+    """All variants of one image."""
+
+    latents_VCHW: torch.Tensor  # on the CPU, in the dtype that `encode` gives
+    mask_V1HW: torch.Tensor | None = None  # what the mask shows of each latent, float32 in 0..1
+
+    @property
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """As they are kept."""
+        return {TENSOR: self.latents_VCHW} | ({} if self.mask_V1HW is None else {MASK: self.mask_V1HW})
+
+
 def key_of(sample: Sample, vae: str, size: tuple[int, int], transforms: Sequence[Transform]) -> str:
-    """64 hex digits over everything that decides the latents: file content, VAE, size, transforms, library versions."""
+    """64 hex digits over everything that decides what is kept: file content, mask, VAE, size, transforms, libraries."""
     facts = {
         "pipeline": PIPELINE,
         "pillow": PIL.__version__,
@@ -46,51 +61,58 @@ def key_of(sample: Sample, vae: str, size: tuple[int, int], transforms: Sequence
         "size": list(size),
         "transforms": [asdict(transform) for transform in transforms],
     }
+    if sample.mask is not None:
+        facts["mask"] = [sample.mask_kind, sample.mask_sha256]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def encoded(sample: Sample, transforms: Sequence[Transform], size: tuple[int, int], encode: Encode) -> torch.Tensor:
-    """All variants of one image, fresh: (V, C, h, w) on the CPU, in the dtype that `encode` gives.
+def encoded(sample: Sample, transforms: Sequence[Transform], size: tuple[int, int], encode: Encode) -> Encoded:
+    """All variants of one image, fresh.
 
     Raises:
-        UnusableError: the image can no longer be read, or is not the one that was scanned.
+        UnusableError: the image or its mask can no longer be read, or is not the one that was scanned.
         ModelError: the VAE gave numbers that are not finite (DS004).
     """
     opened = read_image(sample.path)
     if opened.sha256 != sample.sha256:
         raise UnusableError(sample.path, "unreadable", _("The file has changed since the folder was read."))
+    mask = masks.of_sample(sample, opened)
     with torch.no_grad():
         parts = [encode(render(opened.image, transform, size)[None]).detach().cpu() for transform in transforms]
     latents = torch.cat(parts).contiguous()
     if not torch.isfinite(latents).all():
         raise ModelError("DS004", where=sample.name, why=_("There are NaNs or infinities in the latents."))
-    return latents
+    if mask is None:
+        return Encoded(latents)
+    latent_size = latents.shape[-1], latents.shape[-2]
+    shown = [render_mask(mask, transform, size, latent_size) for transform in transforms]
+    return Encoded(latents, torch.stack(shown))
 
 
-def write(path: Path, latents_VCHW: torch.Tensor, *, key: str, scale: float, vae: str) -> None:
+def write(path: Path, entry: Encoded, *, key: str, scale: float, vae: str) -> None:
     """A cache entry, whole or not at all.
 
     Raises:
         ResourceError: the disk is full (RS002), or the cache not writable (DS020).
     """
-    header = {"key": key, "scale": repr(scale), "vae": vae, "sha256": _checksum(latents_VCHW)}
+    header = {"key": key, "scale": repr(scale), "vae": vae, "sha256": _checksum(entry)}
     mark = path.parent / CACHE_MARK
     try:
         if not mark.exists():
             write_text(mark, f"{_SIGNATURE}\n# Latents encoded by tsuika; may be deleted at any time.\n")
         with whole(path) as temporary:
-            save_file({TENSOR: latents_VCHW}, temporary, metadata=header)
+            save_file(entry.tensors, temporary, metadata=header)
     except ResourceError as error:
         if error.code != "RS003":
             raise
         raise ResourceError("DS020", where=path.parent, why=error.text("why")) from None
 
 
-def read(path: Path, *, key: str, scale: float, count: int) -> tuple[torch.Tensor | None, str]:
+def read(path: Path, *, key: str, scale: float, count: int) -> tuple[Encoded | None, str]:
     """The entry at `path`, or None and what is wrong with it (empty: there is no entry).
 
     Checked: header, key, scale (the same VAE under another scale would raise no error and train nonsense), number of
-    variants, and the checksum of the numbers. The tensor is the file, mapped: memory that the system can take back.
+    variants, and the checksum of the numbers. The tensors are the file, mapped: memory that the system can take back.
     Entries are only ever replaced by whole new files, so a mapping outlives what happens under its name.
     """
     if not path.exists():
@@ -99,15 +121,16 @@ def read(path: Path, *, key: str, scale: float, count: int) -> tuple[torch.Tenso
         with safe_open(path, framework="pt", device="cpu") as file:
             header = file.metadata() or {}
             latents: torch.Tensor = file.get_tensor(TENSOR)
+            entry = Encoded(latents, file.get_tensor(MASK) if MASK in file.keys() else None)  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         return None, str(error)
     if header.get("key") != key:
         return None, _("It belongs to another image or setting.")
     if header.get("scale") != repr(scale):
         return None, _("Its latent scale is {found}, expected was {scale}.", found=header.get("scale"), scale=scale)
-    if latents.ndim != 4 or len(latents) != count or header.get("sha256") != _checksum(latents):
+    if latents.ndim != 4 or len(latents) != count or header.get("sha256") != _checksum(entry):
         return None, _("Its checksum does not match.")
-    return latents, ""
+    return entry, ""
 
 
 def latents_of(
@@ -119,8 +142,8 @@ def latents_of(
     vae: str,
     scale: float,
     folder: Path | None,
-) -> tuple[torch.Tensor, str]:
-    """All variants of one image (V, C, h, w), from disk or fresh, and what was wrong with a damaged entry.
+) -> tuple[Encoded, str]:
+    """All variants of one image, from disk or fresh, and what was wrong with a damaged entry.
 
     Args:
         size: width and height in px.
@@ -137,12 +160,15 @@ def latents_of(
         return encoded(sample, transforms, size, encode), ""
     key = key_of(sample, vae, size, transforms)
     path = folder / f"{key}.safetensors"
-    latents, problem = read(path, key=key, scale=scale, count=len(transforms))
-    if latents is None:
-        latents = encoded(sample, transforms, size, encode)
-        write(path, latents, key=key, scale=scale, vae=vae)
-    return latents, problem
+    entry, problem = read(path, key=key, scale=scale, count=len(transforms))
+    if entry is None:
+        entry = encoded(sample, transforms, size, encode)
+        write(path, entry, key=key, scale=scale, vae=vae)
+    return entry, problem
 
 
-def _checksum(tensor: torch.Tensor) -> str:
-    return hashlib.sha256(tensor.contiguous().view(-1).view(torch.uint8).numpy().data).hexdigest()
+def _checksum(entry: Encoded) -> str:
+    digest = hashlib.sha256()
+    for tensor in entry.tensors.values():
+        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -86,10 +86,12 @@ def complete(found: Sequence[str], config: Data, folder_words: str = "") -> tupl
     if not found:
         class_word = normalise(config.class_word)
         built = " ".join(filter(None, (trigger, class_word))) if config.template == "none" else trigger or class_word
-        return (built or normalise(folder_words),), "built"
+        built = built or normalise(folder_words)
+        return (_prefixed(built, config) if built and config.template == "none" else built,), "built"
     if config.caption_lines == "join":
         found = ["\n".join(found)]
-    lines = tuple(dict.fromkeys(map(normalise, found[:1] if config.caption_lines == "first" else found)))
+    found = found[:1] if config.caption_lines == "first" else found
+    lines = tuple(dict.fromkeys(_prefixed(normalise(line), config) for line in found))
     if trigger and not all(has_word(line, trigger) for line in lines):
         return tuple(line if has_word(line, trigger) else f"{trigger}, {line}" for line in lines), "file+trigger"
     return lines, "file"
@@ -116,7 +118,14 @@ def wordings(sample: Sample, config: Data) -> tuple[str, ...]:
     """What an image can be called: its captions, or where no file says any, the template's sentences around it."""
     if sample.caption_source != "built" or not sample.caption:
         return sample.alternatives or (sample.caption,)
-    return tuple(sentence.replace("{}", sample.caption) for sentence in TEMPLATES[config.template])
+    # Without a template the caption has the prefix already.
+    if config.template == "none":
+        return (sample.caption,)
+    return tuple(_prefixed(one.replace("{}", sample.caption), config) for one in TEMPLATES[config.template])
+
+
+def _prefixed(text: str, config: Data) -> str:
+    return " ".join(filter(None, (normalise(config.caption_prefix), text)))
 
 
 def vary(sample: Sample, config: Data, generator: torch.Generator) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from tsuika.core.events import Event, Phase
-from tsuika.core.sections import Data
+from tsuika.core.sections import AUTO, Data
 from tsuika.data import bucket, check_captions, check_variety, dedupe, scan
 from tsuika.data.check_report import CheckedImage, CountFit, Finding, Level, MethodFit, Report, Size, Variety, in_order
 from tsuika.data.folder import natural_key
@@ -54,6 +54,7 @@ EMPTY_TAIL: Final = 256  # zero bytes at the end of a JPEG: a download that brok
 
 _LEVELS: Final[tuple[tuple[Level, bool], ...]] = (("look", True), ("note", False))
 _NOTED: Final = ("frames", "reduced", "profile-ignored", "exif-ignored", "own-output", "system-folder", "not-read")
+_OF_MASKS: Final = ("mask-empty", "mask-white", "mask-size", "mask-unreadable", "mask-none", "mask-orphan")
 BASE_SIZES: Final = (512, 768, 1024)  # SD1, SD2, SDXL
 
 
@@ -86,6 +87,7 @@ def check(
         RecipeError: `size_px` does not suit the model (RC002).
     """
     size_px, workers = config.size_px or size_px, workers or os.cpu_count() or 1
+    asked, config = config.masks_images, config.model_copy(update={"masks": config.masks or AUTO})
     measured: dict[str, tuple[dedupe.Thumbnail, Quality]] = {}
 
     def visit(name: str, opened: Opened) -> None:
@@ -111,6 +113,7 @@ def check(
     missing = {"text": True, "few": len(samples) < FEWEST, "drawn": drawn, "tokens": tokenize is None}
     findings = [
         *_of_files(manifest),
+        *_of_masks(manifest, asked),
         *_of_pixels(samples, qualities, size_px),
         *_of_sizes(buckets, config.crop),
         *([Finding("near-duplicate", "look", tuple(instead), {"of": instead})] if instead else []),
@@ -169,6 +172,17 @@ def _of_files(manifest: Manifest) -> list[Finding]:
     for code in _NOTED:
         if notes := [note for note in manifest.notes if note.code == code]:
             found.append(Finding(code, "note", tuple(note.name for note in notes), {"words": notes[0].words}))
+    return found
+
+
+def _of_masks(manifest: Manifest, asked: bool) -> list[Finding]:
+    """Which images have a mask, and what may be wrong with them; `asked`: the recipe uses masks."""
+    masked = tuple(sample.name for sample in manifest.samples if sample.mask_kind)
+    found = [Finding("masked", "note", masked, {"total": len(manifest.samples)})] if masked else []
+    for code in _OF_MASKS:
+        notes = [note for note in manifest.notes if note.code == code]
+        if notes and (masked or asked or code != "mask-none"):
+            found.append(Finding(code, "look", tuple(note.name for note in notes), {"words": notes[0].words}))
     return found
 
 
@@ -317,6 +331,7 @@ def _images(
                 alternatives=sample.alternatives,
                 sharpness=0.0 if not sharp or np.isnan(one.sharpness) else round(one.sharpness / sharp, 3),
                 detail_px=_detail_px(sample, one),
+                mask=sample.mask_kind,
                 bars=one.bars,
                 drawn=one.flat >= DRAWN,
                 dark=round(one.black, 3),

@@ -61,6 +61,7 @@ class CheckedImage:
     tokens: int | None = None  # of the longest caption, start and end not counted; None: there was no tokenizer
     sharpness: float = 0.0  # against the set's median; 1 = like most others; 0 where there is too little to tell by
     detail_px: int = 0  # about what side (of a square of the same area) would hold all the detail there is
+    mask: Literal["", "file", "transparency"] = ""  # what its mask is; empty: it has none
     bars: tuple[int, int, int, int] = (0, 0, 0, 0)  # even bars left, above, right, below, px
     drawn: bool = False  # flat areas of one colour, as in drawings: its exposure is not judged
     dark: float = 0.0  # share of pixels that are as good as black, 0..1

@@ -171,9 +171,38 @@ FAULTS: Final[dict[str, Fault]] = {
     ),
     "mask": Fault(
         _("a mask"),
-        _("By its name it is another image's mask; masks are not used in training yet"),
+        _("By its name or folder it is the mask of another image, and is not trained on as an image"),
         _("Rename it, if it is an image to learn"),
     ),
+    "masked": Fault(
+        _("with a mask"),
+        _("{count} of {total} images have one; used in training with data.masks or data.alpha_mask, else not"),
+        _("data.masks=auto uses masks among the images; data.mask_outside says how much the rest counts"),
+    ),
+    "mask-none": Fault(
+        _("no mask, while others have one"),
+        _("Its background is learned as its subject is"),
+        _("Make one of the same name, or leave it so if all of it is meant"),
+    ),
+    "mask-empty": Fault(
+        _("the mask is empty"),
+        _("It shows nothing (all black), so that nothing of the image is learned"),
+        _("Paint white what is to be learned, or delete the mask"),
+    ),
+    "mask-white": Fault(
+        _("the mask is all white"),
+        _("It shows everything, as if there were none"),
+        _("Paint black what is not to be learned, or delete the mask"),
+    ),
+    "mask-size": Fault(
+        _("the mask has another size than the image"),
+        _("It is stretched to the image's size: {words}"),
+        _("Check that it lies on the subject"),
+    ),
+    "mask-unreadable": Fault(
+        _("the mask cannot be read"), _("The whole image is learned: {words}"), _("Save it again as PNG")
+    ),
+    "mask-orphan": Fault(_("mask without an image"), _("No image has this name"), _("Give it the name of its image")),
     "condition": Fault(
         _("an image of conditions"),
         _("By its name it belongs to another image, for training that tsuika does not do"),

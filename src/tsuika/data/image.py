@@ -77,6 +77,7 @@ class Opened:
     image: Image.Image
     sha256: str  # of the file's bytes
     notes: tuple[tuple[str, str], ...]  # (code, words): what had to be ignored
+    alpha: Image.Image | None = None  # mode L, where the file has transparency: 255 is opaque
 
 
 def open_image(path: Path) -> Image.Image:
@@ -107,11 +108,11 @@ def read_image(path: Path) -> Opened:
         raise UnusableError(path, "empty", _("0 bytes"))
     image, notes = _decode(content, path)
     try:
-        image, more = _upright_srgb(image, path)
+        image, alpha, more = _srgb(image, path)
     # Some damage Pillow meets only here: a palette or a transparent colour that is not there.
     except _DECODER_ERRORS as error:
         raise UnusableError(path, "damaged", str(error) or type(error).__name__) from None
-    return Opened(image, hashlib.sha256(content).hexdigest(), (*notes, *more))
+    return Opened(image, hashlib.sha256(content).hexdigest(), (*notes, *more), alpha)
 
 
 def is_turned(path: Path) -> bool:
@@ -309,8 +310,8 @@ def _reduced_16(strip: Image.Image, factor: int) -> Image.Image:
     return Image.fromarray(means.round().astype(np.uint16))
 
 
-def _upright_srgb(image: Image.Image, path: Path) -> tuple[Image.Image, tuple[tuple[str, str], ...]]:
-    """To 8-bit sRGB on the background."""
+def _srgb(image: Image.Image, path: Path) -> tuple[Image.Image, Image.Image | None, Notes]:
+    """To 8-bit sRGB on the background, and the transparency that it had."""
     icc: bytes | None = image.info.get("icc_profile")
     alpha: Image.Image | None = None
     if image.mode.startswith("I;16"):
@@ -339,7 +340,7 @@ def _upright_srgb(image: Image.Image, path: Path) -> tuple[Image.Image, tuple[tu
     if alpha is not None:
         image = Image.composite(image, Image.new("RGB", image.size, BACKGROUND), alpha)
     image.info = {}
-    return image, notes
+    return image, alpha, notes
 
 
 def _to_srgb(image: Image.Image, icc: bytes) -> tuple[Image.Image, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
@@ -47,6 +47,14 @@ class Sample:
     weight: float = 1.0  # loss weight
     caption_source: CaptionSource = "built"
     alternatives: tuple[str, ...] = ()  # several captions, `caption` the first of them; empty: it is the only one
+    mask: Path | None = None  # file with the mask; the image itself: its transparency is the mask
+    mask_sha256: str = ""  # of that file's bytes
+    set: str = ""  # of several folders the one that it is in, as `Data.each` calls it
+
+    @property
+    def mask_kind(self) -> Literal["", "file", "transparency"]:
+        """What its mask is; empty: it has none."""
+        return "" if self.mask is None else "transparency" if self.mask == self.path else "file"
 
     @property
     def captions(self) -> tuple[str, ...]:
@@ -67,13 +75,32 @@ class Manifest:
     def __len__(self) -> int:
         return len(self.samples)
 
+    @staticmethod
+    def join(sets: Mapping[str, Manifest]) -> Manifest:
+        """Several as one; names begin with their set's."""
+
+        def named(kind: str) -> Iterator[Any]:
+            for name, one in sets.items():
+                for row in getattr(one, kind):
+                    inner = f"{name}/{row.name}"
+                    yield replace(row, name=inner, set=name) if isinstance(row, Sample) else row._replace(name=inner)
+
+        kinds = ("samples", "quarantined", "notes", "aside")
+        samples, quarantined, notes, aside = (tuple(named(kind)) for kind in kinds)
+        return Manifest(samples, quarantined, notes, aside)
+
+    def of(self, name: str) -> Manifest:
+        """Only the images of a set."""
+        return replace(self, samples=tuple(sample for sample in self.samples if sample.set == name))
+
     def remarks(self) -> Iterator[Warned]:
         """What people should know: images left out (DS006), and what was changed about others (DS007).
 
         Of many images of one kind there is one remark (DS010, DS011).
         """
+        masks = {sample.mask for sample in self.samples}
         used = [left for left in self.aside if left.reason == "regularization"]
-        left_out = [*self.quarantined, *(left for left in self.aside if left not in used)]
+        left_out = [*self.quarantined, *(left for left in self.aside if left not in used and left.path not in masks)]
         for one, many, rows in (
             ("DS006", "DS010", [Note(left.name, left.reason, left.words) for left in left_out]),
             ("DS007", "DS011", [*(Note(left.name, left.reason, left.words) for left in used), *self.notes]),
@@ -94,7 +121,7 @@ class Manifest:
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
         return {
-            "samples": [{**vars(sample), "path": str(sample.path)} for sample in self.samples],
+            "samples": [_plain(sample) for sample in self.samples],
             "quarantined": [{**item._asdict(), "path": str(item.path)} for item in self.quarantined],
             "notes": [note._asdict() for note in self.notes],
             "aside": [{**item._asdict(), "path": str(item.path)} for item in self.aside],
@@ -125,17 +152,22 @@ class Manifest:
         def left_out(name: str) -> tuple[LeftOut, ...]:
             return tuple(LeftOut(**{**row, "path": Path(row["path"])}) for row in tables.get(name, ()))
 
-        samples = (
-            {**row, "path": Path(row["path"]), "alternatives": tuple(row.get("alternatives", ()))}
-            for row in tables["samples"]
-        )
         return Manifest(
-            samples=tuple(Sample(**row) for row in samples),
+            samples=tuple(map(_sample, tables["samples"])),
             quarantined=left_out("quarantined"),
             notes=tuple(Note(**row) for row in tables["notes"]),
             aside=left_out("aside"),
             regularization=str(tables.get("regularization", "")),
         )
+
+
+def _plain(sample: Sample) -> dict[str, Any]:
+    return {**vars(sample), "path": str(sample.path), "mask": str(sample.mask or "")}
+
+
+def _sample(row: Mapping[str, Any]) -> Sample:
+    paths = {"path": Path(row["path"]), "mask": Path(row["mask"]) if row.get("mask") else None}
+    return Sample(**{**row, **paths, "alternatives": tuple(row.get("alternatives", ()))})
 
 
 def some(names: Sequence[str]) -> str:

@@ -31,6 +31,7 @@ def class_caption(class_word: str) -> str:
 def settings(data: Data) -> Data:
     """How regularization images are read: as the recipe says, without trigger word and augmentation."""
     own = {"trigger": "", "class_word": class_caption(data.class_word), "template": "none", "repeats": 1}
+    own |= {"masks": "", "alpha_mask": False, "mask_outside": 0.0, "weight": 1.0, "caption_prefix": "", "sets": ()}
     return data.model_copy(update=own | _PLAIN)
 
 
@@ -78,9 +79,13 @@ class RegularizedBank:
         """What step `step` sees, 2 x `batch_size` images: a pure function of the arguments."""
         mine = self.subject.batch(step, batch_size, seed)
         theirs = self.classes[self.size_px_of(mine)].batch(step, batch_size, derive(seed, "class pictures"))
+        mask_B1HW = mine.mask_B1HW
+        if mask_B1HW is not None:
+            mask_B1HW = torch.cat([mask_B1HW, torch.ones_like(mask_B1HW)])
         return Batch(
             torch.cat([mine.latents_BCHW, theirs.latents_BCHW]),
             mine.captions + theirs.captions,
             mine.names + theirs.names,
             torch.cat([mine.weight_B, theirs.weight_B * self.weight]),
+            mask_B1HW,
         )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
+from tsuika.core.texts import _
 from tsuika.data.folder import ImageFile, Listing
 from tsuika.data.manifest import LeftOut
 
@@ -20,6 +21,7 @@ _LABELS: Final = {"masklabel": "mask", "condlabel": "condition"}
 _LABELLED: Final = re.compile(r"(.+)-(masklabel|condlabel)", re.IGNORECASE)
 _SUFFIXED: Final = re.compile(r"(.+)[-_. ](?:mask|masks|matte)", re.IGNORECASE)
 _PREFIXED: Final = re.compile(r"(?:mask|masks|matte)[-_. ](.+)", re.IGNORECASE)
+_WORDS: Final = {"mask": _("Masks are used with data.masks=auto.")}
 _FOLDERS: Final = {
     **dict.fromkeys(("mask", "masks", "masklabel", "masklabels", "matte", "mattes"), "mask"),
     **dict.fromkeys(("conditioning", "conditioning_images", "conditioning_data", "control", "controls"), "condition"),
@@ -53,19 +55,23 @@ class Roles:
     regularization: str = ""
 
 
-def tell_apart(listing: Listing, root: Path, reg_images: str = "") -> Roles:
+def tell_apart(listing: Listing, root: Path, reg_images: str = "", masks: str = "") -> Roles:
     """The roles of a folder's images.
 
     Args:
         listing: of `root`.
         reg_images: the folder of regularization images that the recipe names, which may lie below `root`.
+        masks: that of masks.
     """
     given = Path(reg_images).resolve() if reg_images and Path(reg_images).is_dir() else None
+    of_masks = Path(masks).resolve() if masks and Path(masks).is_dir() else None
     found: dict[str, str] = {}
     of_reg: dict[str, str] = {}
     for image in listing.images:
         if given is not None and given != root.resolve() and given in image.path.resolve().parents:
             found[image.name] = "regularization"
+        elif of_masks is not None and of_masks != root.resolve() and of_masks in image.path.resolve().parents:
+            found[image.name] = "mask"
         elif folder := _parent_called(image.name, _REGULARIZATION):
             of_reg[image.name] = folder
     # A folder that holds nothing else is a set of its own.
@@ -75,7 +81,11 @@ def tell_apart(listing: Listing, root: Path, reg_images: str = "") -> Roles:
         of_reg = {}
     for role in (_samples, _masks):
         found |= dict(role(listing, [image for image in listing.images if image.name not in found]))
-    aside = tuple(LeftOut(one.path, found[one.name], "", one.name) for one in listing.images if one.name in found)
+    aside = tuple(
+        LeftOut(one.path, found[one.name], _WORDS.get(found[one.name], ""), one.name)
+        for one in listing.images
+        if one.name in found
+    )
     subject = tuple(image for image in listing.images if image.name not in found)
     folder = next(iter(of_reg.values()), "") if given is None else ""
     return Roles(subject, aside, str(root / folder) if folder else "")
@@ -132,7 +142,7 @@ def _masks(listing: Listing, images: Iterable[ImageFile]) -> Iterator[tuple[str,
             if image.name not in apart and image.name.startswith(f"{above}/" if above else "")
             for name in (image.stem, image.base)
         }
-        if any(_masked(image.stem).casefold() in others for image in inside):
+        if any(masked(image.stem).casefold() in others for image in inside):
             yield from ((image.name, role) for image in inside)
 
 
@@ -143,7 +153,7 @@ class Masks:
         self._by_stem: dict[str, list[LeftOut]] = {}
         for one in aside:
             if one.reason in _LABELS.values():
-                self._by_stem.setdefault(_masked(PurePosixPath(one.name).stem).casefold(), []).append(one)
+                self._by_stem.setdefault(masked(PurePosixPath(one.name).stem).casefold(), []).append(one)
 
     def of(self, image: str) -> list[LeftOut]:
         """Those of an image: in its folder, or in one of masks."""
@@ -154,6 +164,7 @@ class Masks:
         ]
 
 
-def _masked(stem: str) -> str:
+def masked(stem: str) -> str:
+    """Of a mask's name without suffix that of its image, as far as it says it."""
     named = _LABELLED.fullmatch(stem) or _SUFFIXED.fullmatch(stem) or _PREFIXED.fullmatch(stem)
     return named[1] if named else stem

@@ -11,7 +11,7 @@ from tsuika.core.errors import ImageError
 from tsuika.core.events import Event, Progress, drained
 from tsuika.core.sections import Data
 from tsuika.core.texts import _, listed
-from tsuika.data import caption, caption_files, roles
+from tsuika.data import caption, caption_files, masks, roles
 from tsuika.data.caption_files import Sources
 from tsuika.data.faults import FAULTS
 from tsuika.data.folder import ImageFile, natural_key, walk
@@ -36,6 +36,46 @@ def scan(folder: Path, config: Data, *, size_px: int = 0, needed: int = 1, repor
     return drained(scan_events(folder, config, size_px=size_px, needed=needed, report=report))
 
 
+def scan_sets(data: Data, *, size_px: int, report: Path | None = None) -> tuple[Manifest, Data]:
+    """Every set of a run as one manifest, and the settings with the folders of regularization images found in them.
+
+    Raises:
+        ImageError: as `scan`, where a set has no usable image.
+    """
+    each = data.each()
+    if len(each) == 1:
+        own = data.first
+        manifest = scan(Path(own.images), own, size_px=size_px, report=report)
+        if manifest.regularization and not (own.reg_images or own.reg_generate):
+            own = own.model_copy(update={"reg_images": manifest.regularization})
+            data = (
+                own
+                if not data.sets
+                else data.model_copy(update={"sets": ({**data.sets[0], "reg_images": own.reg_images},)})
+            )
+        return manifest, data
+    found = {name: scan(Path(own.images), own, size_px=size_px, needed=0) for name, own in each.items()}
+    manifest = Manifest.join(found)
+    if report:
+        manifest.write(report)
+    for name, own in each.items():
+        _check_enough(found[name], Path(own.images), 1, report)
+    sets = tuple(
+        {**one, "reg_images": found[name].regularization}
+        if found[name].regularization and not (own.reg_images or own.reg_generate)
+        else one
+        for one, (name, own) in zip(data.sets, each.items(), strict=True)
+    )
+    return manifest, data.model_copy(update={"sets": sets})
+
+
+def _check_enough(manifest: Manifest, folder: Path, needed: int, report: Path | None) -> None:
+    if len(manifest) < needed:
+        counts = {"usable": len(manifest), "total": len(manifest) + len(manifest.quarantined), "needed": needed}
+        why = _why_too_few(manifest)
+        raise ImageError("DS002", where=folder, why=why, report=report or "tsuika check", **counts)
+
+
 def scan_events(
     folder: Path,
     config: Data,
@@ -56,14 +96,15 @@ def scan_events(
         raise ImageError("DS001", where=folder)
     least_px = config.min_size_px or (config.size_px or size_px) // 2
     listing = walk(folder)
-    known = roles.tell_apart(listing, folder, config.reg_folder)
+    known = roles.tell_apart(listing, folder, config.reg_folder, config.masks)
+    mask_files, mask_notes = masks.find(config, folder, known.subject, known.aside)
     sources = caption_files.find(known.subject, listing)
     samples: list[Sample] = []
-    left_out, notes = listing.left_out, [*listing.notes, *sources.notes]
+    left_out, notes = listing.left_out, [*listing.notes, *sources.notes, *mask_notes]
 
     def read(item: ImageFile) -> tuple[Sample, list[Note]] | LeftOut:
         try:
-            return _sample(item, sources, config, least_px, visit)
+            return _sample(item, sources, mask_files.get(item.name), config, least_px, visit)
         except UnusableError as error:
             return LeftOut(item.path, error.reason, error.words, item.name)
 
@@ -80,15 +121,12 @@ def scan_events(
     manifest = Manifest(tuple(samples), tuple(left_out), tuple(notes), known.aside, known.regularization)
     if report:
         manifest.write(report)
-    if len(samples) < needed:
-        counts = {"usable": len(samples), "total": len(samples) + len(left_out), "needed": needed}
-        why = _why_too_few(manifest)
-        raise ImageError("DS002", where=folder, why=why, report=report or "tsuika check", **counts)
+    _check_enough(manifest, folder, needed, report)
     return manifest
 
 
 def _sample(
-    item: ImageFile, sources: Sources, config: Data, least_px: int, visit: Visit | None
+    item: ImageFile, sources: Sources, mask_file: Path | None, config: Data, least_px: int, visit: Visit | None
 ) -> tuple[Sample, list[Note]]:
     opened = read_image(item.path)
     width, height = opened.image.size
@@ -103,7 +141,8 @@ def _sample(
         visit(item.name, opened)
     if found and len(found.lines) > 1:
         caption_notes.append(("caption-lines", caption.LINES[config.caption_lines]))
-    notes = [Note(item.name, code, more) for code, more in (*opened.notes, *caption_notes)]
+    mask, mask_notes = masks.look(mask_file, item.path, opened, config)
+    notes = [Note(item.name, code, more) for code, more in (*opened.notes, *caption_notes, *mask_notes)]
     sample = Sample(
         item.path,
         item.name,
@@ -112,8 +151,11 @@ def _sample(
         height,
         item.repeats * config.repeats,
         opened.sha256,
+        config.weight,
         caption_source=source,
         alternatives=texts if len(texts) > 1 else (),
+        mask=mask.path if mask else None,
+        mask_sha256=mask.sha256 if mask else "",
     )
     return sample, notes
 

@@ -7,7 +7,7 @@ than none (bench/guard).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -83,7 +83,15 @@ class Split:
         return kept.read(path, TypeAdapter(Split).validate_python)
 
 
-def split(groups: Sequence[Group], seed: int, *, folds: int = 0, share: float = SHARE, count: int = 0) -> Split:
+def split(
+    groups: Sequence[Group],
+    seed: int,
+    *,
+    folds: int = 0,
+    share: float = SHARE,
+    count: int = 0,
+    sets: Mapping[str, str] | None = None,
+) -> Split:
     """Hold images out, or distribute them over folds; every group stays on one side.
 
     Args:
@@ -92,6 +100,7 @@ def split(groups: Sequence[Group], seed: int, *, folds: int = 0, share: float = 
         folds: 0 decides by the number of groups; else as many folds (at most one for each group), however many there are.
         share: of the different images to hold out; at least two, and never all.
         count: of the different images to hold out, instead of a share.
+        sets: which set each name is of: each gives its share, whatever their sizes. None: there is one.
 
     Raises:
         ValueError: a name twice, or one fold only.
@@ -105,13 +114,41 @@ def split(groups: Sequence[Group], seed: int, *, folds: int = 0, share: float = 
         return Split("none", (), everything, seed)
     if folds or len(order) < LEAST_TO_HOLD_OUT:
         parts: list[list[str]] = [[] for _ in range(min(folds or len(order), len(order)))]
-        # The largest groups first, each to the fold that has the fewest files: no fold is empty.
-        for group in sorted(order, key=len, reverse=True):
-            fewest: list[str] = min(parts, key=len)
+        home, turn = sets or {}, _turns(order, sets or {})
+        # The largest groups first, each to the fold that has the fewest files of its set, then the fewest: none is empty.
+        for group in sorted(order, key=lambda group: (-len(group), turn[group])):
+            own = home.get(group[0], "")
+            fewest = min(parts, key=lambda part: (sum(home.get(name, "") == own for name in part), len(part)))
             fewest.extend(group)
         return Split("folds", tuple(map(tuple, parts)), everything, seed)
     held_out = min(count or max(LEAST_HELD_OUT, round(share * len(order))), len(order) - 1)
-    return Split("hold-out", (tuple(name for group in order[:held_out] for name in group),), everything, seed)
+    chosen = _from_each(order, held_out, sets or {})
+    return Split("hold-out", (tuple(name for group in chosen for name in group),), everything, seed)
+
+
+def _turns(order: Sequence[Group], sets: Mapping[str, str]) -> dict[Group, float]:
+    """Where each group comes, 0..1, so that every stretch has its share of every set."""
+    inside: dict[str, list[Group]] = {}
+    for group in order:
+        inside.setdefault(sets.get(group[0], ""), []).append(group)
+    return {group: (place + 0.5) / len(own) for own in inside.values() for place, group in enumerate(own)}
+
+
+def _from_each(order: Sequence[Group], count: int, sets: Mapping[str, str]) -> list[Group]:
+    """The first groups of every set, as many of each as its share of all asks for; never all of a set."""
+    inside: dict[str, list[Group]] = {}
+    for group in order:
+        inside.setdefault(sets.get(group[0], ""), []).append(group)
+    taken = dict.fromkeys(inside, 0)
+    for _turn in range(count):
+        # Largest remaining share first (Sainte-Laguë): a set of twice the size gives twice as many.
+        free = [name for name, own in inside.items() if taken[name] < len(own) - 1 or len(inside) == 1]
+        if not free:
+            break
+        chosen = max(free, key=lambda name: len(inside[name]) / (2 * taken[name] + 1))
+        taken[chosen] += 1
+    out = {group for name, own in inside.items() for group in own[: taken[name]]}
+    return [group for group in order if group in out]
 
 
 def _shuffled(groups: Sequence[Group], seed: int, purpose: str, *numbers: int) -> list[Group]:

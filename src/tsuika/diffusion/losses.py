@@ -10,21 +10,29 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tsuika.diffusion.objective import SCALE, Denoising, Objective
+from tsuika.diffusion.objective import SCALE, Denoising, Objective, squared_error
 
 LossKind = Literal["l2", "huber", "smooth-l1"]
 HuberSchedule = Literal["snr", "exponential", "constant"]
 
 
-def errors(kind: LossKind, output_BCHW: Tensor, target_BCHW: Tensor, threshold_B: Tensor | None = None) -> Tensor:
+def errors(
+    kind: LossKind,
+    output_BCHW: Tensor,
+    target_BCHW: Tensor,
+    threshold_B: Tensor | None = None,
+    mask_B1HW: Tensor | None = None,
+) -> Tensor:
     """Mean error of each image (B,). l2: the squared difference d^2. With the threshold c, huber: 2 c (sqrt(d^2 + c^2) -
-    c), which is d^2 for small ones; smooth-l1: the same by c, which is 2 |d| for large ones."""
-    square = (output_BCHW - target_BCHW).pow(2)
+    c), which is d^2 for small ones; smooth-l1: the same by c, which is 2 |d| for large ones. A mask multiplies the error of
+    each latent, and the mean stays over all of them, as in kohya's sd-scripts (`apply_masked_loss`)."""
     if threshold_B is None:
-        return square.flatten(1).mean(1)
+        return squared_error(output_BCHW, target_BCHW, mask_B1HW)
+    square = (output_BCHW - target_BCHW).pow(2)
     c = threshold_B.view(-1, 1, 1, 1)
     # sqrt(d^2 + c^2) - c without the difference of two numbers that are nearly the same.
-    smooth_B = 2 * (square / ((square + c**2).sqrt() + c)).flatten(1).mean(1)
+    smooth_BCHW = 2 * square / ((square + c**2).sqrt() + c)
+    smooth_B = (smooth_BCHW if mask_B1HW is None else smooth_BCHW * mask_B1HW).flatten(1).mean(1)
     return threshold_B * smooth_B if kind == "huber" else smooth_B
 
 

@@ -95,6 +95,13 @@ def target(prediction: Prediction, latents_BCHW: Tensor, noise_BCHW: Tensor, alp
     return a.sqrt() * noise_BCHW - (1 - a).sqrt() * latents_BCHW
 
 
+def squared_error(output_BCHW: Tensor, target_BCHW: Tensor, mask_B1HW: Tensor | None = None) -> Tensor:
+    """Mean squared error of each image, float32 (B,). A mask multiplies the error of each latent, and the mean stays over
+    all of them, as in kohya's sd-scripts (`apply_masked_loss`): an image of which little is shown weighs little."""
+    error_BCHW = (output_BCHW.float() - target_BCHW).pow(2)
+    return (error_BCHW if mask_B1HW is None else error_BCHW * mask_B1HW).flatten(1).mean(1)
+
+
 def min_snr_weight(prediction: Prediction, alphas_B: Tensor, gamma: float) -> Tensor:
     """Min-SNR-gamma weights (B,) (Hang et al. 2023, section 3.4); gamma 0 weighs all timesteps alike. min(snr, gamma) /
     snr for epsilon, min(snr, gamma) / (snr + 1) for v."""

@@ -137,7 +137,7 @@ def write_report(
         title=folder.result_name(recipe.output.name),
         method=notes.started.method,
         family=notes.started.family,
-        trigger=recipe.data.trigger,
+        trigger=recipe.data.first.trigger,
         stopped_by=notes.finished.stopped_by,
         steps_planned=recipe.train.steps,
         steps_done=notes.finished.steps_done,

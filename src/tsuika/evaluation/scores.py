@@ -33,7 +33,7 @@ def likeness(recipe: Recipe, images: Sequence[Path], rows: Sequence[report.Befor
     if recipe.base.model != "embedded":
         return ()
     references = [pixels(path) for path in images]
-    rows = [row for row in rows if not row.control and recipe.data.trigger in row.prompt]
+    rows = [row for row in rows if not row.control and recipe.data.first.trigger in row.prompt]
     if not rows:
         return ()
     sides = [

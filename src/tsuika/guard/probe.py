@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tsuika.core.seeds import generator
 from tsuika.core.types import Attachment, Conditioning, Model
-from tsuika.diffusion.objective import objective
+from tsuika.diffusion.objective import objective, squared_error
 from tsuika.guard.reading import Grid, Ratios, Reading, minus
 
 # Of 1000. The midpoints of six strata of 50..700, where 88 % of the held-out signal lies in 18 public training logs of
@@ -47,6 +47,7 @@ class Subject:
     latents_CHW: Tensor  # scaled, the posterior mean, without augmentation
     caption: str  # whole: no dropout, no shuffling
     size_px: tuple[int, int]  # width, height
+    mask_1HW: Tensor | None = None  # loss weight of each latent; None: all weigh alike
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class _Draw:
     t: int
     caption: str
     size_px: tuple[int, int]
+    mask_1HW: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -175,7 +177,8 @@ class Probe:
         noise_BCHW = torch.randn(clean_BCHW.shape, generator=generator(0, f"guard/{one.key}", t))
         noisy = self._objective.add_noise(clean_BCHW, noise_BCHW, t_B)[0].to(self._model.device)
         target_CHW = self._objective.target(clean_BCHW, noise_BCHW, t_B)[0].to(self._model.device)
-        return _Draw(noisy, target_CHW, t, one.caption, one.size_px)
+        mask_1HW = None if one.mask_1HW is None else one.mask_1HW.to(self._model.device)
+        return _Draw(noisy, target_CHW, t, one.caption, one.size_px, mask_1HW)
 
     def _path(self, captions: Sequence[str], shape: torch.Size, size_px: tuple[int, int]) -> list[_Draw]:
         """One draw a caption, spread over PATH, on the base's own way from pure noise (DDIM, Song et al. 2021, eq. 12).
@@ -200,14 +203,17 @@ class Probe:
         return [draws[i] for i in range(len(captions))]
 
     def _losses(self, draws: Sequence[_Draw]) -> list[float]:
-        """Mean squared error of each draw, unweighted."""
+        """Mean squared error of each draw, weighted by its mask alone."""
         if not draws:
             return []
         errors: dict[int, Tensor] = {}
         for rows in self._batches(draws):
             output_BCHW = self._predict([draws[row] for row in rows])
             target_BCHW = torch.stack([draws[row].target_CHW for row in rows])
-            errors |= zip(rows, (output_BCHW - target_BCHW).pow(2).flatten(1).mean(1), strict=True)
+            found = [draws[row].mask_1HW for row in rows]
+            masks = [torch.ones_like(target_BCHW[0, :1]) if mask is None else mask for mask in found]
+            mask_B1HW = torch.stack(masks) if any(mask is not None for mask in found) else None
+            errors |= zip(rows, squared_error(output_BCHW, target_BCHW, mask_B1HW), strict=True)
         losses: list[float] = torch.stack([errors[row] for row in range(len(draws))]).tolist()
         return losses
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Final, Literal, get_origin
+from typing import Any, Final, Literal, get_args, get_origin
 
 from tsuika import config
 from tsuika.config import Recipe, Setting
@@ -57,7 +57,10 @@ def _setting(one: Setting) -> dict[str, Any]:
 
 def _kind(kind: Any) -> str:
     names = {bool: "flag", int: "whole", float: "number", str: "text"}
-    return names.get(kind, "list" if get_origin(kind) in (tuple, list) else "text")
+    if get_origin(kind) in (tuple, list):
+        # Of texts, or of tables.
+        return "list" if str in get_args(kind) else "tables"
+    return names.get(kind, "text")
 
 
 def _limits(one: Setting) -> Iterator[tuple[str, float]]:

@@ -25,8 +25,9 @@ def check_start(recipe: Recipe, folder: Path) -> None:
     `files.check_place`.
     """
     completed(recipe)
-    if recipe.data.images and not Path(recipe.data.images).is_dir():
-        raise ImageError("DS001", where=recipe.data.images)
+    for images in recipe.data.folders:
+        if not Path(images).is_dir():
+            raise ImageError("DS001", where=images)
     RunDir(folder).check_free()
 
 

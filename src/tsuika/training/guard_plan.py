@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
@@ -83,7 +83,7 @@ def plan(recipe: Recipe, manifest: Manifest, folder: Path) -> GuardPlan:
     if file.exists():
         parted = split.Split.read(file)
     else:
-        parted = _split(recipe, dedupe.groups(manifest))
+        parted = _split(recipe, dedupe.groups(manifest), {sample.name: sample.set for sample in manifest.samples})
         parted.write(file)
     notes = [note("GD014", names=", ".join(group)) for group in parted.groups if len(group) > 1]
     if len(parted.groups) < split.LEAST_TO_TRUST:
@@ -105,27 +105,29 @@ def refits(recipe: Recipe) -> bool:
     return recipe.guard.mode == "on" and recipe.guard.refit
 
 
-def hold_out_parts(groups: Sequence[split.Group], seed: int, folds: int, parts: int) -> split.Split:
+def hold_out_parts(
+    groups: Sequence[split.Group], seed: int, folds: int, parts: int, sets: Mapping[str, str] | None = None
+) -> split.Split:
     """Deal the images into folds, and hold out the first few of the parts; nothing where there are too few images."""
-    dealt = split.split(groups, seed, folds=folds)
+    dealt = split.split(groups, seed, folds=folds, sets=sets)
     if dealt.kind == "none":
         return dealt
     out = tuple(name for part in dealt.parts[:parts] for name in part)
     return replace(dealt, kind="hold-out", parts=(out,))
 
 
-def _split(recipe: Recipe, groups: Sequence[split.Group]) -> split.Split:
+def _split(recipe: Recipe, groups: Sequence[split.Group], sets: Mapping[str, str]) -> split.Split:
     guard, seed, found = recipe.guard, recipe.train.seed, len(groups)
     if not refits(recipe):
         # There is one training only, so nothing can be left out in turn.
         if guard.folds:
-            return hold_out_parts(groups, seed, guard.folds, 1)
+            return hold_out_parts(groups, seed, guard.folds, 1, sets)
         if split.LEAST_TO_LEAVE_OUT <= found < split.LEAST_TO_HOLD_OUT:
-            return hold_out_parts(groups, seed, found, found // 3)
+            return hold_out_parts(groups, seed, found, found // 3, sets)
     few = split.LEAST_TO_TRUST <= found < split.LEAST_TO_HOLD_OUT
     count = min(MOST_HELD_OUT, max(LEAST_HELD_OUT if refits(recipe) else 0, round(guard.held_out * found)))
     folds = guard.folds or (recipe.method.few_folds if few else 0)
-    return split.split(groups, seed, folds=folds, count=max(split.LEAST_HELD_OUT, count))
+    return split.split(groups, seed, folds=folds, count=max(split.LEAST_HELD_OUT, count), sets=sets)
 
 
 def _then(kind: str) -> Text:

@@ -45,8 +45,8 @@ def fit(run: Fit, until: int | None = None) -> Iterator[Stepped]:
         for number in range(run.step * train.accumulate, (run.step + 1) * train.accumulate):
             batch = run.batch(number)
             t_B, noise_BCHW = draw(train, number, batch.latents_BCHW, objective)
-            part = Batch(batch.latents_BCHW[mine], batch.captions[mine], batch.names[mine], batch.weight_B[mine])
-            latents_BCHW, noise_BCHW, t_B = part.latents_BCHW, noise_BCHW[mine], t_B[mine]
+            part, noise_BCHW, t_B = batch[mine], noise_BCHW[mine], t_B[mine]
+            latents_BCHW = part.latents_BCHW
             with accelerator.autocast():
                 noisy_BCHW = objective.add_noise(latents_BCHW, noise_BCHW, t_B)
                 output_BCHW, apart_B = run.predict(noisy_BCHW, t_B, part)
@@ -54,7 +54,7 @@ def fit(run: Fit, until: int | None = None) -> Iterator[Stepped]:
             threshold_B = None
             if train.loss != "l2":
                 threshold_B = losses.thresholds(objective, train.huber_schedule, train.huber_c, t_B)
-            error_B = losses.errors(train.loss, output_BCHW.float(), target_BCHW, threshold_B)
+            error_B = losses.errors(train.loss, output_BCHW.float(), target_BCHW, threshold_B, part.mask_B1HW)
             if apart_B is not None:
                 error_B = error_B + run.recipe.regularize.output_preservation * apart_B
             weight_B = objective.weight(t_B, train.min_snr_gamma) * part.weight_B

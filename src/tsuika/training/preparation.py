@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,7 +23,8 @@ from tsuika.core.errors import FormatError, InterruptedRunError, ModelError, Rec
 from tsuika.core.events import Event, Phase, Previewed, Warned, note
 from tsuika.core.files import split_strength
 from tsuika.core.rundir import RunDir
-from tsuika.core.texts import _
+from tsuika.core.sections import Data
+from tsuika.core.texts import _, listed
 from tsuika.core.types import Artifact, Model
 from tsuika.data import bank as banks
 from tsuika.data import bucket, scan
@@ -166,16 +168,21 @@ def read_inputs(
         method.outline(settings, recipe.data, model)
     yield Phase("pictures")
     data = recipe.data
-    if not data.images:
+    if not data.folders:
         raise RecipeError("RC005", found="--images", do=f"tsuika train {recipe.method.name} --images DIR --out RUN")
     size_px, unet = data.size_px or model.native_size_px, cast(Any, model.unet)
     step_px = model.latent_factor * 2 ** (len(unet.config.block_out_channels) - 1)
-    manifest = scan.scan(Path(data.images), data, size_px=size_px, needed=1, report=report)
-    buckets = bucket.assign(manifest, size_px=size_px, step_px=step_px, buckets=data.buckets)
+    manifest, data = scan.scan_sets(data, size_px=size_px, report=report)
+    buckets = bucket.assign_sets(manifest, data, size_px=size_px, step_px=step_px)
+    recipe = recipe.model_copy(update={"data": data})
     yield from manifest.remarks()
-    if manifest.regularization and not (data.reg_images or data.reg_generate):
-        data = data.model_copy(update={"reg_images": manifest.regularization})
-        recipe = recipe.model_copy(update={"data": data})
+    each = data.each()
+    if len(each) > 1:
+        yield note("DS014", sets=listed(f"{name} ({len(manifest.of(name))})" for name in each), count=len(each))
+    if data.masks_images or any(own.masks_images for own in each.values()):
+        count = sum(bool(sample.mask_kind) for sample in manifest.samples)
+        outside = listed(dict.fromkeys(f"{own.mask_outside:g}" for own in each.values() if own.masks_images))
+        yield note("DS013", count=count, total=len(manifest), outside=outside)
     if enlarged := bucket.enlarged(buckets, recipe.data.crop):
         names = ", ".join(list(enlarged)[:3]) + (" …" if len(enlarged) > 3 else "")
         yield note("DS008", count=len(enlarged), names=names)
@@ -211,12 +218,13 @@ def _unchanged(before: Manifest, now: Manifest, recipe: Recipe) -> Iterator[Warn
     then, there = ({sample.name: sample for sample in one.samples} for one in (before, now))
     gone, new = sorted(then.keys() - there.keys()), sorted(there.keys() - then.keys())
     both = [(then[name], there[name]) for name in then if name in there]
-    other = [was.name for was, is_ in both if (was.sha256, was.repeats) != (is_.sha256, is_.repeats)]
+    facts = attrgetter("sha256", "repeats", "mask_sha256")
+    other = [was.name for was, is_ in both if facts(was) != facts(is_)]
     if gone or new or other:
         why = _(
             "Missing: {missing}; new: {new}; changed: {changed}", missing=some(gone), new=some(new), changed=some(other)
         )
-        raise InterruptedRunError("TR008", where=recipe.data.images, why=why)
+        raise InterruptedRunError("TR008", where=", ".join(recipe.data.folders), why=why)
     if recaptioned := [was.name for was, is_ in both if was.captions != is_.captions]:
         yield note("TR009", names=some(recaptioned))
 
@@ -229,22 +237,26 @@ def add_regularization(
     Raises RecipeError (RC005): an image has neither a caption file nor a class word; TypeError: nothing can draw.
     """
     data, model = inputs.recipe.data, inputs.model
-    source = Path(data.reg_folder)
-    if not data.reg_folder:
-        if services.draw is None:
-            raise TypeError("regularization images are to be drawn, and no service draws them")
-        keep = services.cache.parent if services.cache is not None and data.cache else folder.root
-        with accelerator.main_process_first():
-            source = yield from regularization_images.drawn(
-                model,
-                data,
-                keep / "class_pictures",
-                services.draw,
-                size_px=data.size_px or model.native_size_px,
-                seed=inputs.recipe.train.seed,
-                also=surroundings.of_artifacts(inputs.recipe.base.artifacts),
-            )
-    joined = yield from regularization_images.fill(source, inputs.buckets, images, data, encode)
+    sources: dict[Path, Data] = {}
+    for own in data.each().values():
+        if own.reg_folder:
+            sources.setdefault(Path(own.reg_folder), own)
+        elif own.reg_generate:
+            if services.draw is None:
+                raise TypeError("regularization images are to be drawn, and no service draws them")
+            keep = services.cache.parent if services.cache is not None and data.cache else folder.root
+            with accelerator.main_process_first():
+                place = yield from regularization_images.drawn(
+                    model,
+                    own,
+                    keep / "class_pictures",
+                    services.draw,
+                    size_px=own.size_px or model.native_size_px,
+                    seed=inputs.recipe.train.seed,
+                    also=surroundings.of_artifacts(inputs.recipe.base.artifacts),
+                )
+            sources.setdefault(place, own)
+    joined = yield from regularization_images.fill(sources, inputs.buckets, images, data, encode)
     return joined
 
 

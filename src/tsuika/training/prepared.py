@@ -100,9 +100,14 @@ class Prepared(Inputs):
             return []
         keys = {sample.name: sample.sha256 for sample in self.manifest.samples}
         plain = {batch.names[0]: batch for batch in self.images.only(names).plain()}
-        found = [(keys[name], plain[name]) for name in names]
-        size_px_of = self.images.size_px_of
-        return [Subject(key, batch.latents_BCHW[0], batch.captions[0], size_px_of(batch)) for key, batch in found]
+
+        def subject(key: str, batch: Batch) -> Subject:
+            mask_B1HW = batch.mask_B1HW
+            # Where a mask shows nothing, no error would be left to measure.
+            mask_1HW = mask_B1HW[0] if mask_B1HW is not None and bool(mask_B1HW.any()) else None
+            return Subject(key, batch.latents_BCHW[0], batch.captions[0], self.images.size_px_of(batch), mask_1HW)
+
+        return [subject(keys[name], plain[name]) for name in names]
 
     def probe(
         self,
@@ -117,7 +122,7 @@ class Prepared(Inputs):
 
         `controls` are how many unrelated prompts are measured; `draws` and `first` as `Probe`. Strength must be 1.
         """
-        prompts, autocast = controls_for(self.recipe.data.class_word)[:controls], self.accelerator.autocast
+        prompts, autocast = controls_for(self.recipe.data.first.class_word)[:controls], self.accelerator.autocast
         sides = self.subjects(held_out), self.subjects(trained_on)
         with run.written_weights():
             return Probe(
@@ -129,7 +134,7 @@ class Prepared(Inputs):
 
         Nought where there is no trigger word, or where prompts with it have hardly moved.
         """
-        data, autocast = self.recipe.data, self.accelerator.autocast
+        data, autocast = self.recipe.data.first, self.accelerator.autocast
         subjects = self.subjects([self.manifest.samples[0].name])
         controls = controls_for(data.class_word)[: len(PATH)]
 

@@ -171,7 +171,7 @@ def find(
     if recipe.train.optimizer == "prodigy":
         raise RecipeError("RC020", key="train.optimizer", found="prodigy")
     rates = sorted(set(rates)) or around(recipe.train.learning_rate)
-    with clear_errors(recipe, recipe.data.images):
+    with clear_errors(recipe, ", ".join(recipe.data.folders)):
         prepared = yield from prepare(recipe, folder, services, accelerate_for(recipe))
         prepared.checkpoint_gradients()
         groups = dedupe.groups(prepared.manifest)
@@ -199,7 +199,7 @@ def find(
     curves.reverse()
     found = _found(recipe, curves, images, steps)
     if found.rate is None:
-        yield from _torn(prepared.model, recipe.data.class_word)
+        yield from _torn(prepared.model, recipe.data.first.class_word)
     yield found
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -19,6 +19,7 @@ from tsuika.core.types import Model
 from tsuika.data import reg_images, scan
 from tsuika.data.bank import Bank
 from tsuika.data.bucket import Bucket
+from tsuika.data.manifest import Manifest
 from tsuika.training.surroundings import fingerprint
 
 if TYPE_CHECKING:
@@ -53,10 +54,11 @@ def requested(data: Data) -> bool:
 
     Raises RecipeError (RC005): they are to be drawn, and there is no class word; ImageError (DS001): there is no such folder.
     """
-    if data.reg_folder and not Path(data.reg_folder).is_dir():
-        raise ImageError("DS001", where=data.reg_folder)
-    if data.reg_generate and not data.reg_folder and not data.class_word:
-        raise RecipeError("RC005", found="--class-word", do="--class-word dog")
+    for one in data.each().values():
+        if one.reg_folder and not Path(one.reg_folder).is_dir():
+            raise ImageError("DS001", where=one.reg_folder)
+        if one.reg_generate and not one.reg_folder and not one.class_word:
+            raise RecipeError("RC005", found="--class-word", do="--class-word dog")
     return data.regularizes
 
 
@@ -86,15 +88,21 @@ def drawn(
 
 
 def fill(
-    folder: Path, buckets: Sequence[Bucket], subject: Bank, data: Data, encode: Encode
+    sources: Mapping[Path, Data], buckets: Sequence[Bucket], subject: Bank, data: Data, encode: Encode
 ) -> Generator[Event, None, reg_images.RegularizedBank]:
-    """The subject's bank with the images of `folder`, in the sizes of the subject's `buckets`.
+    """The subject's bank with the images of some folders, each read as a set says, in the sizes of the subject's `buckets`.
 
     Raises ImageError: no such folder (DS001), or no usable image in it (DS002); RecipeError (RC005): an image has neither a
     caption file nor a class word.
     """
+    found = {place: scan.scan(place, reg_images.settings(own)) for place, own in sources.items()}
+    if len(found) == 1:
+        (manifest,) = found.values()
+    else:
+        # All are of no set of the subject's.
+        joined = Manifest.join({str(number): one for number, one in enumerate(found.values(), 1)})
+        manifest = replace(joined, samples=tuple(replace(sample, set="") for sample in joined.samples))
     settings = reg_images.settings(data)
-    manifest = scan.scan(folder, settings)
     yield from manifest.remarks()
     if nameless := [sample.name for sample in manifest.samples if not sample.caption]:
         do = _("{flag}, or a text file beside {name}", flag="--set data.class_word=dog", name=nameless[0])

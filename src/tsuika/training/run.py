@@ -15,6 +15,7 @@ from tsuika.core.events import Event, Finished, Phase, note
 from tsuika.core.rundir import RunDir
 from tsuika.core.texts import _
 from tsuika.core.types import Artifact, Attachment
+from tsuika.data.manifest import Manifest
 from tsuika.guard.judge import MOVED_ALONG
 from tsuika.guard.memorization import Memorization
 from tsuika.guard.probe import MID
@@ -145,7 +146,7 @@ def _written(prepared: Prepared, trained: Trained) -> Generator[Event, None, Res
         yield from _drifted(prepared, attachment, "safe" in trained.others)
     yield Phase("write")
     if prepared.recipe.output.caption_tags and any(s.caption_source != "built" for s in prepared.manifest.samples):
-        yield note("TR020", tags=len(formats.count_tags(_captions(prepared))))
+        yield note("TR020", tags=len(formats.count_tags(_texts(prepared.manifest))))
     artifact = yield from _write(prepared, attachment.artifact(), name, trained.step, prepared.folder.artifacts)
     if trained.snapshots is not None:
         for other, step in trained.others.items():
@@ -157,7 +158,7 @@ def _written(prepared: Prepared, trained: Trained) -> Generator[Event, None, Res
 
 def _drifted(prepared: Prepared, attachment: Attachment, safe: bool) -> Iterator[Event]:
     of_class, of_others = prepared.moved(attachment)
-    data = prepared.recipe.data
+    data = prepared.recipe.data.first
     do = _("Use the `safe` file, or a lower strength.") if safe else _("Use a lower strength.")
     if not (data.reg_images or data.reg_generate):
         later = _("For the next training: regularization images (--reg-images DIR, or --set data.reg_generate=100).")
@@ -179,13 +180,14 @@ def _write(
 
 def _facts(prepared: Prepared, name: str, steps: int) -> dict[str, str]:
     recipe, model, images, buckets = prepared.recipe, prepared.model, len(prepared.images), prepared.buckets
-    folder = Path(recipe.data.images).resolve().name
+    each, names = recipe.data.each(), Path(recipe.data.first.images).resolve().name
+    sets = {name or names: (own, prepared.manifest.of(name)) for name, own in each.items()}
     sizes = [{"resolution": [one.width, one.height], "count": len(one.samples)} for one in buckets]
     return formats.run_facts(
         recipe.train,
         **prepared.settings.network,
         name=name,
-        trigger=recipe.data.trigger,
+        trigger=", ".join(recipe.data.triggers),
         prediction=model.prediction,
         clip_skip=recipe.base.clip_skip,
         zero_terminal_snr=str(bool(model.scheduler_config.get("rescale_betas_zero_snr"))),
@@ -196,11 +198,13 @@ def _facts(prepared: Prepared, name: str, steps: int) -> dict[str, str]:
         steps=steps,
         max_norm=recipe.regularize.max_norm or None,
         caption_dropout=recipe.data.caption_dropout,
-        tag_frequency={folder: formats.count_tags(_captions(prepared))} if recipe.output.caption_tags else None,
+        tag_frequency={name: formats.count_tags(_texts(one)) for name, (_own, one) in sets.items()}
+        if recipe.output.caption_tags
+        else None,
         bucket_info={"buckets": {str(number): size for number, size in enumerate(sizes)}},
-        dataset_dirs={folder: {"n_repeats": recipe.data.repeats, "img_count": images}},
+        dataset_dirs={name: {"n_repeats": own.repeats, "img_count": len(one)} for name, (own, one) in sets.items()},
     )
 
 
-def _captions(prepared: Prepared) -> list[str]:
-    return [text for sample in prepared.manifest.samples for text in sample.captions]
+def _texts(manifest: Manifest) -> list[str]:
+    return [text for sample in manifest.samples for text in sample.captions]

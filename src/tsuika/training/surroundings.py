@@ -25,8 +25,8 @@ from tsuika.training.prepared import Prepared
 # Settings and sections that may change: where something is (what is there is compared instead), what does not decide the
 # weights, and what is a note of its own.
 _FREE: Final = {
-    *("base.model", "base.tokenizer", "base.vae", "base.artifacts", "data.images", "data.reg_images", "method.start"),
-    *("train.device", "train.log_with", "output", "preview"),
+    *("base.model", "base.tokenizer", "base.vae", "base.artifacts", "data.images", "data.masks", "data.reg_images"),
+    *("method.start", "train.device", "train.log_with", "output", "preview"),
 }
 _CHUNK: Final = 1 << 22  # numbers that are summed at once, for the memory that this takes
 
@@ -68,6 +68,8 @@ def _surroundings(prepared: Prepared) -> dict[str, Any]:
     recipe, images = prepared.recipe, prepared.images
     tables = {name: row for name, row in recipe.model_dump(mode="json").items() if isinstance(row, dict)}
     settings = {f"{name}.{leaf}": value for name, row in tables.items() for leaf, value in row.items()}
+    free = {key.removeprefix("data.") for key in _FREE}
+    settings["data.sets"] = [{key: value for key, value in one.items() if key not in free} for one in recipe.data.sets]
     classes = images.classes.values() if isinstance(images, RegularizedBank) else ()
     samples = sorted(
         (sample.sha256, sample.caption) for bank in classes for bucket in bank.buckets for sample in bucket.samples

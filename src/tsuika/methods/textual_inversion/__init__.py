@@ -49,11 +49,11 @@ class TextualInversion(MethodSection):
 
     def completed(self, data: Data) -> MethodSection:
         """Words from the trigger word, and where they start from the class word, where this section is silent."""
-        words = self.words or tuple(filter(None, [data.trigger.strip()]))
+        words = self.words or data.triggers
         if not words:
             raise RecipeError("RC005", found="--trigger", do="tsuika train textual-inversion --trigger WORD …")
         check_words(words, key="method.words" if self.words else "data.trigger")
-        return self.model_copy(update={"words": words, "init": self.init or data.class_word or "noise"})
+        return self.model_copy(update={"words": words, "init": self.init or data.first.class_word or "noise"})
 
 
 def check_words(words: Iterable[str], *, key: str = "method.words") -> None:

@@ -64,7 +64,16 @@ function Setting({ about, value, changed, advised, onChange }) {
 }
 
 /** @param {unknown} value */
-const shown = value => (Array.isArray(value) ? value.join(", ") || "–" : value === "" ? "–" : String(value));
+const shown = value => (Array.isArray(value) ? value.map(one => (typeof one === "object" ? JSON.stringify(one) : one)).join(", ") || "–" : value === "" ? "–" : String(value));
+
+/** A list of tables in JSON; what is none stays text, which the program refuses with the reason. @param {string} text */
+const tables = text => {
+  try {
+    return JSON.parse(text || "[]");
+  } catch {
+    return text;
+  }
+};
 
 /** A field for a value of some kind. @param {{id: string, about: any, value: any, onChange: (value: unknown) => void}} props */
 export function Field({ id, about, value, onChange }) {
@@ -76,6 +85,9 @@ export function Field({ id, about, value, onChange }) {
   if (about.kind === "list")
     return html`<textarea id=${id} rows="3" value=${(value ?? []).join("\n")} placeholder=${_("one a line")}
       onChange=${(/** @type {any} */ event) => onChange(event.target.value.split("\n").map((/** @type {string} */ one) => one.trim()).filter(Boolean))}></textarea>`;
+  if (about.kind === "tables")
+    return html`<textarea id=${id} rows="3" value=${(value ?? []).length ? (typeof value === "string" ? value : JSON.stringify(value, null, 1)) : ""}
+      placeholder='[{"images": "…", "trigger": "…"}]' onChange=${(/** @type {any} */ event) => onChange(tables(event.target.value))}></textarea>`;
   if (about.kind === "whole" || about.kind === "number")
     // A wheel over it scrolls the page and changes nothing.
     return html`<input id=${id} type="text" inputmode="decimal" value=${value ?? ""} onChange=${(/** @type {any} */ event) => {
