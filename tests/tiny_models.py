@@ -16,7 +16,7 @@ from tsuika.families import FAMILIES, StableDiffusion
 from tsuika.families.common import Geometry
 
 sys.path.append(str(Path(__file__).parent / "families"))
-from family_files import at_full_size, single_file_tensors, write_folder, write_tokenizer
+from family_files import at_full_size, single_file_tensors, write_folder, write_tokenizers
 
 __all__ = [
     "FAMILY_NAMES",
@@ -37,7 +37,7 @@ CAPTIONS = ("a cat", "a dog")
 
 @cache
 def _words() -> Path:
-    folder: Path = write_tokenizer(Path(mkdtemp(prefix="tsuika-test-")))
+    folder: Path = write_tokenizers(Path(mkdtemp(prefix="tsuika-test-")))
     return folder
 
 
@@ -65,7 +65,7 @@ def shallow(seed: int = 3) -> StableDiffusion:
 
 def outputs(model: Model, prompts: tuple[str, str] = CAPTIONS) -> Tensor:
     """What the UNet says to two prompts, text encoders included, as one row of numbers."""
-    noisy_BCHW = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    noisy_BCHW = torch.randn(2, model.facts.latent_channels, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         cond = model.encode_text(prompts)
         out = model.denoise(noisy_BCHW, torch.tensor([5, 600]), cond)

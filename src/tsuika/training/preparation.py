@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -154,8 +154,7 @@ def read_inputs(
     data = recipe.data
     if not data.images:
         raise RecipeError("RC005", found="--images", do=f"tsuika train {recipe.method.name} --images DIR --out RUN")
-    size_px, unet = data.size_px or model.native_size_px, cast(Any, model.unet)
-    step_px = model.latent_factor * 2 ** (len(unet.config.block_out_channels) - 1)
+    size_px, step_px = data.size_px or model.native_size_px, model.size_step_px
     manifest = scan.scan(Path(data.images), data, size_px=size_px, needed=1, report=report)
     buckets = bucket.assign(manifest, size_px=size_px, step_px=step_px, buckets=data.buckets)
     yield from manifest.remarks()
@@ -261,4 +260,6 @@ def vae_identity(model: Model) -> str:
     for name, value in sorted(model.vae.state_dict().items()):
         if name.startswith(("encoder.", "quant_conv.")):
             digest.update(name.encode() + value.detach().cpu().float().numpy().tobytes())
+    if model.latent_shift:
+        digest.update(f"shift {model.latent_shift!r}".encode())
     return digest.hexdigest()
