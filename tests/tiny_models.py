@@ -78,10 +78,13 @@ def bits(model: Model) -> dict[str, Tensor]:
     return {f"{part}.{name}": value.clone() for part, root in components for name, value in root.state_dict().items()}
 
 
-def picture_batch(number: int, size: int = 2, captions: tuple[str, str] = CAPTIONS) -> Batch:
-    """`size` of four pictures in turn, as latents; a function of the number."""
+def picture_batch(
+    number: int, size: int = 2, captions: tuple[str, str] = CAPTIONS, model: Model | None = None
+) -> Batch:
+    """`size` of four pictures in turn, as latents (of SD1, or of the model); a function of the number."""
     rows = [(number * size + i) % 4 for i in range(size)]
-    latents = [torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(100 + row)) for row in rows]
+    channels = model.facts.latent_channels if model else 4
+    latents = [torch.randn(channels, 8, 8, generator=torch.Generator().manual_seed(100 + row)) for row in rows]
     names = tuple(f"{row}.png" for row in rows)
     return Batch(torch.stack(latents), tuple(captions[row % 2] for row in rows), names, torch.ones(size))
 

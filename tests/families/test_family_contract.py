@@ -108,7 +108,10 @@ def test_half_precision_computes_in_half_and_answers_in_full(tiny: StableDiffusi
     for a, b in zip(outputs(tiny), outputs(half), strict=True):
         torch.testing.assert_close(a, b.float(), rtol=0.1, atol=0.1)
     cond = half.encode_text(PROMPTS)
-    assert half.denoise(torch.zeros(2, half.facts.latent_channels, 8, 8), torch.tensor([1, 2]), cond).dtype == torch.float32
+    assert (
+        half.denoise(torch.zeros(2, half.facts.latent_channels, 8, 8), torch.tensor([1, 2]), cond).dtype
+        == torch.float32
+    )
 
 
 def test_targets_exist_and_are_what_methods_expect(tiny: StableDiffusion) -> None:

@@ -3,19 +3,17 @@ and the numbers of the published models."""
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import pytest
 import torch
-from family_files import places, single_file_tensors, write_folder, write_single
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from family_files import single_file_tensors, write_folder, write_single
+from safetensors.torch import save_file
 
 from tsuika.core.errors import ModelError, TsuikaError
 from tsuika.core.types import Overrides
 from tsuika.families import SD3, StableDiffusion, load, peek
-from tsuika.families.sd3 import LARGE_35, MEDIUM, MEDIUM_35, Size, build, geometry_of, size_of
+from tsuika.families.sd3 import LARGE_35, MEDIUM, MEDIUM_35, build, geometry_of, size_of
 from tsuika.generation.pipeline import sample
 
 CPU = torch.device("cpu")
@@ -92,7 +90,10 @@ def test_text_encoders_are_the_published_ones() -> None:
 
 def test_the_map_is_diffusers_own(sd3: StableDiffusion) -> None:
     """Thirds of q, k and v, and the swapped halves of the two last norms."""
-    from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint, convert_sd3_transformer_checkpoint_to_diffusers
+    from diffusers.loaders.single_file_utils import (
+        convert_ldm_vae_checkpoint,
+        convert_sd3_transformer_checkpoint_to_diffusers,
+    )
 
     tensors = single_file_tensors(sd3)
     assert tensors["model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight"].shape == (48, 16)
@@ -133,7 +134,9 @@ def test_a_file_without_clip_says_what_is_missing(sd3: StableDiffusion, tmp_path
     assert caught.value.code == "MD002"
 
 
-@pytest.mark.parametrize("kept", [("shared.weight",), ("encoder.embed_tokens.weight",), ("shared.weight", "encoder.embed_tokens.weight")])
+@pytest.mark.parametrize(
+    "kept", [("shared.weight",), ("encoder.embed_tokens.weight",), ("shared.weight", "encoder.embed_tokens.weight")]
+)
 def test_the_vocabulary_of_t5_under_either_name(
     sd3: StableDiffusion, words: Path, tmp_path: Path, kept: tuple[str, ...]
 ) -> None:
@@ -141,7 +144,9 @@ def test_the_vocabulary_of_t5_under_either_name(
     tensors = single_file_tensors(sd3)
     table = tensors.pop(f"{prefix}shared.weight")
     save_file(tensors | {f"{prefix}{name}": table.clone() for name in kept}, tmp_path / "t5.safetensors")
-    model = load(str(tmp_path / "t5.safetensors"), tokenizer=str(words), device=CPU, dtype=torch.float32, geometry=tiny(sd3))
+    model = load(
+        str(tmp_path / "t5.safetensors"), tokenizer=str(words), device=CPU, dtype=torch.float32, geometry=tiny(sd3)
+    )
     t5 = model.text_encoders["text_encoder_3"]
     assert t5.shared.weight is t5.encoder.embed_tokens.weight  # type: ignore[union-attr]
     assert torch.equal(model.encode_text([PROMPT]).tokens_BSD, sd3.encode_text([PROMPT]).tokens_BSD)
@@ -153,9 +158,7 @@ def tiny(model: StableDiffusion):  # type: ignore[no-untyped-def]
     return tiny_geometry(model)
 
 
-def test_t5_of_8_bits_is_read_and_does_not_overflow_in_half(
-    sd3: StableDiffusion, words: Path, tmp_path: Path
-) -> None:
+def test_t5_of_8_bits_is_read_and_does_not_overflow_in_half(sd3: StableDiffusion, words: Path, tmp_path: Path) -> None:
     """As transformers loads it: `wo` in float32 in float16, and nothing of it in bfloat16."""
     tensors = {
         name: value.to(torch.float8_e4m3fn) if ".t5xxl." in name else value.half()
@@ -228,7 +231,9 @@ def test_a_vae_with_the_shapes_of_this_one_and_other_latents_is_refused(sd3: Sta
         load(str(folder), **settings)
     assert caught.value.code == "MD004"
     # A file by itself has no convolutions by which the other families' are known.
-    tensors = {n.removeprefix("first_stage_model."): t for n, t in single_file_tensors(sd3).items() if n.startswith("first")}
+    tensors = {
+        n.removeprefix("first_stage_model."): t for n, t in single_file_tensors(sd3).items() if n.startswith("first")
+    }
     assert not any("quant_conv" in name for name in tensors)
     save_file(tensors, tmp_path / "vae.safetensors")
     load(str(folder), **settings | {"vae": str(tmp_path / "vae.safetensors")})

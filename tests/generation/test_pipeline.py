@@ -17,15 +17,7 @@ from tsuika.core.errors import RecipeError
 from tsuika.core.events import Warned
 from tsuika.generation import pipeline
 from tsuika.generation.encode import encode
-from tsuika.generation.pipeline import (
-    SAMPLERS,
-    Defaults,
-    check_size,
-    defaults_for,
-    make_scheduler,
-    sample,
-    to_images,
-)
+from tsuika.generation.pipeline import SAMPLERS, Defaults, check_size, defaults_for, make_scheduler, sample, to_images
 from tsuika.generation.prompt import parse
 
 # Written out again from what each sampler's name means, not from SAMPLERS.

@@ -33,6 +33,7 @@ class Facts:
     latent_scale: float
     prediction: Prediction  # of the family's usual base; a Model carries its own
     native_size_px: int
+    attention: Literal["cross", "joint"]  # from image to text in layers of its own, or over both together
     text_encoders: tuple[str, ...]  # component names, in the order their outputs are joined; a model may lack SD3's T5
 
 
@@ -126,6 +127,15 @@ class Model(Protocol):
     @property
     def latent_factor(self) -> int:
         """Pixels per latent, each way (8; 4 on the embedded base)."""
+
+    @property
+    def fixed(self) -> frozenset[str]:
+        """Weights by `<component>.<canonical path>` that no single file holds, so that training must leave them."""
+
+    @property
+    def file_facts(self) -> Mapping[str, str]:
+        """What files of results say of this very model beside its family: `architecture` (modelspec's word for it),
+        `t5_tokens` (how many T5 reads)."""
 
     @property
     def size_step_px(self) -> int:

@@ -164,7 +164,7 @@ def open_clip_place(name: str) -> Place:
     return Place(f"{block}.attn.in_proj_{end}", third=("q", "k", "v").index(part.removeprefix("self_attn.")[0]))
 
 
-_MMDIT_ENDS: Final = {
+MMDIT_ENDS: Final = {
     "pos_embed.proj": "x_embedder.proj",
     "context_embedder": "context_embedder",
     "time_text_embed.timestep_embedder.linear_1": "t_embedder.mlp.0",
@@ -174,7 +174,7 @@ _MMDIT_ENDS: Final = {
     "norm_out.linear": "final_layer.adaLN_modulation.1",
     "proj_out": "final_layer.linear",
 }
-_MMDIT_BLOCK: Final = {
+MMDIT_BLOCK: Final = {
     **{f"attn.to_{x}": "x_block.attn.qkv" for x in "qkv"},
     **{f"attn.add_{x}_proj": "context_block.attn.qkv" for x in "qkv"},
     **{f"attn2.to_{x}": "x_block.attn2.qkv" for x in "qkv"},
@@ -199,12 +199,12 @@ def mmdit_place(name: str, config: Mapping[str, Any]) -> Place:
     if name == "pos_embed.pos_embed":
         return Place("pos_embed")
     stem, _, end = name.rpartition(".")
-    if stem in _MMDIT_ENDS:
-        return Place(f"{_MMDIT_ENDS[stem]}.{end}", swapped=stem == "norm_out.linear")
+    if stem in MMDIT_ENDS:
+        return Place(f"{MMDIT_ENDS[stem]}.{end}", swapped=stem == "norm_out.linear")
     found = re.fullmatch(r"transformer_blocks\.(\d+)\.(.+)", stem)
     if found is None:
         raise KeyError(name)
-    layer, there = found[2], _MMDIT_BLOCK[found[2]]
+    layer, there = found[2], MMDIT_BLOCK[found[2]]
     third = "qkv".index(layer.removesuffix("_proj")[-1]) if there.endswith(".qkv") else None
     # The last block only reads the text, so its norm has a scale and a shift alone.
     is_last = layer == "norm1_context.linear" and int(found[1]) == int(config["num_layers"]) - 1

@@ -5,12 +5,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from tsuika.core.texts import Text
 from tsuika.core.types import Conditioning, Facts, Prediction
 from tsuika.core.weights import UNET_PREFIX
 from tsuika.diffusion import ldm
@@ -132,15 +131,20 @@ class Family:
     # A family of several sizes: those of a single file with these tensors; None: of no size that is known
     sizes_of: Callable[[Shapes], Geometry | None] | None = None
     size_title: Callable[[Config], str | None] | None = None  # the same for people, of the network's config
-    # What of it programs cannot read back: method -> why; such a method is refused
-    refused: Mapping[str, Text] = field(default_factory=dict)
+    file_facts: Callable[[StableDiffusion], Mapping[str, str]] | None = None  # `Model.file_facts`
 
     @cached_property
     def facts(self) -> Facts:
         """What is true of every model of the family."""
         usual, towers = self._usual, tuple(tower.component for tower in self.towers)
         latents = int(usual.unet["in_channels"]), usual.latent_scale
-        return Facts(self.name, self.title, self.short_title, *latents, self.prediction, usual.native_size_px, towers)
+        return Facts(
+            *(self.name, self.title, self.short_title, *latents),
+            self.prediction,
+            usual.native_size_px,
+            "joint" if self.network.joins_streams else "cross",
+            towers,
+        )
 
     def tower(self, component: str) -> TextTower:
         """Its text encoder of this name."""

@@ -40,7 +40,11 @@ def detect_folder(families: Sequence[Family], folder: Path) -> tuple[Family, Pre
             if str(noise.get("_class_name", "")).startswith("FlowMatch") or noise.get("use_flow_sigmas"):
                 return family, "flow", scheduler.name
             if family.prediction == "flow":
-                found = _("a {family} with the schedule of a {scheduler}", family=family.title, scheduler=noise.get("_class_name"))
+                found = _(
+                    "a {family} with the schedule of a {scheduler}",
+                    family=family.title,
+                    scheduler=noise.get("_class_name"),
+                )
                 raise kinds.unlike(folder, kinds.other(found))
             raw = noise.get("prediction_type", "epsilon")  # epsilon is diffusers' default
             return family, _prediction(raw, scheduler), scheduler.name

@@ -9,16 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from tsuika.core.types import (
-    Conditioning,
-    Facts,
-    Prediction,
-    Rescale,
-    Role,
-    WeightedText,
-    canonical,
-    split_words,
-)
+from tsuika.core.types import Conditioning, Facts, Prediction, Rescale, Role, WeightedText, canonical, split_words
 from tsuika.families.chunks import limit_of, reads_in_chunks, texts
 from tsuika.families.network import TEXT_ROLES
 
@@ -75,6 +66,15 @@ class StableDiffusion:
     @property
     def latent_factor(self) -> int:
         return latent_factor(self.vae.config)  # type: ignore[arg-type]
+
+    @property
+    def fixed(self) -> frozenset[str]:
+        towers = (tower.component for tower in self.family.towers if tower.unit_projection)
+        return frozenset(f"{component}.text_projection.weight" for component in towers)
+
+    @property
+    def file_facts(self) -> Mapping[str, str]:
+        return {} if self.family.file_facts is None else self.family.file_facts(self)
 
     @property
     def size_step_px(self) -> int:
@@ -193,7 +193,9 @@ class StableDiffusion:
             return self._joined({name: self._read(name, prompts) for name in self.text_encoders}, size_px)
         # Each alone: its bits must not depend on its neighbours.
         rows = [[[(part, 1.0)] for part in parts] for parts in chunks]
-        return Conditioning.join([self.encode_weighted(row, lambda states, _weights: states, size_px=size_px) for row in rows])
+        return Conditioning.join(
+            [self.encode_weighted(row, lambda states, _weights: states, size_px=size_px) for row in rows]
+        )
 
     def encode_weighted(
         self, chunks: Sequence[WeightedText], rescale: Rescale, *, size_px: tuple[int, int] | None = None

@@ -47,12 +47,7 @@ SD2: Final = Family(
     ),
     towers=(
         TextTower(
-            "text_encoder",
-            "open_clip",
-            "cond_stage_model.model.",
-            kohya="lora_te",
-            embedding="emb_params",
-            padding="!",
+            "text_encoder", "open_clip", "cond_stage_model.model.", kohya="lora_te", embedding="emb_params", padding="!"
         ),
     ),
     geometry=_geometry,

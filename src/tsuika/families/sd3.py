@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from tsuika.core.texts import _
-from tsuika.core.types import Conditioning, Prediction
+from tsuika.core.types import Conditioning
 from tsuika.core.weights import UNET_PREFIX
 from tsuika.diffusion import ldm
 from tsuika.families import common
@@ -56,6 +55,7 @@ class Size:
     """One of the published sizes."""
 
     title: str
+    architecture: str  # in modelspec
     blocks: int  # also the number of heads, which are 64 wide
     side: int  # of the grid that positions are kept for
     dual: int = 0  # first blocks that have a second attention, over the image alone
@@ -83,9 +83,9 @@ class Size:
 
 # Large and turbo are the same in everything that a file says.
 MEDIUM, MEDIUM_35, LARGE_35 = SIZES = (
-    Size("Stable Diffusion 3-medium", 24, 192, qk_norm=None),
-    Size("Stable Diffusion 3.5-medium", 24, 384, dual=13),
-    Size("Stable Diffusion 3.5-large", 38, 192),
+    Size("Stable Diffusion 3-medium", "stable-diffusion-3-medium", 24, 192, qk_norm=None),
+    Size("Stable Diffusion 3.5-medium", "stable-diffusion-3-5-medium", 24, 384, dual=13),
+    Size("Stable Diffusion 3.5-large", "stable-diffusion-3-5-large", 38, 192),
 )
 
 
@@ -152,6 +152,15 @@ def _join_text(model: StableDiffusion, read: Mapping[str, Read]) -> Conditioning
     return Conditioning(torch.cat([clip_BSD, t5_BSD], dim=1), torch.cat(pooled, dim=-1))
 
 
+def _t5_tokens(model: StableDiffusion) -> int:
+    """How many tokens T5 reads; zeros for as many stand where it is missing."""
+    return (
+        T5_TOKENS
+        if "text_encoder_3" not in model.text_encoders
+        else int(model.tokenizers["tokenizer_3"].model_max_length)
+    )
+
+
 def _vae_config() -> Config:
     more = {"latent_channels": 16, "use_quant_conv": False, "use_post_quant_conv": False, "shift_factor": _SHIFT}
     return common.vae_config(1024, _SCALE, **more)
@@ -182,6 +191,12 @@ def _size_title(config: Config) -> str | None:
     """Large's turbo is called large."""
     said = {name: list(value) if isinstance(value, tuple) else value for name, value in config.items()}
     return next((size.title for size in SIZES if all(said.get(key) == one for key, one in size.config.items())), None)
+
+
+def _file_facts(model: StableDiffusion) -> Mapping[str, str]:
+    """Names as kohya's `sai_model_spec.py` has them."""
+    size = next((one for one in SIZES if one.title == _size_title(model.unet.config)), MEDIUM_35)  # type: ignore[arg-type]
+    return {"architecture": size.architecture, "t5_tokens": str(_t5_tokens(model))}
 
 
 def _tiny(vocabulary: int, max_tokens: int) -> Geometry:
@@ -265,9 +280,5 @@ SD3: Final = Family(
     join_text=_join_text,
     sizes_of=size_of,
     size_title=_size_title,
-    refused={
-        "hypernetwork": _(
-            "No program applies a hypernetwork to Stable Diffusion 3: all hook into cross-attention, which it has not."
-        )
-    },
+    file_facts=_file_facts,
 )

@@ -18,7 +18,7 @@ from tsuika.methods.uses import Result, Use, in_tsuika
 if TYPE_CHECKING:
     import torch
 
-    from tsuika.core.types import Artifact, Attachment, Model
+    from tsuika.core.types import Artifact, Attachment, Facts, Model
 
 Backward = Literal["text", "adapter", "all"]
 
@@ -58,6 +58,9 @@ class MethodSection(Section):
     def network(self) -> Mapping[str, Any]:
         """What a written file says of the network: some of `rank`, `alpha`, `dropout`."""
         return {}
+
+    def check(self, facts: Facts) -> None:
+        """Raises RecipeError: bases of this family cannot be trained with these settings (RC002)."""
 
     def completed(self, data: Data) -> MethodSection:
         """This section with what it takes over from the images' section. Raises RecipeError: what it needs is missing

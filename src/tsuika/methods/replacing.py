@@ -36,18 +36,27 @@ class Slot:
 
 
 def own_parameters(component: str, root: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
-    """(canonical path, owning module, leaf name) of a component's parameters, without those of adapters around them."""
+    """(canonical path, owning module, leaf name) of a component's parameters, without those of adapters around them; one
+    that has two names is there under the first."""
+    seen: set[int] = set()
 
     def walk(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module, str]]:
         while isinstance(inner := getattr(module, "base_layer", None), nn.Module):  # a wrapper, as peft's layers are
             module = inner
         for leaf, param in module._parameters.items():
-            if param is not None:
+            if param is not None and id(param) not in seen:
+                seen.add(id(param))
                 yield canonical(component, f"{path}{leaf}"), module, leaf
         for name, child in module.named_children():
             yield from walk(child, f"{path}{name}.")
 
     return walk(root, "")
+
+
+def own_buffers(component: str, root: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """(canonical path, numbers) of what a component keeps beside its parameters and writes with them."""
+    names = root.state_dict().keys()
+    yield from ((canonical(component, name), value) for name, value in root.named_buffers() if name in names)
 
 
 def keep_dtype(slots: Iterable[Slot]) -> list[RemovableHandle]:

@@ -139,6 +139,7 @@ def read_inputs(
     settings = completed(recipe)
     regularization_images.requested(recipe.data)
     yield Phase("load")
+    settings.check(families.peek(recipe.base.model, embedded_path=embedded).facts)
     model = families.load(
         recipe.base.model,
         tokenizer=recipe.base.tokenizer,

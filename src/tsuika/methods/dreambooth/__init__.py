@@ -42,10 +42,9 @@ class DreamBooth(MethodSection):
 
 def outline(settings: DreamBooth, data: Data, model: Model) -> Outline:
     """Every weight that is trained."""
-    parts = ["unet", *(model.text_encoders if settings.text_encoder else ())]
-    return Outline(
-        {name: tuple(t.shape) for name, t in model_tensors(model).items() if name.partition(".")[0] in parts}
-    )
+    parts = ["unet", *(model.targets("text.attn") if settings.text_encoder else ())]
+    whole = {name: tuple(t.shape) for name, t in model_tensors(model).items() if name.partition(".")[0] in parts}
+    return Outline({name: shape for name, shape in whole.items() if name not in model.fixed})
 
 
 def uses(result: Result) -> Iterator[Use]:

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from math import prod
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from tsuika.core.errors import FormatError
+from tsuika.core.errors import FormatError, RecipeError
 from tsuika.core.section import everyday, expert
 from tsuika.core.sections import Data
 from tsuika.core.texts import _
-from tsuika.core.types import Artifact, Model, Role, canonical
+from tsuika.core.types import Artifact, Facts, Model, Role, canonical
 from tsuika.diffusion import adapters
 from tsuika.methods.layers import weight_shapes
 from tsuika.methods.method import TEXT_RATE, TRAINS_TEXT, Method, MethodSection, Outline
@@ -57,6 +57,12 @@ class Lora(MethodSection):
     def some_unused(self) -> bool:
         """SDXL reads text before the last layer, and a whole adapter can drop out."""
         return self.text_encoder or self.dropout > 0
+
+    def check(self, facts: Facts) -> None:
+        """Files for SD3 have q, k and v as one layer, which LoKr's products cannot be put together in."""
+        if facts.attention == "joint" and self.adapter == "lokr":
+            why = _("Programs keep q, k and v of {family} as one layer, which LoKr cannot be.", family=facts.title)
+            raise RecipeError("RC002", key="method.adapter", found=self.adapter, why=why)
 
     @property
     def roles(self) -> tuple[Role, ...]:
