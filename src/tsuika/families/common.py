@@ -121,7 +121,8 @@ class Family:
     towers: tuple[TextTower, ...]
     geometry: Callable[[Prediction], Geometry]  # of the real models; single files carry no configs
     tiny_geometry: Callable[[int, int], Geometry]  # (vocabulary, longest prompt in tokens) -> the same structure, small
-    original_config: Callable[[Mapping[str, Any], float], dict[str, Any]]  # (configs by part, latent scale) -> YAML
+    # (configs by part, latent scale) -> YAML; None: programs read sizes from the tensors
+    original_config: Callable[[Mapping[str, Any], float], dict[str, Any]] | None = None
     penultimate: bool = False  # text conditioning is the last hidden state but one, without the final norm
     v_spread: tuple[str, float] | None = None  # v-prediction without a marker: a tensor, and the least of its spread
     network: Network = UNET

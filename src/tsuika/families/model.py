@@ -132,11 +132,12 @@ class StableDiffusion:
             ids: list[int] = tokenizer(part, add_special_tokens=False, verbose=False, **extra)["input_ids"]
             return ids
 
-        words = [word for word, vectors in self.words.items() if component in vectors]
+        words = list(self.words)
         places: dict[str, range] = {}
         first = len(self._table(component).weight)
         for word in words:
-            count = len(self.words[word][component])
+            # Of a word without vectors for it (an SDXL's on SD3) T5 reads nothing, as in ComfyUI.
+            count = len(self.words[word].get(component, ()))
             places[word.casefold()] = range(first, first + count)
             first += count
         if not words:
@@ -145,7 +146,10 @@ class StableDiffusion:
         # Looked for as they are written: folding the case makes two letters of some, such as the German sharp s.
         for number, part in enumerate(split_words(text, words)):
             place = places.get(part.casefold()) if number % 2 else None
-            ids += place or (plain(part.strip()) if part.strip() else [])
+            if place is not None:
+                ids += place
+            elif part.strip():
+                ids += plain(part.strip())
         return ids
 
     def _table(self, component: str) -> nn.Embedding:

@@ -221,10 +221,6 @@ def _tiny(vocabulary: int, max_tokens: int) -> Geometry:
     return Geometry({**MEDIUM_35.config, **sizes}, vae, text, native_size_px=64)
 
 
-def _original_config(configs: Mapping[str, Any], latent_scale: float) -> dict[str, Any]:
-    raise NotImplementedError("SD3 has no YAML: its programs read sizes from the tensors")
-
-
 _PREFIX: Final = "text_encoders."
 SD3: Final = Family(
     name="sd3",
@@ -237,7 +233,11 @@ SD3: Final = Family(
         beginnings=("sd3", "stable-diffusion-3"),
         implementation="https://github.com/Stability-AI/sd3.5",
         sd_scripts=(),
-        model_index={"_class_name": "StableDiffusion3Pipeline", "image_encoder": [None, None]},
+        model_index={
+            "_class_name": "StableDiffusion3Pipeline",
+            "image_encoder": [None, None],
+            "feature_extractor": [None, None],
+        },
         hub_pattern=r"diffusion-3|sd-?3",
         has_ldm_lora=True,
     ),
@@ -274,7 +274,6 @@ SD3: Final = Family(
     penultimate=True,
     geometry=lambda prediction: geometry_of(MEDIUM_35),
     tiny_geometry=_tiny,
-    original_config=_original_config,
     network=MMDIT,
     flow_shift=3.0,  # Stability-AI/sd3.5 `sd3_infer.py`, and every program
     join_text=_join_text,

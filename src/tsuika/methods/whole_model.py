@@ -24,7 +24,9 @@ def metadata_of(model: Model) -> dict[str, str]:
         "native_size_px": model.native_size_px,
         **{f"{name}_files": _files(tokenizer) for name, tokenizer in model.tokenizers.items()},
     }
-    return {"prediction": model.prediction} | {name: json.dumps(value) for name, value in configs.items()}
+    return {"prediction": model.prediction, **model.file_facts} | {
+        name: json.dumps(value) for name, value in configs.items()
+    }
 
 
 def _plain(module: nn.Module) -> dict[str, Any]:
