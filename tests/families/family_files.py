@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tsuika.core.types import canonical, own_tensors
+from tsuika.core.types import canonical
 from tsuika.diffusion import ldm
 from tsuika.families import Family, Geometry, StableDiffusion
 from tsuika.families.common import build_vae, scheduler_config, tiny_t5_tokenizer
@@ -109,7 +109,7 @@ def places(model: StableDiffusion) -> Iterator[tuple[str, str, ldm.Place]]:
     for tower in model.family.towers:
         if tower.component not in model.text_encoders:
             continue
-        for name in own_tensors(model.text_encoders[tower.component]):
+        for name in model.text_encoders[tower.component].state_dict():
             if tower.unit_projection and name == "text_projection.weight":
                 continue
             yield tower.component, name, tower.place(canonical(tower.component, name))
@@ -121,7 +121,8 @@ def single_file_tensors(model: StableDiffusion) -> dict[str, Tensor]:
     thirds: dict[str, dict[int, Tensor]] = {}
     own = {component: module.state_dict() for component, module in model.components.items()}
     for component, name, place in places(model):
-        tensor = own[component][name]
+        # What has two names lies in the file twice.
+        tensor = own[component][name].clone() if name == "encoder.embed_tokens.weight" else own[component][name]
         if place.third is not None:
             thirds.setdefault(place.name, {})[place.third] = tensor
         elif component == "vae" and ".attn_1." in place.name and tensor.ndim == 2:

@@ -166,17 +166,17 @@ def _facts(base: str, tokenizer: str) -> tuple[int, int, Tokenize | None, int]:
     """Training size, step of sizes, tokenizer (None: there is none on this machine), tokens that are read at once; without
     loading the model."""
     path = _place(base)
-    base = families.peek(path)
-    geometry = base.geometry
+    found = families.peek(path)
+    geometry = found.geometry
     size, step = geometry.native_size_px, STEP_PX
     if path.is_dir():
-        step = int(geometry.latent_factor * base.family.network.size_step(geometry.unet))
+        step = int(geometry.latent_factor * found.family.network.size_step(geometry.unet))
     where = Path(tokenizer) if tokenizer else path
     lengths = [config.get("max_position_embeddings") for config in geometry.text.values()]
     room = min(int(length) for length in lengths if length)
     if not where.is_dir():
         return size, step, None, room - 2
-    opened = find_tokenizer(where, base.family.towers[0], is_own=True)
+    opened = find_tokenizer(where, found.family.towers[0], is_own=True)
 
     def tokenize(text: str) -> list[str]:
         # Not `tokenize`, which warns of long texts as if they were errors.

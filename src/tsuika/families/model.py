@@ -259,7 +259,7 @@ class StableDiffusion:
         if self.family.join_text is not None:
             return self.family.join_text(self, read)
         tokens_BSD = torch.cat([states_BSD for states_BSD, _pooled in read.values()], dim=-1)
-        pooled_BP = next((pooled for _states, pooled in reversed(read.values()) if pooled is not None), None)
+        pooled_BP = next((pooled for _states, pooled in reversed(list(read.values())) if pooled is not None), None)
         if pooled_BP is None:
             return Conditioning(tokens_BSD)
         width, height = size_px or (self.native_size_px, self.native_size_px)

@@ -16,16 +16,16 @@ from tsuika.core.texts import _, few
 from tsuika.core.types import canonical
 from tsuika.core.weights import UNET_PREFIX, Weights
 from tsuika.diffusion import ldm
-from tsuika.families.common import Config, TextTower, build_vae
-from tsuika.families.network import Network
+from tsuika.families.common import TextTower, build_vae
+from tsuika.families.network import Config, Network
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
 # Tensors that some programs write along and that no part needs.
-_T5_SAME: Final = {"encoder.embed_tokens.weight": "shared.weight"}
-_T5_FIRST: Final = {first: second for second, first in _T5_SAME.items()}
+T5_SAME: Final = {"encoder.embed_tokens.weight": "shared.weight"}
+T5_SECOND: Final = {first: second for second, first in T5_SAME.items()}
 # What transformers keeps in float32 where it loads T5 itself (`_keep_in_fp32_modules`).
 _T5_WIDE: Final = re.compile(r".*\.wo\.weight")
 _UNNEEDED: Final = re.compile(r"(.*\.)?(position_ids|logit_scale|attn_mask|(loss|model_ema)\..*)")
@@ -164,7 +164,7 @@ def text_part(weights: Weights, config: Config, tower: TextTower, *, is_file: bo
     def locate_either(name: str) -> ldm.Place:
         # Of T5's vocabulary a file may hold either name, or both.
         place = locate(name)
-        other = _T5_SAME.get(name, _T5_FIRST.get(name))
+        other = T5_SAME.get(name, T5_SECOND.get(name))
         if other is None or place.name in weights.shapes or locate(other).name not in weights.shapes:
             return place
         return locate(other)
@@ -176,7 +176,7 @@ def text_part(weights: Weights, config: Config, tower: TextTower, *, is_file: bo
         locate_either if tower.is_t5 else locate,
         [name for name in weights.names(tower.prefix if is_file else "") if is_read(name, tower, config)],
         unit=frozenset({"text_projection.weight"}) if tower.unit_projection and is_file else frozenset(),
-        same=_T5_SAME if tower.is_t5 else {},
+        same=T5_SAME if tower.is_t5 else {},
         in_float32=_T5_WIDE if tower.is_t5 else None,
     )
 

@@ -18,9 +18,9 @@ from tsuika.core.types import AS_STORED, Facts, Overrides, Prediction, Role, can
 from tsuika.core.weights import Weights, open_folder, open_weights, read_json
 from tsuika.diffusion import ldm
 from tsuika.families import detection, parts, sources, vaes
-from tsuika.families.common import Config, Family, Geometry, TextTower, scheduler_config
+from tsuika.families.common import Family, Geometry, TextTower, scheduler_config
 from tsuika.families.model import StableDiffusion, latent_factor
-from tsuika.families.network import TEXT_ROLES
+from tsuika.families.network import TEXT_ROLES, Config
 
 if TYPE_CHECKING:
     import torch

@@ -12,8 +12,8 @@ from tsuika.core.files import at_home
 from tsuika.core.texts import Text, _
 from tsuika.core.weights import open_folder, open_weights, read_json
 from tsuika.families import sources
-from tsuika.families.common import Config
 from tsuika.families.model import latent_factor
+from tsuika.families.network import Config
 from tsuika.families.parts import vae_part
 
 if TYPE_CHECKING:

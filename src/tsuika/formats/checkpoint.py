@@ -20,7 +20,7 @@ from tsuika.core.texts import _
 from tsuika.core.types import Artifact
 from tsuika.core.weights import UNET_PREFIX, VAE_PREFIXES
 from tsuika.diffusion import ldm
-from tsuika.families import FAMILIES, family
+from tsuika.families import FAMILIES, family, parts
 from tsuika.formats import common
 
 if TYPE_CHECKING:
@@ -84,9 +84,12 @@ def rows(artifact: Artifact) -> dict[str, Row]:
         else:
             shape = tuple(reversed(tensor.shape)) if place.transposed else tuple(tensor.shape)
             found[place.name] = Row(shape, [tensor], place.transposed, place.swapped)
+            if component in towers and path in parts.T5_SECOND:
+                # diffusers wants T5's vocabulary under both of its names.
+                found[towers[component].place(parts.T5_SECOND[path]).name] = found[place.name]
     for name, three in thirds.items():
-        parts = [three[number] for number in range(3)]
-        found[name] = Row((3 * parts[0].shape[0], *parts[0].shape[1:]), parts)
+        three_parts = [three[number] for number in range(3)]
+        found[name] = Row((3 * three_parts[0].shape[0], *three_parts[0].shape[1:]), three_parts)
     return found | _unused(artifact, found)
 
 
@@ -216,12 +219,12 @@ class DiffusersFolder(common.WriteOnly):
         for tower in kind.towers:
             if tower.optional:
                 index |= {tower.component: [None, None], tower.tokenizer: [None, None]}
-        parts: dict[str, dict[str, torch.Tensor]] = {}
+        by_part: dict[str, dict[str, torch.Tensor]] = {}
         for name, tensor in artifact.tensors.items():
             component, _dot, path = name.partition(".")
             if component != "extra":
-                parts.setdefault(component, {})[path] = tensor
-        for component, tensors in parts.items():
+                by_part.setdefault(component, {})[path] = tensor
+        for component, tensors in by_part.items():
             config = json.loads(facts[f"{component}_config"])
             is_text = component.startswith("text_encoder")
             part = kind.network.part if component == "unet" else component

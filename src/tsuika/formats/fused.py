@@ -148,12 +148,12 @@ def _stacked(path: str, thirds: Mapping[int, adapters.Parts], format_name: str) 
     made: dict[str, Tensor] = {}
     scales = [adapters.scale_of(parts) for parts in given]
     outs = next(shape[0] for parts in given if (shape := adapters.implied_shape(parts)) is not None)
-    kind = kinds.pop()
-    if kind == "full":
+    name = kinds.pop()
+    if name == "full":
         made["diff"] = torch.cat([_third(thirds, n, "diff", outs) for n in range(3)])
     else:
         pairs = [("lora_up.weight", "lora_down.weight")]
-        if kind == "loha":
+        if name == "loha":
             pairs = [("hada_w1_a", "hada_w1_b"), ("hada_w2_a", "hada_w2_b")]
         even = len(set(scales)) == 1
         for outer, inner in pairs:

@@ -205,7 +205,12 @@ def layout_of(shapes: Shapes) -> Layout | None:
 
 
 # Of transformers whose first blocks have the same names as SD3's.
-_RELATIVE: Final = re.compile(r"single_transformer_blocks|(double|single)_blocks|[._](img|txt)_(mlp|mod)[._]")
+_RELATIVE: Final = re.compile(
+    r"single_transformer_blocks|(double|single)_blocks|[._](img|txt)_(mlp|mod)[._]"
+    r"|(^|transformer[._])transformer_blocks[._]\d+[._]attn1"
+)
+    r"single_transformer_blocks|(double|single)_blocks|[._](img|txt)_(mlp|mod)[._]|(^|transformer[._])transformer_blocks[._]\d+[._]attn1"
+)
 # Other models by a piece of a LoRA's key. The first match names it.
 _FOREIGN: Final = (
     (r"single_transformer_blocks|double_blocks|single_blocks", _("FLUX or a relative of it")),
