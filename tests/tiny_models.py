@@ -19,6 +19,7 @@ sys.path.append(str(Path(__file__).parent / "families"))
 from family_files import at_full_size, single_file_tensors, write_folder, write_tokenizers
 
 __all__ = [
+    "CROSS_NAMES",
     "FAMILY_NAMES",
     "at_full_size",
     "bits",
@@ -32,6 +33,7 @@ __all__ = [
 ]
 
 FAMILY_NAMES = tuple(row.facts.family for row in FAMILIES)
+CROSS_NAMES = tuple(row.facts.family for row in FAMILIES if row.facts.attention == "cross")
 CAPTIONS = ("a cat", "a dog")
 
 

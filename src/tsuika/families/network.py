@@ -43,6 +43,9 @@ class Network:
     denoise: Callable[[Any, Tensor, Tensor, Conditioning], Tensor]  # (network, noisy latents, times, conditioning)
     size_step: Callable[[Config], int]  # sides in latents must be multiples of this
     size_limit: Callable[[Config], int | None]  # of a side in latents
+    reads: Callable[[Config], Mapping[str, tuple[int, ...]]]  # shapes of what it reads beside the latents, for one image
+    middle: Callable[[Config], int]  # the width that most of its layers have
+    checkpointed: tuple[str, ...]  # classes of its modules that diffusers checkpoints
     joins_streams: bool = False  # attention is over text and image together, and none to the text alone
 
 
@@ -78,6 +81,14 @@ def _denoise(unet: Any, noisy_BCHW: Tensor, t_B: Tensor, cond: Conditioning) -> 
     return out
 
 
+def _reads(config: Config) -> dict[str, tuple[int, ...]]:
+    text = {"tokens_BSD": (77, int(config["cross_attention_dim"]))}
+    if config.get("addition_embed_type") != "text_time":
+        return text
+    pooled = int(config["projection_class_embeddings_input_dim"]) - 6 * int(config["addition_time_embed_dim"])
+    return {**text, "pooled_BP": (pooled,), "time_ids_B6": (6,)}
+
+
 UNET: Final = Network(
     part="unet",
     class_name="UNet2DConditionModel",
@@ -89,4 +100,7 @@ UNET: Final = Network(
     # Every level but the last halves the side.
     size_step=lambda config: int(2 ** (len(config["block_out_channels"]) - 1)),
     size_limit=lambda config: None,
+    reads=_reads,
+    middle=lambda config: int(config["block_out_channels"][1]),
+    checkpointed=("ResnetBlock2D", "BasicTransformerBlock"),
 )

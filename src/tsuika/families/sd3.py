@@ -132,6 +132,12 @@ MMDIT: Final = Network(
     denoise=_denoise,
     size_step=lambda config: int(config["patch_size"]),
     size_limit=lambda config: int(config["pos_embed_max_size"]) * int(config["patch_size"]),
+    reads=lambda config: {
+        "tokens_BSD": (77 + T5_TOKENS, int(config["joint_attention_dim"])),
+        "pooled_BP": (int(config["pooled_projection_dim"]),),
+    },
+    middle=lambda config: int(config["caption_projection_dim"]),
+    checkpointed=("JointTransformerBlock",),
     joins_streams=True,
 )
 

@@ -172,9 +172,10 @@ _HUB: Final = (
 )
 _COMFY_TOWERS: Final = {"clip_l": _FIRST, "clip_h": _FIRST, "clip_g": _SECOND, "t5xxl": "text_encoder_3"}
 
+# The two last: LyCORIS used by itself, OneTrainer's first files of SD3.
 KOHYA: Final = Layout(
     "kohya", (*_KOHYA, ("lycoris_", "unet"), ("lora_transformer_", "unet"))
-)  # LyCORIS used by itself; OneTrainer's first of SD3
+)
 DIFFUSERS: Final = Layout(
     "diffusers",
     # the oldest files hold the UNet alone
@@ -208,8 +209,6 @@ def layout_of(shapes: Shapes) -> Layout | None:
 _RELATIVE: Final = re.compile(
     r"single_transformer_blocks|(double|single)_blocks|[._](img|txt)_(mlp|mod)[._]"
     r"|(^|transformer[._])transformer_blocks[._]\d+[._]attn1"
-)
-    r"single_transformer_blocks|(double|single)_blocks|[._](img|txt)_(mlp|mod)[._]|(^|transformer[._])transformer_blocks[._]\d+[._]attn1"
 )
 # Other models by a piece of a LoRA's key. The first match names it.
 _FOREIGN: Final = (

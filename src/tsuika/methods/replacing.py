@@ -23,6 +23,7 @@ class Slot:
     leaf: str
     base: nn.Parameter
     trained: nn.Parameter
+    twins: tuple[tuple[nn.Module, str], ...] = ()  # where the same parameter stands once more
 
     @property
     def key(self) -> str:
@@ -32,7 +33,8 @@ class Slot:
         """Let the model compute with `param`, or with a copy of it where the trained one is on another device."""
         if param.device != self.trained.device:
             param = nn.Parameter(param.detach().to(self.trained.device), requires_grad=False)
-        self.owner._parameters[self.leaf] = param
+        for owner, leaf in ((self.owner, self.leaf), *self.twins):
+            owner._parameters[leaf] = param
 
 
 def own_parameters(component: str, root: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
@@ -51,6 +53,15 @@ def own_parameters(component: str, root: nn.Module) -> Iterator[tuple[str, nn.Mo
             yield from walk(child, f"{path}{name}.")
 
     return walk(root, "")
+
+
+def twins(root: nn.Module) -> dict[int, tuple[tuple[nn.Module, str], ...]]:
+    """Of parameters that stand in several places (T5's vocabulary) the places behind the first, by the parameter's id."""
+    places: dict[int, list[tuple[nn.Module, str]]] = {}
+    for module in root.modules():
+        for leaf, param in module._parameters.items():
+            places.setdefault(id(param), []).append((module, leaf))
+    return {number: tuple(found[1:]) for number, found in places.items() if len(found) > 1}
 
 
 def own_buffers(component: str, root: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -15,7 +15,7 @@ from tsuika.core.texts import _
 from tsuika.core.types import Artifact, Model, ParamGroup, Role, Update
 from tsuika.methods.common import by_side, copy_in, incompatible
 from tsuika.methods.dreambooth import DreamBooth as Config
-from tsuika.methods.replacing import Slot, own_buffers, own_parameters
+from tsuika.methods.replacing import Slot, own_buffers, own_parameters, twins
 from tsuika.methods.whole_model import metadata_of
 
 UNET_ROLES: tuple[Role, ...] = ("unet.attn", "unet.ff", "unet.conv")
@@ -111,6 +111,7 @@ def restore(model: Model, artifact: Artifact) -> DreamBoothAttachment:
     slots, wrong = [], set(given)
     whole = {name.partition(".")[0] for name in given}
     for component, root in model.components.items():
+        again = twins(root)
         for path, owner, leaf in own_parameters(component, root) if component in whole else ():
             base: Any = owner._parameters[leaf]
             tensor = given.get(name := f"{component}.{path}")
@@ -119,7 +120,7 @@ def restore(model: Model, artifact: Artifact) -> DreamBoothAttachment:
                 continue
             wrong.discard(name)
             laid = nn.Parameter(tensor.to(base.device, base.dtype, copy=True), requires_grad=False)
-            slots.append(Slot(component, path, owner, leaf, base, laid))
+            slots.append(Slot(component, path, owner, leaf, base, laid, again.get(id(base), ())))
     for component, root in model.components.items():
         for path, value in own_buffers(component, root):
             name = f"{component}.{path}"
