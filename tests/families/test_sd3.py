@@ -245,3 +245,57 @@ def test_another_prediction_than_flow_is_refused(sd3: StableDiffusion, tmp_path:
     with pytest.raises(TsuikaError, match="trained by flow") as caught:
         load(str(folder), device=CPU, dtype=torch.float32, overrides=Overrides(prediction="epsilon"))
     assert caught.value.code == "RC002"
+
+
+# ------------------------------------------------------------------------------------------------------- training
+
+
+def test_noise_times_and_target_are_those_of_diffusers_script(sd3: StableDiffusion) -> None:
+    """examples/dreambooth/train_dreambooth_lora_sd3.py: logit-normal places in a schedule of shift 3; zt = (1 - s) x + s e;
+    e - x as the target (`--precondition_outputs 0`), every time with weight 1."""
+    from diffusers import FlowMatchEulerDiscreteScheduler
+    from diffusers.training_utils import compute_density_for_timestep_sampling, compute_loss_weighting_for_sd3
+
+    ours = objective(sd3.prediction, sd3.scheduler_config, "cpu")
+    schedule = FlowMatchEulerDiscreteScheduler.from_config(sd3.scheduler_config)
+    torch.manual_seed(0)
+    u = compute_density_for_timestep_sampling("logit_normal", 20_000, logit_mean=0.0, logit_std=1.0)
+    theirs = schedule.timesteps[(u * 1000).long()]
+    mine = ours.times((torch.arange(20_000) + 0.5) / 20_000)
+    places = torch.tensor([0.05, 0.25, 0.5, 0.75, 0.95])
+    torch.testing.assert_close(mine.quantile(places), theirs.quantile(places), rtol=0, atol=6)
+    x, e, t = torch.randn(3, 16, 4, 4), torch.randn(3, 16, 4, 4), schedule.timesteps[[3, 500, 990]]
+    s = schedule.sigmas[[3, 500, 990]].view(-1, 1, 1, 1)
+    torch.testing.assert_close(ours.add_noise(x, e, t), (1.0 - s) * x + s * e)
+    assert torch.equal(ours.target(x, e, t), e - x)
+    weights = compute_loss_weighting_for_sd3("logit_normal", s)
+    assert torch.equal(ours.weight(t, 5.0), weights.flatten())
+
+
+def test_nothing_learns_of_the_text_behind_the_last_block(sd3: StableDiffusion, words: Path) -> None:
+    """Its query of the text is computed and thrown away: no fault of a LoRA if it stays at zero there."""
+    model = SD3.tiny(3, words)
+    attachment = METHODS["lora"].attach(model, Lora(rank=2), generator(0, "init"))
+    cond = model.encode_text([PROMPT])
+    model.denoise(torch.randn(1, 16, 8, 8), torch.tensor([400.0]), cond).pow(2).mean().backward()
+    still = {
+        slot.path
+        for slot in attachment.slots  # type: ignore[attr-defined]
+        if not slot.layer.lora_B[attachment.adapter].weight.grad.any()  # type: ignore[attr-defined]
+    }
+    assert still == {"transformer_blocks.2.attn.add_q_proj"}
+
+
+def test_the_whole_way_by_the_command_line(sd3: StableDiffusion, words: Path, tmp_path: Path) -> None:
+    """A run of LoRA with the guard off, its files, a drawing with one of them, and the base as another kind of file."""
+    from typer.testing import CliRunner
+
+    base = write_folder(sd3, tmp_path / "base", old_style=True)
+    images = draw_pictures(tmp_path / "images", 3)
+
+    def run(*words: object) -> str:
+        result = CliRunner().invoke(app, list(map(str, words)))
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    run(*("train", "lora", "--images", images, "--base", base, "--trigger", "zuzu", "--out", tmp_path / "run"))

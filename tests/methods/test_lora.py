@@ -19,7 +19,7 @@ from tsuika import formats
 from tsuika.core.errors import FormatError, ModelError, RecipeError
 from tsuika.core.types import Artifact, Attachment, Model, canonical
 from tsuika.diffusion.adapters import own_change
-from tsuika.diffusion.objective import add_noise, alphas_cumprod_T, target
+from tsuika.diffusion.objective import objective
 from tsuika.methods import METHODS
 from tsuika.methods.lora import Lora
 
@@ -76,15 +76,15 @@ def disturb(attachment: Attachment, seed: int = 1) -> None:
 
 def loss_of(model: Model) -> Callable[[], Tensor]:
     """The loss on one picture, always with the same noise and timesteps."""
-    latents = picture_batch(0, 1).latents_BCHW.repeat(2, 1, 1, 1)
-    noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(7)).expand_as(latents)
+    latents = picture_batch(0, 1, model=model).latents_BCHW.repeat(2, 1, 1, 1)
+    noise = torch.randn(latents[:1].shape, generator=torch.Generator().manual_seed(7)).expand_as(latents)
     t_B = torch.tensor([50, 550])
-    a_B = alphas_cumprod_T(model.scheduler_config)[t_B]
-    wanted = target(model.prediction, latents, noise, a_B)
+    told = objective(model.prediction, model.scheduler_config, "cpu")
+    wanted = told.target(latents, noise, t_B)
 
     def loss() -> Tensor:
         cond = model.encode_text(["a cat"] * 2)
-        return (model.denoise(add_noise(latents, noise, a_B), t_B, cond) - wanted).pow(2).mean()
+        return (model.denoise(told.add_noise(latents, noise, t_B), t_B, cond) - wanted).pow(2).mean()
 
     return loss
 

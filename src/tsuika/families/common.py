@@ -277,12 +277,13 @@ def open_tokenizer(folder: Path, tower: TextTower | None, max_tokens: int | None
 
 
 def tiny_t5_tokenizer() -> Any:
-    """A T5 tokenizer of single letters, in memory."""
+    """A T5 tokenizer of single letters and two words, in memory."""
     from transformers import T5Tokenizer
 
     special = [(piece, 0.0) for piece in ("<pad>", "</s>", "<unk>")]
     letters = [("▁", -2.0), *((chr(code), -3.0) for code in range(33, 127))]
-    return T5Tokenizer(vocab=[*special, *letters], extra_ids=0, model_max_length=20)
+    words = [("▁cat", -1.0), ("▁dog", -1.0)]
+    return T5Tokenizer(vocab=[*special, *letters, *words], extra_ids=0, model_max_length=20)
 
 
 def scheduler_config(

@@ -82,7 +82,7 @@ def _denoise(unet: Any, noisy_BCHW: Tensor, t_B: Tensor, cond: Conditioning) -> 
 
 
 def _reads(config: Config) -> dict[str, tuple[int, ...]]:
-    text = {"tokens_BSD": (77, int(config["cross_attention_dim"]))}
+    text: dict[str, tuple[int, ...]] = {"tokens_BSD": (77, int(config["cross_attention_dim"]))}
     if config.get("addition_embed_type") != "text_time":
         return text
     pooled = int(config["projection_class_embeddings_input_dim"]) - 6 * int(config["addition_time_embed_dim"])

@@ -217,7 +217,7 @@ def _tiny(vocabulary: int, max_tokens: int) -> Geometry:
         "pos_embed_max_size": 12,
         "dual_attention_layers": [0],
     }
-    t5 = {"vocab_size": 98, "d_model": 96, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2}
+    t5 = {"vocab_size": 100, "d_model": 96, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2}
     text = {
         "text_encoder": common.tiny_clip(_TEXT_L, vocabulary, max_tokens),
         "text_encoder_2": common.tiny_clip(_TEXT_G, vocabulary, max_tokens, width=48),

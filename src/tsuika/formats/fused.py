@@ -49,7 +49,7 @@ def split(layer: str, parts: adapters.Parts) -> dict[str, adapters.Parts]:
         turned = _is_turned(names[0], shape)
         return {f"{component}.{names[0]}": _by_rows(layer, parts, ldm.halves_swapped, 2) if turned else parts}
     cut = [_by_rows(layer, parts, lambda rows, n=n: rows.chunk(3)[n].clone(), 3) for n in range(3)]  # type: ignore[misc]
-    return {f"{component}.{name}": _trimmed(third) for name, third in zip(names, cut, strict=True)}
+    return {f"{component}.{name}": third for name, third in zip(names, _trimmed(cut), strict=True)}
 
 
 def _is_turned(path: str, shape: tuple[int, int] | None) -> bool:
@@ -88,20 +88,29 @@ def _unlike(layer: str, kind: str) -> FormatError:
     return FormatError("FM001", where=layer, found=found, expected="lora, loha, lokr, full")
 
 
-def _trimmed(parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A third of a layer that was made of three: without the ranks that are the other two's, whose columns are zero."""
+def _trimmed(thirds: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
+    """The thirds of a layer that was made of three: each without the ranks that are the others', whose columns are zero."""
     import torch
 
-    up, down = parts.get("lora_up.weight"), parts.get("lora_down.weight")
-    if up is None or down is None or up.ndim != 2 or "lora_mid.weight" in parts:
-        return dict(parts)
-    used = up.ne(0).any(dim=0)
-    if bool(used.all()) or not bool(used.any()):
-        return dict(parts)
-    kept = dict(parts) | {"lora_up.weight": up[:, used].contiguous(), "lora_down.weight": down[used].contiguous()}
-    if "alpha" in parts:
-        kept["alpha"] = torch.as_tensor(parts["alpha"]).float() * (int(used.sum()) / len(used))
-    return kept
+    ups = [parts.get("lora_up.weight") for parts in thirds]
+    if any(up is None or up.ndim != 2 for up in ups) or "lora_mid.weight" in thirds[0]:
+        return [dict(parts) for parts in thirds]
+    used = [up.ne(0).any(dim=0) for up in ups if up is not None]
+    free = ~torch.stack(used).any(dim=0)
+    made = []
+    for parts, own in zip(thirds, used, strict=True):
+        # One that learnt nothing has what is left.
+        kept = own if bool(own.any()) else free
+        if bool(kept.all()) or not bool(kept.any()):
+            made.append(dict(parts))
+            continue
+        trimmed = dict(parts)
+        trimmed["lora_up.weight"] = parts["lora_up.weight"][:, kept].contiguous()
+        trimmed["lora_down.weight"] = parts["lora_down.weight"][kept].contiguous()
+        if "alpha" in parts:
+            trimmed["alpha"] = torch.as_tensor(parts["alpha"]).float() * (int(kept.sum()) / len(kept))
+        made.append(trimmed)
+    return made
 
 
 def join(layers: Mapping[lora.Key, adapters.Parts], format_name: str) -> dict[lora.Key, adapters.Parts]:
