@@ -15,6 +15,11 @@ from tsuika.core.types import Overrides
 from tsuika.families import SD3, StableDiffusion, load, peek
 from tsuika.families.sd3 import LARGE_35, MEDIUM, MEDIUM_35, build, geometry_of, size_of
 from tsuika.generation.pipeline import sample
+from tsuika.methods import METHODS
+from tsuika.methods.lora import Lora
+
+sys.path.append(str(Path(__file__).parents[1]))
+from tiny_models import draw_pictures
 
 CPU = torch.device("cpu")
 PROMPT = "a cat, dog"
@@ -286,16 +291,35 @@ def test_nothing_learns_of_the_text_behind_the_last_block(sd3: StableDiffusion, 
     assert still == {"transformer_blocks.2.attn.add_q_proj"}
 
 
-def test_the_whole_way_by_the_command_line(sd3: StableDiffusion, words: Path, tmp_path: Path) -> None:
-    """A run of LoRA with the guard off, its files, a drawing with one of them, and the base as another kind of file."""
-    from typer.testing import CliRunner
+@pytest.mark.slow
+def test_the_whole_way_by_the_command_line(sd3: StableDiffusion, tmp_path: Path) -> None:
+    """A run with the guard, its files, a drawing with one of them, words, a DreamBooth of a single file, a conversion."""
+    base, images, run = write_folder(sd3, tmp_path / "base", old_style=True), tmp_path / "images", tmp_path / "run"
+    draw_pictures(images)
 
-    base = write_folder(sd3, tmp_path / "base", old_style=True)
-    images = draw_pictures(tmp_path / "images", 3)
-
-    def run(*words: object) -> str:
-        result = CliRunner().invoke(app, list(map(str, words)))
+    def tsuika(*words: object) -> str:
+        result = CliRunner().invoke(app, list(map(str, words)), catch_exceptions=False)
         assert result.exit_code == 0, result.output
         return result.output
 
-    run(*("train", "lora", "--images", images, "--base", base, "--trigger", "zuzu", "--out", tmp_path / "run"))
+    def trained(method: str, out: Path, *settings: str, model: Path = base) -> Path:
+        more = [word for setting in settings for word in ("--set", setting)]
+        tsuika(
+            "train", method, "--images", images, "--base", model, "--trigger", "zuzu", "--out", out, "--steps", 2, *more
+        )
+        return next((out / "artifacts").glob("*.safetensors"))
+
+    def drawn(out: Path, *words: object) -> None:
+        size = ("--steps", 2, "--size", "64x64")
+        tsuika("generate", "--base", base, "--prompt", "a (zuzu:1.2)", *size, "--out", tmp_path / out, *words)
+
+    lora = trained("lora", run, "method.rank=2", "method.text_encoder=true")
+    assert (lora.with_suffix("") / "pytorch_lora_weights.safetensors").is_file()
+    drawn(tmp_path / "a.png", "--lora", f"{lora}:0.7")
+    drawn(tmp_path / "b.png", "--embedding", trained("textual-inversion", tmp_path / "words"))
+    tsuika("convert", base, "--to", "single-file", "--out", tmp_path / "one.safetensors")
+    thrift = ("train.optimizer=adafactor", "method.weights=bf16", f"base.tokenizer={base}")
+    whole = trained("dreambooth", tmp_path / "whole", *thrift, model=tmp_path / "one.safetensors")
+    assert "SD 3.x" in tsuika("inspect", whole)
+    tsuika("convert", whole, "--to", "diffusers", "--tokenizer", base, "--out", tmp_path / "two")
+    assert (tmp_path / "two" / "transformer" / "config.json").is_file()

@@ -29,7 +29,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 def subjects(count: int, first: int = 0, sizes: Sequence[int] = (8,), channels: int = 4) -> list[Subject]:
     return [
-        Subject(f"{i:064x}", latents(i, sizes[i % len(sizes)], channels), f"a zuzu {'cat' if i % 2 else 'dog'}", (64, 64))
+        Subject(
+            f"{i:064x}", latents(i, sizes[i % len(sizes)], channels), f"a zuzu {'cat' if i % 2 else 'dog'}", (64, 64)
+        )
         for i in range(first, first + count)
     ]
 

@@ -72,7 +72,9 @@ def test_everything_trains_that_should_and_nothing_else(family: str, text_encode
     parts = ["unet", *(model.targets("text.attn") if text_encoder else [])]
     whole = {name: value.clone() for name, value in model_tensors(model).items()}
     assert training.attachment.tensors().keys() == {
-        name for name in whole if name.partition(".")[0] in parts and name not in {*model.fixed, "unet.pos_embed.pos_embed"}
+        name
+        for name in whole
+        if name.partition(".")[0] in parts and name not in {*model.fixed, "unet.pos_embed.pos_embed"}
     }
     rates = {group["name"]: group["base_lr"] for group in training.optimizer.param_groups}
     text = {"text": pytest.approx(1e-3 * optim.TEXT_SHARE)} if text_encoder else {}

@@ -22,6 +22,7 @@ from tsuika.methods.method import Backward
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+
 @dataclass(frozen=True)
 class Step:
     """A training step on one image."""

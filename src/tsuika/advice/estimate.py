@@ -81,7 +81,9 @@ def step_of(base: Base) -> Step:
     if base.is_embedded:
         return known()["embedded"]
     own, steps = base.family.geometry(base.prediction).unet, known()
-    if base.family.name in steps and all(base.geometry.unet.get(key) == value for key, value in own.items() if key != "sample_size"):
+    if base.family.name in steps and all(
+        base.geometry.unet.get(key) == value for key, value in own.items() if key != "sample_size"
+    ):
         return steps[base.family.name].at(base.size_px)
     return count(base.family.network, base.geometry.unet, base.size_px, base.latent_factor)
 

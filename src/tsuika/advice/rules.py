@@ -249,7 +249,9 @@ def _fit(
     try:
         methods.METHODS[method].settings().check(base.family.facts)
     except RecipeError as error:
-        return NotOffered(method, Statement(error.text("why"), "known", reasons.PROGRAMS_SOURCE), f"✕ {base.family.title}")
+        return NotOffered(
+            method, Statement(error.text("why"), "known", reasons.PROGRAMS_SOURCE), f"✕ {base.family.title}"
+        )
     if program and program not in works_in(method, embedded=embedded):
         why = _("{program} does not apply its results.", program=program)
         return NotOffered(method, Statement(why, "known", reasons.PROGRAMS_SOURCE), f"✕ {program}")

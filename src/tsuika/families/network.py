@@ -43,7 +43,9 @@ class Network:
     denoise: Callable[[Any, Tensor, Tensor, Conditioning], Tensor]  # (network, noisy latents, times, conditioning)
     size_step: Callable[[Config], int]  # sides in latents must be multiples of this
     size_limit: Callable[[Config], int | None]  # of a side in latents
-    reads: Callable[[Config], Mapping[str, tuple[int, ...]]]  # shapes of what it reads beside the latents, for one image
+    reads: Callable[
+        [Config], Mapping[str, tuple[int, ...]]
+    ]  # shapes of what it reads beside the latents, for one image
     middle: Callable[[Config], int]  # the width that most of its layers have
     checkpointed: tuple[str, ...]  # classes of its modules that diffusers checkpoints
     joins_streams: bool = False  # attention is over text and image together, and none to the text alone

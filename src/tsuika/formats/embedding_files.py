@@ -36,8 +36,9 @@ def _kohya_layout(names: Any) -> tuple[str, ...] | None:
 
 
 class KohyaEmbedding:
-    """A new word as every client takes it: a `.safetensors` with `emb_params`, or `clip_l` and `clip_g` (SDXL), and `t5xxl`
-    (SD3). Also read: OneTrainer's `t5`, and the names of an early diffusers script, `text_encoders_0` and `_1`. See `core.types.Format`."""
+    """A new word as every client takes it: a `.safetensors` with `emb_params`, or `clip_l` and `clip_g` (SDXL), and
+    `t5xxl` (SD3). Also read: OneTrainer's `t5`, and the names of an early diffusers script, `text_encoders_0` and `_1`.
+    See `core.types.Format`."""
 
     name = "kohya"
     method = embedding.METHOD

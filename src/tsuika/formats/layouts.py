@@ -173,9 +173,7 @@ _HUB: Final = (
 _COMFY_TOWERS: Final = {"clip_l": _FIRST, "clip_h": _FIRST, "clip_g": _SECOND, "t5xxl": "text_encoder_3"}
 
 # The two last: LyCORIS used by itself, OneTrainer's first files of SD3.
-KOHYA: Final = Layout(
-    "kohya", (*_KOHYA, ("lycoris_", "unet"), ("lora_transformer_", "unet"))
-)
+KOHYA: Final = Layout("kohya", (*_KOHYA, ("lycoris_", "unet"), ("lora_transformer_", "unet")))
 DIFFUSERS: Final = Layout(
     "diffusers",
     # the oldest files hold the UNet alone
