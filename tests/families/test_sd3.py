@@ -3,15 +3,20 @@ and the numbers of the published models."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from family_files import single_file_tensors, write_folder, write_single
 from safetensors.torch import save_file
+from typer.testing import CliRunner
 
+from tsuika.cli.main import app
 from tsuika.core.errors import ModelError, TsuikaError
+from tsuika.core.seeds import generator
 from tsuika.core.types import Overrides
+from tsuika.diffusion.objective import objective
 from tsuika.families import SD3, StableDiffusion, load, peek
 from tsuika.families.sd3 import LARGE_35, MEDIUM, MEDIUM_35, build, geometry_of, size_of
 from tsuika.generation.pipeline import sample

@@ -65,10 +65,13 @@ def uses(result: Result) -> Iterator[Use]:
         "If there is a `.yaml` file of the same name, put it into the same folder: it says that the model predicts v."
     )
     yield from in_tsuika(result, "--base", folder or file)
-    yield as_model("A1111 / Forge", "models/Stable-diffusion/", yaml)
+    if result.is_joint:
+        yield as_model("Forge", "models/Stable-diffusion/")
+    else:
+        yield as_model("A1111 / Forge", "models/Stable-diffusion/", yaml)
     yield as_model("ComfyUI", "models/checkpoints/")
     yield from in_diffusers(result, [], source=str(folder or file))
-    if not result.on_embedded:
+    if not result.on_embedded and not result.is_joint:
         yield from in_sd_scripts(result, [], source=str(file))
 
 

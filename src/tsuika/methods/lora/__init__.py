@@ -148,10 +148,20 @@ def uses(result: Result) -> Iterator[Use]:
         return
     yield from in_tsuika(result, "--lora", file)
     strength = _("The number after the last colon is the strength; try 0.6 to 1.")
-    yield by_tag("A1111 / Forge", file, "models/Lora/", f"{result.prompt} <lora:{file.stem}:1>", strength)
+    yield by_tag(
+        "Forge" if result.is_joint else "A1111 / Forge",
+        file,
+        "models/Lora/",
+        f"{result.prompt} <lora:{file.stem}:1>",
+        strength,
+    )
     no_tag = _("In ComfyUI the prompt has no `<lora:…>` tag.")
     yield by_node(file, "models/loras/", "Load LoRA", result.prompt, no_tag)
-    if not result.on_embedded:
+    if result.is_joint:
+        # It passes over kohya's names of SD3 with a warning, and draws as without the file.
+        if (folder := result.first("")) is not None:
+            yield from in_diffusers(result, [f"pipe.load_lora_weights({json.dumps(str(folder))})"])
+    elif not result.on_embedded:
         where, name = json.dumps(str(file.parent)), json.dumps(file.name)
         yield from in_diffusers(result, [f"pipe.load_lora_weights({where}, weight_name={name})"])
         yield from in_sd_scripts(result, ["--network_module", "networks.lora", "--network_weights", str(file)])
