@@ -148,13 +148,8 @@ def uses(result: Result) -> Iterator[Use]:
         return
     yield from in_tsuika(result, "--lora", file)
     strength = _("The number after the last colon is the strength; try 0.6 to 1.")
-    yield by_tag(
-        "Forge" if result.is_joint else "A1111 / Forge",
-        file,
-        "models/Lora/",
-        f"{result.prompt} <lora:{file.stem}:1>",
-        strength,
-    )
+    forge = "Forge" if result.is_joint else "A1111 / Forge"
+    yield by_tag(forge, file, "models/Lora/", f"{result.prompt} <lora:{file.stem}:1>", strength)
     no_tag = _("In ComfyUI the prompt has no `<lora:…>` tag.")
     yield by_node(file, "models/loras/", "Load LoRA", result.prompt, no_tag)
     if result.is_joint:
