@@ -58,10 +58,12 @@ def known() -> Mapping[str, Step]:
 def count(network: Network, config: Mapping[str, Any], size_px: int, latent_factor: int = 8) -> Step:
     """Go through a network of this config, as diffusers writes it, with one image."""
     import torch
+    from torch import nn
 
     with torch.device("meta"):
         unet = network.build(config)
-    unet.to(torch.bfloat16)
+    # Not by diffusers' own `to`, which warns where there is nothing to warn of.
+    nn.Module.to(unet, torch.bfloat16)
     is_adapted = re.compile(f"{network.roles['unet.attn']}|{network.roles['unet.ff']}").fullmatch
     kept: dict[Backward, float] = {}
     thrifty: dict[Backward, float] = {}

@@ -169,7 +169,7 @@ def _facts(base: str, tokenizer: str) -> tuple[int, int, Tokenize | None, int]:
     found = families.peek(path)
     geometry = found.geometry
     size, step = geometry.native_size_px, STEP_PX
-    if path.is_dir():
+    if path.is_dir() or found.facts.attention == "joint":
         step = int(geometry.latent_factor * found.family.network.size_step(geometry.unet))
     where = Path(tokenizer) if tokenizer else path
     lengths = [config.get("max_position_embeddings") for config in geometry.text.values()]
