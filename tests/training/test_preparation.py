@@ -113,7 +113,7 @@ def test_captions_go_into_written_files_unless_they_are_left_out() -> None:
     def facts(**output: object) -> dict[str, str]:
         prepared = SimpleNamespace(
             recipe=Recipe.of("lora", images="pictures", settings={f"output.{key}": one for key, one in output.items()}),
-            model=SimpleNamespace(prediction="epsilon", source="base", sha256=None, scheduler_config={}),
+            model=SimpleNamespace(prediction="epsilon", source="base", sha256=None, scheduler_config={}, file_facts={}),
             images=[sample],
             buckets=[Bucket(8, 8, (sample,))],
             manifest=Manifest((sample,)),
