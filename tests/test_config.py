@@ -140,3 +140,23 @@ def test_not_toml_is_a_clear_error(tmp_path: Path) -> None:
 def test_the_core_needs_no_torch() -> None:
     code = "import sys, tsuika.config, tsuika.core.errors, tsuika.core.events, tsuika.core.types; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"train.huber_c": 0.2}, "no effect with train.loss"),
+        ({"train.huber_schedule": "constant"}, "no effect with train.loss"),
+        ({"train.multires_noise_discount": 0.5}, "no effect with train.multires_noise"),
+        ({"train.min_timestep": 500, "train.max_timestep": 500}, "greater than train.min_timestep"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(settings: dict[str, object], why: str) -> None:
+    with pytest.raises(RecipeError, match=why):
+        Recipe.of("lora", settings=settings)
+
+
+def test_defaults_of_the_embedded_base_do_not_contradict_what_is_given() -> None:
+    for more, conv in (({}, True), ({"start": "a.safetensors"}, False), ({"targets": "attention"}, False)):
+        given = {f"method.{key}": value for key, value in more.items()}
+        assert Recipe.of("lora", settings=given).method.model_dump()["conv"] is conv

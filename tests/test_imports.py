@@ -148,3 +148,34 @@ def test_what_is_no_settings_is_refused(tmp_path: Path) -> None:
     path.write_text('max_train_steps = 10\nlearning_rate = "fast"\ndataset_config = "gone.toml"\n')
     with pytest.raises(RecipeError, match="RC003"):
         config.load(path)
+
+
+def test_what_kohya_says_of_losses_noise_rates_and_starts(tmp_path: Path) -> None:
+    values: dict[str, Any] = {
+        "network_module": "networks.lora",
+        "network_weights": "first.safetensors",
+        "dim_from_weights": True,
+        "network_args": ["loraplus_lr_ratio=16"],
+        "text_encoder_lr": [5e-5, 1e-5],
+        "loss_type": "smooth_l1",
+        "huber_schedule": "exponential",
+        "huber_c": 0.2,
+        "multires_noise_iterations": 6,
+        "multires_noise_discount": 0.4,
+        "min_timestep": 100,
+        "max_timestep": 900,
+    }
+    (tmp_path / "train.json").write_text(json.dumps(values))
+    recipe = config.load(tmp_path / "train.json")
+    train, method = recipe.train, recipe.method.model_dump()
+    assert (train.loss, train.huber_schedule, train.huber_c) == ("smooth-l1", "exponential", 0.2)
+    assert (train.multires_noise, train.multires_noise_discount) == (6, 0.4)
+    assert (train.min_timestep, train.max_timestep) == (100, 900)
+    assert (method["start"], method["rank"], method["lora_plus_ratio"]) == ("first.safetensors", 0, 16)
+    assert (method["text_learning_rate"], method["text_learning_rate_2"]) == (5e-5, 1e-5)
+    assert "Without a counterpart" not in remark(recipe)
+    # kohya_ss writes what has no effect, too.
+    idle = {**values, "loss_type": "l2", "huber_scale": 1, "multires_noise_iterations": 0}
+    (tmp_path / "idle.json").write_text(json.dumps(idle))
+    recipe = config.load(tmp_path / "idle.json")
+    assert recipe.train.loss == "l2" and not recipe.train.multires_noise and "huber" not in remark(recipe)

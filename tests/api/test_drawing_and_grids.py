@@ -235,6 +235,22 @@ def test_a_folders_pictures_are_written_as_they_are_drawn_and_none_is_replaced(
         drawn(one_step, file)
 
 
+def test_a_file_of_prompts_is_drawn_line_by_line(tmp_path: Path, loads: list[str]) -> None:
+    file = tmp_path / "prompts.txt"
+    file.write_text("a red cat --d 3\n# no\na dog --n a cat --w 64 --h 128 --s 1 --l 1\n", encoding="utf-8")
+    out = tmp_path / "out"
+    done = drawn(replace(A_CAT, prompt=""), out, prompts=file)
+    assert [Path(one).name for one in done["pictures"]] == ["00-00003.png", "01-00000.png"] and len(loads) == 1
+    alone = drawn(replace(A_CAT, seed=3), tmp_path / "alone.png")
+    assert (pixels(done["pictures"][0]) == pixels(alone["pictures"][0])).all()
+    assert pixels(done["pictures"][1]).shape == (128, 64, 3)
+    info, _own = read_png(Path(done["pictures"][1]))
+    assert info is not None and (info.prompt, info.negative, info.steps, info.cfg) == ("a dog", "a cat", 1, 1.0)
+    file.write_text("a cat --ar 3", encoding="utf-8")
+    with pytest.raises(RecipeError, match=r"--ar 3.*--n"):
+        drawn(A_CAT, tmp_path / "other", prompts=file)
+
+
 def test_numbers_and_places_that_cannot_be_load_nothing(tmp_path: Path, loads: list[str]) -> None:
     text = tmp_path / "notes.txt"
     text.write_text("mine")

@@ -16,6 +16,7 @@ from tsuika.diffusion.objective import (
     alphas_cumprod_T,
     min_snr_weight,
     objective,
+    pyramid_noise,
     stratified,
     stratified_timesteps,
 )
@@ -86,3 +87,42 @@ def test_flow_times_are_logit_normal_and_shifted() -> None:
     normal = torch.distributions.Normal(0.0, 1.0).icdf(quantiles)
     logistic = 1 / (1 + torch.exp(-normal))
     torch.testing.assert_close(Flow(3.0).times(quantiles) / 1000, 3 * logistic / (1 + 2 * logistic))
+
+
+@pytest.mark.parametrize("spread", ["auto", "uniform", "logit-normal"])
+def test_a_span_keeps_every_time_in_it_and_the_strata(trained: Objective, spread: Any) -> None:
+    u_B = torch.linspace(0, 1 - 1e-7, 1000)
+    times = trained.times(u_B, spread, (200, 500))
+    assert (
+        (times.diff() >= 0).all() and times.min() >= 200 and times.max() <= (499 if times.dtype == torch.long else 500)
+    )
+    whole = trained.times(u_B, spread)
+    torch.testing.assert_close(times.float(), 200 + 0.3 * whole.float(), rtol=0, atol=1.5)
+
+
+def test_logit_normal_times_are_so_distributed() -> None:
+    """Their logits are a standard normal's: 68 % within one deviation, half below the middle."""
+    u_B = stratified(4000, torch.Generator().manual_seed(0))
+    share = (objective("epsilon", {}, "cpu").times(u_B, "logit-normal").double() + 0.5) / 1000
+    logits = share.logit()
+    assert float((logits.abs() < 1).double().mean()) == pytest.approx(0.6827, abs=0.005)
+    assert float((logits < 0).double().mean()) == pytest.approx(0.5, abs=0.005)
+
+
+def test_pyramid_noise_by_its_definition() -> None:
+    """Of unit variance, the same for a seed, and with the low frequencies that each level adds."""
+    plain = torch.randn(2, 4, 16, 24, generator=torch.Generator().manual_seed(0))
+    made, again = (pyramid_noise(plain, 6, 0.8, torch.Generator().manual_seed(1)) for _ in range(2))
+    assert torch.equal(made, again) and float(made.std()) == pytest.approx(1)
+    source, total, levels = torch.Generator().manual_seed(1), plain.clone(), 0
+    upsample = torch.nn.Upsample(size=(16, 24), mode="bilinear")
+    for level in range(6):
+        ratio = float(torch.rand((), generator=source)) * 2 + 2
+        height, width = max(1, int(16 / ratio**level)), max(1, int(24 / ratio**level))
+        total += upsample(torch.randn(2, 4, height, width, generator=source)) * 0.8**level
+        levels += 1
+        if height == 1 or width == 1:
+            break
+    torch.testing.assert_close(made, total / total.std())
+    assert 1 < levels < 6 and torch.equal(plain, torch.randn(2, 4, 16, 24, generator=torch.Generator().manual_seed(0)))
+    assert made.mean((2, 3)).std() > 2 * plain.mean((2, 3)).std()

@@ -38,11 +38,18 @@ def grid(value: float, pictures: int, timesteps: int) -> Grid:
 
 
 def judged(
-    held: Value, train: Value, *, pictures: int = 4, high: Value = lambda _: 0.01, steps: int = STEPS, on: bool = True
+    held: Value,
+    train: Value,
+    *,
+    pictures: int = 4,
+    high: Value = lambda _: 0.01,
+    steps: int = STEPS,
+    on: bool = True,
+    first: int = 50,
 ) -> list[Judged]:
     """The checks of a run with these curves, as they stand in `events.jsonl`."""
     judge, events = Judge(steps, 1e-3), []
-    for step in range(50, steps + 1, 50):
+    for step in range(first, steps + 1, 50):
         held_out = Ratios(grid(held(step), pictures, 6), grid(high(step), pictures, 2)) if pictures else Ratios()
         reading = Reading(held_out, Ratios(grid(train(step), 4, 6), grid(0.0, 4, 2)), 0.0002 * step, 0.001 * step)
         check = Check(step, reading, 0.5 * step / 50, step / 5)
@@ -413,3 +420,16 @@ def test_events_come_back_out_of_their_lines(tmp_path: Path):
     back, _lost = read(log)
     assert back[0] == replace(choice, held_out=list(choice.held_out))
     assert back[1] == OVERFITTED[0]
+
+
+@pytest.mark.parametrize("refit", [True, False])
+def test_a_start_that_is_given_back_is_called_so(refit: bool) -> None:
+    rule = config.Recipe.of("lora", settings={"guard.refit": refit}).guard.model_dump()
+    for slope, is_start in ((0.0005, True), (-0.0001, False)):
+        events = judged(lambda step: -0.1 + slope * step, lambda step: -0.1 - 0.0001 * step, first=0)  # noqa: B023
+        guard = report_guard.to_dict(events, chosen(events), rule)
+        assert guard is not None
+        page = report_guard.view(guard, [])
+        said = f"{page['split']} {page['reading']} {[card['why'] for card in page['cards']]}"
+        assert ("unchanged" in said) == is_start and "untrained base" not in said
+        assert "finished on all images" not in said or not is_start

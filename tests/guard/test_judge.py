@@ -420,3 +420,21 @@ def test_grids_of_other_sizes_have_no_differences() -> None:
         minus(((0.1, 0.2),), ((0.1,),))
     with pytest.raises(ValueError, match="zip"):
         minus(((0.1,), (0.2,)), ((0.1,),))
+
+
+def test_the_file_that_a_run_goes_on_from_is_step_0_and_may_be_the_best() -> None:
+    """Better than the base at first: what falls further is better still, what rises gives the start back."""
+    for slope, best, code in ((-1e-5, 800, "GD033"), (1e-5, 0, "GD039")):
+        steps = (0, *check_schedule(800, 1.2))
+        judge = Judge(800, 1e-4, check_steps=steps)
+        while (step := judge.next_step()) is not None:
+            verdict = judge.update(check(step, -0.02 + slope * step))
+            if verdict.kind == "stop":
+                break
+        assert judge.verdicts[0].code == "GD038" and judge.checks[0].step == 0
+        assert judge.chosen.balanced == best and verdict.code == code
+        assert 0 not in {judge.chosen.safe} or best == 0
+    judge = Judge(800, 1e-4, check_steps=(0, 50, 100))
+    for step, loss in ((0, 0.01), (50, 0.02), (100, 0.03)):
+        judge.update(check(step, loss))
+    assert judge.chosen == Range(0, 0, 0), "the least harm is none: the start as it is"

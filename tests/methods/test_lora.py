@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from lora_deltas import delta
@@ -20,6 +22,8 @@ from tsuika.core.errors import FormatError, ModelError, RecipeError
 from tsuika.core.types import Artifact, Attachment, Model, canonical
 from tsuika.diffusion.adapters import own_change
 from tsuika.diffusion.objective import objective
+from tsuika.families.network import UNET_ROLES
+from tsuika.formats import relative_errors
 from tsuika.methods import METHODS
 from tsuika.methods.lora import Lora
 
@@ -325,6 +329,158 @@ def test_learns_what_another_set_does() -> None:
     teacher.detach()
     losses = fit(attach(model, "text"), lambda: (said() - wanted).pow(2).mean(), steps=6, rate=1e-2)
     assert losses[-1] < losses[0] / 4
+
+
+@pytest.mark.parametrize("name", ["lora", "dora", "loha-conv-text", "lokr-whole", "conv-rank-stabilized"])
+def test_a_training_goes_on_from_what_a_file_held(name: str) -> None:
+    """At the start the model says what it said with the file, the base is at strength 0, and what is written is the file's."""
+    model = shared("sd1")
+    base = outputs(model)
+    first = attach(model, name)
+    disturb(first)
+    with frozen(first):
+        said = outputs(model)
+    start = first.artifact()
+    first.detach()
+    settings = Lora(start="a.safetensors", text_encoder=SETTINGS[name].text_encoder).started(start)
+    assert (settings.adapter, settings.conv) == (SETTINGS[name].adapter, SETTINGS[name].conv)
+    attachment = METHODS["lora"].attach(model, settings, torch.Generator(), start)
+    ATTACHED.append(attachment)
+    with frozen(attachment):
+        torch.testing.assert_close(outputs(model), said, rtol=0, atol=1e-6)
+    assert all(torch.equal(value, start.tensors[key]) for key, value in attachment.artifact().tensors.items())
+    attachment.set_strength(0)
+    assert torch.equal(outputs(model), base)
+    attachment.set_strength(1)
+    train(model, attachment, 1)
+    assert not torch.allclose(outputs(model), said, rtol=0, atol=1e-4)
+
+
+def test_text_layers_of_a_start_are_kept_untrained_and_penalties_go_towards_the_base() -> None:
+    model = shared("sd1")
+    plain = {}
+    for name in ("text", "dora"):
+        first = attach(model, name)
+        plain[name] = first.updates()[0].start
+        disturb(first)
+        start = first.artifact()
+        first.detach()
+        settings = Lora(start="a.safetensors").started(start)
+        attachment = METHODS["lora"].attach(model, settings, torch.Generator(), start)
+        assert [group.name for group in attachment.param_groups()] == ["unet"]
+        assert not any(role.startswith("text.") for role in attachment.trains)
+        assert all(
+            torch.equal(one, other) for one, other in zip(attachment.updates()[0].start, plain[name], strict=True)
+        )
+        train(model, attachment, 1)
+        after = attachment.artifact().tensors
+        text = [key for key in after if key.startswith("text_encoder")]
+        assert bool(text) == (name == "text") and all(torch.equal(after[key], start.tensors[key]) for key in text)
+        attachment.detach()
+
+
+@pytest.mark.parametrize(
+    ("more", "key"),
+    [
+        ({"rank": 5}, "rank"),
+        ({"alpha": 7.0}, "alpha"),
+        ({"adapter": "loha"}, "adapter"),
+        ({"conv": True}, "conv"),
+        ({"text_encoder": True}, "text_encoder"),
+    ],
+)
+def test_a_start_is_not_made_another_silently(more: dict[str, Any], key: str) -> None:
+    model = shared("sd1")
+    attachment = attach(model, "alpha")
+    start = attachment.artifact()
+    attachment.detach()
+    assert Lora(start="a.safetensors", rank=4, alpha=1.5).started(start).network["alpha"] == 1.5
+    with pytest.raises(RecipeError, match=r"tsuika resize a\.safetensors") as error:
+        Lora(start="a.safetensors", **more).started(start)
+    assert error.value.code == "RC002" and f"method.{key}" in str(error.value)
+    with pytest.raises(ValueError, match="at least 1"):
+        Lora(rank=0)
+
+
+PATTERN = r"up_blocks\..*attn2\.to_[kv]|mid_block\..*resnets\.0\.conv1"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Lora(rank=4, targets=PATTERN, rank_pattern=("to_k=2", "resnets.*=3"), alpha_pattern=(r"attn2\.to_k=1.5",)),
+        Lora(rank=2, targets="attention-ff-conv", rank_pattern=(r"down_blocks\..*\.proj_in=1",), text_encoder=True),
+    ],
+)
+def test_patterns_mean_what_they_mean_in_peft(settings: Lora, tmp_path: Path) -> None:
+    """The same layers, ranks and scales as peft's own; and files say each layer's, so every reader has them."""
+    model = tiny("sd1")
+    attachment = METHODS["lora"].attach(model, settings, torch.Generator().manual_seed(0))
+    disturb(attachment)
+    artifact = attachment.artifact()
+    for format_ in formats.for_method("lora"):
+        path = tmp_path / f"{format_.name.replace('/', '-')}{format_.suffix}"
+        format_.write(artifact, path, dtype=torch.float32)
+        assert max(relative_errors(artifact, formats.find(path).read(path)).values()) < 1e-6
+    ours = {name: (slot.rank, slot.base_scale) for slot in attachment.slots for name in [slot.key] if "unet" in name}
+    attachment.detach()
+    ranks, alphas = (
+        {key: float(number) for key, _equals, number in (entry.rpartition("=") for entry in entries)}
+        for entries in (settings.rank_pattern, settings.alpha_pattern)
+    )
+    wanted = (
+        settings.targets if settings.targets == PATTERN else "|".join(UNET_ROLES[role] for role in settings.roles[:3])
+    )
+    peft = LoraConfig(r=settings.rank, target_modules=wanted, rank_pattern=ranks, alpha_pattern=alphas)
+    peft.rank_pattern = {key: int(value) for key, value in ranks.items()}
+    # Where no alpha is given it is the rank, also of layers with a rank of their own.
+    peft.alpha_pattern = alphas | peft.rank_pattern
+    peft.lora_alpha = settings.rank
+    inject_adapter_in_model(peft, model.unet)
+    theirs = {
+        f"unet.{path}": (layer.r["default"], layer.scaling["default"])
+        for path, layer in model.unet.named_modules()
+        if isinstance(layer, LoraLayer)
+    }
+    assert ours == theirs
+
+
+def test_short_names_are_of_roles_and_the_usual_ones_keep_their_bits() -> None:
+    model = shared("sd1")
+    made = {}
+    for more in (
+        {},
+        {"targets": "attention-ff"},
+        {"conv": True},
+        {"targets": "attention-ff-conv"},
+        {"targets": "attention"},
+    ):
+        attachment = METHODS["lora"].attach(model, Lora(rank=2, **more), torch.Generator().manual_seed(0))
+        made[str(more)] = {key: value.clone() for key, value in attachment.tensors().items()}
+        trains = attachment.trains
+        attachment.detach()
+    usual, same, conv, with_conv, attention = made.values()
+    assert all(torch.equal(usual[key], same[key]) for key in usual | same)
+    assert all(torch.equal(conv[key], with_conv[key]) for key in conv | with_conv)
+    assert trains == {"unet.attn"} and attention.keys() == {key for key in usual if ".ff." not in key}
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        ({"targets": "up_blocks.(*"}, "no regular expression"),
+        ({"targets": "up_blocks.*attn2.*", "conv": True}, "which convolutions"),
+        ({"rank_pattern": ("to_k",)}, "PATTERN=NUMBER"),
+        ({"rank_pattern": ("to_k=0",)}, "PATTERN=NUMBER"),
+        ({"alpha_pattern": ("to_k=nan",)}, "PATTERN=NUMBER"),
+        ({"targets": "no_such_layer"}, "no layer"),
+        ({"targets": r"up_blocks\..*to_k", "text_encoder": True}, "no layer"),
+        ({"rank_pattern": ("resnets.*=2",)}, "no layer"),
+    ],
+)
+def test_patterns_that_say_nothing_are_refused(more: dict[str, Any], why: str) -> None:
+    with pytest.raises((ValueError, RecipeError), match=why):
+        METHODS["lora"].attach(shared("sd1"), Lora(**more), torch.Generator()).detach()
 
 
 # ------------------------------------------------------------------------------------------------------- stacking

@@ -16,12 +16,13 @@ import pytest
 import torch
 from PIL import Image
 from runs import hashes, settings
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from tiny_models import shallow, write_folder
 from tsuika import config
 from tsuika.config import Recipe
-from tsuika.core.errors import InterruptedRunError, RecipeError
+from tsuika.core.errors import FormatError, InterruptedRunError, RecipeError
 from tsuika.core.events import Chosen, Event, Finished, Judged, Stepped, Warned, Written
 from tsuika.data.bank import Bank
 from tsuika.data.split import split
@@ -297,6 +298,54 @@ def test_without_a_refit_the_best_steps_weights_are_written(
     through(recipe(place, 10, method, train={**train, "steps": best}, **more), tmp_path / "plain", place)
     one, other = (load_file(tmp_path / name / "artifacts" / "result.safetensors") for name in ("run", "plain"))
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+class GettingWorse(Judge):
+    """Sees every step worse than the one before."""
+
+    def update(self, check: Any) -> Any:
+        held = check.reading.held_out
+        worse = replace(held, mid=tuple(tuple(value + check.step for value in row) for row in held.mid))
+        return super().update(replace(check, reading=replace(check.reading, held_out=worse)))
+
+
+@pytest.mark.parametrize("refit", [True, False])
+def test_a_run_that_makes_its_start_worse_gives_the_start_back(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refit: bool
+) -> None:
+    """With a word; the guard has measured it, and another file is refused when the run goes on."""
+    first = through(recipe(place, 2, **{"guard.mode": "off", "train.steps": 1}), tmp_path / "first", place)
+    file = tmp_path / "start.safetensors"
+    shutil.copy(next(tmp_path / "first" / Path(event.path) for event in of(first, Written)), file)
+    monkeypatch.setattr(guarded_run, "Judge", GettingWorse)
+    what = recipe(place, 10, **{"guard.refit": refit}, train={"steps": 4})
+    tables = what.model_dump(mode="json")
+    tables["method"] = {"name": "lora", "start": str(file)}
+    what = config.build(tables)
+    drawn: list[torch.Tensor] = []
+
+    def preview(prepared: Any, step: int) -> Iterator[Any]:
+        model = prepared.model
+        noisy = torch.ones(1, 4, 8, 8)
+        drawn.append(model.denoise(noisy, torch.tensor([500]), model.encode_text(["zuzu"])).detach())
+        yield from ()
+
+    shown = replace(services(place), preview=preview)
+    what = what.model_copy(update={"preview": what.preview.model_copy(update={"num": 1})})
+    events = list(run.train(what, run_folder.start(what, tmp_path / "run"), shown))
+    codes = [event.code for event in of(events, Warned)]
+    assert "TR021" in codes and "GD040" in codes and "GD017" not in codes
+    (chosen,) = of(events, Chosen)
+    assert chosen.look_step == chosen.step == 0 == of(events, Finished)[-1].steps_done
+    assert next(event.check["step"] for event in of(events, Judged)) == 0
+    assert torch.allclose(drawn[0], drawn[-1], atol=1e-6), "the previews at first are the start's"
+    one, other = (load_file(path) for path in (file, tmp_path / "run" / "artifacts" / "result.safetensors"))
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    weights = load_file(file)
+    save_file({name: value * 2 for name, value in weights.items()}, file, safe_open(file, "pt").metadata())
+    with pytest.raises(FormatError, match="goes on from") as error:
+        list(go_on(tmp_path / "run", place))
+    assert error.value.code == "TR011"
 
 
 class TakingTheLast(Stopping):

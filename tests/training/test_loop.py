@@ -15,6 +15,7 @@ from diffusers.optimization import (
     get_cosine_schedule_with_warmup,
     get_linear_schedule_with_warmup,
 )
+from peft.optimizers import create_loraplus_optimizer
 from torch import Tensor
 
 from tiny_models import picture_batch, tiny
@@ -24,6 +25,7 @@ from tsuika.core.events import Stepped
 from tsuika.core.sections import Train
 from tsuika.core.seeds import generator
 from tsuika.core.types import Batch
+from tsuika.diffusion.losses import errors, thresholds
 from tsuika.diffusion.objective import add_noise, alphas_cumprod_T, min_snr_weight, target
 from tsuika.generation.encode import encode
 from tsuika.methods.lora import Lora
@@ -88,6 +90,23 @@ def test_it_learns_and_says_so() -> None:
     assert all(event.loss > 0 and event.grad_norm > 0 and event.seconds > 0 for event in events)
     rates = [event.learning_rate for event in events]
     assert rates == [1e-2 * Schedule.of(run.recipe.train).share(step) for step in range(25)]
+
+
+def test_loss_noise_and_timesteps_are_the_recipes() -> None:
+    more = {"loss": "huber", "multires_noise": 3, "min_timestep": 300, "max_timestep": 600, "timesteps": "logit-normal"}
+    run = start(recipe(steps=1, min_snr_gamma=0, **more))
+    batch, train = run.batch(0), run.recipe.train
+    t_B, noise = draw(train, 0, batch.latents_BCHW, run.objective)
+    assert 300 <= t_B.min() <= t_B.max() < 600
+    assert not torch.equal(noise, draw(recipe().train, 0, batch.latents_BCHW, run.objective)[1])
+    with torch.no_grad():
+        clean = batch.latents_BCHW
+        output = run.model.denoise(
+            run.objective.add_noise(clean, noise, t_B), t_B, run.model.encode_text(batch.captions)
+        )
+        c = thresholds(run.objective, "snr", 0.1, t_B)
+        wanted = errors("huber", output, noise, c).mean()
+    assert losses(run) == [pytest.approx(float(wanted), rel=1e-5)]
 
 
 def test_going_on_from_weights_falls_to_nothing_and_forgets_the_optimizer() -> None:
@@ -363,12 +382,42 @@ def test_text_encoders_learn_at_a_tenth_or_at_their_own_rate() -> None:
         attachment.detach()
 
 
+@pytest.mark.parametrize("adapter", ["lora", "dora"])
+def test_lora_plus_raises_what_peft_raises(adapter: Any) -> None:
+    model = tiny("sd1")
+    attachment = lora.attach(model, Lora(rank=1, adapter=adapter, lora_plus_ratio=16), generator(0, "init"))
+    ours = optim.build(Train(learning_rate=1e-3), attachment.param_groups())
+    theirs = create_loraplus_optimizer(model.unet, torch.optim.AdamW, lr=1e-3, loraplus_lr_ratio=16)
+    rates = [{id(p): g["lr"] for g in one.param_groups for p in g["params"]} for one in (ours, theirs)]
+    assert rates[0] == pytest.approx(rates[1]) and {*rates[0].values()} == {1e-3, 16e-3}
+    with pytest.raises(RecipeError, match="lora_plus_ratio"):
+        lora.attach(model, Lora(rank=1, adapter="lokr", lora_plus_ratio=2), generator(0, "init"))
+
+
+def test_the_second_text_encoder_may_have_a_rate_of_its_own() -> None:
+    model = tiny("sdxl")
+    for more, second in (({}, 3e-5), ({"text_learning_rate_2": 5e-6}, 5e-6)):
+        what = Lora(rank=1, targets=r".*(attn1|self_attn)\..*", text_encoder=True, text_learning_rate=3e-5, **more)
+        attachment = lora.attach(model, what, generator(0, "init"))
+        rates = {
+            id(param): group["lr"]
+            for group in optim.build(Train(learning_rate=1e-3), attachment.param_groups()).param_groups
+            for param in group["params"]
+        }
+        wanted = {"unet": 1e-3, "text_encoder": 3e-5, "text_encoder_2": second}
+        for slot in attachment.slots:
+            assert {rates[id(param)] for _part, param in attachment._parameters(slot)} == {wanted[slot.component]}
+        attachment.detach()
+    with pytest.raises(RecipeError, match="text_learning_rate_2"):
+        lora.attach(tiny("sd1"), Lora(rank=1, text_learning_rate_2=1e-5), generator(0, "init"))
+
+
 def test_prodigy_has_one_rate() -> None:
     pytest.importorskip("prodigyopt")
     model = tiny("sd1")
     train = Train(optimizer="prodigy", learning_rate=1.0)
     attachment = lora.attach(model, Lora(rank=1, text_encoder=True), generator(0, "init"))
     assert {group["lr"] for group in optim.build(train, attachment.param_groups()).param_groups} == {1.0}
-    attachment.text_learning_rate = 0.5
+    attachment.text_rates = (0.5, 0.5)
     with pytest.raises(RecipeError, match="text_learning_rate"):
         optim.build(train, attachment.param_groups())

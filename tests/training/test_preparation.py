@@ -16,8 +16,8 @@ from torch import Tensor
 
 from tiny_models import outputs, tiny
 from tsuika.config import Recipe
-from tsuika.core.errors import ModelError
-from tsuika.core.events import Warned
+from tsuika.core.errors import ModelError, RecipeError
+from tsuika.core.events import Phase, Warned
 from tsuika.core.types import Model
 from tsuika.data.bucket import Bucket
 from tsuika.data.manifest import Manifest, Sample
@@ -111,8 +111,10 @@ def test_captions_go_into_written_files_unless_they_are_left_out() -> None:
     sample = Sample(Path("a.png"), "a.png", "zuzu, mat", 8, 8, 1, "", alternatives=("zuzu, mat", "zuzu, sea"))
 
     def facts(**output: object) -> dict[str, str]:
+        recipe = Recipe.of("lora", images="pictures", settings={f"output.{key}": one for key, one in output.items()})
         prepared = SimpleNamespace(
-            recipe=Recipe.of("lora", images="pictures", settings={f"output.{key}": one for key, one in output.items()}),
+            recipe=recipe,
+            settings=recipe.method,
             model=SimpleNamespace(prediction="epsilon", source="base", sha256=None, scheduler_config={}, file_facts={}),
             images=[sample],
             buckets=[Bucket(8, 8, (sample,))],
@@ -123,3 +125,19 @@ def test_captions_go_into_written_files_unless_they_are_left_out() -> None:
 
     assert json.loads(facts()["tag_frequency"]) == {"pictures": {"zuzu": 2, "mat": 1, "sea": 1}}
     assert not any("mat" in text or "zuzu" in text for text in facts(caption_tags=False).values())
+
+
+@pytest.mark.parametrize(
+    ("method", "more"), [("lora", {"method.targets": "nothing"}), ("dreambooth", {"method.text_learning_rate_2": 1e-5})]
+)
+def test_what_the_base_cannot_have_is_told_before_images_are_read(
+    tmp_path: Path, method: str, more: dict[str, Any]
+) -> None:
+    base, pictures = make_place(tmp_path)
+    keys = {"train.device": "cpu", "train.precision": "fp32", **more}
+    recipe = Recipe.of(method, base=base, images=pictures, trigger="zuzu", settings=keys)
+    seen = []
+    with pytest.raises(RecipeError, match=next(iter(more))):
+        for event in preparation.read_inputs(recipe, tmp_path, preparation.accelerate_for(recipe)):
+            seen.append(event)
+    assert [event.name for event in seen if isinstance(event, Phase)] == ["load"]

@@ -163,7 +163,7 @@ def test_what_lies_on_the_base_and_how_is_drawn_tell_class_pictures_apart(
     def drawn(steps: int, *artifacts: Path | str) -> Path:
         what = recipe(place, "fp32")
         what = what.model_copy(update={"base": what.base.model_copy(update={"artifacts": tuple(map(str, artifacts))})})
-        inputs = Inputs(what, what.method, model, None, ())  # type: ignore[arg-type]
+        inputs = Inputs(what, what.method, model, None, (), None)  # type: ignore[arg-type]
         services, folder = Services(tmp_path, draw=Grey(steps)), RunDir(tmp_path / "run")
         list(preparation.add_regularization(None, inputs, fill, services, Accelerator(cpu=True), folder))  # type: ignore[arg-type]
         return seen[-1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib.metadata import version
@@ -18,6 +18,7 @@ from tsuika.api.display import gallery
 from tsuika.api.models import EMBEDDED, defaults_of, load, public
 from tsuika.api.run import Events, starts
 from tsuika.api.states import Files
+from tsuika.config import prompt_lines
 from tsuika.core import files
 from tsuika.core.errors import RecipeError
 from tsuika.core.events import Event, Phase, Progress, Warned
@@ -75,7 +76,13 @@ def as_drawing(request: Drawing | str, settings: Mapping[str, Any]) -> Drawing:
 
 @starts
 def generate(
-    drawing: Drawing | str, out: Path | str, *, num: int = 1, overwrite: bool = False, **settings: Any
+    drawing: Drawing | str,
+    out: Path | str,
+    *,
+    num: int = 1,
+    prompts: Path | str | None = None,
+    overwrite: bool = False,
+    **settings: Any,
 ) -> Events[Generated]:
     """Draw `num` images, at seed, seed + 1, ...: into the file `out` if it is one `.png`, else into that folder.
 
@@ -85,7 +92,9 @@ def generate(
     Args:
         drawing: what is drawn, or just its prompt.
         out: the file or folder.
-        num: how many.
+        num: how many, of each prompt.
+        prompts: a file with prompts, one a line, in place of the drawing's; options in kohya's form may follow
+            (`config.prompt_lines`), and stand above the drawing's own.
         overwrite: whether a file may be replaced.
         settings: fields of `Drawing`: `lora=("cat.safetensors:0.8",), seed=3`.
 
@@ -96,27 +105,41 @@ def generate(
     drawing, out = as_drawing(drawing, settings), Path(out)
     if num < 1:
         raise RecipeError("RC002", key="num", found=num, why="≥ 1")
-    last = replace(drawing, seed=drawing.seed + num - 1)  # this seed must be one, too
-    file = out if num == 1 and out.suffix.lower() == ".png" else None
+    drawings = [drawing] if prompts is None else list(_by_line(drawing, Path(prompts)))
+    for one in drawings:
+        replace(one, seed=one.seed + num - 1)  # this seed must be one, too
+    file = out if num == len(drawings) == 1 and out.suffix.lower() == ".png" else None
     folder = file.parent if file else out.with_suffix("") if out.suffix.lower() == ".png" else out
     files.check_out(file, overwrite=overwrite) if file else files.check_place(folder, is_folder=True)
     written: list[Path] = []
     with Renderer() as renderer:
-        check_strengths([drawing], renderer.requests(drawing))
+        for one in drawings:
+            check_strengths([one], renderer.requests(one))
         yield Phase("load")
-        combination = renderer.set_up(drawing)
+        combination = renderer.set_up(drawings[0])
         yield from renderer.notes
-        yield Phase("draw", num)
-        for first in range(drawing.seed, last.seed + 1, pipeline.BATCH):
-            some = replace(drawing, seed=first)
-            for number, image in enumerate(renderer.draw(some, min(pipeline.BATCH, last.seed + 1 - first))):
-                one = replace(drawing, seed=first + number)
-                path = file or files.unused(folder, f"{one.seed:05d}", ".png")
-                png_info.write_png(path, image, renderer.info(one, image.size), renderer.own(one))
-                written.append(path)
-                yield Drawn(str(path), one.seed)
-                yield Progress("draw", len(written), num)
+        yield Phase("draw", num * len(drawings))
+        for place, each in enumerate(drawings):
+            renderer.set_up(each)
+            beginning = f"{place:02d}-" if prompts is not None else ""
+            for first in range(each.seed, each.seed + num, pipeline.BATCH):
+                some = replace(each, seed=first)
+                for number, image in enumerate(renderer.draw(some, min(pipeline.BATCH, each.seed + num - first))):
+                    one = replace(each, seed=first + number)
+                    path = file or files.unused(folder, f"{beginning}{one.seed:05d}", ".png")
+                    png_info.write_png(path, image, renderer.info(one, image.size), renderer.own(one))
+                    written.append(path)
+                    yield Drawn(str(path), one.seed)
+                    yield Progress("draw", len(written), num * len(drawings))
     return Generated(tuple(written), combination, tuple(renderer.notes))
+
+
+def _by_line(drawing: Drawing, file: Path) -> Iterator[Drawing]:
+    for text in prompt_lines.read(file, key="--prompts FILE"):
+        line = prompt_lines.parse(text)
+        own = {name: getattr(line, name) for name in ("negative", "seed", "cfg", "steps", "sampler")}
+        own["size"] = line.size_px and "x".join(map(str, line.size_px))
+        yield replace(drawing, prompt=line.prompt, **{name: value for name, value in own.items() if value is not None})
 
 
 class Renderer:

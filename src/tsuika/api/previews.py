@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Final
 
 from PIL import Image
 
 from tsuika.api.models import defaults_of
-from tsuika.config import Recipe
+from tsuika.config import Recipe, prompt_lines
+from tsuika.config.prompt_lines import PromptLine
 from tsuika.core.events import Previewed
 from tsuika.core.texts import article
 from tsuika.core.types import Model
@@ -25,33 +27,41 @@ def draw(prepared: Prepared, step: int) -> Iterator[Previewed]:
     """Draw the recipe's previews into `samples/`, at fixed seeds; and some training captions, for the check on copying."""
     recipe, model = prepared.recipe, prepared.model
     settings, defaults = recipe.preview, defaults_of(model)
-    cfg = settings.cfg or defaults.cfg
-    requests = [(prompt, settings.num, cfg) for prompt in prompts(recipe)]
+    common = settings.cfg or defaults.cfg
+    requests = [(name, line, settings.num) for name, line in lines(recipe).items()]
     # Guidance makes copying stronger (arXiv:2509.25705): captions are drawn at the most of it that is in use.
-    requests += [(caption, 1, max(cfg, defaults.cfg)) for caption in captions(recipe, prepared.manifest)]
-    for number, (prompt, num, cfg) in enumerate(requests):
+    most = max(common, defaults.cfg)
+    drawn_alone = captions(recipe, prepared.manifest)
+    requests += [(text, PromptLine(text, text, negative="", cfg=most), 1) for text in drawn_alone]
+    for number, (called, line, num) in enumerate(requests):
+        cfg, first = common if line.cfg is None else line.cfg, settings.seed if line.seed is None else line.seed
+        negative = settings.negative if line.negative is None else line.negative
         pixels = pipeline.sample(
             model,
-            prompt,
-            seed=settings.seed,
+            line.prompt,
+            negative=negative,
+            seed=first,
             num=num,
-            steps=settings.steps or None,
+            steps=line.steps or settings.steps or None,
             cfg=cfg,
+            sampler=line.sampler,
+            size_px=line.size_px,
             defaults=defaults,
             batch_size=8,
         )
-        for i, image in enumerate(pipeline.to_images(pixels)):
-            name = f"step-{step:06d}-{number:02d}-seed-{settings.seed + i}.png"
+        for seed, image in enumerate(pipeline.to_images(pixels), first):
+            name = f"step-{step:06d}-{number:02d}-seed-{seed}.png"
             info = png_info.GenerationInfo(
-                prompt,
-                steps=settings.steps or defaults.steps,
-                sampler=defaults.sampler,
+                line.prompt,
+                negative,
+                steps=line.steps or settings.steps or defaults.steps,
+                sampler=line.sampler or defaults.sampler,
                 cfg=cfg,
-                seed=settings.seed + i,
+                seed=seed,
                 size_px=image.size,
             )
             png_info.write_png(prepared.folder.samples / name, image, info)
-            yield Previewed(step, prompt, settings.seed + i, f"samples/{name}")
+            yield Previewed(step, called, seed, f"samples/{name}")
 
 
 class ClassImages:
@@ -75,7 +85,37 @@ class ClassImages:
         return asdict(defaults_of(model))
 
 
+def with_file(recipe: Recipe) -> Recipe:
+    """The recipe with the prompts of its file, so that it needs the file no more.
+
+    Raises:
+        RecipeError: the file cannot be read or holds none (RC005), or a prompt's options are not understood (RC002).
+    """
+    preview = recipe.preview
+    for text in preview.prompts:
+        prompt_lines.parse(text, key="preview.prompts")
+    if not preview.file:
+        return recipe
+    read = prompt_lines.read(Path(preview.file), key="preview.file")
+    own = preview.model_copy(update={"prompts": (*preview.prompts, *read), "file": ""})
+    return recipe.model_copy(update={"preview": own})
+
+
+def lines(recipe: Recipe) -> Mapping[str, PromptLine]:
+    """The previews by what they are called: the prompt, or the whole line where others have the same prompt."""
+    found: dict[str, PromptLine] = {}
+    for text in _texts(recipe):
+        line = prompt_lines.parse(text)
+        found[line.text if line.prompt in found else line.prompt] = line
+    return found
+
+
 def prompts(recipe: Recipe) -> tuple[str, ...]:
+    """What the previews are called."""
+    return tuple(lines(recipe))
+
+
+def _texts(recipe: Recipe) -> tuple[str, ...]:
     """The recipe's prompts; without any, the subject alone and in two places, and its class without the trigger."""
     data = recipe.data
     subject = " ".join(word for word in (data.trigger, data.class_word) if word)

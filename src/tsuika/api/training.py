@@ -32,7 +32,7 @@ from tsuika.evaluation import memorization, report, run_record, scores
 from tsuika.generation import grid, png_info
 from tsuika.methods import find
 from tsuika.training import folder as run_folder
-from tsuika.training import optim, preparation, run
+from tsuika.training import loggers, optim, preparation, run
 
 DEMO_PICTURES = Path(str(resources.files("tsuika.embedded"))) / "pictures"
 DEMO_RECIPE = Path(str(resources.files("tsuika.embedded"))) / "demo.toml"
@@ -111,6 +111,7 @@ def train(recipe: Recipe | str, out: Path | str, *, language: str | None = None,
 
 @starts
 def _train(recipe: Recipe, out: Path, language: str | None) -> Events[Trained]:
+    recipe = previews.with_file(recipe)
     with _open_run(recipe, out) as folder:
         again = f"tsuika train --recipe {folder.recipe} --out {out}-again"
         return (yield from _run(recipe, folder, again, scores.likeness, language))
@@ -193,6 +194,7 @@ def dry_run(recipe: Recipe, out: Path | str) -> Events[DryRun]:
     Raises:
         TsuikaError: what the run would raise.
     """
+    recipe = previews.with_file(recipe)
     run_folder.check_start(recipe, Path(out))
     notes: list[Warned] = []
     with preparation.clear_errors(recipe, out):
@@ -235,7 +237,7 @@ def _run(
     # Of a process that was killed before it could answer.
     folder.takes(folder.stop_request)
     events = _with_note(run.train(recipe, folder, services(), resume=resume), () if resume else _usual(recipe))
-    result = yield from _recorded(events, folder, notes)
+    result = yield from _recorded(events, recipe, folder, notes)
     if not _is_main():
         return Trained(folder.root, {})
     yield Phase("report")
@@ -276,9 +278,9 @@ class _Stream(Generic[Returned]):
 
 
 def _recorded(
-    events: Generator[Event, None, run.Result], folder: RunDir, notes: run_record.RunRecord
+    events: Generator[Event, None, run.Result], recipe: Recipe, folder: RunDir, notes: run_record.RunRecord
 ) -> Generator[Event, None, run.Result]:
-    """The same events, each noted and written into `events.jsonl` by the first of several processes.
+    """The same events, each noted, written into `events.jsonl` and sent to loggers by the first of several processes.
 
     Where somebody has asked for a stop through the run's folder, the request stays there until the run is over.
 
@@ -286,7 +288,7 @@ def _recorded(
         InterruptedRunError: TR031, for that reason, and there is no result to write yet.
     """
     step, asked = 0, False
-    with closing(events):
+    with closing(events), loggers.opened(recipe, folder.root, notes.steps_timed) as logged:
         onwards: Callable[[], Event] = events.__next__
         while True:
             try:
@@ -298,14 +300,15 @@ def _recorded(
                     raise
                 raise _stopped(folder, step) from None
             onwards = events.__next__
-            notes.add(event)
             step = event.step if isinstance(event, Stepped) else step
-            if _is_main():
-                files.append(folder.events, event.to_json())
-            try:
-                yield event
-            except StopRequested as request:
-                onwards = partial(events.throw, request)
+            for one in (event, *(logged.send(event) if _is_main() else ())):
+                notes.add(one)
+                if _is_main():
+                    files.append(folder.events, one.to_json())
+                try:
+                    yield one
+                except StopRequested as request:
+                    onwards = partial(events.throw, request)
             if _is_main() and not asked and not isinstance(event, Finished) and folder.stop_request.exists():
                 asked, onwards = True, partial(events.throw, StopRequested())
 

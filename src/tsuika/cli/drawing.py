@@ -1,5 +1,6 @@
 """`tsuika generate` and `tsuika grid`."""
 
+import inspect
 import signal
 import sys
 from collections.abc import Iterator, Mapping
@@ -90,9 +91,37 @@ def _drawing(
     return tsuika.Drawing(**given)
 
 
-@options_of(_drawing)
+def _drawing_of_prompts(
+    prompt: Annotated[
+        Optional[str], typer.Option("--prompt", help=_("Prompt: what to generate; A1111 syntax works."))
+    ] = None,
+    prompts: Annotated[
+        Optional[Path],
+        typer.Option(
+            "--prompts",
+            help=_("File with prompts, one a line, each with kohya's options: --n --w --h --d --l --s --ss."),
+        ),
+    ] = None,
+    **options: Any,
+) -> "tuple[Drawing, Path | None]":
+    if (prompt is None) == (prompts is None):
+        from tsuika.core.errors import RecipeError
+
+        if prompts is not None:
+            raise RecipeError("RC002", key="--prompts", found=prompts, why=_("Give --prompt or --prompts, not both."))
+        raise RecipeError("RC005", found="--prompt", do="tsuika generate --prompt TEXT --out FILE.png")
+    return _drawing(prompt or "", **options), prompts
+
+
+_own, _shared = (inspect.signature(one).parameters for one in (_drawing_of_prompts, _drawing))
+_drawing_of_prompts.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+    [*(_own[name] for name in ("prompt", "prompts")), *(one for name, one in _shared.items() if name != "prompt")]
+)
+
+
+@options_of(_drawing_of_prompts)
 def generate(
-    drawing: "Drawing",
+    asked: "tuple[Drawing, Path | None]",
     out: Annotated[Path, typer.Option("--out", help=_("PNG file to make, or a folder for several."))],
     num: Annotated[int, typer.Option("--num", min=1, help=_("Number of images, at seed, seed + 1, ..."))] = 1,
     overwrite: Overwrite = False,
@@ -101,7 +130,8 @@ def generate(
     """`tsuika generate`."""
     import tsuika
 
-    combined(tsuika.generate(drawing, out, num=num, overwrite=overwrite).result, as_json=json)
+    drawing, prompts = asked
+    combined(tsuika.generate(drawing, out, num=num, prompts=prompts, overwrite=overwrite).result, as_json=json)
 
 
 @options_of(_drawing)

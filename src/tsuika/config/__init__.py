@@ -162,8 +162,11 @@ def build(data: Mapping[str, Any], where: str = "") -> Recipe:
     method = find(str(own.get("name", DEFAULT.name) if isinstance(own, Mapping) else DEFAULT.name), where=where)
     base = tables.get("base", {})
     is_embedded = isinstance(base, Mapping) and base.get("model", EMBEDDED) == EMBEDDED
+    said_already = method.settings.said_by(own) if isinstance(own, Mapping) else ()
     for dotted, value in defaults_of(method, EMBEDDED if is_embedded else "").items():
         table, _, leaf = dotted.partition(".")
+        if dotted in said_already:
+            continue
         if isinstance(values := tables.setdefault(table, {}), dict):
             values.setdefault(leaf, value)
     tables["method"] = _validated(method.settings, tables["method"], method, where, "method")

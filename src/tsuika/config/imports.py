@@ -59,6 +59,10 @@ def _one_of(names: Mapping[str, str]) -> Callable[[Any], str | None]:
     return lambda value: names.get(str(value).casefold())
 
 
+def _are_two(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2
+
+
 _LARGEST_PX: Final = 1 << 20
 _OPTIMIZERS: Final = {
     **{name: name for name in ("adamw", "adamw8bit", "adafactor", "prodigy")},
@@ -66,6 +70,7 @@ _OPTIMIZERS: Final = {
     "radamschedulefree": "schedule-free",
 }
 _SCHEDULES: Final = {"cosine": "cosine", "linear": "linear", "constant": "constant", "constant_with_warmup": "constant"}
+_LOSSES: Final = {"l2": "l2", "huber": "huber", "smooth_l1": "smooth-l1"}
 _PRECISIONS: Final = {"no": "fp32", "fp16": "fp16", "bf16": "bf16", "float": "fp32", "fp32": "fp32"}
 
 _RULES: Final[Mapping[str, _Rule]] = {
@@ -98,6 +103,13 @@ _RULES: Final[Mapping[str, _Rule]] = {
     "max_grad_norm": _Rule("train.clip_norm", _number),
     "min_snr_gamma": _Rule("train.min_snr_gamma", _number),
     "noise_offset": _Rule("train.noise_offset", _number),
+    "loss_type": _Rule("train.loss", _one_of(_LOSSES)),
+    "huber_schedule": _Rule("train.huber_schedule"),
+    "huber_c": _Rule("train.huber_c", _number),
+    "multires_noise_iterations": _Rule("train.multires_noise", _number),
+    "multires_noise_discount": _Rule("train.multires_noise_discount", _number),
+    "min_timestep": _Rule("train.min_timestep", _number),
+    "max_timestep": _Rule("train.max_timestep", _number),
     "mixed_precision": _Rule("train.precision", _one_of(_PRECISIONS)),
     "gradient_checkpointing": _Rule("train.gradient_checkpointing", bool),
     "torch_compile": _Rule("train.compile", bool),
@@ -109,11 +121,15 @@ _RULES: Final[Mapping[str, _Rule]] = {
     "save_precision": _Rule("output.dtype", _one_of(_PRECISIONS)),
 }
 _LORA: Final[Mapping[str, _Rule]] = {
+    "network_weights": _Rule("method.start"),
+    "lora_network_weights": _Rule("method.start"),
     "network_dim": _Rule("method.rank", _positive),
     "network_alpha": _Rule("method.alpha", _number),
     "network_dropout": _Rule("method.dropout", _number),
     "conv_dim": _Rule("method.conv_rank", _positive),
-    "text_encoder_lr": _Rule("method.text_learning_rate", _number),
+    "text_encoder_lr": _Rule(
+        "method.text_learning_rate", lambda value: _number(value[0] if _are_two(value) else value)
+    ),
 }
 _WORDS: Final[Mapping[str, _Rule]] = {
     "token_string": _Rule("data.trigger"),
@@ -128,8 +144,8 @@ _NEUTRAL: Final = re.compile(
     r"|highvram|caption_extension|bucket_(reso_steps|no_upscale)|(min|max)_bucket_reso|max_token_length|no_token_padding"
     r"|v2|v_parameterization|sdxl|sdxl_checkbox|flux1_checkbox|sd3_checkbox|model_list|training_comment|metadata_.*|network_module"
     r"|network_args|network_train_unet_only|LoRA_type|lr_warmup.*|optimizer_args|dataset_config|folders|is_reg|config_file"
-    r"|sample_sampler|.*resume.*|persistent_.*|console_.*|additional_parameters|unit|factor|LyCORIS_preset|max_(timestep)"
-    r"|noise_offset_type|.*seed_fixed|deterministic|dora_wd|conv_alpha|conv_dim|algo"
+    r"|sample_sampler|.*resume.*|persistent_.*|console_.*|additional_parameters|unit|factor|LyCORIS_preset"
+    r"|dim_from_weights|sample_prompts|noise_offset_type|.*seed_fixed|deterministic|dora_wd|conv_alpha|conv_dim|algo"
 )
 _MARKS: Final = frozenset(
     {
@@ -221,11 +237,25 @@ def _training(tables: Tables) -> Imported:
     if not values.get("dataset_config"):
         taking.settings["data.caption_lines"] = "alternatives" if values.get("enable_wildcard") else "first"
     # The UNet's own rate stands above the common one.
-    order = sorted(values, key=lambda name: name == "unet_lr")
+    order = sorted(values.keys() - _without_effect(values), key=lambda name: (name == "unet_lr", [*values].index(name)))
     taking.take({name: values[name] for name in order}, rules)
     _rate(values, taking)
+    if prompts := str(values.get("sample_prompts") or "").strip():
+        # kohya_ss has the prompts themselves, sd-scripts the name of their file.
+        is_file = prompts.endswith(".txt") and "\n" not in prompts
+        lines = [line.strip() for line in prompts.splitlines() if line.strip() and not line.strip().startswith("#")]
+        taking.settings |= {"preview.file": prompts} if is_file else {"preview.prompts": lines}
     kind = _("a configuration of kohya_ss") if is_gui else _("a training configuration of sd-scripts (kohya)")
     return Imported(taking.settings, kind, tuple(taking.lost), str(values.get("dataset_config") or ""))
+
+
+def _without_effect(values: Tables) -> set[str]:
+    """Settings that kohya_ss writes into every file, where another makes them idle."""
+    idle = set() if values.get("loss_type") in ("huber", "smooth_l1") else {"huber_schedule", "huber_c", "huber_scale"}
+    is_original = str(values.get("noise_offset_type", "")).casefold() == "original"
+    if is_original or not _number(values.get("multires_noise_iterations")):
+        idle |= {"multires_noise_iterations", "multires_noise_discount"}
+    return idle | ({"huber_scale"} if _number(values.get("huber_scale")) == 1 else set())
 
 
 def _adapter(values: Tables, words: Mapping[str, str], lost: list[str]) -> dict[str, Any]:
@@ -245,7 +275,12 @@ def _adapter(values: Tables, words: Mapping[str, str], lost: list[str]) -> dict[
         found["method.adapter"] = "dora"
     if conv := _positive(words.get("conv_dim")):
         found |= {"method.conv": True, "method.conv_rank": conv}
-    known = ("algo", "conv_dim", "dora_wd", "conv_alpha")
+    if ratio := _positive(words.get("loraplus_lr_ratio")):
+        found["method.lora_plus_ratio"] = ratio
+    rates = values.get("text_encoder_lr")
+    if isinstance(rates, list) and _are_two(rates):
+        found["method.text_learning_rate_2"] = _number(rates[1]) or 0.0
+    known = ("algo", "conv_dim", "dora_wd", "conv_alpha", "loraplus_lr_ratio")
     lost += [f"{name} = {value}" for name, value in words.items() if name not in known]
     return found
 

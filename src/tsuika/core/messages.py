@@ -346,6 +346,19 @@ MESSAGES: Final[Mapping[str, Message]] = {
             "Programs show them, and whoever gets a file can read them.",
             "To leave them out: --set output.caption_tags=false",
         ),
+        "TR021": (
+            "The training goes on from {file}: kind, rank, alpha and layers are those of the file",
+            "The guard compares with the base model without it; the file as it is counts as step 0, which is given back if no step is better.",
+        ),
+        "TR022": (
+            "The guard measures timesteps {first} to {last}, and only {least} to {most} are trained",
+            "So it sees less of what is learned, and may stop early or choose another step.",
+            "Look at the previews; to train all steps: --guard off",
+        ),
+        "TR023": (
+            "The logger {name} has failed ({error})",
+            "The training goes on without it; everything is in events.jsonl all the same.",
+        ),
         "TR031": ("Stopped at step {step}, as was asked", "Everything is saved.", "Go on with: tsuika resume {run}"),
         "TR033": ("The run is not running", "No process is working on it.", "Go on with: tsuika resume {run}"),
         "GD001": (
@@ -486,6 +499,16 @@ MESSAGES: Final[Mapping[str, Message]] = {
             "The class word `{word}` may be the cause: this base model does not know it as a word",
             "Its tokenizer tears it into {pieces} pieces, so what they draw has little to do with your images.",
             "Use a simpler class word that the base model knows: --class-word WORD",
+        ),
+        "GD038": ("Step 0: the file that the training goes on from (loss {percent} against the base model)",),
+        "GD039": (
+            "Stopped at step {step}: no improvement on held-out images over the file that the training goes on from",
+            "That file is the best (loss {gain} against the base model). More training would only memorize the images.",
+        ),
+        "GD040": (
+            "No step was better on held-out images than {file}, from which the training went on",
+            "So the result is that file, unchanged.",
+            "Use new or more varied images, or a lower learning rate.",
         ),
         "EV001": (
             "This cannot be opened as an image encoder",

@@ -3,9 +3,9 @@ carries its help (text, unit, everyday or expert). Imports no torch."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import field_validator
+from pydantic import ValidationInfo, field_validator
 
 from tsuika.core import names
 from tsuika.core.section import Section, everyday, expert
@@ -135,7 +135,28 @@ class Train(Section):
     clip_norm: float = expert(1.0, "Gradient clipping: largest gradient norm; 0 = no clipping", ge=0)
     ema: float = expert(0.99, "Exponential moving average (EMA) of the weights; 0 = off", ge=0, lt=1)
     min_snr_gamma: float = expert(5.0, "Min-SNR loss weighting (Hang et al. 2023); 0 = off", ge=0)
+    loss: Literal["l2", "huber", "smooth-l1"] = expert(
+        "l2", "Loss: `huber` and `smooth-l1` count large differences less, in the forms of kohya's sd-scripts"
+    )
+    huber_schedule: Literal["snr", "exponential", "constant"] = expert(
+        "snr", "How the threshold of `huber` and `smooth-l1` falls with the noise"
+    )
+    huber_c: float = expert(0.1, "Threshold of `huber` and `smooth-l1` at the most noise", gt=0, le=1)
     noise_offset: float = expert(0.0, "Noise offset: a constant per channel that is added to the noise", ge=0, le=1)
+    multires_noise: int = expert(
+        0,
+        "Pyramid noise: so many levels of noise at lower resolutions are added (multires_noise_iterations); 0 = off",
+        ge=0,
+        le=16,
+    )
+    multires_noise_discount: float = expert(
+        0.3, "Strength of each level of pyramid noise by the one before", ge=0, le=1
+    )
+    timesteps: Literal["auto", "uniform", "logit-normal"] = expert(
+        "auto", "How timesteps are spread (each batch evenly over it); `auto` = uniform, or logit-normal for a flow"
+    )
+    min_timestep: int = expert(0, "Least timestep that is trained, of 1000", ge=0, le=999)
+    max_timestep: int = expert(1000, "Timesteps are trained below this one, of 1000", ge=1, le=1000)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = expert(
         "auto", "Precision of the base model's computations; trained weights stay fp32 unless the method says otherwise"
     )
@@ -144,6 +165,27 @@ class Train(Section):
     device: str = expert("auto", "Device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`")
     seed: int = everyday(0, "Seed: the same recipe and seed on the same machine give the same result", ge=0)
     checkpoint_every: int = expert(0, "Steps between saved states; 0 = ten in a training run", ge=0)
+    log_with: tuple[str, ...] = expert(
+        (),
+        "Loggers that numbers and previews are sent to as well, by Accelerate's names: tensorboard, wandb, mlflow, trackio, "
+        "...; none = nothing is sent",
+    )
+
+    @field_validator("huber_schedule", "huber_c", "multires_noise_discount")
+    @classmethod
+    def _has_effect(cls, value: Any, info: ValidationInfo) -> Any:
+        key, nothing = ("multires_noise", 0) if info.field_name == "multires_noise_discount" else ("loss", "l2")
+        usual = cls.model_fields[str(info.field_name)].default
+        if value != usual and info.data.get(key) == nothing:
+            raise ValueError(_("It has no effect with {key} = {value}.", key=f"train.{key}", value=nothing))
+        return value
+
+    @field_validator("max_timestep")
+    @classmethod
+    def _is_a_range(cls, value: int, info: ValidationInfo) -> int:
+        if value <= info.data.get("min_timestep", 0):
+            raise ValueError(_("It must be greater than {key}.", key="train.min_timestep"))
+        return value
 
 
 class Regularize(Section):
@@ -164,6 +206,13 @@ class Regularize(Section):
         "off, 1 = nothing is learned",
         ge=0,
     )
+    output_preservation: float = expert(
+        0.0,
+        "Differential output preservation: weight of what the base model itself predicts for captions with the class word in "
+        "place of the trigger word, so that the class stays as it was without images of it; takes twice the time; 0 = off",
+        ge=0,
+        le=100,
+    )
     max_norm: float = expert(
         0.0, "Largest norm of the change of any layer's weight (new words: of any vector); 0 = no limit", ge=0
     )
@@ -174,8 +223,13 @@ class Preview(Section):
 
     prompts: tuple[str, ...] = everyday(
         (),
-        "Prompts of the previews; `{trigger}` stands for the trigger word; none = made from trigger word and class word",
+        "Prompts of the previews; `{trigger}` stands for the trigger word; none = made from trigger word and class word. "
+        "Options of kohya's sd-scripts may follow: --n (negative) --w --h --d (seed) --l (CFG) --s (steps)",
     )
+    file: str = expert(
+        "", "File with prompts of the previews, one a line; a run keeps them in its recipe as `preview.prompts`"
+    )
+    negative: str = expert("", "Negative prompt of the previews")
     every: int = everyday(0, "Steps between previews; 0 = only before and after", ge=0)
     num: int = expert(2, "Images per prompt, at seed, seed + 1, ...; 0 = no previews", ge=0, le=64)
     seed: int = expert(1, "Seed of the first preview", ge=0)

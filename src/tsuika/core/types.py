@@ -230,11 +230,12 @@ class Artifact:
 
 @dataclass(frozen=True)
 class ParamGroup:
-    """Trainable parameters that share a learning rate (0: the recipe's)."""
+    """Trainable parameters that share a learning rate (0: the recipe's), which is multiplied by `factor`."""
 
     name: str
     params: list[nn.Parameter]
     learning_rate: float
+    factor: float = 1.0
     directions: bool = False  # rows are vectors that may learn their direction alone (`training.optim.Riemannian`)
 
 

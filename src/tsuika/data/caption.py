@@ -58,6 +58,22 @@ def has_word(caption: str, word: str) -> bool:
     return re.search(rf"(?<![a-z0-9_]){re.escape(word)}(?![a-z0-9_])", text) is not None
 
 
+def of_class(caption: str, trigger: str, class_word: str) -> str:
+    """The caption as one of the class: the class word in place of the trigger word, or nothing where it stands there
+    already. A caption without the trigger word is left as it is."""
+    if not has_word(caption, trigger):
+        return caption
+    without = _replaced(caption, trigger, "")
+    if has_word(without, class_word):
+        return re.sub(r"^[\s,]+", "", re.sub(r"\s+(?=[\s,]|$)", "", without))
+    return _replaced(caption, trigger, class_word)
+
+
+def _replaced(text: str, word: str, by: str) -> str:
+    before, after = (r"(?<![A-Za-z0-9_])", r"(?![A-Za-z0-9_])") if word.isascii() else ("", "")
+    return re.sub(f"{before}{re.escape(word)}{after}", lambda _match: by, text, flags=re.IGNORECASE)
+
+
 def complete(found: Sequence[str], config: Data, folder_words: str = "") -> tuple[tuple[str, ...], CaptionSource]:
     """The captions to train with, alternatives to each other.
 

@@ -4,17 +4,20 @@ noise schedule, or 1000 times the share of noise for flow. Pure tensor functions
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from tsuika.core import kinds
 from tsuika.core.texts import _
 from tsuika.core.types import Prediction
 
+Spread = Literal["auto", "uniform", "logit-normal"]
 # The scale of a flow's times, and the number of timesteps that others are given for: of Stable Diffusion's schedule.
 SCALE: Final = 1000
 _EDGE: Final = 1e-4  # of the uniform draw, so that its logit is finite
@@ -56,6 +59,28 @@ def stratified_timesteps(size: int, count: int, generator: torch.Generator) -> T
     return (stratified(size, generator) * count).long().clamp_(max=count - 1)
 
 
+def logit_normal(u_B: Tensor) -> Tensor:
+    """Numbers drawn uniformly from 0..1 as draws of sigmoid(standard normal) (Esser et al. 2024), in the same order."""
+    drawn: Tensor = torch.special.ndtri(u_B.double().clamp(_EDGE, 1 - _EDGE)).sigmoid()
+    return drawn
+
+
+def pyramid_noise(noise_BCHW: Tensor, levels: int, discount: float, generator: torch.Generator) -> Tensor:
+    """Noise with noise of lower resolutions on it, each weaker by `discount`, at unit variance again (Whitaker 2023, as in
+    kohya's sd-scripts: `multires_noise_iterations`). (B, C, H, W)."""
+    _b, _c, height, width = noise_BCHW.shape
+    total = noise_BCHW.clone()
+    for level in range(levels):
+        # Rather than always half the size.
+        ratio = (2 + 2 * float(torch.rand((), generator=generator))) ** level
+        size = max(1, int(height / ratio)), max(1, int(width / ratio))
+        coarse = torch.randn(*noise_BCHW.shape[:2], *size, generator=generator)
+        total += discount**level * functional.interpolate(coarse, (height, width), mode="bilinear")
+        if 1 in size:
+            break
+    return total / total.std()
+
+
 def add_noise(latents_BCHW: Tensor, noise_BCHW: Tensor, alphas_B: Tensor) -> Tensor:
     """q(x_t | x_0): sqrt(a) x_0 + sqrt(1 - a) noise (Ho et al. 2020, equation 4)."""
     a = alphas_B.view(-1, 1, 1, 1)
@@ -87,10 +112,17 @@ class Denoising:
     prediction: Prediction
     alphas_T: Tensor
 
-    def times(self, u_B: Tensor) -> Tensor:
-        """The times (B,) for numbers drawn uniformly from 0..1, in the same order: the larger, the noisier."""
-        count = len(self.alphas_T)
-        return (u_B * count).long().clamp_(max=count - 1)
+    def times(self, u_B: Tensor, spread: Spread = "auto", span: tuple[int, int] = (0, SCALE)) -> Tensor:
+        """The times (B,) for numbers drawn uniformly from 0..1, in the same order: the larger, the noisier. `spread`:
+        how they lie (`auto`: uniform; of a flow logit-normal); `span`: from which timestep to below which, of 1000."""
+        count, (low, high) = len(self.alphas_T), (end / SCALE for end in span)
+        share_B = logit_normal(u_B) if spread == "logit-normal" else u_B
+        return ((low + share_B * (high - low)) * count).long().clamp_(max=math.ceil(high * count) - 1)
+
+    def noise_to_signal(self, t_B: Tensor) -> Tensor:
+        """sqrt((1 - a) / a) at the times (B,); infinite at zero SNR."""
+        a = self._alphas(t_B)
+        return ((1 - a) / a).sqrt()
 
     def at(self, t: int) -> int:
         """The time nearest to a timestep of Stable Diffusion's schedule (0..999)."""
@@ -140,9 +172,11 @@ class Flow:
 
     shift: float = 1.0
 
-    def times(self, u_B: Tensor) -> Tensor:
-        s_B: Tensor = torch.special.ndtri(u_B.double().clamp(_EDGE, 1 - _EDGE)).sigmoid()
-        return (SCALE * self.shift * s_B / (1 + (self.shift - 1) * s_B)).float()
+    def times(self, u_B: Tensor, spread: Spread = "auto", span: tuple[int, int] = (0, SCALE)) -> Tensor:
+        s_B = u_B.double() if spread == "uniform" else logit_normal(u_B)
+        low, high = (end / SCALE for end in span)
+        t_B = SCALE * self.shift * s_B / (1 + (self.shift - 1) * s_B)
+        return (SCALE * low + t_B * (high - low)).float()
 
     def at(self, t: int) -> int:
         return t

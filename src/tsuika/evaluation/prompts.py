@@ -14,6 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Final, Literal
 
+from tsuika.config import prompt_lines
 from tsuika.core.errors import RecipeError
 from tsuika.core.sections import Data, Preview
 from tsuika.core.texts import _, article
@@ -42,7 +43,7 @@ def asked(
     """
     ready = _ready_made()["embedded" if embedded else "any"]
     subject = " ".join(word for word in (data.trigger, data.class_word) if word)
-    texts = _read(own, data.trigger) if own else [text.replace("{trigger}", data.trigger) for text in preview.prompts]
+    texts = _read(own, data.trigger) if own else _plain(preview.prompts, data.trigger)
     about = [text for text in texts if not data.trigger or re.search(_word(data.trigger), text, re.IGNORECASE)]
     others = [text for text in texts if text not in about]
     if own and not about:
@@ -75,12 +76,12 @@ def _ready_made() -> dict[str, dict[str, list[str]]]:
 
 
 def _read(path: Path, trigger: str) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError("RC005", where=path, found="--prompts FILE", do=str(error)) from None
-    texts = [line.strip().replace("{trigger}", trigger) for line in lines]
-    return list(dict.fromkeys(text for text in texts if text and not text.startswith("#")))
+    return list(dict.fromkeys(_plain(prompt_lines.read(path, key="--prompts FILE"), trigger)))
+
+
+def _plain(lines: Sequence[str], trigger: str) -> list[str]:
+    """Prompts without the options behind them: all are drawn alike."""
+    return [prompt_lines.parse(line).prompt.replace("{trigger}", trigger) for line in lines]
 
 
 def _word(word: str) -> str:

@@ -153,7 +153,7 @@ def _cards(guard: Mapping[str, Any]) -> list[dict[str, Any]]:
             "Held-out images were best at step {step}; finished on all images. Begin with this one.",
             step=f"{guard['best_step'] or 0:,}",
         )
-        if finished
+        if finished and not _gives_start_back(guard)
         else _("The best step on images that were not trained on. Begin with this one."),
         "likeness": _("The latest step before the guard gave a warning: nearer to your images, less varied."),
     }
@@ -197,6 +197,8 @@ def _split(guard: Mapping[str, Any]) -> Text:
 def _trained_on(guard: Mapping[str, Any]) -> Text | None:
     if (file := guard["file"]) is None:
         return None
+    if _gives_start_back(guard):
+        return _("Your file is the one from which the training went on, unchanged.")
     if not file["all_pictures"]:
         return _("Your file was trained without them.")
     if file["best_step"] == file["look_step"]:
@@ -222,6 +224,11 @@ def _trained_on(guard: Mapping[str, Any]) -> Text | None:
         step=step,
         look=look,
     )
+
+
+def _gives_start_back(guard: Mapping[str, Any]) -> bool:
+    """Whether the run went on from a file, which was measured as step 0, and no step was better."""
+    return bool(guard["curve"]) and guard["curve"][0]["step"] == 0 and (guard["file"] or guard)["best_step"] == 0
 
 
 def _reading(guard: Mapping[str, Any], highest: float | None) -> Text | None:
@@ -267,6 +274,8 @@ def _reading(guard: Mapping[str, Any], highest: float | None) -> Text | None:
                     points=much,
                 )
             )
+    elif _gives_start_back(guard):
+        said.append(_("No step was better than the file from which the training went on."))
     elif guard["best_step"] == 0:
         said.append(_("No step was better than the untrained base."))
     if _is_number(guard["overhead"]):

@@ -66,7 +66,7 @@ Kind = Literal["go", "warn", "stop"]
 
 @dataclass(frozen=True)
 class Range:
-    """Steps to choose from; 0 is the untrained base."""
+    """Steps to choose from; 0 is the untrained base, or the file that the training goes on from."""
 
     safe: int  # the earliest that cannot be distinguished from the best (one standard error)
     balanced: int  # the best
@@ -146,7 +146,8 @@ class Judge:
         overlap: float = 0.0,
         check_steps: Sequence[int] = (),
     ) -> None:
-        """`steps` is the run's longest length; `overlap` as `reading.estimate`, for folds; `check_steps` when to check.
+        """`steps` is the run's longest length; `overlap` as `reading.estimate`, for folds; `check_steps` when to check: with
+        step 0 where the run does not begin with the base, which may then be the best.
 
         `patience`: stop when this share of the best step has gone by without a better one, and MIN_CHECKS checks.
         """
@@ -166,7 +167,12 @@ class Judge:
         """
         now = self.chosen
         between = {step for step in self._kept if now.safe <= step <= now.balanced}
-        return frozenset(between | {now.safe, now.balanced, now.likeness}) - {0}
+        return frozenset(between | {now.safe, now.balanced, now.likeness}) - (set() if self._has_start else {0})
+
+    @property
+    def _has_start(self) -> bool:
+        """Whether it began with something that is not the base, which was measured."""
+        return bool(self.checks) and self.checks[0].step == 0
 
     @property
     def chosen(self) -> Range:
@@ -180,7 +186,7 @@ class Judge:
     @property
     def to_come(self) -> frozenset[int]:
         """Steps of the checks that are still due."""
-        last = self.checks[-1].step if self.checks else 0
+        last = self.checks[-1].step if self.checks else -1
         return frozenset(step for step in self._check_steps if step > last)
 
     def next_step(self) -> int | None:
@@ -220,7 +226,10 @@ class Judge:
         there = (one for one in usable if one.step in self._kept or one is best)
         # Timesteps differ systematically: with fewer images there is no error to go by.
         tells = len(best.reading.held_out) >= ENOUGH_IMAGES
-        safe = next(one.step for one in there if one is best or (tells and self._within_one_error(one, best)))
+        # The start is there already, so it is no result beside a better one.
+        safe = next(
+            one.step for one in there if one is best or (tells and one.step and self._within_one_error(one, best))
+        )
         likeness = best.step
         for i, one in enumerate(usable):
             if one.step > best.step:
@@ -280,6 +289,8 @@ class Judge:
             return say("stop", "GD001")
         if self._train_rises():
             return say("stop", "GD003")
+        if now.step == 0:
+            return say("go", "GD038")
         if now.held_out is None:
             return say("go", "GD009")
         if self._diverges():
@@ -290,8 +301,8 @@ class Judge:
             return say("stop", "GD004")
         ended = not self.to_come
         if not soon and self._exhausted(now.step):
-            if now.best is not None and now.best.mean < NOTHING:
-                return say("stop", "GD006")
+            if now.best is not None and now.best.mean < NOTHING and (now.best_step or late):
+                return say("stop", "GD006" if now.best_step else "GD039")
             if late:  # not before: the wobble around zero of a slow start is no optimum
                 return say("stop", "GD005")
         if _memorising(self._usable(), _gain(best)):

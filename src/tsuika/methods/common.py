@@ -34,10 +34,12 @@ def copies(live: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.detach().to("cpu", torch.float32, copy=True) for name, value in live.items()}
 
 
-def by_side(params: Iterable[tuple[str, nn.Parameter]], text_learning_rate: float) -> list[ParamGroup]:
-    """Groups of the UNet's and of the text encoders' parameters, given with their component; the latter have a rate."""
+def by_side(params: Iterable[tuple[str, nn.Parameter]], text_rates: tuple[float, float]) -> list[ParamGroup]:
+    """Groups of the UNet's and of the text encoders' parameters, given with their component; the latter have rates."""
+    first, second = text_rates
+    rates = {"unet": 0.0, "text": first} | ({"text_2": second} if second != first else {})
     groups: dict[str, list[nn.Parameter]] = {}
     for component, param in params:
-        groups.setdefault("text" if component.startswith("text_encoder") else "unet", []).append(param)
-    rates = {"unet": 0.0, "text": text_learning_rate}
+        side = component.replace("text_encoder", "text")
+        groups.setdefault(side if side in rates else "text", []).append(param)
     return [ParamGroup(name, held, rates[name]) for name, held in groups.items()]

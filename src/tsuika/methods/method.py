@@ -3,14 +3,15 @@ computes is in the module that a description names; it is imported when it is fi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
+from tsuika.core.errors import RecipeError
 from tsuika.core.section import Section, everyday, expert
 from tsuika.core.sections import Data
-from tsuika.core.texts import Text
+from tsuika.core.texts import Text, _
 from tsuika.families import FAMILIES
 from tsuika.methods.layers import Layers
 from tsuika.methods.uses import Result, Use, in_tsuika
@@ -26,6 +27,19 @@ Backward = Literal["text", "adapter", "all"]
 TRAINS_TEXT: Final = everyday(False, "Train the text encoders as well")
 TEXT_RATE: Final = expert(0.0, "Learning rate of the text encoders; 0 = a tenth of the main one", ge=0, le=1)
 
+TEXT_RATE_2: Final = expert(
+    0.0, "Learning rate of the second text encoder (Stable Diffusion XL); 0 = as the first", ge=0, le=1
+)
+
+
+def text_rates(model: Model, first: float, second: float) -> tuple[float, float]:
+    """Learning rates of the text encoders, 0 for the usual one. Raises RecipeError (RC002): one for a text encoder that
+    the model has not."""
+    if second and len(model.text_encoders) < 2:
+        why = _("{family} has one text encoder.", family=model.facts.title)
+        raise RecipeError("RC002", key="method.text_learning_rate_2", found=second, why=why)
+    return first, second or first
+
 
 class MethodSection(Section):
     """The recipe's `[method]` table: what every method's settings have. A subclass adds its own. `name` needs a
@@ -38,6 +52,11 @@ class MethodSection(Section):
     few_folds: ClassVar[int] = 0  # Cross-validation folds of 4 to 9 images; 0: each image is left out in turn
 
     name: str = ""
+
+    @classmethod
+    def said_by(cls, given: Mapping[str, Any]) -> Collection[str]:
+        """Dotted keys on which a recipe's own `[method]` table decides under other names: no default holds for them."""
+        return ()
 
     @property
     def new_words(self) -> tuple[str, ...]:
@@ -61,6 +80,16 @@ class MethodSection(Section):
 
     def check(self, facts: Facts) -> None:
         """Raises RecipeError: bases of this family cannot be trained with these settings (RC002)."""
+
+    @property
+    def start_file(self) -> str:
+        """A result of this method, from which the training goes on; empty: it starts from nothing."""
+        return ""
+
+    def started(self, start: Artifact) -> MethodSection:
+        """This section with what the file that the training goes on from decides. Raises RecipeError: it cannot go on
+        from that, or another value was asked for (RC002)."""
+        return self
 
     def completed(self, data: Data) -> MethodSection:
         """This section with what it takes over from the images' section. Raises RecipeError: what it needs is missing
@@ -98,7 +127,7 @@ class Method:
     # How far the backward pass goes: only through the UNet to what it reads, to layers beside attention and
     # feed-forward ones, or to every weight.
     backward: Backward = "all"
-    # What a result will hold, told without training, for estimates.
+    # What a result will hold, told without training. Raises RecipeError: settings that cannot be on this model.
     outline: Callable[[Any, Data, Model], Outline] | None = None
     describe: Callable[[Artifact], dict[str, Any]] = lambda artifact: {}  # for `tsuika inspect`, beside its tensors
     uses: Callable[[Result], Iterator[Use]] = in_tsuika  # how each program uses a result
@@ -114,11 +143,17 @@ class Method:
         example = Result(self.name, FAMILIES[0].name, "base", "", "", ("result.safetensors", "result.pt", "result"))
         return tuple(name for use in self.uses(example) for name in use.program.split(" / "))
 
-    def attach(self, model: Model, config: Any, generator: torch.Generator) -> Attachment:
-        """Attach freshly initialised, for training: the model's outputs do not change yet. `config` are complete settings
-        (`MethodSection.completed`), `generator`, on the CPU, is for initial weights. Raises RecipeError: settings that
-        cannot be."""
-        made: Attachment = import_module(self.module).attach(model, config, generator)
+    def attach(
+        self, model: Model, config: Any, generator: torch.Generator, start: Artifact | None = None
+    ) -> Attachment:
+        """Attach for training. Freshly initialised the model's outputs do not change yet; from `start` they are those
+        with it at strength 1. `config` are complete settings (`MethodSection.completed`, `started`), `generator`, on the
+        CPU, is for initial weights. Raises RecipeError: settings that cannot be; ModelError: `start` does not fit this
+        model (MD004)."""
+        module = import_module(self.module)
+        made: Attachment = (
+            module.attach(model, config, generator) if start is None else module.go_on(model, config, start)
+        )
         return made
 
     def restore(self, model: Model, artifact: Artifact) -> Attachment:

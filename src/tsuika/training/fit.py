@@ -16,6 +16,7 @@ from tsuika.diffusion.objective import objective
 from tsuika.training import optim
 from tsuika.training.checkpoint import State
 from tsuika.training.penalties import Penalties
+from tsuika.training.preservation import Preservation
 from tsuika.training.schedule import Schedule
 
 BatchSource = Callable[[int], Batch]  # global micro-batch number -> batch, a pure function
@@ -34,10 +35,11 @@ class Fit:
         batch: BatchSource,
         condition: Conditioner,
         schedule: Schedule | None = None,
+        preservation: Preservation | None = None,
     ) -> None:
         """Begin at the schedule's first step (by default the recipe's), with the weights on the attachment and a fresh optimizer."""
         self.model, self.attachment, self.recipe, self.accelerator = model, attachment, recipe, accelerator
-        self.batch, self.condition = batch, condition
+        self.batch, self.condition, self._preservation = batch, condition, preservation
         self.schedule = schedule or Schedule.of(recipe.train)
         self.step = self.schedule.first
         self.between_steps, self.ended = True, False
@@ -57,6 +59,13 @@ class Fit:
         if recipe.train.ema and recipe.train.optimizer != "schedule-free":
             # In fp32: a hundredth of a small change is nothing in bf16, and the average would stand still.
             self.average = {name: value.to(torch.float32, copy=True) for name, value in attachment.tensors().items()}
+
+    def predict(self, noisy_BCHW: Tensor, t_B: Tensor, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """The outputs for a micro-batch, and how far those for the class are from the base's (B,) where that counts."""
+        cond = self.condition(batch)
+        if self._preservation is None:
+            return self.denoiser(noisy_BCHW, t_B, cond), None
+        return self._preservation.predict(self.denoiser, noisy_BCHW, t_B, batch, cond)
 
     def set_rate(self, share: float) -> None:
         """Set the optimizer's learning rates to a share (0..1) of their full values."""

@@ -166,7 +166,8 @@ def budget(recipe: Recipe, held_out: int, inside: int) -> Budget:
     for each image. Where there is too little for that, half of those trained on and of the prompts go.
     """
     train, most = recipe.train, min(MOST_HELD_OUT, max(1, held_out))
-    a_step = train.batch_size * train.accumulate * STEP_PASSES * (2 if recipe.data.regularizes else 1)
+    is_double = recipe.data.regularizes or recipe.regularize.output_preservation
+    a_step = train.batch_size * train.accumulate * STEP_PASSES * (2 if is_double else 1)
     allowed, patience = (recipe.guard.overhead or math.inf) * train.steps * a_step, recipe.guard.patience
 
     def measured(held: int, trained: int, controls: int) -> Budget:

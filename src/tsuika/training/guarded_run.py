@@ -84,7 +84,7 @@ class GuardedRun:
 
         def chosen(snapshots: Snapshots, checks: str) -> tuple[int, Mapping[str, Tensor]] | None:
             step = self._judge(read_checks(self._guard / checks)).chosen.balanced
-            return (step, snapshots.load(step)) if step and step in snapshots else None
+            return (step, snapshots.load(step)) if step in snapshots else None
 
         def newest(folder: Path) -> tuple[int, Mapping[str, Tensor]] | None:
             state, _damaged = checkpoint.newest(folder)
@@ -216,7 +216,8 @@ class GuardedRun:
 
     def _judge(self, checks: Sequence[Check] = ()) -> Judge:
         train, guard = self.prepared.recipe.train, self.prepared.recipe.guard
-        judge = Judge(train.steps, train.learning_rate, guard.patience, self.plan.split.overlap, self._budget.steps)
+        steps = self._budget.steps if self.prepared.start is None else (0, *self._budget.steps)
+        judge = Judge(train.steps, train.learning_rate, guard.patience, self.plan.split.overlap, steps)
         replay(judge, checks)
         return judge
 
@@ -247,7 +248,7 @@ class GuardedRun:
         return self._trained(run, ends, self._kept, run.step, _stopped_by(judge))
 
     def _from_trial(self, step: int) -> Fit:
-        """A fit that goes on from a step of the trial run; where none was sound, the base as it is."""
+        """A fit that goes on from a step of the trial run; where none was sound, what the run began with, as it is."""
         train = self.prepared.recipe.train
         begin, end = self.plan.begins(step, train.steps), self.plan.ends(step, train.steps)
         run = self.prepared.fit(schedule=Schedule.falling(train, begin, end))
@@ -307,7 +308,9 @@ class GuardedRun:
         named = {"safe": steps.safe, "balanced": steps.balanced, "likeness": steps.likeness}
         look, params = judge.chosen.balanced, dict(last.params)
         yield Chosen(plan.kind, look, steps.balanced, named, last.code, params, out, plan.folds)
-        if last.evidence.range.balanced == 0:
+        if look == 0 and self.prepared.start is not None:
+            yield note("GD040", file=Path(self.prepared.settings.start_file).name)
+        elif last.evidence.range.balanced == 0:
             yield note("GD017", step=steps.balanced)
         took, most = last.evidence.overhead or 0.0, self.prepared.recipe.guard.overhead
         if most and took > MUCH * most:
@@ -318,7 +321,7 @@ def _keeping(snapshots: Snapshots, several: bool, judge: Judge) -> Keeping:
     """Snapshots of the steps that a judge may still choose; where there is no room for `several`, of the best alone."""
 
     def steps() -> frozenset[int]:
-        return judge.keep | judge.to_come if several else frozenset({judge.chosen.balanced} - {0})
+        return judge.keep | judge.to_come if several else judge.keep & {judge.chosen.balanced}
 
     return snapshots, steps
 

@@ -18,7 +18,8 @@ from tsuika.core.events import Stepped
 from tsuika.core.sections import Train
 from tsuika.core.seeds import derive, generator
 from tsuika.core.types import Attachment, Batch, Conditioning, Model
-from tsuika.diffusion.objective import Objective, stratified
+from tsuika.diffusion import losses
+from tsuika.diffusion.objective import Objective, pyramid_noise, stratified
 from tsuika.training.fit import Conditioner, Fit
 
 # Encoded captions in memory: 0.1 MB each (SD1) to 0.3 MB (SDXL). With shuffled tags every caption is a new one.
@@ -49,10 +50,15 @@ def fit(run: Fit, until: int | None = None) -> Iterator[Stepped]:
             part = Batch(batch.latents_BCHW[mine], batch.captions[mine], batch.names[mine], batch.weight_B[mine])
             latents_BCHW, noise_BCHW, t_B = part.latents_BCHW, noise_BCHW[mine], t_B[mine]
             with accelerator.autocast():
-                cond = run.condition(part)
-                output_BCHW = run.denoiser(objective.add_noise(latents_BCHW, noise_BCHW, t_B), t_B, cond)
+                noisy_BCHW = objective.add_noise(latents_BCHW, noise_BCHW, t_B)
+                output_BCHW, apart_B = run.predict(noisy_BCHW, t_B, part)
             target_BCHW = objective.target(latents_BCHW, noise_BCHW, t_B)
-            error_B = (output_BCHW.float() - target_BCHW).pow(2).flatten(1).mean(1)
+            threshold_B = None
+            if train.loss != "l2":
+                threshold_B = losses.thresholds(objective, train.huber_schedule, train.huber_c, t_B)
+            error_B = losses.errors(train.loss, output_BCHW.float(), target_BCHW, threshold_B)
+            if apart_B is not None:
+                error_B = error_B + run.recipe.regularize.output_preservation * apart_B
             weight_B = objective.weight(t_B, train.min_snr_gamma) * part.weight_B
             loss = (error_B * weight_B).mean() / train.accumulate
             if not math.isfinite(float(accelerator.reduce(loss.detach(), "mean"))):
@@ -72,17 +78,21 @@ def draw(train: Train, number: int, like_BCHW: Tensor, objective: Objective) -> 
     """Stratified times (B,) and noise (B, C, H, W) of a global micro-batch: a function of seed and its number."""
     source = generator(train.seed, "noise", number)
     shape = like_BCHW.shape
-    t_B = objective.times(stratified(shape[0], source))
+    t_B = objective.times(stratified(shape[0], source), train.timesteps, (train.min_timestep, train.max_timestep))
     noise_BCHW = torch.randn(shape, generator=source)
     if train.noise_offset:
         noise_BCHW = noise_BCHW + train.noise_offset * torch.randn(*shape[:2], 1, 1, generator=source)
+    if train.multires_noise:
+        noise_BCHW = pyramid_noise(noise_BCHW, train.multires_noise, train.multires_noise_discount, source)
     return t_B.to(like_BCHW.device), noise_BCHW.to(like_BCHW.device)
 
 
-def conditioner(model: Model, attachment: Attachment, size_px: Callable[[Batch], tuple[int, int]]) -> Conditioner:
-    """Captions to conditioning; where no text role trains each is encoded once, and the latest `CAPTIONS` are held, as far as
-    `CAPTION_BYTES` go."""
-    trains_text = any(role.startswith("text.") for role in attachment.trains)
+def conditioner(
+    model: Model, attachment: Attachment, size_px: Callable[[Batch], tuple[int, int]], *, of_base: bool = False
+) -> Conditioner:
+    """Captions to conditioning; where no text role trains each is encoded once, and the latest `CAPTIONS` are held, as far
+    as `CAPTION_BYTES` go. `of_base`: it is only asked while the attachment is off."""
+    trains_text = not of_base and any(role.startswith("text.") for role in attachment.trains)
     held: dict[Any, Conditioning] = {}
 
     def encode(batch: Batch) -> Conditioning:

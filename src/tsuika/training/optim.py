@@ -52,14 +52,16 @@ def build(train: Train, groups: Iterable[ParamGroup]) -> Optimizer:
         _check_turning(train, groups)
     rows: list[dict[str, Any]] = []
     for group in groups:
-        main = train.learning_rate * (TEXT_SHARE if group.name == "text" and train.optimizer != "prodigy" else 1)
-        lr = group.learning_rate or main
+        is_less = group.name.startswith("text") and train.optimizer != "prodigy"
+        lr = (group.learning_rate or train.learning_rate * (TEXT_SHARE if is_less else 1)) * group.factor
         rows.append({"params": group.params, "lr": lr, "base_lr": lr, "name": group.name})
     if train.optimizer == "riemannian":
         return Riemannian(rows)
     if train.optimizer == "prodigy" and len({row["lr"] for row in rows}) > 1:
-        why = _("Prodigy finds one rate for all weights, so the text encoders cannot have another.")
-        raise RecipeError("RC002", key="method.text_learning_rate", found=rows[-1]["lr"], why=why)
+        why = _("Prodigy finds one rate for all weights, so none can have another.")
+        raised = max(group.factor for group in groups)
+        key, found = ("lora_plus_ratio", raised) if raised != 1 else ("text_learning_rate", rows[-1]["lr"])
+        raise RecipeError("RC002", key=f"method.{key}", found=found, why=why)
     if all(param.dtype == torch.float32 for row in rows for param in row["params"]):
         return _choose(train, rows)
     if train.optimizer in SCHEDULE_FREE:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +23,7 @@ from tsuika.core.events import Event, Phase, Previewed, Warned, note
 from tsuika.core.files import split_strength
 from tsuika.core.rundir import RunDir
 from tsuika.core.texts import _
-from tsuika.core.types import Model
+from tsuika.core.types import Artifact, Model
 from tsuika.data import bank as banks
 from tsuika.data import bucket, scan
 from tsuika.data.bank import Bank
@@ -33,7 +33,7 @@ from tsuika.data.reg_images import RegularizedBank
 from tsuika.families.chunks import limit_of, texts
 from tsuika.formats.common import bundled_words, unread_keys, without_assumed_family
 from tsuika.methods import Method, MethodSection, find, with_outside
-from tsuika.training import regularization_images, surroundings
+from tsuika.training import loggers, preservation, regularization_images, surroundings
 from tsuika.training.device import DTYPES, pick_device, pick_precision
 from tsuika.training.prepared import Images, Inputs, Prepared
 from tsuika.training.regularization_images import Draw, Encode
@@ -135,9 +135,11 @@ def read_inputs(
     `embedded` is the folder of the base that ships with the package; `report` takes what was found in the images.
     """
     precision = "fp32" if accelerator.mixed_precision == "no" else str(accelerator.mixed_precision)
+    loggers.check(recipe.train.log_with)
     yield from recipe.remarks
     settings = completed(recipe)
     regularization_images.requested(recipe.data)
+    preservation.check(recipe.data, settings, recipe.regularize.output_preservation)
     yield Phase("load")
     settings.check(families.peek(recipe.base.model, embedded_path=embedded).facts)
     model = families.load(
@@ -149,8 +151,20 @@ def read_inputs(
         embedded_path=embedded,
         overrides=recipe.base.overrides,
     )
+    if model.prediction == "flow" and recipe.train.loss != "l2" and recipe.train.huber_schedule == "snr":
+        why = _("A flow has no such schedule (sd-scripts refuse it, too): exponential or constant.")
+        raise RecipeError("RC002", key="train.huber_schedule", found="snr", why=why)
+    method = find(recipe.method.name)
     for text in recipe.base.artifacts:
-        yield from apply_artifact(text, model, find(recipe.method.name))
+        yield from apply_artifact(text, model, method)
+    start = None
+    if settings.start_file:
+        start = yield from read_start(settings.start_file, model, method)
+        settings = settings.started(start)
+        method.attach(model, settings, torch.Generator(), start).detach()
+    # What cannot be on this base is told before the images are encoded.
+    if start is None and method.outline is not None:
+        method.outline(settings, recipe.data, model)
     yield Phase("pictures")
     data = recipe.data
     if not data.images:
@@ -168,7 +182,7 @@ def read_inputs(
     captions = [text for sample in manifest.samples for text in sample.captions]
     yield from _long_captions(captions, model)
     yield from (note("TR003", word=w) for w in settings.new_words if not any(has_word(text, w) for text in captions))
-    return Inputs(recipe, settings, model, manifest, buckets)
+    return Inputs(recipe, settings, model, manifest, buckets, start)
 
 
 def _long_captions(captions: Sequence[str], model: Model) -> Iterator[Warned]:
@@ -241,18 +255,32 @@ def apply_artifact(text: str, model: Model, method: Method) -> Iterator[Warned]:
     understood, so that only a part has an effect. Raises FormatError, ModelError: it cannot be read, or does not fit this base.
     """
     path, strength = split_strength(text)
-    artifact = without_assumed_family(formats.find(path, formats.for_method(method.name, method.formats)).read(path))
     methods = with_outside([method.name])
-    if artifact.method not in methods:
-        raise FormatError("FM001", where=path, found=artifact.method, expected=", ".join(methods))
+    artifact = yield from _read(path, model, method, methods)
+    methods[artifact.method].restore(model, artifact).set_strength(strength)
+
+
+def read_start(text: str, model: Model, method: Method) -> Generator[Event, None, Artifact]:
+    """The result of this method that a training goes on from. Yields TR021, and GN007 as `apply_artifact`. Raises
+    FormatError, ModelError: it cannot be read, is another method's, or is not for this base."""
+    path = Path(text)
+    artifact = yield from _read(path, model, method, [method.name])
+    yield note("TR021", file=path.name)
+    return artifact
+
+
+def _read(path: Path, model: Model, method: Method, expected: Collection[str]) -> Generator[Warned, None, Artifact]:
+    artifact = without_assumed_family(formats.find(path, formats.for_method(method.name, method.formats)).read(path))
+    if artifact.method not in expected:
+        raise FormatError("FM001", where=path, found=artifact.method, expected=", ".join(expected))
     if artifact.family not in (model.facts.family, ""):
         found = families.title_of(artifact.family)
         raise ModelError("MD004", where=path, artifact=path.name, found=found, expected=model.facts.title)
-    methods[artifact.method].restore(model, artifact).set_strength(strength)
     # Words inside a LoRA are for prompts; captions are read without them.
     if lost := [*unread_keys(artifact), *bundled_words(artifact)]:
         total = len(artifact.tensors) + len(lost)
         yield note("GN007", artifact=path.name, first=lost[0], unread=len(lost), total=total)
+    return artifact
 
 
 def vae_identity(model: Model) -> str:

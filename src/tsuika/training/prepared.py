@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from tsuika.config import Recipe
 from tsuika.core.rundir import RunDir
 from tsuika.core.seeds import generator
-from tsuika.core.types import Attachment, Batch, Model
+from tsuika.core.types import Artifact, Attachment, Batch, Model
 from tsuika.data.bank import Bank
 from tsuika.data.bucket import Bucket
 from tsuika.data.manifest import Manifest
@@ -22,6 +22,7 @@ from tsuika.guard.reading import Ratios, Reading
 from tsuika.methods import MethodSection, find
 from tsuika.training.fit import Fit
 from tsuika.training.loop import conditioner
+from tsuika.training.preservation import Preservation
 from tsuika.training.schedule import Schedule
 
 CAPTIONS_TRIED: Final = 8  # for memorization
@@ -40,6 +41,7 @@ class Inputs:
     model: Model
     manifest: Manifest
     buckets: tuple[Bucket, ...]
+    start: Artifact | None  # a result that the training goes on from
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,9 @@ class Prepared(Inputs):
             unet.train()  # diffusers checkpoints in training mode only; its UNets have no dropout
 
     def attach(self) -> Attachment:
-        """The method on the model, freshly initialised: the same numbers each time."""
+        """The method on the model, freshly initialised or as in the file to start from: the same numbers each time."""
         init = generator(self.recipe.train.seed, "init")
-        attachment: Attachment = find(self.recipe.method.name).attach(self.model, self.settings, init)
+        attachment: Attachment = find(self.recipe.method.name).attach(self.model, self.settings, init, self.start)
         return attachment
 
     def fit(
@@ -78,7 +80,11 @@ class Prepared(Inputs):
             return images.batch(number, train.batch_size, train.seed)
 
         condition = conditioner(self.model, trained, images.size_px_of)
-        run = Fit(self.model, trained, self.recipe, self.accelerator, batch, condition, schedule)
+        preservation = None
+        if self.recipe.regularize.output_preservation:
+            of_base = conditioner(self.model, trained, images.size_px_of, of_base=True)
+            preservation = Preservation(self.model, trained, self.recipe.data, condition, of_base)
+        run = Fit(self.model, trained, self.recipe, self.accelerator, batch, condition, schedule, preservation)
         self.under_way[:] = [run]
         return run
 

@@ -17,6 +17,7 @@ from tsuika.core.texts import _
 from tsuika.core.types import Artifact, Attachment
 from tsuika.guard.judge import MOVED_ALONG
 from tsuika.guard.memorization import Memorization
+from tsuika.guard.probe import MID
 from tsuika.pages import sentences
 from tsuika.training import guard_plan, optim, surroundings, writing
 from tsuika.training.fit import Fit
@@ -47,7 +48,7 @@ def train(
         prepared = yield from prepare(recipe, folder, services, accelerator, resume=begun)
         yield from _notes(recipe)
         if not begun:
-            yield from _preview(prepared, services, 0)
+            yield from _preview_of_start(prepared, services)
         prepared.checkpoint_gradients()
         if recipe.train.compile:
             prepared.model.unet.compile()
@@ -104,6 +105,8 @@ def _notes(recipe: Recipe) -> Iterator[Event]:
         yield note("TR006")
     elif train.optimizer == "prodigy" and train.schedule != "constant":
         yield note("TR007")
+    if recipe.guard.mode != "off" and not train.min_timestep <= MID[0] <= MID[-1] < train.max_timestep:
+        yield note("TR022", first=MID[0], last=MID[-1], least=train.min_timestep, most=train.max_timestep)
 
 
 def _plan(prepared: Prepared, *, begun: bool) -> GuardPlan:
@@ -120,6 +123,14 @@ def _preview(prepared: Prepared, services: Services, step: int) -> Iterator[Even
     if prepared.is_main and prepared.recipe.preview.num > 0:
         yield Phase("preview")
         yield from services.preview(prepared, step)
+
+
+def _preview_of_start(prepared: Prepared, services: Services) -> Iterator[Event]:
+    """Of the base, or of the file that the training goes on from."""
+    attachment = prepared.attach() if prepared.start is not None else None
+    yield from _preview(prepared, services, 0)
+    if attachment is not None:
+        attachment.detach()
 
 
 def _written(prepared: Prepared, trained: Trained) -> Generator[Event, None, Result]:
@@ -172,7 +183,7 @@ def _facts(prepared: Prepared, name: str, steps: int) -> dict[str, str]:
     sizes = [{"resolution": [one.width, one.height], "count": len(one.samples)} for one in buckets]
     return formats.run_facts(
         recipe.train,
-        **recipe.method.network,
+        **prepared.settings.network,
         name=name,
         trigger=recipe.data.trigger,
         prediction=model.prediction,

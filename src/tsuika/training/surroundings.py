@@ -6,7 +6,7 @@ Written down when it begins, and compared when it goes on: with other settings o
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import version
 from typing import Any, Final
 
@@ -25,8 +25,8 @@ from tsuika.training.prepared import Prepared
 # Settings and sections that may change: where something is (what is there is compared instead), what does not decide the
 # weights, and what is a note of its own.
 _FREE: Final = {
-    *("base.model", "base.tokenizer", "base.vae", "base.artifacts", "data.images", "data.reg_images"),
-    *("train.device", "output", "preview"),
+    *("base.model", "base.tokenizer", "base.vae", "base.artifacts", "data.images", "data.reg_images", "method.start"),
+    *("train.device", "train.log_with", "output", "preview"),
 }
 _CHUNK: Final = 1 << 22  # numbers that are summed at once, for the memory that this takes
 
@@ -48,12 +48,17 @@ def check(prepared: Prepared) -> Iterator[Warned]:
     base, data = prepared.recipe.base, prepared.recipe.data
     for name, where, words in (
         ("base", base.model, _("The weights of the base model are not those that the run began with.")),
+        (
+            "start",
+            prepared.settings.start_file,
+            _("The file that the training goes on from is not that of the beginning."),
+        ),
         ("artifacts", base.artifacts, _("The files applied to the base model are not those of the beginning.")),
         ("class_images", data.reg_images, _("The regularization images are not those of the beginning.")),
     ):
         # In another precision the same weights are other numbers, which is noted below.
         same_kind = name != "base" or then["versions"]["precision"] == now["versions"]["precision"]
-        if then[name] != now[name] and same_kind:
+        if then.get(name, []) != now[name] and same_kind:
             raise FormatError("TR011", where=where, why=words)
     if changed := _different(then["versions"], now["versions"]):
         yield note("TR014", changes=changed)
@@ -71,6 +76,7 @@ def _surroundings(prepared: Prepared) -> dict[str, Any]:
         "settings": {key: value for key, value in settings.items() if not {key, key.split(".")[0]} & _FREE},
         "base": fingerprint(prepared.model),
         "artifacts": [list(one) for one in of_artifacts(recipe.base.artifacts)],
+        "start": [list(one) for one in of_artifacts(filter(None, [prepared.settings.start_file]))],
         "class_images": [list(one) for one in samples],
         "versions": {
             **{name: version(name) for name in ("torch", "diffusers", "transformers", "tsuika")},
@@ -85,7 +91,7 @@ def _different(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     return ", ".join(f"{key}: {then[key]} → {now.get(key)}" for key in then if then[key] != now.get(key))
 
 
-def of_artifacts(texts: Sequence[str]) -> list[tuple[str, list[str], float]]:
+def of_artifacts(texts: Iterable[str]) -> list[tuple[str, list[str], float]]:
     """Of each `FILE` or `FILE:STRENGTH`: its name (which may be its word), the hashes of its files, its strength."""
     found = []
     for path, strength in map(split_strength, texts):

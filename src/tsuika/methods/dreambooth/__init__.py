@@ -9,7 +9,7 @@ from tsuika.core.section import expert
 from tsuika.core.sections import Data
 from tsuika.core.texts import Text, _
 from tsuika.core.types import Model, model_tensors
-from tsuika.methods.method import TEXT_RATE, TRAINS_TEXT, Method, MethodSection, Outline
+from tsuika.methods.method import TEXT_RATE, TEXT_RATE_2, TRAINS_TEXT, Method, MethodSection, Outline, text_rates
 from tsuika.methods.uses import Result, Use, in_diffusers, in_sd_scripts, in_tsuika
 
 
@@ -25,6 +25,7 @@ class DreamBooth(MethodSection):
     name: Literal["dreambooth"] = "dreambooth"
     text_encoder: bool = TRAINS_TEXT
     text_learning_rate: float = TEXT_RATE
+    text_learning_rate_2: float = TEXT_RATE_2
     weights: Literal["fp32", "bf16"] = expert(
         "fp32", "Precision of the trained weights: fp32, or bf16 with stochastic rounding, which takes half the memory"
     )
@@ -42,6 +43,7 @@ class DreamBooth(MethodSection):
 
 def outline(settings: DreamBooth, data: Data, model: Model) -> Outline:
     """Every weight that is trained."""
+    text_rates(model, settings.text_learning_rate, settings.text_learning_rate_2)
     parts = ["unet", *(model.targets("text.attn") if settings.text_encoder else ())]
     whole = {name: tuple(t.shape) for name, t in model_tensors(model).items() if name.partition(".")[0] in parts}
     return Outline({name: shape for name, shape in whole.items() if name not in model.fixed})

@@ -15,6 +15,7 @@ from tsuika.core.texts import _
 from tsuika.core.types import Artifact, Model, ParamGroup, Role, Update
 from tsuika.methods.common import by_side, copy_in, incompatible
 from tsuika.methods.dreambooth import DreamBooth as Config
+from tsuika.methods.method import text_rates
 from tsuika.methods.replacing import Slot, own_buffers, own_parameters, twins
 from tsuika.methods.whole_model import metadata_of
 
@@ -33,11 +34,11 @@ class DreamBoothAttachment:
     model: Model
     slots: list[Slot]
     trains: frozenset[Role]
-    text_learning_rate: float = 0.0
+    text_rates: tuple[float, float] = (0.0, 0.0)
     metadata: dict[str, str] = field(default_factory=dict)
 
     def param_groups(self) -> list[ParamGroup]:
-        return by_side(((slot.component, slot.trained) for slot in self.slots), self.text_learning_rate)
+        return by_side(((slot.component, slot.trained) for slot in self.slots), self.text_rates)
 
     def updates(self) -> list[Update]:
         """Every tensor for itself; its start is the base's own."""
@@ -97,7 +98,10 @@ def attach(model: Model, config: Config, generator: torch.Generator) -> DreamBoo
     for slot, kept in zip(slots, spilled([slot.base.data for slot in slots]), strict=True):
         slot.base.data = kept
     attachment = DreamBoothAttachment(
-        model, slots, frozenset((*UNET_ROLES, *(TEXT_ROLES if config.text_encoder else ()))), config.text_learning_rate
+        model,
+        slots,
+        frozenset((*UNET_ROLES, *(TEXT_ROLES if config.text_encoder else ()))),
+        text_rates(model, config.text_learning_rate, config.text_learning_rate_2),
     )
     attachment.set_strength(1.0)
     return attachment

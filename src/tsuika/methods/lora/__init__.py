@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from math import prod
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, Literal
+
+from pydantic import ValidationInfo, field_validator, model_validator
 
 from tsuika.core.errors import FormatError, RecipeError
 from tsuika.core.section import everyday, expert
 from tsuika.core.sections import Data
-from tsuika.core.texts import _
+from tsuika.core.texts import _, listed
 from tsuika.core.types import Artifact, Facts, Model, Role, canonical
 from tsuika.diffusion import adapters
-from tsuika.methods.layers import weight_shapes
-from tsuika.methods.method import TEXT_RATE, TRAINS_TEXT, Method, MethodSection, Outline
+from tsuika.methods.lora import targets
+from tsuika.methods.method import TEXT_RATE, TEXT_RATE_2, TRAINS_TEXT, Method, MethodSection, Outline, text_rates
 from tsuika.methods.uses import Result, Use, by_node, by_tag, in_diffusers, in_sd_scripts, in_tsuika
 
 if TYPE_CHECKING:
@@ -39,14 +40,124 @@ class Lora(MethodSection):
     adapter: Literal["lora", "dora", "loha", "lokr"] = expert(
         "lora", "Kind of adapter; only `lora` loads in every program"
     )
-    rank: int = everyday(16, "Rank (dim): how much can be learned, and the file's size", ge=1, le=1024)
+    start: str = expert(
+        "", "A LoRA file to go on training from; its kind, rank, alpha and layers are kept; empty = start from nothing"
+    )
+    rank: int = everyday(
+        16, "Rank (dim): how much can be learned, and the file's size; 0 = that of `method.start`", ge=0, le=1024
+    )
     alpha: float = expert(0.0, "Alpha: the scale is alpha / rank; 0 = same as rank", ge=0)
     rank_stabilized: bool = expert(False, "rsLoRA: scale by alpha / sqrt(rank) (Kalajdzievski 2023)")
+    targets: str = expert(
+        "",
+        "Layers that are adapted: `attention`, `attention-ff` (with feed-forward layers), `attention-ff-conv` (with "
+        "convolutions), or a regular expression of their whole names, as peft's target_modules; empty = attention-ff",
+    )
+    rank_pattern: tuple[str, ...] = expert(
+        (), "Other ranks, as PATTERN=RANK by ends of layer names (regular expressions, as in peft); the first that fits"
+    )
+    alpha_pattern: tuple[str, ...] = expert((), "Other alphas, as PATTERN=ALPHA in the same way")
     conv: bool = expert(False, "Adapt convolutions as well (LoCon)")
     conv_rank: int = expert(0, "Rank of 3x3 convolutions; 0 = same as rank", ge=0, le=1024)
     text_encoder: bool = TRAINS_TEXT
     text_learning_rate: float = TEXT_RATE
+    text_learning_rate_2: float = TEXT_RATE_2
+    lora_plus_ratio: float = expert(
+        1.0,
+        "LoRA+: learning rate of the up matrices by that of the down matrices (Hayou et al. 2024); 1 = the same",
+        ge=1,
+        le=1000,
+    )
     dropout: float = expert(0.0, "Dropout inside the adapter", ge=0, lt=1)
+
+    @classmethod
+    def said_by(cls, given: Mapping[str, Any]) -> Collection[str]:
+        """What is adapted, where a file or `targets` say it."""
+        return ("method.conv",) if given.get("start") or given.get("targets") else ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_rank(cls, values: Any) -> Any:
+        """Where a file to start from is given and no rank, the rank is the file's."""
+        return {"rank": 0, **values} if isinstance(values, dict) and values.get("start") else values
+
+    @field_validator("rank")
+    @classmethod
+    def _has_rank(cls, value: int, info: ValidationInfo) -> int:
+        if value == 0 and not info.data.get("start"):
+            raise ValueError(_("It must be at least 1; 0 is for a training that goes on from a file (method.start)."))
+        return value
+
+    @field_validator("targets")
+    @classmethod
+    def _is_pattern(cls, value: str) -> str:
+        if value and value not in targets.ROLES and (why := targets.fault_of(value)) is not None:
+            raise ValueError(why)
+        return value
+
+    @field_validator("rank_pattern", "alpha_pattern")
+    @classmethod
+    def _are_patterns(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        for entry in value:
+            if (why := targets.fault_of_number(entry, whole=info.field_name == "rank_pattern")) is not None:
+                raise ValueError(why)
+        return value
+
+    @field_validator("conv")
+    @classmethod
+    def _says_nothing_twice(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("targets", "") not in ("", *targets.ROLES):
+            raise ValueError(_("The regular expression in `method.targets` says which convolutions are adapted."))
+        return value
+
+    @property
+    def start_file(self) -> str:
+        return self.start
+
+    def started(self, start: Artifact) -> Lora:
+        layers = layers_of(start)
+        if (kind := trainable_kind(layers)) is None:
+            why = _(
+                "Training goes on from plain LoRA, DoRA, LoHa or LoKr, and this is {kind}. To make a plain LoRA of it: "
+                "{do}",
+                kind=adapters.adapter(start.tensors),
+                do=f"tsuika convert {self.start} --to diffusers --lossy",
+            )
+            raise RecipeError("RC002", key="method.start", found=self.start, why=why)
+        for name in ("targets", "rank_pattern", "alpha_pattern", "rank_stabilized"):
+            if asked := getattr(self, name):
+                why = _(
+                    "The training goes on from {file}, with the layers, ranks and scales of that file.", file=self.start
+                )
+                raise RecipeError("RC002", key=f"method.{name}", found=asked, why=why)
+        sides = {component.partition("_")[0] for component, _path in layers}
+        ranks: dict[bool, list[int]] = {False: [], True: []}
+        for (_component, path), parts in layers.items():
+            ranks[is_convolution(path)].append(rank_of(parts))
+        alphas = [float(parts.get("alpha", rank_of(parts))) for parts in layers.values()]
+        held: dict[str, list[Any]] = {
+            "adapter": [kind],
+            "rank": ranks[False] or ranks[True],
+            "alpha": alphas,
+            "conv": [bool(ranks[True])],
+            "conv_rank": ranks[True] or [0],
+            "text_encoder": ["text" in sides],
+        }
+        for name, values in held.items():
+            asked, silent = getattr(self, name), 0 if name == "rank" else type(self).model_fields[name].default
+            # What is not trained of a file stays as it is.
+            if asked not in (silent, *values) or (name == "text_encoder" and not asked and "unet" not in sides):
+                why = _(
+                    "The training goes on from {file}, where it is {values}. Leave it as in the file; a smaller rank: {do}",
+                    file=self.start,
+                    values=listed(
+                        f"{value:g}" if isinstance(value, float) else str(value) for value in sorted({*values})
+                    ),
+                    do=f"tsuika resize {self.start} --rank N",
+                )
+                raise RecipeError("RC002", key=f"method.{name}", found=asked, why=why)
+        usual = {name: Counter(values).most_common(1)[0][0] for name, values in held.items()}
+        return self.model_copy(update={**usual, "text_encoder": self.text_encoder})
 
     @property
     def network(self) -> Mapping[str, Any]:
@@ -66,22 +177,25 @@ class Lora(MethodSection):
 
     @property
     def roles(self) -> tuple[Role, ...]:
-        """Which layers are adapted."""
-        conv: tuple[Role, ...] = ("unet.conv",) if self.conv else ()
-        return ("unet.attn", "unet.ff", *conv, *(("text.attn", "text.ff") if self.text_encoder else ()))
+        """Of the layers that may be adapted."""
+        return targets.roles(self)
 
-    def rank_of(self, shape: tuple[int, ...]) -> int:
-        """The rank of a layer whose weight has this shape."""
-        return (self.conv_rank or self.rank) if prod(shape[2:]) > 1 else self.rank
+
+def rates_of(settings: Lora, model: Model) -> tuple[float, float]:
+    """Learning rates of the text encoders. Raises RecipeError (RC002): a rate that means nothing for this model or kind."""
+    if settings.lora_plus_ratio != 1 and settings.adapter not in ("lora", "dora"):
+        why = _("LoRA+ is for the adapters lora and dora, whose up matrices begin at zero.")
+        raise RecipeError("RC002", key="method.lora_plus_ratio", found=settings.lora_plus_ratio, why=why)
+    return text_rates(model, settings.text_learning_rate, settings.text_learning_rate_2)
 
 
 def outline(settings: Lora, data: Data, model: Model) -> Outline:
     """Of plain LoRA; the relatives have about as many numbers."""
     shapes: dict[str, tuple[int, ...]] = {}
-    for name, shape in weight_shapes(model, settings.roles).items():
-        rank = settings.rank_of(shape)
-        shapes[f"{name}.lora_down.weight"] = (rank, *shape[1:])
-        shapes[f"{name}.lora_up.weight"] = (shape[0], rank, *(1 for _size in shape[2:]))
+    rates_of(settings, model)
+    for name, one in targets.adapted(settings, model).items():
+        shapes[f"{name}.lora_down.weight"] = (one.rank, *one.shape[1:])
+        shapes[f"{name}.lora_up.weight"] = (one.shape[0], one.rank, *(1 for _size in one.shape[2:]))
         shapes[f"{name}.alpha"] = ()
     return Outline(shapes, {"adapter": "lora"})
 
@@ -112,6 +226,23 @@ def peft_kind(layers: Layers) -> str | None:
     return kind if kind in PARTS and all(parts.keys() <= known for parts in layers.values()) else None
 
 
+def trainable_kind(layers: Layers) -> str | None:
+    """The kind of adapter as which peft can train all of these layers; None where it can not."""
+
+    def is_dora(parts: Mapping[str, Tensor]) -> bool:
+        needs = {"lora_down.weight", "lora_up.weight", "dora_scale"}
+        scale, up = parts.get("dora_scale"), parts.get("lora_up.weight")
+        is_of_outputs = scale is not None and up is not None and len(scale) == scale.numel() == len(up)
+        return needs <= parts.keys() <= {*needs, "alpha"} and is_of_outputs
+
+    return "dora" if all(map(is_dora, layers.values())) else peft_kind(layers)
+
+
+def is_convolution(path: str) -> bool:
+    """Whether a layer is one of the role `unet.conv`, by its canonical path."""
+    return "resnets" in path or "samplers" in path
+
+
 def rank_of(parts: Mapping[str, Tensor]) -> int:
     """The rank of a layer that peft can hold."""
     factor = adapters.inner_factor(parts)
@@ -131,7 +262,7 @@ def describe(artifact: Artifact) -> dict[str, Any]:
         "adapter": adapters.adapter(artifact.tensors),
         "layers": len(layers),
         "targets": dict(Counter(component for component, _path in paths)),
-        "convolutions": sum("resnets" in path or "samplers" in path for _component, path in paths),
+        "convolutions": sum(is_convolution(path) for _component, path in paths),
         "rank": _counted(map(len, factors)),
         "alpha": _counted(alphas),
     }

@@ -3,25 +3,25 @@ where peft has them. Knows a model only through `core.types.Model`."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, get_args
 
 import torch
 from peft import LoHaConfig, LoKrConfig, LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from tsuika.core.errors import RecipeError
+from tsuika.core.errors import FormatError, RecipeError
 from tsuika.core.texts import _
 from tsuika.core.types import Artifact, Model, ParamGroup, Role, Update
 from tsuika.diffusion import adapters
 from tsuika.methods.common import by_side, copies, copy_in, incompatible
 from tsuika.methods.layers import weight_shapes
-from tsuika.methods.lora import PARTS, layers_of, peft_kind, rank_of
+from tsuika.methods.lora import PARTS, Layers, layers_of, peft_kind, rank_of, rates_of, trainable_kind
 from tsuika.methods.lora import Lora as Config
 from tsuika.methods.lora.merged import MergedAttachment, merge
+from tsuika.methods.lora.targets import adapted
 
 # Of the parts of a layer one of these is zero at the start, as peft has it.
 BEGIN_AT_ZERO = ("lora_up.weight", "hada_w2_b", "lokr_w1", "lokr_w1_a")
@@ -37,6 +37,7 @@ class Slot:
     rank: int
     alpha: float  # effective: the layer's scale is alpha / rank
     base_scale: float
+    magnitude: Tensor | None = None  # DoRA: of the base's weight
 
     @property
     def key(self) -> str:
@@ -52,7 +53,8 @@ class LoraAttachment:
     kind: str
     slots: list[Slot]
     trains: frozenset[Role]
-    text_learning_rate: float = 0.0
+    text_rates: tuple[float, float] = (0.0, 0.0)
+    up_ratio: float = 1.0  # LoRA+: the rate of what begins at zero, as a multiple
     metadata: dict[str, str] = field(default_factory=dict)
 
     def _parameters(self, slot: Slot) -> Iterator[tuple[str, nn.Parameter]]:
@@ -64,21 +66,30 @@ class LoraAttachment:
             yield part, held if isinstance(held, nn.Parameter) else held.weight
 
     def param_groups(self) -> list[ParamGroup]:
-        every = ((slot.component, param) for slot in self.slots for _part, param in self._parameters(slot))
-        return by_side(every, self.text_learning_rate)
+        every = [(slot.component, part, p) for slot in self._trained for part, p in self._parameters(slot)]
+        # As peft.optimizers.create_loraplus_optimizer divides them.
+        raised = {id(p) for _, part, p in every if self.up_ratio != 1 and (part == "lora_up.weight" or p.ndim == 1)}
+        plain, ups = ([(c, p) for c, _, p in every if (id(p) in raised) == is_up] for is_up in (False, True))
+        groups = by_side(plain, self.text_rates)
+        return [*groups, *(replace(group, factor=self.up_ratio) for group in by_side(ups, self.text_rates))]
+
+    @property
+    def _trained(self) -> list[Slot]:
+        """All slots, but not a file's text layers where none is trained."""
+        trains_text = any(role.startswith("text.") for role in self.trains)
+        return [slot for slot in self.slots if trains_text or not slot.component.startswith("text_encoder")]
 
     def updates(self) -> list[Update]:
         """Each layer by the factor that begins at zero: there it is the base's, and the other factor can still learn.
         Any factor scales the product; this one alone, since the other is random at the start and no update at all."""
-        return [self._update(dict(self._parameters(slot)), slot.base_scale) for slot in self.slots]
+        return [self._update(slot, dict(self._parameters(slot))) for slot in self._trained]
 
-    def _update(self, parts: Mapping[str, nn.Parameter], scale: float) -> Update:
+    def _update(self, slot: Slot, parts: Mapping[str, nn.Parameter]) -> Update:
         zero = next(parts[name] for name in BEGIN_AT_ZERO if name in parts)
         if self.kind == "lora":
-            return Update("factors", [zero], down=parts["lora_down.weight"], scale=scale)
-        if self.kind == "dora":
-            magnitude = parts["dora_scale"]
-            return Update("adapter", [zero, magnitude], [torch.zeros_like(zero), magnitude.detach().clone()])
+            return Update("factors", [zero], down=parts["lora_down.weight"], scale=slot.base_scale)
+        if slot.magnitude is not None:
+            return Update("adapter", [zero, parts["dora_scale"]], [torch.zeros_like(zero), slot.magnitude])
         return Update("adapter", [zero])
 
     def tensors(self) -> dict[str, Tensor]:
@@ -167,6 +178,8 @@ def _inject(
                 raise TypeError(f"peft left {component}.{path} unchanged")
             slot = Slot(component, path, layer, rank, alpha, alpha / rank)
             _scale(slot, name)
+            if kind == "dora":
+                slot.magnitude = layer.lora_magnitude_vector[name].weight.detach().float().clone()
             if isinstance(base := layer.get_base_layer(), nn.Conv2d):
                 slot.layer.groups = base.groups  # peft's LoRA asks it of what it wraps, be that another kind's layer
             slots.append(slot)
@@ -194,21 +207,47 @@ def attach(model: Model, config: Config, generator: torch.Generator) -> LoraAtta
     """LoRA on attention and feed-forward layers (and convolutions, text encoders, as configured); changes no output
     yet. Down-projections are Kaiming-uniform (as peft and kohya have it) from `generator`, up-projections zero."""
     ranks: dict[str, dict[str, tuple[int, float]]] = {}
-    for name, shape in weight_shapes(model, config.roles).items():
+    layers = adapted(config, model)
+    rates = rates_of(config, model)
+    for name, one in layers.items():
         component, _dot, path = name.partition(".")
-        rank = config.rank_of(shape)
-        alpha = config.alpha * rank / config.rank if config.alpha else float(rank)
-        ranks.setdefault(component, {})[path] = (rank, alpha * math.sqrt(rank) if config.rank_stabilized else alpha)
+        ranks.setdefault(component, {})[path] = (one.rank, one.alpha)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
         adapter, slots = _inject(model, config.adapter, ranks, config.dropout)
-    attachment = LoraAttachment(
-        model, adapter, config.adapter, slots, frozenset(config.roles), config.text_learning_rate
-    )
-    for slot in slots:
+    attachment = LoraAttachment(model, adapter, config.adapter, slots, _roles_of(model, layers, config.roles))
+    return _trainable(attachment, config, rates)
+
+
+def _roles_of(model: Model, layers: Collection[str], among: Iterable[Role]) -> frozenset[Role]:
+    return frozenset(role for role in among if not weight_shapes(model, [role]).keys().isdisjoint(layers))
+
+
+def _trainable(attachment: LoraAttachment, config: Config, rates: tuple[float, float]) -> LoraAttachment:
+    attachment.text_rates, attachment.up_ratio = rates, config.lora_plus_ratio
+    trained = attachment._trained
+    for slot in attachment.slots:
         for _part, param in attachment._parameters(slot):
             param.data = param.data.float()  # trained weights are masters in full precision
-            param.requires_grad_(True)
+            param.requires_grad_(slot in trained)
+    return attachment
+
+
+def go_on(model: Model, config: Config, start: Artifact) -> LoraAttachment:
+    """Attach what a file held for training, at strength 1: all of its layers, of which those of the text encoders stay
+    as they are unless `config` trains them. Raises ModelError: as `restore`; FormatError: FM001, of a kind that cannot
+    be trained."""
+    layers = layers_of(start)
+    if (kind := trainable_kind(layers)) is None:
+        found, expected = adapters.adapter(start.tensors), ", ".join(PARTS)
+        raise FormatError("FM001", where=config.start, found=found, expected=expected)
+    rates = rates_of(config, model)
+    sides = ("unet.", "text.") if config.text_encoder else ("unet.",)
+    roles = [role for role in get_args(Role) if role.startswith(sides)]
+    attachment = _held(model, start, layers, kind, config.dropout)
+    attachment.trains = _roles_of(model, {".".join(key) for key in layers}, roles)
+    attachment = _trainable(attachment, config, rates)
+    _load(attachment, layers)
     return attachment
 
 
@@ -217,9 +256,17 @@ def restore(model: Model, artifact: Artifact) -> LoraAttachment | MergedAttachme
     the base's layers, all else is laid on their weights. Raises ModelError: MD004, a layer is missing on this model or
     has another shape; FormatError: FM001, a tensor is no part of an adapter, or a layer is not whole."""
     layers = layers_of(artifact)
-    modules = {key: _module(model, *key, artifact) for key in layers}
     if (kind := peft_kind(layers)) is None:
-        return merge(model, modules, layers, artifact)
+        return merge(model, {key: _module(model, *key, artifact) for key in layers}, layers, artifact)
+    attachment = _held(model, artifact, layers, kind, 0.0)
+    attachment.metadata = dict(artifact.metadata)
+    _load(attachment, layers)
+    return attachment
+
+
+def _held(model: Model, artifact: Artifact, layers: Layers, kind: str, dropout: float) -> LoraAttachment:
+    """Layers of peft's with room for a file's tensors, not yet loaded. Raises ModelError: as `restore`."""
+    modules = {key: _module(model, *key, artifact) for key in layers}
     ranks: dict[str, dict[str, tuple[int, float]]] = {}
     for (component, path), parts in layers.items():
         weight: Any = modules[component, path].weight
@@ -228,15 +275,17 @@ def restore(model: Model, artifact: Artifact) -> LoraAttachment | MergedAttachme
         rank = rank_of(parts)
         ranks.setdefault(component, {})[path] = (rank, float(parts["alpha"]) if "alpha" in parts else float(rank))
     with torch.random.fork_rng(devices=[]):
-        adapter, slots = _inject(model, kind, ranks, 0.0)
-    attachment = LoraAttachment(model, adapter, kind, slots, frozenset(), metadata=dict(artifact.metadata))
+        adapter, slots = _inject(model, kind, ranks, dropout)
     if kind in ("loha", "lokr"):
         for slot in slots:
             _place(slot, adapter, kind, layers[slot.component, slot.path])
             _scale(slot, adapter)
+    return LoraAttachment(model, adapter, kind, slots, frozenset())
+
+
+def _load(attachment: LoraAttachment, layers: Layers) -> None:
     held = {(*layer, part): value for layer, parts in layers.items() for part, value in parts.items()}
     attachment.load({".".join(name): value for name, value in held.items() if name[-1] != "alpha"})
-    return attachment
 
 
 def _module(model: Model, component: str, path: str, artifact: Artifact) -> nn.Module:
