@@ -11,14 +11,16 @@ from dataclasses import asdict
 from tsuika import EMBEDDED
 from tsuika.advice.activations import count
 from tsuika.families import FAMILIES
+from tsuika.families.network import UNET
 
 
 def main() -> None:
     embedded = json.loads((EMBEDDED / "unet" / "config.json").read_text())
-    found = {"embedded": asdict(count(embedded, 64, 4))}
+    found = {"embedded": asdict(count(UNET, embedded, 64, 4))}
     for family in FAMILIES:
         geometry = family.geometry(family.facts.prediction)
-        found[family.facts.family] = asdict(count(geometry.unet, geometry.native_size_px))
+        step = count(family.network, geometry.unet, geometry.native_size_px)
+        found[family.facts.family] = asdict(step)
     print(json.dumps(found, indent=1))
 
 

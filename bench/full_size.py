@@ -35,14 +35,14 @@ def write_random(name: str, path: Path) -> None:
     from family_files import write_single
 
     from tsuika.families import StableDiffusion, family
-    from tsuika.families.common import build_text, build_unet, build_vae
+    from tsuika.families.common import build_vae
 
     kind = family(name)
     geometry = kind.geometry(kind.facts.prediction)
     torch.manual_seed(0)
     torch.set_default_dtype(torch.float16)
-    text = {t.component: build_text(geometry.text[t.component], projected=t.projected) for t in kind.towers}
-    unet, vae = build_unet(geometry.unet), build_vae(geometry.vae)
+    text = {t.component: t.build(geometry.text[t.component]) for t in kind.towers}
+    unet, vae = kind.network.build(geometry.unet), build_vae(geometry.vae)
     torch.set_default_dtype(torch.float32)
     model = StableDiffusion(
         family=kind,
@@ -53,6 +53,7 @@ def write_random(name: str, path: Path) -> None:
         tokenizers={},
         scheduler_config={},
         latent_scale=kind.facts.latent_scale,
+        latent_shift=geometry.latent_shift,
         native_size_px=geometry.native_size_px,
         source="",
     )

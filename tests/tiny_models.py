@@ -16,9 +16,10 @@ from tsuika.families import FAMILIES, StableDiffusion
 from tsuika.families.common import Geometry
 
 sys.path.append(str(Path(__file__).parent / "families"))
-from family_files import at_full_size, single_file_tensors, write_folder, write_tokenizer
+from family_files import at_full_size, single_file_tensors, write_folder, write_tokenizers
 
 __all__ = [
+    "CROSS_NAMES",
     "FAMILY_NAMES",
     "at_full_size",
     "bits",
@@ -33,12 +34,13 @@ __all__ = [
 ]
 
 FAMILY_NAMES = tuple(row.facts.family for row in FAMILIES)
+CROSS_NAMES = tuple(row.facts.family for row in FAMILIES if row.facts.attention == "cross")
 CAPTIONS = ("a cat", "a dog")
 
 
 @cache
 def _words() -> Path:
-    folder: Path = write_tokenizer(Path(mkdtemp(prefix="tsuika-test-")))
+    folder: Path = write_tokenizers(Path(mkdtemp(prefix="tsuika-test-")))
     return folder
 
 
@@ -66,7 +68,7 @@ def shallow(seed: int = 3) -> StableDiffusion:
 
 def outputs(model: Model, prompts: tuple[str, str] = CAPTIONS) -> Tensor:
     """What the UNet says to two prompts, text encoders included, as one row of numbers."""
-    noisy_BCHW = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    noisy_BCHW = torch.randn(2, model.facts.latent_channels, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         cond = model.encode_text(prompts)
         out = model.denoise(noisy_BCHW, torch.tensor([5, 600]), cond)
@@ -79,10 +81,13 @@ def bits(model: Model) -> dict[str, Tensor]:
     return {f"{part}.{name}": value.clone() for part, root in components for name, value in root.state_dict().items()}
 
 
-def picture_batch(number: int, size: int = 2, captions: tuple[str, str] = CAPTIONS) -> Batch:
-    """`size` of four pictures in turn, as latents; a function of the number."""
+def picture_batch(
+    number: int, size: int = 2, captions: tuple[str, str] = CAPTIONS, model: Model | None = None
+) -> Batch:
+    """`size` of four pictures in turn, as latents (of SD1, or of the model); a function of the number."""
     rows = [(number * size + i) % 4 for i in range(size)]
-    latents = [torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(100 + row)) for row in rows]
+    channels = model.facts.latent_channels if model else 4
+    latents = [torch.randn(channels, 8, 8, generator=torch.Generator().manual_seed(100 + row)) for row in rows]
     names = tuple(f"{row}.png" for row in rows)
     return Batch(torch.stack(latents), tuple(captions[row % 2] for row in rows), names, torch.ones(size))
 

@@ -44,7 +44,7 @@ def test_what_a_backward_pass_needs(name: str) -> None:
         unet(noisy, torch.tensor([5.0]), encoder_hidden_states=text, **more)
     kind = family(name)
     words = len(model.tokenizers["tokenizer"])
-    counted = count(kind.tiny_geometry(words, 77).unet, model.native_size_px, model.latent_factor)
+    counted = count(kind.network, kind.tiny_geometry(words, 77).unet, model.native_size_px, model.latent_factor)
     assert counted.kept_bytes["all"] == pytest.approx(sum(one.nbytes() for one in seen.values()), rel=0.15)
     assert counted.kept_bytes["text"] < counted.kept_bytes["adapter"] <= counted.kept_bytes["all"]
     assert counted.checkpointed_bytes["all"] < counted.kept_bytes["all"]

@@ -19,7 +19,7 @@ from tsuika import config, formats
 from tsuika.core.errors import FormatError, ModelError, RecipeError
 from tsuika.core.weights import open_weights
 from tsuika.data import image
-from tsuika.families import sources
+from tsuika.families import SD1, sources
 
 
 @pytest.mark.parametrize("header", [b"{}      ", b'{"__metadata__":{"format":"pt"}}'])
@@ -52,7 +52,7 @@ def test_every_fault_of_a_tokenizer_is_told(file: str, content: bytes, tmp_path:
     folder = write_tokenizer(tmp_path / "tokenizer")
     (folder / file).write_bytes(content)
     with pytest.raises(ModelError) as error:
-        sources.find_tokenizer(tmp_path, "tokenizer", None)
+        sources.find_tokenizer(tmp_path, SD1.towers[0], is_own=True)
     assert error.value.code == "MD003" and str(folder) in error.value.where
 
 

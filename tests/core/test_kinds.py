@@ -58,7 +58,7 @@ def test_a_file_is_known_by_its_tensors(shapes: dict[str, tuple[int, ...]], name
 def test_an_error_says_what_takes_the_file(tmp_path: Path) -> None:
     """Not "use an SD model" for a LoRA where a base is wanted, nor for a base where a LoRA is."""
     lora = kinds.unlike(tmp_path, kinds.LORA)
-    assert lora.part("what") == "This is not a base model (SD 1.x, SD 2.x or SDXL)"
+    assert lora.part("what") == "This is not a base model (SD 1.x, SD 2.x, SDXL or SD 3.x)"
     assert (lora.part("why"), "--lora" in lora.part("do")) == ("Found: a LoRA.", True)
     base = kinds.unlike(tmp_path, kinds.CHECKPOINT, kinds.LORA.title)
     assert (base.part("what"), "--base" in base.part("do")) == ("This is not a LoRA", True)

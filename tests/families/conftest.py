@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from family_files import write_tokenizer
+from family_files import write_tokenizers
 
 from tsuika.families import FAMILIES, Family, StableDiffusion
 
@@ -11,7 +11,7 @@ from tsuika.families import FAMILIES, Family, StableDiffusion
 @pytest.fixture(scope="session")
 def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a very small CLIP tokenizer."""
-    return write_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+    return write_tokenizers(tmp_path_factory.mktemp("tokenizer"))
 
 
 @pytest.fixture(scope="session", params=FAMILIES, ids=lambda family: family.facts.family)

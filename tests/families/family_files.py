@@ -13,7 +13,7 @@ from torch import Tensor
 from tsuika.core.types import canonical
 from tsuika.diffusion import ldm
 from tsuika.families import Family, Geometry, StableDiffusion
-from tsuika.families.common import build_text, build_unet, build_vae, scheduler_config
+from tsuika.families.common import build_vae, scheduler_config, tiny_t5_tokenizer
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
@@ -22,16 +22,17 @@ UNET, VAE = "model.diffusion_model.", "first_stage_model."
 def at_full_size(kind: Family) -> StableDiffusion:
     """The family at its true size, without tokenizers, on torch's current device and in its current number type."""
     geometry = kind.geometry(kind.facts.prediction)
-    text = {t.component: build_text(geometry.text[t.component], projected=t.projected) for t in kind.towers}
+    text = {t.component: t.build(geometry.text[t.component]) for t in kind.towers}
     return StableDiffusion(
         family=kind,
         prediction=kind.facts.prediction,
-        unet=build_unet(geometry.unet),
+        unet=kind.network.build(geometry.unet),
         vae=build_vae(geometry.vae),
         text_encoders=text,
         tokenizers={},
-        scheduler_config=scheduler_config(kind.facts.prediction),
+        scheduler_config=scheduler_config(kind.facts.prediction, flow_shift=kind.flow_shift),
         latent_scale=kind.facts.latent_scale,
+        latent_shift=geometry.latent_shift,
         native_size_px=geometry.native_size_px,
         source="",
     )
@@ -58,15 +59,31 @@ def write_tokenizer(folder: Path, *, pad: str = END, max_tokens: int = 12) -> Pa
     return folder
 
 
+def write_tokenizers(folder: Path) -> Path:
+    """The tokenizers of every family: CLIP's in the folder, T5's in one of its own below."""
+    tiny_t5_tokenizer().save_pretrained(folder / "tokenizer_3")
+    return write_tokenizer(folder)
+
+
 def write_folder(model: StableDiffusion, folder: Path, *, old_style: bool) -> Path:
     """The model as a diffusers folder; `old_style` names CLIP's tensors as transformers 4 does."""
-    pipeline = "StableDiffusionXLPipeline" if len(model.text_encoders) == 2 else "StableDiffusionPipeline"
+    pipeline = model.family.names.model_index["_class_name"]
     index: dict[str, object] = {"_class_name": pipeline, "_diffusers_version": "0.30.0"}
-    for name, module in model.components.items():
+    for component, module in model.components.items():
+        name = model.family.network.part if component == "unet" else component
         module.save_pretrained(folder / name, safe_serialization=True)  # type: ignore[operator]
         library = "transformers" if name.startswith("text") else "diffusers"
         index[name] = [library, type(module).__name__]
+    if pipeline == "StableDiffusion3Pipeline":
+        # As in the published folders, also where T5 is left out.
+        index |= {"image_encoder": [None, None], "feature_extractor": [None, None]}
+        index |= {"text_encoder_3": [None, None], "tokenizer_3": [None, None]} if len(model.text_encoders) < 3 else {}
     for tower in model.family.towers:
+        if tower.is_t5:
+            if tower.component in model.text_encoders:
+                model.tokenizers[tower.tokenizer].save_pretrained(folder / tower.tokenizer)
+                index[tower.tokenizer] = ["transformers", "T5TokenizerFast"]
+            continue
         write_tokenizer(folder / tower.tokenizer, pad=tower.padding or END)
         index[tower.tokenizer] = ["transformers", "CLIPTokenizer"]
         file = folder / tower.component / "model.safetensors"
@@ -86,11 +103,15 @@ def write_folder(model: StableDiffusion, folder: Path, *, old_style: bool) -> Pa
 def places(model: StableDiffusion) -> Iterator[tuple[str, str, ldm.Place]]:
     """(component, own tensor name, place in a single file) of every tensor."""
     for name in model.unet.state_dict():
-        yield "unet", name, ldm.unet_place(name, model.unet.config).under(UNET)  # type: ignore[arg-type]
+        yield "unet", name, model.family.network.place(name, model.unet.config).under(UNET)  # type: ignore[arg-type]
     for name in model.vae.state_dict():
         yield "vae", name, ldm.vae_place(name, model.vae.config).under(VAE)  # type: ignore[arg-type]
     for tower in model.family.towers:
+        if tower.component not in model.text_encoders:
+            continue
         for name in model.text_encoders[tower.component].state_dict():
+            if tower.unit_projection and name == "text_projection.weight":
+                continue
             yield tower.component, name, tower.place(canonical(tower.component, name))
 
 
@@ -100,15 +121,19 @@ def single_file_tensors(model: StableDiffusion) -> dict[str, Tensor]:
     thirds: dict[str, dict[int, Tensor]] = {}
     own = {component: module.state_dict() for component, module in model.components.items()}
     for component, name, place in places(model):
-        tensor = own[component][name]
+        # What has two names lies in the file twice.
+        tensor = own[component][name].clone() if name == "encoder.embed_tokens.weight" else own[component][name]
         if place.third is not None:
             thirds.setdefault(place.name, {})[place.third] = tensor
         elif component == "vae" and ".attn_1." in place.name and tensor.ndim == 2:
             tensors[place.name] = tensor[:, :, None, None].contiguous()  # 1x1 convolutions there
         else:
+            tensor = ldm.halves_swapped(tensor) if place.swapped else tensor
             tensors[place.name] = tensor.T.contiguous() if place.transposed else tensor.contiguous()
     tensors |= {name: torch.cat([parts[i] for i in range(3)]) for name, parts in thirds.items()}
     for tower in model.family.towers:
+        if tower.is_t5:
+            continue
         if tower.layout == "open_clip" and not tower.projected:  # SD2: the block and projection that are never used
             config = model.text_encoders[tower.component].config
             last = int(config.num_hidden_layers)  # type: ignore[union-attr, arg-type]

@@ -386,7 +386,7 @@ def test_a_vae_that_is_not_there_is_called_a_vae(sd1: StableDiffusion) -> None:
 
 def test_a_vae_of_other_latents_is_refused(sd1: StableDiffusion, sd1_file: Path, words: Path, tmp_path: Path) -> None:
     save_file(
-        {"decoder.conv_in.weight": torch.zeros(1), "post_quant_conv.weight": torch.zeros(16, 16, 1, 1)},
+        {"decoder.conv_in.weight": torch.zeros(8, 16, 3, 3), "post_quant_conv.weight": torch.zeros(16, 16, 1, 1)},
         tmp_path / "flux.safetensors",
     )
     with pytest.raises(ModelError, match="16 latent channels") as caught:

@@ -10,7 +10,8 @@ import torch
 from family_files import UNET, VAE, at_full_size, places, single_file_tensors, write_single
 
 from tsuika.core.types import Role
-from tsuika.families import Family, StableDiffusion, load
+from tsuika.families import FAMILIES, Family, StableDiffusion, load
+from tsuika.families.network import UNET as UNET_KIND
 
 CLIP = Path(__file__).resolve().parents[3] / "shared" / "data" / "clip-tokenizer"
 
@@ -20,6 +21,13 @@ KOHYA = {"sd1": (192, [72], 278), "sd2": (192, [138], 278), "sdxl": (722, [72, 1
 TENSORS = {"sd1": (686, 248, [196]), "sd2": (686, 248, [280]), "sdxl": (1680, 248, [196, 389])}
 # Parameters as published: UNet, VAE, text encoders, in millions
 MILLIONS = {"sd1": (859.5, 83.7, [123.1]), "sd2": (865.9, 83.7, [340.4]), "sdxl": (2567.5, 83.7, [123.1, 694.7])}
+
+
+@pytest.fixture(scope="session", params=[row for row in FAMILIES if row.network is UNET_KIND], ids=lambda row: row.name)
+def kind(request: pytest.FixtureRequest) -> Family:
+    """Every family with a UNet; SD3's sizes are in `test_sd3.py`."""
+    found: Family = request.param
+    return found
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tiny_models import FAMILY_NAMES, outputs, tiny
+from tiny_models import CROSS_NAMES, outputs, tiny
 from tsuika import formats
 from tsuika.core.errors import FormatError, ModelError, TsuikaError
 from tsuika.core.types import Artifact
@@ -194,7 +194,7 @@ def test_every_field_in_plain_types(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", [A1111, NATIVE], ids=lambda form: form.name)
-@pytest.mark.parametrize("family", FAMILY_NAMES)
+@pytest.mark.parametrize("family", CROSS_NAMES)
 def test_round_trip(form: Any, family: str, tmp_path: Path) -> None:
     model = tiny(family)
     attachment = trained(model, CONFIGS["dropout-norm"])

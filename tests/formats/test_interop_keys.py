@@ -15,7 +15,8 @@ import torch
 
 from tsuika import families
 from tsuika.core.types import Artifact, canonical
-from tsuika.families.common import build_text, build_unet, build_vae
+from tsuika.families.common import build_text, build_vae
+from tsuika.families.network import build_unet
 from tsuika.formats.checkpoint import rows
 
 Named = Iterator[tuple[str, tuple[int, ...]]]

@@ -16,7 +16,7 @@ from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
 from safetensors.torch import load_file
-from transformers import CLIPTextModel, CLIPTextModelWithProjection
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, T5EncoderModel
 
 from lora_deltas import delta
 from tsuika.core.types import Artifact, canonical, model_tensors
@@ -31,7 +31,7 @@ from tiny_models import FAMILY_NAMES, tiny
 by_family = pytest.mark.parametrize("family", FAMILY_NAMES)
 
 
-@by_family
+@pytest.mark.parametrize("family", samples.TINY)
 def test_peft_adds_the_deltas_we_meant(family: str, tmp_path: Path) -> None:
     """With nothing but the written configuration: ranks and alphas that differ from layer to layer, too."""
     texts = [samples.CLIP_TINY] * (2 if family == "sdxl" else 1)
@@ -82,7 +82,8 @@ def test_transformers_finds_every_tensor_of_the_text_encoders(family: str, tmp_p
     DiffusersFolder().write(artifact, tmp_path / "made", dtype=torch.float32)
     ids_BS = torch.arange(5, 11)[None]
     for component, encoder in model.text_encoders.items():
-        kind = CLIPTextModelWithProjection if hasattr(encoder, "text_projection") else CLIPTextModel
+        kind: Any = CLIPTextModelWithProjection if hasattr(encoder, "text_projection") else CLIPTextModel
+        kind = T5EncoderModel if encoder.config.model_type == "t5" else kind
         loaded, told = kind.from_pretrained(tmp_path / "made" / component, output_loading_info=True)
         assert not told["missing_keys"]
         assert not told["unexpected_keys"]
@@ -103,7 +104,8 @@ def test_diffusers_opens_a_lone_vae_to_the_same_latents_and_pictures(family: str
     )
     pixels_B3HW = torch.linspace(-1, 1, 3 * 64 * 64).reshape(1, 3, 64, 64)
     with torch.no_grad():
-        latents_BCHW = loaded.encode(pixels_B3HW).latent_dist.mean * loaded.config.scaling_factor
+        scale, shift = loaded.config.scaling_factor, loaded.config.shift_factor or 0.0
+        latents_BCHW = (loaded.encode(pixels_B3HW).latent_dist.mean - shift) * scale
         torch.testing.assert_close(latents_BCHW, model.encode_images(pixels_B3HW), rtol=1e-5, atol=1e-5)
-        pixels = loaded.decode(latents_BCHW / loaded.config.scaling_factor).sample.clamp(-1, 1)
+        pixels = loaded.decode(latents_BCHW / scale + shift).sample.clamp(-1, 1)
         torch.testing.assert_close(pixels, model.decode_latents(latents_BCHW), rtol=1e-5, atol=1e-5)

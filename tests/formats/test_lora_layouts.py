@@ -104,14 +104,11 @@ FOREIGN = {
         "transformer.single_transformer_blocks.0.attn.to_q.lora_A.weight",
         "lora_unet_double_blocks_0_img_mlp_0.lora_up.weight",
     ],
-    "Stable Diffusion 3": [
-        "transformer.transformer_blocks.0.attn.add_q_proj.lora_A.weight",
-        "lora_unet_joint_blocks_0_x_block_mlp_fc1.lora_down.weight",
-    ],
+    "AuraFlow": ["transformer.joint_transformer_blocks.0.attn.to_q.lora_A.weight"],
     "Wan": ["diffusion_model.blocks.0.cross_attn.k.lora_A.weight", "lora_unet_blocks_0_self_attn_q.lora_down.weight"],
     "PixArt": [
         "base_model.model.transformer_blocks.0.attn1.to_q.lora_A.weight",
-        "lora_transformer_transformer_blocks_0_attn2_to_k.lora_down.weight",
+        "lora_transformer_transformer_blocks_0_attn1_to_k.lora_down.weight",
     ],
     "AnimateDiff": ["down_blocks.0.motion_modules.0.temporal_transformer.proj_in.lora_A.weight"],
     "language model": ["base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"],

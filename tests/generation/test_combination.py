@@ -14,7 +14,7 @@ from tsuika import formats
 from tsuika.core.errors import FormatError, ModelError
 from tsuika.core.events import Warned
 from tsuika.generation.compose import Requested, compose, describe
-from tsuika.generation.pipeline import sample, size_step
+from tsuika.generation.pipeline import sample
 from tsuika.methods import METHODS
 from tsuika.methods.hypernetwork import Hypernetwork
 from tsuika.methods.lora import Lora
@@ -46,7 +46,7 @@ def made(tiny_models: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 
 
 def draw(model: Any, prompt: str = "a tsuipi") -> torch.Tensor:
-    return sample(model, prompt, seed=1, cfg=2, steps=2, sampler="Euler", size_px=(size_step(model),) * 2)
+    return sample(model, prompt, seed=1, cfg=2, steps=2, sampler="Euler", size_px=(model.size_step_px,) * 2)
 
 
 def test_all_together_and_at_0_the_base(sd1: Any, made: dict[str, Path]) -> None:

@@ -11,7 +11,7 @@ import torch
 from tsuika.core.errors import FormatError, ModelError
 from tsuika.core.events import Warned
 from tsuika.generation.compose import Requested, compose
-from tsuika.generation.pipeline import sample, size_step
+from tsuika.generation.pipeline import sample
 
 
 def state(model: Any) -> dict[str, torch.Tensor]:
@@ -27,7 +27,7 @@ def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
 
 
 def draw(model: Any) -> torch.Tensor:
-    return sample(model, "cat", seed=1, cfg=2, steps=2, sampler="Euler a", size_px=(size_step(model),) * 2)
+    return sample(model, "cat", seed=1, cfg=2, steps=2, sampler="Euler a", size_px=(model.size_step_px,) * 2)
 
 
 def test_stacked_in_order_and_given_back(sd1: Any, fake_formats: Any, fake_method: Any) -> None:

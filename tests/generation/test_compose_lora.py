@@ -14,14 +14,14 @@ from tsuika.core.types import Artifact
 from tsuika.diffusion import adapters
 from tsuika.formats.kohya_lora import KohyaLora
 from tsuika.generation.compose import Requested, compose
-from tsuika.generation.pipeline import sample, size_step
+from tsuika.generation.pipeline import sample
 from tsuika.methods import METHODS
 from tsuika.methods.lora import Lora
 from tsuika.methods.lora import layers as lora
 
 
 def draw(model: Any) -> torch.Tensor:
-    return sample(model, "a (red:1.2) cat", seed=1, cfg=2, steps=2, sampler="Euler", size_px=(size_step(model),) * 2)
+    return sample(model, "a (red:1.2) cat", seed=1, cfg=2, steps=2, sampler="Euler", size_px=(model.size_step_px,) * 2)
 
 
 def trained(model: Any, seed: int, path: Path, *, text: bool) -> torch.Tensor:

@@ -42,10 +42,15 @@ def test_weights_scale_their_own_rows_and_the_mean_stays(
     tiny_models: Mapping[str, Any], family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = tiny_models[family]
-    plain = model.encode_text(["the cat and dog"])
-    # The tiny random encoders' means are near zero: give them one, as CLIP's own have.
-    shifted = type(plain)(plain.tokens_BSD + 3, plain.pooled_BP, plain.time_ids_B6)
-    monkeypatch.setattr(model, "encode_text", lambda prompts, size_px=None: shifted)
+    read = model._read
+
+    def shifted_read(component: str, prompts: Any) -> Any:
+        # The tiny random encoders' means are near zero: give them one, as CLIP's own have.
+        states, pooled = read(component, prompts)
+        return states + 3, pooled
+
+    monkeypatch.setattr(model, "_read", shifted_read)
+    shifted = model.encode_text(["the cat and dog"])
     ours = encode(model, "the (cat:1.4) and dog")
     at = 1 + len(ids(model, "the"))
     rows = slice(at, at + len(ids(model, "cat")))
@@ -60,8 +65,8 @@ def test_weights_scale_their_own_rows_and_the_mean_stays(
         others = torch.cat([ratio[:, :at], ratio[:, rows.stop :]], dim=1)
         torch.testing.assert_close(others, others[:, :1, :1].expand_as(others))
     assert start == ours.tokens_BSD.shape[-1]
-    if plain.pooled_BP is not None:
-        assert torch.equal(ours.pooled_BP, plain.pooled_BP)
+    if shifted.pooled_BP is not None:
+        assert torch.equal(ours.pooled_BP, shifted.pooled_BP)
 
 
 def test_a_mean_near_zero_is_left_alone_and_told(sd1: Any) -> None:

@@ -17,16 +17,7 @@ from tsuika.core.errors import RecipeError
 from tsuika.core.events import Warned
 from tsuika.generation import pipeline
 from tsuika.generation.encode import encode
-from tsuika.generation.pipeline import (
-    SAMPLERS,
-    Defaults,
-    check_size,
-    defaults_for,
-    make_scheduler,
-    sample,
-    size_step,
-    to_images,
-)
+from tsuika.generation.pipeline import SAMPLERS, Defaults, check_size, defaults_for, make_scheduler, sample, to_images
 from tsuika.generation.prompt import parse
 
 # Written out again from what each sampler's name means, not from SAMPLERS.
@@ -111,7 +102,7 @@ def assert_same(model: Any, sampler: str, **settings: Any) -> None:
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 def test_the_loop_is_that_of_diffusers(sd1: Any, sampler: str, prediction: str) -> None:
-    step = size_step(sd1)
+    step = sd1.size_step_px
     model = variant(sd1, prediction=prediction)
     assert_same(model, sampler, cfg=6.5, seeds=[3, 4], size_px=(2 * step, step))
 
@@ -120,7 +111,7 @@ def test_the_loop_is_that_of_diffusers(sd1: Any, sampler: str, prediction: str) 
 def test_zero_terminal_snr(sd1: Any, sampler: str) -> None:
     config = {**sd1.scheduler_config, "rescale_betas_zero_snr": True}
     model = variant(sd1, prediction="v_prediction", scheduler_config=config)
-    assert_same(model, sampler, cfg=3, seeds=[7], size_px=(size_step(sd1),) * 2)
+    assert_same(model, sampler, cfg=3, seeds=[7], size_px=(sd1.size_step_px,) * 2)
     assert int(make_steps(model, sampler)[0]) == 999
 
 
@@ -145,7 +136,7 @@ def analytic(model: Any, clean_CHW: torch.Tensor) -> Any:
 
 @pytest.mark.parametrize("sampler", [name for name, one in SAMPLERS.items() if one.flow])
 def test_flow_arrives_where_the_model_points(sd1: Any, sampler: str) -> None:
-    side = size_step(sd1)
+    side = sd1.size_step_px
     clean = torch.randn(4, side // sd1.latent_factor, side // sd1.latent_factor)
     found = ours(analytic(sd1, clean), sampler, cfg=1, seeds=[3, 4], size_px=(side, side), steps=6)
     # diffusers rounds times to whole numbers in two of them.
@@ -166,19 +157,19 @@ def test_a_base_that_was_trained_by_flow_is_drawn_by_euler(sd1: Any) -> None:
 @pytest.mark.parametrize("family", ["sd2", "sdxl"])
 def test_other_families(tiny_models: Mapping[str, Any], family: str) -> None:
     model = tiny_models[family]
-    step = size_step(model)
+    step = model.size_step_px
     assert_same(model, "Euler a", cfg=5, seeds=[1, 2], size_px=(step, 2 * step))
 
 
 def test_no_guidance(sd1: Any) -> None:
-    assert_same(sd1, "Euler", cfg=1, seeds=[5], size_px=(size_step(sd1),) * 2)
+    assert_same(sd1, "Euler", cfg=1, seeds=[5], size_px=(sd1.size_step_px,) * 2)
 
 
 def test_cfg_1_never_asks_for_the_negative(sd1: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     rows: list[int] = []
     model = variant(sd1)
     model.denoise = lambda noisy, t, cond: rows.append(len(noisy)) or sd1.denoise(noisy, t, cond)
-    sample(model, "cat", negative="dog", cfg=1, steps=2, sampler="Euler", size_px=(size_step(sd1),) * 2)
+    sample(model, "cat", negative="dog", cfg=1, steps=2, sampler="Euler", size_px=(sd1.size_step_px,) * 2)
     assert rows == [1, 1]
 
 
@@ -193,7 +184,7 @@ def test_heun_tells_that_it_cannot_do_zero_snr(sd1: Any) -> None:
 @pytest.mark.parametrize("sampler", ["Euler a", "DPM++ 2M Karras"])
 def test_a_seed_means_the_same_picture_whatever_the_batch(sd1: Any, sampler: str) -> None:
     def draw(**settings: Any) -> torch.Tensor:
-        return sample(sd1, "cat", cfg=2, steps=3, sampler=sampler, size_px=(size_step(sd1),) * 2, **settings)
+        return sample(sd1, "cat", cfg=2, steps=3, sampler=sampler, size_px=(sd1.size_step_px,) * 2, **settings)
 
     together = draw(seed=10, num=3, batch_size=3)
     assert together.shape[0] == 3
@@ -205,7 +196,7 @@ def test_a_seed_means_the_same_picture_whatever_the_batch(sd1: Any, sampler: str
 
 
 def test_prompts_of_any_length_together(sd1: Any) -> None:
-    settings: dict[str, Any] = {"cfg": 2, "steps": 2, "sampler": "DDIM", "size_px": (size_step(sd1),) * 2, "num": 2}
+    settings: dict[str, Any] = {"cfg": 2, "steps": 2, "sampler": "DDIM", "size_px": (sd1.size_step_px,) * 2, "num": 2}
     prompts = ["cat", "dog", "the cat BREAK the dog"]
     together = sample(sd1, prompts, negative="red BREAK cat", seed=1, **settings)
     apart = torch.cat([sample(sd1, prompt, negative="red BREAK cat", seed=1, **settings) for prompt in prompts])
@@ -214,7 +205,7 @@ def test_prompts_of_any_length_together(sd1: Any) -> None:
 
 def test_steps_are_reported_and_may_end_the_drawing(sd1: Any) -> None:
     seen: list[tuple[int, int]] = []
-    settings: dict[str, Any] = {"cfg": 1, "steps": 3, "sampler": "Euler", "size_px": (size_step(sd1),) * 2}
+    settings: dict[str, Any] = {"cfg": 1, "steps": 3, "sampler": "Euler", "size_px": (sd1.size_step_px,) * 2}
     sample(sd1, "cat", num=2, batch_size=1, on_step=lambda done, total: seen.append((done, total)), **settings)
     assert seen == [(n, 6) for n in range(1, 7)]
 
@@ -226,7 +217,7 @@ def test_steps_are_reported_and_may_end_the_drawing(sd1: Any) -> None:
 
 
 def test_pictures_are_in_range(sd1: Any) -> None:
-    step = size_step(sd1)
+    step = sd1.size_step_px
     pixels = sample(sd1, "cat", cfg=2, steps=1, sampler="Euler", size_px=(2 * step, step))
     assert pixels.shape == (1, 3, step, 2 * step)
     assert pixels.dtype == torch.float32
@@ -238,7 +229,7 @@ def test_pictures_are_in_range(sd1: Any) -> None:
 
 
 def test_a_size_that_cannot_be_names_the_nearest(sd1: Any) -> None:
-    step = size_step(sd1)
+    step = sd1.size_step_px
     check_size(sd1, (step, 3 * step))
     for wrong, right in [
         ((step + 1, step), (step, step)),
@@ -277,7 +268,7 @@ def test_defaults(tmp_path: Path) -> None:
 
 def test_no_gradients_and_no_changes(sd1: Any) -> None:
     before = {name: value.clone() for name, value in sd1.unet.state_dict().items()}
-    pixels = sample(sd1, parse("cat"), steps=1, cfg=2, size_px=(size_step(sd1),) * 2)
+    pixels = sample(sd1, parse("cat"), steps=1, cfg=2, size_px=(sd1.size_step_px,) * 2)
     assert not pixels.requires_grad
     assert all(torch.equal(value, before[name]) for name, value in sd1.unet.state_dict().items())
 
@@ -285,7 +276,7 @@ def test_no_gradients_and_no_changes(sd1: Any) -> None:
 @pytest.mark.parametrize(("sampler", "steps"), [("Euler", 4), ("Heun", 3)])
 def test_an_edited_prompt_is_another_at_another_step(sd1: Any, monkeypatch: Any, sampler: str, steps: int) -> None:
     """The UNet is asked with `cat` until half of the steps are done, then with `the red cat`; also where it is asked twice."""
-    size_px = (size_step(sd1),) * 2
+    size_px = (sd1.size_step_px,) * 2
     settings: dict[str, Any] = {"seed": 3, "steps": steps, "sampler": sampler, "size_px": size_px, "cfg": 1}
     first, second = (encode(sd1, text, size_px=size_px).tokens_BSD for text in ("cat", "the red cat"))
     asked: list[bool] = []

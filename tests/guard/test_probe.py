@@ -28,15 +28,17 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-def subjects(count: int, first: int = 0, sizes: Sequence[int] = (8,)) -> list[Subject]:
+def subjects(count: int, first: int = 0, sizes: Sequence[int] = (8,), channels: int = 4) -> list[Subject]:
     return [
-        Subject(f"{i:064x}", latents(i, sizes[i % len(sizes)]), f"a zuzu {'cat' if i % 2 else 'dog'}", (64, 64))
+        Subject(
+            f"{i:064x}", latents(i, sizes[i % len(sizes)], channels), f"a zuzu {'cat' if i % 2 else 'dog'}", (64, 64)
+        )
         for i in range(first, first + count)
     ]
 
 
-def latents(number: int, side: int) -> Tensor:
-    return torch.randn(4, 8, side, generator=torch.Generator().manual_seed(number))
+def latents(number: int, side: int, channels: int = 4) -> Tensor:
+    return torch.randn(channels, 8, side, generator=torch.Generator().manual_seed(number))
 
 
 def attach(model: Model, method: str) -> Attachment:
@@ -91,7 +93,9 @@ def test_drift_is_a_share_of_what_lies_between_two_prompts_in_the_base() -> None
 def test_every_method_is_zero_at_the_base_and_moves_with_its_weights(method: str, family: str) -> None:
     model = tiny(family)
     attachment = attach(model, method)
-    probe = Probe(model, attachment, subjects(2), subjects(2, 10), controls=("a cat", "a dog"))
+    channels = model.facts.latent_channels
+    probed = subjects(2, channels=channels), subjects(2, 10, channels=channels)
+    probe = Probe(model, attachment, *probed, controls=("a cat", "a dog"))
     first = probe.measure()
     before = bits(model)
     if method == "textual-inversion":  # its word is new text to the base, so that it differs before any step

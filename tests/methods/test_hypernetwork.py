@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tiny_models import FAMILY_NAMES, bits, outputs, tiny
+from tiny_models import CROSS_NAMES, bits, outputs, tiny
 from tsuika.core.errors import FormatError, ModelError, RecipeError
 from tsuika.core.types import Activation, count_params
 from tsuika.families import FAMILIES, StableDiffusion
-from tsuika.families.common import build_unet
+from tsuika.families.network import build_unet
 from tsuika.methods.hypernetwork import Hypernetwork
 from tsuika.methods.hypernetwork import nets as hypernetwork
 from tsuika.methods.lora import Lora
@@ -72,7 +72,7 @@ def read_by(model: Any, path: str, side: str, x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("sizes", ["cross", "all"])
-@pytest.mark.parametrize("family", FAMILY_NAMES)
+@pytest.mark.parametrize("family", CROSS_NAMES)
 def test_silent_at_attach_and_at_strength_zero(family: str, sizes: Any) -> None:
     model = shared(family)
     with given_back(model):

@@ -21,8 +21,8 @@ from tsuika import formats
 from tsuika.core.errors import FormatError, ModelError, RecipeError
 from tsuika.core.types import Artifact, Attachment, Model, canonical
 from tsuika.diffusion.adapters import own_change
-from tsuika.diffusion.objective import add_noise, alphas_cumprod_T, target
-from tsuika.families.model import ROLES
+from tsuika.diffusion.objective import objective
+from tsuika.families.network import UNET_ROLES
 from tsuika.formats import relative_errors
 from tsuika.methods import METHODS
 from tsuika.methods.lora import Lora
@@ -80,15 +80,15 @@ def disturb(attachment: Attachment, seed: int = 1) -> None:
 
 def loss_of(model: Model) -> Callable[[], Tensor]:
     """The loss on one picture, always with the same noise and timesteps."""
-    latents = picture_batch(0, 1).latents_BCHW.repeat(2, 1, 1, 1)
-    noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(7)).expand_as(latents)
+    latents = picture_batch(0, 1, model=model).latents_BCHW.repeat(2, 1, 1, 1)
+    noise = torch.randn(latents[:1].shape, generator=torch.Generator().manual_seed(7)).expand_as(latents)
     t_B = torch.tensor([50, 550])
-    a_B = alphas_cumprod_T(model.scheduler_config)[t_B]
-    wanted = target(model.prediction, latents, noise, a_B)
+    told = objective(model.prediction, model.scheduler_config, "cpu")
+    wanted = told.target(latents, noise, t_B)
 
     def loss() -> Tensor:
         cond = model.encode_text(["a cat"] * 2)
-        return (model.denoise(add_noise(latents, noise, a_B), t_B, cond) - wanted).pow(2).mean()
+        return (model.denoise(told.add_noise(latents, noise, t_B), t_B, cond) - wanted).pow(2).mean()
 
     return loss
 
@@ -428,7 +428,9 @@ def test_patterns_mean_what_they_mean_in_peft(settings: Lora, tmp_path: Path) ->
         {key: float(number) for key, _equals, number in (entry.rpartition("=") for entry in entries)}
         for entries in (settings.rank_pattern, settings.alpha_pattern)
     )
-    wanted = settings.targets if settings.targets == PATTERN else "|".join(ROLES[role] for role in settings.roles[:3])
+    wanted = (
+        settings.targets if settings.targets == PATTERN else "|".join(UNET_ROLES[role] for role in settings.roles[:3])
+    )
     peft = LoraConfig(r=settings.rank, target_modules=wanted, rank_pattern=ranks, alpha_pattern=alphas)
     peft.rank_pattern = {key: int(value) for key, value in ranks.items()}
     # Where no alpha is given it is the rank, also of layers with a rank of their own.

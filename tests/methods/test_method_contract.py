@@ -17,7 +17,7 @@ from torch import Tensor
 from tiny_models import FAMILY_NAMES, bits, outputs, picture_batch, tiny
 from tsuika import config, families, formats
 from tsuika.config import Recipe
-from tsuika.core.errors import ModelError
+from tsuika.core.errors import FormatError, ModelError, RecipeError
 from tsuika.core.seeds import generator
 from tsuika.core.types import Artifact, Attachment, Format, Model, model_tensors
 from tsuika.generation import pipeline
@@ -38,9 +38,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "dreambooth": {"method": {}, "train": {"learning_rate": 1e-3}},
     "hypernetwork": {"method": {"sizes": "all", "init": "KaimingNormal"}, "train": {"learning_rate": 1e-2}},
 }
+# What other programs could not use is refused.
+REFUSED = {("hypernetwork", "sd3")}
+# Formats whose programs read nothing of the kind.
+UNWRITTEN = {("textual-inversion", "sd3"): ("a1111", "diffusers")}
 SAMPLING = pipeline.Defaults(cfg=2.0, steps=2, sampler="DDIM")
 PLAIN, ASKED = ("a cat", "a dog"), ("a zuzu cat", "zuzu")  # only Textual Inversion answers to its word alone
-CASES = [(method, family) for method in METHODS for family in FAMILY_NAMES]
+CASES = [(method, family) for method in METHODS for family in FAMILY_NAMES if (method, family) not in REFUSED]
 by_case = pytest.mark.parametrize(("method", "family"), CASES, ids=["-".join(case) for case in CASES])
 
 
@@ -68,7 +72,7 @@ def start(method: str, family: str, model: Any = None, **train: Any) -> Fit:
     model, what = model or tiny(family), recipe(method, **train)
     attachment = METHODS[method].attach(model, what.method, generator(what.train.seed, "init"))
     source = conditioner(model, attachment, lambda _: (64, 64))
-    return Fit(model, attachment, what, accelerate_for(what), lambda n: picture_batch(n, 2, ASKED), source)
+    return Fit(model, attachment, what, accelerate_for(what), lambda n: picture_batch(n, 2, ASKED, model), source)
 
 
 def run(training: Fit, steps: int) -> None:
@@ -178,6 +182,10 @@ def test_every_format_of_the_method_gives_it_back(life: Life, tmp_path: Path) ->
     for format_ in formats.for_method(life.method):
         path = tmp_path / format_.name / f"zuzu{format_.suffix}"
         path.parent.mkdir()
+        if format_.name in UNWRITTEN.get((life.method, life.family), ()):
+            with pytest.raises(FormatError, match="FM002"):
+                format_.write(artifact, path, dtype=torch.float32)
+            continue
         format_.write(artifact, path, dtype=torch.float32)
         again = tiny(life.family)
         restore(again, read(format_, path, life))
@@ -272,7 +280,7 @@ def test_the_same_recipe_gives_the_same_bits_also_when_stopped_and_resumed(
 def test_it_learns(method: str, family: str) -> None:
     """What another of its kind does: within reach by construction, whatever random weights a tiny model has."""
     model = tiny(family)
-    noisy_BCHW, t_B = picture_batch(0, 2).latents_BCHW, torch.tensor([50, 550])
+    noisy_BCHW, t_B = picture_batch(0, 2, model=model).latents_BCHW, torch.tensor([50, 550])
 
     def said() -> Tensor:
         out_BCHW: Tensor = model.denoise(noisy_BCHW, t_B, model.encode_text(ASKED))
@@ -298,6 +306,18 @@ def _fit(attachment: Attachment, loss: Callable[[], Tensor], steps: int, rate: f
         optimizer.step()
         losses.append(float(value.detach()))
     return losses[0], min(losses)
+
+
+@pytest.mark.parametrize(("method", "family"), sorted(REFUSED))
+def test_a_family_that_programs_apply_no_such_result_to_is_refused(method: str, family: str) -> None:
+    model = tiny(family)
+    with pytest.raises(RecipeError, match="No program applies") as caught:
+        attach(model, method)
+    assert caught.value.code == "RC002"
+    with pytest.raises(RecipeError):
+        recipe(method).method.check(model.facts)
+    with pytest.raises(RecipeError):
+        restore(model, attach(tiny("sd1"), method).artifact())
 
 
 @pytest.mark.parametrize("method", METHODS)

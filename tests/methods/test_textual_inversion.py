@@ -28,7 +28,7 @@ def attach(model: Model, seed: int = 0, **settings: Any) -> textual_inversion.Wo
 
 
 def table(model: Model, component: str) -> torch.Tensor:
-    layer: Any = model.module(component, "text_model.embeddings.token_embedding")
+    layer: Any = model.module(component, *model.targets("text.tokens")[component])
     return layer.weight
 
 

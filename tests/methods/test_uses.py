@@ -44,6 +44,16 @@ def test_a_lora() -> None:
     assert not {"diffusers", "sd-scripts"} & told("lora", base="embedded").keys()  # neither can load that base
 
 
+def test_of_sd3_only_what_applies_it_is_named() -> None:
+    """diffusers passes over kohya's names with a warning, and has no loader of words; A1111 fails on the file."""
+    lora = told("lora", family="sd3")
+    assert lora.keys() == {"tsuika", "Forge", "ComfyUI", "diffusers"}
+    assert 'load_lora_weights("artifacts/hero")' in lora["diffusers"].paste
+    assert "StableDiffusion3Pipeline" in lora["diffusers"].paste
+    assert told("textual-inversion", family="sd3").keys() == {"tsuika", "A1111 / Forge", "ComfyUI"}
+    assert told("dreambooth", family="sd3").keys() == {"tsuika", "Forge", "ComfyUI", "diffusers"}
+
+
 @pytest.mark.parametrize(
     ("method", "option"),
     [

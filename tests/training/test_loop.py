@@ -383,10 +383,12 @@ def test_long_captions_are_trained_as_prompts_are_drawn(family: str, text: bool)
         assert torch.equal(both.pooled_BP[1:], drawn[1].pooled_BP)
 
 
-def test_only_the_latest_captions_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With shuffled tags every caption is a new one."""
-    monkeypatch.setattr(loop, "CAPTIONS", 2)
+@pytest.mark.parametrize("by_size", [False, True])
+def test_only_the_latest_captions_are_held(by_size: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With shuffled tags every caption is a new one. One of SD3 is as large as twenty of SDXL."""
     model = tiny("sd1")
+    each = model.encode_text(["a cat"]).tokens_BSD.nbytes
+    monkeypatch.setattr(loop, *(("CAPTION_BYTES", 2 * each) if by_size else ("CAPTIONS", 2)))
     condition = conditioner(model, lora.attach(model, Lora(rank=1), generator(0, "init")), lambda _: SIZE)
     asked: list[str] = []
     real = model.encode_text

@@ -115,7 +115,7 @@ def test_captions_go_into_written_files_unless_they_are_left_out() -> None:
         prepared = SimpleNamespace(
             recipe=recipe,
             settings=recipe.method,
-            model=SimpleNamespace(prediction="epsilon", source="base", sha256=None, scheduler_config={}),
+            model=SimpleNamespace(prediction="epsilon", source="base", sha256=None, scheduler_config={}, file_facts={}),
             images=[sample],
             buckets=[Bucket(8, 8, (sample,))],
             manifest=Manifest((sample,)),

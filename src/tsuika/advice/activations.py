@@ -1,6 +1,6 @@
-"""What a training step keeps in memory and how much it computes, from a UNet's shapes alone: no weights, no arithmetic.
+"""What a training step keeps in memory and how much it computes, from a network's shapes alone: no weights, no arithmetic.
 
-The UNet is built on the meta device and run once; what autograd keeps for the backward pass is counted, and so are the
+The network is built on the meta device and run once; what autograd keeps for the backward pass is counted, and so are the
 floating-point operations. A real network of Stable Diffusion takes many seconds to go through, so those are in `known`.
 """
 
@@ -15,14 +15,12 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final
 
+from tsuika.core.types import Conditioning
+from tsuika.families.network import Network
 from tsuika.methods.method import Backward
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-_ADAPTED: Final = re.compile(
-    r".*\.attentions\.\d+\.(proj_in|proj_out|transformer_blocks\.\d+\.(attn[12]\.to_(q|k|v|out\.0)|ff\.net\.(0\.proj|2)))"
-)
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ TIMES: Final[Mapping[Backward, float]] = {"text": 2.08, "adapter": 2.17, "all": 
 
 @cache
 def known() -> Mapping[str, Step]:
-    """What `count` says of the families' UNets and the embedded one, per image of their native size.
+    """What `count` says of the families' networks and the embedded one, per image of their native size.
 
     Going through the real ones takes a minute; `activations.json` is what `python bench/activations.py` prints.
     """
@@ -57,23 +55,25 @@ def known() -> Mapping[str, Step]:
     return {name: Step(**row) for name, row in rows.items()}
 
 
-def count(config: Mapping[str, Any], size_px: int, latent_factor: int = 8) -> Step:
-    """Go through a UNet of this config, as diffusers writes it, with one image."""
+def count(network: Network, config: Mapping[str, Any], size_px: int, latent_factor: int = 8) -> Step:
+    """Go through a network of this config, as diffusers writes it, with one image."""
     import torch
-    from diffusers import UNet2DConditionModel
+    from torch import nn
 
     with torch.device("meta"):
-        unet: nn.Module = UNet2DConditionModel.from_config(dict(config))
-    unet.to(torch.bfloat16)
+        unet = network.build(config)
+    # Not by diffusers' own `to`, which warns where there is nothing to warn of.
+    nn.Module.to(unet, torch.bfloat16)
+    is_adapted = re.compile(f"{network.roles['unet.attn']}|{network.roles['unet.ff']}").fullmatch
     kept: dict[Backward, float] = {}
     thrifty: dict[Backward, float] = {}
     flop = 0.0
     for trained in ("text", "adapter", "all"):
         for name, module in unet.named_modules():
             for leaf, param in module.named_parameters(recurse=False):
-                adapted = trained == "adapter" and leaf == "weight" and _ADAPTED.fullmatch(name)
+                adapted = trained == "adapter" and leaf == "weight" and is_adapted(name)
                 param.requires_grad_(trained == "all" or bool(adapted))
-        kept[trained], thrifty[trained], flop = _once(unet, config, size_px // latent_factor)
+        kept[trained], thrifty[trained], flop = _once(network, unet, config, size_px // latent_factor)
     return Step(kept, thrifty, flop, size_px)
 
 
@@ -89,7 +89,7 @@ def _instead(attend: Callable[..., Tensor]) -> Iterator[None]:
         functional.scaled_dot_product_attention = own
 
 
-def _once(unet: Any, config: Mapping[str, Any], side: int) -> tuple[float, float, float]:
+def _once(network: Network, unet: Any, config: Mapping[str, Any], side: int) -> tuple[float, float, float]:
     """Bytes kept, bytes at the highest with checkpointing, and FLOP, of one forward pass."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
@@ -115,19 +115,17 @@ def _once(unet: Any, config: Mapping[str, Any], side: int) -> tuple[float, float
     def enter(module: nn.Module, _: Any) -> None:
         before[id(module)] = held()
 
-    def leave(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        units.append((held() - before[id(module)], output.numel() * output.element_size()))
+    def leave(module: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
+        # A block of two streams gives two, the text's None in the last.
+        given = [one for one in (output if isinstance(output, tuple) else (output,)) if one is not None]
+        units.append((held() - before[id(module)], sum(one.numel() * one.element_size() for one in given)))
 
     hooks = []
     for module in unet.modules():
-        if type(module).__name__ in ("ResnetBlock2D", "BasicTransformerBlock"):  # diffusers checkpoints these
+        if type(module).__name__ in network.checkpointed:
             hooks += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
-    text = empty(1, 77, int(config["cross_attention_dim"])).requires_grad_(True)
-    more: dict[str, Any] = {}
-    if config.get("addition_embed_type") == "text_time":
-        sizes = 6 * int(config["addition_time_embed_dim"])
-        pooled = int(config["projection_class_embeddings_input_dim"]) - sizes
-        more = {"added_cond_kwargs": {"text_embeds": empty(1, pooled), "time_ids": empty(1, 6)}}
+    cond = Conditioning(**{name: empty(1, *shape) for name, shape in network.reads(config).items()})
+    cond.tokens_BSD.requires_grad_(True)
     attended: list[float] = []
 
     class Attention(torch.autograd.Function):
@@ -146,7 +144,8 @@ def _once(unet: Any, config: Mapping[str, Any], side: int) -> tuple[float, float
 
     counter = FlopCounterMode(display=False)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), counter, _instead(attend):
-        unet(empty(1, 4, side, side), torch.zeros(1, device="meta"), encoder_hidden_states=text, **more)
+        latents = empty(1, int(config["in_channels"]), side, side)
+        network.denoise(unet, latents, torch.zeros(1, device="meta"), cond)
     for hook in hooks:
         hook.remove()
     total = held()

@@ -56,20 +56,20 @@ class Base:
         import torch
 
         from tsuika.families import StableDiffusion
-        from tsuika.families.common import build_text, build_unet, build_vae, scheduler_config
+        from tsuika.families.common import build_vae, scheduler_config
 
         geometry, towers = self.geometry, self.family.towers
         with torch.device("meta"):
             return StableDiffusion(
                 family=self.family,
                 prediction=self.prediction,
-                unet=build_unet(geometry.unet),
+                unet=self.family.network.build(geometry.unet),
                 vae=build_vae(geometry.vae),
                 text_encoders={
-                    t.component: build_text(geometry.text[t.component], projected=t.projected) for t in towers
+                    t.component: t.build(geometry.text[t.component]) for t in towers if t.component in geometry.text
                 },
                 tokenizers={},
-                scheduler_config=scheduler_config(self.prediction),
+                scheduler_config=scheduler_config(self.prediction, flow_shift=self.family.flow_shift),
                 latent_scale=self.family.facts.latent_scale,
                 native_size_px=geometry.native_size_px,
                 source=self.name,

@@ -80,10 +80,12 @@ def step_of(base: Base) -> Step:
     """A training step on one image of the base's own size."""
     if base.is_embedded:
         return known()["embedded"]
-    own = base.family.geometry(base.prediction).unet
-    if all(base.geometry.unet.get(key) == value for key, value in own.items() if key != "sample_size"):
-        return known()[base.family.facts.family].at(base.size_px)
-    return count(base.geometry.unet, base.size_px, base.latent_factor)
+    own, steps = base.family.geometry(base.prediction).unet, known()
+    if base.family.name in steps and all(
+        base.geometry.unet.get(key) == value for key, value in own.items() if key != "sample_size"
+    ):
+        return steps[base.family.name].at(base.size_px)
+    return count(base.family.network, base.geometry.unet, base.size_px, base.latent_factor)
 
 
 def memory_gib(base: Base, recipe: Recipe, machine: Machine, step: Step) -> float:

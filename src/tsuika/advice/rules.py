@@ -246,6 +246,12 @@ def _fit(
 ) -> tuple[MethodSize, Thrift, int] | NotOffered:
     """The largest result of a method, trained the quickest way, that keeps within the limits; or why there is none."""
     embedded, program = request.subject.embedded, request.program
+    try:
+        methods.METHODS[method].settings().check(base.family.facts)
+    except RecipeError as error:
+        return NotOffered(
+            method, Statement(error.text("why"), "known", reasons.PROGRAMS_SOURCE), f"✕ {base.family.title}"
+        )
     if program and program not in works_in(method, embedded=embedded):
         why = _("{program} does not apply its results.", program=program)
         return NotOffered(method, Statement(why, "known", reasons.PROGRAMS_SOURCE), f"✕ {program}")

@@ -19,7 +19,7 @@ from torch import Tensor
 from tsuika.core.events import Event, Progress
 from tsuika.core.seeds import generator
 from tsuika.core.types import Conditioning, Model
-from tsuika.diffusion.objective import add_noise, alphas_cumprod_T, target
+from tsuika.diffusion.objective import objective
 from tsuika.guard.probe import MID
 from tsuika.guard.reading import Grid, estimate, mean, minus
 from tsuika.methods.textual_inversion import TextualInversion
@@ -83,7 +83,8 @@ def candidates(model: Model, draws: _Draws, class_word: str) -> list[str]:
     settings = TextualInversion(words=(_PROBE,), vectors=1, init=class_word)
     attachment = attach(model, settings, generator(0, "start-word"))
     try:
-        vectors = attachment.words[_PROBE]
+        # T5's vocabulary is another one.
+        vectors = {name: attachment.words[_PROBE][name] for name in model.targets("text.attn")}
         with torch.enable_grad():
             slopes = torch.autograd.grad(_losses(model, draws.some(), _PROBE).mean(), [*vectors.values()])
         tables = [_table(model, component).float() for component in vectors]
@@ -101,12 +102,12 @@ def candidates(model: Model, draws: _Draws, class_word: str) -> list[str]:
 
 
 def _draws(model: Model, latents: Sequence[Tensor]) -> _Draws:
-    alphas_T = alphas_cumprod_T(model.scheduler_config)
+    told = objective(model.prediction, model.scheduler_config, "cpu")
     clean_BCHW = torch.stack([one.float().cpu() for one in latents for _t in MID[::2]])
-    t_B = torch.tensor([t * len(alphas_T) // 1000 for t in MID[::2]] * len(latents))
+    t_B = torch.tensor([told.at(t) for t in MID[::2]] * len(latents))
     noise_BCHW = torch.randn(clean_BCHW.shape, generator=generator(0, "start-word"))
-    noisy_BCHW = add_noise(clean_BCHW, noise_BCHW, alphas_T[t_B])
-    target_BCHW = target(model.prediction, clean_BCHW, noise_BCHW, alphas_T[t_B])
+    noisy_BCHW = told.add_noise(clean_BCHW, noise_BCHW, t_B)
+    target_BCHW = told.target(clean_BCHW, noise_BCHW, t_B)
     device = model.device
     return _Draws(noisy_BCHW.to(device), target_BCHW.to(device), t_B.to(device), len(latents))
 

@@ -174,15 +174,17 @@ def _facts(base: str, tokenizer: str) -> tuple[int, int, Tokenize | None, int]:
     """Training size, step of sizes, tokenizer (None: there is none on this machine), tokens that are read at once; without
     loading the model."""
     path = _place(base)
-    geometry = families.peek(path).geometry
+    found = families.peek(path)
+    geometry = found.geometry
     size, step = geometry.native_size_px, STEP_PX
-    if path.is_dir():
-        step = int(geometry.latent_factor * 2 ** (len(geometry.unet["block_out_channels"]) - 1))
+    if path.is_dir() or found.facts.attention == "joint":
+        step = int(geometry.latent_factor * found.family.network.size_step(geometry.unet))
     where = Path(tokenizer) if tokenizer else path
-    room = min(int(config["max_position_embeddings"]) for config in geometry.text.values())
+    lengths = [config.get("max_position_embeddings") for config in geometry.text.values()]
+    room = min(int(length) for length in lengths if length)
     if not where.is_dir():
         return size, step, None, room - 2
-    opened = find_tokenizer(where, "tokenizer", None)
+    opened = find_tokenizer(where, found.family.towers[0], is_own=True)
 
     def tokenize(text: str) -> list[str]:
         # Not `tokenize`, which warns of long texts as if they were errors.

@@ -175,8 +175,11 @@ def _with_scale(artifact: Artifact, to: str, base: str) -> tuple[Artifact, list[
     config = json.loads(artifact.metadata[vae_file.CONFIG])
     if to != "diffusers" or "scaling_factor" in config:
         return artifact, []
-    facts, notes = (peek(base).facts, []) if base else (families.FAMILIES[0].facts, [note("FM009")])
-    config["scaling_factor"] = facts.latent_scale
+    first = families.FAMILIES[0]
+    space, notes = (peek(base).geometry, []) if base else (first.geometry(first.prediction), [note("FM009")])
+    config["scaling_factor"] = space.latent_scale
+    if space.latent_shift:
+        config["shift_factor"] = space.latent_shift
     return replace(artifact, metadata={**artifact.metadata, vae_file.CONFIG: json.dumps(config)}), notes
 
 

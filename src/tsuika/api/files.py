@@ -103,13 +103,13 @@ class BaseModelInfo(WeightsInfo):
 
     Attributes:
         family: such as `sd1`.
-        title: of the family, for people.
+        title: of the family, for people, and of its size where there are several.
         prediction: `epsilon` or `v_prediction`.
         why_prediction: by what it was told.
         zero_terminal_snr: whether the noise schedule ends in pure noise.
         layout: `single-file` or `diffusers`.
         vae: whether a VAE is in it.
-        text_encoders: components of the family.
+        text_encoders: components that are in it.
         missing: what is not in it and must be given with it; None for nothing.
     """
 
@@ -277,7 +277,7 @@ def _other(opened: Weights) -> OtherInfo:
     return OtherInfo(
         kind=kind.name,
         title=kind.title,
-        use=kind.use or _("tsuika has no use for it: it trains and uses SD 1.x, SD 2.x and SDXL."),
+        use=kind.use or _("tsuika has no use for it: it trains and uses SD 1.x, SD 2.x, SDXL and SD 3.x."),
         **_counted([opened]),
         **_hashes(opened.path),
         metadata=dict(opened.metadata),
@@ -291,19 +291,19 @@ def _base(file: Path) -> BaseModelInfo:
     if found.file is None:
         vae = (file / "vae").is_dir()
         metadata = {"_class_name": str(read_json(file / "model_index.json").get("_class_name", ""))}
-        parts += map(found.component, [*found.facts.text_encoders, *(["vae"] if vae else [])])
+        parts += map(found.component, [*(tower.component for tower in found.towers), *(["vae"] if vae else [])])
     for part in parts:
         _check(part)
     return BaseModelInfo(
         kind="base model",
         family=found.facts.family,
-        title=found.facts.title,
+        title=found.title,
         prediction=found.prediction,
         why_prediction=found.why_prediction,
         zero_terminal_snr=found.zero_terminal_snr,
         layout=found.kind,
         vae=vae,
-        text_encoders=tuple(found.facts.text_encoders),
+        text_encoders=tuple(tower.component for tower in found.towers),
         missing=None if vae else ("vae",),
         **_counted([unet]),
         **_hashes(file),

@@ -61,8 +61,8 @@ def is_tried(base: Base, machine: Machine) -> bool:
 
 
 def _flop_per_s(base: Base, device: torch.device, precision: str) -> float:
-    """Operations a second, forward and backward, in a convolution and a projection as the middle of the UNet has them."""
-    channels = int(base.geometry.unet["block_out_channels"][1])
+    """Operations a second, forward and backward, in a convolution and a projection as the middle of the network has them."""
+    channels = base.family.network.middle(base.geometry.unet)
     side = base.size_px // base.latent_factor // 2
     dtype = DTYPES[precision]
     convolution = torch.nn.Conv2d(channels, channels, 3, padding=1, device=device, dtype=dtype)

@@ -31,11 +31,11 @@ class Kind:
     use: Text = _GIVE_ANOTHER
 
 
-A_BASE: Final = _("a base model (SD 1.x, SD 2.x or SDXL)")
+A_BASE: Final = _("a base model (SD 1.x, SD 2.x, SDXL or SD 3.x)")
 A_VAE: Final = _("a VAE")
 WEIGHTS: Final = _("a file of weights")
 KNOWN: Final = _("a file that tsuika knows")
-_NO_USE: Final = _("tsuika has no use for it: it trains and uses SD 1.x, SD 2.x and SDXL.")
+_NO_USE: Final = _("tsuika has no use for it: it trains and uses SD 1.x, SD 2.x, SDXL and SD 3.x.")
 _WHOLE: Final = _("Give the whole model: the single file, or the folder with model_index.json.")
 _AGAIN: Final = _("Download it again, logged in on the site if it asks for that.")
 _UNPACK: Final = _("Unpack it first.")
@@ -52,6 +52,12 @@ HYPERNETWORK: Final = Kind(
 )
 VAE: Final = Kind("vae", A_VAE, _("Give it with --vae, beside a base model (--base)."))
 CHECKPOINT: Final = Kind("base model", _("a whole model (checkpoint)"), _("Give it with --base."))
+A_TRANSFORMER: Final = Kind("unet", _("the transformer of a Stable Diffusion 3 alone"), _WHOLE)
+NO_CLIP: Final = Kind(
+    "unet",
+    _("a Stable Diffusion 3 without text encoders"),
+    _("Give the diffusers folder, or a file that has CLIP-L and CLIP-G in it (and T5, if it is to be used)."),
+)
 NO_TEXT: Final = Kind("unet", _("a UNet without a text encoder that tsuika knows"), _WHOLE)
 A_UNET: Final = Kind("unet", _("a UNet alone"), _WHOLE)
 EDM: Final = Kind("other model", _("an SDXL made for EDM sampling (Playground, CosXL)"))
@@ -70,7 +76,7 @@ _BY_NAME: Final = (
     (r"^(emb_params|clip_[lg]|text_encoders_[01])$|^(string_to_param|bundle_emb)\.", EMBEDDING),
     (r"^\d+\.([01kv])\.linear", HYPERNETWORK),
     (r"(^|\.)(double|single)_blocks\.\d|(^|\.)single_transformer_blocks\.\d", Kind("other model", _("a Flux model"))),
-    (r"(^|\.)joint_blocks\.\d|(^|\.)context_embedder\.", Kind("other model", _("a Stable Diffusion 3 model"))),
+    (r"^(joint_blocks\.\d|transformer_blocks\.\d+\.attn\.add_q_proj)", A_TRANSFORMER),
     (r"^conditioner\.embedders\.0\.model\.", Kind("other model", _("the SDXL refiner"))),
     (r"^(edm_mean|edm_std|edm_vpred\.)", EDM),
     (r"^(down_blocks|up_blocks|mid_block)\.", Kind("unet", _("a UNet alone, in diffusers layout"), _WHOLE)),
@@ -134,7 +140,10 @@ def of_tensors(shapes: Shapes) -> Kind:
     if is_checkpoint:
         channels = shapes.get(f"{UNET_PREFIX}input_blocks.0.0.weight", (0, 4))[1:2]
         if channels and channels[0] != 4:
-            return of_channels(channels[0])
+            return of_channels(channels[0], 4)
+        if any(name.startswith(f"{UNET_PREFIX}joint_blocks.") for name in shapes):
+            has_clip = all(any(name.startswith(f"text_encoders.clip_{x}.") for name in shapes) for x in "lg")
+            return CHECKPOINT if has_clip else NO_CLIP
         has_text = any(name.startswith(("cond_stage_model.", "conditioner.")) for name in shapes)
         return CHECKPOINT if has_text else NO_TEXT
     if len(shapes) == 1:
@@ -145,10 +154,12 @@ def of_tensors(shapes: Shapes) -> Kind:
     return Kind("unknown", title)
 
 
-def of_channels(channels: object) -> Kind:
-    """A model whose UNet does not take a latent's four channels."""
+def of_channels(channels: object, expected: int) -> Kind:
+    """A model whose network takes another number of channels than a latent has."""
     title = _(
-        "a model with {channels} input channels (inpainting, depth or editing), where 4 are expected", channels=channels
+        "a model with {channels} input channels (inpainting, depth or editing), where {expected} are expected",
+        channels=channels,
+        expected=expected,
     )
     return Kind("other model", title)
 

@@ -105,6 +105,8 @@ def read_tensor(path: Path, header: Header, name: str) -> Tensor:
     if (dtype := header.dtypes[name]) not in TORCH_NAMES:
         raise damaged(path, _("tensor `{name}` has the unknown number type {dtype}", name=name, dtype=repr(dtype)))
     begin, end = header.ranges[name]
+    if begin == end:
+        return torch.empty(header.shapes[name], dtype=getattr(torch, TORCH_NAMES[dtype]))
     try:
         numbers = np.fromfile(path, np.uint8, end - begin, offset=begin)
     except OSError as error:

@@ -1,11 +1,12 @@
 """The words that the rest of tsuika speaks. Shapes: B images, C latent channels, H x W latents, S tokens, D text width, P
-pooled width. Component names are diffusers' (`unet`, `vae`, `text_encoder`, `text_encoder_2`); module paths inside are the
-canonical diffusers/transformers 4 paths (a CLIP text tower starts with `text_model.`, whatever transformers does)."""
+pooled width. Component names are diffusers' (`unet`, `vae`, `text_encoder`, `text_encoder_2`), but that SD3's `transformer`
+is `unet` here, too; module paths inside are the canonical diffusers/transformers 4 paths (a CLIP text tower starts with
+`text_model.`, whatever transformers does)."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, runtime_checkable
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+# `unet` is the network that denoises, also where it is a transformer (SD3): as a component, and in roles.
 Role = Literal["unet.attn", "unet.ff", "unet.conv", "text.attn", "text.ff", "text.tokens"]
 Prediction = Literal["epsilon", "v_prediction", "flow"]
 # A1111's, of hypernetworks
@@ -31,13 +33,14 @@ class Facts:
     latent_scale: float
     prediction: Prediction  # of the family's usual base; a Model carries its own
     native_size_px: int
-    text_encoders: tuple[str, ...]  # component names, in the order their outputs are joined
+    attention: Literal["cross", "joint"]  # from image to text in layers of its own, or over both together
+    text_encoders: tuple[str, ...]  # component names, in the order their outputs are joined; a model may lack SD3's T5
 
 
 @dataclass(frozen=True)
 class Conditioning:
-    """Encoded prompts. `pooled_BP` and `time_ids_B6` are SDXL's; None elsewhere. `mask_BS` is 1 for tokens and 0 for
-    what only fills a row up; None: there is nothing such."""
+    """Encoded prompts. `pooled_BP` is SDXL's and SD3's, `time_ids_B6` SDXL's; None elsewhere. `mask_BS` is 1 for tokens
+    and 0 for what only fills a row up; None: there is nothing such."""
 
     tokens_BSD: Tensor
     pooled_BP: Tensor | None = None
@@ -85,13 +88,11 @@ class Conditioning:
             mask_BS=functional.pad(mask_BS, (0, more)),
         )
 
-    @staticmethod
-    def in_a_row(chunks: Sequence[Conditioning]) -> Conditioning:
-        """Chunks of one text joined along the tokens; what is not of tokens is the first chunk's."""
-        import torch
 
-        tokens = torch.cat([chunk.tokens_BSD for chunk in chunks], dim=1)
-        return Conditioning(tokens, chunks[0].pooled_BP, chunks[0].time_ids_B6)
+# Of a text in parts: each part's words, and their weight.
+WeightedText = Sequence[tuple[str, float]]
+# Token states (1, S, D) and a weight for each token to the states at these weights.
+Rescale = Callable[["Tensor", "list[float]"], "Tensor"]
 
 
 class Model(Protocol):
@@ -106,6 +107,7 @@ class Model(Protocol):
     tokenizers: dict[str, Any]  # "tokenizer", "tokenizer_2"
     scheduler_config: dict[str, Any]  # as diffusers writes it
     latent_scale: float
+    latent_shift: float  # subtracted before the scale: SD3's, else 0
     native_size_px: int
     source: str  # where it came from: a path, a hub id, "embedded"
     sha256: str | None  # of the single file it came from
@@ -126,6 +128,23 @@ class Model(Protocol):
     def latent_factor(self) -> int:
         """Pixels per latent, each way (8; 4 on the embedded base)."""
 
+    @property
+    def fixed(self) -> frozenset[str]:
+        """Weights by `<component>.<canonical path>` that no single file holds, so that training must leave them."""
+
+    @property
+    def file_facts(self) -> Mapping[str, str]:
+        """What files of results say of this very model beside its family: `architecture` (modelspec's word for it),
+        `t5_tokens` (how many T5 reads)."""
+
+    @property
+    def size_step_px(self) -> int:
+        """Images' sides must be multiples of this."""
+
+    @property
+    def size_limit_px(self) -> int | None:
+        """The longest side; None: there is no limit."""
+
     def targets(self, role: Role) -> dict[str, list[str]]:
         """Component name -> canonical module paths that play `role`."""
 
@@ -145,8 +164,15 @@ class Model(Protocol):
             size_px: width and height, for SDXL's time ids.
         """
 
+    def encode_weighted(
+        self, chunks: Sequence[WeightedText], rescale: Rescale, *, size_px: tuple[int, int] | None = None
+    ) -> Conditioning:
+        """One prompt in chunks of weighted text, each short enough to be read at once; where some weight is not 1,
+        states go through `rescale`."""
+
     def count_tokens(self, text: str) -> tuple[int, ...]:
-        """Tokens of a text in each text encoder, start and end not counted; a new word counts its vectors."""
+        """Tokens of a text in each text encoder that reads in chunks (CLIP's), start and end not counted; a new word
+        counts its vectors."""
 
     def encode_images(self, pixels_B3HW: Tensor) -> Tensor:
         """Pixels in -1..1 to scaled latents (B, C, H, W): the posterior mean."""
@@ -318,9 +344,13 @@ class Format(Protocol):
         """
 
 
+# What a CLIP tower is made of, and T5 is not.
+_OF_CLIP: Final = re.compile(r"(embeddings|encoder\.layers|final_layer_norm)(\..+)?")
+
+
 def canonical(component: str, path: str) -> str:
     """A module path as transformers 4 and every client name it: CLIP towers begin with `text_model.`."""
-    if component.startswith("text_encoder") and not path.startswith(("text_model.", "text_projection")):
+    if component.startswith("text_encoder") and _OF_CLIP.fullmatch(path):
         return f"text_model.{path}"
     return path
 
@@ -337,12 +367,24 @@ def split_words(text: str, words: Iterable[str]) -> list[str]:
 
 
 def model_tensors(model: Model) -> dict[str, Tensor]:
-    """Every weight of a model by `<component>.<canonical parameter path>`, live; no non-persistent buffers."""
+    """Every weight of a model by `<component>.<canonical parameter path>`, live; no non-persistent buffers. What a module
+    has under two names (T5's vocabulary) is there once."""
     return {
         f"{component}.{canonical(component, name)}": value
         for component, module in model.components.items()
-        for name, value in module.state_dict().items()
+        for name, value in own_tensors(module).items()
     }
+
+
+def own_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """A module's weights and persistent buffers by its own names, each under the first of them."""
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, value in module.state_dict(keep_vars=True).items():
+        if id(value) not in seen:
+            seen.add(id(value))
+            found[name] = value.detach()
+    return found
 
 
 def count_params(params: Iterable[nn.Parameter]) -> int:

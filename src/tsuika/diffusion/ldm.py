@@ -1,13 +1,13 @@
 """The original (LDM, CompVis) key layout of single files: where each tensor of a diffusers model lies in it, by its name
 alone. Sources: CompVis/stable-diffusion `openaimodel.py` and `model.py` (UNet, VAE), mlfoundations/open_clip
-`transformer.py` (text towers of SD2 and SDXL), against diffusers' module names."""
+`transformer.py` (text towers of SD2 and SDXL), Stability-AI/sd3.5 `mmditx.py` (SD3), against diffusers' module names."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,6 +23,7 @@ class Place:
     name: str
     third: int | None = None  # open_clip fuses q, k, v along the first axis
     transposed: bool = False  # open_clip's text_projection is a bare matrix, input first
+    swapped: bool = False  # the halves of the first axis: shift and scale there, scale and shift in diffusers
 
     def under(self, prefix: str) -> Place:
         """The same place with a component's prefix."""
@@ -163,11 +164,67 @@ def open_clip_place(name: str) -> Place:
     return Place(f"{block}.attn.in_proj_{end}", third=("q", "k", "v").index(part.removeprefix("self_attn.")[0]))
 
 
+MMDIT_ENDS: Final = {
+    "pos_embed.proj": "x_embedder.proj",
+    "context_embedder": "context_embedder",
+    "time_text_embed.timestep_embedder.linear_1": "t_embedder.mlp.0",
+    "time_text_embed.timestep_embedder.linear_2": "t_embedder.mlp.2",
+    "time_text_embed.text_embedder.linear_1": "y_embedder.mlp.0",
+    "time_text_embed.text_embedder.linear_2": "y_embedder.mlp.2",
+    "norm_out.linear": "final_layer.adaLN_modulation.1",
+    "proj_out": "final_layer.linear",
+}
+MMDIT_BLOCK: Final = {
+    **{f"attn.to_{x}": "x_block.attn.qkv" for x in "qkv"},
+    **{f"attn.add_{x}_proj": "context_block.attn.qkv" for x in "qkv"},
+    **{f"attn2.to_{x}": "x_block.attn2.qkv" for x in "qkv"},
+    "attn.to_out.0": "x_block.attn.proj",
+    "attn.to_add_out": "context_block.attn.proj",
+    "attn2.to_out.0": "x_block.attn2.proj",
+    **{f"attn.norm_{x}": f"x_block.attn.ln_{x}" for x in "qk"},
+    **{f"attn.norm_added_{x}": f"context_block.attn.ln_{x}" for x in "qk"},
+    **{f"attn2.norm_{x}": f"x_block.attn2.ln_{x}" for x in "qk"},
+    "norm1.linear": "x_block.adaLN_modulation.1",
+    "norm1_context.linear": "context_block.adaLN_modulation.1",
+    "ff.net.0.proj": "x_block.mlp.fc1",
+    "ff.net.2": "x_block.mlp.fc2",
+    "ff_context.net.0.proj": "context_block.mlp.fc1",
+    "ff_context.net.2": "context_block.mlp.fc2",
+}
+
+
+def mmdit_place(name: str, config: Mapping[str, Any]) -> Place:
+    """Where SD3's tensor `name` (as in `SD3Transformer2DModel.state_dict()`) lies; of that model's config `num_layers`
+    must be there. Raises KeyError: the layout has no place for such a tensor."""
+    if name == "pos_embed.pos_embed":
+        return Place("pos_embed")
+    stem, _, end = name.rpartition(".")
+    if stem in MMDIT_ENDS:
+        return Place(f"{MMDIT_ENDS[stem]}.{end}", swapped=stem == "norm_out.linear")
+    found = re.fullmatch(r"transformer_blocks\.(\d+)\.(.+)", stem)
+    if found is None:
+        raise KeyError(name)
+    layer, there = found[2], MMDIT_BLOCK[found[2]]
+    third = "qkv".index(layer.removesuffix("_proj")[-1]) if there.endswith(".qkv") else None
+    # The last block only reads the text, so its norm has a scale and a shift alone.
+    is_last = layer == "norm1_context.linear" and int(found[1]) == int(config["num_layers"]) - 1
+    return Place(f"joint_blocks.{found[1]}.{there}.{end}", third, swapped=is_last)
+
+
+def halves_swapped(tensor: Tensor) -> Tensor:
+    """The tensor with the halves of its first axis in the other order."""
+    import torch
+
+    return torch.cat(tensor.chunk(2)[::-1])
+
+
 def take(tensor: Tensor, place: Place, shape: tuple[int, ...]) -> Tensor:
     """The diffusers tensor of `shape` out of what lies at `place`; 1x1 convolutions and Linear are one another. Raises
     ValueError: the stored tensor cannot have this shape; its message is the shape found."""
     if place.third is not None:
         tensor = tensor.chunk(3)[place.third].clone()
+    if place.swapped:
+        tensor = halves_swapped(tensor)
     if place.transposed:
         tensor = tensor.T.contiguous()
     if tuple(tensor.shape) != shape:

@@ -17,6 +17,7 @@ from tsuika.families.common import Family, Geometry
 from tsuika.families.model import StableDiffusion
 from tsuika.families.sd1 import SD1
 from tsuika.families.sd2 import SD2
+from tsuika.families.sd3 import SD3
 from tsuika.families.sdxl import SDXL
 from tsuika.families.stored import StoredBase
 
@@ -26,11 +27,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Family", "Geometry", "StableDiffusion", "StoredBase"]  # what is defined elsewhere and looked for here
 
-FAMILIES: Final[tuple[Family, ...]] = (SD1, SD2, SDXL)  # the first is assumed where a file gives no evidence
+FAMILIES: Final[tuple[Family, ...]] = (SD1, SD2, SDXL, SD3)  # the first is assumed where a file gives no evidence
 
 
 def family(name: str) -> Family:
-    """The family called `sd1`, `sd2` or `sdxl`. Raises KeyError: there is none of this name."""
+    """The family called `sd1`, `sd2`, `sdxl` or `sd3`. Raises KeyError: there is none of this name."""
     return {row.name: row for row in FAMILIES}[name]
 
 
@@ -108,11 +109,15 @@ def written(path: Path, like: Model) -> tuple[StoredBase, Mapping[str, Tensor]]:
 def _peek_like(path: Path, like: Model) -> StoredBase:
     geometry = Geometry(
         unet=dict(like.unet.config),  # type: ignore[arg-type]
-        vae={**like.vae.config, "scaling_factor": like.latent_scale},  # type: ignore[dict-item]
+        vae={**like.vae.config, "scaling_factor": like.latent_scale, **_shift(like)},  # type: ignore[dict-item]
         text={component: encoder.config.to_dict() for component, encoder in like.text_encoders.items()},  # type: ignore[union-attr, operator]
         native_size_px=like.native_size_px,
     )
     return peek(path, geometry=geometry)
+
+
+def _shift(model: Model) -> dict[str, float]:
+    return {"shift_factor": model.latent_shift} if model.latent_shift else {}
 
 
 def load_vae(model: Model, vae: str, *, embedded_path: Path | None = None) -> nn.Module:

@@ -29,12 +29,20 @@ class Word:
 
 def limit_of(model: Model) -> int:
     """Tokens in a chunk, without the two that begin and end it."""
-    names = [name.replace("text_encoder", "tokenizer") for name in model.text_encoders]
-    lengths = [int(model.tokenizers[name].model_max_length) for name in names]
-    for encoder in model.text_encoders.values():  # a tokenizer without a stated length says 10^30
+    lengths = []
+    for name, encoder in model.text_encoders.items():
+        if not reads_in_chunks(encoder):
+            continue
         config: Any = getattr(encoder, "config", None)
-        lengths.append(int(getattr(config, "max_position_embeddings", lengths[0])))
+        longest = int(model.tokenizers[name.replace("text_encoder", "tokenizer")].model_max_length)
+        # A tokenizer without a stated length says 10^30.
+        lengths.append(min(longest, int(getattr(config, "max_position_embeddings", longest))))
     return min(lengths) - 2
+
+
+def reads_in_chunks(encoder: Any) -> bool:
+    """Whether a text encoder has so many places and no more, as CLIP; T5 takes a text whole."""
+    return getattr(getattr(encoder, "config", None), "model_type", "") != "t5"
 
 
 def texts(text: str, count: Count, limit: int) -> list[str]:

@@ -10,17 +10,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from tsuika.core.types import Facts, Prediction
+from tsuika.core.types import Conditioning, Facts, Prediction
 from tsuika.core.weights import UNET_PREFIX
 from tsuika.diffusion import ldm
-from tsuika.families.model import StableDiffusion, latent_factor, tokenizer_of
+from tsuika.families.model import Read, StableDiffusion, latent_factor, tokenizer_of
+from tsuika.families.network import UNET, Config, Network, refuse_absurd
 
 if TYPE_CHECKING:
     from torch import nn
 
-Config = Mapping[str, Any]
 Shapes = Mapping[str, tuple[int, ...]]
-TextLayout = Literal["clip", "open_clip"]
+TextLayout = Literal["clip", "open_clip", "t5"]
 
 SGM: Final = "https://github.com/Stability-AI/generative-models"
 COMPVIS: Final = "https://github.com/CompVis/stable-diffusion"
@@ -36,20 +36,37 @@ class TextTower:
     kohya: str  # what its layers' names begin with in kohya's LoRA files: "lora_te", "lora_te1", ...
     embedding: str  # its vectors' name in embedding files: "emb_params", "clip_l", ...
     projected: bool = False  # CLIPTextModelWithProjection, whose pooled output the UNet takes
+    padding: str = "<|endoftext|>"  # the token that fills up short prompts
+    tokens: int = 77  # the most that are read at once, start and end included
+    optional: bool = False  # a model may be without it
+    unit_projection: bool = False  # single files hold no projection: the unit matrix stands for it
 
     @property
     def tokenizer(self) -> str:
         return tokenizer_of(self.component)
 
     @property
-    def padding(self) -> str:
-        """The token that fills up short prompts."""
-        return "!" if self.layout == "open_clip" else "<|endoftext|>"
+    def is_t5(self) -> bool:
+        """Whether it is T5's encoder, and not CLIP's."""
+        return self.layout == "t5"
+
+    @property
+    def table(self) -> str:
+        """The module that holds the vocabulary's vectors."""
+        return "encoder.embed_tokens" if self.is_t5 else "text_model.embeddings.token_embedding"
+
+    def width(self, config: Config) -> int:
+        """Width of its tokens."""
+        return int(config["d_model" if self.is_t5 else "hidden_size"])
+
+    def build(self, config: Config) -> nn.Module:
+        """It, of this config, with the initial weights that the current torch context gives."""
+        return build_t5(config) if self.is_t5 else build_text(config, projected=self.projected)
 
     def place(self, name: str) -> ldm.Place:
         """Where a canonical tensor of it lies in a single file. Raises KeyError: the layout has no place for such a
         tensor."""
-        return (ldm.Place(name) if self.layout == "clip" else ldm.open_clip_place(name)).under(self.prefix)
+        return (ldm.open_clip_place(name) if self.layout == "open_clip" else ldm.Place(name)).under(self.prefix)
 
 
 @dataclass(frozen=True)
@@ -58,7 +75,7 @@ class Geometry:
 
     unet: Config
     vae: Config
-    text: Mapping[str, Config]  # component -> CLIPTextConfig
+    text: Mapping[str, Config]  # component -> CLIPTextConfig, T5Config
     native_size_px: int
 
     @property
@@ -69,6 +86,11 @@ class Geometry:
     def latent_scale(self) -> float:
         """What latents are multiplied by before noise is added; diffusers' default is SD1's."""
         return float(self.vae.get("scaling_factor", 0.18215))
+
+    @property
+    def latent_shift(self) -> float:
+        """What is subtracted from them before."""
+        return float(self.vae.get("shift_factor") or 0)
 
 
 @dataclass(frozen=True)
@@ -99,16 +121,35 @@ class Family:
     towers: tuple[TextTower, ...]
     geometry: Callable[[Prediction], Geometry]  # of the real models; single files carry no configs
     tiny_geometry: Callable[[int, int], Geometry]  # (vocabulary, longest prompt in tokens) -> the same structure, small
-    original_config: Callable[[Mapping[str, Any], float], dict[str, Any]]  # (configs by part, latent scale) -> YAML
+    # (configs by part, latent scale) -> YAML; None: programs read sizes from the tensors
+    original_config: Callable[[Mapping[str, Any], float], dict[str, Any]] | None = None
     penultimate: bool = False  # text conditioning is the last hidden state but one, without the final norm
     v_spread: tuple[str, float] | None = None  # v-prediction without a marker: a tensor, and the least of its spread
+    network: Network = UNET
+    flow_shift: float = 1.0  # of the times, where a base is a flow and says nothing else
+    # Text encoders' states to conditioning, where it is not as SDXL does it
+    join_text: Callable[[StableDiffusion, Mapping[str, Read]], Conditioning] | None = None
+    # A family of several sizes: those of a single file with these tensors; None: of no size that is known
+    sizes_of: Callable[[Shapes], Geometry | None] | None = None
+    size_title: Callable[[Config], str | None] | None = None  # the same for people, of the network's config
+    file_facts: Callable[[StableDiffusion], Mapping[str, str]] | None = None  # `Model.file_facts`
 
     @cached_property
     def facts(self) -> Facts:
         """What is true of every model of the family."""
         usual, towers = self._usual, tuple(tower.component for tower in self.towers)
         latents = int(usual.unet["in_channels"]), usual.latent_scale
-        return Facts(self.name, self.title, self.short_title, *latents, self.prediction, usual.native_size_px, towers)
+        return Facts(
+            *(self.name, self.title, self.short_title, *latents),
+            self.prediction,
+            usual.native_size_px,
+            "joint" if self.network.joins_streams else "cross",
+            towers,
+        )
+
+    def tower(self, component: str) -> TextTower:
+        """Its text encoder of this name."""
+        return next(tower for tower in self.towers if tower.component == component)
 
     @cached_property
     def _usual(self) -> Geometry:
@@ -116,8 +157,8 @@ class Family:
 
     @property
     def context_width(self) -> int:
-        """Width of the text that cross-attention reads."""
-        return int(self._usual.unet["cross_attention_dim"])
+        """Width of the text that attention reads."""
+        return int(self._usual.unet.get("cross_attention_dim") or self._usual.unet["joint_attention_dim"])
 
     @property
     def depth(self) -> int:
@@ -132,23 +173,24 @@ class Family:
 
     def text_width(self, component: str) -> int:
         """Width of a text encoder's tokens."""
-        return int(self._usual.text[component]["hidden_size"])
+        return self.tower(component).width(self._usual.text[component])
 
     def is_single_file(self, shapes: Shapes) -> bool:
         """Whether a file with tensors of these names and shapes is a model of the family. `edm_*` tensors mark the same
         network made for EDM's preconditioning (Playground 2.5, CosXL): another sampler's."""
-        channels = shapes.get(f"{UNET_PREFIX}input_blocks.0.0.weight", ())[1:2]
-        towers = all(any(name.startswith(tower.prefix) for name in shapes) for tower in self.towers)
-        return (
-            towers and channels == (self.facts.latent_channels,) and not any(name.startswith("edm_") for name in shapes)
-        )
+        marks = [shapes.get(f"{UNET_PREFIX}{mark}", ()) for mark in self.network.marks]
+        needed = (tower for tower in self.towers if not tower.optional)
+        towers = all(any(name.startswith(tower.prefix) for name in shapes) for tower in needed)
+        is_edm = any(name.startswith("edm_") for name in shapes)
+        return towers and all(marks) and marks[0][1:2] == (self.facts.latent_channels,) and not is_edm
 
     def is_folder(self, unet: Config, parts: Sequence[str]) -> bool:
         """Whether a diffusers folder with this `unet/config.json` and these parts is a model of the family."""
         own = self._usual.unet
         towers = {part for part in parts if re.fullmatch(r"text_encoder(_\d)?", part)}
+        needed = {tower.component for tower in self.towers if not tower.optional}
         return (
-            towers == set(self.facts.text_encoders)
+            needed <= towers <= set(self.facts.text_encoders)
             and bool(unet.get("use_linear_projection")) == bool(own.get("use_linear_projection"))
             and unet.get("addition_embed_type") == own.get("addition_embed_type")
         )
@@ -158,14 +200,22 @@ class Family:
         weight; `tokenizer` is a folder with `vocab.json` and `merges.txt`; `prediction` what the model claims to
         predict (None: the family's usual)."""
         import torch
+        from torch import nn
 
-        tokenizers = {tower.tokenizer: open_tokenizer(tokenizer, tower, 77) for tower in self.towers}
+        tokenizers = {
+            tower.tokenizer: tiny_t5_tokenizer() if tower.is_t5 else open_tokenizer(tokenizer, tower, tower.tokens)
+            for tower in self.towers
+        }
         vocabulary = tokenizers["tokenizer"]
         geometry = self.tiny_geometry(len(vocabulary), min(int(vocabulary.model_max_length), 77))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            text = {t.component: build_text(geometry.text[t.component], projected=t.projected) for t in self.towers}
-            unet, vae = build_unet(geometry.unet), build_vae(geometry.vae)
+            text = {t.component: t.build(geometry.text[t.component]) for t in self.towers}
+            unet, vae = self.network.build(geometry.unet), build_vae(geometry.vae)
+        for tower in self.towers:
+            if tower.unit_projection:
+                projection: Any = text[tower.component].text_projection
+                nn.init.eye_(projection.weight)
         claimed = prediction or self.prediction
         return StableDiffusion(
             family=self,
@@ -174,38 +224,18 @@ class Family:
             vae=vae,
             text_encoders=text,
             tokenizers=tokenizers,
-            scheduler_config=scheduler_config(claimed),
+            scheduler_config=scheduler_config(claimed, flow_shift=self.flow_shift),
             latent_scale=geometry.latent_scale,
+            latent_shift=geometry.latent_shift,
             native_size_px=geometry.native_size_px,
             source=f"tiny {self.name}, seed {seed}",
         )
 
 
-_LAYERS: Final = ("num_hidden_layers", "layers_per_block", "transformer_layers_per_block")
-
-
-def _refuse_absurd(config: Config) -> None:
-    """Raise ValueError where a network of these sizes would be made without end: a config is a text, from anywhere."""
-    for name, value in config.items():
-        numbers = value if isinstance(value, list | tuple) else [value]
-        most = 256 if name in _LAYERS else 1_000_000
-        if len(numbers) > 64 or any(isinstance(one, int) and abs(one) > most for one in numbers):
-            raise ValueError(name)
-
-
-def build_unet(config: Config) -> nn.Module:
-    """A UNet of this config, with the initial weights that the current torch context gives."""
-    from diffusers import UNet2DConditionModel
-
-    _refuse_absurd(config)
-    model: nn.Module = UNet2DConditionModel.from_config(dict(config))
-    return model
-
-
 def build_vae(config: Config) -> nn.Module:
     from diffusers import AutoencoderKL
 
-    _refuse_absurd(config)
+    refuse_absurd(config)
     model: nn.Module = AutoencoderKL.from_config(dict(config))
     return model
 
@@ -214,20 +244,30 @@ def build_text(config: Config, *, projected: bool) -> nn.Module:
     """A CLIP text encoder of this config, with or without its projection."""
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-    _refuse_absurd(config)
+    refuse_absurd(config)
     model: nn.Module = (CLIPTextModelWithProjection if projected else CLIPTextModel)(
         CLIPTextConfig.from_dict(dict(config))
     )
     return model
 
 
-def open_tokenizer(folder: Path, tower: TextTower | None, max_tokens: int | None) -> Any:
-    """A CLIP tokenizer from local files; `tower` (when the folder does not say) decides the padding token."""
-    from transformers import CLIPTokenizer
+def build_t5(config: Config) -> nn.Module:
+    """T5's encoder of this config."""
+    from transformers import T5Config, T5EncoderModel
+
+    refuse_absurd(config)
+    model: nn.Module = T5EncoderModel(T5Config.from_dict(dict(config)))
+    return model
+
+
+def open_tokenizer(folder: Path, tower: TextTower | None, max_tokens: int | None, *, is_t5: bool = False) -> Any:
+    """A tokenizer from local files, CLIP's or T5's; `tower` (when the folder does not say) decides the padding token."""
+    from transformers import CLIPTokenizer, T5Tokenizer
 
     # A foreign folder may say something else.
     extra = {"pad_token": tower.padding} if tower else {}
-    tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True, **extra)
+    kind: Any = T5Tokenizer if is_t5 else CLIPTokenizer
+    tokenizer = kind.from_pretrained(folder, local_files_only=True, **extra)
     longest = int(tokenizer.model_max_length)
     # What begins, a word, and what ends.
     if longest < 3:
@@ -236,12 +276,24 @@ def open_tokenizer(folder: Path, tower: TextTower | None, max_tokens: int | None
     return tokenizer
 
 
-def scheduler_config(prediction: Prediction, *, zero_terminal_snr: bool = False) -> dict[str, Any]:
+def tiny_t5_tokenizer() -> Any:
+    """A T5 tokenizer of single letters and two words, in memory."""
+    from transformers import T5Tokenizer
+
+    special = [(piece, 0.0) for piece in ("<pad>", "</s>", "<unk>")]
+    letters = [("▁", -2.0), *((chr(code), -3.0) for code in range(33, 127))]
+    words = [("▁cat", -1.0), ("▁dog", -1.0)]
+    return T5Tokenizer(vocab=[*special, *letters, *words], extra_ids=0, model_max_length=20)
+
+
+def scheduler_config(
+    prediction: Prediction, *, zero_terminal_snr: bool = False, flow_shift: float = 1.0
+) -> dict[str, Any]:
     """Stable Diffusion's noise schedule as a diffusers config. Source: CompVis `v1-inference.yaml` (linear_start,
     linear_end, timesteps), the same in SD2's and SDXL's; beta "scaled_linear" is LDM's "linear" schedule. Of flow none.
     """
     if prediction == "flow":
-        return {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 1.0}
+        return {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": flow_shift}
     return {
         "_class_name": "DDIMScheduler",
         "num_train_timesteps": 1000,

@@ -17,14 +17,18 @@ from tsuika.families.common import Family
 
 def detect_folder(families: Sequence[Family], folder: Path) -> tuple[Family, Prediction, str]:
     """What a diffusers folder is, from its JSON files: family, what it predicts, and what says so."""
-    unet_config = folder / "unet" / "config.json"
-    if not unet_config.is_file():
+    there = [family for family in families if (folder / family.network.part / "config.json").is_file()]
+    if not there:
         raise kinds.unlike(folder, of_folder(folder))
-    unet = read_json(unet_config)
-    if (channels := unet.get("in_channels", 4)) != 4:
-        raise kinds.unlike(folder, kinds.of_channels(channels))
+    unet = read_json(folder / there[0].network.part / "config.json")
+    # Of a UNet the config need not say which it is.
+    kind = str(unet.get("_class_name", there[0].network.class_name))
+    there = [family for family in there if family.network.class_name == kind]
+    expected = {family.facts.latent_channels for family in there}
+    if there and (channels := unet.get("in_channels", min(expected))) not in expected:
+        raise kinds.unlike(folder, kinds.of_channels(channels, min(expected)))
     parts = [entry.name for entry in sorted(folder.iterdir()) if entry.is_dir()]
-    for family in families:
+    for family in there:
         if family.is_folder(unet, parts):
             scheduler = folder / "scheduler" / "scheduler_config.json"
             noise = read_json(scheduler)
@@ -35,6 +39,13 @@ def detect_folder(families: Sequence[Family], folder: Path) -> tuple[Family, Pre
                 raise kinds.unlike(folder, kinds.EDM)
             if str(noise.get("_class_name", "")).startswith("FlowMatch") or noise.get("use_flow_sigmas"):
                 return family, "flow", scheduler.name
+            if family.prediction == "flow":
+                found = _(
+                    "a {family} with the schedule of a {scheduler}",
+                    family=family.title,
+                    scheduler=noise.get("_class_name"),
+                )
+                raise kinds.unlike(folder, kinds.other(found))
             raw = noise.get("prediction_type", "epsilon")  # epsilon is diffusers' default
             return family, _prediction(raw, scheduler), scheduler.name
     found = _(
@@ -89,6 +100,8 @@ def detect_file(families: Sequence[Family], weights: Weights) -> tuple[Family, P
 
 def _prediction_of_file(family: Family, weights: Weights) -> tuple[Prediction, str]:
     """The markers of v-prediction, the user's own statement first: YAML, metadata, an empty tensor, a tensor's spread."""
+    if family.prediction == "flow":
+        return "flow", "its architecture"
     yaml = weights.path.with_suffix(".yaml")
     if yaml.is_file():
         text = yaml.read_text(encoding="utf-8", errors="replace")

@@ -1,4 +1,4 @@
-"""`StableDiffusion`, the one `core.types.Model` of SD1, SD2 and SDXL. Knows no files. Shapes: B prompts or images, S
+"""`StableDiffusion`, the one `core.types.Model` of all families. Knows no files. Shapes: B prompts or images, S
 tokens, D text width, P pooled width, C latent channels, H x W pixels or latents."""
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from tsuika.core.types import Conditioning, Facts, Prediction, Role, canonical, split_words
-from tsuika.families.chunks import limit_of, texts
+from tsuika.core.types import Conditioning, Facts, Prediction, Rescale, Role, WeightedText, canonical, split_words
+from tsuika.families.chunks import limit_of, reads_in_chunks, texts
+from tsuika.families.network import TEXT_ROLES
 
 if TYPE_CHECKING:
     import torch
@@ -18,16 +19,8 @@ if TYPE_CHECKING:
 
     from tsuika.families.common import Family
 
-# Roles by canonical module path. attn + ff together are what kohya's sd-scripts target by default (every Linear and 1x1
-# convolution of Transformer2DModel, CLIPAttention and CLIPMLP); conv adds ResnetBlock2D, Downsample2D, Upsample2D.
-ROLES: dict[Role, str] = {
-    "unet.attn": r".*\.attentions\.\d+\.(proj_in|proj_out|transformer_blocks\.\d+\.attn[12]\.to_(q|k|v|out\.0))",
-    "unet.ff": r".*\.transformer_blocks\.\d+\.ff\.net\.(0\.proj|2)",
-    "unet.conv": r".*\.(resnets\.\d+\.(conv1|conv2|time_emb_proj|conv_shortcut)|(down|up)samplers\.0\.conv)",
-    "text.attn": r"text_model\.encoder\.layers\.\d+\.self_attn\.(q|k|v|out)_proj",
-    "text.ff": r"text_model\.encoder\.layers\.\d+\.mlp\.fc[12]",
-    "text.tokens": r"text_model\.embeddings\.token_embedding",
-}
+# Token states of a text encoder (B, S, D), and its pooled output (B, P) where it has one.
+Read = tuple["Tensor", "Tensor | None"]
 
 
 @dataclass
@@ -45,6 +38,7 @@ class StableDiffusion:
     latent_scale: float
     native_size_px: int
     source: str
+    latent_shift: float = 0.0
     sha256: str | None = None
     words: dict[str, Mapping[str, Tensor]] = field(default_factory=dict)
     word_weights: dict[str, float] = field(default_factory=dict)
@@ -73,9 +67,27 @@ class StableDiffusion:
     def latent_factor(self) -> int:
         return latent_factor(self.vae.config)  # type: ignore[arg-type]
 
+    @property
+    def fixed(self) -> frozenset[str]:
+        towers = (tower.component for tower in self.family.towers if tower.unit_projection)
+        return frozenset(f"{component}.text_projection.weight" for component in towers)
+
+    @property
+    def file_facts(self) -> Mapping[str, str]:
+        return {} if self.family.file_facts is None else self.family.file_facts(self)
+
+    @property
+    def size_step_px(self) -> int:
+        return self.latent_factor * self.family.network.size_step(self.unet.config)  # type: ignore[arg-type]
+
+    @property
+    def size_limit_px(self) -> int | None:
+        limit = self.family.network.size_limit(self.unet.config)  # type: ignore[arg-type]
+        return None if limit is None else limit * self.latent_factor
+
     def targets(self, role: Role) -> dict[str, list[str]]:
         """Component name -> canonical module paths that play `role`, in module order. KeyError for an unknown role."""
-        pattern = re.compile(ROLES[role])
+        pattern = re.compile((self.family.network.roles | TEXT_ROLES)[role])  # type: ignore[operator]
         chosen = {"unet": self.unet} if role.startswith("unet.") else self.text_encoders
         found = {
             component: [
@@ -102,7 +114,9 @@ class StableDiffusion:
         tokenizer = self.tokenizers[tokenizer_of(component)]
         rows = []
         for prompt in prompts:
-            ids = [tokenizer.bos_token_id, *self._ids(prompt, component)[: length - 2], tokenizer.eos_token_id]
+            # T5 has no token that begins a text.
+            start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+            ids = [*start, *self._ids(prompt, component)[: length - len(start) - 1], tokenizer.eos_token_id]
             rows.append(ids + [tokenizer.pad_token_id] * (length - len(ids)))
         return torch.tensor(rows)
 
@@ -118,11 +132,12 @@ class StableDiffusion:
             ids: list[int] = tokenizer(part, add_special_tokens=False, verbose=False, **extra)["input_ids"]
             return ids
 
-        words = [word for word, vectors in self.words.items() if component in vectors]
+        words = list(self.words)
         places: dict[str, range] = {}
         first = len(self._table(component).weight)
         for word in words:
-            count = len(self.words[word][component])
+            # Of a word without vectors for it (an SDXL's on SD3) T5 reads nothing, as in ComfyUI.
+            count = len(self.words[word].get(component, ()))
             places[word.casefold()] = range(first, first + count)
             first += count
         if not words:
@@ -131,14 +146,18 @@ class StableDiffusion:
         # Looked for as they are written: folding the case makes two letters of some, such as the German sharp s.
         for number, part in enumerate(split_words(text, words)):
             place = places.get(part.casefold()) if number % 2 else None
-            ids += place or (plain(part) if part.strip() else [])
+            if place is not None:
+                ids += place
+            elif part.strip():
+                ids += plain(part.strip())
         return ids
 
     def _table(self, component: str) -> nn.Embedding:
-        return self.module(component, "text_model.embeddings.token_embedding")  # type: ignore[return-value]
+        return self.module(component, self.family.tower(component).table)  # type: ignore[return-value]
 
     def count_tokens(self, text: str) -> tuple[int, ...]:
-        return tuple(len(self._ids(text, component)) for component in self.text_encoders)
+        chunked = (name for name, encoder in self.text_encoders.items() if reads_in_chunks(encoder))
+        return tuple(len(self._ids(text, component)) for component in chunked)
 
     @contextmanager
     def _reading_words(self, component: str) -> Iterator[None]:
@@ -166,74 +185,102 @@ class StableDiffusion:
             del table.forward
 
     def encode_text(self, prompts: Sequence[str], *, size_px: tuple[int, int] | None = None) -> Conditioning:
-        """Prompts to conditioning, differentiable. What is longer than the encoders read becomes chunks of that length,
-        each with its own start and end, joined along the tokens; pooled is the first chunk's. A new word (see `words`)
-        becomes its vectors, one token each. SD1 and SD2 give the final hidden state after the final norm (SD2's 23
-        layers are open_clip's 24 without the last: its penultimate state). SDXL joins both encoders' penultimate
-        states, unnormed, and adds the second's projection of the end token. Sources: Podell et al. 2023 (SDXL), 2.1;
-        Stability's `FrozenOpenCLIPEmbedder`. `size_px` is (width, height) for SDXL's size conditioning, uncropped; the
-        native size if None."""
+        """Prompts to conditioning, differentiable. What is longer than CLIP reads becomes chunks of that length, each with
+        its own start and end, joined along the tokens; pooled is the first chunk's. A new word (see `words`) becomes its
+        vectors, one token each. SD1 and SD2 give the final hidden state after the final norm (SD2's 23 layers are
+        open_clip's 24 without the last: its penultimate state). SDXL joins both encoders' penultimate states, unnormed,
+        and adds the second's projection of the end token. Sources: Podell et al. 2023 (SDXL), 2.1; Stability's
+        `FrozenOpenCLIPEmbedder`; SD3's stands in `sd3.py`. `size_px` is (width, height) for SDXL's size conditioning,
+        uncropped; the native size if None."""
         chunks = [texts(prompt, self.count_tokens, limit_of(self)) for prompt in prompts]
         if all(len(parts) == 1 for parts in chunks):
-            return self._encode_chunks(prompts, size_px)
+            return self._joined({name: self._read(name, prompts) for name in self.text_encoders}, size_px)
         # Each alone: its bits must not depend on its neighbours.
+        rows = [[[(part, 1.0)] for part in parts] for parts in chunks]
         return Conditioning.join(
-            [Conditioning.in_a_row([self._encode_chunks([part], size_px) for part in parts]) for parts in chunks]
+            [self.encode_weighted(row, lambda states, _weights: states, size_px=size_px) for row in rows]
         )
 
-    def _encode_chunks(self, prompts: Sequence[str], size_px: tuple[int, int] | None) -> Conditioning:
+    def encode_weighted(
+        self, chunks: Sequence[WeightedText], rescale: Rescale, *, size_px: tuple[int, int] | None = None
+    ) -> Conditioning:
         import torch
 
-        states, pooled_BP = [], None
+        found: dict[str, Read] = {}
         for component, encoder in self.text_encoders.items():
-            positions = int(encoder.config.max_position_embeddings)  # type: ignore[union-attr, arg-type]
-            longest = min(int(self.tokenizers[tokenizer_of(component)].model_max_length), positions)
-            ids_BS = self.token_ids(prompts, component, longest).to(self.device)
-            with self._reading_words(component):
-                earlier = self.family.penultimate or self.clip_skip > 1
-                out = encoder(input_ids=ids_BS, output_hidden_states=earlier, return_dict=True)
-            if self.family.penultimate:
-                states.append(out.hidden_states[-2])
-            elif earlier:
-                # As the A1111 web UI and sd-scripts do: the final norm is for the last layer, and put on this one.
-                norm = self.module(component, "text_model.final_layer_norm")
-                states.append(norm(out.hidden_states[-self.clip_skip]))
-            else:
-                states.append(out.last_hidden_state)
-            if hasattr(encoder, "text_projection"):
-                # transformers finds the end token as the highest id, which a word added to the vocabulary would be.
-                end = self.tokenizers[tokenizer_of(component)].eos_token_id
-                ends_B = (ids_BS == end).int().argmax(-1)
-                rows_B = torch.arange(len(prompts), device=ids_BS.device)
-                pooled_BP = encoder.text_projection(out.last_hidden_state[rows_B, ends_B])  # type: ignore[operator]
-        tokens_BSD = torch.cat(states, dim=-1)
+            whole = [tuple(word for chunk in chunks for word in chunk)]
+            reads = []
+            for words in chunks if reads_in_chunks(encoder) else whole:
+                states_BSD, pooled_BP = self._read(component, [" ".join(text for text, _weight in words)])
+                if any(weight != 1 for _text, weight in words):
+                    states_BSD = rescale(states_BSD, self._weights(component, words, states_BSD.shape[1]))
+                reads.append((states_BSD, pooled_BP))
+            found[component] = torch.cat([states for states, _pooled in reads], dim=1), reads[0][1]
+        return self._joined(found, size_px)
+
+    def _weights(self, component: str, words: WeightedText, length: int) -> list[float]:
+        """A weight for each token: of what begins a text 1, then the words', 1 for all that comes behind."""
+        begins = self.tokenizers[tokenizer_of(component)].bos_token_id is not None
+        weights = [1.0] * begins
+        for text, weight in words:
+            weights += [weight] * len(self._ids(text, component))
+        return (weights + [1.0] * length)[:length]
+
+    def _read(self, component: str, prompts: Sequence[str]) -> Read:
+        """What a text encoder says to prompts that it reads at once; what is too long is cut off."""
+        import torch
+
+        encoder, tokenizer = self.text_encoders[component], self.tokenizers[tokenizer_of(component)]
+        positions = int(getattr(encoder.config, "max_position_embeddings", tokenizer.model_max_length))
+        longest = min(int(tokenizer.model_max_length), positions)
+        ids_BS = self.token_ids(prompts, component, longest).to(self.device)
+        is_clip = reads_in_chunks(encoder)
+        earlier = is_clip and (self.family.penultimate or self.clip_skip > 1)
+        with self._reading_words(component):
+            out = encoder(input_ids=ids_BS, output_hidden_states=earlier, return_dict=True)
+        if not earlier:
+            states_BSD: Tensor = out.last_hidden_state
+        elif self.family.penultimate:
+            states_BSD = out.hidden_states[-2]
+        else:
+            # As the A1111 web UI and sd-scripts do: the final norm is for the last layer, and put on this one.
+            norm = self.module(component, "text_model.final_layer_norm")
+            states_BSD = norm(out.hidden_states[-self.clip_skip])
+        if not hasattr(encoder, "text_projection"):
+            return states_BSD, None
+        # transformers finds the end token as the highest id, which a word added to the vocabulary would be.
+        ends_B = (ids_BS == tokenizer.eos_token_id).int().argmax(-1)
+        rows_B = torch.arange(len(prompts), device=ids_BS.device)
+        return states_BSD, encoder.text_projection(out.last_hidden_state[rows_B, ends_B])  # type: ignore[operator]
+
+    def _joined(self, read: Mapping[str, Read], size_px: tuple[int, int] | None) -> Conditioning:
+        import torch
+
+        if self.family.join_text is not None:
+            return self.family.join_text(self, read)
+        tokens_BSD = torch.cat([states_BSD for states_BSD, _pooled in read.values()], dim=-1)
+        pooled_BP = next((pooled for _states, pooled in reversed(list(read.values())) if pooled is not None), None)
         if pooled_BP is None:
             return Conditioning(tokens_BSD)
         width, height = size_px or (self.native_size_px, self.native_size_px)
         ids = torch.tensor([[height, width, 0, 0, height, width]], device=self.device, dtype=torch.float32)
-        return Conditioning(tokens_BSD, pooled_BP, ids.repeat(len(prompts), 1))
+        return Conditioning(tokens_BSD, pooled_BP, ids.repeat(len(tokens_BSD), 1))
 
     def encode_images(self, pixels_B3HW: Tensor) -> Tensor:
         """Pixels in -1..1, sides multiples of `latent_factor`, to scaled float32 latents: the posterior mean."""
         weight = next(self.vae.parameters())
         latents_BCHW: Tensor = self.vae.encode(pixels_B3HW.to(weight.device, weight.dtype)).latent_dist.mean  # type: ignore[operator]
-        return latents_BCHW * self.latent_scale
+        return (latents_BCHW - self.latent_shift) * self.latent_scale
 
     def decode_latents(self, latents_BCHW: Tensor) -> Tensor:
         weight = next(self.vae.parameters())
-        scaled_BCHW = latents_BCHW.to(weight.device, weight.dtype) / self.latent_scale
+        scaled_BCHW = latents_BCHW.to(weight.device, weight.dtype) / self.latent_scale + self.latent_shift
         pixels_B3HW: Tensor = self.vae.decode(scaled_BCHW).sample  # type: ignore[operator]
         return pixels_B3HW.clamp(-1, 1)
 
     def denoise(self, noisy_BCHW: Tensor, t_B: Tensor, cond: Conditioning) -> Tensor:
-        dtype = self.dtype
-        added: dict[str, Any] = {}
-        if cond.mask_BS is not None:
-            added["encoder_attention_mask"] = cond.mask_BS
-        if cond.pooled_BP is not None and cond.time_ids_B6 is not None:
-            added["added_cond_kwargs"] = {"text_embeds": cond.pooled_BP.to(dtype), "time_ids": cond.time_ids_B6}
-        out: Tensor = self.unet(noisy_BCHW.to(dtype), t_B, cond.tokens_BSD.to(dtype), return_dict=False, **added)[0]
-        return out.to(noisy_BCHW.dtype)
+        out_BCHW = self.family.network.denoise(self.unet, noisy_BCHW.to(self.dtype), t_B, cond)
+        return out_BCHW.to(noisy_BCHW.dtype)
 
 
 def tokenizer_of(component: str) -> str:

@@ -46,7 +46,9 @@ SD2: Final = Family(
         hub_pattern=r"diffusion-2|sd-?2",
     ),
     towers=(
-        TextTower("text_encoder", "open_clip", "cond_stage_model.model.", kohya="lora_te", embedding="emb_params"),
+        TextTower(
+            "text_encoder", "open_clip", "cond_stage_model.model.", kohya="lora_te", embedding="emb_params", padding="!"
+        ),
     ),
     geometry=_geometry,
     tiny_geometry=_tiny,

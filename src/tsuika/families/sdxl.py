@@ -125,6 +125,7 @@ SDXL: Final = Family(
             kohya="lora_te2",
             embedding="clip_g",
             projected=True,
+            padding="!",
         ),
     ),
     penultimate=True,

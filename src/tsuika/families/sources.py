@@ -14,7 +14,8 @@ from tsuika.families.common import TextTower, open_tokenizer
 # CLIP's vocabulary, the same for all families; asked for only if a single file comes without tokenizer files.
 CLIP_TOKENIZER = "openai/clip-vit-large-patch14"
 ANSWER_S = 10  # seconds in which the hub must have answered
-CLIP_TOKENS = 77  # CLIP's context length, start and end included
+# T5's, the same for all of its sizes and versions.
+T5_TOKENIZER = "google-t5/t5-small"
 
 MODEL_FILES = [
     "model_index.json",
@@ -23,6 +24,7 @@ MODEL_FILES = [
     "tokenizer*/*.json",
     "tokenizer*/merges.txt",
     "unet/diffusion_pytorch_model*",
+    "transformer/diffusion_pytorch_model*",
     "vae/diffusion_pytorch_model*",
     "text_encoder*/model*",
 ]
@@ -30,15 +32,17 @@ VAE_FILES = [f"{folder}{name}" for folder in ("", "vae/") for name in ("config.j
 _OTHER_FILES = ["*.bin", "*.fp16.*", "*.non_ema.*", "*.msgpack", "*.onnx*", "*.xml", "*flax*"]
 
 
-def find_tokenizer(folder: Path, name: str, tower: TextTower | None) -> Any:
-    """The tokenizer `name` (`tokenizer`, `tokenizer_2`) below or in a folder. `tower` decides padding and length where
-    the files may not say; None: the folder is the model's own and does. Raises ModelError: none there, or not readable
-    (MD003)."""
-    for place in (folder / name, folder / "tokenizer", folder):
+def find_tokenizer(folder: Path, tower: TextTower, *, is_own: bool) -> Any:
+    """The tokenizer of a text encoder, below or in a folder. `tower` decides padding and length where the files may not
+    say; `is_own`: the folder is the model's own and does (but for T5's length, which is the family's). Raises
+    ModelError: none there, or not readable (MD003)."""
+    usual = [] if tower.is_t5 else [folder / "tokenizer"]
+    for place in (folder / tower.tokenizer, *usual, folder):
         has_merges = (place / "vocab.json").is_file() and (place / "merges.txt").is_file()
-        if has_merges or (place / "tokenizer.json").is_file():
+        if (has_merges and not tower.is_t5) or (place / "tokenizer.json").is_file():
+            longest = None if is_own and not tower.is_t5 else tower.tokens
             try:
-                return open_tokenizer(place, tower, CLIP_TOKENS if tower else None)
+                return open_tokenizer(place, None if is_own else tower, longest, is_t5=tower.is_t5)
             # The tokenizers library raises `Exception` itself, and transformers what its code happens to meet.
             except Exception as error:  # noqa: BLE001
                 why = _("The tokenizer cannot be read: {error}.", error=error)
@@ -57,6 +61,25 @@ def clip_tokenizer(where: Path) -> Path:
             "Name a folder with vocab.json and merges.txt: --tokenizer FOLDER, or in training --set base.tokenizer=FOLDER. "
             "{reason}",
             name=CLIP_TOKENIZER,
+            reason=error.params["why"],
+        )
+        raise NetworkError("NW001", where=where, why=why) from None
+
+
+def t5_place(folder: Path, tower: TextTower, where: Path) -> Path:
+    """A folder with T5's tokenizer: the given one if it has it, else the hub's cache or the hub, for the single file
+    `where`. Raises NetworkError: it is in none of them."""
+    if where.is_dir() or (folder / tower.tokenizer / "tokenizer.json").is_file():
+        return folder
+    try:
+        return from_hub(T5_TOKENIZER, ["tokenizer.json", "tokenizer_config.json"])
+    except NetworkError as error:
+        why = _(
+            "A single file has no tokenizer, and T5's ({name}) is not on this machine. "
+            "Name a folder with {tokenizer}/tokenizer.json: --tokenizer FOLDER, or in training "
+            "--set base.tokenizer=FOLDER. {reason}",
+            name=T5_TOKENIZER,
+            tokenizer=tower.tokenizer,
             reason=error.params["why"],
         )
         raise NetworkError("NW001", where=where, why=why) from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,8 +18,9 @@ from tsuika.core.types import AS_STORED, Facts, Overrides, Prediction, Role, can
 from tsuika.core.weights import Weights, open_folder, open_weights, read_json
 from tsuika.diffusion import ldm
 from tsuika.families import detection, parts, sources, vaes
-from tsuika.families.common import Config, Family, Geometry, scheduler_config
-from tsuika.families.model import ROLES, StableDiffusion, latent_factor
+from tsuika.families.common import Family, Geometry, TextTower, scheduler_config
+from tsuika.families.model import StableDiffusion, latent_factor
+from tsuika.families.network import TEXT_ROLES, Config
 
 if TYPE_CHECKING:
     import torch
@@ -53,9 +54,10 @@ class StoredBase:
         """Its sizes: a folder's configs; what a single file written by tsuika says; else its family's own. Raises
         ModelError: they cannot be read (MD003)."""
         if self.file:
-            return self.given or _noted_geometry(self.file) or self.family.geometry(self.prediction)
+            found = self.given or _noted_geometry(self.file) or self._family_geometry(self.file)
+            return replace(found, text={tower.component: found.text[tower.component] for tower in self.towers})
         unet, vae = self._config("unet"), self._config("vae")
-        text = {component: self._config(component) for component in self.facts.text_encoders}
+        text = {tower.component: self._config(tower.component) for tower in self.towers}
         try:
             side = unet.get("sample_size") or self.facts.native_size_px // latent_factor(vae)
             native = int(side if isinstance(side, int) else max(side)) * latent_factor(vae)
@@ -64,31 +66,57 @@ class StoredBase:
             raise parts.unfit(self.path, error) from None
         return Geometry(unet, vae, text, native)
 
+    def _family_geometry(self, file: Weights) -> Geometry:
+        if self.family.sizes_of is None:
+            return self.family.geometry(self.prediction)
+        if (found := self.family.sizes_of(file.shapes)) is None:
+            why = _("Its network is of another model size than those of {family}.", family=self.family.title)
+            raise ModelError("MD003", where=file.path, why=why)
+        return found
+
+    @cached_property
+    def towers(self) -> tuple[TextTower, ...]:
+        """The text encoders that it has, in the family's order."""
+        return tuple(tower for tower in self.family.towers if not tower.optional or self._has(tower))
+
+    def _has(self, tower: TextTower) -> bool:
+        return self.file.starts(tower.prefix) if self.file else (self.path / tower.component / "config.json").is_file()
+
+    def _folder(self, component: str) -> Path:
+        return self.path / (self.family.network.part if component == "unet" else component)
+
+    @property
+    def title(self) -> str:
+        """Of its family, or of its size where the family has several and it is one of them."""
+        size = self.family.size_title
+        return (size(self.geometry.unet) if size else None) or self.facts.title
+
     def component(self, name: str) -> Weights:
         """The weights that a component is in. Raises ModelError: none there, or damaged (MD003)."""
         stem = "model" if name.startswith("text_encoder") else "diffusion_pytorch_model"
-        return self.file or open_folder(self.path / name, stem)
+        return self.file or open_folder(self._folder(name), stem)
 
     def _config(self, component: str) -> Config:
         if self.file:
             return self.geometry.unet if component == "unet" else self.geometry.text[component]
-        return read_json(self.path / component / "config.json")
+        return read_json(self._folder(component) / "config.json")
 
     def unet(self) -> parts.Part:
-        """The UNet."""
-        return parts.unet_part(self.component("unet"), self._config("unet"), is_file=self.file is not None)
+        """The network that denoises."""
+        config, network = self._config("unet"), self.family.network
+        return parts.unet_part(self.component("unet"), config, network, is_file=self.file is not None)
 
     def text_encoders(self) -> list[parts.Part]:
         """The text encoders, in the family's order."""
         return [
             parts.text_part(self.component(t.component), self._config(t.component), t, is_file=self.file is not None)
-            for t in self.family.towers
+            for t in self.towers
         ]
 
     def weights(self) -> StoredWeights:
         """Everything but the VAE by canonical name, read from disk one by one. Raises ModelError: a part is not whole
         (MD003), or a pickle with code in it (MD005)."""
-        return StoredWeights([self.unet(), *self.text_encoders()])
+        return StoredWeights([self.unet(), *self.text_encoders()], self.family.network.roles)
 
     def load_vae(self, vae: str, device: torch.device) -> nn.Module:
         """The base's own VAE or another, named as in `families.load`; nothing else of the base is loaded. Raises
@@ -119,6 +147,7 @@ class StoredBase:
             tokenizers=dict(tokenizers),
             scheduler_config=self._scheduler(prediction, overrides.zero_terminal_snr),
             latent_scale=self.geometry.latent_scale,
+            latent_shift=self.geometry.latent_shift,
             native_size_px=self.geometry.native_size_px,
             source=source,
             sha256=files.sha256(self.path) if self.file else None,
@@ -132,11 +161,15 @@ class StoredBase:
         if zero_terminal_snr and prediction != "v_prediction":
             why = _("Where all is noise, only a model that predicts v says something.")
             raise RecipeError("RC002", key="base.zero_terminal_snr", found="on", why=why)
+        if self.family.prediction == "flow" != prediction:
+            why = _("{family} is trained by flow, and by nothing else.", family=self.family.title)
+            raise RecipeError("RC002", key="base.prediction", found=prediction, why=why)
+        shift = self.family.flow_shift
         if self.file:
-            return scheduler_config(prediction, zero_terminal_snr=bool(known))
+            return scheduler_config(prediction, zero_terminal_snr=bool(known), flow_shift=shift)
         config = dict(read_json(self.path / "scheduler" / "scheduler_config.json"))
         if prediction != self.prediction and "flow" in (prediction, self.prediction):
-            config = scheduler_config(prediction)
+            config = scheduler_config(prediction, flow_shift=shift)
         if known is not None:
             config |= {"rescale_betas_zero_snr": known, "timestep_spacing": "trailing" if known else "leading"}
         return config
@@ -159,8 +192,10 @@ class StoredBase:
         is_own = not (self.file or folder)
         place = Path(folder) if folder else sources.clip_tokenizer(self.path) if self.file else self.path
         return {
-            tower.tokenizer: sources.find_tokenizer(place, tower.tokenizer, None if is_own else tower)
-            for tower in self.family.towers
+            tower.tokenizer: sources.find_tokenizer(
+                sources.t5_place(place, tower, self.path) if tower.is_t5 else place, tower, is_own=is_own
+            )
+            for tower in self.towers
         }
 
     def _extra_tensors(self, file: Weights) -> dict[str, Tensor]:
@@ -205,7 +240,8 @@ class StoredWeights(Mapping[str, "Tensor"]):
     """`<component>.<canonical parameter path>` -> weight, on the CPU, in the file's number type. Each is read from disk
     when asked for, so that two SDXL fit side by side."""
 
-    def __init__(self, components: Sequence[parts.Part]) -> None:
+    def __init__(self, components: Sequence[parts.Part], roles: Mapping[Role, str]) -> None:
+        self._roles = roles
         self._places = {
             f"{part.component}.{canonical(part.component, name)}": (part, place, shape)
             for part in components
@@ -225,6 +261,7 @@ class StoredWeights(Mapping[str, "Tensor"]):
     def layers(self, roles: Sequence[Role]) -> list[str]:
         """`<component>.<module path>` of the modules that play one of the roles."""
         sides = {"unet": "unet", "text": r"text_encoder\w*"}
-        patterns = [re.compile(rf"{sides[role.partition('.')[0]]}\.({ROLES[role]})") for role in roles]
+        known = {**self._roles, **TEXT_ROLES}
+        patterns = [re.compile(rf"{sides[role.partition('.')[0]]}\.({known[role]})") for role in roles]
         names = [name.removesuffix(".weight") for name in self._places if name.endswith(".weight")]
         return [name for name in names if any(pattern.fullmatch(name) for pattern in patterns)]

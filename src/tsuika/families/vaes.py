@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -13,8 +12,8 @@ from tsuika.core.files import at_home
 from tsuika.core.texts import Text, _
 from tsuika.core.weights import open_folder, open_weights, read_json
 from tsuika.families import sources
-from tsuika.families.common import Config
 from tsuika.families.model import latent_factor
+from tsuika.families.network import Config
 from tsuika.families.parts import vae_part
 
 if TYPE_CHECKING:
@@ -70,10 +69,21 @@ def other_vae(title: str, config: Config, vae: str, device: torch.device) -> nn.
         weights = open_folder(folder, _STEM)
     else:
         weights = open_weights(path)
-        key = next((name for name in weights.shapes if re.fullmatch(r"(.+\.)?post_quant_conv\.weight", name)), None)
-        if key is None:
+        prefix = weights.vae_prefix or ""
+        # (out, latent channels, 3, 3)
+        takes = weights.shapes.get(f"{prefix}decoder.conv_in.weight", ())
+        if len(takes) < 2:
             raise kinds.unlike(path, weights.kind, kinds.A_VAE)
-        own = {**config, "latent_channels": weights.shapes[key][1]}
+        own = {
+            **config,
+            "latent_channels": takes[1],
+            **{f"use_{name}": f"{prefix}{name}.weight" in weights.shapes for name in ("quant_conv", "post_quant_conv")},
+        }
+    # Of a VAE that shifts its latents the numbers are its own: FLUX's has the same shapes as SD3's.
+    if own.get("shift_factor") and config.get("shift_factor"):
+        said, expected = (f"scale {one.get('scaling_factor')}, shift {one['shift_factor']}" for one in (own, config))
+        if said != expected:
+            raise ModelError("MD004", where=path, artifact=path.name, found=said, expected=f"{title}: {expected}")
     if _latents(own) != _latents(config):
         expected = _("{family} with {latents}", family=title, latents=_latents(config))
         raise ModelError("MD004", where=path, artifact=path.name, found=_latents(own), expected=expected)

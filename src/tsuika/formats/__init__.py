@@ -92,7 +92,7 @@ def find(path: Path, also: Iterable[Format] = ()) -> Format:
     found = of_folder(path) if path.is_dir() else open_weights(path).kind
     if found.name in kinds.OF_METHODS:
         what = _("{kind} with other names or sizes than tsuika knows", kind=found.title)
-        raise FormatError("FM001", where=path, found=what, expected=_("one for SD 1.x, SD 2.x or SDXL"))
+        raise FormatError("FM001", where=path, found=what, expected=_("one for SD 1.x, SD 2.x, SDXL or SD 3.x"))
     raise kinds.unlike(path, found, _EXPECTED)
 
 

@@ -20,14 +20,17 @@ from tsuika.core.texts import _
 from tsuika.core.types import Artifact
 from tsuika.core.weights import UNET_PREFIX, VAE_PREFIXES
 from tsuika.diffusion import ldm
-from tsuika.families import family
+from tsuika.families import FAMILIES, family, parts
 from tsuika.formats import common
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-_SIZES: Final = ("unet_config", "vae_config", "text_encoder_config", "text_encoder_2_config", "native_size_px")
+_SIZES: Final = (
+    *("unet_config", "vae_config", "native_size_px"),
+    *dict.fromkeys(f"{tower.component}_config" for row in FAMILIES for tower in row.towers),
+)
 _LOGIT_SCALE: Final = math.log(100)  # CLIP's upper limit, which trained models reach (Radford et al. 2021, 2.5)
 
 
@@ -38,12 +41,14 @@ class Row:
     shape: tuple[int, ...]
     parts: list[Tensor] = field(default_factory=list)
     transposed: bool = False
+    swapped: bool = False  # see `ldm.Place`
 
     def numbers(self) -> Tensor:
         """The tensor itself."""
         import torch
 
         whole = torch.cat(self.parts) if len(self.parts) > 1 else self.parts[0]
+        whole = ldm.halves_swapped(whole) if self.swapped else whole
         return (whole.T if self.transposed else whole).reshape(self.shape)
 
 
@@ -52,17 +57,20 @@ def rows(artifact: Artifact) -> dict[str, Row]:
     the layout has no place for a tensor (FM002)."""
     common.refuse_no_model(artifact, SingleFile.name)
     configs = {key: json.loads(text) for key, text in artifact.metadata.items() if key.endswith("_config")}
-    towers = {tower.component: tower for tower in family(artifact.family).towers}
+    kind = family(artifact.family)
+    towers = {tower.component: tower for tower in kind.towers}
     found: dict[str, Row] = {}
     thirds: dict[str, dict[int, Tensor]] = {}
     for name, tensor in artifact.tensors.items():
         component, _dot, path = name.partition(".")
         try:
             if component == "unet":
-                place = ldm.unet_place(path, configs["unet_config"]).under(UNET_PREFIX)
+                place = kind.network.place(path, configs["unet_config"]).under(UNET_PREFIX)
             elif component == "vae":
                 place = ldm.vae_place(path, configs["vae_config"]).under(VAE_PREFIXES[0])
             elif component in towers:
+                if towers[component].unit_projection and path == "text_projection.weight" and _is_unit(tensor):
+                    continue
                 place = towers[component].place(path)
             else:
                 continue  # the base's extra tensors, below
@@ -75,11 +83,21 @@ def rows(artifact: Artifact) -> dict[str, Row]:
             found[place.name] = Row((*tensor.shape, 1, 1), [tensor])  # 1x1 convolutions there
         else:
             shape = tuple(reversed(tensor.shape)) if place.transposed else tuple(tensor.shape)
-            found[place.name] = Row(shape, [tensor], place.transposed)
+            found[place.name] = Row(shape, [tensor], place.transposed, place.swapped)
+            if component in towers and path in parts.T5_SECOND:
+                # diffusers wants T5's vocabulary under both of its names.
+                found[towers[component].place(parts.T5_SECOND[path]).name] = found[place.name]
     for name, three in thirds.items():
-        parts = [three[number] for number in range(3)]
-        found[name] = Row((3 * parts[0].shape[0], *parts[0].shape[1:]), parts)
+        three_parts = [three[number] for number in range(3)]
+        found[name] = Row((3 * three_parts[0].shape[0], *three_parts[0].shape[1:]), three_parts)
     return found | _unused(artifact, found)
+
+
+def _is_unit(matrix: Tensor) -> bool:
+    """Whether it is the unit matrix; without numbers it counts as one."""
+    import torch
+
+    return matrix.is_meta or torch.equal(matrix, torch.eye(*matrix.shape, dtype=matrix.dtype, device=matrix.device))
 
 
 def _unused(artifact: Artifact, found: Mapping[str, Row]) -> dict[str, Row]:
@@ -128,12 +146,14 @@ def header_metadata(artifact: Artifact) -> dict[str, str]:
     made = {
         "format": "pt",
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": names.modelspec.get(prediction, names.modelspec["epsilon"]),
+        "modelspec.architecture": facts.get("architecture")
+        or names.modelspec.get(prediction, names.modelspec["epsilon"]),
         "modelspec.implementation": names.implementation,
         "modelspec.title": facts.get("title") or facts.get("name") or "DreamBooth",
         "modelspec.resolution": facts.get("resolution") or f"{native}x{native}",
         "modelspec.prediction_type": common.PREDICTION_TYPES[prediction],
         ldm.CONFIGS: json.dumps({name: json.loads(facts[name]) for name in sorted(facts) if name in _SIZES}),
+        **({"tsuika.t5_tokens": facts["t5_tokens"]} if "t5_tokens" in facts else {}),
         **{f"modelspec.{key}": facts[fact] for key, fact in optional.items() if facts.get(fact)},
     }
     return dict(sorted(made.items()))
@@ -194,24 +214,29 @@ class DiffusersFolder(common.WriteOnly):
         import torch
 
         facts = artifact.metadata
-        index: dict[str, Any] = {**family(artifact.family).names.model_index, "_diffusers_version": "0.30.0"}
-        parts: dict[str, dict[str, torch.Tensor]] = {}
+        kind = family(artifact.family)
+        index: dict[str, Any] = {**kind.names.model_index, "_diffusers_version": "0.30.0"}
+        for tower in kind.towers:
+            if tower.optional:
+                index |= {tower.component: [None, None], tower.tokenizer: [None, None]}
+        by_part: dict[str, dict[str, torch.Tensor]] = {}
         for name, tensor in artifact.tensors.items():
             component, _dot, path = name.partition(".")
             if component != "extra":
-                parts.setdefault(component, {})[path] = tensor
-        for component, tensors in parts.items():
+                by_part.setdefault(component, {})[path] = tensor
+        for component, tensors in by_part.items():
             config = json.loads(facts[f"{component}_config"])
             is_text = component.startswith("text_encoder")
-            _write_json(folder / component / "config.json", config)
+            part = kind.network.part if component == "unet" else component
+            _write_json(folder / part / "config.json", config)
             stem = "model" if is_text else "diffusion_pytorch_model"
             empty = {name: torch.empty(t.shape, dtype=dtype, device="meta") for name, t in tensors.items()}
 
             def make(name: str, tensors: dict[str, torch.Tensor] = tensors) -> torch.Tensor:
                 return safetensors.cast({name: tensors[name]}, dtype, self.name)[name]
 
-            safetensors.save_tensors(folder / component / f"{stem}.safetensors", empty, {"format": "pt"}, make)
-            index[component] = (
+            safetensors.save_tensors(folder / part / f"{stem}.safetensors", empty, {"format": "pt"}, make)
+            index[part] = (
                 ["transformers", config["architectures"][0]] if is_text else ["diffusers", config["_class_name"]]
             )
             if is_text:
@@ -219,7 +244,10 @@ class DiffusersFolder(common.WriteOnly):
                 for file, text in json.loads(facts[f"{tokenizer}_files"]).items():
                     (folder / tokenizer).mkdir(exist_ok=True)
                     (folder / tokenizer / file).write_text(text, encoding="utf-8")
-                index[tokenizer] = ["transformers", "CLIPTokenizer"]
+                index[tokenizer] = [
+                    "transformers",
+                    "T5TokenizerFast" if kind.tower(component).is_t5 else "CLIPTokenizer",
+                ]
         scheduler = json.loads(facts["scheduler_config"])
         if facts["prediction"] != "flow":
             # Schedulers of flow have no such setting.
@@ -251,7 +279,10 @@ def yaml_text(artifact: Artifact) -> str:
     """The model's configuration as the original programs read it, with v-prediction set."""
     facts = artifact.metadata
     configs = {key.removesuffix("_config"): json.loads(text) for key, text in facts.items() if key.endswith("_config")}
-    model = family(artifact.family).original_config(configs, float(facts["latent_scale"]))
+    make = family(artifact.family).original_config
+    # Only a family that can predict v has a file that says so.
+    assert make is not None
+    model = make(configs, float(facts["latent_scale"]))
     return "\n".join(_yaml({"model": model})) + "\n"
 
 

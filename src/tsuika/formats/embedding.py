@@ -23,6 +23,7 @@ METHOD: Final = "textual-inversion"
 MAX_BYTES: Final = 1 << 24  # of a file that can be a word: 16 vectors of SDXL in fp32 take 131 kB
 # The sets of names under which programs keep a word's vectors, one of each family's text encoders
 LAYOUTS: Final = tuple(dict.fromkeys(tuple(tower.embedding for tower in row.towers) for row in FAMILIES))
+OTHER: Final = (("clip_l", "clip_g", "t5"),)  # OneTrainer's of SD3
 EARLY: Final = ("text_encoders_0", "text_encoders_1")  # an early diffusers script's
 NAMELESS: Final = {"weight", "bias", "alpha"}  # what tensors are called that no word is
 # Every component that a word can have vectors for, in the encoders' order
@@ -43,9 +44,11 @@ def split(artifact: Artifact, format_name: str) -> tuple[str, dict[str, Tensor]]
             words=", ".join(sorted(words)),
         )
         raise FormatError("FM002", format=format_name, why=why, do=_("Write each word into a file of its own."))
-    needed = family(artifact.family).facts.text_encoders
+    towers = family(artifact.family).towers
+    needed = [tower.component for tower in towers if not tower.optional]
     by_component = {component: vectors for (_word, component), vectors in parts.items()}
-    if set(by_component) != set(needed):
+    known = [tower.component for tower in towers]
+    if not set(needed) <= set(by_component) <= set(known):
         why = _(
             "{family} needs vectors for {needed}; there are {found}.",
             family=artifact.family,
@@ -54,19 +57,20 @@ def split(artifact: Artifact, format_name: str) -> tuple[str, dict[str, Tensor]]
         )
         do = _("Train the word again, or correct its family.")
         raise FormatError("FM002", format=format_name, why=why, do=do)
-    return words.pop(), {component: by_component[component] for component in needed}
+    return words.pop(), {component: by_component[component] for component in known if component in by_component}
 
 
-def names_of(artifact: Artifact) -> tuple[str, ...]:
-    """What programs call the vectors of the artifact's family, in the encoders' order."""
-    return tuple(tower.embedding for tower in family(artifact.family).towers)
+def named(artifact: Artifact, vectors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Vectors by component, by what programs call those of the artifact's family."""
+    row = family(artifact.family)
+    return {row.tower(component).embedding: value for component, value in vectors.items()}
 
 
 def join(path: Path, words: Mapping[str, Mapping[str, Any]], facts: Mapping[str, str]) -> Artifact:
     """An artifact of the words in the file `path`; `facts`, its text metadata, may name its family, else its widths do.
     `words`: word -> component -> vectors, (n, D) or (D); where the word is empty, it is called as the file. Raises
     FormatError: MD003, these are no vectors."""
-    named: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     found: dict[str, str] = {}
     for word, parts in words.items():
         vectors = {component: _rows(path, value) for component, value in parts.items()}
@@ -75,11 +79,11 @@ def join(path: Path, words: Mapping[str, Mapping[str, Any]], facts: Mapping[str,
             raise damaged(path, _("different numbers of vectors for one word: {counts}", counts=", ".join(counts)))
         row, evidence = _family(vectors, facts)
         found[row.name] = evidence
-        named |= {f"{word or path.stem}.{component}": value for component, value in vectors.items()}
+        tensors |= {f"{word or path.stem}.{component}": value for component, value in vectors.items()}
     if len(found) > 1:
         raise damaged(path, _("words for several families: {names}", names=", ".join(sorted(found))))
     ((family, told_by),) = found.items()
-    return Artifact(METHOD, family, named, {**facts, common.FAMILY_FROM: told_by})
+    return Artifact(METHOD, family, tensors, {**facts, common.FAMILY_FROM: told_by})
 
 
 def _rows(path: Path, value: Any) -> Tensor:
@@ -96,8 +100,8 @@ def _rows(path: Path, value: Any) -> Tensor:
 def unusable(names: Iterable[Any]) -> Text | None:
     """What is wrong with a table of vectors that are not a whole word, or that nothing names; None if nothing is."""
     there = set(names)
-    if "t5xxl" in there:
-        return _("an embedding for Stable Diffusion 3 or FLUX (`t5xxl`)")
+    if "t5xxl" in there and "clip_g" not in there:
+        return _("an embedding for FLUX (`t5xxl` without `clip_g`)")
     if len(there) == 1 and there <= NAMELESS:
         return _("vectors under `{key}`, which is no word", key=next(iter(there)))
     for layout in (*LAYOUTS, EARLY):
@@ -108,10 +112,12 @@ def unusable(names: Iterable[Any]) -> Text | None:
 
 
 def _family(vectors: Mapping[str, Tensor], facts: Mapping[str, str]) -> tuple[Family, str]:
-    possible = [row for row in FAMILIES if set(row.facts.text_encoders) == vectors.keys()]
-    for row in possible:
-        if row.name == facts.get("family"):
+    for row in FAMILIES:
+        needed = {tower.component for tower in row.towers if not tower.optional}
+        if row.name == facts.get("family") and needed <= vectors.keys() <= set(row.facts.text_encoders):
             return row, "metadata"
+    # Of SD3 without T5 nothing but that says so: SDXL has the same two.
+    possible = [row for row in FAMILIES if set(row.facts.text_encoders) == vectors.keys()]
     if len(possible) == 1:
         return possible[0], "shapes"
     for row in possible:
@@ -124,20 +130,21 @@ def header(artifact: Artifact, word: str) -> dict[str, str]:
     """Text metadata of a safetensors file, sorted; what the artifact brought from another file stays."""
     facts = artifact.metadata
     kept = {key: text for key, text in facts.items() if key.startswith(("ss_", "modelspec."))}
+    architecture = facts.get("architecture") or family(artifact.family).names.modelspec["epsilon"]
     made = {
         "family": artifact.family,
         "method": METHOD,
         "word": word,
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": f"{family(artifact.family).names.modelspec['epsilon']}/textual-inversion",
+        "modelspec.architecture": f"{architecture}/textual-inversion",
         "modelspec.implementation": SGM,
         "modelspec.title": facts.get("title") or facts.get("name") or word,
         "modelspec.trigger_phrase": word,
     }
     spec = {"description", "author", "license", "date", "resolution"}
     made |= {f"modelspec.{fact}": facts[fact] for fact in spec if facts.get(fact)}
-    if steps := facts.get("steps"):
-        made["ss_steps"] = steps
+    also = {"steps": "ss_steps", "t5_tokens": "ss_t5xxl_max_token_length"}
+    made |= {key: facts[fact] for fact, key in also.items() if facts.get(fact)}
     return dict(sorted((kept | made).items()))
 
 
@@ -167,5 +174,7 @@ def unknown(path: Path, names: Any) -> FormatError:
     """The error for a file of no layout of new words."""
     half = unusable(names) if hasattr(names, "__iter__") else None
     keys = ", ".join(sorted(map(str, names))[:5]) if hasattr(names, "__iter__") else type(names).__name__
-    expected = _("an embedding: `emb_params`, `clip_l` and `clip_g`, A1111's .pt, or diffusers' learned_embeds")
+    expected = _(
+        "an embedding: `emb_params`, `clip_l` and `clip_g` (and `t5xxl`), A1111's .pt, or diffusers' learned_embeds"
+    )
     return FormatError("FM001", where=path, found=half or keys or _("nothing"), expected=expected)

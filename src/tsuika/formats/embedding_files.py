@@ -11,7 +11,7 @@ from tsuika.core.errors import FormatError
 from tsuika.core.texts import _
 from tsuika.core.types import Artifact
 from tsuika.core.weights import load_pickle, open_safetensors, save_pickle
-from tsuika.families import FAMILIES
+from tsuika.families import FAMILIES, family
 from tsuika.formats import common, embedding
 
 if TYPE_CHECKING:
@@ -22,19 +22,23 @@ _PLACEHOLDER_ID: Final = 265  # CLIP's token id of `*</w>`, as A1111 writes it
 _WIDTHS: Final = {row.text_width(tower.component) for row in FAMILIES for tower in row.towers}
 # Names under which programs keep vectors or anything else, so that they are no words.
 _NO_WORDS: Final = {
-    *(name for layout in (*embedding.LAYOUTS, embedding.EARLY) for name in layout),
-    *("string_to_param", "t5xxl", "clip_h", *embedding.NAMELESS),
+    *(name for layout in (*embedding.LAYOUTS, *embedding.OTHER, embedding.EARLY) for name in layout),
+    *("string_to_param", "clip_h", *embedding.NAMELESS),
 }
 STEMS: Final = ("learned_embeds", "learned_embeds_2")
 
 
 def _kohya_layout(names: Any) -> tuple[str, ...] | None:
-    return next((layout for layout in (*embedding.LAYOUTS, embedding.EARLY) if set(layout) == set(names)), None)
+    return next(
+        (layout for layout in (*embedding.LAYOUTS, *embedding.OTHER, embedding.EARLY) if set(layout) == set(names)),
+        None,
+    )
 
 
 class KohyaEmbedding:
-    """A new word as every client takes it: a `.safetensors` with `emb_params`, or `clip_l` and `clip_g` (SDXL). Also read:
-    the names of an early diffusers script, `text_encoders_0` and `_1`. See `core.types.Format`."""
+    """A new word as every client takes it: a `.safetensors` with `emb_params`, or `clip_l` and `clip_g` (SDXL), and
+    `t5xxl` (SD3). Also read: OneTrainer's `t5`, and the names of an early diffusers script, `text_encoders_0` and `_1`.
+    See `core.types.Format`."""
 
     name = "kohya"
     method = embedding.METHOD
@@ -55,8 +59,7 @@ class KohyaEmbedding:
 
     def write(self, artifact: Artifact, path: Path, *, dtype: torch.dtype) -> None:
         word, vectors = embedding.split(artifact, self.name)
-        named = dict(zip(embedding.names_of(artifact), vectors.values(), strict=True))
-        ready = safetensors.cast(named, dtype, self.name)
+        ready = safetensors.cast(embedding.named(artifact, vectors), dtype, self.name)
         metadata = embedding.header(artifact, word)
         safetensors.save_tensors(path, ready, metadata | {"modelspec.hash_sha256": f"0x{safetensors.data_hash(ready)}"})
 
@@ -66,7 +69,7 @@ def _a1111_layout(content: Any) -> tuple[str, ...] | None:
         return None
     if "string_to_param" in content:
         return ("string_to_param",)
-    several = (layout for layout in embedding.LAYOUTS if len(layout) > 1)
+    several = sorted((layout for layout in embedding.LAYOUTS if len(layout) > 1), key=len, reverse=True)
     return next((layout for layout in several if set(layout) <= content.keys()), None)
 
 
@@ -109,6 +112,9 @@ class A1111Embedding:
     def write(self, artifact: Artifact, path: Path, *, dtype: torch.dtype) -> None:
         """The same artifact gives the same bytes. SDXL's goes under the name of the word alone (FM002)."""
         word, vectors = embedding.split(artifact, self.name)
+        if len(vectors) > 2:
+            why = _("A1111 reads no vectors of T5; the `.safetensors` file has them, and A1111's own two.")
+            raise FormatError("FM002", format=self.name, why=why, do=common.ANOTHER_FORMAT)
         if len(vectors) > 1 and path.stem != word:
             why = _("SDXL's has no place for the word, so the file's name is the word.")
             do = _("Call the file {file}.", file=f"{word}{self.suffix}")
@@ -117,7 +123,7 @@ class A1111Embedding:
         facts = artifact.metadata
         content: dict[str, Any]
         if len(ready) > 1:
-            content = dict(zip(embedding.names_of(artifact), ready.values(), strict=True))
+            content = embedding.named(artifact, ready)
         else:
             content = {
                 "string_to_token": {_PLACEHOLDER: _PLACEHOLDER_ID},
@@ -201,6 +207,9 @@ class DiffusersEmbedding:
     def write(self, artifact: Artifact, path: Path, *, dtype: torch.dtype) -> None:
         """A folder, or for SD1 and SD2 the file itself where `path` ends in `.safetensors`."""
         word, vectors = embedding.split(artifact, self.name)
+        if family(artifact.family).facts.attention == "joint":
+            why = _("diffusers loads no new words into {family}.", family=family(artifact.family).title)
+            raise FormatError("FM002", format=self.name, why=why, do=common.ANOTHER_FORMAT)
         if path.suffix == ".safetensors" and len(vectors) > 1:
             why = _("SDXL needs two files in this layout.")
             raise FormatError("FM002", format=self.name, why=why, do=_("Give a folder."))

@@ -15,7 +15,7 @@ from tsuika.core.types import Artifact
 from tsuika.diffusion import ldm
 from tsuika.diffusion.adapters import adapter, inner_factor
 from tsuika.families import FAMILIES, Family
-from tsuika.formats import common, lora
+from tsuika.formats import common, fused, lora
 from tsuika.formats.lora import most_common
 
 _UNET: Final = "lora_unet"
@@ -50,6 +50,12 @@ _LDM: Final = (
     "output_blocks.#.2.conv",
     *_OUTSIDE.values(),
 )
+# SD3's: its original names, by which every program goes, and diffusers' by which some files go.
+_MMDIT: Final = (*fused.ORIGINAL, *(f"transformer_blocks.#.{leaf}" for leaf in ldm.MMDIT_BLOCK), *ldm.MMDIT_ENDS)
+_T5: Final = (
+    *(f"encoder.block.#.layer.0.SelfAttention.{x}" for x in "qkvo"),
+    *(f"encoder.block.#.layer.1.DenseReluDense.{x}" for x in ("wi_0", "wi_1", "wo")),
+)
 _CLIP: Final = (
     *(f"text_model.encoder.layers.#.self_attn.{x}_proj" for x in ("q", "k", "v", "out")),
     *(f"text_model.encoder.layers.#.mlp.fc{n}" for n in (1, 2)),
@@ -71,13 +77,14 @@ def _patterns(is_unet: bool) -> tuple[tuple[re.Pattern[str], str], ...]:
         pieces = (_NUMBER if piece == "#" else re.escape(piece) for piece in template.split("."))
         return re.compile("_".join(pieces)), template
 
-    return tuple(map(compiled, (*_HF, *_LDM) if is_unet else (*_CLIP, *_FLAT_CLIP)))
+    return tuple(map(compiled, (*_HF, *_LDM, *_MMDIT) if is_unet else (*_CLIP, *_FLAT_CLIP, *_T5)))
 
 
 @functools.lru_cache(maxsize=1 << 14)
 def dotted(component: str, underscored: str) -> str | None:
     """The canonical module path behind an underscored name in HF or LDM spelling; None if there is none. Exact: every
-    name fits at most one template, so `to_out_0` or `time_emb_proj` are never split wrongly."""
+    name fits at most one template, so `to_out_0` or `time_emb_proj` are never split wrongly. SD3's original names stay,
+    as a layer of theirs may be three (`fused`)."""
     for pattern, template in _patterns(component == "unet"):
         if match := pattern.fullmatch(underscored):
             numbers = iter(match.groups())
@@ -121,7 +128,8 @@ def layer_name(family_name: str, component: str, path: str) -> str | None:
     """kohya's name of a layer, without the part: `lora_unet_mid_block_attentions_0_proj_in`; None if it has none."""
     kind = families.family(family_name)
     prefixes = {"unet": _UNET} | {tower.component: tower.kohya for tower in kind.towers}
-    there = _ldm_from_hf(path) if component == "unet" and kind.names.has_ldm_lora else path
+    is_ldm = component == "unet" and kind.names.has_ldm_lora and not kind.network.joins_streams
+    there = _ldm_from_hf(path) if is_ldm else path
     if component not in prefixes or there is None or dotted(component, there.replace(".", "_")) != path:
         return None
     return f"{prefixes[component]}_{there.replace('.', '_')}"
@@ -138,6 +146,7 @@ _FACTS: Final = (
         "base_sha256": "ss_new_sd_model_hash",
         "base_legacy_hash": "ss_sd_model_hash",
         "vae_sha256": "ss_new_vae_hash",
+        "t5_tokens": "ss_t5xxl_max_token_length",
         "dropout": "ss_network_dropout",
         "pictures": "ss_num_train_images",
         "max_steps": "ss_max_train_steps",
@@ -196,6 +205,9 @@ def header_metadata(artifact: Artifact, layers: Mapping[lora.Key, lora.Parts]) -
         args |= {"conv_dim": str(most_common(ranks[True])), "conv_alpha": str(most_common(alphas[True]))}
     kept = {key: text for key, text in facts.items() if key.startswith(("ss_", "ssmd_", "modelspec."))}
     made = {key: _text(fact, facts[fact]) for fact, key in _FACTS.items() if facts.get(fact)}
+    architecture = facts.get("architecture") or family.names.modelspec.get(
+        prediction, family.names.modelspec["epsilon"]
+    )
     pixels = family.geometry(prediction).native_size_px
     width, _x, height = facts.get("resolution", f"{pixels}x{pixels}").partition("x")
     made |= {
@@ -207,7 +219,7 @@ def header_metadata(artifact: Artifact, layers: Mapping[lora.Key, lora.Parts]) -
         "ss_network_args": json.dumps(args),
         "ss_resolution": f"({width}, {height or width})",
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": f"{family.names.modelspec.get(prediction, family.names.modelspec['epsilon'])}/lora",
+        "modelspec.architecture": f"{architecture}/lora",
         "modelspec.implementation": family.names.implementation if family.names.has_ldm_lora else "diffusers",
         "modelspec.title": _text("title", facts.get("title") or facts.get("name") or "LoRA"),
         "modelspec.resolution": f"{width}x{height or width}",

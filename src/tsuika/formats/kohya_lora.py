@@ -3,6 +3,7 @@ is `<prefix>_<module path, '.' as '_'>.<part>`; the names and the header are in 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -12,8 +13,8 @@ from tsuika.core.errors import FormatError
 from tsuika.core.texts import _
 from tsuika.core.types import Artifact
 from tsuika.diffusion.adapters import inner_factor
-from tsuika.families import FAMILIES
-from tsuika.formats import common, layouts, lora, lora_reading
+from tsuika.families import FAMILIES, family
+from tsuika.formats import common, fused, layouts, lora, lora_reading
 from tsuika.formats.kohya import header_metadata, layer_name
 
 if TYPE_CHECKING:
@@ -34,10 +35,12 @@ class KohyaLora(lora_reading.LoraFile):
     def write(self, artifact: Artifact, path: Path, *, dtype: torch.dtype) -> None:
         """Write whole or not at all; `alpha` is the effective one (rank-stabilised: alpha * sqrt(rank))."""
         common.refuse_unread(artifact, self.name)
-        if artifact.family not in {family.name for family in FAMILIES}:
+        if artifact.family not in {row.name for row in FAMILIES}:
             why = _("There are no kohya names for the family `{family}`.", family=artifact.family)
             raise FormatError("FM002", format=self.name, why=why, do=common.ANOTHER_FORMAT)
-        layers = lora.layers(artifact, self.name)
+        layers: Mapping[lora.Key, lora.Parts] = lora.layers(artifact, self.name)
+        if family(artifact.family).network.joins_streams:
+            layers = fused.join(layers, self.name)
         tensors: dict[str, Tensor] = {}
         for (component, module_path), parts in layers.items():
             key = layer_name(artifact.family, component, module_path)

@@ -12,6 +12,7 @@ from typing import Final
 from tsuika.core.texts import Text, _
 from tsuika.diffusion.adapters import PARTS
 from tsuika.families import FAMILIES
+from tsuika.families.network import UNET
 from tsuika.formats.kohya import dotted
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -124,7 +125,7 @@ def _places(shapes: Shapes) -> dict[str, tuple[str, int, str]]:
     """Keys of this layout as (component, number of the layer, up or down). The oldest files are a bare list of one
     component, up and down in turn."""
     if shapes and all(str(n) in shapes for n in range(len(shapes))):
-        widths = {family.geometry("epsilon").unet["block_out_channels"][0] for family in FAMILIES}
+        widths = {row.geometry("epsilon").unet["block_out_channels"][0] for row in FAMILIES if row.network is UNET}
         component = "unet" if shapes["0"][:1] and shapes["0"][0] in widths else _FIRST
         return {key: (component, int(key) // 2, ("up", "down")[int(key) % 2]) for key in shapes}
     found = {key: match for key in shapes if (match := _NUMBERED.fullmatch(key))}
@@ -165,10 +166,14 @@ _KOHYA: Final = (
     ("lora_unet_", "unet"),
     *((f"{tower.kohya}_", tower.component) for family in FAMILIES for tower in family.towers),
 )
-_HUB: Final = (("unet.", "unet"), *((f"{tower}.", tower) for tower in _TOWERS))
-_COMFY_TOWERS: Final = {"clip_l": _FIRST, "clip_h": _FIRST, "clip_g": _SECOND}
+_HUB: Final = (
+    *((f"{part}.", "unet") for part in dict.fromkeys(row.network.part for row in FAMILIES)),
+    *((f"{tower}.", tower) for tower in _TOWERS),
+)
+_COMFY_TOWERS: Final = {"clip_l": _FIRST, "clip_h": _FIRST, "clip_g": _SECOND, "t5xxl": "text_encoder_3"}
 
-KOHYA: Final = Layout("kohya", (*_KOHYA, ("lycoris_", "unet")))  # the latter: LyCORIS used by itself
+# The two last: LyCORIS used by itself, OneTrainer's first files of SD3.
+KOHYA: Final = Layout("kohya", (*_KOHYA, ("lycoris_", "unet"), ("lora_transformer_", "unet")))
 DIFFUSERS: Final = Layout(
     "diffusers",
     # the oldest files hold the UNet alone
@@ -193,18 +198,23 @@ LAYOUTS: Final = (
 
 def layout_of(shapes: Shapes) -> Layout | None:
     """The layout of a LoRA's keys; None where none of them is of a LoRA for a Stable Diffusion."""
+    if any(map(_RELATIVE.search, shapes)):
+        return None
     return next((layout for layout in LAYOUTS if layout.is_of(shapes)), None)
 
 
+# Of transformers whose first blocks have the same names as SD3's.
+_RELATIVE: Final = re.compile(
+    r"single_transformer_blocks|(double|single)_blocks|[._](img|txt)_(mlp|mod)[._]"
+    r"|(^|transformer[._])transformer_blocks[._]\d+[._]attn1"
+)
 # Other models by a piece of a LoRA's key. The first match names it.
 _FOREIGN: Final = (
     (r"single_transformer_blocks|double_blocks|single_blocks", _("FLUX or a relative of it")),
     (r"lora_prior_|(^|[._])prior[._]", _("Stable Cascade")),
     (r"(double|single)_stream_blocks", _("HiDream")),
-    (
-        r"joint_(transformer_)?blocks|^text_encoder_3|[._]img_in\b|attn2?[._]add_[kqv]_proj",
-        _("Stable Diffusion 3 or a relative of it"),
-    ),
+    (r"joint_transformer_blocks", _("AuraFlow")),
+    (r"[._]img_in\b|[._](img|txt)_(mlp|mod)|attn2?[._]add_[kqv]_proj", _("a relative of Stable Diffusion 3")),
     (r"motion_modules", _("AnimateDiff (motion)")),
     (r"lllite_|lora_controlnet|input_hint_block", _("a ControlNet")),
     (r"ip_adapter|image_proj", _("an IP-Adapter")),

@@ -18,7 +18,7 @@ from tsuika.core.types import Artifact
 from tsuika.core.weights import Weights, is_pickle, open_safetensors, open_weights, read_json
 from tsuika.diffusion import adapters
 from tsuika.families import FAMILIES, Family
-from tsuika.formats import common, embedding, layouts, lora
+from tsuika.formats import common, embedding, fused, layouts, lora
 from tsuika.formats.kohya import facts_from, named_family
 from tsuika.formats.layouts import Layout, Shapes
 
@@ -35,7 +35,7 @@ SETTINGS: Final = "lora_adapter_metadata"
 OF_THE_FILE: Final = ("format", SETTINGS, "family", "method")  # what a header says of its own file alone
 # peft's kinds whose tensors are those of a kind that we have.
 _PEFT_TYPES: Final = ("LORA", "LOHA", "LOKR")
-_EXPECTED: Final = _("a LoRA for SD1.x, SD2.x or SDXL")
+_EXPECTED: Final = _("a LoRA for SD 1.x, SD 2.x, SDXL or SD 3.x")
 # OneTrainer's and A1111's words inside a LoRA; cloneofsimo's are marked in the header.
 _BUNDLED: Final = re.compile(r"bundle_emb\.(?P<word>.+)\.(?P<which>string_to_param\.[^.]+|emb_params|clip_[lg])")
 _MARKED: Final = "<embed>"
@@ -216,6 +216,12 @@ def read(path: Path) -> Artifact:
         tensors |= {f"{layer}.{part}": tensor for part, tensor in _whole(weights.path, layer, parts).items()}
     for layer, parts in layers.items():
         tensors |= dict(_scaled(weights.path, layer, parts, source.settings))
+    tensors = {
+        f"{name}.{part}": tensor
+        for layer, parts in adapters.by_layer(tensors).items()
+        for name, own in fused.split(layer, parts).items()
+        for part, tensor in own.items()
+    }
     of_words = {key for held in words.values() for key in held.values()}
     unread = sorted(weights.shapes.keys() - names.keys() - of_words)
     metadata = {key: text for key, text in weights.metadata.items() if key not in OF_THE_FILE and text != _MARKED}
@@ -223,7 +229,7 @@ def read(path: Path) -> Artifact:
     if words:
         notes[common.BUNDLED] = json.dumps(list(words), ensure_ascii=False)
     named = named_family(weights.metadata)
-    family, evidence = (named, "metadata") if named else _guess_family(layers)
+    family, evidence = (named, "metadata") if named else _guess_family(adapters.by_layer(tensors))
     notes |= {common.FAMILY_FROM: evidence, "adapter": adapters.adapter(tensors)}
     return Artifact(lora.METHOD, family.name, tensors, {**metadata, **facts_from(weights.metadata), **notes})
 
@@ -322,6 +328,11 @@ def _guess_family(layers: Mapping[str, adapters.Parts]) -> tuple[Family, str]:
 def _evidence(layers: Mapping[str, adapters.Parts]) -> Iterator[Callable[[Family], bool]]:
     """What layers demand of a family, the strongest first: its text encoders, widths, depth, kind of projections."""
     components = {layer.partition(".")[0] for layer in layers} - {"unet"}
+    if any(layer.startswith("unet.") for layer in layers):
+        joins = any(
+            re.match(r"unet\.(transformer_blocks|norm_out|proj_out|context_embedder)\.", layer) for layer in layers
+        )
+        yield lambda family: family.network.joins_streams == joins
     yield lambda family: components <= set(family.facts.text_encoders)
     inputs = {
         layer: shape[1] for layer, parts in layers.items() if (shape := adapters.implied_shape(parts)) is not None
@@ -339,3 +350,5 @@ def _evidence(layers: Mapping[str, adapters.Parts]) -> Iterator[Callable[[Family
             )
         if layer.endswith(".proj_in") and (down := parts.get("lora_down.weight")) is not None:
             yield lambda family, is_linear=down.ndim == 2: family.has_linear_projections == is_linear  # type: ignore[misc]
+    # Of text encoders alone nothing tells SDXL from SD3, which has the same two.
+    yield lambda family: not family.network.joins_streams

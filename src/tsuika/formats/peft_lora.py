@@ -14,6 +14,8 @@ from tsuika.core import safetensors
 from tsuika.core.errors import FormatError
 from tsuika.core.texts import _
 from tsuika.core.types import Artifact
+from tsuika.diffusion import adapters
+from tsuika.families import FAMILIES
 from tsuika.formats import common, layouts, lora, lora_reading
 
 if TYPE_CHECKING:
@@ -57,6 +59,7 @@ class PeftLora(lora_reading.LoraFile):
 
     def write(self, artifact: Artifact, path: Path, *, dtype: torch.dtype) -> None:
         common.refuse_unread(artifact, self.name)
+        row = next((one for one in FAMILIES if one.name == artifact.family), None)
         components: dict[str, dict[str, dict[str, Tensor]]] = {}
         for (component, module_path), parts in lora.layers(artifact, self.name).items():
             components.setdefault(component, {})[module_path] = parts
@@ -64,13 +67,22 @@ class PeftLora(lora_reading.LoraFile):
         configs: dict[str, Any] = {}
         for component, layers in components.items():
             _refuse_foreign(layers, self.name)
+            there = component
+            if row is not None and component == "unet":
+                there = row.network.part
+            if row is not None and row.network.joins_streams:
+                # ComfyUI reads these files, too, and not the header: the scale must be in the factors.
+                layers = {path: _unscaled(parts) for path, parts in layers.items()}
+            if row is not None and component in row.facts.text_encoders and row.tower(component).is_t5:
+                why = _("diffusers loads no LoRA of T5.")
+                raise FormatError("FM002", format=self.name, why=why, do=_USE_KOHYA)
             for module_path, parts in layers.items():
-                key = f"{component}.{module_path}"
+                key = f"{there}.{module_path}"
                 tensors[f"{key}.lora_A.weight"] = parts["lora_down.weight"]
                 tensors[f"{key}.lora_B.weight"] = parts["lora_up.weight"]
                 if "dora_scale" in parts:
                     tensors[f"{key}.lora_magnitude_vector"] = _magnitudes(parts)
-            configs |= {f"{component}.{key}": value for key, value in adapter_config(layers, component).items()}
+            configs |= {f"{there}.{key}": value for key, value in adapter_config(layers, component).items()}
         stale = (*lora_reading.OF_THE_FILE, *common.NOTES_OF_READING, "adapter", "modelspec.hash_sha256")
         kept = {k: text for k, text in artifact.metadata.items() if k not in stale and not k.startswith("sshs_")}
         kept |= {"format": "pt", "family": artifact.family, "method": artifact.method}
@@ -78,6 +90,13 @@ class PeftLora(lora_reading.LoraFile):
         file = path if path.suffix == ".safetensors" and not path.is_dir() else path / lora_reading.DIFFUSERS_FILE
         ready = safetensors.cast(tensors, dtype, self.name)
         safetensors.save_tensors(file, ready, dict(sorted(kept.items())))
+
+
+def _unscaled(parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A layer whose scale is 1, with what it was multiplied by in its factor."""
+    scale = adapters.scale_of(parts)
+    kept = {part: tensor for part, tensor in parts.items() if part != "alpha"}
+    return kept | ({} if scale == 1 else {"lora_up.weight": parts["lora_up.weight"].detach().float() * scale})
 
 
 def _refuse_foreign(layers: Mapping[str, Mapping[str, Tensor]], format_name: str) -> None:

@@ -45,7 +45,7 @@ class VaeFile:
         weights = open_weights(path)
         if (prefix := _prefix(weights)) is None:
             found = _n("{count} tensor", "{count} tensors", len(weights.shapes))
-            expected = _("a VAE (encoder, decoder, quant_conv, post_quant_conv)")
+            expected = _("a VAE (encoder and decoder)")
             raise FormatError("FM001", where=path, found=found, expected=expected)
         shapes = {name.removeprefix(prefix): shape for name, shape in weights.shapes.items() if name.startswith(prefix)}
         return _artifact(weights, _config(path, shapes), weights.metadata)
@@ -90,7 +90,7 @@ def _prefix(weights: Weights) -> str | None:
     prefix = weights.vae_prefix
     if prefix is None or weights.starts(UNET_PREFIX):
         return None
-    needed = ("decoder.conv_in.weight", "encoder.conv_in.weight", "post_quant_conv.weight")
+    needed = ("decoder.conv_in.weight", "encoder.conv_in.weight")
     return prefix if all(f"{prefix}{name}" in weights.shapes for name in needed) else None
 
 
@@ -112,7 +112,8 @@ def _config(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]
         "_class_name": "AutoencoderKL",
         "in_channels": shapes["encoder.conv_in.weight"][1],
         "out_channels": shapes["decoder.conv_out.weight"][0] if "decoder.conv_out.weight" in shapes else 3,
-        "latent_channels": shapes["post_quant_conv.weight"][1],
+        "latent_channels": shapes["decoder.conv_in.weight"][1],
+        **{f"use_{name}": False for name in ("quant_conv", "post_quant_conv") if f"{name}.weight" not in shapes},
         "block_out_channels": widths,
         "layers_per_block": sum(level == 0 for level, _ in found),
         "down_block_types": ["DownEncoderBlock2D"] * len(levels),

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 from tsuika.core.events import Warn, note
 from tsuika.core.types import Conditioning, Model, split_words
-from tsuika.families.chunks import Word, limit_of, split
+from tsuika.families.chunks import limit_of, split
 from tsuika.generation.prompt import Prompt, Weighted, parse
 
 if TYPE_CHECKING:
@@ -35,11 +36,11 @@ def encode(
     if prompt.is_plain:
         return model.encode_text([prompt.text], size_px=size_px)
     chunks = [
-        chunk
+        [(word.text, word.weight) for word in chunk]
         for section in prompt.sections
         for chunk in split([(part.text, part.weight) for part in section], model.count_tokens, limit_of(model))
     ]
-    return Conditioning.in_a_row([_encode_chunk(model, chunk, size_px, warn) for chunk in chunks])
+    return model.encode_weighted(chunks, partial(_rescale, warn=warn), size_px=size_px)
 
 
 def _at_strength(section: tuple[Weighted, ...], strengths: Mapping[str, float]) -> tuple[Weighted, ...]:
@@ -55,25 +56,11 @@ def _at_strength(section: tuple[Weighted, ...], strengths: Mapping[str, float]) 
     )
 
 
-def _encode_chunk(model: Model, chunk: list[Word], size_px: tuple[int, int] | None, warn: Warn | None) -> Conditioning:
+def _rescale(states_BSD: Tensor, weights: list[float], *, warn: Warn | None) -> Tensor:
     import torch
 
-    cond = model.encode_text([" ".join(word.text for word in chunk)], size_px=size_px)
-    if all(word.weight == 1 for word in chunk):
-        return cond
-    tokens_BSD = cond.tokens_BSD
-    encoders: list[Any] = list(model.text_encoders.values())
-    widths = [encoder.config.hidden_size for encoder in encoders] if len(encoders) > 1 else tokens_BSD.shape[-1]
-    columns = torch.split(tokens_BSD, widths, dim=-1)
-    scaled = []
-    for number, part_BSD in enumerate(columns):
-        weights = [1.0]  # the token that begins the chunk
-        for word in chunk:
-            weights += [word.weight] * word.counts[number]
-        weights += [1.0] * (part_BSD.shape[1] - len(weights))
-        weight_S = torch.tensor(weights, dtype=part_BSD.dtype, device=part_BSD.device)
-        scaled.append(_restore_mean(part_BSD * weight_S[:, None], part_BSD, (min(weights), max(weights)), warn))
-    return Conditioning(torch.cat(scaled, dim=-1), cond.pooled_BP, cond.time_ids_B6)
+    weight_S = torch.tensor(weights, dtype=states_BSD.dtype, device=states_BSD.device)
+    return _restore_mean(states_BSD * weight_S[:, None], states_BSD, (min(weights), max(weights)), warn)
 
 
 def _restore_mean(scaled_BSD: Tensor, plain_BSD: Tensor, weights: tuple[float, float], warn: Warn | None) -> Tensor:

@@ -88,15 +88,13 @@ def defaults_for(model: Model, folder: Path | None = None) -> Defaults:
     return defaults
 
 
-def size_step(model: Model) -> int:
-    """Width and height in pixels must be multiples of this: VAE factor times the UNet's own halving."""
-    blocks = getattr(getattr(model.unet, "config", None), "block_out_channels", (0,))
-    return int(model.latent_factor * 2 ** (len(blocks) - 1))
-
-
 def check_size(model: Model, size_px: tuple[int, int]) -> None:
-    """Raises RecipeError (RC002) where sides in px are no multiples of `size_step`; names the nearest size that works."""
-    step = size_step(model)
+    """Raises RecipeError (RC002) where sides in px are no multiples of what the model can draw, with the nearest size
+    that works, or longer than it can."""
+    step, longest = model.size_step_px, model.size_limit_px
+    if longest is not None and max(size_px) > longest:
+        why = _("The longest side that this base model can draw is {longest} px.", longest=longest)
+        raise RecipeError("RC002", key="size", found="x".join(map(str, size_px)), why=why)
     if all(side > 0 and side % step == 0 for side in size_px):
         return
     nearest = "x".join(str(max(1, math.floor(side / step + 0.5)) * step) for side in size_px)

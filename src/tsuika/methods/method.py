@@ -19,7 +19,7 @@ from tsuika.methods.uses import Result, Use, in_tsuika
 if TYPE_CHECKING:
     import torch
 
-    from tsuika.core.types import Artifact, Attachment, Model
+    from tsuika.core.types import Artifact, Attachment, Facts, Model
 
 Backward = Literal["text", "adapter", "all"]
 
@@ -77,6 +77,9 @@ class MethodSection(Section):
     def network(self) -> Mapping[str, Any]:
         """What a written file says of the network: some of `rank`, `alpha`, `dropout`."""
         return {}
+
+    def check(self, facts: Facts) -> None:
+        """Raises RecipeError: bases of this family cannot be trained with these settings (RC002)."""
 
     @property
     def start_file(self) -> str:

@@ -23,6 +23,7 @@ class Slot:
     leaf: str
     base: nn.Parameter
     trained: nn.Parameter
+    twins: tuple[tuple[nn.Module, str], ...] = ()  # where the same parameter stands once more
 
     @property
     def key(self) -> str:
@@ -32,22 +33,41 @@ class Slot:
         """Let the model compute with `param`, or with a copy of it where the trained one is on another device."""
         if param.device != self.trained.device:
             param = nn.Parameter(param.detach().to(self.trained.device), requires_grad=False)
-        self.owner._parameters[self.leaf] = param
+        for owner, leaf in ((self.owner, self.leaf), *self.twins):
+            owner._parameters[leaf] = param
 
 
 def own_parameters(component: str, root: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
-    """(canonical path, owning module, leaf name) of a component's parameters, without those of adapters around them."""
+    """(canonical path, owning module, leaf name) of a component's parameters, without those of adapters around them; one
+    that has two names is there under the first."""
+    seen: set[int] = set()
 
     def walk(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module, str]]:
         while isinstance(inner := getattr(module, "base_layer", None), nn.Module):  # a wrapper, as peft's layers are
             module = inner
         for leaf, param in module._parameters.items():
-            if param is not None:
+            if param is not None and id(param) not in seen:
+                seen.add(id(param))
                 yield canonical(component, f"{path}{leaf}"), module, leaf
         for name, child in module.named_children():
             yield from walk(child, f"{path}{name}.")
 
     return walk(root, "")
+
+
+def twins(root: nn.Module) -> dict[int, tuple[tuple[nn.Module, str], ...]]:
+    """Of parameters that stand in several places (T5's vocabulary) the places behind the first, by the parameter's id."""
+    places: dict[int, list[tuple[nn.Module, str]]] = {}
+    for module in root.modules():
+        for leaf, param in module._parameters.items():
+            places.setdefault(id(param), []).append((module, leaf))
+    return {number: tuple(found[1:]) for number, found in places.items() if len(found) > 1}
+
+
+def own_buffers(component: str, root: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """(canonical path, numbers) of what a component keeps beside its parameters and writes with them."""
+    names = root.state_dict().keys()
+    yield from ((canonical(component, name), value) for name, value in root.named_buffers() if name in names)
 
 
 def keep_dtype(slots: Iterable[Slot]) -> list[RemovableHandle]:

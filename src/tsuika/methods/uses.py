@@ -43,6 +43,12 @@ class Result:
         """Whether it needs the embedded base, which only tsuika can open."""
         return self.base == "embedded"
 
+    @property
+    def is_joint(self) -> bool:
+        """Whether it is for SD3: A1111 1.10.1 and sd-scripts' `gen_img.py` then apply nothing, and diffusers loads only
+        LoRA folders and whole models."""
+        return family(self.family).facts.attention == "joint"
+
     def first(self, suffix: str) -> PurePosixPath | None:
         """Its first file with this suffix; of an empty suffix its first folder."""
         return next((path for path in map(PurePosixPath, self.paths) if path.suffix == suffix), None)

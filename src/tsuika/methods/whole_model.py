@@ -24,7 +24,9 @@ def metadata_of(model: Model) -> dict[str, str]:
         "native_size_px": model.native_size_px,
         **{f"{name}_files": _files(tokenizer) for name, tokenizer in model.tokenizers.items()},
     }
-    return {"prediction": model.prediction} | {name: json.dumps(value) for name, value in configs.items()}
+    return {"prediction": model.prediction, **model.file_facts} | {
+        name: json.dumps(value) for name, value in configs.items()
+    }
 
 
 def _plain(module: nn.Module) -> dict[str, Any]:
@@ -40,10 +42,14 @@ def _plain(module: nn.Module) -> dict[str, Any]:
 def _files(tokenizer: Any) -> dict[str, str]:
     """A tokenizer's files, by name: also `vocab.json` and `merges.txt`, which older readers need and newer ones drop."""
     words = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
-    merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in words["merges"]]
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
-        config = json.loads((Path(folder) / "tokenizer_config.json").read_text(encoding="utf-8"))
+        saved = {file.name: file.read_text(encoding="utf-8") for file in sorted(Path(folder).iterdir())}
+    if "merges" not in words:
+        # T5's.
+        return saved
+    config = json.loads(saved["tokenizer_config.json"])
+    merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in words["merges"]]
     here_only = ("is_local", "local_files_only", "backend")  # how it was opened
     config = {name: value for name, value in config.items() if name not in here_only}
     special = {name: config[name] for name in ("bos_token", "eos_token", "unk_token", "pad_token") if name in config}

@@ -24,6 +24,8 @@ from tsuika.training.fit import Conditioner, Fit
 
 # Encoded captions in memory: 0.1 MB each (SD1) to 0.3 MB (SDXL). With shuffled tags every caption is a new one.
 CAPTIONS: Final = 1024
+# Those of SD3 have 3 to 6 MB each.
+CAPTION_BYTES: Final = 400_000_000
 
 
 def fit(run: Fit, until: int | None = None) -> Iterator[Stepped]:
@@ -88,8 +90,8 @@ def draw(train: Train, number: int, like_BCHW: Tensor, objective: Objective) -> 
 def conditioner(
     model: Model, attachment: Attachment, size_px: Callable[[Batch], tuple[int, int]], *, of_base: bool = False
 ) -> Conditioner:
-    """Captions to conditioning; where no text role trains each is encoded once, and the latest `CAPTIONS` are held.
-    `of_base`: it is only asked while the attachment is off."""
+    """Captions to conditioning; where no text role trains each is encoded once, and the latest `CAPTIONS` are held, as far
+    as `CAPTION_BYTES` go. `of_base`: it is only asked while the attachment is off."""
     trains_text = not of_base and any(role.startswith("text.") for role in attachment.trains)
     held: dict[Any, Conditioning] = {}
 
@@ -105,11 +107,15 @@ def conditioner(
                 with torch.no_grad():
                     held[caption, size] = model.encode_text([caption], size_px=size)
         found = Conditioning.join([held[caption, size] for caption in batch.captions])
-        while len(held) > CAPTIONS:
+        while len(held) > CAPTIONS or (len(held) > 1 and sum(map(_size_of, held.values())) > CAPTION_BYTES):
             del held[next(iter(held))]
         return found
 
     return encode
+
+
+def _size_of(cond: Conditioning) -> int:
+    return cond.tokens_BSD.nbytes + (0 if cond.pooled_BP is None else cond.pooled_BP.nbytes)
 
 
 def _not_finite(run: Fit, error_B: Tensor, names: tuple[str, ...]) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -143,6 +143,7 @@ def read_inputs(
     regularization_images.requested(recipe.data)
     preservation.check(recipe.data, settings, recipe.regularize.output_preservation)
     yield Phase("load")
+    settings.check(families.peek(recipe.base.model, embedded_path=embedded).facts)
     model = families.load(
         recipe.base.model,
         tokenizer=recipe.base.tokenizer,
@@ -170,8 +171,7 @@ def read_inputs(
     data = recipe.data
     if not data.folders:
         raise RecipeError("RC005", found="--images", do=f"tsuika train {recipe.method.name} --images DIR --out RUN")
-    size_px, unet = data.size_px or model.native_size_px, cast(Any, model.unet)
-    step_px = model.latent_factor * 2 ** (len(unet.config.block_out_channels) - 1)
+    size_px, step_px = data.size_px or model.native_size_px, model.size_step_px
     manifest, data = scan.scan_sets(data, size_px=size_px, report=report)
     buckets = bucket.assign_sets(manifest, data, size_px=size_px, step_px=step_px)
     recipe = recipe.model_copy(update={"data": data})
@@ -301,4 +301,6 @@ def vae_identity(model: Model) -> str:
     for name, value in sorted(model.vae.state_dict().items()):
         if name.startswith(("encoder.", "quant_conv.")):
             digest.update(name.encode() + value.detach().cpu().float().numpy().tobytes())
+    if model.latent_shift:
+        digest.update(f"shift {model.latent_shift!r}".encode())
     return digest.hexdigest()

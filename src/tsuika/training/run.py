@@ -189,6 +189,7 @@ def _facts(prepared: Prepared, name: str, steps: int) -> dict[str, str]:
         name=name,
         trigger=", ".join(recipe.data.triggers),
         prediction=model.prediction,
+        **model.file_facts,
         clip_skip=recipe.base.clip_skip,
         zero_terminal_snr=str(bool(model.scheduler_config.get("rescale_betas_zero_snr"))),
         base_name=Path(model.source).name,

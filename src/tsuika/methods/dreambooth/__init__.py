@@ -44,10 +44,9 @@ class DreamBooth(MethodSection):
 def outline(settings: DreamBooth, data: Data, model: Model) -> Outline:
     """Every weight that is trained."""
     text_rates(model, settings.text_learning_rate, settings.text_learning_rate_2)
-    parts = ["unet", *(model.text_encoders if settings.text_encoder else ())]
-    return Outline(
-        {name: tuple(t.shape) for name, t in model_tensors(model).items() if name.partition(".")[0] in parts}
-    )
+    parts = ["unet", *(model.targets("text.attn") if settings.text_encoder else ())]
+    whole = {name: tuple(t.shape) for name, t in model_tensors(model).items() if name.partition(".")[0] in parts}
+    return Outline({name: shape for name, shape in whole.items() if name not in model.fixed})
 
 
 def uses(result: Result) -> Iterator[Use]:
@@ -68,10 +67,13 @@ def uses(result: Result) -> Iterator[Use]:
         "If there is a `.yaml` file of the same name, put it into the same folder: it says that the model predicts v."
     )
     yield from in_tsuika(result, "--base", folder or file)
-    yield as_model("A1111 / Forge", "models/Stable-diffusion/", yaml)
+    if result.is_joint:
+        yield as_model("Forge", "models/Stable-diffusion/")
+    else:
+        yield as_model("A1111 / Forge", "models/Stable-diffusion/", yaml)
     yield as_model("ComfyUI", "models/checkpoints/")
     yield from in_diffusers(result, [], source=str(folder or file))
-    if not result.on_embedded:
+    if not result.on_embedded and not result.is_joint:
         yield from in_sd_scripts(result, [], source=str(file))
 
 

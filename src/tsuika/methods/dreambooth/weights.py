@@ -16,7 +16,7 @@ from tsuika.core.types import Artifact, Model, ParamGroup, Role, Update
 from tsuika.methods.common import by_side, copy_in, incompatible
 from tsuika.methods.dreambooth import DreamBooth as Config
 from tsuika.methods.method import text_rates
-from tsuika.methods.replacing import Slot, own_parameters
+from tsuika.methods.replacing import Slot, own_buffers, own_parameters, twins
 from tsuika.methods.whole_model import metadata_of
 
 UNET_ROLES: tuple[Role, ...] = ("unet.attn", "unet.ff", "unet.conv")
@@ -74,20 +74,24 @@ class DreamBoothAttachment:
             for component, root in self.model.components.items()
             for path, owner, leaf in own_parameters(component, root)
         }
+        for component, root in self.model.components.items():
+            tensors |= {f"{component}.{path}": value for path, value in own_buffers(component, root)}
         tensors |= {f"{EXTRA}.{name}": value for name, value in self.model.extra_tensors.items()}
         return Artifact("dreambooth", self.model.facts.family, tensors, metadata_of(self.model) | self.metadata)
 
 
 def attach(model: Model, config: Config, generator: torch.Generator) -> DreamBoothAttachment:
-    """Copies of the UNet's (and the text encoders') weights in their place, trainable, in `config.weights` precision.
+    """Copies of the UNet's (and the CLIP text encoders') weights in their place, trainable, in `config.weights` precision.
     The model's outputs do not change where it was loaded in that precision; a bf16 base with fp32 weights, or the other
     way round, computes the same numbers with another rounding."""
     del generator  # nothing starts at random
     dtype = DTYPES[config.weights]
-    parts = {"unet": model.unet} | (model.text_encoders if config.text_encoder else {})
+    parts = ["unet", *(model.targets("text.attn") if config.text_encoder else ())]
     slots = []
-    for component, root in parts.items():
-        for path, owner, leaf in list(own_parameters(component, root)):
+    for component in parts:
+        for path, owner, leaf in list(own_parameters(component, model.components[component])):
+            if f"{component}.{path}" in model.fixed:
+                continue
             base: Any = owner._parameters[leaf]
             trained = nn.Parameter(base.detach().to(dtype, copy=True))
             slots.append(Slot(component, path, owner, leaf, base, trained))
@@ -111,6 +115,7 @@ def restore(model: Model, artifact: Artifact) -> DreamBoothAttachment:
     slots, wrong = [], set(given)
     whole = {name.partition(".")[0] for name in given}
     for component, root in model.components.items():
+        again = twins(root)
         for path, owner, leaf in own_parameters(component, root) if component in whole else ():
             base: Any = owner._parameters[leaf]
             tensor = given.get(name := f"{component}.{path}")
@@ -119,7 +124,12 @@ def restore(model: Model, artifact: Artifact) -> DreamBoothAttachment:
                 continue
             wrong.discard(name)
             laid = nn.Parameter(tensor.to(base.device, base.dtype, copy=True), requires_grad=False)
-            slots.append(Slot(component, path, owner, leaf, base, laid))
+            slots.append(Slot(component, path, owner, leaf, base, laid, again.get(id(base), ())))
+    for component, root in model.components.items():
+        for path, value in own_buffers(component, root):
+            name = f"{component}.{path}"
+            if name in given and given[name].shape == value.shape:
+                wrong.discard(name)
     if wrong or artifact.family != model.facts.family:
         this = _("This checkpoint")
         raise incompatible(min(wrong, default=artifact.family), this, artifact, model)

@@ -9,10 +9,11 @@ from typing import Any, ClassVar, Final, Literal
 
 from pydantic import ValidationInfo, field_validator
 
+from tsuika.core.errors import RecipeError
 from tsuika.core.section import everyday, expert
 from tsuika.core.sections import Data
 from tsuika.core.texts import _
-from tsuika.core.types import Activation, Artifact, Model
+from tsuika.core.types import Activation, Artifact, Facts, Model
 from tsuika.methods.layers import Layers, weight_shapes
 from tsuika.methods.method import Method, MethodSection, Outline
 from tsuika.methods.uses import Result, Use, by_node, by_tag, in_tsuika
@@ -46,6 +47,10 @@ class Hypernetwork(MethodSection):
     )
     zero_last: bool = expert(True, "Start the last layer at zero, so that training starts exactly at the base model")
 
+    def check(self, facts: Facts) -> None:
+        """See `refuse_joint`."""
+        refuse_joint(facts)
+
     @field_validator("layer_structure")
     @classmethod
     def _ends_in_one(cls, value: tuple[float, ...]) -> tuple[float, ...]:
@@ -60,6 +65,17 @@ class Hypernetwork(MethodSection):
         if value and (len(value) != count or value[0] != 0 or min(value) < 0 or max(value) >= 1):
             raise ValueError(f"it must be {count} numbers from 0 to below 1, the first 0, e.g. [0, 0.1, 0]")
         return value
+
+
+def refuse_joint(facts: Facts) -> None:
+    """Raises RecipeError: the family's attention is none that a hypernetwork is for (RC002)."""
+    if facts.attention == "joint":
+        why = _(
+            "No program applies a hypernetwork to {family}: all of them do so in cross-attention, which it does not have. "
+            "LoRA, Textual Inversion and DreamBooth work.",
+            family=facts.title,
+        )
+        raise RecipeError("RC002", key="method.name", found="hypernetwork", why=why)
 
 
 def changed(layers: Layers, artifact: Artifact) -> frozenset[str]:

@@ -23,7 +23,7 @@ from tsuika.core.types import Artifact, Model, ParamGroup, Role, Update
 from tsuika.diffusion.activations import activation
 from tsuika.methods.common import copies, copy_in, incompatible
 from tsuika.methods.hypernetwork import Hypernetwork as Config
-from tsuika.methods.hypernetwork import header
+from tsuika.methods.hypernetwork import header, refuse_joint
 
 Side = Literal["k", "v"]
 SIDES: Final[tuple[Side, ...]] = ("k", "v")
@@ -210,6 +210,7 @@ def attach(model: Model, config: Config, generator: torch.Generator) -> Hypernet
     """Fresh nets for the width of the text (`sizes` "cross"), or for every width that attention reads ("all"). With
     `zero_last` they add nothing yet; without, they start as A1111's do, near the base. Raises RecipeError: RC002, with
     the last layer at zero the activated output is not zero, or would never learn."""
+    refuse_joint(model.facts)
     if config.zero_last and config.activate_output and config.activation in ("relu", "sigmoid"):
         why = {
             "sigmoid": _(
@@ -237,7 +238,8 @@ def attach(model: Model, config: Config, generator: torch.Generator) -> Hypernet
 def restore(model: Model, artifact: Artifact) -> HypernetworkAttachment:
     """Attach a hypernetwork that came from a file, at strength 1, frozen; widths that this model has not are left out.
     Raises ModelError: MD004, it is of another family, or the model has none of its widths; FormatError: FM001, no
-    hypernetwork, or tensors that are not of the structure in its header."""
+    hypernetwork, or tensors that are not of the structure in its header; RecipeError: RC002, the family cannot have one."""
+    refuse_joint(model.facts)
     try:
         field_of = {name: json.loads(artifact.metadata[name]) for name in header(Config())}
         # Not checked again: what a file may hold is more than what is trained here.

@@ -13,7 +13,7 @@ from tsuika.core.errors import FormatError, RecipeError
 from tsuika.core.section import everyday, expert
 from tsuika.core.sections import Data
 from tsuika.core.texts import _, listed
-from tsuika.core.types import Artifact, Model, Role, canonical
+from tsuika.core.types import Artifact, Facts, Model, Role, canonical
 from tsuika.diffusion import adapters
 from tsuika.methods.lora import targets
 from tsuika.methods.method import TEXT_RATE, TEXT_RATE_2, TRAINS_TEXT, Method, MethodSection, Outline, text_rates
@@ -169,6 +169,12 @@ class Lora(MethodSection):
         """SDXL reads text before the last layer, and a whole adapter can drop out."""
         return self.text_encoder or self.dropout > 0
 
+    def check(self, facts: Facts) -> None:
+        """Files for SD3 have q, k and v as one layer, which LoKr's products cannot be put together in."""
+        if facts.attention == "joint" and self.adapter == "lokr":
+            why = _("Programs keep q, k and v of {family} as one layer, which LoKr cannot be.", family=facts.title)
+            raise RecipeError("RC002", key="method.adapter", found=self.adapter, why=why)
+
     @property
     def roles(self) -> tuple[Role, ...]:
         """Of the layers that may be adapted."""
@@ -273,10 +279,15 @@ def uses(result: Result) -> Iterator[Use]:
         return
     yield from in_tsuika(result, "--lora", file)
     strength = _("The number after the last colon is the strength; try 0.6 to 1.")
-    yield by_tag("A1111 / Forge", file, "models/Lora/", f"{result.prompt} <lora:{file.stem}:1>", strength)
+    forge = "Forge" if result.is_joint else "A1111 / Forge"
+    yield by_tag(forge, file, "models/Lora/", f"{result.prompt} <lora:{file.stem}:1>", strength)
     no_tag = _("In ComfyUI the prompt has no `<lora:…>` tag.")
     yield by_node(file, "models/loras/", "Load LoRA", result.prompt, no_tag)
-    if not result.on_embedded:
+    if result.is_joint:
+        # It passes over kohya's names of SD3 with a warning, and draws as without the file.
+        if (folder := result.first("")) is not None:
+            yield from in_diffusers(result, [f"pipe.load_lora_weights({json.dumps(str(folder))})"])
+    elif not result.on_embedded:
         where, name = json.dumps(str(file.parent)), json.dumps(file.name)
         yield from in_diffusers(result, [f"pipe.load_lora_weights({where}, weight_name={name})"])
         yield from in_sd_scripts(result, ["--network_module", "networks.lora", "--network_weights", str(file)])

@@ -116,7 +116,7 @@ def uses(result: Result) -> Iterator[Use]:
     yield from in_tsuika(result, "--embedding", file)
     yield in_folder("A1111 / Forge", "embeddings/", file.stem, rename)
     yield in_folder("ComfyUI", "models/embeddings/", f"embedding:{file.stem}")
-    if result.on_embedded:
+    if result.on_embedded or result.is_joint:
         return
     where, token = json.dumps(str(file)), json.dumps(file.stem)
     encoders = text_encoders(result)

@@ -96,12 +96,16 @@ def restore(model: Model, artifact: Artifact) -> WordAttachment:
     words: dict[str, dict[str, nn.Parameter]] = {}
     for name, vectors_nD in artifact.tensors.items():
         word, _dot, component = name.rpartition(".")
+        if component not in tables and component in model.facts.text_encoders:
+            # A base that was loaded without T5.
+            continue
         if component not in tables or vectors_nD.shape[1:] != tables[component].shape[1:]:
             raise incompatible(name, this, artifact, model)
         fresh_nD = vectors_nD.detach().to(tables[component].device, torch.float32, copy=True)
         words.setdefault(word, {})[component] = nn.Parameter(fresh_nD, requires_grad=False)
     for word, parts in words.items():
-        if parts.keys() != tables.keys():
+        # A word that T5 knows nothing of is one for the others.
+        if not model.targets("text.attn").keys() <= parts.keys():
             raise incompatible(word, this, artifact, model)
         if not is_usable_word(word):
             raise ModelError("MD008", word=word)
