@@ -16,7 +16,7 @@ from tsuika.families import FAMILIES, StableDiffusion
 from tsuika.families.common import Geometry
 
 sys.path.append(str(Path(__file__).parent / "families"))
-from family_files import at_full_size, single_file_tensors, write_folder, write_tokenizers
+from family_files import at_full_size, single_file_tensors, write_folder, write_tokenizer, write_tokenizers
 
 __all__ = [
     "CROSS_NAMES",
