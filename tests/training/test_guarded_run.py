@@ -309,7 +309,7 @@ class GettingWorse(Judge):
         return super().update(replace(check, reading=replace(check.reading, held_out=worse)))
 
 
-@pytest.mark.parametrize("refit", [True, False])
+@pytest.mark.parametrize("refit", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_run_that_makes_its_start_worse_gives_the_start_back(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refit: bool
 ) -> None:

@@ -105,6 +105,7 @@ def test_the_extra_error_is_the_distance_from_the_base_and_nothing_at_first(sett
     plain.discard()
 
 
+@pytest.mark.slow
 def test_the_class_stays_nearer_to_the_base() -> None:
     moved = []
     for weight in (1e-6, 20.0):

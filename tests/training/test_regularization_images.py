@@ -202,7 +202,7 @@ def recipe(place: tuple[Path, Path], weights: str) -> Recipe:
     )
 
 
-@pytest.mark.parametrize("weights", ["fp32", "bf16"])
+@pytest.mark.parametrize("weights", [pytest.param("fp32", marks=pytest.mark.slow), "bf16"])
 def test_a_stopped_run_goes_on_to_the_same_file(weights: str, place: tuple[Path, Path], tmp_path: Path) -> None:
     """The whole way: class pictures, training, a checkpoint written and read back; stopped, the same bytes come out."""
     what = recipe(place, weights)

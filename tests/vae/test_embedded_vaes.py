@@ -52,6 +52,7 @@ def test_texture_is_taken_for_texture(renders: Path) -> None:
     assert not done["vaes"][0]["findings"] and {one["encoder"] for one in done["vaes"]} == {"same"}
 
 
+@pytest.mark.slow
 def test_colours_are_nearer_by_a_little() -> None:
     """The gain is small, so that it takes many renders to be told from chance."""
     rng, world = np.random.default_rng(4343), World()
