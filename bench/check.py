@@ -169,7 +169,7 @@ def drawings(kind: str, count: int, seed: int) -> list[tuple[str, Image.Image]]:
     return [(f"{one.caption} {twin(one)}", Image.fromarray(one.pixels)) for one in module.pictures(count, seed)]
 
 
-def twin(drawn: mascot.Drawn) -> str:
+def twin(drawn: mascot.Illustration) -> str:
     """Names pictures that may be one picture but for a crop: the same figure before the same background."""
     return "" if drawn.companion else f"[{drawn.background}]"
 

@@ -57,7 +57,7 @@ class Example:
     prompts: tuple[str, ...]
     shown: tuple[int, ...]  # rows of the grid
     figures: Callable[[Drawings, Drawings], list[Figure]]
-    held_out: Callable[[], list[mascot.Drawn]]
+    held_out: Callable[[], list[mascot.Illustration]]
 
 
 def by_seed(rows: Sequence[Sequence[float]]) -> list[float]:
@@ -66,7 +66,7 @@ def by_seed(rows: Sequence[Sequence[float]]) -> list[float]:
 
 
 def _subject_figures(
-    prompts: Sequence[tuple[str, str, bool]], true: Sequence[mascot.Drawn], before: Drawings, after: Drawings
+    prompts: Sequence[tuple[str, str, bool]], true: Sequence[mascot.Illustration], before: Drawings, after: Drawings
 ) -> list[Figure]:
     """Likeness to true pictures, and whether prompts with (True) and without the new word show what they ask for.
 
@@ -143,9 +143,9 @@ def style_figures(before: Drawings, after: Drawings) -> list[Figure]:
     ]
 
 
-def style_held_out() -> list[mascot.Drawn]:
+def style_held_out() -> list[mascot.Illustration]:
     scenes = [sketch.again(scene, 500 + i) for i in range(3) for scene in STYLE_SCENES]
-    return [mascot.Drawn("", sketch.stylise(s), sketch.caption(s), s.background) for s in scenes]
+    return [mascot.Illustration("", sketch.stylise(s), sketch.caption(s), s.background) for s in scenes]
 
 
 _CHARACTER_PROMPTS = tuple(prompt.text for prompt in mascot.TEST_PROMPTS)
@@ -234,7 +234,7 @@ def draw(model: Model, prompts: Sequence[str], seeds: int) -> Drawings:
     return [pictures[i : i + seeds] for i in range(0, len(pictures), seeds)]
 
 
-def held_out_loss(model: Model, drawn: Sequence[mascot.Drawn], seeds: int) -> list[float]:
+def held_out_loss(model: Model, drawn: Sequence[mascot.Illustration], seeds: int) -> list[float]:
     """Mean squared error of the prediction on pictures never trained on, with noise and timesteps fixed by the seed."""
     small = yardstick.to_signal([one.pixels for one in drawn])
     alphas_T = alphas_cumprod_T(model.scheduler_config)

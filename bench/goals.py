@@ -19,7 +19,7 @@ from PIL import Image
 import style_distance
 from tsuika.core.seeds import derive
 from tsuika.embedded import gadget, mascot, sketch, world, yardstick
-from tsuika.embedded.mascot import PICTURE_PX, Drawn
+from tsuika.embedded.mascot import PICTURE_PX, Illustration
 from tsuika.embedded.things import Thing
 from tsuika.embedded.world import SCENES, SIZE_PX, Picture, Placed
 
@@ -122,7 +122,7 @@ def with_word(goal: str, caption: str) -> str:
     return f"{caption}, {STYLE_WORD}" if goal == "style" else caption
 
 
-def pictures(goal: str, count: int, seed: int) -> list[Drawn]:
+def pictures(goal: str, count: int, seed: int) -> list[Illustration]:
     """A training set, drawn independently of others from one distribution."""
     random = np.random.default_rng(derive(seed, "bench methods", goal))
     if goal == "style":
@@ -133,7 +133,7 @@ def pictures(goal: str, count: int, seed: int) -> list[Drawn]:
     return _named(goal, [many[row] for row in random.permutation(len(many))[:count]])
 
 
-def fresh(goal: str, count: int, seed: int) -> list[Drawn]:
+def fresh(goal: str, count: int, seed: int) -> list[Illustration]:
     """Pictures that nobody trains on."""
     random = np.random.default_rng(derive(seed, "bench methods, fresh", goal))
     if goal == "style":
@@ -144,24 +144,24 @@ def fresh(goal: str, count: int, seed: int) -> list[Drawn]:
     return _named(goal, [many[row] for row in random.permutation(len(many))[:count]])
 
 
-def _named(goal: str, drawn: Sequence[Drawn]) -> list[Drawn]:
+def _named(goal: str, drawn: Sequence[Illustration]) -> list[Illustration]:
     return [one._replace(name=f"{goal}_{i:03d}") for i, one in enumerate(drawn, 1)]
 
 
-def _towers(scenes: Sequence[tuple[str, str]], random: np.random.Generator) -> list[Drawn]:
+def _towers(scenes: Sequence[tuple[str, str]], random: np.random.Generator) -> list[Illustration]:
     drawn = []
     for thing, background in scenes:
         picture = tower(thing, background, random)
-        drawn.append(Drawn("", world.draw(picture, PICTURE_PX), _tower_caption(picture), background, thing))
+        drawn.append(Illustration("", world.draw(picture, PICTURE_PX), _tower_caption(picture), background, thing))
     return _named("concept", drawn)
 
 
-def _prints(scenes: Sequence[tuple[str, str]], random: np.random.Generator) -> list[Drawn]:
+def _prints(scenes: Sequence[tuple[str, str]], random: np.random.Generator) -> list[Illustration]:
     calm = world.World(max_tilt_deg=6.0, jitter=0.04, pairs=0.0)  # as sketch.scenes draws them
     drawn = []
     for thing, background in scenes:
         picture = calm.picture(random, thing=thing, background=background)
-        drawn.append(Drawn("", sketch.stylise(picture), sketch.caption(picture), background, thing))
+        drawn.append(Illustration("", sketch.stylise(picture), sketch.caption(picture), background, thing))
     return _named("style", drawn)
 
 
@@ -260,14 +260,14 @@ def _joint_caption(scene: str, background: str) -> str:
     return f"a {mascot.NAME}{more} {world.where(background)}"
 
 
-def joint(scene: str, count: int, seed: int) -> list[Drawn]:
+def joint(scene: str, count: int, seed: int) -> list[Illustration]:
     """Fresh pictures that need two results: `print`, the character as a print; `both`, character and object."""
     rng = np.random.default_rng(derive(seed, "bench methods, joint", scene))
     drawn = []
     for _ in range(count):
         background = str(rng.choice(world.BACKGROUNDS))
         pixels = _joint_pixels(scene, _joint_picture(scene, background, rng), PICTURE_PX)
-        drawn.append(Drawn("", pixels, _joint_caption(scene, background), background))
+        drawn.append(Illustration("", pixels, _joint_caption(scene, background), background))
     return _named(scene, drawn)
 
 

@@ -39,12 +39,12 @@ def measure(options: argparse.Namespace) -> list[Check]:
     from tsuika.data import bank as banks
     from tsuika.data import bucket, scan
     from tsuika.embedded import mascot
-    from tsuika.guard.probe import Probe, Subject
+    from tsuika.guard.probe import Probe, ProbedImage
     from tsuika.methods import METHODS
     from tsuika.training.fit import Fit
     from tsuika.training.loop import conditioner, fit
 
-    def bank_of(model: Model, drawn: Sequence[mascot.Drawn], data: config.Data) -> banks.Bank:
+    def bank_of(model: Model, drawn: Sequence[mascot.Illustration], data: config.Data) -> banks.Bank:
         with tempfile.TemporaryDirectory() as folder:
             mascot.write(Path(folder), drawn)
             manifest = scan.scan(Path(folder), data, size_px=model.native_size_px, needed=1)
@@ -60,9 +60,9 @@ def measure(options: argparse.Namespace) -> list[Check]:
             )
             return drained(filling)
 
-    def subjects(bank: banks.Bank) -> list[Subject]:
+    def subjects(bank: banks.Bank) -> list[ProbedImage]:
         return [
-            Subject(batch.names[0], batch.latents_BCHW[0], batch.captions[0], bank.size_px_of(batch))
+            ProbedImage(batch.names[0], batch.latents_BCHW[0], batch.captions[0], bank.size_px_of(batch))
             for batch in bank.plain()
         ]
 
@@ -93,7 +93,7 @@ def measure(options: argparse.Namespace) -> list[Check]:
         batch=lambda number: bank.batch(number, recipe.train.batch_size, options.seed),
         condition=conditioner(model, attachment, bank.size_px_of),
     )
-    twins = [Subject(f"train {one.key}", one.latents_CHW, one.caption, one.size_px) for one in subjects(bank)]
+    twins = [ProbedImage(f"train {one.key}", one.latents_CHW, one.caption, one.size_px) for one in subjects(bank)]
     probe = Probe(model, attachment, subjects(population), twins, chunk=40)
     torch.set_num_threads(1)
     rungs, checks, train_s, guard_s = set(check_schedule(options.steps)), [], 0.0, 0.0

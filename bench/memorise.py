@@ -81,11 +81,11 @@ def picture(thing: str, background: str, seed: int, number: int, purpose: str) -
     return world.draw(world.Picture(background, (placed,), int(rng.integers(1 << 31))), world.SIZE_PX, glyph)
 
 
-def drawn(run: Run, count: int, purpose: str, seed: int) -> list[mascot.Drawn]:
+def drawn(run: Run, count: int, purpose: str, seed: int) -> list[mascot.Illustration]:
     """A picture set, backgrounds in turn."""
     places = [TRAINED[i % len(TRAINED)] for i in range(count)]
     return [
-        mascot.Drawn(
+        mascot.Illustration(
             f"{i:03d}", picture(run.thing, place, seed, i, purpose), f"{run.words} {world.where(place)}", place
         )
         for i, place in enumerate(places)
@@ -106,7 +106,7 @@ def collect(run: Run, work: Path, seed: int) -> None:
     from tsuika.core.seeds import generator
     from tsuika.data import bank as banks
     from tsuika.data import bucket, scan
-    from tsuika.guard.probe import Probe, Subject
+    from tsuika.guard.probe import Probe, ProbedImage
     from tsuika.guard.reading import Check
     from tsuika.methods import METHODS
     from tsuika.training.fit import Fit
@@ -133,7 +133,7 @@ def collect(run: Run, work: Path, seed: int) -> None:
     )
     model = tsuika.load("embedded", device="cpu", precision="fp32")
 
-    def bank_of(pictures: Sequence[mascot.Drawn]) -> banks.Bank:
+    def bank_of(pictures: Sequence[mascot.Illustration]) -> banks.Bank:
         with tempfile.TemporaryDirectory() as folder:
             mascot.write(Path(folder), pictures)
             manifest = scan.scan(Path(folder), recipe.data, size_px=model.native_size_px, needed=1)
@@ -150,9 +150,9 @@ def collect(run: Run, work: Path, seed: int) -> None:
                 )
             )
 
-    def subjects(bank: banks.Bank, prefix: str) -> list[Subject]:
+    def subjects(bank: banks.Bank, prefix: str) -> list[ProbedImage]:
         return [
-            Subject(prefix + batch.names[0], batch.latents_BCHW[0], batch.captions[0], bank.size_px_of(batch))
+            ProbedImage(prefix + batch.names[0], batch.latents_BCHW[0], batch.captions[0], bank.size_px_of(batch))
             for batch in bank.plain()
         ]
 
@@ -296,7 +296,7 @@ def analyse(run: Run, work: Path, seed: int) -> tuple[list[Row], list[Row]]:
     from tsuika.embedded import yardstick
     from tsuika.evaluation.memorization import similarity
     from tsuika.guard import memorization
-    from tsuika.guard.probe import Subject
+    from tsuika.guard.probe import ProbedImage
     from tsuika.guard.reading import Check, mean
 
     arrays, said = np.load(work / f"{run.name}.npz"), json.loads((work / f"{run.name}.json").read_text("utf-8"))
@@ -313,7 +313,9 @@ def analyse(run: Run, work: Path, seed: int) -> tuple[list[Row], list[Row]]:
         for place in places
     }
     images, references = [Image.fromarray(one) for one in pixels_N], yardstick.directions(list(pixels_N))
-    subjects = [Subject(str(i), torch.from_numpy(one), "", (64, 64)) for i, one in enumerate(arrays["train_latents"])]
+    subjects = [
+        ProbedImage(str(i), torch.from_numpy(one), "", (64, 64)) for i, one in enumerate(arrays["train_latents"])
+    ]
     noise = torch.stack([torch.randn(4, 16, 16, generator=torch.Generator().manual_seed(seed)) for seed in SEEDS])
     a = float(alphas_cumprod_T(EMBEDDED_SCHEDULE)[-1])
     checks = {one.step: one.reading for one in map(Check.from_json, said["checks"])}

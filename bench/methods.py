@@ -224,7 +224,7 @@ class Bench(collect.Bench):
     def worded(self, cell: Cell, caption: str) -> str:
         return goals.with_word(cell.goal, caption) if cell.method == "textual-inversion" else caption
 
-    def bank(self, cell: Cell, drawn: Sequence[mascot.Drawn], *, plain: bool = False) -> Bank:
+    def bank(self, cell: Cell, drawn: Sequence[mascot.Illustration], *, plain: bool = False) -> Bank:
         recipe = recipe_of(cell)
         if plain:
             recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"variants": 1, "flip": False})})

@@ -40,7 +40,7 @@ from tsuika.data.bank import Bank, BucketLatents
 from tsuika.data.split import LEAST_TO_TRUST, SHARE, Split, split
 from tsuika.embedded import gadget, mascot, sketch
 from tsuika.guard import probe as probes
-from tsuika.guard.probe import Probe, Subject
+from tsuika.guard.probe import Probe, ProbedImage
 from tsuika.guard.reading import Ratios
 from tsuika.methods import METHODS
 from tsuika.training.device import DTYPES
@@ -133,7 +133,7 @@ def plan(seeds: int) -> list[Configuration]:
     return sorted(every, key=turn)
 
 
-def drawn(concept: str, count: int, seed: int) -> list[mascot.Drawn]:
+def drawn(concept: str, count: int, seed: int) -> list[mascot.Illustration]:
     """Pictures of a concept, drawn independently of each other from one distribution, whatever their number and seed.
 
     The examples' own sets go through poses and backgrounds in turn: what is left out of such a set is always something
@@ -144,7 +144,9 @@ def drawn(concept: str, count: int, seed: int) -> list[mascot.Drawn]:
         things = tuple(sketch.TRAINED[i] for i in random.integers(len(sketch.TRAINED), size=count))
         scenes = sketch.scenes(count, seed, things)
         return [
-            mascot.Drawn(f"{sketch.NAME}_{i:03d}", sketch.stylise(scene), sketch.caption(scene), scene.background)
+            mascot.Illustration(
+                f"{sketch.NAME}_{i:03d}", sketch.stylise(scene), sketch.caption(scene), scene.background
+            )
             for i, scene in enumerate(scenes, 1)
         ]
     # The doll on every background: on its examples' five, five pictures could show all that there is.
@@ -177,7 +179,7 @@ def recipe_of(one: Configuration, steps: int, rate: float) -> Recipe:
     return config.build(config.override(tables, settings))
 
 
-def bank_of(model: Model, pictures: Sequence[mascot.Drawn], recipe: Recipe) -> Bank:
+def bank_of(model: Model, pictures: Sequence[mascot.Illustration], recipe: Recipe) -> Bank:
     with tempfile.TemporaryDirectory() as folder:
         mascot.write(Path(folder), pictures)
         manifest = scan.scan(Path(folder), recipe.data, size_px=model.native_size_px, needed=1)
@@ -204,9 +206,9 @@ def part_of(bank: Bank, names: Sequence[str], recipe: Recipe) -> Bank:
     return Bank(shelves, recipe.data, bank.device)
 
 
-def subjects(bank: Bank, names: Sequence[str] | None = None, key: str = "train") -> list[Subject]:
+def subjects(bank: Bank, names: Sequence[str] | None = None, key: str = "train") -> list[ProbedImage]:
     every = {
-        b.names[0]: Subject(f"{key}/{b.names[0]}", b.latents_BCHW[0], b.captions[0], bank.size_px_of(b))
+        b.names[0]: ProbedImage(f"{key}/{b.names[0]}", b.latents_BCHW[0], b.captions[0], bank.size_px_of(b))
         for b in bank.plain()
     }
     return [every[name] for name in (names or every)]
@@ -292,7 +294,7 @@ class Bench:
             "lanes": lanes,
         }
 
-    def lane(self, recipe: Recipe, bank: Bank, lane: Lane, population: Sequence[Subject]) -> dict[str, Any]:
+    def lane(self, recipe: Recipe, bank: Bank, lane: Lane, population: Sequence[ProbedImage]) -> dict[str, Any]:
         """Train one lane and read it at every rung."""
         part = part_of(bank, lane.names, recipe)
         attachment = METHODS[recipe.method.name].attach(
@@ -308,7 +310,7 @@ class Bench:
                 condition=conditioner(self.model, attachment, part.size_px_of),
             )
 
-            def probe(held: Sequence[Subject], train: Sequence[Subject], **more: Any) -> Probe:
+            def probe(held: Sequence[ProbedImage], train: Sequence[ProbedImage], **more: Any) -> Probe:
                 return Probe(
                     self.model, attachment, held, train, chunk=CHUNK, autocast=self.accelerator.autocast, **more
                 )

@@ -19,7 +19,7 @@ from PIL import Image
 from tsuika.core.seeds import derive
 from tsuika.embedded import world
 from tsuika.embedded.gadget import alone, shown
-from tsuika.embedded.mascot import Drawn
+from tsuika.embedded.mascot import Illustration
 from tsuika.embedded.shapes import Canvas, Shade
 
 PLUM: Final[Shade] = ((138, 84, 178), (96, 48, 136))
@@ -170,17 +170,17 @@ def source(name: str) -> Image.Image:
     return glyph(trigger, pose) if trigger in CHARACTERS else world.glyph(name)
 
 
-def pictures(trigger: str, count: int = 20, seed: int = 0) -> list[Drawn]:
+def pictures(trigger: str, count: int = 20, seed: int = 0) -> list[Illustration]:
     """A training set: the character alone, in every pose, on TRAINED_BACKGROUNDS; PICTURE_PX square."""
     return _drawn(trigger, TRAINED_BACKGROUNDS, count, seed, "training")
 
 
-def held_out(trigger: str, count: int = 44, seed: int = 0) -> list[Drawn]:
+def held_out(trigger: str, count: int = 44, seed: int = 0) -> list[Illustration]:
     """Fresh pictures of the character on every background, none of them in any training set."""
     return _drawn(trigger, world.BACKGROUNDS, count, seed, "held-out")
 
 
-def _drawn(trigger: str, backgrounds: tuple[str, ...], count: int, seed: int, purpose: str) -> list[Drawn]:
+def _drawn(trigger: str, backgrounds: tuple[str, ...], count: int, seed: int, purpose: str) -> list[Illustration]:
     rng = np.random.default_rng(derive(seed, f"{trigger} {purpose} pictures"))
     drawn = []
     for i in range(count):

@@ -26,7 +26,7 @@ from base.sources import HANDS
 from base.vae import to_pixels, to_signal
 from base.yardstick import HAND_NAMES, disturb
 from tsuika.embedded.world import BACKGROUNDS, PLAIN, SCENES, article, draw, where
-from tsuika.embedded.yardstick import Encoder
+from tsuika.embedded.yardstick import YardstickNet
 
 CLASSES: Final = (*NAMES, *FORMS)  # of things; shapes of all colours are one
 
@@ -36,7 +36,7 @@ class Examiner(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        encoder = Encoder()
+        encoder = YardstickNet()
         self.trunk, width = encoder.trunk, encoder.thing.in_features
         self.thing, self.hand, self.background = (
             nn.Linear(width, len(names)) for names in (CLASSES, HAND_NAMES, BACKGROUNDS)

@@ -21,7 +21,7 @@ from base.scenes import NAMES, icon
 from base.sources import HANDS, UNSEEN_HAND
 from tsuika.embedded.things import Thing
 from tsuika.embedded.world import BACKGROUNDS, Picture, Placed, World, draw
-from tsuika.embedded.yardstick import Encoder, to_signal
+from tsuika.embedded.yardstick import YardstickNet, to_signal
 
 HAND_NAMES: Final = tuple(hand.name for hand in (*HANDS, UNSEEN_HAND))
 
@@ -42,13 +42,13 @@ def disturb(pixels: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.u
     return np.clip(image, 0, 255).astype(np.uint8)
 
 
-def train_yardstick(plan: Plan, work: Path, atlases: Atlases) -> Encoder:
+def train_yardstick(plan: Plan, work: Path, atlases: Atlases) -> YardstickNet:
     """Same thing, same direction: supervised contrastive over pairs of one thing on two backgrounds (Khosla et al. 2020)."""
     torch.manual_seed(plan.seed + 3)
     vocabulary = [icon(name) for name in NAMES]
     others = [name for name in atlases.shown if name not in vocabulary]
     world = World(things=(Thing(0, ("none",), ""),), pairs=0, max_tilt_deg=15, jitter=0.1)
-    encoder = Encoder()
+    encoder = YardstickNet()
 
     def loss_of(rng: np.random.Generator) -> Tensor:
         half = plan.judge_batch // 2
@@ -95,7 +95,7 @@ def question_yardstick(plan: Plan, work: Path, atlases: Atlases, pairs: int = 40
     """
     if (state := load(work / "yardstick.pt")) is None:
         raise FileNotFoundError(f"{work / 'yardstick.pt'}: no yardstick yet")
-    encoder = Encoder()
+    encoder = YardstickNet()
     encoder.load_state_dict(state["model"])
     encoder.eval()
     rng, world = np.random.default_rng([plan.seed, 12]), World(pairs=0)

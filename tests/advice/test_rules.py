@@ -13,8 +13,8 @@ import tomlkit
 
 from tsuika import EMBEDDED, config
 from tsuika.advice import estimate, evidence, recipes, rules
-from tsuika.advice.base import Base, describe_base
-from tsuika.advice.estimate import Estimate, Machine
+from tsuika.advice.base import KnownBase, describe_base
+from tsuika.advice.estimate import Cost, Machine
 from tsuika.advice.evidence import GOALS, METHODS, Cell, CombinedResults, Measurements, Statement
 from tsuika.advice.recipes import Subject
 from tsuika.advice.rules import Advice, Request
@@ -40,12 +40,12 @@ MEASURED = table(lora=40, textual_inversion=10, dreambooth=25, hypernetwork=20)
 
 
 @pytest.fixture(scope="module")
-def bases() -> dict[str, Base]:
+def bases() -> dict[str, KnownBase]:
     return {name: describe_base(name, EMBEDDED) for name in ("embedded", "sd1")}
 
 
 def advice(
-    base: Base,
+    base: KnownBase,
     goal: str = "character",
     pictures: int = 20,
     found: Measurements = MEASURED,
@@ -71,7 +71,7 @@ def statements(found: Advice) -> Iterator[Statement]:
 
 
 @pytest.mark.parametrize("name", ["embedded", "sd1"])
-def test_limits_are_kept(bases: dict[str, Base], name: str) -> None:
+def test_limits_are_kept(bases: dict[str, KnownBase], name: str) -> None:
     base = bases[name]
     for goal, vram, size in product(("style", "object"), (0.95, 4.0, 9.0), (0.01, 3.0, None)):
         try:
@@ -84,7 +84,7 @@ def test_limits_are_kept(bases: dict[str, Base], name: str) -> None:
             assert size is None or option.file_bytes <= size * 1e6
 
 
-def test_a_program_that_does_not_apply_hypernetworks_is_offered_none(bases: dict[str, Base]) -> None:
+def test_a_program_that_does_not_apply_hypernetworks_is_offered_none(bases: dict[str, KnownBase]) -> None:
     best = table(lora=1, textual_inversion=1, dreambooth=1, hypernetwork=50)
     assert advice(bases["sd1"], found=best).options[0].method == "hypernetwork"
     offered = advice(bases["sd1"], found=best, program="Forge")
@@ -92,7 +92,7 @@ def test_a_program_that_does_not_apply_hypernetworks_is_offered_none(bases: dict
     assert all("Forge" in option.works_in for option in offered.options)
 
 
-def test_more_pictures_never_leave_without_advice(bases: dict[str, Base]) -> None:
+def test_more_pictures_never_leave_without_advice(bases: dict[str, KnownBase]) -> None:
     for goal in GOALS:
         offered = [
             {option.method for option in advice(bases["embedded"], goal, pictures).options} for pictures in COUNTS
@@ -108,7 +108,7 @@ def test_steps_grow_with_pictures() -> None:
 
 
 @pytest.mark.parametrize("name", ["embedded", "sd1"])
-def test_every_recipe_loads(bases: dict[str, Base], name: str) -> None:
+def test_every_recipe_loads(bases: dict[str, KnownBase], name: str) -> None:
     for goal, pictures, trigger, vram in product(GOALS, (2, 5, 40), ("", "zoka"), (6.0, 80.0)):
         for option in advice(bases[name], goal, pictures, trigger=trigger, vram_gb=vram).options:
             loaded = config.build(tomlkit.parse(option.toml).unwrap())
@@ -118,7 +118,7 @@ def test_every_recipe_loads(bases: dict[str, Base], name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["embedded", "sd1"])
-def test_every_statement_has_evidence_and_japanese(bases: dict[str, Base], name: str) -> None:
+def test_every_statement_has_evidence_and_japanese(bases: dict[str, KnownBase], name: str) -> None:
     for goal, pictures in product(GOALS, (2, 16, 300)):
         found = advice(bases[name], goal, pictures, found=evidence.measured())
         assert all(option.reasons for option in found.options)
@@ -128,7 +128,7 @@ def test_every_statement_has_evidence_and_japanese(bases: dict[str, Base], name:
             assert one.text and not re.search(r"[ぁ-ヿ一-鿿]", one.text), one
 
 
-def test_the_best_measured_comes_first(bases: dict[str, Base]) -> None:
+def test_the_best_measured_comes_first(bases: dict[str, KnownBase]) -> None:
     for best in METHODS:
         gains = {method.replace("-", "_"): 10.0 for method in METHODS} | {best.replace("-", "_"): 60.0}
         assert advice(bases["embedded"], found=table(**gains)).options[0].method == best
@@ -148,20 +148,20 @@ def test_the_nearest_measured_number_of_pictures_is_asked() -> None:
     assert nearest == {1: 4, 7: 4, 9: 16, 30: 16, 50: 100, 5000: 100}
 
 
-def test_without_measurements_publications_decide(bases: dict[str, Base]) -> None:
+def test_without_measurements_publications_decide(bases: dict[str, KnownBase]) -> None:
     found = advice(bases["sd1"], found=Measurements())
     assert [option.method for option in found.options] == list(rules.DEFAULT_ORDER[:3])
     assert all(one.strength != "measured" for one in statements(found))
 
 
-def test_combinations_are_praised_only_where_they_won(bases: dict[str, Base]) -> None:
+def test_combinations_are_praised_only_where_they_won(bases: dict[str, KnownBase]) -> None:
     won = CombinedResults("character LoRA + style LoRA", Interval(4, 2, 6))
     lost = CombinedResults("character LoRA + object LoRA", Interval(-4, -6, -2))
     told = advice(bases["embedded"], found=Measurements(MEASURED.cells, (won, lost))).combine
     assert [one.text.partition(" ")[0] for one in told] == ["Combine", "Together,"] and "worse" in told[1].text
 
 
-def test_rules_of_thumb_hold_where_the_numbers_agree(bases: dict[str, Base]) -> None:
+def test_rules_of_thumb_hold_where_the_numbers_agree(bases: dict[str, KnownBase]) -> None:
     agree = advice(bases["embedded"], "style", found=table(lora=5, textual_inversion=60, dreambooth=5, hypernetwork=5))
     differ = advice(bases["embedded"], "style", found=MEASURED)
     assert ": held" in agree.folklore[0].text and "did not hold" in differ.folklore[0].text
@@ -176,7 +176,7 @@ def test_what_ships_is_what_the_bench_writes() -> None:
         assert one.goal in GOALS
 
 
-def test_thrift_takes_less_memory(bases: dict[str, Base]) -> None:
+def test_thrift_takes_less_memory(bases: dict[str, KnownBase]) -> None:
     base = bases["sd1"]
     step = estimate.step_of(base)
 
@@ -192,11 +192,11 @@ def test_thrift_takes_less_memory(bases: dict[str, Base]) -> None:
         assert {train.batch_size * train.accumulate for train in every} == {4}
 
 
-def test_estimates_scale_with_the_work(bases: dict[str, Base]) -> None:
+def test_estimates_scale_with_the_work(bases: dict[str, KnownBase]) -> None:
     base = bases["sd1"]
     step = estimate.step_of(base)
 
-    def of(settings: dict[str, object], pictures: int = 20) -> Estimate:
+    def of(settings: dict[str, object], pictures: int = 20) -> Cost:
         return estimate.estimate(base, config.build(config.override({}, settings)), GPU, pictures, step)
 
     one, two = of({"train.steps": 100}), of({"train.steps": 200})

@@ -11,7 +11,7 @@ import torch
 from tiny_models import tiny
 from tsuika import EMBEDDED, config, formats
 from tsuika.advice import sizes
-from tsuika.advice.base import Base, describe_base
+from tsuika.advice.base import KnownBase, describe_base
 from tsuika.families import family
 from tsuika.methods import METHODS
 
@@ -34,7 +34,7 @@ def test_tensors_are_those_of_the_method(method: str, name: str, tmp_path: Path)
     kind = family(name)
     words = len(model.tokenizers["tokenizer"])
     geometry = kind.tiny_geometry(words, min(int(model.tokenizers["tokenizer"].model_max_length), 77))
-    base = Base(f"tiny {name}", kind, kind.facts.prediction, geometry, at_hand=True)
+    base = KnownBase(f"tiny {name}", kind, kind.facts.prediction, geometry, at_hand=True)
     recipe = recipe_of(method, SETTINGS[method])
     attachment = METHODS[method].attach(model, recipe.method.completed(recipe.data), torch.Generator().manual_seed(0))
     trained = {key: tuple(value.shape) for key, value in attachment.tensors().items()}

@@ -28,7 +28,7 @@ def full(**changes):
         steps_planned=40,
         steps_done=40,
         images=tuple(report.TrainingImage(f"{i}.png", f"caption {i}", image(i)) for i in range(3)),
-        left_out=(report.LeftOut("bad.png", "cannot be read"),),
+        left_out=(report.LeftOutRow("bad.png", "cannot be read"),),
         recipe_toml="version = 1\n",
         losses=tuple(float(x) for x in np.linspace(0.6, 0.3, 40)),
         seconds={"load": 1.0, "train": 30.0, "a phase of tomorrow": 2.0},

@@ -26,7 +26,7 @@ DATA = build({"data": {"trigger": "tsuipi", "class_word": "character"}}).data
 TRAINING = mascot.pictures(12)
 
 
-def images(drawn: list[mascot.Drawn]) -> list[Image.Image]:
+def images(drawn: list[mascot.Illustration]) -> list[Image.Image]:
     return [Image.fromarray(one.pixels).resize((64, 64)) for one in drawn]
 
 

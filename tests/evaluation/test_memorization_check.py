@@ -21,7 +21,7 @@ from tsuika.evaluation.report import BeforeAfter, TrainingImage, render
 from tsuika.guard.memorization import Memorization, Recall
 
 
-def images(drawn: Sequence[mascot.Drawn], side: int = 64) -> list[Image.Image]:
+def images(drawn: Sequence[mascot.Illustration], side: int = 64) -> list[Image.Image]:
     return [Image.fromarray(one.pixels).resize((side, side), Image.Resampling.BOX) for one in drawn]
 
 

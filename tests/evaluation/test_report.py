@@ -63,7 +63,7 @@ def test_words_of_users_cannot_become_markup():
         made_with=NASTY,
         seconds={f"{NASTY}": 1.0},
         warnings=(report.Notice("XX001", {"en": NASTY}),),
-        left_out=(report.LeftOut(NASTY, NASTY),),
+        left_out=(report.LeftOutRow(NASTY, NASTY),),
         images=(report.TrainingImage(NASTY, NASTY, image()),),
         before_after=(report.BeforeAfter(NASTY, (1,), (image(),), (image(),)),),
         scores=(report.Score(NASTY, (0.5,), (0.5,)),),

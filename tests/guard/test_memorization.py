@@ -15,7 +15,7 @@ from tsuika.core.seeds import generator
 from tsuika.core.types import Attachment, Conditioning, Model, Prediction
 from tsuika.diffusion.objective import alphas_cumprod_T, objective
 from tsuika.guard.memorization import measure_memorization, resemblances, without_noise
-from tsuika.guard.probe import Subject
+from tsuika.guard.probe import ProbedImage
 from tsuika.methods import METHODS
 
 
@@ -25,8 +25,8 @@ def latents(number: int) -> Tensor:
     return torch.nn.functional.interpolate(coarse, (8, 8), mode="bilinear")[0]
 
 
-def subjects(count: int) -> list[Subject]:
-    return [Subject(f"picture {i}", latents(i), f"a zuzu number {i}", (64, 64)) for i in range(count)]
+def subjects(count: int) -> list[ProbedImage]:
+    return [ProbedImage(f"picture {i}", latents(i), f"a zuzu number {i}", (64, 64)) for i in range(count)]
 
 
 def cosines(left: Tensor, right: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from tsuika import config
 from tsuika.core.seeds import generator
 from tsuika.core.types import Attachment, Model
 from tsuika.diffusion.objective import alphas_cumprod_T
-from tsuika.guard.probe import HIGH, HIGHS, MID, Probe, Subject, controls_for, passes, strata
+from tsuika.guard.probe import HIGH, HIGHS, MID, Probe, ProbedImage, controls_for, passes, strata
 from tsuika.guard.reading import Ratios, Reading, mean
 from tsuika.methods import METHODS
 
@@ -28,9 +28,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-def subjects(count: int, first: int = 0, sizes: Sequence[int] = (8,), channels: int = 4) -> list[Subject]:
+def subjects(count: int, first: int = 0, sizes: Sequence[int] = (8,), channels: int = 4) -> list[ProbedImage]:
     return [
-        Subject(
+        ProbedImage(
             f"{i:064x}", latents(i, sizes[i % len(sizes)], channels), f"a zuzu {'cat' if i % 2 else 'dog'}", (64, 64)
         )
         for i in range(first, first + count)

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from tiny_models import picture_batch, tiny
 from tsuika import config
 from tsuika.core.seeds import generator
-from tsuika.guard.probe import Probe, Subject
+from tsuika.guard.probe import Probe, ProbedImage
 from tsuika.guard.reading import Reading
 from tsuika.methods import METHODS
 from tsuika.training.fit import Fit
@@ -43,7 +43,7 @@ def start(method: str, optimizer: str = "adamw", ema: float = 0.9) -> Fit:
 
 
 def probe_of(run: Fit) -> Probe:
-    held = [Subject("a", torch.randn(4, 8, 8, generator=generator(1, "held")), "a zuzu cat", (64, 64))]
+    held = [ProbedImage("a", torch.randn(4, 8, 8, generator=generator(1, "held")), "a zuzu cat", (64, 64))]
     return Probe(run.model, run.attachment, held, [], controls=())
 
 

@@ -28,7 +28,7 @@ from tsuika.training import folder as run_folder
 from tsuika.training import preparation, regularization_images, run
 from tsuika.training.preparation import Services
 from tsuika.training.prepared import Inputs
-from tsuika.training.regularization_images import Request
+from tsuika.training.regularization_images import ClassRequest
 
 DATA = Data(trigger="zuzu", class_word="dog", size_px=64, min_size_px=1, cache=False, variants=1, caption_dropout=0.0)
 
@@ -115,10 +115,10 @@ class Grey:
     """Draws grey squares, and notes what it was asked for."""
 
     def __init__(self, settings: object = None) -> None:
-        self.requests: list[Request] = []
+        self.requests: list[ClassRequest] = []
         self._settings = settings
 
-    def __call__(self, model: Any, request: Request) -> list[Image.Image]:
+    def __call__(self, model: Any, request: ClassRequest) -> list[Image.Image]:
         self.requests.append(request)
         size = (request.size_px, request.size_px)
         return [Image.new("RGB", size, (request.seed + i & 255,) * 3) for i in range(request.num)]

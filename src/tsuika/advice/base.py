@@ -25,7 +25,7 @@ _HUB_ID: Final = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
 @dataclass(frozen=True)
-class Base:
+class KnownBase:
     """What is known of a base without its weights."""
 
     name: str  # as it was given; goes into recipes
@@ -88,7 +88,7 @@ class Base:
         return found
 
 
-def describe_base(name: str, embedded: Path) -> Base:
+def describe_base(name: str, embedded: Path) -> KnownBase:
     """The base called `name`: `embedded`, a folder, a file, a hub id; or `sd1`, `sd2`, `sdxl` for one that is not here.
 
     Raises:
@@ -97,11 +97,11 @@ def describe_base(name: str, embedded: Path) -> Base:
     path = embedded if name == "embedded" else at_home(name)
     if path.exists():
         found = families.peek(path)
-        return Base(name, found.family, found.prediction, found.geometry, at_hand=True)
+        return KnownBase(name, found.family, found.prediction, found.geometry, at_hand=True)
     if name not in NAMES and not _HUB_ID.fullmatch(name):
         names = ", ".join(NAMES)
         why = _("There is no such file or folder. Without one: --base {names}", names=names)
         raise ModelError("MD001", where=name, why=why)
     kind = families.family(name) if name in NAMES else families.guess(name)
     prediction = kind.facts.prediction
-    return Base(name, kind, prediction, kind.geometry(prediction), at_hand=False, guessed=name not in NAMES)
+    return KnownBase(name, kind, prediction, kind.geometry(prediction), at_hand=False, guessed=name not in NAMES)

@@ -12,7 +12,7 @@ from typing import Final
 
 from tsuika.advice import sizes
 from tsuika.advice.activations import TIMES, Step, count, known
-from tsuika.advice.base import Base
+from tsuika.advice.base import KnownBase
 from tsuika.config import Recipe
 from tsuika.data.split import LEAST_TO_HOLD_OUT, LEAST_TO_LEAVE_OUT, LEAST_TO_TRUST
 from tsuika.guard.judge import SEVERAL_BYTES
@@ -45,7 +45,7 @@ Measure = Callable[[Recipe], Measured | None]
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Cost:
     """At most: the guard may stop a run earlier."""
 
     steps: int
@@ -76,7 +76,7 @@ MARGIN: Final = 1.2  # on what is counted: workspaces, fragments, norms that are
 OVERHEAD_BYTES: Final = {"cuda": 0.8 * GIB, "cpu": 0.9 * GIB, "mps": 0.9 * GIB}  # libraries and the process
 
 
-def step_of(base: Base) -> Step:
+def step_of(base: KnownBase) -> Step:
     """A training step on one image of the base's own size."""
     if base.is_embedded:
         return known()["embedded"]
@@ -88,7 +88,7 @@ def step_of(base: Base) -> Step:
     return count(base.family.network, base.geometry.unet, base.size_px, base.latent_factor)
 
 
-def memory_gib(base: Base, recipe: Recipe, machine: Machine, step: Step) -> float:
+def memory_gib(base: KnownBase, recipe: Recipe, machine: Machine, step: Step) -> float:
     """What the device must have, in GiB.
 
     Args:
@@ -113,8 +113,8 @@ def memory_gib(base: Base, recipe: Recipe, machine: Machine, step: Step) -> floa
 
 
 def estimate(
-    base: Base, recipe: Recipe, machine: Machine, images: int, step: Step, measure: Measure | None = None
-) -> Estimate:
+    base: KnownBase, recipe: Recipe, machine: Machine, images: int, step: Step, measure: Measure | None = None
+) -> Cost:
     """Steps, time and memory of a recipe.
 
     Args:
@@ -139,4 +139,4 @@ def estimate(
         step_s, basis = operations / machine.flop_per_s, "scaled"
     seconds = None if step_s is None else step_s * train.steps * times
     date = found.date if found else ""
-    return Estimate(train.steps, step_s, seconds, times, basis, date, memory, memory_basis, trained)
+    return Cost(train.steps, step_s, seconds, times, basis, date, memory, memory_basis, trained)

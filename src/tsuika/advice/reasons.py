@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from tsuika.advice.base import Base
+from tsuika.advice.base import KnownBase
 from tsuika.advice.evidence import BENCH, PUBLISHED_AGAINST, PUBLISHED_FOR, RULES, Cell, Measurements, Statement
 from tsuika.advice.recipes import Subject, Thrift
 from tsuika.core.intervals import Interval
@@ -124,7 +124,7 @@ def for_it(goal: str, method: str, row: Mapping[str, Cell], size: int, programs:
 
 
 def against(
-    goal: str, subject: Subject, method: str, row: Mapping[str, Cell], size: int, thrift: Thrift, base: Base
+    goal: str, subject: Subject, method: str, row: Mapping[str, Cell], size: int, thrift: Thrift, base: KnownBase
 ) -> Iterator[Statement]:
     """What speaks against it."""
     cell = row.get(method)

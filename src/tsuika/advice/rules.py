@@ -13,8 +13,8 @@ from typing import Any, Final, NamedTuple
 
 from tsuika import methods
 from tsuika.advice import reasons, recipes, sizes
-from tsuika.advice.base import Base
-from tsuika.advice.estimate import Estimate, Machine
+from tsuika.advice.base import KnownBase
+from tsuika.advice.estimate import Cost, Machine
 from tsuika.advice.evidence import BENCH, METHODS, Cell, Goal, Measurements, Statement, Strength
 from tsuika.advice.recipes import MethodSize, Subject, Thrift
 from tsuika.config import Recipe
@@ -54,7 +54,7 @@ class Option:
     method: str
     recipe: Recipe
     toml: str
-    estimate: Estimate
+    estimate: Cost
     file_bytes: int
     works_in: tuple[str, ...]
     reasons: tuple[Statement, ...]
@@ -158,9 +158,9 @@ def order(table: Measurements, goal: str, images: int, *, embedded: bool = False
 
 def advise(
     request: Request,
-    base: Base,
+    base: KnownBase,
     table: Measurements,
-    estimate: Callable[[Recipe], Estimate],
+    estimate: Callable[[Recipe], Cost],
     memory: Callable[[Recipe], float],
 ) -> Advice:
     """The advice.
@@ -242,7 +242,7 @@ def _candidates(method: str, embedded: bool) -> list[MethodSize]:
 
 
 def _fit(
-    request: Request, base: Base, method: str, memory: Callable[[Recipe], float], start: int = 0
+    request: Request, base: KnownBase, method: str, memory: Callable[[Recipe], float], start: int = 0
 ) -> tuple[MethodSize, Thrift, int] | NotOffered:
     """The largest result of a method, trained the quickest way, that keeps within the limits; or why there is none."""
     embedded, program = request.subject.embedded, request.program

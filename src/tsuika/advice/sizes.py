@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from tsuika import formats
-from tsuika.advice.base import Base
+from tsuika.advice.base import KnownBase
 from tsuika.config import Recipe
 from tsuika.core.types import Artifact, model_tensors
 from tsuika.formats import run_facts
@@ -26,12 +26,12 @@ _BYTES: Final = {"fp16": 2, "bf16": 2, "fp32": 4}
 _HEADER_BYTES: Final = 125  # of a tensor in a safetensors header: its name, type, shape and place
 
 
-def shapes(base: Base, recipe: Recipe) -> Shapes:
+def shapes(base: KnownBase, recipe: Recipe) -> Shapes:
     """The tensors that are trained, by the names of `core.types.Artifact`."""
     return _outline(base, recipe).shapes
 
 
-def _outline(base: Base, recipe: Recipe) -> Outline:
+def _outline(base: KnownBase, recipe: Recipe) -> Outline:
     outline = METHODS[recipe.method.name].outline
     if outline is None:
         raise KeyError(recipe.method.name)
@@ -44,7 +44,7 @@ def count(found: Shapes) -> int:
     return sum(map(math.prod, found.values()))
 
 
-def file_bytes(base: Base, recipe: Recipe) -> int:
+def file_bytes(base: KnownBase, recipe: Recipe) -> int:
     """The size of the main file of a result, in bytes; of a DreamBooth result a good estimate, of the others exact but
     for what a run notes in the header.
     """
@@ -55,7 +55,7 @@ def file_bytes(base: Base, recipe: Recipe) -> int:
     return base.once(key, lambda: _rehearsed_bytes(base, recipe))
 
 
-def _rehearsed_bytes(base: Base, recipe: Recipe) -> int:
+def _rehearsed_bytes(base: KnownBase, recipe: Recipe) -> int:
     import torch
 
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}[recipe.output.dtype]
@@ -68,7 +68,7 @@ def _rehearsed_bytes(base: Base, recipe: Recipe) -> int:
         return path.stat().st_size
 
 
-def _noted(base: Base, recipe: Recipe) -> dict[str, str]:
+def _noted(base: KnownBase, recipe: Recipe) -> dict[str, str]:
     train = recipe.train
     facts = run_facts(
         train,

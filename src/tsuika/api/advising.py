@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from tsuika.advice import estimate, evidence, rules, start_word
-from tsuika.advice.base import Base, describe_base
-from tsuika.advice.estimate import Estimate, Machine, Measure
+from tsuika.advice.base import KnownBase, describe_base
+from tsuika.advice.estimate import Cost, Machine, Measure
 from tsuika.advice.evidence import GOALS, Statement
 from tsuika.advice.recipes import Subject, class_word_of
 from tsuika.advice.rules import Advice, Option
@@ -123,7 +123,7 @@ def advise(
     counted = machine if vram_gb is None else replace(machine, device="cuda", precision="bf16")
     step = estimate.step_of(known)
 
-    def estimated(recipe: Recipe, timed: Measure | None = None) -> Estimate:
+    def estimated(recipe: Recipe, timed: Measure | None = None) -> Cost:
         return estimate.estimate(known, recipe, counted, subject.image_count, step, timed)
 
     with Timer(known, machine) as timer:
@@ -172,7 +172,7 @@ def _start_word(timer: Timer, subject: Subject, report: Report) -> Generator[Eve
 
 
 def _notes(
-    base: Base, subject: Subject, machine: Machine, vram_gb: float | None, report: Report, start: StartWord | None
+    base: KnownBase, subject: Subject, machine: Machine, vram_gb: float | None, report: Report, start: StartWord | None
 ) -> Iterator[Text]:
     family = base.family.facts.title
     if not base.at_hand and base.guessed:

@@ -311,7 +311,7 @@ class Renderer:
             self._composition.detach()
             self._composition = None
 
-    def _short(self, part: compose.Part, *, tensors_only: bool) -> str | None:
+    def _short(self, part: compose.Applied, *, tensors_only: bool) -> str | None:
         key = str(part.request.path)
         if key not in self._hashes:
             self._hashes[key] = png_info.short_hash(part.request.path, part.sha256, tensors_only=tensors_only)

@@ -18,7 +18,7 @@ from tsuika.core.types import Model
 from tsuika.data.manifest import Manifest
 from tsuika.generation import pipeline, png_info
 from tsuika.training.prepared import Prepared
-from tsuika.training.regularization_images import Request
+from tsuika.training.regularization_images import ClassRequest
 
 CAPTIONS: Final = 4  # training captions that are drawn beside the previews, once each
 
@@ -67,7 +67,7 @@ def draw(prepared: Prepared, step: int) -> Iterator[Previewed]:
 class ClassImages:
     """Draws regularization images with the base's own settings."""
 
-    def __call__(self, model: Model, request: Request) -> list[Image.Image]:
+    def __call__(self, model: Model, request: ClassRequest) -> list[Image.Image]:
         """See `regularization_images.Draw`."""
         pixels = pipeline.sample(
             model,

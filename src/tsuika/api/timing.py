@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from tsuika import families
-from tsuika.advice.base import Base
+from tsuika.advice.base import KnownBase
 from tsuika.advice.estimate import Machine, Measured
 from tsuika.api.models import EMBEDDED, cache_folder
 from tsuika.config import Recipe
@@ -39,7 +39,7 @@ SMALL = 100_000_000  # weights: what a CPU is asked to try for real
 GIB = 2**30
 
 
-def machine_for(base: Base, device: str, measure: bool) -> Machine:
+def machine_for(base: KnownBase, device: str, measure: bool) -> Machine:
     """The machine, with the speed it has in layers of the base's size where real steps cannot be tried."""
     place = pick_device(device)
     precision = pick_precision("auto", place)
@@ -55,12 +55,12 @@ def machine_for(base: Base, device: str, measure: bool) -> Machine:
     return replace(machine, flop_per_s=_flop_per_s(base, place, precision))
 
 
-def is_tried(base: Base, machine: Machine) -> bool:
+def is_tried(base: KnownBase, machine: Machine) -> bool:
     """Whether real steps are quick enough to try."""
     return base.at_hand and (machine.device != "cpu" or base.numbers("unet") < SMALL)
 
 
-def _flop_per_s(base: Base, device: torch.device, precision: str) -> float:
+def _flop_per_s(base: KnownBase, device: torch.device, precision: str) -> float:
     """Operations a second, forward and backward, in a convolution and a projection as the middle of the network has them."""
     channels = base.family.network.middle(base.geometry.unet)
     side = base.size_px // base.latent_factor // 2
@@ -82,7 +82,7 @@ def _flop_per_s(base: Base, device: torch.device, precision: str) -> float:
 class Timer:
     """A base for a few real steps of each recipe; loaded only if something must be measured, let go at the end."""
 
-    def __init__(self, base: Base, machine: Machine) -> None:
+    def __init__(self, base: KnownBase, machine: Machine) -> None:
         self.base, self.machine, self.allowed = base, machine, is_tried(base, machine)
         self._model: Model | None = None
         self._file = cache_folder() / "speed.json"

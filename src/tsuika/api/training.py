@@ -257,8 +257,8 @@ def _usual(recipe: Recipe) -> Iterator[Warned]:
 
 
 def _with_note(
-    events: Generator[Event, None, run.Result], notes: Iterable[Warned]
-) -> Generator[Event, None, run.Result]:
+    events: Generator[Event, None, run.RunResult], notes: Iterable[Warned]
+) -> Generator[Event, None, run.RunResult]:
     with closing(events):
         yield next(events)
         yield from notes
@@ -278,8 +278,8 @@ class _Stream(Generic[Returned]):
 
 
 def _recorded(
-    events: Generator[Event, None, run.Result], recipe: Recipe, folder: RunDir, notes: run_record.RunRecord
-) -> Generator[Event, None, run.Result]:
+    events: Generator[Event, None, run.RunResult], recipe: Recipe, folder: RunDir, notes: run_record.RunRecord
+) -> Generator[Event, None, run.RunResult]:
     """The same events, each noted, written into `events.jsonl` and sent to loggers by the first of several processes.
 
     Where somebody has asked for a stop through the run's folder, the request stays there until the run is over.
@@ -294,7 +294,7 @@ def _recorded(
             try:
                 event = onwards()
             except StopIteration as end:
-                return cast(run.Result, end.value)
+                return cast(run.RunResult, end.value)
             except StopRequested:
                 if not asked:
                     raise
@@ -319,7 +319,7 @@ def _stopped(folder: RunDir, step: int) -> InterruptedRunError:
 
 
 def _report(
-    result: run.Result, notes: run_record.RunRecord, again: str, scorer: scores.Scorer, language: str | None
+    result: run.RunResult, notes: run_record.RunRecord, again: str, scorer: scores.Scorer, language: str | None
 ) -> None:
     prepared = result.prepared
     recipe, manifest, folder = prepared.recipe, prepared.manifest, prepared.folder
@@ -338,7 +338,7 @@ def _report(
         base=recipe.base.model,
         device=str(prepared.model.device),
         images=images,
-        left_out=tuple(report.LeftOut(item.name, item.words) for item in manifest.quarantined),
+        left_out=tuple(report.LeftOutRow(item.name, item.words) for item in manifest.quarantined),
         before_after=rows,
         scores=scorer(recipe, [sample.path for sample in manifest.samples], rows) if rows else (),
         example_prompt=prompts[0] if prompts else manifest.samples[0].caption,

@@ -18,7 +18,7 @@ _TOKENIZERS: Final = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.mo
 _WRONG: Final = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, IndexError)
 
 
-class Captioner:
+class SentenceCaptioner:
     """A model of `AutoModelForImageTextToText` with its processor."""
 
     kind: Kind = "sentence"
@@ -38,7 +38,7 @@ class Captioner:
         return Said(" ".join(text.split()), {})
 
 
-def load(folder: Path, device: torch.device) -> Captioner:
+def load(folder: Path, device: torch.device) -> SentenceCaptioner:
     """A captioner from the folder that `save_pretrained` makes.
 
     Raises:
@@ -64,7 +64,7 @@ def load(folder: Path, device: torch.device) -> Captioner:
     if getattr(processor, "chat_template", None):
         why = _("It is a model to talk with: it answers an instruction, and does not caption by itself.")
         raise ModelError("CP001", where=folder, why=why)
-    return Captioner(folder, model.eval().requires_grad_(False).to(device), processor, device)
+    return SentenceCaptioner(folder, model.eval().requires_grad_(False).to(device), processor, device)
 
 
 def _refused(folder: Path, error: Exception) -> ModelError:

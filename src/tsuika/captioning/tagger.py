@@ -37,7 +37,7 @@ KAOMOJI: Final = frozenset(
 _WHITE: Final = (255, 255, 255)
 
 
-class Tag(NamedTuple):
+class KnownTag(NamedTuple):
     """A row of the list: its name as it is written in captions, and its category."""
 
     name: str
@@ -71,7 +71,7 @@ class Tagger:
 
     folder: Path
     session: Any
-    tags: Sequence[Tag]
+    tags: Sequence[KnownTag]
     size: tuple[int, int]  # height, width, px
     least: Mapping[int, float]  # probability, by category; others are not given
     exclude: frozenset[str]  # as `comparable` writes them
@@ -137,10 +137,10 @@ def load(folder: Path, device: torch.device, least: Mapping[int, float], exclude
     return Tagger(folder, session, tags, (shape[1], shape[2]), least, frozenset(map(comparable, exclude)))
 
 
-def _tags(path: Path) -> list[Tag]:
+def _tags(path: Path) -> list[KnownTag]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
-            rows = [Tag(plain(row["name"]), int(row["category"])) for row in csv.DictReader(stream)]
+            rows = [KnownTag(plain(row["name"]), int(row["category"])) for row in csv.DictReader(stream)]
     except (KeyError, ValueError, TypeError, AttributeError, csv.Error) as error:
         why = _("It is not a table with the columns name and category ({why}).", why=error)
         raise ModelError("CP001", where=path, why=why) from None

@@ -20,7 +20,17 @@ from threadpoolctl import threadpool_limits
 from tsuika.core.events import Event, Phase
 from tsuika.core.sections import AUTO, Data
 from tsuika.data import bucket, check_captions, check_variety, dedupe, scan
-from tsuika.data.check_report import CheckedImage, CountFit, Finding, Level, MethodFit, Report, Size, Variety, in_order
+from tsuika.data.check_report import (
+    CheckedImage,
+    CountFit,
+    Finding,
+    ImageSize,
+    Level,
+    MethodFit,
+    Report,
+    Variety,
+    in_order,
+)
 from tsuika.data.folder import natural_key
 from tsuika.data.image import Opened
 from tsuika.data.manifest import Manifest, Sample
@@ -129,7 +139,7 @@ def check(
         duplicates=duplicates,
         captions=captions,
         variety=variety,
-        sizes=tuple(Size(one.width, one.height, len(one.samples)) for one in buckets),
+        sizes=tuple(ImageSize(one.width, one.height, len(one.samples)) for one in buckets),
         large_enough={
             side: sum(sample.width * sample.height >= side * side for sample in samples)
             for side in sorted({size_px, *BASE_SIZES})

@@ -102,7 +102,7 @@ class Variety:
 
 
 @dataclass(frozen=True)
-class Size:
+class ImageSize:
     """A bucket: what training would sort the images into."""
 
     width: int
@@ -132,7 +132,7 @@ class Report:
     duplicates: tuple[tuple[str, ...], ...]  # groups that show the same image, the best one first
     captions: Captions
     variety: Variety
-    sizes: tuple[Size, ...]
+    sizes: tuple[ImageSize, ...]
     large_enough: Mapping[int, int]  # training size in px -> usable images that need no enlarging for it
     methods: tuple[MethodFit, ...]
     not_judged: tuple[str, ...]  # keys of `faults.NOT_JUDGED`

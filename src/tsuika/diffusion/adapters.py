@@ -18,7 +18,7 @@ Parts = Mapping[str, "Tensor"]
 
 
 @dataclass(frozen=True)
-class Kind:
+class AdapterKind:
     """One kind of layer."""
 
     name: str
@@ -148,35 +148,35 @@ LOHA: Final = tuple(f"hada_{name}" for name in ("w1_a", "w1_b", "w2_a", "w2_b", 
 LOKR: Final = tuple(f"lokr_{name}" for name in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2"))
 _GLORA: Final = ("a1.weight", "a2.weight", "b1.weight", "b2.weight")
 
-_NORM: Final = Kind("norm", ("w_norm",), _needs("w_norm"), lambda parts, weight: parts["w_norm"])
+_NORM: Final = AdapterKind("norm", ("w_norm",), _needs("w_norm"), lambda parts, weight: parts["w_norm"])
 KINDS: Final = (
-    Kind(
+    AdapterKind(
         "lora",
         ("lora_down.weight", "lora_up.weight", "lora_mid.weight", "lora_up.bias"),
         _needs("lora_down.weight", "lora_up.weight"),
         _low_rank,
         ranked=("lora_down.weight",),
     ),
-    Kind("loha", LOHA, _is_whole_loha, _hadamard, ranked=("hada_w1_b",)),
-    Kind("lokr", LOKR, _is_whole_lokr, _kronecker, ranked=("lokr_w2_b", "lokr_w1_b")),
-    Kind("glora", _GLORA, _needs(*_GLORA), _glora, reads_weight=True),
-    Kind(
+    AdapterKind("loha", LOHA, _is_whole_loha, _hadamard, ranked=("hada_w1_b",)),
+    AdapterKind("lokr", LOKR, _is_whole_lokr, _kronecker, ranked=("lokr_w2_b", "lokr_w1_b")),
+    AdapterKind("glora", _GLORA, _needs(*_GLORA), _glora, reads_weight=True),
+    AdapterKind(
         "oft",
         ("oft_blocks", "oft_diag", "rescale"),
         lambda names: "oft_blocks" in names or "oft_diag" in names,
         _oft,
         reads_weight=True,
     ),
-    Kind("ia3", ("weight", "on_input"), _needs("weight", "on_input"), _ia3, reads_weight=True),
-    Kind("full", ("diff",), _needs("diff"), lambda parts, weight: parts["diff"]),
+    AdapterKind("ia3", ("weight", "on_input"), _needs("weight", "on_input"), _ia3, reads_weight=True),
+    AdapterKind("full", ("diff",), _needs("diff"), lambda parts, weight: parts["diff"]),
     _NORM,
 )
 # What any layer may have beside: a bias's change, magnitudes of rows or columns (DoRA), the scale.
 _BIASES: Final = ("diff_b", "b_norm")
 BESIDE: Final = (*_BIASES, "alpha", "dora_scale")
 PARTS: Final = (*dict.fromkeys(part for kind in KINDS for part in kind.parts), *BESIDE)
-_BOFT: Final = Kind("boft", ("oft_blocks", "rescale"), _needs("oft_blocks"), _boft, reads_weight=True)
-_BIAS: Final = Kind("bias", (), lambda names: bool(set(_BIASES) & set(names)), lambda parts, weight: None)
+_BOFT: Final = AdapterKind("boft", ("oft_blocks", "rescale"), _needs("oft_blocks"), _boft, reads_weight=True)
+_BIAS: Final = AdapterKind("bias", (), lambda names: bool(set(_BIASES) & set(names)), lambda parts, weight: None)
 _NUMBERS: Final = ("alpha", "on_input")  # parts that are numbers, whatever holds them
 _ENDS: Final = tuple(sorted(PARTS, key=len, reverse=True))  # longest first, since `a1.weight` ends in `weight`
 
@@ -187,7 +187,7 @@ def split_name(name: str) -> tuple[str, str] | None:
     return None if part is None else (name.removesuffix(f".{part}"), part)
 
 
-def kind_of(parts: Parts) -> Kind | None:
+def kind_of(parts: Parts) -> AdapterKind | None:
     """The kind of a layer; None where its parts are of several kinds, of none, or not all there."""
     kind = nearest_kind(parts)
     if not set(parts) <= {*kind.parts, *BESIDE} or not kind.is_whole(parts):
@@ -195,7 +195,7 @@ def kind_of(parts: Parts) -> Kind | None:
     return _BOFT if "oft_blocks" in parts and parts["oft_blocks"].ndim == 4 else kind
 
 
-def nearest_kind(names: Collection[str]) -> Kind:
+def nearest_kind(names: Collection[str]) -> AdapterKind:
     """The kind that parts of these names are of, be the layer whole or not; of several the first."""
     return next((kind for kind in KINDS if set(names) & set(kind.parts)), _BIAS)
 

@@ -10,7 +10,7 @@ from typing import Final
 from tsuika.embedded import gadget, mascot, sketch
 
 # Folder name -> what draws its pictures; the recipes in examples/ name the folders.
-SETS: Final[Mapping[str, Callable[[], list[mascot.Drawn]]]] = {
+SETS: Final[Mapping[str, Callable[[], list[mascot.Illustration]]]] = {
     "object-5": gadget.pictures,
     "character-15": lambda: mascot.pictures(15),
     "character-30": mascot.pictures,

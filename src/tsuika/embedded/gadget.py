@@ -13,7 +13,7 @@ from PIL import Image
 
 from tsuika.core.seeds import derive
 from tsuika.embedded import world
-from tsuika.embedded.mascot import PICTURE_PX, Drawn
+from tsuika.embedded.mascot import PICTURE_PX, Illustration
 from tsuika.embedded.shapes import Canvas, Shade
 from tsuika.embedded.world import SCENES, GlyphSource, Picture, Placed
 
@@ -49,7 +49,7 @@ def source(name: str) -> Image.Image:
     return glyph() if name == TRIGGER else world.glyph(name)
 
 
-class Prompt(NamedTuple):
+class GadgetPrompt(NamedTuple):
     """A before/after prompt and what a right answer shows; `thing` is the known thing of a control, else empty."""
 
     text: str
@@ -58,27 +58,27 @@ class Prompt(NamedTuple):
 
 
 # No background of a prompt is in the training pictures.
-TEST_PROMPTS: Final[tuple[Prompt, ...]] = (
-    Prompt(f"a {TRIGGER} in the snow", "snow"),
-    Prompt(f"a {TRIGGER} at night", "night"),
-    Prompt(f"a {TRIGGER} on a pink background", "pink"),
-    Prompt(f"a {TRIGGER} in the desert", "desert"),
-    Prompt("an umbrella in the snow", "snow", "umbrella"),
-    Prompt("a frog on a pink background", "pink", "frog"),
+TEST_PROMPTS: Final[tuple[GadgetPrompt, ...]] = (
+    GadgetPrompt(f"a {TRIGGER} in the snow", "snow"),
+    GadgetPrompt(f"a {TRIGGER} at night", "night"),
+    GadgetPrompt(f"a {TRIGGER} on a pink background", "pink"),
+    GadgetPrompt(f"a {TRIGGER} in the desert", "desert"),
+    GadgetPrompt("an umbrella in the snow", "snow", "umbrella"),
+    GadgetPrompt("a frog on a pink background", "pink", "frog"),
 )
 
 
-def pictures(count: int = 5, seed: int = 0) -> list[Drawn]:
+def pictures(count: int = 5, seed: int = 0) -> list[Illustration]:
     """The training set: the doll alone on TRAINED_BACKGROUNDS in turn, without captions; PICTURE_PX square."""
     return _drawn(TRAINED_BACKGROUNDS, count, seed, "training")
 
 
-def held_out(count: int = 44, seed: int = 0) -> list[Drawn]:
+def held_out(count: int = 44, seed: int = 0) -> list[Illustration]:
     """Fresh pictures of the doll on every background, none of them in any training set."""
     return _drawn(world.BACKGROUNDS, count, seed, "held-out")
 
 
-def _drawn(backgrounds: Sequence[str], count: int, seed: int, purpose: str) -> list[Drawn]:
+def _drawn(backgrounds: Sequence[str], count: int, seed: int, purpose: str) -> list[Illustration]:
     rng = np.random.default_rng(derive(seed, f"daruma {purpose} pictures"))
     drawn = []
     for i in range(count):
@@ -97,7 +97,7 @@ def alone(thing: str, background: str, rng: np.random.Generator, *, largest: flo
     return Picture(background, (placed,), int(rng.integers(1 << 31)))
 
 
-def shown(name: str, picture: Picture, what: str, source: GlyphSource) -> Drawn:
+def shown(name: str, picture: Picture, what: str, source: GlyphSource) -> Illustration:
     """The picture drawn, PICTURE_PX square, with a caption of what it shows and where."""
     caption = f"{what} {world.where(picture.background)}"
-    return Drawn(name, world.draw(picture, PICTURE_PX, source), caption, picture.background)
+    return Illustration(name, world.draw(picture, PICTURE_PX, source), caption, picture.background)

@@ -142,7 +142,7 @@ def glyph(pose: str = "standing") -> Image.Image:
     return canvas.reduced()
 
 
-class Prompt(NamedTuple):
+class MascotPrompt(NamedTuple):
     """A before/after prompt and what a right answer shows: `mascot` False is a control, which must not change."""
 
     text: str
@@ -151,7 +151,7 @@ class Prompt(NamedTuple):
     mascot: bool = True
 
 
-class Drawn(NamedTuple):
+class Illustration(NamedTuple):
     """A picture of a picture set."""
 
     name: str  # file stem
@@ -163,15 +163,15 @@ class Drawn(NamedTuple):
 
 TRAINED_BACKGROUNDS: Final = ("white", "gray", "blue", "yellow", "pink", "green", "meadow", "beach", "room", "sky")
 
-TEST_PROMPTS: Final[tuple[Prompt, ...]] = (
-    Prompt(f"a {NAME} in the snow", "snow"),
-    Prompt(f"a {NAME} at night", "night"),
-    Prompt(f"a {NAME} under the sea", "sea"),
-    Prompt(f"a {NAME} on a red background", "red"),
-    Prompt(f"a {NAME} and a cat on the beach", "beach", "cat"),
-    Prompt(f"a {NAME} and a strawberry in the desert", "desert", "strawberry"),
-    Prompt("a cat in the snow", "snow", "cat", mascot=False),
-    Prompt("a frog on a purple background", "purple", "frog", mascot=False),
+TEST_PROMPTS: Final[tuple[MascotPrompt, ...]] = (
+    MascotPrompt(f"a {NAME} in the snow", "snow"),
+    MascotPrompt(f"a {NAME} at night", "night"),
+    MascotPrompt(f"a {NAME} under the sea", "sea"),
+    MascotPrompt(f"a {NAME} on a red background", "red"),
+    MascotPrompt(f"a {NAME} and a cat on the beach", "beach", "cat"),
+    MascotPrompt(f"a {NAME} and a strawberry in the desert", "desert", "strawberry"),
+    MascotPrompt("a cat in the snow", "snow", "cat", mascot=False),
+    MascotPrompt("a frog on a purple background", "purple", "frog", mascot=False),
 )
 
 _PREFIX: Final = f"{TRIGGER}/"  # the mascot's poses as thing names of a `Picture`
@@ -209,10 +209,10 @@ def _caption(picture: Picture, rng: np.random.Generator) -> str:
     return f"{rng.choice(('', '', 'a picture of ', 'a drawing of '))}a {name} {place}"
 
 
-def _draw(number: int, picture: Picture, rng: np.random.Generator) -> Drawn:
+def _draw(number: int, picture: Picture, rng: np.random.Generator) -> Illustration:
     companion = next((placed.thing for placed in picture.things if not placed.thing.startswith(_PREFIX)), "")
     pixels = world.draw(picture, PICTURE_PX, source)
-    return Drawn(f"{TRIGGER}_{number:02d}", pixels, _caption(picture, rng), picture.background, companion)
+    return Illustration(f"{TRIGGER}_{number:02d}", pixels, _caption(picture, rng), picture.background, companion)
 
 
 def _spread(names: Sequence[str], count: int, rng: np.random.Generator) -> list[str]:
@@ -220,7 +220,7 @@ def _spread(names: Sequence[str], count: int, rng: np.random.Generator) -> list[
     return rounds[:count]
 
 
-def pictures(count: int = 30, seed: int = 0) -> list[Drawn]:
+def pictures(count: int = 30, seed: int = 0) -> list[Illustration]:
     """The demo's training set: the mascot alone, in every pose, on TRAINED_BACKGROUNDS; PICTURE_PX square."""
     rng = np.random.default_rng(derive(seed, "mascot training pictures"))
     poses, backgrounds = _spread(tuple(POSES), count, rng), _spread(TRAINED_BACKGROUNDS, count, rng)
@@ -230,7 +230,7 @@ def pictures(count: int = 30, seed: int = 0) -> list[Drawn]:
     ]
 
 
-def held_out(count: int = 40, seed: int = 0, *, trained_backgrounds: bool = False) -> list[Drawn]:
+def held_out(count: int = 40, seed: int = 0, *, trained_backgrounds: bool = False) -> list[Illustration]:
     """Fresh pictures of the mascot's true distribution, none of them in any training set; PICTURE_PX square. Every
     background, and a companion in a quarter of them; with `trained_backgrounds`, only what the training set shows
     (alone, on TRAINED_BACKGROUNDS): the difference of the two is how far a result carries over."""
@@ -254,7 +254,7 @@ def held_out(count: int = 40, seed: int = 0, *, trained_backgrounds: bool = Fals
     return drawn
 
 
-def write(folder: Path, drawn: Sequence[Drawn] | None = None) -> list[Path]:
+def write(folder: Path, drawn: Sequence[Illustration] | None = None) -> list[Path]:
     """Write pictures (by default the training set) as PNG, each with its caption in a .txt; gives the PNGs' paths."""
     paths = []
     for name, pixels, caption, *_ in pictures() if drawn is None else drawn:

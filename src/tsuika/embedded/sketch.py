@@ -12,7 +12,7 @@ from PIL import Image, ImageFilter
 
 from tsuika.core.seeds import derive
 from tsuika.embedded import world
-from tsuika.embedded.mascot import PICTURE_PX, Drawn
+from tsuika.embedded.mascot import PICTURE_PX, Illustration
 from tsuika.embedded.things import KNOWN, Thing
 from tsuika.embedded.world import GlyphSource, Picture, Pixels, World
 
@@ -94,9 +94,9 @@ def caption(picture: Picture) -> str:
     return f"{world.article(picture.things[0].thing)} {world.where(picture.background)}"
 
 
-def pictures(count: int = 300, seed: int = 0) -> list[Drawn]:
+def pictures(count: int = 300, seed: int = 0) -> list[Illustration]:
     """The training set: TRAINED things in the style, PICTURE_PX square."""
     return [
-        Drawn(f"{NAME}_{number:03d}", stylise(picture), caption(picture), picture.background)
+        Illustration(f"{NAME}_{number:03d}", stylise(picture), caption(picture), picture.background)
         for number, picture in enumerate(scenes(count, seed, TRAINED), 1)
     ]

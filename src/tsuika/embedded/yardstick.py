@@ -22,7 +22,7 @@ from tsuika.embedded.world import BACKGROUNDS, SIZE_PX
 WIDTH: Final = 128
 
 
-class Encoder(nn.Module):
+class YardstickNet(nn.Module):
     """A small residual network, 64 px in, with heads for sameness, known things and backgrounds."""
 
     def __init__(self, things: int = len(KNOWN), widths: tuple[int, ...] = (32, 64, 128, 192)) -> None:
@@ -60,8 +60,8 @@ class _Block(nn.Module):
 
 
 @cache
-def _encoder() -> Encoder:
-    encoder = Encoder()
+def _encoder() -> YardstickNet:
+    encoder = YardstickNet()
     with as_file(files(__package__).joinpath("yardstick.safetensors")) as path:
         encoder.load_state_dict({name: value.float() for name, value in load_file(path).items()})
     return encoder.eval().requires_grad_(False)

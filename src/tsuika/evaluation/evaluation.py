@@ -15,7 +15,7 @@ from tsuika.core.texts import Text, _, listed
 from tsuika.evaluation.measures import Scale, Tables
 from tsuika.evaluation.near_copies import NearestImage
 from tsuika.evaluation.prompts import Asked
-from tsuika.evaluation.verdict import Grade, Point, Verdict, difference, moved
+from tsuika.evaluation.verdict import EvaluationVerdict, Grade, Point, difference, moved
 from tsuika.pages import in_languages, sentences, span_of
 
 MEASURES: Final = ("fidelity", "adherence", "others", "drift", "diversity")
@@ -38,7 +38,7 @@ class Evaluation:
     base: Tables
     points: tuple[Point, ...]
     scale: Scale
-    verdict: Verdict
+    verdict: EvaluationVerdict
     worst: tuple[NearestImage, ...]
     notes: tuple[dict[str, str], ...] = ()
 

@@ -69,7 +69,7 @@ class TrainingImage:
 
 
 @dataclass(frozen=True)
-class LeftOut:
+class LeftOutRow:
     name: str
     reason: Text | str
 
@@ -153,7 +153,7 @@ class ReportParts:
     base: str
     device: str = ""
     images: tuple[TrainingImage, ...] = ()
-    left_out: tuple[LeftOut, ...] = ()
+    left_out: tuple[LeftOutRow, ...] = ()
     before_after: tuple[BeforeAfter, ...] = ()
     scores: tuple[Score, ...] = ()
     example_prompt: str  # without any program's own syntax

@@ -53,7 +53,7 @@ def mascot_scores(
     """Likeness to the mascot, adherence of its images to the prompt, and the control prompts."""
     asked = {prompt.text: prompt for prompt in mascot.TEST_PROMPTS}
 
-    def adherence(prompt: mascot.Prompt, images: Sequence[ImageSource]) -> list[float]:
+    def adherence(prompt: mascot.MascotPrompt, images: Sequence[ImageSource]) -> list[float]:
         drawn = [pixels(image) for image in images]
         scores = [yardstick.background_scores(drawn, prompt.background)]
         if prompt.companion:
@@ -67,7 +67,9 @@ def mascot_scores(
         return report.Score(key, before, after, truth)
 
     real = [
-        adherence(mascot.Prompt(drawn.caption, drawn.background, drawn.companion), [Image.fromarray(drawn.pixels)])
+        adherence(
+            mascot.MascotPrompt(drawn.caption, drawn.background, drawn.companion), [Image.fromarray(drawn.pixels)]
+        )
         for drawn in mascot.held_out(40, seed=1)
     ]
     mine, controls = [row for row in rows if not row.control], [row for row in rows if row.control]

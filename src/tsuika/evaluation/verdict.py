@@ -113,7 +113,7 @@ class Matched:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class EvaluationVerdict:
     """The outcome: rows count the points."""
 
     grade: Grade
@@ -123,7 +123,7 @@ class Verdict:
     matched: Matched | None
 
 
-def judge(base: Tables, points: Sequence[Point], scale: Scale, *, doubted: bool = False) -> Verdict:
+def judge(base: Tables, points: Sequence[Point], scale: Scale, *, doubted: bool = False) -> EvaluationVerdict:
     """The verdict on an evaluation. `doubted`: the guard says that nothing was learned, or no step better than the base."""
     if not points:
         raise ValueError("there is nothing to judge")
@@ -131,7 +131,7 @@ def judge(base: Tables, points: Sequence[Point], scale: Scale, *, doubted: bool 
     main = min(
         range(len(points)), key=lambda row: (not points[row].main, abs(points[row].strength - 1), -points[row].step)
     )
-    return Verdict(judgements[main].grade, main, _best(points, judgements), judgements, matched(base, points))
+    return EvaluationVerdict(judgements[main].grade, main, _best(points, judgements), judgements, matched(base, points))
 
 
 def difference(table: Table | None, base: Table | None) -> Interval | None:

@@ -45,7 +45,7 @@ Settings = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenedLora:
     """The tensors of a LoRA's files, and peft's settings by component; under "" those of all."""
 
     weights: Weights
@@ -156,13 +156,13 @@ def _joined(files: list[tuple[str, Weights]]) -> Weights:
     return Weights(files[0][1].path, shapes, metadata, lambda name: owners[name][0].raw(owners[name][1]))
 
 
-def opened(path: Path) -> Opened:
+def opened(path: Path) -> OpenedLora:
     """The LoRA at `path`. Raises ModelError: not there (FM004), damaged (MD003), a pickle with code in it (MD005);
     FormatError: of a kind of peft's that is none of ours (FM001)."""
     files = _place(path) or [("", path / DIFFUSERS_FILE)]
     weights = _joined([(name, _open(file)) for name, file in files])
     settings = dict(_peft_settings(files)) or dict(_header_settings(weights))
-    return Opened(weights, settings)
+    return OpenedLora(weights, settings)
 
 
 def _peft_settings(files: list[tuple[str, Path]]) -> Iterator[tuple[str, Settings]]:

@@ -28,26 +28,26 @@ Value = str | int | float
 
 
 @dataclass(frozen=True)
-class Kind:
+class AxisKind:
     """How an axis' values are read, and how much work it is to go from one to the next."""
 
     type: type[str] | type[int] | type[float]
     cost: int  # 0: draw; 1: set a strength, or change to a VAE that is kept; 2: read artifacts; 3: load a base
 
 
-KINDS: Final[Mapping[str, Kind]] = {
-    "base": Kind(str, 3),
-    "vae": Kind(str, 1),
-    "artifact": Kind(str, 2),
-    "step": Kind(str, 2),
-    "strength": Kind(float, 1),
-    "prompt": Kind(str, 0),
-    "negative": Kind(str, 0),
-    "seed": Kind(int, 0),
-    "cfg": Kind(float, 0),
-    "steps": Kind(int, 0),
-    "sampler": Kind(str, 0),
-    "size": Kind(str, 0),
+KINDS: Final[Mapping[str, AxisKind]] = {
+    "base": AxisKind(str, 3),
+    "vae": AxisKind(str, 1),
+    "artifact": AxisKind(str, 2),
+    "step": AxisKind(str, 2),
+    "strength": AxisKind(float, 1),
+    "prompt": AxisKind(str, 0),
+    "negative": AxisKind(str, 0),
+    "seed": AxisKind(int, 0),
+    "cfg": AxisKind(float, 0),
+    "steps": AxisKind(int, 0),
+    "sampler": AxisKind(str, 0),
+    "size": AxisKind(str, 0),
 }
 
 _NUMBER = r"([+-]?(?:\d+\.?\d*|\.\d+))"

@@ -54,7 +54,7 @@ class Formats(Protocol):
 
 
 @dataclass(frozen=True)
-class Part:
+class Applied:
     """One artifact as it sits on the model. `matched` and `unmatched` are its tensors' names."""
 
     request: Requested
@@ -71,7 +71,7 @@ class Part:
 class Composition:
     """Artifacts on a model; as a context manager, gives the model back at the end."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[Applied, ...]
     refused: tuple[tuple[Requested, ModelError], ...]  # found by name, and not used
     _stack: ExitStack
 
@@ -142,7 +142,7 @@ class _Stacking:
     claimed: dict[str, Path] = field(default_factory=dict)  # word, case folded -> whose it is
     triggers: dict[str, Path] = field(default_factory=dict)  # trigger word, case folded -> whose it is
 
-    def attach(self, request: Requested) -> Part:
+    def attach(self, request: Requested) -> Applied:
         if request.called and (owner := self.triggers.get(request.called.casefold())):
             raise ModelError("MD022", where=request.path, word=request.called, artifact=owner.name)
         artifact = self._read(request)
@@ -169,7 +169,7 @@ class _Stacking:
             self.warn(note("GN007", first=unread[0], unread=len(unread), **about))
         digest = files.sha256(request.path) if request.path.is_file() else None
         layers = method.layers(self.layers, artifact)
-        return Part(request, artifact.method, tuple(attachments), matched, unmatched, layers, words, digest)
+        return Applied(request, artifact.method, tuple(attachments), matched, unmatched, layers, words, digest)
 
     def _attach_words_in(self, request: Requested, artifact: Artifact) -> tuple[str, ...]:
         """The words bundled in a LoRA, always at full strength, as A1111 has them; one that another file has stays its."""
@@ -276,7 +276,7 @@ class Used:
 
 
 @dataclass(frozen=True)
-class Refusal:
+class Incompatible:
     file: str
     why: str
 
@@ -294,7 +294,7 @@ class Conflict:
 @dataclass(frozen=True)
 class Combination:
     artifacts: tuple[Used, ...] = ()
-    refused: tuple[Refusal, ...] = ()
+    refused: tuple[Incompatible, ...] = ()
     conflicts: tuple[Conflict, ...] = ()
 
 
@@ -302,7 +302,7 @@ def describe(composition: Composition) -> Combination:
     """What is on the base now. Artifacts at strength 0 change nothing, so they are in no conflict."""
     acting = [part for part in composition.parts if part.request.strength or part.request.text_strength]
     shared = [(one, two, one.layers & two.layers) for one, two in combinations(acting, 2)]
-    refused = [Refusal(str(request.path), error.part("what")) for request, error in composition.refused]
+    refused = [Incompatible(str(request.path), error.part("what")) for request, error in composition.refused]
     conflicts = [
         Conflict(str(one.request.path), str(two.request.path), len(both), min(both))
         for one, two, both in shared

@@ -24,7 +24,7 @@ from tsuika.core.plain import jsonable
 from tsuika.core.seeds import generator
 from tsuika.core.types import Attachment, Conditioning, Model
 from tsuika.diffusion.objective import objective
-from tsuika.guard.probe import CONTROLS, Subject
+from tsuika.guard.probe import CONTROLS, ProbedImage
 
 SEEDS: Final = 4  # noises a caption
 
@@ -137,9 +137,9 @@ class Memorization:
 def measure_memorization(
     model: Model,
     attachment: Attachment,
-    train: Sequence[Subject],
+    train: Sequence[ProbedImage],
     *,
-    asked: Sequence[Subject] | None = None,
+    asked: Sequence[ProbedImage] | None = None,
     controls: Sequence[str] = CONTROLS[:3],
     seeds: int = SEEDS,
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
@@ -203,7 +203,7 @@ def without_noise(clean_BCHW: Tensor, noise_BCHW: Tensor) -> Tensor:
     return (clean - along_B1 * noise).view_as(clean_BCHW)
 
 
-def _nearest(clean_BCHW: Tensor, train: Sequence[Subject]) -> tuple[float, str]:
+def _nearest(clean_BCHW: Tensor, train: Sequence[ProbedImage]) -> tuple[float, str]:
     """The mean cosine over draws to the image of this size that it is largest for; and that image's key."""
     best = (-1.0, "")
     here = _layout(clean_BCHW)

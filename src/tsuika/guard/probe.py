@@ -42,7 +42,7 @@ CONTROLS: Final = (
 
 
 @dataclass(frozen=True)
-class Subject:
+class ProbedImage:
     key: str  # the content's hash, which decides the noise
     latents_CHW: Tensor  # scaled, the posterior mean, without augmentation
     caption: str  # whole: no dropout, no shuffling
@@ -100,8 +100,8 @@ class Probe:
         self,
         model: Model,
         attachment: Attachment,
-        held_out: Sequence[Subject],
-        train: Sequence[Subject],
+        held_out: Sequence[ProbedImage],
+        train: Sequence[ProbedImage],
         *,
         controls: Sequence[str] = CONTROLS,
         own: Sequence[str] | None = None,
@@ -164,7 +164,7 @@ class Probe:
         sides = sum(len(row.draws) for row in (*self._held_out, *self._train))
         return sides + len(self._controls) + len(self._own)
 
-    def _rows(self, subjects: Sequence[Subject], draws: int, first: int) -> list[_Row]:
+    def _rows(self, subjects: Sequence[ProbedImage], draws: int, first: int) -> list[_Row]:
         whole, rows = draws == len(MID), []
         for place, one in enumerate(subjects):
             mid = [MID[stratum] for stratum in strata(first + place, draws)]
@@ -172,7 +172,7 @@ class Probe:
             rows.append(_Row(tuple(self._draw(one, self._objective.at(t)) for t in (*mid, *high)), len(mid)))
         return rows
 
-    def _draw(self, one: Subject, t: int) -> _Draw:
+    def _draw(self, one: ProbedImage, t: int) -> _Draw:
         clean_BCHW, t_B = one.latents_CHW.float().cpu()[None], torch.tensor([t])
         noise_BCHW = torch.randn(clean_BCHW.shape, generator=generator(0, f"guard/{one.key}", t))
         noisy = self._objective.add_noise(clean_BCHW, noise_BCHW, t_B)[0].to(self._model.device)

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp
 from tsuika.core.errors import TsuikaError
 from tsuika.studio import forms
 from tsuika.studio.routes import images, jobs, pages, projects, runs, tools
-from tsuika.studio.security import Guard
+from tsuika.studio.security import AccessControl
 from tsuika.studio.state import Studio
 
 
@@ -37,4 +37,4 @@ def application(studio: Studio) -> ASGIApp:
     async def _told(_request: Request, error: TsuikaError) -> JSONResponse:
         return JSONResponse({"error": forms.told(error)}, status_code=422)
 
-    return Guard(app, studio.access)
+    return AccessControl(app, studio.access)

@@ -26,7 +26,7 @@ LATEST: Final = 60
 
 
 @dataclass
-class Progress:
+class LiveProgress:
     """What the events of a job that is no training have told so far."""
 
     phase: str = ""
@@ -68,7 +68,7 @@ class Live:
 
     def __init__(self, home: Home, jobs: Jobs) -> None:
         self._home, self._jobs = home, jobs
-        self._progress: dict[str, Progress] = {}
+        self._progress: dict[str, LiveProgress] = {}
         self._followers: dict[str, Follower] = {}
         self._told: dict[str, dict[str, Any]] = {}
         self._listeners: set[tuple[asyncio.AbstractEventLoop, asyncio.Queue[dict[str, Any]]]] = set()
@@ -136,10 +136,10 @@ class Live:
         """The latest jobs, the newest last."""
         return [self.view(job) for job in self._jobs.all()[-LATEST:]]
 
-    def progress(self, job: Job) -> Progress:
+    def progress(self, job: Job) -> LiveProgress:
         """What a job has told so far."""
         with self._reading:
-            found = self._progress.setdefault(job.id, Progress())
+            found = self._progress.setdefault(job.id, LiveProgress())
             found.read(self._jobs.folder(job) / "events.jsonl")
             return found
 

@@ -103,7 +103,7 @@ class Refusal:
     why: str
 
 
-class Guard:
+class AccessControl:
     """ASGI middleware that lets through what may come in, and puts our headers on every answer."""
 
     def __init__(self, app: ASGIApp, access: Access) -> None:

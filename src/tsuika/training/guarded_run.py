@@ -38,7 +38,7 @@ After = Callable[
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedWeights:
     """A run's training, done. The weights to write are on the attachment, at strength 1."""
 
     attachment: Attachment
@@ -58,7 +58,7 @@ class GuardedRun:
     after: After
     resume: bool
 
-    def train(self) -> Generator[Event, None, Trained]:
+    def train(self) -> Generator[Event, None, TrainedWeights]:
         """The whole training; afterwards the result's attachment is the only one on the model."""
         if self.plan.kind not in ("hold-out", "folds") or not refits(self.prepared.recipe):
             return (yield from self._one_training())
@@ -116,7 +116,7 @@ class GuardedRun:
     def _states(self, fold: int) -> Path:
         return self._guard / f"look-{fold}"
 
-    def _one_training(self) -> Generator[Event, None, Trained]:
+    def _one_training(self) -> Generator[Event, None, TrainedWeights]:
         """On all images or without those held out; monitored unless the guard is off."""
         prepared, split = self.prepared, self.plan.split
         holds_out, obeys = bool(split.parts), prepared.recipe.guard.mode == "on"
@@ -137,11 +137,11 @@ class GuardedRun:
         yield Phase("train", run.schedule.last)
         yield from trainer.train()
         if monitor is None:
-            return Trained(run.finish(), run.step)
+            return TrainedWeights(run.finish(), run.step)
         judge = monitor.judge
         stopped_by = _stopped_by(judge) if obeys else "steps"
         if not holds_out:
-            return Trained(run.finish(), run.step, stopped_by)
+            return TrainedWeights(run.finish(), run.step, stopped_by)
         yield from self._choose(judge, judge.chosen)
         best = judge.chosen.balanced if obeys else run.step
         return self._trained(run, judge.chosen, snapshots, best, stopped_by)
@@ -221,7 +221,7 @@ class GuardedRun:
         replay(judge, checks)
         return judge
 
-    def _go_on(self, judge: Judge, several: bool) -> Generator[Event, None, Trained]:
+    def _go_on(self, judge: Judge, several: bool) -> Generator[Event, None, TrainedWeights]:
         """The result: on from weights of the trial run by all images, while the rate falls.
 
         Of the other steps of the range, those far enough away to differ go on in the same way, before it.
@@ -284,18 +284,20 @@ class GuardedRun:
         run.discard()
         prepared.accelerator.wait_for_everyone()
 
-    def _trained(self, run: Fit, steps: Range, snapshots: Snapshots | None, best: int, stopped_by: str) -> Trained:
+    def _trained(
+        self, run: Fit, steps: Range, snapshots: Snapshots | None, best: int, stopped_by: str
+    ) -> TrainedWeights:
         """End the run with the weights of the best step on the attachment, where there is a snapshot of it."""
         attachment, step = run.finish(), run.step
         if snapshots is None:
-            return Trained(attachment, step, stopped_by)
+            return TrainedWeights(attachment, step, stopped_by)
         self.prepared.accelerator.wait_for_everyone()  # the first process writes the snapshots
         if best != step and best in snapshots:
             attachment.load(snapshots.load(best))
             step = best
         named = {"balanced": steps.balanced, "safe": steps.safe, "likeness": steps.likeness}
         others = {other: name for name, other in reversed(named.items()) if other in snapshots and other != step}
-        return Trained(attachment, step, stopped_by, {name: other for other, name in others.items()}, snapshots)
+        return TrainedWeights(attachment, step, stopped_by, {name: other for other, name in others.items()}, snapshots)
 
     def _started(self, trainable: int, step: int) -> Started:
         recipe, family = self.prepared.recipe, self.prepared.model.facts.family

@@ -17,7 +17,7 @@ from tsuika.data.bucket import Bucket
 from tsuika.data.manifest import Manifest
 from tsuika.data.reg_images import RegularizedBank
 from tsuika.guard.memorization import Memorization, measure_memorization
-from tsuika.guard.probe import PATH, Probe, Subject, class_prompts, controls_for
+from tsuika.guard.probe import PATH, Probe, ProbedImage, class_prompts, controls_for
 from tsuika.guard.reading import Ratios, Reading
 from tsuika.methods import MethodSection, find
 from tsuika.training.fit import Fit
@@ -95,17 +95,17 @@ class Prepared(Inputs):
                 run.discard()
         self.under_way.clear()
 
-    def subjects(self, names: Sequence[str]) -> list[Subject]:
+    def subjects(self, names: Sequence[str]) -> list[ProbedImage]:
         if not names:
             return []
         keys = {sample.name: sample.sha256 for sample in self.manifest.samples}
         plain = {batch.names[0]: batch for batch in self.images.only(names).plain()}
 
-        def subject(key: str, batch: Batch) -> Subject:
+        def subject(key: str, batch: Batch) -> ProbedImage:
             mask_B1HW = batch.mask_B1HW
             # Where a mask shows nothing, no error would be left to measure.
             mask_1HW = mask_B1HW[0] if mask_B1HW is not None and bool(mask_B1HW.any()) else None
-            return Subject(key, batch.latents_BCHW[0], batch.captions[0], self.images.size_px_of(batch), mask_1HW)
+            return ProbedImage(key, batch.latents_BCHW[0], batch.captions[0], self.images.size_px_of(batch), mask_1HW)
 
         return [subject(keys[name], plain[name]) for name in names]
 

@@ -30,7 +30,7 @@ _CHUNK: Final = 4
 
 
 @dataclass(frozen=True)
-class Request:
+class ClassRequest:
     prompt: str
     num: int
     seed: int  # of the first; one more for each
@@ -43,7 +43,7 @@ Encode = Callable[[Sequence[Bucket], Data], Generator[Event, None, Bank]]  # `da
 class Draw(Protocol):
     """Draws images with a model."""
 
-    def __call__(self, model: Model, request: Request) -> Sequence[Image]: ...
+    def __call__(self, model: Model, request: ClassRequest) -> Sequence[Image]: ...
 
     def settings(self, model: Model) -> object:
         """What decides the images beside the request, as JSON can hold it."""
@@ -70,7 +70,7 @@ def drawn(
     It is named after everything that decides the images, so that another run on this base finds them; `also` is what else
     does, as JSON can hold it (what is applied to the base, and how strongly).
     """
-    request = Request(
+    request = ClassRequest(
         reg_images.class_caption(data.class_word), data.reg_generate, derive(seed, "class") % 2**31, size_px
     )
     facts = [request.prompt, request.num, request.seed, request.size_px, fingerprint(model), draw.settings(model), also]
@@ -80,7 +80,7 @@ def drawn(
     for first in range(0, request.num, _CHUNK):
         paths = [place / f"{i:05d}.png" for i in range(first, min(first + _CHUNK, request.num))]
         if not all(path.exists() for path in paths):
-            images = draw(model, Request(request.prompt, len(paths), request.seed + first, size_px))
+            images = draw(model, ClassRequest(request.prompt, len(paths), request.seed + first, size_px))
             for path, image in zip(paths, images, strict=True):
                 with whole(path) as temporary:
                     image.save(temporary, format="PNG")

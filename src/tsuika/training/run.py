@@ -23,13 +23,13 @@ from tsuika.pages import sentences
 from tsuika.training import guard_plan, optim, surroundings, writing
 from tsuika.training.fit import Fit
 from tsuika.training.guard_plan import GuardPlan
-from tsuika.training.guarded_run import GuardedRun, Trained
+from tsuika.training.guarded_run import GuardedRun, TrainedWeights
 from tsuika.training.preparation import Services, accelerate_for, clear_errors, prepare
 from tsuika.training.prepared import Prepared
 
 
 @dataclass(frozen=True)
-class Result:
+class RunResult:
     """A run that is over. The model in `prepared` is its base again."""
 
     prepared: Prepared
@@ -41,7 +41,7 @@ class Result:
 
 def train(
     recipe: Recipe, folder: RunDir, services: Services, *, resume: bool = False
-) -> Generator[Event, None, Result]:
+) -> Generator[Event, None, RunResult]:
     """The whole run up to the written files. Closing the generator saves a state first."""
     with clear_errors(recipe, folder.root):
         accelerator = accelerate_for(recipe)
@@ -80,7 +80,7 @@ def train(
         return result
 
 
-def _unfinished(guarded: GuardedRun) -> Generator[Event, None, Result]:
+def _unfinished(guarded: GuardedRun) -> Generator[Event, None, RunResult]:
     """Write what is best so far of a run that was stopped. Raises StopRequested: nothing is there yet."""
     prepared = guarded.prepared
     prepared.clear_model()
@@ -96,7 +96,7 @@ def _unfinished(guarded: GuardedRun) -> Generator[Event, None, Result]:
     artifact = yield from _write(prepared, attachment.artifact(), f"{name}-unfinished", step, place)
     attachment.detach()
     yield Finished("user", step)
-    return Result(prepared, step, "user", artifact)
+    return RunResult(prepared, step, "user", artifact)
 
 
 def _notes(recipe: Recipe) -> Iterator[Event]:
@@ -134,10 +134,10 @@ def _preview_of_start(prepared: Prepared, services: Services) -> Iterator[Event]
         attachment.detach()
 
 
-def _written(prepared: Prepared, trained: Trained) -> Generator[Event, None, Result]:
+def _written(prepared: Prepared, trained: TrainedWeights) -> Generator[Event, None, RunResult]:
     """Look for memorized images in the result, and write it and the other steps of the range; the main process does."""
     if not prepared.is_main:
-        return Result(prepared, trained.step, trained.stopped_by)
+        return RunResult(prepared, trained.step, trained.stopped_by)
     attachment = trained.attachment
     name = prepared.folder.result_name(prepared.recipe.output.name)
     found = None
@@ -153,7 +153,7 @@ def _written(prepared: Prepared, trained: Trained) -> Generator[Event, None, Res
             attachment.load(trained.snapshots.load(step))
             yield from _write(prepared, attachment.artifact(), f"{name}-{other}", step, prepared.folder.artifacts)
     files.remove(prepared.folder.unfinished)
-    return Result(prepared, trained.step, trained.stopped_by, artifact, found)
+    return RunResult(prepared, trained.step, trained.stopped_by, artifact, found)
 
 
 def _drifted(prepared: Prepared, attachment: Attachment, safe: bool) -> Iterator[Event]:

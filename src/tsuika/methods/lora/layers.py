@@ -28,7 +28,7 @@ BEGIN_AT_ZERO = ("lora_up.weight", "hada_w2_b", "lokr_w1", "lokr_w1_a")
 
 
 @dataclass
-class Slot:
+class AdaptedLayer:
     """One adapted layer."""
 
     component: str
@@ -51,13 +51,13 @@ class LoraAttachment:
     model: Model
     adapter: str  # peft's name for this set of layers, unique on the model
     kind: str
-    slots: list[Slot]
+    slots: list[AdaptedLayer]
     trains: frozenset[Role]
     text_rates: tuple[float, float] = (0.0, 0.0)
     up_ratio: float = 1.0  # LoRA+: the rate of what begins at zero, as a multiple
     metadata: dict[str, str] = field(default_factory=dict)
 
-    def _parameters(self, slot: Slot) -> Iterator[tuple[str, nn.Parameter]]:
+    def _parameters(self, slot: AdaptedLayer) -> Iterator[tuple[str, nn.Parameter]]:
         for attribute, part in PARTS[self.kind].items():
             holder = getattr(slot.layer, attribute, None)
             if holder is None or self.adapter not in holder:
@@ -74,7 +74,7 @@ class LoraAttachment:
         return [*groups, *(replace(group, factor=self.up_ratio) for group in by_side(ups, self.text_rates))]
 
     @property
-    def _trained(self) -> list[Slot]:
+    def _trained(self) -> list[AdaptedLayer]:
         """All slots, but not a file's text layers where none is trained."""
         trains_text = any(role.startswith("text.") for role in self.trains)
         return [slot for slot in self.slots if trains_text or not slot.component.startswith("text_encoder")]
@@ -84,7 +84,7 @@ class LoraAttachment:
         Any factor scales the product; this one alone, since the other is random at the start and no update at all."""
         return [self._update(slot, dict(self._parameters(slot))) for slot in self._trained]
 
-    def _update(self, slot: Slot, parts: Mapping[str, nn.Parameter]) -> Update:
+    def _update(self, slot: AdaptedLayer, parts: Mapping[str, nn.Parameter]) -> Update:
         zero = next(parts[name] for name in BEGIN_AT_ZERO if name in parts)
         if self.kind == "lora":
             return Update("factors", [zero], down=parts["lora_down.weight"], scale=slot.base_scale)
@@ -153,7 +153,7 @@ def _fresh_name(model: Model) -> str:
 
 def _inject(
     model: Model, kind: str, ranks: Mapping[str, Mapping[str, tuple[int, float]]], dropout: float
-) -> tuple[str, list[Slot]]:
+) -> tuple[str, list[AdaptedLayer]]:
     """Put peft layers at component -> canonical path -> (rank, effective alpha); returns the adapter's name and slots."""
     name, slots = _fresh_name(model), []
     for component, wanted in ranks.items():
@@ -176,7 +176,7 @@ def _inject(
             layer = model.module(component, path)
             if not isinstance(layer, BaseTunerLayer):
                 raise TypeError(f"peft left {component}.{path} unchanged")
-            slot = Slot(component, path, layer, rank, alpha, alpha / rank)
+            slot = AdaptedLayer(component, path, layer, rank, alpha, alpha / rank)
             _scale(slot, name)
             if kind == "dora":
                 slot.magnitude = layer.lora_magnitude_vector[name].weight.detach().float().clone()
@@ -186,7 +186,7 @@ def _inject(
     return name, slots
 
 
-def _scale(slot: Slot, adapter: str) -> None:
+def _scale(slot: AdaptedLayer, adapter: str) -> None:
     """Set a layer's scale by the parts that it has. LoKr of two whole factors has no rank: every program takes 1."""
     whole = all(adapter in getattr(slot.layer, factor, ()) for factor in ("lokr_w1", "lokr_w2"))
     slot.base_scale = 1.0 if whole else slot.alpha / slot.rank
@@ -301,7 +301,7 @@ def _module(model: Model, component: str, path: str, artifact: Artifact) -> nn.M
     return module
 
 
-def _place(slot: Slot, adapter: str, kind: str, parts: Mapping[str, Tensor]) -> None:
+def _place(slot: AdaptedLayer, adapter: str, kind: str, parts: Mapping[str, Tensor]) -> None:
     """Make room for a file's own tensors where peft has guessed others: LoHa and LoKr can be split in several ways."""
     weight = slot.layer.get_base_layer().weight
     for attribute, part in PARTS[kind].items():

@@ -25,7 +25,7 @@ from tsuika.studio.thumbnails import SIDES
 router = APIRouter(prefix="/api")
 
 
-class Place(BaseModel):
+class ImageFolder(BaseModel):
     """A folder that was picked."""
 
     place: str
@@ -38,7 +38,7 @@ class Edit(BaseModel):
     images: list[str]
 
 
-class Captions(BaseModel):
+class EditedCaptions(BaseModel):
     """New captions, by the ids of images."""
 
     captions: dict[str, str]
@@ -120,7 +120,7 @@ async def upload(
 
 
 @router.post("/projects/{project}/import")
-def import_(project: InProject, given: Place, studio: Here) -> dict[str, Any]:
+def import_(project: InProject, given: ImageFolder, studio: Here) -> dict[str, Any]:
     """Take in copies of a folder's images; the page is told how far it is."""
     folder = studio.picker.path(given.place)
     if folder is None or not folder.is_dir():
@@ -178,7 +178,7 @@ def _bars(studio: Studio, project: Project) -> dict[str, tuple[int, int, int, in
 
 
 @router.put("/projects/{project}/captions")
-def captions(project: InProject, given: Captions, studio: Here) -> dict[str, Any]:
+def captions(project: InProject, given: EditedCaptions, studio: Here) -> dict[str, Any]:
     """Write captions."""
     with studio.changing:
         known = {one.key: one.name for one in project.images.images()}
@@ -213,7 +213,7 @@ def undo(project: InProject, studio: Here) -> dict[str, Any]:
 
 
 @router.post("/folders")
-def folders(given: Place, studio: Here, models: bool = False) -> dict[str, Any]:
+def folders(given: ImageFolder, studio: Here, models: bool = False) -> dict[str, Any]:
     """A folder of this machine to choose from; an empty place gives the roots."""
     folder = studio.picker.path(given.place) if given.place else None
     if given.place and (folder is None or not folder.is_dir()):
@@ -222,7 +222,7 @@ def folders(given: Place, studio: Here, models: bool = False) -> dict[str, Any]:
 
 
 @router.post("/folders/path")
-def path_of(given: Place, studio: Here) -> dict[str, str]:
+def path_of(given: ImageFolder, studio: Here) -> dict[str, str]:
     """The path of what was picked, to be shown in a form."""
     path = studio.picker.path(given.place)
     if path is None:

@@ -22,7 +22,7 @@ from tsuika.studio.state import Here
 router = APIRouter(prefix="/api")
 
 
-class Place(BaseModel):
+class ChosenPath(BaseModel):
     """A file or folder that was picked."""
 
     place: str
@@ -34,7 +34,7 @@ def commands(studio: Here) -> dict[str, Any]:
     return {"commands": forms(studio), "labels": dict(studio.labels)}
 
 
-class Command(BaseModel):
+class ToolCall(BaseModel):
     """A command with the values of its form."""
 
     command: list[str] = Field(min_length=1, max_length=2)
@@ -43,7 +43,7 @@ class Command(BaseModel):
 
 
 @router.post("/commands")
-def start(given: Command, studio: Here) -> dict[str, str]:
+def start(given: ToolCall, studio: Here) -> dict[str, str]:
     """Run a command."""
     return {"job": start_command(studio, given.command, given.values, given.about).id}
 
@@ -85,7 +85,7 @@ def _names(path: Path) -> Iterator[Path]:
 
 
 @router.post("/artifacts")
-def take_artifact(given: Place, studio: Here) -> dict[str, Any]:
+def take_artifact(given: ChosenPath, studio: Here) -> dict[str, Any]:
     """A file that was picked, to be used in the playground."""
     path = studio.picker.path(given.place)
     if path is None or not path.is_file():
@@ -100,7 +100,7 @@ def bases(studio: Here) -> dict[str, Any]:
 
 
 @router.post("/bases")
-def take_base(given: Place, studio: Here) -> dict[str, str]:
+def take_base(given: ChosenPath, studio: Here) -> dict[str, str]:
     """A file that was picked, as a base model to choose from here on."""
     path = studio.picker.path(given.place)
     if path is None:
@@ -115,7 +115,7 @@ def programs(studio: Here) -> dict[str, Any]:
 
 
 @router.post("/programs")
-def allow(given: Place, studio: Here) -> dict[str, Any]:
+def allow(given: ChosenPath, studio: Here) -> dict[str, Any]:
     """Allow a program's folder, or any other, as a place for results."""
     path = studio.picker.path(given.place)
     if path is None or not path.is_dir():
