@@ -61,9 +61,9 @@ def prepared(samples: Samples, sample: Sample, words: Sequence[str]) -> tuple[Pa
     return place, whole
 
 
-def attempt(samples: Samples, reader: str, number: int) -> tuple[list[str], str]:
+def attempt(samples: Samples, reader: str, number: int, seed: int = SEED) -> tuple[list[str], str]:
     """One case of a reader: what is wrong with it, and how it was run."""
-    chance = random.Random(f"{SEED} {reader} {number}")
+    chance = random.Random(f"{seed} {reader} {number}")
     sample = chance.choice(samples.of(reader))
     is_slow = bool(sample.slow) and chance.random() < SLOW
     words = chance.choice(sample.slow if is_slow else sample.words)
@@ -84,8 +84,8 @@ def attempt(samples: Samples, reader: str, number: int) -> tuple[list[str], str]
     is_apart = chance.random() < APART
     wrong = harness.run_apart(place, whole) if is_apart else harness.run_here(place, whole)
     if wrong:
-        again = f'SEED={SEED} CASE="{reader} {number}" python -m pytest -m slow tests/campaign'
-        name = f"{reader.replace(' ', '-')}-{SEED}-{number}"
+        again = f'SEED={seed} CASE="{reader} {number}" python -m pytest -m slow tests/campaign'
+        name = f"{reader.replace(' ', '-')}-{seed}-{number}"
         print(f"\n{harness.keep(place, name, whole, wrong, again)}: {'; '.join(wrong)[:600]}", flush=True)
     return wrong, "apart" if is_apart else "slow" if is_slow else "quick"
 
@@ -119,10 +119,10 @@ def test_some_cases_of_the_quick_readers(samples: Samples) -> None:
     failed = {}
     for reader in ("safetensors", "embeddings", "hypernetworks", "texts in images", "recipes"):
         for number in range(12):
-            wrong, _how = attempt(samples, reader, number)
+            wrong, _how = attempt(samples, reader, number, seed=1)  # the same cases every time
             if wrong:
                 failed[f"{reader} {number}"] = wrong
-    assert not failed, f"SEED={SEED}"
+    assert not failed
 
 
 @pytest.mark.slow
