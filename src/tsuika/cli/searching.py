@@ -28,7 +28,6 @@ from tsuika.core.errors import RecipeError
 from tsuika.core.events import Event, Judged, Phase, Progress, Warned
 from tsuika.core.messages import percent
 from tsuika.core.texts import Text, _, listed
-from tsuika.pages import sentences
 
 
 def find_rate(
@@ -175,6 +174,9 @@ def _summary(recipe: str, tried: int) -> Text:
         "The best of {count} trials was chosen by these numbers, so its own is a little too good; the errors do not count that.",
         count=tried,
     )
+    # `--help` does without the pages' template engine.
+    from tsuika.pages import sentences
+
     return sentences(how, chosen) if tried > 1 else how
 
 
