@@ -15,10 +15,10 @@ from tsuika.core.errors import ModelError, NetworkError
 from tsuika.core.files import at_home
 from tsuika.core.texts import _
 from tsuika.families.sources import from_hub, is_hub_id
+from tsuika.families.transformers_model import WRONG, opened
 
 USUAL: Final = "CIDAS/clipseg-rd64-refined"  # Lüddecke & Ecker 2022, the authors' own
 _FILES: Final = ["*.json", "*.txt", "*.safetensors"]
-_WRONG: Final = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, IndexError)
 
 
 class Segmenter:
@@ -38,7 +38,7 @@ class Segmenter:
             with torch.no_grad():
                 logits = self._model(**batch).logits
             shares = logits.reshape(1, 1, *logits.shape[-2:]).sigmoid().cpu()
-        except _WRONG as error:
+        except WRONG as error:
             raise _refused(self._folder, error) from None
         full = torch.nn.functional.interpolate(shares, image.size[::-1], mode="bilinear")[0, 0]
         return Image.fromarray((full * 255).round().byte().numpy())
@@ -57,8 +57,7 @@ def load(name: str, device: torch.device) -> Segmenter:
         NetworkError: CP021, no such folder, and the hub does not have it or cannot be reached.
         ModelError: CP020, it is no CLIPSeg, or has no safetensors, or tensors are missing.
     """
-    from safetensors import SafetensorError
-    from transformers import AutoProcessor, CLIPSegForImageSegmentation
+    from transformers import CLIPSegForImageSegmentation
 
     folder = at_home(name)
     if not folder.exists():
@@ -68,18 +67,11 @@ def load(name: str, device: torch.device) -> Segmenter:
             folder = from_hub(name, _FILES)
         except NetworkError as error:
             raise NetworkError("CP021", where=name, why=error.params["why"], name=name) from None
-    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
-        model, loaded = CLIPSegForImageSegmentation.from_pretrained(
-            folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **options
-        )
-        # Transformers fills what a file lacks with random numbers.
-        if missing := sorted(loaded["missing_keys"]):
-            raise ValueError(f"{len(missing)} tensors are missing, such as {missing[0]}")
-        processor = AutoProcessor.from_pretrained(folder, **options)
-    except (*_WRONG, SafetensorError) as error:
+        model, processor = opened(folder, CLIPSegForImageSegmentation)
+    except ValueError as error:
         raise _refused(folder, error) from None
-    return Segmenter(folder, model.eval().requires_grad_(False).to(device), processor, device)
+    return Segmenter(folder, model.to(device), processor, device)
 
 
 def _refused(folder: Path, error: Exception) -> ModelError:

@@ -11,11 +11,11 @@ from PIL import Image
 from tsuika.captioning.models import Kind, Said
 from tsuika.core.errors import ModelError
 from tsuika.core.texts import _
+from tsuika.families.transformers_model import WRONG, opened
 
 # Captions of COCO, which these models learnt from, have about a dozen tokens; CLIP reads 75.
 MOST_TOKENS: Final = 60
 _TOKENIZERS: Final = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model")
-_WRONG: Final = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, IndexError)
 
 
 class SentenceCaptioner:
@@ -33,7 +33,7 @@ class SentenceCaptioner:
             with torch.no_grad():
                 tokens = self._model.generate(**batch, max_new_tokens=MOST_TOKENS, do_sample=False)
             text: str = self._processor.batch_decode(tokens, skip_special_tokens=True)[0]
-        except _WRONG as error:
+        except WRONG as error:
             raise _refused(self._folder, error) from None
         return Said(" ".join(text.split()), {})
 
@@ -44,27 +44,19 @@ def load(folder: Path, device: torch.device) -> SentenceCaptioner:
     Raises:
         ModelError: CP001, it is none, or asks for an instruction, or has no safetensors, or tensors are missing.
     """
-    from safetensors import SafetensorError
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoModelForImageTextToText
 
-    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     # Transformers would make one that knows no words.
     if not any((folder / name).is_file() for name in _TOKENIZERS):
         raise ModelError("CP001", where=folder, why=_("There is no tokenizer in it."))
     try:
-        model, loaded = AutoModelForImageTextToText.from_pretrained(
-            folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **options
-        )
-        # Transformers fills what a file lacks with random numbers.
-        if missing := sorted(loaded["missing_keys"]):
-            raise ValueError(f"{len(missing)} tensors are missing, such as {missing[0]}")
-        processor = AutoProcessor.from_pretrained(folder, **options)
-    except (*_WRONG, SafetensorError) as error:
+        model, processor = opened(folder, AutoModelForImageTextToText)
+    except ValueError as error:
         raise _refused(folder, error) from None
     if getattr(processor, "chat_template", None):
         why = _("It is a model to talk with: it answers an instruction, and does not caption by itself.")
         raise ModelError("CP001", where=folder, why=why)
-    return SentenceCaptioner(folder, model.eval().requires_grad_(False).to(device), processor, device)
+    return SentenceCaptioner(folder, model.to(device), processor, device)
 
 
 def _refused(folder: Path, error: Exception) -> ModelError:
